@@ -1,0 +1,1 @@
+"""One file a job: `python -m recipes.NAME`."""
