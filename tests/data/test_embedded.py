@@ -1,0 +1,29 @@
+"""The image sets that need no download."""
+
+import numpy as np
+
+from tfkit.data import load_images
+
+
+def test_digits_are_upright_dark_and_light_digits_with_their_labels():
+    splits = load_images("digits", image_size=32)
+    assert sum(map(len, splits.indices.values())) == 1797
+    assert splits.class_names == tuple("0123456789")
+    assert splits.origin.startswith("digits (scikit-learn ")
+    zero, one = (int(np.flatnonzero(splits.source.labels == digit)[0]) for digit in (0, 1))
+    assert splits.source.raw(zero).shape == (8, 8, 3)
+    assert splits.source.raw(zero)[3:5, 3:5].mean() < 40 < 200 < splits.source.raw(one)[3:5, 3:5].mean()
+    assert splits.source.names[zero] == "digits/0"
+
+
+def test_mnist5k_has_five_hundred_of_each():
+    splits = load_images("mnist5k", image_size=28)
+    assert np.bincount(splits.source.labels).tolist() == [500] * 10
+    assert splits.source.raw(0).shape == (28, 28, 3)
+    assert splits.source.raw(0).max() > 250
+
+
+def test_small_images_are_trained_at_96_pixels_unless_asked_otherwise():
+    assert load_images("digits").source.shape == (96, 96, 3)
+    assert load_images("digits", native_size=64).source.shape == (64, 64, 3)
+    assert load_images("digits", image_size=128, native_size=64).source.shape == (128, 128, 3)

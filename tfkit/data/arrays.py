@@ -1,0 +1,147 @@
+"""Images that are in memory already: NumPy arrays in, Splits out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from tfkit.data import pixels
+from tfkit.data.cut import cut_by_class, listed
+from tfkit.data.splits import Splits
+from tfkit.errors import DataError
+from tfkit.files import digest
+
+
+class ArraySource:
+    """Images of one size in memory, resized when they are read."""
+
+    def __init__(self, images: np.ndarray, labels: np.ndarray, *, image_size: int, prefix: str) -> None:
+        """Keep `images` as they are: uint8 [n, h, w] or [n, h, w, 1|3|4], not copied."""
+        self.labels = labels
+        self.names: Sequence[str] = [f"{prefix}/{index}" for index in range(len(images))]
+        self.shape: tuple[int, ...] = (image_size, image_size, 3)
+        self.fingerprint = digest(images.shape, images.tobytes(), image_size, "bilinear 1")
+        self._images = images
+
+    def read(self, indices: np.ndarray) -> np.ndarray:
+        """uint8 [b, s, s, 3]."""
+        from PIL import Image
+
+        out = np.empty((len(indices), *self.shape), np.uint8)
+        for row, index in enumerate(indices):
+            out[row] = pixels.resize(Image.fromarray(self.raw(int(index))), self.shape[0])
+        return out
+
+    def raw(self, index: int) -> np.ndarray:
+        """uint8 [h, w, 3]."""
+        image = self._images[index]
+        if image.ndim == 2 or image.shape[-1] == 1:
+            return np.repeat(image.reshape(*image.shape[:2], 1), 3, axis=-1)
+        if image.shape[-1] == 4:
+            alpha = image[..., 3:].astype(np.float32) / 255
+            return np.rint(image[..., :3] * alpha + 255 * (1 - alpha)).astype(np.uint8)
+        return image
+
+
+def from_arrays(
+    images: np.ndarray,
+    labels: np.ndarray,
+    *,
+    class_names: Sequence[str] | None = None,
+    image_size: int | None = None,
+    native_size: int = 224,
+    global_batch_size: int = 32,
+    seed: int = 0,
+    validation_fraction: float = 0.15,
+    test_fraction: float = 0.15,
+    name: str = "arrays",
+) -> Splits:
+    """Splits of images in memory.
+
+    Args:
+      images: [n, h, w], [n, h, w, 1], [n, h, w, 3] or (alpha, laid over white) [n, h, w, 4];
+        uint8 in [0, 255] or float in [0, 1].
+      labels: integers [n], from 0.
+      class_names: one for each label; the numbers themselves when left out.
+      image_size: side of the square to train at; None takes `native_size`, or 96 for small images.
+      native_size: what the model was made for.
+      global_batch_size: examples in a batch, over all replicas.
+      seed: decides the splits and the order of training.
+      validation_fraction: of each class.
+      test_fraction: of each class.
+      name: what the examples are called: "arrays/17".
+
+    Returns:
+      Splits; every class is in every split.
+
+    Raises:
+      DataError: shapes, types or ranges do not fit, or a class is too small to be cut.
+
+    Example:
+      >>> rng = np.random.default_rng(0)
+      >>> images = rng.integers(0, 256, size=(40, 28, 28), dtype=np.uint8)
+      >>> splits = from_arrays(images, np.arange(40) % 2, class_names=["even", "odd"], image_size=32)
+      >>> sum(splits.counts["train"].values())
+      28
+    """
+    pictures = _as_uint8(np.asarray(images))
+    numbers = _as_labels(np.asarray(labels), len(pictures))
+    names = tuple(class_names) if class_names is not None else tuple(map(str, range(numbers.max() + 1)))
+    _check_classes(numbers, names)
+    indices = cut_by_class(
+        [f"{name}/{index}" for index in range(len(pictures))],
+        numbers,
+        class_names=names,
+        held_out={"validation": validation_fraction, "test": test_fraction},
+        seed=seed,
+    )
+    longer_side = np.asarray([max(pictures.shape[1:3])])
+    size = pixels.choose_size(longer_side, image_size=image_size, native_size=native_size)
+    return Splits(
+        source=ArraySource(pictures, numbers, image_size=size, prefix=name),
+        indices=indices,
+        class_names=names,
+        global_batch_size=global_batch_size,
+        seed=seed,
+        origin=f"{len(pictures)} images in memory",
+    )
+
+
+def _as_uint8(images: np.ndarray) -> np.ndarray:
+    channels = images.shape[3] if images.ndim == 4 else 1
+    if images.ndim not in (3, 4) or channels not in (1, 3, 4) or 0 in images.shape:
+        raise DataError(
+            f"images has shape {images.shape}; expected [n, height, width] or [n, height, width, 1|3|4]."
+        )
+    if images.dtype == np.uint8:
+        return images
+    if not np.issubdtype(images.dtype, np.floating):
+        raise DataError(f"images has type {images.dtype}; expected uint8 in [0, 255] or float in [0, 1].")
+    if not (np.isfinite(images).all() and images.min() >= 0 and images.max() <= 1):
+        raise DataError(
+            f"images is {images.dtype} from {images.min():g} to {images.max():g}; floats must be in [0, 1].\n"
+            "  For pixels in [0, 255]: images.astype('uint8'), or images / 255."
+        )
+    return np.rint(images * 255).astype(np.uint8)
+
+
+def _as_labels(labels: np.ndarray, count: int) -> np.ndarray:
+    if labels.shape != (count,) or not np.issubdtype(labels.dtype, np.integer):
+        raise DataError(
+            f"labels is {labels.dtype} {list(labels.shape)}; expected integers [{count}], one for each image.\n"
+            "  From one-hot rows: labels.argmax(1); from names: np.unique(labels, return_inverse=True)."
+        )
+    if labels.min() < 0:
+        raise DataError(f"labels contains {labels.min()}; they count from 0.")
+    return labels.astype(np.int64)
+
+
+def _check_classes(labels: np.ndarray, class_names: tuple[str, ...]) -> None:
+    if labels.max() >= len(class_names):
+        raise DataError(f"labels reach {labels.max()}, but there are {len(class_names)} class_names.")
+    if len(set(class_names)) < len(class_names):
+        twice = sorted({name for name in class_names if class_names.count(name) > 1})
+        raise DataError(f"class_names holds {listed(twice)} more than once.")
+    if len(class_names) < 2:
+        raise DataError("labels has one class; a classifier needs two or more.")

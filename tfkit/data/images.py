@@ -1,0 +1,48 @@
+"""load_images: one call for whatever holds the images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tfkit.data.embedded import EMBEDDED, load_embedded
+from tfkit.data.splits import Splits
+from tfkit.errors import DataError
+
+
+def load_images(
+    source: str | Path,
+    *,
+    image_size: int | None = None,
+    native_size: int = 224,
+    global_batch_size: int = 32,
+    seed: int = 0,
+    strict: bool = False,
+    validation_fraction: float = 0.15,
+    test_fraction: float = 0.15,
+) -> Splits:
+    """Splits of images.
+
+    Args:
+      source: an embedded set ("digits", "mnist5k").
+      image_size: side of the square to train at; None takes `native_size`, or 96 for small images.
+      native_size: what the model was made for.
+      global_batch_size: examples in a batch, over all replicas.
+      seed: decides the splits and the order of training.
+      strict: an image that cannot be read is an error, not skipped.
+      validation_fraction: of each class.
+      test_fraction: of each class.
+
+    Raises:
+      DataError: the images cannot be found, or cannot serve to train a classifier.
+    """
+    if source in EMBEDDED:
+        return load_embedded(
+            str(source),
+            image_size=image_size,
+            native_size=native_size,
+            global_batch_size=global_batch_size,
+            seed=seed,
+            validation_fraction=validation_fraction,
+            test_fraction=test_fraction,
+        )
+    raise DataError(f"{source} is neither a folder nor an embedded set ({', '.join(EMBEDDED)}).")

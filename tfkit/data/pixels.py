@@ -1,0 +1,51 @@
+"""The one resize: the same pixels for training and for the exported model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+    from PIL import Image
+
+
+def to_square(image: tf.Tensor, size: int) -> tf.Tensor:
+    """Resize to [size, size, 3] by antialiased bilinear interpolation; the aspect ratio is not kept.
+
+    Part of the exported graph. Training reads what `resize` made, which is equal within 1 of 255.
+
+    Args:
+      image: uint8 or float [h, w, 3] in [0, 255], any height and width, known or not.
+      size: side of the square in pixels.
+
+    Returns:
+      float32 [size, size, 3], whole numbers in [0, 255].
+    """
+    from tfkit.stack import tf
+
+    resized = tf.image.resize(tf.cast(image, tf.float32), [size, size], method="bilinear", antialias=True)
+    return tf.ensure_shape(tf.clip_by_value(tf.round(resized), 0.0, 255.0), [size, size, 3])
+
+
+def resize(image: Image.Image, size: int) -> np.ndarray:
+    """What `to_square` computes, by Pillow: several times faster, and needs no TensorFlow.
+
+    Args:
+      image: an RGB image.
+      size: side of the square in pixels.
+
+    Returns:
+      uint8 [size, size, 3].
+    """
+    from PIL import Image
+
+    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
+
+
+def choose_size(longer_sides: np.ndarray, *, image_size: int | None, native_size: int) -> int:
+    """The side to train at: what was asked, else 96 for small images, else the model's own size."""
+    if image_size is not None:
+        return image_size
+    return min(96, native_size) if np.median(longer_sides) <= 96 else native_size

@@ -1,0 +1,157 @@
+"""Splits: what a job trains on, validates on and is tested on, as stock tf.data."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+    from tfkit.data.augment import Augmentation
+
+SPLIT_NAMES = ("train", "validation", "test")
+
+
+class Skipped(NamedTuple):
+    """An image that could not be used, and why."""
+
+    path: str
+    reason: str
+
+
+class Source(Protocol):
+    """Random access to examples: images, or features that were computed from them."""
+
+    labels: np.ndarray
+    """int64 [n], in [0, number of classes)."""
+
+    names: Sequence[str]
+    """What an example is called: the relative path of a file, or "digits/17"."""
+
+    shape: tuple[int, ...]
+    """Of one example. Three axes are an image (uint8), any other number is float32."""
+
+    fingerprint: str
+    """Digest of the contents and of how they are prepared: what is computed from them is stored under it."""
+
+    def read(self, indices: np.ndarray) -> np.ndarray:
+        """The examples as they are trained on: [b, *shape], images uint8, features float32."""
+
+    def raw(self, index: int) -> np.ndarray:
+        """One example as the user has it: for an image uint8 [h, w, 3] of any size."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Splits:
+    """Train, validation and test examples of one source, and how they were found.
+
+    `train`, `validation` and `test` are batched `tf.data.Dataset`s of (features float32, label int64);
+    images are [b, s, s, 3] in [0, 1]. Nothing here depends on what is trained on it.
+
+    Example:
+      >>> from tfkit.data import load_images
+      >>> splits = load_images("digits", image_size=32)
+      >>> len(splits.class_names), splits.spec.shape.as_list()
+      (10, [32, 32, 3])
+    """
+
+    source: Source
+    indices: Mapping[str, np.ndarray]
+    """For each of "train", "validation" and "test": int64 indices into the source, in the stable order."""
+
+    class_names: tuple[str, ...]
+    global_batch_size: int
+    seed: int
+    origin: str
+    """Where the examples come from: "photos/", "digits (scikit-learn 1.6.1)"."""
+
+    skipped: tuple[Skipped, ...] = ()
+    """Images that could not be read or are there twice."""
+
+    other_files: int = 0
+    """Hidden files and files that are no images: passed over."""
+
+    duplicates: int = 0
+    """Validation and test images whose very bytes are also in an earlier split: they flatter the result."""
+
+    notes: tuple[str, ...] = ()
+    """What was decided on the way and why, one sentence each."""
+
+    @property
+    def train(self) -> tf.data.Dataset:
+        """The training batches, in the order of epoch 0."""
+        return self.epochs(0, 1)
+
+    @property
+    def validation(self) -> tf.data.Dataset:
+        """The validation batches, always in the same order."""
+        return self._in_order("validation")
+
+    @property
+    def test(self) -> tf.data.Dataset:
+        """The test batches, always in the same order."""
+        return self._in_order("test")
+
+    def epochs(self, first: int, last: int, *, augment: Augmentation | None = None) -> tf.data.Dataset:
+        """The training batches of the epochs [first, last), one epoch after the other.
+
+        The order within an epoch is a function of (seed, epoch), augmentation of (seed, epoch, position):
+        a run that is resumed at an epoch sees what an uninterrupted one would have seen.
+
+        Args:
+          first: the first epoch, from 0.
+          last: the epoch after the last.
+          augment: random changes of the training images; None leaves them as they are.
+
+        Returns:
+          A dataset that ends after `(last - first) * steps_per_epoch` batches; the last batch of each
+          epoch may be smaller.
+        """
+        from tfkit.data import pipeline
+
+        return pipeline.shuffled(
+            self.source,
+            self.indices["train"],
+            batch_size=self.global_batch_size,
+            seed=self.seed,
+            epochs=(first, last),
+            augment=augment,
+        )
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Training batches in one epoch."""
+        return math.ceil(len(self.indices["train"]) / self.global_batch_size)
+
+    @property
+    def spec(self) -> tf.TensorSpec:
+        """Shape and type of one example, without the batch."""
+        from tfkit.stack import tf
+
+        return tf.TensorSpec(self.source.shape, tf.float32)
+
+    @property
+    def counts(self) -> dict[str, dict[str, int]]:
+        """How many examples of each class are in each split: {"train": {"cat": 70, "dog": 71}, ...}."""
+        return {
+            split: dict(zip(self.class_names, map(int, self._class_counts(indices)), strict=True))
+            for split, indices in self.indices.items()
+        }
+
+    def replace(self, **changes: Any) -> Splits:
+        """The same splits with some fields changed, such as another source over the same examples."""
+        return dataclasses.replace(self, **changes)
+
+    def _class_counts(self, indices: np.ndarray) -> np.ndarray:
+        return np.bincount(self.source.labels[indices], minlength=len(self.class_names))
+
+    def _in_order(self, split: str) -> tf.data.Dataset:
+        from tfkit.data import pipeline
+
+        return pipeline.in_order(self.source, self.indices[split], batch_size=self.global_batch_size)
