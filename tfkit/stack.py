@@ -2,33 +2,27 @@
 
     from tfkit.stack import tf, keras, tf_hub, tf_text, tfmot, litert
 
-Every name is imported when it is first asked for: importing this module costs nothing. The rest of tfkit asks
-here for TensorFlow and its companions and contains no compatibility code of its own. `python -m tfkit doctor`
-says what is wrong with an environment and which command repairs it.
+Each of these is imported when it is first asked for, so importing this module costs nothing. The rest of
+tfkit asks here for TensorFlow and its companions, and contains no compatibility code of its own.
+`python -m tfkit doctor` tries every one of them and says which command repairs it.
 
-Environment variables: TFKIT_MALLOC=0 leaves glibc's allocator as it is; TFKIT_QUIET=0 lets all start-up output
-through.
+Environment variables: TFKIT_MALLOC=0 leaves glibc's allocator as it is, TFKIT_QUIET=0 lets through all that
+native code prints, TF_CPP_MIN_LOG_LEVEL is respected.
 """
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import importlib
-import importlib.metadata
-import importlib.util
 import os
-import re
-import shutil
-import subprocess
 import sys
 import warnings
-from collections.abc import Iterator
-from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from tfkit import packages, process
 from tfkit.errors import StackError
+from tfkit.packages import command, versions
+from tfkit.process import malloc_environment, quiet
 
 if TYPE_CHECKING:
     tf: Any
@@ -45,6 +39,7 @@ __all__ = [
     "keras",
     "litert",
     "malloc_environment",
+    "malloc_is_tuned",
     "quiet",
     "tf",
     "tf_hub",
@@ -54,53 +49,67 @@ __all__ = [
     "versions",
 ]
 
-_MODULES = {
-    "tf": "tensorflow",
-    "keras": "tf_keras",
-    "tf_hub": "tensorflow_hub",
-    "tf_text": "tensorflow_text",
-    "tfmot": "tensorflow_model_optimization",
-    "litert": "ai_edge_litert.interpreter",
+# Name here -> module, the package that brings it, and what else must be right for it.
+_LAZY = {
+    "tf": ("tensorflow", "tensorflow", "tf-keras"),
+    "keras": ("tf_keras", "tf-keras"),
+    "tf_hub": ("tensorflow_hub", "tensorflow-hub", "setuptools"),
+    "tf_text": ("tensorflow_text", "tensorflow-text"),
+    "tfmot": ("tensorflow_model_optimization", "tensorflow-model-optimization"),
+    "litert": ("ai_edge_litert.interpreter", "ai-edge-litert"),
 }
+
+# Import names that are not their package's name, among what the packages above import.
+_PACKAGE_OF = {
+    "absl": "absl-py",
+    "attr": "attrs",
+    "google": "protobuf",
+    "PIL": "pillow",
+    "pkg_resources": "setuptools",
+    "sklearn": "scikit-learn",
+    "tree": "dm-tree",
+}
+
+# Keras reads it when tf.keras is first used, which may be before tfkit is asked for anything.
+os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
+
+_WHY_KERAS_2 = (
+    "TensorFlow Hub, Model Optimization and Privacy are Keras 2 libraries and fail inside its models."
+)
+
+_tuned: bool | None = None  # None until TensorFlow is started
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
+    if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    _start()
-    module = _import(_MODULES[name])
-    globals()[name] = module
-    return module
-
-
-def _start() -> None:
-    os.environ["TF_USE_LEGACY_KERAS"] = "1"
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
-    sys.skip_tf_privacy_import = True  # type: ignore[attr-defined]
-
-
-def _import(module: str) -> ModuleType:
-    with quiet():
-        return importlib.import_module(module)
+    module, *needed = _LAZY[name]
+    globals()[name] = loaded = _load(module, *needed)
+    return loaded
 
 
 def tf_privacy(submodule: str) -> Any:
-    """A submodule of tensorflow_privacy.privacy, such as "analysis.compute_dp_sgd_privacy_lib"."""
-    _start()
-    return _import(f"tensorflow_privacy.privacy.{submodule}")
+    """A module of TensorFlow Privacy or Empirical Privacy, which do not import as a whole.
 
+    Args:
+      submodule: its name below tensorflow_privacy.privacy, such as "analysis.compute_dp_sgd_privacy_lib".
 
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Drop the lines of TensorFlow's native code that tell a user nothing; the rest reaches stderr."""
-    yield
+    Raises:
+      StackError: one of the two packages is missing or does not import.
+    """
+    empirical = submodule.startswith("privacy_tests")
+    needed = ["tensorflow-empirical-privacy", "scikit-learn"] if empirical else []
+    # The package's own switch: without it, its top level imports the estimators, which are no more.
+    sys.skip_tf_privacy_import = True  # type: ignore[attr-defined]
+    return _load(f"tensorflow_privacy.privacy.{submodule}", "tensorflow-privacy", *needed)
 
 
 def devices() -> dict[str, list[str]]:
-    """The names of the devices that TensorFlow sees, by kind: "CPU", "GPU", "TPU"."""
+    """The devices that TensorFlow sees: names by kind, "CPU", "GPU", "TPU"."""
     from tfkit.stack import tf
 
-    return {kind: [device.name for device in tf.config.list_physical_devices(kind)] for kind in ("CPU", "GPU", "TPU")}
+    kinds = ("CPU", "GPU", "TPU")
+    return {kind: [device.name for device in tf.config.list_physical_devices(kind)] for kind in kinds}
 
 
 def has_gpu() -> bool:
@@ -108,16 +117,83 @@ def has_gpu() -> bool:
     return bool(devices()["GPU"])
 
 
-def malloc_environment() -> dict[str, str]:
-    """The variables that tune glibc's allocator in a worker process as `mallopt` does in this one."""
-    return {}
+def malloc_is_tuned() -> bool:
+    """Whether glibc keeps the memory of tensors in this process, since TensorFlow was first asked for."""
+    return _tuned is True
 
 
-def versions() -> dict[str, Any]:
-    """What ran this: packages, Python, CPU, platform. TensorFlow is not imported for it."""
-    return {}
+def _load(module: str, package: str, *needed: str) -> ModuleType:
+    """Import a module; whatever is in its way becomes one StackError with the command that repairs it."""
+    found = packages.problems(package, *needed)
+    if found:
+        causes = "\n".join(f"{problem.found}." for problem in found)
+        raise StackError(f"{causes}\n  To repair it: {command(*(problem.package for problem in found))}")
+    if package != "ai-edge-litert":
+        _start_tensorflow()
+    return _import(module, package)
 
 
-def command(*requirements: str) -> str:
-    """The command that installs these requirements into this environment."""
-    return f"{sys.executable} -m pip install " + " ".join(requirements)
+def _import(module: str, package: str) -> ModuleType:
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
+            warnings.simplefilter("ignore", SyntaxWarning)
+            return importlib.import_module(module)
+    except (
+        Exception
+    ) as err:  # a package of a wrong version fails with AttributeError, NotFoundError, TypeError ...
+        raise _import_error(module, package, err) from err
+
+
+def _start_tensorflow() -> None:
+    """Import TensorFlow under tf_keras, with the allocator tuned; every call but the first does nothing."""
+    global _tuned
+    if _tuned is not None:
+        return
+    chosen = os.environ.get("TF_USE_LEGACY_KERAS")
+    if chosen not in ("1", "true", "True"):
+        raise StackError(
+            f"TF_USE_LEGACY_KERAS={chosen} in the environment makes tf.keras Keras 3.\n"
+            f"  {_WHY_KERAS_2}\n"
+            "  Unset it, or set it to 1, and start again."
+        )
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
+    if "tensorflow" in sys.modules:
+        _refuse_keras_3(sys.modules["tensorflow"])
+    tuned = process.tune_malloc()
+    with quiet():
+        tensorflow = _import("tensorflow", "tensorflow")
+        if not process.has_accelerator():
+            # The search for one complains once that there is none; let it do so here, where that is dropped.
+            tensorflow.config.list_physical_devices()
+    _tuned = tuned
+
+
+def _refuse_keras_3(tensorflow: ModuleType) -> None:
+    """Raise when tf.keras, which is settled at its first use in a process, is settled as Keras 3."""
+    for name in ("keras", "losses", "metrics", "optimizers", "initializers"):
+        # Not getattr on what is found: that would settle it.
+        settled = vars(vars(tensorflow).get(name, object)) or {}
+        if settled.get("_tfll_keras_version") == "keras_3" or settled.get("__name__", "").startswith(
+            "keras."
+        ):
+            raise StackError(
+                f"tf.keras is Keras {packages.version('keras')} in this process: "
+                "it was used before tfkit was imported, and that cannot be undone.\n"
+                f"  {_WHY_KERAS_2}\n"
+                "  Restart Python (in a notebook: Runtime > Restart session) and `import tfkit` before tf.keras\n"
+                "  is used, or set TF_USE_LEGACY_KERAS=1 in the environment."
+            )
+
+
+def _import_error(module: str, package: str, err: Exception) -> StackError:
+    """What to do about a module that does not import though its package is there."""
+    missing = (getattr(err, "name", None) or "").split(".")[0]
+    if isinstance(err, ModuleNotFoundError) and missing != module.split(".")[0]:
+        repair = command(_PACKAGE_OF.get(missing, missing))
+    else:
+        repair = command(package, reinstall=True)
+    cause = str(err).strip().splitlines()[0] if str(err).strip() else type(err).__name__
+    return StackError(
+        f"{module} ({package} {packages.version(package)}) does not import: {cause}\n  To repair it: {repair}"
+    )

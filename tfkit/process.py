@@ -1,0 +1,118 @@
+"""What tfkit does to the process that it runs in: the allocator's settings, and less noise on stderr."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+# The environment variable of a process, mallopt's number for it, and the value. By default glibc gives every
+# big tensor back to the system as soon as an op is done with it, and the next op faults its pages in again.
+_MALLOC = (
+    ("MALLOC_MMAP_THRESHOLD_", -3, 1 << 30),
+    ("MALLOC_TRIM_THRESHOLD_", -1, (1 << 31) - 1),
+    ("MALLOC_TOP_PAD_", -2, 256 << 20),
+)
+
+# What TensorFlow's native code says on every start. Each is dropped inside `quiet` and nowhere else.
+_NOISE = (
+    r"^WARNING: All log messages before absl::InitializeLog",
+    r"^I[0-9]{4} ",
+    r"^[0-9-]{10} [0-9:.]+: I ",
+    r"^To enable the following instructions:",
+    r"Unable to register cu(FFT|DNN|BLAS) factory",
+    r"computation placer already registered",
+    r"TF-TRT Warning: Could not find TensorRT",
+    r"tf_tfl_flatbuffer_helpers.cc:[0-9]+\] Ignored (output_format|drop_control_dependency)\.",
+    r"^INFO: Created TensorFlow Lite XNNPACK delegate for CPU\.",
+)
+# On a machine without an accelerator these are no news; with one they are the reason why it is not used.
+_NOISE_WITHOUT_ACCELERATOR = (
+    r"Could not find cuda drivers on your machine",
+    r"failed call to cuInit",
+)
+
+_ACCELERATORS = ("nvidia[0-9]*", "nvidiactl", "dxg", "kfd", "accel[0-9]*", "vfio/[0-9]*")
+
+_quieting = False
+
+
+def has_accelerator() -> bool:
+    """Whether a GPU or TPU is attached and not hidden, as far as /dev tells: TensorFlow is not asked."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+        return False
+    return any(any(Path("/dev").glob(pattern)) for pattern in _ACCELERATORS)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Drop, while the block runs, the lines of native code that tell nothing; all others reach stderr.
+
+    The file descriptor is filtered, by `grep` in a process of its own: what native code says as it brings
+    this process down still gets through. With TFKIT_QUIET=0, or inside another such block, it does nothing.
+    """
+    global _quieting
+    grep = shutil.which("grep")
+    if _quieting or grep is None or sys.stderr is None or os.environ.get("TFKIT_QUIET") == "0":
+        yield
+        return
+    noise = _NOISE if has_accelerator() else _NOISE + _NOISE_WITHOUT_ACCELERATOR
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    # A session of its own, so that Ctrl-C in a terminal ends this process and not its filter.
+    filtering = subprocess.Popen(
+        [grep, "--line-buffered", "--text", "-E", "-v", "|".join(noise)],
+        stdin=subprocess.PIPE,
+        stdout=stderr,
+        env={"LC_ALL": "C"},
+        start_new_session=True,
+    )
+    assert filtering.stdin is not None
+    os.dup2(filtering.stdin.fileno(), 2)
+    filtering.stdin.close()
+    _quieting = True
+    try:
+        yield
+    finally:
+        _quieting = False
+        sys.stderr.flush()
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        # It ends with its input; a process that was started in the block and lives on keeps that open.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            filtering.wait(timeout=1)
+
+
+def tune_malloc() -> bool:
+    """Let glibc keep the memory of tensors for the next op; returns whether this process is tuned.
+
+    Only on Linux with glibc and without an accelerator, and not with TFKIT_MALLOC=0 or where variables of
+    glibc are set. Measured on two cores: a convolutional net trains 1.2 times as fast.
+    """
+    if any(name in os.environ for name, _, _ in _MALLOC):
+        return malloc_environment().items() <= os.environ.items()
+    if not malloc_environment():
+        return False
+    library = ctypes.CDLL(None)
+    return all(library.mallopt(option, value) == 1 for _, option, value in _MALLOC)
+
+
+def malloc_environment() -> dict[str, str]:
+    """The environment variables that do in a process to be started what `tune_malloc` does in this one.
+
+    Returns:
+      Empty where this machine is not to be tuned.
+    """
+    wanted = os.environ.get("TFKIT_MALLOC") != "0" and not has_accelerator()
+    if (
+        not wanted
+        or not sys.platform.startswith("linux")
+        or not hasattr(ctypes.CDLL(None), "gnu_get_libc_version")
+    ):
+        return {}
+    return {name: str(value) for name, _, value in _MALLOC}
