@@ -80,7 +80,9 @@ class Run:
         """
         run = cls(Path(path))
         if run.path.is_file():
-            raise RunError(f"{run.path} is a file; a run needs a folder of its own. Choose another --run-dir.")
+            raise RunError(
+                f"{run.path} is a file; a run needs a folder of its own. Choose another --run-dir."
+            )
         run.path.mkdir(parents=True, exist_ok=True)
         run._acquire()
         there = [found.name for found in run.path.iterdir() if found.name != LOCK]
@@ -89,7 +91,8 @@ class Run:
                 f"{run.path} is not a run folder: it has no {CONFIG}, but other things ({_some(there)})."
                 "\n  Choose an empty or new --run-dir: nothing in it was touched."
             )
-        if there and overwrite:
+        begun = run.started or run.metrics
+        if there and (overwrite or not begun):
             run._clear()
             there = []
         if there:
@@ -97,7 +100,9 @@ class Run:
         else:
             import yaml
 
-            files.write_text(run.path / CONFIG, yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
+            files.write_text(
+                run.path / CONFIG, yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
+            )
         return run
 
     def _acquire(self) -> None:
@@ -124,7 +129,9 @@ class Run:
         old = self.config
         differing = [name for name in {**old, **config} if old.get(name) != config.get(name)]
         if differing:
-            changes = "".join(f"\n    {name}: {old.get(name)!r} there, {config.get(name)!r} now" for name in differing)
+            changes = "".join(
+                f"\n    {name}: {old.get(name)!r} there, {config.get(name)!r} now" for name in differing
+            )
             raise RunError(
                 f"{self.path} holds a {'finished' if self.finished else 'begun'} run of another config:{changes}"
                 "\n  Give this run another --run-dir, or replace the old one with --overwrite."
@@ -242,7 +249,9 @@ class Run:
         """
         folder = self.path / SAVED_MODEL
         if not folder.is_dir():
-            raise RunError(f"{self.path} has no {SAVED_MODEL}/ yet: the run was interrupted. The same command finishes it.")
+            raise RunError(
+                f"{self.path} has no {SAVED_MODEL}/ yet: the run was interrupted. The same command finishes it."
+            )
         from tfkit.stack import tf
 
         return tf.saved_model.load(str(folder))
@@ -256,7 +265,9 @@ class Run:
         except ValueError as error:
             raise RunError(f"{path} is damaged ({error}). Remove the run folder and run again.") from error
         if not isinstance(content, dict):
-            raise RunError(f"{path} is damaged: it holds no JSON object. Remove the run folder and run again.")
+            raise RunError(
+                f"{path} is damaged: it holds no JSON object. Remove the run folder and run again."
+            )
         return content
 
     def __repr__(self) -> str:

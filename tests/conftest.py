@@ -1,0 +1,42 @@
+"""What the tests share: a cache of their own, and small folders of real images."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+# Before anything of tfkit looks: the tests neither read nor fill the user's cache.
+_CACHE = tempfile.TemporaryDirectory(prefix="tfkit-tests-")
+os.environ["TFKIT_CACHE"] = _CACHE.name
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache() -> Iterator[Path]:
+    yield Path(_CACHE.name)
+    _CACHE.cleanup()
+
+
+def write_digits(folder: Path, *, classes: int, each: int, side: int = 24) -> Path:
+    """Real handwritten digits as `folder/<class>/<number>.png`, `each` of the first `classes` digits."""
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    for label in range(classes):
+        (folder / f"digit {label}").mkdir(parents=True)
+        for number in np.flatnonzero(digits.target == label)[:each]:
+            pixels = np.round(digits.images[number] * (255 / 16)).astype(np.uint8)
+            image = Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC)
+            image.save(folder / f"digit {label}" / f"{number}.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three classes of 40 real images of 24 by 24 pixels."""
+    return write_digits(tmp_path_factory.mktemp("data") / "photos", classes=3, each=40)

@@ -1,0 +1,94 @@
+"""Settings: the same from flags and from YAML, every mistake named."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import pytest
+import yaml
+
+from tfkit.config import RecipeConfig, TransferConfig, as_dict, parse, run_dir
+from tfkit.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(RecipeConfig):
+    """Of the test."""
+
+    data_dir: Path | None = None
+    """Where."""
+    learning_rate: float = 1e-3
+    """How fast."""
+    kind: Literal["a", "b"] = "a"
+    """Which."""
+    strict: bool = False
+    """Whether."""
+    sizes: tuple[int, ...] = (1, 2)
+    """How many."""
+
+
+def read(*arguments: str) -> Config:
+    return parse(Config, arguments, prog="test", description="A test.")
+
+
+def test_a_file_and_flags_that_override_it(tmp_path):
+    file = tmp_path / "config.yaml"
+    file.write_text("learning_rate: 0.5\nkind: b\nstrict: true\ndata_dir: null\nsizes: [3, 4, 5]\n")
+    config = read("--config", str(file), "--learning-rate", "0.25")
+    assert (config.learning_rate, config.kind, config.strict, config.data_dir) == (0.25, "b", True, None)
+    assert config.sizes == (3, 4, 5)
+
+
+def test_what_is_written_is_what_is_read(tmp_path):
+    config = Config(
+        learning_rate=1e-7, kind="b", strict=True, data_dir=Path("a folder/with: colon"), sizes=(7,)
+    )
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(as_dict(config)))
+    assert as_dict(read("--config", str(file))) == as_dict(config)
+
+
+def test_unknown_keys_are_named_with_the_nearest(tmp_path):
+    file = tmp_path / "config.yaml"
+    file.write_text("learning_rat: 0.5\nzzzzzz: 1\n")
+    with pytest.raises(ConfigError, match=r"'learning_rat'; did you mean 'learning_rate'[\s\S]*'zzzzzz'"):
+        read("--config", str(file))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [("- 1\n", "holds a list"), ("a: [", "not YAML"), (None, "cannot be read")]
+)
+def test_files_that_are_no_settings(tmp_path, content, message):
+    file = tmp_path / "config.yaml"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(ConfigError, match=message):
+        read(f"--config={file}")
+
+
+@pytest.mark.parametrize(
+    "text", ["learning_rate: fast\n", "kind: c\n", "strict: perhaps\n", "learning_rate: true\n"]
+)
+def test_values_that_cannot_be_exit_with_2(tmp_path, text, capsys):
+    file = tmp_path / "config.yaml"
+    file.write_text(text)
+    with pytest.raises(SystemExit) as exit_:
+        read("--config", str(file))
+    assert exit_.value.code == 2
+    key, value = text.strip().split(": ")
+    said = capsys.readouterr().err
+    assert key.replace("_", "-") in said or value in said
+
+
+def test_the_default_folder_is_a_function_of_the_settings():
+    assert run_dir(Config(), recipe="x") == run_dir(Config(debug=True), recipe="x")
+    assert run_dir(Config(), recipe="x") != run_dir(Config(learning_rate=2.0), recipe="x")
+    assert run_dir(Config(run_dir=Path("mine")), recipe="x") == Path("mine")
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"epochs": 0}, {"learning_rate": -1.0}, {"fine_tune_epochs": -1}, {"patience": 0}]
+)
+def test_impossible_numbers_are_refused_at_once(wrong):
+    with pytest.raises(ConfigError, match=next(iter(wrong)).replace("_", "-")):
+        TransferConfig(**wrong)

@@ -1,0 +1,93 @@
+"""The run folder: whole or absent, never two runs in one, never lost by a mistyped flag."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tfkit.errors import RunError
+from tfkit.run import Run
+
+
+def test_what_is_recorded_is_read_back(tmp_path):
+    run = Run.create(tmp_path / "run", config={"seed": 3})
+    run.record({"test/accuracy": 0.5})
+    run.record({"time/total_seconds": 2})
+    run.note("Class weights are\non.")
+    run.note("Class weights are on.")
+    run.labels = ["a b", "line\nbreak", "ü"]
+    run.write_history(
+        [{"stage": "head", "epoch": 0, "loss": 1.5}, {"stage": "head", "epoch": 1, "val_loss": 2.0}]
+    )
+    again = Run.open(run.path)
+    assert again.config == {"seed": 3}
+    assert again.metrics == {"test/accuracy": 0.5, "time/total_seconds": 2}
+    assert again.notes == ["Class weights are on."]
+    assert again.labels == ["a b", "line break", "ü"]
+    assert list(again.history["epoch"]) == [0, 1]
+    assert not again.finished
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_numbers_that_are_none_are_refused(tmp_path, value):
+    run = Run.create(tmp_path, config={})
+    with pytest.raises(RunError, match="'test/loss'"):
+        run.record({"test/loss": value})
+    assert run.metrics == {}
+
+
+def test_another_config_is_refused_and_named(tmp_path):
+    run = Run.create(tmp_path, config={"seed": 1, "epochs": 5})
+    run.record({"test/accuracy": 0.5})
+    run.close()
+    with pytest.raises(RunError, match=r"epochs: 5 there, 6 now[\s\S]*--overwrite"):
+        Run.create(tmp_path, config={"seed": 1, "epochs": 6})
+    assert Run.open(tmp_path).metrics == {"test/accuracy": 0.5}
+
+
+def test_a_run_that_never_began_gives_way(tmp_path):
+    """A mistyped data folder leaves a config behind; the corrected command must not be refused for it."""
+    Run.create(tmp_path, config={"data_dir": "photo"}).close()
+    assert Run.create(tmp_path, config={"data_dir": "photos"}).config == {"data_dir": "photos"}
+
+
+def test_the_same_config_goes_on_and_overwrite_begins_anew(tmp_path):
+    run = Run.create(tmp_path, config={"seed": 1})
+    run.record({"test/accuracy": 0.5})
+    run.close()
+    same = Run.create(tmp_path, config={"seed": 1})
+    assert same.metrics == {"test/accuracy": 0.5}
+    same.close()
+    assert Run.create(tmp_path, config={"seed": 2}, overwrite=True).metrics == {}
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_folder_of_other_things_is_not_touched(tmp_path, overwrite):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(RunError, match=r"thesis\.tex"):
+        Run.create(tmp_path, config={}, overwrite=overwrite)
+    assert [path.name for path in tmp_path.iterdir() if path.name != ".lock"] == ["thesis.tex"]
+
+
+def test_two_processes_do_not_share_a_folder(tmp_path):
+    run = Run.create(tmp_path, config={})
+    program = f"from tfkit.run import Run; Run.create({str(tmp_path)!r}, config={{}})"
+    second = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert second.returncode != 0
+    assert "in use" in second.stderr
+    run.close()
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True).returncode == 0
+
+
+def test_errors_of_reading_name_the_file(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "config.yaml").write_text("seed: 1\n")
+    with pytest.raises(RunError, match="Runs below it: mine"):
+        Run.open(tmp_path)
+    run = Run.open(tmp_path / "mine")
+    (run.path / "metrics.json").write_text(json.dumps({"a": 1})[:-2])
+    with pytest.raises(RunError, match=r"metrics\.json is damaged"):
+        _ = run.metrics
+    with pytest.raises(RunError, match="no saved_model/ yet"):
+        _ = run.model

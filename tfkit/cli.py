@@ -1,0 +1,71 @@
+"""What every recipe does on the command line: read the settings, run, say how it ended.
+
+Exit codes: 0 done, 1 a check failed or something unexpected happened, 2 what was asked cannot be done,
+3 interrupted: the same command goes on from there.
+"""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+from collections.abc import Callable, Sequence
+from typing import NoReturn, TypeVar
+
+from tfkit import config as configs
+from tfkit.errors import TfkitError
+from tfkit.run import Run
+
+INTERRUPTED = 3
+
+C = TypeVar("C", bound=configs.RecipeConfig)
+
+
+def main(config_class: type[C], run: Callable[[C], Run], arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run a recipe as a program; never returns.
+
+    Args:
+      config_class: the recipe's settings; the recipe's module docstring is the help text.
+      run: takes the settings, does the job, returns the finished run.
+      arguments: instead of those of the command line.
+    """
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    module = sys.modules[config_class.__module__]
+    try:
+        spec = getattr(module, "__spec__", None)
+        prog = f"python -m {spec.name}" if spec else config_class.__module__
+        config = configs.parse(config_class, words, prog=prog, description=module.__doc__ or "")
+        print("\n".join(closing_lines(run(config))))
+    except KeyboardInterrupt:
+        print("\nInterrupted. The same command goes on from the last whole epoch.", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    except Exception as error:
+        if "--debug" in words:
+            raise
+        print(_explain(error), file=sys.stderr)
+        sys.exit(error.exit_code if isinstance(error, TfkitError) else 1)
+    sys.exit(0)
+
+
+def closing_lines(run: Run) -> list[str]:
+    """The six lines that end a recipe: how good, where, how to load it, how to look at it."""
+    metrics, folder = run.metrics, run.path
+    accuracy = metrics.get("test/accuracy", float("nan"))
+    examples = int(metrics.get("test/examples", 0))
+    return [
+        "",
+        f"accuracy     {accuracy:.4f} on {examples} test examples that training never saw",
+        f"took         {metrics.get('time/total_seconds', float('nan')):.0f} s",
+        f"model        {folder / 'saved_model'}",
+        f'load it      tf.saved_model.load("{folder / "saved_model"}")(images)   # raw pixels to probabilities',
+        f"report       {folder / 'report.html'}",
+        f"TensorBoard  tensorboard --logdir {folder / 'logs'}",
+    ]
+
+
+def _explain(error: Exception) -> str:
+    if isinstance(error, TfkitError):
+        return f"{type(error).__name__}: {error}"
+    if isinstance(error, OSError) and error.filename:
+        return f"{type(error).__name__}: {error.strerror}: {error.filename}\n  (--debug shows where)"
+    first = textwrap.shorten(str(error) or repr(error), 600)
+    return f"Unexpected {type(error).__name__}: {first}\n  This is not an error that tfkit foresaw: --debug shows where it arose."

@@ -1,0 +1,174 @@
+"""Callbacks that let a killed training go on and end with the weights of an uninterrupted one.
+
+What an epoch does is a function of (seed, epoch) and of the state at its beginning: the order of the
+examples (`Splits.epochs`), the masks of the dropout layers (`EpochSeeds`), the optimizer and the best
+weights so far (`Backup`).
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tfkit import files
+from tfkit.errors import RunError
+from tfkit.stack import keras, tf
+
+STATE = "state.json"
+
+
+class EpochSeeds(keras.callbacks.Callback):
+    """Seeds every random layer anew at each epoch from (seed, epoch, place of the layer)."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self._seed = seed
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Reset the generators of dropout and its kin."""
+        for place, layer in enumerate(self.model._flatten_layers()):
+            generator = getattr(getattr(layer, "_random_generator", None), "_generator", None)
+            if generator is not None:
+                generator.reset_from_seed(int(files.digest(self._seed, epoch, place)[:8], 16))
+
+
+class KeepBest(keras.callbacks.Callback):
+    """Keeps the weights of the epoch with the lowest validation loss and leaves them in the model at the end.
+
+    Args:
+      patience: epochs without improvement after which training stops; None trains all epochs.
+    """
+
+    def __init__(self, *, patience: int | None) -> None:
+        super().__init__()
+        self._patience = patience
+        self.weights: list[np.ndarray] | None = None
+        self.state: dict[str, Any] = {"epoch": None, "value": None, "wait": 0}
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Compare with the best so far."""
+        value = float((logs or {})["val_loss"])
+        if not np.isfinite(value) and self.state["value"] is None:
+            return
+        if self.state["value"] is None or value < self.state["value"]:
+            self.weights = self.model.get_weights()
+            self.state = {"epoch": epoch, "value": value, "wait": 0}
+        else:
+            self.state = {**self.state, "wait": self.state["wait"] + 1}
+            if self._patience is not None and self.state["wait"] >= self._patience:
+                self.model.stop_training = True
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Put the best weights back."""
+        if self.weights is not None:
+            self.model.set_weights(self.weights)
+
+
+class Backup(keras.callbacks.Callback):
+    """Saves model, optimizer and best weights at the ends of epochs; restores them before training.
+
+    Args:
+      folder: of this stage of the training alone.
+      best: the callback whose state belongs to the backup; it must stand before this one in the list.
+      interval_seconds: at most one backup in so many seconds (the end is always saved): on epochs of milliseconds
+        saving would cost more than training.
+    """
+
+    def __init__(self, folder: Path, *, best: KeepBest, interval_seconds: float = 5.0) -> None:
+        super().__init__()
+        self._folder = folder
+        self._best = best
+        self._interval_seconds = interval_seconds
+        self._manager: tf.train.CheckpointManager | None = None
+        self._began = self._saved_at = time.monotonic()
+        self._earlier_seconds = 0.0
+        self.seconds = 0.0
+        self.rows: list[dict[str, Any]] = []
+
+    def restore(self, model: keras.Model) -> tuple[int, bool]:
+        """Bring `model` to where the last backup left it.
+
+        Returns:
+          The epoch to go on with, and whether the stage is finished.
+
+        Raises:
+          RunError: the backup cannot be read, or belongs to another model.
+        """
+        if hasattr(model.optimizer, "build"):
+            model.optimizer.build(model.trainable_variables)
+        checkpoint = tf.train.Checkpoint(model=model, optimizer=model.optimizer)
+        self._manager = tf.train.CheckpointManager(checkpoint, str(self._folder), max_to_keep=2)
+        path = self._folder / STATE
+        if not path.is_file():
+            return 0, False
+        try:
+            state = json.loads(path.read_text())
+            checkpoint.restore(str(self._folder / state["checkpoint"])).assert_existing_objects_matched()
+            if state["best_weights"]:
+                with np.load(self._folder / state["best_weights"], allow_pickle=False) as kept:
+                    self._best.weights = [kept[f"weight{place}"] for place in range(len(kept.files))]
+        except (
+            ValueError,
+            KeyError,
+            OSError,
+            AssertionError,
+            zipfile.BadZipFile,
+            tf.errors.OpError,
+        ) as error:
+            raise RunError(
+                f"The backup in {self._folder} cannot be restored: {str(error).splitlines()[0]}"
+                "\n  Start this run again from its beginning with --overwrite."
+            ) from error
+        self._best.state = state["best"]
+        self.rows, self.seconds = state["rows"], state["seconds"]
+        self._earlier_seconds = self.seconds
+        return int(state["next_epoch"]), bool(state["finished"])
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Start the clock."""
+        self._began = self._saved_at = time.monotonic()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Save, unless the last backup is younger than the interval."""
+        self.rows.append({"epoch": epoch, **{name: float(value) for name, value in (logs or {}).items()}})
+        if time.monotonic() - self._saved_at >= self._interval_seconds:
+            self._save(finished=False)
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Save what training ended with."""
+        self._save(finished=True)
+
+    def _save(self, *, finished: bool) -> None:
+        assert self._manager is not None, "restore() comes before training"
+        next_epoch = self.rows[-1]["epoch"] + 1 if self.rows else 0
+        checkpoint = Path(self._manager.save(checkpoint_number=next_epoch + finished)).name
+        self._saved_at = time.monotonic()
+        self.seconds = self._earlier_seconds + self._saved_at - self._began
+        state = {
+            "next_epoch": next_epoch,
+            "finished": finished,
+            "checkpoint": checkpoint,
+            "best": self._best.state,
+            "best_weights": self._save_best(),
+            "rows": self.rows,
+            "seconds": self.seconds,
+        }
+        # The state names files that are whole already; the files that it named before are still there.
+        files.write_json(self._folder / STATE, state)
+        for old in self._folder.glob("best-*.npz"):
+            if old.name != state["best_weights"]:
+                old.unlink()
+
+    def _save_best(self) -> str | None:
+        if self._best.weights is None:
+            return None
+        path = self._folder / f"best-{self._best.state['epoch']}.npz"
+        if not path.is_file():
+            with files.new_file(path) as file:
+                np.savez(file, **{f"weight{place}": value for place, value in enumerate(self._best.weights)})
+        return path.name

@@ -1,0 +1,252 @@
+"""Training: a stock `model.fit`, in a strategy's scope, that can be killed and goes on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tfkit import distribute
+from tfkit import run as runs
+from tfkit.data import Augmentation, Splits
+from tfkit.errors import ConfigError, DataError
+from tfkit.evaluation import Evaluation
+from tfkit.run import Run
+
+if TYPE_CHECKING:
+    from tfkit.stack import keras, tf
+
+IMBALANCE = 3.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What one stage of training left.
+
+    Attributes:
+      model: with the weights of the best epoch, by validation loss.
+      rows: one an epoch: epoch, loss, accuracy, val_loss, val_accuracy and what else was measured.
+      best_epoch: counted from 0 within the stage.
+      seconds: of training, over all processes that took part.
+    """
+
+    model: keras.Model
+    rows: list[dict[str, Any]]
+    best_epoch: int
+    seconds: float
+
+
+def train(
+    build_model: Callable[[], keras.Model],
+    splits: Splits,
+    *,
+    run: Run,
+    epochs: int,
+    stage: str = "train",
+    strategy: str | tf.distribute.Strategy = "auto",
+    seed: int = 0,
+    patience: int | None = None,
+    class_weight: dict[int, float] | None = None,
+    augment: Augmentation | None = None,
+    verbose: int = 1,
+) -> Trained:
+    """Train one stage of a run, or what is left of it.
+
+    Args:
+      build_model: returns a compiled model; called inside the strategy's scope.
+      splits: batches of (features, label).
+      run: gets history and TensorBoard logs, and holds the backup.
+      epochs: at most so many.
+      stage: names the backup; stages of one run follow each other on one axis of epochs.
+      strategy: see `tfkit.distribute.strategy`.
+      seed: of initial weights, order, augmentation and dropout.
+      patience: epochs without a lower validation loss after which training stops; None for no such stop.
+      class_weight: class index to weight in the loss.
+      augment: applied to each training image anew in each epoch.
+      verbose: Keras's own: 1 a progress bar, 2 a line an epoch, 0 nothing.
+
+    Raises:
+      ConfigError: epochs below 1; a model that is not compiled.
+      RunError: a damaged backup.
+    """
+    from tfkit import tensorboard
+    from tfkit.resume import Backup, EpochSeeds, KeepBest
+    from tfkit.stack import keras
+
+    if epochs < 1:
+        raise ConfigError(f"epochs is {epochs}; training takes at least 1.")
+    earlier = run.history
+    earlier = earlier[earlier["stage"] != stage] if len(earlier) else earlier
+    offset = len(earlier)
+    keras.utils.set_random_seed(seed)
+    chosen = distribute.strategy(strategy)
+    with chosen.scope():
+        model = build_model()
+        if model.optimizer is None:
+            raise ConfigError(
+                "build_model() returned a model that is not compiled: call model.compile(...) in it."
+            )
+        best = KeepBest(patience=patience)
+        backup = Backup(run.path / runs.BACKUP / stage, best=best)
+        first, finished = backup.restore(model)
+    if finished:
+        if best.weights is not None:
+            model.set_weights(best.weights)
+    else:
+        if first:
+            run.note(f"Resumed {stage} at epoch {first + 1} of {epochs}.")
+        logging = tensorboard.callbacks(
+            run.logdir,
+            first_epoch=offset,
+            steps_per_epoch=splits.steps_per_epoch,
+            examples_per_epoch=len(splits.indices["train"]),
+            stage=stage,
+        )
+        model.fit(
+            splits.epochs(first, epochs, augment=augment),
+            initial_epoch=first,
+            epochs=epochs,
+            steps_per_epoch=splits.steps_per_epoch,
+            validation_data=splits.validation,
+            class_weight=class_weight,
+            callbacks=[EpochSeeds(seed), *logging, best, backup],
+            verbose=verbose,
+        )
+    rows = [{"stage": stage, **row, "epoch": offset + row["epoch"]} for row in backup.rows]
+    run.write_history([*earlier.to_dict("records"), *rows])
+    return Trained(
+        model=model,
+        rows=rows,
+        best_epoch=int(best.state["epoch"] or 0),
+        seconds=backup.seconds,
+    )
+
+
+def fit(
+    build_model: Callable[[], keras.Model],
+    splits: Splits,
+    *,
+    run_dir: str | Path,
+    epochs: int,
+    strategy: str | tf.distribute.Strategy = "auto",
+    resume: bool = True,
+    seed: int = 0,
+    patience: int | None = None,
+    class_weights: str = "auto",
+    augment: Augmentation | None = None,
+    verbose: int = 1,
+) -> Run:
+    """Train your own compiled tf_keras model and get a run folder with its measurements and its SavedModel.
+
+    Args:
+      build_model: returns a compiled model whose output is [batch, classes]; called in the strategy's scope.
+      splits: see `tfkit.load_images` and `tfkit.from_arrays`.
+      run_dir: the folder; a run that was interrupted there goes on.
+      epochs: at most so many.
+      strategy: `auto`, `one_device`, `mirrored`, or a tf.distribute strategy.
+      resume: whether to go on with what an interrupted run left; False begins anew.
+      seed: of initial weights, order, augmentation and dropout.
+      patience: epochs without a lower validation loss after which training stops.
+      class_weights: `auto` (when the largest class has over 3 times the examples of the smallest),
+        `always` or `never`.
+      augment: see `tfkit.data.Augmentation`.
+      verbose: Keras's own.
+
+    Returns:
+      The run, closed: metrics, history, model.
+
+    Example:
+      run = tfkit.fit(build_model, tfkit.load_images("digits", image_size=32), run_dir="runs/mine", epochs=5)
+      run.metrics["test/accuracy"]
+    """
+    from tfkit import export, stack
+
+    began = time.monotonic()
+    config = {
+        "function": "tfkit.fit",
+        "data": splits.origin,
+        "data_fingerprint": splits.source.fingerprint,
+        "global_batch_size": splits.global_batch_size,
+        "epochs": epochs,
+        "seed": seed,
+        "patience": patience,
+        "class_weights": class_weights,
+        "augment": repr(augment),
+    }
+    run = Run.create(run_dir, config=config, overwrite=not resume)
+    run.labels = splits.class_names
+    run.versions = stack.versions()
+    trained = train(
+        build_model, splits, run=run, epochs=epochs, strategy=strategy, seed=seed, patience=patience,
+        class_weight=class_weight(splits, when=class_weights, run=run), augment=augment, verbose=verbose,
+    )  # fmt: skip
+    measured = evaluate(trained.model, splits)
+    run.record(measured.metrics("test"))
+    run.record(export.save(trained.model, run, splits, evaluation=measured))
+    run.record({"time/train_seconds": trained.seconds, "time/total_seconds": time.monotonic() - began})
+    run.close()
+    return run
+
+
+def class_weight(splits: Splits, *, when: str, run: Run | None = None) -> dict[int, float] | None:
+    """Weights that give every class the same share of the loss.
+
+    Args:
+      splits: the counts of the training split are what matters.
+      when: `auto` when the largest class has over 3 times the examples of the smallest; `always`; `never`.
+      run: is told when they are on.
+
+    Returns:
+      Class index to weight, mean 1 over the examples; None when they are off.
+    """
+    counts = np.array(list(splits.counts["train"].values()))
+    ratio = counts.max() / max(counts.min(), 1)
+    if when == "never" or (when == "auto" and ratio <= IMBALANCE):
+        return None
+    names = list(splits.counts["train"])
+    if run is not None:
+        run.note(
+            f"Class weights are on: {names[counts.argmax()]!r} has {counts.max()} training examples,"
+            f" {names[counts.argmin()]!r} has {counts.min()} ({ratio:.1f} to 1)."
+        )
+    return {index: counts.sum() / (len(counts) * max(count, 1)) for index, count in enumerate(counts)}
+
+
+def gives_logits(model: keras.Model) -> bool:
+    """Whether the model's loss was told that its outputs are logits."""
+    loss = model.loss
+    if hasattr(loss, "get_config"):
+        return bool(loss.get_config().get("from_logits", False))
+    return False
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Probabilities, float32 [n, classes], of logits of the same shape."""
+    exponents = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(exponents / exponents.sum(axis=1, keepdims=True), np.float32)
+
+
+def evaluate(model: keras.Model, splits: Splits) -> Evaluation:
+    """What a compiled model of logits or probabilities says of the test split."""
+    outputs = np.asarray(model.predict(splits.test, verbose=0), np.float32)
+    return evaluation(softmax(outputs) if gives_logits(model) else outputs, splits)
+
+
+def evaluation(probabilities: np.ndarray, splits: Splits) -> Evaluation:
+    """Probabilities [n, classes] of the test split, in its stable order, beside the truth."""
+    indices = splits.indices["test"]
+    if probabilities.shape != (len(indices), len(splits.class_names)):
+        raise DataError(
+            f"The model gives {probabilities.shape[1:]} numbers an example; the data has {len(splits.class_names)}"
+            f" classes ({', '.join(splits.class_names[:5])}, ...). Its last layer must have as many units."
+        )
+    return Evaluation(
+        labels=splits.source.labels[indices],
+        probabilities=probabilities,
+        names=[splits.source.names[index] for index in indices],
+        class_names=splits.class_names,
+    )

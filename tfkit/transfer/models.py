@@ -1,0 +1,136 @@
+"""Transfer learning: a classifier on a pretrained backbone, on stored features first, then as a whole."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tfkit.errors import CheckError
+from tfkit.hub import Backbone
+
+if TYPE_CHECKING:
+    from tfkit.stack import keras
+
+CLASSIFIER = "classifier"
+WARMUP_SHARE = 0.1
+
+
+def head(
+    feature_size: int, classes: int, *, learning_rate: float, steps: int, dropout: float = 0.2
+) -> keras.Model:
+    """A dropout and a dense layer on features, compiled.
+
+    Args:
+      feature_size: length of a feature vector.
+      classes: how many the model tells apart.
+      learning_rate: the peak of Adam's, see `schedule`.
+      steps: of the whole training.
+      dropout: share of the features left out in each training step.
+
+    Returns:
+      float32 [batch, feature_size] to logits float32 [batch, classes].
+    """
+    from tfkit.stack import keras
+
+    inputs = keras.Input([feature_size], name="features")
+    return _compiled(_classify(inputs, inputs, classes, dropout), learning_rate=learning_rate, steps=steps)
+
+
+def whole(
+    backbone: Backbone,
+    classes: int,
+    *,
+    image_size: int,
+    learning_rate: float,
+    steps: int,
+    trainable: str,
+    head: keras.Model | None = None,
+    dropout: float = 0.2,
+) -> keras.Model:
+    """Backbone and head as one compiled model.
+
+    Batch normalisation stays in inference mode: its statistics are the backbone's, whatever the batch.
+
+    Args:
+      backbone: a bundled one becomes a functional model, any other a hub.KerasLayer.
+      classes: how many the model tells apart.
+      image_size: side of the images in pixels.
+      learning_rate: the peak of Adam's, see `schedule`.
+      steps: of this stage of the training.
+      trainable: `none` (the head alone), `top` (the later half of a functional backbone too) or `all`.
+      head: a trained model to start from: of `head`, or of `whole` for the same backbone.
+      dropout: as in `head`.
+
+    Returns:
+      float32 [batch, image_size, image_size, 3] in [0, 1] to logits float32 [batch, classes].
+
+    Raises:
+      CheckError: the backbone was to be trained and has nothing that can be.
+    """
+    from tfkit.stack import keras
+
+    base = backbone.functional(image_size=image_size)
+    if base is not None:
+        _freeze(base, trainable)
+        inputs, features = base.input, base.output
+    else:
+        low, high = backbone.input_range
+        inputs = keras.Input([image_size, image_size, 3], name="images")
+        scaled = keras.layers.Rescaling(high - low, offset=low, name="input_range")(inputs)
+        features = backbone.layer(trainable=trainable != "none")(scaled, training=False)
+    model = _classify(inputs, features, classes, dropout)
+    if trainable != "none" and len(model.trainable_variables) <= 2:
+        raise CheckError(
+            f"{backbone.handle} has no trainable weights: fine-tuning would train the head alone."
+        )
+    if head is not None:
+        source, target = (
+            (head, model) if len(head.weights) == len(model.weights) else (head.layers[-1], model.layers[-1])
+        )
+        target.set_weights(source.get_weights())
+    return _compiled(model, learning_rate=learning_rate, steps=steps)
+
+
+def schedule(peak: float, *, steps: int) -> Any:
+    """Learning rate: linear warm-up over the first tenth of the steps, then a cosine down to zero.
+
+    Source: Loshchilov and Hutter 2017 (arXiv:1608.03983); Goyal et al. 2017 (arXiv:1706.02677) for the warm-up.
+    """
+    from tfkit.stack import keras
+
+    warmup = int(WARMUP_SHARE * steps)
+    return keras.optimizers.schedules.CosineDecay(
+        peak / 10 if warmup else peak,
+        decay_steps=max(steps - warmup, 1),
+        warmup_target=peak if warmup else None,
+        warmup_steps=warmup,
+    )
+
+
+def _classify(inputs: Any, features: Any, classes: int, dropout: float) -> keras.Model:
+    from tfkit.stack import keras
+
+    kept = keras.layers.Dropout(dropout, name="dropout")(features)
+    # float32 whatever the policy: a softmax of float16 logits loses small probabilities.
+    return keras.Model(inputs, keras.layers.Dense(classes, dtype="float32", name=CLASSIFIER)(kept))
+
+
+def _compiled(model: keras.Model, *, learning_rate: float, steps: int) -> keras.Model:
+    from tfkit.stack import keras
+
+    model.compile(
+        optimizer=keras.optimizers.Adam(schedule(learning_rate, steps=steps)),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+    return model
+
+
+def _freeze(base: keras.Model, trainable: str) -> None:
+    from tfkit.stack import keras
+
+    weighted = [layer for layer in base.layers if layer.weights]
+    frozen = {"none": len(weighted), "top": len(weighted) // 2, "all": 0}[trainable]
+    for place, layer in enumerate(weighted):
+        # A frozen BatchNormalization runs in inference mode also during training.
+        normalises = isinstance(layer, keras.layers.BatchNormalization)
+        layer.trainable = place >= frozen and not normalises

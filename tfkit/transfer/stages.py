@@ -1,0 +1,146 @@
+"""The stages of transfer learning: features once, a head on them, then perhaps the whole model."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tfkit import data, hub, stack, training
+from tfkit.config import TransferConfig
+from tfkit.data import Splits
+from tfkit.evaluation import Evaluation
+from tfkit.hub import Backbone
+from tfkit.run import Run
+from tfkit.transfer import models
+
+if TYPE_CHECKING:
+    from tfkit.stack import keras
+
+FINE_TUNE_EPOCHS = 5
+AFFORDABLE_MEGAPIXELS = 20
+TOP_SHARE = 1 / 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classifier:
+    """A trained model of images and what it says of the test split.
+
+    Attributes:
+      model: float32 [batch, s, s, 3] in [0, 1] to logits [batch, classes].
+      evaluation: on the test split.
+      test_features: float32 [n, d], what its last layer sees of the test split, in the split's order.
+    """
+
+    model: keras.Model
+    evaluation: Evaluation
+    test_features: np.ndarray
+
+
+def train(run: Run, backbone: Backbone, splits: Splits, config: TransferConfig) -> Classifier:
+    """Train a classifier on a backbone, or what is left to train of an interrupted one.
+
+    Args:
+      run: gets the logs, the measurements and what was decided.
+      backbone: see `tfkit.hub.resolve`.
+      splits: of images, float32 [batch, s, s, 3] in [0, 1].
+      config: what to train.
+    """
+    classes, size = len(splits.class_names), int(splits.spec.shape[0])
+    augment = data.augmentation(config.augment)
+    features = _stored_features(run, backbone, splits, config)
+    stage = functools.partial(
+        training.train,
+        run=run,
+        patience=config.patience,
+        strategy=config.strategy,
+        seed=config.seed,
+        class_weight=training.class_weight(splits, when=config.class_weights, run=run),
+    )
+    whole = functools.partial(models.whole, backbone, classes, image_size=size)
+    of_head = {"learning_rate": config.learning_rate, "steps": config.epochs * splits.steps_per_epoch}
+    if features is not None:
+        head = functools.partial(models.head, backbone.feature_size, classes, **of_head)
+        trained = stage(head, features, stage="head", epochs=config.epochs)
+    else:
+        head = functools.partial(whole, trainable="none", **of_head)
+        trained = stage(head, splits, stage="head", epochs=config.epochs, augment=augment)
+    seconds = trained.seconds
+    tuning = _fine_tuning(run, backbone, splits, config)
+    if features is not None and not tuning:
+        run.record({"time/train_seconds": seconds})
+        return Classifier(
+            model=whole(trainable="none", head=trained.model, **of_head),
+            evaluation=training.evaluate(trained.model, features),
+            test_features=features.source.read(features.indices["test"]),
+        )
+    for name, epochs, trainable in tuning:
+        steps = epochs * splits.steps_per_epoch
+        build = functools.partial(
+            whole,
+            trainable=trainable,
+            learning_rate=config.fine_tune_learning_rate,
+            steps=steps,
+            head=trained.model,
+        )
+        trained = stage(build, splits, stage=name, epochs=epochs, augment=augment)
+        seconds += trained.seconds
+    run.record({"time/train_seconds": seconds})
+    return _observe(trained.model, splits)
+
+
+def _stored_features(run: Run, backbone: Backbone, splits: Splits, config: TransferConfig) -> Splits | None:
+    """The same splits with the frozen backbone's features in place of the images; None when they do not serve."""
+    if not config.features:
+        return None
+    if config.augment != "none":
+        run.note(
+            f"Stored features are off: augmentation ({config.augment}) makes other images in each epoch."
+        )
+        return None
+    extraction = hub.extract(backbone, splits)
+    run.note(extraction.summary)
+    run.record({"time/features_seconds": extraction.seconds})
+    return extraction.splits
+
+
+def _fine_tuning(
+    run: Run, backbone: Backbone, splits: Splits, config: TransferConfig
+) -> list[tuple[str, int, str]]:
+    """The stages that train the backbone: (name, epochs, what is trainable)."""
+    epochs = config.fine_tune_epochs
+    if epochs is None:
+        megapixels = len(splits.indices["train"]) * int(splits.spec.shape[0]) ** 2 / 1e6
+        if not backbone.trainable_variables:
+            run.note(f"Fine-tuning is off: {backbone.handle} has no trainable weights.")
+            return []
+        affordable = stack.has_gpu() or megapixels <= AFFORDABLE_MEGAPIXELS
+        epochs = FINE_TUNE_EPOCHS if affordable else 0
+        run.note(
+            f"Fine-tuning is on: {epochs} epochs of the whole model (--fine-tune-epochs 0 leaves it out)."
+            if affordable
+            else f"Fine-tuning is off: an epoch of {megapixels:.0f} megapixels takes minutes on a CPU"
+            f" (--fine-tune-epochs {FINE_TUNE_EPOCHS} turns it on)."
+        )
+    first = round(epochs * TOP_SHARE) if config.unfreeze == "staged" else 0
+    if first and backbone.functional(image_size=int(splits.spec.shape[0])) is None:
+        run.note("Staged unfreezing is off: a hub.KerasLayer is trained as a whole or not at all.")
+        first = 0
+    stages = [("fine_tune_top", first, "top"), ("fine_tune", epochs - first, "all")]
+    return [stage for stage in stages if stage[1]]
+
+
+def _observe(model: keras.Model, splits: Splits) -> Classifier:
+    """The test split through the model once: its probabilities, and what the last layer saw."""
+    from tfkit.stack import keras
+
+    last = model.get_layer(models.CLASSIFIER)
+    both = keras.Model(model.input, [last.input, last.output])
+    features, logits = both.predict(splits.test, verbose=0)
+    return Classifier(
+        model=model,
+        evaluation=training.evaluation(training.softmax(logits), splits),
+        test_features=np.asarray(features, np.float32),
+    )
