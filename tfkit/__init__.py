@@ -1,1 +1,66 @@
-"""tfkit."""
+"""TensorFlow recipes that work together: from a TensorFlow Hub model to one that is fine-tuned and exported.
+
+    import tfkit
+
+    splits = tfkit.load_images("photos/", image_size=224)
+    backbone = tfkit.resolve("efficientnet-lite0").check()
+
+Importing tfkit imports no TensorFlow: each name below is loaded when it is first used. It does choose Keras 2
+for tf.keras (see `tfkit.stack`), so import it before tf.keras is used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from tfkit import errors, stack
+
+if TYPE_CHECKING:
+    from tfkit import data, hub
+    from tfkit.data import Splits, from_arrays, load_images
+    from tfkit.hub import resolve
+    from tfkit.run import Run
+    from tfkit.training import fit
+
+    __version__: str
+
+__all__ = [
+    "Run",
+    "Splits",
+    "__version__",
+    "data",
+    "errors",
+    "fit",
+    "from_arrays",
+    "hub",
+    "load_images",
+    "resolve",
+    "stack",
+]
+
+_HOME = {
+    "Run": "tfkit.run",
+    "Splits": "tfkit.data",
+    "fit": "tfkit.training",
+    "from_arrays": "tfkit.data",
+    "load_images": "tfkit.data",
+    "resolve": "tfkit.hub",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        value: Any = importlib.import_module("importlib.metadata").version("tfkit")
+    elif name in _HOME:
+        value = getattr(importlib.import_module(_HOME[name]), name)
+    elif name in __all__:
+        value = importlib.import_module(f"tfkit.{name}")
+    else:
+        raise AttributeError(f"module 'tfkit' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

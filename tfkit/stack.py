@@ -181,8 +181,8 @@ def _refuse_keras_3(tensorflow: ModuleType) -> None:
                 f"tf.keras is Keras {packages.version('keras')} in this process: "
                 "it was used before tfkit was imported, and that cannot be undone.\n"
                 f"  {_WHY_KERAS_2}\n"
-                "  Restart Python (in a notebook: Runtime > Restart session) and `import tfkit` before tf.keras\n"
-                "  is used, or set TF_USE_LEGACY_KERAS=1 in the environment."
+                "  Restart Python (a notebook: Runtime > Restart session). Then `import tfkit` before\n"
+                "  tf.keras is used, or set TF_USE_LEGACY_KERAS=1 in the environment."
             )
 
 
