@@ -1,0 +1,101 @@
+"""A resolved model: where it is, what it expects, and whether it can do what a job asks of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tfkit.errors import HubError
+from tfkit.hub import bundled
+from tfkit.hub.saved_model import Interface
+
+if TYPE_CHECKING:
+    from tfkit.stack import keras, tf_hub
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backbone:
+    """A verified SavedModel that turns images into feature vectors.
+
+    Example:
+      >>> backbone = resolve("efficientnet-lite0").check(image_size=96)  # doctest: +SKIP
+      >>> backbone.layer()(images).shape  # doctest: +SKIP
+      TensorShape([32, 1280])
+    """
+
+    handle: str
+    """As it was asked for."""
+    path: Path
+    """A SavedModel folder, whole."""
+    digest: str
+    """Of the folder's content: what is stored for one model is not taken for another's."""
+    native_size: int
+    """Pixels a side that it was trained on; 0 for a model that takes no images."""
+    fixed_size: bool
+    """Whether it takes no other size."""
+    input_range: tuple[float, float]
+    """The values that it expects for black and for white."""
+    feature_size: int
+    """Numbers in a feature vector; 0 where the model gives none."""
+    parameters: int
+    trainable_variables: int
+    licence: str
+    """An SPDX name, or "unknown"."""
+    interface: Interface
+    notes: tuple[str, ...] = ()
+    """What was assumed, a sentence each: for the notes of a run."""
+
+    def layer(self, *, trainable: bool = False) -> tf_hub.KerasLayer:
+        """The model as a layer, loaded anew.
+
+        Args:
+          trainable: whether `fit` changes its weights.
+
+        Returns:
+          A stock hub.KerasLayer, float32 [batch, size, size, 3] in `input_range` to float32
+          [batch, feature_size].
+        """
+        from tfkit.stack import tf_hub
+
+        signature = self.interface.signature if self.interface.way != "tf1" else None
+        return tf_hub.KerasLayer(
+            str(self.path), trainable=trainable, signature=signature, output_key=self.interface.output_key
+        )
+
+    def functional(self, *, image_size: int) -> keras.Model | None:
+        """The same network and weights as a flat functional tf_keras model; None if it is not bundled.
+
+        Args:
+          image_size: pixels a side.
+
+        Returns:
+          float32 [batch, image_size, image_size, 3] in [0, 1] to float32 [batch, feature_size].
+        """
+        model = bundled.MODELS.get(self.handle)
+        return model.functional(image_size=image_size) if model else None
+
+    def scale(self, images: Any) -> Any:
+        """Images in [0, 1] (a tensor or an array of any shape) to what the model expects."""
+        low, high = self.input_range
+        return images if (low, high) == (0, 1) else images * (high - low) + low
+
+    def check(self, *, image_size: int | None = None, trainable: bool = False) -> Backbone:
+        """Make sure, before any training, that the model can do the job.
+
+        Args:
+          image_size: pixels a side of the images that it will get.
+          trainable: whether its weights are to be fine-tuned.
+
+        Returns:
+          Itself.
+
+        Raises:
+          HubError: it cannot; the message lists every reason.
+        """
+        from tfkit.hub import preflight
+
+        if problems := preflight.problems(self, image_size=image_size, trainable=trainable):
+            listed = "\n".join(f"  - {problem}" for problem in problems)
+            raise HubError(f"{self.handle} cannot serve as an image backbone here:\n{listed}")
+        return self

@@ -1,0 +1,216 @@
+"""What a SavedModel takes and gives, read from its description alone: no weight is loaded for it.
+
+hub.KerasLayer calls a SavedModel in one of three ways, and only the first can be trained:
+a reusable TF2 SavedModel through its `__call__`, any other through a signature, and a module of the old
+TF1 Hub format through the signature "default".
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from tfkit.errors import HubError
+
+TF1_HUB_FILE = "tfhub_module.pb"
+FEATURE_KEYS = ("default", "feature_vector", "features")
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A named tensor: NumPy's name of its type ("float32"), its shape with None for what is open."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | None, ...] | None
+
+    def __str__(self) -> str:
+        """Such as "float32 [?, 224, 224, 3]"."""
+        if self.shape is None:
+            return f"{self.dtype} of any shape"
+        return f"{self.dtype} [{', '.join('?' if n is None else str(n) for n in self.shape)}]"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interface:
+    """How a SavedModel is called and what is in it."""
+
+    way: Literal["callable", "signature", "tf1", "none"]
+    signature: str | None
+    """The signature to call; None for a callable."""
+    output_key: str | None
+    """The output to take where there are several."""
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    parameters: int
+    """Numbers in all its floating-point variables."""
+    trainable_variables: int
+    """Variables that hub.KerasLayer(trainable=True) would train."""
+
+    @property
+    def output(self) -> Tensor | None:
+        """The output that a layer gives, where it is clear which."""
+        named = [tensor for tensor in self.outputs if tensor.name == self.output_key]
+        return named[0] if named else self.outputs[0] if len(self.outputs) == 1 else None
+
+
+def read(folder: Path) -> Interface:
+    """Read how the SavedModel in `folder` is called.
+
+    Raises:
+      HubError: it has no saved_model.pb, or a damaged one.
+    """
+    proto = load_proto(folder)
+    old = (folder / TF1_HUB_FILE).exists()
+    graph = _meta_graph(proto, tags=set() if old else {"serve"})
+    nodes = graph.object_graph_def.nodes
+    children = {child.local_name: nodes[child.node_id] for child in nodes[0].children} if nodes else {}
+    call = children.get("__call__")
+    if not old and call is not None and call.WhichOneof("kind") == "function":
+        inputs, outputs = _most_general(graph.object_graph_def, call.function.concrete_functions)
+        way: Literal["callable", "signature", "tf1", "none"] = "callable"
+        signature = None
+    else:
+        signature = _signature_name(graph, preferred="default" if old else "serving_default")
+        way = "none" if signature is None else "tf1" if old else "signature"
+        inputs, outputs = _signature_tensors(graph, signature)
+    single = way == "callable" and len(outputs) == 1 and outputs[0].name == ""
+    return Interface(
+        way=way,
+        signature=signature,
+        output_key=None if single else _output_key(outputs),
+        inputs=inputs,
+        outputs=outputs,
+        parameters=_parameters(folder, nodes, children),
+        trainable_variables=len(_listed(nodes, children, "trainable_variables")) if way == "callable" else 0,
+    )
+
+
+def load_proto(folder: Path) -> Any:
+    """The parsed saved_model.pb of `folder`."""
+    from tfkit.stack import tf  # noqa: F401, I001  the next line must not be the first to start TensorFlow
+    from google.protobuf.message import DecodeError
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    path = folder / "saved_model.pb"
+    proto = saved_model_pb2.SavedModel()
+    try:
+        proto.ParseFromString(path.read_bytes())
+    except FileNotFoundError as error:
+        raise HubError(f"{folder} has no saved_model.pb, so it is not a SavedModel.") from error
+    except (OSError, DecodeError) as error:
+        raise HubError(f"{path} cannot be read: {error}.") from error
+    if not proto.meta_graphs:
+        raise HubError(f"{path} is empty or damaged: it describes no graph.")
+    return proto
+
+
+def variables(graph: Any) -> list[Any]:
+    """The variables of a TF2 SavedModel's graph that hold floating-point numbers."""
+    found = [node.variable for node in graph.object_graph_def.nodes if node.WhichOneof("kind") == "variable"]
+    return [variable for variable in found if _dtype(variable.dtype).startswith(("float", "bfloat"))]
+
+
+def _meta_graph(proto: Any, *, tags: set[str]) -> Any:
+    exact = [graph for graph in proto.meta_graphs if set(graph.meta_info_def.tags) == tags]
+    return (exact or list(proto.meta_graphs))[0]
+
+
+def _most_general(graphs: Any, names: Iterable[str]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """The first argument and the result of the traced version that leaves most dimensions open."""
+    traces = []
+    for name in names:
+        function = graphs.concrete_functions[name]
+        arguments = function.canonicalized_input_signature.tuple_value.values
+        positional = arguments[0].tuple_value.values if arguments else ()
+        inputs = tuple(_tensors(positional[0], "")) if positional else ()
+        traces.append((inputs, tuple(_tensors(function.output_signature, ""))))
+    return max(traces, key=lambda trace: sum(_open(tensor) for tensor in trace[0]), default=((), ()))
+
+
+def _open(tensor: Tensor) -> float:
+    return math.inf if tensor.shape is None else tensor.shape.count(None)
+
+
+def _tensors(value: Any, name: str) -> Iterator[Tensor]:
+    """The tensors inside of a StructuredValue, named by their keys."""
+    kind = value.WhichOneof("kind")
+    if kind in ("tensor_spec_value", "bounded_tensor_spec_value"):
+        spec = getattr(value, kind)
+        yield Tensor(name, _dtype(spec.dtype), _shape(spec.shape))
+    elif kind in ("list_value", "tuple_value"):
+        for i, item in enumerate(getattr(value, kind).values):
+            yield from _tensors(item, f"{name}{i}")
+    elif kind == "dict_value":
+        for key, item in sorted(value.dict_value.fields.items()):
+            yield from _tensors(item, f"{name}{key}")
+    elif kind == "named_tuple_value":
+        for pair in value.named_tuple_value.values:
+            yield from _tensors(pair.value, f"{name}{pair.key}")
+    elif kind == "type_spec_value":
+        yield Tensor(name, value.type_spec_value.type_spec_class_name, None)
+
+
+def _signature_name(graph: Any, *, preferred: str) -> str | None:
+    names = [name for name in graph.signature_def if name != "__saved_model_init_op"]
+    return preferred if preferred in names else names[0] if len(names) == 1 else None
+
+
+def _signature_tensors(graph: Any, name: str | None) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    if name is None:
+        return (), ()
+
+    def tensors(infos: Any) -> tuple[Tensor, ...]:
+        return tuple(Tensor(k, _dtype(v.dtype), _shape(v.tensor_shape)) for k, v in sorted(infos.items()))
+
+    signature = graph.signature_def[name]
+    return tensors(signature.inputs), tensors(signature.outputs)
+
+
+def _output_key(outputs: tuple[Tensor, ...]) -> str | None:
+    names = [tensor.name for tensor in outputs]
+    vectors = [tensor.name for tensor in outputs if tensor.shape is not None and len(tensor.shape) == 2]
+    conventional = [name for name in FEATURE_KEYS if name in names]
+    for candidates in (conventional[:1], names, vectors):
+        if len(candidates) == 1:
+            return candidates[0]
+    return None
+
+
+def _listed(nodes: Any, children: dict[str, Any], name: str) -> list[Any]:
+    """The variables in the list that the model's root has under `name`, each once."""
+    if name not in children:
+        return []
+    indices = dict.fromkeys(child.node_id for child in children[name].children)
+    return [nodes[i].variable for i in indices if nodes[i].WhichOneof("kind") == "variable"]
+
+
+def _parameters(folder: Path, nodes: Any, children: dict[str, Any]) -> int:
+    if nodes:
+        listed = _listed(nodes, children, "variables")
+        found = listed or [node.variable for node in nodes if node.WhichOneof("kind") == "variable"]
+        shapes = [_shape(v.shape) for v in found if _dtype(v.dtype).startswith(("float", "bfloat"))]
+    elif (folder / "variables" / "variables.index").exists():
+        from tfkit.stack import tf
+
+        reader = tf.train.load_checkpoint(str(folder / "variables" / "variables"))
+        types = reader.get_variable_to_dtype_map()
+        shapes = [
+            tuple(s) for name, s in reader.get_variable_to_shape_map().items() if types[name].is_floating
+        ]
+    else:
+        shapes = []
+    return sum(math.prod(n or 0 for n in shape or ()) for shape in shapes)
+
+
+def _dtype(number: int) -> str:
+    from tfkit.stack import tf
+
+    return str(tf.dtypes.as_dtype(number).name)
+
+
+def _shape(proto: Any) -> tuple[int | None, ...] | None:
+    return None if proto.unknown_rank else tuple(None if dim.size < 0 else dim.size for dim in proto.dim)
