@@ -45,6 +45,9 @@ _EXTRAS = {"kagglehub": "kaggle", "tensorflow-datasets": "tfds"}
 # Their metadata forbids what their code can do (Python 3.12, NumPy 2), so an installer must pass over it.
 _STALE_METADATA = ("tensorflow-privacy", "tensorflow-empirical-privacy")
 
+# What stands between the cause and the command in a StackError's message.
+REPAIR = "\n  To repair it: "
+
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
@@ -134,6 +137,11 @@ def _problems(package: str) -> Iterator[Problem]:
         yield _problem(
             package, f"scikit-learn {found} lacks what tensorflow-empirical-privacy imports; 1.6 has it"
         )
+
+
+def first_line(err: Exception) -> str:
+    """What an exception says, cut to one line."""
+    return next(iter(str(err).strip().splitlines()), type(err).__name__)
 
 
 def _problem(package: str, found: str) -> Problem:

@@ -51,7 +51,7 @@ __all__ = [
 
 # Name here -> module, the package that brings it, and what else must be right for it.
 _LAZY = {
-    "tf": ("tensorflow", "tensorflow", "tf-keras"),
+    "tf": ("tensorflow", "tensorflow"),
     "keras": ("tf_keras", "tf-keras"),
     "tf_hub": ("tensorflow_hub", "tensorflow-hub", "setuptools"),
     "tf_text": ("tensorflow_text", "tensorflow-text"),
@@ -124,13 +124,17 @@ def malloc_is_tuned() -> bool:
 
 def _load(module: str, package: str, *needed: str) -> ModuleType:
     """Import a module; whatever is in its way becomes one StackError with the command that repairs it."""
-    found = packages.problems(package, *needed)
-    if found:
-        causes = "\n".join(f"{problem.found}." for problem in found)
-        raise StackError(f"{causes}\n  To repair it: {command(*(problem.package for problem in found))}")
-    if package != "ai-edge-litert":
+    _require(package, *needed)
+    if package != "ai-edge-litert":  # the one that does without TensorFlow
         _start_tensorflow()
     return _import(module, package)
+
+
+def _require(*names: str) -> None:
+    found = packages.problems(*names)
+    if found:
+        causes = "\n".join(f"{problem.found}." for problem in found)
+        raise StackError(f"{causes}{packages.REPAIR}{command(*(problem.package for problem in found))}")
 
 
 def _import(module: str, package: str) -> ModuleType:
@@ -150,6 +154,7 @@ def _start_tensorflow() -> None:
     global _tuned
     if _tuned is not None:
         return
+    _require("tensorflow", "tf-keras")
     chosen = os.environ.get("TF_USE_LEGACY_KERAS")
     if chosen not in ("1", "true", "True"):
         raise StackError(
@@ -193,7 +198,5 @@ def _import_error(module: str, package: str, err: Exception) -> StackError:
         repair = command(_PACKAGE_OF.get(missing, missing))
     else:
         repair = command(package, reinstall=True)
-    cause = str(err).strip().splitlines()[0] if str(err).strip() else type(err).__name__
-    return StackError(
-        f"{module} ({package} {packages.version(package)}) does not import: {cause}\n  To repair it: {repair}"
-    )
+    found = f"{module} ({package} {packages.version(package)}) does not import: {packages.first_line(err)}"
+    return StackError(f"{found}{packages.REPAIR}{repair}")

@@ -1,0 +1,52 @@
+"""The command line: python -m tfkit COMMAND."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from tfkit.errors import TfkitError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tfkit", description="TensorFlow recipes that work together."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    doctor = commands.add_parser(
+        "doctor", help="try every package, and say which command repairs what is broken"
+    )
+    doctor.add_argument("--json", action="store_true", help="print all of it as JSON, for a bug report")
+    doctor.set_defaults(run=_doctor)
+
+    models = commands.add_parser("models", help="list the models that are bundled or well known")
+    models.set_defaults(run=_models)
+
+    chosen = parser.parse_args(arguments)
+    try:
+        return int(chosen.run(chosen))
+    except TfkitError as err:
+        print(f"{type(err).__name__}: {err}", file=sys.stderr)
+        return err.exit_code
+
+
+def _doctor(chosen: argparse.Namespace) -> int:
+    from tfkit.doctor import screen
+
+    return screen.show(as_json=chosen.json)
+
+
+def _models(chosen: argparse.Namespace) -> int:
+    import pandas as pd
+
+    from tfkit.hub import known
+
+    print(pd.DataFrame(known.table()).to_string(index=False))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,100 @@
+"""What works here and what does not: every package is asked to do one real thing.
+
+python -m tfkit doctor [--json]
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from tfkit import files, packages
+from tfkit.doctor.checks import CHECKS
+
+
+def diagnose(tell: Callable[[dict[str, Any]], None] = lambda check: None) -> dict[str, Any]:
+    """Examine this environment, which takes half a minute.
+
+    Args:
+      tell: called with each check as it is done.
+
+    Returns:
+      "ok"; "versions" (see `tfkit.packages.versions`); "checks", a list of "package", "version", "ok", "detail",
+      "command" (what repairs it, or None), "seconds"; "optional", a list of "package", "version" (or None),
+      "purpose", "command"; "machine": "devices", "keras", "malloc_is_tuned"; "cache": "path", "ok", "detail",
+      "bytes". Ready for JSON.
+    """
+    checks = []
+    machine: dict[str, Any] = {}
+    for answer in _answers():
+        if "package" in answer:
+            checks.append(answer)
+            tell(answer)
+        else:
+            machine = answer
+    cache = _cache()
+    return {
+        "ok": cache["ok"] and all(check["ok"] for check in checks),
+        "versions": packages.versions(),
+        "checks": checks,
+        "optional": [
+            {
+                "package": package,
+                "version": packages.version(package),
+                "purpose": purpose,
+                "command": packages.command(package),
+            }
+            for package, purpose in packages.OPTIONAL.items()
+        ],
+        "machine": machine,
+        "cache": cache,
+    }
+
+
+def _answers() -> Iterator[dict[str, Any]]:
+    """What `tfkit.doctor.checks` prints, with each package's version.
+
+    All checks run in one process, for TensorFlow takes seconds to start. Should a package bring that down, that
+    is its result, and the rest go on in another.
+    """
+    waiting = list(CHECKS)
+    while waiting:
+        with tempfile.TemporaryFile("w+") as noise:
+            command = [sys.executable, "-m", "tfkit.doctor.checks", *waiting]
+            with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=noise, text=True) as child:
+                assert child.stdout is not None
+                for line in child.stdout:
+                    answer = json.loads(line)
+                    if "package" in answer:
+                        answer["version"] = packages.version(waiting.pop(0))
+                    yield answer
+            if waiting:
+                package = waiting.pop(0)
+                noise.seek(0)
+                last_words = noise.read().strip().splitlines()[-1:]
+                yield {
+                    "package": package,
+                    "ok": False,
+                    "detail": ": ".join(
+                        [f"ended its process with exit code {child.returncode}", *last_words]
+                    ),
+                    "command": packages.command(package, reinstall=True),
+                    "seconds": None,
+                    "version": packages.version(package),
+                }
+
+
+def _cache() -> dict[str, Any]:
+    """Whether the cache folder can be written to, and how much is in it."""
+    try:
+        folder = files.cache_dir()
+        with tempfile.TemporaryFile(dir=folder):
+            size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+        return {"path": str(folder), "ok": True, "detail": "writable", "bytes": size}
+    except OSError as err:
+        detail = f"{err}. Name another folder: export {files.CACHE_VARIABLE}=FOLDER"
+        return {"path": err.filename, "ok": False, "detail": detail, "bytes": None}
