@@ -21,7 +21,7 @@ class ArraySource:
         self.labels = labels
         self.names: Sequence[str] = [f"{prefix}/{index}" for index in range(len(images))]
         self.shape: tuple[int, ...] = (image_size, image_size, 3)
-        self.fingerprint = digest(images.shape, images.tobytes(), image_size, "bilinear 1")
+        self.fingerprint = digest(images.shape, images.tobytes(), image_size, pixels.RECIPE)
         self._images = images
 
     def read(self, indices: np.ndarray) -> np.ndarray:
@@ -129,7 +129,7 @@ def _as_uint8(images: np.ndarray) -> np.ndarray:
 def _as_labels(labels: np.ndarray, count: int) -> np.ndarray:
     if labels.shape != (count,) or not np.issubdtype(labels.dtype, np.integer):
         raise DataError(
-            f"labels is {labels.dtype} {list(labels.shape)}; expected integers [{count}], one for each image.\n"
+            f"labels is {labels.dtype} {list(labels.shape)}; expected integers [{count}], one an image.\n"
             "  From one-hot rows: labels.argmax(1); from names: np.unique(labels, return_inverse=True)."
         )
     if labels.min() < 0:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import unicodedata
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -43,7 +44,7 @@ def cut_by_class(
       DataError: a class has fewer examples than there are splits.
     """
     check_fractions(held_out)
-    check_enough(labels, class_names=class_names, needed=1 + len(held_out))
+    check_enough(labels, class_names=class_names, splits=("train", *held_out))
     order, lot = _hashes(names, seed)
     split_of = np.full(len(names), "train", dtype=object)
     for label in range(len(class_names)):
@@ -65,15 +66,18 @@ def check_fractions(held_out: Mapping[str, float]) -> None:
         )
 
 
-def check_enough(labels: np.ndarray, *, class_names: Sequence[str], needed: int) -> None:
-    """Refuse classes with fewer than `needed` examples, all of them at once."""
+def check_enough(
+    labels: np.ndarray, *, class_names: Sequence[str], splits: Sequence[str], where: str = "", hint: str = ""
+) -> None:
+    """Refuse classes that have not one example for each of the splits, all such classes at once."""
     counts = np.bincount(labels, minlength=len(class_names))
-    small = [f"'{name}' ({count})" for name, count in zip(class_names, counts, strict=True) if count < needed]
+    short = zip(class_names, counts, strict=True)
+    small = [f"'{name}' ({count})" for name, count in short if count < len(splits)]
     if small:
         raise DataError(
-            f"{len(small)} of {len(class_names)} classes have fewer than {needed} images, one for each split:"
+            f"{where}{len(small)} of {len(class_names)} classes have fewer than {len(splits)} images:"
             f" {listed(small)}.\n"
-            "  Add images to them, or leave these classes out."
+            f"  Each needs one for {' and one for '.join(splits)} at least. Add images, or leave the class out.{hint}"
         )
 
 
@@ -85,13 +89,17 @@ def listed(items: Sequence[object], limit: int = 5) -> str:
 
 def _hashes(names: Sequence[str], seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Two independent uint64 [n] for each name."""
-    drawn = [hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=16).digest() for name in names]
+    # Composed, since one file system writes "é" as one character and another as two.
+    texts = [unicodedata.normalize("NFC", f"{seed}/{name}").encode() for name in names]
+    drawn = [hashlib.blake2b(text, digest_size=16).digest() for text in texts]
     numbers = np.frombuffer(b"".join(drawn), dtype="<u8").reshape(-1, 2)
     return numbers[:, 0], numbers[:, 1]
 
 
 def _hold_out(members: np.ndarray, lot: np.ndarray, held_out: Mapping[str, float]) -> dict[str, np.ndarray]:
     """The members (in order) that each held-out split takes."""
+    if not held_out:
+        return {}
     share = sum(held_out.values())
     edges = np.cumsum([0.0, *held_out.values()]) / share
     part = np.searchsorted(edges[1:-1], lot / 2.0**64, side="right")

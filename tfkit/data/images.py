@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from tfkit.data.embedded import EMBEDDED, load_embedded
+from tfkit.data.folder import load_folder
 from tfkit.data.splits import Splits
-from tfkit.errors import DataError
 
 
 def load_images(
@@ -23,7 +24,8 @@ def load_images(
     """Splits of images.
 
     Args:
-      source: an embedded set ("digits", "mnist5k").
+      source: a folder with one subfolder a class, or with train/, validation/ and test/ of such folders;
+        an embedded set ("digits", "mnist5k").
       image_size: side of the square to train at; None takes `native_size`, or 96 for small images.
       native_size: what the model was made for.
       global_batch_size: examples in a batch, over all replicas.
@@ -35,14 +37,14 @@ def load_images(
     Raises:
       DataError: the images cannot be found, or cannot serve to train a classifier.
     """
+    options: dict[str, Any] = {
+        "image_size": image_size,
+        "native_size": native_size,
+        "global_batch_size": global_batch_size,
+        "seed": seed,
+        "validation_fraction": validation_fraction,
+        "test_fraction": test_fraction,
+    }
     if source in EMBEDDED:
-        return load_embedded(
-            str(source),
-            image_size=image_size,
-            native_size=native_size,
-            global_batch_size=global_batch_size,
-            seed=seed,
-            validation_fraction=validation_fraction,
-            test_fraction=test_fraction,
-        )
-    raise DataError(f"{source} is neither a folder nor an embedded set ({', '.join(EMBEDDED)}).")
+        return load_embedded(str(source), **options)
+    return load_folder(source, strict=strict, **options)

@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     import tensorflow as tf
     from PIL import Image
 
+RECIPE = "upright, alpha over white, antialiased bilinear; 1"
+"""Part of every key under which something made from prepared pixels is stored: change it with the pixels."""
+
 
 def to_square(image: tf.Tensor, size: int) -> tf.Tensor:
     """Resize to [size, size, 3] by antialiased bilinear interpolation; the aspect ratio is not kept.

@@ -1,0 +1,87 @@
+"""One image file -> upright 8-bit RGB, whatever its format."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError, WebPImagePlugin  # noqa: F401  (registers WebP)
+
+_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP")
+
+# Threads would race to register the other formats on their first image.
+Image.preinit()
+
+
+class Unreadable(Exception):
+    """This file gives no picture; the message says why in a few words."""
+
+
+def read_image(path: Path, *, at_least: int | None = None) -> Image.Image:
+    """Decode a JPEG, PNG, GIF (first frame), BMP or WebP file.
+
+    EXIF rotation is applied, transparency is laid over white, 16 bits a channel become 8.
+
+    Args:
+      path: the file; its content decides the format, not its name.
+      at_least: a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, but to no side below this.
+
+    Returns:
+      An RGB image.
+
+    Raises:
+      Unreadable: the file cannot be opened or decoded, or would be a decompression bomb.
+    """
+    try:
+        with path.open("rb") as file:
+            return decode(file, at_least=at_least)
+    except OSError as err:
+        raise Unreadable((err.strerror or str(err)).lower()) from err
+
+
+def decode(file: IO[bytes], *, at_least: int | None = None) -> Image.Image:
+    """`read_image` from an open file."""
+    try:
+        image = Image.open(file, formats=_FORMATS)
+        if at_least is not None:
+            image.draft(None, (at_least, at_least))
+        image.load()
+        return _rgb(_upright(image))
+    except UnidentifiedImageError as err:
+        raise Unreadable("not an image, or damaged at its start") from err
+    except Image.DecompressionBombError as err:
+        raise Unreadable(
+            f"over {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels, as a decompression bomb"
+        ) from err
+    # Decoders fail on damaged files in many ways: OSError, SyntaxError, ValueError, struct.error, zlib.error, ...
+    except Exception as err:
+        raise Unreadable(str(err) or type(err).__name__) from err
+
+
+def longer_side(path: Path) -> int | None:
+    """The longer side in pixels, from the head of the file alone; None if there is none."""
+    try:
+        with Image.open(path, formats=_FORMATS) as image:
+            return max(image.size)
+    except Exception:
+        return None
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:
+        # A damaged EXIF block loses its rotation, not the picture.
+        return image
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):
+        # 16-bit grey: 65535 is white. Pillow's own conversion would clip at 255.
+        grey = (np.asarray(image).astype(np.uint32) + 128) // 257
+        return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        pixels = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), pixels).convert("RGB")
+    return image.convert("RGB")
