@@ -20,16 +20,16 @@ def to_square(image: tf.Tensor, size: int) -> tf.Tensor:
     Part of the exported graph. Training reads what `resize` made, which is equal within 1 of 255.
 
     Args:
-      image: uint8 or float [h, w, 3] in [0, 255], any height and width, known or not.
+      image: uint8 or float [h, w, 3] or [batch, h, w, 3] in [0, 255], any height and width, known or not.
       size: side of the square in pixels.
 
     Returns:
-      float32 [size, size, 3], whole numbers in [0, 255].
+      float32 [size, size, 3] or [batch, size, size, 3], whole numbers in [0, 255].
     """
     from tfkit.stack import tf
 
     resized = tf.image.resize(tf.cast(image, tf.float32), [size, size], method="bilinear", antialias=True)
-    return tf.ensure_shape(tf.clip_by_value(tf.round(resized), 0.0, 255.0), [size, size, 3])
+    return tf.ensure_shape(tf.clip_by_value(tf.round(resized), 0.0, 255.0), [*image.shape[:-3], size, size, 3])
 
 
 def resize(image: Image.Image, size: int) -> np.ndarray:
