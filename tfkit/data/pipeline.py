@@ -39,6 +39,7 @@ def shuffled(
 
     indices = np.asarray(indices, np.int64)
     read = _reader(source)
+    change = augment.function(seed=seed) if augment else None
 
     def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
         def order(position: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
@@ -50,11 +51,11 @@ def shuffled(
         # Order first, then batch: tf.distribute finds the batch size by looking for the batch operation.
         return tf.data.Dataset.range(len(indices)).map(order).batch(batch_size)
 
+    # Autograph finds nothing to convert, and takes seconds for it.
+    @tf.autograph.experimental.do_not_convert
     def examples(index: tf.Tensor, epoch: tf.Tensor, position: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         features, labels = read(index)
-        if augment is not None:
-            features = augment(features, seed=seed, epoch=epoch, position=position)
-        return features, labels
+        return change(features, epoch, position) if change else features, labels
 
     batches = tf.data.Dataset.range(*epochs).flat_map(one_epoch)
     return _finish(batches.map(examples, num_parallel_calls=_READERS, deterministic=True))

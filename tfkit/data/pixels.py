@@ -29,7 +29,9 @@ def to_square(image: tf.Tensor, size: int) -> tf.Tensor:
     from tfkit.stack import tf
 
     resized = tf.image.resize(tf.cast(image, tf.float32), [size, size], method="bilinear", antialias=True)
-    return tf.ensure_shape(tf.clip_by_value(tf.round(resized), 0.0, 255.0), [*image.shape[:-3], size, size, 3])
+    return tf.ensure_shape(
+        tf.clip_by_value(tf.round(resized), 0.0, 255.0), [*image.shape[:-3], size, size, 3]
+    )
 
 
 def resize(image: Image.Image, size: int) -> np.ndarray:

@@ -1,0 +1,172 @@
+"""Random changes of training images, the same ones whenever the same epoch is run again."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tfkit.data.randaugment import rand_augment
+from tfkit.errors import ConfigError
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+PRESETS = ("none", "light", "standard", "randaugment")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """How far an image may be changed in training. All zero leaves it as it is.
+
+    Each amount is drawn evenly from [-amount, +amount], anew for every example and epoch, from
+    (seed, epoch, position of the example in the epoch) alone: repeated, it is bit-equal.
+
+    Example:
+      >>> augment = Augmentation.preset("light")
+      >>> augment.flip, augment.rotation_degrees
+      (True, 10.0)
+    """
+
+    flip: bool = False
+    """Left to right, every other image. Not for digits, letters, or anything that has a right side."""
+
+    rotation_degrees: float = 0.0
+    zoom: float = 0.0
+    """0.1 shows an image 0.9 to 1.1 times as large."""
+
+    shift: float = 0.0
+    """Part of the side by which an image moves, horizontally and vertically."""
+
+    brightness: float = 0.0
+    """Added, in parts of full white."""
+
+    contrast: float = 0.0
+    """0.2 takes a pixel's distance to the image's mean 0.8 to 1.2 times."""
+
+    saturation: float = 0.0
+    """0.2 takes a pixel's distance to its own grey 0.8 to 1.2 times."""
+
+    randaugment: float = 0.0
+    """Strength of two random operations of `keras.layers.RandAugment`, 0 to 1."""
+
+    def __post_init__(self) -> None:
+        """Refuse amounts that have no meaning."""
+        for name in ("zoom", "shift", "brightness", "contrast", "saturation", "randaugment"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"Augmentation({name}={getattr(self, name):g}): expected 0 to below 1.")
+        if not 0 <= self.rotation_degrees <= 180:
+            raise ConfigError(f"Augmentation(rotation_degrees={self.rotation_degrees:g}): expected 0 to 180.")
+
+    @classmethod
+    def preset(cls, name: str) -> Augmentation | None:
+        """A set of amounts by name: one of `PRESETS`; "none" is None.
+
+        Raises:
+          ConfigError: there is no preset of this name.
+        """
+        presets = {
+            "none": None,
+            "light": cls(flip=True, rotation_degrees=10.0, zoom=0.1),
+            "standard": cls(
+                flip=True,
+                rotation_degrees=20.0,
+                zoom=0.2,
+                shift=0.1,
+                brightness=0.1,
+                contrast=0.2,
+                saturation=0.2,
+            ),
+            "randaugment": cls(flip=True, randaugment=0.3),
+        }
+        if name not in presets:
+            raise ConfigError(f"There is no augmentation '{name}'; there are {', '.join(PRESETS)}.")
+        return presets[name]
+
+    def function(self, *, seed: int) -> Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]:
+        """A graph function that changes a batch.
+
+        Args:
+          seed: of the run.
+
+        Returns:
+          (images float32 [b, s, s, 3] in [0, 1], epoch int64 [b], position int64 [b]) -> images, where
+          position is where in its epoch an example stands. To be made outside of a graph.
+        """
+        from tfkit.stack import tf
+
+        operations = rand_augment(strength=self.randaugment) if self.randaugment else None
+
+        def change(images: tf.Tensor, epoch: tf.Tensor, position: tf.Tensor) -> tf.Tensor:
+            seeds = tf.stack([tf.constant(seed, tf.int64) * _PRIME + epoch, position], axis=1)
+            draws = _draws(seeds)
+            if self.flip or self.rotation_degrees or self.zoom or self.shift:
+                images = _project(images, self._transforms(draws, images.shape[1]))
+            if self.brightness or self.contrast or self.saturation:
+                images = self._colour(images, draws)
+            return operations(images, seeds) if operations else images
+
+        return change
+
+    def _transforms(self, draws: dict[str, tf.Tensor], side: int) -> tf.Tensor:
+        """For each image the 8 numbers that take an output pixel to the input pixel: [b, 8]."""
+        from tfkit.stack import tf
+
+        angle = draws["rotation"] * self.rotation_degrees * (math.pi / 180)
+        scale = 1.0 / (1.0 + draws["zoom"] * self.zoom)
+        mirror = tf.where(draws["flip"] > 0, -1.0, 1.0) if self.flip else tf.ones_like(angle)
+        a, b = tf.cos(angle) * scale * mirror, -tf.sin(angle) * scale
+        c, d = tf.sin(angle) * scale * mirror, tf.cos(angle) * scale
+        # Around the middle of the image, then moved.
+        middle = (side - 1.0) / 2.0
+        right = middle - a * middle - b * middle + draws["right"] * self.shift * side
+        down = middle - c * middle - d * middle + draws["down"] * self.shift * side
+        zero = tf.zeros_like(a)
+        return tf.stack([a, b, right, c, d, down, zero, zero], axis=1)
+
+    def _colour(self, images: tf.Tensor, draws: dict[str, tf.Tensor]) -> tf.Tensor:
+        """What tf.image.adjust_saturation, _contrast and _brightness do, with one amount for each image."""
+        from tfkit.stack import tf
+
+        def amount(name: str) -> tf.Tensor:
+            return (draws[name] * getattr(self, name))[:, None, None, None]
+
+        grey = tf.image.rgb_to_grayscale(images)
+        images = grey + (images - grey) * (1.0 + amount("saturation"))
+        mean = tf.reduce_mean(images, axis=[1, 2], keepdims=True)
+        images = mean + (images - mean) * (1.0 + amount("contrast"))
+        return tf.clip_by_value(images + amount("brightness"), 0.0, 1.0)
+
+
+_DRAWN = ("flip", "rotation", "zoom", "right", "down", "brightness", "contrast", "saturation")
+
+
+# Keeps the seeds of neighbouring runs apart for as many epochs.
+_PRIME = 1_000_003
+
+
+def _draws(seeds: tf.Tensor) -> dict[str, tf.Tensor]:
+    """For each example and amount a number in [-1, 1): name -> float32 [b]."""
+    from tfkit.stack import tf
+
+    table = tf.map_fn(
+        lambda one: tf.random.stateless_uniform([len(_DRAWN)], seed=one, minval=-1.0, maxval=1.0),
+        seeds,
+        fn_output_signature=tf.TensorSpec([len(_DRAWN)], tf.float32),
+    )
+    return dict(zip(_DRAWN, tf.unstack(table, axis=1), strict=True))
+
+
+def _project(images: tf.Tensor, transforms: tf.Tensor) -> tf.Tensor:
+    from tfkit.stack import tf
+
+    projected = tf.raw_ops.ImageProjectiveTransformV3(
+        images=images,
+        transforms=transforms,
+        output_shape=tf.shape(images)[1:3],
+        fill_value=0.0,
+        interpolation="BILINEAR",
+        fill_mode="REFLECT",
+    )
+    return tf.ensure_shape(projected, images.shape)
