@@ -1,0 +1,44 @@
+"""A real classifier of the digits, and event files read as the dashboards read them."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
+from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
+
+from tfkit.evaluation import Evaluation
+
+NAMES = ("zero", "a/b", "<b>two</b>", "$\\frac{3}$", "4\t\n4", "five", "six", "seven", "中文", "nine")
+
+
+@pytest.fixture(scope="session")
+def evaluation() -> Evaluation:
+    images, labels = load_digits(return_X_y=True)
+    model = LogisticRegression(max_iter=300).fit(images[:300], labels[:300])
+    return Evaluation(
+        labels=labels[300:800],
+        probabilities=model.predict_proba(images[300:800]),
+        names=[f"digits/{index}" for index in range(300, 800)],
+        class_names=NAMES,
+    )
+
+
+@pytest.fixture(scope="session")
+def images() -> np.ndarray:
+    """The images of `evaluation`: uint8 [500, 8, 8, 3]."""
+    grey = (load_digits().images[300:800] * 255 / 16).astype(np.uint8)
+    return np.repeat(grey[..., None], 3, axis=-1)
+
+
+@pytest.fixture(scope="session")
+def read():
+    """Load a folder of logs with TensorBoard's own reader."""
+
+    def load(logdir: Path) -> EventMultiplexer:
+        multiplexer = EventMultiplexer().AddRunsFromDirectory(str(logdir))
+        multiplexer.Reload()
+        return multiplexer
+
+    return load

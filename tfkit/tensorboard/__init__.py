@@ -1,0 +1,60 @@
+"""What a run shows in TensorBoard: callbacks during training, summaries after it.
+
+    tensorboard --logdir runs/photos/logs
+
+Where things are: `train` and `validation` hold the scalars, `graph` the models, `images` and `test` the pictures and
+precision-recall curves; the root holds the hparams with the final numbers, and the Projector's points.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tfkit.tensorboard.projector import write_projector
+from tfkit.tensorboard.summaries import write_confusion, write_hparams, write_images, write_pr_curves
+
+if TYPE_CHECKING:
+    from tfkit.stack import keras
+
+__all__ = [
+    "callbacks",
+    "write_confusion",
+    "write_hparams",
+    "write_images",
+    "write_pr_curves",
+    "write_projector",
+]
+
+
+def callbacks(
+    logdir: Path,
+    *,
+    first_epoch: int = 0,
+    steps_per_epoch: int,
+    examples_per_epoch: int,
+    stage: str = "train",
+) -> list[keras.callbacks.Callback]:
+    """Keras callbacks that log one stage of a training.
+
+    They come before callbacks that read the logs: to Keras's own numbers they add `learning_rate` (of the
+    epoch's last step), `examples_per_second` and `step_ms`, so that History has them too.
+
+    Args:
+      logdir: the folder of the whole run.
+      first_epoch: where epoch 0 of this stage stands on the axis: how many epochs earlier stages took.
+      steps_per_epoch: batches in a training epoch.
+      examples_per_epoch: examples in a training epoch.
+      stage: names the model's graph, which is written once, also when the stage is resumed.
+
+    Returns:
+      To be given to one `model.fit`. When fit begins at an `initial_epoch` above 0, TensorBoard forgets what a
+      killed process logged of that epoch and of later ones.
+    """
+    from tfkit.tensorboard.training_log import EpochLog, ModelGraph, Speed
+
+    return [
+        Speed(steps_per_epoch=steps_per_epoch, examples_per_epoch=examples_per_epoch),
+        EpochLog(logdir, first_epoch=first_epoch),
+        ModelGraph(logdir / "graph" / stage),
+    ]
