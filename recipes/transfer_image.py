@@ -32,7 +32,8 @@ class Config(TransferConfig):
     """Make an unreadable image an error instead of skipping it."""
 
     model_handle: str = "efficientnet-lite0"
-    """TF Hub URL, Kaggle model URL, gs:// or local SavedModel folder, .tar.gz, or a bundled name (python -m tfkit models)."""
+    """TF Hub or Kaggle model URL, gs:// or local SavedModel folder, .tar.gz, or a bundled name
+    (python -m tfkit models lists them)."""
 
     sha256: str | None = None
     """What the downloaded archive must hash to."""

@@ -68,4 +68,4 @@ def _explain(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename:
         return f"{type(error).__name__}: {error.strerror}: {error.filename}\n  (--debug shows where)"
     first = textwrap.shorten(str(error) or repr(error), 600)
-    return f"Unexpected {type(error).__name__}: {first}\n  This is not an error that tfkit foresaw: --debug shows where it arose."
+    return f"Unexpected {type(error).__name__}: {first}\n  tfkit did not foresee this: --debug shows where it arose."

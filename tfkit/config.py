@@ -116,7 +116,7 @@ def parse(config_class: type[C], arguments: Sequence[str], *, prog: str, descrip
 
 
 def as_dict(config: RecipeConfig) -> dict[str, Any]:
-    """What was asked, as plain values for config.yaml; folders that exist become absolute, so that it replays anywhere."""
+    """What was asked, as plain values for config.yaml; a path that exists becomes absolute: it replays anywhere."""
     return {
         field.name: _plain(getattr(config, field.name))
         for field in dataclasses.fields(config)

@@ -55,7 +55,7 @@ def save(model: keras.Model, run: Run, splits: Splits, *, evaluation: Evaluation
         if agreement < MINIMUM_AGREEMENT:
             raise CheckError(
                 f"The exported model agrees with the trained one on {agreement:.3f} of the test split"
-                f" (at least {MINIMUM_AGREEMENT} is asked); the largest difference of a probability is {difference:.3f}."
+                f" (it must be {MINIMUM_AGREEMENT}); the largest difference of a probability is {difference:.3f}."
                 "\n  It was not kept. Please report this with the run's config.yaml and versions.json."
             )
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

@@ -21,6 +21,9 @@ from tfkit.stack import keras, tf
 
 STATE = "state.json"
 
+# At most one backup in so many seconds: on epochs of milliseconds saving would cost more than training.
+BACKUP_SECONDS = 5.0
+
 
 class EpochSeeds(keras.callbacks.Callback):
     """Seeds every random layer anew at each epoch from (seed, epoch, place of the layer)."""
@@ -31,7 +34,7 @@ class EpochSeeds(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Reset the generators of dropout and its kin."""
-        for place, layer in enumerate(self.model._flatten_layers()):
+        for place, layer in enumerate(self.model.submodules):
             generator = getattr(getattr(layer, "_random_generator", None), "_generator", None)
             if generator is not None:
                 generator.reset_from_seed(int(files.digest(self._seed, epoch, place)[:8], 16))
@@ -60,8 +63,12 @@ class KeepBest(keras.callbacks.Callback):
             self.state = {"epoch": epoch, "value": value, "wait": 0}
         else:
             self.state = {**self.state, "wait": self.state["wait"] + 1}
-            if self._patience is not None and self.state["wait"] >= self._patience:
-                self.model.stop_training = True
+            self.model.stop_training = self.model.stop_training or self.exhausted
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether there were as many epochs without improvement as patience allows."""
+        return self._patience is not None and self.state["wait"] >= self._patience
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Put the best weights back."""
@@ -75,15 +82,12 @@ class Backup(keras.callbacks.Callback):
     Args:
       folder: of this stage of the training alone.
       best: the callback whose state belongs to the backup; it must stand before this one in the list.
-      interval_seconds: at most one backup in so many seconds (the end is always saved): on epochs of milliseconds
-        saving would cost more than training.
     """
 
-    def __init__(self, folder: Path, *, best: KeepBest, interval_seconds: float = 5.0) -> None:
+    def __init__(self, folder: Path, *, best: KeepBest) -> None:
         super().__init__()
         self._folder = folder
         self._best = best
-        self._interval_seconds = interval_seconds
         self._manager: tf.train.CheckpointManager | None = None
         self._began = self._saved_at = time.monotonic()
         self._earlier_seconds = 0.0
@@ -114,7 +118,7 @@ class Backup(keras.callbacks.Callback):
                     self._best.weights = [kept[f"weight{place}"] for place in range(len(kept.files))]
         except (
             ValueError,
-            KeyError,
+            LookupError,
             OSError,
             AssertionError,
             zipfile.BadZipFile,
@@ -136,7 +140,7 @@ class Backup(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Save, unless the last backup is younger than the interval."""
         self.rows.append({"epoch": epoch, **{name: float(value) for name, value in (logs or {}).items()}})
-        if time.monotonic() - self._saved_at >= self._interval_seconds:
+        if time.monotonic() - self._saved_at >= BACKUP_SECONDS:
             self._save(finished=False)
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:

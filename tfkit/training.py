@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,12 +12,13 @@ import numpy as np
 
 from tfkit import distribute
 from tfkit import run as runs
-from tfkit.data import Augmentation, Splits
+from tfkit.data import Splits
 from tfkit.errors import ConfigError, DataError
 from tfkit.evaluation import Evaluation
 from tfkit.run import Run
 
 if TYPE_CHECKING:
+    from tfkit.data import Augmentation
     from tfkit.stack import keras, tf
 
 IMBALANCE = 3.0
@@ -52,6 +53,7 @@ def train(
     patience: int | None = None,
     class_weight: dict[int, float] | None = None,
     augment: Augmentation | None = None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
     verbose: int = 1,
 ) -> Trained:
     """Train one stage of a run, or what is left of it.
@@ -67,6 +69,7 @@ def train(
       patience: epochs without a lower validation loss after which training stops; None for no such stop.
       class_weight: class index to weight in the loss.
       augment: applied to each training image anew in each epoch.
+      callbacks: of your own; what they keep is not part of the backup.
       verbose: Keras's own: 1 a progress bar, 2 a line an epoch, 0 nothing.
 
     Raises:
@@ -83,6 +86,8 @@ def train(
     earlier = earlier[earlier["stage"] != stage] if len(earlier) else earlier
     offset = len(earlier)
     keras.utils.set_random_seed(seed)
+    # Dropout then draws from a tf.random.Generator, which EpochSeeds can reset; else from a hidden counter.
+    keras.backend.experimental.enable_tf_random_generator()
     chosen = distribute.strategy(strategy)
     with chosen.scope():
         model = build_model()
@@ -93,7 +98,7 @@ def train(
         best = KeepBest(patience=patience)
         backup = Backup(run.path / runs.BACKUP / stage, best=best)
         first, finished = backup.restore(model)
-    if finished:
+    if finished or best.exhausted:
         if best.weights is not None:
             model.set_weights(best.weights)
     else:
@@ -113,7 +118,7 @@ def train(
             steps_per_epoch=splits.steps_per_epoch,
             validation_data=splits.validation,
             class_weight=class_weight,
-            callbacks=[EpochSeeds(seed), *logging, best, backup],
+            callbacks=[EpochSeeds(seed), *logging, best, backup, *callbacks],
             verbose=verbose,
         )
     rows = [{"stage": stage, **row, "epoch": offset + row["epoch"]} for row in backup.rows]
@@ -138,6 +143,7 @@ def fit(
     patience: int | None = None,
     class_weights: str = "auto",
     augment: Augmentation | None = None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
     verbose: int = 1,
 ) -> Run:
     """Train your own compiled tf_keras model and get a run folder with its measurements and its SavedModel.
@@ -154,6 +160,7 @@ def fit(
       class_weights: `auto` (when the largest class has over 3 times the examples of the smallest),
         `always` or `never`.
       augment: see `tfkit.data.Augmentation`.
+      callbacks: stock Keras callbacks of your own.
       verbose: Keras's own.
 
     Returns:
@@ -182,7 +189,8 @@ def fit(
     run.versions = stack.versions()
     trained = train(
         build_model, splits, run=run, epochs=epochs, strategy=strategy, seed=seed, patience=patience,
-        class_weight=class_weight(splits, when=class_weights, run=run), augment=augment, verbose=verbose,
+        class_weight=class_weight(splits, when=class_weights, run=run), augment=augment,
+        callbacks=callbacks, verbose=verbose,
     )  # fmt: skip
     measured = evaluate(trained.model, splits)
     run.record(measured.metrics("test"))

@@ -49,7 +49,8 @@ def learning_rate(optimizer: Any) -> float:
     """What the optimizer's last step used, also where a schedule sets it."""
     rate = optimizer.learning_rate
     # Keras's legacy optimizers give the schedule itself.
-    return float(rate(optimizer.iterations) if callable(rate) and not hasattr(rate, "dtype") else rate)
+    rate = rate(optimizer.iterations) if callable(rate) and not hasattr(rate, "dtype") else rate
+    return float(keras.backend.get_value(rate))
 
 
 class EpochLog(keras.callbacks.Callback):

@@ -1,0 +1,222 @@
+"""The main job, as its user runs it: real backbone, real images, a folder that says the truth."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from recipes.transfer_image import Config, run
+from tfkit.errors import ConfigError, DataError, HubError, RunError
+from tfkit.run import Run
+from tfkit.stack import tf, tf_hub
+
+ROOT = Path(__file__).parents[2]
+QUICK = {"epochs": 6, "fine_tune_epochs": 1, "global_batch_size": 16}
+
+
+@pytest.fixture(scope="module")
+def finished(photos, tmp_path_factory) -> Run:
+    return run(Config(data_dir=photos, run_dir=tmp_path_factory.mktemp("runs") / "photos", **QUICK))
+
+
+def recipe(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "recipes.transfer_image", *arguments]
+    return subprocess.run(
+        command, capture_output=True, text=True, cwd=cwd, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
+
+
+@pytest.mark.slow
+def test_the_run_folder_holds_all_that_is_promised(finished):
+    files = {path.name for path in finished.path.iterdir()}
+    assert files >= {
+        "config.yaml", "versions.json", "metrics.json", "saved_model", "labels.txt", "logs", "backup", "history.csv",
+        "provenance.json", "evaluation.npz", "notes.txt", "report.html",
+    }  # fmt: skip
+    assert not [name for name in files if name.startswith(".") and name != ".lock"]
+    metrics = finished.metrics
+    assert metrics["test/accuracy"] > 0.8
+    assert metrics["export/agreement"] == 1.0
+    for name in ("test/loss", "time/features_seconds", "time/train_seconds", "time/total_seconds"):
+        assert metrics[name] > 0
+    assert metrics["data/skipped_files"] == 0
+    assert "test/top_5_accuracy" not in metrics
+    assert {f"test/recall/digit {digit}" for digit in range(3)} <= set(metrics)
+    assert finished.labels == ["digit 0", "digit 1", "digit 2"]
+    assert list(finished.history["stage"].unique()) == ["head", "fine_tune"]
+    assert list(finished.history["epoch"]) == list(range(len(finished.history)))
+
+
+@pytest.mark.slow
+def test_the_model_takes_any_image_and_agrees_with_the_test_split(finished, photos):
+    from PIL import Image
+
+    model = finished.model
+    image = np.asarray(Image.open(next((photos / "digit 2").iterdir())).convert("RGB"))
+    single = model(tf.constant(image)).numpy()
+    assert single.shape == (3,)
+    assert single.sum() == pytest.approx(1, abs=1e-5)
+    for same in (image[None], (image / 255).astype(np.float32)[None], image.astype(np.float32)[None]):
+        np.testing.assert_allclose(model(tf.constant(same)).numpy()[0], single, atol=1e-5)
+    assert model(tf.zeros([2, 37, 501, 3], tf.uint8)).shape == (2, 3)
+    layer = tf_hub.KerasLayer(str(finished.path / "saved_model"))
+    np.testing.assert_allclose(layer(tf.constant(image[None])).numpy()[0], single, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_loading_the_model_needs_nothing_but_tensorflow(finished):
+    program = (
+        "import sys, numpy, tensorflow as tf\n"
+        f"model = tf.saved_model.load({str(finished.path / 'saved_model')!r})\n"
+        "serve = model.signatures['serving_default']\n"
+        "out = serve(images=tf.zeros([2, 30, 40, 3], tf.uint8))['probabilities']\n"
+        "assert out.shape == (2, 3), out.shape\n"
+        "numpy.testing.assert_allclose(out, model(tf.zeros([2, 30, 40, 3], tf.float32)), atol=1e-6)\n"
+        "assert not {'tfkit', 'tensorflow_hub', 'tf_keras'} & set(sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd="/")
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_asked_again_it_answers_from_the_folder(finished, photos, capsys):
+    before = (finished.path / "metrics.json").stat().st_mtime_ns
+    began = time.monotonic()
+    again = run(Config(data_dir=photos, run_dir=finished.path, **QUICK))
+    assert time.monotonic() - began < 1
+    assert again.metrics == finished.metrics
+    assert (finished.path / "metrics.json").stat().st_mtime_ns == before
+    assert "finished run" in capsys.readouterr().out
+    again.close()
+    with pytest.raises(RunError, match=r"seed: 0 there, 1 now[\s\S]*--overwrite"):
+        run(Config(data_dir=photos, run_dir=finished.path, seed=1, **QUICK))
+
+
+@pytest.mark.slow
+def test_its_config_replays_it(finished, tmp_path):
+    """Same numbers to the last digit, from nothing but config.yaml, in another folder."""
+    settings = yaml.safe_load((finished.path / "config.yaml").read_text())
+    settings["data_dir"] = Path(settings["data_dir"])
+    again = run(Config(run_dir=tmp_path, **settings))
+    assert again.metrics["test/loss"] == finished.metrics["test/loss"]
+    assert any("reused" in note.lower() for note in again.notes), "features are computed once"
+
+
+@pytest.mark.slow
+def test_killed_and_started_again_it_ends_as_if_nothing_had_been(finished, photos, tmp_path):
+    """kill -9 in the middle of fine-tuning, in a process of its own."""
+    arguments = ["--data-dir", str(photos), "--run-dir", str(tmp_path / "run")]
+    arguments += [
+        word for name, value in QUICK.items() for word in (f"--{name.replace('_', '-')}", str(value))
+    ]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "recipes.transfer_image", *arguments], cwd=ROOT, stdout=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "run" / "backup" / "head" / "state.json").exists() and time.monotonic() < deadline:
+        assert process.poll() is None, "it ended before it could be killed"
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not Run.open(tmp_path / "run").finished
+    done = recipe(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.rstrip().splitlines()[-6:]) == 6
+    assert Run.open(tmp_path / "run").metrics["test/loss"] == finished.metrics["test/loss"]
+    ours = tf.saved_model.load(str(tmp_path / "run" / "saved_model")).variables_of_model
+    theirs = finished.model.variables_of_model
+    for one, other in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(one.numpy(), other.numpy())
+
+
+def test_help_is_quick_to_come_and_wrong_words_are_explained(tmp_path):
+    done = recipe("--help")
+    assert done.returncode == 0
+    assert "--fine-tune-epochs" in done.stdout
+    for arguments, code, said in (
+        (["--data-dir", str(tmp_path / "nowhere")], 2, "is not a folder"),
+        (["--epoch", "3"], 2, "--epochs"),
+        (["--image-size", "3"], 2, "16 to 1024"),
+        (["--config", str(tmp_path / "no.yaml")], 2, "cannot be read"),
+    ):
+        done = recipe(*arguments, "--run-dir", str(tmp_path / "run"))
+        assert done.returncode == code, done.stderr
+        assert said in done.stderr
+        assert "Traceback" not in done.stderr
+    assert "Traceback" in recipe("--image-size", "3", "--debug").stderr
+
+
+def test_help_does_not_import_tensorflow():
+    program = (
+        "import sys\n"
+        "sys.argv = ['x', '--help']\n"
+        "import runpy\n"
+        "try: runpy.run_module('recipes.transfer_image', run_name='__main__')\n"
+        "except SystemExit: pass\n"
+        "heavy = {'tensorflow', 'tf_keras', 'numpy', 'pandas', 'sklearn', 'matplotlib'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+
+
+def test_bad_input_ends_before_training(photos, tmp_path):
+    (tmp_path / "one" / "cats").mkdir(parents=True)
+    for wrong, error in (
+        ({"data_dir": tmp_path / "one"}, DataError),
+        ({"model_handle": "efficientnet-lite9"}, HubError),
+        ({"model_handle": str(tmp_path / "one")}, HubError),
+        ({"dataset": "digit"}, DataError),
+    ):
+        with pytest.raises(error):
+            run(
+                Config(
+                    run_dir=tmp_path / "run", **{"data_dir": None if "dataset" in wrong else photos, **wrong}
+                )
+            )
+        assert not (tmp_path / "run" / "backup").exists()
+    with pytest.raises(ConfigError):
+        Config(data_dir=tmp_path / "nowhere")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"augment": "standard", "fine_tune_epochs": 0}, "Stored features are off"),
+        ({"features": False, "fine_tune_epochs": 2, "unfreeze": "staged"}, None),
+    ],
+)
+def test_other_ways_to_train(photos, tmp_path, settings, said):
+    done = run(
+        Config(data_dir=photos, run_dir=tmp_path, epochs=2, global_batch_size=16, image_size=64, **settings)
+    )
+    assert done.metrics["export/agreement"] == 1.0
+    assert "time/features_seconds" not in done.metrics
+    assert said is None or any(said in note for note in done.notes)
+    expected = ["head", "fine_tune_top", "fine_tune"] if settings["fine_tune_epochs"] else ["head"]
+    assert list(done.history["stage"].unique()) == expected
+
+
+@pytest.mark.slow
+def test_a_hub_model_of_ones_own(photos, tmp_path):
+    """A SavedModel folder that is no bundled one is fine-tuned as a hub.KerasLayer."""
+    from tfkit import hub
+
+    folder = tmp_path / "exported"
+    import shutil
+
+    shutil.copytree(hub.resolve("efficientnet-lite0").path, folder)
+    settings = {"epochs": 2, "fine_tune_epochs": 1, "global_batch_size": 16, "image_size": 64}
+    done = run(Config(data_dir=photos, run_dir=tmp_path / "run", model_handle=str(folder), **settings))
+    assert done.metrics["export/agreement"] == 1.0
+    assert json.loads((done.path / "provenance.json").read_text())["model"]["handle"] == str(folder)

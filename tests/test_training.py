@@ -1,0 +1,187 @@
+"""Training: what is interrupted goes on as if it had not been; what replicas share adds up."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import tfkit
+from tfkit import data, training
+from tfkit.errors import ConfigError, DataError, RunError
+from tfkit.run import Run
+from tfkit.stack import keras, tf
+
+
+def digits(**changes):
+    return data.load_images("digits", image_size=16, global_batch_size=64, **changes)
+
+
+def build_model(classes=10, optimizer="adam"):
+    """A small model with everything that has state: dropout, batch norm, Adam's moments."""
+    model = keras.Sequential(
+        [
+            keras.layers.Conv2D(4, 3, strides=2, input_shape=(16, 16, 3)),
+            keras.layers.BatchNormalization(),
+            keras.layers.ReLU(),
+            keras.layers.Flatten(),
+            keras.layers.Dropout(0.3),
+            keras.layers.Dense(classes),
+        ]
+    )
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(optimizer, loss, metrics=["accuracy"])
+    return model
+
+
+class StopAt(keras.callbacks.Callback):
+    """Ctrl-C at the end of an epoch, and at any later one if the first was too late for it."""
+
+    def __init__(self, epoch):
+        super().__init__()
+        self.epoch = epoch
+
+    def on_epoch_end(self, epoch, logs=None):
+        if epoch == self.epoch:
+            raise KeyboardInterrupt
+
+
+def train(run_dir, *, callbacks=(), epochs=5, **changes):
+    run = Run.create(run_dir, config={})
+    settings = {"seed": 7, "patience": 3, "verbose": 0, "augment": data.augmentation("light")} | changes
+    try:
+        return training.train(build_model, digits(), run=run, epochs=epochs, callbacks=callbacks, **settings)
+    finally:
+        run.close()
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    return train(tmp_path_factory.mktemp("uninterrupted"))
+
+
+@pytest.mark.parametrize("epoch", [0, 2, 4])
+def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, epoch, uninterrupted, monkeypatch):
+    """Bit for bit, with dropout, augmentation, batch norm, Adam and early stopping; also twice resumed."""
+    monkeypatch.setattr("tfkit.resume.BACKUP_SECONDS", 0.0)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, callbacks=[StopAt(epoch)])
+    resumed = train(tmp_path)
+    for ours, theirs in zip(resumed.model.get_weights(), uninterrupted.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert [row["val_loss"] for row in resumed.rows] == [row["val_loss"] for row in uninterrupted.rows]
+    assert list(Run.open(tmp_path).history["epoch"]) == [0, 1, 2, 3, 4]
+
+
+def test_a_finished_stage_is_not_trained_again(tmp_path):
+    first = train(tmp_path, epochs=2)
+    again = train(tmp_path, epochs=2, callbacks=[StopAt(0)])
+    for ours, theirs in zip(again.model.get_weights(), first.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert again.seconds == first.seconds
+
+
+def test_the_best_epoch_is_kept_and_training_stops(tmp_path):
+    """With a learning rate that diverges after a while the last epoch is not the best one."""
+    rates = keras.callbacks.LearningRateScheduler(lambda epoch: 0.001 if epoch < 2 else 1.0)
+    trained = train(tmp_path, callbacks=[rates], epochs=30, patience=2)
+    losses = [row["val_loss"] for row in trained.rows]
+    assert len(losses) == trained.best_epoch + 3
+    assert losses[trained.best_epoch] == min(losses)
+    assert trained.model.evaluate(digits().validation, verbose=0)[0] == pytest.approx(min(losses), rel=1e-4)
+
+
+def test_a_damaged_backup_is_an_error_that_says_how_to_go_on(tmp_path):
+    train(tmp_path, epochs=1)
+    for file in (tmp_path / "backup" / "train").glob("*.data-*"):
+        file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(RunError, match=r"cannot be restored[\s\S]*--overwrite"):
+        train(tmp_path, epochs=1)
+
+
+def test_fit_gives_a_run_with_a_model_that_agrees(tmp_path):
+    splits = digits()
+    run = tfkit.fit(build_model, splits, run_dir=tmp_path / "run", epochs=6, verbose=0)
+    assert run.metrics["test/accuracy"] > 0.5
+    assert run.metrics["export/agreement"] == 1.0
+    assert run.labels == [str(digit) for digit in range(10)]
+    images = tf.constant(splits.source.read(splits.indices["test"]))
+    accuracy = np.mean(
+        run.model(images).numpy().argmax(axis=1) == splits.source.labels[splits.indices["test"]]
+    )
+    assert accuracy == pytest.approx(run.metrics["test/accuracy"])
+
+
+def test_what_cannot_be_trained_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="not compiled"):
+        tfkit.fit(
+            lambda: keras.Sequential([keras.layers.Dense(2)]), digits(), run_dir=tmp_path / "a", epochs=1
+        )
+    with pytest.raises(DataError, match="10 classes"):
+        tfkit.fit(lambda: build_model(12), digits(), run_dir=tmp_path / "b", epochs=1, verbose=0)
+    with pytest.raises(ConfigError, match="epochs is 0"):
+        tfkit.fit(build_model, digits(), run_dir=tmp_path / "c", epochs=0)
+
+
+def test_class_weights_come_on_above_three_to_one(tmp_path):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (140, 8, 8, 3), np.uint8)
+    labels = np.array([0] * 40 + [1] * 100)
+    mild = data.from_arrays(images, labels, image_size=8)
+    assert training.class_weight(mild, when="auto") is None
+    labels = np.array([0] * 20 + [1] * 120)
+    strong = data.from_arrays(images, labels, image_size=8)
+    run = Run.create(tmp_path, config={})
+    weights = training.class_weight(strong, when="auto", run=run)
+    counts = list(strong.counts["train"].values())
+    assert weights[0] * counts[0] == pytest.approx(weights[1] * counts[1])
+    assert sum(weights[i] * counts[i] for i in (0, 1)) == pytest.approx(sum(counts))
+    assert "Class weights are on" in run.notes[0]
+    assert training.class_weight(strong, when="never") is None
+    assert training.class_weight(mild, when="always") is not None
+
+
+MIRRORED = """
+import json, sys
+from pathlib import Path
+from tfkit import data, distribute, training
+from tfkit.run import Run
+from tfkit.stack import keras, tf
+distribute.logical_cpus(2)
+
+def build_model():
+    model = keras.Sequential([keras.layers.Flatten(input_shape=(16, 16, 3)), keras.layers.Dense(10)])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.SGD(0.1, momentum=0.9), loss, metrics=["accuracy"])
+    return model
+
+splits = data.load_images("digits", image_size=16, global_batch_size=50)
+weights = {}
+for name in ("one_device", "mirrored"):
+    run = Run.create(Path(sys.argv[1]) / name, config={})
+    strategy = distribute.strategy(name)
+    trained = training.train(build_model, splits, run=run, epochs=2, strategy=strategy, verbose=0)
+    weights[name] = [value.tolist() for value in trained.model.get_weights()]
+print(json.dumps({"replicas": strategy.num_replicas_in_sync, "said": distribute.describe(strategy), **weights}))
+"""
+
+
+@pytest.mark.slow
+def test_two_replicas_learn_what_one_does(tmp_path):
+    """Also with a last batch (1,257 examples in batches of 50) that does not divide by two."""
+    done = subprocess.run(
+        [sys.executable, "-c", MIRRORED, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[1],
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert result["replicas"] == 2
+    assert "2 replicas" in result["said"]
+    for ours, theirs in zip(result["mirrored"], result["one_device"], strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
