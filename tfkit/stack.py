@@ -141,7 +141,11 @@ def _import(module: str, package: str) -> ModuleType:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
-            warnings.simplefilter("ignore", SyntaxWarning)
+            for category in (
+                SyntaxWarning,
+                DeprecationWarning,
+            ):  # of their own code, not of what a user calls
+                warnings.simplefilter("ignore", category)
             return importlib.import_module(module)
     except (
         Exception

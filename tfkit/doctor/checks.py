@@ -28,7 +28,8 @@ def run(package: str) -> dict[str, Any]:
         result = {"ok": True, "detail": CHECKS[package](), "command": None}
     except StackError as err:
         found, _, repair = str(err).partition(packages.REPAIR)
-        result = {"ok": False, "detail": found, "command": repair}
+        detail = "; ".join(line.strip().rstrip(".") for line in found.splitlines())
+        result = {"ok": False, "detail": detail, "command": repair or None}
     except Exception as err:
         detail = f"{type(err).__name__}: {packages.first_line(err)}"
         result = {"ok": False, "detail": detail, "command": packages.command(package, reinstall=True)}

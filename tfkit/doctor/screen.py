@@ -36,7 +36,7 @@ def _line(mark: str, package: str, version: str, text: str) -> str:
 
 def _check(check: dict[str, Any]) -> str:
     line = _line("ok" if check["ok"] else "BROKEN", check["package"], check["version"] or "", check["detail"])
-    return line if check["ok"] else f"{line}\n{_INDENT}{check['command']}"
+    return f"{line}\n{_INDENT}{check['command']}" if check["command"] else line
 
 
 def _closing(diagnosis: dict[str, Any]) -> list[str]:
@@ -61,10 +61,17 @@ def _closing(diagnosis: dict[str, Any]) -> list[str]:
     broken = [check for check in diagnosis["checks"] if not check["ok"]]
     lines.append("")
     if broken:
-        repair = " && ".join(dict.fromkeys(check["command"] for check in broken))
-        lines.append(
-            f"{len(broken)} of {len(diagnosis['checks'])} are broken. To repair all of it:\n\n    {repair}"
-        )
+        lines.append(f"{len(broken)} of {len(diagnosis['checks'])} are broken.")
+        repair = _together([check["command"] for check in broken if check["command"]])
+        if repair:
+            lines.append(f"To repair all of it:\n\n    {repair}")
     elif diagnosis["ok"]:
         lines.append("Everything works.")
     return lines
+
+
+def _together(commands: list[str]) -> str:
+    """One command for all, without those that are the beginning of another."""
+    distinct = list(dict.fromkeys(commands))
+    needed = [one for one in distinct if not any(other.startswith(f"{one} ") for other in distinct)]
+    return " && ".join(needed)

@@ -1,0 +1,72 @@
+"""What `import tfkit` costs and offers."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import tfkit
+
+HEAVY = (
+    "tensorflow",
+    "tf_keras",
+    "keras",
+    "numpy",
+    "pandas",
+    "sklearn",
+    "matplotlib",
+    "PIL",
+    "tyro",
+    "jinja2",
+)
+
+
+def imported_by(code: str) -> set[str]:
+    """The top-level modules that a fresh process holds after `code`."""
+    program = f"{code}\nimport sys; print(*sorted({{name.split('.')[0] for name in sys.modules}}))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    return set(done.stdout.splitlines()[-1].split())
+
+
+@pytest.mark.stack
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import tfkit",
+        "import tfkit.stack, tfkit.errors, tfkit.files, tfkit.packages, tfkit.process",
+        "import tfkit; tfkit.__version__, dir(tfkit), tfkit.errors.TfkitError",
+        "from tfkit.stack import versions; versions()",
+        "import tfkit.__main__",
+        "import contextlib, tfkit.__main__ as m\nwith contextlib.suppress(SystemExit): m.main(['--help'])",
+    ],
+)
+def test_nothing_heavy_is_imported(code):
+    assert not imported_by(code) & set(HEAVY)
+
+
+def test_every_public_name_exists():
+    for name in tfkit.__all__:
+        assert getattr(tfkit, name) is not None
+    assert set(dir(tfkit)) == set(tfkit.__all__)
+
+
+def test_public_names_are_those_that_a_type_checker_sees():
+    tree = ast.parse(Path(tfkit.__file__).read_text())
+    names = {alias.asname or alias.name for node in ast.walk(tree) for alias in getattr(node, "names", [])}
+    names |= {node.target.id for node in ast.walk(tree) if isinstance(node, ast.AnnAssign)}
+    assert set(tfkit.__all__) <= names
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute 'fitt'"):
+        _ = tfkit.fitt
+
+
+def test_the_help_names_the_commands():
+    done = subprocess.run(
+        [sys.executable, "-m", "tfkit", "--help"], capture_output=True, text=True, check=True
+    )
+    assert "doctor" in done.stdout
+    assert "models" in done.stdout
