@@ -1,0 +1,113 @@
+"""A TFLite model on all cores."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import Any
+
+import joblib
+import numpy as np
+
+from tfkit import stack
+
+MOST_WORKERS = 16  # each has a copy of the weights
+
+
+class ParallelInterpreter:
+    """Runs a float32 TFLite model over any number of examples, with as many workers as there are cores.
+
+    A worker is an interpreter with one thread of its own that takes one example after the other; invoking
+    it does not hold Python's global lock. Threads that share the work of one example wait for each other
+    after every layer, the more so the smaller the layers are.
+
+    Example:
+      >>> from tfkit.lite import to_tflite
+      >>> from tfkit.stack import tf
+      >>> with ParallelInterpreter(to_tflite(tf.nn.relu, input_shape=[1, 2])) as relu:
+      ...     relu(np.array([[1, -1], [-2, 2], [3, 4]], np.float32))
+      array([[1., 0.],
+             [0., 2.],
+             [3., 4.]], dtype=float32)
+    """
+
+    def __init__(self, model: bytes, *, cores: int | None = None) -> None:
+        """Make the workers.
+
+        Args:
+          model: of one input, float32 [b, ...], and one output, float32 [b, ...].
+          cores: how many to keep busy; None takes those that this process may use (its affinity, its
+            container's limit).
+        """
+        cores = cores or joblib.cpu_count()
+        self.workers = min(cores, MOST_WORKERS)
+        self._idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
+        with stack.quiet():
+            for _ in range(self.workers):
+                self._idle.put(worker := _Worker(model, threads=cores // self.workers))
+        self.input_shape = worker.input_shape
+        self.output_shape = worker.output_shape
+        self._pool = ThreadPoolExecutor(self.workers)
+
+    def __call__(
+        self, inputs: np.ndarray, *, prepare: Callable[[np.ndarray], np.ndarray] | None = None
+    ) -> np.ndarray:
+        """The model's output for each example.
+
+        Args:
+          inputs: [n, ...], of which float32 of the model's input shape is made.
+          prepare: makes it, for the few examples of a call and on the worker's thread; None where `inputs`
+            are float32 already.
+
+        Returns:
+          float32 [n, ...], in the order of the inputs.
+        """
+        outputs = np.empty((len(inputs), *self.output_shape[1:]), np.float32)
+        step = self.input_shape[0]
+
+        def run(start: int) -> None:
+            taken = inputs[start : start + step]
+            taken = prepare(taken) if prepare else taken
+            worker = self._idle.get()
+            try:
+                outputs[start : start + step] = worker(taken)[: len(taken)]
+            finally:
+                self._idle.put(worker)
+
+        for done in [self._pool.submit(run, start) for start in range(0, len(inputs), step)]:
+            done.result()
+        return outputs
+
+    def __enter__(self) -> ParallelInterpreter:
+        """Itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End the threads."""
+        self._pool.shutdown(cancel_futures=True)
+
+
+class _Worker:
+    """One stock interpreter; used by one thread at a time."""
+
+    def __init__(self, model: bytes, *, threads: int) -> None:
+        from tfkit.stack import litert
+
+        self._interpreter: Any = litert.Interpreter(model_content=model, num_threads=threads)
+        self._interpreter.allocate_tensors()
+        (read,), (written,) = self._interpreter.get_input_details(), self._interpreter.get_output_details()
+        self._input, self._output = int(read["index"]), int(written["index"])
+        self.input_shape = tuple(int(size) for size in read["shape"])
+        self.output_shape = tuple(int(size) for size in written["shape"])
+
+    def __call__(self, inputs: np.ndarray) -> np.ndarray:
+        missing = self.input_shape[0] - len(inputs)
+        if missing:  # the last examples, where the model takes several at a time
+            inputs = np.concatenate([inputs, np.zeros((missing, *self.input_shape[1:]), np.float32)])
+        self._interpreter.set_tensor(self._input, inputs)
+        self._interpreter.invoke()
+        return np.asarray(self._interpreter.get_tensor(self._output))
