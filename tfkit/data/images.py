@@ -8,6 +8,7 @@ from typing import Any
 from tfkit.data.embedded import EMBEDDED, load_embedded
 from tfkit.data.folder import load_folder
 from tfkit.data.splits import Splits
+from tfkit.data.tfds import PREFIX, load_tfds
 
 
 def load_images(
@@ -25,7 +26,7 @@ def load_images(
 
     Args:
       source: a folder with one subfolder a class, or with train/, validation/ and test/ of such folders;
-        an embedded set ("digits", "mnist5k").
+        an embedded set ("digits", "mnist5k"); or "tfds:NAME", a dataset of tensorflow-datasets.
       image_size: side of the square to train at; None takes `native_size`, or 96 for small images.
       native_size: what the model was made for.
       global_batch_size: examples in a batch, over all replicas.
@@ -47,4 +48,6 @@ def load_images(
     }
     if source in EMBEDDED:
         return load_embedded(str(source), **options)
+    if str(source).startswith(PREFIX):
+        return load_tfds(str(source), strict=strict, **options)
     return load_folder(source, strict=strict, **options)
