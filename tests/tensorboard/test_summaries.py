@@ -107,7 +107,9 @@ def test_pr_curves_are_the_evaluations(evaluation, tmp_path, read):
 def test_hparams_are_at_the_root_with_their_metrics(tmp_path, read):
     config = {"epochs": 5, "learning_rate": 1e-3, "features": True, "model_handle": "lite0", "augment": None}
     tensorboard.write_hparams(tmp_path / "run", config, {"test/accuracy": 0.5})
-    tensorboard.write_hparams(tmp_path / "run", config, {"test/accuracy": 0.97, "test/loss": 0.1})
+    tensorboard.write_hparams(
+        tmp_path / "run", config, {"test/accuracy": 0.97, "test/loss": 0.1, "test/recall/cat": 1}
+    )
     multiplexer = read(tmp_path)
     contents = multiplexer.PluginRunToTagToContent("hparams")["run"]
     started = hparams_metadata.parse_session_start_info_plugin_data(contents["_hparams_/session_start_info"])

@@ -10,7 +10,7 @@ import io
 import textwrap
 import unicodedata
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +25,7 @@ MATRIX_CLASSES = 50
 COUNTED_CLASSES = 25
 CONFUSED_PAIRS = 30
 LABEL_LENGTH = 24
+CAPTION_WIDTH = 22
 # Unicode's controls of writing direction can make a name look like another one.
 _DIRECTION_CONTROLS = {*map(chr, range(0x202A, 0x202F)), *map(chr, range(0x2066, 0x206A))}
 
@@ -77,7 +78,7 @@ def image_grid(images: np.ndarray, captions: Sequence[str] | None = None, *, col
     """
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
-    figure, axes = _figure(columns * 2.2, rows * (2.5 if captions else 2.2), rows, columns)
+    figure, axes = _figure(columns * 2.2, rows * (2.6 if captions else 2.2), rows, columns)
     for axis in axes.flat:
         axis.set_axis_off()
     for place, image in enumerate(images):
@@ -86,8 +87,8 @@ def image_grid(images: np.ndarray, captions: Sequence[str] | None = None, *, col
         axis.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
         if captions:
             # Matplotlib's own wrapping reads "$" as the beginning of a formula whatever parse_math says.
-            caption = textwrap.fill(printable(captions[place]), LABEL_LENGTH, max_lines=3, placeholder="…")
-            axis.set_title(caption, fontsize=8, parse_math=False)
+            caption = textwrap.fill(printable(captions[place]), CAPTION_WIDTH, max_lines=3, placeholder="…")
+            axis.set_title(caption, fontsize=10, parse_math=False)
     return figure
 
 
@@ -160,7 +161,7 @@ def _confused_pairs(evaluation: Evaluation) -> Figure:
 
 
 def curves(
-    axis_name: str, lines: dict[str, tuple[Sequence[float], Sequence[float]]], starts: dict[str, float]
+    axis_name: str, lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], starts: Mapping[str, float]
 ) -> Figure:
     """Measurements over the epochs.
 

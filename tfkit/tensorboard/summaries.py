@@ -88,7 +88,8 @@ def write_hparams(logdir: Path, config: Mapping[str, Any], metrics: Mapping[str,
       logdir: the folder of the whole run; they go to its root, where each run of `tensorboard --logdir runs`
         is one line of the table.
       config: flat names to values; what is not a number, a truth value or a string is written as text.
-      metrics: flat names to numbers, such as "test/accuracy".
+      metrics: flat names to numbers, such as "test/accuracy"; those of single classes ("test/recall/cat") would
+        fill the table and are left out.
 
     Raises:
       CheckError: a metric that is not finite.
@@ -97,6 +98,7 @@ def write_hparams(logdir: Path, config: Mapping[str, Any], metrics: Mapping[str,
         raise CheckError(f"Metrics must be finite numbers: {', '.join(wrong)}.")
     from tensorboard.plugins.hparams import api
 
+    metrics = {name: value for name, value in metrics.items() if name.count("/") < 2}
     hparams = {
         name: value if isinstance(value, bool | int | float) else str(value) for name, value in config.items()
     }
@@ -105,7 +107,7 @@ def write_hparams(logdir: Path, config: Mapping[str, Any], metrics: Mapping[str,
             hparams=[api.HParam(name) for name in hparams],
             metrics=[api.Metric(name, display_name=name) for name in metrics],
         )
-        api.hparams(hparams, trial_id=str(logdir))
+        api.hparams(hparams, trial_id=str(logdir.parent))
         for name, value in metrics.items():
             tf.summary.scalar(name, value, step=0)
 
