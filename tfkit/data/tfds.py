@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -45,14 +46,14 @@ def load_tfds(source: str, **options: Any) -> Splits:
 
 
 def _builder(source: str) -> Any:
-    from tfkit.stack import tf  # noqa: F401  (before tensorflow-datasets imports it)
-
-    try:
-        import tensorflow_datasets as tfds
-    except ImportError as err:
+    if importlib.util.find_spec("tensorflow_datasets") is None:
         raise DataError(
             f"{source} needs tensorflow-datasets, which is not installed: pip install tensorflow-datasets"
-        ) from err
+        )
+    from tfkit.stack import tf  # noqa: F401  (before tensorflow-datasets imports it)
+
+    import tensorflow_datasets as tfds  # isort: skip
+
     try:
         builder = tfds.builder(source.removeprefix(PREFIX))
         builder.download_and_prepare()

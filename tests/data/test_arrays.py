@@ -1,0 +1,67 @@
+"""Arrays of every usual shape, and what is said about the others."""
+
+import numpy as np
+import pytest
+
+from tfkit.data import from_arrays
+from tfkit.errors import DataError
+
+RNG = np.random.default_rng(0)
+LABELS = np.arange(40) % 2
+
+
+@pytest.mark.parametrize("shape", [(9, 7), (9, 7, 1), (9, 7, 3), (9, 7, 4)])
+@pytest.mark.parametrize("kind", ["uint8", "float32"])
+def test_shapes_and_types(shape, kind):
+    images = RNG.integers(0, 256, (40, *shape), dtype=np.uint8)
+    splits = from_arrays(
+        images if kind == "uint8" else images.astype(np.float32) / 255, LABELS, image_size=16
+    )
+    raw = splits.source.raw(3).astype(float)
+    assert raw.shape == (9, 7, 3)
+    pixels = images[3].astype(float).reshape(9, 7, -1)
+    if shape[-1] == 4:
+        alpha = pixels[..., 3:] / 255
+        pixels = pixels[..., :3] * alpha + 255 * (1 - alpha)
+    assert np.abs(raw - pixels).max() <= 0.51
+    assert splits.source.read(np.asarray([5, 1])).shape == (2, 16, 16, 3)
+    assert splits.class_names == ("0", "1")
+
+
+def images(**changes):
+    return {"images": np.zeros((40, 5, 5), np.uint8), "labels": LABELS} | changes
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (images(images=np.zeros((40, 5), np.uint8)), r"shape \(40, 5\)"),
+        (images(images=np.zeros((40, 5, 5, 2), np.uint8)), r"1\|3\|4"),
+        (images(images=np.zeros((0, 5, 5), np.uint8), labels=LABELS[:0]), r"shape \(0, 5, 5\)"),
+        (images(images=np.full((40, 5, 5), 255.0)), r"floats must be in \[0, 1\]"),
+        (images(images=np.full((40, 5, 5), np.nan)), r"floats must be in \[0, 1\]"),
+        (images(images=np.zeros((40, 5, 5), np.int64)), "type int64"),
+        (images(labels=LABELS[:39]), r"expected integers \[40\]"),
+        (images(labels=np.eye(2)[LABELS]), r"argmax\(1\)"),
+        (images(labels=LABELS - 1), "count from 0"),
+        (images(labels=LABELS * 0), "two or more"),
+        (images(class_names=["a"]), "there are 1 class_names"),
+        (images(class_names=["a", "a"]), "more than once"),
+        (images(class_names=["a", "b", "c"]), r"'c' \(0\)"),
+    ],
+)
+def test_what_cannot_be_used_is_refused(arguments, message):
+    with pytest.raises(DataError, match=message):
+        from_arrays(**arguments)
+
+
+def test_the_fingerprint_follows_contents_and_size():
+    one = RNG.integers(0, 256, (40, 9, 9), dtype=np.uint8)
+    other = one.copy()
+    other[7, 3, 3] ^= 1
+    prints = [
+        from_arrays(x, LABELS, image_size=s).source.fingerprint for x, s in ((one, 16), (one.copy(), 16))
+    ]
+    assert prints[0] == prints[1]
+    assert from_arrays(other, LABELS, image_size=16).source.fingerprint != prints[0]
+    assert from_arrays(one, LABELS, image_size=17).source.fingerprint != prints[0]
