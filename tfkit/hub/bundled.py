@@ -6,16 +6,15 @@ same network as a flat tf_keras model, for what must see its layers (compression
 
 from __future__ import annotations
 
-import hashlib
+import functools
 import importlib.util
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfkit import packages
 from tfkit.errors import HubError
-from tfkit.hub import efficientnet_lite, torch_weights
+from tfkit.hub import cache, efficientnet_lite, torch_weights
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,7 +47,7 @@ class Bundled:
                 f"  Install it: {packages.command(self.package)}"
             )
         path = Path(next(iter(spec.submodule_search_locations))) / self.weights
-        if not path.is_file() or _sha256(path) != self.sha256:
+        if not path.is_file() or cache.sha256(path) != self.sha256:
             raise HubError(
                 f"{path}, which {self.name!r} is made from, is {'damaged' if path.exists() else 'missing'}: "
                 f"its SHA-256 must be\n  {self.sha256}.\n"
@@ -112,11 +111,6 @@ MODELS = {
 }
 
 
-@cache
+@functools.cache
 def _tensors(path: Path) -> dict[str, np.ndarray]:
     return torch_weights.read(path)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
@@ -55,7 +56,7 @@ def get(
                 found = make(folder / MODEL)
                 content = {"handle": handle, "sha256": found, "digest": folder_digest(folder / MODEL)}
                 files.write_json(folder / ENTRY, content)
-            entry = Entry(root / name / MODEL, content["digest"] or "", found)
+            entry = Entry(root / name / MODEL, str(content["digest"]), found)
         return entry
 
 
@@ -65,6 +66,12 @@ def folder_digest(folder: Path) -> str:
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         parts += [path.relative_to(folder).as_posix(), path]
     return files.digest(*parts)
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read(folder: Path) -> Entry | None:

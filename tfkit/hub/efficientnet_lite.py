@@ -73,25 +73,27 @@ def set_weights(model: keras.Model, tensors: Mapping[str, np.ndarray]) -> None:
     """
     expected = dict(_torch_names())
     counters = {name for name in tensors if name.endswith(".num_batches_tracked")}
-    problems = [f"{name} is missing" for name in expected.keys() - tensors.keys()]
-    problems += [f"{name} is not known" for name in tensors.keys() - expected.keys() - counters]
+    faults = []
     layers = {layer.name: layer for layer in model.layers}
     for name in expected.keys() & tensors.keys():
         layer, weight, axes = expected[name]
         if layer not in layers:
             continue  # the classifier of a model that was built without it
         variable = next(v for v in layers[layer].weights if v.name.split("/")[-1] == f"{weight}:0")
-        value = tensors[name].transpose(axes) if axes else tensors[name]
+        value = tensors[name]
+        if axes and value.ndim == len(axes):
+            value = value.transpose(axes)
         if value.shape != tuple(variable.shape):
-            problems.append(f"{name} has shape {value.shape}, not {tuple(variable.shape)}")
+            faults.append(f"{name} has shape {value.shape}, not {tuple(variable.shape)}")
         elif not np.isfinite(value).all():
-            problems.append(f"{name} has values that are not finite")
+            faults.append(f"{name} has values that are not finite")
         else:
             variable.assign(value)
-    if problems:
-        raise HubError(
-            "These are not the weights of EfficientNet-Lite0:\n  " + "\n  ".join(sorted(problems)[:10])
-        )
+    faults += sorted(f"{name} is not known" for name in tensors.keys() - expected.keys() - counters)
+    faults += sorted(f"{name} is missing" for name in expected.keys() - tensors.keys())
+    if faults:
+        listed = "\n  ".join(faults[:10])
+        raise HubError(f"These are not the weights of EfficientNet-Lite0 ({len(faults)} faults):\n  {listed}")
 
 
 def _blocks() -> Iterator[tuple[str, int, int, int, int]]:

@@ -8,6 +8,7 @@ TF1 Hub format through the signature "default".
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,10 +109,20 @@ def load_proto(folder: Path) -> Any:
     return proto
 
 
-def variables(graph: Any) -> list[Any]:
-    """The variables of a TF2 SavedModel's graph that hold floating-point numbers."""
-    found = [node.variable for node in graph.object_graph_def.nodes if node.WhichOneof("kind") == "variable"]
-    return [variable for variable in found if _dtype(variable.dtype).startswith(("float", "bfloat"))]
+def input_range(folder: Path) -> tuple[float, float] | None:
+    """The input range that a Keras SavedModel's own first scaling layer shows, or None when nothing shows it.
+
+    Keras writes the configuration of each layer into a file of its own. A Rescaling by 1/255 or 1/127.5 expects
+    0..255; any other that expects [0, 1] leaves nothing to be told from the convention.
+    """
+    try:
+        text = (folder / "keras_metadata.pb").read_bytes().decode("utf-8", "ignore")
+    except OSError:
+        return None
+    scales = re.findall(r'"class_name": "Rescaling", "config": {[^{}]*"scale": ([0-9.e+-]+)', text)
+    if not scales:
+        return None
+    return (0.0, 255.0) if float(scales[0]) < 0.1 else (0.0, 1.0)
 
 
 def _meta_graph(proto: Any, *, tags: set[str]) -> Any:

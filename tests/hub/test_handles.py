@@ -1,0 +1,146 @@
+"""Every spelling of a handle goes the right way, and a wrong one names the nearest right one."""
+
+from pathlib import Path
+
+import pytest
+
+from tfkit import hub, packages
+from tfkit.errors import HubError
+from tfkit.hub import handles, known, remote
+from tfkit.stack import keras, tf
+
+pytestmark = pytest.mark.usefixtures("empty_cache")
+MOBILENET = "https://tfhub.dev/google/imagenet/mobilenet_v2_100_224/feature_vector/5"
+
+
+@pytest.mark.parametrize(
+    ("handle", "kind", "location"),
+    [
+        ("efficientnet-lite0", "bundled", "efficientnet-lite0"),
+        ("mobilenet_v2_100_224", "http", MOBILENET),
+        (MOBILENET, "http", MOBILENET),
+        ("http://host:8000/a.tar.gz?x=1", "http", "http://host:8000/a.tar.gz?x=1"),
+        ("gs://bucket/a/b", "remote", "gs://bucket/a/b"),
+        ("google/mobilenet-v2/tensorFlow2/100-224-feature-vector", "kaggle", None),
+        ("google/mobilenet-v2/TensorFlow2/100-224-feature-vector/2", "kaggle", None),
+        ("kaggle://google/mobilenet-v2/tensorflow2/100-224-feature-vector/2", "kaggle", None),
+        (
+            "https://www.kaggle.com/models/google/mobilenet-v2/tensorFlow2/100-224-feature-vector/2",
+            "kaggle",
+            None,
+        ),
+        (
+            "https://www.kaggle.com/models/google/mobilenet-v2/frameworks/TensorFlow2/variations/"
+            "100-224-feature-vector/versions/2",
+            "kaggle",
+            None,
+        ),
+    ],
+)
+def test_where_a_handle_leads(handle, kind, location):
+    found = handles.parse(handle)
+    assert (found.text, found.kind) == (handle, kind)
+    version = "/2" if handle.endswith("/2") else ""
+    assert found.location == (location or f"google/mobilenet-v2/tensorFlow2/100-224-feature-vector{version}")
+
+
+@pytest.mark.parametrize(
+    ("handle", "words"),
+    [
+        ("eficientnet-lite", "efficientnet-lite0"),
+        ("mobilenet-v2", "mobilenet_v2_100_224"),
+        ("no such thing at all", "python -m tfkit models"),
+        ("ftp://host/model", "no model comes by ftp://"),
+        ("https://www.kaggle.com/models/google/mobilenet-v2", "no variation"),
+        ("google/mobilenet-v2/tfLite/100-224/1", "tensorFlow2 variation"),
+    ],
+)
+def test_what_cannot_be_understood(handle, words):
+    with pytest.raises(HubError, match=words):
+        handles.parse(handle)
+
+
+def test_a_mistyped_path_names_its_neighbour(tmp_path):
+    (tmp_path / "my_model").mkdir()
+    with pytest.raises(HubError, match=f"nearest: {tmp_path}/my_model"):
+        hub.resolve(tmp_path / "my_modle")
+
+
+def test_a_folder_named_as_a_bundled_model_needs_a_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("efficientnet-lite0").mkdir()
+    assert handles.parse("efficientnet-lite0").kind == "bundled"
+    assert handles.parse("./efficientnet-lite0").kind == "folder"
+
+
+def test_a_kaggle_model_without_kagglehub_names_the_command():
+    with pytest.raises(HubError) as error:
+        hub.resolve("https://www.kaggle.com/models/google/mobilenet-v2/tensorFlow2/100-224-feature-vector/2")
+    assert packages.command("kagglehub") in str(error.value)
+    assert ".tar.gz" in str(error.value)
+
+
+def test_models_come_through_tensorflows_file_system(hub_model, tmp_path):
+    """ram:// is read as gs:// is, by the same calls."""
+    for path in hub_model.rglob("*"):
+        if path.is_file():
+            tf.io.gfile.makedirs(f"ram://bucket/{path.relative_to(hub_model).parent}")
+            tf.io.gfile.copy(str(path), f"ram://bucket/{path.relative_to(hub_model)}", overwrite=True)
+    remote.copy("ram://bucket/", tmp_path / "fetched")
+    assert hub.resolve(tmp_path / "fetched").digest == hub.resolve(hub_model).digest
+
+
+def test_a_scheme_that_tensorflow_cannot_read():
+    with pytest.raises(HubError, match="cannot read hdfs2://"):
+        remote.copy("hdfs2://host/model", Path("nowhere"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("model.tflite", b"\x1c\0\0\0TFL3" + bytes(100), "TFLite"),
+        ("model.bin", b"\x1c\0\0\0TFL3" + bytes(100), "TFLite"),
+        ("saved_model.pb", b"\x08\x01", "Give the folder"),
+        ("model.pth", b"PK\x03\x04", "PyTorch"),
+        ("notes.txt", b"hello", "neither a SavedModel folder nor"),
+        ("page.tar.gz", b"  <html>", "web page"),
+    ],
+)
+def test_files_of_other_kinds(tmp_path, name, content, words):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(HubError, match=words):
+        hub.resolve(tmp_path / name)
+
+
+@pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
+@pytest.mark.parametrize("suffix", [".h5", ".keras"])
+def test_keras_files_say_how_they_become_a_saved_model(tmp_path, keras_model, suffix):
+    path = tmp_path / f"model{suffix}"
+    keras_model.save(path)
+    with pytest.raises(HubError) as error:
+        hub.resolve(path)
+    assert f"load_model('{path}').save(" in str(error.value)
+    keras.models.load_model(path).save(tmp_path / "folder", save_format="tf")
+    hub.resolve(tmp_path / "folder").check(image_size=24, trainable=True)
+
+
+def test_a_folder_that_holds_another_kind(tmp_path):
+    (tmp_path / "model.tflite").write_bytes(b"\x1c\0\0\0TFL3")
+    with pytest.raises(HubError, match=r"no saved_model\.pb.*TFLite"):
+        hub.resolve(tmp_path)
+
+
+def test_the_table_is_whole():
+    table = known.table()
+    assert {row.name for row in table} >= {
+        "efficientnet-lite0",
+        "mobilenet_v2_100_224",
+        "resnet_50",
+        "bit-m-r50x1",
+    }
+    assert len({row.name for row in table}) == len({row.handle for row in table}) == len(table)
+    for row in table:
+        assert known.find(row.name) is known.find(row.handle) is row
+        assert row.parameters > 1e6
+        assert row.licence
+        assert row.note.startswith("bundled") or "not tried" in row.note
