@@ -52,7 +52,7 @@ class StopAt(keras.callbacks.Callback):
 
 def train(run_dir, *, callbacks=(), epochs=5, **changes):
     run = Run.create(run_dir, config={})
-    settings = {"seed": 7, "patience": 3, "verbose": 0, "augment": data.augmentation("light")} | changes
+    settings = {"seed": 7, "patience": 3, "verbose": 0, "augment": data.Augmentation.preset("light")} | changes
     try:
         return training.train(build_model, digits(), run=run, epochs=epochs, callbacks=callbacks, **settings)
     finally:

@@ -45,13 +45,22 @@ class KeepBest(keras.callbacks.Callback):
 
     Args:
       patience: epochs without improvement after which training stops; None trains all epochs.
+      start: validation loss of the model that training starts from, which is kept if no epoch is better;
+        None keeps the best epoch whatever was before.
     """
 
-    def __init__(self, *, patience: int | None) -> None:
+    def __init__(self, *, patience: int | None, start: float | None = None) -> None:
         super().__init__()
         self._patience = patience
+        self._start = start
         self.weights: list[np.ndarray] | None = None
         self.state: dict[str, Any] = {"epoch": None, "value": None, "wait": 0}
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Take the model as it is for the best, unless a better one was restored."""
+        if self._start is not None and self.weights is None:
+            self.weights = self.model.get_weights()
+            self.state = {"epoch": None, "value": self._start, "wait": 0}
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Compare with the best so far."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import builtins
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -31,13 +33,15 @@ class Trained:
     Attributes:
       model: with the weights of the best epoch, by validation loss.
       rows: one an epoch: epoch, loss, accuracy, val_loss, val_accuracy and what else was measured.
-      best_epoch: counted from 0 within the stage.
+      best_epoch: counted from 0 within the stage; None where no epoch was better than what it started from.
+      val_loss: of the model.
       seconds: of training, over all processes that took part.
     """
 
     model: keras.Model
     rows: list[dict[str, Any]]
-    best_epoch: int
+    best_epoch: int | None
+    val_loss: float
     seconds: float
 
 
@@ -51,10 +55,11 @@ def train(
     strategy: str | tf.distribute.Strategy = "auto",
     seed: int = 0,
     patience: int | None = None,
+    start_val_loss: float | None = None,
     class_weight: dict[int, float] | None = None,
     augment: Augmentation | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
-    verbose: int = 1,
+    verbose: int | None = None,
 ) -> Trained:
     """Train one stage of a run, or what is left of it.
 
@@ -67,10 +72,11 @@ def train(
       strategy: see `tfkit.distribute.strategy`.
       seed: of initial weights, order, augmentation and dropout.
       patience: epochs without a lower validation loss after which training stops; None for no such stop.
+      start_val_loss: of the model that build_model returns: that model is what remains if no epoch is better.
       class_weight: class index to weight in the loss.
       augment: applied to each training image anew in each epoch.
       callbacks: of your own; what they keep is not part of the backup.
-      verbose: Keras's own: 1 a progress bar, 2 a line an epoch, 0 nothing.
+      verbose: Keras's own: 1 a progress bar, 2 a line an epoch, 0 nothing; None is 1 in a terminal or notebook, else 2.
 
     Raises:
       ConfigError: epochs below 1; a model that is not compiled.
@@ -95,7 +101,7 @@ def train(
             raise ConfigError(
                 "build_model() returned a model that is not compiled: call model.compile(...) in it."
             )
-        best = KeepBest(patience=patience)
+        best = KeepBest(patience=patience, start=start_val_loss)
         backup = Backup(run.path / runs.BACKUP / stage, best=best)
         first, finished = backup.restore(model)
     if finished or best.exhausted:
@@ -119,14 +125,15 @@ def train(
             validation_data=splits.validation,
             class_weight=class_weight,
             callbacks=[EpochSeeds(seed), *logging, best, backup, *callbacks],
-            verbose=verbose,
+            verbose=_verbosity() if verbose is None else verbose,
         )
     rows = [{"stage": stage, **row, "epoch": offset + row["epoch"]} for row in backup.rows]
     run.write_history([*earlier.to_dict("records"), *rows])
     return Trained(
         model=model,
         rows=rows,
-        best_epoch=int(best.state["epoch"] or 0),
+        best_epoch=best.state["epoch"],
+        val_loss=best.state["value"],
         seconds=backup.seconds,
     )
 
@@ -144,7 +151,7 @@ def fit(
     class_weights: str = "auto",
     augment: Augmentation | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
-    verbose: int = 1,
+    verbose: int | None = None,
 ) -> Run:
     """Train your own compiled tf_keras model and get a run folder with its measurements and its SavedModel.
 
@@ -258,3 +265,8 @@ def evaluation(probabilities: np.ndarray, splits: Splits) -> Evaluation:
         names=[splits.source.names[index] for index in indices],
         class_names=splits.class_names,
     )
+
+
+def _verbosity() -> int:
+    """Progress bars where somebody watches; a line an epoch into files."""
+    return 1 if sys.stdout.isatty() or hasattr(builtins, "__IPYTHON__") else 2

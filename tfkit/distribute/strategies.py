@@ -16,9 +16,9 @@ def strategy(name: str | tf.distribute.Strategy = "auto") -> tf.distribute.Strat
     """The stock strategy of that name.
 
     Args:
-      name: `one_device` (the first GPU, else the CPU), `mirrored` (every GPU, else every logical CPU, one
-        replica each), `auto` (mirrored where there are two GPUs or more, else one_device), or a strategy
-        of your own, which is returned as it is.
+      name: `one_device` (TensorFlow's default strategy: the first GPU, else the CPU), `mirrored` (every GPU,
+        else every logical CPU, one replica each), `auto` (mirrored where there are two GPUs or more, else
+        one_device), or a strategy of your own, which is returned as it is.
 
     Raises:
       ConfigError: no strategy has that name.
@@ -32,7 +32,8 @@ def strategy(name: str | tf.distribute.Strategy = "auto") -> tf.distribute.Strat
         devices = gpus or tf.config.list_logical_devices("CPU")
         return tf.distribute.MirroredStrategy([device.name for device in devices])
     if name in ("auto", "one_device"):
-        return tf.distribute.OneDeviceStrategy("/GPU:0" if gpus else "/CPU:0")
+        # tf.distribute.OneDeviceStrategy would put each batch through a multi-device iterator for nothing.
+        return tf.distribute.get_strategy()
     raise ConfigError(f"--strategy {name!r} is not known. Use one of: {', '.join(STRATEGIES)}.")
 
 
@@ -40,7 +41,7 @@ def describe(chosen: tf.distribute.Strategy) -> str:
     """One line: the strategy's class, its replicas and their devices."""
     count = chosen.num_replicas_in_sync
     devices = ", ".join(":".join(device.split(":")[-2:]) for device in chosen.extended.worker_devices)
-    return f"{type(chosen).__name__} with {count} replica{'s' if count > 1 else ''} on {devices}"
+    return f"{type(chosen).__name__.strip('_')}: {count} replica{'s' if count > 1 else ''} on {devices or 'one device'}"
 
 
 def logical_cpus(count: int) -> None:

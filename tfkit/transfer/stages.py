@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tfkit import data, hub, stack, training
+from tfkit import hub, stack, training
 from tfkit.config import TransferConfig
-from tfkit.data import Splits
+from tfkit.data import Augmentation, Splits
 from tfkit.evaluation import Evaluation
 from tfkit.hub import Backbone
 from tfkit.run import Run
@@ -49,7 +49,7 @@ def train(run: Run, backbone: Backbone, splits: Splits, config: TransferConfig) 
       config: what to train.
     """
     classes, size = len(splits.class_names), int(splits.spec.shape[0])
-    augment = data.augmentation(config.augment)
+    augment = Augmentation.preset(config.augment)
     features = _stored_features(run, backbone, splits, config)
     stage = functools.partial(
         training.train,
@@ -85,8 +85,11 @@ def train(run: Run, backbone: Backbone, splits: Splits, config: TransferConfig) 
             steps=steps,
             head=trained.model,
         )
-        trained = stage(build, splits, stage=name, epochs=epochs, augment=augment)
+        before = trained.val_loss
+        trained = stage(build, splits, stage=name, epochs=epochs, augment=augment, start_val_loss=before)
         seconds += trained.seconds
+        if trained.best_epoch is None:
+            run.note(f"Stage {name} is undone: no epoch had a validation loss below {before:.4f}.")
     run.record({"time/train_seconds": seconds})
     return _observe(trained.model, splits)
 
