@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any
 
-import joblib
 import numpy as np
 
 from tfkit import stack
@@ -41,7 +40,9 @@ class ParallelInterpreter:
           cores: how many to keep busy; None takes those that this process may use (its affinity, its
             container's limit).
         """
-        cores = cores or joblib.cpu_count()
+        from joblib import cpu_count
+
+        cores = cores or cpu_count()
         self.workers = min(cores, MOST_WORKERS)
         self._idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
         with stack.quiet():
