@@ -117,6 +117,7 @@ def test_a_text_encoder(models):
     assert backbone.feature_size == 8
     message = problems(backbone, image_size=224, trainable=True)
     assert "takes strings" in message
+    assert (backbone.native_size, backbone.notes) == (0, ())
     assert "0 trainable weights" in message
 
 
@@ -175,6 +176,22 @@ def test_the_conventional_one_of_several_outputs_is_taken(models, tools):
 
     backbone = hub.resolve(tools.export(models / "endpoints", call)).check(image_size=32)
     assert backbone.layer()(tf.ones((2, 32, 32, 3))).shape == (2, 3)
+
+
+def test_a_feature_size_that_the_model_does_not_state_is_measured(models, tools):
+    def call(image, training=False):
+        means = tf.reduce_mean(image, axis=(1, 2))
+        return tf.reshape(means, tf.concat([tf.shape(image)[:1], [-1]], axis=0))
+
+    backbone = hub.resolve(tools.export(models / "unstated", call)).check(image_size=32)
+    assert backbone.feature_size == 3
+    model = keras.Sequential([backbone.layer(), keras.layers.Dense(2)])
+    assert model(tf.ones((2, 32, 32, 3))).shape == (2, 2)
+
+
+def test_a_layer_with_nothing_to_train_is_refused(tf1_hub_module):
+    with pytest.raises(HubError, match="0 trainable weights"):
+        hub.resolve(tf1_hub_module).layer(trainable=True)
 
 
 def test_all_problems_come_at_once(models, tools):

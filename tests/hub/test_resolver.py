@@ -323,4 +323,5 @@ def test_input_range_can_be_said(hub_model):
     np.testing.assert_array_equal(said.scale(np.array([0.0, 1.0])), [0, 255])
     assumed = hub.resolve(hub_model)
     assert assumed.input_range == (0, 1)
+    assert assumed.digest != said.digest
     assert "input_range=(0, 255)" in assumed.notes[0]

@@ -29,7 +29,7 @@ class Backbone:
     path: Path
     """A SavedModel folder, whole."""
     digest: str
-    """Of the folder's content: what is stored for one model is not taken for another's."""
+    """Of the folder's content and the input range: what is stored for one model is not taken for another's."""
     native_size: int
     """Pixels a side that it was trained on; 0 for a model that takes no images."""
     fixed_size: bool
@@ -55,12 +55,22 @@ class Backbone:
         Returns:
           A stock hub.KerasLayer, float32 [batch, size, size, 3] in `input_range` to float32
           [batch, feature_size].
+
+        Raises:
+          HubError: it cannot be called, or trainable=True and it has nothing to train.
         """
         from tfkit.stack import tf_hub
 
-        signature = self.interface.signature if self.interface.way != "tf1" else None
+        if self.interface.way == "none" or (trainable and not self.trainable_variables):
+            self.check(trainable=trainable)
+        output = self.interface.output
+        shown = output is not None and output.shape is not None and None not in output.shape[1:]
         return tf_hub.KerasLayer(
-            str(self.path), trainable=trainable, signature=signature, output_key=self.interface.output_key
+            str(self.path),
+            trainable=trainable,
+            signature=self.interface.signature if self.interface.way != "tf1" else None,
+            output_key=self.interface.output_key,
+            output_shape=[self.feature_size] if self.feature_size and not shown else None,
         )
 
     def functional(self, *, image_size: int) -> keras.Model | None:

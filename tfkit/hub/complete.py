@@ -47,8 +47,7 @@ def verify(folder: Path, *, name: str) -> None:
 
     proto = saved_model.load_proto(folder)
     missing = [path for path in _assets(proto) if not (folder / path).is_file()]
-    if _has_variables(proto) or (folder / "variables").is_dir():
-        missing += _missing_variables(folder) if _has_variables(proto) else []
+    missing += _missing_variables(folder) if _has_variables(proto) else []
     if missing:
         raise HubError(
             f"{name} is incomplete: {', '.join(missing[:5])} {'is' if len(missing) == 1 else 'are'} missing.\n"

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-NOT_TRIED = "from its page; not tried in tfkit's tests, which run without a network"
-TF1 = f"TF1 Hub format: frozen only; {NOT_TRIED}"
+NOT_TRIED = "not tried here: no network"
+TF1 = f"TF1 format, frozen only; {NOT_TRIED}"
 TASK = "image features"
 
 
@@ -93,7 +93,7 @@ _TABLE = (
         fixed_size=False,
         feature_size=1280,
         parameters=3_413_024,
-        note="bundled: works without a network, and as a functional model for compression",
+        note="bundled: needs no network",
     ),
     _imagenet("mobilenet_v2_100_224", 5, 224, 1280, 2.3),
     _imagenet("mobilenet_v3_small_100_224", 5, 224, 1024, 1.5),

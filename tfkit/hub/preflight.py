@@ -40,7 +40,7 @@ def _input(backbone: Backbone, image_size: int | None) -> Iterator[str]:
     if len(tensor.shape) != 4 or tensor.shape[-1] not in (3, None):
         yield f"It takes {tensor}, not images [batch, height, width, 3]. {_ALTERNATIVE}"
         return
-    if tensor.shape[0] not in (None, 1) or tensor.shape[0] == 1:
+    if tensor.shape[0] is not None:
         yield f"It takes batches of exactly {tensor.shape[0]}. Export it with an open first dimension."
     height, width = tensor.shape[1:3]
     if height != width:
@@ -62,6 +62,8 @@ def _output(backbone: Backbone) -> Iterator[str]:
     if shape is not None and len(shape) != 2:
         kind = "feature maps" if len(shape) == 4 else "something else"
         yield f"It gives {interface.output}: {kind}, not a feature vector [batch, features]. {_ALTERNATIVE}"
+    elif backbone.feature_size == 0:
+        yield f"It gives {interface.output}, and a trial did not show how long its feature vectors are. {_ALTERNATIVE}"
     if vectors := known.feature_vector_of(backbone.handle):
         yield f"It gives the scores of a finished classifier, not features. Those: {vectors}"
 

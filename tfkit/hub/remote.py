@@ -31,8 +31,7 @@ def copy(location: str, target: Path) -> None:
         scheme = location.split("://")[0]
         raise HubError(
             f"{location}: this TensorFlow cannot read {scheme}://.\n"
-            f"  Install what can: {packages.command('tensorflow-io')}, or copy the folder here by the storage's own "
-            "tool and give its path."
+            "  Copy the folder here by the storage's own tool, and give its path."
         ) from error
     except tf.errors.NotFoundError as error:
         raise HubError(

@@ -55,8 +55,10 @@ def resolve(
     """
     found = handles.parse(handle)
     path, digest = _fetch(found, sha256=sha256, timeout_seconds=timeout_seconds, retries=retries)
-    backbone = _describe(found, path, digest)
-    return replace(backbone, input_range=input_range, notes=()) if input_range else backbone
+    backbone = _describe(found, path, input_range)
+    if backbone.input_range != (0, 1):
+        digest = files.digest(digest, backbone.input_range)
+    return replace(backbone, digest=digest, feature_size=backbone.feature_size or _measured(backbone))
 
 
 def _fetch(found: Handle, *, sha256: str | None, timeout_seconds: float, retries: int) -> tuple[Path, str]:
@@ -120,37 +122,45 @@ def _place(fetched: Path, folder: Path, *, name: str, sha256: str | None) -> str
     return found
 
 
-def _describe(found: Handle, path: Path, digest: str) -> Backbone:
+def _describe(found: Handle, path: Path, input_range: tuple[float, float] | None) -> Backbone:
     interface = saved_model.read(path)
     row = known.find(found.text) or known.find(found.location)
-    notes = []
     size = next((t.shape[1] for t in interface.inputs if t.shape and len(t.shape) == 4), None)
-    native_size = size or (row.image_size if row else None) or _DEFAULT_SIZE
-    input_range = row.input_range if row else saved_model.input_range(path)
-    if row is None and input_range is None:
-        notes.append(
-            f"{found.text} is taken to expect pixels in [0, 1], the TF Hub convention. "
-            "If it expects others, say so: resolve(handle, input_range=(0, 255))."
-        )
+    shown_range = input_range or (row.input_range if row else saved_model.input_range(path))
+    low, high = shown_range or (0.0, 1.0)
+    note = (
+        f"{found.text} is taken to expect pixels in [0, 1], the TF Hub convention. "
+        "If it expects others, say so: resolve(handle, input_range=(0, 255))."
+    )
+    output = interface.output
     return Backbone(
         handle=found.text,
         path=path,
-        digest=digest,
-        native_size=native_size,
+        digest="",
+        native_size=size or (row.image_size if row else _USUAL_SIZE if interface.takes_images else 0),
         fixed_size=size is not None,
-        input_range=input_range or (0.0, 1.0),
-        feature_size=_feature_size(interface),
+        input_range=(float(low), float(high)),
+        feature_size=(output.shape[-1] or 0) if output and output.shape else 0,
         parameters=interface.parameters,
         trainable_variables=interface.trainable_variables,
         licence=row.licence if row else "unknown",
         interface=interface,
-        notes=tuple(notes),
+        notes=() if shown_range or not interface.takes_images else (note,),
     )
 
 
-_DEFAULT_SIZE = 224
+def _measured(backbone: Backbone) -> int:
+    """The length of the feature vectors where the model does not state it: from a trial; 0 if that fails."""
+    from tfkit.stack import tf
+
+    if not backbone.interface.takes_images or backbone.interface.output is None:
+        return 0
+    size = backbone.native_size
+    try:
+        features = backbone.layer()(tf.zeros((1, size, size, 3)))
+    except (tf.errors.OpError, ValueError, TypeError):
+        return 0
+    return int(features.shape[-1]) if len(features.shape) == 2 else 0
 
 
-def _feature_size(interface: saved_model.Interface) -> int:
-    output = interface.output
-    return (output.shape[-1] or 0) if output and output.shape else 0
+_USUAL_SIZE = 224

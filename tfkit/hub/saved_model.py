@@ -57,6 +57,14 @@ class Interface:
         named = [tensor for tensor in self.outputs if tensor.name == self.output_key]
         return named[0] if named else self.outputs[0] if len(self.outputs) == 1 else None
 
+    @property
+    def takes_images(self) -> bool:
+        """Whether its one input could be float32 [batch, height, width, 3]."""
+        if len(self.inputs) != 1 or self.inputs[0].dtype != "float32":
+            return False
+        shape = self.inputs[0].shape
+        return shape is None or (len(shape) == 4 and shape[-1] in (3, None))
+
 
 def read(folder: Path) -> Interface:
     """Read how the SavedModel in `folder` is called.
