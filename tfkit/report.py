@@ -115,7 +115,7 @@ def _content(run: Run) -> dict[str, Any]:
         "worst": _worst(measured, pictures) if measured and pictures else [],
         "samples": _samples(measured, pictures) if measured and pictures else [],
         "skipped": data.pop("skipped", [])[:SKIPPED_SHOWN],
-        "counts": {split: sum(of_class.values()) for split, of_class in counts.items()},
+        "split_sizes": {split: sum(of_class.values()) for split, of_class in counts.items()},
         "data": data,
         "model": provenance.get("model", {}),
         "numbers": {name: value for name, value in metrics.items() if name.count("/") < 2},
@@ -153,7 +153,7 @@ def _confusion(measured: Evaluation) -> Any:
         f"{true} taken for {guess}: {count}" for true, guess, count in figures.confused_pairs(measured, 5)
     ]
     alt = "Confusion matrix. " + ("Most frequent: " + "; ".join(pairs) if pairs else "No mistakes.")
-    return _svg(figures.confusion(measured), alt=alt, prefix="confusion-")
+    return _svg(figures.confusion(measured), alt=alt, prefix="confusion-", smallest=0.7)
 
 
 def _classes(measured: Evaluation, counts: dict[str, dict[str, int]]) -> list[dict[str, Any]]:
@@ -223,8 +223,15 @@ def _code(line: str) -> Any:
     return Markup.escape(line.encode(errors="replace").decode())
 
 
-def _svg(figure: Figure, *, alt: str, prefix: str) -> Any:
-    """A figure as inline SVG: ids of its own, no style that reaches the page, text that stays text."""
+def _svg(figure: Figure, *, alt: str, prefix: str, smallest: float = 0.0) -> Any:
+    """A figure as inline SVG: ids of its own, no style that reaches the page, text that stays text.
+
+    Args:
+      figure: of matplotlib.
+      alt: what it shows, for who does not see it.
+      prefix: of its ids.
+      smallest: the share of its width below which it is scrolled and not shrunk further.
+    """
     from xml.etree import ElementTree
 
     from markupsafe import Markup
@@ -241,7 +248,8 @@ def _svg(figure: Figure, *, alt: str, prefix: str) -> Any:
             parent.remove(child)
         parent.attrib.update({name: _own_ids(name, value, prefix) for name, value in parent.attrib.items()})
     width, _ = root.attrib.pop("width"), root.attrib.pop("height")
-    root.attrib.update({"role": "img", "aria-label": figures.printable(alt), "style": f"max-width:{width}"})
+    style = f"max-width:{width};min-width:calc({smallest} * {width})"
+    root.attrib.update({"role": "img", "aria-label": figures.printable(alt), "style": style})
     root.attrib.update({"stroke-linejoin": "round", "stroke-linecap": "butt"})
     return Markup(ElementTree.tostring(root, encoding="unicode"))
 

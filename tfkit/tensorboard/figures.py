@@ -144,7 +144,14 @@ def confused_pairs(evaluation: Evaluation, most: int = CONFUSED_PAIRS) -> list[t
 
 def _confused_pairs(evaluation: Evaluation) -> Figure:
     pairs = confused_pairs(evaluation)
-    figure, axes = _figure(7, 1.2 + 0.25 * max(len(pairs), 4))
+    if not pairs:
+        figure, axes = _figure(7, 0.6)
+        axes[0, 0].text(
+            0.5, 0.5, f"no mistakes among {len(evaluation.labels):,} examples", ha="center", va="center"
+        )
+        axes[0, 0].set_axis_off()
+        return figure
+    figure, axes = _figure(7, 1.2 + 0.25 * len(pairs))
     axis = axes[0, 0]
     names = [
         f"{printable(true, longest=LABEL_LENGTH)} → {printable(guess, longest=LABEL_LENGTH)}"
