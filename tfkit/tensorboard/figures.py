@@ -35,7 +35,7 @@ def printable(text: str, *, longest: int | None = None) -> str:
 
     Example:
       >>> printable("tab\\there, bell\\x07", longest=12)
-      'tab he… bell�'
+      'tab h… bell�'
     """
     line = " ".join(text.split())
     line = "".join("�" if _unprintable(character) else character for character in line)
