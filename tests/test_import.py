@@ -70,3 +70,14 @@ def test_the_help_names_the_commands():
     )
     assert "doctor" in done.stdout
     assert "models" in done.stdout
+
+
+def test_the_models_are_listed(capsys):
+    from tfkit.__main__ import main
+    from tfkit.hub import known
+
+    assert main(["models"]) == 0
+    shown = capsys.readouterr().out
+    for model in known.table():
+        assert f"\n{model.name} " in shown
+        assert model.handle in shown

@@ -40,11 +40,15 @@ def _doctor(chosen: argparse.Namespace) -> int:
 
 
 def _models(chosen: argparse.Namespace) -> int:
-    import pandas as pd
-
     from tfkit.hub import known
 
-    print(pd.DataFrame(known.table()).to_string(index=False))
+    print(f"{'name':<31} {'task':<15} {'pixels':>6} {'parameters':>10}  licence")
+    for model in known.table():
+        size = f"{model.parameters / 1e6:.1f} M"
+        print(f"{model.name:<31} {model.task:<15} {model.image_size:>6} {size:>10}  {model.licence}")
+        if model.handle != model.name:
+            print(f"    {model.handle}")
+        print(f"    {model.note}")
     return 0
 
 
