@@ -1,0 +1,294 @@
+"""Stored features are TensorFlow's, belong to their contents, and are whole or computed again."""
+
+import dataclasses
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from tfkit import data, files, hub
+from tfkit.errors import CheckError, DataError, UsageError
+from tfkit.hub import engines, stored
+from tfkit.hub.features import extract
+from tfkit.stack import keras, tf
+
+SIZE = 64
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    return hub.resolve("efficientnet-lite0")
+
+
+@pytest.fixture(scope="module")
+def images():
+    """45 real photographs: pieces of two, with labels of their own."""
+    from sklearn.datasets import load_sample_image
+
+    photos = [load_sample_image(name) for name in ("china.jpg", "flower.jpg")]
+    corners = [(row, column) for row in range(0, 427 - 80, 60) for column in range(0, 640 - 80, 70)]
+    return np.stack([photos[i % 2][r : r + 80, c : c + 80] for i, (r, c) in enumerate(corners)][:45])
+
+
+def splits_of(images, *, image_size=SIZE):
+    labels = np.arange(len(images)) % 3
+    return data.from_arrays(images, labels, image_size=image_size, global_batch_size=8)
+
+
+@pytest.fixture(scope="module")
+def splits(images):
+    return splits_of(images)
+
+
+@pytest.fixture(scope="module")
+def expected(backbone, splits):
+    """The features of all images by an independent way: the functional model in stock tf_keras."""
+    pixels = splits.source.read(np.arange(len(splits.source.labels)))
+    return backbone.functional(image_size=SIZE).predict(pixels / np.float32(255), verbose=0)
+
+
+def relative_differences(found, expected):
+    return np.linalg.norm(found - expected, axis=1) / np.linalg.norm(expected, axis=1)
+
+
+def read_all(extraction):
+    source = extraction.splits.source
+    return source.read(np.arange(len(source.labels)))
+
+
+@pytest.fixture(scope="module")
+def small_model(tmp_path_factory):
+    """Export `call(images)` as a SavedModel and resolve it."""
+
+    def make(name, call):
+        weight = tf.Variable(tf.ones(()), name="weight")
+
+        @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.float32, name="image")])
+        def weighted(image):
+            return call(image * weight)
+
+        module = tf.train.Checkpoint(weight=weight)
+        module.__call__ = weighted
+        module.variables = module.trainable_variables = [weight]
+        module.regularization_losses = []
+        folder = tmp_path_factory.mktemp("models") / name
+        tf.saved_model.save(module, str(folder))
+        return hub.resolve(folder)
+
+    return make
+
+
+@pytest.fixture
+def empty_cache(small, tmp_path, monkeypatch):
+    """A cache of the test's own; the models are resolved already."""
+    monkeypatch.setenv("TFKIT_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="module")
+def small(small_model):
+    """A model that is converted and loaded in no time: the mean of each channel's square."""
+    return small_model("small", lambda x: tf.reduce_mean(x**2, axis=(1, 2)))
+
+
+def test_every_feature_is_tensorflows(backbone, splits, expected):
+    extraction = extract(backbone, splits)
+    assert extraction.engine == "litert"
+    assert extraction.max_relative_difference < 1e-4
+    assert relative_differences(read_all(extraction), expected).max() < 1e-4
+
+
+def test_engines_agree(backbone, splits, expected):
+    extraction = extract(backbone, splits, engine="tensorflow", batch_size=7)
+    assert (extraction.engine, extraction.reason) == ("tensorflow", "asked for")
+    assert relative_differences(read_all(extraction), expected).max() < 1e-4
+
+
+def test_splits_of_features_are_those_of_the_images(backbone, splits, expected):
+    """Row by row: the features of an image are where the image was, under its label and its name."""
+    features = extract(backbone, splits).splits
+    assert features.spec == tf.TensorSpec([1280], tf.float32)
+    assert features.source.names == splits.source.names
+    np.testing.assert_array_equal(features.source.raw(3), splits.source.raw(3))
+    for name in ("train", "validation", "test"):
+        found, labels = (np.concatenate(parts) for parts in zip(*getattr(features, name), strict=True))
+        images, same = (np.concatenate(parts) for parts in zip(*getattr(splits, name), strict=True))
+        np.testing.assert_array_equal(labels, same)
+        again = backbone.functional(image_size=SIZE).predict(images, verbose=0)
+        assert relative_differences(found, again).max() < 1e-4
+
+
+@pytest.mark.usefixtures("empty_cache")
+def test_reused_by_the_next_run(small, images):
+    first = extract(small, splits_of(images))
+    second = extract(small, splits_of(images.copy()), batch_size=5)
+    assert (first.reused, second.reused) == (False, True)
+    assert (second.engine, second.reason) == (first.engine, first.reason)
+    assert second.max_relative_difference == first.max_relative_difference
+    assert "stored already" in second.summary
+    np.testing.assert_array_equal(read_all(second), read_all(first))
+
+
+@pytest.mark.usefixtures("empty_cache")
+def test_another_pixel_is_another_feature(small, images):
+    changed = images.copy()
+    changed[7, 40, 40] ^= 255
+    before, after = extract(small, splits_of(images)), extract(small, splits_of(changed))
+    assert not after.reused
+    assert np.flatnonzero((read_all(before) != read_all(after)).any(axis=1)).tolist() == [7]
+
+
+@pytest.mark.usefixtures("empty_cache")
+def test_another_size_or_model_is_another_feature(small, small_model, splits, images):
+    other = small_model("other", lambda x: tf.reduce_mean(x**3, axis=(1, 2)))
+    extract(small, splits)
+    assert not extract(small, splits_of(images, image_size=72)).reused
+    assert not extract(other, splits).reused
+    assert extract(small, splits).reused
+
+
+@pytest.mark.usefixtures("empty_cache")
+@pytest.mark.parametrize("damage", ["short", "bit", "gone", "no entry"])
+def test_damaged_features_are_computed_again(small, splits, damage):
+    first = read_all(extract(small, splits))
+    (path,) = files.cache_dir("features").glob("*/features.npy")
+    content = bytearray(path.read_bytes())
+    if damage == "short":
+        path.write_bytes(content[:-4])
+    elif damage == "bit":
+        content[-101] ^= 64
+        path.write_bytes(content)
+    elif damage == "gone":
+        path.unlink()
+    else:
+        (path.parent / "entry.json").unlink()
+    again = extract(small, splits)
+    assert not again.reused
+    np.testing.assert_array_equal(read_all(again), first)
+    assert extract(small, splits).reused
+
+
+@pytest.mark.usefixtures("empty_cache")
+def test_damaged_tflite_is_converted_again(small, splits, images):
+    first = read_all(extract(small, splits))
+    (path,) = files.cache_dir("tflite").glob("*.tflite")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 64
+    path.write_bytes(content)
+    again = extract(small, splits_of(images[:30]))
+    assert again.engine == "litert"
+    np.testing.assert_array_equal(read_all(again), first[:30])
+    (path,) = files.cache_dir("tflite").glob("*.tflite")
+    assert path.read_bytes() != content
+
+
+@pytest.mark.usefixtures("empty_cache")
+def test_interrupted_it_leaves_nothing(small, images, monkeypatch):
+    splits = splits_of(images)
+    read = splits.source.read
+
+    def interrupted(indices):
+        if 24 in indices:
+            raise KeyboardInterrupt
+        return read(indices)
+
+    monkeypatch.setattr(splits.source, "read", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        extract(small, splits, batch_size=8)
+    assert not [path for path in files.cache_dir("features").iterdir() if path.is_dir()]
+    monkeypatch.undo()
+    assert not extract(small, splits).reused
+
+
+@pytest.mark.usefixtures("empty_cache")
+def test_two_at_a_time_compute_once(small, splits):
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda _: extract(small, splits), range(2)))
+    assert sorted(extraction.reused for extraction in found) == [False, True]
+    np.testing.assert_array_equal(*map(read_all, found))
+
+
+def test_tensorflow_computes_what_tflite_lacks(small_model, splits):
+    backbone = small_model("svd", lambda x: tf.linalg.svd(tf.reduce_mean(x, axis=1), compute_uv=False))
+    extraction = extract(backbone, splits)
+    assert extraction.engine == "tensorflow"
+    assert "lacks Svd" in extraction.reason
+    assert "Svd" in extraction.summary
+    pixels = splits.source.read(np.array([5])) / np.float32(255)
+    singular = np.linalg.svd(pixels.mean(axis=1), compute_uv=False)
+    np.testing.assert_allclose(extraction.splits.source.read(np.array([5])), singular, rtol=1e-4)
+    assert extract(backbone, splits).engine == "tensorflow"
+    with pytest.raises(CheckError, match="lacks Svd"):
+        extract(backbone, splits, engine="litert")
+
+
+def test_tensorflow_computes_where_litert_differs(small_model, splits):
+    """A model that adds noise converts, and gives other features each time."""
+    backbone = small_model(
+        "noise", lambda x: tf.reduce_mean(x, axis=(1, 2)) + 0.1 * tf.random.normal([tf.shape(x)[0], 3])
+    )
+    extraction = extract(backbone, splits)
+    assert extraction.engine == "tensorflow"
+    assert "differ" in extraction.reason
+    with pytest.raises(CheckError, match="differ from TensorFlow's by"):
+        extract(backbone, splits, engine="litert")
+
+
+@pytest.mark.parametrize("engine", ["auto", "tensorflow"])
+def test_a_feature_that_is_not_finite_names_its_image(small_model, images, engine):
+    backbone = small_model("log", lambda x: tf.math.log(tf.reduce_mean(x, axis=(1, 2))))
+    images = images.copy()
+    images[30] = 0
+    with pytest.raises(CheckError, match=r"arrays/30 are not finite"):
+        extract(backbone, splits_of(images), engine=engine, batch_size=8)
+
+
+def test_what_does_not_fit_in_memory_is_read_from_the_file(backbone, splits):
+    extraction = extract(backbone, splits)
+    (path,) = [
+        path
+        for path in files.cache_dir("features").glob("*/features.npy")
+        if path.parent.name == extraction.splits.source.fingerprint
+    ]
+    from_file = stored.FeatureSource(path, splits.source, size=1280, fingerprint="", in_memory=0)
+    for indices in ([3], [44, 0, 17, 17], []):
+        indices = np.array(indices, np.int64)
+        np.testing.assert_array_equal(from_file.read(indices), extraction.splits.source.read(indices))
+
+
+def test_converted_model_takes_as_many_images_as_are_fastest(backbone):
+    assert [engines.images_per_call(size) for size in (32, 96, 224, 1024)] == [16, 8, 1, 1]
+
+
+def test_input_range_of_the_model_is_kept(small_model, splits):
+    """A model that expects [-1, 1] gets it, from LiteRT as from TensorFlow."""
+    backbone = small_model("mean", lambda x: tf.reduce_mean(x, axis=(1, 2)))
+    backbone = dataclasses.replace(backbone, input_range=(-1.0, 1.0), digest="other")
+    pixels = splits.source.read(np.arange(45)).mean(axis=(1, 2)) / 127.5 - 1
+    for engine in ("litert", "tensorflow"):
+        np.testing.assert_allclose(read_all(extract(backbone, splits, engine=engine)), pixels, atol=1e-4)
+
+
+def test_features_of_features_are_refused(backbone, splits):
+    features = extract(backbone, splits).splits
+    with pytest.raises(DataError, match=r"shape \(1280,\); features are computed from images"):
+        extract(backbone, features)
+
+
+def test_unknown_engine(backbone, splits):
+    with pytest.raises(UsageError, match="no engine 'onnx'"):
+        extract(backbone, splits, engine="onnx")
+
+
+def test_a_head_trains_on_them(backbone, splits):
+    """What extract returns is stock input of stock fit: it tells the two photographs apart."""
+    which = np.arange(45) % 2
+    features = extract(backbone, splits).splits
+    rows = features.source.read(np.arange(45))
+    model = keras.Sequential([keras.Input((1280,)), keras.layers.Dense(2)])
+    model.compile(
+        keras.optimizers.Adam(1e-2),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        ["accuracy"],
+    )
+    model.fit(rows[:30], which[:30], epochs=20, verbose=0)
+    assert model.evaluate(rows[30:], which[30:], verbose=0)[1] >= 0.9
