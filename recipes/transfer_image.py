@@ -38,6 +38,9 @@ class Config(TransferConfig):
     sha256: str | None = None
     """What the downloaded archive must hash to."""
 
+    input_range: tuple[float, float] | None = None
+    """What the model expects for black and white. Left out: what is known of it, else 0 1 (TF Hub's convention)."""
+
     image_size: int | None = None
     """Side in pixels. Left out: what the model was made for, or 96 for images smaller than that."""
 
@@ -74,7 +77,7 @@ def run(config: Config) -> Run:
 
     from tfkit import data, hub, report, stack, transfer
 
-    backbone = hub.resolve(config.model_handle, sha256=config.sha256).check(
+    backbone = hub.resolve(config.model_handle, sha256=config.sha256, input_range=config.input_range).check(
         image_size=config.image_size, trainable=bool(config.fine_tune_epochs)
     )
     splits = data.load_images(

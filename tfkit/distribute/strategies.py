@@ -20,6 +20,9 @@ def strategy(name: str | tf.distribute.Strategy = "auto") -> tf.distribute.Strat
         else every logical CPU, one replica each), `auto` (mirrored where there are two GPUs or more, else
         one_device), or a strategy of your own, which is returned as it is.
 
+    Under `mirrored` Keras averages the replicas' means: where a last batch does not divide by the replicas, its
+    examples weigh unequally in that one step.
+
     Raises:
       ConfigError: no strategy has that name.
     """
