@@ -1,6 +1,9 @@
 """The image sets that need no download."""
 
+from pathlib import Path
+
 import numpy as np
+from PIL import Image
 
 from tfkit.data import load_images
 
@@ -27,3 +30,14 @@ def test_small_images_are_trained_at_96_pixels_unless_asked_otherwise():
     assert load_images("digits").source.shape == (96, 96, 3)
     assert load_images("digits", native_size=64).source.shape == (64, 64, 3)
     assert load_images("digits", image_size=128, native_size=64).source.shape == (128, 128, 3)
+
+
+def test_a_path_names_a_set_unless_there_is_such_a_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert load_images(Path("digits"), image_size=8).origin.startswith("digits (")
+    for name in ("a", "b"):
+        (tmp_path / "digits" / name).mkdir(parents=True)
+        for number in range(3):
+            Image.new("RGB", (4, 4), (number, 0, 0)).save(tmp_path / "digits" / name / f"{number}.png")
+    assert load_images(Path("digits"), image_size=8).origin == "digits/"
+    assert load_images("digits", image_size=8).origin.startswith("digits (")

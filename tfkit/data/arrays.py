@@ -82,8 +82,8 @@ def from_arrays(
       >>> rng = np.random.default_rng(0)
       >>> images = rng.integers(0, 256, size=(40, 28, 28), dtype=np.uint8)
       >>> splits = from_arrays(images, np.arange(40) % 2, class_names=["even", "odd"], image_size=32)
-      >>> sum(splits.counts["train"].values())
-      28
+      >>> sum(map(len, splits.indices.values())), splits.source.shape
+      (40, (32, 32, 3))
     """
     pictures = _as_uint8(np.asarray(images))
     numbers = _as_labels(np.asarray(labels), len(pictures))

@@ -6,9 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tfkit.data.embedded import EMBEDDED, load_embedded
-from tfkit.data.folder import load_folder
 from tfkit.data.splits import Splits
-from tfkit.data.tfds import PREFIX, load_tfds
 
 
 def load_images(
@@ -46,8 +44,14 @@ def load_images(
         "validation_fraction": validation_fraction,
         "test_fraction": test_fraction,
     }
-    if source in EMBEDDED:
+    # A command line gives a Path, also for the name of a set; a folder of that name then goes first.
+    if str(source) in EMBEDDED and (isinstance(source, str) or not source.is_dir()):
         return load_embedded(str(source), **options)
-    if str(source).startswith(PREFIX):
+    if str(source).startswith("tfds:"):
+        from tfkit.data.tfds import load_tfds
+
         return load_tfds(str(source), strict=strict, **options)
+    # Pillow only now: a command line that asks for help does not pay for it.
+    from tfkit.data.folder import load_folder
+
     return load_folder(source, strict=strict, **options)

@@ -15,8 +15,6 @@ from tfkit.data.folder import load_folder
 from tfkit.data.splits import SPLIT_NAMES, Splits
 from tfkit.errors import DataError
 
-PREFIX = "tfds:"
-
 
 def load_tfds(source: str, **options: Any) -> Splits:
     """Splits of "tfds:NAME": its images as they are stored, in folders of the cache, then as any folder.
@@ -55,7 +53,7 @@ def _builder(source: str) -> Any:
     import tensorflow_datasets as tfds  # isort: skip
 
     try:
-        builder = tfds.builder(source.removeprefix(PREFIX))
+        builder = tfds.builder(source.removeprefix("tfds:"))
         builder.download_and_prepare()
     # Whatever a dataset's own code, its host or its licence page raises.
     except Exception as err:
