@@ -70,13 +70,13 @@ def test_no_mistakes_is_no_picture(tmp_path, read):
     assert read(tmp_path).Runs()["images"]["tensors"] == []
 
 
-@pytest.mark.parametrize("classes", [2, 10, 50, 51, 300])
+@pytest.mark.parametrize("classes", [2, 50, 300])
 def test_a_confusion_matrix_of_any_size_is_a_picture(classes, tmp_path, read):
     random = np.random.default_rng(classes)
     labels = random.integers(0, classes, 600)
     evaluation = Evaluation(
         labels=labels,
-        probabilities=random.dirichlet(np.ones(classes), 600) * 0.5 + 0.5 * np.eye(classes)[labels],
+        probabilities=np.eye(classes)[np.where(random.random(600) < 0.1, random.permutation(labels), labels)],
         names=[str(index) for index in range(600)],
         class_names=[f"a class with a long name {index}" for index in range(classes)],
     )
