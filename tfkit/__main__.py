@@ -45,10 +45,11 @@ def _models(chosen: argparse.Namespace) -> int:
     print(f"{'name':<31} {'task':<15} {'pixels':>6} {'parameters':>10}  licence")
     for model in known.table():
         size = f"{model.parameters / 1e6:.1f} M"
-        print(f"{model.name:<31} {model.task:<15} {model.image_size:>6} {size:>10}  {model.licence}")
+        print(
+            f"{model.name:<31} {model.task:<15} {model.image_size:>6} {size:>10}  {model.licence:<12} {model.note}"
+        )
         if model.handle != model.name:
             print(f"    {model.handle}")
-        print(f"    {model.note}")
     return 0
 
 

@@ -5,6 +5,7 @@ All answers come from the packages' metadata: nothing is imported.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import importlib.util
 import os
@@ -42,6 +43,9 @@ OPTIONAL = {
 }
 _EXTRAS = {"kagglehub": "kaggle", "tensorflow-datasets": "tfds"}
 
+# TensorFlow goes by several names.
+_BUILDS = ("tensorflow", "tensorflow-cpu", "tensorflow-tpu")
+
 # Their metadata forbids what their code can do (Python 3.12, NumPy 2), so an installer must pass over it.
 _STALE_METADATA = ("tensorflow-privacy", "tensorflow-empirical-privacy")
 
@@ -60,10 +64,10 @@ class Problem:
 
 def version(package: str) -> str | None:
     """The installed version of a package, or None."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+    for name in _BUILDS if package == "tensorflow" else (package,):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            return importlib.metadata.version(name)
+    return None
 
 
 def requirement(package: str) -> str:

@@ -73,9 +73,7 @@ _PACKAGE_OF = {
 # Keras reads it when tf.keras is first used, which may be before tfkit is asked for anything.
 os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 
-_WHY_KERAS_2 = (
-    "TensorFlow Hub, Model Optimization and Privacy are Keras 2 libraries and fail inside its models."
-)
+_WHY_KERAS_2 = "TensorFlow Hub, Model Optimization and Privacy are Keras 2 libraries: its models refuse them."
 
 _tuned: bool | None = None  # None until TensorFlow is started
 
@@ -141,15 +139,12 @@ def _import(module: str, package: str) -> ModuleType:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
-            for category in (
-                SyntaxWarning,
-                DeprecationWarning,
-            ):  # of their own code, not of what a user calls
-                warnings.simplefilter("ignore", category)
+            # These two are about the packages' own code, which a user cannot change.
+            warnings.simplefilter("ignore", SyntaxWarning)
+            warnings.simplefilter("ignore", DeprecationWarning)
             return importlib.import_module(module)
-    except (
-        Exception
-    ) as err:  # a package of a wrong version fails with AttributeError, NotFoundError, TypeError ...
+    # A package of a wrong version fails with AttributeError, TypeError, NotFoundError, whatever comes first.
+    except Exception as err:
         raise _import_error(module, package, err) from err
 
 
@@ -182,10 +177,8 @@ def _refuse_keras_3(tensorflow: ModuleType) -> None:
     """Raise when tf.keras, which is settled at its first use in a process, is settled as Keras 3."""
     for name in ("keras", "losses", "metrics", "optimizers", "initializers"):
         # Not getattr on what is found: that would settle it.
-        settled = vars(vars(tensorflow).get(name, object)) or {}
-        if settled.get("_tfll_keras_version") == "keras_3" or settled.get("__name__", "").startswith(
-            "keras."
-        ):
+        module = vars(vars(tensorflow).get(name, object))
+        if module.get("_tfll_keras_version") == "keras_3" or module.get("__name__", "").startswith("keras."):
             raise StackError(
                 f"tf.keras is Keras {packages.version('keras')} in this process: "
                 "it was used before tfkit was imported, and that cannot be undone.\n"
