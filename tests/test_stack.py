@@ -30,6 +30,12 @@ def test_every_package_uses_the_same_keras():
     assert isinstance(private, keras.optimizers.legacy.Optimizer)
 
 
+def test_keras_3_can_be_had_beside_it_and_tf_keras_stays():
+    assert stack.keras_3.__version__.startswith("3.")
+    assert stack.keras_3.backend.backend() == "tensorflow"
+    assert tf.keras.Model is keras.Model is not stack.keras_3.Model
+
+
 def test_every_module_is_the_real_one():
     assert tf.__version__ == importlib.metadata.version("tensorflow")
     assert tf_text.WhitespaceTokenizer().tokenize(["two words"]).to_list() == [[b"two", b"words"]]

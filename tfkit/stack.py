@@ -27,6 +27,7 @@ from tfkit.process import malloc_environment, quiet
 if TYPE_CHECKING:
     tf: Any
     keras: Any
+    keras_3: Any
     tf_hub: Any
     tf_text: Any
     tfmot: Any
@@ -37,6 +38,7 @@ __all__ = [
     "devices",
     "has_gpu",
     "keras",
+    "keras_3",
     "litert",
     "malloc_environment",
     "malloc_is_tuned",
@@ -53,6 +55,7 @@ __all__ = [
 _LAZY = {
     "tf": ("tensorflow", "tensorflow"),
     "keras": ("tf_keras", "tf-keras"),
+    "keras_3": ("keras", "keras"),  # for its functions on tensors; its models do not fit the others
     "tf_hub": ("tensorflow_hub", "tensorflow-hub", "setuptools"),
     "tf_text": ("tensorflow_text", "tensorflow-text"),
     "tfmot": ("tensorflow_model_optimization", "tensorflow-model-optimization"),
@@ -161,6 +164,7 @@ def _start_tensorflow() -> None:
             f"  {_WHY_KERAS_2}\n"
             "  Unset it, or set it to 1, and start again."
         )
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
     if "tensorflow" in sys.modules:
         _refuse_keras_3(sys.modules["tensorflow"])

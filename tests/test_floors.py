@@ -1,0 +1,43 @@
+"""The floors of the house, as import-linter holds them (pyproject.toml): they hold, and a breach is seen."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).parents[1]
+
+
+def lint(folder: Path) -> subprocess.CompletedProcess[str]:
+    program = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache"]
+    return subprocess.run(program, cwd=folder, capture_output=True, text=True, check=False)
+
+
+def test_nothing_imports_from_a_higher_floor():
+    done = lint(REPO)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize(
+    ("file", "line", "breach"),
+    [
+        (
+            "tfkit/data/extra.py",
+            "from tfkit import training",
+            "tfkit.data is not allowed to import tfkit.training",
+        ),
+        ("tfkit/data/extra.py", "import tensorflow_hub", "tfkit is not allowed to import tensorflow_hub"),
+        ("tfkit/hub/extra.py", "import recipes", "tfkit is not allowed to import recipes"),
+        ("tfkit/misplaced.py", "", "misplaced"),
+    ],
+)
+def test_a_breach_is_seen(tmp_path, file, line, breach):
+    for name in ("tfkit", "recipes"):
+        shutil.copytree(REPO / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(REPO / "pyproject.toml", tmp_path)
+    (tmp_path / file).write_text(f"{line}\n")
+    done = lint(tmp_path)
+    assert done.returncode == 1
+    assert breach in done.stdout
