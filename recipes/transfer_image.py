@@ -89,7 +89,7 @@ def run(config: Config) -> Run:
         strict=config.strict,
     )
     run.versions = stack.versions()
-    transfer.describe(run, backbone, splits)
+    transfer.describe(run, backbone, splits, recipe="transfer_image")
     classifier = transfer.train(run, backbone, splits, config)
     transfer.conclude(run, classifier, splits)
     run.record({"time/total_seconds": time.monotonic() - began})

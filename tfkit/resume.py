@@ -124,7 +124,7 @@ class Backup(keras.callbacks.Callback):
             checkpoint.restore(str(self._folder / state["checkpoint"])).assert_existing_objects_matched()
             if state["best_weights"]:
                 with np.load(self._folder / state["best_weights"], allow_pickle=False) as kept:
-                    self._best.weights = [kept[f"weight{place}"] for place in range(len(kept.files))]
+                    self._best.weights = [kept[f"weight{n}"] for n in range(len(kept.files))]
         except (
             ValueError,
             LookupError,
@@ -183,5 +183,6 @@ class Backup(keras.callbacks.Callback):
         path = self._folder / f"best-{self._best.state['epoch']}.npz"
         if not path.is_file():
             with files.new_file(path) as file:
-                np.savez(file, **{f"weight{place}": value for place, value in enumerate(self._best.weights)})
+                arrays: dict[str, Any] = {f"weight{n}": value for n, value in enumerate(self._best.weights)}
+                np.savez(file, **arrays)
         return path.name

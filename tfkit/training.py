@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import itertools
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -16,7 +17,7 @@ from tfkit import distribute
 from tfkit import run as runs
 from tfkit.data import Splits
 from tfkit.errors import ConfigError, DataError
-from tfkit.evaluation import Evaluation
+from tfkit.evaluation import Evaluation, save
 from tfkit.run import Run
 
 if TYPE_CHECKING:
@@ -88,8 +89,7 @@ def train(
 
     if epochs < 1:
         raise ConfigError(f"epochs is {epochs}; training takes at least 1.")
-    earlier = run.history
-    earlier = earlier[earlier["stage"] != stage] if len(earlier) else earlier
+    earlier = _rows_before(run, stage)
     offset = len(earlier)
     keras.utils.set_random_seed(seed)
     # Dropout then draws from a tf.random.Generator, which EpochSeeds can reset; else from a hidden counter.
@@ -128,7 +128,7 @@ def train(
             verbose=_verbosity() if verbose is None else verbose,
         )
     rows = [{"stage": stage, **row, "epoch": offset + row["epoch"]} for row in backup.rows]
-    run.write_history([*earlier.to_dict("records"), *rows])
+    run.write_history([*earlier, *rows])
     return Trained(
         model=model,
         rows=rows,
@@ -194,6 +194,7 @@ def fit(
     run = Run.create(run_dir, config=config, overwrite=not resume)
     run.labels = splits.class_names
     run.versions = stack.versions()
+    run.provenance = {"data": splits.provenance}
     trained = train(
         build_model, splits, run=run, epochs=epochs, strategy=strategy, seed=seed, patience=patience,
         class_weight=class_weight(splits, when=class_weights, run=run), augment=augment,
@@ -201,6 +202,7 @@ def fit(
     )  # fmt: skip
     measured = evaluate(trained.model, splits)
     run.record(measured.metrics("test"))
+    save(run.path / runs.EVALUATION, measured)
     run.record(export.save(trained.model, run, splits, evaluation=measured))
     run.record({"time/train_seconds": trained.seconds, "time/total_seconds": time.monotonic() - began})
     run.close()
@@ -265,6 +267,12 @@ def evaluation(probabilities: np.ndarray, splits: Splits) -> Evaluation:
         names=[splits.source.names[index] for index in indices],
         class_names=splits.class_names,
     )
+
+
+def _rows_before(run: Run, stage: str) -> list[dict[str, Any]]:
+    """The history of the stages that came before this one, also when an interrupted run had gone further."""
+    rows = [{str(name): value for name, value in row.items()} for row in run.history.to_dict("records")]
+    return list(itertools.takewhile(lambda row: row["stage"] != stage, rows))
 
 
 def _verbosity() -> int:

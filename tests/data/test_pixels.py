@@ -28,7 +28,8 @@ def test_pillow_and_tensorflow_agree_within_one_level(height, width, size):
         ours, exported = resize(Image.fromarray(image), size), to_square(image, size).numpy()
         assert ours.shape == exported.shape == (size, size, 3)
         assert np.abs(ours - exported).max() <= 1
-        assert np.abs(np.mean(ours - exported)) < 0.05
+        # Where source and target are in a simple ratio, values lie on the rounding's edge more often.
+        assert np.mean(ours != exported) < 0.06
 
 
 def test_one_graph_takes_every_size_and_type():

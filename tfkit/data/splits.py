@@ -144,6 +144,22 @@ class Splits:
             for split, indices in self.indices.items()
         }
 
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Where the examples came from and how they were dealt out, as plain values."""
+        return {
+            "origin": self.origin,
+            "fingerprint": self.source.fingerprint,
+            "examples": sum(map(len, self.indices.values())),
+            "classes": len(self.class_names),
+            "counts": self.counts,
+            "shape": list(self.source.shape),
+            "seed": self.seed,
+            "skipped": [list(skipped) for skipped in self.skipped],
+            "other_files": self.other_files,
+            "duplicates": self.duplicates,
+        }
+
     def replace(self, **changes: Any) -> Splits:
         """The same splits with some fields changed, such as another source over the same examples."""
         return dataclasses.replace(self, **changes)

@@ -65,8 +65,10 @@ class Backbone:
             self.check(trainable=trainable)
         output = self.interface.output
         shown = output is not None and output.shape is not None and None not in output.shape[1:]
+        # Given a path, hub tries a loader of Keras 3 first, whose import alone takes seconds.
+        loaded = tf_hub.load(str(self.path))
         return tf_hub.KerasLayer(
-            str(self.path),
+            loaded if callable(loaded) else str(self.path),
             trainable=trainable,
             signature=self.interface.signature if self.interface.way != "tf1" else None,
             output_key=self.interface.output_key,

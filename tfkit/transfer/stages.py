@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -60,7 +60,7 @@ def train(run: Run, backbone: Backbone, splits: Splits, config: TransferConfig) 
         class_weight=training.class_weight(splits, when=config.class_weights, run=run),
     )
     whole = functools.partial(models.whole, backbone, classes, image_size=size)
-    of_head = {"learning_rate": config.learning_rate, "steps": config.epochs * splits.steps_per_epoch}
+    of_head: dict[str, Any] = {"learning_rate": config.learning_rate, "steps": config.epochs * splits.steps_per_epoch}
     if features is not None:
         head = functools.partial(models.head, backbone.feature_size, classes, **of_head)
         trained = stage(head, features, stage="head", epochs=config.epochs)
