@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from tfkit.stack import keras
 
 MINIMUM_AGREEMENT = 0.98
+CHECKED_AT_A_TIME = 16
 
 
 def save(model: keras.Model, run: Run, splits: Splits, *, evaluation: Evaluation) -> dict[str, float]:
@@ -148,4 +151,13 @@ def _predict(folder: Path, splits: Splits) -> np.ndarray:
     indices = splits.indices["test"]
     if len(splits.spec.shape) != 3:
         return np.asarray(loaded(tf.constant(splits.source.read(indices))))
-    return np.stack([np.asarray(loaded(tf.constant(splits.source.raw(int(index))))) for index in indices])
+    images = (splits.source.raw(int(index)) for index in indices)
+    same_size = (group for _, group in itertools.groupby(images, key=np.shape))
+    return np.concatenate(
+        [np.asarray(loaded(tf.constant(np.stack(batch)))) for group in same_size for batch in _batches(group)]
+    )
+
+
+def _batches(images: Iterator[np.ndarray]) -> Iterator[tuple[np.ndarray, ...]]:
+    while batch := tuple(itertools.islice(images, CHECKED_AT_A_TIME)):
+        yield batch

@@ -48,7 +48,9 @@ def test_it_is_clean_and_points_to_the_published_address(path):
     assert all(not cell.get("outputs") for cell in notebook.cells)
     text = "\n".join(cell.source for cell in notebook.cells)
     slug = address.removeprefix("https://github.com/")
-    assert f"colab.research.google.com/github/{slug}/blob/main/notebooks/{path.name}" in notebook.cells[0].source
+    assert (
+        f"colab.research.google.com/github/{slug}/blob/main/notebooks/{path.name}" in notebook.cells[0].source
+    )
     assert f"git+{address}" in text
     assert "#@param" in text
     assert "%tensorboard" in text

@@ -65,8 +65,13 @@ def _reader(source: Source) -> Any:
     """A graph function: indices int64 [b] -> (features float32 [b, *shape], label int64 [b])."""
     from tfkit.stack import tf
 
-    labels = np.asarray(source.labels, np.int64)
+    labels = tf.constant(np.asarray(source.labels, np.int64))
     is_image = len(source.shape) == 3
+    rows = getattr(source, "rows", None)
+    if rows is not None:
+        # Python, with its lock, would cost more than a step on features takes.
+        features = tf.constant(rows)
+        return lambda indices: (tf.gather(features, indices), tf.gather(labels, indices))
 
     def read(indices: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         features = tf.numpy_function(

@@ -34,7 +34,9 @@ def to_square(image: tf.Tensor, size: int) -> tf.Tensor:
         return tf.clip_by_value(tf.floor(values + 0.5), 0.0, 255.0)
 
     height = tf.shape(image)[-3]
-    wide = whole(tf.image.resize(tf.cast(image, tf.float32), [height, size], method="bilinear", antialias=True))
+    wide = whole(
+        tf.image.resize(tf.cast(image, tf.float32), [height, size], method="bilinear", antialias=True)
+    )
     square = whole(tf.image.resize(wide, [size, size], method="bilinear", antialias=True))
     return tf.ensure_shape(square, [*image.shape[:-3], size, size, 3])
 

@@ -40,12 +40,10 @@ def rand_augment(*, strength: float, operations: int = 2) -> Callable[[tf.Tensor
 
     Source: Cubuk et al. 2019 (arXiv:1909.13719).
     """
-    import keras
-
-    from tfkit.stack import tf
+    from tfkit.stack import keras_3, tf
 
     # Some of the operations have amounts in [0, 255] whatever the range is said to be.
-    layer = keras.layers.RandAugment(value_range=(0, 255), factor=strength)
+    layer = keras_3.layers.RandAugment(value_range=(0, 255), factor=strength)
     steps = [getattr(layer, name) for name in _OPERATIONS]
     for step in steps:
         step.backend.set_backend("tensorflow")
@@ -76,11 +74,9 @@ def rand_augment(*, strength: float, operations: int = 2) -> Callable[[tf.Tensor
 
 def _example_seeds(seed: tf.Tensor) -> Any:
     """What Keras asks for its next seed: each asked once gives another, all of them decided by `seed`."""
-    import keras
+    from tfkit.stack import keras_3, tf
 
-    from tfkit.stack import tf
-
-    class ExampleSeeds(keras.random.SeedGenerator):
+    class ExampleSeeds(keras_3.random.SeedGenerator):
         def __init__(self) -> None:
             """Without the variable that Keras counts in."""
             self.asked = 0

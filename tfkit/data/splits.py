@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
     from tfkit.data.augment import Augmentation
 
+FEATURES_AT_A_TIME = 1024
+"""Features are validated and tested in batches of at least so many: a batch costs more than what is in it."""
+
 SPLIT_NAMES = ("train", "validation", "test")
 
 
@@ -45,6 +48,8 @@ class Source(Protocol):
 
     def raw(self, index: int) -> np.ndarray:
         """One example as the user has it: for an image uint8 [h, w, 3] of any size."""
+
+    # A source of features that are all in memory may offer them as `rows`, float32 [n, *shape].
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -170,4 +175,6 @@ class Splits:
     def _in_order(self, split: str) -> tf.data.Dataset:
         from tfkit.data import pipeline
 
-        return pipeline.in_order(self.source, self.indices[split], batch_size=self.global_batch_size)
+        smallest = 1 if len(self.source.shape) == 3 else FEATURES_AT_A_TIME
+        batch_size = max(self.global_batch_size, smallest)
+        return pipeline.in_order(self.source, self.indices[split], batch_size=batch_size)

@@ -55,12 +55,12 @@ class FeatureSource:
         weakref.finalize(self, os.close, self._descriptor)
         content = len(self.labels) * self._row_bytes
         self._start = path.stat().st_size - content
-        self._rows: np.ndarray | None = np.load(path) if content <= in_memory else None
+        self.rows: np.ndarray | None = np.load(path) if content <= in_memory else None
 
     def read(self, indices: np.ndarray) -> np.ndarray:
         """float32 [b, d]."""
-        if self._rows is not None:
-            return np.asarray(self._rows[indices])
+        if self.rows is not None:
+            return np.asarray(self.rows[indices])
         rows = b"".join(
             os.pread(self._descriptor, self._row_bytes, self._start + int(index) * self._row_bytes)
             for index in indices

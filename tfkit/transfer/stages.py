@@ -60,7 +60,10 @@ def train(run: Run, backbone: Backbone, splits: Splits, config: TransferConfig) 
         class_weight=training.class_weight(splits, when=config.class_weights, run=run),
     )
     whole = functools.partial(models.whole, backbone, classes, image_size=size)
-    of_head: dict[str, Any] = {"learning_rate": config.learning_rate, "steps": config.epochs * splits.steps_per_epoch}
+    of_head: dict[str, Any] = {
+        "learning_rate": config.learning_rate,
+        "steps": config.epochs * splits.steps_per_epoch,
+    }
     if features is not None:
         head = functools.partial(models.head, backbone.feature_size, classes, **of_head)
         trained = stage(head, features, stage="head", epochs=config.epochs)
