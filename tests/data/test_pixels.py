@@ -28,8 +28,8 @@ def test_pillow_and_tensorflow_agree_within_one_level(height, width, size):
         ours, exported = resize(Image.fromarray(image), size), to_square(image, size).numpy()
         assert ours.shape == exported.shape == (size, size, 3)
         assert np.abs(ours - exported).max() <= 1
-        # Where source and target are in a simple ratio, values lie on the rounding's edge more often.
-        assert np.mean(ours != exported) < 0.06
+        # Where two source pixels make 33, many values lie on the rounding's edge; else under 2 % differ.
+        assert np.mean(ours != exported) < (0.15 if min(height, width, size) < 10 else 0.02)
 
 
 def test_one_graph_takes_every_size_and_type():
