@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import ctypes
 import os
@@ -40,6 +41,11 @@ _NOISE_WITHOUT_ACCELERATOR = (
 _ACCELERATORS = ("nvidia[0-9]*", "nvidiactl", "dxg", "kfd", "accel[0-9]*", "vfio/[0-9]*")
 
 _quieting = False
+
+
+def watched() -> bool:
+    """Whether somebody sees progress as it happens: in a terminal or a notebook, not in a file or a pipe."""
+    return hasattr(builtins, "__IPYTHON__") or (sys.stderr is not None and sys.stderr.isatty())
 
 
 def has_accelerator() -> bool:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import builtins
 import itertools
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tfkit import distribute
+from tfkit import distribute, process
 from tfkit import run as runs
 from tfkit.data import Splits
 from tfkit.errors import ConfigError, DataError
@@ -125,7 +123,7 @@ def train(
             validation_data=splits.validation,
             class_weight=class_weight,
             callbacks=[EpochSeeds(seed), *logging, best, backup, *callbacks],
-            verbose=_verbosity() if verbose is None else verbose,
+            verbose=verbose if verbose is not None else 1 if process.watched() else 2,
         )
     rows = [{"stage": stage, **row, "epoch": offset + row["epoch"]} for row in backup.rows]
     run.write_history([*earlier, *rows])
@@ -273,8 +271,3 @@ def _rows_before(run: Run, stage: str) -> list[dict[str, Any]]:
     """The history of the stages that came before this one, also when an interrupted run had gone further."""
     rows = [{str(name): value for name, value in row.items()} for row in run.history.to_dict("records")]
     return list(itertools.takewhile(lambda row: row["stage"] != stage, rows))
-
-
-def _verbosity() -> int:
-    """Progress bars where somebody watches; a line an epoch into files."""
-    return 1 if sys.stdout.isatty() or hasattr(builtins, "__IPYTHON__") else 2

@@ -22,6 +22,7 @@ from tfkit import files
 from tfkit.data import pixels
 from tfkit.data.decode import Unreadable, read_image
 from tfkit.data.scan import ImageFile
+from tfkit.process import watched
 
 DISK_RESERVE = 2 * 2**30
 """Bytes that preparing leaves free on the disk of the cache."""
@@ -134,7 +135,12 @@ def _write(
     with contextlib.ExitStack() as stack:
         file = stack.enter_context((folder / "pixels").open("wb")) if keep_pixels else None
         for entry, row in tqdm(
-            in_parallel(one, images), total=len(images), desc="Preparing images", unit="image", delay=1
+            in_parallel(one, images),
+            total=len(images),
+            desc="Preparing images",
+            unit="image",
+            delay=1,
+            disable=not watched(),
         ):
             entries.append(entry)
             if file is not None:

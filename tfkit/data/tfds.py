@@ -14,6 +14,7 @@ from tfkit import files
 from tfkit.data.folder import load_folder
 from tfkit.data.splits import SPLIT_NAMES, Splits
 from tfkit.errors import DataError
+from tfkit.process import watched
 
 
 def load_tfds(source: str, **options: Any) -> Splits:
@@ -80,7 +81,9 @@ def _unpack(builder: Any, split: str, folder: Path) -> None:
     """Write the encoded images of a split as <class>/<digest of the image>.<ending>."""
     label = builder.info.features["label"]
     total = builder.info.splits[split].num_examples
-    for name, content in tqdm(_encoded(builder, split), total=total, desc=f"Unpacking {split}", delay=1):
+    for name, content in tqdm(
+        _encoded(builder, split), total=total, desc=f"Unpacking {split}", delay=1, disable=not watched()
+    ):
         ending = ".jpg" if content.startswith(b"\xff\xd8") else ".png"
         place = folder / label.int2str(name).replace("/", "_")
         place.mkdir(parents=True, exist_ok=True)

@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from tfkit.errors import HubError
+from tfkit.process import watched
 
 MAX_REDIRECTS = 10
 MAX_BYTES = 16 << 30
@@ -125,7 +126,15 @@ def _receive(url: str, response: Any, path: Path, *, timeout_seconds: float) -> 
         raise HubError(f"{url} is {expected:,} bytes; a model has at most {MAX_BYTES:,}.")
     digest, received = hashlib.sha256(), 0
     window_start, window_bytes = time.monotonic(), 0
-    progress = tqdm(total=max(expected, 0) or None, desc=url, unit="B", unit_scale=True, delay=1, leave=False)
+    progress = tqdm(
+        total=max(expected, 0) or None,
+        desc=url,
+        unit="B",
+        unit_scale=True,
+        delay=1,
+        leave=False,
+        disable=not watched(),
+    )
     with path.open("wb") as file, progress:
         # read1 hands over what has come; read would wait for a full chunk, and a trickle could hold it for ever.
         while chunk := response.raw.read1(_CHUNK, decode_content=False):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from tqdm.auto import tqdm
 
-from tfkit import files, packages
+from tfkit import files, packages, process
 from tfkit.data import Source, Splits
 from tfkit.errors import CheckError, DataError, UsageError
 from tfkit.hub import engines, stored
@@ -129,7 +129,9 @@ def _computed(source: Source, compute: engines.Engine, *, batch_size: int) -> It
     batches = [np.arange(start, min(start + batch_size, n)) for start in range(0, n, batch_size)]
     with (
         ThreadPoolExecutor(1) as reader,
-        tqdm(total=n, desc="Computing features", unit="image", delay=1) as progress,
+        tqdm(
+            total=n, desc="Computing features", unit="image", delay=1, disable=not process.watched()
+        ) as progress,
     ):
         read = reader.submit(source.read, batches[0])
         for batch, following in zip(batches, [*batches[1:], None], strict=True):
