@@ -65,6 +65,8 @@ def closing_lines(run: Run) -> list[str]:
 def _explain(error: Exception) -> str:
     if isinstance(error, TfkitError):
         return f"{type(error).__name__}: {error}"
+    if "No space left on device" in str(error):
+        return "The disk is full. Nothing that was whole is lost: free some space and give the same command again."
     if isinstance(error, OSError) and error.filename:
         return f"{type(error).__name__}: {error.strerror}: {error.filename}\n  (--debug shows where)"
     first = textwrap.shorten(str(error) or repr(error), 600)

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from tfkit.errors import UsageError
+
 CACHE_VARIABLE = "TFKIT_CACHE"
 
 
@@ -20,7 +22,13 @@ def cache_dir(*parts: str) -> Path:
     """A folder below the cache (`$TFKIT_CACHE`, else `~/.cache/tfkit`), made if absent."""
     root = os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "tfkit"
     folder = Path(root).expanduser().joinpath(*parts)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"The cache folder {folder} cannot be made: {error.strerror}."
+            f"\n  Give another one: export {CACHE_VARIABLE}=/some/folder"
+        ) from error
     return folder
 
 

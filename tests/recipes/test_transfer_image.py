@@ -42,6 +42,19 @@ def recipe(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str
     )
 
 
+def stopped(arguments: list[str], sign: Path, *, by: signal.Signals) -> int:
+    """The exit code of a recipe that gets a signal as soon as a file appears."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "recipes.transfer_image", *arguments], cwd=ROOT, stdout=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 120
+    while not sign.exists() and time.monotonic() < deadline:
+        assert process.poll() is None, "it ended before it could be stopped"
+        time.sleep(0.02)
+    process.send_signal(by)
+    return process.wait()
+
+
 @pytest.mark.slow
 def test_the_run_folder_holds_all_that_is_promised(finished):
     files = {path.name for path in finished.path.iterdir()}
@@ -122,20 +135,13 @@ def test_its_config_replays_it(finished, tmp_path):
 
 @pytest.mark.slow
 def test_killed_and_started_again_it_ends_as_if_nothing_had_been(finished, photos, tmp_path):
-    """kill -9 in the middle of fine-tuning, in a process of its own."""
+    """Ctrl-C after the head, kill -9 after an epoch of fine-tuning, in processes of their own."""
     arguments = ["--data-dir", str(photos), "--run-dir", str(tmp_path / "run")]
     arguments += [
         word for name, value in QUICK.items() for word in (f"--{name.replace('_', '-')}", str(value))
     ]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "recipes.transfer_image", *arguments], cwd=ROOT, stdout=subprocess.DEVNULL
-    )
-    deadline = time.monotonic() + 120
-    while not (tmp_path / "run" / "backup" / "head" / "state.json").exists() and time.monotonic() < deadline:
-        assert process.poll() is None, "it ended before it could be killed"
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    assert stopped(arguments, tmp_path / "run" / "backup" / "head" / "state.json", by=signal.SIGINT) == 3
+    assert stopped(arguments, tmp_path / "run" / "logs" / "graph" / "fine_tune", by=signal.SIGKILL) == -9
     assert not Run.open(tmp_path / "run").finished
     done = recipe(*arguments)
     assert done.returncode == 0, done.stderr

@@ -1,0 +1,95 @@
+"""The models of transfer learning: what is frozen stays, what starts from a head says what the head said."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tfkit import hub
+from tfkit.stack import keras, tf
+from tfkit.transfer import models
+
+SIZE = 32
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    return hub.resolve("efficientnet-lite0")
+
+
+def images(count=8):
+    return np.random.default_rng(0).random((count, SIZE, SIZE, 3), np.float32)
+
+
+def whole(backbone, trainable, **changes):
+    settings = {"image_size": SIZE, "learning_rate": 1e-3, "steps": 4, "trainable": trainable} | changes
+    return models.whole(backbone, 3, **settings)
+
+
+@pytest.mark.parametrize(("trainable", "changed"), [("none", 0.0), ("top", 0.5), ("all", 1.0)])
+def test_training_changes_what_it_may_and_no_statistics(backbone, trainable, changed):
+    model = whole(backbone, trainable)
+    before = {layer.name: layer.get_weights() for layer in model.layers if layer.weights}
+    model.fit(images(), np.arange(8) % 3, epochs=2, batch_size=4, verbose=0)
+    moved = {}
+    for name, old in before.items():
+        new = model.get_layer(name).get_weights()
+        moved[name] = any(not np.array_equal(one, other) for one, other in zip(old, new, strict=True))
+    assert moved.pop(models.CLASSIFIER)
+    normalising = {layer.name for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)}
+    assert normalising
+    assert not any(moved[name] for name in normalising)
+    convolutions = [name for name in moved if name not in normalising]
+    assert np.mean([moved[name] for name in convolutions]) == pytest.approx(changed, abs=0.1)
+    if trainable == "top":
+        first = [moved[name] for name in convolutions].index(True)
+        assert all(moved[name] for name in convolutions[first:])
+
+
+def test_the_whole_model_starts_where_the_head_ended(backbone):
+    head = models.head(backbone.feature_size, 3, learning_rate=1e-3, steps=1)
+    features = backbone.functional(image_size=SIZE)(images())
+    expected = head(features).numpy()
+    for trainable in ("none", "all"):
+        np.testing.assert_allclose(whole(backbone, trainable, head=head)(images()), expected, atol=1e-4)
+    trained = whole(backbone, "all", head=head)
+    trained.fit(images(), np.arange(8) % 3, batch_size=4, verbose=0)
+    again = whole(backbone, "top", head=trained)
+    np.testing.assert_allclose(again(images()), trained(images()), atol=1e-5)
+
+
+def test_the_learning_rate_warms_up_and_decays():
+    rate = models.schedule(0.5, steps=100)
+    values = np.array([float(rate(tf.constant(step, tf.int64))) for step in range(101)])
+    assert values[0] == pytest.approx(0.05)
+    assert values.argmax() == 10
+    assert values.max() == pytest.approx(0.5)
+    assert (np.diff(values[:11]) > 0).all()
+    assert (np.diff(values[10:]) < 0).all()
+    assert values[100] == pytest.approx(0, abs=1e-6)
+    assert float(models.schedule(0.5, steps=3)(0)) == pytest.approx(0.5), "too short for a warm-up"
+
+
+def test_a_hub_layer_sees_the_range_it_expects(backbone, tmp_path):
+    """A backbone that is no bundled one gets its images scaled, and is a hub.KerasLayer."""
+
+    class Brightness(tf.train.Checkpoint):
+        def __init__(self):
+            super().__init__()
+            self.scale = tf.Variable(tf.ones([3]))
+            self.variables = [self.scale]
+            self.trainable_variables = [self.scale]
+            self.regularization_losses = []
+
+        @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3]), tf.TensorSpec([], tf.bool)])
+        def __call__(self, pixels, training=False):
+            return tf.reduce_mean(pixels, [1, 2]) * self.scale
+
+    tf.saved_model.save(Brightness(), str(tmp_path / "model"))
+    resolved = hub.resolve(str(tmp_path / "model"), input_range=(0, 255))
+    model = models.whole(
+        resolved, 2, image_size=SIZE, learning_rate=0.1, steps=1, trainable="all", dropout=0.0
+    )
+    features = keras.Model(model.input, model.get_layer(models.CLASSIFIER).input)
+    np.testing.assert_allclose(features(images()), images().mean((1, 2)) * 255, rtol=1e-4)
+    assert len(model.trainable_variables) == 3
