@@ -25,6 +25,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     models = commands.add_parser("models", help="list the models that are bundled or well known")
     models.set_defaults(run=_models)
 
+    report = commands.add_parser("report", help="write report.html of finished runs anew")
+    report.add_argument("runs", nargs="+", metavar="RUN", help="a run folder")
+    report.set_defaults(run=_report)
+
     chosen = parser.parse_args(arguments)
     try:
         return int(chosen.run(chosen))
@@ -51,6 +55,12 @@ def _models(chosen: argparse.Namespace) -> int:
         if model.handle != model.name:
             print(f"    {model.handle}")
     return 0
+
+
+def _report(chosen: argparse.Namespace) -> int:
+    from tfkit import report
+
+    return report.main(chosen.runs)
 
 
 if __name__ == "__main__":

@@ -156,7 +156,8 @@ def versions() -> dict[str, Any]:
     """What runs here: packages, Python, processor, platform; for versions.json and bug reports.
 
     Returns:
-      "tfkit", "python", "platform", "cpu", "cores" (those that this process may use), "packages" (name to
+      "tfkit", "python", "platform", "cpu", "cores" (those that this process may use), "problems" (what the
+      doctor would say of the packages without trying them; empty where all is well), "packages" (name to
       version: all that tfkit stands on, with what those stand on).
     """
     return {
@@ -165,6 +166,7 @@ def versions() -> dict[str, Any]:
         "platform": platform.platform(),
         "cpu": _cpu(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "problems": [problem.found for problem in problems()],
         "packages": dict(sorted(_closure(("tfkit", *REQUIRED, *OPTIONAL)).items())),
     }
 

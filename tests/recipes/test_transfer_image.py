@@ -71,6 +71,7 @@ def test_the_run_folder_holds_all_that_is_promised(finished):
     assert metrics["data/skipped_files"] == 0
     assert "test/top_5_accuracy" not in metrics
     assert {f"test/recall/digit {digit}" for digit in range(3)} <= set(metrics)
+    assert finished.versions["problems"] == []
     assert finished.labels == ["digit 0", "digit 1", "digit 2"]
     assert list(finished.history["stage"].unique()) == ["head", "fine_tune"]
     assert not [note for note in finished.notes if "undone" in note]

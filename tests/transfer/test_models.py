@@ -93,3 +93,17 @@ def test_a_hub_layer_sees_the_range_it_expects(backbone, tmp_path):
     features = keras.Model(model.input, model.get_layer(models.CLASSIFIER).input)
     np.testing.assert_allclose(features(images()), images().mean((1, 2)) * 255, rtol=1e-4)
     assert len(model.trainable_variables) == 3
+
+
+def test_mixed_precision_trains_in_float16_and_hands_over_float32(backbone):
+    model = whole(backbone, "all", precision="mixed_float16")
+    assert model.get_layer(index=-3).compute_dtype == "float16"
+    assert {weight.dtype.name for weight in model.trainable_variables} == {"float32"}
+    assert isinstance(model.optimizer, keras.mixed_precision.LossScaleOptimizer)
+    assert keras.mixed_precision.global_policy().name == "float32"
+    model.fit(images(), np.arange(8) % 3, batch_size=4, verbose=0)
+    exact = whole(backbone, "none", head=model)
+    assert exact.get_layer(index=-3).compute_dtype == "float32"
+    expected = model(images()).numpy()
+    assert expected.dtype == np.float32
+    np.testing.assert_allclose(exact(images()), expected, atol=0.05 * np.abs(expected).max())

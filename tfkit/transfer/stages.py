@@ -87,6 +87,7 @@ def train(run: Run, backbone: Backbone, splits: Splits, config: TransferConfig) 
             learning_rate=config.fine_tune_learning_rate,
             steps=steps,
             head=trained.model,
+            precision="mixed_float16" if stack.has_gpu() else "float32",
         )
         before = trained.val_loss
         trained = stage(build, splits, stage=name, epochs=epochs, augment=augment, start_val_loss=before)
@@ -94,7 +95,10 @@ def train(run: Run, backbone: Backbone, splits: Splits, config: TransferConfig) 
         if trained.best_epoch is None:
             run.note(f"Stage {name} is undone: no epoch had a validation loss below {before:.4f}.")
     run.record({"time/train_seconds": seconds})
-    return _observe(trained.model, splits)
+    # What is measured and exported is float32, in whatever precision the GPU was fastest.
+    mixed = tuning and stack.has_gpu()
+    model = whole(trainable="none", head=trained.model, **of_head) if mixed else trained.model
+    return _observe(model, splits)
 
 
 def _stored_features(run: Run, backbone: Backbone, splits: Splits, config: TransferConfig) -> Splits | None:
