@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,10 +19,18 @@ from tfkit.errors import UsageError
 CACHE_VARIABLE = "TFKIT_CACHE"
 
 
+def cache_root() -> Path:
+    """Where the cache is or will be: `$TFKIT_CACHE`, else `~/.cache/tfkit`."""
+    return Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "tfkit").expanduser()
+
+
 def cache_dir(*parts: str) -> Path:
-    """A folder below the cache (`$TFKIT_CACHE`, else `~/.cache/tfkit`), made if absent."""
-    root = os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "tfkit"
-    folder = Path(root).expanduser().joinpath(*parts)
+    """A folder below the cache, made if absent.
+
+    Raises:
+      UsageError: it cannot be made.
+    """
+    folder = cache_root().joinpath(*parts)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -105,6 +114,23 @@ def lock(path: Path, *, wait: bool = True) -> Iterator[bool]:
             yield False
             return
         yield True
+
+
+@contextlib.contextmanager
+def lock_or_wait(path: Path, *, another: str) -> Iterator[None]:
+    """Hold a lock; where another process holds it, say so and wait.
+
+    Args:
+      path: see `lock`.
+      another: what that process does: "Waiting for another process that ...".
+    """
+    with lock(path, wait=False) as free:
+        if free:
+            yield
+            return
+    print(f"Waiting for another process that {another}.", file=sys.stderr)
+    with lock(path):
+        yield
 
 
 def digest(*parts: object) -> str:

@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import shutil
-import sys
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -93,7 +92,7 @@ def prepare(
     shelf = files.cache_dir("images")
     key = files.digest(str(root.resolve()), image_size, pixels.RECIPE)
     row_bytes = image_size * image_size * 3
-    with _locked(shelf / f"{key}.lock"):
+    with files.lock_or_wait(shelf / f"{key}.lock", another="prepares the same images"):
         for leftover in shelf.glob(f".{key}.*"):
             shutil.rmtree(leftover)
         old = _open(shelf / key, row_bytes)
@@ -197,17 +196,6 @@ def _make_room(shelf: Path, *, keep: str, limit: int) -> None:
         with files.lock(shelf / f"{key}.lock", wait=False) as free:
             if free and path.exists():
                 shutil.rmtree(path)
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with files.lock(path, wait=False) as free:
-        if free:
-            yield
-            return
-    print("Waiting for another process that prepares the same images.", file=sys.stderr)
-    with files.lock(path):
-        yield
 
 
 def in_parallel(function: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iterator[_Result]:

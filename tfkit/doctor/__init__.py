@@ -14,6 +14,7 @@ from typing import Any
 
 from tfkit import files, packages
 from tfkit.doctor.checks import CHECKS
+from tfkit.errors import UsageError
 
 
 def diagnose(tell: Callable[[dict[str, Any]], None] = lambda check: None) -> dict[str, Any]:
@@ -95,6 +96,6 @@ def _cache() -> dict[str, Any]:
         with tempfile.TemporaryFile(dir=folder):
             size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
         return {"path": str(folder), "ok": True, "detail": "writable", "bytes": size}
-    except OSError as err:
-        detail = f"{err}. Name another folder: export {files.CACHE_VARIABLE}=FOLDER"
-        return {"path": err.filename, "ok": False, "detail": detail, "bytes": None}
+    except (OSError, UsageError) as err:
+        detail = f"{str(err).splitlines()[0]} Name another folder: export {files.CACHE_VARIABLE}=FOLDER"
+        return {"path": str(files.cache_root()), "ok": False, "detail": detail, "bytes": None}

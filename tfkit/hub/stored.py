@@ -6,13 +6,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
-import sys
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +87,7 @@ def get(
       The .npy file, how it was computed, and whether it was there already.
     """
     shelf = files.cache_dir("features")
-    with _locked(shelf / f"{key}.lock"):
+    with files.lock_or_wait(shelf / f"{key}.lock", another="computes the same features"):
         entry = _read(shelf / key, shape)
         if entry is not None:
             return shelf / key / _FEATURES, entry, True
@@ -121,14 +119,3 @@ def _read(folder: Path, shape: tuple[int, int]) -> dict[str, Any] | None:
         return entry if whole and np.load(folder / _FEATURES, mmap_mode="r").shape == shape else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with files.lock(path, wait=False) as free:
-        if free:
-            yield
-            return
-    print("Waiting for another process that computes the same features.", file=sys.stderr)
-    with files.lock(path):
-        yield

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tfkit import hub, stack, training
+from tfkit import distribute, hub, stack, training
 from tfkit.config import TransferConfig
 from tfkit.data import Augmentation, Splits
 from tfkit.evaluation import Evaluation
@@ -55,7 +55,8 @@ def train(run: Run, backbone: Backbone, splits: Splits, config: TransferConfig) 
         training.train,
         run=run,
         patience=config.patience,
-        strategy=config.strategy,
+        # One object for all stages: a model of one strategy cannot be read in another's scope.
+        strategy=distribute.strategy(config.strategy),
         seed=config.seed,
         class_weight=training.class_weight(splits, when=config.class_weights, run=run),
     )
@@ -72,13 +73,6 @@ def train(run: Run, backbone: Backbone, splits: Splits, config: TransferConfig) 
         trained = stage(head, splits, stage="head", epochs=config.epochs, augment=augment)
     seconds = trained.seconds
     tuning = _fine_tuning(run, backbone, splits, config)
-    if features is not None and not tuning:
-        run.record({"time/train_seconds": seconds})
-        return Classifier(
-            model=whole(trainable="none", head=trained.model, **of_head),
-            evaluation=training.evaluate(trained.model, features),
-            test_features=features.source.read(features.indices["test"]),
-        )
     for name, epochs, trainable in tuning:
         steps = epochs * splits.steps_per_epoch
         build = functools.partial(
@@ -95,14 +89,20 @@ def train(run: Run, backbone: Backbone, splits: Splits, config: TransferConfig) 
         if trained.best_epoch is None:
             run.note(f"Stage {name} is undone: no epoch had a validation loss below {before:.4f}.")
     run.record({"time/train_seconds": seconds})
-    # What is measured and exported is float32, in whatever precision the GPU was fastest.
-    mixed = tuning and stack.has_gpu()
-    model = whole(trainable="none", head=trained.model, **of_head) if mixed else trained.model
-    return _observe(model, splits)
+    # Outside of the strategy's scope and in float32, whatever it was trained in: this is measured and exported.
+    model = whole(trainable="none", head=trained.model, **of_head)
+    if features is None or tuning:
+        return _observe(model, splits)
+    return Classifier(
+        model=model,
+        evaluation=training.evaluate(trained.model, features),
+        test_features=features.source.read(features.indices["test"]),
+    )
 
 
 def _stored_features(run: Run, backbone: Backbone, splits: Splits, config: TransferConfig) -> Splits | None:
     """The same splits with the frozen backbone's features in place of the images; None when they do not serve."""
+    run.record({"time/features_seconds": 0.0})
     if not config.features:
         return None
     if config.augment != "none":
