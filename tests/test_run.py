@@ -63,11 +63,26 @@ def test_the_same_config_goes_on_and_overwrite_begins_anew(tmp_path):
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_a_folder_of_other_things_is_not_touched(tmp_path, overwrite):
-    (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(RunError, match=r"thesis\.tex"):
+@pytest.mark.parametrize("name", ["thesis.tex", "config.yaml"])
+def test_a_folder_of_other_things_is_not_touched(tmp_path, overwrite, name):
+    """A config.yaml alone makes no run folder: other programs write such files."""
+    (tmp_path / name).write_text("years of work")
+    with pytest.raises(RunError, match=name):
         Run.create(tmp_path, config={}, overwrite=overwrite)
-    assert [path.name for path in tmp_path.iterdir() if path.name != ".lock"] == ["thesis.tex"]
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == "years of work"
+
+
+def test_overwrite_removes_what_runs_make_and_nothing_else(tmp_path):
+    run = Run.create(tmp_path, config={"seed": 1})
+    run.record({"test/accuracy": 0.5})
+    run.write_history([{"stage": "head", "epoch": 0}])
+    (tmp_path / "saved_model").mkdir()
+    (tmp_path / "my notes.md").write_text("mine")
+    run.close()
+    again = Run.create(tmp_path, config={"seed": 2}, overwrite=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "config.yaml", "my notes.md"]
+    assert again.config == {"seed": 2}
 
 
 def test_two_processes_do_not_share_a_folder(tmp_path):

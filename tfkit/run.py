@@ -31,6 +31,10 @@ LOGS = "logs"
 BACKUP = "backup"
 REPORT = "report.html"
 LOCK = ".lock"
+MADE = (
+    *(CONFIG, LABELS, METRICS, NOTES, HISTORY, PROVENANCE, VERSIONS, EVALUATION, REPORT),
+    *(SAVED_MODEL, LOGS, BACKUP, "tflite", "privacy.json"),
+)
 
 
 class Run:
@@ -83,18 +87,14 @@ class Run:
             raise RunError(
                 f"{run.path} is a file; a run needs a folder of its own. Choose another --run-dir."
             )
+        run._refuse_other_things()
         run.path.mkdir(parents=True, exist_ok=True)
         run._acquire()
-        there = [found.name for found in run.path.iterdir() if found.name != LOCK]
-        if there and not (run.path / CONFIG).is_file():
-            raise RunError(
-                f"{run.path} is not a run folder: it has no {CONFIG}, but other things ({_some(there)})."
-                "\n  Choose an empty or new --run-dir: nothing in it was touched."
-            )
+        there = (run.path / CONFIG).is_file()
         begun = run.started or run.metrics
         if there and (overwrite or not begun):
             run._clear()
-            there = []
+            there = False
         if there:
             run._refuse_other(config)
         else:
@@ -104,6 +104,16 @@ class Run:
                 run.path / CONFIG, yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
             )
         return run
+
+    def _refuse_other_things(self) -> None:
+        there = sorted(found.name for found in self.path.iterdir()) if self.path.is_dir() else []
+        # Others write a config.yaml too; the lock, or the numbers, say that this one is a run's.
+        is_run = CONFIG in there and (LOCK in there or METRICS in there)
+        if not is_run and there not in ([], [LOCK]):
+            raise RunError(
+                f"{self.path} is not a run folder, but holds other things ({_some(there)})."
+                "\n  Choose an empty or new --run-dir: nothing in it was touched."
+            )
 
     def _acquire(self) -> None:
         self._lock = (self.path / LOCK).open("a")
@@ -117,13 +127,13 @@ class Run:
             ) from None
 
     def _clear(self) -> None:
-        for found in self.path.iterdir():
-            if found.name == LOCK:
-                continue
+        """Remove what runs make; what somebody put beside it stays."""
+        for name in MADE:
+            found = self.path / name
             if found.is_dir() and not found.is_symlink():
                 shutil.rmtree(found)
             else:
-                found.unlink()
+                found.unlink(missing_ok=True)
 
     def _refuse_other(self, config: Mapping[str, Any]) -> None:
         old = self.config

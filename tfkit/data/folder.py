@@ -179,7 +179,7 @@ def _notes(
         yield f"{found.root}/ has {_skipped_text(skipped)}."
     if found.others:
         others = listed([f"{ending} {count}" for ending, count in found.others.most_common()])
-        yield f"{found.others.total()} files that are hidden or no images were passed over: {others}."
+        yield f"Passed over, because hidden or no images: {found.others.total()} ({others})."
     if given:
         for split, fraction in held_out.items():
             yield f"There is no {split} folder: {fraction:.0%} of train/ is held out for it."
