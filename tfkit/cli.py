@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 a check failed or something unexpected happened, 2 what wa
 
 from __future__ import annotations
 
+import inspect
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
@@ -29,11 +30,11 @@ def main(config_class: type[C], run: Callable[[C], Run], arguments: Sequence[str
       arguments: instead of those of the command line.
     """
     words = sys.argv[1:] if arguments is None else list(arguments)
-    module = sys.modules[config_class.__module__]
+    module = inspect.getmodule(config_class)
     try:
         spec = getattr(module, "__spec__", None)
         prog = f"python -m {spec.name}" if spec else config_class.__module__
-        config = configs.parse(config_class, words, prog=prog, description=module.__doc__ or "")
+        config = configs.parse(config_class, words, prog=prog, description=inspect.getdoc(module) or "")
         print("\n".join(closing_lines(run(config))))
     except KeyboardInterrupt:
         print("\nInterrupted. The same command goes on from the last whole epoch.", file=sys.stderr)
