@@ -67,16 +67,19 @@ def run(config: Config) -> Run:
     Raises:
       TfkitError: see `tfkit.errors`.
     """
-    began = time.monotonic()
-    run = Run.create(
-        run_dir(config, recipe="transfer_image"), config=as_dict(config), overwrite=config.overwrite
-    )
-    if run.finished:
-        print(f"{run.path} holds the finished run of this very config; --overwrite would do it again.")
-        return run
+    folder = run_dir(config, recipe="transfer_image")
+    with Run.create(folder, config=as_dict(config), overwrite=config.overwrite) as run:
+        if run.finished:
+            print(f"{run.path} holds the finished run of this very config; --overwrite would do it again.")
+        else:
+            _train(config, run)
+    return run
 
+
+def _train(config: Config, run: Run) -> None:
     from tfkit import data, hub, report, stack, transfer
 
+    began = time.monotonic()
     backbone = hub.resolve(config.model_handle, sha256=config.sha256, input_range=config.input_range).check(
         image_size=config.image_size, trainable=bool(config.fine_tune_epochs)
     )
@@ -94,8 +97,6 @@ def run(config: Config) -> Run:
     transfer.conclude(run, classifier, splits)
     run.record({"time/total_seconds": time.monotonic() - began})
     report.write_report(run)
-    run.close()
-    return run
 
 
 if __name__ == "__main__":

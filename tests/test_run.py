@@ -106,3 +106,12 @@ def test_errors_of_reading_name_the_file(tmp_path):
         _ = run.metrics
     with pytest.raises(RunError, match="no saved_model/ yet"):
         _ = run.model
+
+
+def test_what_a_killed_process_left_half_is_removed(tmp_path):
+    Run.create(tmp_path, config={"seed": 1}).close()
+    (tmp_path / ".saved_model.abc123").mkdir()
+    (tmp_path / ".metrics.json.abc123").write_text("{")
+    (tmp_path / ".gitignore").write_text("*")
+    with Run.create(tmp_path, config={"seed": 1}):
+        assert sorted(path.name for path in tmp_path.iterdir()) == [".gitignore", ".lock", "config.yaml"]

@@ -12,7 +12,7 @@ import pytest
 
 import tfkit
 from tfkit import data, training
-from tfkit.errors import ConfigError, DataError, RunError
+from tfkit.errors import CheckError, ConfigError, DataError, RunError
 from tfkit.run import Run
 from tfkit.stack import keras, tf
 
@@ -119,6 +119,28 @@ def test_fit_gives_a_run_with_a_model_that_agrees(tmp_path):
         run.model(images).numpy().argmax(axis=1) == splits.source.labels[splits.indices["test"]]
     )
     assert accuracy == pytest.approx(run.metrics["test/accuracy"])
+
+
+def test_a_loss_that_is_no_number_is_an_error(tmp_path):
+    def diverging():
+        model = keras.Sequential([keras.layers.Flatten(input_shape=(16, 16, 3)), keras.layers.Dense(10)])
+        model.compile(keras.optimizers.SGD(1e30), "mse", metrics=["accuracy"])
+        return model
+
+    with pytest.raises(CheckError, match=r"epoch 1: .*nan[\s\S]*Lower the learning rate"):
+        tfkit.fit(diverging, digits(), run_dir=tmp_path, epochs=2, verbose=0)
+
+
+def test_interrupted_in_a_notebook_the_same_call_goes_on(tmp_path):
+    """A notebook keeps the last error, and with it every local variable of what raised it."""
+    kept = []
+    try:
+        tfkit.fit(build_model, digits(), run_dir=tmp_path, epochs=1, verbose=0, callbacks=[StopAt(0)])
+    except KeyboardInterrupt as interrupted:
+        kept.append(interrupted)
+    assert kept
+    run = tfkit.fit(build_model, digits(), run_dir=tmp_path, epochs=1, verbose=0)
+    assert run.metrics["export/agreement"] == 1.0
 
 
 def test_what_cannot_be_trained_is_refused(tmp_path):

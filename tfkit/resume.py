@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from tfkit import files
-from tfkit.errors import RunError
+from tfkit.errors import CheckError, RunError
 from tfkit.stack import keras, tf
 
 STATE = "state.json"
@@ -64,9 +64,14 @@ class KeepBest(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Compare with the best so far."""
-        value = float((logs or {})["val_loss"])
-        if not np.isfinite(value) and self.state["value"] is None:
-            return
+        losses = {name: float((logs or {})[name]) for name in ("loss", "val_loss")}
+        if not np.isfinite(list(losses.values())).all():
+            raise CheckError(
+                f"Training came apart in epoch {epoch + 1}: "
+                + " and ".join(f"{name} is {value}" for name, value in losses.items())
+                + ".\n  Lower the learning rate; if it stays so, look for values in the data that are not finite."
+            )
+        value = losses["val_loss"]
         if self.state["value"] is None or value < self.state["value"]:
             self.weights = self.model.get_weights()
             self.state = {"epoch": epoch, "value": value, "wait": 0}

@@ -72,7 +72,7 @@ class Run:
     def create(cls, path: str | Path, *, config: Mapping[str, Any], overwrite: bool = False) -> Run:
         """Begin a run in that folder, or go on with the one that was interrupted there.
 
-        The folder is locked until this process ends, so that two runs never write into one.
+        The folder is locked until `close`, or the end of the process, so that two runs never write into one.
 
         Args:
           path: the folder; made if absent.
@@ -90,12 +90,10 @@ class Run:
         run._refuse_other_things()
         run.path.mkdir(parents=True, exist_ok=True)
         run._acquire()
-        there = (run.path / CONFIG).is_file()
-        begun = run.started or run.metrics
-        if there and (overwrite or not begun):
+        run._remove_halves()
+        if overwrite or not (run.started or run.metrics):
             run._clear()
-            there = False
-        if there:
+        if (run.path / CONFIG).is_file():
             run._refuse_other(config)
         else:
             import yaml
@@ -126,6 +124,12 @@ class Run:
                 "\n  Wait for it, or give this run another --run-dir."
             ) from None
 
+    def _remove_halves(self) -> None:
+        """What a killed process left under temporary names; the lock says that nobody is writing it."""
+        for name in MADE:
+            for half in self.path.glob(f".{name}.*"):
+                shutil.rmtree(half) if half.is_dir() else half.unlink()
+
     def _clear(self) -> None:
         """Remove what runs make; what somebody put beside it stays."""
         for name in MADE:
@@ -147,8 +151,14 @@ class Run:
                 "\n  Give this run another --run-dir, or replace the old one with --overwrite."
             )
 
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def close(self) -> None:
-        """Release the folder for other processes."""
+        """Release the folder for others; `with Run.create(...) as run:` does it however the block ends."""
         if self._lock is not None:
             self._lock.close()
             self._lock = None

@@ -80,6 +80,7 @@ def train(
     Raises:
       ConfigError: epochs below 1; a model that is not compiled.
       RunError: a damaged backup.
+      CheckError: the loss is no longer a finite number.
     """
     from tfkit import tensorboard
     from tfkit.resume import Backup, EpochSeeds, KeepBest
@@ -189,21 +190,20 @@ def fit(
         "class_weights": class_weights,
         "augment": repr(augment),
     }
-    run = Run.create(run_dir, config=config, overwrite=not resume)
-    run.labels = splits.class_names
-    run.versions = stack.versions()
-    run.provenance = {"data": splits.provenance}
-    trained = train(
-        build_model, splits, run=run, epochs=epochs, strategy=strategy, seed=seed, patience=patience,
-        class_weight=class_weight(splits, when=class_weights, run=run), augment=augment,
-        callbacks=callbacks, verbose=verbose,
-    )  # fmt: skip
-    measured = evaluate(trained.model, splits)
-    run.record(measured.metrics("test"))
-    save(run.path / runs.EVALUATION, measured)
-    run.record(export.save(trained.model, run, splits, evaluation=measured))
-    run.record({"time/train_seconds": trained.seconds, "time/total_seconds": time.monotonic() - began})
-    run.close()
+    with Run.create(run_dir, config=config, overwrite=not resume) as run:
+        run.labels = splits.class_names
+        run.versions = stack.versions()
+        run.provenance = {"data": splits.provenance}
+        trained = train(
+            build_model, splits, run=run, epochs=epochs, strategy=strategy, seed=seed, patience=patience,
+            class_weight=class_weight(splits, when=class_weights, run=run), augment=augment,
+            callbacks=callbacks, verbose=verbose,
+        )  # fmt: skip
+        measured = evaluate(trained.model, splits)
+        run.record(measured.metrics("test"))
+        save(run.path / runs.EVALUATION, measured)
+        run.record(export.save(trained.model, run, splits, evaluation=measured))
+        run.record({"time/train_seconds": trained.seconds, "time/total_seconds": time.monotonic() - began})
     return run
 
 
