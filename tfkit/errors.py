@@ -6,6 +6,7 @@
     │   ├── ConfigError     a flag, a key of a config file, or a combination of them
     │   ├── DataError       the images, texts or tables
     │   ├── HubError        a model handle: not found, not reachable, not what the job needs
+    │   ├── PrivacyError    a model or setting for which no epsilon would hold
     │   └── RunError        a run folder: in use, made by another config, damaged
     └── CheckError          a result did not pass its own check (export, conversion, features)
 
@@ -39,6 +40,10 @@ class DataError(UsageError):
 
 class HubError(UsageError):
     """A model handle does not resolve, or resolves to a model that does not fit."""
+
+
+class PrivacyError(UsageError):
+    """No epsilon would hold for what was asked, or none below the target can be reached."""
 
 
 class RunError(UsageError):

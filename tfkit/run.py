@@ -30,10 +30,12 @@ SAVED_MODEL = "saved_model"
 LOGS = "logs"
 BACKUP = "backup"
 REPORT = "report.html"
+PRIVACY = "privacy.json"
+AUDIT = "audit.json"
 LOCK = ".lock"
 MADE = (
     *(CONFIG, LABELS, METRICS, NOTES, HISTORY, PROVENANCE, VERSIONS, EVALUATION, REPORT),
-    *(SAVED_MODEL, LOGS, BACKUP, "tflite", "privacy.json"),
+    *(SAVED_MODEL, LOGS, BACKUP, PRIVACY, AUDIT, "tflite"),
 )
 
 

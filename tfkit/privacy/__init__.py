@@ -1,0 +1,1 @@
+"""Differentially private training: clipping, sampling, accounting, and a statement of what holds."""
