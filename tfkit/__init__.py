@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from tfkit import errors, stack
 
 if TYPE_CHECKING:
-    from tfkit import data, hub
+    from tfkit import audit, data, hub, privacy
     from tfkit.data import Splits, from_arrays, load_images
     from tfkit.hub import resolve
     from tfkit.run import Run
@@ -29,12 +29,14 @@ __all__ = [
     "Run",
     "Splits",
     "__version__",
+    "audit",
     "data",
     "errors",
     "fit",
     "from_arrays",
     "hub",
     "load_images",
+    "privacy",
     "resolve",
     "stack",
 ]

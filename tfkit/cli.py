@@ -48,19 +48,32 @@ def main(config_class: type[C], run: Callable[[C], Run], arguments: Sequence[str
 
 
 def closing_lines(run: Run) -> list[str]:
-    """The six lines that end a recipe: how good, where, how to load it, how to look at it."""
+    """The lines that end a recipe: how good, how private, where, how to load it, how to look at it."""
     metrics, folder = run.metrics, run.path
     accuracy = metrics.get("test/accuracy", float("nan"))
     examples = int(metrics.get("test/examples", 0))
     return [
         "",
         f"accuracy     {accuracy:.4f} on {examples} test examples that training never saw",
+        *_privacy_line(metrics),
         f"took         {metrics.get('time/total_seconds', float('nan')):.0f} s",
         f"model        {folder / 'saved_model'}",
         f'load it      tf.saved_model.load("{folder / "saved_model"}")(images)   # raw pixels to probabilities',
         f"report       {folder / 'report.html'}",
         f"TensorBoard  tensorboard --logdir {folder / 'logs'}",
     ]
+
+
+def _privacy_line(metrics: dict[str, float]) -> list[str]:
+    if "privacy/delta" not in metrics:
+        return []
+    epsilon = metrics.get("privacy/epsilon")
+    spent = (
+        "none: no epsilon holds"
+        if epsilon is None
+        else f"epsilon {epsilon:.3g}, delta {metrics['privacy/delta']:.3g}"
+    )
+    return [f"privacy      {spent}   # in words: report.html, privacy.json"]
 
 
 def _explain(error: Exception) -> str:

@@ -35,6 +35,46 @@ class RecipeConfig:
     seed: int = 0
     """Of the splits, the initial weights, the order, the augmentation and the dropout."""
 
+    def __post_init__(self) -> None:
+        """Check what can be checked without the data."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageConfig(RecipeConfig):
+    """Which images, and which model made for images."""
+
+    data_dir: Path | None = None
+    """Folder with one subfolder a class, or with train/, validation/ and test/ of such. Left out: --dataset."""
+
+    dataset: str = "digits"
+    """Where there is no --data-dir: digits or mnist5k (embedded), or tfds:NAME (tensorflow-datasets)."""
+
+    strict: bool = False
+    """Make an unreadable image an error instead of skipping it."""
+
+    model_handle: str = "efficientnet-lite0"
+    """TF Hub or Kaggle model URL, gs:// or local SavedModel folder, .tar.gz, or a bundled name
+    (python -m tfkit models lists them)."""
+
+    sha256: str | None = None
+    """What the downloaded archive must hash to."""
+
+    input_range: tuple[float, float] | None = None
+    """What the model expects for black and white. Left out: what is known of it, else 0 1 (TF Hub's convention)."""
+
+    image_size: int | None = None
+    """Side in pixels. Left out: what the model was made for, or 96 for images smaller than that."""
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without the data."""
+        super().__post_init__()
+        if self.data_dir is not None and not self.data_dir.is_dir():
+            raise ConfigError(
+                f"--data-dir {self.data_dir} is not a folder. Expected {self.data_dir}/<class>/<image>."
+            )
+        if self.image_size is not None and not 16 <= self.image_size <= 1024:
+            raise ConfigError(f"--image-size is {self.image_size}; a side of 16 to 1024 pixels is expected.")
+
 
 @dataclass(frozen=True, kw_only=True)
 class TransferConfig(RecipeConfig):
@@ -76,11 +116,71 @@ class TransferConfig(RecipeConfig):
 
     def __post_init__(self) -> None:
         """Check what can be checked without the data."""
+        super().__post_init__()
         for name in ("global_batch_size", "epochs", "learning_rate", "fine_tune_learning_rate", "patience"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be above 0.")
         if self.fine_tune_epochs is not None and self.fine_tune_epochs < 0:
             raise ConfigError(f"--fine-tune-epochs is {self.fine_tune_epochs}; 0 trains the head alone.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrivateConfig(RecipeConfig):
+    """How to train a classifier on a public pretrained backbone with differential privacy."""
+
+    target_epsilon: float | None = None
+    """Privacy budget: the noise is chosen so that it is not exceeded. Left out, and no --noise-multiplier: 3."""
+
+    delta: float | None = None
+    """Probability with which epsilon may fail. Left out: 1e-5, or less for more than 10,000 examples."""
+
+    noise_multiplier: float | None = None
+    """Standard deviation of the noise in units of the clipping norm, instead of --target-epsilon."""
+
+    l2_norm_clip: float = 1.0
+    """Length to which the gradient of each example is cut."""
+
+    global_batch_size: int = 256
+    """Expected examples in a training step, over all replicas: the true number is random and private."""
+
+    epochs: int = 30
+    """Each is so many steps that an example is expected once."""
+
+    learning_rate: float = 1.0
+    """The peak, after warm-up and before cosine decay."""
+
+    features: bool = True
+    """Train a head on stored features of the frozen backbone; off: train all layers (bundled backbones)."""
+
+    sampler: Literal["poisson", "shuffled"] = "poisson"
+    """poisson: each example enters each step by chance. shuffled: once an epoch, which costs far more epsilon."""
+
+    accountant: Literal["pld", "rdp"] = "pld"
+    """What epsilon is computed by: privacy loss distributions, or Rényi divergences (never tighter)."""
+
+    microbatch_size: int | None = None
+    """Examples that go through the model at a time. Left out: chosen; the result does not depend on it."""
+
+    adaptive_clip_quantile: float | None = None
+    """Share of examples that is to stay unclipped: the clipping norm follows, at a cost that is accounted."""
+
+    deterministic_noise: bool = False
+    """Noise and samples from --seed, for tests: repeatable and NOT private."""
+
+    diagnostics: bool = False
+    """Log loss, gradient norms and the clipped share of the training examples: without noise, so they leak."""
+
+    strategy: Literal["auto", "one_device", "mirrored"] = "auto"
+    """tf.distribute strategy. auto: mirrored where there are two GPUs or more."""
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without the data."""
+        super().__post_init__()
+        for name in ("global_batch_size", "epochs", "learning_rate", "l2_norm_clip"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be above 0.")
+        if self.target_epsilon is None and self.noise_multiplier is None:
+            object.__setattr__(self, "target_epsilon", 3.0)
 
 
 C = TypeVar("C", bound=RecipeConfig)

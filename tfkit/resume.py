@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import time
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -64,14 +65,7 @@ class KeepBest(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Compare with the best so far."""
-        losses = {name: float((logs or {})[name]) for name in ("loss", "val_loss")}
-        if not np.isfinite(list(losses.values())).all():
-            raise CheckError(
-                f"Training came apart in epoch {epoch + 1}: "
-                + " and ".join(f"{name} is {value}" for name, value in losses.items())
-                + ".\n  Lower the learning rate; if it stays so, look for values in the data that are not finite."
-            )
-        value = losses["val_loss"]
+        value = _finite_val_loss(epoch, logs or {})
         if self.state["value"] is None or value < self.state["value"]:
             self.weights = self.model.get_weights()
             self.state = {"epoch": epoch, "value": value, "wait": 0}
@@ -90,18 +84,51 @@ class KeepBest(keras.callbacks.Callback):
             self.model.set_weights(self.weights)
 
 
+class KeepLast(KeepBest):
+    """Leaves the model with the weights of its last epoch: what validation says decides nothing."""
+
+    def __init__(self) -> None:
+        super().__init__(patience=None)
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Note the epoch."""
+        self.state = {"epoch": epoch, "value": _finite_val_loss(epoch, logs or {}), "wait": 0}
+
+
+def _finite_val_loss(epoch: int, logs: dict[str, Any]) -> float:
+    losses = {name: float(logs[name]) for name in ("loss", "val_loss") if name in logs}
+    if not np.isfinite(list(losses.values())).all():
+        raise CheckError(
+            f"Training came apart in epoch {epoch + 1}: "
+            + " and ".join(f"{name} is {value}" for name, value in losses.items())
+            + ".\n  Lower the learning rate; if it stays so, look for values in the data that are not finite."
+        )
+    return losses["val_loss"]
+
+
 class Backup(keras.callbacks.Callback):
     """Saves model, optimizer and best weights at the ends of epochs; restores them before training.
 
     Args:
       folder: of this stage of the training alone.
       best: the callback whose state belongs to the backup; it must stand before this one in the list.
+      seconds: at most one backup in so many.
+      also: further state by name, such as `{"private": variables}`.
     """
 
-    def __init__(self, folder: Path, *, best: KeepBest) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        best: KeepBest,
+        seconds: float = BACKUP_SECONDS,
+        also: Mapping[str, Any] | None = None,
+    ) -> None:
         super().__init__()
         self._folder = folder
         self._best = best
+        self._interval = seconds
+        self._also = dict(also or {})
         self._manager: tf.train.CheckpointManager | None = None
         self._began = self._saved_at = time.monotonic()
         self._earlier_seconds = 0.0
@@ -119,7 +146,7 @@ class Backup(keras.callbacks.Callback):
         """
         if hasattr(model.optimizer, "build"):
             model.optimizer.build(model.trainable_variables)
-        checkpoint = tf.train.Checkpoint(model=model, optimizer=model.optimizer)
+        checkpoint = tf.train.Checkpoint(model=model, optimizer=model.optimizer, **self._also)
         self._manager = tf.train.CheckpointManager(checkpoint, str(self._folder), max_to_keep=2)
         path = self._folder / STATE
         if not path.is_file():
@@ -154,7 +181,7 @@ class Backup(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Save, unless the last backup is younger than the interval."""
         self.rows.append({"epoch": epoch, **{name: float(value) for name, value in (logs or {}).items()}})
-        if time.monotonic() - self._saved_at >= BACKUP_SECONDS:
+        if time.monotonic() - self._saved_at >= self._interval:
             self._save(finished=False)
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:

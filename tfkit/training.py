@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import time
 from collections.abc import Callable, Sequence
@@ -20,6 +21,7 @@ from tfkit.run import Run
 
 if TYPE_CHECKING:
     from tfkit.data import Augmentation
+    from tfkit.privacy import DPSGD
     from tfkit.stack import keras, tf
 
 IMBALANCE = 3.0
@@ -30,7 +32,7 @@ class Trained:
     """What one stage of training left.
 
     Attributes:
-      model: with the weights of the best epoch, by validation loss.
+      model: with the weights of the best epoch, by validation loss; of the last one where training was private.
       rows: one an epoch: epoch, loss, accuracy, val_loss, val_accuracy and what else was measured.
       best_epoch: counted from 0 within the stage; None where no epoch was better than what it started from.
       val_loss: of the model.
@@ -57,6 +59,7 @@ def train(
     start_val_loss: float | None = None,
     class_weight: dict[int, float] | None = None,
     augment: Augmentation | None = None,
+    privacy: DPSGD | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     verbose: int | None = None,
 ) -> Trained:
@@ -74,22 +77,33 @@ def train(
       start_val_loss: of the model that build_model returns: that model is what remains if no epoch is better.
       class_weight: class index to weight in the loss.
       augment: applied to each training image anew in each epoch.
+      privacy: train with differential privacy; see `tfkit.privacy.DPSGD`.
       callbacks: of your own; what they keep is not part of the backup.
       verbose: Keras's own: 1 a progress bar, 2 a line an epoch, 0 nothing; None is 1 in a terminal or notebook, else 2.
 
     Raises:
       ConfigError: epochs below 1; a model that is not compiled.
+      PrivacyError: no epsilon would hold for the model or the settings.
       RunError: a damaged backup.
       CheckError: the loss is no longer a finite number.
     """
     from tfkit import tensorboard
-    from tfkit.resume import Backup, EpochSeeds, KeepBest
+    from tfkit.regimes import AsUsual, Private
+    from tfkit.resume import Backup, EpochSeeds
     from tfkit.stack import keras
 
     if epochs < 1:
         raise ConfigError(f"epochs is {epochs}; training takes at least 1.")
     earlier = _rows_before(run, stage)
     offset = len(earlier)
+    regime = (
+        AsUsual(splits, augment=augment, patience=patience, start_val_loss=start_val_loss)
+        if privacy is None
+        else Private(
+            splits, privacy=privacy, run=run, stage=stage, epochs=epochs, seed=seed, patience=patience,
+            augment=augment, class_weight=class_weight,
+        )
+    )  # fmt: skip
     keras.utils.set_random_seed(seed)
     # Dropout then draws from a tf.random.Generator, which EpochSeeds can reset; else from a hidden counter.
     keras.backend.experimental.enable_tf_random_generator()
@@ -100,39 +114,45 @@ def train(
             raise ConfigError(
                 "build_model() returned a model that is not compiled: call model.compile(...) in it."
             )
-        best = KeepBest(patience=patience, start=start_val_loss)
-        backup = Backup(run.path / runs.BACKUP / stage, best=best)
+        backup = Backup(
+            run.path / runs.BACKUP / stage,
+            best=regime.best,
+            also=regime.prepare(model, callbacks),
+            seconds=regime.backup_seconds,
+        )
         first, finished = backup.restore(model)
-    if finished or best.exhausted:
-        if best.weights is not None:
-            model.set_weights(best.weights)
+    last = regime.last_epoch(first, epochs)
+    if finished or regime.best.exhausted or first == last:
+        if regime.best.weights is not None:
+            model.set_weights(regime.best.weights)
     else:
         if first:
-            run.note(f"Resumed {stage} at epoch {first + 1} of {epochs}.")
+            run.note(f"Resumed {stage} at epoch {first + 1} of {last}.")
         logging = tensorboard.callbacks(
             run.logdir,
             first_epoch=offset,
-            steps_per_epoch=splits.steps_per_epoch,
+            steps_per_epoch=regime.steps_per_epoch,
             examples_per_epoch=len(splits.indices["train"]),
             stage=stage,
         )
         model.fit(
-            splits.epochs(first, epochs, augment=augment),
+            regime.batches(first, last, chosen),
             initial_epoch=first,
-            epochs=epochs,
-            steps_per_epoch=splits.steps_per_epoch,
+            epochs=last,
+            steps_per_epoch=regime.steps_per_epoch,
             validation_data=splits.validation,
             class_weight=class_weight,
-            callbacks=[EpochSeeds(seed), *logging, best, backup, *callbacks],
+            callbacks=[EpochSeeds(seed), *regime.callbacks, *logging, regime.best, backup, *callbacks],
             verbose=verbose if verbose is not None else 1 if process.watched() else 2,
         )
     rows = [{"stage": stage, **row, "epoch": offset + row["epoch"]} for row in backup.rows]
     run.write_history([*earlier, *rows])
+    regime.conclude(model)
     return Trained(
         model=model,
         rows=rows,
-        best_epoch=best.state["epoch"],
-        val_loss=best.state["value"],
+        best_epoch=regime.best.state["epoch"],
+        val_loss=regime.best.state["value"],
         seconds=backup.seconds,
     )
 
@@ -149,6 +169,7 @@ def fit(
     patience: int | None = None,
     class_weights: str = "auto",
     augment: Augmentation | None = None,
+    privacy: DPSGD | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     verbose: int | None = None,
 ) -> Run:
@@ -166,6 +187,8 @@ def fit(
       class_weights: `auto` (when the largest class has over 3 times the examples of the smallest),
         `always` or `never`.
       augment: see `tfkit.data.Augmentation`.
+      privacy: train with differential privacy, with whatever optimizer is compiled; see `tfkit.privacy.DPSGD`.
+        The batch size of `splits` is then the expected one of the samples.
       callbacks: stock Keras callbacks of your own.
       verbose: Keras's own.
 
@@ -189,15 +212,18 @@ def fit(
         "patience": patience,
         "class_weights": class_weights,
         "augment": repr(augment),
+        "privacy": dataclasses.asdict(privacy) if privacy else None,
     }
     with Run.create(run_dir, config=config, overwrite=not resume) as run:
         run.labels = splits.class_names
         run.versions = stack.versions()
         run.provenance = {"data": splits.provenance}
+        # Class counts are private: with privacy, only a user who insists is told so.
+        weights = "never" if privacy and class_weights == "auto" else class_weights
         trained = train(
             build_model, splits, run=run, epochs=epochs, strategy=strategy, seed=seed, patience=patience,
-            class_weight=class_weight(splits, when=class_weights, run=run), augment=augment,
-            callbacks=callbacks, verbose=verbose,
+            class_weight=class_weight(splits, when=weights, run=run),
+            augment=augment, privacy=privacy, callbacks=callbacks, verbose=verbose,
         )  # fmt: skip
         measured = evaluate(trained.model, splits)
         run.record(measured.metrics("test"))

@@ -88,7 +88,7 @@ def test_a_hub_layer_sees_the_range_it_expects(backbone, tmp_path):
     tf.saved_model.save(Brightness(), str(tmp_path / "model"))
     resolved = hub.resolve(str(tmp_path / "model"), input_range=(0, 255))
     model = models.whole(
-        resolved, 2, image_size=SIZE, learning_rate=0.1, steps=1, trainable="all", dropout=0.0
+        resolved, 2, image_size=SIZE, learning_rate=0.1, steps=1, trainable="all", top=models.plain_top(0.0)
     )
     features = keras.Model(model.input, model.get_layer(models.CLASSIFIER).input)
     np.testing.assert_allclose(features(images()), images().mean((1, 2)) * 255, rtol=1e-4)

@@ -1,1 +1,28 @@
-"""Differentially private training: clipping, sampling, accounting, and a statement of what holds."""
+"""Differentially private training: clipping, sampling, accounting, and a statement of what holds.
+
+privacy = tfkit.privacy.DPSGD(target_epsilon=3, delta=1e-5, l2_norm_clip=1.0)
+run = tfkit.fit(build_model, splits, run_dir="runs/private", epochs=30, privacy=privacy)
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from tfkit.privacy.accounting import calibrate, epsilon
+from tfkit.privacy.mechanism import DPSGD, Plan
+from tfkit.privacy.statement import paragraph
+
+if TYPE_CHECKING:
+    from tfkit.privacy.safe import make_private_safe
+    from tfkit.privacy.validator import check, problems
+
+__all__ = ["DPSGD", "Plan", "calibrate", "check", "epsilon", "make_private_safe", "paragraph", "problems"]
+
+_HOME = {"make_private_safe": "safe", "check": "validator", "problems": "validator"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tfkit.errors import CheckError
@@ -13,20 +14,34 @@ if TYPE_CHECKING:
     from tfkit.stack import keras
 
 CLASSIFIER = "classifier"
+DROPOUT = 0.2
 WARMUP_SHARE = 0.1
 
 
+@dataclass(frozen=True, kw_only=True)
+class Top:
+    """What stands on the features, and what trains it.
+
+    Attributes:
+      logits: from features [batch, d] and the number of classes; its last layer is named "classifier".
+      optimizer: from the peak of the learning rate and the number of steps.
+    """
+
+    logits: Callable[[Any, int], Any]
+    optimizer: Callable[[float, int], Any]
+
+
 def head(
-    feature_size: int, classes: int, *, learning_rate: float, steps: int, dropout: float = 0.2
+    feature_size: int, classes: int, *, learning_rate: float, steps: int, top: Top | None = None
 ) -> keras.Model:
-    """A dropout and a dense layer on features, compiled.
+    """A top on features, compiled.
 
     Args:
       feature_size: length of a feature vector.
       classes: how many the model tells apart.
-      learning_rate: the peak of Adam's, see `schedule`.
+      learning_rate: the peak, see `schedule`.
       steps: of the whole training.
-      dropout: share of the features left out in each training step.
+      top: `plain_top()` when left out.
 
     Returns:
       float32 [batch, feature_size] to logits float32 [batch, classes].
@@ -34,7 +49,38 @@ def head(
     from tfkit.stack import keras
 
     inputs = keras.Input([feature_size], name="features")
-    return _compiled(_classify(inputs, inputs, classes, dropout), learning_rate=learning_rate, steps=steps)
+    top = top or plain_top()
+    return _compiled(keras.Model(inputs, top.logits(inputs, classes)), top.optimizer(learning_rate, steps))
+
+
+def plain_top(dropout: float = DROPOUT) -> Top:
+    """Dropout and a dense layer, trained by Adam with `schedule`."""
+    from tfkit.stack import keras
+
+    def logits(features: Any, classes: int) -> Any:
+        return _dense(keras.layers.Dropout(dropout, name="dropout")(features), classes)
+
+    return Top(
+        logits=logits, optimizer=lambda peak, steps: keras.optimizers.Adam(schedule(peak, steps=steps))
+    )
+
+
+def private_top() -> Top:
+    """For private training: features of length one, a dense layer of zeros, momentum.
+
+    An example's gradient is as long as its features: with equal lengths clipping treats all alike. Nothing here
+    is computed from other examples, so it costs no privacy.
+    Source: Tramèr and Boneh 2021 (arXiv:2011.11660); De et al. 2022 (arXiv:2204.13650).
+    """
+    from tfkit.stack import keras
+
+    def logits(features: Any, classes: int) -> Any:
+        return _dense(keras.layers.UnitNormalization(name="length_one")(features), classes, kernel="zeros")
+
+    return Top(
+        logits=logits,
+        optimizer=lambda peak, steps: keras.optimizers.SGD(schedule(peak, steps=steps), momentum=0.9),
+    )
 
 
 def whole(
@@ -46,7 +92,7 @@ def whole(
     steps: int,
     trainable: str,
     head: keras.Model | None = None,
-    dropout: float = 0.2,
+    top: Top | None = None,
     precision: str = "float32",
 ) -> keras.Model:
     """Backbone and head as one compiled model.
@@ -57,11 +103,11 @@ def whole(
       backbone: a bundled one becomes a functional model, any other a hub.KerasLayer.
       classes: how many the model tells apart.
       image_size: side of the images in pixels.
-      learning_rate: the peak of Adam's, see `schedule`.
+      learning_rate: the peak, see `schedule`.
       steps: of this stage of the training.
       trainable: `none` (the head alone), `top` (the later half of a functional backbone too) or `all`.
       head: a trained model to start from: of `head`, or of `whole` for the same backbone.
-      dropout: as in `head`.
+      top: as in `head`.
       precision: Keras's dtype policy for what a functional backbone computes: `mixed_float16` is faster on a
         GPU. Weights and logits are float32 in any case.
 
@@ -83,7 +129,8 @@ def whole(
         inputs = keras.Input([image_size, image_size, 3], name="images")
         scaled = keras.layers.Rescaling(high - low, offset=low, name="input_range")(inputs)
         features = backbone.layer(trainable=trainable != "none")(scaled, training=False)
-    model = _classify(inputs, features, classes, dropout)
+    top = top or plain_top()
+    model = keras.Model(inputs, top.logits(features, classes))
     if trainable != "none" and len(model.trainable_variables) <= 2:
         raise CheckError(
             f"{backbone.handle} has no trainable weights: fine-tuning would train the head alone."
@@ -94,7 +141,7 @@ def whole(
         )
         target.set_weights(source.get_weights())
     with _policy(precision):  # float16 gradients need an optimizer that scales the loss
-        return _compiled(model, learning_rate=learning_rate, steps=steps)
+        return _compiled(model, top.optimizer(learning_rate, steps))
 
 
 def schedule(peak: float, *, steps: int) -> Any:
@@ -126,18 +173,16 @@ def _policy(name: str) -> Iterator[None]:
         keras.mixed_precision.set_global_policy(before)
 
 
-def _classify(inputs: Any, features: Any, classes: int, dropout: float) -> keras.Model:
+def _dense(features: Any, classes: int, *, kernel: str = "glorot_uniform") -> Any:
     from tfkit.stack import keras
 
-    kept = keras.layers.Dropout(dropout, name="dropout")(features)
     # float32 whatever the policy: a softmax of float16 logits loses small probabilities.
-    return keras.Model(inputs, keras.layers.Dense(classes, dtype="float32", name=CLASSIFIER)(kept))
+    return keras.layers.Dense(classes, kernel_initializer=kernel, dtype="float32", name=CLASSIFIER)(features)
 
 
-def _compiled(model: keras.Model, *, learning_rate: float, steps: int) -> keras.Model:
+def _compiled(model: keras.Model, optimizer: Any) -> keras.Model:
     from tfkit.stack import keras
 
-    optimizer = keras.optimizers.Adam(schedule(learning_rate, steps=steps))
     if keras.mixed_precision.global_policy().name == "mixed_float16":
         optimizer = keras.mixed_precision.LossScaleOptimizer(optimizer)
     model.compile(

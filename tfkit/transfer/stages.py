@@ -50,7 +50,7 @@ def train(run: Run, backbone: Backbone, splits: Splits, config: TransferConfig) 
     """
     classes, size = len(splits.class_names), int(splits.spec.shape[0])
     augment = Augmentation.preset(config.augment)
-    features = _stored_features(run, backbone, splits, config)
+    features = stored_features(run, backbone, splits, config)
     stage = functools.partial(
         training.train,
         run=run,
@@ -92,7 +92,7 @@ def train(run: Run, backbone: Backbone, splits: Splits, config: TransferConfig) 
     # Outside of the strategy's scope and in float32, whatever it was trained in: this is measured and exported.
     model = whole(trainable="none", head=trained.model, **of_head)
     if features is None or tuning:
-        return _observe(model, splits)
+        return observe(model, splits)
     return Classifier(
         model=model,
         evaluation=training.evaluate(trained.model, features),
@@ -100,7 +100,7 @@ def train(run: Run, backbone: Backbone, splits: Splits, config: TransferConfig) 
     )
 
 
-def _stored_features(run: Run, backbone: Backbone, splits: Splits, config: TransferConfig) -> Splits | None:
+def stored_features(run: Run, backbone: Backbone, splits: Splits, config: TransferConfig) -> Splits | None:
     """The same splits with the frozen backbone's features in place of the images; None when they do not serve."""
     run.record({"time/features_seconds": 0.0})
     if not config.features:
@@ -142,7 +142,7 @@ def _fine_tuning(
     return [stage for stage in stages if stage[1]]
 
 
-def _observe(model: keras.Model, splits: Splits) -> Classifier:
+def observe(model: keras.Model, splits: Splits) -> Classifier:
     """The test split through the model once: its probabilities, and what the last layer saw."""
     from tfkit.stack import keras
 

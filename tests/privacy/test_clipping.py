@@ -1,0 +1,259 @@
+"""Clipped sums are those of the examples' own gradients, computed one by one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tfkit.errors import PrivacyError
+from tfkit.privacy.clipping import clipped_sum, engines
+from tfkit.stack import keras, tf, tf_privacy
+
+BATCH = 6
+L = keras.layers
+
+
+class Scale(L.Layer):
+    """A user's own layer: no rule knows it."""
+
+    def build(self, shape):
+        self.factor = self.add_weight(name="factor", shape=[shape[-1]], initializer="ones")
+
+    def call(self, inputs):
+        if tf.reduce_max(inputs) > 1e9:  # needs autograph in a graph
+            return inputs
+        return tf.tanh(inputs * self.factor)
+
+
+class Block(L.Layer):
+    """Calls a layer and has a weight of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense = L.Dense(4)
+
+    def build(self, shape):
+        self.gate = self.add_weight(name="gate", shape=[4], initializer="ones")
+
+    def call(self, inputs):
+        return self.dense(inputs) * self.gate
+
+
+def functional(shape, *layers):
+    inputs = keras.Input(shape)
+    value = inputs
+    for layer in layers:
+        value = layer(value)
+    return keras.Model(inputs, L.Dense(3)(L.Flatten()(value)))
+
+
+def attention(shape):
+    inputs = keras.Input(shape)
+    value = L.MultiHeadAttention(2, 3)(inputs, inputs)
+    return keras.Model(inputs, L.Dense(3)(L.GlobalAveragePooling1D()(value)))
+
+
+def shared(layer, shape):
+    inputs = keras.Input(shape)
+    return keras.Model(inputs, L.Dense(3)(L.Flatten()(layer(tf.keras.activations.tanh(layer(inputs))))))
+
+
+def transformer():
+    inputs = keras.Input([7], dtype="int64")
+    value = L.Embedding(11, 8)(inputs)
+    value = L.LayerNormalization()(value + L.MultiHeadAttention(2, 4)(value, value))
+    value = L.LayerNormalization()(value + L.Dense(8, activation="gelu")(value))
+    return keras.Model(inputs, L.Dense(3)(L.GlobalAveragePooling1D()(value)))
+
+
+def cnn():
+    return functional(
+        (12, 12, 2),
+        L.Conv2D(8, 3, strides=2, padding="same", use_bias=False),
+        L.GroupNormalization(4),
+        L.ReLU(),
+        L.Conv2D(6, 3, activation="relu"),
+        L.MaxPool2D(2),
+    )
+
+
+class Subclassed(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.body = keras.Sequential([L.Dense(7, activation="relu"), L.Dropout(0.0)])
+        self.last = L.Dense(3)
+
+    def call(self, inputs, training=False):
+        return self.last(self.body(inputs, training=training))
+
+
+def subclassed():
+    model = Subclassed()
+    model(tf.zeros([1, 5]))
+    return model
+
+
+MODELS = {
+    "dense": lambda: functional((5,), L.Dense(4, activation="tanh")),
+    "dense over time": lambda: functional((40, 3), L.Dense(2, use_bias=False)),
+    "dense over two axes": lambda: functional((4, 3, 5), L.Dense(2)),
+    "conv1d": lambda: functional(
+        (9, 3), L.Conv1D(4, 3, dilation_rate=2, padding="causal", activation="relu")
+    ),
+    "conv1d strides": lambda: functional((9, 3), L.Conv1D(4, 2, strides=2, padding="same")),
+    "conv2d": lambda: functional(
+        (8, 7, 3), L.Conv2D(4, (3, 2), strides=2, padding="same", activation="relu")
+    ),
+    "conv2d dilated": lambda: functional((8, 8, 2), L.Conv2D(3, 3, dilation_rate=2)),
+    "conv2d groups": lambda: functional((6, 6, 4), L.Conv2D(4, 3, groups=2)),
+    "depthwise": lambda: functional((8, 8, 3), L.DepthwiseConv2D(3, depth_multiplier=2, padding="same")),
+    "depthwise1d": lambda: functional((8, 3), L.DepthwiseConv1D(3, strides=2)),
+    "separable": lambda: functional(
+        (8, 8, 3), L.SeparableConv2D(5, 3, depth_multiplier=2, activation="relu")
+    ),
+    "separable1d": lambda: functional((8, 3), L.SeparableConv1D(5, 3, strides=2, padding="same")),
+    "layer norm": lambda: functional((5, 4), L.LayerNormalization()),
+    "layer norm axes": lambda: functional((5, 4), L.LayerNormalization(axis=(1, 2))),
+    "group norm": lambda: functional((5, 5, 6), L.GroupNormalization(3)),
+    "einsum": lambda: functional((5, 4), L.EinsumDense("abc,cd->abd", output_shape=(None, 3), bias_axes="d")),
+    "einsum dots": lambda: functional((5, 4), L.EinsumDense("...c,cd->...d", output_shape=3, bias_axes="d")),
+    "einsum turned": lambda: functional(
+        (5, 4), L.EinsumDense("abc,dc->adb", output_shape=(3, 5), bias_axes="db")
+    ),
+    "attention": lambda: attention((5, 4)),
+    "prelu": lambda: functional((5,), L.Dense(4), L.PReLU()),
+    "lstm": lambda: functional((5, 3), L.LSTM(4)),
+    "bidirectional": lambda: functional((4, 3), L.Bidirectional(L.GRU(3, return_sequences=True))),
+    "time distributed": lambda: functional((4, 3), L.TimeDistributed(L.Dense(2))),
+    "conv3d": lambda: functional((4, 4, 4, 2), L.Conv3D(3, 2)),
+    "own layer": lambda: functional((5,), Scale()),
+    "own block": lambda: functional((5,), Block()),
+    "shared dense": lambda: shared(L.Dense(5), (5,)),
+    "shared dense over time": lambda: shared(L.Dense(5), (4, 5)),
+    "shared conv": lambda: shared(L.Conv2D(2, 3, padding="same"), (5, 5, 2)),
+    "shared norm": lambda: shared(L.LayerNormalization(), (5,)),
+    "model mlp": lambda: functional((20,), L.Dense(16, activation="relu"), L.Dense(8, activation="relu")),
+    "model cnn": cnn,
+    "model transformer": transformer,
+    "model subclassed": subclassed,
+}
+
+
+def batch_for(model, batch=BATCH, seed=0):
+    generator = np.random.default_rng(seed)
+    shape = [batch, *(model.input_shape[1:] if not isinstance(model, Subclassed) else [5])]
+    if not isinstance(model, Subclassed) and model.inputs[0].dtype == tf.int64:
+        return tf.constant(generator.integers(0, 11, shape)), tf.constant(generator.integers(0, 3, batch))
+    return (
+        tf.constant(generator.normal(size=shape), tf.float32),
+        tf.constant(generator.integers(0, 3, batch)),
+    )
+
+
+def losses(labels, outputs):
+    return keras.losses.sparse_categorical_crossentropy(labels, outputs, from_logits=True)
+
+
+def one_by_one(model, inputs, labels, weights):
+    """Each example's gradient, by a pass of its own: a list of [numbers] and the norms."""
+    rows = []
+    for index in range(len(labels)):
+        with tf.GradientTape() as tape:
+            loss = losses(labels[index : index + 1], model(inputs[index : index + 1], training=True))[0]
+            loss *= weights[index]
+        found = tape.gradient(loss, model.trainable_variables, unconnected_gradients="zero")
+        rows.append(np.concatenate([tf.convert_to_tensor(value).numpy().ravel() for value in found]))
+    return np.stack(rows), np.linalg.norm(rows, axis=1)
+
+
+def flat(gradients):
+    return np.concatenate([value.numpy().ravel() for value in gradients])
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_sum_is_that_of_gradients_computed_one_by_one(name):
+    keras.utils.set_random_seed(1)
+    model = MODELS[name]()
+    for variable in model.trainable_variables:  # no zeros or ones where a mistake would hide
+        variable.assign_add(tf.random.stateless_normal(variable.shape, [3, 4], stddev=0.1))
+    inputs, labels = batch_for(model)
+    weights = np.array([1, 0.5, 2, 0, 1, 3], np.float32)
+    each, norms = one_by_one(model, inputs, labels, weights)
+    step = tf.function(
+        lambda clip: (
+            clipped_sum(
+                model, inputs, labels, tf.constant(weights), per_example_loss=losses, l2_norm_clip=clip
+            ).__dict__
+        )
+    )
+    for clip in (norms.max() * 2, np.median(norms[norms > 0]), norms[norms > 0].min() / 2):
+        found = step(tf.constant(clip, tf.float32))
+        np.testing.assert_allclose(found["norms"], norms, rtol=1e-5, atol=1e-6 * norms.max())
+        expected = (np.minimum(1, clip / np.maximum(norms, 1e-30))[:, None] * each).sum(0)
+        error = np.linalg.norm(flat(found["gradients"]) - expected) / np.linalg.norm(expected)
+        assert error < 1e-5
+
+
+def test_layers_with_a_rule_use_it_and_the_others_are_vectorized():
+    model = functional((8, 8, 3), L.Conv2D(4, 3), L.GroupNormalization(2), L.PReLU(), L.SeparableConv2D(2, 3))
+    assert sorted(engines(model).values()) == ["book-keeping"] * 4 + ["per-example"]
+    assert set(engines(transformer()).values()) == {"book-keeping"}
+
+
+def test_frozen_layers_take_no_part_and_need_no_backward_pass():
+    model = functional((8, 8, 3), L.Conv2D(4, 3, name="frozen"), L.Conv2D(2, 3, activation="relu"))
+    model.get_layer("frozen").trainable = False
+    inputs, labels = batch_for(model)
+    each, norms = one_by_one(model, inputs, labels, np.ones(BATCH))
+    step = tf.function(
+        lambda: clipped_sum(model, inputs, labels, None, per_example_loss=losses, l2_norm_clip=1e9).gradients
+    )
+    np.testing.assert_allclose(flat(step()), each.sum(0), rtol=1e-4, atol=1e-5 * norms.max())
+    operations = [operation.type for operation in step.get_concrete_function().graph.get_operations()]
+    assert operations.count("Conv2DBackpropInput") == 0
+
+
+def test_an_example_that_is_not_finite_contributes_nothing():
+    model = functional((5,), L.Dense(4, activation="relu"))
+    inputs, labels = batch_for(model)
+    spoiled = tf.concat([inputs[:-1], inputs[-1:] * np.nan], 0)
+    found = clipped_sum(model, spoiled, labels, None, per_example_loss=losses, l2_norm_clip=1.0)
+    without = clipped_sum(model, inputs[:-1], labels[:-1], None, per_example_loss=losses, l2_norm_clip=1.0)
+    np.testing.assert_allclose(flat(found.gradients), flat(without.gradients), rtol=1e-5, atol=1e-7)
+
+
+def test_tensorflow_privacy_finds_the_same_norms():
+    utils = tf_privacy("fast_gradient_clipping.clip_grads")
+    registry = tf_privacy("fast_gradient_clipping.layer_registry")
+    keras.utils.set_random_seed(0)
+    model = functional((20,), L.Dense(16, activation="relu"), L.Dense(8, activation="relu"))
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="auto"))
+    inputs, labels = batch_for(model)
+    theirs = utils.compute_gradient_norms(
+        input_model=model,
+        layer_registry=registry.make_default_layer_registry(),
+        x_batch=inputs,
+        y_batch=labels,
+    )
+    ours = clipped_sum(model, inputs, labels, None, per_example_loss=losses, l2_norm_clip=1.0)
+    np.testing.assert_allclose(ours.norms, theirs, rtol=1e-5)
+
+
+def test_what_cannot_be_told_apart_by_example_is_refused_by_name():
+    def refused(model, match):
+        inputs, labels = batch_for(model)
+        with pytest.raises(PrivacyError, match=match):
+            clipped_sum(model, inputs, labels, None, per_example_loss=losses, l2_norm_clip=1.0)
+
+    inputs = keras.Input([4, 3])
+    merged = L.Dense(2, name="rows")(tf.reshape(inputs, [-1, 3]))
+    refused(keras.Model(inputs, L.Dense(3)(tf.reshape(merged, [-1, 8]))), "'rows'.*24 rows for 6 examples")
+    refused(functional((5, 3), L.LSTM(4, dropout=0.5, name="recurrent")), "'recurrent'.*random")
+
+
+def test_the_layers_are_themselves_again_afterwards_however_it_ended():
+    model = functional((5, 3), L.LSTM(4, dropout=0.5))
+    inputs, labels = batch_for(model)
+    with pytest.raises(PrivacyError):
+        clipped_sum(model, inputs, labels, None, per_example_loss=losses, l2_norm_clip=1.0)
+    assert not any("call" in vars(layer) for layer in model.submodules)

@@ -1,0 +1,219 @@
+"""What a user asks of private training, and the plan that follows for a set of data."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from tfkit.errors import ConfigError, PrivacyError
+from tfkit.privacy import accounting
+
+COUNT_NOISE_SHARE = 0.05
+LARGEST_MICROBATCH = 256
+SMALLEST_MICROBATCH = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class DPSGD:
+    """Differentially private training by DP-SGD, with whatever optimizer the model is compiled: Adam makes DP-Adam.
+
+    Each example enters each step by chance, its gradient is cut to a length of `l2_norm_clip`, and Gaussian noise
+    is added to their sum.
+
+    Attributes:
+      target_epsilon: the noise is chosen so that this is not exceeded; either this or noise_multiplier.
+      noise_multiplier: standard deviation of the noise in units of the clipping norm. 0 is for comparisons: no
+        epsilon holds then.
+      delta: probability with which epsilon may fail; None: 1e-5, or 1/(10 n) where that is smaller.
+      l2_norm_clip: the clipping norm C; with an adaptive one, the first.
+      sampler: `poisson`, or `shuffled` epochs, accounted as what they are: without amplification by sampling.
+      accountant: `pld` (tight) or `rdp`.
+      microbatch_size: examples that go through the model at a time; None: chosen. It decides memory and speed only.
+      adaptive_clip_quantile: share of examples that is to stay unclipped: C follows (Andrew et al. 2021,
+        arXiv:1905.03871). The noise on the count that steers it is part of what is accounted.
+      deterministic_noise: noise and samples follow from the run's seed: repeatable, and not private.
+      diagnostics: log loss, metrics and gradient norms of the training examples without noise: they leak.
+
+    Example:
+      >>> DPSGD(target_epsilon=3, delta=1e-5).plan(examples=1258, expected_batch_size=256, epochs=30).steps
+      150
+    """
+
+    target_epsilon: float | None = None
+    noise_multiplier: float | None = None
+    delta: float | None = None
+    l2_norm_clip: float = 1.0
+    sampler: Literal["poisson", "shuffled"] = "poisson"
+    accountant: Literal["pld", "rdp"] = "pld"
+    microbatch_size: int | None = None
+    adaptive_clip_quantile: float | None = None
+    deterministic_noise: bool = False
+    diagnostics: bool = False
+
+    def plan(self, *, examples: int, expected_batch_size: int, epochs: int) -> Plan:
+        """What training so many epochs on so many examples takes.
+
+        Args:
+          examples: in the training split; taken as public.
+          expected_batch_size: mean size of the Poisson samples, or size of the shuffled batches.
+          epochs: in each of which an example is expected once.
+
+        Raises:
+          ConfigError: settings that cannot be, all at once.
+          PrivacyError: a delta that protects nobody; a target that no noise reaches.
+        """
+        found = [*self._problems(), *_size_problems(examples, expected_batch_size, epochs)]
+        if found:
+            raise ConfigError("Private training cannot be planned:\n  " + "\n  ".join(found))
+        delta = self.delta if self.delta is not None else min(1e-5, 0.1 / examples)
+        if not 0 < delta < 1 / examples:
+            raise PrivacyError(
+                f"delta is {delta:g} with {examples} examples: it must be below 1/n = {1 / examples:.2g}, since a"
+                f" delta of 1/n allows to publish one whole example.\n  Leave it out (1e-5 or less), or use"
+                f" --delta {0.1 / examples:.0e}."
+            )
+        per_epoch = examples / expected_batch_size
+        steps_per_epoch = math.ceil(per_epoch) if self.sampler == "shuffled" else max(1, round(per_epoch))
+        probability = expected_batch_size / examples
+        noise = self.noise_multiplier
+        if noise is None:
+            assert self.target_epsilon is not None
+            noise = accounting.calibrate(
+                target_epsilon=self.target_epsilon,
+                delta=delta,
+                sampling_probability=probability,
+                steps=steps_per_epoch * epochs,
+                sampler=self.sampler,
+                accountant=self.accountant,
+            )
+        gradient_noise, count_noise = self._split(noise, expected_batch_size)
+        return Plan(
+            noise_multiplier=noise,
+            gradient_noise_multiplier=gradient_noise,
+            count_noise=count_noise,
+            l2_norm_clip=self.l2_norm_clip,
+            adaptive_clip_quantile=self.adaptive_clip_quantile,
+            sampler=self.sampler,
+            sampling_probability=probability,
+            expected_batch_size=expected_batch_size,
+            examples=examples,
+            steps_per_epoch=steps_per_epoch,
+            epochs=epochs,
+            delta=delta,
+            accountant=self.accountant,
+            microbatch_size=self.microbatch_size or _microbatch(expected_batch_size),
+            deterministic_noise=self.deterministic_noise,
+            diagnostics=self.diagnostics,
+            target_epsilon=self.target_epsilon,
+        )
+
+    def _problems(self) -> list[str]:
+        """What is wrong with the settings by themselves, one sentence each."""
+        found = []
+        if (self.target_epsilon is None) == (self.noise_multiplier is None):
+            found.append(
+                "Either target_epsilon or noise_multiplier decides the noise: give one of them"
+                f" (found {self.target_epsilon} and {self.noise_multiplier})."
+            )
+        if self.target_epsilon is not None and not 0 < self.target_epsilon < math.inf:
+            found.append(f"target_epsilon is {self.target_epsilon}; it must be a number above 0, such as 3.")
+        if self.noise_multiplier is not None and not 0 <= self.noise_multiplier < math.inf:
+            found.append(f"noise_multiplier is {self.noise_multiplier}; it must be 0 or more, such as 1.1.")
+        if not 0 < self.l2_norm_clip < math.inf:
+            found.append(f"l2_norm_clip is {self.l2_norm_clip}; it must be above 0, such as 1.0.")
+        if self.microbatch_size is not None and self.microbatch_size < 1:
+            found.append(f"microbatch_size is {self.microbatch_size}; it must be at least 1.")
+        if self.adaptive_clip_quantile is not None and not 0 < self.adaptive_clip_quantile < 1:
+            found.append(
+                f"adaptive_clip_quantile is {self.adaptive_clip_quantile}; 0.5 is usual, within 0 and 1."
+            )
+        for name, allowed in (("sampler", accounting.SAMPLERS), ("accountant", accounting.ACCOUNTANTS)):
+            if getattr(self, name) not in allowed:
+                found.append(f"{name} is {getattr(self, name)!r}; use one of: {', '.join(allowed)}.")
+        return found
+
+    def _split(self, noise: float, expected_batch_size: int) -> tuple[float, float]:
+        """Noise for the gradients and for the count, which together are worth `noise` (Andrew et al., theorem 1)."""
+        if self.adaptive_clip_quantile is None or noise == 0:
+            return noise, 0.0
+        count_noise = COUNT_NOISE_SHARE * expected_batch_size
+        left = noise**-2 - (2 * count_noise) ** -2
+        if left <= 0:
+            raise ConfigError(
+                f"A noise multiplier of {noise:.3g} leaves nothing for the gradients of {expected_batch_size} expected"
+                " examples beside the count that adaptive clipping needs.\n  Use a larger batch, or a fixed"
+                " l2_norm_clip without adaptive_clip_quantile."
+            )
+        return left**-0.5, count_noise
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What private training does, in numbers.
+
+    Attributes:
+      noise_multiplier: the one that is accounted.
+      gradient_noise_multiplier: standard deviation of the noise on the sum of gradients, in units of the clipping
+        norm: the same, or a little more with adaptive clipping, where the count has its share.
+      count_noise: standard deviation of the noise on the count of unclipped examples; 0 without adaptive clipping.
+      sampling_probability: with which an example is in a step.
+      steps_per_epoch: so many that an example is expected once.
+      microbatch_size: examples that go through the model at a time.
+    """
+
+    noise_multiplier: float
+    gradient_noise_multiplier: float
+    count_noise: float
+    l2_norm_clip: float
+    adaptive_clip_quantile: float | None
+    clip_learning_rate: float = 0.2
+    sampler: str
+    sampling_probability: float
+    expected_batch_size: int
+    examples: int
+    steps_per_epoch: int
+    epochs: int
+    delta: float
+    accountant: str
+    microbatch_size: int
+    deterministic_noise: bool
+    diagnostics: bool
+    target_epsilon: float | None
+
+    @property
+    def steps(self) -> int:
+        """Of the whole training."""
+        return self.steps_per_epoch * self.epochs
+
+    def epsilon(
+        self, steps: int, *, accountant: str | None = None, interval: float = accounting.FINE
+    ) -> float:
+        """What so many steps have spent: infinity without noise, 0 without steps."""
+        return accounting.epsilon(
+            noise_multiplier=self.noise_multiplier,
+            sampling_probability=self.sampling_probability,
+            steps=steps,
+            delta=self.delta,
+            sampler=self.sampler,
+            accountant=accountant or self.accountant,
+            interval=interval,
+        )
+
+
+def _size_problems(examples: int, expected_batch_size: int, epochs: int) -> list[str]:
+    found = []
+    if not 1 <= expected_batch_size <= examples:
+        found.append(
+            f"The batch is {expected_batch_size}, the training split has {examples} examples: use a"
+            f" global_batch_size of at most {examples}."
+        )
+    if epochs < 1:
+        found.append(f"epochs is {epochs}; training takes at least 1.")
+    return found
+
+
+def _microbatch(expected_batch_size: int) -> int:
+    """A sample fills its last microbatch by half on average: small ones waste little, large ones are fast."""
+    quarter = math.ceil(expected_batch_size / 4 / 8) * 8
+    return min(max(quarter, SMALLEST_MICROBATCH), LARGEST_MICROBATCH)

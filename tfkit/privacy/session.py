@@ -1,0 +1,104 @@
+"""One private training of a run: its secret, what it has spent, and the statement at its end."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Sequence
+from typing import Any
+
+from tfkit import files
+from tfkit import run as runs
+from tfkit.data import Splits
+from tfkit.privacy import accounting, sampling, statement, step, validator
+from tfkit.privacy.mechanism import Plan
+from tfkit.run import Run
+from tfkit.stack import keras, tf
+
+LEDGER = "ledger.json"
+
+
+class Session(keras.callbacks.Callback):
+    """Ties a plan to a run; as a callback it accounts each epoch before its first step.
+
+    So an epoch that a killed process had begun is paid for, whatever came of it.
+
+    Args:
+      plan: what is accounted.
+      run: holds the ledger beside the backup, and gets privacy.json.
+      stage: of the training, names the folder of the backup.
+      seed: of the run; it decides noise and sampling only if the plan says so, which is then not private.
+    """
+
+    def __init__(self, plan: Plan, *, run: Run, stage: str, seed: int) -> None:
+        super().__init__()
+        self._plan = plan
+        self._run = run
+        self._path = run.path / runs.BACKUP / stage / LEDGER
+        self._secret = (
+            bytes.fromhex(files.digest("deterministic noise", seed))
+            if plan.deterministic_noise
+            else secrets.token_bytes(32)
+        )
+        self.step: step.PrivateStep | None = None
+
+    @property
+    def epochs_begun(self) -> int:
+        """How many epochs have been begun, by this process and by those before it."""
+        return int(json.loads(self._path.read_text())["epochs_begun"]) if self._path.is_file() else 0
+
+    @property
+    def state(self) -> tf.train.Checkpoint:
+        """What a backup must hold besides model and optimizer."""
+        assert self.step is not None, "prepare() comes first"
+        return tf.train.Checkpoint(clip=self.step.clip)
+
+    @property
+    def epsilon(self) -> float:
+        """What has been spent so far."""
+        return self._plan.epsilon(self.epochs_begun * self._plan.steps_per_epoch, interval=accounting.COARSE)
+
+    def prepare(self, model: keras.Model, splits: Splits, callbacks: Sequence[Any]) -> None:
+        """Check that the epsilon would hold for this model, and make its step the private one.
+
+        Raises:
+          PrivacyError: it would not; all reasons at once.
+        """
+        validator.check(model, plan=self._plan, callbacks=callbacks, example_spec=splits.spec)
+        self.step = step.attach(model, self._plan, secret=self._secret[:16])
+
+    def batches(self, splits: Splits, *, strategy: tf.distribute.Strategy, first: int, last: int) -> Any:
+        """What `model.fit` gets for the epochs [first, last)."""
+        return sampling.dataset(
+            splits, self._plan, strategy=strategy, epochs=(first, last), secret=self._secret[16:]
+        )
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Account the epoch before anything of it can be seen."""
+        files.write_json(self._path, {"epochs_begun": self.epochs_begun + 1})
+        if self.step is not None:
+            self.step.reset()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Add what has been spent so far to the numbers of the epoch."""
+        if logs is not None:
+            logs["epsilon"] = self.epsilon
+            if self.step is not None and self._plan.adaptive_clip_quantile is not None:
+                logs["l2_norm_clip"] = float(self.step.clip.numpy())
+
+    def conclude(self, model: keras.Model) -> None:
+        """Write privacy.json and the numbers of metrics.json."""
+        content = statement.statement(
+            self._plan,
+            steps=self.epochs_begun * self._plan.steps_per_epoch,
+            optimizer=type(model.optimizer).__name__,
+        )
+        files.write_json(self._run.path / runs.PRIVACY, content)
+        self._run.record(
+            {
+                f"privacy/{name}": content[name]
+                for name in ("epsilon", "delta", "noise_multiplier")
+                if content[name] is not None
+            }
+        )
+        self._run.note(statement.paragraph(content))

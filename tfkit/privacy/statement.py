@@ -1,0 +1,129 @@
+"""The privacy statement of a run: privacy.json, and the same in words for a review board."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from tfkit.privacy import accounting
+from tfkit.privacy.mechanism import Plan
+
+COVERED = (
+    "the weights of the model after every step, and whatever is computed from them alone: predictions on other data,"
+    " a quantized, pruned or converted copy",
+)
+NOT_COVERED = (
+    "the search for hyper-parameters: what other runs on the same examples have spent comes on top",
+    "the examples of the validation and test splits, and the metrics measured on them",
+    "the choice of the public backbone, and the data that it was trained on",
+    "the number of training examples and the names of the classes, which are taken as public",
+    "copies of the data that are not the model: stored features in the cache, the images themselves",
+    "attacks on floating-point arithmetic (Mironov 2012); the noise is float32 from TensorFlow's Philox generator,"
+    " keyed by the operating system's entropy",
+)
+DIAGNOSTICS = "the training metrics and gradient norms in the logs: they were asked for and carry no noise"
+
+
+def statement(plan: Plan, *, steps: int, optimizer: str) -> dict[str, Any]:
+    """What holds for a training, as plain values for privacy.json.
+
+    Args:
+      plan: what was done.
+      steps: that were ever taken, in this process and in those before it.
+      optimizer: the name of its class.
+
+    Returns:
+      epsilon, delta, noise_multiplier, l2_norm_clip, sampler, sampling_probability, expected_batch_size, examples,
+      steps, accountant, neighbouring_relation, covered, not_covered, and more. epsilon is None where none holds.
+    """
+    other = "rdp" if plan.accountant == "pld" else "pld"
+    private = not plan.deterministic_noise and plan.noise_multiplier > 0
+    return {
+        "private": private,
+        "epsilon": _finite(plan.epsilon(steps)),
+        "delta": plan.delta,
+        "accountant": plan.accountant,
+        f"epsilon_{other}": _finite(plan.epsilon(steps, accountant=other)),
+        "target_epsilon": plan.target_epsilon,
+        "noise_multiplier": plan.noise_multiplier,
+        "gradient_noise_multiplier": plan.gradient_noise_multiplier,
+        "count_noise": plan.count_noise,
+        "l2_norm_clip": plan.l2_norm_clip,
+        "adaptive_clip_quantile": plan.adaptive_clip_quantile,
+        "sampler": plan.sampler,
+        "sampling_probability": plan.sampling_probability,
+        "expected_batch_size": plan.expected_batch_size,
+        "examples": plan.examples,
+        "steps": steps,
+        "optimizer": optimizer,
+        "neighbouring_relation": accounting.NEIGHBOURS[plan.sampler],
+        "deterministic_noise": plan.deterministic_noise,
+        "diagnostics": plan.diagnostics,
+        "covered": list(COVERED),
+        "not_covered": [*NOT_COVERED, *([DIAGNOSTICS] if plan.diagnostics else [])],
+    }
+
+
+def paragraph(content: Mapping[str, Any]) -> str:
+    """The statement in words.
+
+    Args:
+      content: what `statement` returned, or privacy.json holds.
+    """
+    sentences = [*_verdict(content), *_how(content)]
+    sentences.append("Covered: " + "; ".join(content["covered"]) + ".")
+    sentences.append("Not covered: " + "; ".join(content["not_covered"]) + ".")
+    return " ".join(sentences)
+
+
+def _verdict(content: Mapping[str, Any]) -> list[str]:
+    epsilon = content["epsilon"]
+    if epsilon is None:
+        return ["NOT PRIVATE: training added no noise, so that no epsilon holds."]
+    warning = []
+    if content["deterministic_noise"]:
+        warning = [
+            "NOT PRIVATE: the noise followed from a known seed, and who knows it can take it away again;"
+            " the numbers below are what a secret seed would have given."
+        ]
+    odds = math.exp(epsilon)
+    certainty = odds / (1 + odds)
+    return [
+        *warning,
+        f"Training was differentially private with epsilon {epsilon:.3g} at delta {content['delta']:.3g}, for"
+        f" {content['neighbouring_relation']}.",
+        f"Someone who knows all about the training but whether one given example was in it, and holds it for a toss-up,"
+        f" can become {certainty:.1%} sure of it from the weights at most (odds of {odds:.3g} to 1), but for a"
+        f" probability of about {content['delta']:.3g}.",
+    ]
+
+
+def _how(content: Mapping[str, Any]) -> list[str]:
+    if content["sampler"] == "poisson":
+        sampling = f"each of {content['examples']:,} examples was drawn with probability"
+        sampling += f" {content['sampling_probability']:.4g}, independently"
+    else:
+        sampling = (
+            f"the {content['examples']:,} examples were shuffled in each epoch and seen once, in batches of"
+        )
+        sampling += f" {content['expected_batch_size']}, which is accounted without amplification by sampling"
+    clip = f"{content['l2_norm_clip']:.4g}"
+    if content["adaptive_clip_quantile"] is not None:
+        clip += (
+            f" at first and then to the {content['adaptive_clip_quantile']:.0%} quantile, followed privately"
+        )
+    return [
+        f"In each of {content['steps']:,} steps {sampling}; its gradient was cut to a length of {clip};"
+        f" Gaussian noise of {content['gradient_noise_multiplier']:.4g} times that length was added to the sum, and"
+        f" {content['optimizer']} took the step.",
+        f"The accountant is {_ACCOUNTANTS[content['accountant']]}; every step ever taken is counted, also those of"
+        " processes that were killed.",
+    ]
+
+
+_ACCOUNTANTS = {"pld": "dp-accounting's privacy loss distribution", "rdp": "dp-accounting's Rényi divergence"}
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

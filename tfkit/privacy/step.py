@@ -1,0 +1,186 @@
+"""The private training step: clipped gradients, summed over the replicas, with the noise that was accounted.
+
+It takes the place of `train_step` on a stock tf_keras model; everything else of `model.fit` stays as it is.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tfkit.privacy.clipping import Clipped, clipped_sum
+from tfkit.privacy.losses import per_example_loss
+from tfkit.privacy.mechanism import Plan
+from tfkit.stack import keras, tf
+
+QUANTILES = {"gradient_norm_p50": 0.5, "gradient_norm_p90": 0.9, "gradient_norm_max": 1.0}
+
+
+def attach(model: keras.Model, plan: Plan, *, secret: bytes) -> PrivateStep:
+    """Make `model.fit` train privately, on what `tfkit.privacy.sampling.dataset` yields.
+
+    Args:
+      model: compiled and built; call this inside the scope of the strategy that it was made in.
+      plan: what is accounted.
+      secret: 16 bytes or more that nobody knows; the noise follows from them, the replica and the step.
+
+    Returns:
+      The step; its `clip` belongs into a backup.
+    """
+    step = PrivateStep(model, plan, secret=secret)
+    model.train_step = step
+    model.train_function = None  # made for the step that was there before
+    return step
+
+
+class PrivateStep:
+    """One step of DP-SGD (Abadi et al. 2016, arXiv:1607.00133), with whatever optimizer was compiled.
+
+    On each replica: the sum of its examples' clipped gradients, plus its share of the noise. The shares are
+    independent, so that their sum over n replicas has the standard deviation z * C when each has z * C / sqrt(n).
+    The sum is divided by the *expected* batch size: the true size of a Poisson sample is private.
+
+    Attributes:
+      clip: float32 scalar variable, the clipping norm C; it moves with adaptive clipping only.
+    """
+
+    def __init__(self, model: keras.Model, plan: Plan, *, secret: bytes) -> None:
+        self._model = model
+        self._plan = plan
+        self._loss = per_example_loss(model)
+        self._penalties = [
+            penalty for layer in model._flatten_layers() for penalty in getattr(layer, "_callable_losses", ())
+        ]
+        # A variable and not a constant: constants are part of every graph that is written or printed.
+        self._seed = tf.Variable(np.frombuffer(secret[:16], np.int64), trainable=False, name="noise_seed")
+        self.clip = tf.Variable(
+            plan.l2_norm_clip, trainable=False, aggregation=tf.VariableAggregation.MEAN, name="l2_norm_clip"
+        )
+        self._watched = Diagnostics(model) if plan.diagnostics else None
+
+    def __call__(self, data: Any) -> dict[str, Any]:
+        """Take one step; Keras calls this in place of `train_step`, in replica context.
+
+        Args:
+          data: features [k, m, ...], labels [k, m], weights float32 [k, m]: k microbatches of this replica.
+
+        Returns:
+          Nothing about the examples, unless the plan says so.
+        """
+        features, labels, weights = data
+        replicas = tf.distribute.get_replica_context()
+        sums, unclipped = self._over_microbatches(features, labels, weights)
+        noisy = self._with_noise([*sums, unclipped], replicas)
+        *gradients, count = replicas.all_reduce(tf.distribute.ReduceOp.SUM, noisy)
+        gradients = [gradient / self._plan.expected_batch_size for gradient in gradients]
+        variables = self._model.trainable_variables
+        self._apply([*zip(self._with_penalties(gradients, variables), variables, strict=True)])
+        if self._plan.adaptive_clip_quantile is not None:
+            # Andrew et al. 2021 (arXiv:1905.03871): each example says +1/2 or -1/2.
+            share = count / self._plan.expected_batch_size + 0.5
+            rate = self._plan.clip_learning_rate * (share - self._plan.adaptive_clip_quantile)
+            self.clip.assign(self.clip * tf.exp(-rate))
+        return self._watched.results() if self._watched else {}
+
+    def reset(self) -> None:
+        """Begin the diagnostics anew, as at the start of an epoch."""
+        if self._watched:
+            self._watched.reset()
+
+    def _over_microbatches(
+        self, features: Any, labels: Any, weights: Any
+    ) -> tuple[list[tf.Tensor], tf.Tensor]:
+        """Sum of clipped gradients, and of +1/2 for each example that was not clipped and -1/2 for each other."""
+
+        def one(index: Any) -> tuple[list[tf.Tensor], tf.Tensor]:
+            weight = weights[index]
+            clipped = clipped_sum(
+                self._model,
+                tf.nest.map_structure(lambda value: value[index], features),
+                labels[index],
+                weight,
+                per_example_loss=self._loss,
+                l2_norm_clip=self.clip,
+            )
+            if self._watched:
+                self._watched.update(clipped, labels[index], weight, self.clip)
+            votes = tf.where(clipped.norms <= self.clip, 0.5, -0.5)
+            return clipped.gradients, tf.reduce_sum(tf.where(weight > 0, votes, 0.0))
+
+        if weights.shape[0] == 1:
+            return one(0)
+        zeros = [tf.zeros(variable.shape, variable.dtype) for variable in self._model.trainable_variables]
+
+        def add(index: tf.Tensor, sums: list[tf.Tensor], unclipped: tf.Tensor) -> Any:
+            more, votes = one(index)
+            return index + 1, [total + new for total, new in zip(sums, more, strict=True)], unclipped + votes
+
+        _, sums, unclipped = tf.while_loop(
+            lambda index, *_: index < tf.shape(weights)[0], add, (0, zeros, 0.0), parallel_iterations=1
+        )
+        return sums, unclipped
+
+    def _with_noise(self, sums: list[tf.Tensor], replicas: Any) -> list[tf.Tensor]:
+        """Add this replica's share of the noise to the gradients, and to the count, which comes last."""
+        plan = self._plan
+        seed = tf.random.fold_in(self._seed.read_value(), replicas.replica_id_in_sync_group)
+        seeds = tf.random.split(tf.random.fold_in(seed, self._model.optimizer.iterations), len(sums))
+        share = 1.0 / np.sqrt(replicas.num_replicas_in_sync)
+        of_gradients = plan.gradient_noise_multiplier * share * self.clip
+        deviations = [of_gradients] * (len(sums) - 1) + [plan.count_noise * share]
+        return [
+            value + deviation * tf.random.stateless_normal(value.shape, seed)
+            for value, deviation, seed in zip(sums, deviations, tf.unstack(seeds), strict=True)
+        ]
+
+    def _with_penalties(self, gradients: list[tf.Tensor], variables: list[Any]) -> list[tf.Tensor]:
+        """Add the gradients of the weights' regularisers: they know nothing of the data."""
+        if not self._penalties:
+            return gradients
+        with tf.GradientTape() as tape:
+            penalty = tf.add_n([penalty() for penalty in self._penalties])
+        of_penalty = tape.gradient(penalty, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        return [gradient + more for gradient, more in zip(gradients, of_penalty, strict=True)]
+
+    def _apply(self, pairs: list[tuple[tf.Tensor, Any]]) -> None:
+        optimizer = self._model.optimizer
+        if isinstance(optimizer, keras.optimizers.legacy.Optimizer):
+            optimizer.apply_gradients(pairs, experimental_aggregate_gradients=False)
+        else:
+            optimizer.apply_gradients(pairs, skip_gradients_aggregation=True)
+
+
+class Diagnostics:
+    """Noise-free numbers about the training examples, for those who may see them: they are not private."""
+
+    def __init__(self, model: keras.Model) -> None:
+        self._model = model
+        names = ("loss", "clipped_fraction", *QUANTILES)
+        self._means = {name: keras.metrics.Mean(name=name) for name in names}
+
+    def update(self, clipped: Clipped, labels: Any, weights: tf.Tensor, clip: Any) -> None:
+        """Take in one microbatch; examples of weight 0 are padding."""
+        real = tf.cast(weights > 0, tf.float32)
+        self._means["loss"].update_state(tf.math.divide_no_nan(clipped.losses, weights), weights)
+        self._means["clipped_fraction"].update_state(tf.cast(clipped.norms > clip, tf.float32), real)
+        count = tf.reduce_sum(real)
+        norms = tf.sort(tf.where(real > 0, clipped.norms, 0.0), direction="DESCENDING")
+        for name, quantile in QUANTILES.items():
+            place = tf.cast(tf.math.floor((1.0 - quantile) * tf.maximum(count - 1.0, 0.0)), tf.int32)
+            self._means[name].update_state(norms[place], count)
+        self._model.compiled_metrics.update_state(labels, clipped.outputs, weights)
+
+    def results(self) -> dict[str, tf.Tensor]:
+        """Means over the microbatches since the last reset; a quantile is the mean of the microbatches' ones."""
+        of_user = {
+            metric.name: metric.result()
+            for metric in self._model.compiled_metrics.metrics
+            if metric.name != "loss"
+        }
+        return {**of_user, **{name: mean.result() for name, mean in self._means.items()}}
+
+    def reset(self) -> None:
+        """Forget what was taken in."""
+        for mean in self._means.values():
+            mean.reset_state()

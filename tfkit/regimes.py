@@ -1,0 +1,129 @@
+"""What differs between training as usual and private training: batches, steps, which weights remain, what is spent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from tfkit.errors import ConfigError
+from tfkit.resume import BACKUP_SECONDS, KeepBest, KeepLast
+from tfkit.stack import keras, tf
+
+if TYPE_CHECKING:
+    from tfkit.data import Augmentation, Splits
+    from tfkit.privacy import DPSGD
+    from tfkit.run import Run
+
+
+class AsUsual:
+    """Shuffled epochs; the weights of the epoch with the lowest validation loss remain.
+
+    Attributes:
+      best: keeps the weights that remain.
+      steps_per_epoch: batches in an epoch.
+      callbacks: that come before those which log.
+      backup_seconds: at most one backup in so many.
+    """
+
+    backup_seconds: float = BACKUP_SECONDS
+
+    def __init__(
+        self,
+        splits: Splits,
+        *,
+        augment: Augmentation | None,
+        patience: int | None,
+        start_val_loss: float | None,
+    ) -> None:
+        self.best = KeepBest(patience=patience, start=start_val_loss)
+        self.steps_per_epoch = splits.steps_per_epoch
+        self.callbacks: list[keras.callbacks.Callback] = []
+        self._splits = splits
+        self._augment = augment
+
+    def prepare(self, model: keras.Model, callbacks: Sequence[Any]) -> dict[str, Any]:
+        """Make the model ready, in its strategy's scope; returns what its backup must hold besides."""
+        return {}
+
+    def last_epoch(self, first: int, epochs: int) -> int:
+        """The epoch before which training ends that goes on at epoch `first`."""
+        return epochs
+
+    def batches(self, first: int, last: int, strategy: tf.distribute.Strategy) -> Any:
+        """What `model.fit` gets for the epochs [first, last)."""
+        return self._splits.epochs(first, last, augment=self._augment)
+
+    def conclude(self, model: keras.Model) -> None:
+        """Write down what the training was."""
+
+
+class Private(AsUsual):
+    """Poisson samples, the private step, an account of what is spent; the last weights remain.
+
+    Raises:
+      ConfigError: what was asked besides would look at single examples or at private counts.
+      PrivacyError: the plan cannot be.
+    """
+
+    backup_seconds = 0  # each epoch costs privacy: none is to be lost with its process
+
+    def __init__(
+        self,
+        splits: Splits,
+        *,
+        privacy: DPSGD,
+        run: Run,
+        stage: str,
+        epochs: int,
+        seed: int,
+        patience: int | None,
+        augment: Augmentation | None,
+        class_weight: dict[int, float] | None,
+    ) -> None:
+        from tfkit.privacy.session import Session
+
+        super().__init__(splits, augment=None, patience=None, start_val_loss=None)
+        _refuse(patience=patience, augment=augment, class_weight=class_weight)
+        plan = privacy.plan(
+            examples=len(splits.indices["train"]),
+            expected_batch_size=splits.global_batch_size,
+            epochs=epochs,
+        )
+        self.best = KeepLast()
+        self.steps_per_epoch = plan.steps_per_epoch
+        self._session = Session(plan, run=run, stage=stage, seed=seed)
+        self.callbacks = [self._session]
+
+    def prepare(self, model: keras.Model, callbacks: Sequence[Any]) -> dict[str, Any]:
+        """Check that the epsilon would hold for this model, and make its step the private one."""
+        self._session.prepare(model, self._splits, callbacks)
+        return {"private": self._session.state}
+
+    def last_epoch(self, first: int, epochs: int) -> int:
+        """Epochs that a killed process had begun are paid for, and not taken again."""
+        return max(first, epochs - (self._session.epochs_begun - first))
+
+    def batches(self, first: int, last: int, strategy: tf.distribute.Strategy) -> Any:
+        """What `model.fit` gets for the epochs [first, last)."""
+        return self._session.batches(self._splits, strategy=strategy, first=first, last=last)
+
+    def conclude(self, model: keras.Model) -> None:
+        """Write privacy.json."""
+        self._session.conclude(model)
+
+
+def _refuse(*, patience: int | None, augment: Any, class_weight: Any) -> None:
+    """What does not go together with privacy, all at once."""
+    reasons = {
+        "patience": (
+            patience,
+            "training ends after the planned epochs; a stop chosen by looking is not accounted",
+        ),
+        "augment": (augment, "private training takes the images as they are"),
+        "class_weight": (class_weight, "weights from the class counts would publish those counts"),
+    }
+    found = [
+        f"{name}: {reason}. Leave it out." for name, (value, reason) in reasons.items() if value is not None
+    ]
+    if found:
+        raise ConfigError("These do not go together with privacy:\n  " + "\n  ".join(found))
