@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from tfkit.data.augment import Augmentation
 
-_READERS = 2
+READERS = 2
 _BATCHES_AHEAD = 2
 
 
@@ -22,7 +22,7 @@ def in_order(source: Source, indices: np.ndarray, *, batch_size: int) -> tf.data
     from tfkit.stack import tf
 
     batches = tf.data.Dataset.from_tensor_slices(np.asarray(indices, np.int64)).batch(batch_size)
-    return _finish(batches.map(_reader(source), num_parallel_calls=_READERS, deterministic=True))
+    return finish(batches.map(reader(source), num_parallel_calls=READERS, deterministic=True))
 
 
 def shuffled(
@@ -38,7 +38,7 @@ def shuffled(
     from tfkit.stack import tf
 
     indices = np.asarray(indices, np.int64)
-    read = _reader(source)
+    read = reader(source)
     change = augment.function(seed=seed) if augment else None
 
     def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
@@ -58,10 +58,10 @@ def shuffled(
         return change(features, epoch, position) if change else features, labels
 
     batches = tf.data.Dataset.range(*epochs).flat_map(one_epoch)
-    return _finish(batches.map(examples, num_parallel_calls=_READERS, deterministic=True))
+    return finish(batches.map(examples, num_parallel_calls=READERS, deterministic=True))
 
 
-def _reader(source: Source) -> Any:
+def reader(source: Source) -> Any:
     """A graph function: indices int64 [b] -> (features float32 [b, *shape], label int64 [b])."""
     from tfkit.stack import tf
 
@@ -85,7 +85,8 @@ def _reader(source: Source) -> Any:
     return read
 
 
-def _finish(batches: tf.data.Dataset) -> tf.data.Dataset:
+def finish(batches: tf.data.Dataset, *, ahead: int = _BATCHES_AHEAD) -> tf.data.Dataset:
+    """The batches, some of them made ahead, without the autotuner and in a fixed order."""
     from tfkit.stack import tf
 
     options = tf.data.Options()
@@ -93,4 +94,4 @@ def _finish(batches: tf.data.Dataset) -> tf.data.Dataset:
     options.autotune.enabled = False
     options.deterministic = True
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
-    return batches.prefetch(_BATCHES_AHEAD).with_options(options)
+    return batches.prefetch(ahead).with_options(options)

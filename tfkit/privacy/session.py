@@ -82,7 +82,8 @@ class Session(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Add what has been spent so far to the numbers of the epoch."""
         if logs is not None:
-            logs["epsilon"] = self.epsilon
+            if self._plan.noise_multiplier:
+                logs["epsilon"] = self.epsilon
             if self.step is not None and self._plan.adaptive_clip_quantile is not None:
                 logs["l2_norm_clip"] = float(self.step.clip.numpy())
 
