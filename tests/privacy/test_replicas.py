@@ -1,0 +1,93 @@
+"""Whatever the replicas, the update carries the noise that is accounted, and the signal of one machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PROGRAM = Path(__file__).with_name("replicas_program.py")
+PATIENCE = 300
+PORTS = (21871, 21872)
+
+
+def start(*command, **environment):
+    return subprocess.Popen(
+        command,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def answer(process):
+    try:
+        out, errors = process.communicate(timeout=PATIENCE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        pytest.fail(f"no answer in {PATIENCE} s: {process.communicate()[1][-3000:]}")
+    assert process.returncode == 0, errors[-3000:]
+    return json.loads(out.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def mirrored():
+    processes = {count: start(sys.executable, str(PROGRAM), count) for count in ("1", "2", "4")}
+    return {count: answer(process) for count, process in processes.items()}
+
+
+@pytest.fixture(scope="module")
+def workers():
+    """Two processes in a network of their own: TensorFlow's port is open to every interface."""
+    cluster = {"worker": [f"127.0.0.1:{port}" for port in PORTS]}
+    configs = [
+        json.dumps({"cluster": cluster, "task": {"type": "worker", "index": index}}) for index in (0, 1)
+    ]
+    script = (
+        'ip link set lo up; TF_CONFIG="$SECOND" "$@" >/dev/null & other=$!; '
+        'TF_CONFIG="$FIRST" "$@"; code=$?; wait $other || code=$?; exit $code'
+    )
+    alone = ["unshare", *([] if os.getuid() == 0 else ["-r"]), "-n"]
+    program = [sys.executable, str(PROGRAM), "workers"]
+    return answer(start(*alone, "bash", "-c", script, "bash", *program, FIRST=configs[0], SECOND=configs[1]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("replicas", ["1", "2", "4"])
+def test_noise_is_what_the_accountant_assumes(mirrored, replicas):
+    """With no gradients the update is noise alone: its spread must be z * C / B whatever the replicas."""
+    noise = mirrored[replicas]["noise"]
+    assert noise["ratio"] == pytest.approx(1.0, rel=0.03)
+    assert abs(noise["correlation"]) < 0.1  # each step draws anew
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("replicas", ["2", "4"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_the_signal_is_that_of_one_replica(mirrored, replicas, optimizer):
+    expected = np.array(mirrored["1"]["signal"][optimizer])
+    assert np.abs(expected).max() > 1e-3
+    np.testing.assert_allclose(mirrored[replicas]["signal"][optimizer], expected, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_shuffled_epochs_and_empty_local_batches(mirrored):
+    assert all(found["sparse_is_finite"] for found in mirrored.values())
+    for replicas in ("2", "4"):
+        np.testing.assert_allclose(mirrored[replicas]["shuffled"], mirrored["1"]["shuffled"], atol=1e-5)
+
+
+@pytest.mark.slow
+def test_two_worker_processes_with_one_secret(mirrored, workers):
+    """The noise of workers that start from the same secret is not the same noise: it would be sqrt(2) too large."""
+    assert workers["noise"]["ratio"] == pytest.approx(1.0, rel=0.03)
+    for optimizer, expected in mirrored["1"]["signal"].items():
+        np.testing.assert_allclose(workers["signal"][optimizer], expected, atol=1e-5)
+    assert workers["sparse_is_finite"]
