@@ -21,13 +21,20 @@ INTERRUPTED = 3
 C = TypeVar("C", bound=configs.RecipeConfig)
 
 
-def main(config_class: type[C], run: Callable[[C], Run], arguments: Sequence[str] | None = None) -> NoReturn:
+def main(
+    config_class: type[C],
+    run: Callable[[C], Run],
+    arguments: Sequence[str] | None = None,
+    *,
+    closing: Callable[[Run], list[str]] | None = None,
+) -> NoReturn:
     """Run a recipe as a program; never returns.
 
     Args:
       config_class: the recipe's settings; the recipe's module docstring is the help text.
       run: takes the settings, does the job, returns the finished run.
       arguments: instead of those of the command line.
+      closing: gives the lines that are printed at the end; `closing_lines` when left out.
     """
     words = sys.argv[1:] if arguments is None else list(arguments)
     module = inspect.getmodule(config_class)
@@ -35,7 +42,7 @@ def main(config_class: type[C], run: Callable[[C], Run], arguments: Sequence[str
         spec = getattr(module, "__spec__", None)
         prog = f"python -m {spec.name}" if spec else config_class.__module__
         config = configs.parse(config_class, words, prog=prog, description=inspect.getdoc(module) or "")
-        print("\n".join(closing_lines(run(config))))
+        print("\n".join((closing or closing_lines)(run(config))))
     except KeyboardInterrupt:
         print("\nInterrupted. The same command goes on from the last whole epoch.", file=sys.stderr)
         sys.exit(INTERRUPTED)

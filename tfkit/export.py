@@ -46,13 +46,15 @@ def save(model: keras.Model, run: Run, splits: Splits, *, evaluation: Evaluation
     Raises:
       CheckError: the two agree on less than 98 % of the test split.
     """
+    from tfkit.stack import tf
+
     began = time.monotonic()
     run.labels = splits.class_names
     takes_images = len(splits.spec.shape) == 3
     module = _image_module(model, splits) if takes_images else _feature_module(model, splits)
     with files.new_folder(run.path / runs.SAVED_MODEL) as folder:
         _write(module, folder)
-        exported = _predict(folder, splits)
+        exported = predict(tf.saved_model.load(str(folder)), splits, splits.indices["test"])
         agreement = float(np.mean(exported.argmax(axis=1) == evaluation.probabilities.argmax(axis=1)))
         difference = float(np.abs(exported - evaluation.probabilities).max())
         if agreement < MINIMUM_AGREEMENT:
@@ -143,18 +145,25 @@ def _write(module: Any, folder: Path) -> None:
     tf.saved_model.save(module, str(folder), signatures={"serving_default": module.serve})
 
 
-def _predict(folder: Path, splits: Splits) -> np.ndarray:
-    """What the exported model says of the test split as the user has it: each image at its own size."""
+def predict(model: Any, splits: Splits, indices: np.ndarray) -> np.ndarray:
+    """What an exported model says of examples as the user has them: each image at its own size.
+
+    Args:
+      model: of `tf.saved_model.load`, or `Run.model`.
+      splits: of what it was trained on.
+      indices: int64 [n], of examples of the splits' source.
+
+    Returns:
+      float32 [n, classes].
+    """
     from tfkit.stack import tf
 
-    loaded = tf.saved_model.load(str(folder))
-    indices = splits.indices["test"]
     if len(splits.spec.shape) != 3:
-        return np.asarray(loaded(tf.constant(splits.source.read(indices))))
+        return np.asarray(model(tf.constant(splits.source.read(indices))))
     images = (splits.source.raw(int(index)) for index in indices)
     same_size = (group for _, group in itertools.groupby(images, key=np.shape))
     return np.concatenate(
-        [np.asarray(loaded(tf.constant(np.stack(batch)))) for group in same_size for batch in _batches(group)]
+        [np.asarray(model(tf.constant(np.stack(batch)))) for group in same_size for batch in _batches(group)]
     )
 
 

@@ -50,7 +50,9 @@ def fit(strategy, data, *, epochs=1, optimizer="sgd", rate=1.0, secret=SECRET, k
         step.attach(model, plan, secret=secret[:16])
     batches = sampling.dataset(data, plan, strategy=strategy, epochs=(0, epochs), secret=secret[16:])
     history = []
-    watch = keras.callbacks.LambdaCallback(on_batch_end=lambda *_, **__: history.append(model.get_weights()[0]))
+    watch = keras.callbacks.LambdaCallback(
+        on_batch_end=lambda *_, **__: history.append(model.get_weights()[0])
+    )
     model.fit(batches, epochs=epochs, steps_per_epoch=plan.steps_per_epoch, callbacks=[watch], verbose=0)
     return np.diff(np.stack([np.zeros([WIDTH, CLASSES]), *history]), axis=0), plan
 

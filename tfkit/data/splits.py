@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
+from tfkit import files
+
 if TYPE_CHECKING:
     import tensorflow as tf
 
@@ -155,6 +157,7 @@ class Splits:
         return {
             "origin": self.origin,
             "fingerprint": self.source.fingerprint,
+            "division": self._division,
             "examples": sum(map(len, self.indices.values())),
             "classes": len(self.class_names),
             "counts": self.counts,
@@ -168,6 +171,12 @@ class Splits:
     def replace(self, **changes: Any) -> Splits:
         """The same splits with some fields changed, such as another source over the same examples."""
         return dataclasses.replace(self, **changes)
+
+    @property
+    def _division(self) -> str:
+        """Tells whether two splits deal the same examples out in the same way, under the same labels."""
+        dealt = {name: np.asarray(indices, np.int64).tobytes() for name, indices in self.indices.items()}
+        return files.digest(dealt, np.asarray(self.source.labels, np.int64).tobytes())
 
     def _class_counts(self, indices: np.ndarray) -> np.ndarray:
         return np.bincount(self.source.labels[indices], minlength=len(self.class_names))

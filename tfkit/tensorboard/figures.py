@@ -78,7 +78,7 @@ def image_grid(images: np.ndarray, captions: Sequence[str] | None = None, *, col
     """
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
-    figure, axes = _figure(columns * 2.2, rows * (2.6 if captions else 2.2), rows, columns)
+    figure, axes = new_figure(columns * 2.2, rows * (2.6 if captions else 2.2), rows, columns)
     for axis in axes.flat:
         axis.set_axis_off()
     for place, image in enumerate(images):
@@ -102,7 +102,7 @@ def confusion(evaluation: Evaluation) -> Figure:
 def _matrix(evaluation: Evaluation) -> Figure:
     counts, classes = evaluation.confusion, len(evaluation.class_names)
     side = min(max(4.0, 1.6 + 0.42 * classes), 14.0)
-    figure, axes = _figure(side, side)
+    figure, axes = new_figure(side, side)
     axis = axes[0, 0]
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     axis.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
@@ -145,13 +145,13 @@ def confused_pairs(evaluation: Evaluation, most: int = CONFUSED_PAIRS) -> list[t
 def _confused_pairs(evaluation: Evaluation) -> Figure:
     pairs = confused_pairs(evaluation)
     if not pairs:
-        figure, axes = _figure(7, 0.6)
+        figure, axes = new_figure(7, 0.6)
         axes[0, 0].text(
             0.5, 0.5, f"no mistakes among {len(evaluation.labels):,} examples", ha="center", va="center"
         )
         axes[0, 0].set_axis_off()
         return figure
-    figure, axes = _figure(7, 1.2 + 0.25 * len(pairs))
+    figure, axes = new_figure(7, 1.2 + 0.25 * len(pairs))
     axis = axes[0, 0]
     names = [
         f"{printable(true, longest=LABEL_LENGTH)} → {printable(guess, longest=LABEL_LENGTH)}"
@@ -177,7 +177,7 @@ def curves(
       lines: name to (epochs, values).
       starts: stage to its first epoch; marked where there is more than one.
     """
-    figure, axes = _figure(5.2, 3.2)
+    figure, axes = new_figure(5.2, 3.2)
     axis = axes[0, 0]
     for (name, (epochs, values)), color in zip(
         lines.items(), ("#2f6db5", "#d1741f", "#3b8f4b"), strict=False
@@ -199,7 +199,7 @@ def curves(
     return figure
 
 
-def _figure(
+def new_figure(
     width: float, height: float, rows: int = 1, columns: int = 1
 ) -> tuple[Figure, np.ndarray[Any, Any]]:
     """A figure outside of pyplot: that keeps figures alive and picks a backend for a screen."""

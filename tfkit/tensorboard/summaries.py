@@ -43,14 +43,14 @@ def write_images(
         )
     if captions is not None and len(captions) != len(images):
         raise CheckError(f"{name}: {len(captions)} captions for {len(images)} images.")
-    with _writer(logdir / "images", kind=name) as tf:
+    with event_writer(logdir / "images", kind=name) as tf:
         if len(images):
             tf.summary.image(name, figures.pixels(figures.image_grid(images, captions))[None], step=step)
 
 
 def write_confusion(logdir: Path, evaluation: Evaluation, *, step: int = 0) -> None:
     """The confusion matrix as a picture; beyond 50 classes the pairs that are confused most often."""
-    with _writer(logdir / "test", kind="confusion") as tf:
+    with event_writer(logdir / "test", kind="confusion") as tf:
         tf.summary.image("confusion", figures.pixels(figures.confusion(evaluation))[None], step=step)
 
 
@@ -64,7 +64,7 @@ def write_pr_curves(logdir: Path, evaluation: Evaluation, *, step: int = 0) -> N
     truth = np.eye(len(evaluation.class_names), dtype=bool)[evaluation.labels]
     # TensorBoard sorts what it is given into 201 buckets from 0 to 1; rounding may have left 1.0000001.
     probabilities = np.clip(evaluation.probabilities, 0, 1)
-    with _writer(logdir / "test", kind="pr_curves") as tf:
+    with event_writer(logdir / "test", kind="pr_curves") as tf:
         protos = [
             summary.pb(
                 "pr/all classes", truth.ravel(), probabilities.ravel(), THRESHOLDS, display_name="all classes"
@@ -102,7 +102,7 @@ def write_hparams(logdir: Path, config: Mapping[str, Any], metrics: Mapping[str,
     hparams = {
         name: value if isinstance(value, bool | int | float) else str(value) for name, value in config.items()
     }
-    with _writer(logdir, kind="hparams") as tf:
+    with event_writer(logdir, kind="hparams") as tf:
         api.hparams_config(
             hparams=[api.HParam(name) for name in hparams],
             metrics=[api.Metric(name, display_name=name) for name in metrics],
@@ -113,7 +113,7 @@ def write_hparams(logdir: Path, config: Mapping[str, Any], metrics: Mapping[str,
 
 
 @contextlib.contextmanager
-def _writer(folder: Path, *, kind: str) -> Iterator[Any]:
+def event_writer(folder: Path, *, kind: str) -> Iterator[Any]:
     """TensorFlow, writing into the one event file of this kind in the folder, in place of an earlier one."""
     from tfkit.stack import tf
 

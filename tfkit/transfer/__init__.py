@@ -3,8 +3,8 @@
 from tfkit.transfer.conclude import conclude, describe
 from tfkit.transfer.load import load
 from tfkit.transfer.models import head, schedule, whole
-from tfkit.transfer.private import train_private
-from tfkit.transfer.stages import Classifier, train
+from tfkit.transfer.private import mechanism, private_head, train_private
+from tfkit.transfer.stages import Classifier, plain_head, train
 
 __all__ = [
     "Classifier",
@@ -12,6 +12,9 @@ __all__ = [
     "describe",
     "head",
     "load",
+    "mechanism",
+    "plain_head",
+    "private_head",
     "schedule",
     "train",
     "train_private",

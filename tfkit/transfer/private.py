@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from tfkit import distribute, hub, privacy, training
@@ -14,7 +15,7 @@ from tfkit.transfer import models
 from tfkit.transfer.stages import Classifier, observe
 
 if TYPE_CHECKING:
-    pass
+    from tfkit.stack import keras
 
 
 def train_private(run: Run, backbone: Backbone, splits: Splits, config: PrivateConfig) -> Classifier:
@@ -29,9 +30,6 @@ def train_private(run: Run, backbone: Backbone, splits: Splits, config: PrivateC
     Raises:
       PrivacyError: no epsilon would hold, or none as small as the target.
     """
-    classes, size = len(splits.class_names), int(splits.spec.shape[0])
-    asked = mechanism(config)
-    top = models.private_top()
     run.record({"time/features_seconds": 0.0})
     stage = functools.partial(
         training.train,
@@ -40,14 +38,15 @@ def train_private(run: Run, backbone: Backbone, splits: Splits, config: PrivateC
         epochs=config.epochs,
         strategy=distribute.strategy(config.strategy),
         seed=config.seed,
-        privacy=asked,
+        privacy=mechanism(config),
     )
-    settings: dict[str, Any] = {
-        "learning_rate": config.learning_rate,
-        "steps": config.epochs * splits.steps_per_epoch,
-        "top": top,
-    }
-    whole = functools.partial(models.whole, backbone, classes, image_size=size, **settings)
+    whole = functools.partial(
+        models.whole,
+        backbone,
+        len(splits.class_names),
+        image_size=int(splits.spec.shape[0]),
+        **_settings(config, splits),
+    )
     if not config.features:
         trained = stage(functools.partial(whole, trainable="all"), splits)
         run.record({"time/train_seconds": trained.seconds})
@@ -55,13 +54,25 @@ def train_private(run: Run, backbone: Backbone, splits: Splits, config: PrivateC
     extraction = hub.extract(backbone, splits)
     run.note(extraction.summary)
     features = extraction.splits
-    trained = stage(functools.partial(models.head, backbone.feature_size, classes, **settings), features)
+    trained = stage(private_head(config, backbone, features), features)
     run.record({"time/features_seconds": extraction.seconds, "time/train_seconds": trained.seconds})
     return Classifier(
         model=whole(trainable="none", head=trained.model),
         evaluation=training.evaluate(trained.model, features),
         test_features=features.source.read(features.indices["test"]),
     )
+
+
+def private_head(config: PrivateConfig, backbone: Backbone, features: Splits) -> Callable[[], keras.Model]:
+    """What builds the head that is trained on these features."""
+    return functools.partial(
+        models.head, backbone.feature_size, len(features.class_names), **_settings(config, features)
+    )
+
+
+def _settings(config: PrivateConfig, splits: Splits) -> dict[str, Any]:
+    steps = config.epochs * splits.steps_per_epoch
+    return {"learning_rate": config.learning_rate, "steps": steps, "top": models.private_top()}
 
 
 def mechanism(config: PrivateConfig) -> privacy.DPSGD:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -61,13 +62,9 @@ def train(run: Run, backbone: Backbone, splits: Splits, config: TransferConfig) 
         class_weight=training.class_weight(splits, when=config.class_weights, run=run),
     )
     whole = functools.partial(models.whole, backbone, classes, image_size=size)
-    of_head: dict[str, Any] = {
-        "learning_rate": config.learning_rate,
-        "steps": config.epochs * splits.steps_per_epoch,
-    }
+    of_head = _settings(config, splits)
     if features is not None:
-        head = functools.partial(models.head, backbone.feature_size, classes, **of_head)
-        trained = stage(head, features, stage="head", epochs=config.epochs)
+        trained = stage(plain_head(config, backbone, features), features, stage="head", epochs=config.epochs)
     else:
         head = functools.partial(whole, trainable="none", **of_head)
         trained = stage(head, splits, stage="head", epochs=config.epochs, augment=augment)
@@ -98,6 +95,17 @@ def train(run: Run, backbone: Backbone, splits: Splits, config: TransferConfig) 
         evaluation=training.evaluate(trained.model, features),
         test_features=features.source.read(features.indices["test"]),
     )
+
+
+def plain_head(config: TransferConfig, backbone: Backbone, features: Splits) -> Callable[[], keras.Model]:
+    """What builds the head that is trained on these features."""
+    return functools.partial(
+        models.head, backbone.feature_size, len(features.class_names), **_settings(config, features)
+    )
+
+
+def _settings(config: TransferConfig, splits: Splits) -> dict[str, Any]:
+    return {"learning_rate": config.learning_rate, "steps": config.epochs * splits.steps_per_epoch}
 
 
 def stored_features(run: Run, backbone: Backbone, splits: Splits, config: TransferConfig) -> Splits | None:

@@ -1,0 +1,100 @@
+"""Attack the model of a finished run, to see whether it tells who was in its training data.
+
+Examples:
+    python -m recipes.audit_privacy --run-dir runs/private
+    python -m recipes.audit_privacy --run-dir runs/private --shadows 16                     (LiRA too: minutes)
+    python -m recipes.audit_privacy --run-dir runs/photos --attacks threshold logistic forest
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from tfkit import cli
+from tfkit import run as runs
+from tfkit.config import ImageConfig, RecipeConfig, parse
+from tfkit.errors import ConfigError, RunError
+from tfkit.run import Run
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(RecipeConfig):
+    """Which run, and with what. --run-dir names the run that is attacked; its model and settings stay as they are."""
+
+    attacks: tuple[str, ...] = ("threshold", "logistic")
+    """Attackers: threshold (of the loss), logistic, entropy, forest, mlp, knn. The last three take minutes."""
+
+    shadows: int = 0
+    """Shadow models for LiRA, trained as the run's head was: 16 give a strong attack. 0: no LiRA."""
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without the data."""
+        super().__post_init__()
+        if self.run_dir is None:
+            raise ConfigError("--run-dir is missing: the folder of the run that is to be attacked.")
+        if self.shadows and (self.shadows < 4 or self.shadows % 2):
+            raise ConfigError(f"--shadows is {self.shadows}; an even number of 4 or more is needed, or 0.")
+
+
+def run(config: Config) -> Run:
+    """Do the whole job.
+
+    Args:
+      config: what to do it with.
+
+    Returns:
+      The run, with audit.json, metrics `audit/...`, pictures in TensorBoard, and its report written anew.
+
+    Raises:
+      CheckError: the claimed epsilon is refuted.
+      TfkitError: see `tfkit.errors`.
+    """
+    from tfkit import audit, report
+
+    assert config.run_dir is not None, "__post_init__ sees to it"
+    audited = Run.open(config.run_dir)
+    its_config = _config_of(audited)
+    try:
+        audit.audit_recipe(
+            audited, its_config, attacks=config.attacks, shadows=config.shadows, seed=config.seed
+        )
+    finally:
+        if (audited.path / runs.AUDIT).is_file():
+            report.write_report(audited)
+    return audited
+
+
+def _config_of(run: Run) -> ImageConfig:
+    """The settings of the recipe that made the run."""
+    from recipes import train_private, transfer_image
+
+    config_classes: dict[str, type[ImageConfig]] = {
+        "transfer_image": transfer_image.Config,
+        "train_private": train_private.Config,
+    }
+    recipe = run.provenance.get("recipe", {}).get("name")
+    if recipe not in config_classes:
+        raise RunError(
+            f"{run.path} was made by {recipe or 'no recipe'}; this audits runs of {' and '.join(config_classes)}."
+            "\n  From Python, with the splits that it was trained on: tfkit.audit.audit(run, splits)."
+        )
+    return parse(
+        config_classes[recipe], ["--config", str(run.path / runs.CONFIG)], prog=recipe, description=""
+    )
+
+
+def closing_lines(run: Run) -> list[str]:
+    """What was found, and where it is."""
+
+    found = json.loads((run.path / "audit.json").read_text())
+    return [
+        "",
+        found["verdict"],
+        f"audit        {run.path / 'audit.json'}",
+        f"report       {run.path / 'report.html'}",
+    ]
+
+
+if __name__ == "__main__":
+    cli.main(Config, run, closing=closing_lines)
