@@ -47,7 +47,7 @@ def _train(config: Config, run: Run) -> None:
 
     began = time.monotonic()
     backbone, splits = transfer.load(
-        config, global_batch_size=config.global_batch_size, trainable=not config.features
+        config, global_batch_size=config.global_batch_size or 1, trainable=not config.features
     )
     run.versions = stack.versions()
     transfer.describe(run, backbone, splits, recipe="train_private", show_examples=False)

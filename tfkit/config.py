@@ -137,17 +137,18 @@ class PrivateConfig(RecipeConfig):
     noise_multiplier: float | None = None
     """Standard deviation of the noise in units of the clipping norm, instead of --target-epsilon."""
 
-    l2_norm_clip: float = 1.0
+    l2_norm_clip: float = 0.3
     """Length to which the gradient of each example is cut."""
 
-    global_batch_size: int = 256
-    """Expected examples in a training step, over all replicas: the true number is random and private."""
+    global_batch_size: int | None = None
+    """Expected examples in a training step, over all replicas: the true number is random and private.
+    Left out: all, up to 4096 of features and 256 of images."""
 
-    epochs: int = 30
-    """Each is so many steps that an example is expected once."""
+    epochs: int | None = None
+    """Each is so many steps that an example is expected once. Left out: 100 on features, 15 on images."""
 
-    learning_rate: float = 1.0
-    """The peak, after warm-up and before cosine decay."""
+    learning_rate: float | None = None
+    """The peak, after warm-up and before cosine decay. Left out: larger for more examples and more epsilon."""
 
     features: bool = True
     """Train a head on stored features of the frozen backbone; off: train all layers (bundled backbones)."""
@@ -177,8 +178,9 @@ class PrivateConfig(RecipeConfig):
         """Check what can be checked without the data."""
         super().__post_init__()
         for name in ("global_batch_size", "epochs", "learning_rate", "l2_norm_clip"):
-            if getattr(self, name) <= 0:
-                raise ConfigError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be above 0.")
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ConfigError(f"--{name.replace('_', '-')} is {value}; it must be above 0.")
         if self.target_epsilon is None and self.noise_multiplier is None:
             object.__setattr__(self, "target_epsilon", 3.0)
 

@@ -80,7 +80,7 @@ def _sides(members: np.ndarray, others: np.ndarray) -> dict[str, tuple[np.ndarra
 def _epsilons(
     positive: np.ndarray, negative: np.ndarray, thresholds: np.ndarray, delta: float
 ) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
-    """For each threshold: epsilon, the rate among the positive and its lower end, that of the negative and its upper."""
+    """Epsilon, the rate among the positive and its lower end, that of the negative and its upper, by threshold."""
     from statsmodels.stats.proportion import proportion_confint
 
     hits, slips = (

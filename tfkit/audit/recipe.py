@@ -42,7 +42,7 @@ def audit_recipe(
             f"{run.path} trained more than a head on stored features: each shadow model would take as long as it did."
             "\n  Leave --shadows out."
         )
-    backbone, splits = transfer.load(config, global_batch_size=config.global_batch_size, trainable=False)
+    backbone, splits = transfer.load(config, global_batch_size=config.global_batch_size or 1, trainable=False)
     further: Callable[..., list[Attack]] | None = None
     if shadows:
         further = functools.partial(_shadowed, config, backbone, splits, shadows=shadows, seed=seed)
@@ -68,20 +68,20 @@ def _shadowed(
 ) -> list[Attack]:
     """LiRA with heads that are trained on halves of the pool, as the run's own was on all of its examples."""
     features = hub.extract(backbone, splits).splits
-    private = isinstance(config, configs.PrivateConfig)
-    build = (transfer.private_head if private else transfer.plain_head)(config, backbone, features)
-    asked = dataclasses.replace(transfer.mechanism(config), delta=None) if private else None
 
     def shadow(half: np.ndarray) -> np.ndarray:
         pool = features.replace(
             indices={"train": indices[half], "validation": features.indices["validation"], "test": indices}
         )
-        batch = min(pool.global_batch_size, len(half))
         with tempfile.TemporaryDirectory() as folder, Run.create(Path(folder) / "run", config={}) as run:
-            trained = training.train(
-                build, pool.replace(global_batch_size=batch), run=run, epochs=config.epochs, seed=seed, verbose=0,
-                privacy=asked,
-            )  # fmt: skip
+            if isinstance(config, configs.PrivateConfig):
+                batch = min(config.global_batch_size, len(half)) if config.global_batch_size else None
+                # The delta of the whole may be too large for half.
+                own = dataclasses.replace(config, delta=None, global_batch_size=batch)
+                trained = transfer.train_private_head(run, backbone, pool, own, verbose=0)
+            else:
+                build = transfer.plain_head(config, backbone, pool)
+                trained = training.train(build, pool, run=run, epochs=config.epochs, seed=seed, verbose=0)
             return training.evaluate(trained.model, pool).probabilities
 
     labels = splits.source.labels[indices]

@@ -3,7 +3,7 @@
 from tfkit.transfer.conclude import conclude, describe
 from tfkit.transfer.load import load
 from tfkit.transfer.models import head, schedule, whole
-from tfkit.transfer.private import mechanism, private_head, train_private
+from tfkit.transfer.private import train_private, train_private_head
 from tfkit.transfer.stages import Classifier, plain_head, train
 
 __all__ = [
@@ -12,11 +12,10 @@ __all__ = [
     "describe",
     "head",
     "load",
-    "mechanism",
     "plain_head",
-    "private_head",
     "schedule",
     "train",
     "train_private",
+    "train_private_head",
     "whole",
 ]

@@ -66,16 +66,18 @@ def plain_top(dropout: float = DROPOUT) -> Top:
 
 
 def private_top() -> Top:
-    """For private training: features of length one, a dense layer of zeros, momentum.
+    """For private training: centred features of length one, a dense layer of zeros without bias, momentum.
 
-    An example's gradient is as long as its features: with equal lengths clipping treats all alike. Nothing here
-    is computed from other examples, so it costs no privacy.
+    An example's gradient is as long as its features: with equal lengths clipping treats all alike. Mean and length
+    are of one example's numbers, so they cost no privacy.
     Source: Tramèr and Boneh 2021 (arXiv:2011.11660); De et al. 2022 (arXiv:2204.13650).
     """
     from tfkit.stack import keras
 
     def logits(features: Any, classes: int) -> Any:
-        return _dense(keras.layers.UnitNormalization(name="length_one")(features), classes, kernel="zeros")
+        centred = keras.layers.LayerNormalization(center=False, scale=False, name="centred")(features)
+        scaled = keras.layers.UnitNormalization(name="length_one")(centred)
+        return _dense(scaled, classes, kernel_initializer="zeros", use_bias=False)
 
     return Top(
         logits=logits,
@@ -131,7 +133,7 @@ def whole(
         features = backbone.layer(trainable=trainable != "none")(scaled, training=False)
     top = top or plain_top()
     model = keras.Model(inputs, top.logits(features, classes))
-    if trainable != "none" and len(model.trainable_variables) <= 2:
+    if trainable != "none" and len(model.trainable_variables) <= len(model.layers[-1].weights):
         raise CheckError(
             f"{backbone.handle} has no trainable weights: fine-tuning would train the head alone."
         )
@@ -173,11 +175,11 @@ def _policy(name: str) -> Iterator[None]:
         keras.mixed_precision.set_global_policy(before)
 
 
-def _dense(features: Any, classes: int, *, kernel: str = "glorot_uniform") -> Any:
+def _dense(features: Any, classes: int, **settings: Any) -> Any:
     from tfkit.stack import keras
 
     # float32 whatever the policy: a softmax of float16 logits loses small probabilities.
-    return keras.layers.Dense(classes, kernel_initializer=kernel, dtype="float32", name=CLASSIFIER)(features)
+    return keras.layers.Dense(classes, dtype="float32", name=CLASSIFIER, **settings)(features)
 
 
 def _compiled(model: keras.Model, optimizer: Any) -> keras.Model:

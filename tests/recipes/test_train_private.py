@@ -1,0 +1,142 @@
+"""The private recipe and its audit, as a user calls them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from recipes import audit_privacy, train_private
+from tfkit import cli, evaluation
+from tfkit.run import Run
+from tfkit.stack import tf
+
+QUICK = ("--image-size", "32", "--epochs", "20", "--seed", "1")
+
+
+def call(module, *arguments):
+    closing = getattr(module, "closing_lines", None)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(module.Config, module.run, arguments, closing=closing)
+    return ended.value.code
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, photos):
+    folder = tmp_path_factory.mktemp("runs") / "private"
+    code = call(
+        train_private,
+        "--data-dir",
+        str(photos),
+        "--run-dir",
+        str(folder),
+        "--target-epsilon",
+        "8",
+        "--delta",
+        "1e-4",
+        *QUICK,
+    )
+    assert code == 0
+    return Run.open(folder)
+
+
+@pytest.mark.slow
+def test_one_command_gives_a_model_and_a_statement_that_stands(finished):
+    said = json.loads((finished.path / "privacy.json").read_text())
+    needed = (
+        "epsilon delta noise_multiplier l2_norm_clip sampler sampling_probability expected_batch_size examples steps"
+        " accountant neighbouring_relation covered not_covered"
+    )
+    assert set(needed.split()) <= set(said)
+    assert 7.8 < said["epsilon"] <= 8
+    assert finished.metrics["privacy/epsilon"] == said["epsilon"]
+    assert finished.metrics["privacy/delta"] == 1e-4
+    assert finished.metrics["privacy/noise_multiplier"] == said["noise_multiplier"]
+    assert finished.metrics["export/agreement"] == 1.0
+    image = tf.zeros([50, 40, 3], tf.uint8)
+    assert finished.model(image).shape == [len(finished.labels)]
+
+
+@pytest.mark.slow
+def test_no_image_name_or_class_count_of_the_data_is_in_the_folder(finished, photos):
+    names = {path.name for path in photos.rglob("*") if path.is_file()}
+    texts = "".join(
+        path.read_text(errors="replace")
+        for path in finished.path.rglob("*")
+        if path.suffix in (".json", ".html", ".txt", ".csv")
+    )
+    assert not [name for name in names if name in texts]
+    assert "data:image" not in (finished.path / "report.html").read_text()
+    measured, pictures = evaluation.load(finished.path / "evaluation.npz")
+    assert pictures is None
+    assert measured.names[0] == "test/0"
+    assert not (finished.logdir / "images").exists()
+    assert finished.provenance["data"]["counts"] == {}
+
+
+@pytest.mark.slow
+def test_the_report_says_it_in_words(finished):
+    page = (finished.path / "report.html").read_text()
+    assert "differentially private with epsilon" in page
+    assert "Not covered" in page
+
+
+@pytest.mark.slow
+def test_the_audit_leaves_the_run_as_it_is_and_adds_what_it_found(finished, capsys):
+    before = {
+        name: (finished.path / name).read_bytes() for name in ("config.yaml", "privacy.json", "labels.txt")
+    }
+    assert call(audit_privacy, "--run-dir", str(finished.path), "--shadows", "4") == 0
+    assert "proves nothing" in capsys.readouterr().out
+    found = json.loads((finished.path / "audit.json").read_text())
+    assert set(found["attacks"]) == {"threshold", "logistic", "lira"}
+    assert found["epsilon_lower_bound"] <= found["claimed_epsilon"]
+    assert before == {name: (finished.path / name).read_bytes() for name in before}
+    assert "proves nothing" in (finished.path / "report.html").read_text()
+    assert np.isfinite(finished.metrics["audit/lira_auc"])
+
+
+@pytest.mark.slow
+def test_a_false_claim_fails_the_audit_with_exit_code_1(finished, tmp_path, capsys, monkeypatch):
+    folder = tmp_path / "claims"
+    shutil.copytree(finished.path, folder)
+    said = json.loads((folder / "privacy.json").read_text())
+    (folder / "privacy.json").write_text(json.dumps({**said, "epsilon": -1.0}))  # below any bound
+    assert call(audit_privacy, "--run-dir", str(folder)) == 1
+    assert "refuted" in capsys.readouterr().err
+    assert json.loads((folder / "audit.json").read_text())["refuted"] is True
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--target-epsilon", "3", "--noise-multiplier", "1"), "one of them"),
+        (("--target-epsilon", "-1"), "above 0"),
+        (("--delta", "0.5"), "1/n"),
+        (("--global-batch-size", "100000"), "at most"),
+        (("--l2-norm-clip", "0"), "--l2-norm-clip"),
+    ],
+)
+def test_wrong_settings_end_with_a_sentence(arguments, said, photos, tmp_path, capsys):
+    code = call(
+        train_private, "--data-dir", str(photos), "--run-dir", str(tmp_path / "run"), *QUICK, *arguments
+    )
+    assert code == 2
+    captured = capsys.readouterr().err
+    assert said in captured
+    assert "Traceback" not in captured
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((), "--run-dir is missing"),
+        (("--run-dir", "nowhere"), "holds no run"),
+        (("--run-dir", "x", "--shadows", "3"), "even number"),
+    ],
+)
+def test_an_audit_of_nothing_is_refused(arguments, said, capsys):
+    assert call(audit_privacy, *arguments) == 2
+    assert said in capsys.readouterr().err
