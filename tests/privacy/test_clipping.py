@@ -39,6 +39,55 @@ class Block(L.Layer):
         return self.dense(inputs) * self.gate
 
 
+class Random(Scale):
+    """Draws random numbers that nobody told of."""
+
+    def call(self, inputs):
+        return tf.nn.dropout(inputs * self.factor, 0.5)
+
+
+class Centred(Scale):
+    """Computes with all examples."""
+
+    def call(self, inputs):
+        return inputs * self.factor - tf.reduce_mean(inputs * self.factor, 0)
+
+
+class Tied(L.Layer):
+    """Uses another layer's weight by itself."""
+
+    def __init__(self, embedding):
+        super().__init__()
+        self.embedding = embedding
+
+    def call(self, inputs):
+        return tf.matmul(inputs, self.embedding.embeddings, transpose_b=True)
+
+
+class Masked(L.Layer):
+    """Has a weight, and calls a layer that looks for a mask on its input."""
+
+    def __init__(self):
+        super().__init__()
+        self.attention = L.MultiHeadAttention(2, 3)
+
+    def build(self, shape):
+        self.gate = self.add_weight(name="gate", shape=[shape[-1]], initializer="ones")
+
+    def call(self, inputs):
+        return self.attention(inputs, inputs) * self.gate
+
+
+class Mixed(L.Layer):
+    """Its argument `matrix` is no batch, though it may be as long as one."""
+
+    def build(self, shape):
+        self.gate = self.add_weight(name="gate", shape=[4], initializer="ones")
+
+    def call(self, inputs, matrix):
+        return tf.matmul(matrix, inputs) * self.gate
+
+
 def functional(shape, *layers):
     inputs = keras.Input(shape)
     value = inputs
@@ -66,6 +115,37 @@ def transformer():
     return keras.Model(inputs, L.Dense(3)(L.GlobalAveragePooling1D()(value)))
 
 
+def words(*layers):
+    inputs = keras.Input([7], dtype="int64")
+    value = L.Embedding(11, 8, mask_zero=True)(inputs)
+    for layer in layers:
+        value = layer(value)
+    return keras.Model(inputs, L.Dense(3)(L.Flatten()(value)))
+
+
+def tied():
+    inputs, embedding = keras.Input([7], dtype="int64"), L.Embedding(11, 8)
+    value = L.GlobalAveragePooling1D()(embedding(inputs))
+    return keras.Model(inputs, L.Dense(3)(Tied(embedding)(value)))
+
+
+def tied_by_an_operation():
+    inputs, embedding = keras.Input([7], dtype="int64"), L.Embedding(11, 8)
+    value = L.GlobalAveragePooling1D()(embedding(inputs))
+    return keras.Model(inputs, tf.matmul(value, embedding.embeddings, transpose_b=True))
+
+
+def mixed():
+    inputs = keras.Input([BATCH, 4])
+    matrix = tf.constant(np.random.default_rng(0).normal(size=[BATCH, BATCH]), tf.float32)
+    return keras.Model(inputs, L.Dense(3)(L.Flatten()(Mixed()(inputs, matrix))))
+
+
+def once_more_inside_a_wrapper():
+    inputs, dense = keras.Input([4, 5]), L.Dense(5)
+    return keras.Model(inputs, L.Dense(3)(dense(L.TimeDistributed(dense)(inputs)[:, 0])))
+
+
 def cnn():
     return functional(
         (12, 12, 2),
@@ -87,8 +167,32 @@ class Subclassed(keras.Model):
         return self.last(self.body(inputs, training=training))
 
 
-def subclassed():
-    model = Subclassed()
+class Owning(keras.Model):
+    """Has a weight of its own, beside its layers."""
+
+    def __init__(self):
+        super().__init__()
+        self.last = L.Dense(3)
+        self.gate = self.add_weight(name="gate", shape=[5], initializer="ones")
+
+    def call(self, inputs, training=False):
+        return self.last(inputs * self.gate)
+
+
+class Wrapped(keras.Model):
+    """Calls a layer inside of a function of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = L.Dense(4), L.Dense(3)
+        self.apply = tf.function(lambda values: self.first(values))
+
+    def call(self, inputs, training=False):
+        return self.last(self.apply(inputs))
+
+
+def subclassed(kind=Subclassed):
+    model = kind()
     model(tf.zeros([1, 5]))
     return model
 
@@ -135,14 +239,24 @@ MODELS = {
     "model mlp": lambda: functional((20,), L.Dense(16, activation="relu"), L.Dense(8, activation="relu")),
     "model cnn": cnn,
     "model transformer": transformer,
+    "activation with weights": lambda: functional((5,), L.Dense(4, activation=L.PReLU())),
+    "masked lstm": lambda: words(L.LSTM(4)),
+    "long lstm": lambda: functional((140, 2), L.LSTM(2)),
+    "mask inside": lambda: words(Masked()),
+    "tied weights": tied,
+    "tied weights, by an operation": tied_by_an_operation,
+    "argument as long as the batch": mixed,
+    "shared with a wrapper": once_more_inside_a_wrapper,
     "model subclassed": subclassed,
+    "model with a weight": lambda: subclassed(Owning),
+    "model with a function": lambda: subclassed(Wrapped),
 }
 
 
 def batch_for(model, batch=BATCH, seed=0):
     generator = np.random.default_rng(seed)
-    shape = [batch, *(model.input_shape[1:] if not isinstance(model, Subclassed) else [5])]
-    if not isinstance(model, Subclassed) and model.inputs[0].dtype == tf.int64:
+    shape = [batch, *(model.input_shape[1:] if model.inputs else [5])]
+    if model.inputs and model.inputs[0].dtype == tf.int64:
         return tf.constant(generator.integers(0, 11, shape)), tf.constant(generator.integers(0, 3, batch))
     return (
         tf.constant(generator.normal(size=shape), tf.float32),
@@ -249,6 +363,16 @@ def test_what_cannot_be_told_apart_by_example_is_refused_by_name():
     merged = L.Dense(2, name="rows")(tf.reshape(inputs, [-1, 3]))
     refused(keras.Model(inputs, L.Dense(3)(tf.reshape(merged, [-1, 8]))), "'rows'.*24 rows for 6 examples")
     refused(functional((5, 3), L.LSTM(4, dropout=0.5, name="recurrent")), "'recurrent'.*random")
+    refused(functional((5,), Random(name="own")), "'own'.*random")
+    refused(functional((5,), L.BatchNormalization(name="norm")), "'norm'.*mix the examples")
+    refused(functional((5,), L.Dense(4, dtype="mixed_bfloat16", name="half")), "'half'.*bfloat16")
+
+
+def test_a_layer_that_mixes_the_examples_is_found_out_as_it_runs():
+    model = functional((5,), Centred(name="centred"))
+    inputs, labels = batch_for(model)
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"'centred'.*alone something else"):
+        clipped_sum(model, inputs, labels, None, per_example_loss=losses, l2_norm_clip=1.0)
 
 
 def test_the_layers_are_themselves_again_afterwards_however_it_ended():

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tfkit.errors import PrivacyError
-from tfkit.privacy.contributions import Direct, together
+from tfkit.privacy.contributions import together
 from tfkit.privacy.recorder import Recorder, engines
 from tfkit.stack import keras, tf
 
@@ -62,15 +62,22 @@ def clipped_sum(
     Raises:
       PrivacyError: a layer's gradients cannot be told apart by example.
     """
-    first = tf.nest.flatten(inputs)[0]
-    with tf.GradientTape(watch_accessed_variables=False) as tape:
-        recorder = Recorder(model, tape, first.shape[0])
-        with recorder.recording():
-            outputs = model(inputs, training=training)
-        losses = per_example_loss(labels, outputs)
-        losses = losses if weights is None else losses * tf.cast(weights, losses.dtype)
-        total = tf.reduce_sum(losses)
-    _check_graph(recorder, total)
+    whole: list[Any] = []
+    while True:
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            recorder = Recorder(model, tape, tf.nest.flatten(inputs)[0].shape[0], whole)
+            with recorder.recording():
+                outputs = model(inputs, training=training)
+            losses = per_example_loss(labels, outputs)
+            losses = losses if weights is None else losses * tf.cast(weights, losses.dtype)
+            total = tf.reduce_sum(losses)
+        if recorder.problems:
+            listed = "\n  ".join(dict.fromkeys(recorder.problems))
+            raise PrivacyError(f"Gradients cannot be told apart by example:\n  {listed}")
+        if not recorder.beyond:
+            break
+        # A weight that is used where nobody notes it: the layer around it is taken whole, and all is done again.
+        whole = [*whole, *recorder.beyond]
     watched = [call.outputs for call in recorder.calls]
     at_outputs = tape.gradient(total, watched, unconnected_gradients=tf.UnconnectedGradients.ZERO)
     by_variable: dict[Any, list[Any]] = {variable.ref(): [] for variable in model.trainable_variables}
@@ -89,7 +96,7 @@ def clipped_sum(
         tf.reduce_all(finite),
         lambda: [contribution.weighted_sum(factors) for contribution in used],
         # 0 times a number that is not finite is not 0.
-        lambda: [_clean_sum(contribution, factors) for contribution in used],
+        lambda: [contribution.kept(finite).weighted_sum(factors) for contribution in used],
     )
     rest = iter(sums)
     gradients = [
@@ -97,22 +104,3 @@ def clipped_sum(
         for reference, found in by_variable.items()
     ]
     return Clipped(gradients=gradients, norms=norms, losses=losses, outputs=outputs)
-
-
-def _clean_sum(contribution: Any, factors: tf.Tensor) -> tf.Tensor:
-    """The weighted sum where some gradients are not finite and have the factor 0."""
-    each = contribution.each()
-    kept = tf.reshape(factors > 0, [-1] + [1] * (len(each.shape) - 1))
-    return Direct(gradients=tf.where(kept, each, 0.0)).weighted_sum(factors)
-
-
-def _check_graph(recorder: Recorder, total: Any) -> None:
-    """What was noted inside of a loop or another function cannot be differentiated at from outside."""
-    here = getattr(total, "graph", None) if not tf.executing_eagerly() else None
-    for call in recorder.calls:
-        if here is not None and any(value.graph is not here for value in call.outputs):
-            raise PrivacyError(
-                f"{call.unit.name!r} is called inside of a loop or a tf.function of its own: its gradients cannot be"
-                " told apart by example.\n  Call it from the model directly, or make the loop part of one layer with"
-                " that weight."
-            )

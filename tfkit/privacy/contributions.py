@@ -30,6 +30,9 @@ class Contribution(Protocol):
     def each(self) -> tf.Tensor:
         """float32 [batch, *shape of the variable]."""
 
+    def kept(self, which: tf.Tensor) -> Contribution:
+        """The same with zeros for the examples that are not kept, whatever they hold: bool [batch]."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Outer:
@@ -73,6 +76,10 @@ class Outer:
             formed = tf.matmul(self.fed, self.gradients, transpose_a=True)
         return tf.reshape(formed, [-1, *self.shape])
 
+    def kept(self, which: tf.Tensor) -> Outer:
+        """Zeros on both sides: 0 times what is not finite is not 0."""
+        return Outer(fed=_kept(self.fed, which), gradients=_kept(self.gradients, which), shape=self.shape)
+
     @property
     def _single(self) -> bool:
         return len(self.fed.shape) == 2
@@ -112,6 +119,10 @@ class Direct:
         """As they are."""
         return self.gradients
 
+    def kept(self, which: tf.Tensor) -> Direct:
+        """Zeros for the others."""
+        return Direct(gradients=_kept(self.gradients, which))
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Lookup:
@@ -145,6 +156,10 @@ class Lookup:
         hot = tf.one_hot(self.rows, self.shape[0], dtype=tf.float32)
         return tf.matmul(hot, self.gradients, transpose_a=True)
 
+    def kept(self, which: tf.Tensor) -> Lookup:
+        """Zeros for the others' gradients."""
+        return Lookup(rows=self.rows, gradients=_kept(self.gradients, which), shape=self.shape)
+
 
 def together(contributions: Sequence[Any]) -> Any:
     """One contribution for a variable that was used several times.
@@ -172,6 +187,10 @@ def together(contributions: Sequence[Any]) -> Any:
 def square_sum(values: tf.Tensor) -> tf.Tensor:
     """Sum of squares of each example: float32 [batch]."""
     return tf.reduce_sum(tf.square(values), list(range(1, len(values.shape))))
+
+
+def _kept(values: tf.Tensor, which: tf.Tensor) -> tf.Tensor:
+    return tf.where(tf.reshape(which, [-1] + [1] * (len(values.shape) - 1)), values, 0.0)
 
 
 def _positions(values: tf.Tensor) -> tf.Tensor:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from tfkit.errors import PrivacyError
-from tfkit.privacy.contributions import Direct
-from tfkit.privacy.rules import Contributions, rule_of
+from tfkit.privacy.fallback import Again, floating
+from tfkit.privacy.rules import Contributions, Rule, rule_of
 from tfkit.stack import keras, tf
 
 
@@ -20,116 +20,230 @@ class Call:
 
     Attributes:
       unit: the layer.
-      given: its arguments, positional and by name.
       outputs: what is differentiated at: its pre-activation where the layer has a rule, else all that it gave.
-      original: its own `call`.
+      contributions: from the gradients at the outputs to what the call adds to the gradients of the weights.
     """
 
     unit: Any
-    given: tuple[tuple[Any, ...], dict[str, Any]]
     outputs: list[Any]
-    original: Any
-    by_rule: bool
-
-    def contributions(self, gradients: list[tf.Tensor]) -> Contributions:
-        """What this call adds to each example's gradients of the layer's variables."""
-        if not self.by_rule:
-            return _each_by_itself(self, gradients)
-        fed = self.given[0][0]
-        rule = rule_of(self.unit, len(fed.shape))
-        assert rule is not None, f"{self.unit.name} was recorded by a rule that is not there"
-        return rule(self.unit, fed, gradients[0])
+    contributions: Callable[[list[tf.Tensor]], Contributions]
+    caller: Any
 
 
-@dataclass
+@dataclass(eq=False)
 class Recorder:
     """Notes the calls of a model's layers while it is open.
 
     Attributes:
+      model: built.
+      tape: that records, and watches no variables.
+      batch_size: examples.
+      whole: layers that are taken as one, not looked into.
       calls: in the order in which they were made.
+      beyond: layers inside of which a weight was used where nobody could note it, so that they must be taken whole.
+      problems: what cannot be told apart by example.
     """
 
     model: Any
     tape: Any
     batch_size: int | None
+    whole: list[Any]
     calls: list[Call] = field(default_factory=list)
+    beyond: list[Any] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    _callers: list[tuple[Any, Any]] = field(default_factory=list)
+    _noting: bool = True
 
     @contextlib.contextmanager
     def recording(self) -> Iterator[None]:
         """In this block the layers note their calls; their own `call` is back afterwards, however it ends."""
-        found = units(self.model)
+        found, containers = partition(self.model, self.whole)
+        for unit in found:
+            _refuse(unit)
+        self._trained = {weight.ref() for weight in self.model.trainable_weights}
+        self._autograph = tf.__internal__.autograph.control_status_ctx()
+        self._graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
+        kept = [(layer, vars(layer).get("call")) for layer in [*found, *containers]]
+        instead = [
+            *[(unit, self._unit) for unit in found],
+            *[(layer, self._container) for layer in containers],
+        ]
         try:
-            for unit in found:
+            for layer, noting in instead:
                 # Not by setattr: Keras would track what is set.
-                vars(unit)["call"] = functools.partial(self._call, unit, unit.call)
+                call = functools.partial(noting, layer, layer.call)
+                vars(layer)["call"] = tf.autograph.experimental.do_not_convert(call)
             yield
         finally:
-            for unit in found:
-                vars(unit).pop("call", None)
+            for layer, own in kept:
+                if own is None:
+                    vars(layer).pop("call", None)
+                else:
+                    vars(layer)["call"] = own
 
-    def _call(self, unit: Any, original: Any, *args: Any, **kwargs: Any) -> Any:
-        if not tf.executing_eagerly() and tf.compat.v1.get_default_graph().name.endswith("_scratch_graph"):
-            return original(*args, **kwargs)  # Keras finds out shapes
-        self._check_batch(unit, (args, kwargs))
-        fed = args[0] if args else None
-        if fed is not None and tf.is_tensor(fed) and rule_of(unit, len(fed.shape)) is not None:
-            with _without_activation(unit) as activation:
-                before = original(*args, **kwargs)
-            self.tape.watch(before)
-            self.calls.append(Call(unit, (args, kwargs), [before], original, by_rule=True))
-            return before if activation is None else activation(before)
-        _refuse_chance(unit)
-        if not type(unit).__module__.startswith(keras.__name__):
-            # As Keras does with the `call` of a user's own layer.
-            autograph = tf.__internal__.autograph
-            original = autograph.tf_convert(original, autograph.control_status_ctx())
-        given = original(*args, **kwargs)
-        outputs = [value for value in tf.nest.flatten(given) if value.dtype.is_floating]
-        for value in outputs:
-            self.tape.watch(value)
-        self.calls.append(Call(unit, (args, kwargs), outputs, original, by_rule=False))
+    def _container(self, layer: Any, original: Any, *args: Any, **kwargs: Any) -> Any:
+        """Call a layer that only calls others, and see whether that is so."""
+        with self._reads(layer) as read:
+            given = self._converted(layer, original)(*args, **kwargs)
+        if read() and self._noting:
+            self.beyond.append(layer)
         return given
 
-    def _check_batch(self, unit: Any, given: Any) -> None:
-        """The first axis must be the examples': a merged one would make several rows of one example."""
-        first = next((value for value in tf.nest.flatten(given) if tf.is_tensor(value)), None)
-        if first is None or first.shape.rank is None or not first.shape.rank:
-            raise PrivacyError(
-                f"{unit.name!r} is not fed a batch of examples: nothing can be clipped per example."
-            )
-        size = first.shape[0]
-        if None not in (size, self.batch_size) and size != self.batch_size:
-            raise PrivacyError(
-                f"{unit.name!r} ({type(unit).__name__}) is fed {size} rows for {self.batch_size} examples: something"
-                " before it merges the batch with another axis, so that rows are no examples any more.\n"
-                "  Keep the batch as the first axis: Dense and EinsumDense take [batch, time, ...] as it is."
-            )
+    def _unit(self, unit: Any, original: Any, *args: Any, **kwargs: Any) -> Any:
+        if not self._noting or _is_scratch() or not self._is_batch(unit, (args, kwargs)):
+            return original(*args, **kwargs)
+        rule = rule_of(unit, len(args[0].shape)) if args and isinstance(args[0], tf.Tensor) else None
+        if rule is not None and unit not in self.whole:
+            return self._by_rule(unit, rule, original, *args, **kwargs)
+        original = self._converted(unit, original)
+        self._noting = False  # what it calls is part of it
+        try:
+            with self._reads(unit) as read:
+                given = original(*args, **kwargs)
+        finally:
+            self._noting = True
+        own = {weight.ref() for weight in unit.trainable_weights}
+        if read() - own:
+            self.beyond.append(self._caller())
+        outputs = floating(given)
+        if not all(self._is_batch(unit, value) for value in outputs):
+            return given
+        again = Again(unit, (args, kwargs), original, outputs)
+        self._note(Call(unit, outputs, again.contributions, self._caller()))
+        return given
 
+    def _by_rule(self, unit: Any, rule: Rule, original: Any, fed: Any, *args: Any, **kwargs: Any) -> Any:
+        with _without_activation(unit) as activation, self._reads(unit):
+            before = original(fed, *args, **kwargs)
 
-def units(model: Any) -> list[Any]:
-    """The layers whose calls are noted: with trainable weights, each of which belongs to one of them."""
-    found: list[Any] = []
-    for layer in model._flatten_layers(include_self=False, recursive=False):
-        if not layer.trainable_weights or any(layer is known for known in found):
-            continue
-        if rule_of(layer) is not None or not _is_container(layer):
-            found.append(layer)
+        def contributions(gradients: list[tf.Tensor]) -> Contributions:
+            return rule(unit, fed, gradients[0])
+
+        self._note(Call(unit, [before], contributions, self._caller()))
+        return before if activation is None else activation(before)
+
+    def _note(self, call: Call) -> None:
+        if any(getattr(value, "graph", None) is not self._graph for value in call.outputs):
+            # Inside of a loop, or of a tf.function of its own: nobody can differentiate there from outside.
+            self.beyond.append(call.caller)
+            return
+        for value in call.outputs:
+            self.tape.watch(value)
+        self.calls.append(call)
+
+    def _caller(self) -> Any:
+        return self._callers[-1][0] if self._callers else self.model
+
+    @contextlib.contextmanager
+    def _reads(self, layer: Any) -> Iterator[Callable[[], set[Any]]]:
+        """Which of the model's trained weights are read in this block, other than by layers that it calls."""
+        # A tape tells which variables it saw; the one of the caller must not see these.
+        paused = self._callers[-1][1].stop_recording() if self._callers else contextlib.nullcontext()
+        with paused, tf.GradientTape() as tape:
+            self._callers.append((layer, tape))
+            try:
+                yield lambda: {variable.ref() for variable in tape.watched_variables()} & self._trained
+            finally:
+                self._callers.pop()
+
+    def _converted(self, layer: Any, original: Any) -> Any:
+        """As Keras does with the `call` of a user's own layer."""
+        if type(layer).__module__.startswith(keras.__name__):
+            return original
+        return tf.__internal__.autograph.tf_convert(original, self._autograph)
+
+    def _is_batch(self, unit: Any, given: Any) -> bool:
+        """Whether the first axis is the examples'; a merged one would make several rows of one example."""
+        name = f"{unit.name!r} ({type(unit).__name__})"
+        tensors = [value for value in tf.nest.flatten(given) if tf.is_tensor(value)]
+        if any(not isinstance(value, tf.Tensor) for value in tensors):
+            self.problems.append(
+                f"{name} is fed sparse or ragged tensors. Use to_dense() or to_tensor() before it."
+            )
+        elif not tensors or not tensors[0].shape.rank:
+            self.problems.append(f"{name} takes or gives something without a first axis for the examples.")
+        elif None in (tensors[0].shape[0], self.batch_size):
+            self.problems.append(f"{name} is fed a batch of unknown size. Batch with drop_remainder=True.")
+        elif tensors[0].shape[0] != self.batch_size:
+            self.problems.append(
+                f"{name} is fed or gives {tensors[0].shape[0]} rows for {self.batch_size} examples: the batch is merged"
+                " with another axis, so that rows are no examples any more. Keep the batch as the first axis: Dense"
+                " and EinsumDense take [batch, time, ...] as it is."
+            )
         else:
-            found += [unit for unit in units(layer) if all(unit is not known for known in found)]
-    return found
+            return True
+        return False
+
+
+def partition(model: Any, whole: list[Any]) -> tuple[list[Any], list[Any]]:
+    """The layers whose calls are noted, and those that only call others.
+
+    Each trainable weight belongs to one of the former.
+
+    Args:
+      model: built.
+      whole: layers to be taken as one.
+    """
+    units: list[Any] = []
+    containers: list[Any] = []
+
+    def visit(layer: Any) -> None:
+        if not layer.trainable_weights or any(layer is known for known in [*units, *containers]):
+            return
+        if layer in whole or rule_of(layer) is not None or not _is_container(layer):
+            units.append(layer)
+            return
+        containers.append(layer)
+        for inner in layer._flatten_layers(include_self=False, recursive=False):
+            visit(inner)
+
+    visit(model)
+    return units, containers
 
 
 def engines(model: Any) -> dict[str, str]:
-    """How each layer with trainable weights gets its examples' gradients: "book-keeping" or "per-example"."""
-    return {unit.name: "per-example" if rule_of(unit) is None else "book-keeping" for unit in units(model)}
+    """How each layer with trainable weights gets its examples' gradients.
+
+    Args:
+      model: built.
+
+    Returns:
+      "book-keeping" or "per-example" for each layer's name; the model's own name where it must be taken whole.
+
+    Raises:
+      PrivacyError: a layer's gradients cannot be told apart by example.
+    """
+    units, _ = partition(model, [])
+    for unit in units:
+        _refuse(unit)
+    return {unit.name: "per-example" if rule_of(unit) is None else "book-keeping" for unit in units}
 
 
 def _is_container(layer: Any) -> bool:
-    """Whether a layer only calls others, whose calls can be noted."""
+    """Whether a layer has no weight of its own, and calls others where they can be noted."""
     loops = (keras.layers.RNN, keras.layers.Wrapper, keras.layers.StackedRNNCells)
     inner = [*layer._flatten_layers(include_self=False, recursive=False)]
-    own = {id(weight) for weight in layer._trainable_weights}
-    return bool(inner) and not own and not isinstance(layer, loops)
+    return bool(inner) and not layer._trainable_weights and not isinstance(layer, loops)
+
+
+def _refuse(unit: Any) -> None:
+    """Layers whose gradients nobody can tell apart by example."""
+    if type(unit).__module__.startswith("tensorflow_hub"):
+        raise PrivacyError(
+            f"{unit.name!r} (hub.KerasLayer) is trainable, and nobody can see what it does with a batch.\n"
+            "  Set trainable=False and train on its features, or use a bundled backbone (python -m tfkit models)."
+        )
+    low = sorted({weight.dtype.name for weight in unit.trainable_weights} | {unit.compute_dtype or "float32"})
+    if low != ["float32"]:
+        raise PrivacyError(
+            f"{unit.name!r} ({type(unit).__name__}) computes in {', '.join(low)}: norms are float32.\n"
+            '  Make it under keras.mixed_precision.set_global_policy("float32").'
+        )
+
+
+def _is_scratch() -> bool:
+    """Whether Keras is only finding out shapes."""
+    return not tf.executing_eagerly() and tf.compat.v1.get_default_graph().name.endswith("_scratch_graph")
 
 
 @contextlib.contextmanager
@@ -144,58 +258,3 @@ def _without_activation(unit: Any) -> Iterator[Any]:
         yield activation
     finally:
         vars(unit)["activation"] = activation
-
-
-def _refuse_chance(unit: Any) -> None:
-    """A layer that is computed again, example by example, would draw other random numbers."""
-    for layer in unit._flatten_layers():
-        rates = [getattr(layer, name, 0) for name in ("rate", "dropout", "recurrent_dropout", "stddev")]
-        if any(isinstance(rate, int | float) and rate > 0 for rate in rates):
-            raise PrivacyError(
-                f"{unit.name!r} ({type(unit).__name__}) draws random numbers inside ({layer.name!r}) and has no rule of"
-                " its own: its gradients could not be computed for each example.\n"
-                "  Set its dropout to 0 and put a Dropout layer before or after it."
-            )
-
-
-def _each_by_itself(call: Call, gradients: list[tf.Tensor]) -> Contributions:
-    """The layer once more for each example alone, vectorized, and differentiated there."""
-    variables = call.unit.trainable_weights
-    flat = tf.nest.flatten(call.given, expand_composites=True)
-    size = gradients[0].shape[0]
-    batched = [
-        tf.is_tensor(value)
-        and value.shape.rank is not None
-        and value.shape.rank > 0
-        and value.shape[0] == size
-        for value in flat
-    ]
-    moving = [value for value, moves in zip(flat, batched, strict=True) if moves]
-
-    def one(row: Any) -> list[tf.Tensor]:
-        values, at_outputs = row
-        rest = iter(values)
-        again = [
-            next(rest)[tf.newaxis] if moves else value for value, moves in zip(flat, batched, strict=True)
-        ]
-        args, kwargs = tf.nest.pack_sequence_as(call.given, again, expand_composites=True)
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(variables)
-            given = call.original(*args, **kwargs)
-            outputs = [value for value in tf.nest.flatten(given) if value.dtype.is_floating]
-        return tape.gradient(
-            outputs,
-            variables,
-            output_gradients=[value[tf.newaxis] for value in at_outputs],
-            unconnected_gradients=tf.UnconnectedGradients.ZERO,
-        )
-
-    try:
-        each = tf.vectorized_map(one, (moving, gradients))
-    except (TypeError, ValueError, NotImplementedError):
-        # Loops and conditions hold lists of tensors that cannot be vectorized: one example after the other.
-        each = tf.map_fn(one, (moving, gradients), fn_output_signature=[value.dtype for value in variables])
-    return [
-        (variable, Direct(gradients=tf.ensure_shape(tf.convert_to_tensor(value), [size, *variable.shape])))
-        for variable, value in zip(variables, each, strict=True)
-    ]

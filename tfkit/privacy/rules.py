@@ -38,7 +38,11 @@ def rule_of(layer: Any, rank: int | None = None) -> Rule | None:
         keras.layers.LayerNormalization: (_layer_normalization, _normalises_last(layer, rank)),
         keras.layers.GroupNormalization: (_group_normalization, _normalises_last(layer, rank)),
     }.get(type(layer))
-    return found[0] if found and found[1] else None
+    if not found or not found[1]:
+        return None
+    # An activation that is a layer may have weights too.
+    inner = layer._flatten_layers(include_self=False)
+    return None if any(one.trainable_weights for one in inner) else found[0]
 
 
 def _dense(layer: Any, fed: tf.Tensor, gradients: tf.Tensor) -> Contributions:
