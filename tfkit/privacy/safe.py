@@ -5,85 +5,136 @@ from __future__ import annotations
 from typing import Any
 
 from tfkit.errors import PrivacyError
-from tfkit.stack import keras
+from tfkit.stack import keras, tf
+
+SMALLEST_GROUP = 16
+"""Numbers that are normalised together at least, where there are no pixels: two would become +1 and -1."""
 
 
 def batch_normalizations(model: keras.Model) -> list[Any]:
-    """All layers of a model, nested ones too, that normalise by the batch."""
-    unique = {id(layer): layer for layer in model._flatten_layers()}
+    """The layers of a model, nested ones too, that compute with all examples of a batch; frozen ones do not."""
     kinds = (keras.layers.BatchNormalization, keras.layers.experimental.SyncBatchNormalization)
-    return [layer for layer in unique.values() if isinstance(layer, kinds)]
+    unique = {id(layer): layer for layer in model._flatten_layers()}
+    return [layer for layer in unique.values() if isinstance(layer, kinds) and layer.trainable]
 
 
 def make_private_safe(model: keras.Model, *, groups: int = 8) -> keras.Model:
-    """The same model with GroupNormalization in the place of every BatchNormalization.
+    """The same model with GroupNormalization in the place of every BatchNormalization that is not frozen.
 
     Args:
-      model: functional or sequential; it stays as it is.
-      groups: of channels that are normalised together; where they do not divide, the next smaller number that does.
+      model: functional or sequential, and built; it stays as it is.
+      groups: into which the channels are cut; where they do not divide, the next smaller number that does. Fewer
+        where a layer is fed [batch, channels], since a group must have 16 numbers or so to be normalised.
 
     Returns:
-      A new model with the weights of the old one, and scale and shift of the normalisations; compiled, if the old
-      one was, with an optimizer in its initial state. Its outputs are others: fine-tune it.
+      A new model with the names, the weights and the frozen layers of the old one, and with scale and shift of its
+      normalisations; compiled, if the old one was, with its optimizer in the initial state. Its outputs are others:
+      train it before they are used.
 
     Raises:
-      PrivacyError: the model is a subclass, in which nothing can be exchanged.
+      PrivacyError: layers are called by code that cannot be changed from outside: a subclass, a wrapper.
 
     Source: Wu and He 2018 (arXiv:1803.08494); De et al. 2022 (arXiv:2204.13650) for its use in private training.
     """
-    if not (model._is_graph_network or isinstance(model, keras.Sequential)):
+    copies: dict[int, tuple[Any, Any]] = {}
+    new = _clone(model, groups, copies)
+    for old, copy in copies.values():
+        _copy_weights(old, copy)
+    left = batch_normalizations(new)
+    if left:
         raise PrivacyError(
-            f"{model.name!r} is a subclass of keras.Model: its layers are called by code that cannot be changed from"
-            " outside.\n  Use GroupNormalization in it, or freeze its BatchNormalization layers."
+            f"{left[0].name!r} (BatchNormalization) is inside of another layer, which cannot be taken apart.\n"
+            "  Use GroupNormalization in that layer, or freeze it (layer.trainable = False)."
         )
-    new = keras.models.clone_model(model, clone_function=lambda layer: _exchanged(layer, groups))
-    _copy_weights(model, new)
-    if model.optimizer is not None:
-        new.compile(
-            optimizer=type(model.optimizer).from_config(model.optimizer.get_config()),
-            loss=model.loss,
-            metrics=[_again(metric) for metric in (model.compiled_metrics._user_metrics or [])],
-        )
+    _compile_again(model, new)
     return new
 
 
+def _clone(model: keras.Model, groups: int, copies: dict[int, tuple[Any, Any]]) -> keras.Model:
+    """A new model; copies remembers what came from what, so that a layer in two places stays one layer."""
+    if not (model._is_graph_network or isinstance(model, keras.Sequential)) or not _is_stock(model):
+        raise PrivacyError(
+            f"{model.name!r} is a {type(model).__name__}, a subclass of keras.Model: its layers are called by code"
+            " that cannot be changed from outside.\n"
+            "  Use GroupNormalization in it, or freeze its BatchNormalization layers (layer.trainable = False)."
+        )
+    if not model.built:
+        raise PrivacyError(
+            f"{model.name!r} is not built: its layers have no channels yet.\n  Begin it with keras.Input(shape)."
+        )
+
+    def one(layer: Any) -> Any:
+        if id(layer) not in copies:
+            copy = _clone(layer, groups, copies) if _is_nested(layer) else _exchanged(layer, groups)
+            copies[id(layer)] = layer, copy
+        return copies[id(layer)][1]
+
+    return keras.models.clone_model(model, clone_function=one)
+
+
+def _is_stock(model: keras.Model) -> bool:
+    return type(model).__module__.split(".")[0] == keras.__name__
+
+
+def _is_nested(layer: Any) -> bool:
+    return isinstance(layer, keras.Model) and bool(batch_normalizations(layer))
+
+
 def _exchanged(layer: Any, groups: int) -> Any:
-    if isinstance(layer, keras.Model):
-        return make_private_safe(layer, groups=groups)
-    if not batch_normalizations_in(layer):
+    """A new layer without weights: GroupNormalization for batch normalisation, and the same for all else."""
+    if layer not in batch_normalizations(layer):
         return type(layer).from_config(layer.get_config())
-    channels = layer.gamma.shape[0] if layer.scale else layer.moving_mean.shape[0]
+    config = layer.get_config()
+    alike = ("name", "dtype", "epsilon", "center", "scale")
+    of_weights = [
+        f"{weight}_{what}" for weight in ("beta", "gamma") for what in ("initializer", "regularizer")
+    ]
+    of_weights += ["beta_constraint", "gamma_constraint"]
     axis = layer.axis[0] if isinstance(layer.axis, list | tuple) else layer.axis
     return keras.layers.GroupNormalization(
-        groups=max(count for count in range(1, min(groups, channels) + 1) if channels % count == 0),
-        axis=axis,
-        epsilon=layer.epsilon,
-        center=layer.center,
-        scale=layer.scale,
-        name=layer.name,
+        groups=_groups(layer, groups), axis=axis, **{name: config[name] for name in [*alike, *of_weights]}
     )
 
 
-def batch_normalizations_in(layer: Any) -> bool:
-    """Whether a single layer is one."""
-    return isinstance(
-        layer, keras.layers.BatchNormalization | keras.layers.experimental.SyncBatchNormalization
+def _groups(layer: Any, groups: int) -> int:
+    """The largest number of groups up to the one asked for that divides the channels."""
+    channels = layer.moving_mean.shape[0]
+    if len(layer.input_spec.axes) != 1:
+        raise PrivacyError(
+            f"{layer.name!r} (BatchNormalization) normalises along several axes, which groups cannot.\n"
+            "  Use LayerNormalization there."
+        )
+    if layer.input_spec.ndim == 2:
+        groups = max(1, min(groups, channels // SMALLEST_GROUP))
+    return max(count for count in range(1, min(groups, channels) + 1) if channels % count == 0)
+
+
+def _copy_weights(old: Any, new: Any) -> None:
+    if _is_nested(old):
+        new._trainable = old._trainable  # not by its setter, which changes all layers inside
+    elif old in batch_normalizations(old):
+        new.set_weights([weight.numpy() for weight in (old.gamma, old.beta) if weight is not None])
+    else:
+        new.set_weights(old.get_weights())
+        for layer, copy in zip(old._flatten_layers(), new._flatten_layers(), strict=True):
+            copy._trainable = layer._trainable
+
+
+def _compile_again(old: keras.Model, new: keras.Model) -> None:
+    if old.optimizer is None:
+        return
+    compiled = old.compiled_metrics
+    new.compile(
+        optimizer=type(old.optimizer).from_config(old.optimizer.get_config()),
+        loss=old.loss,
+        metrics=_again(compiled._user_metrics) if compiled is not None else None,
+        weighted_metrics=_again(compiled._user_weighted_metrics) if compiled is not None else None,
     )
 
 
-def _copy_weights(old: keras.Model, new: keras.Model) -> None:
-    for before in old.layers:
-        after = new.get_layer(before.name)
-        if isinstance(before, keras.Model):
-            _copy_weights(before, after)
-        elif batch_normalizations_in(before):
-            after.set_weights(
-                [weight.numpy() for weight in (before.gamma, before.beta) if weight is not None]
-            )
-        else:
-            after.set_weights(before.get_weights())
-            after.trainable = before.trainable
-
-
-def _again(metric: Any) -> Any:
-    return metric.from_config(metric.get_config()) if isinstance(metric, keras.metrics.Metric) else metric
+def _again(metrics: Any) -> Any:
+    """Metrics that count anew; names and functions have nothing to count."""
+    return tf.nest.map_structure(
+        lambda one: one.from_config(one.get_config()) if isinstance(one, keras.metrics.Metric) else one,
+        metrics,
+    )
