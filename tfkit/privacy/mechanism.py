@@ -61,18 +61,14 @@ class DPSGD:
 
         Raises:
           ConfigError: settings that cannot be, all at once.
-          PrivacyError: a delta that protects nobody; a target that no noise reaches.
+          PrivacyError: a delta that protects nobody (with whatever else is wrong); a target that no noise reaches.
         """
         found = [*self._problems(), *_size_problems(examples, expected_batch_size, epochs)]
-        if found:
-            raise ConfigError("Private training cannot be planned:\n  " + "\n  ".join(found))
+        unsafe = self._unsafe_delta(examples)
+        if found or unsafe:
+            error = PrivacyError if unsafe else ConfigError
+            raise error("Private training cannot be planned:\n  " + "\n  ".join([*found, *unsafe]))
         delta = self.delta if self.delta is not None else min(1e-5, 0.1 / examples)
-        if not 0 < delta < 1 / examples:
-            raise PrivacyError(
-                f"delta is {delta:g} with {examples} examples: it must be below 1/n = {1 / examples:.2g}, since a"
-                f" delta of 1/n allows to publish one whole example.\n  Leave it out (1e-5 or less), or use"
-                f" --delta {0.1 / examples:.0e}."
-            )
         per_epoch = examples / expected_batch_size
         steps_per_epoch = math.ceil(per_epoch) if self.sampler == "shuffled" else max(1, round(per_epoch))
         probability = expected_batch_size / examples
@@ -133,19 +129,27 @@ class DPSGD:
                 found.append(f"{name} is {getattr(self, name)!r}; use one of: {', '.join(allowed)}.")
         return found
 
+    def _unsafe_delta(self, examples: int) -> list[str]:
+        if self.delta is None or examples < 1 or accounting.SMALLEST_DELTA <= self.delta < 1 / examples:
+            return []
+        safe = f"leave it out, or use --delta {min(1e-5, 0.1 / examples):.0e}."
+        if not self.delta >= accounting.SMALLEST_DELTA:
+            return [f"delta is {self.delta:g}; it must be at least {accounting.SMALLEST_DELTA:g}: {safe}"]
+        return [
+            f"delta is {self.delta:g} with {examples} examples, and must be below 1/n = {1 / examples:.2g}: with a"
+            f" delta of 1/n one may publish a whole example, drawn at random. Make it much smaller: {safe}"
+        ]
+
     def _split(self, noise: float, expected_batch_size: int) -> tuple[float, float]:
-        """Noise for the gradients and for the count, which together are worth `noise` (Andrew et al., theorem 1)."""
+        """Noise for the gradients and for the count, which together are worth `noise` (Andrew et al., theorem 1).
+
+        Theirs is 1/20 of the batch for the count, which leaves little or nothing for the gradients where noise is
+        large and the batch small. With no less than `noise` itself the gradients get 1.16 times `noise` at most.
+        """
         if self.adaptive_clip_quantile is None or noise == 0:
             return noise, 0.0
-        count_noise = COUNT_NOISE_SHARE * expected_batch_size
-        left = noise**-2 - (2 * count_noise) ** -2
-        if left <= 0:
-            raise ConfigError(
-                f"A noise multiplier of {noise:.3g} leaves nothing for the gradients of {expected_batch_size} expected"
-                " examples beside the count that adaptive clipping needs.\n  Use a larger batch, or a fixed"
-                " l2_norm_clip without adaptive_clip_quantile."
-            )
-        return left**-0.5, count_noise
+        count_noise = max(COUNT_NOISE_SHARE * expected_batch_size, noise)
+        return (noise**-2 - (2 * count_noise) ** -2) ** -0.5, count_noise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,9 +190,7 @@ class Plan:
         """Of the whole training."""
         return self.steps_per_epoch * self.epochs
 
-    def epsilon(
-        self, steps: int, *, accountant: str | None = None, interval: float = accounting.FINE
-    ) -> float:
+    def epsilon(self, steps: int, *, accountant: str | None = None) -> float:
         """What so many steps have spent: infinity without noise, 0 without steps."""
         return accounting.epsilon(
             noise_multiplier=self.noise_multiplier,
@@ -197,7 +199,6 @@ class Plan:
             delta=self.delta,
             sampler=self.sampler,
             accountant=accountant or self.accountant,
-            interval=interval,
         )
 
 
@@ -214,6 +215,11 @@ def _size_problems(examples: int, expected_batch_size: int, epochs: int) -> list
 
 
 def _microbatch(expected_batch_size: int) -> int:
-    """A sample fills its last microbatch by half on average: small ones waste little, large ones are fast."""
-    quarter = math.ceil(expected_batch_size / 4 / 8) * 8
-    return min(max(quarter, SMALLEST_MICROBATCH), LARGEST_MICROBATCH)
+    """Examples in one pass: a quarter of the batch, but at least 32 and at most 256, and not above a small batch.
+
+    The last pass of a sample is half padding on average. A quarter makes that an eighth of the work, still so with
+    the sample dealt to a few replicas. Below 32 a pass costs about the same whatever is in it; above 256 it gains
+    nothing, and takes memory.
+    """
+    wanted = min(max(expected_batch_size / 4, SMALLEST_MICROBATCH), LARGEST_MICROBATCH, expected_batch_size)
+    return math.ceil(wanted / 8) * 8

@@ -10,7 +10,7 @@ from typing import Any
 from tfkit import files
 from tfkit import run as runs
 from tfkit.data import Splits
-from tfkit.privacy import accounting, sampling, statement, step, validator
+from tfkit.privacy import sampling, statement, step, validator
 from tfkit.privacy.mechanism import Plan
 from tfkit.run import Run
 from tfkit.stack import keras, tf
@@ -56,7 +56,7 @@ class Session(keras.callbacks.Callback):
     @property
     def epsilon(self) -> float:
         """What has been spent so far."""
-        return self._plan.epsilon(self.epochs_begun * self._plan.steps_per_epoch, interval=accounting.COARSE)
+        return self._plan.epsilon(self.epochs_begun * self._plan.steps_per_epoch)
 
     def prepare(self, model: keras.Model, splits: Splits, callbacks: Sequence[Any]) -> None:
         """Check that the epsilon would hold for this model, and make its step the private one.

@@ -14,14 +14,17 @@ COVERED = (
     " a quantized, pruned or converted copy",
 )
 NOT_COVERED = (
+    "people of whom there are several examples: epsilon is that of one example, and up to k times as large, at a"
+    " larger delta, for k of them together",
     "the search for hyper-parameters: what other runs on the same examples have spent comes on top",
     "the examples of the validation and test splits, and the metrics measured on them",
     "the choice of the public backbone, and the data that it was trained on",
     "the number of training examples and the names of the classes, which are taken as public",
     "copies of the data that are not the model: stored features in the cache, the images themselves",
-    "attacks on floating-point arithmetic (Mironov 2012); the noise is float32 from TensorFlow's Philox generator,"
-    " keyed by the operating system's entropy",
+    "attacks on floating-point arithmetic (Mironov 2012), since the noise is float32 from TensorFlow's Philox"
+    " generator, keyed by the operating system's entropy",
 )
+LARGE = 100  # an epsilon whose odds are beyond words
 DIAGNOSTICS = "the training metrics and gradient norms in the logs: they were asked for and carry no noise"
 
 
@@ -35,13 +38,15 @@ def statement(plan: Plan, *, steps: int, optimizer: str) -> dict[str, Any]:
 
     Returns:
       epsilon, delta, noise_multiplier, l2_norm_clip, sampler, sampling_probability, expected_batch_size, examples,
-      steps, accountant, neighbouring_relation, covered, not_covered, and more. epsilon is None where none holds.
+      steps, accountant, neighbouring_relation, covered, not_covered, and more. epsilon is None where none holds,
+      and covered is empty where `private` is False.
     """
     other = "rdp" if plan.accountant == "pld" else "pld"
-    private = not plan.deterministic_noise and plan.noise_multiplier > 0
+    epsilon = _finite(plan.epsilon(steps))
+    private = epsilon is not None and plan.noise_multiplier > 0 and not plan.deterministic_noise
     return {
         "private": private,
-        "epsilon": _finite(plan.epsilon(steps)),
+        "epsilon": epsilon,
         "delta": plan.delta,
         "accountant": plan.accountant,
         f"epsilon_{other}": _finite(plan.epsilon(steps, accountant=other)),
@@ -60,7 +65,7 @@ def statement(plan: Plan, *, steps: int, optimizer: str) -> dict[str, Any]:
         "neighbouring_relation": accounting.NEIGHBOURS[plan.sampler],
         "deterministic_noise": plan.deterministic_noise,
         "diagnostics": plan.diagnostics,
-        "covered": list(COVERED),
+        "covered": list(COVERED) if private else [],
         "not_covered": [*NOT_COVERED, *([DIAGNOSTICS] if plan.diagnostics else [])],
     }
 
@@ -72,7 +77,7 @@ def paragraph(content: Mapping[str, Any]) -> str:
       content: what `statement` returned, or privacy.json holds.
     """
     sentences = [*_verdict(content), *_how(content)]
-    sentences.append("Covered: " + "; ".join(content["covered"]) + ".")
+    sentences.append("Covered: " + ("; ".join(content["covered"]) or "nothing") + ".")
     sentences.append("Not covered: " + "; ".join(content["not_covered"]) + ".")
     return " ".join(sentences)
 
@@ -80,21 +85,26 @@ def paragraph(content: Mapping[str, Any]) -> str:
 def _verdict(content: Mapping[str, Any]) -> list[str]:
     epsilon = content["epsilon"]
     if epsilon is None:
-        return ["NOT PRIVATE: training added no noise, so that no epsilon holds."]
-    warning = []
-    if content["deterministic_noise"]:
-        warning = [
-            "NOT PRIVATE: the noise followed from a known seed, and who knows it can take it away again;"
-            " the numbers below are what a secret seed would have given."
+        noise = content["noise_multiplier"]
+        return [
+            "NOT PRIVATE: training added "
+            + ("no noise" if noise == 0 else f"too little noise ({noise:.3g} times the clipping norm)")
+            + ", so that no epsilon holds."
         ]
-    odds = math.exp(epsilon)
-    certainty = odds / (1 + odds)
+    if content["deterministic_noise"]:
+        begin = (
+            "NOT PRIVATE: the noise followed from a known seed, and who knows it can take it away again. With a secret"
+            " one, training would have been"
+        )
+    else:
+        begin = "Training was"
+    certainty = 1 / (1 + math.exp(-epsilon))
+    odds = f"{math.exp(epsilon):.3g}" if epsilon < LARGE else f"e^{epsilon:.3g}"
     return [
-        *warning,
-        f"Training was differentially private with epsilon {epsilon:.3g} at delta {content['delta']:.3g}, for"
+        f"{begin} differentially private with epsilon {epsilon:.4g} at delta {content['delta']:.3g}, for"
         f" {content['neighbouring_relation']}.",
         f"Someone who knows all about the training but whether one given example was in it, and holds it for a toss-up,"
-        f" can become {certainty:.1%} sure of it from the weights at most (odds of {odds:.3g} to 1), but for a"
+        f" can become {certainty:.1%} sure of it from the weights at most (odds of {odds} to 1), but for a"
         f" probability of about {content['delta']:.3g}.",
     ]
 
@@ -114,7 +124,7 @@ def _how(content: Mapping[str, Any]) -> list[str]:
             f" at first and then to the {content['adaptive_clip_quantile']:.0%} quantile, followed privately"
         )
     return [
-        f"In each of {content['steps']:,} steps {sampling}; its gradient was cut to a length of {clip};"
+        f"In each of {content['steps']:,} steps {sampling}; the gradient of each was cut to a length of {clip};"
         f" Gaussian noise of {content['gradient_noise_multiplier']:.4g} times that length was added to the sum, and"
         f" {content['optimizer']} took the step.",
         f"The accountant is {_ACCOUNTANTS[content['accountant']]}; every step ever taken is counted, also those of"

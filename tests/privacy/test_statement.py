@@ -1,0 +1,112 @@
+"""privacy.json holds what a reader needs to check it, and the paragraph says it without claiming more."""
+
+import json
+import math
+import re
+
+import pytest
+
+from tfkit.privacy import DPSGD, accounting
+from tfkit.privacy.statement import paragraph, statement
+
+
+def state(*, steps=None, **asked):
+    """What privacy.json holds, as it is read back."""
+    plan = DPSGD(**{"noise_multiplier": 3.0, **asked}).plan(examples=1258, expected_batch_size=256, epochs=10)
+    content = statement(plan, steps=plan.steps if steps is None else steps, optimizer="Adam")
+    return json.loads(json.dumps(content, allow_nan=False))
+
+
+def sentences(text):
+    return re.split(r"(?<=[.:])\s+(?=[A-Z])", text)
+
+
+def test_an_accountant_can_work_from_the_file_alone():
+    said = state()
+    again = {
+        key: said[key] for key in ("noise_multiplier", "sampling_probability", "steps", "delta", "sampler")
+    }
+    assert said["private"] is True
+    assert said["accountant"] == "pld"
+    assert said["epsilon"] == accounting.epsilon(**again)
+    assert said["epsilon_rdp"] == accounting.epsilon(**again, accountant="rdp") > said["epsilon"]
+    assert (said["examples"], said["expected_batch_size"], said["l2_norm_clip"]) == (1258, 256, 1.0)
+    assert "added or removed" in said["neighbouring_relation"]
+    other = state(accountant="rdp")
+    assert (other["epsilon"], other["epsilon_pld"]) == (said["epsilon_rdp"], said["epsilon"])
+
+
+def test_what_is_and_is_not_covered():
+    said = state()
+    assert "weights" in " ".join(said["covered"])
+    gaps = " ".join(said["not_covered"])
+    for gap in (
+        "hyper-parameters", "test splits", "public backbone", "number of training examples", "several examples",
+        "floating-point",
+    ):  # fmt: skip
+        assert gap in gaps
+    assert "gradient norms" not in gaps
+    assert "gradient norms" in " ".join(state(diagnostics=True)["not_covered"])
+
+
+def test_the_paragraph_can_stand_before_a_review_board():
+    said = state(target_epsilon=2.0, noise_multiplier=None)
+    text = paragraph(said)
+    assert 5 <= len(sentences(text)) <= 8
+    assert text.startswith("Training was differentially private with epsilon 1.99")
+    assert f"odds of {math.exp(said['epsilon']):.3g} to 1" in text
+    certainty = 100 * math.exp(said["epsilon"]) / (1 + math.exp(said["epsilon"]))
+    assert f"{certainty:.1f}% sure" in text
+    for words in (
+        "1,258 examples",
+        "independently",
+        "In each of 50 steps",
+        "Adam",
+        "quantized",
+        *said["not_covered"],
+    ):
+        assert words in text
+
+
+def test_shuffled_epochs_and_adaptive_clipping_are_named():
+    said = state(sampler="shuffled", adaptive_clip_quantile=0.5)
+    assert "zero-out" in said["neighbouring_relation"]
+    assert said["gradient_noise_multiplier"] > said["noise_multiplier"]
+    text = paragraph(said)
+    assert "without amplification" in text
+    assert "50% quantile" in text
+    assert "independently" not in text
+
+
+def test_known_noise_is_not_private_and_that_comes_first():
+    said = state(deterministic_noise=True)
+    assert said["private"] is False
+    text = paragraph(said)
+    assert text.startswith("NOT PRIVATE")
+    assert "Covered: nothing." in text
+    assert "Training was differentially private" not in text
+    assert text.index("known seed") < text.index("epsilon")
+
+
+def test_no_noise_leaves_no_epsilon():
+    said = state(noise_multiplier=0.0)
+    assert said["private"] is False
+    assert said["epsilon"] is said["epsilon_rdp"] is None
+    text = paragraph(said)
+    assert text.startswith("NOT PRIVATE")
+    assert "Covered: nothing." in text
+    assert "no epsilon holds" in text
+
+
+@pytest.mark.parametrize("noise", [0.2, 0.05, 1e-5])
+def test_next_to_no_noise_still_makes_a_statement(noise):
+    said = state(noise_multiplier=noise)
+    text = paragraph(said)
+    assert "inf" not in text.replace("information", "")
+    assert "100.0% sure" in text
+
+
+def test_a_run_that_took_no_step_has_spent_nothing():
+    said = state(steps=0)
+    assert said["epsilon"] == 0
+    assert "50.0% sure" in paragraph(said)
