@@ -8,7 +8,6 @@ Examples:
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 
 from tfkit import cli
@@ -87,7 +86,7 @@ def _config_of(run: Run) -> ImageConfig:
 def closing_lines(run: Run) -> list[str]:
     """What was found, and where it is."""
 
-    found = json.loads((run.path / "audit.json").read_text())
+    found = run.read(runs.AUDIT)
     return [
         "",
         found["verdict"],

@@ -21,8 +21,8 @@ def _cache() -> Iterator[Path]:
     _CACHE.cleanup()
 
 
-def write_digits(folder: Path, *, classes: int, each: int, side: int = 24) -> Path:
-    """Real handwritten digits as `folder/<class>/<number>.png`, `each` of the first `classes` digits."""
+def write_digits(folder: Path, *, classes: int, each: int, side: int = 24, prefix: str = "") -> Path:
+    """Real handwritten digits as `folder/<class>/<prefix><number>.png`, `each` of the first `classes` digits."""
     from PIL import Image
     from sklearn.datasets import load_digits
 
@@ -32,7 +32,7 @@ def write_digits(folder: Path, *, classes: int, each: int, side: int = 24) -> Pa
         for number in np.flatnonzero(digits.target == label)[:each]:
             pixels = np.round(digits.images[number] * (255 / 16)).astype(np.uint8)
             image = Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC)
-            image.save(folder / f"digit {label}" / f"{number}.png")
+            image.save(folder / f"digit {label}" / f"{prefix}{number}.png")
     return folder
 
 
@@ -40,3 +40,9 @@ def write_digits(folder: Path, *, classes: int, each: int, side: int = 24) -> Pa
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three classes of 40 real images of 24 by 24 pixels."""
     return write_digits(tmp_path_factory.mktemp("data") / "photos", classes=3, each=40)
+
+
+@pytest.fixture(scope="session")
+def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three classes of 90 real images whose file names are nobody's business."""
+    return write_digits(tmp_path_factory.mktemp("data") / "scans", classes=3, each=90, prefix="patient-")

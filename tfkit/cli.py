@@ -75,11 +75,7 @@ def _privacy_line(metrics: dict[str, float]) -> list[str]:
     if "privacy/delta" not in metrics:
         return []
     epsilon = metrics.get("privacy/epsilon")
-    spent = (
-        "none: no epsilon holds"
-        if epsilon is None
-        else f"epsilon {epsilon:.3g}, delta {metrics['privacy/delta']:.3g}"
-    )
+    spent = "none" if epsilon is None else f"epsilon {epsilon:.3g}, delta {metrics['privacy/delta']:.3g}"
     return [f"privacy      {spent}   # in words: report.html, privacy.json"]
 
 

@@ -35,6 +35,7 @@ PANELS = (
     ("loss", "loss", "val_loss"),
     ("accuracy", "accuracy", "val_accuracy"),
     ("learning rate", "learning_rate"),
+    ("epsilon", "epsilon"),
 )
 LINE_NAMES = {
     "loss": "training",
@@ -103,9 +104,12 @@ def _content(run: Run) -> dict[str, Any]:
     metrics, provenance = run.metrics, run.provenance
     data = dict(provenance.get("data", {}))
     counts = data.pop("counts", {})
+    of_images = pictures is not None or len(data.get("shape", [])) == 3
     return {
         "title": run.path.resolve().name,
-        "things": "images" if pictures else "examples",
+        "things": "images" if of_images else "examples",
+        "privacy": run.read(runs.PRIVACY),
+        "audit": run.read(runs.AUDIT),
         "metrics": metrics,
         "measured": measured,
         "notes": run.notes,
@@ -121,7 +125,7 @@ def _content(run: Run) -> dict[str, Any]:
         "numbers": {name: value for name, value in metrics.items() if name.count("/") < 2},
         "config": run.config,
         "versions": run.versions,
-        "load_lines": [*map(_code, _load_lines(run, pictures))]
+        "load_lines": [*map(_code, _load_lines(run, of_images=of_images))]
         if (run.path / runs.SAVED_MODEL).is_dir()
         else [],
         "commands": {purpose: _code(command) for purpose, command in _commands(run, provenance).items()},
@@ -186,13 +190,13 @@ def _samples(measured: Evaluation, pictures: Pictures) -> list[dict[str, str]]:
     ]
 
 
-def _load_lines(run: Run, pictures: Pictures | None) -> list[str]:
+def _load_lines(run: Run, *, of_images: bool) -> list[str]:
     """Python that loads the model and uses it."""
     load = [
         f"model = tf.saved_model.load({str(run.path / runs.SAVED_MODEL)!r})",
         f"labels = open({str(run.path / runs.LABELS)!r}, encoding='utf-8').read().splitlines()",
     ]
-    if pictures is None:
+    if not of_images:
         return ["import tensorflow as tf", "", *load, "", "probabilities = model(features)  # [n, classes]"]
     return [
         "import numpy as np",

@@ -190,7 +190,7 @@ class Run:
     @property
     def metrics(self) -> dict[str, float]:
         """Flat names to numbers, such as `test/accuracy` or `time/train_seconds`."""
-        return dict(self._json(METRICS))
+        return dict(self.read(METRICS))
 
     def record(self, metrics: Mapping[str, float]) -> None:
         """Add numbers to metrics.json; a name that is there already takes the new value.
@@ -230,7 +230,7 @@ class Run:
     @property
     def provenance(self) -> dict[str, dict[str, Any]]:
         """Where the data and the model came from."""
-        return dict(self._json(PROVENANCE))
+        return dict(self.read(PROVENANCE))
 
     @provenance.setter
     def provenance(self, content: Mapping[str, Mapping[str, Any]]) -> None:
@@ -239,7 +239,7 @@ class Run:
     @property
     def versions(self) -> dict[str, Any]:
         """The packages, Python and machine of the run."""
-        return dict(self._json(VERSIONS))
+        return dict(self.read(VERSIONS))
 
     @versions.setter
     def versions(self, content: Mapping[str, Any]) -> None:
@@ -278,7 +278,8 @@ class Run:
 
         return tf.saved_model.load(str(folder))
 
-    def _json(self, name: str) -> dict[str, Any]:
+    def read(self, name: str) -> dict[str, Any]:
+        """What a JSON file of the folder holds, such as `privacy.json`; nothing where there is none."""
         path = self.path / name
         if not path.is_file():
             return {}
@@ -287,9 +288,7 @@ class Run:
         except ValueError as error:
             raise RunError(f"{path} is damaged ({error}). Remove the run folder and run again.") from error
         if not isinstance(content, dict):
-            raise RunError(
-                f"{path} is damaged: it holds no JSON object. Remove the run folder and run again."
-            )
+            raise RunError(f"{path} is damaged: no JSON object. Remove the run folder and run again.")
         return content
 
     def __repr__(self) -> str:

@@ -57,7 +57,7 @@ def test_a_planted_leak_is_caught(leaky):
     claim = json.loads((run.path / "privacy.json").read_text())
     assert claim["epsilon"] is None  # the engine itself does not claim anything
     assert audit.audit(run, splits).bound.epsilon > 1.5  # and nothing is refuted then
-    write_json(run.path / "privacy.json", {**claim, "epsilon": 1.0})
+    write_json(run.path / "privacy.json", {**claim, "private": True, "epsilon": 1.0})
     with pytest.raises(CheckError, match="claimed 1 is refuted"):
         audit.audit(run, splits)
     found = json.loads((run.path / "audit.json").read_text())

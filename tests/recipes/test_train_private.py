@@ -24,12 +24,12 @@ def call(module, *arguments):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, photos):
+def finished(tmp_path_factory, scans):
     folder = tmp_path_factory.mktemp("runs") / "private"
     code = call(
         train_private,
         "--data-dir",
-        str(photos),
+        str(scans),
         "--run-dir",
         str(folder),
         "--target-epsilon",
@@ -60,15 +60,16 @@ def test_one_command_gives_a_model_and_a_statement_that_stands(finished):
 
 
 @pytest.mark.slow
-def test_no_image_name_or_class_count_of_the_data_is_in_the_folder(finished, photos):
-    names = {path.name for path in photos.rglob("*") if path.is_file()}
+def test_no_image_name_or_class_count_of_the_data_is_in_the_folder(finished, scans):
+    names = {path.name for path in scans.rglob("*") if path.is_file()}
     texts = "".join(
         path.read_text(errors="replace")
         for path in finished.path.rglob("*")
         if path.suffix in (".json", ".html", ".txt", ".csv")
     )
     assert not [name for name in names if name in texts]
-    assert "data:image" not in (finished.path / "report.html").read_text()
+    assert "patient-" not in texts
+    assert "<img" not in (finished.path / "report.html").read_text()
     measured, pictures = evaluation.load(finished.path / "evaluation.npz")
     assert pictures is None
     assert measured.names[0] == "test/0"
@@ -119,9 +120,9 @@ def test_a_false_claim_fails_the_audit_with_exit_code_1(finished, tmp_path, caps
         (("--l2-norm-clip", "0"), "--l2-norm-clip"),
     ],
 )
-def test_wrong_settings_end_with_a_sentence(arguments, said, photos, tmp_path, capsys):
+def test_wrong_settings_end_with_a_sentence(arguments, said, scans, tmp_path, capsys):
     code = call(
-        train_private, "--data-dir", str(photos), "--run-dir", str(tmp_path / "run"), *QUICK, *arguments
+        train_private, "--data-dir", str(scans), "--run-dir", str(tmp_path / "run"), *QUICK, *arguments
     )
     assert code == 2
     captured = capsys.readouterr().err

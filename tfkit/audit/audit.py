@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -160,11 +159,9 @@ def _check_data(run: Run, splits: Splits) -> None:
 
 
 def _claim(run: Run) -> tuple[float, float] | None:
-    path = run.path / runs.PRIVACY
-    if not path.is_file():
-        return None
-    content = json.loads(path.read_text())
-    return (float(content["epsilon"]), float(content["delta"])) if content["epsilon"] is not None else None
+    said = run.read(runs.PRIVACY)
+    claims = bool(said) and said["private"] and said["epsilon"] is not None
+    return (float(said["epsilon"]), float(said["delta"])) if claims else None
 
 
 def _write(run: Run, result: Audit) -> None:

@@ -94,12 +94,12 @@ class Session(keras.callbacks.Callback):
             steps=self.epochs_begun * self._plan.steps_per_epoch,
             optimizer=type(model.optimizer).__name__,
         )
+        content["in_words"] = statement.paragraph(content)
         files.write_json(self._run.path / runs.PRIVACY, content)
-        self._run.record(
-            {
-                f"privacy/{name}": content[name]
-                for name in ("epsilon", "delta", "noise_multiplier")
-                if content[name] is not None
-            }
+        # What is not private has no epsilon, though a secret seed would have given one.
+        claimed = (
+            ("epsilon", "delta", "noise_multiplier") if content["private"] else ("delta", "noise_multiplier")
         )
-        self._run.note(statement.paragraph(content))
+        self._run.record({f"privacy/{name}": content[name] for name in claimed})
+        if not content["private"]:
+            self._run.note("This training is NOT PRIVATE: privacy.json says why.")
