@@ -145,13 +145,16 @@ class PrivateConfig(RecipeConfig):
     Left out: all, up to 4096 of features and 256 of images."""
 
     epochs: int | None = None
-    """Each is so many steps that an example is expected once. Left out: 100 on features, 15 on images."""
+    """Each is so many steps that an example is expected once. Left out: 80 on features, 15 on images."""
 
     learning_rate: float | None = None
     """The peak, after warm-up and before cosine decay. Left out: larger for more examples and more epsilon."""
 
     features: bool = True
     """Train a head on stored features of the frozen backbone; off: train all layers (bundled backbones)."""
+
+    mean_budget: float = 0.2
+    """Share of the budget for a noisy mean of the features, which is taken off each example's; 0: none is released."""
 
     sampler: Literal["poisson", "shuffled"] = "poisson"
     """poisson: each example enters each step by chance. shuffled: once an epoch, which costs far more epsilon."""
@@ -181,6 +184,10 @@ class PrivateConfig(RecipeConfig):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ConfigError(f"--{name.replace('_', '-')} is {value}; it must be above 0.")
+        if not 0 <= self.mean_budget < 1:
+            raise ConfigError(
+                f"--mean-budget is {self.mean_budget}; a share from 0 (none) to below 1 is expected."
+            )
         if self.target_epsilon is None and self.noise_multiplier is None:
             object.__setattr__(self, "target_epsilon", 3.0)
 

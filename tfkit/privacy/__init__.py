@@ -11,13 +11,25 @@ from typing import TYPE_CHECKING, Any
 
 from tfkit.privacy.accounting import calibrate, epsilon
 from tfkit.privacy.mechanism import DPSGD, Plan
+from tfkit.privacy.release import noise_for_share, noisy_mean
 from tfkit.privacy.statement import paragraph
 
 if TYPE_CHECKING:
     from tfkit.privacy.safe import make_private_safe
     from tfkit.privacy.validator import check, problems
 
-__all__ = ["DPSGD", "Plan", "calibrate", "check", "epsilon", "make_private_safe", "paragraph", "problems"]
+__all__ = [
+    "DPSGD",
+    "Plan",
+    "calibrate",
+    "check",
+    "epsilon",
+    "make_private_safe",
+    "noise_for_share",
+    "noisy_mean",
+    "paragraph",
+    "problems",
+]
 
 _HOME = {"make_private_safe": "safe", "check": "validator", "problems": "validator"}
 

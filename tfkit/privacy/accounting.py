@@ -35,6 +35,7 @@ def epsilon(
     delta: float,
     sampler: str = "poisson",
     accountant: str = "pld",
+    release_noise: float = 0.0,
 ) -> float:
     """The epsilon that holds at `delta` after some steps of DP-SGD.
 
@@ -47,6 +48,7 @@ def epsilon(
       sampler: `poisson`, each example in each step by chance; or `shuffled`, each once an epoch, which gets no
         amplification by sampling: an epoch is one Gaussian mechanism.
       accountant: `pld` (privacy loss distributions, the tighter one) or `rdp` (Rényi divergences).
+      release_noise: noise multiplier of one Gaussian release from all examples that comes on top; 0: none.
 
     Returns:
       An upper bound; infinity without noise, 0 without steps.
@@ -70,11 +72,11 @@ def epsilon(
         sampler=sampler,
         accountant=accountant,
     )
-    if steps == 0:
+    if steps == 0 and not release_noise:
         return 0.0
     if noise_multiplier == 0:
         return math.inf
-    return _spent(noise_multiplier, sampling_probability, steps, delta, sampler, accountant)
+    return _spent(noise_multiplier, sampling_probability, steps, delta, sampler, accountant, release_noise)
 
 
 def calibrate(
@@ -85,6 +87,7 @@ def calibrate(
     steps: int,
     sampler: str = "poisson",
     accountant: str = "pld",
+    release_noise: float = 0.0,
 ) -> float:
     """The smallest noise multiplier whose epsilon is not above the target, but at most about 0.2 % below it.
 
@@ -97,6 +100,7 @@ def calibrate(
       steps: that will be taken, 1 or more.
       sampler: `poisson` or `shuffled`.
       accountant: `pld` or `rdp`.
+      release_noise: as for `epsilon`.
 
     Raises:
       ConfigError: an argument out of its range.
@@ -116,7 +120,7 @@ def calibrate(
         raise ConfigError(f"Noise for epsilon {target_epsilon:g} in {steps} steps: both must be above 0.")
 
     def excess(log_noise: float, by: str) -> float:
-        spent = _spent(math.exp(log_noise), sampling_probability, steps, delta, sampler, by)
+        spent = _spent(math.exp(log_noise), sampling_probability, steps, delta, sampler, by, release_noise)
         off = math.log(min(max(spent, 1e-12), 1e12) / (AIM * target_epsilon))
         return 0.0 if abs(off) < NEAR_ENOUGH else off  # brentq ends where it finds a zero
 
@@ -131,7 +135,9 @@ def calibrate(
             ) from None
         log_noise, widen = brentq(search, *bracket), math.log(1.1)
     noise = math.exp(log_noise)
-    while _spent(noise, sampling_probability, steps, delta, sampler, accountant) > target_epsilon:
+    while (
+        _spent(noise, sampling_probability, steps, delta, sampler, accountant, release_noise) > target_epsilon
+    ):
         noise *= 1 + NEAR_ENOUGH
     return noise
 
@@ -186,17 +192,17 @@ def _bracket(excess: Callable[[float], float], *, guess: float, widen: float) ->
 
 @functools.lru_cache(maxsize=4096)
 def _spent(
-    noise: float, probability: float, steps: int, delta: float, sampler: str, accountant: str
+    noise: float, probability: float, steps: int, delta: float, sampler: str, accountant: str, release: float
 ) -> float:
     from dp_accounting import pld, rdp
 
-    event = _event(noise, probability, steps, sampler)
+    event = _event(noise, probability, steps, sampler, release)
     with _quiet():
         if accountant == "rdp":
             with contextlib.suppress(OverflowError):
                 return float(rdp.RdpAccountant().compose(event).get_epsilon(delta))
             return math.inf
-        rough = _spent(noise, probability, steps, delta, sampler, "rdp")
+        rough = _spent(noise, probability, steps, delta, sampler, "rdp", release)
         if rough == math.inf:
             return math.inf
         with contextlib.suppress(OverflowError):  # with next to no noise; the rough bound holds too
@@ -216,17 +222,20 @@ def _interval(rough: float) -> float:
     return 1e-4 * 2.0 ** max(math.ceil(math.log2(rough)), -7)
 
 
-def _event(noise: float, probability: float, steps: int, sampler: str) -> dp_accounting.DpEvent:
+def _event(
+    noise: float, probability: float, steps: int, sampler: str, release: float
+) -> dp_accounting.DpEvent:
     import dp_accounting as dp
 
-    gaussian = dp.GaussianDpEvent(noise)
+    step: dp_accounting.DpEvent = dp.GaussianDpEvent(noise)
     if sampler == "shuffled":
         # 1/(1/49) is a little above 49: rounded up as it is, an epoch would have 50 steps, and fewer be accounted.
         per_epoch = math.ceil(1 / probability * (1 - 1e-12))
-        return dp.SelfComposedDpEvent(gaussian, math.ceil(steps / per_epoch))
-    if probability < 1:
-        return dp.SelfComposedDpEvent(dp.PoissonSampledDpEvent(probability, gaussian), steps)
-    return dp.SelfComposedDpEvent(gaussian, steps)
+        steps = math.ceil(steps / per_epoch)
+    elif probability < 1:
+        step = dp.PoissonSampledDpEvent(probability, step)
+    events = [dp.SelfComposedDpEvent(step, steps)] if steps else []
+    return dp.ComposedDpEvent([*events, *([dp.GaussianDpEvent(release)] if release else [])])
 
 
 @contextlib.contextmanager

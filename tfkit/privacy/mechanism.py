@@ -34,6 +34,8 @@ class DPSGD:
         arXiv:1905.03871). The noise on the count that steers it is part of what is accounted.
       deterministic_noise: noise and samples follow from the run's seed: repeatable, and not private.
       diagnostics: log loss, metrics and gradient norms of the training examples without noise: they leak.
+      release_noise: noise multiplier of a Gaussian release from the same examples that is used in the training, such as
+        `tfkit.privacy.noisy_mean`; it is accounted along. 0: none.
 
     Example:
       >>> DPSGD(target_epsilon=3, delta=1e-5).plan(examples=1258, expected_batch_size=256, epochs=30).steps
@@ -50,6 +52,7 @@ class DPSGD:
     adaptive_clip_quantile: float | None = None
     deterministic_noise: bool = False
     diagnostics: bool = False
+    release_noise: float = 0.0
 
     def plan(self, *, examples: int, expected_batch_size: int, epochs: int) -> Plan:
         """What training so many epochs on so many examples takes.
@@ -82,6 +85,7 @@ class DPSGD:
                 steps=steps_per_epoch * epochs,
                 sampler=self.sampler,
                 accountant=self.accountant,
+                release_noise=self.release_noise,
             )
         gradient_noise, count_noise = self._split(noise, expected_batch_size)
         return Plan(
@@ -102,6 +106,7 @@ class DPSGD:
             deterministic_noise=self.deterministic_noise,
             diagnostics=self.diagnostics,
             target_epsilon=self.target_epsilon,
+            release_noise=self.release_noise,
         )
 
     def _problems(self) -> list[str]:
@@ -164,6 +169,7 @@ class Plan:
       sampling_probability: with which an example is in a step.
       steps_per_epoch: so many that an example is expected once.
       microbatch_size: examples that go through the model at a time.
+      release_noise: of a Gaussian release from all examples beside the steps; 0: none.
     """
 
     noise_multiplier: float
@@ -184,6 +190,7 @@ class Plan:
     deterministic_noise: bool
     diagnostics: bool
     target_epsilon: float | None
+    release_noise: float = 0.0
 
     @property
     def steps(self) -> int:
@@ -199,6 +206,7 @@ class Plan:
             delta=self.delta,
             sampler=self.sampler,
             accountant=accountant or self.accountant,
+            release_noise=self.release_noise,
         )
 
 

@@ -54,6 +54,7 @@ def statement(plan: Plan, *, steps: int, optimizer: str) -> dict[str, Any]:
         "noise_multiplier": plan.noise_multiplier,
         "gradient_noise_multiplier": plan.gradient_noise_multiplier,
         "count_noise": plan.count_noise,
+        "release_noise": plan.release_noise,
         "l2_norm_clip": plan.l2_norm_clip,
         "adaptive_clip_quantile": plan.adaptive_clip_quantile,
         "sampler": plan.sampler,
@@ -123,7 +124,16 @@ def _how(content: Mapping[str, Any]) -> list[str]:
         clip += (
             f" at first and then to the {content['adaptive_clip_quantile']:.0%} quantile, followed privately"
         )
+    release = content["release_noise"]
     return [
+        *(
+            [
+                "Before training, the mean of the examples' features, each of length one, was released once with"
+                f" Gaussian noise of {release:.4g} times such a length on their sum; epsilon holds for this too."
+            ]
+            if release
+            else []
+        ),
         f"In each of {content['steps']:,} steps {sampling}; the gradient of each was cut to a length of {clip};"
         f" Gaussian noise of {content['gradient_noise_multiplier']:.4g} times that length was added to the sum, and"
         f" {content['optimizer']} took the step.",

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
 from tfkit import data, hub
-from tfkit.config import ImageConfig
+from tfkit.config import ImageConfig, PrivateConfig
 
 if TYPE_CHECKING:
     from tfkit.data import Splits
     from tfkit.hub import Backbone
+
+PRIVATE_SIZE = 160
+"""Small images are enlarged to this: better features than at 96, for a cost that is paid once."""
 
 
 def load(config: ImageConfig, *, global_batch_size: int, trainable: bool) -> tuple[Backbone, Splits]:
@@ -27,12 +31,18 @@ def load(config: ImageConfig, *, global_batch_size: int, trainable: bool) -> tup
     backbone = hub.resolve(config.model_handle, sha256=config.sha256, input_range=config.input_range).check(
         image_size=config.image_size, trainable=trainable
     )
-    splits = data.load_images(
+    find = functools.partial(
+        data.load_images,
         config.data_dir or config.dataset,
-        image_size=config.image_size or (backbone.native_size if backbone.fixed_size else None),
         native_size=backbone.native_size,
         global_batch_size=global_batch_size,
         seed=config.seed,
         strict=config.strict,
     )
+    size = config.image_size or (backbone.native_size if backbone.fixed_size else None)
+    splits = find(image_size=size)
+    enlarged = min(PRIVATE_SIZE, backbone.native_size)
+    on_private_features = isinstance(config, PrivateConfig) and config.features
+    if size is None and on_private_features and int(splits.spec.shape[0]) < enlarged:
+        splits = find(image_size=enlarged)
     return backbone, splits

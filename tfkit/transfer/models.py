@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from tfkit.errors import CheckError
 from tfkit.hub import Backbone
 
@@ -65,19 +67,30 @@ def plain_top(dropout: float = DROPOUT) -> Top:
     )
 
 
-def private_top() -> Top:
+def private_top(mean: np.ndarray | None = None) -> Top:
     """For private training: centred features of length one, a dense layer of zeros without bias, momentum.
 
-    An example's gradient is as long as its features: with equal lengths clipping treats all alike. Mean and length
-    are of one example's numbers, so they cost no privacy.
+    An example's gradient is as long as its features: with equal lengths clipping treats all alike, and what all
+    features share would use up most of the length.
+
+    Args:
+      mean: float32 [d], of features of length one, public or released with noise; None: each example's own numbers
+        are centred, which costs no privacy and helps less.
+
     Source: Tramèr and Boneh 2021 (arXiv:2011.11660); De et al. 2022 (arXiv:2204.13650).
     """
     from tfkit.stack import keras
 
+    layers = keras.layers
+
     def logits(features: Any, classes: int) -> Any:
-        centred = keras.layers.LayerNormalization(center=False, scale=False, name="centred")(features)
-        scaled = keras.layers.UnitNormalization(name="length_one")(centred)
-        return _dense(scaled, classes, kernel_initializer="zeros", use_bias=False)
+        if mean is None:
+            centred = layers.LayerNormalization(center=False, scale=False, name="centred")(features)
+        else:
+            scaled = layers.UnitNormalization(name="length_one_before")(features)
+            centred = layers.Normalization(mean=mean, variance=np.ones_like(mean), name="centred")(scaled)
+        even = layers.UnitNormalization(name="length_one")(centred)
+        return _dense(even, classes, kernel_initializer="zeros", use_bias=False)
 
     return Top(
         logits=logits,
