@@ -18,6 +18,10 @@ LARGEST_EXAMPLES_GRADIENT = 2**22
 """Numbers in all examples' gradients of one variable up to which they are formed where that takes fewer operations."""
 
 
+Contributions = list[tuple[Any, Any]]
+"""(variable, contribution) pairs; the variable may be a frozen one."""
+
+
 class Contribution(Protocol):
     """Each example's gradient of one variable."""
 
@@ -122,6 +126,35 @@ class Direct:
     def kept(self, which: tf.Tensor) -> Direct:
         """Zeros for the others."""
         return Direct(gradients=_kept(self.gradients, which))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Sliced:
+    """Formed gradients as convolutions give them, with the examples in the middle.
+
+    Attributes:
+      gradients: float32 [p, batch, q].
+      shape: of the variable, p * q numbers in that order.
+    """
+
+    gradients: tf.Tensor
+    shape: tuple[int, ...]
+
+    def squared_norm(self) -> tf.Tensor:
+        """Sum of squares, over the first axis first: TensorFlow is slow at both axes at once."""
+        return tf.reduce_sum(tf.reduce_sum(tf.square(self.gradients), 0), 1)
+
+    def weighted_sum(self, factors: tf.Tensor) -> tf.Tensor:
+        """One matrix product a slice."""
+        return tf.reshape(tf.matmul(factors[tf.newaxis, tf.newaxis], self.gradients), self.shape)
+
+    def each(self) -> tf.Tensor:
+        """With the examples first."""
+        return tf.reshape(tf.transpose(self.gradients, [1, 0, 2]), [-1, *self.shape])
+
+    def kept(self, which: tf.Tensor) -> Sliced:
+        """Zeros for the others."""
+        return Sliced(gradients=tf.where(which[:, tf.newaxis], self.gradients, 0.0), shape=self.shape)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tfkit.errors import PrivacyError
-from tfkit.privacy.contributions import Direct
-from tfkit.privacy.rules import Contributions
+from tfkit.privacy.contributions import Contributions, Direct
 from tfkit.stack import keras, tf
 
 LONGEST_UNROLLED = 128

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tfkit.errors import PrivacyError
+from tfkit.privacy.contributions import Contributions
 from tfkit.privacy.fallback import Again, floating
-from tfkit.privacy.rules import Contributions, Rule, rule_of
+from tfkit.privacy.rules import Rule, rule_of
 from tfkit.stack import keras, tf
 
 
