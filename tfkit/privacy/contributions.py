@@ -141,8 +141,8 @@ class Sliced:
     shape: tuple[int, ...]
 
     def squared_norm(self) -> tf.Tensor:
-        """Sum of squares, over the first axis first: TensorFlow is slow at both axes at once."""
-        return tf.reduce_sum(tf.reduce_sum(tf.square(self.gradients), 0), 1)
+        """Sum of squares, over one axis after the other: TensorFlow is slow at both at once."""
+        return tf.reduce_sum(tf.reduce_sum(tf.square(self.gradients), 2), 0)
 
     def weighted_sum(self, factors: tf.Tensor) -> tf.Tensor:
         """One matrix product a slice."""
