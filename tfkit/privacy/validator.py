@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
-
 from tfkit.errors import PrivacyError
-from tfkit.privacy.losses import per_example_loss
+from tfkit.privacy import probe
+from tfkit.privacy.losses import PerExampleLoss, per_example_loss
 from tfkit.privacy.mechanism import Plan
-from tfkit.privacy.recorder import engines
+from tfkit.privacy.probe import some
 from tfkit.privacy.safe import batch_normalizations
 from tfkit.stack import keras, tf
 
-PROBE = 3  # examples in the batch that the model is tried on
-SAME = 1e-4  # relative difference up to which two outputs are one: kernels may sum in another order
-SHOWN = 4
+PUBLIC = ("epsilon", "l2_norm_clip", "learning_rate", "lr")
+"""Numbers of an epoch that tell nothing of the training examples, or no more than is accounted."""
 
 
 def check(
@@ -33,10 +31,11 @@ def check(
     """
     found = problems(model, plan=plan, callbacks=callbacks, example_spec=example_spec)
     if found:
-        listed = "\n".join(f"  {number}. {problem}" for number, problem in enumerate(found, 1))
-        raise PrivacyError(
-            f"No epsilon would hold for {model.name!r}, which has {len(found)} problem(s):\n{listed}"
+        many = "a problem" if len(found) == 1 else f"{len(found)} problems"
+        listed = "\n".join(
+            f"  {number}. {problem.replace(chr(10), '')}" for number, problem in enumerate(found, 1)
         )
+        raise PrivacyError(f"No epsilon would hold for {model.name!r}, which has {many}:\n{listed}")
 
 
 def problems(
@@ -48,196 +47,166 @@ def problems(
 ) -> list[str]:
     """What stands against an epsilon for the training of this model.
 
+    Dropout is no problem: its masks know nothing of the data. Frozen layers are none, whatever they are. A frozen
+    layer, or weights to begin with, that were made from the training examples without privacy cannot be recognised.
+
     Args:
-      model: compiled; it is called on a few random examples, and left as it was.
+      model: compiled; it is called on three random examples, and left as it was.
       plan: of the training; None: only the model is looked at.
       callbacks: that the training would get.
       example_spec: of one example, without the batch; None: taken from the model.
 
     Returns:
-      One sentence for each, with what to do about it. Dropout is no problem: its masks know nothing of the data.
+      A sentence or two for each, with what to do about it.
     """
-    found = [*_settings(model), *_layers(model), *_callbacks(callbacks, plan)]
-    # What is known already would only be found once more by trying.
-    return found if found else [*_tried(model, example_spec)]
+    unbuilt = _build(model, example_spec)
+    if unbuilt:
+        return [unbuilt, *_compiled(model), *_callbacks(callbacks)]
+    found = [*_compiled(model), *_whole(model), *_layers(model), *_callbacks(callbacks)]
+    if plan is not None and plan.diagnostics:
+        found += _metrics(model)
+    loss, wrong = _loss(model)
+    refused = [*_refused(model)]
+    engine = bool(model.trainable_weights) and not refused
+    tried = probe.tried(model, loss=loss, engine=engine, example_spec=example_spec)
+    return [*found, *refused, *wrong, *tried]
 
 
-def _settings(model: keras.Model) -> Iterator[str]:
-    """Of the compiled model as a whole."""
-    if model.optimizer is None:
-        yield "It is not compiled. Call model.compile(optimizer, loss) in build_model()."
-        return
+def _build(model: keras.Model, example_spec: tf.TensorSpec | None) -> str | None:
+    """Give the model its weights, if it has none yet; what hinders that."""
+    if example_spec is None:
+        if getattr(model, "inputs", None):
+            return None
+        return (
+            "It cannot be tried: nobody knows the shape of an example. Begin it with keras.Input(shape), or say"
+            " example_spec=tf.TensorSpec(shape)."
+        )
     try:
-        per_example_loss(model)
+        if not model.built:
+            model(tf.zeros([probe.EXAMPLES, *example_spec.shape], example_spec.dtype))
+    except Exception as error:
+        return f"It does not take examples of shape {example_spec.shape} ({probe.first_line(error)})."
+    return None
+
+
+def _loss(model: keras.Model) -> tuple[PerExampleLoss | None, list[str]]:
+    """The loss of each example, or what is wrong with it."""
+    if model.optimizer is None:
+        return None, []
+    try:
+        return per_example_loss(model), []
     except PrivacyError as error:
-        yield str(error)
-    if isinstance(model.optimizer, keras.mixed_precision.LossScaleOptimizer):
+        return None, [str(error)]
+
+
+def _compiled(model: keras.Model) -> Iterator[str]:
+    """Of what compile() was given."""
+    optimizer = model.optimizer
+    if optimizer is None:
+        yield "It is not compiled. Call model.compile(optimizer, loss)."
+    elif isinstance(optimizer, keras.mixed_precision.LossScaleOptimizer):
         yield (
-            "Its optimizer scales the loss for float16, which the clipping would not know of."
-            " Use the float32 policy and the optimizer inside of the LossScaleOptimizer."
+            "Its optimizer scales the loss for float16, which the clipping would not know of. Use the float32 policy,"
+            " and the optimizer inside of the LossScaleOptimizer."
         )
-    low = sorted({layer.compute_dtype for layer in model._flatten_layers() if layer.compute_dtype in _LOW})
-    if low:
+    elif any("tensorflow_privacy" in kind.__module__ for kind in type(optimizer).__mro__):
         yield (
-            f"Some layers compute in {', '.join(low)}: norms would be rounded, and clipping would not hold."
-            ' Make it under keras.mixed_precision.set_global_policy("float32").'
+            f"Its optimizer is {type(optimizer).__name__} of TensorFlow Privacy, but clipping and noise come from"
+            f" tfkit here. Use the ordinary one, such as keras.optimizers.Adam: that makes DP-Adam."
         )
-    own_step = type(model).train_step is not keras.Model.train_step
-    if own_step:
+    own = [
+        name
+        for name in ("train_step", "compute_loss", "make_train_function")
+        if getattr(type(model), name) is not getattr(keras.Model, name)
+    ]
+    if own:
         yield (
-            f"{type(model).__name__} has a train_step of its own, which the private one would replace."
-            " Put what it does into call() and the loss."
+            f"{type(model).__name__} has its own {' and '.join(own)}, which private training does not call. Put what it"
+            " does into call() and into the loss."
         )
 
 
-_LOW = ("float16", "bfloat16")
+def _whole(model: keras.Model) -> Iterator[str]:
+    """Of all weights together."""
+    if not model.trainable_weights:
+        yield "It has no trainable weights: there is nothing to train. Set trainable = True on some layer."
 
 
 def _layers(model: keras.Model) -> Iterator[str]:
     """Of single layers, those of one kind together."""
-    if not model.trainable_weights:
-        yield "It has no trainable weights: there is nothing to train. Set trainable = True on some layer."
-    normalizing = [layer.name for layer in batch_normalizations(model) if layer.trainable]
+    layers = _flat(model)
+    normalizing = [layer.name for layer in batch_normalizations(model)]
     if normalizing:
         yield (
-            f"{_some(normalizing)} (BatchNormalization) computes with all examples of a batch and keeps statistics"
-            " of them, without clipping or noise. Freeze it (layer.trainable = False), or use"
+            f"{some(normalizing)} (BatchNormalization) computes with all examples of a batch and keeps moving"
+            " statistics of them, without clipping or noise. Freeze it (layer.trainable = False), or use"
             " tfkit.privacy.make_private_safe(model), which puts GroupNormalization in its place."
         )
-    flat = list({id(layer): layer for layer in model._flatten_layers()}.values())
-    hub = [layer.name for layer in flat if type(layer).__name__ == "KerasLayer" and layer.trainable_weights]
+    adapted = [layer.name for layer in layers if getattr(layer, "is_adapted", False)]
+    if adapted:
+        yield (
+            f"{some(adapted)} was adapted to data: if those were the training examples, their statistics are published"
+            " without noise. Give it public numbers or words (Normalization(mean=..., variance=...),"
+            " TextVectorization(vocabulary=...)), or use LayerNormalization."
+        )
+
+
+def _refused(model: keras.Model) -> Iterator[str]:
+    """Of layers whose gradients the engine cannot clip; it would name only the first."""
+    layers = _flat(model)
+    stateful = [layer.name for layer in layers if isinstance(layer, keras.layers.RNN) and layer.stateful]
+    if stateful:
+        yield f"{some(stateful)} is stateful: the examples of one batch meet those of the next. Set stateful=False."
+    hub = [layer.name for layer in layers if type(layer).__name__ == "KerasLayer" and layer.trainable_weights]
     if hub:
         yield (
-            f"{_some(hub)} (hub.KerasLayer) is trainable, and nobody can see what it does with a batch."
+            f"{some(hub)} (hub.KerasLayer) is trainable, and nobody can see what it does with a batch."
             " Set trainable=False and train on its features, or use a bundled backbone (python -m tfkit models)."
         )
-    active = [layer.name for layer in flat if getattr(layer, "activity_regularizer", None) is not None]
-    if active:
+    learning = [layer for layer in layers if layer._trainable_weights and layer.trainable]
+    precisions = {layer.compute_dtype for layer in learning} | {
+        weight.dtype.base_dtype.name for layer in learning for weight in layer._trainable_weights
+    }
+    if precisions - {"float32"}:
         yield (
-            f"{_some(active)} has an activity_regularizer: a loss of the whole batch that is not clipped."
-            " Leave it out; regularisers of weights are fine."
-        )
-    stateful = [layer.name for layer in flat if isinstance(layer, keras.layers.RNN) and layer.stateful]
-    if stateful:
-        yield f"{_some(stateful)} is stateful: one batch decides about the next. Set stateful=False."
-    adaptable = _adaptable()
-    lookups = [layer.name for layer in flat if isinstance(layer, adaptable) and layer.is_adapted]
-    if lookups:
-        yield (
-            f"{_some(lookups)} was adapted to data: if to the training examples, its statistics are published without"
-            " noise. Give it public constants (Normalization(mean=..., variance=...)), or use LayerNormalization."
+            f"Layers that are trained compute in {', '.join(sorted(precisions - {'float32'}))}; norms and noise are"
+            ' made for float32. Make the model under keras.mixed_precision.set_global_policy("float32").'
         )
 
 
-def _adaptable() -> Any:
-    return (keras.layers.Normalization, keras.layers.Discretization, keras.layers.TextVectorization)
-
-
-def _callbacks(callbacks: Sequence[Any], plan: Plan | None) -> Iterator[str]:
+def _callbacks(callbacks: Sequence[Any]) -> Iterator[str]:
     """Of callbacks that look at the training examples' own numbers."""
     for callback in callbacks:
-        monitor = getattr(callback, "monitor", None)
         name = type(callback).__name__
-        if isinstance(monitor, str) and not monitor.startswith("val_"):
+        monitor = getattr(callback, "monitor", None)
+        of_training = isinstance(monitor, str) and not monitor.startswith("val_") and monitor not in PUBLIC
+        # A checkpoint of every epoch only has a monitor.
+        if of_training and getattr(callback, "save_best_only", True):
             yield (
                 f"{name} decides by {monitor!r}, which is measured on the training examples without noise."
-                ' Monitor a validation metric ("val_loss").'
+                ' Monitor a number of the validation split ("val_loss").'
             )
         elif isinstance(callback, keras.callbacks.EarlyStopping):
             yield (
-                f"{name} would end the training early with weights of an epoch chosen by looking; the account is of all"
-                " planned epochs. Leave it out and plan fewer epochs."
+                f"{name} would choose how long to train by looking at results, which the epsilon does not cover."
+                " Leave it out and plan fewer epochs."
             )
         if isinstance(callback, keras.callbacks.BackupAndRestore):
             yield f"{name} would repeat steps that are not accounted. Leave it out: tfkit.fit resumes by itself."
 
 
-def _tried(model: keras.Model, example_spec: tf.TensorSpec | None) -> Iterator[str]:
-    """What only shows when the model runs: examples that meet, weights that move by themselves, losses added."""
-    try:
-        inputs = _random(model, example_spec)
-        before = model.get_weights()
-        outputs = model(inputs, training=False)
-        other = tf.nest.map_structure(lambda value: tf.concat([value[1:2], value[1:]], 0), inputs)
-        changed = model(other, training=False)
-        added = len(model.losses) - len(_penalties(model))
-        model(inputs, training=True)
-        added = max(added, len(model.losses) - len(_penalties(model)))
-        after = model.get_weights()
-    except Exception as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-        yield f"It cannot be tried on random examples ({type(error).__name__}: {first}). Mend that first."
-        return
-    if isinstance(outputs, dict | list | tuple):
-        yield "It has several outputs. Join them into one, with one loss."
-    else:
-        scale = float(tf.reduce_max(tf.abs(outputs))) + 1e-12
-        moved = float(tf.reduce_max(tf.abs(outputs[1:] - changed[1:])))
-        if not moved <= SAME * scale:
+def _metrics(model: keras.Model) -> Iterator[str]:
+    """Of metrics that are logged when diagnostics are asked for: one number each, not one an example."""
+    compiled = getattr(model, "compiled_metrics", None)
+    users = [] if compiled is None else [compiled._user_metrics, compiled._user_weighted_metrics]
+    for metric in tf.nest.flatten(users):
+        if isinstance(metric, keras.metrics.Metric) and metric.result().shape.rank != 0:
             yield (
-                "What it says of one example changes when another example of the batch does: clipping a gradient would"
-                " not bound what one example can do. Look for operations over the first axis (a mean over the batch,"
-                " contrastive terms, a transposition) and take them out."
+                f"The metric {metric.name!r} has many numbers, which diagnostics would write for the training examples."
+                " Leave it out, or reduce it to one number."
             )
-        try:
-            losses = per_example_loss(model)(_labels(outputs), outputs)
-            if losses.shape != [PROBE]:
-                yield f"Its loss gives {losses.shape} numbers for {PROBE} examples; one an example is needed."
-        except PrivacyError as error:
-            yield str(error)
-        except (ValueError, TypeError, tf.errors.OpError):
-            return  # labels of another kind than guessed here: the first step will tell
-    names = [weight.name for weight in model.weights]
-    frozen = {id(weight) for weight in model.trainable_weights}
-    own = [
-        name
-        for name, weight, old, new in zip(names, model.weights, before, after, strict=True)
-        if id(weight) not in frozen and not _is_seed(name, old) and not np.array_equal(old, new)
-    ]
-    model.set_weights(before)
-    if own:
-        yield (
-            f"{_some(own)} changes when the model is called in training: a statistic of the batch without clipping or"
-            " noise. Freeze the layer that it belongs to (layer.trainable = False, or training=False in its call)."
-        )
-    if added > 0:
-        yield "It adds losses of its own by add_loss(): of the whole batch, and not clipped. Leave them out."
-    try:
-        engines(model)
-    except PrivacyError as error:
-        yield str(error)
 
 
-def _random(model: keras.Model, example_spec: tf.TensorSpec | None) -> Any:
-    generator = np.random.default_rng(0)
-
-    def one(spec: Any) -> tf.Tensor:
-        shape = [PROBE, *(size or 4 for size in spec.shape)]
-        if spec.dtype.is_floating:
-            return tf.constant(generator.random(shape), spec.dtype)
-        return tf.constant(generator.integers(0, 2, shape), spec.dtype)
-
-    if example_spec is not None:
-        return one(example_spec)
-    specs = [tf.TensorSpec(tensor.shape[1:], tensor.dtype) for tensor in model.inputs]
-    values = [one(spec) for spec in specs]
-    return values[0] if len(values) == 1 else values
-
-
-def _labels(outputs: tf.Tensor) -> tf.Tensor:
-    """Class numbers, as Splits have them."""
-    return tf.constant([0] * PROBE, tf.int64)
-
-
-def _penalties(model: keras.Model) -> list[Any]:
-    return [one for layer in model._flatten_layers() for one in getattr(layer, "_callable_losses", ())]
-
-
-def _is_seed(name: str, value: np.ndarray) -> bool:
-    """The state of a random generator moves on, and knows nothing of the data."""
-    return value.dtype == np.int64 or "seed" in name or "StateVar" in name
-
-
-def _some(names: Sequence[str]) -> str:
-    rest = len(names) - SHOWN
-    return ", ".join(map(repr, names[:SHOWN])) + (f" and {rest} more" if rest > 0 else "")
+def _flat(model: keras.Model) -> list[Any]:
+    """The model and all layers in it, each once."""
+    return list({id(layer): layer for layer in model._flatten_layers()}.values())

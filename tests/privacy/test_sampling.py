@@ -1,0 +1,88 @@
+"""The samples are those that the accountant assumes."""
+
+import numpy as np
+import pytest
+
+from tfkit.data import from_arrays
+from tfkit.privacy import DPSGD
+from tfkit.privacy.sampling import dataset, sample
+from tfkit.stack import tf
+
+SECRET = bytes(range(16))
+EXAMPLES = 200
+
+
+def plan(batch=50, epochs=1, sampler="poisson", microbatch=16):
+    asked = DPSGD(noise_multiplier=1.0, sampler=sampler, microbatch_size=microbatch, delta=1e-4)
+    return asked.plan(examples=EXAMPLES, expected_batch_size=batch, epochs=epochs)
+
+
+def drawn(steps=2000, **settings):
+    """Who is in which step: bool [steps, examples]."""
+    taken = np.zeros([steps, EXAMPLES], bool)
+    for step in range(steps):
+        taken[step, sample(EXAMPLES, plan(), epoch=0, step=step, secret=SECRET, **settings)] = True
+    return taken
+
+
+def test_each_example_is_in_each_step_by_chance_and_by_itself():
+    taken = drawn()
+    probability, spread = 0.25, np.sqrt(0.25 * 0.75 / 2000)
+    assert taken.mean() == pytest.approx(probability, abs=4 * spread / np.sqrt(EXAMPLES))
+    assert np.abs(taken.mean(0) - probability).max() < 4.5 * spread
+    # The sizes of samples are binomial: a fixed size would be another mechanism.
+    assert taken.sum(1).var() == pytest.approx(EXAMPLES * 0.25 * 0.75, rel=0.15)
+    together = np.corrcoef(taken.T.astype(float)) - np.eye(EXAMPLES)
+    assert np.abs(together).max() < 0.13
+    over_time = [np.corrcoef(taken[:-1, place], taken[1:, place])[0, 1] for place in range(EXAMPLES)]
+    assert np.abs(over_time).max() < 0.13
+
+
+def test_replicas_own_their_examples_and_together_draw_as_one():
+    parts = [drawn(500, replica=replica, count=3) for replica in range(3)]
+    for replica, part in enumerate(parts):
+        assert set(np.flatnonzero(part.any(0)) % 3) == {replica}
+    assert np.sum(parts, axis=0).max() == 1
+    assert np.mean(np.sum(parts, axis=0)) == pytest.approx(0.25, abs=0.01)
+
+
+def test_chance_follows_from_secret_epoch_and_step():
+    def at(**changes):
+        settings = {"epoch": 1, "step": 2, "secret": SECRET, **changes}
+        return tuple(sample(EXAMPLES, plan(), **settings))
+
+    assert at() == at()
+    assert len({at(), at(epoch=2), at(step=3), at(secret=SECRET[::-1])}) == 4
+
+
+def test_shuffled_epochs_see_each_example_once():
+    shuffled = plan(batch=30, sampler="shuffled")
+    for epoch in range(2):
+        steps = [
+            sample(EXAMPLES, shuffled, epoch=epoch, step=step, secret=SECRET)
+            for step in range(shuffled.steps_per_epoch)
+        ]
+        assert list(map(len, steps)) == [30] * 6 + [20]
+        assert sorted(np.concatenate(steps)) == list(range(EXAMPLES))
+
+
+@pytest.mark.parametrize("batch", [1, 50])
+def test_elements_are_microbatches_padded_by_zeros_of_weight_zero(batch):
+    images = np.random.default_rng(0).integers(1, 256, [290, 8, 8, 3]).astype(np.uint8)
+    splits = from_arrays(images, np.arange(290) % 5, image_size=8)
+    training = splits.indices["train"]
+    own = DPSGD(noise_multiplier=1.0, microbatch_size=16, delta=1e-4).plan(
+        examples=len(training), expected_batch_size=batch, epochs=2
+    )
+    elements = list(dataset(splits, own, strategy=tf.distribute.get_strategy(), epochs=(1, 2), secret=SECRET))
+    assert len(elements) == own.steps_per_epoch
+    for step, (features, labels, weights) in enumerate(elements):
+        assert features.shape[1:] == [16, 8, 8, 3]
+        real = weights.numpy().ravel() == 1
+        expected = training[sample(len(training), own, epoch=1, step=step, secret=SECRET)]
+        np.testing.assert_array_equal(labels.numpy().ravel()[real], splits.source.labels[expected])
+        pixels = features.numpy().reshape(-1, 8, 8, 3)
+        np.testing.assert_allclose(pixels[real] * 255, splits.source.read(expected), atol=1e-3)
+        assert len(features) == max(1, -(-len(expected) // 16))
+        assert not pixels[~real].any()
+        assert set(weights.numpy().ravel()) <= {0.0, 1.0}
