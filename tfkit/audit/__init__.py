@@ -3,9 +3,21 @@
 python -m recipes.audit_privacy --run-dir runs/private
 """
 
-from tfkit.audit.attacks import ATTACKS, Attack, attack
-from tfkit.audit.audit import Audit, audit
+from tfkit.audit.attacks import ATTACKS, attack
+from tfkit.audit.audit import audit
 from tfkit.audit.bound import LowerBound, lower_bound
 from tfkit.audit.recipe import audit_recipe
+from tfkit.audit.result import Audit
+from tfkit.audit.scores import Attack, Scores
 
-__all__ = ["ATTACKS", "Attack", "Audit", "LowerBound", "attack", "audit", "audit_recipe", "lower_bound"]
+__all__ = [
+    "ATTACKS",
+    "Attack",
+    "Audit",
+    "LowerBound",
+    "Scores",
+    "attack",
+    "audit",
+    "audit_recipe",
+    "lower_bound",
+]

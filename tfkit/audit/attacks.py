@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from tfkit import stack
+from tfkit.audit.scores import Attack, Scores, halves
 from tfkit.errors import ConfigError
 
 ATTACKS = {
@@ -22,65 +21,7 @@ ATTACKS = {
     "mlp": "MULTI_LAYERED_PERCEPTRON",
     "knn": "K_NEAREST_NEIGHBORS",
 }
-LOW_FALSE_POSITIVES = 0.01
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Attack:
-    """One attacker's success.
-
-    Attributes:
-      name: of `ATTACKS`, or "lira".
-      members: float64 [n], its scores of training examples; larger means a member.
-      others: float64 [m], of examples that training has not seen.
-    """
-
-    name: str
-    members: np.ndarray
-    others: np.ndarray
-
-    @property
-    def auc(self) -> float:
-        """Probability that a member's score is above another's; 0.5 is a coin."""
-        from sklearn.metrics import roc_auc_score
-
-        return float(roc_auc_score(*self._labelled))
-
-    @property
-    def auc_interval(self) -> tuple[float, float]:
-        """The 95 % interval of the AUC (Hanley and McNeil 1982)."""
-        auc, members, others = self.auc, len(self.members), len(self.others)
-        of_members, of_others = auc / (2 - auc), 2 * auc**2 / (1 + auc)
-        variance = (
-            auc * (1 - auc) + (members - 1) * (of_members - auc**2) + (others - 1) * (of_others - auc**2)
-        )
-        width = 1.96 * math.sqrt(max(variance, 0.0) / (members * others))
-        return max(auc - width, 0.0), min(auc + width, 1.0)
-
-    @property
-    def roc(self) -> tuple[np.ndarray, np.ndarray]:
-        """False and true positive rates, both rising from 0 to 1."""
-        from sklearn.metrics import roc_curve
-
-        false, true, _ = roc_curve(*self._labelled)
-        return false, true
-
-    @property
-    def advantage(self) -> float:
-        """The largest difference of true and false positive rate."""
-        false, true = self.roc
-        return float((true - false).max())
-
-    @property
-    def true_positives_at_low_false(self) -> float:
-        """The share of members found where 1 % of the others are taken for members (Carlini et al. 2022)."""
-        false, true = self.roc
-        return float(true[false <= LOW_FALSE_POSITIVES].max())
-
-    @property
-    def _labelled(self) -> tuple[np.ndarray, np.ndarray]:
-        labels = np.concatenate([np.ones(len(self.members)), np.zeros(len(self.others))])
-        return labels, np.concatenate([self.members, self.others])
+_FOLDER = "privacy_tests.membership_inference_attack"
 
 
 def check_names(names: tuple[str, ...]) -> None:
@@ -99,48 +40,99 @@ def attack(
 ) -> list[Attack]:
     """Let attackers tell members from others by what the model says of them.
 
-    `threshold` looks at the loss, `entropy` at the entropy, the others are trained on the probabilities and the loss
-    of one half of the examples and judge the other half.
+    `threshold` looks at the loss, `entropy` at the entropy given the label (Song and Mittal 2021, arXiv:2003.10595).
+    The others learn from the probabilities and the loss of one half of the examples and are judged on the other half
+    alone: the package's own cross-validation has each half judged by what was learnt from the other, and what chance
+    does in one then repeats in the other, so that neither an interval nor a bound would hold.
 
     Args:
       names: of `ATTACKS`.
       members: probabilities float32 [n, c] and labels int64 [n] of training examples.
       others: the same of examples that training has not seen.
-      seed: of the attackers that are trained.
+      seed: of the halves, and of attackers that learn.
 
     Raises:
       ConfigError: there is no such attacker.
     """
     check_names(names)
-    folder = "privacy_tests.membership_inference_attack"
-    structures = stack.tf_privacy(f"{folder}.data_structures")
-    attacks = stack.tf_privacy(f"{folder}.membership_inference_attack")
-    given = structures.AttackInputData(
-        probs_train=members[0], labels_train=members[1], probs_test=others[0], labels_test=others[1]
-    )
+    kinds = stack.tf_privacy(f"{_FOLDER}.data_structures").AttackType
     done = []
-    for name in names:
-        kind = structures.AttackType[ATTACKS[name]]
-        with _seeded(seed), warnings.catch_warnings():
-            # Of their own bounds, which are not used: those divide by counts of zero.
-            warnings.simplefilter("ignore", RuntimeWarning)
-            found = attacks.run_attacks(given, attack_types=(kind,)).single_attack_results[0]
-        done.append(
-            Attack(
-                name=name,
-                members=np.asarray(found.membership_scores_train, np.float64).ravel(),
-                others=np.asarray(found.membership_scores_test, np.float64).ravel(),
-            )
-        )
+    for name in dict.fromkeys(names):
+        kind = kinds[ATTACKS[name]]
+        if kind.is_trained_attack:
+            done.append(_learn(name, kind, members, others, seed))
+        else:
+            scores = _entropies(members, others) if name == "entropy" else _losses(members, others)
+            # What training has seen is expected to have the smaller one.
+            done.append(Attack.by_rule(name, -scores.members, -scores.others, seed=seed))
     return done
 
 
+def _input(
+    members: tuple[np.ndarray, np.ndarray], others: tuple[np.ndarray, np.ndarray], *, as_: str = "probs"
+) -> Any:
+    structures = stack.tf_privacy(f"{_FOLDER}.data_structures")
+    said = {f"{as_}_train": members[0], f"{as_}_test": others[0]}
+    return structures.AttackInputData(**said, labels_train=members[1], labels_test=others[1])
+
+
+def _losses(members: tuple[np.ndarray, np.ndarray], others: tuple[np.ndarray, np.ndarray]) -> Scores:
+    given = _input(members, others)
+    return Scores(given.get_loss_train(), given.get_loss_test())
+
+
+def _entropies(members: tuple[np.ndarray, np.ndarray], others: tuple[np.ndarray, np.ndarray]) -> Scores:
+    # The package looks for them among the logits, and takes rows that add up to 1 for probabilities.
+    given = _input(members, others, as_="logits")
+    return Scores(given.get_entropy_train(), given.get_entropy_test())
+
+
+def _learn(
+    name: str,
+    kind: Any,
+    members: tuple[np.ndarray, np.ndarray],
+    others: tuple[np.ndarray, np.ndarray],
+    seed: int,
+) -> Attack:
+    """An attacker that learns from the choosing half; there, quarters judge each other."""
+    from sklearn.model_selection import StratifiedKFold
+
+    models = stack.tf_privacy(f"{_FOLDER}.models")
+    with _quiet_and_seeded(seed):
+        features = models.create_attacker_data(_input(members, others), balance=False).features_all
+        is_member = np.arange(len(features)) < len(members[0])
+        choosing = np.concatenate(halves(len(members[0]), len(others[0]), seed=seed))
+
+        def judge(learned_from: np.ndarray, judged: np.ndarray) -> np.ndarray:
+            attacker = models.create_attacker(kind)
+            attacker.train_model(features[learned_from], is_member[learned_from])
+            return np.asarray(attacker.predict(features[judged]))
+
+        scores = np.empty(len(features))
+        places, rest = np.flatnonzero(choosing), np.flatnonzero(~choosing)
+        scores[rest] = judge(places, rest)
+        quarters = StratifiedKFold(2, shuffle=True, random_state=seed)
+        for one, other in quarters.split(places, is_member[places]):
+            scores[places[other]] = judge(places[one], places[other])
+    return Attack(
+        name=name,
+        choosing=Scores(scores[choosing & is_member], scores[choosing & ~is_member]),
+        measured=Scores(scores[~choosing & is_member], scores[~choosing & ~is_member]),
+        learned=True,
+    )
+
+
 @contextlib.contextmanager
-def _seeded(seed: int) -> Iterator[Any]:
-    """The attackers draw from NumPy's global generator; it is put back afterwards."""
+def _quiet_and_seeded(seed: int) -> Iterator[None]:
+    """The attackers draw from NumPy's global generator, which is put back afterwards.
+
+    They also try settings that scikit-learn no longer has, and say so: what is left of them is enough.
+    """
     before = np.random.get_state()
     np.random.seed(seed)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
         np.random.set_state(before)

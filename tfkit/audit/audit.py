@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tfkit import export, files
 from tfkit import run as runs
-from tfkit.audit.attacks import Attack, attack, check_names
-from tfkit.audit.bound import LowerBound, lower_bound
-from tfkit.errors import CheckError, DataError
+from tfkit.audit.attacks import attack, check_names
+from tfkit.audit.bound import lower_bound
+from tfkit.audit.result import Audit
+from tfkit.audit.scores import Attack
+from tfkit.errors import CheckError, DataError, RunError
 from tfkit.run import Run
 from tfkit.tensorboard.audit_figures import write_audit
 
@@ -22,74 +23,6 @@ if TYPE_CHECKING:
 
 DEFAULT_ATTACKS = ("threshold", "logistic")
 FEWEST = 20
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Audit:
-    """What attackers found out.
-
-    Attributes:
-      attacks: one for each attacker.
-      bound: the lower bound on epsilon.
-      claimed: epsilon and delta of privacy.json; None where nothing is claimed.
-    """
-
-    attacks: list[Attack]
-    bound: LowerBound
-    claimed: tuple[float, float] | None
-
-    @property
-    def best(self) -> Attack:
-        """The attacker with the AUC farthest from a coin's."""
-        return max(self.attacks, key=lambda attack: abs(attack.auc - 0.5))
-
-    @property
-    def refuted(self) -> bool:
-        """Whether the claim cannot be true."""
-        return self.claimed is not None and self.bound.epsilon > self.claimed[0]
-
-    @property
-    def verdict(self) -> str:
-        """In words, and no more than was found."""
-        low, high = self.best.auc_interval
-        found = f"The best attacker ({self.best.name}) has an AUC of {self.best.auc:.3f} (95 % interval {low:.3f} to"
-        found += f" {high:.3f}; 0.5 is a coin). "
-        bound = f"Its examples show an epsilon of at least {self.bound.epsilon:.3g} (95 % confidence)"
-        if self.claimed is None:
-            return found + bound + "; the run claims none."
-        if self.refuted:
-            return found + bound + f": the claimed {self.claimed[0]:.3g} is refuted."
-        return (
-            found
-            + bound
-            + (
-                f", which does not contradict the claimed {self.claimed[0]:.3g}. An audit that finds nothing proves"
-                " nothing: stronger attackers may exist."
-            )
-        )
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, as in audit.json."""
-        return {
-            "verdict": self.verdict,
-            "refuted": self.refuted,
-            "claimed_epsilon": self.claimed[0] if self.claimed else None,
-            "claimed_delta": self.claimed[1] if self.claimed else None,
-            "epsilon_lower_bound": self.bound.epsilon,
-            "confidence": self.bound.confidence,
-            "measured_with": {name: value for name, value in vars(self.bound).items() if name != "epsilon"},
-            "members": len(self.attacks[0].members),
-            "others": len(self.attacks[0].others),
-            "attacks": {
-                one.name: {
-                    "auc": one.auc,
-                    "auc_interval": list(one.auc_interval),
-                    "advantage": one.advantage,
-                    "true_positives_at_1_percent_false": one.true_positives_at_low_false,
-                }
-                for one in self.attacks
-            },
-        }
 
 
 def audit(
@@ -102,40 +35,41 @@ def audit(
 ) -> Audit:
     """Attack the exported model of a run with its own training and test examples.
 
+    What is found holds as far as training and test examples are alike but for the training: splits that tfkit made
+    are; folders `train/` and `test/` that were filled in different ways differ in more than that, and look like a leak.
+
     Args:
       run: finished; it gets audit.json, metrics `audit/...` and pictures in TensorBoard.
-      splits: that it was trained on: as many test examples as there are, and as many training examples by lot.
+      splits: that it was trained on: of each class as many training as test examples are taken, by lot.
       attacks: of `tfkit.audit.ATTACKS`.
-      seed: of the lot, and of attackers that are trained.
+      seed: of lots, and of attackers that learn.
       further: attackers of your own, from the indices [n] of the examples, who is a member (bool [n]), and what the
         model says of them [n, c].
 
     Raises:
       ConfigError: there is no such attacker.
       DataError: these are not the data of the run, or too few.
+      RunError: the run holds no exported model.
       CheckError: the lower bound is above the epsilon that the run claims. Everything is written before.
     """
     run = run if isinstance(run, Run) else Run.open(run)
     check_names(tuple(attacks))
+    claimed = claim(run)
     _check_data(run, splits)
+    pair = _by_lot(splits, seed=seed)
     model = run.model
-    chance = np.random.default_rng(seed)
-    train, test = splits.indices["train"], splits.indices["test"]
-    count = min(len(train), len(test))
-    pair = [np.sort(chance.choice(indices, count, replace=False)) for indices in (train, test)]
-    labels = splits.source.labels
     said = [export.predict(model, splits, indices) for indices in pair]
+    if not all(np.isfinite(probabilities).all() for probabilities in said):
+        raise CheckError(f"{run.path} gives probabilities that are no numbers: its training went wrong.")
+    labels = splits.source.labels
     done = attack(
         tuple(attacks), members=(said[0], labels[pair[0]]), others=(said[1], labels[pair[1]]), seed=seed
     )
+    count = len(pair[0])
     if further is not None:
-        is_member = np.arange(2 * count) < count
-        done += further(np.concatenate(pair), is_member, np.concatenate(said))
-    claimed = _claim(run)
-    bound = lower_bound(
-        {one.name: (one.members, one.others) for one in done}, delta=claimed[1] if claimed else 0.0, seed=seed
-    )
-    result = Audit(attacks=done, bound=bound, claimed=claimed)
+        done += further(np.concatenate(pair), np.arange(2 * count) < count, np.concatenate(said))
+    bound = lower_bound(done, delta=claimed[1] if claimed else 0.0)
+    result = Audit(attacks=done, bound=bound, claimed=claimed, examples=count, seed=seed)
     _write(run, result)
     if result.refuted:
         raise CheckError(
@@ -143,6 +77,24 @@ def audit(
             "  Do not publish the model: find out what its training did that privacy.json does not say."
         )
     return result
+
+
+def claim(run: Run) -> tuple[float, float] | None:
+    """The epsilon and the delta that a run claims in privacy.json; None where it claims none.
+
+    Raises:
+      RunError: the file is damaged.
+    """
+    said = run.read(runs.PRIVACY)
+    if not said.get("private", True) or said.get("epsilon") is None:
+        return None
+    try:
+        return float(said["epsilon"]), float(said["delta"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunError(
+            f"{run.path / runs.PRIVACY} claims an epsilon and no delta, or none that is a number ({error!r})."
+            "\n  It is not as a private training wrote it: nothing can be set beside it."
+        ) from error
 
 
 def _check_data(run: Run, splits: Splits) -> None:
@@ -153,22 +105,38 @@ def _check_data(run: Run, splits: Splits) -> None:
             f" these ({splits.origin}, seed {splits.seed}): members could not be told from others.\n"
             "  Give the data and the seed as they were, or train anew."
         )
-    fewest = min(len(splits.indices[name]) for name in ("train", "test"))
-    if fewest < FEWEST:
-        raise DataError(f"{splits.origin} has {fewest} examples to attack; at least {FEWEST} are needed.")
 
 
-def _claim(run: Run) -> tuple[float, float] | None:
-    said = run.read(runs.PRIVACY)
-    claims = bool(said) and said["private"] and said["epsilon"] is not None
-    return (float(said["epsilon"]), float(said["delta"])) if claims else None
+def _by_lot(splits: Splits, *, seed: int) -> list[np.ndarray]:
+    """Indices of members and of as many others, of each class as many."""
+    chance = np.random.default_rng(seed)
+    chosen: list[list[np.ndarray]] = [[], []]
+    for label in range(len(splits.class_names)):
+        of_class = [
+            indices[splits.source.labels[indices] == label]
+            for indices in (splits.indices["train"], splits.indices["test"])
+        ]
+        count = min(map(len, of_class))
+        for place, indices in enumerate(of_class):
+            chosen[place].append(chance.choice(indices, count, replace=False))
+    pair = [np.sort(np.concatenate(indices)) for indices in chosen]
+    if len(pair[0]) < FEWEST:
+        raise DataError(
+            f"{splits.origin} has {len(pair[0])} training examples with as many test examples of the same classes;"
+            f" at least {FEWEST} are needed to attack."
+        )
+    return pair
 
 
 def _write(run: Run, result: Audit) -> None:
-    files.write_json(run.path / runs.AUDIT, result.as_dict())
+    content = result.as_dict()
+    files.write_json(run.path / runs.AUDIT, content)
+    # Those of attackers of an earlier audit are no longer true.
+    others = {name: value for name, value in run.metrics.items() if not name.startswith("audit/")}
+    files.write_json(run.path / runs.METRICS, others)
     numbers = {"audit/epsilon_lower_bound": result.bound.epsilon}
-    for one in result.attacks:
-        numbers[f"audit/{one.name}_auc"] = one.auc
-        numbers[f"audit/{one.name}_advantage"] = one.advantage
+    for name, found in content["attacks"].items():
+        numbers[f"audit/{name}_auc"] = found["auc"]
+        numbers[f"audit/{name}_advantage"] = found["advantage"]
     run.record(numbers)
-    write_audit(run.logdir, result.attacks)
+    write_audit(run.logdir, content["attacks"])

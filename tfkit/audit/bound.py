@@ -1,14 +1,19 @@
-"""A lower bound on epsilon from how well attackers tell members from others."""
+"""A lower bound on epsilon from how well attackers tell members from others, in one training run."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from tfkit.audit.scores import Attack, Scores
+
 CONFIDENCE = 0.95
+LARGEST = 100.0
+CANDIDATES = 40
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,80 +21,103 @@ class LowerBound:
     """What was measured on the examples that were not used to choose how to measure.
 
     Attributes:
-      epsilon: any (epsilon, delta) guarantee that holds is at least this large, with the confidence below; 0 where
-        nothing was found.
+      epsilon: no smaller epsilon can hold, with the confidence below; 0 where nothing was found.
       attack: the attacker that was chosen.
-      guess: "member" or "other": which of the two the attacker says at one side of its threshold.
-      right: share of those of whom it was right to say so, with a bound from below.
-      wrong: share of the others of whom it was said too, with a bound from above.
+      guesses: of how many examples it said whether they are members.
+      right: how often it was right.
+      examples: of how many it could have said it: half of all.
     """
 
     epsilon: float
     attack: str
-    guess: str
-    right: tuple[float, float]
-    wrong: tuple[float, float]
+    guesses: int
+    right: int
+    examples: int
     confidence: float = CONFIDENCE
 
 
-def lower_bound(
-    scores: Mapping[str, tuple[np.ndarray, np.ndarray]], *, delta: float = 0.0, seed: int = 0
-) -> LowerBound:
-    """The largest epsilon that the scores refute everything below of.
+def lower_bound(attacks: Sequence[Attack], *, delta: float = 0.0) -> LowerBound:
+    """The largest epsilon that the attackers refute.
 
-    For every test of membership, epsilon is at least log((TPR - delta) / FPR), and so is the same for the test that
-    looks for the others (Kairouz et al. 2015, arXiv:1311.0776). Attacker, side and threshold are chosen on one half
-    of the examples; both rates are then measured on the other half alone, with Clopper-Pearson intervals whose
-    errors add up to 5 %. Choosing and measuring on the same examples would find epsilon in pure chance.
+    Who trusts an attacker's highest scores and takes them for members, and its lowest for others, is right no more
+    often than by so many tosses of a coin that falls right with probability e^epsilon / (1 + e^epsilon), even though
+    all examples went into one training and may have influenced each other (Steinke, Nasr and Jagielski 2023,
+    "Privacy Auditing with One (1) Training Run", arXiv:2305.08846). Attacker and thresholds are chosen on one half of
+    the examples and the guesses counted on the other: choosing and counting on the same ones would find epsilon in
+    pure chance.
 
     Args:
-      scores: attacker to (of members [n], of others [m]), float; larger means a member.
+      attacks: on the same examples, half of them members, with the same halves.
       delta: of the guarantee that is tested.
-      seed: of the halves.
     """
-    chance = np.random.default_rng(seed)
-    halves = []
-    sizes = [len(values) for values in next(iter(scores.values()))]
-    for size in sizes:
-        order = chance.permutation(size)
-        halves.append((order[: size // 2], order[size // 2 :]))
-    best = (-math.inf, "", "", 0.0)
-    for name, (members, others) in scores.items():
-        for guess, (positive, negative) in _sides(members[halves[0][0]], others[halves[1][0]]).items():
-            thresholds = np.unique(np.quantile(np.concatenate([positive, negative]), np.linspace(0, 1, 201)))
-            found, *_ = _epsilons(positive, negative, thresholds, delta)
-            place = int(found.argmax())
-            best = max(best, (found[place], name, guess, thresholds[place]), key=lambda entry: entry[0])
-    _, name, guess, threshold = best
-    members, others = scores[name]
-    positive, negative = _sides(members[halves[0][1]], others[halves[1][1]])[guess]
-    found, right, wrong = _epsilons(positive, negative, np.array([threshold]), delta)
+    chosen, (_, low, high) = max(
+        ((attack, _choose(attack.choosing)) for attack in attacks), key=lambda pair: pair[1][0]
+    )
+    guesses, right = (int(count) for count in _count(chosen.measured, low, high))
+    examples = sum(map(len, chosen.measured))
     return LowerBound(
-        epsilon=max(float(found[0]), 0.0),
-        attack=name,
-        guess=guess,
-        right=(float(right[0][0]), float(right[1][0])),
-        wrong=(float(wrong[0][0]), float(wrong[1][0])),
+        epsilon=refuted_epsilon(right, guesses, examples=examples, delta=delta),
+        attack=chosen.name,
+        guesses=guesses,
+        right=right,
+        examples=examples,
     )
 
 
-def _sides(members: np.ndarray, others: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    return {"member": (members, others), "other": (-others, -members)}
+def refuted_epsilon(right: int, guesses: int, *, examples: int, delta: float) -> float:
+    """The largest epsilon for which so many right guesses have a probability of at most 5 %.
+
+    Args:
+      right: guesses that are right.
+      guesses: those made; the attacker kept silent about the other examples.
+      examples: of which each was a member with probability 1/2.
+      delta: of the guarantee.
+    """
+    low, high = 0.0, LARGEST
+    if _probability(right, guesses, low, examples, delta) > 1 - CONFIDENCE:
+        return 0.0
+    while high - low > 1e-6:
+        middle = (low + high) / 2
+        refuted = _probability(right, guesses, middle, examples, delta) <= 1 - CONFIDENCE
+        low, high = (middle, high) if refuted else (low, middle)
+    return low
 
 
-def _epsilons(
-    positive: np.ndarray, negative: np.ndarray, thresholds: np.ndarray, delta: float
-) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
-    """Epsilon, the rate among the positive and its lower end, that of the negative and its upper, by threshold."""
-    from statsmodels.stats.proportion import proportion_confint
+def _probability(right: int, guesses: int, epsilon: float, examples: int, delta: float) -> float:
+    """Of being right so often or more, at most: theorem 5.2 of Steinke et al."""
+    from scipy.stats import binom
 
-    hits, slips = (
-        len(values) - np.searchsorted(np.sort(values), thresholds, side="left")
-        for values in (positive, negative)
-    )
-    # Two one-sided intervals share what may go wrong; statsmodels counts both sides of each.
-    low = proportion_confint(hits, len(positive), alpha=1 - CONFIDENCE, method="beta")[0]
-    high = proportion_confint(slips, len(negative), alpha=1 - CONFIDENCE, method="beta")[1]
+    coin = 1 / (1 + math.exp(-epsilon))
+    tail = float(binom.sf(right - 1, guesses, coin))
+    if delta == 0 or right == 0:
+        return tail
+    # What one failure of the guarantee, of probability delta an example, can add: it makes i guesses right.
+    near = np.cumsum(binom.pmf(np.arange(right - 1, -1, -1), guesses, coin)) / np.arange(1, right + 1)
+    return min(tail + 2 * examples * delta * float(near.max()), 1.0)
+
+
+def _choose(scores: Scores) -> tuple[float, float, float]:
+    """The epsilon that looks best, and between which scores nothing is guessed to reach it."""
+    from scipy.stats import beta
+
+    ranked = np.sort(np.concatenate(scores))
+    counts = np.unique(np.geomspace(1, len(ranked), CANDIDATES).astype(int))
+    lows = np.append(ranked[counts - 1], -np.inf)
+    highs = np.append(ranked[len(ranked) - counts], np.inf)
+    low, high = (grid.ravel() for grid in np.meshgrid(lows, highs))
+    apart = low < high
+    low, high = low[apart], high[apart]
+    guesses, right = _count(scores, low, high)
     with np.errstate(divide="ignore", invalid="ignore"):
-        epsilon = np.where(low > delta, np.log(np.maximum(low - delta, 0) / high), -np.inf)
-    return epsilon, (hits / len(positive), low), (slips / len(negative), high)
+        share = beta.ppf(1 - CONFIDENCE, right, guesses - right + 1)
+        epsilon = np.where(right > 0, np.log(share / (1 - share)), -np.inf)
+    best = int(epsilon.argmax())
+    return float(epsilon[best]), float(low[best]), float(high[best])
+
+
+def _count(scores: Scores, low: Any, high: Any) -> tuple[Any, Any]:
+    """How many guesses there are, and how many are right, for pairs of thresholds."""
+    members, others = (np.sort(values) for values in scores)
+    hits, slips = (len(values) - np.searchsorted(values, high, side="left") for values in (members, others))
+    misses, rejected = (np.searchsorted(values, low, side="right") for values in (members, others))
+    return hits + slips + misses + rejected, hits + rejected

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 
 from tfkit import stack
-from tfkit.audit.attacks import Attack
+from tfkit.audit.scores import Attack
 
 Predict = Callable[[np.ndarray], np.ndarray]
 """From positions in the pool that a shadow model is trained on to its probabilities of the whole pool [n, c]."""
@@ -56,4 +56,4 @@ def lira(
         [of_model[~seen[:, place], place] for place in range(len(labels))],
         fix_variance=True,
     )
-    return Attack(name="lira", members=-scores[is_member], others=-scores[~is_member])
+    return Attack.by_rule("lira", -scores[is_member], -scores[~is_member], seed=seed)

@@ -13,9 +13,11 @@ import numpy as np
 
 from tfkit import config as configs
 from tfkit import hub, training, transfer
-from tfkit.audit.attacks import Attack, check_names
-from tfkit.audit.audit import DEFAULT_ATTACKS, Audit, audit
+from tfkit.audit.attacks import check_names
+from tfkit.audit.audit import DEFAULT_ATTACKS, audit
 from tfkit.audit.lira import lira
+from tfkit.audit.result import Audit
+from tfkit.audit.scores import Attack
 from tfkit.data import Splits
 from tfkit.errors import ConfigError, RunError
 from tfkit.hub import Backbone
@@ -78,7 +80,7 @@ def _shadowed(
                 batch = min(config.global_batch_size, len(half)) if config.global_batch_size else None
                 # The delta of the whole may be too large for half.
                 own = dataclasses.replace(config, delta=None, global_batch_size=batch)
-                trained = transfer.train_private_head(run, backbone, pool, own, verbose=0)
+                trained, _ = transfer.train_private_head(run, backbone, pool, own, verbose=0)
             else:
                 build = transfer.plain_head(config, backbone, pool)
                 trained = training.train(build, pool, run=run, epochs=config.epochs, seed=seed, verbose=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -95,7 +96,7 @@ class _Trial:
         if chance:
             # Or examples that meet: with the same random numbers it is seen.
             first, second, again = (
-                self._same_chance(lambda: self.model(values, training=True))
+                self._same_chance(functools.partial(self.model, values, training=True))
                 for values in (inputs, other, inputs)
             )
             if not _same(first, again):

@@ -1,0 +1,127 @@
+"""What an audit found, as values, as files and in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tfkit import packages
+from tfkit.audit.bound import LowerBound, lower_bound
+from tfkit.audit.scores import Attack
+
+BINS = 40
+CURVE_POINTS = 201
+LOW_FALSE = {"1_percent": 0.01, "0.1_percent": 0.001}
+FEWEST_FALSE = 1
+PACKAGES = ("tensorflow", "tensorflow-privacy", "tensorflow-empirical-privacy", "scikit-learn", "numpy")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Audit:
+    """What attackers found out.
+
+    Attributes:
+      attacks: one for each attacker.
+      bound: the lower bound on epsilon.
+      claimed: epsilon and delta of privacy.json; None where nothing is claimed.
+      examples: how many members, and as many others, were attacked.
+      seed: of lots, halves and attackers.
+    """
+
+    attacks: list[Attack]
+    bound: LowerBound
+    claimed: tuple[float, float] | None
+    examples: int
+    seed: int
+
+    @property
+    def best(self) -> Attack:
+        """The attacker with the largest AUC."""
+        return max(self.attacks, key=lambda attack: attack.auc)
+
+    @property
+    def refuted(self) -> bool:
+        """Whether the claim is below what was measured."""
+        return self.claimed is not None and self.bound.epsilon > self.claimed[0]
+
+    @property
+    def verdict(self) -> str:
+        """In words, and no more than was found."""
+        best, (low, high), bound = self.best, self.best.auc_interval, self.bound
+        found = (
+            f"The attacker that did best ({best.name}) has an AUC of {best.auc:.3f} (95 % interval {low:.3f} to"
+            f" {high:.3f}; 0.5 is a coin). The lower bound on epsilon is {bound.epsilon:.3g} (95 % confidence;"
+            f" {bound.attack}: {bound.right} of {bound.guesses} guesses right)"
+        )
+        if self.claimed is None:
+            return f"{found}; the run claims none."
+        if self.refuted:
+            return f"{found}: the claimed {self.claimed[0]:.3g} is refuted."
+        return (
+            f"{found}, which does not contradict the claimed {self.claimed[0]:.3g}. An audit that finds nothing proves"
+            " nothing: stronger attackers may exist."
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, as in audit.json."""
+        bound = self.bound
+        delta = self.claimed[1] if self.claimed else 0.0
+        return {
+            "verdict": self.verdict,
+            "refuted": self.refuted,
+            "claimed_epsilon": self.claimed[0] if self.claimed else None,
+            "claimed_delta": self.claimed[1] if self.claimed else None,
+            "epsilon_lower_bound": bound.epsilon,
+            "confidence": bound.confidence,
+            "measured_with": {
+                "attack": bound.attack,
+                "right": bound.right,
+                "guesses": bound.guesses,
+                "examples": bound.examples,
+            },
+            "members": self.examples,
+            "others": self.examples,
+            "seed": self.seed,
+            "versions": {name: packages.version(name) for name in ("tfkit", *PACKAGES)},
+            "attacks": {one.name: _of_attack(one, delta) for one in self.attacks},
+        }
+
+
+def _of_attack(attack: Attack, delta: float) -> dict[str, Any]:
+    found = {
+        f"true_positives_at_{name}_false": attack.found(false=share)
+        for name, share in LOW_FALSE.items()
+        if share * len(attack.others) >= FEWEST_FALSE
+    }
+    return {
+        "auc": attack.auc,
+        "auc_interval": list(attack.auc_interval),
+        "advantage": attack.advantage,
+        **found,
+        "epsilon_lower_bound": lower_bound([attack], delta=delta).epsilon,
+        "judged_members": len(attack.members),
+        "judged_others": len(attack.others),
+        "roc": _curve(attack),
+        "histogram": _histogram(attack),
+    }
+
+
+def _curve(attack: Attack) -> dict[str, list[float]]:
+    """The receiver operating characteristic, at no more points than a picture shows."""
+    false, true = attack.roc
+    kept = np.unique(np.linspace(0, len(false) - 1, CURVE_POINTS).round().astype(int))
+    return {"false": false[kept].tolist(), "true": true[kept].tolist()}
+
+
+def _histogram(attack: Attack) -> Mapping[str, list[float]]:
+    """How many members and others have which score; what is far out is counted in the outer bins."""
+    low, high = np.quantile(np.concatenate([attack.members, attack.others]), [0.005, 0.995])
+    edges = np.linspace(low, high if high > low else low + 1, BINS + 1)
+    members, others = (
+        np.histogram(np.clip(scores, edges[0], edges[-1]), edges)[0].tolist()
+        for scores in (attack.members, attack.others)
+    )
+    return {"edges": edges.tolist(), "members": members, "others": others}
