@@ -103,3 +103,8 @@ def _mean_of_each(values: Any, mask: Any) -> Any:
         return tf.reduce_mean(values, axes)
     kept = tf.cast(mask, tf.float32)
     return tf.math.divide_no_nan(tf.reduce_sum(values * kept, axes), tf.reduce_sum(kept, axes))
+
+
+def weight_penalties(model: keras.Model) -> list[Callable[[], Any]]:
+    """What gives the losses of a model's weights alone: its regularisers, which know nothing of the data."""
+    return [one for layer in model._flatten_layers() for one in getattr(layer, "_callable_losses", ())]

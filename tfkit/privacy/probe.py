@@ -12,12 +12,14 @@ from typing import Any
 import numpy as np
 
 from tfkit.errors import PrivacyError
+from tfkit.packages import first_line
 from tfkit.privacy.clipping import clipped_sum
-from tfkit.privacy.losses import PerExampleLoss
+from tfkit.privacy.losses import PerExampleLoss, weight_penalties
 from tfkit.privacy.safe import batch_normalizations
 from tfkit.stack import keras, tf
 
 EXAMPLES = 3  # odd: examples that meet in pairs, or from both ends, cannot be overlooked
+LABELS = np.zeros(EXAMPLES, np.int64)  # class numbers, as Splits have them
 SAME = 1e-5  # of the largest number: two outputs of the same operations
 SAME_GRADIENT = 1e-3  # of the largest number: two ways to sum up the same gradient
 SHOWN = 4
@@ -148,7 +150,8 @@ class _Trial:
         """Outputs, the weights thereafter, and how many losses there are that are not of weights."""
         outputs = self.model(inputs, training=True)
         after = [weight.numpy() for weight in self.weights]
-        added = len(self.model.losses) - sum(penalty() is not None for penalty in _penalties(self.model))
+        penalties = [penalty() for penalty in weight_penalties(self.model)]
+        added = len(self.model.losses) - sum(penalty is not None for penalty in penalties)
         _assign(self.weights, self.values)
         return outputs, after, added
 
@@ -173,7 +176,7 @@ class _Trial:
         def ours() -> Any:
             try:
                 clipped = clipped_sum(
-                    self.model, inputs, _labels(), None, per_example_loss=loss, l2_norm_clip=1e30
+                    self.model, inputs, LABELS, None, per_example_loss=loss, l2_norm_clip=1e30
                 )
             except PrivacyError as error:
                 refused.append(str(error))  # tf.function makes another message of it
@@ -183,7 +186,7 @@ class _Trial:
         def plain() -> Any:
             with tf.GradientTape() as tape:
                 outputs = self.model(inputs, training=True)
-                total = tf.reduce_sum(loss(_labels(), outputs))
+                total = tf.reduce_sum(loss(LABELS, outputs))
             found = tape.gradient(total, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
             return [tf.convert_to_tensor(value) for value in found], outputs
 
@@ -215,7 +218,10 @@ class _Trial:
 def _of_loss(loss: PerExampleLoss, outputs: Any, others: Any) -> Iterator[str]:
     """Whether the loss takes class numbers, and gives each example its own."""
     try:
-        values, other_values = loss(_labels(), outputs), loss(_labels(), others)
+        values, other_values = (
+            loss(LABELS, outputs),
+            loss(LABELS, others),
+        )
     except PrivacyError as error:
         yield str(error)
     except (ValueError, TypeError, tf.errors.OpError) as error:
@@ -256,11 +262,6 @@ def _with_another_first(values: tf.Tensor) -> tf.Tensor:
     return tf.concat([first + " else" if values.dtype == tf.string else 1 - first, others], 0)
 
 
-def _labels() -> tf.Tensor:
-    """Class numbers, as Splits have them."""
-    return tf.zeros([EXAMPLES], tf.int64)
-
-
 def _same(first: Any, second: Any) -> bool:
     """Whether two runs gave the same, but for rounding."""
     for one, two in zip(tf.nest.flatten(first), tf.nest.flatten(second), strict=True):
@@ -296,13 +297,3 @@ def _states(model: keras.Model) -> list[Any]:
         *(generator.state for generator in generators if generator is not None),
         *(state for layer in recurrent for state in tf.nest.flatten(layer.states) if state is not None),
     ]
-
-
-def _penalties(model: keras.Model) -> list[Any]:
-    """The losses of weights alone."""
-    return [one for layer in model._flatten_layers() for one in getattr(layer, "_callable_losses", ())]
-
-
-def first_line(error: Exception) -> str:
-    """What an error says first."""
-    return next((line for line in str(error).splitlines() if line.strip()), repr(error)).strip()

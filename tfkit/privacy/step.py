@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tfkit.privacy.clipping import Clipped, clipped_sum
-from tfkit.privacy.losses import per_example_loss
+from tfkit.privacy.losses import per_example_loss, weight_penalties
 from tfkit.privacy.mechanism import Plan
 from tfkit.stack import keras, tf
 
@@ -49,9 +49,7 @@ class PrivateStep:
         self._model = model
         self._plan = plan
         self._loss = per_example_loss(model)
-        self._penalties = [
-            penalty for layer in model._flatten_layers() for penalty in getattr(layer, "_callable_losses", ())
-        ]
+        self._penalties = weight_penalties(model)
         # A variable and not a constant: constants are part of every graph that is written or printed.
         self._seed = tf.Variable(np.frombuffer(secret[:16], np.int64), trainable=False, name="noise_seed")
         self.clip = tf.Variable(
