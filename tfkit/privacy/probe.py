@@ -60,10 +60,7 @@ def some(names: Sequence[str]) -> str:
 
 @contextlib.contextmanager
 def _left_as_it_was(model: keras.Model) -> Iterator[_Trial]:
-    """In this block no layer normalises by the batch, and no weights are all alike, such as those of a new head.
-
-    Zeros would hide that examples meet before them.
-    """
+    """In this block no layer normalises by the batch, and no weights are zeros, behind which nothing would be seen."""
     weights = [*model.weights, *_states(model)]
     before = [weight.numpy() for weight in weights]
     frozen = batch_normalizations(model)
@@ -97,10 +94,10 @@ class _Trial:
         chance = not _same_rows(first, second)
         if chance:
             # Or examples that meet: with the same random numbers it is seen.
-            first, second, again = (
+            first, second, again = [
                 self._same_chance(functools.partial(self.model, values, training=True))
                 for values in (inputs, other, inputs)
-            )
+            ]
             if not _same(first, again):
                 yield (
                     "It draws random numbers that no seed repeats: whether examples meet in it cannot be seen."
@@ -135,11 +132,8 @@ class _Trial:
                 yield from self._of_engine(loss, inputs, chance=chance)
 
     def _of_added(self) -> Iterator[str]:
-        active = [
-            layer.name
-            for layer in {id(layer): layer for layer in self.model._flatten_layers()}.values()
-            if getattr(layer, "activity_regularizer", None) is not None
-        ]
+        layers = {layer.name: layer for layer in self.model._flatten_layers()}
+        active = [name for name, layer in layers.items() if getattr(layer, "activity_regularizer", None)]
         by = f"the activity_regularizer of {some(active)}" if active else "add_loss()"
         yield (
             f"It has losses of the examples by {by}, which are not clipped. Put them into the loss; regularisers of"
@@ -274,9 +268,9 @@ def _same(first: Any, second: Any) -> bool:
     return True
 
 
-def _same_rows(first: Any, second: Any) -> bool:
+def _same_rows(*given: Any) -> bool:
     """Whether all examples but the first have the same."""
-    return _same(*(tf.nest.map_structure(lambda value: value[1:], given) for given in (first, second)))
+    return _same(*tf.nest.map_structure(lambda value: value[1:], given))
 
 
 def _assign(weights: Sequence[Any], values: Sequence[np.ndarray]) -> None:

@@ -1,0 +1,179 @@
+"""A model on trial: what mixes examples or keeps something of them is found, and nothing is left of the trial."""
+
+import numpy as np
+import pytest
+
+from tfkit.errors import PrivacyError
+from tfkit.privacy import check, make_private_safe, problems
+from tfkit.stack import keras, tf
+
+L = keras.layers
+CROSS_ENTROPY = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+class BatchMean(L.Layer):
+    def call(self, inputs):
+        return inputs - tf.reduce_mean(inputs, 0)
+
+
+class MovingMean(L.Layer):
+    """Keeps a statistic, which it does not use in training."""
+
+    def build(self, shape):
+        self.mean = self.add_weight(name="mean", shape=shape[-1:], trainable=False)
+
+    def call(self, inputs, training=False):
+        if training:
+            self.mean.assign(0.9 * self.mean + 0.1 * tf.reduce_mean(inputs, 0))
+        return inputs
+
+
+class Counter(L.Layer):
+    """Keeps a number that knows nothing of the examples."""
+
+    def build(self, shape):
+        self.calls = self.add_weight(name="calls", shape=[], trainable=False)
+
+    def call(self, inputs):
+        self.calls.assign_add(1.0)
+        return inputs
+
+
+class Adds(L.Layer):
+    def call(self, inputs):
+        self.add_loss(tf.reduce_mean(inputs**2))
+        return inputs
+
+
+class Share(L.Layer):
+    """Divides by the size of the batch, so that an example alone is another thing."""
+
+    def build(self, shape):
+        self.factor = self.add_weight(name="factor", shape=shape[-1:], initializer="ones")
+
+    def call(self, inputs):
+        return inputs * self.factor / tf.cast(tf.shape(inputs)[0], tf.float32)
+
+
+class Unseeded(L.Layer):
+    def call(self, inputs):
+        chance = tf.py_function(np.random.default_rng().random, [], tf.float32)
+        return tf.ensure_shape(inputs * chance, inputs.shape)
+
+
+class Tied(keras.Model):
+    """Uses a weight behind its layer's back, and one of its own."""
+
+    spec = tf.TensorSpec([6])
+
+    def __init__(self):
+        super().__init__()
+        self.dense = L.Dense(5)
+        self.scale = self.add_weight(name="scale", shape=[5], initializer="ones")
+
+    def call(self, inputs):
+        return tf.matmul(self.dense(inputs) * self.scale, self.dense.kernel, transpose_b=True)
+
+
+def model(*layers, shape=(6,), loss=CROSS_ENTROPY, dtype="float32"):
+    """With a head of zeros, behind which nothing could be seen."""
+    inputs = keras.Input(shape, dtype=dtype)
+    value = inputs
+    for layer in layers:
+        value = layer(value)
+    made = keras.Model(inputs, L.Dense(3, kernel_initializer="zeros")(L.Flatten()(value)))
+    made.compile("sgd", loss)
+    return made
+
+
+def tied():
+    made = Tied()
+    made(tf.zeros([1, 6]))
+    made.compile("sgd", CROSS_ENTROPY)
+    return made
+
+
+def frozen(made):
+    for layer in made.layers:
+        layer.trainable = isinstance(layer, L.Dense)
+    return made
+
+
+FINE = {
+    "mlp": lambda: model(L.Dense(4, "relu", kernel_regularizer="l2")),
+    "dropout and noise": lambda: model(L.Dense(4), L.Dropout(0.5), L.GaussianNoise(0.1)),
+    "frozen batch normalisation": lambda: frozen(model(L.Dense(4), L.BatchNormalization())),
+    "made safe": lambda: make_private_safe(model(L.Conv2D(8, 3), L.BatchNormalization(), shape=(5, 5, 3))),
+    "attention": lambda: model(L.Conv1D(4, 3), L.LayerNormalization(), L.LSTM(3), shape=(5, 3)),
+    "a number of its own": lambda: model(Counter(), L.Dense(4)),
+    "given statistics": lambda: model(L.Normalization(mean=0.5, variance=0.1), L.Dense(4)),
+    "words": lambda: model(L.Embedding(5, 4, mask_zero=True), L.GRU(3), shape=(7,), dtype="int64"),
+    "tied weights": tied,
+}
+
+
+@pytest.mark.parametrize("name", FINE)
+def test_what_keeps_the_examples_apart_passes_and_is_left_as_it_was(name):
+    made = FINE[name]()
+    before, flags = (
+        made.get_weights(),
+        [layer.trainable for layer in made.submodules if hasattr(layer, "trainable")],
+    )
+    assert problems(made, example_spec=made.spec if isinstance(made, Tied) else None) == []
+    for old, new in zip(before, made.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+    assert [layer.trainable for layer in made.submodules if hasattr(layer, "trainable")] == flags
+
+
+def several():
+    inputs = keras.Input([6])
+    made = keras.Model(inputs, [L.Dense(3)(inputs), L.Dense(2)(inputs)])
+    made.compile("sgd", CROSS_ENTROPY)
+    return made
+
+
+def paired(labels, outputs):
+    return outputs[:, 0] - tf.reduce_mean(outputs[:, 0])
+
+
+WRONG = {
+    "mean over the batch": (lambda: model(L.Dense(4), BatchMean()), "another example of the batch"),
+    "mean and dropout": (lambda: model(L.Dropout(0.5), BatchMean()), "another example of the batch"),
+    "turned": (lambda: model(L.Lambda(lambda x: tf.reverse(x, [0]))), "another example of the batch"),
+    "statistic": (lambda: model(MovingMean(), L.Dense(4)), "mean:0' takes in a statistic"),
+    "no seed": (lambda: model(Unseeded(), L.Dense(4)), "no seed repeats"),
+    "add_loss": (lambda: model(Adds(), L.Dense(4)), r"add_loss\(\)"),
+    "activity": (
+        lambda: model(L.Dense(4, activity_regularizer="l2", name="active")),
+        "activity_regularizer of 'active'",
+    ),
+    "size of the batch": (lambda: model(Share(), L.Dense(4)), "example alone"),
+    "inner dropout": (lambda: model(L.LSTM(3, dropout=0.5, name="rnn"), shape=(4, 3)), "'rnn' .*random"),
+    "several outputs": (several, "several outputs"),
+    "loss of the batch": (lambda: model(loss=paired), "loss of one example changes"),
+    "one-hot": (lambda: model(loss="categorical_crossentropy"), "class numbers"),
+    "broken": (lambda: model(L.Lambda(lambda x: tf.reshape(x, [4, 6]))), "cannot be tried"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_breaks_an_epsilon_is_named_once(name):
+    build, said = WRONG[name]
+    with pytest.raises(PrivacyError, match=f"has a problem:\n  1. (.|\n)*{said}"):
+        check(build())
+
+
+def test_random_layers_with_generators_are_repeatable_and_left_as_they_were():
+    """As tfkit.fit has them, so that a resumed run draws what an uninterrupted one does."""
+    was = keras.backend.experimental.is_tf_random_generator_enabled()
+    keras.backend.experimental.enable_tf_random_generator()
+    try:
+        made = model(L.Dense(4), L.Dropout(0.5, name="dropout"))
+        state = made.get_layer("dropout")._random_generator._generator.state
+        before = state.numpy()
+        assert problems(made) == []
+        np.testing.assert_array_equal(state, before)
+        assert "another example" in problems(model(L.Dropout(0.5), BatchMean()))[0]
+    finally:
+        if not was:
+            keras.backend.experimental.disable_tf_random_generator()
