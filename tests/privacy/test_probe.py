@@ -177,3 +177,24 @@ def test_random_layers_with_generators_are_repeatable_and_left_as_they_were():
     finally:
         if not was:
             keras.backend.experimental.disable_tf_random_generator()
+
+
+@pytest.mark.parametrize("generators", [False, True])
+def test_models_of_a_strategy_are_tried_in_its_replicas(generators):
+    """Their weights cannot be differentiated at from outside."""
+    was = keras.backend.experimental.is_tf_random_generator_enabled()
+    if generators:
+        keras.backend.experimental.enable_tf_random_generator()
+    try:
+        with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
+            made = model(L.Dense(4), L.Dropout(0.5), L.Reshape([2, 2]), L.LSTM(3), L.LayerNormalization())
+            mixing = model(L.Dropout(0.5), BatchMean())
+            before = made.get_weights()
+            assert problems(made) == []
+            assert [found[:30] for found in problems(mixing)] == ["What it says of one example ch"]
+        for old, new in zip(before, made.get_weights(), strict=True):
+            np.testing.assert_array_equal(old, new)
+        assert problems(made) == []
+    finally:
+        if not was:
+            keras.backend.experimental.disable_tf_random_generator()

@@ -23,6 +23,7 @@ LABELS = np.zeros(EXAMPLES, np.int64)  # class numbers, as Splits have them
 SAME = 1e-5  # of the largest number: two outputs of the same operations
 SAME_GRADIENT = 1e-3  # of the largest number: two ways to sum up the same gradient
 SHOWN = 4
+_NOT_DISTRIBUTED = tf.distribute.get_strategy()
 
 
 def tried(
@@ -61,7 +62,8 @@ def some(names: Sequence[str]) -> str:
 @contextlib.contextmanager
 def _left_as_it_was(model: keras.Model) -> Iterator[_Trial]:
     """In this block no layer normalises by the batch, and no weights are zeros, behind which nothing would be seen."""
-    weights = [*model.weights, *_states(model)]
+    kept = _of_replicas(model.weights)
+    weights = [*kept, *_of_replicas(_states(model))]
     before = [weight.numpy() for weight in weights]
     frozen = batch_normalizations(model)
     try:
@@ -72,7 +74,7 @@ def _left_as_it_was(model: keras.Model) -> Iterator[_Trial]:
                 weight.assign(value + noise.astype(value.dtype))
         for layer in frozen:
             layer.trainable = False
-        yield _Trial(model, weights, [weight.numpy() for weight in weights])
+        yield _Trial(model, len(kept), weights, [weight.numpy() for weight in weights])
     finally:
         for layer in frozen:
             layer.trainable = True
@@ -81,9 +83,10 @@ def _left_as_it_was(model: keras.Model) -> Iterator[_Trial]:
 
 @dataclass(frozen=True, eq=False)
 class _Trial:
-    """A model, and the state that each of its runs begins with."""
+    """A model, and the state that each of its runs begins with: that of its own weights, so many, and more."""
 
     model: Any
+    own: int
     weights: list[Any]
     values: list[np.ndarray]
 
@@ -95,7 +98,7 @@ class _Trial:
         if chance:
             # Or examples that meet: with the same random numbers it is seen.
             first, second, again = [
-                self._same_chance(functools.partial(self.model, values, training=True))
+                self._run(functools.partial(self.model, values, training=True), seeded=True)
                 for values in (inputs, other, inputs)
             ]
             if not _same(first, again):
@@ -113,7 +116,7 @@ class _Trial:
                 return
         moved = [
             weight.name
-            for weight, one, two in zip(self.model.weights, state, other_state, strict=False)
+            for weight, one, two in zip(self.weights[: self.own], state, other_state, strict=False)
             if not np.array_equal(one, two, equal_nan=one.dtype.kind == "f")
         ]
         if moved:
@@ -142,24 +145,34 @@ class _Trial:
 
     def _forward(self, inputs: Any) -> tuple[Any, list[np.ndarray], int]:
         """Outputs, the weights thereafter, and how many losses there are that are not of weights."""
-        outputs = self.model(inputs, training=True)
+        added = 0
+
+        def run() -> Any:
+            nonlocal added
+            outputs = self.model(inputs, training=True)
+            penalties = [penalty() for penalty in weight_penalties(self.model)]
+            added = len(self.model.losses) - sum(penalty is not None for penalty in penalties)
+            return outputs
+
+        outputs = self._run(run, restore=False)
         after = [weight.numpy() for weight in self.weights]
-        penalties = [penalty() for penalty in weight_penalties(self.model)]
-        added = len(self.model.losses) - sum(penalty is not None for penalty in penalties)
         _assign(self.weights, self.values)
         return outputs, after, added
 
-    def _same_chance(self, run: Callable[[], Any]) -> Any:
-        """Run it with the random numbers that any other function gets here."""
+    def _run(self, run: Callable[[], Any], *, seeded: bool = False, restore: bool = True) -> Any:
+        """What it gives on the first replica; seeded: with the random numbers that any other function gets here."""
+        strategy = self.model.distribute_strategy
+        distributed = strategy is not _NOT_DISTRIBUTED
 
-        def seeded() -> Any:
+        def graph() -> Any:
             # Of this function only: the seed of the process is the user's.
             tf.compat.v1.set_random_seed(1)
-            return run()
+            return strategy.run(run) if distributed else run()
 
-        given = tf.function(seeded)()
-        _assign(self.weights, self.values)
-        return given
+        given = tf.function(graph)() if seeded or distributed else run()
+        if restore:
+            _assign(self.weights, self.values)
+        return tf.nest.map_structure(lambda value: strategy.experimental_local_results(value)[0], given)
 
     def _of_engine(self, loss: PerExampleLoss, inputs: Any, *, chance: bool) -> Iterator[str]:
         """Whether the sum of unclipped gradients is the gradient of the sum."""
@@ -186,8 +199,8 @@ class _Trial:
 
         try:
             # In a graph, as in training, where loops are not unrolled.
-            gradients, outputs = self._same_chance(ours)
-            expected, same_outputs = self._same_chance(plain) if chance else plain()
+            gradients, outputs = self._run(ours, seeded=True)
+            expected, same_outputs = self._run(plain, seeded=chance)
         except (PrivacyError, tf.errors.InvalidArgumentError) as error:
             # Of an assertion the message, without the numbers.
             asserted = re.search(r"assertion failed: \[(.+?)\] \[", str(error))
@@ -212,10 +225,7 @@ class _Trial:
 def _of_loss(loss: PerExampleLoss, outputs: Any, others: Any) -> Iterator[str]:
     """Whether the loss takes class numbers, and gives each example its own."""
     try:
-        values, other_values = (
-            loss(LABELS, outputs),
-            loss(LABELS, others),
-        )
+        values, other_values = (loss(LABELS, each) for each in (outputs, others))
     except PrivacyError as error:
         yield str(error)
     except (ValueError, TypeError, tf.errors.OpError) as error:
@@ -279,15 +289,17 @@ def _assign(weights: Sequence[Any], values: Sequence[np.ndarray]) -> None:
             weight.assign(value)
 
 
+def _of_replicas(weights: Sequence[Any]) -> list[Any]:
+    """Each replica's own: the states of its generators are not those of the others."""
+    return [one for weight in weights for one in getattr(weight, "values", [weight])]
+
+
 def _states(model: keras.Model) -> list[Any]:
     """What else a run changes: the generators of dropout and its kin, and the states of stateful layers."""
-    generators = [
-        getattr(getattr(module, "_random_generator", None), "_generator", None) for module in model.submodules
-    ]
-    recurrent = [
-        module for module in model.submodules if isinstance(module, keras.layers.RNN) and module.stateful
-    ]
-    return [
-        *(generator.state for generator in generators if generator is not None),
-        *(state for layer in recurrent for state in tf.nest.flatten(layer.states) if state is not None),
-    ]
+    found = []
+    for module in model.submodules:
+        generator = getattr(getattr(module, "_random_generator", None), "_generator", None)
+        found += [] if generator is None else [generator.state]
+        if isinstance(module, keras.layers.RNN) and module.stateful:
+            found += tf.nest.flatten(module.states)
+    return [state for state in found if state is not None]
