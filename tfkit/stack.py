@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     tf_text: Any
     tfmot: Any
     litert: Any
+    litert_schema: Any
+    quantizer: Any
 
 __all__ = [
     "command",
@@ -40,8 +42,10 @@ __all__ = [
     "keras",
     "keras_3",
     "litert",
+    "litert_schema",
     "malloc_environment",
     "malloc_is_tuned",
+    "quantizer",
     "quiet",
     "tf",
     "tf_hub",
@@ -60,6 +64,8 @@ _LAZY = {
     "tf_text": ("tensorflow_text", "tensorflow-text"),
     "tfmot": ("tensorflow_model_optimization", "tensorflow-model-optimization"),
     "litert": ("ai_edge_litert.interpreter", "ai-edge-litert"),
+    "litert_schema": ("ai_edge_litert.schema_py_generated", "ai-edge-litert"),  # of the .tflite format
+    "quantizer": ("ai_edge_quantizer", "ai-edge-quantizer"),
 }
 
 # Import names that are not their package's name, among what the packages above import.

@@ -12,7 +12,7 @@ import numpy as np
 from tfkit import files, packages, stack
 from tfkit.errors import CheckError, StackError
 from tfkit.hub.backbone import Backbone
-from tfkit.lite import ParallelInterpreter, to_tflite
+from tfkit.litert import ParallelInterpreter, to_tflite
 
 TOLERANCE = 1e-3
 """How far LiteRT may be from TensorFlow, relative to the length of a feature vector."""

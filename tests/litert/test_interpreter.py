@@ -5,7 +5,7 @@ import os
 import numpy as np
 import pytest
 
-from tfkit.lite import ParallelInterpreter, to_tflite
+from tfkit.litert import ParallelInterpreter, to_tflite
 from tfkit.stack import tf
 
 

@@ -23,7 +23,7 @@ class ParallelInterpreter:
     after every layer, the more so the smaller the layers are.
 
     Example:
-      >>> from tfkit.lite import to_tflite
+      >>> from tfkit.litert import to_tflite
       >>> from tfkit.stack import tf
       >>> with ParallelInterpreter(to_tflite(tf.nn.relu, input_shape=[1, 2])) as relu:
       ...     relu(np.array([[1, -1], [-2, 2], [3, 4]], np.float32))

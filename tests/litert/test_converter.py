@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tfkit.errors import CheckError, UsageError
-from tfkit.lite import ParallelInterpreter, to_tflite
+from tfkit.litert import ParallelInterpreter, to_tflite
 from tfkit.stack import keras, tf, tf_hub
 
 

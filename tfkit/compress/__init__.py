@@ -1,0 +1,1 @@
+"""Compression that trains: pruning, clustering, quantization-aware training, with tfmot, measured."""
