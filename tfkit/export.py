@@ -31,7 +31,8 @@ def save(model: keras.Model, run: Run, splits: Splits, *, evaluation: Evaluation
     A model of images gets what the training did to them built in: the exported one takes uint8 or float
     pixels, [h, w, 3] or [batch, h, w, 3] of any size (floats in 0..1, or in 0..255, which an image with a value
     above 2 is taken to be), and gives float32 [classes] or [batch, classes]. `serving_default` takes uint8
-    [batch, h, w, 3] as `images` and gives `probabilities`.
+    [batch, h, w, 3] as `images` and gives `probabilities`. `classify` takes what the model was trained on, float32
+    [batch, s, s, 3] in [0, 1].
 
     Args:
       model: the trained model, of images in [0, 1] or of features, giving logits or probabilities.
@@ -94,7 +95,8 @@ def _image_module(model: keras.Model, splits: Splits) -> Any:
     for dtype in (tf.uint8, tf.float32):
         for shape in ([None, None, None, 3], [None, None, 3]):
             call.get_concrete_function(tf.TensorSpec(shape, dtype, name="images"))
-    return _module(model, call, tf.TensorSpec([None, None, None, 3], tf.uint8, name="images"))
+    spec = tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")
+    return _module(model, call, spec, classify=classify)
 
 
 def to_bytes_range(images: Any) -> Any:
@@ -118,10 +120,10 @@ def _feature_module(model: keras.Model, splits: Splits) -> Any:
         outputs = tf.cast(model(features, training=False), tf.float32)
         return tf.nn.softmax(outputs) if from_logits else outputs
 
-    return _module(model, call, spec)
+    return _module(model, call, spec, classify=call)
 
 
-def _module(model: keras.Model, call: Any, spec: Any) -> Any:
+def _module(model: keras.Model, call: Any, spec: Any, *, classify: Any) -> Any:
     """What tf.saved_model.save writes: the variables and the call, no Keras objects that a loader would need."""
     from tfkit.stack import tf
 
@@ -130,6 +132,7 @@ def _module(model: keras.Model, call: Any, spec: Any) -> Any:
     # A hub layer may hold tables and assets beside its variables.
     module.resources = [layer.resolved_object for layer in model.layers if hasattr(layer, "resolved_object")]
     module.__call__ = call
+    module.classify = classify
 
     @tf.function(input_signature=[spec])
     def serve(inputs: Any) -> dict[str, Any]:

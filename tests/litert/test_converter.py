@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tfkit.errors import CheckError, UsageError
+from tfkit.errors import CheckError
 from tfkit.litert import ParallelInterpreter, to_tflite
 from tfkit.stack import keras, tf, tf_hub
 
@@ -69,8 +69,3 @@ def test_operations_that_tflite_lacks_are_named(capfd):
 def test_conversion_is_silent(model, capfd):
     to_tflite(model, input_shape=[1, 16, 16, 3])
     assert "".join(capfd.readouterr()) == ""
-
-
-def test_unknown_variant(model):
-    with pytest.raises(UsageError, match="no TFLite variant 'int4'; there is: float32"):
-        to_tflite(model, input_shape=[1, 16, 16, 3], variant="int4")

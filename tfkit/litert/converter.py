@@ -1,4 +1,4 @@
-"""Stock models to TFLite."""
+"""Stock functions to TFLite."""
 
 from __future__ import annotations
 
@@ -6,29 +6,24 @@ import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tfkit import stack
-from tfkit.errors import CheckError, UsageError
+from tfkit import packages, stack
+from tfkit.errors import CheckError
 
 if TYPE_CHECKING:
     import tensorflow as tf
 
-VARIANTS = ("float32",)
+
+REMEDY = "Replace the layers that use them; TensorFlow itself runs the model as it is."
 
 
-def to_tflite(
-    model: Callable[[tf.Tensor], tf.Tensor],
-    *,
-    input_shape: Sequence[int | None],
-    variant: str = "float32",
-) -> bytes:
-    """A model as TFLite.
+def to_tflite(model: Callable[[tf.Tensor], tf.Tensor], *, input_shape: Sequence[int | None]) -> bytes:
+    """A function as float32 TFLite, in this process: quick, for what is known to convert.
 
     Args:
       model: a tf_keras model, a hub.KerasLayer, a tf.function, or any other function that TensorFlow can
         trace: of one float32 tensor, to one tensor. It is called as it infers, not as it trains.
       input_shape: of that tensor, with the batch. With a batch of 1 the interpreter plans its memory best;
         None makes an input that is resized.
-      variant: "float32" has the model's own weights.
 
     Returns:
       The content of a .tflite file.
@@ -41,8 +36,6 @@ def to_tflite(
       >>> to_tflite(tf.nn.relu, input_shape=[1, 4])[4:8]
       b'TFL3'
     """
-    if variant not in VARIANTS:
-        raise UsageError(f"There is no TFLite variant {variant!r}; there is: {', '.join(VARIANTS)}.")
     from tfkit.stack import tf
 
     function = tf.function(lambda inputs: model(inputs), autograph=False).get_concrete_function(
@@ -53,22 +46,28 @@ def to_tflite(
     # Its default way saves all of the model as a SavedModel first, with every layer traced four times: 16 s
     # for EfficientNet-Lite0 where freezing the one function that is converted takes 1.3 s, for the same bytes.
     converter.experimental_lower_to_saved_model = False
-    with stack.quiet():
-        return _convert(converter)
+    return converted(converter.convert)
 
 
-def _convert(converter: Any) -> bytes:
+def converted(convert: Callable[[], Any], *, remedy: str = REMEDY) -> bytes:
+    """What a converter makes, or what is in its way, in words.
+
+    Args:
+      convert: such as the method of a tf.lite.TFLiteConverter.
+      remedy: what to do about operations that TFLite lacks.
+
+    Raises:
+      CheckError: it fails.
+    """
     try:
-        return bytes(converter.convert())
+        with stack.quiet():
+            return bytes(convert())
     except Exception as err:  # the converter's own error, and whatever TensorFlow raises on the way there
-        lacking = lacking_operations(str(err))
-        if not lacking:
-            reason = str(err).strip().splitlines() or [type(err).__name__]
-            raise CheckError(f"The model does not convert to TFLite: {reason[0]}") from err
-        raise CheckError(
-            f"The model does not convert to TFLite, which lacks {', '.join(lacking)}.\n"
-            "  Replace the layers that use them; TensorFlow itself runs the model as it is."
-        ) from err
+        if lacking := lacking_operations(str(err)):
+            raise CheckError(
+                f"The model does not convert to TFLite, which lacks {', '.join(lacking)}.\n  {remedy}"
+            ) from err
+        raise CheckError(f"The model does not convert to TFLite: {packages.first_line(err)}") from err
 
 
 def lacking_operations(message: str) -> list[str]:

@@ -1,0 +1,94 @@
+"""The process that converts: `python -m tfkit.lite.child FOLDER`, started by `tfkit.lite.jobs`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tfkit import files
+from tfkit.errors import TfkitError, UsageError
+from tfkit.lite import jobs
+from tfkit.lite.source import SIGNATURE
+from tfkit.litert.converter import converted
+
+_SELECT = (
+    "Keep them as TensorFlow operations with --select-tf-ops (select_tf_ops=True): the device then needs the Flex"
+    " delegate.\n  Or replace the layers that use them."
+)
+
+
+def main(folder: Path) -> None:
+    """Do what FOLDER/job.json asks; what an earlier process has done there is not done again."""
+    job = json.loads((folder / jobs.JOB).read_text())
+    examples = _examples(folder / jobs.EXAMPLES)
+    for place, asked in enumerate(job["requests"]):
+        if jobs.result_path(folder, place).is_file() or jobs.error_path(folder, place).is_file():
+            continue
+        request = jobs.Request(**{**asked, "keep_float": tuple(asked["keep_float"])})
+        try:
+            files.write_bytes(jobs.result_path(folder, place), _convert(job, request, examples))
+        except TfkitError as err:
+            said = {"message": str(err), "usage": isinstance(err, UsageError)}
+            files.write_json(jobs.error_path(folder, place), said)
+
+
+def _examples(path: Path) -> dict[str, np.ndarray]:
+    if not path.is_file():
+        return {}
+    with np.load(path, allow_pickle=False) as stored:
+        return {name: stored[name] for name in stored.files}
+
+
+def _convert(job: Mapping[str, Any], request: jobs.Request, examples: Mapping[str, np.ndarray]) -> bytes:
+    from tfkit.stack import tf
+
+    converter = tf.lite.TFLiteConverter.from_saved_model(job["saved_model"], signature_keys=[SIGNATURE])
+
+    def representative() -> Iterator[dict[str, np.ndarray]]:
+        batch = {name: int(shape[0]) for name, (shape, _) in job["inputs"].items()}
+        steps = min(len(values) // batch[name] for name, values in examples.items())
+        for step in range(steps):
+            yield {
+                name: values[step * batch[name] : (step + 1) * batch[name]].astype(job["inputs"][name][1])
+                for name, values in examples.items()
+            }
+
+    _set(converter, request)
+    if request.variant in ("int8", "int16x8") and not job["quantize_aware"]:
+        converter.representative_dataset = representative
+    if request.keep_float:
+        from tfkit.lite.selective import selective
+
+        return converted(lambda: selective(converter, representative, request.keep_float), remedy=_SELECT)
+    return converted(converter.convert, remedy=_SELECT)
+
+
+def _set(converter: Any, request: jobs.Request) -> None:
+    """The converter's switches for a variant."""
+    from tfkit.stack import tf
+
+    sets = tf.lite.OpsSet
+    operations = [sets.TFLITE_BUILTINS]
+    if request.variant != "float32":
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if request.variant == "float16":
+        converter.target_spec.supported_types = [tf.float16]
+    if request.variant == "int8":
+        # Nothing else: an operation that has no int8 form is an error and not a float one in between.
+        operations = [sets.TFLITE_BUILTINS_INT8]
+    if request.variant == "int16x8":
+        operations = [sets.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8]
+    if request.select_tf_ops:
+        operations.append(sets.SELECT_TF_OPS)
+    converter.target_spec.supported_ops = operations
+    converter.inference_input_type = tf.dtypes.as_dtype(request.inference_input_type)
+    converter.inference_output_type = tf.dtypes.as_dtype(request.inference_output_type)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

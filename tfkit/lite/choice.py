@@ -1,0 +1,110 @@
+"""The choice: which variant goes to the device, or by how much the nearest one misses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from tfkit.errors import ConfigError
+from tfkit.lite.variants import KILO, Variant
+
+LIKE_SIZE = 0.05
+"""Files whose sizes differ by less count as equally small: the more accurate one is then the better."""
+
+_LEAST_DROP = 0.005  # the unit of a drop where the limit is below it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gates:
+    """What a variant must keep to.
+
+    Attributes:
+      max_size_kb: of the file, in units of 1000 bytes.
+      max_accuracy_drop: accuracy of the original less the variant's.
+      max_latency_ms: median for one example on one thread of this machine.
+      gzipped: whether the size is that of the file gzipped, as it is downloaded.
+
+    Raises:
+      ConfigError: a limit that nothing can keep to.
+    """
+
+    max_size_kb: float | None = None
+    max_accuracy_drop: float | None = None
+    max_latency_ms: float | None = None
+    gzipped: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the limits."""
+        for name in ("max_size_kb", "max_latency_ms"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ConfigError(f"--{name.replace('_', '-')} is {value}; it must be above 0.")
+        if self.max_accuracy_drop is not None and not 0 <= self.max_accuracy_drop < 1:
+            raise ConfigError(
+                f"--max-accuracy-drop is {self.max_accuracy_drop}; a share from 0 to below 1 is expected (0.01)."
+            )
+
+    def misses(self, variant: Variant) -> list[tuple[str, float]]:
+        """What the variant does not keep to: a phrase, and by which share of the limit it is beyond."""
+        return [(phrase, beyond) for phrase, beyond in self._measured(variant) if beyond > 0]
+
+    def size(self, variant: Variant) -> int:
+        """The size that counts, in bytes."""
+        return variant.gzipped_bytes if self.gzipped else variant.size_bytes
+
+    def _measured(self, variant: Variant) -> Iterator[tuple[str, float]]:
+        if self.max_size_kb is not None:
+            size = self.size(variant) / KILO
+            kind = " gzipped" if self.gzipped else ""
+            yield f"{size:,.0f} kB{kind} (limit {self.max_size_kb:,.0f})", size / self.max_size_kb - 1
+        if self.max_accuracy_drop is not None:
+            drop, limit = variant.accuracy_drop, self.max_accuracy_drop
+            what = "accuracy drop" if variant.accuracy is not None else "disagreement"
+            yield f"{what} {drop:.4f} (limit {limit:g})", (drop - limit - 1e-9) / max(limit, _LEAST_DROP)
+        if self.max_latency_ms is not None:
+            if variant.latency is None:
+                yield "no latency was measured", float("inf")
+            else:
+                beyond = variant.latency / self.max_latency_ms - 1
+                yield f"{variant.latency:.2f} ms (limit {self.max_latency_ms:g})", beyond
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """The variant that was chosen, if any, and why, in a sentence."""
+
+    chosen: Variant | None
+    verdict: str
+
+
+def choose(variants: Sequence[Variant], gates: Gates) -> Choice:
+    """The smallest variant that keeps to the gates; of those about as small the most accurate, then the fastest.
+
+    Args:
+      variants: at least one.
+      gates: see `Gates`.
+    """
+    fitting = [variant for variant in variants if not gates.misses(variant)]
+    if not fitting:
+        nearest = min(variants, key=lambda variant: max(beyond for _, beyond in gates.misses(variant)))
+        phrases = ", ".join(phrase for phrase, _ in gates.misses(nearest))
+        return Choice(
+            chosen=None,
+            verdict=f"None of {len(variants)} variants keeps to the limits. The nearest is {nearest.name}: {phrases}.",
+        )
+    smallest = min(gates.size(variant) for variant in fitting)
+    small = [variant for variant in fitting if gates.size(variant) <= smallest * (1 + LIKE_SIZE)]
+    best = min(
+        small, key=lambda variant: (variant.accuracy_drop, variant.latency or 0.0, gates.size(variant))
+    )
+    return Choice(chosen=best, verdict=f"{best.name} is chosen: {_praise(best, len(variants), gates)}.")
+
+
+def _praise(variant: Variant, count: int, gates: Gates) -> str:
+    size = f"{gates.size(variant) / KILO:,.0f} kB{' gzipped' if gates.gzipped else ''}"
+    if variant.accuracy is None:
+        quality = f"agreement {variant.agreement:.4f} with the original"
+    else:
+        quality = f"accuracy {variant.accuracy:.4f} ({-variant.accuracy_drop:+.4f})"
+    speed = "" if variant.latency is None else f", {variant.latency:.2f} ms on one thread"
+    return f"the smallest of {count} within the limits, {size}, {quality}{speed}"

@@ -1,0 +1,133 @@
+"""Conversions in a process of their own: a converter that crashes is an error here, and not the end of the session."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tfkit.errors import CheckError, TfkitError, UsageError
+from tfkit.lite.source import Source
+
+JOB, EXAMPLES, LOG = "job.json", "examples.npz", "log.txt"
+_LAST_LINES = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """One .tflite file that is wanted of a model.
+
+    Attributes:
+      name: what the file is called here.
+      variant: of `tfkit.lite.VARIANTS`.
+      inference_input_type: "float32", or for a quantized variant "uint8", "int8", "int16".
+      inference_output_type: likewise.
+      keep_float: names of operations that stay in float32 where the others are quantized.
+      select_tf_ops: whether operations that TFLite lacks stay TensorFlow's.
+    """
+
+    name: str
+    variant: str
+    inference_input_type: str = "float32"
+    inference_output_type: str = "float32"
+    keep_float: tuple[str, ...] = ()
+    select_tf_ops: bool = False
+
+
+def run(
+    source: Source, requests: Sequence[Request], *, examples: Mapping[str, np.ndarray] | None = None
+) -> dict[str, bytes | TfkitError]:
+    """Convert a model in several ways.
+
+    Args:
+      source: see `tfkit.lite.source.saved`.
+      requests: what is wanted.
+      examples: representative inputs by name, [n, ...]; needed by int8 and int16x8.
+
+    Returns:
+      For the name of each request the content of a .tflite file, or what was in the way of it.
+    """
+    with tempfile.TemporaryDirectory(prefix="tfkit-") as name:
+        folder = Path(name)
+        job = {
+            "saved_model": str(source.folder),
+            "inputs": source.inputs,
+            "quantize_aware": source.quantize_aware,
+            "requests": [asdict(request) for request in requests],
+        }
+        (folder / JOB).write_text(json.dumps(job))
+        if examples is not None:
+            arrays: dict[str, Any] = dict(examples)
+            np.savez(folder / EXAMPLES, **arrays)
+        ended = dict(_crashes(folder, requests))
+        return {
+            request.name: ended.get(request.name) or _result(folder, place)
+            for place, request in enumerate(requests)
+        }
+
+
+def _crashes(folder: Path, requests: Sequence[Request]) -> Iterator[tuple[str, TfkitError]]:
+    """Start the child until every request has its result or its error; yields those at which it died."""
+    while left := [place for place in range(len(requests)) if not _is_done(folder, place)]:
+        code = _child(folder)
+        if code == 0 and not any(not _is_done(folder, place) for place in left):
+            return
+        place = next(place for place in left if not _is_done(folder, place))
+        died = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        last = "\n    ".join((folder / LOG).read_text(errors="replace").strip().splitlines()[-_LAST_LINES:])
+        _fail(
+            folder,
+            place,
+            f"The converter {died} at {requests[place].name}. Nothing else is lost. Its last words:\n    {last}",
+        )
+        yield requests[place].name, _error(folder, place)
+
+
+def _child(folder: Path) -> int:
+    with (folder / LOG).open("wb") as log:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "tfkit.lite.child", str(folder)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            return child.wait()
+        finally:
+            child.kill()
+
+
+def _is_done(folder: Path, place: int) -> bool:
+    return result_path(folder, place).is_file() or error_path(folder, place).is_file()
+
+
+def _result(folder: Path, place: int) -> bytes | TfkitError:
+    path = result_path(folder, place)
+    return path.read_bytes() if path.is_file() else _error(folder, place)
+
+
+def _error(folder: Path, place: int) -> TfkitError:
+    said = json.loads(error_path(folder, place).read_text())
+    return (UsageError if said["usage"] else CheckError)(said["message"])
+
+
+def _fail(folder: Path, place: int, message: str, *, usage: bool = False) -> None:
+    error_path(folder, place).write_text(json.dumps({"message": message, "usage": usage}))
+
+
+def result_path(folder: Path, place: int) -> Path:
+    """Where the child puts what it made."""
+    return folder / f"{place}.tflite"
+
+
+def error_path(folder: Path, place: int) -> Path:
+    """Where the child says why it could not."""
+    return folder / f"{place}.error.json"

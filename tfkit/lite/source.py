@@ -1,0 +1,159 @@
+"""What can be converted: whatever it is, it becomes a SavedModel of one signature with fixed shapes."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tfkit.errors import CheckError, UsageError
+from tfkit.lite.kinds import opened, plain
+
+if TYPE_CHECKING:
+    from tfkit.stack import tf
+
+SIGNATURE = "serving_default"
+_FAKE_QUANT = "FakeQuant"
+_SHOWN = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A SavedModel that is ready to be converted, for as long as its folder is there.
+
+    Attributes:
+      folder: holds the signature `serving_default` and nothing else.
+      inputs: name to shape (batch of 1 first) and dtype ("float32", "uint8", ...).
+      outputs: names, in the order of the signature.
+      quantize_aware: whether training has put fake quantization into it.
+      function: takes tensors by the names of `inputs`, gives tensors by the names of `outputs`.
+    """
+
+    folder: Path
+    inputs: Mapping[str, tuple[tuple[int, ...], str]]
+    outputs: tuple[str, ...]
+    quantize_aware: bool
+    function: Callable[..., Mapping[str, tf.Tensor]]
+
+
+@contextlib.contextmanager
+def saved(
+    model: Any, *, input_shape: Sequence[int | None] | None = None, signature: str | None = None
+) -> Iterator[Source]:
+    """A model of any kind, as a SavedModel for the converter, while the block runs.
+
+    Args:
+      model: a tf_keras model, a Keras 3 model (of the TensorFlow backend), a hub.KerasLayer, a SavedModel's folder,
+        what tf.saved_model.load made of one, a model handle as of `tfkit.resolve`, a tf.function or any function
+        that TensorFlow can trace.
+      input_shape: of its one input with the batch, where the model leaves it open; its batch is taken for 1 if None.
+      signature: of a SavedModel, where it has several.
+
+    Raises:
+      UsageError: no model, no signature or several, strings for inputs, open shapes.
+      HubError: the handle does not resolve.
+      CheckError: weights that are not finite.
+    """
+    from tfkit.stack import tf
+
+    function, specs, keep = opened(model, input_shape, signature)
+    specs = _settled(specs, input_shape)
+    module = tf.Module()
+    module.kept = keep
+    _refuse_not_finite(keep)
+    names = list(specs)
+
+    @tf.function(input_signature=list(specs.values()), autograph=False)
+    def serve(*inputs: Any) -> dict[str, Any]:
+        return _named(function(dict(zip(names, inputs, strict=True))))
+
+    module.serve = serve
+    concrete = serve.get_concrete_function()
+    with tempfile.TemporaryDirectory(prefix="tfkit-") as folder:
+        tf.saved_model.save(module, folder, signatures={SIGNATURE: serve})
+        yield Source(
+            folder=Path(folder),
+            inputs={name: (tuple(spec.shape), spec.dtype.name) for name, spec in specs.items()},
+            outputs=tuple(concrete.structured_outputs),
+            quantize_aware=_is_quantize_aware(concrete),
+            function=lambda **inputs: serve(*(inputs[name] for name in names)),
+        )
+
+
+def _settled(specs: dict[str, Any], input_shape: Sequence[int | None] | None) -> dict[str, Any]:
+    """The same inputs with every size known."""
+    from tfkit.stack import tf
+
+    if not specs:
+        raise UsageError("The model takes no input: there is nothing to convert.")
+    if input_shape is not None and len(specs) > 1:
+        raise UsageError(f"input_shape is of one input; the model has {len(specs)}: {', '.join(specs)}.")
+    settled = {}
+    for name, spec in specs.items():
+        if spec.dtype == tf.string:
+            raise UsageError(
+                f"The input {name!r} takes strings: the TFLite variants here take numbers.\n"
+                "  Convert the part of the model behind its preprocessing, and prepare the texts outside of it."
+            )
+        shape = list(input_shape) if input_shape is not None else spec.shape
+        if input_shape is not None and not spec.shape.is_compatible_with(shape):
+            raise UsageError(
+                f"The input {name!r} is {_shown(spec.shape)}; input_shape {tuple(shape)} does not fit."
+            )
+        if isinstance(shape, tf.TensorShape) and shape.rank is None:
+            raise UsageError(f"The input {name!r} has no shape. Give it: input_shape=(1, ...).")
+        sizes = [1 if place == 0 and size is None else size for place, size in enumerate(shape)]
+        if None in sizes:
+            raise UsageError(
+                f"The input {name!r} is {_shown(spec.shape)}: a TFLite file plans its memory for one shape.\n"
+                f"  Give it: input_shape=({', '.join('224' if size is None else str(size) for size in sizes)})"
+                " with the sizes that you need (--input-shape on the command line)."
+            )
+        settled[name] = tf.TensorSpec(sizes, spec.dtype, name=plain(name))
+    return settled
+
+
+def _shown(shape: Any) -> str:
+    return "[" + ", ".join("?" if size is None else str(size) for size in shape) + "]"
+
+
+def _named(outputs: Any) -> dict[str, Any]:
+    """Whatever a model gives, by name."""
+    from tfkit.stack import tf
+
+    if isinstance(outputs, Mapping):
+        return dict(outputs)
+    flat = tf.nest.flatten(outputs)
+    return (
+        {"output": flat[0]} if len(flat) == 1 else {f"output_{place}": one for place, one in enumerate(flat)}
+    )
+
+
+def _refuse_not_finite(kept: list[Any]) -> None:
+    from tfkit.stack import tf
+
+    variables = [one for one in kept if isinstance(one, tf.Variable)]
+    for one in kept:
+        variables += list(getattr(one, "variables", ())) if not isinstance(one, tf.Variable) else []
+    bad = [
+        variable.name
+        for variable in variables
+        if getattr(variable.dtype, "is_floating", False) and not np.isfinite(variable.numpy()).all()
+    ]
+    if bad:
+        more = f" and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
+        raise CheckError(
+            f"The model has weights that are not finite numbers: {', '.join(bad[:_SHOWN])}{more}.\n"
+            "  Its training came apart; no conversion mends that. Train it anew with a lower learning rate."
+        )
+
+
+def _is_quantize_aware(concrete: Any) -> bool:
+    graph = concrete.graph.as_graph_def()
+    nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
+    return any(node.op.startswith(_FAKE_QUANT) for node in nodes)
