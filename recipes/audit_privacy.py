@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from recipes.made_by import config_of
 from tfkit import cli
 from tfkit import run as runs
-from tfkit.config import ImageConfig, RecipeConfig, parse
-from tfkit.errors import ConfigError, RunError
+from tfkit.config import RecipeConfig
+from tfkit.errors import ConfigError
 from tfkit.run import Run
 
 
@@ -53,7 +54,7 @@ def run(config: Config) -> Run:
 
     assert config.run_dir is not None, "__post_init__ sees to it"
     audited = Run.open(config.run_dir)
-    its_config = _config_of(audited)
+    its_config = config_of(audited, instead="tfkit.audit.audit(run, splits)")
     try:
         audit.audit_recipe(
             audited, its_config, attacks=config.attacks, shadows=config.shadows, seed=config.seed
@@ -62,25 +63,6 @@ def run(config: Config) -> Run:
         if (audited.path / runs.AUDIT).is_file():
             report.write_report(audited)
     return audited
-
-
-def _config_of(run: Run) -> ImageConfig:
-    """The settings of the recipe that made the run."""
-    from recipes import train_private, transfer_image
-
-    config_classes: dict[str, type[ImageConfig]] = {
-        "transfer_image": transfer_image.Config,
-        "train_private": train_private.Config,
-    }
-    recipe = run.provenance.get("recipe", {}).get("name")
-    if recipe not in config_classes:
-        raise RunError(
-            f"{run.path} was made by {recipe or 'no recipe'}; this audits runs of {' and '.join(config_classes)}."
-            "\n  From Python, with the splits that it was trained on: tfkit.audit.audit(run, splits)."
-        )
-    return parse(
-        config_classes[recipe], ["--config", str(run.path / runs.CONFIG)], prog=recipe, description=""
-    )
 
 
 def closing_lines(run: Run) -> list[str]:

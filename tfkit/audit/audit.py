@@ -17,6 +17,7 @@ from tfkit.audit.scores import Attack
 from tfkit.errors import CheckError, DataError, RunError
 from tfkit.run import Run
 from tfkit.tensorboard.audit_figures import write_audit
+from tfkit.transfer.load import check_data
 
 if TYPE_CHECKING:
     from tfkit.data import Splits
@@ -55,7 +56,7 @@ def audit(
     run = run if isinstance(run, Run) else Run.open(run)
     check_names(tuple(attacks))
     claimed = claim(run)
-    _check_data(run, splits)
+    check_data(run, splits)
     pair = _by_lot(splits, seed=seed)
     model = run.model
     said = [export.predict(model, splits, indices) for indices in pair]
@@ -95,16 +96,6 @@ def claim(run: Run) -> tuple[float, float] | None:
             f"{run.path / runs.PRIVACY} claims an epsilon and no delta, or none that is a number ({error!r})."
             "\n  It is not as a private training wrote it: nothing can be set beside it."
         ) from error
-
-
-def _check_data(run: Run, splits: Splits) -> None:
-    known, given = run.provenance.get("data", {}), splits.provenance
-    if any(known.get(name) != given[name] for name in ("fingerprint", "division")):
-        raise DataError(
-            f"{run.path} was trained on other data ({known.get('origin')}), or on other splits of them, than"
-            f" these ({splits.origin}, seed {splits.seed}): members could not be told from others.\n"
-            "  Give the data and the seed as they were, or train anew."
-        )
 
 
 def _by_lot(splits: Splits, *, seed: int) -> list[np.ndarray]:

@@ -85,6 +85,28 @@ def saved(
         )
 
 
+def pixel_function(classify: Callable[..., Any], *, keep: Any, softmax: bool = False) -> Any:
+    """A model of images in 0..1 as one of raw pixels in 0..255: what every .tflite of images here takes.
+
+    Args:
+      classify: float32 [b, s, s, 3] in [0, 1] to float32 [b, c].
+      keep: the object whose variables it uses.
+      softmax: whether it gives logits.
+    """
+    from tfkit.stack import tf
+
+    class OfPixels(tf.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.kept = keep
+
+        def __call__(self, pixels: Any) -> Any:
+            outputs = classify(tf.cast(pixels, tf.float32) / 255.0)
+            return tf.nn.softmax(outputs) if softmax else outputs
+
+    return OfPixels()
+
+
 def _settled(specs: dict[str, Any], input_shape: Sequence[int | None] | None) -> dict[str, Any]:
     """The same inputs with every size known."""
     from tfkit.stack import tf

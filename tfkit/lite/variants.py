@@ -126,15 +126,15 @@ class Table:
         return [f"{name}: {reason}" for name, reason in self.failed.items()]
 
 
-_DIGITS = {
+_DIGITS: dict[str, int | None] = {
     "size kB": 0,
     "gzip kB": 0,
     "accuracy": 4,
     "drop": 4,
     "agreement": 4,
-    "ms": 2,
-    "ms p90": 2,
-    "ms 2 threads": 2,
+    "ms": None,
+    "ms p90": None,
+    "ms 2 threads": None,
     "memory MB": 1,
     "int8 MACs": 3,
     "sparsity": 2,
@@ -162,8 +162,10 @@ def _row(variant: Variant) -> dict[str, Any]:
     return row
 
 
-def _number(value: Any, digits: int) -> str:
-    return "" if value is None or value != value else f"{value:,.{digits}f}"
+def _number(value: Any, digits: int | None) -> str:
+    if value is None or value != value:
+        return ""
+    return f"{value:,.3g}" if digits is None else f"{value:,.{digits}f}"
 
 
 def marked(variants: Sequence[Variant]) -> tuple[Variant, ...]:

@@ -10,13 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from tfkit import stack
+from tfkit import packages, stack
+from tfkit.errors import CheckError
+from tfkit.litert import flatbuffer
 
 MOST_WORKERS = 16  # each has a copy of the weights
 
 
 class ParallelInterpreter:
-    """Runs a float32 TFLite model over any number of examples, with as many workers as there are cores.
+    """Runs a TFLite model over any number of examples, with as many workers as there are cores.
 
     A worker is an interpreter with one thread of its own that takes one example after the other; invoking
     it does not hold Python's global lock. Threads that share the work of one example wait for each other
@@ -36,7 +38,7 @@ class ParallelInterpreter:
         """Make the workers.
 
         Args:
-          model: of one input, float32 [b, ...], and one output, float32 [b, ...].
+          model: of one input [b, ...] and one output [b, ...].
           cores: how many to keep busy; None takes those that this process may use (its affinity, its
             container's limit).
         """
@@ -58,12 +60,13 @@ class ParallelInterpreter:
         """The model's output for each example.
 
         Args:
-          inputs: [n, ...], of which float32 of the model's input shape is made.
-          prepare: makes it, for the few examples of a call and on the worker's thread; None where `inputs`
-            are float32 already.
+          inputs: [n, ...], of which real numbers of the model's input shape are made. A quantized model gets them
+            by its own scale: one of images that takes uint8 with scale 1 gets pixels as they are.
+          prepare: makes them, for the few examples of a call and on the worker's thread; None where `inputs`
+            are the real numbers already.
 
         Returns:
-          float32 [n, ...], in the order of the inputs.
+          float32 [n, ...], in the order of the inputs; those of a quantized model are made real.
         """
         outputs = np.empty((len(inputs), *self.output_shape[1:]), np.float32)
         step = self.input_shape[0]
@@ -96,19 +99,74 @@ class _Worker:
     """One stock interpreter; used by one thread at a time."""
 
     def __init__(self, model: bytes, *, threads: int) -> None:
-        from tfkit.stack import litert
-
-        self._interpreter: Any = litert.Interpreter(model_content=model, num_threads=threads)
-        self._interpreter.allocate_tensors()
+        self._interpreter = opened(model, threads=threads)
         (read,), (written,) = self._interpreter.get_input_details(), self._interpreter.get_output_details()
-        self._input, self._output = int(read["index"]), int(written["index"])
+        self._input, self._output = Number(read), Number(written)
         self.input_shape = tuple(int(size) for size in read["shape"])
         self.output_shape = tuple(int(size) for size in written["shape"])
 
     def __call__(self, inputs: np.ndarray) -> np.ndarray:
         missing = self.input_shape[0] - len(inputs)
         if missing:  # the last examples, where the model takes several at a time
-            inputs = np.concatenate([inputs, np.zeros((missing, *self.input_shape[1:]), np.float32)])
-        self._interpreter.set_tensor(self._input, inputs)
+            inputs = np.concatenate([inputs, np.zeros((missing, *self.input_shape[1:]), inputs.dtype)])
+        self._interpreter.set_tensor(self._input.index, self._input.quantized(inputs))
         self._interpreter.invoke()
-        return np.asarray(self._interpreter.get_tensor(self._output))
+        return self._output.real(self._interpreter.get_tensor(self._output.index))
+
+
+class Number:
+    """How a tensor of a model stands for real numbers: as they are, or as (number - zero point) * scale.
+
+    Args:
+      details: of the tensor, as the stock interpreter gives them.
+    """
+
+    def __init__(self, details: dict[str, Any]) -> None:
+        self.index = int(details["index"])
+        self.dtype = np.dtype(details["dtype"])
+        scale, zero_point = details["quantization"]
+        # Integers without a scale, such as the ids of words, stand for themselves.
+        self._scale = np.float32(scale) if scale and self.dtype.kind in "iu" else None
+        self._zero_point = int(zero_point)
+
+    def quantized(self, values: np.ndarray) -> np.ndarray:
+        """The tensor that stands for real numbers; those beyond its range become the nearest in it."""
+        if self._scale is None:
+            return np.asarray(values, self.dtype)
+        range_ = np.iinfo(self.dtype)
+        return np.clip(np.rint(values / self._scale) + self._zero_point, range_.min, range_.max).astype(
+            self.dtype
+        )
+
+    def real(self, tensor: np.ndarray) -> np.ndarray:
+        """The real numbers that a tensor stands for: float32."""
+        if self._scale is None:
+            return np.asarray(tensor, np.float32)
+        return (tensor.astype(np.float32) - self._zero_point) * self._scale
+
+
+def opened(model: bytes, *, threads: int, **options: Any) -> Any:
+    """A stock interpreter with its tensors allocated.
+
+    Args:
+      model: the content of a .tflite file.
+      threads: that one call may use.
+      options: of the stock interpreter.
+
+    Raises:
+      DataError: it is no .tflite file, or damaged.
+      CheckError: it needs operations that are not there.
+    """
+    from tfkit.stack import litert
+
+    flatbuffer.check(model)
+    try:
+        interpreter = litert.Interpreter(model_content=model, num_threads=threads, **options)
+        interpreter.allocate_tensors()
+    except (RuntimeError, ValueError) as err:
+        raise CheckError(
+            f"The interpreter does not take the model: {packages.first_line(err)}\n"
+            "  Operations named Flex... need TensorFlow's Flex delegate, custom ones their library; neither is part of"
+            " LiteRT."
+        ) from err
+    return interpreter

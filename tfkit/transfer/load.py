@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 
 from tfkit import data, hub
 from tfkit.config import ImageConfig, PrivateConfig
+from tfkit.errors import DataError
 
 if TYPE_CHECKING:
     from tfkit.data import Splits
     from tfkit.hub import Backbone
+    from tfkit.run import Run
 
 PRIVATE_SIZE = 160
 """Small images are enlarged to this: better features than at 96, for a cost that is paid once."""
@@ -46,3 +48,18 @@ def load(config: ImageConfig, *, global_batch_size: int, trainable: bool) -> tup
     if size is None and on_private_features and int(splits.spec.shape[0]) < enlarged:
         splits = find(image_size=enlarged)
     return backbone, splits
+
+
+def check_data(run: Run, splits: Splits) -> None:
+    """Make sure that these are the data, divided as they were, that a run was trained on.
+
+    Raises:
+      DataError: they are not.
+    """
+    known, given = run.provenance.get("data", {}), splits.provenance
+    if any(known.get(name) != given[name] for name in ("fingerprint", "division")):
+        raise DataError(
+            f"{run.path} was trained on other data ({known.get('origin')}), or on other splits of them, than"
+            f" these ({splits.origin}, seed {splits.seed}): what it was trained on could not be told from the rest.\n"
+            "  Give the data and the seed as they were, or train anew."
+        )

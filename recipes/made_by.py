@@ -1,0 +1,35 @@
+"""Which recipe made a run, with which settings: for recipes that go on from one."""
+
+from __future__ import annotations
+
+from tfkit import run as runs
+from tfkit.config import ImageConfig, parse
+from tfkit.errors import RunError
+from tfkit.run import Run
+
+
+def config_of(run: Run, *, instead: str) -> ImageConfig:
+    """The settings of the recipe that made the run.
+
+    Args:
+      run: of a recipe.
+      instead: the call of Python that does the job for other runs.
+
+    Raises:
+      RunError: no recipe for images made it.
+    """
+    from recipes import train_private, transfer_image
+
+    config_classes: dict[str, type[ImageConfig]] = {
+        "transfer_image": transfer_image.Config,
+        "train_private": train_private.Config,
+    }
+    recipe = run.provenance.get("recipe", {}).get("name")
+    if recipe not in config_classes:
+        raise RunError(
+            f"{run.path} was made by {recipe or 'no recipe'}; this takes runs of {' and '.join(config_classes)}."
+            f"\n  From Python, with the splits that it was trained on: {instead}."
+        )
+    return parse(
+        config_classes[recipe], ["--config", str(run.path / runs.CONFIG)], prog=recipe, description=""
+    )

@@ -1,0 +1,130 @@
+"""benchmark: how long variants take on this machine, in turn, and how much memory."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tfkit.errors import CheckError
+from tfkit.litert.interpreter import opened
+
+WARM_UP = 3
+ROUNDS = 10
+
+# In a process of its own, whose memory is the model's and hardly anything else's.
+_MEMORY = """
+import json, re, sys
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+
+def kilobytes(name):
+    return int(re.search(rf"{name}:\\s+(\\d+)", open("/proc/self/status").read())[1])
+
+before = kilobytes("VmRSS")
+interpreter = Interpreter(model_path=sys.argv[1], num_threads=1)
+interpreter.allocate_tensors()
+for details in interpreter.get_input_details():
+    interpreter.set_tensor(details["index"], np.zeros(details["shape"], details["dtype"]))
+interpreter.invoke()
+print(json.dumps(kilobytes("VmHWM") - before))
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Latency:
+    """How long one example takes.
+
+    Attributes:
+      p50_ms: median.
+      p90_ms: nine of ten take at most so long.
+      calls: how many were timed.
+    """
+
+    p50_ms: float
+    p90_ms: float
+    calls: int
+
+
+def latency(
+    models: Mapping[str, bytes],
+    *,
+    threads: Sequence[int] = (1, 2),
+    seconds: float = 0.6,
+    rounds: int = ROUNDS,
+) -> dict[str, dict[int, Latency]]:
+    """Time variants in turn: what else the machine does hits all of them alike.
+
+    Args:
+      models: name to the content of a .tflite file.
+      threads: for each number of them an interpreter of its own.
+      seconds: about how long each variant is timed for each number of threads, in all.
+      rounds: how often it is each one's turn.
+
+    Returns:
+      For each name and number of threads the time of one call after warm-up, on inputs of zeros.
+
+    Raises:
+      CheckError: a model needs operations that LiteRT lacks.
+    """
+    found: dict[str, dict[int, Latency]] = {name: {} for name in models}
+    for count in threads:
+        ready = {name: _ready(model, count) for name, model in models.items()}
+        times: dict[str, list[float]] = {name: [] for name in models}
+        calls = {name: _calls(interpreter, seconds / rounds) for name, interpreter in ready.items()}
+        for _ in range(rounds):
+            for name, interpreter in ready.items():
+                times[name] += [_time(interpreter) for _ in range(calls[name])]
+        for name, took in times.items():
+            p50, p90 = np.percentile(took, [50, 90]) * 1000
+            found[name][count] = Latency(p50_ms=float(p50), p90_ms=float(p90), calls=len(took))
+    return found
+
+
+def peak_memory(model: bytes) -> int | None:
+    """Bytes that a process needs to load and run a model once on one thread, beyond what it had before.
+
+    Returns:
+      None where the system does not tell (it is Linux's /proc that does).
+
+    Raises:
+      CheckError: the process could not run the model.
+    """
+    if not Path("/proc/self/status").exists():
+        return None
+    with tempfile.TemporaryDirectory(prefix="tfkit-") as folder:
+        path = Path(folder, "model.tflite")
+        path.write_bytes(model)
+        done = subprocess.run(
+            [sys.executable, "-c", _MEMORY, str(path)], capture_output=True, text=True, check=False
+        )
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        raise CheckError(f"The model does not run in a process of its own: {last}")
+    return int(json.loads(done.stdout.strip().splitlines()[-1])) * 1024
+
+
+def _ready(model: bytes, threads: int) -> object:
+    interpreter = opened(model, threads=threads)
+    for details in interpreter.get_input_details():
+        interpreter.set_tensor(details["index"], np.zeros(details["shape"], details["dtype"]))
+    for _ in range(WARM_UP):
+        interpreter.invoke()
+    return interpreter
+
+
+def _calls(interpreter: object, seconds: float) -> int:
+    return max(1, round(seconds / max(_time(interpreter), 1e-6)))
+
+
+def _time(interpreter: object) -> float:
+    began = time.perf_counter()
+    interpreter.invoke()  # type: ignore[attr-defined]
+    return time.perf_counter() - began

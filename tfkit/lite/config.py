@@ -1,0 +1,135 @@
+"""What `recipes.compress_tflite` can be asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from tfkit.config import RecipeConfig
+from tfkit.errors import ConfigError
+
+TECHNIQUES = ("prune", "cluster", "qat")
+VARIANTS = ("float32", "float16", "dynamic", "int8", "int16x8", "weights8", "weights4")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompressConfig(RecipeConfig):
+    """Which model, what is done to it, and what the result must keep to."""
+
+    from_run: Path | None = None
+    """Finished run of transfer_image or train_private. The files go into its folder, unless --run-dir names another."""
+
+    saved_model: Path | None = None
+    """Instead of --from-run: any SavedModel folder. Needs --representative-data."""
+
+    signature: str | None = None
+    """Of the SavedModel, where it has several."""
+
+    input_shape: tuple[int, ...] = ()
+    """Of the SavedModel's input with the batch, where it leaves sizes open: 1 224 224 3."""
+
+    input_range: tuple[float, float] = (0.0, 1.0)
+    """What a SavedModel of float images expects for black and white."""
+
+    representative_data: Path | None = None
+    """Folder of images, or .npy/.npz of inputs, by which the ranges of int8 are measured. Left out: training images."""
+
+    variants: tuple[
+        Literal["float32", "float16", "dynamic", "int8", "int16x8", "weights8", "weights4"], ...
+    ] = (
+        "float32",
+        "float16",
+        "dynamic",
+        "int8",
+    )
+    """Which files to make. weights8, weights4: by ai-edge-quantizer, weights alone."""
+
+    techniques: tuple[str, ...] = ()
+    """What training does first: prune, cluster, qat, or several, joined: prune+qat, prune+cluster+qat. Minutes each."""
+
+    final_sparsity: float = 0.8
+    """Share of zeros that pruning ends with."""
+
+    pruning_schedule: Literal["polynomial", "constant"] = "polynomial"
+    """How sparsity grows: step by step, or all at once."""
+
+    sparsity_structure: Literal["unstructured", "block", "2:4"] = "unstructured"
+    """Which weights become zero together. 2:4 has a sparsity of 0.5."""
+
+    number_of_clusters: int = 16
+    """Distinct values that clustering leaves in a kernel."""
+
+    epochs: int | None = None
+    """Of each training. Left out: 10 of pruning, 5 of clustering, 3 of quantization-aware training."""
+
+    learning_rate: float = 3e-4
+    """Of these trainings: the peak, after warm-up and before cosine decay."""
+
+    max_size_kb: float | None = None
+    """Size of the file, in units of 1000 bytes, that the chosen variant may have."""
+
+    gzipped: bool = False
+    """Take the size of the gzipped file for that, as it is downloaded."""
+
+    max_accuracy_drop: float = 0.01
+    """Test accuracy that the chosen variant may lose."""
+
+    max_latency_ms: float | None = None
+    """Median time for one example on one thread of this machine that it may take."""
+
+    select_tf_ops: bool = False
+    """Keep operations that TFLite lacks as TensorFlow's: the device then needs the Flex delegate."""
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without the model."""
+        super().__post_init__()
+        if (self.from_run is None) == (self.saved_model is None):
+            raise ConfigError("Give the model: either --from-run RUN or --saved-model FOLDER.")
+        if self.saved_model is not None:
+            self._check_saved_model()
+        elif self.signature or self.input_shape:
+            raise ConfigError("--signature and --input-shape are of a --saved-model; a run's are known.")
+        if not self.variants and not self.techniques:
+            raise ConfigError("--variants is empty: nothing would be made.")
+        if not 0 < self.final_sparsity < 1:
+            raise ConfigError(
+                f"--final-sparsity is {self.final_sparsity}; between 0 and 1 is expected (0.8)."
+            )
+        if self.number_of_clusters < 2:
+            raise ConfigError(f"--number-of-clusters is {self.number_of_clusters}; 2 or more are needed.")
+        if self.learning_rate <= 0 or (self.epochs is not None and self.epochs < 1):
+            raise ConfigError("--learning-rate and --epochs must be above 0.")
+        for technique in self.techniques:
+            check_technique(technique)
+
+    def _check_saved_model(self) -> None:
+        assert self.saved_model is not None
+        if not (self.saved_model / "saved_model.pb").is_file():
+            raise ConfigError(f"--saved-model {self.saved_model} is no SavedModel: it has no saved_model.pb.")
+        if self.techniques:
+            raise ConfigError(
+                "--techniques train the model, which a SavedModel does not allow: its layers are not known any more."
+                "\n  Give --from-run, or use tfkit.compress on the Keras model from Python."
+            )
+        if self.representative_data is None:
+            raise ConfigError(
+                "--saved-model needs --representative-data: images (or .npy, .npz) of what it will see. On them the"
+                " ranges of int8 are measured, and the files compared with the model."
+            )
+
+
+def check_technique(technique: str) -> tuple[str, ...]:
+    """The parts of "prune+cluster+qat", in the order in which they are trained.
+
+    Raises:
+      ConfigError: a part is not known, stands twice, or comes too early.
+    """
+    parts = tuple(technique.split("+"))
+    expected = tuple(name for name in TECHNIQUES if name in parts)
+    if parts != expected:
+        raise ConfigError(
+            f"--techniques {technique!r} is not known: take {', '.join(TECHNIQUES)}, or several of them in this order,"
+            " such as prune+qat."
+        )
+    return parts

@@ -1,0 +1,99 @@
+"""The subject of a compression: a model, what it says of test examples, and the examples that stand for its inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tfkit import evaluation
+from tfkit import run as runs
+from tfkit.errors import CheckError, RunError
+from tfkit.lite import representative
+from tfkit.lite.source import pixel_function
+
+if TYPE_CHECKING:
+    from tfkit.data import Splits
+    from tfkit.run import Run
+
+_CHECKED = 8
+_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Subject:
+    """What is converted and what it is measured on.
+
+    Attributes:
+      model: see `tfkit.lite.source.saved`.
+      input_shape: of its input with a batch of 1, where the model does not say.
+      read: examples by their positions, as the model takes them: [b, ...], images as pixels in 0..255.
+      count: how many there are.
+      expected: float32 [n, c], what the original says of them.
+      labels: int64 [n]; None where nobody knows.
+      class_names: c of them; none where nobody knows.
+      names: what the examples are called.
+      examples: representative inputs [m, ...] as the model takes them; None where it may have none.
+      takes_pixels: whether the inputs are images in 0..255.
+    """
+
+    model: Any
+    input_shape: tuple[int, ...] | None
+    read: Callable[[np.ndarray], np.ndarray]
+    count: int
+    expected: np.ndarray
+    labels: np.ndarray | None
+    class_names: Sequence[str]
+    names: Sequence[str]
+    examples: Any
+    takes_pixels: bool
+
+
+def of_run(run: Run, splits: Splits, *, examples: np.ndarray | None) -> Subject:
+    """The exported model of a run, with the test split that it was measured on.
+
+    Args:
+      run: finished.
+      splits: that it was trained on.
+      examples: representative images, float32 [m, s, s, 3] in 0..255; None for a private run without public ones.
+
+    Raises:
+      RunError: the run is of an earlier tfkit, or of other data.
+      CheckError: its model does not say what evaluation.npz says.
+    """
+    loaded = run.model
+    if not hasattr(loaded, "classify"):
+        raise RunError(f"{run.path / runs.SAVED_MODEL} was written by an earlier tfkit. Make the run anew.")
+    measured, _ = evaluation.load(run.path / runs.EVALUATION)
+    test = np.asarray(splits.indices["test"])
+    if len(measured.labels) != len(test) or (measured.labels != splits.source.labels[test]).any():
+        raise RunError(f"{run.path} was measured on other test examples than {splits.origin} has now.")
+    size = int(splits.spec.shape[0])
+    model = pixel_function(loaded.classify, keep=loaded)
+    images = splits.source.read(test[:_CHECKED]).astype(np.float32)
+    said = np.asarray(model(images))
+    difference = float(np.abs(said - measured.probabilities[: len(said)]).max())
+    if difference > _TOLERANCE:
+        raise CheckError(
+            f"{run.path / runs.SAVED_MODEL} gives other probabilities than {runs.EVALUATION} holds"
+            f" (by {difference:.3g}).\n  One of them was changed after the run. Make the run anew."
+        )
+    return Subject(
+        model=model,
+        input_shape=(1, size, size, 3),
+        read=lambda positions: splits.source.read(test[positions]),
+        count=len(test),
+        expected=measured.probabilities,
+        labels=measured.labels,
+        class_names=measured.class_names,
+        names=measured.names,
+        examples=examples,
+        takes_pixels=True,
+    )
+
+
+def training_examples(splits: Splits, *, seed: int) -> np.ndarray:
+    """Representative images out of the training split."""
+    return representative.from_splits(splits, seed=seed)

@@ -1,0 +1,76 @@
+"""The .tflite format, read with care: a file is a stranger's until it was found whole."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tfkit.errors import DataError
+
+IDENTIFIER = b"TFL3"
+_SMALLEST = 8
+_PRE_AGAIN = "\n  Convert it or copy it again: a .tflite file is cut short by an interrupted download, say."
+
+
+def read(model: bytes, *, name: str = "The model") -> Any:
+    """The tables of a .tflite file, as ModelT of the LiteRT schema; nothing of it is run.
+
+    Args:
+      model: the file's content.
+      name: what an error calls it.
+
+    Raises:
+      DataError: it is none, or damaged.
+    """
+    from tfkit.stack import litert_schema as schema
+
+    if len(model) < _SMALLEST or model[4:8] != IDENTIFIER:
+        raise DataError(
+            f"{name} is no .tflite file: it begins with {bytes(model[:8])!r} ({len(model)} bytes)."
+        )
+    try:
+        tables = schema.ModelT.InitFromObj(schema.Model.GetRootAs(bytearray(model), 0))
+        _refuse_dangling(tables)
+    except Exception as err:  # a flatbuffer that was cut or overwritten raises whatever its bytes make it
+        raise DataError(
+            f"{name} is a damaged .tflite file ({type(err).__name__}: {err}).{_PRE_AGAIN}"
+        ) from err
+    return tables
+
+
+def check(model: bytes, *, name: str = "The model") -> None:
+    """Refuse what cannot be a .tflite file, at no cost.
+
+    Raises:
+      DataError: it is none.
+    """
+    if len(model) < _SMALLEST or model[4:8] != IDENTIFIER:
+        raise DataError(
+            f"{name} is no .tflite file: it begins with {bytes(model[:8])!r} ({len(model)} bytes)."
+        )
+
+
+def _refuse_dangling(tables: Any) -> None:
+    """Indices that point outside of their tables: the interpreter would follow them."""
+    if not tables.subgraphs or tables.operatorCodes is None or tables.buffers is None:
+        raise ValueError("it has no graph")
+    for graph in tables.subgraphs:
+        count = len(graph.tensors or ())
+        used = [*_all(graph.inputs), *_all(graph.outputs)]
+        for operator in graph.operators or ():
+            used += [*_all(operator.inputs), *_all(operator.outputs)]
+            if not 0 <= operator.opcodeIndex < len(tables.operatorCodes):
+                raise ValueError(f"an operator of code {operator.opcodeIndex}")
+        if any(not -1 <= index < count for index in used):
+            raise ValueError("an operator of tensors that are not there")
+        for tensor in graph.tensors or ():
+            if not 0 <= tensor.buffer < len(tables.buffers):
+                raise ValueError("a tensor of a buffer that is not there")
+
+
+def _all(indices: Any) -> list[int]:
+    return [] if indices is None else [int(index) for index in indices]
+
+
+def names_of(enumeration: type) -> dict[int, str]:
+    """The names of an enumeration of the schema by value, such as of BuiltinOperator."""
+    return {value: name for name, value in vars(enumeration).items() if isinstance(value, int)}
