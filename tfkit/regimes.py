@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class AsUsual:
-    """Shuffled epochs; the weights of the epoch with the lowest validation loss remain.
+    """Shuffled epochs; the weights of the epoch with the lowest validation loss remain, or the last ones.
 
     Attributes:
       best: keeps the weights that remain.
@@ -34,8 +34,9 @@ class AsUsual:
         augment: Augmentation | None,
         patience: int | None,
         start_val_loss: float | None,
+        keep: str = "best",
     ) -> None:
-        self.best = KeepBest(patience=patience, start=start_val_loss)
+        self.best = KeepLast() if keep == "last" else KeepBest(patience=patience, start=start_val_loss)
         self.steps_per_epoch = splits.steps_per_epoch
         self.callbacks: list[keras.callbacks.Callback] = []
         self._splits = splits

@@ -52,6 +52,7 @@ __all__ = [
     "tf_privacy",
     "tf_text",
     "tfmot",
+    "tfmot_module",
     "versions",
 ]
 
@@ -109,6 +110,19 @@ def tf_privacy(submodule: str) -> Any:
     # The package's own switch: without it, its top level imports the estimators, which are no more.
     sys.skip_tf_privacy_import = True  # type: ignore[attr-defined]
     return _load(f"tensorflow_privacy.privacy.{submodule}", "tensorflow-privacy", *needed)
+
+
+def tfmot_module(submodule: str) -> Any:
+    """A module of TensorFlow Model Optimization that has no public name.
+
+    Args:
+      submodule: its name below tensorflow_model_optimization.python, such as "core.sparsity.keras.pruning_impl".
+
+    Raises:
+      StackError: the package is missing or does not import.
+    """
+    package = "tensorflow-model-optimization"
+    return _load(f"tensorflow_model_optimization.python.{submodule}", package)
 
 
 def devices() -> dict[str, list[str]]:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -32,7 +32,7 @@ class Trained:
     """What one stage of training left.
 
     Attributes:
-      model: with the weights of the best epoch, by validation loss; of the last one where training was private.
+      model: with the weights of the best epoch, by validation loss, or of the last.
       rows: one an epoch: epoch, loss, accuracy, val_loss, val_accuracy and what else was measured.
       best_epoch: counted from 0 within the stage; None where no epoch was better than what it started from.
       val_loss: of the model.
@@ -57,6 +57,7 @@ def train(
     seed: int = 0,
     patience: int | None = None,
     start_val_loss: float | None = None,
+    keep: Literal["best", "last"] = "best",
     class_weight: dict[int, float] | None = None,
     augment: Augmentation | None = None,
     privacy: DPSGD | None = None,
@@ -75,6 +76,7 @@ def train(
       seed: of initial weights, order, augmentation and dropout.
       patience: epochs without a lower validation loss after which training stops; None for no such stop.
       start_val_loss: of the model that build_model returns: that model is what remains if no epoch is better.
+      keep: the weights of the best epoch, by validation loss, or of the last.
       class_weight: class index to weight in the loss.
       augment: applied to each training image anew in each epoch.
       privacy: train with differential privacy; see `tfkit.privacy.DPSGD`.
@@ -97,7 +99,7 @@ def train(
     earlier = _rows_before(run, stage)
     offset = len(earlier)
     regime = (
-        AsUsual(splits, augment=augment, patience=patience, start_val_loss=start_val_loss)
+        AsUsual(splits, augment=augment, patience=patience, start_val_loss=start_val_loss, keep=keep)
         if privacy is None
         else Private(
             splits, privacy=privacy, run=run, stage=stage, epochs=epochs, seed=seed, patience=patience,

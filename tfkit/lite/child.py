@@ -58,8 +58,9 @@ def _convert(job: Mapping[str, Any], request: jobs.Request, examples: Mapping[st
                 for name, values in examples.items()
             }
 
-    _set(converter, request)
-    if request.variant in ("int8", "int16x8") and not job["quantize_aware"]:
+    _set(converter, request, measured=bool(examples))
+    if request.variant in ("int8", "int16x8") and examples:
+        # Of a quantization-aware model too: its own ranges stay, what it left out (its input) gets some.
         converter.representative_dataset = representative
     if request.keep_float:
         from tfkit.lite.selective import selective
@@ -68,8 +69,8 @@ def _convert(job: Mapping[str, Any], request: jobs.Request, examples: Mapping[st
     return converted(converter.convert, remedy=_SELECT)
 
 
-def _set(converter: Any, request: jobs.Request) -> None:
-    """The converter's switches for a variant."""
+def _set(converter: Any, request: jobs.Request, *, measured: bool) -> None:
+    """The converter's switches for a variant; `measured`: whether there are examples to measure ranges on."""
     from tfkit.stack import tf
 
     sets = tf.lite.OpsSet
@@ -78,7 +79,7 @@ def _set(converter: Any, request: jobs.Request) -> None:
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if request.variant == "float16":
         converter.target_spec.supported_types = [tf.float16]
-    if request.variant == "int8":
+    if request.variant == "int8" and measured:
         # Nothing else: an operation that has no int8 form is an error and not a float one in between.
         operations = [sets.TFLITE_BUILTINS_INT8]
     if request.variant == "int16x8":

@@ -56,9 +56,9 @@ def compare(
         inputs = _checked(source, np.asarray(inputs), labels)
         measured = [request for request in requests if request.variant in MEASURED]
         examples = None
-        if measured and not source.quantize_aware:
-            if representative_dataset is None:
-                raise UsageError(missing_data(measured[0].variant))
+        if measured and representative_dataset is None and not source.quantize_aware:
+            raise UsageError(missing_data(measured[0].variant))
+        if measured and representative_dataset is not None:
             examples = representative.collect(representative_dataset, source.inputs)
         made, failed = convert_all(source, requests, examples)
         expected = _original(source, inputs)

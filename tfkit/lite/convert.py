@@ -72,9 +72,9 @@ def convert(
     check(request)
     with saved(model, input_shape=input_shape, signature=signature) as source:
         examples = None
-        if variant in MEASURED and not source.quantize_aware:
-            if representative_dataset is None:
-                raise UsageError(missing_data(variant))
+        if variant in MEASURED and representative_dataset is None and not source.quantize_aware:
+            raise UsageError(missing_data(variant))
+        if variant in MEASURED and representative_dataset is not None:
             examples = representative.collect(representative_dataset, source.inputs)
         return finished(jobs.run(source, [request], examples=examples)[variant], request, source)
 

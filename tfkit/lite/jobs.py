@@ -60,7 +60,6 @@ def run(
         job = {
             "saved_model": str(source.folder),
             "inputs": source.inputs,
-            "quantize_aware": source.quantize_aware,
             "requests": [asdict(request) for request in requests],
         }
         (folder / JOB).write_text(json.dumps(job))

@@ -52,7 +52,7 @@ def head(
 
     inputs = keras.Input([feature_size], name="features")
     top = top or plain_top()
-    return _compiled(keras.Model(inputs, top.logits(inputs, classes)), top.optimizer(learning_rate, steps))
+    return compiled(keras.Model(inputs, top.logits(inputs, classes)), top.optimizer(learning_rate, steps))
 
 
 def plain_top(dropout: float = DROPOUT) -> Top:
@@ -156,7 +156,7 @@ def whole(
         )
         target.set_weights(source.get_weights())
     with _policy(precision):  # float16 gradients need an optimizer that scales the loss
-        return _compiled(model, top.optimizer(learning_rate, steps))
+        return compiled(model, top.optimizer(learning_rate, steps))
 
 
 def schedule(peak: float, *, steps: int) -> Any:
@@ -195,7 +195,8 @@ def _dense(features: Any, classes: int, **settings: Any) -> Any:
     return keras.layers.Dense(classes, dtype="float32", name=CLASSIFIER, **settings)(features)
 
 
-def _compiled(model: keras.Model, optimizer: Any) -> keras.Model:
+def compiled(model: keras.Model, optimizer: Any) -> keras.Model:
+    """The same model, compiled for logits and integer labels."""
     from tfkit.stack import keras
 
     if keras.mixed_precision.global_policy().name == "mixed_float16":
@@ -206,6 +207,11 @@ def _compiled(model: keras.Model, optimizer: Any) -> keras.Model:
         metrics=["accuracy"],
     )
     return model
+
+
+def unfreeze(model: keras.Model) -> None:
+    """Make all layers trainable but batch normalisation, which stays in inference mode."""
+    _freeze(model, "all")
 
 
 def _freeze(base: keras.Model, trainable: str) -> None:
