@@ -32,10 +32,12 @@ BACKUP = "backup"
 REPORT = "report.html"
 PRIVACY = "privacy.json"
 AUDIT = "audit.json"
+TFLITE = "tflite"
+VARIANTS = f"{TFLITE}/variants.json"
 LOCK = ".lock"
 MADE = (
     *(CONFIG, LABELS, METRICS, NOTES, HISTORY, PROVENANCE, VERSIONS, EVALUATION, REPORT),
-    *(SAVED_MODEL, LOGS, BACKUP, PRIVACY, AUDIT, "tflite"),
+    *(SAVED_MODEL, LOGS, BACKUP, PRIVACY, AUDIT, TFLITE),
 )
 
 
@@ -107,7 +109,7 @@ class Run:
 
     def _refuse_other_things(self) -> None:
         there = sorted(found.name for found in self.path.iterdir()) if self.path.is_dir() else []
-        # Others write a config.yaml too; the lock, or the numbers, say that this one is a run's.
+        # Others write a config.yaml too: the lock, or the numbers, tell.
         is_run = CONFIG in there and (LOCK in there or METRICS in there)
         if not is_run and there not in ([], [LOCK]):
             raise RunError(

@@ -27,6 +27,11 @@ _OUTSIDE = "outside a class folder"
 _SYSTEM_FOLDERS = frozenset({"__MACOSX", "@eaDir", "__pycache__"})
 
 
+def is_image(path: Path) -> bool:
+    """Whether a file has the ending of an image and is not hidden."""
+    return path.suffix.lower() in _SUFFIXES and not path.name.startswith(".")
+
+
 class ImageFile(NamedTuple):
     """One file with the ending of an image."""
 

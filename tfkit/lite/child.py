@@ -82,6 +82,8 @@ def _set(converter: Any, request: jobs.Request, *, measured: bool) -> None:
     if request.variant == "int8" and measured:
         # Nothing else: an operation that has no int8 form is an error and not a float one in between.
         operations = [sets.TFLITE_BUILTINS_INT8]
+    if request.keep_float:
+        operations = [sets.TFLITE_BUILTINS_INT8, sets.TFLITE_BUILTINS]
     if request.variant == "int16x8":
         operations = [sets.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8]
     if request.select_tf_ops:

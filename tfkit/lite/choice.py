@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from tfkit.errors import ConfigError
 from tfkit.lite.variants import KILO, Variant
 
-LIKE_SIZE = 0.05
+LIKE_SIZE = 0.1
 """Files whose sizes differ by less count as equally small: the more accurate one is then the better."""
 
 _LEAST_DROP = 0.005  # the unit of a drop where the limit is below it

@@ -61,7 +61,7 @@ def compare(
         if measured and representative_dataset is not None:
             examples = representative.collect(representative_dataset, source.inputs)
         made, failed = convert_all(source, requests, examples)
-        expected = _original(source, inputs)
+        expected = original(source, inputs)
     names = [f"input/{position}" for position in range(len(inputs))]
     classes = list(class_names) or [
         str(number) for number in range(expected.reshape(len(inputs), -1).shape[1])
@@ -162,7 +162,7 @@ def _checked(source: Source, inputs: np.ndarray, labels: np.ndarray | None) -> n
     return inputs
 
 
-def _original(source: Source, inputs: np.ndarray) -> np.ndarray:
+def original(source: Source, inputs: np.ndarray) -> np.ndarray:
     """What the model itself says, [n, ...]."""
     from tfkit.stack import tf
 

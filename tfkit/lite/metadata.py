@@ -16,12 +16,12 @@ import flatbuffers
 
 from tfkit.errors import DataError, UsageError
 from tfkit.lite import metadata_schema
+from tfkit.litert import flatbuffer
 
 ENTRY = "TFLITE_METADATA"
 LABELS = "labels.txt"
 MIN_PARSER_VERSION = "1.0.0"  # of the schema: nothing is written that came later
 
-_MODEL_IDENTIFIER = b"TFL3"
 _ALIGNMENT = 16  # bytes: what schema.fbs asks for a buffer's data, and kernels rely on
 _CHANNELS = {1: "GRAYSCALE", 3: "RGB"}
 _RANGES = {"UINT8": (0.0, 255.0), "INT8": (-128.0, 127.0), "INT16": (-32768.0, 32767.0)}
@@ -67,7 +67,7 @@ def with_metadata(
             f"The model tells {written.shape[-1]} classes apart, and {len(labels)} labels are given"
             f" ({_some(labels)}).\n  Give one a class, in the order of training: labels.txt of the run has them."
         )
-    if (mean is None) != (std is None) or (mean is None and read.dtype not in _RANGES):
+    if (mean is None) != (std is None) or std == 0 or (mean is None and read.dtype not in _RANGES):
         raise UsageError(
             f"The model takes {read.dtype.lower()}, and mean is {mean}, std {std}: clients refuse a model that does"
             " not say how a pixel becomes such a number.\n"
@@ -191,7 +191,7 @@ def _image_and_scores(unpacked: Any) -> tuple[_Tensor, _Tensor]:
     """What the model takes and gives, if that makes it a classifier of images."""
     from tfkit.stack import litert_schema
 
-    names = {number: name for name, number in vars(litert_schema.TensorType).items() if name.isupper()}
+    names = flatbuffer.names_of(litert_schema.TensorType)
     graph = unpacked.subgraphs[0]
 
     def tensors(indices: Any) -> list[_Tensor]:
@@ -236,22 +236,10 @@ def _replace(unpacked: Any, buffer: bytes) -> None:
 
 def _unpacked(model: bytes) -> Any:
     """A model as objects of the schema."""
-    from tfkit.stack import litert_schema
-
-    if model[4:8] != _MODEL_IDENTIFIER:
-        raise DataError(
-            f"This is no .tflite file: bytes 4 to 8 are {model[4:8]!r} and not {_MODEL_IDENTIFIER!r}.\n"
-            "  tfkit.lite.convert(model) makes one."
-        )
-    try:
-        unpacked = litert_schema.ModelT.InitFromPackedBuf(model)
-    except (
-        Exception
-    ) as err:  # offsets that point anywhere: struct.error, ValueError, TypeError, IndexError, ...
-        raise DataError(f"This .tflite file is damaged or cut off.\n  {_BACK_TO_START}") from err
+    unpacked = flatbuffer.read(model)
     if any(buffer.offset > 1 for buffer in unpacked.buffers):
         raise DataError(
-            "This .tflite file is over 2 GB and has its weights behind the part that can be rewritten.\n"
+            "This .tflite file has weights behind the part that can be rewritten, as files over 2 GB do.\n"
             "  Hand it on without metadata."
         )
     return unpacked
@@ -267,5 +255,5 @@ class _Aligned(flatbuffers.Builder):
 
 def _packed(unpacked: Any) -> bytes:
     builder = _Aligned(1 << 20)
-    builder.Finish(unpacked.Pack(builder), _MODEL_IDENTIFIER)
+    builder.Finish(unpacked.Pack(builder), flatbuffer.IDENTIFIER)
     return bytes(builder.Output())

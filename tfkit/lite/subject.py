@@ -11,7 +11,6 @@ import numpy as np
 from tfkit import evaluation
 from tfkit import run as runs
 from tfkit.errors import CheckError, RunError
-from tfkit.lite import representative
 from tfkit.lite.source import pixel_function
 
 if TYPE_CHECKING:
@@ -49,6 +48,13 @@ class Subject:
     names: Sequence[str]
     examples: Any
     takes_pixels: bool
+
+    @property
+    def accuracy(self) -> float | None:
+        """Of the original; None without labels."""
+        if self.labels is None:
+            return None
+        return float(np.mean(self.expected.argmax(axis=1) == self.labels))
 
 
 def of_run(run: Run, splits: Splits, *, examples: np.ndarray | None) -> Subject:
@@ -92,8 +98,3 @@ def of_run(run: Run, splits: Splits, *, examples: np.ndarray | None) -> Subject:
         examples=examples,
         takes_pixels=True,
     )
-
-
-def training_examples(splits: Splits, *, seed: int) -> np.ndarray:
-    """Representative images out of the training split."""
-    return representative.from_splits(splits, seed=seed)

@@ -96,6 +96,20 @@ class Table:
     failed: Mapping[str, str]
     examples: int
 
+    @classmethod
+    def read(cls, content: Mapping[str, Any]) -> Table:
+        """Out of what variants.json holds; the files are beside it."""
+        known = {one.name for one in dataclasses.fields(Variant)}
+        return cls(
+            variants=tuple(
+                Variant(**{name: value for name, value in one.items() if name in known})
+                for one in content["variants"]
+            ),
+            models={},
+            failed={one["name"]: one["reason"] for one in content["failed"]},
+            examples=content["examples"],
+        )
+
     def __getitem__(self, name: str) -> Variant:
         """The variant of that name."""
         return next(variant for variant in self.variants if variant.name == name)

@@ -1,0 +1,87 @@
+"""Make the smallest TFLite file of a trained model that is still as good, and prove it.
+
+Examples:
+    python -m recipes.compress_tflite --from-run runs/photos
+    python -m recipes.compress_tflite --from-run runs/photos --max-size-kb 3000 --max-accuracy-drop 0.01
+    python -m recipes.compress_tflite --from-run runs/photos --techniques prune qat prune+qat --final-sparsity 0.8
+    python -m recipes.compress_tflite --saved-model any_saved_model/ --representative-data photos/
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from recipes.made_by import config_of
+from tfkit import cli
+from tfkit import run as runs
+from tfkit.config import as_dict, run_dir
+from tfkit.errors import CheckError
+from tfkit.lite.config import CompressConfig
+from tfkit.run import Run
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(CompressConfig):
+    """Which model, what is done to it, and what the result must keep to."""
+
+
+def run(config: Config) -> Run:
+    """Do the whole job.
+
+    Args:
+      config: what to do it with.
+
+    Returns:
+      The run, with tflite/, metrics `lite/...`, pictures in TensorBoard, and its report written anew.
+
+    Raises:
+      CheckError: nothing keeps to the limits; all that was made is there, and the message names the nearest.
+      TfkitError: see `tfkit.errors`.
+    """
+    from tfkit import report
+    from tfkit.lite import job
+
+    with _destination(config) as run:
+        if config.from_run is not None:
+            origin = Run.open(config.from_run)
+            its_config = config_of(origin, instead="tfkit.lite.compare(model, inputs=..., labels=...)")
+            choice = job.from_run(run, origin, its_config, config)
+        else:
+            choice = job.from_saved_model(run, config)
+        print(table(run))
+        report.write_report(run)
+    if choice.chosen is None:
+        raise CheckError(f"{choice.verdict}\n  All of them are in {run.path / runs.TFLITE}.")
+    return run
+
+
+def _destination(config: Config) -> Run:
+    """The run itself, or a folder of its own."""
+    if config.from_run is not None and config.run_dir is None:
+        return Run.open(config.from_run)
+    return Run.create(run_dir(config, recipe="compress_tflite"), config=as_dict(config), overwrite=True)
+
+
+def table(run: Run) -> str:
+    """The variants beside each other."""
+    from tfkit.lite.variants import Table
+
+    return "\n" + str(Table.read(run.read(runs.VARIANTS)))
+
+
+def closing_lines(run: Run) -> list[str]:
+    """What was chosen, and where it is."""
+    folder = run.path / runs.TFLITE
+    return [
+        "",
+        run.read(runs.VARIANTS)["verdict"],
+        f"model        {folder / 'model.tflite'}",
+        f"try it       python {folder / 'infer.py'} photo.jpg   # needs ai-edge-litert, numpy, pillow",
+        f"all of them  {folder}",
+        f"report       {run.path / 'report.html'}",
+        f"TensorBoard  tensorboard --logdir {run.path / 'logs'}",
+    ]
+
+
+if __name__ == "__main__":
+    cli.main(Config, run, closing=closing_lines)

@@ -1,0 +1,45 @@
+"""Images of a folder without classes: for what only has to see some."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from tfkit.data import pixels
+from tfkit.data.decode import Unreadable, read_image
+from tfkit.data.scan import is_image
+from tfkit.errors import DataError
+
+
+def read_images(folder: Path, *, image_size: int, count: int) -> tuple[np.ndarray, list[str]]:
+    """Images below a folder, whatever its subfolders, prepared as training prepares them.
+
+    Args:
+      folder: with images.
+      image_size: side of the square in pixels.
+      count: no more are read, spread evenly over the sorted files; what cannot be read is passed over.
+
+    Returns:
+      uint8 [n, s, s, 3], and the name of each, relative to the folder.
+
+    Raises:
+      DataError: there are none.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder} is not a folder. Give one with images in it, with or without subfolders.")
+    paths = sorted(path for path in folder.rglob("*") if is_image(path) and path.is_file())
+    spread = np.unique(np.linspace(0, len(paths) - 1, min(count, len(paths))).astype(int))
+    images, names, reasons = [], [], []
+    for path in (paths[place] for place in spread if paths):
+        try:
+            images.append(pixels.resize(read_image(path, at_least=2 * image_size), image_size))
+            names.append(str(path.relative_to(folder)))
+        except Unreadable as err:
+            reasons.append(f"{path.name}: {err}")
+    if not images:
+        why = f" ({reasons[0]})" if reasons else ""
+        raise DataError(
+            f"{folder} holds no image that can be read: {len(paths)} files with an image's ending{why}."
+        )
+    return np.stack(images), names

@@ -1,0 +1,144 @@
+"""drift: where in a quantized model the error starts, tensor by tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tfkit import stack
+from tfkit.litert.interpreter import Number, opened
+
+EXAMPLES = 16
+_SHOWN = 3
+_COMPUTES = (
+    "CONV_2D",
+    "DEPTHWISE_CONV_2D",
+    "FULLY_CONNECTED",
+    "ADD",
+    "MUL",
+    "MEAN",
+    "TRANSPOSE_CONV",
+    "CONCATENATION",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """The error of one tensor.
+
+    Attributes:
+      tensor: its name, as the float32 file has it.
+      operation: that makes it: "CONV_2D".
+      error: root mean square of the difference, relative to that of the float32 values.
+      added: by how much that is more than at the tensors it is made of.
+    """
+
+    tensor: str
+    operation: str
+    error: float
+    added: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drift:
+    """The errors in the order of execution."""
+
+    steps: tuple[Step, ...]
+
+    @property
+    def guilty(self) -> tuple[Step, ...]:
+        """The operations that compute, those that add most error first."""
+        return tuple(
+            sorted((step for step in self.steps if step.operation in _COMPUTES), key=lambda step: -step.added)
+        )
+
+    @property
+    def sentence(self) -> str:
+        """Where the error starts, in words."""
+        named = ", ".join(f"{layer_name(step.tensor)} (+{step.added:.2f})" for step in self.guilty[:_SHOWN])
+        last = self.steps[-1].error if self.steps else 0.0
+        return f"Most of the error starts at {named}; at the output it is {last:.2f} of the values."
+
+
+def drift(float32: bytes, quantized: bytes, examples: Sequence[np.ndarray]) -> Drift:
+    """Compare all tensors of a quantized .tflite with those of the float32 one.
+
+    Args:
+      float32: the model before quantization.
+      quantized: the same model after it: its tensors have the same names.
+      examples: inputs with their batch, real numbers as the float32 model takes them.
+    """
+    one, other = _Watched(float32), _Watched(quantized)
+    squares: dict[str, list[float]] = {}
+    sizes: dict[str, list[float]] = {}
+    for example in examples[:EXAMPLES]:
+        ours, theirs = one.values(example), other.values(example)
+        for name in ours.keys() & theirs.keys():
+            if ours[name].shape == theirs[name].shape:
+                squares.setdefault(name, []).append(float(np.mean((ours[name] - theirs[name]) ** 2)))
+                sizes.setdefault(name, []).append(float(np.mean(ours[name] ** 2)))
+    errors = {
+        name: float(np.sqrt(np.mean(values) / max(float(np.mean(sizes[name])), 1e-12)))
+        for name, values in squares.items()
+    }
+    steps = []
+    for name, operation, made_of in one.operations:
+        if name in errors:
+            before = max((errors.get(source, 0.0) for source in made_of), default=0.0)
+            steps.append(
+                Step(tensor=name, operation=operation, error=errors[name], added=errors[name] - before)
+            )
+    return Drift(steps=tuple(steps))
+
+
+def layer_name(tensor: str) -> str:
+    """The layer that made a tensor, out of the name that the converter gave it.
+
+    Example:
+      >>> layer_name("model/block1a_relu/Relu6;model/block1a_dw_bn/FusedBatchNormV3;model/block1a_dwconv/depthwise")
+      'block1a_dwconv'
+    """
+    parts = [part for part in tensor.split(";")[-1].split("/") if part]
+    return parts[-2] if len(parts) > 1 else (parts or ["?"])[-1]
+
+
+class _Watched:
+    """An interpreter that keeps every tensor: without XNNPACK, which would fuse them away."""
+
+    def __init__(self, model: bytes) -> None:
+        resolver = stack.litert.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+        self._interpreter = opened(
+            model, threads=1, experimental_preserve_all_tensors=True, experimental_op_resolver_type=resolver
+        )
+        self._details = {int(one["index"]): one for one in self._interpreter.get_tensor_details()}
+        self._input = Number(self._interpreter.get_input_details()[0])
+        self.operations: list[tuple[str, str, list[str]]] = [
+            (
+                self._name(made),
+                str(one["op_name"]),
+                [self._name(index) for index in one["inputs"] if index >= 0],
+            )
+            for one in self._interpreter._get_ops_details()
+            for made in one["outputs"]
+        ]
+
+    def values(self, example: np.ndarray) -> dict[str, np.ndarray]:
+        """Every computed tensor by name, as real numbers."""
+        self._interpreter.set_tensor(self._input.index, self._input.quantized(example))
+        self._interpreter.invoke()
+        made = {
+            int(index)
+            for one in self._interpreter._get_ops_details()
+            for index in one["outputs"]
+            if index >= 0
+        }
+        return {self._name(index): self._real(index) for index in made}
+
+    def _real(self, index: int) -> np.ndarray:
+        return Number(self._details[index]).real(np.asarray(self._interpreter.get_tensor(index)))
+
+    def _name(self, index: Any) -> str:
+        return str(self._details[int(index)]["name"]) if int(index) in self._details else ""

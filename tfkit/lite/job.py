@@ -1,0 +1,196 @@
+"""The job of recipes.compress_tflite: a run of a recipe, or a stranger's SavedModel, to measured .tflite files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tfkit import files, transfer
+from tfkit import run as runs
+from tfkit.compress import Prune
+from tfkit.data.plain import read_images
+from tfkit.errors import DataError, PrivacyError, RunError, UsageError
+from tfkit.lite import recipe, representative, techniques
+from tfkit.lite.choice import Choice
+from tfkit.lite.config import CompressConfig
+from tfkit.lite.source import Source, pixel_function, saved
+from tfkit.lite.subject import Subject, of_run
+from tfkit.transfer.load import check_data
+from tfkit.transfer.rebuild import rebuild
+
+if TYPE_CHECKING:
+    from tfkit.config import ImageConfig
+    from tfkit.data import Splits
+    from tfkit.run import Run
+
+COMPARED = 1000
+TRAINING = "training"
+_PRIVATE = (
+    "The run is private: quantization, and pruning without training after it, are post-processing of its model and"
+    " leave its epsilon as it is. None of its training examples was looked at."
+)
+
+
+def from_run(run: Run, origin: Run, its_config: ImageConfig, config: CompressConfig) -> Choice:
+    """Compress the model of a run.
+
+    Args:
+      run: gets the files; may be the very run.
+      origin: the finished run whose model it is.
+      its_config: of the recipe that made it.
+      config: what is asked for.
+
+    Raises:
+      RunError: it is not finished, or not as the recipe left it.
+      DataError: its data changed; representative images that are not like those of training.
+      PrivacyError: a technique that would train on private examples.
+    """
+    if not origin.finished:
+        raise RunError(f"{origin.path} has not come to its end. The command that began it goes on with it.")
+    private = bool(origin.read(runs.PRIVACY))
+    _check_private(origin, config, private=private)
+    batch_size = getattr(its_config, "global_batch_size", None) or 32
+    backbone, splits = transfer.load(its_config, global_batch_size=batch_size, trainable=False)
+    check_data(origin, splits)
+    with files.lock_or_wait(run.path / f".{runs.TFLITE}.lock", another="compresses this run"):
+        subject = of_run(origin, splits, examples=_examples(run, splits, config, private=private))
+        if private:
+            run.note(_PRIVATE)
+            trained = _pruned_at_once(run, origin, config)
+        elif config.techniques:
+            model = rebuild(origin, backbone, splits)
+            folder = run.path / runs.TFLITE / TRAINING
+            trained = techniques.train(run, folder, model, splits, config, batch_size=batch_size)
+        else:
+            trained = []
+        return recipe.compress(run, subject, config, trained=trained, private=private)
+
+
+def from_saved_model(run: Run, config: CompressConfig) -> Choice:
+    """Compress any SavedModel of one input and one output.
+
+    Args:
+      run: gets the files.
+      config: which, and the data on which ranges are measured and the variants compared.
+
+    Raises:
+      UsageError: as of `tfkit.lite.convert`; more inputs or outputs than one.
+      DataError: the data do not fit.
+    """
+    with saved(
+        config.saved_model, input_shape=config.input_shape or None, signature=config.signature
+    ) as source:
+        inputs, names = _inputs(source, config)
+        expected = _outputs(source, inputs)
+    for_ranges = min(representative.EXAMPLES, max(1, len(inputs) // 2))
+    if len(inputs) < 2:
+        run.note("There is one example: the ranges of int8 are measured on the one on which it is compared.")
+    # Ranges are measured on some, and the files compared on the others.
+    measured = inputs[1::2][:for_ranges] if len(inputs) > 1 else inputs
+    compared = inputs[0::2]
+    subject = Subject(
+        model=config.saved_model,
+        input_shape=config.input_shape or None,
+        read=lambda positions: compared[positions],
+        count=len(compared),
+        expected=expected[0::2],
+        labels=None,
+        class_names=(),
+        names=names[0::2],
+        examples=measured,
+        takes_pixels=False,
+    )
+    run.note("Nobody knows the true classes here: the share of other answers stands for the accuracy drop.")
+    return recipe.compress(run, subject, config)
+
+
+def _check_private(origin: Run, config: CompressConfig, *, private: bool) -> None:
+    trains = [technique for technique in config.techniques if technique != "prune"]
+    if private and trains:
+        raise PrivacyError(
+            f"{origin.path} was trained privately, and {', '.join(trains)} would look at its training examples again,"
+            " which its epsilon does not cover.\n"
+            "  Quantization, and pruning without training after it, are post-processing and cost no privacy:"
+            " --techniques prune, or none."
+        )
+
+
+def _examples(run: Run, splits: Splits, config: CompressConfig, *, private: bool) -> np.ndarray | None:
+    """Representative images; none for a private run without public ones."""
+    size = int(splits.spec.shape[0])
+    if config.representative_data is None:
+        return None if private else representative.from_splits(splits, seed=config.seed)
+    given, _ = read_images(config.representative_data, image_size=size, count=representative.EXAMPLES)
+    images = given.astype(np.float32)
+    if not private and (
+        found := representative.lint(images, representative.from_splits(splits, seed=config.seed))
+    ):
+        run.note(f"Beware of {config.representative_data} as representative data: {'; '.join(found)}.")
+    run.note(f"The ranges of integers are measured on {len(images)} images of {config.representative_data}.")
+    return representative.pinned(images)
+
+
+def _pruned_at_once(run: Run, origin: Run, config: CompressConfig) -> list[recipe.Trained]:
+    """The private model with its smallest weights zero: no example is needed for that."""
+    if not config.techniques:
+        return []
+    loaded = origin.model
+    prune = Prune(final_sparsity=config.final_sparsity, structure=config.sparsity_structure)
+    sparsity = prune.at_once(list(loaded.variables_of_model))
+    said = f"{prune.name}: sparsity {sparsity:.3f} of the kernels, made at once, without training after it"
+    run.note(f"{said}.")
+    wanted = [one for one in ("float32", "int8", "dynamic") if one in config.variants]
+    model = pixel_function(loaded.classify, keep=loaded)
+    return [recipe.Trained(technique=prune.name, model=model, quantizations=wanted, notes=[said])]
+
+
+def _inputs(source: Source, config: CompressConfig) -> tuple[np.ndarray, list[str]]:
+    """What a SavedModel is tried on: the rows of a .npy or .npz, or the images of a folder."""
+    assert config.representative_data is not None
+    if len(source.inputs) > 1 or len(source.outputs) > 1:
+        raise UsageError(
+            f"{config.saved_model} has the inputs {', '.join(source.inputs)} and the outputs"
+            f" {', '.join(source.outputs)}; models of one and one are compared.\n  tfkit.lite.convert converts it without comparing."
+        )
+    ((name, (shape, dtype)),) = source.inputs.items()
+    path = config.representative_data
+    if path.suffix in (".npy", ".npz"):
+        inputs = _array(path, name)
+        names = [f"{path.name}/{row}" for row in range(len(inputs))]
+    else:
+        if len(shape) != 4 or shape[3] != 3 or shape[1] != shape[2]:
+            raise DataError(
+                f"{config.saved_model} takes {list(shape)}, which is no square image: --representative-data must be a"
+                " .npy or .npz of its inputs."
+            )
+        images, names = read_images(path, image_size=shape[1], count=COMPARED)
+        inputs = images if dtype == "uint8" else _scaled(images, config.input_range)
+    collected = representative.collect(inputs, source.inputs, count=COMPARED)
+    return collected[name], names[: len(collected[name])]
+
+
+def _array(path: Path, name: str) -> np.ndarray:
+    try:
+        content: Any = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as err:
+        raise DataError(f"--representative-data {path} cannot be read: {err}") from err
+    if isinstance(content, np.ndarray):
+        return content
+    if name not in content.files:
+        raise DataError(
+            f"{path} has no array {name!r}, which the model takes; it has {', '.join(content.files)}."
+        )
+    return np.asarray(content[name])
+
+
+def _scaled(images: np.ndarray, input_range: tuple[float, float]) -> np.ndarray:
+    low, high = input_range
+    return images.astype(np.float32) / 255.0 * (high - low) + low
+
+
+def _outputs(source: Source, inputs: np.ndarray) -> np.ndarray:
+    from tfkit.lite.compare import original
+
+    return original(source, inputs)

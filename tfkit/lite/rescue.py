@@ -1,0 +1,80 @@
+"""When int8 loses too much: find the layers at which its error starts, and keep those in float."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import numpy as np
+
+from tfkit.errors import TfkitError
+from tfkit.lite import evaluate, jobs, representative
+from tfkit.lite.drift import Drift, drift, layer_name
+from tfkit.lite.source import saved
+from tfkit.lite.subject import Subject
+
+NAME = "int8-selective"
+TRIES = (1, 3, 8, 16)
+"""So many operations are kept in float, one try after the other, until the drop is within the limit."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rescue:
+    """What was tried.
+
+    Attributes:
+      content: the .tflite, if one keeps to the limit.
+      drift: where the error of int8 starts.
+      sentence: what came out.
+    """
+
+    content: bytes | None
+    drift: Drift
+    sentence: str
+
+
+def selective_variant(
+    subject: Subject,
+    float32: bytes,
+    int8: bytes,
+    *,
+    limit: float,
+    request: jobs.Request,
+    signature: str | None,
+) -> Rescue:
+    """An int8 model with a few float operations whose accuracy drop is within the limit.
+
+    Args:
+      subject: what is converted.
+      float32: its float32 variant.
+      int8: its int8 variant, which loses too much.
+      limit: of the accuracy drop.
+      request: for int8.
+      signature: of a SavedModel.
+    """
+    shown = subject.read(np.arange(min(16, subject.count))).astype(np.float32)
+    found = drift(float32, int8, [example[np.newaxis] for example in shown])
+    names = [step.tensor for step in found.guilty]
+    tried = []
+    with saved(subject.model, input_shape=subject.input_shape, signature=signature) as source:
+        examples = representative.collect(subject.examples, source.inputs)
+        for count in [count for count in TRIES if count <= len(names)]:
+            asked = dataclasses.replace(request, keep_float=tuple(names[:count]))
+            made = jobs.run(source, [asked], examples=examples)[asked.name]
+            if isinstance(made, TfkitError):
+                return Rescue(content=None, drift=found, sentence=f"Keeping layers in float failed: {made}")
+            compared = evaluate.compare_outputs(
+                evaluate.predict(made, subject.read, subject.count), subject.expected,
+                labels=subject.labels, class_names=subject.class_names, names=subject.names,
+            )  # fmt: skip
+            tried.append(f"{count} in float: {compared.accuracy_drop:.4f}")
+            if compared.accuracy_drop <= limit:
+                kept = ", ".join(layer_name(name) for name in names[:count])
+                return Rescue(
+                    content=made, drift=found, sentence=f"With {kept} in float it loses {tried[-1]}."
+                )
+    return Rescue(
+        content=None,
+        drift=found,
+        sentence=f"Keeping the guiltiest layers in float did not do ({'; '.join(tried)}).",
+    )
