@@ -1,0 +1,74 @@
+"""A real classifier of images as .tflite, made once for all tests that need one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+SIZE, IMAGES = 96, 60
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """EfficientNet-Lite0 under a head of ten digits; raw pixels to probabilities."""
+
+    files: dict[str, bytes]  # float32 takes float32 pixels, int8 takes uint8 and gives uint8
+    images: np.ndarray  # uint8 [60, 96, 96, 3] of the test split
+    probabilities: np.ndarray  # float32 [60, 10], by Keras
+    labels: tuple[str, ...]
+
+
+@pytest.fixture(scope="session")
+def classifier():
+    from tfkit import data, hub
+    from tfkit.errors import TfkitError
+    from tfkit.lite import jobs, representative
+    from tfkit.lite.source import saved
+    from tfkit.stack import keras, tf
+    from tfkit.transfer import models
+
+    splits = data.load_images("digits", image_size=SIZE)
+    backbone = hub.resolve("efficientnet-lite0")
+    features = hub.extract(backbone, splits).splits
+    epochs, steps = 60, sum(1 for _ in features.train)
+    head = models.head(1280, 10, learning_rate=1e-2, steps=epochs * steps)
+    head.fit(features.train, epochs=epochs, verbose=0)
+
+    pixels = keras.Input([SIZE, SIZE, 3])
+    scaled = keras.layers.Rescaling(1 / 255)(pixels)
+    logits = head(backbone.functional(image_size=SIZE)(scaled, training=False))
+    model = keras.Model(pixels, keras.layers.Softmax()(logits))
+
+    requests = [
+        jobs.Request(name="float32", variant="float32"),
+        jobs.Request(
+            name="int8", variant="int8", inference_input_type="uint8", inference_output_type="uint8"
+        ),
+    ]
+    with saved(model) as source:
+        examples = {name: representative.from_splits(splits) for name in source.inputs}
+        files = jobs.run(source, requests, examples=examples)
+    for made in files.values():
+        if isinstance(made, TfkitError):
+            raise made
+    images = splits.source.read(np.asarray(splits.indices["test"][:IMAGES]))
+    return Classifier(
+        files=files,
+        images=images,
+        probabilities=model(tf.cast(images, tf.float32), training=False).numpy(),
+        labels=tuple(f"Ziffer {number} — 数字" for number in range(10)),
+    )
+
+
+@pytest.fixture(scope="session")
+def with_labels(classifier):
+    """Its files with metadata, by the name of the variant."""
+    from tfkit.lite.metadata import with_metadata
+
+    told = {"name": "digits", "description": "Handwritten digits.", "labels": classifier.labels}
+    return {
+        "float32": with_metadata(classifier.files["float32"], **told, mean=0.0, std=1.0),
+        "int8": with_metadata(classifier.files["int8"], **told),
+    }

@@ -1,0 +1,213 @@
+"""Metadata: written once, read by strangers, and in nobody's way."""
+
+import io
+import json
+import subprocess
+import sys
+import zipfile
+
+import numpy as np
+import pytest
+
+from tfkit.errors import DataError, UsageError
+from tfkit.lite import metadata_schema
+from tfkit.lite.metadata import read_metadata, with_metadata
+from tfkit.litert import to_tflite
+from tfkit.stack import litert, litert_schema, tf
+
+MEDIAPIPE = """
+import json, sys
+import numpy as np
+sys.modules["tensorflow"] = None  # mediapipe takes it if it can; it must not need it
+import mediapipe as mp
+from mediapipe.tasks.python import BaseOptions, vision
+
+images, files = np.load(sys.argv[1]), sys.argv[2:]
+found = []
+for file in files:
+    options = vision.ImageClassifierOptions(base_options=BaseOptions(model_asset_path=file), max_results=1)
+    with vision.ImageClassifier.create_from_options(options) as classifier:
+        for image in images:
+            result = classifier.classify(mp.Image(image_format=mp.ImageFormat.SRGB, data=image))
+            best = result.classifications[0].categories[0]
+            found.append([best.index, best.category_name, best.score])
+print(json.dumps(found))
+"""
+"""A client of its own process: classifies all images with each model."""
+
+
+def classify(images):
+    """A small model of images: [1, 8, 8, 3] to 4 classes."""
+    weights = np.linspace(-1, 1, 8 * 8 * 3 * 4, dtype=np.float32).reshape(-1, 4)
+    return tf.nn.softmax(tf.reshape(images, [-1, 8 * 8 * 3]) @ weights)
+
+
+@pytest.fixture(scope="module")
+def small():
+    return to_tflite(classify, input_shape=[1, 8, 8, 3])
+
+
+TOLD = {"name": "small", "description": "Four kinds.", "mean": 127.5, "std": 127.5}
+FOUR = ["a", "b", "c", "d"]
+
+
+def run(model, image):
+    interpreter = litert.Interpreter(model_content=model)
+    interpreter.allocate_tensors()
+    (read,), (written,) = interpreter.get_input_details(), interpreter.get_output_details()
+    interpreter.set_tensor(read["index"], image[None].astype(read["dtype"]))
+    interpreter.invoke()
+    scale, zero = written["quantization"]
+    values = interpreter.get_tensor(written["index"])[0].astype(np.float32)
+    return (values - zero) * scale if scale else values
+
+
+def test_what_is_written_is_read(small):
+    found = read_metadata(with_metadata(small, labels=FOUR, **TOLD))
+    assert (found["name"], found["description"], found["labels"]) == ("small", "Four kinds.", FOUR)
+    assert found["min_parser_version"] == "1.0.0"
+    (graph,) = found["subgraph_metadata"]
+    (image,), (scores,) = graph["input_tensor_metadata"], graph["output_tensor_metadata"]
+    assert image["content"] == {"content_properties": {"ImageProperties": {"color_space": "RGB"}}}
+    assert image["process_units"] == [
+        {"options": {"NormalizationOptions": {"mean": [127.5], "std": [127.5]}}}
+    ]
+    assert image["stats"] == {"min": [-1.0], "max": [1.0]}
+    assert scores["name"] == "probability"
+    assert scores["content"] == {"content_properties": {"FeatureProperties": {}}}
+    assert [(file["name"], file["type"]) for file in scores["associated_files"]] == [
+        ("labels.txt", "TENSOR_AXIS_LABELS")
+    ]
+    assert read_metadata(small) == {}
+
+
+def test_the_model_computes_what_it_did_and_its_buffers_are_aligned(classifier, with_labels):
+    """Generated flatbuffer code aligns data to 4 bytes, where the schema asks for 16."""
+    for name, model in with_labels.items():
+        for image in classifier.images[:3]:
+            np.testing.assert_array_equal(run(model, image), run(classifier.files[name], image))
+        tables = litert_schema.Model.GetRootAs(model, 0)
+        buffers = [tables.Buffers(index) for index in range(tables.BuffersLength())]
+        starts = [one._tab.Vector(one._tab.Offset(4)) for one in buffers if not one.DataIsNone()]
+        assert len(starts) > 50
+        assert {start % 16 for start in starts} == {0}
+        assert len(model) < len(classifier.files[name]) + 10_000
+
+
+def test_metadata_are_replaced_and_not_piled_up(small):
+    first = with_metadata(small, labels=["w", "x", "y", "z"], **{**TOLD, "name": "first"})
+    second = with_metadata(first, labels=FOUR, **TOLD)
+    assert read_metadata(second)["labels"] == FOUR
+    assert second == with_metadata(second, labels=FOUR, **TOLD)
+    assert len(second) <= len(first)
+    assert b"first" not in second
+
+
+def test_other_metadata_and_the_signature_stay(classifier, with_labels):
+    for name, model in with_labels.items():
+        before = litert_schema.ModelT.InitFromPackedBuf(classifier.files[name])
+        after = litert_schema.ModelT.InitFromPackedBuf(model)
+        added = {entry.name for entry in after.metadata} - {entry.name for entry in before.metadata}
+        assert added == {b"TFLITE_METADATA"}
+        signature = litert.Interpreter(model_content=model).get_signature_list()
+        assert signature == litert.Interpreter(model_content=classifier.files[name]).get_signature_list()
+        assert signature
+
+
+def test_any_label_survives():
+    """A label with a line break must not shift the labels behind it."""
+    labels = ["two\nlines", "dos\r\nlines", "x\u2028y", "数字", "", "  spaced  ", *map(str, range(994))]
+    wide = to_tflite(
+        lambda images: tf.tile(tf.reduce_mean(images, [1, 2, 3])[:, None], [1, 1000]),
+        input_shape=[1, 8, 8, 3],
+    )
+    model = with_metadata(wide, labels=labels, **TOLD)
+    read = read_metadata(model)["labels"]
+    assert read == ["two lines", "dos lines", "x y", *labels[3:]]
+    with zipfile.ZipFile(io.BytesIO(model)) as archive:
+        (file,) = archive.infolist()
+        assert (file.filename, file.compress_type) == ("labels.txt", zipfile.ZIP_STORED)
+        assert archive.testzip() is None
+
+
+def test_grey_images_say_so():
+    grey = to_tflite(lambda images: tf.reduce_mean(images, [1, 2]), input_shape=[1, 8, 8, 1])
+    (graph,) = read_metadata(with_metadata(grey, labels=["all"], **TOLD))["subgraph_metadata"]
+    content = graph["input_tensor_metadata"][0]["content"]
+    assert content == {"content_properties": {"ImageProperties": {"color_space": "GRAYSCALE"}}}
+
+
+@pytest.mark.parametrize("labels", [["a", "b"], [*FOUR, "e"], []])
+def test_labels_that_belong_to_no_output(small, labels):
+    with pytest.raises(UsageError, match=f"tells 4 classes apart, and {len(labels)} labels"):
+        with_metadata(small, labels=labels, **TOLD)
+
+
+def test_a_real_input_without_its_scaling(small):
+    with pytest.raises(UsageError, match=r"takes float32, and mean is None.*\n.*mean=0, std=1"):
+        with_metadata(small, name="x", description="x", labels=FOUR)
+    with pytest.raises(UsageError, match=r"mean is 0\.0, std 0\.0"):
+        with_metadata(small, name="x", description="x", labels=FOUR, mean=0.0, std=0.0)
+
+
+def test_models_that_classify_no_images():
+    vector = to_tflite(tf.nn.softmax, input_shape=[1, 4])
+    with pytest.raises(UsageError, match=r"takes float32 \[1, 4\] and not one image"):
+        with_metadata(vector, labels=FOUR, **TOLD)
+    painter = to_tflite(tf.nn.relu, input_shape=[1, 8, 8, 3])
+    with pytest.raises(UsageError, match=r"gives float32 \[1, 8, 8, 3\] and not the scores"):
+        with_metadata(painter, labels=["r", "g", "b"], **TOLD)
+
+
+def test_damaged_files(small):
+    model = with_metadata(small, labels=FOUR, **TOLD)
+    for broken in (b"", b"PK", bytes(1000), model[: len(small) // 2]):
+        with pytest.raises(DataError):
+            with_metadata(broken, labels=FOUR, **TOLD)
+        with pytest.raises(DataError):
+            read_metadata(broken)
+    with pytest.raises(DataError, match=r"labels\.txt, which is not in it"):
+        read_metadata(model[:-30])
+    with pytest.raises(DataError, match=r"metadata of this \.tflite file is not readable"):
+        read_metadata(model.replace(b"M001", b"M999"))
+
+
+def test_damaged_tables_are_told_from_whole_ones():
+    """Whatever byte is wrong: values or one kind of error, no other."""
+    whole = metadata_schema.encode(
+        {"name": "n", "subgraph_metadata": [{"input_tensor_metadata": [{"stats": {"min": [0.0]}}]}]}
+    )
+    broken = 0
+    for place in range(len(whole)):
+        for value in (0, 127, 255):
+            try:
+                metadata_schema.decode(whole[:place] + bytes([value]) + whole[place + 1 :])
+            except ValueError:
+                broken += 1
+    assert broken > len(whole)
+
+
+@pytest.mark.slow
+def test_a_real_client_finds_the_classes_that_keras_finds(classifier, with_labels, tmp_path):
+    """MediaPipe Tasks, 60 images of the test split, float32 and int8."""
+    np.save(tmp_path / "images.npy", classifier.images)
+    for name, model in with_labels.items():
+        (tmp_path / f"{name}.tflite").write_bytes(model)
+    files = [str(tmp_path / f"{name}.tflite") for name in with_labels]
+    done = subprocess.run(
+        [sys.executable, "-c", MEDIAPIPE, str(tmp_path / "images.npy"), *files],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    expected = classifier.probabilities.argmax(axis=1)
+    for place, name in enumerate(with_labels):
+        answers = found[place * len(expected) : (place + 1) * len(expected)]
+        assert sum(index == best for (index, _, _), best in zip(answers, expected, strict=True)) >= 58, name
+        for (index, label, score), image in zip(answers, classifier.images, strict=True):
+            assert label == classifier.labels[index]
+            # The pixels reach the model unchanged: its own scores come back, not those of a scaled image.
+            assert score == pytest.approx(run(with_labels[name], image).max(), abs=1e-4)
