@@ -156,6 +156,16 @@ def test_it_is_run_from_anywhere(folder, python, tmp_path_factory):
     assert answers(python(folder / "infer.py", "photo.jpg", cwd=elsewhere))
 
 
+def test_labels_may_stand_beside_the_model_or_be_absent(folder, python):
+    photo().save(folder / "photo.jpg")
+    named = answers(python(folder / "infer.py", folder / "photo.jpg"))
+    (folder / "model.tflite").write_bytes(to_tflite(corners, input_shape=[1, 32, 32, 3]))
+    numbered = answers(python(folder / "infer.py", folder / "photo.jpg"))
+    assert list(numbered) == [label.replace("region", "class") for label in named]
+    (folder / "labels.txt").write_text("".join(f"region {place}\n" for place in range(16)))
+    assert answers(python(folder / "infer.py", folder / "photo.jpg")) == named
+
+
 def test_wrong_arguments_get_a_line(folder, python):
     (folder / "notes.txt").write_text("no picture")
     for arguments in ([], ["--help"], ["missing.jpg"], [folder], ["a.jpg", "b.jpg"]):
