@@ -44,6 +44,12 @@ def distinct(value: np.ndarray) -> int:
     return len(np.unique(value))
 
 
+def distinct_per_channel(value: np.ndarray) -> int:
+    """The largest number of distinct weights of an output channel: int8 has a scale for each."""
+    channels = value.reshape(-1, value.shape[-1]).T
+    return max(len(np.unique(channel)) for channel in channels)
+
+
 def changed(before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarray]) -> float:
     """Share of the kernels that training moved."""
     common = [name for name in before if name in after and before[name].shape == after[name].shape]

@@ -35,7 +35,7 @@ def refuse_what_has_no_layers(model: keras.Model, *, technique: str) -> None:
     ]
     problems += [
         f"{layer.name} is a hub.KerasLayer, whose layers TensorFlow Hub does not keep. A bundled backbone has them:"
-        " tfkit.resolve(name).functional(image_size=...); tfkit.compress.prune_variables prunes any."
+        " tfkit.resolve(name).functional(image_size=...); tfkit.compress.Prune(...).prune_variables prunes any."
         for layer in hub_layers
     ]
     if problems:

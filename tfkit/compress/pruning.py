@@ -18,7 +18,6 @@ from tfkit.errors import CheckError, ConfigError
 if TYPE_CHECKING:
     from tfkit.stack import keras
 
-TOLERANCE = 0.01
 STRUCTURES = ("unstructured", "block", "2:4")
 SCHEDULES = ("polynomial", "constant")
 
@@ -134,7 +133,7 @@ class Prune:
             for name, value in found.items()
             if name.split("/")[0] in treated and not name.endswith("depthwise_kernel")
             for share in [float(np.mean(value == 0))]
-            if share < self.sparsity - max(TOLERANCE, 2 / value.size)
+            if share < self.sparsity - max(schedule.TOLERANCE, 2 / value.size)
         }
         if short:
             listed = ", ".join(f"{name} {share:.2f}" for name, share in list(short.items())[:5])
@@ -147,7 +146,7 @@ class Prune:
             "kernels_changed": measure.changed(measure.kernels(before), found),
         }
 
-    def at_once(self, variables: Sequence[Any]) -> float:
+    def prune_variables(self, variables: Sequence[Any]) -> float:
         """Make zeros in trained kernels, in place, without any example: what private training may be followed by.
 
         Args:
@@ -212,6 +211,7 @@ class Prune:
         plan = schedule.plan(
             steps,
             final_sparsity=self.sparsity,
+            kind="constant" if self.structure == "2:4" else self.schedule,
             begin_step=self.begin_step,
             end_step=self.end_step,
             frequency=self.frequency,

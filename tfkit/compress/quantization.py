@@ -108,11 +108,12 @@ class QuantizeAware:
                 )
         if self.preserve_clusters:
             few = [name for name, value in was.items() if measure.distinct(value) < _many(value)]
-            result["distinct_weights"] = float(max(measure.distinct(found[name]) for name in few))
+            # Convolutions get their centroids channel by channel, as int8 gives each a scale.
+            result["distinct_weights"] = float(max(measure.distinct_per_channel(found[name]) for name in few))
             most = max(measure.distinct(was[name]) for name in few)
             if result["distinct_weights"] > most + 1:
                 raise CheckError(
-                    f"qat: kernels of {most} distinct weights have {result['distinct_weights']:.0f} now."
+                    f"qat: kernels of {most} distinct weights have channels of {result['distinct_weights']:.0f} now."
                 )
         return result
 

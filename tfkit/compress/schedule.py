@@ -12,6 +12,9 @@ BEGIN, END = 0.1, 0.7
 UPDATES = 50
 """About so many times are the masks made anew."""
 
+TOLERANCE = 0.01
+"""By so much may sparsity stay below what was asked for."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
@@ -26,6 +29,7 @@ def plan(
     steps: int,
     *,
     final_sparsity: float,
+    kind: str = "polynomial",
     begin_step: int | None = None,
     end_step: int | None = None,
     frequency: int | None = None,
@@ -35,6 +39,7 @@ def plan(
     Args:
       steps: that will be trained.
       final_sparsity: that is wanted.
+      kind: "polynomial" or "constant".
       begin_step: a tenth of the steps when left out.
       end_step: seven tenths when left out.
       frequency: so that there are some 50 updates when left out.
@@ -62,13 +67,22 @@ def plan(
         raise ConfigError(
             f"A pruning schedule from step {begin} to {end}, every {every} steps, cannot be.\n{good}"
         )
-    if last is None or last < end - every:
-        reached = "0.00" if last is None else f"that of step {last}"
+    reached = 0.0
+    if last is not None:
+        reached = (
+            final_sparsity if kind == "constant" else final_sparsity * _grown((last - begin) / (end - begin))
+        )
+    if reached < final_sparsity - TOLERANCE:
         raise ConfigError(
             f"This pruning schedule (begin_step={begin}, end_step={end}, frequency={every}) would not reach"
-            f" {final_sparsity:g} in {steps} steps: sparsity would stay at {reached}, silently.\n{good}"
+            f" {final_sparsity:g} in {steps} steps: sparsity would stay at {reached:.2f}, silently.\n{good}"
         )
     return Plan(begin_step=begin, end_step=end, frequency=every)
+
+
+def _grown(progress: float) -> float:
+    """Share of the final sparsity that tfmot's polynomial has at this share of its way."""
+    return float(1 - (1 - min(progress, 1.0)) ** 3)
 
 
 def last_update(steps: int, *, begin_step: int, end_step: int, frequency: int) -> int | None:

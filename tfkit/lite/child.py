@@ -14,7 +14,7 @@ from tfkit import files
 from tfkit.errors import TfkitError, UsageError
 from tfkit.lite import jobs
 from tfkit.lite.source import SIGNATURE
-from tfkit.litert.converter import converted
+from tfkit.litert.converter import REMEDY, converted
 
 _SELECT = (
     "Keep them as TensorFlow operations with --select-tf-ops (select_tf_ops=True): the device then needs the Flex"
@@ -62,11 +62,12 @@ def _convert(job: Mapping[str, Any], request: jobs.Request, examples: Mapping[st
     if request.variant in ("int8", "int16x8") and examples:
         # Of a quantization-aware model too: its own ranges stay, what it left out (its input) gets some.
         converter.representative_dataset = representative
+    remedy = REMEDY if request.select_tf_ops else _SELECT
     if request.keep_float:
         from tfkit.lite.selective import selective
 
-        return converted(lambda: selective(converter, representative, request.keep_float), remedy=_SELECT)
-    return converted(converter.convert, remedy=_SELECT)
+        return converted(lambda: selective(converter, representative, request.keep_float), remedy=remedy)
+    return converted(converter.convert, remedy=remedy)
 
 
 def _set(converter: Any, request: jobs.Request, *, measured: bool) -> None:

@@ -173,8 +173,8 @@ def prove_int8(census: Census, *, name: str) -> None:
             " computes in float in\n    "
             + "\n    ".join(listed[:8])
             + more
-            + "\n  Convert it with a representative"
-            " dataset, or take it for what it is (variant='dynamic')."
+            + "\n  Without a representative dataset"
+            " that is so for all of them; single ones have no int8 form: replace these, or take variant='dynamic'."
         )
 
 

@@ -138,7 +138,7 @@ def _pruned_at_once(run: Run, origin: Run, config: CompressConfig) -> list[recip
         return []
     loaded = origin.model
     prune = Prune(final_sparsity=config.final_sparsity, structure=config.sparsity_structure)
-    sparsity = prune.at_once(list(loaded.variables_of_model))
+    sparsity = prune.prune_variables(list(loaded.variables_of_model))
     said = f"{prune.name}: sparsity {sparsity:.3f} of the kernels, made at once, without training after it"
     run.note(f"{said}.")
     wanted = [one for one in ("float32", "int8", "dynamic") if one in config.variants]
@@ -152,7 +152,8 @@ def _inputs(source: Source, config: CompressConfig) -> tuple[np.ndarray, list[st
     if len(source.inputs) > 1 or len(source.outputs) > 1:
         raise UsageError(
             f"{config.saved_model} has the inputs {', '.join(source.inputs)} and the outputs"
-            f" {', '.join(source.outputs)}; models of one and one are compared.\n  tfkit.lite.convert converts it without comparing."
+            f" {', '.join(source.outputs)}; models of one and one are compared."
+            "\n  tfkit.lite.convert converts it without comparing."
         )
     ((name, (shape, dtype)),) = source.inputs.items()
     path = config.representative_data
