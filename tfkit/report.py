@@ -20,7 +20,7 @@ from tfkit import run as runs
 from tfkit.errors import RunError
 from tfkit.evaluation import Evaluation, Pictures
 from tfkit.run import Run
-from tfkit.tensorboard import figures
+from tfkit.tensorboard import figures, lite_figures
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -110,6 +110,8 @@ def _content(run: Run) -> dict[str, Any]:
         "things": "images" if of_images else "examples",
         "privacy": run.read(runs.PRIVACY),
         "audit": run.read(runs.AUDIT),
+        "lite": (lite := run.read(runs.VARIANTS)),
+        "pareto": _svg(lite_figures.pareto(lite), alt=lite["verdict"], prefix="pareto-") if lite else None,
         "metrics": metrics,
         "measured": measured,
         "notes": run.notes,

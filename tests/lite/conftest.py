@@ -22,6 +22,8 @@ class Classifier:
 
 @pytest.fixture(scope="session")
 def classifier():
+    from sklearn.linear_model import LogisticRegression
+
     from tfkit import data, hub
     from tfkit.errors import TfkitError
     from tfkit.lite import jobs, representative
@@ -29,12 +31,16 @@ def classifier():
     from tfkit.stack import keras, tf
     from tfkit.transfer import models
 
-    splits = data.load_images("digits", image_size=SIZE)
+    # MNIST and not the 8 x 8 digits: these, enlarged, are so far from what the backbone knows that int8 itself gives
+    # another class for 5 to 7 % of the test split, whatever reads it. Here it does for 2 %.
+    splits = data.load_images("mnist5k", image_size=SIZE)
     backbone = hub.resolve("efficientnet-lite0")
-    features = hub.extract(backbone, splits).splits
-    epochs, steps = 60, sum(1 for _ in features.train)
-    head = models.head(1280, 10, learning_rate=1e-2, steps=epochs * steps)
-    head.fit(features.train, epochs=epochs, verbose=0)
+    train = np.asarray(splits.indices["train"])
+    features = hub.extract(backbone, splits).splits.source.read(train)
+    # Solved and not trained step by step: the same head in every process, without a seed.
+    solved = LogisticRegression(C=0.01, max_iter=2000).fit(features, splits.source.labels[train])
+    head = models.head(features.shape[1], 10, learning_rate=1e-2, steps=1)
+    head.layers[-1].set_weights([solved.coef_.T.astype(np.float32), solved.intercept_.astype(np.float32)])
 
     pixels = keras.Input([SIZE, SIZE, 3])
     scaled = keras.layers.Rescaling(1 / 255)(pixels)

@@ -120,7 +120,7 @@ class Cluster:
         names = registry._LAYERS_WEIGHTS_MAP.get(layer.__class__, [])
         kernels = [weight for weight in layer.weights if weight.name.split("/")[-1].split(":")[0] in names]
         if not kernels:
-            return False, "small, and sensitive" if "Conv" in type(layer).__name__ else "no kernel"
+            return False, "small, and sensitive" if "Conv" in type(layer).__name__ else ""
         smallest = min(int(weight.shape.num_elements()) for weight in kernels)
         if smallest <= self.number_of_clusters:
             return False, f"it has no more than {self.number_of_clusters} weights"

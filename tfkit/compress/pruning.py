@@ -202,7 +202,7 @@ class Prune:
             return False, f"tfmot cannot prune a {type(layer).__name__}"
         names = registry._weight_names(layer) if registry.supports(layer) else ["its own"]
         if not names:
-            return False, "small, and sensitive" if "Conv" in type(layer).__name__ else "no kernel"
+            return False, "small, and sensitive" if "Conv" in type(layer).__name__ else ""
         prunable = [weight for weight in layer.weights if weight.name.split("/")[-1].split(":")[0] in names]
         misfits = [misfit for weight in prunable if (misfit := self._misfit(tuple(weight.shape)))]
         return (False, misfits[0]) if misfits else (True, f"{self.sparsity:g} of its kernel becomes zero")

@@ -17,8 +17,8 @@ from tfkit.lite.source import SIGNATURE
 from tfkit.litert.converter import REMEDY, converted
 
 _SELECT = (
-    "Keep them as TensorFlow operations with --select-tf-ops (select_tf_ops=True): the device then needs the Flex"
-    " delegate.\n  Or replace the layers that use them."
+    "Keep them as TensorFlow operations with --select-tf-ops (select_tf_ops=True), which most can be: the device then"
+    " needs the Flex delegate.\n  Or replace the layers that use them."
 )
 
 

@@ -9,6 +9,9 @@ from typing import Any
 from tfkit import hub, packages
 from tfkit.errors import UsageError
 
+DEFAULT_SIGNATURE = "serving_default"
+"""By TensorFlow's convention the one that is served."""
+
 Opened = tuple[Callable[[dict[str, Any]], Any], dict[str, Any], list[Any]]
 """A function of named tensors, what they are, and what must live on with it."""
 
@@ -102,6 +105,8 @@ def _of_saved_model(loaded: Any, name: str, signature: str | None) -> Opened:
             "  Save it with tf.saved_model.save(model, folder, signatures=...). A TF Hub model:"
             " tfkit.lite.convert(tfkit.resolve(handle), input_shape=...)."
         )
+    if signature is None and DEFAULT_SIGNATURE in there:
+        signature = DEFAULT_SIGNATURE  # Keras's export adds others to it that do the same
     if signature is None and len(there) > 1:
         raise UsageError(
             f"{name} has several signatures: {', '.join(there)}. Say which: --signature {there[0]}"

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tfkit.data import Splits
     from tfkit.stack import keras
 
-EPOCHS = {"prune": 10, "cluster": 5, "qat": 3}
+EPOCHS = {"prune": 15, "cluster": 5, "qat": 5}
 
 
 def stages(technique: str, config: CompressConfig) -> list[Stage]:
@@ -67,6 +67,11 @@ def train(
     for chain in chains.values():
         for stage in chain:
             run.note(sentence(stage.treatments(model), technique=stage.name))
+    if any("cluster" in technique and "qat" in technique for technique in chains):
+        run.note(
+            "Keras will warn that gradients of kernels do not exist in cluster+qat: their centroids have them, and"
+            " that the kernels change is measured."
+        )
     done: dict[str, tuple[keras.Model, list[str]]] = {}
     trained = []
     for technique, chain in chains.items():
@@ -113,7 +118,10 @@ def _train(
         from tfkit.stack import keras
 
         schedule = models.schedule(config.learning_rate, steps=steps)
-        return models.compiled(stage.wrap(model, steps=steps), keras.optimizers.Adam(schedule))
+        # What pruning takes away shifts what batch normalisation sees: its statistics have to follow.
+        with models.normalising(model, part == "prune"):
+            wrapped = stage.wrap(model, steps=steps)
+        return models.compiled(wrapped, keras.optimizers.Adam(schedule))
 
     asked = {
         "technique": folder.name,
@@ -131,6 +139,7 @@ def _train(
             keep="last", callbacks=stage.callbacks(),
         )  # fmt: skip
     made = stage.strip(trained.model)
+    models.unfreeze(made)
     return made, stage.measure(model, made)
 
 

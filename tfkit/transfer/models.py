@@ -214,6 +214,22 @@ def unfreeze(model: keras.Model) -> None:
     _freeze(model, "all")
 
 
+@contextlib.contextmanager
+def normalising(model: keras.Model, learning: bool) -> Iterator[None]:
+    """What is cloned from the model in the block has batch normalisation that learns statistics, or that does not."""
+    from tfkit.stack import keras
+
+    layers = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    before = [layer.trainable for layer in layers]
+    for layer in layers:
+        layer.trainable = learning
+    try:
+        yield
+    finally:
+        for layer, trainable in zip(layers, before, strict=True):
+            layer.trainable = trainable
+
+
 def _freeze(base: keras.Model, trainable: str) -> None:
     from tfkit.stack import keras
 

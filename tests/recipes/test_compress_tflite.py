@@ -1,0 +1,170 @@
+"""The compressing recipe, as a user calls it: on a run, on a private run, on a stranger's SavedModel."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from recipes import compress_tflite, train_private, transfer_image
+from tfkit import cli
+from tfkit.run import Run
+from tfkit.stack import keras, tf
+
+FAST = ("--image-size", "32", "--epochs", "5", "--fine-tune-epochs", "0", "--seed", "1")
+
+
+def call(module, *arguments):
+    closing = getattr(module, "closing_lines", None)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(module.Config, module.run, list(map(str, arguments)), closing=closing)
+    return ended.value.code
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "digits"
+    assert call(transfer_image, "--run-dir", folder, *FAST) == 0
+    return Run.open(folder)
+
+
+@pytest.fixture(scope="module")
+def compressed(run):
+    assert call(compress_tflite, "--from-run", run.path, "--variants", "float32", "int8") == 0
+    return run
+
+
+@pytest.mark.slow
+def test_a_runs_model_becomes_int8_and_is_as_good(compressed):
+    content = compressed.read("tflite/variants.json")
+    found = {one["name"]: one for one in content["variants"]}
+    assert found["float32"]["agreement"] == 1.0
+    assert found["float32"]["accuracy"] == pytest.approx(compressed.metrics["test/accuracy"])
+    assert found["int8"]["size_bytes"] < 4_100_000
+    assert found["int8"]["macs"] == {"int8": 1.0}
+    assert content["chosen"] == "int8" or found["int8"]["accuracy_drop"] > 0.01
+    folder = compressed.path / "tflite"
+    assert (folder / "model.tflite").read_bytes() == (folder / f"{content['chosen']}.tflite").read_bytes()
+    assert (folder / "infer.py").is_file()
+    assert compressed.metrics["lite/int8/size_bytes"] == found["int8"]["size_bytes"]
+    assert "TFLite</h2>" in (compressed.path / "report.html").read_text()
+    assert not any(one["name"].startswith("prune") for one in content["variants"])
+
+
+@pytest.mark.slow
+def test_limits_that_nothing_keeps_to_end_with_1_and_the_nearest(compressed, capsys):
+    before = (compressed.path / "saved_model" / "saved_model.pb").read_bytes()
+    asked = ("--from-run", compressed.path, "--variants", "float32", "--max-size-kb", "100")
+    assert call(compress_tflite, *asked) == 1
+    said = capsys.readouterr()
+    assert "The nearest is float32: 13," in said.err
+    assert "Traceback" not in said.err
+    assert not (compressed.path / "tflite" / "model.tflite").exists()
+    assert compressed.read("tflite/variants.json")["chosen"] is None
+    assert (compressed.path / "saved_model" / "saved_model.pb").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_pruning_and_quantization_aware_training(run, capsys):
+    asked = (
+        "--from-run", run.path, "--techniques", "prune+qat", "--final-sparsity", "0.5", "--epochs", "1",
+        "--variants", "int8", "--max-accuracy-drop", "0.9",
+    )  # fmt: skip
+    assert call(compress_tflite, *asked) == 0
+    found = {one["name"]: one for one in run.read("tflite/variants.json")["variants"]}
+    assert found["prune0.5+qat+int8"]["sparsity"] > 0.42
+    assert found["prune0.5+qat+int8"]["macs"] == {"int8": 1.0}
+    assert "block1a_dwconv" in capsys.readouterr().out
+    # The same again trains nothing.
+    trained = (run.path / "tflite/training/prune0.5/backup/train/state.json").stat().st_mtime_ns
+    assert call(compress_tflite, *asked) == 0
+    assert (run.path / "tflite/training/prune0.5/backup/train/state.json").stat().st_mtime_ns == trained
+
+
+@pytest.mark.slow
+def test_a_private_run_is_not_shown_its_training_examples_again(tmp_path, capsys):
+    folder = tmp_path / "private"
+    private = ("--target-epsilon", "8", "--image-size", "32", "--epochs", "20")
+    assert call(train_private, "--run-dir", folder, *private) == 0
+    statement = (folder / "privacy.json").read_bytes()
+    assert call(compress_tflite, "--from-run", folder, "--techniques", "qat") == 2
+    assert "look at its training examples again" in capsys.readouterr().err
+    asked = (
+        "--from-run",
+        folder,
+        "--techniques",
+        "prune",
+        "--final-sparsity",
+        "0.3",
+        "--max-accuracy-drop",
+        "0.9",
+    )
+    assert call(compress_tflite, *asked) == 0
+    said = capsys.readouterr().out
+    assert "int8 left out" in said
+    assert "None of its training examples was looked at" in said
+    names = [one["name"] for one in Run.open(folder).read("tflite/variants.json")["variants"]]
+    assert names == ["float32", "float16", "dynamic", "prune0.3+float32", "prune0.3+dynamic"]
+    assert (folder / "privacy.json").read_bytes() == statement
+    images = list((folder / "logs").rglob("*lite*"))
+    assert not any("lite/float" in str(path) for path in images)
+
+
+@pytest.mark.slow
+def test_a_strangers_saved_model(tmp_path, capsys):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [
+            keras.Input([32, 32, 3]),
+            keras.layers.Conv2D(8, 3),
+            keras.layers.GlobalMaxPooling2D(),
+            keras.layers.Dense(4),
+        ]
+    )
+    model.export(str(tmp_path / "model"))
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    chance = np.random.default_rng(0)
+    for number in range(12):
+        picture = tf.io.encode_png(chance.integers(0, 256, (40, 30, 3), dtype=np.uint8))
+        tf.io.write_file(str(photos / f"{number}.png"), picture)
+    asked = ("--saved-model", tmp_path / "model", "--run-dir", tmp_path / "run")
+    assert call(compress_tflite, *asked, "--representative-data", photos, "--max-accuracy-drop", "0.5") == 0
+    found = {one["name"]: one for one in Run.open(tmp_path / "run").read("tflite/variants.json")["variants"]}
+    assert found["float32"]["agreement"] == 1.0
+    assert found["int8"]["accuracy"] is None
+    assert "true classes" in capsys.readouterr().out
+    np.save(tmp_path / "wrong.npy", np.zeros((4, 9)))
+    assert call(compress_tflite, *asked, "--representative-data", tmp_path / "wrong.npy") == 2
+    assert "the model takes [n, 32, 32, 3]" in capsys.readouterr().err
+    (tmp_path / "empty").mkdir()
+    assert call(compress_tflite, *asked, "--representative-data", tmp_path / "empty") == 2
+    assert "no image that can be read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "either --from-run RUN or --saved-model"),
+        (("--saved-model", "nowhere"), "no saved_model.pb"),
+        (("--from-run", "x", "--techniques", "qat+prune"), "in this order"),
+        (("--from-run", "x", "--final-sparsity", "1.5"), "--final-sparsity"),
+        (("--from-run", "nowhere"), "holds no run"),
+    ],
+)
+def test_what_cannot_be_asked(arguments, message, capsys):
+    assert call(compress_tflite, *arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_run_whose_data_changed_is_refused(run, tmp_path, capsys):
+    other = tmp_path / "other"
+    shutil.copytree(run.path, other)
+    provenance = json.loads((other / "provenance.json").read_text())
+    provenance["data"]["division"] = "another"
+    (other / "provenance.json").write_text(json.dumps(provenance))
+    assert call(compress_tflite, "--from-run", other) == 2
+    assert "was trained on other data" in capsys.readouterr().err
