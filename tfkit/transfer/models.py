@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 CLASSIFIER = "classifier"
 DROPOUT = 0.2
 WARMUP_SHARE = 0.1
+QUICK_MOMENTUM = 0.9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,14 +221,16 @@ def normalising(model: keras.Model, learning: bool) -> Iterator[None]:
     from tfkit.stack import keras
 
     layers = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
-    before = [layer.trainable for layer in layers]
+    before = [(layer.trainable, layer.momentum) for layer in layers]
     for layer in layers:
         layer.trainable = learning
+        # The usual 0.99 takes hundreds of steps to follow: longer than such a training is.
+        layer.momentum = QUICK_MOMENTUM if learning else layer.momentum
     try:
         yield
     finally:
-        for layer, trainable in zip(layers, before, strict=True):
-            layer.trainable = trainable
+        for layer, (trainable, momentum) in zip(layers, before, strict=True):
+            layer.trainable, layer.momentum = trainable, momentum
 
 
 def _freeze(base: keras.Model, trainable: str) -> None:

@@ -1,0 +1,100 @@
+"""The variants of the bundled backbone beside each other, and beside ai-edge-quantizer's of the same float model.
+
+    uv run python benchmarks/compress.py            # trains a head on the embedded digits first: about two minutes
+
+Accuracy, agreement and sizes are of the whole test split. Latencies: one example, variants in turn, medians of
+alternating rounds; CPU time of the same calls beside them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from recipes import transfer_image
+from tfkit import transfer
+from tfkit.lite import Table, evaluate, quantizer, representative
+from tfkit.lite.compare import convert_all, measure
+from tfkit.lite.jobs import Request
+from tfkit.lite.source import saved
+from tfkit.lite.subject import of_run
+from tfkit.litert.interpreter import opened
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--image-size", type=int, default=96)
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--json", type=Path, default=Path("runs/benchmarks/compress.json"))
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        config = transfer_image.Config(
+            image_size=arguments.image_size, fine_tune_epochs=0, run_dir=Path(folder) / "run"
+        )
+        run = transfer_image.run(config)
+        _, splits = transfer.load(config, global_batch_size=32, trainable=False)
+        examples = representative.from_splits(splits)
+        subject = of_run(run, splits, examples=examples)
+        with saved(subject.model, input_shape=subject.input_shape) as source:
+            requests = [
+                Request(name=name, variant=name) for name in ("float32", "float16", "dynamic", "int16x8")
+            ]
+            requests.append(
+                Request(
+                    name="int8", variant="int8", inference_input_type="uint8", inference_output_type="uint8"
+                )
+            )
+            made, failed = convert_all(source, requests, representative.collect(examples, source.inputs))
+        float32 = made["float32"]
+        made["aeq+static_int8"] = quantizer.static_int8(float32, [one[np.newaxis] for one in examples[:100]])
+        for name, bits in quantizer.WEIGHTS.items():
+            made[f"aeq+{name}"] = quantizer.weights_only(float32, bits=bits)
+        compared = {
+            name: evaluate.compare_outputs(
+                evaluate.predict(content, subject.read, subject.count), subject.expected, labels=subject.labels,
+                class_names=subject.class_names, names=subject.names,
+            )
+            for name, content in made.items()
+        }  # fmt: skip
+        variants = measure(made, compared)
+    table = Table(variants=variants, models=made, failed=failed, examples=subject.count)
+    print(f"\nEfficientNet-Lite0, {arguments.image_size} pixels, {subject.count} test images")
+    print(table)
+    ratios = speed(made["int8"], float32, rounds=arguments.rounds)
+    print(
+        "\nint8 over float32, one thread, alternating: "
+        + ", ".join(f"{k} {v:.2f}" for k, v in ratios.items())
+    )
+    arguments.json.parent.mkdir(parents=True, exist_ok=True)
+    arguments.json.write_text(
+        json.dumps({"variants": [one.as_dict() for one in variants], "ratios": ratios}, indent=2) + "\n"
+    )
+
+
+def speed(int8: bytes, float32: bytes, *, rounds: int) -> dict[str, float]:
+    """Ratios of medians over alternating rounds of 50 calls each: wall time and CPU time."""
+    ready = {"int8": opened(int8, threads=1), "float32": opened(float32, threads=1)}
+    wall: dict[str, list[float]] = {name: [] for name in ready}
+    cpu: dict[str, list[float]] = {name: [] for name in ready}
+    for _ in range(rounds + 1):
+        for name, interpreter in ready.items():
+            began, used = time.perf_counter(), time.process_time()
+            for _ in range(50):
+                interpreter.invoke()
+            wall[name].append(time.perf_counter() - began)
+            cpu[name].append(time.process_time() - used)
+    return {
+        kind: float(np.median(times["int8"][1:]) / np.median(times["float32"][1:]))  # the first warms up
+        for kind, times in (("wall", wall), ("cpu", cpu))
+    }
+
+
+if __name__ == "__main__":
+    main()
