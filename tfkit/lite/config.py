@@ -63,7 +63,7 @@ class CompressConfig(RecipeConfig):
     epochs: int | None = None
     """Of each training. Left out: 15 of pruning, 5 of clustering, 5 of quantization-aware training."""
 
-    learning_rate: float = 5e-4
+    learning_rate: float = 3e-4
     """Of these trainings: the peak, after warm-up and before cosine decay."""
 
     max_size_kb: float | None = None

@@ -34,12 +34,14 @@ class Step:
       operation: that makes it: "CONV_2D".
       error: root mean square of the difference, relative to that of the float32 values.
       added: by how much that is more than at the tensors it is made of.
+      readers: names of the tensors that are made of this one.
     """
 
     tensor: str
     operation: str
     error: float
     added: float
+    readers: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,8 +90,10 @@ def drift(float32: bytes, quantized: bytes, examples: Sequence[np.ndarray]) -> D
     for name, operation, made_of in one.operations:
         if name in errors:
             before = max((errors.get(source, 0.0) for source in made_of), default=0.0)
+            readers = tuple(made for made, _, sources in one.operations if name in sources)
+            added = errors[name] - before
             steps.append(
-                Step(tensor=name, operation=operation, error=errors[name], added=errors[name] - before)
+                Step(tensor=name, operation=operation, error=errors[name], added=added, readers=readers)
             )
     return Drift(steps=tuple(steps))
 

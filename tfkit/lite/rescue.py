@@ -10,12 +10,13 @@ import numpy as np
 from tfkit.errors import TfkitError
 from tfkit.lite import evaluate, jobs, representative
 from tfkit.lite.drift import Drift, drift, layer_name
+from tfkit.lite.inspect import inspect
 from tfkit.lite.source import saved
 from tfkit.lite.subject import Subject
 
 NAME = "int8-selective"
 TRIES = (1, 3, 8, 16)
-"""So many operations are kept in float, one try after the other, until the drop is within the limit."""
+"""So many guilty operations, with those that read what they make, are kept in float, one try after the other."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,25 +55,28 @@ def selective_variant(
     """
     shown = subject.read(np.arange(min(16, subject.count))).astype(np.float32)
     found = drift(float32, int8, [example[np.newaxis] for example in shown])
-    names = [step.tensor for step in found.guilty]
+    guilty = found.guilty
     tried = []
     with saved(subject.model, input_shape=subject.input_shape, signature=signature) as source:
         examples = representative.collect(subject.examples, source.inputs)
-        for count in [count for count in TRIES if count <= len(names)]:
-            asked = dataclasses.replace(request, keep_float=tuple(names[:count]))
+        for count in sorted({min(count, len(guilty)) for count in TRIES} - {0}):
+            # What reads a tensor reads it in int8 unless it is kept too.
+            kept = [name for step in guilty[:count] for name in (step.tensor, *step.readers)]
+            asked = dataclasses.replace(request, keep_float=tuple(dict.fromkeys(kept)))
             made = jobs.run(source, [asked], examples=examples)[asked.name]
             if isinstance(made, TfkitError):
                 return Rescue(content=None, drift=found, sentence=f"Keeping layers in float failed: {made}")
+            if "float32" not in inspect(made).macs:
+                return Rescue(content=None, drift=found, sentence="The converter kept none of them in float.")
             compared = evaluate.compare_outputs(
                 evaluate.predict(made, subject.read, subject.count), subject.expected,
                 labels=subject.labels, class_names=subject.class_names, names=subject.names,
             )  # fmt: skip
             tried.append(f"{count} in float: {compared.accuracy_drop:.4f}")
             if compared.accuracy_drop <= limit:
-                kept = ", ".join(layer_name(name) for name in names[:count])
-                return Rescue(
-                    content=made, drift=found, sentence=f"With {kept} in float it loses {tried[-1]}."
-                )
+                layers = ", ".join(dict.fromkeys(map(layer_name, asked.keep_float)))
+                loss = f"{compared.accuracy_drop:.4f}"
+                return Rescue(content=made, drift=found, sentence=f"With {layers} in float it loses {loss}.")
     return Rescue(
         content=None,
         drift=found,

@@ -118,10 +118,7 @@ def _train(
         from tfkit.stack import keras
 
         schedule = models.schedule(config.learning_rate, steps=steps)
-        # What pruning takes away shifts what batch normalisation sees: its statistics have to follow.
-        with models.normalising(model, part == "prune"):
-            wrapped = stage.wrap(model, steps=steps)
-        return models.compiled(wrapped, keras.optimizers.Adam(schedule))
+        return models.compiled(stage.wrap(model, steps=steps), keras.optimizers.Adam(schedule))
 
     asked = {
         "technique": folder.name,
@@ -139,7 +136,6 @@ def _train(
             keep="last", callbacks=stage.callbacks(),
         )  # fmt: skip
     made = stage.strip(trained.model)
-    models.unfreeze(made)
     return made, stage.measure(model, made)
 
 

@@ -23,12 +23,13 @@ def pareto(content: Mapping[str, Any]) -> Figure:
     variants = content["variants"]
     known = all(variant["accuracy"] is not None for variant in variants)
     quality = "accuracy" if known else "agreement"
-    figure, axes = figures.new_figure(9.0, 3.8, 1, 2)
+    figure, axes = figures.new_figure(11.0, 4.0, 1, 2)
     sizes = [variant["size_bytes"] / 1e6 for variant in variants]
     _scatter(axes[0, 0], variants, sizes, quality, "size, MB", content["chosen"])
-    timed = [variant for variant in variants if variant["latency_ms"].get("1")]
-    latencies = [variant["latency_ms"]["1"]["p50"] for variant in timed]
-    _scatter(axes[0, 1], timed, latencies, quality, "milliseconds on one thread", content["chosen"])
+    latencies = [variant["latency_ms"].get("1", {}).get("p50", float("nan")) for variant in variants]
+    _scatter(axes[0, 1], variants, latencies, quality, "milliseconds on one thread", content["chosen"])
+    handles, names = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside right upper", fontsize=8, frameon=False)
     return figure
 
 
@@ -42,22 +43,17 @@ def _scatter(
     axis: Axes, variants: Sequence[Any], x: Sequence[float], quality: str, label: str, chosen: str | None
 ) -> None:
     for place, (variant, across) in enumerate(zip(variants, x, strict=True)):
-        up = variant[quality]
-        colour = "C1" if variant["name"] == chosen else "C0"
-        axis.scatter([across], [up], color=colour, zorder=3)
+        name = figures.printable(variant["name"], longest=figures.LABEL_LENGTH).replace("$", "＄")
+        marker = "*" if variant["name"] == chosen else "osD^v<>pPX"[place // 10 % 10]
+        colour = f"C{place % 10}"
+        axis.scatter(
+            [across], [variant[quality]], color=colour, marker=marker, s=110 if marker == "*" else 45, zorder=3,
+            label=name + (" (chosen)" if marker == "*" else ""),
+        )  # fmt: skip
         if variant["pareto"]:
-            axis.scatter([across], [up], s=120, facecolors="none", edgecolors=colour)
-        name = figures.printable(variant["name"], longest=figures.LABEL_LENGTH)
-        # Neighbours have their names above and below.
-        axis.annotate(
-            name.replace("$", "＄"),
-            (across, up),
-            xytext=(5, 7 if place % 2 else -12),
-            textcoords="offset points",
-            fontsize=7,
-        )
+            axis.scatter([across], [variant[quality]], s=220, facecolors="none", edgecolors=colour)
     axis.set_xlabel(label)
     axis.set_ylabel(quality)
-    axis.margins(x=0.25, y=0.2)
+    axis.margins(x=0.1, y=0.15)
     axis.grid(color="#ddd", linewidth=0.6)
     axis.spines[["top", "right"]].set_visible(False)

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 CLASSIFIER = "classifier"
 DROPOUT = 0.2
 WARMUP_SHARE = 0.1
-QUICK_MOMENTUM = 0.9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,24 +212,6 @@ def compiled(model: keras.Model, optimizer: Any) -> keras.Model:
 def unfreeze(model: keras.Model) -> None:
     """Make all layers trainable but batch normalisation, which stays in inference mode."""
     _freeze(model, "all")
-
-
-@contextlib.contextmanager
-def normalising(model: keras.Model, learning: bool) -> Iterator[None]:
-    """What is cloned from the model in the block has batch normalisation that learns statistics, or that does not."""
-    from tfkit.stack import keras
-
-    layers = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
-    before = [(layer.trainable, layer.momentum) for layer in layers]
-    for layer in layers:
-        layer.trainable = learning
-        # The usual 0.99 takes hundreds of steps to follow: longer than such a training is.
-        layer.momentum = QUICK_MOMENTUM if learning else layer.momentum
-    try:
-        yield
-    finally:
-        for layer, (trainable, momentum) in zip(layers, before, strict=True):
-            layer.trainable, layer.momentum = trainable, momentum
 
 
 def _freeze(base: keras.Model, trainable: str) -> None:
