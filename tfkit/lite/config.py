@@ -61,7 +61,7 @@ class CompressConfig(RecipeConfig):
     """Distinct values that clustering leaves in a kernel."""
 
     epochs: int | None = None
-    """Of each training. Left out: 15 of pruning, 5 of clustering, 5 of quantization-aware training."""
+    """Of each training. Left out: 20 of pruning, 5 of clustering, 5 of quantization-aware training."""
 
     learning_rate: float = 3e-4
     """Of these trainings: the peak, after warm-up and before cosine decay."""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tfkit.data import Splits
     from tfkit.stack import keras
 
-EPOCHS = {"prune": 15, "cluster": 5, "qat": 5}
+EPOCHS = {"prune": 20, "cluster": 5, "qat": 5}
 
 
 def stages(technique: str, config: CompressConfig) -> list[Stage]:
