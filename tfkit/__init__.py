@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from tfkit import errors, stack
 
 if TYPE_CHECKING:
-    from tfkit import audit, data, hub, privacy
+    from tfkit import audit, compress, data, hub, lite, privacy
     from tfkit.data import Splits, from_arrays, load_images
     from tfkit.hub import resolve
     from tfkit.run import Run
