@@ -12,6 +12,7 @@ import pytest
 
 import tfkit
 from tfkit import data, training
+from tfkit.backup import Cadence
 from tfkit.errors import CheckError, ConfigError, DataError, RunError
 from tfkit.run import Run
 from tfkit.stack import keras, tf
@@ -57,6 +58,7 @@ def train(run_dir, *, callbacks=(), epochs=5, **changes):
         "patience": 3,
         "verbose": 0,
         "augment": data.Augmentation.preset("light"),
+        "cadence": Cadence(epoch_seconds=0.0),
     } | changes
     try:
         return training.train(build_model, digits(), run=run, epochs=epochs, callbacks=callbacks, **settings)
@@ -70,9 +72,8 @@ def uninterrupted(tmp_path_factory):
 
 
 @pytest.mark.parametrize("epoch", [0, 2, 4])
-def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, epoch, uninterrupted, monkeypatch):
+def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, epoch, uninterrupted):
     """Bit for bit, with dropout, augmentation, batch norm, Adam and early stopping; also twice resumed."""
-    monkeypatch.setattr("tfkit.resume.BACKUP_SECONDS", 0.0)
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path, callbacks=[StopAt(epoch)])
     resumed = train(tmp_path)
@@ -102,7 +103,7 @@ def test_the_best_epoch_is_kept_and_training_stops(tmp_path):
 
 def test_a_damaged_backup_is_an_error_that_says_how_to_go_on(tmp_path):
     train(tmp_path, epochs=1)
-    for file in (tmp_path / "backup" / "train").glob("*.data-*"):
+    for file in (tmp_path / "backup" / "train").glob("*/*.data-*"):
         file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(RunError, match=r"cannot be restored[\s\S]*--overwrite"):
         train(tmp_path, epochs=1)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from tfkit.backup import Cadence
+from tfkit.distribute import batches, exact
 from tfkit.errors import ConfigError
-from tfkit.resume import BACKUP_SECONDS, KeepBest, KeepLast
+from tfkit.resume import KeepBest, KeepLast
 from tfkit.stack import keras, tf
 
 if TYPE_CHECKING:
     from tfkit.data import Augmentation, Splits
+    from tfkit.data.pipeline import Share
     from tfkit.privacy import DPSGD
     from tfkit.run import Run
 
@@ -22,10 +25,8 @@ class AsUsual:
       best: keeps the weights that remain.
       steps_per_epoch: batches in an epoch.
       callbacks: that come before those which log.
-      backup_seconds: at most one backup in so many.
+      cadence: when it is saved.
     """
-
-    backup_seconds: float = BACKUP_SECONDS
 
     def __init__(
         self,
@@ -34,25 +35,39 @@ class AsUsual:
         augment: Augmentation | None,
         patience: int | None,
         start_val_loss: float | None,
+        cadence: Cadence,
+        class_weight: Mapping[int, float] | None = None,
         keep: str = "best",
     ) -> None:
         self.best = KeepLast() if keep == "last" else KeepBest(patience=patience, start=start_val_loss)
         self.steps_per_epoch = splits.steps_per_epoch
         self.callbacks: list[keras.callbacks.Callback] = []
+        self.cadence = cadence
         self._splits = splits
         self._augment = augment
+        self._class_weight = class_weight
 
-    def prepare(self, model: keras.Model, callbacks: Sequence[Any]) -> dict[str, Any]:
+    def prepare(
+        self, model: keras.Model, callbacks: Sequence[Any], *, strategy: tf.distribute.Strategy
+    ) -> dict[str, Any]:
         """Make the model ready, in its strategy's scope; returns what its backup must hold besides."""
+        if strategy.num_replicas_in_sync > 1 and batches.are_uneven(strategy, self._splits):
+            exact.weigh_replicas(model)
         return {}
 
     def last_epoch(self, first: int, epochs: int) -> int:
         """The epoch before which training ends that goes on at epoch `first`."""
         return epochs
 
-    def batches(self, first: int, last: int, strategy: tf.distribute.Strategy) -> Any:
-        """What `model.fit` gets for the epochs [first, last)."""
-        return self._splits.epochs(first, last, augment=self._augment)
+    def batches(self, first: int, last: int, strategy: tf.distribute.Strategy, *, skip: int) -> Any:
+        """What `model.fit` gets for the epochs [first, last), without the first `skip` steps."""
+
+        def of_process(share: Share | None) -> tf.data.Dataset:
+            return self._splits.epochs(
+                first, last, skip=skip, augment=self._augment, class_weight=self._class_weight, share=share
+            )
+
+        return batches.dealt(strategy, of_process)
 
     def conclude(self, model: keras.Model) -> None:
         """Write down what the training was."""
@@ -65,8 +80,6 @@ class Private(AsUsual):
       ConfigError: what was asked besides would look at single examples or at private counts.
       PrivacyError: the plan cannot be.
     """
-
-    backup_seconds = 0  # each epoch costs privacy: none is to be lost with its process
 
     def __init__(
         self,
@@ -83,7 +96,9 @@ class Private(AsUsual):
     ) -> None:
         from tfkit.privacy.session import Session
 
-        super().__init__(splits, augment=None, patience=None, start_val_loss=None)
+        # Each epoch costs privacy: none is to be lost with its process. Within one the samples are nobody's to repeat.
+        cadence = Cadence(seconds=None, epoch_seconds=0.0)
+        super().__init__(splits, augment=None, patience=None, start_val_loss=None, cadence=cadence)
         _refuse(patience=patience, augment=augment, class_weight=class_weight)
         plan = privacy.plan(
             examples=len(splits.indices["train"]),
@@ -95,7 +110,9 @@ class Private(AsUsual):
         self._session = Session(plan, run=run, stage=stage, seed=seed)
         self.callbacks = [self._session]
 
-    def prepare(self, model: keras.Model, callbacks: Sequence[Any]) -> dict[str, Any]:
+    def prepare(
+        self, model: keras.Model, callbacks: Sequence[Any], *, strategy: tf.distribute.Strategy
+    ) -> dict[str, Any]:
         """Check that the epsilon would hold for this model, and make its step the private one."""
         self._session.prepare(model, self._splits, callbacks)
         return {"private": self._session.state}
@@ -104,8 +121,9 @@ class Private(AsUsual):
         """Epochs that a killed process had begun are paid for, and not taken again."""
         return max(first, epochs - (self._session.epochs_begun - first))
 
-    def batches(self, first: int, last: int, strategy: tf.distribute.Strategy) -> Any:
+    def batches(self, first: int, last: int, strategy: tf.distribute.Strategy, *, skip: int) -> Any:
         """What `model.fit` gets for the epochs [first, last)."""
+        assert not skip, "private training is saved at the ends of epochs alone"
         return self._session.batches(self._splits, strategy=strategy, first=first, last=last)
 
     def conclude(self, model: keras.Model) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from tfkit import distribute, process
+from tfkit import distribute, process, pulse, stopping
 from tfkit import run as runs
 from tfkit.data import Splits
 from tfkit.errors import ConfigError, DataError
@@ -20,6 +20,7 @@ from tfkit.evaluation import Evaluation, save
 from tfkit.run import Run
 
 if TYPE_CHECKING:
+    from tfkit.backup import Cadence
     from tfkit.data import Augmentation
     from tfkit.privacy import DPSGD
     from tfkit.stack import keras, tf
@@ -61,6 +62,7 @@ def train(
     class_weight: dict[int, float] | None = None,
     augment: Augmentation | None = None,
     privacy: DPSGD | None = None,
+    cadence: Cadence | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     verbose: int | None = None,
 ) -> Trained:
@@ -80,6 +82,7 @@ def train(
       class_weight: class index to weight in the loss.
       augment: applied to each training image anew in each epoch.
       privacy: train with differential privacy; see `tfkit.privacy.DPSGD`.
+      cadence: when it is saved; see `tfkit.backup.Cadence`. Private training is saved at the ends of epochs alone.
       callbacks: of your own; what they keep is not part of the backup.
       verbose: Keras's own: 1 a progress bar, 2 a line an epoch, 0 nothing; None is 1 in a terminal or notebook, else 2.
 
@@ -87,19 +90,29 @@ def train(
       ConfigError: epochs below 1; a model that is not compiled.
       PrivacyError: no epsilon would hold for the model or the settings.
       RunError: a damaged backup.
+      KeyboardInterrupt: SIGTERM or SIGINT came; the state was saved, the same call goes on from there.
       CheckError: the loss is no longer a finite number.
     """
     from tfkit import tensorboard
+    from tfkit.backup import Backup, Cadence
+    from tfkit.distribute import batches
+    from tfkit.distribute.together import Together
     from tfkit.regimes import AsUsual, Private
-    from tfkit.resume import Backup, EpochSeeds
+    from tfkit.resume import EpochSeeds, Telling
     from tfkit.stack import keras
+
+    cadence = cadence or Cadence()
 
     if epochs < 1:
         raise ConfigError(f"epochs is {epochs}; training takes at least 1.")
+    chosen = distribute.strategy(strategy)
+    together = Together(chosen)
     earlier = _rows_before(run, stage)
-    offset = len(earlier)
     regime = (
-        AsUsual(splits, augment=augment, patience=patience, start_val_loss=start_val_loss, keep=keep)
+        AsUsual(
+            splits, augment=augment, class_weight=class_weight, patience=patience, start_val_loss=start_val_loss,
+            keep=keep, cadence=cadence,
+        )
         if privacy is None
         else Private(
             splits, privacy=privacy, run=run, stage=stage, epochs=epochs, seed=seed, patience=patience,
@@ -109,47 +122,61 @@ def train(
     keras.utils.set_random_seed(seed)
     # Dropout then draws from a tf.random.Generator, which EpochSeeds can reset; else from a hidden counter.
     keras.backend.experimental.enable_tf_random_generator()
-    chosen = distribute.strategy(strategy)
-    with chosen.scope():
+    with chosen.scope(), stopping.on_signals() as stop:
         model = build_model()
         if model.optimizer is None:
             raise ConfigError(
                 "build_model() returned a model that is not compiled: call model.compile(...) in it."
             )
         backup = Backup(
-            run.path / runs.BACKUP / stage,
+            run,
+            stage,
             best=regime.best,
-            also=regime.prepare(model, callbacks),
-            seconds=regime.backup_seconds,
-        )
-        first, finished = backup.restore(model)
-    last = regime.last_epoch(first, epochs)
-    if finished or regime.best.exhausted or first == last:
-        if regime.best.weights is not None:
-            model.set_weights(regime.best.weights)
-    else:
-        if first:
-            run.note(f"Resumed {stage} at epoch {first + 1} of {last}.")
-        logging = tensorboard.callbacks(
-            run.logdir,
-            first_epoch=offset,
+            together=together,
+            stop=stop,
             steps_per_epoch=regime.steps_per_epoch,
-            examples_per_epoch=len(splits.indices["train"]),
-            stage=stage,
+            cadence=regime.cadence,
+            also=regime.prepare(model, callbacks, strategy=chosen),
         )
-        model.fit(
-            regime.batches(first, last, chosen),
-            initial_epoch=first,
-            epochs=last,
-            steps_per_epoch=regime.steps_per_epoch,
-            validation_data=splits.validation,
-            class_weight=class_weight,
-            callbacks=[EpochSeeds(seed), *regime.callbacks, *logging, regime.best, backup, *callbacks],
-            verbose=verbose if verbose is not None else 1 if process.watched() else 2,
-        )
-    rows = [{"stage": stage, **row, "epoch": offset + row["epoch"]} for row in backup.rows]
+        backup.restore(model)
+        first, last = backup.epoch, regime.last_epoch(backup.epoch, epochs)
+        if backup.finished or regime.best.exhausted or first == last:
+            if regime.best.weights is not None:
+                model.set_weights(regime.best.weights)
+        else:
+            if first or backup.step:
+                within = f", step {backup.step + 1} of {regime.steps_per_epoch}" if backup.step else ""
+                run.note(f"Resumed {stage} at epoch {first + 1} of {last}{within}.")
+            logging = tensorboard.callbacks(
+                run.logdir,
+                first_epoch=len(earlier),
+                steps_per_epoch=regime.steps_per_epoch,
+                examples_per_epoch=len(splits.indices["train"]),
+                stage=stage,
+                of_each=together.of_each,
+            )
+            telling = Telling(stage=stage, epochs=last, steps_per_epoch=regime.steps_per_epoch)
+            seeds = EpochSeeds(seed, within=first if backup.step else None)
+            pulse.phase("training")
+            model.fit(
+                regime.batches(first, last, chosen, skip=backup.step),
+                initial_epoch=first,
+                epochs=last,
+                steps_per_epoch=regime.steps_per_epoch,
+                validation_data=batches.validation(chosen, splits),
+                validation_steps=splits.evaluation_steps("validation"),
+                callbacks=[seeds, *regime.callbacks, *logging, regime.best, backup, telling, *callbacks],
+                verbose=_verbosity(verbose, run),
+            )
+            pulse.phase("working")
+        regime.conclude(model)
+        weights = model.get_weights()
+    rows = [{"stage": stage, **row, "epoch": len(earlier) + row["epoch"]} for row in backup.rows]
     run.write_history([*earlier, *rows])
-    regime.conclude(model)
+    if chosen.num_replicas_in_sync > 1:
+        # What comes after training is the work of one process on one device: an ordinary model serves it.
+        model = build_model()
+        model.set_weights(weights)
     return Trained(
         model=model,
         rows=rows,
@@ -157,6 +184,12 @@ def train(
         val_loss=regime.best.state["value"],
         seconds=backup.seconds,
     )
+
+
+def _verbosity(asked: int | None, run: Run) -> int:
+    if not run.is_chief:
+        return 0
+    return asked if asked is not None else 1 if process.watched() else 2
 
 
 def fit(

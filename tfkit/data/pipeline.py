@@ -25,6 +25,8 @@ class Share:
 
     A batch of n examples goes to R replicas in consecutive pieces, replica r getting those from n r // R to
     n (r + 1) // R: none is lost or taken twice, and pieces differ by one example at most, also in a last batch.
+    Where a last batch has fewer examples than there are replicas, a piece without any is one example of weight 0: not
+    every operation takes an empty batch. Then all elements have a third component, weights float32 [b].
 
     Attributes:
       first: the first replica of this process.
@@ -35,6 +37,10 @@ class Share:
     first: int
     own: int
     of: int
+
+    def leaves_out_some(self, examples: int, *, batch_size: int) -> bool:
+        """Whether the last of these batches has no example for some replica."""
+        return 0 < examples % batch_size < self.of or examples < self.of
 
 
 def in_order(
@@ -47,9 +53,17 @@ def in_order(
     from tfkit.stack import tf
 
     batches = tf.data.Dataset.from_tensor_slices(np.asarray(indices, np.int64)).batch(batch_size)
-    if share is not None:
-        batches = batches.flat_map(_pieces(share))
-    return finish(batches.map(reader(source), num_parallel_calls=READERS, deterministic=True))
+    read = reader(source)
+    if share is None:
+        return finish(batches.map(read, num_parallel_calls=READERS, deterministic=True))
+    weighed = share.leaves_out_some(len(indices), batch_size=batch_size)
+
+    @tf.autograph.experimental.do_not_convert
+    def examples(index: tf.Tensor, weight: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        return (*read(index), weight) if weighed else read(index)
+
+    pieces = batches.flat_map(_pieces(share))
+    return finish(pieces.map(examples, num_parallel_calls=READERS, deterministic=True))
 
 
 def shuffled(
@@ -82,9 +96,8 @@ def shuffled(
     indices = np.asarray(indices, np.int64)
     read = reader(source)
     change = augment.function(seed=seed) if augment else None
-    weights = (
-        tf.constant([class_weight[label] for label in range(len(class_weight))]) if class_weight else None
-    )
+    of_class = [class_weight[label] for label in range(len(class_weight))] if class_weight else None
+    weighed = share is not None and share.leaves_out_some(len(indices), batch_size=batch_size)
 
     def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
         def order(position: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
@@ -98,21 +111,24 @@ def shuffled(
 
     # Autograph finds nothing to convert, and takes seconds for it.
     @tf.autograph.experimental.do_not_convert
-    def examples(index: tf.Tensor, epoch: tf.Tensor, position: tf.Tensor) -> tuple[tf.Tensor, ...]:
+    def examples(
+        index: tf.Tensor, epoch: tf.Tensor, position: tf.Tensor, weight: tf.Tensor
+    ) -> tuple[tf.Tensor, ...]:
         features, labels = read(index)
         features = change(features, epoch, position) if change else features
-        return (features, labels) if weights is None else (features, labels, tf.gather(weights, labels))
+        if of_class is not None:
+            return features, labels, weight * tf.gather(tf.constant(of_class, tf.float32), labels)
+        return (features, labels, weight) if weighed else (features, labels)
 
     batches = tf.data.Dataset.range(*epochs).flat_map(one_epoch)
     if skip:
         batches = batches.skip(skip)
-    if share is not None:
-        batches = batches.flat_map(_pieces(share))
-    return finish(batches.map(examples, num_parallel_calls=READERS, deterministic=True))
+    pieces = batches.flat_map(_pieces(share or Share(first=0, own=1, of=1)))
+    return finish(pieces.map(examples, num_parallel_calls=READERS, deterministic=True))
 
 
 def _pieces(share: Share) -> Any:
-    """A graph function: a batch -> a dataset of the pieces of it that this process's replicas take."""
+    """A graph function: a batch -> a dataset of the pieces of it that this process's replicas take, with weights."""
     from tfkit.stack import tf
 
     def pieces(*batch: tf.Tensor) -> tf.data.Dataset:
@@ -120,8 +136,9 @@ def _pieces(share: Share) -> Any:
 
         def piece(replica: tf.Tensor) -> Any:
             start, stop = count * replica // share.of, count * (replica + 1) // share.of
-            found = tuple(value[start:stop] for value in batch)
-            return found if len(found) > 1 else found[0]
+            weight = tf.cast(stop > start, tf.float32)
+            start, stop = tf.minimum(start, count - 1), tf.maximum(stop, tf.minimum(start, count - 1) + 1)
+            return (*(value[start:stop] for value in batch), tf.fill([stop - start], weight))
 
         return tf.data.Dataset.range(share.first, share.first + share.own).map(piece)
 

@@ -165,6 +165,10 @@ class Splits:
         """Examples in a batch of validation or test."""
         return max(self.global_batch_size, 1 if len(self.source.shape) == 3 else FEATURES_AT_A_TIME)
 
+    def evaluation_steps(self, split: str) -> int:
+        """Batches of `in_order(split)`, over all replicas."""
+        return math.ceil(len(self.indices[split]) / self.evaluation_batch_size)
+
     @property
     def steps_per_epoch(self) -> int:
         """Training batches in one epoch."""

@@ -1,4 +1,4 @@
-"""Where the work is done: one device, or several of one machine."""
+"""Where the work is done: one device, several of one machine, or several machines."""
 
 from tfkit.distribute.strategies import STRATEGIES, describe, logical_cpus, strategy
 

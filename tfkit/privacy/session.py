@@ -34,7 +34,8 @@ class Session(keras.callbacks.Callback):
         super().__init__()
         self._plan = plan
         self._run = run
-        self._path = run.path / runs.BACKUP / stage / LEDGER
+        self._path = run.backup / stage / LEDGER
+        self._begun = int(json.loads(self._path.read_text())["epochs_begun"]) if self._path.is_file() else 0
         self._secret = (
             bytes.fromhex(files.digest("deterministic noise", seed))
             if plan.deterministic_noise
@@ -45,7 +46,7 @@ class Session(keras.callbacks.Callback):
     @property
     def epochs_begun(self) -> int:
         """How many epochs have been begun, by this process and by those before it."""
-        return int(json.loads(self._path.read_text())["epochs_begun"]) if self._path.is_file() else 0
+        return self._begun
 
     @property
     def state(self) -> tf.train.Checkpoint:
@@ -75,7 +76,10 @@ class Session(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Account the epoch before anything of it can be seen."""
-        files.write_json(self._path, {"epochs_begun": self.epochs_begun + 1})
+        self._begun += 1
+        # Of several workers each counts, and one writes.
+        if self._run.is_chief:
+            files.write_json(self._path, {"epochs_begun": self._begun})
         if self.step is not None:
             self.step.reset()
 

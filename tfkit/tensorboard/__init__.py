@@ -8,6 +8,7 @@ precision-recall curves; the root holds the hparams with the final numbers, and 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,7 @@ def callbacks(
     steps_per_epoch: int,
     examples_per_epoch: int,
     stage: str = "train",
+    of_each: Callable[[float], Sequence[float]] | None = None,
 ) -> list[keras.callbacks.Callback]:
     """Keras callbacks that log one stage of a training.
 
@@ -46,6 +48,8 @@ def callbacks(
       steps_per_epoch: batches in a training epoch.
       examples_per_epoch: examples in a training epoch.
       stage: names the model's graph, which is written once, also when the stage is resumed.
+      of_each: where several processes train: gives what each of them has, for this one's number. With it the examples
+        per second of every worker are logged too.
 
     Returns:
       To be given to one `model.fit`. When fit begins at an `initial_epoch` above 0, TensorBoard forgets what a
@@ -54,7 +58,7 @@ def callbacks(
     from tfkit.tensorboard.training_log import EpochLog, ModelGraph, Speed
 
     return [
-        Speed(steps_per_epoch=steps_per_epoch, examples_per_epoch=examples_per_epoch),
+        Speed(steps_per_epoch=steps_per_epoch, examples_per_epoch=examples_per_epoch, of_each=of_each),
         EpochLog(logdir, first_epoch=first_epoch),
         ModelGraph(logdir / "graph" / stage),
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +18,33 @@ VALIDATION = "val_"
 
 
 class Speed(keras.callbacks.Callback):
-    """Adds learning rate and training speed to the logs of each epoch; the time of validation is left out."""
+    """Adds learning rate and training speed to the logs of each epoch; the time of validation is left out.
 
-    def __init__(self, *, steps_per_epoch: int, examples_per_epoch: int) -> None:
+    Of an epoch that was resumed in its middle the speed is that of the steps which this process took.
+    """
+
+    def __init__(
+        self,
+        *,
+        steps_per_epoch: int,
+        examples_per_epoch: int,
+        of_each: Callable[[float], Sequence[float]] | None = None,
+    ) -> None:
         super().__init__()
-        self._steps = steps_per_epoch
-        self._examples = examples_per_epoch
+        self._supports_tf_logs = True
+        self._examples_per_step = examples_per_epoch / steps_per_epoch
+        self._of_each = of_each
         self._began = 0.0
+        self._steps = 0
         self._seconds: float | None = None
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Start the clock."""
-        self._began, self._seconds = time.perf_counter(), None
+        self._began, self._seconds, self._steps = time.perf_counter(), None, 0
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Count."""
+        self._steps += 1
 
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Stop the clock: fit validates before it ends the epoch."""
@@ -40,9 +56,15 @@ class Speed(keras.callbacks.Callback):
         if logs is None:
             return
         seconds = self._seconds if self._seconds is not None else time.perf_counter() - self._began
+        speed = self._steps * self._examples_per_step / max(seconds, 1e-9)
         logs["learning_rate"] = learning_rate(self.model.optimizer)
-        logs["examples_per_second"] = self._examples / max(seconds, 1e-9)
-        logs["step_ms"] = 1000 * seconds / self._steps
+        logs["examples_per_second"] = speed
+        logs["step_ms"] = 1000 * seconds / max(self._steps, 1)
+        speeds = self._of_each(speed) if self._of_each else ()
+        if len(speeds) > 1:
+            logs |= {
+                f"worker_{index}_examples_per_second": own / len(speeds) for index, own in enumerate(speeds)
+            }
 
 
 def learning_rate(optimizer: Any) -> float:

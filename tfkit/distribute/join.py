@@ -1,0 +1,133 @@
+"""All workers are there before TensorFlow starts: one that is absent is named, instead of waited for in silence.
+
+TensorFlow itself waits inside of native code, which holds Python's lock and says nothing. So each worker first
+listens on its own port with a few lines of Python, and asks the others for their number. What they say is also
+how two hosts with different lists of workers are found out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+
+from tfkit import files
+from tfkit.cluster import Cluster
+from tfkit.errors import StackError, UsageError
+
+SECONDS_VARIABLE = "TFKIT_JOIN_SECONDS"
+SECONDS = 300.0
+_SAY_AFTER = 20.0
+_BETWEEN_TRIES = 0.2
+_ANSWER_SECONDS = 2.0
+
+
+class AbsentError(UsageError):
+    """A worker of the cluster is not there, or has another list of workers."""
+
+
+def wait(cluster: Cluster, *, seconds: float | None = None) -> None:
+    """Return when every worker of the cluster is there.
+
+    Args:
+      cluster: with this process's own number in it.
+      seconds: after which it is an error; None: TFKIT_JOIN_SECONDS, else 300.
+
+    Raises:
+      AbsentError: one did not come, or was started with another list of workers.
+      StackError: this worker's own port is taken.
+    """
+    seconds = seconds if seconds is not None else float(os.environ.get(SECONDS_VARIABLE, SECONDS))
+    if cluster.size == 1:
+        return
+    began = said = time.monotonic()
+    absent = [index for index in range(cluster.size) if index != cluster.index]
+    with _answering(cluster):
+        while True:
+            absent = [index for index in absent if not _is_there(cluster, index)]
+            if not absent:
+                return
+            now = time.monotonic()
+            if now - began > seconds:
+                raise AbsentError(
+                    f"{_names(cluster, absent)} did not come within {seconds:.0f} s; {cluster.name} waited.\n"
+                    "  Look whether it was started there, and whether its port is reachable from here (a firewall,\n"
+                    f"  a name that resolves to 127.0.1.1). {SECONDS_VARIABLE} or --join-seconds makes it wait longer."
+                )
+            if now - said > _SAY_AFTER:
+                print(f"{cluster.name} waits for {_names(cluster, absent)}.", file=sys.stderr, flush=True)
+                said = now
+            time.sleep(_BETWEEN_TRIES)
+
+
+@contextlib.contextmanager
+def _answering(cluster: Cluster) -> Iterator[None]:
+    """While the block runs, tell everyone who asks at this worker's port which worker it is."""
+    host, port = _split(cluster.workers[cluster.index])
+    # A name may stand for an address of loopback on its own host: others come by another one.
+    bound = host if host.startswith("127.") else ""
+    try:
+        listener = socket.create_server((bound, port), backlog=cluster.size)
+    except OSError as error:
+        raise StackError(
+            f"Port {port} of {host}, where {cluster.name} is to listen, is not free: {error.strerror}.\n"
+            "  Another job uses it, or a worker of an earlier one is still running. End that, or choose another port."
+        ) from error
+
+    def answer() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = listener.accept()
+                with connection, contextlib.suppress(OSError):
+                    connection.sendall(_token(cluster))
+
+    threading.Thread(target=answer, daemon=True).start()
+    try:
+        yield
+    finally:
+        # Closing alone would leave the port open until the thread's accept returns.
+        with contextlib.suppress(OSError):
+            listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+
+
+def _is_there(cluster: Cluster, index: int) -> bool:
+    try:
+        connection = socket.create_connection(_split(cluster.workers[index]), timeout=_ANSWER_SECONDS)
+    except OSError:
+        return False
+    with connection:
+        try:
+            answer = connection.recv(256)
+        except TimeoutError:
+            answer = b""
+        except OSError:
+            return False
+    if not answer.startswith(b"tfkit "):
+        # Once it has seen all the others it makes room for TensorFlow's server, which speaks otherwise.
+        return True
+    if answer != _token(cluster, index):
+        raise AbsentError(
+            f"At {cluster.workers[index]}, where worker {index} should be, there is another one, or one that was\n"
+            f"  started with another list of workers than {','.join(cluster.workers)}.\n"
+            "  Give the same list, in the same order, on every host, and each host its own number."
+        )
+    return True
+
+
+def _token(cluster: Cluster, index: int | None = None) -> bytes:
+    number = cluster.index if index is None else index
+    return f"tfkit {number} {files.digest(cluster.workers)}\n".encode()
+
+
+def _split(address: str) -> tuple[str, int]:
+    host, _, port = address.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+def _names(cluster: Cluster, indices: list[int]) -> str:
+    return ", ".join(f"worker {index} ({cluster.workers[index]})" for index in indices)

@@ -1,0 +1,69 @@
+"""Asynchronous training: workers that fetch weights from parameter servers and send gradients back.
+
+Stock TensorFlow does the work. What it cannot promise, tfkit does not either: the order of the updates, and so the
+weights, differ from run to run.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+from tfkit.cluster import Cluster
+from tfkit.errors import ConfigError
+from tfkit.stack import quiet, tf
+
+REHEARSAL = {"worker": 2, "ps": 1}
+
+
+def lead(here: Cluster) -> tf.distribute.Strategy:
+    """The strategy of the process that leads: TF_CONFIG's chief, or of a rehearsal in this process.
+
+    Raises:
+      ConfigError: this process is one of those that serve.
+    """
+    if here.parameter_servers and here.role != "chief":
+        raise ConfigError(
+            f"This process is {here.name} of a cluster with parameter servers: it serves, and runs no recipe.\n"
+            "  Start `python -m tfkit.distribute.parameter_servers` in it, as `python -m tfkit launch\n"
+            "  --parameter-servers N` does; the recipe runs in the chief."
+        )
+    resolvers = tf.distribute.cluster_resolver
+    resolver = resolvers.TFConfigClusterResolver() if here.parameter_servers else _rehearsal()
+    with quiet():
+        return tf.distribute.ParameterServerStrategy(resolver)
+
+
+def _rehearsal() -> Any:
+    """Servers in threads of this process, on ports of loopback."""
+    addresses = {
+        role: [f"127.0.0.1:{_free_port()}" for _ in range(count)] for role, count in REHEARSAL.items()
+    }
+    cluster = tf.train.ClusterSpec(addresses)
+    config = tf.compat.v1.ConfigProto(inter_op_parallelism_threads=4)
+    for role, count in REHEARSAL.items():
+        for index in range(count):
+            tf.distribute.Server(cluster, job_name=role, task_index=index, config=config, protocol="grpc")
+    return tf.distribute.cluster_resolver.SimpleClusterResolver(cluster, rpc_layer="grpc")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def serve() -> None:
+    """Be the worker or parameter server that TF_CONFIG names, until the process is ended."""
+    resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
+    server = tf.distribute.Server(
+        resolver.cluster_spec(),
+        job_name=resolver.task_type,
+        task_index=resolver.task_id,
+        protocol=resolver.rpc_layer or "grpc",
+    )
+    server.join()
+
+
+if __name__ == "__main__":
+    serve()
