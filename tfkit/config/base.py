@@ -1,0 +1,29 @@
+"""What every recipe takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecipeConfig:
+    """What every recipe takes."""
+
+    config: Path | None = None
+    """YAML file with any of these settings (a run's config.yaml replays it); flags override it."""
+
+    run_dir: Path | None = None
+    """Folder for all that the run makes. Left out: runs/ and a name made of the recipe and its settings."""
+
+    overwrite: bool = False
+    """Replace what an earlier run left in the run folder."""
+
+    debug: bool = False
+    """Show the traceback of an error."""
+
+    seed: int = 0
+    """Of the splits, the initial weights, the order, the augmentation and the dropout."""
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without the data."""

@@ -1,0 +1,74 @@
+"""How to train with differential privacy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from tfkit.config.devices import StrategyConfig
+from tfkit.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrivateConfig(StrategyConfig):
+    """How to train a classifier on a public pretrained backbone with differential privacy."""
+
+    target_epsilon: float | None = None
+    """Privacy budget: the noise is chosen so that it is not exceeded. Left out, and no --noise-multiplier: 3."""
+
+    delta: float | None = None
+    """Probability with which epsilon may fail. Left out: 1e-5, or less for more than 10,000 examples."""
+
+    noise_multiplier: float | None = None
+    """Standard deviation of the noise in units of the clipping norm, instead of --target-epsilon."""
+
+    l2_norm_clip: float = 0.3
+    """Length to which the gradient of each example is cut."""
+
+    global_batch_size: int | None = None
+    """Expected examples in a training step, over all replicas: the true number is random and private.
+    Left out: all, up to 4096 of features and 256 of images."""
+
+    epochs: int | None = None
+    """Each is so many steps that an example is expected once. Left out: 80 on features, 15 on images."""
+
+    learning_rate: float | None = None
+    """The peak, after warm-up and before cosine decay. Left out: larger for more examples and more epsilon."""
+
+    features: bool = True
+    """Train a head on stored features of the frozen backbone; off: train all layers (bundled backbones)."""
+
+    mean_budget: float = 0.2
+    """Share of the budget for a noisy mean of the features, which is taken off each example's; 0: none is released."""
+
+    sampler: Literal["poisson", "shuffled"] = "poisson"
+    """poisson: each example enters each step by chance. shuffled: once an epoch, which costs far more epsilon."""
+
+    accountant: Literal["pld", "rdp"] = "pld"
+    """What epsilon is computed by: privacy loss distributions, or Rényi divergences (never tighter)."""
+
+    microbatch_size: int | None = None
+    """Examples that go through the model at a time. Left out: chosen; the result does not depend on it."""
+
+    adaptive_clip_quantile: float | None = None
+    """Share of examples that is to stay unclipped: the clipping norm follows, at a cost that is accounted."""
+
+    deterministic_noise: bool = False
+    """Noise and samples from --seed, for tests: repeatable and NOT private."""
+
+    diagnostics: bool = False
+    """Log loss, gradient norms and the clipped share of the training examples: without noise, so they leak."""
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without the data."""
+        super().__post_init__()
+        for name in ("global_batch_size", "epochs", "learning_rate", "l2_norm_clip"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ConfigError(f"--{name.replace('_', '-')} is {value}; it must be above 0.")
+        if not 0 <= self.mean_budget < 1:
+            raise ConfigError(
+                f"--mean-budget is {self.mean_budget}; a share from 0 (none) to below 1 is expected."
+            )
+        if self.target_epsilon is None and self.noise_multiplier is None:
+            object.__setattr__(self, "target_epsilon", 3.0)
