@@ -160,7 +160,7 @@ def _pod(job: Job, *, container: str, port_name: str, command: list[str]) -> dic
                 "command": command,
                 # That user has no home in the image.
                 "env": [{"name": "HOME", "value": "/tmp"}],
-                "ports": [{"name": port_name, "containerPort": PORT}],
+                "ports": [{"name": port_name, "containerPort": PORT, "protocol": "TCP"}],
                 "resources": {"requests": dict(amounts), "limits": dict(amounts)},
                 "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
                 "volumeMounts": [{"name": "shared", "mountPath": job.shared_mount}],
