@@ -218,6 +218,14 @@ def test_slurm_gets_every_word_as_it_was_written(tmp_path):
     assert tuple(shlex.split(line)) == (*words, "--cluster", "slurm")
 
 
+def test_data_that_the_pods_may_not_see_is_mentioned():
+    words = (*WORDS, "--data-dir=/home/me/photos")
+    assert "# --data-dir /home/me/photos is not under /runs" in manifest(
+        "tfjob", Job(**{**JOB, "words": words})
+    )
+    assert "is not under" not in manifest("tfjob", Job(**JOB))
+
+
 @pytest.fixture
 def digits(tmp_path):
     """A run as a recipe leaves it."""

@@ -131,6 +131,13 @@ class Job:
             found.append(f"--run-dir {run_dir} is not under {mount}, where the shared claim is mounted.")
         return found
 
+    def remarks_about_pods(self) -> list[str]:
+        """What may be meant and may be a mistake: data that the pods see only if the image holds it."""
+        data_dir = _value(self.words, "--data-dir")
+        if data_dir is None or PurePosixPath(data_dir).is_relative_to(self.shared_mount):
+            return []
+        return [f"--data-dir {data_dir} is not under {self.shared_mount}: the image must hold it."]
+
 
 def words_of(run_dir: Path, *, changes: Sequence[str] = ()) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The command line that asks for what a run was asked for.

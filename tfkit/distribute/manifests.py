@@ -48,7 +48,7 @@ def manifest(kind: str, job: Job) -> str:
         raise ConfigError(f"A manifest of kind {kind!r} is not known. Use one of: {', '.join(KINDS)}.")
     job.check(kubernetes=True)
     objects, remarks = _DESCRIBE[kind](job)
-    told = (_PORT_REMARK, *remarks, *job.remarks)
+    told = (_PORT_REMARK, *remarks, *job.remarks_about_pods(), *job.remarks)
     comments = "\n".join(
         textwrap.fill(remark, 110, initial_indent="# ", subsequent_indent="# ") for remark in told
     )

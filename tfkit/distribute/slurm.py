@@ -30,7 +30,8 @@ def tf_config(*, port_base: int | None = None) -> str:
     """What TF_CONFIG must be in this task of a Slurm step; TensorFlow is not asked.
 
     Worker i is the task of rank i; it listens on `port_base` plus its number on its node. Tasks must be laid out in
-    blocks (rank 0 and 1 on the first node, 2 and 3 on the second), as Slurm does unless told otherwise.
+    blocks (rank 0 and 1 on the first node, 2 and 3 on the second), as Slurm does unless told otherwise, and Slurm's
+    names of the nodes must resolve on every node. Which GPUs a task sees is Slurm's to say (--gpus-per-task).
 
     Args:
       port_base: of every node. Left out: `default_port` of this job's and this step's number.
