@@ -18,7 +18,8 @@ _SCRIPT = """\
 #SBATCH --open-mode=append
 #SBATCH --requeue
 # 120 s before the time is up every task gets SIGTERM: it saves, stops and exits with 3. (Not B:, which would reach
-# this script alone.) The first that ends so ends the step: the others have Slurm's KillWait, 30 s by default, to follow.
+# this script alone.) The first that ends so ends the step: the others must follow within Slurm's KillWait, 30 s unless
+# the site says otherwise.
 #SBATCH --signal=TERM@120
 
 # Submit it from the folder of the checkout, on storage that all nodes share. The run folder must be on such too.
