@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from tfkit.distribute import manifests
 from tfkit.errors import TfkitError
 
 
@@ -28,6 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     report = commands.add_parser("report", help="write report.html of finished runs anew")
     report.add_argument("runs", nargs="+", metavar="RUN", help="a run folder")
     report.set_defaults(run=_report)
+
+    manifests.add_command(commands)
 
     chosen = parser.parse_args(arguments)
     try:
