@@ -8,12 +8,15 @@ Examples:
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from tfkit import cli
-from tfkit.config import ImageConfig, PrivateConfig, as_dict, run_dir
+from tfkit import cli, job
+from tfkit.config import ImageConfig, PrivateConfig
 from tfkit.run import Run
+
+if TYPE_CHECKING:
+    from tfkit.stack import tf
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,28 +36,19 @@ def run(config: Config) -> Run:
     Raises:
       TfkitError: see `tfkit.errors`; PrivacyError where no epsilon would hold.
     """
-    folder = run_dir(config, recipe="train_private")
-    with Run.create(folder, config=as_dict(config), overwrite=config.overwrite) as run:
-        if run.finished:
-            print(f"{run.path} holds the finished run of this very config; --overwrite would do it again.")
-        else:
-            _train(config, run)
-    return run
+    return job.once(config, _train, recipe="train_private")
 
 
-def _train(config: Config, run: Run) -> None:
-    from tfkit import report, stack, transfer
+def _train(config: Config, run: Run, strategy: tf.distribute.Strategy) -> None:
+    from tfkit import transfer
 
-    began = time.monotonic()
     backbone, splits = transfer.load(
         config, global_batch_size=config.global_batch_size or 1, trainable=not config.features
     )
-    run.versions = stack.versions()
     transfer.describe(run, backbone, splits, recipe="train_private", show_examples=False)
-    classifier = transfer.train_private(run, backbone, splits, config)
-    transfer.conclude(run, classifier, splits, show_examples=False)
-    run.record({"time/total_seconds": time.monotonic() - began})
-    report.write_report(run)
+    classifier = transfer.train_private(run, backbone, splits, config, strategy=strategy)
+    if run.is_chief:
+        transfer.conclude(run, classifier, splits, show_examples=False)
 
 
 if __name__ == "__main__":

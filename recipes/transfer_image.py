@@ -8,12 +8,15 @@ Examples:
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from tfkit import cli
-from tfkit.config import ImageConfig, TransferConfig, as_dict, run_dir
+from tfkit import cli, distribute, job
+from tfkit.config import ImageConfig, TransferConfig
 from tfkit.run import Run
+
+if TYPE_CHECKING:
+    from tfkit.stack import tf
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,28 +36,20 @@ def run(config: Config) -> Run:
     Raises:
       TfkitError: see `tfkit.errors`.
     """
-    folder = run_dir(config, recipe="transfer_image")
-    with Run.create(folder, config=as_dict(config), overwrite=config.overwrite) as run:
-        if run.finished:
-            print(f"{run.path} holds the finished run of this very config; --overwrite would do it again.")
-        else:
-            _train(config, run)
-    return run
+    return job.once(config, _train, recipe="transfer_image")
 
 
-def _train(config: Config, run: Run) -> None:
-    from tfkit import report, stack, transfer
+def _train(config: Config, run: Run, strategy: tf.distribute.Strategy) -> None:
+    from tfkit import transfer
 
-    began = time.monotonic()
+    config = distribute.scaled(config, strategy, run)
     backbone, splits = transfer.load(
         config, global_batch_size=config.global_batch_size, trainable=bool(config.fine_tune_epochs)
     )
-    run.versions = stack.versions()
     transfer.describe(run, backbone, splits, recipe="transfer_image")
-    classifier = transfer.train(run, backbone, splits, config)
-    transfer.conclude(run, classifier, splits)
-    run.record({"time/total_seconds": time.monotonic() - began})
-    report.write_report(run)
+    classifier = transfer.train(run, backbone, splits, config, strategy=strategy)
+    if run.is_chief:
+        transfer.conclude(run, classifier, splits)
 
 
 if __name__ == "__main__":

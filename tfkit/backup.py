@@ -12,6 +12,7 @@ import numpy as np
 
 from tfkit.backups import Backups
 from tfkit.distribute.together import Together
+from tfkit.errors import RunError
 from tfkit.resume import KeepBest, generators
 from tfkit.run import Run
 from tfkit.stack import keras, tf
@@ -107,6 +108,12 @@ class Backup(keras.callbacks.Callback):
         if found is None:
             return
         state, self._best.weights = found
+        if state["steps_per_epoch"] != self._steps:
+            raise RunError(
+                f"{self._folder} was trained in epochs of {state['steps_per_epoch']} steps, and they have {self._steps}"
+                " now: the batch, or the data, changed.\n  With --batch-size-per-replica it changes with the replicas:"
+                " give the same --global-batch-size instead, or begin anew with --overwrite."
+            )
         self._best.state = state["best"]
         self._measured = state["metrics"]
         self.rows, self._earlier_seconds = state["rows"], state["seconds"]
@@ -191,6 +198,7 @@ class Backup(keras.callbacks.Callback):
             "epoch": epoch,
             "step": step,
             "finished": finished,
+            "steps_per_epoch": self._steps,
             "best": self._best.state,
             "metrics": {name: [value.tolist() for value in values] for name, values in measured.items()},
             "rows": self.rows,

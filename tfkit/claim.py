@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,6 +29,10 @@ AUDIT = "audit.json"
 TFLITE = "tflite"
 VARIANTS = f"{TFLITE}/variants.json"
 LOCK = ".lock"
+
+RESTARTED_VARIABLE = "TFKIT_RESTARTED"
+"""How often a launcher has started this job again."""
+
 MADE = (
     *(CONFIG, LABELS, METRICS, NOTES, HISTORY, PROVENANCE, VERSIONS, EVALUATION, REPORT),
     *(SAVED_MODEL, LOGS, BACKUP, PRIVACY, AUDIT, TFLITE),
@@ -54,7 +59,8 @@ def claim(folder: Path, *, config: Mapping[str, Any], overwrite: bool) -> TextIO
     folder.mkdir(parents=True, exist_ok=True)
     lock = _acquire(folder)
     _remove_halves(folder)
-    if overwrite or not ((folder / BACKUP).is_dir() or (folder / METRICS).is_file()):
+    # A launcher gives a restarted job the same words: what --overwrite was to remove is removed.
+    if (overwrite and is_first_start()) or not ((folder / BACKUP).is_dir() or (folder / METRICS).is_file()):
         _clear(folder)
     if (folder / CONFIG).is_file():
         _refuse_other(folder, config)
@@ -63,6 +69,11 @@ def claim(folder: Path, *, config: Mapping[str, Any], overwrite: bool) -> TextIO
 
         files.write_text(folder / CONFIG, yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
     return lock
+
+
+def is_first_start() -> bool:
+    """Whether no launcher has started this job before."""
+    return os.environ.get(RESTARTED_VARIABLE, "0") == "0"
 
 
 def _refuse_other_things(folder: Path) -> None:

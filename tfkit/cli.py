@@ -1,22 +1,29 @@
 """What every recipe does on the command line: read the settings, run, say how it ended.
 
 Exit codes: 0 done, 1 a check failed or something unexpected happened, 2 what was asked cannot be done,
-3 interrupted: the same command goes on from there.
+3 interrupted: the same command goes on from there, 4 another worker was lost: so it does, in all of them.
 """
 
 from __future__ import annotations
 
 import inspect
+import os
+import signal
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
 from typing import NoReturn, TypeVar
 
+from tfkit import cluster, pulse, stopping
 from tfkit import config as configs
 from tfkit.errors import TfkitError
 from tfkit.run import Run
 
 INTERRUPTED = 3
+PEER_LOST = 4
+
+# What TensorFlow raises in a worker when another one is gone, or says nothing any more.
+_OF_PEERS = ("UnavailableError", "AbortedError", "CancelledError", "DeadlineExceededError", "InternalError")
 
 C = TypeVar("C", bound=configs.RecipeConfig)
 
@@ -38,20 +45,55 @@ def main(
     """
     words = sys.argv[1:] if arguments is None else list(arguments)
     module = inspect.getmodule(config_class)
+    pulse.start()
+    # Outside of training, which saves first, a scheduler's SIGTERM is what Ctrl-C is.
+    signal.signal(signal.SIGTERM, stopping.interrupt)
     try:
         spec = getattr(module, "__spec__", None)
         prog = f"python -m {spec.name}" if spec else config_class.__module__
         config = configs.parse(config_class, words, prog=prog, description=inspect.getdoc(module) or "")
-        print("\n".join((closing or closing_lines)(run(config))))
-    except KeyboardInterrupt:
-        print("\nInterrupted. The same command goes on from the last whole epoch.", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+        done = run(config)
+        if done.is_chief:
+            print("\n".join((closing or closing_lines)(done)))
+    except KeyboardInterrupt as interrupted:
+        where = f" ({interrupted})" if str(interrupted) else ""
+        print(f"\nInterrupted{where}. The same command goes on from the last backup.", file=sys.stderr)
+        _leave(INTERRUPTED)
     except Exception as error:
+        if _lost_a_peer(error):
+            print(f"Another worker is gone ({_first_line(error)}); this one ends.", file=sys.stderr)
+            _leave(PEER_LOST)
+        if isinstance(error, TfkitError) or _disk_is_full(error):
+            pulse.give_up(_first_line(error))
         if "--debug" in words:
             raise
         print(_explain(error), file=sys.stderr)
-        sys.exit(error.exit_code if isinstance(error, TfkitError) else 1)
-    sys.exit(0)
+        _leave(error.exit_code if isinstance(error, TfkitError) else 1)
+    _leave(0)
+
+
+def _leave(code: int) -> NoReturn:
+    """End the process; as one of several workers at once: TensorFlow would wait for the others at its exit."""
+    if cluster.current().size > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
+def _lost_a_peer(error: Exception) -> bool:
+    ours = type(error).__module__.startswith("tensorflow") and type(error).__name__ in _OF_PEERS
+    return ours and cluster.current().size > 1
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    told = [line for line in lines if "unhealthy" in line or "UNAVAILABLE" in line] or lines
+    return textwrap.shorten(told[0], 300) if told else repr(error)
+
+
+def _disk_is_full(error: Exception) -> bool:
+    return "No space left on device" in str(error)
 
 
 def closing_lines(run: Run) -> list[str]:
@@ -82,7 +124,7 @@ def _privacy_line(metrics: dict[str, float]) -> list[str]:
 def _explain(error: Exception) -> str:
     if isinstance(error, TfkitError):
         return f"{type(error).__name__}: {error}"
-    if "No space left on device" in str(error):
+    if _disk_is_full(error):
         return "The disk is full. Nothing that was whole is lost: free some space and give the same command again."
     if isinstance(error, OSError) and error.filename:
         return f"{type(error).__name__}: {error.strerror}: {error.filename}\n  (--debug shows where)"

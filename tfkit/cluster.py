@@ -78,3 +78,8 @@ def current() -> Cluster:
             f" {', '.join(f'{len(found)} {name}' for name, found in known.items())}."
         )
     return Cluster(workers=workers, index=index, parameter_servers=servers, role=role)
+
+
+def become(config: str) -> None:
+    """Be the process that this TF_CONFIG describes: TensorFlow reads it from the environment."""
+    os.environ[VARIABLE] = config

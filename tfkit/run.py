@@ -126,7 +126,7 @@ class Run:
         run = cls(Path(tempfile.mkdtemp(prefix=f"tfkit-worker-{cluster.current().index}-")))
         run.shared, run.is_chief = path, False
         # What --overwrite removes, the chief may be about to remove.
-        run._done = not overwrite and (path / REPORT).is_file()
+        run._done = not (overwrite and claim.is_first_start()) and (path / REPORT).is_file()
         return run
 
     def __enter__(self) -> Run:
@@ -191,10 +191,14 @@ class Run:
     def note(self, sentence: str) -> None:
         """Print a decision of the run and keep it; one that is kept already is not repeated."""
         line = " ".join(sentence.split())
-        if self.is_chief:
-            print(line, flush=True)
+        self.say(line)
         if line not in self.notes:
             files.write_text(self.path / NOTES, "".join(f"{known}\n" for known in [*self.notes, line]))
+
+    def say(self, sentence: str) -> None:
+        """Print it; of several workers the chief does."""
+        if self.is_chief:
+            print(sentence, flush=True)
 
     @property
     def labels(self) -> list[str]:

@@ -14,6 +14,7 @@ import numpy as np
 
 from tfkit import distribute, process, pulse, stopping
 from tfkit import run as runs
+from tfkit.config import StrategyConfig
 from tfkit.data import Splits
 from tfkit.errors import ConfigError, DataError
 from tfkit.evaluation import Evaluation, save
@@ -205,6 +206,7 @@ def fit(
     class_weights: str = "auto",
     augment: Augmentation | None = None,
     privacy: DPSGD | None = None,
+    cadence: Cadence | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     verbose: int | None = None,
 ) -> Run:
@@ -215,7 +217,8 @@ def fit(
       splits: see `tfkit.load_images` and `tfkit.from_arrays`.
       run_dir: the folder; a run that was interrupted there goes on.
       epochs: at most so many.
-      strategy: `auto`, `one_device`, `mirrored`, or a tf.distribute strategy.
+      strategy: a name, see `tfkit.distribute.strategy`, or a tf.distribute strategy. Of several workers each calls
+        this; the run of those that are not the chief is empty.
       resume: whether to go on with what an interrupted run left; False begins anew.
       seed: of initial weights, order, augmentation and dropout.
       patience: epochs without a lower validation loss after which training stops.
@@ -224,6 +227,7 @@ def fit(
       augment: see `tfkit.data.Augmentation`.
       privacy: train with differential privacy, with whatever optimizer is compiled; see `tfkit.privacy.DPSGD`.
         The batch size of `splits` is then the expected one of the samples.
+      cadence: when it is saved on the way; see `tfkit.backup.Cadence`.
       callbacks: stock Keras callbacks of your own.
       verbose: Keras's own.
 
@@ -235,6 +239,7 @@ def fit(
       run.metrics["test/accuracy"]
     """
     from tfkit import export, stack
+    from tfkit.distribute.together import Together
 
     began = time.monotonic()
     config = {
@@ -249,6 +254,7 @@ def fit(
         "augment": repr(augment),
         "privacy": dataclasses.asdict(privacy) if privacy else None,
     }
+    chosen = distribute.strategy(strategy)
     with Run.create(run_dir, config=config, overwrite=not resume) as run:
         run.labels = splits.class_names
         run.versions = stack.versions()
@@ -256,15 +262,19 @@ def fit(
         # Class counts are private: with privacy, only a user who insists is told so.
         weights = "never" if privacy and class_weights == "auto" else class_weights
         trained = train(
-            build_model, splits, run=run, epochs=epochs, strategy=strategy, seed=seed, patience=patience,
+            build_model, splits, run=run, epochs=epochs, strategy=chosen, seed=seed, patience=patience,
             class_weight=class_weight(splits, when=weights, run=run),
-            augment=augment, privacy=privacy, callbacks=callbacks, verbose=verbose,
+            augment=augment, privacy=privacy, cadence=cadence, callbacks=callbacks, verbose=verbose,
         )  # fmt: skip
-        measured = evaluate(trained.model, splits)
-        run.record(measured.metrics("test"))
-        save(run.path / runs.EVALUATION, measured)
-        run.record(export.save(trained.model, run, splits, evaluation=measured))
-        run.record({"time/train_seconds": trained.seconds, "time/total_seconds": time.monotonic() - began})
+        if run.is_chief:
+            measured = evaluate(trained.model, splits)
+            run.record(measured.metrics("test"))
+            save(run.path / runs.EVALUATION, measured)
+            run.record(export.save(trained.model, run, splits, evaluation=measured))
+            run.record(
+                {"time/train_seconds": trained.seconds, "time/total_seconds": time.monotonic() - began}
+            )
+        Together(chosen).barrier()
     return run
 
 
@@ -290,6 +300,13 @@ def class_weight(splits: Splits, *, when: str, run: Run | None = None) -> dict[i
             f" {names[counts.argmin()]!r} has {counts.min()} ({ratio:.1f} to 1)."
         )
     return {index: counts.sum() / (len(counts) * max(count, 1)) for index, count in enumerate(counts)}
+
+
+def cadence(config: StrategyConfig) -> Cadence:
+    """When a training is saved, as a recipe's settings ask."""
+    from tfkit.backup import Cadence
+
+    return Cadence(seconds=60.0 * config.backup_minutes, steps=config.backup_steps)
 
 
 def gives_logits(model: keras.Model) -> bool:

@@ -55,7 +55,7 @@ def head(
     return compiled(keras.Model(inputs, top.logits(inputs, classes)), top.optimizer(learning_rate, steps))
 
 
-def plain_top(dropout: float = DROPOUT) -> Top:
+def plain_top(dropout: float = DROPOUT, *, warmup: float = WARMUP_SHARE) -> Top:
     """Dropout and a dense layer, trained by Adam with `schedule`."""
     from tfkit.stack import keras
 
@@ -63,7 +63,8 @@ def plain_top(dropout: float = DROPOUT) -> Top:
         return _dense(keras.layers.Dropout(dropout, name="dropout")(features), classes)
 
     return Top(
-        logits=logits, optimizer=lambda peak, steps: keras.optimizers.Adam(schedule(peak, steps=steps))
+        logits=logits,
+        optimizer=lambda peak, steps: keras.optimizers.Adam(schedule(peak, steps=steps, warmup=warmup)),
     )
 
 
@@ -159,19 +160,19 @@ def whole(
         return compiled(model, top.optimizer(learning_rate, steps))
 
 
-def schedule(peak: float, *, steps: int) -> Any:
-    """Learning rate: linear warm-up over the first tenth of the steps, then a cosine down to zero.
+def schedule(peak: float, *, steps: int, warmup: float = WARMUP_SHARE) -> Any:
+    """Learning rate: linear warm-up over a share of the steps, a tenth of them as a rule, then a cosine down to zero.
 
     Source: Loshchilov and Hutter 2017 (arXiv:1608.03983); Goyal et al. 2017 (arXiv:1706.02677) for the warm-up.
     """
     from tfkit.stack import keras
 
-    warmup = int(WARMUP_SHARE * steps)
+    rising = int(warmup * steps)
     return keras.optimizers.schedules.CosineDecay(
-        peak / 10 if warmup else peak,
-        decay_steps=max(steps - warmup, 1),
-        warmup_target=peak if warmup else None,
-        warmup_steps=warmup,
+        peak / 10 if rising else peak,
+        decay_steps=max(steps - rising, 1),
+        warmup_target=peak if rising else None,
+        warmup_steps=rising,
     )
 
 

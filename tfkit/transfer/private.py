@@ -6,12 +6,12 @@ import dataclasses
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tfkit import distribute, files, hub, privacy, training
-from tfkit import run as runs
 from tfkit.config import PrivateConfig
 from tfkit.data import Splits
 from tfkit.hub import Backbone
@@ -20,7 +20,7 @@ from tfkit.transfer import models
 from tfkit.transfer.stages import Classifier, observe
 
 if TYPE_CHECKING:
-    from tfkit.stack import keras
+    from tfkit.stack import keras, tf
 
 STAGE = "private"
 LARGEST_BATCH, EPOCHS = 4096, 80
@@ -28,7 +28,14 @@ LARGEST_BATCH_OF_IMAGES, EPOCHS_OF_IMAGES = 256, 15
 FEWEST_FOR_MEAN = 1000  # examples times epsilon
 
 
-def train_private(run: Run, backbone: Backbone, splits: Splits, config: PrivateConfig) -> Classifier:
+def train_private(
+    run: Run,
+    backbone: Backbone,
+    splits: Splits,
+    config: PrivateConfig,
+    *,
+    strategy: tf.distribute.Strategy | None = None,
+) -> Classifier:
     """Train a classifier on a backbone with differential privacy, or what is left to train of it.
 
     Args:
@@ -36,11 +43,13 @@ def train_private(run: Run, backbone: Backbone, splits: Splits, config: PrivateC
       backbone: public: what it knows of its own training data is not protected.
       splits: of images; their batch size is the expected one of the samples.
       config: what to train, and the privacy asked for.
+      strategy: of the training; None: the one that the settings name.
 
     Raises:
       PrivacyError: no epsilon would hold, or none as small as the target.
     """
     run.record({"time/features_seconds": 0.0})
+    strategy = strategy or distribute.strategy(config.strategy)
     chosen = _choose(config, splits)
     run.note(chosen.summary)
     whole = functools.partial(
@@ -48,13 +57,14 @@ def train_private(run: Run, backbone: Backbone, splits: Splits, config: PrivateC
     )
     if not config.features:
         settings = chosen.settings(None)
-        trained = _train(run, functools.partial(whole, trainable="all", **settings), splits, config, chosen)
+        build = functools.partial(whole, trainable="all", **settings)
+        trained = _train(run, build, splits, config, chosen, strategy=strategy)
         run.record({"time/train_seconds": trained.seconds})
         return observe(whole(trainable="none", head=trained.model, **settings), splits)
     extraction = hub.extract(backbone, splits)
     run.note(extraction.summary)
     features = extraction.splits
-    trained, settings = train_private_head(run, backbone, features, config)
+    trained, settings = train_private_head(run, backbone, features, config, strategy=strategy)
     run.record({"time/features_seconds": extraction.seconds, "time/train_seconds": trained.seconds})
     return Classifier(
         model=whole(trainable="none", head=trained.model, **settings),
@@ -64,26 +74,50 @@ def train_private(run: Run, backbone: Backbone, splits: Splits, config: PrivateC
 
 
 def train_private_head(
-    run: Run, backbone: Backbone, features: Splits, config: PrivateConfig, *, verbose: int | None = None
+    run: Run,
+    backbone: Backbone,
+    features: Splits,
+    config: PrivateConfig,
+    *,
+    strategy: tf.distribute.Strategy | None = None,
+    verbose: int | None = None,
 ) -> tuple[training.Trained, dict[str, Any]]:
     """The head alone, on features that are stored already, as `train_private` trains it.
 
     Returns:
       What training left, and the settings of `models.head` and `models.whole` that it was built with.
     """
+    strategy = strategy or distribute.strategy(config.strategy)
     chosen = _choose(config, features)
-    settings = chosen.settings(_mean(run, features, config, chosen))
+    settings = chosen.settings(_mean(run, features, config, chosen, strategy=strategy))
     build = functools.partial(models.head, backbone.feature_size, len(features.class_names), **settings)
-    return _train(run, build, features, config, chosen, verbose=verbose), settings
+    return _train(run, build, features, config, chosen, strategy=strategy, verbose=verbose), settings
 
 
-def _mean(run: Run, features: Splits, config: PrivateConfig, chosen: Chosen) -> np.ndarray | None:
-    """The noisy mean of the training examples' features: released once for a run, however often it is resumed."""
+def _mean(
+    run: Run,
+    features: Splits,
+    config: PrivateConfig,
+    chosen: Chosen,
+    *,
+    strategy: tf.distribute.Strategy,
+) -> np.ndarray | None:
+    """The noisy mean of the training examples' features: released once for a run, however often it is resumed.
+
+    Of several workers the chief draws it: each of them with noise of its own would be as many releases.
+    """
+    from tfkit.distribute.together import Together
+
     if not chosen.privacy.release_noise:
         return None
-    path = run.path / runs.BACKUP / STAGE / "mean.npy"
-    if path.is_file():
-        return np.load(path, allow_pickle=False)
+    path = run.backup / STAGE / "mean.npy"
+    if run.is_chief and not path.is_file():
+        _release_mean(path, features, config, chosen)
+    Together(strategy).barrier()
+    return np.load(path, allow_pickle=False)
+
+
+def _release_mean(path: Path, features: Splits, config: PrivateConfig, chosen: Chosen) -> None:
     mean = privacy.noisy_mean(
         features.source.read(features.indices["train"]),
         noise_multiplier=chosen.privacy.release_noise,
@@ -92,7 +126,6 @@ def _mean(run: Run, features: Splits, config: PrivateConfig, chosen: Chosen) -> 
     path.parent.mkdir(parents=True, exist_ok=True)
     with files.new_file(path) as file:
         np.save(file, mean)
-    return mean
 
 
 def _train(
@@ -102,6 +135,7 @@ def _train(
     config: PrivateConfig,
     chosen: Chosen,
     *,
+    strategy: tf.distribute.Strategy,
     verbose: int | None = None,
 ) -> training.Trained:
     return training.train(
@@ -110,7 +144,7 @@ def _train(
         run=run,
         stage=STAGE,
         epochs=chosen.epochs,
-        strategy=distribute.strategy(config.strategy),
+        strategy=strategy,
         seed=config.seed,
         privacy=chosen.privacy,
         verbose=verbose,

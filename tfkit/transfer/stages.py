@@ -18,7 +18,7 @@ from tfkit.run import Run
 from tfkit.transfer import models
 
 if TYPE_CHECKING:
-    from tfkit.stack import keras
+    from tfkit.stack import keras, tf
 
 FINE_TUNE_EPOCHS = 5
 AFFORDABLE_MEGAPIXELS = 20
@@ -40,7 +40,14 @@ class Classifier:
     test_features: np.ndarray
 
 
-def train(run: Run, backbone: Backbone, splits: Splits, config: TransferConfig) -> Classifier:
+def train(
+    run: Run,
+    backbone: Backbone,
+    splits: Splits,
+    config: TransferConfig,
+    *,
+    strategy: tf.distribute.Strategy | None = None,
+) -> Classifier:
     """Train a classifier on a backbone, or what is left to train of an interrupted one.
 
     Args:
@@ -48,6 +55,7 @@ def train(run: Run, backbone: Backbone, splits: Splits, config: TransferConfig) 
       backbone: see `tfkit.hub.resolve`.
       splits: of images, float32 [batch, s, s, 3] in [0, 1].
       config: what to train.
+      strategy: of all stages; None: the one that the settings name.
     """
     classes, size = len(splits.class_names), int(splits.spec.shape[0])
     augment = Augmentation.preset(config.augment)
@@ -57,8 +65,9 @@ def train(run: Run, backbone: Backbone, splits: Splits, config: TransferConfig) 
         run=run,
         patience=config.patience,
         # One object for all stages: a model of one strategy cannot be read in another's scope.
-        strategy=distribute.strategy(config.strategy),
+        strategy=strategy or distribute.strategy(config.strategy),
         seed=config.seed,
+        cadence=training.cadence(config),
         class_weight=training.class_weight(splits, when=config.class_weights, run=run),
     )
     whole = functools.partial(models.whole, backbone, classes, image_size=size)
@@ -78,6 +87,7 @@ def train(run: Run, backbone: Backbone, splits: Splits, config: TransferConfig) 
             learning_rate=config.fine_tune_learning_rate,
             steps=steps,
             head=trained.model,
+            top=models.plain_top(warmup=config.warmup),
             precision="mixed_float16" if stack.has_gpu() else "float32",
         )
         before = trained.val_loss
@@ -105,7 +115,11 @@ def plain_head(config: TransferConfig, backbone: Backbone, features: Splits) -> 
 
 
 def _settings(config: TransferConfig, splits: Splits) -> dict[str, Any]:
-    return {"learning_rate": config.learning_rate, "steps": config.epochs * splits.steps_per_epoch}
+    return {
+        "learning_rate": config.learning_rate,
+        "steps": config.epochs * splits.steps_per_epoch,
+        "top": models.plain_top(warmup=config.warmup),
+    }
 
 
 def stored_features(run: Run, backbone: Backbone, splits: Splits, config: TransferConfig) -> Splits | None:
