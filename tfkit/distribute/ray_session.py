@@ -30,6 +30,8 @@ _ENVIRONMENT = {
     "RAY_TRAIN_V2_ENABLED": "1",
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",
+    # Under `uv run` every worker would be started by `uv run` in a copy of this folder, and install all anew.
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
 }
 # Of a Ray that this process starts on this machine: it asks for a secret, which is not to land in the home folder.
 _LOCAL_ENVIRONMENT = {"RAY_AUTH_MODE": "token", "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}

@@ -138,7 +138,7 @@ def train(config: dict[str, Any]) -> None:
         return
     addresses = _meet(desk, attempt, rank)
     # Ray has put this worker into a folder of the session, which goes with it.
-    pulse = Path(f"pulse-{rank}.json").absolute()
+    pulse = Path(f"pulse-{attempt}-{rank}.json").absolute()
     child = _start(job, addresses, rank=rank, peers=context.get_local_world_size(), pulse=pulse)
     code = _attend(child, desk, rank=rank, grace_seconds=job.grace_seconds)
     final = _why_final(code, pulse)
