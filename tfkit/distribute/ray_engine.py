@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import shlex
 import shutil
 import signal
 import sys
@@ -70,6 +72,7 @@ def launch(
     near, name = (run_dir.parent, run_dir.name) if run_dir else (folder, uuid.uuid4().hex)
     storage = near / f".{name}.{RESULT}"
     shutil.rmtree(storage, ignore_errors=True)
+    print(_announcement(job, workers), file=sys.stderr, flush=True)
     try:
         with _signals() as received, connected(workers):
             if received:
@@ -102,6 +105,14 @@ def _check(words: Sequence[str], *, workers: int, max_restarts: int) -> None:
         raise ConfigError(
             f"ray {found} is too old for --engine ray.{packages.REPAIR}{packages.command('ray')}"
         )
+
+
+def _announcement(job: Job, workers: int) -> str:
+    where = os.environ.get("RAY_ADDRESS", "this machine")
+    return (
+        f"{workers} workers on Ray {packages.version('ray')} ({where}): python {shlex.join(job.words)}"
+        "\nTensorFlow opens a port on each machine, to all networks and without a password: a firewall must guard it."
+    )
 
 
 def _run_dir(words: Sequence[str], folder: Path) -> Path | None:
