@@ -68,10 +68,9 @@ def launch(
     folder = Path.cwd()
     run_dir = _run_dir(words, folder)
     job = Job(words=tuple(words), folder=folder, run_dir=run_dir, grace_seconds=grace_seconds)
-    # Beside the run folder and not in it: a run begins in an empty one.
-    near, name = (run_dir.parent, run_dir.name) if run_dir else (folder, uuid.uuid4().hex)
-    storage = near / f".{name}.{RESULT}"
-    shutil.rmtree(storage, ignore_errors=True)
+    # Beside the run folder and not in it: a run begins in an empty one. Another launch may be at work there.
+    near, name = (run_dir.parent, run_dir.name) if run_dir else (folder, "tfkit")
+    storage = near / f".{name}.{uuid.uuid4().hex[:8]}.{RESULT}"
     print(_announcement(job, workers), file=sys.stderr, flush=True)
     try:
         with _signals() as received, connected(workers):
@@ -79,11 +78,18 @@ def launch(
                 return SAVED_AND_STOPPED
             code = _run(job, storage, received, workers=workers, max_restarts=max_restarts)
         if code == 0 and run_dir is not None and run_dir.is_dir():
-            shutil.rmtree(run_dir / RESULT, ignore_errors=True)
-            storage.rename(run_dir / RESULT)
+            _keep(storage, run_dir / RESULT)
         return code
     finally:
         shutil.rmtree(storage, ignore_errors=True)
+
+
+def _keep(storage: Path, result: Path) -> None:
+    """Move what Ray has stored into the run folder; an earlier one of Ray is replaced, anything else stays."""
+    if (result / ".validate_storage_marker").is_file():
+        shutil.rmtree(result)
+    if not result.exists():
+        storage.rename(result)
 
 
 def _check(words: Sequence[str], *, workers: int, max_restarts: int) -> None:
