@@ -3,46 +3,71 @@
 from __future__ import annotations
 
 import csv
-import fcntl
 import io
 import json
 import math
 import shutil
+import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from tfkit import files
+from tfkit import claim, cluster, files
+from tfkit.claim import (
+    AUDIT,
+    BACKUP,
+    CONFIG,
+    EVALUATION,
+    HISTORY,
+    LABELS,
+    LOGS,
+    METRICS,
+    NOTES,
+    PRIVACY,
+    PROVENANCE,
+    REPORT,
+    SAVED_MODEL,
+    TFLITE,
+    VARIANTS,
+    VERSIONS,
+)
 from tfkit.errors import RunError
 
 if TYPE_CHECKING:
     import pandas as pd
 
-CONFIG = "config.yaml"
-LABELS = "labels.txt"
-METRICS = "metrics.json"
-NOTES = "notes.txt"
-HISTORY = "history.csv"
-PROVENANCE = "provenance.json"
-VERSIONS = "versions.json"
-EVALUATION = "evaluation.npz"
-SAVED_MODEL = "saved_model"
-LOGS = "logs"
-BACKUP = "backup"
-REPORT = "report.html"
-PRIVACY = "privacy.json"
-AUDIT = "audit.json"
-TFLITE = "tflite"
-VARIANTS = f"{TFLITE}/variants.json"
-LOCK = ".lock"
-MADE = (
-    *(CONFIG, LABELS, METRICS, NOTES, HISTORY, PROVENANCE, VERSIONS, EVALUATION, REPORT),
-    *(SAVED_MODEL, LOGS, BACKUP, PRIVACY, AUDIT, TFLITE),
-)
+
+__all__ = [
+    "AUDIT",
+    "BACKUP",
+    "CONFIG",
+    "EVALUATION",
+    "HISTORY",
+    "LABELS",
+    "LOGS",
+    "METRICS",
+    "NOTES",
+    "PRIVACY",
+    "PROVENANCE",
+    "REPORT",
+    "SAVED_MODEL",
+    "TFLITE",
+    "VARIANTS",
+    "VERSIONS",
+    "Run",
+]
 
 
 class Run:
     """A run folder, being written (`Run.create`) or read back (`Run.open`).
+
+    Of several workers that train one model only the chief writes the folder. A run of another worker has a
+    temporary folder for what it would write, and reads backups where the chief writes them.
+
+    Attributes:
+      path: what this process writes goes below it.
+      shared: the folder that the chief writes; for the chief, and for whoever is alone, the same.
+      is_chief: whether this process is the one whose files remain.
 
     Example:
       >>> import tempfile
@@ -54,6 +79,9 @@ class Run:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.shared = path
+        self.is_chief = True
+        self._done = False
         self._lock: TextIO | None = None
 
     @classmethod
@@ -86,74 +114,20 @@ class Run:
         Raises:
           RunError: the folder is in use, belongs to another config, or holds something else.
         """
+        if not cluster.current().is_chief:
+            return cls._of_other_worker(Path(path), overwrite=overwrite)
         run = cls(Path(path))
-        if run.path.is_file():
-            raise RunError(
-                f"{run.path} is a file; a run needs a folder of its own. Choose another --run-dir."
-            )
-        run._refuse_other_things()
-        run.path.mkdir(parents=True, exist_ok=True)
-        run._acquire()
-        run._remove_halves()
-        if overwrite or not (run.started or run.metrics):
-            run._clear()
-        if (run.path / CONFIG).is_file():
-            run._refuse_other(config)
-        else:
-            import yaml
-
-            files.write_text(
-                run.path / CONFIG, yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
-            )
+        run._lock = claim.claim(run.path, config=config, overwrite=overwrite)
         return run
 
-    def _refuse_other_things(self) -> None:
-        there = sorted(found.name for found in self.path.iterdir()) if self.path.is_dir() else []
-        # Others write a config.yaml too: the lock, or the numbers, tell.
-        is_run = CONFIG in there and (LOCK in there or METRICS in there)
-        if not is_run and there not in ([], [LOCK]):
-            raise RunError(
-                f"{self.path} is not a run folder, but holds other things ({_some(there)})."
-                "\n  Choose an empty or new --run-dir: nothing in it was touched."
-            )
-
-    def _acquire(self) -> None:
-        self._lock = (self.path / LOCK).open("a")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._lock.close()
-            raise RunError(
-                f"{self.path} is in use: another process is running in it."
-                "\n  Wait for it, or give this run another --run-dir."
-            ) from None
-
-    def _remove_halves(self) -> None:
-        """What a killed process left under temporary names; the lock says that nobody is writing it."""
-        for name in MADE:
-            for half in self.path.glob(f".{name}.*"):
-                shutil.rmtree(half) if half.is_dir() else half.unlink()
-
-    def _clear(self) -> None:
-        """Remove what runs make; what somebody put beside it stays."""
-        for name in MADE:
-            found = self.path / name
-            if found.is_dir() and not found.is_symlink():
-                shutil.rmtree(found)
-            else:
-                found.unlink(missing_ok=True)
-
-    def _refuse_other(self, config: Mapping[str, Any]) -> None:
-        old = self.config
-        differing = [name for name in {**old, **config} if old.get(name) != config.get(name)]
-        if differing:
-            changes = "".join(
-                f"\n    {name}: {old.get(name)!r} there, {config.get(name)!r} now" for name in differing
-            )
-            raise RunError(
-                f"{self.path} holds a {'finished' if self.finished else 'begun'} run of another config:{changes}"
-                "\n  Give this run another --run-dir, or replace the old one with --overwrite."
-            )
+    @classmethod
+    def _of_other_worker(cls, path: Path, *, overwrite: bool) -> Run:
+        """The same for a worker whose files nobody needs: it writes into a folder that goes with it."""
+        run = cls(Path(tempfile.mkdtemp(prefix=f"tfkit-worker-{cluster.current().index}-")))
+        run.shared, run.is_chief = path, False
+        # What --overwrite removes, the chief may be about to remove.
+        run._done = not overwrite and (path / REPORT).is_file()
+        return run
 
     def __enter__(self) -> Run:
         return self
@@ -166,16 +140,18 @@ class Run:
         if self._lock is not None:
             self._lock.close()
             self._lock = None
+        if not self.is_chief:
+            shutil.rmtree(self.path, ignore_errors=True)
 
     @property
     def finished(self) -> bool:
         """Whether the run came to its end: its report, which is written last, is there."""
-        return (self.path / REPORT).is_file()
+        return self._done if not self.is_chief else (self.path / REPORT).is_file()
 
     @property
-    def started(self) -> bool:
-        """Whether an earlier process has trained in this folder."""
-        return (self.path / BACKUP).is_dir()
+    def backup(self) -> Path:
+        """Where a training that is killed finds what it goes on from."""
+        return self.shared / BACKUP
 
     @property
     def logdir(self) -> Path:
@@ -215,7 +191,8 @@ class Run:
     def note(self, sentence: str) -> None:
         """Print a decision of the run and keep it; one that is kept already is not repeated."""
         line = " ".join(sentence.split())
-        print(line, flush=True)
+        if self.is_chief:
+            print(line, flush=True)
         if line not in self.notes:
             files.write_text(self.path / NOTES, "".join(f"{known}\n" for known in [*self.notes, line]))
 
@@ -295,7 +272,3 @@ class Run:
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r})"
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(sorted(names)[:3]) + (", ..." if len(names) > 3 else "")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,11 +19,36 @@ READERS = 2
 _BATCHES_AHEAD = 2
 
 
-def in_order(source: Source, indices: np.ndarray, *, batch_size: int) -> tf.data.Dataset:
-    """The examples in the order of the indices, in batches of (features float32, label int64)."""
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """The part of every batch that the replicas of one process take.
+
+    A batch of n examples goes to R replicas in consecutive pieces, replica r getting those from n r // R to
+    n (r + 1) // R: none is lost or taken twice, and pieces differ by one example at most, also in a last batch.
+
+    Attributes:
+      first: the first replica of this process.
+      own: how many replicas this process has.
+      of: how many there are in all processes.
+    """
+
+    first: int
+    own: int
+    of: int
+
+
+def in_order(
+    source: Source, indices: np.ndarray, *, batch_size: int, share: Share | None = None
+) -> tf.data.Dataset:
+    """The examples in the order of the indices, in batches of (features float32, label int64).
+
+    With a share an element is a replica's piece of a batch, replica after replica.
+    """
     from tfkit.stack import tf
 
     batches = tf.data.Dataset.from_tensor_slices(np.asarray(indices, np.int64)).batch(batch_size)
+    if share is not None:
+        batches = batches.flat_map(_pieces(share))
     return finish(batches.map(reader(source), num_parallel_calls=READERS, deterministic=True))
 
 
@@ -32,14 +59,32 @@ def shuffled(
     batch_size: int,
     seed: int,
     epochs: tuple[int, int],
+    skip: int = 0,
     augment: Augmentation | None = None,
+    class_weight: Mapping[int, float] | None = None,
+    share: Share | None = None,
 ) -> tf.data.Dataset:
-    """Whole epochs one after the other, each in an order of its own that (seed, epoch) decides."""
+    """Whole epochs one after the other, each in an order of its own that (seed, epoch) decides.
+
+    Args:
+      source: of the examples.
+      indices: int64 [n], those that take part.
+      batch_size: over all replicas.
+      seed: of the order and the augmentation.
+      epochs: the first, and the one after the last.
+      skip: batches of the first epoch that are passed over, without reading them.
+      augment: random changes of the images.
+      class_weight: class index to weight; there is a third component then, float32 [b].
+      share: makes an element a replica's piece of a batch, replica after replica.
+    """
     from tfkit.stack import tf
 
     indices = np.asarray(indices, np.int64)
     read = reader(source)
     change = augment.function(seed=seed) if augment else None
+    weights = (
+        tf.constant([class_weight[label] for label in range(len(class_weight))]) if class_weight else None
+    )
 
     def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
         def order(position: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
@@ -53,12 +98,34 @@ def shuffled(
 
     # Autograph finds nothing to convert, and takes seconds for it.
     @tf.autograph.experimental.do_not_convert
-    def examples(index: tf.Tensor, epoch: tf.Tensor, position: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def examples(index: tf.Tensor, epoch: tf.Tensor, position: tf.Tensor) -> tuple[tf.Tensor, ...]:
         features, labels = read(index)
-        return change(features, epoch, position) if change else features, labels
+        features = change(features, epoch, position) if change else features
+        return (features, labels) if weights is None else (features, labels, tf.gather(weights, labels))
 
     batches = tf.data.Dataset.range(*epochs).flat_map(one_epoch)
+    if skip:
+        batches = batches.skip(skip)
+    if share is not None:
+        batches = batches.flat_map(_pieces(share))
     return finish(batches.map(examples, num_parallel_calls=READERS, deterministic=True))
+
+
+def _pieces(share: Share) -> Any:
+    """A graph function: a batch -> a dataset of the pieces of it that this process's replicas take."""
+    from tfkit.stack import tf
+
+    def pieces(*batch: tf.Tensor) -> tf.data.Dataset:
+        count = tf.shape(batch[0], out_type=tf.int64)[0]
+
+        def piece(replica: tf.Tensor) -> Any:
+            start, stop = count * replica // share.of, count * (replica + 1) // share.of
+            found = tuple(value[start:stop] for value in batch)
+            return found if len(found) > 1 else found[0]
+
+        return tf.data.Dataset.range(share.first, share.first + share.own).map(piece)
+
+    return pieces
 
 
 def reader(source: Source) -> Any:

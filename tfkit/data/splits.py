@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
     from tfkit.data.augment import Augmentation
+    from tfkit.data.pipeline import Share
 
 FEATURES_AT_A_TIME = 1024
 """Features are validated and tested in batches of at least so many: a batch costs more than what is in it."""
@@ -98,27 +99,39 @@ class Splits:
     @property
     def validation(self) -> tf.data.Dataset:
         """The validation batches, always in the same order."""
-        return self._in_order("validation")
+        return self.in_order("validation")
 
     @property
     def test(self) -> tf.data.Dataset:
         """The test batches, always in the same order."""
-        return self._in_order("test")
+        return self.in_order("test")
 
-    def epochs(self, first: int, last: int, *, augment: Augmentation | None = None) -> tf.data.Dataset:
+    def epochs(
+        self,
+        first: int,
+        last: int,
+        *,
+        skip: int = 0,
+        augment: Augmentation | None = None,
+        class_weight: Mapping[int, float] | None = None,
+        share: Share | None = None,
+    ) -> tf.data.Dataset:
         """The training batches of the epochs [first, last), one epoch after the other.
 
         The order within an epoch is a function of (seed, epoch), augmentation of (seed, epoch, position):
-        a run that is resumed at an epoch sees what an uninterrupted one would have seen.
+        a run that is resumed at a step sees what an uninterrupted one would have seen, whatever the replicas.
 
         Args:
           first: the first epoch, from 0.
           last: the epoch after the last.
+          skip: batches of the first epoch that are passed over: those before a resume.
           augment: random changes of the training images; None leaves them as they are.
+          class_weight: class index to weight; elements are (features, label, weight float32 [b]) then.
+          share: of the replicas of this process; None for the whole batches.
 
         Returns:
-          A dataset that ends after `(last - first) * steps_per_epoch` batches; the last batch of each
-          epoch may be smaller.
+          A dataset that ends after `(last - first) * steps_per_epoch - skip` batches; the last batch of each
+          epoch may be smaller. With a share each batch is as many elements as this process has replicas.
         """
         from tfkit.data import pipeline
 
@@ -128,8 +141,29 @@ class Splits:
             batch_size=self.global_batch_size,
             seed=self.seed,
             epochs=(first, last),
+            skip=skip,
             augment=augment,
+            class_weight=class_weight,
+            share=share,
         )
+
+    def in_order(self, split: str, *, share: Share | None = None) -> tf.data.Dataset:
+        """The batches of one split, always in the same order.
+
+        Args:
+          split: `train`, `validation` or `test`.
+          share: of the replicas of this process; None for the whole batches.
+        """
+        from tfkit.data import pipeline
+
+        return pipeline.in_order(
+            self.source, self.indices[split], batch_size=self.evaluation_batch_size, share=share
+        )
+
+    @property
+    def evaluation_batch_size(self) -> int:
+        """Examples in a batch of validation or test."""
+        return max(self.global_batch_size, 1 if len(self.source.shape) == 3 else FEATURES_AT_A_TIME)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -180,10 +214,3 @@ class Splits:
 
     def _class_counts(self, indices: np.ndarray) -> np.ndarray:
         return np.bincount(self.source.labels[indices], minlength=len(self.class_names))
-
-    def _in_order(self, split: str) -> tf.data.Dataset:
-        from tfkit.data import pipeline
-
-        smallest = 1 if len(self.source.shape) == 3 else FEATURES_AT_A_TIME
-        batch_size = max(self.global_batch_size, smallest)
-        return pipeline.in_order(self.source, self.indices[split], batch_size=batch_size)

@@ -1,0 +1,126 @@
+"""A run folder before a run begins in it: nobody else is in it, it is of the same config, and it is clean."""
+
+from __future__ import annotations
+
+import fcntl
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+from tfkit import files
+from tfkit.errors import RunError
+
+CONFIG = "config.yaml"
+LABELS = "labels.txt"
+METRICS = "metrics.json"
+NOTES = "notes.txt"
+HISTORY = "history.csv"
+PROVENANCE = "provenance.json"
+VERSIONS = "versions.json"
+EVALUATION = "evaluation.npz"
+SAVED_MODEL = "saved_model"
+LOGS = "logs"
+BACKUP = "backup"
+REPORT = "report.html"
+PRIVACY = "privacy.json"
+AUDIT = "audit.json"
+TFLITE = "tflite"
+VARIANTS = f"{TFLITE}/variants.json"
+LOCK = ".lock"
+MADE = (
+    *(CONFIG, LABELS, METRICS, NOTES, HISTORY, PROVENANCE, VERSIONS, EVALUATION, REPORT),
+    *(SAVED_MODEL, LOGS, BACKUP, PRIVACY, AUDIT, TFLITE),
+)
+
+
+def claim(folder: Path, *, config: Mapping[str, Any], overwrite: bool) -> TextIO:
+    """Make the folder this process's own, for a new run or for what is left of one that was interrupted.
+
+    Args:
+      folder: made if absent.
+      config: what was asked; written, or compared with what an earlier process wrote.
+      overwrite: whether a run of another config, or a finished one, is replaced.
+
+    Returns:
+      The lock: closing it, or the end of the process, releases the folder.
+
+    Raises:
+      RunError: the folder is in use, belongs to another config, or holds something else.
+    """
+    if folder.is_file():
+        raise RunError(f"{folder} is a file; a run needs a folder of its own. Choose another --run-dir.")
+    _refuse_other_things(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = _acquire(folder)
+    _remove_halves(folder)
+    if overwrite or not ((folder / BACKUP).is_dir() or (folder / METRICS).is_file()):
+        _clear(folder)
+    if (folder / CONFIG).is_file():
+        _refuse_other(folder, config)
+    else:
+        import yaml
+
+        files.write_text(folder / CONFIG, yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
+    return lock
+
+
+def _refuse_other_things(folder: Path) -> None:
+    there = sorted(found.name for found in folder.iterdir()) if folder.is_dir() else []
+    # Others write a config.yaml too: the lock, or the numbers, tell.
+    is_run = CONFIG in there and (LOCK in there or METRICS in there)
+    if not is_run and there not in ([], [LOCK]):
+        raise RunError(
+            f"{folder} is not a run folder, but holds other things ({_some(there)})."
+            "\n  Choose an empty or new --run-dir: nothing in it was touched."
+        )
+
+
+def _acquire(folder: Path) -> TextIO:
+    lock = (folder / LOCK).open("a")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise RunError(
+            f"{folder} is in use: another process is running in it."
+            "\n  Wait for it, or give this run another --run-dir."
+        ) from None
+    return lock
+
+
+def _remove_halves(folder: Path) -> None:
+    """What a killed process left under temporary names; the lock says that nobody is writing it."""
+    for name in MADE:
+        for half in folder.glob(f".{name}.*"):
+            shutil.rmtree(half) if half.is_dir() else half.unlink()
+
+
+def _clear(folder: Path) -> None:
+    """Remove what runs make; what somebody put beside it stays."""
+    for name in MADE:
+        found = folder / name
+        if found.is_dir() and not found.is_symlink():
+            shutil.rmtree(found)
+        else:
+            found.unlink(missing_ok=True)
+
+
+def _refuse_other(folder: Path, config: Mapping[str, Any]) -> None:
+    import yaml
+
+    old = dict(yaml.safe_load((folder / CONFIG).read_text()) or {})
+    differing = [name for name in {**old, **config} if old.get(name) != config.get(name)]
+    if differing:
+        changes = "".join(
+            f"\n    {name}: {old.get(name)!r} there, {config.get(name)!r} now" for name in differing
+        )
+        state = "finished" if (folder / REPORT).is_file() else "begun"
+        raise RunError(
+            f"{folder} holds a {state} run of another config:{changes}"
+            "\n  Give this run another --run-dir, or replace the old one with --overwrite."
+        )
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(sorted(names)[:3]) + (", ..." if len(names) > 3 else "")
