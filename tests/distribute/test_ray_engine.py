@@ -217,11 +217,11 @@ def test_the_first_reason_to_stop_is_the_jobs_exit_code():
     [
         (0, None, ""),
         (1, None, ""),
-        (-9, '{"gave_up": ', ""),
+        (-9, '{"beat": 1.0, "gave_up": ', ""),
         (2, None, "what was asked cannot be done"),
         (3, None, "saved and stopped"),
-        (1, '{"gave_up": "the loss is NaN"}', "the loss is NaN"),
-        (0, '{"gave_up": "the loss is NaN"}', ""),
+        (1, '{"beat": 1.0, "gave_up": "the loss is NaN"}', "the loss is NaN"),
+        (0, '{"beat": 1.0, "gave_up": "the loss is NaN"}', ""),
     ],
 )
 def test_only_what_a_restart_cannot_mend_is_final(tmp_path, code, pulse, final):

@@ -26,6 +26,8 @@ SAVED_AND_STOPPED = 3
 
 _POLL_SECONDS = 0.25
 _MEETING_SECONDS = 120.0
+# A recipe says once a second that it lives; a busy machine or disk may hold that up.
+_FROZEN_SECONDS = 60.0
 
 # It becomes the program, and dies with the thread that started it: Ray ends a worker with SIGKILL, which no
 # program can pass on. Ray also blocks SIGINT in its processes, and a child would inherit that.
@@ -140,7 +142,7 @@ def train(config: dict[str, Any]) -> None:
     # Ray has put this worker into a folder of the session, which goes with it.
     pulse = Path(f"pulse-{attempt}-{rank}.json").absolute()
     child = _start(job, addresses, rank=rank, peers=context.get_local_world_size(), pulse=pulse)
-    code = _attend(child, desk, rank=rank, grace_seconds=job.grace_seconds)
+    code = _attend(child, desk, rank=rank, pulse=pulse, grace_seconds=job.grace_seconds)
     final = _why_final(code, pulse)
     stop = ray.get(desk.ended.remote(attempt, rank, code, final))
     if stop is not None:
@@ -195,7 +197,9 @@ def _start(
     )
 
 
-def _attend(child: subprocess.Popen[bytes], desk: Any, *, rank: int, grace_seconds: float) -> int:
+def _attend(
+    child: subprocess.Popen[bytes], desk: Any, *, rank: int, pulse: Path, grace_seconds: float
+) -> int:
     """Pass the process's lines and the order to stop on until it ends; returns its exit code."""
     import ray
 
@@ -214,7 +218,7 @@ def _attend(child: subprocess.Popen[bytes], desk: Any, *, rank: int, grace_secon
         if stop is not None and deadline is None:
             child.send_signal(signal.SIGTERM)
             deadline = time.monotonic() + grace_seconds
-        if deadline is not None and time.monotonic() > deadline:
+        if (deadline is not None and time.monotonic() > deadline) or _is_frozen(pulse):
             child.kill()
         time.sleep(_POLL_SECONDS)
     for reader in readers:
@@ -222,6 +226,20 @@ def _attend(child: subprocess.Popen[bytes], desk: Any, *, rank: int, grace_secon
         reader.join(timeout=2)
     ray.get(desk.exchange.remote(_taken(lines)))
     return code
+
+
+def _is_frozen(pulse: Path) -> bool:
+    """Whether a process that has told that it lives no longer does."""
+    beat = _last(pulse).get("beat")
+    return beat is not None and time.monotonic() - float(beat) > _FROZEN_SECONDS
+
+
+def _last(pulse: Path) -> dict[str, Any]:
+    """What the process has told last; empty where it tells nothing."""
+    try:
+        return dict(json.loads(pulse.read_text()))
+    except (OSError, ValueError, TypeError):
+        return {}
 
 
 def _read(stream: IO[bytes], name: str, prefix: str, lines: queue.SimpleQueue[tuple[str, str]]) -> None:
@@ -237,11 +255,8 @@ def _taken(lines: queue.SimpleQueue[tuple[str, str]]) -> list[tuple[str, str]]:
 
 def _why_final(code: int, pulse: Path) -> str:
     """Why no restart would mend that end; empty where one may."""
-    try:
-        gave_up = json.loads(pulse.read_text()).get("gave_up")
-    except (OSError, ValueError, AttributeError):
-        gave_up = None
-    if gave_up and code:
+    gave_up = _last(pulse).get("gave_up")
+    if code and gave_up:
         return str(gave_up)
     return {WRONG_USAGE: "what was asked cannot be done", SAVED_AND_STOPPED: "saved and stopped"}.get(
         code, ""
