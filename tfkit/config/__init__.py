@@ -2,7 +2,7 @@
 
 from tfkit.config.base import RecipeConfig
 from tfkit.config.devices import ReplicaConfig, StrategyConfig
-from tfkit.config.images import ImageConfig, TransferConfig
+from tfkit.config.images import ImageConfig, TransferConfig, WholeModelConfig
 from tfkit.config.parse import as_dict, parse, run_dir
 from tfkit.config.private import PrivateConfig
 
@@ -13,6 +13,7 @@ __all__ = [
     "ReplicaConfig",
     "StrategyConfig",
     "TransferConfig",
+    "WholeModelConfig",
     "as_dict",
     "parse",
     "run_dir",

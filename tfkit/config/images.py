@@ -88,3 +88,33 @@ class TransferConfig(ReplicaConfig):
                 raise ConfigError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be above 0.")
         if self.fine_tune_epochs is not None and self.fine_tune_epochs < 0:
             raise ConfigError(f"--fine-tune-epochs is {self.fine_tune_epochs}; 0 trains the head alone.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WholeModelConfig(ReplicaConfig):
+    """How to train all layers of a classifier."""
+
+    epochs: int = 10
+    """At most."""
+
+    learning_rate: float = 1e-3
+    """The peak, after warm-up and before cosine decay."""
+
+    optimizer: Literal["adam", "sgd"] = "adam"
+    """sgd has a momentum of 0.9."""
+
+    patience: int = 5
+    """Epochs without a lower validation loss after which training stops; the best epoch's weights are kept."""
+
+    augment: Literal["none", "light", "standard", "randaugment"] = "none"
+    """Random changes of the training images."""
+
+    class_weights: Literal["auto", "always", "never"] = "auto"
+    """Weigh classes by rarity. auto: when the largest has over 3 times the examples of the smallest."""
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without the data."""
+        super().__post_init__()
+        for name in ("epochs", "learning_rate", "patience"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be above 0.")

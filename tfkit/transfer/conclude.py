@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tfkit import export, tensorboard
 from tfkit import run as runs
@@ -20,14 +20,14 @@ PROJECTED = 1000
 
 
 def describe(
-    run: Run, backbone: Backbone, splits: Splits, *, recipe: str, show_examples: bool = True
+    run: Run, backbone: Backbone | None, splits: Splits, *, recipe: str, show_examples: bool = True
 ) -> None:
     """Write down where data and model came from, and what was decided about them.
 
     Args:
       run: gets provenance.json, labels.txt, notes, the counts and TensorBoard's sample images.
       recipe: the name under which `python -m recipes.NAME` does it again.
-      backbone: what is transferred.
+      backbone: what is transferred; None: nothing, the model is trained from scratch.
       splits: of images.
       show_examples: off: no image, no file name and no class count goes into the folder.
     """
@@ -38,25 +38,29 @@ def describe(
     run.provenance = {
         "recipe": {"name": recipe},
         "data": data,
-        "model": {
-            "handle": backbone.handle,
-            "digest": backbone.digest,
-            "licence": backbone.licence,
-            "parameters": backbone.parameters,
-            "feature_size": backbone.feature_size,
-            "native_size": backbone.native_size,
-            "input_range": list(backbone.input_range),
-        },
+        "model": _origin(backbone) if backbone is not None else {"handle": "a network trained from scratch"},
     }
     run.record({"data/skipped_files": len(splits.skipped), "data/other_files": splits.other_files})
     run.record({f"data/{split}_examples": len(indices) for split, indices in splits.indices.items()})
-    for note in (*backbone.notes, *splits.notes):
+    for note in (*(backbone.notes if backbone is not None else ()), *splits.notes):
         run.note(note)
     if not show_examples:
         return
     shown = splits.indices["train"][:SAMPLES]
     captions = [splits.class_names[label] for label in splits.source.labels[shown]]
     tensorboard.write_images(run.logdir, "samples", splits.source.read(shown), captions=captions)
+
+
+def _origin(backbone: Backbone) -> dict[str, Any]:
+    return {
+        "handle": backbone.handle,
+        "digest": backbone.digest,
+        "licence": backbone.licence,
+        "parameters": backbone.parameters,
+        "feature_size": backbone.feature_size,
+        "native_size": backbone.native_size,
+        "input_range": list(backbone.input_range),
+    }
 
 
 def conclude(run: Run, classifier: Classifier, splits: Splits, *, show_examples: bool = True) -> None:

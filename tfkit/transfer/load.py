@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 PRIVATE_SIZE = 160
 """Small images are enlarged to this: better features than at 96, for a cost that is paid once."""
 
+SCRATCH = "cnn"
+"""The model handle that stands for a small network trained from scratch."""
+
+SCRATCH_SIZE, EMBEDDED_SIZE = 64, 32
+
 
 def load(config: ImageConfig, *, global_batch_size: int, trainable: bool) -> tuple[Backbone, Splits]:
     """The backbone, checked, and splits of images of the size that suits it.
@@ -48,6 +53,19 @@ def load(config: ImageConfig, *, global_batch_size: int, trainable: bool) -> tup
     if size is None and on_private_features and int(splits.spec.shape[0]) < enlarged:
         splits = find(image_size=enlarged)
     return backbone, splits
+
+
+def load_any(config: ImageConfig, *, global_batch_size: int) -> tuple[Backbone | None, Splits]:
+    """The same for a model that is trained in all its layers: of a backbone, or None for `SCRATCH`."""
+    if config.model_handle != SCRATCH:
+        return load(config, global_batch_size=global_batch_size, trainable=True)
+    return None, data.load_images(
+        config.data_dir or config.dataset,
+        image_size=config.image_size or (SCRATCH_SIZE if config.data_dir else EMBEDDED_SIZE),
+        global_batch_size=global_batch_size,
+        seed=config.seed,
+        strict=config.strict,
+    )
 
 
 def check_data(run: Run, splits: Splits) -> None:

@@ -55,17 +55,20 @@ def head(
     return compiled(keras.Model(inputs, top.logits(inputs, classes)), top.optimizer(learning_rate, steps))
 
 
-def plain_top(dropout: float = DROPOUT, *, warmup: float = WARMUP_SHARE) -> Top:
-    """Dropout and a dense layer, trained by Adam with `schedule`."""
+def plain_top(dropout: float = DROPOUT, *, warmup: float = WARMUP_SHARE, optimizer: str = "adam") -> Top:
+    """Dropout and a dense layer, trained with `schedule` by `adam`, or by `sgd` with a momentum of 0.9."""
     from tfkit.stack import keras
 
     def logits(features: Any, classes: int) -> Any:
         return _dense(keras.layers.Dropout(dropout, name="dropout")(features), classes)
 
-    return Top(
-        logits=logits,
-        optimizer=lambda peak, steps: keras.optimizers.Adam(schedule(peak, steps=steps, warmup=warmup)),
-    )
+    def optimize(peak: float, steps: int) -> Any:
+        rate = schedule(peak, steps=steps, warmup=warmup)
+        if optimizer == "adam":
+            return keras.optimizers.Adam(rate)
+        return keras.optimizers.SGD(rate, momentum=0.9)
+
+    return Top(logits=logits, optimizer=optimize)
 
 
 def private_top(mean: np.ndarray | None = None) -> Top:
