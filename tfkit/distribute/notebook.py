@@ -1,0 +1,86 @@
+"""`tfkit.distribute.launch(fn, workers=2)`: a function of a notebook, in several processes."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tfkit.distribute import launcher
+from tfkit.distribute.job import Job
+from tfkit.distribute.output import Screen
+from tfkit.errors import ConfigError, WorkerError
+
+T = TypeVar("T")
+
+FUNCTION = "function.pickle"
+RESULT = "result.pickle"
+ERROR = "error-{}.txt"
+
+
+def launch(fn: Callable[[], T], *, workers: int = 2, max_restarts: int = 0, **settings: Any) -> T:
+    """Run a function in several processes that train together, and return what the first of them returns.
+
+        def train():
+            strategy = tfkit.distribute.strategy("multi_worker_mirrored")
+            with strategy.scope():
+                model = build()
+            return model.fit(dataset, epochs=3).history
+
+        history = tfkit.distribute.launch(train, workers=2)
+
+    The function and what it refers to are copied into the workers, so it may be defined in a cell; it imports
+    TensorFlow there. The first worker's output appears as it is printed. Interrupting the cell stops the
+    workers: each gets SIGTERM first, to save.
+
+    Args:
+      fn: takes nothing; its value in the first worker must be picklable.
+      workers: processes on this machine.
+      max_restarts: how often to start all again after a death; for a function that goes on from a backup.
+      settings: the other attributes of `Job`, like `hang_seconds`.
+
+    Raises:
+      WorkerError: the function raised in a worker (the traceback is shown), or a worker died.
+      ConfigError: the function cannot be copied, or a setting is out of range.
+      KeyboardInterrupt: the cell was interrupted; no worker is left.
+    """
+    import cloudpickle
+
+    try:
+        copy = cloudpickle.dumps(fn)
+    except Exception as error:
+        raise ConfigError(
+            f"{getattr(fn, '__qualname__', fn)!r} cannot be copied into the workers: {type(error).__name__}: {error}"
+            "\n  It refers to something that belongs to this process (a model, a dataset, an open file)."
+            " Make that inside the function."
+        ) from error
+    # Readable by this user alone: a pickle runs code where it is read.
+    with tempfile.TemporaryDirectory(prefix="tfkit-function-") as name:
+        folder = Path(name)
+        (folder / FUNCTION).write_bytes(copy)
+        path = os.pathsep.join(dict.fromkeys(entry for entry in sys.path if entry))
+        environment = {"PYTHONPATH": path, **settings.pop("environment", {})}
+        job = Job(
+            words=("-m", "tfkit.distribute.function", name),
+            workers=workers,
+            max_restarts=max_restarts,
+            environment=environment,
+            **settings,
+        )
+        ending = launcher.run(job, screen=Screen(prefixed=False, only_first=True))
+        if ending.kind == "interrupted":
+            raise KeyboardInterrupt(ending.what)
+        if ending.kind != "done":
+            raise WorkerError(_told(folder, workers) or f"{ending.what}.\n  {ending.details}")
+        return pickle.loads((folder / RESULT).read_bytes())
+
+
+def _told(folder: Path, workers: int) -> str:
+    """The traceback of the first worker that left one."""
+    errors = [folder / ERROR.format(index) for index in range(workers)]
+    written = sorted((path for path in errors if path.is_file()), key=lambda path: path.stat().st_mtime_ns)
+    return written[0].read_text() if written else ""
