@@ -69,6 +69,7 @@ class Job:
       join_seconds: how long the workers wait for each other.
       pin: whether each worker keeps to cores of its own.
       environment: more variables for the workers.
+      title: what to call the program; "python" and the words when left out.
 
     Raises:
       ConfigError: a number is out of range, or the hosts cannot be what was meant.
@@ -85,6 +86,7 @@ class Job:
     join_seconds: float = 300
     pin: bool = True
     environment: Mapping[str, str] = field(default_factory=dict)
+    title: str = ""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be, before anything is started."""

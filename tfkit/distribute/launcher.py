@@ -104,7 +104,7 @@ def _headline(job: Job) -> str:
         what = f"Launching a chief, {job.workers} worker(s) and {job.parameter_servers} parameter server(s)"
     else:
         what = f"Launching {job.workers} worker{'s' if job.workers > 1 else ''}"
-    return f"{what}: python {shlex.join(job.words)}"
+    return f"{what}: {job.title or f'python {shlex.join(job.words)}'}"
 
 
 def _pause(signals: Signals, screen: Screen) -> None:

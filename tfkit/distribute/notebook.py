@@ -69,6 +69,7 @@ def launch(fn: Callable[[], T], *, workers: int = 2, max_restarts: int = 0, **se
             workers=workers,
             max_restarts=max_restarts,
             environment=environment,
+            title=f"{getattr(fn, '__qualname__', fn)}()",
             **settings,
         )
         ending = launcher.run(job, screen=Screen(prefixed=False, only_first=True))

@@ -94,7 +94,7 @@ class Judge:
             if worker.code and worker.name not in self._forgiven:
                 self._forgiven.add(worker.name)
                 self._screen.say(
-                    f"{worker.name} died ({worker.how_it_ended()}) after {chief.name} had finished: nothing is lost."
+                    f"{worker.name} died ({worker.how_it_ended()}), and {chief.name} has finished: the job is done."
                 )
         late = [worker.name for worker in others if worker.ended is None]
         if late and now - chief.ended < self.job.hang_seconds:

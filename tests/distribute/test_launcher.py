@@ -1,0 +1,343 @@
+"""The launcher on real processes that end in every way; none of them needs TensorFlow."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import time
+
+import pytest
+
+from tfkit.distribute import cores
+from tfkit.distribute.job import Job
+from tfkit.errors import ConfigError
+
+
+def test_all_done(launch):
+    job = launch("train(5); print('done', me); sys.stderr.write('to stderr\\n')", "--workers", "2")
+    assert job.ended() == 0
+    assert sorted(job.printed.splitlines()) == ["[worker 0] done 0", "[worker 1] done 1"]
+    assert "[worker 1] to stderr" in job.said
+    assert "Launching 2 workers: python " in job.said
+    assert len(job.starts(0)) == len(job.starts(1)) == 1
+
+
+def test_each_worker_is_told_who_it_is_and_has_cores_of_its_own(launch):
+    job = launch("train(1)")
+    assert job.ended() == 0
+    found = [job.starts(worker)[0] for worker in (0, 1)]
+    configs = [json.loads(each["environment"]["TF_CONFIG"]) for each in found]
+    addresses = configs[0]["cluster"]["worker"]
+    assert configs[1]["cluster"]["worker"] == addresses
+    assert len(set(addresses)) == 2
+    assert all(address.startswith("127.0.0.1:") for address in addresses)
+    assert [config["task"] for config in configs] == [{"type": "worker", "index": index} for index in (0, 1)]
+    usable = sorted(os.sched_getaffinity(0))
+    if len(usable) >= 2:
+        assert sorted(found[0]["cores"] + found[1]["cores"]) == usable
+        assert found[0]["environment"]["OMP_NUM_THREADS"] == str(len(found[0]["cores"]))
+    assert all(each["environment"]["PYTHONUNBUFFERED"] == "1" for each in found)
+    ports = [address.split(":")[1] for address in addresses]
+    assert f"ports {', '.join(ports)} of EVERY network interface" in job.said
+    assert "iptables" in job.said
+
+
+def test_more_workers_than_cores_are_not_pinned(launch):
+    usable = sorted(os.sched_getaffinity(0))
+    count = len(usable) + 1
+    job = launch("train(1)", "--workers", str(count))
+    assert job.ended() == 0
+    assert [job.starts(worker)[0]["cores"] for worker in range(count)] == [usable] * count
+    assert "Not pinned" in job.said
+
+
+def test_one_worker_needs_no_cluster_and_no_port(launch):
+    job = launch("train(1)", "--workers", "1")
+    assert job.ended() == 0
+    assert "TF_CONFIG" not in job.starts(0)[0]["environment"]
+    assert "Warning" not in job.said
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_worker_that_is_killed_is_named_and_all_start_again_on_new_ports(launch, victim):
+    """The other one ends as a survivor does, with 4 or an abort: it is not to blame."""
+    job = launch(
+        f"train(20) if started else train(5)\n"
+        f"if not started and me == {victim}: die(9)\n"
+        f"if not started: time.sleep(0.3); die(6) if me else os._exit(4)"
+    )
+    assert job.ended() == 0
+    assert f"worker {victim} died (SIGKILL) at step " in job.said
+    assert "(restart 1 of 3)" in job.said
+    assert len(job.starts(0)) == len(job.starts(1)) == 2
+    first, second = (json.loads(each["environment"]["TF_CONFIG"])["cluster"] for each in job.starts(0))
+    assert not set(first["worker"]) & set(second["worker"])
+    again = re.search(r"Training again after ([0-9.]+) s", job.said)
+    assert again is not None
+    assert 0.1 < float(again[1]) < 20
+
+
+def test_a_survivor_that_does_not_hear_sigterm_is_killed_after_a_death(launch):
+    job = launch(
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN); train(5)\n"
+        "if not started: die(9) if me else time.sleep(600)"
+    )
+    assert job.ended() == 0
+    assert len(job.starts(0)) == 2
+
+
+def test_restarts_are_used_up(launch):
+    job = launch(
+        "train(3)\nfor n in range(30 * me): print('line', n)\nos._exit(7) if me else time.sleep(600)",
+        "--max-restarts",
+        "1",
+    )
+    assert job.ended() == 1
+    assert "WorkerError: worker 1 died (exit code 7) at step 3, and all 1 restarts" in job.said
+    assert "    line 29\n" in job.said.split("The last that worker 1 printed")[-1]
+    assert "    line 9\n" not in job.said.split("The last that worker 1 printed")[-1]
+    assert "The same command goes on from the last backup" in job.said
+    assert len(job.starts(1)) == 2
+
+
+@pytest.mark.parametrize("code", [1, 2])
+def test_what_a_restart_would_not_mend_is_not_restarted(launch, code):
+    job = launch(f"train(3)\nif me: pulse.give_up('--epochs is -1'); sys.exit({code})\ntime.sleep(600)")
+    assert job.ended() == code
+    assert "worker 1 gave up: --epochs is -1" in job.said
+    assert len(job.starts(0)) == 1
+
+
+def test_an_error_at_once_is_not_restarted_and_one_in_training_is(launch):
+    job = launch("import no_such_module")
+    assert job.ended() == 1
+    assert "ModuleNotFoundError" in job.said
+    assert "nothing is started again" in job.said
+    assert len(job.starts(0)) == 1
+    job = launch("train(3)\nif not started: raise ValueError")
+    assert job.ended() == 0
+    assert len(job.starts(0)) == 2
+
+
+def test_a_worker_that_is_stopped_is_found_and_named(launch):
+    """The other one waits for it in a step, as a collective does, and is not to blame."""
+    job = launch(
+        "train(5)\nif not started:\n    if me: die(signal.SIGSTOP)\n    time.sleep(600)",
+        "--hang-seconds",
+        "4",
+    )
+    began = time.monotonic()
+    assert job.ended() == 0
+    assert "worker 1 stopped answering" in job.said or "worker 1 has not answered" in job.said
+    assert "worker 0 " not in job.said.split("Training again")[0].split("private-network")[1]
+    assert time.monotonic() - began < 30
+
+
+def test_training_without_a_step_is_a_hang_and_work_without_steps_is_none(launch):
+    job = launch(
+        "train(2)\nif started: pulse.phase('working')\ntime.sleep(600 if not started and me else 5)",
+        "--hang-seconds",
+        "3",
+    )
+    assert job.ended() == 0
+    assert "has made no step for 3 s (--hang-seconds) at step 2" in job.said
+    assert len(job.starts(0)) == 2
+
+
+def test_a_worker_that_never_comes_is_named(launch):
+    """Its program stops before it says a word: no restart would mend that."""
+    job = launch(
+        "pulse.phase('joining'); time.sleep(600)",
+        "--join-seconds",
+        "2",
+        before="if me: print('mounting', flush=True); time.sleep(600)",
+    )
+    assert job.ended() == 1
+    assert re.search(r"WorkerError: worker 1 \(127.0.0.1:\d+\) has not said a word in 2 s", job.said)
+    assert "The last that worker 1 printed:\n    mounting" in job.said
+    assert len(job.starts(0)) == 1
+
+
+def test_a_program_that_never_beats_is_watched_for_deaths_alone(launch):
+    job = launch("train(3)", "--join-seconds", "1", before="time.sleep(2)\nif not started: die(9)")
+    assert job.ended() == 0
+    assert "deaths are seen, hangs are not" in job.said
+    assert len(job.starts(0)) == 2
+
+
+def test_one_that_starts_and_does_not_join_is_named_and_all_start_again(launch):
+    job = launch(
+        "if started or not me: pulse.phase('joining')\ntime.sleep(1 if started else 600); train(2)",
+        "--join-seconds",
+        "3",
+    )
+    assert job.ended() == 0
+    assert re.search(r"worker 1 \(127.0.0.1:\d+\) did not join in 3 s", job.said)
+    assert len(job.starts(0)) == 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_means_save_and_stop(launch, number):
+    job = launch("train(3); print('trained'); train(1000)")
+    job.until(lambda: job.printed.count("trained") == 2)
+    job.process.send_signal(number)
+    assert job.ended() == 3
+    assert job.printed.count("saved") == 2
+    assert f"{number.name}: the workers have 30 s" in job.said
+    assert "The same command goes on" in job.said
+
+
+def test_a_worker_that_does_not_stop_in_time_is_killed(launch):
+    job = launch(
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf'); train(10000)", "--grace-seconds", "1"
+    )
+    job.until(lambda: job.printed.count("deaf") == 2)
+    job.process.send_signal(signal.SIGTERM)
+    assert job.ended(15) == 3
+    assert "did not stop in time: worker 0, worker 1" in job.said
+
+
+def test_a_second_signal_means_at_once(launch):
+    job = launch("signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf'); train(10000)")
+    job.until(lambda: job.printed.count("deaf") == 2)
+    job.process.send_signal(signal.SIGINT)
+    job.process.send_signal(signal.SIGINT)  # the same Ctrl-C, by way of two processes
+    time.sleep(1.5)
+    assert job.process.poll() is None
+    job.process.send_signal(signal.SIGINT)
+    assert job.ended(10) == 3
+
+
+def test_a_worker_that_was_told_to_stop_takes_the_others_with_it(launch):
+    """As on a machine that the scheduler wants back: the peers save with it, and no restart follows."""
+    job = launch("train(3)\nif me: save()\ntime.sleep(1); save()")
+    assert job.ended() == 3
+    assert job.printed.count("saved") == 2
+    assert len(job.starts(0)) == 1
+
+
+GRANDCHILDREN = """
+command = [sys.executable, "-c", "import time; time.sleep(600)", str(folder)]
+subprocess.Popen(command)
+subprocess.Popen(command, start_new_session=True)
+subprocess.Popen(command, env={})
+train(3); print("trained")
+"""
+
+
+def test_kill_9_of_the_launcher_leaves_nothing(launch):
+    """Neither workers nor what they have started: in their group, in a session of its own, without environment."""
+    job = launch(GRANDCHILDREN + "train(10000)")
+    job.until(lambda: job.printed.count("trained") == 2)
+    assert len(job.left()) == 2 + 6
+    job.process.send_signal(signal.SIGKILL)
+    job.process.wait()
+    job.until(lambda: not job.left(), 5)
+
+
+def test_the_end_of_the_workers_is_the_end_of_what_they_started(launch):
+    job = launch(GRANDCHILDREN)
+    assert job.ended() == 0
+    assert job.left() == []
+
+
+def test_an_abort_of_the_others_after_the_chief_has_finished_loses_nothing(launch):
+    job = launch("train(3)\nif me: time.sleep(1); die(6)")
+    assert job.ended() == 0
+    assert "worker 1 died (SIGABRT), and worker 0 has finished" in job.said
+
+
+def test_lines_are_whole_and_bytes_are_taken_as_they_come(launch):
+    program = """
+for n in range(200):
+    os.write(1, b"a" * 50); os.write(1, b"b" * 50 + b"\\n")
+os.write(1, b"caf\\xe9 \\xc3\\xa9\\n1/3\\r2/3\\r3/3\\nwithout an end")
+"""
+    job = launch(program)
+    assert job.ended() == 0
+    lines = job.printed.splitlines()
+    for worker in (0, 1):
+        own = [line.removeprefix(f"[worker {worker}] ") for line in lines if f"[worker {worker}]" in line]
+        assert own == ["a" * 50 + "b" * 50] * 200 + ["caf\ufffd é", "3/3", "without an end"]
+    assert len(lines) == 2 * 203
+
+
+def test_hosts_are_checked_before_anything_is_started(tmp_path):
+    words = (__file__,)
+    with pytest.raises(ConfigError, match="'host1' is not HOST:PORT"):
+        Job(words=words, hosts=("host1", "127.0.0.1:2"))
+    with pytest.raises(ConfigError, match="'h:0', 'h:70000' is not HOST:PORT"):
+        Job(words=words, hosts=("h:0", "h:70000"))
+    with pytest.raises(ConfigError, match=r"names 127.0.0.1:2 more than once"):
+        Job(words=words, hosts=("127.0.0.1:2", "127.0.0.1:2"))
+    with pytest.raises(ConfigError, match="0 to 1, on each host"):
+        Job(words=words, hosts=("127.0.0.1:2", "127.0.0.1:3"), task_index=2)
+    with pytest.raises(ConfigError, match=r"where no-such-host.invalid:2 is"):
+        Job(words=words, hosts=("127.0.0.1:2", "no-such-host.invalid:2"))
+    with pytest.raises(ConfigError, match=r"'nothing.py' is not a file"):
+        Job(words=("nothing.py",))
+    with pytest.raises(ConfigError, match="two dashes"):
+        Job(words=())
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"Port {port} of this machine is in use"):
+            Job(words=words, hosts=(f"127.0.0.1:{port}", "127.0.0.1:3")).plan()
+
+
+def test_one_launcher_for_each_host(launch):
+    """Here both are this machine: the cluster is the same, the cores are not, and each starts its own worker."""
+    with socket.socket() as one, socket.socket() as two:
+        one.bind(("", 0))
+        two.bind(("", 0))
+        hosts = f"127.0.0.1:{one.getsockname()[1]},127.0.0.1:{two.getsockname()[1]}"
+    jobs = [launch("train(3)", "--hosts", hosts, "--task-index", str(index)) for index in (0, 1)]
+    assert [job.ended() for job in jobs] == [0, 0]
+    found = [job.starts(index)[0] for index, job in enumerate(jobs)]
+    for index, each in enumerate(found):
+        config = json.loads(each["environment"]["TF_CONFIG"])
+        assert config == {
+            "cluster": {"worker": hosts.split(",")},
+            "task": {"type": "worker", "index": index},
+        }
+    if len(os.sched_getaffinity(0)) >= 2:
+        assert not set(found[0]["cores"]) & set(found[1]["cores"])
+
+
+def test_a_host_that_does_not_answer_is_named(launch):
+    with socket.socket() as one, socket.socket() as two:
+        one.bind(("", 0))
+        two.bind(("", 0))
+        own, other = f"127.0.0.1:{one.getsockname()[1]}", f"127.0.0.1:{two.getsockname()[1]}"
+    program = "pulse.phase('joining'); time.sleep(600)"
+    job = launch(program, "--hosts", f"{own},{other}", "--task-index", "0", "--join-seconds", "2")
+    assert job.ended() == 1
+    assert f"worker 1 ({other}) did not join in 2 s" in job.said
+    assert "is its launcher running" in job.said
+
+
+def test_gpus_are_shared_out(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,5")
+    assert cores.gpu_shares(2) == ((0, 1), (2, 5))
+    assert cores.gpu_shares(1) == cores.gpu_shares(5) == ()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    assert cores.gpu_shares(2) == ()
+
+
+def test_a_private_network_has_nobody_else_in_it(launch):
+    program = """
+import socket
+train(2)
+with socket.create_server(("127.0.0.1", 0)) as server:
+    socket.create_connection(server.getsockname()).close()
+print([name for _, name in socket.if_nameindex()])
+"""
+    job = launch(program, "--private-network")
+    assert job.ended() == 0
+    assert job.printed.count("['lo']") == 2
+    assert "nobody else reaches these ports" in job.said
+    assert "iptables" not in job.said
