@@ -49,13 +49,25 @@ pulse.start()
 """
 
 
+def written(folder: Path, program: str, *, before: str = "") -> Path:
+    """The program, behind the prelude, as a file of the folder."""
+    path = folder / "program.py"
+    path.write_text(PRELUDE.format(folder=str(folder), before=before) + program)
+    return path
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Callable[[str], Path]:
+    """`script(program)`: the program as a file, for a launcher that the test starts itself."""
+    return lambda program: written(tmp_path, program)
+
+
 class Launch:
     """A launcher that runs a program in a process of its own."""
 
     def __init__(self, folder: Path, program: str, *options: str, before: str) -> None:
         self.folder = folder
-        script = folder / "program.py"
-        script.write_text(PRELUDE.format(folder=str(folder), before=before) + program)
+        script = written(folder, program, before=before)
         self.out, self.errors = folder / "out", folder / "errors"
         with self.out.open("wb") as out, self.errors.open("wb") as errors:
             self.process = subprocess.Popen(

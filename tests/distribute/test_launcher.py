@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import pty
 import re
 import signal
 import socket
+import struct
+import subprocess
+import sys
+import termios
 import time
+from pathlib import Path
 
 import pytest
 
-from tfkit.distribute import cores
+from tfkit.distribute import cores, launcher
 from tfkit.distribute.job import Job
 from tfkit.errors import ConfigError
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_all_done(launch):
@@ -190,6 +199,58 @@ def test_a_signal_means_save_and_stop(launch, number):
     assert "The same command goes on" in job.said
 
 
+def terminal(script):
+    """Start a launcher in a terminal of its own; returns its process id and the terminal's other end."""
+    process, end = pty.fork()
+    if process == 0:
+        os.chdir(ROOT)
+        os.execv(sys.executable, [sys.executable, "-m", "tfkit", "launch", "--", str(script)])
+    fcntl.ioctl(end, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 100, 0, 0))
+    return process, end
+
+
+def read_until(end, pattern):
+    shown = b""
+    while not re.search(pattern, shown):
+        try:
+            data = os.read(end, 1 << 16)
+        except OSError:  # the other side has closed it
+            break
+        if not data:
+            break
+        shown += data
+    return shown.decode(errors="replace")
+
+
+def test_ctrl_c_in_a_terminal_reaches_the_workers_through_the_launcher_alone(script):
+    """A worker that got SIGINT itself would end with a KeyboardInterrupt, and not save. One bar is shown."""
+    process, end = terminal(script("train(10000)"))
+    shown = read_until(end, rb"epoch 1 of 1: .*[1-9]/10000")
+    os.write(end, b"\x03")
+    shown += read_until(end, rb"goes on from the last backup")
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 3
+    assert shown.count("saved") == 2
+    assert "KeyboardInterrupt" not in shown
+
+
+def test_a_terminal_that_is_closed_means_save_and_stop(script):
+    process, end = terminal(script("train(10000)"))
+    read_until(end, rb"epoch 1 of 1: .*[1-9]/10000")
+    os.close(end)
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 3
+
+
+def test_a_reader_that_goes_away_does_not_end_the_training(script, tmp_path):
+    path = script("print('first'); time.sleep(1); print('second'); (folder / f'done-{me}').touch()")
+    command = [sys.executable, "-m", "tfkit", "launch", "--", str(path)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout.readline().endswith(b"first\n")
+    process.stdout.close()
+    process.stderr.close()
+    assert process.wait(60) == 0
+    assert len(list(tmp_path.glob("done-*"))) == 2
+
+
 def test_a_worker_that_does_not_stop_in_time_is_killed(launch):
     job = launch(
         "signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf'); train(10000)", "--grace-seconds", "1"
@@ -341,3 +402,34 @@ print([name for _, name in socket.if_nameindex()])
     assert job.printed.count("['lo']") == 2
     assert "nobody else reaches these ports" in job.said
     assert "iptables" not in job.said
+
+
+SERVER = "import os, time; print('serves', os.environ['TF_CONFIG'], flush=True); time.sleep({seconds})"
+
+
+def test_parameter_servers_end_with_their_chief(monkeypatch, capfd):
+    monkeypatch.setattr("tfkit.distribute.job.SERVER", ("-c", SERVER.format(seconds=600)))
+    words = [
+        "-c",
+        "import os, time; print('leads', os.environ['TF_CONFIG']); time.sleep(1.5); raise SystemExit(0)",
+    ]
+    began = time.monotonic()
+    assert launcher.launch(words, workers=2, parameter_servers=1) == 0
+    assert time.monotonic() - began < 20
+    out = capfd.readouterr().out
+    lines = [re.fullmatch(r"\[(.+?)\] \w+ (.*)", line) for line in out.splitlines()]
+    found = {line[1]: json.loads(line[2]) for line in lines}
+    assert set(found) == {"chief", "worker 0", "worker 1", "ps 0"}
+    cluster = found["chief"]["cluster"]
+    assert {role: len(addresses) for role, addresses in cluster.items()} == {"chief": 1, "worker": 2, "ps": 1}
+    assert all(each["cluster"] == cluster for each in found.values())
+    assert found["ps 0"]["task"] == {"type": "ps", "index": 0}
+
+
+def test_a_parameter_server_that_dies_is_a_death(monkeypatch, capfd):
+    monkeypatch.setattr("tfkit.distribute.job.SERVER", ("-c", SERVER.format(seconds=1)))
+    words = ["-c", "import time; time.sleep(600)"]
+    assert launcher.launch(words, workers=1, parameter_servers=1, max_restarts=1) == 1
+    errors = capfd.readouterr().err
+    assert "(restart 1 of 1)" in errors
+    assert re.search(r"WorkerError: (ps|worker) 0 died \(exit code 0\)", errors)

@@ -21,12 +21,12 @@ from tfkit.distribute.signals import Signals
 from tfkit.distribute.verdict import Ending
 from tfkit.distribute.worker import Worker
 
-_TICK_SECONDS = 0.1
-_LOOK_SECONDS = 0.3
+_TICK_SECONDS = 0.2
+_LOOK_SECONDS = 0.4
 # For the last words of a process that has ended, and for what it has started to end by itself.
 _DRAIN_SECONDS = 1.0
 # After a death there is nothing that the others could save together.
-_AFTER_DEATH_SECONDS = 3.0
+_AFTER_DEATH_SECONDS = 2.0
 
 
 class Attempt:
@@ -157,7 +157,7 @@ class Attempt:
                 self._selector.unregister(pipe)
 
     def _look(self) -> bool:
-        """Read the pulses and see who has ended, every third of a second; returns whether it did."""
+        """Read the pulses and see who has ended, every 0.4 s; returns whether it did."""
         now = time.monotonic()
         if now - self._looked < _LOOK_SECONDS:
             return False

@@ -79,7 +79,7 @@ def parser() -> argparse.ArgumentParser:
         default=30,
         metavar="S",
         help="how long the workers may take to save and stop on SIGTERM or Ctrl-C (%(default)s);"
-        " after a death there is nothing to save together: 3 at most",
+        " after a death there is nothing to save together: 2 at most",
     )
     when.add_argument(
         "--hang-seconds",

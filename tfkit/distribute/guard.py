@@ -58,12 +58,14 @@ class Guard:
     """The process that outlives the launcher by as long as it takes to clear up."""
 
     def __init__(self, token: str) -> None:
-        # Isolated and without site-packages: it starts in some 20 ms and has no environment to inherit.
+        # Isolated and without site-packages it starts in some 20 ms. It is no part of a job, not even of one
+        # that this launcher is itself a part of.
         self._process = subprocess.Popen(
             [sys.executable, "-I", "-S", __file__, token],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
+            env={name: value for name, value in os.environ.items() if name != VARIABLE},
             start_new_session=True,
             cwd="/",
         )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import time
+from pathlib import Path
 from typing import Any, TextIO
 
 from tfkit import process
@@ -94,7 +96,10 @@ class Screen:
 
         with contextlib.suppress(OSError, ValueError):
             if self._bar is None:
-                self._bar = tqdm(unit="step", leave=True, dynamic_ncols=True)
+                # A resumed training is not as fast as if it had made the earlier steps now.
+                self._bar = tqdm(
+                    unit="step", initial=found.step, total=found.steps or None, dynamic_ncols=True
+                )
             self._bar.total = found.steps or None
             self._bar.n = found.step
             self._bar.set_description_str(found.text, refresh=False)
@@ -109,13 +114,19 @@ class Screen:
                 self._bar.close()
             self._bar = None
 
-    def _write(self, text: str, stream: TextIO) -> None:
+    def _write(self, text: str, stream: TextIO | None) -> None:
+        if stream is None:
+            return
         encoding = getattr(stream, "encoding", None) or "utf-8"
         shown = text.encode(encoding, "replace").decode(encoding)
-        with contextlib.suppress(OSError, ValueError):
+        try:
             if self._bar is not None:
                 self._bar.clear()
             stream.write(shown + "\n")
             stream.flush()
             if self._bar is not None:
                 self._bar.refresh()
+        except OSError:
+            # Nobody reads any more. What Python would still try to write as it ends must not be an error either.
+            with contextlib.suppress(OSError, ValueError), Path(os.devnull).open("w") as nowhere:
+                os.dup2(nowhere.fileno(), stream.fileno())
