@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -120,6 +120,16 @@ class Launch:
         return found
 
 
+def over(jobs: Iterable[Launch]) -> None:
+    """Nothing of these jobs may be left."""
+    for each in jobs:
+        if each.process.poll() is None:
+            each.process.send_signal(signal.SIGKILL)
+            each.process.wait()
+            time.sleep(1)
+        assert each.left() == []
+
+
 @pytest.fixture
 def launch(tmp_path: Path) -> Iterator[Callable[..., Launch]]:
     """Start a launcher: `launch(program, *options, before=...)`; `before` comes before the first beat.
@@ -135,9 +145,28 @@ def launch(tmp_path: Path) -> Iterator[Callable[..., Launch]]:
         return started[-1]
 
     yield begin
-    for each in started:
-        if each.process.poll() is None:
-            each.process.send_signal(signal.SIGKILL)
-            each.process.wait()
-            time.sleep(1)
-        assert each.left() == []
+    over(started)
+
+
+@pytest.fixture(scope="module")
+def jobs(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Launch]]:
+    """The jobs of a module's tests that are marked `runs`, by the tests' names; all are started at once.
+
+    They spend their time waiting, for a hang or a restart: together they take as long as the longest.
+    """
+    started = {}
+    for item in request.session.items:
+        mark = item.get_closest_marker("runs")
+        if mark is not None and item.path == request.path:
+            folder = tmp_path_factory.mktemp("job")
+            started[item.name] = Launch(folder, *mark.args, before=mark.kwargs.get("before", ""))
+    yield started
+    over(started.values())
+
+
+@pytest.fixture
+def job(request: pytest.FixtureRequest, jobs: dict[str, Launch]) -> Launch:
+    """The job of this test: `@pytest.mark.runs(program, *options, before=...)`."""
+    return jobs[request.node.name]

@@ -70,124 +70,6 @@ def test_one_worker_needs_no_cluster_and_no_port(launch):
     assert "Warning" not in job.said
 
 
-@pytest.mark.parametrize("victim", [0, 1])
-def test_a_worker_that_is_killed_is_named_and_all_start_again_on_new_ports(launch, victim):
-    """The other one ends as a survivor does, with 4 or an abort: it is not to blame."""
-    job = launch(
-        f"train(20) if started else train(5)\n"
-        f"if not started and me == {victim}: die(9)\n"
-        f"if not started: time.sleep(0.3); die(6) if me else os._exit(4)"
-    )
-    assert job.ended() == 0
-    assert f"worker {victim} died (SIGKILL) at step " in job.said
-    assert "(restart 1 of 3)" in job.said
-    assert len(job.starts(0)) == len(job.starts(1)) == 2
-    first, second = (json.loads(each["environment"]["TF_CONFIG"])["cluster"] for each in job.starts(0))
-    assert not set(first["worker"]) & set(second["worker"])
-    again = re.search(r"Training again after ([0-9.]+) s", job.said)
-    assert again is not None
-    assert 0.1 < float(again[1]) < 20
-
-
-def test_a_survivor_that_does_not_hear_sigterm_is_killed_after_a_death(launch):
-    job = launch(
-        "signal.signal(signal.SIGTERM, signal.SIG_IGN); train(5)\n"
-        "if not started: die(9) if me else time.sleep(600)"
-    )
-    assert job.ended() == 0
-    assert len(job.starts(0)) == 2
-
-
-def test_restarts_are_used_up(launch):
-    job = launch(
-        "train(3)\nfor n in range(30 * me): print('line', n)\nos._exit(7) if me else time.sleep(600)",
-        "--max-restarts",
-        "1",
-    )
-    assert job.ended() == 1
-    assert "WorkerError: worker 1 died (exit code 7) at step 3, and all 1 restarts" in job.said
-    assert "    line 29\n" in job.said.split("The last that worker 1 printed")[-1]
-    assert "    line 9\n" not in job.said.split("The last that worker 1 printed")[-1]
-    assert "The same command goes on from the last backup" in job.said
-    assert len(job.starts(1)) == 2
-
-
-@pytest.mark.parametrize("code", [1, 2])
-def test_what_a_restart_would_not_mend_is_not_restarted(launch, code):
-    job = launch(f"train(3)\nif me: pulse.give_up('--epochs is -1'); sys.exit({code})\ntime.sleep(600)")
-    assert job.ended() == code
-    assert "worker 1 gave up: --epochs is -1" in job.said
-    assert len(job.starts(0)) == 1
-
-
-def test_an_error_at_once_is_not_restarted_and_one_in_training_is(launch):
-    job = launch("import no_such_module")
-    assert job.ended() == 1
-    assert "ModuleNotFoundError" in job.said
-    assert "nothing is started again" in job.said
-    assert len(job.starts(0)) == 1
-    job = launch("train(3)\nif not started: raise ValueError")
-    assert job.ended() == 0
-    assert len(job.starts(0)) == 2
-
-
-def test_a_worker_that_is_stopped_is_found_and_named(launch):
-    """The other one waits for it in a step, as a collective does, and is not to blame."""
-    job = launch(
-        "train(5)\nif not started:\n    if me: die(signal.SIGSTOP)\n    time.sleep(600)",
-        "--hang-seconds",
-        "4",
-    )
-    began = time.monotonic()
-    assert job.ended() == 0
-    assert "worker 1 stopped answering" in job.said or "worker 1 has not answered" in job.said
-    assert "worker 0 " not in job.said.split("Training again")[0].split("private-network")[1]
-    assert time.monotonic() - began < 30
-
-
-def test_training_without_a_step_is_a_hang_and_work_without_steps_is_none(launch):
-    job = launch(
-        "train(2)\nif started: pulse.phase('working')\ntime.sleep(600 if not started and me else 5)",
-        "--hang-seconds",
-        "3",
-    )
-    assert job.ended() == 0
-    assert "has made no step for 3 s (--hang-seconds) at step 2" in job.said
-    assert len(job.starts(0)) == 2
-
-
-def test_a_worker_that_never_comes_is_named(launch):
-    """Its program stops before it says a word: no restart would mend that."""
-    job = launch(
-        "pulse.phase('joining'); time.sleep(600)",
-        "--join-seconds",
-        "2",
-        before="if me: print('mounting', flush=True); time.sleep(600)",
-    )
-    assert job.ended() == 1
-    assert re.search(r"WorkerError: worker 1 \(127.0.0.1:\d+\) has not said a word in 2 s", job.said)
-    assert "The last that worker 1 printed:\n    mounting" in job.said
-    assert len(job.starts(0)) == 1
-
-
-def test_a_program_that_never_beats_is_watched_for_deaths_alone(launch):
-    job = launch("train(3)", "--join-seconds", "1", before="time.sleep(2)\nif not started: die(9)")
-    assert job.ended() == 0
-    assert "deaths are seen, hangs are not" in job.said
-    assert len(job.starts(0)) == 2
-
-
-def test_one_that_starts_and_does_not_join_is_named_and_all_start_again(launch):
-    job = launch(
-        "if started or not me: pulse.phase('joining')\ntime.sleep(1 if started else 600); train(2)",
-        "--join-seconds",
-        "3",
-    )
-    assert job.ended() == 0
-    assert re.search(r"worker 1 \(127.0.0.1:\d+\) did not join in 3 s", job.said)
-    assert len(job.starts(0)) == 2
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_means_save_and_stop(launch, number):
     job = launch("train(3); print('trained'); train(1000)")
@@ -272,14 +154,6 @@ def test_a_second_signal_means_at_once(launch):
     assert job.ended(10) == 3
 
 
-def test_a_worker_that_was_told_to_stop_takes_the_others_with_it(launch):
-    """As on a machine that the scheduler wants back: the peers save with it, and no restart follows."""
-    job = launch("train(3)\nif me: save()\ntime.sleep(1); save()")
-    assert job.ended() == 3
-    assert job.printed.count("saved") == 2
-    assert len(job.starts(0)) == 1
-
-
 GRANDCHILDREN = """
 command = [sys.executable, "-c", "import time; time.sleep(600)", str(folder)]
 subprocess.Popen(command)
@@ -305,12 +179,6 @@ def test_the_end_of_the_workers_is_the_end_of_what_they_started(launch):
     assert job.left() == []
 
 
-def test_an_abort_of_the_others_after_the_chief_has_finished_loses_nothing(launch):
-    job = launch("train(3)\nif me: time.sleep(1); die(6)")
-    assert job.ended() == 0
-    assert "worker 1 died (SIGABRT), and worker 0 has finished" in job.said
-
-
 def test_lines_are_whole_and_bytes_are_taken_as_they_come(launch):
     program = """
 for n in range(200):
@@ -324,6 +192,13 @@ os.write(1, b"caf\\xe9 \\xc3\\xa9\\n1/3\\r2/3\\r3/3\\nwithout an end")
         own = [line.removeprefix(f"[worker {worker}] ") for line in lines if f"[worker {worker}]" in line]
         assert own == ["a" * 50 + "b" * 50] * 200 + ["caf\ufffd é", "3/3", "without an end"]
     assert len(lines) == 2 * 203
+
+
+def test_a_job_that_comes_to_its_end_all_the_same_is_done(launch):
+    job = launch("signal.signal(signal.SIGTERM, signal.SIG_IGN); print('last', flush=True); train(100)")
+    job.until(lambda: job.printed.count("last") == 2)
+    job.process.send_signal(signal.SIGTERM)
+    assert job.ended() == 0
 
 
 def test_hosts_are_checked_before_anything_is_started(tmp_path):
@@ -409,12 +284,9 @@ SERVER = "import os, time; print('serves', os.environ['TF_CONFIG'], flush=True);
 
 def test_parameter_servers_end_with_their_chief(monkeypatch, capfd):
     monkeypatch.setattr("tfkit.distribute.job.SERVER", ("-c", SERVER.format(seconds=600)))
-    words = [
-        "-c",
-        "import os, time; print('leads', os.environ['TF_CONFIG']); time.sleep(1.5); raise SystemExit(0)",
-    ]
+    words = ("-c", "import os, time; print('leads', os.environ['TF_CONFIG']); time.sleep(1.5)")
     began = time.monotonic()
-    assert launcher.launch(words, workers=2, parameter_servers=1) == 0
+    assert launcher.launch(Job(words=words, workers=2, parameter_servers=1)) == 0
     assert time.monotonic() - began < 20
     out = capfd.readouterr().out
     lines = [re.fullmatch(r"\[(.+?)\] \w+ (.*)", line) for line in out.splitlines()]
@@ -428,8 +300,9 @@ def test_parameter_servers_end_with_their_chief(monkeypatch, capfd):
 
 def test_a_parameter_server_that_dies_is_a_death(monkeypatch, capfd):
     monkeypatch.setattr("tfkit.distribute.job.SERVER", ("-c", SERVER.format(seconds=1)))
-    words = ["-c", "import time; time.sleep(600)"]
-    assert launcher.launch(words, workers=1, parameter_servers=1, max_restarts=1) == 1
+    words = ("-c", "import time; time.sleep(600)")
+    job = Job(words=words, workers=1, parameter_servers=1, max_restarts=1)
+    assert launcher.launch(job) == 1
     errors = capfd.readouterr().err
     assert "(restart 1 of 1)" in errors
     assert re.search(r"WorkerError: (ps|worker) 0 died \(exit code 0\)", errors)

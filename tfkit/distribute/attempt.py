@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import selectors
 import shutil
@@ -69,7 +70,7 @@ class Attempt:
             self._start(folder, guarding)
             ending = self._watch()
             self._stop(ending)
-            return ending
+            return self._final(ending)
         finally:
             self._clear()
             guarding.close()
@@ -183,6 +184,13 @@ class Attempt:
             worker.tell(signal.SIGKILL if hangs else signal.SIGTERM)
         patience = 0.0 if ending.kind == "done" else min(_AFTER_DEATH_SECONDS, self.job.grace_seconds)
         self._wait(self.workers, patience)
+
+    def _final(self, ending: Ending) -> Ending:
+        """One who was told to stop may have come to the end all the same."""
+        finished = all(worker.code == 0 for worker in self.workers if not worker.task.serves)
+        if ending.kind == "interrupted" and finished:
+            return dataclasses.replace(ending, kind="done", code=0)
+        return ending
 
     def _save_and_stop(self, *, tell: bool) -> None:
         asked = [worker for worker in self.workers if not worker.task.serves]

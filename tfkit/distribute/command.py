@@ -7,8 +7,8 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from tfkit.distribute import network
-from tfkit.distribute.job import parse_hosts
+from tfkit.distribute import launcher, network
+from tfkit.distribute.job import Job, parse_hosts
 from tfkit.errors import ConfigError
 
 _EXAMPLES = """
@@ -114,10 +114,8 @@ def main(arguments: Sequence[str]) -> int:
     if chosen.engine == "ray":
         ray_engine = importlib.import_module("tfkit.distribute.ray_engine")
         return int(ray_engine.launch(program, workers=chosen.workers or 2, max_restarts=chosen.max_restarts))
-    from tfkit.distribute import launcher
-
-    return launcher.launch(
-        program,
+    job = Job(
+        words=program,
         workers=2 if chosen.workers is None else chosen.workers,
         hosts=parse_hosts(chosen.hosts or ""),
         task_index=chosen.task_index or 0,
@@ -128,6 +126,7 @@ def main(arguments: Sequence[str]) -> int:
         join_seconds=chosen.join_seconds,
         pin=chosen.pin,
     )
+    return launcher.launch(job)
 
 
 def _check(chosen: argparse.Namespace) -> None:

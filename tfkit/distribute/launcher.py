@@ -9,8 +9,6 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-from collections.abc import Sequence
-from typing import Any
 
 from tfkit.distribute import signals as signals_
 from tfkit.distribute.attempt import Attempt
@@ -27,22 +25,18 @@ _FORGET_SECONDS = 3600.0
 _HOSTS_PAUSE_SECONDS = 10.0
 
 
-def launch(words: Sequence[str], *, workers: int = 2, **settings: Any) -> int:
-    """Run a program in several processes that train together.
+def launch(job: Job) -> int:
+    """Run a program in several processes that train together, and say on stderr how that goes.
 
-    Args:
-      words: what follows `python`: ["-m", "recipes.train_distributed", "--epochs", "5"] or ["script.py"].
-      workers: processes on this machine.
-      settings: the other attributes of `Job`.
+        launch(Job(words=("-m", "recipes.train_distributed", "--epochs", "5"), workers=2))
 
     Returns:
       The exit code: 0 all done; 1 given up after the last restart, or a check failed; 2 what was asked cannot
       be done; 3 interrupted: the same call goes on from there.
 
     Raises:
-      ConfigError: a setting is out of range.
+      ConfigError: a port that the job names is taken.
     """
-    job = Job(words=tuple(words), workers=workers, **settings)
     ending = run(job, screen=Screen())
     if ending.kind == "interrupted":
         print("Interrupted. The same command goes on from the last backup.", file=sys.stderr)

@@ -8,7 +8,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from tfkit.distribute import launcher
 from tfkit.distribute.job import Job
@@ -22,7 +22,16 @@ RESULT = "result.pickle"
 ERROR = "error-{}.txt"
 
 
-def launch(fn: Callable[[], T], *, workers: int = 2, max_restarts: int = 0, **settings: Any) -> T:
+def launch(
+    fn: Callable[[], T],
+    *,
+    workers: int = 2,
+    max_restarts: int = 0,
+    grace_seconds: float = 30,
+    hang_seconds: float = 300,
+    join_seconds: float = 300,
+    pin: bool = True,
+) -> T:
     """Run a function in several processes that train together, and return what the first of them returns.
 
         def train():
@@ -41,7 +50,13 @@ def launch(fn: Callable[[], T], *, workers: int = 2, max_restarts: int = 0, **se
       fn: takes nothing; its value in the first worker must be picklable.
       workers: processes on this machine.
       max_restarts: how often to start all again after a death; for a function that goes on from a backup.
-      settings: the other attributes of `Job`, like `hang_seconds`.
+      grace_seconds: how long the workers may take to save when the cell is interrupted.
+      hang_seconds: how long a worker may be silent, or in training without a step.
+      join_seconds: how long the workers wait for each other.
+      pin: whether each worker keeps to cores of its own.
+
+    Returns:
+      What `fn` returned in the first worker; what it returned in the others is dropped.
 
     Raises:
       WorkerError: the function raised in a worker (the traceback is shown), or a worker died.
@@ -63,21 +78,24 @@ def launch(fn: Callable[[], T], *, workers: int = 2, max_restarts: int = 0, **se
         folder = Path(name)
         (folder / FUNCTION).write_bytes(copy)
         path = os.pathsep.join(dict.fromkeys(entry for entry in sys.path if entry))
-        environment = {"PYTHONPATH": path, **settings.pop("environment", {})}
         job = Job(
             words=("-m", "tfkit.distribute.function", name),
             workers=workers,
             max_restarts=max_restarts,
-            environment=environment,
+            grace_seconds=grace_seconds,
+            hang_seconds=hang_seconds,
+            join_seconds=join_seconds,
+            pin=pin,
+            environment={"PYTHONPATH": path},
             title=f"{getattr(fn, '__qualname__', fn)}()",
-            **settings,
         )
         ending = launcher.run(job, screen=Screen(prefixed=False, only_first=True))
         if ending.kind == "interrupted":
             raise KeyboardInterrupt(ending.what)
         if ending.kind != "done":
             raise WorkerError(_told(folder, workers) or f"{ending.what}.\n  {ending.details}")
-        return pickle.loads((folder / RESULT).read_bytes())
+        result: T = pickle.loads((folder / RESULT).read_bytes())
+        return result
 
 
 def _told(folder: Path, workers: int) -> str:

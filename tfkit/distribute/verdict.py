@@ -79,7 +79,7 @@ class Judge:
                 what = f"{worker.name} gave up: {worker.gave_up}"
                 return Ending(kind="failed", code=worker.code or 1, what=what, when=now)
         for worker in ended:
-            if worker.code == SAVED:
+            if worker.code == SAVED and self.workers[0].code != 0:
                 return Ending(
                     kind="interrupted", code=SAVED, what=f"{worker.name} saved and stopped", when=now
                 )
@@ -161,7 +161,9 @@ class Judge:
             quiet = [worker for worker in running if self._stale(worker, now, _STALE_SECONDS)]
             if quiet:
                 return self._hang_of(quiet, "stopped answering", now)
-            return self._hang_of([first], f"has made no step for {limit:g} s (--hang-seconds)", now)
+            elsewhere = "; it may wait for another host" if self.job.hosts else ""
+            how = f"has made no step for {limit:g} s (--hang-seconds{elsewhere})"
+            return self._hang_of([first], how, now)
         return None
 
     def _hang_of(self, workers: Sequence[Worker], how: str, when: float) -> Ending:
