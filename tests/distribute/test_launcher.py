@@ -264,6 +264,16 @@ def test_gpus_are_shared_out(monkeypatch):
     assert cores.gpu_shares(2) == ()
 
 
+def test_each_worker_sees_its_gpus_alone(launch, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,5")
+    job = launch("train(1)", "--no-pin")
+    assert job.ended() == 0
+    found = [job.starts(worker)[0] for worker in (0, 1)]
+    assert [each["environment"]["CUDA_VISIBLE_DEVICES"] for each in found] == ["0,1", "2,5"]
+    assert [each["cores"] for each in found] == [sorted(os.sched_getaffinity(0))] * 2
+    assert "any core, GPU 2, 5, " in job.said
+
+
 def test_a_private_network_has_nobody_else_in_it(launch):
     program = """
 import socket

@@ -85,7 +85,10 @@ class Attempt:
         for number, task in enumerate(self.plan.tasks, place):
             own = shares[number] if shares else None
             threads = len(own) if own else max(1, len(usable) // count)
-            rows.append({"cores": cores.named(own) if own else "", "threads": threads})
+            where = cores.named(own) if own else "any core"
+            if gpus:
+                where += f", GPU {', '.join(map(str, gpus[number]))}"
+            rows.append({"place": where, "threads": threads})
             variables = cores.threads_environment(threads)
             if gpus:
                 variables["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, gpus[number]))

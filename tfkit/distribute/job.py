@@ -207,13 +207,13 @@ def describe(job: Job, plan: Plan, rows: Sequence[dict[str, Any]]) -> list[str]:
     """The lines that say what is about to be run.
 
     Args:
-      rows: for each task of the plan: `cores`, a phrase or "", and `threads`, a number.
+      rows: for each task of the plan: `place`, the cores and GPUs in words, and `threads`, a number.
     """
     lines = []
     for task, row in zip(plan.tasks, rows, strict=True):
         threads = f"{row['threads']} thread{'s' if row['threads'] > 1 else ''}"
-        place = f"  {task.address}" if plan.tf_config(task) else ""
-        lines.append(f"  {task.name:<9}{place}  {row['cores'] or 'any core'}, {threads}")
+        address = f"  {task.address}" if plan.tf_config(task) else ""
+        lines.append(f"  {task.name:<9}{address}  {row['place']}, {threads}")
     if job.hosts:
         lines.append(f"  {len(job.hosts) - 1} more on: {', '.join(_others(job))}")
     return lines
