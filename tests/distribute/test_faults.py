@@ -119,7 +119,7 @@ def test_training_without_a_step_is_a_hang_and_work_without_steps_is_none(job):
 def test_a_worker_that_never_says_a_word_is_named(job):
     """A restart would not bring it."""
     assert job.ended() == 1
-    assert re.search(r"WorkerError: worker 1 \(127.0.0.1:\d+\) has not said a word in 4 s", job.said)
+    assert re.search(r"WorkerError: worker 1 \(127.0.0.1:\d+\) has not said a word 4 s", job.said)
     assert "The last that worker 1 printed:\n    mounting" in job.said
     assert len(job.starts(0)) == 1
 

@@ -171,6 +171,8 @@ def test_kill_9_of_the_launcher_leaves_nothing(launch):
     job.process.send_signal(signal.SIGKILL)
     job.process.wait()
     job.until(lambda: not job.left(), 5)
+    pulses = Path(job.starts(0)[0]["environment"]["TFKIT_PULSE"]).parent
+    job.until(lambda: not pulses.exists(), 5)
 
 
 def test_the_end_of_the_workers_is_the_end_of_what_they_started(launch):

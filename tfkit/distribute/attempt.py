@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import selectors
-import shutil
 import signal
 import tempfile
 import time
@@ -65,7 +64,7 @@ class Attempt:
         shared = Path("/dev/shm")
         where = shared if shared.is_dir() and os.access(shared, os.W_OK) else None
         folder = Path(tempfile.mkdtemp(prefix="tfkit-launch-", dir=where))
-        guarding = guard.Guard(self._token)
+        guarding = guard.Guard(self._token, folder)
         try:
             self._start(folder, guarding)
             ending = self._watch()
@@ -74,7 +73,6 @@ class Attempt:
         finally:
             self._clear()
             guarding.close()
-            shutil.rmtree(folder, ignore_errors=True)
 
     def _start(self, folder: Path, guarding: guard.Guard) -> None:
         count, place = self.job.here

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -57,11 +58,12 @@ def _members(sessions: Collection[int], entry: bytes) -> Iterator[int]:
 class Guard:
     """The process that outlives the launcher by as long as it takes to clear up."""
 
-    def __init__(self, token: str) -> None:
+    def __init__(self, token: str, folder: Path) -> None:
+        """Start it; `folder` is removed in the end, too."""
         # Isolated and without site-packages it starts in some 20 ms. It is no part of a job, not even of one
         # that this launcher is itself a part of.
         self._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", __file__, token],
+            [sys.executable, "-I", "-S", __file__, token, str(folder)],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -92,7 +94,9 @@ def main() -> None:
     sessions: set[int] = set()
     for line in sys.stdin.buffer:
         sessions = set(map(int, line.split()))
-    kill_all(sessions, sys.argv[1])
+    token, folder = sys.argv[1:]
+    kill_all(sessions, token)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -59,6 +59,7 @@ class Judge:
         self._looked, self._awake = time.monotonic(), 0.0
         self._mentioned = -_MENTION_AGAIN_SECONDS
         self._mute_mentioned = False
+        self._heard: float | None = None
         self._forgiven: set[str] = set()
 
     def ending(self) -> Ending | None:
@@ -182,7 +183,10 @@ class Judge:
         mute = [worker for worker in running if worker.said is None]
         heard = [worker for worker in running if worker.said is not None]
         waiting = [worker for worker in running if worker.phase == "joining"]
-        if mute and heard and now - mute[0].started > self.job.join_seconds:
+        if heard and self._heard is None:
+            self._heard = now
+        # Counted from the first word of another: a program that is slow to start is slow in all of them.
+        if mute and heard and now - (self._heard or now) > self.job.join_seconds:
             return self._never_came(mute, heard[0], now)
         if mute and not heard and now - mute[0].started > self.job.join_seconds and not self._mute_mentioned:
             self._mute_mentioned = True
@@ -219,7 +223,7 @@ class Judge:
     def _never_came(self, mute: Sequence[Worker], other: Worker, now: float) -> Ending:
         names = ", ".join(f"{worker.name} ({worker.task.address})" for worker in mute)
         what = (
-            f"{names} has not said a word in {self.job.join_seconds:g} s (--join-seconds), {other.name} has"
+            f"{names} has not said a word {self.job.join_seconds:g} s (--join-seconds) after {other.name} has"
         )
         details = f"{mute[0].quoted()}\n  It would not the next time either, so nothing is started again."
         hanging = tuple(worker.name for worker in mute)
