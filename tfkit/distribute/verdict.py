@@ -198,6 +198,8 @@ class Judge:
         since = min(worker.said.progressed for worker in waiting if worker.said)
         waited = now - since
         if waited > self.job.join_seconds:
+            if mute:
+                return self._never_came(mute, waiting[0], now)
             return self._not_joined(running, waiting, now)
         if waited > _MENTION_SECONDS and now - self._mentioned > _MENTION_AGAIN_SECONDS:
             self._mentioned = now
