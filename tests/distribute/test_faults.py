@@ -10,7 +10,15 @@ import pytest
 runs = pytest.mark.runs
 
 # The one that survives ends as TensorFlow does when it loses a peer: with 4, or by an abort. It is not to blame.
-SURVIVES = "train(20) if started else train(5)\nif not started:\n    if me == {victim}: die(9)\n    time.sleep(0.3)\n"
+SURVIVES = """
+train(20) if started else train(5)
+if not started:
+    if me == {victim}:
+        (folder / "dead").touch()
+        die(9)
+    while not (folder / "dead").exists(): time.sleep(0.02)
+    time.sleep(0.3)
+"""
 
 
 def check_killed(job, victim):
@@ -150,7 +158,10 @@ def test_a_worker_that_was_told_to_stop_takes_the_others_with_it(job):
     assert len(job.starts(0)) == 1
 
 
-@runs("train(3)\nif me: time.sleep(1); die(6)")
+@runs(
+    "train(3)\ndone = folder / 'done'\n"
+    "if not me: done.touch()\nwhile not done.exists(): time.sleep(0.02)\nif me: die(6)"
+)
 def test_an_abort_of_the_others_after_the_chief_has_finished_loses_nothing(job):
     assert job.ended() == 0
     assert "worker 1 died (SIGABRT), and worker 0 has finished" in job.said
