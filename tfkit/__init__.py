@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from tfkit import errors, stack
 
 if TYPE_CHECKING:
-    from tfkit import audit, compress, data, hub, lite, privacy
+    from tfkit import audit, compress, data, distribute, hub, lite, privacy
     from tfkit.data import Splits, from_arrays, load_images
     from tfkit.hub import resolve
     from tfkit.run import Run
@@ -32,6 +32,7 @@ __all__ = [
     "audit",
     "compress",
     "data",
+    "distribute",
     "errors",
     "fit",
     "from_arrays",

@@ -6,8 +6,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from tfkit.distribute import manifests
 from tfkit.errors import TfkitError
+from tfkit.schedulers import manifests
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,7 +32,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     manifests.add_command(commands)
 
-    chosen = parser.parse_args(arguments)
+    commands.add_parser("launch", help="run a program in several processes that train together")
+
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    # It has a parser of its own: what follows its two dashes is another program's.
+    chosen = argparse.Namespace(run=_launch) if words[:1] == ["launch"] else parser.parse_args(words)
+    chosen.words = getattr(chosen, "words", words)
     try:
         return int(chosen.run(chosen))
     except TfkitError as err:
@@ -58,6 +63,12 @@ def _models(chosen: argparse.Namespace) -> int:
         if model.handle != model.name:
             print(f"    {model.handle}")
     return 0
+
+
+def _launch(chosen: argparse.Namespace) -> int:
+    from tfkit.launch import command
+
+    return command.main(chosen.words[1:])
 
 
 def _report(chosen: argparse.Namespace) -> int:

@@ -8,6 +8,7 @@
     │   ├── HubError        a model handle: not found, not reachable, not what the job needs
     │   ├── PrivacyError    a model or setting for which no epsilon would hold
     │   └── RunError        a run folder: in use, made by another config, damaged
+    ├── WorkerError         a process of a distributed job failed, and no restart could mend it
     └── CheckError          a result did not pass its own check (export, conversion, features)
 
 Every message says what was found, why it cannot work, and the call or command that would.
@@ -48,6 +49,10 @@ class PrivacyError(UsageError):
 
 class RunError(UsageError):
     """A run folder is in use, belongs to another config, or is damaged."""
+
+
+class WorkerError(TfkitError):
+    """A process of a distributed job failed, and no restart could mend it."""
 
 
 class CheckError(TfkitError):

@@ -29,7 +29,7 @@ def locate(config: StrategyConfig) -> None:
     """
     pulse.start()
     if config.cluster == "slurm" and not os.environ.get(cluster.VARIABLE):
-        from tfkit.distribute import slurm
+        from tfkit.schedulers import slurm
 
         cluster.become(slurm.tf_config())
 

@@ -21,8 +21,8 @@ import numpy as np
 import pytest
 
 from tfkit import packages
-from tfkit.distribute import ray_engine, ray_worker
 from tfkit.errors import ConfigError
+from tfkit.schedulers import ray_engine, ray_worker
 
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent

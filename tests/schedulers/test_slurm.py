@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from tfkit.distribute import slurm
-from tfkit.distribute.jobs import Job
-from tfkit.distribute.manifests import manifest
 from tfkit.errors import ConfigError
+from tfkit.schedulers import slurm
+from tfkit.schedulers.jobs import Job
+from tfkit.schedulers.manifests import manifest
 
 HERE = Path(__file__).parent
 PROGRAM = HERE / "slurm_program.py"

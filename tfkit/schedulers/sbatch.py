@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 
-from tfkit.distribute.jobs import Job
+from tfkit.schedulers.jobs import Job
 
 _SCRIPT = """\
 #!/bin/bash
@@ -59,7 +59,7 @@ def script(job: Job) -> str:
     Raises:
       ConfigError: what is asked cannot be; all problems are named.
     """
-    from tfkit.distribute import slurm
+    from tfkit.schedulers import slurm
 
     job.check(kubernetes=False)
     words = list(job.words)

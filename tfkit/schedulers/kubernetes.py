@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tfkit.distribute.jobs import PORT, Job
+from tfkit.schedulers.jobs import PORT, Job
 
 Objects = list[dict[str, Any]]
 

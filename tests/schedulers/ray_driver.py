@@ -5,7 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-from tfkit.distribute import ray_engine, ray_session
+from tfkit.schedulers import ray_engine, ray_session
 
 
 def result(run_dir):

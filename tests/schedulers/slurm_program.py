@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from tfkit.distribute import slurm
+from tfkit.schedulers import slurm
 
 RANK, STEP = os.environ["SLURM_PROCID"], os.environ["SLURM_STEP_ID"]
 

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfkit import packages
-from tfkit.distribute.ray_session import SIGNALS, connected
-from tfkit.distribute.ray_worker import SAVED_AND_STOPPED, Desk, Job, train
 from tfkit.errors import ConfigError
+from tfkit.schedulers.ray_session import SIGNALS, connected
+from tfkit.schedulers.ray_worker import SAVED_AND_STOPPED, Desk, Job, train
 
 if TYPE_CHECKING:
     from ray.train import Result

@@ -10,9 +10,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from tfkit import files
-from tfkit.distribute import jobs, kubernetes, sbatch
-from tfkit.distribute.jobs import Job
 from tfkit.errors import ConfigError
+from tfkit.schedulers import jobs, kubernetes, sbatch
+from tfkit.schedulers.jobs import Job
 
 KINDS = {
     "slurm": "a batch script for Slurm's sbatch",

@@ -16,10 +16,10 @@ import yaml
 
 from recipes import transfer_image
 from tfkit import cluster, config
-from tfkit.distribute.jobs import Job, words_of
-from tfkit.distribute.manifests import manifest
 from tfkit.errors import ConfigError, RunError
 from tfkit.run import Run
+from tfkit.schedulers.jobs import Job, words_of
+from tfkit.schedulers.manifests import manifest
 
 WORDS = ("-m", "recipes.train_distributed", "--data-dir", "/runs/my photos", "--run-dir", "/runs/digits")
 JOB = {

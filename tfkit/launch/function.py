@@ -1,0 +1,48 @@
+"""A worker of `tfkit.distribute.launch`: `python -m tfkit.launch.function FOLDER`."""
+
+from __future__ import annotations
+
+import pickle
+import sys
+import traceback
+from pathlib import Path
+from types import TracebackType
+
+from tfkit import cluster, files, pulse
+from tfkit.launch.notebook import ERROR, FUNCTION, RESULT
+from tfkit.launch.worker import LOST_A_PEER
+
+# What TensorFlow raises in a worker whose peer is gone.
+_PEER_ERRORS = ("UnavailableError", "AbortedError", "CancelledError", "DeadlineExceededError")
+
+
+def main(folder: Path) -> int:
+    """Run the function of the folder; returns the exit code."""
+    import cloudpickle
+
+    pulse.start()
+    this = cluster.current()
+    try:
+        result = pickle.loads((folder / FUNCTION).read_bytes())()
+        if this.is_chief:
+            files.write_bytes(folder / RESULT, cloudpickle.dumps(result))
+    except Exception as error:
+        if type(error).__module__.startswith("tensorflow") and type(error).__name__ in _PEER_ERRORS:
+            traceback.print_exc()
+            return LOST_A_PEER
+        # From the frame of the user's function on.
+        shown = traceback.format_exception(error.with_traceback(_own(error)))
+        files.write_bytes(folder / ERROR.format(this.index), f"In {this.name}:\n{''.join(shown)}".encode())
+        print("".join(shown), file=sys.stderr)
+        pulse.give_up(f"{type(error).__name__}: {error}")
+        return 1
+    return 0
+
+
+def _own(error: Exception) -> TracebackType | None:
+    trace = error.__traceback__
+    return trace.tb_next if trace is not None and trace.tb_next is not None else trace
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

@@ -1,0 +1,1 @@
+"""Jobs for other people's schedulers: Slurm, Kubernetes, Ray."""
