@@ -22,9 +22,6 @@ from tfkit.run import Run
 INTERRUPTED = 3
 PEER_LOST = 4
 
-# What TensorFlow raises in a worker when another one is gone, or says nothing any more.
-_OF_PEERS = ("UnavailableError", "AbortedError", "CancelledError", "DeadlineExceededError", "InternalError")
-
 C = TypeVar("C", bound=configs.RecipeConfig)
 
 
@@ -60,7 +57,7 @@ def main(
         print(f"\nInterrupted{where}. The same command goes on from the last backup.", file=sys.stderr)
         _leave(INTERRUPTED)
     except Exception as error:
-        if _lost_a_peer(error):
+        if cluster.is_loss_of_peer(error):
             print(f"Another worker is gone ({_first_line(error)}); this one ends.", file=sys.stderr)
             _leave(PEER_LOST)
         if isinstance(error, TfkitError) or _disk_is_full(error):
@@ -79,11 +76,6 @@ def _leave(code: int) -> NoReturn:
         sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
-
-
-def _lost_a_peer(error: Exception) -> bool:
-    ours = type(error).__module__.startswith("tensorflow") and type(error).__name__ in _OF_PEERS
-    return ours and cluster.current().size > 1
 
 
 def _first_line(error: BaseException) -> str:

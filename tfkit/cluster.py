@@ -11,6 +11,10 @@ from tfkit.errors import ConfigError
 VARIABLE = "TF_CONFIG"
 
 
+# What TensorFlow raises in a worker when another one is gone, or says nothing any more.
+_OF_PEERS = ("UnavailableError", "AbortedError", "CancelledError", "DeadlineExceededError", "InternalError")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Cluster:
     """The processes that train one model together.
@@ -83,3 +87,9 @@ def current() -> Cluster:
 def become(config: str) -> None:
     """Be the process that this TF_CONFIG describes: TensorFlow reads it from the environment."""
     os.environ[VARIABLE] = config
+
+
+def is_loss_of_peer(error: BaseException) -> bool:
+    """Whether this is what TensorFlow raises in one of several workers when another one is gone."""
+    kind = type(error)
+    return kind.__module__.startswith("tensorflow") and kind.__name__ in _OF_PEERS and current().size > 1

@@ -7,7 +7,6 @@ import io
 import json
 import math
 import shutil
-import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -70,8 +69,7 @@ class Run:
       is_chief: whether this process is the one whose files remain.
 
     Example:
-      >>> import tempfile
-      >>> run = Run.create(Path(tempfile.mkdtemp()) / "first", config={"seed": 1})
+      >>>       >>> run = Run.create(Path(tempfile.mkdtemp()) / "first", config={"seed": 1})
       >>> run.record({"test/accuracy": 0.97})
       >>> Run.open(run.path).metrics["test/accuracy"]
       0.97
@@ -123,7 +121,13 @@ class Run:
     @classmethod
     def _of_other_worker(cls, path: Path, *, overwrite: bool) -> Run:
         """The same for a worker whose files nobody needs: it writes into a folder that goes with it."""
-        run = cls(Path(tempfile.mkdtemp(prefix=f"tfkit-worker-{cluster.current().index}-")))
+        # The same one at each start: what a killed worker left goes with the next.
+        scratch = (
+            files.cache_dir("workers") / f"{files.digest(str(path.resolve()))}-{cluster.current().index}"
+        )
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir()
+        run = cls(scratch)
         run.shared, run.is_chief = path, False
         # What --overwrite removes, the chief may be about to remove.
         run._done = not (overwrite and claim.is_first_start()) and (path / REPORT).is_file()

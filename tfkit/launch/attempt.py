@@ -109,6 +109,8 @@ class Attempt:
             **variables,
             **self.job.environment,
             "PYTHONUNBUFFERED": "1",
+            # So that --overwrite, which the words may hold, removes nothing at a restart.
+            "TFKIT_RESTARTED": str(self._restarts),
             # Longer than the launcher's own patience: it can say who is absent.
             "TFKIT_JOIN_SECONDS": str(self.job.join_seconds + 30),
             guard.VARIABLE: self._token,

@@ -10,10 +10,7 @@ from types import TracebackType
 
 from tfkit import cluster, files, pulse
 from tfkit.launch.notebook import ERROR, FUNCTION, RESULT
-from tfkit.launch.worker import LOST_A_PEER
-
-# What TensorFlow raises in a worker whose peer is gone.
-_PEER_ERRORS = ("UnavailableError", "AbortedError", "CancelledError", "DeadlineExceededError")
+from tfkit.launch.worker import LOST_A_PEER, SAVED
 
 
 def main(folder: Path) -> int:
@@ -26,8 +23,10 @@ def main(folder: Path) -> int:
         result = pickle.loads((folder / FUNCTION).read_bytes())()
         if this.is_chief:
             files.write_bytes(folder / RESULT, cloudpickle.dumps(result))
+    except KeyboardInterrupt:
+        return SAVED
     except Exception as error:
-        if type(error).__module__.startswith("tensorflow") and type(error).__name__ in _PEER_ERRORS:
+        if cluster.is_loss_of_peer(error):
             traceback.print_exc()
             return LOST_A_PEER
         # From the frame of the user's function on.

@@ -12,7 +12,7 @@ from typing import Any
 from tfkit.errors import ConfigError
 from tfkit.launch import network
 
-SERVER = ("-m", "tfkit.distribute.server")
+SERVER = ("-m", "tfkit.distribute.parameter_servers")
 
 
 @dataclass(frozen=True, kw_only=True)
