@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -51,7 +53,30 @@ class StopAt(keras.callbacks.Callback):
             raise KeyboardInterrupt
 
 
-def train(run_dir, *, callbacks=(), epochs=5, **changes):
+class TermAt(keras.callbacks.Callback):
+    """A scheduler's SIGTERM within an epoch."""
+
+    def __init__(self, epoch, step):
+        super().__init__()
+        self.place = epoch, step
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if (self.epoch, batch) == self.place:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+class DieAt(TermAt):
+    """A process that ends there without a word, as far as one can within this one."""
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if (self.epoch, batch) == self.place:
+            raise RuntimeError("dead")
+
+
+def train(run_dir, *, callbacks=(), epochs=5, splits=None, **changes):
     run = Run.create(run_dir, config={})
     settings = {
         "seed": 7,
@@ -61,9 +86,18 @@ def train(run_dir, *, callbacks=(), epochs=5, **changes):
         "cadence": Cadence(epoch_seconds=0.0),
     } | changes
     try:
-        return training.train(build_model, digits(), run=run, epochs=epochs, callbacks=callbacks, **settings)
+        return training.train(
+            build_model, splits or digits(), run=run, epochs=epochs, callbacks=callbacks, **settings
+        )
     finally:
         run.close()
+
+
+def assert_same(resumed, uninterrupted):
+    for ours, theirs in zip(resumed.model.get_weights(), uninterrupted.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    for name in ("loss", "accuracy", "val_loss", "val_accuracy", "learning_rate"):
+        assert [row[name] for row in resumed.rows] == [row[name] for row in uninterrupted.rows]
 
 
 @pytest.fixture(scope="module")
@@ -76,11 +110,53 @@ def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, epoch, uninterru
     """Bit for bit, with dropout, augmentation, batch norm, Adam and early stopping; also twice resumed."""
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path, callbacks=[StopAt(epoch)])
-    resumed = train(tmp_path)
-    for ours, theirs in zip(resumed.model.get_weights(), uninterrupted.model.get_weights(), strict=True):
-        np.testing.assert_array_equal(ours, theirs)
-    assert [row["val_loss"] for row in resumed.rows] == [row["val_loss"] for row in uninterrupted.rows]
+    assert_same(train(tmp_path), uninterrupted)
     assert list(Run.open(tmp_path).history["epoch"]) == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("place", [(0, 0), (1, 7), (2, 18), (4, 10)])
+def test_stopped_within_an_epoch_it_goes_on_at_the_next_step(tmp_path, place, uninterrupted):
+    """SIGTERM is "save and stop": the rest is bit for bit what it would have been, training metrics included."""
+    with pytest.raises(KeyboardInterrupt, match=f"epoch {place[0] + 1}, step {place[1] + 1} of 20"):
+        train(tmp_path, callbacks=[TermAt(*place)])
+    resumed = train(tmp_path)
+    assert any(f"step {place[1] + 2} of 20" in note for note in Run.open(tmp_path).notes)
+    assert_same(resumed, uninterrupted)
+
+
+@pytest.mark.parametrize("place", [(1, 13), (3, 19)])
+def test_killed_within_an_epoch_it_goes_on_from_the_last_backup_there(tmp_path, place, uninterrupted):
+    often = Cadence(steps=4)
+    with pytest.raises(RuntimeError, match="dead"):
+        train(tmp_path, callbacks=[DieAt(*place)], cadence=often)
+    resumed = train(tmp_path, cadence=often)
+    assert any(
+        f"epoch {place[0] + 1} of 5, step {place[1] // 4 * 4 + 1} of 20" in note
+        for note in Run.open(tmp_path).notes
+    )
+    assert_same(resumed, uninterrupted)
+
+
+def test_a_damaged_newest_backup_is_passed_over(tmp_path, uninterrupted):
+    with pytest.raises(RuntimeError, match="dead"):
+        train(tmp_path, callbacks=[DieAt(2, 9)], cadence=Cadence(steps=4))
+    folders = sorted((tmp_path / "backup" / "train").glob("[0-9]*"))
+    assert len(folders) == 2
+    variables = next(folders[-1].glob("variables.data-*"))
+    content = bytearray(variables.read_bytes())
+    content[len(content) // 2] ^= 1
+    variables.write_bytes(content)
+    resumed = train(tmp_path)
+    assert any("newest backup is damaged" in note for note in Run.open(tmp_path).notes)
+    assert any("epoch 3 of 5, step 5 of 20" in note for note in Run.open(tmp_path).notes)
+    assert_same(resumed, uninterrupted)
+
+
+def test_another_batch_size_is_no_way_to_go_on(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, callbacks=[TermAt(0, 3)])
+    with pytest.raises(RunError, match=r"epochs of 20 steps[\s\S]*--global-batch-size"):
+        train(tmp_path, splits=digits().replace(global_batch_size=128))
 
 
 def test_a_finished_stage_is_not_trained_again(tmp_path):
