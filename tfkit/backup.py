@@ -13,7 +13,7 @@ import numpy as np
 from tfkit.backups import Backups
 from tfkit.distribute.together import Together
 from tfkit.errors import RunError
-from tfkit.resume import KeepBest, generators
+from tfkit.resume import KeepBest
 from tfkit.run import Run
 from tfkit.stack import keras, tf
 from tfkit.stopping import Stop
@@ -41,7 +41,7 @@ class Cadence:
 
 
 class Backup(keras.callbacks.Callback):
-    """Saves model, optimizer, random generators, metrics and best weights; restores them before training.
+    """Saves model, optimizer, metrics and best weights; restores them before training.
 
     Args:
       run: of the training.
@@ -94,9 +94,7 @@ class Backup(keras.callbacks.Callback):
         """
         if hasattr(model.optimizer, "build"):
             model.optimizer.build(model.trainable_variables)
-        checkpoint = tf.train.Checkpoint(
-            model=model, optimizer=model.optimizer, generators=list(generators(model).values()), **self._also
-        )
+        checkpoint = tf.train.Checkpoint(model=model, optimizer=model.optimizer, **self._also)
         self._states = Backups(
             self._folder,
             checkpoint=checkpoint,

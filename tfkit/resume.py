@@ -1,8 +1,8 @@
 """Callbacks that let a killed training go on and end with the weights of an uninterrupted one.
 
 What a step does is a function of (seed, epoch, step) and of the state before it: the order of the examples
-(`Splits.epochs`), the masks of the dropout layers (`EpochSeeds`, and their generators in the backup), the optimizer
-and the best weights so far (`tfkit.backup.Backup`).
+(`Splits.epochs`), the masks of the dropout layers (`StepSeeds`), the optimizer and the best weights so far
+(`tfkit.backup.Backup`).
 """
 
 from __future__ import annotations
@@ -13,36 +13,50 @@ import numpy as np
 
 from tfkit import files, pulse
 from tfkit.errors import CheckError
-from tfkit.stack import keras
+from tfkit.stack import keras, tf
 
 
-class EpochSeeds(keras.callbacks.Callback):
-    """Seeds every random layer anew at each epoch from (seed, epoch, place of the layer).
+class StepSeeds(keras.callbacks.Callback):
+    """Seeds every random layer anew at each step, from (seed, epoch, step, place of the layer).
 
-    Args:
-      seed: of the run.
-      within: an epoch that is resumed in its middle: its generators are where the backup left them.
+    Restored states would not do: a replica that has one example more in a last batch draws more numbers, so that the
+    replicas' generators part, and a checkpoint holds the first one's.
     """
 
-    def __init__(self, seed: int, *, within: int | None = None) -> None:
+    def __init__(self, seed: int) -> None:
         super().__init__()
+        self._supports_tf_logs = True
         self._seed = seed
-        self._within = within
+        self._epoch = 0
+        self._places: list[int] = []
+        self._reset: Any = None
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Find the generators of dropout and its kin."""
+        found = {
+            place: getattr(getattr(layer, "_random_generator", None), "_generator", None)
+            for place, layer in enumerate(self.model.submodules)
+        }
+        generators = [generator for generator in found.values() if generator is not None]
+        self._places = [place for place, generator in found.items() if generator is not None]
+
+        @tf.function(input_signature=[tf.TensorSpec([len(generators), 3], tf.int64)])
+        def reset(states: tf.Tensor) -> None:
+            for generator, state in zip(generators, tf.unstack(states), strict=True):
+                generator.reset(state)
+
+        self._reset = reset
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Reset the generators of dropout and its kin."""
-        if epoch != self._within:
-            for place, generator in generators(self.model).items():
-                generator.reset_from_seed(int(files.digest(self._seed, epoch, place)[:8], 16))
+        """Know the epoch."""
+        self._epoch = epoch
 
-
-def generators(model: keras.Model) -> dict[int, Any]:
-    """The tf.random.Generators of dropout and its kin, by the place of their layer in the model."""
-    found = {
-        place: getattr(getattr(layer, "_random_generator", None), "_generator", None)
-        for place, layer in enumerate(model.submodules)
-    }
-    return {place: generator for place, generator in found.items() if generator is not None}
+    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Put all generators where this step begins: 128 bits of counter and 64 of key (Philox)."""
+        if self._places:
+            digests = [files.digest(self._seed, self._epoch, batch, place) for place in self._places]
+            keys = np.frombuffer(bytes.fromhex("".join(digests)), np.int64).reshape(-1, 2)[:, :1]
+            self._reset(np.pad(keys, [(0, 0), (2, 0)]))
 
 
 class Telling(keras.callbacks.Callback):

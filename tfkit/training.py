@@ -99,7 +99,7 @@ def train(
     from tfkit.distribute import batches
     from tfkit.distribute.together import Together
     from tfkit.regimes import AsUsual, Private
-    from tfkit.resume import EpochSeeds, Telling
+    from tfkit.resume import StepSeeds, Telling
     from tfkit.stack import keras
 
     cadence = cadence or Cadence()
@@ -121,7 +121,7 @@ def train(
         )
     )  # fmt: skip
     keras.utils.set_random_seed(seed)
-    # Dropout then draws from a tf.random.Generator, which EpochSeeds can reset; else from a hidden counter.
+    # Dropout then draws from a tf.random.Generator, which StepSeeds can reset; else from a hidden counter.
     keras.backend.experimental.enable_tf_random_generator()
     with chosen.scope(), stopping.on_signals() as stop:
         model = build_model()
@@ -157,7 +157,6 @@ def train(
                 of_each=together.of_each,
             )
             telling = Telling(stage=stage, epochs=last, steps_per_epoch=regime.steps_per_epoch)
-            seeds = EpochSeeds(seed, within=first if backup.step else None)
             pulse.phase("training")
             model.fit(
                 regime.batches(first, last, chosen, skip=backup.step),
@@ -166,7 +165,15 @@ def train(
                 steps_per_epoch=regime.steps_per_epoch,
                 validation_data=batches.validation(chosen, splits),
                 validation_steps=splits.evaluation_steps("validation"),
-                callbacks=[seeds, *regime.callbacks, *logging, regime.best, backup, telling, *callbacks],
+                callbacks=[
+                    StepSeeds(seed),
+                    *regime.callbacks,
+                    *logging,
+                    regime.best,
+                    backup,
+                    telling,
+                    *callbacks,
+                ],
                 verbose=_verbosity(verbose, run),
             )
             pulse.phase("working")

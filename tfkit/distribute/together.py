@@ -36,7 +36,7 @@ class Together:
         if self.workers == 1:
             return numbers
         if self._total is None:
-            self._total = tf.function(self._sum)
+            self._total = tf.function(self._sum, input_signature=[tf.TensorSpec([None], tf.float64)])
         return np.asarray(self._total(tf.constant(numbers))) / self._replicas
 
     def of_chief(self, values: Sequence[float]) -> np.ndarray:

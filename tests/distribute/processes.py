@@ -1,0 +1,51 @@
+"""Programs of the tests in processes of their own: side by side, and two workers in a network of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PATIENCE = 300
+# TensorFlow's port is open to every interface, and asks nobody who they are.
+ALONE = ["unshare", *([] if os.getuid() == 0 else ["-r"]), "-n"]
+BOTH = (
+    'ip link set lo up; TF_CONFIG="$SECOND" "$@" >/dev/null & other=$!; '
+    'TF_CONFIG="$FIRST" "$@"; code=$?; wait $other || code=$?; exit $code'
+)
+
+
+def start(*words: str, **environment: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        words,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def start_workers(program: Path, *arguments: str, ports: tuple[int, int]) -> subprocess.Popen[str]:
+    """Two workers; what the first prints is what is printed."""
+    cluster = {"worker": [f"127.0.0.1:{port}" for port in ports]}
+    first, second = (
+        json.dumps({"cluster": cluster, "task": {"type": "worker", "index": index}}) for index in (0, 1)
+    )
+    words = [*ALONE, "bash", "-c", BOTH, "bash", sys.executable, str(program), *arguments]
+    return start(*words, FIRST=first, SECOND=second)
+
+
+def answer(process: subprocess.Popen[str]) -> dict:
+    """The last line that it printed, which is JSON."""
+    try:
+        out, errors = process.communicate(timeout=PATIENCE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        pytest.fail(f"no answer in {PATIENCE} s: {process.communicate()[1][-3000:]}")
+    assert process.returncode == 0, errors[-3000:]
+    return json.loads(out.splitlines()[-1])

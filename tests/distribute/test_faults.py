@@ -1,0 +1,206 @@
+"""A real job of two workers, killed and frozen and stopped: it ends with the weights of one that nobody disturbed.
+
+Each job runs in a network of its own; only processes that it started are ended.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tfkit.run import Run
+
+ROOT = Path(__file__).parents[2]
+PATIENCE = 240
+# Batches that do not divide by two, weights of classes, dropout, momentum; backups within epochs.
+RECIPE = [
+    *("--image-size", "16", "--epochs", "8", "--global-batch-size", "31", "--class-weights", "always"),
+    *("--optimizer", "sgd", "--learning-rate", "0.02", "--patience", "99"),
+]
+
+
+def flags(run_dir: Path, *more: str) -> list[str]:
+    return ["-m", "recipes.train_distributed", *RECIPE, "--run-dir", str(run_dir), *more]
+
+
+class Launched:
+    """`python -m tfkit launch` with two workers, and what it printed."""
+
+    def __init__(
+        self, run_dir: Path, *options: str, recipe: tuple[str, ...] = ("--backup-steps", "10")
+    ) -> None:
+        self.run_dir = run_dir
+        self.log = run_dir.with_suffix(".log")
+        words = ["launch", "--workers", "2", "--private-network", *options, "--", *flags(run_dir, *recipe)]
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "tfkit", *words], cwd=ROOT, stdout=log, stderr=subprocess.STDOUT
+            )
+
+    @property
+    def output(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def until(self, found, what: str):
+        """What `found()` gives as soon as it gives something."""
+        deadline = time.monotonic() + PATIENCE
+        while not (value := found()):
+            assert self.process.poll() is None, f"it ended before {what}:\n{self.output[-3000:]}"
+            assert time.monotonic() < deadline, f"no {what}:\n{self.output[-3000:]}"
+            time.sleep(0.05)
+        return value
+
+    def until_backup(self, epoch: int) -> None:
+        self.until(lambda: newest(self.run_dir) >= epoch, f"a backup of epoch {epoch}")
+
+    def until_printed(self, text: str, times: int = 1) -> None:
+        self.until(lambda: self.output.count(text) >= times, text)
+
+    def worker(self, index: int) -> int:
+        """The process id of a worker that runs now."""
+        return self.until(lambda: workers_of(self.run_dir).get(index, 0), f"worker {index}")
+
+    def ended(self) -> int:
+        try:
+            return self.process.wait(timeout=PATIENCE)
+        finally:
+            self.process.kill()
+            assert not left_behind(self.run_dir), "processes were left behind"
+
+
+def newest(run_dir: Path) -> int:
+    """The epoch of the newest backup; -1 where there is none."""
+    states = sorted((run_dir / "backup" / "train").glob("[0-9]*/state.json"))
+    return json.loads(states[-1].read_text())["epoch"] if states else -1
+
+
+def left_behind(run_dir: Path) -> list[int]:
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")
+        except OSError:
+            continue
+        if str(run_dir) in words and int(folder.name) != os.getpid():
+            found.append(int(folder.name))
+    return found
+
+
+def workers_of(run_dir: Path) -> dict[int, int]:
+    found = {}
+    for process in left_behind(run_dir):
+        try:
+            variables = Path(f"/proc/{process}/environ").read_bytes().decode(errors="replace").split("\0")
+        except OSError:
+            continue
+        config = [value.partition("=")[2] for value in variables if value.startswith("TF_CONFIG=")]
+        if config and "launch" not in Path(f"/proc/{process}/cmdline").read_bytes().decode():
+            found[json.loads(config[0])["task"]["index"]] = process
+    return found
+
+
+def weights(run_dir: Path) -> list[np.ndarray]:
+    return [variable.numpy() for variable in Run.open(run_dir).model.variables_of_model]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> Path:
+    """Two replicas in one process: what two workers must come to."""
+    run_dir = tmp_path_factory.mktemp("faults") / "undisturbed"
+    command = [sys.executable, *flags(run_dir, "--strategy", "mirrored", "--logical-cpus", "2")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return run_dir
+
+
+def assert_same(run_dir: Path, expected: Path) -> None:
+    for ours, theirs in zip(weights(run_dir), weights(expected), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-6)
+    ours, theirs = Run.open(run_dir).history, Run.open(expected).history
+    assert list(ours["epoch"]) == list(theirs["epoch"])
+    for name in ("loss", "accuracy", "val_loss", "val_accuracy"):
+        np.testing.assert_allclose(ours[name], theirs[name], atol=1e-5)
+
+
+@pytest.mark.slow
+def test_killed_and_frozen_it_ends_as_if_nothing_had_been(tmp_path, undisturbed):
+    """One job: SIGKILL of a worker, of the chief as it starts, in training and in the export; SIGSTOP of a worker."""
+    job = Launched(tmp_path / "run", "--max-restarts", "8", "--hang-seconds", "5")
+    job.until_backup(1)
+    os.kill(job.worker(1), signal.SIGKILL)
+    job.until_printed("restart 1 of 8")
+    os.kill(job.worker(0), signal.SIGKILL)  # as it starts
+    job.until_printed("restart 2 of 8")
+    job.until_printed("Training again")
+    job.until_backup(4)
+    os.kill(job.worker(0), signal.SIGKILL)
+    job.until_printed("restart 3 of 8")
+    job.until_printed("Training again", 2)
+    frozen = job.worker(1)
+    os.kill(frozen, signal.SIGSTOP)
+    stopped = time.monotonic()
+    job.until_printed("restart 4 of 8")
+    assert time.monotonic() - stopped < 30
+    job.until(lambda: list((tmp_path / "run").glob("*saved_model*")), "the export")
+    os.kill(job.worker(0), signal.SIGKILL)
+    assert job.ended() == 0, job.output[-3000:]
+    assert_same(tmp_path / "run", undisturbed)
+    printed = job.output
+    assert "worker 1 died (SIGKILL)" in printed
+    assert "worker 0 died (SIGKILL)" in printed
+    assert re.search(r"worker 1 (stopped answering|has not answered)", printed)
+    overheads = [float(seconds) for seconds in re.findall(r"Training again after ([0-9.]+) s", printed)]
+    print(f"death to training: {overheads}")
+    metrics = Run.open(tmp_path / "run").metrics
+    assert metrics["export/agreement"] == 1.0
+    assert {"worker_0_examples_per_second", "worker_1_examples_per_second"} <= set(
+        Run.open(tmp_path / "run").history.columns
+    )
+
+
+@pytest.mark.slow
+def test_told_to_stop_it_saves_and_one_process_goes_on_with_it(tmp_path, undisturbed):
+    """SIGTERM to the launcher: exit code 3, within an epoch; then two replicas of one process finish the run."""
+    job = Launched(tmp_path / "run", recipe=())
+    job.until_backup(1)
+    job.process.send_signal(signal.SIGTERM)
+    assert job.ended() == 3, job.output[-3000:]
+    state = json.loads(sorted((tmp_path / "run/backup/train").glob("[0-9]*/state.json"))[-1].read_text())
+    assert not state["finished"]
+    assert state["epoch"] >= 1
+    command = [sys.executable, *flags(tmp_path / "run", "--logical-cpus", "2")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert f"Resumed train at epoch {state['epoch'] + 1} of 8" in done.stdout
+    assert_same(tmp_path / "run", undisturbed)
+    # Meanwhile, and afterwards, the folder is that run's.
+    command[-2:] = ["--seed", "1"]
+    other = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
+    assert other.returncode == 2
+    assert "another config" in other.stderr
+
+
+@pytest.mark.slow
+def test_a_second_job_on_the_same_folder_is_refused(tmp_path):
+    first = Launched(tmp_path / "run")
+    first.until(lambda: (tmp_path / "run" / "config.yaml").is_file(), "its folder")
+    first_log, first_process = first.log, first.process
+    command = [sys.executable, "-m", "tfkit", "launch", "--workers", "2", "--private-network", "--"]
+    second = subprocess.run(
+        [*command, *flags(tmp_path / "run")], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE
+    )
+    assert second.returncode == 2, second.stderr[-2000:]
+    assert "is in use" in second.stderr
+    assert "restart" not in second.stderr
+    assert first_process.poll() is None, first_log.read_text()[-2000:]
+    first_process.send_signal(signal.SIGTERM)
+    assert first.ended() == 3
