@@ -38,7 +38,7 @@ from tfkit.distribute import tuning
 HERE = Path(__file__).parent
 INSIDE = "TFKIT_BENCHMARK_NETWORK"
 QUIET = 0.05  # of the cores that are measured: what others may take from them in a turn that counts
-PATIENCE = 5.0  # seconds to wait for a quiet moment
+PATIENCE = 1.5  # seconds to wait for a quiet moment
 ONE, TWO, APART = "tfkit, one worker", "tfkit, two workers", "two that do not talk"
 EVERY_STEP = "tfkit, metrics every step"
 STOCK_ONE, STOCK_TWO = "stock, one worker", "stock, two workers"
@@ -59,6 +59,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--minutes", type=float, default=10.0, help="after which no further round starts")
     parser.add_argument("--steps", type=int, default=10, help="of one contestant in one round")
     parser.add_argument("--batch", type=int, default=64, help="examples of a worker in a step")
     parser.add_argument("--image-size", type=int, default=32, help="side in pixels")
@@ -80,7 +81,10 @@ def main() -> None:
         parameters = {side.answers()[0]["parameters"] for side in sides}.pop()
         for side in sides:
             side.take(5)  # the first steps trace, allocate, and connect
+        until = time.monotonic() + 60 * options.minutes
         for number in range(options.rounds):
+            if time.monotonic() > until:
+                break
             start = number % len(sides)
             for side in sides[start:] + sides[:start]:
                 side.turn(options.steps)
@@ -231,9 +235,10 @@ def quartiles(values: list[float]) -> list[float]:
 
 def show(found: dict[str, Any], options: argparse.Namespace, parameters: int) -> None:
     """The contestants."""
+    rounds = max(row["rounds"] for row in found.values())
     print(
         f"\nConv net, {parameters:,} weights, {options.image_size}x{options.image_size} images, {options.batch} a"
-        f" worker and step; {options.rounds} rounds of {options.steps} steps\n"
+        f" worker and step; {rounds} rounds of {options.steps} steps\n"
     )
     print(
         "| workers | examples/s | ms/step | efficiency (quartiles) | CPU ms/step (system) | by CPU time"

@@ -77,4 +77,6 @@ def sum_metrics_once_an_epoch(model: keras.Model) -> None:
         return found
 
     model.get_metrics_result = get_metrics_result
+    # Left to itself, Keras would sum over the workers what the steps return.
+    model.distribute_reduction_method = "first"
     model.train_function = model.test_function = None  # made for what was there before
