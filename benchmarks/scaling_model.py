@@ -30,28 +30,24 @@ def efficiency(compute_ms: float, communication_ms: float, *, overlap: bool) -> 
     return compute_ms / (compute_ms + seen)
 
 
-def show_model(one_ms: float, two_ms: float, size: int, latency_us: float) -> list[dict[str, Any]]:
+def show_model(one_ms: float, size: int, latencies_us: dict[str, float]) -> list[dict[str, Any]]:
     """Print the table; returns its rows.
 
     Args:
       one_ms: measured step of one worker.
-      two_ms: measured step of two workers on this machine.
       size: bytes of the gradients.
-      latency_us: assumed, of a message.
+      latencies_us: of a message, microseconds, by where the number comes from.
     """
-    measured_us = max(two_ms - one_ms, 0.0) / 2 * 1e3  # two workers: two messages in a row
     print(
         f"\nA MODEL, not a measurement: efficiency of a ring all-reduce of {size / 1e6:.2f} MB a step, beside"
         f" {one_ms:.1f} ms of compute.\nFirst number: nothing overlaps; second: all of it may hide in the backward"
-        f" pass. Latency of a message: {latency_us:g} us assumed,\nor {measured_us:,.0f} us, all that the second worker"
-        " cost here, shared by its two messages (TensorFlow's gRPC on one core).\n"
+        f" pass, {BACKWARD:.0%} of the step.\n"
     )
-    latencies = {f"{latency_us:g} us": latency_us, f"{measured_us:,.0f} us": measured_us}
     print("| workers | latency | " + " | ".join(f"{gigabits} Gbit/s" for gigabits in GIGABITS) + " |")
     print("| ---: | ---: |" + " ---: |" * len(GIGABITS))
     rows = []
     for workers in WORKERS:
-        for label, latency in latencies.items():
+        for label, latency in latencies_us.items():
             cells = []
             for gigabits in GIGABITS:
                 ms = ring_ms(workers, size, gigabits, latency)
@@ -60,5 +56,5 @@ def show_model(one_ms: float, two_ms: float, size: int, latency_us: float) -> li
                 row["full_overlap"] = efficiency(one_ms, ms, overlap=True)
                 rows.append(row)
                 cells.append(f"{row['no_overlap']:.2f} / {row['full_overlap']:.2f}")
-            print(f"| {workers} | {label} | " + " | ".join(cells) + " |")
+            print(f"| {workers} | {latency:,.0f} us, {label} | " + " | ".join(cells) + " |")
     return rows
