@@ -14,7 +14,9 @@ times, and left out of the medians where enough others are left; the table says 
 
 The other contestants show what the rest is made of: two processes that do not talk (what sharing a machine costs, and,
 from the times of their single steps, what it costs to wait for the slower one), and tfkit's workers with the metrics
-summed in every step, as Keras does. Everything runs in a network of its own (`unshare -n`), because TensorFlow's
+summed in every step, as Keras does. What is left at 32x32 and 64 examples (a step of 39 ms, 0.88) is the all-reduce
+of the gradients: 4.3 ms, 3.7 of them CPU time of gRPC, of its threads and of caches that they use; settings of gRPC,
+of the number of its threads and of the packs of gradients changed nothing. Everything runs in a network of its own (`unshare -n`), because TensorFlow's
 port is open to every interface.
 """
 
