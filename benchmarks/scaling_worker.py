@@ -1,0 +1,141 @@
+"""One worker of benchmarks/scaling.py: python benchmarks/scaling_worker.py JOB, where JOB is JSON.
+
+It calls `fit` once, on an endless dataset, and stops before a step until it is told on stdin how many to take; then
+says on stdout when each of them ended, and what CPU time they took. So tracing and teardown are never measured, and
+the contestants can take turns. Everything else is what a user's program does: pixels of 8 bits that are shuffled and
+batched by tf.data, a small convolutional net, loss and accuracy, SGD with momentum.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+import time
+from typing import Any
+
+import numpy as np
+
+CLASSES = 10
+EXAMPLES = 2048
+FOREVER = 10**9
+
+
+def pixels(image_size: int) -> tuple[Any, Any]:
+    """Noise: the time does not depend on what is in the images."""
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, (EXAMPLES, image_size, image_size, 3), dtype=np.uint8)
+    return images, generator.integers(0, CLASSES, EXAMPLES)
+
+
+def net(keras: Any, image_size: int) -> Any:
+    """Three convolutions and two dense layers, 0.1 million weights."""
+    layers = keras.layers
+    model = keras.Sequential([keras.Input((image_size, image_size, 3)), layers.Rescaling(1 / 255)])
+    for filters in (32, 64, 128):
+        model.add(layers.Conv2D(filters, 3, padding="same", activation="relu"))
+        model.add(layers.MaxPool2D())
+    model.add(layers.GlobalAveragePooling2D())
+    model.add(layers.Dense(128, activation="relu"))
+    model.add(layers.Dense(CLASSES))
+    return model
+
+
+def batches(tf: Any, examples: Any, size: int) -> Any:
+    """Endless: a finite dataset costs one more all-reduce a step, by which workers agree that there is a batch."""
+    dataset = tf.data.Dataset.from_tensor_slices(examples).shuffle(EXAMPLES).repeat()
+    dataset = dataset.batch(size, drop_remainder=True)
+    return dataset.map(lambda images, labels: (tf.cast(images, tf.float32), labels)).prefetch(2)
+
+
+def stock(tf: Any, keras: Any, job: dict[str, Any]) -> tuple[Any, Any]:
+    """By the book: the tutorial of MultiWorkerMirroredStrategy, which shards the dataset of the global batch."""
+    distributed = "TF_CONFIG" in os.environ
+    strategy = tf.distribute.MultiWorkerMirroredStrategy() if distributed else tf.distribute.get_strategy()
+    with strategy.scope():
+        model = compiled(keras, job)
+    global_batch_size = job["batch"] * strategy.num_replicas_in_sync
+    return model, batches(tf, pixels(job["image_size"]), global_batch_size)
+
+
+def tfkit(tf: Any, keras: Any, job: dict[str, Any]) -> tuple[Any, Any]:
+    """With what tfkit.distribute.tuning says; each worker reads only its own examples."""
+    from tfkit.distribute import tuning
+
+    if "TF_CONFIG" not in os.environ:
+        return compiled(keras, job), batches(tf, pixels(job["image_size"]), job["batch"])
+    strategy = tf.distribute.MultiWorkerMirroredStrategy(communication_options=tuning.options())
+    with strategy.scope():
+        model = compiled(keras, job)
+    if not job.get("metrics_every_step"):
+        tuning.sum_metrics_once_an_epoch(model)
+
+    def own(context: Any) -> Any:
+        images, labels = pixels(job["image_size"])
+        mine = slice(context.input_pipeline_id, None, context.num_input_pipelines)
+        return batches(tf, (images[mine], labels[mine]), job["batch"])
+
+    return model, strategy.distribute_datasets_from_function(own)
+
+
+def compiled(keras: Any, job: dict[str, Any]) -> Any:
+    model = net(keras, job["image_size"])
+    model.compile(
+        keras.optimizers.SGD(0.01, momentum=0.9),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+    return model
+
+
+def turnstile(keras: Any, model: Any) -> Any:
+    """The callback that lets so many steps through as the other end of the pipe asks for."""
+
+    class Turnstile(keras.callbacks.Callback):
+        _supports_tf_logs = True  # the logs stay where they are: what is measured is the step
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.left, self.taken = 0, {"parameters": model.count_params()}
+
+        def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+            if not self.left:
+                print(json.dumps(self.taken), flush=True)
+                line = sys.stdin.readline()
+                if not line:
+                    os._exit(0)  # the other workers leave by the same door, and nobody waits for a teardown
+                self.left, self.times, self.before = int(line), [time.monotonic()], usage()
+
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            self.left -= 1
+            self.times.append(time.monotonic())
+            if not self.left:
+                spent = {name: value - self.before[name] for name, value in usage().items()}
+                self.taken = {"times": self.times, **spent}
+
+    return Turnstile()
+
+
+def usage() -> dict[str, float]:
+    """CPU seconds of all threads of this process, and how often one of them went to sleep."""
+    now = resource.getrusage(resource.RUSAGE_SELF)
+    return {"user": now.ru_utime, "system": now.ru_stime, "sleeps": now.ru_nvcsw}
+
+
+def main() -> None:
+    job = json.loads(sys.argv[1])
+    os.sched_setaffinity(0, {job["core"]})  # before TensorFlow counts the cores
+    if job["stock"]:
+        os.environ["TF_USE_LEGACY_KERAS"] = "1"
+        import tensorflow as tf
+        import tf_keras as keras
+    else:
+        from tfkit.stack import keras, tf
+    keras.utils.set_random_seed(0)
+    model, dataset = (stock if job["stock"] else tfkit)(tf, keras, job)
+    model.fit(dataset, steps_per_epoch=FOREVER, verbose=0, callbacks=[turnstile(keras, model)])
+
+
+if __name__ == "__main__":
+    main()
