@@ -1,9 +1,9 @@
 """One worker of benchmarks/scaling.py: python benchmarks/scaling_worker.py JOB, where JOB is JSON.
 
-It calls `fit` once, on an endless dataset, and stops before a step until it is told on stdin how many to take; then
-says on stdout when each of them ended, and what CPU time they took. So tracing and teardown are never measured, and
-the contestants can take turns. Everything else is what a user's program does: pixels of 8 bits that are shuffled and
-batched by tf.data, a small convolutional net, loss and accuracy, SGD with momentum.
+It calls `fit` once, on a dataset that does not end, and stops before a step until it is told on stdin how many to take;
+then says on stdout when each of them ended, and what CPU time they took. So tracing and teardown are never measured,
+and the contestants can take turns. Everything else is what a user's program does: pixels of 8 bits that are shuffled
+and batched by tf.data, a small convolutional net, loss and accuracy, SGD with momentum.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ import json
 import os
 import resource
 import sys
+import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,7 @@ import numpy as np
 CLASSES = 10
 EXAMPLES = 2048
 FOREVER = 10**9
+ENDLESS = 10_000  # steps
 
 
 def pixels(image_size: int) -> tuple[Any, Any]:
@@ -59,24 +62,26 @@ def stock(tf: Any, keras: Any, job: dict[str, Any]) -> tuple[Any, Any]:
     return model, batches(tf, pixels(job["image_size"]), global_batch_size)
 
 
-def tfkit(tf: Any, keras: Any, job: dict[str, Any]) -> tuple[Any, Any]:
-    """With what tfkit.distribute.tuning says; each worker reads only its own examples."""
+def train(tf: Any, keras: Any, job: dict[str, Any]) -> None:
+    """As a user of tfkit trains: its data, its callbacks, its backups; one epoch that does not end."""
+    from tfkit import training
+    from tfkit.data import from_arrays
     from tfkit.distribute import tuning
+    from tfkit.run import Run
 
-    if "TF_CONFIG" not in os.environ:
-        return compiled(keras, job), batches(tf, pixels(job["image_size"]), job["batch"])
-    strategy = tf.distribute.MultiWorkerMirroredStrategy(communication_options=tuning.options())
-    with strategy.scope():
-        model = compiled(keras, job)
-    if not job.get("metrics_every_step"):
-        tuning.sum_metrics_once_an_epoch(model)
-
-    def own(context: Any) -> Any:
-        images, labels = pixels(job["image_size"])
-        mine = slice(context.input_pipeline_id, None, context.num_input_pipelines)
-        return batches(tf, (images[mine], labels[mine]), job["batch"])
-
-    return model, strategy.distribute_datasets_from_function(own)
+    if job.get("metrics_every_step"):
+        tuning.sum_metrics_once_an_epoch = lambda model: None
+    workers = len(json.loads(os.environ.get("TF_CONFIG", "{}")).get("cluster", {}).get("worker", [0]))
+    size = job["image_size"]
+    data = from_arrays(*pixels(size), image_size=size, global_batch_size=workers * job["batch"])
+    endless = np.tile(data.indices["train"], ENDLESS * data.global_batch_size // len(data.indices["train"]))
+    whole = len(endless) // data.global_batch_size * data.global_batch_size
+    data = data.replace(indices={**data.indices, "train": endless[:whole]})
+    with tempfile.TemporaryDirectory() as folder:
+        run = Run.create(Path(folder) / "run", config={})
+        training.train(
+            lambda: compiled(keras, job), data, run=run, epochs=1, callbacks=[turnstile(keras)], verbose=0
+        )
 
 
 def compiled(keras: Any, job: dict[str, Any]) -> Any:
@@ -89,7 +94,7 @@ def compiled(keras: Any, job: dict[str, Any]) -> Any:
     return model
 
 
-def turnstile(keras: Any, model: Any) -> Any:
+def turnstile(keras: Any) -> Any:
     """The callback that lets so many steps through as the other end of the pipe asks for."""
 
     class Turnstile(keras.callbacks.Callback):
@@ -97,10 +102,11 @@ def turnstile(keras: Any, model: Any) -> Any:
 
         def __init__(self) -> None:
             super().__init__()
-            self.left, self.taken = 0, {"parameters": model.count_params()}
+            self.left, self.taken = 0, {}
 
         def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
             if not self.left:
+                self.taken = self.taken or {"parameters": self.model.count_params()}
                 print(json.dumps(self.taken), flush=True)
                 line = sys.stdin.readline()
                 if not line:
@@ -133,8 +139,11 @@ def main() -> None:
     else:
         from tfkit.stack import keras, tf
     keras.utils.set_random_seed(0)
-    model, dataset = (stock if job["stock"] else tfkit)(tf, keras, job)
-    model.fit(dataset, steps_per_epoch=FOREVER, verbose=0, callbacks=[turnstile(keras, model)])
+    if job["stock"]:
+        model, dataset = stock(tf, keras, job)
+        model.fit(dataset, steps_per_epoch=FOREVER, verbose=0, callbacks=[turnstile(keras)])
+    else:
+        train(tf, keras, job)
 
 
 if __name__ == "__main__":

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from tfkit import cluster
 from tfkit.backup import Cadence
-from tfkit.distribute import batches, exact
+from tfkit.distribute import batches, exact, tuning
 from tfkit.errors import ConfigError
 from tfkit.resume import KeepBest, KeepLast
 from tfkit.stack import keras, tf
@@ -53,6 +54,8 @@ class AsUsual:
         """Make the model ready, in its strategy's scope; returns what its backup must hold besides."""
         if strategy.num_replicas_in_sync > 1 and batches.are_uneven(strategy, self._splits):
             exact.weigh_replicas(model)
+        if cluster.current().size > 1:
+            tuning.sum_metrics_once_an_epoch(model)
         return {}
 
     def last_epoch(self, first: int, epochs: int) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tfkit.distribute import tuning
+from tfkit.launch import cores
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = Path(__file__).with_name("tuning_program.py")
@@ -33,7 +33,7 @@ def workers():
     environment = {"FIRST": first, "SECOND": second, "PATIENCE": str(PATIENCE), "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [*alone, "bash", "-c", script, "bash", sys.executable, str(PROGRAM)],
-        env={**os.environ, **tuning.environment(1), **environment},
+        env={**os.environ, **cores.threads_environment(1), **environment},
         capture_output=True,
         text=True,
         check=False,
@@ -60,8 +60,3 @@ def test_what_is_reported_is_of_all_workers(workers):
                 assert worker["tuned"][what][name] == pytest.approx(value, rel=1e-5)
         assert worker["tuned"]["weights"] == pytest.approx(worker["stock"]["weights"], rel=1e-5)
     assert workers[0]["tuned"] == workers[1]["tuned"]
-
-
-def test_a_worker_has_as_many_threads_as_cores():
-    environment = tuning.environment(3)
-    assert environment["TF_NUM_INTRAOP_THREADS"] == environment["OMP_NUM_THREADS"] == "3"

@@ -48,7 +48,7 @@ def in_order(
 ) -> tf.data.Dataset:
     """The examples in the order of the indices, in batches of (features float32, label int64).
 
-    With a share an element is a replica's piece of a batch, replica after replica.
+    With a share an element is a replica's piece of a batch, replica after replica, and they begin anew without end.
     """
     from tfkit.stack import tf
 
@@ -62,8 +62,8 @@ def in_order(
     def examples(index: tf.Tensor, weight: tf.Tensor) -> tuple[tf.Tensor, ...]:
         return (*read(index), weight) if weighed else read(index)
 
-    pieces = batches.flat_map(_pieces(share))
-    return finish(pieces.map(examples, num_parallel_calls=READERS, deterministic=True))
+    pieces = batches.repeat().flat_map(_pieces(share))
+    return finish(_endless(pieces.map(examples, num_parallel_calls=READERS, deterministic=True)))
 
 
 def shuffled(
@@ -89,7 +89,7 @@ def shuffled(
       skip: batches of the first epoch that are passed over, without reading them.
       augment: random changes of the images.
       class_weight: class index to weight; there is a third component then, float32 [b].
-      share: makes an element a replica's piece of a batch, replica after replica.
+      share: makes an element a replica's piece of a batch, replica after replica; they go on after the last epoch.
     """
     from tfkit.stack import tf
 
@@ -100,14 +100,14 @@ def shuffled(
     weighed = share is not None and share.leaves_out_some(len(indices), batch_size=batch_size)
 
     def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
-        def order(position: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-            place = tf.random.experimental.index_shuffle(
-                position, seed=tf.stack([tf.constant(seed, tf.int64), epoch]), max_index=len(indices) - 1
+        # Batch first: a thousand positions at once take no longer than one.
+        def order(positions: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+            places = tf.random.experimental.index_shuffle(
+                positions, seed=tf.stack([tf.constant(seed, tf.int64), epoch]), max_index=len(indices) - 1
             )
-            return tf.gather(indices, place), epoch, position
+            return tf.gather(indices, places), tf.fill(tf.shape(positions), epoch), positions
 
-        # Order first, then batch: tf.distribute finds the batch size by looking for the batch operation.
-        return tf.data.Dataset.range(len(indices)).map(order).batch(batch_size)
+        return tf.data.Dataset.range(len(indices)).batch(batch_size).map(order)
 
     # Autograph finds nothing to convert, and takes seconds for it.
     @tf.autograph.experimental.do_not_convert
@@ -120,11 +120,21 @@ def shuffled(
             return features, labels, weight * tf.gather(tf.constant(of_class, tf.float32), labels)
         return (features, labels, weight) if weighed else (features, labels)
 
-    batches = tf.data.Dataset.range(*epochs).flat_map(one_epoch)
+    # Where several processes take part, an end would be agreed on in every step; what fit does not take is not made.
+    last = epochs[1] if share is None else tf.int64.max
+    batches = tf.data.Dataset.range(epochs[0], last).flat_map(one_epoch)
     if skip:
         batches = batches.skip(skip)
     pieces = batches.flat_map(_pieces(share or Share(first=0, own=1, of=1)))
-    return finish(pieces.map(examples, num_parallel_calls=READERS, deterministic=True))
+    made = pieces.map(examples, num_parallel_calls=READERS, deterministic=True)
+    return finish(made if share is None else _endless(made))
+
+
+def _endless(elements: tf.data.Dataset) -> tf.data.Dataset:
+    """The same, known to have no end."""
+    from tfkit.stack import tf
+
+    return elements.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
 
 
 def _pieces(share: Share) -> Any:

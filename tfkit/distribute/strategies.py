@@ -123,14 +123,14 @@ def _devices() -> list[str]:
 
 
 def _multi_worker(here: cluster.Cluster) -> tf.distribute.Strategy:
-    from tfkit.distribute import join
+    from tfkit.distribute import join, tuning
     from tfkit.stack import quiet, tf
 
     pulse.phase("joining")
     join.wait(here)
     try:
         with quiet():
-            made = tf.distribute.MultiWorkerMirroredStrategy()
+            made = tf.distribute.MultiWorkerMirroredStrategy(communication_options=tuning.options())
     except RuntimeError as error:
         if "program startup" not in str(error):
             raise

@@ -8,31 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tfkit.process import malloc_environment
-
 if TYPE_CHECKING:
     from tfkit.stack import keras, tf
-
-
-def environment(cores: int) -> dict[str, str]:
-    """The environment variables of a worker process that has so many cores to itself.
-
-    The allocator's settings, since glibc would give the tensors of each step back to the system and fault their pages
-    in again. And as many threads as cores: TensorFlow counts those that the process may run on, so this
-    changes nothing for a worker that was pinned before it started, and a lot for one that was not.
-
-    Args:
-      cores: that the worker is pinned to, or its share of the machine's.
-
-    Returns:
-      Names and values, to be put on top of the launcher's own environment.
-    """
-    return {
-        **malloc_environment(),
-        "TF_NUM_INTRAOP_THREADS": str(cores),
-        "TF_NUM_INTEROP_THREADS": str(cores),
-        "OMP_NUM_THREADS": str(cores),
-    }
 
 
 def options() -> tf.distribute.experimental.CommunicationOptions:

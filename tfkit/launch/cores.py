@@ -35,7 +35,7 @@ def threads_environment(cores: int) -> dict[str, str]:
     """The variables that give TensorFlow and OpenMP as many threads as cores; what is set already stays.
 
     Operations that run side by side get two threads at least: one that waits for the other workers must not
-    keep the next from being started.
+    keep the next from being started. One was measured to be no faster (`benchmarks/scaling.py`).
     """
     wanted = {
         "TF_NUM_INTRAOP_THREADS": str(cores),
