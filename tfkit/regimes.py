@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tfkit import cluster
 from tfkit.backup import Cadence
-from tfkit.distribute import batches, exact, tuning
+from tfkit.distribute import batches, exact, parameter_servers, tuning
 from tfkit.errors import ConfigError
 from tfkit.resume import KeepBest, KeepLast
 from tfkit.stack import keras, tf
@@ -52,6 +52,8 @@ class AsUsual:
         self, model: keras.Model, callbacks: Sequence[Any], *, strategy: tf.distribute.Strategy
     ) -> dict[str, Any]:
         """Make the model ready, in its strategy's scope; returns what its backup must hold besides."""
+        if isinstance(strategy, tf.distribute.ParameterServerStrategy):
+            parameter_servers.check_readers(self._splits)
         if strategy.num_replicas_in_sync > 1 and batches.are_uneven(strategy, self._splits):
             exact.weigh_replicas(model)
         if cluster.current().size > 1:

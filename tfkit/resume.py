@@ -46,6 +46,8 @@ class StepSeeds(keras.callbacks.Callback):
                 generator.reset(state)
 
         self._reset = reset
+        if generators:
+            reset(tf.zeros([len(generators), 3], tf.int64))  # traced now, not within the first step
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Know the epoch."""

@@ -100,7 +100,7 @@ def train(
     from tfkit.distribute.together import Together
     from tfkit.regimes import AsUsual, Private
     from tfkit.resume import StepSeeds, Telling
-    from tfkit.stack import keras
+    from tfkit.stack import keras, tf
 
     cadence = cadence or Cadence()
 
@@ -181,7 +181,7 @@ def train(
         weights = model.get_weights()
     rows = [{"stage": stage, **row, "epoch": len(earlier) + row["epoch"]} for row in backup.rows]
     run.write_history([*earlier, *rows])
-    if chosen.num_replicas_in_sync > 1:
+    if chosen is not tf.distribute.get_strategy():
         # What comes after training is the work of one process on one device: an ordinary model serves it.
         model = build_model()
         model.set_weights(weights)

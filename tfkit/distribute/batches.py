@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from tfkit.data.pipeline import Share
 from tfkit.errors import ConfigError
-from tfkit.stack import tf
+from tfkit.stack import keras, tf
 
 if TYPE_CHECKING:
     from tfkit.data import Splits
+
+
+_ASYNCHRONOUS = 64
 
 
 def dealt(strategy: tf.distribute.Strategy, batches: Callable[[Share | None], tf.data.Dataset]) -> Any:
@@ -25,8 +28,14 @@ def dealt(strategy: tf.distribute.Strategy, batches: Callable[[Share | None], tf
       batches: gives the elements of one process, as `Splits.epochs` and `Splits.in_order` do, for its share.
 
     Returns:
-      A dataset of whole batches for one replica, a distributed dataset for more.
+      A dataset of whole batches for one replica, a distributed dataset for more; under parameter servers Keras's
+      DatasetCreator.
     """
+    if isinstance(strategy, tf.distribute.ParameterServerStrategy):
+        # Each of its workers makes the whole dataset for itself, in an order of its own.
+        return keras.utils.experimental.DatasetCreator(
+            lambda _: batches(None).repeat().shuffle(_ASYNCHRONOUS)
+        )
     replicas = strategy.num_replicas_in_sync
     if replicas == 1:
         return batches(None)

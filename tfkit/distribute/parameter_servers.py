@@ -1,17 +1,20 @@
 """Asynchronous training: workers that fetch weights from parameter servers and send gradients back.
 
 Stock TensorFlow does the work. What it cannot promise, tfkit does not either: the order of the updates, and so the
-weights, differ from run to run.
+weights, differ from run to run, and validation sees a sample of the split and not each example once.
 """
 
 from __future__ import annotations
 
 import socket
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tfkit.cluster import Cluster
+from tfkit.cluster import Cluster, current
 from tfkit.errors import ConfigError
 from tfkit.stack import quiet, tf
+
+if TYPE_CHECKING:
+    from tfkit.data import Splits
 
 REHEARSAL = {"worker": 2, "ps": 1}
 
@@ -32,6 +35,20 @@ def lead(here: Cluster) -> tf.distribute.Strategy:
     resolver = resolvers.TFConfigClusterResolver() if here.parameter_servers else _rehearsal()
     with quiet():
         return tf.distribute.ParameterServerStrategy(resolver)
+
+
+def check_readers(splits: Splits) -> None:
+    """Make sure that the workers can make the batches.
+
+    Raises:
+      ConfigError: they are other processes, which cannot run what Python of this one reads the examples.
+    """
+    if current().parameter_servers and getattr(splits.source, "rows", None) is None:
+        raise ConfigError(
+            "The workers of these parameter servers are other processes, and the examples are read by Python of this\n"
+            "  one. Use --strategy multi_worker_mirrored (launch without --parameter-servers), or train on stored\n"
+            "  features, which TensorFlow reads by itself. A rehearsal within one process takes any data."
+        )
 
 
 def _rehearsal() -> Any:
