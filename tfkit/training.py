@@ -101,6 +101,7 @@ def train(
     from tfkit.regimes import AsUsual, Private
     from tfkit.resume import StepSeeds, Telling
     from tfkit.stack import keras, tf
+    from tfkit.tensorboard.training_log import write_graph
 
     cadence = cadence or Cadence()
 
@@ -185,6 +186,8 @@ def train(
         # What comes after training is the work of one process on one device: an ordinary model serves it.
         model = build_model()
         model.set_weights(weights)
+        if together.workers > 1 and run.is_chief:
+            write_graph(model, run.logdir / tensorboard.GRAPH / stage)
     return Trained(
         model=model,
         rows=rows,

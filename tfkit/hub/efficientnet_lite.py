@@ -75,7 +75,8 @@ def set_weights(model: keras.Model, tensors: Mapping[str, np.ndarray]) -> None:
     counters = {name for name in tensors if name.endswith(".num_batches_tracked")}
     faults = []
     layers = {layer.name: layer for layer in model.layers}
-    for name in expected.keys() & tensors.keys():
+    # In one order in every process: several workers assign together, each variable for all of them.
+    for name in sorted(expected.keys() & tensors.keys()):
         layer, weight, axes = expected[name]
         if layer not in layers:
             continue  # the classifier of a model that was built without it

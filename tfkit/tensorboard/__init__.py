@@ -18,7 +18,11 @@ from tfkit.tensorboard.summaries import write_confusion, write_hparams, write_im
 if TYPE_CHECKING:
     from tfkit.stack import keras
 
+GRAPH = "graph"
+"""The folder of the models' graphs, below the logs."""
+
 __all__ = [
+    "GRAPH",
     "callbacks",
     "write_confusion",
     "write_hparams",
@@ -60,5 +64,5 @@ def callbacks(
     return [
         Speed(steps_per_epoch=steps_per_epoch, examples_per_epoch=examples_per_epoch, of_each=of_each),
         EpochLog(logdir, first_epoch=first_epoch),
-        ModelGraph(logdir / "graph" / stage),
+        ModelGraph(logdir / GRAPH / stage),
     ]

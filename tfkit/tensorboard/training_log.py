@@ -11,7 +11,7 @@ from tensorboard.compat.proto import event_pb2
 from tensorboard.plugins.scalar.summary_v2 import scalar_pb
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-from tfkit import files
+from tfkit import cluster, files
 from tfkit.stack import keras, tf
 
 VALIDATION = "val_"
@@ -121,7 +121,10 @@ class EpochLog(keras.callbacks.Callback):
 
 
 class ModelGraph(keras.callbacks.Callback):
-    """Writes the model's graph once: its layers, and the operations of its forward pass."""
+    """Writes the model's graph once: its layers, and the operations of its forward pass.
+
+    Not where several processes train: tracing the model there sets up collectives, in this process alone.
+    """
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
@@ -129,18 +132,25 @@ class ModelGraph(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """After the first epoch every kind of model knows its inputs."""
-        if self._folder.is_dir() or not _writes(self.model):
-            return
-        arguments, keywords = self.model.save_spec()
-        forward = tf.function(self.model).get_concrete_function(*arguments, **{**keywords, "training": False})
-        with files.new_folder(self._folder) as folder:
-            layers = keras.callbacks.TensorBoard(str(folder), profile_batch=0)
-            layers.set_model(self.model)
-            layers.on_train_end()
-            # Beside the layers, where that callback puts them: one entry of the dashboard holds both.
-            with tf.summary.create_file_writer(str(folder / "train")).as_default() as writer:
-                tf.summary.graph(forward.graph)
-                writer.close()
+        if cluster.current().size == 1:
+            write_graph(self.model, self._folder)
+
+
+def write_graph(model: keras.Model, folder: Path) -> None:
+    """The graph of a model that knows its inputs; one that is there already stays."""
+    spec = model.save_spec()
+    if folder.is_dir() or spec is None:
+        return
+    arguments, keywords = spec
+    forward = tf.function(model).get_concrete_function(*arguments, **{**keywords, "training": False})
+    with files.new_folder(folder) as new:
+        layers = keras.callbacks.TensorBoard(str(new), profile_batch=0)
+        layers.set_model(model)
+        layers.on_train_end()
+        # Beside the layers, where that callback puts them: one entry of the dashboard holds both.
+        with tf.summary.create_file_writer(str(new / "train")).as_default() as writer:
+            tf.summary.graph(forward.graph)
+            writer.close()
 
 
 def _writes(model: Any) -> bool:
