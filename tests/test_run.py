@@ -115,3 +115,31 @@ def test_what_a_killed_process_left_half_is_removed(tmp_path):
     (tmp_path / ".gitignore").write_text("*")
     with Run.create(tmp_path, config={"seed": 1}):
         assert sorted(path.name for path in tmp_path.iterdir()) == [".gitignore", ".lock", "config.yaml"]
+
+
+def test_a_restarted_job_overwrites_nothing(tmp_path, monkeypatch):
+    """A launcher gives a restarted job the same words, --overwrite among them."""
+    with Run.create(tmp_path / "run", config={"a": 1}, overwrite=True) as run:
+        run.record({"done": 1})
+    monkeypatch.setenv("TFKIT_RESTARTED", "1")
+    with Run.create(tmp_path / "run", config={"a": 1}, overwrite=True) as run:
+        assert run.metrics == {"done": 1}
+    monkeypatch.setenv("TFKIT_RESTARTED", "0")
+    with Run.create(tmp_path / "run", config={"a": 1}, overwrite=True) as run:
+        assert run.metrics == {}
+
+
+def test_of_several_workers_one_folder_remains(tmp_path, monkeypatch, capsys):
+    path = tmp_path / "run"
+    chief = Run.create(path, config={"a": 1})
+    config = '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 1}}'
+    monkeypatch.setenv("TF_CONFIG", config)
+    with Run.create(path, config={"a": 1}) as other:
+        assert not other.is_chief
+        assert other.path != path
+        assert other.backup == chief.backup
+        other.record({"mine": 1})
+        other.note("A word of it.")
+    assert not other.path.exists()
+    assert "A word of it." not in capsys.readouterr().out
+    assert chief.metrics == {}

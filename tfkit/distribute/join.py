@@ -24,6 +24,7 @@ SECONDS = 300.0
 _SAY_AFTER = 20.0
 _BETWEEN_TRIES = 0.2
 _ANSWER_SECONDS = 2.0
+_LINGER_SECONDS = 3.0
 
 
 class AbsentError(UsageError):
@@ -46,10 +47,11 @@ def wait(cluster: Cluster, *, seconds: float | None = None) -> None:
         return
     began = said = time.monotonic()
     absent = [index for index in range(cluster.size) if index != cluster.index]
-    with _answering(cluster):
+    with _answering(cluster) as asked:
         while True:
             absent = [index for index in absent if not _is_there(cluster, index)]
             if not absent:
+                _linger(cluster, asked)
                 return
             now = time.monotonic()
             if now - began > seconds:
@@ -65,8 +67,8 @@ def wait(cluster: Cluster, *, seconds: float | None = None) -> None:
 
 
 @contextlib.contextmanager
-def _answering(cluster: Cluster) -> Iterator[None]:
-    """While the block runs, tell everyone who asks at this worker's port which worker it is."""
+def _answering(cluster: Cluster) -> Iterator[set[bytes]]:
+    """While the block runs, tell everyone who asks at this worker's port which worker it is; yields who has asked."""
     host, port = _split(cluster.workers[cluster.index])
     # A name may stand for an address of loopback on its own host: others come by another one.
     bound = host if host.startswith("127.") else ""
@@ -78,21 +80,33 @@ def _answering(cluster: Cluster) -> Iterator[None]:
             "  Another job uses it, or a worker of an earlier one is still running. End that, or choose another port."
         ) from error
 
+    asked: set[bytes] = set()
+
     def answer() -> None:
         with contextlib.suppress(OSError):
             while True:
                 connection, _ = listener.accept()
                 with connection, contextlib.suppress(OSError):
+                    connection.settimeout(_ANSWER_SECONDS)
                     connection.sendall(_token(cluster))
+                    asked.add(connection.recv(256))
 
     threading.Thread(target=answer, daemon=True).start()
     try:
-        yield
+        yield asked
     finally:
         # Closing alone would leave the port open until the thread's accept returns.
         with contextlib.suppress(OSError):
             listener.shutdown(socket.SHUT_RDWR)
         listener.close()
+
+
+def _linger(cluster: Cluster, asked: set[bytes]) -> None:
+    """Stay until the others have asked too; not for long, since they will find TensorFlow's server here."""
+    others = {_token(cluster, index) for index in range(cluster.size) if index != cluster.index}
+    deadline = time.monotonic() + _LINGER_SECONDS
+    while not others <= asked and time.monotonic() < deadline:
+        time.sleep(_BETWEEN_TRIES / 4)
 
 
 def _is_there(cluster: Cluster, index: int) -> bool:
@@ -102,6 +116,7 @@ def _is_there(cluster: Cluster, index: int) -> bool:
         return False
     with connection:
         try:
+            connection.sendall(_token(cluster))
             answer = connection.recv(256)
         except TimeoutError:
             answer = b""
