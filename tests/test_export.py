@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tfkit import data, export, training
+from tfkit import data, export, predictions
 from tfkit.errors import CheckError
 from tfkit.evaluation import Evaluation
 from tfkit.run import Run
@@ -28,7 +28,7 @@ def model(splits):
 
 def test_it_agrees_with_what_was_trained(model, splits, tmp_path):
     run = Run.create(tmp_path, config={})
-    measured = training.evaluate(model, splits)
+    measured = predictions.evaluate(model, splits)
     numbers = export.save(model, run, splits, evaluation=measured)
     assert numbers["export/agreement"] == 1.0
     assert numbers["export/max_difference"] < 0.01
@@ -43,7 +43,7 @@ def test_it_agrees_with_what_was_trained(model, splits, tmp_path):
 
 def test_one_that_differs_is_an_error_and_is_not_kept(model, splits, tmp_path):
     run = Run.create(tmp_path, config={})
-    measured = training.evaluate(model, splits)
+    measured = predictions.evaluate(model, splits)
     other = Evaluation(
         labels=measured.labels,
         probabilities=np.roll(measured.probabilities, 1, axis=1),
@@ -82,5 +82,5 @@ def test_features_and_probabilities_go_as_they_are(tmp_path):
     model = keras.Sequential([keras.layers.Dense(2, activation="softmax", input_shape=(3,))])
     model.compile("sgd", "sparse_categorical_crossentropy")
     run = Run.create(tmp_path, config={})
-    measured = training.evaluate(model, splits)
+    measured = predictions.evaluate(model, splits)
     assert export.save(model, run, splits, evaluation=measured)["export/max_difference"] < 1e-6

@@ -15,8 +15,8 @@ from tfkit import run as runs
 from tfkit.data import Splits, pixels
 from tfkit.errors import CheckError
 from tfkit.evaluation import Evaluation
+from tfkit.predictions import gives_logits
 from tfkit.run import Run
-from tfkit.training import gives_logits
 
 if TYPE_CHECKING:
     from tfkit.stack import keras

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from tfkit import distribute, process, pulse, stopping
+from tfkit import distribute, predictions, process, pulse, stopping
 from tfkit import run as runs
 from tfkit.config import StrategyConfig
 from tfkit.data import Splits
-from tfkit.errors import ConfigError, DataError
-from tfkit.evaluation import Evaluation, save
+from tfkit.errors import ConfigError
+from tfkit.evaluation import save
 from tfkit.run import Run
 
 if TYPE_CHECKING:
@@ -104,7 +104,6 @@ def train(
     from tfkit.tensorboard.training_log import write_graph
 
     cadence = cadence or Cadence()
-
     if epochs < 1:
         raise ConfigError(f"epochs is {epochs}; training takes at least 1.")
     chosen = distribute.strategy(strategy)
@@ -180,6 +179,8 @@ def train(
             pulse.phase("working")
         regime.conclude(model)
         weights = model.get_weights()
+        if stop.requested:
+            raise KeyboardInterrupt(f"stopped after {stage}")
     rows = [{"stage": stage, **row, "epoch": len(earlier) + row["epoch"]} for row in backup.rows]
     run.write_history([*earlier, *rows])
     if chosen is not tf.distribute.get_strategy():
@@ -277,7 +278,7 @@ def fit(
             augment=augment, privacy=privacy, cadence=cadence, callbacks=callbacks, verbose=verbose,
         )  # fmt: skip
         if run.is_chief:
-            measured = evaluate(trained.model, splits)
+            measured = predictions.evaluate(trained.model, splits)
             run.record(measured.metrics("test"))
             save(run.path / runs.EVALUATION, measured)
             run.record(export.save(trained.model, run, splits, evaluation=measured))
@@ -317,42 +318,6 @@ def cadence(config: StrategyConfig) -> Cadence:
     from tfkit.backup import Cadence
 
     return Cadence(seconds=60.0 * config.backup_minutes, steps=config.backup_steps)
-
-
-def gives_logits(model: keras.Model) -> bool:
-    """Whether the model's loss was told that its outputs are logits."""
-    loss = model.loss
-    if hasattr(loss, "get_config"):
-        return bool(loss.get_config().get("from_logits", False))
-    return False
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Probabilities, float32 [n, classes], of logits of the same shape."""
-    exponents = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return np.asarray(exponents / exponents.sum(axis=1, keepdims=True), np.float32)
-
-
-def evaluate(model: keras.Model, splits: Splits) -> Evaluation:
-    """What a compiled model of logits or probabilities says of the test split."""
-    outputs = np.asarray(model.predict(splits.test, verbose=0), np.float32)
-    return evaluation(softmax(outputs) if gives_logits(model) else outputs, splits)
-
-
-def evaluation(probabilities: np.ndarray, splits: Splits) -> Evaluation:
-    """Probabilities [n, classes] of the test split, in its stable order, beside the truth."""
-    indices = splits.indices["test"]
-    if probabilities.shape != (len(indices), len(splits.class_names)):
-        raise DataError(
-            f"The model gives {probabilities.shape[1:]} numbers an example; the data has {len(splits.class_names)}"
-            f" classes ({', '.join(splits.class_names[:5])}, ...). Its last layer must have as many units."
-        )
-    return Evaluation(
-        labels=splits.source.labels[indices],
-        probabilities=probabilities,
-        names=[splits.source.names[index] for index in indices],
-        class_names=splits.class_names,
-    )
 
 
 def _rows_before(run: Run, stage: str) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from tfkit import config as configs
-from tfkit import hub, training, transfer
+from tfkit import hub, predictions, training, transfer
 from tfkit.audit.attacks import check_names
 from tfkit.audit.audit import DEFAULT_ATTACKS, audit
 from tfkit.audit.lira import lira
@@ -84,7 +84,7 @@ def _shadowed(
             else:
                 build = transfer.plain_head(config, backbone, pool)
                 trained = training.train(build, pool, run=run, epochs=config.epochs, seed=seed, verbose=0)
-            return training.evaluate(trained.model, pool).probabilities
+            return predictions.evaluate(trained.model, pool).probabilities
 
     labels = splits.source.labels[indices]
     return [lira(target, labels, is_member, shadow=shadow, shadows=shadows, seed=seed)]

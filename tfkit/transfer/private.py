@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tfkit import distribute, files, hub, privacy, training
+from tfkit import distribute, files, hub, predictions, privacy, training
 from tfkit.config import PrivateConfig
 from tfkit.data import Splits
 from tfkit.hub import Backbone
@@ -68,7 +68,7 @@ def train_private(
     run.record({"time/features_seconds": extraction.seconds, "time/train_seconds": trained.seconds})
     return Classifier(
         model=whole(trainable="none", head=trained.model, **settings),
-        evaluation=training.evaluate(trained.model, features),
+        evaluation=predictions.evaluate(trained.model, features),
         test_features=features.source.read(features.indices["test"]),
     )
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tfkit import distribute, hub, stack, training
+from tfkit import distribute, hub, predictions, stack, training
 from tfkit.config import TransferConfig
 from tfkit.data import Augmentation, Splits
 from tfkit.evaluation import Evaluation
@@ -102,7 +102,7 @@ def train(
         return observe(model, splits)
     return Classifier(
         model=model,
-        evaluation=training.evaluate(trained.model, features),
+        evaluation=predictions.evaluate(trained.model, features),
         test_features=features.source.read(features.indices["test"]),
     )
 
@@ -173,6 +173,6 @@ def observe(model: keras.Model, splits: Splits) -> Classifier:
     features, logits = both.predict(splits.test, verbose=0)
     return Classifier(
         model=model,
-        evaluation=training.evaluation(training.softmax(logits), splits),
+        evaluation=predictions.evaluation(predictions.softmax(logits), splits),
         test_features=np.asarray(features, np.float32),
     )
