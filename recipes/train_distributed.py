@@ -36,8 +36,7 @@ def run(config: Config) -> Run:
       config: what to do it with.
 
     Returns:
-      The finished run: its folder holds the model, the numbers, the logs and the report. For a worker that is not
-      the chief it is empty.
+      The finished run: its folder holds the model, the numbers, the logs and the report.
 
     Raises:
       TfkitError: see `tfkit.errors`.

@@ -29,6 +29,25 @@ def test_what_is_recorded_is_read_back(tmp_path):
     assert not again.finished
 
 
+def test_a_worker_beside_the_chief_writes_nothing_and_reads_the_end(tmp_path, monkeypatch):
+    """What a function of a notebook returns, `fit(...).metrics["test/loss"]`, is evaluated in every worker."""
+    cluster = {"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 1}}
+    monkeypatch.setenv("TFKIT_CACHE_DIR", str(tmp_path / "cache"))
+    with Run.create(tmp_path / "run", config={"seed": 3}) as chief:
+        monkeypatch.setenv("TF_CONFIG", json.dumps(cluster))
+        with Run.create(tmp_path / "run", config={"seed": 3}) as other:
+            other.record({"test/loss": 7.0})
+            other.note("Not the chief's.")
+            assert chief.metrics == {}
+            chief.record({"test/loss": 0.5})
+            chief.labels = ["a", "b"]
+            chief.write_history([{"stage": "train", "epoch": 0}])
+        assert other.metrics == {"test/loss": 0.5}
+        assert (other.config, other.labels, other.notes) == ({"seed": 3}, ["a", "b"], [])
+        assert list(other.history["epoch"]) == [0]
+        assert not other.path.exists()
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_numbers_that_are_none_are_refused(tmp_path, value):
     run = Run.create(tmp_path, config={})

@@ -25,7 +25,7 @@ def once(config: C, train: Callable[[C, Run, tf.distribute.Strategy], None], *, 
       recipe: its name.
 
     Returns:
-      The finished run; for a worker that is not the chief one whose folder is gone.
+      The finished run; a worker that is not the chief can read it.
     """
     distribute.locate(config)
     folder = run_dir(config, recipe=recipe)

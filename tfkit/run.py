@@ -61,7 +61,8 @@ class Run:
     """A run folder, being written (`Run.create`) or read back (`Run.open`).
 
     Of several workers that train one model only the chief writes the folder. A run of another worker has a
-    temporary folder for what it would write, and reads backups where the chief writes them.
+    temporary folder for what it would write, and reads backups where the chief writes them. Once it is closed, it
+    reads everything there: `fit(...).metrics["test/accuracy"]` is the same number in every worker.
 
     Attributes:
       path: what this process writes goes below it.
@@ -79,6 +80,7 @@ class Run:
         self.path = path
         self.shared = path
         self.is_chief = True
+        self._read_from = path
         self._done = False
         self._lock: TextIO | None = None
 
@@ -146,6 +148,7 @@ class Run:
             self._lock = None
         if not self.is_chief:
             shutil.rmtree(self.path, ignore_errors=True)
+            self._read_from = self.shared
 
     @property
     def finished(self) -> bool:
@@ -167,7 +170,7 @@ class Run:
         """What was asked."""
         import yaml
 
-        return dict(yaml.safe_load((self.path / CONFIG).read_text()) or {})
+        return dict(yaml.safe_load((self._read_from / CONFIG).read_text()) or {})
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -189,7 +192,7 @@ class Run:
     @property
     def notes(self) -> list[str]:
         """What the run decided, and why, one sentence each."""
-        path = self.path / NOTES
+        path = self._read_from / NOTES
         return path.read_text().splitlines() if path.is_file() else []
 
     def note(self, sentence: str) -> None:
@@ -207,7 +210,7 @@ class Run:
     @property
     def labels(self) -> list[str]:
         """The class names in the order of the model's outputs."""
-        return (self.path / LABELS).read_text().splitlines()
+        return (self._read_from / LABELS).read_text().splitlines()
 
     @labels.setter
     def labels(self, class_names: Iterable[str]) -> None:
@@ -237,7 +240,7 @@ class Run:
         """One row an epoch: stage, epoch, loss, accuracy, val_loss, val_accuracy, learning_rate."""
         import pandas as pd
 
-        path = self.path / HISTORY
+        path = self._read_from / HISTORY
         return pd.read_csv(path) if path.is_file() else pd.DataFrame()
 
     def write_history(self, rows: list[dict[str, Any]]) -> None:
@@ -256,10 +259,10 @@ class Run:
         Raises:
           RunError: the run has not exported a model yet.
         """
-        folder = self.path / SAVED_MODEL
+        folder = self._read_from / SAVED_MODEL
         if not folder.is_dir():
             raise RunError(
-                f"{self.path} has no {SAVED_MODEL}/ yet: the run was interrupted. The same command finishes it."
+                f"{self._read_from} has no {SAVED_MODEL}/ yet: the run was interrupted. The same command finishes it."
             )
         from tfkit.stack import tf
 
@@ -267,7 +270,7 @@ class Run:
 
     def read(self, name: str) -> dict[str, Any]:
         """What a JSON file of the folder holds, such as `privacy.json`; nothing where there is none."""
-        path = self.path / name
+        path = self._read_from / name
         if not path.is_file():
             return {}
         try:

@@ -229,7 +229,7 @@ def fit(
       run_dir: the folder; a run that was interrupted there goes on.
       epochs: at most so many.
       strategy: a name, see `tfkit.distribute.strategy`, or a tf.distribute strategy. Of several workers each calls
-        this; the run of those that are not the chief is empty.
+        this, the chief writes the folder, and all read it in the end.
       resume: whether to go on with what an interrupted run left; False begins anew.
       seed: of initial weights, order, augmentation and dropout.
       patience: epochs without a lower validation loss after which training stops.

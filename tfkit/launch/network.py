@@ -124,7 +124,7 @@ def warning(addresses: Sequence[str], *, hosts: Sequence[str]) -> list[str]:
         *lines,
         f"    iptables -I INPUT ! -i lo -p tcp --syn --dport {low}:{high} -j DROP"
         "   # each start draws new ports from this range",
-        "  or --private-network, which gives the workers a network of their own (and no other).",
+        "  or `python -m tfkit launch --private-network`: the workers have a network of their own (and no other).",
     ]
 
 

@@ -102,7 +102,9 @@ class Screen:
                 )
             self._bar.total = found.steps or None
             self._bar.n = found.step
-            self._bar.set_description_str(found.text, refresh=False)
+            # After the last step it exports and reports, for as long as that takes.
+            doing = found.text if found.phase == "training" else found.phase
+            self._bar.set_description_str(doing, refresh=False)
             if restarts:
                 self._bar.set_postfix_str(f"restarts: {restarts}", refresh=False)
             self._bar.refresh()
