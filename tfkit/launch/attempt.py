@@ -85,7 +85,8 @@ class Attempt:
             threads = len(own) if own else max(1, len(usable) // count)
             where = cores.named(own) if own else "any core"
             if gpus:
-                where += f", GPU {', '.join(map(str, gpus[number]))}"
+                own_gpus = ", ".join(map(str, gpus[number]))
+                where += f", GPU {own_gpus}" if own_gpus else ", no GPU (there are fewer than workers)"
             rows.append({"place": where, "threads": threads})
             variables = cores.threads_environment(threads)
             if gpus:

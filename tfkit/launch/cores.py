@@ -46,14 +46,19 @@ def threads_environment(cores: int) -> dict[str, str]:
 
 
 def gpu_shares(count: int) -> tuple[tuple[int, ...], ...]:
-    """The GPUs by number, shared out; none where there are fewer than workers, or one worker alone."""
+    """The GPUs by number, shared out; nothing where there are none, or one worker alone.
+
+    Where there are fewer than workers, nobody gets one: two workers on one GPU would fail in their first all-reduce.
+    """
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     if chosen is None:
         names = [path.name.removeprefix("nvidia") for path in Path("/dev").glob("nvidia[0-9]*")]
     else:
         names = [name.strip() for name in chosen.split(",")]
     numbers = sorted(int(name) for name in names if name.isdecimal())
-    return shares(numbers, count) if count > 1 else ()
+    if count < 2 or not numbers:
+        return ()
+    return shares(numbers, count) or ((),) * count
 
 
 @contextlib.contextmanager
