@@ -1,11 +1,12 @@
-"""Several jobs on one Ray, which is slow to start: prints a line of JSON a job, its exit code and Ray's Result."""
+"""Several `python -m tfkit launch --engine ray` on one Ray, which is slow to start; prints a line of JSON for each."""
 
 import json
-import os
 import sys
+import time
 from pathlib import Path
 
-from tfkit.schedulers import ray_engine, ray_session
+from tfkit.__main__ import main as tfkit
+from tfkit.schedulers import ray_session
 
 
 def result(run_dir):
@@ -19,13 +20,12 @@ def result(run_dir):
 
 def main(*jobs):
     with ray_session.connected(2):
-        for job in map(json.loads, jobs):
-            os.chdir(Path(job["run_dir"]).parent)
-            code = ray_engine.launch([*job["words"], "--run-dir", job["run_dir"]], max_restarts=1)
-            print(
-                json.dumps({"job": Path(job["run_dir"]).name, "code": code, **result(Path(job["run_dir"]))}),
-                flush=True,
-            )
+        for words in map(json.loads, jobs):
+            began = time.monotonic()
+            run_dir = Path(words[words.index("--run-dir") + 1])
+            code = tfkit(["launch", "--engine", "ray", "--workers", "2", "--max-restarts", "1", "--", *words])
+            said = {"job": run_dir.name, "code": code, "seconds": time.monotonic() - began}
+            print(json.dumps({**said, **result(run_dir)}), flush=True)
     assert "tensorflow" not in sys.modules
 
 
