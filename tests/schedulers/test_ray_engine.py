@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import queue
 import re
 import shutil
 import signal
@@ -36,27 +35,18 @@ needs_ray = pytest.mark.skipif(
     packages.version("ray") is None, reason="needs ray, 380 MB: uv sync --group ray"
 )
 
-# Saves and stops when told.
-WAITING = """
-import signal, sys, time
-signal.signal(signal.SIGTERM, lambda *_: sys.exit(3))
-print("waiting", flush=True)
-time.sleep(600)
-"""
-
 
 class Launched:
     """The driver in a network of its own: TensorFlow's port is open to every interface, and Ray needs none."""
 
-    def __init__(self, *jobs, folder, temporary):
+    def __init__(self, *words, folder, temporary):
         self.mark, self.lines = uuid.uuid4().hex, []
-        self._queue = queue.SimpleQueue()
         alone = ["unshare", *([] if os.getuid() == 0 else ["-r"]), "-n"]
         environment = {"HOME": str(folder / "home"), "TMPDIR": str(temporary), "MARK": self.mark}
         self.process = subprocess.Popen(
             [
                 *(*alone, "bash", "-c", 'ip link set lo up; exec "$@"', "bash"),
-                *(sys.executable, str(HERE / "ray_driver.py"), *map(json.dumps, jobs)),
+                *(sys.executable, str(HERE / "ray_driver.py"), *words),
             ],
             cwd=folder,
             env={**{name: value for name, value in os.environ.items() if "RAY" not in name}, **environment},
@@ -64,27 +54,32 @@ class Launched:
             stderr=subprocess.STDOUT,
             text=True,
         )
-        threading.Thread(target=self._read, daemon=True).start()
+        self.reader = threading.Thread(target=self._read, daemon=True)
+        self.reader.start()
 
     def _read(self):
-        for line in self.process.stdout:
-            self._queue.put(line.rstrip("\n"))
+        self.lines += (line.rstrip("\n") for line in self.process.stdout)
 
-    def wait_for(self, pattern):
-        """The groups of the next line that matches."""
+    def ended(self):
+        """Its exit code."""
+        code = self.process.wait(PATIENCE)
+        self.reader.join(timeout=5)
+        return code
+
+    def until(self, found, what):
+        """What `found()` gives as soon as it gives something."""
         deadline = time.monotonic() + PATIENCE
-        while (left := deadline - time.monotonic()) > 0:
-            with contextlib.suppress(queue.Empty):
-                self.lines.append(self._queue.get(timeout=min(left, 1)))
-                if found := re.search(pattern, self.lines[-1]):
-                    return found.groups()
-            if self.process.poll() is not None and self._queue.empty():
-                break
-        self.process.kill()
-        pytest.fail(f"no line like {pattern!r}:\n" + "\n".join(self.lines[-40:]))
+        while not (value := found()):
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                pytest.fail(f"no {what}:\n" + "\n".join(self.lines[-40:]))
+            time.sleep(0.2)
+        return value
 
-    def ended(self, job):
-        return json.loads(self.wait_for(rf'(^{{"job": "{job}".*)')[0])
+    def end(self):
+        """After a test that failed; what is there is its own."""
+        for process in self.left_behind():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
 
     def left_behind(self):
         """Processes that it started, directly or not, and that are still there: id and environment."""
@@ -102,15 +97,6 @@ class Launched:
             if pulse.VARIABLE in variables and json.loads(variables["TF_CONFIG"])["task"]["index"] == index:
                 return process, Path(variables[pulse.VARIABLE])
         return None
-
-    def until(self, found, what):
-        """What `found()` gives as soon as it gives something."""
-        deadline = time.monotonic() + PATIENCE
-        while not (value := found()):
-            if self.process.poll() is not None or time.monotonic() > deadline:
-                self.wait_for(f"no {what}")
-            time.sleep(0.05)
-        return value
 
 
 def alive(pid):
@@ -131,51 +117,49 @@ def newest(run_dir):
 
 @pytest.fixture(scope="module")
 def story(tmp_path_factory):
-    """Two jobs one after the other on one Ray, and what was seen from outside; beside them the same without Ray."""
+    """One job on Ray, and what was seen from outside; beside it the same without Ray."""
     folder, temporary = tmp_path_factory.mktemp("ray"), Path(tempfile.mkdtemp(prefix="t", dir="/tmp"))
     (folder / "home").mkdir()
-    (folder / "waiting.py").write_text(WAITING)
+    options = ["--engine", "ray", "--workers", "2", "--max-restarts", "1", "--"]
     # What --overwrite is to remove is gone at a restart: then there is only the job's own backup.
-    trained = [*RECIPE, "--overwrite", "--run-dir", str(folder / "trained")]
-    stopped = [str(folder / "waiting.py"), "--run-dir", str(folder / "stopped")]
-    launched, seen = Launched(trained, stopped, folder=folder, temporary=temporary), {"folder": folder}
+    words = [*options, *RECIPE, "--overwrite", "--run-dir", str(folder / "trained")]
+    launched, seen = Launched(*words, folder=folder, temporary=temporary), {"folder": folder}
     single = [sys.executable, *RECIPE, "--logical-cpus", "2", "--run-dir", str(folder / "single")]
     with (folder / "single.log").open("w") as log:
         undisturbed = subprocess.Popen(single, stdout=log, stderr=log, cwd=folder)
+    try:
+        launched.until(lambda: newest(folder / "trained") >= 1, "backup of epoch 1")
+        first, (child, _) = launched.trainer(0)[0], launched.trainer(1)
+        os.kill(parent(child), signal.SIGKILL)  # Ray's worker; ours is its child
+        killed = time.monotonic()
+        time.sleep(1)
+        seen["child outlives its Ray worker"] = alive(child)
 
-    launched.until(lambda: newest(folder / "trained") >= 1, "backup of epoch 1")
-    first, (child, _) = launched.trainer(0)[0], launched.trainer(1)
-    os.kill(parent(child), signal.SIGKILL)  # Ray's worker; ours is its child
-    killed = time.monotonic()
-    time.sleep(1)
-    seen["child outlives its Ray worker"] = alive(child)
+        def again():
+            process, heard = launched.trainer(0) or (first, None)
+            said = pulse.read(heard) if process != first else None
+            return said and said.trained
 
-    def again():
-        process, heard = launched.trainer(0) or (first, None)
-        said = pulse.read(heard) if process != first else None
-        return said and said.trained
-
-    seen["seconds from kill to training"] = launched.until(again, "training again") - killed
-    seen["trained"] = launched.ended("trained")
-    launched.wait_for(r"worker \d \| waiting")
-    launched.process.send_signal(signal.SIGTERM)
-    seen["stopped"] = launched.ended("stopped")
-    launched.process.wait(PATIENCE)
-    seen["lines"] = launched.lines
-    seen["left behind"] = launched.left_behind()
-    # TensorFlow, when killed, leaves files of its own.
-    seen["files left"] = [*(folder / "home").glob("*ray*"), *temporary.glob("*ray*"), *folder.glob(".*")]
-    shutil.rmtree(temporary)
-    assert undisturbed.wait(PATIENCE) == 0, (folder / "single.log").read_text()[-3000:]
-    return seen
+        seen["seconds from kill to training"] = launched.until(again, "training again") - killed
+        seen["code"] = launched.ended()
+        seen["lines"] = launched.lines
+        seen["left behind"] = launched.left_behind()
+        # TensorFlow, when killed, leaves files of its own.
+        seen["files left"] = [*(folder / "home").glob("*ray*"), *temporary.glob("*ray*"), *folder.glob(".*")]
+        assert undisturbed.wait(PATIENCE) == 0, (folder / "single.log").read_text()[-3000:]
+        return seen
+    finally:
+        launched.end()
+        undisturbed.kill()
+        shutil.rmtree(temporary)
 
 
 @needs_ray
 @pytest.mark.slow
 def test_a_killed_worker_costs_nothing_but_time(story):
     printed = "\n".join(story["lines"])
-    print({name: value for name, value in story.items() if "seconds" in name}, story["trained"]["seconds"])
-    assert story["trained"]["code"] == 0, printed[-3000:]
+    print(f"seconds from kill to training: {story['seconds from kill to training']:.1f}")
+    assert story["code"] == 0, printed[-3000:]
     assert printed.count("all start again") == 1
     assert not story["child outlives its Ray worker"]
     (epoch,) = re.findall(r"worker 0 \| Resumed train at epoch (\d) of 6", printed)
@@ -194,18 +178,12 @@ def test_a_killed_worker_costs_nothing_but_time(story):
 @needs_ray
 @pytest.mark.slow
 def test_ray_knows_what_the_run_folder_holds(story):
-    folder = story["folder"] / "trained"
-    assert story["trained"]["metrics"] == json.loads((folder / "metrics.json").read_text())
-    checkpoint = Path(story["trained"]["checkpoint"])
+    folder, said = story["folder"] / "trained", json.loads(story["lines"][-1])
+    assert said["metrics"] == json.loads((folder / "metrics.json").read_text())
+    checkpoint = Path(said["checkpoint"])
     assert folder / "ray" in checkpoint.parents
     model = folder / "saved_model" / "saved_model.pb"
     assert (checkpoint / "saved_model.pb").read_bytes() == model.read_bytes()
-
-
-@needs_ray
-@pytest.mark.slow
-def test_sigterm_is_save_and_stop(story):
-    assert story["stopped"]["code"] == 3
 
 
 @needs_ray
