@@ -192,6 +192,9 @@ def test_all_problems_at_once():
         ("tfjob", {"shared_mount": "/data"}, "not under /data"),
         ("tfjob", {"shared_mount": "/runs", "words": (*WORDS, "--run-dir=/tmp/a")}, "/tmp/a is not under"),
         ("tfjob", {"gpus": -1}, "--gpus is -1"),
+        ("tfjob", {"words": (*WORDS, "--overwrite")}, "remove the backup from which it is to go on"),
+        ("jobset", {"words": (*WORDS, "--overwrite")}, "Leave it out, and give a new --run-dir"),
+        ("trainjob", {"words": (*WORDS, "--overwrite")}, "--overwrite is among the words"),
         ("slurm", {"time_limit": "soon"}, "--time"),
         ("nomad", {}, "Use one of: slurm, tfjob, jobset, trainjob"),
     ],
@@ -218,6 +221,27 @@ def test_slurm_gets_every_word_as_it_was_written(tmp_path):
     assert tuple(shlex.split(line)) == (*words, "--cluster", "slurm")
 
 
+def test_slurm_tells_a_restart_from_the_first_start(tmp_path):
+    """The script, run by bash; in place of srun one that dies at its first start and then succeeds."""
+    script = manifest("slurm", Job(words=(*WORDS, "--overwrite")))
+    srun = tmp_path / "srun"
+    srun.write_text(
+        '#!/bin/sh\necho "restarted $TFKIT_RESTARTED"\ntest -e again || { touch again; exit 137; }\n'
+    )
+    srun.chmod(0o755)
+
+    def starts(**variables):
+        (tmp_path / "again").unlink(missing_ok=True)
+        environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_CPUS_PER_TASK": "1", **variables}
+        done = subprocess.run(
+            ["bash"], input=script, text=True, cwd=tmp_path, env=environment, capture_output=True, check=True
+        )
+        return re.findall(r"^restarted (\d+)$", done.stdout, re.MULTILINE)
+
+    assert starts() == ["0", "1"]
+    assert starts(SLURM_RESTART_COUNT="2") == ["2", "3"]  # requeued twice
+
+
 def test_data_that_the_pods_may_not_see_is_mentioned():
     words = (*WORDS, "--data-dir=/home/me/photos")
     assert "# --data-dir /home/me/photos is not under /runs" in manifest(
@@ -238,15 +262,14 @@ def digits(tmp_path):
 
 
 def test_a_run_is_asked_for_again(digits):
-    words, remarks = words_of(digits, changes=["--epochs", "5", "--run-dir", "/runs/a"])
+    words = words_of(digits, changes=["--epochs", "5", "--run-dir", "/runs/a"])
     assert words[:2] == ("-m", "recipes.transfer_image")
     read = config.parse(transfer_image.Config, words[2:], prog="", description="")
     original = config.parse(
         transfer_image.Config, ["--config", str(digits / "config.yaml")], prog="", description=""
     )
-    changed = {"epochs": 5, "strategy": "auto"}
-    assert config.as_dict(read) == {**config.as_dict(original), **changed}
-    assert "--strategy mirrored" in remarks[0]
+    assert config.as_dict(read) == {**config.as_dict(original), "epochs": 5}
+    assert read.strategy == "auto"  # it was one machine's, and here several train together
 
 
 def test_the_command_line(digits, tmp_path):

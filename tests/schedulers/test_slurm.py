@@ -147,7 +147,9 @@ def test_how_a_batch_job_ends(tmp_path):
         for how in killed usage; do sbatch --wait --output=$how.log $how.sbatch >/dev/null; echo "$how $?"; done
         job=$(sbatch --parsable --output=preempted.log preempted.sbatch)
         for _ in $(seq 150); do
-          [ "$(squeue -h -j $job -o '%T %r')" = "PENDING BeginTime" ] && scontrol update job=$job StartTime=now
+          # Not at once: what slurmd gets in the second in which the job was requeued it takes for the revoked one.
+          [ "$(squeue -h -j $job -o '%T %r')" = "PENDING BeginTime" ] && sleep 2 &&
+            scontrol update job=$job StartTime=now
           [ -e preempted/start-0-1 ] && [ -z "$(squeue -h -j $job -t RUNNING,COMPLETING,PENDING)" ] && break
           sleep 0.5
         done

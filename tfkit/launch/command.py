@@ -113,7 +113,14 @@ def main(arguments: Sequence[str]) -> int:
         network.enter_private([sys.executable, "-m", "tfkit", "launch", *words])
     if chosen.engine == "ray":
         ray_engine = importlib.import_module("tfkit.schedulers.ray_engine")
-        return int(ray_engine.launch(program, workers=chosen.workers or 2, max_restarts=chosen.max_restarts))
+        return int(
+            ray_engine.launch(
+                program,
+                workers=chosen.workers or 2,
+                max_restarts=chosen.max_restarts,
+                grace_seconds=chosen.grace_seconds,
+            )
+        )
     job = Job(
         words=program,
         workers=2 if chosen.workers is None else chosen.workers,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 
@@ -31,8 +31,8 @@ def shares(items: Sequence[int], count: int) -> tuple[tuple[int, ...], ...]:
     return tuple(tuple(items[start:end]) for start, end in itertools.pairwise(starts))
 
 
-def threads_environment(cores: int) -> dict[str, str]:
-    """The variables that give TensorFlow and OpenMP as many threads as cores; what is set already stays.
+def threads_environment(cores: int, *, within: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The variables that give TensorFlow and OpenMP as many threads as cores; what is set in `within` stays.
 
     Operations that run side by side get two threads at least: one that waits for the other workers must not
     keep the next from being started. One was measured to be no faster (`benchmarks/scaling.py`).
@@ -42,7 +42,7 @@ def threads_environment(cores: int) -> dict[str, str]:
         "TF_NUM_INTEROP_THREADS": str(max(cores, 2)),
         "OMP_NUM_THREADS": str(cores),
     }
-    return {name: value for name, value in wanted.items() if name not in os.environ}
+    return {name: value for name, value in wanted.items() if name not in within}
 
 
 def gpu_shares(count: int) -> tuple[tuple[int, ...], ...]:

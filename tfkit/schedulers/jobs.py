@@ -14,9 +14,6 @@ from tfkit.run import Run
 PORT = 2222
 # Behind the name of a job, in the name of a pod: "-worker-0-" and 5 letters by which pods of one worker differ.
 _LONGEST_NAME = 63 - len("-worker-0-") - len("-abcde")
-# What decides where a run works, not what it makes: the scheduler's job says it anew.
-_ABOUT_THE_MACHINES = ("cluster", "logical_cpus")
-_ONE_MACHINE = ("one_device", "mirrored")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +33,6 @@ class Job:
       shared_claim: PersistentVolumeClaim that all pods can write to at once (ReadWriteMany).
       shared_mount: where the claim appears in the pods.
       time_limit: Slurm's, "hours:minutes:seconds" or "days-hours".
-      remarks: sentences for whoever reads the manifest.
     """
 
     words: tuple[str, ...]
@@ -51,7 +47,6 @@ class Job:
     shared_claim: str | None = None
     shared_mount: str = "/runs"
     time_limit: str = "08:00:00"
-    remarks: tuple[str, ...] = ()
 
     def check(self, *, kubernetes: bool) -> None:
         """Refuse what no scheduler could run.
@@ -129,6 +124,12 @@ class Job:
             )
         elif run_dir is not None and not PurePosixPath(run_dir).is_relative_to(mount):
             found.append(f"--run-dir {run_dir} is not under {mount}, where the shared claim is mounted.")
+        if "--overwrite" in self.words:
+            found.append(
+                "--overwrite is among the words: each new pod would obey it and remove the backup from which it is to"
+                " go on, and Kubernetes does not tell a pod that it is not the first. Leave it out, and give a new"
+                " --run-dir."
+            )
         return found
 
     def remarks_about_pods(self) -> list[str]:
@@ -139,15 +140,12 @@ class Job:
         return [f"--data-dir {data_dir} is not under {self.shared_mount}: the image must hold it."]
 
 
-def words_of(run_dir: Path, *, changes: Sequence[str] = ()) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The command line that asks for what a run was asked for.
+def words_of(run_dir: Path, *, changes: Sequence[str] = ()) -> tuple[str, ...]:
+    """What follows `python` in the command line that asks for what a run was asked for, on whatever machines.
 
     Args:
       run_dir: of a run that a recipe made or began.
       changes: flags that override what the run's config.yaml says. `--run-dir` belongs here: config.yaml has none.
-
-    Returns:
-      What follows `python`, and remarks about what was left out.
 
     Raises:
       RunError: no recipe made that folder.
@@ -159,15 +157,7 @@ def words_of(run_dir: Path, *, changes: Sequence[str] = ()) -> tuple[tuple[str, 
             f"{run_dir} was made by no recipe: its provenance.json names none."
             "\n  Say what is to run: ... -- -m recipes.train_distributed --run-dir RUN"
         )
-    settings = dict(run.config)
-    remarks = []
-    if settings.get("strategy") in _ONE_MACHINE:
-        remarks.append(
-            f"{run_dir.name} was made with --strategy {settings.pop('strategy')}; here workers train together."
-        )
-    for name in _ABOUT_THE_MACHINES:
-        settings.pop(name, None)
-    return ("-m", f"recipes.{recipe}", *_flags(settings), *changes), tuple(remarks)
+    return ("-m", f"recipes.{recipe}", *_flags(run.config), *changes)
 
 
 def _flags(settings: Mapping[str, Any]) -> list[str]:

@@ -48,7 +48,7 @@ def manifest(kind: str, job: Job) -> str:
         raise ConfigError(f"A manifest of kind {kind!r} is not known. Use one of: {', '.join(KINDS)}.")
     job.check(kubernetes=True)
     objects, remarks = _DESCRIBE[kind](job)
-    told = (_PORT_REMARK, *remarks, *job.remarks_about_pods(), *job.remarks)
+    told = (_PORT_REMARK, *remarks, *job.remarks_about_pods())
     comments = "\n".join(
         textwrap.fill(remark, 110, initial_indent="# ", subsequent_indent="# ") for remark in told
     )
@@ -72,14 +72,13 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 def write(chosen: argparse.Namespace) -> int:
     """Do what the command line asked for; returns the exit code."""
     words: tuple[str, ...] = tuple(chosen.words)
-    remarks: tuple[str, ...] = ()
     name = chosen.name
     if chosen.from_run is not None:
         name = name or _name_of(chosen.from_run)
-        words, remarks = _words_of(chosen, name)
+        words = _words_of(chosen, name)
     fields = {field.name for field in dataclasses.fields(Job)}
     given = {key: value for key, value in vars(chosen).items() if key in fields and value is not None}
-    job = Job(**{**given, "words": words, "remarks": remarks, "name": name or Job.name})
+    job = Job(**{**given, "words": words, "name": name or Job.name})
     text = manifest(chosen.kind, job)
     if chosen.output is None:
         print(text, end="")
@@ -135,7 +134,7 @@ def _name_of(run_dir: Path) -> str:
     return plain if plain[:1].isalpha() else f"run-{plain}".strip("-")
 
 
-def _words_of(chosen: argparse.Namespace, name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _words_of(chosen: argparse.Namespace, name: str) -> tuple[str, ...]:
     if chosen.words[:1] == ["-m"]:
         raise ConfigError(
             f"Both --from-run {chosen.from_run} and {' '.join(chosen.words[:2])} say what is to run."

@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from tfkit import cluster, process
-from tfkit.run import METRICS, SAVED_MODEL
+from tfkit import cluster, process, pulse
+from tfkit.claim import METRICS, RESTARTED_VARIABLE, SAVED_MODEL
+from tfkit.launch import cores
 
 # Exit codes of a recipe: see tfkit.cli.
 WRONG_USAGE = 2
@@ -71,8 +72,12 @@ class Desk:
         self._lines: list[tuple[str, str]] = []
         self._stop: int | None = None
 
-    def join(self, attempt: str, rank: int, address: str) -> list[str] | None:
-        """Give this worker's address; returns those of all as soon as all have given theirs."""
+    def join(self, attempt: str, rank: int, address: str) -> tuple[list[str], int] | None:
+        """Give this worker's address.
+
+        Returns:
+          Those of all, and how many attempts before this one came so far; None until all have given theirs.
+        """
         if attempt not in self._attempts and self._attempts:
             count = len(self._attempts)
             self._say(
@@ -80,7 +85,10 @@ class Desk:
             )
         joined = self._attempts.setdefault(attempt, {})
         joined[rank] = address
-        return [joined[index] for index in range(self._workers)] if len(joined) == self._workers else None
+        if len(joined) < self._workers:
+            return None
+        met = [name for name, found in self._attempts.items() if len(found) == self._workers]
+        return [joined[index] for index in range(self._workers)], met.index(attempt)
 
     def exchange(self, lines: list[tuple[str, str]]) -> int | None:
         """Leave lines for the launcher, as (stream, text); returns the exit code with which all must stop."""
@@ -138,12 +146,13 @@ def train(config: dict[str, Any]) -> None:
         reason = f"{socket.gethostname()} has no folder {job.folder}, in which the job is to run"
         ray.get(desk.ended.remote(attempt, rank, WRONG_USAGE, reason))
         return
-    addresses = _meet(desk, attempt, rank)
+    addresses, restarts = _meet(desk, attempt, rank)
     # Ray has put this worker into a folder of the session, which goes with it.
-    pulse = Path(f"pulse-{attempt}-{rank}.json").absolute()
-    child = _start(job, addresses, rank=rank, peers=context.get_local_world_size(), pulse=pulse)
-    code = _attend(child, desk, rank=rank, pulse=pulse, grace_seconds=job.grace_seconds)
-    final = _why_final(code, pulse)
+    heard = Path(f"pulse-{attempt}-{rank}.json").absolute()
+    peers = context.get_local_world_size()
+    child = _start(job, addresses, rank=rank, restarts=restarts, peers=peers, heard=heard)
+    code = _attend(child, desk, rank=rank, heard=heard, grace_seconds=job.grace_seconds)
+    final = _why_final(code, heard)
     stop = ray.get(desk.ended.remote(attempt, rank, code, final))
     if stop is not None:
         return
@@ -156,8 +165,8 @@ def train(config: dict[str, Any]) -> None:
     _report(job.run_dir if rank == 0 else None)
 
 
-def _meet(desk: Any, attempt: str, rank: int) -> list[str]:
-    """Everyone's address. The port is free now; TensorFlow takes it some seconds later."""
+def _meet(desk: Any, attempt: str, rank: int) -> tuple[list[str], int]:
+    """Everyone's address, and the number of earlier starts. The port is free now; TensorFlow takes it later."""
     import ray
 
     host = ray.util.get_node_ip_address()
@@ -166,29 +175,32 @@ def _meet(desk: Any, attempt: str, rank: int) -> list[str]:
         port = probe.getsockname()[1]
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     deadline = time.monotonic() + _MEETING_SECONDS
-    while (addresses := ray.get(desk.join.remote(attempt, rank, address))) is None:
+    while (met := ray.get(desk.join.remote(attempt, rank, address))) is None:
         if time.monotonic() > deadline:
             raise RuntimeError(f"worker {rank} has waited {_MEETING_SECONDS:.0f} s for the others to start.")
         time.sleep(_POLL_SECONDS)
-    return list(addresses)
+    addresses, restarts = met
+    return list(addresses), int(restarts)
 
 
 def _start(
-    job: Job, addresses: Sequence[str], *, rank: int, peers: int, pulse: Path
+    job: Job, addresses: Sequence[str], *, rank: int, restarts: int, peers: int, heard: Path
 ) -> subprocess.Popen[bytes]:
     task = {"cluster": {"worker": list(addresses)}, "task": {"type": "worker", "index": rank}}
     # Ray gives each worker one CPU to plan with and pins none: the threads of all must fit into this machine.
-    threads = str(max((os.cpu_count() or 1) // peers, 1))
+    threads = max(len(cores.allowed()) // peers, 1)
+    # Ray sets the number of OpenMP's threads, to 1.
+    inherited = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     return subprocess.Popen(
         [sys.executable, "-S", "-c", _GUARD, str(os.getpid()), *job.words],
         cwd=job.folder,
         env={
-            "TF_NUM_INTRAOP_THREADS": threads,
-            "OMP_NUM_THREADS": threads,
-            **{name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"},
             **process.malloc_environment(),
+            **inherited,
+            **cores.threads_environment(threads, within=inherited),
             cluster.VARIABLE: json.dumps(task),
-            "TFKIT_PULSE": str(pulse),
+            pulse.VARIABLE: str(heard),
+            RESTARTED_VARIABLE: str(restarts),
         },
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -198,7 +210,7 @@ def _start(
 
 
 def _attend(
-    child: subprocess.Popen[bytes], desk: Any, *, rank: int, pulse: Path, grace_seconds: float
+    child: subprocess.Popen[bytes], desk: Any, *, rank: int, heard: Path, grace_seconds: float
 ) -> int:
     """Pass the process's lines and the order to stop on until it ends; returns its exit code."""
     import ray
@@ -218,7 +230,7 @@ def _attend(
         if stop is not None and deadline is None:
             child.send_signal(signal.SIGTERM)
             deadline = time.monotonic() + grace_seconds
-        if (deadline is not None and time.monotonic() > deadline) or _is_frozen(pulse):
+        if (deadline is not None and time.monotonic() > deadline) or _is_frozen(heard):
             child.kill()
         time.sleep(_POLL_SECONDS)
     for reader in readers:
@@ -228,18 +240,10 @@ def _attend(
     return code
 
 
-def _is_frozen(pulse: Path) -> bool:
+def _is_frozen(heard: Path) -> bool:
     """Whether a process that has told that it lives no longer does."""
-    beat = _last(pulse).get("beat")
-    return beat is not None and time.monotonic() - float(beat) > _FROZEN_SECONDS
-
-
-def _last(pulse: Path) -> dict[str, Any]:
-    """What the process has told last; empty where it tells nothing."""
-    try:
-        return dict(json.loads(pulse.read_text()))
-    except (OSError, ValueError, TypeError):
-        return {}
+    said = pulse.read(heard)
+    return said is not None and time.monotonic() - said.beat > _FROZEN_SECONDS
 
 
 def _read(stream: IO[bytes], name: str, prefix: str, lines: queue.SimpleQueue[tuple[str, str]]) -> None:
@@ -253,11 +257,11 @@ def _taken(lines: queue.SimpleQueue[tuple[str, str]]) -> list[tuple[str, str]]:
     return [lines.get() for _ in range(lines.qsize())]
 
 
-def _why_final(code: int, pulse: Path) -> str:
+def _why_final(code: int, heard: Path) -> str:
     """Why no restart would mend that end; empty where one may."""
-    gave_up = _last(pulse).get("gave_up")
-    if code and gave_up:
-        return str(gave_up)
+    said = pulse.read(heard)
+    if code and said is not None and said.gave_up:
+        return said.gave_up
     return {WRONG_USAGE: "what was asked cannot be done", SAVED_AND_STOPPED: "saved and stopped"}.get(
         code, ""
     )

@@ -25,7 +25,7 @@ _SCRIPT = """\
 # Submit it from the folder of the checkout, on storage that all nodes share. The run folder must be on such too.
 # TensorFlow's gRPC port ({lowest} to {highest}, by the job's number) is open to every interface of the nodes and asks
 # nobody who they are: let the cluster's firewall keep it inside.
-{remarks}
+
 # Not `uv run`: {workers} nodes would check one environment at once, and uv would pass SIGTERM on a second time.
 python=.venv/bin/python
 [ -x "$python" ] || python=python3
@@ -37,6 +37,8 @@ program=("$python" {words})
 task='trap : TERM; "$@"; code=$?; case $code in 1 | 2) code=$((200 + code)) ;; esac; exit $code'
 
 for attempt in $(seq 0 {restarts}); do
+  # So that --overwrite, which the words may hold, removes nothing at a restart.
+  export TFKIT_RESTARTED=$((attempt + ${{SLURM_RESTART_COUNT:-0}}))
   srun --kill-on-bad-exit=1 --wait=0 --cpus-per-task="$SLURM_CPUS_PER_TASK" bash -c "$task" worker "${{program[@]}}"
   code=$?
   case $code in
@@ -74,7 +76,6 @@ def script(job: Job) -> str:
         time=job.time_limit,
         lowest=slurm.LOWEST_PORT,
         highest=slurm.HIGHEST_PORT,
-        remarks="".join(f"# {remark}\n" for remark in job.remarks),
         words=shlex.join(words),
         restarts=job.max_restarts,
     )
