@@ -60,7 +60,6 @@ def test_ray_starts_the_processes_if_it_is_asked_to(monkeypatch):
     engine = types.ModuleType("tfkit.schedulers.ray_engine")
     engine.launch = lambda words, **settings: asked.append((words, settings)) or 0
     monkeypatch.setitem(sys.modules, engine.__name__, engine)
-    assert (
-        main(["launch", "--engine", "ray", "--workers", "4", "--max-restarts", "1", "--", "-m", "this"]) == 0
-    )
-    assert asked == [(("-m", "this"), {"workers": 4, "max_restarts": 1})]
+    options = ["--workers", "4", "--max-restarts", "1", "--grace-seconds", "9"]
+    assert main(["launch", "--engine", "ray", *options, "--", "-m", "this"]) == 0
+    assert asked == [(("-m", "this"), {"workers": 4, "max_restarts": 1, "grace_seconds": 9.0})]
