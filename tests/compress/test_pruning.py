@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-import tfkit.regimes
 from tfkit.compress import Prune, measure
 from tfkit.errors import CheckError, ConfigError, UsageError
 from tfkit.lite.inspect import inspect
@@ -105,6 +104,7 @@ def test_a_hub_layer_is_refused_and_its_variables_are_pruned_all_the_same(tmp_pa
 
 @pytest.mark.slow
 def test_an_interrupted_pruning_goes_on_where_it_was(digits, tmp_path):
+    from tfkit.backup import Cadence
     from tfkit.data import from_arrays
     from tfkit.run import Run
     from tfkit.training import train
@@ -130,17 +130,13 @@ def test_an_interrupted_pruning_goes_on_where_it_was(digits, tmp_path):
             return train(
                 lambda: digits.compile(stage.wrap(small, steps=epochs * splits.steps_per_epoch)),
                 splits, run=run, epochs=epochs, keep="last", strategy="one_device",
-                callbacks=[*stage.callbacks(), *callbacks], verbose=0,
+                callbacks=[*stage.callbacks(), *callbacks], cadence=Cadence(epoch_seconds=0.0), verbose=0,
             ).model  # fmt: skip
 
-    seconds, tfkit.regimes.AsUsual.backup_seconds = tfkit.regimes.AsUsual.backup_seconds, 0
-    try:
-        whole = stage.strip(go(tmp_path / "whole", []))
-        with pytest.raises(KeyboardInterrupt):
-            go(tmp_path / "parts", [Stop()])
-        parts = stage.strip(go(tmp_path / "parts", []))
-    finally:
-        tfkit.regimes.AsUsual.backup_seconds = seconds
+    whole = stage.strip(go(tmp_path / "whole", []))
+    with pytest.raises(KeyboardInterrupt):
+        go(tmp_path / "parts", [Stop()])
+    parts = stage.strip(go(tmp_path / "parts", []))
     stage.measure(small, parts)
     for one, other in zip(whole.get_weights(), parts.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)

@@ -141,7 +141,7 @@ def test_killed_and_started_again_it_ends_as_if_nothing_had_been(finished, photo
     arguments += [
         word for name, value in QUICK.items() for word in (f"--{name.replace('_', '-')}", str(value))
     ]
-    assert stopped(arguments, tmp_path / "run" / "backup" / "head" / "state.json", by=signal.SIGINT) == 3
+    assert stopped(arguments, tmp_path / "run" / "backup" / "head" / "00000001", by=signal.SIGINT) == 3
     assert stopped(arguments, tmp_path / "run" / "logs" / "graph" / "fine_tune", by=signal.SIGKILL) == -9
     assert not Run.open(tmp_path / "run").finished
     done = recipe(*arguments)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -82,23 +82,28 @@ def _flags_of(path: Path, config_class: type[RecipeConfig]) -> list[str]:
     names = [
         field.name for field in dataclasses.fields(config_class) if field.name not in ("config", "debug")
     ]
-    flags: list[str] = []
     problems = []
-    for name, value in settings.items():
+    for name in settings:
         if name not in names:
             near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
             problems.append(f"unknown key {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
-            continue
-        flag = f"--{str(name).replace('_', '-')}"
-        if isinstance(value, bool):
-            flags.append(flag if value else flag.replace("--", "--no-", 1))
-        elif isinstance(value, list):
-            flags += [flag, *map(str, value)]
-        else:
-            flags.append(f"{flag}={value}")
     if problems:
         raise ConfigError(f"{path}: " + "\n  ".join(problems) + f"\n  Known keys: {', '.join(names)}.")
-    return flags
+    return flags(settings)
+
+
+def flags(settings: Mapping[str, Any]) -> list[str]:
+    """The command line that says the same as these settings: each is the flag of its name."""
+    words: list[str] = []
+    for name, value in settings.items():
+        flag = f"--{str(name).replace('_', '-')}"
+        if isinstance(value, bool):
+            words.append(flag if value else flag.replace("--", "--no-", 1))
+        elif isinstance(value, list):
+            words += [flag, *map(str, value)]
+        else:
+            words.append(f"{flag}={value}")
+    return words
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

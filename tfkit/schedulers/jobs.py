@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
 
+from tfkit.config.parse import flags
 from tfkit.errors import ConfigError, RunError
 from tfkit.run import Run
 
@@ -157,21 +157,7 @@ def words_of(run_dir: Path, *, changes: Sequence[str] = ()) -> tuple[str, ...]:
             f"{run_dir} was made by no recipe: its provenance.json names none."
             "\n  Say what is to run: ... -- -m recipes.train_distributed --run-dir RUN"
         )
-    return ("-m", f"recipes.{recipe}", *_flags(run.config), *changes)
-
-
-def _flags(settings: Mapping[str, Any]) -> list[str]:
-    """As `tfkit.config.parse` reads a config file: each setting is the flag of its name."""
-    flags: list[str] = []
-    for name, value in settings.items():
-        flag = f"--{name.replace('_', '-')}"
-        if isinstance(value, bool):
-            flags.append(flag if value else flag.replace("--", "--no-", 1))
-        elif isinstance(value, list):
-            flags += [flag, *map(str, value)]
-        else:
-            flags.append(f"{flag}={value}")
-    return flags
+    return ("-m", f"recipes.{recipe}", *flags(run.config), *changes)
 
 
 def _value(words: Sequence[str], flag: str) -> str | None:
