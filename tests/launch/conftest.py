@@ -56,6 +56,14 @@ def written(folder: Path, program: str, *, before: str = "") -> Path:
     return path
 
 
+@pytest.fixture(autouse=True)
+def _hang_ups_count() -> Iterator[None]:
+    """Under nohup a SIGHUP is ignored, by all that the tests start too."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @pytest.fixture
 def script(tmp_path: Path) -> Callable[[str], Path]:
     """`script(program)`: the program as a file, for a launcher that the test starts itself."""
