@@ -28,6 +28,7 @@ from tfkit.__main__ import main
             "--workers does not go with --hosts",
         ),
         ("--hosts localhost:2222 --task-index 1 -- -m this", "0 to 0, on each host"),
+        ("--engine ray --hang-seconds 9 --no-pin -- -m this", "--hang-seconds, --pin: of the local launcher"),
     ],
 )
 def test_what_cannot_be_is_said_before_anything_starts(capsys, line, said):

@@ -138,6 +138,16 @@ def main(arguments: Sequence[str]) -> int:
 
 def _check(chosen: argparse.Namespace) -> None:
     """What contradicts itself."""
+    if chosen.engine == "ray":
+        defaults = parser().parse_args([])
+        names = ("parameter_servers", "hang_seconds", "join_seconds", "pin")
+        ours = [name for name in names if getattr(chosen, name) != getattr(defaults, name)]
+        if ours:
+            flags = ", ".join(f"--{name.replace('_', '-')}" for name in ours)
+            raise ConfigError(
+                f"{flags}: of the local launcher; with --engine ray, Ray places the workers and waits for them,"
+                " and one that is silent for 60 s counts as dead. Leave it out."
+            )
     if chosen.hosts is None:
         if chosen.task_index is not None:
             raise ConfigError(
