@@ -38,7 +38,8 @@ def train(splits, folder, *, callbacks=(), seed=0, optimizer="sgd", **asked):
 
 
 def weights(run):
-    loaded = tf.train.load_checkpoint(tf.train.latest_checkpoint(str(run.path / "backup" / "train")))
+    newest = sorted((run.path / "backup" / "train").glob("[0-9]*"))[-1]
+    loaded = tf.train.load_checkpoint(str(newest / "variables"))
     names = [name for name in loaded.get_variable_to_shape_map() if name.startswith("model/layer_with")]
     return np.concatenate([loaded.get_tensor(name).ravel() for name in sorted(names)])
 
