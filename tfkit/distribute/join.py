@@ -49,7 +49,11 @@ def wait(cluster: Cluster, *, seconds: float | None = None) -> None:
     absent = [index for index in range(cluster.size) if index != cluster.index]
     with _answering(cluster) as asked:
         while True:
-            absent = [index for index in absent if not _is_there(cluster, index)]
+            try:
+                absent = [index for index in absent if not _is_there(cluster, index)]
+            except AbsentError:
+                time.sleep(_LINGER_SECONDS)  # until the other one has found it out too
+                raise
             if not absent:
                 _linger(cluster, asked)
                 return
