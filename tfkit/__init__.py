@@ -19,9 +19,9 @@ from tfkit import errors, stack
 if TYPE_CHECKING:
     from tfkit import audit, compress, data, distribute, hub, lite, privacy
     from tfkit.data import Splits, from_arrays, load_images
+    from tfkit.fitting import fit
     from tfkit.hub import resolve
     from tfkit.run import Run
-    from tfkit.training import fit
 
     __version__: str
 
@@ -47,7 +47,7 @@ __all__ = [
 _HOME = {
     "Run": "tfkit.run",
     "Splits": "tfkit.data",
-    "fit": "tfkit.training",
+    "fit": "tfkit.fitting",
     "from_arrays": "tfkit.data",
     "load_images": "tfkit.data",
     "resolve": "tfkit.hub",

@@ -84,11 +84,6 @@ def current() -> Cluster:
     return Cluster(workers=workers, index=index, parameter_servers=servers, role=role)
 
 
-def become(config: str) -> None:
-    """Be the process that this TF_CONFIG describes: TensorFlow reads it from the environment."""
-    os.environ[VARIABLE] = config
-
-
 def is_loss_of_peer(error: BaseException) -> bool:
     """Whether this is what TensorFlow raises in one of several workers when another one is gone."""
     kind = type(error)

@@ -47,6 +47,7 @@ __all__ = [
     "malloc_is_tuned",
     "quantizer",
     "quiet",
+    "set_cluster",
     "tf",
     "tf_hub",
     "tf_privacy",
@@ -136,6 +137,11 @@ def devices() -> dict[str, list[str]]:
 def has_gpu() -> bool:
     """Whether TensorFlow sees a GPU."""
     return bool(devices()["GPU"])
+
+
+def set_cluster(config: str) -> None:
+    """Be the process that this TF_CONFIG describes; TensorFlow reads it when a strategy of several workers is made."""
+    os.environ["TF_CONFIG"] = config
 
 
 def malloc_is_tuned() -> bool:

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from tfkit import distribute, predictions, process, pulse, stopping
-from tfkit import run as runs
+from tfkit import distribute, process, pulse, stopping
 from tfkit.config import StrategyConfig
 from tfkit.data import Splits
 from tfkit.errors import ConfigError
-from tfkit.evaluation import save
 from tfkit.run import Run
 
 if TYPE_CHECKING:
@@ -202,91 +197,6 @@ def _verbosity(asked: int | None, run: Run) -> int:
     if not run.is_chief:
         return 0
     return asked if asked is not None else 1 if process.watched() else 2
-
-
-def fit(
-    build_model: Callable[[], keras.Model],
-    splits: Splits,
-    *,
-    run_dir: str | Path,
-    epochs: int,
-    strategy: str | tf.distribute.Strategy = "auto",
-    resume: bool = True,
-    seed: int = 0,
-    patience: int | None = None,
-    class_weights: str = "auto",
-    augment: Augmentation | None = None,
-    privacy: DPSGD | None = None,
-    cadence: Cadence | None = None,
-    callbacks: Sequence[keras.callbacks.Callback] = (),
-    verbose: int | None = None,
-) -> Run:
-    """Train your own compiled tf_keras model and get a run folder with its measurements and its SavedModel.
-
-    Args:
-      build_model: returns a compiled model whose output is [batch, classes]; called in the strategy's scope.
-      splits: see `tfkit.load_images` and `tfkit.from_arrays`.
-      run_dir: the folder; a run that was interrupted there goes on.
-      epochs: at most so many.
-      strategy: a name, see `tfkit.distribute.strategy`, or a tf.distribute strategy. Of several workers each calls
-        this, the chief writes the folder, and all read it in the end.
-      resume: whether to go on with what an interrupted run left; False begins anew.
-      seed: of initial weights, order, augmentation and dropout.
-      patience: epochs without a lower validation loss after which training stops.
-      class_weights: `auto` (when the largest class has over 3 times the examples of the smallest),
-        `always` or `never`.
-      augment: see `tfkit.data.Augmentation`.
-      privacy: train with differential privacy, with whatever optimizer is compiled; see `tfkit.privacy.DPSGD`.
-        The batch size of `splits` is then the expected one of the samples.
-      cadence: when it is saved on the way; see `tfkit.backup.Cadence`.
-      callbacks: stock Keras callbacks of your own.
-      verbose: Keras's own.
-
-    Returns:
-      The run, closed: metrics, history, model.
-
-    Example:
-      run = tfkit.fit(build_model, tfkit.load_images("digits", image_size=32), run_dir="runs/mine", epochs=5)
-      run.metrics["test/accuracy"]
-    """
-    from tfkit import export, stack
-    from tfkit.distribute.together import Together
-
-    began = time.monotonic()
-    config = {
-        "function": "tfkit.fit",
-        "data": splits.origin,
-        "data_fingerprint": splits.source.fingerprint,
-        "global_batch_size": splits.global_batch_size,
-        "epochs": epochs,
-        "seed": seed,
-        "patience": patience,
-        "class_weights": class_weights,
-        "augment": repr(augment),
-        "privacy": dataclasses.asdict(privacy) if privacy else None,
-    }
-    chosen = distribute.strategy(strategy)
-    with Run.create(run_dir, config=config, overwrite=not resume) as run:
-        run.labels = splits.class_names
-        run.versions = stack.versions()
-        run.provenance = {"data": splits.provenance}
-        # Class counts are private: with privacy, only a user who insists is told so.
-        weights = "never" if privacy and class_weights == "auto" else class_weights
-        trained = train(
-            build_model, splits, run=run, epochs=epochs, strategy=chosen, seed=seed, patience=patience,
-            class_weight=class_weight(splits, when=weights, run=run),
-            augment=augment, privacy=privacy, cadence=cadence, callbacks=callbacks, verbose=verbose,
-        )  # fmt: skip
-        if run.is_chief:
-            measured = predictions.evaluate(trained.model, splits)
-            run.record(measured.metrics("test"))
-            save(run.path / runs.EVALUATION, measured)
-            run.record(export.save(trained.model, run, splits, evaluation=measured))
-            run.record(
-                {"time/train_seconds": trained.seconds, "time/total_seconds": time.monotonic() - began}
-            )
-        Together(chosen).barrier()
-    return run
 
 
 def class_weight(splits: Splits, *, when: str, run: Run | None = None) -> dict[int, float] | None:

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, TypeVar
 
-from tfkit import cluster, pulse
+from tfkit import cluster, pulse, stack
 from tfkit.config import ReplicaConfig, StrategyConfig
 from tfkit.distribute.strategies import describe, logical_cpus, strategy
 from tfkit.errors import RunError
@@ -31,7 +31,7 @@ def locate(config: StrategyConfig) -> None:
     if config.cluster == "slurm" and not os.environ.get(cluster.VARIABLE):
         from tfkit.schedulers import slurm
 
-        cluster.become(slurm.tf_config())
+        stack.set_cluster(slurm.tf_config())
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
 """Run a job to its end: start all its processes, and start all again when one of them dies.
 
 TensorFlow's collectives cannot take back a single worker, so a death ends the whole attempt, and the next one
-goes on from the last backup, which the program itself makes and finds (`tfkit.training.fit` does).
+goes on from the last backup, which the program itself makes and finds (`tfkit.fit` does).
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ def tf_config(*, port_base: int | None = None) -> str:
       ConfigError: this is no task of srun; the nodes' names cannot be told; the tasks are laid out otherwise; something
         listens on this task's port already.
 
-    Example: os.environ["TF_CONFIG"] = slurm.tf_config(), before tf.distribute.MultiWorkerMirroredStrategy().
+    Example: stack.set_cluster(slurm.tf_config()), before tf.distribute.MultiWorkerMirroredStrategy().
     """
     said = os.environ
     missing = [name for name in ("SLURM_PROCID", "SLURM_STEP_NODELIST", "SLURM_STEP_ID") if name not in said]
