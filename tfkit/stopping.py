@@ -51,6 +51,15 @@ def on_signals() -> Iterator[Stop]:
             signal.signal(number, handler)
 
 
+def listen_again() -> None:
+    """Put Python's handlers of SIGTERM and SIGINT back where native code has replaced them unseen."""
+    if threading.current_thread() is threading.main_thread():
+        for number in _SIGNALS:
+            handler = signal.getsignal(number)
+            if handler is not None:
+                signal.signal(number, handler)
+
+
 def interrupt(number: int, frame: FrameType | None) -> None:
     """A handler that makes SIGTERM what SIGINT is: a KeyboardInterrupt where the program stands."""
     raise KeyboardInterrupt

@@ -169,11 +169,12 @@ def test_killed_and_frozen_it_ends_as_if_nothing_had_been(tmp_path, undisturbed)
 
 @pytest.mark.slow
 def test_told_to_stop_it_saves_and_one_process_goes_on_with_it(tmp_path, undisturbed):
-    """SIGTERM to the launcher: exit code 3, within an epoch; then two replicas of one process finish the run."""
-    job = Launched(tmp_path / "run", recipe=())
-    job.until_backup(1)
-    job.process.send_signal(signal.SIGTERM)
-    assert job.ended() == 3, job.output[-3000:]
+    """SIGTERM before and in training: exit code 3, within an epoch; then two replicas of one process finish the run."""
+    for moment in ("A step takes", "Epoch 2/8"):
+        job = Launched(tmp_path / "run", recipe=())
+        job.until_printed(moment)
+        job.process.send_signal(signal.SIGTERM)
+        assert job.ended() == 3, job.output[-3000:]
     state = json.loads(sorted((tmp_path / "run/backup/train").glob("[0-9]*/state.json"))[-1].read_text())
     assert not state["finished"]
     assert state["epoch"] >= 1
@@ -181,8 +182,13 @@ def test_told_to_stop_it_saves_and_one_process_goes_on_with_it(tmp_path, undistu
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr[-3000:]
     assert f"Resumed train at epoch {state['epoch'] + 1} of 8" in done.stdout
-    # Two processes add in another order than two replicas of one: in 300 steps that grew to 1e-5 at times.
-    assert_same(tmp_path / "run", undisturbed, within=1e-4)
+    # Two processes add in another order than two replicas of one, in the last bit; once in some 200 steps that turns
+    # a ReLU on or off, after which the weights part. So: the epoch after the resume is the same, the rest is alike.
+    resumed, expected = Run.open(tmp_path / "run").history, Run.open(undisturbed).history
+    assert list(resumed["epoch"]) == list(expected["epoch"])
+    after = state["epoch"] + 1
+    np.testing.assert_allclose(resumed["loss"][:after], expected["loss"][:after], atol=1e-3)
+    np.testing.assert_allclose(resumed["loss"], expected["loss"], atol=0.02)
     # Meanwhile, and afterwards, the folder is that run's.
     command[-2:] = ["--seed", "1"]
     other = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)

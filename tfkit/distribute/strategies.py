@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tfkit import cluster, pulse
+from tfkit import cluster, pulse, stopping
 from tfkit.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -138,6 +138,8 @@ def _multi_worker(here: cluster.Cluster) -> tf.distribute.Strategy:
             "The workers cannot be joined any more: TensorFlow has run an operation in this process.\n"
             '  Call tfkit.distribute.strategy("multi_worker_mirrored") first thing after the imports.'
         ) from error
+    # TensorFlow has put a handler of its own in place of Python's, which would swallow a request to stop.
+    stopping.listen_again()
     pulse.phase("working")
     return made
 
