@@ -1,0 +1,5 @@
+"""Strings to token ids on tensorflow-text: ragged inside, dense at a model's edge."""
+
+from tfkit.text.wordpiece import WordPiece
+
+__all__ = ["WordPiece"]
