@@ -23,8 +23,8 @@ class WordPiece:
     `lower_case` also Unicode NFD, lower case, and accents go.
 
     Attributes:
-      vocabulary: one piece a line of vocab.txt; a piece within a word begins with "##". It holds [PAD], [UNK], [CLS] and
-        [SEP].
+      vocabulary: one piece a line of vocab.txt; within a word it begins with "##". [PAD], [UNK], [CLS] and [SEP] are
+        among them.
       lower_case: whether case and accents are folded.
       max_length: ids of a text at most, [CLS] and [SEP] among them; what is longer is cut off at the end.
 
