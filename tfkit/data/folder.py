@@ -109,6 +109,7 @@ def _check_counts(
             splits=("train", *held_out) if split in (None, "train") else (split,),
             where=f"{found.root}/{split or ''}: ",
             hint=hint,
+            noun="images",
         )
 
 
