@@ -111,8 +111,9 @@ class WordPiece:
     def _tokenizer(self) -> Any:
         from tfkit.stack import tf, tf_text
 
-        return tf_text.FastBertTokenizer(
-            vocab=list(self.vocabulary),
-            token_out_type=tf.int32,
-            lower_case_nfd_strip_accents=self.lower_case,
-        )
+        with tf.init_scope():  # its constants outlive the graph in which it is first asked for
+            return tf_text.FastBertTokenizer(
+                vocab=list(self.vocabulary),
+                token_out_type=tf.int32,
+                lower_case_nfd_strip_accents=self.lower_case,
+            )
