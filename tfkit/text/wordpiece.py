@@ -111,7 +111,8 @@ class WordPiece:
     def _tokenizer(self) -> Any:
         from tfkit.stack import tf, tf_text
 
-        with tf.init_scope():  # its constants outlive the graph in which it is first asked for
+        # Its tables are tensors: made in the graph that first asks for them, no other could use them.
+        with tf.init_scope():
             return tf_text.FastBertTokenizer(
                 vocab=list(self.vocabulary),
                 token_out_type=tf.int32,
