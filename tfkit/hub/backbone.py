@@ -89,7 +89,7 @@ class Backbone:
         Returns:
           float32 [batch, image_size, image_size, 3] in [0, 1] to float32 [batch, feature_size].
         """
-        model = bundled.MODELS.get(self.handle)
+        model = bundled.image_model(self.handle)
         return model.functional(image_size=image_size) if model else None
 
     def graph(self, spec: Any, *, trainable: str) -> tuple[Any, Any]:
