@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from tfkit.config.transfer import TransferConfig
 from tfkit.errors import ConfigError
 
 ENCODER, EMBEDDED = "minilm-l6-v2", "docstrings"
+_LOOKED_AT, _IMAGES = 1000, {".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp"}
 LIGHT = "light"
 """The model handle that stands for a small model trained from scratch, on a vocabulary of its own."""
 
@@ -39,7 +41,10 @@ class TextColumns(DataConfig):
     @property
     def of_texts(self) -> bool:
         """Whether the data are texts, where they could be images too."""
-        return self.data_file is not None or (self.data_dir is None and self.dataset == EMBEDDED)
+        if self.data_dir is None:
+            return self.data_file is not None or self.dataset == EMBEDDED
+        endings = {path.suffix.lower() for path in itertools.islice(self.data_dir.glob("*/*.*"), _LOOKED_AT)}
+        return ".txt" in endings and not endings & _IMAGES
 
     @property
     def encoder_handle(self) -> str:

@@ -36,7 +36,9 @@ def build() -> keras.Model:
     """
     from tfkit.stack import keras, tf
 
-    inputs = {name: keras.Input((None,), dtype=tf.int32, name=name) for name in ("input_word_ids", "input_mask")}
+    inputs = {
+        name: keras.Input((None,), dtype=tf.int32, name=name) for name in ("input_word_ids", "input_mask")
+    }
     return keras.Model(inputs, encode(**inputs)[1], name="minilm_l6_v2")
 
 

@@ -14,11 +14,15 @@ from tfkit.hub.saved_model import Interface
 if TYPE_CHECKING:
     import tensorflow as tf
 
+    from tfkit.data import Splits
     from tfkit.stack import keras
     from tfkit.text import WordPiece
 
 WORDS, MASK, TYPES = "input_word_ids", "input_mask", "input_type_ids"
 """What a preprocessor of TF Hub's convention gives, int32 [b, n]."""
+
+AFFORDABLE_TEXTS = 1000
+FINE_TUNE_EPOCHS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +133,34 @@ class TextEncoder:
         for layer in flat.layers:
             layer.trainable = trainable == "all" or (trainable == "top" and minilm.is_top(layer.name))
         return texts, features
+
+    @property
+    def stages(self) -> bool:
+        """Whether its later half can be trained without its earlier one."""
+        return self.tokenizer is not None
+
+    @property
+    def fine_tune_epochs(self) -> int:
+        """How many are worth their time."""
+        return FINE_TUNE_EPOCHS
+
+    def cost_of_epoch(self, splits: Splits) -> tuple[bool, str]:
+        """Whether an epoch of all its layers is a matter of a minute on a CPU, and what there is to compute."""
+        texts = len(splits.indices["train"])
+        return texts <= AFFORDABLE_TEXTS, f"{texts} texts"
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """Where it came from and what it is, as plain values."""
+        return {
+            "handle": self.handle,
+            "preprocessor": self.preprocessor.handle if self.preprocessor else None,
+            "digest": self.digest,
+            "licence": self.licence,
+            "parameters": self.parameters,
+            "feature_size": self.feature_size,
+            "max_length": self.max_length,
+        }
 
     def check(self, *, trainable: bool = False) -> TextEncoder:
         """Make sure, before any training, that the parts fit each other and can do the job.

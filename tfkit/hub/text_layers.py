@@ -65,9 +65,9 @@ def embedding_rows(path: Path, digest: str, *, interface: Interface) -> int | No
     try:
         with tf.device("CPU:0"):  # a GPU gives zeros
             signature = interface.signature if interface.way == "signature" else None
-            tf_hub.KerasLayer(load(path), signature=signature, signature_outputs_as_dict=bool(signature) or None)(
-                asked
-            )
+            tf_hub.KerasLayer(
+                load(path), signature=signature, signature_outputs_as_dict=bool(signature) or None
+            )(asked)
     except (tf.errors.OpError, ValueError, TypeError) as error:
         found = re.search(r"= 2147483647 is not in \[0, (\d+)\)", str(error))
         return int(found[1]) if found else None

@@ -129,7 +129,11 @@ def _length(encoder: TextEncoder) -> Iterator[str]:
 
 def takes_strings(inputs: tuple[Tensor, ...]) -> bool:
     """Whether these are one batch of strings."""
-    return len(inputs) == 1 and inputs[0].dtype == "string" and (inputs[0].shape is None or len(inputs[0].shape) == 1)
+    return (
+        len(inputs) == 1
+        and inputs[0].dtype == "string"
+        and (inputs[0].shape is None or len(inputs[0].shape) == 1)
+    )
 
 
 def _listed(tensors: tuple[Tensor, ...]) -> str:

@@ -46,7 +46,9 @@ def describe(
     }
     run.record({"data/skipped_files": len(splits.skipped), "data/other_files": splits.other_files})
     run.record({f"data/{split}_examples": len(indices) for split, indices in splits.indices.items()})
-    for note in (*(backbone.notes if backbone is not None else ()), *splits.notes):
+    # What was found in private texts, such as how many are there twice, is theirs to keep.
+    found = splits.notes if show_examples or splits.kind != "texts" else ()
+    for note in (*(backbone.notes if backbone is not None else ()), *found):
         run.note(note)
     if show_examples:
         shown.samples(run, splits)
