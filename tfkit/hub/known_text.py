@@ -90,7 +90,11 @@ _TABLE = (
     _bert("tensorflow/bert_en_uncased_L-12_H-768_A-12/4", 768, 109.5),
     _bert("tensorflow/bert_en_cased_L-12_H-768_A-12/4", 768, 108.3, "bert_en_cased"),
     _bert(
-        "tensorflow/bert_multi_cased_L-12_H-768_A-12/4", 768, 177.9, "bert_multi_cased", languages="104 languages"
+        "tensorflow/bert_multi_cased_L-12_H-768_A-12/4",
+        768,
+        177.9,
+        "bert_multi_cased",
+        languages="104 languages",
     ),
     _bert("tensorflow/small_bert/bert_en_uncased_L-2_H-128_A-2/2", 128, 4.4),
     _bert("tensorflow/small_bert/bert_en_uncased_L-4_H-256_A-4/2", 256, 11.2),

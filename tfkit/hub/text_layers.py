@@ -65,9 +65,9 @@ def embedding_rows(path: Path, digest: str, *, interface: Interface) -> int | No
     try:
         with tf.device("CPU:0"):  # a GPU gives zeros
             signature = interface.signature if interface.way == "signature" else None
-            tf_hub.KerasLayer(load(path), signature=signature, signature_outputs_as_dict=bool(signature) or None)(
-                asked
-            )
+            tf_hub.KerasLayer(
+                load(path), signature=signature, signature_outputs_as_dict=bool(signature) or None
+            )(asked)
     except (tf.errors.OpError, ValueError, TypeError) as error:
         found = re.search(r"= 2147483647 is not in \[0, (\d+)\)", str(error))
         return int(found[1]) if found else None
@@ -75,7 +75,7 @@ def embedding_rows(path: Path, digest: str, *, interface: Interface) -> int | No
 
 
 def pieces_of(preprocessor: Path) -> int | None:
-    """How many ids a preprocessor makes, by its vocabulary among the assets; None where there is none of a known kind."""
+    """How many ids a preprocessor makes, by the vocabulary among its assets; None where it shows none."""
     for path in sorted((preprocessor / "assets").glob("*")):
         content = path.read_bytes()
         if path.suffix == ".txt" and b"[SEP]" in content:
