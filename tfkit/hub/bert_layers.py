@@ -1,7 +1,7 @@
 """What BERT has that stock tf_keras layers do not: small layers without kernels, so that Dense holds them all.
 
-keras.layers.MultiHeadAttention keeps its kernels as [inputs, heads, size] and multiplies by einsum, which TFLite neither
-quantizes by row nor runs as a fully connected operation.
+keras.layers.MultiHeadAttention keeps its kernels as [inputs, heads, size] and multiplies by einsum; TFLite's fully
+connected operation, which is what it quantizes best, has a kernel of two axes.
 """
 
 from __future__ import annotations

@@ -1,13 +1,12 @@
 """MiniLM-L6, a small BERT that makes vectors of sentences, as a plain functional tf_keras model.
 
-Source: Devlin et al. 2018 (arXiv:1810.04805) for the network, Wang et al. 2020 (arXiv:2002.10957) for its size, Reimers &
-Gurevych 2019 (arXiv:1908.10084) for the vector of a sentence: the mean over its tokens, of length 1.
+Source: Devlin et al. 2018 (arXiv:1810.04805) for the network, Wang et al. 2020 (arXiv:2002.10957) for its size,
+Reimers & Gurevych 2019 (arXiv:1908.10084) for the vector of a sentence: the mean over its tokens, of length 1.
 Dropout is left out: what a resumed training draws would be other numbers.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -64,12 +63,6 @@ def encode(input_word_ids: Any, input_mask: Any, input_type_ids: Any = None) -> 
     for i in range(LAYERS):
         x = _block(x, input_mask, f"layer{i}")
     return x, bert_layers.Mean(name="sentence")([x, input_mask])
-
-
-def is_top(layer: str) -> bool:
-    """Whether the layer of this name is in the later half of the network."""
-    found = re.match(r"layer(\d+)_", layer)
-    return found is not None and int(found[1]) >= LAYERS // 2
 
 
 def set_weights(model: keras.Model, tensors: Mapping[str, np.ndarray]) -> None:
