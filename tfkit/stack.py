@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     keras_3: Any
     tf_hub: Any
     tf_text: Any
+    tf_text_ops: Any
+    tf_text_vocabulary: Any
     tfmot: Any
     litert: Any
     litert_schema: Any
@@ -52,6 +54,8 @@ __all__ = [
     "tf_hub",
     "tf_privacy",
     "tf_text",
+    "tf_text_ops",
+    "tf_text_vocabulary",
     "tfmot",
     "tfmot_module",
     "versions",
@@ -64,6 +68,11 @@ _LAZY = {
     "keras_3": ("keras", "keras"),  # for its functions on tensors; its models do not fit the others
     "tf_hub": ("tensorflow_hub", "tensorflow-hub", "setuptools"),
     "tf_text": ("tensorflow_text", "tensorflow-text"),
+    "tf_text_ops": ("tensorflow_text.tflite_registrar", "tensorflow-text"),  # for TFLite's interpreters
+    "tf_text_vocabulary": (
+        "tensorflow_text.tools.wordpiece_vocab.bert_vocab_from_dataset",
+        "tensorflow-text",
+    ),
     "tfmot": ("tensorflow_model_optimization", "tensorflow-model-optimization"),
     "litert": ("ai_edge_litert.interpreter", "ai-edge-litert"),
     "litert_schema": ("ai_edge_litert.schema_py_generated", "ai-edge-litert"),  # of the .tflite format

@@ -1,11 +1,11 @@
-"""The tokenizer as a layer, at the edge of a model that takes strings."""
+"""The tokenizer as a layer, at the edge of a model that takes strings, and the mean over what it gives."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from tfkit.stack import keras
-from tfkit.text.wordpiece import WordPiece
+from tfkit.stack import keras, tf
+from tfkit.text.tokenizer import Tokenizer
 
 TOKENS = "tokens"
 """The layer's name: what stands after it takes ids."""
@@ -14,13 +14,27 @@ TOKENS = "tokens"
 class Tokens(keras.layers.Layer):
     """Strings to the inputs of an encoder; it has no weights.
 
-    Call: UTF-8 [b] to `input_word_ids`, `input_mask` and `input_type_ids`, int32 [b, longest of the batch].
+    Call: UTF-8 [b] to `input_word_ids`, `input_mask` and `input_type_ids`, int32 [b, longest of the batch], or
+    [b, length] where that is given.
     """
 
-    def __init__(self, tokenizer: WordPiece, *, name: str = TOKENS) -> None:
+    def __init__(self, tokenizer: Tokenizer, *, length: int | None = None, name: str = TOKENS) -> None:
         super().__init__(name=name, trainable=False, dtype="int32")
         self.tokenizer = tokenizer
+        self.length = length
 
     def call(self, strings: Any) -> dict[str, Any]:
         """The ids, dense."""
-        return self.tokenizer.dense(strings)
+        return self.tokenizer.dense(strings, length=self.length)
+
+
+class MaskedMean(keras.layers.Layer):
+    """The mean of the vectors of a text's ids, without its padding.
+
+    Call: float32 [b, t, d] and the mask, int32 [b, t], at least one of a row being 1; to float32 [b, d].
+    """
+
+    def call(self, vectors: Any, mask: Any) -> Any:
+        """The mean."""
+        weights = tf.cast(mask, vectors.dtype)[:, :, tf.newaxis]
+        return tf.reduce_sum(vectors * weights, axis=1) / tf.reduce_sum(weights, axis=1)

@@ -111,8 +111,10 @@ class WordPiece:
     def _tokenizer(self) -> Any:
         from tfkit.stack import tf, tf_text
 
-        return tf_text.FastBertTokenizer(
-            vocab=list(self.vocabulary),
-            token_out_type=tf.int32,
-            lower_case_nfd_strip_accents=self.lower_case,
-        )
+        # Its tables are tensors: made in the graph that first asks for them, no other could use them.
+        with tf.init_scope():
+            return tf_text.FastBertTokenizer(
+                vocab=list(self.vocabulary),
+                token_out_type=tf.int32,
+                lower_case_nfd_strip_accents=self.lower_case,
+            )

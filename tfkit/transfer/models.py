@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tfkit.errors import CheckError
-from tfkit.hub import Backbone
+from tfkit.hub import Backbone, TextEncoder
+from tfkit.hub.freezing import freeze
 
 if TYPE_CHECKING:
-    from tfkit.stack import keras
+    from tfkit.stack import keras, tf
 
 CLASSIFIER = "classifier"
 DROPOUT = 0.2
@@ -26,11 +27,11 @@ class Top:
 
     Attributes:
       logits: from features [batch, d] and the number of classes; its last layer is named "classifier".
-      optimizer: from the peak of the learning rate and the number of steps.
+      optimizer: from the peak of the learning rate, the number of steps and the model.
     """
 
     logits: Callable[[Any, int], Any]
-    optimizer: Callable[[float, int], Any]
+    optimizer: Callable[[float, int, Any], Any]
 
 
 def head(
@@ -52,18 +53,32 @@ def head(
 
     inputs = keras.Input([feature_size], name="features")
     top = top or plain_top()
-    return compiled(keras.Model(inputs, top.logits(inputs, classes)), top.optimizer(learning_rate, steps))
+    model = keras.Model(inputs, top.logits(inputs, classes))
+    return compiled(model, top.optimizer(learning_rate, steps, model))
 
 
-def plain_top(dropout: float = DROPOUT, *, warmup: float = WARMUP_SHARE, optimizer: str = "adam") -> Top:
-    """Dropout and a dense layer, trained with `schedule` by `adam`, or by `sgd` with a momentum of 0.9."""
+def plain_top(
+    dropout: float = DROPOUT,
+    *,
+    warmup: float = WARMUP_SHARE,
+    optimizer: str = "adam",
+    layer_decay: float = 1.0,
+) -> Top:
+    """Dropout and a dense layer, trained with `schedule` by `adam`, or by `sgd` with a momentum of 0.9.
+
+    With a `layer_decay` below 1 the layers of a transformer learn at rates of their own, see `LayerwiseAdam`.
+    """
     from tfkit.stack import keras
 
     def logits(features: Any, classes: int) -> Any:
         return _dense(keras.layers.Dropout(dropout, name="dropout")(features), classes)
 
-    def optimize(peak: float, steps: int) -> Any:
+    def optimize(peak: float, steps: int, model: keras.Model) -> Any:
         rate = schedule(peak, steps=steps, warmup=warmup)
+        if layer_decay < 1:
+            from tfkit.transfer import layerwise
+
+            return layerwise.LayerwiseAdam(rate, shares=layerwise.shares(model, layer_decay))
         if optimizer == "adam":
             return keras.optimizers.Adam(rate)
         return keras.optimizers.SGD(rate, momentum=0.9)
@@ -98,15 +113,15 @@ def private_top(mean: np.ndarray | None = None) -> Top:
 
     return Top(
         logits=logits,
-        optimizer=lambda peak, steps: keras.optimizers.SGD(schedule(peak, steps=steps), momentum=0.9),
+        optimizer=lambda peak, steps, model: keras.optimizers.SGD(schedule(peak, steps=steps), momentum=0.9),
     )
 
 
 def whole(
-    backbone: Backbone,
+    backbone: Backbone | TextEncoder,
     classes: int,
     *,
-    image_size: int,
+    spec: tf.TensorSpec,
     learning_rate: float,
     steps: int,
     trainable: str,
@@ -121,7 +136,7 @@ def whole(
     Args:
       backbone: a bundled one becomes a functional model, any other a hub.KerasLayer.
       classes: how many the model tells apart.
-      image_size: side of the images in pixels.
+      spec: of one example: of an image float32 [s, s, 3] in [0, 1], of a text a string.
       learning_rate: the peak, see `schedule`.
       steps: of this stage of the training.
       trainable: `none` (the head alone), `top` (the later half of a functional backbone too) or `all`.
@@ -131,23 +146,16 @@ def whole(
         GPU. Weights and logits are float32 in any case.
 
     Returns:
-      float32 [batch, image_size, image_size, 3] in [0, 1] to logits float32 [batch, classes].
+      A batch of examples to logits float32 [batch, classes].
 
     Raises:
       CheckError: the backbone was to be trained and has nothing that can be.
     """
     from tfkit.stack import keras
 
-    with _policy(precision):
-        base = backbone.functional(image_size=image_size)
-    if base is not None:
-        _freeze(base, trainable)
-        inputs, features = base.input, base.output
-    else:
-        low, high = backbone.input_range
-        inputs = keras.Input([image_size, image_size, 3], name="images")
-        scaled = keras.layers.Rescaling(high - low, offset=low, name="input_range")(inputs)
-        features = backbone.layer(trainable=trainable != "none")(scaled, training=False)
+    # A hub.KerasLayer computes in what it was exported in.
+    with _policy(precision if backbone.stages else "float32"):
+        inputs, features = backbone.graph(spec, trainable=trainable)
     top = top or plain_top()
     model = keras.Model(inputs, top.logits(features, classes))
     if trainable != "none" and len(model.trainable_variables) <= len(model.layers[-1].weights):
@@ -160,7 +168,7 @@ def whole(
         )
         target.set_weights(source.get_weights())
     with _policy(precision):  # float16 gradients need an optimizer that scales the loss
-        return compiled(model, top.optimizer(learning_rate, steps))
+        return compiled(model, top.optimizer(learning_rate, steps, model))
 
 
 def schedule(peak: float, *, steps: int, warmup: float = WARMUP_SHARE) -> Any:
@@ -215,15 +223,4 @@ def compiled(model: keras.Model, optimizer: Any) -> keras.Model:
 
 def unfreeze(model: keras.Model) -> None:
     """Make all layers trainable but batch normalisation, which stays in inference mode."""
-    _freeze(model, "all")
-
-
-def _freeze(base: keras.Model, trainable: str) -> None:
-    from tfkit.stack import keras
-
-    weighted = [layer for layer in base.layers if layer.weights]
-    frozen = {"none": len(weighted), "top": len(weighted) // 2, "all": 0}[trainable]
-    for place, layer in enumerate(weighted):
-        # A frozen BatchNormalization runs in inference mode also during training.
-        normalises = isinstance(layer, keras.layers.BatchNormalization)
-        layer.trainable = place >= frozen and not normalises
+    freeze(model, "all")

@@ -13,24 +13,22 @@ from tfkit import distribute, hub, predictions, stack, training
 from tfkit.config import TransferConfig
 from tfkit.data import Augmentation, Splits
 from tfkit.evaluation import Evaluation
-from tfkit.hub import Backbone
+from tfkit.hub import Backbone, TextEncoder
 from tfkit.run import Run
 from tfkit.transfer import models
 
 if TYPE_CHECKING:
     from tfkit.stack import keras, tf
 
-FINE_TUNE_EPOCHS = 5
-AFFORDABLE_MEGAPIXELS = 20
 TOP_SHARE = 1 / 3
 
 
 @dataclass(frozen=True, kw_only=True)
 class Classifier:
-    """A trained model of images and what it says of the test split.
+    """A trained model and what it says of the test split.
 
     Attributes:
-      model: float32 [batch, s, s, 3] in [0, 1] to logits [batch, classes].
+      model: images float32 [batch, s, s, 3] in [0, 1], or texts [batch], to logits [batch, classes].
       evaluation: on the test split.
       test_features: float32 [n, d], what its last layer sees of the test split, in the split's order.
     """
@@ -42,7 +40,7 @@ class Classifier:
 
 def train(
     run: Run,
-    backbone: Backbone,
+    backbone: Backbone | TextEncoder,
     splits: Splits,
     config: TransferConfig,
     *,
@@ -53,11 +51,11 @@ def train(
     Args:
       run: gets the logs, the measurements and what was decided.
       backbone: see `tfkit.hub.resolve`.
-      splits: of images, float32 [batch, s, s, 3] in [0, 1].
+      splits: of images, float32 [batch, s, s, 3] in [0, 1], or of texts.
       config: what to train.
       strategy: of all stages; None: the one that the settings name.
     """
-    classes, size = len(splits.class_names), int(splits.spec.shape[0])
+    classes = len(splits.class_names)
     augment = Augmentation.preset(config.augment)
     features = stored_features(run, backbone, splits, config)
     stage = functools.partial(
@@ -70,7 +68,7 @@ def train(
         cadence=training.cadence(config),
         class_weight=training.class_weight(splits, when=config.class_weights, run=run),
     )
-    whole = functools.partial(models.whole, backbone, classes, image_size=size)
+    whole = functools.partial(models.whole, backbone, classes, spec=splits.spec)
     of_head = _settings(config, splits)
     if features is not None:
         trained = stage(plain_head(config, backbone, features), features, stage="head", epochs=config.epochs)
@@ -87,7 +85,7 @@ def train(
             learning_rate=config.fine_tune_learning_rate,
             steps=steps,
             head=trained.model,
-            top=models.plain_top(warmup=config.warmup),
+            top=models.plain_top(warmup=config.warmup, layer_decay=config.layer_decay),
             precision="mixed_float16" if stack.has_gpu() else "float32",
         )
         before = trained.val_loss
@@ -107,7 +105,9 @@ def train(
     )
 
 
-def plain_head(config: TransferConfig, backbone: Backbone, features: Splits) -> Callable[[], keras.Model]:
+def plain_head(
+    config: TransferConfig, backbone: Backbone | TextEncoder, features: Splits
+) -> Callable[[], keras.Model]:
     """What builds the head that is trained on these features."""
     return functools.partial(
         models.head, backbone.feature_size, len(features.class_names), **_settings(config, features)
@@ -122,7 +122,9 @@ def _settings(config: TransferConfig, splits: Splits) -> dict[str, Any]:
     }
 
 
-def stored_features(run: Run, backbone: Backbone, splits: Splits, config: TransferConfig) -> Splits | None:
+def stored_features(
+    run: Run, backbone: Backbone | TextEncoder, splits: Splits, config: TransferConfig
+) -> Splits | None:
     """The same splits with the frozen backbone's features in place of the images; None when they do not serve."""
     run.record({"time/features_seconds": 0.0})
     if not config.features:
@@ -139,25 +141,25 @@ def stored_features(run: Run, backbone: Backbone, splits: Splits, config: Transf
 
 
 def _fine_tuning(
-    run: Run, backbone: Backbone, splits: Splits, config: TransferConfig
+    run: Run, backbone: Backbone | TextEncoder, splits: Splits, config: TransferConfig
 ) -> list[tuple[str, int, str]]:
     """The stages that train the backbone: (name, epochs, what is trainable)."""
     epochs = config.fine_tune_epochs
     if epochs is None:
-        megapixels = len(splits.indices["train"]) * int(splits.spec.shape[0]) ** 2 / 1e6
         if not backbone.trainable_variables:
             run.note(f"Fine-tuning is off: {backbone.handle} has no trainable weights.")
             return []
-        affordable = stack.has_gpu() or megapixels <= AFFORDABLE_MEGAPIXELS
-        epochs = FINE_TUNE_EPOCHS if affordable else 0
+        cheap, cost = backbone.cost_of_epoch(splits)
+        affordable = cheap or stack.has_gpu()
+        epochs = backbone.fine_tune_epochs if affordable else 0
         run.note(
             f"Fine-tuning is on: {epochs} epochs of the whole model (--fine-tune-epochs 0 leaves it out)."
             if affordable
-            else f"Fine-tuning is off: an epoch of {megapixels:.0f} megapixels takes minutes on a CPU"
-            f" (--fine-tune-epochs {FINE_TUNE_EPOCHS} turns it on)."
+            else f"Fine-tuning is off: an epoch of {cost} takes minutes on a CPU"
+            f" (--fine-tune-epochs {backbone.fine_tune_epochs} turns it on)."
         )
     first = round(epochs * TOP_SHARE) if config.unfreeze == "staged" else 0
-    if first and backbone.functional(image_size=int(splits.spec.shape[0])) is None:
+    if first and not backbone.stages:
         run.note("Staged unfreezing is off: a hub.KerasLayer is trained as a whole or not at all.")
         first = 0
     stages = [("fine_tune_top", first, "top"), ("fine_tune", epochs - first, "all")]
