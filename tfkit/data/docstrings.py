@@ -76,7 +76,13 @@ def load_docstrings(*, held_out: Mapping[str, float], global_batch_size: int, se
     versions = {name: _version(name) for name in PACKAGES}
     key = files.digest("docstrings", versions, EACH, SHORTEST, LONGEST, _RECIPE, textstore.RECIPE)
     store = textstore.get(key, _Docstrings, size=10 << 20, class_names=tuple(PACKAGES))
-    indices = cut_texts(store, Groups(store), held_out=held_out, seed=seed, where="docstrings: ", hint="")
+    indices = cut_texts(
+        Groups(store.digests, store.labels),
+        store.class_names,
+        held_out=held_out,
+        seed=seed,
+        where="docstrings: ",
+    )
     return Splits(
         source=TextSource(store, store.entry["names"]),
         indices=indices,

@@ -70,7 +70,7 @@ def of_file(path: Path) -> Encoding:
         if not head.strip():
             raise DataError(f"{path} is empty.")
         marked = _marked(head)
-        check_text(head, str(path), marked=bool(marked))
+        check_text(head, str(path))
         if marked:
             return Encoding(marked, "replace", "" if marked == "utf-8-sig" else f"It is in {marked.upper()}.")
         while head:
@@ -103,15 +103,23 @@ def decode(content: bytes) -> tuple[str, str]:
         return content.decode(found.name, found.errors), name
 
 
-def check_text(head: bytes, what: str, *, marked: bool = False) -> None:
+def binary_kind(head: bytes) -> str:
+    """What a file is by its first bytes; empty for text."""
+    for start, kind in _SIGNATURES.items():
+        if head.startswith(start):
+            return kind
+    control = len(head) - len(head.translate(None, _CONTROL))
+    return "" if _marked(head) or control <= _BINARY_SHARE * len(head) else "a binary file"
+
+
+def check_text(head: bytes, what: str) -> None:
     """Refuse what is no text by its first bytes.
 
     Raises:
       DataError: it is a file of another kind.
     """
-    kind = next((kind for start, kind in _SIGNATURES.items() if head.startswith(start)), "")
-    control = len(head) - len(head.translate(None, _CONTROL))
-    if not kind and (marked or control <= _BINARY_SHARE * len(head)):
+    kind = binary_kind(head)
+    if not kind:
         return
     advice = {
         "a zip": "\n  A spreadsheet: save it as CSV, or pandas.read_excel(PATH).to_csv('mails.csv', index=False).",
@@ -120,9 +128,7 @@ def check_text(head: bytes, what: str, *, marked: bool = False) -> None:
         "Parque": "\n  Give it the ending .parquet.",
     }
     raise DataError(
-        f"{what} is no text: it is {kind or 'a binary file'}.{advice.get(kind[:6].strip(), '')}".replace(
-            "PATH", what
-        )
+        f"{what} is no text: it is {kind}.{advice.get(kind[:6].strip(), '')}".replace("PATH", what)
     )
 
 

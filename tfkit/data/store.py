@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from tfkit import files
 from tfkit.data import pixels
 from tfkit.data.decode import Unreadable, read_image
-from tfkit.data.scan import ImageFile
+from tfkit.data.scan import FoundFile
 from tfkit.data.shelf import CACHE_LIMIT, DISK_RESERVE, make_room, remove_leftovers
 from tfkit.process import watched
 
@@ -66,7 +66,7 @@ class Store:
 
 def prepare(
     root: Path,
-    images: Sequence[ImageFile],
+    images: Sequence[FoundFile],
     *,
     image_size: int,
     reserve: int = DISK_RESERVE,
@@ -106,7 +106,7 @@ def prepare(
 def _write(
     folder: Path,
     root: Path,
-    images: Sequence[ImageFile],
+    images: Sequence[FoundFile],
     *,
     image_size: int,
     old: Store | None,
@@ -114,7 +114,7 @@ def _write(
 ) -> None:
     known = _rows(old) if old else {}
 
-    def one(image: ImageFile) -> tuple[Entry, bytes]:
+    def one(image: FoundFile) -> tuple[Entry, bytes]:
         stamp = (image.name, image.size, image.mtime_ns)
         if old and stamp in known:
             entry, number = known[stamp]

@@ -73,9 +73,14 @@ class LineNames(Sequence[str]):
 class Groups:
     """Rows of the same text, by their digests."""
 
-    def __init__(self, store: TextStore) -> None:
-        """Sort the rows so that those of one text follow each other, in the order of the table."""
-        first, second = store.digests[:, 0], store.digests[:, 1]
+    def __init__(self, digests: np.ndarray, labels: np.ndarray) -> None:
+        """Sort the rows so that those of one text follow each other, in the order of the table.
+
+        Args:
+          digests: uint64 [n, 2].
+          labels: int64 [n].
+        """
+        first, second = digests[:, 0], digests[:, 1]
         self.order = np.lexsort((second, first))
         a, b = first[self.order], second[self.order]
         new = np.ones(len(a), bool)
@@ -83,7 +88,7 @@ class Groups:
         self.starts = np.flatnonzero(new)
         self.counts = np.diff([*self.starts, len(a)]).astype(np.int64)
         self.names = [f"{x:016x}{y:016x}" for x, y in zip(a[self.starts], b[self.starts], strict=True)]
-        labels = store.labels[self.order]
+        labels = labels[self.order]
         self.labels = labels[self.starts].copy()
         self.repeated = int(np.sum(self.counts[self.counts > 1]))
         """Rows whose text is in another row too."""
@@ -106,21 +111,26 @@ class Groups:
 
 
 def cut_texts(
-    store: TextStore, groups: Groups, *, held_out: Mapping[str, float], seed: int, where: str, hint: str
+    groups: Groups,
+    class_names: Sequence[str],
+    *,
+    held_out: Mapping[str, float],
+    seed: int,
+    where: str,
+    hint: str = "",
 ) -> dict[str, np.ndarray]:
     """split -> its rows. The digest of a text is what its split is drawn from, so that rows may move in their file.
 
     Raises:
       DataError: a class has fewer different texts than there are splits.
     """
-    names = store.class_names
     check_enough(
         groups.labels,
-        class_names=names,
+        class_names=class_names,
         splits=("train", *held_out),
         where=where,
         hint=hint,
         noun="different texts",
     )
-    parts = cut_by_class(groups.names, groups.labels, class_names=names, held_out=held_out, seed=seed)
+    parts = cut_by_class(groups.names, groups.labels, class_names=class_names, held_out=held_out, seed=seed)
     return {split: groups.rows(parts[split]) for split in SPLIT_NAMES if split in parts}
