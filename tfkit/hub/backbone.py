@@ -114,6 +114,19 @@ class Backbone:
         return inputs, self.layer(trainable=trainable != "none")(scaled, training=False)
 
     @property
+    def origin(self) -> dict[str, Any]:
+        """Where it came from and what it is, as plain values."""
+        return {
+            "handle": self.handle,
+            "digest": self.digest,
+            "licence": self.licence,
+            "parameters": self.parameters,
+            "feature_size": self.feature_size,
+            "native_size": self.native_size,
+            "input_range": list(self.input_range),
+        }
+
+    @property
     def fine_tune_epochs(self) -> int:
         """How many are worth their time."""
         return FINE_TUNE_EPOCHS

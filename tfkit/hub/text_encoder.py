@@ -155,6 +155,19 @@ class TextEncoder:
         tokens = int(np.minimum(lengths, longest).sum() / _CHARACTERS)
         return tokens * self.parameters <= AFFORDABLE, f"{tokens:,} tokens"
 
+    @property
+    def origin(self) -> dict[str, Any]:
+        """Where it came from and what it is, as plain values."""
+        return {
+            "handle": self.handle,
+            "preprocessor": self.preprocessor.handle if self.preprocessor else None,
+            "digest": self.digest,
+            "licence": self.licence,
+            "parameters": self.parameters,
+            "feature_size": self.feature_size,
+            "max_length": self.max_length,
+        }
+
     def check(self, *, trainable: bool = False) -> TextEncoder:
         """Make sure, before any training, that the parts fit each other and can do the job.
 
