@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tfkit import cli, distribute, job
-from tfkit.config import ImageConfig, WholeModelConfig
+from tfkit.config import ImageConfig, ImageModelConfig
 from tfkit.run import Run
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(ImageConfig, WholeModelConfig):
+class Config(ImageConfig, ImageModelConfig):
     """What to train, on what, for how long."""
 
     model_handle: str = "cnn"

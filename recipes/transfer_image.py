@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tfkit import cli, distribute, job
-from tfkit.config import ImageConfig, TransferConfig
+from tfkit.config import ImageConfig, ImageTransferConfig
 from tfkit.run import Run
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(ImageConfig, TransferConfig):
+class Config(ImageConfig, ImageTransferConfig):
     """What to train on, from which backbone, for how long."""
 
 

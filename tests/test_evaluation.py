@@ -8,10 +8,11 @@ from sklearn import metrics
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
-from tfkit import evaluation as evaluations
+from tfkit import exhibits
 from tfkit.data import load_images
 from tfkit.errors import CheckError
-from tfkit.evaluation import Evaluation, Pictures
+from tfkit.evaluation import Evaluation
+from tfkit.exhibits import Pictures
 
 
 @pytest.fixture(scope="module")
@@ -152,8 +153,8 @@ def test_saved_and_loaded_without_pickles(digits, tmp_path):
     pictures = Pictures(
         worst=before.worst(3), worst_images=images, sample_images=images, sample_labels=before.labels[:3]
     )
-    evaluations.save(path, before, pictures)
-    after, loaded = evaluations.load(path)
+    exhibits.save(path, before, pictures)
+    after, loaded = exhibits.load(path)
     assert after.names == tuple(names)
     assert after.class_names == digits.class_names
     assert after.metrics() == before.metrics()
@@ -164,14 +165,14 @@ def test_saved_and_loaded_without_pickles(digits, tmp_path):
 
 
 def test_an_evaluation_of_no_pictures(tmp_path):
-    evaluations.save(tmp_path / "evaluation.npz", tiny())
-    assert evaluations.load(tmp_path / "evaluation.npz")[1] is None
+    exhibits.save(tmp_path / "evaluation.npz", tiny())
+    assert exhibits.load(tmp_path / "evaluation.npz")[1] is None
 
 
 @pytest.mark.parametrize("damage", ["truncated", "other", "absent"])
 def test_a_damaged_file_is_named(tmp_path, damage):
     path = tmp_path / "evaluation.npz"
-    evaluations.save(path, tiny())
+    exhibits.save(path, tiny())
     if damage == "truncated":
         path.write_bytes(path.read_bytes()[:100])
     elif damage == "other":
@@ -179,7 +180,7 @@ def test_a_damaged_file_is_named(tmp_path, damage):
     else:
         path.unlink()
     with pytest.raises(CheckError, match=r"evaluation\.npz holds no evaluation"):
-        evaluations.load(path)
+        exhibits.load(path)
 
 
 def test_pictures_are_the_images_of_those_examples():

@@ -12,10 +12,10 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
-from tfkit import evaluation as evaluations
-from tfkit import report
+from tfkit import exhibits, report
 from tfkit.errors import CheckError, RunError
-from tfkit.evaluation import Evaluation, Pictures
+from tfkit.evaluation import Evaluation
+from tfkit.exhibits import Pictures
 from tfkit.run import Run
 from tfkit.stack import tf
 
@@ -71,7 +71,7 @@ def full_run(path, measured):
     """A run with everything that a run can hold."""
     run = Run.create(path, config={"data_dir": HOSTILE, "epochs": 5, "augment": None})
     evaluation, pictures = measured
-    evaluations.save(run.path / "evaluation.npz", evaluation, pictures)
+    exhibits.save(run.path / "evaluation.npz", evaluation, pictures)
     run.labels = [name.encode(errors="replace").decode() for name in CLASSES]
     run.record({**{f"m/{index}": index for index in range(3)}, "test/accuracy": evaluation.accuracy})
     run.record({"time/total_seconds": 83.4})
@@ -198,7 +198,7 @@ def test_the_worst_images_in_the_world_stay_under_2_mb(run, measured):
     noise = np.random.default_rng(0).integers(0, 256, (16, 224, 224, 3), np.uint8)
     evaluation, pictures = measured
     pictures = Pictures(**{**vars(pictures), "worst_images": noise, "sample_images": noise})
-    evaluations.save(run.path / "evaluation.npz", evaluation, pictures)
+    exhibits.save(run.path / "evaluation.npz", evaluation, pictures)
     assert report.write_report(run).stat().st_size < 2_000_000
 
 
@@ -235,7 +235,7 @@ def test_few_and_many_classes(tmp_path, classes):
         names=[str(index) for index in range(1000)],
         class_names=[f"class {index}" for index in range(classes)],
     )
-    evaluations.save(run.path / "evaluation.npz", evaluation)
+    exhibits.save(run.path / "evaluation.npz", evaluation)
     page = page_of(run)
     assert len(page.source) < 2_000_000
     assert page.tags.count("tr") == classes + 1

@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 import functools
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tfkit import files
 from tfkit.errors import CheckError
-
-if TYPE_CHECKING:
-    from tfkit.data import Splits
 
 SUM_TOLERANCE = 1e-3
 SMALLEST_PROBABILITY = float(np.finfo(np.float32).eps)
@@ -175,79 +168,6 @@ class Evaluation:
             if np.isfinite(recall):
                 numbers[f"{prefix}/recall/{name}"] = float(recall)
         return numbers
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Pictures:
-    """Images that go with an evaluation, as the model sees them.
-
-    Attributes:
-      worst: int64 [k], indices into the evaluation, see `Evaluation.worst`.
-      worst_images: uint8 [k, s, s, 3].
-      sample_images: uint8 [m, s, s, 3].
-      sample_labels: int64 [m].
-    """
-
-    worst: np.ndarray
-    worst_images: np.ndarray
-    sample_images: np.ndarray
-    sample_labels: np.ndarray
-
-    @classmethod
-    def of(cls, evaluation: Evaluation, splits: Splits, *, worst: int = 16, samples: int = 16) -> Pictures:
-        """The worst mistakes, and test images spread evenly over the split.
-
-        Args:
-          evaluation: of the test split of `splits`, in its order.
-          splits: of images (not of features that were made of them).
-          worst: how many mistakes at most.
-          samples: how many others at most.
-        """
-        test = np.asarray(splits.indices["test"])
-        mistakes = evaluation.worst(worst)
-        spread = np.unique(np.linspace(0, len(test) - 1, min(samples, len(test))).astype(np.int64))
-        images = splits.source.read(test[np.concatenate([mistakes, spread])])
-        return cls(
-            worst=mistakes,
-            worst_images=images[: len(mistakes)],
-            sample_images=images[len(mistakes) :],
-            sample_labels=evaluation.labels[spread],
-        )
-
-
-def save(path: Path, evaluation: Evaluation, pictures: Pictures | None = None) -> None:
-    """Write both into one .npz without pickles: the fields of the two classes under their names."""
-    arrays = {
-        "labels": evaluation.labels,
-        "probabilities": evaluation.probabilities,
-        "names": np.array(evaluation.names, np.str_),
-        "class_names": np.array(evaluation.class_names, np.str_),
-        **(vars(pictures) if pictures is not None else {}),
-    }
-    with files.new_file(path) as file:
-        np.savez_compressed(file, **arrays)
-
-
-def load(path: Path) -> tuple[Evaluation, Pictures | None]:
-    """Read back what `save` wrote.
-
-    Raises:
-      CheckError: the file does not hold an evaluation.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in stored.files}
-        evaluation = Evaluation(
-            labels=arrays.pop("labels"),
-            probabilities=arrays.pop("probabilities"),
-            names=arrays.pop("names").tolist(),
-            class_names=arrays.pop("class_names").tolist(),
-        )
-        return evaluation, Pictures(**arrays) if arrays else None
-    except (ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise CheckError(
-            f"{path} holds no evaluation: {error}. The run that wrote it can make it anew."
-        ) from error
 
 
 def _shape_problems(evaluation: Evaluation) -> list[str]:

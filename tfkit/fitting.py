@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from tfkit import distribute, predictions
 from tfkit import run as runs
 from tfkit.data import Splits
-from tfkit.evaluation import save
+from tfkit.exhibits import save
 from tfkit.run import Run
 from tfkit.training import class_weight, train
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from recipes import audit_privacy, train_private
-from tfkit import cli, evaluation
+from tfkit import cli, exhibits
 from tfkit.run import Run
 from tfkit.stack import tf
 
@@ -70,7 +70,7 @@ def test_no_image_name_or_class_count_of_the_data_is_in_the_folder(finished, sca
     assert not [name for name in names if name in texts]
     assert "patient-" not in texts
     assert "<img" not in (finished.path / "report.html").read_text()
-    measured, pictures = evaluation.load(finished.path / "evaluation.npz")
+    measured, pictures = exhibits.load(finished.path / "evaluation.npz")
     assert pictures is None
     assert measured.names[0] == "test/0"
     assert not (finished.logdir / "images").exists()

@@ -10,6 +10,7 @@ from tfkit.stack import keras, tf
 from tfkit.transfer import models
 
 SIZE = 32
+SPEC = tf.TensorSpec([SIZE, SIZE, 3], tf.float32)
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +23,7 @@ def images(count=8):
 
 
 def whole(backbone, trainable, **changes):
-    settings = {"image_size": SIZE, "learning_rate": 1e-3, "steps": 4, "trainable": trainable} | changes
+    settings = {"spec": SPEC, "learning_rate": 1e-3, "steps": 4, "trainable": trainable} | changes
     return models.whole(backbone, 3, **settings)
 
 
@@ -88,7 +89,7 @@ def test_a_hub_layer_sees_the_range_it_expects(backbone, tmp_path):
     tf.saved_model.save(Brightness(), str(tmp_path / "model"))
     resolved = hub.resolve(str(tmp_path / "model"), input_range=(0, 255))
     model = models.whole(
-        resolved, 2, image_size=SIZE, learning_rate=0.1, steps=1, trainable="all", top=models.plain_top(0.0)
+        resolved, 2, spec=SPEC, learning_rate=0.1, steps=1, trainable="all", top=models.plain_top(0.0)
     )
     features = keras.Model(model.input, model.get_layer(models.CLASSIFIER).input)
     np.testing.assert_allclose(features(images()), images().mean((1, 2)) * 255, rtol=1e-4)

@@ -8,10 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from tfkit.errors import HubError
 from tfkit.hub import bundled
+from tfkit.hub.freezing import freeze
 from tfkit.hub.saved_model import Interface
 
 if TYPE_CHECKING:
+    from tfkit.data import Splits
     from tfkit.stack import keras, tf_hub
+
+AFFORDABLE_MEGAPIXELS = 20
+FINE_TUNE_EPOCHS = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +91,42 @@ class Backbone:
         """
         model = bundled.MODELS.get(self.handle)
         return model.functional(image_size=image_size) if model else None
+
+    def graph(self, spec: Any, *, trainable: str) -> tuple[Any, Any]:
+        """What a functional model that stands on it begins with.
+
+        Args:
+          spec: tf.TensorSpec of one image, [s, s, 3] in [0, 1].
+          trainable: `none`, `top` (the later half, of a bundled one) or `all`; batch normalisation is not.
+
+        Returns:
+          Its input, float32 [batch, s, s, 3], and the features, [batch, feature_size].
+        """
+        from tfkit.stack import keras
+
+        base = self.functional(image_size=int(spec.shape[0]))
+        if base is not None:
+            freeze(base, trainable)
+            return base.input, base.output
+        low, high = self.input_range
+        inputs = keras.Input(spec.shape, name="images")
+        scaled = keras.layers.Rescaling(high - low, offset=low, name="input_range")(inputs)
+        return inputs, self.layer(trainable=trainable != "none")(scaled, training=False)
+
+    @property
+    def fine_tune_epochs(self) -> int:
+        """How many are worth their time."""
+        return FINE_TUNE_EPOCHS
+
+    @property
+    def stages(self) -> bool:
+        """Whether its later half can be trained without its earlier one."""
+        return self.handle in bundled.MODELS
+
+    def cost_of_epoch(self, splits: Splits) -> tuple[bool, str]:
+        """Whether an epoch of all its layers is a matter of a minute on a CPU, and what there is to compute."""
+        megapixels = len(splits.indices["train"]) * int(splits.spec.shape[0]) ** 2 / 1e6
+        return megapixels <= AFFORDABLE_MEGAPIXELS, f"{megapixels:.0f} megapixels"
 
     def scale(self, images: Any) -> Any:
         """Images in [0, 1] (a tensor or an array of any shape) to what the model expects."""

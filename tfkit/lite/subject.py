@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tfkit import evaluation
+from tfkit import exhibits
 from tfkit import run as runs
 from tfkit.errors import CheckError, RunError
 from tfkit.lite.source import pixel_function
@@ -72,7 +72,7 @@ def of_run(run: Run, splits: Splits, *, examples: np.ndarray | None) -> Subject:
     loaded = run.model
     if not hasattr(loaded, "classify"):
         raise RunError(f"{run.path / runs.SAVED_MODEL} was written by an earlier tfkit. Make the run anew.")
-    measured, _ = evaluation.load(run.path / runs.EVALUATION)
+    measured, _ = exhibits.load(run.path / runs.EVALUATION)
     test = np.asarray(splits.indices["test"])
     if len(measured.labels) != len(test) or (measured.labels != splits.source.labels[test]).any():
         raise RunError(f"{run.path} was measured on other test examples than {splits.origin} has now.")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tfkit import export, tensorboard
 from tfkit import run as runs
-from tfkit.evaluation import Pictures, save
+from tfkit.exhibits import Pictures, save
 from tfkit.run import Run
 
 if TYPE_CHECKING:

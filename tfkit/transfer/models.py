@@ -11,9 +11,10 @@ import numpy as np
 
 from tfkit.errors import CheckError
 from tfkit.hub import Backbone
+from tfkit.hub.freezing import freeze
 
 if TYPE_CHECKING:
-    from tfkit.stack import keras
+    from tfkit.stack import keras, tf
 
 CLASSIFIER = "classifier"
 DROPOUT = 0.2
@@ -106,7 +107,7 @@ def whole(
     backbone: Backbone,
     classes: int,
     *,
-    image_size: int,
+    spec: tf.TensorSpec,
     learning_rate: float,
     steps: int,
     trainable: str,
@@ -121,7 +122,7 @@ def whole(
     Args:
       backbone: a bundled one becomes a functional model, any other a hub.KerasLayer.
       classes: how many the model tells apart.
-      image_size: side of the images in pixels.
+      spec: of one example: of an image float32 [s, s, 3] in [0, 1], of a text a string.
       learning_rate: the peak, see `schedule`.
       steps: of this stage of the training.
       trainable: `none` (the head alone), `top` (the later half of a functional backbone too) or `all`.
@@ -131,23 +132,16 @@ def whole(
         GPU. Weights and logits are float32 in any case.
 
     Returns:
-      float32 [batch, image_size, image_size, 3] in [0, 1] to logits float32 [batch, classes].
+      A batch of examples to logits float32 [batch, classes].
 
     Raises:
       CheckError: the backbone was to be trained and has nothing that can be.
     """
     from tfkit.stack import keras
 
-    with _policy(precision):
-        base = backbone.functional(image_size=image_size)
-    if base is not None:
-        _freeze(base, trainable)
-        inputs, features = base.input, base.output
-    else:
-        low, high = backbone.input_range
-        inputs = keras.Input([image_size, image_size, 3], name="images")
-        scaled = keras.layers.Rescaling(high - low, offset=low, name="input_range")(inputs)
-        features = backbone.layer(trainable=trainable != "none")(scaled, training=False)
+    # A hub.KerasLayer computes in what it was exported in.
+    with _policy(precision if backbone.stages else "float32"):
+        inputs, features = backbone.graph(spec, trainable=trainable)
     top = top or plain_top()
     model = keras.Model(inputs, top.logits(features, classes))
     if trainable != "none" and len(model.trainable_variables) <= len(model.layers[-1].weights):
@@ -215,15 +209,4 @@ def compiled(model: keras.Model, optimizer: Any) -> keras.Model:
 
 def unfreeze(model: keras.Model) -> None:
     """Make all layers trainable but batch normalisation, which stays in inference mode."""
-    _freeze(model, "all")
-
-
-def _freeze(base: keras.Model, trainable: str) -> None:
-    from tfkit.stack import keras
-
-    weighted = [layer for layer in base.layers if layer.weights]
-    frozen = {"none": len(weighted), "top": len(weighted) // 2, "all": 0}[trainable]
-    for place, layer in enumerate(weighted):
-        # A frozen BatchNormalization runs in inference mode also during training.
-        normalises = isinstance(layer, keras.layers.BatchNormalization)
-        layer.trainable = place >= frozen and not normalises
+    freeze(model, "all")

@@ -52,9 +52,7 @@ def train_private(
     strategy = strategy or distribute.strategy(config.strategy)
     chosen = _choose(config, splits)
     run.note(chosen.summary)
-    whole = functools.partial(
-        models.whole, backbone, len(splits.class_names), image_size=int(splits.spec.shape[0])
-    )
+    whole = functools.partial(models.whole, backbone, len(splits.class_names), spec=splits.spec)
     if not config.features:
         settings = chosen.settings(None)
         build = functools.partial(whole, trainable="all", **settings)

@@ -32,7 +32,7 @@ def rebuild(run: Run, backbone: Backbone, splits: Splits) -> keras.Model:
     model = models.whole(
         backbone,
         len(splits.class_names),
-        image_size=int(splits.spec.shape[0]),
+        spec=splits.spec,
         learning_rate=1.0,  # it is not trained as it is here
         steps=1,
         trainable="none",

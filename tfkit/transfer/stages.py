@@ -20,8 +20,6 @@ from tfkit.transfer import models
 if TYPE_CHECKING:
     from tfkit.stack import keras, tf
 
-FINE_TUNE_EPOCHS = 5
-AFFORDABLE_MEGAPIXELS = 20
 TOP_SHARE = 1 / 3
 
 
@@ -57,7 +55,7 @@ def train(
       config: what to train.
       strategy: of all stages; None: the one that the settings name.
     """
-    classes, size = len(splits.class_names), int(splits.spec.shape[0])
+    classes = len(splits.class_names)
     augment = Augmentation.preset(config.augment)
     features = stored_features(run, backbone, splits, config)
     stage = functools.partial(
@@ -70,7 +68,7 @@ def train(
         cadence=training.cadence(config),
         class_weight=training.class_weight(splits, when=config.class_weights, run=run),
     )
-    whole = functools.partial(models.whole, backbone, classes, image_size=size)
+    whole = functools.partial(models.whole, backbone, classes, spec=splits.spec)
     of_head = _settings(config, splits)
     if features is not None:
         trained = stage(plain_head(config, backbone, features), features, stage="head", epochs=config.epochs)
@@ -144,20 +142,20 @@ def _fine_tuning(
     """The stages that train the backbone: (name, epochs, what is trainable)."""
     epochs = config.fine_tune_epochs
     if epochs is None:
-        megapixels = len(splits.indices["train"]) * int(splits.spec.shape[0]) ** 2 / 1e6
         if not backbone.trainable_variables:
             run.note(f"Fine-tuning is off: {backbone.handle} has no trainable weights.")
             return []
-        affordable = stack.has_gpu() or megapixels <= AFFORDABLE_MEGAPIXELS
-        epochs = FINE_TUNE_EPOCHS if affordable else 0
+        cheap, cost = backbone.cost_of_epoch(splits)
+        affordable = cheap or stack.has_gpu()
+        epochs = backbone.fine_tune_epochs if affordable else 0
         run.note(
             f"Fine-tuning is on: {epochs} epochs of the whole model (--fine-tune-epochs 0 leaves it out)."
             if affordable
-            else f"Fine-tuning is off: an epoch of {megapixels:.0f} megapixels takes minutes on a CPU"
-            f" (--fine-tune-epochs {FINE_TUNE_EPOCHS} turns it on)."
+            else f"Fine-tuning is off: an epoch of {cost} takes minutes on a CPU"
+            f" (--fine-tune-epochs {backbone.fine_tune_epochs} turns it on)."
         )
     first = round(epochs * TOP_SHARE) if config.unfreeze == "staged" else 0
-    if first and backbone.functional(image_size=int(splits.spec.shape[0])) is None:
+    if first and not backbone.stages:
         run.note("Staged unfreezing is off: a hub.KerasLayer is trained as a whole or not at all.")
         first = 0
     stages = [("fine_tune_top", first, "top"), ("fine_tune", epochs - first, "all")]

@@ -6,7 +6,7 @@ import functools
 from typing import TYPE_CHECKING
 
 from tfkit import distribute, training
-from tfkit.config import WholeModelConfig
+from tfkit.config import ImageModelConfig
 from tfkit.data import Augmentation, Splits
 from tfkit.hub import Backbone
 from tfkit.run import Run
@@ -24,7 +24,7 @@ def train_all(
     run: Run,
     backbone: Backbone | None,
     splits: Splits,
-    config: WholeModelConfig,
+    config: ImageModelConfig,
     *,
     strategy: tf.distribute.Strategy | None = None,
 ) -> Classifier:
@@ -41,7 +41,7 @@ def train_all(
     build = functools.partial(
         small_cnn if backbone is None else functools.partial(models.whole, backbone, trainable="all"),
         classes=len(splits.class_names),
-        image_size=int(splits.spec.shape[0]),
+        spec=splits.spec,
         learning_rate=config.learning_rate,
         steps=config.epochs * splits.steps_per_epoch,
         top=top,
@@ -64,7 +64,7 @@ def train_all(
 
 
 def small_cnn(
-    *, classes: int, image_size: int, learning_rate: float, steps: int, top: models.Top
+    *, classes: int, spec: tf.TensorSpec, learning_rate: float, steps: int, top: models.Top
 ) -> keras.Model:
     """Four convolutions, each of which halves the image, and a mean over what is left; 0.1 million weights.
 
@@ -76,7 +76,7 @@ def small_cnn(
     from tfkit.stack import keras
 
     layers = keras.layers
-    images = keras.Input([image_size, image_size, 3], name="images")
+    images = keras.Input(spec.shape, name="images")
     values = layers.Rescaling(2.0, offset=-1.0, name="centred")(images)
     for place, filters in enumerate(FILTERS):
         values = layers.Conv2D(

@@ -6,8 +6,6 @@ names, file names) is shown and never interpreted: escaped in HTML and SVG, and 
 
 from __future__ import annotations
 
-import base64
-import io
 import shlex
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,22 +13,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tfkit import evaluation, files
+from tfkit import exhibits, files
 from tfkit import run as runs
 from tfkit.errors import RunError
-from tfkit.evaluation import Evaluation, Pictures
+from tfkit.evaluation import Evaluation
+from tfkit.exhibits import Excerpts, Pictures
+from tfkit.report.pictures import png, svg
 from tfkit.run import Run
 from tfkit.tensorboard import figures, lite_figures
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
     from pandas import DataFrame
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
-THUMBNAIL_SIDE = 96
 SKIPPED_SHOWN = 50
-SVG = "http://www.w3.org/2000/svg"
-XLINK = "http://www.w3.org/1999/xlink"
 PANELS = (
     ("loss", "loss", "val_loss"),
     ("accuracy", "accuracy", "val_accuracy"),
@@ -100,18 +96,21 @@ def _environment() -> Any:
 def _content(run: Run) -> dict[str, Any]:
     """What the template shows; absent parts are None or empty."""
     stored = run.path / runs.EVALUATION
-    measured, pictures = evaluation.load(stored) if stored.is_file() else (None, None)
+    measured, shown = exhibits.load(stored) if stored.is_file() else (None, None)
+    pictures = shown if isinstance(shown, Pictures) else None
+    excerpts = shown if isinstance(shown, Excerpts) else None
     metrics, provenance = run.metrics, run.provenance
     data = dict(provenance.get("data", {}))
     counts = data.pop("counts", {})
-    of_images = pictures is not None or len(data.get("shape", [])) == 3
+    axes = len(data.get("shape", [0]))
+    things = "images" if pictures or axes == 3 else "texts" if excerpts or axes == 0 else "examples"
     return {
         "title": run.path.resolve().name,
-        "things": "images" if of_images else "examples",
+        "things": things,
         "privacy": run.read(runs.PRIVACY),
         "audit": run.read(runs.AUDIT),
         "lite": (lite := run.read(runs.VARIANTS)),
-        "pareto": _svg(lite_figures.pareto(lite), alt=lite["verdict"], prefix="pareto-") if lite else None,
+        "pareto": svg(lite_figures.pareto(lite), alt=lite["verdict"], prefix="pareto-") if lite else None,
         "metrics": metrics,
         "measured": measured,
         "notes": run.notes,
@@ -120,6 +119,10 @@ def _content(run: Run) -> dict[str, Any]:
         "classes": _classes(measured, counts) if measured else [],
         "worst": _worst(measured, pictures) if measured and pictures else [],
         "samples": _samples(measured, pictures) if measured and pictures else [],
+        "worst_texts": _worst_texts(measured, excerpts) if measured and excerpts else [],
+        "sample_texts": _sample_texts(measured, excerpts) if measured and excerpts else [],
+        "languages": excerpts.by_language(measured) if measured and excerpts else {},
+        "baseline": metrics.get("baseline/accuracy"),
         "skipped": data.pop("skipped", [])[:SKIPPED_SHOWN],
         "split_sizes": {split: sum(of_class.values()) for split, of_class in counts.items()},
         "data": data,
@@ -127,7 +130,7 @@ def _content(run: Run) -> dict[str, Any]:
         "numbers": {name: value for name, value in metrics.items() if name.count("/") < 2},
         "config": run.config,
         "versions": run.versions,
-        "load_lines": [*map(_code, _load_lines(run, of_images=of_images))]
+        "load_lines": [*map(_code, _load_lines(run, things=things))]
         if (run.path / runs.SAVED_MODEL).is_dir()
         else [],
         "commands": {purpose: _code(command) for purpose, command in _commands(run, provenance).items()},
@@ -150,7 +153,7 @@ def _curves(history: DataFrame) -> list[Any]:
         if lines:
             last = ", ".join(f"{label} {_number(values[-1])}" for label, (_, values) in lines.items())
             alt = f"{name} over {len(epochs)} epochs; in the last one: {last}"
-            shown.append(_svg(figures.curves(name, lines, starts), alt=alt, prefix=f"curve{place}-"))
+            shown.append(svg(figures.curves(name, lines, starts), alt=alt, prefix=f"curve{place}-"))
     return shown
 
 
@@ -159,7 +162,7 @@ def _confusion(measured: Evaluation) -> Any:
         f"{true} taken for {guess}: {count}" for true, guess, count in figures.confused_pairs(measured, 5)
     ]
     alt = "Confusion matrix. " + ("Most frequent: " + "; ".join(pairs) if pairs else "No mistakes.")
-    return _svg(figures.confusion(measured), alt=alt, prefix="confusion-", smallest=0.7)
+    return svg(figures.confusion(measured), alt=alt, prefix="confusion-", smallest=0.7)
 
 
 def _classes(measured: Evaluation, counts: dict[str, dict[str, int]]) -> list[dict[str, Any]]:
@@ -180,25 +183,49 @@ def _classes(measured: Evaluation, counts: dict[str, dict[str, int]]) -> list[di
 
 def _worst(measured: Evaluation, pictures: Pictures) -> list[dict[str, str]]:
     return [
-        {"source": _png(image), "caption": measured.mistake(index), "name": measured.names[index]}
+        {"source": png(image), "caption": measured.mistake(index), "name": measured.names[index]}
         for index, image in zip(pictures.worst, pictures.worst_images, strict=True)
     ]
 
 
 def _samples(measured: Evaluation, pictures: Pictures) -> list[dict[str, str]]:
     return [
-        {"source": _png(image), "caption": measured.class_names[label]}
+        {"source": png(image), "caption": measured.class_names[label]}
         for label, image in zip(pictures.sample_labels, pictures.sample_images, strict=True)
     ]
 
 
-def _load_lines(run: Run, *, of_images: bool) -> list[str]:
+def _worst_texts(measured: Evaluation, excerpts: Excerpts) -> list[tuple[str, str, str]]:
+    """What the model said of a text, the text, and its name."""
+    return [
+        (measured.mistake(index), str(text), measured.names[index])
+        for index, text in zip(excerpts.worst, excerpts.worst_texts, strict=True)
+    ]
+
+
+def _sample_texts(measured: Evaluation, excerpts: Excerpts) -> list[tuple[str, str]]:
+    return [
+        (measured.class_names[label], str(text))
+        for label, text in zip(excerpts.sample_labels, excerpts.sample_texts, strict=True)
+    ]
+
+
+def _load_lines(run: Run, *, things: str) -> list[str]:
     """Python that loads the model and uses it."""
     load = [
         f"model = tf.saved_model.load({str(run.path / runs.SAVED_MODEL)!r})",
         f"labels = open({str(run.path / runs.LABELS)!r}, encoding='utf-8').read().splitlines()",
     ]
-    if not of_images:
+    if things == "texts":
+        return [
+            "import tensorflow as tf",
+            "import tensorflow_text  # the operations of the tokenizer",
+            "",
+            *load,
+            "probabilities = model(tf.constant(['a text, as it is'])).numpy()",
+            "print(labels[probabilities[0].argmax()], probabilities.max())",
+        ]
+    if things != "images":
         return ["import tensorflow as tf", "", *load, "", "probabilities = model(features)  # [n, classes]"]
     return [
         "import numpy as np",
@@ -227,56 +254,6 @@ def _code(line: str) -> Any:
     from markupsafe import Markup
 
     return Markup.escape(line.encode(errors="replace").decode())
-
-
-def _svg(figure: Figure, *, alt: str, prefix: str, smallest: float = 0.0) -> Any:
-    """A figure as inline SVG: ids of its own, no style that reaches the page, text that stays text.
-
-    Args:
-      figure: of matplotlib.
-      alt: what it shows, for who does not see it.
-      prefix: of its ids.
-      smallest: the share of its width below which it is scrolled and not shrunk further.
-    """
-    from xml.etree import ElementTree
-
-    from markupsafe import Markup
-
-    file = io.BytesIO()
-    with figures.drawing():
-        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        figure.savefig(file, format="svg", bbox_inches="tight", metadata=nothing)
-    ElementTree.register_namespace("", SVG)
-    ElementTree.register_namespace("xlink", XLINK)
-    root = ElementTree.fromstring(file.getvalue())
-    for parent in list(root.iter()):
-        for child in [child for child in parent if child.tag in (f"{{{SVG}}}style", f"{{{SVG}}}metadata")]:
-            parent.remove(child)
-        parent.attrib.update({name: _own_ids(name, value, prefix) for name, value in parent.attrib.items()})
-    width, _ = root.attrib.pop("width"), root.attrib.pop("height")
-    style = f"max-width:{width};min-width:calc({smallest} * {width})"
-    root.attrib.update({"role": "img", "aria-label": figures.printable(alt), "style": style})
-    root.attrib.update({"stroke-linejoin": "round", "stroke-linecap": "butt"})
-    return Markup(ElementTree.tostring(root, encoding="unicode"))
-
-
-def _own_ids(name: str, value: str, prefix: str) -> str:
-    if name == "id":
-        return prefix + value
-    if name == f"{{{XLINK}}}href" and value.startswith("#"):
-        return "#" + prefix + value[1:]
-    return value.replace("url(#", f"url(#{prefix}")
-
-
-def _png(image: np.ndarray) -> str:
-    """An image of at most 96 pixels a side as a data URI: 32 of them stay under 1.2 MB whatever they show."""
-    from PIL import Image
-
-    picture = Image.fromarray(image)
-    picture.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
-    file = io.BytesIO()
-    picture.save(file, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
 def _defined(values: np.ndarray) -> list[float | None]:

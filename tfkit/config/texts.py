@@ -1,0 +1,90 @@
+"""Which texts, and how to train a classifier of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tfkit.config.data import DataConfig
+from tfkit.config.transfer import TransferConfig
+from tfkit.errors import ConfigError
+
+LIGHT = "light"
+"""The model handle that stands for a small model trained from scratch, on a vocabulary of its own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextColumns(DataConfig):
+    """Where texts and labels are in a file, and what is made of the texts."""
+
+    data_file: Path | None = None
+    """CSV, TSV, JSONL or Parquet with a row a text, instead of --data-dir."""
+
+    text_column: str | None = None
+    """The column of the texts. Left out: found by its name where that is plain."""
+
+    label_column: str | None = None
+    """The column of the classes. Left out: found by its name where that is plain."""
+
+    language_column: str | None = None
+    """A column of languages: accuracy is then reported for each of them too."""
+
+    preprocessor: str | None = None
+    """Handle of the model that makes ids of strings. Left out: the one that belongs to the encoder."""
+
+    max_length: int | None = None
+    """Tokens of a text at most; what is longer is cut off. Left out: what the encoder was made for."""
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without the data."""
+        super().__post_init__()
+        if self.data_file is not None and self.data_dir is not None:
+            raise ConfigError("--data-file and --data-dir are both given: the texts come from one of them.")
+        if self.data_file is not None and not self.data_file.is_file():
+            raise ConfigError(
+                f"--data-file {self.data_file} is not a file. For a folder with one subfolder a class: --data-dir."
+            )
+        if self.data_dir is not None and not self.data_dir.is_dir():
+            kind = "a file: give it as --data-file" if self.data_dir.is_file() else "not a folder"
+            raise ConfigError(
+                f"--data-dir {self.data_dir} is {kind}. Expected {self.data_dir}/<class>/<text>.txt."
+            )
+        if self.max_length is not None and not 4 <= self.max_length <= 512:
+            raise ConfigError(f"--max-length is {self.max_length}; 4 to 512 tokens are expected.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextConfig(TextColumns):
+    """Which texts, and which model made for texts."""
+
+    data_dir: Path | None = None
+    """Folder with one subfolder a class and a .txt file a text, instead of --data-file."""
+
+    dataset: str = "docstrings"
+    """Where there is neither: docstrings (embedded: of installed packages, by package)."""
+
+    model_handle: str = "minilm-l6-v2"
+    """TF Hub or Kaggle model URL, local SavedModel folder, .tar.gz, a bundled name (python -m tfkit models lists
+    them), or light: a small model trained from scratch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextTransferConfig(TransferConfig):
+    """How to train a classifier of texts on a pretrained encoder: first its head, then perhaps all of it."""
+
+    fine_tune_epochs: int | None = None
+    """Of the whole model after that, at most. Left out: 3 on a GPU, and 0 on a CPU, where an epoch takes minutes."""
+
+    fine_tune_learning_rate: float = 5e-5
+    """Of the whole model: the peak, for its last layer and the head."""
+
+    layer_decay: float = 0.85
+    """In fine-tuning each layer learns at this share of the rate of the layer above it; 1: all alike."""
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without the data."""
+        super().__post_init__()
+        if not 0 < self.layer_decay <= 1:
+            raise ConfigError(
+                f"--layer-decay is {self.layer_decay:g}; a share above 0 and up to 1 is expected."
+            )
