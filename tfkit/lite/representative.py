@@ -87,7 +87,7 @@ def collect(
         )
     collected = {name: np.concatenate(arrays)[: max(count, batch)] for name, arrays in parts.items()}
     for name, values in collected.items():
-        if not np.isfinite(values).all():
+        if values.dtype != object and not np.isfinite(values).all():
             raise DataError(f"The representative dataset has values of {name!r} that are not finite numbers.")
     return collected
 
