@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from tfkit import run as runs
-from tfkit.config import ImageConfig, parse
+from tfkit.config import DataConfig, parse
 from tfkit.errors import RunError
 from tfkit.run import Run
 
 
-def config_of(run: Run, *, instead: str) -> ImageConfig:
+def config_of(run: Run, *, instead: str) -> DataConfig:
     """The settings of the recipe that made the run.
 
     Args:
@@ -16,12 +16,13 @@ def config_of(run: Run, *, instead: str) -> ImageConfig:
       instead: the call of Python that does the job for other runs.
 
     Raises:
-      RunError: no recipe for images made it.
+      RunError: none of these recipes made it.
     """
-    from recipes import train_private, transfer_image
+    from recipes import train_private, transfer_image, transfer_text
 
-    config_classes: dict[str, type[ImageConfig]] = {
+    config_classes: dict[str, type[DataConfig]] = {
         "transfer_image": transfer_image.Config,
+        "transfer_text": transfer_text.Config,
         "train_private": train_private.Config,
     }
     recipe = run.provenance.get("recipe", {}).get("name")

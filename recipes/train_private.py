@@ -1,9 +1,10 @@
-"""Train an image classifier with differential privacy, on features of a public TF Hub model.
+"""Train a classifier of images or texts with differential privacy, on features of a public TF Hub model.
 
 Examples:
     python -m recipes.train_private --target-epsilon 3                (embedded digits and backbone, offline)
     python -m recipes.train_private --data-dir scans/ --target-epsilon 3 --delta 1e-5 --run-dir runs/private
     python -m recipes.train_private --data-dir scans/ --noise-multiplier 1.1 --no-features     (all layers)
+    python -m recipes.train_private --data-file letters.csv --text-column body --label-column ward --target-epsilon 3
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tfkit import cli, job
-from tfkit.config import ImageConfig, PrivateConfig
+from tfkit.config import ImageConfig, PrivateConfig, TextColumns
 from tfkit.run import Run
 
 if TYPE_CHECKING:
@@ -20,8 +21,12 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(ImageConfig, PrivateConfig):
+class Config(TextColumns, ImageConfig, PrivateConfig):
     """What to train on, from which backbone, and how private."""
+
+    dataset: str = "digits"
+    """Where there is no --data-dir or --data-file: digits or mnist5k (embedded images), docstrings (embedded texts), or
+    tfds:NAME (tensorflow-datasets)."""
 
 
 def run(config: Config) -> Run:

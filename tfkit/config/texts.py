@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,8 @@ from tfkit.config.data import DataConfig
 from tfkit.config.transfer import TransferConfig
 from tfkit.errors import ConfigError
 
+ENCODER, EMBEDDED = "minilm-l6-v2", "docstrings"
+_LOOKED_AT, _IMAGES = 1000, {".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp"}
 LIGHT = "light"
 """The model handle that stands for a small model trained from scratch, on a vocabulary of its own."""
 
@@ -35,6 +38,19 @@ class TextColumns(DataConfig):
     max_length: int | None = None
     """Tokens of a text at most; what is longer is cut off. Left out: what the encoder was made for."""
 
+    @property
+    def of_texts(self) -> bool:
+        """Whether the data are texts, where they could be images too."""
+        if self.data_dir is None:
+            return self.data_file is not None or self.dataset == EMBEDDED
+        endings = {path.suffix.lower() for path in itertools.islice(self.data_dir.glob("*/*.*"), _LOOKED_AT)}
+        return ".txt" in endings and not endings & _IMAGES
+
+    @property
+    def encoder_handle(self) -> str:
+        """The model for texts; the bundled one where the handle is that of images which nobody changed."""
+        return ENCODER if self.model_handle == DataConfig.model_handle else self.model_handle
+
     def __post_init__(self) -> None:
         """Check what can be checked without the data."""
         super().__post_init__()
@@ -43,11 +59,6 @@ class TextColumns(DataConfig):
         if self.data_file is not None and not self.data_file.is_file():
             raise ConfigError(
                 f"--data-file {self.data_file} is not a file. For a folder with one subfolder a class: --data-dir."
-            )
-        if self.data_dir is not None and not self.data_dir.is_dir():
-            kind = "a file: give it as --data-file" if self.data_dir.is_file() else "not a folder"
-            raise ConfigError(
-                f"--data-dir {self.data_dir} is {kind}. Expected {self.data_dir}/<class>/<text>.txt."
             )
         if self.max_length is not None and not 4 <= self.max_length <= 512:
             raise ConfigError(f"--max-length is {self.max_length}; 4 to 512 tokens are expected.")
@@ -60,12 +71,26 @@ class TextConfig(TextColumns):
     data_dir: Path | None = None
     """Folder with one subfolder a class and a .txt file a text, instead of --data-file."""
 
-    dataset: str = "docstrings"
+    dataset: str = EMBEDDED
     """Where there is neither: docstrings (embedded: of installed packages, by package)."""
 
-    model_handle: str = "minilm-l6-v2"
+    model_handle: str = ENCODER
     """TF Hub or Kaggle model URL, local SavedModel folder, .tar.gz, a bundled name (python -m tfkit models lists
     them), or light: a small model trained from scratch."""
+
+    @property
+    def of_texts(self) -> bool:
+        """All of these are."""
+        return True
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without the data."""
+        super().__post_init__()
+        if self.data_dir is not None and not self.data_dir.is_dir():
+            kind = "a file: give it as --data-file" if self.data_dir.is_file() else "not a folder"
+            raise ConfigError(
+                f"--data-dir {self.data_dir} is {kind}. Expected {self.data_dir}/<class>/<text>.txt."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

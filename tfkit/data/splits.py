@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
@@ -205,6 +205,11 @@ class Splits:
             "other_files": self.other_files,
             "duplicates": self.duplicates,
         }
+
+    @property
+    def kind(self) -> Literal["images", "texts", "features"]:
+        """What the examples are."""
+        return {3: "images", 0: "texts"}.get(len(self.source.shape), "features")  # type: ignore[return-value]
 
     def replace(self, **changes: Any) -> Splits:
         """The same splits with some fields changed, such as another source over the same examples."""

@@ -3,5 +3,7 @@
 from tfkit.hub.backbone import Backbone
 from tfkit.hub.features import Extraction, extract
 from tfkit.hub.resolver import resolve
+from tfkit.hub.text_encoder import TextEncoder
+from tfkit.hub.text_resolver import resolve_text
 
-__all__ = ["Backbone", "Extraction", "extract", "resolve"]
+__all__ = ["Backbone", "Extraction", "TextEncoder", "extract", "resolve", "resolve_text"]

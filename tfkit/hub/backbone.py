@@ -89,7 +89,7 @@ class Backbone:
         Returns:
           float32 [batch, image_size, image_size, 3] in [0, 1] to float32 [batch, feature_size].
         """
-        model = bundled.MODELS.get(self.handle)
+        model = bundled.image_model(self.handle)
         return model.functional(image_size=image_size) if model else None
 
     def graph(self, spec: Any, *, trainable: str) -> tuple[Any, Any]:
@@ -112,6 +112,19 @@ class Backbone:
         inputs = keras.Input(spec.shape, name="images")
         scaled = keras.layers.Rescaling(high - low, offset=low, name="input_range")(inputs)
         return inputs, self.layer(trainable=trainable != "none")(scaled, training=False)
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """Where it came from and what it is, as plain values."""
+        return {
+            "handle": self.handle,
+            "digest": self.digest,
+            "licence": self.licence,
+            "parameters": self.parameters,
+            "feature_size": self.feature_size,
+            "native_size": self.native_size,
+            "input_range": list(self.input_range),
+        }
 
     @property
     def fine_tune_epochs(self) -> int:

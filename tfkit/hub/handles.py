@@ -10,7 +10,7 @@ from typing import Literal
 from urllib.parse import unquote, urlsplit
 
 from tfkit.errors import HubError
-from tfkit.hub import bundled, known
+from tfkit.hub import bundled, known, known_text
 
 Kind = Literal["bundled", "http", "kaggle", "remote", "folder", "file"]
 KAGGLE_HOSTS = ("kaggle.com", "www.kaggle.com")
@@ -44,7 +44,7 @@ def parse(handle: str | Path) -> Handle:
     if isinstance(handle, str):
         if text in bundled.MODELS:
             return Handle(text, "bundled", text)
-        if row := known.find(text):
+        if row := known.find(text) or known_text.find(text):
             return Handle(text, *_road(row.handle))
         if "://" in text:
             return Handle(text, *_road(text))
@@ -104,7 +104,7 @@ def _not_found(text: str, path: Path) -> str:
         near = [str(parent / name) for name in _nearest(path.name, sorted(names))]
     else:
         message = f"{text!r} is neither a model known by name, nor a folder here."
-        near = _nearest(text, known.names())
+        near = _nearest(text, [*known.names(), *known_text.names()])
     nearest = f"\n  The nearest: {', '.join(near)}." if near else ""
     return f"{message}{nearest}\n  python -m tfkit models lists what is known by name; a URL or a folder works too."
 

@@ -9,6 +9,7 @@ from tfkit.hub import bundled, known
 
 if TYPE_CHECKING:
     from tfkit.hub.backbone import Backbone
+    from tfkit.hub.saved_model import Interface
 
 
 def problems(backbone: Backbone, *, image_size: int | None, trainable: bool) -> list[str]:
@@ -22,12 +23,14 @@ _ALTERNATIVE = (
     "Take a feature-vector model: python -m tfkit models lists some, 'efficientnet-lite0' is built in."
 )
 
+_TEXTS = "For texts: recipes.transfer_text --model-handle, from Python tfkit.hub.resolve_text."
+
 
 def _input(backbone: Backbone, image_size: int | None) -> Iterator[str]:
     inputs = backbone.interface.inputs
     listed = ", ".join(f"{tensor.name} {tensor}".strip() for tensor in inputs)
-    if any(tensor.dtype == "string" for tensor in inputs):
-        yield f"It takes strings ({listed}): it is a model for text, or wants encoded files. {_ALTERNATIVE}"
+    if any(tensor.dtype == "string" or tensor.name == "input_word_ids" for tensor in inputs):
+        yield f"It takes texts ({listed}), not images. {_TEXTS} For images: {_ALTERNATIVE}"
         return
     if len(inputs) != 1:
         yield f"It takes {len(inputs)} inputs ({listed}), not one batch of images. {_ALTERNATIVE}"
@@ -47,7 +50,7 @@ def _input(backbone: Backbone, image_size: int | None) -> Iterator[str]:
         yield f"It takes {tensor}: images that are not square. {_ALTERNATIVE}"
     elif image_size is not None and height not in (None, image_size):
         yield f"It takes {height} x {width} pixels and nothing else: image_size={height}, not {image_size}."
-    model = bundled.MODELS.get(backbone.handle)
+    model = bundled.image_model(backbone.handle)
     if model and image_size is not None and image_size < model.minimum_size:
         yield f"image_size={image_size} is too small for it: {model.minimum_size} is the least."
 
@@ -69,18 +72,23 @@ def _output(backbone: Backbone) -> Iterator[str]:
 
 
 def _training(backbone: Backbone) -> Iterator[str]:
-    if backbone.trainable_variables:
-        return
-    way = backbone.interface.way
-    if way == "tf1":
+    if reason := untrainable(backbone.interface):
+        yield reason
+
+
+def untrainable(interface: Interface) -> str | None:
+    """Why a model has nothing that can be trained, and what to do; None where it has."""
+    if interface.trainable_variables:
+        return None
+    if interface.way == "tf1":
         why = "it is a module of the TF1 Hub format, which can only be used frozen. Take its TF2 version"
-    elif way == "signature":
+    elif interface.way == "signature":
         why = "it can only be called through a signature, which fixes its weights"
-    elif backbone.parameters:
+    elif interface.parameters:
         why = (
             "it was exported without the list `trainable_variables` (a plain tf.Module), so a layer sees "
             "none of its weights"
         )
     else:
         why = "its weights are constants of the graph"
-    yield f"It has 0 trainable weights: {why}. Leave it frozen (trainable=False, --fine-tune-epochs 0)."
+    return f"It has 0 trainable weights: {why}. Leave it frozen (trainable=False, --fine-tune-epochs 0)."

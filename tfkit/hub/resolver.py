@@ -54,14 +54,16 @@ def resolve(
       HubError: it was not found, did not come, or is not whole.
     """
     found = handles.parse(handle)
-    path, digest = _fetch(found, sha256=sha256, timeout_seconds=timeout_seconds, retries=retries)
+    path, digest = fetch(found, sha256=sha256, timeout_seconds=timeout_seconds, retries=retries)
     backbone = _describe(found, path, input_range)
     if backbone.input_range != (0, 1):
         digest = files.digest(digest, backbone.input_range)
     return replace(backbone, digest=digest, feature_size=backbone.feature_size or _measured(backbone))
 
 
-def _fetch(found: Handle, *, sha256: str | None, timeout_seconds: float, retries: int) -> tuple[Path, str]:
+def fetch(
+    found: Handle, *, sha256: str | None = None, timeout_seconds: float = 30, retries: int = 3
+) -> tuple[Path, str]:
     """The verified SavedModel folder, and the digest of its content."""
     packed = found.kind in ("http", "file") or found.location.endswith((".tar.gz", ".tgz", ".tar"))
     if sha256 is not None and not packed:

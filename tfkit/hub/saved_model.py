@@ -98,6 +98,12 @@ def read(folder: Path) -> Interface:
     )
 
 
+def children(folder: Path) -> set[str]:
+    """The names of what the root of the SavedModel in `folder` has: functions, lists of variables, tables."""
+    nodes = _meta_graph(load_proto(folder), tags={"serve"}).object_graph_def.nodes
+    return {child.local_name for child in nodes[0].children} if nodes else set()
+
+
 def load_proto(folder: Path) -> Any:
     """The parsed saved_model.pb of `folder`."""
     from tfkit.stack import tf  # noqa: F401, I001  the next line must not be the first to start TensorFlow

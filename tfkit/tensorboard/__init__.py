@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from tfkit.tensorboard.projector import write_projector
 from tfkit.tensorboard.summaries import write_confusion, write_hparams, write_images, write_pr_curves
+from tfkit.tensorboard.text_summaries import write_lengths, write_texts
 
 if TYPE_CHECKING:
     from tfkit.stack import keras
@@ -27,8 +28,10 @@ __all__ = [
     "write_confusion",
     "write_hparams",
     "write_images",
+    "write_lengths",
     "write_pr_curves",
     "write_projector",
+    "write_texts",
 ]
 
 

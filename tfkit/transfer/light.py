@@ -47,4 +47,5 @@ def light(
     pieces = keras.layers.Embedding(len(tokenizer.vocabulary), dimension, name="embedding")
     features = MaskedMean(name="mean")(pieces(tokens["input_word_ids"]), mask=tokens["input_mask"])
     top = top or plain_top()
-    return compiled(keras.Model(texts, top.logits(features, classes)), top.optimizer(learning_rate, steps))
+    model = keras.Model(texts, top.logits(features, classes))
+    return compiled(model, top.optimizer(learning_rate, steps, model))

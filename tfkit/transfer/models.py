@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tfkit.errors import CheckError
-from tfkit.hub import Backbone
+from tfkit.hub import Backbone, TextEncoder
 from tfkit.hub.freezing import freeze
 
 if TYPE_CHECKING:
@@ -27,11 +27,11 @@ class Top:
 
     Attributes:
       logits: from features [batch, d] and the number of classes; its last layer is named "classifier".
-      optimizer: from the peak of the learning rate and the number of steps.
+      optimizer: from the peak of the learning rate, the number of steps and the model.
     """
 
     logits: Callable[[Any, int], Any]
-    optimizer: Callable[[float, int], Any]
+    optimizer: Callable[[float, int, Any], Any]
 
 
 def head(
@@ -53,18 +53,32 @@ def head(
 
     inputs = keras.Input([feature_size], name="features")
     top = top or plain_top()
-    return compiled(keras.Model(inputs, top.logits(inputs, classes)), top.optimizer(learning_rate, steps))
+    model = keras.Model(inputs, top.logits(inputs, classes))
+    return compiled(model, top.optimizer(learning_rate, steps, model))
 
 
-def plain_top(dropout: float = DROPOUT, *, warmup: float = WARMUP_SHARE, optimizer: str = "adam") -> Top:
-    """Dropout and a dense layer, trained with `schedule` by `adam`, or by `sgd` with a momentum of 0.9."""
+def plain_top(
+    dropout: float = DROPOUT,
+    *,
+    warmup: float = WARMUP_SHARE,
+    optimizer: str = "adam",
+    layer_decay: float = 1.0,
+) -> Top:
+    """Dropout and a dense layer, trained with `schedule` by `adam`, or by `sgd` with a momentum of 0.9.
+
+    With a `layer_decay` below 1 the layers of a transformer learn at rates of their own, see `LayerwiseAdam`.
+    """
     from tfkit.stack import keras
 
     def logits(features: Any, classes: int) -> Any:
         return _dense(keras.layers.Dropout(dropout, name="dropout")(features), classes)
 
-    def optimize(peak: float, steps: int) -> Any:
+    def optimize(peak: float, steps: int, model: keras.Model) -> Any:
         rate = schedule(peak, steps=steps, warmup=warmup)
+        if layer_decay < 1:
+            from tfkit.transfer import layerwise
+
+            return layerwise.LayerwiseAdam(rate, shares=layerwise.shares(model, layer_decay))
         if optimizer == "adam":
             return keras.optimizers.Adam(rate)
         return keras.optimizers.SGD(rate, momentum=0.9)
@@ -99,12 +113,12 @@ def private_top(mean: np.ndarray | None = None) -> Top:
 
     return Top(
         logits=logits,
-        optimizer=lambda peak, steps: keras.optimizers.SGD(schedule(peak, steps=steps), momentum=0.9),
+        optimizer=lambda peak, steps, model: keras.optimizers.SGD(schedule(peak, steps=steps), momentum=0.9),
     )
 
 
 def whole(
-    backbone: Backbone,
+    backbone: Backbone | TextEncoder,
     classes: int,
     *,
     spec: tf.TensorSpec,
@@ -154,7 +168,7 @@ def whole(
         )
         target.set_weights(source.get_weights())
     with _policy(precision):  # float16 gradients need an optimizer that scales the loss
-        return compiled(model, top.optimizer(learning_rate, steps))
+        return compiled(model, top.optimizer(learning_rate, steps, model))
 
 
 def schedule(peak: float, *, steps: int, warmup: float = WARMUP_SHARE) -> Any:

@@ -14,7 +14,7 @@ import numpy as np
 from tfkit import distribute, files, hub, predictions, privacy, training
 from tfkit.config import PrivateConfig
 from tfkit.data import Splits
-from tfkit.hub import Backbone
+from tfkit.hub import Backbone, TextEncoder
 from tfkit.run import Run
 from tfkit.transfer import models
 from tfkit.transfer.stages import Classifier, observe
@@ -30,7 +30,7 @@ FEWEST_FOR_MEAN = 1000  # examples times epsilon
 
 def train_private(
     run: Run,
-    backbone: Backbone,
+    backbone: Backbone | TextEncoder,
     splits: Splits,
     config: PrivateConfig,
     *,
@@ -73,7 +73,7 @@ def train_private(
 
 def train_private_head(
     run: Run,
-    backbone: Backbone,
+    backbone: Backbone | TextEncoder,
     features: Splits,
     config: PrivateConfig,
     *,

@@ -13,7 +13,7 @@ from tfkit import distribute, hub, predictions, stack, training
 from tfkit.config import TransferConfig
 from tfkit.data import Augmentation, Splits
 from tfkit.evaluation import Evaluation
-from tfkit.hub import Backbone
+from tfkit.hub import Backbone, TextEncoder
 from tfkit.run import Run
 from tfkit.transfer import models
 
@@ -25,10 +25,10 @@ TOP_SHARE = 1 / 3
 
 @dataclass(frozen=True, kw_only=True)
 class Classifier:
-    """A trained model of images and what it says of the test split.
+    """A trained model and what it says of the test split.
 
     Attributes:
-      model: float32 [batch, s, s, 3] in [0, 1] to logits [batch, classes].
+      model: images float32 [batch, s, s, 3] in [0, 1], or texts [batch], to logits [batch, classes].
       evaluation: on the test split.
       test_features: float32 [n, d], what its last layer sees of the test split, in the split's order.
     """
@@ -40,7 +40,7 @@ class Classifier:
 
 def train(
     run: Run,
-    backbone: Backbone,
+    backbone: Backbone | TextEncoder,
     splits: Splits,
     config: TransferConfig,
     *,
@@ -51,7 +51,7 @@ def train(
     Args:
       run: gets the logs, the measurements and what was decided.
       backbone: see `tfkit.hub.resolve`.
-      splits: of images, float32 [batch, s, s, 3] in [0, 1].
+      splits: of images, float32 [batch, s, s, 3] in [0, 1], or of texts.
       config: what to train.
       strategy: of all stages; None: the one that the settings name.
     """
@@ -85,7 +85,7 @@ def train(
             learning_rate=config.fine_tune_learning_rate,
             steps=steps,
             head=trained.model,
-            top=models.plain_top(warmup=config.warmup),
+            top=models.plain_top(warmup=config.warmup, layer_decay=config.layer_decay),
             precision="mixed_float16" if stack.has_gpu() else "float32",
         )
         before = trained.val_loss
@@ -105,7 +105,9 @@ def train(
     )
 
 
-def plain_head(config: TransferConfig, backbone: Backbone, features: Splits) -> Callable[[], keras.Model]:
+def plain_head(
+    config: TransferConfig, backbone: Backbone | TextEncoder, features: Splits
+) -> Callable[[], keras.Model]:
     """What builds the head that is trained on these features."""
     return functools.partial(
         models.head, backbone.feature_size, len(features.class_names), **_settings(config, features)
@@ -120,7 +122,9 @@ def _settings(config: TransferConfig, splits: Splits) -> dict[str, Any]:
     }
 
 
-def stored_features(run: Run, backbone: Backbone, splits: Splits, config: TransferConfig) -> Splits | None:
+def stored_features(
+    run: Run, backbone: Backbone | TextEncoder, splits: Splits, config: TransferConfig
+) -> Splits | None:
     """The same splits with the frozen backbone's features in place of the images; None when they do not serve."""
     run.record({"time/features_seconds": 0.0})
     if not config.features:
@@ -137,7 +141,7 @@ def stored_features(run: Run, backbone: Backbone, splits: Splits, config: Transf
 
 
 def _fine_tuning(
-    run: Run, backbone: Backbone, splits: Splits, config: TransferConfig
+    run: Run, backbone: Backbone | TextEncoder, splits: Splits, config: TransferConfig
 ) -> list[tuple[str, int, str]]:
     """The stages that train the backbone: (name, epochs, what is trainable)."""
     epochs = config.fine_tune_epochs

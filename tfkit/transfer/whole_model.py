@@ -85,4 +85,4 @@ def small_cnn(
         )(values)  # fmt: skip
     features = layers.GlobalAveragePooling2D(name="mean")(values)
     model = keras.Model(images, top.logits(features, classes))
-    return models.compiled(model, top.optimizer(learning_rate, steps))
+    return models.compiled(model, top.optimizer(learning_rate, steps, model))

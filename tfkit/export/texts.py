@@ -1,0 +1,54 @@
+"""An exported model of texts: strings to probabilities, with the tokenizer inside."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tfkit import files
+from tfkit.export.module import module_of
+from tfkit.predictions import gives_logits
+
+if TYPE_CHECKING:
+    from tfkit.stack import keras
+
+VOCABULARY = "vocab.txt"
+
+
+def text_module(model: keras.Model, *, scratch: Path) -> Any:
+    """What is saved of a classifier of texts.
+
+    It takes UTF-8 strings, [] or [batch], and gives float32 [classes] or [batch, classes]; `serving_default` takes
+    [batch] as `texts`. Where the tokenizer is tfkit's own, its vocabulary is in assets/vocab.txt, and the signature
+    `device` takes one string [1] by operations that TFLite has, those of tensorflow-text among them.
+
+    Args:
+      model: from strings [batch] to logits or probabilities.
+      scratch: a folder that exists until the module is saved.
+    """
+    from tfkit.stack import tf
+    from tfkit.text.device import on_device
+    from tfkit.text.layer import TOKENS, Tokens
+
+    from_logits = gives_logits(model)
+    spec = tf.TensorSpec([None], tf.string, name="texts")
+
+    @tf.function(input_signature=[spec])
+    def classify(texts: Any) -> Any:
+        outputs = tf.cast(model(texts, training=False), tf.float32)
+        return tf.nn.softmax(outputs) if from_logits else outputs
+
+    @tf.function
+    def call(texts: Any) -> Any:
+        return classify(texts[tf.newaxis])[0] if texts.shape.rank == 0 else classify(texts)
+
+    for shape in ([None], []):
+        call.get_concrete_function(tf.TensorSpec(shape, tf.string, name="texts"))
+    module = module_of(model, call, spec, classify=classify)
+    tokens = next((layer for layer in model.layers if layer.name == TOKENS), None)
+    if isinstance(tokens, Tokens):
+        module.device = on_device(model, from_logits=from_logits)
+        path = scratch / VOCABULARY
+        files.write_text(path, "".join(f"{piece}\n" for piece in tokens.tokenizer.vocabulary))
+        module.vocabulary = tf.saved_model.Asset(str(path))
+    return module

@@ -1,0 +1,153 @@
+"""MiniLM-L6, a small BERT that makes vectors of sentences, as a plain functional tf_keras model.
+
+Source: Devlin et al. 2018 (arXiv:1810.04805) for the network, Wang et al. 2020 (arXiv:2002.10957) for its size, Reimers &
+Gurevych 2019 (arXiv:1908.10084) for the vector of a sentence: the mean over its tokens, of length 1.
+Dropout is left out: what a resumed training draws would be other numbers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tfkit.errors import HubError
+
+if TYPE_CHECKING:
+    from tfkit.stack import keras
+
+FEATURE_SIZE = 384
+LAYERS = 6
+INNER = 1536
+VOCABULARY = 30_522
+POSITIONS = 512
+LENGTH = 128
+"""Ids in a text that it was trained on."""
+
+
+def build() -> keras.Model:
+    """The architecture, with random weights.
+
+    Returns:
+      {"input_word_ids", "input_mask"} int32 [b, n], n at most 512, to float32 [b, 384] of length 1. It is flat, and
+      all kernels are those of Dense layers but the three embeddings.
+    """
+    from tfkit.stack import keras, tf
+
+    inputs = {
+        name: keras.Input((None,), dtype=tf.int32, name=name) for name in ("input_word_ids", "input_mask")
+    }
+    return keras.Model(inputs, encode(**inputs)[1], name="minilm_l6_v2")
+
+
+def encode(input_word_ids: Any, input_mask: Any, input_type_ids: Any = None) -> tuple[Any, Any]:
+    """The network on these ids, as new layers.
+
+    Args:
+      input_word_ids: Keras tensor, int32 [b, n].
+      input_mask: the same, 1 for an id and 0 for padding.
+      input_type_ids: the same, 0 or 1; None: all are 0.
+
+    Returns:
+      The vectors of the tokens, float32 [b, n, 384], and those of the texts, float32 [b, 384].
+    """
+    from tfkit.hub import bert_layers
+    from tfkit.stack import keras
+
+    layers = keras.layers
+    x = layers.Embedding(VOCABULARY, FEATURE_SIZE, name="words")(input_word_ids)
+    places = bert_layers.Places(positions=POSITIONS, name="places")
+    x = places(x if input_type_ids is None else [x, input_type_ids])
+    x = _normalized(x, "embeddings")
+    for i in range(LAYERS):
+        x = _block(x, input_mask, f"layer{i}")
+    return x, bert_layers.Mean(name="sentence")([x, input_mask])
+
+
+def is_top(layer: str) -> bool:
+    """Whether the layer of this name is in the later half of the network."""
+    found = re.match(r"layer(\d+)_", layer)
+    return found is not None and int(found[1]) >= LAYERS // 2
+
+
+def set_weights(model: keras.Model, tensors: Mapping[str, np.ndarray]) -> None:
+    """Give `model` the weights of the published checkpoint.
+
+    Args:
+      model: what `build` returned.
+      tensors: exactly the names and shapes of all-MiniLM-L6-v2.
+
+    Raises:
+      HubError: a tensor is missing, superfluous, of another shape, or not finite.
+    """
+    expected = dict(_names())
+    unused = {"embeddings.position_ids", "pooler.dense.weight", "pooler.dense.bias"}
+    faults = []
+    layers = {layer.name: layer for layer in model.layers}
+    for name in sorted(expected.keys() & tensors.keys()):
+        layer, weight, turned = expected[name]
+        variable = next(v for v in layers[layer].weights if v.name.split("/")[-1] == f"{weight}:0")
+        value = tensors[name].T if turned else tensors[name]
+        if value.shape != tuple(variable.shape):
+            faults.append(f"{name} has shape {value.shape}, not {tuple(variable.shape)}")
+        elif not np.isfinite(value).all():
+            faults.append(f"{name} has values that are not finite")
+        else:
+            variable.assign(value)
+    faults += sorted(f"{name} is not known" for name in tensors.keys() - expected.keys() - unused)
+    faults += sorted(f"{name} is missing" for name in expected.keys() - tensors.keys())
+    if faults:
+        listed = "\n  ".join(faults[:10])
+        raise HubError(f"These are not the weights of MiniLM-L6-v2 ({len(faults)} faults):\n  {listed}")
+
+
+def _block(x: Any, mask: Any, name: str) -> Any:
+    from tfkit.hub import bert_layers
+    from tfkit.stack import keras
+
+    layers = keras.layers
+    inputs = x
+    parts = [layers.Dense(FEATURE_SIZE, name=f"{name}_{part}")(x) for part in ("query", "key", "value")]
+    x = bert_layers.Attention(heads=12, name=f"{name}_attention")([*parts, mask])
+    x = layers.Dense(FEATURE_SIZE, name=f"{name}_attended")(x)
+    x = _normalized(layers.Add(name=f"{name}_attended_add")([x, inputs]), f"{name}_attended")
+    inputs = x
+    x = layers.Dense(INNER, name=f"{name}_inner")(x)
+    x = layers.Activation("gelu", name=f"{name}_gelu")(x)
+    x = layers.Dense(FEATURE_SIZE, name=f"{name}_outer")(x)
+    return _normalized(layers.Add(name=f"{name}_outer_add")([x, inputs]), f"{name}_outer")
+
+
+def _normalized(x: Any, name: str) -> Any:
+    from tfkit.stack import keras
+
+    return keras.layers.LayerNormalization(epsilon=1e-12, name=f"{name}_norm")(x)
+
+
+def _names() -> Iterator[tuple[str, tuple[str, str, bool]]]:
+    """The checkpoint's name of each tensor, with the layer and weight that it is here, and whether it is turned."""
+    yield "embeddings.word_embeddings.weight", ("words", "embeddings", False)
+    yield "embeddings.position_embeddings.weight", ("places", "positions", False)
+    yield "embeddings.token_type_embeddings.weight", ("places", "types", False)
+    yield from _norm("embeddings.LayerNorm", "embeddings")
+    for i in range(LAYERS):
+        theirs, ours = f"encoder.layer.{i}", f"layer{i}"
+        for part in ("query", "key", "value"):
+            yield from _dense(f"{theirs}.attention.self.{part}", f"{ours}_{part}")
+        yield from _dense(f"{theirs}.attention.output.dense", f"{ours}_attended")
+        yield from _norm(f"{theirs}.attention.output.LayerNorm", f"{ours}_attended")
+        yield from _dense(f"{theirs}.intermediate.dense", f"{ours}_inner")
+        yield from _dense(f"{theirs}.output.dense", f"{ours}_outer")
+        yield from _norm(f"{theirs}.output.LayerNorm", f"{ours}_outer")
+
+
+def _dense(theirs: str, ours: str) -> Iterator[tuple[str, tuple[str, str, bool]]]:
+    yield f"{theirs}.weight", (ours, "kernel", True)
+    yield f"{theirs}.bias", (ours, "bias", False)
+
+
+def _norm(theirs: str, ours: str) -> Iterator[tuple[str, tuple[str, str, bool]]]:
+    yield f"{theirs}.weight", (f"{ours}_norm", "gamma", False)
+    yield f"{theirs}.bias", (f"{ours}_norm", "beta", False)
