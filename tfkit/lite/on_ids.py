@@ -26,8 +26,8 @@ _CHECKED = 50
 
 _HOW = """\
 model.tflite takes the ids of one text, int32 [1, {length}]: {inputs}.
-input_word_ids: that of [CLS], those of the text's pieces ({most} at most, the rest is cut off), that of [SEP], and to the
-end those of [PAD]. input_mask: 1 for each of these ids, 0 for [PAD]. An id is the number of the line in vocab.txt, from 0.
+input_word_ids: that of [CLS], those of the pieces of the text ({most} at most, the rest is cut off), that of [SEP], and
+to the end those of [PAD]. input_mask: 1 for each id, 0 for [PAD]. An id is the number of the line in vocab.txt, from 0.
 How a text becomes pieces is WordPiece as BERT has it: BertTokenizer of tensorflow-text or of other libraries.
 It gives the probabilities of the classes in labels.txt.
 """
