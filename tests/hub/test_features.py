@@ -8,7 +8,7 @@ import pytest
 
 from tfkit import data, files, hub
 from tfkit.errors import CheckError, DataError, UsageError
-from tfkit.hub import engines, stored
+from tfkit.hub import image_engines, stored
 from tfkit.hub.features import extract
 from tfkit.stack import keras, tf
 
@@ -257,7 +257,7 @@ def test_what_does_not_fit_in_memory_is_read_from_the_file(backbone, splits):
 
 
 def test_converted_model_takes_as_many_images_as_are_fastest(backbone):
-    assert [engines.images_per_call(size) for size in (32, 96, 224, 1024)] == [16, 8, 1, 1]
+    assert [image_engines.images_per_call(size) for size in (32, 96, 224, 1024)] == [16, 8, 1, 1]
 
 
 def test_input_range_of_the_model_is_kept(small_model, splits):

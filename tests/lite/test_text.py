@@ -5,12 +5,13 @@ from __future__ import annotations
 import inspect as python_inspect
 import subprocess
 import sys
+import types
 from dataclasses import dataclass
 
 import numpy as np
 import pytest
 
-from tfkit import evaluation, export
+from tfkit import evaluation, exhibits, export
 from tfkit import run as runs
 from tfkit.data import Splits
 from tfkit.errors import RunError, UsageError
@@ -18,7 +19,7 @@ from tfkit.lite import convert, inspect, on_ids, recipe, representative
 from tfkit.lite.config import CompressConfig
 from tfkit.lite.evaluate import predict
 from tfkit.lite.job import _check_texts
-from tfkit.lite.subject import of_run
+from tfkit.lite.subject import _of_texts, of_run
 from tfkit.run import Run
 from tfkit.stack import tf
 from tfkit.text import WordPiece, build
@@ -103,7 +104,7 @@ def run(splits, model, tmp_path_factory):
         names=[splits.source.names[place] for place in test], class_names=splits.class_names,
     )  # fmt: skip
     export.save(model, run, splits, evaluation=measured)
-    evaluation.save(run.path / runs.EVALUATION, measured)
+    exhibits.save(run.path / runs.EVALUATION, measured)
     return run
 
 
@@ -143,7 +144,7 @@ def test_infer_runs_it_in_a_process_of_its_own(compressed, splits):
         [sys.executable, folder / "infer.py", "-"], input=text.encode(), capture_output=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    measured, _ = evaluation.load(compressed.path / runs.EVALUATION)
+    measured, _ = exhibits.load(compressed.path / runs.EVALUATION)
     expected = splits.class_names[int(measured.probabilities[0].argmax())]
     assert done.stdout.decode().splitlines()[0].split() == [
         f"{measured.probabilities[0].max():.4f}",
@@ -176,20 +177,14 @@ def test_a_process_that_never_heard_of_texts_converts_the_saved_model(run, split
     subprocess.run([sys.executable, "-c", script, str(folder), str(made)], check=True, capture_output=True)
     test = splits.source.read(splits.indices["test"])
     said = predict(made.read_bytes(), lambda places: test[places], len(test))
-    measured, _ = evaluation.load(run.path / runs.EVALUATION)
+    measured, _ = exhibits.load(run.path / runs.EVALUATION)
     np.testing.assert_allclose(said, measured.probabilities, atol=1e-5)
 
 
 def test_a_run_whose_tokenizer_tflite_lacks(run, splits):
-    class Foreign:
-        signatures = {"serving_default": None}
-        classify = None
-
-    class Of(Run):
-        model = Foreign()
-
+    foreign = types.SimpleNamespace(signatures={"serving_default": None}, classify=None)
     with pytest.raises(RunError, match="no signature 'device'"):
-        of_run(Of(run.path), splits, examples=None)
+        _of_texts(run, foreign, splits)
 
 
 def test_techniques_are_refused_before_anything_is_trained(run):

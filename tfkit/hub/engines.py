@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterator
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from tfkit import files, packages, stack
 from tfkit.errors import CheckError, StackError
-from tfkit.hub.backbone import Backbone
-from tfkit.litert import ParallelInterpreter, to_tflite
 
 TOLERANCE = 1e-3
 """How far LiteRT may be from TensorFlow, relative to the length of a feature vector."""
@@ -20,11 +18,35 @@ TOLERANCE = 1e-3
 _CONVERSION = 1  # part of the cache key of converted models: raise it when they become others
 
 
-class Engine(Protocol):
-    """uint8 [b, s, s, 3] to float32 [b, d]."""
+Engine = Callable[[np.ndarray], np.ndarray]
+"""Examples as a source reads them, [b, ...], to their features, float32 [b, d]."""
 
-    def __call__(self, images: np.ndarray) -> np.ndarray:
-        """The features of the images."""
+
+class Engines(Protocol):
+    """The engines that a model has, and how its examples go through them."""
+
+    unit: str
+    """What an example is called."""
+
+    at_a_time: int
+    """How many are read and computed at a time."""
+
+    cut: int
+    """How many of the computed examples were longer than the model takes."""
+
+    @property
+    def handle(self) -> str:
+        """The model's."""
+
+    def tensorflow(self) -> Engine:
+        """The model itself, loaded."""
+
+    def litert(self, probe: np.ndarray) -> contextlib.AbstractContextManager[Engine]:
+        """The model as the LiteRT interpreter runs it on all cores, for examples like the probe.
+
+        Raises:
+          CheckError: it has no such form.
+        """
 
 
 class Choice(NamedTuple):
@@ -37,69 +59,41 @@ class Choice(NamedTuple):
     """The largest one between LiteRT and TensorFlow on the probe; 0 where TensorFlow computes."""
 
 
-class TensorFlow:
-    """The model itself, in TensorFlow."""
-
-    def __init__(self, backbone: Backbone) -> None:
-        """Load it."""
-        from tfkit.stack import tf
-
-        layer = backbone.layer()
-
-        @tf.function(autograph=False, reduce_retracing=True)
-        def compute(images: Any) -> Any:
-            return layer(backbone.scale(tf.cast(images, tf.float32) / 255.0))
-
-        self.layer = layer
-        self._compute = compute
-
-    def __call__(self, images: np.ndarray) -> np.ndarray:
-        """The features of the images."""
-        return np.asarray(self._compute(images), np.float32)
-
-
 @contextlib.contextmanager
-def choose(backbone: Backbone, probe: np.ndarray, *, engine: str) -> Iterator[Choice]:
+def choose(engines: Engines, probe: np.ndarray, *, engine: str) -> Iterator[Choice]:
     """The engine for a model on this machine, checked, ready to compute while the block runs.
 
     Args:
-      backbone: the model.
-      probe: uint8 [b, s, s, 3], the images that both engines must agree on.
+      engines: of the model.
+      probe: [b, ...], the examples that both engines must agree on.
       engine: "litert" or "tensorflow" to have no other, "auto" to have LiteRT where it can be had and is
         the faster one.
 
     Raises:
       CheckError: LiteRT was asked for and cannot compute these features.
     """
-    reference = TensorFlow(backbone)
+    reference = engines.tensorflow()
     if engine == "tensorflow" or (engine == "auto" and stack.has_gpu()):
         reason = "asked for" if engine == "tensorflow" else "there is a GPU"
         yield Choice("tensorflow", reference, reason, 0.0)
         return
-    try:
-        model = _converted(backbone, reference, image_size=probe.shape[1])
-        interpreter = ParallelInterpreter(model)
-    except (CheckError, StackError, RuntimeError, ValueError) as err:
-        if engine == "litert":
-            raise
-        yield Choice("tensorflow", reference, str(err).splitlines()[0], 0.0)
-        return
-    with interpreter:
-
-        def litert(images: np.ndarray) -> np.ndarray:
-            # The very operations, in the very order, in which TensorFlow gets its images.
-            return interpreter(
-                images, prepare=lambda some: backbone.scale(some.astype(np.float32) / np.float32(255))
-            )
-
-        expected = reference(probe)
-        difference = relative_difference(litert(probe), expected)
-        if difference <= TOLERANCE:
-            yield Choice("litert", litert, "faster on a CPU", difference)
-            return
-    found = f"LiteRT's features differ from TensorFlow's by {difference:.2g} (at most {TOLERANCE:g})"
-    if engine == "litert":
-        raise CheckError(f"{backbone.handle}: {found}.\n  Let TensorFlow compute them: engine='tensorflow'.")
+    with contextlib.ExitStack() as opened:
+        try:
+            litert = opened.enter_context(engines.litert(probe))
+        except (CheckError, StackError, RuntimeError, ValueError) as err:
+            if engine == "litert":
+                raise
+            found = str(err).splitlines()[0]
+        else:
+            difference = relative_difference(litert(probe), reference(probe))
+            if difference <= TOLERANCE:
+                yield Choice("litert", litert, "faster on a CPU", difference)
+                return
+            found = f"LiteRT's features differ from TensorFlow's by {difference:.2g} (at most {TOLERANCE:g})"
+            if engine == "litert":
+                raise CheckError(
+                    f"{engines.handle}: {found}.\n  Let TensorFlow compute them: engine='tensorflow'."
+                )
     yield Choice("tensorflow", reference, found, 0.0)
 
 
@@ -115,31 +109,21 @@ def relative_difference(found: np.ndarray, expected: np.ndarray) -> float:
     return float(np.max(distance / length))
 
 
-def images_per_call(image_size: int) -> int:
-    """How many images LiteRT computes fastest at a time: enough to use the weights that it loads.
+def converted(*parts: object, make: Callable[[], bytes]) -> bytes:
+    """A model as TFLite, converted once and cached under a name that says its content.
 
-    Measured with EfficientNet-Lite0, CPU time for an image: at 96 pixels 3.0 ms one by one, 2.0 ms by eight;
-    at 224 pixels 10.8 ms one by one, 12.2 ms by eight, whose activations leave the processor's cache.
-
-    Example:
-      >>> [images_per_call(size) for size in (64, 96, 128, 224, 300)]
-      [16, 8, 4, 1, 1]
+    Args:
+      parts: all that it depends on.
+      make: converts it.
     """
-    pixels = 8 * 96**2
-    return min(16, 1 << max(1, pixels // image_size**2).bit_length() - 1)
-
-
-def _converted(backbone: Backbone, reference: TensorFlow, *, image_size: int) -> bytes:
-    """The model as TFLite, converted once and cached under a name that says its content."""
     shelf = files.cache_dir("tflite")
-    key = files.digest(backbone.digest, image_size, packages.version("tensorflow"), _CONVERSION)
+    key = files.digest(*parts, packages.version("tensorflow"), _CONVERSION)
     for path in shelf.glob(f"{key}-*.tflite"):
         content = path.read_bytes()
         if path.stem == f"{key}-{_checksum(content)}":
             return content
         path.unlink()
-    shape = (images_per_call(image_size), image_size, image_size, 3)
-    content = to_tflite(reference.layer, input_shape=shape)
+    content = make()
     files.write_bytes(shelf / f"{key}-{_checksum(content)}.tflite", content)
     return content
 

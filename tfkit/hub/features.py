@@ -1,4 +1,4 @@
-"""The features of a frozen backbone: computed once, checked, stored, and read back by the next run."""
+"""The features of a frozen model: computed once, checked, stored, and read back by the next run."""
 
 from __future__ import annotations
 
@@ -15,10 +15,14 @@ from tfkit.data import Source, Splits
 from tfkit.errors import CheckError, DataError, UsageError
 from tfkit.hub import engines, stored
 from tfkit.hub.backbone import Backbone
+from tfkit.hub.engines import Engines
+from tfkit.hub.image_engines import ImageEngines
+from tfkit.hub.text_encoder import TextEncoder
+from tfkit.hub.text_engines import TextEngines
 
 ENGINES = ("auto", "litert", "tensorflow")
 
-_PROBE = 4  # images that both engines compute: each costs TensorFlow as long as three cost LiteRT
+_PROBE = 4  # examples that both engines compute: each costs TensorFlow as long as three cost LiteRT
 _EXTRACTION = 1  # part of the key of stored features: raise it when they become others
 
 
@@ -27,7 +31,7 @@ class Extraction:
     """Splits of features, and how they came to be."""
 
     splits: Splits
-    """The same splits over features, float32 [d], in the place of the images."""
+    """The same splits over features, float32 [d], in the place of the images or texts."""
 
     engine: str
     """What computed them: "litert" or "tensorflow"."""
@@ -36,7 +40,7 @@ class Extraction:
     """Why that engine did."""
 
     max_relative_difference: float
-    """The largest one between LiteRT and TensorFlow on the first images, relative to the length of a feature
+    """The largest one between LiteRT and TensorFlow on some examples, relative to the length of a feature
     vector; 0 where only TensorFlow computed."""
 
     seconds: float
@@ -45,13 +49,22 @@ class Extraction:
     reused: bool
     """Whether an earlier call had computed and stored them."""
 
+    cut: int = 0
+    """Texts that are longer than the encoder takes: what is at their ends is not in their features. 0 where the
+    encoder does not show it."""
+
     @property
     def summary(self) -> str:
-        """One sentence for the notes of a run."""
+        """A sentence or two for the notes of a run."""
         n, (d,) = len(self.splits.source.labels), self.splits.source.shape
+        cut = (
+            f" {self.cut} texts ({self.cut / n:.1%}) are longer than the encoder takes, and cut."
+            if self.cut
+            else ""
+        )
         if self.reused:
-            return f"{n} x {d} features were stored already (computed by {self._by})."
-        return f"{n} x {d} features were computed by {self._by} in {self.seconds:.1f} s and stored."
+            return f"{n} x {d} features were stored already (computed by {self._by}).{cut}"
+        return f"{n} x {d} features were computed by {self._by} in {self.seconds:.1f} s and stored.{cut}"
 
     @property
     def _by(self) -> str:
@@ -61,26 +74,26 @@ class Extraction:
 
 
 def extract(
-    backbone: Backbone, splits: Splits, *, engine: str = "auto", batch_size: int | None = None
+    model: Backbone | TextEncoder, splits: Splits, *, engine: str = "auto", batch_size: int | None = None
 ) -> Extraction:
-    """The features of all images of a split source, from a frozen backbone.
+    """The features of all images or texts of a split source, from a frozen model.
 
-    They are stored in the cache under the contents of the model and of the images: the next call for the
+    They are stored in the cache under the contents of the model and of the examples: the next call for the
     same ones reads them. A call that was interrupted leaves nothing behind.
 
     Args:
-      backbone: see `tfkit.hub.resolve`.
-      splits: of images.
+      model: of images, see `tfkit.hub.resolve`, or of texts, see `tfkit.hub.resolve_text`.
+      splits: of what it takes.
       engine: "litert" (float32, all cores), "tensorflow", or "auto": LiteRT where there is no GPU and its
-        features equal TensorFlow's within 1e-3 on the first images, else TensorFlow.
-      batch_size: images that are read and computed at a time; None takes 32.
+        features equal TensorFlow's within 1e-3 on some examples, else TensorFlow.
+      batch_size: examples that are read and computed at a time; None takes 32 images or 4096 texts.
 
     Returns:
       The splits over features, for the training of a head.
 
     Raises:
       CheckError: a feature is not finite, or LiteRT was asked for and cannot compute them.
-      DataError: the splits are not of images.
+      DataError: the splits are not of what the model takes.
       UsageError: there is no such engine.
 
     Example:
@@ -94,13 +107,9 @@ def extract(
     if engine not in ENGINES:
         raise UsageError(f"There is no engine {engine!r} for features; there is: {', '.join(ENGINES)}.")
     source = splits.source
-    if len(source.shape) != 3:
-        raise DataError(
-            f"{splits.origin} holds examples of shape {source.shape}; features are computed from images.\n"
-            "  tfkit.data.load_images and tfkit.data.from_arrays make splits of images."
-        )
+    kind = _engines(model, splits)
     key = files.digest(
-        backbone.digest,
+        model.digest,
         source.fingerprint,
         source.shape,
         engine,
@@ -108,13 +117,19 @@ def extract(
         packages.version("ai-edge-litert"),
         _EXTRACTION,
     )
-    shape = (len(source.labels), backbone.feature_size)
+    shape = (len(source.labels), model.feature_size)
 
     def make(write: stored.Writer) -> dict[str, str | float]:
-        probe = source.read(np.arange(min(_PROBE, shape[0])))
-        with engines.choose(backbone, probe, engine=engine) as chosen:
-            write(_computed(source, chosen.compute, batch_size=batch_size or 32))
-        return {"engine": chosen.name, "reason": chosen.reason, "max_relative_difference": chosen.difference}
+        probe = source.read(_probe(source))
+        with engines.choose(kind, probe, engine=engine) as chosen:
+            kind.cut = 0
+            write(_computed(source, chosen.compute, kind, batch_size=batch_size or kind.at_a_time))
+        return {
+            "engine": chosen.name,
+            "reason": chosen.reason,
+            "max_relative_difference": chosen.difference,
+            "cut": kind.cut,
+        }
 
     path, entry, reused = stored.get(key, make, shape=shape)
     features = stored.FeatureSource(path, source, size=shape[1], fingerprint=key)
@@ -123,14 +138,45 @@ def extract(
     )
 
 
-def _computed(source: Source, compute: engines.Engine, *, batch_size: int) -> Iterator[np.ndarray]:
+def _engines(model: Backbone | TextEncoder, splits: Splits) -> Engines:
+    """What computes the features of these examples; they must be what the model takes."""
+    shape = splits.source.shape
+    if isinstance(model, TextEncoder):
+        if shape != ():
+            raise DataError(
+                f"{splits.origin} holds examples of shape {shape}; {model.handle} makes features of texts.\n"
+                "  tfkit.data.load_texts makes splits of texts."
+            )
+        return TextEngines(model)
+    if len(shape) != 3:
+        found = "texts" if shape == () else f"examples of shape {shape}"
+        raise DataError(
+            f"{splits.origin} holds {found}; features are computed from images by {model.handle}.\n"
+            "  tfkit.data.load_images and tfkit.data.from_arrays make splits of images;"
+            " tfkit.hub.resolve_text finds encoders of texts."
+        )
+    return ImageEngines(model)
+
+
+def _probe(source: Source) -> np.ndarray:
+    """The indices of some examples: the first images; of texts the shortest, the longest and two between."""
+    count = min(_PROBE, len(source.labels))
+    lengths = getattr(source, "lengths", None)
+    if lengths is None:
+        return np.arange(count)
+    return np.argsort(lengths, kind="stable")[np.linspace(0, len(lengths) - 1, count).astype(int)]
+
+
+def _computed(
+    source: Source, compute: engines.Engine, kind: Engines, *, batch_size: int
+) -> Iterator[np.ndarray]:
     """The features in the source's order, batch by batch; the next batch is read while one is computed."""
     n = len(source.labels)
     batches = [np.arange(start, min(start + batch_size, n)) for start in range(0, n, batch_size)]
     with (
         ThreadPoolExecutor(1) as reader,
         tqdm(
-            total=n, desc="Computing features", unit="image", delay=1, disable=not process.watched()
+            total=n, desc="Computing features", unit=kind.unit, delay=1, disable=not process.watched()
         ) as progress,
     ):
         read = reader.submit(source.read, batches[0])

@@ -1,13 +1,12 @@
 """MiniLM-L6, a small BERT that makes vectors of sentences, as a plain functional tf_keras model.
 
-Source: Devlin et al. 2018 (arXiv:1810.04805) for the network, Wang et al. 2020 (arXiv:2002.10957) for its size, Reimers &
-Gurevych 2019 (arXiv:1908.10084) for the vector of a sentence: the mean over its tokens, of length 1.
+Source: Devlin et al. 2018 (arXiv:1810.04805) for the network, Wang et al. 2020 (arXiv:2002.10957) for its size,
+Reimers & Gurevych 2019 (arXiv:1908.10084) for the vector of a sentence: the mean over its tokens, of length 1.
 Dropout is left out: what a resumed training draws would be other numbers.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -42,13 +41,16 @@ def build() -> keras.Model:
     return keras.Model(inputs, encode(**inputs)[1], name="minilm_l6_v2")
 
 
-def encode(input_word_ids: Any, input_mask: Any, input_type_ids: Any = None) -> tuple[Any, Any]:
+def encode(
+    input_word_ids: Any, input_mask: Any, input_type_ids: Any = None, *, longest: int | None = None
+) -> tuple[Any, Any]:
     """The network on these ids, as new layers.
 
     Args:
       input_word_ids: Keras tensor, int32 [b, n].
       input_mask: the same, 1 for an id and 0 for padding.
       input_type_ids: the same, 0 or 1; None: all are 0.
+      longest: of n, where that is known to be less than `POSITIONS`.
 
     Returns:
       The vectors of the tokens, float32 [b, n, 384], and those of the texts, float32 [b, 384].
@@ -58,18 +60,12 @@ def encode(input_word_ids: Any, input_mask: Any, input_type_ids: Any = None) -> 
 
     layers = keras.layers
     x = layers.Embedding(VOCABULARY, FEATURE_SIZE, name="words")(input_word_ids)
-    places = bert_layers.Places(positions=POSITIONS, name="places")
+    places = bert_layers.Places(positions=POSITIONS, longest=longest, name="places")
     x = places(x if input_type_ids is None else [x, input_type_ids])
     x = _normalized(x, "embeddings")
     for i in range(LAYERS):
         x = _block(x, input_mask, f"layer{i}")
     return x, bert_layers.Mean(name="sentence")([x, input_mask])
-
-
-def is_top(layer: str) -> bool:
-    """Whether the layer of this name is in the later half of the network."""
-    found = re.match(r"layer(\d+)_", layer)
-    return found is not None and int(found[1]) >= LAYERS // 2
 
 
 def set_weights(model: keras.Model, tensors: Mapping[str, np.ndarray]) -> None:

@@ -75,7 +75,7 @@ def embedding_rows(path: Path, digest: str, *, interface: Interface) -> int | No
 
 
 def pieces_of(preprocessor: Path) -> int | None:
-    """How many ids a preprocessor makes, by its vocabulary among the assets; None where there is none of a known kind."""
+    """How many ids a preprocessor makes, by the vocabulary among its assets; None where it shows none."""
     for path in sorted((preprocessor / "assets").glob("*")):
         content = path.read_bytes()
         if path.suffix == ".txt" and b"[SEP]" in content:

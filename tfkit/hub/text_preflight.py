@@ -109,13 +109,10 @@ def _vocabulary(encoder: TextEncoder) -> Iterator[str]:
 
 
 def _length(encoder: TextEncoder) -> Iterator[str]:
-    length, part, model = encoder.max_length, encoder.preprocessor, bundled.text_model(encoder.handle)
+    length, part = encoder.max_length, encoder.preprocessor
     if length is None:
         return
-    if model is not None:
-        if not 3 <= length <= model.positions:
-            yield f"max_length={length}: it takes 3 to {model.positions} ids ({model.max_length} in its training)."
-    elif part is None:
+    if part is None:
         if takes_strings(encoder.interface.inputs):
             yield f"max_length={length} cannot be told to a model that takes strings itself. Leave it out."
     elif length != (native := text_layers.native_length(part.interface)):

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tfkit import files
+from tfkit.errors import HubError
 from tfkit.hub import bundled, cache, handles, known_text, resolver, saved_model, text_layers
 from tfkit.hub.known_text import KnownText
 from tfkit.hub.saved_model import Interface
@@ -37,7 +38,7 @@ def resolve_text(
       The encoder. `.check()` says whether it can do a job, `.layer()` makes it a Keras layer.
 
     Raises:
-      HubError: a part was not found, did not come, or is not whole.
+      HubError: a part was not found, did not come, or is not whole; or max_length is out of a bundled model's range.
     """
     found = handles.parse(handle)
     path, digest = resolver.fetch(found, sha256=sha256)
@@ -45,8 +46,7 @@ def resolve_text(
     row = known_text.find(found.text) or known_text.find(found.location)
     model = bundled.text_model(found.location) if found.kind == "bundled" else None
     if preprocessor is None and model is not None:
-        length = max_length or model.max_length
-        part: Part | None = _bundled_preprocessor(model, length if 3 <= length <= model.positions else None)
+        part: Part | None = _bundled_preprocessor(model, max_length or model.max_length)
     else:
         chosen = preprocessor or (row.preprocessor if row else None)
         part = _part(chosen) if chosen else None
@@ -67,8 +67,12 @@ def resolve_text(
     return replace(encoder, feature_size=_feature_size(encoder))
 
 
-def _bundled_preprocessor(model: bundled.TextModel, length: int | None) -> Part:
-    length = length or model.max_length
+def _bundled_preprocessor(model: bundled.TextModel, length: int) -> Part:
+    if not 3 <= length <= model.positions:
+        raise HubError(
+            f"max_length={length}: {model.name} takes 3 to {model.positions} ids of a text, two at its ends among"
+            f" them; it was trained on {model.max_length}."
+        )
     entry = cache.get(
         f"{model.name}-preprocessor",
         lambda folder: model.export_preprocessor(folder, max_length=length),

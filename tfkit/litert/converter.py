@@ -16,14 +16,17 @@ if TYPE_CHECKING:
 REMEDY = "Replace the layers that use them; TensorFlow itself runs the model as it is."
 
 
-def to_tflite(model: Callable[[tf.Tensor], tf.Tensor], *, input_shape: Sequence[int | None]) -> bytes:
+def to_tflite(
+    model: Callable[[tf.Tensor], tf.Tensor], *, input_shape: Sequence[int | None], dtype: str = "float32"
+) -> bytes:
     """A function as float32 TFLite, in this process: quick, for what is known to convert.
 
     Args:
       model: a tf_keras model, a hub.KerasLayer, a tf.function, or any other function that TensorFlow can
-        trace: of one float32 tensor, to one tensor. It is called as it infers, not as it trains.
+        trace: of one tensor, to one tensor. It is called as it infers, not as it trains.
       input_shape: of that tensor, with the batch. With a batch of 1 the interpreter plans its memory best;
         None makes an input that is resized.
+      dtype: of that tensor; ids of words are "int32".
 
     Returns:
       The content of a .tflite file.
@@ -39,7 +42,7 @@ def to_tflite(model: Callable[[tf.Tensor], tf.Tensor], *, input_shape: Sequence[
     from tfkit.stack import tf
 
     function = tf.function(lambda inputs: model(inputs), autograph=False).get_concrete_function(
-        tf.TensorSpec(list(input_shape), tf.float32)
+        tf.TensorSpec(list(input_shape), dtype)
     )
     # The model itself is handed over only so that its variables live on.
     converter = tf.lite.TFLiteConverter.from_concrete_functions([function], model)

@@ -55,15 +55,14 @@ class ParallelInterpreter:
         self.output_shape = worker.output_shape
         self._pool = ThreadPoolExecutor(self.workers)
 
-    def __call__(
-        self, inputs: np.ndarray, *, prepare: Callable[[np.ndarray], np.ndarray] | None = None
-    ) -> np.ndarray:
+    def __call__(self, inputs: Any, *, prepare: Callable[[Any], np.ndarray] | None = None) -> np.ndarray:
         """The model's output for each example.
 
         Args:
           inputs: [n, ...], of which real numbers of the model's input shape are made. A quantized model gets them
             by its own scale: one of images that takes uint8 with scale 1 gets pixels as they are. Of a model of
-            strings objects [n], `str` or UTF-8 bytes.
+            strings objects [n], `str` or UTF-8 bytes. Or a list of what `prepare` makes arrays of. The sizes that the model leaves open may differ from call to call of it: it is
+            resized, in half a millisecond; neighbours of one size save that.
           prepare: makes them, for the few examples of a call and on the worker's thread; None where `inputs`
             are the real numbers already.
 
@@ -106,14 +105,26 @@ class _Worker:
         self._input, self._output = Number(read), Number(written)
         self.input_shape = tuple(int(size) for size in read["shape"])
         self.output_shape = tuple(int(size) for size in written["shape"])
+        self._open = np.asarray(read["shape_signature"]) < 0
+        self._shape = self.input_shape
 
     def __call__(self, inputs: np.ndarray) -> np.ndarray:
         missing = self.input_shape[0] - len(inputs)
         if missing:  # the last examples, where the model takes several at a time
             inputs = np.concatenate([inputs, np.zeros((missing, *self.input_shape[1:]), inputs.dtype)])
+        if inputs.shape != self._shape and self._fits(inputs.shape):
+            self._interpreter.resize_tensor_input(self._input.index, inputs.shape)
+            self._interpreter.allocate_tensors()
+            self._shape = inputs.shape
         self._interpreter.set_tensor(self._input.index, self._input.quantized(inputs))
         self._interpreter.invoke()
         return self._output.real(self._interpreter.get_tensor(self._output.index))
+
+    def _fits(self, shape: tuple[int, ...]) -> bool:
+        """Whether the model takes this shape, having left open what is another size."""
+        return len(shape) == len(self._open) and bool(
+            np.all(self._open | (np.array(shape) == self.input_shape))
+        )
 
 
 class Number:
