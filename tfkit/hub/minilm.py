@@ -41,13 +41,16 @@ def build() -> keras.Model:
     return keras.Model(inputs, encode(**inputs)[1], name="minilm_l6_v2")
 
 
-def encode(input_word_ids: Any, input_mask: Any, input_type_ids: Any = None) -> tuple[Any, Any]:
+def encode(
+    input_word_ids: Any, input_mask: Any, input_type_ids: Any = None, *, longest: int | None = None
+) -> tuple[Any, Any]:
     """The network on these ids, as new layers.
 
     Args:
       input_word_ids: Keras tensor, int32 [b, n].
       input_mask: the same, 1 for an id and 0 for padding.
       input_type_ids: the same, 0 or 1; None: all are 0.
+      longest: of n, where that is known to be less than `POSITIONS`.
 
     Returns:
       The vectors of the tokens, float32 [b, n, 384], and those of the texts, float32 [b, 384].
@@ -57,7 +60,7 @@ def encode(input_word_ids: Any, input_mask: Any, input_type_ids: Any = None) -> 
 
     layers = keras.layers
     x = layers.Embedding(VOCABULARY, FEATURE_SIZE, name="words")(input_word_ids)
-    places = bert_layers.Places(positions=POSITIONS, name="places")
+    places = bert_layers.Places(positions=POSITIONS, longest=longest, name="places")
     x = places(x if input_type_ids is None else [x, input_type_ids])
     x = _normalized(x, "embeddings")
     for i in range(LAYERS):

@@ -134,7 +134,7 @@ class TextEncoder:
         from tfkit.text.layer import Tokens
 
         tokens = Tokens(tokenizer)(texts)
-        _, features = minilm.encode(tokens[WORDS], tokens[MASK])
+        _, features = minilm.encode(tokens[WORDS], tokens[MASK], longest=tokenizer.max_length)
         freeze(model.weighted(keras.Model(texts, features)), trainable)
         return texts, features
 

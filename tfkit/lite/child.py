@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tfkit import files
+from tfkit import files, stack
 from tfkit.errors import TfkitError, UsageError
 from tfkit.lite import jobs
 from tfkit.lite.source import SIGNATURE
@@ -47,6 +47,7 @@ def _examples(path: Path) -> dict[str, np.ndarray]:
 def _convert(job: Mapping[str, Any], request: jobs.Request, examples: Mapping[str, np.ndarray]) -> bytes:
     from tfkit.stack import tf
 
+    operations = stack.tf_text.tflite_registrar.SELECT_TFTEXT_OPS if job["cuts_text"] else None
     converter = tf.lite.TFLiteConverter.from_saved_model(job["saved_model"], signature_keys=[SIGNATURE])
 
     def representative() -> Iterator[dict[str, np.ndarray]]:
@@ -54,11 +55,14 @@ def _convert(job: Mapping[str, Any], request: jobs.Request, examples: Mapping[st
         steps = min(len(values) // batch[name] for name, values in examples.items())
         for step in range(steps):
             yield {
-                name: values[step * batch[name] : (step + 1) * batch[name]].astype(job["inputs"][name][1])
+                name: _typed(values[step * batch[name] : (step + 1) * batch[name]], job["inputs"][name][1])
                 for name, values in examples.items()
             }
 
     _set(converter, request, measured=bool(examples))
+    if operations:
+        converter.allow_custom_ops = True
+        converter.target_spec._experimental_custom_op_registerers = operations  # for measuring ranges
     if request.variant in ("int8", "int16x8") and examples:
         # Of a quantization-aware model too: its own ranges stay, what it left out (its input) gets some.
         converter.representative_dataset = representative
@@ -68,6 +72,10 @@ def _convert(job: Mapping[str, Any], request: jobs.Request, examples: Mapping[st
 
         return converted(lambda: selective(converter, representative, request.keep_float), remedy=remedy)
     return converted(converter.convert, remedy=remedy)
+
+
+def _typed(values: np.ndarray, dtype: str) -> np.ndarray:
+    return values.astype(object if dtype == "string" else dtype)
 
 
 def _set(converter: Any, request: jobs.Request, *, measured: bool) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tfkit import hub, packages
+from tfkit import hub, packages, stack
 from tfkit.errors import UsageError
 
 DEFAULT_SIGNATURE = "serving_default"
@@ -89,12 +89,22 @@ def _load(folder: Path) -> Any:
     from tfkit.stack import tf
 
     try:
-        return tf.saved_model.load(str(folder))
+        return _loaded(tf, str(folder))
     except Exception as err:  # whatever a broken file makes TensorFlow raise
         raise UsageError(
             f"{folder} is not a SavedModel that TensorFlow can load: {packages.first_line(err)}"
             "\n  Export it again; a model with operations of its own needs their library imported first."
         ) from err
+
+
+def _loaded(tf: Any, folder: str) -> Any:
+    try:
+        return tf.saved_model.load(folder)
+    except (RuntimeError, tf.errors.NotFoundError) as err:
+        if "Op type not registered" not in str(err):
+            raise
+        assert stack.tf_text  # importing it brings its operations
+        return tf.saved_model.load(folder)
 
 
 def _of_saved_model(loaded: Any, name: str, signature: str | None) -> Opened:
