@@ -65,8 +65,8 @@ def test_a_name_is_the_same_composed_or_not():
     )
 
 
-def test_too_few_images_are_named_with_their_classes():
-    with pytest.raises(DataError, match=r"1 of 2 classes have fewer than 3 images: 'dog' \(2\)"):
+def test_too_few_examples_are_named_with_their_classes():
+    with pytest.raises(DataError, match=r"1 of 2 classes have fewer than 3 examples: 'dog' \(2\)"):
         cut_by_class(
             list("abcdef"),
             np.asarray([0, 0, 0, 0, 1, 1]),

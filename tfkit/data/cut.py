@@ -62,12 +62,18 @@ def check_fractions(held_out: Mapping[str, float]) -> None:
         asked = ", ".join(f"{split}_fraction={fraction:g}" for split, fraction in held_out.items())
         raise ConfigError(
             f"{asked} cannot be cut: each must be above 0, and together at most 0.7,\n"
-            "  so that every class has images to train on."
+            "  so that every class has examples to train on."
         )
 
 
 def check_enough(
-    labels: np.ndarray, *, class_names: Sequence[str], splits: Sequence[str], where: str = "", hint: str = ""
+    labels: np.ndarray,
+    *,
+    class_names: Sequence[str],
+    splits: Sequence[str],
+    where: str = "",
+    hint: str = "",
+    noun: str = "examples",
 ) -> None:
     """Refuse classes that have not one example for each of the splits, all such classes at once."""
     counts = np.bincount(labels, minlength=len(class_names))
@@ -75,9 +81,9 @@ def check_enough(
     small = [f"'{name}' ({count})" for name, count in short if count < len(splits)]
     if small:
         raise DataError(
-            f"{where}{len(small)} of {len(class_names)} classes have fewer than {len(splits)} images:"
+            f"{where}{len(small)} of {len(class_names)} classes have fewer than {len(splits)} {noun}:"
             f" {listed(small)}.\n"
-            f"  Each needs one for {' and one for '.join(splits)} at least. Add images, or leave the class out.{hint}"
+            f"  Each needs one for {' and one for '.join(splits)} at least. Add {noun}, or leave the class out.{hint}"
         )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from tfkit.data import pixels
 from tfkit.data.cut import check_enough, check_fractions, cut_by_class, listed
 from tfkit.data.decode import longer_side, read_image
-from tfkit.data.scan import ImageFile, Scan, scan
+from tfkit.data.scan import FoundFile, Scan, scan
 from tfkit.data.splits import SPLIT_NAMES, Skipped, Splits
 from tfkit.data.store import Store, in_parallel, prepare
 from tfkit.errors import DataError
@@ -22,7 +22,7 @@ _SIZES_LOOKED_AT = 500
 class FolderSource:
     """Image files of a folder; read from their prepared pixels, or decoded each time where those have no room."""
 
-    def __init__(self, root: Path, images: Sequence[ImageFile], store: Store, *, image_size: int) -> None:
+    def __init__(self, root: Path, images: Sequence[FoundFile], store: Store, *, image_size: int) -> None:
         """Take the readable ones among `images`, in the order of the store."""
         self.images = [image for image, entry in zip(images, store.entries, strict=True) if not entry.reason]
         self.labels = np.asarray([image.label for image in self.images], np.int64)
@@ -100,7 +100,7 @@ def load_folder(
 
 
 def _check_counts(
-    found: Scan, images: Sequence[ImageFile], held_out: Mapping[str, float], *, hint: str = ""
+    found: Scan, images: Sequence[FoundFile], held_out: Mapping[str, float], *, hint: str = ""
 ) -> None:
     for split, members in _by_split(images).items():
         check_enough(
@@ -109,16 +109,17 @@ def _check_counts(
             splits=("train", *held_out) if split in (None, "train") else (split,),
             where=f"{found.root}/{split or ''}: ",
             hint=hint,
+            noun="images",
         )
 
 
-def _by_split(images: Sequence[ImageFile]) -> dict[str | None, np.ndarray]:
+def _by_split(images: Sequence[FoundFile]) -> dict[str | None, np.ndarray]:
     splits = np.asarray([image.split for image in images], dtype=object)
     return {split: np.flatnonzero(splits == split) for split in dict.fromkeys(splits)}
 
 
 def _indices(
-    found: Scan, images: Sequence[ImageFile], held_out: Mapping[str, float], seed: int
+    found: Scan, images: Sequence[FoundFile], held_out: Mapping[str, float], seed: int
 ) -> dict[str, np.ndarray]:
     indices = {}
     for split, members in _by_split(images).items():

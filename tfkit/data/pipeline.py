@@ -46,7 +46,7 @@ class Share:
 def in_order(
     source: Source, indices: np.ndarray, *, batch_size: int, share: Share | None = None
 ) -> tf.data.Dataset:
-    """The examples in the order of the indices, in batches of (features float32, label int64).
+    """The examples in the order of the indices, in batches of (features float32 or texts string, label int64).
 
     With a share an element is a replica's piece of a batch, replica after replica, and they begin anew without end.
     """
@@ -156,11 +156,12 @@ def _pieces(share: Share) -> Any:
 
 
 def reader(source: Source) -> Any:
-    """A graph function: indices int64 [b] -> (features float32 [b, *shape], label int64 [b])."""
+    """A graph function: indices int64 [b] -> (features float32 [b, *shape] or texts string [b], label int64 [b])."""
     from tfkit.stack import tf
 
     labels = tf.constant(np.asarray(source.labels, np.int64))
     is_image = len(source.shape) == 3
+    kind = tf.uint8 if is_image else tf.float32 if source.shape else tf.string
     rows = getattr(source, "rows", None)
     if rows is not None:
         # Python, with its lock, would cost more than a step on features takes.
@@ -168,9 +169,7 @@ def reader(source: Source) -> Any:
         return lambda indices: (tf.gather(features, indices), tf.gather(labels, indices))
 
     def read(indices: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        features = tf.numpy_function(
-            source.read, [indices], tf.uint8 if is_image else tf.float32, stateful=False
-        )
+        features = tf.numpy_function(source.read, [indices], kind, stateful=False)
         features = tf.ensure_shape(features, [None, *source.shape])
         if is_image:
             features = tf.cast(features, tf.float32) / 255.0

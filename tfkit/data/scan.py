@@ -1,4 +1,4 @@
-"""What is in an image folder: found before anything expensive, with all that is wrong in one message."""
+"""What is in a folder of images or texts: found before anything expensive, with all that is wrong in one message."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from tfkit.data.cut import listed
 from tfkit.data.splits import SPLIT_NAMES, Skipped
 from tfkit.errors import DataError
 
-_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp"})
 _SPLIT_FOLDERS = {
     "train": "train",
     "validation": "validation",
@@ -27,13 +26,27 @@ _OUTSIDE = "outside a class folder"
 _SYSTEM_FOLDERS = frozenset({"__MACOSX", "@eaDir", "__pycache__"})
 
 
+class Kind(NamedTuple):
+    """What is looked for, and what it is called in a message."""
+
+    one: str
+    many: str
+    suffixes: frozenset[str]
+
+
+IMAGES = Kind(
+    "image", "images", frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp"})
+)
+TEXTS = Kind("text", "texts", frozenset({".txt", ".text", ".md", ".html", ".htm"}))
+
+
 def is_image(path: Path) -> bool:
     """Whether a file has the ending of an image and is not hidden."""
-    return path.suffix.lower() in _SUFFIXES and not path.name.startswith(".")
+    return path.suffix.lower() in IMAGES.suffixes and not path.name.startswith(".")
 
 
-class ImageFile(NamedTuple):
-    """One file with the ending of an image."""
+class FoundFile(NamedTuple):
+    """One file with an ending of its kind."""
 
     name: str
     """Relative to the folder, with /."""
@@ -51,15 +64,16 @@ class Scan:
     """What a folder holds."""
 
     root: Path
+    kind: Kind = IMAGES
     class_names: tuple[str, ...] = ()
-    files: list[ImageFile] = field(default_factory=list)
+    files: list[FoundFile] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
     others: Counter[str] = field(default_factory=Counter)
     """Ending -> how many files were passed over; hidden files are under "hidden"."""
 
 
-def scan(root: str | Path) -> Scan:
-    """List the images of `root`/<class>/ or of `root`/<train|validation|val|valid|test>/<class>/.
+def scan(root: str | Path, kind: Kind = IMAGES) -> Scan:
+    """List the files of a kind in `root`/<class>/ or in `root`/<train|validation|val|valid|test>/<class>/.
 
     Folders below a class belong to it. Links are followed. Hidden files and files with another ending are
     counted and passed over; so are links to a file that is there already, images outside a class folder and
@@ -69,8 +83,8 @@ def scan(root: str | Path) -> Scan:
       DataError: there is no such folder, it or a part of it cannot be read, it runs in a circle, it has
         fewer than two classes or a class without images, or its splits do not have the same classes.
     """
-    result = Scan(root=Path(root))
-    _check_root(result.root)
+    result = Scan(root=Path(root), kind=kind)
+    _check_root(result.root, kind)
     folders, images = _children(result.root, result)
     result.skipped += [Skipped(path.name, _OUTSIDE) for path in images]
     parts = _split_folders(result.root, folders)
@@ -95,7 +109,7 @@ def scan(root: str | Path) -> Scan:
     return result
 
 
-_Classes = dict[str, list[ImageFile]]
+_Classes = dict[str, list[FoundFile]]
 
 
 class _Walker:
@@ -106,7 +120,7 @@ class _Walker:
         self._seen: dict[tuple[int, int], tuple[str, str | None, str]] = {}
         self._contradictions: list[str] = []
 
-    def images(self, folder: Path, split: str | None, class_name: str) -> Iterator[ImageFile]:
+    def images(self, folder: Path, split: str | None, class_name: str) -> Iterator[FoundFile]:
         if not class_name.isprintable():
             raise DataError(
                 f"The name of the class folder {class_name!a} holds characters that cannot be printed.\n"
@@ -116,7 +130,7 @@ class _Walker:
 
     def _walk(
         self, folder: Path, split: str | None, class_name: str, above: tuple[tuple[int, int], ...]
-    ) -> Iterator[ImageFile]:
+    ) -> Iterator[FoundFile]:
         identity = _identity(folder.stat())
         if identity in above:
             raise DataError(
@@ -129,7 +143,7 @@ class _Walker:
         for child in folders:
             yield from self._walk(child, split, class_name, (*above, identity))
 
-    def _take(self, path: Path, split: str | None, class_name: str) -> Iterator[ImageFile]:
+    def _take(self, path: Path, split: str | None, class_name: str) -> Iterator[FoundFile]:
         name = _shown(path, self._result.root)
         try:
             status = path.stat()
@@ -149,7 +163,7 @@ class _Walker:
         elif not status.st_size:
             self._result.skipped.append(Skipped(name, "empty file"))
         else:
-            yield ImageFile(name, -1, split, status.st_size, status.st_mtime_ns)
+            yield FoundFile(name, -1, split, status.st_size, status.st_mtime_ns)
 
     def check(self) -> None:
         """Refuse files that are, by links, in two classes or in two splits."""
@@ -175,7 +189,7 @@ def _children(folder: Path, result: Scan) -> tuple[list[Path], list[Path]]:
             result.others["hidden"] += 1
         elif _is_folder(entry):
             folders.append(Path(entry.path))
-        elif (suffix := Path(entry.name).suffix.lower()) in _SUFFIXES:
+        elif (suffix := Path(entry.name).suffix.lower()) in result.kind.suffixes:
             images.append(Path(entry.path))
         else:
             result.others[suffix or "no ending"] += 1
@@ -189,11 +203,13 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _check_root(root: Path) -> None:
+def _check_root(root: Path, kind: Kind) -> None:
     if root.is_dir():
         return
     if root.exists():
-        raise DataError(f"{root} is a file. Expected a folder with one subfolder a class: <class>/<image>.")
+        raise DataError(
+            f"{root} is a file. Expected a folder with one subfolder a class: <class>/<{kind.one}>."
+        )
     siblings = [path.name for path in root.parent.iterdir()] if root.parent.is_dir() else []
     near = difflib.get_close_matches(root.name, siblings, n=1)
     raise DataError(
@@ -222,7 +238,7 @@ def _split_folders(root: Path, folders: list[Path]) -> dict[str, Path]:
         raise DataError(
             f"{root} has {listed([path.name + '/' for path in parts.values()])} as a folder that is split already,"
             f" and beside them {listed([path.name + '/' for path in rest])}.\n"
-            "  Move these into the splits (<split>/<class>/<image>), or out of the folder."
+            "  Move these into the splits (<split>/<class>/<file>), or out of the folder."
         )
     return {split: parts[split] for split in SPLIT_NAMES if split in parts}
 
@@ -231,14 +247,16 @@ def _check_classes(folder: Path, classes: _Classes, result: Scan) -> None:
     full = {name: len(files) for name, files in classes.items() if files}
     empty = [f"'{name}'" for name, files in classes.items() if not files]
     if len(full) < 2:
-        only = "".join(f"one class folder ('{name}') with {count} images" for name, count in full.items())
+        only = "".join(
+            f"one class folder ('{name}') with {count} {result.kind.many}" for name, count in full.items()
+        )
         raise DataError(
-            f"{folder}/ has {only or 'no class folder with images'}; a classifier needs two or more.\n"
-            f"  Expected {folder}/<class>/<image>.{_rest(result, empty)}"
+            f"{folder}/ has {only or f'no class folder with {result.kind.many}'}; a classifier needs two or more.\n"
+            f"  Expected {folder}/<class>/<{result.kind.one}>.{_rest(result, empty)}"
         )
     if empty:
         raise DataError(
-            f"{folder}/ has {len(empty)} of {len(classes)} class folders without images.\n"
+            f"{folder}/ has {len(empty)} of {len(classes)} class folders without {result.kind.many}.\n"
             f"  Add images to them, or remove them.{_rest(result, empty)}"
         )
 
@@ -258,13 +276,15 @@ def _check_agreement(found: Mapping[Path, _Classes]) -> None:
 
 def _rest(result: Scan, empty: list[str]) -> str:
     """What else is there, for a message: usually the reason."""
-    text = f" Folders without images: {listed(empty)}." if empty else ""
+    text = f" Folders without {result.kind.many}: {listed(empty)}." if empty else ""
     outside = [path for path, reason in result.skipped if reason == _OUTSIDE]
     if outside:
-        text += f" Images outside a class folder: {len(outside)} ({listed(outside, 2)})."
+        text += (
+            f" {result.kind.many.capitalize()} outside a class folder: {len(outside)} ({listed(outside, 2)})."
+        )
     if result.others:
         counts = [f"{ending} {count}" for ending, count in result.others.most_common()]
-        text += f" Other files: {listed(counts)}; images end in {', '.join(sorted(_SUFFIXES))}."
+        text += f" Other files: {listed(counts)}; {result.kind.many} end in {', '.join(sorted(result.kind.suffixes))}."
     return text
 
 

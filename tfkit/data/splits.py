@@ -21,38 +21,44 @@ if TYPE_CHECKING:
 FEATURES_AT_A_TIME = 1024
 """Features are validated and tested in batches of at least so many: a batch costs more than what is in it."""
 
+TEXT_BATCHES = 4
+"""Texts are validated and tested in batches so many times as large as those of training, which keep gradients."""
+
 SPLIT_NAMES = ("train", "validation", "test")
 
 
 class Skipped(NamedTuple):
-    """An image that could not be used, and why."""
+    """An example that could not be used, and why."""
 
     path: str
+    """Of its file; with the line for a row of a table: "mails.csv:17"."""
+
     reason: str
 
 
 class Source(Protocol):
-    """Random access to examples: images, or features that were computed from them."""
+    """Random access to examples: images, texts, or features that were computed from them."""
 
     labels: np.ndarray
     """int64 [n], in [0, number of classes)."""
 
     names: Sequence[str]
-    """What an example is called: the relative path of a file, or "digits/17"."""
+    """What an example is called: the relative path of a file, "digits/17", or the line of a table, "mails.csv:17"."""
 
     shape: tuple[int, ...]
-    """Of one example. Three axes are an image (uint8), any other number is float32."""
+    """Of one example. Three axes are an image (uint8), none is a text (a string), any other number is float32."""
 
     fingerprint: str
     """Digest of the contents and of how they are prepared: what is computed from them is stored under it."""
 
     def read(self, indices: np.ndarray) -> np.ndarray:
-        """The examples as they are trained on: [b, *shape], images uint8, features float32."""
+        """The examples as they are trained on: [b, *shape], images uint8, features float32, texts bytes in UTF-8."""
 
-    def raw(self, index: int) -> np.ndarray:
-        """One example as the user has it: for an image uint8 [h, w, 3] of any size."""
+    def raw(self, index: int) -> Any:
+        """One example as the user has it: an image uint8 [h, w, 3] of any size, a text str."""
 
     # A source of features that are all in memory may offer them as `rows`, float32 [n, *shape].
+    # A source of texts has `lengths`, int32 [n], in characters, and `languages`, n str or None.
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -60,7 +66,7 @@ class Splits:
     """Train, validation and test examples of one source, and how they were found.
 
     `train`, `validation` and `test` are batched `tf.data.Dataset`s of (features float32, label int64);
-    images are [b, s, s, 3] in [0, 1]. Nothing here depends on what is trained on it.
+    images are [b, s, s, 3] in [0, 1], texts are strings [b]. Nothing here depends on what is trained on it.
 
     Example:
       >>> from tfkit.data import load_images
@@ -80,13 +86,15 @@ class Splits:
     """Where the examples come from: "photos/", "digits (scikit-learn 1.6.1)"."""
 
     skipped: tuple[Skipped, ...] = ()
-    """Images that could not be read or are there twice."""
+    """Examples that could not be read, have no label, or are files that are there twice."""
 
     other_files: int = 0
-    """Hidden files and files that are no images: passed over."""
+    """Hidden files and files of another kind: passed over."""
 
     duplicates: int = 0
-    """Validation and test images whose very bytes are also in an earlier split: they flatter the result."""
+    """Validation and test examples whose very content is also in an earlier split: they flatter the result.
+
+    Of a table there are none: a text that stands in several rows is in one split with all of them."""
 
     notes: tuple[str, ...] = ()
     """What was decided on the way and why, one sentence each."""
@@ -163,6 +171,8 @@ class Splits:
     @property
     def evaluation_batch_size(self) -> int:
         """Examples in a batch of validation or test."""
+        if self.source.shape == ():
+            return self.global_batch_size * TEXT_BATCHES
         return max(self.global_batch_size, 1 if len(self.source.shape) == 3 else FEATURES_AT_A_TIME)
 
     def evaluation_steps(self, split: str) -> int:
@@ -179,7 +189,7 @@ class Splits:
         """Shape and type of one example, without the batch."""
         from tfkit.stack import tf
 
-        return tf.TensorSpec(self.source.shape, tf.float32)
+        return tf.TensorSpec(self.source.shape, tf.float32 if self.source.shape else tf.string)
 
     @property
     def counts(self) -> dict[str, dict[str, int]]:

@@ -20,14 +20,9 @@ from tqdm.auto import tqdm
 from tfkit import files
 from tfkit.data import pixels
 from tfkit.data.decode import Unreadable, read_image
-from tfkit.data.scan import ImageFile
+from tfkit.data.scan import FoundFile
+from tfkit.data.shelf import CACHE_LIMIT, DISK_RESERVE, make_room, remove_leftovers
 from tfkit.process import watched
-
-DISK_RESERVE = 2 * 2**30
-"""Bytes that preparing leaves free on the disk of the cache."""
-
-CACHE_LIMIT = 20 * 2**30
-"""Bytes of prepared images that are kept; the least recently used go first."""
 
 THREADS = max(2, len(os.sched_getaffinity(0)))
 
@@ -71,7 +66,7 @@ class Store:
 
 def prepare(
     root: Path,
-    images: Sequence[ImageFile],
+    images: Sequence[FoundFile],
     *,
     image_size: int,
     reserve: int = DISK_RESERVE,
@@ -93,14 +88,13 @@ def prepare(
     key = files.digest(str(root.resolve()), image_size, pixels.RECIPE)
     row_bytes = image_size * image_size * 3
     with files.lock_or_wait(shelf / f"{key}.lock", another="prepares the same images"):
-        for leftover in shelf.glob(f".{key}.*"):
-            shutil.rmtree(leftover)
+        remove_leftovers(shelf, key)
         old = _open(shelf / key, row_bytes)
         if old and [entry[:3] for entry in old.entries] == [(i.name, i.size, i.mtime_ns) for i in images]:
             os.utime(shelf / key)
             return old
         needed = len(images) * row_bytes
-        _make_room(shelf, keep=key, limit=limit - needed)
+        make_room(shelf, keep=key, limit=limit - needed)
         keep_pixels = shutil.disk_usage(shelf).free - needed >= reserve
         with files.new_folder(shelf / key) as folder:
             _write(folder, root, images, image_size=image_size, old=old, keep_pixels=keep_pixels)
@@ -112,7 +106,7 @@ def prepare(
 def _write(
     folder: Path,
     root: Path,
-    images: Sequence[ImageFile],
+    images: Sequence[FoundFile],
     *,
     image_size: int,
     old: Store | None,
@@ -120,7 +114,7 @@ def _write(
 ) -> None:
     known = _rows(old) if old else {}
 
-    def one(image: ImageFile) -> tuple[Entry, bytes]:
+    def one(image: FoundFile) -> tuple[Entry, bytes]:
         stamp = (image.name, image.size, image.mtime_ns)
         if old and stamp in known:
             entry, number = known[stamp]
@@ -179,23 +173,6 @@ def _open(folder: Path, row_bytes: int) -> Store | None:
         os.close(descriptor)
         return None
     return Store(folder, entries, row_bytes, descriptor)
-
-
-def _make_room(shelf: Path, *, keep: str, limit: int) -> None:
-    """Remove the least recently used stores until the rest fits, and what killed processes left behind."""
-    stores = [path for path in shelf.iterdir() if path.is_dir() and path.name != keep]
-    by_use = sorted(stores, key=lambda path: path.stat().st_mtime, reverse=True)
-    total = 0
-    for path in by_use:
-        total += sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-        leftover = path.name.startswith(".")
-        if not leftover and total <= limit:
-            continue
-        key = path.name.lstrip(".").split(".")[0]
-        # A store that another process works on stays: it holds the lock.
-        with files.lock(shelf / f"{key}.lock", wait=False) as free:
-            if free and path.exists():
-                shutil.rmtree(path)
 
 
 def in_parallel(function: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iterator[_Result]:

@@ -1,0 +1,206 @@
+"""Bytes to text: UTF-8 unless the bytes say otherwise, and then what was taken instead."""
+
+from __future__ import annotations
+
+import codecs
+import re
+import unicodedata
+from pathlib import Path
+from typing import NamedTuple
+
+from tfkit.errors import DataError
+
+_BOMS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose mark it begins with
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+_LATIN = ("cp1252", "cp1250")
+_PIECE = 1 << 20
+_SAMPLE = 64 * 1024
+
+# A binary file has these and more of them; a text has a stray NUL or bell at most.
+_CONTROL = bytes(set(range(32)) - set(b"\t\n\r\f\v\x1b"))
+_BINARY_SHARE = 0.05
+_SIGNATURES = {
+    b"PK\x03\x04": "a zip archive, as .xlsx and .docx are",
+    b"\xd0\xcf\x11\xe0": "an old Office file, as .xls and .doc are",
+    b"%PDF": "a PDF",
+    b"\x1f\x8b": "compressed by gzip",
+    b"PAR1": "Parquet",
+    b"\x89PNG": "a PNG image",
+    b"\xff\xd8\xff": "a JPEG image",
+    b"SQLite format": "a SQLite database",
+}
+
+
+class Encoding(NamedTuple):
+    """How the bytes of a file are read."""
+
+    name: str
+    errors: str = "strict"
+    """What `open` does with bytes that are not of the encoding."""
+
+    note: str = ""
+    """What a user should know about it; empty for UTF-8."""
+
+
+def _western(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeDecodeError)
+    return _windows(error.object[error.start : error.end]), error.end
+
+
+MIXED = "tfkit-windows-1252"
+"""An error handler: bytes that are no UTF-8 are Windows-1252, as in tables put together from several sources."""
+codecs.register_error(MIXED, _western)
+
+
+def of_file(path: Path) -> Encoding:
+    """How to read a file; it is read once as a whole, in pieces.
+
+    Raises:
+      DataError: it is empty, or no text.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    sample, valid = bytearray(), True
+    with path.open("rb") as file:
+        head = file.read(_PIECE)
+        if not head.strip():
+            raise DataError(f"{path} is empty.")
+        marked = _marked(head)
+        check_text(head, str(path))
+        if marked:
+            return Encoding(marked, "replace", "" if marked == "utf-8-sig" else f"It is in {marked.upper()}.")
+        while head:
+            try:
+                if valid:
+                    decoder.decode(head)
+            except UnicodeDecodeError:
+                valid = False
+            if not head.isascii() and len(sample) < _SAMPLE:
+                lines = (line for line in head.splitlines(keepends=True) if not line.isascii())
+                for line in lines:
+                    sample += line[:_SAMPLE]
+                    if len(sample) >= _SAMPLE:
+                        break
+            head = file.read(_PIECE)
+    if valid and not _cut_short(decoder):
+        return Encoding("utf-8")
+    return _guess(bytes(sample))
+
+
+def decode(content: bytes) -> tuple[str, str]:
+    """A whole document, and the name of its encoding."""
+    if marked := _marked(content):
+        return content.decode(marked, "replace"), marked
+    try:
+        return content.decode("utf-8"), "utf-8"
+    except UnicodeDecodeError:
+        found = _guess(content[: 4 * _SAMPLE])
+        name = f"{found.name}, partly cp1252" if found.errors == MIXED else found.name
+        return content.decode(found.name, found.errors), name
+
+
+def binary_kind(head: bytes) -> str:
+    """What a file is by its first bytes; empty for text."""
+    for start, kind in _SIGNATURES.items():
+        if head.startswith(start):
+            return kind
+    control = len(head) - len(head.translate(None, _CONTROL))
+    return "" if _marked(head) or control <= _BINARY_SHARE * len(head) else "a binary file"
+
+
+def check_text(head: bytes, what: str) -> None:
+    """Refuse what is no text by its first bytes.
+
+    Raises:
+      DataError: it is a file of another kind.
+    """
+    kind = binary_kind(head)
+    if not kind:
+        return
+    advice = {
+        "a zip": "\n  A spreadsheet: save it as CSV, or pandas.read_excel(PATH).to_csv('mails.csv', index=False).",
+        "an old": "\n  A spreadsheet: save it as CSV, or pandas.read_excel(PATH).to_csv('mails.csv', index=False).",
+        "compre": "\n  Unpack it first: gunzip --keep PATH",
+        "Parque": "\n  Give it the ending .parquet.",
+    }
+    raise DataError(
+        f"{what} is no text: it is {kind}.{advice.get(kind[:6].strip(), '')}".replace("PATH", what)
+    )
+
+
+def _marked(head: bytes) -> str:
+    return next((name for mark, name in _BOMS if head.startswith(mark)), "")
+
+
+def _cut_short(decoder: codecs.IncrementalDecoder) -> bool:
+    try:
+        decoder.decode(b"", final=True)
+    except UnicodeDecodeError:
+        return True
+    return False
+
+
+def _guess(content: bytes) -> Encoding:
+    """The encoding of bytes that are not UTF-8 as a whole."""
+    lines = [line for line in content.splitlines() if not line.isascii()]
+    good = sum(map(_is_utf8, lines))
+    # Several lines by chance are no UTF-8: each accented letter would have to be followed by a rare symbol.
+    if good and good >= 0.2 * len(lines):
+        return Encoding(
+            "utf-8",
+            MIXED,
+            f"It is in UTF-8 with lines in another encoding ({len(lines) - good} of the {len(lines)} looked at):"
+            " these are read as cp1252 (Windows, Latin-1).",
+        )
+    name = _other_script(content) or min(_LATIN, key=lambda name: _misfits(content, name))
+    label = "cp1252 (Windows, Latin-1)" if name == "cp1252" else name
+    return Encoding(
+        name,
+        "replace",
+        f"It is not in UTF-8: it is read as {label}, by the look of it. If letters come out wrong, convert it: "
+        "iconv -f ENCODING -t UTF-8",
+    )
+
+
+def _is_utf8(line: bytes) -> bool:
+    try:
+        line.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _other_script(content: bytes) -> str:
+    """The encoding if its letters are mostly not Latin ones; empty otherwise.
+
+    charset-normalizer tells scripts apart, but takes a Western text for an Eastern European one.
+    """
+    high = sum(byte >= 0x80 for byte in content)
+    letters = sum(chr(byte).isalpha() for byte in content if byte < 0x80)
+    if high < 0.4 * (high + letters):
+        return ""
+    from charset_normalizer import from_bytes
+
+    best = from_bytes(content[:_SAMPLE]).best()
+    if best is None:
+        return ""
+    found = [character for character in str(best) if ord(character) >= 0x80 and character.isalpha()]
+    latin = sum(unicodedata.name(character, "").startswith("LATIN") for character in found)
+    return best.encoding if latin < 0.5 * max(1, len(found)) else ""
+
+
+def _misfits(content: bytes, name: str) -> int:
+    """Signs that stand within words, and bytes that the encoding does not have."""
+    text = content.decode(name, "replace")
+    return len(re.findall(r"(?<=[^\W\d_])[^\w\s\x00-\x7f’‘´–—­](?=[^\W\d_])", text)) + text.count("\ufffd")
+
+
+def _windows(content: bytes) -> str:
+    """Windows-1252, and Latin-1 for the five bytes that it does not have."""
+    return "".join(
+        bytes([byte]).decode("cp1252", "ignore") or bytes([byte]).decode("latin-1") for byte in content
+    )

@@ -1,0 +1,47 @@
+"""What there is to say about texts that were read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tfkit.data.cut import listed
+from tfkit.data.textsource import Groups
+from tfkit.data.textstore import TextStore
+
+
+def skipped_text(store: TextStore, noun: str) -> str:
+    """How many examples cannot be used, with the first of each kind; empty if all can.
+
+    Args:
+      store: of the others.
+      noun: what an example is: "rows", "files".
+    """
+    parts = []
+    for reason, count in store.entry["reasons"].items():
+        places = [one.path for one in store.skipped if one.reason == reason][:3]
+        more = ", ..." if count > len(places) else ""
+        parts.append(f"{reason}: {count} ({', '.join(places)}{more})")
+    total = sum(store.entry["reasons"].values())
+    return f"{total} {noun} that cannot be used: {'; '.join(parts)}" if parts else ""
+
+
+def notes(store: TextStore, groups: Groups, where: str, noun: str) -> Iterator[str]:
+    """One sentence for each thing that was found out about a table or folder."""
+    if skipped := skipped_text(store, noun):
+        yield f"{where} has {skipped}."
+    yield from store.entry["notes"]
+    if groups.repeated:
+        yield (
+            f"{groups.repeated} {noun} have a text that is there more than once, but for white space: "
+            "those of one text are in one split."
+        )
+    if groups.contradicting:
+        yield (
+            f"{groups.contradicting} {noun} have a text that is there with another label too: "
+            "no classifier can have both right."
+        )
+    folded: dict[str, list[str]] = {}
+    for name in store.class_names:
+        folded.setdefault(name.casefold(), []).append(name)
+    if alike := [" and ".join(map(repr, names)) for names in folded.values() if len(names) > 1]:
+        yield f"Some classes differ in upper and lower case only: {listed(alike)}."
