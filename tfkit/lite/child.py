@@ -13,6 +13,7 @@ import numpy as np
 from tfkit import files, stack
 from tfkit.errors import TfkitError, UsageError
 from tfkit.lite import jobs
+from tfkit.lite.kinds import with_operations
 from tfkit.lite.source import SIGNATURE
 from tfkit.litert.converter import REMEDY, converted
 
@@ -48,7 +49,9 @@ def _convert(job: Mapping[str, Any], request: jobs.Request, examples: Mapping[st
     from tfkit.stack import tf
 
     operations = stack.tf_text.tflite_registrar.SELECT_TFTEXT_OPS if job["cuts_text"] else None
-    converter = tf.lite.TFLiteConverter.from_saved_model(job["saved_model"], signature_keys=[SIGNATURE])
+    converter = with_operations(
+        lambda: tf.lite.TFLiteConverter.from_saved_model(job["saved_model"], signature_keys=[SIGNATURE])
+    )
 
     def representative() -> Iterator[dict[str, np.ndarray]]:
         batch = {name: int(shape[0]) for name, (shape, _) in job["inputs"].items()}

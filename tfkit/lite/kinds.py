@@ -89,7 +89,7 @@ def _load(folder: Path) -> Any:
     from tfkit.stack import tf
 
     try:
-        return _loaded(tf, str(folder))
+        return with_operations(lambda: tf.saved_model.load(str(folder)))
     except Exception as err:  # whatever a broken file makes TensorFlow raise
         raise UsageError(
             f"{folder} is not a SavedModel that TensorFlow can load: {packages.first_line(err)}"
@@ -97,14 +97,17 @@ def _load(folder: Path) -> Any:
         ) from err
 
 
-def _loaded(tf: Any, folder: str) -> Any:
+def with_operations(load: Callable[[], Any]) -> Any:
+    """What `load` gives of a SavedModel; with the operations of tensorflow-text where it lacks some."""
+    from tfkit.stack import tf
+
     try:
-        return tf.saved_model.load(folder)
+        return load()
     except (RuntimeError, tf.errors.NotFoundError) as err:
         if "Op type not registered" not in str(err):
             raise
-        assert stack.tf_text  # importing it brings its operations
-        return tf.saved_model.load(folder)
+        assert stack.tf_text  # importing it brings them
+        return load()
 
 
 def _of_saved_model(loaded: Any, name: str, signature: str | None) -> Opened:

@@ -62,7 +62,7 @@ class Subject:
             return None
         texts = self.read(np.arange(min(self.count, _TYPICAL_OF)))
         by_length = np.argsort([len(text) for text in texts], kind="stable")
-        return texts[by_length[len(texts) // 2]][np.newaxis] if len(texts) else None
+        return texts[by_length[[len(texts) // 2]]]
 
     @property
     def accuracy(self) -> float | None:
