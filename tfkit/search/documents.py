@@ -62,8 +62,10 @@ def load_documents(source: str | Path, *, text_column: str | None = None) -> Doc
     if source == EMBEDDED:
         splits = load_texts(EMBEDDED)
         texts = splits.source
-        found = [Document(texts.names[i], str(texts.raw(i))) for i in range(len(texts.labels))]
-        return Documents(documents=tuple(found), origin=splits.origin)
+        # A name that is there twice is of one function and its overloads.
+        found = {texts.names[i]: str(texts.raw(i)) for i in reversed(range(len(texts.labels)))}
+        documents = tuple(Document(name, text) for name, text in reversed(found.items()))
+        return Documents(documents=documents, origin=splits.origin)
     path = Path(source)
     if path.is_dir():
         if text_column:
