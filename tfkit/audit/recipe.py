@@ -20,7 +20,7 @@ from tfkit.audit.result import Audit
 from tfkit.audit.scores import Attack
 from tfkit.data import Splits
 from tfkit.errors import ConfigError, RunError
-from tfkit.hub import Backbone
+from tfkit.hub import Backbone, TextEncoder
 from tfkit.run import Run
 
 
@@ -59,7 +59,7 @@ def _is_head_alone(config: Any, run: Run) -> bool:
 
 def _shadowed(
     config: Any,
-    backbone: Backbone,
+    backbone: Backbone | TextEncoder,
     splits: Splits,
     indices: np.ndarray,
     is_member: np.ndarray,

@@ -61,9 +61,8 @@ class ParallelInterpreter:
         Args:
           inputs: [n, ...], of which real numbers of the model's input shape are made. A quantized model gets them
             by its own scale: one of images that takes uint8 with scale 1 gets pixels as they are. Of a model of
-            strings objects [n], `str` or UTF-8 bytes. Or a list of what `prepare` makes arrays of. The sizes that the
-            model leaves open may differ from call to call of it: it is resized, in half a millisecond; neighbours of
-            one size save that.
+            strings objects [n], `str` or UTF-8 bytes. Or a list of what `prepare` makes arrays of: sizes that the
+            model leaves open may differ from one to the next, at half a millisecond each time that they do.
           prepare: makes them, for the few examples of a call and on the worker's thread; None where `inputs`
             are the real numbers already.
 
