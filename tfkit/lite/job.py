@@ -115,9 +115,9 @@ def from_saved_model(run: Run, config: CompressConfig) -> Choice:
 def _check_texts(origin: Run, config: CompressConfig) -> None:
     if config.techniques:
         raise UsageError(
-            f"{origin.path} is of texts, and {', '.join(config.techniques)} are for models of images: most weights of"
-            " one of texts are tables of pieces and layers of attention, which they do not reach.\n"
-            "  Leave --techniques out: dynamic has int8 weights, and needs no training."
+            f"{origin.path} is of texts; --techniques {' '.join(config.techniques)} is for models of images: most"
+            " weights of one of texts are tables of pieces and layers of attention, which these do not reach.\n"
+            "  Leave it out: dynamic has int8 weights, and needs no training."
         )
 
 

@@ -15,6 +15,7 @@ from tfkit.lite import jobs
 from tfkit.lite.source import saved
 from tfkit.lite.subject import DEVICE_IDS
 from tfkit.litert.interpreter import opened
+from tfkit.text.wordpiece import START
 
 if TYPE_CHECKING:
     from tfkit.lite.subject import Subject
@@ -28,7 +29,8 @@ _HOW = """\
 model.tflite takes the ids of one text, int32 [1, {length}]: {inputs}.
 input_word_ids: that of [CLS], those of the pieces of the text ({most} at most, the rest is cut off), that of [SEP], and
 to the end those of [PAD]. input_mask: 1 for each id, 0 for [PAD]. An id is the number of the line in vocab.txt, from 0.
-How a text becomes pieces is WordPiece as BERT has it: BertTokenizer of tensorflow-text or of other libraries.
+How a text becomes pieces is WordPiece as BERT has it, lower case and accents folded: BertTokenizer of tensorflow-text
+or of other libraries.
 It gives the probabilities of the classes in labels.txt.
 """
 
@@ -49,6 +51,8 @@ def write(run: Run, subject: Subject, *, quantization: str) -> str | None:
     vocabulary = run.path / runs.SAVED_MODEL / "assets" / VOCABULARY
     if DEVICE_IDS not in getattr(subject.model, "signatures", {}) or not vocabulary.is_file():
         return None
+    if START not in vocabulary.read_text(encoding="utf-8").split("\n"):
+        return None  # of another tokenizer than WordPiece
     variant = quantization if quantization in WITHOUT_EXAMPLES else "dynamic"
     with saved(subject.model, signature=DEVICE_IDS) as source:
         made = jobs.run(source, [jobs.Request(name=variant, variant=variant)])[variant]
