@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 from tfkit import errors, stack
 
 if TYPE_CHECKING:
-    from tfkit import audit, compress, data, distribute, hub, lite, privacy
-    from tfkit.data import Splits, from_arrays, load_images
+    from tfkit import audit, compress, data, distribute, hub, lite, privacy, search, text
+    from tfkit.data import Splits, from_arrays, load_images, load_texts
     from tfkit.fitting import fit
-    from tfkit.hub import resolve
+    from tfkit.hub import resolve, resolve_text
     from tfkit.run import Run
 
     __version__: str
@@ -39,9 +39,13 @@ __all__ = [
     "hub",
     "lite",
     "load_images",
+    "load_texts",
     "privacy",
     "resolve",
+    "resolve_text",
+    "search",
     "stack",
+    "text",
 ]
 
 _HOME = {
@@ -50,7 +54,9 @@ _HOME = {
     "fit": "tfkit.fitting",
     "from_arrays": "tfkit.data",
     "load_images": "tfkit.data",
+    "load_texts": "tfkit.data",
     "resolve": "tfkit.hub",
+    "resolve_text": "tfkit.hub",
 }
 
 
