@@ -83,6 +83,11 @@ class TextConfig(TextColumns):
         """All of these are."""
         return True
 
+    @property
+    def encoder_handle(self) -> str:
+        """The model as it was asked for."""
+        return self.model_handle
+
     def __post_init__(self) -> None:
         """Check what can be checked without the data."""
         super().__post_init__()
