@@ -3,6 +3,7 @@
 Examples:
     python -m recipes.audit_privacy --run-dir runs/private
     python -m recipes.audit_privacy --run-dir runs/private --shadows 16                     (LiRA too: minutes)
+    python -m recipes.audit_privacy --run-dir runs/mails --canaries 10                     (codes among texts: a minute)
     python -m recipes.audit_privacy --run-dir runs/photos --attacks threshold logistic forest
 """
 
@@ -28,6 +29,10 @@ class Config(RecipeConfig):
     shadows: int = 0
     """Shadow models for LiRA, trained as the run's head was: 16 give a strong attack. 0: no LiRA."""
 
+    canaries: int = 0
+    """Of runs on texts: train the head anew with so many made-up codes once, as many 4 and as many 16 times among its
+    texts, and measure their exposure: 10 tell enough. 0: none."""
+
     def __post_init__(self) -> None:
         """Check what can be checked without the data."""
         super().__post_init__()
@@ -35,6 +40,8 @@ class Config(RecipeConfig):
             raise ConfigError("--run-dir is missing: the folder of the run that is to be attacked.")
         if self.shadows and (self.shadows < 4 or self.shadows % 2):
             raise ConfigError(f"--shadows is {self.shadows}; an even number of 4 or more is needed, or 0.")
+        if self.canaries < 0:
+            raise ConfigError(f"--canaries is {self.canaries}; 1 or more are expected, or 0 for none.")
 
 
 def run(config: Config) -> Run:
@@ -57,7 +64,12 @@ def run(config: Config) -> Run:
     its_config = config_of(audited, instead="tfkit.audit.audit(run, splits)")
     try:
         audit.audit_recipe(
-            audited, its_config, attacks=config.attacks, shadows=config.shadows, seed=config.seed
+            audited,
+            its_config,
+            attacks=config.attacks,
+            shadows=config.shadows,
+            canaries=config.canaries,
+            seed=config.seed,
         )
     finally:
         if (audited.path / runs.AUDIT).is_file():
@@ -72,6 +84,7 @@ def closing_lines(run: Run) -> list[str]:
     return [
         "",
         found["verdict"],
+        *([found["exposure"]["verdict"]] if found["exposure"] else []),
         f"audit        {run.path / 'audit.json'}",
         f"report       {run.path / 'report.html'}",
     ]

@@ -4,6 +4,7 @@ Examples:
     python -m recipes.compress_tflite --from-run runs/photos
     python -m recipes.compress_tflite --from-run runs/photos --max-size-kb 3000 --max-accuracy-drop 0.01
     python -m recipes.compress_tflite --from-run runs/photos --techniques prune qat prune+qat --final-sparsity 0.8
+    python -m recipes.compress_tflite --from-run runs/mails                          (texts: the tokenizer inside)
     python -m recipes.compress_tflite --saved-model any_saved_model/ --representative-data photos/
 """
 
@@ -76,11 +77,18 @@ def closing_lines(run: Run) -> list[str]:
         "",
         run.read(runs.VARIANTS)["verdict"],
         f"model        {folder / 'model.tflite'}",
-        f"try it       python {folder / 'infer.py'} photo.jpg   # needs ai-edge-litert, numpy, pillow",
+        f"try it       python {folder / 'infer.py'} {_tried_on(run)}",
         f"all of them  {folder}",
         f"report       {run.path / 'report.html'}",
         f"TensorBoard  tensorboard --logdir {run.path / 'logs'}",
     ]
+
+
+def _tried_on(run: Run) -> str:
+    """What infer.py is given, and needs."""
+    if (run.path / runs.TFLITE / "ids").is_dir() or (run.path / runs.TFLITE / "vocab.txt").is_file():
+        return '"a text"   # needs ai-edge-litert, tensorflow-text'
+    return "photo.jpg   # needs ai-edge-litert, numpy, pillow"
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ def _train(config: Config, run: Run, strategy: tf.distribute.Strategy) -> None:
         classifier = transfer.train(run, encoder, splits, config, strategy=strategy)
     if run.is_chief:
         transfer.conclude(run, classifier, splits)
-        transfer.compare_with_baseline(run)
+        transfer.compare_with_baseline(run, pretrained=encoder is not None)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import pytest
 
 from tfkit.__main__ import main
-from tfkit.hub import known
+from tfkit.hub import known, known_text
 from tfkit.run import Run
 
 
@@ -11,7 +11,9 @@ def test_models_lists_every_known_one(capsys):
     assert main(["models"]) == 0
     printed = capsys.readouterr().out
     assert all(model.name in printed and model.licence in printed for model in known.table())
+    assert all(text.name in printed and (text.preprocessor or "") in printed for text in known_text.table())
     assert "efficientnet-lite0" in printed
+    assert "minilm-l6-v2" in printed
 
 
 def test_report_writes_finished_runs_and_refuses_others(tmp_path, capsys):

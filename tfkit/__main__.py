@@ -5,9 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from tfkit.errors import TfkitError
 from tfkit.schedulers import manifests
+
+if TYPE_CHECKING:
+    from tfkit.hub.known import Known
+    from tfkit.hub.known_text import KnownText
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,17 +57,25 @@ def _doctor(chosen: argparse.Namespace) -> int:
 
 
 def _models(chosen: argparse.Namespace) -> int:
-    from tfkit.hub import known
+    from tfkit.hub import known, known_text
 
-    print(f"{'name':<31} {'task':<15} {'pixels':>6} {'parameters':>10}  licence")
+    print(f"{'name':<38} {'task':<15} {'pixels':>6} {'parameters':>10}  licence")
     for model in known.table():
-        size = f"{model.parameters / 1e6:.1f} M"
-        print(
-            f"{model.name:<31} {model.task:<15} {model.image_size:>6} {size:>10}  {model.licence:<12} {model.note}"
-        )
+        _show(model, size=str(model.image_size), note=model.note)
         if model.handle != model.name:
             print(f"    {model.handle}")
+    for text in known_text.table():
+        _show(text, size="", note=f"{text.languages}; {text.note}")
+        if text.handle != text.name:
+            print(f"    {text.handle}")
+        if text.preprocessor:
+            print(f"    preprocessor {text.preprocessor}")
     return 0
+
+
+def _show(model: Known | KnownText, *, size: str, note: str) -> None:
+    millions = f"{model.parameters / 1e6:.1f} M"
+    print(f"{model.name:<38} {model.task:<15} {size:>6} {millions:>10}  {model.licence:<12} {note}")
 
 
 def _launch(chosen: argparse.Namespace) -> int:

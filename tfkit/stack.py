@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     keras_3: Any
     tf_hub: Any
     tf_text: Any
-    tf_text_ops: Any
     tf_text_vocabulary: Any
     tfmot: Any
     litert: Any
@@ -54,7 +53,6 @@ __all__ = [
     "tf_hub",
     "tf_privacy",
     "tf_text",
-    "tf_text_ops",
     "tf_text_vocabulary",
     "tfmot",
     "tfmot_module",
@@ -68,7 +66,6 @@ _LAZY = {
     "keras_3": ("keras", "keras"),  # for its functions on tensors; its models do not fit the others
     "tf_hub": ("tensorflow_hub", "tensorflow-hub", "setuptools"),
     "tf_text": ("tensorflow_text", "tensorflow-text"),
-    "tf_text_ops": ("tensorflow_text.tflite_registrar", "tensorflow-text"),  # for TFLite's interpreters
     "tf_text_vocabulary": (
         "tensorflow_text.tools.wordpiece_vocab.bert_vocab_from_dataset",
         "tensorflow-text",

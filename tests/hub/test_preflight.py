@@ -116,7 +116,8 @@ def test_a_text_encoder(models):
     backbone = hub.resolve(models / "text")
     assert backbone.feature_size == 8
     message = problems(backbone, image_size=224, trainable=True)
-    assert "takes texts" in message and "recipes.transfer_text" in message
+    assert "takes texts" in message
+    assert "recipes.transfer_text" in message
     assert (backbone.native_size, backbone.notes) == (0, ())
     assert "0 trainable weights" in message
 

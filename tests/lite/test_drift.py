@@ -38,7 +38,7 @@ def subject():
     return Subject(
         model=model, input_shape=None, read=lambda places: examples[places], count=EXAMPLES, expected=expected,
         labels=expected.argmax(1), class_names=list("abcd"), names=[str(n) for n in range(EXAMPLES)],
-        examples=examples[:100], takes_pixels=False,
+        examples=examples[:100], takes="arrays",
     )  # fmt: skip
 
 

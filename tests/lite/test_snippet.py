@@ -249,7 +249,7 @@ def test_several_inputs_and_outputs(python, tmp_path):
 
 def test_there_is_no_script_for_anything_else(tmp_path):
     with pytest.raises(
-        UsageError, match=r"no infer\.py for 'sounds'; there is one for each of: images, arrays"
+        UsageError, match=r"no infer\.py for 'sounds'; there is one for each of: images, texts, arrays"
     ):
         snippet.write(tmp_path, takes="sounds")
 

@@ -100,6 +100,12 @@ def test_the_audit_leaves_the_run_as_it_is_and_adds_what_it_found(finished, caps
 
 
 @pytest.mark.slow
+def test_codes_are_not_put_among_images(finished, capsys):
+    assert call(audit_privacy, "--run-dir", str(finished.path), "--canaries", "10") == 2
+    assert "among texts" in capsys.readouterr().err
+
+
+@pytest.mark.slow
 def test_a_false_claim_fails_the_audit_with_exit_code_1(finished, tmp_path, capsys, monkeypatch):
     folder = tmp_path / "claims"
     shutil.copytree(finished.path, folder)

@@ -9,15 +9,18 @@ from tfkit.audit.bound import LowerBound, lower_bound
 from tfkit.audit.recipe import audit_recipe
 from tfkit.audit.result import Audit
 from tfkit.audit.scores import Attack, Scores
+from tfkit.audit.secrets import Exposure, exposure
 
 __all__ = [
     "ATTACKS",
     "Attack",
     "Audit",
+    "Exposure",
     "LowerBound",
     "Scores",
     "attack",
     "audit",
     "audit_recipe",
+    "exposure",
     "lower_bound",
 ]

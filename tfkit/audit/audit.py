@@ -14,6 +14,7 @@ from tfkit.audit.attacks import attack, check_names
 from tfkit.audit.bound import lower_bound
 from tfkit.audit.result import Audit
 from tfkit.audit.scores import Attack
+from tfkit.audit.secrets import Exposure
 from tfkit.errors import CheckError, DataError, RunError
 from tfkit.run import Run
 from tfkit.tensorboard.audit_figures import write_audit
@@ -33,6 +34,7 @@ def audit(
     attacks: Sequence[str] = DEFAULT_ATTACKS,
     seed: int = 0,
     further: Callable[[np.ndarray, np.ndarray, np.ndarray], list[Attack]] | None = None,
+    secrets: Callable[[], Exposure] | None = None,
 ) -> Audit:
     """Attack the exported model of a run with its own training and test examples.
 
@@ -46,6 +48,7 @@ def audit(
       seed: of lots, and of attackers that learn.
       further: attackers of your own, from the indices [n] of the examples, who is a member (bool [n]), and what the
         model says of them [n, c].
+      secrets: measures what codes among the training texts leave in a model; see `tfkit.audit.secrets`.
 
     Raises:
       ConfigError: there is no such attacker.
@@ -70,7 +73,14 @@ def audit(
     if further is not None:
         done += further(np.concatenate(pair), np.arange(2 * count) < count, np.concatenate(said))
     bound = lower_bound(done, delta=claimed[1] if claimed else 0.0)
-    result = Audit(attacks=done, bound=bound, claimed=claimed, examples=count, seed=seed)
+    result = Audit(
+        attacks=done,
+        bound=bound,
+        claimed=claimed,
+        examples=count,
+        seed=seed,
+        exposure=secrets() if secrets else None,
+    )
     _write(run, result)
     if result.refuted:
         raise CheckError(
@@ -129,5 +139,8 @@ def _write(run: Run, result: Audit) -> None:
     for name, found in content["attacks"].items():
         numbers[f"audit/{name}_auc"] = found["auc"]
         numbers[f"audit/{name}_advantage"] = found["advantage"]
+    if result.exposure:
+        for times, bits in result.exposure.bits.items():
+            numbers[f"audit/exposure_{times}_bits"] = float(bits.mean())
     run.record(numbers)
     write_audit(run.logdir, content["attacks"])

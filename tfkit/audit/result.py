@@ -11,6 +11,7 @@ import numpy as np
 from tfkit import packages
 from tfkit.audit.bound import LowerBound, lower_bound
 from tfkit.audit.scores import Attack
+from tfkit.audit.secrets import Exposure
 
 BINS = 40
 CURVE_POINTS = 201
@@ -29,6 +30,7 @@ class Audit:
       claimed: epsilon and delta of privacy.json; None where nothing is claimed.
       examples: how many members, and as many others, were attacked.
       seed: of lots, halves and attackers.
+      exposure: of codes among the training texts; None where it was not measured.
     """
 
     attacks: list[Attack]
@@ -36,6 +38,7 @@ class Audit:
     claimed: tuple[float, float] | None
     examples: int
     seed: int
+    exposure: Exposure | None = None
 
     @property
     def best(self) -> Attack:
@@ -87,6 +90,7 @@ class Audit:
             "seed": self.seed,
             "versions": {name: packages.version(name) for name in ("tfkit", *PACKAGES)},
             "attacks": {one.name: _of_attack(one, delta) for one in self.attacks},
+            "exposure": self.exposure.as_dict() if self.exposure else None,
         }
 
 

@@ -17,6 +17,7 @@ from tfkit.errors import ConfigError
 _ABOUT_THE_CALL = (
     *("config", "run_dir", "overwrite", "debug"),
     *("strategy", "cluster", "logical_cpus", "backup_minutes", "backup_steps"),
+    *("query", "queries_file", "top"),  # what an index is asked is no part of it
 )
 
 

@@ -97,6 +97,9 @@ class TextConfig(TextColumns):
 class TextTransferConfig(TransferConfig):
     """How to train a classifier of texts on a pretrained encoder: first its head, then perhaps all of it."""
 
+    learning_rate: float = 1e-3
+    """Of the head: the peak, after warm-up and before cosine decay."""
+
     fine_tune_epochs: int | None = None
     """Of the whole model after that, at most. Left out: 3 on a GPU, and on a CPU where an epoch is a matter of
     a minute (with the bundled encoder 150,000 tokens); else 0."""

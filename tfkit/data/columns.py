@@ -89,6 +89,26 @@ def choose(
     return Columns(text, label, language, tuple(notes))
 
 
+def choose_text(table: Table, *, text_column: str | None) -> int:
+    """The column of the texts alone, for a use that needs no labels; see `choose`.
+
+    Raises:
+      DataError: it is not there, or none is obvious.
+    """
+    if not table.sample:
+        raise DataError(f"{table.path} has columns ({', '.join(table.columns)}), but no rows.")
+    text = _named(table, text_column, "text_column")
+    if text is None:
+        text = 0 if len(table.columns) == 1 else _obvious(table, _TEXTS, [])
+    if text is None:
+        raise DataError(
+            f"Which column of {table.path} holds the texts is not obvious: give text_column (--text-column).\n"
+            f"{_listing(table)}"
+        )
+    _check_text(table, text)
+    return text
+
+
 def _named(table: Table, name: str | None, flag: str) -> int | None:
     if name is None:
         return None

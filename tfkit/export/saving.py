@@ -83,6 +83,7 @@ def _write(module: Any, folder: Path) -> None:
     from tfkit.stack import tf
 
     signatures = {"serving_default": module.serve}
-    if hasattr(module, "device"):
-        signatures["device"] = module.device
+    for name in ("device", "device_ids"):
+        if hasattr(module, name):
+            signatures[name] = getattr(module, name)
     tf.saved_model.save(module, str(folder), signatures=signatures)

@@ -20,14 +20,15 @@ def text_module(model: keras.Model, *, scratch: Path) -> Any:
 
     It takes UTF-8 strings, [] or [batch], and gives float32 [classes] or [batch, classes]; `serving_default` takes
     [batch] as `texts`. Where the tokenizer is tfkit's own, its vocabulary is in assets/vocab.txt, and the signature
-    `device` takes one string [1] by operations that TFLite has, those of tensorflow-text among them.
+    `device` takes one string [1] by operations that TFLite has, those of tensorflow-text among them; `device_ids` takes
+    the ids of one, for runtimes that lack those.
 
     Args:
       model: from strings [batch] to logits or probabilities.
       scratch: a folder that exists until the module is saved.
     """
     from tfkit.stack import tf
-    from tfkit.text.device import on_device
+    from tfkit.text.device import on_device, on_ids
     from tfkit.text.layer import TOKENS, Tokens
 
     from_logits = gives_logits(model)
@@ -48,6 +49,8 @@ def text_module(model: keras.Model, *, scratch: Path) -> Any:
     tokens = next((layer for layer in model.layers if layer.name == TOKENS), None)
     if isinstance(tokens, Tokens):
         module.device = on_device(model, from_logits=from_logits)
+        length = tokens.length or tokens.tokenizer.max_length
+        module.device_ids = on_ids(model, length=length, from_logits=from_logits)
         path = scratch / VOCABULARY
         files.write_text(path, "".join(f"{piece}\n" for piece in tokens.tokenizer.vocabulary))
         module.vocabulary = tf.saved_model.Asset(str(path))

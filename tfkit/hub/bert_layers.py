@@ -14,12 +14,13 @@ from tfkit.stack import keras, tf
 class Places(keras.layers.Layer):
     """Adds to each token's vector those of its position and of its type.
 
-    Call: float32 [b, n, d], or [it, types int32 [b, n]]; without types all are of type 0.
+    Call: float32 [b, n, d], or [it, types int32 [b, n]]; without types all are of type 0. `longest`: of n; a .tflite
+    then holds no vectors of positions beyond it. None: as many as there are positions.
     """
 
-    def __init__(self, *, positions: int, types: int = 2, **options: Any) -> None:
+    def __init__(self, *, positions: int, types: int = 2, longest: int | None = None, **options: Any) -> None:
         super().__init__(**options)
-        self._counts = {"positions": positions, "types": types}
+        self._counts = {"positions": positions, "types": types, "longest": longest}
 
     def build(self, shapes: Any) -> None:
         """One vector for each position and each type."""
@@ -31,7 +32,7 @@ class Places(keras.layers.Layer):
         """float32 [b, n, d]."""
         x, types = inputs if isinstance(inputs, list) else (inputs, None)
         kind = self.types[0] if types is None else tf.gather(self.types, types)
-        return x + self.positions[: tf.shape(x)[1]] + kind
+        return x + self.positions[: self._counts["longest"]][: tf.shape(x)[1]] + kind
 
     def get_config(self) -> dict[str, Any]:
         """What makes another one."""

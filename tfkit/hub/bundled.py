@@ -6,22 +6,25 @@ tf_keras model, for what must see its layers (compression).
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib.util
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from tfkit import packages
 from tfkit.errors import HubError
 from tfkit.hub import cache, efficientnet_lite, minilm, torch_weights
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from tfkit.stack import keras
     from tfkit.text import WordPiece
 
+UNUSED = re.compile(r"\[unused\d+\]")
 EXPORT_VERSION = 1  # part of the cache key: raise it when `export` writes something else
 
 
@@ -116,6 +119,17 @@ class TextModel(Bundled):
         path = self._installed(self.vocabulary, self.vocabulary_sha256)
         return WordPiece(vocabulary=tuple(path.read_text("utf-8").splitlines()), max_length=max_length)
 
+    def reachable(self, tokenizer: WordPiece) -> tuple[WordPiece, np.ndarray]:
+        """The tokenizer without the pieces that no text is ever cut into, and where the others stand in the vocabulary.
+
+        BERT's vocabulary keeps a thousand places free, named [unused0] and so on; a classifier on a phone need not
+        carry their vectors.
+        """
+        free = [UNUSED.fullmatch(piece) is not None for piece in tokenizer.vocabulary]
+        kept = np.flatnonzero(~np.array(free))
+        pieces = tuple(tokenizer.vocabulary[place] for place in kept)
+        return dataclasses.replace(tokenizer, vocabulary=pieces), kept
+
     def functional(self) -> keras.Model:
         """The network with its weights.
 
@@ -124,9 +138,12 @@ class TextModel(Bundled):
         """
         return self.weighted(minilm.build())
 
-    def weighted(self, model: keras.Model) -> keras.Model:
-        """The same model, with the published weights in the layers of `minilm.encode` that it has."""
-        minilm.set_weights(model, _safetensors(self.weights_path()))
+    def weighted(self, model: keras.Model, *, rows: np.ndarray | None = None) -> keras.Model:
+        """The same model, with the published weights in its layers of `minilm.encode`; of pieces those in `rows`."""
+        tensors = _safetensors(self.weights_path())
+        if rows is not None:
+            tensors = {**tensors, minilm.WORDS: tensors[minilm.WORDS][rows]}
+        minilm.set_weights(model, tensors)
         return model
 
     def export(self, folder: Path) -> None:

@@ -120,10 +120,10 @@ def extract(
     shape = (len(source.labels), model.feature_size)
 
     def make(write: stored.Writer) -> dict[str, str | float]:
-        probe = source.read(_probe(source))
-        with engines.choose(kind, probe, engine=engine) as chosen:
+        examples = source.read(probe(source))
+        with engines.choose(kind, examples, engine=engine) as chosen:
             kind.cut = 0
-            write(_computed(source, chosen.compute, kind, batch_size=batch_size or kind.at_a_time))
+            write(computed(source, chosen.compute, kind, batch_size=batch_size or kind.at_a_time))
         return {
             "engine": chosen.name,
             "reason": chosen.reason,
@@ -158,7 +158,7 @@ def _engines(model: Backbone | TextEncoder, splits: Splits) -> Engines:
     return ImageEngines(model)
 
 
-def _probe(source: Source) -> np.ndarray:
+def probe(source: Source) -> np.ndarray:
     """The indices of some examples: the first images; of texts the shortest, the longest and two between."""
     count = min(_PROBE, len(source.labels))
     lengths = getattr(source, "lengths", None)
@@ -167,7 +167,7 @@ def _probe(source: Source) -> np.ndarray:
     return np.argsort(lengths, kind="stable")[np.linspace(0, len(lengths) - 1, count).astype(int)]
 
 
-def _computed(
+def computed(
     source: Source, compute: engines.Engine, kind: Engines, *, batch_size: int
 ) -> Iterator[np.ndarray]:
     """The features in the source's order, batch by batch; the next batch is read while one is computed."""

@@ -1,6 +1,7 @@
 """Encoders of text that are known by name, each with the preprocessor that makes its inputs.
 
-Pairs, sizes and outputs are from each model's page (github.com/tensorflow/tfhub.dev); a page that names no licence is
+Pairs, sizes and outputs are as their publishers describe them
+(github.com/tensorflow/tfhub.dev), from memory: none was downloaded here. A page that names no licence is
 under Apache-2.0, the default that TF Hub's publishing guide states.
 """
 

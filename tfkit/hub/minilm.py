@@ -22,6 +22,8 @@ LAYERS = 6
 INNER = 1536
 VOCABULARY = 30_522
 POSITIONS = 512
+WORDS = "embeddings.word_embeddings.weight"
+"""The checkpoint's name of the vectors of the pieces."""
 LENGTH = 128
 """Ids in a text that it was trained on."""
 
@@ -41,13 +43,22 @@ def build() -> keras.Model:
     return keras.Model(inputs, encode(**inputs)[1], name="minilm_l6_v2")
 
 
-def encode(input_word_ids: Any, input_mask: Any, input_type_ids: Any = None) -> tuple[Any, Any]:
+def encode(
+    input_word_ids: Any,
+    input_mask: Any,
+    input_type_ids: Any = None,
+    *,
+    longest: int | None = None,
+    vocabulary: int = VOCABULARY,
+) -> tuple[Any, Any]:
     """The network on these ids, as new layers.
 
     Args:
       input_word_ids: Keras tensor, int32 [b, n].
       input_mask: the same, 1 for an id and 0 for padding.
       input_type_ids: the same, 0 or 1; None: all are 0.
+      longest: of n, where that is known to be less than `POSITIONS`.
+      vocabulary: pieces, where some are left out.
 
     Returns:
       The vectors of the tokens, float32 [b, n, 384], and those of the texts, float32 [b, 384].
@@ -56,8 +67,8 @@ def encode(input_word_ids: Any, input_mask: Any, input_type_ids: Any = None) -> 
     from tfkit.stack import keras
 
     layers = keras.layers
-    x = layers.Embedding(VOCABULARY, FEATURE_SIZE, name="words")(input_word_ids)
-    places = bert_layers.Places(positions=POSITIONS, name="places")
+    x = layers.Embedding(vocabulary, FEATURE_SIZE, name="words")(input_word_ids)
+    places = bert_layers.Places(positions=POSITIONS, longest=longest, name="places")
     x = places(x if input_type_ids is None else [x, input_type_ids])
     x = _normalized(x, "embeddings")
     for i in range(LAYERS):
@@ -121,7 +132,7 @@ def _normalized(x: Any, name: str) -> Any:
 
 def _names() -> Iterator[tuple[str, tuple[str, str, bool]]]:
     """The checkpoint's name of each tensor, with the layer and weight that it is here, and whether it is turned."""
-    yield "embeddings.word_embeddings.weight", ("words", "embeddings", False)
+    yield WORDS, ("words", "embeddings", False)
     yield "embeddings.position_embeddings.weight", ("places", "positions", False)
     yield "embeddings.token_type_embeddings.weight", ("places", "types", False)
     yield from _norm("embeddings.LayerNorm", "embeddings")

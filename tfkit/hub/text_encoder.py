@@ -114,7 +114,8 @@ class TextEncoder:
 
         Returns:
           A Keras input "texts", strings [b], and the vectors made of it, float32 [b, feature_size]. For a bundled
-          encoder the layers between are a `tfkit.text.layer.Tokens` and the flat ones of `functional`.
+          encoder the layers between are a `tfkit.text.layer.Tokens` and the flat ones of `functional`, both without the
+          pieces that no text is cut into.
 
         Raises:
           HubError: as `layer`; or the examples are no strings.
@@ -133,9 +134,12 @@ class TextEncoder:
 
         from tfkit.text.layer import Tokens
 
+        tokenizer, rows = model.reachable(tokenizer)
         tokens = Tokens(tokenizer)(texts)
-        _, features = minilm.encode(tokens[WORDS], tokens[MASK])
-        freeze(model.weighted(keras.Model(texts, features)), trainable)
+        _, features = minilm.encode(
+            tokens[WORDS], tokens[MASK], longest=tokenizer.max_length, vocabulary=len(rows)
+        )
+        freeze(model.weighted(keras.Model(texts, features), rows=rows), trainable)
         return texts, features
 
     @property

@@ -18,21 +18,33 @@ from tfkit.litert.interpreter import opened
 
 WARM_UP = 3
 ROUNDS = 10
+_LONGEST = 20_000  # characters of an argument of a process
 
 # In a process of its own, whose memory is the model's and hardly anything else's.
 _MEMORY = """
 import json, re, sys
 import numpy as np
-from ai_edge_litert.interpreter import Interpreter
+from ai_edge_litert.interpreter import Interpreter, InterpreterWithCustomOps
 
 def kilobytes(name):
     return int(re.search(rf"{name}:\\s+(\\d+)", open("/proc/self/status").read())[1])
 
+path, *text = sys.argv[1:]
+operations = []
+if text:
+    from tensorflow_text import tflite_registrar
+    operations = tflite_registrar.SELECT_TFTEXT_OPS
+    try:  # what importing them took at its peak is no part of what the model takes
+        open("/proc/self/clear_refs", "w").write("5")
+    except OSError:
+        pass
 before = kilobytes("VmRSS")
-interpreter = Interpreter(model_path=sys.argv[1], num_threads=1)
+make = InterpreterWithCustomOps if text else Interpreter
+interpreter = make(model_path=path, num_threads=1, **({"custom_op_registerers": operations} if text else {}))
 interpreter.allocate_tensors()
 for details in interpreter.get_input_details():
-    interpreter.set_tensor(details["index"], np.zeros(details["shape"], details["dtype"]))
+    zeros = np.zeros(details["shape"], details["dtype"])
+    interpreter.set_tensor(details["index"], np.array(text, object) if text else zeros)
 interpreter.invoke()
 print(json.dumps(kilobytes("VmHWM") - before))
 """
@@ -59,6 +71,7 @@ def latency(
     threads: Sequence[int] = (1, 2),
     seconds: float = 0.6,
     rounds: int = ROUNDS,
+    example: np.ndarray | None = None,
 ) -> dict[str, dict[int, Latency]]:
     """Time variants in turn: what else the machine does hits all of them alike.
 
@@ -67,16 +80,17 @@ def latency(
       threads: for each number of them an interpreter of its own.
       seconds: about how long each variant is timed for each number of threads, in all.
       rounds: how often it is each one's turn.
+      example: what the models are given, [1, ...], where their time depends on it, as that of texts does; None: zeros.
 
     Returns:
-      For each name and number of threads the time of one call after warm-up, on inputs of zeros.
+      For each name and number of threads the time of one call after warm-up.
 
     Raises:
       CheckError: a model needs operations that LiteRT lacks.
     """
     found: dict[str, dict[int, Latency]] = {name: {} for name in models}
     for count in threads:
-        ready = {name: _ready(model, count) for name, model in models.items()}
+        ready = {name: _ready(model, count, example) for name, model in models.items()}
         times: dict[str, list[float]] = {name: [] for name in models}
         calls = {name: _calls(interpreter, seconds / rounds) for name, interpreter in ready.items()}
         for _ in range(rounds):
@@ -88,8 +102,12 @@ def latency(
     return found
 
 
-def peak_memory(model: bytes) -> int | None:
+def peak_memory(model: bytes, *, example: np.ndarray | None = None) -> int | None:
     """Bytes that a process needs to load and run a model once on one thread, beyond what it had before.
+
+    Args:
+      model: the content of a .tflite file.
+      example: one text [1], for a model of texts.
 
     Returns:
       None where the system does not tell (it is Linux's /proc that does).
@@ -102,8 +120,9 @@ def peak_memory(model: bytes) -> int | None:
     with tempfile.TemporaryDirectory(prefix="tfkit-") as folder:
         path = Path(folder, "model.tflite")
         path.write_bytes(model)
+        text = [] if example is None else [_argument(example[0])]
         done = subprocess.run(
-            [sys.executable, "-c", _MEMORY, str(path)], capture_output=True, text=True, check=False
+            [sys.executable, "-c", _MEMORY, str(path), *text], capture_output=True, text=True, check=False
         )
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
@@ -111,10 +130,16 @@ def peak_memory(model: bytes) -> int | None:
     return int(json.loads(done.stdout.strip().splitlines()[-1])) * 1024
 
 
-def _ready(model: bytes, threads: int) -> object:
+def _argument(text: bytes) -> str:
+    """A text as a process can be given it."""
+    return text.decode("utf-8", errors="replace").replace("\0", " ")[:_LONGEST]
+
+
+def _ready(model: bytes, threads: int, example: np.ndarray | None) -> object:
     interpreter = opened(model, threads=threads)
     for details in interpreter.get_input_details():
-        interpreter.set_tensor(details["index"], np.zeros(details["shape"], details["dtype"]))
+        zeros = np.zeros(details["shape"], details["dtype"])
+        interpreter.set_tensor(details["index"], zeros if example is None else example)
     for _ in range(WARM_UP):
         interpreter.invoke()
     return interpreter

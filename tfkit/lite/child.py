@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from tfkit import files
+from tfkit import files, stack
 from tfkit.errors import TfkitError, UsageError
 from tfkit.lite import jobs
+from tfkit.lite.kinds import with_operations
 from tfkit.lite.source import SIGNATURE
 from tfkit.litert.converter import REMEDY, converted
 
@@ -47,18 +48,24 @@ def _examples(path: Path) -> dict[str, np.ndarray]:
 def _convert(job: Mapping[str, Any], request: jobs.Request, examples: Mapping[str, np.ndarray]) -> bytes:
     from tfkit.stack import tf
 
-    converter = tf.lite.TFLiteConverter.from_saved_model(job["saved_model"], signature_keys=[SIGNATURE])
+    operations = stack.tf_text.tflite_registrar.SELECT_TFTEXT_OPS if job["cuts_text"] else None
+    converter = with_operations(
+        lambda: tf.lite.TFLiteConverter.from_saved_model(job["saved_model"], signature_keys=[SIGNATURE])
+    )
 
     def representative() -> Iterator[dict[str, np.ndarray]]:
         batch = {name: int(shape[0]) for name, (shape, _) in job["inputs"].items()}
         steps = min(len(values) // batch[name] for name, values in examples.items())
         for step in range(steps):
             yield {
-                name: values[step * batch[name] : (step + 1) * batch[name]].astype(job["inputs"][name][1])
+                name: _typed(values[step * batch[name] : (step + 1) * batch[name]], job["inputs"][name][1])
                 for name, values in examples.items()
             }
 
     _set(converter, request, measured=bool(examples))
+    if operations:
+        converter.allow_custom_ops = True
+        converter.target_spec._experimental_custom_op_registerers = operations  # for measuring ranges
     if request.variant in ("int8", "int16x8") and examples:
         # Of a quantization-aware model too: its own ranges stay, what it left out (its input) gets some.
         converter.representative_dataset = representative
@@ -68,6 +75,10 @@ def _convert(job: Mapping[str, Any], request: jobs.Request, examples: Mapping[st
 
         return converted(lambda: selective(converter, representative, request.keep_float), remedy=remedy)
     return converted(converter.convert, remedy=remedy)
+
+
+def _typed(values: np.ndarray, dtype: str) -> np.ndarray:
+    return values.astype(object if dtype == "string" else dtype)
 
 
 def _set(converter: Any, request: jobs.Request, *, measured: bool) -> None:

@@ -104,6 +104,7 @@ def measure(
     *,
     threads: Sequence[int] = (1, 2),
     notes: Mapping[str, Sequence[str]] | None = None,
+    example: np.ndarray | None = None,
 ) -> tuple[Variant, ...]:
     """All that is known of variants, those marked that no other beats.
 
@@ -112,8 +113,9 @@ def measure(
       comparisons: by name, see `tfkit.lite.evaluate`.
       threads: for which latencies are measured.
       notes: by name, what was done to a variant.
+      example: on which times are taken, where they depend on it.
     """
-    times = benchmark.latency(models, threads=threads)
+    times = benchmark.latency(models, threads=threads, example=example)
     measured = []
     for name, content in models.items():
         census, compared = inspect(content), comparisons[name]
@@ -134,7 +136,7 @@ def measure(
                     str(count): {"p50": took.p50_ms, "p90": took.p90_ms}
                     for count, took in times[name].items()
                 },
-                peak_memory_bytes=benchmark.peak_memory(content),
+                peak_memory_bytes=benchmark.peak_memory(content, example=example),
                 macs=census.macs,
                 ops=census.ops,
                 sparsity=census.sparsity,

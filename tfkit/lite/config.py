@@ -18,7 +18,8 @@ class CompressConfig(RecipeConfig):
     """Which model, what is done to it, and what the result must keep to."""
 
     from_run: Path | None = None
-    """Finished run of transfer_image or train_private. The files go into its folder, unless --run-dir names another."""
+    """Finished run of transfer_image, transfer_text or train_private. The files go into its folder, unless --run-dir
+    names another."""
 
     saved_model: Path | None = None
     """Instead of --from-run: any SavedModel folder. Needs --representative-data."""
@@ -33,7 +34,8 @@ class CompressConfig(RecipeConfig):
     """What a SavedModel of float images expects for black and white."""
 
     representative_data: Path | None = None
-    """Folder of images, or .npy/.npz of inputs, by which the ranges of int8 are measured. Left out: training images."""
+    """Folder of images, or .npy/.npz of inputs, by which the ranges of int8 are measured. For texts
+    a file with one a line. Left out: training examples."""
 
     variants: tuple[
         Literal["float32", "float16", "dynamic", "int8", "int16x8", "weights8", "weights4"], ...

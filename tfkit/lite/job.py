@@ -10,6 +10,7 @@ import numpy as np
 from tfkit import files, transfer
 from tfkit import run as runs
 from tfkit.compress import Prune
+from tfkit.config import DataConfig, TextColumns
 from tfkit.data.plain import read_images
 from tfkit.errors import DataError, PrivacyError, RunError, UsageError
 from tfkit.lite import recipe, representative, techniques
@@ -21,7 +22,6 @@ from tfkit.transfer.load import check_data
 from tfkit.transfer.rebuild import rebuild
 
 if TYPE_CHECKING:
-    from tfkit.config import ImageConfig
     from tfkit.data import Splits
     from tfkit.run import Run
 
@@ -33,7 +33,7 @@ _PRIVATE = (
 )
 
 
-def from_run(run: Run, origin: Run, its_config: ImageConfig, config: CompressConfig) -> Choice:
+def from_run(run: Run, origin: Run, its_config: DataConfig, config: CompressConfig) -> Choice:
     """Compress the model of a run.
 
     Args:
@@ -52,7 +52,12 @@ def from_run(run: Run, origin: Run, its_config: ImageConfig, config: CompressCon
     private = bool(origin.read(runs.PRIVACY))
     _check_private(origin, config, private=private)
     batch_size = getattr(its_config, "global_batch_size", None) or 32
-    backbone, splits = transfer.load(its_config, global_batch_size=batch_size, trainable=False)
+    backbone: Any = None
+    if isinstance(its_config, TextColumns) and its_config.of_texts:
+        _check_texts(origin, config)
+        splits = transfer.load_texts(its_config, global_batch_size=batch_size)
+    else:
+        backbone, splits = transfer.load(its_config, global_batch_size=batch_size, trainable=False)
     check_data(origin, splits)
     with files.lock_or_wait(run.path / f".{runs.TFLITE}.lock", another="compresses this run"):
         subject = of_run(origin, splits, examples=_examples(run, splits, config, private=private))
@@ -100,10 +105,20 @@ def from_saved_model(run: Run, config: CompressConfig) -> Choice:
         class_names=(),
         names=names[0::2],
         examples=measured,
-        takes_pixels=False,
+        takes="arrays",
+        signature=config.signature,
     )
     run.note("Nobody knows the true classes here: the share of other answers stands for the accuracy drop.")
     return recipe.compress(run, subject, config)
+
+
+def _check_texts(origin: Run, config: CompressConfig) -> None:
+    if config.techniques:
+        raise UsageError(
+            f"{origin.path} is of texts; --techniques {' '.join(config.techniques)} is for models of images: most"
+            " weights of one of texts are tables of pieces and layers of attention, which these do not reach.\n"
+            "  Leave it out: dynamic has int8 weights, and needs no training."
+        )
 
 
 def _check_private(origin: Run, config: CompressConfig, *, private: bool) -> None:
@@ -118,10 +133,12 @@ def _check_private(origin: Run, config: CompressConfig, *, private: bool) -> Non
 
 
 def _examples(run: Run, splits: Splits, config: CompressConfig, *, private: bool) -> np.ndarray | None:
-    """Representative images; none for a private run without public ones."""
-    size = int(splits.spec.shape[0])
+    """Representative images or texts; none for a private run without public ones."""
     if config.representative_data is None:
         return None if private else representative.from_splits(splits, seed=config.seed)
+    if splits.kind == "texts":
+        return _lines(config.representative_data)
+    size = int(splits.spec.shape[0])
     given, _ = read_images(config.representative_data, image_size=size, count=representative.EXAMPLES)
     images = given.astype(np.float32)
     if not private and (
@@ -130,6 +147,19 @@ def _examples(run: Run, splits: Splits, config: CompressConfig, *, private: bool
         run.note(f"Beware of {config.representative_data} as representative data: {'; '.join(found)}.")
     run.note(f"The ranges of integers are measured on {len(images)} images of {config.representative_data}.")
     return representative.pinned(images)
+
+
+def _lines(path: Path) -> np.ndarray:
+    """The texts of a file, one a line."""
+    try:
+        lines = [line for line in path.read_bytes().splitlines() if line.strip()]
+    except OSError as err:
+        raise DataError(
+            f"--representative-data {path} cannot be read ({err.strerror}): for texts it is a file, one text a line."
+        ) from err
+    if not lines:
+        raise DataError(f"--representative-data {path} has no line with a text.")
+    return np.array(lines, dtype=object)
 
 
 def _pruned_at_once(run: Run, origin: Run, config: CompressConfig) -> list[recipe.Trained]:

@@ -60,11 +60,16 @@ def run(
         job = {
             "saved_model": str(source.folder),
             "inputs": source.inputs,
+            "cuts_text": source.cuts_text,
             "requests": [asdict(request) for request in requests],
         }
         (folder / JOB).write_text(json.dumps(job))
         if examples is not None:
-            arrays: dict[str, Any] = dict(examples)
+            # Strings as numpy's own: a file of objects could run code when it is read.
+            arrays: dict[str, Any] = {
+                name: values.astype(bytes) if values.dtype == object else values
+                for name, values in examples.items()
+            }
             np.savez(folder / EXAMPLES, **arrays)
         ended = dict(_crashes(folder, requests))
         return {

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tfkit import hub, packages
+from tfkit import hub, packages, stack
 from tfkit.errors import UsageError
 
 DEFAULT_SIGNATURE = "serving_default"
@@ -89,12 +89,25 @@ def _load(folder: Path) -> Any:
     from tfkit.stack import tf
 
     try:
-        return tf.saved_model.load(str(folder))
+        return with_operations(lambda: tf.saved_model.load(str(folder)))
     except Exception as err:  # whatever a broken file makes TensorFlow raise
         raise UsageError(
             f"{folder} is not a SavedModel that TensorFlow can load: {packages.first_line(err)}"
             "\n  Export it again; a model with operations of its own needs their library imported first."
         ) from err
+
+
+def with_operations(load: Callable[[], Any]) -> Any:
+    """What `load` gives of a SavedModel; with the operations of tensorflow-text where it lacks some."""
+    from tfkit.stack import tf
+
+    try:
+        return load()
+    except (RuntimeError, tf.errors.NotFoundError) as err:
+        if "Op type not registered" not in str(err):
+            raise
+        assert stack.tf_text  # importing it brings them
+        return load()
 
 
 def _of_saved_model(loaded: Any, name: str, signature: str | None) -> Opened:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _LEFT_OUT = (
     "{variants} left out: the ranges of integers are measured on examples, and the training examples are private."
-    " Public images of the same kind, given by --representative-data, do; or take dynamic, which needs none."
+    " Public ones of the same kind, given by --representative-data, do; or take dynamic, which needs none."
 )
 
 
@@ -88,7 +88,7 @@ def compress(
     print(f"Measuring {len(made.models)} variants on {subject.count} examples ...", flush=True)
     compared = compare(subject, made.models)
     _rescue(run, made, subject, config, compared)
-    variants = measure(made.models, compared, notes=made.notes)
+    variants = measure(made.models, compared, notes=made.notes, example=subject.typical)
     choice = choose(variants, gates)
     results.write(
         run, subject, variants, made, compared, choice=choice, gates=gates, show_examples=not private
@@ -121,7 +121,7 @@ def _convert(
 ) -> None:
     """Add the variants of one model to what was made."""
     prefix = f"{technique}+" if technique else ""
-    with saved(model, input_shape=subject.input_shape, signature=config.signature) as source:
+    with saved(model, input_shape=subject.input_shape, signature=subject.signature) as source:
         possible = list(quantizations)
         lacking = [one for one in possible if one in MEASURED] if subject.examples is None else []
         if lacking and not source.quantize_aware:
@@ -139,7 +139,11 @@ def _convert(
     made.failed |= failed
     float32 = content.get(f"{prefix}float32")
     for one in possible:
-        if one in WEIGHTS and float32 is not None:
+        if one in WEIGHTS and subject.takes == "texts":
+            made.failed[f"{prefix}{one}"] = (
+                "ai-edge-quantizer does not know the operations of tensorflow-text; dynamic has the same weights"
+            )
+        elif one in WEIGHTS and float32 is not None:
             made.models[f"{prefix}{one}"] = weights_only(float32, bits=WEIGHTS[one])
         elif one in WEIGHTS:
             made.failed[f"{prefix}{one}"] = "it is made of the float32 variant, which is not there"
@@ -147,7 +151,7 @@ def _convert(
 
 def _request(name: str, variant: str, subject: Subject, config: CompressConfig) -> jobs.Request:
     """Images go into an int8 file as the bytes that they are, and probabilities come out as bytes."""
-    bytes_ = "uint8" if variant == "int8" and subject.takes_pixels else "float32"
+    bytes_ = "uint8" if variant == "int8" and subject.takes == "images" else "float32"
     return jobs.Request(
         name=name,
         variant=variant,
@@ -164,6 +168,8 @@ def _rescue(
     lost = compared["int8"].accuracy_drop if "int8" in made.models else 0.0
     if lost <= config.max_accuracy_drop or "float32" not in made.models or subject.examples is None:
         return
+    if subject.takes == "texts":  # tensors before and after the tokenizer are not of one kind
+        return
     print(f"int8 loses {lost:.4f}: looking for the layers at which its error starts ...", flush=True)
     found = rescue.selective_variant(
         subject,
@@ -171,7 +177,7 @@ def _rescue(
         made.models["int8"],
         limit=config.max_accuracy_drop,
         request=_request(rescue.NAME, "int8", subject, config),
-        signature=config.signature,
+        signature=subject.signature,
     )
     run.note(
         f"int8 loses {lost:.4f} (limit {config.max_accuracy_drop:g}). {found.drift.sentence} {found.sentence}"

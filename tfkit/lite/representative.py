@@ -19,15 +19,15 @@ _APART = 3.0  # standard deviations of a channel's mean over the images
 
 
 def from_splits(splits: Splits, *, count: int = EXAMPLES, seed: int = 0) -> np.ndarray:
-    """Training images, of each class as many as can be, as the raw pixels that a converted model takes.
+    """Training examples, of each class as many as can be, as a converted model takes them.
 
     Args:
-      splits: of images.
+      splits: of images or texts.
       count: about so many; at least one of each class.
       seed: of the lots.
 
     Returns:
-      float32 [n, s, s, 3] in 0..255, see `pinned`.
+      Of images float32 [n, s, s, 3] in 0..255, see `pinned`; of texts bytes [n].
     """
     indices = np.asarray(splits.indices["train"])
     labels = splits.source.labels[indices]
@@ -38,7 +38,8 @@ def from_splits(splits: Splits, *, count: int = EXAMPLES, seed: int = 0) -> np.n
         chance.choice(of_class, min(each, len(of_class)), replace=False)
         for of_class in (indices[labels == label] for label in classes)
     ]
-    return pinned(splits.source.read(chance.permutation(np.concatenate(chosen))).astype(np.float32))
+    examples = splits.source.read(chance.permutation(np.concatenate(chosen)))
+    return examples if splits.kind == "texts" else pinned(examples.astype(np.float32))
 
 
 def pinned(images: np.ndarray) -> np.ndarray:
@@ -87,7 +88,7 @@ def collect(
         )
     collected = {name: np.concatenate(arrays)[: max(count, batch)] for name, arrays in parts.items()}
     for name, values in collected.items():
-        if not np.isfinite(values).all():
+        if values.dtype != object and not np.isfinite(values).all():
             raise DataError(f"The representative dataset has values of {name!r} that are not finite numbers.")
     return collected
 

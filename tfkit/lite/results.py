@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tfkit import files
 from tfkit import run as runs
-from tfkit.lite import snippet
+from tfkit.lite import on_ids, snippet
 from tfkit.lite.evaluate import Comparison
 from tfkit.lite.metadata import with_metadata
 from tfkit.tensorboard import lite_figures
@@ -40,7 +40,7 @@ class Made:
 
 def described(model: bytes, subject: Subject, *, name: str) -> bytes:
     """A classifier of images with its labels and its scaling inside; any other model as it is."""
-    if not (subject.takes_pixels and len(subject.class_names)):
+    if not (subject.takes == "images" and len(subject.class_names)):
         return model
     from tfkit.lite.inspect import inspect
 
@@ -90,13 +90,26 @@ def write(
         (folder / MODEL).unlink(missing_ok=True)
     else:
         files.write_bytes(folder / MODEL, made.models[choice.chosen.name])
-        snippet.write(folder, takes="images" if subject.takes_pixels else "arrays")
+        snippet.write(folder, takes=subject.takes)
+        if subject.takes == "texts":
+            _for_texts(run, subject, quantization=choice.chosen.quantization)
     content = as_json(subject, variants, made, choice=choice, gates=gates)
     files.write_json(run.path / runs.VARIANTS, content)
     _record(run, variants)
     lite_figures.write_variants(run.logdir, content)
-    if show_examples and subject.takes_pixels:
+    if show_examples and subject.takes != "arrays":
         _write_disagreements(run, subject, compared)
+
+
+def _for_texts(run: Run, subject: Subject, *, quantization: str) -> None:
+    """What goes beside a model of texts: an image's labels are inside of the file."""
+    folder = run.path / runs.TFLITE
+    files.write_text(folder / runs.LABELS, "".join(f"{name}\n" for name in subject.class_names))
+    vocabulary = run.path / runs.SAVED_MODEL / "assets" / on_ids.VOCABULARY
+    if vocabulary.is_file():
+        files.write_bytes(folder / on_ids.VOCABULARY, vocabulary.read_bytes())
+    if said := on_ids.write(run, subject, quantization=quantization):
+        run.note(said)
 
 
 def as_json(
@@ -134,7 +147,7 @@ def _record(run: Run, variants: Sequence[Variant]) -> None:
 
 
 def _write_disagreements(run: Run, subject: Subject, compared: Mapping[str, Comparison]) -> None:
-    """The images on which a variant and the original differ, those first of which the original was surest."""
+    """Images or texts on which a variant and the original differ, those first of which the original was surest."""
     from tfkit import tensorboard
 
     for name, comparison in compared.items():
@@ -145,7 +158,12 @@ def _write_disagreements(run: Run, subject: Subject, compared: Mapping[str, Comp
         captions = [
             f"{_class(subject, subject.expected[place])} → {_class(subject, flat[place])}" for place in worst
         ]
-        tensorboard.write_images(run.logdir, f"lite/{name}", subject.read(worst), captions=captions)
+        shown, title = subject.read(worst), f"lite/{name}"
+        if subject.takes == "texts":
+            texts = [text.decode("utf-8", errors="replace") for text in shown]
+            tensorboard.write_texts(run.logdir, title, texts, captions=captions)
+        else:
+            tensorboard.write_images(run.logdir, title, shown, captions=captions)
 
 
 def _class(subject: Subject, outputs: Any) -> str:

@@ -9,19 +9,20 @@ from tfkit import files
 from tfkit.errors import UsageError
 
 NAME = "infer.py"
-KINDS = ("images", "arrays")
+KINDS = ("images", "texts", "arrays")
 
 
 def write(folder: Path, *, takes: str = "images") -> Path:
-    """Write infer.py, which runs the model.tflite that stands beside it; it needs no TensorFlow.
+    """Write infer.py, which runs the model.tflite that stands beside it; of images and arrays without TensorFlow.
 
     For images it needs ai-edge-litert, numpy and pillow, prepares a picture as training does (tfkit.data), feeds its
     pixels from 0 to 255, and takes the labels out of the .tflite file, where `tfkit.lite.metadata` puts them. For
-    arrays it reads a .npy file for each input, and labels.txt where that stands beside it.
+    arrays it reads a .npy file for each input, and labels.txt where that stands beside it. For texts it also needs
+    tensorflow-text, whose operations cut the string, and says what there is for devices without them.
 
     Args:
       folder: where it goes.
-      takes: "images" for a model of one image to the scores of classes, "arrays" for any other.
+      takes: "images" or "texts" for a model of one of them to the scores of classes, "arrays" for any other.
 
     Returns:
       Its path.

@@ -13,6 +13,7 @@ import numpy as np
 
 from tfkit.errors import CheckError, UsageError
 from tfkit.lite.kinds import opened, plain
+from tfkit.litert import flatbuffer
 
 if TYPE_CHECKING:
     from tfkit.stack import tf
@@ -31,6 +32,7 @@ class Source:
       inputs: name to shape (batch of 1 first) and dtype ("float32", "uint8", ...).
       outputs: names, in the order of the signature.
       quantize_aware: whether training has put fake quantization into it.
+      cuts_text: whether it takes strings, which operations of tensorflow-text make numbers of.
       function: takes tensors by the names of `inputs`, gives tensors by the names of `outputs`.
     """
 
@@ -38,6 +40,7 @@ class Source:
     inputs: Mapping[str, tuple[tuple[int, ...], str]]
     outputs: tuple[str, ...]
     quantize_aware: bool
+    cuts_text: bool
     function: Callable[..., Mapping[str, tf.Tensor]]
 
 
@@ -55,7 +58,7 @@ def saved(
       signature: of a SavedModel, where it has several.
 
     Raises:
-      UsageError: no model, no signature or several, strings for inputs, open shapes.
+      UsageError: no model, no signature or several, strings that it does not cut itself, open shapes.
       HubError: the handle does not resolve.
       CheckError: weights that are not finite.
     """
@@ -74,13 +77,18 @@ def saved(
 
     module.serve = serve
     concrete = serve.get_concrete_function()
+    operations = _operations(concrete)
+    cuts_text = any(map(flatbuffer.is_of_text, operations))
+    if not cuts_text:
+        _refuse_strings(specs)
     with tempfile.TemporaryDirectory(prefix="tfkit-") as folder:
         tf.saved_model.save(module, folder, signatures={SIGNATURE: serve})
         yield Source(
             folder=Path(folder),
             inputs={name: (tuple(spec.shape), spec.dtype.name) for name, spec in specs.items()},
             outputs=tuple(concrete.structured_outputs),
-            quantize_aware=_is_quantize_aware(concrete),
+            quantize_aware=any(operation.startswith(_FAKE_QUANT) for operation in operations),
+            cuts_text=cuts_text,
             function=lambda **inputs: serve(*(inputs[name] for name in names)),
         )
 
@@ -117,11 +125,6 @@ def _settled(specs: dict[str, Any], input_shape: Sequence[int | None] | None) ->
         raise UsageError(f"input_shape is of one input; the model has {len(specs)}: {', '.join(specs)}.")
     settled = {}
     for name, spec in specs.items():
-        if spec.dtype == tf.string:
-            raise UsageError(
-                f"The input {name!r} takes strings: the TFLite variants here take numbers.\n"
-                "  Convert the part of the model behind its preprocessing, and prepare the texts outside of it."
-            )
         shape = list(input_shape) if input_shape is not None else spec.shape
         if input_shape is not None and not spec.shape.is_compatible_with(shape):
             raise UsageError(
@@ -175,7 +178,20 @@ def _refuse_not_finite(kept: list[Any]) -> None:
         )
 
 
-def _is_quantize_aware(concrete: Any) -> bool:
+def _refuse_strings(specs: dict[str, Any]) -> None:
+    from tfkit.stack import tf
+
+    for name, spec in specs.items():
+        if spec.dtype == tf.string:
+            raise UsageError(
+                f"The input {name!r} takes strings, and nothing in the model cuts them by tensorflow-text's fast"
+                " tokenizers, which TFLite has.\n"
+                "  Take tfkit.text.device.on_device of a model from strings, or convert the part behind the"
+                " preprocessing and prepare the texts outside of it."
+            )
+
+
+def _operations(concrete: Any) -> set[str]:
     graph = concrete.graph.as_graph_def()
     nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
-    return any(node.op.startswith(_FAKE_QUANT) for node in nodes)
+    return {node.op for node in nodes}

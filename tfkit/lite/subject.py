@@ -17,8 +17,12 @@ if TYPE_CHECKING:
     from tfkit.data import Splits
     from tfkit.run import Run
 
+DEVICE, DEVICE_IDS, PROBABILITIES = "device", "device_ids", "probabilities"
+"""Signatures of an exported model of texts, and what they give."""
+
 _CHECKED = 8
 _TOLERANCE = 1e-3
+_TYPICAL_OF = 1000
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -35,7 +39,8 @@ class Subject:
       class_names: c of them; none where nobody knows.
       names: what the examples are called.
       examples: representative inputs [m, ...] as the model takes them; None where it may have none.
-      takes_pixels: whether the inputs are images in 0..255.
+      takes: "images" (pixels in 0..255), "texts" (UTF-8) or "arrays".
+      signature: of the model, where it has several.
     """
 
     model: Any
@@ -47,7 +52,17 @@ class Subject:
     class_names: Sequence[str]
     names: Sequence[str]
     examples: Any
-    takes_pixels: bool
+    takes: str
+    signature: str | None = None
+
+    @property
+    def typical(self) -> np.ndarray | None:
+        """The input [1, ...] by which times are taken: for texts the one of median length, otherwise anything."""
+        if self.takes != "texts":
+            return None
+        texts = self.read(np.arange(min(self.count, _TYPICAL_OF)))
+        by_length = np.argsort([len(text) for text in texts], kind="stable")
+        return texts[by_length[[len(texts) // 2]]]
 
     @property
     def accuracy(self) -> float | None:
@@ -63,7 +78,8 @@ def of_run(run: Run, splits: Splits, *, examples: np.ndarray | None) -> Subject:
     Args:
       run: finished.
       splits: that it was trained on.
-      examples: representative images, float32 [m, s, s, 3] in 0..255; None for a private run without public ones.
+      examples: representative images, float32 [m, s, s, 3] in 0..255, or texts, bytes [m]; None for a private run
+        without public ones.
 
     Raises:
       RunError: the run is of an earlier tfkit, or of other data.
@@ -76,10 +92,7 @@ def of_run(run: Run, splits: Splits, *, examples: np.ndarray | None) -> Subject:
     test = np.asarray(splits.indices["test"])
     if len(measured.labels) != len(test) or (measured.labels != splits.source.labels[test]).any():
         raise RunError(f"{run.path} was measured on other test examples than {splits.origin} has now.")
-    size = int(splits.spec.shape[0])
-    model = pixel_function(loaded.classify, keep=loaded)
-    images = splits.source.read(test[:_CHECKED]).astype(np.float32)
-    said = np.asarray(model(images))
+    said, specific = _of_texts(run, loaded, splits) if splits.kind == "texts" else _of_images(loaded, splits)
     difference = float(np.abs(said - measured.probabilities[: len(said)]).max())
     if difference > _TOLERANCE:
         raise CheckError(
@@ -87,8 +100,6 @@ def of_run(run: Run, splits: Splits, *, examples: np.ndarray | None) -> Subject:
             f" (by {difference:.3g}).\n  One of them was changed after the run. Make the run anew."
         )
     return Subject(
-        model=model,
-        input_shape=(1, size, size, 3),
         read=lambda positions: splits.source.read(test[positions]),
         count=len(test),
         expected=measured.probabilities,
@@ -96,5 +107,37 @@ def of_run(run: Run, splits: Splits, *, examples: np.ndarray | None) -> Subject:
         class_names=measured.class_names,
         names=measured.names,
         examples=examples,
-        takes_pixels=True,
+        **specific,
     )
+
+
+def _of_images(loaded: Any, splits: Splits) -> tuple[np.ndarray, dict[str, Any]]:
+    """What the model says of some test images, and what a subject of images is."""
+    size = int(splits.spec.shape[0])
+    model = pixel_function(loaded.classify, keep=loaded)
+    images = splits.source.read(np.asarray(splits.indices["test"])[:_CHECKED]).astype(np.float32)
+    return np.asarray(model(images)), {
+        "model": model,
+        "input_shape": (1, size, size, 3),
+        "takes": "images",
+    }
+
+
+def _of_texts(run: Run, loaded: Any, splits: Splits) -> tuple[np.ndarray, dict[str, Any]]:
+    """What the model says of some test texts as a device asks it, and what a subject of texts is."""
+    from tfkit.stack import tf
+
+    if DEVICE not in loaded.signatures:
+        raise RunError(
+            f"{run.path / runs.SAVED_MODEL} has no signature {DEVICE!r}: its encoder is a SavedModel that makes ids by"
+            " operations that TFLite lacks.\n"
+            "  Train on the bundled encoder, or with --model-handle light, whose tokenizers TFLite has."
+        )
+    texts = splits.source.read(np.asarray(splits.indices["test"])[:_CHECKED])
+    said = [loaded.signatures[DEVICE](texts=tf.constant([text])) for text in texts]
+    return np.concatenate([np.asarray(one[PROBABILITIES]) for one in said]), {
+        "model": loaded,
+        "signature": DEVICE,
+        "input_shape": None,
+        "takes": "texts",
+    }

@@ -8,6 +8,7 @@ from tfkit.errors import DataError
 
 IDENTIFIER = b"TFL3"
 _SMALLEST = 8
+_OF_TEXT = ("FastBertNormalize", "FastWordpieceTokenize", "TFText>")
 _PRE_AGAIN = "\n  Convert it or copy it again: a .tflite file is cut short by an interrupted download, say."
 
 
@@ -47,6 +48,20 @@ def check(model: bytes, *, name: str = "The model") -> None:
         raise DataError(
             f"{name} is no .tflite file: it begins with {bytes(model[:8])!r} ({len(model)} bytes)."
         )
+
+
+def is_of_text(operation: str) -> bool:
+    """Whether an operation, by its name in a graph or in a file, is one of tensorflow-text."""
+    return operation.startswith(_OF_TEXT)
+
+
+def cuts_text(model: bytes) -> bool:
+    """Whether a .tflite file has custom operations of tensorflow-text; only its list of operations is read."""
+    from tfkit.stack import litert_schema as schema
+
+    root = schema.Model.GetRootAs(model, 0)
+    codes = (root.OperatorCodes(place).CustomCode() for place in range(root.OperatorCodesLength()))
+    return any(is_of_text(code.decode(errors="replace")) for code in codes if code)
 
 
 def _refuse_dangling(tables: Any) -> None:

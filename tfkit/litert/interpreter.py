@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import queue
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -59,9 +60,9 @@ class ParallelInterpreter:
 
         Args:
           inputs: [n, ...], of which real numbers of the model's input shape are made. A quantized model gets them
-            by its own scale: one of images that takes uint8 with scale 1 gets pixels as they are. Or a list of what
-            `prepare` makes arrays of. The sizes that the model leaves open may differ from call to call of it: it is
-            resized, in half a millisecond; neighbours of one size save that.
+            by its own scale: one of images that takes uint8 with scale 1 gets pixels as they are. Of a model of
+            strings objects [n], `str` or UTF-8 bytes. Or a list of what `prepare` makes arrays of: sizes that the
+            model leaves open may differ from one to the next, at half a millisecond each time that they do.
           prepare: makes them, for the few examples of a call and on the worker's thread; None where `inputs`
             are the real numbers already.
 
@@ -143,6 +144,8 @@ class Number:
 
     def quantized(self, values: np.ndarray) -> np.ndarray:
         """The tensor that stands for real numbers; those beyond its range become the nearest in it."""
+        if self.dtype.kind == "S":  # strings: as objects, since numpy's own end before their last NUL
+            return np.asarray(values, object)
         if self._scale is None:
             return np.asarray(values, self.dtype)
         range_ = np.iinfo(self.dtype)
@@ -158,7 +161,7 @@ class Number:
 
 
 def opened(model: bytes, *, threads: int, **options: Any) -> Any:
-    """A stock interpreter with its tensors allocated.
+    """A stock interpreter with its tensors allocated; one with the operations of tensorflow-text where it needs them.
 
     Args:
       model: the content of a .tflite file.
@@ -172,8 +175,12 @@ def opened(model: bytes, *, threads: int, **options: Any) -> Any:
     from tfkit.stack import litert
 
     flatbuffer.check(model)
+    make = litert.Interpreter
+    if flatbuffer.cuts_text(model):
+        operations = stack.tf_text.tflite_registrar.SELECT_TFTEXT_OPS
+        make = functools.partial(litert.InterpreterWithCustomOps, custom_op_registerers=operations)
     try:
-        interpreter = litert.Interpreter(model_content=model, num_threads=threads, **options)
+        interpreter = make(model_content=model, num_threads=threads, **options)
         interpreter.allocate_tensors()
     except (RuntimeError, ValueError) as err:
         raise CheckError(

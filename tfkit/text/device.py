@@ -8,9 +8,7 @@ from typing import Any
 from tfkit.errors import UsageError
 from tfkit.stack import keras, tf
 from tfkit.text.layer import TOKENS, Tokens
-from tfkit.text.wordpiece import END, PAD, START
-
-WORDS, MASK, TYPES = "input_word_ids", "input_mask", "input_type_ids"
+from tfkit.text.rows import MASK, TYPES, WORDS
 
 
 def on_device(model: keras.Model, *, from_logits: bool = True) -> Any:
@@ -37,7 +35,7 @@ def on_device(model: keras.Model, *, from_logits: bool = True) -> Any:
     def device(texts: Any) -> dict[str, Any]:
         # One string has one row: its values alone say it, where a ragged tensor has operations that TFLite lacks.
         pieces = tokenizer.tokenize(texts).flat_values[: tokenizer.max_length - 2]
-        row = tf.concat([[tokenizer.id_of(START)], pieces, [tokenizer.id_of(END)]], axis=0)
+        row = tf.concat([[tokenizer.edges.start], pieces, [tokenizer.edges.end]], axis=0)
         ids = {WORDS: row, MASK: tf.ones_like(row), TYPES: tf.zeros_like(row)}
         fed = {name: _filled(ids[name], tokens.length, tokenizer, name)[tf.newaxis] for name in behind.input}
         return {"probabilities": _probabilities(behind, fed, from_logits)}
@@ -97,7 +95,7 @@ def _filled(row: Any, length: int | None, tokenizer: Any, name: str) -> Any:
     """A row as long as the layer makes it."""
     if length is None:
         return row
-    filling = tokenizer.id_of(PAD) if name == WORDS else 0
+    filling = tokenizer.edges.pad if name == WORDS else 0
     return tf.ensure_shape(tf.pad(row, [[0, length - tf.size(row)]], constant_values=filling), [length])
 
 

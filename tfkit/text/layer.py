@@ -25,7 +25,9 @@ class Tokens(keras.layers.Layer):
 
     def call(self, strings: Any) -> dict[str, Any]:
         """The ids, dense."""
-        return self.tokenizer.dense(strings, length=self.length)
+        ids = self.tokenizer.dense(strings, length=self.length)
+        # Ragged rows forget how many they are, which private training asks for.
+        return {name: tf.ensure_shape(one, [strings.shape[0], self.length]) for name, one in ids.items()}
 
 
 class MaskedMean(keras.layers.Layer):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
+from tfkit.text.rows import Edges
+
 if TYPE_CHECKING:
     import tensorflow as tf
 
@@ -30,6 +32,10 @@ class Tokenizer(Protocol):
 
     def dense(self, strings: Any, *, length: int | None = None) -> dict[str, tf.Tensor]:
         """`input_word_ids`, `input_mask`, `input_type_ids`, int32 [b, length or that of the longest row]."""
+
+    @property
+    def edges(self) -> Edges:
+        """The ids at the edges of a row."""
 
     def id_of(self, piece: str) -> int:
         """Where a piece stands in the vocabulary."""

@@ -50,13 +50,13 @@ def baseline(run: Run, splits: Splits) -> float:
     return accuracy
 
 
-def compare(run: Run) -> None:
-    """Say how much better than the baseline the run's model is, and that it is not where it is not."""
+def compare(run: Run, *, pretrained: bool) -> None:
+    """Say how much better than the baseline the run's model is, and, of an encoder, that it is not where it is not."""
     accuracy, simple = run.metrics["test/accuracy"], run.metrics["baseline/accuracy"]
     gain = accuracy - simple
     run.record({"baseline/gain": gain})
     said = f"TF-IDF and logistic regression reach {simple:.4f} on this split: the model is {gain:+.4f} from that."
-    if gain < WORTH:
+    if pretrained and gain < WORTH:
         said += (
             " That is little for what it costs: take the simpler model, or try --fine-tune-epochs 3, more data, or"
             " another encoder."

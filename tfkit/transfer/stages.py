@@ -69,7 +69,7 @@ def train(
         class_weight=training.class_weight(splits, when=config.class_weights, run=run),
     )
     whole = functools.partial(models.whole, backbone, classes, spec=splits.spec)
-    of_head = _settings(config, splits)
+    of_head = _settings(config, backbone, splits)
     if features is not None:
         trained = stage(plain_head(config, backbone, features), features, stage="head", epochs=config.epochs)
     else:
@@ -85,7 +85,9 @@ def train(
             learning_rate=config.fine_tune_learning_rate,
             steps=steps,
             head=trained.model,
-            top=models.plain_top(warmup=config.warmup, layer_decay=config.layer_decay),
+            top=models.plain_top(
+                warmup=config.warmup, layer_decay=config.layer_decay, hidden=_hidden(backbone)
+            ),
             precision="mixed_float16" if stack.has_gpu() else "float32",
         )
         before = trained.val_loss
@@ -110,16 +112,20 @@ def plain_head(
 ) -> Callable[[], keras.Model]:
     """What builds the head that is trained on these features."""
     return functools.partial(
-        models.head, backbone.feature_size, len(features.class_names), **_settings(config, features)
+        models.head, backbone.feature_size, len(features.class_names), **_settings(config, backbone, features)
     )
 
 
-def _settings(config: TransferConfig, splits: Splits) -> dict[str, Any]:
+def _settings(config: TransferConfig, backbone: Backbone | TextEncoder, splits: Splits) -> dict[str, Any]:
     return {
         "learning_rate": config.learning_rate,
         "steps": config.epochs * splits.steps_per_epoch,
-        "top": models.plain_top(warmup=config.warmup),
+        "top": models.plain_top(warmup=config.warmup, hidden=_hidden(backbone)),
     }
+
+
+def _hidden(backbone: Backbone | TextEncoder) -> int:
+    return models.HIDDEN_OF_TEXTS if isinstance(backbone, TextEncoder) else 0
 
 
 def stored_features(

@@ -1,0 +1,122 @@
+"""Search documents by what they mean, not by the words that they use.
+
+Examples:
+    python -m recipes.search_text --query "mean of an array"              (embedded docstrings and encoder, offline)
+    python -m recipes.search_text --data-dir documents/ --run-dir runs/documents --query "how do I cancel"
+    python -m recipes.search_text --run-dir runs/documents --query "who pays for a return"    (embeds nothing again)
+    python -m recipes.search_text --data-file mails.csv --text-column body --queries-file questions.txt --top 3
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from tfkit import cli, files
+from tfkit import run as runs
+from tfkit.config import as_dict, run_dir
+from tfkit.config.search import SearchConfig
+from tfkit.run import Run
+
+if TYPE_CHECKING:
+    from tfkit.hub import TextEncoder
+    from tfkit.search import Index
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(SearchConfig):
+    """Which documents, which encoder, which questions."""
+
+
+def run(config: Config) -> Run:
+    """Do the whole job, or answer from the index that is there.
+
+    Args:
+      config: what to do it with.
+
+    Returns:
+      The run, with index/ and hits.json; `tfkit.search.Index.open(run.path / "index")` answers further questions.
+
+    Raises:
+      TfkitError: see `tfkit.errors`.
+    """
+    from tfkit.search import Index, job
+
+    folder = run_dir(config, recipe="search_text")
+    asked = job.questions(config)
+    if _asks_what_is_there(config):
+        run = Run.open(folder)
+        index = Index.open(run.path / runs.INDEX, encoder=_named(config))
+        return _answer(run, index, asked, config)
+    with Run.create(folder, config=as_dict(config), overwrite=config.overwrite) as run:
+        if run.finished:
+            index = Index.open(run.path / runs.INDEX)
+            if job.changed(index, config):
+                run.say("The documents have changed since the index was made; --overwrite makes it anew.")
+            return _answer(run, index, asked, config)
+        from tfkit import report, stack
+
+        began = time.monotonic()
+        run.versions = stack.versions()
+        index = job.make(run, job.read(config), config)
+        _answer(run, index, asked, config)
+        run.record({"time/total_seconds": time.monotonic() - began})
+        report.write_report(run)
+    return run
+
+
+def _asks_what_is_there(config: Config) -> bool:
+    """Whether the questions are for the index of a folder, whatever it was made of."""
+    if config.run_dir is None or config.names_documents or config.overwrite:
+        return False
+    return (config.run_dir / runs.INDEX).is_dir() and (config.run_dir / runs.REPORT).is_file()
+
+
+def _named(config: Config) -> TextEncoder | None:
+    """The encoder that the config names; None where it names none."""
+    from tfkit import hub
+    from tfkit.search.job import ENCODER
+
+    if config.model_handle is None and config.max_length is None:
+        return None
+    handle = config.model_handle or ENCODER
+    return hub.resolve_text(handle, preprocessor=config.preprocessor, max_length=config.max_length)
+
+
+def _answer(run: Run, index: Index, asked: list[str], config: Config) -> Run:
+    """Find and keep what answers the questions."""
+    found = index.queries(asked, top=config.top)
+    answers = [
+        {"query": text, "hits": [asdict(hit) for hit in hits]}
+        for text, hits in zip(asked, found, strict=True)
+    ]
+    files.write_json(run.path / runs.HITS, {"answers": answers})
+    return run
+
+
+def closing_lines(run: Run) -> list[str]:
+    """What was found, and where the index is."""
+    from tfkit.search import Hit, job
+
+    answers = json.loads((run.path / runs.HITS).read_text())["answers"]
+    lines = [
+        line
+        for answer in answers
+        for line in job.shown(answer["query"], [Hit(**hit) for hit in answer["hits"]])
+    ]
+    index = run.path / runs.INDEX
+    return [
+        *lines,
+        "",
+        f"index        {index}",
+        f"ask more     python -m recipes.search_text --run-dir {run.path} --query ...",
+        f'in Python    tfkit.search.Index.open("{index}").query("...")',
+        f"report       {run.path / 'report.html'}",
+        f"TensorBoard  tensorboard --logdir {run.path / 'logs'}   # the Projector shows all passages",
+    ]
+
+
+if __name__ == "__main__":
+    cli.main(Config, run, closing=closing_lines)

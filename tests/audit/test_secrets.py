@@ -1,0 +1,122 @@
+"""Exposure: a head that learns by heart gives codes away, a private one does not; chance looks like chance."""
+
+import csv
+import json
+import math
+
+import numpy as np
+import pytest
+
+from recipes import audit_privacy, train_private, transfer_text
+from tfkit import audit, cli, data, hub
+from tfkit.audit.again import head_again
+from tfkit.audit.secrets import CHANCE, INSERTIONS, REFERENCES, codes
+from tfkit.run import Run
+
+CANARIES = 10
+SUBJECTS = {
+    "kitchen": ("the soup", "a pan of rice", "fresh bread", "the roast", "some pepper", "an old recipe"),
+    "garden": ("the roses", "a row of beans", "wet soil", "the hedge", "some seeds", "an apple tree"),
+    "office": ("the invoice", "a long meeting", "the printer", "her contract", "some minutes", "an order"),
+}
+
+
+@pytest.fixture(scope="module")
+def letters(tmp_path_factory):
+    """210 short texts of three classes."""
+    path = tmp_path_factory.mktemp("data") / "letters.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["text", "label"])
+        for label, subjects in SUBJECTS.items():
+            for number in range(70):
+                first, second = subjects[number % 6], subjects[(number // 6 + number + 1) % 6]
+                writer.writerow([f"On day {number} we talked about {first} and {second}.", label])
+    return path
+
+
+@pytest.fixture(scope="module")
+def stored(letters):
+    encoder = hub.resolve_text("minilm-l6-v2")
+    return encoder, hub.extract(encoder, data.load_texts(letters)).splits
+
+
+def call(module, *arguments):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(module.Config, module.run, arguments, closing=getattr(module, "closing_lines", None))
+    return ended.value.code
+
+
+@pytest.mark.slow
+def test_what_is_learnt_by_heart_is_exposed(stored, letters):
+    config = transfer_text.Config(
+        data_file=letters, epochs=40, patience=40, learning_rate=3e-3, fine_tune_epochs=0
+    )
+    encoder, features = stored
+    found = audit.exposure(
+        encoder,
+        features,
+        fit=lambda pool: head_again(config, encoder, pool, seed=1),
+        canaries=CANARIES,
+    )
+    assert set(found.bits) == set(INSERTIONS)
+    assert all(len(bits) == CANARIES for bits in found.bits.values())
+    assert found.bits[16].mean() > found.by_chance(16) + 1
+    assert found.bits[16].mean() > found.bits[1].mean()
+    assert found.bits[16].max() <= found.possible == math.log2(REFERENCES)
+    assert "16 times leaves a trace" in found.verdict or "4 times leaves a trace" in found.verdict
+
+
+@pytest.mark.slow
+def test_codes_that_no_training_saw_have_what_chance_gives(stored, letters):
+    """With classes that the run's texts have taught the model: under its own class a code is like any other."""
+    encoder, features = stored
+    config = transfer_text.Config(data_file=letters, epochs=2, fine_tune_epochs=0)
+    found = audit.exposure(
+        encoder,
+        features,
+        fit=lambda pool: head_again(config, encoder, pool.replace(indices=features.indices), seed=1),
+        canaries=100,
+    )
+    for bits in found.bits.values():
+        assert bits.mean() == pytest.approx(CHANCE, abs=4 * CHANCE / math.sqrt(100))
+
+
+@pytest.mark.slow
+def test_a_private_run_does_not_give_them_away(letters, tmp_path, capsys):
+    folder = tmp_path / "run"
+    train = (
+        "--data-file",
+        str(letters),
+        "--run-dir",
+        str(folder),
+        "--target-epsilon",
+        "0.5",
+        "--epochs",
+        "5",
+    )
+    assert call(train_private, *train) == 0
+    assert call(audit_privacy, "--run-dir", str(folder), "--canaries", str(CANARIES)) == 0
+    run = Run.open(folder)
+    found = json.loads((folder / "audit.json").read_text())["exposure"]
+    assert list(found["insertions"]) == [str(times) for times in INSERTIONS]
+    for times, of in found["insertions"].items():
+        assert of["mean_bits"] < of["by_chance_bits"]
+        assert run.metrics[f"audit/exposure_{times}_bits"] == of["mean_bits"]
+    assert found["inserted"] == 21 * CANARIES
+    assert "leaves a trace" not in found["verdict"]
+    assert "16 times has 16 times that" in found["verdict"]
+    assert found["verdict"] in capsys.readouterr().out
+    assert "mean exposure" in (folder / "report.html").read_text()
+
+
+def test_codes_are_different_and_repeatable():
+    some, same = (codes(2000, chance=np.random.default_rng(3)) for _ in range(2))
+    assert some == same
+    assert len(set(some)) == 2000
+    assert all(len(text.split()) == 14 for text in some)
+
+
+def test_less_than_none_is_refused(capsys):
+    assert call(audit_privacy, "--run-dir", "x", "--canaries", "-1") == 2
+    assert "--canaries is -1" in capsys.readouterr().err

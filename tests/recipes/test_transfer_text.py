@@ -1,0 +1,193 @@
+"""The job of a spreadsheet of messages: raw strings in, probabilities out, and a word about whether it was worth it."""
+
+from __future__ import annotations
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from recipes import train_private, transfer_image
+from recipes.transfer_text import Config, run
+from tfkit.errors import ConfigError, DataError, HubError
+from tfkit.run import Run
+from tfkit.stack import tf
+
+ROOT = Path(__file__).parents[2]
+HOSTILE = "<script>alert('x')</script>"
+QUICK = {"epochs": 4, "global_batch_size": 16, "text_column": "body", "label_column": "folder"}
+SAID = {
+    "billing": "The invoice for {} is wrong: please refund the {} that I paid twice.",
+    "delivery": "My parcel with the {} has not arrived; where is the {} now?",
+    "praise": "What a lovely {}! The {} works better than I had hoped, thank you.",
+}
+AUF_DEUTSCH = {
+    "billing": "Die Rechnung für {} stimmt nicht, bitte erstatten Sie {}.",
+    "delivery": "Mein Paket mit {} ist nicht angekommen. Wo bleibt {}?",
+    "praise": "Was für ein schönes Ding: {}! Auch {} gefällt mir, vielen Dank.",
+}
+THINGS = ("lamp", "kettle", "chair", "camera", "carpet", "bicycle", "radio", "blanket", "mirror", "clock")
+
+
+@pytest.fixture(scope="session")
+def mails(tmp_path_factory) -> Path:
+    """180 short mails in two languages, three folders, with quoted line breaks, emoji, markup and a text of 20 kB."""
+    path = tmp_path_factory.mktemp("data") / "mails.csv"
+    with path.open("w", newline="", encoding="utf-8-sig") as file:
+        rows = csv.writer(file)
+        rows.writerow(["body", "folder", "language"])
+        for number in range(60):
+            for folder in SAID:
+                first, second = THINGS[number % 10], THINGS[(number * 7 + 3) % 10]
+                german = number % 3 == 0
+                text = (AUF_DEUTSCH if german else SAID)[folder].format(f"{first} {number}", second)
+                if number % 10 == 4:
+                    text = f"Hello,\n\n{text} 🙂 \u05e9\u05dc\u05d5\u05dd {HOSTILE}\n"
+                if number == 7:
+                    text += " And so on." * 2000
+                rows.writerow([text, folder, "de" if german else "en"])
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(mails, tmp_path_factory) -> Run:
+    folder = tmp_path_factory.mktemp("runs") / "mails"
+    return run(
+        Config(data_file=mails, language_column="language", fine_tune_epochs=1, run_dir=folder, **QUICK)
+    )
+
+
+@pytest.mark.slow
+def test_the_run_folder_holds_all_that_is_promised(finished):
+    metrics = finished.metrics
+    assert metrics["test/accuracy"] > 0.8
+    assert 0.5 < metrics["baseline/accuracy"] <= 1
+    assert metrics["baseline/gain"] == pytest.approx(metrics["test/accuracy"] - metrics["baseline/accuracy"])
+    assert metrics["export/agreement"] == 1.0
+    assert metrics["export/max_difference"] < 1e-4
+    assert 8 < metrics["data/median_tokens"] < 40
+    assert metrics["data/cut_share"] > 0
+    assert metrics["test/examples/en"] + metrics["test/examples/de"] == metrics["test/examples"]
+    assert list(finished.history["stage"].unique()) == ["head", "fine_tune"]
+    page = (finished.path / "report.html").read_text()
+    assert "simple baseline" in page
+    assert "Languages" in page
+    assert HOSTILE not in page
+    assert (finished.path / "saved_model/assets/vocab.txt").read_text(encoding="utf-8").startswith("[PAD]\n")
+    assert {path.name for path in finished.logdir.iterdir()} >= {"texts", "test", "projector"}
+
+
+@pytest.mark.slow
+def test_the_model_takes_strings_as_they_are(finished):
+    model = finished.model
+    text = "Where is my parcel? It has not arrived."
+    one = model(tf.constant(text)).numpy()
+    assert finished.labels[one.argmax()] == "delivery"
+    strange = ["", "\0", "مرحبا بالعالم", "你好，世界", "🙂" * 500, text, "x" * 100_000, b"\xff\xfe broken"]
+    many = model(tf.constant(strange)).numpy()
+    np.testing.assert_allclose(many.sum(axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(many[5], one, atol=1e-5)  # whatever it is padded to
+    for string, expected in zip(strange, many, strict=True):
+        on_device = model.signatures["device"](texts=tf.constant([string]))["probabilities"].numpy()[0]
+        np.testing.assert_allclose(on_device, expected, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_loading_the_model_needs_nothing_but_tensorflow_and_its_text_operations(finished):
+    program = (
+        "import sys, tensorflow as tf, tensorflow_text\n"
+        f"model = tf.saved_model.load({str(finished.path / 'saved_model')!r})\n"
+        "out = model.signatures['serving_default'](texts=tf.constant(['a', 'b']))['probabilities']\n"
+        "assert out.shape == (2, 3), out.shape\n"
+        "assert not {'tfkit', 'tensorflow_hub', 'tf_keras'} & set(sys.modules)\n"
+    )
+    stock = {name: value for name, value in os.environ.items() if not name.startswith("TF")}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd="/", env=stock)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_the_light_model_trains_from_scratch_and_on_two_replicas(mails, tmp_path):
+    """A folder of its own for each: one process by Python, two replicas by the command line."""
+    settings = {**QUICK, "epochs": 20, "learning_rate": 1e-2, "model_handle": "light"}
+    one = run(Config(data_file=mails, run_dir=tmp_path / "one", **settings))
+    assert one.metrics["test/accuracy"] > 0.8
+    assert one.metrics["export/agreement"] == 1.0
+    assert one.metrics["export/size_bytes"] < 5e6
+    words = ["--data-file", str(mails), "--run-dir", str(tmp_path / "two"), "--logical-cpus", "2"]
+    words += [
+        word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", str(value))
+    ]
+    done = recipe("transfer_text", *words)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "baseline" in done.stdout
+    two = Run.open(tmp_path / "two")
+    np.testing.assert_allclose(two.history["loss"], one.history["loss"], rtol=0.2)
+    assert two.metrics["test/accuracy"] > 0.8
+
+
+@pytest.mark.slow
+def test_private_training_leaves_no_text_in_the_folder(mails, tmp_path):
+    config = train_private.Config(
+        data_file=mails,
+        text_column="body",
+        label_column="folder",
+        target_epsilon=8,
+        epochs=5,
+        run_dir=tmp_path / "private",
+    )
+    private = train_private.run(config)
+    assert private.metrics["privacy/epsilon"] <= 8
+    assert "baseline/accuracy" not in private.metrics, "it was fitted without privacy"
+    assert not [name for name in private.metrics if name.startswith("data/") and "token" in name]
+    for path in private.path.rglob("*"):
+        if path.is_file():
+            content = path.read_bytes()
+            assert b"that I paid twice" not in content, path
+            assert "für lamp".encode() not in content, path
+
+
+def recipe(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", f"recipes.{name}", *arguments], cwd=ROOT, capture_output=True, text=True
+    )
+
+
+@pytest.mark.slow
+def test_a_wrong_column_ends_it_at_once(mails, tmp_path):
+    done = recipe(
+        "transfer_text", "--data-file", str(mails), "--text-column", "text", "--run-dir", str(tmp_path / "r")
+    )
+    assert done.returncode == 2
+    assert "DataError" in done.stderr
+    assert "body" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_settings_that_cannot_be_are_refused(mails, tmp_path):
+    for wrong, said in (
+        ({"data_file": tmp_path / "absent.csv"}, "not a file"),
+        ({"data_file": tmp_path}, "--data-dir"),
+        ({"data_dir": mails}, "--data-file"),
+        ({"data_file": mails, "data_dir": tmp_path}, "both given"),
+        ({"max_length": 3}, "--max-length"),
+        ({"layer_decay": 1.5}, "--layer-decay"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            Config(**wrong)
+
+
+@pytest.mark.slow
+def test_a_model_for_texts_is_not_one_for_images_nor_the_other_way(photos, mails, tmp_path):
+    with pytest.raises(HubError, match="transfer_text"):
+        transfer_image.run(
+            transfer_image.Config(data_dir=photos, model_handle="minilm-l6-v2", run_dir=tmp_path / "one")
+        )
+    with pytest.raises(HubError, match="transfer_image"):
+        run(Config(data_file=mails, model_handle="efficientnet-lite0", run_dir=tmp_path / "two", **QUICK))
+    with pytest.raises(DataError, match="text"):
+        run(Config(data_dir=photos, run_dir=tmp_path / "three"))
