@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from importlib.metadata import version
 
 import numpy as np
 import pytest
@@ -19,10 +20,8 @@ def splits():
 
 def test_thousands_of_texts_of_five_packages(splits):
     assert splits.class_names == ("numpy", "pandas", "scikit-learn", "scipy", "tensorflow")
-    assert re.fullmatch(
-        r"docstrings \(numpy 2\.\S+, pandas \S+, scikit-learn 1\.6\.\S+, scipy \S+, tensorflow \S+\)",
-        splits.origin,
-    )
+    assert splits.origin.startswith("docstrings (numpy ")
+    assert all(f"{name} {version(name)}" in splits.origin for name in splits.class_names)
     counts = np.bincount(splits.source.labels)
     assert counts.min() >= 500
     assert counts.max() <= docstrings.EACH
