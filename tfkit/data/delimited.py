@@ -89,7 +89,7 @@ def open_delimited(path: Path) -> Table:
 def _sniff(head: str, path: Path) -> _Dialect:
     """The delimiter and the use of quotes under which most rows have as many cells as the first."""
     possible = [*_DELIMITERS] if path.suffix.lower() == ".csv" else ["\t"]
-    best, best_score = None, (0.0, 0)
+    best, best_score = None, (0.0, 0, False)
     for delimiter in possible:
         for quoting in (csv.QUOTE_MINIMAL, csv.QUOTE_NONE):
             dialect = _Dialect(delimiter, quoting)
@@ -98,7 +98,7 @@ def _sniff(head: str, path: Path) -> _Dialect:
             if width < 2:
                 continue
             agreeing = sum(len(row) == width for row in rows) / len(rows)
-            score = (round(agreeing, 2), width)
+            score = (round(agreeing, 2), width, _is_strict(head, dialect))
             if score > best_score:
                 best, best_score = dialect, score
     if best is None:
@@ -109,6 +109,21 @@ def _sniff(head: str, path: Path) -> _Dialect:
             " a text and its label are two."
         )
     return best
+
+
+def _is_strict(head: str, dialect: _Dialect) -> bool:
+    """Whether every quote that begins a cell is closed at the end of one."""
+    try:
+        for _ in csv.reader(
+            io.StringIO(head, newline=""),
+            delimiter=dialect.delimiter,
+            quoting=dialect.quoting,  # type: ignore[arg-type]
+            strict=True,
+        ):
+            pass
+    except csv.Error as err:
+        return "unexpected end" in str(err)  # of the head, that is
+    return True
 
 
 def _parse(head: str, dialect: _Dialect, *, whole: bool) -> list[list[str]]:

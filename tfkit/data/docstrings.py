@@ -48,7 +48,7 @@ _ROLE = re.compile(r":[a-z:]+:`~?([^`]*)`")
 _DOTTED = re.compile(r"\b(?:[A-Za-z_]\w*\.)+(?=[A-Za-z_])")
 _TELL_TALE = re.compile(
     r"\b(numpy|np|scipy|sp|pandas|pd|sklearn|scikit-learn|scikit|tensorflow|tf|keras|"
-    r"(nd)?arrays?(?<=ndarray|darrays)|data ?frames?|series|tensors?|estimators?)\b",
+    r"ndarrays?|data ?frames?|series|tensors?|estimators?)\b",
     re.IGNORECASE,
 )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import re
 import unicodedata
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -63,32 +64,18 @@ def of_file(path: Path) -> Encoding:
     Raises:
       DataError: it is empty, or no text.
     """
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    sample, valid = bytearray(), True
     with path.open("rb") as file:
         head = file.read(_PIECE)
         if not head.strip():
             raise DataError(f"{path} is empty.")
-        marked = _marked(head)
         check_text(head, str(path))
-        if marked:
+        if marked := _marked(head):
             return Encoding(marked, "replace", "" if marked == "utf-8-sig" else f"It is in {marked.upper()}.")
-        while head:
-            try:
-                if valid:
-                    decoder.decode(head)
-            except UnicodeDecodeError:
-                valid = False
-            if not head.isascii() and len(sample) < _SAMPLE:
-                lines = (line for line in head.splitlines(keepends=True) if not line.isascii())
-                for line in lines:
-                    sample += line[:_SAMPLE]
-                    if len(sample) >= _SAMPLE:
-                        break
-            head = file.read(_PIECE)
-    if valid and not _cut_short(decoder):
-        return Encoding("utf-8")
-    return _guess(bytes(sample))
+        file.seek(0)
+        if _is_utf8(iter(lambda: file.read(_PIECE), b"")):
+            return Encoding("utf-8")
+        file.seek(0)
+        return _guess(file)
 
 
 def decode(content: bytes) -> tuple[str, str]:
@@ -98,7 +85,7 @@ def decode(content: bytes) -> tuple[str, str]:
     try:
         return content.decode("utf-8"), "utf-8"
     except UnicodeDecodeError:
-        found = _guess(content[: 4 * _SAMPLE])
+        found = _guess(content.splitlines())
         name = f"{found.name}, partly cp1252" if found.errors == MIXED else found.name
         return content.decode(found.name, found.errors), name
 
@@ -136,26 +123,39 @@ def _marked(head: bytes) -> str:
     return next((name for mark, name in _BOMS if head.startswith(mark)), "")
 
 
-def _cut_short(decoder: codecs.IncrementalDecoder) -> bool:
+def _is_utf8(pieces: Iterable[bytes]) -> bool:
+    decoder = codecs.getincrementaldecoder("utf-8")()
     try:
+        for piece in pieces:
+            decoder.decode(piece)
         decoder.decode(b"", final=True)
     except UnicodeDecodeError:
-        return True
-    return False
+        return False
+    return True
 
 
-def _guess(content: bytes) -> Encoding:
+def _guess(lines: Iterable[bytes]) -> Encoding:
     """The encoding of bytes that are not UTF-8 as a whole."""
-    lines = [line for line in content.splitlines() if not line.isascii()]
-    good = sum(map(_is_utf8, lines))
-    # Several lines by chance are no UTF-8: each accented letter would have to be followed by a rare symbol.
-    if good and good >= 0.2 * len(lines):
+    sample = bytearray()
+    good = bad = 0
+    for line in lines:
+        if line.isascii():
+            continue
+        if _is_utf8([line]):
+            good += 1
+        else:
+            bad += 1
+            if len(sample) < _SAMPLE:
+                sample += line[:_SAMPLE] + b"\n"
+    # Many lines by chance are no UTF-8: each accented letter would have to be followed by a rare symbol.
+    if good >= 0.2 * (good + bad):
         return Encoding(
             "utf-8",
             MIXED,
-            f"It is in UTF-8 with lines in another encoding ({len(lines) - good} of the {len(lines)} looked at):"
-            " these are read as cp1252 (Windows, Latin-1).",
+            f"It is in UTF-8, but for {bad} of {good + bad} lines with other letters than ASCII's: what is not UTF-8"
+            " in them is read as cp1252 (Windows, Latin-1).",
         )
+    content = bytes(sample)
     name = _other_script(content) or min(_LATIN, key=lambda name: _misfits(content, name))
     label = "cp1252 (Windows, Latin-1)" if name == "cp1252" else name
     return Encoding(
@@ -166,23 +166,20 @@ def _guess(content: bytes) -> Encoding:
     )
 
 
-def _is_utf8(line: bytes) -> bool:
-    try:
-        line.decode("utf-8")
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
 def _other_script(content: bytes) -> str:
     """The encoding if its letters are mostly not Latin ones; empty otherwise.
 
-    charset-normalizer tells scripts apart, but takes a Western text for an Eastern European one.
+    charset-normalizer tells scripts apart, but takes a Western text for an Eastern European one, and Japanese, which is
+    known by its kana, for Korean.
     """
     high = sum(byte >= 0x80 for byte in content)
     letters = sum(chr(byte).isalpha() for byte in content if byte < 0x80)
     if high < 0.4 * (high + letters):
         return ""
+    for name in ("cp932", "euc_jp"):
+        found = [character for character in content.decode(name, "replace") if ord(character) >= 0x80]
+        if sum("\u3040" <= character <= "\u30ff" for character in found) > 0.3 * len(found):
+            return name
     from charset_normalizer import from_bytes
 
     best = from_bytes(content[:_SAMPLE]).best()

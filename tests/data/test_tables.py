@@ -1,0 +1,139 @@
+"""What a table says is read as it was meant, in whatever form it was written."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import pytest
+
+from tfkit.data import columns, delimited
+from tfkit.data.splits import Skipped
+from tfkit.data.tables import Row, open_table
+from tfkit.errors import DataError
+
+ROWS = [["hello, you\nthere", "a"], ['she said "no"', "b"], ["שלום; 你好 😀", "a"], ["Größe\tM | L", "b"]]
+
+
+def everything(path):
+    table = open_table(path)
+    rows = list(table.rows(tuple(range(len(table.columns)))))
+    return table, [list(row.cells) for row in rows if isinstance(row, Row)], rows
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_csv_is_what_was_written(tmp_path, delimiter, encoding, end):
+    path = tmp_path / "a.csv"
+    with path.open("w", newline="", encoding=encoding) as file:
+        # Quotes around all: with \r alone the writer takes \n for an ordinary character.
+        table = csv.writer(file, delimiter=delimiter, lineterminator=end, quoting=csv.QUOTE_ALL)
+        table.writerows([["text", "label"], *ROWS])
+    table, found, rows = everything(path)
+    assert table.columns == ("text", "label")
+    assert found == ROWS
+    assert [row.line for row in rows] == [2, 4, 5, 6]
+    said = " ".join(table.notes)
+    assert ("separated by" in said) == (delimiter != ",")
+    assert ("UTF-" in said) == (encoding in ("utf-16", "utf-32"))
+
+
+def test_quotes_of_a_tsv_that_enclose_nothing(tmp_path):
+    path = tmp_path / "a.tsv"
+    path.write_text("text\tlabel\n" + '"Oh, he said\ta\n5" pipe\tb\n' * 20)
+    table, found, _ = everything(path)
+    assert found == [['"Oh, he said', "a"], ['5" pipe', "b"]] * 20
+    assert any("Quotes in it are taken as they are" in note for note in table.notes)
+
+
+def test_a_first_line_that_is_a_row(tmp_path):
+    path = tmp_path / "sms.tsv"
+    path.write_text("".join(f"{'ham' if n % 3 else 'spam'}\tmessage {n}, or more of it\n" for n in range(40)))
+    table, found, _ = everything(path)
+    assert table.columns == ("column 1", "column 2")
+    assert len(found) == 40
+    chosen = columns.choose(table, text_column=None, label_column=None, language_column=None)
+    assert (chosen.text, chosen.label) == (1, 0)
+
+
+def test_an_open_quote_is_found(tmp_path, monkeypatch):
+    monkeypatch.setattr(delimited, "_LONGEST_FIELD", 1 << 17)
+    monkeypatch.setattr(csv, "field_size_limit", lambda *_, real=csv.field_size_limit: real(1 << 17))
+    path = tmp_path / "a.csv"
+    path.write_text(
+        "text,label\n" + f"hello {'hello' * 20},a\n" * 5_000 + '"never closed,b\n' + "x" * 200_000
+    )
+    with pytest.raises(DataError, match=r"(?s)after line 5001 the rows cannot be told apart.*quote"):
+        everything(path)
+
+
+def test_json_lines(tmp_path):
+    path = tmp_path / "a.jsonl"
+    lines = [json.dumps({"text": text, "label": label, "n": 1}) for text, label in ROWS]
+    lines += ["{broken", "[1]", "", json.dumps({"text": "half of a pair: \ud800", "more": [1, True]})]
+    lines += [json.dumps({"text": 5.0, "label": None, "more": {"é": 1}})]
+    path.write_text("\n".join(lines) + "\n")
+    table, found, rows = everything(path)
+    assert table.columns == ("text", "label", "n", "more")
+    assert [cells[:2] for cells in found[:4]] == ROWS
+    assert found[5] == ["5", None, None, '{"é": 1}']
+    assert [row for row in rows if isinstance(row, Skipped)] == [
+        ("a.jsonl:5", "is no JSON (Expecting property name enclosed in double quotes)"),
+        ("a.jsonl:6", "is no object, but '[1]'"),
+    ]
+    path.write_text(json.dumps([{"text": "a", "label": "b"}], indent=1))
+    with pytest.raises(DataError, match=r"(?s)its first line is no JSON.*orient='records', lines=True"):
+        open_table(path)
+
+
+def test_parquet(tmp_path):
+    pandas = pytest.importorskip("pandas")
+    pytest.importorskip("pyarrow")
+    path = tmp_path / "a.parquet"
+    frame = pandas.DataFrame(ROWS, columns=["text", "label"])
+    frame["label"] = frame["label"].astype("category")
+    frame["stars"] = [1.0, 2.0, None, 4.5]
+    frame.to_parquet(path)
+    table, found, rows = everything(path)
+    assert table.columns == ("text", "label", "stars")
+    assert found == [[*row, stars] for row, stars in zip(ROWS, ["1", "2", None, "4.5"], strict=True)]
+    assert [row.line for row in rows] == [1, 2, 3, 4]
+    path.write_bytes(b"PAR1 and nothing else")
+    with pytest.raises(DataError, match="is no Parquet file"):
+        open_table(path)
+
+
+def test_parquet_without_pyarrow(tmp_path, monkeypatch):
+    (tmp_path / "a.parquet").write_bytes(b"PAR1")
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(DataError, match="pip install pyarrow"):
+        open_table(tmp_path / "a.parquet")
+
+
+def chosen(tmp_path, header, rows=(("1", "some words", "x", "y"), ("2", "more words", "x", "z")), **names):
+    path = tmp_path / "c.csv"
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([header, *(row[: len(header)] for row in rows)])
+    options = {"text_column": None, "label_column": None, "language_column": None, **names}
+    found = columns.choose(open_table(path), **options)
+    return [None if number is None else header[number] for number in found[:3]], found.notes
+
+
+def test_obvious_columns_are_taken_and_said(tmp_path):
+    found, notes = chosen(tmp_path, ["id", "Body", "Folder", "lang"])
+    assert found == ["Body", "Folder", "lang"]
+    assert notes[0] == "c.csv: The column 'Body' is taken as the text, 'Folder' as the label."
+    assert chosen(tmp_path, ["q", "what"], [("a", "some words")] * 3)[0][:2] == ["what", "q"]
+    assert chosen(tmp_path, ["q", "text"], [("a", "some words")] * 3)[0][:2] == ["text", "q"]
+    assert chosen(tmp_path, ["a", "b", "label", "c"], text_column="b")[0][:2] == ["b", "label"]
+    assert chosen(tmp_path, ["a", "b", "c"], text_column="b", label_column="c")[1] == ()
+
+
+def test_columns_that_are_not_obvious_are_listed(tmp_path):
+    with pytest.raises(DataError, match=r"(?s)give text_column and label_column .*b: 'some words'\n  c: 'x'"):
+        chosen(tmp_path, ["a", "b", "c", "d"])
+    with pytest.raises(DataError, match=r"not obvious: give label_column \(--label-column\)"):
+        chosen(tmp_path, ["a", "text", "c", "d"])
+    with pytest.raises(DataError, match="has 2 columns 'b'"):
+        chosen(tmp_path, ["a", "b", "b", "d"], text_column="b")

@@ -1,0 +1,263 @@
+"""Tables become Splits of strings: nothing is lost, misread or leaked without a word, and memory stays small."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tfkit.data import load_texts, textstore
+from tfkit.data.pipeline import Share
+from tfkit.errors import ConfigError, DataError
+from tfkit.stack import tf
+
+write_mails = runpy.run_path(str(Path(__file__).with_name("mails.py")))["write_mails"]
+
+SCRIPTS = (
+    "plain ASCII",
+    "Grüße, naïve café",
+    "שלום עולם",
+    "مرحبا بالعالم",
+    "你好，世界",
+    "こんにちは",
+    "👩‍👩‍👧 😀",
+    "e\u0301 \u202eabc\u202c",
+)
+
+
+def write(path, rows, *, header=("text", "label"), encoding="utf-8", **dialect):
+    with path.open("w", newline="", encoding=encoding) as file:
+        table = csv.writer(file, **dialect)
+        table.writerow(header)
+        table.writerows(rows)
+    return path
+
+
+def numbered(count, *, classes=2, text="message number {}"):
+    return [(text.format(number), f"class {number % classes}") for number in range(count)]
+
+
+def texts(splits):
+    return [splits.source.raw(index) for index in range(len(splits.source.labels))]
+
+
+def split_of(splits):
+    return {splits.source.raw(int(i)): split for split, rows in splits.indices.items() for i in rows}
+
+
+def test_every_script_comes_through_the_pipeline_as_it_was_written(tmp_path):
+    rows = [(f"{text} {number}", f"class {number % 2}") for number in range(30) for text in SCRIPTS]
+    splits = load_texts(write(tmp_path / "all.csv", rows), global_batch_size=16)
+    assert splits.spec == tf.TensorSpec((), tf.string)
+    assert splits.train.element_spec == (tf.TensorSpec([None], tf.string), tf.TensorSpec([None], tf.int64))
+    assert texts(splits) == [text for text, _ in rows]
+    assert splits.source.lengths.tolist() == [len(text) for text, _ in rows]
+    expected = dict(rows)
+    for split in ("train", "validation", "test"):
+        found = [
+            (text.decode(), splits.class_names[label])
+            for batch in getattr(splits, split).as_numpy_iterator()
+            for text, label in zip(*batch, strict=True)
+        ]
+        assert len(found) == len(splits.indices[split])
+        assert all(expected[text] == label for text, label in found)
+    read = splits.source.read(np.arange(3))
+    assert read.dtype == object
+    assert all(isinstance(text, bytes) for text in read)
+
+
+def test_replicas_take_all_strings_of_a_batch(tmp_path):
+    splits = load_texts(write(tmp_path / "a.csv", numbered(90)), global_batch_size=21)
+    steps = splits.steps_per_epoch
+    whole = [batch[0].numpy().tolist() for batch in splits.epochs(0, 1)]
+    shares = [splits.epochs(0, 1, share=Share(first=first, own=2, of=4)) for first in (0, 2)]
+    pieces = [[piece[0].numpy().tolist() for piece in itertools.islice(one, 2 * steps)] for one in shares]
+    for step, batch in enumerate(whole):
+        of_step = [piece for one in pieces for piece in one[2 * step : 2 * step + 2]]
+        assert list(itertools.chain.from_iterable(of_step)) == batch
+    assert splits.evaluation_batch_size == 84
+
+
+def test_a_text_is_in_one_split_however_often_it_is_there(tmp_path):
+    rows = numbered(200)
+    again = [(f"  message\tnumber\n{number} ", f"class {number % 2}") for number in range(0, 200, 2)]
+    composed = [("caf\u00e9 au lait", "class 0"), ("cafe\u0301 au  lait", "class 0")]
+    splits = load_texts(write(tmp_path / "a.csv", [*rows, *again, *composed]))
+    of_text = {}
+    for split, indices in splits.indices.items():
+        for index in indices:
+            of_text.setdefault(textstore.folded(splits.source.raw(int(index))), set()).add(split)
+    assert len(of_text) == 201
+    assert all(len(where) == 1 for where in of_text.values())
+    assert sum(map(len, splits.indices.values())) == 302
+    assert splits.duplicates == 0
+    assert any(note.startswith("202 rows have a text that is there more than once") for note in splits.notes)
+    assert not any("another label" in note for note in splits.notes)
+
+
+def test_contradicting_labels_are_said_and_in_one_split(tmp_path):
+    rows = [*numbered(100), *[(f"message number {number}", "class 1") for number in range(0, 20, 2)]]
+    splits = load_texts(write(tmp_path / "a.csv", rows))
+    assert any(
+        note.startswith("20 rows have a text that is there with another label too") for note in splits.notes
+    )
+    where = split_of(splits)
+    for split, indices in splits.indices.items():
+        assert {where[splits.source.raw(int(index))] for index in indices} == {split}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_growing_or_shuffled_file_keeps_its_splits(tmp_path, seed):
+    rows = numbered(400)
+    before = split_of(load_texts(write(tmp_path / "a.csv", rows), seed=seed))
+    chance = np.random.default_rng(seed)
+    shuffled = [rows[i] for i in chance.permutation(400)]
+    assert split_of(load_texts(write(tmp_path / "b.csv", shuffled), seed=seed)) == before
+    after = split_of(load_texts(write(tmp_path / "a.csv", [*numbered(5, text="new {}"), *rows]), seed=seed))
+    assert sum(after[text] != split for text, split in before.items()) <= 5
+    assert split_of(load_texts(tmp_path / "b.csv", seed=seed + 7)) != before
+
+
+def test_rows_that_cannot_be_used_are_counted_and_named(tmp_path):
+    path = write(
+        tmp_path / "a.csv",
+        [
+            *numbered(40),
+            ("two\nlines", "class 0"),
+            ("", "class 1"),
+            (" \n", "class 1"),
+            ("x", ""),
+            ("y", "NaN"),
+            ("z",),
+        ],
+    )
+    splits = load_texts(path)
+    assert [tuple(one) for one in splits.skipped] == [
+        ("a.csv:44", "has no text"),
+        ("a.csv:45", "has no text"),
+        ("a.csv:47", "has no label"),
+        ("a.csv:48", "has no label"),
+        ("a.csv:49", "has 1 fields instead of 2"),
+    ]
+    assert (splits.source.names[-1], splits.source.raw(40)) == ("a.csv:42", "two\nlines")
+    assert any(
+        "5 rows that cannot be used: has no text: 2 (a.csv:44, a.csv:45)" in note for note in splits.notes
+    )
+    with pytest.raises(
+        DataError, match=r"(?s)5 rows that cannot be used.*has 1 fields instead of 2: 1 \(a.csv:49\)"
+    ):
+        load_texts(path, strict=True)
+
+
+def test_languages_are_those_of_a_column(tmp_path):
+    rows = [(*row, ("de", "fr", "")[number % 3]) for number, row in enumerate(numbered(30))]
+    path = write(tmp_path / "a.csv", rows, header=("body", "folder", "written in"))
+    assert load_texts(path).source.languages is None
+    splits = load_texts(path, language_column="written in")
+    assert splits.source.languages == tuple(row[2] for row in rows)
+    found = load_texts(write(tmp_path / "b.csv", rows, header=("body", "folder", "lang")))
+    assert found.source.languages == splits.source.languages
+    assert any("'lang' is taken as the language" in note for note in found.notes)
+
+
+def test_numbers_as_classes_are_in_their_order(tmp_path):
+    splits = load_texts(write(tmp_path / "a.csv", numbered(60, classes=12, text="m {}")))
+    rows = [(text, label.removeprefix("class ")) for text, label in numbered(60, classes=12)]
+    splits = load_texts(write(tmp_path / "b.csv", rows))
+    assert splits.class_names == tuple(map(str, range(12)))
+    assert splits.source.labels.tolist() == [number % 12 for number in range(60)]
+
+
+def test_mails_come_through(tmp_path):
+    splits = load_texts(
+        write_mails(tmp_path / "mails.csv", count=400), text_column="body", label_column="folder"
+    )
+    assert set(splits.source.languages) == {"en", "de", "fr", "es"}
+    everything = "".join(texts(splits))
+    assert "\x00" not in everything
+    assert "<td>" not in everything
+    assert "Ã¼" not in everything  # UTF-8 that was read as Latin-1
+    assert "\ufffd" not in everything
+    assert "“quoted”, with commas; and semicolons" in everything
+    for part in ("lines with other letters", "has no label", "texts are HTML", "more than once"):
+        assert any(part in note for note in splits.notes)
+
+
+def test_it_does_not_start_tensorflow(tmp_path):
+    path = write(tmp_path / "a.csv", numbered(20))
+    program = (
+        "import sys; from tfkit.data import load_texts; load_texts(sys.argv[1]); "
+        "print('tensorflow' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "False\n"
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "message"),
+    [
+        ([(f"text {n}", f"id {n}") for n in range(50)], {}, "has 50 values in 50 rows: it looks like an id"),
+        (
+            [(str(n), f"class {n % 2}") for n in range(50)],
+            {},
+            r"(?s)'text'.*holds numbers \(0, 1, 2.*label: 'class 0'",
+        ),
+        ([(f"text {n}", "only") for n in range(50)], {}, "has one value, 'only', in all 50 rows"),
+        (
+            [("", "a"), ("", "b")],
+            {},
+            r"no text with a label: it has 2 rows that cannot be used: has no text: 2",
+        ),
+        ([], {}, "has columns .text, label., but no rows"),
+        ([("same text", "ab"[n % 2]) for n in range(50)], {}, r"fewer than 3 different texts"),
+        (
+            [*numbered(20), ("x", "rare"), ("y", "rare")],
+            {},
+            r"1 of 3 classes have .* different texts: 'rare' \(2\)",
+        ),
+        (numbered(20), {"text_column": "label", "label_column": "label"}, "'label', is given for two things"),
+        (numbered(20), {"text_column": "txt"}, "no column 'txt' .text_column.. Did you mean 'text'"),
+        (
+            [*numbered(20), ("x", "a\x07b"), ("y", "a\x07b"), ("z", "a\x07b")],
+            {},
+            "cannot be printed: 'a.x07b'",
+        ),
+        ([*numbered(20), *[("a", "b", "c")] * 30], {}, "30 of 50 rows have another number of fields"),
+    ],
+)
+def test_tables_that_cannot_serve(tmp_path, rows, options, message):
+    with pytest.raises(DataError, match=message):
+        load_texts(write(tmp_path / "a.csv", rows), **options)
+
+
+def test_a_source_that_is_no_table(tmp_path):
+    (tmp_path / "mails.xyz").write_text("text,label\na,b\n")
+    (tmp_path / "empty.csv").write_text("")
+    (tmp_path / "blank.csv").write_text(" \n\n")
+    (tmp_path / "image.csv").write_bytes(bytes(range(256)) * 20)
+    (tmp_path / "sheet.xlsx").write_bytes(b"PK\x03\x04" + bytes(100))
+    (tmp_path / "one.csv").write_text("text\nhello\n")
+    for name, message in {
+        "mails.xyz": "ending '.xyz'; tables end in .csv, .tsv",
+        "empty.csv": "is empty",
+        "blank.csv": "is empty",
+        "image.csv": "is no text: it is a binary file",
+        "sheet.xlsx": r"(?s)a zip archive, as \.xlsx.*read_excel",
+        "one.csv": "has one column: its first line is 'text'",
+        "mailz.csv": r"There is no file .*mailz\.csv",
+        "emty.csv": r"Did you mean .*/empty\.csv",
+    }.items():
+        with pytest.raises(DataError, match=message):
+            load_texts(tmp_path / name)
+    with pytest.raises(DataError, match="its subfolders are the classes"):
+        load_texts(tmp_path, text_column="body")
+    with pytest.raises(ConfigError, match="cannot be cut"):
+        load_texts(Path("a.csv"), test_fraction=0.9)
