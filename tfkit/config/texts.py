@@ -107,7 +107,7 @@ class TextTransferConfig(TransferConfig):
 
     fine_tune_epochs: int | None = None
     """Of the whole model after that, at most. Left out: 3 on a GPU, and on a CPU where an epoch is a matter of
-    a minute (with the bundled encoder 150,000 tokens); else 0."""
+    half a minute (with the bundled encoder 20,000 tokens); else 0."""
 
     fine_tune_learning_rate: float = 5e-5
     """Of the whole model: the peak, for its last layer and the head."""

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 WORDS, MASK, TYPES = "input_word_ids", "input_mask", "input_type_ids"
 """What a preprocessor of TF Hub's convention gives, int32 [b, n]."""
 
-AFFORDABLE = 150_000 * 22_565_376
-"""Tokens times parameters that two cores train on in a minute: MiniLM's 22.6 million take 0.4 ms a token."""
+AFFORDABLE = 20_000 * 22_565_376
+"""Tokens times parameters that two cores train on in half a minute: MiniLM's 22.6 million take 1.2 ms a token."""
 FINE_TUNE_EPOCHS = 3
 _CHARACTERS = 4  # in a token of English, about
 _UNKNOWN_LENGTH = 128
@@ -153,7 +153,7 @@ class TextEncoder:
         return bundled.text_model(self.handle) is not None
 
     def cost_of_epoch(self, splits: Splits) -> tuple[bool, str]:
-        """Whether an epoch of all its layers is a matter of a minute on a CPU, and what there is to compute."""
+        """Whether an epoch of all its layers is a matter of half a minute on a CPU, and what there is to compute."""
         lengths = np.asarray(splits.source.lengths)[splits.indices["train"]]  # type: ignore[attr-defined]
         longest = (self.max_length or _UNKNOWN_LENGTH) * _CHARACTERS
         tokens = int(np.minimum(lengths, longest).sum() / _CHARACTERS)
