@@ -12,7 +12,7 @@ from tfkit.data import Splits
 from tfkit.run import Run
 
 WORTH = 0.03
-"""Accuracy above the baseline that an encoder of millions of weights should bring."""
+"""Accuracy above the baseline that an encoder of millions of weights should bring, unless it halves the errors."""
 
 MOST_TEXTS, MOST_CHARACTERS = 20_000, 10_000
 
@@ -56,7 +56,8 @@ def compare(run: Run, *, pretrained: bool) -> None:
     gain = accuracy - simple
     run.record({"baseline/gain": gain})
     said = f"TF-IDF and logistic regression reach {simple:.4f} on this split: the model is {gain:+.4f} from that."
-    if pretrained and gain < WORTH:
+    halved = 1 - accuracy <= (1 - simple) / 2
+    if pretrained and gain < WORTH and not halved:
         said += (
             " That is little for what it costs: take the simpler model, or try --fine-tune-epochs 3, more data, or"
             " another encoder."
