@@ -29,6 +29,11 @@ class Tokens(keras.layers.Layer):
         # Ragged rows forget how many they are, which private training asks for.
         return {name: tf.ensure_shape(one, [strings.shape[0], self.length]) for name, one in ids.items()}
 
+    def get_config(self) -> dict[str, Any]:
+        """What TensorBoard's graph shows; the tokenizer itself is in the SavedModel alone."""
+        pieces, longest = len(self.tokenizer.vocabulary), self.tokenizer.max_length
+        return {**super().get_config(), "pieces": pieces, "longest": longest, "length": self.length}
+
 
 class MaskedMean(keras.layers.Layer):
     """The mean of the vectors of a text's ids, without its padding.
