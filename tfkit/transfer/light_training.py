@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 STAGE = "light"
 VOCABULARY = "vocab.txt"
+FASTER = 3.0
+"""The vector of a piece is in few of the steps: the light model learns at so many times the rate of a head."""
 MAX_LENGTH = 256
 MOST_TEXTS = 50_000
 
@@ -38,7 +40,7 @@ def train_light(
     Args:
       run: gets the logs, the measurements and what was decided.
       splits: of texts.
-      config: what to train; its rates and epochs are those of the head.
+      config: what to train; its epochs are those of the head, its rate three times the head's.
       strategy: of the training; None: the one that the settings name.
       max_length: tokens of a text at most; None: 256.
     """
@@ -50,7 +52,7 @@ def train_light(
         light,
         tokenizer,
         len(splits.class_names),
-        learning_rate=config.learning_rate,
+        learning_rate=FASTER * config.learning_rate,
         steps=config.epochs * splits.steps_per_epoch,
         top=models.plain_top(warmup=config.warmup),
     )
