@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from tfkit.errors import HubError
+from tfkit.hub.checkpoint import Place, assign
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from tfkit.stack import keras
 
 FEATURE_SIZE = 1280
@@ -71,30 +71,8 @@ def set_weights(model: keras.Model, tensors: Mapping[str, np.ndarray]) -> None:
     Raises:
       HubError: a tensor is missing, superfluous, of another shape, or not finite.
     """
-    expected = dict(_torch_names())
     counters = {name for name in tensors if name.endswith(".num_batches_tracked")}
-    faults = []
-    layers = {layer.name: layer for layer in model.layers}
-    # In one order in every process: several workers assign together, each variable for all of them.
-    for name in sorted(expected.keys() & tensors.keys()):
-        layer, weight, axes = expected[name]
-        if layer not in layers:
-            continue  # the classifier of a model that was built without it
-        variable = next(v for v in layers[layer].weights if v.name.split("/")[-1] == f"{weight}:0")
-        value = tensors[name]
-        if axes and value.ndim == len(axes):
-            value = value.transpose(axes)
-        if value.shape != tuple(variable.shape):
-            faults.append(f"{name} has shape {value.shape}, not {tuple(variable.shape)}")
-        elif not np.isfinite(value).all():
-            faults.append(f"{name} has values that are not finite")
-        else:
-            variable.assign(value)
-    faults += sorted(f"{name} is not known" for name in tensors.keys() - expected.keys() - counters)
-    faults += sorted(f"{name} is missing" for name in expected.keys() - tensors.keys())
-    if faults:
-        listed = "\n  ".join(faults[:10])
-        raise HubError(f"These are not the weights of EfficientNet-Lite0 ({len(faults)} faults):\n  {listed}")
+    assign(model, tensors, dict(_torch_names()), unused=counters, title="EfficientNet-Lite0")
 
 
 def _blocks() -> Iterator[tuple[str, int, int, int, int]]:
@@ -131,27 +109,27 @@ def _normalized(x: Any, name: str) -> Any:
     return keras.layers.ReLU(6.0, name=f"{name}_relu")(x)
 
 
-def _torch_names() -> Iterator[tuple[str, tuple[str, str, tuple[int, ...] | None]]]:
-    """Torch's name of each tensor, with the layer and weight that it is here and how its axes are turned."""
+def _torch_names() -> Iterator[tuple[str, Place]]:
+    """Torch's name of each tensor, with where it goes here."""
     conv, depthwise = (2, 3, 1, 0), (2, 3, 0, 1)
-    yield "_conv_stem.weight", ("stem_conv", "kernel", conv)
+    yield "_conv_stem.weight", Place("stem_conv", "kernel", conv)
     yield from _torch_batch_norm("_bn0", "stem_bn")
     for i, (name, _, _, expansion, _) in enumerate(_blocks()):
         if expansion > 1:
-            yield f"_blocks.{i}._expand_conv.weight", (f"{name}_expand_conv", "kernel", conv)
+            yield f"_blocks.{i}._expand_conv.weight", Place(f"{name}_expand_conv", "kernel", conv)
             yield from _torch_batch_norm(f"_blocks.{i}._bn0", f"{name}_expand_bn")
-        yield f"_blocks.{i}._depthwise_conv.weight", (f"{name}_dwconv", "depthwise_kernel", depthwise)
+        yield f"_blocks.{i}._depthwise_conv.weight", Place(f"{name}_dwconv", "depthwise_kernel", depthwise)
         yield from _torch_batch_norm(f"_blocks.{i}._bn1", f"{name}_dw_bn")
-        yield f"_blocks.{i}._project_conv.weight", (f"{name}_project_conv", "kernel", conv)
+        yield f"_blocks.{i}._project_conv.weight", Place(f"{name}_project_conv", "kernel", conv)
         yield from _torch_batch_norm(f"_blocks.{i}._bn2", f"{name}_project_bn")
-    yield "_conv_head.weight", ("top_conv", "kernel", conv)
+    yield "_conv_head.weight", Place("top_conv", "kernel", conv)
     yield from _torch_batch_norm("_bn1", "top_bn")
-    yield "_fc.weight", ("probabilities", "kernel", (1, 0))
-    yield "_fc.bias", ("probabilities", "bias", None)
+    yield "_fc.weight", Place("probabilities", "kernel", (1, 0))
+    yield "_fc.bias", Place("probabilities", "bias")
 
 
-def _torch_batch_norm(theirs: str, ours: str) -> Iterator[tuple[str, tuple[str, str, None]]]:
-    yield f"{theirs}.weight", (ours, "gamma", None)
-    yield f"{theirs}.bias", (ours, "beta", None)
-    yield f"{theirs}.running_mean", (ours, "moving_mean", None)
-    yield f"{theirs}.running_var", (ours, "moving_variance", None)
+def _torch_batch_norm(theirs: str, ours: str) -> Iterator[tuple[str, Place]]:
+    yield f"{theirs}.weight", Place(ours, "gamma")
+    yield f"{theirs}.bias", Place(ours, "beta")
+    yield f"{theirs}.running_mean", Place(ours, "moving_mean")
+    yield f"{theirs}.running_var", Place(ours, "moving_variance")

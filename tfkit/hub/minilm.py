@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from tfkit.errors import HubError
+from tfkit.hub.checkpoint import Place, assign
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from tfkit.stack import keras
 
 FEATURE_SIZE = 384
@@ -86,25 +86,8 @@ def set_weights(model: keras.Model, tensors: Mapping[str, np.ndarray]) -> None:
     Raises:
       HubError: a tensor is missing, superfluous, of another shape, or not finite.
     """
-    expected = dict(_names())
     unused = {"embeddings.position_ids", "pooler.dense.weight", "pooler.dense.bias"}
-    faults = []
-    layers = {layer.name: layer for layer in model.layers}
-    for name in sorted(expected.keys() & tensors.keys()):
-        layer, weight, turned = expected[name]
-        variable = next(v for v in layers[layer].weights if v.name.split("/")[-1] == f"{weight}:0")
-        value = tensors[name].T if turned else tensors[name]
-        if value.shape != tuple(variable.shape):
-            faults.append(f"{name} has shape {value.shape}, not {tuple(variable.shape)}")
-        elif not np.isfinite(value).all():
-            faults.append(f"{name} has values that are not finite")
-        else:
-            variable.assign(value)
-    faults += sorted(f"{name} is not known" for name in tensors.keys() - expected.keys() - unused)
-    faults += sorted(f"{name} is missing" for name in expected.keys() - tensors.keys())
-    if faults:
-        listed = "\n  ".join(faults[:10])
-        raise HubError(f"These are not the weights of MiniLM-L6-v2 ({len(faults)} faults):\n  {listed}")
+    assign(model, tensors, dict(_names()), unused=unused, title="MiniLM-L6-v2")
 
 
 def _block(x: Any, mask: Any, name: str) -> Any:
@@ -130,11 +113,11 @@ def _normalized(x: Any, name: str) -> Any:
     return keras.layers.LayerNormalization(epsilon=1e-12, name=f"{name}_norm")(x)
 
 
-def _names() -> Iterator[tuple[str, tuple[str, str, bool]]]:
-    """The checkpoint's name of each tensor, with the layer and weight that it is here, and whether it is turned."""
-    yield WORDS, ("words", "embeddings", False)
-    yield "embeddings.position_embeddings.weight", ("places", "positions", False)
-    yield "embeddings.token_type_embeddings.weight", ("places", "types", False)
+def _names() -> Iterator[tuple[str, Place]]:
+    """The checkpoint's name of each tensor, with where it goes here."""
+    yield WORDS, Place("words", "embeddings")
+    yield "embeddings.position_embeddings.weight", Place("places", "positions")
+    yield "embeddings.token_type_embeddings.weight", Place("places", "types")
     yield from _norm("embeddings.LayerNorm", "embeddings")
     for i in range(LAYERS):
         theirs, ours = f"encoder.layer.{i}", f"layer{i}"
@@ -147,11 +130,11 @@ def _names() -> Iterator[tuple[str, tuple[str, str, bool]]]:
         yield from _norm(f"{theirs}.output.LayerNorm", f"{ours}_outer")
 
 
-def _dense(theirs: str, ours: str) -> Iterator[tuple[str, tuple[str, str, bool]]]:
-    yield f"{theirs}.weight", (ours, "kernel", True)
-    yield f"{theirs}.bias", (ours, "bias", False)
+def _dense(theirs: str, ours: str) -> Iterator[tuple[str, Place]]:
+    yield f"{theirs}.weight", Place(ours, "kernel", (1, 0))
+    yield f"{theirs}.bias", Place(ours, "bias")
 
 
-def _norm(theirs: str, ours: str) -> Iterator[tuple[str, tuple[str, str, bool]]]:
-    yield f"{theirs}.weight", (f"{ours}_norm", "gamma", False)
-    yield f"{theirs}.bias", (f"{ours}_norm", "beta", False)
+def _norm(theirs: str, ours: str) -> Iterator[tuple[str, Place]]:
+    yield f"{theirs}.weight", Place(f"{ours}_norm", "gamma")
+    yield f"{theirs}.bias", Place(f"{ours}_norm", "beta")
