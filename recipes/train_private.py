@@ -14,7 +14,10 @@ from typing import TYPE_CHECKING
 
 from tfkit import cli, job
 from tfkit.config import ImageConfig, PrivateConfig, TextColumns
+from tfkit.config.texts import LIGHT
 from tfkit.run import Run
+
+LIGHT_LENGTH = 64
 
 if TYPE_CHECKING:
     from tfkit.stack import tf
@@ -47,11 +50,16 @@ def run(config: Config) -> Run:
 def _train(config: Config, run: Run, strategy: tf.distribute.Strategy) -> None:
     from tfkit import transfer
 
-    backbone, splits = transfer.load(
-        config, global_batch_size=config.global_batch_size or 1, trainable=not config.features
-    )
-    transfer.describe(run, backbone, splits, recipe="train_private", show_examples=False)
-    classifier = transfer.train_private(run, backbone, splits, config, strategy=strategy)
+    batch = config.global_batch_size or 1
+    if config.of_texts and config.model_handle == LIGHT:
+        splits = transfer.load_texts(config, global_batch_size=batch)
+        transfer.describe(run, None, splits, recipe="train_private", show_examples=False)
+        length = config.max_length or LIGHT_LENGTH
+        classifier = transfer.train_private_light(run, splits, config, max_length=length, strategy=strategy)
+    else:
+        backbone, splits = transfer.load(config, global_batch_size=batch, trainable=not config.features)
+        transfer.describe(run, backbone, splits, recipe="train_private", show_examples=False)
+        classifier = transfer.train_private(run, backbone, splits, config, strategy=strategy)
     if run.is_chief:
         transfer.conclude(run, classifier, splits, show_examples=False)
 

@@ -131,11 +131,13 @@ def test_the_light_model_trains_from_scratch_and_on_two_replicas(mails, tmp_path
 
 
 @pytest.mark.slow
-def test_private_training_leaves_no_text_in_the_folder(mails, tmp_path):
+@pytest.mark.parametrize("handle", ["minilm-l6-v2", "light"])
+def test_private_training_leaves_no_text_in_the_folder(mails, tmp_path, handle):
     config = train_private.Config(
         data_file=mails,
         text_column="body",
         label_column="folder",
+        model_handle=handle,
         target_epsilon=8,
         epochs=5,
         run_dir=tmp_path / "private",

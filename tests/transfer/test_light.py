@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from tfkit.privacy import validator
+from tfkit.privacy.clipping import clipped_sum
 from tfkit.stack import keras, tf
 from tfkit.text import WordPiece, build
 from tfkit.transfer.light import light
+from tfkit.transfer.models import private_top
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +62,32 @@ def test_padding_is_no_word(texts, tokenizer):
 
 def test_an_epsilon_holds_for_it_with_rows_of_one_length(tokenizer):
     assert validator.problems(light(tokenizer, 2, learning_rate=1e-2, steps=1, length=64)) == []
+
+
+def test_its_private_gradients_are_those_of_each_text_alone(texts, tokenizer):
+    """Of strings, with an embedding whose rows meet in a text, and again in another one."""
+    model = light(tokenizer, 2, learning_rate=1e-2, steps=1, length=64, top=private_top())
+    # A head of zeros, as it begins, would hide the embedding's gradient.
+    model.layers[-1].set_weights([np.random.default_rng(0).normal(size=(64, 2)).astype(np.float32)])
+    strings, labels = tf.constant([*texts[0][:5], texts[0][0]]), tf.constant([0, 1, 0, 1, 1, 1])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="none")
+    norms, expected = [], [np.zeros(variable.shape) for variable in model.trainable_variables]
+    alone = []
+    for index in range(6):
+        with tf.GradientTape() as tape:
+            value = loss(labels[index : index + 1], model(strings[index : index + 1]))
+        gradients = [
+            tf.convert_to_tensor(one).numpy() for one in tape.gradient(value, model.trainable_variables)
+        ]
+        alone.append(gradients)
+        norms.append(np.sqrt(sum((one**2).sum() for one in gradients)))
+    clip = float(np.median(norms))  # some are clipped, some are not
+    for gradients, norm in zip(alone, norms, strict=True):
+        expected = [total + one * min(1, clip / norm) for total, one in zip(expected, gradients, strict=True)]
+    found = clipped_sum(model, strings, labels, tf.ones([6]), per_example_loss=loss, l2_norm_clip=clip)
+    np.testing.assert_allclose(found.norms, norms, rtol=1e-4)
+    for ours, theirs in zip(found.gradients, expected, strict=True):
+        np.testing.assert_allclose(tf.convert_to_tensor(ours), theirs, atol=1e-5)
 
 
 def test_it_is_made_and_trained_by_replicas(texts, tokenizer):

@@ -6,7 +6,7 @@ from tfkit.transfer.conclude import conclude, describe
 from tfkit.transfer.light_training import train_light
 from tfkit.transfer.load import load, load_any, load_encoder_and_texts, load_texts
 from tfkit.transfer.models import head, schedule, whole
-from tfkit.transfer.private import train_private, train_private_head
+from tfkit.transfer.private import train_private, train_private_head, train_private_light
 from tfkit.transfer.stages import Classifier, plain_head, train
 from tfkit.transfer.whole_model import train_all
 
@@ -28,5 +28,6 @@ __all__ = [
     "train_light",
     "train_private",
     "train_private_head",
+    "train_private_light",
     "whole",
 ]

@@ -13,10 +13,12 @@ import numpy as np
 
 from tfkit import distribute, files, hub, predictions, privacy, training
 from tfkit.config import PrivateConfig
+from tfkit.config.texts import ENCODER
 from tfkit.data import Splits
 from tfkit.hub import Backbone, TextEncoder
 from tfkit.run import Run
 from tfkit.transfer import models
+from tfkit.transfer.light import light
 from tfkit.transfer.stages import Classifier, observe
 
 if TYPE_CHECKING:
@@ -69,6 +71,32 @@ def train_private(
         evaluation=predictions.evaluate(trained.model, features),
         test_features=features.source.read(features.indices["test"]),
     )
+
+
+def train_private_light(
+    run: Run, splits: Splits, config: PrivateConfig, *, max_length: int, strategy: tf.distribute.Strategy
+) -> Classifier:
+    """Train the light model of texts, its embedding included, with differential privacy.
+
+    Its vocabulary is the public one of the bundled encoder: one made of the private texts would tell what is in them.
+
+    Args:
+      run: gets the logs, privacy.json and what was decided.
+      splits: of texts; their batch size is the expected one of the samples.
+      config: the privacy asked for.
+      max_length: tokens of a text at most; all are filled up to it.
+      strategy: of the training.
+    """
+    chosen = _choose(dataclasses.replace(config, features=False), splits)
+    run.note(f"{chosen.summary} The vocabulary is that of {ENCODER}, which is public.")
+    tokenizer = hub.resolve_text(ENCODER, max_length=max_length).tokenizer
+    assert tokenizer is not None, "it is bundled"
+    build = functools.partial(
+        light, tokenizer, len(splits.class_names), length=max_length, **chosen.settings(None)
+    )
+    trained = _train(run, build, splits, config, chosen, strategy=strategy)
+    run.record({"time/features_seconds": 0.0, "time/train_seconds": trained.seconds})
+    return observe(trained.model, splits)
 
 
 def train_private_head(
