@@ -89,3 +89,14 @@ def test_folders_without_classes(tmp_path):
     (folder / "empty/blank.txt").write_text("  ")
     with pytest.raises(DataError, match=r"(?s)'empty' \(0\).*has no text: 1"):
         load_texts(folder)
+
+
+def test_a_class_folder_without_texts_asks_for_texts(tmp_path):
+    for name in ("good", "bad", "pictures"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "1.jpg").write_bytes(b"x")
+    for name in ("good", "bad"):
+        (tmp_path / name / "1.txt").write_text(f"a {name} text")
+    with pytest.raises(DataError, match=r"'pictures'") as raised:
+        load_texts(tmp_path)
+    assert "Add texts to them" in str(raised.value)

@@ -257,7 +257,7 @@ def _check_classes(folder: Path, classes: _Classes, result: Scan) -> None:
     if empty:
         raise DataError(
             f"{folder}/ has {len(empty)} of {len(classes)} class folders without {result.kind.many}.\n"
-            f"  Add images to them, or remove them.{_rest(result, empty)}"
+            f"  Add {result.kind.many} to them, or remove them.{_rest(result, empty)}"
         )
 
 

@@ -6,6 +6,7 @@ tf_keras model, for what must see its layers (compression).
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import functools
 import importlib.util
@@ -29,7 +30,7 @@ EXPORT_VERSION = 1  # part of the cache key: raise it when `export` writes somet
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bundled:
+class Bundled(abc.ABC):
     """Where a bundled model's weights are, and what is known of it."""
 
     name: str
@@ -44,9 +45,9 @@ class Bundled:
         """The installed weight file, checked against its known SHA-256."""
         return self._installed(self.weights, self.sha256)
 
+    @abc.abstractmethod
     def export(self, folder: Path) -> None:
         """Write the model into `folder` as a reusable TF2 SavedModel."""
-        raise NotImplementedError
 
     def _installed(self, file: str, sha256: str) -> Path:
         spec = importlib.util.find_spec(self.package.replace("-", "_"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import functools
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -22,17 +23,18 @@ class Edges(NamedTuple):
     pad: int
 
 
-class Rows:
+class Rows(abc.ABC):
     """What all tokenizers of tfkit.text have in common; they bring `tokenize`, `edges`, `vocabulary`, `max_length`."""
 
     vocabulary: tuple[str, ...]
     max_length: int
 
     @property
+    @abc.abstractmethod
     def edges(self) -> Edges:
         """The ids at the edges."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def tokenize(self, strings: Any) -> tf.RaggedTensor:
         """The ids of the pieces of each string, without those at the edges, not cut.
 
@@ -42,7 +44,6 @@ class Rows:
         Returns:
           int32 [b, (pieces)].
         """
-        raise NotImplementedError
 
     def ids(self, strings: Any) -> tf.RaggedTensor:
         """The ids of each string as a model takes them: start, the pieces, end ([CLS] and [SEP] of BERT).
