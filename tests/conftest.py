@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -46,3 +49,38 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three classes of 90 real images whose file names are nobody's business."""
     return write_digits(tmp_path_factory.mktemp("data") / "scans", classes=3, each=90, prefix="patient-")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--screenshots", type=Path, help="a folder for the pictures that the tests of pages take"
+    )
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A headless Chromium (Playwright's Browser), for one file of tests: its event loop would be in others' way."""
+    found = [shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome")]
+    program = next(filter(None, found), None)
+    if program is None or importlib.util.find_spec("playwright") is None:
+        pytest.skip("no browser here: uv sync --group browser, and apt-get install chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        # Root cannot have Chromium's sandbox.
+        browser = playwright.chromium.launch(executable_path=program, chromium_sandbox=os.getuid() != 0)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def screenshot(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., Path]:
+    """`screenshot(page, "name")` keeps what the page shows, in the folder that --screenshots names."""
+    folder = request.config.getoption("--screenshots") or tmp_path / "screenshots"
+
+    def take(page: Any, name: str, *, full_page: bool = False) -> Path:
+        folder.mkdir(parents=True, exist_ok=True)
+        page.screenshot(path=folder / f"{name}.png", full_page=full_page)
+        return folder / f"{name}.png"
+
+    return take
