@@ -36,6 +36,9 @@ def embed(encoder: TextEncoder, texts: Sequence[str], *, engine: str = "auto") -
       texts: one or more.
       engine: as of `tfkit.hub.extract`.
 
+    Returns:
+      Vectors float32 [n, feature_size], and which engine made them.
+
     Raises:
       CheckError: a vector is not finite, or LiteRT was asked for and cannot compute them.
     """

@@ -83,6 +83,9 @@ def choose(variants: Sequence[Variant], gates: Gates) -> Choice:
     Args:
       variants: at least one.
       gates: see `Gates`.
+
+    Returns:
+      The chosen variant, or None where none keeps to the gates, and the verdict in words.
     """
     fitting = [variant for variant in variants if not gates.misses(variant)]
     if not fitting:

@@ -52,6 +52,9 @@ def load_documents(source: str | Path, *, text_column: str | None = None) -> Doc
         .parquet file with a document a row; or "docstrings", the embedded ones.
       text_column: of a table; left out, the one whose name says it.
 
+    Returns:
+      The documents, and what was left out and why.
+
     Raises:
       DataError: there is no document.
 
