@@ -6,6 +6,7 @@ what the inherited fields of a recipe's settings are.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import inspect
 import sys
@@ -29,15 +30,28 @@ def modules() -> list[ModuleType]:
 
 def prepare(module: ModuleType) -> None:
     """Make what is loaded late, or written as a string in another module, what pdoc can read."""
-    for name in (*getattr(module, "__all__", ()), *(["Config"] if hasattr(module, "Config") else [])):
+    for name in getattr(module, "__all__", ()):
         value = getattr(module, name)
         setattr(module, name, value)
-        if not inspect.isclass(value):
-            continue
-        if hasattr(value, "_fields"):
+        if inspect.isclass(value) and hasattr(value, "_fields"):
             value.__new__.__annotations__ = typing.get_type_hints(value)
-        elif name == "Config":
-            value.__init__.__annotations__ = typing.get_type_hints(value)
+    if hasattr(module, "Config"):
+        module.__doc__ = (module.__doc__ or "").replace(
+            "Examples:\n", "Examples\n\n"
+        )  # lines, not a paragraph
+        describe(module.Config)
+
+
+def describe(config: type) -> None:
+    """Give the settings of a recipe, most of them inherited, one list of what each is for."""
+    config.__init__.__annotations__ = typing.get_type_hints(config)
+    said: dict[str, str] = {}
+    for base in reversed(config.__mro__[:-1]):
+        said |= pdoc.doc_ast.walk_tree(base).var_docstrings
+    settings = [
+        f"  {field.name}: {' '.join(said[field.name].split())}" for field in dataclasses.fields(config)
+    ]
+    config.__doc__ = "\n".join([inspect.getdoc(config) or "", "", "Attributes:", *settings])
 
 
 def render(folder: Path) -> list[str]:

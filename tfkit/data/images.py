@@ -34,7 +34,7 @@ def load_images(
       test_fraction: of each class.
 
     Returns:
-      Batches of (images float32 [b, size, size, 3] in 0..255, labels int64 [b]) for training, validation and test;
+      Batches of (images float32 [b, size, size, 3] in 0..1, labels int64 [b]) for training, validation and test;
       the same for the same seed.
 
     Raises:
