@@ -13,15 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-# Before anything of tfkit looks: the tests neither read nor fill the user's cache.
-_CACHE = tempfile.TemporaryDirectory(prefix="tfkit-tests-")
-os.environ["TFKIT_CACHE"] = _CACHE.name
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _cache() -> Iterator[Path]:
-    yield Path(_CACHE.name)
-    _CACHE.cleanup()
+# Before anything of tfkit looks: the tests neither read nor fill the user's cache. Their processes share one.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    _CACHE = tempfile.TemporaryDirectory(prefix="tfkit-tests-")
+    os.environ["TFKIT_CACHE"] = _CACHE.name
 
 
 def write_digits(folder: Path, *, classes: int, each: int, side: int = 24, prefix: str = "") -> Path:
