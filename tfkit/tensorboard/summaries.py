@@ -18,7 +18,7 @@ from tfkit.errors import CheckError
 from tfkit.evaluation import Evaluation
 from tfkit.tensorboard import figures
 
-# What people compare runs by; the dashboard opens with the first few.
+# What people compare runs by. Settings are sorted by name in the dashboard, numbers stand as they are written.
 FIRST_HPARAMS = (
     "model_handle",
     "image_size",
@@ -122,17 +122,15 @@ def write_hparams(logdir: Path, config: Mapping[str, Any], metrics: Mapping[str,
 
     hparams = {
         name: value if isinstance(value, bool | int | float) else str(value)
-        for name, value in _in_order(config, FIRST_HPARAMS).items()
+        for name, value in config.items()
         if value not in (None, "", []) and name not in NOT_COMPARED
     }
     metrics = {
-        name: value
-        for name, value in _in_order(metrics, FIRST_METRICS).items()
-        if name.count("/") < 2 and not name.startswith("data/")
+        name: value for name, value in metrics.items() if name.count("/") < 2 and not name.startswith("data/")
     }
     with event_writer(logdir, kind="hparams") as tf:
         api.hparams_config(
-            # Of several runs the dashboard takes the columns of one: the first few are in all.
+            # Of several runs the dashboard takes the columns of one: these are in all.
             hparams=[api.HParam(name) for name in dict.fromkeys((*FIRST_HPARAMS, *hparams))],
             metrics=[
                 api.Metric(name, display_name=name) for name in dict.fromkeys((*FIRST_METRICS, *metrics))
@@ -141,11 +139,6 @@ def write_hparams(logdir: Path, config: Mapping[str, Any], metrics: Mapping[str,
         api.hparams(hparams, trial_id="/".join(logdir.absolute().parent.parts[-2:]))
         for name, value in metrics.items():
             tf.summary.scalar(name, value, step=0)
-
-
-def _in_order(values: Mapping[str, Any], first: Sequence[str]) -> dict[str, Any]:
-    """The same with these names first: the dashboard shows the first five."""
-    return {name: values[name] for name in (*(one for one in first if one in values), *values)}
 
 
 def best(history: DataFrame) -> dict[str, float]:
