@@ -103,10 +103,10 @@ def test_next_to_no_noise_still_makes_a_statement(noise):
     said = state(noise_multiplier=noise)
     text = paragraph(said)
     assert "inf" not in text.replace("information", "")
-    assert "100.0% sure" in text
+    assert "100.00% sure" in text
 
 
 def test_a_run_that_took_no_step_has_spent_nothing():
     said = state(steps=0)
     assert said["epsilon"] == 0
-    assert "50.0% sure" in paragraph(said)
+    assert "50.00% sure" in paragraph(said)
