@@ -45,7 +45,9 @@ def run(config: Config) -> Run:
     with _destination(config) as run:
         if config.from_run is not None:
             origin = Run.open(config.from_run)
-            its_config = config_of(origin, instead="tfkit.lite.compare(model, inputs=..., labels=...)")
+            its_config = config_of(
+                origin, instead="tfkit.lite.compare(model, inputs=..., labels=...)", also_distributed=True
+            )
             choice = job.from_run(run, origin, its_config, config)
         else:
             choice = job.from_saved_model(run, config)

@@ -8,8 +8,11 @@ from typing import Literal
 
 from tfkit.config import RecipeConfig
 from tfkit.errors import ConfigError
+from tfkit.lite.choice import Gates
 
 TECHNIQUES = ("prune", "cluster", "qat")
+MADE_OF = {"others": ("float32", "int8"), "qat": ("int8",)}
+"""The variants of a model that was trained for the device."""
 VARIANTS = ("float32", "float16", "dynamic", "int8", "int16x8", "weights8", "weights4")
 
 
@@ -18,8 +21,8 @@ class CompressConfig(RecipeConfig):
     """Which model, what is done to it, and what the result must keep to."""
 
     from_run: Path | None = None
-    """Finished run of transfer_image, transfer_text or train_private. The files go into its folder, unless --run-dir
-    names another."""
+    """Finished run of transfer_image, transfer_text, train_private or train_distributed. The files go into its folder,
+    unless --run-dir names another."""
 
     saved_model: Path | None = None
     """Instead of --from-run: any SavedModel folder. Needs --representative-data."""
@@ -102,8 +105,21 @@ class CompressConfig(RecipeConfig):
             raise ConfigError(f"--number-of-clusters is {self.number_of_clusters}; 2 or more are needed.")
         if self.learning_rate <= 0 or (self.epochs is not None and self.epochs < 1):
             raise ConfigError("--learning-rate and --epochs must be above 0.")
+        self._check_techniques()
+        Gates(
+            max_size_kb=self.max_size_kb,
+            max_accuracy_drop=self.max_accuracy_drop,
+            max_latency_ms=self.max_latency_ms,
+        )
+
+    def _check_techniques(self) -> None:
         for technique in self.techniques:
-            check_technique(technique)
+            made = MADE_OF["qat" if "qat" in check_technique(technique) else "others"]
+            if not set(made) & set(self.variants):
+                raise ConfigError(
+                    f"--techniques {technique} trains a model of which {' and '.join(made)} can be made, and --variants"
+                    f" names none of them: {' '.join(self.variants) or 'none'}. Add --variants {made[-1]}."
+                )
 
     def _check_saved_model(self) -> None:
         assert self.saved_model is not None
