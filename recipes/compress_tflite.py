@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from recipes.made_by import config_of
-from tfkit import cli
+from tfkit import cli, process
 from tfkit import run as runs
 from tfkit.config import as_dict, run_dir
 from tfkit.errors import CheckError
@@ -51,7 +51,7 @@ def run(config: Config) -> Run:
             choice = job.from_run(run, origin, its_config, config)
         else:
             choice = job.from_saved_model(run, config)
-        print(table(run))
+        process.say(table(run))
         report.write_report(run)
     if choice.chosen is None:
         raise CheckError(f"{choice.verdict}\n  All of them are in {run.path / runs.TFLITE}.")

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from tfkit import claim, cluster, files
+from tfkit import claim, cluster, files, process
 from tfkit.claim import (
     AUDIT,
     BACKUP,
@@ -209,7 +209,7 @@ class Run:
     def say(self, sentence: str) -> None:
         """Print it; of several workers the chief does."""
         if self.is_chief:
-            print(sentence, flush=True)
+            process.say(sentence)
 
     @property
     def labels(self) -> list[str]:

@@ -32,7 +32,9 @@ def begin_at(wrapped: keras.Model, model: keras.Model, examples: Any) -> None:
     for layer in wrapped.layers:
         of_inputs = layer.name == "quantize_layer"
         known = _range(examples) if of_inputs else found.get(layer.name.removeprefix("quant_"))
-        for variable in layer.weights if known else ():
+        if known is None:
+            continue
+        for variable in layer.weights:
             name, _, end = variable.name.rpartition("/")[2].split(":")[0].rpartition("_")
             if name in _OUTPUTS and end in ("min", "max"):
                 variable.assign(known[end == "max"])

@@ -19,6 +19,12 @@ class RecipeConfig:
     overwrite: bool = False
     """Replace what an earlier run left in the run folder."""
 
+    json: bool = False
+    """Print one JSON object at the end, and everything else to stderr: run_dir, metrics, files, exit_code; or error."""
+
+    quiet: bool = False
+    """Print the closing lines and warnings alone."""
+
     debug: bool = False
     """Show the traceback of an error."""
 

@@ -135,8 +135,8 @@ def _check_private(origin: Run, config: CompressConfig, *, private: bool) -> Non
         )
     if private and config.representative_data is None and set(config.variants) <= set(MEASURED):
         raise PrivacyError(
-            f"{origin.path} was trained privately: the ranges of {' and '.join(config.variants)} would be measured on its"
-            " training examples, which its epsilon does not cover.\n"
+            f"{origin.path} was trained privately: the ranges of {' and '.join(config.variants)} would be measured on"
+            " its training examples, which its epsilon does not cover.\n"
             "  Give public examples of the same kind by --representative-data, or add --variants dynamic, which needs"
             " none."
         )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tfkit import training
+from tfkit import process, training
 from tfkit.compress import Cluster, Prune, QuantizeAware, Stage
 from tfkit.compress.preflight import sentence
 from tfkit.lite import representative
@@ -52,7 +52,9 @@ def stages(technique: str, config: CompressConfig, *, examples: Any = None) -> l
         else:
             made.append(
                 QuantizeAware(
-                    preserve_sparsity="prune" in parts, preserve_clusters="cluster" in parts, examples=examples
+                    preserve_sparsity="prune" in parts,
+                    preserve_clusters="cluster" in parts,
+                    examples=examples,
                 )
             )
     return made
@@ -76,9 +78,7 @@ def train(
       CheckError: training did not do what was asked for.
     """
     examples = representative.from_splits(splits, count=RANGED, seed=config.seed) / np.float32(255)
-    chains = {
-        technique: stages(technique, config, examples=examples) for technique in config.techniques
-    }
+    chains = {technique: stages(technique, config, examples=examples) for technique in config.techniques}
     for chain in chains.values():
         for stage in chain:
             run.note(sentence(stage.treatments(model), technique=stage.name))
@@ -144,7 +144,7 @@ def _train(
         "seed": config.seed,
         "data": splits.source.fingerprint,
     }
-    print(f"Training {folder.name}: {epochs} epochs of {own.steps_per_epoch} steps ...", flush=True)
+    process.say(f"Training {folder.name}: {epochs} epochs of {own.steps_per_epoch} steps ...")
     with Run.create(folder, config=asked, overwrite=_differs(folder, asked)) as run:
         trained = training.train(
             build, own, run=run, epochs=epochs, stage="train", strategy="one_device", seed=config.seed,

@@ -1,6 +1,6 @@
-"""Trains what the matrix of compositions consists of, one case after the other in one process.
+"""Trains what the matrix of compositions consists of: one case after the other, in one process.
 
-    python tests/composition/trainings.py mirrored FOLDER
+    python tests/composition/composed.py mirrored FOLDER
 
 The strategy is one_device, mirrored (over two logical CPUs) or multi_worker (of what TF_CONFIG describes). Each case
 becomes a run FOLDER/STRATEGY/MEDIUM-REGIME.
