@@ -80,7 +80,8 @@ def refusal(folder: Path, medium: str, regime: str, *, public: bool = True, **as
         )
     except UsageError as error:
         run = str(folder / "one_device" / f"{medium}-{regime}")
-        return str(error).splitlines()[0].replace(run, "the run")
+        said = str(error).splitlines()[0].replace(run, "the run")
+        return f"{said[0].upper()}{said[1:]}"
     return ""
 
 
@@ -101,7 +102,7 @@ def row(folder: Path, medium: str, regime: str, trained: dict[str, bool], reason
                 cell = "yes"
                 if regime == "private" and variant == "int8":
                     said = refusal(folder, medium, regime, public=False, variants=(variant,))
-                    said = f"With public examples by --representative-data. Without: {said}"
+                    said = f"With public examples by --representative-data. Without them: {said}"
             if said and said not in reasons:
                 reasons.append(said)
             cells.append(f"{cell} ({reasons.index(said) + 1})" if said else cell)

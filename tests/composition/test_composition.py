@@ -68,3 +68,11 @@ def test_what_is_refused_is_refused_before_training(table, folder):
         trained = folder / "one_device" / "-".join(case) / "tflite" / "training"
         found = sorted(path.name for path in trained.iterdir()) if trained.is_dir() else []
         assert found == (["prune0.8", "qat"] if "qat" in techniques else [])
+
+
+@pytest.mark.slow
+def test_no_progress_is_drawn_into_a_file(table, folder):
+    """What two strategies, five processes and a launcher have printed: one plain line an epoch."""
+    printed = (folder / "others.log").read_bytes()
+    assert b"Epoch 4/4" in printed
+    assert not [character for character in (b"\r", b"\b", b"\x1b") if character in printed]

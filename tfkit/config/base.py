@@ -11,7 +11,8 @@ class RecipeConfig:
     """What every recipe takes."""
 
     config: Path | None = None
-    """YAML file with any of these settings (a run's config.yaml replays it); flags override it."""
+    """YAML file with any of these settings (a run's config.yaml replays it); flags override it.
+    Left out: flags alone."""
 
     run_dir: Path | None = None
     """Folder for all that the run makes. Left out: runs/ and a name made of the recipe and its settings."""

@@ -35,7 +35,7 @@ class StrategyConfig(RecipeConfig):
     """Longest time between backups within an epoch. They are made at the ends of epochs too."""
 
     backup_steps: int | None = None
-    """Within an epoch, a backup every so many steps besides."""
+    """Within an epoch, a backup every so many steps besides. Left out: by the clock alone."""
 
     def __post_init__(self) -> None:
         """Check what can be checked without the data."""

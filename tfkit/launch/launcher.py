@@ -77,7 +77,9 @@ def run(job: Job, *, screen: Screen) -> Ending:
 
 def explain(ending: Ending) -> str:
     """The error of a job that has failed, for a person."""
-    return f"WorkerError: {ending.what}." + (f"\n  {ending.details}" if ending.details else "")
+    return f"WorkerError: {ending.what.removesuffix('.')}." + (
+        f"\n  {ending.details}" if ending.details else ""
+    )
 
 
 def _used_up(ending: Ending, job: Job) -> Ending:

@@ -22,16 +22,16 @@ class CompressConfig(RecipeConfig):
 
     from_run: Path | None = None
     """Finished run of transfer_image, transfer_text, train_private or train_distributed. The files go into its folder,
-    unless --run-dir names another."""
+    unless --run-dir names another. Left out: --saved-model."""
 
     saved_model: Path | None = None
     """Instead of --from-run: any SavedModel folder. Needs --representative-data."""
 
     signature: str | None = None
-    """Of the SavedModel, where it has several."""
+    """Of the SavedModel, where it has several. Left out: the one that is served."""
 
     input_shape: tuple[int, ...] = ()
-    """Of the SavedModel's input with the batch, where it leaves sizes open: 1 224 224 3."""
+    """Of the SavedModel's input with the batch, where it leaves sizes open: 1 224 224 3. Left out: as it says."""
 
     input_range: tuple[float, float] = (0.0, 1.0)
     """What a SavedModel of float images expects for black and white."""
@@ -51,7 +51,8 @@ class CompressConfig(RecipeConfig):
     """Which files to make. weights8, weights4: by ai-edge-quantizer, weights alone."""
 
     techniques: tuple[str, ...] = ()
-    """What training does first: prune, cluster, qat, or several, joined: prune+qat, prune+cluster+qat. Minutes each."""
+    """What training does first: prune, cluster, qat, or several, joined: prune+qat, prune+cluster+qat. Minutes
+    each. Left out: none, the model is converted as it is."""
 
     final_sparsity: float = 0.8
     """Share of zeros that pruning ends with."""
@@ -66,13 +67,13 @@ class CompressConfig(RecipeConfig):
     """Distinct values that clustering leaves in a kernel."""
 
     epochs: int | None = None
-    """Of each training. Left out: 20 of pruning, 5 of clustering, 5 of quantization-aware training."""
+    """Epochs of each training. Left out: 20 of pruning, 5 of clustering, 5 of quantization-aware training."""
 
     learning_rate: float = 3e-4
     """Of these trainings: the peak, after warm-up and before cosine decay."""
 
     max_size_kb: float | None = None
-    """Size of the file, in units of 1000 bytes, that the chosen variant may have."""
+    """Size of the file, in units of 1000 bytes, that the chosen variant may have. Left out: any."""
 
     gzipped: bool = False
     """Take the size of the gzipped file for that, as it is downloaded."""
@@ -81,7 +82,7 @@ class CompressConfig(RecipeConfig):
     """Test accuracy that the chosen variant may lose."""
 
     max_latency_ms: float | None = None
-    """Median time for one example on one thread of this machine that it may take."""
+    """Median time for one example on one thread of this machine that it may take. Left out: any."""
 
     select_tf_ops: bool = False
     """Keep operations that TFLite lacks as TensorFlow's: the device then needs the Flex delegate."""
