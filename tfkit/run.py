@@ -7,6 +7,7 @@ import io
 import json
 import math
 import shutil
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -203,6 +204,16 @@ class Run:
         """Print a decision of the run and keep it; one that is kept already is not repeated."""
         line = " ".join(sentence.split())
         self.say(line)
+        self._keep(line)
+
+    def warn(self, sentence: str) -> None:
+        """The same for what somebody should look at: it is printed to stderr, also where a job is to be quiet."""
+        line = " ".join(sentence.split())
+        if self.is_chief:
+            print(line, file=sys.stderr, flush=True)
+        self._keep(line)
+
+    def _keep(self, line: str) -> None:
         if line not in self.notes:
             files.write_text(self.path / NOTES, "".join(f"{known}\n" for known in [*self.notes, line]))
 

@@ -95,6 +95,6 @@ def test_ranges_begin_where_the_model_has_them():
     def agreement(stage):
         return float(np.mean(stage.wrap(model, steps=1).predict(examples, verbose=0).argmax(1) == expected))
 
-    assert agreement(QuantizeAware(examples=examples[:64])) > 0.97
-    assert agreement(QuantizeAware()) < 0.9
+    assert agreement(QuantizeAware(examples=examples)) > 0.9
+    assert agreement(QuantizeAware()) < 0.6
     assert "examples" not in repr(QuantizeAware(examples=examples))

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tfkit.compress import clones
+
 if TYPE_CHECKING:
     from tfkit.stack import keras
 
@@ -25,8 +27,10 @@ def begin_at(wrapped: keras.Model, model: keras.Model, examples: Any) -> None:
     """
     from tfkit.stack import keras
 
-    layers = [layer for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)]
-    outputs = keras.Model(model.inputs, [layer.output for layer in layers])(examples, training=False)
+    # Layers of their own: those of a model that was stripped may have been called in other models before.
+    own = clones.clone(model, lambda layer: layer.__class__.from_config(layer.get_config()))
+    layers = [layer for layer in own.layers if not isinstance(layer, keras.layers.InputLayer)]
+    outputs = keras.Model(own.inputs, [layer.output for layer in layers])(examples, training=False)
     outputs = [outputs] if len(layers) == 1 else outputs
     found = {layer.name: _range(output) for layer, output in zip(layers, outputs, strict=True)}
     for layer in wrapped.layers:

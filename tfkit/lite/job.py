@@ -154,7 +154,7 @@ def _examples(run: Run, splits: Splits, config: CompressConfig, *, private: bool
     if not private and (
         found := representative.lint(images, representative.from_splits(splits, seed=config.seed))
     ):
-        run.note(f"Beware of {config.representative_data} as representative data: {'; '.join(found)}.")
+        run.warn(f"Beware of {config.representative_data} as representative data: {'; '.join(found)}.")
     run.note(f"The ranges of integers are measured on {len(images)} images of {config.representative_data}.")
     return representative.pinned(images)
 
