@@ -1,17 +1,74 @@
-"""The README says what is true: its programs run, and its two commands are those of the project."""
+"""The README says what is true: its commands and programs are run here, in the order in which they stand."""
 
 from __future__ import annotations
 
+import os
 import re
+import runpy
+import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from tests.conftest import write_digits
+from tests.data.mails import write_mails
 from tfkit.stack import keras
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"^```(sh|python)\n(.*?)^```$", README, flags=re.DOTALL | re.MULTILINE)
+# What needs more than one machine, a scheduler, or half an hour: the test that runs it instead, or why none does.
+ELSEWHERE = {
+    "uv run pytest": "this is it",
+    "https://": "tests/hub/test_resolver.py",
+    "--hosts": "tests/launch/test_launcher.py",
+    "srun": "tests/schedulers/test_slurm.py",
+    "--engine ray": "tests/schedulers/test_ray_engine.py",
+    "benchmarks/": "takes from 3 to 60 minutes",
+    "pip install": "needs an empty environment",
+    ".ci/run": "it runs this",
+    "git clone": "needs the published repository",
+    "tensorboard --logdir": "tests/tensorboard/test_dashboards.py",
+}
+# TensorFlow's port is open to every interface, and asks nobody who they are.
+ALONE = f"unshare {'' if os.getuid() == 0 else '-r'} -n bash -c "
+
+
+def commands(block: str) -> list[str]:
+    lines = re.sub(r"\s*\\\n\s*", " ", block).splitlines()
+    return [shlex.join(words) for line in lines if (words := shlex.split(line, comments=True))]
+
+
+STEPS = [
+    (kind, step)
+    for kind, block in BLOCKS
+    for step in (commands(block.removeprefix("pip install -q uv && ")) if kind == "sh" else [block])
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """What the README's user has: photos, scans, mails, reviews, documents."""
+    folder = tmp_path_factory.mktemp("user")
+    write_digits(folder / "photos", classes=3, each=40)
+    write_digits(folder / "scans", classes=3, each=60)
+    photo = next((folder / "photos" / "digit 1").iterdir())
+    for name in ("photo.jpg", "some.jpg"):
+        shutil.copy(photo, folder / name)
+    write_mails(folder / "mails.csv", count=120)
+    for kind, text in {"good": "I would buy it again", "bad": "It broke after a day"}.items():
+        (folder / "reviews" / kind).mkdir(parents=True)
+        for number in range(20):
+            (folder / "reviews" / kind / f"{number}.txt").write_text(f"{text}, number {number}.")
+    (folder / "documents").mkdir()
+    (folder / "documents" / "terms.txt").write_text("You may end the contract at the end of a month.")
+    (folder / "documents" / "menu.txt").write_text("Soup, bread, and an apple.")
+    model = keras.Sequential([keras.Input([32, 32, 3]), keras.layers.Flatten(), keras.layers.Dense(3)])
+    model.export(str(folder / "any_saved_model"))
+    return folder
 
 
 def build_model():
@@ -20,30 +77,87 @@ def build_model():
     return model
 
 
+NAMES = {"build_model": build_model}  # what the programs see of one another
+
+
+def title(step: tuple[str, str]) -> str:
+    return re.sub(r"\W+", " ", step[1].strip().splitlines()[0].replace("uv run python -m ", ""))[:60].strip()
+
+
 @pytest.mark.slow
-def test_the_programs_run_in_the_order_in_which_they_stand(photos, tmp_path, monkeypatch, capsys):
-    shutil.copytree(photos, tmp_path / "photos")
-    shutil.copy(next((photos / "digit 1").iterdir()), tmp_path / "some.jpg")
-    monkeypatch.chdir(tmp_path)
-    programs = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    assert len(programs) >= 3
-    names = {"build_model": build_model}
-    for program in programs:
-        exec(compile(program, "README.md", "exec"), names)
-    assert "digit 1" in capsys.readouterr().out
-    assert (tmp_path / "runs" / "photos" / "report.html").is_file()
+@pytest.mark.parametrize(("kind", "step"), STEPS, ids=map(title, STEPS))
+def test_it_runs(kind, step, folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    if kind == "python":
+        program(step, folder)
+    elif not any(fragment in step for fragment in ELSEWHERE):
+        command(step)
 
 
-def test_the_first_program_has_at_most_six_lines():
-    program = re.search(r"```python\n(.*?)```", README, flags=re.DOTALL).group(1)
-    assert len([line for line in program.splitlines() if line.strip()]) <= 6
+def program(text: str, folder: Path) -> None:
+    if "distribute.launch" in text:
+        (folder / "program.py").write_text(text)
+        shell(f"{sys.executable} program.py", alone=True)
+    else:
+        exec(compile(text, "README.md", "exec"), NAMES)
+
+
+def command(line: str) -> None:
+    words = shlex.split(line)
+    recipe = next((word for word in words if word.startswith("recipes.")), "")
+    if words[:4] == ["uv", "run", "python", "-m"] and words[4] == recipe and "--logical-cpus" not in words:
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
+            patch.setattr(sys, "argv", words[4:])
+            runpy.run_module(recipe, run_name="__main__", alter_sys=True)
+        assert ended.value.code == 0
+    else:
+        shell(re.sub(r"^(uv run )?python ", f"{sys.executable} ", line), alone=" launch " in line)
+
+
+def shell(line: str, *, alone: bool) -> None:
+    done = subprocess.run(
+        ALONE + shlex.quote(f"ip link set lo up; {line}") if alone else line,
+        shell=True,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_what_is_not_run_here_is_run_there():
+    for place in ELSEWHERE.values():
+        assert not place.startswith("tests/") or (ROOT / place).is_file()
+    for script in re.findall(r"python (benchmarks/\w+\.py)", README):
+        assert (ROOT / script).is_file()
+
+
+def test_every_job_has_a_program_that_is_short():
+    programs = [block for kind, block in BLOCKS if kind == "python"]
+    assert len(programs) >= 5
+    assert len([line for line in programs[0].splitlines() if line.strip()]) <= 6
 
 
 def test_the_commands_are_those_that_ci_runs():
     assert "pip install -q uv && uv run python -m recipes.transfer_image" in README
     assert "uv run pytest" in README
     assert "uv run pytest" in (ROOT / ".ci" / "run").read_text()
-    for module in re.findall(r"python -m (recipes\.\w+|tfkit)\b", README):
-        assert (ROOT / f"{module.replace('.', '/')}.py").exists() or (ROOT / module / "__main__.py").exists()
-    for script in re.findall(r"python (benchmarks/\w+\.py)", README):
-        assert (ROOT / script).is_file()
+
+
+STOCK = ("No module named", "tensorflow_privacy", "Only instances of", "GeneratorDatasetOp", "oneDNN")
+
+
+def test_the_messages_that_it_explains_are_messages():
+    """Of tfkit's own each is a piece of its source."""
+    source = "".join(
+        path.read_text() for folder in ("tfkit", "recipes") for path in (ROOT / folder).rglob("*.py")
+    )
+    table = README[README.index("| what is printed |") :].split("\n\n")[0]
+    messages = [
+        message
+        for row in table.splitlines()[2:]
+        for message in re.findall(r"``(.+?)``(?!`)|`([^`]+)`", row.split(" | ")[0])
+    ]
+    assert len(messages) > 10
+    for message in filter(None, (double or single for double, single in messages)):
+        assert message in source or message.startswith(STOCK), message

@@ -60,6 +60,7 @@ def train(
     augment: Augmentation | None = None,
     privacy: DPSGD | None = None,
     cadence: Cadence | None = None,
+    profile: bool = False,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     verbose: int | None = None,
 ) -> Trained:
@@ -80,6 +81,7 @@ def train(
       augment: applied to each training image anew in each epoch.
       privacy: train with differential privacy; see `tfkit.privacy.DPSGD`.
       cadence: when it is saved; see `tfkit.backup.Cadence`. Private training is saved at the ends of epochs alone.
+      profile: whether to trace steps 10 to 20 for TensorBoard, unless an earlier stage of the run has been traced.
       callbacks: of your own; what they keep is not part of the backup.
       verbose: Keras's own: 1 a progress bar, 2 a line an epoch, 0 nothing; None is 1 in a terminal or notebook, else 2.
 
@@ -151,6 +153,7 @@ def train(
                 examples_per_epoch=len(splits.indices["train"]),
                 stage=stage,
                 of_each=together.of_each,
+                profile=profile and run.is_chief,
             )
             telling = Telling(stage=stage, epochs=last, steps_per_epoch=regime.steps_per_epoch)
             pulse.phase("training")

@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.distribute import equality_program as program
+from tests.distribute import processes
+
 PROGRAM = Path(__file__).with_name("equality_program.py")
 
-
-def neighbour(name: str):
-    """A module beside this one: tests are no package."""
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-processes = neighbour("processes")
-program = neighbour("equality_program")
 CASES = [
     (where, case) for where in ("2", "4", "8", "workers") for case in program.FEWER.get(where, program.CASES)
 ]

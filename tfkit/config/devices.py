@@ -37,6 +37,9 @@ class StrategyConfig(RecipeConfig):
     backup_steps: int | None = None
     """Within an epoch, a backup every so many steps besides. Left out: by the clock alone."""
 
+    profile: bool = False
+    """Trace training steps 10 to 20 for TensorBoard's Profile page, which `pip install xprof` brings."""
+
     def __post_init__(self) -> None:
         """Check what can be checked without the data."""
         super().__post_init__()

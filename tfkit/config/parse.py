@@ -19,7 +19,7 @@ from tfkit.errors import ConfigError
 # out, and a run that was interrupted on one machine goes on on four.
 _ABOUT_THE_CALL = (
     *("config", "run_dir", "overwrite", "json", "quiet", "debug"),
-    *("strategy", "cluster", "logical_cpus", "backup_minutes", "backup_steps"),
+    *("strategy", "cluster", "logical_cpus", "backup_minutes", "backup_steps", "profile"),
     *("query", "queries_file", "top"),  # what an index is asked is no part of it
 )
 

@@ -6,10 +6,11 @@ tfkit.lite.inspect(content).summary                                        # "in
 """
 
 from tfkit.lite.benchmark import latency, peak_memory
+from tfkit.lite.census import Census, prove_int8
 from tfkit.lite.choice import Choice, Gates, choose
 from tfkit.lite.compare import compare
 from tfkit.lite.convert import VARIANTS, convert
-from tfkit.lite.inspect import Census, inspect, prove_int8
+from tfkit.lite.inspect import inspect
 from tfkit.lite.metadata import read_metadata, with_metadata
 from tfkit.lite.variants import Table, Variant
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from tfkit.errors import TfkitError, UsageError
 from tfkit.lite import jobs, representative
-from tfkit.lite.inspect import inspect, prove_int8
+from tfkit.lite.census import prove_int8
+from tfkit.lite.inspect import inspect
 from tfkit.lite.source import Source, saved
 
 VARIANTS = ("float32", "float16", "dynamic", "int8", "int16x8")

@@ -5,16 +5,12 @@ from __future__ import annotations
 import collections
 import gzip
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from tfkit.errors import CheckError
+from tfkit.lite.census import Census, Operator, Tensor
 from tfkit.litert import flatbuffer
-
-INT8_SHARE = 0.999
-"""So much of an int8 file's multiply-accumulate operations must be in int8."""
 
 _FLEX = "Flex"
 _NUMPY = {
@@ -25,95 +21,6 @@ _NUMPY = {
 _WEIGHTS_AT = {
     "CONV_2D": 1, "DEPTHWISE_CONV_2D": 1, "FULLY_CONNECTED": 1, "TRANSPOSE_CONV": 1, "CONV_3D": 1, "BATCH_MATMUL": 1,
 }  # fmt: skip
-# They carry numbers from one type to another, or do not compute with them.
-_CARRIERS = ("QUANTIZE", "DEQUANTIZE", "RESHAPE", "CAST", "SHAPE", "PACK", "UNPACK", "STRIDED_SLICE")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tensor:
-    """An input or output of a model: quantized numbers stand for (number - zero_point) * scale."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-    scale: float | None = None
-    zero_point: int | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Operator:
-    """One operation of the graph.
-
-    Attributes:
-      name: "CONV_2D", or what a custom one is called.
-      dtype: of what it computes with: "int8", "float32"; "float32 x int8" where float activations meet int8 weights.
-      macs: multiply-accumulate operations for one example; 0 for operations that have none.
-      output: the name of the tensor that it makes.
-      constants: indices of its constant inputs.
-    """
-
-    name: str
-    dtype: str
-    macs: int
-    output: str
-    constants: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Census:
-    """What a .tflite file consists of.
-
-    Attributes:
-      size_bytes: of the file.
-      gzipped_bytes: of the file, gzipped.
-      inputs: in the order of the file.
-      outputs: likewise.
-      operators: of all graphs, in the order of execution.
-      weights: bytes of constants by type.
-      sparsity: share of zeros in the kernels; of a quantized one, of values that stand for zero.
-      distinct_weights: the largest number of distinct values in one kernel; 0 without kernels.
-      flex_ops: TensorFlow operations that the device must bring the Flex delegate for.
-      custom_ops: other operations that it must bring.
-    """
-
-    size_bytes: int
-    gzipped_bytes: int
-    inputs: tuple[Tensor, ...]
-    outputs: tuple[Tensor, ...]
-    operators: tuple[Operator, ...]
-    weights: Mapping[str, int]
-    sparsity: float
-    distinct_weights: int
-    flex_ops: tuple[str, ...]
-    custom_ops: tuple[str, ...]
-
-    @property
-    def macs(self) -> dict[str, float]:
-        """Share of the multiply-accumulate operations by type, the largest first."""
-        sums: collections.Counter[str] = collections.Counter()
-        for operator in self.operators:
-            sums[operator.dtype] += operator.macs
-        total = sum(sums.values())
-        return {dtype: count / total for dtype, count in sums.most_common() if count} if total else {}
-
-    @property
-    def ops(self) -> dict[str, dict[str, int]]:
-        """Number of operations by type and name."""
-        counted: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
-        for operator in self.operators:
-            counted[operator.dtype][operator.name] += 1
-        return {dtype: dict(names) for dtype, names in counted.items()}
-
-    @property
-    def summary(self) -> str:
-        """One line: "int8: 100.0 % of MACs; float32: SOFTMAX"."""
-        shares = [f"{dtype}: {100 * share:.1f} % of MACs" for dtype, share in self.macs.items()]
-        rest = [
-            f"{dtype}: {', '.join(sorted(names))}"
-            for dtype, names in self.ops.items()
-            if dtype not in self.macs
-        ]
-        return "; ".join([*shares, *rest])
 
 
 def inspect(model: bytes) -> Census:
@@ -151,31 +58,6 @@ def inspect(model: bytes) -> Census:
         flex_ops=tuple(name for name in custom if name.startswith(_FLEX)),
         custom_ops=tuple(name for name in custom if not name.startswith(_FLEX)),
     )
-
-
-def prove_int8(census: Census, *, name: str) -> None:
-    """Make sure that an int8 file computes in int8.
-
-    Raises:
-      CheckError: operations in float, or float weights; the message lists them.
-    """
-    share = census.macs.get("int8", 0.0 if census.macs else 1.0)
-    wrong = {
-        f"{operator.name} ({operator.dtype}) {operator.output}"
-        for operator in census.operators
-        if operator.dtype.startswith("float") and operator.name not in _CARRIERS
-    }
-    if share < INT8_SHARE or wrong:
-        listed = sorted(wrong)
-        more = f"\n    and {len(listed) - 8} more" if len(listed) > 8 else ""
-        raise CheckError(
-            f"{name} is no int8 model: {100 * share:.1f} % of its multiply-accumulate operations are in int8, and it"
-            " computes in float in\n    "
-            + "\n    ".join(listed[:8])
-            + more
-            + "\n  Without a representative dataset"
-            " that is so for all of them; single ones have no int8 form: replace these, or take variant='dynamic'."
-        )
 
 
 class _Graph:

@@ -144,11 +144,13 @@ def _train(
         "seed": config.seed,
         "data": splits.source.fingerprint,
     }
+    from tfkit.tensorboard.kernels import Kernels
+
     process.say(f"Training {folder.name}: {epochs} epochs of {own.steps_per_epoch} steps ...")
     with Run.create(folder, config=asked, overwrite=_differs(folder, asked)) as run:
         trained = training.train(
             build, own, run=run, epochs=epochs, stage="train", strategy="one_device", seed=config.seed,
-            keep="last", callbacks=stage.callbacks(),
+            keep="last", callbacks=[*stage.callbacks(), Kernels(run.logdir)],
         )  # fmt: skip
     made = stage.strip(trained.model)
     return made, stage.measure(model, made)

@@ -13,14 +13,13 @@ import numpy as np
 
 from tfkit.errors import PrivacyError
 from tfkit.packages import first_line
+from tfkit.privacy import trial_values
 from tfkit.privacy.clipping import clipped_sum
 from tfkit.privacy.losses import PerExampleLoss, weight_penalties
 from tfkit.privacy.safe import batch_normalizations
 from tfkit.stack import keras, tf
 
-EXAMPLES = 3  # odd: examples that meet in pairs, or from both ends, cannot be overlooked
-LABELS = np.zeros(EXAMPLES, np.int64)  # class numbers, as Splits have them
-SAME = 1e-5  # of the largest number: two outputs of the same operations
+LABELS = np.zeros(trial_values.EXAMPLES, np.int64)  # class numbers, as Splits have them
 SAME_GRADIENT = 1e-3  # of the largest number: two ways to sum up the same gradient
 SHOWN = 4
 _NOT_DISTRIBUTED = tf.distribute.get_strategy()
@@ -45,10 +44,11 @@ def tried(
     """
     try:
         with _left_as_it_was(model) as trial:
-            return [*trial.problems(loss, engine, _random(model, example_spec))]
+            return [*trial.problems(loss, engine, trial_values.random(model, example_spec))]
     except Exception as error:
         return [
-            f"It cannot be tried on {EXAMPLES} random examples ({type(error).__name__}: {first_line(error)})."
+            f"It cannot be tried on {trial_values.EXAMPLES} random examples"
+            f" ({type(error).__name__}: {first_line(error)})."
             " Mend that first."
         ]
 
@@ -91,23 +91,23 @@ class _Trial:
     values: list[np.ndarray]
 
     def problems(self, loss: PerExampleLoss | None, engine: bool, inputs: Any) -> Iterator[str]:
-        other = tf.nest.map_structure(_with_another_first, inputs)
+        other = tf.nest.map_structure(trial_values.with_another_first, inputs)
         first, state, added = self._forward(inputs)
         second, other_state, _ = self._forward(other)
-        chance = not _same_rows(first, second)
+        chance = not trial_values.same_rows(first, second)
         if chance:
             # Or examples that meet: with the same random numbers it is seen.
             first, second, again = [
                 self._run(functools.partial(self.model, values, training=True), seeded=True)
                 for values in (inputs, other, inputs)
             ]
-            if not _same(first, again):
+            if not trial_values.same(first, again):
                 yield (
                     "It draws random numbers that no seed repeats: whether examples meet in it cannot be seen."
                     " Draw them with tf.random or by Keras layers."
                 )
                 return
-            if not _same_rows(first, second):
+            if not trial_values.same_rows(first, second):
                 yield (
                     "What it says of one example changes when another example of the batch does: clipping one gradient"
                     " would not bound what one example can do. Look for operations over the first axis (a mean over the"
@@ -207,7 +207,7 @@ class _Trial:
             yield from refused or [asserted[1] if asserted else first_line(error)]
             return
         largest = max(float(tf.reduce_max(tf.abs(value))) for value in expected)
-        if not _same(outputs, same_outputs) or not np.isfinite(largest):
+        if not trial_values.same(outputs, same_outputs) or not np.isfinite(largest):
             return
         wrong = [
             variable.name
@@ -234,53 +234,11 @@ def _of_loss(loss: PerExampleLoss, outputs: Any, others: Any) -> Iterator[str]:
             f' ({first_line(error)}). Use one that does, such as "sparse_categorical_crossentropy".'
         )
     else:
-        if not _same_rows(values, other_values):
+        if not trial_values.same_rows(values, other_values):
             yield (
                 "The loss of one example changes when another example of the batch does: clipping one gradient would"
                 " not bound what one example can do. Take means over the batch, and pairs of examples, out of the loss."
             )
-
-
-def _random(model: keras.Model, example_spec: tf.TensorSpec | None) -> Any:
-    """A batch of numbers in [0, 1), or of 0 and 1 where they are whole."""
-    generator = np.random.default_rng(0)
-
-    def one(spec: Any) -> tf.Tensor:
-        shape = [EXAMPLES, *(size or 4 for size in spec.shape)]
-        if spec.dtype == tf.string:
-            return tf.constant(generator.choice(["a word", "and another"], shape))
-        return tf.constant(
-            generator.random(shape) if spec.dtype.is_floating else generator.integers(0, 2, shape), spec.dtype
-        )
-
-    if example_spec is not None:
-        return one(example_spec)
-    return tf.nest.map_structure(
-        lambda tensor: one(tf.TensorSpec(tensor.shape[1:], tensor.dtype)), model.input
-    )
-
-
-def _with_another_first(values: tf.Tensor) -> tf.Tensor:
-    """The batch with another first example, and the same others."""
-    first, others = values[:1], values[1:]
-    return tf.concat([first + " else" if values.dtype == tf.string else 1 - first, others], 0)
-
-
-def _same(first: Any, second: Any) -> bool:
-    """Whether two runs gave the same, but for rounding."""
-    for one, two in zip(tf.nest.flatten(first), tf.nest.flatten(second), strict=True):
-        one, two = np.asarray(one), np.asarray(two)
-        if one.shape != two.shape:
-            return False
-        finite = np.abs(one[np.isfinite(one)])
-        if not np.allclose(one, two, rtol=0, atol=SAME * finite.max(initial=0.0), equal_nan=True):
-            return False
-    return True
-
-
-def _same_rows(*given: Any) -> bool:
-    """Whether all examples but the first have the same."""
-    return _same(*tf.nest.map_structure(lambda value: value[1:], given))
 
 
 def _assign(weights: Sequence[Any], values: Sequence[np.ndarray]) -> None:

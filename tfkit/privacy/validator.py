@@ -7,7 +7,7 @@ from typing import Any
 
 from tfkit.errors import PrivacyError
 from tfkit.packages import first_line
-from tfkit.privacy import probe
+from tfkit.privacy import probe, trial_values
 from tfkit.privacy.losses import PerExampleLoss, per_example_loss
 from tfkit.privacy.mechanism import Plan
 from tfkit.privacy.probe import some
@@ -84,7 +84,7 @@ def _build(model: keras.Model, example_spec: tf.TensorSpec | None) -> str | None
         )
     try:
         if not model.built:
-            model(tf.zeros([probe.EXAMPLES, *example_spec.shape], example_spec.dtype))
+            model(tf.zeros([trial_values.EXAMPLES, *example_spec.shape], example_spec.dtype))
     except Exception as error:
         return f"It does not take examples of shape {example_spec.shape} ({first_line(error)})."
     return None

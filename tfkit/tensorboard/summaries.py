@@ -10,13 +10,16 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tfkit.errors import CheckError
 from tfkit.evaluation import Evaluation
 from tfkit.tensorboard import figures
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 THRESHOLDS = 201
 
@@ -110,6 +113,29 @@ def write_hparams(logdir: Path, config: Mapping[str, Any], metrics: Mapping[str,
         api.hparams(hparams, trial_id=str(logdir.parent))
         for name, value in metrics.items():
             tf.summary.scalar(name, value, step=0)
+
+
+def best(history: DataFrame) -> dict[str, float]:
+    """The best and the last validation numbers of a training, for the hparams table and for metrics.json.
+
+    Args:
+      history: of a run, a row an epoch, with `val_loss` and perhaps `val_accuracy`.
+
+    Returns:
+      "best/epoch" (from 1, of the lowest validation loss), "best/val_loss", "best/val_accuracy" (of that epoch),
+      "last/val_loss", "last/val_accuracy"; nothing where there is no validation.
+    """
+    if "val_loss" not in history or not history["val_loss"].notna().any():
+        return {}
+    place = int(np.nanargmin(history["val_loss"].to_numpy(float)))
+    found = {"best/epoch": float(history["epoch"].iloc[place]) + 1}
+    for name in ("val_loss", "val_accuracy"):
+        if name in history:
+            found |= {
+                f"best/{name}": float(history[name].iloc[place]),
+                f"last/{name}": float(history[name].iloc[-1]),
+            }
+    return {name: value for name, value in found.items() if math.isfinite(value)}
 
 
 @contextlib.contextmanager

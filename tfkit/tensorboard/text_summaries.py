@@ -28,6 +28,12 @@ def write_texts(logdir: Path, name: str, texts: Sequence[str], *, captions: Sequ
             tf.summary.text(name, "\n".join(["| class | text |", "| --- | --- |", *rows]), step=0)
 
 
+def write_statement(logdir: Path, sentences: Sequence[str]) -> None:
+    """What holds for the privacy of the training, in words, in the text dashboard; an earlier one is replaced."""
+    with event_writer(logdir, kind="privacy") as tf:
+        tf.summary.text("privacy", "\n\n".join(map(_escaped, sentences)), step=0)
+
+
 def write_lengths(logdir: Path, name: str, lengths: np.ndarray) -> None:
     """How long texts are, int [n], in the histograms dashboard."""
     with event_writer(logdir / "texts", kind=name) as tf:
@@ -36,7 +42,10 @@ def write_lengths(logdir: Path, name: str, lengths: np.ndarray) -> None:
 
 def _cell(text: str) -> str:
     """Text of a stranger in a cell of Markdown: nothing in it is markup."""
-    line = printable(text[: 2 * LONGEST], longest=LONGEST)
+    return _escaped(printable(text[: 2 * LONGEST], longest=LONGEST))
+
+
+def _escaped(line: str) -> str:
     for character in ("\\", "|", "`", "*", "_", "[", "]", "<", ">", "#", "~", "!", "$"):
         line = line.replace(character, f"&#{ord(character)};")
     return line

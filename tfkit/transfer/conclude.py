@@ -78,6 +78,12 @@ def conclude(run: Run, classifier: Classifier, splits: Splits, *, show_examples:
     save(run.path / runs.EVALUATION, measured, exhibits)
     tensorboard.write_confusion(run.logdir, measured)
     tensorboard.write_pr_curves(run.logdir, measured)
+    tensorboard.write_roc(run.logdir, measured)
+    history = run.history
+    run.record(tensorboard.best(history))
     tensorboard.write_hparams(run.logdir, run.config, run.metrics)
+    tensorboard.write_layout(run.logdir, map(str, history.columns))
+    if statement := run.read(runs.PRIVACY):
+        tensorboard.write_statement(run.logdir, [statement["in_words"]])
     if show_examples:
         shown.points(run, classifier.test_features, measured, splits)

@@ -66,6 +66,7 @@ def train_light(
         strategy=strategy,
         seed=config.seed,
         cadence=training.cadence(config),
+        profile=config.profile,
         class_weight=training.class_weight(splits, when=config.class_weights, run=run),
     )
     run.record({"time/features_seconds": 0.0, "time/train_seconds": trained.seconds})

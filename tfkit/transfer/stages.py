@@ -66,6 +66,7 @@ def train(
         strategy=strategy or distribute.strategy(config.strategy),
         seed=config.seed,
         cadence=training.cadence(config),
+        profile=config.profile,
         class_weight=training.class_weight(splits, when=config.class_weights, run=run),
     )
     whole = functools.partial(models.whole, backbone, classes, spec=splits.spec)

@@ -58,6 +58,7 @@ def train_all(
         class_weight=training.class_weight(splits, when=config.class_weights, run=run),
         augment=Augmentation.preset(config.augment),
         cadence=training.cadence(config),
+        profile=config.profile,
     )
     run.record({"time/train_seconds": trained.seconds})
     return observe(trained.model, splits)
