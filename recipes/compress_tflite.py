@@ -81,8 +81,7 @@ def closing_lines(run: Run) -> list[str]:
         f"model        {folder / 'model.tflite'}",
         f"try it       python {folder / 'infer.py'} {_tried_on(run)}",
         f"all of them  {folder}",
-        f"report       {run.path / 'report.html'}",
-        f"TensorBoard  tensorboard --logdir {run.path / 'logs'}",
+        *cli.where_to_look(run),
     ]
 
 

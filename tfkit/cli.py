@@ -195,8 +195,15 @@ def closing_lines(run: Run) -> list[str]:
         f"took         {metrics.get('time/total_seconds', float('nan')):.0f} s",
         f"model        {folder / 'saved_model'}",
         f'load it      tf.saved_model.load("{folder / "saved_model"}")({_takes(run)}',
-        f"report       {folder / 'report.html'}",
-        f"TensorBoard  tensorboard --logdir {folder / 'logs'}",
+        *where_to_look(run),
+    ]
+
+
+def where_to_look(run: Run) -> list[str]:
+    """The last lines of every recipe."""
+    return [
+        f"report       {run.path / 'report.html'}",
+        f"TensorBoard  tensorboard --logdir {run.path / 'logs'}",
     ]
 
 

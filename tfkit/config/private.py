@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from tfkit import cluster
 from tfkit.config.devices import StrategyConfig
 from tfkit.errors import ConfigError
 
@@ -68,6 +69,14 @@ class PrivateConfig(StrategyConfig):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ConfigError(f"--{name.replace('_', '-')} is {value}; it must be above 0.")
+        if self.strategy == "parameter_server" or (
+            self.strategy == "auto" and cluster.current().parameter_servers
+        ):
+            raise ConfigError(
+                "Parameter servers do not go together with privacy: their workers take steps whenever they like, on"
+                " weights of any age, and the accountant counts steps that all take together.\n"
+                "  Take --strategy mirrored or multi_worker_mirrored (python -m tfkit launch --workers N)."
+            )
         if not 0 <= self.mean_budget < 1:
             raise ConfigError(
                 f"--mean-budget is {self.mean_budget}; a share from 0 (none) to below 1 is expected."
