@@ -56,7 +56,7 @@ def test_the_paragraph_can_stand_before_a_review_board():
     assert text.startswith("Training was differentially private with epsilon 1.99")
     assert f"odds of {math.exp(said['epsilon']):.3g} to 1" in text
     certainty = 100 * math.exp(said["epsilon"]) / (1 + math.exp(said["epsilon"]))
-    assert f"{certainty:.1f}% sure" in text
+    assert f"{certainty:.2f}% sure" in text
     for words in (
         "1,258 examples",
         "independently",
