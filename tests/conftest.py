@@ -46,6 +46,31 @@ def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_digits(tmp_path_factory.mktemp("data") / "scans", classes=3, each=90, prefix="patient-")
 
 
+# Seconds that each folder's tests may take on two cores that nobody else uses; 20 minutes in two processes.
+BUDGET = {
+    "audit": 100, "compress": 120, "composition": 200, "data": 120, "distribute": 330, "hub": 90, "launch": 70,
+    "lite": 300, "litert": 10, "notebooks": 330, "privacy": 170, "recipes": 400, "report": 40, "schedulers": 130,
+    "search": 10, "tensorboard": 90, "text": 20, "transfer": 90, ".": 350,
+}  # fmt: skip
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """How long each folder took, beside what it may take; not a test: machines differ."""
+    seconds: dict[str, float] = {}
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if hasattr(report, "duration"):
+                parts = Path(report.nodeid.split("::")[0]).parts
+                folder = parts[1] if len(parts) > 2 else "."
+                seconds[folder] = seconds.get(folder, 0.0) + report.duration
+    if sum(seconds.values()) < 60:
+        return
+    terminalreporter.section("seconds by folder, and budget")
+    for folder, took in sorted(seconds.items(), key=lambda item: -item[1]):
+        over = "  over" if took > BUDGET.get(folder, 0) else ""
+        terminalreporter.line(f"{folder:<14} {took:6.0f} {BUDGET.get(folder, 0):6}{over}")
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--screenshots", type=Path, help="a folder for the pictures that the tests of pages take"
