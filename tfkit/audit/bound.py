@@ -26,6 +26,7 @@ class LowerBound:
       guesses: of how many examples it said whether they are members.
       right: how often it was right.
       examples: of how many it could have said it: half of all.
+      confidence: with which the bound holds, 0.95.
     """
 
     epsilon: float

@@ -22,6 +22,7 @@ class Embedded:
     engine: str
     """What computed them: "litert" or "tensorflow"."""
     reason: str
+    """Why this engine, in words."""
     max_relative_difference: float
     """The largest one between LiteRT and TensorFlow on some texts; 0 where only TensorFlow computed."""
     cut: int

@@ -74,7 +74,9 @@ class Choice:
     """The variant that was chosen, if any, and why, in a sentence."""
 
     chosen: Variant | None
+    """None where no variant keeps to the gates."""
     verdict: str
+    """The choice in a sentence, with size, accuracy and time."""
 
 
 def choose(variants: Sequence[Variant], gates: Gates) -> Choice:

@@ -25,6 +25,7 @@ class Document:
     name: str
     """The path of a file below its folder, or "mails.csv:17"."""
     text: str
+    """All of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
