@@ -23,7 +23,7 @@ def test_it_says_what_each_step_cost(execute):
     assert list(steps["cost in points"].iloc[1:]) == pytest.approx(lost, abs=0.051)
     assert measured[0] > 0.9
     assert measured[1] > 0.75  # privacy costs, but does not ruin
-    assert measured[2] > measured[1] - 0.03
+    assert measured[2] > measured[1] - 0.05
     zeros = {
         variant["name"]: variant["sparsity"] for variant in private.read("tflite/variants.json")["variants"]
     }
