@@ -1,0 +1,109 @@
+"""Numbers as a person reads them, and a run in a few sentences."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from tfkit.report.facts import Facts
+
+NOT_PRIVATE = (
+    "Trained without differential privacy: the model may give away whether a given example was among those it was"
+    " trained on."
+)
+
+
+def number(value: Any) -> Any:
+    """Numbers with separators and four digits; all else as it is.
+
+    >>> number(4694024), number(0.123456), number("as it is")
+    ('4,694,024', '0.1235', 'as it is')
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return value
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
+
+
+def share(value: float | None) -> str:
+    """A part of one in percent.
+
+    >>> share(0.98265), share(None)
+    ('98.3 %', '–')
+    """
+    return "–" if value is None else f"{100 * value:.1f} %"
+
+
+def summary(facts: Facts) -> dict[str, str]:
+    """The run in a few sentences: what was trained on what, how good it is, how private, and what was chosen.
+
+    Returns:
+      Heading to sentences; strangers' words are in them as they are.
+    """
+    told = {
+        "What it is": _what(facts),
+        "How good": _how_good(facts),
+        "Privacy": _how_private(facts),
+        "Audit": facts.audit.get("verdict", ""),
+        "On a device": _on_a_device(facts),
+    }
+    return {heading: sentence for heading, sentence in told.items() if sentence}
+
+
+def _what(facts: Facts) -> str:
+    origin, handle = facts.data.get("origin"), facts.model.get("handle")
+    known = facts.measured.class_names if facts.measured else range(facts.data.get("classes", 0))
+    kind = {"images": "A classifier of images", "texts": "A classifier of texts"}.get(
+        facts.things, "A classifier"
+    )
+    if "documents" in facts.data:
+        kind = f"A search index of {number(facts.data['documents'])} documents"
+    elif known:
+        kind += f" with {number(len(known))} classes"
+    elif not origin:
+        return ""
+    based = f", based on {handle}" if handle else ""
+    made = f", made of {origin}" if "documents" in facts.data else f", trained on {origin}" if origin else ""
+    sizes = ", ".join(f"{number(size)} {split}" for split, size in facts.split_sizes.items())
+    total = f" ({number(sum(facts.split_sizes.values()))} {facts.things}: {sizes})" if sizes else ""
+    return f"{kind}{based}{made}{total}."
+
+
+def _how_good(facts: Facts) -> str:
+    measured = facts.measured
+    if measured is None:
+        return ""
+    low, high = measured.accuracy_interval
+    told = (
+        f"{share(measured.accuracy)} of {number(len(measured.labels))} test {facts.things} are classified right;"
+        f" on new {facts.things} of the same kind expect {share(low)} to {share(high)} (95 % interval)."
+    )
+    recall = measured.recall
+    if np.isfinite(recall).sum() > 1:
+        worst = int(np.nanargmin(recall))
+        told += f" Found least: {measured.class_names[worst]!s}, {share(float(recall[worst]))} of its"
+        told += f" {number(int(measured.counts[worst]))}."
+    return told
+
+
+def _how_private(facts: Facts) -> str:
+    privacy = facts.privacy
+    if not privacy:
+        return NOT_PRIVATE if facts.measured or facts.model else ""
+    epsilon = privacy.get("epsilon")
+    if not privacy.get("private") or epsilon is None:
+        return "NOT PRIVATE: training was to be differentially private, and is not; the statement says why."
+    return (
+        f"Training was differentially private with epsilon {epsilon:.4g} at delta {privacy['delta']:.3g}, for"
+        f" {privacy['neighbouring_relation']}."
+    )
+
+
+def _on_a_device(facts: Facts) -> str:
+    verdict, chosen = str(facts.lite.get("verdict", "")), facts.chosen
+    if chosen is None:
+        return verdict
+    quality = f", accuracy {share(chosen['accuracy'])}" if chosen["accuracy"] is not None else ""
+    size = f"Chosen: {chosen['name']}, {number(chosen['size_bytes'] // 1000)} kB{quality}."
+    return f"{size} {verdict}"
