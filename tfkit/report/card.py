@@ -32,7 +32,7 @@ def content(facts: Facts) -> dict[str, Any]:
     """What the card shows, in HTML and in Markdown."""
     packages = facts.versions.get("packages", {})
     model = dict(facts.model)
-    if model and not model.get("licence"):
+    if "digest" in model and not model.get("licence"):
         model["licence"] = "not known: its publisher's page names it"
     return {
         "facts": facts,
@@ -59,8 +59,12 @@ def content(facts: Facts) -> dict[str, Any]:
 
 
 def named(values: dict[str, Any]) -> dict[str, Any]:
-    """The names of provenance.json in a reader's words."""
-    return {NAMES.get(name, name.replace("_", " ")): value for name, value in values.items()}
+    """The names of provenance.json in a reader's words, without what is empty."""
+    return {
+        NAMES.get(name, name.replace("_", " ")): value
+        for name, value in values.items()
+        if value not in (None, "", [])
+    }
 
 
 def write(facts: Facts) -> Path:

@@ -7,7 +7,7 @@ import re
 from tfkit.tensorboard.figures import printable
 
 _MARKUP = str.maketrans({"\\": "&#92;", "|": "&#124;", **{mark: f"\\{mark}" for mark in "`*_[]<>~&$"}})
-_AT_BEGIN = re.compile(r"^(\d*)([-+#=:!.)])")
+_AT_BEGIN = re.compile(r"^(\d*)([-+.)](?=\s|[-+]|$)|[#=:])")
 _LINKED = re.compile(r"(?<=:)(?=//)|(?<=www)(?=\.)|(?<=@)|(?<=mailto)(?=:)|(?<=xmpp)(?=:)", re.IGNORECASE)
 
 

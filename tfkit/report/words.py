@@ -46,7 +46,7 @@ def summary(facts: Facts) -> dict[str, str]:
         "How good": _how_good(facts),
         "Privacy": _how_private(facts),
         "Audit": facts.audit.get("verdict", ""),
-        "On a device": _on_a_device(facts),
+        "On a device": facts.lite.get("verdict", ""),
     }
     return {heading: sentence for heading, sentence in told.items() if sentence}
 
@@ -63,7 +63,7 @@ def _what(facts: Facts) -> str:
         kind += f" with {number(len(known))} classes"
     elif not origin:
         return ""
-    based = f", based on {handle}" if handle else ""
+    based = f", based on {handle}" if "digest" in facts.model else f", {handle}" if handle else ""
     made = f", made of {origin}" if "documents" in facts.data else f", trained on {origin}" if origin else ""
     sizes = ", ".join(f"{number(size)} {split}" for split, size in facts.split_sizes.items())
     total = f" ({number(sum(facts.split_sizes.values()))} {facts.things}: {sizes})" if sizes else ""
@@ -80,9 +80,9 @@ def _how_good(facts: Facts) -> str:
         f" on new {facts.things} of the same kind expect {share(low)} to {share(high)} (95 % interval)."
     )
     recall = measured.recall
-    if np.isfinite(recall).sum() > 1:
+    if np.nanmin(recall) < 1 and len(recall) > 1:
         worst = int(np.nanargmin(recall))
-        told += f" Found least: {measured.class_names[worst]!s}, {share(float(recall[worst]))} of its"
+        told += f" Found least: {measured.class_names[worst]}, {share(float(recall[worst]))} of its"
         told += f" {number(int(measured.counts[worst]))}."
     return told
 
@@ -98,12 +98,3 @@ def _how_private(facts: Facts) -> str:
         f"Training was differentially private with epsilon {epsilon:.4g} at delta {privacy['delta']:.3g}, for"
         f" {privacy['neighbouring_relation']}."
     )
-
-
-def _on_a_device(facts: Facts) -> str:
-    verdict, chosen = str(facts.lite.get("verdict", "")), facts.chosen
-    if chosen is None:
-        return verdict
-    quality = f", accuracy {share(chosen['accuracy'])}" if chosen["accuracy"] is not None else ""
-    size = f"Chosen: {chosen['name']}, {number(chosen['size_bytes'] // 1000)} kB{quality}."
-    return f"{size} {verdict}"
