@@ -84,7 +84,9 @@ def full_run(path, *, smoothing=1.0, config=None, **changed):
             for epoch, stage in enumerate(stages)
         ]
     )  # fmt: skip
-    counts = {split: dict.fromkeys("0123456789", 30) for split in ("train", "validation", "test")}
+    # A name that is no Unicode cannot come into a JSON file.
+    names = [name.replace("\udcff", "") for name in CLASSES]
+    counts = {split: dict.fromkeys(names, 30) for split in ("train", "validation", "test")}
     run.provenance = {
         "data": {
             "origin": HOSTILE, "fingerprint": "f", "division": "d", "counts": counts,

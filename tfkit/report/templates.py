@@ -9,6 +9,8 @@ from typing import Any
 from tfkit.report import words
 from tfkit.tensorboard.figures import printable
 
+LONGEST = 90
+
 
 def render(name: str, content: Mapping[str, Any]) -> str:
     """A page of the template of that name in this folder."""
@@ -26,7 +28,7 @@ def render(name: str, content: Mapping[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(number=words.number, share=words.share, verbatim=verbatim)
+    environment.filters.update(number=words.number, share=words.share, verbatim=verbatim, cut=cut)
     return environment.get_template(name).render(content)
 
 
@@ -35,3 +37,8 @@ def verbatim(line: str) -> Any:
     from markupsafe import Markup
 
     return Markup.escape(line.encode(errors="replace").decode())
+
+
+def cut(name: str) -> str:
+    """A name that may be longer than anybody reads; the card has all of it."""
+    return printable(name, longest=LONGEST)
