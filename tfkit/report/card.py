@@ -81,7 +81,12 @@ def write(facts: Facts) -> Path:
         keep_trailing_newline=True,
     )
     environment.filters.update(
-        code=markdown.code, block=markdown.block, number=words.number, share=words.share, plain=_plain
+        code=markdown.code,
+        block=markdown.block,
+        number=words.number,
+        share=words.share,
+        kilobytes=words.kilobytes,
+        plain=_plain,
     )
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     path = facts.path / claim.MODEL_CARD

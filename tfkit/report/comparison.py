@@ -16,7 +16,7 @@ from tfkit.report import facts as known
 from tfkit.report.facts import Facts
 from tfkit.report.overlays import overlaid
 from tfkit.report.templates import render
-from tfkit.report.words import share
+from tfkit.report.words import kilobytes, share
 from tfkit.run import Run
 
 CLASSES_SHOWN = 60
@@ -93,7 +93,7 @@ def _overview(all_facts: Sequence[Facts]) -> Rows:
         "backbone": lambda facts: facts.model.get("handle"),
         "epsilon": lambda facts: _epsilon(facts.privacy),
         "best TFLite variant": lambda facts: facts.chosen and facts.chosen["name"],
-        "its size, kB": lambda facts: facts.chosen and facts.chosen["size_bytes"] // 1000,
+        "its size, kB": lambda facts: facts.chosen and kilobytes(facts.chosen["size_bytes"]),
         "its accuracy": lambda facts: (
             share(facts.chosen["accuracy"]) if facts.chosen and facts.chosen["accuracy"] is not None else None
         ),

@@ -28,7 +28,9 @@ def render(name: str, content: Mapping[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(number=words.number, share=words.share, verbatim=verbatim, cut=cut)
+    environment.filters.update(
+        number=words.number, share=words.share, kilobytes=words.kilobytes, verbatim=verbatim, cut=cut
+    )
     return environment.get_template(name).render(content)
 
 

@@ -35,6 +35,15 @@ def share(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.1f} %"
 
 
+def kilobytes(size: int) -> str:
+    """Bytes in units of 1,000, as the table of variants prints them.
+
+    >>> kilobytes(3968552)
+    '3,969'
+    """
+    return f"{size / 1000:,.0f}"
+
+
 def summary(facts: Facts) -> dict[str, str]:
     """The run in a few sentences: what was trained on what, how good it is, how private, and what was chosen.
 
