@@ -86,7 +86,7 @@ def closing_lines(run: Run) -> list[str]:
         found["verdict"],
         *([found["exposure"]["verdict"]] if found["exposure"] else []),
         f"audit        {run.path / 'audit.json'}",
-        f"report       {run.path / 'report.html'}",
+        *cli.where_to_look(run),
     ]
 
 

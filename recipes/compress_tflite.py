@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from recipes.made_by import config_of
-from tfkit import cli
+from tfkit import cli, process
 from tfkit import run as runs
 from tfkit.config import as_dict, run_dir
 from tfkit.errors import CheckError
@@ -45,11 +45,13 @@ def run(config: Config) -> Run:
     with _destination(config) as run:
         if config.from_run is not None:
             origin = Run.open(config.from_run)
-            its_config = config_of(origin, instead="tfkit.lite.compare(model, inputs=..., labels=...)")
+            its_config = config_of(
+                origin, instead="tfkit.lite.compare(model, inputs=..., labels=...)", also_distributed=True
+            )
             choice = job.from_run(run, origin, its_config, config)
         else:
             choice = job.from_saved_model(run, config)
-        print(table(run))
+        process.say(table(run))
         report.write_report(run)
     if choice.chosen is None:
         raise CheckError(f"{choice.verdict}\n  All of them are in {run.path / runs.TFLITE}.")
@@ -79,8 +81,7 @@ def closing_lines(run: Run) -> list[str]:
         f"model        {folder / 'model.tflite'}",
         f"try it       python {folder / 'infer.py'} {_tried_on(run)}",
         f"all of them  {folder}",
-        f"report       {run.path / 'report.html'}",
-        f"TensorBoard  tensorboard --logdir {run.path / 'logs'}",
+        *cli.where_to_look(run),
     ]
 
 

@@ -8,23 +8,26 @@ from tfkit.errors import RunError
 from tfkit.run import Run
 
 
-def config_of(run: Run, *, instead: str) -> DataConfig:
+def config_of(run: Run, *, instead: str, also_distributed: bool = False) -> DataConfig:
     """The settings of the recipe that made the run.
 
     Args:
       run: of a recipe.
       instead: the call of Python that does the job for other runs.
+      also_distributed: whether a run of `train_distributed` will do.
 
     Raises:
       RunError: none of these recipes made it.
     """
-    from recipes import train_private, transfer_image, transfer_text
+    from recipes import train_distributed, train_private, transfer_image, transfer_text
 
     config_classes: dict[str, type[DataConfig]] = {
         "transfer_image": transfer_image.Config,
         "transfer_text": transfer_text.Config,
         "train_private": train_private.Config,
     }
+    if also_distributed:
+        config_classes["train_distributed"] = train_distributed.Config
     recipe = run.provenance.get("recipe", {}).get("name")
     if recipe not in config_classes:
         raise RunError(

@@ -113,8 +113,7 @@ def closing_lines(run: Run) -> list[str]:
         f"index        {index}",
         f"ask more     python -m recipes.search_text --run-dir {run.path} --query ...",
         f'in Python    tfkit.search.Index.open("{index}").query("...")',
-        f"report       {run.path / 'report.html'}",
-        f"TensorBoard  tensorboard --logdir {run.path / 'logs'}   # the Projector shows all passages",
+        *cli.where_to_look(run),
     ]
 
 

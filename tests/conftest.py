@@ -13,15 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-# Before anything of tfkit looks: the tests neither read nor fill the user's cache.
-_CACHE = tempfile.TemporaryDirectory(prefix="tfkit-tests-")
-os.environ["TFKIT_CACHE"] = _CACHE.name
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _cache() -> Iterator[Path]:
-    yield Path(_CACHE.name)
-    _CACHE.cleanup()
+# Before anything of tfkit looks: the tests neither read nor fill the user's cache. Their processes share one.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    _CACHE = tempfile.TemporaryDirectory(prefix="tfkit-tests-")
+    os.environ["TFKIT_CACHE"] = _CACHE.name
 
 
 def write_digits(folder: Path, *, classes: int, each: int, side: int = 24, prefix: str = "") -> Path:
@@ -49,6 +44,31 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three classes of 90 real images whose file names are nobody's business."""
     return write_digits(tmp_path_factory.mktemp("data") / "scans", classes=3, each=90, prefix="patient-")
+
+
+# Seconds that each folder's tests may take on two cores that nobody else uses; 20 minutes in two processes.
+BUDGET = {
+    "audit": 100, "compress": 120, "composition": 200, "data": 120, "distribute": 330, "hub": 90, "launch": 70,
+    "lite": 300, "litert": 10, "notebooks": 330, "privacy": 170, "recipes": 400, "report": 40, "schedulers": 130,
+    "search": 10, "tensorboard": 90, "text": 20, "transfer": 90, ".": 350,
+}  # fmt: skip
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """How long each folder took, beside what it may take; not a test: machines differ."""
+    seconds: dict[str, float] = {}
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if hasattr(report, "duration"):
+                parts = Path(report.nodeid.split("::")[0]).parts
+                folder = parts[1] if len(parts) > 2 else "."
+                seconds[folder] = seconds.get(folder, 0.0) + report.duration
+    if sum(seconds.values()) < 60:
+        return
+    terminalreporter.section("seconds by folder, and budget")
+    for folder, took in sorted(seconds.items(), key=lambda item: -item[1]):
+        over = "  over" if took > BUDGET.get(folder, 0) else ""
+        terminalreporter.line(f"{folder:<14} {took:6.0f} {BUDGET.get(folder, 0):6}{over}")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

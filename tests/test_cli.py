@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import errno
+import io
+import json
+import subprocess
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
-from tfkit import cli
+from recipes import train_distributed
+from tfkit import cli, process
 from tfkit.config import RecipeConfig
 from tfkit.errors import CheckError, DataError
 from tfkit.run import Run
+
+ROOT = Path(__file__).parents[1]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,3 +84,107 @@ def test_success_ends_with_six_lines(tmp_path, capsys):
 @pytest.mark.parametrize(("arguments", "code"), [(["--epochs", "many"], 2), (["--help"], 0)])
 def test_words_that_the_parser_answers(arguments, code, capsys):
     assert end(raising(AssertionError), *arguments, capsys=capsys)[0] == code
+
+
+def talking(folder):
+    """A job that says what it does, and starts another program that does too."""
+
+    def run(config):
+        run = Run.create(folder, config={}, overwrite=True)
+        run.note("One decision.")
+        subprocess.run(["sh", "-c", "echo from a child"], check=True)
+        process.say(f"{process.watched()} {process.talks()}")
+        run.record({"test/accuracy": 0.5, "test/examples": 2, "time/total_seconds": 1.0})
+        return run
+
+    return run
+
+
+def test_a_program_gets_one_object_and_nothing_else(tmp_path, capfd):
+    code, printed = end(talking(tmp_path / "run"), "--json", capsys=capfd)
+    assert code == 0
+    said = json.loads(printed.out)
+    assert said["run_dir"] == str(tmp_path / "run")
+    assert said["exit_code"] == 0
+    assert said["metrics"]["test/accuracy"] == 0.5
+    assert said["files"]["metrics.json"] == str(tmp_path / "run" / "metrics.json")
+    assert all(Path(path).exists() for path in said["files"].values())
+    assert "One decision." in printed.err
+    assert "from a child" in printed.err
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "kind"),
+    [(DataError("empty"), 2, "DataError"), (CheckError("differs"), 1, "CheckError"),
+     (KeyboardInterrupt(), 3, "KeyboardInterrupt"), (ZeroDivisionError("x"), 1, "ZeroDivisionError")],
+)  # fmt: skip
+def test_a_program_gets_errors_too(error, code, kind, capfd):
+    found, printed = end(raising(error), "--json", capsys=capfd)
+    said = json.loads(printed.out)
+    assert (found, said["exit_code"], said["kind"]) == (code, code, kind)
+    assert said["error"]
+    assert not printed.err
+
+
+def test_a_program_that_gives_wrong_words_gets_an_error(capfd):
+    code, printed = end(raising(AssertionError), "--json", "--epoch", "3", capsys=capfd)
+    assert (code, json.loads(printed.out)["exit_code"]) == (2, 2)
+    assert "did you mean --epochs?" in json.loads(printed.out)["error"]
+
+
+def test_quiet_leaves_the_closing_lines_and_the_notes_in_the_folder(tmp_path, capsys):
+    code, printed = end(talking(tmp_path / "run"), "--quiet", capsys=capsys)
+    assert code == 0
+    run = Run.open(tmp_path / "run")
+    assert printed.out.splitlines() == cli.closing_lines(run)
+    assert run.notes == ["One decision."]
+    assert process.talks()
+
+
+def test_progress_is_drawn_where_it_is_seen(monkeypatch):
+    """Keras draws on stdout, which may be a file where stderr is a terminal."""
+    assert not process.watched(io.StringIO())
+    monkeypatch.setattr("sys.stderr", Terminal())
+    assert process.watched()
+    assert not process.watched(io.StringIO())
+    with process.hushed():
+        assert not process.watched(Terminal())
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_of_several_workers_one_says_what_is_wrong_with_the_words():
+    """All of them read the same ones; none of them starts TensorFlow."""
+    words = ["-m", "tfkit", "launch", "--workers", "3", "--", "-m", "recipes.transfer_image", "--epoch", "3"]
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    assert done.returncode == 2
+    assert (done.stdout + done.stderr).count("--help lists all flags") == 1
+
+
+@pytest.mark.slow
+def test_a_recipe_talks_to_programs_and_to_files(photos, tmp_path, capsys):
+    asked = [
+        "--data-dir",
+        str(photos),
+        "--run-dir",
+        str(tmp_path / "run"),
+        "--epochs",
+        "1",
+        "--image-size",
+        "16",
+    ]
+    program = [sys.executable, "-m", "recipes.train_distributed", *asked, "--json"]
+    done = subprocess.run(program, capture_output=True, cwd=ROOT, timeout=240)
+    assert done.returncode == 0, done.stderr[-2000:]
+    said = json.loads(done.stdout)
+    assert said["metrics"]["test/examples"] > 0
+    assert Path(said["files"]["report.html"]).is_file()
+    assert done.stderr.count(b"val_accuracy") == 1
+    assert not set(b"\r\b\x1b") & set(done.stderr)
+    # The same again does nothing, and quietly says how it had ended.
+    with pytest.raises(SystemExit):
+        cli.main(train_distributed.Config, train_distributed.run, [*asked, "--quiet"])
+    assert capsys.readouterr().out.splitlines() == cli.closing_lines(Run.open(tmp_path / "run"))

@@ -1,10 +1,12 @@
 """The floors of the house, as import-linter holds them (pyproject.toml): they hold, and a breach is seen."""
 
+import graphlib
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import grimp
 import pytest
 
 REPO = Path(__file__).parents[1]
@@ -18,6 +20,14 @@ def lint(folder: Path) -> subprocess.CompletedProcess[str]:
 def test_nothing_imports_from_a_higher_floor():
     done = lint(REPO)
     assert done.returncode == 0, done.stdout
+
+
+def test_no_module_imports_one_that_imports_it():
+    """Imports within functions count too; those for type checkers do not."""
+    graph = grimp.build_graph("tfkit", "recipes", exclude_type_checking_imports=True)
+    imports = {name: graph.find_modules_directly_imported_by(name) - {name} for name in graph.modules}
+    assert len(imports) > 200
+    graphlib.TopologicalSorter(imports).prepare()  # raises CycleError, with the cycle
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,10 @@
 """python -m tfkit: the commands answer, and what is wrong is a sentence."""
 
+import json
+import re
+import subprocess
+import sys
+
 import pytest
 
 from tfkit.__main__ import main
@@ -28,7 +33,40 @@ def test_report_writes_finished_runs_and_refuses_others(tmp_path, capsys):
     assert main(["report", str(tmp_path)]) == 2
 
 
-def test_a_command_is_required():
-    with pytest.raises(SystemExit) as exit_:
-        main([])
-    assert exit_.value.code == 2
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "required: COMMAND"),
+        (["docto"], "did you mean doctor?"),
+        (["models", "--jso"], "unrecognized arguments: --jso"),
+        (["launch", "--worker", "2"], "--worker"),
+        (["report", "nowhere"], "holds no run"),
+    ],
+)
+def test_wrong_words_end_with_2_and_a_sentence(words, said, capsys):
+    assert main(words) == 2
+    printed = capsys.readouterr()
+    assert said in printed.err
+    assert re.match(r"\w+Error: ", printed.err)
+    assert not printed.out
+
+
+def test_models_for_programs(capsys):
+    assert main(["models", "--json"]) == 0
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    assert set(rows) == {row.name for row in (*known.table(), *known_text.table())}
+    assert rows["efficientnet-lite0"]["licence"] == "Apache-2.0"
+
+
+def test_who_reads_no_further_is_no_error():
+    """As in `python -m tfkit models | head -1`."""
+    program = [sys.executable, "-m", "tfkit", "models", "--json"]
+    with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+
+
+def test_help_says_what_the_exit_codes_mean(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert "3 interrupted" in capsys.readouterr().out

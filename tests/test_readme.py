@@ -27,6 +27,7 @@ ELSEWHERE = {
     "--hosts": "tests/launch/test_launcher.py",
     "srun": "tests/schedulers/test_slurm.py",
     "--engine ray": "tests/schedulers/test_ray_engine.py",
+    "tfkit doctor": "tests/test_doctor.py",
     "benchmarks/": "takes from 3 to 60 minutes",
     "pip install": "needs an empty environment",
     ".ci/run": "it runs this",
@@ -58,7 +59,7 @@ def folder(tmp_path_factory) -> Path:
     photo = next((folder / "photos" / "digit 1").iterdir())
     for name in ("photo.jpg", "some.jpg"):
         shutil.copy(photo, folder / name)
-    write_mails(folder / "mails.csv", count=120)
+    write_mails(folder / "mails.csv", count=60)
     for kind, text in {"good": "I would buy it again", "bad": "It broke after a day"}.items():
         (folder / "reviews" / kind).mkdir(parents=True)
         for number in range(20):

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import json
+import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from tfkit import cli
 from tfkit.errors import TfkitError
 from tfkit.schedulers import manifests
 
@@ -14,11 +18,23 @@ if TYPE_CHECKING:
     from tfkit.hub.known import Known
     from tfkit.hub.known_text import KnownText
 
+_EPILOG = f"""
+examples:
+  python -m tfkit doctor
+  python -m tfkit launch --workers 2 -- -m recipes.transfer_image --data-dir photos/ --run-dir runs/photos
+  python -m tfkit report runs/photos
+
+{cli.EXIT_CODES}
+"""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tfkit", description="TensorFlow recipes that work together."
+    parser = cli.Parser(
+        prog="python -m tfkit",
+        description="TensorFlow recipes that work together.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -29,6 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     doctor.set_defaults(run=_doctor)
 
     models = commands.add_parser("models", help="list the models that are bundled or well known")
+    models.add_argument("--json", action="store_true", help="print all of it as JSON")
     models.set_defaults(run=_models)
 
     report = commands.add_parser(
@@ -47,14 +64,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands.add_parser("launch", help="run a program in several processes that train together")
 
     words = sys.argv[1:] if arguments is None else list(arguments)
-    # It has a parser of its own: what follows its two dashes is another program's.
-    chosen = argparse.Namespace(run=_launch) if words[:1] == ["launch"] else parser.parse_args(words)
-    chosen.words = getattr(chosen, "words", words)
     try:
+        # It has a parser of its own: what follows its two dashes is another program's.
+        chosen = argparse.Namespace(run=_launch) if words[:1] == ["launch"] else parser.parse_args(words)
+        chosen.words = getattr(chosen, "words", words)
         return int(chosen.run(chosen))
-    except TfkitError as err:
-        print(f"{type(err).__name__}: {err}", file=sys.stderr)
-        return err.exit_code
+    except BrokenPipeError:
+        # Whoever read it has seen enough: `... | head`. Python would complain once more as it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (TfkitError, OSError, KeyboardInterrupt) as error:
+        print(cli.explain(error), file=sys.stderr)
+        return cli.exit_code(error)
 
 
 def _doctor(chosen: argparse.Namespace) -> int:
@@ -66,6 +87,10 @@ def _doctor(chosen: argparse.Namespace) -> int:
 def _models(chosen: argparse.Namespace) -> int:
     from tfkit.hub import known, known_text
 
+    if chosen.json:
+        rows: list[Known | KnownText] = [*known.table(), *known_text.table()]
+        print(json.dumps([dataclasses.asdict(row) for row in rows], indent=2))
+        return 0
     print(f"{'name':<38} {'task':<15} {'pixels':>6} {'parameters':>10}  licence")
     for model in known.table():
         _show(model, size=str(model.image_size), note=model.note)

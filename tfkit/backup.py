@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -100,7 +101,7 @@ class Backup(keras.callbacks.Callback):
             checkpoint=checkpoint,
             together=self._together,
             scratch=self._run.path,
-            warn=self._run.note,
+            warn=self._run.warn,
         )
         found = self._states.restore()
         if found is None:
@@ -207,7 +208,11 @@ class Backup(keras.callbacks.Callback):
         except (OSError, tf.errors.OpError) as error:
             if finished or self._stop.requested:
                 raise
-            print(f"A backup failed ({str(error).splitlines()[0]}); training goes on.", flush=True)
+            print(
+                f"A backup failed ({str(error).splitlines()[0]}); training goes on.",
+                file=sys.stderr,
+                flush=True,
+            )
         # A failed one is tried again after the whole interval, and not after every step.
         self._saved_at = now
 

@@ -6,23 +6,48 @@ Exit codes: 0 done, 1 a check failed or something unexpected happened, 2 what wa
 
 from __future__ import annotations
 
+import argparse
+import contextlib
+import difflib
 import inspect
+import json
 import os
+import re
 import signal
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
-from tfkit import cluster, pulse, stopping
+from tfkit import cluster, process, pulse, stopping
 from tfkit import config as configs
-from tfkit.errors import TfkitError
+from tfkit.errors import ConfigError, TfkitError
 from tfkit.run import Run
 
 INTERRUPTED = 3
 PEER_LOST = 4
 
+EXIT_CODES = configs.EXIT_CODES
+
 C = TypeVar("C", bound=configs.RecipeConfig)
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose errors go the way of all others."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**{"allow_abbrev": False, **settings})
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong with the words.
+
+        Raises:
+          ConfigError: always.
+        """
+        wrong = re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message)
+        near = difflib.get_close_matches(wrong[1], re.findall(r"[\w-]+", wrong[2]), n=1) if wrong else []
+        message += f"; did you mean {near[0]}?" if near else ""
+        raise ConfigError(f"{message}\n  {self.prog} --help explains all of it.")
 
 
 def main(
@@ -45,33 +70,102 @@ def main(
     pulse.start()
     # Outside of training, which saves first, a scheduler's SIGTERM is what Ctrl-C is.
     signal.signal(signal.SIGTERM, stopping.interrupt)
+    read = False
     try:
         spec = getattr(module, "__spec__", None)
         prog = f"python -m {spec.name}" if spec else config_class.__module__
         config = configs.parse(config_class, words, prog=prog, description=inspect.getdoc(module) or "")
-        done = run(config)
+        read = True
+        with contextlib.ExitStack() as voice:
+            if config.json:
+                voice.enter_context(process.stdout_for_programs())
+            if config.quiet:
+                voice.enter_context(process.hushed())
+            done = run(config)
         if done.is_chief:
-            print("\n".join((closing or closing_lines)(done)))
+            print(as_json(done) if config.json else "\n".join((closing or closing_lines)(done)))
     except KeyboardInterrupt as interrupted:
-        where = f" ({interrupted})" if str(interrupted) else ""
-        print(f"\nInterrupted{where}. The same command goes on from the last backup.", file=sys.stderr)
+        _say_error(interrupted, words)
         _leave(INTERRUPTED)
     except Exception as error:
         if cluster.is_loss_of_peer(error):
-            print(f"Another worker is gone ({_first_line(error)}); this one ends.", file=sys.stderr)
+            _say_error(
+                error, words, f"Another worker is gone ({_first_line(error)}); this one ends.", PEER_LOST
+            )
             _leave(PEER_LOST)
         if isinstance(error, TfkitError) or _disk_is_full(error):
             pulse.give_up(_first_line(error))
         if "--debug" in words:
             raise
-        print(_explain(error), file=sys.stderr)
-        _leave(error.exit_code if isinstance(error, TfkitError) else 1)
+        # All workers read the same words: the first one says what is wrong with them.
+        if read or _is_first():
+            _say_error(error, words)
+        _leave(exit_code(error))
     _leave(0)
+
+
+def exit_code(error: BaseException) -> int:
+    """What a program ends with."""
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED
+    return error.exit_code if isinstance(error, TfkitError) else 1
+
+
+def explain(error: BaseException) -> str:
+    """An error as every command of tfkit says it."""
+    if isinstance(error, KeyboardInterrupt):
+        where = f" ({error})" if str(error) else ""
+        return f"Interrupted{where}. The same command goes on from the last backup."
+    if isinstance(error, TfkitError):
+        return f"{type(error).__name__}: {error}"
+    if _disk_is_full(error):
+        return "The disk is full. Nothing that was whole is lost: free some space and give the same command again."
+    if isinstance(error, OSError) and error.filename:
+        return f"{type(error).__name__}: {error.strerror}: {error.filename}\n  (--debug shows where)"
+    first = textwrap.shorten(str(error) or repr(error), 600)
+    return f"Unexpected {type(error).__name__}: {first}\n  tfkit did not foresee this: --debug shows where it arose."
+
+
+def as_json(run: Run) -> str:
+    """How a run ended, as a program reads it: one JSON object on one line.
+
+    Returns:
+      run_dir, metrics (flat names to numbers), files (names in the run folder to paths) and exit_code, 0.
+    """
+    files = {path.name: str(path) for path in sorted(run.path.iterdir()) if not path.name.startswith(".")}
+    return json.dumps({"run_dir": str(run.path), "metrics": run.metrics, "files": files, "exit_code": 0})
+
+
+def _say_error(
+    error: BaseException, words: Sequence[str], said: str | None = None, code: int | None = None
+) -> None:
+    """To stderr; to programs that asked for it, on stdout."""
+    said = said or explain(error)
+    if "--json" in words:
+        kind = type(error).__name__
+        print(
+            json.dumps({"error": said, "kind": kind, "exit_code": exit_code(error) if code is None else code})
+        )
+    else:
+        # Ctrl-C stands at the beginning of its line.
+        print(f"\n{said}" if isinstance(error, KeyboardInterrupt) else said, file=sys.stderr)
+
+
+def _is_first() -> bool:
+    """Whether this process is alone, or the chief of several; also where TF_CONFIG cannot be understood."""
+    try:
+        return cluster.current().is_chief
+    except TfkitError:
+        return True
 
 
 def _leave(code: int) -> NoReturn:
     """End the process; as one of several workers at once: TensorFlow would wait for the others at its exit."""
-    if cluster.current().size > 1:
+    try:
+        several = cluster.current().size > 1
+    except TfkitError:
+        several = False
+    if several:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
@@ -84,7 +178,7 @@ def _first_line(error: BaseException) -> str:
     return textwrap.shorten(told[0], 300) if told else repr(error)
 
 
-def _disk_is_full(error: Exception) -> bool:
+def _disk_is_full(error: BaseException) -> bool:
     return "No space left on device" in str(error)
 
 
@@ -101,8 +195,15 @@ def closing_lines(run: Run) -> list[str]:
         f"took         {metrics.get('time/total_seconds', float('nan')):.0f} s",
         f"model        {folder / 'saved_model'}",
         f'load it      tf.saved_model.load("{folder / "saved_model"}")({_takes(run)}',
-        f"report       {folder / 'report.html'}",
-        f"TensorBoard  tensorboard --logdir {folder / 'logs'}",
+        *where_to_look(run),
+    ]
+
+
+def where_to_look(run: Run) -> list[str]:
+    """The last lines of every recipe."""
+    return [
+        f"report       {run.path / 'report.html'}",
+        f"TensorBoard  tensorboard --logdir {run.path / 'logs'}",
     ]
 
 
@@ -127,14 +228,3 @@ def _privacy_line(metrics: dict[str, float]) -> list[str]:
     epsilon = metrics.get("privacy/epsilon")
     spent = "none" if epsilon is None else f"epsilon {epsilon:.3g}, delta {metrics['privacy/delta']:.3g}"
     return [f"privacy      {spent}   # in words: report.html, privacy.json"]
-
-
-def _explain(error: Exception) -> str:
-    if isinstance(error, TfkitError):
-        return f"{type(error).__name__}: {error}"
-    if _disk_is_full(error):
-        return "The disk is full. Nothing that was whole is lost: free some space and give the same command again."
-    if isinstance(error, OSError) and error.filename:
-        return f"{type(error).__name__}: {error.strerror}: {error.filename}\n  (--debug shows where)"
-    first = textwrap.shorten(str(error) or repr(error), 600)
-    return f"Unexpected {type(error).__name__}: {first}\n  tfkit did not foresee this: --debug shows where it arose."

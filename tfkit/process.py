@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 # The environment variable of a process, mallopt's number for it, and the value. By default glibc gives every
 # big tensor back to the system as soon as an op is done with it, and the next op faults its pages in again.
@@ -41,11 +42,55 @@ _NOISE_WITHOUT_ACCELERATOR = (
 _ACCELERATORS = ("nvidia[0-9]*", "nvidiactl", "dxg", "kfd", "accel[0-9]*", "vfio/[0-9]*")
 
 _quieting = False
+_hushed = False
 
 
-def watched() -> bool:
-    """Whether somebody sees progress as it happens: in a terminal or a notebook, not in a file or a pipe."""
-    return hasattr(builtins, "__IPYTHON__") or (sys.stderr is not None and sys.stderr.isatty())
+def watched(stream: TextIO | None = None) -> bool:
+    """Whether somebody sees progress as it happens: in a terminal or a notebook, not in a file or a pipe.
+
+    Args:
+      stream: where it would be drawn; None: stderr.
+    """
+    stream = stream or sys.stderr
+    if _hushed or stream is None:
+        return False
+    return hasattr(builtins, "__IPYTHON__") or stream.isatty()
+
+
+def say(text: str) -> None:
+    """Print what a job does, as it does it; nothing while `hushed`."""
+    if not _hushed:
+        print(text, flush=True)
+
+
+def talks() -> bool:
+    """Whether a job tells what it does."""
+    return not _hushed
+
+
+@contextlib.contextmanager
+def hushed() -> Iterator[None]:
+    """While the block runs, a job prints no more than warnings, and draws no progress."""
+    global _hushed
+    before, _hushed = _hushed, True
+    try:
+        yield
+    finally:
+        _hushed = before
+
+
+@contextlib.contextmanager
+def stdout_for_programs() -> Iterator[None]:
+    """While the block runs, all that is printed goes to stderr, also what native code and child processes print."""
+    sys.stdout.flush()
+    stdout = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(stdout, 1)
+        os.close(stdout)
 
 
 def has_accelerator() -> bool:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from tfkit import cluster
 from tfkit.backup import Cadence
 from tfkit.distribute import batches, exact, parameter_servers, tuning
-from tfkit.errors import ConfigError
+from tfkit.errors import ConfigError, PrivacyError
 from tfkit.resume import KeepBest, KeepLast
 from tfkit.stack import keras, tf
 
@@ -119,6 +119,13 @@ class Private(AsUsual):
         self, model: keras.Model, callbacks: Sequence[Any], *, strategy: tf.distribute.Strategy
     ) -> dict[str, Any]:
         """Check that the epsilon would hold for this model, and make its step the private one."""
+        from tfkit.stack import tf
+
+        if isinstance(strategy, tf.distribute.ParameterServerStrategy):
+            raise PrivacyError(
+                "The workers of parameter servers take steps whenever they like; the accountant counts steps that all"
+                " take together.\n  Take the strategy mirrored or multi_worker_mirrored."
+            )
         self._session.prepare(model, self._splits, callbacks)
         return {"private": self._session.state}
 

@@ -7,11 +7,12 @@ import io
 import json
 import math
 import shutil
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from tfkit import claim, cluster, files
+from tfkit import claim, cluster, files, process
 from tfkit.claim import (
     AUDIT,
     BACKUP,
@@ -203,13 +204,23 @@ class Run:
         """Print a decision of the run and keep it; one that is kept already is not repeated."""
         line = " ".join(sentence.split())
         self.say(line)
+        self._keep(line)
+
+    def warn(self, sentence: str) -> None:
+        """The same for what somebody should look at: it is printed to stderr, also where a job is to be quiet."""
+        line = " ".join(sentence.split())
+        if self.is_chief:
+            print(line, file=sys.stderr, flush=True)
+        self._keep(line)
+
+    def _keep(self, line: str) -> None:
         if line not in self.notes:
             files.write_text(self.path / NOTES, "".join(f"{known}\n" for known in [*self.notes, line]))
 
     def say(self, sentence: str) -> None:
         """Print it; of several workers the chief does."""
         if self.is_chief:
-            print(sentence, flush=True)
+            process.say(sentence)
 
     @property
     def labels(self) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -199,7 +200,10 @@ def train(
 def _verbosity(asked: int | None, run: Run) -> int:
     if not run.is_chief:
         return 0
-    return asked if asked is not None else 1 if process.watched() else 2
+    if asked is not None:
+        return asked
+    # Keras draws on stdout.
+    return 1 if process.watched(sys.stdout) else 2 if process.talks() else 0
 
 
 def class_weight(splits: Splits, *, when: str, run: Run | None = None) -> dict[int, float] | None:

@@ -78,3 +78,23 @@ def test_wrapping_changes_little(digits):
         np.testing.assert_array_equal(measure.kernels(wrapped)[name], kernel)
     assert wrapped.predict(digits.images[:64], verbose=0).shape == (64, 10)
     assert len(expected) == 64
+
+
+def test_ranges_begin_where_the_model_has_them():
+    """EfficientNet's layers without activations go to 76: cut at tfmot's 6, all images look alike for an epoch."""
+    keras.utils.set_random_seed(0)
+    chance = np.random.default_rng(0)
+    inputs = keras.Input([6])
+    far = keras.layers.Dense(16, name="far")(inputs)
+    near = keras.layers.Dense(16, activation="relu", name="near")(far)
+    model = keras.Model(inputs, keras.layers.Dense(4, name="classifier")(near))
+    model.get_layer("far").set_weights([chance.normal(0, 60, (6, 16)), chance.normal(0, 60, 16)])
+    examples = chance.uniform(0, 1, (400, 6)).astype(np.float32)
+    expected = model.predict(examples, verbose=0).argmax(1)
+
+    def agreement(stage):
+        return float(np.mean(stage.wrap(model, steps=1).predict(examples, verbose=0).argmax(1) == expected))
+
+    assert agreement(QuantizeAware(examples=examples)) > 0.9
+    assert agreement(QuantizeAware()) < 0.6
+    assert "examples" not in repr(QuantizeAware(examples=examples))

@@ -8,8 +8,9 @@ import json
 import pytest
 
 from tfkit.data import columns, delimited
+from tfkit.data.rows import Row
 from tfkit.data.splits import Skipped
-from tfkit.data.tables import Row, open_table
+from tfkit.data.tables import open_table
 from tfkit.errors import DataError
 
 ROWS = [["hello, you\nthere", "a"], ['she said "no"', "b"], ["שלום; 你好 😀", "a"], ["Größe\tM | L", "b"]]

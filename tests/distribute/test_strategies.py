@@ -18,6 +18,8 @@ def test_names_give_stock_strategies():
     assert isinstance(mirrored, tf.distribute.MirroredStrategy)
     assert mirrored.num_replicas_in_sync == len(tf.config.list_logical_devices("CPU"))
     assert distribute.strategy(mirrored) is mirrored
+    # The collectives of a second one over CPUs would be those of the first.
+    assert distribute.strategy("mirrored") is mirrored
     assert "1 replica on CPU:0" in distribute.describe(mirrored)
 
 

@@ -170,7 +170,7 @@ def test_wrong_arguments_get_a_line(folder, python):
     (folder / "notes.txt").write_text("no picture")
     for arguments in ([], ["--help"], ["missing.jpg"], [folder], ["a.jpg", "b.jpg"]):
         done = python(folder / "infer.py", *arguments)
-        assert (done.returncode, done.stderr) == (1, "usage: python infer.py photo.jpg\n"), arguments
+        assert (done.returncode, done.stderr) == (2, "usage: python infer.py photo.jpg\n"), arguments
     done = python(folder / "infer.py", folder / "notes.txt")
     assert done.returncode == 1
     assert done.stderr.count("\n") <= 2  # LiteRT announces its delegate
@@ -216,7 +216,7 @@ def test_arrays_that_do_not_fit(python, tmp_path):
     (tmp_path / "text.npy").write_text("no array")
     for arguments in ([], ["missing.npy"], [tmp_path / "five.npy"] * 2):
         done = python(script, *arguments)
-        assert done.returncode == 1
+        assert done.returncode == 2
         assert "usage: python infer.py array.npy" in done.stderr
         assert "[1, 4]" in done.stderr
     for name in ("five.npy", "text.npy"):

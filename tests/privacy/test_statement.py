@@ -56,7 +56,7 @@ def test_the_paragraph_can_stand_before_a_review_board():
     assert text.startswith("Training was differentially private with epsilon 1.99")
     assert f"odds of {math.exp(said['epsilon']):.3g} to 1" in text
     certainty = 100 * math.exp(said["epsilon"]) / (1 + math.exp(said["epsilon"]))
-    assert f"{certainty:.1f}% sure" in text
+    assert f"{certainty:.2f}% sure" in text
     for words in (
         "1,258 examples",
         "independently",
@@ -103,10 +103,10 @@ def test_next_to_no_noise_still_makes_a_statement(noise):
     said = state(noise_multiplier=noise)
     text = paragraph(said)
     assert "inf" not in text.replace("information", "")
-    assert "100.0% sure" in text
+    assert "100.00% sure" in text
 
 
 def test_a_run_that_took_no_step_has_spent_nothing():
     said = state(steps=0)
     assert said["epsilon"] == 0
-    assert "50.0% sure" in paragraph(said)
+    assert "50.00% sure" in paragraph(said)

@@ -24,9 +24,9 @@ def call(module, *arguments):
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def run(scans, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "digits"
-    assert call(transfer_image, "--run-dir", folder, *FAST) == 0
+    assert call(transfer_image, "--data-dir", scans, "--run-dir", folder, *FAST) == 0
     return Run.open(folder)
 
 
@@ -88,9 +88,20 @@ def test_pruning_and_quantization_aware_training(run, capsys):
 
 
 @pytest.mark.slow
-def test_a_private_run_is_not_shown_its_training_examples_again(tmp_path, capsys):
+def test_a_private_run_is_not_shown_its_training_examples_again(scans, tmp_path, capsys):
     folder = tmp_path / "private"
-    private = ("--target-epsilon", "8", "--image-size", "32", "--epochs", "20")
+    private = (
+        "--data-dir",
+        scans,
+        "--target-epsilon",
+        "8",
+        "--delta",
+        "1e-4",
+        "--image-size",
+        "32",
+        "--epochs",
+        "5",
+    )
     assert call(train_private, "--run-dir", folder, *private) == 0
     statement = (folder / "privacy.json").read_bytes()
     assert call(compress_tflite, "--from-run", folder, "--techniques", "qat") == 2

@@ -5,12 +5,12 @@ Source: Jacob et al. 2018 (arXiv:1712.05877); tensorflow.org/model_optimization,
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tfkit.compress import clones, measure, preflight
+from tfkit.compress import clones, measure, preflight, ranges
 from tfkit.compress.stage import Treatment
 from tfkit.errors import CheckError
 
@@ -28,10 +28,13 @@ class QuantizeAware:
     Args:
       preserve_sparsity: keep zeros zero: after pruning (PQAT).
       preserve_clusters: keep the distinct weights of each kernel few: after clustering (CQAT, with zeros PCQAT).
+      examples: a batch of inputs, by which the ranges of tensors begin; without them all are -6 to 6, from which
+        they need thousands of steps to where they belong.
     """
 
     preserve_sparsity: bool = False
     preserve_clusters: bool = False
+    examples: Any = field(default=None, repr=False, compare=False)
 
     @property
     def name(self) -> str:
@@ -74,7 +77,10 @@ class QuantizeAware:
 
         with quantization.quantize_scope(configs):
             annotated = clones.clone(model, annotate)
-            return quantization.quantize_apply(annotated, **self._scheme())
+            wrapped = quantization.quantize_apply(annotated, **self._scheme())
+        if self.examples is not None:
+            ranges.begin_at(wrapped, model, self.examples)
+        return wrapped
 
     def callbacks(self) -> list[keras.callbacks.Callback]:
         """None are needed."""
@@ -97,7 +103,8 @@ class QuantizeAware:
             raise CheckError("qat: the model has no fake quantization: training did not see any rounding.")
         if changed < _LEAST_CHANGED:
             raise CheckError(
-                f"qat: training changed {100 * changed:.0f} % of the kernels: the others have no gradient."
+                f"qat: training changed {100 * changed:.0f} % of the kernels: the others have no gradient.\n"
+                "  Ranges in which all of a layer's outputs are alike do that: give QuantizeAware(examples=...)."
             )
         result = {"fake_quant_nodes": float(nodes), "kernels_changed": changed}
         if self.preserve_sparsity:

@@ -4,12 +4,13 @@ from tfkit.config.base import RecipeConfig
 from tfkit.config.data import DataConfig
 from tfkit.config.devices import ReplicaConfig, StrategyConfig
 from tfkit.config.images import ImageConfig, ImageModelConfig, ImageTransferConfig
-from tfkit.config.parse import as_dict, parse, run_dir
+from tfkit.config.parse import EXIT_CODES, as_dict, parse, run_dir
 from tfkit.config.private import PrivateConfig
 from tfkit.config.texts import TextColumns, TextConfig, TextTransferConfig
 from tfkit.config.transfer import TransferConfig, WholeModelConfig
 
 __all__ = [
+    "EXIT_CODES",
     "DataConfig",
     "ImageConfig",
     "ImageModelConfig",

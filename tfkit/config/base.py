@@ -11,13 +11,20 @@ class RecipeConfig:
     """What every recipe takes."""
 
     config: Path | None = None
-    """YAML file with any of these settings (a run's config.yaml replays it); flags override it."""
+    """YAML file with any of these settings (a run's config.yaml replays it); flags override it.
+    Left out: flags alone."""
 
     run_dir: Path | None = None
     """Folder for all that the run makes. Left out: runs/ and a name made of the recipe and its settings."""
 
     overwrite: bool = False
     """Replace what an earlier run left in the run folder."""
+
+    json: bool = False
+    """Print one JSON object at the end, and everything else to stderr: run_dir, metrics, files, exit_code; or error."""
+
+    quiet: bool = False
+    """Print the closing lines and warnings alone."""
 
     debug: bool = False
     """Show the traceback of an error."""

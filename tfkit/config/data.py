@@ -26,4 +26,4 @@ class DataConfig(RecipeConfig):
     (python -m tfkit models lists them)."""
 
     sha256: str | None = None
-    """What the downloaded archive must hash to."""
+    """What the downloaded archive must hash to. Left out: it is not checked."""

@@ -35,7 +35,7 @@ class StrategyConfig(RecipeConfig):
     """Longest time between backups within an epoch. They are made at the ends of epochs too."""
 
     backup_steps: int | None = None
-    """Within an epoch, a backup every so many steps besides."""
+    """Within an epoch, a backup every so many steps besides. Left out: by the clock alone."""
 
     profile: bool = False
     """Trace training steps 10 to 20 for TensorBoard's Profile page, which `pip install xprof` brings."""

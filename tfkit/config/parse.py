@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from tfkit import files
+from tfkit.config import groups
 from tfkit.config.base import RecipeConfig
 from tfkit.errors import ConfigError
 
 # Where a run goes, how it talks, and on what it is computed: not part of what was asked, so config.yaml leaves them
 # out, and a run that was interrupted on one machine goes on on four.
 _ABOUT_THE_CALL = (
-    *("config", "run_dir", "overwrite", "debug"),
+    *("config", "run_dir", "overwrite", "json", "quiet", "debug"),
     *("strategy", "cluster", "logical_cpus", "backup_minutes", "backup_steps", "profile"),
     *("query", "queries_file", "top"),  # what an index is asked is no part of it
 )
 
+
+EXIT_CODES = """exit codes:
+  0 done    1 a check or a limit failed, or something unexpected    2 what was asked cannot be done
+  3 interrupted: the same command goes on    4 another worker was lost: so it does, in all of them"""
 
 C = TypeVar("C", bound=RecipeConfig)
 
@@ -37,20 +44,60 @@ def parse(config_class: type[C], arguments: Sequence[str], *, prog: str, descrip
       description: the help text's first paragraph.
 
     Raises:
-      ConfigError: the file is unreadable, has unknown keys or values that cannot be.
-      SystemExit: 0 after --help, 2 after a wrong flag (tyro explains it).
+      ConfigError: a flag, or a key of the file, is unknown or has a value that cannot be; the file is unreadable.
+      SystemExit: 0 after --help.
     """
+    names = [field.name for field in dataclasses.fields(config_class)]
+    _refuse_unknown(arguments, names, prog=prog)
+    config = None if {"-h", "--help"} & set(arguments) else _config_flag(arguments)
+    from_file = _flags_of(config, config_class) if config else []
+    chosen = _read(groups.grouped(config_class), [*from_file, *arguments], prog=prog, description=description)
+    return config_class(**groups.flat(chosen))
+
+
+def _read(grouped: type[Any], words: list[str], *, prog: str, description: str) -> Any:
+    """What tyro reads; what it prints goes through our own printer, without colours."""
     import tyro
 
-    config = _config_flag(arguments)
-    from_file = _flags_of(config, config_class) if config else []
-    return tyro.cli(
-        config_class,
-        prog=prog,
-        description=description,
-        args=[*from_file, *arguments],
-        config=(tyro.conf.HelptextFromCommentsOff,),
-    )
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+            return tyro.cli(
+                grouped,
+                prog=prog,
+                description=description,
+                args=words,
+                config=(tyro.conf.HelptextFromCommentsOff, tyro.conf.OmitArgPrefixes),
+            )
+    except SystemExit as ended:
+        if not ended.code:
+            shown = "\n".join(line.rstrip() for line in printed.getvalue().rstrip().splitlines())
+            print(f"{shown}\n\n{EXIT_CODES}")
+            raise
+        raise ConfigError(_plain_error(printed.getvalue(), prog)) from None
+
+
+def _plain_error(printed: str, prog: str) -> str:
+    """What tyro says of a wrong value, without its title and its rules."""
+    lines = [line.strip("│|+ ") for line in printed.splitlines()]
+    kept = [line for line in lines if not line.startswith(("╭", "For full helptext", "Argument helptext"))]
+    rules = [place for place, line in enumerate(kept) if line and not line.strip("─-╰╯")]
+    titled = not printed.startswith("╭") and rules
+    said = [line for line in kept[rules[0] if titled else 0 :] if line.strip("─-╰╯")]
+    return "\n  ".join([*said, f"{prog} --help explains all flags."])
+
+
+def _refuse_unknown(words: Sequence[str], names: Sequence[str], *, prog: str) -> None:
+    known = [name.replace("_", "-") for name in names]
+    problems = []
+    for word in words:
+        name = word.removeprefix("--").partition("=")[0].replace("_", "-")
+        if not word.startswith("--") or name in ("help", *known) or name.removeprefix("no-") in known:
+            continue
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        problems.append(f"unknown flag --{name}" + (f"; did you mean --{near[0]}?" if near else "."))
+    if problems:
+        raise ConfigError("\n  ".join([*problems, f"{prog} --help lists all flags."]))
 
 
 def as_dict(config: RecipeConfig) -> dict[str, Any]:
@@ -81,7 +128,9 @@ def _config_flag(arguments: Sequence[str]) -> Path | None:
 def _flags_of(path: Path, config_class: type[RecipeConfig]) -> list[str]:
     settings = _read_yaml(path)
     names = [
-        field.name for field in dataclasses.fields(config_class) if field.name not in ("config", "debug")
+        field.name
+        for field in dataclasses.fields(config_class)
+        if field.name not in ("config", "debug", "json", "quiet")
     ]
     problems = []
     for name in settings:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from tfkit import cluster
 from tfkit.config.devices import StrategyConfig
 from tfkit.errors import ConfigError
 
@@ -14,7 +15,8 @@ class PrivateConfig(StrategyConfig):
     """How to train a classifier on a public pretrained backbone with differential privacy."""
 
     target_epsilon: float | None = None
-    """Privacy budget: the noise is chosen so that it is not exceeded. Left out, and no --noise-multiplier: 3."""
+    """Privacy budget epsilon: the noise is chosen so that it is not exceeded.
+    Left out, and no --noise-multiplier: 3."""
 
     delta: float | None = None
     """Probability with which epsilon may fail. Left out: 1e-5, or less for more than 10,000 examples."""
@@ -30,7 +32,7 @@ class PrivateConfig(StrategyConfig):
     Left out: all, up to 4096 of features and 256 of images."""
 
     epochs: int | None = None
-    """Each is so many steps that an example is expected once. Left out: 80 on features, 15 on images."""
+    """Epochs, each of so many steps that an example is expected once. Left out: 80 on features, 15 on images."""
 
     learning_rate: float | None = None
     """The peak, after warm-up and before cosine decay. Left out: larger for more examples and more epsilon."""
@@ -51,7 +53,8 @@ class PrivateConfig(StrategyConfig):
     """Examples that go through the model at a time. Left out: chosen; the result does not depend on it."""
 
     adaptive_clip_quantile: float | None = None
-    """Share of examples that is to stay unclipped: the clipping norm follows, at a cost that is accounted."""
+    """Share of examples that is to stay unclipped: the clipping norm follows, at a cost that is accounted.
+    Left out: the norm stays."""
 
     deterministic_noise: bool = False
     """Noise and samples from --seed, for tests: repeatable and NOT private."""
@@ -66,6 +69,14 @@ class PrivateConfig(StrategyConfig):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ConfigError(f"--{name.replace('_', '-')} is {value}; it must be above 0.")
+        if self.strategy == "parameter_server" or (
+            self.strategy == "auto" and cluster.current().parameter_servers
+        ):
+            raise ConfigError(
+                "Parameter servers do not go together with privacy: their workers take steps whenever they like, on"
+                " weights of any age, and the accountant counts steps that all take together.\n"
+                "  Take --strategy mirrored or multi_worker_mirrored (python -m tfkit launch --workers N)."
+            )
         if not 0 <= self.mean_budget < 1:
             raise ConfigError(
                 f"--mean-budget is {self.mean_budget}; a share from 0 (none) to below 1 is expected."

@@ -36,10 +36,11 @@ class SearchConfig(RecipeConfig):
     """Tokens of a passage at most. Left out: what the encoder was made for."""
 
     query: tuple[str, ...] = ()
-    """Questions, in words; an index that is there answers them without reading documents."""
+    """Questions, in words; an index that is there answers them without reading documents. Left out: --queries-file, or
+    none: the index alone is made."""
 
     queries_file: Path | None = None
-    """A file with a question a line."""
+    """A file with a question a line, instead of --query."""
 
     top: int = 5
     """Documents that are shown for each question."""

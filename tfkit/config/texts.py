@@ -30,7 +30,7 @@ class TextColumns(DataConfig):
     """The column of the classes. Left out: found by its name where that is plain."""
 
     language_column: str | None = None
-    """A column of languages: accuracy is then reported for each of them too."""
+    """A column of languages: accuracy is then reported for each of them too. Left out: for all together."""
 
     preprocessor: str | None = None
     """Handle of the model that makes ids of strings. Left out: the one that belongs to the encoder."""

@@ -14,7 +14,7 @@ class TransferConfig(ReplicaConfig):
     """How to train a classifier on a pretrained model: first its head, then perhaps all of it."""
 
     epochs: int = 30
-    """Of the head, on the frozen model, at most."""
+    """Epochs of the head, on the frozen model, at most."""
 
     learning_rate: float = 3e-3
     """Of the head: the peak, after warm-up and before cosine decay."""
@@ -55,7 +55,7 @@ class WholeModelConfig(ReplicaConfig):
     """How to train all layers of a classifier."""
 
     epochs: int = 10
-    """At most."""
+    """Epochs at most."""
 
     learning_rate: float = 1e-3
     """The peak, after warm-up and before cosine decay."""

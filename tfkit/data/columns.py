@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from tfkit.data.tables import Table
+from tfkit.data.rows import Table
 from tfkit.errors import DataError
 
 # Names that say it, the likeliest first, between spaces.

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tfkit.data import encodings
+from tfkit.data.rows import SAMPLE_CHARACTERS, SAMPLE_ROWS, Row, Rows, Table
 from tfkit.data.splits import Skipped
-from tfkit.data.tables import SAMPLE_CHARACTERS, SAMPLE_ROWS, Row, Rows, Table
 from tfkit.errors import DataError
 
 _DELIMITERS = {",": "','", ";": "';'", "\t": "tab", "|": "'|'"}

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tfkit.data.splits import Source
-
 if TYPE_CHECKING:
     import tensorflow as tf
 
     from tfkit.data.augment import Augmentation
+    from tfkit.data.splits import Source
 
 READERS = 2
 _BATCHES_AHEAD = 2

@@ -5,51 +5,15 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from tfkit.data import encodings
+from tfkit.data.delimited import open_delimited
+from tfkit.data.rows import SAMPLE_CHARACTERS, SAMPLE_ROWS, Row, Rows, Table
 from tfkit.data.splits import Skipped
 from tfkit.errors import DataError
-
-SAMPLE_ROWS = 200
-SAMPLE_CHARACTERS = 300
-"""Of a cell that is looked at."""
-
-
-class Row(NamedTuple):
-    """Some cells of one row."""
-
-    line: int
-    """Where it begins in its file, from 1; in Parquet its number."""
-
-    cells: tuple[str | None, ...]
-    """None where there is nothing."""
-
-
-Rows = Iterator[Row | Skipped]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Table:
-    """A file with named columns."""
-
-    path: Path
-    columns: tuple[str, ...]
-    sample: Sequence[tuple[str | None, ...]]
-    """The first rows, each cell cut off after `SAMPLE_CHARACTERS`."""
-
-    rows: Callable[[tuple[int, ...]], Rows]
-    """Begins to read the columns with these numbers; Skipped stands for a row that cannot be used."""
-
-    notes: list[str] = field(default_factory=list)
-    """How it is read, where that is not plain."""
-
-    def values(self, column: int) -> list[str]:
-        """What the first rows have in a column, without what is missing."""
-        return [value for row in self.sample if (value := row[column]) is not None]
 
 
 def open_table(path: Path) -> Table:
@@ -59,9 +23,9 @@ def open_table(path: Path) -> Table:
       DataError: there is no such file, it is of no known kind, empty, or not what its ending says.
     """
     kinds: dict[str, Callable[[Path], Table]] = {
-        ".csv": _delimited,
-        ".tsv": _delimited,
-        ".tab": _delimited,
+        ".csv": open_delimited,
+        ".tsv": open_delimited,
+        ".tab": open_delimited,
         ".jsonl": _json_lines,
         ".ndjson": _json_lines,
         ".json": _json_lines,
@@ -96,12 +60,6 @@ def _check_file(path: Path) -> None:
                 raise DataError(f"{path} is empty.")
     except PermissionError as err:
         raise DataError(f"{path} cannot be read: permission denied.\n  chmod u+r {path}") from err
-
-
-def _delimited(path: Path) -> Table:
-    from tfkit.data.delimited import open_delimited
-
-    return open_delimited(path)
 
 
 def _json_lines(path: Path) -> Table:

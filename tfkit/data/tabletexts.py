@@ -11,8 +11,9 @@ from tfkit import files
 from tfkit.data import columns, textstore
 from tfkit.data.cleaning import Cleaner, as_label
 from tfkit.data.cut import listed
+from tfkit.data.rows import Row, Table
 from tfkit.data.splits import Skipped, Splits
-from tfkit.data.tables import Row, Table, open_table
+from tfkit.data.tables import open_table
 from tfkit.data.textnotes import notes, skipped_text
 from tfkit.data.textsource import Groups, LineNames, TextSource, cut_texts
 from tfkit.data.textstore import Example, TextStore

@@ -20,7 +20,8 @@ STRATEGIES = (
     "tpu",
 )
 
-# TensorFlow opens the port and sets up the collectives of a process once.
+# TensorFlow opens the port and sets up the collectives of a process once; those of a second MirroredStrategy over CPUs
+# would take the first one's shapes for theirs.
 _of_process: dict[str, Any] = {}
 
 
@@ -30,7 +31,7 @@ def strategy(name: str | tf.distribute.Strategy = "auto") -> tf.distribute.Strat
     Args:
       name: one of these, or a strategy of your own, which is returned as it is:
         `one_device`: TensorFlow's default strategy, the first GPU, else the CPU.
-        `mirrored`: every GPU, else every logical CPU, one replica each.
+        `mirrored`: every GPU, else every logical CPU, one replica each. Later calls give the same object.
         `multi_worker_mirrored`: the same in all the processes that TF_CONFIG names (`python -m tfkit launch` sets it).
           The first call waits for all of them, and must come before TensorFlow's first operation; later calls
           give the same object.
@@ -58,15 +59,18 @@ def strategy(name: str | tf.distribute.Strategy = "auto") -> tf.distribute.Strat
             f"TF_CONFIG describes {here.size} workers, and --strategy {name} is for one process: each of them would\n"
             "  train the whole model alone. Leave --strategy out, or start one process without TF_CONFIG."
         )
-    if name == "mirrored":
-        return tf.distribute.MirroredStrategy(_devices())
     if name == "central_storage":
         return tf.distribute.experimental.CentralStorageStrategy()
     if name == "one_device":
         # tf.distribute.OneDeviceStrategy would put each batch through a multi-device iterator for nothing.
         return tf.distribute.get_strategy()
     if name not in _of_process:
-        makers = {"multi_worker_mirrored": _multi_worker, "parameter_server": _parameter_server, "tpu": _tpu}
+        makers = {
+            "mirrored": _mirrored,
+            "multi_worker_mirrored": _multi_worker,
+            "parameter_server": _parameter_server,
+            "tpu": _tpu,
+        }
         _of_process[name] = makers[name](here)
     return _of_process[name]
 
@@ -96,6 +100,8 @@ def logical_cpus(count: int) -> None:
     from tfkit.stack import tf
 
     cpu = tf.config.list_physical_devices("CPU")[0]
+    if len(tf.config.get_logical_device_configuration(cpu) or ()) == count:
+        return  # an earlier job of this process has done it
     try:
         tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * count)
     except RuntimeError as error:
@@ -115,11 +121,11 @@ def _automatic(here: cluster.Cluster) -> str:
     return "mirrored" if len(tf.config.list_physical_devices("GPU")) > 1 else "one_device"
 
 
-def _devices() -> list[str]:
+def _mirrored(here: cluster.Cluster) -> tf.distribute.Strategy:
     from tfkit.stack import tf
 
     found = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
-    return [device.name for device in found]
+    return tf.distribute.MirroredStrategy([device.name for device in found])
 
 
 def _multi_worker(here: cluster.Cluster) -> tf.distribute.Strategy:

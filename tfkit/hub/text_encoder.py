@@ -13,6 +13,7 @@ from tfkit.errors import HubError
 from tfkit.hub import bundled, minilm
 from tfkit.hub.freezing import freeze
 from tfkit.hub.saved_model import Interface
+from tfkit.hub.text_part import MASK, WORDS, Part
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -21,24 +22,11 @@ if TYPE_CHECKING:
     from tfkit.stack import keras
     from tfkit.text import WordPiece
 
-WORDS, MASK, TYPES = "input_word_ids", "input_mask", "input_type_ids"
-"""What a preprocessor of TF Hub's convention gives, int32 [b, n]."""
-
 AFFORDABLE = 20_000 * 22_565_376
 """Tokens times parameters that two cores train on in half a minute: MiniLM's 22.6 million take 1.2 ms a token."""
 FINE_TUNE_EPOCHS = 3
 _CHARACTERS = 4  # in a token of English, about
 _UNKNOWN_LENGTH = 128
-
-
-@dataclass(frozen=True, kw_only=True)
-class Part:
-    """A verified SavedModel, and how it is called."""
-
-    handle: str
-    path: Path
-    digest: str
-    interface: Interface
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,8 @@ import numpy as np
 
 from tfkit.errors import CheckError
 from tfkit.hub.engines import Engine, converted
-from tfkit.hub.text_encoder import MASK, WORDS, TextEncoder
+from tfkit.hub.text_encoder import TextEncoder
+from tfkit.hub.text_part import MASK, WORDS
 from tfkit.litert import ParallelInterpreter, to_tflite
 from tfkit.text import WordPiece
 

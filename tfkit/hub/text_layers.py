@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfkit.hub.saved_model import Interface
-from tfkit.hub.text_encoder import MASK, TYPES, WORDS, TextEncoder
+from tfkit.hub.text_part import MASK, TYPES, WORDS
 
 if TYPE_CHECKING:
+    from tfkit.hub.text_encoder import TextEncoder
     from tfkit.stack import keras
 
 PIECES = ("tokenize", "bert_pack_inputs")

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from tfkit.hub import bundled, known_text, preflight, saved_model, text_layers
 from tfkit.hub.saved_model import Tensor
-from tfkit.hub.text_encoder import WORDS, Part, TextEncoder
+from tfkit.hub.text_part import WORDS, Part
+
+if TYPE_CHECKING:
+    from tfkit.hub.text_encoder import TextEncoder
 
 _ALTERNATIVE = "Take an encoder of text: python -m tfkit models lists some, 'minilm-l6-v2' is built in."
 _SPARE = 0.9  # an embedding may have some rows more than there are pieces, for a round number

@@ -10,7 +10,8 @@ from tfkit.errors import HubError
 from tfkit.hub import bundled, cache, handles, known_text, resolver, saved_model, text_layers
 from tfkit.hub.known_text import KnownText
 from tfkit.hub.saved_model import Interface
-from tfkit.hub.text_encoder import Part, TextEncoder
+from tfkit.hub.text_encoder import TextEncoder
+from tfkit.hub.text_part import Part
 
 
 def resolve_text(

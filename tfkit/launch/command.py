@@ -7,6 +7,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+from tfkit import cli
 from tfkit.errors import ConfigError
 from tfkit.launch import launcher, network
 from tfkit.launch.job import Job, parse_hosts
@@ -25,14 +26,13 @@ exit codes:
 
 def parser() -> argparse.ArgumentParser:
     """The parser of what stands before the two dashes."""
-    made = argparse.ArgumentParser(
+    made = cli.Parser(
         prog="python -m tfkit launch",
         usage="%(prog)s [options] -- (-m MODULE | SCRIPT.py) [its options]",
         description="Run a program in several processes that train together. Each gets its TF_CONFIG; when one"
         " dies, all are started again, and the program goes on from its last backup.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     where = made.add_argument_group("where")
     where.add_argument(

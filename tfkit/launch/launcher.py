@@ -10,6 +10,7 @@ import shlex
 import sys
 import time
 
+from tfkit import cli
 from tfkit.launch import signals as signals_
 from tfkit.launch.attempt import Attempt
 from tfkit.launch.job import Job
@@ -39,7 +40,7 @@ def launch(job: Job) -> int:
     """
     ending = run(job, screen=Screen())
     if ending.kind == "interrupted":
-        print("Interrupted. The same command goes on from the last backup.", file=sys.stderr)
+        print(cli.explain(KeyboardInterrupt()), file=sys.stderr)
     elif ending.kind != "done":
         print(explain(ending), file=sys.stderr)
     return ending.code
@@ -76,7 +77,9 @@ def run(job: Job, *, screen: Screen) -> Ending:
 
 def explain(ending: Ending) -> str:
     """The error of a job that has failed, for a person."""
-    return f"WorkerError: {ending.what}." + (f"\n  {ending.details}" if ending.details else "")
+    return f"WorkerError: {ending.what.removesuffix('.')}." + (
+        f"\n  {ending.details}" if ending.details else ""
+    )
 
 
 def _used_up(ending: Ending, job: Job) -> Ending:

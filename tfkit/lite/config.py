@@ -8,8 +8,11 @@ from typing import Literal
 
 from tfkit.config import RecipeConfig
 from tfkit.errors import ConfigError
+from tfkit.lite.choice import Gates
 
 TECHNIQUES = ("prune", "cluster", "qat")
+MADE_OF = {"others": ("float32", "int8"), "qat": ("int8",)}
+"""The variants of a model that was trained for the device."""
 VARIANTS = ("float32", "float16", "dynamic", "int8", "int16x8", "weights8", "weights4")
 
 
@@ -18,17 +21,17 @@ class CompressConfig(RecipeConfig):
     """Which model, what is done to it, and what the result must keep to."""
 
     from_run: Path | None = None
-    """Finished run of transfer_image, transfer_text or train_private. The files go into its folder, unless --run-dir
-    names another."""
+    """Finished run of transfer_image, transfer_text, train_private or train_distributed. The files go into its folder,
+    unless --run-dir names another. Left out: --saved-model."""
 
     saved_model: Path | None = None
     """Instead of --from-run: any SavedModel folder. Needs --representative-data."""
 
     signature: str | None = None
-    """Of the SavedModel, where it has several."""
+    """Of the SavedModel, where it has several. Left out: the one that is served."""
 
     input_shape: tuple[int, ...] = ()
-    """Of the SavedModel's input with the batch, where it leaves sizes open: 1 224 224 3."""
+    """Of the SavedModel's input with the batch, where it leaves sizes open: 1 224 224 3. Left out: as it says."""
 
     input_range: tuple[float, float] = (0.0, 1.0)
     """What a SavedModel of float images expects for black and white."""
@@ -48,7 +51,8 @@ class CompressConfig(RecipeConfig):
     """Which files to make. weights8, weights4: by ai-edge-quantizer, weights alone."""
 
     techniques: tuple[str, ...] = ()
-    """What training does first: prune, cluster, qat, or several, joined: prune+qat, prune+cluster+qat. Minutes each."""
+    """What training does first: prune, cluster, qat, or several, joined: prune+qat, prune+cluster+qat. Minutes
+    each. Left out: none, the model is converted as it is."""
 
     final_sparsity: float = 0.8
     """Share of zeros that pruning ends with."""
@@ -63,13 +67,13 @@ class CompressConfig(RecipeConfig):
     """Distinct values that clustering leaves in a kernel."""
 
     epochs: int | None = None
-    """Of each training. Left out: 20 of pruning, 5 of clustering, 5 of quantization-aware training."""
+    """Epochs of each training. Left out: 20 of pruning, 5 of clustering, 5 of quantization-aware training."""
 
     learning_rate: float = 3e-4
     """Of these trainings: the peak, after warm-up and before cosine decay."""
 
     max_size_kb: float | None = None
-    """Size of the file, in units of 1000 bytes, that the chosen variant may have."""
+    """Size of the file, in units of 1000 bytes, that the chosen variant may have. Left out: any."""
 
     gzipped: bool = False
     """Take the size of the gzipped file for that, as it is downloaded."""
@@ -78,7 +82,7 @@ class CompressConfig(RecipeConfig):
     """Test accuracy that the chosen variant may lose."""
 
     max_latency_ms: float | None = None
-    """Median time for one example on one thread of this machine that it may take."""
+    """Median time for one example on one thread of this machine that it may take. Left out: any."""
 
     select_tf_ops: bool = False
     """Keep operations that TFLite lacks as TensorFlow's: the device then needs the Flex delegate."""
@@ -102,8 +106,21 @@ class CompressConfig(RecipeConfig):
             raise ConfigError(f"--number-of-clusters is {self.number_of_clusters}; 2 or more are needed.")
         if self.learning_rate <= 0 or (self.epochs is not None and self.epochs < 1):
             raise ConfigError("--learning-rate and --epochs must be above 0.")
+        self._check_techniques()
+        Gates(
+            max_size_kb=self.max_size_kb,
+            max_accuracy_drop=self.max_accuracy_drop,
+            max_latency_ms=self.max_latency_ms,
+        )
+
+    def _check_techniques(self) -> None:
         for technique in self.techniques:
-            check_technique(technique)
+            made = MADE_OF["qat" if "qat" in check_technique(technique) else "others"]
+            if not set(made) & set(self.variants):
+                raise ConfigError(
+                    f"--techniques {technique} trains a model of which {' and '.join(made)} can be made, and --variants"
+                    f" names none of them: {' '.join(self.variants) or 'none'}. Add --variants {made[-1]}."
+                )
 
     def _check_saved_model(self) -> None:
         assert self.saved_model is not None

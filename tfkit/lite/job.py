@@ -10,15 +10,16 @@ import numpy as np
 from tfkit import files, transfer
 from tfkit import run as runs
 from tfkit.compress import Prune
-from tfkit.config import DataConfig, TextColumns
+from tfkit.config import DataConfig, ImageConfig, TextColumns
 from tfkit.data.plain import read_images
 from tfkit.errors import DataError, PrivacyError, RunError, UsageError
 from tfkit.lite import recipe, representative, techniques
 from tfkit.lite.choice import Choice
 from tfkit.lite.config import CompressConfig
+from tfkit.lite.convert import MEASURED
 from tfkit.lite.source import Source, pixel_function, saved
 from tfkit.lite.subject import Subject, of_run
-from tfkit.transfer.load import check_data
+from tfkit.transfer.load import SCRATCH, check_data
 from tfkit.transfer.rebuild import rebuild
 
 if TYPE_CHECKING:
@@ -56,6 +57,8 @@ def from_run(run: Run, origin: Run, its_config: DataConfig, config: CompressConf
     if isinstance(its_config, TextColumns) and its_config.of_texts:
         _check_texts(origin, config)
         splits = transfer.load_texts(its_config, global_batch_size=batch_size)
+    elif isinstance(its_config, ImageConfig) and its_config.model_handle == SCRATCH:
+        backbone, splits = transfer.load_any(its_config, global_batch_size=batch_size)
     else:
         backbone, splits = transfer.load(its_config, global_batch_size=batch_size, trainable=False)
     check_data(origin, splits)
@@ -130,6 +133,13 @@ def _check_private(origin: Run, config: CompressConfig, *, private: bool) -> Non
             "  Quantization, and pruning without training after it, are post-processing and cost no privacy:"
             " --techniques prune, or none."
         )
+    if private and config.representative_data is None and set(config.variants) <= set(MEASURED):
+        raise PrivacyError(
+            f"{origin.path} was trained privately: the ranges of {' and '.join(config.variants)} would be measured on"
+            " its training examples, which its epsilon does not cover.\n"
+            "  Give public examples of the same kind by --representative-data, or add --variants dynamic, which needs"
+            " none."
+        )
 
 
 def _examples(run: Run, splits: Splits, config: CompressConfig, *, private: bool) -> np.ndarray | None:
@@ -144,7 +154,7 @@ def _examples(run: Run, splits: Splits, config: CompressConfig, *, private: bool
     if not private and (
         found := representative.lint(images, representative.from_splits(splits, seed=config.seed))
     ):
-        run.note(f"Beware of {config.representative_data} as representative data: {'; '.join(found)}.")
+        run.warn(f"Beware of {config.representative_data} as representative data: {'; '.join(found)}.")
     run.note(f"The ranges of integers are measured on {len(images)} images of {config.representative_data}.")
     return representative.pinned(images)
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from tfkit import process
 from tfkit.errors import CheckError
 from tfkit.lite import evaluate, jobs, representative, rescue, results
 from tfkit.lite.choice import Choice, Gates, choose
@@ -85,7 +86,7 @@ def compress(
     made.models = {
         name: results.described(content, subject, name=name) for name, content in made.models.items()
     }
-    print(f"Measuring {len(made.models)} variants on {subject.count} examples ...", flush=True)
+    process.say(f"Measuring {len(made.models)} variants on {subject.count} examples ...")
     compared = compare(subject, made.models)
     _rescue(run, made, subject, config, compared)
     variants = measure(made.models, compared, notes=made.notes, example=subject.typical)
@@ -130,7 +131,7 @@ def _convert(
         requests = [
             _request(f"{prefix}{one}", one, subject, config) for one in possible if one not in WEIGHTS
         ]
-        print(f"Converting {technique or 'the model'} to {', '.join(possible)} ...", flush=True)
+        process.say(f"Converting {technique or 'the model'} to {', '.join(possible)} ...")
         examples = (
             None if subject.examples is None else representative.collect(subject.examples, source.inputs)
         )
@@ -170,7 +171,7 @@ def _rescue(
         return
     if subject.takes == "texts":  # tensors before and after the tokenizer are not of one kind
         return
-    print(f"int8 loses {lost:.4f}: looking for the layers at which its error starts ...", flush=True)
+    process.say(f"int8 loses {lost:.4f}: looking for the layers at which its error starts ...")
     found = rescue.selective_variant(
         subject,
         made.models["float32"],

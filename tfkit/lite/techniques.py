@@ -6,10 +6,13 @@ import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tfkit import training
+import numpy as np
+
+from tfkit import process, training
 from tfkit.compress import Cluster, Prune, QuantizeAware, Stage
 from tfkit.compress.preflight import sentence
-from tfkit.lite.config import CompressConfig, check_technique
+from tfkit.lite import representative
+from tfkit.lite.config import MADE_OF, CompressConfig, check_technique
 from tfkit.lite.recipe import Trained
 from tfkit.lite.source import pixel_function
 from tfkit.run import Run
@@ -19,11 +22,18 @@ if TYPE_CHECKING:
     from tfkit.data import Splits
     from tfkit.stack import keras
 
+RANGED = 64
 EPOCHS = {"prune": 20, "cluster": 5, "qat": 5}
 
 
-def stages(technique: str, config: CompressConfig) -> list[Stage]:
-    """What "prune+cluster+qat" consists of: each keeps what those before it did."""
+def stages(technique: str, config: CompressConfig, *, examples: Any = None) -> list[Stage]:
+    """What "prune+cluster+qat" consists of: each keeps what those before it did.
+
+    Args:
+      technique: its parts, joined by "+".
+      config: of the parts.
+      examples: a batch of inputs, by which the ranges of qat begin.
+    """
     parts = check_technique(technique)
     made: list[Stage] = []
     for part in parts:
@@ -41,7 +51,11 @@ def stages(technique: str, config: CompressConfig) -> list[Stage]:
             )
         else:
             made.append(
-                QuantizeAware(preserve_sparsity="prune" in parts, preserve_clusters="cluster" in parts)
+                QuantizeAware(
+                    preserve_sparsity="prune" in parts,
+                    preserve_clusters="cluster" in parts,
+                    examples=examples,
+                )
             )
     return made
 
@@ -63,7 +77,8 @@ def train(
       UsageError: a technique cannot take the model; all layers are looked at before any training.
       CheckError: training did not do what was asked for.
     """
-    chains = {technique: stages(technique, config) for technique in config.techniques}
+    examples = representative.from_splits(splits, count=RANGED, seed=config.seed) / np.float32(255)
+    chains = {technique: stages(technique, config, examples=examples) for technique in config.techniques}
     for chain in chains.values():
         for stage in chain:
             run.note(sentence(stage.treatments(model), technique=stage.name))
@@ -86,7 +101,7 @@ def train(
                 run.note(f"{name} is trained: {found}.")
                 done[name] = (made, [*said, f"{stage.name}: {found}"])
             current, said = done[name]
-        wanted = ["int8"] if technique.endswith("qat") else ["float32", "int8"]
+        wanted = MADE_OF["qat" if technique.endswith("qat") else "others"]
         trained.append(
             Trained(
                 technique=name,
@@ -131,7 +146,7 @@ def _train(
     }
     from tfkit.tensorboard.kernels import Kernels
 
-    print(f"Training {folder.name}: {epochs} epochs of {own.steps_per_epoch} steps ...", flush=True)
+    process.say(f"Training {folder.name}: {epochs} epochs of {own.steps_per_epoch} steps ...")
     with Run.create(folder, config=asked, overwrite=_differs(folder, asked)) as run:
         trained = training.train(
             build, own, run=run, epochs=epochs, stage="train", strategy="one_device", seed=config.seed,

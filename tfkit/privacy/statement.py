@@ -105,7 +105,7 @@ def _verdict(content: Mapping[str, Any]) -> list[str]:
         f"{begin} differentially private with epsilon {epsilon:.4g} at delta {content['delta']:.3g}, for"
         f" {content['neighbouring_relation']}.",
         f"Someone who knows all about the training but whether one given example was in it, and holds it for a toss-up,"
-        f" can become {certainty:.1%} sure of it from the weights at most (odds of {odds} to 1), but for a"
+        f" can become {certainty:.2%} sure of it from the weights at most (odds of {odds} to 1), but for a"
         f" probability of about {content['delta']:.3g}.",
     ]
 

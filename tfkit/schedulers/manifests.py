@@ -55,7 +55,7 @@ def manifest(kind: str, job: Job) -> str:
     return f"{comments}\n" + yaml.dump_all(objects, Dumper=_plain_dumper(), sort_keys=False, width=110)
 
 
-def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_command(commands: argparse._SubParsersAction[Any]) -> None:
     """Add `manifest` to the commands of `python -m tfkit`."""
     parser = commands.add_parser("manifest", help="write a training job as a file for Slurm or Kubernetes")
     kinds = parser.add_subparsers(required=True, metavar="KIND", dest="kind")

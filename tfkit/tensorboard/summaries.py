@@ -18,6 +18,24 @@ from tfkit.errors import CheckError
 from tfkit.evaluation import Evaluation
 from tfkit.tensorboard import figures
 
+# What people compare runs by. Settings are sorted by name in the dashboard, numbers stand as they are written.
+FIRST_HPARAMS = (
+    "model_handle",
+    "image_size",
+    "learning_rate",
+    "global_batch_size",
+    "target_epsilon",
+    "epochs",
+)
+FIRST_METRICS = (
+    "test/accuracy",
+    "best/val_accuracy",
+    "last/val_accuracy",
+    "best/val_loss",
+    "privacy/epsilon",
+)
+NOT_COMPARED = ("sha256", "strict")
+
 if TYPE_CHECKING:
     from pandas import DataFrame
 
@@ -90,9 +108,10 @@ def write_hparams(logdir: Path, config: Mapping[str, Any], metrics: Mapping[str,
     Args:
       logdir: the folder of the whole run; they go to its root, where each run of `tensorboard --logdir runs`
         is one line of the table.
-      config: flat names to values; what is not a number, a truth value or a string is written as text.
-      metrics: flat names to numbers, such as "test/accuracy"; those of single classes ("test/recall/cat") would
-        fill the table and are left out.
+      config: flat names to values; what is not a number, a truth value or a string is written as text, and what was
+        left out of the settings (None) is left out here.
+      metrics: flat names to numbers, such as "test/accuracy"; those of single classes ("test/recall/cat") and counts of
+        examples ("data/...") would fill the table and are left out.
 
     Raises:
       CheckError: a metric that is not finite.
@@ -101,16 +120,23 @@ def write_hparams(logdir: Path, config: Mapping[str, Any], metrics: Mapping[str,
         raise CheckError(f"Metrics must be finite numbers: {', '.join(wrong)}.")
     from tensorboard.plugins.hparams import api
 
-    metrics = {name: value for name, value in metrics.items() if name.count("/") < 2}
     hparams = {
-        name: value if isinstance(value, bool | int | float) else str(value) for name, value in config.items()
+        name: value if isinstance(value, bool | int | float) else str(value)
+        for name, value in config.items()
+        if value not in (None, "", []) and name not in NOT_COMPARED
+    }
+    metrics = {
+        name: value for name, value in metrics.items() if name.count("/") < 2 and not name.startswith("data/")
     }
     with event_writer(logdir, kind="hparams") as tf:
         api.hparams_config(
-            hparams=[api.HParam(name) for name in hparams],
-            metrics=[api.Metric(name, display_name=name) for name in metrics],
+            # Of several runs the dashboard takes the columns of one: these are in all.
+            hparams=[api.HParam(name) for name in dict.fromkeys((*FIRST_HPARAMS, *hparams))],
+            metrics=[
+                api.Metric(name, display_name=name) for name in dict.fromkeys((*FIRST_METRICS, *metrics))
+            ],
         )
-        api.hparams(hparams, trial_id=str(logdir.parent))
+        api.hparams(hparams, trial_id="/".join(logdir.absolute().parent.parts[-2:]))
         for name, value in metrics.items():
             tf.summary.scalar(name, value, step=0)
 

@@ -96,7 +96,8 @@ def _filled(row: Any, length: int | None, tokenizer: Any, name: str) -> Any:
     if length is None:
         return row
     filling = tokenizer.edges.pad if name == WORDS else 0
-    return tf.ensure_shape(tf.pad(row, [[0, length - tf.size(row)]], constant_values=filling), [length])
+    # Not tf.ensure_shape, which TFLite lacks.
+    return tf.reshape(tf.pad(row, [[0, length - tf.size(row)]], constant_values=filling), [length])
 
 
 def _probabilities(behind: keras.Model, fed: dict[str, Any], from_logits: bool) -> Any:

@@ -1,0 +1,86 @@
+"""Trains what the matrix of compositions consists of: one case after the other, in one process.
+
+    python tests/composition/composed.py mirrored FOLDER
+
+The strategy is one_device, mirrored (over two logical CPUs) or multi_worker (of what TF_CONFIG describes). Each case
+becomes a run FOLDER/STRATEGY/MEDIUM-REGIME.
+"""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import sys
+from pathlib import Path
+
+from recipes import train_distributed, train_private, transfer_text
+from tfkit import distribute
+from tfkit.run import Run
+
+MEDIA, REGIMES = ("image", "text"), ("plain", "private")
+STRATEGIES = ("one_device", "mirrored", "multi_worker")
+CASES = tuple(itertools.product(MEDIA, REGIMES))
+EACH, SIDE = 40, 32
+SAID = {
+    "billing": "The invoice for {} is wrong: please refund the {} that I paid twice.",
+    "delivery": "My parcel with the {} has not arrived; where is the {} now?",
+    "praise": "What a lovely {}! The {} works better than I had hoped, thank you.",
+}
+THINGS = ("lamp", "kettle", "chair", "camera", "carpet", "bicycle", "radio", "blanket", "mirror", "clock")
+
+
+def write_images(folder: Path, *, first: int = 0) -> Path:
+    """Real handwritten digits of three classes, from the `first` of each on."""
+    import numpy as np
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    for label in range(3):
+        (folder / f"digit {label}").mkdir(parents=True)
+        for number in np.flatnonzero(digits.target == label)[first : first + EACH]:
+            pixels = np.round(digits.images[number] * (255 / 16)).astype(np.uint8)
+            Image.fromarray(pixels).resize((SIDE, SIDE)).save(folder / f"digit {label}" / f"{number}.png")
+    return folder
+
+
+def write_texts(path: Path) -> Path:
+    """Messages of three kinds."""
+    with path.open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["text", "label"])
+        for number, (label, said) in itertools.product(range(EACH), SAID.items()):
+            first, second = THINGS[number % 10], THINGS[(number * 7 + 3) % 10]
+            rows.writerow([said.format(f"{first} {number}", second), label])
+    return path
+
+
+def train(medium: str, regime: str, *, strategy: str, folder: Path) -> Run:
+    """One case, by the recipe that a user would call; the data stand beside the runs."""
+    made = folder / strategy / f"{medium}-{regime}"
+    where = {"run_dir": made, "strategy": "auto" if strategy == "multi_worker" else strategy}
+    private = {"target_epsilon": 8.0, "delta": 1e-3, "epochs": 4}
+    images = {"data_dir": folder / "images", "image_size": SIDE}
+    texts = {"data_file": folder / "texts.csv", "model_handle": "light"}
+    if regime == "private":
+        more = images if medium == "image" else {**texts, "max_length": 16}
+        return train_private.run(train_private.Config(**where, **private, **more))
+    if medium == "image":
+        return train_distributed.run(
+            train_distributed.Config(**where, **images, epochs=4, global_batch_size=16)
+        )
+    return transfer_text.run(
+        transfer_text.Config(**where, **texts, epochs=4, max_length=16, global_batch_size=16)
+    )
+
+
+def train_all(strategy: str, folder: Path) -> None:
+    """All cases under one strategy."""
+    if strategy == "mirrored":
+        distribute.logical_cpus(2)
+    for medium, regime in CASES:
+        train(medium, regime, strategy=strategy, folder=folder)
+
+
+if __name__ == "__main__":
+    train_all(sys.argv[1], Path(sys.argv[2]))

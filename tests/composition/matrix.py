@@ -1,0 +1,158 @@
+"""The matrix of compositions: what goes together, found by doing it, as a table for the README.
+
+uv run python tests/composition/matrix.py            (prints it: about three minutes)
+uv run python tests/composition/matrix.py --write    (puts it into README.md)
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import composed
+
+from recipes import compress_tflite
+from tfkit.errors import UsageError
+from tfkit.run import Run
+
+ROOT = Path(__file__).parents[2]
+BEGIN, END = "<!-- matrix -->\n", "<!-- /matrix -->\n"
+TECHNIQUES, VARIANTS = ("none", "prune", "qat"), ("float32", "int8")
+ASKED = {
+    ("image", "plain"): ("prune", "qat"),
+    ("image", "private"): ("prune",),
+    ("text", "plain"): (),
+    ("text", "private"): (),
+}
+"""What is trained further, in one call for each kind of run: all others refuse it, which is tried too."""
+
+_CAPTION = (
+    "Each kind of run is trained under each strategy on 120 examples; what it leaves is alike, so that the runs of"
+    " one_device stand for the others in what is made of them. Images: `train_distributed`, and `train_private` on"
+    " features; texts: the light model. Made by `uv run python tests/composition/matrix.py --write`; a test makes it"
+    " anew and compares."
+)
+
+
+def write_data(folder: Path) -> None:
+    """Examples to train on, and others that stand for public ones."""
+    composed.write_images(folder / "images")
+    composed.write_images(folder / "public", first=2 * composed.EACH)
+    composed.write_texts(folder / "texts.csv")
+
+
+def start_others(folder: Path) -> subprocess.Popen[bytes]:
+    """The trainings under the other strategies, one after the other, in a network of their own."""
+    alone = ["unshare", *([] if os.getuid() == 0 else ["-r"]), "-n", "sh", "-c"]
+    program = shlex.join([sys.executable, str(Path(composed.__file__))])
+    launch = shlex.join([sys.executable, "-m", "tfkit", "launch", "--workers", "2", "--"])
+    script = (
+        f"ip link set lo up; {program} mirrored {shlex.quote(str(folder))} &&"
+        f" exec {launch} {shlex.quote(str(Path(composed.__file__)))} multi_worker {shlex.quote(str(folder))}"
+    )
+    with (folder / "others.log").open("wb") as log:
+        return subprocess.Popen([*alone, script], cwd=ROOT, stdout=log, stderr=log)
+
+
+def settings(folder: Path, medium: str, regime: str, *, public: bool = True) -> dict:
+    """Of `recipes.compress_tflite` for a kind of run."""
+    where = {"from_run": folder / "one_device" / f"{medium}-{regime}", "epochs": 1, "max_accuracy_drop": 0.9}
+    if regime == "plain" or not public:
+        return where
+    return {**where, "representative_data": folder / ("public" if medium == "image" else "texts.csv")}
+
+
+def compress(folder: Path, medium: str, regime: str) -> Run:
+    """All that can be made of a kind of run."""
+    asked = {"variants": VARIANTS, "techniques": ASKED[medium, regime]}
+    return compress_tflite.run(compress_tflite.Config(**settings(folder, medium, regime), **asked))
+
+
+def refusal(folder: Path, medium: str, regime: str, *, public: bool = True, **asked: tuple[str, ...]) -> str:
+    """Why the recipe does not do it: the beginning of what it says; "" where it does."""
+    try:
+        compress_tflite.run(
+            compress_tflite.Config(**settings(folder, medium, regime, public=public), **asked)
+        )
+    except UsageError as error:
+        run = str(folder / "one_device" / f"{medium}-{regime}")
+        said = str(error).splitlines()[0].replace(run, "the run")
+        return f"{said[0].upper()}{said[1:]}"
+    return ""
+
+
+def row(folder: Path, medium: str, regime: str, trained: dict[str, bool], reasons: list[str]) -> str:
+    """One kind of run, after it was compressed; adds to the reasons why not."""
+    made = [one["name"] for one in Run.open(settings(folder, medium, regime)["from_run"]).read(
+        "tflite/variants.json")["variants"]]  # fmt: skip
+    cells = [f"{medium}, {regime}", *("yes" if trained[name] else "NO" for name in composed.STRATEGIES)]
+    for technique in TECHNIQUES:
+        for variant in VARIANTS:
+            wanted = () if technique == "none" else (technique,)
+            beginning = {"none": "", "prune": "prune0.8+", "qat": "qat+"}[technique]
+            said = ""
+            if f"{beginning}{variant}" not in made:
+                cell = "no"
+                said = refusal(folder, medium, regime, variants=(variant,), techniques=wanted)
+            else:
+                cell = "yes"
+                if regime == "private" and variant == "int8":
+                    said = refusal(folder, medium, regime, public=False, variants=(variant,))
+                    said = f"With public examples by --representative-data. Without them: {said}"
+            if said and said not in reasons:
+                reasons.append(said)
+            cells.append(f"{cell} ({reasons.index(said) + 1})" if said else cell)
+    return f"| {' | '.join(cells)} |"
+
+
+def table(folder: Path) -> str:
+    """Of all that was trained and compressed in a folder, as Markdown."""
+    reasons: list[str] = []
+    heads = [
+        f"{variant}" if one == "none" else f"{one}, {variant}" for one in TECHNIQUES for variant in VARIANTS
+    ]
+    heads = ["", *composed.STRATEGIES, *heads]
+    rows = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
+    for medium, regime in composed.CASES:
+        trained = {
+            name: (folder / name / f"{medium}-{regime}" / "report.html").is_file()
+            for name in composed.STRATEGIES
+        }
+        rows.append(row(folder, medium, regime, trained, reasons))
+    listed = [f"{number}. {reason}" for number, reason in enumerate(reasons, 1)]
+    return "\n".join([*rows, "", *listed, "", _CAPTION, ""])
+
+
+def make(folder: Path) -> str:
+    """All of it: train, compress, try what is refused; returns the table."""
+    write_data(folder)
+    others = start_others(folder)
+    try:
+        composed.train_all("one_device", folder)
+        for medium, regime in composed.CASES:
+            compress(folder, medium, regime)
+        code = others.wait(timeout=900)
+    finally:
+        others.terminate()
+        others.wait()
+    if code:
+        raise RuntimeError((folder / "others.log").read_text(errors="replace")[-4000:])
+    return table(folder)
+
+
+def of_readme() -> str:
+    """What stands there now."""
+    return (ROOT / "README.md").read_text().partition(BEGIN)[2].partition(END)[0]
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as made_in:
+        found = make(Path(made_in))
+    print(found)
+    if "--write" in sys.argv:
+        before, _, rest = (ROOT / "README.md").read_text().partition(BEGIN)
+        (ROOT / "README.md").write_text(f"{before}{BEGIN}{found}{END}{rest.partition(END)[2]}")
