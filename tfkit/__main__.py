@@ -22,7 +22,7 @@ _EPILOG = f"""
 examples:
   python -m tfkit doctor
   python -m tfkit launch --workers 2 -- -m recipes.transfer_image --data-dir photos/ --run-dir runs/photos
-  python -m tfkit report runs/photos
+  python -m tfkit report runs/photos runs/private --output runs/compare.html
 
 {cli.EXIT_CODES}
 """
