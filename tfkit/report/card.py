@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,8 @@ def write(facts: Facts) -> Path:
     )
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     path = facts.path / claim.MODEL_CARD
-    files.write_text(path, template.render(content(facts) | {"classes_shown": CLASSES_SHOWN}))
+    text = template.render(content(facts) | {"classes_shown": CLASSES_SHOWN})
+    files.write_text(path, re.sub(r"\n{3,}", "\n\n", text))
     return path
 
 

@@ -99,6 +99,8 @@ def _how_good(facts: Facts) -> str:
 def _how_private(facts: Facts) -> str:
     privacy = facts.privacy
     if not privacy:
+        if "documents" in facts.data:
+            return "The index holds what the documents say: whoever may not read them must not have it."
         return NOT_PRIVATE if facts.measured or facts.model else ""
     epsilon = privacy.get("epsilon")
     if not privacy.get("private") or epsilon is None:
