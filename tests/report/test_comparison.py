@@ -74,14 +74,9 @@ def test_classes_are_those_first_in_which_the_runs_differ(pair):
     assert spread[0] > 1
 
 
-def test_other_data_and_several_private_runs_are_remarked_on(folder, capsys):
+def test_other_data_and_several_private_runs_are_remarked_on(folder):
     private = folder / "javascript:alert(4)" / "first"
-    assert main(["report", *map(str, (folder / "first", folder / "first", private))]) == 0
-    assert capsys.readouterr().out.splitlines() == [
-        str(folder / "first" / "report.html"), str(private / "report.html"), str(folder / "compare.html"),
-    ]  # fmt: skip
-    page = Page(folder / "compare.html")
-    assert "2 runs beside each other" in page.text  # the same one twice is one
+    page = Page(report.write_comparison([Run(folder / "first"), Run(private)], folder / "compare.html"))
     assert "not all tested on the same examples" in page.text
     assert "adds up" not in page.text
     assert cells(page, "Overview")["epsilon"] == ["no promise", "3 at delta 1e-05"]
@@ -114,6 +109,12 @@ def test_where_the_comparison_goes(tmp_path, capsys):
     for path in runs:
         with Run.create(path, config={}) as run:
             run.record({"time/total_seconds": 1.0})
+    assert main(["report", *map(str, [*runs, runs[0]])]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        *(str(path / "report.html") for path in runs),
+        str(tmp_path / "compare.html"),
+    ]
+    assert "2 runs beside each other" in Page(tmp_path / "compare.html").text  # the same one twice is one
     output = tmp_path / "new" / "page.html"
     assert main(["report", *map(str, runs), "--output", str(output)]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == str(output)
