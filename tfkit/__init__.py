@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from tfkit import errors, stack
 
 if TYPE_CHECKING:
-    from tfkit import audit, compress, data, distribute, hub, lite, privacy, search, text
+    from tfkit import audit, compress, data, distribute, hub, lite, privacy, search, tensorboard, text
     from tfkit.data import Splits, from_arrays, load_images, load_texts
     from tfkit.fitting import fit
     from tfkit.hub import resolve, resolve_text
@@ -45,6 +45,7 @@ __all__ = [
     "resolve_text",
     "search",
     "stack",
+    "tensorboard",
     "text",
 ]
 

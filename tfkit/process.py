@@ -106,6 +106,9 @@ def quiet() -> Iterator[None]:
 
     The file descriptor is filtered, by `grep` in a process of its own: what native code says as it brings
     this process down still gets through. With TFKIT_QUIET=0, or inside another such block, it does nothing.
+
+    Returns:
+      A context; nothing is bound by `as`.
     """
     global _quieting
     grep = shutil.which("grep")

@@ -75,7 +75,8 @@ class Run:
       is_chief: whether this process is the one whose files remain.
 
     Example:
-      >>>       >>> run = Run.create(Path(tempfile.mkdtemp()) / "first", config={"seed": 1})
+      >>> import tempfile
+      >>> run = Run.create(Path(tempfile.mkdtemp()) / "first", config={"seed": 1})
       >>> run.record({"test/accuracy": 0.97})
       >>> Run.open(run.path).metrics["test/accuracy"]
       0.97

@@ -109,6 +109,9 @@ def tf_privacy(submodule: str) -> Any:
     Args:
       submodule: its name below tensorflow_privacy.privacy, such as "analysis.compute_dp_sgd_privacy_lib".
 
+    Returns:
+      The module.
+
     Raises:
       StackError: one of the two packages is missing or does not import.
     """
@@ -125,6 +128,9 @@ def tfmot_module(submodule: str) -> Any:
     Args:
       submodule: its name below tensorflow_model_optimization.python, such as "core.sparsity.keras.pruning_impl".
 
+    Returns:
+      The module.
+
     Raises:
       StackError: the package is missing or does not import.
     """
@@ -133,7 +139,11 @@ def tfmot_module(submodule: str) -> Any:
 
 
 def devices() -> dict[str, list[str]]:
-    """The devices that TensorFlow sees: names by kind, "CPU", "GPU", "TPU"."""
+    """The devices that TensorFlow sees: names by kind, "CPU", "GPU", "TPU".
+
+    Returns:
+      Such as {"CPU": ["/physical_device:CPU:0"], "GPU": [], "TPU": []}. TensorFlow starts for it.
+    """
     from tfkit.stack import tf
 
     kinds = ("CPU", "GPU", "TPU")
@@ -141,17 +151,29 @@ def devices() -> dict[str, list[str]]:
 
 
 def has_gpu() -> bool:
-    """Whether TensorFlow sees a GPU."""
+    """Whether TensorFlow sees a GPU.
+
+    Returns:
+      False also where TensorFlow was built without CUDA.
+    """
     return bool(devices()["GPU"])
 
 
 def set_cluster(config: str) -> None:
-    """Be the process that this TF_CONFIG describes; TensorFlow reads it when a strategy of several workers is made."""
+    """Be the process that this TF_CONFIG describes; TensorFlow reads it when a strategy of several workers is made.
+
+    Args:
+      config: JSON, as the variable TF_CONFIG holds it.
+    """
     os.environ["TF_CONFIG"] = config
 
 
 def malloc_is_tuned() -> bool:
-    """Whether glibc keeps the memory of tensors in this process, since TensorFlow was first asked for."""
+    """Whether glibc keeps the memory of tensors in this process, since TensorFlow was first asked for.
+
+    Returns:
+      False on another C library than glibc.
+    """
     return _tuned is True
 
 

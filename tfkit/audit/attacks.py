@@ -51,6 +51,9 @@ def attack(
       others: the same of examples that training has not seen.
       seed: of the halves, and of attackers that learn.
 
+    Returns:
+      One `Attack` for each name, in their order.
+
     Raises:
       ConfigError: there is no such attacker.
     """

@@ -50,6 +50,9 @@ def audit(
         model says of them [n, c].
       secrets: measures what codes among the training texts leave in a model; see `tfkit.audit.secrets`.
 
+    Returns:
+      The attacks, the lower bound, and what was said of them; audit.json holds the same.
+
     Raises:
       ConfigError: there is no such attacker.
       DataError: these are not the data of the run, or too few.

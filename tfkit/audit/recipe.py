@@ -45,6 +45,9 @@ def audit_recipe(
       shadows: models for LiRA, which takes the head on stored features for the whole model; 0: none.
       canaries: codes that a head is trained on anew, for each of 1, 4 and 16 insertions; 0: none.
       seed: of lots and of attackers, of digits and classes.
+
+    Returns:
+      As of `audit`; its data are read again by the configuration.
     """
     check_names(tuple(attacks))
     if not run.finished:

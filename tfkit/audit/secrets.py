@@ -120,6 +120,9 @@ def exposure(
       canaries: codes for each of 1, 4 and 16 insertions.
       epsilon: that the run claims.
       seed: of digits and classes.
+
+    Returns:
+      How many bits each canary is found by, for each number of insertions.
     """
     chance = np.random.default_rng(seed)
     texts = codes(canaries * len(INSERTIONS) + REFERENCES, chance=chance)

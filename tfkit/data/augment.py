@@ -33,6 +33,7 @@ class Augmentation:
     """Left to right, every other image. Not for digits, letters, or anything that has a right side."""
 
     rotation_degrees: float = 0.0
+    """About the middle; what comes into view is the mirrored image."""
     zoom: float = 0.0
     """0.1 shows an image 0.9 to 1.1 times as large."""
 

@@ -33,6 +33,10 @@ def load_images(
       validation_fraction: of each class.
       test_fraction: of each class.
 
+    Returns:
+      Batches of (images float32 [b, size, size, 3] in 0..1, labels int64 [b]) for training, validation and test;
+      the same for the same seed.
+
     Raises:
       DataError: the images cannot be found, or cannot serve to train a classifier.
     """

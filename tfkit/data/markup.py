@@ -46,6 +46,9 @@ def plain_text(page: str) -> str:
     Args:
       page: of it the first `MAX_MARKUP` characters are taken.
 
+    Returns:
+      Its paragraphs, one a line, with single spaces.
+
     Example:
       >>> plain_text("<style>p {}</style><p>Dear&nbsp;all,</p><p>see <b>you</b> <i>soon</i></p>")
       'Dear all,\\nsee you soon'

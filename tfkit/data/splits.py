@@ -76,12 +76,16 @@ class Splits:
     """
 
     source: Source
+    """What the examples are read from."""
     indices: Mapping[str, np.ndarray]
     """For each of "train", "validation" and "test": int64 indices into the source, in the stable order."""
 
     class_names: tuple[str, ...]
+    """By label: the name of label 0 comes first."""
     global_batch_size: int
+    """Examples in a batch, over all replicas."""
     seed: int
+    """Of the splits and of the order of training."""
     origin: str
     """Where the examples come from: "photos/", "digits (scikit-learn 1.6.1)"."""
 

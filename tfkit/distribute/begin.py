@@ -24,6 +24,9 @@ R = TypeVar("R", bound=ReplicaConfig)
 def locate(config: StrategyConfig) -> None:
     """Make known which process of which job this is, where TF_CONFIG does not say it yet.
 
+    Args:
+      config: names the scheduler: `cluster`.
+
     Raises:
       ConfigError: the scheduler that was named did not start this process.
     """
@@ -41,6 +44,9 @@ def joined(config: StrategyConfig, run: Run) -> Iterator[tf.distribute.Strategy]
     Args:
       config: which strategy.
       run: is told which one it became.
+
+    Returns:
+      A context of the strategy.
 
     Raises:
       ConfigError: it cannot be had here.
@@ -64,6 +70,14 @@ def joined(config: StrategyConfig, run: Run) -> Iterator[tf.distribute.Strategy]
 
 def scaled(config: R, chosen: tf.distribute.Strategy, run: Run) -> R:
     """The settings with the batch size of all replicas, and learning rates that suit it.
+
+    Args:
+      config: for one replica.
+      chosen: of how many there are.
+      run: is told what was changed.
+
+    Returns:
+      The same kind of config: `global_batch_size` times the replicas, learning rates by the rule.
 
     Source: Goyal et al. 2017 (arXiv:1706.02677) for the linear rule with warm-up; Krizhevsky 2014 (arXiv:1404.5997)
     for the root.

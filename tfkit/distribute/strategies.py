@@ -41,6 +41,9 @@ def strategy(name: str | tf.distribute.Strategy = "auto") -> tf.distribute.Strat
         `tpu`: of a TPU VM, or the TPU that TPU_NAME names.
         `auto`: what TF_CONFIG describes; else mirrored where there are two GPUs or more; else one_device.
 
+    Returns:
+      A strategy of TensorFlow, ready for `scope()`.
+
     Raises:
       ConfigError: no strategy has that name; it does not suit TF_CONFIG; TensorFlow has started too far for it.
       AbsentError: a worker did not come.
@@ -76,7 +79,14 @@ def strategy(name: str | tf.distribute.Strategy = "auto") -> tf.distribute.Strat
 
 
 def describe(chosen: tf.distribute.Strategy) -> str:
-    """One line: the strategy, its replicas and their devices."""
+    """One line: the strategy, its replicas and their devices.
+
+    Args:
+      chosen: any strategy.
+
+    Returns:
+      Such as "MirroredStrategy: 2 replicas on GPU:0, GPU:1".
+    """
     from tfkit.stack import tf
 
     count, here = chosen.num_replicas_in_sync, cluster.current()
@@ -93,6 +103,9 @@ def describe(chosen: tf.distribute.Strategy) -> str:
 
 def logical_cpus(count: int) -> None:
     """Split the CPU into `count` logical devices, to rehearse `mirrored` without GPUs.
+
+    Args:
+      count: devices, 1 or more.
 
     Raises:
       ConfigError: TensorFlow has started already; this must come before its first operation.

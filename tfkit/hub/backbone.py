@@ -44,10 +44,13 @@ class Backbone:
     feature_size: int
     """Numbers in a feature vector; 0 where the model gives none."""
     parameters: int
+    """Numbers in all its variables."""
     trainable_variables: int
+    """Variables that fine-tuning changes; 0: it can only be used as it is."""
     licence: str
     """An SPDX name, or "unknown"."""
     interface: Interface
+    """How the SavedModel is called."""
     notes: tuple[str, ...] = ()
     """What was assumed, a sentence each: for the notes of a run."""
 

@@ -22,6 +22,7 @@ class Embedded:
     engine: str
     """What computed them: "litert" or "tensorflow"."""
     reason: str
+    """Why this engine, in words."""
     max_relative_difference: float
     """The largest one between LiteRT and TensorFlow on some texts; 0 where only TensorFlow computed."""
     cut: int
@@ -35,6 +36,9 @@ def embed(encoder: TextEncoder, texts: Sequence[str], *, engine: str = "auto") -
       encoder: see `tfkit.hub.resolve_text`.
       texts: one or more.
       engine: as of `tfkit.hub.extract`.
+
+    Returns:
+      Vectors float32 [n, feature_size], and which engine made them.
 
     Raises:
       CheckError: a vector is not finite, or LiteRT was asked for and cannot compute them.

@@ -48,6 +48,7 @@ class TextEncoder:
     preprocessor: Part | None
     """What makes ids of strings; None where the encoder takes strings itself, or where it is not known."""
     interface: Interface
+    """How the encoder's SavedModel is called."""
     output_key: str | None
     """The output that is the vector of a text; None where there is but one."""
     feature_size: int
@@ -55,7 +56,9 @@ class TextEncoder:
     max_length: int | None
     """Ids of a text at most, the two at its ends among them; what is longer is cut. None: the model decides."""
     parameters: int
+    """Numbers in all its variables."""
     trainable_variables: int
+    """Variables that fine-tuning changes; 0: it can only be used as it is."""
     licence: str
     """An SPDX name, or "unknown"."""
     notes: tuple[str, ...] = ()

@@ -105,6 +105,10 @@ class Census:
 def prove_int8(census: Census, *, name: str) -> None:
     """Make sure that an int8 file computes in int8.
 
+    Args:
+      census: of the file, by `inspect`.
+      name: what an error calls the file.
+
     Raises:
       CheckError: operations in float, or float weights; the message lists them.
     """

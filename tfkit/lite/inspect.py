@@ -29,6 +29,9 @@ def inspect(model: bytes) -> Census:
     Args:
       model: the file's content.
 
+    Returns:
+      Operators, multiplications (MACs) by type, inputs, outputs, sparsity.
+
     Raises:
       DataError: it is no .tflite file, or damaged.
 

@@ -102,6 +102,9 @@ def calibrate(
       accountant: `pld` or `rdp`.
       release_noise: as for `epsilon`.
 
+    Returns:
+      Standard deviation of the noise in units of the clipping norm.
+
     Raises:
       ConfigError: an argument out of its range.
       PrivacyError: no noise gives so small an epsilon; or the target is so large that it protects nobody.

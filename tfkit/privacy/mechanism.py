@@ -169,6 +169,18 @@ class Plan:
       sampling_probability: with which an example is in a step.
       steps_per_epoch: so many that an example is expected once.
       microbatch_size: examples that go through the model at a time.
+      l2_norm_clip: length to which the gradient of each example is cut; with adaptive clipping where it begins.
+      adaptive_clip_quantile: share of examples that is to stay unclipped, in (0, 1); None: the clipping norm is fixed.
+      clip_learning_rate: of the clipping norm, where it is adaptive.
+      sampler: "poisson" or "shuffled".
+      expected_batch_size: examples in a step on average, by which the noisy sum is divided.
+      examples: in the training split.
+      epochs: that were planned, and are accounted.
+      delta: probability with which epsilon may fail.
+      accountant: "pld" or "rdp".
+      deterministic_noise: noise from the seed, for tests: nothing is private then.
+      diagnostics: whether numbers without noise are logged, which leak.
+      target_epsilon: that was asked for; None where the noise was.
       release_noise: of a Gaussian release from all examples beside the steps; 0: none.
     """
 

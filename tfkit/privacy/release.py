@@ -33,5 +33,12 @@ def noise_for_share(whole: float, share: float) -> float:
     """The noise multiplier of a release that spends a share of what one release of `whole` would spend.
 
     What Gaussian mechanisms spend adds up in 1 / noise^2 (Dong et al. 2022, arXiv:1905.02383).
+
+    Args:
+      whole: noise multiplier of a release that spends all.
+      share: above 0 and up to 1.
+
+    Returns:
+      `whole` / sqrt(`share`), in units of the clipping norm.
     """
     return whole / math.sqrt(share)

@@ -76,6 +76,9 @@ def paragraph(content: Mapping[str, Any]) -> str:
 
     Args:
       content: what `statement` returned, or privacy.json holds.
+
+    Returns:
+      Sentences for a review board: what is promised, by which method, and what is not covered.
     """
     sentences = [*_verdict(content), *_how(content)]
     sentences.append("Covered: " + ("; ".join(content["covered"]) or "nothing") + ".")

@@ -27,6 +27,12 @@ def check(
 ) -> None:
     """Raise if no epsilon would hold for the training of this model; arguments as of `problems`.
 
+    Args:
+      model: as of `problems`.
+      plan: as of `problems`.
+      callbacks: as of `problems`.
+      example_spec: as of `problems`.
+
     Raises:
       PrivacyError: all that stands against it, each with its fix.
     """

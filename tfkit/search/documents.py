@@ -25,6 +25,7 @@ class Document:
     name: str
     """The path of a file below its folder, or "mails.csv:17"."""
     text: str
+    """All of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +52,9 @@ def load_documents(source: str | Path, *, text_column: str | None = None) -> Doc
       source: a folder, whose .txt, .md, .rst and .html files at any depth are documents; a .csv, .tsv, .jsonl or
         .parquet file with a document a row; or "docstrings", the embedded ones.
       text_column: of a table; left out, the one whose name says it.
+
+    Returns:
+      The documents, and what was left out and why.
 
     Raises:
       DataError: there is no document.

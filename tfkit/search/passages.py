@@ -47,7 +47,7 @@ def cut(texts: Sequence[str], *, count: Count, room: int) -> list[list[str]]:
     Example:
       >>> by_words = lambda texts: np.array([len(text.split()) for text in texts])
       >>> cut(["One two. Three four five.\\n\\nSix."], count=by_words, room=4)
-      [['One two.', 'Three four five.\\n\\nSix.']]
+      [['One two.', 'Three four five.', 'Six.']]
     """
     return [
         _passages(text, spans, room) for text, spans in zip(texts, _units(texts, count, room), strict=True)

@@ -45,6 +45,12 @@ def roc(evaluation: Evaluation) -> Figure:
 
 
 def write_roc(logdir: Path, evaluation: Evaluation, *, step: int = 0) -> None:
-    """The curves as a picture in the images dashboard, under `test`; an earlier one is replaced."""
+    """The curves as a picture in the images dashboard, under `test`; an earlier one is replaced.
+
+    Args:
+      logdir: of the run.
+      evaluation: on the test split.
+      step: where it stands on the axis.
+    """
     with event_writer(logdir / "test", kind="roc") as tf:
         tf.summary.image("roc", figures.pixels(roc(evaluation))[None], step=step)

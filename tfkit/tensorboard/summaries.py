@@ -70,7 +70,13 @@ def write_images(
 
 
 def write_confusion(logdir: Path, evaluation: Evaluation, *, step: int = 0) -> None:
-    """The confusion matrix as a picture; beyond 50 classes the pairs that are confused most often."""
+    """The confusion matrix as a picture; beyond 50 classes the pairs that are confused most often.
+
+    Args:
+      logdir: of the run.
+      evaluation: on the test split.
+      step: where it stands on the axis.
+    """
     with event_writer(logdir / "test", kind="confusion") as tf:
         tf.summary.image("confusion", figures.pixels(figures.confusion(evaluation))[None], step=step)
 
@@ -79,6 +85,11 @@ def write_pr_curves(logdir: Path, evaluation: Evaluation, *, step: int = 0) -> N
     """One precision-recall curve for each class that occurs, and one over all, for the PR curves dashboard.
 
     The one over all counts every (example, class) pair as a yes-or-no question (micro-average).
+
+    Args:
+      logdir: of the run.
+      evaluation: on the test split.
+      step: where it stands on the axis.
     """
     from tensorboard.plugins.pr_curve import summary
 

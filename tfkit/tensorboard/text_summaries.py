@@ -29,13 +29,24 @@ def write_texts(logdir: Path, name: str, texts: Sequence[str], *, captions: Sequ
 
 
 def write_statement(logdir: Path, sentences: Sequence[str]) -> None:
-    """What holds for the privacy of the training, in words, in the text dashboard; an earlier one is replaced."""
+    """What holds for the privacy of the training, in words, in the text dashboard; an earlier one is replaced.
+
+    Args:
+      logdir: of the run.
+      sentences: one paragraph each.
+    """
     with event_writer(logdir, kind="privacy") as tf:
         tf.summary.text("privacy", "\n\n".join(map(_escaped, sentences)), step=0)
 
 
 def write_lengths(logdir: Path, name: str, lengths: np.ndarray) -> None:
-    """How long texts are, int [n], in the histograms dashboard."""
+    """How long texts are, int [n], in the histograms dashboard.
+
+    Args:
+      logdir: of the run.
+      name: of the histogram.
+      lengths: in tokens or characters, int [n].
+    """
     with event_writer(logdir / "texts", kind=name) as tf:
         tf.summary.histogram(name, lengths, step=0, buckets=min(50, max(1, int(np.ptp(lengths)))))
 

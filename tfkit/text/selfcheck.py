@@ -81,6 +81,12 @@ class Report:
 def check(tokenizer: Rows) -> Report:
     """Send hard strings through a tokenizer and back, and name what did not return.
 
+    Args:
+      tokenizer: that gives rows of ids, and says what they stand for.
+
+    Returns:
+      By name of the string, such as "CJK": the verdict, and what came back.
+
     Example:
       >>> from tfkit.text import WordPiece
       >>> letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
