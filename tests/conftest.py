@@ -54,6 +54,18 @@ BUDGET = {
 }  # fmt: skip
 
 
+# Files are dealt in this order: what takes minutes comes first, so that both processes end together.
+LONG = ("test_readme.py", "composition", "notebooks", "recipes", "distribute", "lite", "schedulers")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def place(item: pytest.Item) -> int:
+        name = Path(item.nodeid).parts[1].split("::")[0]
+        return LONG.index(name) if name in LONG else len(LONG)
+
+    items.sort(key=place)
+
+
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """How long each folder took, beside what it may take; not a test: machines differ."""
     seconds: dict[str, float] = {}

@@ -22,7 +22,7 @@ _EPILOG = f"""
 examples:
   python -m tfkit doctor
   python -m tfkit launch --workers 2 -- -m recipes.transfer_image --data-dir photos/ --run-dir runs/photos
-  python -m tfkit report runs/photos
+  python -m tfkit report runs/photos runs/private --output runs/compare.html
 
 {cli.EXIT_CODES}
 """
@@ -48,8 +48,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     models.add_argument("--json", action="store_true", help="print all of it as JSON")
     models.set_defaults(run=_models)
 
-    report = commands.add_parser("report", help="write report.html of finished runs anew")
+    report = commands.add_parser(
+        "report", help="write reports of finished runs anew; several runs are compared"
+    )
     report.add_argument("runs", nargs="+", metavar="RUN", help="a run folder")
+    report.add_argument(
+        "--output",
+        metavar="FILE",
+        help="the page that compares several runs; compare.html in the folder that holds them when left out",
+    )
     report.set_defaults(run=_report)
 
     manifests.add_command(commands)
@@ -112,7 +119,7 @@ def _launch(chosen: argparse.Namespace) -> int:
 def _report(chosen: argparse.Namespace) -> int:
     from tfkit import report
 
-    return report.main(chosen.runs)
+    return report.main(chosen.runs, output=chosen.output)
 
 
 if __name__ == "__main__":

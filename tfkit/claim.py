@@ -24,6 +24,7 @@ SAVED_MODEL = "saved_model"
 LOGS = "logs"
 BACKUP = "backup"
 REPORT = "report.html"
+MODEL_CARD = "model_card.md"
 PRIVACY = "privacy.json"
 AUDIT = "audit.json"
 TFLITE = "tflite"
@@ -36,7 +37,7 @@ RESTARTED_VARIABLE = "TFKIT_RESTARTED"
 """How often a launcher has started this job again."""
 
 MADE = (
-    *(CONFIG, LABELS, METRICS, NOTES, HISTORY, PROVENANCE, VERSIONS, EVALUATION, REPORT),
+    *(CONFIG, LABELS, METRICS, NOTES, HISTORY, PROVENANCE, VERSIONS, EVALUATION, MODEL_CARD, REPORT),
     *(SAVED_MODEL, LOGS, BACKUP, PRIVACY, AUDIT, TFLITE, INDEX, HITS),
 )
 

@@ -7,12 +7,18 @@ import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from recipes import compress_tflite, train_private, transfer_image
-from tfkit import cli
+from tfkit import cli, report
 from tfkit.run import Run
 from tfkit.stack import keras, tf
 
+INTENDED_USE = """\
+To show what a report looks like. It was trained on handwritten digits of 8 by 8 pixels, white on black.
+
+Not for reading forms, cheques or addresses: nobody has tried it on digits of any other origin.
+"""
 FAST = ("--image-size", "32", "--epochs", "5", "--fine-tune-epochs", "0", "--seed", "1")
 
 
@@ -51,6 +57,39 @@ def test_a_runs_model_becomes_int8_and_is_as_good(compressed):
     assert compressed.metrics["lite/int8/size_bytes"] == found["int8"]["size_bytes"]
     assert "TFLite</h2>" in (compressed.path / "report.html").read_text()
     assert not any(one["name"].startswith("prune") for one in content["variants"])
+
+
+@pytest.mark.slow
+def test_its_report_is_the_picture_in_the_readme(compressed, browser, screenshot, tmp_path):
+    """`--screenshots tests/report` takes it anew: tests/report/report.png."""
+    folder = shutil.copytree(
+        compressed.path, tmp_path / "photos", ignore=shutil.ignore_patterns("logs", "backup", "saved_model")
+    )
+    shown = Run.open(folder)
+    # Where this test's images happen to be is nothing for a README.
+    known = shown.provenance
+    shown.provenance = {**known, "data": {**known["data"], "origin": "photos/"}}
+    (folder / "intended_use.md").write_text(INTENDED_USE)
+    report.write_report(shown)
+    context = browser.new_context(viewport={"width": 1200, "height": 1100}, color_scheme="light")
+    page, said = context.new_page(), []
+    page.on("console", lambda message: said.append(message.text))
+    page.goto((folder / "report.html").as_uri())
+    picture = screenshot(page, "report")
+    assert said == []  # such as what the page's own policy has blocked
+    words = page.locator("body").inner_text()
+    accuracy = f"{100 * compressed.metrics['test/accuracy']:.1f} %"
+    for told in (accuracy, "is chosen", "test images right", "Not for reading forms", "Apache-2.0"):
+        assert told in words
+    assert page.locator("svg").count() == 5
+    assert page.locator("th").first.evaluate("one => getComputedStyle(one).color") == "rgb(85, 96, 111)"
+    context.close()
+    assert Image.open(picture).size == (1200, 1100)
+    assert picture.stat().st_size < 200_000
+    card = (folder / "model_card.md").read_text()
+    assert "| licence | Apache-2.0 |" in card
+    assert "Not for reading forms" in card
+    assert "(chosen) |" in card
 
 
 @pytest.mark.slow

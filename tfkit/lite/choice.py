@@ -110,6 +110,6 @@ def _praise(variant: Variant, count: int, gates: Gates) -> str:
     if variant.accuracy is None:
         quality = f"agreement {variant.agreement:.4f} with the original"
     else:
-        quality = f"accuracy {variant.accuracy:.4f} ({-variant.accuracy_drop:+.4f})"
+        quality = f"accuracy {variant.accuracy:.4f} ({0.0 - variant.accuracy_drop:+.4f})"
     speed = "" if variant.latency is None else f", {variant.latency:.2f} ms on one thread"
     return f"the smallest of {count} within the limits, {size}, {quality}{speed}"

@@ -44,7 +44,10 @@ def svg(figure: Figure, *, alt: str, prefix: str, smallest: float = 0.0) -> Any:
         parent.attrib.update({name: _own_ids(name, value, prefix) for name, value in parent.attrib.items()})
     width, _ = root.attrib.pop("width"), root.attrib.pop("height")
     style = f"max-width:{width};min-width:calc({smallest} * {width})"
-    root.attrib.update({"role": "img", "aria-label": figures.printable(alt), "style": style})
+    title = ElementTree.Element(f"{{{SVG}}}title", {"id": f"{prefix}title"})
+    title.text = figures.printable(alt)
+    root.insert(0, title)
+    root.attrib.update({"role": "img", "aria-labelledby": title.attrib["id"], "style": style})
     root.attrib.update({"stroke-linejoin": "round", "stroke-linecap": "butt"})
     return Markup(ElementTree.tostring(root, encoding="unicode"))
 

@@ -1,0 +1,173 @@
+"""What is known of a run, read from its folder alone: the page, the card and the comparison show the same.
+
+Where training was to be private, what the privacy code keeps out of a run folder is not shown either, whoever put
+it there: no example, no name of a file, no count of a class, no number of the training examples.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tfkit import exhibits
+from tfkit import run as runs
+from tfkit.evaluation import Evaluation
+from tfkit.exhibits import Excerpts, Pictures
+from tfkit.run import Run
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+INTENDED_USE = "intended_use.md"
+"""The author's own file in the run folder; no run writes or removes it."""
+LONGEST_BY_AUTHOR = 20_000
+SKIPPED_SHOWN = 50
+OF_TRAINING = ("loss", "accuracy")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Facts:
+    """A run's folder, read; what is not there is None or empty.
+
+    Attributes:
+      path: the folder.
+      things: what the examples are: images, texts or examples.
+      metrics: of metrics.json.
+      measured: of evaluation.npz, with pictures or excerpts.
+      privacy: of privacy.json.
+      audit: of audit.json.
+      lite: of tflite/variants.json.
+      data: where the examples came from; without counts and without what was left out.
+      counts: split to class to number of examples.
+      skipped: (path, reason), the first 50.
+      split_sizes: split to number of examples.
+      history: one row an epoch.
+      author: paragraphs of intended_use.md, each a list of lines.
+    """
+
+    path: Path
+    things: str
+    metrics: dict[str, float]
+    measured: Evaluation | None
+    pictures: Pictures | None
+    excerpts: Excerpts | None
+    privacy: dict[str, Any]
+    audit: dict[str, Any]
+    lite: dict[str, Any]
+    data: dict[str, Any]
+    counts: dict[str, dict[str, int]]
+    skipped: list[list[str]]
+    split_sizes: dict[str, int]
+    model: dict[str, Any]
+    recipe: str | None
+    history: DataFrame
+    notes: list[str]
+    config: dict[str, Any]
+    versions: dict[str, Any]
+    author: list[list[str]]
+
+    @property
+    def title(self) -> str:
+        """The name of the run's folder."""
+        return self.path.resolve().name
+
+    @property
+    def chosen(self) -> dict[str, Any] | None:
+        """The TFLite variant that was chosen."""
+        variants = self.lite.get("variants", ())
+        return next((one for one in variants if one["name"] == self.lite["chosen"]), None)
+
+    @property
+    def accuracy(self) -> float | None:
+        """On the test split."""
+        return self.measured.accuracy if self.measured else self.metrics.get("test/accuracy")
+
+
+def gather(run: Run) -> Facts:
+    """Read all of a run's folder.
+
+    Raises:
+      RunError, CheckError: a file of the run is damaged.
+    """
+    stored = run.path / runs.EVALUATION
+    measured, shown = exhibits.load(stored) if stored.is_file() else (None, None)
+    metrics, provenance, privacy = run.metrics, run.provenance, run.read(runs.PRIVACY)
+    data = dict(provenance.get("data", {}))
+    counts, skipped = data.pop("counts", {}), data.pop("skipped", [])
+    history = run.history
+    if privacy:
+        shown, skipped = None, []
+        sizes = {split: sum(of_class.values()) for split, of_class in counts.items()}
+        counts = {}
+        if not privacy.get("diagnostics"):
+            history = history.drop(columns=[name for name in OF_TRAINING if name in history])
+    else:
+        sizes = {split: sum(of_class.values()) for split, of_class in counts.items()}
+    if not sizes:
+        named = {split: metrics.get(f"data/{split}_examples") for split in ("train", "validation", "test")}
+        sizes = {split: int(size) for split, size in named.items() if size is not None}
+    pictures = shown if isinstance(shown, Pictures) else None
+    excerpts = shown if isinstance(shown, Excerpts) else None
+    axes = len(data.get("shape", [0]))
+    return Facts(
+        path=run.path,
+        things="images" if pictures or axes == 3 else "texts" if excerpts or axes == 0 else "examples",
+        metrics=metrics,
+        measured=measured,
+        pictures=pictures,
+        excerpts=excerpts,
+        privacy=privacy,
+        audit=run.read(runs.AUDIT),
+        lite=run.read(runs.VARIANTS),
+        data=data,
+        counts=counts,
+        skipped=skipped[:SKIPPED_SHOWN],
+        split_sizes=sizes,
+        model=provenance.get("model", {}),
+        recipe=provenance.get("recipe", {}).get("name"),
+        history=history,
+        notes=run.notes,
+        config=run.config,
+        versions=run.versions,
+        author=_by_author(run.path / INTENDED_USE),
+    )
+
+
+def classes(facts: Facts) -> list[dict[str, Any]]:
+    """One row a class, those found worst first; what is not defined is None."""
+    measured = facts.measured
+    if measured is None:
+        return []
+    columns = {
+        "train": [facts.counts.get("train", {}).get(name) for name in measured.class_names],
+        "examples": measured.counts.tolist(),
+        "recall": _defined(measured.recall),
+        "precision": _defined(measured.precision),
+        "average_precision": _defined(measured.average_precision),
+    }
+    rows = [
+        {"name": name, **{column: values[index] for column, values in columns.items()}}
+        for index, name in enumerate(measured.class_names)
+    ]
+    return sorted(rows, key=lambda row: (row["recall"] is None, row["recall"] or 0.0))
+
+
+def _defined(values: np.ndarray) -> list[float | None]:
+    return [float(value) if np.isfinite(value) else None for value in values]
+
+
+def _by_author(path: Path) -> list[list[str]]:
+    """Plain text: paragraphs are divided by empty lines."""
+    if not path.is_file():
+        return []
+    text = path.read_text(encoding="utf-8", errors="replace")[:LONGEST_BY_AUTHOR]
+    paragraphs: list[list[str]] = [[]]
+    for line in text.splitlines():
+        if line.strip():
+            paragraphs[-1].append(line.strip())
+        elif paragraphs[-1]:
+            paragraphs.append([])
+    return [lines for lines in paragraphs if lines]
