@@ -1,5 +1,10 @@
 """A real classifier of the digits, and event files read as the dashboards read them."""
 
+import contextlib
+import re
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -42,3 +47,28 @@ def read():
         return multiplexer
 
     return load
+
+
+@pytest.fixture(scope="session")
+def serving():
+    """`with serving(logdir) as address`: a TensorBoard server on loopback."""
+
+    @contextlib.contextmanager
+    def serve(logdir: Path):
+        words = ["--logdir", logdir, "--host", "127.0.0.1", "--port", "0"]
+        server = subprocess.Popen(
+            [sys.executable, "-m", "tensorboard.main", *words],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            found = (re.search(r"http://127\.0\.0\.1:\d+/", line) for line in server.stderr)
+            address = next(filter(None, found))[0]
+            threading.Thread(target=server.stderr.read, daemon=True).start()
+            yield address
+        finally:
+            server.terminate()
+            server.wait(timeout=30)
+
+    return serve

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
-import threading
 
 import numpy as np
 import pytest
@@ -48,22 +45,9 @@ def runs(photos, scans, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def address(runs):
-    server = subprocess.Popen(
-        [sys.executable, "-m", "tensorboard.main", "--logdir", runs, "--host", "127.0.0.1", "--port", "0"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        found = next(
-            match for line in server.stderr if (match := re.search(r"http://127\.0\.0\.1:\d+/", line))
-        )
-        threading.Thread(target=server.stderr.read, daemon=True).start()
-        yield found[0]
-    finally:
-        server.terminate()
-        server.wait(timeout=30)
+def address(runs, serving):
+    with serving(runs) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")

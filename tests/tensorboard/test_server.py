@@ -1,9 +1,6 @@
 """What a real TensorBoard server makes of the logs of a run."""
 
 import json
-import re
-import subprocess
-import sys
 import time
 import urllib.error
 import urllib.parse
@@ -56,18 +53,9 @@ def logdir(tmp_path_factory, evaluation, images):
 
 
 @pytest.fixture(scope="module")
-def fetch(logdir):
+def fetch(logdir, serving):
     """A function that gets JSON from a server on loopback; the server ends with the tests of this file."""
-    server = subprocess.Popen(
-        [sys.executable, "-m", "tensorboard.main", "--logdir", logdir, "--host", "127.0.0.1", "--port", "0"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        address = next(
-            found[0] for line in server.stderr if (found := re.search(r"http://127\.0\.0\.1:\d+/", line))
-        )
+    with serving(logdir) as address:
 
         def get(path, until=bool, **arguments):
             query = f"{address}data/{path}?{urllib.parse.urlencode(arguments)}"
@@ -82,10 +70,6 @@ def fetch(logdir):
                 time.sleep(0.2)
 
         yield get
-    finally:
-        server.terminate()
-        server.wait(timeout=30)
-        server.stderr.close()
 
 
 @pytest.mark.slow
