@@ -42,10 +42,13 @@ def commands(block: str) -> list[str]:
     return [shlex.join(words) for line in lines if (words := shlex.split(line, comments=True))]
 
 
+# A command that stands there twice is run once.
 STEPS = [
-    (kind, step)
-    for kind, block in BLOCKS
-    for step in (commands(block.removeprefix("pip install -q uv && ")) if kind == "sh" else [block])
+    *dict.fromkeys(
+        (kind, step)
+        for kind, block in BLOCKS
+        for step in (commands(block.removeprefix("pip install -q uv && ")) if kind == "sh" else [block])
+    )
 ]
 
 

@@ -32,7 +32,9 @@ def runs(photos, scans, tmp_path_factory):
     )
     x, y = load_digits(return_X_y=True)
     dense = keras.layers.Dense
-    model = keras.Sequential([dense(16, activation="relu", input_shape=[64]), dense(10)])
+    model = keras.Sequential(
+        [dense(16, name="hidden", activation="relu", input_shape=[64]), dense(10, name="top")]
+    )
     pruned = Prune(final_sparsity=0.75)
     wrapped = pruned.wrap(model, steps=3 * 57)
     wrapped.compile(
@@ -79,8 +81,8 @@ SHOWN = {
     "custom_scalars": ["Training", "learning rate", "Privacy", "epsilon spent", "Sparsity", "Speed"],
     "images": ["tag: confusion", "tag: roc", "samples"],
     "graphs": ["Main Graph"],
-    "distributions": ["tag: prune_low_magnitude_dense/kernel"],
-    "histograms": ["tag: prune_low_magnitude_dense/kernel"],
+    "distributions": ["tag: prune_low_magnitude_hidden/kernel"],
+    "histograms": ["tag: prune_low_magnitude_hidden/kernel"],
     "text": ["Training was differentially private with epsilon"],
     "pr_curves": ["all classes", "digit 0"],
     "hparams": ["runs", "model_handle", "best/val_accuracy", "target_epsilon"],

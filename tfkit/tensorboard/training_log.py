@@ -93,6 +93,7 @@ class EpochLog(keras.callbacks.Callback):
         if self._writers or not _writes(self.model):
             return
         for name in ("train", "validation"):
+            _wait_for_a_later_name(self._logdir / name)
             writer = EventFileWriter(str(self._logdir / name))
             # A session that starts at a step makes what stands at that step and later void.
             start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
@@ -151,6 +152,13 @@ def write_graph(model: keras.Model, folder: Path) -> None:
         with tf.summary.create_file_writer(str(new / "train")).as_default() as writer:
             tf.summary.graph(forward.graph)
             writer.close()
+
+
+def _wait_for_a_later_name(folder: Path) -> None:
+    """TensorBoard reads event files in the order of their names, which begin with the second: one file a second."""
+    now = time.time()
+    if any(path.name.split(".")[3] == f"{int(now):010d}" for path in folder.glob("events.out.tfevents.*")):
+        time.sleep(int(now) + 1 - now)
 
 
 def _writes(model: Any) -> bool:
