@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +18,13 @@ import pytest
 if "PYTEST_XDIST_WORKER" not in os.environ:
     _CACHE = tempfile.TemporaryDirectory(prefix="tfkit-tests-")
     os.environ["TFKIT_CACHE"] = _CACHE.name
+    # Where Python may not keep what it compiles, as in many containers, and nothing is compiled yet, each of the hundred
+    # processes that the tests start would compile TensorFlow's modules anew: 5 s each. They keep it among themselves.
+    _tensorflow = importlib.util.find_spec("tensorflow")
+    if sys.dont_write_bytecode and _tensorflow is not None and _tensorflow.origin is not None:
+        if not Path(importlib.util.cache_from_source(_tensorflow.origin)).exists():
+            del os.environ["PYTHONDONTWRITEBYTECODE"]
+            os.environ["PYTHONPYCACHEPREFIX"] = f"{_CACHE.name}/bytecode"
 
 
 def write_digits(folder: Path, *, classes: int, each: int, side: int = 24, prefix: str = "") -> Path:

@@ -12,10 +12,13 @@ native code prints, TF_CPP_MIN_LOG_LEVEL is respected.
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import importlib
 import os
 import sys
 import warnings
+from collections.abc import Iterator
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -223,12 +226,28 @@ def _start_tensorflow() -> None:
     if "tensorflow" in sys.modules:
         _refuse_keras_3(sys.modules["tensorflow"])
     tuned = process.tune_malloc()
-    with quiet():
+    with quiet(), _kept():
         tensorflow = _import("tensorflow", "tensorflow")
         if not process.has_accelerator():
             # The search for one complains once that there is none; let it do so here, where that is dropped.
             tensorflow.config.list_physical_devices()
     _tuned = tuned
+
+
+@contextlib.contextmanager
+def _kept() -> Iterator[None]:
+    """For imports of thousands of modules: what they make stays, and the garbage collector need not look at it.
+
+    Not while they are imported, nor in each of its later passes, of which the tracing of a graph has many.
+    """
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        if collects:
+            gc.enable()
 
 
 def _refuse_keras_3(tensorflow: ModuleType) -> None:

@@ -157,6 +157,7 @@ def train(
             )
             telling = Telling(stage=stage, epochs=last, steps_per_epoch=regime.steps_per_epoch)
             pulse.phase("training")
+            _build(model)
             model.fit(
                 regime.batches(first, last, chosen, skip=backup.step),
                 initial_epoch=first,
@@ -195,6 +196,21 @@ def train(
         val_loss=regime.best.state["value"],
         seconds=backup.seconds,
     )
+
+
+def _build(model: keras.Model) -> None:
+    """Make the metrics' variables now: made while `fit` traces its step, they have it traced a second time.
+
+    The optimizer's are made by `tfkit.backup`. A model of several outputs, or of open shapes, is left to Keras.
+    """
+    from tfkit.stack import tf
+
+    outputs = getattr(model, "outputs", None) or ()
+    if len(outputs) != 1 or not outputs[0].shape[1:].is_fully_defined():
+        return
+    predictions, labels = tf.zeros([1, *outputs[0].shape[1:]], outputs[0].dtype), tf.zeros([1], tf.int64)
+    model.compiled_loss.build(predictions)
+    model.compiled_metrics.build(predictions, labels)
 
 
 def _verbosity(asked: int | None, run: Run) -> int:

@@ -95,6 +95,7 @@ def test_variants_are_what_they_are_called(model):
 
 
 def test_a_converter_that_dies_is_an_error_and_the_others_are_made(model):
+    jobs.end_children()  # of other tests: the one that is killed must have this job
     with saved(model) as source:
         requests = [jobs.Request(name=name, variant="float32") for name in ("first", "second")]
         made = {}
@@ -106,6 +107,18 @@ def test_a_converter_that_dies_is_an_error_and_the_others_are_made(model):
     assert len(errors) == 1
     assert "was ended by SIGKILL" in str(errors[0])
     assert sum(isinstance(one, bytes) for one in made.values()) == 1
+
+
+def test_the_next_job_is_done_by_the_same_process_and_a_killed_one_is_replaced(model):
+    jobs.end_children()
+    first = convert(model)
+    (child,) = jobs._waiting
+    assert convert(model) == first
+    assert [one.pid for one in jobs._waiting] == [child.pid]
+    child.kill()
+    child.wait()
+    assert convert(model) == first
+    assert [one.pid for one in jobs._waiting] != [child.pid]
 
 
 def kill_child():

@@ -13,6 +13,7 @@ import pytest
 
 from recipes import train_private, transfer_image
 from recipes.transfer_text import Config, run
+from tfkit import cli
 from tfkit.errors import ConfigError, DataError, HubError
 from tfkit.run import Run
 from tfkit.stack import tf
@@ -160,14 +161,15 @@ def recipe(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-def test_a_wrong_column_ends_it_at_once(mails, tmp_path):
-    done = recipe(
-        "transfer_text", "--data-file", str(mails), "--text-column", "text", "--run-dir", str(tmp_path / "r")
-    )
-    assert done.returncode == 2
-    assert "DataError" in done.stderr
-    assert "body" in done.stderr
-    assert "Traceback" not in done.stderr
+def test_a_wrong_column_ends_it_at_once(mails, tmp_path, capsys):
+    arguments = ["--data-file", str(mails), "--text-column", "text", "--run-dir", str(tmp_path / "r")]
+    with pytest.raises(SystemExit) as ended:
+        cli.main(Config, run, arguments)
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert "DataError" in said
+    assert "body" in said
+    assert "Traceback" not in said
 
 
 def test_settings_that_cannot_be_are_refused(mails, tmp_path):

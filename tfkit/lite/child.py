@@ -1,8 +1,11 @@
-"""The process that converts: `python -m tfkit.lite.child FOLDER`, started by `tfkit.lite.jobs`."""
+"""The process that converts: `python -m tfkit.lite.child`, started by `tfkit.lite.jobs`, which tells it folders."""
 
 from __future__ import annotations
 
 import json
+import os
+import select
+import signal
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -23,8 +26,33 @@ _SELECT = (
 )
 
 
-def main(folder: Path) -> None:
-    """Do what FOLDER/job.json asks; what an earlier process has done there is not done again."""
+IDLE_SECONDS = 120
+
+
+def main() -> None:
+    """Do one job after the other: a line is a folder, and gets a line when its job is done.
+
+    Ends when nothing more is asked for a while, or with the process that asks. Ctrl-C is for that process.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    answers = os.fdopen(os.dup(1), "wb")
+    while select.select([0], [], [], IDLE_SECONDS)[0] and (line := sys.stdin.buffer.readline()):
+        folder = Path(os.fsdecode(line.rstrip(b"\n")))
+        # What a converter says, it says to whatever the first two files are, from Python and from C++.
+        log = os.open(folder / jobs.LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        os.close(log)
+        _do(folder)
+        answers.write(b"\n")
+        answers.flush()
+
+
+def _do(folder: Path) -> None:
+    """What FOLDER/job.json asks; what an earlier process has done there is not done again."""
+    from tfkit.stack import tf
+
+    tf.config.set_visible_devices([], "GPU")  # their memory is for the process that asks
     job = json.loads((folder / jobs.JOB).read_text())
     examples = _examples(folder / jobs.EXAMPLES)
     for place, asked in enumerate(job["requests"]):
@@ -106,4 +134,4 @@ def _set(converter: Any, request: jobs.Request, *, measured: bool) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main()

@@ -1,8 +1,14 @@
-"""Conversions in a process of their own: a converter that crashes is an error here, and not the end of the session."""
+"""Conversions in a process of their own: a converter that crashes is an error here, and not the end of the session.
+
+The process stays for the jobs that follow: it takes longer to import TensorFlow than to convert most models.
+"""
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -79,12 +85,11 @@ def run(
 
 
 def _crashes(folder: Path, requests: Sequence[Request]) -> Iterator[tuple[str, TfkitError]]:
-    """Start the child until every request has its result or its error; yields those at which it died."""
-    while left := [place for place in range(len(requests)) if not _is_done(folder, place)]:
-        code = _child(folder)
-        if code == 0 and not any(not _is_done(folder, place) for place in left):
+    """Ask children until every request has its result or its error; yields those at which one died."""
+    while (code := _converted(folder)) is not None:
+        place = next((place for place in range(len(requests)) if not _is_done(folder, place)), None)
+        if place is None:
             return
-        place = next(place for place in left if not _is_done(folder, place))
         died = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         last = "\n    ".join((folder / LOG).read_text(errors="replace").strip().splitlines()[-_LAST_LINES:])
         _fail(
@@ -95,18 +100,62 @@ def _crashes(folder: Path, requests: Sequence[Request]) -> Iterator[tuple[str, T
         yield requests[place].name, _error(folder, place)
 
 
-def _child(folder: Path) -> int:
+_waiting: list[subprocess.Popen[bytes]] = []
+"""Children that have nothing to do; they end by themselves after a while (`child.IDLE_SECONDS`)."""
+
+
+def _converted(folder: Path) -> int | None:
+    """Have a child do what is left to do in a folder; the exit code of one that died of it."""
+    while child := _taken():
+        if _answers(child, folder):
+            return None
+        if child.wait() != 0:
+            return child.returncode
+        # It had waited long enough and ended just now.
     with (folder / LOG).open("wb") as log:
         child = subprocess.Popen(
-            [sys.executable, "-m", "tfkit.lite.child", str(folder)],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
+            [sys.executable, "-m", "tfkit.lite.child"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
         )
-        try:
-            return child.wait()
-        finally:
-            child.kill()
+    return None if _answers(child, folder) else child.wait()
+
+
+def _taken() -> subprocess.Popen[bytes] | None:
+    """A child that waits for a job, if one does; it is the caller's alone."""
+    with contextlib.suppress(IndexError):
+        while (child := _waiting.pop()).poll() is not None:
+            pass
+        return child
+    return None
+
+
+def _answers(child: subprocess.Popen[bytes], folder: Path) -> bool:
+    """Whether a child, which is asked here, is there when it is through; it waits for another job then."""
+    assert child.stdin is not None
+    assert child.stdout is not None
+    try:
+        child.stdin.write(os.fsencode(folder.resolve()) + b"\n")
+        child.stdin.flush()
+        answered = bool(child.stdout.readline())
+    except BrokenPipeError:
+        answered = False
+    except BaseException:
+        child.kill()
+        child.wait()
+        raise
+    if answered:
+        _waiting.append(child)
+    return answered
+
+
+@atexit.register
+def end_children() -> None:
+    """End those that wait, and free their memory; the next job starts another."""
+    while child := _taken():
+        child.kill()
+        child.wait()
 
 
 def _is_done(folder: Path, place: int) -> bool:
