@@ -18,13 +18,16 @@ import pytest
 if "PYTEST_XDIST_WORKER" not in os.environ:
     _CACHE = tempfile.TemporaryDirectory(prefix="tfkit-tests-")
     os.environ["TFKIT_CACHE"] = _CACHE.name
-    # Where Python may not keep what it compiles, as in many containers, and nothing is compiled yet, each of the hundred
-    # processes that the tests start would compile TensorFlow's modules anew: 5 s each. They keep it among themselves.
+    # In many containers Python may not keep what it compiles: each of a hundred processes that the tests start would
+    # compile TensorFlow's modules anew, 5 s each. They keep it among themselves, unless it is there already.
     _tensorflow = importlib.util.find_spec("tensorflow")
-    if sys.dont_write_bytecode and _tensorflow is not None and _tensorflow.origin is not None:
-        if not Path(importlib.util.cache_from_source(_tensorflow.origin)).exists():
-            del os.environ["PYTHONDONTWRITEBYTECODE"]
-            os.environ["PYTHONPYCACHEPREFIX"] = f"{_CACHE.name}/bytecode"
+    assert _tensorflow is not None
+    if (
+        sys.dont_write_bytecode
+        and not Path(importlib.util.cache_from_source(str(_tensorflow.origin))).exists()
+    ):
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+        os.environ["PYTHONPYCACHEPREFIX"] = f"{_CACHE.name}/bytecode"
 
 
 def write_digits(folder: Path, *, classes: int, each: int, side: int = 24, prefix: str = "") -> Path:

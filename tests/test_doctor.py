@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 import sysconfig
@@ -104,6 +105,20 @@ def test_a_broken_environment_is_told_what_to_type(broken):
     # What comes after the crash is still examined.
     assert sum(line.startswith("ok") for line in lines) == len(checks.CHECKS) - len(found)
     assert lines[-1].strip().split(" && ") == list(dict.fromkeys(after.values()))
+
+
+def test_modules_that_are_compiled_in_each_process_are_told_of(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "pycache_prefix", str(tmp_path))  # where nothing is compiled yet
+    found = doctor._start()
+    assert not found["compiled"]
+    site = str(
+        Path(packages.__file__).parents[1] / "tests" / "data"
+    )  # a small folder in place of the packages
+    words = shlex.split(found["command"])
+    assert words[-1] == sysconfig.get_path("purelib")
+    words[-1:] = [site]
+    subprocess.run(words, check=True, env={**os.environ, "PYTHONPYCACHEPREFIX": str(tmp_path)})
+    assert list(tmp_path.rglob("*.pyc"))
 
 
 def test_a_wrong_result_is_a_finding(monkeypatch):

@@ -205,7 +205,7 @@ def _build(model: keras.Model) -> None:
     """
     from tfkit.stack import tf
 
-    outputs = getattr(model, "outputs", None) or ()
+    outputs: Sequence[Any] = getattr(model, "outputs", None) or []
     if len(outputs) != 1 or not outputs[0].shape[1:].is_fully_defined():
         return
     predictions, labels = tf.zeros([1, *outputs[0].shape[1:]], outputs[0].dtype), tf.zeros([1], tf.int64)

@@ -56,6 +56,14 @@ def _closing(diagnosis: dict[str, Any]) -> list[str]:
         lines.append(
             f"Memory   {'glibc malloc is tuned' if machine['malloc_is_tuned'] else 'malloc is as it comes'}"
         )
+    if diagnosis["start"]["command"]:
+        lines.append(
+            "Start    each process compiles TensorFlow's modules anew: Python may not keep them here"
+        )
+        lines.append(
+            "         (PYTHONDONTWRITEBYTECODE, or a folder that is read-only). Some seconds less, from now on:"
+        )
+        lines.append(f"{_INDENT}{diagnosis['start']['command']}")
     size = "" if cache["bytes"] is None else f", {cache['bytes'] / 1e6:,.0f} MB"
     lines.append(f"Cache    {cache['path']}: {cache['detail']}{size}")
     broken = [check for check in diagnosis["checks"] if not check["ok"]]
