@@ -103,6 +103,8 @@ def _crashes(folder: Path, requests: Sequence[Request]) -> Iterator[tuple[str, T
 _waiting: list[subprocess.Popen[bytes]] = []
 """Children that have nothing to do; they end by themselves after a while (`child.IDLE_SECONDS`)."""
 
+os.register_at_fork(after_in_child=_waiting.clear)  # they are the other process's
+
 
 def _converted(folder: Path) -> int | None:
     """Have a child do what is left to do in a folder; the exit code of one that died of it."""

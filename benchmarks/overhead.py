@@ -1,0 +1,92 @@
+"""What comes before the work: the import of TensorFlow for a conversion, and the tracing of a training step.
+
+    uv run python benchmarks/overhead.py --rounds 5
+
+Both sides in turn, medians of the rounds, seconds of the clock and of the processor (with its child processes'):
+
+- a small model to int8 by the process that waits for conversions, against a process for each conversion;
+- the first step of EfficientNet-Lite0's fine-tuning, 64 pixels, as `tfkit` prepares the model, against tf_keras alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from tfkit import hub, training
+from tfkit.lite import convert, jobs
+from tfkit.stack import keras, tf
+from tfkit.transfer import models
+
+
+def seconds_of_children() -> float:
+    """Of the processor, by the children that wait now; Linux."""
+    ticks = 0
+    for child in jobs._waiting:
+        fields = Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])
+    return ticks / 100
+
+
+def timed(work: Callable[[], object], *, before: float) -> tuple[float, float]:
+    clock, own = time.perf_counter(), time.process_time()
+    work()
+    return time.perf_counter() - clock, time.process_time() - own + seconds_of_children() - before
+
+
+def conversion(*, anew: bool) -> tuple[float, float]:
+    model = keras.Sequential([keras.Input([8, 8, 3]), keras.layers.Conv2D(4, 3), keras.layers.Flatten()])
+    examples = np.random.default_rng(0).random((100, 8, 8, 3), np.float32)
+    if anew:
+        jobs.end_children()
+    before = seconds_of_children()
+    return timed(lambda: convert(model, variant="int8", representative_dataset=examples), before=before)
+
+
+def first_step(*, prepared: bool) -> tuple[float, float]:
+    model = models.whole(
+        hub.resolve("efficientnet-lite0"),
+        10,
+        spec=tf.TensorSpec([64, 64, 3]),
+        learning_rate=1e-3,
+        steps=1,
+        trainable="all",
+    )
+    images, labels = np.zeros([8, 64, 64, 3], np.float32), np.zeros([8], np.int64)
+    model.optimizer.build(model.trainable_variables)
+
+    def work() -> None:
+        if prepared:
+            training._build(model)
+        model.fit(images, labels, batch_size=8, epochs=1, verbose=0)
+
+    return timed(work, before=seconds_of_children())
+
+
+def compare(
+    title: str, ours: Callable[[], tuple[float, float]], theirs: Callable[[], tuple[float, float]]
+) -> None:
+    for side in (ours, theirs):  # what is done once in a process is no part of it
+        side()
+    rounds = [(ours(), theirs()) for _ in range(settings.rounds)]
+    clocks, processors = (
+        [statistics.median(one[side][kind] for one in rounds) for side in (0, 1)] for kind in (0, 1)
+    )
+    print(
+        f"{title}: {clocks[0]:.2f} s against {clocks[1]:.2f} s ({clocks[0] / clocks[1]:.2f}),"
+        f" processor {processors[0]:.2f} s against {processors[1]:.2f} s ({processors[0] / processors[1]:.2f})",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    settings = parser.parse_args()
+    compare("A conversion", lambda: conversion(anew=False), lambda: conversion(anew=True))
+    compare("A first step", lambda: first_step(prepared=True), lambda: first_step(prepared=False))
