@@ -13,6 +13,7 @@ native code prints, TF_CPP_MIN_LOG_LEVEL is respected.
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import importlib
 import os
@@ -106,6 +107,7 @@ def __getattr__(name: str) -> Any:
     return loaded
 
 
+@functools.cache
 def tf_privacy(submodule: str) -> Any:
     """A module of TensorFlow Privacy or Empirical Privacy, which do not import as a whole.
 
@@ -125,6 +127,7 @@ def tf_privacy(submodule: str) -> Any:
     return _load(f"tensorflow_privacy.privacy.{submodule}", "tensorflow-privacy", *needed)
 
 
+@functools.cache
 def tfmot_module(submodule: str) -> Any:
     """A module of TensorFlow Model Optimization that has no public name.
 

@@ -198,8 +198,8 @@ def test_bad_input_ends_before_training(photos, tmp_path):
 
 @pytest.mark.slow
 def test_another_way_to_train(photos, tmp_path):
-    """Augmented, so without stored features; unfrozen in stages; under a strategy."""
-    settings = {"augment": "standard", "fine_tune_epochs": 2, "unfreeze": "staged", "strategy": "mirrored"}
+    """Augmented, so without stored features; unfrozen in stages."""
+    settings = {"augment": "standard", "fine_tune_epochs": 2, "unfreeze": "staged"}
     done = run(
         Config(data_dir=photos, run_dir=tmp_path, epochs=1, global_batch_size=16, image_size=64, **settings)
     )

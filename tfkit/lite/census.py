@@ -51,7 +51,6 @@ class Census:
 
     Attributes:
       size_bytes: of the file.
-      gzipped_bytes: of the file, gzipped.
       inputs: in the order of the file.
       outputs: likewise.
       operators: of all graphs, in the order of execution.
@@ -63,7 +62,6 @@ class Census:
     """
 
     size_bytes: int
-    gzipped_bytes: int
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     operators: tuple[Operator, ...]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -126,7 +127,7 @@ def measure(
                 technique=technique,
                 quantization=quantization,
                 size_bytes=census.size_bytes,
-                gzipped_bytes=census.gzipped_bytes,
+                gzipped_bytes=len(gzip.compress(content, mtime=0)),
                 accuracy=compared.accuracy,
                 accuracy_drop=compared.accuracy_drop,
                 agreement=compared.agreement,

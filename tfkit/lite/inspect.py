@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import gzip
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -51,7 +50,6 @@ def inspect(model: bytes) -> Census:
     custom = sorted({operator.name for operator in operators if operator.name in _custom_names(tables)})
     return Census(
         size_bytes=len(model),
-        gzipped_bytes=len(gzip.compress(model, mtime=0)),
         inputs=graphs[0].ends(graphs[0].graph.inputs),
         outputs=graphs[0].ends(graphs[0].graph.outputs),
         operators=operators,
