@@ -32,7 +32,9 @@ def by_recipe(dataset: str, epsilon: float, seed: int, folder: Path) -> float:
         if math.isfinite(epsilon)
         else {"noise_multiplier": 0.0, "l2_norm_clip": 100.0, "learning_rate": 16.0, "epochs": 300}
     )
-    config = train_private.Config(dataset=dataset, seed=seed, delta=DELTA, run_dir=folder, **asked)
+    config = train_private.Config(
+        dataset=dataset, image_size=96, seed=seed, delta=DELTA, run_dir=folder, **asked
+    )
     return train_private.run(config).metrics["test/accuracy"]
 
 

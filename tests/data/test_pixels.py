@@ -48,5 +48,7 @@ def test_one_graph_takes_every_size_and_type():
 def test_the_size_follows_the_median_image():
     assert choose_size(np.asarray([20, 96, 4000]), image_size=None, native_size=224) == 96
     assert choose_size(np.asarray([20, 97, 4000]), image_size=None, native_size=224) == 224
+    assert choose_size(np.asarray([17]), image_size=None, native_size=224) == 96
+    assert choose_size(np.asarray([16]), image_size=None, native_size=224) == 64
     assert choose_size(np.asarray([20]), image_size=None, native_size=64) == 64
     assert choose_size(np.asarray([20]), image_size=160, native_size=64) == 160

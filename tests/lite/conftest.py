@@ -1,8 +1,13 @@
-"""A real classifier of images as .tflite, made once for all tests that need one."""
+"""A real classifier of images as .tflite, and a Python that holds nothing but what infer.py needs."""
 
 from __future__ import annotations
 
+import importlib.util
+import os
+import subprocess
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -80,3 +85,44 @@ def with_labels(classifier):
         "float32": with_metadata(classifier.files["float32"], **told, mean=0.0, std=1.0),
         "int8": with_metadata(classifier.files["int8"], **told),
     }
+
+
+NEEDED = ("ai_edge_litert", "numpy", "numpy.libs", "PIL", "pillow.libs")
+"""Folders of site-packages: the three packages and the libraries that their wheels bring."""
+
+
+@pytest.fixture(scope="session")
+def bare(tmp_path_factory):
+    """A place to import from that holds the three packages and nothing else."""
+    folder = tmp_path_factory.mktemp("bare")
+    installed = Path(importlib.util.find_spec("numpy").origin).parents[1]
+    for name in NEEDED:
+        if (installed / name).exists():
+            (folder / name).symlink_to(installed / name)
+    return folder
+
+
+@pytest.fixture
+def python(bare):
+    """Runs Python with nothing but the standard library and `bare`."""
+
+    def run(*arguments, **options):
+        kept = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
+        return subprocess.run(
+            [sys.executable, "-S", *map(str, arguments)],
+            env={**kept, "PYTHONPATH": str(bare), "PYTHONIOENCODING": "utf-8"},
+            capture_output=True,
+            encoding="utf-8",
+            check=False,
+            timeout=120,
+            **{"cwd": bare, **options},
+        )
+
+    return run
+
+
+def answers(done):
+    """Class to probability, as printed."""
+    assert done.returncode == 0, done.stderr
+    pairs = [line.split("  ", 1) for line in done.stdout.splitlines()]
+    return {label: float(score) for score, label in pairs}

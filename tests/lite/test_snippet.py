@@ -1,15 +1,12 @@
 """infer.py runs where TensorFlow is not, and sees a picture as training does."""
 
-import importlib.util
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from tests.lite.conftest import answers
 from tfkit.data.decode import read_image
 from tfkit.data.pixels import resize
 from tfkit.errors import UsageError
@@ -17,46 +14,6 @@ from tfkit.lite import snippet
 from tfkit.lite.metadata import with_metadata
 from tfkit.litert import to_tflite
 from tfkit.stack import litert, tf
-
-NEEDED = ("ai_edge_litert", "numpy", "numpy.libs", "PIL", "pillow.libs")
-"""Folders of site-packages: the three packages and the libraries that their wheels bring."""
-
-
-@pytest.fixture(scope="module")
-def bare(tmp_path_factory):
-    """A place to import from that holds the three packages and nothing else."""
-    folder = tmp_path_factory.mktemp("bare")
-    installed = Path(importlib.util.find_spec("numpy").origin).parents[1]
-    for name in NEEDED:
-        if (installed / name).exists():
-            (folder / name).symlink_to(installed / name)
-    return folder
-
-
-@pytest.fixture
-def python(bare):
-    """Runs Python with nothing but the standard library and `bare`."""
-
-    def run(*arguments, **options):
-        kept = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
-        return subprocess.run(
-            [sys.executable, "-S", *map(str, arguments)],
-            env={**kept, "PYTHONPATH": str(bare), "PYTHONIOENCODING": "utf-8"},
-            capture_output=True,
-            encoding="utf-8",
-            check=False,
-            timeout=120,
-            **{"cwd": bare, **options},
-        )
-
-    return run
-
-
-def answers(done):
-    """Class to probability, as printed."""
-    assert done.returncode == 0, done.stderr
-    pairs = [line.split("  ", 1) for line in done.stdout.splitlines()]
-    return {label: float(score) for score, label in pairs}
 
 
 def corners(images):
@@ -86,23 +43,6 @@ def test_tensorflow_is_not_there(python):
         done = python("-c", f"import {name}")
         assert "ModuleNotFoundError" in done.stderr, name
     assert python("-c", "import ai_edge_litert.interpreter, numpy, PIL.Image").returncode == 0
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("variant", "difference"), [("float32", 1e-4), ("int8", None)])
-def test_it_answers_what_keras_answers(classifier, with_labels, python, tmp_path, variant, difference):
-    (tmp_path / "model.tflite").write_bytes(with_labels[variant])
-    script = snippet.write(tmp_path)
-    agreed = 0
-    for image, expected in zip(classifier.images[:8], classifier.probabilities[:8], strict=True):
-        Image.fromarray(image).save(tmp_path / "photo.png")
-        found = answers(python(script, tmp_path / "photo.png"))
-        assert len(found) == 5
-        assert list(found.values()) == sorted(found.values(), reverse=True)
-        agreed += next(iter(found)) == classifier.labels[expected.argmax()]
-        for label, score in found.items() if difference else ():
-            assert score == pytest.approx(expected[classifier.labels.index(label)], abs=difference)
-    assert agreed >= (8 if difference else 7)
 
 
 def photo():

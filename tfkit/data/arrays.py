@@ -66,7 +66,8 @@ def from_arrays(
         uint8 in [0, 255] or float in [0, 1].
       labels: integers [n], from 0.
       class_names: one for each label; the numbers themselves when left out.
-      image_size: side of the square to train at; None takes `native_size`, or 96 for small images.
+      image_size: side of the square to train at; None takes `native_size`, or 96 for small images and 64
+        for tiny ones (of at most 96 and 16 pixels).
       native_size: what the model was made for.
       global_batch_size: examples in a batch, over all replicas.
       seed: decides the splits and the order of training.

@@ -25,7 +25,8 @@ def load_images(
     Args:
       source: a folder with one subfolder a class, or with train/, validation/ and test/ of such folders;
         an embedded set ("digits", "mnist5k"); or "tfds:NAME", a dataset of tensorflow-datasets.
-      image_size: side of the square to train at; None takes `native_size`, or 96 for small images.
+      image_size: side of the square to train at; None takes `native_size`, or 96 for small images and 64
+        for tiny ones (of at most 96 and 16 pixels).
       native_size: what the model was made for.
       global_batch_size: examples in a batch, over all replicas.
       seed: decides the splits and the order of training.

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 RECIPE = "upright, alpha over white, antialiased bilinear; 1"
+TINY, SMALL = 16, 96  # longer sides, of the median image
 """Part of every key under which something made from prepared pixels is stored: change it with the pixels."""
 
 
@@ -57,7 +58,8 @@ def resize(image: Image.Image, size: int) -> np.ndarray:
 
 
 def choose_size(longer_sides: np.ndarray, *, image_size: int | None, native_size: int) -> int:
-    """The side to train at: what was asked, else 96 for small images, else the model's own size."""
+    """The side to train at: what was asked, else 64 for tiny images, 96 for small ones, else the model's own size."""
     if image_size is not None:
         return image_size
-    return min(96, native_size) if np.median(longer_sides) <= 96 else native_size
+    usual = np.median(longer_sides)
+    return min(64 if usual <= TINY else 96 if usual <= SMALL else native_size, native_size)
