@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -28,6 +29,8 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     ):
         os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
         os.environ["PYTHONPYCACHEPREFIX"] = f"{_CACHE.name}/bytecode"
+        # Once, before the processes of pytest-xdist do it all at the same time.
+        subprocess.run([sys.executable, "-c", "import tensorflow, tf_keras"], capture_output=True, check=True)
 
 
 def write_digits(folder: Path, *, classes: int, each: int, side: int = 24, prefix: str = "") -> Path:
@@ -57,7 +60,7 @@ def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_digits(tmp_path_factory.mktemp("data") / "scans", classes=3, each=90, prefix="patient-")
 
 
-# Seconds that each folder's tests may take on two cores that nobody else uses; 20 minutes in two processes.
+# Seconds that each folder's tests may take on two cores that nobody else uses; the whole may take 20 minutes.
 BUDGET = {
     "audit": 90, "compress": 50, "composition": 190, "data": 60, "distribute": 200, "hub": 70, "launch": 60,
     "lite": 130, "litert": 10, "notebooks": 310, "privacy": 150, "recipes": 310, "report": 40, "schedulers": 90,

@@ -11,8 +11,9 @@ if TYPE_CHECKING:
     from PIL import Image
 
 RECIPE = "upright, alpha over white, antialiased bilinear; 1"
-TINY, SMALL = 16, 96  # longer sides, of the median image
 """Part of every key under which something made from prepared pixels is stored: change it with the pixels."""
+
+TINY, SMALL = 16, 96  # longer sides, of the median image
 
 
 def to_square(image: tf.Tensor, size: int) -> tf.Tensor:

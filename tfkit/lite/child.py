@@ -25,8 +25,8 @@ _SELECT = (
     " needs the Flex delegate.\n  Or replace the layers that use them."
 )
 
-
 IDLE_SECONDS = 120
+"""After which a process that nobody asks for anything ends, and gives back its memory."""
 
 
 def main() -> None:
