@@ -163,9 +163,8 @@ def test_of_several_workers_one_says_what_is_wrong_with_the_words():
     assert done.returncode == 2
     said = done.stdout + done.stderr
     assert "unknown flag --epoch; did you mean --epochs?" in said
-    assert (
-        said.count("--help lists all flags") <= 1
-    )  # the launcher's word for it where another gave up sooner
+    # The launcher's word stands for it where another worker gave up before the first had spoken.
+    assert said.count("--help lists all flags") <= 1
 
 
 @pytest.mark.slow

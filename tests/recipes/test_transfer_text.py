@@ -112,13 +112,23 @@ def test_loading_the_model_needs_nothing_but_tensorflow_and_its_text_operations(
 
 
 @pytest.mark.slow
-def test_the_light_model_trains_from_scratch(mails, tmp_path):
-    """Under other strategies too: tests/composition."""
+def test_the_light_model_trains_from_scratch_and_on_two_replicas(mails, tmp_path):
+    """A folder of its own for each: one process by Python, two replicas by the command line."""
     settings = {**QUICK, "epochs": 20, "learning_rate": 3e-3, "model_handle": "light"}
-    done = run(Config(data_file=mails, run_dir=tmp_path / "run", **settings))
-    assert done.metrics["test/accuracy"] > 0.8
-    assert done.metrics["export/agreement"] == 1.0
-    assert done.metrics["export/size_bytes"] < 5e6
+    one = run(Config(data_file=mails, run_dir=tmp_path / "one", **settings))
+    assert one.metrics["test/accuracy"] > 0.8
+    assert one.metrics["export/agreement"] == 1.0
+    assert one.metrics["export/size_bytes"] < 5e6
+    words = ["--data-file", str(mails), "--run-dir", str(tmp_path / "two"), "--logical-cpus", "2"]
+    words += [
+        word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", str(value))
+    ]
+    done = recipe("transfer_text", *words)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "baseline" in done.stdout
+    two = Run.open(tmp_path / "two")
+    np.testing.assert_allclose(two.history["loss"], one.history["loss"], rtol=0.2)
+    assert two.metrics["test/accuracy"] > 0.8
 
 
 @pytest.mark.slow
@@ -142,6 +152,12 @@ def test_private_training_leaves_no_text_in_the_folder(mails, tmp_path, handle):
             content = path.read_bytes()
             assert b"that I paid twice" not in content, path
             assert "für lamp".encode() not in content, path
+
+
+def recipe(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", f"recipes.{name}", *arguments], cwd=ROOT, capture_output=True, text=True
+    )
 
 
 @pytest.mark.slow
