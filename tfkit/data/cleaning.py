@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Iterator
 
 from tfkit.data import markup
 
-_MISSING = frozenset({"", "nan", "NaN", "NULL", "null", "<NA>", "#N/A"})
-_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufeff]")
 
 
 class Cleaner:
     """Texts as they are stored; counts what it changes."""
 
     def __init__(self) -> None:
-        self._html = self._control = 0
+        self._html = self._control = self._undecoded = 0
 
     def __call__(self, text: str) -> str:
         """Without control characters, which no tokenizer keeps; of HTML what its reader sees."""
         if _CONTROL.search(text):
             self._control += 1
             text = _CONTROL.sub("", text)
+        self._undecoded += "\ufffd" in text
         if markup.is_html(text):
             self._html += 1
             text = markup.plain_text(text)
@@ -37,9 +36,5 @@ class Cleaner:
             )
         if self._control:
             yield f"Control characters are left out of {self._control} texts."
-
-
-def as_label(value: str) -> str:
-    """A label as it is compared; empty where it is missing."""
-    label = unicodedata.normalize("NFC", " ".join(value.split()))
-    return "" if label in _MISSING else label
+        if self._undecoded:
+            yield f"{self._undecoded} texts hold \ufffd where a sign could not be read: look at its encoding."

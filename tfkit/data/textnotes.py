@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from tfkit.data.cut import listed
@@ -42,6 +43,6 @@ def notes(store: TextStore, groups: Groups, where: str, noun: str) -> Iterator[s
         )
     folded: dict[str, list[str]] = {}
     for name in store.class_names:
-        folded.setdefault(name.casefold(), []).append(name)
+        folded.setdefault(re.sub(r"[\s_-]+", " ", name.casefold()), []).append(name)
     if alike := [" and ".join(map(repr, names)) for names in folded.values() if len(names) > 1]:
-        yield f"Some classes differ in upper and lower case only: {listed(alike)}."
+        yield f"Some classes differ in upper and lower case, blanks or strokes only: {listed(alike)}."
