@@ -73,7 +73,7 @@ def choose(
         ]
         raise DataError(
             f"Which columns of {table.path} to take is not obvious: give {' and '.join(lacking)}"
-            f" ({' '.join('--' + flag.replace('_', '-') for flag in lacking)}).\n{_listing(table)}"
+            f" ({' '.join('--' + flag.replace('_', '-') for flag in lacking)}).\n{_listing(table)}{_hints(table)}"
         )
     if text_column is None or label_column is None:
         names = f"'{short(table.columns[text])}' is taken as the text, '{short(table.columns[label])}' as the label"
@@ -157,6 +157,31 @@ def is_number(value: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _hints(table: Table) -> str:
+    """Where the labels may be if no column is called so."""
+    hints = []
+    marks = [
+        short(name)
+        for number, name in enumerate(table.columns)
+        if {value.strip().lower() for value in table.values(number)} in ({"0", "1"}, {"true", "false"})
+    ]
+    if len(marks) > 1:
+        hints.append(
+            f"{len(marks)} columns say yes or no ({listed(marks)}): each of them can be the label of a training of its"
+            " own."
+        )
+    beside = sorted(
+        path.name
+        for path in table.path.parent.iterdir()
+        if "label" in path.name.lower() and path != table.path
+    )
+    if beside:
+        hints.append(
+            f"{listed(beside, 3)} lies beside it: if the labels are there, join them first (pandas.merge, on their id)."
+        )
+    return "".join(f"\n  {hint}" for hint in hints)
 
 
 def _listing(table: Table) -> str:

@@ -37,7 +37,7 @@ class LabelCleaner:
     def __call__(self, value: str) -> str:
         """A label; empty where it is missing. A list of one label is that label, and 1.0 is 1."""
         label = _normal(value)
-        if label.startswith("[") and (found := _as_list(label)) is not None and len(found) < 2:
+        if (found := _as_list(label)) is not None and len(found) < 2:
             label = _normal("" if not found or found[0] is None else str(found[0]))
             self._lists += 1
         if label.lower() in _MISSING or label in _MISSING_AS_WRITTEN:
@@ -97,11 +97,7 @@ def check_labels(counts: Mapping[str, int], *, where: str) -> list[str]:
                 "  A classifier wants classes. Cut the numbers in ranges, and give the column of these:\n"
                 "  frame['label'] = pandas.cut(frame[COLUMN], [0, 2, 4, 5], labels=['low', 'medium', 'high'])"
             )
-        codes = {value for value, _ in numbers} in (
-            set(map(float, range(len(names)))),
-            set(map(float, range(1, len(names) + 1))),
-        )
-        if fractions or (len(names) > _MANY_NUMBERS and not codes):
+        if fractions or len(names) > _MANY_NUMBERS:
             return [
                 f"{where} holds {len(names)} numbers, from {numbers[0][1]} to {numbers[-1][1]}: each is a class of its"
                 " own, near to no other. If they are quantities, cut them in ranges (pandas.cut)."
@@ -125,7 +121,7 @@ def _several(counts: Mapping[str, int], where: str) -> DataError | None:
     """Labels that are lists, or joined by a sign."""
     parts: dict[str, tuple[str, ...]] = {}
     for name in counts:
-        if name.startswith("[") and (found := _as_list(name)) is not None and len(found) > 1:
+        if (found := _as_list(name)) is not None and len(found) > 1:
             parts[name] = tuple(map(str, found))
     sign = "written as lists"
     if not parts:
@@ -149,8 +145,10 @@ def _several(counts: Mapping[str, int], where: str) -> DataError | None:
 
 def _joined(names: list[str], mark: str) -> dict[str, tuple[str, ...]]:
     """The labels that are put together of others by this sign: each part is met in other labels too."""
-    if mark == "," and all(re.fullmatch(r"[+-]?\d+,\d+", name) for name in names):
-        return {}  # decimals
+    if mark == "," and all(re.fullmatch(r"[+-]?\d+(,\d+)?", name) for name in names):
+        pairs = sum("," in name for name in names)
+        if pairs == len(names) or (2 * pairs > len(names) > _FEW_NUMBERS):
+            return {}  # decimals
     split = {name: tuple(part.strip() for part in name.split(mark) if part.strip()) for name in names}
     found = {name: parts for name, parts in split.items() if len(parts) > 1}
     if not found:
@@ -166,12 +164,9 @@ def _joined(names: list[str], mark: str) -> dict[str, tuple[str, ...]]:
         # Names may have blanks and strokes: "very good", "comp/graphics".
         alone = sum(part in split and len(split[part]) == 1 for part in of_found)
         lengths = len({len(parts) for parts in split.values()})
-        likely = 2 * len(met) <= len(names) or turned > 1 or alone == len(of_found)
-        likely = (
-            likely
-            and again >= 0.8 * len(of_found)
-            and (2 * alone >= len(of_found) or turned > 1 or lengths > 2)
-        )
+        likely = len(found) > 1 and again >= 0.8 * len(of_found)
+        likely = likely and (2 * len(met) <= len(names) or alone == len(of_found))
+        likely = likely and (2 * alone >= len(of_found) or lengths > 2)
     return found if likely or turned > 1 else {}
 
 
@@ -188,8 +183,12 @@ def _nested(counts: Mapping[str, int], where: str) -> DataError | None:
 
 def _as_list(label: str) -> list[Any] | None:
     """The labels of a list as JSON or as Python writes it."""
+    if label[:1] not in ("[", "(", "{"):
+        return None
+    if "' '" in label:  # as NumPy prints one: ['joy' 'anger']
+        return re.findall(r"'([^']*)'", label[:10_000])
     found = _parsed(label)
-    if isinstance(found, list | tuple) and not any(isinstance(one, list | dict) for one in found):
+    if isinstance(found, list | tuple | set) and not any(isinstance(one, list | dict) for one in found):
         return list(found)
     return None
 
@@ -202,8 +201,7 @@ def _parsed(label: str) -> Any:
             return parse(label)
         except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
             continue
-    # As NumPy prints one: ['joy' 'anger'].
-    return re.findall(r"'([^']*)'", label) or None if label.startswith("['") else None
+    return None
 
 
 def _number(name: str) -> tuple[float, str] | None:

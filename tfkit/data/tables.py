@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib.util
 import json
 from collections.abc import Callable
@@ -134,14 +135,15 @@ def _parquet(path: Path) -> Table:
         number = 0
         with parquet.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=256, columns=names):
-                values = [batch.column(name).to_pylist() for name in names]
+                values = [map(known.get(name, _text), batch.column(name).to_pylist()) for name in names]
                 for cells in zip(*values, strict=True):
                     number += 1
-                    yield Row(number, tuple(map(_text, cells)))
+                    yield Row(number, cells)
 
     try:
         with parquet.ParquetFile(path) as file:
             columns = tuple(file.schema_arrow.names)
+            known = _class_labels((file.schema_arrow.metadata or {}).get(b"huggingface", b"{}"))
     except (ArrowException, OSError) as err:
         raise DataError(
             f"{path} is no Parquet file that pyarrow can read: {str(err).splitlines()[0]}"
@@ -149,6 +151,22 @@ def _parquet(path: Path) -> Table:
     first = zip(rows(tuple(range(len(columns)))), range(SAMPLE_ROWS), strict=False)
     sample = [tuple(map(_short, row.cells)) for row, _ in first if isinstance(row, Row)]
     return Table(path=path, columns=columns, sample=sample, rows=rows)
+
+
+def _class_labels(content: bytes) -> dict[str, Callable[[Any], str | None]]:
+    """How the numbers of a column are named that Hugging Face's datasets wrote as ClassLabel; -1 is none."""
+    try:
+        features = dict(json.loads(content).get("info", {}).get("features", {}))
+        names = {column: [*map(str, one["names"])] for column, one in features.items() if "names" in one}
+    except (ValueError, TypeError, AttributeError):
+        return {}
+    return {column: functools.partial(_named, of) for column, of in names.items()}
+
+
+def _named(names: list[str], value: Any) -> str | None:
+    if isinstance(value, int) and -1 <= value < len(names):
+        return None if value < 0 else names[value]
+    return _text(value)
 
 
 def _text(value: Any) -> str | None:
