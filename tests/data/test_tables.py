@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from tfkit.data import columns, quotes
+from tfkit.data import columns, load_texts, quotes
 from tfkit.data.rows import Row
 from tfkit.data.splits import Skipped
 from tfkit.data.tables import open_table
@@ -135,3 +135,65 @@ def test_columns_that_are_not_obvious_are_listed(tmp_path):
         chosen(tmp_path, ["a", "text", "c", "d"])
     with pytest.raises(DataError, match="has 2 columns 'b'"):
         chosen(tmp_path, ["a", "b", "b", "d"], text_column="b")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "sep=;\ntext;label\n{0};a\n{1};b\n",
+        "'text','label'\n'{0}','a'\n'{1}','b'\n",
+        '"text", "label"\n"{0}", "a"\n"{1}", "b"\n',
+        "text,label,\n{0},a,\n{1},b,,,\n",
+        "text,label\n\n{0},a\n \n{1},b\n,,\n",
+        'text,label\n{0},a\n{1},b\ntext,label\n"text",label\n',
+    ],
+)
+def test_forms_of_csv(tmp_path, content):
+    path = tmp_path / "a.csv"
+    body = content.splitlines(keepends=True)
+    begin = 2 if content.startswith("sep") else 1
+    path.write_text(
+        "".join(body[:begin]) + "".join("".join(body[begin:]).format(f"x {n}", f"y {n}") for n in range(20))
+    )
+    table, found, _ = everything(path)
+    assert table.columns[:2] == ("text", "label")
+    expected = [cells for n in range(20) for cells in ([f"x {n}", "a"], [f"y {n}", "b"])]
+    assert [cells[:2] for cells in found if any(cells)] == expected
+
+
+def test_a_table_of_commas_that_is_called_tsv(tmp_path):
+    path = tmp_path / "a.tsv"
+    path.write_text("text,label\nx,a\ny,b\n")
+    assert everything(path)[1] == [["x", "a"], ["y", "b"]]
+
+
+def test_a_first_line_that_may_be_a_row_is_said(tmp_path):
+    """Sorted by class, with the first row's class nowhere in the head."""
+    path = tmp_path / "a.csv"
+    rows = ["first text,b", *(f"text {n},a" for n in range(30_000)), *(f"more {n},b" for n in range(900))]
+    path.write_text("\n".join(rows) + "\n")
+    splits = load_texts(path)
+    assert any("'b' is the label of 900 rows" in note and "line of names" in note for note in splits.notes)
+
+
+def test_numbers_in_the_head_of_a_column_of_texts(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text(
+        "text,label\n"
+        + "".join(
+            f"{n if n < 500 else 'words'} {n},{'ab'[n % 2]}\n".replace(" ", "" if n < 500 else " ")
+            for n in range(600)
+        )
+    )
+    assert len(load_texts(path).source.names) == 600
+
+
+@pytest.mark.parametrize(
+    "content", ["x" * 5_000_000, f"{'x' * 5_000_000},{'y' * 5_000_000}\na,b\n", "text," * 1_000_000]
+)
+def test_messages_are_short(tmp_path, content):
+    path = tmp_path / "a.csv"
+    path.write_text(content)
+    with pytest.raises(DataError) as raised:
+        load_texts(path)
+    assert len(str(raised.value)) < 3000

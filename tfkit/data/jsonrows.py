@@ -18,7 +18,7 @@ Found = Iterator[tuple[int, dict[str, Any] | str, str]]
 """The line of an object, or its number in a document, from 1; the object, or what is wrong; what is odd about it."""
 
 PYTHON = "are Python's dicts, not JSON: they are read as such"
-_COMMA = re.compile(r'("(?:[^"\\]|\\.)*")|,(?=\s*[\]}])')
+_COMMA = re.compile(r'("[^"\\]*(?:\\.[^"\\]*)*")|,(?=\s*[\]}])')
 _LONGEST_LINE = 1 << 26
 _LARGEST_DOCUMENT = 1 << 28
 _LONGEST_LITERAL = 1 << 23
@@ -34,7 +34,7 @@ def objects(path: Path, encoding: encodings.Encoding) -> Found:
     first, second = next(lines, ""), next(lines, "")
     # An array with one object a line is read like lines, whatever its size.
     one = _parsed((second if first == "[" else first).removesuffix(","))[0]
-    by_line = isinstance(one, dict) and bool(second or _rows(one) is None)
+    by_line = isinstance(one, dict) and bool(second or not (_rows(one) or any(map(_rows, one.values()))))
     if one is None and first != "[":  # the first line is damaged, or the first of many of a document
         by_line = isinstance(_parsed(second.removesuffix(","))[0], dict)
     return _of_lines(path, encoding) if by_line else _of_document(path, encoding)
