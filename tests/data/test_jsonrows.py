@@ -64,7 +64,7 @@ def test_python_dicts_and_damaged_lines_are_said(tmp_path):
     assert len(splits.source.names) == 31
     assert [tuple(one) for one in splits.skipped] == [
         ("a.jsonl:32", "is no JSON (Unterminated string starting at)"),
-        ("a.jsonl:33", "is no object, but '7'"),
+        ("a.jsonl:33", "is no object, but of type int"),
     ]
     assert any("Python's dicts" in note and "a.jsonl:31" in note for note in splits.notes)
 

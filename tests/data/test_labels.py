@@ -95,8 +95,9 @@ def test_numbers_that_may_be_classes_are_said(values):
 
 
 def test_one_class_in_several_spellings():
-    names, _, notes = checked(["1", "1.0", "1 ", "0", "1,00", "01"] * 20)
+    names, said, notes = checked(["1", "1.0", "1 ", "0", "1,00", "01"] * 20)
     assert names == ["1", "0", "01"]
+    assert "several spellings" in said[0]
     assert notes == ["40 labels are whole numbers with decimals: 1.0 is taken as 1."]
     assert checked(['["joy"]', "joy", "['fear']", "[]"] * 20)[0] == ["joy", "fear"]
 

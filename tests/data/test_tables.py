@@ -81,13 +81,14 @@ def test_json_lines(tmp_path):
     assert found[5] == ["5", None, None, '{"é": 1}']
     assert [row for row in rows if isinstance(row, Skipped)] == [
         ("a.jsonl:5", "is no JSON (Expecting property name enclosed in double quotes)"),
-        ("a.jsonl:6", "is no object, but '[1]'"),
+        ("a.jsonl:6", "is no object, but of type list"),
     ]
 
 
 def test_parquet(tmp_path):
     pandas = pytest.importorskip("pandas")
-    pytest.importorskip("pyarrow")
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
     path = tmp_path / "a.parquet"
     frame = pandas.DataFrame(ROWS, columns=["text", "label"])
     frame["label"] = frame["label"].astype("category")
@@ -97,6 +98,9 @@ def test_parquet(tmp_path):
     assert table.columns == ("text", "label", "stars")
     assert found == [[*row, stars] for row, stars in zip(ROWS, ["1", "2", None, "4.5"], strict=True)]
     assert [row.line for row in rows] == [1, 2, 3, 4]
+    parquet.write_table(pyarrow.Table.from_arrays([pyarrow.array(["a"])] * 2, names=["x", "x"]), path)
+    with pytest.raises(DataError, match="more than one column x"):
+        open_table(path)
     path.write_bytes(b"PAR1 and nothing else")
     with pytest.raises(DataError, match="is no Parquet file"):
         open_table(path)

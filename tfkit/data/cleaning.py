@@ -14,7 +14,7 @@ class Cleaner:
     """Texts as they are stored; counts what it changes."""
 
     def __init__(self) -> None:
-        self._html = self._control = self._undecoded = 0
+        self._html = self._long = self._control = self._undecoded = 0
 
     def __call__(self, text: str) -> str:
         """Without control characters, which no tokenizer keeps; of HTML what its reader sees."""
@@ -24,6 +24,7 @@ class Cleaner:
         self._undecoded += "\ufffd" in text
         if markup.is_html(text):
             self._html += 1
+            self._long += len(text) > markup.MAX_MARKUP
             text = markup.plain_text(text)
         return text
 
@@ -34,6 +35,8 @@ class Cleaner:
                 f"{self._html} texts are HTML: what a reader of them sees is taken. The model is to be given such text"
                 " too: tfkit.data.plain_text(html)."
             )
+        if self._long:
+            yield f"Of {self._long} HTML texts the first {markup.MAX_MARKUP:,} characters are read, with their marks."
         if self._control:
             yield f"Control characters are left out of {self._control} texts."
         if self._undecoded:

@@ -39,7 +39,8 @@ def open_delimited(path: Path) -> Table:
     if dialect.quotechar != '"':
         notes.append(f"{path.name}: Its cells are enclosed by {dialect.quotechar}.")
 
-    names = [name.strip() for name in first[0]]
+    names = [name.strip("\ufeff \t\r\n") for name in first[0]]
+    folded = [name.casefold() for name in names]
     headed = not _is_row(names, first[1:])
     if not headed:
         names = [f"column {number}" for number in range(1, len(names) + 1)]
@@ -67,7 +68,7 @@ def open_delimited(path: Path) -> Table:
                     last = reading.last_line + bool(said)
                     lines = str(line) if last == line else f"{line}-{last}"
                     yield Skipped(f"{path.name}:{lines}", f"has {len(cells)} fields instead of {len(names)}")
-                elif headed and [cell.strip("\ufeff \t\r\n") for cell in cells] == names:
+                elif headed and [cell.strip("\ufeff \t\r\n").casefold() for cell in cells] == folded:
                     yield Skipped(f"{path.name}:{line}", "repeats the line of names")
                 else:
                     yield Row(line, tuple(cells[column] for column in wanted), remark)

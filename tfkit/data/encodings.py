@@ -76,7 +76,7 @@ def of_file(path: Path) -> Encoding:
     for piece in packed.pieces(path):
         if not size:
             head = piece
-            check_text(head, str(path))
+            check_text(head[:_BLOCK], str(path))
         if not _marked(head):
             blocks = ((size + at, piece[at : at + _BLOCK]) for at in range(0, len(piece), _BLOCK))
             odd += [at for at, block in blocks if len(block) > _SAMPLE_LINE and _controls(block)]
@@ -153,6 +153,7 @@ def _marked(head: bytes) -> str:
     """What a mark at the beginning says, or zeros in every second place (UTF-16 without a mark); else empty."""
     if mark := next((name for mark, name in _BOMS if head.startswith(mark)), ""):
         return mark
+    head = head[:4096]
     low, high = (head[at::2].count(0) / max(1, len(head) // 2) for at in (0, 1))
     return "utf-16-le" if high > 0.1 and low < 0.01 else "utf-16-be" if low > 0.1 and high < 0.01 else ""
 

@@ -58,7 +58,7 @@ def _of_lines(path: Path, encoding: encodings.Encoding) -> Found:
         if isinstance(found, dict):
             yield number, found, what
         else:
-            yield number, what if found is None and what else f"is no object, but {content[:20]!r}", ""
+            yield number, what or f"is no object, but of type {type(found).__name__}", ""
 
 
 def _of_document(path: Path, encoding: encodings.Encoding) -> Found:
@@ -82,7 +82,7 @@ def _of_document(path: Path, encoding: encodings.Encoding) -> Found:
             "pandas.DataFrame(records).to_json('NAME.jsonl', orient='records', lines=True)"
         )
     return (
-        (number, row if isinstance(row, dict) else f"is no object, but {str(row)[:20]!r}", what)
+        (number, row if isinstance(row, dict) else f"is no object, but of type {type(row).__name__}", what)
         for number, row in enumerate(rows, 1)
     )
 
@@ -99,7 +99,8 @@ def _parsed(text: str) -> tuple[Any, str]:
             reason = reason or f"is no JSON ({str(err).split(':')[0][:80]})"
     if len(text) <= _LONGEST_LITERAL and text.lstrip()[:1] in ("{", "["):
         try:
-            return ast.literal_eval(text.strip()), PYTHON
+            # Once through JSON, since names may be numbers there.
+            return json.loads(json.dumps(ast.literal_eval(text.strip()), default=str)), PYTHON
         except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
             pass
     return None, reason

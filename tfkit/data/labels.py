@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import json
 import re
 import unicodedata
@@ -97,12 +98,16 @@ def check_labels(counts: Mapping[str, int], *, where: str) -> list[str]:
                 "  A classifier wants classes. Cut the numbers in ranges, and give the column of these:\n"
                 "  frame['label'] = pandas.cut(frame[COLUMN], [0, 2, 4, 5], labels=['low', 'medium', 'high'])"
             )
+        twice = [name for (value, name), (after, _) in itertools.pairwise(numbers) if value == after]
+        notes = (
+            [f"{where} has one number in several spellings, each a class: {listed(twice)}."] if twice else []
+        )
         if fractions or len(names) > _MANY_NUMBERS:
-            return [
+            notes += [
                 f"{where} holds {len(names)} numbers, from {numbers[0][1]} to {numbers[-1][1]}: each is a class of its"
                 " own, near to no other. If they are quantities, cut them in ranges (pandas.cut)."
             ]
-        return []
+        return notes
     dates = sum(bool(_DATE.fullmatch(name)) for name in names)
     if dates >= 0.9 * len(names) and len(names) > _FEW_NUMBERS:
         raise DataError(

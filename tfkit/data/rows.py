@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -72,14 +73,17 @@ class Remarks:
         """Take the name of the file."""
         self._file = file
         self._places: dict[str, list[int]] = {}
+        self._counts: Counter[str] = Counter()
 
     def add(self, row: Row) -> None:
         """Take the remark on a row, if there is one."""
         if row.remark:
-            self._places.setdefault(row.remark, []).append(row.line)
+            self._counts[row.remark] += 1
+            if self._counts[row.remark] <= 3:
+                self._places.setdefault(row.remark, []).append(row.line)
 
     def notes(self) -> Iterator[str]:
         """A sentence on each kind, with the first rows."""
         for remark, places in self._places.items():
-            shown = ", ".join(f"{self._file}:{line}" for line in places[:3])
-            yield f"{len(places)} rows {remark} ({shown}{', ...' if len(places) > 3 else ''})."
+            shown, count = ", ".join(f"{self._file}:{line}" for line in places), self._counts[remark]
+            yield f"{count} rows {remark} ({shown}{', ...' if count > 3 else ''})."

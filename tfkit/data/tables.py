@@ -148,6 +148,10 @@ def _parquet(path: Path) -> Table:
         raise DataError(
             f"{path} is no Parquet file that pyarrow can read: {str(err).splitlines()[0]}"
         ) from err
+    if twice := sorted({name for name in columns if columns.count(name) > 1}):
+        raise DataError(
+            f"{path} has more than one column {listed([*map(short, twice)])}: rename all but one."
+        )
     first = zip(rows(tuple(range(len(columns)))), range(SAMPLE_ROWS), strict=False)
     sample = [tuple(map(_short, row.cells)) for row, _ in first if isinstance(row, Row)]
     return Table(path=path, columns=columns, sample=sample, rows=rows)

@@ -56,7 +56,7 @@ def load_table(
     skipped = skipped_text(store, "rows")
     if strict and skipped:
         raise DataError(f"{path} has {skipped}.\n  Without strict they are skipped.")
-    of_labels = _check_classes(store, path, label_column=table.columns[chosen.label], skipped=skipped)
+    of_labels = _check_classes(store, table, label_column=table.columns[chosen.label], skipped=skipped)
     groups = Groups(store.digests, store.labels)
     indices = cut_texts(
         groups,
@@ -90,6 +90,7 @@ class _TableReading:
         name, columns_ = self._table.path.name, self._table.columns
         cleaner, as_label, remarks = Cleaner(), LabelCleaner(), Remarks(name)
         known: Counter[str] = Counter()
+        languages: set[str | None] = set()
         wrong = good = numbers = 0
         for row in tqdm(
             self._table.rows(self._chosen.wanted),
@@ -116,6 +117,13 @@ class _TableReading:
                 what = f"has no label ({short(cell)!r})" if cell and cell.strip() else "has no label"
                 yield Skipped(f"{name}:{row.line}", what if text.strip() else "has no text")
                 continue
+            languages.update(language)
+            if len(languages) > _MANY_LABELS:
+                raise DataError(
+                    f"The language column '{short(columns_[self._chosen.language or 0])}' of {self._table.path}"
+                    f" has more than {_MANY_LABELS} values: it holds no languages.\n"
+                    "  Give another one (--language-column), or call it otherwise."
+                )
             numbers += len(text) < 30 and columns.is_number(text)
             yield Example(text, label, row.line, (language[0] or "").strip() if language else "")
         columns.check_text(self._table, self._chosen.text, numbers, good)
@@ -138,10 +146,11 @@ def _column(path: Path, label_column: str) -> str:
     return f"The label column '{short(label_column)}' of {path}"
 
 
-def _check_classes(store: TextStore, path: Path, *, label_column: str, skipped: str) -> list[str]:
+def _check_classes(store: TextStore, table: Table, *, label_column: str, skipped: str) -> list[str]:
     """Refuse labels that are no classes; notes on those that may be none."""
     rows, names = len(store.labels), store.class_names
-    said = "".join(f"\n  {note}" for note in store.entry["notes"])
+    path = table.path
+    said = "".join(f"\n  {note}" for note in (*table.notes, *store.entry["notes"]))
     if not rows:
         raise DataError(f"{path} has no text with a label: it has {skipped or 'no rows'}.{said}")
     if len(names) < 2:
@@ -155,6 +164,6 @@ def _check_classes(store: TextStore, path: Path, *, label_column: str, skipped: 
         raise DataError(
             f"{path} has labels with characters that cannot be printed: "
             f"{listed([ascii(short(one)) for one in unprintable])}.\n"
-            "  Class names are written to labels.txt, one a line."
+            f"  Class names are written to labels.txt, one a line.{said}"
         )
     return found

@@ -9,6 +9,9 @@ from tfkit.data.cut import listed
 from tfkit.data.textsource import Groups
 from tfkit.data.textstore import TextStore
 
+_REASONS = 6
+"""So many are listed, the most frequent ones."""
+
 
 def skipped_text(store: TextStore, noun: str) -> str:
     """How many examples cannot be used, with the first of each kind; empty if all can.
@@ -18,10 +21,13 @@ def skipped_text(store: TextStore, noun: str) -> str:
       noun: what an example is: "rows", "files".
     """
     parts = []
-    for reason, count in store.entry["reasons"].items():
+    reasons = sorted(store.entry["reasons"].items(), key=lambda item: -item[1])
+    for reason, count in reasons[:_REASONS]:
         places = [one.path for one in store.skipped if one.reason == reason][:3]
         more = ", ..." if count > len(places) else ""
         parts.append(f"{reason}: {count} ({', '.join(places)}{more})")
+    if len(reasons) > _REASONS:
+        parts.append(f"other reasons: {sum(count for _, count in reasons[_REASONS:])}")
     total = sum(store.entry["reasons"].values())
     return f"{total} {noun} that cannot be used: {'; '.join(parts)}" if parts else ""
 
