@@ -19,8 +19,8 @@ Found = Iterator[tuple[int, dict[str, Any] | str, str]]
 
 PYTHON = "are Python's dicts, not JSON: they are read as such"
 _COMMA = re.compile(r'("[^"\\]*(?:\\.[^"\\]*)*")|,(?=\s*[\]}])')
-_LONGEST_LINE = 1 << 26
-_LARGEST_DOCUMENT = 1 << 28
+_LONGEST_LINE = 1 << 24
+_LARGEST_DOCUMENT = 1 << 27
 _LONGEST_LITERAL = 1 << 23
 
 

@@ -190,7 +190,7 @@ class Rows:
         if not self.known.have(self._dialect.as_written(first)):
             self._lines.again(0)
             cells = self._strictly(map(self._doubled, self._lines))
-            if cells and self._fits(cells) and not self._are_rows(self._lines.held):
+            if cells and self._fits(cells) and not self._are_rows(self._lines.held, damaged=True):
                 return cells, BARE
             self._wasted += self._lines.size
         cells = self._first_line()
@@ -237,13 +237,15 @@ class Rows:
         quote = self._dialect.quotechar
         return self._inner.sub(2 * quote, line.replace(f"\\{quote}", 2 * quote))
 
-    def _are_rows(self, lines: Sequence[str]) -> bool:
-        """Whether a quote encloses what are rows by themselves, as half of its lines at least."""
-        if not self._could_be(lines[0]):
-            return False
-        rest = [line for line in lines[1:] if line.strip()]
-        return 2 * sum(map(self._could_be, rest)) >= max(1, len(rest))
+    def _are_rows(self, lines: Sequence[str], *, damaged: bool = False) -> bool:
+        """Whether a quote encloses what are rows by themselves, as half of its lines at least.
 
-    def _could_be(self, line: str) -> bool:
-        cells = self._dialect.as_written(line)
-        return len(cells) == self.width and self.known.have(cells)
+        Where nothing repeats and a row is damaged, a line with as many cells is taken for one.
+        """
+
+        def could_be(line: str) -> bool:
+            cells = self._dialect.as_written(line)
+            return len(cells) == self.width and (self.known.allow if damaged else self.known.have)(cells)
+
+        rest = [line for line in lines[1:] if line.strip()]
+        return could_be(lines[0]) and 2 * sum(map(could_be, rest)) >= max(1, len(rest))
