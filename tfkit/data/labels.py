@@ -96,7 +96,7 @@ def check_labels(counts: Mapping[str, int], *, where: str) -> list[str]:
             raise DataError(
                 f"{seen}; from {numbers[0][1]} to {numbers[-1][1]}): it holds numbers, and each would be a class.\n"
                 "  A classifier wants classes. Cut the numbers in ranges, and give the column of these:\n"
-                "  frame['label'] = pandas.cut(frame[COLUMN], [0, 2, 4, 5], labels=['low', 'medium', 'high'])"
+                "  frame['label'] = pandas.cut(frame[COLUMN], 3, labels=['low', 'medium', 'high'])"
             )
         twice = [name for (value, name), (after, _) in itertools.pairwise(numbers) if value == after]
         notes = (
