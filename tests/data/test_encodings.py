@@ -80,3 +80,64 @@ def test_files_that_are_no_text():
     assert encodings.binary_kind(bytes(range(256))) == "a binary file"
     with pytest.raises(DataError, match=r"gunzip --keep mails\.csv"):
         encodings.check_text(b"\x1f\x8b\x08", "mails.csv")
+
+
+def lines(count, text="plain {}"):
+    return "".join(f"{text.format(n)},{'ab'[n % 2]}\n" for n in range(count))
+
+
+def texts(splits):
+    return [splits.source.raw(row) for row in range(len(splits.source.labels))]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "cp1252", "cp1251"])
+def test_what_follows_a_long_head_of_ascii(tmp_path, encoding):
+    """The first 300 kB say nothing about the encoding."""
+    text = RUSSIAN.replace(",", "") if encoding == "cp1251" else "Größe schön {}"
+    path = tmp_path / "a.csv"
+    head = "text,label\n" + lines(25_000)
+    path.write_bytes(head.encode() + lines(50, text).encode(encoding))
+    assert len(head) > 300_000
+    splits = load_texts(path)
+    assert texts(splits)[25_000:] == [text.format(n) for n in range(50)]
+    assert any("not in UTF-8" in note for note in splits.notes) == (encoding != "utf-8")
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_utf16_without_a_mark(tmp_path, encoding):
+    path = tmp_path / "a.csv"
+    path.write_bytes(f"text,label\n{lines(40, 'Größe {}')}".encode(encoding))
+    assert texts(load_texts(path)) == [f"Größe {n}" for n in range(40)]
+    assert encodings.decode(f"Größe {RUSSIAN}".encode(encoding))[0] == f"Größe {RUSSIAN}"
+
+
+def test_files_put_together(tmp_path):
+    """A mark in the middle, a repeated line of names, another encoding behind a mark, mixed ends of lines."""
+    path = tmp_path / "a.csv"
+    first = f"text,label\r\n{lines(40, 'Größe {}')}".encode("utf-8-sig")
+    second = f"text,label\r{lines(40, 'schöne {}')}".replace("\n", "\r").encode("utf-8-sig")
+    third = lines(20, "Süße {}").encode("cp1252")
+    path.write_bytes(first + second + third)
+    splits = load_texts(path)
+    words = [("Größe", 40), ("schöne", 40), ("Süße", 20)]
+    assert texts(splits) == [f"{word} {n}" for word, count in words for n in range(count)]
+    assert [tuple(one) for one in splits.skipped] == [("a.csv:42", "repeats the line of names")]
+    assert any("in part as cp1252" in note for note in splits.notes)
+
+
+def test_what_cannot_be_decoded_is_said(tmp_path):
+    (tmp_path / "b.csv").write_text(f"text,label\n{lines(40)}Gr\ufffdße,a\n", encoding="utf-8")
+    assert any(note.startswith("1 texts hold \ufffd") for note in load_texts(tmp_path / "b.csv").notes)
+    (tmp_path / "c.csv").write_bytes(
+        f"text,label\n{lines(20_000)}".encode() + lines(9000).encode("utf-16-le")
+    )
+    with pytest.raises(DataError, match="no longer from about byte"):
+        load_texts(tmp_path / "c.csv")
+
+
+def test_the_sample_of_lines_is_of_the_whole_file(tmp_path):
+    """64 kB of German and then Polish: what stands behind is looked at too."""
+    path = tmp_path / "a.csv"
+    german, polish = lines(300, "Grüße aus {}"), lines(20_000, POLISH.replace(",", "") + " {}")
+    path.write_bytes(b"text,label\n" + (german + polish).replace("ß", "s").encode("cp1250"))
+    assert texts(load_texts(path))[-1] == POLISH.replace(",", "") + " 19999"

@@ -142,7 +142,7 @@ def test_rows_that_cannot_be_used_are_counted_and_named(tmp_path):
         ("a.csv:44", "has no text"),
         ("a.csv:45", "has no text"),
         ("a.csv:47", "has no label"),
-        ("a.csv:48", "has no label"),
+        ("a.csv:48", "has no label ('NaN')"),
         ("a.csv:49", "has 1 fields instead of 2"),
     ]
     assert (splits.source.names[-1], splits.source.raw(40)) == ("a.csv:42", "two\nlines")
@@ -204,7 +204,11 @@ def test_it_does_not_start_tensorflow(tmp_path):
 @pytest.mark.parametrize(
     ("rows", "options", "message"),
     [
-        ([(f"text {n}", f"id {n}") for n in range(50)], {}, "has 50 values in 50 rows: it looks like an id"),
+        (
+            [(f"text {n}", f"id {n}") for n in range(50)],
+            {},
+            "(?s)has 50 values in 50 rows .*: it looks like an id",
+        ),
         (
             [(str(n), f"class {n % 2}") for n in range(50)],
             {},
@@ -250,7 +254,7 @@ def test_a_source_that_is_no_table(tmp_path):
         "empty.csv": "is empty",
         "blank.csv": "is empty",
         "image.csv": "is no text: it is a binary file",
-        "sheet.xlsx": r"(?s)a zip archive, as \.xlsx.*read_excel",
+        "sheet.xlsx": r"(?s)sheet\.xlsx.*read_excel",
         "one.csv": "has one column: its first line is 'text'",
         "mailz.csv": r"There is no file .*mailz\.csv",
         "emty.csv": r"Did you mean .*/empty\.csv",

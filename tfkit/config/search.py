@@ -17,7 +17,7 @@ class SearchConfig(RecipeConfig):
     """Folder of .txt, .md, .rst or .html files, at any depth. Left out: --data-file, or what --run-dir holds."""
 
     data_file: Path | None = None
-    """CSV, TSV, JSONL or Parquet with a document a row, instead of --data-dir."""
+    """CSV, TSV, JSON, JSONL (also .gz, .zip) or Parquet with a document a row, instead of --data-dir."""
 
     text_column: str | None = None
     """The column of the documents. Left out: found by its name where that is plain."""

@@ -21,7 +21,7 @@ class TextColumns(DataConfig):
     """Where texts and labels are in a file, and what is made of the texts."""
 
     data_file: Path | None = None
-    """CSV, TSV, JSONL or Parquet with a row a text, instead of --data-dir."""
+    """CSV, TSV, JSON, JSONL (also .gz, .zip) or Parquet with a row a text, instead of --data-dir."""
 
     text_column: str | None = None
     """The column of the texts. Left out: found by its name where that is plain."""

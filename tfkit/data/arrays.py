@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from tfkit.data import pixels
 from tfkit.data.cut import cut_by_class, listed
+from tfkit.data.rows import short
 from tfkit.data.splits import Splits
 from tfkit.errors import DataError
 from tfkit.files import digest
@@ -89,7 +91,12 @@ def from_arrays(
       (40, (32, 32, 3))
     """
     pictures = _as_uint8(np.asarray(images))
-    numbers = _as_labels(np.asarray(labels), len(pictures))
+    numbers = _as_labels(labels, len(pictures))
+    if class_names is None and numbers.max() >= len(numbers):
+        raise DataError(
+            f"labels reach {numbers.max()} in {len(numbers)} images: they are no classes, which count from 0.\n"
+            "  From numbers with gaps: numpy.unique(labels, return_inverse=True), whose first result are class_names."
+        )
     names = tuple(class_names) if class_names is not None else tuple(map(str, range(numbers.max() + 1)))
     _check_classes(numbers, names)
     indices = cut_by_class(
@@ -129,7 +136,34 @@ def _as_uint8(images: np.ndarray) -> np.ndarray:
     return np.rint(images * 255).astype(np.uint8)
 
 
-def _as_labels(labels: np.ndarray, count: int) -> np.ndarray:
+def _as_labels(given: Any, count: int) -> np.ndarray:
+    try:
+        labels = np.asarray(given)
+    except ValueError:  # lists of different lengths
+        labels = np.asarray([*map(list, given)], object)
+    if labels.dtype == object and any(isinstance(one, list | tuple | np.ndarray) for one in labels.flat):
+        raise DataError(
+            f"labels holds lists ({short(str(labels.flat[0]))}, ...): several labels an image. An image has one here.\n"
+            "  What works: for each of the labels a training on yes or no, labels = [name in one for one in labels]."
+        )
+    if labels.dtype.kind in "biuf" and labels.ndim == 2 and labels.shape[0] == count and labels.shape[1] > 1:
+        rows = labels.astype(float)
+        if not (np.isin(rows, (0, 1)).all() and (rows.sum(1) == 1).all()):
+            raise DataError(
+                f"labels is {labels.dtype} {list(labels.shape)}, and no row of it is one-hot alone: several labels or"
+                " probabilities an image.\n"
+                "  What works: one column of it, labels[:, 0].astype(int), for a training on yes or no;"
+                " or labels.argmax(1), if only the largest counts."
+            )
+    if labels.dtype == bool:
+        labels = labels.astype(np.int64)
+    if np.issubdtype(labels.dtype, np.floating) and labels.ndim == 1:
+        whole = bool(np.isfinite(labels).all() and (labels == np.rint(labels)).all())
+        advice = "labels.astype(int)" if whole else "numpy.digitize(labels, edges), which cuts them in ranges"
+        raise DataError(
+            f"labels is {labels.dtype} [{len(labels)}] ({', '.join(f'{one:g}' for one in labels[:3])}, ...): numbers,"
+            f" not classes. If they stand for classes: {advice}."
+        )
     if labels.shape != (count,) or not np.issubdtype(labels.dtype, np.integer):
         raise DataError(
             f"labels is {labels.dtype} {list(labels.shape)}; expected integers [{count}], one an image.\n"

@@ -6,7 +6,8 @@ import difflib
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from tfkit.data.rows import Table
+from tfkit.data.cut import listed
+from tfkit.data.rows import Table, short
 from tfkit.errors import DataError
 
 # Names that say it, the likeliest first, between spaces.
@@ -42,15 +43,15 @@ def choose(
       DataError: a column is not there, is not obvious, or cannot be what it is taken for.
     """
     if not table.sample:
-        raise DataError(f"{table.path} has columns ({', '.join(table.columns)}), but no rows.")
+        raise DataError(f"{table.path} has columns ({listed([*map(short, table.columns)])}), but no rows.")
     text = _named(table, text_column, "text_column")
     label = _named(table, label_column, "label_column")
     language = _named(table, language_column, "language_column")
     taken = [column for column in (text, label, language) if column is not None]
     if len(set(taken)) < len(taken):
         raise DataError(
-            f"One column of {table.path}, '{table.columns[taken[0]]}', is given for two things; the text, its label "
-            f"and its language are columns of their own.\n{_listing(table)}"
+            f"One column of {table.path}, '{short(table.columns[taken[0]])}', is given for two things; the text, its"
+            f" label and its language are columns of their own.\n{_listing(table)}"
         )
     notes = []
     if text is None:
@@ -72,10 +73,10 @@ def choose(
         ]
         raise DataError(
             f"Which columns of {table.path} to take is not obvious: give {' and '.join(lacking)}"
-            f" ({' '.join('--' + flag.replace('_', '-') for flag in lacking)}).\n{_listing(table)}"
+            f" ({' '.join('--' + flag.replace('_', '-') for flag in lacking)}).\n{_listing(table)}{_hints(table)}"
         )
     if text_column is None or label_column is None:
-        names = f"'{table.columns[text]}' is taken as the text, '{table.columns[label]}' as the label"
+        names = f"'{short(table.columns[text])}' is taken as the text, '{short(table.columns[label])}' as the label"
         notes.append(f"{table.path.name}: The column {names}.")
     if language is None:
         language = _obvious(table, _LANGUAGES, [text, label])
@@ -83,9 +84,8 @@ def choose(
             language = None
         if language is not None:
             notes.append(
-                f"{table.path.name}: The column '{table.columns[language]}' is taken as the language."
+                f"{table.path.name}: The column '{short(table.columns[language])}' is taken as the language."
             )
-    _check_text(table, text)
     return Columns(text, label, language, tuple(notes))
 
 
@@ -96,7 +96,7 @@ def choose_text(table: Table, *, text_column: str | None) -> int:
       DataError: it is not there, or none is obvious.
     """
     if not table.sample:
-        raise DataError(f"{table.path} has columns ({', '.join(table.columns)}), but no rows.")
+        raise DataError(f"{table.path} has columns ({listed([*map(short, table.columns)])}), but no rows.")
     text = _named(table, text_column, "text_column")
     if text is None:
         text = 0 if len(table.columns) == 1 else _obvious(table, _TEXTS, [])
@@ -105,7 +105,6 @@ def choose_text(table: Table, *, text_column: str | None) -> int:
             f"Which column of {table.path} holds the texts is not obvious: give text_column (--text-column).\n"
             f"{_listing(table)}"
         )
-    _check_text(table, text)
     return text
 
 
@@ -137,21 +136,52 @@ def _only_other(table: Table, one: int, taken: Sequence[int]) -> int | None:
     return others[0] if len(others) == 1 else None
 
 
-def _check_text(table: Table, text: int) -> None:
-    values = [value for value in table.values(text) if value.strip()]
-    if values and all(map(_is_number, values)):
+def check_text(table: Table, text: int, numbers: int, rows: int) -> None:
+    """Refuse a column of texts that are numbers in all of its rows.
+
+    Raises:
+      DataError: there is nothing to read.
+    """
+    if rows and numbers == rows:
+        values = [value for value in table.values(text) if value.strip()]
         raise DataError(
-            f"The text column '{table.columns[text]}' of {table.path} holds numbers ({', '.join(values[:3])}, ...):"
-            f" there is nothing to read.\n{_listing(table)}"
+            f"The text column '{short(table.columns[text])}' of {table.path} holds numbers"
+            f" ({', '.join(values[:3])}, ...): there is nothing to read.\n{_listing(table)}"
         )
 
 
-def _is_number(value: str) -> bool:
+def is_number(value: str) -> bool:
+    """Whether a cell holds a number and nothing else."""
     try:
         float(value.replace(",", "."))
     except ValueError:
         return False
     return True
+
+
+def _hints(table: Table) -> str:
+    """Where the labels may be if no column is called so."""
+    hints = []
+    marks = [
+        short(name)
+        for number, name in enumerate(table.columns)
+        if {value.strip().lower() for value in table.values(number)} in ({"0", "1"}, {"true", "false"})
+    ]
+    if len(marks) > 1:
+        hints.append(
+            f"{len(marks)} columns say yes or no ({listed(marks)}): each of them can be the label of a training of its"
+            " own."
+        )
+    beside = sorted(
+        path.name
+        for path in table.path.parent.iterdir()
+        if "label" in path.name.lower() and path != table.path
+    )
+    if beside:
+        hints.append(
+            f"{listed(beside, 3)} lies beside it: if the labels are there, join them first (pandas.merge, on their id)."
+        )
+    return "".join(f"\n  {hint}" for hint in hints)
 
 
 def _listing(table: Table) -> str:
@@ -161,7 +191,7 @@ def _listing(table: Table) -> str:
         values = [value for value in table.values(number) if value.strip()]
         shown = " ".join(values[0].split()) if values else ""
         shown = shown if len(shown) <= 50 else f"{shown[:50]}..."
-        lines.append(f"  {name}: {shown!r}" if values else f"  {name}: (empty)")
+        lines.append(f"  {short(name)}: {shown!r}" if values else f"  {short(name)}: (empty)")
     more = len(table.columns) - 20
     return "\n".join(
         ["  Its columns, with a value of each:", *lines, *([f"  ... ({more} more)"] if more > 0 else [])]

@@ -1,56 +1,46 @@
-"""CSV and TSV by the csv module, with what a file leaves unsaid found out: delimiter, quotes, a first line of names."""
+"""CSV and TSV, with what a file leaves unsaid found out: delimiter, quotes, a first line of names."""
 
 from __future__ import annotations
 
-import csv
 import io
+import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
-from tfkit.data import encodings
-from tfkit.data.rows import SAMPLE_CHARACTERS, SAMPLE_ROWS, Row, Rows, Table
+from tfkit.data import encodings, packed, quotes
+from tfkit.data.quotes import Dialect, Known
+from tfkit.data.rows import SAMPLE_CHARACTERS, SAMPLE_ROWS, Row, Rows, Table, short
 from tfkit.data.splits import Skipped
 from tfkit.errors import DataError
 
 _DELIMITERS = {",": "','", ";": "';'", "\t": "tab", "|": "'|'"}
 _HEAD = 256 * 1024
-_LONGEST_FIELD = 1 << 26
-"""Characters. What is longer is the rest of a file behind a quote that is not closed."""
-
-
-class _Dialect(NamedTuple):
-    delimiter: str
-    quoting: int
-
-    def reader(self, lines: Iterator[str] | io.StringIO) -> Iterator[tuple[int, list[str]]]:
-        """Each row that is not blank, and the line on which it begins."""
-        # Of the whole process, so it is only ever raised.
-        csv.field_size_limit(max(csv.field_size_limit(), _LONGEST_FIELD))
-        rows = csv.reader(lines, delimiter=self.delimiter, quoting=self.quoting)  # type: ignore[arg-type]
-        begin = 1
-        for cells in rows:
-            if cells:
-                yield begin, cells
-            begin = rows.line_num + 1
+_LONGEST_NAME = 100
+_SEPARATOR = re.compile(r"sep=(.)\r?\n?$", re.IGNORECASE)
 
 
 def open_delimited(path: Path) -> Table:
     """Look at the first rows of a CSV or TSV file."""
+    ending = packed.ending(path)
     encoding = encodings.of_file(path)
     notes = [f"{path.name}: {encoding.note}"] if encoding.note else []
-    with path.open(encoding=encoding.name, errors=encoding.errors, newline="") as file:
+    with packed.open_text(path, encoding.name, encoding.errors, newline="") as file:
+        said = _SEPARATOR.match(file.readline(_HEAD))
+    with packed.open_text(path, encoding.name, encoding.errors, newline="") as file:
+        if said:  # a line for Excel
+            file.readline()
         head = file.read(_HEAD)
-    dialect = _sniff(head, path)
-    usual = "," if path.suffix.lower() == ".csv" else "\t"
-    if dialect.delimiter != usual:
-        notes.append(f"{path.name}: Its columns are separated by {_DELIMITERS[dialect.delimiter]}.")
-    if dialect.quoting == csv.QUOTE_NONE:
-        notes.append(f"{path.name}: Quotes in it are taken as they are, since they do not enclose cells.")
+    whole = len(head) < _HEAD
+    dialect, first, known = _sniff(head, path, [said[1]] if said else _possible(ending), whole=whole)
+    if dialect.delimiter != ("," if ending == ".csv" else "\t"):
+        named = _DELIMITERS.get(dialect.delimiter, repr(dialect.delimiter))
+        notes.append(f"{path.name}: Its columns are separated by {named}.")
+    if dialect.quotechar != '"':
+        notes.append(f"{path.name}: Its cells are enclosed by {dialect.quotechar}.")
 
-    first = _parse(head, dialect, whole=len(head) < _HEAD)
-    names = [name.strip() for name in first[0]]
+    names = [name.strip("\ufeff \t\r\n") for name in first[0]]
+    folded = [name.casefold() for name in names]
     headed = not _is_row(names, first[1:])
     if not headed:
         names = [f"column {number}" for number in range(1, len(names) + 1)]
@@ -59,87 +49,101 @@ def open_delimited(path: Path) -> Table:
         )
 
     def rows(wanted: tuple[int, ...]) -> Rows:
-        with path.open(encoding=encoding.name, errors=encoding.errors, newline="") as file:
-            read = dialect.reader(file)
+        with packed.open_text(path, encoding.name, encoding.errors, newline="") as file:
+            if said:
+                file.readline()
+            reading = quotes.Rows(file, dialect, width=len(names), known=known)
+            read = iter(reading)
             if headed:
                 next(read)
-            line = 0
-            try:
-                for line, cells in read:
-                    if len(cells) != len(names):
-                        yield Skipped(
-                            f"{path.name}:{line}", f"has {len(cells)} fields instead of {len(names)}"
-                        )
-                    else:
-                        yield Row(line, tuple(cells[column] for column in wanted))
-            except csv.Error as err:
-                raise DataError(
-                    f"{path}: after line {line} the rows cannot be told apart: {err}.\n"
-                    "  A quote that is opened and not closed does this. In a cell, a quote is written twice."
-                ) from err
+            for number, cells, remark in read:
+                line = number + bool(said)
+                if remark == quotes.PIECE:
+                    yield Skipped(f"{path.name}:{line}", remark)
+                    continue
+                # Programs that close each line with a delimiter have one cell too many.
+                if len(cells) > len(names) and not any(map(str.strip, cells[len(names) :])):
+                    cells = cells[: len(names)]
+                if len(cells) != len(names):
+                    last = reading.last_line + bool(said)
+                    lines = str(line) if last == line else f"{line}-{last}"
+                    yield Skipped(f"{path.name}:{lines}", f"has {len(cells)} fields instead of {len(names)}")
+                elif headed and [cell.strip("\ufeff \t\r\n").casefold() for cell in cells] == folded:
+                    yield Skipped(f"{path.name}:{line}", "repeats the line of names")
+                else:
+                    yield Row(line, tuple(cells[column] for column in wanted), remark)
 
     sample = [
         tuple(cell[:SAMPLE_CHARACTERS] for cell in cells)
         for cells in first[headed : SAMPLE_ROWS + headed]
         if len(cells) == len(names)
     ]
-    return Table(path=path, columns=tuple(names), sample=sample, rows=rows, notes=notes)
+    return Table(path=path, columns=tuple(names), sample=sample, rows=rows, size=encoding.size, notes=notes)
 
 
-def _sniff(head: str, path: Path) -> _Dialect:
-    """The delimiter and the use of quotes under which most rows have as many cells as the first."""
-    possible = [*_DELIMITERS] if path.suffix.lower() == ".csv" else ["\t"]
-    best, best_score = None, (0.0, 0, False)
+def _possible(ending: str) -> list[str]:
+    return list(_DELIMITERS) if ending == ".csv" else ["\t"]
+
+
+def _sniff(
+    head: str, path: Path, possible: Sequence[str], *, whole: bool
+) -> tuple[Dialect, list[list[str]], Known]:
+    """The dialect under which most rows have as many cells as the first, the rows, and what their columns hold."""
+    best, best_score = None, (0.0, 0, False, 0.0)
     for delimiter in possible:
-        for quoting in (csv.QUOTE_MINIMAL, csv.QUOTE_NONE):
-            dialect = _Dialect(delimiter, quoting)
-            rows = _parse(head, dialect, whole=len(head) < _HEAD)
+        for quotechar in ('"', "'"):
+            if quotechar == "'" and not _encloses(quotechar, head, delimiter):
+                continue
+            found = _parse(head, Dialect(delimiter, quotechar), whole=whole)
+            _, rows, _, odd = found
             width = len(rows[0]) if rows else 0
             if width < 2:
                 continue
             agreeing = sum(len(row) == width for row in rows) / len(rows)
-            score = (round(agreeing, 2), width, _is_strict(head, dialect))
+            score = (round(agreeing, 2), width, quotechar == "'", -odd / len(rows))
             if score > best_score:
-                best, best_score = dialect, score
+                best, best_score = found, score
     if best is None:
-        first = head.strip().splitlines()[0][:60]
+        first = short(head.strip().splitlines()[0])
+        if set(possible) != set(_DELIMITERS):
+            return _sniff(head, path, list(_DELIMITERS), whole=whole)
         raise DataError(
             f"{path} has one column: its first line is {first!r}.\n"
-            f"  Columns are separated by {' or '.join(_DELIMITERS[one] for one in possible)};"
-            " a text and its label are two."
+            f"  Columns are separated by {' or '.join(_DELIMITERS.values())}; a text and its label are two."
         )
-    return best
+    dialect, rows, known, _ = best
+    later = [cell for row in rows for cell in row[1:]]
+    if all(cell.startswith(" ") for cell in later):
+        dialect, rows, known, _ = _parse(head, dialect._replace(skipinitialspace=True), whole=whole)
+    return dialect, rows, known
 
 
-def _is_strict(head: str, dialect: _Dialect) -> bool:
-    """Whether every quote that begins a cell is closed at the end of one."""
-    try:
-        for _ in csv.reader(
-            io.StringIO(head, newline=""),
-            delimiter=dialect.delimiter,
-            quoting=dialect.quoting,  # type: ignore[arg-type]
-            strict=True,
-        ):
-            pass
-    except csv.Error as err:
-        return "unexpected end" in str(err)  # of the head, that is
-    return True
+def _encloses(quotechar: str, head: str, delimiter: str) -> bool:
+    """Whether half of the lines have a cell that begins and ends with it."""
+    cell = re.compile(
+        rf"(?:^|{re.escape(delimiter)}){quotechar}[^\r\n]*{quotechar}(?:{re.escape(delimiter)}|\r|$)"
+    )
+    lines = head.splitlines()[1:1000]
+    return 2 * sum(bool(cell.search(line)) for line in lines) > len(lines)
 
 
-def _parse(head: str, dialect: _Dialect, *, whole: bool) -> list[list[str]]:
-    """The rows at the beginning of a file, without one that is cut off."""
-    rows = []
-    try:
-        rows = [cells for _, cells in dialect.reader(io.StringIO(head, newline=""))]
-    except csv.Error:
-        return rows
-    return rows if whole or len(rows) < 2 else rows[:-1]
+def _parse(head: str, dialect: Dialect, *, whole: bool) -> tuple[Dialect, list[list[str]], Known, int]:
+    """The rows at the beginning of a file, without one that is cut off, and how many of them are odd."""
+    reading = quotes.Rows(io.StringIO(head, newline=""), dialect, cut=not whole)
+    rows = [cells for _, cells, _ in reading]
+    if len(rows) < 2 and not whole:  # a quote near the beginning that is closed far away, if at all
+        lines = [dialect.as_written(line) for line in head.splitlines(keepends=True)]
+        return dialect, [cells for cells in lines[:-1] if cells], Known(), 0
+    return dialect, rows if whole else rows[:-1], reading.known, reading.remarks
 
 
 def _is_row(first: Sequence[str], rest: Sequence[Sequence[str]]) -> bool:
     """Whether the first line is a row like the others: one of its cells is a value that its column repeats."""
+    if any(len(name) > _LONGEST_NAME or "\n" in name for name in first):
+        return True
+    same = [row for row in rest if len(row) == len(first) and [cell.strip() for cell in row] != list(first)]
     for column, value in enumerate(first):
-        below = Counter(row[column].strip() for row in rest if len(row) == len(first))
+        below = Counter(row[column].strip() for row in same)
         few = 1 < len(below) <= max(2, len(rest) // 4)
         if value and few and below[value] > 1:
             return True

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import codecs
+import random
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from tfkit.data import packed
 from tfkit.errors import DataError
 
 _BOMS = (
@@ -19,8 +21,9 @@ _BOMS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 _LATIN = ("cp1252", "cp1250")
-_PIECE = 1 << 20
+_BLOCK = 1 << 16
 _SAMPLE = 64 * 1024
+_SAMPLE_LINES, _SAMPLE_LINE = 1000, 2000
 
 # A binary file has these and more of them; a text has a stray NUL or bell at most.
 _CONTROL = bytes(set(range(32)) - set(b"\t\n\r\f\v\x1b"))
@@ -47,6 +50,9 @@ class Encoding(NamedTuple):
     note: str = ""
     """What a user should know about it; empty for UTF-8."""
 
+    size: int = 0
+    """Bytes of the file, unpacked."""
+
 
 def _western(error: UnicodeError) -> tuple[str, int]:
     assert isinstance(error, UnicodeDecodeError)
@@ -64,18 +70,38 @@ def of_file(path: Path) -> Encoding:
     Raises:
       DataError: it is empty, or no text.
     """
-    with path.open("rb") as file:
-        head = file.read(_PIECE)
-        if not head.strip():
-            raise DataError(f"{path} is empty.")
-        check_text(head, str(path))
-        if marked := _marked(head):
-            return Encoding(marked, "replace", "" if marked == "utf-8-sig" else f"It is in {marked.upper()}.")
-        file.seek(0)
-        if _is_utf8(iter(lambda: file.read(_PIECE), b"")):
-            return Encoding("utf-8")
-        file.seek(0)
-        return _guess(file)
+    size, head, utf8 = 0, b"", True
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    odd: list[int] = []
+    for piece in packed.pieces(path):
+        if not size:
+            head = piece
+            check_text(head[:_BLOCK], str(path))
+        if not _marked(head):
+            blocks = ((size + at, piece[at : at + _BLOCK]) for at in range(0, len(piece), _BLOCK))
+            odd += [at for at, block in blocks if len(block) > _SAMPLE_LINE and _controls(block)]
+        try:
+            decoder.decode(piece)
+        except UnicodeDecodeError:
+            utf8 = False
+            decoder.reset()
+        size += len(piece)
+    try:
+        decoder.decode(b"", final=True)
+    except UnicodeDecodeError:
+        utf8 = False
+    if not head.strip():
+        raise DataError(f"{path} is empty.")
+    marked = _marked(head)
+    if marked not in ("", "utf-8-sig"):
+        return Encoding(marked, "replace", f"It is in {marked.upper()}.", size)
+    found = Encoding(marked or "utf-8") if utf8 else _guess(_lines(path))
+    if marked and not utf8 and found.name in ("utf-8", *_LATIN):
+        found = Encoding(marked, MIXED, f"It is marked as UTF-8, but read in part as cp1252. {found.note}")
+    if odd:
+        note = f"It is text at first, but no longer from about byte {odd[0]:,} on (UTF-16, or damage): look at it."
+        found = found._replace(note=f"{found.note} {note}".strip())
+    return found._replace(size=size)
 
 
 def decode(content: bytes) -> tuple[str, str]:
@@ -95,8 +121,12 @@ def binary_kind(head: bytes) -> str:
     for start, kind in _SIGNATURES.items():
         if head.startswith(start):
             return kind
-    control = len(head) - len(head.translate(None, _CONTROL))
-    return "" if _marked(head) or control <= _BINARY_SHARE * len(head) else "a binary file"
+    return "a binary file" if not _marked(head) and _controls(head) else ""
+
+
+def _controls(content: bytes) -> bool:
+    """Whether there are more control characters than a text has."""
+    return len(content) - len(content.translate(None, _CONTROL)) > _BINARY_SHARE * len(content)
 
 
 def check_text(head: bytes, what: str) -> None:
@@ -120,33 +150,52 @@ def check_text(head: bytes, what: str) -> None:
 
 
 def _marked(head: bytes) -> str:
-    return next((name for mark, name in _BOMS if head.startswith(mark)), "")
+    """What a mark at the beginning says, or zeros in every second place (UTF-16 without a mark); else empty."""
+    if mark := next((name for mark, name in _BOMS if head.startswith(mark)), ""):
+        return mark
+    head = head[:4096]
+    low, high = (head[at::2].count(0) / max(1, len(head) // 2) for at in (0, 1))
+    return "utf-16-le" if high > 0.1 and low < 0.01 else "utf-16-be" if low > 0.1 and high < 0.01 else ""
 
 
-def _is_utf8(pieces: Iterable[bytes]) -> bool:
-    decoder = codecs.getincrementaldecoder("utf-8")()
+def _is_utf8(line: bytes) -> bool:
     try:
-        for piece in pieces:
-            decoder.decode(piece)
-        decoder.decode(b"", final=True)
+        line.decode("utf-8")
     except UnicodeDecodeError:
         return False
     return True
 
 
+def _lines(path: Path) -> Iterator[bytes]:
+    """The lines of a file, whatever ends them; a very long one in parts."""
+    rest = b""
+    for piece in packed.pieces(path):
+        *lines, rest = (rest + piece).replace(b"\r", b"\n").split(b"\n")
+        yield from lines
+        if len(rest) > 2 * len(piece):
+            yield rest
+            rest = b""
+    yield rest
+
+
 def _guess(lines: Iterable[bytes]) -> Encoding:
     """The encoding of bytes that are not UTF-8 as a whole."""
-    sample = bytearray()
+    sample: list[bytes] = []
+    chance = random.Random(0)
     good = bad = 0
     for line in lines:
         if line.isascii():
             continue
-        if _is_utf8([line]):
+        if _is_utf8(line):
             good += 1
-        else:
-            bad += 1
-            if len(sample) < _SAMPLE:
-                sample += line[:_SAMPLE] + b"\n"
+            continue
+        bad += 1
+        # Of all lines alike: a table may have Polish behind its German.
+        place = len(sample) if len(sample) < _SAMPLE_LINES else chance.randrange(bad)
+        if place < _SAMPLE_LINES:
+            first = next(at for at, byte in enumerate(line) if byte >= 0x80)
+            sample[place : place + 1] = [line[max(0, first - 50) : first + _SAMPLE_LINE]]
+    chance.shuffle(sample)
     # Many lines by chance are no UTF-8: each accented letter would have to be followed by a rare symbol.
     if good >= 0.2 * (good + bad):
         return Encoding(
@@ -155,7 +204,7 @@ def _guess(lines: Iterable[bytes]) -> Encoding:
             f"It is in UTF-8, but for {bad} of {good + bad} lines with other letters than ASCII's: what is not UTF-8"
             " in them is read as cp1252 (Windows, Latin-1).",
         )
-    content = bytes(sample)
+    content = b"".join(line + b"\n" for line in sample)
     name = _other_script(content) or min(_LATIN, key=lambda name: _misfits(content, name))
     label = "cp1252 (Windows, Latin-1)" if name == "cp1252" else name
     return Encoding(

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from tfkit.data.cut import listed
 from tfkit.data.textsource import Groups
 from tfkit.data.textstore import TextStore
+
+_REASONS = 6
+"""So many are listed, the most frequent ones."""
 
 
 def skipped_text(store: TextStore, noun: str) -> str:
@@ -17,10 +21,13 @@ def skipped_text(store: TextStore, noun: str) -> str:
       noun: what an example is: "rows", "files".
     """
     parts = []
-    for reason, count in store.entry["reasons"].items():
+    reasons = sorted(store.entry["reasons"].items(), key=lambda item: -item[1])
+    for reason, count in reasons[:_REASONS]:
         places = [one.path for one in store.skipped if one.reason == reason][:3]
         more = ", ..." if count > len(places) else ""
         parts.append(f"{reason}: {count} ({', '.join(places)}{more})")
+    if len(reasons) > _REASONS:
+        parts.append(f"other reasons: {sum(count for _, count in reasons[_REASONS:])}")
     total = sum(store.entry["reasons"].values())
     return f"{total} {noun} that cannot be used: {'; '.join(parts)}" if parts else ""
 
@@ -42,6 +49,6 @@ def notes(store: TextStore, groups: Groups, where: str, noun: str) -> Iterator[s
         )
     folded: dict[str, list[str]] = {}
     for name in store.class_names:
-        folded.setdefault(name.casefold(), []).append(name)
+        folded.setdefault(re.sub(r"[\s_-]+", " ", name.casefold()), []).append(name)
     if alike := [" and ".join(map(repr, names)) for names in folded.values() if len(names) > 1]:
-        yield f"Some classes differ in upper and lower case only: {listed(alike)}."
+        yield f"Some classes differ in upper and lower case, blanks or strokes only: {listed(alike)}."

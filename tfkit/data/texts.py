@@ -31,7 +31,8 @@ def load_texts(
     is not UTF-8, the columns where they were not given, rows that cannot be used, texts that are there twice.
 
     Args:
-      source: a .csv, .tsv, .jsonl or .parquet file; a folder with one subfolder a class and one .txt file a document,
+      source: a .csv, .tsv, .json, .jsonl or .parquet file, the former also as .gz, .bz2, .xz or .zip; a folder with one
+        subfolder a class and one .txt file a document,
         or with train/, validation/ and test/ of such folders; or an embedded set ("docstrings").
       text_column: of a table; left out, the one whose name says it.
       label_column: of a table; left out, the one whose name says it, or the other one of two.
@@ -60,6 +61,11 @@ def load_texts(
         "held_out": {"validation": validation_fraction, "test": test_fraction},
     }
     check_fractions(options["held_out"])
+    if not isinstance(source, str | Path):
+        raise DataError(
+            f"load_texts reads files and folders, not a {type(source).__name__}.\n"
+            "  A DataFrame: frame.to_parquet('texts.parquet'), or to_csv('texts.csv', index=False), and give that file."
+        )
     path = Path(source)
     # A command line gives a Path, also for the name of a set; a file or folder of that name then goes first.
     if str(source) in EMBEDDED and (isinstance(source, str) or not path.exists()):

@@ -9,6 +9,7 @@ from pathlib import Path
 from tfkit import files
 from tfkit.data import columns, encodings, load_texts
 from tfkit.data.cleaning import Cleaner
+from tfkit.data.rows import Nested, Remarks, Table, short
 from tfkit.data.splits import Skipped
 from tfkit.data.tables import open_table
 from tfkit.errors import DataError
@@ -77,12 +78,26 @@ def load_documents(source: str | Path, *, text_column: str | None = None) -> Doc
         return _checked(path, _of_folder(path), f"{path}/", [])
     table = open_table(path)
     column = columns.choose_text(table, text_column=text_column)
-    rows = table.rows((column,))
-    notes = [*table.notes, f"{path.name}: The column '{table.columns[column]}' is searched."]
-    named = (
-        row if isinstance(row, Skipped) else (f"{path.name}:{row.line}", row.cells[0] or "") for row in rows
-    )
-    return _checked(path, named, str(path), notes)
+    notes = [*table.notes, f"{path.name}: The column '{short(table.columns[column])}' is searched."]
+    return _checked(path, _of_table(table, column, notes), str(path), notes)
+
+
+def _of_table(table: Table, column: int, notes: list[str]) -> Iterator[tuple[str, str] | Skipped]:
+    remarks = Remarks(table.path.name)
+    rows = numbers = 0
+    for row in table.rows((column,)):
+        if isinstance(row, Skipped):
+            yield row
+            continue
+        remarks.add(row)
+        name, text = f"{table.path.name}:{row.line}", row.cells[0] or ""
+        rows += 1
+        numbers += columns.is_number(text)
+        yield (
+            Skipped(name, "has a list or an object for a text") if isinstance(text, Nested) else (name, text)
+        )
+    columns.check_text(table, column, numbers, rows)
+    notes += remarks.notes()
 
 
 def _of_folder(folder: Path) -> Iterator[tuple[str, str] | Skipped]:

@@ -1,0 +1,178 @@
+"""Classes are taken for classes, and what is none is refused with what was seen."""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+
+import pytest
+
+from tfkit.data import load_texts
+from tfkit.data.labels import LabelCleaner, check_labels
+from tfkit.errors import DataError
+
+R = random.Random(0)
+EMOTIONS = ["joy", "anger", "fear", "love"]
+SEVERAL = [R.sample(EMOTIONS, R.choice([1, 1, 2])) for _ in range(300)]
+
+
+def checked(values):
+    cleaner = LabelCleaner()
+    counts = {}
+    for label in filter(None, map(cleaner, values)):
+        counts[label] = counts.get(label, 0) + 1
+    return list(counts), check_labels(counts, where="The label column 'x' of a.csv"), list(cleaner.notes())
+
+
+@pytest.mark.parametrize("sign", [", ", ",", ";", "|", "/", "+", " & ", " "])
+def test_several_labels_joined_by_a_sign(sign):
+    with pytest.raises(DataError, match=r"several labels in \d+ of 300 rows(?s:.*)yes or no"):
+        checked(sign.join(found) for found in SEVERAL)
+
+
+@pytest.mark.parametrize(
+    "write", [json.dumps, str, lambda found: str(tuple(found)), lambda found: str(set(found))]
+)
+def test_several_labels_as_lists(write):
+    with pytest.raises(DataError, match=r"several labels in \d+ of 300 rows, written as lists"):
+        checked(map(write, SEVERAL))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["very positive", "positive", "neutral", "negative", "very negative"],
+        ["credit card", "debit card", "card", "loan"],
+        [
+            f"{size} {colour}"
+            for size in ("small", "large", "mid", "tiny")
+            for colour in ("red", "blue", "green", "grey")
+        ],
+        ["Home, garden", "Sports, outdoors", "Books", "Toys, games"],
+        ["comp/graphics", "comp/windows", "rec/autos", "rec/motor"],
+        ["A", "A+", "B", "B+", "C", "C+"],
+        ["C", "C++", "C#"],
+        ["yes", "no", "yes/no"],
+        ["1", "2", "3", "4", "5"],
+        ["-1", "0", "1"],
+        ["[spam]", "(other)", "{x}"],
+    ],
+)
+def test_classes_that_look_like_several_are_classes(names):
+    assert checked(names * 30) == (names, [], [])
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([R.randint(0, 50) / 10 for _ in range(600)], "from 0 to 5.: it holds numbers(?s:.*)pandas.cut"),
+        ([str(R.randint(0, 50) / 10).replace(".", ",") for _ in range(600)], "it holds numbers"),
+        ([R.randint(0, 10) / 2 for _ in range(300)], "it holds numbers"),
+        ([R.random() for _ in range(300)], "300 values in 300 rows.*it holds numbers"),
+        (range(1000, 1300), "300 values in 300 rows.*it holds numbers"),
+        ([f"2024-{1 + n % 12:02}-{1 + n % 28:02}" for n in range(600)], "it holds dates"),
+        ([f"{1 + n % 28}.{1 + n % 12}.2024 10:00" for n in range(600)], "it holds dates"),
+        ([f"{n:032x}" for n in range(100)], "an id or a text"),
+        ([f"sentence {n % 12} " * 30 for n in range(600)], "an id or a text"),
+        (['{"name": "a"}', '{"name": "b"}'] * 40, "objects in 80 rows(?s:.*)json_normalize"),
+    ],
+)
+def test_what_is_no_class_is_refused(values, message):
+    with pytest.raises(DataError, match=message) as raised:
+        checked(map(str, values))
+    assert len(str(raised.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    "values",
+    [range(1990, 2021), [1, 1.5, 2, 2.5], [f"{n * 311:05}" for n in range(60)], [0, 0.5, 1.0]],
+)
+def test_numbers_that_may_be_classes_are_said(values):
+    names, notes, _ = checked(map(str, [*values] * 40))
+    assert len(names) == len(values)
+    assert "pandas.cut" in notes[0]
+
+
+def test_one_class_in_several_spellings():
+    names, said, notes = checked(["1", "1.0", "1 ", "0", "1,00", "01"] * 20)
+    assert names == ["1", "0", "01"]
+    assert "several spellings" in said[0]
+    assert notes == ["40 labels are whole numbers with decimals: 1.0 is taken as 1."]
+    assert checked(['["joy"]', "joy", "['fear']", "[]"] * 20)[0] == ["joy", "fear"]
+
+
+def test_missing_labels_are_those_of_pandas_and_named(tmp_path):
+    path = tmp_path / "a.csv"
+    labels = ["None", "NA", "n/a", "", "null", "none", "bug"]
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([("text", "label"), *((f"text {n}", labels[n % 7]) for n in range(140))])
+    splits = load_texts(path)
+    assert splits.class_names == ("bug", "none")
+    assert len(splits.skipped) == 100
+    assert {reason for _, reason in splits.skipped} == {
+        "has no label",
+        *(f"has no label ({label!r})" for label in ("None", "NA", "n/a", "null")),
+    }
+    assert any("'None' (20)" in note and "as pandas has it" in note for note in splits.notes)
+
+
+def test_cases_and_strokes_are_said(tmp_path):
+    path = tmp_path / "a.csv"
+    labels = ["not spam", "Not_Spam", "spam"]
+    path.write_text("text,label\n" + "".join(f"text {n},{labels[n % 3]}\n" for n in range(60)))
+    assert any("'Not_Spam' and 'not spam'" in note for note in load_texts(path).notes)
+
+
+def test_nested_cells_are_no_texts_and_no_labels(tmp_path):
+    path = tmp_path / "a.jsonl"
+    rows = [{"text": f"text {n}", "label": ["ab"[n % 2]]} for n in range(40)]
+    rows += [{"text": {"body": "x"}, "label": "a"}, {"text": ["x", "y"], "label": "a"}]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    splits = load_texts(path)
+    assert splits.class_names == ("a", "b")
+    assert [tuple(one) for one in splits.skipped] == [
+        (f"a.jsonl:{line}", "has a list or an object for a text") for line in (41, 42)
+    ]
+    path.write_text(
+        "\n".join(json.dumps({"text": f"t {n}", "labels": found}) for n, found in enumerate(SEVERAL))
+    )
+    with pytest.raises(DataError, match=r"several labels in \d+ of 300 rows, written as lists"):
+        load_texts(path)
+
+
+def test_names_of_hugging_face_labels_and_lists_in_parquet(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    features = {"text": {"_type": "Value"}, "label": {"names": ["ham", "spam"], "_type": "ClassLabel"}}
+    table = pyarrow.table({"text": [f"text {n}" for n in range(41)], "label": [*([0, 1] * 20), -1]})
+    table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    parquet.write_table(table, tmp_path / "a.parquet")
+    splits = load_texts(tmp_path / "a.parquet")
+    assert splits.class_names == ("ham", "spam")
+    assert splits.source.labels.tolist() == [0, 1] * 20
+    assert [tuple(one) for one in splits.skipped] == [("a.parquet:41", "has no label")]
+    lists = pyarrow.table({"text": [f"text {n}" for n in range(300)], "labels": SEVERAL})
+    parquet.write_table(lists, tmp_path / "b.parquet")
+    with pytest.raises(DataError, match="several labels"):
+        load_texts(tmp_path / "b.parquet")
+
+
+def test_labels_that_are_elsewhere(tmp_path):
+    path = tmp_path / "train.csv"
+    path.write_text(
+        "id,text,toxic,obscene,length\n" + "".join(f"{n},t {n},{n % 2},{n % 3 % 2},9\n" for n in range(20))
+    )
+    (tmp_path / "train_labels.csv").write_text("id,label\n")
+    with pytest.raises(
+        DataError, match=r"2 columns say yes or no \(toxic, obscene\)(?s:.*)train_labels.csv lies beside"
+    ):
+        load_texts(path)
+
+
+def test_a_dataframe_is_told_how(tmp_path):
+    import pandas
+
+    with pytest.raises(DataError, match="to_parquet"):
+        load_texts(pandas.DataFrame({"text": ["a"], "label": ["b"]}))
