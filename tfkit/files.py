@@ -41,6 +41,11 @@ def cache_dir(*parts: str) -> Path:
     return folder
 
 
+def say_damaged(path: Path) -> None:
+    """Say that an entry of the cache is not what was written there, and is not used: what needs it makes it anew."""
+    print(f"{path} is damaged, or was written by another version of tfkit. It is made anew.", file=sys.stderr)
+
+
 @contextlib.contextmanager
 def new_file(path: Path) -> Iterator[BinaryIO]:
     """A file under a temporary name in the same folder, renamed to `path` when the block ends well.
