@@ -10,7 +10,7 @@ from sklearn.linear_model import LogisticRegression
 
 from tfkit import exhibits
 from tfkit.data import load_images
-from tfkit.errors import CheckError
+from tfkit.errors import CheckError, RunError
 from tfkit.evaluation import Evaluation
 from tfkit.exhibits import Pictures
 
@@ -179,7 +179,7 @@ def test_a_damaged_file_is_named(tmp_path, damage):
         np.savez(path, something=np.arange(3))
     else:
         path.unlink()
-    with pytest.raises(CheckError, match=r"evaluation\.npz holds no evaluation"):
+    with pytest.raises(RunError, match=r"evaluation\.npz is damaged"):
         exhibits.load(path)
 
 

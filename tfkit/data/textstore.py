@@ -189,9 +189,9 @@ def _write(folder: Path, reading: Reading, class_names: tuple[str, ...]) -> None
         "reasons": counts,
         "notes": list(reading.notes),
     }
-    content = json.dumps(entry)
-    digest = files.digest(content, folder / "rows.npz", folder / "texts")
-    (folder / "entry.json").write_text(json.dumps({"digest": digest, "entry": content}))
+    described = json.dumps(entry)
+    digest = files.digest(described, folder / "rows.npz", folder / "texts")
+    (folder / "entry.json").write_text(json.dumps({"digest": digest, "entry": described}))
 
 
 def _by_value(names: dict[str, int]) -> Callable[[str], Any]:
