@@ -61,6 +61,7 @@ def run(config: Config) -> Run:
 
     assert config.run_dir is not None, "__post_init__ sees to it"
     audited = Run.open(config.run_dir)
+    audited.check_writable()
     its_config = config_of(audited, instead="tfkit.audit.audit(run, splits)")
     try:
         audit.audit_recipe(

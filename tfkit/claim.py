@@ -61,8 +61,24 @@ def claim(folder: Path, *, config: Mapping[str, Any], overwrite: bool) -> TextIO
       The lock: closing it, or the end of the process, releases the folder.
 
     Raises:
-      RunError: the folder is in use, belongs to another config, or holds something else.
+      RunError: the folder is in use, belongs to another config, holds something else, or cannot be written.
     """
+    try:
+        return _claim(folder, config=config, overwrite=overwrite)
+    except OSError as error:
+        raise unwritable(folder, error) from error
+
+
+def unwritable(folder: Path, error: OSError) -> RunError:
+    """Return the error of a folder in which a run cannot write."""
+    at = f" ({error.filename})" if error.filename and str(error.filename) != str(folder) else ""
+    return RunError(
+        f"{folder} cannot be written: {error.strerror}{at}.\n"
+        "  Choose another --run-dir (run_dir in Python), on a disk that has room and where you may write."
+    )
+
+
+def _claim(folder: Path, *, config: Mapping[str, Any], overwrite: bool) -> TextIO:
     if folder.is_file():
         raise RunError(f"{folder} is a file; a run needs a folder of its own. Choose another --run-dir.")
     _refuse_other_things(folder)

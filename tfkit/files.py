@@ -28,7 +28,7 @@ def cache_dir(*parts: str) -> Path:
     """A folder below the cache, made if absent.
 
     Raises:
-      UsageError: it cannot be made.
+      UsageError: it cannot be made or written.
     """
     folder = cache_root().joinpath(*parts)
     try:
@@ -38,6 +38,11 @@ def cache_dir(*parts: str) -> Path:
             f"The cache folder {folder} cannot be made: {error.strerror}."
             f"\n  Give another one: export {CACHE_VARIABLE}=/some/folder"
         ) from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UsageError(
+            f"The cache folder {folder} cannot be written: it is read-only, or yours to read alone."
+            f"\n  Give another one: export {CACHE_VARIABLE}=/some/folder"
+        )
     return folder
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import math
+import os
 import shutil
 import sys
 from collections.abc import Iterable, Mapping
@@ -110,6 +112,17 @@ class Run:
         run_files.check_links(folder, claim.READ)
         return cls(folder)
 
+    def check_writable(self) -> None:
+        """Refuse to go on with what will write into this folder, before it takes minutes.
+
+        Raises:
+          RunError: the folder is read-only.
+        """
+        if not os.access(self.path, os.W_OK | os.X_OK):
+            raise claim.unwritable(
+                self.path, OSError(errno.EACCES, "it is read-only, or yours to read alone")
+            )
+
     @classmethod
     def create(cls, path: str | Path, *, config: Mapping[str, Any], overwrite: bool = False) -> Run:
         """Begin a run in that folder, or go on with the one that was interrupted there.
@@ -122,7 +135,7 @@ class Run:
           overwrite: whether a run of another config in that folder, or a finished one, is replaced.
 
         Raises:
-          RunError: the folder is in use, belongs to another config, or holds something else.
+          RunError: the folder is in use, belongs to another config, holds something else, or cannot be written.
         """
         if not cluster.current().is_chief:
             return cls._of_other_worker(Path(path), overwrite=overwrite)
