@@ -1,5 +1,7 @@
 """Attack the model of a finished run, to see whether it tells who was in its training data.
 
+A SavedModel is a program, which can read and write files: attack a stranger's in a sandbox.
+
 Examples:
     python -m recipes.audit_privacy --run-dir runs/private
     python -m recipes.audit_privacy --run-dir runs/private --shadows 16                     (LiRA too: minutes)

@@ -183,6 +183,24 @@ def test_a_damaged_file_is_named(tmp_path, damage):
         exhibits.load(path)
 
 
+def test_no_flipped_bit_changes_an_evaluation_without_a_word(tmp_path):
+    path = tmp_path / "evaluation.npz"
+    exhibits.save(path, tiny())
+    whole, refused = path.read_bytes(), 0
+    expected, _ = exhibits.load(path)
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        try:
+            found, _ = exhibits.load(path)
+        except RunError:
+            refused += 1
+            continue
+        np.testing.assert_array_equal(found.probabilities, expected.probabilities)
+        np.testing.assert_array_equal(found.labels, expected.labels)
+        assert (found.names, found.class_names) == (expected.names, expected.class_names)
+    assert refused > len(whole) / 2
+
+
 def test_pictures_are_the_images_of_those_examples():
     splits = load_images("digits", image_size=16)
     test = splits.indices["test"]

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from tfkit.errors import UsageError
+from tfkit.errors import RunError, UsageError
 
 CACHE_VARIABLE = "TFKIT_CACHE"
 
@@ -85,6 +85,27 @@ def write_text(path: Path, content: str) -> None:
 def write_json(path: Path, content: Any) -> None:
     """`write_text` as indented JSON; NaN and infinity are refused, since other readers would be."""
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_hashed(path: Path, content: bytes) -> None:
+    """`write_bytes`, and beside it the digest by which `read_hashed` knows it."""
+    write_text(path.with_name(f"{path.name}.sha256"), hashlib.sha256(content).hexdigest())
+    write_bytes(path, content)
+
+
+def read_hashed(path: Path) -> bytes:
+    """What `write_hashed` wrote.
+
+    Raises:
+      RunError: it is something else.
+    """
+    content, beside = path.read_bytes(), path.with_name(f"{path.name}.sha256")
+    if beside.is_file() and beside.read_text() != hashlib.sha256(content).hexdigest():
+        raise RunError(
+            f"{path} is damaged: it is not what was written."
+            "\n  Start this run again from its beginning with --overwrite."
+        )
+    return content
 
 
 @contextlib.contextmanager

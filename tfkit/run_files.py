@@ -184,6 +184,8 @@ def _unpacked(packed: BinaryIO) -> Iterator[tuple[str, np.ndarray]]:
             room -= size
             with archive.open(entry) as file:
                 array = np.lib.format.read_array(file, allow_pickle=False)
+                if file.read(1):  # at the end, where the checksum is compared
+                    raise ValueError(f"{entry.filename} goes on behind its array")
             yield entry.filename.removesuffix(".npy"), array
 
 
