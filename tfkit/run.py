@@ -35,7 +35,7 @@ from tfkit.claim import (
     VERSIONS,
 )
 from tfkit.errors import RunError
-from tfkit.run_format import SHAPES
+from tfkit.run_format import LISTS, SHAPES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -319,7 +319,8 @@ class Run:
 
     def read(self, name: str) -> dict[str, Any]:
         """What a JSON file of the folder holds, such as `privacy.json`; nothing where there is none."""
-        return run_files.read_json(self._read_from, name, SHAPES.get(name, dict))
+        most = run_files.LARGE if name in LISTS else run_files.USUAL
+        return run_files.read_json(self._read_from, name, SHAPES.get(name, dict), most=most)
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r})"

@@ -20,8 +20,11 @@ import numpy as np
 
 from tfkit.errors import RunError
 
-SMALL, USUAL = 64 * 1024, 8 * 2**20
-"""Bytes that config.yaml may have, whose reader is slow, and any other text."""
+SMALL, USUAL, LARGE = 64 * 1024, 2**20, 8 * 2**20
+"""Bytes that config.yaml may have, whose reader is slow; any other text; a JSON file that lists files or classes."""
+
+MOST_LISTED = 500
+"""Entries of a list that a report draws."""
 
 UNPACKED, RATIO = 64 * 2**20, 40
 """Bytes that the arrays of a .npz may have, and so many more for each byte of the file."""
@@ -88,13 +91,13 @@ def read_text(folder: Path, name: str, *, most: int = USUAL) -> str | None:
         raise damaged(folder / name, f"byte {error.start} of it is no UTF-8") from error
 
 
-def read_json(folder: Path, name: str, shape: Shape = dict) -> dict[str, Any]:
+def read_json(folder: Path, name: str, shape: Shape = dict, *, most: int = USUAL) -> dict[str, Any]:
     """Return the object of a JSON file with finite numbers; an empty one where there is no file.
 
     Raises:
       RunError: as of `read_bytes`, or it is not such an object, or not of that shape.
     """
-    text = read_text(folder, name)
+    text = read_text(folder, name, most=most)
     if text is None:
         return {}
     try:

@@ -11,6 +11,9 @@ NOTHING = type(None)
 MAYBE = (*NUMBER, NOTHING)
 TEXT = (str, NOTHING)
 
+LISTS = (PROVENANCE, METRICS)
+"""They have an entry for each class, or for each file that was left out."""
+
 SHAPES: dict[str, dict[str, Any]] = {
     METRICS: {"*": NUMBER},
     VERSIONS: {"packages?": {"*": TEXT}, "problems?": [str]},

@@ -142,6 +142,10 @@ CASES = {
             "members": npz(**{f"a{number}": np.zeros(1) for number in range(70)}),
         }.items()
     },
+    "variants many": (
+        "tflite/variants.json",
+        json.dumps(LITE | {"variants": LITE["variants"] * 300}).encode(),
+    ),
     "notes utf-8": ("notes.txt", b"\xff\xfe"),
     "notes large": ("notes.txt", b"note\n" * (2 << 20)),
 }  # fmt: skip

@@ -102,6 +102,9 @@ def gather(run: Run) -> Facts:
     history = run.history
     if len(history) and not {"stage", "epoch"} <= set(history):
         raise run_files.damaged(run.path / runs.HISTORY, "it has no columns `stage` and `epoch`")
+    lite = run.read(runs.VARIANTS)
+    if len(lite.get("variants", ())) > run_files.MOST_LISTED:
+        raise run_files.damaged(run.path / runs.VARIANTS, f"it has {len(lite['variants']):,} variants")
     if privacy:
         shown, skipped = None, []
         sizes = {split: sum(of_class.values()) for split, of_class in counts.items()}
@@ -125,7 +128,7 @@ def gather(run: Run) -> Facts:
         excerpts=excerpts,
         privacy=privacy,
         audit=run.read(runs.AUDIT),
-        lite=run.read(runs.VARIANTS),
+        lite=lite,
         data=data,
         counts=counts,
         skipped=skipped[:SKIPPED_SHOWN],
