@@ -1,5 +1,7 @@
 """Attack the model of a finished run, to see whether it tells who was in its training data.
 
+A SavedModel is a program, which can read and write files: attack a stranger's in a sandbox.
+
 Examples:
     python -m recipes.audit_privacy --run-dir runs/private
     python -m recipes.audit_privacy --run-dir runs/private --shadows 16                     (LiRA too: minutes)
@@ -61,6 +63,7 @@ def run(config: Config) -> Run:
 
     assert config.run_dir is not None, "__post_init__ sees to it"
     audited = Run.open(config.run_dir)
+    audited.check_writable()
     its_config = config_of(audited, instead="tfkit.audit.audit(run, splits)")
     try:
         audit.audit_recipe(

@@ -61,7 +61,9 @@ def run(config: Config) -> Run:
 def _destination(config: Config) -> Run:
     """The run itself, or a folder of its own."""
     if config.from_run is not None and config.run_dir is None:
-        return Run.open(config.from_run)
+        run = Run.open(config.from_run)
+        run.check_writable()
+        return run
     return Run.create(run_dir(config, recipe="compress_tflite"), config=as_dict(config), overwrite=True)
 
 

@@ -28,6 +28,7 @@ def config_of(run: Run, *, instead: str, also_distributed: bool = False) -> Data
     }
     if also_distributed:
         config_classes["train_distributed"] = train_distributed.Config
+    _ = run.config  # which names a malformed file as every reader of a run does
     recipe = run.provenance.get("recipe", {}).get("name")
     if recipe not in config_classes:
         raise RunError(

@@ -48,6 +48,7 @@ def run(config: Config) -> Run:
     asked = job.questions(config)
     if _asks_what_is_there(config):
         run = Run.open(folder)
+        run.check_writable()
         index = Index.open(run.path / runs.INDEX, encoder=_named(config))
         return _answer(run, index, asked, config)
     with Run.create(folder, config=as_dict(config), overwrite=config.overwrite) as run:

@@ -10,7 +10,7 @@ from sklearn.linear_model import LogisticRegression
 
 from tfkit import exhibits
 from tfkit.data import load_images
-from tfkit.errors import CheckError
+from tfkit.errors import CheckError, RunError
 from tfkit.evaluation import Evaluation
 from tfkit.exhibits import Pictures
 
@@ -179,8 +179,26 @@ def test_a_damaged_file_is_named(tmp_path, damage):
         np.savez(path, something=np.arange(3))
     else:
         path.unlink()
-    with pytest.raises(CheckError, match=r"evaluation\.npz holds no evaluation"):
+    with pytest.raises(RunError, match=r"evaluation\.npz is damaged"):
         exhibits.load(path)
+
+
+def test_no_flipped_bit_changes_an_evaluation_without_a_word(tmp_path):
+    path = tmp_path / "evaluation.npz"
+    exhibits.save(path, tiny())
+    whole, refused = path.read_bytes(), 0
+    expected, _ = exhibits.load(path)
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        try:
+            found, _ = exhibits.load(path)
+        except RunError:
+            refused += 1
+            continue
+        np.testing.assert_array_equal(found.probabilities, expected.probabilities)
+        np.testing.assert_array_equal(found.labels, expected.labels)
+        assert (found.names, found.class_names) == (expected.names, expected.class_names)
+    assert refused > len(whole) / 2
 
 
 def test_pictures_are_the_images_of_those_examples():

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from tfkit import files
-from tfkit.errors import UsageError
+from tfkit.errors import RunError, UsageError
 
 
 def test_a_block_that_fails_leaves_what_was_there(tmp_path):
@@ -73,4 +73,21 @@ def test_a_cache_that_cannot_be_is_named(monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv(files.CACHE_VARIABLE, str(tmp_path / "file" / "cache"))
     with pytest.raises(UsageError, match=r"file/cache[\s\S]*TFKIT_CACHE="):
+        files.cache_dir("images")
+
+
+def test_what_was_written_with_its_digest_is_read_back_or_refused(tmp_path):
+    path = tmp_path / "backup" / "vocab.txt"
+    files.write_hashed(path, b"one\ntwo\n")
+    assert files.read_hashed(path) == b"one\ntwo\n"
+    path.write_bytes(b"one\ntwp\n")
+    with pytest.raises(RunError, match="--overwrite") as caught:
+        files.read_hashed(path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_cache_that_cannot_be_made_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv(files.CACHE_VARIABLE, str(tmp_path / "file"))
+    with pytest.raises(UsageError, match=files.CACHE_VARIABLE):
         files.cache_dir("images")

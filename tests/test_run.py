@@ -1,8 +1,10 @@
 """The run folder: whole or absent, never two runs in one, never lost by a mistyped flag."""
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -162,3 +164,63 @@ def test_of_several_workers_one_folder_remains(tmp_path, monkeypatch, capsys):
     assert not other.path.exists()
     assert "A word of it." not in capsys.readouterr().out
     assert chief.metrics == {}
+
+
+@pytest.mark.parametrize("name", ["file/run", "/proc/self/run", "x" * 300])
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path, name):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(RunError, match="--run-dir") as caught:
+        Run.create(tmp_path / name, config={"seed": 1})
+    assert str(tmp_path / name) in str(caught.value)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+READ_ONLY = """
+import sys
+from pathlib import Path
+sys.path.insert(0, "")
+import recipes.audit_privacy, recipes.compress_tflite, recipes.search_text, recipes.train_distributed
+import recipes.train_private, recipes.transfer_image, recipes.transfer_text, tfkit, tfkit.__main__
+from tfkit import cli
+from tfkit.errors import RunError
+new, old = "new/run", "old"
+for name, words in {
+    "transfer_image": ["--run-dir", new], "transfer_text": ["--run-dir", new], "train_private": ["--run-dir", new],
+    "train_distributed": ["--run-dir", new], "search_text": ["--data-dir", "documents", "--run-dir", new],
+    "compress_tflite": ["--from-run", old], "audit_privacy": ["--run-dir", old],
+}.items():
+    recipe = getattr(recipes, name)
+    try:
+        cli.main(recipe.Config, recipe.run, words)
+    except SystemExit as ended:
+        print(name, ended.code, flush=True)
+print("report", tfkit.__main__.main(["report", old]))
+try:
+    tfkit.Run.create(new, config={})
+except RunError as error:
+    print("create 2")
+"""
+
+
+def test_every_recipe_refuses_a_read_only_folder_before_it_begins(tmp_path):
+    with Run.create(tmp_path / "old", config={}) as run:
+        run.record({"time/total_seconds": 1.0})
+    (tmp_path / "old" / "report.html").write_text("")
+    (tmp_path / "documents").mkdir()
+    (tmp_path / "documents" / "a.txt").write_text("Rain is likely.")
+    (tmp_path / "program.py").write_text(READ_ONLY)
+    # A mount of its own is read-only for root too.
+    words = f"mount --bind -o ro {tmp_path} {tmp_path} && mount -o remount,bind,ro {tmp_path}"
+    if subprocess.run(["unshare", "-m", "sh", "-c", words], capture_output=True, check=False).returncode:
+        pytest.skip("no mounts of one's own here: unshare -m needs root")
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", f'{words} && cd {tmp_path} && exec "$0" program.py', sys.executable],
+        capture_output=True, text=True, timeout=120, check=False,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
+    )  # fmt: skip
+    said = dict(line.split() for line in done.stdout.splitlines() if len(line.split()) == 2)
+    assert len(said) == 9, done.stderr[-3000:]
+    assert set(said.values()) == {"2"}, done.stderr[-3000:]
+    assert "Traceback" not in done.stderr
+    assert done.stderr.count("Choose another --run-dir") == 8
+    assert str(Path("new") / "run") in done.stderr

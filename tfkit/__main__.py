@@ -51,7 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     report = commands.add_parser(
         "report", help="write reports of finished runs anew; several runs are compared"
     )
-    report.add_argument("runs", nargs="+", metavar="RUN", help="a run folder")
+    report.add_argument(
+        "runs", nargs="+", metavar="RUN", help="a run folder; a stranger's too: nothing of it is run"
+    )
     report.add_argument(
         "--output",
         metavar="FILE",

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-from tfkit import files
+from tfkit import files, run_files
 from tfkit.errors import RunError
 
 CONFIG = "config.yaml"
@@ -32,6 +32,8 @@ VARIANTS = f"{TFLITE}/variants.json"
 INDEX = "index"
 HITS = "hits.json"
 LOCK = ".lock"
+INTENDED_USE = "intended_use.md"
+"""The author's own file in the run folder; no run writes or removes it."""
 
 RESTARTED_VARIABLE = "TFKIT_RESTARTED"
 """How often a launcher has started this job again."""
@@ -40,6 +42,11 @@ MADE = (
     *(CONFIG, LABELS, METRICS, NOTES, HISTORY, PROVENANCE, VERSIONS, EVALUATION, MODEL_CARD, REPORT),
     *(SAVED_MODEL, LOGS, BACKUP, PRIVACY, AUDIT, TFLITE, INDEX, HITS),
 )
+SHOWN = (CONFIG, METRICS, PROVENANCE, VERSIONS, PRIVACY, AUDIT, VARIANTS, HISTORY, EVALUATION)
+"""What a report is made of."""
+
+READ = (*(name for name in MADE if name != BACKUP), LOCK, f".{TFLITE}.lock", INTENDED_USE)
+"""What is read or written in a run that has ended."""
 
 
 def claim(folder: Path, *, config: Mapping[str, Any], overwrite: bool) -> TextIO:
@@ -54,8 +61,24 @@ def claim(folder: Path, *, config: Mapping[str, Any], overwrite: bool) -> TextIO
       The lock: closing it, or the end of the process, releases the folder.
 
     Raises:
-      RunError: the folder is in use, belongs to another config, or holds something else.
+      RunError: the folder is in use, belongs to another config, holds something else, or cannot be written.
     """
+    try:
+        return _claim(folder, config=config, overwrite=overwrite)
+    except OSError as error:
+        raise unwritable(folder, error) from error
+
+
+def unwritable(folder: Path, error: OSError) -> RunError:
+    """Return the error of a folder in which a run cannot write."""
+    at = f" ({error.filename})" if error.filename and str(error.filename) != str(folder) else ""
+    return RunError(
+        f"{folder} cannot be written: {error.strerror}{at}.\n"
+        "  Choose another --run-dir (run_dir in Python), on a disk that has room and where you may write."
+    )
+
+
+def _claim(folder: Path, *, config: Mapping[str, Any], overwrite: bool) -> TextIO:
     if folder.is_file():
         raise RunError(f"{folder} is a file; a run needs a folder of its own. Choose another --run-dir.")
     _refuse_other_things(folder)
@@ -68,10 +91,25 @@ def claim(folder: Path, *, config: Mapping[str, Any], overwrite: bool) -> TextIO
     if (folder / CONFIG).is_file():
         _refuse_other(folder, config)
     else:
-        import yaml
-
-        files.write_text(folder / CONFIG, yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
+        files.write_text(folder / CONFIG, _settings(config))
     return lock
+
+
+def _settings(config: Mapping[str, Any]) -> str:
+    """YAML that `run_files.read_yaml` takes."""
+    import yaml
+
+    class Dumper(yaml.SafeDumper):
+        def ignore_aliases(self, data: Any) -> bool:
+            return True
+
+    text = yaml.dump(dict(config), Dumper=Dumper, sort_keys=False, allow_unicode=True)
+    if len(text.encode()) > run_files.SMALL:
+        raise RunError(
+            f"The config of the run has {len(text):,} characters of YAML; {run_files.SMALL:,} are taken."
+            "\n  It is for settings: name a file of your data in it, not the data."
+        )
+    return str(text)
 
 
 def is_first_start() -> bool:
@@ -121,9 +159,7 @@ def _clear(folder: Path) -> None:
 
 
 def _refuse_other(folder: Path, config: Mapping[str, Any]) -> None:
-    import yaml
-
-    old = dict(yaml.safe_load((folder / CONFIG).read_text()) or {})
+    old = run_files.read_yaml(folder, CONFIG)
     differing = [name for name in {**old, **config} if old.get(name) != config.get(name)]
     if differing:
         changes = "".join(

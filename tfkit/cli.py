@@ -1,6 +1,7 @@
 """What every recipe does on the command line: read the settings, run, say how it ended.
 
-Exit codes: 0 done, 1 a check failed or something unexpected happened, 2 what was asked cannot be done,
+Exit codes: 0 done, 1 a check failed or something unexpected happened, 2 what was asked cannot be done (also where a
+disk is full or a folder cannot be written),
 3 interrupted: the same command goes on from there, 4 another worker was lost: so it does, in all of them.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import difflib
+import errno
 import inspect
 import json
 import os
@@ -108,7 +110,9 @@ def exit_code(error: BaseException) -> int:
     """What a program ends with."""
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED
-    return error.exit_code if isinstance(error, TfkitError) else 1
+    if isinstance(error, TfkitError):
+        return error.exit_code
+    return 2 if _disk_is_full(error) or _is_of_folder(error) else 1
 
 
 def explain(error: BaseException) -> str:
@@ -120,6 +124,12 @@ def explain(error: BaseException) -> str:
         return f"{type(error).__name__}: {error}"
     if _disk_is_full(error):
         return "The disk is full. Nothing that was whole is lost: free some space and give the same command again."
+    if _is_of_folder(error):
+        assert isinstance(error, OSError)
+        return (
+            f"{error.filename} cannot be written or read: {error.strerror}.\n"
+            "  Choose another --run-dir, or another cache (export TFKIT_CACHE=/some/folder), where you may write."
+        )
     if isinstance(error, OSError) and error.filename:
         return f"{type(error).__name__}: {error.strerror}: {error.filename}\n  (--debug shows where)"
     first = textwrap.shorten(str(error) or repr(error), 600)
@@ -176,6 +186,22 @@ def _first_line(error: BaseException) -> str:
     lines = [line for line in str(error).splitlines() if line.strip()]
     told = [line for line in lines if "unhealthy" in line or "UNAVAILABLE" in line] or lines
     return textwrap.shorten(told[0], 300) if told else repr(error)
+
+
+_OF_FOLDERS = (
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENOTDIR,
+    errno.EEXIST,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
+)
+
+
+def _is_of_folder(error: BaseException) -> bool:
+    """Whether a folder or disk that was named does not do: another one can."""
+    return isinstance(error, OSError) and bool(error.filename) and error.errno in _OF_FOLDERS
 
 
 def _disk_is_full(error: BaseException) -> bool:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tfkit import files
+from tfkit import files, run_files
 from tfkit.errors import CheckError
 from tfkit.evaluation import Evaluation
 
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 EXCERPT = 300
 """Characters of a text that are shown."""
+
+SHOWN = 256
+"""Examples that a report has room for."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -122,24 +125,43 @@ def load(path: Path) -> tuple[Evaluation, Exhibits | None]:
     """Read back what `save` wrote.
 
     Raises:
-      CheckError: the file does not hold an evaluation.
+      RunError: the file does not hold an evaluation.
     """
+    arrays = run_files.read_arrays(path.parent, path.name)
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in stored.files}
         evaluation = Evaluation(
             labels=arrays.pop("labels"),
             probabilities=arrays.pop("probabilities"),
             names=arrays.pop("names").tolist(),
             class_names=arrays.pop("class_names").tolist(),
         )
+        classes = len(evaluation.class_names)
+        if 8 * classes**2 > run_files.UNPACKED + run_files.RATIO * path.stat().st_size:
+            raise ValueError(f"{classes} classes of {len(evaluation.labels)} examples")
         if not arrays:
             return evaluation, None
-        return evaluation, Excerpts(**arrays) if "worst_texts" in arrays else Pictures(**arrays)
-    except (ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise CheckError(
-            f"{path} holds no evaluation: {error}. The run that wrote it can make it anew."
-        ) from error
+        found = Excerpts(**arrays) if "worst_texts" in arrays else Pictures(**arrays)
+        if not _belong(evaluation, vars(found)):
+            raise ValueError("its examples are not of its evaluation")
+    except (ValueError, KeyError, TypeError, AttributeError, CheckError) as error:
+        raise run_files.damaged(path, f"it holds no evaluation: {error}") from error
+    return evaluation, found
+
+
+def _belong(evaluation: Evaluation, arrays: Mapping[str, np.ndarray]) -> bool:
+    """Whether indices and labels are in range, and each has its picture or text."""
+    for name, labels, limit in (
+        ("worst", arrays["worst"], len(evaluation.labels)),
+        ("sample", arrays["sample_labels"], len(evaluation.class_names)),
+    ):
+        shown = arrays[f"{name}_images" if f"{name}_images" in arrays else f"{name}_texts"]
+        if labels.ndim != 1 or labels.dtype.kind not in "iu" or not len(labels) == len(shown) <= SHOWN:
+            return False
+        if ((labels < 0) | (labels >= limit)).any():
+            return False
+        if shown.dtype.kind != "U" and (shown.dtype != np.uint8 or shown.ndim != 4 or shown.shape[3] != 3):
+            return False
+    return True
 
 
 def _spread(count: int, most: int) -> np.ndarray:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from tfkit.errors import UsageError
+from tfkit.errors import RunError, UsageError
 
 CACHE_VARIABLE = "TFKIT_CACHE"
 
@@ -28,7 +28,7 @@ def cache_dir(*parts: str) -> Path:
     """A folder below the cache, made if absent.
 
     Raises:
-      UsageError: it cannot be made.
+      UsageError: it cannot be made or written.
     """
     folder = cache_root().joinpath(*parts)
     try:
@@ -38,7 +38,17 @@ def cache_dir(*parts: str) -> Path:
             f"The cache folder {folder} cannot be made: {error.strerror}."
             f"\n  Give another one: export {CACHE_VARIABLE}=/some/folder"
         ) from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UsageError(
+            f"The cache folder {folder} cannot be written: it is read-only, or yours to read alone."
+            f"\n  Give another one: export {CACHE_VARIABLE}=/some/folder"
+        )
     return folder
+
+
+def say_damaged(path: Path) -> None:
+    """Say that an entry of the cache is not what was written there, and is not used: what needs it makes it anew."""
+    print(f"{path} is damaged, or was written by another version of tfkit. It is made anew.", file=sys.stderr)
 
 
 @contextlib.contextmanager
@@ -75,6 +85,27 @@ def write_text(path: Path, content: str) -> None:
 def write_json(path: Path, content: Any) -> None:
     """`write_text` as indented JSON; NaN and infinity are refused, since other readers would be."""
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_hashed(path: Path, content: bytes) -> None:
+    """`write_bytes`, and beside it the digest by which `read_hashed` knows it."""
+    write_text(path.with_name(f"{path.name}.sha256"), hashlib.sha256(content).hexdigest())
+    write_bytes(path, content)
+
+
+def read_hashed(path: Path) -> bytes:
+    """What `write_hashed` wrote.
+
+    Raises:
+      RunError: it is something else.
+    """
+    content, beside = path.read_bytes(), path.with_name(f"{path.name}.sha256")
+    if beside.is_file() and beside.read_text() != hashlib.sha256(content).hexdigest():
+        raise RunError(
+            f"{path} is damaged: it is not what was written."
+            "\n  Start this run again from its beginning with --overwrite."
+        )
+    return content
 
 
 @contextlib.contextmanager

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
-import json
 import math
+import os
 import shutil
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from tfkit import claim, cluster, files, process
+from tfkit import claim, cluster, files, packages, process, run_files
 from tfkit.claim import (
     AUDIT,
     BACKUP,
@@ -34,6 +35,7 @@ from tfkit.claim import (
     VERSIONS,
 )
 from tfkit.errors import RunError
+from tfkit.run_format import LISTS, SHAPES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -94,8 +96,11 @@ class Run:
     def open(cls, path: str | Path) -> Run:
         """Read a run folder back.
 
+        Its files may be a stranger's: none of them is followed out of the folder, and what is malformed is named.
+        Its model is another matter: a SavedModel is a program, which can read and write files where it is run.
+
         Raises:
-          RunError: there is no run in that folder.
+          RunError: there is no run in that folder, or a part of it is a link out of the folder.
         """
         folder = Path(path)
         if not (folder / CONFIG).is_file():
@@ -104,7 +109,19 @@ class Run:
                 f"{folder} holds no run: it has no {CONFIG}."
                 + (f"\n  Runs below it: {', '.join(known)}." if known else "")
             )
+        run_files.check_links(folder, claim.READ)
         return cls(folder)
+
+    def check_writable(self) -> None:
+        """Refuse to go on with what will write into this folder, before it takes minutes.
+
+        Raises:
+          RunError: the folder is read-only.
+        """
+        if not os.access(self.path, os.W_OK | os.X_OK):
+            raise claim.unwritable(
+                self.path, OSError(errno.EACCES, "it is read-only, or yours to read alone")
+            )
 
     @classmethod
     def create(cls, path: str | Path, *, config: Mapping[str, Any], overwrite: bool = False) -> Run:
@@ -118,7 +135,7 @@ class Run:
           overwrite: whether a run of another config in that folder, or a finished one, is replaced.
 
         Raises:
-          RunError: the folder is in use, belongs to another config, or holds something else.
+          RunError: the folder is in use, belongs to another config, holds something else, or cannot be written.
         """
         if not cluster.current().is_chief:
             return cls._of_other_worker(Path(path), overwrite=overwrite)
@@ -174,9 +191,7 @@ class Run:
     @property
     def config(self) -> dict[str, Any]:
         """What was asked."""
-        import yaml
-
-        return dict(yaml.safe_load((self._read_from / CONFIG).read_text()) or {})
+        return run_files.read_yaml(self._read_from, CONFIG)
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -198,8 +213,7 @@ class Run:
     @property
     def notes(self) -> list[str]:
         """What the run decided, and why, one sentence each."""
-        path = self._read_from / NOTES
-        return path.read_text().splitlines() if path.is_file() else []
+        return (run_files.read_text(self._read_from, NOTES) or "").splitlines()
 
     def note(self, sentence: str) -> None:
         """Print a decision of the run and keep it; one that is kept already is not repeated."""
@@ -226,7 +240,12 @@ class Run:
     @property
     def labels(self) -> list[str]:
         """The class names in the order of the model's outputs."""
-        return (self._read_from / LABELS).read_text().splitlines()
+        text = run_files.read_text(self._read_from, LABELS)
+        if text is None:
+            raise RunError(
+                f"{self._read_from} has no {LABELS} yet: the run was interrupted. The same command finishes it."
+            )
+        return text.splitlines()
 
     @labels.setter
     def labels(self, class_names: Iterable[str]) -> None:
@@ -256,8 +275,17 @@ class Run:
         """One row an epoch: stage, epoch, loss, accuracy, val_loss, val_accuracy, learning_rate."""
         import pandas as pd
 
-        path = self._read_from / HISTORY
-        return pd.read_csv(path) if path.is_file() else pd.DataFrame()
+        text = run_files.read_text(self._read_from, HISTORY)
+        if text is None:
+            return pd.DataFrame()
+        try:
+            rows = pd.read_csv(io.StringIO(text))
+            if not all(rows[name].dtype.kind in "if" for name in rows if name != "stage"):
+                raise ValueError("it has words where there should be numbers")
+        except (ValueError, LookupError, OverflowError) as error:
+            why = f"it is not the table of a training: {str(error).splitlines()[0]}"
+            raise run_files.damaged(self._read_from / HISTORY, why) from error
+        return rows
 
     def write_history(self, rows: list[dict[str, Any]]) -> None:
         """Replace history.csv by these rows, one an epoch."""
@@ -273,7 +301,7 @@ class Run:
         """The exported model: raw images (or texts) to class probabilities.
 
         Raises:
-          RunError: the run has not exported a model yet.
+          RunError: the run has not exported a model yet, or it is damaged.
         """
         folder = self._read_from / SAVED_MODEL
         if not folder.is_dir():
@@ -284,20 +312,15 @@ class Run:
 
         if (folder / "assets").is_dir() or self.provenance.get("data", {}).get("shape") == []:
             from tfkit.stack import tf_text  # noqa: F401  the operations of a model of texts
-        return tf.saved_model.load(str(folder))
+        try:
+            return tf.saved_model.load(str(folder))
+        except (OSError, ValueError, LookupError, RuntimeError, TypeError, tf.errors.OpError) as error:
+            raise run_files.damaged(folder, packages.first_line(error)) from error
 
     def read(self, name: str) -> dict[str, Any]:
         """What a JSON file of the folder holds, such as `privacy.json`; nothing where there is none."""
-        path = self._read_from / name
-        if not path.is_file():
-            return {}
-        try:
-            content = json.loads(path.read_text())
-        except ValueError as error:
-            raise RunError(f"{path} is damaged ({error}). Remove the run folder and run again.") from error
-        if not isinstance(content, dict):
-            raise RunError(f"{path} is damaged: no JSON object. Remove the run folder and run again.")
-        return content
+        most = run_files.LARGE if name in LISTS else run_files.USUAL
+        return run_files.read_json(self._read_from, name, SHAPES.get(name, dict), most=most)
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r})"

@@ -2,6 +2,8 @@
 
 import io
 import struct
+import subprocess
+import sys
 import zlib
 
 import numpy as np
@@ -168,3 +170,51 @@ def test_a_missing_file_is_unreadable(tmp_path):
 def test_damaged_exif_does_not_cost_the_picture(tmp_path):
     quarters().save(tmp_path / "i.jpg", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff\x01\x12garbage")
     assert read_image(tmp_path / "i.jpg").size == (60, 40)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "RGB"])
+def test_a_huge_image_is_the_same_picture_at_a_fraction_of_its_size(tmp_path, mode):
+    """Of 24 million pixels: bands, transparency and orientation make no difference that a model could see."""
+    image = quarters((6000, 4000))
+    if mode in ("RGBA", "LA"):
+        image = image.convert(mode)
+        image.putalpha(Image.linear_gradient("L").resize(image.size))
+    elif mode == "P":
+        image = image.quantize(8)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image.save(tmp_path / "huge.png", compress_level=1, exif=exif)
+    image.resize((600, 400)).save(tmp_path / "small.png", exif=exif)
+    made = read_image(tmp_path / "huge.png", at_least=400)
+    assert (made.mode, made.size) == ("RGB", (400, 600))
+    expected = np.asarray(read_image(tmp_path / "small.png")).astype(int)
+    assert np.abs(np.asarray(made) - expected).mean() < 1
+    if mode == "P":
+        assert read_image(tmp_path / "huge.png").size == (4000, 6000)
+
+
+PEAK = """
+import resource, sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from tfkit.data.decode import read_image
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak()
+with ThreadPoolExecutor(4) as pool:
+    list(pool.map(lambda path: read_image(Path(path), at_least=400), 4 * sys.argv[1:]))
+print((peak() - before) * 1024)
+"""
+
+
+def test_memory_is_that_of_one_huge_image_however_many_threads_decode(tmp_path):
+    """A file of 0.1 MB took 20 bytes a pixel in each thread; now it is its own 4 in one of them."""
+    Image.new("RGBA", (6000, 4000), (10, 200, 30, 128)).save(tmp_path / "huge.png")
+    words = [sys.executable, "-c", PEAK, tmp_path / "huge.png"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=100, check=True)
+    assert int(done.stdout) < 6000 * 4000 * 4 * 1.5
+
+
+def test_a_huge_webp_is_refused_with_its_pixels(tmp_path):
+    Image.new("RGB", (8200, 5000)).save(tmp_path / "huge.webp", lossless=True, quality=0, method=0)
+    with pytest.raises(Unreadable, match=r"41,000,000 pixels.*JPEG"):
+        read_image(tmp_path / "huge.webp", at_least=400)

@@ -14,6 +14,7 @@ from tfkit import files
 from tfkit.data.folder import FolderSource
 from tfkit.data.scan import scan
 from tfkit.data.store import prepare
+from tfkit.errors import DataError
 
 
 @pytest.fixture
@@ -93,6 +94,44 @@ def test_a_damaged_store_is_made_anew(photos):
     np.testing.assert_array_equal(everything(made(photos)[1]), expected)
     (store.folder / "index.json").write_text('{"half": ')
     np.testing.assert_array_equal(everything(made(photos)[1]), expected)
+
+
+def flip(path, place):
+    content = bytearray(path.read_bytes())
+    content[place] ^= 0x10
+    path.write_bytes(content)
+
+
+def test_a_flipped_byte_is_not_used(photos, capsys):
+    store, source = made(photos)
+    expected = everything(source)
+    flip(store.folder / "pixels", 5 * store.row_bytes + 17)
+    flip(store.folder / "pixels", 9 * store.row_bytes)
+    np.testing.assert_array_equal(everything(made(photos)[1]), expected)
+    said = capsys.readouterr().err
+    assert said.count("damaged") == 1
+    assert str(store.folder) in said
+    assert ".png" not in said  # of a private training nothing is named
+    again, source = made(photos)
+    np.testing.assert_array_equal(everything(source), expected)
+    assert not again.unchecked
+    assert not capsys.readouterr().err  # it was mended in its place
+    for name in ("index.json", "pixels"):
+        flip(store.folder / name, 40)
+    np.testing.assert_array_equal(everything(made(photos)[1]), expected)
+
+
+def test_a_damaged_row_of_a_changed_image_is_refused(photos):
+    store, _ = made(photos)
+    path = photos / "a/0.png"
+    status = path.stat()
+    path.write_bytes(b"x" * status.st_size)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    flip(store.folder / "pixels", 3)
+    with pytest.raises(DataError, match="damaged") as caught:
+        everything(made(photos)[1])
+    assert str(photos) in str(caught.value)
+    assert len(made(photos)[1].names) == 29  # prepared anew, without what is no image any more
 
 
 def test_the_least_recently_used_make_room(photos):

@@ -28,7 +28,7 @@ def texts(splits):
     return [splits.source.raw(index) for index in range(len(splits.source.labels))]
 
 
-def test_the_second_run_reads_the_store(tmp_path, monkeypatch):
+def test_the_second_run_reads_the_store(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv(files.CACHE_VARIABLE, str(tmp_path / "cache"))
     path = write(tmp_path / "a.csv", [*numbered(40), ("", "class 1")])
     first = load_texts(path)
@@ -44,6 +44,14 @@ def test_the_second_run_reads_the_store(tmp_path, monkeypatch):
     with (store / "texts").open("r+b") as file:
         file.truncate(10)
     assert texts(load_texts(path)) == [text for text, _ in numbered(40)]
+    for name in ("texts", "rows.npz", "entry.json"):
+        content = bytearray((store / name).read_bytes())
+        content[len(content) // 2] ^= 0x01
+        (store / name).write_bytes(content)
+        assert texts(load_texts(path)) == [text for text, _ in numbered(40)]
+        said = capsys.readouterr().err
+        assert "damaged" in said
+        assert str(store) in said
     write(path, numbered(40, text="other {}"))
     assert texts(load_texts(path))[0] == "other 0"
 

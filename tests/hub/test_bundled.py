@@ -9,7 +9,7 @@ from sklearn.datasets import load_sample_image
 
 from tfkit import hub, packages
 from tfkit.errors import HubError
-from tfkit.hub import bundled
+from tfkit.hub import bundled, cache
 from tfkit.stack import keras, tf
 
 MODEL = bundled.MODELS["efficientnet-lite0"]
@@ -108,3 +108,13 @@ def test_damaged_weights_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     with pytest.raises(HubError, match="damaged: its SHA-256"):
         dataclasses.replace(MODEL, package="damaged-weights").weights_path()
+
+
+def test_two_exports_in_two_caches_have_one_digest(backbone, tmp_path, monkeypatch):
+    """What is stored under it is found again: TensorFlow numbers functions, and signs each export at random."""
+    monkeypatch.setenv("TFKIT_CACHE", str(tmp_path))
+    tf.function(lambda x: x + 1).get_concrete_function(tf.TensorSpec([]))  # functions get other numbers
+    other = hub.resolve("efficientnet-lite0")
+    assert other.path != backbone.path
+    assert cache.folder_digest(other.path) != cache.folder_digest(backbone.path)
+    assert other.digest == backbone.digest != bundled.MODELS["minilm-l6-v2"].digest

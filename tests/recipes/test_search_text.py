@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -171,11 +172,21 @@ def test_an_index_of_python(index, tmp_path):
     np.testing.assert_array_equal(opened.vectors, made.vectors)
     assert opened.query("meteorology")[0].name == "a"
     (tmp_path / "index" / "documents.jsonl").write_bytes(b"")
-    with pytest.raises(RunError, match="0 passages for 2 vectors"):
+    with pytest.raises(RunError, match="not what was written"):
         Index.open(tmp_path / "index")
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["embeddings.npy", "documents.jsonl", "index.json"])
+def test_a_flipped_byte_of_an_index_is_not_used(run, tmp_path, name):
+    copied = shutil.copytree(run.path / "index", tmp_path / "index")
+    content = bytearray((copied / name).read_bytes())
+    content[len(content) // 2] ^= 0x01
+    (copied / name).write_bytes(content)
+    with pytest.raises((RunError, HubError), match=str(copied)):
+        Index.open(copied)
+
+
 def test_killed_it_leaves_no_half_index_and_the_next_makes_it(tmp_path):
     """Killed while it embeds: no index under its name, and the same command makes a whole one."""
     texts = tmp_path / "texts"

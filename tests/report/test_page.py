@@ -13,7 +13,7 @@ from PIL import Image
 
 from tests.report.made import CLASSES, HOSTILE, PRIVATE, digits, full_run, page_of, with_evaluation
 from tfkit import exhibits, report
-from tfkit.errors import CheckError
+from tfkit.errors import RunError
 from tfkit.evaluation import Evaluation
 from tfkit.run import Run
 from tfkit.stack import tf
@@ -216,5 +216,5 @@ def test_the_lines_that_load_the_model_run(run, tmp_path, monkeypatch, capsys):
 
 def test_a_damaged_file_is_an_error(run):
     (run.path / "evaluation.npz").write_bytes(b"PK\x03\x04")
-    with pytest.raises(CheckError, match=r"evaluation\.npz"):
+    with pytest.raises(RunError, match=r"evaluation\.npz"):
         report.write_report(run)

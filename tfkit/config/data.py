@@ -23,7 +23,7 @@ class DataConfig(RecipeConfig):
 
     model_handle: str = "efficientnet-lite0"
     """TF Hub or Kaggle model URL, gs:// or local SavedModel folder, .tar.gz, or a bundled name
-    (python -m tfkit models lists them)."""
+    (python -m tfkit models lists them). A SavedModel is a program: run a stranger's in a sandbox."""
 
     sha256: str | None = None
     """What the downloaded archive must hash to. Left out: it is not checked."""

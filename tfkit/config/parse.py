@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tfkit import files
+from tfkit import files, run_files
 from tfkit.config import groups
 from tfkit.config.base import RecipeConfig
 from tfkit.errors import ConfigError
@@ -157,17 +157,12 @@ def flags(settings: Mapping[str, Any]) -> list[str]:
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
-    import yaml
-
     try:
-        settings = yaml.safe_load(path.read_text()) or {}
+        return run_files.parse_yaml(path.read_text())
     except OSError as error:
         raise ConfigError(f"--config {path} cannot be read: {error.strerror}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not YAML: {error}") from error
-    if not isinstance(settings, dict):
-        raise ConfigError(f"{path} must hold `name: value` lines; it holds a {type(settings).__name__}.")
-    return settings
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}.") from error
 
 
 def _plain(value: Any) -> Any:

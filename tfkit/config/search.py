@@ -27,7 +27,8 @@ class SearchConfig(RecipeConfig):
 
     model_handle: str | None = None
     """TF Hub or Kaggle model URL, local SavedModel folder, .tar.gz, or a bundled name (python -m tfkit models lists
-    them). Left out: minilm-l6-v2, or the one of the index that is there."""
+    them). A SavedModel is a program: run a stranger's in a sandbox. Left out: minilm-l6-v2, or the one of the index
+    that is there."""
 
     preprocessor: str | None = None
     """Handle of the model that makes ids of strings. Left out: the one that belongs to the encoder."""

@@ -76,7 +76,7 @@ class TextConfig(TextColumns):
 
     model_handle: str = ENCODER
     """TF Hub or Kaggle model URL, local SavedModel folder, .tar.gz, a bundled name (python -m tfkit models lists
-    them), or light: a small model trained from scratch."""
+    them), or light: a small model trained from scratch. A SavedModel is a program: run a stranger's in a sandbox."""
 
     @property
     def of_texts(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -11,7 +12,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -22,6 +23,7 @@ from tfkit.data import pixels
 from tfkit.data.decode import Unreadable, read_image
 from tfkit.data.scan import FoundFile
 from tfkit.data.shelf import CACHE_LIMIT, DISK_RESERVE, make_room, remove_leftovers
+from tfkit.errors import DataError
 from tfkit.process import watched
 
 THREADS = max(2, len(os.sched_getaffinity(0)))
@@ -42,26 +44,74 @@ class Entry(NamedTuple):
     reason: str
     """Why it cannot be read; empty when it can."""
 
+    row_digest: str
+    """Of its prepared pixels; empty when it cannot be read."""
+
 
 @dataclass(frozen=True, eq=False)
 class Store:
     """The prepared images of one folder at one size."""
 
     folder: Path
+    root: Path
+    """The folder of the images."""
+
+    image_size: int
     entries: tuple[Entry, ...]
-    row_bytes: int
     descriptor: int | None
     """Of the open file of pixels: one row for each readable entry. None when the disk had no room for it."""
+
+    unchecked: set[int] = field(default_factory=set)
+    """The rows whose digest nobody has compared yet: each is when it is first read."""
+
+    said: list[bool] = field(default_factory=list)
+    """Whether it was said that some are damaged."""
 
     def __post_init__(self) -> None:
         """Close the file when nobody reads it any more."""
         if self.descriptor is not None:
             weakref.finalize(self, os.close, self.descriptor)
 
+    @property
+    def row_bytes(self) -> int:
+        """Of one image."""
+        return self.image_size * self.image_size * 3
+
+    @functools.cached_property
+    def readable(self) -> list[Entry]:
+        """The entries of the rows."""
+        return [entry for entry in self.entries if not entry.reason]
+
     def row(self, number: int) -> bytes:
-        """The pixels of the readable entry with this number, uint8 [s * s * 3]."""
+        """The pixels of the readable entry with this number, uint8 [s * s * 3]; made anew where they are damaged.
+
+        Raises:
+          DataError: they are damaged, and so is the image, or it is gone or another one.
+        """
         assert self.descriptor is not None
-        return os.pread(self.descriptor, self.row_bytes, number * self.row_bytes)
+        row = os.pread(self.descriptor, self.row_bytes, number * self.row_bytes)
+        if number in self.unchecked:
+            if _digest(row) != self.readable[number].row_digest:
+                row = self._again(number)
+            self.unchecked.discard(number)
+        return row
+
+    def _again(self, number: int) -> bytes:
+        entry = self.readable[number]
+        if not self.said:
+            # No names: this may be private training, and its output may be kept.
+            files.say_damaged(self.folder)
+            self.said.append(True)
+        made, row = _read(self.root / entry.name, entry[:3], self.image_size)
+        if made != entry:
+            (self.folder / "index.json").unlink(missing_ok=True)
+            raise DataError(
+                f"An image below {self.root} has changed since this run began to read it, and its copy in\n"
+                f"  {self.folder} is damaged. Run again: it is prepared anew."
+            )
+        assert self.descriptor is not None
+        os.pwrite(self.descriptor, row, number * self.row_bytes)
+        return row
 
 
 def prepare(
@@ -89,7 +139,7 @@ def prepare(
     row_bytes = image_size * image_size * 3
     with files.lock_or_wait(shelf / f"{key}.lock", another="prepares the same images"):
         remove_leftovers(shelf, key)
-        old = _open(shelf / key, row_bytes)
+        old = _open(shelf / key, root, image_size)
         if old and [entry[:3] for entry in old.entries] == [(i.name, i.size, i.mtime_ns) for i in images]:
             os.utime(shelf / key)
             return old
@@ -98,8 +148,9 @@ def prepare(
         keep_pixels = shutil.disk_usage(shelf).free - needed >= reserve
         with files.new_folder(shelf / key) as folder:
             _write(folder, root, images, image_size=image_size, old=old, keep_pixels=keep_pixels)
-        store = _open(shelf / key, row_bytes)
+        store = _open(shelf / key, root, image_size)
         assert store is not None
+        store.unchecked.clear()  # it was written just now
         return store
 
 
@@ -138,7 +189,7 @@ def _write(
             entries.append(entry)
             if file is not None:
                 file.write(row)
-    (folder / "index.json").write_text(json.dumps(entries))
+    (folder / "index.json").write_text(json.dumps([files.digest(entries), entries]))
 
 
 def _read(path: Path, stamp: tuple[str, int, int], image_size: int) -> tuple[Entry, bytes]:
@@ -147,8 +198,12 @@ def _read(path: Path, stamp: tuple[str, int, int], image_size: int) -> tuple[Ent
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     except Unreadable as err:
-        return Entry(*stamp, "", str(err)), b""
-    return Entry(*stamp, digest, ""), row
+        return Entry(*stamp, "", str(err), ""), b""
+    return Entry(*stamp, digest, "", _digest(row)), row
+
+
+def _digest(row: bytes) -> str:
+    return hashlib.sha256(row).hexdigest()[:32]
 
 
 def _rows(store: Store) -> dict[tuple[str, int, int], tuple[Entry, int]]:
@@ -161,18 +216,25 @@ def _rows(store: Store) -> dict[tuple[str, int, int], tuple[Entry, int]]:
     return found
 
 
-def _open(folder: Path, row_bytes: int) -> Store | None:
-    """The store in the folder if it is there and whole."""
+def _open(folder: Path, root: Path, image_size: int) -> Store | None:
+    """The store in the folder if it is there and whole; its pixels are compared with their digests as they are read."""
+    if not folder.is_dir():
+        return None
+    descriptor = None
     try:
-        entries = tuple(Entry(*values) for values in json.loads((folder / "index.json").read_text()))
-        descriptor = os.open(folder / "pixels", os.O_RDONLY) if (folder / "pixels").exists() else None
+        written, found = json.loads((folder / "index.json").read_text())
+        entries = [Entry(*values) for values in found]
+        # For writing too: a damaged row is mended in its place.
+        descriptor = os.open(folder / "pixels", os.O_RDWR) if (folder / "pixels").exists() else None
+        store = Store(folder, root, image_size, tuple(entries), descriptor)
+        size = len(store.readable) * store.row_bytes
+        if written == files.digest(entries) and (descriptor is None or os.fstat(descriptor).st_size == size):
+            store.unchecked.update(range(len(store.readable)))
+            return store
     except (OSError, ValueError, TypeError):
-        return None
-    rows = sum(not entry.reason for entry in entries)
-    if descriptor is not None and os.fstat(descriptor).st_size != rows * row_bytes:
-        os.close(descriptor)
-        return None
-    return Store(folder, entries, row_bytes, descriptor)
+        pass
+    files.say_damaged(folder)
+    return None
 
 
 def in_parallel(function: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iterator[_Result]:

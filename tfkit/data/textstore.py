@@ -2,7 +2,7 @@
 
 <cache>/texts/<key>/texts        the texts in UTF-8, one after the other
 <cache>/texts/<key>/rows.npz     where each begins, its label, language, length, digest and place
-<cache>/texts/<key>/entry.json   class names, languages, what was skipped, and what there is to say
+<cache>/texts/<key>/entry.json   class names, languages, what was skipped, what there is to say, and a digest of all
 """
 
 from __future__ import annotations
@@ -189,7 +189,9 @@ def _write(folder: Path, reading: Reading, class_names: tuple[str, ...]) -> None
         "reasons": counts,
         "notes": list(reading.notes),
     }
-    (folder / "entry.json").write_text(json.dumps(entry))
+    described = json.dumps(entry)
+    digest = files.digest(described, folder / "rows.npz", folder / "texts")
+    (folder / "entry.json").write_text(json.dumps({"digest": digest, "entry": described}))
 
 
 def _by_value(names: dict[str, int]) -> Callable[[str], Any]:
@@ -198,13 +200,18 @@ def _by_value(names: dict[str, int]) -> Callable[[str], Any]:
 
 
 def _open(folder: Path) -> TextStore | None:
-    """The store in the folder if it is there and whole."""
-    try:
-        entry = dict(json.loads((folder / "entry.json").read_text()))
-        with np.load(folder / "rows.npz") as stored:
-            rows = {name: stored[name] for name in stored.files}
-        if (folder / "texts").stat().st_size != rows["offsets"][-1]:
-            return None
-        return TextStore(folder, **rows, entry=entry, descriptor=os.open(folder / "texts", os.O_RDONLY))
-    except (OSError, ValueError, TypeError, KeyError, EOFError):
+    """The store in the folder if it is there and whole: all of it is read for that."""
+    if not folder.is_dir():
         return None
+    try:
+        written = json.loads((folder / "entry.json").read_text())
+        content = written["entry"]
+        if written["digest"] == files.digest(content, folder / "rows.npz", folder / "texts"):
+            with np.load(folder / "rows.npz") as stored:
+                rows = {name: stored[name] for name in stored.files}
+            descriptor = os.open(folder / "texts", os.O_RDONLY)
+            return TextStore(folder, **rows, entry=json.loads(content), descriptor=descriptor)
+    except (OSError, ValueError, TypeError, KeyError):
+        pass
+    files.say_damaged(folder)
+    return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -35,11 +36,13 @@ def load_tfds(source: str, **options: Any) -> Splits:
     folder = files.cache_dir("tfds") / files.digest(builder.info.full_name, str(builder.data_path))
     with files.lock(folder.with_suffix(".lock")):
         if not folder.exists():
-            with files.new_folder(folder) as unpacked:
-                for split in SPLIT_NAMES:
-                    if split in builder.info.splits:
-                        _unpack(builder, split, unpacked / split)
-    splits = load_folder(folder, **options)
+            _unpack_all(builder, folder)
+        splits = load_folder(folder, **options)
+        if not _is_whole(folder, splits):
+            files.say_damaged(folder)
+            shutil.rmtree(folder)
+            _unpack_all(builder, folder)
+            splits = load_folder(folder, **options)
     note = f"The images of {source} are unpacked in {folder}."
     return splits.replace(origin=f"tfds:{builder.info.full_name}", notes=(*splits.notes, note))
 
@@ -90,6 +93,23 @@ def _unpack(builder: Any, split: str, folder: Path) -> None:
         stem = hashlib.sha256(content).hexdigest()[:24]
         # An image that a dataset holds twice in a class is one image.
         (place / f"{stem}{ending}").write_bytes(content)
+
+
+def _is_whole(folder: Path, splits: Splits) -> bool:
+    """Whether each image is what its name, a digest, says: as it was prepared, or where that failed, as it is."""
+    source: Any = splits.source
+    found = dict(zip(source.names, source.digests, strict=True))
+    for skipped in splits.skipped:
+        path = folder / skipped.path
+        found[skipped.path] = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+    return all(digest.startswith(Path(name).stem) for name, digest in found.items())
+
+
+def _unpack_all(builder: Any, folder: Path) -> None:
+    with files.new_folder(folder) as unpacked:
+        for split in SPLIT_NAMES:
+            if split in builder.info.splits:
+                _unpack(builder, split, unpacked / split)
 
 
 def _encoded(builder: Any, split: str) -> Iterator[tuple[int, bytes]]:

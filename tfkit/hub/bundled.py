@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tfkit import packages
+from tfkit import files, packages
 from tfkit.errors import HubError
 from tfkit.hub import cache, efficientnet_lite, minilm, torch_weights
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tfkit.text import WordPiece
 
 UNUSED = re.compile(r"\[unused\d+\]")
-EXPORT_VERSION = 1  # part of the cache key: raise it when `export` writes something else
+EXPORT_VERSION = 1  # part of the cache key and the digest: raise it when `export` writes something else
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +44,15 @@ class Bundled(abc.ABC):
     def weights_path(self) -> Path:
         """The installed weight file, checked against its known SHA-256."""
         return self._installed(self.weights, self.sha256)
+
+    @property
+    def digest(self) -> str:
+        """Digest of the weights and of how they are exported: the same in every cache.
+
+        The bytes of an export are not: TensorFlow writes a random number into each, and numbers its functions by what
+        the process traced before.
+        """
+        return files.digest(self.name, self.sha256, EXPORT_VERSION)
 
     @abc.abstractmethod
     def export(self, folder: Path) -> None:

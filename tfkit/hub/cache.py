@@ -76,12 +76,17 @@ def sha256(path: Path) -> str:
 
 def _read(folder: Path) -> Entry | None:
     """The entry in `folder`, or None if there is none, or its content is not what was put there."""
+    if not folder.is_dir():
+        return None
     try:
         content = json.loads((folder / ENTRY).read_text())
         entry = Entry(folder / MODEL, content["digest"], content["sha256"])
-        return entry if folder_digest(entry.path) == entry.digest else None
+        if folder_digest(entry.path) == entry.digest:
+            return entry
     except (OSError, ValueError, KeyError, TypeError):
-        return None
+        pass
+    files.say_damaged(folder)
+    return None
 
 
 def _slug(handle: str) -> str:

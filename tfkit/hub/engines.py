@@ -122,6 +122,7 @@ def converted(*parts: object, make: Callable[[], bytes]) -> bytes:
         content = path.read_bytes()
         if path.stem == f"{key}-{_checksum(content)}":
             return content
+        files.say_damaged(path)
         path.unlink()
     content = make()
     files.write_bytes(shelf / f"{key}-{_checksum(content)}.tflite", content)

@@ -64,7 +64,7 @@ def resolve(
 def fetch(
     found: Handle, *, sha256: str | None = None, timeout_seconds: float = 30, retries: int = 3
 ) -> tuple[Path, str]:
-    """The verified SavedModel folder, and the digest of its content."""
+    """The verified SavedModel folder, and the digest of its content, or of what a bundled one is made of."""
     packed = found.kind in ("http", "file") or found.location.endswith((".tar.gz", ".tgz", ".tar"))
     if sha256 is not None and not packed:
         raise HubError(
@@ -75,7 +75,7 @@ def fetch(
     if found.kind == "bundled":
         model = bundled.MODELS[found.location]
         entry = cache.get(found.location, model.export, version=(model.sha256, bundled.EXPORT_VERSION))
-        return entry.path, entry.digest
+        return entry.path, model.digest
     if found.kind in ("folder", "kaggle"):
         folder = Path(found.location) if found.kind == "folder" else remote.download_kaggle(found.location)
         path = complete.locate(folder, name=found.text)

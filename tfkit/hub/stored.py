@@ -113,9 +113,14 @@ def _write(path: Path, batches: Iterable[np.ndarray], shape: tuple[int, int]) ->
 
 def _read(folder: Path, shape: tuple[int, int]) -> dict[str, Any] | None:
     """How the features in `folder` were computed, or None if they are not there as they were written."""
+    if not folder.is_dir():
+        return None
     try:
         entry = dict(json.loads((folder / _ENTRY).read_text()))
         whole = entry.pop("sha256") == sha256(folder / _FEATURES)
-        return entry if whole and np.load(folder / _FEATURES, mmap_mode="r").shape == shape else None
+        if whole and np.load(folder / _FEATURES, mmap_mode="r").shape == shape:
+            return entry
     except (OSError, ValueError, KeyError, TypeError):
-        return None
+        pass
+    files.say_damaged(folder)
+    return None

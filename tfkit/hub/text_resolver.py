@@ -74,13 +74,18 @@ def _bundled_preprocessor(model: bundled.TextModel, length: int) -> Part:
             f"max_length={length}: {model.name} takes 3 to {model.positions} ids of a text, two at its ends among"
             f" them; it was trained on {model.max_length}."
         )
+    version = (model.vocabulary_sha256, length, bundled.EXPORT_VERSION)
     entry = cache.get(
         f"{model.name}-preprocessor",
         lambda folder: model.export_preprocessor(folder, max_length=length),
-        version=(model.vocabulary_sha256, length, bundled.EXPORT_VERSION),
+        version=version,
     )
+    # Not that of the files: see `Bundled.digest`.
     return Part(
-        handle=model.name, path=entry.path, digest=entry.digest, interface=saved_model.read(entry.path)
+        handle=model.name,
+        path=entry.path,
+        digest=files.digest(*version),
+        interface=saved_model.read(entry.path),
     )
 
 

@@ -22,10 +22,11 @@ class CompressConfig(RecipeConfig):
 
     from_run: Path | None = None
     """Finished run of transfer_image, transfer_text, train_private or train_distributed. The files go into its folder,
-    unless --run-dir names another. Left out: --saved-model."""
+    unless --run-dir names another. Its model is a program: run a stranger's in a sandbox. Left out: --saved-model."""
 
     saved_model: Path | None = None
-    """Instead of --from-run: any SavedModel folder. Needs --representative-data."""
+    """Instead of --from-run: any SavedModel folder. Needs --representative-data. A SavedModel is a program, which can
+    read and write files: run a stranger's in a sandbox."""
 
     signature: str | None = None
     """Of the SavedModel, where it has several. Left out: the one that is served."""

@@ -42,6 +42,13 @@ def inspect(model: bytes) -> Census:
       ('float32: 100.0 % of MACs', 8)
     """
     tables = flatbuffer.read(model)
+    try:
+        return _census(tables, size_bytes=len(model))
+    except Exception as err:  # shapes, types and operators that do not fit together raise whatever they do
+        raise flatbuffer.damaged("The model", err) from err
+
+
+def _census(tables: Any, *, size_bytes: int) -> Census:
     graphs = [_Graph(tables, graph) for graph in tables.subgraphs]
     operators = tuple(operator for graph in graphs for operator in graph.operators())
     kernels = [kernel for graph in graphs for kernel in graph.kernels()]
@@ -49,7 +56,7 @@ def inspect(model: bytes) -> Census:
     zeros = sum(int(np.sum(kernel == zero)) for kernel, zero in kernels)
     custom = sorted({operator.name for operator in operators if operator.name in _custom_names(tables)})
     return Census(
-        size_bytes=len(model),
+        size_bytes=size_bytes,
         inputs=graphs[0].ends(graphs[0].graph.inputs),
         outputs=graphs[0].ends(graphs[0].graph.outputs),
         operators=operators,

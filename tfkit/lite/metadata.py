@@ -20,6 +20,9 @@ from tfkit.litert import flatbuffer
 
 ENTRY = "TFLITE_METADATA"
 LABELS = "labels.txt"
+MOST_LABELS = 16 * 2**20
+"""Bytes of the file of labels, unpacked."""
+
 MIN_PARSER_VERSION = "1.0.0"  # of the schema: nothing is written that came later
 
 _ALIGNMENT = 16  # bytes: what schema.fbs asks for a buffer's data, and kernels rely on
@@ -109,7 +112,7 @@ def read_metadata(model: bytes) -> dict[str, Any]:
         return {}
     try:
         found = metadata_schema.decode(bytes(unpacked.buffers[entry.buffer].data))
-    except (ValueError, TypeError, IndexError) as err:
+    except (ValueError, TypeError, IndexError, AttributeError) as err:
         raise DataError(
             f"The metadata of this .tflite file is not readable: {err}.\n  {_BACK_TO_START}"
         ) from err
@@ -129,8 +132,10 @@ def _labels(model: bytes, described: dict[str, Any]) -> list[str] | None:
 def _unzipped(model: bytes, name: str) -> str:
     try:
         with zipfile.ZipFile(io.BytesIO(model)) as archive:
+            if archive.getinfo(name).file_size > MOST_LABELS:
+                raise ValueError(f"{name} would take {archive.getinfo(name).file_size:,} bytes")
             return archive.read(name).decode()
-    except (zipfile.BadZipFile, KeyError, UnicodeError) as err:
+    except Exception as err:  # BadZipFile, KeyError, zlib.error, NotImplementedError, UnicodeError, ...
         raise DataError(
             f"This .tflite file says that it holds {name}, which is not in it or damaged: its end is missing.\n"
             f"  {_BACK_TO_START}"

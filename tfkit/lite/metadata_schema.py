@@ -6,7 +6,7 @@ slots: the place of a field within its table, which never changes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,8 @@ from flatbuffers.table import Table
 IDENTIFIER = b"M001"
 
 TEXT, NUMBERS = "text", "numbers"
+MOST = 10_000
+"""Tables of one file, and numbers in a vector."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ def decode(buffer: bytes) -> dict[str, Any]:
         raise ValueError(f"its file identifier is {buffer[4:8]!r} and not {IDENTIFIER!r}")
     try:
         root = Table(buffer, 0)
-        return _read(Table(buffer, root.Indirect(0)), MODEL)
+        return _read(Table(buffer, root.Indirect(0)), MODEL, left=iter(range(MOST)))
     except (
         Exception
     ) as err:  # offsets that point anywhere: struct.error, IndexError, TypeError, UnicodeError, ...
@@ -155,11 +157,12 @@ def _vector(builder: flatbuffers.Builder, values: Sequence[float], flags: Any) -
     return int(builder.EndVector())
 
 
-def _read(table: Table, fields: Fields) -> dict[str, Any]:
+def _read(table: Table, fields: Fields, *, left: Iterator[int]) -> dict[str, Any]:
+    next(left)  # offsets of a damaged buffer may make a million tables of the same few bytes
     found = {}
     for name, (slot, kind) in fields.items():
         if place := _place(table, slot):
-            found[name] = _read_one(table, slot, kind, place)
+            found[name] = _read_one(table, slot, kind, place, left)
     return found
 
 
@@ -169,11 +172,11 @@ def _place(table: Table, slot: int) -> int:
     return int(table.Pos + offset) if offset else 0
 
 
-def _read_one(table: Table, slot: int, kind: Kind, place: int) -> Any:
+def _read_one(table: Table, slot: int, kind: Kind, place: int, left: Iterator[int]) -> Any:
     if kind == TEXT:
         return table.String(place).decode()
     if isinstance(kind, Mapping):
-        return _read(Table(table.Bytes, table.Indirect(place)), kind)
+        return _read(Table(table.Bytes, table.Indirect(place)), kind, left=left)
     if isinstance(kind, Names):
         number = table.Get(Int8Flags, place)
         return kind.names[number] if number < len(kind.names) else kind.names[0]
@@ -182,9 +185,11 @@ def _read_one(table: Table, slot: int, kind: Kind, place: int) -> Any:
         if not 1 <= number <= len(kind.tables):  # of a later version, or of another kind of model
             return {}
         chosen, inner = list(kind.tables.items())[number - 1]
-        return {chosen: _read(Table(table.Bytes, table.Indirect(_place(table, slot + 1))), inner)}
+        return {chosen: _read(Table(table.Bytes, table.Indirect(_place(table, slot + 1))), inner, left=left)}
     start, length = table.Vector(place - table.Pos), table.VectorLen(place - table.Pos)
+    if length > MOST:
+        raise ValueError(f"{length:,} in a vector")
     if isinstance(kind, Tables):
         tables = [table.Indirect(start + UOffsetTFlags.bytewidth * index) for index in range(length)]
-        return [_read(Table(table.Bytes, one), kind.fields) for one in tables]
+        return [_read(Table(table.Bytes, one), kind.fields, left=left) for one in tables]
     return [float(table.Get(Float32Flags, start + Float32Flags.bytewidth * index)) for index in range(length)]

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
+
+import numpy as np
 
 from tfkit.errors import DataError
 
 IDENTIFIER = b"TFL3"
+MOST_TABLES = 250_000
+"""Tensors, operators and buffers that a file may have; the verifier of flatbuffers stops at four times as many."""
+
+MOST_NUMBERS = 2**28
+"""Numbers in a tensor that is computed: as float32, 1 GB."""
+
 _SMALLEST = 8
 _OF_TEXT = ("FastBertNormalize", "FastWordpieceTokenize", "TFText>")
 _PRE_AGAIN = "\n  Convert it or copy it again: a .tflite file is cut short by an interrupted download, say."
@@ -29,13 +38,19 @@ def read(model: bytes, *, name: str = "The model") -> Any:
             f"{name} is no .tflite file: it begins with {bytes(model[:8])!r} ({len(model)} bytes)."
         )
     try:
-        tables = schema.ModelT.InitFromObj(schema.Model.GetRootAs(bytearray(model), 0))
-        _refuse_dangling(tables)
+        root = schema.Model.GetRootAs(model, 0)
+        _refuse_endless(root)
+        tables = schema.ModelT.InitFromObj(root)
+        _refuse_dangling(tables, most=max(len(model), MOST_TABLES))
     except Exception as err:  # a flatbuffer that was cut or overwritten raises whatever its bytes make it
-        raise DataError(
-            f"{name} is a damaged .tflite file ({type(err).__name__}: {err}).{_PRE_AGAIN}"
-        ) from err
+        raise damaged(name, err) from err
     return tables
+
+
+def damaged(name: str, error: Exception) -> DataError:
+    """Return the error of a .tflite file that is not what a converter wrote."""
+    said = f"{type(error).__name__}: {error}"
+    return DataError(f"{name} is a damaged .tflite file ({said:.300}).{_PRE_AGAIN}")
 
 
 def check(model: bytes, *, name: str = "The model") -> None:
@@ -64,26 +79,45 @@ def cuts_text(model: bytes) -> bool:
     return any(is_of_text(code.decode(errors="replace")) for code in codes if code)
 
 
-def _refuse_dangling(tables: Any) -> None:
+def _refuse_endless(root: Any) -> None:
+    """Counts that are damaged: reading so many tables would take minutes."""
+    tables = (
+        root.SubgraphsLength() + root.OperatorCodesLength() + root.BuffersLength() + root.MetadataLength()
+    )
+    if tables <= MOST_TABLES:
+        graphs = [root.Subgraphs(place) for place in range(root.SubgraphsLength())]
+        tables += sum(graph.TensorsLength() + graph.OperatorsLength() for graph in graphs)
+    if tables > MOST_TABLES:
+        raise ValueError(f"it has {tables:,} tables")
+
+
+def _refuse_dangling(tables: Any, *, most: int) -> None:
     """Indices that point outside of their tables: the interpreter would follow them."""
     if not tables.subgraphs or tables.operatorCodes is None or tables.buffers is None:
         raise ValueError("it has no graph")
     for graph in tables.subgraphs:
+        if graph.inputs is None or graph.outputs is None:
+            raise ValueError("a graph without inputs or outputs")
         count = len(graph.tensors or ())
-        used = [*_all(graph.inputs), *_all(graph.outputs)]
+        lists = [graph.inputs, graph.outputs]
         for operator in graph.operators or ():
-            used += [*_all(operator.inputs), *_all(operator.outputs)]
+            lists += [operator.inputs, operator.outputs]
             if not 0 <= operator.opcodeIndex < len(tables.operatorCodes):
                 raise ValueError(f"an operator of code {operator.opcodeIndex}")
-        if any(not -1 <= index < count for index in used):
+        used = [np.asarray(one, np.int64) for one in lists if one is not None]
+        if sum(map(len, used)) > most:
+            raise ValueError("operators of more tensors than the file has bytes")
+        if any(((one < -1) | (one >= count)).any() for one in used):
             raise ValueError("an operator of tensors that are not there")
+        if (used[0] < 0).any() or (used[1] < 0).any():
+            raise ValueError("a graph of inputs or outputs that are not there")
         for tensor in graph.tensors or ():
             if not 0 <= tensor.buffer < len(tables.buffers):
                 raise ValueError("a tensor of a buffer that is not there")
-
-
-def _all(indices: Any) -> list[int]:
-    return [] if indices is None else [int(index) for index in indices]
+            data = tables.buffers[tensor.buffer].data
+            shape = [] if tensor.shape is None else [abs(int(size)) for size in tensor.shape]
+            if (data is None or not len(data)) and math.prod(shape) > MOST_NUMBERS:
+                raise ValueError(f"a tensor of shape {shape}")
 
 
 def names_of(enumeration: type) -> dict[int, str]:

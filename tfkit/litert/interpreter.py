@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from tfkit import packages, stack
-from tfkit.errors import CheckError
+from tfkit.errors import CheckError, DataError
 from tfkit.litert import flatbuffer
 
 MOST_WORKERS = 16  # each has a copy of the weights
@@ -101,7 +101,13 @@ class _Worker:
 
     def __init__(self, model: bytes, *, threads: int) -> None:
         self._interpreter = opened(model, threads=threads)
-        (read,), (written,) = self._interpreter.get_input_details(), self._interpreter.get_output_details()
+        inputs, outputs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
+        if len(inputs) != 1 or len(outputs) != 1:
+            raise DataError(
+                f"The model has {len(inputs)} inputs and {len(outputs)} outputs; one of one and one is computed here."
+                "\n  The stock interpreter runs it: ai_edge_litert.interpreter.Interpreter."
+            )
+        (read,), (written,) = inputs, outputs
         self._input, self._output = Number(read), Number(written)
         self.input_shape = tuple(int(size) for size in read["shape"])
         self.output_shape = tuple(int(size) for size in written["shape"])
@@ -174,7 +180,8 @@ def opened(model: bytes, *, threads: int, **options: Any) -> Any:
     """
     from tfkit.stack import litert
 
-    flatbuffer.check(model)
+    # The interpreter reads what offsets and indices point at, wherever that is: a damaged file can end the process.
+    flatbuffer.read(model)
     make = litert.Interpreter
     if flatbuffer.cuts_text(model):
         operations = stack.tf_text.tflite_registrar.SELECT_TFTEXT_OPS

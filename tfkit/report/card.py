@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from tfkit import claim, files
+from tfkit.claim import INTENDED_USE
 from tfkit.report import facts as known
 from tfkit.report import markdown, use, words
-from tfkit.report.facts import INTENDED_USE, Facts
+from tfkit.report.facts import Facts
 
 TEMPLATE = Path(__file__).with_name("model_card.md.j2")
 CLASSES_SHOWN = 200

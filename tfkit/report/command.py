@@ -30,6 +30,7 @@ def main(paths: Iterable[str | Path], *, output: str | Path | None = None) -> in
     """
     opened = list({Path(path).resolve(): Run.open(path) for path in paths}.values())
     for run in opened:
+        run.check_writable()
         # A report marks a run as finished, so that the same command would not go on with it.
         if not run.finished and "time/total_seconds" not in run.metrics:
             raise RunError(f"{run.path} has not come to its end. The command that began it goes on with it.")

@@ -40,24 +40,26 @@ def write_comparison(opened: Sequence[Run], output: Path) -> Path:
       Its path.
 
     Raises:
-      RunError, CheckError: a file of a run is damaged.
+      RunError: a file of a run is damaged, or a link out of its folder.
     """
-    all_facts = [known.gather(run) for run in opened]
-    names = labels([facts.path for facts in all_facts])
-    named = list(zip(names, all_facts, strict=True))
-    content = {
-        "names": names,
-        "links": [_link(facts.path / runs.REPORT, start=output.parent) for facts in all_facts],
-        "overview": _overview(all_facts),
-        "remarks": [*_same_test(all_facts), *_spent_together(all_facts)],
-        "curves": overlaid(named),
-        "settings": _differing([facts.config for facts in all_facts]),
-        "metrics": _rows([_numbers(facts) for facts in all_facts]),
-        "classes": _classes(all_facts),
-        "privacy": _rows([{key: facts.privacy.get(key) for key in PRIVACY} for facts in all_facts]),
-        "environment": _differing([_environment(facts) for facts in all_facts]),
-    }
-    files.write_text(output, render("compare.html.j2", content))
+    with known.readable(*(run.path for run in opened)):
+        all_facts = [known.gather(run) for run in opened]
+        names = labels([facts.path for facts in all_facts])
+        named = list(zip(names, all_facts, strict=True))
+        content = {
+            "names": names,
+            "links": [_link(facts.path / runs.REPORT, start=output.parent) for facts in all_facts],
+            "overview": _overview(all_facts),
+            "remarks": [*_same_test(all_facts), *_spent_together(all_facts)],
+            "curves": overlaid(named),
+            "settings": _differing([facts.config for facts in all_facts]),
+            "metrics": _rows([_numbers(facts) for facts in all_facts]),
+            "classes": _classes(all_facts),
+            "privacy": _rows([{key: facts.privacy.get(key) for key in PRIVACY} for facts in all_facts]),
+            "environment": _differing([_environment(facts) for facts in all_facts]),
+        }
+        page = render("compare.html.j2", content)
+    files.write_text(output, page)
     return output
 
 

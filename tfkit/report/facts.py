@@ -6,14 +6,18 @@ it there: no example, no name of a file, no count of a class, no number of the t
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tfkit import exhibits
+from tfkit import claim, exhibits, run_files
 from tfkit import run as runs
+from tfkit.claim import INTENDED_USE
+from tfkit.errors import RunError
 from tfkit.evaluation import Evaluation
 from tfkit.exhibits import Excerpts, Pictures
 from tfkit.run import Run
@@ -21,8 +25,6 @@ from tfkit.run import Run
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-INTENDED_USE = "intended_use.md"
-"""The author's own file in the run folder; no run writes or removes it."""
 LONGEST_BY_AUTHOR = 20_000
 SKIPPED_SHOWN = 50
 OF_TRAINING = ("loss", "accuracy")
@@ -90,14 +92,19 @@ def gather(run: Run) -> Facts:
     """Read all of a run's folder.
 
     Raises:
-      RunError, CheckError: a file of the run is damaged.
+      RunError: a file of the run is damaged.
     """
     stored = run.path / runs.EVALUATION
-    measured, shown = exhibits.load(stored) if stored.is_file() else (None, None)
+    measured, shown = exhibits.load(stored) if stored.exists() else (None, None)
     metrics, provenance, privacy = run.metrics, run.provenance, run.read(runs.PRIVACY)
     data = dict(provenance.get("data", {}))
     counts, skipped = data.pop("counts", {}), data.pop("skipped", [])
     history = run.history
+    if len(history) and not {"stage", "epoch"} <= set(history):
+        raise run_files.damaged(run.path / runs.HISTORY, "it has no columns `stage` and `epoch`")
+    lite = run.read(runs.VARIANTS)
+    if len(lite.get("variants", ())) > run_files.MOST_LISTED:
+        raise run_files.damaged(run.path / runs.VARIANTS, f"it has {len(lite['variants']):,} variants")
     if privacy:
         shown, skipped = None, []
         sizes = {split: sum(of_class.values()) for split, of_class in counts.items()}
@@ -121,7 +128,7 @@ def gather(run: Run) -> Facts:
         excerpts=excerpts,
         privacy=privacy,
         audit=run.read(runs.AUDIT),
-        lite=run.read(runs.VARIANTS),
+        lite=lite,
         data=data,
         counts=counts,
         skipped=skipped[:SKIPPED_SHOWN],
@@ -134,6 +141,33 @@ def gather(run: Run) -> Facts:
         versions=run.versions,
         author=_by_author(run.path / INTENDED_USE),
     )
+
+
+@contextlib.contextmanager
+def readable(*folders: Path) -> Iterator[None]:
+    """What of a run's files is like no run's, and nobody noticed when it was read, is a RunError that says so.
+
+    Raises:
+      RunError: whatever a wrong type, a missing name or a number out of range raises in the block.
+    """
+    from jinja2.exceptions import UndefinedError
+
+    try:
+        yield
+    except (
+        ArithmeticError,
+        LookupError,
+        RecursionError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        UndefinedError,
+    ) as err:
+        raise RunError(
+            f"No report can be made of the files in {' and '.join(map(str, folders))}: {type(err).__name__}: {err}."
+            f"\n  {', '.join(name for name in claim.SHOWN)}: one of them is not as a run writes it. Copy the run again"
+            " from where it was made."
+        ) from err
 
 
 def classes(facts: Facts) -> list[dict[str, Any]]:
@@ -161,9 +195,8 @@ def _defined(values: np.ndarray) -> list[float | None]:
 
 def _by_author(path: Path) -> list[list[str]]:
     """Plain text: paragraphs are divided by empty lines."""
-    if not path.is_file():
-        return []
-    text = path.read_text(encoding="utf-8", errors="replace")[:LONGEST_BY_AUTHOR]
+    content = run_files.read_bytes(path.parent, path.name, most=4 * LONGEST_BY_AUTHOR, cut=True) or b""
+    text = content.decode(errors="replace")[:LONGEST_BY_AUTHOR]
     paragraphs: list[list[str]] = [[]]
     for line in text.splitlines():
         if line.strip():

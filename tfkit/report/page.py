@@ -47,12 +47,13 @@ def write_report(run: Run) -> Path:
       The page's path; it is under 2 MB and makes no request.
 
     Raises:
-      RunError, CheckError: a file of the run is damaged.
+      RunError: a file of the run is damaged, or a link out of its folder.
     """
-    facts = known.gather(run)
     path = run.path / runs.REPORT
-    page = render("report.html.j2", card.content(facts) | _content(facts))
-    card.write(facts)
+    with known.readable(run.path):
+        facts = known.gather(run)
+        page = render("report.html.j2", card.content(facts) | _content(facts))
+        card.write(facts)
     # The page is the sign that the run has come to its end: it is written last.
     files.write_text(path, page)
     return path

@@ -152,7 +152,7 @@ def words_of(run_dir: Path, *, changes: Sequence[str] = ()) -> tuple[str, ...]:
     """
     run = Run.open(run_dir)
     recipe = run.provenance.get("recipe", {}).get("name")
-    if not recipe:
+    if not recipe or not recipe.isidentifier():
         raise RunError(
             f"{run_dir} was made by no recipe: its provenance.json names none."
             "\n  Say what is to run: ... -- -m recipes.train_distributed --run-dir RUN"

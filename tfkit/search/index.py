@@ -6,14 +6,14 @@ import contextlib
 import functools
 import json
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tfkit import files, hub
+from tfkit import files, hub, run_files
 from tfkit.errors import DataError, HubError, RunError
 from tfkit.hub import TextEncoder
 from tfkit.hub.embed import checked
@@ -24,6 +24,10 @@ EMBEDDINGS, PASSAGES, DESCRIPTION, TREES = "embeddings.npy", "documents.jsonl", 
 _OVER = (
     4  # passages that are looked at for each document that is wanted: a document may have several near ones
 )
+_DESCRIBED: dict[str, Any] = {
+    "encoder": str, "preprocessor": (str, type(None)), "max_length": (int, type(None)), "digest": str, "engine": str,
+    "searcher": str, "fingerprint": str, "files?": {"*": str},
+}  # fmt: skip
 _WORDS_A_TOKEN = 0.6  # where an encoder does not show its tokens; of English, on the safe side
 
 
@@ -47,7 +51,8 @@ class Index:
     index/
       embeddings.npy    float32 [passages, d], each of length 1
       documents.jsonl   for each passage the name of its document, its place in it, its text
-      index.json        the encoder's handle and digest, the way of searching, the documents' fingerprint
+      index.json        the encoder's handle and digest, the way of searching, the documents' fingerprint, digests
+                        of the files beside it
       scann/            ScaNN's trees, where it searches
 
     Example:
@@ -118,7 +123,9 @@ class Index:
             np.save(new / EMBEDDINGS, self.vectors)
             (new / PASSAGES).write_bytes(b"".join(line + b"\n" for line in self._lines))
             self.searcher.save(new / TREES)
-            files.write_json(new / DESCRIPTION, self.description)
+            files.write_json(
+                new / DESCRIPTION, {**self.description, "files": _digests(new, self.description)}
+            )
 
     @classmethod
     def open(cls, folder: str | Path, *, encoder: TextEncoder | None = None) -> Index:
@@ -134,17 +141,23 @@ class Index:
         """
         folder = Path(folder)
         try:
-            description = json.loads((folder / DESCRIPTION).read_text())
+            run_files.check_links(folder, [DESCRIPTION, EMBEDDINGS, PASSAGES, TREES])
+            description = run_files.read_json(folder, DESCRIPTION, _DESCRIBED)
+            if not description:
+                raise ValueError(f"it has no {DESCRIPTION}")
+            written = description.pop("files", None)  # indexes of earlier versions have none
+            if written is not None and written != _digests(folder, description):
+                raise ValueError("its files are not what was written there")
             vectors = np.load(folder / EMBEDDINGS, mmap_mode="r")
             lines = (folder / PASSAGES).read_bytes().split(b"\n")[:-1]
-            if len(lines) != len(vectors):
-                raise ValueError(f"{len(lines)} passages for {len(vectors)} vectors")
+            if vectors.ndim != 2 or vectors.dtype != np.float32 or len(lines) != len(vectors):
+                raise ValueError(f"{len(lines)} passages for {vectors.dtype} vectors {list(vectors.shape)}")
             model = {
                 "handle": description["encoder"],
                 "preprocessor": description["preprocessor"],
                 "max_length": description["max_length"],
             }
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, EOFError) as error:
             raise RunError(
                 f"{folder} holds no whole index ({error}).\n"
                 "  Make one: python -m recipes.search_text --data-dir documents/ --run-dir runs/documents"
@@ -205,7 +218,12 @@ class Index:
         return list(found.values())
 
     def _hit(self, index: int, score: float) -> Hit:
-        return Hit(score=score, **json.loads(self._lines[index]))
+        try:
+            return Hit(score=score, **json.loads(self._lines[index]))
+        except (ValueError, TypeError, RecursionError) as error:
+            raise RunError(
+                f"Line {index + 1} of the index's {PASSAGES} is no passage. Make the index anew."
+            ) from error
 
     @functools.cached_property
     def _encode(self) -> Any:
@@ -239,3 +257,11 @@ def _preprocessor(encoder: TextEncoder) -> str | None:
 def _length_one(vectors: np.ndarray) -> np.ndarray:
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     return np.asarray(vectors / np.maximum(lengths, np.finfo(np.float32).tiny), np.float32)
+
+
+def _digests(folder: Path, description: Mapping[str, Any]) -> dict[str, str]:
+    """Name to digest of all that an index holds."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != DESCRIPTION)
+    return {DESCRIPTION: files.digest(sorted(description.items()))} | {
+        path.relative_to(folder).as_posix(): files.digest(path) for path in paths
+    }

@@ -82,10 +82,10 @@ def _tokenizer(
     path = run.backup / VOCABULARY
     if run.is_chief and not path.is_file():
         pieces = text.build(_training_texts(splits))
-        files.write_text(path, "".join(f"{piece}\n" for piece in pieces))
+        files.write_hashed(path, "".join(f"{piece}\n" for piece in pieces).encode())
         run.note(f"The vocabulary has {len(pieces)} pieces, made of the training texts.")
     Together(strategy).barrier()
-    pieces = tuple(path.read_text(encoding="utf-8").split("\n")[:-1])
+    pieces = tuple(files.read_hashed(path).decode().split("\n")[:-1])
     return text.WordPiece(vocabulary=pieces, max_length=max_length)
 
 

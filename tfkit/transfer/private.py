@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,7 +141,7 @@ def _mean(
     if run.is_chief and not path.is_file():
         _release_mean(path, features, config, chosen)
     Together(strategy).barrier()
-    return np.load(path, allow_pickle=False)
+    return np.load(io.BytesIO(files.read_hashed(path)), allow_pickle=False)
 
 
 def _release_mean(path: Path, features: Splits, config: PrivateConfig, chosen: Chosen) -> None:
@@ -149,9 +150,9 @@ def _release_mean(path: Path, features: Splits, config: PrivateConfig, chosen: C
         noise_multiplier=chosen.privacy.release_noise,
         seed=config.seed if config.deterministic_noise else None,
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with files.new_file(path) as file:
-        np.save(file, mean)
+    content = io.BytesIO()
+    np.save(content, mean)
+    files.write_hashed(path, content.getvalue())
 
 
 def _train(
