@@ -10,11 +10,12 @@ Examples:
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from recipes.made_by import config_of
 from tfkit import cli
 from tfkit import run as runs
-from tfkit.config import RecipeConfig
+from tfkit.config import RecipeConfig, fields
 from tfkit.errors import ConfigError
 from tfkit.run import Run
 
@@ -23,13 +24,16 @@ from tfkit.run import Run
 class Config(RecipeConfig):
     """Which run, and with what. --run-dir names the run that is attacked; its model and settings stay as they are."""
 
-    attacks: tuple[str, ...] = ("threshold", "logistic")
+    attacks: tuple[Literal["threshold", "logistic", "entropy", "forest", "mlp", "knn"], ...] = (
+        "threshold",
+        "logistic",
+    )
     """Attackers: threshold (of the loss), logistic, entropy, forest, mlp, knn. The last three take minutes."""
 
-    shadows: int = 0
+    shadows: fields.Whole = 0
     """Shadow models for LiRA, trained as the run's head was: 16 give a strong attack. 0: no LiRA."""
 
-    canaries: int = 0
+    canaries: fields.Whole = 0
     """Of runs on texts: train the head anew with so many made-up codes once, as many 4 and as many 16 times among its
     texts, and measure their exposure: 10 tell enough. 0: none."""
 
@@ -40,8 +44,6 @@ class Config(RecipeConfig):
             raise ConfigError("--run-dir is missing: the folder of the run that is to be attacked.")
         if self.shadows and (self.shadows < 4 or self.shadows % 2):
             raise ConfigError(f"--shadows is {self.shadows}; an even number of 4 or more is needed, or 0.")
-        if self.canaries < 0:
-            raise ConfigError(f"--canaries is {self.canaries}; 1 or more are expected, or 0 for none.")
 
 
 def run(config: Config) -> Run:
