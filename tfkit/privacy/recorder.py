@@ -117,7 +117,7 @@ class Recorder:
         with _without_activation(unit) as activation, self._reads(unit):
             before = original(fed, *args, **kwargs)
 
-        # No loop or branch of a rule depends on a tensor: AutoGraph has nothing to convert in it, and stumbles over some.
+        # No branch of a rule depends on a tensor: AutoGraph has nothing to convert in it, and stumbles over some.
         derive = tf.autograph.experimental.do_not_convert(rule)
 
         def contributions(gradients: list[tf.Tensor]) -> Contributions:
