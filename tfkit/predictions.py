@@ -36,7 +36,7 @@ def from_logits(loss: Any) -> bool | None:
     if isinstance(loss, str):
         loss = keras.losses.get(loss)
         loss = loss() if isinstance(loss, type) else loss
-    if hasattr(loss, "get_config"):
+    if hasattr(loss, "get_config") and not isinstance(loss, type):
         said = loss.get_config().get("from_logits")
         return said if said is None else bool(said)
     # Of Keras's own functions all cross-entropies take probabilities, unless they are told otherwise.

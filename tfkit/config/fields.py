@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import functools
 import math
 import numbers
 import os
@@ -108,7 +107,6 @@ def expected(hint: Any) -> str:
     return {**words, Path: "a path", types.NoneType: "None"}.get(hint) or f"a {hint.__name__}"
 
 
-@functools.cache
 def _hints(settings: type[Any]) -> dict[str, Any]:
     hints = typing.get_type_hints(settings, include_extras=True)
     return {field.name: hints[field.name] for field in dataclasses.fields(settings)}
