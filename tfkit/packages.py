@@ -161,8 +161,13 @@ def _problems(package: str) -> Iterator[Problem]:
 
 
 def first_line(err: Exception) -> str:
-    """What an exception says, cut to one line."""
-    return next(iter(str(err).strip().splitlines()), type(err).__name__)
+    """What an exception says, cut to one line: of Keras that which follows its own account of where it was."""
+    lines = [line.strip() for line in str(err).splitlines() if line.strip()]
+    kind = f"{type(err).__name__}: "
+    places = [place for place, line in enumerate(lines) if line.startswith(kind)]
+    where = ("Exception encountered", "in user code", "File ")
+    said = [line.removeprefix(kind) for line in lines[places[-1] if places else 0 :]]
+    return next((line for line in said if not line.startswith(where)), type(err).__name__)
 
 
 def _problem(package: str, found: str) -> Problem:

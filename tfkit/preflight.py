@@ -185,14 +185,6 @@ def _forward(model: keras.Model, splits: Splits) -> np.ndarray:
         given = tf.nest.flatten(function(features))
     except Exception as error:
         raise ConfigError(_does_not_take(model, splits, error)) from error
-    distributed = tf.distribute.has_strategy()  # its variables have several handles
-    own = set() if distributed else {id(variable.handle) for variable in model.variables}
-    strange = [] if distributed else [one.name for one in graph.variables if id(one.handle) not in own]
-    if strange:
-        raise ConfigError(
-            f"The model uses variables that it does not hold ({', '.join(strange)}): they would be neither trained nor"
-            " saved.\n  Make them in a layer of your own (self.add_weight), not in a Lambda."
-        )
     nodes = [
         *graph.as_graph_def().node,
         *(n for f in graph.as_graph_def().library.function for n in f.node_def),
@@ -232,8 +224,16 @@ def _forward(model: keras.Model, splits: Splits) -> np.ndarray:
     ):
         raise ConfigError(
             "What the model gives for an example, training=False, changes from call to call, or with the other examples"
-            " of the batch: what is measured would not be what a user of the model gets.\n  Look for random numbers that"
-            " do not look at `training`, and for operations over the first axis (softmax or mean over the batch)."
+            " of the batch: what is measured would not be what a user of the model gets.\n  Look for random numbers"
+            " that do not look at `training`, and for operations over the first axis (softmax or mean over the batch)."
+        )
+    distributed = tf.distribute.has_strategy()  # its variables have several handles
+    own = set() if distributed else {id(variable.handle) for variable in model.variables}
+    strange = [] if distributed else [one.name for one in graph.variables if id(one.handle) not in own]
+    if strange:
+        raise ConfigError(
+            f"The model uses variables that it does not hold ({', '.join(strange)}): they would be neither trained nor"
+            " saved.\n  Make them in a layer of your own (self.add_weight), not in a Lambda."
         )
     return values
 
@@ -256,7 +256,7 @@ def _validate(model: keras.Model, validation: Any, given: np.ndarray) -> None:
             ) from error
         raise ConfigError(
             f"The model cannot be validated on a batch, so it was not trained ({type(error).__name__}:"
-            f" {reason(error)}).\n  model.evaluate(splits.validation, steps=1) shows where."
+            f" {first_line(error)}).\n  model.evaluate(splits.validation, steps=1) shows where."
         ) from error
     if "loss" not in logs:
         raise ConfigError(
@@ -286,22 +286,12 @@ def _wrong_metrics(model: keras.Model, given: np.ndarray) -> list[str]:
     return wrong
 
 
-def reason(error: Exception) -> str:
-    """Return what an error says, without the lines of Keras that AutoGraph puts before it."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    kind = f"{type(error).__name__}: "
-    places = [place for place, line in enumerate(lines) if line.startswith(kind)]
-    about = ("Exception encountered", "in user code", "File ")
-    said = (line.removeprefix(kind) for line in lines[places[-1] if places else 0 :])
-    return next((line for line in said if not line.startswith(about)), first_line(error))
-
-
 def _does_not_take(model: keras.Model, splits: Splits, error: Exception) -> str:
     inputs = getattr(model, "inputs", None)
     takes = f"the model takes {inputs[0].shape[1:]}, and " if inputs else ""
     return (
         f"The model cannot be called on a batch: {takes}examples of {splits.origin} are"
-        f" {splits.spec.dtype.name} {splits.spec.shape} ({type(error).__name__}: {reason(error)}).\n"
+        f" {splits.spec.dtype.name} {splits.spec.shape} ({type(error).__name__}: {first_line(error)}).\n"
         f"  Begin it with keras.Input({splits.spec.shape.as_list()}), and see that model(batch, training=False)"
         " works in a tf.function."
     )

@@ -15,6 +15,7 @@ from tfkit import distribute, preflight, process, pulse, stopping
 from tfkit.config import StrategyConfig
 from tfkit.data import Splits
 from tfkit.errors import ConfigError, TfkitError
+from tfkit.packages import first_line
 from tfkit.predictions import Outputs
 from tfkit.run import Run
 
@@ -224,7 +225,7 @@ def _first_step(backup: Backup) -> Iterator[None]:
         if (backup.epoch, backup.step) != place or not hasattr(error, "ag_error_metadata"):
             raise
         raise ConfigError(
-            f"The first step cannot be taken ({type(error).__name__}: {preflight.reason(error)}).\n"
+            f"The first step cannot be taken ({type(error).__name__}: {first_line(error)}).\n"
             "  model.fit(splits.train, steps_per_epoch=1) shows where."
         ) from error
 

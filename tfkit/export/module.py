@@ -17,8 +17,10 @@ def module_of(model: keras.Model, call: Any, spec: Any, *, classify: Any) -> Any
 
     module = tf.Module()
     module.variables_of_model = model.variables
-    # A hub layer may hold tables and assets beside its variables.
+    # A hub layer may hold tables and assets beside its variables; TextVectorization and StringLookup have tables.
+    table = tf.saved_model.experimental.TrackableResource
     module.resources = [layer.resolved_object for layer in model.layers if hasattr(layer, "resolved_object")]
+    module.tables = [one for one in tf.train.TrackableView(model).descendants() if isinstance(one, table)]
     module.__call__ = call
     module.classify = classify
 
