@@ -170,6 +170,22 @@ def first_line(err: Exception) -> str:
     return next((line for line in said if not line.startswith(where)), type(err).__name__)
 
 
+def is_keras_3(value: object) -> bool:
+    """Whether an object is of Keras 3, or of a class below one of its."""
+    return any(kind.__module__.partition(".")[0] == "keras" for kind in type(value).__mro__)
+
+
+def what(value: object) -> str:
+    """Return what an object is, as a message calls it."""
+    if value is None:
+        return "nothing (None)"
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    name = type(value).__name__
+    of_keras_3 = " of Keras 3, which tf_keras does not know" if is_keras_3(value) else ""
+    return f"{'an' if name[0] in 'AEIOUaeiou' else 'a'} {name}{of_keras_3}"
+
+
 def _problem(package: str, found: str) -> Problem:
     return Problem(package=package, found=found, command=command(package))
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from tfkit import outputs
 from tfkit.errors import ConfigError, DataError, TfkitError
-from tfkit.packages import first_line
+from tfkit.packages import first_line, is_keras_3, what
 from tfkit.predictions import Outputs
 
 if TYPE_CHECKING:
@@ -34,9 +34,9 @@ def make(build_model: Callable[[], keras.Model], splits: Splits) -> keras.Model:
     """
     from tfkit.stack import keras
 
-    if not callable(build_model) or _is_model(build_model):
+    if not callable(build_model) or isinstance(build_model, keras.Model) or is_keras_3(build_model):
         raise ConfigError(
-            f"build_model is {_what(build_model)}, and must be a function that makes a model: it is called in the scope"
+            f"build_model is {what(build_model)}, and must be a function that makes a model: it is called in the scope"
             f" of the strategy.\n  {_EXAMPLE}"
         )
     try:
@@ -58,8 +58,8 @@ def make(build_model: Callable[[], keras.Model], splits: Splits) -> keras.Model:
         ) from error
     if not isinstance(model, keras.Model):
         raise ConfigError(
-            f"build_model() returned {_what(model)}, and must return a compiled model of tf_keras.\n"
-            f"  {'Build it with ' + _KERAS if _is_model(model) else _EXAMPLE}."
+            f"build_model() returned {what(model)}, and must return a compiled model of tf_keras.\n"
+            f"  {'Build it with ' + _KERAS if is_keras_3(model) else _EXAMPLE}."
         )
     if model.optimizer is None:
         raise ConfigError(
@@ -82,7 +82,7 @@ def as_callbacks(callbacks: Any) -> list[keras.callbacks.Callback]:
     wrong = [one for one in callbacks if not isinstance(one, keras.callbacks.Callback)]
     if wrong:
         raise ConfigError(
-            f"callbacks holds {', '.join(map(_what, wrong))}; objects of keras.callbacks.Callback are expected.\n"
+            f"callbacks holds {', '.join(map(what, wrong))}; objects of keras.callbacks.Callback are expected.\n"
             f"  They come from {_KERAS}."
         )
     return callbacks
@@ -159,7 +159,7 @@ def refuse_splits(splits: Any) -> None:
 
     if not isinstance(splits, Splits):
         raise DataError(
-            f"splits is {_what(splits)}; tfkit.Splits are expected, which are divided and can be repeated.\n"
+            f"splits is {what(splits)}; tfkit.Splits are expected, which are divided and can be repeated.\n"
             "  tfkit.from_arrays(images, labels), tfkit.load_images(folder) and tfkit.load_texts(file) make them."
         )
     classes = len(splits.class_names)
@@ -295,24 +295,3 @@ def _does_not_take(model: keras.Model, splits: Splits, error: Exception) -> str:
         f"  Begin it with keras.Input({splits.spec.shape.as_list()}), and see that model(batch, training=False)"
         " works in a tf.function."
     )
-
-
-def _is_model(value: Any) -> bool:
-    from tfkit.stack import keras
-
-    return isinstance(value, keras.Model) or _is_keras_3(value)
-
-
-def _is_keras_3(value: Any) -> bool:
-    return any(kind.__module__.partition(".")[0] == "keras" for kind in type(value).__mro__)
-
-
-def _what(value: Any) -> str:
-    """What an object is, as a message calls it."""
-    if value is None:
-        return "nothing (None)"
-    if isinstance(value, type):
-        return f"the class {value.__name__}"
-    of_keras_3 = " of Keras 3, which tf_keras does not know" if _is_keras_3(value) else ""
-    article = "an" if type(value).__name__[0] in "AEIOUaeiou" else "a"
-    return f"{article} {type(value).__name__}{of_keras_3}"

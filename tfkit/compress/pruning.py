@@ -92,7 +92,7 @@ class Prune:
         from tfkit.stack import tfmot
 
         treated = {one.layer for one in self.treatments(model) if one.treated}
-        settings = self._settings(self._schedule(steps))
+        settings = self._settings(self._schedule(fields.fit(steps, fields.Count, name="steps")))
 
         def clone(layer: Any) -> Any:
             own = layer.__class__.from_config(layer.get_config())
