@@ -63,7 +63,9 @@ def run(config: Config) -> Run:
 
     assert config.run_dir is not None, "__post_init__ sees to it"
     audited = Run.open(config.run_dir)
-    its_config = config_of(audited, instead="tfkit.audit.audit(run, splits)")
+    its_config = config_of(
+        audited, instead="tfkit.audit.audit(run, splits), with the splits that it was trained on"
+    )
     try:
         audit.audit_recipe(
             audited,
