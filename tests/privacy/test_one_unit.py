@@ -10,7 +10,7 @@ import pytest
 import tfkit
 from tests.privacy.models import MODELS
 from tfkit.errors import UsageError
-from tfkit.privacy import DPSGD, step
+from tfkit.privacy import DPSGD, problems, step
 from tfkit.privacy.clipping import clipped_sum
 from tfkit.privacy.losses import per_example_loss
 from tfkit.stack import keras, tf
@@ -145,13 +145,14 @@ def test_tensorflow_has_nothing_to_report(name):
     """AutoGraph, which Keras lets loose on its training step, says so where it cannot convert a function."""
     model = MODELS[name]()
     model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    step.attach(model, plan(noise_multiplier=1.0), secret=bytes(16))
     inputs = tf.ones([1, 8, *model.input_shape[1:]], model.inputs[0].dtype)
     said: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
     tf.get_logger().addHandler(handler)
     try:
+        assert problems(model) == []
+        step.attach(model, plan(noise_multiplier=1.0), secret=bytes(16))
         given = tf.data.Dataset.from_tensors((inputs, tf.zeros([1, 8], tf.int64), tf.ones([1, 8])))
         model.fit(given, verbose=0)
     finally:
