@@ -12,11 +12,12 @@ Examples:
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from recipes.made_by import config_of
 from tfkit import cli
 from tfkit import run as runs
-from tfkit.config import RecipeConfig
+from tfkit.config import RecipeConfig, fields
 from tfkit.errors import ConfigError
 from tfkit.run import Run
 
@@ -25,13 +26,16 @@ from tfkit.run import Run
 class Config(RecipeConfig):
     """Which run, and with what. --run-dir names the run that is attacked; its model and settings stay as they are."""
 
-    attacks: tuple[str, ...] = ("threshold", "logistic")
+    attacks: tuple[Literal["threshold", "logistic", "entropy", "forest", "mlp", "knn"], ...] = (
+        "threshold",
+        "logistic",
+    )
     """Attackers: threshold (of the loss), logistic, entropy, forest, mlp, knn. The last three take minutes."""
 
-    shadows: int = 0
+    shadows: fields.Whole = 0
     """Shadow models for LiRA, trained as the run's head was: 16 give a strong attack. 0: no LiRA."""
 
-    canaries: int = 0
+    canaries: fields.Whole = 0
     """Of runs on texts: train the head anew with so many made-up codes once, as many 4 and as many 16 times among its
     texts, and measure their exposure: 10 tell enough. 0: none."""
 
@@ -42,8 +46,6 @@ class Config(RecipeConfig):
             raise ConfigError("--run-dir is missing: the folder of the run that is to be attacked.")
         if self.shadows and (self.shadows < 4 or self.shadows % 2):
             raise ConfigError(f"--shadows is {self.shadows}; an even number of 4 or more is needed, or 0.")
-        if self.canaries < 0:
-            raise ConfigError(f"--canaries is {self.canaries}; 1 or more are expected, or 0 for none.")
 
 
 def run(config: Config) -> Run:
@@ -64,7 +66,9 @@ def run(config: Config) -> Run:
     assert config.run_dir is not None, "__post_init__ sees to it"
     audited = Run.open(config.run_dir)
     audited.check_writable()
-    its_config = config_of(audited, instead="tfkit.audit.audit(run, splits)")
+    its_config = config_of(
+        audited, instead="tfkit.audit.audit(run, splits), with the splits that it was trained on"
+    )
     try:
         audit.audit_recipe(
             audited,

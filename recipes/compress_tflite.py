@@ -46,7 +46,9 @@ def run(config: Config) -> Run:
         if config.from_run is not None:
             origin = Run.open(config.from_run)
             its_config = config_of(
-                origin, instead="tfkit.lite.compare(model, inputs=..., labels=...)", also_distributed=True
+                origin,
+                instead=f"--saved-model {origin.path / runs.SAVED_MODEL} --representative-data FOLDER",
+                also_distributed=True,
             )
             choice = job.from_run(run, origin, its_config, config)
         else:

@@ -13,7 +13,7 @@ def config_of(run: Run, *, instead: str, also_distributed: bool = False) -> Data
 
     Args:
       run: of a recipe.
-      instead: the call of Python that does the job for other runs.
+      instead: what does the job for other runs: a call of Python, or flags.
       also_distributed: whether a run of `train_distributed` will do.
 
     Raises:
@@ -33,7 +33,7 @@ def config_of(run: Run, *, instead: str, also_distributed: bool = False) -> Data
     if recipe not in config_classes:
         raise RunError(
             f"{run.path} was made by {recipe or 'no recipe'}; this takes runs of {' and '.join(config_classes)}."
-            f"\n  From Python, with the splits that it was trained on: {instead}."
+            f"\n  For others: {instead}."
         )
     return parse(
         config_classes[recipe], ["--config", str(run.path / runs.CONFIG)], prog=recipe, description=""

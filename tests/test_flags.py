@@ -43,7 +43,8 @@ def shown(recipe, capsys):
 def plain(hint):
     """A type, whether or not its value may be left out."""
     options = [one for one in typing.get_args(hint) if one is not types.NoneType]
-    return options[0] if isinstance(hint, types.UnionType) and len(options) == 1 else hint
+    is_union = typing.get_origin(hint) in (types.UnionType, typing.Union)
+    return options[0] if is_union and len(options) == 1 else hint
 
 
 def test_there_are_the_recipes():

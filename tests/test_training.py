@@ -201,7 +201,8 @@ def test_fit_gives_a_run_with_a_model_that_agrees(tmp_path):
 def test_a_loss_that_is_no_number_is_an_error(tmp_path):
     def diverging():
         model = keras.Sequential([keras.layers.Flatten(input_shape=(16, 16, 3)), keras.layers.Dense(10)])
-        model.compile(keras.optimizers.SGD(1e30), "mse", metrics=["accuracy"])
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(keras.optimizers.SGD(1e38), loss, metrics=["accuracy"])
         return model
 
     with pytest.raises(CheckError, match=r"epoch 1: .*nan[\s\S]*Lower the learning rate"):

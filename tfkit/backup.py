@@ -7,11 +7,12 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
 from tfkit.backups import Backups
+from tfkit.config import fields
 from tfkit.distribute.together import Together
 from tfkit.errors import RunError
 from tfkit.resume import KeepBest
@@ -36,9 +37,13 @@ class Cadence:
       epoch_seconds: at the end of an epoch unless the last backup is younger than this.
     """
 
-    seconds: float | None = 300.0
-    steps: int | None = None
-    epoch_seconds: float = EPOCH_SECONDS
+    seconds: fields.Positive | None = 300.0
+    steps: fields.Count | None = None
+    epoch_seconds: Annotated[float, fields.Range(ge=0)] = EPOCH_SECONDS
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        fields.check(self)
 
 
 class Backup(keras.callbacks.Callback):

@@ -6,12 +6,14 @@ import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from tfkit import distribute, predictions
+from tfkit import distribute, predictions, preflight
 from tfkit import run as runs
+from tfkit.config import fields
 from tfkit.data import Splits
 from tfkit.exhibits import save
+from tfkit.predictions import Outputs
 from tfkit.run import Run
 from tfkit.training import class_weight, train
 
@@ -32,17 +34,19 @@ def fit(
     resume: bool = True,
     seed: int = 0,
     patience: int | None = None,
-    class_weights: str = "auto",
+    class_weights: Literal["auto", "always", "never"] = "auto",
     augment: Augmentation | None = None,
     privacy: DPSGD | None = None,
     cadence: Cadence | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     verbose: int | None = None,
+    outputs: Outputs = "auto",
 ) -> Run:
     """Train your own compiled tf_keras model and get a run folder with its measurements and its SavedModel.
 
     Args:
-      build_model: returns a compiled model whose output is [batch, classes]; called in the strategy's scope.
+      build_model: returns a compiled model; called in the strategy's scope. Its one output is [batch, classes], of
+        probabilities or logits, or of two classes [batch, 1], of the second one. Its loss takes class numbers.
       splits: see `tfkit.load_images` and `tfkit.from_arrays`.
       run_dir: the folder; a run that was interrupted there goes on.
       epochs: at most so many.
@@ -59,18 +63,40 @@ def fit(
       cadence: when it is saved on the way; see `tfkit.backup.Cadence`.
       callbacks: stock Keras callbacks of your own.
       verbose: Keras's own.
+      outputs: what the model gives, "probabilities" or "logits", where neither its last layer nor its loss shows it.
 
     Returns:
       The run, closed: metrics, history, model.
+
+    Raises:
+      UsageError: before the first step, and before privacy is spent: what `fit`, the evaluation or the export would
+        fail at. The model is tried on a batch for that.
 
     Example:
       run = tfkit.fit(build_model, tfkit.load_images("digits", image_size=32), run_dir="runs/mine", epochs=5)
       run.metrics["test/accuracy"]
     """
     from tfkit import export, stack
+    from tfkit.backup import Cadence
+    from tfkit.data import Augmentation
     from tfkit.distribute.together import Together
+    from tfkit.privacy import DPSGD
 
     began = time.monotonic()
+    epochs = fields.fit(epochs, fields.Count, name="epochs")
+    seed = fields.fit(seed, fields.Seed, name="seed")
+    for name, value, hint in (
+        ("resume", resume, bool),
+        ("patience", patience, fields.Count | None),
+        ("class_weights", class_weights, Literal["auto", "always", "never"]),
+        ("augment", augment, Augmentation | None),
+        ("privacy", privacy, DPSGD | None),
+        ("cadence", cadence, Cadence | None),
+        ("verbose", verbose, Literal[0, 1, 2] | None),
+        ("outputs", outputs, Outputs),
+    ):
+        fields.fit(value, hint, name=name)
+    preflight.refuse_splits(splits)
     config = {
         "function": "tfkit.fit",
         "data": splits.origin,
@@ -93,13 +119,13 @@ def fit(
         trained = train(
             build_model, splits, run=run, epochs=epochs, strategy=chosen, seed=seed, patience=patience,
             class_weight=class_weight(splits, when=weights, run=run),
-            augment=augment, privacy=privacy, cadence=cadence, callbacks=callbacks, verbose=verbose,
+            augment=augment, privacy=privacy, cadence=cadence, callbacks=callbacks, verbose=verbose, outputs=outputs,
         )  # fmt: skip
         if run.is_chief:
-            measured = predictions.evaluate(trained.model, splits)
+            measured = predictions.evaluate(trained.model, splits, logits=trained.logits)
             run.record(measured.metrics("test"))
             save(run.path / runs.EVALUATION, measured)
-            run.record(export.save(trained.model, run, splits, evaluation=measured))
+            run.record(export.save(trained.model, run, splits, evaluation=measured, logits=trained.logits))
             run.record(
                 {"time/train_seconds": trained.seconds, "time/total_seconds": time.monotonic() - began}
             )

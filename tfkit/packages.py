@@ -161,8 +161,29 @@ def _problems(package: str) -> Iterator[Problem]:
 
 
 def first_line(err: Exception) -> str:
-    """What an exception says, cut to one line."""
-    return next(iter(str(err).strip().splitlines()), type(err).__name__)
+    """What an exception says, cut to one line: of Keras that which follows its own account of where it was."""
+    lines = [line.strip() for line in str(err).splitlines() if line.strip()]
+    kind = f"{type(err).__name__}: "
+    places = [place for place, line in enumerate(lines) if line.startswith(kind)]
+    where = ("Exception encountered", "in user code", "File ")
+    said = [line.removeprefix(kind) for line in lines[places[-1] if places else 0 :]]
+    return next((line for line in said if not line.startswith(where)), type(err).__name__)
+
+
+def is_keras_3(value: object) -> bool:
+    """Whether an object is of Keras 3, or of a class below one of its."""
+    return any(kind.__module__.partition(".")[0] == "keras" for kind in type(value).__mro__)
+
+
+def what(value: object) -> str:
+    """Return what an object is, as a message calls it."""
+    if value is None:
+        return "nothing (None)"
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    name = type(value).__name__
+    of_keras_3 = " of Keras 3, which tf_keras does not know" if is_keras_3(value) else ""
+    return f"{'an' if name[0] in 'AEIOUaeiou' else 'a'} {name}{of_keras_3}"
 
 
 def _problem(package: str, found: str) -> Problem:

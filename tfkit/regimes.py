@@ -74,6 +74,9 @@ class AsUsual:
 
         return batches.dealt(strategy, of_process)
 
+    def rehearse(self, model: keras.Model, training_batches: Any) -> None:
+        """Find out before the first step whether it can be taken."""
+
     def conclude(self, model: keras.Model) -> None:
         """Write down what the training was."""
 
@@ -137,6 +140,14 @@ class Private(AsUsual):
         """What `model.fit` gets for the epochs [first, last)."""
         assert not skip, "private training is saved at the ends of epochs alone"
         return self._session.batches(self._splits, strategy=strategy, first=first, last=last)
+
+    def rehearse(self, model: keras.Model, training_batches: Any) -> None:
+        """Trace the private step, which `fit` would do when the first epoch is accounted already.
+
+        Raises:
+          PrivacyError: it cannot be traced.
+        """
+        self._session.rehearse(model, training_batches)
 
     def conclude(self, model: keras.Model) -> None:
         """Write privacy.json."""

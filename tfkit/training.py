@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from tfkit import distribute, process, pulse, stopping
+from tfkit import distribute, preflight, process, pulse, stopping
 from tfkit.config import StrategyConfig
 from tfkit.data import Splits
-from tfkit.errors import ConfigError
+from tfkit.errors import ConfigError, TfkitError
+from tfkit.packages import first_line
+from tfkit.predictions import Outputs
 from tfkit.run import Run
 
 if TYPE_CHECKING:
-    from tfkit.backup import Cadence
+    from tfkit.backup import Backup, Cadence
     from tfkit.data import Augmentation
     from tfkit.privacy import DPSGD
     from tfkit.stack import keras, tf
@@ -35,6 +38,7 @@ class Trained:
       best_epoch: counted from 0 within the stage; None where no epoch was better than what it started from.
       val_loss: of the model.
       seconds: of training, over all processes that took part.
+      logits: whether the model gives logits; None where it was not tried.
     """
 
     model: keras.Model
@@ -42,6 +46,7 @@ class Trained:
     best_epoch: int | None
     val_loss: float
     seconds: float
+    logits: bool | None
 
 
 def train(
@@ -63,6 +68,7 @@ def train(
     profile: bool = False,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     verbose: int | None = None,
+    outputs: Outputs | None = None,
 ) -> Trained:
     """Train one stage of a run, or what is left of it.
 
@@ -84,9 +90,12 @@ def train(
       profile: whether to trace steps 10 to 20 for TensorBoard, unless an earlier stage of the run has been traced.
       callbacks: of your own; what they keep is not part of the backup.
       verbose: Keras's own: 1 a progress bar, 2 a line an epoch, 0 nothing; None is 1 in a terminal or notebook, else 2.
+      outputs: of a model of a user's own: what they say that its outputs are. It is tried on a batch before the first
+        step. None: a model of ours, not tried.
 
     Raises:
-      ConfigError: epochs below 1; a model that is not compiled.
+      ConfigError: epochs below 1; a model that cannot be trained on these examples, or not be judged afterwards.
+      DataError: labels out of range; a model with more or fewer outputs than classes.
       PrivacyError: no epsilon would hold for the model or the settings.
       RunError: a damaged backup.
       KeyboardInterrupt: SIGTERM or SIGINT came; the state was saved, the same call goes on from there.
@@ -101,7 +110,7 @@ def train(
     from tfkit.stack import keras, tf
     from tfkit.tensorboard.training_log import write_graph
 
-    cadence = cadence or Cadence()
+    cadence, callbacks = cadence or Cadence(), preflight.as_callbacks(callbacks)
     if epochs < 1:
         raise ConfigError(f"epochs is {epochs}; training takes at least 1.")
     chosen = distribute.strategy(strategy)
@@ -122,11 +131,7 @@ def train(
     # Dropout then draws from a tf.random.Generator, which StepSeeds can reset; else from a hidden counter.
     keras.backend.experimental.enable_tf_random_generator()
     with chosen.scope(), stopping.on_signals() as stop:
-        model = build_model()
-        if model.optimizer is None:
-            raise ConfigError(
-                "build_model() returned a model that is not compiled: call model.compile(...) in it."
-            )
+        model = preflight.make(build_model, splits)
         backup = Backup(
             run,
             stage,
@@ -138,6 +143,12 @@ def train(
             also=regime.prepare(model, callbacks, strategy=chosen),
         )
         backup.restore(model)
+        logits = None
+        _build(model)
+        if outputs is not None:
+            logits, assumed = preflight.try_on_a_batch(model, splits, strategy=chosen, asked=outputs)
+            if assumed:
+                run.note(assumed)
         first, last = backup.epoch, regime.last_epoch(backup.epoch, epochs)
         if backup.finished or regime.best.exhausted or first == last:
             if regime.best.weights is not None:
@@ -157,25 +168,27 @@ def train(
             )
             telling = Telling(stage=stage, epochs=last, steps_per_epoch=regime.steps_per_epoch)
             pulse.phase("training")
-            _build(model)
-            model.fit(
-                regime.batches(first, last, chosen, skip=backup.step),
-                initial_epoch=first,
-                epochs=last,
-                steps_per_epoch=regime.steps_per_epoch,
-                validation_data=batches.validation(chosen, splits),
-                validation_steps=splits.evaluation_steps("validation"),
-                callbacks=[
-                    StepSeeds(seed),
-                    *regime.callbacks,
-                    *logging,
-                    regime.best,
-                    backup,
-                    telling,
-                    *callbacks,
-                ],
-                verbose=_verbosity(verbose, run),
-            )
+            training_batches = regime.batches(first, last, chosen, skip=backup.step)
+            regime.rehearse(model, training_batches)
+            with _first_step(backup):
+                model.fit(
+                    training_batches,
+                    initial_epoch=first,
+                    epochs=last,
+                    steps_per_epoch=regime.steps_per_epoch,
+                    validation_data=batches.validation(chosen, splits),
+                    validation_steps=splits.evaluation_steps("validation"),
+                    callbacks=[
+                        StepSeeds(seed),
+                        *regime.callbacks,
+                        *logging,
+                        regime.best,
+                        backup,
+                        telling,
+                        *callbacks,
+                    ],
+                    verbose=_verbosity(verbose, run),
+                )
             pulse.phase("working")
         regime.conclude(model)
         weights = model.get_weights()
@@ -185,7 +198,7 @@ def train(
     run.write_history([*earlier, *rows])
     if chosen is not tf.distribute.get_strategy():
         # What comes after training is the work of one process on one device: an ordinary model serves it.
-        model = build_model()
+        model = preflight.make(build_model, splits)
         model.set_weights(weights)
         if together.workers > 1 and run.is_chief:
             write_graph(model, run.logdir / tensorboard.GRAPH / stage)
@@ -195,7 +208,26 @@ def train(
         best_epoch=regime.best.state["epoch"],
         val_loss=regime.best.state["value"],
         seconds=backup.seconds,
+        logits=logits,
     )
+
+
+@contextlib.contextmanager
+def _first_step(backup: Backup) -> Iterator[None]:
+    """Say it as a ConfigError where Keras cannot trace the first step: a train_step or a loss of the user's own."""
+    place = backup.epoch, backup.step
+    try:
+        yield
+    except TfkitError:
+        raise
+    except Exception as error:
+        # AutoGraph marks what comes from tracing.
+        if (backup.epoch, backup.step) != place or not hasattr(error, "ag_error_metadata"):
+            raise
+        raise ConfigError(
+            f"The first step cannot be taken ({type(error).__name__}: {first_line(error)}).\n"
+            "  model.fit(splits.train, steps_per_epoch=1) shows where."
+        ) from error
 
 
 def _build(model: keras.Model) -> None:

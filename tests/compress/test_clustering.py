@@ -34,5 +34,5 @@ def test_zeros_stay_zero(digits):
 
 
 def test_one_cluster_is_refused():
-    with pytest.raises(ConfigError, match="2 or more"):
+    with pytest.raises(ConfigError, match="at least 2"):
         Cluster(number_of_clusters=1)

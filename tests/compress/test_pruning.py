@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tfkit.compress import Prune, measure
+from tfkit.compress import Cluster, Prune, QuantizeAware, measure
 from tfkit.errors import CheckError, ConfigError, UsageError
 from tfkit.lite.inspect import inspect
 from tfkit.litert import to_tflite
@@ -82,6 +82,28 @@ def test_models_that_are_not_flat_are_refused_by_name(digits):
 
     with pytest.raises(UsageError, match="functional API"):
         Prune().treatments(Own())
+
+
+def test_what_would_fail_after_training_is_refused_before(digits):
+    """By all techniques alike, before a layer is wrapped."""
+    import keras as keras_3
+
+    of_keras_3 = keras_3.Sequential([keras_3.Input([8]), keras_3.layers.Dense(2)])
+    unbuilt = keras.Sequential([keras.layers.Dense(4), keras.layers.Dense(2)])
+    broken = keras.Sequential([keras.Input([8]), keras.layers.Dense(400, name="broken")])
+    broken.set_weights([weight * np.nan for weight in broken.get_weights()])
+    for model, said in (
+        (of_keras_3, "Keras 3"),
+        (None, "nothing"),
+        (unbuilt, "keras.Input"),
+        (broken, "broken/kernel"),
+    ):
+        for stage in (Prune(), Cluster(), QuantizeAware()):
+            with pytest.raises(UsageError, match=f"{stage.name}[\\s\\S]*{said}"):
+                stage.wrap(model, steps=10)
+    for steps in (0, 2.5, "many", True):
+        with pytest.raises(ConfigError, match="steps is"):
+            Prune().wrap(digits.model, steps=steps)
 
 
 def test_a_hub_layer_is_refused_and_its_variables_are_pruned_all_the_same(tmp_path):

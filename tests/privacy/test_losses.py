@@ -129,7 +129,7 @@ def test_no_loss_several_losses_and_half_a_loss_are_refused():
     for settings, found in (
         ({"loss": None}, "no loss"),
         ({"loss": ["mse", "mse"]}, "several losses"),
-        ({"loss": {"out": "mse"}}, "several losses"),
+        ({"loss": {"out": "mse", "other": "mse"}}, "several losses"),
         ({"loss": "mse", "loss_weights": [2.0]}, "loss_weights"),
         ({"loss": keras.losses.MeanSquaredError}, r"MeanSquaredError\(\)"),
     ):

@@ -36,7 +36,7 @@ def test_a_model_of_probabilities(model):
     whole = keras.Model(model.input, keras.layers.Softmax()(model.output))
     text = tf.constant(["a text"])
     np.testing.assert_allclose(
-        on_device(whole, from_logits=False)(text)["probabilities"], whole(text), atol=1e-6
+        on_device(whole, probabilities=tf.identity)(text)["probabilities"], whole(text), atol=1e-6
     )
 
 

@@ -6,11 +6,12 @@ Source: Han et al. 2016 (arXiv:1510.00149).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from tfkit.compress import clones, measure, preflight
 from tfkit.compress.stage import Treatment
-from tfkit.errors import CheckError, ConfigError
+from tfkit.config import fields
+from tfkit.errors import CheckError
 
 if TYPE_CHECKING:
     from tfkit.stack import keras
@@ -28,13 +29,12 @@ class Cluster:
       ConfigError: fewer than two clusters.
     """
 
-    number_of_clusters: int = 16
+    number_of_clusters: Annotated[int, fields.Range(ge=2)] = 16
     preserve_sparsity: bool = False
 
     def __post_init__(self) -> None:
         """Check the value."""
-        if self.number_of_clusters < 2:
-            raise ConfigError(f"number_of_clusters is {self.number_of_clusters}; 2 or more are needed.")
+        fields.check(self)
 
     @property
     def name(self) -> str:

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from tfkit.compress.stage import Treatment
 from tfkit.errors import UsageError
+from tfkit.packages import what
 
 if TYPE_CHECKING:
     from tfkit.stack import keras
@@ -16,15 +19,36 @@ def refuse_what_has_no_layers(model: keras.Model, *, technique: str) -> None:
     """Make sure that all of a model's layers can be seen and exchanged.
 
     Raises:
-      UsageError: it is subclassed, or holds models or hub layers; the message names all of them.
+      UsageError: it is no model of tf_keras, has no weights or such as are no numbers, is subclassed, or holds models
+        or hub layers; the message names all of them.
     """
     from tfkit.stack import keras
 
+    if not isinstance(model, keras.Model):
+        raise UsageError(
+            f"{technique} takes a model of tf_keras; this is {what(model)}.\n"
+            "  Build it with `from tfkit.stack import keras`; a Keras 3 file converts without it, as it is."
+        )
     if not isinstance(model, keras.Sequential) and not getattr(model, "_is_graph_network", False):
         raise UsageError(
             f"{technique} exchanges the layers of a model, and those of {model.name} ({type(model).__name__}) are not"
             " known to Keras: it is subclassed, or was not built.\n"
             "  Build it with the functional API: keras.Model(inputs, outputs)."
+        )
+    if not model.built:
+        raise UsageError(
+            f"{technique}: {model.name} has no weights yet.\n"
+            "  Begin it with keras.Input(shape), or call model.build(shape)."
+        )
+    broken = [
+        weight.name
+        for weight in model.weights
+        if weight.dtype.is_floating and not np.isfinite(weight.numpy()).all()
+    ]
+    if broken:
+        raise UsageError(
+            f"{technique}: {model.name} has weights that are not finite numbers: {', '.join(broken[:5])}.\n"
+            "  Its training came apart. Train it anew with a lower learning rate."
         )
     inside = [layer for layer in model.layers if isinstance(layer, keras.Model)]
     hub_layers = [layer for layer in model.layers if type(layer).__name__ == "KerasLayer"]

@@ -7,19 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 
 from tfkit.compress import clones, measure, preflight, schedule
 from tfkit.compress.stage import Treatment
+from tfkit.config import fields
 from tfkit.errors import CheckError, ConfigError
 
 if TYPE_CHECKING:
     from tfkit.stack import keras
-
-STRUCTURES = ("unstructured", "block", "2:4")
-SCHEDULES = ("polynomial", "constant")
 
 _SMALL = 200  # weights: in a kernel with fewer a single one is more than the tolerance
 _ROW = 4
@@ -47,23 +45,19 @@ class Prune:
       'prune0.75'
     """
 
-    final_sparsity: float = 0.8
-    schedule: str = "polynomial"
-    begin_step: int | None = None
-    end_step: int | None = None
-    frequency: int | None = None
-    initial_sparsity: float = 0.0
-    structure: str = "unstructured"
-    block_size: tuple[int, int] = (1, 4)
+    final_sparsity: Annotated[float, fields.Range(gt=0, lt=1)] = 0.8
+    schedule: Literal["polynomial", "constant"] = "polynomial"
+    begin_step: fields.Whole | None = None
+    end_step: fields.Count | None = None
+    frequency: fields.Count | None = None
+    initial_sparsity: fields.Share = 0.0
+    structure: Literal["unstructured", "block", "2:4"] = "unstructured"
+    block_size: tuple[fields.Count, fields.Count] = (1, 4)
 
     def __post_init__(self) -> None:
         """Check the values."""
-        if self.structure not in STRUCTURES or self.schedule not in SCHEDULES:
-            raise ConfigError(
-                f"structure {self.structure!r} and schedule {self.schedule!r}: the former is one of"
-                f" {', '.join(STRUCTURES)}, the latter of {', '.join(SCHEDULES)}."
-            )
-        if not 0 <= self.initial_sparsity < self.final_sparsity < 1:
+        fields.check(self)
+        if self.initial_sparsity >= self.final_sparsity:
             raise ConfigError(
                 f"Sparsity cannot grow from {self.initial_sparsity} to {self.final_sparsity}: shares are expected, the"
                 " latter larger and below 1."
@@ -98,7 +92,7 @@ class Prune:
         from tfkit.stack import tfmot
 
         treated = {one.layer for one in self.treatments(model) if one.treated}
-        settings = self._settings(self._schedule(steps))
+        settings = self._settings(self._schedule(fields.fit(steps, fields.Count, name="steps")))
 
         def clone(layer: Any) -> Any:
             own = layer.__class__.from_config(layer.get_config())

@@ -12,6 +12,7 @@ import numpy as np
 
 from tfkit.compress import clones, measure, preflight, ranges
 from tfkit.compress.stage import Treatment
+from tfkit.config import fields
 from tfkit.errors import CheckError
 
 if TYPE_CHECKING:
@@ -35,6 +36,10 @@ class QuantizeAware:
     preserve_sparsity: bool = False
     preserve_clusters: bool = False
     examples: Any = field(default=None, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        fields.check(self)
 
     @property
     def name(self) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from tfkit.config import fields
+
 
 @dataclass(frozen=True, kw_only=True)
 class RecipeConfig:
@@ -29,8 +31,9 @@ class RecipeConfig:
     debug: bool = False
     """Show the traceback of an error."""
 
-    seed: int = 0
+    seed: fields.Seed = 0
     """Of the splits, the initial weights, the order, the augmentation and the dropout."""
 
     def __post_init__(self) -> None:
         """Check what can be checked without the data."""
+        fields.check(self, label=lambda name: f"--{name.replace('_', '-')}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from tfkit.config import fields
 from tfkit.config.base import RecipeConfig
 from tfkit.errors import ConfigError
 
@@ -28,13 +29,13 @@ class StrategyConfig(RecipeConfig):
     cluster: Literal["tf_config", "slurm"] = "tf_config"
     """Who the workers are: TF_CONFIG in the environment (python -m tfkit launch sets it), or Slurm's srun."""
 
-    logical_cpus: int = 0
+    logical_cpus: fields.Whole = 0
     """Split the CPU into so many devices, to rehearse --strategy mirrored without GPUs. 0: leave it whole."""
 
-    backup_minutes: float = 5.0
+    backup_minutes: fields.Positive = 5.0
     """Longest time between backups within an epoch. They are made at the ends of epochs too."""
 
-    backup_steps: int | None = None
+    backup_steps: fields.Count | None = None
     """Within an epoch, a backup every so many steps besides. Left out: by the clock alone."""
 
     profile: bool = False
@@ -43,11 +44,7 @@ class StrategyConfig(RecipeConfig):
     def __post_init__(self) -> None:
         """Check what can be checked without the data."""
         super().__post_init__()
-        if self.backup_minutes <= 0:
-            raise ConfigError(f"--backup-minutes is {self.backup_minutes:g}; it must be above 0.")
-        if self.backup_steps is not None and self.backup_steps < 1:
-            raise ConfigError(f"--backup-steps is {self.backup_steps}; it must be 1 or more.")
-        if self.logical_cpus < 0 or (self.logical_cpus and self.strategy not in ("auto", "mirrored")):
+        if self.logical_cpus and self.strategy not in ("auto", "mirrored"):
             raise ConfigError(
                 f"--logical-cpus {self.logical_cpus} is for --strategy mirrored, with 1 device or more;"
                 f" the strategy is {self.strategy}."
@@ -60,26 +57,14 @@ class StrategyConfig(RecipeConfig):
 class ReplicaConfig(StrategyConfig):
     """How large a batch is, and what a batch that grows with the replicas does to the learning rate."""
 
-    global_batch_size: int = 32
+    global_batch_size: fields.Count = 32
     """Examples in a training step, over all replicas."""
 
-    batch_size_per_replica: int | None = None
+    batch_size_per_replica: fields.Count | None = None
     """Examples in a training step on each replica, instead of --global-batch-size, which then grows with them."""
 
     learning_rate_scaling: Literal["linear", "sqrt", "none"] = "linear"
     """How learning rates follow a batch that grew by --batch-size-per-replica: with the replicas, or their root."""
 
-    warmup: float = 0.1
+    warmup: fields.Share = 0.1
     """Share of a stage's steps over which the learning rate rises to its peak; 0: none."""
-
-    def __post_init__(self) -> None:
-        """Check what can be checked without the data."""
-        super().__post_init__()
-        if self.global_batch_size <= 0:
-            raise ConfigError(f"--global-batch-size is {self.global_batch_size}; it must be above 0.")
-        if self.batch_size_per_replica is not None and self.batch_size_per_replica <= 0:
-            raise ConfigError(
-                f"--batch-size-per-replica is {self.batch_size_per_replica}; it must be above 0."
-            )
-        if not 0 <= self.warmup < 1:
-            raise ConfigError(f"--warmup is {self.warmup:g}; a share from 0 (none) to below 1 is expected.")

@@ -111,7 +111,7 @@ def _annotated(hint: Any, text: str, default: Any) -> Any:
 def _metavar(hint: Any) -> str | None:
     """What stands for a value that may be left out: None is no news."""
     options = [one for one in typing.get_args(hint) if one is not types.NoneType]
-    if not isinstance(hint, types.UnionType) or len(options) > 1:
+    if typing.get_origin(hint) not in (types.UnionType, typing.Union) or len(options) > 1:
         return None
     parts = typing.get_args(options[0]) or options
     return " ".join(part.__name__.upper() for part in parts)

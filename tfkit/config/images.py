@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
+from tfkit.config import fields
 from tfkit.config.data import DataConfig
 from tfkit.config.transfer import TransferConfig, WholeModelConfig
 from tfkit.errors import ConfigError
@@ -17,7 +18,7 @@ class ImageConfig(DataConfig):
     input_range: tuple[float, float] | None = None
     """What the model expects for black and white. Left out: what is known of it, else 0 1 (TF Hub's convention)."""
 
-    image_size: int | None = None
+    image_size: Annotated[int, fields.Range(ge=16, le=1024)] | None = None
     """Side in pixels. Left out: what the model was made for, or 96 for images smaller than that."""
 
     def __post_init__(self) -> None:
@@ -27,19 +28,17 @@ class ImageConfig(DataConfig):
             raise ConfigError(
                 f"--data-dir {self.data_dir} is not a folder. Expected {self.data_dir}/<class>/<image>."
             )
-        if self.image_size is not None and not 16 <= self.image_size <= 1024:
-            raise ConfigError(f"--image-size is {self.image_size}; a side of 16 to 1024 pixels is expected.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageTransferConfig(TransferConfig):
     """How to train a classifier of images on a pretrained backbone: first its head, then perhaps all of it."""
 
-    fine_tune_epochs: int | None = None
+    fine_tune_epochs: fields.Whole | None = None
     """Of the whole model after that, at most. Left out: 5 on a GPU, and on a CPU where an epoch has at most
     20 megapixels; else 0."""
 
-    fine_tune_learning_rate: float = 3e-4
+    fine_tune_learning_rate: fields.Positive = 3e-4
     """Of the whole model: the peak."""
 
     augment: Literal["none", "light", "standard", "randaugment"] = "none"

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from tfkit import cluster
+from tfkit.config import fields
 from tfkit.config.devices import StrategyConfig
 from tfkit.errors import ConfigError
 
@@ -14,33 +15,33 @@ from tfkit.errors import ConfigError
 class PrivateConfig(StrategyConfig):
     """How to train a classifier on a public pretrained backbone with differential privacy."""
 
-    target_epsilon: float | None = None
+    target_epsilon: fields.Positive | None = None
     """Privacy budget epsilon: the noise is chosen so that it is not exceeded.
     Left out, and no --noise-multiplier: 3."""
 
-    delta: float | None = None
+    delta: Annotated[float, fields.Range(gt=0, lt=1)] | None = None
     """Probability with which epsilon may fail. Left out: 1e-5, or less for more than 10,000 examples."""
 
-    noise_multiplier: float | None = None
+    noise_multiplier: Annotated[float, fields.Range(ge=0)] | None = None
     """Standard deviation of the noise in units of the clipping norm, instead of --target-epsilon."""
 
-    l2_norm_clip: float = 0.3
+    l2_norm_clip: fields.Positive = 0.3
     """Length to which the gradient of each example is cut."""
 
-    global_batch_size: int | None = None
+    global_batch_size: fields.Count | None = None
     """Expected examples in a training step, over all replicas: the true number is random and private.
     Left out: all, up to 4096 of features and 256 of images."""
 
-    epochs: int | None = None
+    epochs: fields.Count | None = None
     """Epochs, each of so many steps that an example is expected once. Left out: 80 on features, 15 on images."""
 
-    learning_rate: float | None = None
+    learning_rate: fields.Positive | None = None
     """The peak, after warm-up and before cosine decay. Left out: larger for more examples and more epsilon."""
 
     features: bool = True
     """Train a head on stored features of the frozen backbone; off: train all layers (bundled backbones)."""
 
-    mean_budget: float = 0.2
+    mean_budget: fields.Share = 0.2
     """Share of the budget for a noisy mean of the features, which is taken off each example's; 0: none is released."""
 
     sampler: Literal["poisson", "shuffled"] = "poisson"
@@ -49,10 +50,10 @@ class PrivateConfig(StrategyConfig):
     accountant: Literal["pld", "rdp"] = "pld"
     """What epsilon is computed by: privacy loss distributions, or Rényi divergences (never tighter)."""
 
-    microbatch_size: int | None = None
+    microbatch_size: fields.Count | None = None
     """Examples that go through the model at a time. Left out: chosen; the result does not depend on it."""
 
-    adaptive_clip_quantile: float | None = None
+    adaptive_clip_quantile: Annotated[float, fields.Range(gt=0, lt=1)] | None = None
     """Share of examples that is to stay unclipped: the clipping norm follows, at a cost that is accounted.
     Left out: the norm stays."""
 
@@ -65,10 +66,6 @@ class PrivateConfig(StrategyConfig):
     def __post_init__(self) -> None:
         """Check what can be checked without the data."""
         super().__post_init__()
-        for name in ("global_batch_size", "epochs", "learning_rate", "l2_norm_clip"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise ConfigError(f"--{name.replace('_', '-')} is {value}; it must be above 0.")
         if self.strategy == "parameter_server" or (
             self.strategy == "auto" and cluster.current().parameter_servers
         ):
@@ -77,9 +74,9 @@ class PrivateConfig(StrategyConfig):
                 " weights of any age, and the accountant counts steps that all take together.\n"
                 "  Take --strategy mirrored or multi_worker_mirrored (python -m tfkit launch --workers N)."
             )
-        if not 0 <= self.mean_budget < 1:
+        if self.target_epsilon is not None and self.noise_multiplier is not None:
             raise ConfigError(
-                f"--mean-budget is {self.mean_budget}; a share from 0 (none) to below 1 is expected."
+                "--target-epsilon and --noise-multiplier both decide the noise: give one of them."
             )
         if self.target_epsilon is None and self.noise_multiplier is None:
             object.__setattr__(self, "target_epsilon", 3.0)

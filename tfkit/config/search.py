@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
+from tfkit.config import fields
 from tfkit.config.base import RecipeConfig
 from tfkit.errors import ConfigError
 
@@ -33,7 +35,7 @@ class SearchConfig(RecipeConfig):
     preprocessor: str | None = None
     """Handle of the model that makes ids of strings. Left out: the one that belongs to the encoder."""
 
-    max_length: int | None = None
+    max_length: Annotated[int, fields.Range(ge=4, le=512)] | None = None
     """Tokens of a passage at most. Left out: what the encoder was made for."""
 
     query: tuple[str, ...] = ()
@@ -43,7 +45,7 @@ class SearchConfig(RecipeConfig):
     queries_file: Path | None = None
     """A file with a question a line, instead of --query."""
 
-    top: int = 5
+    top: fields.Count = 5
     """Documents that are shown for each question."""
 
     @property
@@ -67,5 +69,3 @@ class SearchConfig(RecipeConfig):
             raise ConfigError("--text-column is of a table: give it as --data-file.")
         if self.dataset != "docstrings":
             raise ConfigError(f"--dataset is {self.dataset!r}; docstrings is the one that is embedded.")
-        if self.top < 1:
-            raise ConfigError(f"--top is {self.top}; 1 or more are expected.")

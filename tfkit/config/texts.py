@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
+from tfkit.config import fields
 from tfkit.config.data import DataConfig
 from tfkit.config.transfer import TransferConfig
 from tfkit.errors import ConfigError
@@ -35,7 +37,7 @@ class TextColumns(DataConfig):
     preprocessor: str | None = None
     """Handle of the model that makes ids of strings. Left out: the one that belongs to the encoder."""
 
-    max_length: int | None = None
+    max_length: Annotated[int, fields.Range(ge=4, le=512)] | None = None
     """Tokens of a text at most; what is longer is cut off. Left out: what the encoder was made for."""
 
     @property
@@ -60,8 +62,6 @@ class TextColumns(DataConfig):
             raise ConfigError(
                 f"--data-file {self.data_file} is not a file. For a folder with one subfolder a class: --data-dir."
             )
-        if self.max_length is not None and not 4 <= self.max_length <= 512:
-            raise ConfigError(f"--max-length is {self.max_length}; 4 to 512 tokens are expected.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,23 +102,15 @@ class TextConfig(TextColumns):
 class TextTransferConfig(TransferConfig):
     """How to train a classifier of texts on a pretrained encoder: first its head, then perhaps all of it."""
 
-    learning_rate: float = 1e-3
+    learning_rate: fields.Positive = 1e-3
     """Of the head: the peak, after warm-up and before cosine decay."""
 
-    fine_tune_epochs: int | None = None
+    fine_tune_epochs: fields.Whole | None = None
     """Of the whole model after that, at most. Left out: 3 on a GPU, and on a CPU where an epoch is a matter of
     half a minute (with the bundled encoder 20,000 tokens); else 0."""
 
-    fine_tune_learning_rate: float = 5e-5
+    fine_tune_learning_rate: fields.Positive = 5e-5
     """Of the whole model: the peak, for its last layer and the head."""
 
-    layer_decay: float = 0.85
+    layer_decay: Annotated[float, fields.Range(gt=0, le=1)] = 0.85
     """In fine-tuning each layer learns at this share of the rate of the layer above it; 1: all alike."""
-
-    def __post_init__(self) -> None:
-        """Check what can be checked without the data."""
-        super().__post_init__()
-        if not 0 < self.layer_decay <= 1:
-            raise ConfigError(
-                f"--layer-decay is {self.layer_decay:g}; a share above 0 and up to 1 is expected."
-            )

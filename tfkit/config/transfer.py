@@ -5,30 +5,30 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from tfkit.config import fields
 from tfkit.config.devices import ReplicaConfig
-from tfkit.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
 class TransferConfig(ReplicaConfig):
     """How to train a classifier on a pretrained model: first its head, then perhaps all of it."""
 
-    epochs: int = 30
+    epochs: fields.Count = 30
     """Epochs of the head, on the frozen model, at most."""
 
-    learning_rate: float = 3e-3
+    learning_rate: fields.Positive = 3e-3
     """Of the head: the peak, after warm-up and before cosine decay."""
 
-    fine_tune_epochs: int | None = None
+    fine_tune_epochs: fields.Whole | None = None
     """Of the whole model after that, at most. Left out: decided by what an epoch costs here."""
 
-    fine_tune_learning_rate: float = 3e-4
+    fine_tune_learning_rate: fields.Positive = 3e-4
     """Of the whole model: the peak."""
 
     unfreeze: Literal["all", "staged"] = "all"
     """staged: a third of the fine-tuning epochs goes to the later half of the model (bundled ones)."""
 
-    patience: int = 5
+    patience: fields.Count = 5
     """Epochs without a lower validation loss after which a stage stops; the best epoch's weights are kept."""
 
     features: bool = True
@@ -40,38 +40,22 @@ class TransferConfig(ReplicaConfig):
     augment = "none"  # what has no augmentation has this
     layer_decay = 1.0
 
-    def __post_init__(self) -> None:
-        """Check what can be checked without the data."""
-        super().__post_init__()
-        for name in ("epochs", "learning_rate", "fine_tune_learning_rate", "patience"):
-            if getattr(self, name) <= 0:
-                raise ConfigError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be above 0.")
-        if self.fine_tune_epochs is not None and self.fine_tune_epochs < 0:
-            raise ConfigError(f"--fine-tune-epochs is {self.fine_tune_epochs}; 0 trains the head alone.")
-
 
 @dataclass(frozen=True, kw_only=True)
 class WholeModelConfig(ReplicaConfig):
     """How to train all layers of a classifier."""
 
-    epochs: int = 10
+    epochs: fields.Count = 10
     """Epochs at most."""
 
-    learning_rate: float = 1e-3
+    learning_rate: fields.Positive = 1e-3
     """The peak, after warm-up and before cosine decay."""
 
     optimizer: Literal["adam", "sgd"] = "adam"
     """sgd has a momentum of 0.9."""
 
-    patience: int = 5
+    patience: fields.Count = 5
     """Epochs without a lower validation loss after which training stops; the best epoch's weights are kept."""
 
     class_weights: Literal["auto", "always", "never"] = "auto"
     """Weigh classes by rarity. auto: when the largest has over 3 times the examples of the smallest."""
-
-    def __post_init__(self) -> None:
-        """Check what can be checked without the data."""
-        super().__post_init__()
-        for name in ("epochs", "learning_rate", "patience"):
-            if getattr(self, name) <= 0:
-                raise ConfigError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be above 0.")

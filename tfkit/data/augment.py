@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+from tfkit.config import fields
 from tfkit.data.randaugment import rand_augment
 from tfkit.errors import ConfigError
 
@@ -32,33 +33,29 @@ class Augmentation:
     flip: bool = False
     """Left to right, every other image. Not for digits, letters, or anything that has a right side."""
 
-    rotation_degrees: float = 0.0
+    rotation_degrees: Annotated[float, fields.Range(ge=0, le=180)] = 0.0
     """About the middle; what comes into view is the mirrored image."""
-    zoom: float = 0.0
+    zoom: fields.Share = 0.0
     """0.1 shows an image 0.9 to 1.1 times as large."""
 
-    shift: float = 0.0
+    shift: fields.Share = 0.0
     """Part of the side by which an image moves, horizontally and vertically."""
 
-    brightness: float = 0.0
+    brightness: fields.Share = 0.0
     """Added, in parts of full white."""
 
-    contrast: float = 0.0
+    contrast: fields.Share = 0.0
     """0.2 takes a pixel's distance to the image's mean 0.8 to 1.2 times."""
 
-    saturation: float = 0.0
+    saturation: fields.Share = 0.0
     """0.2 takes a pixel's distance to its own grey 0.8 to 1.2 times."""
 
-    randaugment: float = 0.0
+    randaugment: fields.Share = 0.0
     """Strength of two random operations of `keras.layers.RandAugment`, 0 to 1."""
 
     def __post_init__(self) -> None:
         """Refuse amounts that have no meaning."""
-        for name in ("zoom", "shift", "brightness", "contrast", "saturation", "randaugment"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ConfigError(f"Augmentation({name}={getattr(self, name):g}): expected 0 to below 1.")
-        if not 0 <= self.rotation_degrees <= 180:
-            raise ConfigError(f"Augmentation(rotation_degrees={self.rotation_degrees:g}): expected 0 to 180.")
+        fields.check(self)
 
     @classmethod
     def preset(cls, name: str) -> Augmentation | None:

@@ -6,24 +6,22 @@ from typing import TYPE_CHECKING, Any
 
 from tfkit.data import Splits, pixels
 from tfkit.export.module import module_of
-from tfkit.predictions import gives_logits
+from tfkit.predictions import to_probabilities
 
 if TYPE_CHECKING:
     from tfkit.stack import keras
 
 
-def image_module(model: keras.Model, splits: Splits) -> Any:
+def image_module(model: keras.Model, splits: Splits, *, logits: bool) -> Any:
     """What is saved of a classifier of images; see `tfkit.export.save`."""
     from tfkit.stack import tf
 
     size = int(splits.spec.shape[0])
-    from_logits = gives_logits(model)
 
     # Traced once and called by each of the signatures: tracing a backbone takes seconds.
     @tf.function(input_signature=[tf.TensorSpec([None, size, size, 3], tf.float32)])
     def classify(images: Any) -> Any:
-        outputs = tf.cast(model(images, training=False), tf.float32)
-        return tf.nn.softmax(outputs) if from_logits else outputs
+        return to_probabilities(model(images, training=False), logits=logits)
 
     @tf.function
     def call(images: Any) -> Any:

@@ -18,6 +18,7 @@ from tfkit.export.images import image_module
 from tfkit.export.module import feature_module
 from tfkit.export.predicting import predict
 from tfkit.export.texts import text_module
+from tfkit.predictions import gives_logits
 from tfkit.run import Run
 
 if TYPE_CHECKING:
@@ -26,7 +27,9 @@ if TYPE_CHECKING:
 MINIMUM_AGREEMENT = 0.98
 
 
-def save(model: keras.Model, run: Run, splits: Splits, *, evaluation: Evaluation) -> dict[str, float]:
+def save(
+    model: keras.Model, run: Run, splits: Splits, *, evaluation: Evaluation, logits: bool | None = None
+) -> dict[str, float]:
     """Write saved_model/ and labels.txt, load them again, and compare with the trained model on the test split.
 
     A model of images gets what the training did to them built in: the exported one takes uint8 or float
@@ -40,6 +43,7 @@ def save(model: keras.Model, run: Run, splits: Splits, *, evaluation: Evaluation
       run: the folder to write into.
       splits: what it was trained on.
       evaluation: of `model` on the test split.
+      logits: whether `model` gives logits; None: what its loss was told.
 
     Returns:
       `export/agreement`: the share of test examples, as the user has them, to which the loaded model gives the
@@ -51,15 +55,17 @@ def save(model: keras.Model, run: Run, splits: Splits, *, evaluation: Evaluation
     from tfkit.stack import tf
 
     began = time.monotonic()
+    logits = gives_logits(model) if logits is None else logits
     run.labels = splits.class_names
     with (
         files.new_folder(run.path / runs.SAVED_MODEL) as folder,
         tempfile.TemporaryDirectory() as scratch,
     ):
         if splits.kind == "texts":
-            module = text_module(model, scratch=Path(scratch))
+            module = text_module(model, scratch=Path(scratch), logits=logits)
         else:
-            module = (image_module if splits.kind == "images" else feature_module)(model, splits)
+            make = image_module if splits.kind == "images" else feature_module
+            module = make(model, splits, logits=logits)
         _write(module, folder)
         exported = predict(tf.saved_model.load(str(folder)), splits, splits.indices["test"])
         agreement = float(np.mean(exported.argmax(axis=1) == evaluation.probabilities.argmax(axis=1)))

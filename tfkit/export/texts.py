@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfkit import files
 from tfkit.export.module import module_of
-from tfkit.predictions import gives_logits
+from tfkit.predictions import to_probabilities
 
 if TYPE_CHECKING:
     from tfkit.stack import keras
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 VOCABULARY = "vocab.txt"
 
 
-def text_module(model: keras.Model, *, scratch: Path) -> Any:
+def text_module(model: keras.Model, *, scratch: Path, logits: bool) -> Any:
     """What is saved of a classifier of texts.
 
     It takes UTF-8 strings, [] or [batch], and gives float32 [classes] or [batch, classes]; `serving_default` takes
@@ -26,18 +27,18 @@ def text_module(model: keras.Model, *, scratch: Path) -> Any:
     Args:
       model: from strings [batch] to logits or probabilities.
       scratch: a folder that exists until the module is saved.
+      logits: whether the model gives logits.
     """
     from tfkit.stack import tf
     from tfkit.text.device import on_device, on_ids
     from tfkit.text.layer import TOKENS, Tokens
 
-    from_logits = gives_logits(model)
+    probabilities = functools.partial(to_probabilities, logits=logits)
     spec = tf.TensorSpec([None], tf.string, name="texts")
 
     @tf.function(input_signature=[spec])
     def classify(texts: Any) -> Any:
-        outputs = tf.cast(model(texts, training=False), tf.float32)
-        return tf.nn.softmax(outputs) if from_logits else outputs
+        return probabilities(model(texts, training=False))
 
     @tf.function
     def call(texts: Any) -> Any:
@@ -48,9 +49,9 @@ def text_module(model: keras.Model, *, scratch: Path) -> Any:
     module = module_of(model, call, spec, classify=classify)
     tokens = next((layer for layer in model.layers if layer.name == TOKENS), None)
     if isinstance(tokens, Tokens):
-        module.device = on_device(model, from_logits=from_logits)
+        module.device = on_device(model, probabilities=probabilities)
         length = tokens.length or tokens.tokenizer.max_length
-        module.device_ids = on_ids(model, length=length, from_logits=from_logits)
+        module.device_ids = on_ids(model, length=length, probabilities=probabilities)
         path = scratch / VOCABULARY
         files.write_text(path, "".join(f"{piece}\n" for piece in tokens.tokenizer.vocabulary))
         module.vocabulary = tf.saved_model.Asset(str(path))

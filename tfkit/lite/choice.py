@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from tfkit.errors import ConfigError
+from tfkit.config import fields
 from tfkit.lite.variants import KILO, Variant
 
 LIKE_SIZE = 0.1
@@ -28,21 +28,14 @@ class Gates:
       ConfigError: a limit that nothing can keep to.
     """
 
-    max_size_kb: float | None = None
-    max_accuracy_drop: float | None = None
-    max_latency_ms: float | None = None
+    max_size_kb: fields.Positive | None = None
+    max_accuracy_drop: fields.Share | None = None
+    max_latency_ms: fields.Positive | None = None
     gzipped: bool = False
 
     def __post_init__(self) -> None:
         """Check the limits."""
-        for name in ("max_size_kb", "max_latency_ms"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ConfigError(f"--{name.replace('_', '-')} is {value}; it must be above 0.")
-        if self.max_accuracy_drop is not None and not 0 <= self.max_accuracy_drop < 1:
-            raise ConfigError(
-                f"--max-accuracy-drop is {self.max_accuracy_drop}; a share from 0 to below 1 is expected (0.01)."
-            )
+        fields.check(self, label=lambda name: f"--{name.replace('_', '-')}")
 
     def misses(self, variant: Variant) -> list[tuple[str, float]]:
         """What the variant does not keep to: a phrase, and by which share of the limit it is beyond."""

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from tfkit.config import RecipeConfig
+from tfkit.config import RecipeConfig, fields
 from tfkit.errors import ConfigError
-from tfkit.lite.choice import Gates
 
 TECHNIQUES = ("prune", "cluster", "qat")
 MADE_OF = {"others": ("float32", "int8"), "qat": ("int8",)}
@@ -31,7 +30,7 @@ class CompressConfig(RecipeConfig):
     signature: str | None = None
     """Of the SavedModel, where it has several. Left out: the one that is served."""
 
-    input_shape: tuple[int, ...] = ()
+    input_shape: tuple[fields.Count, ...] = ()
     """Of the SavedModel's input with the batch, where it leaves sizes open: 1 224 224 3. Left out: as it says."""
 
     input_range: tuple[float, float] = (0.0, 1.0)
@@ -55,7 +54,7 @@ class CompressConfig(RecipeConfig):
     """What training does first: prune, cluster, qat, or several, joined: prune+qat, prune+cluster+qat. Minutes
     each. Left out: none, the model is converted as it is."""
 
-    final_sparsity: float = 0.8
+    final_sparsity: Annotated[float, fields.Range(gt=0, lt=1)] = 0.8
     """Share of zeros that pruning ends with."""
 
     pruning_schedule: Literal["polynomial", "constant"] = "polynomial"
@@ -64,25 +63,25 @@ class CompressConfig(RecipeConfig):
     sparsity_structure: Literal["unstructured", "block", "2:4"] = "unstructured"
     """Which weights become zero together. 2:4 has a sparsity of 0.5."""
 
-    number_of_clusters: int = 16
+    number_of_clusters: Annotated[int, fields.Range(ge=2)] = 16
     """Distinct values that clustering leaves in a kernel."""
 
-    epochs: int | None = None
+    epochs: fields.Count | None = None
     """Epochs of each training. Left out: 20 of pruning, 5 of clustering, 5 of quantization-aware training."""
 
-    learning_rate: float = 3e-4
+    learning_rate: fields.Positive = 3e-4
     """Of these trainings: the peak, after warm-up and before cosine decay."""
 
-    max_size_kb: float | None = None
+    max_size_kb: fields.Positive | None = None
     """Size of the file, in units of 1000 bytes, that the chosen variant may have. Left out: any."""
 
     gzipped: bool = False
     """Take the size of the gzipped file for that, as it is downloaded."""
 
-    max_accuracy_drop: float = 0.01
+    max_accuracy_drop: fields.Share = 0.01
     """Test accuracy that the chosen variant may lose."""
 
-    max_latency_ms: float | None = None
+    max_latency_ms: fields.Positive | None = None
     """Median time for one example on one thread of this machine that it may take. Left out: any."""
 
     select_tf_ops: bool = False
@@ -99,20 +98,7 @@ class CompressConfig(RecipeConfig):
             raise ConfigError("--signature and --input-shape are of a --saved-model; a run's are known.")
         if not self.variants and not self.techniques:
             raise ConfigError("--variants is empty: nothing would be made.")
-        if not 0 < self.final_sparsity < 1:
-            raise ConfigError(
-                f"--final-sparsity is {self.final_sparsity}; between 0 and 1 is expected (0.8)."
-            )
-        if self.number_of_clusters < 2:
-            raise ConfigError(f"--number-of-clusters is {self.number_of_clusters}; 2 or more are needed.")
-        if self.learning_rate <= 0 or (self.epochs is not None and self.epochs < 1):
-            raise ConfigError("--learning-rate and --epochs must be above 0.")
         self._check_techniques()
-        Gates(
-            max_size_kb=self.max_size_kb,
-            max_accuracy_drop=self.max_accuracy_drop,
-            max_latency_ms=self.max_latency_ms,
-        )
 
     def _check_techniques(self) -> None:
         for technique in self.techniques:

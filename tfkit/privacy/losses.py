@@ -44,13 +44,14 @@ def per_example_loss(model: keras.Model) -> PerExampleLoss:
 
 def _only_loss(model: keras.Model) -> Any:
     """The loss that the model was compiled with, as a Keras loss object."""
-    loss = getattr(model, "loss", None)
-    if not loss or isinstance(loss, dict | list | tuple):
-        found = "several losses" if loss else "no loss"
+    losses = [one for one in tf.nest.flatten(getattr(model, "loss", None)) if one is not None]
+    if len(losses) != 1:
+        found = "several losses" if losses else "no loss"
         raise PrivacyError(
             f"The model is compiled with {found}; private training takes one, and clips its gradient for each"
             ' example.\n  compile(loss="sparse_categorical_crossentropy"), with several outputs joined into one.'
         )
+    (loss,) = losses
     if getattr(getattr(model, "compiled_loss", None), "_user_loss_weights", None) is not None:
         raise PrivacyError(
             "The model is compiled with loss_weights, which say nothing with one loss.\n"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
+from tfkit.config import fields
 from tfkit.errors import ConfigError, PrivacyError
 from tfkit.privacy import accounting
 
@@ -42,17 +43,26 @@ class DPSGD:
       150
     """
 
-    target_epsilon: float | None = None
-    noise_multiplier: float | None = None
-    delta: float | None = None
-    l2_norm_clip: float = 1.0
+    target_epsilon: fields.Positive | None = None
+    noise_multiplier: Annotated[float, fields.Range(ge=0)] | None = None
+    delta: Annotated[float, fields.Range(gt=0, lt=1)] | None = None
+    l2_norm_clip: fields.Positive = 1.0
     sampler: Literal["poisson", "shuffled"] = "poisson"
     accountant: Literal["pld", "rdp"] = "pld"
-    microbatch_size: int | None = None
-    adaptive_clip_quantile: float | None = None
+    microbatch_size: fields.Count | None = None
+    adaptive_clip_quantile: Annotated[float, fields.Range(gt=0, lt=1)] | None = None
     deterministic_noise: bool = False
     diagnostics: bool = False
-    release_noise: float = 0.0
+    release_noise: Annotated[float, fields.Range(ge=0)] = 0.0
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without the data."""
+        fields.check(self)
+        if (self.target_epsilon is None) == (self.noise_multiplier is None):
+            raise ConfigError(
+                "Either target_epsilon or noise_multiplier decides the noise: give one of them"
+                f" (found {self.target_epsilon} and {self.noise_multiplier})."
+            )
 
     def plan(self, *, examples: int, expected_batch_size: int, epochs: int) -> Plan:
         """What training so many epochs on so many examples takes.
@@ -66,7 +76,7 @@ class DPSGD:
           ConfigError: settings that cannot be, all at once.
           PrivacyError: a delta that protects nobody (with whatever else is wrong); a target that no noise reaches.
         """
-        found = [*self._problems(), *_size_problems(examples, expected_batch_size, epochs)]
+        found = [*_size_problems(examples, expected_batch_size, epochs)]
         unsafe = self._unsafe_delta(examples)
         if found or unsafe:
             error = PrivacyError if unsafe else ConfigError
@@ -108,31 +118,6 @@ class DPSGD:
             target_epsilon=self.target_epsilon,
             release_noise=self.release_noise,
         )
-
-    def _problems(self) -> list[str]:
-        """What is wrong with the settings by themselves, one sentence each."""
-        found = []
-        if (self.target_epsilon is None) == (self.noise_multiplier is None):
-            found.append(
-                "Either target_epsilon or noise_multiplier decides the noise: give one of them"
-                f" (found {self.target_epsilon} and {self.noise_multiplier})."
-            )
-        if self.target_epsilon is not None and not 0 < self.target_epsilon < math.inf:
-            found.append(f"target_epsilon is {self.target_epsilon}; it must be a number above 0, such as 3.")
-        if self.noise_multiplier is not None and not 0 <= self.noise_multiplier < math.inf:
-            found.append(f"noise_multiplier is {self.noise_multiplier}; it must be 0 or more, such as 1.1.")
-        if not 0 < self.l2_norm_clip < math.inf:
-            found.append(f"l2_norm_clip is {self.l2_norm_clip}; it must be above 0, such as 1.0.")
-        if self.microbatch_size is not None and self.microbatch_size < 1:
-            found.append(f"microbatch_size is {self.microbatch_size}; it must be at least 1.")
-        if self.adaptive_clip_quantile is not None and not 0 < self.adaptive_clip_quantile < 1:
-            found.append(
-                f"adaptive_clip_quantile is {self.adaptive_clip_quantile}; 0.5 is usual, within 0 and 1."
-            )
-        for name, allowed in (("sampler", accounting.SAMPLERS), ("accountant", accounting.ACCOUNTANTS)):
-            if getattr(self, name) not in allowed:
-                found.append(f"{name} is {getattr(self, name)!r}; use one of: {', '.join(allowed)}.")
-        return found
 
     def _unsafe_delta(self, examples: int) -> list[str]:
         if self.delta is None or examples < 1 or accounting.SMALLEST_DELTA <= self.delta < 1 / examples:

@@ -117,8 +117,11 @@ class Recorder:
         with _without_activation(unit) as activation, self._reads(unit):
             before = original(fed, *args, **kwargs)
 
+        # No branch of a rule depends on a tensor: AutoGraph has nothing to convert in it, and stumbles over some.
+        derive = tf.autograph.experimental.do_not_convert(rule)
+
         def contributions(gradients: list[tf.Tensor]) -> Contributions:
-            return rule(unit, fed, gradients[0])
+            return derive(unit, fed, gradients[0])
 
         self._note(Call(unit, [before], contributions, self._caller()))
         return before if activation is None else activation(before)

@@ -10,6 +10,8 @@ from typing import Any
 from tfkit import files
 from tfkit import run as runs
 from tfkit.data import Splits
+from tfkit.errors import PrivacyError
+from tfkit.packages import first_line
 from tfkit.privacy import sampling, statement, step, validator
 from tfkit.privacy.mechanism import Plan
 from tfkit.run import Run
@@ -73,6 +75,26 @@ class Session(keras.callbacks.Callback):
         return sampling.dataset(
             splits, self._plan, strategy=strategy, epochs=(first, last), secret=self._secret[16:]
         )
+
+    def rehearse(self, model: keras.Model, training_batches: Any) -> None:
+        """Trace the private step as `fit` will take it, without taking it: nothing is computed, and nothing spent.
+
+        Raises:
+          PrivacyError: it cannot be traced.
+        """
+        model.make_train_function()
+        function = getattr(model, "train_tf_function", None)
+        if function is None:  # run_eagerly: there is nothing to trace
+            return
+        try:
+            function.get_concrete_function(iter(training_batches))
+        except PrivacyError:
+            raise
+        except Exception as error:
+            raise PrivacyError(
+                f"The private step cannot be taken ({type(error).__name__}: {first_line(error)}). Nothing was spent.\n"
+                "  tfkit.privacy.problems(model, example_spec=splits.spec) looks at the model."
+            ) from error
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Account the epoch before anything of it can be seen."""

@@ -121,6 +121,14 @@ def _compiled(model: keras.Model) -> Iterator[str]:
             f"Its optimizer is {type(optimizer).__name__} of TensorFlow Privacy, but clipping and noise come from"
             f" tfkit here. Use the ordinary one, such as keras.optimizers.Adam: that makes DP-Adam."
         )
+    # A variable of the strategy's, or a number.
+    steps = getattr(model, "_steps_per_execution", None)
+    several = 1 if steps is None else int(tf.convert_to_tensor(steps))
+    if several != 1:
+        yield (
+            f"steps_per_execution is {several}: Keras then wants numbers of each step; a private one has none."
+            " Leave it out of compile()."
+        )
     own = [
         name
         for name in ("train_step", "compute_loss", "make_train_function")

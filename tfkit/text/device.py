@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from tfkit.errors import UsageError
@@ -11,14 +11,14 @@ from tfkit.text.layer import TOKENS, Tokens
 from tfkit.text.rows import MASK, TYPES, WORDS
 
 
-def on_device(model: keras.Model, *, from_logits: bool = True) -> Any:
+def on_device(model: keras.Model, *, probabilities: Callable[[Any], Any] = tf.nn.softmax) -> Any:
     """The same model for one string, with neither ragged tensors nor any other operation that TFLite lacks.
 
     What cuts the string are custom operations of TFLite that come with tensorflow-text; all others are TFLite's own.
 
     Args:
       model: functional, from strings [b] over a `tfkit.text.layer.Tokens` named "tokens" to [b, classes].
-      from_logits: whether it gives logits.
+      probabilities: makes [b, classes] of what the model gives: of logits, unless it is said.
 
     Returns:
       A tf.function from `texts`, string [1], to `probabilities`, float32 [1, classes]: a signature for a SavedModel
@@ -38,18 +38,18 @@ def on_device(model: keras.Model, *, from_logits: bool = True) -> Any:
         row = tf.concat([[tokenizer.edges.start], pieces, [tokenizer.edges.end]], axis=0)
         ids = {WORDS: row, MASK: tf.ones_like(row), TYPES: tf.zeros_like(row)}
         fed = {name: _filled(ids[name], tokens.length, tokenizer, name)[tf.newaxis] for name in behind.input}
-        return {"probabilities": _probabilities(behind, fed, from_logits)}
+        return {"probabilities": probabilities(behind(fed, training=False))}
 
     return device
 
 
-def on_ids(model: keras.Model, *, length: int, from_logits: bool = True) -> Any:
+def on_ids(model: keras.Model, *, length: int, probabilities: Callable[[Any], Any] = tf.nn.softmax) -> Any:
     """The part behind the tokenizer alone, for runtimes without custom operations: they cut the string themselves.
 
     Args:
       model: as of `on_device`.
       length: of the row of ids.
-      from_logits: whether it gives logits.
+      probabilities: makes [b, classes] of what the model gives: of logits, unless it is said.
 
     Returns:
       A tf.function from the inputs of the part, `input_word_ids` and `input_mask` as a rule, int32 [1, length], to
@@ -61,7 +61,7 @@ def on_ids(model: keras.Model, *, length: int, from_logits: bool = True) -> Any:
     @tf.function(input_signature=specs, autograph=False)
     def device(*ids: Any) -> dict[str, Any]:
         return {
-            "probabilities": _probabilities(behind, dict(zip(behind.input, ids, strict=True)), from_logits)
+            "probabilities": probabilities(behind(dict(zip(behind.input, ids, strict=True)), training=False))
         }
 
     return device
@@ -98,8 +98,3 @@ def _filled(row: Any, length: int | None, tokenizer: Any, name: str) -> Any:
     filling = tokenizer.edges.pad if name == WORDS else 0
     # Not tf.ensure_shape, which TFLite lacks.
     return tf.reshape(tf.pad(row, [[0, length - tf.size(row)]], constant_values=filling), [length])
-
-
-def _probabilities(behind: keras.Model, fed: dict[str, Any], from_logits: bool) -> Any:
-    outputs = tf.cast(behind(fed, training=False), tf.float32)
-    return tf.nn.softmax(outputs) if from_logits else outputs

@@ -182,6 +182,8 @@ def observe(model: keras.Model, splits: Splits) -> Classifier:
     features, logits = both.predict(splits.test, verbose=0)
     return Classifier(
         model=model,
-        evaluation=predictions.evaluation(predictions.softmax(logits), splits),
+        evaluation=predictions.evaluation(
+            np.asarray(predictions.to_probabilities(logits, logits=True)), splits
+        ),
         test_features=np.asarray(features, np.float32),
     )
