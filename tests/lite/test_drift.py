@@ -6,7 +6,7 @@ import pytest
 from tfkit.lite import jobs, rescue
 from tfkit.lite.convert import convert
 from tfkit.lite.drift import drift
-from tfkit.lite.evaluate import compare_outputs, even, predict
+from tfkit.lite.evaluate import compare_outputs, predict
 from tfkit.lite.inspect import inspect
 from tfkit.lite.subject import Subject
 from tfkit.stack import keras
@@ -47,8 +47,8 @@ def test_the_guilty_layer_is_found_and_kept_in_float(subject):
     float32 = convert(subject.model)
     int8 = convert(subject.model, variant="int8", representative_dataset=subject.examples)
     lost = compare_outputs(
-        even(predict(int8, subject.read, subject.count)), subject.expected, labels=subject.labels,
-        class_names=subject.class_names, names=subject.names,
+        predict(int8, subject.read, subject.count), subject.expected, labels=subject.labels,
+        class_names=subject.class_names,
     )  # fmt: skip
     assert lost.accuracy_drop > 0.1
     assert len(lost.worst) == round((1 - lost.agreement) * EXAMPLES)

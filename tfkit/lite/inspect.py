@@ -58,6 +58,7 @@ def inspect(model: bytes) -> Census:
         distinct_weights=max((len(np.unique(kernel)) for kernel, _ in kernels), default=0),
         flex_ops=tuple(name for name in custom if name.startswith(_FLEX)),
         custom_ops=tuple(name for name in custom if not name.startswith(_FLEX)),
+        state=flatbuffer.state(model),
     )
 
 
