@@ -114,14 +114,18 @@ def test_what_outputs_cannot_be():
 
 def test_each_kind_is_judged_as_by_hand():
     broken = -NUMBERS
-    classes = compare_outputs(broken, NUMBERS, output="logits", labels=NUMBERS.argmax(1), class_names=list("abc"))
+    classes = compare_outputs(
+        broken, NUMBERS, output="logits", labels=NUMBERS.argmax(1), class_names=list("abc")
+    )
     right = broken.argmax(1) == NUMBERS.argmax(1)
     assert (classes.accuracy, classes.agreement) == (right.mean(), right.mean())
     assert classes.drop == classes.accuracy_drop == 1 - right.mean()
     assert set(classes.class_drop) == set("abc")
     one = compare_outputs(1 - YES[:, :1], YES[:, :1], output="sigmoid")
     assert (one.agreement, one.drop, one.accuracy) == (0.0, 1.0, None)
-    several = compare_outputs(YES * [1, 1, 0], YES, output="sigmoid", labels=YES > 0.5, class_names=list("abc"))
+    several = compare_outputs(
+        YES * [1, 1, 0], YES, output="sigmoid", labels=YES > 0.5, class_names=list("abc")
+    )
     assert several.agreement == pytest.approx(1 - np.mean(YES[:, 2] > 0.5) / 3)
     assert several.class_drop == {"a": 0.0, "b": 0.0, "c": 1.0}
     values = compare_outputs(NUMBERS + 1, NUMBERS, output="values", labels=NUMBERS * 2)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tfkit.data.drawn import draw
 from tfkit.errors import DataError
 from tfkit.lite.inputs import MOST_READ, Inputs
 
@@ -36,8 +35,14 @@ def from_splits(splits: Splits, *, count: int = EXAMPLES, seed: int = 0) -> np.n
     """
     indices = np.asarray(splits.indices["train"])
     labels = splits.source.labels[indices]
-    chosen = draw(len(indices), max(count, len(np.unique(labels))), classes=labels, seed=seed)
-    examples = splits.source.read(indices[chosen])
+    chance = np.random.default_rng(seed)
+    classes = np.unique(labels)
+    each = max(1, count // len(classes))
+    chosen = [
+        chance.choice(of_class, min(each, len(of_class)), replace=False)
+        for of_class in (indices[labels == label] for label in classes)
+    ]
+    examples = splits.source.read(chance.permutation(np.concatenate(chosen)))
     return examples if splits.kind == "texts" else pinned(examples.astype(np.float32))
 
 
