@@ -54,7 +54,9 @@ def main() -> None:
             )
             made, failed = convert_all(source, requests, representative.collect(examples, source.takes))
         float32 = made["float32"]
-        made["aeq+static_int8"] = quantizer.static_int8(float32, [one[np.newaxis] for one in examples[draw(len(examples), 100)]])
+        made["aeq+static_int8"] = quantizer.static_int8(
+            float32, [one[np.newaxis] for one in examples[draw(len(examples), 100)]]
+        )
         for name, bits in quantizer.WEIGHTS.items():
             made[f"aeq+{name}"] = quantizer.weights_only(float32, bits=bits)
         compared = {

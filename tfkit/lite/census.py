@@ -20,7 +20,8 @@ NOTES = {
 """What an application must do about each kind of state, see `tfkit.litert.flatbuffer.state`."""
 
 # They carry numbers from one type to another, or do not compute with them.
-_CARRIERS = ("QUANTIZE", "DEQUANTIZE", "RESHAPE", "CAST", "SHAPE", "PACK", "UNPACK", "STRIDED_SLICE")
+_CARRIERS = ("QUANTIZE", "DEQUANTIZE", "RESHAPE", "CAST", "SHAPE", "PACK", "UNPACK", "STRIDED_SLICE",
+             "SPLIT", "SPLIT_V")  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

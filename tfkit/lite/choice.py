@@ -113,22 +113,16 @@ def _why(
     """By which rule it was chosen."""
     if len(fitting) == 1:
         return f"the only one of {count} within the limits"
-    among = (
-        f"{len(fitting)} within the limits"
-        if len(fitting) == count
-        else f"{len(fitting)} of {count} within the limits"
-    )
+    among = f"{len(fitting)} within the limits" + ("" if len(fitting) == count else f" (of {count})")
     smallest = min(small, key=gates.size)
     if gates.size(best) == gates.size(smallest):
         return f"the smallest of {among}"
-    better = (
-        "the closest to the original" if best.accuracy is None and best.r2 is None else "the most accurate"
-    )
+    better = "closest to the original" if best.accuracy is None and best.r2 is None else "most accurate"
     if best.drop == smallest.drop:
-        better = "as accurate as the smallest, and the fastest"
+        better = f"fastest of the {better}"
     return (
-        f"{better} of those at most {LIKE_SIZE:.0%} larger than {smallest.name}"
-        f" ({gates.size(smallest) / KILO:,.0f} kB), the smallest of {among}"
+        f"of the files at most 10 % larger than the smallest of {among}, {smallest.name} with"
+        f" {gates.size(smallest) / KILO:,.0f} kB, the {better}"
     )
 
 

@@ -26,8 +26,8 @@ from tfkit.lite.source import Source
 JOB, EXAMPLES, LOG = "job.json", "examples.npz", "log.txt"
 _LAST_LINES = 5
 _OF_LOOPS = (
-    "The model has a loop, which a GRU or SimpleRNN layer becomes, and TensorFlow's converter crashes as it measures the"
-    " ranges inside of one; select_tf_ops does not help. Build the layer with unroll=True (a fixed length; the same"
+    "The model has a loop, which a GRU or SimpleRNN layer becomes, and TensorFlow's converter crashes as it measures"
+    " the ranges inside of one; select_tf_ops does not help. Build the layer with unroll=True (a fixed length; the same"
     " weights fit), take an LSTM, whose loop becomes one operation, or take variant='dynamic' or 'float16'."
 )
 _OF_ANY = (
@@ -93,9 +93,7 @@ def run(
         }
 
 
-def _crashes(
-    folder: Path, requests: Sequence[Request], *, loops: bool
-) -> Iterator[tuple[str, TfkitError]]:
+def _crashes(folder: Path, requests: Sequence[Request], *, loops: bool) -> Iterator[tuple[str, TfkitError]]:
     """Ask children until every request has its result or its error; yields those at which one died."""
     while (code := _converted(folder)) is not None:
         place = next((place for place in range(len(requests)) if not _is_done(folder, place)), None)
