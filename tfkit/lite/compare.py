@@ -26,7 +26,7 @@ def compare(
     inputs: Any,
     labels: Any = None,
     class_names: Sequence[str] = (),
-    output: str | None = None,
+    output: str = "auto",
     variants: Sequence[str] = DEFAULT,
     representative_dataset: Any = None,
     input_shape: InputShape = None,
@@ -44,7 +44,7 @@ def compare(
         `class_names`; 0 and 1 of sigmoids [n, k]; real numbers of values. None takes those beside the inputs.
       class_names: of the labels; their numbers when left out. Of one sigmoid those of no and yes.
       output: what the model gives: "probabilities" or "logits" of classes, "sigmoid" or "sigmoid_logits" of yes or no
-        for each number, "values" for a regression. None finds out: by the last layer, the loss, the labels.
+        for each number, "values" for a regression. "auto" finds out: by the last layer, the loss, the labels.
       variants: of `tfkit.lite.VARIANTS`.
       representative_dataset: as of `convert`; needed by int8 and int16x8.
       input_shape: as of `convert`.
@@ -103,7 +103,7 @@ class Judged:
 
 
 def judge(
-    source: Source, expected: np.ndarray, *, output: str | None, labels: Any, class_names: Sequence[str]
+    source: Source, expected: np.ndarray, *, output: str, labels: Any, class_names: Sequence[str]
 ) -> Judged:
     """Find out what outputs are, and bring labels into their form.
 
@@ -112,7 +112,7 @@ def judge(
       DataError: the labels do not fit.
     """
     expected, known = evaluate.with_units(expected), "as was said"
-    if output is None:
+    if output == "auto":
         output, known = outputs.find(
             expected, last=source.last_operation, loss=source.loss, labels=labels, class_names=class_names
         )

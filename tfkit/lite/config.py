@@ -37,9 +37,9 @@ class CompressConfig(RecipeConfig):
     input_range: tuple[float, float] = (0.0, 1.0)
     """What a SavedModel of float images expects for black and white."""
 
-    output: Literal["probabilities", "logits", "sigmoid", "sigmoid_logits", "values"] | None = None
-    """What the SavedModel gives: of classes, of yes or no for each number, or real values. Left out: found out by
-    its last layer, the labels and what it gives, and said."""
+    output: Literal["auto", "probabilities", "logits", "sigmoid", "sigmoid_logits", "values"] = "auto"
+    """What the SavedModel gives: of classes, of yes or no for each number, or real values. auto: found out by its
+    last layer, the labels and what it gives, and said."""
 
     representative_data: Path | None = None
     """Folder of images, or .npy/.npz of inputs, by which the ranges of int8 are measured: drawn from all. An array
@@ -100,7 +100,7 @@ class CompressConfig(RecipeConfig):
             raise ConfigError("Give the model: either --from-run RUN or --saved-model FOLDER.")
         if self.saved_model is not None:
             self._check_saved_model()
-        elif self.signature or self.input_shape or self.output:
+        elif self.signature or self.input_shape or self.output != "auto":
             raise ConfigError(
                 "--signature, --input-shape and --output are of a --saved-model; a run's are known."
             )

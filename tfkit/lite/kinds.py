@@ -162,7 +162,9 @@ def _of_backbone(backbone: hub.Backbone, input_shape: InputShape) -> Opened:
     return _of_function(backbone.layer(), input_shape)
 
 
-def _of_function(function: Callable[..., Any], input_shape: InputShape) -> Opened:
+def _of_function(function: Any, input_shape: InputShape) -> Opened:
+    from tfkit.stack import tf
+
     signature = getattr(function, "structured_input_signature", None)
     if signature is not None:  # a concrete function
         specs = {plain(spec.name or f"input_{place}"): spec for place, spec in enumerate(signature[0])}
@@ -174,6 +176,10 @@ def _of_function(function: Callable[..., Any], input_shape: InputShape) -> Opene
             return function(*(value for _, value in given[:positional]), **dict(given[positional:]))
 
         return call, specs, [function]
+    if hasattr(function, "captured_inputs"):  # pruned out of a graph of TensorFlow 1
+        count = len(function.inputs) - len(function.captured_inputs)
+        fed = {plain(one.name): tf.TensorSpec(one.shape, one.dtype) for one in function.inputs[:count]}
+        return (lambda inputs: function(*inputs.values())), fed, list(function.graph.variables)
     if input_shape is None:
         name = getattr(function, "name", None) or getattr(function, "__name__", "this function")
         raise UsageError(

@@ -131,7 +131,7 @@ def check(output: str, expected: np.ndarray) -> None:
       UsageError: no such kind, or one that the outputs contradict.
     """
     if output not in OUTPUTS:
-        raise UsageError(f"There is no kind of output {output!r}; there are: {', '.join(OUTPUTS)}.")
+        raise UsageError(f"There is no kind of output {output!r}; there are: auto, {', '.join(OUTPUTS)}.")
     if output in OF_CLASSES and expected.shape[-1] == 1:
         raise UsageError(
             f"output={output!r} is of two classes or more, and the model gives one number: take 'sigmoid' (or"
