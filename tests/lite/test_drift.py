@@ -81,3 +81,17 @@ def test_without_labels_the_drop_is_what_it_cannot_exceed():
     found = compare_outputs(outputs, expected)
     assert (found.accuracy, found.agreement, found.accuracy_drop) == (None, 0.75, 0.25)
     assert found.worst.tolist() == [3]
+
+
+@pytest.mark.slow
+def test_an_input_beyond_its_range_is_named_and_no_layer():
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input([8]), keras.layers.Dense(4, name="innocent")])
+    x = np.random.default_rng(0).normal(size=(16, 8)).astype(np.float32)
+    float32, int8 = convert(model), convert(model, variant="int8", representative_dataset=x / 100)
+    found = drift(float32, int8, list(x[:, None]))
+    assert "starts at the input" in found.sentence
+    assert "representative data" in found.sentence
+    assert "innocent" not in found.sentence
+    good = convert(model, variant="int8", representative_dataset=x)
+    assert drift(float32, good, list(x[:, None])).outside == ""
