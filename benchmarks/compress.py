@@ -18,6 +18,7 @@ import numpy as np
 
 from recipes import transfer_image
 from tfkit import transfer
+from tfkit.data.drawn import draw
 from tfkit.lite import Table, evaluate, quantizer, representative
 from tfkit.lite.compare import convert_all, measure
 from tfkit.lite.jobs import Request
@@ -51,15 +52,17 @@ def main() -> None:
                     name="int8", variant="int8", inference_input_type="uint8", inference_output_type="uint8"
                 )
             )
-            made, failed = convert_all(source, requests, representative.collect(examples, source.inputs))
+            made, failed = convert_all(source, requests, representative.collect(examples, source.takes))
         float32 = made["float32"]
-        made["aeq+static_int8"] = quantizer.static_int8(float32, [one[np.newaxis] for one in examples[:100]])
+        made["aeq+static_int8"] = quantizer.static_int8(
+            float32, [one[np.newaxis] for one in examples[draw(len(examples), 100)]]
+        )
         for name, bits in quantizer.WEIGHTS.items():
             made[f"aeq+{name}"] = quantizer.weights_only(float32, bits=bits)
         compared = {
             name: evaluate.compare_outputs(
                 evaluate.predict(content, subject.read, subject.count), subject.expected, labels=subject.labels,
-                class_names=subject.class_names, names=subject.names,
+                class_names=subject.class_names,
             )
             for name, content in made.items()
         }  # fmt: skip

@@ -93,6 +93,8 @@ def _tried_on(run: Run) -> str:
     """What infer.py is given, and needs."""
     if (run.path / runs.TFLITE / "ids").is_dir() or (run.path / runs.TFLITE / "vocab.txt").is_file():
         return '"a text"   # needs ai-edge-litert, tensorflow-text'
+    if run.config.get("saved_model"):
+        return "input.npy   # an array for each input; needs ai-edge-litert, numpy"
     return "photo.jpg   # needs ai-edge-litert, numpy, pillow"
 
 

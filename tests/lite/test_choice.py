@@ -1,5 +1,7 @@
 """The smallest that keeps to the limits is chosen; where none does, the nearest is named."""
 
+import dataclasses
+
 import pytest
 
 from tfkit.errors import ConfigError
@@ -26,6 +28,39 @@ def test_the_smallest_within_the_limits():
     assert choose(ALL, Gates(max_accuracy_drop=0.001)).chosen is FLOAT32
     assert choose(ALL, Gates(max_accuracy_drop=0.5)).chosen is TINY
     assert choose(ALL, Gates(max_size_kb=2100, gzipped=True, max_accuracy_drop=0.01)).chosen is INT8
+
+
+def test_the_verdict_says_what_the_rule_did():
+    said = choose(ALL, Gates(max_accuracy_drop=0.01)).verdict
+    assert "of the files at most 10 % larger than the smallest of 3 within the limits (of 4)" in said
+    assert "dynamic with 3,800 kB, the most accurate, 4,000 kB" in said
+    assert "the smallest of 4 within the limits" in choose(ALL, Gates(max_accuracy_drop=0.5)).verdict
+    assert "the only one of 4 within the limits" in choose(ALL, Gates(max_accuracy_drop=0.001)).verdict
+    like = variant("like", 3_900_000, DYNAMIC.accuracy_drop, 1.0)
+    assert "the fastest of the most accurate" in choose([DYNAMIC, like], Gates()).verdict
+
+
+def test_real_values_have_no_accuracy():
+    values = Variant(
+        name="int8", quantization="int8", size_bytes=1000, gzipped_bytes=1, output="values", agreement=1.0, error=0.2,
+        max_difference=1.0,
+    )  # fmt: skip
+    found = choose([values], Gates(max_accuracy_drop=0.01))
+    assert "1 - R2 against the original 0.0400 (limit 0.01)" in found.verdict
+    labelled = dataclasses.replace(values, r2=0.9, r2_drop=0.005, rmse=2.0)
+    found = choose([labelled], Gates(max_accuracy_drop=0.01))
+    assert "R2 0.9000 (-0.0050)" in found.verdict
+    table = str(Table(variants=(labelled,), models={}, failed={}, examples=10))
+    assert "R2 drop" in table
+    assert "RMSE" in table
+    assert "accuracy " not in table
+
+
+def test_times_of_a_busy_machine_say_so():
+    busy = dataclasses.replace(INT8, other_cores=1.4)
+    assert "other processes kept 1.4 of" in choose([busy], Gates()).verdict
+    assert "Times are too long" in str(Table(variants=(busy,), models={}, failed={}, examples=1))
+    assert "other processes" not in choose([INT8], Gates()).verdict
 
 
 def test_the_nearest_miss_is_named():

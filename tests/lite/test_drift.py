@@ -6,7 +6,7 @@ import pytest
 from tfkit.lite import jobs, rescue
 from tfkit.lite.convert import convert
 from tfkit.lite.drift import drift
-from tfkit.lite.evaluate import compare_outputs, even, predict
+from tfkit.lite.evaluate import compare_outputs, predict
 from tfkit.lite.inspect import inspect
 from tfkit.lite.subject import Subject
 from tfkit.stack import keras
@@ -47,8 +47,8 @@ def test_the_guilty_layer_is_found_and_kept_in_float(subject):
     float32 = convert(subject.model)
     int8 = convert(subject.model, variant="int8", representative_dataset=subject.examples)
     lost = compare_outputs(
-        even(predict(int8, subject.read, subject.count)), subject.expected, labels=subject.labels,
-        class_names=subject.class_names, names=subject.names,
+        predict(int8, subject.read, subject.count), subject.expected, labels=subject.labels,
+        class_names=subject.class_names,
     )  # fmt: skip
     assert lost.accuracy_drop > 0.1
     assert len(lost.worst) == round((1 - lost.agreement) * EXAMPLES)
@@ -81,3 +81,17 @@ def test_without_labels_the_drop_is_what_it_cannot_exceed():
     found = compare_outputs(outputs, expected)
     assert (found.accuracy, found.agreement, found.accuracy_drop) == (None, 0.75, 0.25)
     assert found.worst.tolist() == [3]
+
+
+@pytest.mark.slow
+def test_an_input_beyond_its_range_is_named_and_no_layer():
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input([8]), keras.layers.Dense(4, name="innocent")])
+    x = np.random.default_rng(0).normal(size=(16, 8)).astype(np.float32)
+    float32, int8 = convert(model), convert(model, variant="int8", representative_dataset=x / 100)
+    found = drift(float32, int8, list(x[:, None]))
+    assert "starts at the input" in found.sentence
+    assert "representative data" in found.sentence
+    assert "innocent" not in found.sentence
+    good = convert(model, variant="int8", representative_dataset=x)
+    assert drift(float32, good, list(x[:, None])).outside == ""

@@ -184,7 +184,26 @@ def test_a_strangers_saved_model(tmp_path, capsys):
     found = {one["name"]: one for one in Run.open(tmp_path / "run").read("tflite/variants.json")["variants"]}
     assert found["float32"]["agreement"] == 1.0
     assert found["int8"]["accuracy"] is None
-    assert "true classes" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    for told in ("true labels", "taken for real values", "1 - R2 against the original", "input.npy"):
+        assert told in said
+    assert found["int8"]["accuracy_drop"] is None
+    assert 0 < found["int8"]["error"] < 0.7
+    metrics = Run.open(tmp_path / "run").metrics
+    assert "lite/int8/accuracy_drop" not in metrics
+    assert metrics["lite/int8/error"] == found["int8"]["error"]
+    images = chance.random((40, 32, 32, 3), np.float32)
+    classes = model.predict(images, verbose=0).argmax(1)
+    (name,) = (
+        tf.saved_model.load(str(tmp_path / "model"))
+        .signatures["serving_default"]
+        .structured_input_signature[1]
+    )
+    np.savez(tmp_path / "data.npz", labels=classes, **{name: images})
+    given = ("--representative-data", tmp_path / "data.npz", "--variants", "float32")
+    assert call(compress_tflite, *asked, *given) == 0
+    (found,) = Run.open(tmp_path / "run").read("tflite/variants.json")["variants"]
+    assert (found["output"], found["accuracy"]) == ("logits", 1.0)
     np.save(tmp_path / "wrong.npy", np.zeros((4, 9)))
     assert call(compress_tflite, *asked, "--representative-data", tmp_path / "wrong.npy") == 2
     assert "the model takes [n, 32, 32, 3]" in capsys.readouterr().err

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -13,7 +12,7 @@ from tfkit.config.transfer import TransferConfig
 from tfkit.errors import ConfigError
 
 ENCODER, EMBEDDED = "minilm-l6-v2", "docstrings"
-_LOOKED_AT, _IMAGES = 1000, {".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp"}
+_IMAGES = {".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp"}
 LIGHT = "light"
 """The model handle that stands for a small model trained from scratch, on a vocabulary of its own."""
 
@@ -45,7 +44,7 @@ class TextColumns(DataConfig):
         """Whether the data are texts, where they could be images too."""
         if self.data_dir is None:
             return self.data_file is not None or self.dataset == EMBEDDED
-        endings = {path.suffix.lower() for path in itertools.islice(self.data_dir.glob("*/*.*"), _LOOKED_AT)}
+        endings = {path.suffix.lower() for path in self.data_dir.glob("*/*.*")}
         return ".txt" in endings and not endings & _IMAGES
 
     @property

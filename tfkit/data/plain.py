@@ -8,6 +8,7 @@ import numpy as np
 
 from tfkit.data import pixels
 from tfkit.data.decode import Unreadable, read_image
+from tfkit.data.drawn import draw
 from tfkit.data.scan import is_image
 from tfkit.errors import DataError
 
@@ -18,7 +19,7 @@ def read_images(folder: Path, *, image_size: int, count: int) -> tuple[np.ndarra
     Args:
       folder: with images.
       image_size: side of the square in pixels.
-      count: no more are read, spread evenly over the sorted files; what cannot be read is passed over.
+      count: no more are read: drawn, of each folder as many as can be; what cannot be read is passed over.
 
     Returns:
       uint8 [n, s, s, 3], and the name of each, relative to the folder.
@@ -29,9 +30,9 @@ def read_images(folder: Path, *, image_size: int, count: int) -> tuple[np.ndarra
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder. Give one with images in it, with or without subfolders.")
     paths = sorted(path for path in folder.rglob("*") if is_image(path) and path.is_file())
-    spread = np.unique(np.linspace(0, len(paths) - 1, min(count, len(paths))).astype(int))
+    chosen = draw(len(paths), count, classes=[str(path.parent) for path in paths])
     images, names, reasons = [], [], []
-    for path in (paths[place] for place in spread if paths):
+    for path in (paths[place] for place in chosen):
         try:
             images.append(pixels.resize(read_image(path, at_least=2 * image_size), image_size))
             names.append(str(path.relative_to(folder)))

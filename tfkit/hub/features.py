@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 
 from tfkit import files, packages, process
 from tfkit.data import Source, Splits
+from tfkit.data.drawn import draw
 from tfkit.errors import CheckError, DataError, UsageError
 from tfkit.hub import engines, stored
 from tfkit.hub.backbone import Backbone
@@ -159,11 +160,11 @@ def _engines(model: Backbone | TextEncoder, splits: Splits) -> Engines:
 
 
 def probe(source: Source) -> np.ndarray:
-    """The indices of some examples: the first images; of texts the shortest, the longest and two between."""
+    """The indices of some examples: images drawn from all; of texts the shortest, the longest and two between."""
     count = min(_PROBE, len(source.labels))
     lengths = getattr(source, "lengths", None)
     if lengths is None:
-        return np.arange(count)
+        return draw(len(source.labels), count)
     return np.argsort(lengths, kind="stable")[np.linspace(0, len(lengths) - 1, count).astype(int)]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -58,11 +59,13 @@ class Latency:
       p50_ms: median.
       p90_ms: nine of ten take at most so long.
       calls: how many were timed.
+      other_cores: how many cores other processes kept busy meanwhile.
     """
 
     p50_ms: float
     p90_ms: float
     calls: int
+    other_cores: float = 0.0
 
 
 def latency(
@@ -93,12 +96,16 @@ def latency(
         ready = {name: _ready(model, count, example) for name, model in models.items()}
         times: dict[str, list[float]] = {name: [] for name in models}
         calls = {name: _calls(interpreter, seconds / rounds) for name, interpreter in ready.items()}
+        others = _others()
         for _ in range(rounds):
             for name, interpreter in ready.items():
                 times[name] += [_time(interpreter) for _ in range(calls[name])]
+        other_cores = _cores_between(others, _others())
         for name, took in times.items():
             p50, p90 = np.percentile(took, [50, 90]) * 1000
-            found[name][count] = Latency(p50_ms=float(p50), p90_ms=float(p90), calls=len(took))
+            found[name][count] = Latency(
+                p50_ms=float(p50), p90_ms=float(p90), calls=len(took), other_cores=other_cores
+            )
     return found
 
 
@@ -149,7 +156,24 @@ def _calls(interpreter: object, seconds: float) -> int:
     return max(1, round(seconds / max(_time(interpreter), 1e-6)))
 
 
+def _others() -> tuple[float, float]:
+    """The time, and the seconds that all cores have worked for others than this process, or were taken by a host."""
+    try:
+        user, nice, system, _, _, interrupts, soft, steal = map(
+            int, Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]
+        )
+    except (OSError, ValueError):  # Linux's
+        return time.perf_counter(), 0.0
+    worked = (user + nice + system + interrupts + soft + steal) / os.sysconf("SC_CLK_TCK")
+    return time.perf_counter(), worked - time.process_time()
+
+
+def _cores_between(before: tuple[float, float], after: tuple[float, float]) -> float:
+    return max(0.0, (after[1] - before[1]) / max(after[0] - before[0], 1e-9))
+
+
 def _time(interpreter: object) -> float:
+    interpreter.reset_all_variables()  # type: ignore[attr-defined]
     began = time.perf_counter()
     interpreter.invoke()  # type: ignore[attr-defined]
     return time.perf_counter() - began

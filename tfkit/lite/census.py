@@ -11,8 +11,17 @@ from tfkit.errors import CheckError
 INT8_SHARE = 0.999
 """So much of an int8 file's multiply-accumulate operations must be in int8."""
 
+NOTES = {
+    "variables": "It keeps state: after an example, call reset_all_variables() (Python), resetVariableTensors() (Java,"
+    " Kotlin), ResetVariableTensors() (C++) before the next one, or it goes on from where that ended.",
+    "resources": "It keeps state in resource variables: only a new interpreter begins anew.",
+    "random": "It draws random numbers: the same example gets another answer each time.",
+}
+"""What an application must do about each kind of state, see `tfkit.litert.flatbuffer.state`."""
+
 # They carry numbers from one type to another, or do not compute with them.
-_CARRIERS = ("QUANTIZE", "DEQUANTIZE", "RESHAPE", "CAST", "SHAPE", "PACK", "UNPACK", "STRIDED_SLICE")
+_CARRIERS = ("QUANTIZE", "DEQUANTIZE", "RESHAPE", "CAST", "SHAPE", "PACK", "UNPACK", "STRIDED_SLICE",
+             "SPLIT", "SPLIT_V")  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +68,7 @@ class Census:
       distinct_weights: the largest number of distinct values in one kernel; 0 without kernels.
       flex_ops: TensorFlow operations that the device must bring the Flex delegate for.
       custom_ops: other operations that it must bring.
+      state: what it keeps from one call to the next, see `tfkit.litert.flatbuffer.state`; mostly nothing.
     """
 
     size_bytes: int
@@ -70,6 +80,12 @@ class Census:
     distinct_weights: int
     flex_ops: tuple[str, ...]
     custom_ops: tuple[str, ...]
+    state: tuple[str, ...] = ()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What an application must know of its state."""
+        return tuple(NOTES[one] for one in self.state)
 
     @property
     def macs(self) -> dict[str, float]:
@@ -97,7 +113,8 @@ class Census:
             for dtype, names in self.ops.items()
             if dtype not in self.macs
         ]
-        return "; ".join([*shares, *rest])
+        kept = [f"keeps state ({', '.join(self.state)})"] if self.state else []
+        return "; ".join([*shares, *rest, *kept])
 
 
 def prove_int8(census: Census, *, name: str) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from tfkit.config import fields
-from tfkit.lite.variants import KILO, Variant
+from tfkit.lite.variants import KILO, Variant, busy
 
 LIKE_SIZE = 0.1
 """Files whose sizes differ by less count as equally small: the more accurate one is then the better."""
@@ -20,7 +20,8 @@ class Gates:
 
     Attributes:
       max_size_kb: of the file, in units of 1000 bytes.
-      max_accuracy_drop: accuracy of the original less the variant's.
+      max_accuracy_drop: accuracy of the original less the variant's; without labels the share of other answers; of
+        values R2 of the original less the variant's, without labels 1 - R2 against the original.
       max_latency_ms: median for one example on one thread of this machine.
       gzipped: whether the size is that of the file gzipped, as it is downloaded.
 
@@ -51,9 +52,11 @@ class Gates:
             kind = " gzipped" if self.gzipped else ""
             yield f"{size:,.0f} kB{kind} (limit {self.max_size_kb:,.0f})", size / self.max_size_kb - 1
         if self.max_accuracy_drop is not None:
-            drop, limit = variant.accuracy_drop, self.max_accuracy_drop
-            what = "accuracy drop" if variant.accuracy is not None else "disagreement"
-            yield f"{what} {drop:.4f} (limit {limit:g})", (drop - limit - 1e-9) / max(limit, _LEAST_DROP)
+            drop, limit = variant.drop, self.max_accuracy_drop
+            yield (
+                f"{variant.drop_name} {drop:.4f} (limit {limit:g})",
+                (drop - limit - 1e-9) / max(limit, _LEAST_DROP),
+            )
         if self.max_latency_ms is not None:
             if variant.latency is None:
                 yield "no latency was measured", float("inf")
@@ -92,17 +95,32 @@ def choose(variants: Sequence[Variant], gates: Gates) -> Choice:
         )
     smallest = min(gates.size(variant) for variant in fitting)
     small = [variant for variant in fitting if gates.size(variant) <= smallest * (1 + LIKE_SIZE)]
-    best = min(
-        small, key=lambda variant: (variant.accuracy_drop, variant.latency or 0.0, gates.size(variant))
+    best = min(small, key=lambda variant: (variant.drop, variant.latency or 0.0, gates.size(variant)))
+    why = _why(best, small, fitting, len(variants), gates)
+    return Choice(chosen=best, verdict=f"{best.name} is chosen: {why}, {_praise(best, gates)}.")
+
+
+def _why(
+    best: Variant, small: Sequence[Variant], fitting: Sequence[Variant], count: int, gates: Gates
+) -> str:
+    """By which rule it was chosen."""
+    if len(fitting) == 1:
+        return f"the only one of {count} within the limits"
+    among = f"{len(fitting)} within the limits" + ("" if len(fitting) == count else f" (of {count})")
+    smallest = min(small, key=gates.size)
+    if gates.size(best) == gates.size(smallest):
+        return f"the smallest of {among}"
+    better = "closest to the original" if best.accuracy is None and best.r2 is None else "most accurate"
+    if best.drop == smallest.drop:
+        better = f"fastest of the {better}"
+    return (
+        f"of the files at most 10 % larger than the smallest of {among}, {smallest.name} with"
+        f" {gates.size(smallest) / KILO:,.0f} kB, the {better}"
     )
-    return Choice(chosen=best, verdict=f"{best.name} is chosen: {_praise(best, len(variants), gates)}.")
 
 
-def _praise(variant: Variant, count: int, gates: Gates) -> str:
+def _praise(variant: Variant, gates: Gates) -> str:
     size = f"{gates.size(variant) / KILO:,.0f} kB{' gzipped' if gates.gzipped else ''}"
-    if variant.accuracy is None:
-        quality = f"agreement {variant.agreement:.4f} with the original"
-    else:
-        quality = f"accuracy {variant.accuracy:.4f} ({0.0 - variant.accuracy_drop:+.4f})"
     speed = "" if variant.latency is None else f", {variant.latency:.2f} ms on one thread"
-    return f"the smallest of {count} within the limits, {size}, {quality}{speed}"
+    taken = busy([variant])
+    return f"{size}, {variant.quality}{speed}{f' ({taken})' if taken and speed else ''}"

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from tfkit.errors import DataError, TfkitError, UsageError
-from tfkit.lite import benchmark, evaluate, jobs, representative
+from tfkit.errors import CheckError, DataError, TfkitError, UsageError
+from tfkit.lite import benchmark, evaluate, jobs, outputs, representative
 from tfkit.lite.convert import MEASURED, check, finished, missing_data
 from tfkit.lite.inspect import inspect
+from tfkit.lite.kinds import InputShape
 from tfkit.lite.source import Source, saved
-from tfkit.lite.variants import Table, Variant, marked
+from tfkit.lite.variants import FROM_COMPARISON, Table, Variant, marked
 
 DEFAULT = ("float32", "float16", "dynamic", "int8")
 
@@ -21,22 +23,28 @@ DEFAULT = ("float32", "float16", "dynamic", "int8")
 def compare(
     model: Any,
     *,
-    inputs: np.ndarray,
-    labels: np.ndarray | None = None,
+    inputs: Any,
+    labels: Any = None,
     class_names: Sequence[str] = (),
+    output: str = "auto",
     variants: Sequence[str] = DEFAULT,
     representative_dataset: Any = None,
-    input_shape: Sequence[int | None] | None = None,
+    input_shape: InputShape = None,
     signature: str | None = None,
     threads: Sequence[int] = (1, 2),
 ) -> Table:
     """Convert a model to variants and measure each: size, accuracy, agreement, latency, memory.
 
     Args:
-      model: as of `convert`; of one input and one output.
-      inputs: [n, ...] as the model takes them, on which the variants are compared with it.
-      labels: int64 [n], the true classes; without them only the agreement is known.
-      class_names: of the labels; their numbers when left out.
+      model: as of `convert`; of one output. Of a model of several make one for each: keras.Model(inputs, one_output).
+      inputs: on which the variants are compared with the model, all of them, in any form in which model.predict and
+        model.fit take them: an array [n, ...], arrays by name, a list in the order of a Keras model's inputs, a
+        tf.data.Dataset of these, with or without labels.
+      labels: the true ones, without which only the agreement is known: whole numbers [n], one-hot [n, c], names out of
+        `class_names`; 0 and 1 of sigmoids [n, k]; real numbers of values. None takes those beside the inputs.
+      class_names: of the labels; their numbers when left out. Of one sigmoid those of no and yes.
+      output: what the model gives: "probabilities" or "logits" of classes, "sigmoid" or "sigmoid_logits" of yes or no
+        for each number, "values" for a regression. "auto" finds out: by the last layer, the loss, the labels.
       variants: of `tfkit.lite.VARIANTS`.
       representative_dataset: as of `convert`; needed by int8 and int16x8.
       input_shape: as of `convert`.
@@ -44,44 +52,103 @@ def compare(
       threads: for which latencies are measured.
 
     Returns:
-      A table that prints as one; `.models` has the files' contents.
+      A table that prints as one; `.models` has the files' contents, `.notes` as what the outputs were judged.
 
     Raises:
       UsageError, CheckError: as of `convert`, for what holds for all variants; a variant that cannot be made is in
-        the table's `failed`.
+        the table's `failed`. A model that answers otherwise when it is asked again.
+      DataError: inputs or labels do not fit the model; the message says which, and why.
     """
     requests = [jobs.Request(name=variant, variant=variant) for variant in variants]
     for request in requests:
         check(request)
     with saved(model, input_shape=input_shape, signature=signature) as source:
-        inputs = _checked(source, np.asarray(inputs), labels)
+        refuse_several_outputs(source)
+        given, beside = everything(source, inputs)
+        labels = beside if labels is None else labels
         measured = [request for request in requests if request.variant in MEASURED]
+        if labels is not None and len(labels) != len(next(iter(given.values()))):
+            raise DataError(f"There are {len(labels)} labels for {len(next(iter(given.values())))} inputs.")
         examples = None
         if measured and representative_dataset is None and not source.quantize_aware:
             raise UsageError(missing_data(measured[0].variant))
         if measured and representative_dataset is not None:
-            examples = representative.collect(representative_dataset, source.inputs)
+            examples = representative.collect(representative_dataset, source.takes)
+        expected = original(source, given)
+        judged = judge(source, expected, output=output, labels=labels, class_names=class_names)
         made, failed = convert_all(source, requests, examples)
-        expected = original(source, inputs)
-    names = [f"input/{position}" for position in range(len(inputs))]
-    classes = list(class_names) or [
-        str(number) for number in range(expected.reshape(len(inputs), -1).shape[1])
-    ]
+    count = len(expected)
     measurements = measure(
         made,
         {
             name: evaluate.compare_outputs(
-                evaluate.predict(content, lambda positions: inputs[positions], len(inputs)),
-                expected,
-                labels=None if labels is None else np.asarray(labels),
-                class_names=classes,
-                names=names,
+                evaluate.predict(content, at(given), count), expected,
+                output=judged.output, labels=judged.labels, class_names=judged.class_names,
             )
             for name, content in made.items()
         },
         threads=threads,
-    )
-    return Table(variants=measurements, models=made, failed=failed, examples=len(inputs))
+    )  # fmt: skip
+    return Table(variants=measurements, models=made, failed=failed, examples=count, notes=(judged.sentence,))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Judged:
+    """As what outputs are judged, see `tfkit.lite.outputs`."""
+
+    output: str
+    sentence: str
+    labels: np.ndarray | None
+    class_names: tuple[str, ...]
+
+
+def judge(
+    source: Source, expected: np.ndarray, *, output: str, labels: Any, class_names: Sequence[str]
+) -> Judged:
+    """Find out what outputs are, and bring labels into their form.
+
+    Raises:
+      UsageError: `output` is contradicted by the outputs.
+      DataError: the labels do not fit.
+    """
+    expected, known = evaluate.with_units(expected), "as was said"
+    if output == "auto":
+        output, known = outputs.find(
+            expected, last=source.last_operation, loss=source.loss, labels=labels, class_names=class_names
+        )
+    outputs.check(output, expected)
+    if labels is not None:
+        labels = outputs.as_labels(labels, shape=expected.shape, output=output, class_names=class_names)
+    units = expected.shape[-1]
+    names = tuple(class_names) or tuple(map(str, range(2 if units == 1 else units)))
+    if output != "values" and class_names and len(names) != max(units, 2):
+        raise UsageError(f"There are {len(names)} class_names; the model has {units} outputs.")
+    return Judged(output=output, sentence=outputs.sentence(output, known), labels=labels, class_names=names)
+
+
+def everything(source: Source, data: Any) -> tuple[dict[str, np.ndarray], Any]:
+    """Return all examples by the name of the input, [n, ...], and the labels beside them, if each batch has some.
+
+    Raises:
+      DataError: there are none, they do not fit, or have no end.
+    """
+    if hasattr(data, "cardinality") and int(data.cardinality()) == -1:
+        raise DataError("The dataset repeats without end: give it before .repeat(), or .take(n) of it.")
+    parts, labels = zip(*source.takes.batches(data), strict=True) if data is not None else ((), ())
+    if not sum(len(next(iter(part.values()))) for part in parts):
+        raise DataError(f"There are no inputs to compare on; the model takes {source.takes.described}.")
+    whole = {name: np.concatenate([part[name] for part in parts]) for name in source.inputs}
+    for name, values in whole.items():
+        if values.dtype.kind in "fc" and not np.isfinite(values).all():
+            raise DataError(f"inputs has values of {name!r} that are not finite numbers (NaN).")
+    return whole, None if any(one is None for one in labels) else np.concatenate(labels)
+
+
+def at(given: Mapping[str, np.ndarray]) -> Callable[[np.ndarray], Any]:
+    """Return what gives examples by their positions: an array of one input, arrays by name of several."""
+    if len(given) == 1:
+        return lambda positions: next(iter(given.values()))[positions]
+    return lambda positions: {name: values[positions] for name, values in given.items()}
 
 
 def convert_all(
@@ -128,53 +195,64 @@ def measure(
                 quantization=quantization,
                 size_bytes=census.size_bytes,
                 gzipped_bytes=len(gzip.compress(content, mtime=0)),
-                accuracy=compared.accuracy,
-                accuracy_drop=compared.accuracy_drop,
-                agreement=compared.agreement,
-                max_difference=compared.max_difference,
-                class_drop=compared.class_drop,
+                **{one: getattr(compared, one) for one in FROM_COMPARISON},
                 latency_ms={
                     str(count): {"p50": took.p50_ms, "p90": took.p90_ms}
                     for count, took in times[name].items()
                 },
+                other_cores=max((took.other_cores for took in times[name].values()), default=0.0),
                 peak_memory_bytes=benchmark.peak_memory(content, example=example),
                 macs=census.macs,
                 ops=census.ops,
                 sparsity=census.sparsity,
                 distinct_weights=census.distinct_weights,
                 needs=(*census.flex_ops, *census.custom_ops),
-                notes=tuple((notes or {}).get(name, ())),
+                notes=(*(notes or {}).get(name, ()), *census.notes),
             )
         )
     return marked(measured)
 
 
-def _checked(source: Source, inputs: np.ndarray, labels: np.ndarray | None) -> np.ndarray:
-    if len(source.inputs) > 1 or len(source.outputs) > 1:
+def refuse_several_outputs(source: Source) -> None:
+    """Refuse what would need a judgement for each output.
+
+    Raises:
+      UsageError: the model has several.
+    """
+    if len(source.outputs) > 1:
         raise UsageError(
-            f"The model has {len(source.inputs)} inputs and {len(source.outputs)} outputs; variants of one input and"
-            " one output are compared. tfkit.lite.convert converts it."
+            f"The model has {len(source.outputs)} outputs ({', '.join(source.outputs)}); variants are compared on one."
+            "\n  Give a model of each, keras.Model(model.inputs, model.outputs[0]); tfkit.lite.convert converts it as"
+            " it is."
         )
-    ((shape, _),) = source.inputs.values()
-    if inputs.shape[1:] != shape[1:] or not len(inputs):
-        raise DataError(
-            f"inputs is {list(inputs.shape)}; the model takes {['n', *shape[1:]]}.".replace("'", "")
-        )
-    if labels is not None and len(labels) != len(inputs):
-        raise DataError(f"There are {len(labels)} labels for {len(inputs)} inputs.")
-    return inputs
 
 
-def original(source: Source, inputs: np.ndarray) -> np.ndarray:
-    """What the model itself says, [n, ...]."""
+def original(source: Source, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
+    """What the model itself says, [n, ...].
+
+    Raises:
+      UsageError: it says something else when it is asked again.
+    """
     from tfkit.stack import tf
 
-    ((name, (shape, dtype)),) = source.inputs.items()
-    said = []
-    for start in range(0, len(inputs), shape[0]):
-        batch = inputs[start : start + shape[0]]
-        missing = shape[0] - len(batch)
-        padded = np.concatenate([batch, np.repeat(batch[-1:], missing, axis=0)]) if missing else batch
-        (output,) = source.function(**{name: tf.constant(padded.astype(dtype))}).values()
-        said.append(np.asarray(output, np.float32)[: len(batch)])
+    batch, count = max(shape[0] for shape, _ in source.inputs.values()), len(next(iter(inputs.values())))
+
+    def ask(start: int) -> np.ndarray:
+        positions = np.minimum(np.arange(start, start + batch), count - 1)
+        given = {
+            name: tf.constant(inputs[name][positions].astype(object if dtype == "string" else dtype))
+            for name, (_, dtype) in source.inputs.items()
+        }
+        (output,) = source.function(**given).values()
+        return np.asarray(output, np.float32)[: count - start]
+
+    said = [ask(start) for start in range(0, count, batch)]
+    if not np.all(np.isfinite(np.concatenate(said))):
+        raise CheckError("The model gives values that are not finite numbers (NaN) for some of the inputs.")
+    if np.abs(ask(0) - said[0]).max() > 1e-3 * (1 + np.abs(said[0]).max()):
+        raise UsageError(
+            "The model answers otherwise when it is asked again: it keeps state (stateful=True, a counter) or draws"
+            " random numbers, and no file of it can be judged on single examples.\n"
+            "  Build recurrent layers with stateful=False (the same weights fit), and leave out what is random."
+        )
     return np.concatenate(said)

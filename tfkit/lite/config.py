@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from tfkit.config import RecipeConfig, fields
 from tfkit.errors import ConfigError
+from tfkit.lite import model_files
 
 TECHNIQUES = ("prune", "cluster", "qat")
 MADE_OF = {"others": ("float32", "int8"), "qat": ("int8",)}
@@ -24,8 +25,8 @@ class CompressConfig(RecipeConfig):
     unless --run-dir names another. Its model is a program: run a stranger's in a sandbox. Left out: --saved-model."""
 
     saved_model: Path | None = None
-    """Instead of --from-run: any SavedModel folder. Needs --representative-data. A SavedModel is a program, which can
-    read and write files: run a stranger's in a sandbox."""
+    """Instead of --from-run: any SavedModel folder, .keras or .h5 file. Needs --representative-data. A SavedModel is a
+    program, which can read and write files: run a stranger's in a sandbox."""
 
     signature: str | None = None
     """Of the SavedModel, where it has several. Left out: the one that is served."""
@@ -36,9 +37,13 @@ class CompressConfig(RecipeConfig):
     input_range: tuple[float, float] = (0.0, 1.0)
     """What a SavedModel of float images expects for black and white."""
 
+    output: Literal["auto", "probabilities", "logits", "sigmoid", "sigmoid_logits", "values"] = "auto"
+    """What the SavedModel gives: of classes, of yes or no for each number, or real values. auto: found out by its
+    last layer, the labels and what it gives, and said."""
+
     representative_data: Path | None = None
-    """Folder of images, or .npy/.npz of inputs, by which the ranges of int8 are measured. For texts
-    a file with one a line. Left out: training examples."""
+    """Folder of images, or .npy/.npz of inputs, by which the ranges of int8 are measured: drawn from all. An array
+    "labels" in the .npz holds the true ones. For texts a file with one a line. Left out: training examples."""
 
     variants: tuple[
         Literal["float32", "float16", "dynamic", "int8", "int16x8", "weights8", "weights4"], ...
@@ -79,7 +84,8 @@ class CompressConfig(RecipeConfig):
     """Take the size of the gzipped file for that, as it is downloaded."""
 
     max_accuracy_drop: fields.Share = 0.01
-    """Test accuracy that the chosen variant may lose."""
+    """Test accuracy that the chosen variant may lose; of real values R2. Without labels the share of answers that
+    may differ, or 1 - R2 against the original."""
 
     max_latency_ms: fields.Positive | None = None
     """Median time for one example on one thread of this machine that it may take. Left out: any."""
@@ -94,8 +100,10 @@ class CompressConfig(RecipeConfig):
             raise ConfigError("Give the model: either --from-run RUN or --saved-model FOLDER.")
         if self.saved_model is not None:
             self._check_saved_model()
-        elif self.signature or self.input_shape:
-            raise ConfigError("--signature and --input-shape are of a --saved-model; a run's are known.")
+        elif self.signature or self.input_shape or self.output != "auto":
+            raise ConfigError(
+                "--signature, --input-shape and --output are of a --saved-model; a run's are known."
+            )
         if not self.variants and not self.techniques:
             raise ConfigError("--variants is empty: nothing would be made.")
         self._check_techniques()
@@ -111,7 +119,8 @@ class CompressConfig(RecipeConfig):
 
     def _check_saved_model(self) -> None:
         assert self.saved_model is not None
-        if not (self.saved_model / "saved_model.pb").is_file():
+        is_keras = self.saved_model.suffix in model_files.KERAS and self.saved_model.is_file()
+        if not is_keras and not (self.saved_model / "saved_model.pb").is_file():
             raise ConfigError(f"--saved-model {self.saved_model} is no SavedModel: it has no saved_model.pb.")
         if self.techniques:
             raise ConfigError(

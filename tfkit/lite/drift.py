@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from tfkit.litert.interpreter import Number, opened
 
 EXAMPLES = 16
 _SHOWN = 3
+_OUTSIDE = 0.05  # of the size of the inputs, lost by cutting them to the range
 _COMPUTES = (
     "CONV_2D",
     "DEPTHWISE_CONV_2D",
@@ -46,9 +47,15 @@ class Step:
 
 @dataclass(frozen=True, kw_only=True)
 class Drift:
-    """The errors in the order of execution."""
+    """The errors in the order of execution.
+
+    Attributes:
+      steps: one for each tensor.
+      outside: what of the examples is outside of the range that the file has for its input; "" where nothing much is.
+    """
 
     steps: tuple[Step, ...]
+    outside: str = ""
 
     @property
     def guilty(self) -> tuple[Step, ...]:
@@ -60,23 +67,29 @@ class Drift:
     @property
     def sentence(self) -> str:
         """Where the error starts, in words."""
+        if self.outside:
+            return (
+                f"The error starts at the input: {self.outside}. The representative data do not hold such values:"
+                " give some that do, of all classes and conditions."
+            )
         named = ", ".join(f"{layer_name(step.tensor)} (+{step.added:.2f})" for step in self.guilty[:_SHOWN])
         last = self.steps[-1].error if self.steps else 0.0
         return f"Most of the error starts at {named}; at the output it is {last:.2f} of the values."
 
 
-def drift(float32: bytes, quantized: bytes, examples: Sequence[np.ndarray]) -> Drift:
+def drift(float32: bytes, quantized: bytes, examples: Sequence[Any]) -> Drift:
     """Compare all tensors of a quantized .tflite with those of the float32 one.
 
     Args:
       float32: the model before quantization.
       quantized: the same model after it: its tensors have the same names.
-      examples: inputs with their batch, real numbers as the float32 model takes them.
+      examples: inputs with their batch, real numbers as the float32 model takes them; of several inputs by name. Draw
+        them from all: the first of an array may be of one class.
     """
     one, other = _Watched(float32), _Watched(quantized)
     squares: dict[str, list[float]] = {}
     sizes: dict[str, list[float]] = {}
-    for example in examples[:EXAMPLES]:
+    for example in examples:
         ours, theirs = one.values(example), other.values(example)
         for name in ours.keys() & theirs.keys():
             if ours[name].shape == theirs[name].shape:
@@ -95,7 +108,7 @@ def drift(float32: bytes, quantized: bytes, examples: Sequence[np.ndarray]) -> D
             steps.append(
                 Step(tensor=name, operation=operation, error=errors[name], added=added, readers=readers)
             )
-    return Drift(steps=tuple(steps))
+    return Drift(steps=tuple(steps), outside=other.outside(examples))
 
 
 def layer_name(tensor: str) -> str:
@@ -118,7 +131,21 @@ class _Watched:
             model, threads=1, experimental_preserve_all_tensors=True, experimental_op_resolver_type=resolver
         )
         self._details = {int(one["index"]): one for one in self._interpreter.get_tensor_details()}
-        self._input = Number(self._interpreter.get_input_details()[0])
+        taken = self._interpreter.get_input_details()
+        by_name = (
+            self._interpreter.get_signature_runner().get_input_details() if len(taken) > 1 else {"": taken[0]}
+        )
+        self._inputs = {name: Number(details) for name, details in by_name.items()}
+        # An input of real numbers is quantized by the first operation: its range is that tensor's.
+        quantizes = {
+            int(one["inputs"][0]): int(one["outputs"][0])
+            for one in self._interpreter._get_ops_details()
+            if one["op_name"] == "QUANTIZE"
+        }
+        self._ranges = {
+            name: Number(self._details[quantizes.get(number.index, number.index)])
+            for name, number in self._inputs.items()
+        }
         self.operations: list[tuple[str, str, list[str]]] = [
             (
                 self._name(made),
@@ -131,7 +158,9 @@ class _Watched:
 
     def values(self, example: np.ndarray) -> dict[str, np.ndarray]:
         """Every computed tensor by name, as real numbers."""
-        self._interpreter.set_tensor(self._input.index, self._input.quantized(example))
+        for name, values in self._named(example):
+            self._interpreter.set_tensor(self._inputs[name].index, self._inputs[name].quantized(values))
+        self._interpreter.reset_all_variables()
         self._interpreter.invoke()
         made = {
             int(index)
@@ -140,6 +169,26 @@ class _Watched:
             if index >= 0
         }
         return {self._name(index): self._real(index) for index in made}
+
+    def outside(self, examples: Sequence[Any]) -> str:
+        """What of the examples is outside of the range of its input, in words."""
+        for name, number in self._ranges.items():
+            values = np.concatenate([dict(self._named(example))[name] for example in examples])
+            nearest = number.real(number.quantized(values))
+            spread, lost = (
+                float(np.sqrt(np.mean(values**2))),
+                float(np.sqrt(np.mean((nearest - values) ** 2))),
+            )
+            if lost > _OUTSIDE * spread and (values.max() > nearest.max() or values.min() < nearest.min()):
+                what = f"the input {name!r}" if name else "the input"
+                return (
+                    f"{what} goes from {values.min():.3g} to {values.max():.3g}, and the file takes"
+                    f" {nearest.min():.3g} to {nearest.max():.3g}"
+                )
+        return ""
+
+    def _named(self, example: Any) -> Sequence[tuple[str, np.ndarray]]:
+        return list(example.items()) if isinstance(example, Mapping) else [("", example)]
 
     def _real(self, index: int) -> np.ndarray:
         return Number(self._details[index]).real(np.asarray(self._interpreter.get_tensor(index)))

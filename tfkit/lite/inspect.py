@@ -43,12 +43,12 @@ def inspect(model: bytes) -> Census:
     """
     tables = flatbuffer.read(model)
     try:
-        return _census(tables, size_bytes=len(model))
+        return _census(tables, size_bytes=len(model), state=flatbuffer.state(model))
     except Exception as err:  # shapes, types and operators that do not fit together raise whatever they do
         raise flatbuffer.damaged("The model", err) from err
 
 
-def _census(tables: Any, *, size_bytes: int) -> Census:
+def _census(tables: Any, *, size_bytes: int, state: tuple[str, ...]) -> Census:
     graphs = [_Graph(tables, graph) for graph in tables.subgraphs]
     operators = tuple(operator for graph in graphs for operator in graph.operators())
     kernels = [kernel for graph in graphs for kernel in graph.kernels()]
@@ -65,6 +65,7 @@ def _census(tables: Any, *, size_bytes: int) -> Census:
         distinct_weights=max((len(np.unique(kernel)) for kernel, _ in kernels), default=0),
         flex_ops=tuple(name for name in custom if name.startswith(_FLEX)),
         custom_ops=tuple(name for name in custom if not name.startswith(_FLEX)),
+        state=state,
     )
 
 

@@ -11,10 +11,12 @@ from tfkit import files, transfer
 from tfkit import run as runs
 from tfkit.compress import Prune
 from tfkit.config import DataConfig, ImageConfig, TextColumns
+from tfkit.data.drawn import draw
 from tfkit.data.plain import read_images
 from tfkit.errors import DataError, PrivacyError, RunError, UsageError
 from tfkit.lite import recipe, representative, techniques
 from tfkit.lite.choice import Choice
+from tfkit.lite.compare import at, everything, judge, original, refuse_several_outputs
 from tfkit.lite.config import CompressConfig
 from tfkit.lite.convert import MEASURED
 from tfkit.lite.source import Source, pixel_function, saved
@@ -77,42 +79,67 @@ def from_run(run: Run, origin: Run, its_config: DataConfig, config: CompressConf
 
 
 def from_saved_model(run: Run, config: CompressConfig) -> Choice:
-    """Compress any SavedModel of one input and one output.
+    """Compress any SavedModel of one output.
 
     Args:
       run: gets the files.
       config: which, and the data on which ranges are measured and the variants compared.
 
     Raises:
-      UsageError: as of `tfkit.lite.convert`; more inputs or outputs than one.
+      UsageError: as of `tfkit.lite.convert`; more outputs than one.
       DataError: the data do not fit.
     """
     with saved(
         config.saved_model, input_shape=config.input_shape or None, signature=config.signature
     ) as source:
-        inputs, names = _inputs(source, config)
-        expected = _outputs(source, inputs)
-    for_ranges = min(representative.EXAMPLES, max(1, len(inputs) // 2))
-    if len(inputs) < 2:
+        refuse_several_outputs(source)
+        data, labels, names = _data(source, config)
+        # Ranges are measured on some, and the files compared on the others.
+        for_ranges, others = _divided(len(names), labels, source, seed=config.seed)
+        examples, _ = everything(source, {name: values[for_ranges] for name, values in data.items()})
+        compared, _ = everything(source, {name: values[others] for name, values in data.items()})
+        expected = original(source, compared)
+        true = None if labels is None else labels[others]
+        judged = judge(source, expected, output=config.output, labels=true, class_names=())
+    if len(names) < 2:
         run.note("There is one example: the ranges of int8 are measured on the one on which it is compared.")
-    # Ranges are measured on some, and the files compared on the others.
-    measured = inputs[1::2][:for_ranges] if len(inputs) > 1 else inputs
-    compared = inputs[0::2]
     subject = Subject(
         model=config.saved_model,
         input_shape=config.input_shape or None,
-        read=lambda positions: compared[positions],
-        count=len(compared),
-        expected=expected[0::2],
-        labels=None,
+        read=at(compared),
+        count=len(expected),
+        expected=expected,
+        output=judged.output,
+        judged=judged.sentence,
+        labels=judged.labels,
         class_names=(),
-        names=names[0::2],
-        examples=measured,
+        names=[names[place] for place in others],
+        examples=examples,
         takes="arrays",
         signature=config.signature,
     )
-    run.note("Nobody knows the true classes here: the share of other answers stands for the accuracy drop.")
+    run.note(subject.judged)
+    if labels is None:
+        run.note(
+            "Nobody knows the true labels here (an array 'labels' in the .npz gives them): "
+            + ("1 - R2 against the original" if judged.output == "values" else "the share of other answers")
+            + f" stands for what is lost, with the limit --max-accuracy-drop {config.max_accuracy_drop:g}."
+        )
     return recipe.compress(run, subject, config)
+
+
+def _divided(
+    count: int, labels: np.ndarray | None, source: Source, *, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Examples for the ranges, and others to compare on: drawn from all."""
+    most, batch = (
+        representative.affordable(source.takes),
+        max(shape[0] for shape, _ in source.inputs.values()),
+    )
+    classes = labels if labels is not None and labels.ndim == 1 and labels.dtype.kind != "f" else None
+    for_ranges = draw(count, min(most, max(batch, count // 2)), classes=classes, seed=seed)
+    others = np.setdiff1d(np.arange(count), for_ranges) if count > len(for_ranges) else for_ranges
+    return for_ranges, others[draw(len(others), max(most, COMPARED), seed=seed)]
 
 
 def _check_texts(origin: Run, config: CompressConfig) -> None:
@@ -186,52 +213,46 @@ def _pruned_at_once(run: Run, origin: Run, config: CompressConfig) -> list[recip
     return [recipe.Trained(technique=prune.name, model=model, quantizations=wanted, notes=[said])]
 
 
-def _inputs(source: Source, config: CompressConfig) -> tuple[np.ndarray, list[str]]:
-    """What a SavedModel is tried on: the rows of a .npy or .npz, or the images of a folder."""
+def _data(source: Source, config: CompressConfig) -> tuple[dict[str, Any], np.ndarray | None, list[str]]:
+    """What a SavedModel is tried on, labels, and names: the rows of a .npy or .npz, or the images of a folder."""
     assert config.representative_data is not None
-    if len(source.inputs) > 1 or len(source.outputs) > 1:
-        raise UsageError(
-            f"{config.saved_model} has the inputs {', '.join(source.inputs)} and the outputs"
-            f" {', '.join(source.outputs)}; models of one and one are compared."
-            "\n  tfkit.lite.convert converts it without comparing."
-        )
-    ((name, (shape, dtype)),) = source.inputs.items()
-    path = config.representative_data
+    path, names = config.representative_data, list(source.inputs)
+    shape, dtype = source.inputs[names[0]]
+    labels = None
     if path.suffix in (".npy", ".npz"):
-        inputs = _array(path, name)
-        names = [f"{path.name}/{row}" for row in range(len(inputs))]
-    else:
-        if len(shape) != 4 or shape[3] != 3 or shape[1] != shape[2]:
-            raise DataError(
-                f"{config.saved_model} takes {list(shape)}, which is no square image: --representative-data must be a"
-                " .npy or .npz of its inputs."
-            )
-        images, names = read_images(path, image_size=shape[1], count=COMPARED)
-        inputs = images if dtype == "uint8" else _scaled(images, config.input_range)
-    collected = representative.collect(inputs, source.inputs, count=COMPARED)
-    return collected[name], names[: len(collected[name])]
+        data = _arrays(path, names)
+        labels = data.pop("labels", None) if "labels" not in names else None
+        counts = {name: len(values) for name, values in data.items()}
+        if labels is not None:
+            counts["labels"] = len(labels)
+        if len(set(counts.values())) > 1 or not min(counts.values()):
+            raise DataError(f"{path} holds examples of different numbers, or none: {counts}.")
+        return data, labels, [f"{path.name}/{row}" for row in range(counts[names[0]])]
+    if len(names) > 1 or len(shape) != 4 or shape[3] != 3 or shape[1] != shape[2]:
+        raise DataError(
+            f"{config.saved_model} takes {source.takes.described}, which is no square image: --representative-data must"
+            " be a .npy or .npz of its inputs."
+        )
+    images, files_ = read_images(path, image_size=shape[1], count=COMPARED + representative.EXAMPLES)
+    return {names[0]: images if dtype == "uint8" else _scaled(images, config.input_range)}, None, files_
 
 
-def _array(path: Path, name: str) -> np.ndarray:
+def _arrays(path: Path, names: list[str]) -> dict[str, Any]:
     try:
-        content: Any = np.load(path, allow_pickle=False)
+        content: Any = np.load(path, allow_pickle=False, mmap_mode="r" if path.suffix == ".npy" else None)
     except (OSError, ValueError, EOFError) as err:
         raise DataError(f"--representative-data {path} cannot be read: {err}") from err
     if isinstance(content, np.ndarray):
-        return content
-    if name not in content.files:
+        if len(names) > 1:
+            raise DataError(f"{path} has one array; the model takes {', '.join(names)}: give a .npz of them.")
+        return {names[0]: content if content.ndim else content[np.newaxis]}
+    if missing := [name for name in names if name not in content.files]:
         raise DataError(
-            f"{path} has no array {name!r}, which the model takes; it has {', '.join(content.files)}."
+            f"{path} has no array {missing[0]!r}, which the model takes; it has {', '.join(content.files)}."
         )
-    return np.asarray(content[name])
+    return {name: np.atleast_1d(content[name]) for name in (*names, "labels") if name in content.files}
 
 
 def _scaled(images: np.ndarray, input_range: tuple[float, float]) -> np.ndarray:
     low, high = input_range
     return images.astype(np.float32) / 255.0 * (high - low) + low
-
-
-def _outputs(source: Source, inputs: np.ndarray) -> np.ndarray:
-    from tfkit.lite.compare import original
-
-    return original(source, inputs)

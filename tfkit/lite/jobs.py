@@ -25,6 +25,15 @@ from tfkit.lite.source import Source
 
 JOB, EXAMPLES, LOG = "job.json", "examples.npz", "log.txt"
 _LAST_LINES = 5
+_OF_LOOPS = (
+    "The model has a loop, which a GRU or SimpleRNN layer becomes, and TensorFlow's converter crashes as it measures"
+    " the ranges inside of one; select_tf_ops does not help. Build the layer with unroll=True (a fixed length; the same"
+    " weights fit), take an LSTM, whose loop becomes one operation, or take variant='dynamic' or 'float16'."
+)
+_OF_ANY = (
+    "It is TensorFlow's converter that crashed. Try variant='dynamic' or 'float16', select_tf_ops=True, or the model"
+    " without its last layers, to find the one that it cannot take. A SIGKILL is mostly a lack of memory."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,26 +86,25 @@ def run(
                 for name, values in examples.items()
             }
             np.savez(folder / EXAMPLES, **arrays)
-        ended = dict(_crashes(folder, requests))
+        ended = dict(_crashes(folder, requests, loops=source.loops))
         return {
             request.name: ended.get(request.name) or _result(folder, place)
             for place, request in enumerate(requests)
         }
 
 
-def _crashes(folder: Path, requests: Sequence[Request]) -> Iterator[tuple[str, TfkitError]]:
+def _crashes(folder: Path, requests: Sequence[Request], *, loops: bool) -> Iterator[tuple[str, TfkitError]]:
     """Ask children until every request has its result or its error; yields those at which one died."""
     while (code := _converted(folder)) is not None:
         place = next((place for place in range(len(requests)) if not _is_done(folder, place)), None)
         if place is None:
             return
         died = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        last = "\n    ".join((folder / LOG).read_text(errors="replace").strip().splitlines()[-_LAST_LINES:])
-        _fail(
-            folder,
-            place,
-            f"The converter {died} at {requests[place].name}. Nothing else is lost. Its last words:\n    {last}",
-        )
+        words = [line for line in (folder / LOG).read_text(errors="replace").splitlines() if line.strip()]
+        last = "".join(f"\n    {line}" for line in words[-_LAST_LINES:]) or " none"
+        what = f"The converter {died} at {requests[place].name} ({requests[place].variant})."
+        advice = _OF_LOOPS if loops and requests[place].variant in ("int8", "int16x8") else _OF_ANY
+        _fail(folder, place, f"{what} Nothing else is lost.\n  {advice}\n  Its last words:{last}")
         yield requests[place].name, _error(folder, place)
 
 

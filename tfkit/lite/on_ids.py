@@ -10,6 +10,7 @@ import numpy as np
 
 from tfkit import files
 from tfkit import run as runs
+from tfkit.data.drawn import draw
 from tfkit.errors import TfkitError
 from tfkit.lite import jobs
 from tfkit.lite.source import saved
@@ -84,11 +85,12 @@ def _agreement(model: bytes, subject: Subject, vocabulary: Path) -> float:
     length = int(next(iter(details.values()))["shape"][1])
     pieces = tuple(vocabulary.read_text(encoding="utf-8").split("\n")[:-1])
     tokenizer = WordPiece(vocabulary=pieces, max_length=length)
-    texts = subject.read(np.arange(min(_CHECKED, subject.count)))
+    tried = draw(subject.count, _CHECKED)
+    texts = subject.read(tried)
     rows = tokenizer.dense(texts, length=length)
     said: list[Any] = []
     for place in range(len(texts)):
         fed = {name: np.asarray(rows[name][place : place + 1]) for name in details}
         (probabilities,) = runner(**fed).values()
         said.append(probabilities[0])
-    return float(np.mean(np.argmax(said, axis=1) == subject.expected[: len(texts)].argmax(axis=1)))
+    return float(np.mean(np.argmax(said, axis=1) == subject.expected[tried].argmax(axis=1)))

@@ -103,9 +103,9 @@ def compare(subject: Subject, models: Mapping[str, bytes]) -> dict[str, evaluate
         name: evaluate.compare_outputs(
             evaluate.predict(content, subject.read, subject.count),
             subject.expected,
+            output=subject.output,
             labels=subject.labels,
             class_names=subject.class_names,
-            names=subject.names,
         )
         for name, content in models.items()
     }
@@ -133,7 +133,9 @@ def _convert(
         ]
         process.say(f"Converting {technique or 'the model'} to {', '.join(possible)} ...")
         examples = (
-            None if subject.examples is None else representative.collect(subject.examples, source.inputs)
+            None
+            if subject.examples is None
+            else representative.collect(subject.examples, source.takes, count=subject.example_count)
         )
         content, failed = convert_all(source, requests, examples)
     made.models |= content
@@ -166,7 +168,7 @@ def _rescue(
     run: Run, made: Made, subject: Subject, config: CompressConfig, compared: dict[str, evaluate.Comparison]
 ) -> None:
     """Where int8 loses too much, keep the layers in float at which its error starts."""
-    lost = compared["int8"].accuracy_drop if "int8" in made.models else 0.0
+    lost = compared["int8"].drop if "int8" in made.models else 0.0
     if lost <= config.max_accuracy_drop or "float32" not in made.models or subject.examples is None:
         return
     if subject.takes == "texts":  # tensors before and after the tokenizer are not of one kind

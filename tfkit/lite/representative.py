@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import heapq
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tfkit.errors import DataError
+from tfkit.lite.inputs import MOST_READ, Inputs
 
 if TYPE_CHECKING:
     from tfkit.data import Splits
 
 EXAMPLES = 200
-"""So many are taken at most: ranges hardly change after that."""
+"""So many are drawn of large inputs, such as images of 224 x 224: each costs the converter tens of milliseconds."""
+
+_NUMBERS, _MOST = 20_000_000, 20_000  # in all examples, and examples: some seconds
 
 _APART = 3.0  # standard deviations of a channel's mean over the images
 
@@ -55,42 +59,113 @@ def pinned(images: np.ndarray) -> np.ndarray:
     return images
 
 
-def collect(
-    dataset: Any, inputs: Mapping[str, tuple[tuple[int, ...], str]], *, count: int = EXAMPLES
-) -> dict[str, np.ndarray]:
-    """Representative examples of any form, by the name of the input.
+def collect(data: Any, inputs: Inputs, *, count: int | None = None, seed: int = 0) -> dict[str, np.ndarray]:
+    """Draw representative examples of all that is given, in any form, by the name of the input.
+
+    Where the data have labels (pairs of inputs and classes), each class has as many as can be. What does not say where
+    it ends, a dataset that repeats or a generator, is read for `tfkit.lite.inputs.MOST_READ` examples.
 
     Args:
-      dataset: an array [n, ...], arrays by name, a tf.data.Dataset (of inputs, or of inputs with labels), or, as
-        TFLite has it, a function that yields lists (or dicts) of inputs; any other iterable of such.
-      inputs: name to shape with its batch, and dtype.
-      count: no more are taken.
+      data: as of `Inputs.batches`.
+      inputs: of the model.
+      count: no more are taken; None: `affordable`.
+      seed: of the lots.
 
     Returns:
-      Name to array [n, ...].
+      Name to array [m, ...], in the order of the data.
 
     Raises:
       DataError: there is none, shapes do not fit, or values are not finite.
     """
-    parts: dict[str, list[np.ndarray]] = {name: [] for name in inputs}
-    taken = 0
-    for element in _elements(dataset):
-        for name, value in _by_name(element, list(inputs)).items():
-            parts[name].append(_batched(np.asarray(value), name, inputs[name][0]))
-        taken += len(parts[next(iter(inputs))][-1])
-        if taken >= count:
+    batch = max(shape[0] for shape, _ in inputs.shapes.values())
+    count = max(batch, affordable(inputs) if count is None else count)
+    lots = _Lots(count, seed)
+    ends = isinstance(data, list | tuple) or hasattr(data, "__len__") or hasattr(data, "__array__")
+    if hasattr(data, "cardinality"):
+        ends = int(data.cardinality()) >= 0
+    for given, labels in inputs.batches(data):
+        for name, values in given.items():
+            if values.dtype != object and values.dtype.kind not in "SU" and not np.isfinite(values).all():
+                raise DataError(
+                    f"The representative dataset has values of {name!r} that are not finite numbers."
+                )
+        lots.add(given, labels)
+        if lots.seen >= MOST_READ and not ends:
+            warnings.warn(
+                f"{lots.seen} examples of the representative dataset were read: it does not say where it ends.",
+                stacklevel=2,
+            )
             break
-    batch = max(shape[0] for shape, _ in inputs.values())
-    if taken < batch:
+    if lots.seen < batch:
         raise DataError(
-            f"The representative dataset holds {taken} examples; at least {batch} is needed, some hundred are good.\n"
-            "  Give examples of what the model will see: without them no range of int8 is known."
+            f"The representative dataset holds {lots.seen} examples; at least {batch} is needed, some hundred are good."
+            "\n  Give examples of what the model will see: without them no range of int8 is known."
         )
-    collected = {name: np.concatenate(arrays)[: max(count, batch)] for name, arrays in parts.items()}
-    for name, values in collected.items():
-        if values.dtype != object and not np.isfinite(values).all():
-            raise DataError(f"The representative dataset has values of {name!r} that are not finite numbers.")
-    return collected
+    return lots.drawn()
+
+
+def affordable(inputs: Inputs) -> int:
+    """Return on how many examples ranges are measured in seconds: `EXAMPLES` of large inputs, more of small ones."""
+    numbers = sum(int(np.prod(shape[1:])) for shape, _ in inputs.shapes.values())
+    return int(np.clip(_NUMBERS // max(numbers, 1), EXAMPLES, _MOST))
+
+
+class _Lots:
+    """A sample of a stream, uniform within each class; of the largest class the lots are dropped where room ends.
+
+    Each example gets a random number, and each class keeps its smallest ones.
+    """
+
+    def __init__(self, room: int, seed: int) -> None:
+        self.seen = 0
+        self._room = room
+        self._chance = np.random.default_rng(seed)
+        self._kept: dict[Any, list[tuple[float, int, dict[str, np.ndarray]]]] = {}
+        self._bound: dict[Any, float] = {}  # the smallest number that a class has dropped
+        self._dtypes: dict[str, Any] = {}
+
+    def add(self, batch: dict[str, np.ndarray], labels: np.ndarray | None) -> None:
+        """Take a batch; labels that are no classes are passed over."""
+        count = len(next(iter(batch.values())))
+        numbers, classes = self._chance.random(count), _classes(labels, count)
+        self._dtypes = {name: object if one.dtype.kind in "SUO" else one.dtype for name, one in batch.items()}
+        for one in np.unique(classes):
+            where = np.flatnonzero(classes == one)
+            where = where[np.argsort(numbers[where])][: self._room]
+            for place in where[numbers[where] < self._bound.get(one, 1.0)]:
+                example = {
+                    name: values[place].copy() if values.ndim > 1 else values[place]
+                    for name, values in batch.items()
+                }
+                lot = (-float(numbers[place]), self.seen + int(place), example)
+                heapq.heappush(self._kept.setdefault(one, []), lot)
+                if sum(map(len, self._kept.values())) > self._room:
+                    largest = max(self._kept, key=lambda key: (len(self._kept[key]), -self._kept[key][0][0]))
+                    self._bound[largest] = -heapq.heappop(self._kept[largest])[0]
+                    if not self._kept[largest]:
+                        del self._kept[largest]
+                    if self._bound.get(one, 1.0) <= numbers[place]:
+                        break
+        self.seen += count
+
+    def drawn(self) -> dict[str, np.ndarray]:
+        """The sample by name, in the order of the stream."""
+        chosen = sorted((lot for lots in self._kept.values() for lot in lots), key=lambda lot: lot[1])
+        return {
+            name: np.array([lot[2][name] for lot in chosen], dtype) for name, dtype in self._dtypes.items()
+        }
+
+
+def _classes(labels: np.ndarray | None, count: int) -> np.ndarray:
+    """The class of each example; one for all where labels are not given, or no classes."""
+    if labels is None:
+        return np.zeros(count, np.int64)
+    wide = labels.ndim == 2 and labels.shape[1] > 1 and labels.dtype.kind in "iubf"
+    if wide and (labels.sum(axis=1) == 1).all():
+        labels = labels.argmax(axis=1)
+    if labels.size != count or (labels.dtype.kind == "f" and (labels % 1).any()):
+        return np.zeros(count, np.int64)
+    return labels.reshape(count).astype(str) if labels.dtype.kind in "OSU" else labels.reshape(count)
 
 
 def lint(images: np.ndarray, trained: np.ndarray) -> list[str]:
@@ -120,46 +195,3 @@ def lint(images: np.ndarray, trained: np.ndarray) -> list[str]:
                 " they show something else"
             )
     return found
-
-
-def _elements(dataset: Any) -> Iterator[Any]:
-    if isinstance(dataset, Mapping) or hasattr(dataset, "__array__"):
-        yield dataset
-    elif hasattr(dataset, "as_numpy_iterator"):
-        yield from dataset.as_numpy_iterator()
-    elif callable(dataset):
-        yield from dataset()
-    elif isinstance(dataset, Iterable) and not isinstance(dataset, str | bytes):
-        yield from dataset
-    else:
-        raise DataError(
-            f"A {type(dataset).__name__} is no representative dataset. Give an array [n, ...], a tf.data.Dataset, or a"
-            " function that yields lists of inputs."
-        )
-
-
-def _by_name(element: Any, names: list[str]) -> dict[str, Any]:
-    if isinstance(element, Mapping):
-        if missing := [name for name in names if name not in element]:
-            raise DataError(
-                f"The representative dataset lacks {', '.join(missing)}; it has {', '.join(map(str, element))}."
-            )
-        return {name: element[name] for name in names}
-    values = list(element) if isinstance(element, tuple | list) else [element]
-    if len(values) == len(names) or (len(names) == 1 and len(values) == 2):  # inputs, or inputs with labels
-        return dict(zip(names, values, strict=False))
-    raise DataError(
-        f"An element of the representative dataset holds {len(values)} arrays; the model takes {len(names)}"
-        f" ({', '.join(names)})."
-    )
-
-
-def _batched(value: np.ndarray, name: str, shape: tuple[int, ...]) -> np.ndarray:
-    if value.shape == shape[1:]:
-        value = value[np.newaxis]
-    if value.shape[1:] != shape[1:] or value.ndim != len(shape):
-        raise DataError(
-            f"The representative dataset gives {name!r} the shape {list(value.shape)}; the model takes"
-            f" {['n', *shape[1:]]}.".replace("'", "")
-        )
-    return value

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from tfkit.data.drawn import draw
 from tfkit.errors import TfkitError
 from tfkit.lite import evaluate, jobs, representative
-from tfkit.lite.drift import Drift, drift, layer_name
+from tfkit.lite.drift import EXAMPLES, Drift, drift, layer_name
 from tfkit.lite.inspect import inspect
 from tfkit.lite.source import saved
 from tfkit.lite.subject import Subject
@@ -53,12 +56,13 @@ def selective_variant(
       request: for int8.
       signature: of a SavedModel.
     """
-    shown = subject.read(np.arange(min(16, subject.count))).astype(np.float32)
-    found = drift(float32, int8, [example[np.newaxis] for example in shown])
+    found = drift(float32, int8, _one_by_one(subject))
+    if found.outside:  # the representative data, and no layer
+        return Rescue(content=None, drift=found, sentence="Keeping layers in float does not mend that.")
     guilty = found.guilty
     tried = []
     with saved(subject.model, input_shape=subject.input_shape, signature=signature) as source:
-        examples = representative.collect(subject.examples, source.inputs)
+        examples = representative.collect(subject.examples, source.takes, count=subject.example_count)
         for count in sorted({min(count, len(guilty)) for count in TRIES} - {0}):
             # What reads a tensor reads it in int8 unless it is kept too.
             kept = [name for step in guilty[:count] for name in (step.tensor, *step.readers)]
@@ -70,15 +74,27 @@ def selective_variant(
                 return Rescue(content=None, drift=found, sentence="The converter kept none of them in float.")
             compared = evaluate.compare_outputs(
                 evaluate.predict(made, subject.read, subject.count), subject.expected,
-                labels=subject.labels, class_names=subject.class_names, names=subject.names,
+                output=subject.output, labels=subject.labels, class_names=subject.class_names,
             )  # fmt: skip
-            tried.append(f"{count} in float: {compared.accuracy_drop:.4f}")
-            if compared.accuracy_drop <= limit:
+            tried.append(f"{count} in float: {compared.drop:.4f}")
+            if compared.drop <= limit:
                 layers = ", ".join(dict.fromkeys(map(layer_name, asked.keep_float)))
-                loss = f"{compared.accuracy_drop:.4f}"
+                loss = f"{compared.drop:.4f}"
                 return Rescue(content=made, drift=found, sentence=f"With {layers} in float it loses {loss}.")
     return Rescue(
         content=None,
         drift=found,
         sentence=f"Keeping the guiltiest layers in float did not do ({'; '.join(tried)}).",
     )
+
+
+def _one_by_one(subject: Subject) -> list[Any]:
+    """Some examples with their batch of 1, drawn from all."""
+    shown = subject.read(draw(subject.count, EXAMPLES))
+    if isinstance(shown, Mapping):
+        return [dict(zip(shown, rows, strict=True)) for rows in zip(*map(_rows, shown.values()), strict=True)]
+    return _rows(shown)
+
+
+def _rows(values: np.ndarray) -> list[np.ndarray]:
+    return [row[np.newaxis] for row in values.astype(np.float32)]

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 MODEL = "model.tflite"
 WORST = 8
+_RECORDED = ("accuracy", "accuracy_drop", "agreement", "r2", "r2_drop", "rmse", "error")
 
 
 @dataclass(kw_only=True)
@@ -118,8 +119,10 @@ def as_json(
     """What variants.json holds."""
     limits = asdict(gates)
     return {
-        "source": {"accuracy": subject.accuracy, "examples": subject.count},
+        "source": {"accuracy": None, **subject.quality, "examples": subject.count},
         "examples": subject.count,
+        "output": subject.output,
+        "notes": [subject.judged] if subject.judged else [],
         "gates": limits,
         "chosen": choice.chosen.name if choice.chosen else None,
         "verdict": choice.verdict,
@@ -137,12 +140,10 @@ def _record(run: Run, variants: Sequence[Variant]) -> None:
         scope = f"lite/{variant.name}"
         numbers[f"{scope}/size_bytes"] = variant.size_bytes
         numbers[f"{scope}/gzipped_bytes"] = variant.gzipped_bytes
-        numbers[f"{scope}/accuracy_drop"] = variant.accuracy_drop
-        numbers[f"{scope}/agreement"] = variant.agreement
-        if variant.accuracy is not None:
-            numbers[f"{scope}/accuracy"] = variant.accuracy
-        if variant.latency is not None:
-            numbers[f"{scope}/latency_ms"] = variant.latency
+        known = {name: getattr(variant, name) for name in _RECORDED} | {"latency_ms": variant.latency}
+        numbers |= {
+            f"{scope}/{name}": value for name, value in known.items() if value == value and value is not None
+        }
     run.record(numbers)
 
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tfkit import packages
 from tfkit.errors import CheckError, UsageError
-from tfkit.lite.kinds import opened, plain
+from tfkit.lite.inputs import Inputs
+from tfkit.lite.kinds import InputShape, aliases, loaded, opened, plain, shapes_by_name
+from tfkit.lite.outputs import last_operation, loss_of
 from tfkit.litert import flatbuffer
 
 if TYPE_CHECKING:
@@ -29,32 +32,43 @@ class Source:
 
     Attributes:
       folder: holds the signature `serving_default` and nothing else.
-      inputs: name to shape (batch of 1 first) and dtype ("float32", "uint8", ...).
+      inputs: name to shape (batch of 1 first) and dtype ("float32", "uint8", ...), in the model's order.
+      takes: the same, with what else is known of them.
       outputs: names, in the order of the signature.
       quantize_aware: whether training has put fake quantization into it.
+      last_operation: the type of that which makes the output, see `tfkit.lite.outputs`.
+      loss: that a Keras model was compiled with.
+      loops: whether it has loops, as recurrent layers do.
       cuts_text: whether it takes strings, which operations of tensorflow-text make numbers of.
       function: takes tensors by the names of `inputs`, gives tensors by the names of `outputs`.
     """
 
     folder: Path
-    inputs: Mapping[str, tuple[tuple[int, ...], str]]
+    takes: Inputs
     outputs: tuple[str, ...]
     quantize_aware: bool
+    last_operation: str
+    loss: Any
+    loops: bool
     cuts_text: bool
     function: Callable[..., Mapping[str, tf.Tensor]]
 
+    @property
+    def inputs(self) -> Mapping[str, tuple[tuple[int, ...], str]]:
+        """Name to shape and dtype."""
+        return self.takes.shapes
+
 
 @contextlib.contextmanager
-def saved(
-    model: Any, *, input_shape: Sequence[int | None] | None = None, signature: str | None = None
-) -> Iterator[Source]:
+def saved(model: Any, *, input_shape: InputShape = None, signature: str | None = None) -> Iterator[Source]:
     """A model of any kind, as a SavedModel for the converter, while the block runs.
 
     Args:
-      model: a tf_keras model, a Keras 3 model (of the TensorFlow backend), a hub.KerasLayer, a SavedModel's folder,
-        what tf.saved_model.load made of one, a model handle as of `tfkit.resolve`, a tf.function or any function
-        that TensorFlow can trace.
-      input_shape: of its one input with the batch, where the model leaves it open; its batch is taken for 1 if None.
+      model: a tf_keras model, a Keras 3 model (of the TensorFlow backend), the .keras or .h5 file of one, a
+        hub.KerasLayer, a SavedModel's folder, what tf.saved_model.load made of one, a model handle as of
+        `tfkit.resolve`, a tf.function or any function that TensorFlow can trace.
+      input_shape: of its one input with the batch, where the model leaves it open; of several inputs by name, or a
+        list in their order. A batch of None is taken for 1.
       signature: of a SavedModel, where it has several.
 
     Raises:
@@ -64,12 +78,13 @@ def saved(
     """
     from tfkit.stack import tf
 
+    model = loaded(model)
     function, specs, keep = opened(model, input_shape, signature)
-    specs = _settled(specs, input_shape)
+    specs = _settled(specs, input_shape, aliases(model))
     module = tf.Module()
     module.kept = keep
     _refuse_not_finite(keep)
-    names = list(specs)
+    names, of_saved_model = list(specs), hasattr(keep[0] if keep else None, "signatures")
 
     @tf.function(input_signature=list(specs.values()), autograph=False)
     def serve(*inputs: Any) -> dict[str, Any]:
@@ -82,12 +97,26 @@ def saved(
     if not cuts_text:
         _refuse_strings(specs)
     with tempfile.TemporaryDirectory(prefix="tfkit-") as folder:
-        tf.saved_model.save(module, folder, signatures={SIGNATURE: serve})
+        try:
+            tf.saved_model.save(module, folder, signatures={SIGNATURE: serve})
+        except AssertionError as err:  # of a variable that is not among the model's
+            raise UsageError(
+                f"The model changes variables that are not its weights: {packages.first_line(err)}\n"
+                "  Build recurrent layers with stateful=False (the same weights fit); a counter or cache of a layer"
+                " must be an attribute of it."
+            ) from err
         yield Source(
             folder=Path(folder),
-            inputs={name: (tuple(spec.shape), spec.dtype.name) for name, spec in specs.items()},
+            takes=Inputs(
+                shapes={name: (tuple(spec.shape), spec.dtype.name) for name, spec in specs.items()},
+                aliases=aliases(model),
+                ordered=not of_saved_model,
+            ),
             outputs=tuple(concrete.structured_outputs),
             quantize_aware=any(operation.startswith(_FAKE_QUANT) for operation in operations),
+            last_operation=last_operation(concrete),
+            loss=loss_of(model),
+            loops=any("While" in operation for operation in operations),
             cuts_text=cuts_text,
             function=lambda **inputs: serve(*(inputs[name] for name in names)),
         )
@@ -115,18 +144,17 @@ def pixel_function(classify: Callable[..., Any], *, keep: Any, softmax: bool = F
     return OfPixels()
 
 
-def _settled(specs: dict[str, Any], input_shape: Sequence[int | None] | None) -> dict[str, Any]:
+def _settled(specs: dict[str, Any], input_shape: InputShape, known_as: Mapping[str, str]) -> dict[str, Any]:
     """The same inputs with every size known."""
     from tfkit.stack import tf
 
     if not specs:
         raise UsageError("The model takes no input: there is nothing to convert.")
-    if input_shape is not None and len(specs) > 1:
-        raise UsageError(f"input_shape is of one input; the model has {len(specs)}: {', '.join(specs)}.")
+    shapes = shapes_by_name(input_shape, list(specs), known_as)
     settled = {}
     for name, spec in specs.items():
-        shape = list(input_shape) if input_shape is not None else spec.shape
-        if input_shape is not None and not spec.shape.is_compatible_with(shape):
+        shape = shapes.get(name, spec.shape)
+        if name in shapes and not spec.shape.is_compatible_with(shape):
             raise UsageError(
                 f"The input {name!r} is {_shown(spec.shape)}; input_shape {tuple(shape)} does not fit."
             )
@@ -134,10 +162,14 @@ def _settled(specs: dict[str, Any], input_shape: Sequence[int | None] | None) ->
             raise UsageError(f"The input {name!r} has no shape. Give it: input_shape=(1, ...).")
         sizes = [1 if place == 0 and size is None else size for place, size in enumerate(shape)]
         if None in sizes:
+            wanted = f"({', '.join('224' if size is None else str(size) for size in sizes)})"
             raise UsageError(
                 f"The input {name!r} is {_shown(spec.shape)}: a TFLite file plans its memory for one shape.\n"
-                f"  Give it: input_shape=({', '.join('224' if size is None else str(size) for size in sizes)})"
-                " with the sizes that you need (--input-shape on the command line)."
+                + (
+                    f"  Give it: input_shape={wanted} with the sizes that you need (--input-shape on the command line)."
+                    if len(specs) == 1
+                    else f"  Give it by name: input_shape={{{name!r}: {wanted}, ...}} with the sizes that you need."
+                )
             )
         settled[name] = tf.TensorSpec(sizes, spec.dtype, name=plain(name))
     return settled

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,9 @@ import numpy as np
 
 from tfkit import exhibits
 from tfkit import run as runs
+from tfkit.data.drawn import draw
 from tfkit.errors import CheckError, RunError
+from tfkit.lite import evaluate
 from tfkit.lite.source import pixel_function
 
 if TYPE_CHECKING:
@@ -34,11 +36,14 @@ class Subject:
       input_shape: of its input with a batch of 1, where the model does not say.
       read: examples by their positions, as the model takes them: [b, ...], images as pixels in 0..255.
       count: how many there are.
-      expected: float32 [n, c], what the original says of them.
-      labels: int64 [n]; None where nobody knows.
+      expected: float32 [n, ..., c], what the original says of them.
+      output: what that is, of `tfkit.lite.outputs.OUTPUTS`.
+      judged: a sentence, how that was known.
+      labels: as `tfkit.lite.outputs.as_labels` gives them; None where nobody knows.
       class_names: c of them; none where nobody knows.
       names: what the examples are called.
-      examples: representative inputs [m, ...] as the model takes them; None where it may have none.
+      examples: representative inputs [m, ...] as the model takes them, of several inputs by name; None where it may
+        have none.
       takes: "images" (pixels in 0..255), "texts" (UTF-8) or "arrays".
       signature: of the model, where it has several.
     """
@@ -53,6 +58,8 @@ class Subject:
     names: Sequence[str]
     examples: Any
     takes: str
+    output: str = "probabilities"
+    judged: str = ""
     signature: str | None = None
 
     @property
@@ -60,16 +67,20 @@ class Subject:
         """The input [1, ...] by which times are taken: for texts the one of median length, otherwise anything."""
         if self.takes != "texts":
             return None
-        texts = self.read(np.arange(min(self.count, _TYPICAL_OF)))
+        texts = self.read(draw(self.count, _TYPICAL_OF))
         by_length = np.argsort([len(text) for text in texts], kind="stable")
         return texts[by_length[[len(texts) // 2]]]
 
     @property
-    def accuracy(self) -> float | None:
-        """Of the original; None without labels."""
-        if self.labels is None:
-            return None
-        return float(np.mean(self.expected.argmax(axis=1) == self.labels))
+    def example_count(self) -> int:
+        """How many representative examples there are: a sample already."""
+        several = isinstance(self.examples, Mapping)
+        return len(next(iter(self.examples.values())) if several else self.examples)
+
+    @property
+    def quality(self) -> dict[str, float]:
+        """Of the original, see `tfkit.lite.evaluate.quality`."""
+        return evaluate.quality(self.expected, self.output, self.labels)
 
 
 def of_run(run: Run, splits: Splits, *, examples: np.ndarray | None) -> Subject:
@@ -92,8 +103,13 @@ def of_run(run: Run, splits: Splits, *, examples: np.ndarray | None) -> Subject:
     test = np.asarray(splits.indices["test"])
     if len(measured.labels) != len(test) or (measured.labels != splits.source.labels[test]).any():
         raise RunError(f"{run.path} was measured on other test examples than {splits.origin} has now.")
-    said, specific = _of_texts(run, loaded, splits) if splits.kind == "texts" else _of_images(loaded, splits)
-    difference = float(np.abs(said - measured.probabilities[: len(said)]).max())
+    tried = draw(len(test), _CHECKED)
+    examples_tried = splits.source.read(test[tried])
+    if splits.kind == "texts":
+        said, specific = _of_texts(run, loaded, examples_tried)
+    else:
+        said, specific = _of_images(loaded, examples_tried)
+    difference = float(np.abs(said - measured.probabilities[tried]).max())
     if difference > _TOLERANCE:
         raise CheckError(
             f"{run.path / runs.SAVED_MODEL} gives other probabilities than {runs.EVALUATION} holds"
@@ -111,19 +127,17 @@ def of_run(run: Run, splits: Splits, *, examples: np.ndarray | None) -> Subject:
     )
 
 
-def _of_images(loaded: Any, splits: Splits) -> tuple[np.ndarray, dict[str, Any]]:
+def _of_images(loaded: Any, images: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
     """What the model says of some test images, and what a subject of images is."""
-    size = int(splits.spec.shape[0])
     model = pixel_function(loaded.classify, keep=loaded)
-    images = splits.source.read(np.asarray(splits.indices["test"])[:_CHECKED]).astype(np.float32)
-    return np.asarray(model(images)), {
+    return np.asarray(model(images.astype(np.float32))), {
         "model": model,
-        "input_shape": (1, size, size, 3),
+        "input_shape": (1, *images.shape[1:]),
         "takes": "images",
     }
 
 
-def _of_texts(run: Run, loaded: Any, splits: Splits) -> tuple[np.ndarray, dict[str, Any]]:
+def _of_texts(run: Run, loaded: Any, texts: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
     """What the model says of some test texts as a device asks it, and what a subject of texts is."""
     from tfkit.stack import tf
 
@@ -133,7 +147,6 @@ def _of_texts(run: Run, loaded: Any, splits: Splits) -> tuple[np.ndarray, dict[s
             " operations that TFLite lacks.\n"
             "  Train on the bundled encoder, or with --model-handle light, whose tokenizers TFLite has."
         )
-    texts = splits.source.read(np.asarray(splits.indices["test"])[:_CHECKED])
     said = [loaded.signatures[DEVICE](texts=tf.constant([text])) for text in texts]
     return np.concatenate([np.asarray(one[PROBABILITIES]) for one in said]), {
         "model": loaded,

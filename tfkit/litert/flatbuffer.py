@@ -18,6 +18,8 @@ MOST_NUMBERS = 2**28
 
 _SMALLEST = 8
 _OF_TEXT = ("FastBertNormalize", "FastWordpieceTokenize", "TFText>")
+_RANDOM = ("RANDOM_UNIFORM", "RANDOM_STANDARD_NORMAL", "MULTINOMIAL")
+_FLEX_RANDOM, _FLEX_ASSIGN = ("FlexRandom", "FlexMultinomial", "FlexStatefulRandom"), "FlexAssign"
 _PRE_AGAIN = "\n  Convert it or copy it again: a .tflite file is cut short by an interrupted download, say."
 
 
@@ -89,6 +91,42 @@ def _refuse_endless(root: Any) -> None:
         tables += sum(graph.TensorsLength() + graph.OperatorsLength() for graph in graphs)
     if tables > MOST_TABLES:
         raise ValueError(f"it has {tables:,} tables")
+
+
+def state(model: bytes) -> tuple[str, ...]:
+    """Return what a .tflite file keeps from one call to the next.
+
+    Args:
+      model: the file's content.
+
+    Returns:
+      "variables": tensors that a fused LSTM goes on from, which `reset_all_variables` sets back; "resources": variables
+      that only a new interpreter sets back; "random": each call draws other random numbers. Mostly nothing.
+    """
+    from tfkit.stack import litert_schema as schema
+
+    root = schema.Model.GetRootAs(model, 0)
+    codes = [root.OperatorCodes(place) for place in range(root.OperatorCodesLength())]
+    builtins = names_of(schema.BuiltinOperator)
+    names = [
+        (code.CustomCode() or b"").decode(errors="replace")
+        or builtins.get(max(code.BuiltinCode(), code.DeprecatedBuiltinCode()), "")
+        for code in codes
+    ]
+    graphs = [root.Subgraphs(place) for place in range(root.SubgraphsLength())]
+    used = [
+        {names[graph.Operators(n).OpcodeIndex()] for n in range(graph.OperatorsLength())} for graph in graphs
+    ]
+    # What a file assigns once, before its first call, is no state; that stands in graphs of its own.
+    often = used[:1] if "CALL_ONCE" in used[0] else used
+    found = []
+    if any(graph.Tensors(n).IsVariable() for graph in graphs for n in range(graph.TensorsLength())):
+        found.append("variables")
+    if any(name == "ASSIGN_VARIABLE" or name.startswith(_FLEX_ASSIGN) for some in often for name in some):
+        found.append("resources")
+    if any(name in _RANDOM or name.startswith(_FLEX_RANDOM) for some in used for name in some):
+        found.append("random")
+    return tuple(found)
 
 
 def _refuse_dangling(tables: Any, *, most: int) -> None:

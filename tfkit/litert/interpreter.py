@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import queue
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any
@@ -25,6 +25,8 @@ class ParallelInterpreter:
     it does not hold Python's global lock. Threads that share the work of one example wait for each other
     after every layer, the more so the smaller the layers are.
 
+    Each call of a file with state (a fused LSTM goes on where it ended) begins as the first one does.
+
     Example:
       >>> from tfkit.litert import to_tflite
       >>> from tfkit.stack import tf
@@ -39,7 +41,7 @@ class ParallelInterpreter:
         """Make the workers.
 
         Args:
-          model: of one input [b, ...] and one output [b, ...].
+          model: of one output [b, ...], and one input [b, ...] or several.
           cores: how many to keep busy; None takes those that this process may use (its affinity, its
             container's limit).
         """
@@ -62,26 +64,30 @@ class ParallelInterpreter:
           inputs: [n, ...], of which real numbers of the model's input shape are made. A quantized model gets them
             by its own scale: one of images that takes uint8 with scale 1 gets pixels as they are. Of a model of
             strings objects [n], `str` or UTF-8 bytes. Or a list of what `prepare` makes arrays of: sizes that the
-            model leaves open may differ from one to the next, at half a millisecond each time that they do.
+            model leaves open may differ from one to the next, at half a millisecond each time that they do. Of a
+            model of several inputs arrays by their names.
           prepare: makes them, for the few examples of a call and on the worker's thread; None where `inputs`
             are the real numbers already.
 
         Returns:
           float32 [n, ...], in the order of the inputs; those of a quantized model are made real.
         """
-        outputs = np.empty((len(inputs), *self.output_shape[1:]), np.float32)
+        several = isinstance(inputs, Mapping)
+        count = len(next(iter(inputs.values())) if several else inputs)
+        outputs = np.empty((count, *self.output_shape[1:]), np.float32)
         step = self.input_shape[0]
 
         def run(start: int) -> None:
-            taken = inputs[start : start + step]
+            cut = slice(start, start + step)
+            taken: Any = {name: one[cut] for name, one in inputs.items()} if several else inputs[cut]
             taken = prepare(taken) if prepare else taken
             worker = self._idle.get()
             try:
-                outputs[start : start + step] = worker(taken)[: len(taken)]
+                outputs[cut] = worker(taken)[: len(outputs[cut])]
             finally:
                 self._idle.put(worker)
 
-        for done in [self._pool.submit(run, start) for start in range(0, len(inputs), step)]:
+        for done in [self._pool.submit(run, start) for start in range(0, count, step)]:
             done.result()
         return outputs
 
@@ -100,29 +106,42 @@ class _Worker:
     """One stock interpreter; used by one thread at a time."""
 
     def __init__(self, model: bytes, *, threads: int) -> None:
-        self._interpreter = opened(model, threads=threads)
-        inputs, outputs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
-        if len(inputs) != 1 or len(outputs) != 1:
+        self._open_again = lambda: opened(model, threads=threads)
+        self._interpreter = self._open_again()
+        self._state = flatbuffer.state(model)
+        taken, outputs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
+        if not taken or len(outputs) != 1:
             raise DataError(
-                f"The model has {len(inputs)} inputs and {len(outputs)} outputs; one of one and one is computed here."
+                f"The model has {len(taken)} inputs and {len(outputs)} outputs; one of one output is computed here."
                 "\n  The stock interpreter runs it: ai_edge_litert.interpreter.Interpreter."
             )
-        (read,), (written,) = inputs, outputs
-        self._input, self._output = Number(read), Number(written)
-        self.input_shape = tuple(int(size) for size in read["shape"])
+        (written,) = outputs
+        self._inputs = {"": Number(taken[0])}
+        if len(taken) > 1:
+            by_name = self._interpreter.get_signature_runner().get_input_details()
+            self._inputs = {name: Number(details) for name, details in by_name.items()}
+        self._output = Number(written)
+        self.input_shape = tuple(int(size) for size in taken[0]["shape"])
         self.output_shape = tuple(int(size) for size in written["shape"])
-        self._open = np.asarray(read["shape_signature"]) < 0
+        self._open = np.asarray(taken[0]["shape_signature"]) < 0
         self._shape = self.input_shape
 
-    def __call__(self, inputs: np.ndarray) -> np.ndarray:
-        missing = self.input_shape[0] - len(inputs)
-        if missing:  # the last examples, where the model takes several at a time
-            inputs = np.concatenate([inputs, np.zeros((missing, *self.input_shape[1:]), inputs.dtype)])
-        if inputs.shape != self._shape and self._fits(inputs.shape):
-            self._interpreter.resize_tensor_input(self._input.index, inputs.shape)
-            self._interpreter.allocate_tensors()
-            self._shape = inputs.shape
-        self._interpreter.set_tensor(self._input.index, self._input.quantized(inputs))
+    def __call__(self, inputs: Any) -> np.ndarray:
+        if "resources" in self._state:
+            self._interpreter, self._shape = self._open_again(), self.input_shape
+        several = isinstance(inputs, Mapping)
+        for name, values in inputs.items() if several else [("", inputs)]:
+            number = self._inputs[name]
+            missing = self.input_shape[0] - len(values)
+            if missing:  # the last examples, where the model takes several at a time
+                values = np.concatenate([values, np.zeros((missing, *values.shape[1:]), values.dtype)])
+            if not several and values.shape != self._shape and self._fits(values.shape):
+                self._interpreter.resize_tensor_input(number.index, values.shape)
+                self._interpreter.allocate_tensors()
+                self._shape = values.shape
+            self._interpreter.set_tensor(number.index, number.quantized(values))
+        if "variables" in self._state:
+            self._interpreter.reset_all_variables()
         self._interpreter.invoke()
         return self._output.real(self._interpreter.get_tensor(self._output.index))
 

@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 
 def pareto(content: Mapping[str, Any]) -> Figure:
-    """Accuracy over size and over latency; ringed: no other is at least as good in all three.
+    """Accuracy (or what stands for it) over size and over latency; ringed: no other is at least as good in all three.
 
     Args:
-      content: of variants.json; without labels the agreement with the original stands for accuracy.
+      content: of variants.json; of real values R2 is drawn. Without labels the agreement with the original is.
     """
     variants = content["variants"]
-    known = all(variant["accuracy"] is not None for variant in variants)
-    quality = "accuracy" if known else "agreement"
+    known = [name for name in ("accuracy", "r2") if all(one.get(name) is not None for one in variants)]
+    quality = known[0] if known else "agreement"
     figure, axes = figures.new_figure(11.0, 4.0, 1, 2)
     sizes = [variant["size_bytes"] / 1e6 for variant in variants]
     _scatter(axes[0, 0], variants, sizes, quality, "size, MB", content["chosen"])
@@ -53,7 +53,7 @@ def _scatter(
         if variant["pareto"]:
             axis.scatter([across], [variant[quality]], s=220, facecolors="none", edgecolors=colour)
     axis.set_xlabel(label)
-    axis.set_ylabel(quality)
+    axis.set_ylabel("R2" if quality == "r2" else quality)
     axis.margins(x=0.1, y=0.15)
     axis.grid(color="#ddd", linewidth=0.6)
     axis.spines[["top", "right"]].set_visible(False)

@@ -8,6 +8,7 @@ import numpy as np
 
 from tfkit import tensorboard
 from tfkit.data import Splits
+from tfkit.data.drawn import draw
 from tfkit.evaluation import Evaluation
 from tfkit.exhibits import Excerpts, Exhibits, Pictures
 from tfkit.run import Run
@@ -23,7 +24,8 @@ NAME = 80  # characters of a text as the name of a point
 
 def samples(run: Run, splits: Splits) -> None:
     """Some training examples, under the names of their classes."""
-    shown = splits.indices["train"][:SAMPLES]
+    train = splits.indices["train"]
+    shown = train[draw(len(train), SAMPLES, classes=splits.source.labels[train])]
     captions = [splits.class_names[label] for label in splits.source.labels[shown]]
     if splits.kind == "images":
         tensorboard.write_images(run.logdir, "samples", splits.source.read(shown), captions=captions)
@@ -52,7 +54,7 @@ def mistakes(run: Run, measured: Evaluation, splits: Splits) -> Exhibits | None:
 
 def points(run: Run, features: np.ndarray, measured: Evaluation, splits: Splits) -> None:
     """What the last layer saw of the test split, float32 [n, d], in the Projector."""
-    shown = range(min(len(measured.labels), PROJECTED))
+    shown = draw(len(measured.labels), PROJECTED)
     indices = splits.indices["test"][shown]
     texts = splits.kind == "texts"
     tensorboard.write_projector(
