@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
+
 import numpy as np
 import pytest
+from PIL import Image, ImageOps
+from tensorflow.python.eager import context  # no public way counts traces of restored functions
 
+import tfkit
 from tfkit import data, export, predictions
+from tfkit.data import pixels
+from tfkit.data.decode import read_image as read_rgb
 from tfkit.errors import CheckError
 from tfkit.evaluation import Evaluation
+from tfkit.export.images import over_white
 from tfkit.run import Run
-from tfkit.stack import keras, tf
+from tfkit.stack import keras, tf, tf_hub
 
 
 @pytest.fixture(scope="module")
@@ -55,13 +64,169 @@ def test_one_that_differs_is_an_error_and_is_not_kept(model, splits, tmp_path):
     assert [path.name for path in tmp_path.iterdir() if "saved_model" in path.name] == []
 
 
-def test_floats_are_read_by_the_largest_value_of_each_image():
-    dark, bright = np.full((2, 2, 3), 0.5, np.float32), np.full((2, 2, 3), 200.0, np.float32)
-    found = export.to_bytes_range(tf.constant(np.stack([dark, bright]))).numpy()
-    np.testing.assert_allclose(found[0], 127.5)
-    np.testing.assert_allclose(found[1], 200.0)
-    pixels = tf.constant(np.arange(12, dtype=np.uint8).reshape(1, 2, 2, 3))
-    np.testing.assert_array_equal(export.to_bytes_range(pixels), pixels.numpy().astype(np.float32))
+@pytest.fixture(scope="module")
+def exported(model, splits, tmp_path_factory):
+    run = Run.create(tmp_path_factory.mktemp("run"), config={})
+    export.save(model, run, splits, evaluation=predictions.evaluate(model, splits))
+    return run
+
+
+def of_prepared(model, image):
+    """What the trained model says of an image as training prepares it."""
+    square = pixels.resize(image, 24)[None].astype(np.float32) / 255
+    return tf.nn.softmax(model(square, training=False)).numpy()[0]
+
+
+KINDS = [
+    "RGB",
+    "L",
+    "1",
+    "P",
+    "RGBA",
+    "LA",
+    "P with transparency",
+    "CMYK",
+    "16",
+    "16 with transparency",
+    "16 RGB",
+    "16 RGBA",
+]
+
+
+def picture(kind, path):
+    rng = np.random.default_rng(3)
+    colours = rng.integers(0, 256, (31, 47, 4), dtype=np.uint8)
+    if kind.startswith("16"):
+        channels = {"16": 1, "16 with transparency": 1, "16 RGB": 3, "16 RGBA": 4}[kind]
+        values = rng.integers(0, 65536, (31, 47, channels), dtype=np.uint16)
+        values[:8] = 700
+        png(values, path, key=700 if "with" in kind else None)
+    elif kind == "CMYK":
+        Image.fromarray(colours, "CMYK").save(path, "JPEG")
+    elif kind.startswith("P"):
+        image = Image.fromarray(colours[..., :3]).quantize(16)
+        image.save(path, "PNG", **({"transparency": bytes(range(0, 256, 16))} if "with" in kind else {}))
+    elif kind == "LA":
+        Image.fromarray(np.ascontiguousarray(colours[..., 2:]), "LA").save(path, "PNG")
+    else:
+        Image.fromarray(colours, "RGBA").convert(kind).save(path, "PNG")
+
+
+def png(values, path, key=None):
+    """Write a PNG of 16 bits with 1 to 4 channels; `key` is the grey value that is transparent."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    height, width, channels = values.shape
+    header = struct.pack(">IIBBBBB", width, height, 16, {1: 0, 2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    content = chunk(b"IHDR", header) + (chunk(b"tRNS", struct.pack(">H", key)) if key is not None else b"")
+    content += chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + content)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_gives_what_training_would_have_made_of_it(kind, model, exported, tmp_path):
+    """By tfkit.read_image, and by README's program without tfkit wherever Pillow can read the file whole."""
+    picture(kind, tmp_path / "a")
+    expected = of_prepared(model, read_rgb(tmp_path / "a"))
+    found = exported.model(tfkit.read_image(tmp_path / "a")).numpy()
+    np.testing.assert_allclose(found, expected, atol=0.02)
+    if kind not in ("16 with transparency", "16 RGB", "16 RGBA"):
+        image = ImageOps.exif_transpose(Image.open(tmp_path / "a"))
+        image = image if image.mode.startswith("I;16") else image.convert("RGBA")
+        np.testing.assert_allclose(exported.model(np.asarray(image)).numpy(), found, atol=1e-3)
+
+
+def test_white_below_is_rounded_as_pillow_does():
+    """All colours by all alphas: the composition of the exported graph is training's, value for value."""
+    grey, alpha = np.meshgrid(np.arange(256), np.arange(256))
+    images = np.stack([grey, grey, grey, alpha], axis=-1).astype(np.uint8)
+    white = Image.new("RGBA", (256, 256), "white")
+    expected = np.asarray(Image.alpha_composite(white, Image.fromarray(images)).convert("RGB"))
+    np.testing.assert_array_equal(over_white(export.to_bytes(tf.constant(images[None])))[0], expected)
+
+
+def test_ranks_channels_and_types_agree(exported):
+    grey = np.random.default_rng(0).integers(0, 256, (20, 30), dtype=np.uint8)
+    ways = [
+        grey,
+        grey[..., None],
+        np.repeat(grey[..., None], 3, -1),
+        np.stack([grey] * 3 + [grey * 0 + 255], -1),
+    ]
+    ways += [
+        np.stack([grey, grey * 0 + 255], -1),
+        grey.astype(np.uint16) * 257,
+        (grey / 255).astype(np.float32),
+    ]
+    restored = tf.saved_model.load(str(exported.path / "saved_model"))
+    first = exported.model(grey).numpy()
+    assert first.shape == (10,)
+    for images in ways:
+        np.testing.assert_allclose(restored(images).numpy(), first, atol=1e-5)
+        if images.ndim == 3:
+            np.testing.assert_allclose(restored(images[None]).numpy(), first[None], atol=1e-5)
+
+
+@pytest.mark.parametrize("factor", [255.0, 2.0, -1.0, float("nan")])
+def test_floats_that_are_not_from_0_to_1_are_refused(exported, factor):
+    """Of an image that is nearly black nobody could tell whether it is meant as 0..1 or as 0..255."""
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"\[0, 1\].*tf.uint8"):
+        exported.model(np.full((9, 9, 3), factor, np.float32))
+    with pytest.raises(tf.errors.InvalidArgumentError, match="channels"):
+        exported.model(np.zeros((3, 9, 9), np.uint8))
+
+
+def test_it_is_not_traced_for_every_size(exported):
+    """Neither by Run.model nor in the way that the closing lines teach: TensorFlow would trace it for each."""
+    loaded = exported.model
+    restored = tf.saved_model.load(str(exported.path / "saved_model"))
+    stock = tf.function(restored, reduce_retracing=True)
+    built = []
+    for side in range(8, 20):
+        image = np.full((side, 30 - side, 3), side, np.uint8)
+        np.testing.assert_allclose(loaded(image), stock(image), atol=1e-6)
+        built.append((graphs_built(), stock.experimental_get_tracing_count()))
+    assert built[-1][1] == 2
+    assert built[2:] == [built[2]] * len(built[2:])
+    restored(np.zeros((50, 60, 3), np.uint8))
+    assert graphs_built() > built[-1][0]
+
+
+def graphs_built():
+    """How many functions this process has traced."""
+    return len(context.context().list_function_names())
+
+
+def test_hub_trains_it_further(exported, splits, tmp_path):
+    """A reusable SavedModel: weights change in training, and batch normalisation learns its statistics."""
+    layers = keras.layers
+    model = keras.Sequential(
+        [
+            layers.Conv2D(4, 3, strides=4, input_shape=(24, 24, 3), kernel_regularizer="l2"),
+            layers.BatchNormalization(),
+            layers.Flatten(),
+            layers.Dense(10, activation="softmax"),
+        ]
+    )
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    run = Run.create(tmp_path, config={})
+    export.save(model, run, splits, evaluation=predictions.evaluate(model, splits))
+    layer = tf_hub.KerasLayer(str(tmp_path / "saved_model"), trainable=True)
+    assert len(layer.trainable_weights) == 6
+    assert len(layer.non_trainable_weights) == 2
+    assert [float(loss) for loss in layer.losses] == [pytest.approx(float(model.losses[0]))]
+    tuned = keras.Sequential([keras.Input((None, None, 3)), layer])
+    assert tuned.output_shape == (None, 10)
+    before = [weight.numpy() for weight in layer.weights]
+    tuned.compile(keras.optimizers.SGD(0.1), "sparse_categorical_crossentropy")
+    images, labels = next(iter(splits.train))
+    tuned.fit(images, labels, epochs=1, verbose=0)
+    assert all((weight.numpy() != old).any() for weight, old in zip(layer.weights, before, strict=True))
+    backbone = tfkit.resolve(tmp_path / "saved_model").check(image_size=24, trainable=True)
+    assert (backbone.feature_size, backbone.trainable_variables) == (10, 6)
 
 
 def test_features_and_probabilities_go_as_they_are(tmp_path):

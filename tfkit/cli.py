@@ -194,7 +194,8 @@ def closing_lines(run: Run) -> list[str]:
         *_privacy_line(metrics),
         f"took         {metrics.get('time/total_seconds', float('nan')):.0f} s",
         f"model        {folder / 'saved_model'}",
-        f'load it      tf.saved_model.load("{folder / "saved_model"}")({_takes(run)}',
+        f'load it      tf.function(tf.saved_model.load("{folder / "saved_model"}"), reduce_retracing=True)'
+        f"({_takes(run)}",
         *where_to_look(run),
     ]
 

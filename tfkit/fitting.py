@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from tfkit import distribute, predictions
 from tfkit import run as runs
 from tfkit.data import Splits
+from tfkit.errors import PrivacyError
 from tfkit.exhibits import save
 from tfkit.run import Run
 from tfkit.training import class_weight, train
@@ -63,6 +64,9 @@ def fit(
     Returns:
       The run, closed: metrics, history, model.
 
+    Raises:
+      PrivacyError: among others, 16-bit images that were scaled by what they use.
+
     Example:
       run = tfkit.fit(build_model, tfkit.load_images("digits", image_size=32), run_dir="runs/mine", epochs=5)
       run.metrics["test/accuracy"]
@@ -71,6 +75,13 @@ def fit(
     from tfkit.distribute.together import Together
 
     began = time.monotonic()
+    if privacy and splits.pixel_range.measured:
+        low, high = splits.pixel_range[:2]
+        raise PrivacyError(
+            f"The images of 16 bits were scaled by what the training images use, {low} to {high}: that tells of single"
+            " ones, and epsilon does not cover it.\n  Give a range that does not come from them:"
+            " tfkit.load_images(..., pixel_range=(0, 65535)), or (0, 4095) for 12 bits."
+        )
     config = {
         "function": "tfkit.fit",
         "data": splits.origin,

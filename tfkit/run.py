@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from tfkit import claim, cluster, files, process
+from tfkit import claim, cluster, files, process, stack
 from tfkit.claim import (
     AUDIT,
     BACKUP,
@@ -270,7 +270,9 @@ class Run:
 
     @property
     def model(self) -> Any:
-        """The exported model: raw images (or texts) to class probabilities.
+        """The exported model: images as `tfkit.read_image` gives them (or texts) to class probabilities.
+
+        It is what tf.saved_model.load gives, and is traced once for images of all sizes.
 
         Raises:
           RunError: the run has not exported a model yet.
@@ -280,11 +282,9 @@ class Run:
             raise RunError(
                 f"{self._read_from} has no {SAVED_MODEL}/ yet: the run was interrupted. The same command finishes it."
             )
-        from tfkit.stack import tf
-
         if (folder / "assets").is_dir() or self.provenance.get("data", {}).get("shape") == []:
             from tfkit.stack import tf_text  # noqa: F401  the operations of a model of texts
-        return tf.saved_model.load(str(folder))
+        return stack.load_saved_model(folder)
 
     def read(self, name: str) -> dict[str, Any]:
         """What a JSON file of the folder holds, such as `privacy.json`; nothing where there is none."""

@@ -13,7 +13,16 @@ from typing import Annotated, Any
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "data": (
-        *("data_dir", "data_file", "dataset", "text_column", "label_column", "language_column", "strict"),
+        *(
+            "data_dir",
+            "data_file",
+            "dataset",
+            "text_column",
+            "label_column",
+            "language_column",
+            "pixel_range",
+            "strict",
+        ),
         *("from_run", "saved_model", "signature", "input_shape", "representative_data"),
     ),
     "question": ("query", "queries_file", "top"),

@@ -1,4 +1,4 @@
-"""One image file -> upright 8-bit RGB, whatever its format."""
+"""Image files as upright pixels, whatever their format: 8-bit RGB for training, or all that they hold."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from typing import IO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError, WebPImagePlugin  # noqa: F401  (registers WebP)
+
+from tfkit.data.pixels import FULL_RANGE, as_bytes
+from tfkit.errors import DataError
 
 _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP")
 
@@ -18,7 +21,9 @@ class Unreadable(Exception):
     """This file gives no picture; the message says why in a few words."""
 
 
-def read_image(path: Path, *, at_least: int | None = None) -> Image.Image:
+def read_image(
+    path: Path, *, at_least: int | None = None, pixel_range: tuple[int, int] = FULL_RANGE
+) -> Image.Image:
     """Decode a JPEG, PNG, GIF (first frame), BMP or WebP file.
 
     EXIF rotation is applied, transparency is laid over white, 16 bits a channel become 8.
@@ -26,6 +31,7 @@ def read_image(path: Path, *, at_least: int | None = None) -> Image.Image:
     Args:
       path: the file; its content decides the format, not its name.
       at_least: a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, but to no side below this.
+      pixel_range: what becomes 0 and 255 of 16-bit values.
 
     Returns:
       An RGB image.
@@ -33,21 +39,38 @@ def read_image(path: Path, *, at_least: int | None = None) -> Image.Image:
     Raises:
       Unreadable: the file cannot be opened or decoded, or would be a decompression bomb.
     """
+    image = _load(path, at_least=at_least)
+    return _rgb(image if isinstance(image, Image.Image) else _picture(as_bytes(image, pixel_range)))
+
+
+def read_pixels(path: str | Path) -> np.ndarray:
+    """See `tfkit.read_image`."""
+    try:
+        image = _load(Path(path))
+    except Unreadable as err:
+        raise DataError(f"{path} cannot be read as an image: {err}.") from err
+    if isinstance(image, Image.Image):
+        return np.asarray(image.convert("RGBA" if image.has_transparency_data else "RGB"))
+    return image
+
+
+def _load(path: Path, *, at_least: int | None = None) -> Image.Image | np.ndarray:
+    """Decode a file and turn it upright: an image of Pillow's, or uint16 [h, w, channels] where it has 16 bits."""
     try:
         with path.open("rb") as file:
-            return decode(file, at_least=at_least)
+            return _decode(file, at_least)
     except OSError as err:
         raise Unreadable((err.strerror or str(err)).lower()) from err
 
 
-def decode(file: IO[bytes], *, at_least: int | None = None) -> Image.Image:
-    """`read_image` from an open file."""
+def _decode(file: IO[bytes], at_least: int | None) -> Image.Image | np.ndarray:
     try:
         image = Image.open(file, formats=_FORMATS)
         if at_least is not None:
             image.draft(None, (at_least, at_least))
+        deep = has_sixteen_bits(file)
         image.load()
-        return _rgb(_upright(image))
+        return _sixteen_bits(file, image) if deep else _upright(image)
     except UnidentifiedImageError as err:
         raise Unreadable("not an image, or damaged at its start") from err
     except Image.DecompressionBombError as err:
@@ -57,6 +80,15 @@ def decode(file: IO[bytes], *, at_least: int | None = None) -> Image.Image:
     # Decoders fail on damaged files in many ways: OSError, SyntaxError, ValueError, struct.error, zlib.error, ...
     except Exception as err:
         raise Unreadable(str(err) or type(err).__name__) from err
+
+
+def has_sixteen_bits(file: IO[bytes]) -> bool:
+    """Return whether an open file is a PNG of 16 bits a channel; its position stays."""
+    place = file.tell()
+    file.seek(0)
+    head = file.read(25)
+    file.seek(place)
+    return head.startswith(b"\x89PNG\r\n\x1a\n") and head[24:] == b"\x10"
 
 
 def longer_side(path: Path) -> int | None:
@@ -76,11 +108,30 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+def _sixteen_bits(file: IO[bytes], image: Image.Image) -> np.ndarray:
+    """Return uint16 [h, w, channels], upright, of an image that is loaded from the file."""
     if image.mode.startswith("I"):
-        # 16-bit grey: 65535 is white. Pillow's own conversion would clip at 255.
-        grey = (np.asarray(image).astype(np.uint32) + 128) // 257
-        return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
+        values = np.asarray(image).astype(np.uint16)[..., np.newaxis]
+    else:
+        # Pillow keeps the upper 8 bits of colours.
+        from tfkit.stack import tf
+
+        file.seek(0)
+        values = tf.io.decode_png(file.read(), dtype=tf.uint16).numpy()
+    if "transparency" in image.info:
+        opaque = (values != np.asarray(image.info["transparency"])).any(axis=-1, keepdims=True)
+        values = np.concatenate([values, opaque * np.uint16(65535)], axis=-1)
+    places = Image.fromarray(np.arange(image.width * image.height, dtype=np.int32).reshape(image.size[::-1]))
+    places.info = dict(image.info)
+    return values.reshape(-1, values.shape[-1])[np.asarray(_upright(places))]
+
+
+def _picture(values: np.ndarray) -> Image.Image:
+    """Return uint8 [h, w, 1|2|3|4] as Pillow's image."""
+    return Image.fromarray(values[..., 0] if values.shape[-1] == 1 else values)
+
+
+def _rgb(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:
         pixels = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), pixels).convert("RGB")

@@ -69,6 +69,7 @@ def prepare(
     images: Sequence[FoundFile],
     *,
     image_size: int,
+    pixel_range: tuple[int, int] = pixels.FULL_RANGE,
     reserve: int = DISK_RESERVE,
     limit: int = CACHE_LIMIT,
 ) -> Store:
@@ -81,11 +82,12 @@ def prepare(
       root: the folder that the names are relative to.
       images: what to prepare, in this order.
       image_size: side of the square.
+      pixel_range: what becomes 0 and 255 of 16-bit values.
       reserve: bytes to leave free on the disk; without them the pixels are not stored.
       limit: bytes that all stores together may take; others are removed for it.
     """
     shelf = files.cache_dir("images")
-    key = files.digest(str(root.resolve()), image_size, pixels.RECIPE)
+    key = files.digest(str(root.resolve()), image_size, pixel_range, pixels.RECIPE)
     row_bytes = image_size * image_size * 3
     with files.lock_or_wait(shelf / f"{key}.lock", another="prepares the same images"):
         remove_leftovers(shelf, key)
@@ -97,7 +99,15 @@ def prepare(
         make_room(shelf, keep=key, limit=limit - needed)
         keep_pixels = shutil.disk_usage(shelf).free - needed >= reserve
         with files.new_folder(shelf / key) as folder:
-            _write(folder, root, images, image_size=image_size, old=old, keep_pixels=keep_pixels)
+            _write(
+                folder,
+                root,
+                images,
+                image_size=image_size,
+                pixel_range=pixel_range,
+                old=old,
+                keep_pixels=keep_pixels,
+            )
         store = _open(shelf / key, row_bytes)
         assert store is not None
         return store
@@ -109,6 +119,7 @@ def _write(
     images: Sequence[FoundFile],
     *,
     image_size: int,
+    pixel_range: tuple[int, int],
     old: Store | None,
     keep_pixels: bool,
 ) -> None:
@@ -122,7 +133,7 @@ def _write(
                 return entry, b""
             if old.descriptor is not None:
                 return entry, old.row(number)
-        return _read(root / image.name, stamp, image_size)
+        return _read(root / image.name, stamp, image_size, pixel_range)
 
     entries = []
     with contextlib.ExitStack() as stack:
@@ -141,9 +152,12 @@ def _write(
     (folder / "index.json").write_text(json.dumps(entries))
 
 
-def _read(path: Path, stamp: tuple[str, int, int], image_size: int) -> tuple[Entry, bytes]:
+def _read(
+    path: Path, stamp: tuple[str, int, int], image_size: int, pixel_range: tuple[int, int]
+) -> tuple[Entry, bytes]:
     try:
-        row = pixels.resize(read_image(path, at_least=2 * image_size), image_size).tobytes()
+        image = read_image(path, at_least=2 * image_size, pixel_range=pixel_range)
+        row = pixels.resize(image, image_size).tobytes()
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     except Unreadable as err:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from tfkit.data import Splits
@@ -12,17 +14,28 @@ if TYPE_CHECKING:
 
 
 def module_of(model: keras.Model, call: Any, spec: Any, *, classify: Any) -> Any:
-    """What tf.saved_model.save writes: the variables and the call, no Keras objects that a loader would need."""
+    """Return what tf.saved_model.save writes, with all that hub.KerasLayer(trainable=True) asks for.
+
+    Args:
+      model: the trained one.
+      call: a traced tf.function of raw inputs, with `training=False` as its second argument where it has one.
+      spec: of a batch of inputs, as a server takes them.
+      classify: a tf.function of what the model was trained on.
+    """
     from tfkit.stack import tf
 
-    module = tf.Module()
-    module.variables_of_model = model.variables
+    module = tf.train.Checkpoint()
+    module.variables = model.variables
+    module.variables_of_model = module.variables
+    # Those of layers that stood still too: whoever tunes it further may want them all.
+    module.trainable_variables = [variable for variable in model.variables if variable.trainable]
+    module.regularization_losses = list(_regularization(model))
     # A hub layer may hold tables and assets beside its variables.
     module.resources = [layer.resolved_object for layer in model.layers if hasattr(layer, "resolved_object")]
     module.__call__ = call
     module.classify = classify
 
-    @tf.function(input_signature=[spec])
+    @tf.function(input_signature=[spec], autograph=False)
     def serve(inputs: Any) -> dict[str, Any]:
         return {"probabilities": call(inputs)}
 
@@ -30,16 +43,42 @@ def module_of(model: keras.Model, call: Any, spec: Any, *, classify: Any) -> Any
     return module
 
 
+def classifier(model: keras.Model, spec: Any, *, training: bool = False) -> Any:
+    """Return a tf.function from a batch of what the model was trained on to probabilities, float32 [b, classes].
+
+    It is traced once and called by all others: tracing a backbone takes seconds.
+    """
+    from tfkit.stack import tf
+
+    from_logits = gives_logits(model)
+
+    @tf.function(input_signature=[spec])
+    def classify(inputs: Any) -> Any:
+        outputs = tf.cast(model(inputs, training=training), tf.float32)
+        return tf.nn.softmax(outputs) if from_logits else outputs
+
+    return classify
+
+
 def feature_module(model: keras.Model, splits: Splits) -> Any:
     """What is saved of a model of rows of numbers: it takes what it was trained on."""
     from tfkit.stack import tf
 
-    from_logits = gives_logits(model)
     spec = tf.TensorSpec([None, *splits.spec.shape], splits.spec.dtype, name="features")
-
-    @tf.function(input_signature=[spec])
-    def call(features: Any) -> Any:
-        outputs = tf.cast(model(features, training=False), tf.float32)
-        return tf.nn.softmax(outputs) if from_logits else outputs
-
+    call = classifier(model, spec)
     return module_of(model, call, spec, classify=call)
+
+
+def _regularization(model: keras.Model) -> Iterator[Callable[[], Any]]:
+    """Each loss on a weight alone, as a function of nothing."""
+    from tfkit.stack import tf
+
+    for layer in model.submodules:
+        if hasattr(layer, "resolved_object"):
+            yield from getattr(layer.resolved_object, "regularization_losses", ())
+            continue
+        for name in (name for name in dir(layer) if name.endswith("_regularizer")):
+            weight = name.removesuffix("_regularizer")
+            value = getattr(layer, weight, getattr(layer, f"{weight}_kernel", None))
+            if (loss := getattr(layer, name)) is not None and isinstance(value, tf.Variable):
+                yield tf.function(functools.partial(loss, value), input_signature=[])

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfkit import files
-from tfkit.export.module import module_of
+from tfkit.export.module import classifier, module_of
 from tfkit.predictions import gives_logits
 
 if TYPE_CHECKING:
@@ -33,19 +33,16 @@ def text_module(model: keras.Model, *, scratch: Path) -> Any:
 
     from_logits = gives_logits(model)
     spec = tf.TensorSpec([None], tf.string, name="texts")
+    ways = {training: classifier(model, spec, training=training) for training in (False, True)}
 
-    @tf.function(input_signature=[spec])
-    def classify(texts: Any) -> Any:
-        outputs = tf.cast(model(texts, training=False), tf.float32)
-        return tf.nn.softmax(outputs) if from_logits else outputs
-
-    @tf.function
-    def call(texts: Any) -> Any:
+    @tf.function(autograph=False)
+    def call(texts: Any, training: bool = False) -> Any:
+        classify = ways[training]
         return classify(texts[tf.newaxis])[0] if texts.shape.rank == 0 else classify(texts)
 
-    for shape in ([None], []):
-        call.get_concrete_function(tf.TensorSpec(shape, tf.string, name="texts"))
-    module = module_of(model, call, spec, classify=classify)
+    for shape, training in (([None], False), ([], False), ([None], True)):
+        call.get_concrete_function(tf.TensorSpec(shape, tf.string, name="texts"), training=training)
+    module = module_of(model, call, spec, classify=ways[False])
     tokens = next((layer for layer in model.layers if layer.name == TOKENS), None)
     if isinstance(tokens, Tokens):
         module.device = on_device(model, from_logits=from_logits)

@@ -10,6 +10,7 @@ import numpy as np
 
 from tfkit import exhibits
 from tfkit import run as runs
+from tfkit.data.pixels import FULL_RANGE
 from tfkit.errors import CheckError, RunError
 from tfkit.lite.source import pixel_function
 
@@ -41,6 +42,7 @@ class Subject:
       examples: representative inputs [m, ...] as the model takes them; None where it may have none.
       takes: "images" (pixels in 0..255), "texts" (UTF-8) or "arrays".
       signature: of the model, where it has several.
+      pixel_range: of images, what becomes 0 and 255 of 16-bit values.
     """
 
     model: Any
@@ -54,6 +56,7 @@ class Subject:
     examples: Any
     takes: str
     signature: str | None = None
+    pixel_range: tuple[int, int] = FULL_RANGE
 
     @property
     def typical(self) -> np.ndarray | None:
@@ -120,6 +123,7 @@ def _of_images(loaded: Any, splits: Splits) -> tuple[np.ndarray, dict[str, Any]]
         "model": model,
         "input_shape": (1, size, size, 3),
         "takes": "images",
+        "pixel_range": splits.pixel_range[:2],
     }
 
 
