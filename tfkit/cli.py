@@ -115,7 +115,7 @@ def explain(error: BaseException) -> str:
     """An error as every command of tfkit says it."""
     if isinstance(error, KeyboardInterrupt):
         where = f" ({error})" if str(error) else ""
-        return f"Interrupted{where}. The same command goes on from the last backup."
+        return f"Interrupted{where}. {stopping.what_next()}"
     if isinstance(error, TfkitError):
         return f"{type(error).__name__}: {error}"
     if _disk_is_full(error):

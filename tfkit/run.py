@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from tfkit import claim, cluster, files, process, stack
+from tfkit import claim, cluster, files, process, stack, stopping
 from tfkit.claim import (
     AUDIT,
     BACKUP,
@@ -124,6 +124,7 @@ class Run:
             return cls._of_other_worker(Path(path), overwrite=overwrite)
         run = cls(Path(path))
         run._lock = claim.claim(run.path, config=config, overwrite=overwrite)
+        stopping.backups = run.backup
         return run
 
     @classmethod
@@ -137,6 +138,7 @@ class Run:
         scratch.mkdir()
         run = cls(scratch)
         run.shared, run.is_chief = path, False
+        stopping.backups = run.backup
         # What --overwrite removes, the chief may be about to remove.
         run._done = not (overwrite and claim.is_first_start()) and (path / REPORT).is_file()
         return run

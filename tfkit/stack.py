@@ -207,6 +207,7 @@ def load_saved_model(folder: str | os.PathLike[str]) -> Any:
         trace(inputs.shape.rank, inputs.dtype, training)
         return restored(inputs, **_if(training))
 
+    call.__wrapped__ = restored  # type: ignore[attr-defined]
     loaded.__call__ = call
     return loaded
 
