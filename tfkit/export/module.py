@@ -32,6 +32,12 @@ def module_of(model: keras.Model, call: Any, spec: Any, *, classify: Any) -> Any
     module.regularization_losses = list(_regularization(model))
     # A hub layer may hold tables and assets beside its variables.
     module.resources = [layer.resolved_object for layer in model.layers if hasattr(layer, "resolved_object")]
+    # Dropout draws from states of its own, which are no variables of the model.
+    module.random_states = [
+        generator.state
+        for layer in model.submodules
+        if (generator := getattr(getattr(layer, "_random_generator", None), "_generator", None)) is not None
+    ]
     module.__call__ = call
     module.classify = classify
 
