@@ -68,6 +68,7 @@ def main(
     words = sys.argv[1:] if arguments is None else list(arguments)
     module = inspect.getmodule(config_class)
     pulse.start()
+    stopping.backups = None
     # Outside of training, which saves first, a scheduler's SIGTERM is what Ctrl-C is.
     signal.signal(signal.SIGTERM, stopping.interrupt)
     read = False
