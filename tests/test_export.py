@@ -122,11 +122,21 @@ def test_ranks_channels_and_types_agree(exported):
             np.testing.assert_allclose(restored(images[None]).numpy(), first[None], atol=1e-5)
 
 
-@pytest.mark.parametrize("factor", [255.0, 2.0, -1.0, float("nan")])
-def test_floats_that_are_not_from_0_to_1_are_refused(exported, factor):
-    """Of an image that is nearly black nobody could tell whether it is meant as 0..1 or as 0..255."""
-    with pytest.raises(tf.errors.InvalidArgumentError, match=r"\[0, 1\].*tf.uint8"):
-        exported.model(np.full((9, 9, 3), factor, np.float32))
+def test_a_batch_of_floats_has_one_scale():
+    """A nearly black image among others of 0..255 is nearly black, also where it reaches 2 alone."""
+    dark, bright = np.full((2, 2, 3), 1.0, np.float32), np.full((2, 2, 3), 200.0, np.float32)
+    np.testing.assert_array_equal(export.to_bytes(tf.constant([dark, bright])), [dark, bright])
+    np.testing.assert_array_equal(export.to_bytes(tf.constant([dark * 2])), [dark * 2])
+    np.testing.assert_array_equal(export.to_bytes(tf.constant([dark * 0.3])), [np.full((2, 2, 3), 77.0)])
+
+
+@pytest.mark.parametrize("value", [65535.0, -1.0, float("nan")])
+def test_floats_of_no_known_scale_are_refused(exported, value):
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"\[0, 255\].*uint8"):
+        exported.model(np.full((9, 9, 3), value, np.float32))
+
+
+def test_channels_first_are_refused(exported):
     with pytest.raises(tf.errors.InvalidArgumentError, match="channels"):
         exported.model(np.zeros((3, 9, 9), np.uint8))
 
@@ -174,6 +184,33 @@ def test_hub_trains_it_further(exported, splits, tmp_path):
     assert all((weight.numpy() != old).any() for weight, old in zip(layer.weights, before, strict=True))
     backbone = tfkit.resolve(tmp_path / "saved_model").check(image_size=24, trainable=True)
     assert (backbone.feature_size, backbone.trainable_variables) == (10, 6)
+
+
+def test_a_model_of_texts_is_traced_once_and_trained_further(tmp_path):
+    (tmp_path / "texts.csv").write_text(
+        "text,label\n" + "".join(f"w{i} w{i % 7},{'ab'[i % 2]}\n" for i in range(60))
+    )
+    splits = tfkit.load_texts(tmp_path / "texts.csv")
+    layers = keras.layers
+    texts = keras.Input((), dtype=tf.string)
+    numbers = layers.Hashing(64)(texts)
+    outputs = layers.Dense(2, activation="softmax")(layers.Dropout(0.5)(layers.Embedding(64, 8)(numbers)))
+    model = keras.Model(texts, outputs)
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    run = Run.create(tmp_path / "run", config={})
+    export.save(model, run, splits, evaluation=predictions.evaluate(model, splits))
+    loaded = run.model
+    for count in range(1, 9):
+        assert loaded(["a text"] * count).shape == (count, 2)
+    assert loaded.__call__.__wrapped__.experimental_get_tracing_count() == 1
+    assert loaded("one text").shape == (2,)
+    layer = tf_hub.KerasLayer(str(tmp_path / "run" / "saved_model"), trainable=True)
+    before = [weight.numpy() for weight in layer.trainable_weights]
+    tuned = keras.Sequential([keras.Input((), dtype=tf.string), layer])
+    tuned.compile(keras.optimizers.SGD(1.0), "sparse_categorical_crossentropy")
+    tuned.fit(splits.train, epochs=1, verbose=0)
+    assert len(before) == 3
+    assert all((new.numpy() != old).any() for new, old in zip(layer.trainable_weights, before, strict=True))
 
 
 def test_features_and_probabilities_go_as_they_are(tmp_path):

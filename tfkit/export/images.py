@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from tfkit.stack import keras
 
 _OVERSHOOT = 0.5
-"""Bicubic resizing leaves [0, 1] by less; floats in [-1, 1] or [0, 255] by more."""
+"""Bicubic resizing leaves [0, 1] by less; what is meant as [-1, 1] or [0, 255] by more."""
 
 
 def image_module(model: keras.Model, splits: Splits) -> Any:
@@ -55,12 +55,12 @@ def to_bytes(images: Any, pixel_range: tuple[int, int] = pixels.FULL_RANGE) -> A
     """Return pixels as whole float32 numbers in 0..255, as training rounds them.
 
     Args:
-      images: uint8; uint16, of which `pixel_range` becomes 0 to 255; or float in [0, 1].
+      images: uint8; uint16, of which `pixel_range` becomes 0 to 255; or float in [0, 1], or in [0, 255] where any of
+        the whole batch is above 1.5 (a frame that is all but black does not show which: give uint8).
       pixel_range: see `tfkit.load_images`.
 
     Raises:
-      tf.errors.InvalidArgumentError: floats are not in [0, 1], by more than resizing leaves it: they may be meant
-        as 0..255, and nothing in a dark image would tell.
+      tf.errors.InvalidArgumentError: floats are in neither range.
     """
     from tfkit.stack import tf
 
@@ -70,11 +70,12 @@ def to_bytes(images: Any, pixel_range: tuple[int, int] = pixels.FULL_RANGE) -> A
         low, high = pixel_range
         above = tf.clip_by_value(tf.cast(images, tf.int32), low, high) - low
         return tf.cast((above * 510 + (high - low)) // (2 * (high - low)), tf.float32)
-    fits = tf.reduce_all((images >= -_OVERSHOOT) & (images <= 1 + _OVERSHOOT))
-    words = "Floating-point images must be in [0, 1]. For 0..255: tf.cast(images, tf.uint8), or images / 255. Found:"
+    fits = tf.reduce_all((images >= -_OVERSHOOT) & (images <= 255 + _OVERSHOOT))
+    words = "Floating-point images must be in [0, 1] or in [0, 255]; uint8 leaves no doubt. Found:"
     found = [words, tf.reduce_min(images), tf.reduce_max(images)]
     with tf.control_dependencies([tf.debugging.Assert(fits, found)]):
-        return tf.floor(tf.clip_by_value(images, 0.0, 1.0) * 255.0 + 0.5)
+        scaled = tf.where(tf.reduce_max(images) > 1 + _OVERSHOOT, images, images * 255.0)
+    return tf.floor(tf.clip_by_value(scaled, 0.0, 255.0) + 0.5)
 
 
 def over_white(images: Any) -> Any:

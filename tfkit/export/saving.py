@@ -31,11 +31,11 @@ def save(model: keras.Model, run: Run, splits: Splits, *, evaluation: Evaluation
 
     A model of images gets what the training did to them built in: the exported one takes what `tfkit.read_image`
     gives, [h, w], [h, w, c] or [batch, h, w, c] of any size with 1, 3 or 4 channels (grey, RGB, RGBA), as uint8, as
-    uint16, whose `Splits.pixel_range` becomes black to white, or as float in [0, 1], and gives float32 [classes] or
-    [batch, classes]. `serving_default` takes uint8 [batch, h, w, c] as `images` (uint16 where all images of the set
-    are) and gives `probabilities`. `classify` takes what the model was trained on, float32 [batch, s, s, 3] in [0, 1].
-    A model of texts takes strings, see `tfkit.export.texts`. Either is a reusable SavedModel as TF Hub has it:
-    hub.KerasLayer(path, trainable=True) trains it further.
+    uint16, whose `Splits.pixel_range` becomes black to white, or as float in [0, 1] or [0, 255], see `to_bytes`, and
+    gives float32 [classes] or [batch, classes]. `serving_default` takes uint8 [batch, h, w, c] as `images` (uint16
+    where all images of the set are) and gives `probabilities`. `classify` takes what the model was trained on, float32
+    [batch, s, s, 3] in [0, 1]. A model of texts takes strings, see `tfkit.export.texts`. Either is a reusable
+    SavedModel as TF Hub has it: hub.KerasLayer(path, trainable=True) trains it further.
 
     Args:
       model: the trained model, of images in [0, 1], texts or features, giving logits or probabilities.
