@@ -117,7 +117,9 @@ def notes(pixel_range: PixelRange, found: dict[str, Depth], *, total: int) -> It
     yield f"{who} 16 bits: {low} to {high} ({why}) becomes 0 to 255{rest}. --pixel-range sets another range."
     beyond = [name for name, one in found.items() if one.low < low or one.high > high]
     if beyond:
-        yield f"{len(beyond)} of them go beyond {low} to {high}, and are clipped there ({beyond[0]}, ...)."
+        # A range that was asked for may be that of a private run, which names no file.
+        example = f" ({beyond[0]}, ...)" if pixel_range.measured else ""
+        yield f"{len(beyond)} of them go beyond {low} to {high}, and are clipped there{example}."
     levels = np.median([one.levels for one in found.values()])
     if (low, high) == FULL_RANGE and levels < _COARSE < np.median([one.values for one in found.values()]):
         middle = np.median([[one.low, one.high] for one in found.values()], axis=0).astype(int)
