@@ -47,7 +47,7 @@ def raising(error):
     [
         (DataError("photos/ is empty.\n  Add images."), 2, "DataError: photos/ is empty.\n  Add images.\n"),
         (CheckError("it differs"), 1, "CheckError: it differs"),
-        (KeyboardInterrupt(), 3, "The same command goes on"),
+        (KeyboardInterrupt(), 3, "Interrupted."),
         (OSError(errno.ENOSPC, "No space left on device", "x"), 2, "The disk is full"),
         (OSError(errno.EROFS, "Read-only file system", "/mnt/x"), 2, "--run-dir"),
         (FileExistsError(errno.EEXIST, "File exists", "run/logs"), 2, "run/logs"),

@@ -18,7 +18,7 @@ from tfkit import errors, stack
 
 if TYPE_CHECKING:
     from tfkit import audit, compress, data, distribute, hub, lite, privacy, search, tensorboard, text
-    from tfkit.data import Splits, from_arrays, load_images, load_texts
+    from tfkit.data import Splits, from_arrays, load_images, load_texts, read_image
     from tfkit.fitting import fit
     from tfkit.hub import resolve, resolve_text
     from tfkit.run import Run
@@ -41,6 +41,7 @@ __all__ = [
     "load_images",
     "load_texts",
     "privacy",
+    "read_image",
     "resolve",
     "resolve_text",
     "search",
@@ -56,6 +57,7 @@ _HOME = {
     "from_arrays": "tfkit.data",
     "load_images": "tfkit.data",
     "load_texts": "tfkit.data",
+    "read_image": "tfkit.data",
     "resolve": "tfkit.hub",
     "resolve_text": "tfkit.hub",
 }

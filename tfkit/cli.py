@@ -70,6 +70,7 @@ def main(
     words = sys.argv[1:] if arguments is None else list(arguments)
     module = inspect.getmodule(config_class)
     pulse.start()
+    stopping.backups = None
     # Outside of training, which saves first, a scheduler's SIGTERM is what Ctrl-C is.
     signal.signal(signal.SIGTERM, stopping.interrupt)
     read = False
@@ -119,7 +120,7 @@ def explain(error: BaseException) -> str:
     """An error as every command of tfkit says it."""
     if isinstance(error, KeyboardInterrupt):
         where = f" ({error})" if str(error) else ""
-        return f"Interrupted{where}. The same command goes on from the last backup."
+        return f"Interrupted{where}. {stopping.what_next()}"
     if isinstance(error, TfkitError):
         return f"{type(error).__name__}: {error}"
     if _disk_is_full(error):
@@ -220,7 +221,8 @@ def closing_lines(run: Run) -> list[str]:
         *_privacy_line(metrics),
         f"took         {metrics.get('time/total_seconds', float('nan')):.0f} s",
         f"model        {folder / 'saved_model'}",
-        f'load it      tf.saved_model.load("{folder / "saved_model"}")({_takes(run)}',
+        f'load it      tf.function(tf.saved_model.load("{folder / "saved_model"}"), reduce_retracing=True)'
+        f"({_takes(run)}",
         *where_to_look(run),
     ]
 

@@ -12,6 +12,7 @@ from tfkit import distribute, predictions, preflight
 from tfkit import run as runs
 from tfkit.config import fields
 from tfkit.data import Splits
+from tfkit.errors import PrivacyError
 from tfkit.exhibits import save
 from tfkit.predictions import Outputs
 from tfkit.run import Run
@@ -69,6 +70,7 @@ def fit(
       The run, closed: metrics, history, model.
 
     Raises:
+      PrivacyError: among others, 16-bit images that were scaled by what they use.
       UsageError: before the first step, and before privacy is spent: what `fit`, the evaluation or the export would
         fail at. The model is tried on a batch for that.
 
@@ -97,6 +99,13 @@ def fit(
     ):
         fields.fit(value, hint, name=name)
     preflight.refuse_splits(splits)
+    if privacy and splits.pixel_range.measured:
+        low, high = splits.pixel_range[:2]
+        raise PrivacyError(
+            f"The images of 16 bits were scaled by what the training images use, {low} to {high}: that tells of single"
+            " ones, and epsilon does not cover it.\n  Give a range that does not come from them:"
+            " tfkit.load_images(..., pixel_range=(0, 65535)), or (0, 4095) for 12 bits."
+        )
     config = {
         "function": "tfkit.fit",
         "data": splits.origin,

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from tfkit import claim, cluster, files, packages, process, run_files
+from tfkit import claim, cluster, files, packages, process, run_files, stack, stopping
 from tfkit.claim import (
     AUDIT,
     BACKUP,
@@ -141,6 +141,7 @@ class Run:
             return cls._of_other_worker(Path(path), overwrite=overwrite)
         run = cls(Path(path))
         run._lock = claim.claim(run.path, config=config, overwrite=overwrite)
+        stopping.backups = run.backup
         return run
 
     @classmethod
@@ -154,6 +155,7 @@ class Run:
         scratch.mkdir()
         run = cls(scratch)
         run.shared, run.is_chief = path, False
+        stopping.backups = run.backup
         # What --overwrite removes, the chief may be about to remove.
         run._done = not (overwrite and claim.is_first_start()) and (path / REPORT).is_file()
         return run
@@ -298,7 +300,9 @@ class Run:
 
     @property
     def model(self) -> Any:
-        """The exported model: raw images (or texts) to class probabilities.
+        """The exported model: images as `tfkit.read_image` gives them (or texts) to class probabilities.
+
+        It is what tf.saved_model.load gives, and is traced once for images of all sizes.
 
         Raises:
           RunError: the run has not exported a model yet, or it is damaged.
@@ -308,13 +312,11 @@ class Run:
             raise RunError(
                 f"{self._read_from} has no {SAVED_MODEL}/ yet: the run was interrupted. The same command finishes it."
             )
-        from tfkit.stack import tf
-
         if (folder / "assets").is_dir() or self.provenance.get("data", {}).get("shape") == []:
             from tfkit.stack import tf_text  # noqa: F401  the operations of a model of texts
         try:
-            return tf.saved_model.load(str(folder))
-        except (OSError, ValueError, LookupError, RuntimeError, TypeError, tf.errors.OpError) as error:
+            return stack.load_saved_model(folder)
+        except (OSError, ValueError, LookupError, RuntimeError, TypeError, stack.tf.errors.OpError) as error:
             raise run_files.damaged(folder, packages.first_line(error)) from error
 
     def read(self, name: str) -> dict[str, Any]:

@@ -48,6 +48,7 @@ __all__ = [
     "keras_3",
     "litert",
     "litert_schema",
+    "load_saved_model",
     "malloc_environment",
     "malloc_is_tuned",
     "quantizer",
@@ -181,6 +182,52 @@ def malloc_is_tuned() -> bool:
       False on another C library than glibc.
     """
     return _tuned is True
+
+
+def load_saved_model(folder: str | os.PathLike[str]) -> Any:
+    """Return `tf.saved_model.load(folder)`, whose call is traced once for inputs of all sizes.
+
+    A restored function is traced anew for each shape that it gets, which takes half a second and 8 MB where it has
+    the variables of a backbone; a trace of the open shape, made first, is found for each of them.
+    """
+    from tfkit.stack import tf
+
+    loaded = tf.saved_model.load(os.fspath(folder))
+    restored = loaded.__call__
+    if restored.input_signature:
+        return loaded  # traced once as it is
+
+    @functools.cache
+    def trace(rank: int | None, dtype: Any, training: bool) -> None:
+        shape = None if rank is None else [None] * rank
+        restored.get_concrete_function(tf.TensorSpec(shape, dtype), **_if(training))
+
+    def call(inputs: Any, training: bool = False) -> Any:
+        inputs = tf.convert_to_tensor(inputs)
+        trace(inputs.shape.rank, inputs.dtype, training)
+        return restored(inputs, **_if(training))
+
+    call.__wrapped__ = restored  # type: ignore[attr-defined]
+    loaded.__call__ = call
+    return loaded
+
+
+@contextlib.contextmanager
+def traced_for_saving() -> Iterator[None]:
+    """Trace functions as tf.saved_model.save does, which traces each of them once more where it finds another context.
+
+    A private module, the same in TensorFlow 2.19 to 2.21.
+    """
+    from tfkit.stack import tf
+
+    save_context = importlib.import_module("tensorflow.python.saved_model.save_context")
+    with save_context.save_context(tf.saved_model.SaveOptions()):
+        yield
+
+
+def _if(training: bool) -> dict[str, bool]:
+    """The argument, which models of earlier versions do not have."""
+    return {"training": True} if training else {}
 
 
 def _load(module: str, package: str, *needed: str) -> ModuleType:

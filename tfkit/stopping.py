@@ -7,9 +7,27 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from types import FrameType
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+AGAIN = "The same command goes on from the program's last backup, if it has made one."
+"""What is true of a program that this process only started."""
+
+backups: Path | None = None
+"""The folder in which the run of this process keeps its backups; None before there is a run."""
+
+
+def what_next() -> str:
+    """Say what the same command would do after an interruption: nothing of a backup where there is none."""
+    if backups is not None and any(backups.glob("*/[0-9]*")):
+        return "The same command goes on from the last backup."
+    return (
+        "No backup is there yet: the same command begins again."
+        if backups
+        else "Give the same command again."
+    )
 
 
 class Stop:
@@ -28,8 +46,12 @@ class Stop:
         if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
         if not self.requested:
-            again = " Ctrl-C stops without saving." if number == signal.SIGINT else ""
-            print(f"{signal.Signals(number).name}: saving and stopping.{again}", file=sys.stderr, flush=True)
+            again = " Ctrl-C stops at once, without saving." if number == signal.SIGINT else ""
+            print(
+                f"{signal.Signals(number).name}: stopping after this step.{again}",
+                file=sys.stderr,
+                flush=True,
+            )
         self.requested = True
 
 

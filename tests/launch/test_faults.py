@@ -62,7 +62,7 @@ def test_restarts_are_used_up(job):
     quoted = job.said.split("The last that worker 1 printed")[-1]
     assert "    line 29\n" in quoted
     assert "    line 9\n" not in quoted
-    assert "The same command goes on from the last backup" in quoted
+    assert "The same command goes on from the program's last backup" in quoted
     assert len(job.starts(1)) == 2
 
 

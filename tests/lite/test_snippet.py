@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.data.pictures import KINDS, picture
 from tests.lite.conftest import answers
 from tfkit.data.decode import read_image
 from tfkit.data.pixels import resize
@@ -88,6 +89,23 @@ def test_a_picture_of_any_kind_is_seen_as_training_sees_it(folder, python, name)
     found = answers(python(folder / "infer.py", folder / name))
     for label, score in found.items():
         assert score == pytest.approx(expected[int(label.split()[1])], abs=6e-5)  # printed with four digits
+
+
+@pytest.mark.parametrize("pixel_range", [(0, 65535), (100, 4000)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_its_pixels_are_those_of_training(tmp_path, kind, pixel_range):
+    """Value for value, in 16 bits by the range of the training; what Pillow cannot read whole is refused."""
+    picture(kind, tmp_path / "picture", highest=4095 if pixel_range[1] == 4000 else 65535)
+    script = snippet.write(tmp_path, pixel_range=pixel_range).read_text()
+    namespace = {}
+    exec(script.split("if len(sys.argv)")[0], namespace)  # the definitions alone
+    if kind.startswith("16 RGB") and pixel_range[1] == 4000:
+        with pytest.raises(ValueError, match="16 bits a colour"):
+            namespace["pixels"](tmp_path / "picture", 32, 32)
+        return
+    expected = resize(read_image(tmp_path / "picture", at_least=64, pixel_range=pixel_range), 32)
+    found = namespace["pixels"](tmp_path / "picture", 32, 32)
+    assert np.abs(found - expected).max() <= (2 if kind.startswith("16 RGB") else 0)
 
 
 def test_it_is_run_from_anywhere(folder, python, tmp_path_factory):
@@ -197,5 +215,5 @@ def test_there_is_no_script_for_anything_else(tmp_path):
 def test_the_scripts_stay_short():
     for kind in snippet.KINDS:
         script = (Path(snippet.__file__).parent / f"infer_{kind}.py.txt").read_text()
-        assert len(script.splitlines()) <= 47
+        assert len(script.splitlines()) <= 56
         assert max(len(line) for line in script.splitlines()) <= 110

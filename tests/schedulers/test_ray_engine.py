@@ -221,7 +221,7 @@ def test_an_attempt_does_not_count_for_the_next():
     assert stop is None
     assert [text for _, text in lines] == [
         "worker 1 was killed by SIGKILL",
-        "A worker died: all start again from the last backup (1 of 3).",
+        "A worker died: all start again (1 of 3).",
     ]
 
 

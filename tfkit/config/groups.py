@@ -13,8 +13,9 @@ from typing import Annotated, Any
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "data": (
-        *("data_dir", "data_file", "dataset", "text_column", "label_column", "language_column", "strict"),
-        *("from_run", "saved_model", "signature", "input_shape", "output", "representative_data"),
+        *("data_dir", "data_file", "dataset", "text_column", "label_column", "language_column"),
+        *("pixel_range", "strict", "from_run", "saved_model", "signature", "input_shape", "output"),
+        "representative_data",
     ),
     "question": ("query", "queries_file", "top"),
     "model": ("model_handle", "sha256", "input_range", "image_size", "preprocessor", "max_length"),

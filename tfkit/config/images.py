@@ -21,9 +21,18 @@ class ImageConfig(DataConfig):
     image_size: Annotated[int, fields.Range(ge=16, le=1024)] | None = None
     """Side in pixels. Left out: what the model was made for, or 96 for images smaller than that."""
 
+    pixel_range: tuple[int, int] | None = None
+    """Black and white of PNGs of 16 bits: 0 4095 for 12 bits. Left out: what the training images use; in private
+    training 0 65535, since it would tell of them."""
+
     def __post_init__(self) -> None:
         """Check what can be checked without the data."""
         super().__post_init__()
+        if self.pixel_range is not None and not 0 <= self.pixel_range[0] < self.pixel_range[1] <= 65535:
+            raise ConfigError(
+                f"--pixel-range is {' '.join(map(str, self.pixel_range))}; two values of 0 to 65535, the lower one"
+                " first, are expected."
+            )
         if self.data_dir is not None and not self.data_dir.is_dir():
             raise ConfigError(
                 f"--data-dir {self.data_dir} is not a folder. Expected {self.data_dir}/<class>/<image>."

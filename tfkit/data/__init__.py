@@ -2,7 +2,7 @@
 
 from tfkit.data.arrays import from_arrays
 from tfkit.data.augment import Augmentation
-from tfkit.data.images import load_images
+from tfkit.data.images import load_images, read_image
 from tfkit.data.markup import plain_text
 from tfkit.data.splits import Skipped, Source, Splits
 from tfkit.data.texts import load_texts
@@ -16,4 +16,5 @@ __all__ = [
     "load_images",
     "load_texts",
     "plain_text",
+    "read_image",
 ]

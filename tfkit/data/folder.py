@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from tfkit.data import pixels
+from tfkit.data import depth, pixels
 from tfkit.data.cut import check_enough, check_fractions, cut_by_class, listed
-from tfkit.data.decode import longer_side, read_image
+from tfkit.data.decode import longer_side, read_image, read_pixels
 from tfkit.data.scan import FoundFile, Scan, scan
 from tfkit.data.splits import SPLIT_NAMES, Skipped, Splits
 from tfkit.data.store import Store, in_parallel, prepare
@@ -22,16 +22,25 @@ _SIZES_LOOKED_AT = 500
 class FolderSource:
     """Image files of a folder; read from their prepared pixels, or decoded each time where those have no room."""
 
-    def __init__(self, root: Path, images: Sequence[FoundFile], store: Store, *, image_size: int) -> None:
+    def __init__(
+        self,
+        root: Path,
+        images: Sequence[FoundFile],
+        store: Store,
+        *,
+        image_size: int,
+        pixel_range: tuple[int, int] = pixels.FULL_RANGE,
+    ) -> None:
         """Take the readable ones among `images`, in the order of the store."""
         self.images = [image for image, entry in zip(images, store.entries, strict=True) if not entry.reason]
         self.labels = np.asarray([image.label for image in self.images], np.int64)
         self.names: Sequence[str] = [image.name for image in self.images]
         self.shape: tuple[int, ...] = (image_size, image_size, 3)
         self.digests = [entry.digest for entry in store.entries if not entry.reason]
-        self.fingerprint = digest(self.digests, image_size, pixels.RECIPE)
+        self.fingerprint = digest(self.digests, image_size, pixel_range, pixels.RECIPE)
         self._root = root
         self._store = store
+        self._pixel_range = pixel_range
 
     def read(self, indices: np.ndarray) -> np.ndarray:
         """uint8 [b, s, s, 3]."""
@@ -45,12 +54,13 @@ class FolderSource:
         return out
 
     def raw(self, index: int) -> np.ndarray:
-        """uint8 [h, w, 3], decoded from its file."""
-        return np.asarray(read_image(self._root / self.names[index]))
+        """Decode its file: see `read_pixels`."""
+        return read_pixels(self._root / self.names[index])
 
     def _decode(self, index: int) -> np.ndarray:
         size = self.shape[0]
-        return pixels.resize(read_image(self._root / self.names[index], at_least=2 * size), size)
+        image = read_image(self._root / self.names[index], at_least=2 * size, pixel_range=self._pixel_range)
+        return pixels.resize(image, size)
 
 
 def load_folder(
@@ -58,6 +68,7 @@ def load_folder(
     *,
     image_size: int | None,
     native_size: int,
+    pixel_range: tuple[int, int] | None,
     global_batch_size: int,
     seed: int,
     strict: bool,
@@ -73,14 +84,16 @@ def load_folder(
     _check_counts(found, found.files, held_out)
 
     size = _size(found, image_size=image_size, native_size=native_size)
-    store = prepare(found.root, found.files, image_size=size)
+    deep = depth.depths(found.root, found.files)
+    scaling = _pixel_range(found, deep, held_out, seed=seed, asked=pixel_range)
+    store = prepare(found.root, found.files, image_size=size, pixel_range=scaling[:2])
     skipped = (
         *found.skipped,
         *(Skipped(entry.name, entry.reason) for entry in store.entries if entry.reason),
     )
     if strict and skipped:
         raise DataError(f"{found.root}/ has {_skipped_text(skipped)}.\n  Without strict they are skipped.")
-    source = FolderSource(found.root, found.files, store, image_size=size)
+    source = FolderSource(found.root, found.files, store, image_size=size, pixel_range=scaling[:2])
     _check_counts(found, source.images, held_out, hint=f"\n  {_skipped_text(skipped)}." if skipped else "")
 
     indices = _indices(found, source.images, held_out, seed)
@@ -95,7 +108,11 @@ def load_folder(
         skipped=skipped,
         other_files=found.others.total(),
         duplicates=duplicates,
-        notes=tuple(_notes(found, source, store, skipped, given, held_out, duplicates)),
+        pixel_range=scaling,
+        notes=(
+            *_notes(found, source, store, skipped, given, held_out, duplicates),
+            *depth.notes(scaling, deep, total=len(source.names)),
+        ),
     )
 
 
@@ -134,6 +151,23 @@ def _indices(
         indices[split or "train"] = members[rest]
         indices.update({name: members[part] for name, part in parts.items()})
     return {split: indices[split] for split in SPLIT_NAMES}
+
+
+def _pixel_range(
+    found: Scan,
+    deep: Mapping[str, depth.Depth],
+    held_out: Mapping[str, float],
+    *,
+    seed: int,
+    asked: tuple[int, int] | None,
+) -> pixels.PixelRange:
+    """What was asked, else what the training images use."""
+    if asked is not None:
+        return pixels.PixelRange(*asked, images=len(deep))
+    if not deep:
+        return pixels.WHOLE_RANGE
+    names = [found.files[index].name for index in _indices(found, found.files, held_out, seed)["train"]]
+    return depth.used([deep[name] for name in names if name in deep], images=len(deep))
 
 
 def _size(found: Scan, *, image_size: int | None, native_size: int) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -10,10 +10,39 @@ if TYPE_CHECKING:
     import tensorflow as tf
     from PIL import Image
 
-RECIPE = "upright, alpha over white, antialiased bilinear; 1"
+RECIPE = "upright, alpha over white, antialiased bilinear; 2"
 """Part of every key under which something made from prepared pixels is stored: change it with the pixels."""
 
 TINY, SMALL = 16, 96  # longer sides, of the median image
+
+FULL_RANGE = (0, 65535)
+"""What black and white are in an image of 16 bits, where nothing else is known."""
+
+
+class PixelRange(NamedTuple):
+    """How the images of 16 bits of a set become 8-bit ones: one range for all of them."""
+
+    low: int = 0
+    """This value, and what is below it, becomes 0."""
+
+    high: int = 65535
+    """This value, and what is above it, becomes 255."""
+
+    images: int = 0
+    """How many images have 16 bits."""
+
+    measured: bool = False
+    """Whether the training images decided it."""
+
+
+WHOLE_RANGE = PixelRange()
+
+
+def as_bytes(values: np.ndarray, pixel_range: tuple[int, int]) -> np.ndarray:
+    """Return 16-bit values as uint8: `pixel_range` to 0..255, rounded half up, clipped."""
+    low, high = pixel_range
+    above = np.clip(values.astype(np.int32), low, high) - low
+    return ((above * 510 + (high - low)) // (2 * (high - low))).astype(np.uint8)
 
 
 def to_square(image: tf.Tensor, size: int) -> tf.Tensor:

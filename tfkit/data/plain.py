@@ -13,13 +13,16 @@ from tfkit.data.scan import is_image
 from tfkit.errors import DataError
 
 
-def read_images(folder: Path, *, image_size: int, count: int) -> tuple[np.ndarray, list[str]]:
+def read_images(
+    folder: Path, *, image_size: int, count: int, pixel_range: tuple[int, int] = pixels.FULL_RANGE
+) -> tuple[np.ndarray, list[str]]:
     """Images below a folder, whatever its subfolders, prepared as training prepares them.
 
     Args:
       folder: with images.
       image_size: side of the square in pixels.
       count: no more are read: drawn, of each folder as many as can be; what cannot be read is passed over.
+      pixel_range: what becomes 0 and 255 of 16-bit values.
 
     Returns:
       uint8 [n, s, s, 3], and the name of each, relative to the folder.
@@ -34,7 +37,8 @@ def read_images(folder: Path, *, image_size: int, count: int) -> tuple[np.ndarra
     images, names, reasons = [], [], []
     for path in (paths[place] for place in chosen):
         try:
-            images.append(pixels.resize(read_image(path, at_least=2 * image_size), image_size))
+            image = read_image(path, at_least=2 * image_size, pixel_range=pixel_range)
+            images.append(pixels.resize(image, image_size))
             names.append(str(path.relative_to(folder)))
         except Unreadable as err:
             reasons.append(f"{path.name}: {err}")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 import numpy as np
 
 from tfkit import files
+from tfkit.data.pixels import WHOLE_RANGE, PixelRange
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -55,7 +56,7 @@ class Source(Protocol):
         """The examples as they are trained on: [b, *shape], images uint8, features float32, texts bytes in UTF-8."""
 
     def raw(self, index: int) -> Any:
-        """One example as the user has it: an image uint8 [h, w, 3] of any size, a text str."""
+        """One example as the user has it: an image as `tfkit.read_image` gives it, a text str."""
 
     # A source of features that are all in memory may offer them as `rows`, float32 [n, *shape].
     # A source of texts has `lengths`, int32 [n], in characters, and `languages`, n str or None.
@@ -99,6 +100,9 @@ class Splits:
     """Validation and test examples whose very content is also in an earlier split: they flatter the result.
 
     Of a table there are none: a text that stands in several rows is in one split with all of them."""
+
+    pixel_range: PixelRange = WHOLE_RANGE
+    """How images of 16 bits become those of 8 bits that `train`, `validation` and `test` hold."""
 
     notes: tuple[str, ...] = ()
     """What was decided on the way and why, one sentence each."""
@@ -218,6 +222,7 @@ class Splits:
             "skipped": [list(skipped) for skipped in self.skipped],
             "other_files": self.other_files,
             "duplicates": self.duplicates,
+            **({"pixel_range": list(self.pixel_range[:2])} if self.pixel_range.images else {}),
         }
 
     @property

@@ -57,6 +57,9 @@ class Store:
     """The folder of the images."""
 
     image_size: int
+    pixel_range: tuple[int, int]
+    """What became 0 and 255 of 16-bit values."""
+
     entries: tuple[Entry, ...]
     descriptor: int | None
     """Of the open file of pixels: one row for each readable entry. None when the disk had no room for it."""
@@ -102,7 +105,7 @@ class Store:
             # No names: this may be private training, and its output may be kept.
             files.say_damaged(self.folder)
             self.said.append(True)
-        made, row = _read(self.root / entry.name, entry[:3], self.image_size)
+        made, row = _read(self.root / entry.name, entry[:3], self.image_size, self.pixel_range)
         if made != entry:
             (self.folder / "index.json").unlink(missing_ok=True)
             raise DataError(
@@ -119,6 +122,7 @@ def prepare(
     images: Sequence[FoundFile],
     *,
     image_size: int,
+    pixel_range: tuple[int, int] = pixels.FULL_RANGE,
     reserve: int = DISK_RESERVE,
     limit: int = CACHE_LIMIT,
 ) -> Store:
@@ -131,15 +135,16 @@ def prepare(
       root: the folder that the names are relative to.
       images: what to prepare, in this order.
       image_size: side of the square.
+      pixel_range: what becomes 0 and 255 of 16-bit values.
       reserve: bytes to leave free on the disk; without them the pixels are not stored.
       limit: bytes that all stores together may take; others are removed for it.
     """
     shelf = files.cache_dir("images")
-    key = files.digest(str(root.resolve()), image_size, pixels.RECIPE)
+    key = files.digest(str(root.resolve()), image_size, pixel_range, pixels.RECIPE)
     row_bytes = image_size * image_size * 3
     with files.lock_or_wait(shelf / f"{key}.lock", another="prepares the same images"):
         remove_leftovers(shelf, key)
-        old = _open(shelf / key, root, image_size)
+        old = _open(shelf / key, root, image_size, pixel_range)
         if old and [entry[:3] for entry in old.entries] == [(i.name, i.size, i.mtime_ns) for i in images]:
             os.utime(shelf / key)
             return old
@@ -147,8 +152,11 @@ def prepare(
         make_room(shelf, keep=key, limit=limit - needed)
         keep_pixels = shutil.disk_usage(shelf).free - needed >= reserve
         with files.new_folder(shelf / key) as folder:
-            _write(folder, root, images, image_size=image_size, old=old, keep_pixels=keep_pixels)
-        store = _open(shelf / key, root, image_size)
+            _write(
+                folder, root, images, image_size=image_size, pixel_range=pixel_range, old=old,
+                keep_pixels=keep_pixels,
+            )  # fmt: skip
+        store = _open(shelf / key, root, image_size, pixel_range)
         assert store is not None
         store.unchecked.clear()  # it was written just now
         return store
@@ -160,6 +168,7 @@ def _write(
     images: Sequence[FoundFile],
     *,
     image_size: int,
+    pixel_range: tuple[int, int],
     old: Store | None,
     keep_pixels: bool,
 ) -> None:
@@ -173,7 +182,7 @@ def _write(
                 return entry, b""
             if old.descriptor is not None:
                 return entry, old.row(number)
-        return _read(root / image.name, stamp, image_size)
+        return _read(root / image.name, stamp, image_size, pixel_range)
 
     entries = []
     with contextlib.ExitStack() as stack:
@@ -192,9 +201,12 @@ def _write(
     (folder / "index.json").write_text(json.dumps([files.digest(entries), entries]))
 
 
-def _read(path: Path, stamp: tuple[str, int, int], image_size: int) -> tuple[Entry, bytes]:
+def _read(
+    path: Path, stamp: tuple[str, int, int], image_size: int, pixel_range: tuple[int, int]
+) -> tuple[Entry, bytes]:
     try:
-        row = pixels.resize(read_image(path, at_least=2 * image_size), image_size).tobytes()
+        image = read_image(path, at_least=2 * image_size, pixel_range=pixel_range)
+        row = pixels.resize(image, image_size).tobytes()
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     except Unreadable as err:
@@ -216,7 +228,7 @@ def _rows(store: Store) -> dict[tuple[str, int, int], tuple[Entry, int]]:
     return found
 
 
-def _open(folder: Path, root: Path, image_size: int) -> Store | None:
+def _open(folder: Path, root: Path, image_size: int, pixel_range: tuple[int, int]) -> Store | None:
     """The store in the folder if it is there and whole; its pixels are compared with their digests as they are read."""
     if not folder.is_dir():
         return None
@@ -226,7 +238,7 @@ def _open(folder: Path, root: Path, image_size: int) -> Store | None:
         entries = [Entry(*values) for values in found]
         # For writing too: a damaged row is mended in its place.
         descriptor = os.open(folder / "pixels", os.O_RDWR) if (folder / "pixels").exists() else None
-        store = Store(folder, root, image_size, tuple(entries), descriptor)
+        store = Store(folder, root, image_size, pixel_range, tuple(entries), descriptor)
         size = len(store.readable) * store.row_bytes
         if written == files.digest(entries) and (descriptor is None or os.fstat(descriptor).st_size == size):
             store.unchecked.update(range(len(store.readable)))

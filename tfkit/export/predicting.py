@@ -17,7 +17,7 @@ def predict(model: Any, splits: Splits, indices: np.ndarray) -> np.ndarray:
     """What an exported model says of examples as the user has them: each image at its own size.
 
     Args:
-      model: of `tf.saved_model.load`, or `Run.model`.
+      model: `Run.model`.
       splits: of what it was trained on.
       indices: int64 [n], of examples of the splits' source.
 
@@ -31,7 +31,9 @@ def predict(model: Any, splits: Splits, indices: np.ndarray) -> np.ndarray:
     if splits.kind == "features":
         return np.asarray(model(tf.constant(splits.source.read(indices))))
     images = (splits.source.raw(int(index)) for index in indices)
-    same_size = (group for _, group in itertools.groupby(images, key=np.shape))
+    same_size = (
+        group for _, group in itertools.groupby(images, key=lambda image: (image.shape, image.dtype))
+    )
     return np.concatenate(
         [np.asarray(model(tf.constant(np.stack(batch)))) for group in same_size for batch in _batches(group)]
     )

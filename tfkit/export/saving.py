@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tfkit import files
+from tfkit import files, stack
 from tfkit import run as runs
 from tfkit.data import Splits
 from tfkit.errors import CheckError
@@ -32,11 +32,13 @@ def save(
 ) -> dict[str, float]:
     """Write saved_model/ and labels.txt, load them again, and compare with the trained model on the test split.
 
-    A model of images gets what the training did to them built in: the exported one takes uint8 or float
-    pixels, [h, w, 3] or [batch, h, w, 3] of any size (floats in 0..1, or in 0..255, which an image with a value
-    above 2 is taken to be), and gives float32 [classes] or [batch, classes]. `serving_default` takes uint8
-    [batch, h, w, 3] as `images` and gives `probabilities`. `classify` takes what the model was trained on, float32
-    [batch, s, s, 3] in [0, 1]. A model of texts takes strings, see `tfkit.export.texts`.
+    A model of images gets what the training did to them built in: the exported one takes what `tfkit.read_image`
+    gives, [h, w], [h, w, c] or [batch, h, w, c] of any size with 1, 3 or 4 channels (grey, RGB, RGBA), as uint8, as
+    uint16, whose `Splits.pixel_range` becomes black to white, or as float in [0, 1] or [0, 255], see `to_bytes`, and
+    gives float32 [classes] or [batch, classes]. `serving_default` takes uint8 [batch, h, w, c] as `images` (uint16
+    where all images of the set are) and gives `probabilities`. `classify` takes what the model was trained on, float32
+    [batch, s, s, 3] in [0, 1]. A model of texts takes strings, see `tfkit.export.texts`. Either is a reusable
+    SavedModel as TF Hub has it: hub.KerasLayer(path, trainable=True) trains it further.
 
     Args:
       model: the trained model, of images in [0, 1], texts or features, giving logits or probabilities.
@@ -52,8 +54,6 @@ def save(
     Raises:
       CheckError: the two agree on less than 98 % of the test split.
     """
-    from tfkit.stack import tf
-
     began = time.monotonic()
     logits = gives_logits(model) if logits is None else logits
     run.labels = splits.class_names
@@ -61,13 +61,14 @@ def save(
         files.new_folder(run.path / runs.SAVED_MODEL) as folder,
         tempfile.TemporaryDirectory() as scratch,
     ):
-        if splits.kind == "texts":
-            module = text_module(model, scratch=Path(scratch), logits=logits)
-        else:
-            make = image_module if splits.kind == "images" else feature_module
-            module = make(model, splits, logits=logits)
+        with stack.traced_for_saving():
+            if splits.kind == "texts":
+                module = text_module(model, scratch=Path(scratch), logits=logits)
+            else:
+                make = image_module if splits.kind == "images" else feature_module
+                module = make(model, splits, logits=logits)
         _write(module, folder)
-        exported = predict(tf.saved_model.load(str(folder)), splits, splits.indices["test"])
+        exported = predict(stack.load_saved_model(folder), splits, splits.indices["test"])
         agreement = float(np.mean(exported.argmax(axis=1) == evaluation.probabilities.argmax(axis=1)))
         difference = float(np.abs(exported - evaluation.probabilities).max())
         if agreement < MINIMUM_AGREEMENT:

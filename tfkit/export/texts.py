@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfkit import files
-from tfkit.export.module import module_of
+from tfkit.export.module import classifier, module_of
 from tfkit.predictions import to_probabilities
 
 if TYPE_CHECKING:
@@ -35,18 +35,16 @@ def text_module(model: keras.Model, *, scratch: Path, logits: bool) -> Any:
 
     probabilities = functools.partial(to_probabilities, logits=logits)
     spec = tf.TensorSpec([None], tf.string, name="texts")
+    ways = {training: classifier(model, spec, logits=logits, training=training) for training in (False, True)}
 
-    @tf.function(input_signature=[spec])
-    def classify(texts: Any) -> Any:
-        return probabilities(model(texts, training=False))
-
-    @tf.function
-    def call(texts: Any) -> Any:
+    @tf.function(autograph=False)
+    def call(texts: Any, training: bool = False) -> Any:
+        classify = ways[training]
         return classify(texts[tf.newaxis])[0] if texts.shape.rank == 0 else classify(texts)
 
-    for shape in ([None], []):
-        call.get_concrete_function(tf.TensorSpec(shape, tf.string, name="texts"))
-    module = module_of(model, call, spec, classify=classify)
+    for shape, training in (([None], False), ([], False), ([None], True)):
+        call.get_concrete_function(tf.TensorSpec(shape, tf.string, name="texts"), training=training)
+    module = module_of(model, call, spec, classify=ways[False])
     tokens = next((layer for layer in model.layers if layer.name == TOKENS), None)
     if isinstance(tokens, Tokens):
         module.device = on_device(model, probabilities=probabilities)

@@ -153,11 +153,12 @@ def _most_general(graphs: Any, names: Iterable[str]) -> tuple[tuple[Tensor, ...]
         positional = arguments[0].tuple_value.values if arguments else ()
         inputs = tuple(_tensors(positional[0], "")) if positional else ()
         traces.append((inputs, tuple(_tensors(function.output_signature, ""))))
+    # One that says how many dimensions it has says more of the model than one that leaves them open too.
     return max(traces, key=lambda trace: sum(_open(tensor) for tensor in trace[0]), default=((), ()))
 
 
-def _open(tensor: Tensor) -> float:
-    return math.inf if tensor.shape is None else tensor.shape.count(None)
+def _open(tensor: Tensor) -> int:
+    return -1 if tensor.shape is None else tensor.shape.count(None)
 
 
 def _tensors(value: Any, name: str) -> Iterator[Tensor]:

@@ -207,7 +207,9 @@ class Attempt:
                 worker.tell(signal.SIGTERM)
         if not self._wait(asked, self.job.grace_seconds):
             late = ", ".join(worker.name for worker in asked if worker.ended is None)
-            self._screen.say(f"Killed, for it did not stop in time: {late}. Its last backup is whole.")
+            self._screen.say(
+                f"Killed, for it did not stop in time: {late}. What it had saved before is whole."
+            )
 
     def _wait(self, workers: list[Worker], seconds: float) -> bool:
         """Wait for their end; returns whether it came. A second signal from outside ends the patience."""

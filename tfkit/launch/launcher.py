@@ -10,13 +10,13 @@ import shlex
 import sys
 import time
 
-from tfkit import cli
 from tfkit.launch import signals as signals_
 from tfkit.launch.attempt import Attempt
 from tfkit.launch.job import Job
 from tfkit.launch.output import Screen
 from tfkit.launch.signals import Signals
 from tfkit.launch.verdict import Ending, told_to_stop
+from tfkit.stopping import AGAIN
 
 INTERRUPTED = 3
 
@@ -40,7 +40,7 @@ def launch(job: Job) -> int:
     """
     ending = run(job, screen=Screen())
     if ending.kind == "interrupted":
-        print(cli.explain(KeyboardInterrupt()), file=sys.stderr)
+        print(f"Interrupted. {AGAIN}", file=sys.stderr)
     elif ending.kind != "done":
         print(explain(ending), file=sys.stderr)
     return ending.code
@@ -66,9 +66,7 @@ def run(job: Job, *, screen: Screen) -> Ending:
             if restarts >= job.max_restarts:
                 return _used_up(ending, job)
             restarts, died = restarts + 1, ending.when
-            screen.say(
-                f"{ending.what}; starting all again from the last backup (restart {restarts} of {job.max_restarts})"
-            )
+            screen.say(f"{ending.what}; starting all again (restart {restarts} of {job.max_restarts})")
             if job.hosts:
                 _pause(signals, screen)
                 if signals.count:
@@ -89,7 +87,7 @@ def _used_up(ending: Ending, job: Job) -> Ending:
         kind="failed",
         code=1,
         what=f"{ending.what}, and {used}",
-        details=f"{ending.details}\n  The same command goes on from the last backup.",
+        details=f"{ending.details}\n  {AGAIN}",
         when=ending.when,
     )
 

@@ -12,6 +12,7 @@ from tfkit.launch import network
 from tfkit.launch.job import Job, Plan
 from tfkit.launch.output import Screen
 from tfkit.launch.worker import LOST_A_PEER, SAVED, Worker
+from tfkit.stopping import AGAIN
 
 # A worker's death ends the others within moments: so long the launcher collects deaths before it names one.
 _SETTLE_SECONDS = 1.0
@@ -244,7 +245,7 @@ class Judge:
             return Ending(kind="died", code=1, what=what, details=here[0].quoted(), hanging=hanging, when=now)
         details = (
             "Nothing answers there: is its launcher running, and does a firewall let this machine in?"
-            "\n  The same command, on every host, goes on from the last backup."
+            f"\n  {AGAIN.replace('command', 'command, on every host,')}"
         )
         return Ending(kind="failed", code=1, what=what, details=details, when=now)
 

@@ -176,7 +176,12 @@ def _examples(run: Run, splits: Splits, config: CompressConfig, *, private: bool
     if splits.kind == "texts":
         return _lines(config.representative_data)
     size = int(splits.spec.shape[0])
-    given, _ = read_images(config.representative_data, image_size=size, count=representative.EXAMPLES)
+    given, _ = read_images(
+        config.representative_data,
+        image_size=size,
+        count=representative.EXAMPLES,
+        pixel_range=splits.pixel_range[:2],
+    )
     images = given.astype(np.float32)
     if not private and (
         found := representative.lint(images, representative.from_splits(splits, seed=config.seed))

@@ -91,7 +91,7 @@ def write(
         (folder / MODEL).unlink(missing_ok=True)
     else:
         files.write_bytes(folder / MODEL, made.models[choice.chosen.name])
-        snippet.write(folder, takes=subject.takes)
+        snippet.write(folder, takes=subject.takes, pixel_range=subject.pixel_range)
         if subject.takes == "texts":
             _for_texts(run, subject, quantization=choice.chosen.quantization)
     content = as_json(subject, variants, made, choice=choice, gates=gates)

@@ -6,13 +6,14 @@ from importlib.resources import files as resources
 from pathlib import Path
 
 from tfkit import files
+from tfkit.data import pixels
 from tfkit.errors import UsageError
 
 NAME = "infer.py"
 KINDS = ("images", "texts", "arrays")
 
 
-def write(folder: Path, *, takes: str = "images") -> Path:
+def write(folder: Path, *, takes: str = "images", pixel_range: tuple[int, int] = pixels.FULL_RANGE) -> Path:
     """Write infer.py, which runs the model.tflite that stands beside it; of images and arrays without TensorFlow.
 
     For images it needs ai-edge-litert, numpy and pillow, prepares a picture as training does (tfkit.data), feeds its
@@ -23,6 +24,7 @@ def write(folder: Path, *, takes: str = "images") -> Path:
     Args:
       folder: where it goes.
       takes: "images" or "texts" for a model of one of them to the scores of classes, "arrays" for any other.
+      pixel_range: of images, what becomes 0 and 255 of 16-bit values.
 
     Returns:
       Its path.
@@ -33,5 +35,5 @@ def write(folder: Path, *, takes: str = "images") -> Path:
     if takes not in KINDS:
         raise UsageError(f"There is no {NAME} for {takes!r}; there is one for each of: {', '.join(KINDS)}.")
     script = resources("tfkit.lite").joinpath(f"infer_{takes}.py.txt").read_text(encoding="utf-8")
-    files.write_text(folder / NAME, script)
+    files.write_text(folder / NAME, script.replace(str(pixels.FULL_RANGE), str(tuple(pixel_range))))
     return folder / NAME

@@ -11,6 +11,7 @@ import numpy as np
 from tfkit import exhibits
 from tfkit import run as runs
 from tfkit.data.drawn import draw
+from tfkit.data.pixels import FULL_RANGE
 from tfkit.errors import CheckError, RunError
 from tfkit.lite import evaluate
 from tfkit.lite.source import pixel_function
@@ -46,6 +47,7 @@ class Subject:
         have none.
       takes: "images" (pixels in 0..255), "texts" (UTF-8) or "arrays".
       signature: of the model, where it has several.
+      pixel_range: of images, what becomes 0 and 255 of 16-bit values.
     """
 
     model: Any
@@ -61,6 +63,7 @@ class Subject:
     output: str = "probabilities"
     judged: str = ""
     signature: str | None = None
+    pixel_range: tuple[int, int] = FULL_RANGE
 
     @property
     def typical(self) -> np.ndarray | None:
@@ -134,6 +137,7 @@ def _of_images(loaded: Any, images: np.ndarray) -> tuple[np.ndarray, dict[str, A
         "model": model,
         "input_shape": (1, *images.shape[1:]),
         "takes": "images",
+        "pixel_range": splits.pixel_range[:2],
     }
 
 

@@ -18,7 +18,7 @@ def load_lines(path: Path, *, things: str) -> list[str]:
     if not (path / runs.SAVED_MODEL).is_dir():
         return []
     load = [
-        f"model = tf.saved_model.load({str(path / runs.SAVED_MODEL)!r})",
+        f"model = tf.function(tf.saved_model.load({str(path / runs.SAVED_MODEL)!r}), reduce_retracing=True)",
         f"labels = open({str(path / runs.LABELS)!r}, encoding='utf-8').read().splitlines()",
     ]
     if things == "texts":
@@ -35,11 +35,12 @@ def load_lines(path: Path, *, things: str) -> list[str]:
     return [
         "import numpy as np",
         "import tensorflow as tf",
-        "from PIL import Image",
+        "from PIL import Image, ImageOps",
         "",
         *load,
-        "image = np.asarray(Image.open('photo.jpg').convert('RGB'))  # any size, as it is",
-        "probabilities = model(tf.constant(image)).numpy()",
+        "image = ImageOps.exif_transpose(Image.open('photo.jpg'))  # any size",
+        "image = image if image.mode.startswith('I;16') else image.convert('RGBA')  # grey of 16 bits as it is",
+        "probabilities = model(np.asarray(image)).numpy()",
         "print(labels[probabilities.argmax()], probabilities.max())",
     ]
 

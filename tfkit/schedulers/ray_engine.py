@@ -20,6 +20,7 @@ from tfkit import packages
 from tfkit.errors import ConfigError
 from tfkit.schedulers.ray_session import SIGNALS, connected
 from tfkit.schedulers.ray_worker import SAVED_AND_STOPPED, Desk, Job, train
+from tfkit.stopping import AGAIN
 
 if TYPE_CHECKING:
     from ray.train import Result
@@ -213,10 +214,7 @@ def _why(error: Exception, max_restarts: int) -> str:
     cause = error.controller_failure if isinstance(error, ControllerError) else error
     lines = [line for line in str(cause).strip().splitlines() if line.strip()] or [type(cause).__name__]
     what = lines[0] if isinstance(error, ControllerError) else lines[-1].strip()
-    return (
-        f"Given up after {max_restarts} restarts. Ray says: {what}"
-        "\n  The same command goes on from the last backup."
-    )
+    return f"Given up after {max_restarts} restarts. Ray says: {what}\n  {AGAIN}"
 
 
 @contextlib.contextmanager

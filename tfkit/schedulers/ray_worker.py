@@ -80,9 +80,7 @@ class Desk:
         """
         if attempt not in self._attempts and self._attempts:
             count = len(self._attempts)
-            self._say(
-                f"A worker died: all start again from the last backup ({count} of {self._max_restarts})."
-            )
+            self._say(f"A worker died: all start again ({count} of {self._max_restarts}).")
         joined = self._attempts.setdefault(attempt, {})
         joined[rank] = address
         if len(joined) < self._workers:

@@ -43,7 +43,7 @@ for attempt in $(seq 0 {restarts}); do
   code=$?
   case $code in
     0) exit 0 ;;
-    3) echo "Saved and stopped; requeued, it goes on from the backup." && exec scontrol requeue "$SLURM_JOB_ID" ;;
+    3) echo "Stopped; requeued: it goes on from its last backup, if any." && exec scontrol requeue "$SLURM_JOB_ID" ;;
     201 | 202) exit $((code - 200)) ;;
   esac
   echo "A worker died (srun: $code) in attempt $attempt of 0 to {restarts}."

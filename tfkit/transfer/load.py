@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from tfkit import data, hub
 from tfkit.config import DataConfig, ImageConfig, PrivateConfig, TextColumns
+from tfkit.data.pixels import FULL_RANGE
 from tfkit.errors import DataError
 
 if TYPE_CHECKING:
@@ -97,6 +98,7 @@ def load_backbone_and_images(
         global_batch_size=global_batch_size,
         seed=config.seed,
         strict=config.strict,
+        pixel_range=_pixel_range(config),
     )
     size = config.image_size or (backbone.native_size if backbone.fixed_size else None)
     splits = find(image_size=size)
@@ -117,7 +119,13 @@ def load_any(config: ImageConfig, *, global_batch_size: int) -> tuple[Backbone |
         global_batch_size=global_batch_size,
         seed=config.seed,
         strict=config.strict,
+        pixel_range=_pixel_range(config),
     )
+
+
+def _pixel_range(config: ImageConfig) -> tuple[int, int] | None:
+    """What was asked; in private training never what the images use, which would tell of single ones."""
+    return config.pixel_range or (FULL_RANGE if isinstance(config, PrivateConfig) else None)
 
 
 def check_data(run: Run, splits: Splits) -> None:
