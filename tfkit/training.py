@@ -88,7 +88,7 @@ def train(
     Raises:
       ConfigError: epochs below 1; a model that is not compiled.
       PrivacyError: no epsilon would hold for the model or the settings.
-      RunError: a damaged backup.
+      RunError: a damaged backup; of private training also one without the account of what was spent.
       KeyboardInterrupt: SIGTERM or SIGINT came; the state was saved, the same call goes on from there.
       CheckError: the loss is no longer a finite number.
     """
@@ -96,6 +96,7 @@ def train(
     from tfkit.backup import Backup, Cadence
     from tfkit.distribute import batches
     from tfkit.distribute.together import Together
+    from tfkit.privacy.ledger import refuse_after_private
     from tfkit.regimes import AsUsual, Private
     from tfkit.resume import StepSeeds, Telling
     from tfkit.stack import keras, tf
@@ -107,6 +108,8 @@ def train(
     chosen = distribute.strategy(strategy)
     together = Together(chosen)
     earlier = _rows_before(run, stage)
+    if privacy is None:
+        refuse_after_private(run)
     regime = (
         AsUsual(
             splits, augment=augment, class_weight=class_weight, patience=patience, start_val_loss=start_val_loss,
