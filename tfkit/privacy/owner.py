@@ -19,6 +19,7 @@ from tfkit import files
 from tfkit import run as runs
 from tfkit.data import Splits
 from tfkit.errors import DataError
+from tfkit.privacy.ledger import LEDGER
 from tfkit.run import Run
 
 FOLDER = "private"
@@ -49,6 +50,11 @@ def register(run: Run, splits: Splits) -> dict[str, Any]:
     if not run.is_chief:
         return shown(data)
     name = run.provenance.get("data", {}).get(RECORD)
+    if name is None and (account := next(iter(sorted(run.backup.glob(f"*/{LEDGER}"))), None)):
+        raise DataError(
+            f"{account} shows that {run.path} was begun, and its {runs.PROVENANCE} does not say on which data."
+            "\n  Bring the folder back as a whole, or begin anew (--overwrite), which spends again on the same people."
+        )
     if name is not None:
         check_data(run, splits)
         return {**shown(data), RECORD: name}
@@ -98,11 +104,10 @@ def check_data(run: Run, splits: Splits) -> None:
 
 def _say_spent(earlier: list[dict[str, Any]]) -> None:
     spent = [one["spent"] for one in earlier]
-    total = "no epsilon" if None in spent else f"epsilon {sum(spent):.3g} together"
+    total = "without an epsilon" if None in spent else f"epsilon {sum(spent):.3g} in all"
     print(
-        f"These very examples were trained on privately before: {len(earlier)} earlier"
-        f" {'run' if len(earlier) == 1 else 'runs'}, the last in {earlier[-1].get('run')}, {total}."
-        " This run spends again on the same people: what whoever sees the models has to reckon with is the sum.",
+        f"These very examples were trained on privately before, in {len(earlier)} run(s) ({total}; the last:"
+        f" {earlier[-1].get('run')}). This run spends again on the same people: to those who see both, it adds up.",
         file=sys.stderr,
         flush=True,
     )
