@@ -116,7 +116,9 @@ def numbers(folder: Path) -> Iterator[tuple[str, int]]:
         if path.suffix in (".json", ".yaml", ".csv", ".txt", ".md", ".html"):
             text = path.read_text(encoding="utf-8", errors="replace")
             text = re.sub(r"<svg.*?</svg>|<style.*?</style>", "", text, flags=re.DOTALL)
-            for number in re.findall(r"(?<![\w.,#-])\d{2,}(?![\w.,%])", text):
+            if path.suffix == ".csv":
+                text = text.replace(",", " ")
+            for number in re.findall(r"(?<![\w.#-])(?<!\d,)\d{2,}(?!\w|%|[.,]\d)", text):
                 yield str(path), int(number)
 
 
