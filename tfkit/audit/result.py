@@ -118,13 +118,20 @@ class Audit:
             f" {high:.2f}; 0.5 is a coin). The lower bound on epsilon is {bound:.2g} (95 % confidence)"
         )
         whole = self.as_dict()
-        kept = ("refuted", "claimed_epsilon", "claimed_delta", "confidence", "versions", "exposure")
+        kept = ("refuted", "claimed_epsilon", "claimed_delta", "confidence", "versions")
         return {
             "verdict": self._concluded(found),
             **{name: whole[name] for name in kept},
             "epsilon_lower_bound": bound,
             "attacks": attacks,
+            "exposure": _rounded(whole["exposure"]),
         }
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _rounded(inner) for name, inner in value.items()}
+    return round(value, 2) if isinstance(value, float) else value
 
 
 def _down(value: float) -> float:

@@ -54,9 +54,7 @@ class Ledger:
                 for name in ACCOUNTED
                 if self._plan.get(name) != wanted[name]
             ]
-            raise self._wrong(
-                f"is of another plan ({'; '.join(changed)})", "Give the data and settings as they were"
-            )
+            raise self._wrong(f"is of another plan ({'; '.join(changed)})")
         self._plan = wanted
 
     def check_weights(self, *, epoch: int, saved: tuple[str, int] | None) -> None:
@@ -114,18 +112,17 @@ class Ledger:
         if found is not None:
             raise self._wrong(f"is missing, and {found} shows that this training had begun")
 
-    def _wrong(self, what: str, instead: str | None = None) -> RunError:
-        first = f"{instead}; else bring" if instead else "Bring"
+    def _wrong(self, what: str) -> RunError:
         return RunError(
-            f"{self.path} {what}: nobody could tell what was spent, and an epsilon stated from it would be too small."
-            f"\n  {first} {self._way_out[6:]}"
+            f"{self.path} {what}: nobody can tell what was spent, and an epsilon stated from it might be too small."
+            f"\n  {self._way_out}"
         )
 
     @property
     def _way_out(self) -> str:
         return (
-            f"Bring {self._folder} back as a whole, as the training left it, or begin anew with --overwrite"
-            " (tfkit.fit: resume=False), which spends again on the same people."
+            f"Bring {self._folder} back as a whole, and give data and settings as they were; or begin anew with"
+            " --overwrite (tfkit.fit: resume=False), which spends again on the same people."
         )
 
 
