@@ -52,7 +52,7 @@ def say_damaged(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def new_file(path: Path) -> Iterator[BinaryIO]:
+def new_file(path: Path, *, mode: int = 0o644) -> Iterator[BinaryIO]:
     """A file under a temporary name in the same folder, renamed to `path` when the block ends well.
 
     A reader of `path` sees all of it or none; an error or a kill leaves what was there before.
@@ -64,7 +64,7 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
+        Path(temporary).chmod(mode)
         Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)

@@ -73,6 +73,9 @@ def fit(
       PrivacyError: among others, 16-bit images that were scaled by what they use.
       UsageError: before the first step, and before privacy is spent: what `fit`, the evaluation or the export would
         fail at. The model is tried on a batch for that.
+      DataError: a private run was begun in that folder on other data, or they cannot be told; see
+        `tfkit.privacy.owner`.
+      RunError: the folder is in use, or of another call; what a private training spent is not known any more.
 
     Example:
       run = tfkit.fit(build_model, tfkit.load_images("digits", image_size=32), run_dir="runs/mine", epochs=5)
@@ -82,7 +85,7 @@ def fit(
     from tfkit.backup import Cadence
     from tfkit.data import Augmentation
     from tfkit.distribute.together import Together
-    from tfkit.privacy import DPSGD
+    from tfkit.privacy import DPSGD, owner
 
     began = time.monotonic()
     epochs = fields.fit(epochs, fields.Count, name="epochs")
@@ -109,7 +112,8 @@ def fit(
     config = {
         "function": "tfkit.fit",
         "data": splits.origin,
-        "data_fingerprint": splits.source.fingerprint,
+        # Of private data nothing that is computed from them stands in the folder: see tfkit.privacy.owner.
+        **({} if privacy else {"data_fingerprint": splits.source.fingerprint}),
         "global_batch_size": splits.global_batch_size,
         "epochs": epochs,
         "seed": seed,
@@ -122,16 +126,17 @@ def fit(
     with Run.create(run_dir, config=config, overwrite=not resume) as run:
         run.labels = splits.class_names
         run.versions = stack.versions()
-        run.provenance = {"data": splits.provenance}
-        # Class counts are private: with privacy, only a user who insists is told so.
+        run.provenance = {"data": owner.register(run, splits) if privacy else splits.provenance}
+        # Class counts are private: weights from them are refused, if somebody insists, and not noted before.
         weights = "never" if privacy and class_weights == "auto" else class_weights
         trained = train(
             build_model, splits, run=run, epochs=epochs, strategy=chosen, seed=seed, patience=patience,
-            class_weight=class_weight(splits, when=weights, run=run),
+            class_weight=class_weight(splits, when=weights, run=None if privacy else run),
             augment=augment, privacy=privacy, cadence=cadence, callbacks=callbacks, verbose=verbose, outputs=outputs,
         )  # fmt: skip
         if run.is_chief:
             measured = predictions.evaluate(trained.model, splits, logits=trained.logits)
+            measured = measured.numbered() if privacy else measured
             run.record(measured.metrics("test"))
             save(run.path / runs.EVALUATION, measured)
             run.record(export.save(trained.model, run, splits, evaluation=measured, logits=trained.logits))

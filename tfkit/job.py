@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from tfkit import distribute
 from tfkit.config import StrategyConfig, as_dict, run_dir
-from tfkit.run import Run
+from tfkit.run import PRIVACY, Run
 
 if TYPE_CHECKING:
     from tfkit.stack import tf
@@ -31,7 +31,10 @@ def once(config: C, train: Callable[[C, Run, tf.distribute.Strategy], None], *, 
     folder = run_dir(config, recipe=recipe)
     with Run.create(folder, config=as_dict(config), overwrite=config.overwrite) as run:
         if run.finished:
-            run.say(f"{run.path} holds the finished run of this very config; --overwrite would do it again.")
+            again = ", and spend its epsilon on the same people once more" if run.read(PRIVACY) else ""
+            run.say(
+                f"{run.path} holds the finished run of this very config; --overwrite would do it again{again}."
+            )
             return run
         from tfkit import report, stack
 

@@ -133,7 +133,12 @@ class Private(AsUsual):
         return {"private": self._session.state}
 
     def last_epoch(self, first: int, epochs: int) -> int:
-        """Epochs that a killed process had begun are paid for, and not taken again."""
+        """Epochs that a killed process had begun are paid for, and not taken again.
+
+        Raises:
+          RunError: how many they are is not known.
+        """
+        self._session.begin(first)
         return max(first, epochs - (self._session.epochs_begun - first))
 
     def batches(self, first: int, last: int, strategy: tf.distribute.Strategy, *, skip: int) -> Any:

@@ -97,7 +97,7 @@ def train(
       ConfigError: epochs below 1; a model that cannot be trained on these examples, or not be judged afterwards.
       DataError: labels out of range; a model with more or fewer outputs than classes.
       PrivacyError: no epsilon would hold for the model or the settings.
-      RunError: a damaged backup.
+      RunError: a damaged backup; of private training also one without the account of what was spent.
       KeyboardInterrupt: SIGTERM or SIGINT came; the state was saved, the same call goes on from there.
       CheckError: the loss is no longer a finite number.
     """
@@ -105,6 +105,7 @@ def train(
     from tfkit.backup import Backup, Cadence
     from tfkit.distribute import batches
     from tfkit.distribute.together import Together
+    from tfkit.privacy.ledger import refuse_after_private
     from tfkit.regimes import AsUsual, Private
     from tfkit.resume import StepSeeds, Telling
     from tfkit.stack import keras, tf
@@ -116,6 +117,8 @@ def train(
     chosen = distribute.strategy(strategy)
     together = Together(chosen)
     earlier = _rows_before(run, stage)
+    if privacy is None:
+        refuse_after_private(run)
     regime = (
         AsUsual(
             splits, augment=augment, class_weight=class_weight, patience=patience, start_val_loss=start_val_loss,

@@ -10,7 +10,9 @@ import pytest
 from PIL import Image
 
 from recipes import compress_tflite, train_distributed, train_private, transfer_image
-from tfkit import cli, report
+from tests.privacy import planted
+from tfkit import cli, files, report
+from tfkit.data import load_images
 from tfkit.run import Run
 from tfkit.stack import keras, tf
 
@@ -130,8 +132,9 @@ def test_pruning_is_measured_and_not_done_twice(scans, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_a_private_run_is_not_shown_its_training_examples_again(scans, tmp_path, capsys):
+def test_a_private_run_is_not_shown_its_training_examples_again(tmp_path, capsys):
     folder = tmp_path / "private"
+    scans = planted.images(tmp_path / "scans")
     private = (
         "--data-dir",
         scans,
@@ -159,6 +162,11 @@ def test_a_private_run_is_not_shown_its_training_examples_again(scans, tmp_path,
     assert (folder / "privacy.json").read_bytes() == statement
     images = list((folder / "logs").rglob("*lite*"))
     assert not any("lite/float" in str(path) for path in images)
+    secrets = planted.secrets(load_images(scans, image_size=32), scans)
+    assert planted.leaks(folder, planted.IN_IMAGES, secrets) == []
+    (files.cache_root() / "private" / f"{Run.open(folder).provenance['data']['record']}.json").unlink()
+    assert call(compress_tflite, *asked) == 2
+    assert "Copy it here" in capsys.readouterr().err
 
 
 @pytest.mark.slow

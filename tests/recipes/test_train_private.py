@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from recipes import audit_privacy, train_private
+from tests.privacy import planted
 from tfkit import cli, exhibits
+from tfkit.data import load_images
 from tfkit.run import Run
 from tfkit.stack import tf
 
@@ -21,6 +23,11 @@ def call(module, *arguments):
     with pytest.raises(SystemExit) as ended:
         cli.main(module.Config, module.run, arguments, closing=closing)
     return ended.value.code
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory):
+    return planted.images(tmp_path_factory.mktemp("data") / "scans")
 
 
 @pytest.fixture(scope="module")
@@ -60,21 +67,14 @@ def test_one_command_gives_a_model_and_a_statement_that_stands(finished):
 
 
 @pytest.mark.slow
-def test_no_image_name_or_class_count_of_the_data_is_in_the_folder(finished, scans):
-    names = {path.name for path in scans.rglob("*") if path.is_file()}
-    texts = "".join(
-        path.read_text(errors="replace")
-        for path in finished.path.rglob("*")
-        if path.suffix in (".json", ".html", ".txt", ".csv")
-    )
-    assert not [name for name in names if name in texts]
-    assert "patient-" not in texts
+def test_no_example_is_shown_or_named_in_the_folder(finished):
     assert "<img" not in (finished.path / "report.html").read_text()
     measured, pictures = exhibits.load(finished.path / "evaluation.npz")
     assert pictures is None
     assert measured.names[0] == "test/0"
     assert not (finished.logdir / "images").exists()
-    assert finished.provenance["data"]["counts"] == {}
+    assert finished.provenance["data"]["origin"]
+    assert "counts" not in finished.provenance["data"]
 
 
 @pytest.mark.slow
@@ -97,6 +97,47 @@ def test_the_audit_leaves_the_run_as_it_is_and_adds_what_it_found(finished, caps
     assert before == {name: (finished.path / name).read_bytes() for name in before}
     assert "proves nothing" in (finished.path / "report.html").read_text()
     assert np.isfinite(finished.metrics["audit/lira_auc"])
+
+
+@pytest.mark.slow
+def test_nothing_of_the_examples_is_in_the_folder_after_training_and_audit(finished, scans):
+    splits = load_images(scans, image_size=32, seed=1)
+    assert planted.leaks(finished.path, planted.IN_IMAGES, planted.secrets(splits, scans)) == []
+    counts = {*splits.counts["train"].values(), *planted.EACH.values(), len(splits.source.labels)}
+    assert [found for found in planted.numbers(finished.path) if found[1] in counts] == []
+
+
+@pytest.mark.slow
+def test_to_do_it_again_is_said_to_spend_again(finished, scans, capsys):
+    asked = ("--data-dir", str(scans), "--target-epsilon", "8", "--delta", "1e-4", *QUICK)
+    assert call(train_private, "--run-dir", str(finished.path), *asked) == 0
+    assert "once more" in capsys.readouterr().out
+    # An error after the data were read, and before anything is spent.
+    again = (
+        "--run-dir",
+        str(finished.path.with_name("again")),
+        "--config",
+        str(finished.path / "config.yaml"),
+    )
+    assert call(train_private, *again, "--global-batch-size", "100000") == 2
+    said = capsys.readouterr().err
+    assert "spends again on the same people" in said
+    assert str(finished.path) in said
+
+
+@pytest.mark.slow
+def test_a_run_that_lost_its_account_ends_with_the_way_out(finished, tmp_path, capsys):
+    folder = shutil.copytree(finished.path, tmp_path / "copy")
+    account = folder / "backup" / "private" / "ledger.json"
+    account.unlink()
+    (folder / "report.html").unlink()
+    assert call(train_private, "--run-dir", str(folder), "--config", str(folder / "config.yaml")) == 2
+    said = capsys.readouterr().err
+    assert str(account) in said
+    assert "--overwrite" in said
+    (folder / "backup" / "private" / "mean.npy").unlink()  # lost as well: not released once more
+    assert call(train_private, "--run-dir", str(folder), "--config", str(folder / "config.yaml")) == 2
+    assert not (folder / "backup" / "private" / "mean.npy").exists()
 
 
 @pytest.mark.slow

@@ -16,9 +16,9 @@ from tfkit.audit.result import Audit
 from tfkit.audit.scores import Attack
 from tfkit.audit.secrets import Exposure
 from tfkit.errors import CheckError, DataError, RunError
+from tfkit.privacy.owner import check_data, is_private
 from tfkit.run import Run
 from tfkit.tensorboard.audit_figures import write_audit
-from tfkit.transfer.load import check_data
 
 if TYPE_CHECKING:
     from tfkit.data import Splits
@@ -133,17 +133,19 @@ def _by_lot(splits: Splits, *, seed: int) -> list[np.ndarray]:
 
 
 def _write(run: Run, result: Audit) -> None:
-    content = result.as_dict()
+    private = is_private(run)
+    content = result.published() if private else result.as_dict()
     files.write_json(run.path / runs.AUDIT, content)
     # Those of attackers of an earlier audit are no longer true.
     others = {name: value for name, value in run.metrics.items() if not name.startswith("audit/")}
     files.write_json(run.path / runs.METRICS, others)
-    numbers = {"audit/epsilon_lower_bound": result.bound.epsilon}
+    numbers = {"audit/epsilon_lower_bound": content["epsilon_lower_bound"]}
     for name, found in content["attacks"].items():
         numbers[f"audit/{name}_auc"] = found["auc"]
         numbers[f"audit/{name}_advantage"] = found["advantage"]
-    if result.exposure:
-        for times, bits in result.exposure.bits.items():
-            numbers[f"audit/exposure_{times}_bits"] = float(bits.mean())
+    if content["exposure"]:
+        for times, of in content["exposure"]["insertions"].items():
+            numbers[f"audit/exposure_{times}_bits"] = of["mean_bits"]
     run.record(numbers)
-    write_audit(run.logdir, content["attacks"])
+    if not private:
+        write_audit(run.logdir, content["attacks"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -59,6 +60,9 @@ class Audit:
             f" {high:.3f}; 0.5 is a coin). The lower bound on epsilon is {bound.epsilon:.3g} (95 % confidence;"
             f" {bound.attack}: {bound.right} of {bound.guesses} guesses right)"
         )
+        return self._concluded(found)
+
+    def _concluded(self, found: str) -> str:
         if self.claimed is None:
             return f"{found}; the run claims none."
         if self.refuted:
@@ -92,6 +96,47 @@ class Audit:
             "attacks": {one.name: _of_attack(one, delta) for one in self.attacks},
             "exposure": self.exposure.as_dict() if self.exposure else None,
         }
+
+    def published(self) -> dict[str, Any]:
+        """Plain values for the folder of a private run: nothing finer than a hundredth, no count, no curve.
+
+        They are measured on training examples without noise: of exact ones somebody who knows all examples but one
+        could tell whether that one was there.
+        """
+        best, bound = self.best, _down(self.bound.epsilon)
+        low, high = best.auc_interval
+        attacks = {
+            one.name: {
+                "auc": round(one.auc, 2),
+                "auc_interval": [round(value, 2) for value in one.auc_interval],
+                "advantage": round(one.advantage, 2),
+            }
+            for one in self.attacks
+        }
+        found = (
+            f"The attacker that did best ({best.name}) has an AUC of {best.auc:.2f} (95 % interval {low:.2f} to"
+            f" {high:.2f}; 0.5 is a coin). The lower bound on epsilon is {bound:.2g} (95 % confidence)"
+        )
+        whole = self.as_dict()
+        kept = ("refuted", "claimed_epsilon", "claimed_delta", "confidence", "versions")
+        return {
+            "verdict": self._concluded(found),
+            **{name: whole[name] for name in kept},
+            "epsilon_lower_bound": bound,
+            "attacks": attacks,
+            "exposure": _rounded(whole["exposure"]),
+        }
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _rounded(inner) for name, inner in value.items()}
+    return round(value, 2) if isinstance(value, float) else value
+
+
+def _down(value: float) -> float:
+    """To a hundredth, and still a lower bound."""
+    return math.floor(100 * value) / 100
 
 
 def _of_attack(attack: Attack, delta: float) -> dict[str, Any]:

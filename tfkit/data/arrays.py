@@ -114,7 +114,7 @@ def from_arrays(
         class_names=names,
         global_batch_size=global_batch_size,
         seed=seed,
-        origin=f"{len(pictures)} images in memory",
+        origin="images in memory",
     )
 
 

@@ -98,7 +98,7 @@ def _decode(file: IO[bytes], at_least: int | None) -> Image.Image | np.ndarray:
             if deep:
                 return _sixteen_bits(file, image)
             if at_least is not None and image.width * image.height >= LARGE:
-                image = _smaller(image, image.size, at_least)
+                return _upright(_smaller(image, image.size, at_least))
             return _upright(image)
     except Unreadable:
         raise

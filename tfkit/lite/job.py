@@ -10,7 +10,7 @@ import numpy as np
 from tfkit import files, transfer
 from tfkit import run as runs
 from tfkit.compress import Prune
-from tfkit.config import DataConfig, ImageConfig, TextColumns
+from tfkit.config import DataConfig, ImageConfig, PrivateConfig, TextColumns
 from tfkit.data.drawn import draw
 from tfkit.data.plain import read_images
 from tfkit.errors import DataError, PrivacyError, RunError, UsageError
@@ -21,7 +21,8 @@ from tfkit.lite.config import CompressConfig
 from tfkit.lite.convert import MEASURED
 from tfkit.lite.source import Source, pixel_function, saved
 from tfkit.lite.subject import Subject, of_run
-from tfkit.transfer.load import SCRATCH, check_data
+from tfkit.privacy.owner import check_data, is_private
+from tfkit.transfer.load import SCRATCH
 from tfkit.transfer.rebuild import rebuild
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def from_run(run: Run, origin: Run, its_config: DataConfig, config: CompressConf
     """
     if not origin.finished:
         raise RunError(f"{origin.path} has not come to its end. The command that began it goes on with it.")
-    private = bool(origin.read(runs.PRIVACY))
+    private = is_private(origin) or isinstance(its_config, PrivateConfig)
     _check_private(origin, config, private=private)
     batch_size = getattr(its_config, "global_batch_size", None) or 32
     backbone: Any = None

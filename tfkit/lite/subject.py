@@ -111,7 +111,7 @@ def of_run(run: Run, splits: Splits, *, examples: np.ndarray | None) -> Subject:
     if splits.kind == "texts":
         said, specific = _of_texts(run, loaded, examples_tried)
     else:
-        said, specific = _of_images(loaded, examples_tried)
+        said, specific = _of_images(loaded, examples_tried, splits.pixel_range[:2])
     difference = float(np.abs(said - measured.probabilities[tried]).max())
     if difference > _TOLERANCE:
         raise CheckError(
@@ -130,14 +130,16 @@ def of_run(run: Run, splits: Splits, *, examples: np.ndarray | None) -> Subject:
     )
 
 
-def _of_images(loaded: Any, images: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
+def _of_images(
+    loaded: Any, images: np.ndarray, pixel_range: tuple[int, int]
+) -> tuple[np.ndarray, dict[str, Any]]:
     """What the model says of some test images, and what a subject of images is."""
     model = pixel_function(loaded.classify, keep=loaded)
     return np.asarray(model(images.astype(np.float32))), {
         "model": model,
         "input_shape": (1, *images.shape[1:]),
         "takes": "images",
-        "pixel_range": splits.pixel_range[:2],
+        "pixel_range": pixel_range,
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import secrets
 from collections.abc import Sequence
 from typing import Any
@@ -12,12 +13,11 @@ from tfkit import run as runs
 from tfkit.data import Splits
 from tfkit.errors import PrivacyError
 from tfkit.packages import first_line
-from tfkit.privacy import sampling, statement, step, validator
+from tfkit.privacy import owner, sampling, statement, step, validator
+from tfkit.privacy.ledger import Ledger
 from tfkit.privacy.mechanism import Plan
 from tfkit.run import Run
 from tfkit.stack import keras, tf
-
-LEDGER = "ledger.json"
 
 
 class Session(keras.callbacks.Callback):
@@ -30,14 +30,18 @@ class Session(keras.callbacks.Callback):
       run: holds the ledger beside the backup, and gets privacy.json.
       stage: of the training, names the folder of the backup.
       seed: of the run; it decides noise and sampling only if the plan says so, which is then not private.
+
+    Raises:
+      RunError: what was spent before is not known.
     """
 
     def __init__(self, plan: Plan, *, run: Run, stage: str, seed: int) -> None:
         super().__init__()
         self._plan = plan
         self._run = run
-        self._path = run.backup / stage / LEDGER
-        self._begun = int(json.loads(self._path.read_text())["epochs_begun"]) if self._path.is_file() else 0
+        self._ledger = Ledger(run, stage)
+        self._ledger.check_plan(plan)
+        self._saved = _Saved(self._ledger)
         self._secret = (
             bytes.fromhex(files.digest("deterministic noise", seed))
             if plan.deterministic_noise
@@ -48,13 +52,13 @@ class Session(keras.callbacks.Callback):
     @property
     def epochs_begun(self) -> int:
         """How many epochs have been begun, by this process and by those before it."""
-        return self._begun
+        return self._ledger.epochs_begun
 
     @property
     def state(self) -> tf.train.Checkpoint:
         """What a backup must hold besides model and optimizer."""
         assert self.step is not None, "prepare() comes first"
-        return tf.train.Checkpoint(clip=self.step.clip)
+        return tf.train.Checkpoint(clip=self.step.clip, account=self._saved)
 
     @property
     def epsilon(self) -> float:
@@ -69,6 +73,16 @@ class Session(keras.callbacks.Callback):
         """
         validator.check(model, plan=self._plan, callbacks=callbacks, example_spec=splits.spec)
         self.step = step.attach(model, self._plan, secret=self._secret[:16])
+
+    def begin(self, first: int) -> None:
+        """Make sure that the account is that of the weights, which begin at this epoch, before more is spent.
+
+        Raises:
+          RunError: it is not.
+        """
+        self._ledger.check_weights(epoch=first, saved=self._saved.restored)
+        if not self.epochs_begun:
+            owner.spend(self._run, epsilon=self._claim(self._plan.steps))
 
     def batches(self, splits: Splits, *, strategy: tf.distribute.Strategy, first: int, last: int) -> Any:
         """What `model.fit` gets for the epochs [first, last)."""
@@ -98,10 +112,7 @@ class Session(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Account the epoch before anything of it can be seen."""
-        self._begun += 1
-        # Of several workers each counts, and one writes.
-        if self._run.is_chief:
-            files.write_json(self._path, {"epochs_begun": self._begun})
+        self._ledger.begin_epoch()
         if self.step is not None:
             self.step.reset()
 
@@ -122,6 +133,7 @@ class Session(keras.callbacks.Callback):
         )
         content["in_words"] = statement.paragraph(content)
         files.write_json(self._run.path / runs.PRIVACY, content)
+        owner.spend(self._run, epsilon=content["epsilon"] if content["private"] else None)
         # What is not private has no epsilon, though a secret seed would have given one.
         claimed = (
             ("epsilon", "delta", "noise_multiplier") if content["private"] else ("delta", "noise_multiplier")
@@ -129,3 +141,28 @@ class Session(keras.callbacks.Callback):
         self._run.record({f"privacy/{name}": content[name] for name in claimed})
         if not content["private"]:
             self._run.note("This training is NOT PRIVATE: privacy.json says why.")
+
+    def _claim(self, steps: int) -> float | None:
+        spent = self._plan.epsilon(steps)
+        return spent if math.isfinite(spent) and not self._plan.deterministic_noise else None
+
+
+class _Saved(tf.train.experimental.PythonState):
+    """What a backup holds of the account, written with the weights: it tells whose weights they are.
+
+    Attributes:
+      restored: identity and epochs begun of the account when the backup was made; None: none was restored.
+    """
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self.restored: tuple[str, int] | None = None
+
+    def serialize(self) -> str:
+        """Return the identity and the epochs begun."""
+        return json.dumps([self._ledger.identity, self._ledger.epochs_begun])
+
+    def deserialize(self, string_value: Any) -> None:
+        """Take them from a backup."""
+        identity, begun = json.loads(string_value)
+        self.restored = str(identity), int(begun)

@@ -17,10 +17,16 @@ NOT_COVERED = (
     "people of whom there are several examples: epsilon is that of one example, and up to k times as large, at a"
     " larger delta, for k of them together",
     "the search for hyper-parameters: what other runs on the same examples have spent comes on top",
-    "the examples of the validation and test splits, and the metrics measured on them",
+    "the examples of the validation and test splits, and what is measured on them: the metrics, what the model says of"
+    " each test example, numbered, and its class. Where these splits are drawn from one set with the training"
+    " examples, their classes are about as frequent as those of training",
+    "what an audit measures on the training examples without noise, which is kept rounded to hundredths",
     "the choice of the public backbone, and the data that it was trained on",
-    "the number of training examples and the names of the classes, which are taken as public",
-    "copies of the data that are not the model: stored features in the cache, the images themselves",
+    "the number of training examples, the names of the classes, and the settings with the path of the data and the size"
+    " of images, which are taken as public: who knows all examples but one sees from an exact number whether that one"
+    " was there",
+    "copies of the data that are not in this folder: prepared data, stored features and the record of the run in the"
+    " cache, the images or texts themselves",
     "attacks on floating-point arithmetic (Mironov 2012), since the noise is float32 from TensorFlow's Philox"
     " generator, keyed by the operating system's entropy",
 )

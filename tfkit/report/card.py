@@ -23,6 +23,7 @@ NAMES = {
     "origin": "origin", "fingerprint": "fingerprint", "examples": "examples", "classes": "classes",
     "shape": "shape of one, as the model is trained on it", "seed": "seed of the splits",
     "other_files": "other files in the folder", "duplicates": "duplicates", "division": "fingerprint of the splits",
+    "record": "name of the record by which its owner knows the data again",
     "handle": "name or handle", "digest": "fingerprint", "licence": "licence",
     "parameters": "parameters, without the classifier", "feature_size": "numbers in its feature vector",
     "native_size": "pixels a side it was made for", "input_range": "pixels are scaled to",

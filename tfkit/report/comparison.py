@@ -12,6 +12,7 @@ import numpy as np
 
 from tfkit import files
 from tfkit import run as runs
+from tfkit.privacy import owner
 from tfkit.report import facts as known
 from tfkit.report.facts import Facts
 from tfkit.report.overlays import overlaid
@@ -137,10 +138,10 @@ def _against(all_facts: Sequence[Facts], best: int) -> list[str | None]:
 
 def _same(one: Facts, other: Facts) -> bool:
     """Whether both were tested on the very same examples."""
-    keys = ("fingerprint", "division")
-    if one.measured is None or other.measured is None or not all(key in one.data for key in keys):
+    if one.measured is None or other.measured is None:
         return False
-    return all(one.data[key] == other.data.get(key) for key in keys) and np.array_equal(
+    ours, theirs = owner.known(one.data), owner.known(other.data)
+    return all(key in ours and ours[key] == theirs.get(key) for key in owner.KEPT) and np.array_equal(
         one.measured.labels, other.measured.labels
     )
 

@@ -20,6 +20,7 @@ from tfkit.claim import INTENDED_USE
 from tfkit.errors import RunError
 from tfkit.evaluation import Evaluation
 from tfkit.exhibits import Excerpts, Pictures
+from tfkit.privacy import owner
 from tfkit.run import Run
 
 if TYPE_CHECKING:
@@ -28,6 +29,11 @@ if TYPE_CHECKING:
 LONGEST_BY_AUTHOR = 20_000
 SKIPPED_SHOWN = 50
 OF_TRAINING = ("loss", "accuracy")
+STATEMENT_LOST: dict[str, Any] = {
+    "private": False,
+    "epsilon": None,
+    "in_words": f"{runs.PRIVACY} is not there: nobody can tell what was spent, and no promise holds.",
+}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -98,22 +104,19 @@ def gather(run: Run) -> Facts:
     measured, shown = exhibits.load(stored) if stored.exists() else (None, None)
     metrics, provenance, privacy = run.metrics, run.provenance, run.read(runs.PRIVACY)
     data = dict(provenance.get("data", {}))
-    counts, skipped = data.pop("counts", {}), data.pop("skipped", [])
     history = run.history
     if len(history) and not {"stage", "epoch"} <= set(history):
         raise run_files.damaged(run.path / runs.HISTORY, "it has no columns `stage` and `epoch`")
     lite = run.read(runs.VARIANTS)
     if len(lite.get("variants", ())) > run_files.MOST_LISTED:
         raise run_files.damaged(run.path / runs.VARIANTS, f"it has {len(lite['variants']):,} variants")
-    if privacy:
-        shown, skipped = None, []
-        sizes = {split: sum(of_class.values()) for split, of_class in counts.items()}
-        counts = {}
+    if private := owner.is_private(run):
+        shown, data, privacy = None, owner.shown(data), privacy or STATEMENT_LOST
         if not privacy.get("diagnostics"):
             history = history.drop(columns=[name for name in OF_TRAINING if name in history])
-    else:
-        sizes = {split: sum(of_class.values()) for split, of_class in counts.items()}
-    if not sizes:
+    counts, skipped = data.pop("counts", {}), data.pop("skipped", [])
+    sizes = {split: sum(of_class.values()) for split, of_class in counts.items()}
+    if not sizes and not private:
         named = {split: metrics.get(f"data/{split}_examples") for split in ("train", "validation", "test")}
         sizes = {split: int(size) for split, size in named.items() if size is not None}
     pictures = shown if isinstance(shown, Pictures) else None

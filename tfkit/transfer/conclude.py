@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING
 
 from tfkit import export, tensorboard
 from tfkit import run as runs
 from tfkit.exhibits import save
 from tfkit.hub import TextEncoder
+from tfkit.privacy import owner
 from tfkit.run import Run
 from tfkit.transfer import shown
 
@@ -29,28 +29,29 @@ def describe(
     """Write down where data and model came from, and what was decided about them.
 
     Args:
-      run: gets provenance.json, labels.txt, notes, the counts and TensorBoard's sample images.
+      run: gets provenance.json, labels.txt, and, where examples are shown, notes on them, counts and TensorBoard's
+        samples.
       recipe: the name under which `python -m recipes.NAME` does it again.
       backbone: what is transferred; None: nothing, the model is trained from scratch.
       splits: of images or texts.
-      show_examples: off: no example, no file name and no class count goes into the folder.
+      show_examples: off: what was found in the data is printed, and not kept; see `tfkit.privacy.owner`.
+
+    Raises:
+      DataError: a private run was begun on other data.
     """
     run.labels = splits.class_names
-    data = splits.provenance
-    if not show_examples:
-        data.update(skipped=[], counts={})
     run.provenance = {
         "recipe": {"name": recipe},
-        "data": data,
+        "data": splits.provenance if show_examples else owner.register(run, splits),
         "model": backbone.origin if backbone is not None else {"handle": "a network trained from scratch"},
     }
-    run.record({"data/skipped_files": len(splits.skipped), "data/other_files": splits.other_files})
-    run.record({f"data/{split}_examples": len(indices) for split, indices in splits.indices.items()})
-    # What was found in private texts, such as how many are there twice, is theirs to keep.
-    found = splits.notes if show_examples or splits.kind != "texts" else ()
-    for note in (*(backbone.notes if backbone is not None else ()), *found):
+    for note in backbone.notes if backbone is not None else ():
         run.note(note)
+    for note in splits.notes:
+        (run.note if show_examples else run.say)(note)
     if show_examples:
+        run.record({"data/skipped_files": len(splits.skipped), "data/other_files": splits.other_files})
+        run.record({f"data/{split}_examples": len(indices) for split, indices in splits.indices.items()})
         shown.samples(run, splits)
         if isinstance(backbone, TextEncoder) and backbone.tokenizer is not None:
             shown.tokens(run, backbone.tokenizer, splits)
@@ -68,10 +69,7 @@ def conclude(run: Run, classifier: Classifier, splits: Splits, *, show_examples:
     Raises:
       CheckError: the exported model is not the trained one.
     """
-    measured = classifier.evaluation
-    if not show_examples:
-        numbers = [f"test/{index}" for index in range(len(measured.labels))]
-        measured = dataclasses.replace(measured, names=numbers)
+    measured = classifier.evaluation if show_examples else classifier.evaluation.numbered()
     run.record(measured.metrics("test"))
     run.record(export.save(classifier.model, run, splits, evaluation=measured))
     exhibits = shown.mistakes(run, measured, splits) if show_examples else None

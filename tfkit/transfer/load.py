@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING
 from tfkit import data, hub
 from tfkit.config import DataConfig, ImageConfig, PrivateConfig, TextColumns
 from tfkit.data.pixels import FULL_RANGE
-from tfkit.errors import DataError
 
 if TYPE_CHECKING:
     from tfkit.data import Splits
     from tfkit.hub import Backbone, TextEncoder
-    from tfkit.run import Run
 
 PRIVATE_SIZE = 160
 """Small images are enlarged to this: better features than at 96, for a cost that is paid once."""
@@ -126,18 +124,3 @@ def load_any(config: ImageConfig, *, global_batch_size: int) -> tuple[Backbone |
 def _pixel_range(config: ImageConfig) -> tuple[int, int] | None:
     """What was asked; in private training never what the images use, which would tell of single ones."""
     return config.pixel_range or (FULL_RANGE if isinstance(config, PrivateConfig) else None)
-
-
-def check_data(run: Run, splits: Splits) -> None:
-    """Make sure that these are the data, divided as they were, that a run was trained on.
-
-    Raises:
-      DataError: they are not.
-    """
-    known, given = run.provenance.get("data", {}), splits.provenance
-    if any(known.get(name) != given[name] for name in ("fingerprint", "division")):
-        raise DataError(
-            f"{run.path} was trained on other data ({known.get('origin')}), or on other splits of them, than"
-            f" these ({splits.origin}, seed {splits.seed}): what it was trained on could not be told from the rest.\n"
-            "  Give the data and the seed as they were, or train anew."
-        )

@@ -17,6 +17,7 @@ from tfkit.config import PrivateConfig
 from tfkit.config.texts import ENCODER
 from tfkit.data import Splits
 from tfkit.hub import Backbone, TextEncoder
+from tfkit.privacy.ledger import MEAN, Ledger
 from tfkit.run import Run
 from tfkit.transfer import models
 from tfkit.transfer.light import light
@@ -63,7 +64,7 @@ def train_private(
         run.record({"time/train_seconds": trained.seconds})
         return observe(whole(trainable="none", head=trained.model, **settings), splits)
     extraction = hub.extract(backbone, splits)
-    run.note(extraction.summary)
+    run.say(extraction.summary)  # not kept: it counts private examples
     features = extraction.splits
     trained, settings = train_private_head(run, backbone, features, config, strategy=strategy)
     run.record({"time/features_seconds": extraction.seconds, "time/train_seconds": trained.seconds})
@@ -137,7 +138,8 @@ def _mean(
 
     if not chosen.privacy.release_noise:
         return None
-    path = run.backup / STAGE / "mean.npy"
+    path = run.backup / STAGE / MEAN
+    Ledger(run, STAGE)  # a mean that is lost is not released once more
     if run.is_chief and not path.is_file():
         _release_mean(path, features, config, chosen)
     Together(strategy).barrier()

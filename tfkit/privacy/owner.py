@@ -1,0 +1,143 @@
+"""What stays with the owner of private data: a record of the examples of a run, and of what it spent on them.
+
+A private run's folder may be shown to anybody, so that nothing in it is computed from the examples without noise: no
+digest, no name, no count but that of the training examples. It holds the random name of a record in the owner's cache
+instead: with the digests in that record one could test who was among the examples.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from tfkit import files
+from tfkit import run as runs
+from tfkit.data import Splits
+from tfkit.errors import DataError
+from tfkit.privacy.ledger import LEDGER
+from tfkit.run import Run
+
+FOLDER = "private"
+RECORD = "record"
+SHOWN = ("origin", "classes", "shape", "seed")
+KEPT = ("fingerprint", "division")
+
+
+def is_private(run: Run) -> bool:
+    """Return whether the run was to be private: whatever came of it, its folder shows nobody's example."""
+    return bool(run.read(runs.PRIVACY)) or RECORD in run.provenance.get("data", {})
+
+
+def shown(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of the `data` of provenance.json may be shown of a private run."""
+    return {name: data[name] for name in (*SHOWN, RECORD) if name in data}
+
+
+def register(run: Run, splits: Splits) -> dict[str, Any]:
+    """Return the `data` of a private run's provenance.json, and keep in its record what may not stand there.
+
+    A word is said, and not kept, where an earlier private run has spent on the same examples.
+
+    Raises:
+      DataError: the run was begun on other data, or the record of it is not here.
+    """
+    data = splits.provenance
+    if not run.is_chief:
+        return shown(data)
+    name = run.provenance.get("data", {}).get(RECORD)
+    if name is None and (account := next(iter(sorted(run.backup.glob(f"*/{LEDGER}"))), None)):
+        raise DataError(
+            f"{account} shows that {run.path} was begun, and its {runs.PROVENANCE} does not say on which data."
+            "\n  Bring the folder back as a whole, or begin anew (--overwrite), which spends again on the same people."
+        )
+    if name is not None:
+        check_data(run, splits)
+        return {**shown(data), RECORD: name}
+    earlier = [one for one in _records() if any(one.get(key) == data[key] for key in KEPT)]
+    name = secrets.token_hex(16)
+    _write(_path(name), {"run": str(run.path.resolve()), **{key: data[key] for key in KEPT}})
+    if earlier:
+        _say_spent(earlier)
+    return {**shown(data), RECORD: name}
+
+
+def spend(run: Run, *, epsilon: float | None) -> None:
+    """Write into the run's record what its training spends at most; None: no epsilon holds."""
+    name = run.provenance.get("data", {}).get(RECORD)
+    if run.is_chief and name is not None:
+        _write(_path(name), {**_read(_path(name)), "spent": epsilon})
+
+
+def known(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the `data` of provenance.json, of a private run together with its record if that is here."""
+    name = data.get(RECORD)
+    return {**data, **(_read(_path(name)) if name is not None else {})}
+
+
+def check_data(run: Run, splits: Splits) -> None:
+    """Make sure that these are the data, divided as they were, that a run was trained on.
+
+    Raises:
+      DataError: they are not, or nobody here can tell.
+    """
+    data, given = run.provenance.get("data", {}), splits.provenance
+    there = known(data)
+    if RECORD in data and not set(KEPT) <= set(there):
+        raise DataError(
+            f"{run.path} is a private run: nothing in its folder tells what it was trained on. What does is not here:"
+            f"\n  {_path(data[RECORD])}\n"
+            "  It stays in the cache of the machine that trained the run. Copy it here from there and keep it to"
+            " yourself,\n  or train anew (--overwrite), which spends again on the same people."
+        )
+    if any(there.get(name) != given[name] for name in KEPT):
+        raise DataError(
+            f"{run.path} was trained on other data ({data.get('origin')}), or on other splits of them, than"
+            f" these ({splits.origin}, seed {splits.seed}): what it was trained on could not be told from the rest.\n"
+            "  Give the data and the seed as they were, or train anew."
+        )
+
+
+def _say_spent(earlier: list[dict[str, Any]]) -> None:
+    spent = [one["spent"] for one in earlier]
+    total = "without an epsilon" if None in spent else f"epsilon {sum(spent):.3g} in all"
+    print(
+        f"These very examples were trained on privately before, in {len(earlier)} run(s) ({total}; the last:"
+        f" {earlier[-1].get('run')}). This run spends again on the same people: to those who see both, it adds up.",
+        file=sys.stderr,
+        flush=True,
+    )
+
+
+def _path(name: Any) -> Path:
+    # A stranger's provenance.json may name anything.
+    if not re.fullmatch("[0-9a-f]{32}", str(name)):
+        raise DataError(f"provenance.json names {str(name)[:80]!r} as the record of its data, which is none.")
+    return files.cache_root() / FOLDER / f"{name}.json"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _records() -> Iterator[dict[str, Any]]:
+    """Yield those of runs that have spent something, the latest last."""
+    paths = [*(files.cache_root() / FOLDER).glob("*.json")]
+    for path in sorted(paths, key=lambda path: path.stat().st_mtime_ns):
+        content = _read(path)
+        if "spent" in content:
+            yield content
+
+
+def _write(path: Path, content: Mapping[str, Any]) -> None:
+    files.cache_dir(FOLDER)
+    with files.new_file(path, mode=0o600) as file:
+        file.write(json.dumps(dict(content)).encode())
