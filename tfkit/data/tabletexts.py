@@ -12,6 +12,7 @@ from tfkit.data import columns, textstore
 from tfkit.data.cleaning import Cleaner, as_label
 from tfkit.data.cut import listed
 from tfkit.data.rows import Row, Table
+from tfkit.data.splitnames import doubts
 from tfkit.data.splits import Skipped, Splits
 from tfkit.data.tables import open_table
 from tfkit.data.textnotes import notes, skipped_text
@@ -72,7 +73,12 @@ def load_table(
         seed=seed,
         origin=str(path),
         skipped=store.skipped,
-        notes=(*table.notes, *chosen.notes, *notes(store, groups, str(path), "rows")),
+        notes=(
+            *table.notes,
+            *chosen.notes,
+            *notes(store, groups, str(path), "rows"),
+            *doubts(store.class_names),
+        ),
     )
 
 
