@@ -11,9 +11,11 @@ from __future__ import annotations
 import argparse
 import collections
 import importlib.util
+import io
 import re
 import subprocess
 import sys
+import tarfile
 import tempfile
 from pathlib import Path
 
@@ -85,10 +87,15 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             root = Path(spec.origin).parents[1] if spec and spec.origin else Path(folder)
             if repository:
-                if options.clones:
-                    repository = f"file://{options.clones.resolve() / repository.rpartition('/')[2]}"
-                clone = ["git", "clone", "-q", "--depth", "1", "--branch", tag, repository, folder]
-                subprocess.run([*clone, "-c", "advice.detachedHead=false"], check=True)
+                clone = options.clones / repository.rpartition("/")[2] if options.clones else root / "clone"
+                if not clone.exists():
+                    subprocess.run(
+                        ["git", "clone", "-q", "--depth", "1", "-b", tag, repository, clone], check=True
+                    )
+                packed = subprocess.run(
+                    ["git", "-C", clone, "archive", tag, package], capture_output=True, check=True
+                )
+                tarfile.open(fileobj=io.BytesIO(packed.stdout)).extractall(root, filter="data")
             files = sorted((root / package).rglob("*_test.py"))
             ran, passed = 0, 0
             reasons: collections.Counter[str] = collections.Counter()
