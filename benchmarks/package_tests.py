@@ -95,7 +95,8 @@ def main() -> None:
                 packed = subprocess.run(
                     ["git", "-C", clone, "archive", tag, package], capture_output=True, check=True
                 )
-                tarfile.open(fileobj=io.BytesIO(packed.stdout)).extractall(root, filter="data")
+                with tarfile.open(fileobj=io.BytesIO(packed.stdout)) as archive:
+                    archive.extractall(root, filter="data")
             files = sorted((root / package).rglob("*_test.py"))
             ran, passed = 0, 0
             reasons: collections.Counter[str] = collections.Counter()

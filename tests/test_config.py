@@ -39,6 +39,20 @@ def test_a_file_and_flags_that_override_it(tmp_path):
     assert config.sizes == (3, 4, 5)
 
 
+def test_a_default_that_is_not_used_is_no_part_of_what_was_asked(tmp_path):
+    from recipes import compress_tflite, search_text, train_private, transfer_image, transfer_text
+
+    table = tmp_path / "mails.csv"
+    table.write_text("text,label\n")
+    assert as_dict(transfer_image.Config())["dataset"] == "digits"
+    assert "dataset" not in as_dict(transfer_image.Config(data_dir=tmp_path))
+    for recipe in (transfer_text, train_private, search_text):
+        assert "dataset" not in as_dict(recipe.Config(data_file=table))
+    untrained = as_dict(compress_tflite.Config(from_run=tmp_path))
+    assert not {"epochs", "final_sparsity", "number_of_clusters", "input_range"} & set(untrained)
+    assert "final_sparsity" in as_dict(compress_tflite.Config(from_run=tmp_path, techniques=("prune+qat",)))
+
+
 def test_what_is_written_is_what_is_read(tmp_path):
     config = Config(
         learning_rate=1e-7, kind="b", strict=True, data_dir=Path("a folder/with: colon"), sizes=(7,)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -36,6 +37,8 @@ LOCK = ".lock"
 RESTARTED_VARIABLE = "TFKIT_RESTARTED"
 """How often a launcher has started this job again."""
 
+_ASKED = "# Decided by the run; what was asked: "
+
 MADE = (
     *(CONFIG, LABELS, METRICS, NOTES, HISTORY, PROVENANCE, VERSIONS, EVALUATION, MODEL_CARD, REPORT),
     *(SAVED_MODEL, LOGS, BACKUP, PRIVACY, AUDIT, TFLITE, INDEX, HITS),
@@ -68,10 +71,40 @@ def claim(folder: Path, *, config: Mapping[str, Any], overwrite: bool) -> TextIO
     if (folder / CONFIG).is_file():
         _refuse_other(folder, config)
     else:
-        import yaml
-
-        files.write_text(folder / CONFIG, yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
+        _write_config(folder, config, {})
     return lock
+
+
+def decide(folder: Path, decided: Mapping[str, Any]) -> None:
+    """Put what a run decided into its config.yaml, in place of what was asked, which its first line keeps.
+
+    Args:
+      folder: of the run, locked.
+      decided: settings to plain values; those that the config does not have are left out.
+    """
+    config, asked = _read_config(folder)
+    changed = {name: value for name, value in decided.items() if name in config and config[name] != value}
+    if changed:
+        asked = {**{name: config[name] for name in changed}, **asked}
+        _write_config(folder, {**config, **changed}, asked)
+
+
+def _write_config(folder: Path, config: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    import yaml
+
+    first = f"{_ASKED}{json.dumps(asked)}\n" if asked else ""
+    text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
+    files.write_text(folder / CONFIG, f"{first}{text}")
+
+
+def _read_config(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The settings, and what was asked where the run decided them."""
+    import yaml
+
+    text = (folder / CONFIG).read_text()
+    first = text.partition("\n")[0]
+    asked = json.loads(first.removeprefix(_ASKED)) if first.startswith(_ASKED) else {}
+    return dict(yaml.safe_load(text) or {}), dict(asked)
 
 
 def is_first_start() -> bool:
@@ -121,10 +154,12 @@ def _clear(folder: Path) -> None:
 
 
 def _refuse_other(folder: Path, config: Mapping[str, Any]) -> None:
-    import yaml
-
-    old = dict(yaml.safe_load((folder / CONFIG).read_text()) or {})
-    differing = [name for name in {**old, **config} if old.get(name) != config.get(name)]
+    decided, asked = _read_config(folder)
+    # What the run decided, said outright, is the same: a replay of its config.yaml.
+    old = {**decided, **asked}
+    differing = [
+        name for name in {**old, **config} if config.get(name) not in (old.get(name), decided.get(name))
+    ]
     if differing:
         changes = "".join(
             f"\n    {name}: {old.get(name)!r} there, {config.get(name)!r} now" for name in differing

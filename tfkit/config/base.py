@@ -34,3 +34,8 @@ class RecipeConfig:
 
     def __post_init__(self) -> None:
         """Check what can be checked without the data."""
+
+    @property
+    def unused(self) -> tuple[str, ...]:
+        """Settings that the others leave without a meaning: no part of what was asked."""
+        return ()

@@ -66,7 +66,9 @@ def load_table(
     )
     names = LineNames(path.name, store.places)
     return Splits(
-        source=TextSource(store, names, with_languages=chosen.language is not None),
+        source=TextSource(
+            store, names, with_languages=chosen.language is not None, columns=chosen.named(table)
+        ),
         indices=indices,
         class_names=store.class_names,
         global_batch_size=global_batch_size,
