@@ -68,7 +68,7 @@ def test_tiny_sets_many_classes_rare_ones_and_no_words_at_all(tmp_path, each):
     assert accuracy(splits, found) > 1 / 9
 
 
-def test_over_thirty_classes_cost_two_fits(tmp_path):
+def test_many_classes_cost_two_fits(tmp_path):
     rows = [(f"word{label} other{number}", f"c{label}") for label in range(40) for number in range(6)]
     splits = texts(tmp_path, rows)
     found = baseline(splits)
