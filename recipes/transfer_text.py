@@ -53,8 +53,6 @@ def _train(config: Config, run: Run, strategy: tf.distribute.Strategy) -> None:
             config, global_batch_size=batch, trainable=bool(config.fine_tune_epochs)
         )
     transfer.describe(run, encoder, splits, recipe="transfer_text")
-    if run.is_chief:
-        transfer.baseline(run, splits)
     if encoder is None:
         classifier = transfer.train_light(
             run, splits, config, strategy=strategy, max_length=config.max_length
@@ -63,7 +61,7 @@ def _train(config: Config, run: Run, strategy: tf.distribute.Strategy) -> None:
         classifier = transfer.train(run, encoder, splits, config, strategy=strategy)
     if run.is_chief:
         transfer.conclude(run, classifier, splits)
-        transfer.compare_with_baseline(run, pretrained=encoder is not None)
+        transfer.compare_with_baseline(run, splits, classifier.evaluation, pretrained=encoder is not None)
 
 
 if __name__ == "__main__":

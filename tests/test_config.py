@@ -39,6 +39,38 @@ def test_a_file_and_flags_that_override_it(tmp_path):
     assert config.sizes == (3, 4, 5)
 
 
+def test_a_default_that_is_not_used_is_no_part_of_what_was_asked(tmp_path):
+    from recipes import compress_tflite, search_text, train_private, transfer_image, transfer_text
+
+    table = tmp_path / "mails.csv"
+    table.write_text("text,label\n")
+    assert as_dict(transfer_image.Config())["dataset"] == "digits"
+    assert "dataset" not in as_dict(transfer_image.Config(data_dir=tmp_path))
+    for recipe in (transfer_text, train_private, search_text):
+        assert "dataset" not in as_dict(recipe.Config(data_file=table))
+    untrained = as_dict(compress_tflite.Config(from_run=tmp_path))
+    assert not {"epochs", "final_sparsity", "number_of_clusters", "input_range"} & set(untrained)
+    assert "final_sparsity" in as_dict(compress_tflite.Config(from_run=tmp_path, techniques=("prune+qat",)))
+
+
+@pytest.mark.parametrize(
+    ("place", "texts"),
+    [
+        ("pos/1.txt", True),
+        ("Training/pos/1.txt", True),
+        ("pos/1.md", True),
+        ("a/1.png", False),
+        ("a/b/1.jpg", False),
+    ],
+)
+def test_a_folder_is_told_to_be_of_texts_also_where_it_is_split_already(tmp_path, place, texts):
+    from recipes import train_private
+
+    (tmp_path / place).parent.mkdir(parents=True)
+    (tmp_path / place).write_bytes(b"x")
+    assert train_private.Config(data_dir=tmp_path).of_texts is texts
+
+
 def test_what_is_written_is_what_is_read(tmp_path):
     config = Config(
         learning_rate=1e-7, kind="b", strict=True, data_dir=Path("a folder/with: colon"), sizes=(7,)

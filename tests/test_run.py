@@ -67,6 +67,22 @@ def test_another_config_is_refused_and_named(tmp_path):
     assert Run.open(tmp_path).metrics == {"test/accuracy": 0.5}
 
 
+def test_what_a_run_decides_replaces_what_was_left_open_and_it_goes_on(tmp_path):
+    asked = {"data_dir": "photos", "image_size": None, "rate": 0.1}
+    with Run.create(tmp_path, config=asked) as run:
+        run.record({"test/accuracy": 0.5})
+        run.decide(image_size=64, rate=0.2, unknown=1)
+        run.decide(image_size=96)
+    decided = {"data_dir": "photos", "image_size": 96, "rate": 0.2}
+    assert Run.open(tmp_path).config == decided
+    for same in (asked, decided, {**asked, "image_size": 96}):
+        with Run.create(tmp_path, config=same) as again:
+            assert again.metrics == {"test/accuracy": 0.5}
+            assert again.config == decided
+    with pytest.raises(RunError, match="image_size: None there, 64 now"):
+        Run.create(tmp_path, config={**asked, "image_size": 64})
+
+
 def test_a_run_that_never_began_gives_way(tmp_path):
     """A mistyped data folder leaves a config behind; the corrected command must not be refused for it."""
     Run.create(tmp_path, config={"data_dir": "photo"}).close()

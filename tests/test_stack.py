@@ -60,6 +60,48 @@ def test_privacy_modules_import(submodule):
     assert stack.tf_privacy(submodule).__name__ == f"tensorflow_privacy.privacy.{submodule}"
 
 
+# What TensorFlow Privacy's own __init__ names, and does not import on TensorFlow 2.16 and later.
+NAMES = """
+import sys
+{before}
+import tfkit
+assert "tensorflow" not in sys.modules or {begun}
+import tensorflow_privacy as tfp
+from tensorflow_privacy import DPKerasAdamOptimizer, DPModel, restart_query
+import tf_keras
+assert isinstance(tfp.DPKerasSGDOptimizer(1.0, 1.0, learning_rate=0.1), tf_keras.optimizers.legacy.SGD)
+assert issubclass(DPModel, tf_keras.Model) and DPModel is tfp.privacy.keras_models.dp_keras_model.DPModel
+assert issubclass(tfp.v1.DPAdamOptimizer, tfp.privacy.optimizers.dp_optimizer.AdamOptimizer)
+import tensorflow_privacy.privacy.privacy_tests.membership_inference_attack.membership_inference_attack
+assert not hasattr(tfp, "no_such_name")
+print(*(name for name in dir(tfp) if not hasattr(tfp, name)))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("before", "begun"),
+    [
+        ("", False),
+        ("import contextlib\nwith contextlib.suppress(ImportError): import tensorflow_privacy", True),
+        ("sys.skip_tf_privacy_import = True\nimport tensorflow_privacy", True),
+    ],
+    ids=["tfkit first", "it failed before", "its switch before"],
+)
+def test_tensorflow_privacy_imports_by_its_own_name(before, begun):
+    done = python(NAMES.format(before=before, begun=begun))
+    assert done.stdout.split() == ["DNNClassifier"], (
+        done.stderr
+    )  # an estimator: the one name that cannot be had
+
+
+@pytest.mark.slow
+def test_the_other_packages_import_by_their_own_names():
+    code = "import tfkit, tensorflow_hub, tensorflow_text, tensorflow_model_optimization, ai_edge_litert.interpreter\n"
+    code += "import tf_keras; print(issubclass(tensorflow_hub.KerasLayer, tf_keras.layers.Layer))"
+    assert python(code).stdout == "True\n"
+
+
 def test_devices_are_those_of_tensorflow():
     found = stack.devices()
     assert set(found) == {"CPU", "GPU", "TPU"}

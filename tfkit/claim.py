@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -37,6 +38,8 @@ INTENDED_USE = "intended_use.md"
 
 RESTARTED_VARIABLE = "TFKIT_RESTARTED"
 """How often a launcher has started this job again."""
+
+_ASKED = "# Decided by the run; what was asked: "
 
 MADE = (
     *(CONFIG, LABELS, METRICS, NOTES, HISTORY, PROVENANCE, VERSIONS, EVALUATION, MODEL_CARD, REPORT),
@@ -91,25 +94,59 @@ def _claim(folder: Path, *, config: Mapping[str, Any], overwrite: bool) -> TextI
     if (folder / CONFIG).is_file():
         _refuse_other(folder, config)
     else:
-        files.write_text(folder / CONFIG, _settings(config))
+        _write_config(folder, config, {})
     return lock
 
 
-def _settings(config: Mapping[str, Any]) -> str:
-    """YAML that `run_files.read_yaml` takes."""
+def _settings(config: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
+    """YAML that `run_files.read_yaml` takes; its first line keeps what was asked where the run decided."""
     import yaml
 
     class Dumper(yaml.SafeDumper):
         def ignore_aliases(self, data: Any) -> bool:
             return True
 
-    text = yaml.dump(dict(config), Dumper=Dumper, sort_keys=False, allow_unicode=True)
+    first = f"{_ASKED}{json.dumps(asked)}\n" if asked else ""
+    text = first + yaml.dump(dict(config), Dumper=Dumper, sort_keys=False, allow_unicode=True)
     if len(text.encode()) > run_files.SMALL:
         raise RunError(
             f"The config of the run has {len(text):,} characters of YAML; {run_files.SMALL:,} are taken."
             "\n  It is for settings: name a file of your data in it, not the data."
         )
     return str(text)
+
+
+def decide(folder: Path, decided: Mapping[str, Any]) -> None:
+    """Put what a run decided into its config.yaml, in place of what was asked, which its first line keeps.
+
+    Args:
+      folder: of the run, locked.
+      decided: settings to plain values; those that the config does not have are left out.
+    """
+    config, asked = _read_config(folder)
+    changed = {name: value for name, value in decided.items() if name in config and config[name] != value}
+    if changed:
+        asked = {**{name: config[name] for name in changed}, **asked}
+        _write_config(folder, {**config, **changed}, asked)
+
+
+def _write_config(folder: Path, config: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    files.write_text(folder / CONFIG, _settings(config, asked))
+
+
+def _read_config(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The settings, and what was asked where the run decided them."""
+    text = run_files.read_text(folder, CONFIG, most=run_files.SMALL) or ""
+    first = text.partition("\n")[0]
+    asked: Any = {}
+    if first.startswith(_ASKED):
+        try:
+            asked = json.loads(first.removeprefix(_ASKED))
+        except (ValueError, RecursionError) as error:
+            raise run_files.damaged(folder / CONFIG, f"its first line is no JSON: {error}") from error
+    if not isinstance(asked, dict):
+        raise run_files.damaged(folder / CONFIG, "its first line holds no settings")
+    return run_files.read_yaml(folder, CONFIG), asked
 
 
 def is_first_start() -> bool:
@@ -159,8 +196,12 @@ def _clear(folder: Path) -> None:
 
 
 def _refuse_other(folder: Path, config: Mapping[str, Any]) -> None:
-    old = run_files.read_yaml(folder, CONFIG)
-    differing = [name for name in {**old, **config} if old.get(name) != config.get(name)]
+    decided, asked = _read_config(folder)
+    # What the run decided, said outright, is the same: a replay of its config.yaml.
+    old = {**decided, **asked}
+    differing = [
+        name for name in {**old, **config} if config.get(name) not in (old.get(name), decided.get(name))
+    ]
     if differing:
         changes = "".join(
             f"\n    {name}: {old.get(name)!r} there, {config.get(name)!r} now" for name in differing

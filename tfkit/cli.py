@@ -216,6 +216,7 @@ def closing_lines(run: Run) -> list[str]:
     examples = int(metrics.get("test/examples", 0))
     return [
         "",
+        *_words_win(metrics),
         f"accuracy     {accuracy:.4f} on {examples} test examples that training never saw",
         *_baseline_line(metrics),
         *_privacy_line(metrics),
@@ -246,8 +247,26 @@ def _baseline_line(metrics: dict[str, float]) -> list[str]:
         return []
     return [
         f"baseline     {metrics['baseline/accuracy']:.4f} by TF-IDF and logistic regression on the same split"
-        f" ({metrics.get('baseline/gain', 0.0):+.4f})"
+        f" ({_gain(metrics)})"
     ]
+
+
+def _words_win(metrics: dict[str, float]) -> list[str]:
+    """The first of the closing lines, where the model is not worth its name."""
+    if metrics.get("baseline/gain", 0.0) >= 0:
+        return []
+    return [
+        f"Counting words is better: {metrics['baseline/accuracy']:.4f} by TF-IDF and logistic regression on the same"
+        f" test texts ({_gain(metrics)})."
+    ]
+
+
+def _gain(metrics: dict[str, float]) -> str:
+    """Of the model over the baseline, with its interval."""
+    text = f"{metrics.get('baseline/gain', 0.0):+.4f}"
+    if "baseline/gain_low" in metrics:
+        text += f", 95 % interval {metrics['baseline/gain_low']:+.4f} to {metrics['baseline/gain_high']:+.4f}"
+    return text
 
 
 def _privacy_line(metrics: dict[str, float]) -> list[str]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
+import re
 from dataclasses import dataclass
+from typing import Any
 
 from tfkit.errors import ConfigError
 
@@ -53,35 +56,100 @@ def current() -> Cluster:
     """What TF_CONFIG says; a cluster of one where it is not set.
 
     Raises:
-      ConfigError: it is set and cannot be understood.
+      ConfigError: it is set and cannot be understood, or cannot be meant.
     """
     text = os.environ.get(VARIABLE, "")
     if not text.strip():
         return Cluster()
+    content = _read(text)
+    addresses, task = content.get("cluster") or {}, content.get("task") or {}
+    for name, part in (("cluster", addresses), ("task", task)):
+        if not isinstance(part, dict):
+            raise _wrong(f'"{name}" is {_shown(part)}, not an object')
+    _check_addresses(addresses)
+    if addresses and "index" not in task:
+        raise _wrong('"task" has no "index": nothing says which of them this process is')
+    role, index = task.get("type", "worker"), task.get("index", 0)
+    if isinstance(index, str) and index.isdecimal():
+        index = int(index)  # templates of Kubernetes put it into quotes, and TensorFlow reads it
+    if isinstance(index, bool) or not isinstance(index, int):
+        raise _wrong(f'the "index" of "task" is {_shown(index)}, not a number from 0')
+    if not addresses:
+        if (role, index) not in (("worker", 0), ("chief", 0), ("master", 0)):
+            raise _wrong(f'this process is {role} {index}, and "cluster" names nobody')
+        return Cluster()
+    known = {job: tuple(addresses.get(job, ())) for job in ("chief", "worker", "ps")}
+    if role == "evaluator":
+        raise _wrong("this process is an evaluator, which tfkit has no use for: the first worker evaluates")
+    if role not in known or not 0 <= index < len(known[role]):
+        counts = ", ".join(f"{len(found)} {job}" for job, found in known.items())
+        raise _wrong(f'this process is {_shown(role).strip(chr(34))} {index}, and "cluster" has {counts}')
+    if known["ps"] and not (known["chief"] and known["worker"]):
+        lacking = "chief, which leads" if not known["chief"] else "worker, which computes"
+        raise _wrong(f'"cluster" has parameter servers ("ps") and no {lacking}')
+    if known["chief"] and not known["ps"]:
+        # The older way to write a cluster of equals: the chief is the first of the workers.
+        return Cluster(workers=known["chief"] + known["worker"], index=index + (role == "worker"))
+    return Cluster(workers=known["worker"], index=index, parameter_servers=known["ps"], role=role)
+
+
+def split(address: str) -> tuple[str, int]:
+    """Host and port of "host:port" or "[::1]:port"; ("", 0) where it is neither.
+
+    >>> split("host1:2222"), split("[::1]:80"), split("host1"), split("http://host1:80")
+    (('host1', 2222), ('::1', 80), ('', 0), ('', 0))
+    """
+    found = re.fullmatch(r"(?:\[([0-9A-Fa-f:.%]+)\]|([\w.-]+)):([0-9]{1,5})", address, re.ASCII)
+    if not found or not 0 < int(found[3]) < 65536:
+        return "", 0
+    return found[1] or found[2], int(found[3])
+
+
+def _read(text: str) -> dict[str, Any]:
     try:
         content = json.loads(text)
-        addresses = content.get("cluster", {})
-        task = content.get("task", {"type": "worker", "index": 0})
-        role, index = str(task["type"]), int(task["index"])
-        chiefs, workers = tuple(addresses.get("chief", ())), tuple(addresses.get("worker", ()))
-        servers = tuple(addresses.get("ps", ()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(
-            f"{VARIABLE} in the environment cannot be understood ({type(error).__name__}: {error}): {text[:200]}"
-            '\n  Expected {"cluster": {"worker": ["host1:2222", "host2:2222"]}, "task": {"type": "worker",'
-            ' "index": 0}}; `python -m tfkit launch` sets it.'
-        ) from error
-    if chiefs and not servers and role in ("chief", "worker"):
-        # The older way to write a cluster of equals: the chief is the first of the workers.
-        index += role == "worker"
-        workers, role, chiefs = (*chiefs, *workers), "worker", ()
-    known = {"worker": workers, "ps": servers, "chief": chiefs}
-    if content.get("cluster") and (role not in known or not 0 <= index < len(known[role])):
-        raise ConfigError(
-            f"{VARIABLE} says that this process is {role} {index}, and the cluster has"
-            f" {', '.join(f'{len(found)} {name}' for name, found in known.items())}."
-        )
-    return Cluster(workers=workers, index=index, parameter_servers=servers, role=role)
+    except (ValueError, RecursionError) as error:
+        quotes = " (JSON has double quotes: json.dumps writes them, str does not)" if "'" in text else ""
+        raise _wrong(f"it is no JSON, {error}{quotes}") from error
+    if not isinstance(content, dict):
+        raise _wrong(f"it is {_shown(content)}, not an object")
+    return content
+
+
+def _check_addresses(addresses: dict[str, Any]) -> None:
+    """Refuse what TensorFlow would wait for in vain."""
+    jobs = ("worker", "chief", "ps", "evaluator")
+    seen: dict[str, str] = {}
+    for job, listed in addresses.items():
+        if job not in jobs:
+            known = (
+                "chief" if job == "master" else (difflib.get_close_matches(job, jobs, n=1) or ["worker"])[0]
+            )
+            raise _wrong(f'"cluster" has a job "{job}" (did you mean "{known}"?)')
+        if not isinstance(listed, list):
+            raise _wrong(f'"{job}" is {_shown(listed)}, not a list of addresses')
+        for number, address in enumerate(listed):
+            if not isinstance(address, str) or split(address) == ("", 0):
+                why = "HOST:PORT with a port of 1 to 65535, without blanks and http://; IPv6 as [::1]:2222"
+                raise _wrong(f"{job} {number} is at {_shown(address)}, which is not {why}")
+            if address in seen:
+                raise _wrong(f"{seen[address]} and {job} {number} have the same address, {address}")
+            seen[address] = f"{job} {number}"
+    if len(addresses.get("chief", ())) > 1:
+        raise _wrong('"chief" has more than one address')
+
+
+def _wrong(what: str) -> ConfigError:
+    return ConfigError(
+        f"{VARIABLE} in the environment cannot be meant: {what}.\n"
+        '  Expected {"cluster": {"worker": ["host1:2222", "host2:2222"]}, "task": {"type": "worker", "index": 0}};\n'
+        f"  `python -m tfkit launch` sets it. For one process: unset {VARIABLE}"
+    )
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:60]}..."
 
 
 def is_loss_of_peer(error: BaseException) -> bool:

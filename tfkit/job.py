@@ -40,7 +40,7 @@ def once(config: C, train: Callable[[C, Run, tf.distribute.Strategy], None], *, 
 
         began = time.monotonic()
         with distribute.joined(config, run) as strategy:
-            run.versions = stack.versions()
+            run.versions = {**stack.versions(), "strategy": distribute.describe(strategy)}
             train(config, run, strategy)
             if run.is_chief:
                 run.record({"time/total_seconds": time.monotonic() - began})

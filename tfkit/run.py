@@ -192,8 +192,13 @@ class Run:
 
     @property
     def config(self) -> dict[str, Any]:
-        """What was asked."""
+        """What was asked, and where that was left open, what the run decided."""
         return run_files.read_yaml(self._read_from, CONFIG)
+
+    def decide(self, **settings: Any) -> None:
+        """Put what the run decided into config.yaml, in place of what was left open: plain values, by setting."""
+        if self.is_chief:
+            claim.decide(self.path, settings)
 
     @property
     def metrics(self) -> dict[str, float]:

@@ -3,7 +3,8 @@
     from tfkit.stack import tf, keras, tf_hub, tf_text, tfmot, litert
 
 Each of these is imported when it is first asked for, so importing this module costs nothing. The rest of
-tfkit asks here for TensorFlow and its companions, and contains no compatibility code of its own.
+tfkit asks here for TensorFlow and its companions, and contains no compatibility code of its own. Imported
+by their own names after `import tfkit`, they work as well.
 `python -m tfkit doctor` tries every one of them and says which command repairs it.
 
 Environment variables: TFKIT_MALLOC=0 leaves glibc's allocator as it is, TFKIT_QUIET=0 lets through all that
@@ -23,7 +24,7 @@ from collections.abc import Iterator
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from tfkit import packages, process
+from tfkit import packages, privacy_import, process
 from tfkit.errors import StackError
 from tfkit.packages import command, versions
 from tfkit.process import malloc_environment, quiet
@@ -110,7 +111,7 @@ def __getattr__(name: str) -> Any:
 
 @functools.cache
 def tf_privacy(submodule: str) -> Any:
-    """A module of TensorFlow Privacy or Empirical Privacy, which do not import as a whole.
+    """A module of TensorFlow Privacy or Empirical Privacy, with an error that helps where it does not import.
 
     Args:
       submodule: its name below tensorflow_privacy.privacy, such as "analysis.compute_dp_sgd_privacy_lib".
@@ -123,8 +124,6 @@ def tf_privacy(submodule: str) -> Any:
     """
     empirical = submodule.startswith("privacy_tests")
     needed = ["tensorflow-empirical-privacy", "scikit-learn"] if empirical else []
-    # The package's own switch: without it, its top level imports the estimators, which are no more.
-    sys.skip_tf_privacy_import = True  # type: ignore[attr-defined]
     return _load(f"tensorflow_privacy.privacy.{submodule}", "tensorflow-privacy", *needed)
 
 
@@ -324,3 +323,6 @@ def _import_error(module: str, package: str, err: Exception) -> StackError:
         repair = command(package, reinstall=True)
     found = f"{module} ({package} {packages.version(package)}) does not import: {packages.first_line(err)}"
     return StackError(f"{found}{packages.REPAIR}{repair}")
+
+
+privacy_import.install(_start_tensorflow)

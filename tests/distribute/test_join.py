@@ -57,6 +57,22 @@ def test_the_absent_one_is_named(addresses):
     thread.join()
 
 
+def test_who_is_waited_for_is_said_at_once(addresses, capsys):
+    workers = (addresses[0], "no-such-host.invalid:2222")
+    with pytest.raises(join.AbsentError, match=r"worker 1 \(no-such-host.invalid:2222, a name that"):
+        join.wait(Cluster(workers=workers, index=0), seconds=4.5)
+    assert "worker 0 (127.0.0.1" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
+def test_addresses_may_be_of_ipv6(addresses):
+    workers = tuple(address.replace("127.0.0.1", "[::1]") for address in addresses[:2])
+    thread, problems = in_thread(Cluster(workers=workers, index=1), seconds=10)
+    join.wait(Cluster(workers=workers, index=0), seconds=10)
+    thread.join()
+    assert not problems
+
+
 def test_another_list_of_workers_is_found_out(addresses):
     swapped = (addresses[0], addresses[1], "127.0.0.1:9")
     thread, _ = in_thread(Cluster(workers=swapped, index=1), seconds=10)

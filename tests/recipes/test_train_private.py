@@ -62,6 +62,9 @@ def test_one_command_gives_a_model_and_a_statement_that_stands(finished):
     assert finished.metrics["privacy/delta"] == 1e-4
     assert finished.metrics["privacy/noise_multiplier"] == said["noise_multiplier"]
     assert finished.metrics["export/agreement"] == 1.0
+    assert finished.config["global_batch_size"] == said["expected_batch_size"]
+    assert finished.config["learning_rate"] > 0
+    assert "dataset" not in finished.config
     image = tf.zeros([50, 40, 3], tf.uint8)
     assert finished.model(image).shape == [len(finished.labels)]
 

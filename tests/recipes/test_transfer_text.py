@@ -59,9 +59,8 @@ def mails(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def finished(mails, tmp_path_factory) -> Run:
     folder = tmp_path_factory.mktemp("runs") / "mails"
-    return run(
-        Config(data_file=mails, language_column="language", fine_tune_epochs=1, run_dir=folder, **QUICK)
-    )
+    found = {**QUICK, "text_column": None, "label_column": None}  # and the language
+    return run(Config(data_file=mails, fine_tune_epochs=1, run_dir=folder, **found))
 
 
 @pytest.mark.slow
@@ -73,6 +72,9 @@ def test_the_run_folder_holds_all_that_is_promised(finished):
     assert metrics["export/agreement"] == 1.0
     assert metrics["export/max_difference"] < 1e-4
     assert 8 < metrics["data/median_tokens"] < 40
+    found = [finished.config[f"{column}_column"] for column in ("text", "label", "language")]
+    assert found == ["body", "folder", "language"]
+    assert finished.config["max_length"] == finished.provenance["model"]["max_length"]
     assert metrics["data/cut_share"] > 0
     assert metrics["test/examples/en"] + metrics["test/examples/de"] == metrics["test/examples"]
     assert list(finished.history["stage"].unique()) == ["head", "fine_tune"]

@@ -37,3 +37,8 @@ class RecipeConfig:
     def __post_init__(self) -> None:
         """Check what can be checked without the data."""
         fields.check(self, label=lambda name: f"--{name.replace('_', '-')}")
+
+    @property
+    def unused(self) -> tuple[str, ...]:
+        """Settings that the others leave without a meaning: no part of what was asked."""
+        return ()

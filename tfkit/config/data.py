@@ -27,3 +27,9 @@ class DataConfig(RecipeConfig):
 
     sha256: str | None = None
     """What the downloaded archive must hash to. Left out: it is not checked."""
+
+    @property
+    def unused(self) -> tuple[str, ...]:
+        """The name of a set, where the data are a folder or a file."""
+        given = self.data_dir is not None or getattr(self, "data_file", None) is not None
+        return ("dataset",) if given else ()

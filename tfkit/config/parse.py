@@ -101,11 +101,14 @@ def _refuse_unknown(words: Sequence[str], names: Sequence[str], *, prog: str) ->
 
 
 def as_dict(config: RecipeConfig) -> dict[str, Any]:
-    """What was asked, as plain values for config.yaml; a path that exists becomes absolute: it replays anywhere."""
+    """What was asked, as plain values for config.yaml; a path that exists becomes absolute: it replays anywhere.
+
+    Defaults that are not used are left out, such as the name of a data set where there is a folder.
+    """
     return {
         field.name: _plain(getattr(config, field.name))
         for field in dataclasses.fields(config)
-        if field.name not in _ABOUT_THE_CALL
+        if field.name not in (*_ABOUT_THE_CALL, *config.unused)
     }
 
 

@@ -49,6 +49,11 @@ class SearchConfig(RecipeConfig):
     """Documents that are shown for each question."""
 
     @property
+    def unused(self) -> tuple[str, ...]:
+        """The name of a set, where the documents are a folder or a file."""
+        return ("dataset",) if self.names_documents else ()
+
+    @property
     def names_documents(self) -> bool:
         """Whether it says which documents are meant."""
         return self.data_dir is not None or self.data_file is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -13,6 +14,7 @@ from tfkit.errors import ConfigError
 
 ENCODER, EMBEDDED = "minilm-l6-v2", "docstrings"
 _IMAGES = {".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp"}
+_TEXTS = {".txt", ".text", ".md", ".html", ".htm"}
 LIGHT = "light"
 """The model handle that stands for a small model trained from scratch, on a vocabulary of its own."""
 
@@ -44,8 +46,10 @@ class TextColumns(DataConfig):
         """Whether the data are texts, where they could be images too."""
         if self.data_dir is None:
             return self.data_file is not None or self.dataset == EMBEDDED
-        endings = {path.suffix.lower() for path in self.data_dir.glob("*/*.*")}
-        return ".txt" in endings and not endings & _IMAGES
+        # Of classes, and of splits of classes.
+        found = itertools.chain(self.data_dir.glob("*/*.*"), self.data_dir.glob("*/*/*.*"))
+        endings = {path.suffix.lower() for path in found}
+        return bool(endings & _TEXTS) and not endings & _IMAGES
 
     @property
     def encoder_handle(self) -> str:

@@ -33,6 +33,15 @@ class Columns(NamedTuple):
         """Those to read: text, label, and language if there is one."""
         return (self.text, self.label) if self.language is None else (self.text, self.label, self.language)
 
+    def named(self, table: Table) -> dict[str, str | None]:
+        """The settings that choose these columns."""
+        language = None if self.language is None else table.columns[self.language]
+        return {
+            "text_column": table.columns[self.text],
+            "label_column": table.columns[self.label],
+            "language_column": language,
+        }
+
 
 def choose(
     table: Table, *, text_column: str | None, label_column: str | None, language_column: str | None

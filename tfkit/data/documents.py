@@ -137,6 +137,7 @@ def _leaked(store: TextStore, indices: Mapping[str, np.ndarray]) -> int:
 def _notes(
     found: Scan, store: TextStore, given: Sequence[str], held_out: Mapping[str, float], leaked: int
 ) -> Iterator[str]:
+    yield from found.notes
     if found.skipped:
         shown = listed([f"{path} ({reason})" for path, reason in found.skipped], 3)
         yield f"Passed over in {found.root}/: {len(found.skipped)} ({shown})."

@@ -210,6 +210,7 @@ def _notes(
     held_out: Mapping[str, float],
     duplicates: int,
 ) -> Iterator[str]:
+    yield from found.notes
     if skipped:
         yield f"{found.root}/ has {_skipped_text(skipped)}."
     if found.others:

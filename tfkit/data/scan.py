@@ -12,16 +12,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tfkit.data.cut import listed
-from tfkit.data.splits import SPLIT_NAMES, Skipped
+from tfkit.data.splitnames import check_classes, doubts, split_folders
+from tfkit.data.splits import Skipped
 from tfkit.errors import DataError
 
-_SPLIT_FOLDERS = {
-    "train": "train",
-    "validation": "validation",
-    "val": "validation",
-    "valid": "validation",
-    "test": "test",
-}
 _OUTSIDE = "outside a class folder"
 _SYSTEM_FOLDERS = frozenset({"__MACOSX", "@eaDir", "__pycache__"})
 
@@ -70,24 +64,30 @@ class Scan:
     skipped: list[Skipped] = field(default_factory=list)
     others: Counter[str] = field(default_factory=Counter)
     """Ending -> how many files were passed over; hidden files are under "hidden"."""
+    notes: list[str] = field(default_factory=list)
+    """What was taken for granted, and what is doubtful, a sentence each."""
 
 
 def scan(root: str | Path, kind: Kind = IMAGES) -> Scan:
     """List the files of a kind in `root`/<class>/ or in `root`/<train|validation|val|valid|test>/<class>/.
 
-    Folders below a class belong to it. Links are followed. Hidden files and files with another ending are
-    counted and passed over; so are links to a file that is there already, images outside a class folder and
-    empty files, which are listed as skipped.
+    Folders of splits may have other names that say it, such as "Training" and "x_test": a note says so. Folders
+    below a class belong to it. Links are followed. Hidden files and files with another ending are counted and
+    passed over; so are links to a file that is there already, images outside a class folder and empty files,
+    which are listed as skipped.
 
     Raises:
       DataError: there is no such folder, it or a part of it cannot be read, it runs in a circle, it has
-        fewer than two classes or a class without images, or its splits do not have the same classes.
+        fewer than two classes or a class without images, its splits do not have the same classes, or its
+        folders are no classes (splits inside of them, images beside masks).
     """
     result = Scan(root=Path(root), kind=kind)
     _check_root(result.root, kind)
     folders, images = _children(result.root, result)
     result.skipped += [Skipped(path.name, _OUTSIDE) for path in images]
-    parts = _split_folders(result.root, folders)
+    parts, result.notes = split_folders(
+        result.root, folders, lambda folder: _children(folder, Scan(result.root, kind)), kind.many
+    )
     walker = _Walker(result)
     found: dict[Path, _Classes] = {}
     for split, folder in parts.items() if parts else [(None, result.root)]:
@@ -97,9 +97,11 @@ def scan(root: str | Path, kind: Kind = IMAGES) -> Scan:
         found[folder] = {child.name: list(walker.images(child, split, child.name)) for child in folders}
     walker.check()
     for folder, classes in found.items():
+        result.notes += check_classes(folder, _below(folder, classes, result), kind.many)
         _check_classes(folder, classes, result)
     _check_agreement(found)
     result.class_names = tuple(sorted(next(iter(found.values()))))
+    result.notes += doubts(result.class_names)
     result.files = [
         file._replace(label=label)
         for classes in found.values()
@@ -218,29 +220,16 @@ def _check_root(root: Path, kind: Kind) -> None:
     )
 
 
-def _split_folders(root: Path, folders: list[Path]) -> dict[str, Path]:
-    """split -> its folder, when the folder is split already; else nothing."""
-    parts: dict[str, Path] = {}
-    rest = []
-    for folder in folders:
-        split = _SPLIT_FOLDERS.get(folder.name.lower())
-        if split is None:
-            rest.append(folder)
-        elif split in parts:
-            raise DataError(
-                f"{root} has two folders for one split: '{parts[split].name}' and '{folder.name}'."
-            )
-        else:
-            parts[split] = folder
-    if "train" not in parts or (rest and len(parts) == 1):
-        return {}
-    if rest:
-        raise DataError(
-            f"{root} has {listed([path.name + '/' for path in parts.values()])} as a folder that is split already,"
-            f" and beside them {listed([path.name + '/' for path in rest])}.\n"
-            "  Move these into the splits (<split>/<class>/<file>), or out of the folder."
-        )
-    return {split: parts[split] for split in SPLIT_NAMES if split in parts}
+def _below(folder: Path, classes: _Classes, result: Scan) -> dict[str, set[str]]:
+    """The names of the folders right below each class; "" where it has files."""
+    depth = len(folder.relative_to(result.root).parts) + 1
+    return {
+        name: {
+            parts[depth] if len(parts) > depth + 1 else ""
+            for parts in (file.name.split("/") for file in files)
+        }
+        for name, files in classes.items()
+    }
 
 
 def _check_classes(folder: Path, classes: _Classes, result: Scan) -> None:
@@ -252,13 +241,28 @@ def _check_classes(folder: Path, classes: _Classes, result: Scan) -> None:
         )
         raise DataError(
             f"{folder}/ has {only or f'no class folder with {result.kind.many}'}; a classifier needs two or more.\n"
-            f"  Expected {folder}/<class>/<{result.kind.one}>.{_rest(result, empty)}"
+            f"  Expected {folder}/<class>/<{result.kind.one}>."
+            f"{_nested(folder, full, classes, result)}{_rest(result, empty)}"
         )
     if empty:
         raise DataError(
             f"{folder}/ has {len(empty)} of {len(classes)} class folders without {result.kind.many}.\n"
             f"  Add {result.kind.many} to them, or remove them.{_rest(result, empty)}"
         )
+
+
+def _nested(folder: Path, full: Mapping[str, int], classes: _Classes, result: Scan) -> str:
+    """Where the classes are, when they lie deeper than expected: an archive that was unpacked into its own name."""
+    places = {tuple(Path(file.name).parts[:-1]) for name in full for file in classes[name]}
+    if not places:
+        return ""
+    deepest = Path(os.path.commonpath([Path(*parts) for parts in places]))
+    below = sorted({parts[len(deepest.parts)] for parts in places if len(parts) > len(deepest.parts)})
+    if len(below) < 2:
+        return ""
+    if folder == result.root:
+        return f" {result.root / deepest}/ holds the folders {listed(below)}: give that one instead."
+    return f" Move the folders of {result.root / deepest}/ ({listed(below)}) up into {folder}/."
 
 
 def _check_agreement(found: Mapping[Path, _Classes]) -> None:

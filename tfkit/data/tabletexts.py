@@ -15,6 +15,7 @@ from tfkit.data.cleaning import Cleaner
 from tfkit.data.cut import listed
 from tfkit.data.labels import LabelCleaner, check_labels
 from tfkit.data.rows import Nested, Remarks, Row, Table, short
+from tfkit.data.splitnames import doubts
 from tfkit.data.splits import Skipped, Splits
 from tfkit.data.tables import open_table
 from tfkit.data.textnotes import notes, skipped_text
@@ -68,14 +69,22 @@ def load_table(
     )
     names = LineNames(path.name, store.places)
     return Splits(
-        source=TextSource(store, names, with_languages=chosen.language is not None),
+        source=TextSource(
+            store, names, with_languages=chosen.language is not None, columns=chosen.named(table)
+        ),
         indices=indices,
         class_names=store.class_names,
         global_batch_size=global_batch_size,
         seed=seed,
         origin=str(path),
         skipped=store.skipped,
-        notes=(*table.notes, *chosen.notes, *of_labels, *notes(store, groups, str(path), "rows")),
+        notes=(
+            *table.notes,
+            *chosen.notes,
+            *of_labels,
+            *notes(store, groups, str(path), "rows"),
+            *doubts(store.class_names),
+        ),
     )
 
 

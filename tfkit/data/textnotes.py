@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 
-from tfkit.data.cut import listed
 from tfkit.data.textsource import Groups
 from tfkit.data.textstore import TextStore
 
@@ -47,8 +45,3 @@ def notes(store: TextStore, groups: Groups, where: str, noun: str) -> Iterator[s
             f"{groups.contradicting} {noun} have a text that is there with another label too: "
             "no classifier can have both right."
         )
-    folded: dict[str, list[str]] = {}
-    for name in store.class_names:
-        folded.setdefault(re.sub(r"[\s_-]+", " ", name.casefold()), []).append(name)
-    if alike := [" and ".join(map(repr, names)) for names in folded.values() if len(names) > 1]:
-        yield f"Some classes differ in upper and lower case, blanks or strokes only: {listed(alike)}."

@@ -17,14 +17,23 @@ from tfkit.files import digest
 class TextSource:
     """Strings, read from their store as they are asked for; see `tfkit.data.Source`."""
 
-    def __init__(self, store: TextStore, names: Sequence[str], *, with_languages: bool = False) -> None:
+    def __init__(
+        self,
+        store: TextStore,
+        names: Sequence[str],
+        *,
+        with_languages: bool = False,
+        columns: Mapping[str, str | None] | None = None,
+    ) -> None:
         """Take all texts of the store.
 
         Args:
           store: of n texts.
           names: n.
           with_languages: whether the store knows the language of each.
+          columns: of a table, which were taken: text_column, label_column, language_column.
         """
+        self.columns = columns or {}
         self.labels = store.labels
         self.names = names
         self.shape: tuple[int, ...] = ()

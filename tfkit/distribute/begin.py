@@ -101,6 +101,7 @@ def scaled(config: R, chosen: tf.distribute.Strategy, run: Run) -> R:
         f"A step takes {batch} examples, {config.batch_size_per_replica} on each of {replicas} replicas;"
         f" {told} ({factor:.3g} times what was asked), after a warm-up over {config.warmup:.0%} of the steps."
     )
+    run.decide(global_batch_size=batch, batch_size_per_replica=None, **changed)
     return dataclasses.replace(config, global_batch_size=batch, batch_size_per_replica=None, **changed)
 
 

@@ -16,12 +16,13 @@ import time
 from collections.abc import Iterator
 
 from tfkit import files
-from tfkit.cluster import Cluster
-from tfkit.errors import StackError, UsageError
+from tfkit.cluster import Cluster, split
+from tfkit.errors import ConfigError, StackError, UsageError
 
 SECONDS_VARIABLE = "TFKIT_JOIN_SECONDS"
 SECONDS = 300.0
-_SAY_AFTER = 20.0
+_SAY_AFTER = 3.0
+_SAY_AGAIN_AFTER = 20.0
 _BETWEEN_TRIES = 0.2
 _ANSWER_SECONDS = 2.0
 _LINGER_SECONDS = 3.0
@@ -42,10 +43,11 @@ def wait(cluster: Cluster, *, seconds: float | None = None) -> None:
       AbsentError: one did not come, or was started with another list of workers.
       StackError: this worker's own port is taken.
     """
-    seconds = seconds if seconds is not None else float(os.environ.get(SECONDS_VARIABLE, SECONDS))
+    seconds = _seconds() if seconds is None else seconds
     if cluster.size == 1:
         return
-    began = said = time.monotonic()
+    began = time.monotonic()
+    say_at = began + _SAY_AFTER
     absent = [index for index in range(cluster.size) if index != cluster.index]
     with _answering(cluster) as asked:
         while True:
@@ -64,20 +66,32 @@ def wait(cluster: Cluster, *, seconds: float | None = None) -> None:
                     "  Look whether it was started there, and whether its port is reachable from here (a firewall,\n"
                     f"  a name that resolves to 127.0.1.1). {SECONDS_VARIABLE} or --join-seconds makes it wait longer."
                 )
-            if now - said > _SAY_AFTER:
-                print(f"{cluster.name} waits for {_names(cluster, absent)}.", file=sys.stderr, flush=True)
-                said = now
+            if now > say_at:
+                waits = f"{cluster.name} waits for {_names(cluster, absent)}"
+                print(f"{waits}, {seconds - (now - began):.0f} s at most.", file=sys.stderr, flush=True)
+                say_at = now + _SAY_AGAIN_AFTER
             time.sleep(_BETWEEN_TRIES)
+
+
+def _seconds() -> float:
+    text = os.environ.get(SECONDS_VARIABLE, str(SECONDS))
+    try:
+        return float(text)
+    except ValueError as error:
+        raise ConfigError(
+            f"{SECONDS_VARIABLE} in the environment is {text!r}; expected seconds, such as 300."
+        ) from error
 
 
 @contextlib.contextmanager
 def _answering(cluster: Cluster) -> Iterator[set[bytes]]:
     """While the block runs, tell everyone who asks at this worker's port which worker it is; yields who has asked."""
-    host, port = _split(cluster.workers[cluster.index])
+    host, port = split(cluster.workers[cluster.index])
     # A name may stand for an address of loopback on its own host: others come by another one.
     bound = host if host.startswith("127.") else ""
     try:
-        listener = socket.create_server((bound, port), backlog=cluster.size)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listener = socket.create_server((bound, port), family=family, backlog=cluster.size)
     except OSError as error:
         raise StackError(
             f"Port {port} of {host}, where {cluster.name} is to listen, is not free: {error.strerror}.\n"
@@ -115,7 +129,7 @@ def _linger(cluster: Cluster, asked: set[bytes]) -> None:
 
 def _is_there(cluster: Cluster, index: int) -> bool:
     try:
-        connection = socket.create_connection(_split(cluster.workers[index]), timeout=_ANSWER_SECONDS)
+        connection = socket.create_connection(split(cluster.workers[index]), timeout=_ANSWER_SECONDS)
     except OSError:
         return False
     with connection:
@@ -143,10 +157,15 @@ def _token(cluster: Cluster, index: int | None = None) -> bytes:
     return f"tfkit {number} {files.digest(cluster.workers)}\n".encode()
 
 
-def _split(address: str) -> tuple[str, int]:
-    host, _, port = address.rpartition(":")
-    return host.strip("[]"), int(port)
-
-
 def _names(cluster: Cluster, indices: list[int]) -> str:
-    return ", ".join(f"worker {index} ({cluster.workers[index]})" for index in indices)
+    return ", ".join(
+        f"worker {index} ({cluster.workers[index]}{_unknown(cluster.workers[index])})" for index in indices
+    )
+
+
+def _unknown(address: str) -> str:
+    try:
+        socket.getaddrinfo(*split(address), type=socket.SOCK_STREAM)
+    except OSError:
+        return ", a name that this machine does not know"
+    return ""

@@ -7,6 +7,7 @@ weights, differ from run to run, and validation sees a sample of the split and n
 from __future__ import annotations
 
 import socket
+import sys
 from typing import TYPE_CHECKING, Any
 
 from tfkit.cluster import Cluster, current
@@ -71,7 +72,16 @@ def _free_port() -> int:
 
 
 def serve() -> None:
-    """Be the worker or parameter server that TF_CONFIG names, until the process is ended."""
+    """Be the worker or parameter server that TF_CONFIG names, until the process is ended.
+
+    Raises:
+      ConfigError: it names none.
+    """
+    if not current().parameter_servers:
+        raise ConfigError(
+            "TF_CONFIG names no parameter server whose cluster this process could serve: `python -m tfkit launch\n"
+            "  --parameter-servers N` sets it."
+        )
     resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
     server = tf.distribute.Server(
         resolver.cluster_spec(),
@@ -83,4 +93,8 @@ def serve() -> None:
 
 
 if __name__ == "__main__":
-    serve()
+    try:
+        serve()
+    except ConfigError as error:
+        print(f"ConfigError: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tfkit import cluster
 from tfkit.errors import ConfigError
 from tfkit.launch import network
 
@@ -96,6 +98,13 @@ class Job:
                 raise ConfigError(
                     f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be {least} or more."
                 )
+        if not self.hosts and self.workers + self.parameter_servers > (
+            most := max(64, 4 * (os.cpu_count() or 1))
+        ):
+            raise ConfigError(
+                f"--workers {self.workers} are more processes than this machine can serve (at most {most}).\n"
+                "  For several machines: --hosts host1:2222,host2:2222,... --task-index I on each."
+            )
         for name in ("grace_seconds", "join_seconds"):
             if not getattr(self, name) >= 0:
                 raise ConfigError(
@@ -148,7 +157,7 @@ class Job:
         """How many processes share this machine, and the place of this launcher's first one among them."""
         if not self.hosts:
             return self.workers + self.parameter_servers + bool(self.parameter_servers), 0
-        names = [network.split(address)[0] for address in self.hosts]
+        names = [cluster.split(address)[0] for address in self.hosts]
         own = names[self.task_index]
         return names.count(own), names[: self.task_index].count(own)
 
@@ -168,7 +177,7 @@ def _check_words(words: Sequence[str]) -> None:
 
 
 def _check_hosts(hosts: Sequence[str], task_index: int) -> None:
-    wrong = [address for address in hosts if network.split(address) == ("", 0)]
+    wrong = [address for address in hosts if cluster.split(address) == ("", 0)]
     if wrong:
         raise ConfigError(
             f"--hosts: {', '.join(map(repr, wrong))} is not HOST:PORT with a port of 1 to 65535."

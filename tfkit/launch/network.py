@@ -16,22 +16,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NoReturn
 
+from tfkit.cluster import split
 from tfkit.errors import ConfigError
 
 _PRIVATE = "TFKIT_PRIVATE_NETWORK"
-
-
-def split(address: str) -> tuple[str, int]:
-    """Host and port of "host:port" or "[::1]:port"; ("", 0) where it is neither.
-
-    >>> split("host1:2222"), split("[::1]:80"), split("host1")
-    (('host1', 2222), ('::1', 80), ('', 0))
-    """
-    host, _, port = address.rpartition(":")
-    bare = host.removeprefix("[").removesuffix("]")
-    if not bare or (":" in bare and bare == host) or not port.isdecimal() or not 0 < int(port) < 65536:
-        return "", 0
-    return bare, int(port)
 
 
 def free_ports(count: int) -> list[int]:

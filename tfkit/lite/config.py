@@ -93,6 +93,20 @@ class CompressConfig(RecipeConfig):
     select_tf_ops: bool = False
     """Keep operations that TFLite lacks as TensorFlow's: the device then needs the Flex delegate."""
 
+    @property
+    def unused(self) -> tuple[str, ...]:
+        """What describes a SavedModel, where there is a run; how to train, where nothing is trained."""
+        of_saved_model = () if self.saved_model is not None else ("signature", "input_shape", "input_range")
+        of_training = ("epochs", "learning_rate") if not self.techniques else ()
+        parts = {part for technique in self.techniques for part in technique.split("+")}
+        pruned = () if "prune" in parts else ("final_sparsity", "pruning_schedule", "sparsity_structure")
+        return (
+            *of_saved_model,
+            *of_training,
+            *pruned,
+            *(() if "cluster" in parts else ("number_of_clusters",)),
+        )
+
     def __post_init__(self) -> None:
         """Check what can be checked without the model."""
         super().__post_init__()

@@ -46,12 +46,14 @@ def tf_config(*, port_base: int | None = None) -> str:
     Example: stack.set_cluster(slurm.tf_config()), before tf.distribute.MultiWorkerMirroredStrategy().
     """
     said = os.environ
-    missing = [name for name in ("SLURM_PROCID", "SLURM_STEP_NODELIST", "SLURM_STEP_ID") if name not in said]
+    numbers = ("SLURM_PROCID", "SLURM_STEP_ID", "SLURM_JOB_ID")
+    missing = [name for name in numbers if not said.get(name, "").isdecimal()]
+    missing += [name for name in ("SLURM_STEP_NODELIST",) if not said.get(name)]
     if missing or "SLURM_STEP_TASKS_PER_NODE" not in said:
         where = "a job of sbatch or salloc, but not" if "SLURM_JOB_ID" in said else "not"
         raise ConfigError(
             f"This process is {where} a task of a Slurm step ({', '.join(missing) or 'SLURM_STEP_TASKS_PER_NODE'}"
-            " is not set): there is nothing to take the other workers' names from."
+            " is not set, or no number): there is nothing to take the other workers' names from."
             "\n  Start it with srun, one task a worker: srun -N 4 --ntasks-per-node=1 python -m recipes.NAME ..."
         )
     hosts = _hosts(said["SLURM_STEP_NODELIST"])

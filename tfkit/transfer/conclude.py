@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tfkit import export, tensorboard
 from tfkit import run as runs
+from tfkit.config import DataConfig
 from tfkit.exhibits import save
 from tfkit.hub import TextEncoder
 from tfkit.privacy import owner
@@ -49,12 +50,25 @@ def describe(
         run.note(note)
     for note in splits.notes:
         (run.note if show_examples else run.say)(note)
+    run.decide(**_decided(run, backbone, splits))
     if show_examples:
         run.record({"data/skipped_files": len(splits.skipped), "data/other_files": splits.other_files})
         run.record({f"data/{split}_examples": len(indices) for split, indices in splits.indices.items()})
         shown.samples(run, splits)
         if isinstance(backbone, TextEncoder) and backbone.tokenizer is not None:
             shown.tokens(run, backbone.tokenizer, splits)
+
+
+def _decided(run: Run, backbone: Backbone | TextEncoder | None, splits: Splits) -> dict[str, Any]:
+    """The settings of data and model that may be left out, as they became."""
+    decided: dict[str, Any] = dict(getattr(splits.source, "columns", {}))
+    if splits.kind == "images":
+        decided["image_size"] = int(splits.source.shape[0])
+    if isinstance(backbone, TextEncoder):
+        decided["max_length"] = backbone.max_length
+        if run.is_chief and run.config.get("model_handle") == DataConfig.model_handle:
+            decided["model_handle"] = backbone.handle  # the default is one for images
+    return decided
 
 
 def conclude(run: Run, classifier: Classifier, splits: Splits, *, show_examples: bool = True) -> None:

@@ -45,6 +45,7 @@ def train_light(
       max_length: tokens of a text at most; None: 256.
     """
     strategy = strategy or distribute.strategy(config.strategy)
+    run.decide(max_length=max_length or MAX_LENGTH, fine_tune_epochs=0)
     tokenizer = _tokenizer(run, splits, strategy, max_length=max_length or MAX_LENGTH)
     if run.is_chief:
         shown.tokens(run, tokenizer, splits)

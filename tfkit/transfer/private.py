@@ -56,6 +56,7 @@ def train_private(
     strategy = strategy or distribute.strategy(config.strategy)
     chosen = _choose(config, splits)
     run.note(chosen.summary)
+    run.decide(**chosen.settings_of_run)
     whole = functools.partial(models.whole, backbone, len(splits.class_names), spec=splits.spec)
     if not config.features:
         settings = chosen.settings(None)
@@ -91,6 +92,7 @@ def train_private_light(
     """
     chosen = _choose(dataclasses.replace(config, features=False), splits)
     run.note(f"{chosen.summary} The vocabulary is that of {ENCODER}, which is public.")
+    run.decide(**chosen.settings_of_run, features=False, max_length=max_length)
     tokenizer = hub.resolve_text(ENCODER, max_length=max_length).tokenizer
     assert tokenizer is not None, "it is bundled"
     build = functools.partial(
@@ -202,6 +204,15 @@ class Chosen:
             f" {self.learning_rate:.3g}, clipping norm {self.privacy.l2_norm_clip:.3g}"
             + (", features less their noisy mean." if self.privacy.release_noise else ".")
         )
+
+    @property
+    def settings_of_run(self) -> dict[str, Any]:
+        """What may be left out of a config, by name."""
+        return {
+            "epochs": self.epochs,
+            "learning_rate": float(self.learning_rate),
+            "global_batch_size": self.batch,
+        }
 
     def settings(self, mean: np.ndarray | None) -> dict[str, Any]:
         """For `models.head` and `models.whole`."""

@@ -140,6 +140,7 @@ def stored_features(
         run.note(
             f"Stored features are off: augmentation ({config.augment}) makes other images in each epoch."
         )
+        run.decide(features=False)
         return None
     extraction = hub.extract(backbone, splits)
     run.note(extraction.summary)
@@ -155,6 +156,7 @@ def _fine_tuning(
     if epochs is None:
         if not backbone.trainable_variables:
             run.note(f"Fine-tuning is off: {backbone.handle} has no trainable weights.")
+            run.decide(fine_tune_epochs=0)
             return []
         cheap, cost = backbone.cost_of_epoch(splits)
         affordable = cheap or stack.has_gpu()
@@ -165,6 +167,7 @@ def _fine_tuning(
             else f"Fine-tuning is off: an epoch of {cost} takes minutes on a CPU"
             f" (--fine-tune-epochs {backbone.fine_tune_epochs} turns it on)."
         )
+        run.decide(fine_tune_epochs=epochs)
     first = round(epochs * TOP_SHARE) if config.unfreeze == "staged" else 0
     if first and not backbone.stages:
         run.note("Staged unfreezing is off: a hub.KerasLayer is trained as a whole or not at all.")
