@@ -45,6 +45,7 @@ def crossed(outer, inner):
         ("Entraînement", "Validation", "Essai"),
         ("trainset", "hold_out"),
         ("train2017", "val2017"),
+        ("train", "validate"),
     ],
     ids="+".join,
 )

@@ -122,6 +122,17 @@ def test_with_its_account_all_that_was_begun_is_paid_for(killed, splits, tmp_pat
         fit(splits, folder)
 
 
+def test_a_folder_as_it_was_at_an_earlier_time_is_not_trained_further(splits, tmp_path):
+    """Its account fits its weights, and leaves out what was begun after the copy was made."""
+    with pytest.raises(KeyboardInterrupt):
+        fit(splits, tmp_path / "later", callbacks=[Killed()])
+    shutil.copytree(tmp_path / "later", tmp_path / "earlier")
+    fit(splits, tmp_path / "later")
+    with pytest.raises(RunError, match="private/[0-9a-f]{32}.json[^$]*--overwrite"):
+        fit(splits, tmp_path / "earlier")
+    assert not (tmp_path / "earlier" / "privacy.json").exists()
+
+
 def test_a_statement_of_one_stage_does_not_stand_for_two(killed, splits, tmp_path):
     folder = shutil.copytree(killed, tmp_path / "run")
     run = Run.open(folder)

@@ -18,7 +18,7 @@ from typing import Any
 from tfkit import files
 from tfkit import run as runs
 from tfkit.data import Splits
-from tfkit.errors import DataError
+from tfkit.errors import DataError, RunError
 from tfkit.privacy.ledger import LEDGER
 from tfkit.run import Run
 
@@ -71,6 +71,27 @@ def spend(run: Run, *, epsilon: float | None) -> None:
     name = run.provenance.get("data", {}).get(RECORD)
     if run.is_chief and name is not None:
         _write(_path(name), {**_read(_path(name)), "spent": epsilon})
+
+
+def count_epochs(run: Run, begun: int) -> None:
+    """Write into the run's record how many epochs were ever begun.
+
+    Raises:
+      RunError: more were begun than the folder's account tells of: it was put back as it was at an earlier time.
+    """
+    name = run.provenance.get("data", {}).get(RECORD)
+    if not run.is_chief or name is None:
+        return
+    record = _read(_path(name))
+    if record.get("epochs_begun", 0) > begun:
+        raise RunError(
+            f"{run.path} tells of {begun} epochs of private training, and the record of it of"
+            f" {record['epochs_begun']} ({_path(name)}): the folder is as it was at an earlier time, or a copy of it was"
+            " trained further, and an epsilon stated from it would be too small.\n  Bring back the folder that was"
+            " trained last, or begin anew with --overwrite (tfkit.fit: resume=False), which spends again on the same"
+            " people."
+        )
+    _write(_path(name), {**record, "epochs_begun": begun})
 
 
 def known(data: Mapping[str, Any]) -> dict[str, Any]:

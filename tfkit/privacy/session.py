@@ -81,6 +81,7 @@ class Session(keras.callbacks.Callback):
           RunError: it is not.
         """
         self._ledger.check_weights(epoch=first, saved=self._saved.restored)
+        owner.count_epochs(self._run, self.epochs_begun)
         if not self.epochs_begun:
             owner.spend(self._run, epsilon=self._claim(self._plan.steps))
 
@@ -113,6 +114,7 @@ class Session(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Account the epoch before anything of it can be seen."""
         self._ledger.begin_epoch()
+        owner.count_epochs(self._run, self.epochs_begun)
         if self.step is not None:
             self.step.reset()
 
