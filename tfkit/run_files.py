@@ -14,11 +14,12 @@ import stat
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from tfkit.errors import RunError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 SMALL, USUAL, LARGE = 64 * 1024, 2**20, 8 * 2**20
 """Bytes that config.yaml may have, whose reader is slow; any other text; a JSON file that lists files or classes."""
@@ -175,6 +176,8 @@ def read_arrays(folder: Path, name: str) -> dict[str, np.ndarray]:
 
 
 def _unpacked(packed: BinaryIO) -> Iterator[tuple[str, np.ndarray]]:
+    import numpy as np
+
     room = UNPACKED + RATIO * os.fstat(packed.fileno()).st_size
     with zipfile.ZipFile(packed) as archive:
         if len(archive.infolist()) > MOST_ARRAYS:
@@ -194,6 +197,8 @@ def _unpacked(packed: BinaryIO) -> Iterator[tuple[str, np.ndarray]]:
 
 def _array_bytes(file: Any) -> int:
     """The size of an array, by its header."""
+    import numpy as np
+
     version = np.lib.format.read_magic(file)
     read = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}[version[0]]
     shape, _, dtype = read(file)

@@ -42,7 +42,7 @@ SHAPES: dict[str, dict[str, Any]] = {
         "failed": [{"name": str, "reason": str}],
         "variants": [
             {
-                "name": str, "size_bytes": int, "gzipped_bytes": int, "accuracy": MAYBE, "accuracy_drop": NUMBER,
+                "name": str, "size_bytes": int, "gzipped_bytes": int, "accuracy": MAYBE, "accuracy_drop": MAYBE,
                 "agreement": NUMBER, "latency_ms": {"*": {"*": NUMBER}}, "macs": {"*": NUMBER}, "sparsity": NUMBER,
                 "pareto": bool,
             }

@@ -188,6 +188,12 @@ def load_saved_model(folder: str | os.PathLike[str]) -> Any:
 
     A restored function is traced anew for each shape that it gets, which takes half a second and 8 MB where it has
     the variables of a backbone; a trace of the open shape, made first, is found for each of them.
+
+    Args:
+      folder: of a SavedModel, whose `__call__` takes one tensor.
+
+    Returns:
+      What tf.saved_model.load returns; called on tensors of any shape that the model takes.
     """
     from tfkit.stack import tf
 

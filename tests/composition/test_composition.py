@@ -30,13 +30,19 @@ def test_the_matrix_is_that_of_the_readme(table):
     assert "NO" not in table
 
 
+def without_record(provenance):
+    """Each private run has a record of a random name."""
+    data = {name: value for name, value in provenance["data"].items() if name != "record"}
+    return {**provenance, "data": data}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("medium", "regime"), composed.CASES)
 @pytest.mark.parametrize("strategy", composed.STRATEGIES[1:])
 def test_what_a_strategy_leaves_is_alike(table, folder, strategy, medium, regime):
     """So that what is made of a run, or asked of it, does not depend on where it was trained."""
     one, other = (Run.open(folder / name / f"{medium}-{regime}") for name in ("one_device", strategy))
-    assert other.provenance == one.provenance
+    assert without_record(other.provenance) == without_record(one.provenance)
     assert other.labels == one.labels
     assert other.config == one.config
     signatures = [

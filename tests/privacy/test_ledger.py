@@ -128,7 +128,7 @@ def test_a_folder_as_it_was_at_an_earlier_time_is_not_trained_further(splits, tm
         fit(splits, tmp_path / "later", callbacks=[Killed()])
     shutil.copytree(tmp_path / "later", tmp_path / "earlier")
     fit(splits, tmp_path / "later")
-    with pytest.raises(RunError, match="private/[0-9a-f]{32}.json[^$]*--overwrite"):
+    with pytest.raises(RunError, match=r"private/[0-9a-f]{32}\.json[\s\S]*--overwrite"):
         fit(splits, tmp_path / "earlier")
     assert not (tmp_path / "earlier" / "privacy.json").exists()
 

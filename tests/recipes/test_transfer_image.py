@@ -157,7 +157,7 @@ def test_help_is_quick_to_come_and_wrong_words_are_explained(tmp_path):
     for arguments, code, said in (
         (["--data-dir", str(tmp_path / "nowhere")], 2, "is not a folder"),
         (["--epoch", "3"], 2, "--epochs"),
-        (["--image-size", "3"], 2, "16 to 1024"),
+        (["--image-size", "3"], 2, "at least 16 and at most 1024"),
         (["--config", str(tmp_path / "no.yaml")], 2, "cannot be read"),
     ):
         done = recipe(*arguments, "--run-dir", str(tmp_path / "run"))

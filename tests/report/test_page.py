@@ -202,7 +202,7 @@ def test_the_lines_that_load_the_model_run(run, tmp_path, monkeypatch, capsys):
     model = tf.Module()
     model.__call__ = tf.function(
         lambda images: tf.one_hot(tf.cast(images[0, 0, 0], tf.int32), 10),
-        input_signature=[tf.TensorSpec([None, None, 3], tf.uint8)],
+        input_signature=[tf.TensorSpec([None, None, 4], tf.uint8)],
     )
     tf.saved_model.save(model, str(run.path / "saved_model"))
     run.labels = "0123456789"

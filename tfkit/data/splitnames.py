@@ -24,7 +24,7 @@ _WORDS = {
     what: frozenset(words.split())
     for what, words in {
         "train": "train training trains entrainement apprentissage entrenamiento treino lern",
-        "validation": "validation validate validating val valid cv dev development eval evaluation validierung validacion",
+        "validation": "validation validate validating val valid dev development eval evaluation validierung validacion",
         "test": "test testing tests holdout heldout prueba pruebas essai teste",
         "noise": "x set sets data dataset daten split folder images image imgs img bilder photos texts text docs",
         "examples": "images image imgs img jpegimages pictures texts text",
@@ -168,12 +168,14 @@ def _check_labelled(root: Path, split: str, folder: Path, look: Look, many: str)
         raise DataError(
             f"{text} nothing says which class each has.\n"
             f"  Expected {folder}/<class>/{files[0].name}. Where the names begin with the class, as in cat.1{ending}:\n"
-            f'  cd {shlex.quote(str(folder))} && for f in *{ending}; do c="${{f%%[._0-9-]*}}"; mkdir -p "$c" && mv "$f" "$c/"; done\n'
+            f"  cd {shlex.quote(str(folder))} &&"
+            f' for f in *{ending}; do c="${{f%%[._0-9-]*}}"; mkdir -p "$c" && mv "$f" "$c/"; done\n'
             "  Where a table has the labels, move each file by it; where these folders are the classes, rename them."
         )
     raise DataError(
         f"{text} without labels it cannot serve as the {split} split.\n"
-        f"  mv {shlex.quote(str(folder))} {shlex.quote(f'{root}-unlabelled')}   then a part of train/ is held out in its place."
+        f"  mv {shlex.quote(str(folder))} {shlex.quote(f'{root}-unlabelled')}   then a part of train/ is held out in"
+        " its place."
     )
 
 

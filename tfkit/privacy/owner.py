@@ -86,8 +86,8 @@ def count_epochs(run: Run, begun: int) -> None:
     if record.get("epochs_begun", 0) > begun:
         raise RunError(
             f"{run.path} tells of {begun} epochs of private training, and the record of it of"
-            f" {record['epochs_begun']} ({_path(name)}): the folder is as it was at an earlier time, or a copy of it was"
-            " trained further, and an epsilon stated from it would be too small.\n  Bring back the folder that was"
+            f" {record['epochs_begun']} ({_path(name)}): the folder is as it was at an earlier time, or a copy"
+            " of it was trained further, and an epsilon stated from it would be too small.\n  Bring back the folder that was"
             " trained last, or begin anew with --overwrite (tfkit.fit: resume=False), which spends again on the same"
             " people."
         )
