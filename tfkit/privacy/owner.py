@@ -87,8 +87,8 @@ def count_epochs(run: Run, begun: int) -> None:
         raise RunError(
             f"{run.path} tells of {begun} epochs of private training, and the record of it of"
             f" {record['epochs_begun']} ({_path(name)}): the folder is as it was at an earlier time, or a copy"
-            " of it was trained further, and an epsilon stated from it would be too small.\n  Bring back the folder that was"
-            " trained last, or begin anew with --overwrite (tfkit.fit: resume=False), which spends again on the same"
+            " of it was trained further, and an epsilon stated from it would be too small.\n  Bring back the folder that"
+            " was trained last, or begin anew with --overwrite (tfkit.fit: resume=False), which spends again on the same"
             " people."
         )
     _write(_path(name), {**record, "epochs_begun": begun})
