@@ -85,11 +85,10 @@ def count_epochs(run: Run, begun: int) -> None:
     record = _read(_path(name))
     if record.get("epochs_begun", 0) > begun:
         raise RunError(
-            f"{run.path} tells of {begun} epochs of private training, and the record of it of"
-            f" {record['epochs_begun']} ({_path(name)}): the folder is as it was at an earlier time, or a copy"
-            " of it was trained further, and an epsilon stated from it would be too small.\n  Bring back the folder that"
-            " was trained last, or begin anew with --overwrite (tfkit.fit: resume=False), which spends again on the same"
-            " people."
+            f"{run.path} tells of {begun} epochs of private training, and its record of {record['epochs_begun']}"
+            f" ({_path(name)}):\n  the folder is as it was at an earlier time, or a copy of it was trained further, and"
+            " an epsilon stated from it would be too small.\n  Bring back the folder that was trained last, or begin"
+            " anew with --overwrite (tfkit.fit: resume=False), which spends again on the same people."
         )
     _write(_path(name), {**record, "epochs_begun": begun})
 
