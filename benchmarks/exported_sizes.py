@@ -85,6 +85,7 @@ def export(folder: Path) -> Path:
     """The bundled backbone at its own size with an untrained head, as a run exports it."""
     from tfkit import data, hub, stack
     from tfkit.export.images import image_module
+    from tfkit.predictions import gives_logits
     from tfkit.stack import tf
     from tfkit.transfer import models
 
@@ -92,7 +93,7 @@ def export(folder: Path) -> Path:
     splits = data.load_images("digits", image_size=backbone.native_size)
     model = models.whole(backbone, 10, spec=splits.spec, learning_rate=1.0, steps=1, trainable="none")
     with stack.traced_for_saving():
-        module = image_module(model, splits)
+        module = image_module(model, splits, logits=gives_logits(model))
     tf.saved_model.save(module, str(folder / "saved_model"), signatures={"serving_default": module.serve})
     return folder / "saved_model"
 
