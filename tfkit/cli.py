@@ -201,7 +201,7 @@ _OF_FOLDERS = (
 
 
 def _is_of_folder(error: BaseException) -> bool:
-    """Whether a folder or disk that was named does not do: another one can."""
+    """Return whether a folder or disk that was named does not do: another one can."""
     return isinstance(error, OSError) and bool(error.filename) and error.errno in _OF_FOLDERS
 
 

@@ -149,7 +149,7 @@ def load(path: Path) -> tuple[Evaluation, Exhibits | None]:
 
 
 def _belong(evaluation: Evaluation, arrays: Mapping[str, np.ndarray]) -> bool:
-    """Whether indices and labels are in range, and each has its picture or text."""
+    """Return whether indices and labels are in range, and each has its picture or text."""
     for name, labels, limit in (
         ("worst", arrays["worst"], len(evaluation.labels)),
         ("sample", arrays["sample_labels"], len(evaluation.class_names)),

@@ -94,7 +94,7 @@ def write_hashed(path: Path, content: bytes) -> None:
 
 
 def read_hashed(path: Path) -> bytes:
-    """What `write_hashed` wrote.
+    """Return what `write_hashed` wrote.
 
     Raises:
       RunError: it is something else.

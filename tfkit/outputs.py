@@ -65,7 +65,7 @@ def gives_logits(
 def _read(
     given: np.ndarray, ends_with: str | None, said: list[bool | None], value: Value | None, *, units: int
 ) -> tuple[bool, str]:
-    """Whether they are logits, and what was assumed."""
+    """Return whether they are logits, and what was assumed."""
     probable = _are_probabilities(given)
     kind = "the second class's" if units == 1 else "the classes'"
     # Keras takes the numbers before this activation for its loss, whatever the loss was told.
@@ -169,7 +169,7 @@ def _value(model: keras.Model, shape: Sequence[int]) -> Value | None:
 
 
 def _rows(units: int, *, logits: bool) -> dict[int, np.ndarray]:
-    """What a model gives that is sure of a class: for the first, the second and the last."""
+    """Return what a model gives that is sure of a class: for the first, the second and the last."""
     if units == 1:
         return {0: np.array([-FAR if logits else 1 - SURE]), 1: np.array([FAR if logits else SURE])}
     low, high = (-FAR / 2, FAR / 2) if logits else ((1 - SURE) / (units - 1), SURE)
@@ -177,7 +177,7 @@ def _rows(units: int, *, logits: bool) -> dict[int, np.ndarray]:
 
 
 def _teaches(value: Value, *, units: int, logits: bool) -> bool:
-    """Whether the loss is smaller where the model is right."""
+    """Return whether the loss is smaller where the model is right."""
     rows = _rows(units, logits=logits)
     pairs = itertools.permutations(rows, 2)
     return all(value(right, rows[right]) < value(right, rows[wrong]) for right, wrong in pairs)

@@ -161,7 +161,7 @@ def _problems(package: str) -> Iterator[Problem]:
 
 
 def first_line(err: Exception) -> str:
-    """What an exception says, cut to one line: of Keras that which follows its own account of where it was."""
+    """Return what an exception says, cut to one line: of Keras that which follows its own account of where it was."""
     lines = [line.strip() for line in str(err).splitlines() if line.strip()]
     kind = f"{type(err).__name__}: "
     places = [place for place, line in enumerate(lines) if line.startswith(kind)]
@@ -171,7 +171,7 @@ def first_line(err: Exception) -> str:
 
 
 def is_keras_3(value: object) -> bool:
-    """Whether an object is of Keras 3, or of a class below one of its."""
+    """Return whether an object is of Keras 3, or of a class below one of its."""
     return any(kind.__module__.partition(".")[0] == "keras" for kind in type(value).__mro__)
 
 

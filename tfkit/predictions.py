@@ -30,7 +30,7 @@ def losses(model: keras.Model) -> list[Any]:
 
 
 def from_logits(loss: Any) -> bool | None:
-    """What a loss says of the outputs that it takes; None: nothing."""
+    """Return what a loss says of the outputs that it takes; None: nothing."""
     from tfkit.stack import keras
 
     if isinstance(loss, str):
@@ -86,7 +86,7 @@ def to_probabilities(outputs: Any, *, logits: bool) -> tf.Tensor:
 
 
 def evaluate(model: keras.Model, splits: Splits, *, logits: bool | None = None) -> Evaluation:
-    """What a model says of the test split.
+    """Return what a model says of the test split.
 
     Args:
       model: compiled.

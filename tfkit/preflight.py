@@ -173,7 +173,7 @@ def refuse_splits(splits: Any) -> None:
 
 
 def _forward(model: keras.Model, splits: Splits) -> np.ndarray:
-    """What the model gives for examples, float32 [n, ...], by a function such as the export has."""
+    """Return what the model gives for examples, float32 [n, ...], by a function such as the export has."""
     from tfkit.stack import tf
 
     features, _ = next(iter(splits.validation))

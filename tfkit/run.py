@@ -192,7 +192,7 @@ class Run:
 
     @property
     def config(self) -> dict[str, Any]:
-        """What was asked, and where that was left open, what the run decided."""
+        """Return what was asked, and where that was left open, what the run decided."""
         return run_files.read_yaml(self._read_from, CONFIG)
 
     def decide(self, **settings: Any) -> None:

@@ -13,6 +13,7 @@ native code prints, TF_CPP_MIN_LOG_LEVEL is respected.
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import functools
 import gc
@@ -21,10 +22,11 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from tfkit import packages, privacy_import, process
+from tfkit import packages, process
 from tfkit.errors import StackError
 from tfkit.packages import command, versions
 from tfkit.process import malloc_environment, quiet
@@ -331,4 +333,72 @@ def _import_error(module: str, package: str, err: Exception) -> StackError:
     return StackError(f"{found}{packages.REPAIR}{repair}")
 
 
-privacy_import.install(_start_tensorflow)
+_PRIVACY = "tensorflow_privacy"
+
+
+class PrivacyFinder(PathFinder):
+    """Find TensorFlow Privacy without the estimators, which its top level imports and TensorFlow has no longer.
+
+    Its own switch, sys.skip_tf_privacy_import, leaves its packages empty. Here each of their names is imported when it
+    is used: `tensorflow_privacy.DPKerasSGDOptimizer`, `from tensorflow_privacy import DPModel`. Every other module is
+    for the finders after this one.
+    """
+
+    @classmethod
+    def find_spec(cls, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        """Return what the usual finder returns, with a loader of our own for packages."""
+        if fullname.partition(".")[0] != _PRIVACY:
+            return None
+        spec = super().find_spec(fullname, path, target)
+        if spec and spec.submodule_search_locations and isinstance(spec.loader, SourceFileLoader):
+            spec.loader = _PrivacyLoader(fullname, spec.loader.path)
+        return spec
+
+
+class _PrivacyLoader(SourceFileLoader):
+    def exec_module(self, module: ModuleType) -> None:
+        if module.__name__ == _PRIVACY:
+            _start_tensorflow()
+        sys.skip_tf_privacy_import = True  # type: ignore[attr-defined]
+        super().exec_module(module)
+        _name_lazily(module, self)
+
+
+def _install_privacy_finder() -> None:
+    """Find TensorFlow Privacy this way from now on, also where the switch has imported it before."""
+    if PrivacyFinder not in sys.meta_path:
+        sys.meta_path.insert(0, PrivacyFinder)
+    for name, module in [*sys.modules.items()]:
+        loader = getattr(module, "__loader__", None)
+        found = name.partition(".")[0] == _PRIVACY and hasattr(module, "__path__")
+        if found and isinstance(loader, SourceFileLoader):
+            _name_lazily(module, loader)
+
+
+def _name_lazily(package: ModuleType, loader: SourceFileLoader) -> None:
+    """Give a package its modules, and the names that its `__init__` imports without the switch, when they are used."""
+    name = package.__name__
+    homes = {
+        alias.asname or alias.name: (node.module, alias.name)
+        for node in ast.walk(ast.parse(loader.get_source(name) or ""))
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith(f"{_PRIVACY}.")
+        for alias in node.names
+    }
+
+    def attribute(wanted: str) -> Any:
+        module, original = homes.get(wanted, (f"{name}.{wanted}", None))
+        try:
+            if wanted.startswith("__"):
+                raise ImportError("the package does not define it")
+            found = importlib.import_module(module)
+        except ImportError as err:
+            raise AttributeError(f"module {name!r} has no attribute {wanted!r}: {err}", name=wanted) from err
+        value = getattr(found, original) if original else found
+        setattr(package, wanted, value)
+        return value
+
+    package.__getattr__ = attribute  # type: ignore[method-assign]
+    package.__dir__ = lambda: sorted({*vars(package), *homes})  # type: ignore[method-assign]
+
+
+_install_privacy_finder()

@@ -28,7 +28,7 @@ class Range:
     le: float = math.inf
 
     def holds(self, value: float) -> bool:
-        """Whether the number is finite and within the bounds."""
+        """Return whether the number is finite and within the bounds."""
         return self.gt < value < self.lt and self.ge <= value <= self.le and math.isfinite(value)
 
     def __str__(self) -> str:

@@ -101,7 +101,7 @@ def _refuse_unknown(words: Sequence[str], names: Sequence[str], *, prog: str) ->
 
 
 def as_dict(config: RecipeConfig) -> dict[str, Any]:
-    """What was asked, as plain values for config.yaml; a path that exists becomes absolute: it replays anywhere.
+    """Return what was asked, as plain values for config.yaml; a path that exists becomes absolute: it replays anywhere.
 
     Defaults that are not used are left out, such as the name of a data set where there is a folder.
     """

@@ -160,7 +160,7 @@ def check_text(table: Table, text: int, numbers: int, rows: int) -> None:
 
 
 def is_number(value: str) -> bool:
-    """Whether a cell holds a number and nothing else."""
+    """Return whether a cell holds a number and nothing else."""
     try:
         float(value.replace(",", "."))
     except ValueError:

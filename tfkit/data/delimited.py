@@ -119,7 +119,7 @@ def _sniff(
 
 
 def _encloses(quotechar: str, head: str, delimiter: str) -> bool:
-    """Whether half of the lines have a cell that begins and ends with it."""
+    """Return whether half of the lines have a cell that begins and ends with it."""
     cell = re.compile(
         rf"(?:^|{re.escape(delimiter)}){quotechar}[^\r\n]*{quotechar}(?:{re.escape(delimiter)}|\r|$)"
     )

@@ -125,7 +125,7 @@ def binary_kind(head: bytes) -> str:
 
 
 def _controls(content: bytes) -> bool:
-    """Whether there are more control characters than a text has."""
+    """Return whether there are more control characters than a text has."""
     return len(content) - len(content.translate(None, _CONTROL)) > _BINARY_SHARE * len(content)
 
 
@@ -150,7 +150,7 @@ def check_text(head: bytes, what: str) -> None:
 
 
 def _marked(head: bytes) -> str:
-    """What a mark at the beginning says, or zeros in every second place (UTF-16 without a mark); else empty."""
+    """Return what a mark at the beginning says, or zeros in every second place (UTF-16 without a mark); else empty."""
     if mark := next((name for mark, name in _BOMS if head.startswith(mark)), ""):
         return mark
     head = head[:4096]

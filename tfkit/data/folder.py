@@ -161,7 +161,7 @@ def _pixel_range(
     seed: int,
     asked: tuple[int, int] | None,
 ) -> pixels.PixelRange:
-    """What was asked, else what the training images use."""
+    """Return what was asked, else what the training images use."""
     if asked is not None:
         return pixels.PixelRange(*asked, images=len(deep))
     if not deep:

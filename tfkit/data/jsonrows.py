@@ -88,7 +88,7 @@ def _of_document(path: Path, encoding: encodings.Encoding) -> Found:
 
 
 def _parsed(text: str) -> tuple[Any, str]:
-    """What a text is as JSON, or as a Python literal; a remark on that, or why it is neither."""
+    """Return what a text is as JSON, or as a Python literal; a remark on that, or why it is neither."""
     reason = ""
     for content in (text, None):
         if content is None:

@@ -51,7 +51,7 @@ class LabelCleaner:
         return label
 
     def notes(self) -> Iterator[str]:
-        """What was changed."""
+        """Yield what was changed."""
         if self.missing:
             shown = listed([f"{label!r} ({count})" for label, count in self.missing.most_common()])
             yield (

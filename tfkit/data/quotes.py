@@ -60,11 +60,11 @@ class Known:
                     self._values[column] = None
 
     def have(self, cells: Sequence[str]) -> bool:
-        """Whether these can be the cells of a row: what repeats is known; False while nothing repeats."""
+        """Return whether these can be the cells of a row: what repeats is known; False while nothing repeats."""
         return bool(self._few()) and self.allow(cells)
 
     def allow(self, cells: Sequence[str]) -> bool:
-        """Whether nothing that repeats says otherwise."""
+        """Return whether nothing that repeats says otherwise."""
         return all(
             column < len(cells) and cells[column].strip() in (self._values[column] or ())
             for _, column in self._few()
@@ -211,7 +211,7 @@ class Rows:
         return len(cells) == (self.width or len(cells)) and self.known.allow(cells)
 
     def _next_is_better(self, cells: Sequence[str]) -> bool:
-        """Whether a row of several lines does not fit, and what follows its first line does."""
+        """Return whether a row of several lines does not fit, and what follows its first line does."""
         if self._fits(cells):
             return False
         lines, held = self._lines, self._lines.held.copy()
@@ -238,7 +238,7 @@ class Rows:
         return self._inner.sub(2 * quote, line.replace(f"\\{quote}", 2 * quote))
 
     def _are_rows(self, lines: Sequence[str], *, damaged: bool = False) -> bool:
-        """Whether a quote encloses what are rows by themselves, as half of its lines at least.
+        """Return whether a quote encloses what are rows by themselves, as half of its lines at least.
 
         Where nothing repeats and a row is damaged, a line with as many cells is taken for one.
         """

@@ -158,7 +158,7 @@ def _parquet(path: Path) -> Table:
 
 
 def _class_labels(content: bytes) -> dict[str, Callable[[Any], str | None]]:
-    """How the numbers of a column are named that Hugging Face's datasets wrote as ClassLabel; -1 is none."""
+    """Return how the numbers of a column are named that Hugging Face's datasets wrote as ClassLabel; -1 is none."""
     try:
         features = dict(json.loads(content).get("info", {}).get("features", {}))
         names = {column: [*map(str, one["names"])] for column, one in features.items() if "names" in one}

@@ -84,7 +84,7 @@ class Census:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What an application must know of its state."""
+        """Return what an application must know of its state."""
         return tuple(NOTES[one] for one in self.state)
 
     @property

@@ -228,7 +228,7 @@ def refuse_several_outputs(source: Source) -> None:
 
 
 def original(source: Source, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
-    """What the model itself says, [n, ...].
+    """Return what the model itself says, [n, ...].
 
     Raises:
       UsageError: it says something else when it is asked again.

@@ -95,7 +95,7 @@ class CompressConfig(RecipeConfig):
 
     @property
     def unused(self) -> tuple[str, ...]:
-        """What describes a SavedModel, where there is a run; how to train, where nothing is trained."""
+        """Return what describes a SavedModel, where there is a run; how to train, where nothing is trained."""
         of_saved_model = () if self.saved_model is not None else ("signature", "input_shape", "input_range")
         of_training = ("epochs", "learning_rate") if not self.techniques else ()
         parts = {part for technique in self.techniques for part in technique.split("+")}

@@ -171,7 +171,7 @@ class _Watched:
         return {self._name(index): self._real(index) for index in made}
 
     def outside(self, examples: Sequence[Any]) -> str:
-        """What of the examples is outside of the range of its input, in words."""
+        """Return what of the examples is outside of the range of its input, in words."""
         for name, number in self._ranges.items():
             values = np.concatenate([dict(self._named(example))[name] for example in examples])
             nearest = number.real(number.quantized(values))

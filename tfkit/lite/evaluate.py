@@ -54,7 +54,7 @@ class Comparison:
 
     @property
     def drop(self) -> float:
-        """What limits apply to, see `lost`."""
+        """Return what limits apply to, see `lost`."""
         return lost(self)
 
 

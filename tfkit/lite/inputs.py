@@ -79,7 +79,7 @@ class Inputs:
             )
 
     def _is_one(self, data: Any) -> bool:
-        """Whether a list or tuple is one element with all examples, and not one element for each."""
+        """Return whether a list or tuple is one element with all examples, and not one element for each."""
         if not isinstance(data, list | tuple) or not data:
             return False
         first = data[0]

@@ -208,7 +208,7 @@ def _given_shapes(input_shape: Any) -> tuple[dict[str, Any], Callable[[dict[str,
 
 
 def is_several(input_shape: Any) -> bool:
-    """Whether these are shapes of several inputs."""
+    """Return whether these are shapes of several inputs."""
     return isinstance(input_shape, Mapping) or any(
         not isinstance(one, int | None) for one in input_shape or ()
     )

@@ -214,7 +214,7 @@ def _loss(loss: Any) -> tuple[str, bool]:
 
 
 def _whole(labels: Any) -> bool:
-    """Whether labels are names, bools or whole numbers."""
+    """Return whether labels are names, bools or whole numbers."""
     if labels is None:
         return False
     given = np.asarray(labels)

@@ -76,7 +76,7 @@ class Subject:
 
     @property
     def example_count(self) -> int:
-        """How many representative examples there are: a sample already."""
+        """Return how many representative examples there are: a sample already."""
         several = isinstance(self.examples, Mapping)
         return len(next(iter(self.examples.values())) if several else self.examples)
 

@@ -85,19 +85,19 @@ class Variant:
 
     @property
     def drop(self) -> float:
-        """What is lost of `drop_name`: what limits apply to."""
+        """Return what is lost of `drop_name`: what limits apply to."""
         return lost(self)
 
     @property
     def drop_name(self) -> str:
-        """What a limit is of."""
+        """Return what a limit is of."""
         if self.output == "values":
             return "1 - R2 against the original" if self.r2_drop is None else "R2 drop"
         return "disagreement" if self.accuracy is None else "accuracy drop"
 
     @property
     def quality(self) -> str:
-        """How good it is, in words."""
+        """Return how good it is, in words."""
         if self.output == "values":
             error = f"error {self.error:.4f} of the original's spread"
             return error if self.r2 is None else f"R2 {self.r2:.4f} ({0.0 - self.drop:+.4f}), {error}"

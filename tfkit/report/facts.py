@@ -148,7 +148,7 @@ def gather(run: Run) -> Facts:
 
 @contextlib.contextmanager
 def readable(*folders: Path) -> Iterator[None]:
-    """What of a run's files is like no run's, and nobody noticed when it was read, is a RunError that says so.
+    """Raise a RunError that says so where a run's files are like no run's, and nobody noticed as they were read.
 
     Raises:
       RunError: whatever a wrong type, a missing name or a number out of range raises in the block.

@@ -122,5 +122,5 @@ def load_any(config: ImageConfig, *, global_batch_size: int) -> tuple[Backbone |
 
 
 def _pixel_range(config: ImageConfig) -> tuple[int, int] | None:
-    """What was asked; in private training never what the images use, which would tell of single ones."""
+    """Return what was asked; in private training never what the images use, which would tell of single ones."""
     return config.pixel_range or (FULL_RANGE if isinstance(config, PrivateConfig) else None)

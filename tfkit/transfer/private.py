@@ -207,7 +207,7 @@ class Chosen:
 
     @property
     def settings_of_run(self) -> dict[str, Any]:
-        """What may be left out of a config, by name."""
+        """Return what may be left out of a config, by name."""
         return {
             "epochs": self.epochs,
             "learning_rate": float(self.learning_rate),
