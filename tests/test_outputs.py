@@ -113,7 +113,7 @@ def test_a_subclassed_model_is_known_by_what_it_gives():
 WRONG = {
     "linear, probabilities expected": (3, None, "sparse_categorical_crossentropy", 3, "from_logits=True"),
     "one linear, probability expected": (1, None, "binary_crossentropy", 2, "BinaryCrossentropy"),
-    "least squares": (1, None, "mse", 2, 'outputs="logits"'),
+    "least squares": (1, None, "mse", 2, 'output="logits"'),
     "squares of all units": (3, "softmax", "mse", 3, "sparse_categorical_crossentropy"),
     "class numbers as rows": (3, "softmax", "categorical_crossentropy", 3, "sparse_categorical_crossentropy"),
     "two sigmoids": (2, "sigmoid", "binary_crossentropy", 2, "sparse_categorical_crossentropy"),
@@ -126,7 +126,7 @@ WRONG = {
         None,
         lambda y, p: tf.reduce_sum((p - tf.one_hot(tf.cast(tf.reshape(y, [-1]), tf.int32), 3)) ** 2, 1),
         3,
-        'outputs="probabilities"',
+        'output="probabilities"',
     ),
 }
 
@@ -152,7 +152,7 @@ def test_a_softmax_over_another_axis_is_seen():
 def test_its_user_may_say():
     squares = WRONG["squares of one-hot labels"][2]
     assert found(3, None, squares, asked="logits") == (True, "")
-    with pytest.raises(ConfigError, match="outputs is 'probabilities'"):
+    with pytest.raises(ConfigError, match="output is 'probabilities'"):
         found(3, None, squares, asked="probabilities")
 
 

@@ -279,7 +279,7 @@ def test_callbacks_are_of_tf_keras(callback, splits, tmp_path):
         *[("patience", value) for value in (0, 1.5)],
         *[("verbose", value) for value in (3, "yes")],
         *[("class_weights", "x"), ("strategy", "nowhere"), ("augment", "light"), ("privacy", 3.0)],
-        *[("cadence", 5), ("resume", "no"), ("outputs", "softmax")],
+        *[("cadence", 5), ("resume", "no"), ("output", "softmax")],
     ],
 )
 def test_arguments_are_refused_at_once(name, value, splits, tmp_path):
@@ -306,7 +306,7 @@ def test_trying_changes_nothing_and_what_it_traced_is_used(splits, tmp_path):
     for outputs in (None, "auto"):
         with Run.create(tmp_path / str(outputs), config={}) as run:
             train = functools.partial(training.train, build_model, splits, run=run, epochs=2, seed=3)
-            trained.append(train(strategy="one_device", verbose=0, outputs=outputs))
+            trained.append(train(strategy="one_device", verbose=0, output=outputs))
     for one, other in zip(trained[0].model.get_weights(), trained[1].model.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
     for name in ("loss", "accuracy", "val_loss", "val_accuracy"):

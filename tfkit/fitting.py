@@ -41,7 +41,7 @@ def fit(
     cadence: Cadence | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     verbose: int | None = None,
-    outputs: Outputs = "auto",
+    output: Outputs = "auto",
 ) -> Run:
     """Train your own compiled tf_keras model and get a run folder with its measurements and its SavedModel.
 
@@ -64,7 +64,7 @@ def fit(
       cadence: when it is saved on the way; see `tfkit.backup.Cadence`.
       callbacks: stock Keras callbacks of your own.
       verbose: Keras's own.
-      outputs: what the model gives, "probabilities" or "logits", where neither its last layer nor its loss shows it.
+      output: what the model gives, "probabilities" or "logits", where neither its last layer nor its loss shows it.
 
     Returns:
       The run, closed: metrics, history, model.
@@ -98,7 +98,7 @@ def fit(
         ("privacy", privacy, DPSGD | None),
         ("cadence", cadence, Cadence | None),
         ("verbose", verbose, Literal[0, 1, 2] | None),
-        ("outputs", outputs, Outputs),
+        ("output", output, Outputs),
     ):
         fields.fit(value, hint, name=name)
     preflight.refuse_splits(splits)
@@ -132,7 +132,7 @@ def fit(
         trained = train(
             build_model, splits, run=run, epochs=epochs, strategy=chosen, seed=seed, patience=patience,
             class_weight=class_weight(splits, when=weights, run=None if privacy else run),
-            augment=augment, privacy=privacy, cadence=cadence, callbacks=callbacks, verbose=verbose, outputs=outputs,
+            augment=augment, privacy=privacy, cadence=cadence, callbacks=callbacks, verbose=verbose, output=output,
         )  # fmt: skip
         if run.is_chief:
             measured = predictions.evaluate(trained.model, splits, logits=trained.logits)

@@ -51,7 +51,7 @@ def gives_logits(
     value = _value(model, given.shape)
     ends_with, said = activation(model), [from_logits(loss) for loss in losses(model)]
     if asked == "probabilities" and not _are_probabilities(given):
-        raise ConfigError(f"outputs is 'probabilities'; {_found(given)}.\n  {_fix(units)}")
+        raise ConfigError(f"output is 'probabilities'; {_found(given)}.\n  {_fix(units)}")
     if False in said and value is not None and not _are_probabilities(given):
         _refuse_useless(value, model, given, logits=False)
     logits, sentence = (
@@ -102,7 +102,7 @@ def _read(
         )
     raise ConfigError(
         "Neither the last layer nor the loss says whether the model's outputs are probabilities or logits:"
-        f' {_found(given)}.\n  {_fix(units)}\n  Or say what they are: outputs="probabilities" or outputs="logits".'
+        f' {_found(given)}.\n  {_fix(units)}\n  Or say what they are: output="probabilities" or output="logits".'
     )
 
 

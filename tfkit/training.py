@@ -68,7 +68,7 @@ def train(
     profile: bool = False,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     verbose: int | None = None,
-    outputs: Outputs | None = None,
+    output: Outputs | None = None,
 ) -> Trained:
     """Train one stage of a run, or what is left of it.
 
@@ -90,7 +90,7 @@ def train(
       profile: whether to trace steps 10 to 20 for TensorBoard, unless an earlier stage of the run has been traced.
       callbacks: of your own; what they keep is not part of the backup.
       verbose: Keras's own: 1 a progress bar, 2 a line an epoch, 0 nothing; None is 1 in a terminal or notebook, else 2.
-      outputs: of a model of a user's own: what they say that its outputs are. It is tried on a batch before the first
+      output: of a model of a user's own: what they say that its outputs are. It is tried on a batch before the first
         step. None: a model of ours, not tried.
 
     Raises:
@@ -148,8 +148,8 @@ def train(
         backup.restore(model)
         logits = None
         _build(model)
-        if outputs is not None:
-            logits, assumed = preflight.try_on_a_batch(model, splits, strategy=chosen, asked=outputs)
+        if output is not None:
+            logits, assumed = preflight.try_on_a_batch(model, splits, strategy=chosen, asked=output)
             if assumed:
                 run.note(assumed)
         first, last = backup.epoch, regime.last_epoch(backup.epoch, epochs)

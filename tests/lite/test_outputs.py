@@ -52,6 +52,8 @@ def test_the_last_operation(layers, last, tmp_path):
         (NUMBERS, {"last": "BiasAdd", "labels": NUMBERS > 0}, "sigmoid_logits"),
         (NUMBERS, {"last": "BiasAdd", "labels": NUMBERS * 2}, "values"),
         (NUMBERS[:, :1], {"last": "BiasAdd", "labels": np.arange(30) % 2}, "sigmoid_logits"),
+        (NUMBERS[:, :1], {"last": "BiasAdd", "labels": np.arange(30)}, "values"),  # ages, say
+        (NUMBERS, {"last": "BiasAdd", "labels": np.arange(90).reshape(30, 3)}, "values"),
     ],
 )  # fmt: skip
 def test_what_outputs_are(expected, known, kind):

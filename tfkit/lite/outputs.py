@@ -99,11 +99,13 @@ def find(
         return "values", f"the loss is {loss_name}"
     if whole and units > 1:
         given = np.asarray(labels)
+        if given.shape == expected.shape and given.dtype.kind in "iu" and not _of_two(labels):
+            return "values", "the labels are counts, and not yes or no"
         one_each = given.shape != expected.shape or bool(np.all(given.astype(float).sum(axis=-1) == 1))
         return "logits" if one_each else "sigmoid_logits", "the labels are of classes"
     if units > 1 and len(class_names) == units:
         return "logits", "there are as many class_names"
-    if units == 1 and (len(class_names) == 2 or (whole and np.asarray(labels).dtype.kind != "f")):
+    if units == 1 and (len(class_names) == 2 or (whole and _of_two(labels))):
         return "sigmoid_logits", "the labels are of two classes"
     return "values", f"the last operation is {last or 'not known'}, no softmax and no sigmoid"
 
@@ -223,6 +225,12 @@ def _whole(labels: Any) -> bool:
     if given.dtype.kind in "OUS":
         return all(isinstance(one, str | bytes) for one in given.flat)
     return bool(np.isfinite(given).all()) and not (given % 1).any() and set(np.unique(given)) <= {0.0, 1.0}
+
+
+def _of_two(labels: Any) -> bool:
+    """Return whether labels are of two classes: names, bools, or whole numbers that are 0 and 1."""
+    given = np.asarray(labels)
+    return given.dtype.kind in "OUSb" or (given.dtype.kind in "iu" and set(np.unique(given)) <= {0, 1})
 
 
 def _one_hot(given: np.ndarray) -> bool:
