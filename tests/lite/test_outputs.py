@@ -141,3 +141,10 @@ def test_each_kind_is_judged_as_by_hand():
     assert alone.agreement == 0.0
     tokens = compare_outputs(NUMBERS.reshape(10, 3, 3), -NUMBERS.reshape(10, 3, 3), output="logits")
     assert tokens.agreement == classes.agreement
+
+
+def test_the_surest_of_the_original_come_first():
+    """Of logits of yes or no: how far from 0 they are, and not from one half."""
+    expected = np.array([[-0.4], [0.6], [3.0]], np.float32)
+    compared = compare_outputs(-expected, expected, output="sigmoid_logits")
+    assert compared.worst.tolist() == [2, 1, 0]

@@ -122,7 +122,7 @@ def compare_outputs(
         close = float(np.mean(differences <= _CLOSE * np.sqrt(_spread(wanted))))
         return Comparison(agreement=close, error=error, worst=worst, r2_drop=drop, **after, **common)
     said, original = kinds.answers(found, output), kinds.answers(wanted, output)
-    sureness = wanted.max(axis=-1) if output in kinds.OF_CLASSES else np.abs(wanted - np.median([0, 1]))
+    sureness = wanted.max(axis=-1) if output in kinds.OF_CLASSES else np.abs(wanted - kinds.YES_OR_NO[output])
     other = (said != original).reshape(len(said), -1)
     places = np.flatnonzero(other.any(axis=1))
     surest = np.where(other, sureness.reshape(other.shape), -np.inf).max(axis=1)

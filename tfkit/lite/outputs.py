@@ -13,7 +13,10 @@ OUTPUTS = ("probabilities", "logits", "sigmoid", "sigmoid_logits", "values")
 """Of one class of several (softmax, or what goes into it), of yes or no for each unit, one or several (likewise), or
 real numbers, as of a regression."""
 
-OF_CLASSES, YES_OR_NO = ("probabilities", "logits"), ("sigmoid", "sigmoid_logits")
+OF_CLASSES = ("probabilities", "logits")
+YES_OR_NO = {"sigmoid": 0.5, "sigmoid_logits": 0.0}
+"""Above which number it is yes."""
+
 _SUMS = {
     "Softmax": 0.02
 }  # by which the sum of probabilities may miss 1: in half floats more than what is none
@@ -151,7 +154,7 @@ def answers(outputs: np.ndarray, output: str) -> np.ndarray:
     """Return what outputs [n, ..., c] decide: classes int64 [n, ...], or yes and no as 1 and 0 [n, ..., c]."""
     if output in OF_CLASSES:
         return outputs.argmax(axis=-1)
-    return (outputs > (0.5 if output == "sigmoid" else 0.0)).astype(np.int64)
+    return (outputs > YES_OR_NO[output]).astype(np.int64)
 
 
 def as_labels(
