@@ -30,6 +30,22 @@ def test_a_signal_means_save_and_stop(launch, number):
     assert "The same command goes on" in job.said
 
 
+def test_a_signal_that_is_swallowed_while_workers_join_is_sent_again(launch):
+    """TensorFlow has a handler of its own until MultiWorkerMirroredStrategy is made."""
+    job = launch(
+        "pulse.phase('joining'); signal.signal(signal.SIGTERM, lambda *_: print('swallowed', flush=True));"
+        "print('joins', flush=True)\n"
+        "while not any(folder.glob('go')): time.sleep(0.02)\n"
+        "signal.signal(signal.SIGTERM, save); pulse.phase('working'); train(1000)"
+    )
+    job.until(lambda: job.printed.count("joins") == 2)
+    job.process.send_signal(signal.SIGTERM)
+    job.until(lambda: job.printed.count("swallowed") == 2)
+    (job.folder / "go").touch()
+    assert job.ended() == 3
+    assert job.printed.count("saved") == 2
+
+
 def terminal(script):
     """Start a launcher in a terminal of its own; returns its process id and the terminal's other end."""
     process, end = pty.fork()

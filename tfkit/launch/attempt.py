@@ -51,6 +51,7 @@ class Attempt:
         self._token = uuid.uuid4().hex
         self._selector = selectors.DefaultSelector()
         self._looked = 0.0
+        self._told_while_joining: list[Worker] = []
 
     @property
     def trained_seconds(self) -> float:
@@ -204,7 +205,10 @@ class Attempt:
                 f"{self._signals.name}: the workers have {seconds:g} s to save and stop; again: at once."
             )
             for worker in asked:
+                worker.look()
                 worker.tell(signal.SIGTERM)
+                if worker.phase == "joining":
+                    self._told_while_joining.append(worker)
         if not self._wait(asked, self.job.grace_seconds):
             late = ", ".join(worker.name for worker in asked if worker.ended is None)
             self._screen.say(
@@ -220,6 +224,10 @@ class Attempt:
             self._pump()
             for worker in workers:
                 worker.look()
+            for worker in [worker for worker in self._told_while_joining if worker.phase != "joining"]:
+                # While TensorFlow joins the workers it has a handler of its own, which swallows the signal.
+                worker.tell(signal.SIGTERM)
+                self._told_while_joining.remove(worker)
         return True
 
     def _clear(self) -> None:
