@@ -17,6 +17,7 @@ from tfkit.stack import keras
 CANARIES = 10
 AT_MOST = 4.0
 """Bits: of ten codes that no training saw the mean is above that once in 30,000 times, and noise is drawn anew here."""
+EPSILON = 0.1
 SUBJECTS = [
     ("the soup", "a pan of rice", "fresh bread", "the roast", "some pepper", "an old recipe"),
     ("the roses", "a row of beans", "wet soil", "the hedge", "some seeds", "an apple tree"),
@@ -98,7 +99,7 @@ def test_a_private_run_does_not_give_them_away(letters, tmp_path, capsys):
         "--run-dir",
         str(folder),
         "--target-epsilon",
-        "0.5",
+        str(EPSILON),
         "--epochs",
         "5",
     )
@@ -108,7 +109,8 @@ def test_a_private_run_does_not_give_them_away(letters, tmp_path, capsys):
     found = json.loads((folder / "audit.json").read_text())["exposure"]
     assert list(found["insertions"]) == [str(times) for times in INSERTIONS]
     for times, of in found["insertions"].items():
-        assert of["mean_bits"] < AT_MOST
+        # Whatever chance gives, privacy lets a code that is there k times gain at most k * epsilon, in nats.
+        assert of["mean_bits"] < AT_MOST + int(times) * EPSILON / math.log(2)
         assert run.metrics[f"audit/exposure_{times}_bits"] == of["mean_bits"]
     assert found["inserted"] == 21 * CANARIES
     assert "16 times has 16 times that" in found["verdict"]
