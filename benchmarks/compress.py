@@ -17,14 +17,14 @@ from pathlib import Path
 import numpy as np
 
 from recipes import transfer_image
-from tfkit import transfer
-from tfkit.data.drawn import draw
-from tfkit.lite import Table, evaluate, quantizer, representative
-from tfkit.lite.compare import convert_all, measure
-from tfkit.lite.jobs import Request
-from tfkit.lite.source import saved
-from tfkit.lite.subject import of_run
+from tfkit.compression import Table, representative
+from tfkit.compression.compare import compare_outputs, convert_all, measure, predict
+from tfkit.compression.convert import WEIGHTS, ConversionRequest, static_int8, weights_only
+from tfkit.compression.results import of_run
+from tfkit.compression.sources import saved
+from tfkit.data.splits import draw
 from tfkit.litert.interpreter import opened
+from tfkit.transfer.load import load
 
 
 def main() -> None:
@@ -40,28 +40,31 @@ def main() -> None:
             image_size=arguments.image_size, fine_tune_epochs=0, run_dir=Path(folder) / "run"
         )
         run = transfer_image.run(config)
-        _, splits = transfer.load(config, global_batch_size=32, trainable=False)
+        _, splits = load(config, global_batch_size=32, trainable=False)
         examples = representative.from_splits(splits)
         subject = of_run(run, splits, examples=examples)
         with saved(subject.model, input_shape=subject.input_shape) as source:
             requests = [
-                Request(name=name, variant=name) for name in ("float32", "float16", "dynamic", "int16x8")
+                ConversionRequest(name=name, variant=name)
+                for name in ("float32", "float16", "dynamic", "int16x8")
             ]
             requests.append(
-                Request(
+                ConversionRequest(
                     name="int8", variant="int8", inference_input_type="uint8", inference_output_type="uint8"
                 )
             )
-            made, failed = convert_all(source, requests, representative.collect(examples, source.takes))
+            made, failed = convert_all(
+                source, requests, representative.collect_representative(examples, source.takes)
+            )
         float32 = made["float32"]
-        made["aeq+static_int8"] = quantizer.static_int8(
+        made["aeq+static_int8"] = static_int8(
             float32, [one[np.newaxis] for one in examples[draw(len(examples), 100)]]
         )
-        for name, bits in quantizer.WEIGHTS.items():
-            made[f"aeq+{name}"] = quantizer.weights_only(float32, bits=bits)
+        for name, bits in WEIGHTS.items():
+            made[f"aeq+{name}"] = weights_only(float32, bits=bits)
         compared = {
-            name: evaluate.compare_outputs(
-                evaluate.predict(content, subject.read, subject.count), subject.expected, labels=subject.labels,
+            name: compare_outputs(
+                predict(content, subject.read, subject.count), subject.expected, labels=subject.labels,
                 class_names=subject.class_names,
             )
             for name, content in made.items()

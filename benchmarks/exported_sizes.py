@@ -35,7 +35,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         folder = options.run / "saved_model" if options.run else export(Path(scratch))
-        from tfkit.stack import load_saved_model, tf
+        from tfkit.environment.stack import load_saved_model, tf
 
         ways = {
             "tfkit: Run.model": (lambda: load_saved_model(folder), options.sizes),
@@ -83,15 +83,16 @@ def memory() -> int:
 
 def export(folder: Path) -> Path:
     """The bundled backbone at its own size with an untrained head, as a run exports it."""
-    from tfkit import data, hub, stack
-    from tfkit.export.images import image_module
-    from tfkit.predictions import gives_logits
-    from tfkit.stack import tf
+    from tfkit import data, hub
+    from tfkit.environment import stack
+    from tfkit.environment.stack import tf
+    from tfkit.metrics import gives_logits
+    from tfkit.training.export import image_module
     from tfkit.transfer import models
 
     backbone = hub.resolve("efficientnet-lite0").check()
     splits = data.load_images("digits", image_size=backbone.native_size)
-    model = models.whole(backbone, 10, spec=splits.spec, learning_rate=1.0, steps=1, trainable="none")
+    model = models.whole_model(backbone, 10, spec=splits.spec, learning_rate=1.0, steps=1, trainable="none")
     with stack.traced_for_saving():
         module = image_module(model, splits, logits=gives_logits(model))
     tf.saved_model.save(module, str(folder / "saved_model"), signatures={"serving_default": module.serve})

@@ -18,16 +18,18 @@ from pathlib import Path
 
 import numpy as np
 
-from tfkit import hub, training
-from tfkit.lite import convert, jobs
-from tfkit.stack import keras, tf
+from tfkit import hub
+from tfkit.compression import convert
+from tfkit.compression.convert import _waiting, end_children
+from tfkit.environment.stack import keras, tf
+from tfkit.training.loop import _build
 from tfkit.transfer import models
 
 
 def seconds_of_children() -> float:
     """Of the processor, by the children that wait now; Linux."""
     ticks = 0
-    for child in jobs._waiting:
+    for child in _waiting:
         fields = Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()
         ticks += int(fields[11]) + int(fields[12])
     return ticks / 100
@@ -43,13 +45,13 @@ def conversion(*, anew: bool) -> tuple[float, float]:
     model = keras.Sequential([keras.Input([8, 8, 3]), keras.layers.Conv2D(4, 3), keras.layers.Flatten()])
     examples = np.random.default_rng(0).random((100, 8, 8, 3), np.float32)
     if anew:
-        jobs.end_children()
+        end_children()
     before = seconds_of_children()
     return timed(lambda: convert(model, variant="int8", representative_dataset=examples), before=before)
 
 
 def first_step(*, prepared: bool) -> tuple[float, float]:
-    model = models.whole(
+    model = models.whole_model(
         hub.resolve("efficientnet-lite0"),
         10,
         spec=tf.TensorSpec([64, 64, 3]),
@@ -62,7 +64,7 @@ def first_step(*, prepared: bool) -> tuple[float, float]:
 
     def work() -> None:
         if prepared:
-            training._build(model)
+            _build(model)
         model.fit(images, labels, batch_size=8, epochs=1, verbose=0)
 
     return timed(work, before=seconds_of_children())

@@ -19,7 +19,7 @@ import numpy as np
 
 import tfkit
 from recipes import train_private
-from tfkit.stack import keras
+from tfkit.environment.stack import keras
 
 SIDES = {"digits": 8, "mnist5k": 28}
 DELTA = 1e-5

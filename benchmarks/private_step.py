@@ -29,7 +29,7 @@ from typing import Any
 
 from private_step_serve import BATCH, MODELS
 
-from tfkit.process import malloc_environment
+from tfkit.environment.process import malloc_environment
 
 HERE = Path(__file__).parent
 BASELINE = "tf_keras"

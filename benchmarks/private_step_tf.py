@@ -12,7 +12,7 @@ from typing import Any
 
 from private_step_serve import BATCH, L2_NORM_CLIP, LEARNING_RATE, MODELS, NOISE_MULTIPLIER, batch, serve
 
-from tfkit.stack import keras, tf, tf_privacy
+from tfkit.environment.stack import keras, tf, tf_privacy
 
 DP_SGD = {"l2_norm_clip": L2_NORM_CLIP, "noise_multiplier": NOISE_MULTIPLIER}
 
@@ -60,7 +60,7 @@ def private(name: str, microbatches: int = 1) -> tuple[Any, Any]:
     """This package's, on a batch in one microbatch, all examples real."""
     import numpy as np
 
-    from tfkit.privacy.mechanism import DPSGD
+    from tfkit.privacy import DPSGD
     from tfkit.privacy.step import attach
 
     model = compiled(functional(name))

@@ -37,8 +37,8 @@ from typing import Any
 
 from scaling_model import show_model
 
-from tfkit.launch import cores as cores_
-from tfkit.process import malloc_environment
+from tfkit.distribution.worker_process import threads_environment
+from tfkit.environment.process import malloc_environment
 
 HERE = Path(__file__).parent
 INSIDE = "TFKIT_BENCHMARK_NETWORK"
@@ -131,7 +131,7 @@ class Side:
         for index in range(count):
             own = {"PYTHONPATH": str(HERE.parent), "TF_CPP_MIN_LOG_LEVEL": "2"}
             if not job["stock"]:
-                own |= {**malloc_environment(), **cores_.threads_environment(1)}
+                own |= {**malloc_environment(), **threads_environment(1)}
             if count > 1 and name != APART:
                 task = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
                 own["TF_CONFIG"] = json.dumps(task)

@@ -64,13 +64,13 @@ def stock(tf: Any, keras: Any, job: dict[str, Any]) -> tuple[Any, Any]:
 
 def train(tf: Any, keras: Any, job: dict[str, Any]) -> None:
     """As a user of tfkit trains: its data, its callbacks, its backups; one epoch that does not end."""
-    from tfkit import training
     from tfkit.data import from_arrays
-    from tfkit.distribute import tuning
+    from tfkit.distribution import strategies
     from tfkit.run import Run
+    from tfkit.training import loop
 
     if job.get("metrics_every_step"):
-        tuning.sum_metrics_once_an_epoch = lambda model: None
+        strategies.sum_metrics_once_an_epoch = lambda model: None
     workers = len(json.loads(os.environ.get("TF_CONFIG", "{}")).get("cluster", {}).get("worker", [0]))
     size = job["image_size"]
     data = from_arrays(*pixels(size), image_size=size, global_batch_size=workers * job["batch"])
@@ -79,7 +79,7 @@ def train(tf: Any, keras: Any, job: dict[str, Any]) -> None:
     data = data.replace(indices={**data.indices, "train": endless[:whole]})
     with tempfile.TemporaryDirectory() as folder:
         run = Run.create(Path(folder) / "run", config={})
-        training.train(
+        loop.train(
             lambda: compiled(keras, job), data, run=run, epochs=1, callbacks=[turnstile(keras)], verbose=0
         )
 
@@ -134,16 +134,14 @@ def main() -> None:
     os.sched_setaffinity(0, {job["core"]})  # before TensorFlow counts the cores
     if job["stock"]:
         os.environ["TF_USE_LEGACY_KERAS"] = "1"
-        import tensorflow as tf
-        import tf_keras as keras
     else:
-        from tfkit.stack import keras, tf
-    keras.utils.set_random_seed(0)
+        from tfkit.environment import stack
+    stack.keras.utils.set_random_seed(0)
     if job["stock"]:
-        model, dataset = stock(tf, keras, job)
-        model.fit(dataset, steps_per_epoch=FOREVER, verbose=0, callbacks=[turnstile(keras)])
+        model, dataset = stock(stack.tf, stack.keras, job)
+        model.fit(dataset, steps_per_epoch=FOREVER, verbose=0, callbacks=[turnstile(stack.keras)])
     else:
-        train(tf, keras, job)
+        train(stack.tf, stack.keras, job)
 
 
 if __name__ == "__main__":

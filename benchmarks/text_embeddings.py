@@ -48,7 +48,7 @@ def contest(name: str, texts: list[str], rounds: int) -> dict[str, Any]:
     """Both ways in turn, round after round; prints a row a way."""
     from tfkit import hub
     from tfkit.hub import engines
-    from tfkit.hub.text_engines import TextEngines
+    from tfkit.hub.engines import TextEngines
 
     encoder = hub.resolve_text("minilm-l6-v2").check()
     lengths = encoder.tokenizer.ids(texts).row_lengths().numpy()
@@ -104,7 +104,12 @@ def contest(name: str, texts: list[str], rounds: int) -> dict[str, Any]:
 
 def stock_way(encoder: Any) -> Callable[[list[str]], np.ndarray]:
     """As the tutorials of TF Hub have it."""
-    from tfkit.stack import keras, tf, tf_hub, tf_text  # noqa: F401
+    from tfkit.environment.stack import (
+        keras,
+        tf,
+        tf_hub,
+        tf_text,  # noqa: F401
+    )
 
     texts = keras.Input((), dtype=tf.string)
     inputs = tf_hub.KerasLayer(str(encoder.preprocessor.path))(texts)

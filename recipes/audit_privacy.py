@@ -16,10 +16,10 @@ from typing import Literal
 
 from recipes.made_by import config_of
 from tfkit import cli
-from tfkit import run as runs
-from tfkit.config import RecipeConfig, fields
 from tfkit.errors import ConfigError
-from tfkit.run import Run
+from tfkit.run import AUDIT, Run
+from tfkit.settings import fields
+from tfkit.settings.options import RecipeConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,16 +61,16 @@ def run(config: Config) -> Run:
       CheckError: the claimed epsilon is refuted.
       TfkitError: see `tfkit.errors`.
     """
-    from tfkit import audit, report
+    from tfkit import auditing, reporting
 
     assert config.run_dir is not None, "__post_init__ sees to it"
     audited = Run.open(config.run_dir)
     audited.check_writable()
     its_config = config_of(
-        audited, instead="tfkit.audit.audit(run, splits), with the splits that it was trained on"
+        audited, instead="tfkit.auditing.audit(run, splits), with the splits that it was trained on"
     )
     try:
-        audit.audit_recipe(
+        auditing.audit_recipe(
             audited,
             its_config,
             attacks=config.attacks,
@@ -79,15 +79,15 @@ def run(config: Config) -> Run:
             seed=config.seed,
         )
     finally:
-        if (audited.path / runs.AUDIT).is_file():
-            report.write_report(audited)
+        if (audited.path / AUDIT).is_file():
+            reporting.write_report(audited)
     return audited
 
 
 def closing_lines(run: Run) -> list[str]:
     """What was found, and where it is."""
 
-    found = run.read(runs.AUDIT)
+    found = run.read(AUDIT)
     return [
         "",
         found["verdict"],

@@ -13,12 +13,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from recipes.made_by import config_of
-from tfkit import cli, process
-from tfkit import run as runs
-from tfkit.config import as_dict, run_dir
+from tfkit import cli
+from tfkit.compression.compress import CompressConfig
+from tfkit.environment import process
 from tfkit.errors import CheckError
-from tfkit.lite.config import CompressConfig
-from tfkit.run import Run
+from tfkit.run import SAVED_MODEL, TFLITE, VARIANTS, Run
+from tfkit.settings.parse import as_dict, run_dir
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,24 +39,24 @@ def run(config: Config) -> Run:
       CheckError: nothing keeps to the limits; all that was made is there, and the message names the nearest.
       TfkitError: see `tfkit.errors`.
     """
-    from tfkit import report
-    from tfkit.lite import job
+    from tfkit import reporting
+    from tfkit.compression.compress import from_run, from_saved_model
 
     with _destination(config) as run:
         if config.from_run is not None:
             origin = Run.open(config.from_run)
             its_config = config_of(
                 origin,
-                instead=f"--saved-model {origin.path / runs.SAVED_MODEL} --representative-data FOLDER",
+                instead=f"--saved-model {origin.path / SAVED_MODEL} --representative-data FOLDER",
                 also_distributed=True,
             )
-            choice = job.from_run(run, origin, its_config, config)
+            choice = from_run(run, origin, its_config, config)
         else:
-            choice = job.from_saved_model(run, config)
+            choice = from_saved_model(run, config)
         process.say(table(run))
-        report.write_report(run)
+        reporting.write_report(run)
     if choice.chosen is None:
-        raise CheckError(f"{choice.verdict}\n  All of them are in {run.path / runs.TFLITE}.")
+        raise CheckError(f"{choice.verdict}\n  All of them are in {run.path / TFLITE}.")
     return run
 
 
@@ -71,17 +71,17 @@ def _destination(config: Config) -> Run:
 
 def table(run: Run) -> str:
     """The variants beside each other."""
-    from tfkit.lite.variants import Table
+    from tfkit.compression import Table
 
-    return "\n" + str(Table.read(run.read(runs.VARIANTS)))
+    return "\n" + str(Table.read(run.read(VARIANTS)))
 
 
 def closing_lines(run: Run) -> list[str]:
     """What was chosen, and where it is."""
-    folder = run.path / runs.TFLITE
+    folder = run.path / TFLITE
     return [
         "",
-        run.read(runs.VARIANTS)["verdict"],
+        run.read(VARIANTS)["verdict"],
         f"model        {folder / 'model.tflite'}",
         f"try it       python {folder / 'infer.py'} {_tried_on(run)}",
         f"all of them  {folder}",
@@ -91,7 +91,7 @@ def closing_lines(run: Run) -> list[str]:
 
 def _tried_on(run: Run) -> str:
     """What infer.py is given, and needs."""
-    if (run.path / runs.TFLITE / "ids").is_dir() or (run.path / runs.TFLITE / "vocab.txt").is_file():
+    if (run.path / TFLITE / "ids").is_dir() or (run.path / TFLITE / "vocab.txt").is_file():
         return '"a text"   # needs ai-edge-litert, tensorflow-text'
     if run.config.get("saved_model"):
         return "input.npy   # an array for each input; needs ai-edge-litert, numpy"

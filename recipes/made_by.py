@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from tfkit import run as runs
-from tfkit.config import DataConfig, parse
 from tfkit.errors import RunError
-from tfkit.run import Run
+from tfkit.run import CONFIG, Run
+from tfkit.settings.options import DataConfig
+from tfkit.settings.parse import parse
 
 
 def config_of(run: Run, *, instead: str, also_distributed: bool = False) -> DataConfig:
@@ -35,6 +35,4 @@ def config_of(run: Run, *, instead: str, also_distributed: bool = False) -> Data
             f"{run.path} was made by {recipe or 'no recipe'}; this takes runs of {' and '.join(config_classes)}."
             f"\n  For others: {instead}."
         )
-    return parse(
-        config_classes[recipe], ["--config", str(run.path / runs.CONFIG)], prog=recipe, description=""
-    )
+    return parse(config_classes[recipe], ["--config", str(run.path / CONFIG)], prog=recipe, description="")

@@ -14,15 +14,15 @@ import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from tfkit import cli, files
-from tfkit import run as runs
-from tfkit.config import as_dict, run_dir
-from tfkit.config.search import SearchConfig
-from tfkit.run import Run
+from tfkit import cli
+from tfkit.environment import files
+from tfkit.run import HITS, INDEX, REPORT, Run
+from tfkit.settings.options import SearchConfig
+from tfkit.settings.parse import as_dict, run_dir
 
 if TYPE_CHECKING:
     from tfkit.hub import TextEncoder
-    from tfkit.search import Index
+    from tfkit.searching import Index
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,34 +37,36 @@ def run(config: Config) -> Run:
       config: what to do it with.
 
     Returns:
-      The run, with index/ and hits.json; `tfkit.search.Index.open(run.path / "index")` answers further questions.
+      The run, with index/ and hits.json; `tfkit.searching.Index.open(run.path / "index")` answers further questions.
 
     Raises:
       TfkitError: see `tfkit.errors`.
     """
-    from tfkit.search import Index, job
+    from tfkit.searching import Index
+    from tfkit.searching.index import changed, make, questions, read
 
     folder = run_dir(config, recipe="search_text")
-    asked = job.questions(config)
+    asked = questions(config)
     if _asks_what_is_there(config):
         run = Run.open(folder)
         run.check_writable()
-        index = Index.open(run.path / runs.INDEX, encoder=_named(config))
+        index = Index.open(run.path / INDEX, encoder=_named(config))
         return _answer(run, index, asked, config)
     with Run.create(folder, config=as_dict(config), overwrite=config.overwrite) as run:
         if run.finished:
-            index = Index.open(run.path / runs.INDEX)
-            if job.changed(index, config):
+            index = Index.open(run.path / INDEX)
+            if changed(index, config):
                 run.say("The documents have changed since the index was made; --overwrite makes it anew.")
             return _answer(run, index, asked, config)
-        from tfkit import report, stack
+        from tfkit import reporting
+        from tfkit.environment.packages import versions
 
         began = time.monotonic()
-        run.versions = stack.versions()
-        index = job.make(run, job.read(config), config)
+        run.versions = versions()
+        index = make(run, read(config), config)
         _answer(run, index, asked, config)
         run.record({"time/total_seconds": time.monotonic() - began})
-        report.write_report(run)
+        reporting.write_report(run)
     return run
 
 
@@ -72,13 +74,13 @@ def _asks_what_is_there(config: Config) -> bool:
     """Whether the questions are for the index of a folder, whatever it was made of."""
     if config.run_dir is None or config.names_documents or config.overwrite:
         return False
-    return (config.run_dir / runs.INDEX).is_dir() and (config.run_dir / runs.REPORT).is_file()
+    return (config.run_dir / INDEX).is_dir() and (config.run_dir / REPORT).is_file()
 
 
 def _named(config: Config) -> TextEncoder | None:
     """The encoder that the config names; None where it names none."""
     from tfkit import hub
-    from tfkit.search.job import ENCODER
+    from tfkit.searching.index import ENCODER
 
     if config.model_handle is None and config.max_length is None:
         return None
@@ -93,27 +95,26 @@ def _answer(run: Run, index: Index, asked: list[str], config: Config) -> Run:
         {"query": text, "hits": [asdict(hit) for hit in hits]}
         for text, hits in zip(asked, found, strict=True)
     ]
-    files.write_json(run.path / runs.HITS, {"answers": answers})
+    files.write_json(run.path / HITS, {"answers": answers})
     return run
 
 
 def closing_lines(run: Run) -> list[str]:
     """What was found, and where the index is."""
-    from tfkit.search import Hit, job
+    from tfkit.searching import Hit
+    from tfkit.searching.index import shown
 
-    answers = json.loads((run.path / runs.HITS).read_text())["answers"]
+    answers = json.loads((run.path / HITS).read_text())["answers"]
     lines = [
-        line
-        for answer in answers
-        for line in job.shown(answer["query"], [Hit(**hit) for hit in answer["hits"]])
+        line for answer in answers for line in shown(answer["query"], [Hit(**hit) for hit in answer["hits"]])
     ]
-    index = run.path / runs.INDEX
+    index = run.path / INDEX
     return [
         *lines,
         "",
         f"index        {index}",
         f"ask more     python -m recipes.search_text --run-dir {run.path} --query ...",
-        f'in Python    tfkit.search.Index.open("{index}").query("...")',
+        f'in Python    tfkit.searching.Index.open("{index}").query("...")',
         *cli.where_to_look(run),
     ]
 

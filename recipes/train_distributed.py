@@ -12,12 +12,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tfkit import cli, distribute, job
-from tfkit.config import ImageConfig, ImageModelConfig
+from tfkit import cli
+from tfkit.distribution.strategies import scaled
 from tfkit.run import Run
+from tfkit.settings.options import ImageConfig, ImageModelConfig
+from tfkit.training.fit import once
 
 if TYPE_CHECKING:
-    from tfkit.stack import tf
+    from tfkit.environment.stack import tf
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,18 +43,19 @@ def run(config: Config) -> Run:
     Raises:
       TfkitError: see `tfkit.errors`.
     """
-    return job.once(config, _train, recipe="train_distributed")
+    return once(config, _train, recipe="train_distributed")
 
 
 def _train(config: Config, run: Run, strategy: tf.distribute.Strategy) -> None:
-    from tfkit import transfer
+    from tfkit.transfer.load import conclude, describe, load_any
+    from tfkit.transfer.models import train_all
 
-    config = distribute.scaled(config, strategy, run)
-    backbone, splits = transfer.load_any(config, global_batch_size=config.global_batch_size)
-    transfer.describe(run, backbone, splits, recipe="train_distributed")
-    classifier = transfer.train_all(run, backbone, splits, config, strategy=strategy)
+    config = scaled(config, strategy, run)
+    backbone, splits = load_any(config, global_batch_size=config.global_batch_size)
+    describe(run, backbone, splits, recipe="train_distributed")
+    classifier = train_all(run, backbone, splits, config, strategy=strategy)
     if run.is_chief:
-        transfer.conclude(run, classifier, splits)
+        conclude(run, classifier, splits)
 
 
 if __name__ == "__main__":

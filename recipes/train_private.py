@@ -12,15 +12,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tfkit import cli, job
-from tfkit.config import ImageConfig, PrivateConfig, TextColumns
-from tfkit.config.texts import LIGHT
+from tfkit import cli
 from tfkit.run import Run
+from tfkit.settings.options import LIGHT, ImageConfig, PrivateConfig, TextColumns
+from tfkit.training.fit import once
 
 LIGHT_LENGTH = 64
 
 if TYPE_CHECKING:
-    from tfkit.stack import tf
+    from tfkit.environment.stack import tf
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,24 +44,25 @@ def run(config: Config) -> Run:
     Raises:
       TfkitError: see `tfkit.errors`; PrivacyError where no epsilon would hold.
     """
-    return job.once(config, _train, recipe="train_private")
+    return once(config, _train, recipe="train_private")
 
 
 def _train(config: Config, run: Run, strategy: tf.distribute.Strategy) -> None:
-    from tfkit import transfer
+    from tfkit.transfer.load import conclude, describe, load, load_texts
+    from tfkit.transfer.private import train_private, train_private_light
 
     batch = config.global_batch_size or 1
     if config.of_texts and config.model_handle == LIGHT:
-        splits = transfer.load_texts(config, global_batch_size=batch)
-        transfer.describe(run, None, splits, recipe="train_private", show_examples=False)
+        splits = load_texts(config, global_batch_size=batch)
+        describe(run, None, splits, recipe="train_private", show_examples=False)
         length = config.max_length or LIGHT_LENGTH
-        classifier = transfer.train_private_light(run, splits, config, max_length=length, strategy=strategy)
+        classifier = train_private_light(run, splits, config, max_length=length, strategy=strategy)
     else:
-        backbone, splits = transfer.load(config, global_batch_size=batch, trainable=not config.features)
-        transfer.describe(run, backbone, splits, recipe="train_private", show_examples=False)
-        classifier = transfer.train_private(run, backbone, splits, config, strategy=strategy)
+        backbone, splits = load(config, global_batch_size=batch, trainable=not config.features)
+        describe(run, backbone, splits, recipe="train_private", show_examples=False)
+        classifier = train_private(run, backbone, splits, config, strategy=strategy)
     if run.is_chief:
-        transfer.conclude(run, classifier, splits, show_examples=False)
+        conclude(run, classifier, splits, show_examples=False)
 
 
 if __name__ == "__main__":

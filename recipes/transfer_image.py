@@ -11,12 +11,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tfkit import cli, distribute, job
-from tfkit.config import ImageConfig, ImageTransferConfig
+from tfkit import cli
+from tfkit.distribution.strategies import scaled
 from tfkit.run import Run
+from tfkit.settings.options import ImageConfig, ImageTransferConfig
+from tfkit.training.fit import once
 
 if TYPE_CHECKING:
-    from tfkit.stack import tf
+    from tfkit.environment.stack import tf
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,20 +38,21 @@ def run(config: Config) -> Run:
     Raises:
       TfkitError: see `tfkit.errors`.
     """
-    return job.once(config, _train, recipe="transfer_image")
+    return once(config, _train, recipe="transfer_image")
 
 
 def _train(config: Config, run: Run, strategy: tf.distribute.Strategy) -> None:
-    from tfkit import transfer
+    from tfkit.transfer.load import conclude, describe, load
+    from tfkit.transfer.models import train
 
-    config = distribute.scaled(config, strategy, run)
-    backbone, splits = transfer.load(
+    config = scaled(config, strategy, run)
+    backbone, splits = load(
         config, global_batch_size=config.global_batch_size, trainable=bool(config.fine_tune_epochs)
     )
-    transfer.describe(run, backbone, splits, recipe="transfer_image")
-    classifier = transfer.train(run, backbone, splits, config, strategy=strategy)
+    describe(run, backbone, splits, recipe="transfer_image")
+    classifier = train(run, backbone, splits, config, strategy=strategy)
     if run.is_chief:
-        transfer.conclude(run, classifier, splits)
+        conclude(run, classifier, splits)
 
 
 if __name__ == "__main__":

@@ -12,13 +12,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tfkit import cli, distribute, job
-from tfkit.config import TextConfig, TextTransferConfig
-from tfkit.config.texts import LIGHT
+from tfkit import cli
+from tfkit.distribution.strategies import scaled
 from tfkit.run import Run
+from tfkit.settings.options import LIGHT, TextConfig, TextTransferConfig
+from tfkit.training.fit import once
 
 if TYPE_CHECKING:
-    from tfkit.stack import tf
+    from tfkit.environment.stack import tf
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,30 +39,30 @@ def run(config: Config) -> Run:
     Raises:
       TfkitError: see `tfkit.errors`.
     """
-    return job.once(config, _train, recipe="transfer_text")
+    return once(config, _train, recipe="transfer_text")
 
 
 def _train(config: Config, run: Run, strategy: tf.distribute.Strategy) -> None:
-    from tfkit import transfer
+    from tfkit.transfer.load import conclude, describe, load_encoder_and_texts, load_texts
+    from tfkit.transfer.models import train
+    from tfkit.transfer.text_models import compare_with_baseline, train_light
 
-    config = distribute.scaled(config, strategy, run)
+    config = scaled(config, strategy, run)
     batch = config.global_batch_size
     if config.model_handle == LIGHT:
-        encoder, splits = None, transfer.load_texts(config, global_batch_size=batch)
+        encoder, splits = None, load_texts(config, global_batch_size=batch)
     else:
-        encoder, splits = transfer.load_encoder_and_texts(
+        encoder, splits = load_encoder_and_texts(
             config, global_batch_size=batch, trainable=bool(config.fine_tune_epochs)
         )
-    transfer.describe(run, encoder, splits, recipe="transfer_text")
+    describe(run, encoder, splits, recipe="transfer_text")
     if encoder is None:
-        classifier = transfer.train_light(
-            run, splits, config, strategy=strategy, max_length=config.max_length
-        )
+        classifier = train_light(run, splits, config, strategy=strategy, max_length=config.max_length)
     else:
-        classifier = transfer.train(run, encoder, splits, config, strategy=strategy)
+        classifier = train(run, encoder, splits, config, strategy=strategy)
     if run.is_chief:
-        transfer.conclude(run, classifier, splits)
-        transfer.compare_with_baseline(run, splits, classifier.evaluation, pretrained=encoder is not None)
+        conclude(run, classifier, splits)
+        compare_with_baseline(run, splits, classifier.evaluation, pretrained=encoder is not None)
 
 
 if __name__ == "__main__":

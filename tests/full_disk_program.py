@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from tfkit import data, training
-from tfkit.backup import Cadence
+from tfkit import data
+from tfkit.environment.stack import keras
 from tfkit.run import Run
-from tfkit.stack import keras
+from tfkit.training import loop
+from tfkit.training.checkpoint import Cadence
 
 
 def build_model():
@@ -47,7 +48,7 @@ def train(run_dir, callbacks=()):
     splits = data.load_images("digits", image_size=16, global_batch_size=64)
     run = Run.create(run_dir, config={})
     try:
-        return training.train(
+        return loop.train(
             build_model,
             splits,
             run=run,

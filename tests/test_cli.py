@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 
 from recipes import train_distributed
-from tfkit import cli, process
-from tfkit.config import RecipeConfig
+from tfkit import cli
+from tfkit.environment import process
 from tfkit.errors import CheckError, DataError
 from tfkit.run import Run
+from tfkit.settings.options import RecipeConfig
 
 ROOT = Path(__file__).parents[1]
 

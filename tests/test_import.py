@@ -35,9 +35,9 @@ def imported_by(code: str) -> set[str]:
     "code",
     [
         "import tfkit",
-        "import tfkit.stack, tfkit.errors, tfkit.files, tfkit.packages, tfkit.process",
+        "import tfkit.environment.stack, tfkit.errors, tfkit.environment.files, tfkit.environment.packages, tfkit.environment.process",
         "import tfkit; tfkit.__version__, dir(tfkit), tfkit.errors.TfkitError",
-        "from tfkit.stack import versions; versions()",
+        "from tfkit.environment.stack import versions; versions()",
         "import tfkit.__main__",
         "import contextlib, tfkit.__main__ as m\nwith contextlib.suppress(SystemExit): m.main(['--help'])",
     ],
@@ -74,10 +74,10 @@ def test_the_help_names_the_commands():
 
 def test_the_models_are_listed(capsys):
     from tfkit.__main__ import main
-    from tfkit.hub import known
+    from tfkit.hub.catalogue import image_table
 
     assert main(["models"]) == 0
     shown = capsys.readouterr().out
-    for model in known.table():
+    for model in image_table():
         assert f"\n{model.name} " in shown
         assert model.handle in shown

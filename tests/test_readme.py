@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import write_digits
-from tfkit.stack import keras
+from tfkit.environment.stack import keras
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -23,15 +23,15 @@ BLOCKS = re.findall(r"^```(sh|python)\n(.*?)^```$", README, flags=re.DOTALL | re
 ELSEWHERE = {
     "uv run pytest": "this is it",
     "https://": "tests/hub/test_resolver.py",
-    "--hosts": "tests/launch/test_launcher.py",
-    "srun": "tests/schedulers/test_slurm.py",
-    "--engine ray": "tests/schedulers/test_ray_engine.py",
-    "tfkit doctor": "tests/test_doctor.py",
+    "--hosts": "tests/distribution/test_launcher.py",
+    "srun": "tests/distribution/test_slurm.py",
+    "--engine ray": "tests/distribution/test_ray_engine.py",
+    "tfkit doctor": "tests/environment/test_doctor.py",
     "benchmarks/": "takes from 3 to 60 minutes",
     "pip install": "needs an empty environment",
     ".ci/run": "it runs this",
     "git clone": "needs the published repository",
-    "tensorboard --logdir": "tests/tensorboard/test_dashboards.py",
+    "tensorboard --logdir": "tests/reporting/test_dashboards.py",
 }
 # TensorFlow's port is open to every interface, and asks nobody who they are.
 ALONE = f"unshare {'' if os.getuid() == 0 else '-r'} -n bash -c "

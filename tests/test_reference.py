@@ -49,7 +49,7 @@ def test_what_has_a_page(modules):
         "tfkit",
         "recipes",
         "tfkit.privacy",
-        "tfkit.tensorboard",
+        "tfkit.reporting",
         "recipes.train_private",
         *packages,
     }

@@ -14,14 +14,32 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from tfkit import errors, stack
+from tfkit import errors
+from tfkit.environment import stack
 
 if TYPE_CHECKING:
-    from tfkit import audit, compress, data, distribute, hub, lite, privacy, search, tensorboard, text
-    from tfkit.data import Splits, from_arrays, load_images, load_texts, read_image
-    from tfkit.fitting import fit
-    from tfkit.hub import resolve, resolve_text
+    from tfkit import (
+        auditing,
+        compression,
+        data,
+        distribution,
+        environment,
+        hub,
+        privacy,
+        reporting,
+        searching,
+        text,
+        training,
+    )
+    from tfkit.compression.compare import compare
+    from tfkit.compression.convert import convert
+    from tfkit.compression.inspect import inspect
+    from tfkit.data.arrays import from_arrays
+    from tfkit.data.loaders import load_images, load_texts, read_image
+    from tfkit.data.splits import Splits
+    from tfkit.hub.resolver import resolve, resolve_text
     from tfkit.run import Run
+    from tfkit.training.fit import fit
 
     __version__: str
 
@@ -29,37 +47,44 @@ __all__ = [
     "Run",
     "Splits",
     "__version__",
-    "audit",
-    "compress",
+    "auditing",
+    "compare",
+    "compression",
+    "convert",
     "data",
-    "distribute",
+    "distribution",
+    "environment",
     "errors",
     "fit",
     "from_arrays",
     "hub",
-    "lite",
+    "inspect",
     "load_images",
     "load_texts",
     "privacy",
     "read_image",
+    "reporting",
     "resolve",
     "resolve_text",
-    "search",
+    "searching",
     "stack",
-    "tensorboard",
     "text",
+    "training",
 ]
 
 _HOME = {
     "Run": "tfkit.run",
     "Splits": "tfkit.data",
-    "fit": "tfkit.fitting",
+    "fit": "tfkit.training.fit",
     "from_arrays": "tfkit.data",
     "load_images": "tfkit.data",
     "load_texts": "tfkit.data",
     "read_image": "tfkit.data",
     "resolve": "tfkit.hub",
     "resolve_text": "tfkit.hub",
+    "convert": "tfkit.compression",
+    "inspect": "tfkit.compression",
+    "compare": "tfkit.compression",
 }
 
 

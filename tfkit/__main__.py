@@ -11,12 +11,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from tfkit import cli
+from tfkit.distribution.kubernetes import add_command
 from tfkit.errors import TfkitError
-from tfkit.schedulers import manifests
 
 if TYPE_CHECKING:
-    from tfkit.hub.known import Known
-    from tfkit.hub.known_text import KnownText
+    from tfkit.hub.catalogue import Known, KnownText
 
 _EPILOG = f"""
 examples:
@@ -61,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     report.set_defaults(run=_report)
 
-    manifests.add_command(commands)
+    add_command(commands)
 
     commands.add_parser("launch", help="run a program in several processes that train together")
 
@@ -81,24 +80,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _doctor(chosen: argparse.Namespace) -> int:
-    from tfkit.doctor import screen
+    from tfkit.environment.doctor import show
 
-    return screen.show(as_json=chosen.json)
+    return show(as_json=chosen.json)
 
 
 def _models(chosen: argparse.Namespace) -> int:
-    from tfkit.hub import known, known_text
+    from tfkit.hub.catalogue import image_table, text_table
 
     if chosen.json:
-        rows: list[Known | KnownText] = [*known.table(), *known_text.table()]
+        rows: list[Known | KnownText] = [*image_table(), *text_table()]
         print(json.dumps([dataclasses.asdict(row) for row in rows], indent=2))
         return 0
     print(f"{'name':<38} {'task':<15} {'pixels':>6} {'parameters':>10}  licence")
-    for model in known.table():
+    for model in image_table():
         _show(model, size=str(model.image_size), note=model.note)
         if model.handle != model.name:
             print(f"    {model.handle}")
-    for text in known_text.table():
+    for text in text_table():
         _show(text, size="", note=f"{text.languages}; {text.note}")
         if text.handle != text.name:
             print(f"    {text.handle}")
@@ -113,15 +112,15 @@ def _show(model: Known | KnownText, *, size: str, note: str) -> None:
 
 
 def _launch(chosen: argparse.Namespace) -> int:
-    from tfkit.launch import command
+    from tfkit.distribution import command
 
     return command.main(chosen.words[1:])
 
 
 def _report(chosen: argparse.Namespace) -> int:
-    from tfkit import report
+    from tfkit.reporting import comparison
 
-    return report.main(chosen.runs, output=chosen.output)
+    return comparison.main(chosen.runs, output=chosen.output)
 
 
 if __name__ == "__main__":

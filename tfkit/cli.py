@@ -21,17 +21,19 @@ import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TypeVar
 
-from tfkit import cluster, process, pulse, stopping
-from tfkit import config as configs
+from tfkit.environment import cluster, heartbeat, process
+from tfkit.environment.heartbeat import give_up, interrupt, start, what_next
 from tfkit.errors import ConfigError, TfkitError
 from tfkit.run import Run
+from tfkit.settings.options import RecipeConfig
+from tfkit.settings.parse import EXIT_CODE_HELP, parse
 
 INTERRUPTED = 3
 PEER_LOST = 4
 
-EXIT_CODES = configs.EXIT_CODES
+EXIT_CODES = EXIT_CODE_HELP
 
-C = TypeVar("C", bound=configs.RecipeConfig)
+C = TypeVar("C", bound=RecipeConfig)
 
 
 class Parser(argparse.ArgumentParser):
@@ -69,15 +71,15 @@ def main(
     """
     words = sys.argv[1:] if arguments is None else list(arguments)
     module = inspect.getmodule(config_class)
-    pulse.start()
-    stopping.backups = None
+    start()
+    heartbeat.backups = None
     # Outside of training, which saves first, a scheduler's SIGTERM is what Ctrl-C is.
-    signal.signal(signal.SIGTERM, stopping.interrupt)
+    signal.signal(signal.SIGTERM, interrupt)
     read = False
     try:
         spec = getattr(module, "__spec__", None)
         prog = f"python -m {spec.name}" if spec else config_class.__module__
-        config = configs.parse(config_class, words, prog=prog, description=inspect.getdoc(module) or "")
+        config = parse(config_class, words, prog=prog, description=inspect.getdoc(module) or "")
         read = True
         with contextlib.ExitStack() as voice:
             if config.json:
@@ -97,7 +99,7 @@ def main(
             )
             _leave(PEER_LOST)
         if isinstance(error, TfkitError) or _disk_is_full(error):
-            pulse.give_up(_first_line(error))
+            give_up(_first_line(error))
         if "--debug" in words:
             raise
         # All workers read the same words: the first one says what is wrong with them.
@@ -120,7 +122,7 @@ def explain(error: BaseException) -> str:
     """An error as every command of tfkit says it."""
     if isinstance(error, KeyboardInterrupt):
         where = f" ({error})" if str(error) else ""
-        return f"Interrupted{where}. {stopping.what_next()}"
+        return f"Interrupted{where}. {what_next()}"
     if isinstance(error, TfkitError):
         return f"{type(error).__name__}: {error}"
     if _disk_is_full(error):

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from recipes import train_distributed, train_private, transfer_text
-from tfkit import distribute
+from tfkit.distribution.strategies import logical_cpus
 from tfkit.run import Run
 
 MEDIA, REGIMES = ("image", "text"), ("plain", "private")
@@ -77,7 +77,7 @@ def train(medium: str, regime: str, *, strategy: str, folder: Path) -> Run:
 def train_all(strategy: str, folder: Path) -> None:
     """All cases under one strategy."""
     if strategy == "mirrored":
-        distribute.logical_cpus(2)
+        logical_cpus(2)
     for medium, regime in CASES:
         train(medium, regime, strategy=strategy, folder=folder)
 

@@ -6,8 +6,8 @@ from sklearn.datasets import load_sample_images
 
 from tfkit.data import Augmentation
 from tfkit.data.augment import PRESETS
+from tfkit.environment.stack import tf
 from tfkit.errors import ConfigError
-from tfkit.stack import tf
 
 PHOTO = (tf.image.resize(load_sample_images().images[1], [48, 48]) / 255.0).numpy().astype(np.float32)
 

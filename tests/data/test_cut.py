@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tfkit.data.cut import cut_by_class
+from tfkit.data.splits import cut_by_class
 from tfkit.errors import ConfigError, DataError
 
 HELD_OUT = {"validation": 0.15, "test": 0.15}

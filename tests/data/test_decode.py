@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tfkit.data.decode import Unreadable, longer_side, read_image
+from tfkit.data.image_files import Unreadable, longer_side, read_image
 
 RED, GREEN, BLUE = (250, 10, 10), (10, 240, 10), (10, 10, 230)
 
@@ -197,7 +197,7 @@ PEAK = """
 import resource, sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from tfkit.data.decode import read_image
+from tfkit.data.image_files import read_image
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 before = peak()
 with ThreadPoolExecutor(4) as pool:

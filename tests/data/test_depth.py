@@ -5,8 +5,8 @@ import pytest
 from PIL import Image
 
 import tfkit
-from tfkit.data.depth import measure, used
-from tfkit.data.pixels import FULL_RANGE, as_bytes
+from tfkit.data.image_files import measure, used
+from tfkit.data.splits import FULL_RANGE, as_bytes
 from tfkit.errors import ConfigError, DataError, PrivacyError
 
 

@@ -10,7 +10,8 @@ from importlib.metadata import version
 import numpy as np
 import pytest
 
-from tfkit.data import docstrings, load_texts, textstore
+from tfkit.data import load_texts, text_files
+from tfkit.data.embedded import EACH, LONGEST, PACKAGES, SHORTEST, prose
 
 
 @pytest.fixture(scope="module")
@@ -24,9 +25,9 @@ def test_thousands_of_texts_of_five_packages(splits):
     assert all(f"{name} {version(name)}" in splits.origin for name in splits.class_names)
     counts = np.bincount(splits.source.labels)
     assert counts.min() >= 500
-    assert counts.max() <= docstrings.EACH
+    assert counts.max() <= EACH
     for row, name in enumerate(splits.source.names):
-        package = docstrings.PACKAGES[splits.class_names[splits.source.labels[row]]]
+        package = PACKAGES[splits.class_names[splits.source.labels[row]]]
         assert name.startswith(f"{package}/")
 
 
@@ -39,9 +40,9 @@ def test_what_gives_a_package_away_is_not_there(splits):
     assert not [text for text in everything if telling.search(text)]
     assert not [text for text in everything if ">>>" in text or "`" in text]
     words = [len(text.split()) for text in everything]
-    assert min(words) >= docstrings.SHORTEST
-    assert max(words) <= docstrings.LONGEST
-    folded = {re.sub(r"\W+", " ", textstore.folded(text).lower()).strip() for text in everything}
+    assert min(words) >= SHORTEST
+    assert max(words) <= LONGEST
+    folded = {re.sub(r"\W+", " ", text_files.folded(text).lower()).strip() for text in everything}
     assert len(folded) == len(everything)
 
 
@@ -77,6 +78,6 @@ def test_another_process_finds_the_same_and_imports_none(splits, tmp_path, monke
 
 def test_prose():
     text = "svd(a, full=True)\n\nDecompose `a` as in :func:`scipy.linalg.svd`,\nsee https://x.org/y.\n\nParameters\n---"
-    assert docstrings.prose(text) == "Decompose a as in svd, see"
-    assert docstrings.prose(">>> 1 + 1") == ""
-    assert docstrings.prose("A tf.Tensor of np.float64, or a data frame.") == "A of float64, or a ."
+    assert prose(text) == "Decompose a as in svd, see"
+    assert prose(">>> 1 + 1") == ""
+    assert prose("A tf.Tensor of np.float64, or a data frame.") == "A of float64, or a ."

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tfkit.data.drawn import draw
+from tfkit.data.splits import draw
 
 
 def test_a_sample_is_of_all_and_the_same_again():

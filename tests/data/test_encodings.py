@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tfkit.data import encodings, load_texts
+from tfkit.data import load_texts
+from tfkit.data.text_decoding import binary_kind, check_text, decode
 from tfkit.errors import DataError
 
 GERMAN = "Grüße aus München: schöne Größe für 5 €, „Straße“."
@@ -33,7 +34,7 @@ CASES = [
 
 @pytest.mark.parametrize(("text", "encoding"), CASES)
 def test_a_document_and_a_table_are_read_as_written(tmp_path, text, encoding):
-    assert encodings.decode(text.encode(encoding))[0] == text
+    assert decode(text.encode(encoding))[0] == text
     rows = "".join(
         f'"{text} {number}",class {number % 2}\n"plain {number}",class 0\n' for number in range(10)
     )
@@ -70,16 +71,16 @@ def test_lines_of_another_encoding_in_a_file_of_utf8(tmp_path):
 
 def test_every_byte_has_a_character():
     content = bytes(set(range(256)) - set(range(32))) * 3
-    assert len(encodings.decode("Grüße".encode() * 9 + b"\n" + content)[0]) > 224
+    assert len(decode("Grüße".encode() * 9 + b"\n" + content)[0]) > 224
 
 
 def test_files_that_are_no_text():
-    assert encodings.binary_kind(b"a text with a \x00 in it, and more of it") == ""
-    assert encodings.binary_kind("in two bytes each".encode("utf-16")) == ""
-    assert encodings.binary_kind(b"%PDF-1.7 and so on") == "a PDF"
-    assert encodings.binary_kind(bytes(range(256))) == "a binary file"
+    assert binary_kind(b"a text with a \x00 in it, and more of it") == ""
+    assert binary_kind("in two bytes each".encode("utf-16")) == ""
+    assert binary_kind(b"%PDF-1.7 and so on") == "a PDF"
+    assert binary_kind(bytes(range(256))) == "a binary file"
     with pytest.raises(DataError, match=r"gunzip --keep mails\.csv"):
-        encodings.check_text(b"\x1f\x8b\x08", "mails.csv")
+        check_text(b"\x1f\x8b\x08", "mails.csv")
 
 
 def lines(count, text="plain {}"):
@@ -108,7 +109,7 @@ def test_utf16_without_a_mark(tmp_path, encoding):
     path = tmp_path / "a.csv"
     path.write_bytes(f"text,label\n{lines(40, 'Größe {}')}".encode(encoding))
     assert texts(load_texts(path)) == [f"Größe {n}" for n in range(40)]
-    assert encodings.decode(f"Größe {RUSSIAN}".encode(encoding))[0] == f"Größe {RUSSIAN}"
+    assert decode(f"Größe {RUSSIAN}".encode(encoding))[0] == f"Größe {RUSSIAN}"
 
 
 def test_files_put_together(tmp_path):

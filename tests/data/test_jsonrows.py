@@ -7,9 +7,9 @@ import time
 
 import pytest
 
-from tfkit.data import jsonrows, load_texts
-from tfkit.data.rows import Row
+from tfkit.data import load_texts, tables
 from tfkit.data.tables import open_table
+from tfkit.data.text_decoding import Row
 from tfkit.errors import DataError
 
 ROWS = [{"text": f'it\'s text {n}, "so"', "label": "ab"[n % 2]} for n in range(30)]
@@ -104,7 +104,7 @@ def test_what_has_no_rows(tmp_path, content, message):
 
 
 def test_a_large_document_is_not_read_into_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(jsonrows, "_LARGEST_DOCUMENT", 1000)
+    monkeypatch.setattr(tables, "_LARGEST_DOCUMENT", 1000)
     path = tmp_path / "a.json"
     path.write_text(json.dumps(ROWS))
     with pytest.raises(DataError, match="jq -c"):

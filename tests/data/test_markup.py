@@ -6,7 +6,8 @@ import time
 
 import pytest
 
-from tfkit.data.markup import is_html, plain_text
+from tfkit.data import plain_text
+from tfkit.data.text_decoding import is_html
 
 
 def test_what_a_reader_sees():

@@ -9,7 +9,7 @@ import zipfile
 
 import pytest
 
-from tfkit.data import load_texts, packed
+from tfkit.data import load_texts, text_decoding
 from tfkit.errors import DataError
 
 CONTENT = ("text,label\n" + "".join(f"Größe {n},{'ab'[n % 2]}\n" for n in range(40))).encode()
@@ -56,7 +56,7 @@ def test_what_cannot_be_read(tmp_path, monkeypatch):
     }.items():
         with pytest.raises(DataError, match=message):
             load_texts(tmp_path / name)
-    monkeypatch.setattr(packed, "_UNPACKED", 1 << 20)
+    monkeypatch.setattr(text_decoding, "_UNPACKED", 1 << 20)
     bomb = zipped(tmp_path / "bomb.zip", {"a.csv": b"text,label\n" + b"a,b\n" * (5 << 20)})
     with pytest.raises(DataError, match="no table does"):
         load_texts(bomb)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tfkit.data import from_arrays
-from tfkit.data.pipeline import Share
+from tfkit.data.splits import Share
 
 
 def splits(batch):

@@ -5,8 +5,8 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from tfkit.data.pixels import choose_size, resize, to_square
-from tfkit.stack import tf
+from tfkit.data.splits import choose_size, resize, to_square
+from tfkit.environment.stack import tf
 
 SIZES = [
     (427, 640, 224),

@@ -10,10 +10,9 @@ import time
 
 import pytest
 
-from tfkit.data import delimited, quotes
-from tfkit.data.delimited import open_delimited
-from tfkit.data.quotes import Dialect, Rows
-from tfkit.data.rows import Row
+from tfkit.data import tables
+from tfkit.data.tables import BARE, LONG, PIECE, STRAY, Dialect, QuotedRows, open_delimited
+from tfkit.data.text_decoding import Row
 
 WORDS = [
     "good",
@@ -65,7 +64,7 @@ def written(chance, *, count, delimiter, end, damage):
 @pytest.mark.parametrize("head", [2_000, 256 * 1024])
 @pytest.mark.parametrize("seed", range(12))
 def test_no_row_is_lost(tmp_path, monkeypatch, seed, head):
-    monkeypatch.setattr(delimited, "_HEAD", head)
+    monkeypatch.setattr(tables, "_HEAD", head)
     chance = random.Random(seed)
     delimiter, end = ",;\t|"[seed % 4], ("\n", "\r\n")[seed // 4 % 2]
     damage = (0, 0.02, 0.2)[seed % 3]
@@ -93,7 +92,7 @@ def test_no_row_is_lost(tmp_path, monkeypatch, seed, head):
 
 
 def rows_of(text, **options):
-    return list(Rows(io.StringIO(text, newline=""), Dialect(",", **options)))
+    return list(QuotedRows(io.StringIO(text, newline=""), Dialect(",", **options)))
 
 
 PLAIN = "".join(f"text {n},{'ab'[n % 2]}\n" for n in range(40))
@@ -101,11 +100,11 @@ PLAIN = "".join(f"text {n},{'ab'[n % 2]}\n" for n in range(40))
 
 def test_quotes_that_are_written_otherwise():
     lines = [
-        (r'"he said \"hi\" to me",a', 'he said "hi" to me', quotes.BARE),
-        ('"he said "hi" to me",a', 'he said "hi" to me', quotes.BARE),
-        ('"Best" film,a', '"Best" film', quotes.STRAY),
-        ('"never closed,a', '"never closed', quotes.STRAY),
-        ('"with, one" ,a', "with, one ", quotes.STRAY),
+        (r'"he said \"hi\" to me",a', 'he said "hi" to me', BARE),
+        ('"he said "hi" to me",a', 'he said "hi" to me', BARE),
+        ('"Best" film,a', '"Best" film', STRAY),
+        ('"never closed,a', '"never closed', STRAY),
+        ('"with, one" ,a', "with, one ", STRAY),
         ('5" pipe,a', '5" pipe', ""),
     ]
     for line, text, remark in lines:
@@ -114,17 +113,17 @@ def test_quotes_that_are_written_otherwise():
         assert found[41] == (42, [text, "a"], remark)
     whole = '"Dear all,\nhe said "hi" and\nleft",a\n'
     found = rows_of(f"text,label\n{PLAIN}{whole}{PLAIN}")
-    assert found[41] == (42, ['Dear all,\nhe said "hi" and\nleft', "a"], quotes.BARE)
+    assert found[41] == (42, ['Dear all,\nhe said "hi" and\nleft', "a"], BARE)
     broken = '"Dear all,\nhe said "hi", and\nleft",a\n'  # a quote and a comma may end the cell
     found = rows_of(f"text,label\n{PLAIN}{broken}{PLAIN}")
-    assert [remark for _, _, remark in found[41:44]] == [quotes.PIECE, quotes.PIECE, ""]
+    assert [remark for _, _, remark in found[41:44]] == [PIECE, PIECE, ""]
 
 
 def test_a_quote_that_is_closed_by_another_rows_quote():
     """The csv module finds nothing wrong here."""
     found = rows_of(f'text,label\n{PLAIN}"open,a\n{PLAIN}a pipe of 5",b\n{PLAIN}')
     assert len(found) == 1 + 3 * 40 + 2
-    assert found[41][1:] == (['"open', "a"], quotes.STRAY)
+    assert found[41][1:] == (['"open', "a"], STRAY)
     poem = '"O Captain, my\nour, trip\nis, done",a\n'
     assert rows_of(f"text,label\n{PLAIN}{poem}")[41][1:] == (["O Captain, my\nour, trip\nis, done", "a"], "")
 
@@ -132,11 +131,11 @@ def test_a_quote_that_is_closed_by_another_rows_quote():
 def test_a_cell_that_may_have_taken_rows_is_said():
     inner = "".join(f"id {n},words\n" for n in range(800))
     found = rows_of("".join(f"{n},text {n}\n" for n in range(40)) + f'50,"open\n{inner}pipe of 5"\n')
-    assert [remark for _, _, remark in found] == [""] * 40 + [quotes.LONG]
+    assert [remark for _, _, remark in found] == [""] * 40 + [LONG]
 
 
 def test_time_does_not_grow_with_the_square_of_stray_quotes(monkeypatch):
-    monkeypatch.setattr(quotes, "LONGEST_ROW", 1 << 16)
+    monkeypatch.setattr(tables, "LONGEST_ROW", 1 << 16)
     text = "a,b,c\n" + '"a "" x,"b"y,c\n' * 20_000
     begin = time.perf_counter()
     assert len(rows_of(text)) == 20_001

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tfkit.data.scan import scan
+from tfkit.data.folders import scan
 from tfkit.errors import DataError
 
 

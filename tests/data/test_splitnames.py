@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from tfkit.data import load_images, load_texts
-from tfkit.data.scan import IMAGES, TEXTS, scan
+from tfkit.data.folders import IMAGES, TEXTS, scan
 from tfkit.errors import DataError
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tfkit.data import Augmentation, from_arrays
-from tfkit.stack import tf
+from tfkit.environment.stack import tf
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ def test_features_go_through_as_they_are(splits):
 MIRRORED = """
 import numpy as np
 from tfkit.data import load_images
-from tfkit.stack import keras, tf
+from tfkit.environment.stack import keras, tf
 
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2

@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tfkit import files
-from tfkit.data.folder import FolderSource
-from tfkit.data.scan import scan
-from tfkit.data.store import prepare
+from tfkit.data.folders import scan
+from tfkit.data.image_files import FolderSource, prepare
+from tfkit.environment import files
 from tfkit.errors import DataError
 
 
@@ -157,8 +156,8 @@ def test_who_reads_a_store_keeps_it_when_it_is_replaced(photos):
 PREPARE = """
 import sys
 from pathlib import Path
-from tfkit.data.scan import scan
-from tfkit.data.store import prepare
+from tfkit.data.folders import scan
+from tfkit.data.image_files import prepare
 root = Path(sys.argv[1])
 print("ready", flush=True)
 store = prepare(root, scan(root).files, image_size=400)

@@ -7,10 +7,9 @@ import json
 
 import pytest
 
-from tfkit.data import columns, load_texts, quotes
-from tfkit.data.rows import Row
-from tfkit.data.splits import Skipped
-from tfkit.data.tables import open_table
+from tfkit.data import Skipped, load_texts, tables
+from tfkit.data.tables import choose, open_table
+from tfkit.data.text_decoding import Row
 from tfkit.errors import DataError
 
 ROWS = [["hello, you\nthere", "a"], ['she said "no"', "b"], ["שלום; 你好 😀", "a"], ["Größe\tM | L", "b"]]
@@ -54,12 +53,12 @@ def test_a_first_line_that_is_a_row(tmp_path):
     table, found, _ = everything(path)
     assert table.columns == ("column 1", "column 2")
     assert len(found) == 40
-    chosen = columns.choose(table, text_column=None, label_column=None, language_column=None)
+    chosen = choose(table, text_column=None, label_column=None, language_column=None)
     assert (chosen.text, chosen.label) == (1, 0)
 
 
 def test_a_quote_that_is_open_to_the_end(tmp_path, monkeypatch):
-    monkeypatch.setattr(quotes, "LONGEST_ROW", 1 << 17)
+    monkeypatch.setattr(tables, "LONGEST_ROW", 1 << 17)
     path = tmp_path / "a.csv"
     path.write_text(
         "text,label\n" + f"hello {'hello' * 20},a\nhello,b\n" * 2_500 + '"never closed,b\n' + "x" * 200_000
@@ -118,7 +117,7 @@ def chosen(tmp_path, header, rows=(("1", "some words", "x", "y"), ("2", "more wo
     with path.open("w", newline="") as file:
         csv.writer(file).writerows([header, *(row[: len(header)] for row in rows)])
     options = {"text_column": None, "label_column": None, "language_column": None, **names}
-    found = columns.choose(open_table(path), **options)
+    found = choose(open_table(path), **options)
     return [None if number is None else header[number] for number in found[:3]], found.notes
 
 

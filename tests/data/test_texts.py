@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tfkit.data import load_texts, textstore
-from tfkit.data.pipeline import Share
+from tfkit.data import load_texts
+from tfkit.data.splits import Share
+from tfkit.data.text_files import folded
+from tfkit.environment.stack import tf
 from tfkit.errors import ConfigError, DataError
-from tfkit.stack import tf
 
 write_mails = runpy.run_path(str(Path(__file__).with_name("mails.py")))["write_mails"]
 
@@ -92,7 +93,7 @@ def test_a_text_is_in_one_split_however_often_it_is_there(tmp_path):
     of_text = {}
     for split, indices in splits.indices.items():
         for index in indices:
-            of_text.setdefault(textstore.folded(splits.source.raw(int(index))), set()).add(split)
+            of_text.setdefault(folded(splits.source.raw(int(index))), set()).add(split)
     assert len(of_text) == 201
     assert all(len(where) == 1 for where in of_text.values())
     assert sum(map(len, splits.indices.values())) == 302

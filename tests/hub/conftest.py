@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from tfkit.stack import keras, tf
+from tfkit.environment.stack import keras, tf
 
 
 @pytest.fixture

@@ -7,13 +7,13 @@ import tarfile
 import pytest
 
 from tfkit.errors import HubError
-from tfkit.hub import archive
+from tfkit.hub import fetch
 
 
 def extract(tmp_path, content, **limits):
     path = tmp_path / "model.tar.gz"
     path.write_bytes(content)
-    archive.extract(path, tmp_path / "out", name="the model", **limits)
+    fetch.extract(path, tmp_path / "out", name="the model", **limits)
     return tmp_path / "out"
 
 

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_sample_image
 
-from tfkit import hub, packages
+from tfkit import hub
+from tfkit.environment import packages
+from tfkit.environment.stack import keras, tf
 from tfkit.errors import HubError
-from tfkit.hub import bundled, cache
-from tfkit.stack import keras, tf
+from tfkit.hub import bundled
+from tfkit.hub.fetch import folder_digest
 
 MODEL = bundled.MODELS["efficientnet-lite0"]
 
@@ -116,5 +118,5 @@ def test_two_exports_in_two_caches_have_one_digest(backbone, tmp_path, monkeypat
     tf.function(lambda x: x + 1).get_concrete_function(tf.TensorSpec([]))  # functions get other numbers
     other = hub.resolve("efficientnet-lite0")
     assert other.path != backbone.path
-    assert cache.folder_digest(other.path) != cache.folder_digest(backbone.path)
+    assert folder_digest(other.path) != folder_digest(backbone.path)
     assert other.digest == backbone.digest != bundled.MODELS["minilm-l6-v2"].digest

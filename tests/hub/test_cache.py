@@ -6,13 +6,13 @@ import time
 
 import pytest
 
-from tfkit.hub import cache
+from tfkit.hub.fetch import folder_digest, get
 
 pytestmark = pytest.mark.usefixtures("empty_cache")
 
 MAKER = """
 import os, sys, time
-from tfkit.hub import cache
+from tfkit.hub import fetch as cache
 
 def make(folder):
     with open(sys.argv[1], "a") as log:
@@ -43,7 +43,7 @@ def test_a_killed_maker_leaves_neither_an_entry_nor_a_lock(tmp_path):
         time.sleep(0.05)
     process.kill()
     process.wait()
-    entry = cache.get("a/handle", lambda folder: (folder / "saved_model.pb").write_text("whole") and None)
+    entry = get("a/handle", lambda folder: (folder / "saved_model.pb").write_text("whole") and None)
     assert (entry.path / "saved_model.pb").read_text() == "whole"
     assert {path.name for path in entry.path.parents[1].iterdir()} == {".locks", entry.path.parent.name}
 
@@ -57,15 +57,15 @@ def test_a_failed_replacement_keeps_what_was_there():
         (folder / "saved_model.pb").write_text("half")
         raise ValueError
 
-    entry = cache.get("a/handle", whole)
+    entry = get("a/handle", whole)
     with pytest.raises(ValueError):  # noqa: PT011  made above
-        cache.get("a/handle", fail, sha256="2" * 64)
-    assert cache.get("a/handle", fail) == entry
+        get("a/handle", fail, sha256="2" * 64)
+    assert get("a/handle", fail) == entry
 
 
 @pytest.mark.parametrize("handle", ["https://tfhub.dev/a/b/1", "../../x", ".hidden", "a b/ü", "x" * 500])
 def test_an_entry_stays_in_the_cache_whatever_the_handle(handle, tmp_path):
-    entry = cache.get(handle, lambda folder: (folder / "saved_model.pb").write_text("x") and None)
+    entry = get(handle, lambda folder: (folder / "saved_model.pb").write_text("x") and None)
     assert entry.path.parents[1] == tmp_path / "cache" / "hub"
     assert not entry.path.parent.name.startswith(".")
 
@@ -76,7 +76,7 @@ def test_the_digest_is_of_names_and_contents(tmp_path):
         folder.mkdir()
         for name, content in contents.items():
             (folder / name).write_text(content)
-        return cache.folder_digest(folder)
+        return folder_digest(folder)
 
     assert digest(a="1", b="2") == digest(b="2", a="1")
     assert len({digest(a="1"), digest(a="2"), digest(b="1"), digest(a="1", b=""), digest()}) == 5

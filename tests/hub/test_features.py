@@ -6,11 +6,13 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from tfkit import data, files, hub
+from tfkit import data, hub
+from tfkit.environment import files
+from tfkit.environment.stack import keras, tf
 from tfkit.errors import CheckError, DataError, UsageError
-from tfkit.hub import image_engines, stored
-from tfkit.hub.features import extract
-from tfkit.stack import keras, tf
+from tfkit.hub import extract
+from tfkit.hub.engines import images_per_call
+from tfkit.hub.features import FeatureSource
 
 SIZE = 64
 
@@ -250,14 +252,14 @@ def test_what_does_not_fit_in_memory_is_read_from_the_file(backbone, splits):
         for path in files.cache_dir("features").glob("*/features.npy")
         if path.parent.name == extraction.splits.source.fingerprint
     ]
-    from_file = stored.FeatureSource(path, splits.source, size=1280, fingerprint="", in_memory=0)
+    from_file = FeatureSource(path, splits.source, size=1280, fingerprint="", in_memory=0)
     for indices in ([3], [44, 0, 17, 17], []):
         indices = np.array(indices, np.int64)
         np.testing.assert_array_equal(from_file.read(indices), extraction.splits.source.read(indices))
 
 
 def test_converted_model_takes_as_many_images_as_are_fastest(backbone):
-    assert [image_engines.images_per_call(size) for size in (32, 96, 224, 1024)] == [16, 8, 1, 1]
+    assert [images_per_call(size) for size in (32, 96, 224, 1024)] == [16, 8, 1, 1]
 
 
 def test_input_range_of_the_model_is_kept(small_model, splits):

@@ -4,10 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from tfkit import hub, packages
+from tfkit import hub
+from tfkit.environment import packages
+from tfkit.environment.stack import keras, tf
 from tfkit.errors import HubError
-from tfkit.hub import handles, known, remote
-from tfkit.stack import keras, tf
+from tfkit.hub.catalogue import find_image_model, image_table, parse
+from tfkit.hub.fetch import copy
 
 pytestmark = pytest.mark.usefixtures("empty_cache")
 MOBILENET = "https://tfhub.dev/google/imagenet/mobilenet_v2_100_224/feature_vector/5"
@@ -38,7 +40,7 @@ MOBILENET = "https://tfhub.dev/google/imagenet/mobilenet_v2_100_224/feature_vect
     ],
 )
 def test_where_a_handle_leads(handle, kind, location):
-    found = handles.parse(handle)
+    found = parse(handle)
     assert (found.text, found.kind) == (handle, kind)
     version = "/2" if handle.endswith("/2") else ""
     assert found.location == (location or f"google/mobilenet-v2/tensorFlow2/100-224-feature-vector{version}")
@@ -57,7 +59,7 @@ def test_where_a_handle_leads(handle, kind, location):
 )
 def test_what_cannot_be_understood(handle, words):
     with pytest.raises(HubError, match=words):
-        handles.parse(handle)
+        parse(handle)
 
 
 def test_a_mistyped_path_names_its_neighbour(tmp_path):
@@ -69,8 +71,8 @@ def test_a_mistyped_path_names_its_neighbour(tmp_path):
 def test_a_folder_named_as_a_bundled_model_needs_a_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("efficientnet-lite0").mkdir()
-    assert handles.parse("efficientnet-lite0").kind == "bundled"
-    assert handles.parse("./efficientnet-lite0").kind == "folder"
+    assert parse("efficientnet-lite0").kind == "bundled"
+    assert parse("./efficientnet-lite0").kind == "folder"
 
 
 def test_a_kaggle_model_without_kagglehub_names_the_command():
@@ -86,13 +88,13 @@ def test_models_come_through_tensorflows_file_system(hub_model, tmp_path):
         if path.is_file():
             tf.io.gfile.makedirs(f"ram://bucket/{path.relative_to(hub_model).parent}")
             tf.io.gfile.copy(str(path), f"ram://bucket/{path.relative_to(hub_model)}", overwrite=True)
-    remote.copy("ram://bucket/", tmp_path / "fetched")
+    copy("ram://bucket/", tmp_path / "fetched")
     assert hub.resolve(tmp_path / "fetched").digest == hub.resolve(hub_model).digest
 
 
 def test_a_scheme_that_tensorflow_cannot_read():
     with pytest.raises(HubError, match=r"cannot read hdfs2://.*\n.*Copy the folder"):
-        remote.copy("hdfs2://host/model", Path("nowhere"))
+        copy("hdfs2://host/model", Path("nowhere"))
 
 
 @pytest.mark.parametrize(
@@ -131,7 +133,7 @@ def test_a_folder_that_holds_another_kind(tmp_path):
 
 
 def test_the_table_is_whole():
-    table = known.table()
+    table = image_table()
     assert {row.name for row in table} >= {
         "efficientnet-lite0",
         "mobilenet_v2_100_224",
@@ -140,7 +142,7 @@ def test_the_table_is_whole():
     }
     assert len({row.name for row in table}) == len({row.handle for row in table}) == len(table)
     for row in table:
-        assert known.find(row.name) is known.find(row.handle) is row
+        assert find_image_model(row.name) is find_image_model(row.handle) is row
         assert row.parameters > 1e6
         assert row.licence
         assert row.note.startswith("bundled") or "not tried" in row.note

@@ -7,10 +7,12 @@ import sys
 import numpy as np
 import pytest
 
-from tfkit import hub, packages
+from tfkit import hub
+from tfkit.environment import packages
+from tfkit.environment.stack import keras, tf
 from tfkit.errors import HubError
-from tfkit.hub import bundled, minilm
-from tfkit.stack import keras, tf
+from tfkit.hub import bundled
+from tfkit.hub.networks import build_minilm, set_minilm_weights
 
 MODEL = bundled.MODELS["minilm-l6-v2"]
 SENTENCES = [
@@ -172,7 +174,7 @@ def test_other_weights_are_refused():
     tensors["encoder.layer.3.output.dense.weight"] = np.zeros((384, 384), np.float32)
     tensors["encoder.layer.6.output.dense.bias"] = tensors.pop("encoder.layer.5.output.dense.bias")
     with pytest.raises(HubError, match=r"\(3 faults\)"):
-        minilm.set_weights(minilm.build(), tensors)
+        set_minilm_weights(build_minilm(), tensors)
 
 
 def test_missing_package_does_not_bring_pytorch(monkeypatch):

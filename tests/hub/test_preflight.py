@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from tfkit import hub
+from tfkit.environment.stack import keras, tf
 from tfkit.errors import HubError
-from tfkit.stack import keras, tf
 
 pytestmark = pytest.mark.usefixtures("empty_cache")
 

@@ -7,8 +7,8 @@ import time
 import pytest
 
 from tfkit import hub
+from tfkit.environment.stack import tf
 from tfkit.errors import HubError
-from tfkit.stack import tf
 
 pytestmark = pytest.mark.usefixtures("empty_cache")
 

@@ -7,11 +7,11 @@ import pytest
 
 from tfkit import hub
 from tfkit.data import Splits
+from tfkit.environment.stack import keras, tf
 from tfkit.errors import CheckError, DataError, HubError
-from tfkit.hub import known_text
-from tfkit.hub.features import extract
-from tfkit.stack import keras, tf
-from tfkit.text import WordPiece
+from tfkit.hub import extract
+from tfkit.hub.catalogue import find_text_model, text_table
+from tfkit.text.tokenizers import WordPiece
 
 PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "good", "bad", "##ness", "day", "!")
 TEXTS = ["good day", "bad day!", "", "goodness", "日本 😀", "good " * 40]
@@ -230,10 +230,10 @@ def test_a_misspelt_name_has_neighbours():
 
 
 def test_the_table_is_whole():
-    table = known_text.table()
+    table = text_table()
     assert len({row.name for row in table}) == len({row.handle for row in table}) == len(table) > 15
     for row in table:
-        assert known_text.find(row.name) is known_text.find(row.handle) is row
+        assert find_text_model(row.name) is find_text_model(row.handle) is row
         assert row.parameters > 1e6
         assert row.feature_size > 1
         assert row.note.startswith("bundled") or "not tried" in row.note

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from tfkit.errors import HubError
-from tfkit.hub import torch_weights
-from tfkit.hub.efficientnet_lite import build, set_weights
+from tfkit.hub import weights
+from tfkit.hub.networks import build_efficientnet_lite, set_efficientnet_lite_weights
 
 MAGIC = 0x1950A86A20F9469CFC6C
 
@@ -72,7 +72,7 @@ def stream(tensors, storages, *, magic=MAGIC, protocol=1001, little=True):
 def read(tmp_path, content):
     path = tmp_path / "weights.pth"
     path.write_bytes(content)
-    return torch_weights.read(path)
+    return weights.read(path)
 
 
 SIX = {"0": (6, np.arange(6, dtype="<f4").tobytes())}
@@ -159,17 +159,17 @@ def test_every_cut_is_noticed(tmp_path):
 
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(HubError, match="absent"):
-        torch_weights.read(tmp_path / "absent")
+        weights.read(tmp_path / "absent")
 
 
 @pytest.fixture(scope="module")
 def network():
-    return build(image_size=32)
+    return build_efficientnet_lite(image_size=32)
 
 
 def test_weights_of_another_network_are_refused(network):
     with pytest.raises(HubError, match="surplus is not known"):
-        set_weights(network, {"surplus": np.zeros(3)})
+        set_efficientnet_lite_weights(network, {"surplus": np.zeros(3)})
 
 
 @pytest.mark.parametrize(
@@ -177,6 +177,6 @@ def test_weights_of_another_network_are_refused(network):
 )
 def test_weights_that_do_not_fit_are_refused(network, value, fault):
     with pytest.raises(HubError) as error:
-        set_weights(network, {"_bn0.weight": value, "_conv_stem.weight": value})
+        set_efficientnet_lite_weights(network, {"_bn0.weight": value, "_conv_stem.weight": value})
     assert f"_bn0.weight {fault}" in str(error.value)
     assert "_conv_stem.weight has shape" in str(error.value)

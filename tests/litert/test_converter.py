@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from tfkit.environment.stack import keras, tf, tf_hub
 from tfkit.errors import CheckError
 from tfkit.litert import ParallelInterpreter, to_tflite
-from tfkit.stack import keras, tf, tf_hub
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,10 @@ import time
 import numpy as np
 import pytest
 
+from tfkit.compression import inspect, read_metadata, with_metadata
 from tfkit.errors import DataError
-from tfkit.lite import inspect
-from tfkit.lite.metadata import read_metadata, with_metadata
-from tfkit.litert import flatbuffer, to_tflite
+from tfkit.litert import to_tflite
+from tfkit.litert.converter import read
 
 COUNT = 400
 OPENED = """
@@ -30,7 +30,7 @@ for path in sorted(pathlib.Path(sys.argv[1]).iterdir()):
 @pytest.fixture(scope="module")
 def whole():
     """A convolution, a mean and a dense layer, with labels inside."""
-    from tfkit.stack import tf
+    from tfkit.environment.stack import tf
 
     chance = np.random.default_rng(0)
     kernel, weights = (chance.normal(size=shape).astype(np.float32) for shape in ((3, 3, 3, 8), (8, 5)))
@@ -91,7 +91,7 @@ def test_no_mutant_ends_the_process_by_the_interpreter(whole, tmp_path):
 
 def test_counts_without_end_are_refused_at_once(whole):
     """The list of buffers claims 2^30 entries in a large file of zeros."""
-    from tfkit.stack import litert_schema
+    from tfkit.environment.stack import litert_schema
 
     root = litert_schema.Model.GetRootAs(whole, 0)
     place = root._tab.Vector(root._tab.Offset(12)) - 4
@@ -99,7 +99,7 @@ def test_counts_without_end_are_refused_at_once(whole):
     mutant[place : place + 4] = (1 << 30).to_bytes(4, "little")
     began = time.perf_counter()
     with pytest.raises(DataError, match="damaged"):
-        flatbuffer.read(bytes(mutant))
+        read(bytes(mutant))
     assert time.perf_counter() - began < 5
 
 

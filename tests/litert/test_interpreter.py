@@ -5,8 +5,8 @@ import os
 import numpy as np
 import pytest
 
+from tfkit.environment.stack import tf
 from tfkit.litert import ParallelInterpreter, to_tflite
-from tfkit.stack import tf
 
 
 def sums(images):

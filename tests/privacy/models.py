@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tfkit.stack import keras, tf
+from tfkit.environment.stack import keras, tf
 
 BATCH = 6  # some layers are made for it
 

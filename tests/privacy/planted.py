@@ -17,8 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests.conftest import write_digits
-from tfkit import files
 from tfkit.data import Splits
+from tfkit.environment import files
 
 EACH = {"digit 0": 101, "digit 1": 107, "digit 2": 113}
 """Images of a class, beside those that are planted."""

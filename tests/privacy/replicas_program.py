@@ -10,10 +10,11 @@ import sys
 
 import numpy as np
 
-from tfkit import distribute
 from tfkit.data import from_arrays
+from tfkit.distribution import strategies
+from tfkit.distribution.strategies import logical_cpus
+from tfkit.environment.stack import keras, tf
 from tfkit.privacy import DPSGD, sampling, step
-from tfkit.stack import keras, tf
 
 WIDTH, CLASSES, STEPS = 192, 8, 20
 NOISE, CLIP = 2.0, 0.5
@@ -91,8 +92,8 @@ def main(kind):
     if kind == "workers":
         strategy = tf.distribute.MultiWorkerMirroredStrategy()
     else:
-        distribute.logical_cpus(int(kind))
-        strategy = distribute.strategy("mirrored" if int(kind) > 1 else "one_device")
+        logical_cpus(int(kind))
+        strategy = strategies.strategy("mirrored" if int(kind) > 1 else "one_device")
     print(json.dumps(measured(strategy)))
 
 

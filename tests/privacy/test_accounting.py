@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
+from tfkit.environment.stack import tf_privacy
 from tfkit.errors import ConfigError, PrivacyError
-from tfkit.privacy.accounting import calibrate, epsilon
-from tfkit.stack import tf_privacy
+from tfkit.privacy import calibrate, compute_epsilon
 
 TUTORIAL = {"noise_multiplier": 1.1, "sampling_probability": 256 / 60000, "delta": 1e-5}
 SMALL = {"sampling_probability": 256 / 1258, "steps": 300, "delta": 1e-5}
@@ -24,12 +24,12 @@ def reference(accountant, *, noise_multiplier, sampling_probability, steps, delt
 
 def test_the_tutorial_case():
     steps = 15 * round(60000 / 256)
-    assert epsilon(**TUTORIAL, steps=steps) == pytest.approx(1.13, abs=0.005)
-    assert epsilon(**TUTORIAL, steps=steps, accountant="rdp") == pytest.approx(1.28, abs=0.005)
-    assert epsilon(**TUTORIAL, steps=steps, accountant="pld") == reference(
+    assert compute_epsilon(**TUTORIAL, steps=steps) == pytest.approx(1.13, abs=0.005)
+    assert compute_epsilon(**TUTORIAL, steps=steps, accountant="rdp") == pytest.approx(1.28, abs=0.005)
+    assert compute_epsilon(**TUTORIAL, steps=steps, accountant="pld") == reference(
         dp.pld.PLDAccountant(), **TUTORIAL, steps=steps
     )
-    assert epsilon(**TUTORIAL, steps=steps, accountant="rdp") == reference(
+    assert compute_epsilon(**TUTORIAL, steps=steps, accountant="rdp") == reference(
         dp.rdp.RdpAccountant(), **TUTORIAL, steps=steps
     )
 
@@ -48,8 +48,8 @@ def test_both_samplers_are_accounted_as_by_tf_privacy(accountant):
     )
     once_an_epoch, poisson = (float(value) for value in re.findall(r": +(\d+\.\d+)$", said, re.MULTILINE))
     settings = {**TUTORIAL, "accountant": accountant.lower()}
-    assert epsilon(**settings, steps=math.ceil(15 * 60000 / 256)) == pytest.approx(poisson, abs=1e-3)
-    shuffled = epsilon(**settings, steps=15 * math.ceil(60000 / 256), sampler="shuffled")
+    assert compute_epsilon(**settings, steps=math.ceil(15 * 60000 / 256)) == pytest.approx(poisson, abs=1e-3)
+    shuffled = compute_epsilon(**settings, steps=15 * math.ceil(60000 / 256), sampler="shuffled")
     assert shuffled == pytest.approx(once_an_epoch, rel=1e-3)
     assert shuffled > 20
 
@@ -58,7 +58,7 @@ def test_both_samplers_are_accounted_as_by_tf_privacy(accountant):
 def test_one_step_is_the_hockey_stick_of_its_two_outputs(noise, probability):
     """No accountant: delta by integrating where the output with the example is too likely beside that without."""
     settings = {"noise_multiplier": noise, "sampling_probability": probability, "delta": 1e-5}
-    spent = epsilon(**settings, steps=1)
+    spent = compute_epsilon(**settings, steps=1)
 
     def delta(at):
         without = stats.norm(0, noise).pdf
@@ -77,7 +77,7 @@ def test_one_step_is_the_hockey_stick_of_its_two_outputs(noise, probability):
 @pytest.mark.parametrize(("noise", "steps"), [(70.0, 100), (5.0, 100), (1.0, 1), (5.0, 1000)])
 def test_full_batches_are_one_gaussian_mechanism(noise, steps):
     """Balle and Wang 2018 (arXiv:1805.06530), theorem 8."""
-    spent = epsilon(noise_multiplier=noise, sampling_probability=1, steps=steps, delta=1e-5)
+    spent = compute_epsilon(noise_multiplier=noise, sampling_probability=1, steps=steps, delta=1e-5)
     shift = math.sqrt(steps) / noise
 
     def delta(at):
@@ -92,8 +92,8 @@ def test_full_batches_are_one_gaussian_mechanism(noise, steps):
 def test_wider_bins_for_a_larger_epsilon_cost_little_and_never_flatter(noise):
     settings = {"noise_multiplier": noise, "sampling_probability": 256 / 60000, "steps": 500, "delta": 1e-5}
     fine = reference(dp.pld.PLDAccountant(), **settings)
-    assert epsilon(**settings) >= fine * (1 - 1e-2)
-    assert epsilon(**settings) <= fine * (1 + 5e-3)
+    assert compute_epsilon(**settings) >= fine * (1 - 1e-2)
+    assert compute_epsilon(**settings) <= fine * (1 + 5e-3)
 
 
 def test_more_noise_fewer_steps_rarer_samples_and_a_larger_delta_spend_less():
@@ -105,13 +105,13 @@ def test_more_noise_fewer_steps_rarer_samples_and_a_larger_delta_spend_less():
         "delta": (1e-3, 1e-5, 1e-7, 1e-10),
     }
     for accountant, (name, values) in itertools.product(("pld", "rdp"), changes.items()):
-        spent = [epsilon(**{**base, name: value}, accountant=accountant) for value in values]
+        spent = [compute_epsilon(**{**base, name: value}, accountant=accountant) for value in values]
         assert all(less < more for less, more in itertools.pairwise(spent)), (accountant, name, spent)
 
 
 def test_a_shuffled_epoch_is_spent_when_it_begins_however_the_batches_divide():
     def spent(steps, *, batch, examples):
-        return epsilon(
+        return compute_epsilon(
             noise_multiplier=2.0,
             sampling_probability=batch / examples,
             steps=steps,
@@ -119,8 +119,8 @@ def test_a_shuffled_epoch_is_spent_when_it_begins_however_the_batches_divide():
             sampler="shuffled",
         )
 
-    one = epsilon(noise_multiplier=2.0, sampling_probability=1, steps=1, delta=1e-5)
-    three = epsilon(noise_multiplier=2.0, sampling_probability=1, steps=3, delta=1e-5)
+    one = compute_epsilon(noise_multiplier=2.0, sampling_probability=1, steps=1, delta=1e-5)
+    three = compute_epsilon(noise_multiplier=2.0, sampling_probability=1, steps=3, delta=1e-5)
     for batch, examples in ((1, 49), (2, 98), (1, 107), (256, 1258), (10, 100), (7, 7)):
         an_epoch = -(-examples // batch)
         assert spent(1, batch=batch, examples=examples) == one
@@ -130,10 +130,10 @@ def test_a_shuffled_epoch_is_spent_when_it_begins_however_the_batches_divide():
 
 
 def test_no_noise_is_no_privacy_and_next_to_none_next_to_nothing():
-    assert epsilon(**SMALL, noise_multiplier=0) == math.inf
-    assert epsilon(**{**SMALL, "steps": 0}, noise_multiplier=0) == 0
+    assert compute_epsilon(**SMALL, noise_multiplier=0) == math.inf
+    assert compute_epsilon(**{**SMALL, "steps": 0}, noise_multiplier=0) == 0
     for noise, accountant in itertools.product((0.1, 0.01, 1e-4), ("pld", "rdp")):
-        assert epsilon(**SMALL, noise_multiplier=noise, accountant=accountant) > 1000
+        assert compute_epsilon(**SMALL, noise_multiplier=noise, accountant=accountant) > 1000
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_no_noise_is_no_privacy_and_next_to_none_next_to_nothing():
 def test_calibrated_noise_spends_the_target_and_never_more(setting):
     for target in (0.05, 0.5, 1.0, 3.0, 8.0):
         noise = calibrate(target_epsilon=target, **setting)
-        assert 0.995 * target < epsilon(noise_multiplier=noise, **setting) <= target
+        assert 0.995 * target < compute_epsilon(noise_multiplier=noise, **setting) <= target
 
 
 def test_privacy_loss_distributions_need_less_noise_than_renyi():
@@ -170,7 +170,7 @@ def test_targets_out_of_reach_say_what_would_be_within():
 
 def test_what_is_out_of_range_is_told_at_once():
     with pytest.raises(ConfigError) as caught:
-        epsilon(
+        compute_epsilon(
             noise_multiplier=-1, sampling_probability=1.5, steps=-2, delta=1e-15, sampler="sorted", accountant="mine"
         )  # fmt: skip
     named = ("noise_multiplier", "sampling_probability", "steps", "delta", "'sorted'", "'mine'")

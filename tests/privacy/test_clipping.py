@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from tests.privacy.models import BATCH, MODELS, Centred, L, Random, functional, transformer
+from tfkit.environment.stack import keras, tf, tf_privacy
 from tfkit.errors import PrivacyError
 from tfkit.privacy.clipping import clipped_sum, engines
-from tfkit.stack import keras, tf, tf_privacy
 
 
 def batch_for(model, batch=BATCH, seed=0):

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 import tfkit
-from tfkit import training
 from tfkit.data import from_arrays
+from tfkit.environment.stack import keras
 from tfkit.errors import RunError
 from tfkit.privacy import DPSGD
 from tfkit.privacy.ledger import Ledger
 from tfkit.run import Run
-from tfkit.stack import keras
+from tfkit.training.loop import train
 
 EPOCHS, STEPS = 6, 4
 
@@ -137,11 +137,9 @@ def test_a_statement_of_one_stage_does_not_stand_for_two(killed, splits, tmp_pat
     folder = shutil.copytree(killed, tmp_path / "run")
     run = Run.open(folder)
     with pytest.raises(RunError, match="more"):
-        training.train(
-            build, splits, run=run, epochs=1, stage="more", privacy=DPSGD(target_epsilon=1.0), verbose=0
-        )
+        train(build, splits, run=run, epochs=1, stage="more", privacy=DPSGD(target_epsilon=1.0), verbose=0)
     with pytest.raises(RunError, match=r"ledger\.json"):
-        training.train(build, splits, run=run, epochs=1, stage="more", verbose=0)
+        train(build, splits, run=run, epochs=1, stage="more", verbose=0)
 
 
 @pytest.mark.parametrize("lost", ["missing", "another"])

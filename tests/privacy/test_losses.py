@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from tfkit.environment.stack import keras, tf
 from tfkit.errors import PrivacyError
-from tfkit.privacy.losses import per_example_loss
-from tfkit.stack import keras, tf
+from tfkit.privacy.clipping import per_example_loss
 
 BATCH = 5
 generator = np.random.default_rng(0)

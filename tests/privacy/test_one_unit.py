@@ -9,11 +9,10 @@ import pytest
 
 import tfkit
 from tests.privacy.models import MODELS
+from tfkit.environment.stack import keras, tf
 from tfkit.errors import UsageError
 from tfkit.privacy import DPSGD, problems, step
-from tfkit.privacy.clipping import clipped_sum
-from tfkit.privacy.losses import per_example_loss
-from tfkit.stack import keras, tf
+from tfkit.privacy.clipping import clipped_sum, per_example_loss
 
 L = keras.layers
 BATCH = 16

@@ -8,13 +8,15 @@ import pytest
 
 import tfkit
 from tests.privacy import planted
-from tfkit import files, report
+from tfkit import reporting
 from tfkit.data import load_images
+from tfkit.environment import files
+from tfkit.environment.stack import keras
 from tfkit.errors import ConfigError, DataError
-from tfkit.privacy import DPSGD, owner
-from tfkit.report.comparison import write_comparison
+from tfkit.privacy import DPSGD
+from tfkit.privacy.ledger import SHOWN, check_data, is_private
+from tfkit.reporting import write_comparison
 from tfkit.run import Run
-from tfkit.stack import keras
 
 SECRET = []
 """Where the noise of a training comes from: who knows it takes the noise away again."""
@@ -51,7 +53,7 @@ def scans(tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(scans, tmp_path_factory):
     made = fit(load(scans), tmp_path_factory.mktemp("runs") / "mine", callbacks=[NoisesSecret()])
-    report.write_report(made)
+    reporting.write_report(made)
     return made
 
 
@@ -61,14 +63,14 @@ def test_nothing_of_the_examples_is_in_the_folder(run, scans):
     assert planted.leaks(run.path, planted.IN_IMAGES, more) == []
     of_classes = {*splits.counts["train"].values(), *planted.EACH.values(), len(splits.source.labels)}
     assert [found for found in planted.numbers(run.path) if found[1] in of_classes] == []
-    assert set(run.provenance["data"]) == {*owner.SHOWN, "record"}
+    assert set(run.provenance["data"]) == {*SHOWN, "record"}
 
 
 def test_the_search_finds_what_is_kept_without_privacy(scans, tmp_path):
     """A search that finds nothing would prove nothing."""
     splits = load(scans)
     made = fit(splits, tmp_path / "plain", privacy=None, epochs=1)
-    report.write_report(made)
+    reporting.write_report(made)
     found = {name for name, _ in planted.leaks(made.path, planted.IN_IMAGES, planted.secrets(splits, scans))}
     for name in ("zqPatientMueller", "zqPatientUnreadable", "zqPatientEmpty", "zqPatientOutside"):
         assert f"{name} in utf-8" in found
@@ -78,15 +80,15 @@ def test_the_search_finds_what_is_kept_without_privacy(scans, tmp_path):
 
 
 def test_the_owner_knows_the_data_again_and_nobody_else_can_tell(run, scans, tmp_path):
-    owner.check_data(run, load(scans))
+    check_data(run, load(scans))
     (record,) = (files.cache_root() / "private").glob(f"{run.provenance['data']['record']}.json")
     assert stat.S_IMODE(record.stat().st_mode) == 0o600
     with pytest.raises(DataError, match="other data"):
-        owner.check_data(run, load(scans, seed=1))
+        check_data(run, load(scans, seed=1))
     elsewhere = record.rename(tmp_path / record.name)
     try:
         with pytest.raises(DataError, match=f"{record}\n.*Copy it here"):
-            owner.check_data(run, load(scans))
+            check_data(run, load(scans))
     finally:
         elsewhere.rename(record)
 
@@ -97,7 +99,7 @@ def test_a_name_of_a_record_leads_out_of_nowhere(run, scans, tmp_path):
     content = there.provenance
     there.provenance = {**content, "data": {**content["data"], "record": "../../secret"}}
     with pytest.raises(DataError, match="record"):
-        owner.check_data(there, load(scans))
+        check_data(there, load(scans))
 
 
 def test_changed_data_are_seen_before_a_run_goes_on(run, scans, tmp_path):
@@ -134,8 +136,8 @@ def test_class_weights_are_refused_before_the_counts_are_noted(scans, tmp_path):
 def test_a_run_whose_statement_is_lost_still_shows_nothing(run, tmp_path):
     there = Run(shutil.copytree(run.path, tmp_path / "copy"))
     (there.path / "privacy.json").unlink()
-    assert owner.is_private(there)
-    page = report.write_report(there).read_text()
+    assert is_private(there)
+    page = reporting.write_report(there).read_text()
     assert "NOT PRIVATE" in page
     assert "Trained without differential privacy" not in page
     assert json.dumps(there.provenance).count("digit") == 0

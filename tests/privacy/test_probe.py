@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from tfkit.environment.stack import keras, tf
 from tfkit.errors import PrivacyError
 from tfkit.privacy import check, make_private_safe, problems
-from tfkit.stack import keras, tf
 
 L = keras.layers
 CROSS_ENTROPY = keras.losses.SparseCategoricalCrossentropy(from_logits=True)

@@ -34,9 +34,9 @@ def test_the_account_composes_it_with_the_steps():
     settings = {"noise_multiplier": 2.0, "sampling_probability": 0.2, "steps": 50, "delta": 1e-5}
     steps = SelfComposedDpEvent(PoissonSampledDpEvent(0.2, GaussianDpEvent(2.0)), 50)
     both = pld.PLDAccountant().compose(ComposedDpEvent([steps, GaussianDpEvent(3.0)])).get_epsilon(1e-5)
-    assert privacy.epsilon(**settings, release_noise=3.0) == pytest.approx(both, rel=5e-3)
-    assert privacy.epsilon(**{**settings, "steps": 0}, release_noise=3.0) > 0
-    assert privacy.epsilon(**settings) < privacy.epsilon(**settings, release_noise=3.0)
+    assert privacy.compute_epsilon(**settings, release_noise=3.0) == pytest.approx(both, rel=5e-3)
+    assert privacy.compute_epsilon(**{**settings, "steps": 0}, release_noise=3.0) > 0
+    assert privacy.compute_epsilon(**settings) < privacy.compute_epsilon(**settings, release_noise=3.0)
 
 
 def test_a_plan_stays_below_its_target_and_a_share_is_that_share():

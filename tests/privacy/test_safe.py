@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
+from tfkit.environment.stack import keras, tf
 from tfkit.errors import PrivacyError
 from tfkit.privacy import make_private_safe
 from tfkit.privacy.safe import batch_normalizations
-from tfkit.stack import keras, tf
 
 L = keras.layers
 IMAGES = tf.random.stateless_uniform([4, 8, 8, 3], [1, 2])

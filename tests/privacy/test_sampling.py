@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from tfkit.data import from_arrays
+from tfkit.environment.stack import tf
 from tfkit.privacy import DPSGD
 from tfkit.privacy.sampling import dataset, sample
-from tfkit.stack import tf
 
 SECRET = bytes(range(16))
 EXAMPLES = 200

@@ -8,8 +8,8 @@ import pytest
 import tfkit
 from tfkit import privacy
 from tfkit.data import load_images
+from tfkit.environment.stack import keras, tf
 from tfkit.errors import ConfigError, PrivacyError
-from tfkit.stack import keras, tf
 
 EPOCHS = 3
 
@@ -67,7 +67,7 @@ def test_the_statement_is_of_what_ran_and_nothing_about_training_examples_is_log
     assert said["steps"] == steps
     assert said["examples"] == examples
     assert said["sampling_probability"] == pytest.approx(128 / examples)
-    spent = privacy.epsilon(
+    spent = privacy.compute_epsilon(
         noise_multiplier=said["noise_multiplier"],
         sampling_probability=128 / examples,
         steps=steps,

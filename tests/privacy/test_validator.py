@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from tfkit.environment.stack import keras, tf, tf_hub, tf_privacy
 from tfkit.errors import PrivacyError
 from tfkit.privacy import DPSGD, check, problems
-from tfkit.stack import keras, tf, tf_hub, tf_privacy
 
 L = keras.layers
 CROSS_ENTROPY = keras.losses.SparseCategoricalCrossentropy(from_logits=True)

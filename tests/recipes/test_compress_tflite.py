@@ -11,10 +11,11 @@ from PIL import Image
 
 from recipes import compress_tflite, train_distributed, train_private, transfer_image
 from tests.privacy import planted
-from tfkit import cli, files, report
+from tfkit import cli, reporting
 from tfkit.data import load_images
+from tfkit.environment import files
+from tfkit.environment.stack import keras, tf
 from tfkit.run import Run
-from tfkit.stack import keras, tf
 
 INTENDED_USE = """\
 To show what a report looks like. It was trained on handwritten digits of 8 by 8 pixels, white on black.
@@ -63,7 +64,7 @@ def test_a_runs_model_becomes_int8_and_is_as_good(compressed):
 
 @pytest.mark.slow
 def test_its_report_is_the_picture_in_the_readme(compressed, browser, screenshot, tmp_path):
-    """`--screenshots tests/report` takes it anew: tests/report/report.png."""
+    """`--screenshots tests/report` takes it anew: tests/reporting/report.png."""
     folder = shutil.copytree(
         compressed.path, tmp_path / "photos", ignore=shutil.ignore_patterns("logs", "backup", "saved_model")
     )
@@ -72,7 +73,7 @@ def test_its_report_is_the_picture_in_the_readme(compressed, browser, screenshot
     known = shown.provenance
     shown.provenance = {**known, "data": {**known["data"], "origin": "photos/"}}
     (folder / "intended_use.md").write_text(INTENDED_USE)
-    report.write_report(shown)
+    reporting.write_report(shown)
     context = browser.new_context(viewport={"width": 1200, "height": 1100}, color_scheme="light")
     page, said = context.new_page(), []
     page.on("console", lambda message: said.append(message.text))

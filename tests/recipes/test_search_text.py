@@ -17,7 +17,7 @@ from recipes.search_text import Config
 from tfkit import hub
 from tfkit.errors import DataError, HubError, RunError
 from tfkit.run import Run
-from tfkit.search import Document, Index, documents, load_documents
+from tfkit.searching import Document, Index, documents, load_documents
 
 ROOT = Path(__file__).parents[2]
 FILLER = "The weather was mild. " * 60

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from recipes.train_distributed import Config, run
+from tfkit.environment.stack import tf
 from tfkit.errors import ConfigError
 from tfkit.run import Run
-from tfkit.stack import tf
 
 ROOT = Path(__file__).parents[2]
 

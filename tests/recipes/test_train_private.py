@@ -10,10 +10,11 @@ import pytest
 
 from recipes import audit_privacy, train_private
 from tests.privacy import planted
-from tfkit import cli, exhibits
+from tfkit import cli
 from tfkit.data import load_images
+from tfkit.environment.stack import tf
+from tfkit.reporting.examples import load
 from tfkit.run import Run
-from tfkit.stack import tf
 
 QUICK = ("--image-size", "32", "--epochs", "20", "--seed", "1")
 
@@ -72,7 +73,7 @@ def test_one_command_gives_a_model_and_a_statement_that_stands(finished):
 @pytest.mark.slow
 def test_no_example_is_shown_or_named_in_the_folder(finished):
     assert "<img" not in (finished.path / "report.html").read_text()
-    measured, pictures = exhibits.load(finished.path / "evaluation.npz")
+    measured, pictures = load(finished.path / "evaluation.npz")
     assert pictures is None
     assert measured.names[0] == "test/0"
     assert not (finished.logdir / "images").exists()

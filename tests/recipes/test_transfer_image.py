@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from recipes.transfer_image import Config, run
+from tfkit.environment.stack import tf, tf_hub
 from tfkit.errors import ConfigError, DataError, HubError, RunError
 from tfkit.run import Run
-from tfkit.stack import tf, tf_hub
 
 ROOT = Path(__file__).parents[2]
 # So slow a fine-tuning improves a head of one epoch: it is not undone.

@@ -16,9 +16,9 @@ from recipes.transfer_text import Config, run
 from tests.privacy import planted
 from tfkit import cli
 from tfkit.data import load_texts
+from tfkit.environment.stack import tf
 from tfkit.errors import ConfigError, DataError, HubError
 from tfkit.run import Run
-from tfkit.stack import tf
 
 ROOT = Path(__file__).parents[2]
 HOSTILE = "<script>alert('x')</script>"

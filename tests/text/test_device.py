@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from tfkit.environment.stack import keras, tf
 from tfkit.errors import UsageError
-from tfkit.stack import keras, tf
-from tfkit.text import WordPiece, build
-from tfkit.text.device import on_device, on_ids
-from tfkit.transfer.light import light
+from tfkit.text.layers import on_device, on_ids
+from tfkit.text.tokenizers import WordPiece
+from tfkit.text.vocabulary import build
+from tfkit.transfer.text_models import light
 
 
 @pytest.fixture(scope="module", params=[None, 40])

@@ -7,12 +7,13 @@ import struct
 import numpy as np
 import pytest
 
+from tfkit.environment.stack import keras, tf
 from tfkit.errors import DataError
 from tfkit.litert import ParallelInterpreter
-from tfkit.stack import keras, tf
-from tfkit.text import SentencePiece, Whitespace, WordPiece, by_length, check, check_fits
-from tfkit.text.device import on_device
-from tfkit.text.layer import MaskedMean, Tokens
+from tfkit.text.checks import check, check_fits
+from tfkit.text.layers import MaskedMean, Tokens, on_device
+from tfkit.text.tokenizers import SentencePiece, Whitespace, WordPiece
+from tfkit.text.vocabulary import by_length
 
 BERT = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 LETTERS = "abcdefghijklmnopqrstuvwxyz"

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from tfkit.errors import DataError
-from tfkit.text import WordPiece, build, vocabulary
+from tfkit.text import vocabulary
+from tfkit.text.tokenizers import WordPiece
+from tfkit.text.vocabulary import build
 
 
 @pytest.fixture(scope="module")

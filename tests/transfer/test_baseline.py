@@ -8,9 +8,9 @@ from scipy.stats import bootstrap
 
 from tfkit import cli
 from tfkit.data import load_texts
-from tfkit.evaluation import Evaluation
+from tfkit.metrics import Evaluation
 from tfkit.run import Run
-from tfkit.transfer.baseline import baseline, compare, difference_interval
+from tfkit.transfer.text_models import baseline, compare_with_baseline, difference_interval
 
 
 def texts(folder, rows):
@@ -101,7 +101,7 @@ def test_if_words_win_the_first_closing_line_says_so(tmp_path, model_wins):
     measured = Evaluation(labels=labels, probabilities=sure, names=names, class_names=splits.class_names)
     with Run.create(tmp_path / "run", config={}) as run:
         run.record(measured.metrics("test"))
-        compare(run, splits, measured, pretrained=True)
+        compare_with_baseline(run, splits, measured, pretrained=True)
         lines = [line for line in cli.closing_lines(run) if line]
     assert lines[0].startswith("Counting words is better") is not model_wins
     assert any("interval" in line for line in lines)

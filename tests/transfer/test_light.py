@@ -7,12 +7,13 @@ import inspect
 import numpy as np
 import pytest
 
-from tfkit.privacy import validator
+from tfkit.environment.stack import keras, tf
+from tfkit.privacy import problems
 from tfkit.privacy.clipping import clipped_sum
-from tfkit.stack import keras, tf
-from tfkit.text import WordPiece, build
-from tfkit.transfer.light import light
+from tfkit.text.tokenizers import WordPiece
+from tfkit.text.vocabulary import build
 from tfkit.transfer.models import private_top
+from tfkit.transfer.text_models import light
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +62,7 @@ def test_padding_is_no_word(texts, tokenizer):
 
 
 def test_an_epsilon_holds_for_it_with_rows_of_one_length(tokenizer):
-    assert validator.problems(light(tokenizer, 2, learning_rate=1e-2, steps=1, length=64)) == []
+    assert problems(light(tokenizer, 2, learning_rate=1e-2, steps=1, length=64)) == []
 
 
 def test_its_private_gradients_are_those_of_each_text_alone(texts, tokenizer):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tfkit import hub
-from tfkit.stack import keras, tf
+from tfkit.environment.stack import keras, tf
 from tfkit.transfer import models
 
 SIZE = 32
@@ -24,7 +24,7 @@ def images(count=8):
 
 def whole(backbone, trainable, **changes):
     settings = {"spec": SPEC, "learning_rate": 1e-3, "steps": 4, "trainable": trainable} | changes
-    return models.whole(backbone, 3, **settings)
+    return models.whole_model(backbone, 3, **settings)
 
 
 @pytest.mark.parametrize(("trainable", "changed"), [("none", 0.0), ("top", 0.5), ("all", 1.0)])
@@ -60,7 +60,7 @@ def test_the_whole_model_starts_where_the_head_ended(backbone):
 
 
 def test_the_learning_rate_warms_up_and_decays():
-    rate = models.schedule(0.5, steps=100)
+    rate = models.learning_rate_schedule(0.5, steps=100)
     values = np.array([float(rate(tf.constant(step, tf.int64))) for step in range(101)])
     assert values[0] == pytest.approx(0.05)
     assert values.argmax() == 10
@@ -68,7 +68,9 @@ def test_the_learning_rate_warms_up_and_decays():
     assert (np.diff(values[:11]) > 0).all()
     assert (np.diff(values[10:]) < 0).all()
     assert values[100] == pytest.approx(0, abs=1e-6)
-    assert float(models.schedule(0.5, steps=3)(0)) == pytest.approx(0.5), "too short for a warm-up"
+    assert float(models.learning_rate_schedule(0.5, steps=3)(0)) == pytest.approx(0.5), (
+        "too short for a warm-up"
+    )
 
 
 def test_a_hub_layer_sees_the_range_it_expects(backbone, tmp_path):
@@ -88,7 +90,7 @@ def test_a_hub_layer_sees_the_range_it_expects(backbone, tmp_path):
 
     tf.saved_model.save(Brightness(), str(tmp_path / "model"))
     resolved = hub.resolve(str(tmp_path / "model"), input_range=(0, 255))
-    model = models.whole(
+    model = models.whole_model(
         resolved, 2, spec=SPEC, learning_rate=0.1, steps=1, trainable="all", top=models.plain_top(0.0)
     )
     features = keras.Model(model.input, model.get_layer(models.CLASSIFIER).input)

@@ -2,10 +2,9 @@
 
 from tfkit.data.arrays import from_arrays
 from tfkit.data.augment import Augmentation
-from tfkit.data.images import load_images, read_image
-from tfkit.data.markup import plain_text
+from tfkit.data.loaders import load_images, load_texts, read_image
 from tfkit.data.splits import Skipped, Source, Splits
-from tfkit.data.texts import load_texts
+from tfkit.data.text_decoding import plain_text
 
 __all__ = [
     "Augmentation",

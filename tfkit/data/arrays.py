@@ -7,12 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from tfkit.data import pixels
-from tfkit.data.cut import cut_by_class, listed
-from tfkit.data.rows import short
-from tfkit.data.splits import Splits
+from tfkit.data.splits import RECIPE, Splits, choose_size, cut_by_class, listed, resize
+from tfkit.data.text_decoding import short
+from tfkit.environment.files import digest_of
 from tfkit.errors import DataError
-from tfkit.files import digest
 
 
 class ArraySource:
@@ -23,7 +21,7 @@ class ArraySource:
         self.labels = labels
         self.names: Sequence[str] = [f"{prefix}/{index}" for index in range(len(images))]
         self.shape: tuple[int, ...] = (image_size, image_size, 3)
-        self.fingerprint = digest(images.shape, images.tobytes(), image_size, pixels.RECIPE)
+        self.fingerprint = digest_of(images.shape, images.tobytes(), image_size, RECIPE)
         self._images = images
 
     def read(self, indices: np.ndarray) -> np.ndarray:
@@ -34,7 +32,7 @@ class ArraySource:
 
         out = np.empty((len(indices), *self.shape), np.uint8)
         for row, index in enumerate(indices):
-            out[row] = pixels.resize(Image.fromarray(self.raw(int(index))), self.shape[0])
+            out[row] = resize(Image.fromarray(self.raw(int(index))), self.shape[0])
         return out
 
     def raw(self, index: int) -> np.ndarray:
@@ -107,7 +105,7 @@ def from_arrays(
         seed=seed,
     )
     longer_side = np.asarray([max(pictures.shape[1:3])])
-    size = pixels.choose_size(longer_side, image_size=image_size, native_size=native_size)
+    size = choose_size(longer_side, image_size=image_size, native_size=native_size)
     return Splits(
         source=ArraySource(pictures, numbers, image_size=size, prefix=name),
         indices=indices,

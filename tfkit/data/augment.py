@@ -1,18 +1,106 @@
-"""Random changes of training images, the same ones whenever the same epoch is run again."""
+"""Random changes of training images, the same ones whenever the same epoch is run again.
+
+RandAugment with Keras's own operations, drawn from a seed for each image.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
-from tfkit.config import fields
-from tfkit.data.randaugment import rand_augment
 from tfkit.errors import ConfigError
+from tfkit.settings import fields
 
 if TYPE_CHECKING:
-    import tensorflow as tf
+    from tfkit.environment.stack import tf
+
+_OPERATIONS = (
+    "random_shear",
+    "random_translation",
+    "random_rotation",
+    "random_brightness",
+    "random_color_degeneration",
+    "random_contrast",
+    "random_sharpness",
+    "random_posterization",
+    "solarization",
+    "auto_contrast",
+    "equalization",
+)
+
+
+def rand_augment(*, strength: float, operations: int = 2) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
+    """A graph function that applies random operations to each image, one after the other.
+
+    `keras.layers.RandAugment` itself draws from a counter that it keeps, takes the same operations for a
+    whole batch, and computes all eleven to use one. Here each image draws from its own seed, so that an epoch
+    can be repeated bit for bit, and only the drawn operations run. The operations are the layer's own.
+
+    Args:
+      strength: 0 to 1, the layer's `factor`.
+      operations: how many for each image.
+
+    Returns:
+      (images float32 [b, s, s, 3] in [0, 1], seeds int64 [b, 2]) -> images. Made outside of a graph,
+      since Keras's layers make variables.
+
+    Source: Cubuk et al. 2019 (arXiv:1909.13719).
+    """
+    from tfkit.environment import stack
+    from tfkit.environment.stack import keras_3
+
+    # Some of the operations have amounts in [0, 255] whatever the range is said to be.
+    layer = keras_3.layers.RandAugment(value_range=(0, 255), factor=strength)
+    steps = [getattr(layer, name) for name in _OPERATIONS]
+    for step in steps:
+        step.backend.set_backend("tensorflow")
+
+    def branch(step: Any, batch: stack.tf.Tensor, seed: stack.tf.Tensor) -> Callable[[], stack.tf.Tensor]:
+        def run() -> stack.tf.Tensor:
+            drawn = step.get_random_transformation(batch, training=True, seed=_example_seeds(seed))
+            return stack.tf.ensure_shape(step.transform_images(batch, drawn, training=True), batch.shape)
+
+        return run
+
+    def one(given: tuple[stack.tf.Tensor, stack.tf.Tensor]) -> stack.tf.Tensor:
+        image, seed = given
+        chosen = stack.tf.random.stateless_uniform(
+            [operations], seed=seed, maxval=len(steps), dtype=stack.tf.int32
+        )
+        batch = image[stack.tf.newaxis] * 255.0
+        for number in range(operations):
+            branches = [branch(step, batch, stack.tf.add(seed, [number + 1, 0])) for step in steps]
+            batch = stack.tf.switch_case(chosen[number], branches)
+        return stack.tf.clip_by_value(batch[0] / 255.0, 0.0, 1.0)
+
+    def batch(images: stack.tf.Tensor, seeds: stack.tf.Tensor) -> stack.tf.Tensor:
+        return stack.tf.map_fn(
+            one, (images, seeds), fn_output_signature=stack.tf.TensorSpec(images.shape[1:], stack.tf.float32)
+        )
+
+    return batch
+
+
+def _example_seeds(seed: tf.Tensor) -> Any:
+    """What Keras asks for its next seed: each asked once gives another, all of them decided by `seed`."""
+    from tfkit.environment import stack
+    from tfkit.environment.stack import keras_3
+
+    class ExampleSeeds(keras_3.random.SeedGenerator):
+        def __init__(self) -> None:
+            """Without the variable that Keras counts in."""
+            self.asked = 0
+
+        def next(self, ordered: bool = True) -> stack.tf.Tensor:
+            self.asked += 1
+            return stack.tf.bitcast(stack.tf.cast(seed, stack.tf.int32), stack.tf.uint32) + stack.tf.constant(
+                [0, self.asked * 7919], stack.tf.uint32
+            )
+
+    return ExampleSeeds()
+
 
 PRESETS = ("none", "light", "standard", "randaugment")
 
@@ -92,12 +180,16 @@ class Augmentation:
           (images float32 [b, s, s, 3] in [0, 1], epoch int64 [b], position int64 [b]) -> images, where
           position is where in its epoch an example stands. To be made outside of a graph.
         """
-        from tfkit.stack import tf
+        from tfkit.environment import stack
 
         operations = rand_augment(strength=self.randaugment) if self.randaugment else None
 
-        def change(images: tf.Tensor, epoch: tf.Tensor, position: tf.Tensor) -> tf.Tensor:
-            seeds = tf.stack([tf.constant(seed, tf.int64) * _PRIME + epoch, position], axis=1)
+        def change(
+            images: stack.tf.Tensor, epoch: stack.tf.Tensor, position: stack.tf.Tensor
+        ) -> stack.tf.Tensor:
+            seeds = stack.tf.stack(
+                [stack.tf.constant(seed, stack.tf.int64) * _PRIME + epoch, position], axis=1
+            )
             draws = _draws(seeds)
             if self.flip or self.rotation_degrees or self.zoom or self.shift:
                 images = _project(images, self._transforms(draws, images.shape[1]))
@@ -109,32 +201,32 @@ class Augmentation:
 
     def _transforms(self, draws: dict[str, tf.Tensor], side: int) -> tf.Tensor:
         """For each image the 8 numbers that take an output pixel to the input pixel: [b, 8]."""
-        from tfkit.stack import tf
+        from tfkit.environment import stack
 
         angle = draws["rotation"] * self.rotation_degrees * (math.pi / 180)
         scale = 1.0 / (1.0 + draws["zoom"] * self.zoom)
-        mirror = tf.where(draws["flip"] > 0, -1.0, 1.0) if self.flip else tf.ones_like(angle)
-        a, b = tf.cos(angle) * scale * mirror, -tf.sin(angle) * scale
-        c, d = tf.sin(angle) * scale * mirror, tf.cos(angle) * scale
+        mirror = stack.tf.where(draws["flip"] > 0, -1.0, 1.0) if self.flip else stack.tf.ones_like(angle)
+        a, b = stack.tf.cos(angle) * scale * mirror, -stack.tf.sin(angle) * scale
+        c, d = stack.tf.sin(angle) * scale * mirror, stack.tf.cos(angle) * scale
         # Around the middle of the image, then moved.
         middle = (side - 1.0) / 2.0
         right = middle - a * middle - b * middle + draws["right"] * self.shift * side
         down = middle - c * middle - d * middle + draws["down"] * self.shift * side
-        zero = tf.zeros_like(a)
-        return tf.stack([a, b, right, c, d, down, zero, zero], axis=1)
+        zero = stack.tf.zeros_like(a)
+        return stack.tf.stack([a, b, right, c, d, down, zero, zero], axis=1)
 
     def _colour(self, images: tf.Tensor, draws: dict[str, tf.Tensor]) -> tf.Tensor:
         """What tf.image.adjust_saturation, _contrast and _brightness do, with one amount for each image."""
-        from tfkit.stack import tf
+        from tfkit.environment import stack
 
-        def amount(name: str) -> tf.Tensor:
+        def amount(name: str) -> stack.tf.Tensor:
             return (draws[name] * getattr(self, name))[:, None, None, None]
 
-        grey = tf.image.rgb_to_grayscale(images)
+        grey = stack.tf.image.rgb_to_grayscale(images)
         images = grey + (images - grey) * (1.0 + amount("saturation"))
-        mean = tf.reduce_mean(images, axis=[1, 2], keepdims=True)
+        mean = stack.tf.reduce_mean(images, axis=[1, 2], keepdims=True)
         images = mean + (images - mean) * (1.0 + amount("contrast"))
-        return tf.clip_by_value(images + amount("brightness"), 0.0, 1.0)
+        return stack.tf.clip_by_value(images + amount("brightness"), 0.0, 1.0)
 
 
 _DRAWN = ("flip", "rotation", "zoom", "right", "down", "brightness", "contrast", "saturation")
@@ -146,25 +238,25 @@ _PRIME = 1_000_003
 
 def _draws(seeds: tf.Tensor) -> dict[str, tf.Tensor]:
     """For each example and amount a number in [-1, 1): name -> float32 [b]."""
-    from tfkit.stack import tf
+    from tfkit.environment import stack
 
-    table = tf.map_fn(
-        lambda one: tf.random.stateless_uniform([len(_DRAWN)], seed=one, minval=-1.0, maxval=1.0),
+    table = stack.tf.map_fn(
+        lambda one: stack.tf.random.stateless_uniform([len(_DRAWN)], seed=one, minval=-1.0, maxval=1.0),
         seeds,
-        fn_output_signature=tf.TensorSpec([len(_DRAWN)], tf.float32),
+        fn_output_signature=stack.tf.TensorSpec([len(_DRAWN)], stack.tf.float32),
     )
-    return dict(zip(_DRAWN, tf.unstack(table, axis=1), strict=True))
+    return dict(zip(_DRAWN, stack.tf.unstack(table, axis=1), strict=True))
 
 
 def _project(images: tf.Tensor, transforms: tf.Tensor) -> tf.Tensor:
-    from tfkit.stack import tf
+    from tfkit.environment import stack
 
-    projected = tf.raw_ops.ImageProjectiveTransformV3(
+    projected = stack.tf.raw_ops.ImageProjectiveTransformV3(
         images=images,
         transforms=transforms,
-        output_shape=tf.shape(images)[1:3],
+        output_shape=stack.tf.shape(images)[1:3],
         fill_value=0.0,
         interpolation="BILINEAR",
         fill_mode="REFLECT",
     )
-    return tf.ensure_shape(projected, images.shape)
+    return stack.tf.ensure_shape(projected, images.shape)

@@ -1,15 +1,192 @@
-"""Image sets that come with packages: real data without a download."""
+"""Image sets that come with packages: real data without a download.
+
+Docstrings of installed packages, classified by package: real English sentences without a download.
+"""
 
 from __future__ import annotations
 
+import ast
+import hashlib
+import importlib.metadata
+import importlib.util
+import re
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from tfkit.data.arrays import from_arrays
 from tfkit.data.splits import Splits
+from tfkit.data.text_files import RECIPE, Example, Groups, TextSource, cut_texts, get
+from tfkit.environment import files
 from tfkit.errors import DataError
+
+PACKAGES = {
+    "numpy": "numpy",
+    "pandas": "pandas",
+    "scikit-learn": "sklearn",
+    "scipy": "scipy",
+    "tensorflow": "tensorflow",
+}
+"""Class name (the distribution's) -> the package that is imported."""
+
+EACH = 1000
+"""Docstrings of a class at most."""
+
+SHORTEST, LONGEST = 6, 40
+"""Words of a text."""
+
+_RECIPE = 1
+_LARGEST_FILE = 400_000
+"""Bytes; larger ones are generated."""
+
+_PASSED_OVER = frozenset({"tests", "test", "testing", "_testing", "f2py", "externals", "_vendored"})
+
+_NO_PROSE = re.compile(
+    r"\s*(>>>|\.\. |```|(Parameters?|Attributes|Methods|See Also|References)\s*$"
+    r"|(Args?|Arguments|Returns?|Raises|Yields|Examples?|For example|Usage|Notes?)\b)"
+)
+_SIGNATURE = re.compile(r"[\w.]+\(.*\)( -> .*)?")
+_ROLE = re.compile(r":[a-z:]+:`~?([^`]*)`")
+_DOTTED = re.compile(r"\b(?:[A-Za-z_]\w*\.)+(?=[A-Za-z_])")
+_TELL_TALE = re.compile(
+    r"\b(numpy|np|scipy|sp|pandas|pd|sklearn|scikit-learn|scikit|tensorflow|tf|keras|"
+    r"ndarrays?|data ?frames?|series|tensors?|estimators?)\b",
+    re.IGNORECASE,
+)
+
+
+class _Found(NamedTuple):
+    text: str
+    name: str
+
+
+def load_docstrings(*, held_out: Mapping[str, float], global_batch_size: int, seed: int) -> Splits:
+    """Splits of the docstrings of five packages: their first paragraph, without what would give them away.
+
+    The sources are parsed, nothing is imported. Names of packages, their aliases and their own words for their
+    objects are left out, as are signatures, code and what describes parameters. A text that two packages have is left
+    out. They are the same for the same versions of the packages.
+
+    Args:
+      held_out: see `cut_by_class`.
+      global_batch_size: examples in a batch, over all replicas.
+      seed: decides the splits and the order of training.
+
+    Raises:
+      DataError: a package is not installed, or has no sources.
+    """
+    versions = {name: _version(name) for name in PACKAGES}
+    key = files.digest_of("docstrings", versions, EACH, SHORTEST, LONGEST, _RECIPE, RECIPE)
+    store = get(key, _Docstrings, size=10 << 20, class_names=tuple(PACKAGES))
+    indices = cut_texts(
+        Groups(store.digests, store.labels),
+        store.class_names,
+        held_out=held_out,
+        seed=seed,
+        where="docstrings: ",
+    )
+    return Splits(
+        source=TextSource(store, store.entry["names"]),
+        indices=indices,
+        class_names=store.class_names,
+        global_batch_size=global_batch_size,
+        seed=seed,
+        origin=f"docstrings ({', '.join(f'{name} {version}' for name, version in versions.items())})",
+        notes=tuple(store.entry["notes"]),
+    )
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError as err:
+        raise DataError(
+            f"The docstrings of {name} are not there: it is not installed. pip install {name}"
+        ) from err
+
+
+class _Docstrings:
+    """See `textstore.Reading`."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def __iter__(self) -> Iterator[Example]:
+        of_package = {name: list(_of_package(module)) for name, module in PACKAGES.items()}
+        packages: dict[str, set[str]] = {}
+        for name, found in of_package.items():
+            for one in found:
+                packages.setdefault(_words(one.text), set()).add(name)
+        place = 0
+        for name, found in of_package.items():
+            unique = {_words(one.text): one for one in reversed(found)}
+            own = [one for words, one in unique.items() if len(packages[words]) == 1]
+            own.sort(key=lambda one: hashlib.sha256(one.text.encode()).digest())
+            for one in own[:EACH]:
+                yield Example(one.text, name, place, name=one.name)
+                place += 1
+        self.notes.append(
+            "The docstrings are first paragraphs of at most "
+            f"{LONGEST} words, without names of packages, code and parameters."
+        )
+
+
+def _of_package(module: str) -> Iterator[_Found]:
+    """All public functions and classes of a package that say something, in the order of its files."""
+    spec = importlib.util.find_spec(module)  # of a package, not of what is in it: imports nothing
+    if spec is None or not spec.submodule_search_locations:
+        raise DataError(f"The docstrings of {module} are not there: its sources are not installed.")
+    root = Path(spec.submodule_search_locations[0])
+    for path in sorted(root.rglob("*.py")):
+        inner = path.relative_to(root)
+        if _PASSED_OVER & set(inner.parts) or path.stat().st_size > _LARGEST_FILE:
+            continue
+        try:
+            tree = ast.parse(path.read_bytes())
+        except (SyntaxError, ValueError):
+            continue
+        for name, docstring in _public(tree, ()):
+            text = prose(docstring)
+            if len(text.split()) >= SHORTEST:
+                yield _Found(text, f"{module}/{inner.as_posix()}:{name}")
+
+
+def _public(node: ast.AST, above: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    """Dotted names and docstrings."""
+    for child in getattr(node, "body", ()):
+        if not isinstance(child, (ast.FunctionDef, ast.ClassDef)) or child.name.startswith("_"):
+            continue
+        if docstring := ast.get_docstring(child):
+            yield ".".join((*above, child.name)), docstring
+        if isinstance(child, ast.ClassDef):
+            yield from _public(child, (*above, child.name))
+
+
+def prose(docstring: str) -> str:
+    """The first paragraph of a docstring, without what tells its package, cut off after `LONGEST` words.
+
+    Example:
+      >>> prose("sum(a)\\n\\nSum of a `numpy.ndarray`, see :func:`np.add.reduce`.\\n\\nMore.")
+      'Sum of a , see reduce.'
+    """
+    lines = []
+    for line in docstring.splitlines():
+        if _NO_PROSE.match(line):
+            break
+        lines.append(line.strip())
+    paragraphs = [" ".join(part.split()) for part in re.split(r"\n\s*\n", "\n".join(lines))]
+    paragraphs = [part for part in paragraphs if part and not _SIGNATURE.fullmatch(part)]
+    text = _ROLE.sub(r"\1", paragraphs[0] if paragraphs else "")
+    text = re.sub(r"https?://\S+", " ", text).replace("`", "").replace("**", "")
+    return " ".join(_TELL_TALE.sub(" ", _DOTTED.sub("", text)).split()[:LONGEST])
+
+
+def _words(text: str) -> str:
+    return re.sub(r"\W+", " ", text.lower()).strip()
+
 
 EMBEDDED = ("digits", "mnist5k")
 

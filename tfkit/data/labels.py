@@ -11,8 +11,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from tfkit.data.cut import listed
-from tfkit.data.rows import short
+from tfkit.data.splits import listed
+from tfkit.data.text_decoding import short
 from tfkit.errors import DataError
 
 # What pandas takes for missing, with the cases that it lacks.

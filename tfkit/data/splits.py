@@ -1,23 +1,446 @@
-"""Splits: what a job trains on, validates on and is tested on, as stock tf.data."""
+"""Splits: what a job trains on, validates on and is tested on, as stock tf.data.
+
+The one resize: the same pixels for training and for the exported model.
+
+Which examples train, validate and test: stratified, seeded, and stable when a folder grows.
+
+A sample of examples: drawn from all of them by a seed, and not the first ones, which may be of one class.
+
+tf.data over a Source: deterministic, parallel, and the same after a resume.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import math
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
-from tfkit import files
-from tfkit.data.pixels import WHOLE_RANGE, PixelRange
+from tfkit.environment import files
+from tfkit.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    import tensorflow as tf
+    from PIL import Image
 
     from tfkit.data.augment import Augmentation
-    from tfkit.data.pipeline import Share
+    from tfkit.environment.stack import tf
+
+RECIPE = "upright, alpha over white, antialiased bilinear; 2"
+"""Part of every key under which something made from prepared pixels is stored: change it with the pixels."""
+
+TINY, SMALL = 16, 96  # longer sides, of the median image
+
+FULL_RANGE = (0, 65535)
+"""What black and white are in an image of 16 bits, where nothing else is known."""
+
+
+class PixelRange(NamedTuple):
+    """How the images of 16 bits of a set become 8-bit ones: one range for all of them."""
+
+    low: int = 0
+    """This value, and what is below it, becomes 0."""
+
+    high: int = 65535
+    """This value, and what is above it, becomes 255."""
+
+    images: int = 0
+    """How many images have 16 bits."""
+
+    measured: bool = False
+    """Whether the training images decided it."""
+
+
+WHOLE_RANGE = PixelRange()
+
+
+def as_bytes(values: np.ndarray, pixel_range: tuple[int, int]) -> np.ndarray:
+    """Return 16-bit values as uint8: `pixel_range` to 0..255, rounded half up, clipped."""
+    low, high = pixel_range
+    above = np.clip(values.astype(np.int32), low, high) - low
+    return ((above * 510 + (high - low)) // (2 * (high - low))).astype(np.uint8)
+
+
+def to_square(image: tf.Tensor, size: int) -> tf.Tensor:
+    """Resize to [size, size, 3] by antialiased bilinear interpolation; the aspect ratio is not kept.
+
+    Part of the exported graph. Training reads what `resize` made: equal in 99 % of the values, which otherwise
+    are 1 of 255 apart. It takes two passes, rounding after each, because Pillow does; one pass would make a tenth
+    to a fifth of the values differ.
+
+    Args:
+      image: uint8 or float [h, w, 3] or [batch, h, w, 3] in [0, 255], any height and width, known or not.
+      size: side of the square in pixels.
+
+    Returns:
+      float32 [size, size, 3] or [batch, size, size, 3], whole numbers in [0, 255].
+    """
+    from tfkit.environment import stack
+
+    def whole(values: stack.tf.Tensor) -> stack.tf.Tensor:
+        return stack.tf.clip_by_value(stack.tf.floor(values + 0.5), 0.0, 255.0)
+
+    height = stack.tf.shape(image)[-3]
+    wide = whole(
+        stack.tf.image.resize(
+            stack.tf.cast(image, stack.tf.float32), [height, size], method="bilinear", antialias=True
+        )
+    )
+    square = whole(stack.tf.image.resize(wide, [size, size], method="bilinear", antialias=True))
+    return stack.tf.ensure_shape(square, [*image.shape[:-3], size, size, 3])
+
+
+def resize(image: Image.Image, size: int) -> np.ndarray:
+    """What `to_square` computes, by Pillow: several times faster, and needs no TensorFlow.
+
+    Args:
+      image: an RGB image.
+      size: side of the square in pixels.
+
+    Returns:
+      uint8 [size, size, 3].
+    """
+    from PIL import Image
+
+    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
+
+
+def choose_size(longer_sides: np.ndarray, *, image_size: int | None, native_size: int) -> int:
+    """The side to train at: what was asked, else 64 for tiny images, 96 for small ones, else the model's own size."""
+    if image_size is not None:
+        return image_size
+    usual = np.median(longer_sides)
+    return min(64 if usual <= TINY else 96 if usual <= SMALL else native_size, native_size)
+
+
+def cut_by_class(
+    names: Sequence[str],
+    labels: np.ndarray,
+    *,
+    class_names: Sequence[str],
+    held_out: Mapping[str, float],
+    seed: int,
+) -> dict[str, np.ndarray]:
+    """Cut every class into "train" and the held-out splits.
+
+    One bit of luck per example, drawn from a hash of (seed, name), says which held-out split it is
+    a candidate for; a second hash orders the candidates of a class, and the first of them are held out.
+    Since each cut has an order of its own, an example that is added moves at most one other across it,
+    and none across another cut. (Three splits cut from one order cannot promise that: a file that lands
+    in one split while another one grows by one pushes a file out here and pulls a file in there.)
+    The number held out over all is exact to one per split and class; between validation and test it
+    varies by about 0.15 * sqrt(n) of n images.
+
+    Args:
+      names: unique name of each example.
+      labels: int64 [n].
+      class_names: one for each label, for messages.
+      held_out: split -> its fraction, such as {"validation": 0.15, "test": 0.15}.
+      seed: another seed is another cut.
+
+    Returns:
+      split -> int64 indices, ordered by hash; every class has at least one in each split.
+
+    Raises:
+      ConfigError: the fractions leave too little, or nothing, for a split.
+      DataError: a class has fewer examples than there are splits.
+    """
+    check_fractions(held_out)
+    check_enough(labels, class_names=class_names, splits=("train", *held_out))
+    order, lot = _hashes(names, seed)
+    split_of = np.full(len(names), "train", dtype=object)
+    for label in range(len(class_names)):
+        members = np.flatnonzero(labels == label)
+        members = members[np.argsort(order[members])]
+        for split, chosen in _hold_out(members, lot[members], held_out).items():
+            split_of[chosen] = split
+    by_hash = np.argsort(order)
+    return {split: by_hash[split_of[by_hash] == split] for split in ("train", *held_out)}
+
+
+def check_fractions(held_out: Mapping[str, float]) -> None:
+    """Refuse fractions that leave a split without examples."""
+    if any(not 0 < fraction < 1 for fraction in held_out.values()) or sum(held_out.values()) > 0.7:
+        asked = ", ".join(f"{split}_fraction={fraction:g}" for split, fraction in held_out.items())
+        raise ConfigError(
+            f"{asked} cannot be cut: each must be above 0, and together at most 0.7,\n"
+            "  so that every class has examples to train on."
+        )
+
+
+def check_enough(
+    labels: np.ndarray,
+    *,
+    class_names: Sequence[str],
+    splits: Sequence[str],
+    where: str = "",
+    hint: str = "",
+    noun: str = "examples",
+) -> None:
+    """Refuse classes that have not one example for each of the splits, all such classes at once."""
+    counts = np.bincount(labels, minlength=len(class_names))
+    short = zip(class_names, counts, strict=True)
+    small = [f"'{name}' ({count})" for name, count in short if count < len(splits)]
+    if small:
+        raise DataError(
+            f"{where}{len(small)} of {len(class_names)} classes have fewer than {len(splits)} {noun}:"
+            f" {listed(small)}.\n"
+            f"  Each needs one for {' and one for '.join(splits)} at least. Add {noun}, or leave the class out.{hint}"
+        )
+
+
+def listed(items: Sequence[object], limit: int = 5) -> str:
+    """The first few items and how many more there are, for a message."""
+    shown = ", ".join(map(str, items[:limit]))
+    return shown if len(items) <= limit else f"{shown}, ... ({len(items) - limit} more)"
+
+
+def _hashes(names: Sequence[str], seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Two independent uint64 [n] for each name."""
+    # Composed, since one file system writes "é" as one character and another as two.
+    texts = [unicodedata.normalize("NFC", f"{seed}/{name}").encode() for name in names]
+    drawn = [hashlib.blake2b(text, digest_size=16).digest() for text in texts]
+    numbers = np.frombuffer(b"".join(drawn), dtype="<u8").reshape(-1, 2)
+    return numbers[:, 0], numbers[:, 1]
+
+
+def _hold_out(members: np.ndarray, lot: np.ndarray, held_out: Mapping[str, float]) -> dict[str, np.ndarray]:
+    """The members (in order) that each held-out split takes."""
+    if not held_out:
+        return {}
+    share = sum(held_out.values())
+    edges = np.cumsum([0.0, *held_out.values()]) / share
+    part = np.searchsorted(edges[1:-1], lot / 2.0**64, side="right")
+    taken = {}
+    for number, split in enumerate(held_out):
+        candidates = members[part == number]
+        count = max(1, int(len(candidates) * share + 0.5))
+        # With one or no candidate (a class of a handful) the last of all members serves instead of nobody.
+        taken[split] = candidates[: min(count, max(1, len(candidates) - 1))]
+        if not len(candidates):
+            taken[split] = members[-1:]
+    return taken
+
+
+def draw(count: int, most: int, *, classes: Any = None, seed: int = 0) -> np.ndarray:
+    """Draw positions of examples.
+
+    Args:
+      count: how many examples there are.
+      most: how many are drawn at most.
+      classes: of the examples [count]; each class then has as many as can be, a rare one all.
+      seed: of the lots.
+
+    Returns:
+      int64 [min(count, most)], in ascending order.
+
+    Example:
+      >>> draw(1000, 4, classes=[0] * 998 + [1] * 2)[-2:].tolist()
+      [998, 999]
+    """
+    if count <= most:
+        return np.arange(count)
+    lots = np.random.default_rng(seed).random(count)
+    places = np.zeros(count, np.int64)  # of an example within its class
+    if classes is not None:
+        _, numbers = np.unique(np.asarray(classes), return_inverse=True)
+        order = np.lexsort((lots, numbers))
+        starts = np.searchsorted(numbers[order], np.arange(numbers.max() + 1))
+        places[order] = np.arange(count) - starts[numbers[order]]
+    return np.sort(np.lexsort((lots, places))[:most])
+
+
+READERS = 2
+_BATCHES_AHEAD = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """The part of every batch that the replicas of one process take.
+
+    A batch of n examples goes to R replicas in consecutive pieces, replica r getting those from n r // R to
+    n (r + 1) // R: none is lost or taken twice, and pieces differ by one example at most, also in a last batch.
+    Where a last batch has fewer examples than there are replicas, a piece without any is one example of weight 0: not
+    every operation takes an empty batch. Then all elements have a third component, weights float32 [b].
+
+    Attributes:
+      first: the first replica of this process.
+      own: how many replicas this process has.
+      of: how many there are in all processes.
+    """
+
+    first: int
+    own: int
+    of: int
+
+    def leaves_out_some(self, examples: int, *, batch_size: int) -> bool:
+        """Whether the last of these batches has no example for some replica."""
+        return 0 < examples % batch_size < self.of or examples < self.of
+
+
+def ordered_batches(
+    source: Source, indices: np.ndarray, *, batch_size: int, share: Share | None = None
+) -> tf.data.Dataset:
+    """The examples in the order of the indices, in batches of (features float32 or texts string, label int64).
+
+    With a share an element is a replica's piece of a batch, replica after replica, and they begin anew without end.
+    """
+    from tfkit.environment import stack
+
+    batches = stack.tf.data.Dataset.from_tensor_slices(np.asarray(indices, np.int64)).batch(batch_size)
+    read = reader(source)
+    if share is None:
+        return finish(batches.map(read, num_parallel_calls=READERS, deterministic=True))
+    weighed = share.leaves_out_some(len(indices), batch_size=batch_size)
+
+    @stack.tf.autograph.experimental.do_not_convert
+    def examples(index: stack.tf.Tensor, weight: stack.tf.Tensor) -> tuple[stack.tf.Tensor, ...]:
+        return (*read(index), weight) if weighed else read(index)
+
+    pieces = batches.repeat().flat_map(_pieces(share))
+    return finish(_endless(pieces.map(examples, num_parallel_calls=READERS, deterministic=True)))
+
+
+def shuffled(
+    source: Source,
+    indices: np.ndarray,
+    *,
+    batch_size: int,
+    seed: int,
+    epochs: tuple[int, int],
+    skip: int = 0,
+    augment: Augmentation | None = None,
+    class_weight: Mapping[int, float] | None = None,
+    share: Share | None = None,
+) -> tf.data.Dataset:
+    """Whole epochs one after the other, each in an order of its own that (seed, epoch) decides.
+
+    Args:
+      source: of the examples.
+      indices: int64 [n], those that take part.
+      batch_size: over all replicas.
+      seed: of the order and the augmentation.
+      epochs: the first, and the one after the last.
+      skip: batches of the first epoch that are passed over, without reading them.
+      augment: random changes of the images.
+      class_weight: class index to weight; there is a third component then, float32 [b].
+      share: makes an element a replica's piece of a batch, replica after replica; they go on after the last epoch.
+    """
+    from tfkit.environment import stack
+
+    indices = np.asarray(indices, np.int64)
+    read = reader(source)
+    change = augment.function(seed=seed) if augment else None
+    of_class = [class_weight[label] for label in range(len(class_weight))] if class_weight else None
+    weighed = share is not None and share.leaves_out_some(len(indices), batch_size=batch_size)
+
+    def one_epoch(epoch: stack.tf.Tensor) -> stack.tf.data.Dataset:
+        # Batch first: a thousand positions at once take no longer than one.
+        def order(positions: stack.tf.Tensor) -> tuple[stack.tf.Tensor, stack.tf.Tensor, stack.tf.Tensor]:
+            places = stack.tf.random.experimental.index_shuffle(
+                positions,
+                seed=stack.tf.stack([stack.tf.constant(seed, stack.tf.int64), epoch]),
+                max_index=len(indices) - 1,
+            )
+            return (
+                stack.tf.gather(indices, places),
+                stack.tf.fill(stack.tf.shape(positions), epoch),
+                positions,
+            )
+
+        return stack.tf.data.Dataset.range(len(indices)).batch(batch_size).map(order)
+
+    # Autograph finds nothing to convert, and takes seconds for it.
+    @stack.tf.autograph.experimental.do_not_convert
+    def examples(
+        index: stack.tf.Tensor, epoch: stack.tf.Tensor, position: stack.tf.Tensor, weight: stack.tf.Tensor
+    ) -> tuple[stack.tf.Tensor, ...]:
+        features, labels = read(index)
+        features = change(features, epoch, position) if change else features
+        if of_class is not None:
+            return (
+                features,
+                labels,
+                weight * stack.tf.gather(stack.tf.constant(of_class, stack.tf.float32), labels),
+            )
+        return (features, labels, weight) if weighed else (features, labels)
+
+    # Where several processes take part, an end would be agreed on in every step; what fit does not take is not made.
+    last = epochs[1] if share is None else stack.tf.int64.max
+    batches = stack.tf.data.Dataset.range(epochs[0], last).flat_map(one_epoch)
+    if skip:
+        batches = batches.skip(skip)
+    pieces = batches.flat_map(_pieces(share or Share(first=0, own=1, of=1)))
+    made = pieces.map(examples, num_parallel_calls=READERS, deterministic=True)
+    return finish(made if share is None else _endless(made))
+
+
+def _endless(elements: tf.data.Dataset) -> tf.data.Dataset:
+    """The same, known to have no end."""
+    from tfkit.environment import stack
+
+    return elements.apply(stack.tf.data.experimental.assert_cardinality(stack.tf.data.INFINITE_CARDINALITY))
+
+
+def _pieces(share: Share) -> Any:
+    """A graph function: a batch -> a dataset of the pieces of it that this process's replicas take, with weights."""
+    from tfkit.environment import stack
+
+    def pieces(*batch: stack.tf.Tensor) -> stack.tf.data.Dataset:
+        count = stack.tf.shape(batch[0], out_type=stack.tf.int64)[0]
+
+        def piece(replica: stack.tf.Tensor) -> Any:
+            start, stop = count * replica // share.of, count * (replica + 1) // share.of
+            weight = stack.tf.cast(stop > start, stack.tf.float32)
+            start, stop = (
+                stack.tf.minimum(start, count - 1),
+                stack.tf.maximum(stop, stack.tf.minimum(start, count - 1) + 1),
+            )
+            return (*(value[start:stop] for value in batch), stack.tf.fill([stop - start], weight))
+
+        return stack.tf.data.Dataset.range(share.first, share.first + share.own).map(piece)
+
+    return pieces
+
+
+def reader(source: Source) -> Any:
+    """A graph function: indices int64 [b] -> (features float32 [b, *shape] or texts string [b], label int64 [b])."""
+    from tfkit.environment import stack
+
+    labels = stack.tf.constant(np.asarray(source.labels, np.int64))
+    is_image = len(source.shape) == 3
+    kind = stack.tf.uint8 if is_image else stack.tf.float32 if source.shape else stack.tf.string
+    rows = getattr(source, "rows", None)
+    if rows is not None:
+        # Python, with its lock, would cost more than a step on features takes.
+        features = stack.tf.constant(rows)
+        return lambda indices: (stack.tf.gather(features, indices), stack.tf.gather(labels, indices))
+
+    def read(indices: stack.tf.Tensor) -> tuple[stack.tf.Tensor, stack.tf.Tensor]:
+        features = stack.tf.numpy_function(source.read, [indices], kind, stateful=False)
+        features = stack.tf.ensure_shape(features, [None, *source.shape])
+        if is_image:
+            features = stack.tf.cast(features, stack.tf.float32) / 255.0
+        return features, stack.tf.gather(labels, indices)
+
+    return read
+
+
+def finish(batches: tf.data.Dataset, *, ahead: int = _BATCHES_AHEAD) -> tf.data.Dataset:
+    """The batches, some of them made ahead, without the autotuner and in a fixed order."""
+    from tfkit.environment import stack
+
+    options = stack.tf.data.Options()
+    # fit waits for the autotuner's thread when it drops an iterator, seconds in a long run.
+    options.autotune.enabled = False
+    options.deterministic = True
+    options.experimental_distribute.auto_shard_policy = stack.tf.data.experimental.AutoShardPolicy.DATA
+    return batches.prefetch(ahead).with_options(options)
+
 
 FEATURES_AT_A_TIME = 1024
 """Features are validated and tested in batches of at least so many: a batch costs more than what is in it."""
@@ -149,9 +572,8 @@ class Splits:
           A dataset that ends after `(last - first) * steps_per_epoch - skip` batches; the last batch of each
           epoch may be smaller. With a share each batch is as many elements as this process has replicas.
         """
-        from tfkit.data import pipeline
 
-        return pipeline.shuffled(
+        return shuffled(
             self.source,
             self.indices["train"],
             batch_size=self.global_batch_size,
@@ -170,9 +592,8 @@ class Splits:
           split: `train`, `validation` or `test`.
           share: of the replicas of this process; None for the whole batches.
         """
-        from tfkit.data import pipeline
 
-        return pipeline.in_order(
+        return ordered_batches(
             self.source, self.indices[split], batch_size=self.evaluation_batch_size, share=share
         )
 
@@ -195,9 +616,11 @@ class Splits:
     @property
     def spec(self) -> tf.TensorSpec:
         """Shape and type of one example, without the batch."""
-        from tfkit.stack import tf
+        from tfkit.environment import stack
 
-        return tf.TensorSpec(self.source.shape, tf.float32 if self.source.shape else tf.string)
+        return stack.tf.TensorSpec(
+            self.source.shape, stack.tf.float32 if self.source.shape else stack.tf.string
+        )
 
     @property
     def counts(self) -> dict[str, dict[str, int]]:
@@ -238,7 +661,7 @@ class Splits:
     def _division(self) -> str:
         """Tells whether two splits deal the same examples out in the same way, under the same labels."""
         dealt = {name: np.asarray(indices, np.int64).tobytes() for name, indices in self.indices.items()}
-        return files.digest(dealt, np.asarray(self.source.labels, np.int64).tobytes())
+        return files.digest_of(dealt, np.asarray(self.source.labels, np.int64).tobytes())
 
     def _class_counts(self, indices: np.ndarray) -> np.ndarray:
         return np.bincount(self.source.labels[indices], minlength=len(self.class_names))

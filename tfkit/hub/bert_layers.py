@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tfkit.stack import keras, tf
+from tfkit.environment.stack import keras, tf
 
 
 class Places(keras.layers.Layer):

@@ -17,13 +17,26 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tfkit import files, packages
+from tfkit.environment import files, packages
 from tfkit.errors import HubError
-from tfkit.hub import cache, efficientnet_lite, minilm, torch_weights
+from tfkit.hub.fetch import sha256_of
+from tfkit.hub.networks import (
+    LENGTH,
+    MINIMUM_SIZE,
+    NATIVE_SIZE,
+    POSITIONS,
+    WORDS,
+    build_efficientnet_lite,
+    build_minilm,
+    encode,
+    set_efficientnet_lite_weights,
+    set_minilm_weights,
+)
+from tfkit.hub.weights import read
 
 if TYPE_CHECKING:
-    from tfkit.stack import keras
-    from tfkit.text import WordPiece
+    from tfkit.environment.stack import keras
+    from tfkit.text.tokenizers import WordPiece
 
 UNUSED = re.compile(r"\[unused\d+\]")
 EXPORT_VERSION = 1  # part of the cache key and the digest: raise it when `export` writes something else
@@ -52,7 +65,7 @@ class Bundled(abc.ABC):
         The bytes of an export are not: TensorFlow writes a random number into each, and numbers its functions by what
         the process traced before.
         """
-        return files.digest(self.name, self.sha256, EXPORT_VERSION)
+        return files.digest_of(self.name, self.sha256, EXPORT_VERSION)
 
     @abc.abstractmethod
     def export(self, folder: Path) -> None:
@@ -66,7 +79,7 @@ class Bundled(abc.ABC):
                 f"  Install it: {packages.command(self.package)}"
             )
         path = Path(next(iter(spec.submodule_search_locations))) / file
-        if not path.is_file() or cache.sha256(path) != sha256:
+        if not path.is_file() or sha256_of(path) != sha256:
             raise HubError(
                 f"{path}, which {self.name!r} is made from, is {'damaged' if path.exists() else 'missing'}: "
                 f"its SHA-256 must be\n  {sha256}.\n"
@@ -98,13 +111,13 @@ class ImageModel(Bundled):
                 f"{self.name!r} cannot look at {image_size} x {image_size} pixels: it halves them 5 times.\n"
                 f"  The least is image_size={self.minimum_size}; it was trained on {self.native_size}."
             )
-        model = efficientnet_lite.build(image_size=image_size, classifier=classifier)
-        efficientnet_lite.set_weights(model, _torch_tensors(self.weights_path()))
+        model = build_efficientnet_lite(image_size=image_size, classifier=classifier)
+        set_efficientnet_lite_weights(model, _torch_tensors(self.weights_path()))
         return model
 
     def export(self, folder: Path) -> None:
         """Write the feature extractor into `folder` as a reusable TF2 SavedModel, for images of any size."""
-        from tfkit.stack import tf
+        from tfkit.environment.stack import tf
 
         image = tf.TensorSpec((None, None, None, 3), tf.float32, name="image")
         _save(self.functional(), image, folder)
@@ -124,7 +137,7 @@ class TextModel(Bundled):
 
     def tokenizer(self, *, max_length: int) -> WordPiece:
         """What makes its ids of strings."""
-        from tfkit.text import WordPiece
+        from tfkit.text.tokenizers import WordPiece
 
         path = self._installed(self.vocabulary, self.vocabulary_sha256)
         return WordPiece(vocabulary=tuple(path.read_text("utf-8").splitlines()), max_length=max_length)
@@ -146,30 +159,30 @@ class TextModel(Bundled):
         Returns:
           A flat functional tf_keras model, {"input_word_ids", "input_mask"} int32 [b, n] to float32 [b, features].
         """
-        return self.weighted(minilm.build())
+        return self.weighted(build_minilm())
 
     def weighted(self, model: keras.Model, *, rows: np.ndarray | None = None) -> keras.Model:
         """The same model, with the published weights in its layers of `minilm.encode`; of pieces those in `rows`."""
         tensors = _safetensors(self.weights_path())
         if rows is not None:
-            tensors = {**tensors, minilm.WORDS: tensors[minilm.WORDS][rows]}
-        minilm.set_weights(model, tensors)
+            tensors = {**tensors, WORDS: tensors[WORDS][rows]}
+        set_minilm_weights(model, tensors)
         return model
 
     def export(self, folder: Path) -> None:
         """Write the encoder into `folder`: a dict of ids to `pooled_output` and `sequence_output`."""
-        from tfkit.stack import keras, tf
+        from tfkit.environment.stack import keras, tf
 
         names = ("input_word_ids", "input_mask", "input_type_ids")
         inputs = {name: keras.Input((None,), dtype=tf.int32, name=name) for name in names}
-        sequence, sentence = minilm.encode(**inputs)
+        sequence, sentence = encode(**inputs)
         outputs = {"sequence_output": sequence, "pooled_output": sentence}
         model = self.weighted(keras.Model(inputs, outputs))
         _save(model, {name: tf.TensorSpec((None, None), tf.int32, name=name) for name in names}, folder)
 
     def export_preprocessor(self, folder: Path, *, max_length: int) -> None:
         """Write the preprocessor into `folder`: strings [b] to a dict of ids, int32 [b, max_length]."""
-        from tfkit.stack import tf
+        from tfkit.environment.stack import tf
 
         tokenizer = self.tokenizer(max_length=max_length)
 
@@ -191,8 +204,8 @@ MODELS: dict[str, ImageModel | TextModel] = {
         weights="models/efficientnet-lite0-57934424.pth",
         sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
         licence="Apache-2.0",
-        native_size=efficientnet_lite.NATIVE_SIZE,
-        minimum_size=efficientnet_lite.MINIMUM_SIZE,
+        native_size=NATIVE_SIZE,
+        minimum_size=MINIMUM_SIZE,
     ),
     "minilm-l6-v2": TextModel(
         name="minilm-l6-v2",
@@ -202,8 +215,8 @@ MODELS: dict[str, ImageModel | TextModel] = {
         vocabulary="model/vocab.txt",
         vocabulary_sha256="07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",
         licence="Apache-2.0",
-        max_length=minilm.LENGTH,
-        positions=minilm.POSITIONS,
+        max_length=LENGTH,
+        positions=POSITIONS,
     ),
 }
 
@@ -222,7 +235,7 @@ def text_model(name: str) -> TextModel | None:
 
 def _save(model: keras.Model, spec: Any, folder: Path) -> None:
     """Write a model as TF Hub publishes them, so that a layer that loads it can train it."""
-    from tfkit.stack import tf
+    from tfkit.environment.stack import tf
 
     def call(inputs: Any, training: bool = False) -> Any:
         return model(inputs, training=training)
@@ -239,7 +252,7 @@ def _save(model: keras.Model, spec: Any, folder: Path) -> None:
 
 @functools.cache
 def _torch_tensors(path: Path) -> dict[str, np.ndarray]:
-    return torch_weights.read(path)
+    return read(path)
 
 
 def _safetensors(path: Path) -> dict[str, np.ndarray]:

@@ -1,25 +1,144 @@
-"""The features of a frozen model: computed once, checked, stored, and read back by the next run."""
+"""Vectors of texts that are no split's: of documents and of questions.
+
+Stored features: whole and what they were, or not used; and the source that reads them.
+
+<cache>/features/<key>/features.npy   float32 [n, d]
+<cache>/features/<key>/entry.json     its SHA-256, and how it was computed
+
+The features of a frozen model: computed once, checked, stored, and read back by the next run.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
+import shutil
 import time
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm.auto import tqdm
 
-from tfkit import files, packages, process
-from tfkit.data import Source, Splits
-from tfkit.data.drawn import draw
+from tfkit.data.splits import Source, Splits, draw
+from tfkit.environment import files, packages, process
 from tfkit.errors import CheckError, DataError, UsageError
-from tfkit.hub import engines, stored
-from tfkit.hub.backbone import Backbone
-from tfkit.hub.engines import Engines
-from tfkit.hub.image_engines import ImageEngines
-from tfkit.hub.text_encoder import TextEncoder
-from tfkit.hub.text_engines import TextEngines
+from tfkit.hub import engines
+from tfkit.hub.engines import Engines, ImageEngines, TextEngines
+from tfkit.hub.fetch import sha256_of
+from tfkit.hub.images import Backbone
+from tfkit.hub.texts import TextEncoder
+
+IN_MEMORY = 256 * 2**20
+"""Bytes of features that are kept in memory; more are read from the file as they are asked for."""
+
+_FEATURES, _ENTRY = "features.npy", "entry.json"
+
+Writer = Callable[[Iterable[np.ndarray]], None]
+
+
+class FeatureSource:
+    """Features in the place of the images that they were computed from; see `tfkit.data.Source`."""
+
+    def __init__(
+        self, path: Path, images: Source, *, size: int, fingerprint: str, in_memory: int = IN_MEMORY
+    ) -> None:
+        """Open the file.
+
+        Args:
+          path: a .npy of float32 [n, size], in the order of the images.
+          images: where labels, names and raw examples come from.
+          size: numbers in a feature vector.
+          fingerprint: of the features.
+          in_memory: bytes up to which the file is read as a whole.
+        """
+        self.labels: np.ndarray = images.labels
+        self.names: Sequence[str] = images.names
+        self.shape = (size,)
+        self.fingerprint = fingerprint
+        self._images = images
+        self._row_bytes = 4 * size
+        self._descriptor = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self._descriptor)
+        content = len(self.labels) * self._row_bytes
+        self._start = path.stat().st_size - content
+        self.rows: np.ndarray | None = np.load(path) if content <= in_memory else None
+
+    def read(self, indices: np.ndarray) -> np.ndarray:
+        """float32 [b, d]."""
+        if self.rows is not None:
+            return np.asarray(self.rows[indices])
+        rows = b"".join(
+            os.pread(self._descriptor, self._row_bytes, self._start + int(index) * self._row_bytes)
+            for index in indices
+        )
+        return np.frombuffer(rows, np.float32).reshape(len(indices), *self.shape)
+
+    def raw(self, index: int) -> np.ndarray:
+        """The image that the features are of, as the user has it."""
+        return self._images.raw(index)
+
+
+def get(
+    key: str, make: Callable[[Writer], Mapping[str, Any]], *, shape: tuple[int, int]
+) -> tuple[Path, dict[str, Any], bool]:
+    """The features stored under `key`, made when they are absent, damaged or of another shape.
+
+    Processes that ask for one key at a time wait for the first, and take what it made.
+
+    Args:
+      key: digest of all that they depend on.
+      make: gives batches of float32 [b, d] to the function that it gets, and returns how they were computed.
+        What it raises leaves nothing behind.
+      shape: [n, d].
+
+    Returns:
+      The .npy file, how it was computed, and whether it was there already.
+    """
+    shelf = files.cache_dir("features")
+    with files.lock_or_wait(shelf / f"{key}.lock", another="computes the same features"):
+        entry = _read(shelf / key, shape)
+        if entry is not None:
+            return shelf / key / _FEATURES, entry, True
+        for leftover in shelf.glob(f".{key}.*"):  # of a process that was killed: the lock is ours
+            shutil.rmtree(leftover, ignore_errors=True)
+        with files.new_folder(shelf / key) as folder:
+            path = folder / _FEATURES
+            entry = dict(make(lambda batches: _write(path, batches, shape)))
+            files.write_json(folder / _ENTRY, {"sha256": sha256_of(path), **entry})
+        return shelf / key / _FEATURES, entry, False
+
+
+def _write(path: Path, batches: Iterable[np.ndarray], shape: tuple[int, int]) -> None:
+    """One .npy of all batches, with one of them in memory."""
+    with path.open("wb") as file:
+        header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        start = file.tell()
+        for batch in batches:
+            file.write(np.ascontiguousarray(batch, "<f4").tobytes())
+        assert file.tell() - start == 4 * shape[0] * shape[1]
+
+
+def _read(folder: Path, shape: tuple[int, int]) -> dict[str, Any] | None:
+    """How the features in `folder` were computed, or None if they are not there as they were written."""
+    if not folder.is_dir():
+        return None
+    try:
+        entry = dict(json.loads((folder / _ENTRY).read_text()))
+        whole = entry.pop("sha256") == sha256_of(folder / _FEATURES)
+        if whole and np.load(folder / _FEATURES, mmap_mode="r").shape == shape:
+            return entry
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    files.say_damaged(folder)
+    return None
+
 
 ENGINES = ("auto", "litert", "tensorflow")
 
@@ -83,7 +202,7 @@ def extract(
     same ones reads them. A call that was interrupted leaves nothing behind.
 
     Args:
-      model: of images, see `tfkit.hub.resolve`, or of texts, see `tfkit.hub.resolve_text`.
+      model: of images, see `tfkit.resolve`, or of texts, see `tfkit.resolve_text`.
       splits: of what it takes.
       engine: "litert" (float32, all cores), "tensorflow", or "auto": LiteRT where there is no GPU and its
         features equal TensorFlow's within 1e-3 on some examples, else TensorFlow.
@@ -109,7 +228,7 @@ def extract(
         raise UsageError(f"There is no engine {engine!r} for features; there is: {', '.join(ENGINES)}.")
     source = splits.source
     kind = _engines(model, splits)
-    key = files.digest(
+    key = files.digest_of(
         model.digest,
         source.fingerprint,
         source.shape,
@@ -120,8 +239,8 @@ def extract(
     )
     shape = (len(source.labels), model.feature_size)
 
-    def make(write: stored.Writer) -> dict[str, str | float]:
-        examples = source.read(probe(source))
+    def make(write: Writer) -> dict[str, str | float]:
+        examples = source.read(probe_indices(source))
         with engines.choose(kind, examples, engine=engine) as chosen:
             kind.cut = 0
             write(computed(source, chosen.compute, kind, batch_size=batch_size or kind.at_a_time))
@@ -132,8 +251,8 @@ def extract(
             "cut": kind.cut,
         }
 
-    path, entry, reused = stored.get(key, make, shape=shape)
-    features = stored.FeatureSource(path, source, size=shape[1], fingerprint=key)
+    path, entry, reused = get(key, make, shape=shape)
+    features = FeatureSource(path, source, size=shape[1], fingerprint=key)
     return Extraction(
         splits=splits.replace(source=features), seconds=time.perf_counter() - started, reused=reused, **entry
     )
@@ -146,20 +265,20 @@ def _engines(model: Backbone | TextEncoder, splits: Splits) -> Engines:
         if shape != ():
             raise DataError(
                 f"{splits.origin} holds examples of shape {shape}; {model.handle} makes features of texts.\n"
-                "  tfkit.data.load_texts makes splits of texts."
+                "  tfkit.load_texts makes splits of texts."
             )
         return TextEngines(model)
     if len(shape) != 3:
         found = "texts" if shape == () else f"examples of shape {shape}"
         raise DataError(
             f"{splits.origin} holds {found}; features are computed from images by {model.handle}.\n"
-            "  tfkit.data.load_images and tfkit.data.from_arrays make splits of images;"
-            " tfkit.hub.resolve_text finds encoders of texts."
+            "  tfkit.load_images and tfkit.from_arrays make splits of images;"
+            " tfkit.resolve_text finds encoders of texts."
         )
     return ImageEngines(model)
 
 
-def probe(source: Source) -> np.ndarray:
+def probe_indices(source: Source) -> np.ndarray:
     """The indices of some examples: images drawn from all; of texts the shortest, the longest and two between."""
     count = min(_PROBE, len(source.labels))
     lengths = getattr(source, "lengths", None)
@@ -196,3 +315,89 @@ def computed(
                 )
             progress.update(len(batch))
             yield features
+
+
+@dataclass(frozen=True, kw_only=True)
+class Embedded:
+    """Vectors, and how they came to be."""
+
+    vectors: np.ndarray
+    """float32 [n, d]."""
+    engine: str
+    """What computed them: "litert" or "tensorflow"."""
+    reason: str
+    """Why this engine, in words."""
+    max_relative_difference: float
+    """The largest one between LiteRT and TensorFlow on some texts; 0 where only TensorFlow computed."""
+    cut: int
+    """Texts that are longer than the encoder takes; 0 where it does not show it."""
+
+
+def embed(encoder: TextEncoder, texts: Sequence[str], *, engine: str = "auto") -> Embedded:
+    """The vectors of texts, by the engine that is faster and gives the same; nothing is stored.
+
+    Args:
+      encoder: see `tfkit.resolve_text`.
+      texts: one or more.
+      engine: as of `tfkit.hub.extract`.
+
+    Returns:
+      Vectors float32 [n, feature_size], and which engine made them.
+
+    Raises:
+      CheckError: a vector is not finite, or LiteRT was asked for and cannot compute them.
+    """
+    source, kind = _Given(texts), TextEngines(encoder)
+    probe = source.read(probe_indices(source))
+    with engines.choose(kind, probe, engine=engine) as chosen:
+        kind.cut = 0
+        batches = computed(source, chosen.compute, kind, batch_size=kind.at_a_time)
+        vectors = np.concatenate(list(batches))
+    return Embedded(
+        vectors=vectors,
+        engine=chosen.name,
+        reason=chosen.reason,
+        max_relative_difference=chosen.difference,
+        cut=kind.cut,
+    )
+
+
+@contextlib.contextmanager
+def checked(encoder: TextEncoder, *, engine: str) -> Iterator[engines.Engine]:
+    """The engine that an earlier `embed` chose, without the comparison: ready sooner.
+
+    Args:
+      encoder: the same.
+      engine: `Embedded.engine`.
+
+    Yields:
+      UTF-8 [b] to float32 [b, d].
+    """
+    kind = TextEngines(encoder)
+    if engine == "tensorflow":
+        yield kind.tensorflow()
+        return
+    with kind.litert(np.empty(0, object)) as compute:
+        yield compute
+
+
+class _Given:
+    """Texts in memory; see `tfkit.data.Source`."""
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        self.labels = np.zeros(len(texts), np.int64)
+        self.names: Sequence[str] = [f"text {place}" for place in range(len(texts))]
+        self.shape: tuple[int, ...] = ()
+        self.fingerprint = ""
+        self.lengths = np.array([len(text) for text in texts], np.int32)
+        self._texts = texts
+
+    def read(self, indices: np.ndarray) -> np.ndarray:
+        """bytes [b], UTF-8."""
+        found = np.empty(len(indices), object)
+        found[:] = [self._texts[index].encode("utf-8", "replace") for index in indices]
+        return found
+
+    def raw(self, index: int) -> str:
+        """The text."""
+        return self._texts[index]

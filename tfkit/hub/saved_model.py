@@ -106,7 +106,7 @@ def children(folder: Path) -> set[str]:
 
 def load_proto(folder: Path) -> Any:
     """The parsed saved_model.pb of `folder`."""
-    from tfkit.stack import tf  # noqa: F401, I001  the next line must not be the first to start TensorFlow
+    from tfkit.environment.stack import tf  # noqa: F401, I001  the next line must not be the first to start TensorFlow
     from google.protobuf.message import DecodeError
     from tensorflow.core.protobuf import saved_model_pb2
 
@@ -220,7 +220,7 @@ def _parameters(folder: Path, nodes: Any, children: dict[str, Any]) -> int:
         found = listed or [node.variable for node in nodes if node.WhichOneof("kind") == "variable"]
         shapes = [_shape(v.shape) for v in found if _dtype(v.dtype).startswith(("float", "bfloat"))]
     elif (folder / "variables" / "variables.index").exists():
-        from tfkit.stack import tf
+        from tfkit.environment.stack import tf
 
         reader = tf.train.load_checkpoint(str(folder / "variables" / "variables"))
         types = reader.get_variable_to_dtype_map()
@@ -233,7 +233,7 @@ def _parameters(folder: Path, nodes: Any, children: dict[str, Any]) -> int:
 
 
 def _dtype(number: int) -> str:
-    from tfkit.stack import tf
+    from tfkit.environment.stack import tf
 
     return str(tf.dtypes.as_dtype(number).name)
 

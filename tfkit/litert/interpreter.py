@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from tfkit import packages, stack
+from tfkit.environment import packages, stack
+from tfkit.environment.process import quiet
 from tfkit.errors import CheckError, DataError
-from tfkit.litert import flatbuffer
+from tfkit.litert.converter import cuts_text, read, state
 
 MOST_WORKERS = 16  # each has a copy of the weights
 
@@ -29,7 +30,7 @@ class ParallelInterpreter:
 
     Example:
       >>> from tfkit.litert import to_tflite
-      >>> from tfkit.stack import tf
+      >>> from tfkit.environment.stack import tf
       >>> with ParallelInterpreter(to_tflite(tf.nn.relu, input_shape=[1, 2])) as relu:
       ...     relu(np.array([[1, -1], [-2, 2], [3, 4]], np.float32))
       array([[1., 0.],
@@ -50,7 +51,7 @@ class ParallelInterpreter:
         cores = cores or cpu_count()
         self.workers = min(cores, MOST_WORKERS)
         self._idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
-        with stack.quiet():
+        with quiet():
             for _ in range(self.workers):
                 self._idle.put(worker := _Worker(model, threads=cores // self.workers))
         self.input_shape = worker.input_shape
@@ -108,7 +109,7 @@ class _Worker:
     def __init__(self, model: bytes, *, threads: int) -> None:
         self._open_again = lambda: opened(model, threads=threads)
         self._interpreter = self._open_again()
-        self._state = flatbuffer.state(model)
+        self._state = state(model)
         taken, outputs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
         if not taken or len(outputs) != 1:
             raise DataError(
@@ -197,12 +198,12 @@ def opened(model: bytes, *, threads: int, **options: Any) -> Any:
       DataError: it is no .tflite file, or damaged.
       CheckError: it needs operations that are not there.
     """
-    from tfkit.stack import litert
+    from tfkit.environment.stack import litert
 
     # The interpreter reads what offsets and indices point at, wherever that is: a damaged file can end the process.
-    flatbuffer.read(model)
+    read(model)
     make = litert.Interpreter
-    if flatbuffer.cuts_text(model):
+    if cuts_text(model):
         operations = stack.tf_text.tflite_registrar.SELECT_TFTEXT_OPS
         make = functools.partial(litert.InterpreterWithCustomOps, custom_op_registerers=operations)
     try:

@@ -9,21 +9,19 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from tfkit.privacy.accounting import calibrate, epsilon
-from tfkit.privacy.mechanism import DPSGD, Plan
-from tfkit.privacy.release import noise_for_share, noisy_mean
+from tfkit.privacy.plan import DPSGD, Plan, calibrate, compute_epsilon, noise_for_share, noisy_mean
 from tfkit.privacy.statement import paragraph
 
 if TYPE_CHECKING:
     from tfkit.privacy.safe import make_private_safe
-    from tfkit.privacy.validator import check, problems
+    from tfkit.privacy.validation import check, problems
 
 __all__ = [
     "DPSGD",
     "Plan",
     "calibrate",
     "check",
-    "epsilon",
+    "compute_epsilon",
     "make_private_safe",
     "noise_for_share",
     "noisy_mean",
@@ -31,7 +29,7 @@ __all__ = [
     "problems",
 ]
 
-_HOME = {"make_private_safe": "safe", "check": "validator", "problems": "validator"}
+_HOME = {"make_private_safe": "safe", "check": "validation", "problems": "validation"}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,15 +1,443 @@
-"""Book-keeping rules: from what a layer was fed and the gradients at its pre-activation to its contributions."""
+"""Book-keeping rules: from what a layer was fed and the gradients at its pre-activation to its contributions.
+
+What one call of a layer contributes to each example's gradient of one variable, in the form that is cheapest.
+
+Book-keeping (Bu et al. 2022, arXiv:2210.00038): norms of single examples' gradients follow from what a layer was
+fed and from the gradients at its output; the gradients themselves need not be formed.
+
+Gradients and inputs of layers, brought into the shapes that contributions take.
+
+Book-keeping rules of convolutions.
+
+TensorFlow's own gradient of a kernel gives each example's, when the examples are laid side by side as the groups of
+one grouped convolution. Where that is not to be had, or would need more memory, patches make a matrix product of it.
+"""
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
-from tfkit.privacy import convolutions
-from tfkit.privacy.contributions import Contributions, Direct, Lookup, Outer
-from tfkit.privacy.shapes import bias, flat, rows, summed
-from tfkit.stack import keras, tf
+from tfkit.environment.stack import keras, tf
+
+LARGEST_EXAMPLES_GRADIENT = 2**22
+"""Numbers in all examples' gradients of one variable up to which they are formed where that takes fewer operations."""
+
+
+Contributions = list[tuple[Any, Any]]
+"""(variable, contribution) pairs; the variable may be a frozen one."""
+
+
+class Contribution(Protocol):
+    """Each example's gradient of one variable."""
+
+    def squared_norm(self) -> tf.Tensor:
+        """float32 [batch]."""
+
+    def weighted_sum(self, factors: tf.Tensor) -> tf.Tensor:
+        """Sum over the examples of factors [batch] times gradient: float32 of the variable's shape."""
+
+    def each(self) -> tf.Tensor:
+        """float32 [batch, *shape of the variable]."""
+
+    def kept(self, which: tf.Tensor) -> Contribution:
+        """The same with zeros for the examples that are not kept, whatever they hold: bool [batch]."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Outer:
+    """A gradient that is a sum over positions t of outer products a_t g_t^T: of a matrix that rows are multiplied by.
+
+    Attributes:
+      fed: float32 [batch, t, p], or [batch, p] for one position.
+      gradients: float32 [batch, t, q] or [batch, q], at what came out.
+      shape: of the variable, p * q numbers in that order.
+    """
+
+    fed: tf.Tensor
+    gradients: tf.Tensor
+    shape: tuple[int, ...]
+
+    def squared_norm(self) -> tf.Tensor:
+        """Source: Goodfellow 2015 (arXiv:1510.01799) for one position; Li et al. 2022 (arXiv:2110.05679) for more."""
+        if self._single:
+            return square_sum(self.fed) * square_sum(self.gradients)
+        if self._formed is not None:
+            return square_sum(self._formed)
+        of_fed = tf.matmul(self.fed, self.fed, transpose_b=True)
+        of_gradients = tf.matmul(self.gradients, self.gradients, transpose_b=True)
+        # Rounding may leave the smallest of sums below zero.
+        return tf.maximum(tf.reduce_sum(of_fed * of_gradients, [1, 2]), 0.0)
+
+    def weighted_sum(self, factors: tf.Tensor) -> tf.Tensor:
+        """One matrix product over examples and positions."""
+        if not self._single and self._formed is not None:
+            rows = tf.reshape(self._formed, [-1, math.prod(self.shape)])
+            return tf.reshape(tf.linalg.matvec(rows, factors, transpose_a=True), self.shape)
+        weighted = self.gradients * tf.reshape(factors, [-1] + [1] * (len(self.gradients.shape) - 1))
+        fed, weighted = (tf.reshape(value, [-1, value.shape[-1]]) for value in (self.fed, weighted))
+        return tf.reshape(tf.matmul(fed, weighted, transpose_a=True), self.shape)
+
+    def each(self) -> tf.Tensor:
+        """All gradients, formed."""
+        if self._single:
+            formed = self.fed[:, :, tf.newaxis] * self.gradients[:, tf.newaxis, :]
+        else:
+            formed = tf.matmul(self.fed, self.gradients, transpose_a=True)
+        return tf.reshape(formed, [-1, *self.shape])
+
+    def kept(self, which: tf.Tensor) -> Outer:
+        """Zeros on both sides: 0 times what is not finite is not 0."""
+        return Outer(fed=_kept(self.fed, which), gradients=_kept(self.gradients, which), shape=self.shape)
+
+    @property
+    def _single(self) -> bool:
+        return len(self.fed.shape) == 2
+
+    @functools.cached_property
+    def _formed(self) -> tf.Tensor | None:
+        """All gradients [batch, p, q], where forming them takes fewer operations than comparing all positions."""
+        batch, positions, width = self.fed.shape
+        outputs = self.gradients.shape[-1]
+        if None in (batch, positions):
+            return None
+        few = positions * (width + outputs) > 2 * width * outputs
+        return self.each() if few and batch * width * outputs <= LARGEST_EXAMPLES_GRADIENT else None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Direct:
+    """Gradients that are small enough to be formed: of biases, scales, and of layers without a rule.
+
+    Attributes:
+      gradients: float32 [batch, *shape of the variable].
+    """
+
+    gradients: tf.Tensor
+
+    def squared_norm(self) -> tf.Tensor:
+        """Sum of squares."""
+        return square_sum(self.gradients)
+
+    def weighted_sum(self, factors: tf.Tensor) -> tf.Tensor:
+        """One matrix product."""
+        shape = self.gradients.shape[1:]
+        rows = tf.reshape(self.gradients, [-1, shape.num_elements()])
+        return tf.reshape(tf.linalg.matvec(rows, factors, transpose_a=True), shape)
+
+    def each(self) -> tf.Tensor:
+        """As they are."""
+        return self.gradients
+
+    def kept(self, which: tf.Tensor) -> Direct:
+        """Zeros for the others."""
+        return Direct(gradients=_kept(self.gradients, which))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Sliced:
+    """Formed gradients as convolutions give them, with the examples in the middle.
+
+    Attributes:
+      gradients: float32 [p, batch, q].
+      shape: of the variable, p * q numbers in that order.
+    """
+
+    gradients: tf.Tensor
+    shape: tuple[int, ...]
+
+    def squared_norm(self) -> tf.Tensor:
+        """Sum of squares, over one axis after the other: TensorFlow is slow at both at once."""
+        return tf.reduce_sum(tf.reduce_sum(tf.square(self.gradients), 2), 0)
+
+    def weighted_sum(self, factors: tf.Tensor) -> tf.Tensor:
+        """One matrix product a slice."""
+        return tf.reshape(tf.matmul(factors[tf.newaxis, tf.newaxis], self.gradients), self.shape)
+
+    def each(self) -> tf.Tensor:
+        """With the examples first."""
+        return tf.reshape(tf.transpose(self.gradients, [1, 0, 2]), [-1, *self.shape])
+
+    def kept(self, which: tf.Tensor) -> Sliced:
+        """Zeros for the others."""
+        return Sliced(gradients=tf.where(which[:, tf.newaxis], self.gradients, 0.0), shape=self.shape)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Lookup:
+    """The gradient of a table: g_t is added to the row that position t looked up.
+
+    Attributes:
+      rows: integers [batch, t].
+      gradients: float32 [batch, t, d].
+      shape: of the table, [rows, d].
+    """
+
+    rows: tf.Tensor
+    gradients: tf.Tensor
+    shape: tuple[int, ...]
+
+    def squared_norm(self) -> tf.Tensor:
+        """Positions that looked up the same row meet."""
+        same = tf.cast(self.rows[:, :, tf.newaxis] == self.rows[:, tf.newaxis, :], tf.float32)
+        products = tf.matmul(self.gradients, self.gradients, transpose_b=True)
+        return tf.maximum(tf.reduce_sum(same * products, [1, 2]), 0.0)
+
+    def weighted_sum(self, factors: tf.Tensor) -> tf.Tensor:
+        """The table of sums, dense: noise is added to every row."""
+        weighted = self.gradients * factors[:, tf.newaxis, tf.newaxis]
+        return tf.math.unsorted_segment_sum(
+            tf.reshape(weighted, [-1, self.shape[1]]), tf.reshape(self.rows, [-1]), self.shape[0]
+        )
+
+    def each(self) -> tf.Tensor:
+        """All tables, formed: examples times rows times d numbers."""
+        hot = tf.one_hot(self.rows, self.shape[0], dtype=tf.float32)
+        return tf.matmul(hot, self.gradients, transpose_a=True)
+
+    def kept(self, which: tf.Tensor) -> Lookup:
+        """Zeros for the others' gradients."""
+        return Lookup(rows=self.rows, gradients=_kept(self.gradients, which), shape=self.shape)
+
+
+def together(contributions: Sequence[Any]) -> Any:
+    """One contribution for a variable that was used several times.
+
+    Gradients of one example add up before their norm is taken: positions of the same kind are put in a row.
+    """
+    if len(contributions) == 1:
+        return contributions[0]
+    kinds = {type(contribution) for contribution in contributions}
+    if kinds == {Outer}:
+        return Outer(
+            fed=tf.concat([_positions(one.fed) for one in contributions], 1),
+            gradients=tf.concat([_positions(one.gradients) for one in contributions], 1),
+            shape=contributions[0].shape,
+        )
+    if kinds == {Lookup}:
+        return Lookup(
+            rows=tf.concat([tf.cast(one.rows, tf.int64) for one in contributions], 1),
+            gradients=tf.concat([one.gradients for one in contributions], 1),
+            shape=contributions[0].shape,
+        )
+    return Direct(gradients=tf.add_n([one.each() for one in contributions]))
+
+
+def square_sum(values: tf.Tensor) -> tf.Tensor:
+    """Sum of squares of each example: float32 [batch]."""
+    return tf.reduce_sum(tf.square(values), list(range(1, len(values.shape))))
+
+
+def _kept(values: tf.Tensor, which: tf.Tensor) -> tf.Tensor:
+    return tf.where(tf.reshape(which, [-1] + [1] * (len(values.shape) - 1)), values, 0.0)
+
+
+def _positions(values: tf.Tensor) -> tf.Tensor:
+    return values if len(values.shape) == 3 else values[:, tf.newaxis, :]
+
+
+def bias(layer: Any, gradients: tf.Tensor) -> Contributions:
+    """Of the bias of a layer, if it has one, from the gradients at its pre-activation."""
+    if not layer.use_bias:
+        return []
+    return [(layer.bias, Direct(gradients=summed(gradients, layer.bias.shape)))]
+
+
+def rows(values: tf.Tensor) -> tf.Tensor:
+    """[batch, d] as it is, [batch, ..., d] as [batch, t, d]."""
+    return flat(values, 1)
+
+
+def flat(values: tf.Tensor, last: int) -> tf.Tensor:
+    """[batch, ..., *last axes] as [batch, t, d], or as [batch, d] where there is nothing between."""
+    between, width = (
+        values.shape[1 : len(values.shape) - last],
+        math.prod(values.shape[len(values.shape) - last :]),
+    )
+    if not between.rank:
+        return tf.reshape(values, [-1, width])
+    return tf.reshape(
+        values, [-1, between.num_elements() if between.is_fully_defined() else _count(values, last), width]
+    )
+
+
+def _count(values: tf.Tensor, last: int) -> tf.Tensor:
+    return tf.reduce_prod(tf.shape(values)[1 : len(values.shape) - last])
+
+
+def summed(gradients: tf.Tensor, shape: Any) -> tf.Tensor:
+    """[batch, ...] summed over all axes along which a variable of that shape was broadcast: [batch, *shape]."""
+    spare = len(gradients.shape) - 1 - len(shape)
+    stretched = [1 + spare + place for place, size in enumerate(shape) if size == 1]
+    axes = [*range(1, 1 + spare), *stretched]
+    if not axes:
+        return gradients
+    return tf.reshape(tf.reduce_sum(gradients, axes), [-1, *shape])
+
+
+def conv(layer: Any, fed: tf.Tensor, gradients: tf.Tensor) -> Contributions:
+    """Of Conv1D and Conv2D, channels last, one group."""
+    kernel = _kernel(layer, fed, gradients)
+    return [(layer.kernel, kernel), *bias(layer, gradients)]
+
+
+def depthwise(layer: Any, fed: tf.Tensor, gradients: tf.Tensor) -> Contributions:
+    """Of DepthwiseConv1D and DepthwiseConv2D."""
+    return [(layer.depthwise_kernel, _depthwise_kernel(layer, fed, gradients)), *bias(layer, gradients)]
+
+
+def separable(layer: Any, fed: tf.Tensor, gradients: tf.Tensor) -> Contributions:
+    """Of SeparableConv1D and SeparableConv2D: a depthwise convolution, then a matrix on its channels."""
+    *_, channels, multiplier = layer.depthwise_kernel.shape
+    patches = _patches(layer, fed)
+    windows = tf.reshape(patches, [-1, *patches.shape[1:-1], patches.shape[-1] // channels, channels])
+    kernel = tf.reshape(layer.depthwise_kernel, [-1, channels, multiplier])
+    between = tf.einsum("...kc,kcm->...cm", windows, kernel)
+    between = tf.reshape(between, [-1, *patches.shape[1:-1], channels * multiplier])
+    matrix = tf.reshape(layer.pointwise_kernel, [channels * multiplier, -1])
+    shape = tuple(layer.pointwise_kernel.shape)
+    at_between = tf.matmul(gradients, matrix, transpose_b=True)
+    return [
+        (layer.depthwise_kernel, _depthwise_kernel(layer, fed, at_between)),
+        (layer.pointwise_kernel, Outer(fed=rows(between), gradients=rows(gradients), shape=shape)),
+        *bias(layer, gradients),
+    ]
+
+
+def _kernel(layer: Any, fed: tf.Tensor, gradients: tf.Tensor) -> Any:
+    shape = tuple(layer.kernel.shape)
+    fits = _formed_is_smaller(shape, gradients.shape)
+    if not fits or not _is_dense(layer) or not examples_can_be_groups():
+        return Outer(fed=rows(_patches(layer, fed)), gradients=rows(gradients), shape=shape)
+    fed, gradients, strides = _flat_image(layer, fed, gradients)
+    batch, outputs = fed.shape[0], shape[-1]
+    formed = _of_groups(
+        fed, gradients, size=_two(layer.kernel_size), strides=strides, padding=_padding(layer)
+    )
+    return Sliced(gradients=tf.reshape(formed, [-1, batch, outputs]), shape=shape)
+
+
+def _formed_is_smaller(kernel: tuple[int, ...], outputs: Any) -> bool:
+    """Whether all examples' gradients take little memory, or less than patches and their products would."""
+    if not outputs.is_fully_defined():
+        return False
+    batch, positions = outputs[0], math.prod(outputs[1:-1])
+    numbers, taps = math.prod(kernel), math.prod(kernel[:-1])
+    return batch * numbers <= LARGEST_EXAMPLES_GRADIENT or numbers <= positions * (taps + 2 * positions)
+
+
+def _of_groups(fed: tf.Tensor, gradients: tf.Tensor, *, size: Any, strides: Any, padding: str) -> tf.Tensor:
+    """[h, w, channels, batch * outputs]: each example's gradient, from the examples as groups."""
+    batch, outputs = fed.shape[0], gradients.shape[-1]
+    return tf.raw_ops.Conv2DBackpropFilter(
+        input=_side_by_side(fed),
+        filter_sizes=[*size, fed.shape[-1], batch * outputs],
+        out_backprop=_side_by_side(gradients),
+        strides=strides,
+        padding=padding,
+    )
+
+
+@functools.cache
+def examples_can_be_groups() -> bool:
+    """Whether TensorFlow here differentiates grouped convolutions; on a CPU only its oneDNN kernels do."""
+    with tf.init_scope():
+        fed = tf.reshape(tf.range(24.0), [2, 3, 2, 2])
+        gradients = tf.reshape(tf.range(18.0), [2, 3, 1, 3])
+        try:
+            found = _of_groups(fed, gradients, size=[1, 2], strides=[1, 1, 1, 1], padding="VALID")
+        except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError):
+            return False
+        # Each of its numbers is below 2**24: a float32 holds it exactly, in whatever order it is summed.
+        expected = tf.einsum("bhwc,bhq->wcbq", fed, gradients[:, :, 0])
+        return bool(tf.reduce_all(tf.reshape(found, expected.shape) == expected))
+
+
+def _depthwise_kernel(layer: Any, fed: tf.Tensor, gradients: tf.Tensor) -> Direct:
+    """Each channel has a kernel of its own: [h, w, channels, multiplier]."""
+    *_, channels, multiplier = layer.depthwise_kernel.shape
+    if len(layer.kernel_size) == 1:
+        fed, gradients = _causal(layer, fed)[:, tf.newaxis], gradients[:, tf.newaxis]
+    height, width = gradients.shape[1:3]
+    size, strides = _two(layer.kernel_size), layer.strides[-1]
+    rates = _two(layer.dilation_rate)
+    if layer.padding == "same":
+        fed = _padded(fed, size, strides, rates, (height, width))
+    by_channel = tf.reshape(gradients, [-1, height, width, channels, multiplier])
+    # One tap at a time: patches would hold all of them at once, and oneDNN's own kernel takes gigabytes for many
+    # channels, whose pages cost ten times what the arithmetic does.
+    each = []
+    for row in range(size[0]):
+        for column in range(size[1]):
+            top, left = row * rates[0], column * rates[1]
+            seen = fed[:, top : top + (height - 1) * strides + 1 : strides]
+            seen = seen[:, :, left : left + (width - 1) * strides + 1 : strides]
+            each.append(tf.reduce_sum(seen[..., tf.newaxis] * by_channel, [1, 2]))
+    return Direct(gradients=tf.reshape(tf.stack(each, 1), [-1, *layer.depthwise_kernel.shape]))
+
+
+def _padded(
+    fed: tf.Tensor, size: list[int], stride: int, rates: list[int], outputs: tuple[int, int]
+) -> tf.Tensor:
+    """With the zeros that padding "same" puts around an image."""
+    pads = []
+    for axis in (0, 1):
+        stride_here = stride if outputs[axis] > 1 or fed.shape[1 + axis] > 1 else 1
+        needed = (outputs[axis] - 1) * stride_here + (size[axis] - 1) * rates[axis] + 1 - fed.shape[1 + axis]
+        pads.append([max(needed, 0) // 2, max(needed, 0) - max(needed, 0) // 2])
+    return tf.pad(fed, [[0, 0], *pads, [0, 0]])
+
+
+def _flat_image(layer: Any, fed: tf.Tensor, gradients: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, list[int]]:
+    """A sequence as an image of one row; and the strides."""
+    strides = tuple(layer.strides)
+    if len(layer.kernel_size) == 2:
+        return fed, gradients, [1, *strides, 1]
+    # The depthwise kernel takes but one stride for both axes; along a single row any will do.
+    along = strides[-1]
+    return _causal(layer, fed)[:, tf.newaxis], gradients[:, tf.newaxis], [1, along, along, 1]
+
+
+def _side_by_side(values: tf.Tensor) -> tf.Tensor:
+    """[batch, h, w, channels] as one image with the channels of all examples: [1, h, w, batch * channels]."""
+    batch, height, width, channels = values.shape
+    return tf.reshape(tf.transpose(values, [1, 2, 0, 3]), [1, height, width, batch * channels])
+
+
+def _is_dense(layer: Any) -> bool:
+    return all(rate == 1 for rate in layer.dilation_rate)
+
+
+def _two(size: Any) -> list[int]:
+    return [1, *size] if len(size) == 1 else [*size]
+
+
+def _padding(layer: Any) -> str:
+    return "SAME" if layer.padding == "same" else "VALID"
+
+
+def _causal(layer: Any, fed: tf.Tensor) -> tf.Tensor:
+    if layer.padding != "causal":
+        return fed
+    return tf.pad(fed, [[0, 0], [(layer.kernel_size[0] - 1) * layer.dilation_rate[0], 0], [0, 0]])
+
+
+def _patches(layer: Any, fed: tf.Tensor) -> tf.Tensor:
+    """What each output position sees, [batch, ..., taps * channels], in the order of the kernel."""
+    size, strides, rates = (tuple(value) for value in (layer.kernel_size, layer.strides, layer.dilation_rate))
+    image = len(size) == 2
+    patches = tf.image.extract_patches(
+        fed if image else _causal(layer, fed)[:, tf.newaxis],
+        sizes=[1, *_two(size), 1],
+        strides=[1, *(strides if image else (1, strides[-1])), 1],
+        rates=[1, *(rates if image else (1, rates[-1])), 1],
+        padding=_padding(layer),
+    )
+    return patches if image else tf.squeeze(patches, 1)
+
 
 Rule = Callable[[Any, tf.Tensor, tf.Tensor], Contributions]
 """From the layer, what it was fed [batch, ...] and the gradients [batch, ...] at its pre-activation."""
@@ -27,12 +455,12 @@ def rule_of(layer: Any, rank: int | None = None) -> Rule | None:
     found = {
         keras.layers.Dense: (_dense, True),
         keras.layers.EinsumDense: (_einsum_dense, _is_plain_einsum(layer, rank)),
-        keras.layers.Conv1D: (convolutions.conv, _is_plain_conv(layer)),
-        keras.layers.Conv2D: (convolutions.conv, _is_plain_conv(layer)),
-        keras.layers.DepthwiseConv2D: (convolutions.depthwise, _is_plain_conv(layer)),
-        keras.layers.DepthwiseConv1D: (convolutions.depthwise, _is_plain_conv(layer)),
-        keras.layers.SeparableConv1D: (convolutions.separable, _is_plain_conv(layer)),
-        keras.layers.SeparableConv2D: (convolutions.separable, _is_plain_conv(layer)),
+        keras.layers.Conv1D: (conv, _is_plain_conv(layer)),
+        keras.layers.Conv2D: (conv, _is_plain_conv(layer)),
+        keras.layers.DepthwiseConv2D: (depthwise, _is_plain_conv(layer)),
+        keras.layers.DepthwiseConv1D: (depthwise, _is_plain_conv(layer)),
+        keras.layers.SeparableConv1D: (separable, _is_plain_conv(layer)),
+        keras.layers.SeparableConv2D: (separable, _is_plain_conv(layer)),
         keras.layers.Embedding: (_embedding, not getattr(layer, "sparse", False)),
         keras.layers.LayerNormalization: (_layer_normalization, _normalises_last(layer, rank)),
         keras.layers.GroupNormalization: (_group_normalization, _normalises_last(layer, rank)),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from tfkit.environment.stack import keras, tf
 from tfkit.errors import PrivacyError
-from tfkit.stack import keras, tf
 
 SMALLEST_GROUP = 16
 """Numbers that are normalised together at least, where there are no pixels: two would become +1 and -1."""

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tfkit.data import pipeline
-from tfkit.privacy.mechanism import Plan
-from tfkit.stack import tf
+from tfkit.data.splits import READERS, finish, reader
+from tfkit.environment.stack import tf
+from tfkit.privacy.plan import Plan
 
 if TYPE_CHECKING:
-    from tfkit.data import Splits
+    from tfkit.data.splits import Splits
 
 LARGE_ELEMENT = 64 * 2**20
 """Bytes of a logical batch above which only one is made ahead."""
@@ -77,7 +77,7 @@ def _of_replicas(
     splits: Splits, plan: Plan, epochs: tuple[int, int], secret: bytes, *, replicas: range, count: int
 ) -> tf.data.Dataset:
     indices = np.asarray(splits.indices["train"], np.int64)
-    read = pipeline.reader(splits.source)
+    read = reader(splits.source)
     size, shape = plan.microbatch_size, splits.source.shape
 
     def draw(number: np.ndarray) -> np.ndarray:
@@ -100,11 +100,9 @@ def _of_replicas(
         )
 
     elements = [epoch * plan.steps_per_epoch * len(replicas) for epoch in epochs]
-    made = tf.data.Dataset.range(*elements).map(
-        microbatches, num_parallel_calls=pipeline.READERS, deterministic=True
-    )
+    made = tf.data.Dataset.range(*elements).map(microbatches, num_parallel_calls=READERS, deterministic=True)
     size_in_bytes = 4 * plan.expected_batch_size * int(np.prod(shape))
-    return pipeline.finish(made, ahead=1 if size_in_bytes > LARGE_ELEMENT else 2)
+    return finish(made, ahead=1 if size_in_bytes > LARGE_ELEMENT else 2)
 
 
 def _padded(values: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:

@@ -6,8 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from tfkit.privacy import accounting
-from tfkit.privacy.mechanism import Plan
+from tfkit.privacy.plan import NEIGHBOURS, Plan
 
 COVERED = (
     "the weights of the model after every step, and whatever is computed from them alone: predictions on other data,"
@@ -69,7 +68,7 @@ def statement(plan: Plan, *, steps: int, optimizer: str) -> dict[str, Any]:
         "examples": plan.examples,
         "steps": steps,
         "optimizer": optimizer,
-        "neighbouring_relation": accounting.NEIGHBOURS[plan.sampler],
+        "neighbouring_relation": NEIGHBOURS[plan.sampler],
         "deterministic_noise": plan.deterministic_noise,
         "diagnostics": plan.diagnostics,
         "covered": list(COVERED) if private else [],

@@ -1,12 +1,18 @@
-"""A vocabulary of word pieces of a corpus's own."""
+"""Batches of texts of like lengths: short ones are not filled up to the longest.
+
+A vocabulary of word pieces of a corpus's own.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tfkit.errors import DataError
-from tfkit.text.wordpiece import SPECIAL
+from tfkit.text.tokenizers import SPECIAL, Tokenizer
+
+if TYPE_CHECKING:
+    from tfkit.environment.stack import tf
 
 SIZE = 4000
 CHARACTERS = 2_000_000
@@ -48,14 +54,17 @@ def build(
       >>> build(["the cat sat on the mat", "the cat"], size=60)[:6]
       ('[PAD]', '[UNK]', '[CLS]', '[SEP]', 'a', 'c')
     """
-    from tfkit.stack import tf, tf_text_vocabulary
+    from tfkit.environment import stack
+    from tfkit.environment.stack import tf_text_vocabulary
 
     least = len(reserved) + 16
     if size < least:
         raise DataError(f"size is {size}; a vocabulary of less than {least} pieces has no room for words.")
     read = _evenly([_valid(text) for text in texts])
     characters = sum(map(len, read))
-    dataset = tf.data.Dataset.from_tensor_slices([text.encode() for text in read] or [b""]).batch(_BATCH)
+    dataset = stack.tf.data.Dataset.from_tensor_slices([text.encode() for text in read] or [b""]).batch(
+        _BATCH
+    )
     try:
         found = tf_text_vocabulary.bert_vocab_from_dataset(
             dataset,
@@ -96,3 +105,47 @@ def _evenly(texts: list[str]) -> list[str]:
             return [text[:limit] for text in texts]
         left -= length
     return texts
+
+
+BOUNDARIES = (16, 32, 64, 128, 256)
+
+
+def by_length(
+    dataset: tf.data.Dataset,
+    tokenizer: Tokenizer,
+    *,
+    batch_size: int,
+    boundaries: Sequence[int] = BOUNDARIES,
+) -> tf.data.Dataset:
+    """Texts to batches of ids in which all are about as long, by tf.data's `bucket_by_sequence_length`.
+
+    The order of the texts changes, and each bucket ends with a batch of its own that may be smaller.
+
+    Args:
+      dataset: of (text, label, ...), one text an element.
+      tokenizer: of the texts.
+      batch_size: of a batch.
+      boundaries: numbers of ids at which the buckets divide.
+
+    Returns:
+      Of (`input_word_ids`, `input_mask`, `input_type_ids` int32 [b, longest of the batch] by name, label, ...).
+    """
+    from tfkit.environment import stack
+
+    def ids(text: Any, *rest: Any) -> Any:
+        row = {name: one[0] for name, one in tokenizer.dense(text[stack.tf.newaxis]).items()}
+        return (row, *rest)
+
+    used = [boundary for boundary in boundaries if boundary < tokenizer.max_length]
+    cut = dataset.map(ids, num_parallel_calls=stack.tf.data.AUTOTUNE)
+    row, *rest = cut.element_spec
+    filling = (
+        {name: tokenizer.edges.pad if name == "input_word_ids" else 0 for name in row},
+        *(None for _ in rest),
+    )
+    return cut.bucket_by_sequence_length(
+        lambda row, *_: stack.tf.size(row["input_word_ids"]),
+        bucket_boundaries=used,
+        bucket_batch_sizes=[batch_size] * (len(used) + 1),
+        padding_values=filling,
+    )

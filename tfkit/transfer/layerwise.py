@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from tfkit.stack import keras, tf
+from tfkit.environment.stack import keras, tf
 
 
 class LayerwiseAdam(keras.optimizers.Adam):

@@ -12,19 +12,24 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tfkit import distribute, files, hub, predictions, privacy, training
-from tfkit.config import PrivateConfig
-from tfkit.config.texts import ENCODER
-from tfkit.data import Splits
-from tfkit.hub import Backbone, TextEncoder
+from tfkit import hub, privacy
+from tfkit.data.splits import Splits
+from tfkit.distribution import strategies
+from tfkit.environment import files
+from tfkit.hub.images import Backbone
+from tfkit.hub.texts import TextEncoder
+from tfkit.metrics import evaluate
 from tfkit.privacy.ledger import MEAN, Ledger
+from tfkit.privacy.plan import DPSGD
 from tfkit.run import Run
+from tfkit.settings.options import ENCODER, PrivateConfig
+from tfkit.training.loop import Trained, train
 from tfkit.transfer import models
-from tfkit.transfer.light import light
-from tfkit.transfer.stages import Classifier, observe
+from tfkit.transfer.models import Classifier, observe
+from tfkit.transfer.text_models import light
 
 if TYPE_CHECKING:
-    from tfkit.stack import keras, tf
+    from tfkit.environment.stack import keras, tf
 
 STAGE = "private"
 LARGEST_BATCH, EPOCHS = 4096, 80
@@ -53,11 +58,11 @@ def train_private(
       PrivacyError: no epsilon would hold, or none as small as the target.
     """
     run.record({"time/features_seconds": 0.0})
-    strategy = strategy or distribute.strategy(config.strategy)
+    strategy = strategy or strategies.strategy(config.strategy)
     chosen = _choose(config, splits)
     run.note(chosen.summary)
     run.decide(**chosen.settings_of_run)
-    whole = functools.partial(models.whole, backbone, len(splits.class_names), spec=splits.spec)
+    whole = functools.partial(models.whole_model, backbone, len(splits.class_names), spec=splits.spec)
     if not config.features:
         settings = chosen.settings(None)
         build = functools.partial(whole, trainable="all", **settings)
@@ -71,7 +76,7 @@ def train_private(
     run.record({"time/features_seconds": extraction.seconds, "time/train_seconds": trained.seconds})
     return Classifier(
         model=whole(trainable="none", head=trained.model, **settings),
-        evaluation=predictions.evaluate(trained.model, features),
+        evaluation=evaluate(trained.model, features),
         test_features=features.source.read(features.indices["test"]),
     )
 
@@ -111,13 +116,13 @@ def train_private_head(
     *,
     strategy: tf.distribute.Strategy | None = None,
     verbose: int | None = None,
-) -> tuple[training.Trained, dict[str, Any]]:
+) -> tuple[Trained, dict[str, Any]]:
     """The head alone, on features that are stored already, as `train_private` trains it.
 
     Returns:
       What training left, and the settings of `models.head` and `models.whole` that it was built with.
     """
-    strategy = strategy or distribute.strategy(config.strategy)
+    strategy = strategy or strategies.strategy(config.strategy)
     chosen = _choose(config, features)
     settings = chosen.settings(_mean(run, features, config, chosen, strategy=strategy))
     build = functools.partial(models.head, backbone.feature_size, len(features.class_names), **settings)
@@ -136,7 +141,7 @@ def _mean(
 
     Of several workers the chief draws it: each of them with noise of its own would be as many releases.
     """
-    from tfkit.distribute.together import Together
+    from tfkit.distribution.replicas import Together
 
     if not chosen.privacy.release_noise:
         return None
@@ -168,8 +173,8 @@ def _train(
     *,
     strategy: tf.distribute.Strategy,
     verbose: int | None = None,
-) -> training.Trained:
-    return training.train(
+) -> Trained:
+    return train(
         build_model,
         splits.replace(global_batch_size=chosen.batch),
         run=run,
@@ -190,7 +195,7 @@ class Chosen:
     epsilon 1, 3 and 8.
     """
 
-    privacy: privacy.DPSGD
+    privacy: DPSGD
     batch: int
     epochs: int
     steps: int

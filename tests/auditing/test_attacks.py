@@ -1,0 +1,107 @@
+"""Attackers: what gives membership away is found, each in its own way, and what does not is not."""
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+
+from tfkit.auditing import ATTACKS, Attack, attack
+from tfkit.auditing.attacks import lira
+from tfkit.errors import ConfigError
+
+
+def said_of(chance, count, *, sure):
+    """Probabilities of 4 classes, the larger at the label the surer the model is, and the labels."""
+    labels = chance.integers(0, 4, count)
+    logits = chance.normal(size=(count, 4))
+    logits[np.arange(count), labels] += sure
+    said = np.exp(logits)
+    return (said / said.sum(axis=1, keepdims=True)).astype(np.float32), labels
+
+
+@pytest.mark.parametrize("name", [name for name in ATTACKS if name not in ("mlp", "forest")])
+def test_a_model_that_is_surer_of_its_members_gives_them_away(name):
+    chance = np.random.default_rng(0)
+    members, others = said_of(chance, 200, sure=4), said_of(chance, 200, sure=1)
+    (found,) = attack((name,), members=members, others=others)
+    assert found.name == name
+    assert 0.75 < found.auc < 1
+    low, high = found.auc_interval
+    assert low < found.auc < high
+    assert found.advantage > 0.4
+
+
+@pytest.mark.parametrize("name", ["threshold", "entropy", "knn"])
+def test_nothing_is_found_where_members_are_like_others(name):
+    chance = np.random.default_rng(1)
+    members, others = said_of(chance, 400, sure=2), said_of(chance, 400, sure=2)
+    (found,) = attack((name,), members=members, others=others)
+    low, high = found.auc_interval
+    assert low <= 0.5 <= high
+
+
+def test_an_attacker_that_learns_is_judged_on_what_it_has_not_learnt_from():
+    chance = np.random.default_rng(2)
+    members, others = said_of(chance, 100, sure=1), said_of(chance, 80, sure=1)
+    by_rule, learned = attack(("threshold", "knn"), members=members, others=others)
+    assert (len(by_rule.members), len(by_rule.others)) == (100, 80)
+    assert (len(learned.members), len(learned.others)) == (50, 40)
+    for one in (by_rule, learned):
+        assert [len(scores) for half in (one.choosing, one.measured) for scores in half] == [50, 40, 50, 40]
+    again = attack(("knn",), members=members, others=others)[0]
+    assert np.array_equal(again.members, learned.members)
+
+
+def test_the_global_random_generator_is_left_as_it_was():
+    chance = np.random.default_rng(3)
+    before = np.random.get_state()[1].copy()
+    attack(("knn",), members=said_of(chance, 40, sure=1), others=said_of(chance, 40, sure=1))
+    assert np.array_equal(before, np.random.get_state()[1])
+
+
+@pytest.mark.parametrize("names", [("magic",), ("threshold", "magic"), ()])
+def test_attackers_that_there_are_not_are_named(names):
+    said = said_of(np.random.default_rng(0), 20, sure=1)
+    with pytest.raises(ConfigError, match="threshold, logistic"):
+        attack(names, members=said, others=said)
+
+
+def test_intervals_of_the_auc_hold_in_19_of_20_cases_and_at_the_ends():
+    chance = np.random.default_rng(4)
+    inside = 0
+    for _ in range(400):
+        # A member is one standard deviation above: the AUC is Phi(1 / sqrt(2)) = 0.760.
+        one = Attack.by_rule("", chance.normal(1, 1, 40), chance.normal(0, 1, 40), seed=0)
+        inside += one.auc_interval[0] <= 0.760 <= one.auc_interval[1]
+    assert 0.92 <= inside / 400 <= 0.98
+    perfect = Attack.by_rule("", np.ones(40), np.zeros(40), seed=0)
+    assert perfect.auc_interval[1] == 1
+    assert 0.85 < perfect.auc_interval[0] < 1
+
+
+def test_members_found_at_few_false_alarms():
+    one = Attack.by_rule("", np.arange(1000) + 500.0, np.arange(1000.0), seed=0)
+    assert one.found(false=0.01) == pytest.approx(0.51, abs=0.002)
+    assert one.found(false=0.5) == 1
+
+
+def test_lira_finds_members_that_a_loss_alone_does_not_tell():
+    """Examples of very different difficulty: what counts is how much surer the model is than others would be."""
+    chance = np.random.default_rng(5)
+    pool, dimensions = 240, 60
+    features = chance.normal(size=(pool, dimensions)) * chance.uniform(0.2, 3, size=(pool, 1))
+    labels = chance.integers(0, 2, pool)
+
+    def train(places):
+        model = LogisticRegression(C=1.0, max_iter=500).fit(features[places], labels[places])
+        return model.predict_proba(features)
+
+    is_member = np.arange(pool) < pool // 2
+    target = train(np.flatnonzero(is_member))
+    (by_loss,) = attack(
+        ("threshold",),
+        members=(target[is_member], labels[is_member]),
+        others=(target[~is_member], labels[~is_member]),
+    )
+    found = lira(target, labels, is_member, shadow=train, shadows=16)
+    assert found.auc > by_loss.auc + 0.02
+    assert found.auc > 0.7

@@ -1,0 +1,99 @@
+"""The smallest that keeps to the limits is chosen; where none does, the nearest is named."""
+
+import dataclasses
+
+import pytest
+
+from tfkit.compression import Gates, Table, Variant, choose
+from tfkit.compression.compare import marked
+from tfkit.errors import ConfigError
+
+
+def variant(name, size, drop, latency=1.0, accuracy=0.9):
+    return Variant(
+        name=name, quantization=name, size_bytes=size, gzipped_bytes=size // 2, accuracy=accuracy,
+        accuracy_drop=drop, agreement=1 - drop, max_difference=drop, latency_ms={"1": {"p50": latency, "p90": latency}},
+    )  # fmt: skip
+
+
+FLOAT32 = variant("float32", 13_000_000, 0.0, 4.0)
+INT8 = variant("int8", 4_000_000, 0.004, 1.0)
+DYNAMIC = variant("dynamic", 3_800_000, 0.006, 6.0)
+TINY = variant("weights4", 2_000_000, 0.4, 3.0)
+ALL = (FLOAT32, INT8, DYNAMIC, TINY)
+
+
+def test_the_smallest_within_the_limits():
+    assert choose(ALL, Gates(max_accuracy_drop=0.01)).chosen is INT8  # about as small as dynamic, and better
+    assert choose(ALL, Gates(max_accuracy_drop=0.001)).chosen is FLOAT32
+    assert choose(ALL, Gates(max_accuracy_drop=0.5)).chosen is TINY
+    assert choose(ALL, Gates(max_size_kb=2100, gzipped=True, max_accuracy_drop=0.01)).chosen is INT8
+
+
+def test_the_verdict_says_what_the_rule_did():
+    said = choose(ALL, Gates(max_accuracy_drop=0.01)).verdict
+    assert "of the files at most 10 % larger than the smallest of 3 within the limits (of 4)" in said
+    assert "dynamic with 3,800 kB, the most accurate, 4,000 kB" in said
+    assert "the smallest of 4 within the limits" in choose(ALL, Gates(max_accuracy_drop=0.5)).verdict
+    assert "the only one of 4 within the limits" in choose(ALL, Gates(max_accuracy_drop=0.001)).verdict
+    like = variant("like", 3_900_000, DYNAMIC.accuracy_drop, 1.0)
+    assert "the fastest of the most accurate" in choose([DYNAMIC, like], Gates()).verdict
+
+
+def test_real_values_have_no_accuracy():
+    values = Variant(
+        name="int8", quantization="int8", size_bytes=1000, gzipped_bytes=1, output="values", agreement=1.0, error=0.2,
+        max_difference=1.0,
+    )  # fmt: skip
+    found = choose([values], Gates(max_accuracy_drop=0.01))
+    assert "1 - R2 against the original 0.0400 (limit 0.01)" in found.verdict
+    labelled = dataclasses.replace(values, r2=0.9, r2_drop=0.005, rmse=2.0)
+    found = choose([labelled], Gates(max_accuracy_drop=0.01))
+    assert "R2 0.9000 (-0.0050)" in found.verdict
+    table = str(Table(variants=(labelled,), models={}, failed={}, examples=10))
+    assert "R2 drop" in table
+    assert "RMSE" in table
+    assert "accuracy " not in table
+
+
+def test_times_of_a_busy_machine_say_so():
+    busy = dataclasses.replace(INT8, other_cores=1.4)
+    assert "other processes kept 1.4 of" in choose([busy], Gates()).verdict
+    assert "Times are too long" in str(Table(variants=(busy,), models={}, failed={}, examples=1))
+    assert "other processes" not in choose([INT8], Gates()).verdict
+
+
+def test_the_nearest_miss_is_named():
+    found = choose(ALL, Gates(max_size_kb=3000, max_accuracy_drop=0.01))
+    assert found.chosen is None
+    assert "The nearest is dynamic: 3,800 kB (limit 3,000)." in found.verdict
+    slow = choose(ALL, Gates(max_latency_ms=0.5, max_accuracy_drop=0.01))
+    assert "The nearest is int8: 1.00 ms (limit 0.5)" in slow.verdict
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [{"max_size_kb": 0}, {"max_latency_ms": -1}, {"max_accuracy_drop": 1.5}, {"max_accuracy_drop": -0.1}],
+)
+def test_limits_that_cannot_be(limits):
+    with pytest.raises(ConfigError, match="--max-"):
+        Gates(**limits)
+
+
+def test_those_that_no_other_beats_are_marked():
+    worse = variant("float16", 14_000_000, 0.01, 5.0)
+    found = {one.name: one.pareto for one in marked([*ALL, worse])}
+    assert found == {"float32": True, "int8": True, "dynamic": True, "weights4": True, "float16": False}
+
+
+def test_a_table_prints_and_is_read_back():
+    table = Table(variants=marked(ALL), models={}, failed={"int16x8": "no kernel"}, examples=10)
+    content = {
+        "variants": [one.as_dict() for one in table.variants],
+        "failed": [{"name": "int16x8", "reason": "no kernel"}],
+        "examples": 10,
+    }
+    assert str(Table.read(content)) == str(table)
+    assert "int16x8: no kernel" in str(table)
+    assert table.frame.loc["int8", "size kB"] == 4000
+    assert table["int8"] is table.variants[1]

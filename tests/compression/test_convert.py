@@ -1,0 +1,259 @@
+"""Models of every kind convert, or say in one clear error why they do not."""
+
+import threading
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tfkit.compression import convert, inspect, representative
+from tfkit.compression.convert import ConversionRequest, _waiting, end_children, run_conversions
+from tfkit.compression.representative import Inputs
+from tfkit.compression.sources import saved
+from tfkit.environment.stack import keras, keras_3, tf
+from tfkit.errors import CheckError, DataError, UsageError
+from tfkit.litert import ParallelInterpreter
+from tfkit.litert.interpreter import opened
+
+IMAGES = np.random.default_rng(0).random((64, 8, 8, 3), np.float32)
+
+
+def network(library):
+    return library.Sequential(
+        [
+            library.Input((8, 8, 3)),
+            library.layers.Conv2D(4, 3, activation="relu"),
+            library.layers.Dropout(0.2),
+            library.layers.GlobalAveragePooling2D(),
+            library.layers.Dense(2, activation="softmax"),
+        ]
+    )
+
+
+@pytest.fixture(scope="module")
+def model():
+    keras.utils.set_random_seed(0)
+    return network(keras)
+
+
+def run(content, images):
+    with ParallelInterpreter(content) as interpreter:
+        return interpreter(images)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("library", ["keras", "keras_3"])
+def test_keras_2_and_keras_3(library):
+    made = network({"keras": keras, "keras_3": keras_3}[library])
+    expected = np.asarray(made(IMAGES[:8], training=False))
+    np.testing.assert_allclose(run(convert(made), IMAGES[:8]), expected, atol=1e-5)
+    int8 = convert(made, variant="int8", representative_dataset=IMAGES)
+    assert inspect(int8).macs == {"int8": 1.0}
+    np.testing.assert_allclose(run(int8, IMAGES[:8]), expected, atol=0.05)
+
+
+@pytest.mark.slow
+def test_a_strangers_saved_model_agrees_with_its_files():
+    folder = Path(
+        next(iter(find_spec("basic_pitch").submodule_search_locations)), "saved_models/icassp_2022/nmp"
+    )
+    chance = np.random.default_rng(0)
+    sound = np.sin(np.linspace(0, 4000, 43844))[None, :, None] * chance.uniform(0.1, 1, (4, 1, 1))
+    sound = sound.astype(np.float32)
+    content = {variant: convert(folder, variant=variant) for variant in ("float32", "dynamic")}
+    with saved(folder) as source:
+        expected = source.function(**{name: tf.constant(sound[:1]) for name in source.inputs})
+    interpreter = opened(content["float32"], threads=2)
+    found = interpreter.get_signature_runner("serving_default")(**{next(iter(source.inputs)): sound[:1]})
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, atol=2e-3)
+    assert len(content["dynamic"]) < 0.7 * len(content["float32"])
+    with pytest.raises(CheckError, match=r"(?s)no int8 model.*NEG"):  # it has no int8 form
+        convert(folder, variant="int8", representative_dataset=sound)
+
+
+@pytest.mark.slow
+def test_a_handle_of_a_model():
+    content = convert("efficientnet-lite0", input_shape=(1, 32, 32, 3))
+    assert inspect(content).outputs[0].shape == (1, 1280)
+
+
+@pytest.mark.slow
+def test_variants_are_what_they_are_called(model):
+    with saved(model) as source:
+        requests = [ConversionRequest(name=one, variant=one) for one in ("float16", "dynamic", "int16x8")]
+        requests.append(
+            ConversionRequest(
+                name="bytes", variant="int8", inference_input_type="uint8", inference_output_type="int8"
+            )
+        )
+        made = run_conversions(
+            source, requests, examples=representative.collect_representative(IMAGES, source.takes)
+        )
+    assert "float16" in inspect(made["float16"]).weights
+    assert inspect(made["int16x8"]).macs == {"int16x8": 1.0}
+    bytes_ = inspect(made["bytes"])
+    assert (bytes_.inputs[0].dtype, bytes_.outputs[0].dtype) == ("uint8", "int8")
+
+
+def test_a_converter_that_dies_is_an_error_and_the_others_are_made(model):
+    end_children()  # of other tests: the one that is killed must have this job
+    with saved(model) as source:
+        requests = [ConversionRequest(name=name, variant="float32") for name in ("first", "second")]
+        made = {}
+        work = threading.Thread(target=lambda: made.update(run_conversions(source, requests)))
+        work.start()
+        kill_child()
+        work.join()
+    errors = [one for one in made.values() if isinstance(one, CheckError)]
+    assert len(errors) == 1
+    assert "was ended by SIGKILL" in str(errors[0])
+    assert sum(isinstance(one, bytes) for one in made.values()) == 1
+
+
+def test_the_next_job_is_done_by_the_same_process_and_a_killed_one_is_replaced(model):
+    end_children()
+    first = convert(model)
+    (child,) = _waiting
+    assert convert(model) == first
+    assert [one.pid for one in _waiting] == [child.pid]
+    child.kill()
+    child.wait()
+    assert convert(model) == first
+    assert [one.pid for one in _waiting] != [child.pid]
+
+
+def kill_child():
+    """End the process that converts, once it is there, by its id."""
+    import os
+    import signal
+
+    for _ in range(1000):
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                try:
+                    words = (entry / "cmdline").read_bytes().split(b"\0")
+                    parent = (entry / "stat").read_text().rpartition(")")[2].split()[1]
+                except OSError:
+                    continue
+                if b"tfkit.compression.converter_process" in words and int(parent) == os.getpid():
+                    os.kill(int(entry.name), signal.SIGKILL)
+                    return
+        time.sleep(0.01)
+    raise AssertionError("no child was started")
+
+
+def test_int8_without_examples_is_refused_and_not_made_in_float(model):
+    with pytest.raises(
+        UsageError, match=r"(?s)int8 needs a representative dataset.*variant='dynamic'"
+    ) as caught:
+        convert(model, variant="int8")
+    assert "silently" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "message"),
+    [
+        (np.empty((0, 8, 8, 3), np.float32), "holds 0 examples"),
+        (lambda: iter(()), "holds 0 examples"),
+        (np.zeros((4, 9, 9, 3), np.float32), r"the shape \[4, 9, 9, 3\]; the model takes \[n, 8, 8, 3\]"),
+        (np.full((4, 8, 8, 3), np.nan, np.float32), "not finite"),
+        ({"other": IMAGES}, r"lack input_\d+; there is other"),
+        (7, "A int is no representative dataset"),
+    ],
+)
+def test_representative_data_that_cannot_serve(model, dataset, message):
+    with pytest.raises(DataError, match=message):
+        convert(model, variant="int8", representative_dataset=dataset)
+
+
+def test_representative_data_of_every_form(model):
+    inputs = Inputs(shapes={"images": ((1, 8, 8, 3), "float32")})
+    forms = {
+        "array": IMAGES,
+        "names": {"images": IMAGES},
+        "dataset": tf.data.Dataset.from_tensor_slices((IMAGES, np.zeros(64))).batch(10),
+        "singles": tf.data.Dataset.from_tensor_slices(IMAGES),
+        "function": lambda: ([image[None]] for image in IMAGES),
+    }
+    for name, form in forms.items():
+        np.testing.assert_array_equal(
+            representative.collect_representative(form, inputs)["images"], IMAGES, err_msg=name
+        )
+    assert len(representative.collect_representative(IMAGES, inputs, count=10)["images"]) == 10
+
+
+class OfFunctions(tf.Module):
+    @tf.function(input_signature=[tf.TensorSpec([None, 4], tf.float32, name="x")])
+    def numbers(self, x):
+        return {"y": x + 1.0}
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="text")])
+    def words(self, text):
+        return {"y": tf.strings.length(text)}
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.float32, name="images")])
+    def images(self, images):
+        return {"y": tf.reduce_mean(images, [1, 2])}
+
+    @tf.function(input_signature=[tf.TensorSpec([1, 4], tf.float32, name="x")])
+    def lacking(self, x):
+        return {"y": tf.linalg.inv(tf.reshape(x, [2, 2]))}
+
+
+def stored(tmp_path, **signatures):
+    module = OfFunctions()
+    made = {name: getattr(module, function) for name, function in signatures.items()}
+    tf.saved_model.save(module, str(tmp_path / "model"), signatures=made or None)
+    return tmp_path / "model"
+
+
+def test_saved_models_that_do_not_say_what_they_take(tmp_path):
+    with pytest.raises(UsageError, match="no serving signature"):
+        convert(stored(tmp_path / "none"))
+    several = stored(tmp_path / "several", numbers="numbers", images="images")
+    with pytest.raises(UsageError, match=r"several signatures: .*--signature"):
+        convert(several)
+    with pytest.raises(UsageError, match="no signature 'other'; it has"):
+        convert(several, signature="other")
+    with pytest.raises(UsageError, match=r"\[\?, \?, \?, 3\].*one shape"):
+        convert(several, signature="images")
+    with pytest.raises(UsageError, match="does not fit"):
+        convert(several, signature="images", input_shape=(1, 8, 8, 4))
+    served = stored(tmp_path / "served", serving_default="numbers", images="images")
+    assert inspect(convert(served)).inputs[0].shape == (1, 4)
+    with pytest.raises(UsageError, match="'text' takes strings"):
+        convert(stored(tmp_path / "words", serving_default="words"))
+
+
+def test_operations_that_tflite_lacks_are_named_with_the_way_to_keep_them(tmp_path):
+    folder = stored(tmp_path, serving_default="lacking")
+    with pytest.raises(CheckError, match=r"lacks MatrixInverse\.") as caught:
+        convert(folder)
+    assert "--select-tf-ops" in str(caught.value)
+    assert inspect(convert(folder, select_tf_ops=True)).flex_ops == ("FlexMatrixInverse",)
+
+
+def test_what_cannot_be_a_model(tmp_path, model):
+    (tmp_path / "saved_model.pb").write_bytes(b"no protocol buffer")
+    with pytest.raises(UsageError, match="not a SavedModel that TensorFlow can load"):
+        convert(tmp_path)
+    with pytest.raises(UsageError, match="converted already"):
+        convert(b"....TFL3")
+    with pytest.raises(UsageError, match="A int cannot be converted"):
+        convert(3)
+    with pytest.raises(UsageError, match="give input_shape"):
+        convert(lambda x: x)
+    with pytest.raises(UsageError, match="no TFLite variant 'int4'"):
+        convert(model, variant="int4")
+    with pytest.raises(UsageError, match="float16 can have float32"):
+        convert(model, variant="float16", inference_input_type="uint8")
+
+
+def test_weights_that_are_not_finite_are_named():
+    broken = network(keras)
+    broken.layers[0].kernel.assign(np.full(broken.layers[0].kernel.shape, np.nan))
+    with pytest.raises(CheckError, match=r"not finite numbers: .*kernel"):
+        convert(broken)

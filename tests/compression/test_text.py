@@ -1,0 +1,194 @@
+"""A classifier of strings as .tflite: the tokenizer inside, exact ids, every variant measured."""
+
+from __future__ import annotations
+
+import inspect as python_inspect
+import subprocess
+import sys
+import types
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from tfkit.compression import convert, inspect, representative
+from tfkit.compression.compress import CompressConfig, _check_texts, compress
+from tfkit.compression.results import FOLDER, HOW, IDS_MODEL, _of_texts, of_run
+from tfkit.data import Splits
+from tfkit.environment.stack import tf
+from tfkit.errors import RunError, UsageError
+from tfkit.metrics import Evaluation
+from tfkit.reporting.examples import load, save
+from tfkit.run import EVALUATION, SAVED_MODEL, TFLITE, VARIANTS, Run
+from tfkit.text.tokenizers import WordPiece
+from tfkit.text.vocabulary import build
+from tfkit.training import export
+from tfkit.transfer.text_models import light
+
+HARD = (
+    b"", b" \n\t ", b"\x00", b"a\x00b\x00", b"\xff\xfe\xc3 broken \xe2\x82", b"\xed\xa0\x80", b"x" * 100_000,
+    b"word " * 30_000, b"[MASK] [CLS] [PAD]",
+    *(text.encode() for text in (
+        "مرحبا بالعالم שלום", "你好世界 漢字テスト 한국어", "😀 🏳️‍🌈 👩‍👩‍👧", "ß ﬁ … İ ǆ", "e\u0301 é", "\u202eabc",
+    )),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Texts:
+    """A source of texts."""
+
+    texts: np.ndarray
+    labels: np.ndarray
+    shape: tuple[int, ...] = ()
+    fingerprint: str = "docstrings"
+
+    @property
+    def names(self):
+        return [f"text/{place}" for place in range(len(self.texts))]
+
+    def read(self, indices):
+        return self.texts[indices]
+
+    def raw(self, index):
+        return self.texts[index].decode("utf-8", errors="replace")
+
+
+@pytest.fixture(scope="module")
+def splits():
+    """Docstrings of three modules, and the strings at which tokenizers break."""
+    import numpy
+    import pandas
+    import scipy.stats
+
+    found = {}
+    for label, module in enumerate((numpy, scipy.stats, pandas.DataFrame)):
+        for name in sorted(vars(module)):
+            text = python_inspect.getdoc(getattr(module, name)) if not name.startswith("_") else None
+            if text and len(text) > 60:
+                found.setdefault(text.encode(), label)
+    order = np.random.default_rng(0).permutation(len(found))
+    texts, labels = np.array(list(found), dtype=object)[order], np.array(list(found.values()))[order]
+    train = len(texts) - 500 + len(HARD)
+    source = Texts(
+        texts=np.array([*texts, *HARD], dtype=object), labels=np.array([*labels, *[0] * len(HARD)], np.int64)
+    )
+    return Splits(
+        source=source,
+        indices={
+            "train": np.arange(train), "validation": np.arange(50), "test": np.arange(train, len(source.texts)),
+        },
+        class_names=("numpy", "scipy", "pandas"), global_batch_size=32, seed=0, origin="docstrings",
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def model(splits):
+    x, y = splits.source.texts[:-500], splits.source.labels[:-500]
+    tokenizer = WordPiece(vocabulary=build(x, size=1500), max_length=96)
+    model = light(tokenizer, 3, learning_rate=1e-2, steps=10 * (len(x) // 32 + 1), dimension=32)
+    model.fit(tf.data.Dataset.from_tensor_slices((x, y)).batch(32), epochs=10, verbose=0)
+    return model
+
+
+@pytest.fixture(scope="module")
+def run(splits, model, tmp_path_factory):
+    """A finished run, as recipes.transfer_text leaves one."""
+    run = Run.create(tmp_path_factory.mktemp("runs") / "texts", config={})
+    test = splits.indices["test"]
+    logits = np.concatenate(
+        [model(tf.constant(part)) for part in np.array_split(splits.source.read(test), 50)]
+    )
+    measured = Evaluation(
+        labels=splits.source.labels[test], probabilities=tf.nn.softmax(logits).numpy(),
+        names=[splits.source.names[place] for place in test], class_names=splits.class_names,
+    )  # fmt: skip
+    export.save(model, run, splits, evaluation=measured)
+    save(run.path / EVALUATION, measured)
+    return run
+
+
+@pytest.fixture(scope="module")
+def compressed(run, splits):
+    config = CompressConfig(
+        from_run=run.path,
+        variants=("float32", "dynamic", "int8", "int16x8", "weights8"),
+        max_accuracy_drop=0.02,
+    )
+    subject = of_run(run, splits, examples=representative.from_splits(splits))
+    compress(run, subject, config)
+    return run
+
+
+@pytest.mark.slow
+def test_each_of_500_strings_gets_the_class_that_keras_gives(compressed, splits):
+    content = compressed.read(VARIANTS)
+    found = {one["name"]: one for one in content["variants"]}
+    assert content["examples"] == 500
+    assert found["float32"]["agreement"] == 1.0
+    assert found["float32"]["max_difference"] < 1e-5
+    assert found["dynamic"]["agreement"] > 0.98
+    assert found["dynamic"]["size_bytes"] < 0.9 * found["float32"]["size_bytes"] < 900_000
+    assert found["int8"]["macs"] == {"int8": 1.0}
+    assert set(found["float32"]["needs"]) == {"FastBertNormalize", "FastWordpieceTokenizeWithOffsets"}
+    failed = {one["name"]: one["reason"] for one in content["failed"]}
+    assert failed.keys() == {"int16x8", "weights8"}
+    assert found["float32"]["latency_ms"]["1"]["p50"] > 0
+
+
+@pytest.mark.slow
+def test_infer_runs_it_in_a_process_of_its_own(compressed, splits):
+    folder = compressed.path / TFLITE
+    text = splits.source.raw(int(splits.indices["test"][0]))
+    done = subprocess.run(
+        [sys.executable, folder / "infer.py", "-"], input=text.encode(), capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    measured, _ = load(compressed.path / EVALUATION)
+    expected = splits.class_names[int(measured.probabilities[0].argmax())]
+    assert done.stdout.decode().splitlines()[0].split() == [
+        f"{measured.probabilities[0].max():.4f}",
+        expected,
+    ] or (done.stdout.decode().splitlines()[0].split()[1] == expected)
+    assert (folder / "vocab.txt").read_text().startswith("[PAD]\n[UNK]\n")
+
+
+@pytest.mark.slow
+def test_the_variant_of_ids_needs_no_operations_of_others_and_says_the_same(compressed):
+    folder = compressed.path / TFLITE / FOLDER
+    census = inspect((folder / IDS_MODEL).read_bytes())
+    assert census.custom_ops == census.flex_ops == ()
+    assert {one.name.removeprefix("serving_default_").removesuffix(":0") for one in census.inputs} == {
+        "input_mask", "input_word_ids",
+    }  # fmt: skip
+    assert any("agreement 1.000" in note and "takes ids" in note for note in compressed.notes)
+    assert "int32 [1, 96]" in (folder / HOW).read_text()
+
+
+@pytest.mark.slow
+def test_a_process_that_never_heard_of_texts_opens_the_saved_model(run):
+    """The SavedModel's operations come with tensorflow-text, which `convert` brings."""
+    script = "import sys; from tfkit.compression.sources import opened; print(*opened(sys.argv[1], None, 'device')[1])"
+    folder = run.path / SAVED_MODEL
+    done = subprocess.run([sys.executable, "-c", script, folder], check=True, capture_output=True, text=True)
+    assert done.stdout.split() == ["texts"]
+
+
+def test_a_run_whose_tokenizer_tflite_lacks(run, splits):
+    foreign = types.SimpleNamespace(signatures={"serving_default": None}, classify=None)
+    with pytest.raises(RunError, match="no signature 'device'"):
+        _of_texts(run, foreign, splits)
+
+
+def test_techniques_are_refused_before_anything_is_trained(run):
+    with pytest.raises(UsageError, match="is for models of images"):
+        _check_texts(run, CompressConfig(from_run=run.path, techniques=("prune",)))
+
+
+def test_strings_that_the_model_cannot_cut_on_a_device():
+    @tf.function(input_signature=[tf.TensorSpec([1], tf.string)])
+    def lengths(texts):
+        return tf.strings.length(texts)
+
+    with pytest.raises(UsageError, match="nothing in the model cuts them"):
+        convert(lengths.get_concrete_function())

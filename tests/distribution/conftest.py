@@ -1,0 +1,180 @@
+"""Small programs that beat and end in every way; none of them needs TensorFlow."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PATIENCE = 60
+
+# Each start of a worker leaves a file `start-<worker>-<number>` that says what it found.
+PRELUDE = """
+import json, os, signal, subprocess, sys, threading, time
+from pathlib import Path
+from tfkit.environment import cluster, heartbeat as pulse
+
+folder, me = Path({folder!r}), cluster.current().index
+started = len(list(folder.glob(f"start-{{me}}-*")))
+found = {{"pid": os.getpid(), "cores": sorted(os.sched_getaffinity(0)), "environment": dict(os.environ)}}
+(folder / "new").mkdir(exist_ok=True)
+(folder / "new" / str(os.getpid())).write_text(json.dumps(found))
+(folder / "new" / str(os.getpid())).rename(folder / f"start-{{me}}-{{started}}")
+
+def save(*_):
+    print("saved", flush=True)
+    os._exit(3)
+
+def train(steps, seconds=0.02):
+    pulse.phase("training")
+    for step in range(steps):
+        time.sleep(seconds)
+        pulse.progress(step + 1, steps, "epoch 1 of 1")
+
+def die(number):
+    os.kill(os.getpid(), number)
+
+signal.signal(signal.SIGTERM, save)
+{before}
+pulse.start()
+"""
+
+
+def written(folder: Path, program: str, *, before: str = "") -> Path:
+    """The program, behind the prelude, as a file of the folder."""
+    path = folder / "program.py"
+    path.write_text(PRELUDE.format(folder=str(folder), before=before) + program)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def _hang_ups_count() -> Iterator[None]:
+    """Under nohup a SIGHUP is ignored, by all that the tests start too."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Callable[[str], Path]:
+    """`script(program)`: the program as a file, for a launcher that the test starts itself."""
+    return lambda program: written(tmp_path, program)
+
+
+class Launch:
+    """A launcher that runs a program in a process of its own."""
+
+    def __init__(self, folder: Path, program: str, *options: str, before: str) -> None:
+        self.folder = folder
+        script = written(folder, program, before=before)
+        self.out, self.errors = folder / "out", folder / "errors"
+        with self.out.open("wb") as out, self.errors.open("wb") as errors:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "tfkit", "launch", *options, "--", str(script)],
+                env={**os.environ, "PYTHONPATH": str(ROOT)},
+                stdout=out,
+                stderr=errors,
+                stdin=subprocess.DEVNULL,
+            )
+
+    def ended(self, seconds: float = PATIENCE) -> int:
+        """Its exit code."""
+        return self.process.wait(timeout=seconds)
+
+    @property
+    def said(self) -> str:
+        return self.errors.read_text(errors="replace")
+
+    @property
+    def printed(self) -> str:
+        return self.out.read_text(errors="replace")
+
+    def starts(self, worker: int) -> list[dict]:
+        """What each start of a worker found, in order."""
+        paths = sorted(self.folder.glob(f"start-{worker}-*"), key=lambda path: int(path.name.split("-")[2]))
+        return [json.loads(path.read_text()) for path in paths]
+
+    def until(self, true: Callable[[], object], seconds: float = PATIENCE) -> None:
+        """Wait until something holds."""
+        deadline = time.monotonic() + seconds
+        while not true():
+            assert time.monotonic() < deadline, f"in vain: {self.said[-2000:]}"
+            time.sleep(0.05)
+
+    def until_written(self, pattern: str, seconds: float = PATIENCE) -> None:
+        """Wait until the workers or the launcher have printed it."""
+        self.until(lambda: re.search(pattern, self.printed + self.said), seconds)
+
+    def left(self) -> list[str]:
+        """The command lines of processes that run this job's program or came of it."""
+        found = []
+        for path in Path("/proc").glob("[0-9]*"):
+            try:
+                line = (path / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                alive = (path / "stat").read_bytes().rpartition(b")")[2].split()[0] not in b"ZX"
+            except (OSError, IndexError):
+                continue
+            if str(self.folder) in line and alive and int(path.name) != self.process.pid:
+                found.append(f"{path.name} {line}")
+        return found
+
+
+def over(jobs: Iterable[Launch]) -> None:
+    """Nothing of these jobs may be left."""
+    for each in jobs:
+        if each.process.poll() is None:
+            each.process.send_signal(signal.SIGKILL)
+            each.process.wait()
+            time.sleep(1)
+        assert each.left() == []
+
+
+@pytest.fixture
+def launch(tmp_path: Path) -> Iterator[Callable[..., Launch]]:
+    """Start a launcher: `launch(program, *options, before=...)`; `before` comes before the first beat.
+
+    Nothing of it is left after the test, and that is asserted.
+    """
+    started: list[Launch] = []
+
+    def begin(program: str, *options: str, before: str = "") -> Launch:
+        folder = tmp_path / f"launch-{len(started)}"
+        folder.mkdir()
+        started.append(Launch(folder, program, *options, before=before))
+        return started[-1]
+
+    yield begin
+    over(started)
+
+
+@pytest.fixture(scope="module")
+def jobs(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Launch]]:
+    """The jobs of a module's tests that are marked `runs`, by the tests' names; all are started at once.
+
+    They spend their time waiting, for a hang or a restart: together they take as long as the longest.
+    """
+    started = {}
+    for item in request.session.items:
+        mark = item.get_closest_marker("runs")
+        if mark is not None and item.path == request.path:
+            folder = tmp_path_factory.mktemp("job")
+            started[item.name] = Launch(folder, *mark.args, before=mark.kwargs.get("before", ""))
+    yield started
+    over(started.values())
+
+
+@pytest.fixture
+def job(request: pytest.FixtureRequest, jobs: dict[str, Launch]) -> Launch:
+    """The job of this test: `@pytest.mark.runs(program, *options, before=...)`."""
+    return jobs[request.node.name]

@@ -1,0 +1,95 @@
+"""Workers find each other before TensorFlow starts, and one that is absent is named."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+
+import pytest
+
+from tfkit.distribution.workers import AbsentError, wait
+from tfkit.environment.cluster import Cluster
+from tfkit.errors import StackError
+
+
+@pytest.fixture
+def addresses():
+    probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
+    found = tuple(f"127.0.0.1:{probe.getsockname()[1]}" for probe in probes)
+    for probe in probes:
+        probe.close()
+    return found
+
+
+def in_thread(cluster, **options):
+    problems = []
+
+    def run():
+        try:
+            wait(cluster, **options)
+        except Exception as error:
+            problems.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    return thread, problems
+
+
+def test_all_return_when_the_last_one_has_come(addresses):
+    early = [in_thread(Cluster(workers=addresses, index=index), seconds=20) for index in (0, 1)]
+    time.sleep(0.5)
+    assert all(thread.is_alive() for thread, _ in early)
+    wait(Cluster(workers=addresses, index=2), seconds=20)
+    for thread, problems in early:
+        thread.join(timeout=10)
+        assert not thread.is_alive()
+        assert not problems
+    # Their ports are free again, for TensorFlow.
+    for address in addresses:
+        socket.create_server(("127.0.0.1", int(address.rpartition(":")[2]))).close()
+
+
+def test_the_absent_one_is_named(addresses):
+    thread, _ = in_thread(Cluster(workers=addresses, index=1), seconds=3)
+    with pytest.raises(AbsentError, match=rf"worker 2 \({addresses[2]}\) did not come within 1 s"):
+        wait(Cluster(workers=addresses, index=0), seconds=1)
+    thread.join()
+
+
+def test_who_is_waited_for_is_said_at_once(addresses, capsys):
+    workers = (addresses[0], "no-such-host.invalid:2222")
+    with pytest.raises(AbsentError, match=r"worker 1 \(no-such-host.invalid:2222, a name that"):
+        wait(Cluster(workers=workers, index=0), seconds=4.5)
+    assert "worker 0 (127.0.0.1" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
+def test_addresses_may_be_of_ipv6(addresses):
+    workers = tuple(address.replace("127.0.0.1", "[::1]") for address in addresses[:2])
+    thread, problems = in_thread(Cluster(workers=workers, index=1), seconds=10)
+    wait(Cluster(workers=workers, index=0), seconds=10)
+    thread.join()
+    assert not problems
+
+
+def test_another_list_of_workers_is_found_out(addresses):
+    swapped = (addresses[0], addresses[1], "127.0.0.1:9")
+    thread, _ = in_thread(Cluster(workers=swapped, index=1), seconds=10)
+    with pytest.raises(AbsentError, match="another list of workers"):
+        wait(Cluster(workers=addresses, index=0), seconds=10)
+    thread.join()
+
+
+def test_a_worker_that_has_started_tensorflow_already_is_there(addresses):
+    """Something listens at its port that is not ours, and may not say anything."""
+    with socket.create_server(("127.0.0.1", int(addresses[1].rpartition(":")[2]))):
+        wait(Cluster(workers=addresses[:2], index=0), seconds=10)
+
+
+def test_a_port_that_is_taken_is_said(addresses):
+    with (
+        socket.create_server(("127.0.0.1", int(addresses[0].rpartition(":")[2]))),
+        pytest.raises(StackError, match="is not free"),
+    ):
+        wait(Cluster(workers=addresses, index=0), seconds=1)

@@ -1,0 +1,205 @@
+"""The launcher on real processes that end in every way; none of them needs TensorFlow."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import time
+from pathlib import Path
+
+import pytest
+
+from tfkit.distribution import launcher
+from tfkit.distribution.job import Job
+from tfkit.distribution.worker_process import gpu_shares
+from tfkit.errors import ConfigError
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_all_done(launch):
+    job = launch("train(5); print('done', me); sys.stderr.write('to stderr\\n')", "--workers", "2")
+    assert job.ended() == 0
+    assert sorted(job.printed.splitlines()) == ["[worker 0] done 0", "[worker 1] done 1"]
+    assert "[worker 1] to stderr" in job.said
+    assert "Launching 2 workers: python " in job.said
+    assert len(job.starts(0)) == len(job.starts(1)) == 1
+
+
+def test_each_worker_is_told_who_it_is_and_has_cores_of_its_own(launch):
+    job = launch("train(1)")
+    assert job.ended() == 0
+    found = [job.starts(worker)[0] for worker in (0, 1)]
+    configs = [json.loads(each["environment"]["TF_CONFIG"]) for each in found]
+    addresses = configs[0]["cluster"]["worker"]
+    assert configs[1]["cluster"]["worker"] == addresses
+    assert len(set(addresses)) == 2
+    assert all(address.startswith("127.0.0.1:") for address in addresses)
+    assert [config["task"] for config in configs] == [{"type": "worker", "index": index} for index in (0, 1)]
+    usable = sorted(os.sched_getaffinity(0))
+    if len(usable) >= 2:
+        assert sorted(found[0]["cores"] + found[1]["cores"]) == usable
+        assert found[0]["environment"]["OMP_NUM_THREADS"] == str(len(found[0]["cores"]))
+    assert all(each["environment"]["PYTHONUNBUFFERED"] == "1" for each in found)
+    ports = [address.split(":")[1] for address in addresses]
+    assert f"ports {', '.join(ports)} of EVERY network interface" in job.said
+    assert "iptables" in job.said
+
+
+def test_more_workers_than_cores_are_not_pinned(launch):
+    usable = sorted(os.sched_getaffinity(0))
+    count = len(usable) + 1
+    job = launch("train(1)", "--workers", str(count))
+    assert job.ended() == 0
+    assert [job.starts(worker)[0]["cores"] for worker in range(count)] == [usable] * count
+    assert "Not pinned" in job.said
+
+
+def test_one_worker_needs_no_cluster_and_no_port(launch):
+    job = launch("train(1)", "--workers", "1")
+    assert job.ended() == 0
+    assert "TF_CONFIG" not in job.starts(0)[0]["environment"]
+    assert "Warning" not in job.said
+
+
+def test_lines_are_whole_and_bytes_are_taken_as_they_come(launch):
+    program = """
+for n in range(200):
+    os.write(1, b"a" * 50); os.write(1, b"b" * 50 + b"\\n")
+os.write(1, b"caf\\xe9 \\xc3\\xa9\\n1/3\\r2/3\\r3/3\\nwithout an end")
+"""
+    job = launch(program)
+    assert job.ended() == 0
+    lines = job.printed.splitlines()
+    for worker in (0, 1):
+        own = [line.removeprefix(f"[worker {worker}] ") for line in lines if f"[worker {worker}]" in line]
+        assert own == ["a" * 50 + "b" * 50] * 200 + ["caf\ufffd é", "3/3", "without an end"]
+    assert len(lines) == 2 * 203
+
+
+def test_a_job_that_comes_to_its_end_all_the_same_is_done(launch):
+    job = launch("signal.signal(signal.SIGTERM, signal.SIG_IGN); print('last', flush=True); train(100)")
+    job.until(lambda: job.printed.count("last") == 2)
+    job.process.send_signal(signal.SIGTERM)
+    assert job.ended() == 0
+
+
+def test_hosts_are_checked_before_anything_is_started(tmp_path):
+    words = (__file__,)
+    with pytest.raises(ConfigError, match="'host1' is not HOST:PORT"):
+        Job(words=words, hosts=("host1", "127.0.0.1:2"))
+    with pytest.raises(ConfigError, match="'h:0', 'h:70000' is not HOST:PORT"):
+        Job(words=words, hosts=("h:0", "h:70000"))
+    with pytest.raises(ConfigError, match=r"names 127.0.0.1:2 more than once"):
+        Job(words=words, hosts=("127.0.0.1:2", "127.0.0.1:2"))
+    with pytest.raises(ConfigError, match="0 to 1, on each host"):
+        Job(words=words, hosts=("127.0.0.1:2", "127.0.0.1:3"), task_index=2)
+    with pytest.raises(ConfigError, match=r"where no-such-host.invalid:2 is"):
+        Job(words=words, hosts=("127.0.0.1:2", "no-such-host.invalid:2"))
+    with pytest.raises(ConfigError, match=r"'nothing.py' is not a file"):
+        Job(words=("nothing.py",))
+    with pytest.raises(ConfigError, match="two dashes"):
+        Job(words=())
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"Port {port} of this machine is in use"):
+            Job(words=words, hosts=(f"127.0.0.1:{port}", "127.0.0.1:3")).plan()
+
+
+def test_one_launcher_for_each_host(launch):
+    """Here both are this machine: the cluster is the same, the cores are not, and each starts its own worker."""
+    with socket.socket() as one, socket.socket() as two:
+        one.bind(("", 0))
+        two.bind(("", 0))
+        hosts = f"127.0.0.1:{one.getsockname()[1]},127.0.0.1:{two.getsockname()[1]}"
+    jobs = [launch("train(3)", "--hosts", hosts, "--task-index", str(index)) for index in (0, 1)]
+    assert [job.ended() for job in jobs] == [0, 0]
+    found = [job.starts(index)[0] for index, job in enumerate(jobs)]
+    for index, each in enumerate(found):
+        config = json.loads(each["environment"]["TF_CONFIG"])
+        assert config == {
+            "cluster": {"worker": hosts.split(",")},
+            "task": {"type": "worker", "index": index},
+        }
+    if len(os.sched_getaffinity(0)) >= 2:
+        assert not set(found[0]["cores"]) & set(found[1]["cores"])
+
+
+def test_a_host_that_does_not_answer_is_named(launch):
+    with socket.socket() as one, socket.socket() as two:
+        one.bind(("", 0))
+        two.bind(("", 0))
+        own, other = f"127.0.0.1:{one.getsockname()[1]}", f"127.0.0.1:{two.getsockname()[1]}"
+    program = "pulse.phase('joining'); time.sleep(600)"
+    job = launch(program, "--hosts", f"{own},{other}", "--task-index", "0", "--join-seconds", "2")
+    assert job.ended() == 1
+    assert f"worker 1 ({other}) did not join in 2 s" in job.said
+    assert "is its launcher running" in job.said
+
+
+def test_gpus_are_shared_out(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,5")
+    assert gpu_shares(2) == ((0, 1), (2, 5))
+    assert gpu_shares(1) == ()
+    assert gpu_shares(5) == ((),) * 5  # nobody gets one: two on one would fail
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    assert gpu_shares(2) == ()
+
+
+def test_each_worker_sees_its_gpus_alone(launch, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,5")
+    job = launch("train(1)", "--no-pin")
+    assert job.ended() == 0
+    found = [job.starts(worker)[0] for worker in (0, 1)]
+    assert [each["environment"]["CUDA_VISIBLE_DEVICES"] for each in found] == ["0,1", "2,5"]
+    assert [each["cores"] for each in found] == [sorted(os.sched_getaffinity(0))] * 2
+    assert "any core, GPU 2, 5, " in job.said
+
+
+def test_a_private_network_has_nobody_else_in_it(launch):
+    program = """
+import socket
+train(2)
+with socket.create_server(("127.0.0.1", 0)) as server:
+    socket.create_connection(server.getsockname()).close()
+print([name for _, name in socket.if_nameindex()])
+"""
+    job = launch(program, "--private-network")
+    assert job.ended() == 0
+    assert job.printed.count("['lo']") == 2
+    assert "nobody else reaches these ports" in job.said
+    assert "iptables" not in job.said
+
+
+SERVER = "import os, time; print('serves', os.environ['TF_CONFIG'], flush=True); time.sleep({seconds})"
+
+
+def test_parameter_servers_end_with_their_chief(monkeypatch, capfd):
+    monkeypatch.setattr("tfkit.distribution.job.SERVER", ("-c", SERVER.format(seconds=600)))
+    words = ("-c", "import os, time; print('leads', os.environ['TF_CONFIG']); time.sleep(1.5)")
+    began = time.monotonic()
+    assert launcher.launch(Job(words=words, workers=2, parameter_servers=1)) == 0
+    assert time.monotonic() - began < 20
+    out = capfd.readouterr().out
+    lines = [re.fullmatch(r"\[(.+?)\] \w+ (.*)", line) for line in out.splitlines()]
+    found = {line[1]: json.loads(line[2]) for line in lines}
+    assert set(found) == {"chief", "worker 0", "worker 1", "ps 0"}
+    cluster = found["chief"]["cluster"]
+    assert {role: len(addresses) for role, addresses in cluster.items()} == {"chief": 1, "worker": 2, "ps": 1}
+    assert all(each["cluster"] == cluster for each in found.values())
+    assert found["ps 0"]["task"] == {"type": "ps", "index": 0}
+
+
+def test_a_parameter_server_that_dies_is_a_death(monkeypatch, capfd):
+    monkeypatch.setattr("tfkit.distribution.job.SERVER", ("-c", SERVER.format(seconds=1)))
+    words = ("-c", "import time; time.sleep(600)")
+    job = Job(words=words, workers=1, parameter_servers=1, max_restarts=1)
+    assert launcher.launch(job) == 1
+    errors = capfd.readouterr().err
+    assert "(restart 1 of 1)" in errors
+    assert re.search(r"WorkerError: (ps|worker) 0 died \(exit code 0\)", errors)

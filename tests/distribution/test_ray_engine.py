@@ -1,0 +1,252 @@
+"""The recipe on Ray, one of whose workers is killed: it ends as if nothing had been, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tfkit.distribution.ray import Desk, _why_final, launch
+from tfkit.environment import packages
+from tfkit.environment.heartbeat import VARIABLE, read
+from tfkit.errors import ConfigError
+from tfkit.run import Run
+
+ROOT = Path(__file__).parents[2]
+HERE = Path(__file__).parent
+PATIENCE = 240
+RECIPE = [
+    *("-m", "recipes.train_distributed", "--dataset", "digits", "--image-size", "16", "--epochs", "6"),
+    *("--optimizer", "sgd", "--learning-rate", "0.02", "--backup-steps", "10", "--global-batch-size", "32"),
+]
+needs_ray = pytest.mark.skipif(
+    packages.version("ray") is None, reason="needs ray, 380 MB: uv sync --group ray"
+)
+
+
+class Launched:
+    """The driver in a network of its own: TensorFlow's port is open to every interface, and Ray needs none."""
+
+    def __init__(self, *words, folder, temporary):
+        self.mark, self.lines = uuid.uuid4().hex, []
+        alone = ["unshare", *([] if os.getuid() == 0 else ["-r"]), "-n"]
+        environment = {"HOME": str(folder / "home"), "TMPDIR": str(temporary), "MARK": self.mark}
+        self.process = subprocess.Popen(
+            [
+                *(*alone, "bash", "-c", 'ip link set lo up; exec "$@"', "bash"),
+                *(sys.executable, str(HERE / "ray_driver.py"), *words),
+            ],
+            cwd=folder,
+            env={**{name: value for name, value in os.environ.items() if "RAY" not in name}, **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self.reader = threading.Thread(target=self._read, daemon=True)
+        self.reader.start()
+
+    def _read(self):
+        self.lines += (line.rstrip("\n") for line in self.process.stdout)
+
+    def ended(self):
+        """Its exit code."""
+        code = self.process.wait(PATIENCE)
+        self.reader.join(timeout=5)
+        return code
+
+    def until(self, found, what):
+        """What `found()` gives as soon as it gives something."""
+        deadline = time.monotonic() + PATIENCE
+        while not (value := found()):
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                pytest.fail(f"no {what}:\n" + "\n".join(self.lines[-40:]))
+            time.sleep(0.2)
+        return value
+
+    def end(self):
+        """After a test that failed; what is there is its own."""
+        for process in self.left_behind():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+
+    def left_behind(self):
+        """Processes that it started, directly or not, and that are still there: id and environment."""
+        found = {}
+        for environment in Path("/proc").glob("[0-9]*/environ"):
+            with contextlib.suppress(OSError):
+                pairs = environment.read_bytes().decode(errors="replace").split("\0")
+                if f"MARK={self.mark}" in pairs:
+                    found[int(environment.parent.name)] = dict(pair.partition("=")[::2] for pair in pairs)
+        return found
+
+    def trainer(self, index):
+        """The process that trains as this worker, and where it says how far it is."""
+        for process, variables in self.left_behind().items():
+            if VARIABLE in variables and json.loads(variables["TF_CONFIG"])["task"]["index"] == index:
+                return process, Path(variables[VARIABLE])
+        return None
+
+
+def alive(pid):
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+def parent(pid):
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def newest(run_dir):
+    """The epoch of the newest backup; 0 where there is none."""
+    states = sorted((run_dir / "backup" / "train").glob("[0-9]*/state.json"))
+    return json.loads(states[-1].read_text())["epoch"] if states else 0
+
+
+@pytest.fixture(scope="module")
+def story(tmp_path_factory):
+    """One job on Ray, and what was seen from outside; beside it the same without Ray."""
+    folder, temporary = tmp_path_factory.mktemp("ray"), Path(tempfile.mkdtemp(prefix="t", dir="/tmp"))
+    (folder / "home").mkdir()
+    options = ["--engine", "ray", "--workers", "2", "--max-restarts", "1", "--"]
+    # What --overwrite is to remove is gone at a restart: then there is only the job's own backup.
+    words = [*options, *RECIPE, "--overwrite", "--run-dir", str(folder / "trained")]
+    launched, seen = Launched(*words, folder=folder, temporary=temporary), {"folder": folder}
+    single = [sys.executable, *RECIPE, "--logical-cpus", "2", "--run-dir", str(folder / "single")]
+    with (folder / "single.log").open("w") as log:
+        undisturbed = subprocess.Popen(single, stdout=log, stderr=log, cwd=folder)
+    try:
+        launched.until(lambda: newest(folder / "trained") >= 1, "backup of epoch 1")
+        first, (child, _) = launched.trainer(0)[0], launched.trainer(1)
+        os.kill(parent(child), signal.SIGKILL)  # Ray's worker; ours is its child
+        killed = time.monotonic()
+        time.sleep(1)
+        seen["child outlives its Ray worker"] = alive(child)
+
+        def again():
+            process, heard = launched.trainer(0) or (first, None)
+            said = read(heard) if process != first else None
+            return said and said.trained
+
+        seen["seconds from kill to training"] = launched.until(again, "training again") - killed
+        seen["code"] = launched.ended()
+        seen["lines"] = launched.lines
+        seen["left behind"] = launched.left_behind()
+        # TensorFlow, when killed, leaves files of its own.
+        seen["files left"] = [*(folder / "home").glob("*ray*"), *temporary.glob("*ray*"), *folder.glob(".*")]
+        assert undisturbed.wait(PATIENCE) == 0, (folder / "single.log").read_text()[-3000:]
+        return seen
+    finally:
+        launched.end()
+        undisturbed.kill()
+        shutil.rmtree(temporary)
+
+
+@needs_ray
+@pytest.mark.slow
+def test_a_killed_worker_costs_nothing_but_time(story):
+    printed = "\n".join(story["lines"])
+    print(f"seconds from kill to training: {story['seconds from kill to training']:.1f}")
+    assert story["code"] == 0, printed[-3000:]
+    assert printed.count("all start again") == 1
+    assert not story["child outlives its Ray worker"]
+    (epoch,) = re.findall(r"worker 0 \| Resumed train at epoch (\d) of 6", printed)
+    assert int(epoch) > 1
+    ours, theirs = Run.open(story["folder"] / "trained"), Run.open(story["folder"] / "single")
+    for name in ("report.html", "metrics.json", "saved_model/saved_model.pb"):
+        assert (ours.path / name).is_file(), name
+    assert list(ours.history["epoch"]) == list(theirs.history["epoch"])
+    assert ours.model.variables_of_model
+    for variable, expected in zip(
+        ours.model.variables_of_model, theirs.model.variables_of_model, strict=True
+    ):
+        np.testing.assert_allclose(variable.numpy(), expected.numpy(), atol=1e-6)
+
+
+@needs_ray
+@pytest.mark.slow
+def test_ray_knows_what_the_run_folder_holds(story):
+    folder, said = story["folder"] / "trained", json.loads(story["lines"][-1])
+    assert said["metrics"] == json.loads((folder / "metrics.json").read_text())
+    checkpoint = Path(said["checkpoint"])
+    assert folder / "ray" in checkpoint.parents
+    model = folder / "saved_model" / "saved_model.pb"
+    assert (checkpoint / "saved_model.pb").read_bytes() == model.read_bytes()
+
+
+@needs_ray
+@pytest.mark.slow
+def test_nothing_is_left_behind(story):
+    assert not story["left behind"]
+    assert story["files left"] == []
+
+
+def test_without_ray_the_command_that_installs_it(monkeypatch):
+    monkeypatch.setattr(packages, "version", lambda package: None)
+    with pytest.raises(ConfigError, match=r"ray.*not installed[\s\S]*To repair it: uv sync --extra=ray"):
+        launch(["-m", "recipes.train_distributed"])
+
+
+@pytest.mark.parametrize(
+    ("words", "settings"), [([], {}), (["x.py"], {"workers": 0}), (["x.py"], {"max_restarts": -1})]
+)
+def test_what_cannot_be_launched_is_refused_before_ray_starts(words, settings):
+    with pytest.raises(ConfigError):
+        launch(words, **settings)
+
+
+def test_an_attempt_does_not_count_for_the_next():
+    desk = Desk(2, 3)
+    assert desk.join("first", 0, "a:1") is None
+    assert desk.join("first", 1, "b:1") == (["a:1", "b:1"], 0)
+    desk.ended("first", 0, 0, "")
+    desk.ended("first", 1, -9, "")
+    assert desk.join("second", 1, "b:2") is None
+    assert desk.join("second", 0, "a:2") == (["a:2", "b:2"], 1)
+    desk.ended("second", 1, 0, "")
+    assert not desk.all_ended("second")
+    lines, stop = desk.take()
+    assert stop is None
+    assert [text for _, text in lines] == [
+        "worker 1 was killed by SIGKILL",
+        "A worker died: all start again (1 of 3).",
+    ]
+
+
+def test_the_first_reason_to_stop_is_the_jobs_exit_code():
+    desk = Desk(2, 3)
+    assert desk.ended("first", 1, 2, "what was asked cannot be done") == 2
+    assert desk.ended("first", 0, 3, "saved and stopped") == 2
+    assert desk.exchange([]) == 2
+
+
+@pytest.mark.parametrize(
+    ("code", "pulse", "final"),
+    [
+        (0, None, ""),
+        (1, None, ""),
+        (-9, '{"beat": 1.0, "gave_up": ', ""),
+        (2, None, "what was asked cannot be done"),
+        (3, None, "saved and stopped"),
+        (1, '{"beat": 1.0, "gave_up": "the loss is NaN"}', "the loss is NaN"),
+        (0, '{"beat": 1.0, "gave_up": "the loss is NaN"}', ""),
+    ],
+)
+def test_only_what_a_restart_cannot_mend_is_final(tmp_path, code, pulse, final):
+    file = tmp_path / "pulse.json"
+    if pulse is not None:
+        file.write_text(pulse)
+    assert _why_final(code, file) == final

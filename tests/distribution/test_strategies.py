@@ -1,0 +1,78 @@
+"""Strategies by name. What two replicas compute is tested in tests/training/test_loop.py."""
+
+import dataclasses
+
+import pytest
+
+from tfkit.distribution.strategies import describe, logical_cpus, scaled, strategy
+from tfkit.environment.stack import tf
+from tfkit.errors import ConfigError
+from tfkit.run import Run
+from tfkit.settings.options import ReplicaConfig
+
+
+def test_names_give_stock_strategies():
+    assert strategy("auto") is tf.distribute.get_strategy()
+    assert strategy("one_device") is tf.distribute.get_strategy()
+    mirrored = strategy("mirrored")
+    assert isinstance(mirrored, tf.distribute.MirroredStrategy)
+    assert mirrored.num_replicas_in_sync == len(tf.config.list_logical_devices("CPU"))
+    assert strategy(mirrored) is mirrored
+    # The collectives of a second one over CPUs would be those of the first.
+    assert strategy("mirrored") is mirrored
+    assert "1 replica on CPU:0" in describe(mirrored)
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(ConfigError, match="one_device, mirrored, multi_worker_mirrored"):
+        strategy("horovod")
+
+
+def test_logical_devices_must_come_first():
+    tf.zeros([1]) + 1
+    with pytest.raises(ConfigError, match="came too late"):
+        logical_cpus(2)
+
+
+def test_a_tpu_that_is_not_there_is_one_sentence():
+    with pytest.raises(ConfigError, match="no TPU is reached"):
+        strategy("tpu")
+
+
+def test_a_strategy_of_one_process_does_not_suit_two_workers(monkeypatch):
+    monkeypatch.setenv(
+        "TF_CONFIG", '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 1}}'
+    )
+    with pytest.raises(ConfigError, match=r"2 workers, and --strategy mirrored is for one process"):
+        strategy("mirrored")
+
+
+def test_the_default_is_said_in_one_line():
+    assert describe(strategy("auto")) == "one_device: 1 replica on CPU:0"
+
+
+def test_central_storage_is_the_stock_one():
+    chosen = strategy("central_storage")
+    assert isinstance(chosen, tf.distribute.experimental.CentralStorageStrategy)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rates(ReplicaConfig):
+    learning_rate: float = 0.1
+    fine_tune_learning_rate: float | None = 0.01
+
+
+@pytest.mark.parametrize(("rule", "factor"), [("linear", 4.0), ("sqrt", 2.0), ("none", 1.0)])
+def test_learning_rates_follow_a_batch_that_grows_with_the_replicas(tmp_path, rule, factor):
+    class Four:
+        num_replicas_in_sync = 4
+
+    run = Run.create(tmp_path, config={})
+    asked = Rates(batch_size_per_replica=16, learning_rate_scaling=rule)
+    found = scaled(asked, Four(), run)
+    assert found.global_batch_size == 64
+    assert found.learning_rate == pytest.approx(0.1 * factor)
+    assert found.fine_tune_learning_rate == pytest.approx(0.01 * factor)
+    assert "16 on each of 4 replicas" in run.notes[0]
+    same = scaled(Rates(global_batch_size=64), Four(), run)
+    assert (same.global_batch_size, same.learning_rate) == (64, 0.1)

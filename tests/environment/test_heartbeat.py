@@ -1,0 +1,142 @@
+"""What a worker says of itself, and what that costs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tfkit.environment.heartbeat import VARIABLE, read
+
+ROOT = Path(__file__).parents[2]
+
+
+def start(code: str, path: Path | None, **options) -> subprocess.Popen[str]:
+    environment = {name: value for name, value in os.environ.items() if name != VARIABLE}
+    environment |= {"PYTHONPATH": str(ROOT)} | ({VARIABLE: str(path)} if path else {})
+    return subprocess.Popen(
+        [sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True, **options
+    )
+
+
+def until(true, seconds=20.0):
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_what_is_said_is_read(tmp_path):
+    path = tmp_path / "worker.json"
+    assert read(path) is None
+    began = time.monotonic()
+    code = """
+from tfkit.environment import heartbeat as pulse
+pulse.start(); pulse.start()
+pulse.phase("training")
+pulse.progress(3, 10, "epoch 1 of 2"); pulse.progress(4, 10, "epoch 1 of 2, loss 0.5")
+pulse.phase("working"); pulse.give_up("the check failed")
+"""
+    assert start(code, path).wait() == 0
+    said = read(path)
+    assert said is not None
+    assert (said.phase, said.step, said.steps, said.text) == ("working", 4, 10, "epoch 1 of 2, loss 0.5")
+    assert said.gave_up == "the check failed"
+    assert said.trained is not None
+    assert began < said.trained < said.progressed < said.beat < time.monotonic()
+    path.write_text('{"beat"')
+    assert read(path) is None
+
+
+def test_a_process_that_is_stopped_does_not_beat(tmp_path):
+    path = tmp_path / "worker.json"
+    process = start("import time; from tfkit import pulse; pulse.start(); time.sleep(600)", path)
+    try:
+        until(lambda: read(path))
+        first = read(path).beat
+        until(lambda: read(path).beat > first + 0.5)
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(0.2)
+        last = read(path).beat
+        time.sleep(2.5)
+        assert read(path).beat == last
+        process.send_signal(signal.SIGCONT)
+        until(lambda: read(path).beat > last)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_without_a_launcher_nothing_happens(tmp_path):
+    code = """
+import threading
+from tfkit.environment import heartbeat as pulse
+pulse.start(); pulse.phase("training"); pulse.progress(1, 2); pulse.give_up("no")
+print(threading.active_count())
+"""
+    done = start(code, None, cwd=tmp_path)
+    assert done.communicate()[0] == "1\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_worker_starts_is_not_the_worker(tmp_path):
+    """Neither a program that it runs nor a fork of it overwrites what it says."""
+    path = tmp_path / "worker.json"
+    code = """
+import os, subprocess, sys
+from tfkit.environment import heartbeat as pulse
+pulse.start(); pulse.phase("training"); pulse.progress(7)
+subprocess.run([sys.executable, "-c", "from tfkit import pulse; pulse.start(); pulse.phase('joining')"], check=True)
+if os.fork() == 0:
+    pulse.phase("joining"); os._exit(0)
+os.wait()
+"""
+    assert start(code, path).wait() == 0
+    said = json.loads(path.read_text())
+    assert (said["phase"], said["step"]) == ("training", 7)
+
+
+def test_a_step_costs_microseconds(tmp_path):
+    code = """
+import time
+from tfkit.environment import heartbeat as pulse
+pulse.start()
+pulse.progress(0)
+began = time.thread_time()
+for step in range(20000): pulse.progress(step, 20000, "epoch 1 of 1, loss 0.1234")
+print((time.thread_time() - began) / 20000)
+"""
+    for path in (tmp_path / "worker.json", None):
+        assert float(start(code, path).communicate()[0]) < 2e-5
+
+
+@pytest.mark.parametrize("leads", [True, False])
+def test_a_worker_whose_launcher_is_gone_ends_itself(tmp_path, leads):
+    """Only where it leads its own group: elsewhere that would be the terminal's other programs."""
+    path = tmp_path / "worker.json"
+    code = "import os, time; from tfkit import pulse; pulse.start(); print(os.getpid(), flush=True); time.sleep(600)"
+    launcher = f"""
+import os, subprocess, sys
+subprocess.Popen([sys.executable, "-c", {code!r}], start_new_session={leads})
+import time; time.sleep(600)
+"""
+    process = start(launcher, path, start_new_session=True)
+    worker = int(process.stdout.readline())
+    until(lambda: read(path))
+    process.kill()
+    process.wait()
+    if leads:
+        until(
+            lambda: (
+                not Path(f"/proc/{worker}").exists() or b") Z" in Path(f"/proc/{worker}/stat").read_bytes()
+            )
+        )
+    else:
+        time.sleep(2.5)
+        os.kill(worker, signal.SIGKILL)

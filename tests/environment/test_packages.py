@@ -1,0 +1,126 @@
+"""What cannot work together, and the command that repairs it, from the metadata of installed packages."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tfkit.environment import packages
+
+REPO = Path(packages.__file__).parents[1]
+SOUND = {
+    "tensorflow": "2.21.0",
+    "tf-keras": "2.21.0",
+    "tensorflow-text": "2.21.1",
+    "tensorflow-hub": "0.16.1",
+    "tensorflow-model-optimization": "0.8.1",
+    "tensorflow-privacy": "0.9.0",
+    "tensorflow-empirical-privacy": "0.1.0",
+    "dp-accounting": "0.6.0",
+    "ai-edge-litert": "2.3.0",
+    "tensorboard": "2.21.0",
+    "scikit-learn": "1.6.1",
+    "setuptools": "80.0.0",
+}
+
+
+def installed(folder: Path, versions: dict[str, str | None]) -> list[dict[str, str]]:
+    """The problems in an environment that holds these packages, as far as metadata goes, and nothing else."""
+    for name, version in versions.items():
+        if version is not None:
+            information = folder / f"{name.replace('-', '_')}-{version}.dist-info"
+            information.mkdir()
+            (information / "METADATA").write_text(
+                f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+            )
+    if versions["setuptools"] and int(versions["setuptools"].split(".")[0]) < 82:
+        (folder / "pkg_resources").mkdir()
+    code = "import json, dataclasses; from tfkit import packages as p; "
+    code += "print(json.dumps([dataclasses.asdict(problem) for problem in p.problems()]))"
+    environment = {**os.environ, "PYTHONPATH": f"{folder}:{REPO}"}
+    # -S: without the packages of the environment that the tests run in
+    done = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, env=environment)
+    assert not done.stderr
+    return json.loads(done.stdout)
+
+
+def test_a_sound_environment_has_no_problems(tmp_path):
+    assert installed(tmp_path, SOUND) == []
+
+
+@pytest.mark.parametrize(
+    ("package", "version", "found", "asked_for"),
+    [
+        ("setuptools", "82.0.0", "setuptools 82.0.0 has no pkg_resources", "'setuptools<81'"),
+        ("setuptools", None, "there is no pkg_resources", "'setuptools<81'"),
+        ("tf-keras", "2.20.1", "tf-keras 2.20.1 does not fit tensorflow 2.21.0", "'tf-keras==2.21.*'"),
+        (
+            "tensorflow-text",
+            "2.20.1",
+            "tensorflow-text 2.20.1 does not fit",
+            "'tensorflow-text==2.21.*,!=2.21.0'",
+        ),
+        ("tensorflow-text", "2.21.0", "tensorflow-text 2.21.0 was built wrongly", "!=2.21.0'"),
+        ("tensorflow-text", None, "tensorflow-text is not installed", "'tensorflow-text==2.21.*,!=2.21.0'"),
+        ("tensorflow-hub", None, "tensorflow-hub is not installed", "install tensorflow-hub"),
+        (
+            "tensorflow-privacy",
+            None,
+            "tensorflow-privacy is not installed",
+            "--no-deps --ignore-requires-python tensorflow-privacy==0.9.0",
+        ),
+        (
+            "tensorflow-privacy",
+            "0.8.11",
+            "tensorflow-privacy 0.8.11 is too old",
+            "--no-deps --ignore-requires-python tensorflow-privacy==0.9.0",
+        ),
+        ("scikit-learn", "1.7.2", "scikit-learn 1.7.2 lacks", "'scikit-learn>=1.6,<1.7'"),
+    ],
+)
+def test_each_thing_that_cannot_work_is_found_and_has_its_command(
+    tmp_path, package, version, found, asked_for
+):
+    (problem,) = installed(tmp_path, SOUND | {package: version})
+    assert problem["package"] == package
+    assert problem["found"].startswith(found)
+    assert f"-m pip install {asked_for}" in problem["command"] or problem["command"].endswith(asked_for)
+
+
+def test_an_older_tensorflow_asks_for_what_fits_it(tmp_path):
+    found = installed(tmp_path, SOUND | {"tensorflow": "2.19.1"})
+    assert [problem["package"] for problem in found] == ["tf-keras", "tensorflow-text"]
+    assert found[0]["command"].endswith("'tf-keras==2.19.*'")
+    assert found[1]["command"].endswith("'tensorflow-text==2.19.*'")
+
+
+def test_an_unknown_tensorflow_is_a_problem(tmp_path):
+    found = installed(
+        tmp_path, SOUND | {"tensorflow": "2.18.0", "tf-keras": "2.18.0", "tensorflow-text": "2.18.0"}
+    )
+    assert [problem["found"] for problem in found] == ["tensorflow 2.18.0 is none of 2.19, 2.20, 2.21"]
+
+
+def test_one_command_for_several_packages_keeps_the_stale_ones_apart(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    first, second = packages.command("tensorflow-privacy", "setuptools", "tensorflow-hub").split(" && ")
+    assert first.endswith("-m pip install 'setuptools<81' tensorflow-hub")
+    assert second.endswith("-m pip install --no-deps --ignore-requires-python tensorflow-privacy==0.9.0")
+
+
+def test_a_damaged_package_is_installed_again_without_touching_others(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    command = packages.command("tensorflow-hub", reinstall=True)
+    assert command.endswith("-m pip install --force-reinstall --no-deps tensorflow-hub")
+
+
+def test_a_checkout_that_uv_manages_is_repaired_by_uv(monkeypatch, tmp_path):
+    (tmp_path / "pyvenv.cfg").write_text("home = /usr/bin\nuv = 0.13.9\n")
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    monkeypatch.setenv("UV_PROJECT_ENVIRONMENT", str(tmp_path))
+    assert packages.command("tensorflow-privacy") == "uv sync"
+    assert packages.command("tensorflow-hub", reinstall=True) == "uv sync --reinstall-package=tensorflow-hub"
+    assert packages.command("kagglehub") == "uv sync --extra=kaggle"

@@ -1,0 +1,155 @@
+"""TensorBoard in a browser: every dashboard shows what a run wrote, and asks nobody else for anything."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+from recipes import train_private, transfer_image
+from tfkit import reporting
+from tfkit.compression import Prune
+from tfkit.environment.stack import keras
+from tfkit.reporting.callbacks import Kernels
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def runs(photos, scans, tmp_path_factory):
+    """A run of photos, one of private photos, and a model that is pruned."""
+    folder = tmp_path_factory.mktemp("runs")
+    settings = {"image_size": 32, "patience": 12, "global_batch_size": 16, "fine_tune_epochs": 0}
+    transfer_image.run(
+        transfer_image.Config(data_dir=photos, run_dir=folder / "photos", epochs=6, profile=True, **settings)
+    )
+    train_private.run(
+        train_private.Config(
+            data_dir=scans, run_dir=folder / "private", epochs=3, target_epsilon=8, delta=1e-4, image_size=32
+        )
+    )
+    x, y = load_digits(return_X_y=True)
+    dense = keras.layers.Dense
+    model = keras.Sequential(
+        [dense(16, name="hidden", activation="relu", input_shape=[64]), dense(10, name="top")]
+    )
+    pruned = Prune(final_sparsity=0.75)
+    wrapped = pruned.wrap(model, steps=3 * 57)
+    wrapped.compile(
+        "adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"]
+    )
+    logdir = folder / "pruned" / "logs"
+    logging = reporting.callbacks(logdir, steps_per_epoch=57, examples_per_epoch=len(x))
+    wrapped.fit(x, y, epochs=3, verbose=0, callbacks=[*logging, *pruned.callbacks(), Kernels(logdir)])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def address(runs, serving):
+    with serving(runs) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def asked():
+    """Addresses outside that the pages asked for."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def page(browser, address, asked):
+    page = browser.new_page(viewport={"width": 1400, "height": 900})
+    page.set_default_timeout(60_000)
+
+    def route(route):
+        if route.request.url.startswith((address, "data:", "blob:")):
+            route.continue_()
+        else:
+            asked.append(route.request.url)
+            route.abort()
+
+    page.route("**/*", route)
+    return page
+
+
+# Dashboard, and what stands in it: text, or what a selector finds.
+SHOWN = {
+    "timeseries": ["epoch_loss", "epoch_accuracy"],
+    "scalars": ["epoch_loss", "epoch_epsilon", "epoch_learning_rate"],
+    "custom_scalars": ["Training", "learning rate", "Privacy", "epsilon spent", "Sparsity", "Speed"],
+    "images": ["tag: confusion", "tag: roc", "samples"],
+    "graphs": ["Main Graph"],
+    "distributions": ["tag: prune_low_magnitude_hidden/kernel"],
+    "histograms": ["tag: prune_low_magnitude_hidden/kernel"],
+    "text": ["Training was differentially private with epsilon"],
+    "pr_curves": ["all classes", "digit 0"],
+    "hparams": ["runs", "model_handle", "best/val_accuracy", "target_epsilon"],
+    "projector": ["Points", "Dimension", "Total variance described"],
+}
+DRAWN = {
+    "scalars": "vz-line-chart2 svg, line-chart svg, line-chart canvas",
+    "custom_scalars": "vz-line-chart2 svg, vz-line-chart2 canvas",
+    "images": "tf-image-loader img, img",
+    "histograms": "vz-histogram-timeseries svg",
+    "pr_curves": "vz-line-chart2 svg, vz-line-chart2 canvas",
+    "projector": "canvas",
+}
+EMPTY = re.compile(r"No dashboards are active|No .{0,40}data (was|were) found|is inactive")
+
+
+def frame_of(page, name):
+    """The Projector is a page within a page."""
+    for _ in range(600):
+        found = [frame for frame in page.frames if name in frame.url]
+        if found:
+            return found[0]
+        page.wait_for_timeout(100)
+    raise AssertionError(f"no frame of {name}")
+
+
+@pytest.mark.parametrize("dashboard", SHOWN)
+def test_it_shows_what_was_written(page, address, screenshot, dashboard):
+    page.goto("about:blank")
+    page.goto(f"{address}#{dashboard}")
+    shown = frame_of(page, "projector_binary") if dashboard == "projector" else page
+    for text in SHOWN[dashboard]:
+        shown.get_by_text(text).locator("visible=true").first.wait_for()
+    if dashboard in DRAWN:
+        shown.locator(DRAWN[dashboard]).locator("visible=true").first.wait_for()
+    assert shown.get_by_text(EMPTY).locator("visible=true").count() == 0
+    page.wait_for_timeout(500)  # lines grow into their place
+    assert len(set(screenshot(page, f"tensorboard-{dashboard}").read_bytes())) > 200
+
+
+def test_nobody_else_is_asked(asked):
+    assert asked == []
+
+
+def test_runs_are_compared_by_their_best_numbers(runs):
+    from tfkit.run import Run
+
+    metrics = Run.open(runs / "photos").metrics
+    history = Run.open(runs / "photos").history
+    assert metrics["best/val_loss"] == pytest.approx(history["val_loss"].min())
+    assert metrics["best/val_accuracy"] == history["val_accuracy"][int(metrics["best/epoch"]) - 1]
+    assert metrics["last/val_loss"] == history["val_loss"].iloc[-1]
+
+
+def test_the_trace_is_of_steps_10_to_20(runs):
+    (trace,) = (runs / "photos" / "logs" / "train" / "plugins" / "profile").glob("*/*.xplane.pb")
+    content = trace.read_bytes()
+    assert b"train" in content
+    assert len(content) > 10_000
+    assert not list((runs / "private" / "logs").rglob("*.xplane.pb"))
+
+
+def test_sparsity_grows_to_what_was_asked(runs):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.util import tensor_util
+
+    logs = EventAccumulator(str(runs / "pruned" / "logs" / "weights")).Reload()
+    values = [float(tensor_util.make_ndarray(event.tensor_proto)) for event in logs.Tensors("sparsity")]
+    assert np.all(np.diff(values) >= 0)
+    assert values[-1] == pytest.approx(0.75, abs=0.02)

@@ -1,0 +1,221 @@
+"""The page of a run whose classes and files are named by an enemy, read as a browser would read it."""
+
+import base64
+import html
+import io
+import re
+import shutil
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.reporting.made import CLASSES, HOSTILE, PRIVATE, digits, full_run, page_of, with_evaluation
+from tfkit import reporting
+from tfkit.environment.stack import tf
+from tfkit.errors import RunError
+from tfkit.metrics import Evaluation
+from tfkit.reporting.examples import save
+from tfkit.run import Run
+
+
+@pytest.fixture
+def run(tmp_path):
+    return full_run(tmp_path / "first run")
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    return page_of(full_run(tmp_path_factory.mktemp("runs") / "first run"))
+
+
+def headings(page):
+    return re.findall(r"<h2[^>]*>(.*?)</h2>", page.source)
+
+
+def test_everything_is_on_the_page(page):
+    evaluation, _ = digits()
+    low, high = evaluation.accuracy_interval
+    assert f"{100 * evaluation.accuracy:.1f} %" in page.text
+    assert f"{evaluation.correct:,} of 1,497 test images right" in page.text
+    assert f"{100 * low:.1f} % to {100 * high:.1f} %" in page.text
+    assert headings(page) == [
+        "Summary", "Intended use and limits", "Data", "Backbone", "Classes", "TFLite", "What the run decided",
+        "Training", "What is taken for what", "The worst mistakes", "Test images as the model sees them", "Environment",
+        "How to reproduce", "All numbers",
+    ]  # fmt: skip
+    assert "900 images: 300 train, 300 validation, 300 test" in page.text
+    assert "1:23 minutes in all" in page.text
+    assert "parameters, without the classifier 4,694,024" in page.text
+    assert "licence not known: its publisher's page names it" in page.text
+    assert "Trained without differential privacy" in page.text
+    assert "To be written by the author" in page.text
+    assert f"{HOSTILE}.png: not an image" in page.text
+    assert "trained on</th>" in page.source
+    assert page.tags.count("svg") == 5
+    assert page.tags.count("img") == 32
+    command = "python -m recipes.transfer_image --config '{0}/config.yaml' --run-dir '{0}-again'"
+    assert command.format(page.run) in page.text
+
+
+def test_nothing_from_the_data_is_interpreted(page):
+    assert "script" not in page.tags
+    assert not [name for _, name, _ in page.attributes if name.startswith("on")]
+    assert {
+        value.split(",")[0] for tag, name, value in page.attributes if tag == "img" and name == "src"
+    } == {"data:image/png;base64"}
+    for name in (
+        HOSTILE,
+        '"><img src=x onerror=alert(2)>',
+        "$\\frac{a$",
+        "&amp;",
+        "中文",
+        "{{ 9 }}",
+        "a b # c",
+    ):
+        assert page.text.count(name) > 1
+    assert not {"\x07", "\u202e"} & set(page.source)
+    assert page.source.count(HOSTILE) == 0
+
+
+def test_the_page_asks_for_nothing(page):
+    allowed = ("http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink", "https://example.")
+    assert all(found.startswith(allowed) for found in re.findall(r"https?://[^\s\"'<]+", page.source))
+    links = [
+        value for _, name, value in page.attributes if name in ("src", "href", "xlink:href", "action", "data")
+    ]
+    assert all(value.startswith(("data:image/png;base64,", "#")) for value in links)
+    assert "default-src 'none'" in page.source
+
+
+def test_ids_are_unique_and_references_hit(page):
+    ids = [value for _, name, value in page.attributes if name == "id"]
+    assert len(ids) == len(set(ids))
+    wanted = {
+        value.removeprefix("#")
+        for _, name, value in page.attributes
+        if name == "aria-labelledby" or (name.endswith("href") and value.startswith("#"))
+    }
+    wanted |= {
+        found for _, _, value in page.attributes for found in re.findall(r"url\(#([^)]+)\)", value or "")
+    }
+    assert wanted <= set(ids)
+    assert "classes" in wanted
+
+
+def test_figures_are_well_formed_and_described(page):
+    for svg in re.findall(r"<svg.*?</svg>", page.source, flags=re.DOTALL):
+        root = ElementTree.fromstring(svg)
+        assert root.get("role") == "img"
+        assert root[0].tag.endswith("title")
+        assert root[0].get("id") == root.get("aria-labelledby")
+        assert len(root[0].text) > 20
+        assert not root.findall(".//{http://www.w3.org/2000/svg}style")
+    assert all(value for tag, name, value in page.attributes if tag == "img" and name == "alt")
+    assert sum(tag == "img" and name == "alt" for tag, name, _ in page.attributes) == 32
+
+
+def test_pictures_are_the_worst_mistakes(page):
+    evaluation, pictures = digits()
+    first = next(value for tag, name, value in page.attributes if tag == "img" and name == "src")
+    shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(first.partition(",")[2]))))
+    assert np.array_equal(shown, pictures.worst_images[0])
+    truth, guess = evaluation.labels[pictures.worst[0]], evaluation.predicted[pictures.worst[0]]
+    assert evaluation.mistake(pictures.worst[0]).startswith(f"{CLASSES[truth]} → {CLASSES[guess]} (")
+
+
+def test_the_worst_images_in_the_world_stay_under_2_mb(run):
+    noise = np.random.default_rng(0).integers(0, 256, (16, 224, 224, 3), np.uint8)
+    with_evaluation(run, worst_images=noise, sample_images=noise)
+    (run.path / "history.csv").unlink()
+    assert reporting.write_report(run).stat().st_size < 2_000_000
+
+
+def test_a_private_run_shows_nothing_that_privacy_withholds(tmp_path):
+    """Whoever put it into the folder: `fit` with a user's own splits keeps counts and names of files there."""
+    run = full_run(tmp_path / "private", privacy=PRIVATE)
+    page = page_of(run)
+    card = (run.path / "model_card.md").read_text()
+    assert "differentially private with epsilon 3 at delta 1e-05" in page.text
+    assert headings(page)[5] == "Privacy"
+    assert "img" not in page.tags
+    for text in (page.text, card):
+        assert "not an image" not in text
+        assert ".png" not in text
+    assert "| 30 |" not in card
+    assert "trained on</th>" not in page.source
+    drawn = re.findall(r"<title[^>]*>(\w[^<]*) over", page.source)
+    assert drawn == ["loss", "accuracy", "learning rate"]
+    assert "training" not in "".join(re.findall(r"<svg.*?</svg>", page.source, flags=re.DOTALL))
+
+
+@pytest.mark.parametrize(
+    ("present", "wanted"),
+    [
+        ("history.csv", ["Training"]),
+        ("evaluation.npz", ["Summary", "Classes", "What is taken for what", "The worst mistakes"]),
+        ("provenance.json", ["Summary", "Data", "Backbone"]),
+        ("versions.json", ["Environment"]),
+        ("notes.txt", ["What the run decided"]),
+        ("metrics.json", ["All numbers"]),
+    ],
+)
+def test_each_file_of_a_run_is_shown_without_the_others(tmp_path, page, present, wanted):
+    run = Run.create(tmp_path / "run", config={})
+    shutil.copy(page.run / present, run.path)
+    shown = headings(page_of(run))
+    assert [heading for heading in shown if heading in wanted] == wanted
+    assert not {*shown} - {
+        *wanted,
+        "Intended use and limits",
+        "How to reproduce",
+        "Test images as the model sees them",
+    }
+
+
+def test_a_run_of_nothing_but_its_config(tmp_path):
+    page = page_of(Run.create(tmp_path / "bare", config={"epochs": 1}))
+    assert headings(page) == ["Intended use and limits", "How to reproduce"]
+    assert "epochs 1" in page.text
+
+
+@pytest.mark.parametrize("classes", [2, 51, 200, 1000])
+def test_few_and_many_classes(tmp_path, classes):
+    run = Run.create(tmp_path / "run", config={})
+    labels = np.arange(1000) % (classes - 1)  # the last class does not occur
+    random = np.random.default_rng(0)
+    evaluation = Evaluation(
+        labels=labels,
+        probabilities=random.dirichlet(np.full(classes, 0.1), 1000),
+        names=[str(index) for index in range(1000)],
+        class_names=[f"class {index}" for index in range(classes)],
+    )
+    save(run.path / "evaluation.npz", evaluation)
+    page = page_of(run)
+    assert len(page.source) < 2_000_000
+    assert page.tags.count("tr") == classes + 1
+    assert "nan" not in page.text.lower()
+    assert (run.path / "model_card.md").read_text().count("\n| `class ") == min(classes, 200)
+
+
+def test_the_lines_that_load_the_model_run(run, tmp_path, monkeypatch, capsys):
+    model = tf.Module()
+    model.__call__ = tf.function(
+        lambda images: tf.one_hot(tf.cast(images[0, 0, 0], tf.int32), 10),
+        input_signature=[tf.TensorSpec([None, None, 4], tf.uint8)],
+    )
+    tf.saved_model.save(model, str(run.path / "saved_model"))
+    run.labels = "0123456789"
+    page = page_of(run)
+    lines = html.unescape(re.search(r"<pre>(import numpy.*?)</pre>", page.source, flags=re.DOTALL)[1])
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (13, 7), (8, 0, 0)).save("photo.jpg", quality=100)
+    exec(compile(lines, "report", "exec"), {})
+    assert capsys.readouterr().out == "8 1.0\n"
+
+
+def test_a_damaged_file_is_an_error(run):
+    (run.path / "evaluation.npz").write_bytes(b"PK\x03\x04")
+    with pytest.raises(RunError, match=r"evaluation\.npz"):
+        reporting.write_report(run)

@@ -1,0 +1,127 @@
+"""Pictures, curves and hparams, read back as the dashboards read them."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.metrics import precision_score, recall_score
+from tensorboard.plugins.hparams import metadata as hparams_metadata
+from tensorboard.plugins.pr_curve import metadata as pr_metadata
+from tensorboard.util import tensor_util
+
+from tfkit.errors import CheckError
+from tfkit.metrics import Evaluation
+from tfkit.reporting.tensorboard import write_confusion, write_hparams, write_images, write_pr_curves
+
+
+def picture(multiplexer, run, tag) -> np.ndarray:
+    (event,) = multiplexer.Tensors(run, tag)
+    width, height, png = tensor_util.make_ndarray(event.tensor_proto)
+    pixels = np.asarray(Image.open(io.BytesIO(png)))
+    assert pixels.shape == (int(height), int(width), 3)
+    return pixels
+
+
+def test_images_are_shown_as_they_are_and_once(images, tmp_path, read):
+    red = np.zeros((3, 8, 8, 3), np.uint8)
+    red[..., 0] = 200
+    write_images(tmp_path, "samples", images[:5])
+    write_images(tmp_path, "samples", red, captions=["<b>", "$x_1$ 100 %", "中"], step=3)
+    write_images(tmp_path, "worst mistakes", images[:1])
+    multiplexer = read(tmp_path)
+    assert set(multiplexer.Runs()["images"]["tensors"]) == {"samples", "worst mistakes"}
+    (event,) = multiplexer.Tensors("images", "samples")
+    assert event.step == 3
+    pixels = picture(multiplexer, "images", "samples")
+    shown = (pixels == [200, 0, 0]).all(axis=-1)
+    # Three squares beside each other fill about a quarter of the whole; the captions stand above them.
+    assert 0.2 < shown.mean() < 0.95
+    assert np.flatnonzero(shown.any(axis=1))[0] > 10
+
+
+def test_captions_are_drawn_and_never_read_as_formulas(images, tmp_path, read):
+    """An unclosed "$" or a wrong formula would be an error in matplotlib's markup."""
+
+    def drawn(caption):
+        write_images(tmp_path, "samples", images[:1], captions=[caption])
+        return picture(read(tmp_path), "images", "samples")
+
+    hostile = [drawn("$\\frac{broken$"), drawn("$$"), drawn("bell\x07 \udcff")]
+    for pixels in hostile:
+        assert not np.array_equal(pixels, drawn(""))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"images": np.zeros((2, 8, 8, 3), np.float32)}, "must be uint8"),
+        ({"images": np.zeros((8, 8, 3), np.uint8)}, "must be uint8"),
+        ({"images": np.zeros((2, 8, 8, 3), np.uint8), "captions": ["one"]}, "1 captions for 2 images"),
+    ],
+)
+def test_what_is_no_picture_is_refused(tmp_path, wrong, message):
+    with pytest.raises(CheckError, match=message):
+        write_images(tmp_path, "samples", **wrong)
+
+
+def test_no_mistakes_is_no_picture(tmp_path, read):
+    write_images(tmp_path, "worst", np.zeros((0, 8, 8, 3), np.uint8), captions=[])
+    assert read(tmp_path).Runs()["images"]["tensors"] == []
+
+
+@pytest.mark.parametrize("classes", [2, 50, 300])
+def test_a_confusion_matrix_of_any_size_is_a_picture(classes, tmp_path, read):
+    random = np.random.default_rng(classes)
+    labels = random.integers(0, classes, 600)
+    evaluation = Evaluation(
+        labels=labels,
+        probabilities=np.eye(classes)[np.where(random.random(600) < 0.1, random.permutation(labels), labels)],
+        names=[str(index) for index in range(600)],
+        class_names=[f"a class with a long name {index}" for index in range(classes)],
+    )
+    write_confusion(tmp_path, evaluation)
+    height, width, _ = picture(read(tmp_path), "test", "confusion").shape
+    assert 300 < width < 1800
+    assert 100 < height < 1800
+
+
+def test_pr_curves_are_the_evaluations(evaluation, tmp_path, read):
+    write_pr_curves(tmp_path, evaluation, step=7)
+    write_pr_curves(tmp_path, evaluation, step=7)
+    multiplexer = read(tmp_path)
+    assert set(multiplexer.PluginRunToTagToContent(pr_metadata.PLUGIN_NAME)) == {"test"}
+    tags = multiplexer.PluginRunToTagToContent(pr_metadata.PLUGIN_NAME)["test"]
+    assert len(tags) == 11
+    assert all(tag.count("/") == 2 for tag in tags)
+    (event,) = multiplexer.Tensors("test", "pr/8 中文/pr_curves")
+    assert event.step == 7
+    _, _, _, _, precision, recall = tensor_util.make_ndarray(event.tensor_proto)
+    for place in (20, 100, 180):
+        predicted = evaluation.probabilities[:, 8] >= place / 200
+        assert precision[place] == pytest.approx(precision_score(evaluation.labels == 8, predicted))
+        assert recall[place] == pytest.approx(recall_score(evaluation.labels == 8, predicted))
+    assert multiplexer.SummaryMetadata("test", "pr/2 <b>two<∕b>/pr_curves").display_name == "<b>two</b>"
+
+
+def test_hparams_are_at_the_root_with_their_metrics(tmp_path, read):
+    config = {"epochs": 5, "learning_rate": 1e-3, "features": True, "model_handle": "lite0", "augment": None}
+    write_hparams(tmp_path / "run", config, {"test/accuracy": 0.5})
+    write_hparams(tmp_path / "run", config, {"test/accuracy": 0.97, "test/loss": 0.1, "test/recall/cat": 1})
+    multiplexer = read(tmp_path)
+    contents = multiplexer.PluginRunToTagToContent("hparams")["run"]
+    started = hparams_metadata.parse_session_start_info_plugin_data(contents["_hparams_/session_start_info"])
+    found = {name: getattr(value, value.WhichOneof("kind")) for name, value in started.hparams.items()}
+    del config["augment"]  # left out when asked, left out here
+    assert found == config
+    asked = hparams_metadata.parse_experiment_plugin_data(contents["_hparams_/experiment"])
+    metrics = [info.name.tag for info in asked.metric_infos]
+    assert metrics[:2] == ["test/accuracy", "best/val_accuracy"]
+    assert metrics[-1] == "test/loss"
+    (event,) = multiplexer.Tensors("run", "test/accuracy")
+    assert tensor_util.make_ndarray(event.tensor_proto) == np.float32(0.97)
+
+
+def test_a_metric_that_is_not_finite_is_refused(tmp_path):
+    with pytest.raises(CheckError, match="test/loss"):
+        write_hparams(tmp_path, {}, {"test/loss": float("nan")})

@@ -1,0 +1,31 @@
+"""Rows of a table become documents, each by itself, or are named."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tfkit.errors import DataError
+from tfkit.searching import load_documents
+
+
+def test_a_stray_quote_takes_no_document_with_it(tmp_path):
+    path = tmp_path / "a.tsv"
+    lines = [f"{n}\tdocument {n}" for n in range(60)]
+    lines[20], lines[40] = '20\t"document 20', '40\t"document 40'
+    path.write_text("\n".join(["id\ttext", *lines]) + "\n")
+    found = load_documents(path)
+    assert [document.text for document in found.documents] == [line.split("\t")[1] for line in lines]
+    assert any("2 rows begin a cell with a quote" in note for note in found.notes)
+
+
+def test_nested_texts_and_numbers_are_none(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text("\n".join(map(json.dumps, [{"text": "words"}, {"text": {"body": "x"}}])))
+    found = load_documents(path)
+    assert [document.name for document in found.documents] == ["a.jsonl:1"]
+    assert any("a.jsonl:2 (has a list or an object for a text)" in note for note in found.notes)
+    path.write_text("\n".join(json.dumps({"text": n}) for n in range(9)))
+    with pytest.raises(DataError, match="holds numbers"):
+        load_documents(path)

@@ -1,0 +1,126 @@
+"""Settings: the same from flags and from YAML, every mistake named."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import pytest
+import yaml
+
+from tfkit.errors import ConfigError
+from tfkit.settings.options import RecipeConfig, TransferConfig
+from tfkit.settings.parse import as_dict, parse, run_dir
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(RecipeConfig):
+    """Of the test."""
+
+    data_dir: Path | None = None
+    """Where."""
+    learning_rate: float = 1e-3
+    """How fast."""
+    kind: Literal["a", "b"] = "a"
+    """Which."""
+    strict: bool = False
+    """Whether."""
+    sizes: tuple[int, ...] = (1, 2)
+    """How many."""
+
+
+def read(*arguments: str) -> Config:
+    return parse(Config, arguments, prog="test", description="A test.")
+
+
+def test_a_file_and_flags_that_override_it(tmp_path):
+    file = tmp_path / "config.yaml"
+    file.write_text("learning_rate: 0.5\nkind: b\nstrict: true\ndata_dir: null\nsizes: [3, 4, 5]\n")
+    config = read("--config", str(file), "--learning-rate", "0.25")
+    assert (config.learning_rate, config.kind, config.strict, config.data_dir) == (0.25, "b", True, None)
+    assert config.sizes == (3, 4, 5)
+
+
+def test_a_default_that_is_not_used_is_no_part_of_what_was_asked(tmp_path):
+    from recipes import compress_tflite, search_text, train_private, transfer_image, transfer_text
+
+    table = tmp_path / "mails.csv"
+    table.write_text("text,label\n")
+    assert as_dict(transfer_image.Config())["dataset"] == "digits"
+    assert "dataset" not in as_dict(transfer_image.Config(data_dir=tmp_path))
+    for recipe in (transfer_text, train_private, search_text):
+        assert "dataset" not in as_dict(recipe.Config(data_file=table))
+    untrained = as_dict(compress_tflite.Config(from_run=tmp_path))
+    assert not {"epochs", "final_sparsity", "number_of_clusters", "input_range"} & set(untrained)
+    assert "final_sparsity" in as_dict(compress_tflite.Config(from_run=tmp_path, techniques=("prune+qat",)))
+
+
+@pytest.mark.parametrize(
+    ("place", "texts"),
+    [
+        ("pos/1.txt", True),
+        ("Training/pos/1.txt", True),
+        ("pos/1.md", True),
+        ("a/1.png", False),
+        ("a/b/1.jpg", False),
+    ],
+)
+def test_a_folder_is_told_to_be_of_texts_also_where_it_is_split_already(tmp_path, place, texts):
+    from recipes import train_private
+
+    (tmp_path / place).parent.mkdir(parents=True)
+    (tmp_path / place).write_bytes(b"x")
+    assert train_private.Config(data_dir=tmp_path).of_texts is texts
+
+
+def test_what_is_written_is_what_is_read(tmp_path):
+    config = Config(
+        learning_rate=1e-7, kind="b", strict=True, data_dir=Path("a folder/with: colon"), sizes=(7,)
+    )
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(as_dict(config)))
+    assert as_dict(read("--config", str(file))) == as_dict(config)
+
+
+def test_unknown_keys_are_named_with_the_nearest(tmp_path):
+    file = tmp_path / "config.yaml"
+    file.write_text("learning_rat: 0.5\nzzzzzz: 1\n")
+    with pytest.raises(ConfigError, match=r"'learning_rat'; did you mean 'learning_rate'[\s\S]*'zzzzzz'"):
+        read("--config", str(file))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [("- 1\n", "holds a list"), ("a: [", "not YAML"), (None, "cannot be read")]
+)
+def test_files_that_are_no_settings(tmp_path, content, message):
+    file = tmp_path / "config.yaml"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(ConfigError, match=message):
+        read(f"--config={file}")
+
+
+@pytest.mark.parametrize(
+    "text", ["learning_rate: fast\n", "kind: c\n", "strict: perhaps\n", "learning_rate: true\n"]
+)
+def test_values_that_cannot_be_are_named(tmp_path, text, capsys):
+    file = tmp_path / "config.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError) as error:
+        read("--config", str(file))
+    key, value = text.strip().split(": ")
+    assert key.replace("_", "-") in str(error.value) or value in str(error.value)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_the_default_folder_is_a_function_of_the_settings():
+    assert run_dir(Config(), recipe="x") == run_dir(Config(debug=True), recipe="x")
+    assert run_dir(Config(), recipe="x") != run_dir(Config(learning_rate=2.0), recipe="x")
+    assert run_dir(Config(run_dir=Path("mine")), recipe="x") == Path("mine")
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"epochs": 0}, {"learning_rate": -1.0}, {"fine_tune_epochs": -1}, {"patience": 0}]
+)
+def test_impossible_numbers_are_refused_at_once(wrong):
+    with pytest.raises(ConfigError, match=next(iter(wrong)).replace("_", "-")):
+        TransferConfig(**wrong)

@@ -1,0 +1,120 @@
+"""One voice: in every recipe the same flags mean the same, stand in the same groups, and say what they do."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import inspect
+import re
+import types
+import typing
+from pathlib import Path
+
+import pytest
+
+from tfkit.errors import ConfigError
+from tfkit.settings.parse import GROUPS, as_dict, documentation, parse
+
+ROOT = Path(__file__).parents[2]
+RECIPES = sorted(
+    path.stem for path in (ROOT / "recipes").glob("*.py") if "cli.main(Config" in path.read_text()
+)
+UNIT = re.compile(
+    r"examples?|epochs?|steps?|minutes|seconds|ms|pixels|tokens|texts|documents|share|bytes|replica|devices|models|codes"
+    r"|values|length|epsilon|weights|accuracy|peak|rate|standard deviation|probability|median time",
+    re.IGNORECASE,
+)
+
+
+def config_of(recipe):
+    return importlib.import_module(f"recipes.{recipe}").Config
+
+
+def shown(recipe, capsys):
+    module = importlib.import_module(f"recipes.{recipe}")
+    with pytest.raises(SystemExit) as ended:
+        parse(
+            module.Config, ["--help"], prog=f"python -m recipes.{recipe}", description=inspect.getdoc(module)
+        )
+    assert ended.value.code == 0
+    return capsys.readouterr().out
+
+
+def plain(hint):
+    """A type, whether or not its value may be left out."""
+    options = [one for one in typing.get_args(hint) if one is not types.NoneType]
+    is_union = typing.get_origin(hint) in (types.UnionType, typing.Union)
+    return options[0] if is_union and len(options) == 1 else hint
+
+
+def test_there_are_the_recipes():
+    assert len(RECIPES) >= 7
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_help_is_grouped_and_has_an_example_and_the_exit_codes(recipe, capsys):
+    printed = shown(recipe, capsys)
+    assert f"    python -m recipes.{recipe} " in printed
+    assert "exit codes:\n  0 done" in printed
+    assert not re.search(r"[\x1b\r\b]|[ \t]\n", printed)
+    titles = [title for title in GROUPS if f"\n {title} options\n" in printed]
+    assert titles[-1] == "output"
+    assert len(titles) >= 3
+    places = [printed.index(f"\n {title} options\n") for title in titles]
+    assert places == sorted(places)
+    assert "other options" not in printed
+    assert "None" not in printed
+    for field in dataclasses.fields(config_of(recipe)):
+        assert f"  --{field.name.replace('_', '-')}" in printed
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_flag_says_what_it_is_in_which_unit_and_what_happens_without_it(recipe):
+    config_class = config_of(recipe)
+    hints, docs = typing.get_type_hints(config_class), documentation(config_class)
+    for field in dataclasses.fields(config_class):
+        text = docs.get(field.name, "")
+        assert text.endswith("."), field.name
+        if field.default in (None, ()):
+            assert "Left out" in text or "nstead of" in text, f"{field.name}: {text}"
+        if plain(hints[field.name]) in (int, float) and field.name not in ("seed", "top"):
+            assert UNIT.search(text), f"{field.name} has no unit: {text}"
+
+
+def test_a_flag_is_the_same_wherever_it_is():
+    """Of one type, and in what every recipe has also in the same words."""
+    types_, words = {}, {}
+    common = {*GROUPS["output"], *GROUPS["devices"]} - {"run_dir"}
+    for recipe in RECIPES:
+        config_class = config_of(recipe)
+        hints, docs = typing.get_type_hints(config_class), documentation(config_class)
+        for field in dataclasses.fields(config_class):
+            types_.setdefault(field.name, {})[str(plain(hints[field.name]))] = recipe
+            if field.name in common:
+                words.setdefault(field.name, set()).add(docs[field.name])
+    assert not {name: found for name, found in types_.items() if len(found) > 1}
+    assert all(len(texts) == 1 for texts in words.values())
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (["--run-dri", "x"], r"unknown flag --run-dri; did you mean --run-dir\?"),
+        (["--seed", "many"], r"--seed: invalid literal for int\(\) with base 10: 'many'"),
+        (["--seed"], r"argument '--seed'"),
+        (["stray"], r"stray"),
+    ],
+)
+def test_wrong_words_are_one_error(recipe, wrong, said):
+    with pytest.raises(ConfigError, match=said) as error:
+        parse(config_of(recipe), wrong, prog=f"python -m recipes.{recipe}", description="")
+    assert str(error.value).endswith(f"python -m recipes.{recipe} --help lists all flags.") or str(
+        error.value
+    ).endswith(f"python -m recipes.{recipe} --help explains all flags.")
+    assert not set("│╭─|") & set(str(error.value))
+
+
+def test_how_a_recipe_talks_is_no_part_of_what_was_asked():
+    config_class = config_of("transfer_image")
+    assert as_dict(config_class(json=True, quiet=True, debug=True)) == as_dict(config_class())

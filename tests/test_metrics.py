@@ -1,0 +1,219 @@
+"""Numbers are checked against scikit-learn's own and against counting by hand, on a real classifier of the digits."""
+
+import json
+
+import numpy as np
+import pytest
+from sklearn import metrics
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
+
+from tfkit.data import load_images
+from tfkit.errors import CheckError, RunError
+from tfkit.metrics import Evaluation
+from tfkit.reporting.examples import Pictures, load, save
+
+
+@pytest.fixture(scope="module")
+def digits() -> Evaluation:
+    images, labels = load_digits(return_X_y=True)
+    # Trained on few examples on purpose: the tests need mistakes.
+    model = LogisticRegression(max_iter=300).fit(images[:300], labels[:300])
+    return Evaluation(
+        labels=labels[300:],
+        probabilities=model.predict_proba(images[300:]),
+        names=[f"digits/{index}" for index in range(300, len(images))],
+        class_names=list("0123456789"),
+    )
+
+
+def _in_doubles(evaluation: Evaluation) -> np.ndarray:
+    doubles = evaluation.probabilities.astype(np.float64)
+    return doubles / doubles.sum(axis=1, keepdims=True)
+
+
+def tiny(**changes) -> Evaluation:
+    fields = {
+        "labels": np.array([0, 0, 2]),
+        "probabilities": np.array([[0.7, 0.2, 0.1], [0.1, 0.3, 0.6], [0.2, 0.1, 0.7]]),
+        "names": ["a", "b", "c"],
+        "class_names": ["cat", "absent", "dog"],
+    }
+    return Evaluation(**{**fields, **changes})
+
+
+def test_numbers_are_scikit_learns(digits):
+    labels, predicted = digits.labels, digits.probabilities.argmax(axis=1)
+    assert 0.8 < digits.accuracy < 0.99
+    assert digits.accuracy == metrics.accuracy_score(labels, predicted)
+    assert digits.loss == pytest.approx(metrics.log_loss(labels, _in_doubles(digits)), rel=1e-5)
+    assert digits.top_5_accuracy == metrics.top_k_accuracy_score(labels, digits.probabilities, k=5)
+    assert digits.recall == pytest.approx(metrics.recall_score(labels, predicted, average=None))
+    assert digits.precision == pytest.approx(metrics.precision_score(labels, predicted, average=None))
+    assert digits.confusion.sum() == len(labels)
+    assert digits.confusion.dtype == np.int64
+
+
+def test_metrics_are_plain_json_and_complete(digits):
+    numbers = digits.metrics("test")
+    assert json.loads(json.dumps(numbers, allow_nan=False)) == numbers
+    assert numbers["test/examples"] == len(digits.labels)
+    assert [name for name in numbers if "recall" in name] == [f"test/recall/{digit}" for digit in range(10)]
+    assert numbers["test/recall/8"] == np.mean(digits.predicted[digits.labels == 8] == 8)
+
+
+def test_top_5_is_left_out_where_it_says_nothing():
+    assert "test/top_5_accuracy" not in tiny().metrics()
+
+
+def test_confusion_rows_are_the_truth():
+    assert tiny().confusion.tolist() == [[1, 0, 1], [0, 0, 0], [0, 0, 1]]
+
+
+def test_a_class_without_examples_has_no_recall():
+    evaluation = tiny()
+    assert np.isnan(evaluation.recall[1])
+    assert np.isnan(evaluation.precision[1])
+    assert np.isnan(evaluation.average_precision[1])
+    numbers = evaluation.metrics("validation")
+    assert "validation/recall/absent" not in numbers
+    assert numbers["validation/recall/cat"] == 0.5
+    with pytest.raises(CheckError, match="'absent' has no examples"):
+        evaluation.pr_curve(1)
+
+
+def test_worst_are_the_surest_mistakes(digits):
+    worst = digits.worst(12)
+    sureness = digits.probabilities.max(axis=1)
+    assert (digits.predicted[worst] != digits.labels[worst]).all()
+    assert (np.diff(sureness[worst]) <= 0).all()
+    others = np.setdiff1d(np.flatnonzero(digits.predicted != digits.labels), worst)
+    assert sureness[others].max() <= sureness[worst].min()
+    assert tiny().worst(9).tolist() == [1]
+    assert tiny().mistake(1) == "cat → dog (60 %)"
+
+
+def test_no_mistakes_at_all():
+    evaluation = tiny(labels=np.array([0, 2, 2]))
+    assert evaluation.worst(5).tolist() == []
+    low, high = evaluation.accuracy_interval
+    assert high == 1.0
+    assert 0.3 < low < 0.5
+
+
+def test_interval_is_wilsons(digits):
+    n, p, z = len(digits.labels), digits.accuracy, 1.959964
+    middle, half = p + z**2 / (2 * n), z * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+    expected = [(middle - half) / (1 + z**2 / n), (middle + half) / (1 + z**2 / n)]
+    assert list(digits.accuracy_interval) == pytest.approx(expected, abs=1e-6)
+
+
+def test_pr_curve_ends_where_the_confusion_matrix_stands(digits):
+    precision, recall, thresholds = digits.pr_curve(8)
+    assert len(precision) == len(recall) == len(thresholds) + 1
+    chosen = digits.probabilities[:, 8] >= 0.5
+    place = np.searchsorted(thresholds, 0.5)
+    assert recall[place] == np.mean(chosen[digits.labels == 8])
+    area = -np.sum(np.diff(recall) * precision[:-1])
+    assert digits.average_precision[8] == pytest.approx(area)
+
+
+def test_a_probability_of_zero_costs_a_finite_loss():
+    evaluation = tiny(probabilities=np.array([[0.0, 1.0, 0.0]] * 3))
+    assert evaluation.loss == pytest.approx(-np.log(1.19e-7), rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"labels": np.array([0, 0, 3])}, r"outside 0\.\.2 in 1 of 3 examples, first in 'c': label 3"),
+        ({"labels": np.array([-1, 0, 1])}, r"outside 0\.\.2"),
+        ({"labels": np.array([0.0, 0.0, 1.0])}, "must be integers"),
+        ({"labels": np.array([], int), "names": [], "probabilities": np.zeros((0, 3))}, "at least 1"),
+        ({"probabilities": np.eye(2)}, r"must be \[3, 3\]; found \[2, 2\]"),
+        ({"names": ["a"]}, "1 names for 3 labels"),
+        ({"probabilities": np.array([[2.0, -1.0, 0.0]] * 3)}, "negative"),
+        ({"probabilities": np.array([[2.0, 3.0, 1.0]] * 3)}, r"do not sum to one \(logits\?\)"),
+        ({"probabilities": np.array([[np.nan, 0.5, 0.5]] * 3)}, "not finite in 3 of 3"),
+    ],
+)
+def test_what_is_no_evaluation_is_refused(changes, message):
+    with pytest.raises(CheckError, match=message):
+        tiny(**changes)
+
+
+def test_saved_and_loaded_without_pickles(digits, tmp_path):
+    path = tmp_path / "evaluation.npz"
+    names = ["tab\there", "ü 中", "\udcff broken utf-8", *digits.names[3:]]
+    images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), np.uint8)
+    before = Evaluation(
+        labels=digits.labels, probabilities=digits.probabilities, names=names, class_names=digits.class_names
+    )
+    pictures = Pictures(
+        worst=before.worst(3), worst_images=images, sample_images=images, sample_labels=before.labels[:3]
+    )
+    save(path, before, pictures)
+    after, loaded = load(path)
+    assert after.names == tuple(names)
+    assert after.class_names == digits.class_names
+    assert after.metrics() == before.metrics()
+    assert loaded is not None
+    for name, array in vars(pictures).items():
+        assert np.array_equal(getattr(loaded, name), array)
+        assert getattr(loaded, name).dtype == array.dtype
+
+
+def test_an_evaluation_of_no_pictures(tmp_path):
+    save(tmp_path / "evaluation.npz", tiny())
+    assert load(tmp_path / "evaluation.npz")[1] is None
+
+
+@pytest.mark.parametrize("damage", ["truncated", "other", "absent"])
+def test_a_damaged_file_is_named(tmp_path, damage):
+    path = tmp_path / "evaluation.npz"
+    save(path, tiny())
+    if damage == "truncated":
+        path.write_bytes(path.read_bytes()[:100])
+    elif damage == "other":
+        np.savez(path, something=np.arange(3))
+    else:
+        path.unlink()
+    with pytest.raises(RunError, match=r"evaluation\.npz is damaged"):
+        load(path)
+
+
+def test_no_flipped_bit_changes_an_evaluation_without_a_word(tmp_path):
+    path = tmp_path / "evaluation.npz"
+    save(path, tiny())
+    whole, refused = path.read_bytes(), 0
+    expected, _ = load(path)
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        try:
+            found, _ = load(path)
+        except RunError:
+            refused += 1
+            continue
+        np.testing.assert_array_equal(found.probabilities, expected.probabilities)
+        np.testing.assert_array_equal(found.labels, expected.labels)
+        assert (found.names, found.class_names) == (expected.names, expected.class_names)
+    assert refused > len(whole) / 2
+
+
+def test_pictures_are_the_images_of_those_examples():
+    splits = load_images("digits", image_size=16)
+    test = splits.indices["test"]
+    truth = splits.source.labels[test]
+    wrong = np.random.default_rng(0).dirichlet(np.ones(10), len(test))
+    evaluation = Evaluation(
+        labels=truth,
+        probabilities=wrong,
+        names=[splits.source.names[index] for index in test],
+        class_names=splits.class_names,
+    )
+    pictures = Pictures.of(evaluation, splits, worst=5, samples=7)
+    assert pictures.worst.tolist() == evaluation.worst(5).tolist()
+    assert np.array_equal(pictures.worst_images, splits.source.read(test[evaluation.worst(5)]))
+    assert pictures.sample_images.shape == (7, 16, 16, 3)
+    assert np.array_equal(pictures.sample_images[[0, -1]], splits.source.read(test[[0, -1]]))
+    assert pictures.sample_labels[[0, -1]].tolist() == truth[[0, -1]].tolist()

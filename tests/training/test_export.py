@@ -1,0 +1,235 @@
+"""The exported model: the trained one, built for raw input, or not kept."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+import tfkit
+from tests.data.pictures import KINDS, picture
+from tfkit import data
+from tfkit.data.image_files import read_image
+from tfkit.data.splits import resize
+from tfkit.environment.stack import keras, tf, tf_hub
+from tfkit.errors import CheckError
+from tfkit.metrics import Evaluation, evaluate
+from tfkit.run import Run
+from tfkit.training.export import over_white, save, to_bytes
+
+
+@pytest.fixture(scope="module")
+def splits():
+    return data.load_images("digits", image_size=24)
+
+
+@pytest.fixture(scope="module")
+def model(splits):
+    model = keras.Sequential([keras.layers.Flatten(input_shape=(24, 24, 3)), keras.layers.Dense(10)])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("adam", loss, metrics=["accuracy"])
+    model.fit(splits.train, epochs=3, verbose=0)
+    return model
+
+
+def test_it_agrees_with_what_was_trained(model, splits, tmp_path):
+    run = Run.create(tmp_path, config={})
+    measured = evaluate(model, splits)
+    numbers = save(model, run, splits, evaluation=measured)
+    assert numbers["export/agreement"] == 1.0
+    assert numbers["export/max_difference"] < 0.01
+    written = [path for path in (tmp_path / "saved_model").rglob("*") if path.is_file()]
+    assert numbers["export/size_bytes"] == sum(path.stat().st_size for path in written)
+    assert run.labels == list(splits.class_names)
+    loaded = run.model
+    assert set(loaded.signatures) == {"serving_default"}
+    served = loaded.signatures["serving_default"](images=tf.zeros([1, 5, 7, 3], tf.uint8))["probabilities"]
+    assert served.numpy().sum() == pytest.approx(1, abs=1e-5)
+
+
+def test_one_that_differs_is_an_error_and_is_not_kept(model, splits, tmp_path):
+    run = Run.create(tmp_path, config={})
+    measured = evaluate(model, splits)
+    other = Evaluation(
+        labels=measured.labels,
+        probabilities=np.roll(measured.probabilities, 1, axis=1),
+        names=measured.names,
+        class_names=measured.class_names,
+    )
+    with pytest.raises(CheckError, match="agrees with the trained one on 0"):
+        save(model, run, splits, evaluation=other)
+    assert [path.name for path in tmp_path.iterdir() if "saved_model" in path.name] == []
+
+
+@pytest.fixture(scope="module")
+def exported(model, splits, tmp_path_factory):
+    run = Run.create(tmp_path_factory.mktemp("run"), config={})
+    save(model, run, splits, evaluation=evaluate(model, splits))
+    return run
+
+
+def of_prepared(model, image):
+    """What the trained model says of an image as training prepares it."""
+    square = resize(image, 24)[None].astype(np.float32) / 255
+    return tf.nn.softmax(model(square, training=False)).numpy()[0]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_gives_what_training_would_have_made_of_it(kind, model, exported, tmp_path):
+    """By tfkit.read_image, and by README's program without tfkit wherever Pillow can read the file whole."""
+    picture(kind, tmp_path / "a")
+    expected = of_prepared(model, read_image(tmp_path / "a"))
+    found = exported.model(tfkit.read_image(tmp_path / "a")).numpy()
+    np.testing.assert_allclose(found, expected, atol=0.02)
+    if kind not in (
+        "16 with transparency",
+        "16 RGB",
+        "16 RGBA",
+    ):  # of which Pillow keeps 8 bits, or no transparency
+        image = ImageOps.exif_transpose(Image.open(tmp_path / "a"))
+        image = image if image.mode.startswith("I;16") else image.convert("RGBA")
+        np.testing.assert_allclose(exported.model(np.asarray(image)).numpy(), found, atol=1e-3)
+
+
+def test_white_below_is_rounded_as_pillow_does():
+    """All colours by all alphas: the composition of the exported graph is training's, value for value."""
+    grey, alpha = np.meshgrid(np.arange(256), np.arange(256))
+    images = np.stack([grey, grey, grey, alpha], axis=-1).astype(np.uint8)
+    white = Image.new("RGBA", (256, 256), "white")
+    expected = np.asarray(Image.alpha_composite(white, Image.fromarray(images)).convert("RGB"))
+    np.testing.assert_array_equal(over_white(to_bytes(tf.constant(images[None])))[0], expected)
+
+
+def test_ranks_channels_and_types_agree(exported):
+    grey = np.random.default_rng(0).integers(0, 256, (20, 30), dtype=np.uint8)
+    ways = [
+        grey,
+        grey[..., None],
+        np.repeat(grey[..., None], 3, -1),
+        np.stack([grey] * 3 + [grey * 0 + 255], -1),
+    ]
+    ways += [
+        np.stack([grey, grey * 0 + 255], -1),
+        grey.astype(np.uint16) * 257,
+        (grey / 255).astype(np.float32),
+    ]
+    restored = tf.saved_model.load(str(exported.path / "saved_model"))
+    first = exported.model(grey).numpy()
+    assert first.shape == (10,)
+    for images in ways:
+        np.testing.assert_allclose(restored(images).numpy(), first, atol=1e-5)
+        if images.ndim == 3:
+            np.testing.assert_allclose(restored(images[None]).numpy(), first[None], atol=1e-5)
+
+
+def test_a_batch_of_floats_has_one_scale():
+    """A nearly black image among others of 0..255 is nearly black, also where it reaches 2 alone."""
+    dark, bright = np.full((2, 2, 3), 1.0, np.float32), np.full((2, 2, 3), 200.0, np.float32)
+    np.testing.assert_array_equal(to_bytes(tf.constant([dark, bright])), [dark, bright])
+    np.testing.assert_array_equal(to_bytes(tf.constant([dark * 2])), [dark * 2])
+    np.testing.assert_array_equal(to_bytes(tf.constant([dark * 0.3])), [np.full((2, 2, 3), 77.0)])
+
+
+@pytest.mark.parametrize("value", [65535.0, -1.0, float("nan")])
+def test_floats_of_no_known_scale_are_refused(exported, value):
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"\[0, 255\].*uint8"):
+        exported.model(np.full((9, 9, 3), value, np.float32))
+
+
+def test_channels_first_are_refused(exported):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="channels"):
+        exported.model(np.zeros((3, 9, 9), np.uint8))
+
+
+def test_it_is_not_traced_for_every_size(exported):
+    """Neither by Run.model nor in the way that the closing lines teach: TensorFlow would trace it for each."""
+    loaded = exported.model
+    restored = tf.saved_model.load(str(exported.path / "saved_model"))
+    stock = tf.function(restored, reduce_retracing=True)
+    for side in range(8, 20):
+        image = np.full((side, 30 - side, 3), side, np.uint8)
+        np.testing.assert_allclose(loaded(image), stock(image), atol=1e-6)
+    assert loaded.__call__.__wrapped__.experimental_get_tracing_count() == 1
+    assert stock.experimental_get_tracing_count() == 2
+    stock = tf.saved_model.load(str(exported.path / "saved_model"))
+    for side in range(30, 33):
+        stock(np.zeros((side, side, 3), np.uint8))
+    assert stock.__call__.experimental_get_tracing_count() == 3
+
+
+def test_hub_trains_it_further(exported, splits, tmp_path):
+    """A reusable SavedModel: weights change in training, and batch normalisation learns its statistics."""
+    layers = keras.layers
+    model = keras.Sequential(
+        [
+            layers.Conv2D(4, 3, strides=4, input_shape=(24, 24, 3), kernel_regularizer="l2"),
+            layers.BatchNormalization(),
+            layers.Flatten(),
+            layers.Dense(10, activation="softmax"),
+        ]
+    )
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    run = Run.create(tmp_path, config={})
+    save(model, run, splits, evaluation=evaluate(model, splits))
+    layer = tf_hub.KerasLayer(str(tmp_path / "saved_model"), trainable=True)
+    assert len(layer.trainable_weights) == 6
+    assert len(layer.non_trainable_weights) == 2
+    assert [float(loss) for loss in layer.losses] == [pytest.approx(float(model.losses[0]))]
+    tuned = keras.Sequential([keras.Input((None, None, 3)), layer])
+    assert tuned.output_shape == (None, 10)
+    before = [weight.numpy() for weight in layer.weights]
+    tuned.compile(keras.optimizers.SGD(0.1), "sparse_categorical_crossentropy")
+    images, labels = next(iter(splits.train))
+    tuned.fit(images, labels, epochs=1, verbose=0)
+    assert all((weight.numpy() != old).any() for weight, old in zip(layer.weights, before, strict=True))
+    backbone = tfkit.resolve(tmp_path / "saved_model").check(image_size=24, trainable=True)
+    assert (backbone.feature_size, backbone.trainable_variables) == (10, 6)
+
+
+def test_a_model_of_texts_is_traced_once_and_trained_further(tmp_path):
+    (tmp_path / "texts.csv").write_text(
+        "text,label\n" + "".join(f"w{i} w{i % 7},{'ab'[i % 2]}\n" for i in range(60))
+    )
+    splits = tfkit.load_texts(tmp_path / "texts.csv")
+    layers = keras.layers
+    texts = keras.Input((), dtype=tf.string)
+    numbers = layers.Hashing(64)(texts)
+    outputs = layers.Dense(2, activation="softmax")(layers.Dropout(0.5)(layers.Embedding(64, 8)(numbers)))
+    model = keras.Model(texts, outputs)
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    run = Run.create(tmp_path / "run", config={})
+    save(model, run, splits, evaluation=evaluate(model, splits))
+    loaded = run.model
+    for count in range(1, 9):
+        assert loaded(["a text"] * count).shape == (count, 2)
+    assert loaded.__call__.__wrapped__.experimental_get_tracing_count() == 1
+    assert loaded("one text").shape == (2,)
+    layer = tf_hub.KerasLayer(str(tmp_path / "run" / "saved_model"), trainable=True)
+    before = [weight.numpy() for weight in layer.trainable_weights]
+    tuned = keras.Sequential([keras.Input((), dtype=tf.string), layer])
+    tuned.compile(keras.optimizers.SGD(1.0), "sparse_categorical_crossentropy")
+    tuned.fit(splits.train, epochs=1, verbose=0)
+    assert len(before) == 3
+    assert all((new.numpy() != old).any() for new, old in zip(layer.trainable_weights, before, strict=True))
+
+
+def test_features_and_probabilities_go_as_they_are(tmp_path):
+    """A model of vectors that ends in a softmax is exported without anything around it."""
+    rng = np.random.default_rng(0)
+    images = data.from_arrays(rng.integers(0, 256, (60, 8, 8), np.uint8), np.arange(60) % 2, image_size=8)
+
+    class Means:
+        labels, names, shape, fingerprint = images.source.labels, images.source.names, (3,), "means"
+
+        def read(self, indices):
+            return images.source.read(indices).mean((1, 2)).astype(np.float32)
+
+        def raw(self, index):
+            return images.source.raw(index)
+
+    splits = images.replace(source=Means())
+    model = keras.Sequential([keras.layers.Dense(2, activation="softmax", input_shape=(3,))])
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    run = Run.create(tmp_path, config={})
+    measured = evaluate(model, splits)
+    assert save(model, run, splits, evaluation=measured)["export/max_difference"] < 1e-6

@@ -1,0 +1,296 @@
+"""Training: what is interrupted goes on as if it had not been; what replicas share adds up."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import tfkit
+from tfkit import data
+from tfkit.environment.stack import keras, tf
+from tfkit.errors import CheckError, ConfigError, DataError, RunError
+from tfkit.run import Run
+from tfkit.training import loop
+from tfkit.training.checkpoint import Cadence
+from tfkit.training.loop import class_weight
+
+
+def digits(**changes):
+    return data.load_images("digits", image_size=16, global_batch_size=64, **changes)
+
+
+def build_model(classes=10, optimizer="adam"):
+    """A small model with everything that has state: dropout, batch norm, Adam's moments."""
+    model = keras.Sequential(
+        [
+            keras.layers.Conv2D(4, 3, strides=2, input_shape=(16, 16, 3)),
+            keras.layers.BatchNormalization(),
+            keras.layers.ReLU(),
+            keras.layers.Flatten(),
+            keras.layers.Dropout(0.3),
+            keras.layers.Dense(classes),
+        ]
+    )
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(optimizer, loss, metrics=["accuracy"])
+    return model
+
+
+class StopAt(keras.callbacks.Callback):
+    """Ctrl-C at the end of an epoch, and at any later one if the first was too late for it."""
+
+    def __init__(self, epoch):
+        super().__init__()
+        self.epoch = epoch
+
+    def on_epoch_end(self, epoch, logs=None):
+        if epoch == self.epoch:
+            raise KeyboardInterrupt
+
+
+class TermAt(keras.callbacks.Callback):
+    """A scheduler's SIGTERM within an epoch."""
+
+    def __init__(self, epoch, step):
+        super().__init__()
+        self.place = epoch, step
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if (self.epoch, batch) == self.place:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+class DieAt(TermAt):
+    """A process that ends there without a word, as far as one can within this one."""
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if (self.epoch, batch) == self.place:
+            raise RuntimeError("dead")
+
+
+def train(run_dir, *, callbacks=(), epochs=5, splits=None, **changes):
+    run = Run.create(run_dir, config={})
+    settings = {
+        "seed": 7,
+        "patience": 3,
+        "verbose": 0,
+        "augment": data.Augmentation.preset("light"),
+        "cadence": Cadence(epoch_seconds=0.0),
+    } | changes
+    try:
+        return loop.train(
+            build_model, splits or digits(), run=run, epochs=epochs, callbacks=callbacks, **settings
+        )
+    finally:
+        run.close()
+
+
+def assert_same(resumed, uninterrupted):
+    for ours, theirs in zip(resumed.model.get_weights(), uninterrupted.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    for name in ("loss", "accuracy", "val_loss", "val_accuracy", "learning_rate"):
+        assert [row[name] for row in resumed.rows] == [row[name] for row in uninterrupted.rows]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    return train(tmp_path_factory.mktemp("uninterrupted"))
+
+
+@pytest.mark.parametrize("epoch", [0, 2, 4])
+def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, epoch, uninterrupted):
+    """Bit for bit, with dropout, augmentation, batch norm, Adam and early stopping; also twice resumed."""
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, callbacks=[StopAt(epoch)])
+    assert_same(train(tmp_path), uninterrupted)
+    assert list(Run.open(tmp_path).history["epoch"]) == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("place", [(0, 0), (1, 7), (2, 18), (4, 10)])
+def test_stopped_within_an_epoch_it_goes_on_at_the_next_step(tmp_path, place, uninterrupted):
+    """SIGTERM is "save and stop": the rest is bit for bit what it would have been, training metrics included."""
+    with pytest.raises(KeyboardInterrupt, match=f"epoch {place[0] + 1}, step {place[1] + 1} of 20"):
+        train(tmp_path, callbacks=[TermAt(*place)])
+    resumed = train(tmp_path)
+    assert any(f"step {place[1] + 2} of 20" in note for note in Run.open(tmp_path).notes)
+    assert_same(resumed, uninterrupted)
+
+
+@pytest.mark.parametrize("place", [(1, 13), (3, 19)])
+def test_killed_within_an_epoch_it_goes_on_from_the_last_backup_there(tmp_path, place, uninterrupted):
+    often = Cadence(steps=4)
+    with pytest.raises(RuntimeError, match="dead"):
+        train(tmp_path, callbacks=[DieAt(*place)], cadence=often)
+    resumed = train(tmp_path, cadence=often)
+    assert any(
+        f"epoch {place[0] + 1} of 5, step {place[1] // 4 * 4 + 1} of 20" in note
+        for note in Run.open(tmp_path).notes
+    )
+    assert_same(resumed, uninterrupted)
+
+
+def test_a_damaged_newest_backup_is_passed_over(tmp_path, uninterrupted):
+    with pytest.raises(RuntimeError, match="dead"):
+        train(tmp_path, callbacks=[DieAt(2, 9)], cadence=Cadence(steps=4))
+    folders = sorted((tmp_path / "backup" / "train").glob("[0-9]*"))
+    assert len(folders) == 2
+    variables = next(folders[-1].glob("variables.data-*"))
+    content = bytearray(variables.read_bytes())
+    content[len(content) // 2] ^= 1
+    variables.write_bytes(content)
+    resumed = train(tmp_path)
+    assert any("newest backup is damaged" in note for note in Run.open(tmp_path).notes)
+    assert any("epoch 3 of 5, step 5 of 20" in note for note in Run.open(tmp_path).notes)
+    assert_same(resumed, uninterrupted)
+
+
+def test_another_batch_size_is_no_way_to_go_on(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, callbacks=[TermAt(0, 3)])
+    with pytest.raises(RunError, match=r"epochs of 20 steps[\s\S]*--global-batch-size"):
+        train(tmp_path, splits=digits().replace(global_batch_size=128))
+
+
+def test_a_finished_stage_is_not_trained_again(tmp_path):
+    first = train(tmp_path, epochs=2)
+    again = train(tmp_path, epochs=2, callbacks=[StopAt(0)])
+    for ours, theirs in zip(again.model.get_weights(), first.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert again.seconds == first.seconds
+
+
+def test_the_best_epoch_is_kept_and_training_stops(tmp_path):
+    """With a learning rate that diverges after a while the last epoch is not the best one."""
+    rates = keras.callbacks.LearningRateScheduler(lambda epoch: 0.001 if epoch < 2 else 1.0)
+    trained = train(tmp_path, callbacks=[rates], epochs=30, patience=2)
+    losses = [row["val_loss"] for row in trained.rows]
+    assert len(losses) == trained.best_epoch + 3
+    assert losses[trained.best_epoch] == min(losses)
+    assert trained.model.evaluate(digits().validation, verbose=0)[0] == pytest.approx(min(losses), rel=1e-4)
+
+
+def test_a_damaged_backup_is_an_error_that_says_how_to_go_on(tmp_path):
+    train(tmp_path, epochs=1)
+    for file in (tmp_path / "backup" / "train").glob("*/*.data-*"):
+        file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(RunError, match=r"cannot be restored[\s\S]*--overwrite"):
+        train(tmp_path, epochs=1)
+
+
+def test_fit_gives_a_run_with_a_model_that_agrees(tmp_path):
+    splits = digits()
+    run = tfkit.fit(build_model, splits, run_dir=tmp_path / "run", epochs=6, verbose=0)
+    assert run.metrics["test/accuracy"] > 0.5
+    assert run.metrics["export/agreement"] == 1.0
+    assert run.labels == [str(digit) for digit in range(10)]
+    images = tf.constant(splits.source.read(splits.indices["test"]))
+    accuracy = np.mean(
+        run.model(images).numpy().argmax(axis=1) == splits.source.labels[splits.indices["test"]]
+    )
+    assert accuracy == pytest.approx(run.metrics["test/accuracy"])
+
+
+def test_a_loss_that_is_no_number_is_an_error(tmp_path):
+    def diverging():
+        model = keras.Sequential([keras.layers.Flatten(input_shape=(16, 16, 3)), keras.layers.Dense(10)])
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(keras.optimizers.SGD(1e38), loss, metrics=["accuracy"])
+        return model
+
+    with pytest.raises(CheckError, match=r"epoch 1: .*nan[\s\S]*Lower the learning rate"):
+        tfkit.fit(diverging, digits(), run_dir=tmp_path, epochs=2, verbose=0)
+
+
+def test_interrupted_in_a_notebook_the_same_call_goes_on(tmp_path):
+    """A notebook keeps the last error, and with it every local variable of what raised it."""
+    kept = []
+    try:
+        tfkit.fit(build_model, digits(), run_dir=tmp_path, epochs=1, verbose=0, callbacks=[StopAt(0)])
+    except KeyboardInterrupt as interrupted:
+        kept.append(interrupted)
+    assert kept
+    run = tfkit.fit(build_model, digits(), run_dir=tmp_path, epochs=1, verbose=0)
+    assert run.metrics["export/agreement"] == 1.0
+
+
+def test_what_cannot_be_trained_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="not compiled"):
+        tfkit.fit(
+            lambda: keras.Sequential([keras.layers.Dense(2)]), digits(), run_dir=tmp_path / "a", epochs=1
+        )
+    with pytest.raises(DataError, match="10 classes"):
+        tfkit.fit(lambda: build_model(12), digits(), run_dir=tmp_path / "b", epochs=1, verbose=0)
+    with pytest.raises(ConfigError, match="epochs is 0"):
+        tfkit.fit(build_model, digits(), run_dir=tmp_path / "c", epochs=0)
+
+
+def test_class_weights_come_on_above_three_to_one(tmp_path):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (140, 8, 8, 3), np.uint8)
+    labels = np.array([0] * 40 + [1] * 100)
+    mild = data.from_arrays(images, labels, image_size=8)
+    assert class_weight(mild, when="auto") is None
+    labels = np.array([0] * 20 + [1] * 120)
+    strong = data.from_arrays(images, labels, image_size=8)
+    run = Run.create(tmp_path, config={})
+    weights = class_weight(strong, when="auto", run=run)
+    counts = list(strong.counts["train"].values())
+    assert weights[0] * counts[0] == pytest.approx(weights[1] * counts[1])
+    assert sum(weights[i] * counts[i] for i in (0, 1)) == pytest.approx(sum(counts))
+    assert "Class weights are on" in run.notes[0]
+    assert class_weight(strong, when="never") is None
+    assert class_weight(mild, when="always") is not None
+
+
+MIRRORED = """
+import json, sys
+from pathlib import Path
+from tfkit import data, distribution as distribute
+from tfkit.training.loop import loop as training
+from tfkit.run import Run
+from tfkit.environment.stack import keras, tf
+distribute.logical_cpus(2)
+
+def build_model():
+    model = keras.Sequential([keras.layers.Flatten(input_shape=(16, 16, 3)), keras.layers.Dense(10)])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.SGD(0.1, momentum=0.9), loss, metrics=["accuracy"])
+    return model
+
+splits = data.load_images("digits", image_size=16, global_batch_size=60)
+splits = splits.replace(indices={**splits.indices, "train": splits.indices["train"][:600]})
+weights = {}
+for name in ("one_device", "mirrored"):
+    run = Run.create(Path(sys.argv[1]) / name, config={})
+    strategy = distribute.strategy(name)
+    trained = training.train(build_model, splits, run=run, epochs=2, strategy=strategy, verbose=0)
+    weights[name] = [value.tolist() for value in trained.model.get_weights()]
+print(json.dumps({"replicas": strategy.num_replicas_in_sync, "said": distribute.describe(strategy), **weights}))
+"""
+
+
+@pytest.mark.slow
+def test_two_replicas_learn_what_one_does(tmp_path):
+    """In batches that divide by two: with SGD and momentum the weights are the same."""
+    done = subprocess.run(
+        [sys.executable, "-c", MIRRORED, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[2],
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert result["replicas"] == 2
+    assert "2 replicas" in result["said"]
+    for ours, theirs in zip(result["mirrored"], result["one_device"], strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)

@@ -1,0 +1,430 @@
+"""LiRA: is what the model says of an example likelier from models that have seen it, or from those that have not?
+
+Source: Carlini et al. 2022 (arXiv:2112.03570).
+
+How well one attacker tells members from others.
+
+A lower bound on epsilon from how well attackers tell members from others, in one training run.
+
+Membership inference: the attackers of TensorFlow's empirical privacy tests, on what a model says of examples.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tfkit.environment import stack
+from tfkit.errors import ConfigError
+
+
+class Scores(NamedTuple):
+    """What an attacker thinks of examples; larger means a member."""
+
+    members: np.ndarray
+    """float64 [n], of training examples."""
+
+    others: np.ndarray
+    """float64 [m], of examples that training has not seen."""
+
+
+def halves(members: int, others: int, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which members and which others belong to the choosing half, by lot: bool [members], bool [others]."""
+    chance = np.random.default_rng(seed)
+    first, second = (chance.permutation(count) < count // 2 for count in (members, others))
+    return first, second
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Attack:
+    """One attacker's success.
+
+    Attributes:
+      name: of `tfkit.auditing.ATTACKS`, or "lira".
+      choosing: of the half of the examples from which the attacker may learn, and by which thresholds are chosen.
+      measured: of the other half, of which nothing was known then.
+      learned: whether it learnt from the choosing half who is a member: then only the other half judges it.
+    """
+
+    name: str
+    choosing: Scores
+    measured: Scores
+    learned: bool = False
+
+    @classmethod
+    def by_rule(cls, name: str, members: np.ndarray, others: np.ndarray, *, seed: int) -> Attack:
+        """An attacker that follows a rule and has learnt nothing about who is a member."""
+        scores = (np.asarray(members, np.float64).ravel(), np.asarray(others, np.float64).ravel())
+        choosing = halves(*map(len, scores), seed=seed)
+        return cls(
+            name=name,
+            choosing=Scores(*(values[half] for values, half in zip(scores, choosing, strict=True))),
+            measured=Scores(*(values[~half] for values, half in zip(scores, choosing, strict=True))),
+        )
+
+    @property
+    def members(self) -> np.ndarray:
+        """float64 [n], scores of the training examples by which the attacker is judged."""
+        return self._judged.members
+
+    @property
+    def others(self) -> np.ndarray:
+        """float64 [m], of examples that training has not seen."""
+        return self._judged.others
+
+    @property
+    def auc(self) -> float:
+        """Probability that a member's score is above another's; 0.5 is a coin."""
+        from sklearn.metrics import roc_auc_score
+
+        return float(roc_auc_score(*self._labelled))
+
+    @property
+    def auc_interval(self) -> tuple[float, float]:
+        """The 95 % interval of the AUC: all values from which it is less than 1.96 standard deviations away.
+
+        Source: Newcombe 2006 (doi:10.1002/sim.2324), with the variance of Hanley and McNeil 1982.
+        """
+        from scipy.optimize import brentq
+
+        auc, members, others = self.auc, len(self.members), len(self.others)
+
+        def deviation(value: float) -> float:
+            of_members, of_others = value / (2 - value), 2 * value**2 / (1 + value)
+            variance = value * (1 - value)
+            variance += (members - 1) * (of_members - value**2) + (others - 1) * (of_others - value**2)
+            return 1.96 * math.sqrt(max(variance, 0.0) / (members * others))
+
+        inside = min(
+            max(auc, 1e-6), 1 - 1e-6
+        )  # at 0 and 1 the deviation is nothing, which is no end of an interval
+        low = 0.0 if auc == 0 else brentq(lambda value: auc - value - deviation(value), 0, inside)
+        high = 1.0 if auc == 1 else brentq(lambda value: value - auc - deviation(value), inside, 1)
+        return float(low), float(high)
+
+    @property
+    def roc(self) -> tuple[np.ndarray, np.ndarray]:
+        """False and true positive rates, both rising from 0 to 1."""
+        from sklearn.metrics import roc_curve
+
+        false, true, _ = roc_curve(*self._labelled, drop_intermediate=False)
+        return false, true
+
+    @property
+    def advantage(self) -> float:
+        """The largest difference of true and false positive rate."""
+        false, true = self.roc
+        return float((true - false).max())
+
+    def found(self, *, false: float) -> float:
+        """The share of members found where this share of the others is taken for members (Carlini et al. 2022)."""
+        wrong, right = self.roc
+        return float(right[wrong <= false].max())
+
+    @property
+    def _judged(self) -> Scores:
+        if self.learned:
+            return self.measured
+        return Scores(*(np.concatenate(pair) for pair in zip(self.choosing, self.measured, strict=True)))
+
+    @property
+    def _labelled(self) -> tuple[np.ndarray, np.ndarray]:
+        labels = np.concatenate([np.ones(len(self.members)), np.zeros(len(self.others))])
+        return labels, np.concatenate([self.members, self.others])
+
+
+CONFIDENCE = 0.95
+LARGEST = 100.0
+CANDIDATES = 40
+
+
+@dataclass(frozen=True, kw_only=True)
+class LowerBound:
+    """What was measured on the examples that were not used to choose how to measure.
+
+    Attributes:
+      epsilon: no smaller epsilon can hold, with the confidence below; 0 where nothing was found.
+      attack: the attacker that was chosen.
+      guesses: of how many examples it said whether they are members.
+      right: how often it was right.
+      examples: of how many it could have said it: half of all.
+      confidence: with which the bound holds, 0.95.
+    """
+
+    epsilon: float
+    attack: str
+    guesses: int
+    right: int
+    examples: int
+    confidence: float = CONFIDENCE
+
+
+def lower_bound(attacks: Sequence[Attack], *, delta: float = 0.0) -> LowerBound:
+    """The largest epsilon that the attackers refute.
+
+    Who trusts an attacker's highest scores and takes them for members, and its lowest for others, is right no more
+    often than by so many tosses of a coin that falls right with probability e^epsilon / (1 + e^epsilon), even though
+    all examples went into one training and may have influenced each other (Steinke, Nasr and Jagielski 2023,
+    "Privacy Auditing with One (1) Training Run", arXiv:2305.08846). Attacker and thresholds are chosen on one half of
+    the examples and the guesses counted on the other: choosing and counting on the same ones would find epsilon in
+    pure chance.
+
+    Args:
+      attacks: on the same examples, half of them members, with the same halves.
+      delta: of the guarantee that is tested.
+
+    Returns:
+      The bound, at 95 % confidence; 0 where nothing is refuted.
+    """
+    chosen, (_, low, high) = max(
+        ((attack, _choose(attack.choosing)) for attack in attacks), key=lambda pair: pair[1][0]
+    )
+    guesses, right = (int(count) for count in _count(chosen.measured, low, high))
+    examples = sum(map(len, chosen.measured))
+    return LowerBound(
+        epsilon=refuted_epsilon(right, guesses, examples=examples, delta=delta),
+        attack=chosen.name,
+        guesses=guesses,
+        right=right,
+        examples=examples,
+    )
+
+
+def refuted_epsilon(right: int, guesses: int, *, examples: int, delta: float) -> float:
+    """The largest epsilon for which so many right guesses have a probability of at most 5 %.
+
+    Args:
+      right: guesses that are right.
+      guesses: those made; the attacker kept silent about the other examples.
+      examples: of which each was a member with probability 1/2.
+      delta: of the guarantee.
+    """
+    low, high = 0.0, LARGEST
+    if _probability(right, guesses, low, examples, delta) > 1 - CONFIDENCE:
+        return 0.0
+    while high - low > 1e-6:
+        middle = (low + high) / 2
+        refuted = _probability(right, guesses, middle, examples, delta) <= 1 - CONFIDENCE
+        low, high = (middle, high) if refuted else (low, middle)
+    return low
+
+
+def _probability(right: int, guesses: int, epsilon: float, examples: int, delta: float) -> float:
+    """Of being right so often or more, at most: theorem 5.2 of Steinke et al."""
+    from scipy.stats import binom
+
+    coin = 1 / (1 + math.exp(-epsilon))
+    tail = float(binom.sf(right - 1, guesses, coin))
+    if delta == 0 or right == 0:
+        return tail
+    # What one failure of the guarantee, of probability delta an example, can add: it makes i guesses right.
+    near = np.cumsum(binom.pmf(np.arange(right - 1, -1, -1), guesses, coin)) / np.arange(1, right + 1)
+    return min(tail + 2 * examples * delta * float(near.max()), 1.0)
+
+
+def _choose(scores: Scores) -> tuple[float, float, float]:
+    """The epsilon that looks best, and between which scores nothing is guessed to reach it."""
+    from scipy.stats import beta
+
+    ranked = np.sort(np.concatenate(scores))
+    counts = np.unique(np.geomspace(1, len(ranked), CANDIDATES).astype(int))
+    lows = np.append(ranked[counts - 1], -np.inf)
+    highs = np.append(ranked[len(ranked) - counts], np.inf)
+    low, high = (grid.ravel() for grid in np.meshgrid(lows, highs))
+    apart = low < high
+    low, high = low[apart], high[apart]
+    guesses, right = _count(scores, low, high)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        share = beta.ppf(1 - CONFIDENCE, right, guesses - right + 1)
+        epsilon = np.where(right > 0, np.log(share / (1 - share)), -np.inf)
+    best = int(epsilon.argmax())
+    return float(epsilon[best]), float(low[best]), float(high[best])
+
+
+def _count(scores: Scores, low: Any, high: Any) -> tuple[Any, Any]:
+    """How many guesses there are, and how many are right, for pairs of thresholds."""
+    members, others = (np.sort(values) for values in scores)
+    hits, slips = (len(values) - np.searchsorted(values, high, side="left") for values in (members, others))
+    misses, rejected = (np.searchsorted(values, low, side="right") for values in (members, others))
+    return hits + slips + misses + rejected, hits + rejected
+
+
+ATTACKS = {
+    "threshold": "THRESHOLD_ATTACK",
+    "logistic": "LOGISTIC_REGRESSION",
+    "entropy": "THRESHOLD_ENTROPY_ATTACK",
+    "forest": "RANDOM_FOREST",
+    "mlp": "MULTI_LAYERED_PERCEPTRON",
+    "knn": "K_NEAREST_NEIGHBORS",
+}
+_FOLDER = "privacy_tests.membership_inference_attack"
+
+
+def check_names(names: tuple[str, ...]) -> None:
+    """Raise ConfigError for attackers that there are not, or none."""
+    unknown = [name for name in names if name not in ATTACKS]
+    if unknown or not names:
+        raise ConfigError(f"--attacks {' '.join(unknown) or '(none)'}: there is: {', '.join(ATTACKS)}.")
+
+
+def attack(
+    names: tuple[str, ...],
+    *,
+    members: tuple[np.ndarray, np.ndarray],
+    others: tuple[np.ndarray, np.ndarray],
+    seed: int = 0,
+) -> list[Attack]:
+    """Let attackers tell members from others by what the model says of them.
+
+    `threshold` looks at the loss, `entropy` at the entropy given the label (Song and Mittal 2021, arXiv:2003.10595).
+    The others learn from the probabilities and the loss of one half of the examples and are judged on the other half
+    alone: the package's own cross-validation has each half judged by what was learnt from the other, and what chance
+    does in one then repeats in the other, so that neither an interval nor a bound would hold.
+
+    Args:
+      names: of `ATTACKS`.
+      members: probabilities float32 [n, c] and labels int64 [n] of training examples.
+      others: the same of examples that training has not seen.
+      seed: of the halves, and of attackers that learn.
+
+    Returns:
+      One `Attack` for each name, in their order.
+
+    Raises:
+      ConfigError: there is no such attacker.
+    """
+    check_names(names)
+    kinds = stack.tf_privacy(f"{_FOLDER}.data_structures").AttackType
+    done = []
+    for name in dict.fromkeys(names):
+        kind = kinds[ATTACKS[name]]
+        if kind.is_trained_attack:
+            done.append(_learn(name, kind, members, others, seed))
+        else:
+            scores = _entropies(members, others) if name == "entropy" else _losses(members, others)
+            # What training has seen is expected to have the smaller one.
+            done.append(Attack.by_rule(name, -scores.members, -scores.others, seed=seed))
+    return done
+
+
+def _input(
+    members: tuple[np.ndarray, np.ndarray], others: tuple[np.ndarray, np.ndarray], *, as_: str = "probs"
+) -> Any:
+    structures = stack.tf_privacy(f"{_FOLDER}.data_structures")
+    said = {f"{as_}_train": members[0], f"{as_}_test": others[0]}
+    return structures.AttackInputData(**said, labels_train=members[1], labels_test=others[1])
+
+
+def _losses(members: tuple[np.ndarray, np.ndarray], others: tuple[np.ndarray, np.ndarray]) -> Scores:
+    given = _input(members, others)
+    return Scores(given.get_loss_train(), given.get_loss_test())
+
+
+def _entropies(members: tuple[np.ndarray, np.ndarray], others: tuple[np.ndarray, np.ndarray]) -> Scores:
+    # The package looks for them among the logits, and takes rows that add up to 1 for probabilities.
+    given = _input(members, others, as_="logits")
+    return Scores(given.get_entropy_train(), given.get_entropy_test())
+
+
+def _learn(
+    name: str,
+    kind: Any,
+    members: tuple[np.ndarray, np.ndarray],
+    others: tuple[np.ndarray, np.ndarray],
+    seed: int,
+) -> Attack:
+    """An attacker that learns from the choosing half; there, quarters judge each other."""
+    from sklearn.model_selection import StratifiedKFold
+
+    models = stack.tf_privacy(f"{_FOLDER}.models")
+    with _quiet_and_seeded(seed):
+        features = models.create_attacker_data(_input(members, others), balance=False).features_all
+        is_member = np.arange(len(features)) < len(members[0])
+        choosing = np.concatenate(halves(len(members[0]), len(others[0]), seed=seed))
+
+        def judge(learned_from: np.ndarray, judged: np.ndarray) -> np.ndarray:
+            attacker = models.create_attacker(kind)
+            attacker.train_model(features[learned_from], is_member[learned_from])
+            return np.asarray(attacker.predict(features[judged]))
+
+        scores = np.empty(len(features))
+        places, rest = np.flatnonzero(choosing), np.flatnonzero(~choosing)
+        scores[rest] = judge(places, rest)
+        quarters = StratifiedKFold(2, shuffle=True, random_state=seed)
+        for one, other in quarters.split(places, is_member[places]):
+            scores[places[other]] = judge(places[one], places[other])
+    return Attack(
+        name=name,
+        choosing=Scores(scores[choosing & is_member], scores[choosing & ~is_member]),
+        measured=Scores(scores[~choosing & is_member], scores[~choosing & ~is_member]),
+        learned=True,
+    )
+
+
+@contextlib.contextmanager
+def _quiet_and_seeded(seed: int) -> Iterator[None]:
+    """The attackers draw from NumPy's global generator, which is put back afterwards.
+
+    They also try settings that scikit-learn no longer has, and say so: what is left of them is enough.
+    """
+    before = np.random.get_state()
+    np.random.seed(seed)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        np.random.set_state(before)
+
+
+Predict = Callable[[np.ndarray], np.ndarray]
+"""From positions in the pool that a shadow model is trained on to its probabilities of the whole pool [n, c]."""
+
+
+def lira(
+    target: np.ndarray,
+    labels: np.ndarray,
+    is_member: np.ndarray,
+    *,
+    shadow: Predict,
+    shadows: int,
+    seed: int = 0,
+) -> Attack:
+    """Attack by comparison with shadow models, each trained on a random half of the same pool.
+
+    Args:
+      target: probabilities float32 [n, c] of the model under attack, of members and others.
+      labels: int64 [n].
+      is_member: bool [n].
+      shadow: trains one shadow model.
+      shadows: how many; 4 or more.
+      seed: of the halves.
+    """
+    module = stack.tf_privacy("privacy_tests.membership_inference_attack.advanced_mia")
+
+    def statistic(probabilities: np.ndarray) -> np.ndarray:
+        # It writes into what it is given.
+        return module.calculate_statistic(probabilities.astype(np.float64), labels, is_logits=False)[:, None]
+
+    chance = np.random.default_rng(seed)
+    inside, values = [], []
+    # Halves and their complements: every example is in as many models as it is out of.
+    for _ in range(shadows // 2):
+        order = chance.permutation(len(labels))
+        for half in np.array_split(order, 2):
+            inside.append(np.isin(np.arange(len(labels)), half))
+            values.append(statistic(shadow(np.sort(half))))
+    seen, of_model = np.stack(inside), np.stack(values)
+    scores = module.compute_score_lira(
+        statistic(target),
+        [of_model[seen[:, place], place] for place in range(len(labels))],
+        [of_model[~seen[:, place], place] for place in range(len(labels))],
+        fix_variance=True,
+    )
+    return Attack.by_rule("lira", -scores[is_member], -scores[~is_member], seed=seed)

@@ -1,0 +1,167 @@
+"""Splits under a strategy: each process reads its own examples, and no other.
+
+What the processes of one training agree on between steps: sums, the chief's word, and waiting for each other.
+
+The gradient of a batch's mean, however unevenly its examples are dealt to the replicas.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tfkit.data.splits import Share
+from tfkit.environment.stack import keras, tf
+from tfkit.errors import ConfigError
+
+if TYPE_CHECKING:
+    from tfkit.data.splits import Splits
+
+
+class Together:
+    """The processes that train under one strategy; alone, everything here answers at once.
+
+    Every process must make the same calls in the same order, or all wait for ever.
+
+    Attributes:
+      workers: how many processes there are.
+      index: of this one among them.
+    """
+
+    def __init__(self, strategy: tf.distribute.Strategy) -> None:
+        self._strategy = strategy
+        self.workers, self.index = 1, 0
+        if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+            resolver = strategy.cluster_resolver
+            self.workers = max(len(resolver.cluster_spec().as_dict().get("worker", [])), 1)
+            self.index = int(resolver.task_id or 0)
+        self._replicas = strategy.num_replicas_in_sync // self.workers
+        self._total: Any = None
+
+    def total(self, values: Sequence[float]) -> np.ndarray:
+        """The sum of each value over the processes: float64 of the same length, the same in every process."""
+        numbers = np.asarray(values, np.float64)
+        if self.workers == 1:
+            return numbers
+        if self._total is None:
+            self._total = tf.function(self._sum, input_signature=[tf.TensorSpec([None], tf.float64)])
+        return np.asarray(self._total(tf.constant(numbers))) / self._replicas
+
+    def of_chief(self, values: Sequence[float]) -> np.ndarray:
+        """What the chief gave."""
+        return self.total(values if self.index == 0 else [0.0] * len(values))
+
+    def of_each(self, value: float) -> list[float]:
+        """What each process gave, in the order of their index."""
+        return list(self.total([value if index == self.index else 0.0 for index in range(self.workers)]))
+
+    def barrier(self) -> None:
+        """Return when every process has come here."""
+        self.total([0.0])
+
+    def _sum(self, numbers: tf.Tensor) -> tf.Tensor:
+        per_replica = self._strategy.run(lambda value: tf.identity(value), args=(numbers,))
+        return self._strategy.reduce(tf.distribute.ReduceOp.SUM, per_replica, axis=None)
+
+
+def weigh_replicas(model: keras.Model) -> None:
+    """Make each replica count by its examples; to be called in the strategy's scope, on a compiled model.
+
+    Keras adds up the means of the replicas and divides by their number, so that in a batch that does not divide by
+    the replicas an example counts more on a replica that has fewer. Here the loss that is differentiated is
+    multiplied by (examples of this replica) x (replicas) / (examples of all). What is logged stays as it is: Keras
+    weighs that by examples itself. A replica whose only example has weight 0 (`tfkit.data.splits.Share`) counts as
+    one without examples, in the loss and in the metrics; batch normalisation does see that example.
+
+    A loss that is a sum, and not a mean, over the batch is right already and its gradient is left alone.
+    """
+    losses = [loss for loss in tf.nest.flatten(model.loss) if loss is not None]
+    is_sum = any(getattr(loss, "reduction", None) == keras.losses.Reduction.SUM for loss in losses)
+    compute_loss, compute_metrics = model.compute_loss, model.compute_metrics
+
+    def weighed(x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None) -> Any:
+        y, y_pred, sample_weight = _real(y, y_pred, sample_weight)
+        loss = compute_loss(x, y, y_pred, sample_weight)
+        if is_sum or loss is None:
+            return loss
+        replicas = tf.distribute.get_replica_context()
+        own = tf.cast(tf.shape(tf.nest.flatten(y)[0])[0], loss.dtype)
+        everybody = replicas.all_reduce(tf.distribute.ReduceOp.SUM, own)
+        return loss * own * replicas.num_replicas_in_sync / everybody
+
+    def counted(x: Any, y: Any, y_pred: Any, sample_weight: Any) -> Any:
+        return compute_metrics(x, *_real(y, y_pred, sample_weight))
+
+    model.compute_loss, model.compute_metrics = weighed, counted
+
+
+def _real(y: Any, y_pred: Any, sample_weight: Any) -> tuple[Any, Any, Any]:
+    """The same without a lone example of weight 0."""
+    if sample_weight is None:
+        return y, y_pred, sample_weight
+    weights = tf.nest.flatten(sample_weight)[0]
+    count = tf.shape(weights)[0]
+    kept = tf.where((count == 1) & (weights[0] == 0), 0, count)
+    return tuple(
+        tf.nest.map_structure(lambda value: value[:kept], part) for part in (y, y_pred, sample_weight)
+    )
+
+
+_ASYNCHRONOUS = 64
+
+
+def dealt(strategy: tf.distribute.Strategy, batches: Callable[[Share | None], tf.data.Dataset]) -> Any:
+    """What `model.fit` or `model.evaluate` takes under a strategy.
+
+    tf.data's own ways to share data among workers do not serve: FILE needs as many files as workers, DATA lets each
+    worker read and prepare all examples, and both leave the last batches uneven. Here a process makes just the pieces
+    of each batch that its own replicas take.
+
+    Args:
+      strategy: of the training.
+      batches: gives the elements of one process, as `Splits.epochs` and `Splits.in_order` do, for its share.
+
+    Returns:
+      A dataset of whole batches for one replica, a distributed dataset for more; under parameter servers Keras's
+      DatasetCreator.
+    """
+    if isinstance(strategy, tf.distribute.ParameterServerStrategy):
+        # Each of its workers makes the whole dataset for itself, in an order of its own.
+        return keras.utils.experimental.DatasetCreator(
+            lambda _: batches(None).repeat().shuffle(_ASYNCHRONOUS)
+        )
+    replicas = strategy.num_replicas_in_sync
+    if replicas == 1:
+        return batches(None)
+
+    def of_process(context: tf.distribute.InputContext) -> tf.data.Dataset:
+        own = replicas // context.num_input_pipelines
+        return batches(Share(first=context.input_pipeline_id * own, own=own, of=replicas))
+
+    return strategy.distribute_datasets_from_function(of_process)
+
+
+def validation(strategy: tf.distribute.Strategy, splits: Splits) -> Any:
+    """The validation split, dealt; every example is counted once."""
+    return dealt(strategy, lambda share: splits.in_order("validation", share=share))
+
+
+def are_uneven(strategy: tf.distribute.Strategy, splits: Splits) -> bool:
+    """Whether some batch, of training or validation, does not divide by the replicas.
+
+    Raises:
+      ConfigError: a whole batch has fewer examples than there are replicas.
+    """
+    replicas = strategy.num_replicas_in_sync
+    sizes = [
+        (splits.global_batch_size, len(splits.indices["train"])),
+        (splits.evaluation_batch_size, len(splits.indices["validation"])),
+    ]
+    if min(sizes[0]) < replicas:
+        raise ConfigError(
+            f"A batch of {min(sizes[0])} examples has none for some of the {replicas} replicas: a global_batch_size\n"
+            f"  (--global-batch-size) of {replicas} or more, over all replicas, is needed."
+        )
+    return any(size % replicas for batch, count in sizes for size in (min(batch, count), count % batch))

@@ -1,0 +1,349 @@
+"""What a job does before it trains, and after: find the other workers, join them, leave together.
+
+What two workers cost more than one, and how stock TensorFlow is told to cost less.
+
+Measured by `benchmarks/scaling.py` with two processes on a core each, beside one process on one core, on a small
+convolutional net whose step takes 40 ms: what took time beyond the step itself, and what of it can be avoided.
+
+Stock tf.distribute strategies by name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from tfkit.environment import cluster, stack
+from tfkit.environment.heartbeat import listen_again, phase, start
+from tfkit.errors import ConfigError, RunError
+from tfkit.run import Run
+from tfkit.settings.options import ReplicaConfig, StrategyConfig
+
+if TYPE_CHECKING:
+    from tfkit.environment.stack import keras, tf
+
+
+def options() -> tf.distribute.experimental.CommunicationOptions:
+    """How the gradients travel: all of a step's in one message, by whatever means TensorFlow finds.
+
+    This is TensorFlow's default, written down because what else there is was measured with two workers and gains
+    nothing: RING takes the same time, and packs of 128 KiB (`bytes_per_pack`), of which the first could travel
+    during the backward pass, take 0.6 ms more. An all-reduce over gRPC costs about 0.8 ms of a step before it has
+    moved a byte, so there should be few of them.
+    """
+    from tfkit.environment.stack import tf
+
+    return tf.distribute.experimental.CommunicationOptions()
+
+
+def sum_metrics_once_an_epoch(model: keras.Model) -> None:
+    """Let the metrics be summed over the workers when an epoch ends, and not in each of its steps.
+
+    Keras returns every metric's value from every step, and under a multi-worker strategy reads each of its variables
+    across all workers for that, and then sums what is the sum already: loss and accuracy are six all-reduces of one
+    number each (and the logs of a batch show twice the loss where there are two workers). They were 5.2 ms of a step
+    of 49 ms, the gradients 4.3. With this, a step returns this worker's own values; and `fit` and `evaluate`, which
+    ask the model for its metrics again when all steps are done, get those of all workers: the logs of an epoch, the
+    history and the result of `evaluate` are what they were.
+
+    What changes are the logs of a single batch. A callback that decides by them would decide differently on
+    different workers, and the others would wait for the one that has stopped: keras.callbacks.TerminateOnNaN is one.
+
+    Args:
+      model: compiled, not yet trained; its `get_metrics_result` is replaced, on this object alone.
+    """
+    from tfkit.environment.stack import tf
+
+    of_all_workers = model.get_metrics_result
+
+    def get_metrics_result() -> dict[str, Any]:
+        if tf.executing_eagerly():
+            return of_all_workers()
+        found: dict[str, Any] = {}
+        for metric in model.metrics:
+            # What Keras wrapped into a read across all replicas.
+            value = metric.result.__wrapped__()
+            found.update(value if isinstance(value, dict) else {metric.name: value})
+        return found
+
+    model.get_metrics_result = get_metrics_result
+    # Left to itself, Keras would sum over the workers what the steps return.
+    model.distribute_reduction_method = "first"
+    model.train_function = model.test_function = None  # made for what was there before
+
+
+STRATEGIES = (
+    "auto",
+    "one_device",
+    "mirrored",
+    "multi_worker_mirrored",
+    "central_storage",
+    "parameter_server",
+    "tpu",
+)
+
+# TensorFlow opens the port and sets up the collectives of a process once; those of a second MirroredStrategy over CPUs
+# would take the first one's shapes for theirs.
+_of_process: dict[str, Any] = {}
+
+
+def strategy(name: str | tf.distribute.Strategy = "auto") -> tf.distribute.Strategy:
+    """The stock strategy of that name.
+
+    Args:
+      name: one of these, or a strategy of your own, which is returned as it is:
+        `one_device`: TensorFlow's default strategy, the first GPU, else the CPU.
+        `mirrored`: every GPU, else every logical CPU, one replica each. Later calls give the same object.
+        `multi_worker_mirrored`: the same in all the processes that TF_CONFIG names (`python -m tfkit launch` sets it).
+          The first call waits for all of them, and must come before TensorFlow's first operation; later calls
+          give the same object.
+        `central_storage`: weights on the CPU, a replica on every GPU.
+        `parameter_server`: asynchronous; of TF_CONFIG's processes, or without it a rehearsal of two workers and one
+          parameter server in this process.
+        `tpu`: of a TPU VM, or the TPU that TPU_NAME names.
+        `auto`: what TF_CONFIG describes; else mirrored where there are two GPUs or more; else one_device.
+
+    Returns:
+      A strategy of TensorFlow, ready for `scope()`.
+
+    Raises:
+      ConfigError: no strategy has that name; it does not suit TF_CONFIG; TensorFlow has started too far for it.
+      AbsentError: a worker did not come.
+    """
+    from tfkit.environment.stack import tf
+
+    if isinstance(name, tf.distribute.Strategy):
+        return name
+    here = cluster.current()
+    if name == "auto":
+        name = _automatic(here)
+    if name not in STRATEGIES:
+        raise ConfigError(f"--strategy {name!r} is not known. Use one of: {', '.join(STRATEGIES)}.")
+    if here.size > 1 and name not in ("multi_worker_mirrored", "parameter_server"):
+        raise ConfigError(
+            f"TF_CONFIG describes {here.size} workers, and --strategy {name} is for one process: each of them would\n"
+            "  train the whole model alone. Leave --strategy out, or start one process without TF_CONFIG."
+        )
+    if name == "central_storage":
+        return tf.distribute.experimental.CentralStorageStrategy()
+    if name == "one_device":
+        # tf.distribute.OneDeviceStrategy would put each batch through a multi-device iterator for nothing.
+        return tf.distribute.get_strategy()
+    if name not in _of_process:
+        makers = {
+            "mirrored": _mirrored,
+            "multi_worker_mirrored": _multi_worker,
+            "parameter_server": _parameter_server,
+            "tpu": _tpu,
+        }
+        _of_process[name] = makers[name](here)
+    return _of_process[name]
+
+
+def describe(chosen: tf.distribute.Strategy) -> str:
+    """One line: the strategy, its replicas and their devices.
+
+    Args:
+      chosen: any strategy.
+
+    Returns:
+      Such as "MirroredStrategy: 2 replicas on GPU:0, GPU:1".
+    """
+    from tfkit.environment.stack import tf
+
+    count, here = chosen.num_replicas_in_sync, cluster.current()
+    plural = "s" if count > 1 else ""
+    if chosen is tf.distribute.get_strategy() and not tf.distribute.has_strategy():
+        kind = "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
+        return f"one_device: 1 replica on {kind}:0"
+    name = type(chosen).__name__.removesuffix("V1").removesuffix("V2")
+    name = {"CollectiveAllReduceStrategy": "MultiWorkerMirroredStrategy"}.get(name, name)
+    devices = ", ".join(":".join(device.split(":")[-2:]) for device in chosen.extended.worker_devices)
+    where = f"{here.size} workers, in each {devices}" if here.size > 1 else devices
+    return f"{name}: {count} replica{plural} on {where}"
+
+
+def logical_cpus(count: int) -> None:
+    """Split the CPU into `count` logical devices, to rehearse `mirrored` without GPUs.
+
+    Args:
+      count: devices, 1 or more.
+
+    Raises:
+      ConfigError: TensorFlow has started already; this must come before its first operation.
+    """
+    from tfkit.environment.stack import tf
+
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    if len(tf.config.get_logical_device_configuration(cpu) or ()) == count:
+        return  # an earlier job of this process has done it
+    try:
+        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * count)
+    except RuntimeError as error:
+        raise ConfigError(
+            "logical_cpus() came too late: TensorFlow has run an operation in this process."
+            "\n  Call it first thing after the imports (in a notebook: restart the kernel)."
+        ) from error
+
+
+def _automatic(here: cluster.Cluster) -> str:
+    from tfkit.environment.stack import tf
+
+    if here.parameter_servers:
+        return "parameter_server"
+    if here.size > 1:
+        return "multi_worker_mirrored"
+    return "mirrored" if len(tf.config.list_physical_devices("GPU")) > 1 else "one_device"
+
+
+def _mirrored(here: cluster.Cluster) -> tf.distribute.Strategy:
+    from tfkit.environment.stack import tf
+
+    found = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+    return tf.distribute.MirroredStrategy([device.name for device in found])
+
+
+def _multi_worker(here: cluster.Cluster) -> tf.distribute.Strategy:
+    from tfkit.distribution.workers import wait
+    from tfkit.environment.process import quiet
+    from tfkit.environment.stack import tf
+
+    phase("joining")
+    wait(here)
+    try:
+        with quiet():
+            made = tf.distribute.MultiWorkerMirroredStrategy(communication_options=options())
+    except RuntimeError as error:
+        if "program startup" not in str(error):
+            raise
+        raise ConfigError(
+            "The workers cannot be joined any more: TensorFlow has run an operation in this process.\n"
+            '  Call tfkit.distribution.strategies.strategy("multi_worker_mirrored") first thing after the imports.'
+        ) from error
+    # TensorFlow has put a handler of its own in place of Python's, which would swallow a request to stop.
+    listen_again()
+    phase("working")
+    return made
+
+
+def _parameter_server(here: cluster.Cluster) -> tf.distribute.Strategy:
+    from tfkit.distribution import parameter_servers
+
+    return parameter_servers.lead(here)
+
+
+def _tpu(here: cluster.Cluster) -> tf.distribute.Strategy:
+    from tfkit.environment.stack import tf
+
+    try:
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver()
+        tf.config.experimental_connect_to_cluster(resolver)
+        tf.tpu.experimental.initialize_tpu_system(resolver)
+    except (ValueError, RuntimeError, tf.errors.OpError) as error:
+        raise ConfigError(
+            f"--strategy tpu: no TPU is reached ({str(error).splitlines()[0]}).\n"
+            "  Run on a TPU VM, or name one in TPU_NAME. This project had no TPU to try: it may need more than that."
+        ) from error
+    return tf.distribute.TPUStrategy(resolver)
+
+
+R = TypeVar("R", bound=ReplicaConfig)
+
+
+def locate(config: StrategyConfig) -> None:
+    """Make known which process of which job this is, where TF_CONFIG does not say it yet.
+
+    Args:
+      config: names the scheduler: `cluster`.
+
+    Raises:
+      ConfigError: the scheduler that was named did not start this process.
+    """
+    start()
+    if config.cluster == "slurm" and not os.environ.get(cluster.VARIABLE):
+        from tfkit.distribution import slurm
+
+        stack.set_cluster(slurm.tf_config())
+
+
+@contextlib.contextmanager
+def joined(config: StrategyConfig, run: Run) -> Iterator[tf.distribute.Strategy]:
+    """The strategy of a job, made before TensorFlow does anything else; at the end all workers wait for the chief.
+
+    Args:
+      config: which strategy.
+      run: is told which one it became.
+
+    Returns:
+      A context of the strategy.
+
+    Raises:
+      ConfigError: it cannot be had here.
+      AbsentError: a worker did not come.
+      RunError: this worker does not see the run folder of the chief.
+    """
+    if config.logical_cpus:
+        logical_cpus(config.logical_cpus)
+    chosen = strategy(config.strategy)
+    run.note(f"{describe(chosen)[0].upper()}{describe(chosen)[1:]}.")
+    from tfkit.distribution.replicas import Together
+
+    together = Together(chosen)
+    if together.workers > 1:
+        _check_shared(run)
+    yield chosen
+    # A worker that left now would take the collectives, and with them the chief's last steps, down.
+    phase("working")
+    together.barrier()
+
+
+def scaled(config: R, chosen: tf.distribute.Strategy, run: Run) -> R:
+    """The settings with the batch size of all replicas, and learning rates that suit it.
+
+    Args:
+      config: for one replica.
+      chosen: of how many there are.
+      run: is told what was changed.
+
+    Returns:
+      The same kind of config: `global_batch_size` times the replicas, learning rates by the rule.
+
+    Source: Goyal et al. 2017 (arXiv:1706.02677) for the linear rule with warm-up; Krizhevsky 2014 (arXiv:1404.5997)
+    for the root.
+    """
+    replicas = chosen.num_replicas_in_sync
+    if config.batch_size_per_replica is None:
+        if replicas > 1:
+            shares = f"{config.global_batch_size / replicas:g} on each of {replicas} replicas"
+            run.note(
+                f"A step takes {config.global_batch_size} examples, {shares}; learning rates stay as they are."
+            )
+        return config
+    factor = {"linear": float(replicas), "sqrt": math.sqrt(replicas), "none": 1.0}[
+        config.learning_rate_scaling
+    ]
+    rates = [field.name for field in dataclasses.fields(config) if field.name.endswith("learning_rate")]
+    changed = {name: getattr(config, name) * factor for name in rates if getattr(config, name) is not None}
+    batch = config.batch_size_per_replica * replicas
+    told = ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in changed.items())
+    run.note(
+        f"A step takes {batch} examples, {config.batch_size_per_replica} on each of {replicas} replicas;"
+        f" {told} ({factor:.3g} times what was asked), after a warm-up over {config.warmup:.0%} of the steps."
+    )
+    run.decide(global_batch_size=batch, batch_size_per_replica=None, **changed)
+    return dataclasses.replace(config, global_batch_size=batch, batch_size_per_replica=None, **changed)
+
+
+def _check_shared(run: Run) -> None:
+    """All have joined, so the chief has begun its folder."""
+    from tfkit.run import CONFIG
+
+    if not (run.shared / CONFIG).is_file():
+        raise RunError(
+            f"{cluster.current().name} does not see {run.shared / CONFIG}, which the chief has written.\n"
+            "  --run-dir must be on storage that all workers share, under the same path."
+        )

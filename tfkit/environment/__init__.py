@@ -1,0 +1,1 @@
+"""The environment: the packages that work together, the doctor, processes, files and the cache."""

@@ -1,0 +1,215 @@
+"""A folder of the cache that holds stores: the least recently used ones make room for new ones.
+
+Files that are whole or absent: atomic writes, the cache folder, locks, digests.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from tfkit.errors import RunError, UsageError
+
+CACHE_VARIABLE = "TFKIT_CACHE"
+
+
+def cache_root() -> Path:
+    """Where the cache is or will be: `$TFKIT_CACHE`, else `~/.cache/tfkit`."""
+    return Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "tfkit").expanduser()
+
+
+def cache_dir(*parts: str) -> Path:
+    """A folder below the cache, made if absent.
+
+    Raises:
+      UsageError: it cannot be made or written.
+    """
+    folder = cache_root().joinpath(*parts)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"The cache folder {folder} cannot be made: {error.strerror}."
+            f"\n  Give another one: export {CACHE_VARIABLE}=/some/folder"
+        ) from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UsageError(
+            f"The cache folder {folder} cannot be written: it is read-only, or yours to read alone."
+            f"\n  Give another one: export {CACHE_VARIABLE}=/some/folder"
+        )
+    return folder
+
+
+def say_damaged(path: Path) -> None:
+    """Say that an entry of the cache is not what was written there, and is not used: what needs it makes it anew."""
+    print(f"{path} is damaged, or was written by another version of tfkit. It is made anew.", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def new_file(path: Path, *, mode: int = 0o644) -> Iterator[BinaryIO]:
+    """A file under a temporary name in the same folder, renamed to `path` when the block ends well.
+
+    A reader of `path` sees all of it or none; an error or a kill leaves what was there before.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(mode)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """All of `content` at `path`, or what was there before."""
+    with new_file(path) as file:
+        file.write(content)
+
+
+def write_text(path: Path, content: str) -> None:
+    """`write_bytes` in UTF-8."""
+    write_bytes(path, content.encode())
+
+
+def write_json(path: Path, content: Any) -> None:
+    """`write_text` as indented JSON; NaN and infinity are refused, since other readers would be."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_hashed(path: Path, content: bytes) -> None:
+    """`write_bytes`, and beside it the digest by which `read_hashed` knows it."""
+    write_text(path.with_name(f"{path.name}.sha256"), hashlib.sha256(content).hexdigest())
+    write_bytes(path, content)
+
+
+def read_hashed(path: Path) -> bytes:
+    """Return what `write_hashed` wrote.
+
+    Raises:
+      RunError: it is something else.
+    """
+    content, beside = path.read_bytes(), path.with_name(f"{path.name}.sha256")
+    if beside.is_file() and beside.read_text() != hashlib.sha256(content).hexdigest():
+        raise RunError(
+            f"{path} is damaged: it is not what was written."
+            "\n  Start this run again from its beginning with --overwrite."
+        )
+    return content
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder beside `path`, renamed to it when the block ends well, removed when it does not.
+
+    A folder that stands at `path` already is replaced only then.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        if path.exists():
+            old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old."))
+            path.rename(old / path.name)
+            temporary.rename(path)
+            shutil.rmtree(old)
+        else:
+            temporary.rename(path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+@contextlib.contextmanager
+def lock(path: Path, *, wait: bool = True) -> Iterator[bool]:
+    """Hold an exclusive lock on `path` (made if absent); yields whether it was obtained.
+
+    The kernel releases it when the process ends, however it ends.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+
+
+@contextlib.contextmanager
+def lock_or_wait(path: Path, *, another: str) -> Iterator[None]:
+    """Hold a lock; where another process holds it, say so and wait.
+
+    Args:
+      path: see `lock`.
+      another: what that process does: "Waiting for another process that ...".
+    """
+    with lock(path, wait=False) as free:
+        if free:
+            yield
+            return
+    print(f"Waiting for another process that {another}.", file=sys.stderr)
+    with lock(path):
+        yield
+
+
+def digest_of(*parts: object) -> str:
+    """The first 32 hex digits of SHA-256 over the parts: paths by their content, all else by its text."""
+    total = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, Path):
+            with part.open("rb") as file:
+                total.update(hashlib.file_digest(file, "sha256").digest())
+        else:
+            total.update(repr(part).encode() + b"\0")
+    return total.hexdigest()[:32]
+
+
+DISK_RESERVE = 2 * 2**30
+"""Bytes that preparing leaves free on the disk of the cache."""
+
+CACHE_LIMIT = 20 * 2**30
+"""Bytes of stores of one kind that are kept; the least recently used go first."""
+
+
+def remove_leftovers(shelf: Path, key: str) -> None:
+    """Remove what killed processes left behind of the store `key`; its lock must be held."""
+    for leftover in shelf.glob(f".{key}.*"):
+        shutil.rmtree(leftover)
+
+
+def make_room(shelf: Path, *, keep: str, limit: int) -> None:
+    """Remove the least recently used stores until the rest fits, and what killed processes left behind.
+
+    Args:
+      shelf: folder of the stores; beside each is its lock, KEY.lock.
+      keep: the store that stays.
+      limit: bytes that the others may take together.
+    """
+    stores = [path for path in shelf.iterdir() if path.is_dir() and path.name != keep]
+    by_use = sorted(stores, key=lambda path: path.stat().st_mtime, reverse=True)
+    total = 0
+    for path in by_use:
+        total += sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+        leftover = path.name.startswith(".")
+        if not leftover and total <= limit:
+            continue
+        key = path.name.lstrip(".").split(".")[0]
+        # A store that another process works on stays: it holds the lock.
+        with lock(shelf / f"{key}.lock", wait=False) as free:
+            if free and path.exists():
+                shutil.rmtree(path)

@@ -1,0 +1,380 @@
+"""One stack out of packages that do not work together as installed.
+
+    from tfkit.environment.stack import tf, keras, tf_hub, tf_text, tfmot, litert
+
+Each of these is imported when it is first asked for, so importing this module costs nothing. The rest of
+tfkit asks here for TensorFlow and its companions, and contains no compatibility code of its own. Imported
+by their own names after `import tfkit`, they work as well.
+`python -m tfkit doctor` tries every one of them and says which command repairs it.
+
+Environment variables: TFKIT_MALLOC=0 leaves glibc's allocator as it is, TFKIT_QUIET=0 lets through all that
+native code prints, TF_CPP_MIN_LOG_LEVEL is respected.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import functools
+import gc
+import importlib
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from tfkit.environment import packages, process
+from tfkit.environment.packages import command
+from tfkit.environment.process import quiet
+from tfkit.errors import StackError
+
+if TYPE_CHECKING:
+    tf: Any
+    keras: Any
+    keras_3: Any
+    tf_hub: Any
+    tf_text: Any
+    tf_text_vocabulary: Any
+    tfmot: Any
+    litert: Any
+    litert_schema: Any
+    quantizer: Any
+
+# Name here -> module, the package that brings it, and what else must be right for it.
+_LAZY = {
+    "tf": ("tensorflow", "tensorflow"),
+    "keras": ("tf_keras", "tf-keras"),
+    "keras_3": ("keras", "keras"),  # for its functions on tensors; its models do not fit the others
+    "tf_hub": ("tensorflow_hub", "tensorflow-hub", "setuptools"),
+    "tf_text": ("tensorflow_text", "tensorflow-text"),
+    "tf_text_vocabulary": (
+        "tensorflow_text.tools.wordpiece_vocab.bert_vocab_from_dataset",
+        "tensorflow-text",
+    ),
+    "tfmot": ("tensorflow_model_optimization", "tensorflow-model-optimization"),
+    "litert": ("ai_edge_litert.interpreter", "ai-edge-litert"),
+    "litert_schema": ("ai_edge_litert.schema_py_generated", "ai-edge-litert"),  # of the .tflite format
+    "quantizer": ("ai_edge_quantizer", "ai-edge-quantizer"),
+}
+
+# Import names that are not their package's name, among what the packages above import.
+_PACKAGE_OF = {
+    "absl": "absl-py",
+    "attr": "attrs",
+    "google": "protobuf",
+    "PIL": "pillow",
+    "pkg_resources": "setuptools",
+    "sklearn": "scikit-learn",
+    "tree": "dm-tree",
+}
+
+# Keras reads it when tf.keras is first used, which may be before tfkit is asked for anything.
+os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
+
+_WHY_KERAS_2 = "TensorFlow Hub, Model Optimization and Privacy are Keras 2 libraries: its models refuse them."
+
+_tuned: bool | None = None  # None until TensorFlow is started
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, *needed = _LAZY[name]
+    globals()[name] = loaded = _load(module, *needed)
+    return loaded
+
+
+@functools.cache
+def tf_privacy(submodule: str) -> Any:
+    """A module of TensorFlow Privacy or Empirical Privacy, with an error that helps where it does not import.
+
+    Args:
+      submodule: its name below tensorflow_privacy.privacy, such as "analysis.compute_dp_sgd_privacy_lib".
+
+    Returns:
+      The module.
+
+    Raises:
+      StackError: one of the two packages is missing or does not import.
+    """
+    empirical = submodule.startswith("privacy_tests")
+    needed = ["tensorflow-empirical-privacy", "scikit-learn"] if empirical else []
+    return _load(f"tensorflow_privacy.privacy.{submodule}", "tensorflow-privacy", *needed)
+
+
+@functools.cache
+def tfmot_module(submodule: str) -> Any:
+    """A module of TensorFlow Model Optimization that has no public name.
+
+    Args:
+      submodule: its name below tensorflow_model_optimization.python, such as "core.sparsity.keras.pruning_impl".
+
+    Returns:
+      The module.
+
+    Raises:
+      StackError: the package is missing or does not import.
+    """
+    package = "tensorflow-model-optimization"
+    return _load(f"tensorflow_model_optimization.python.{submodule}", package)
+
+
+def devices() -> dict[str, list[str]]:
+    """The devices that TensorFlow sees: names by kind, "CPU", "GPU", "TPU".
+
+    Returns:
+      Such as {"CPU": ["/physical_device:CPU:0"], "GPU": [], "TPU": []}. TensorFlow starts for it.
+    """
+    from tfkit.environment.stack import tf
+
+    kinds = ("CPU", "GPU", "TPU")
+    return {kind: [device.name for device in tf.config.list_physical_devices(kind)] for kind in kinds}
+
+
+def has_gpu() -> bool:
+    """Whether TensorFlow sees a GPU.
+
+    Returns:
+      False also where TensorFlow was built without CUDA.
+    """
+    return bool(devices()["GPU"])
+
+
+def set_cluster(config: str) -> None:
+    """Be the process that this TF_CONFIG describes; TensorFlow reads it when a strategy of several workers is made.
+
+    Args:
+      config: JSON, as the variable TF_CONFIG holds it.
+    """
+    os.environ["TF_CONFIG"] = config
+
+
+def malloc_is_tuned() -> bool:
+    """Whether glibc keeps the memory of tensors in this process, since TensorFlow was first asked for.
+
+    Returns:
+      False on another C library than glibc.
+    """
+    return _tuned is True
+
+
+def load_saved_model(folder: str | os.PathLike[str]) -> Any:
+    """Return `tf.saved_model.load(folder)`, whose call is traced once for inputs of all sizes.
+
+    A restored function is traced anew for each shape that it gets, which takes half a second and 8 MB where it has
+    the variables of a backbone; a trace of the open shape, made first, is found for each of them.
+
+    Args:
+      folder: of a SavedModel, whose `__call__` takes one tensor.
+
+    Returns:
+      What tf.saved_model.load returns; called on tensors of any shape that the model takes.
+    """
+    from tfkit.environment.stack import tf
+
+    loaded = tf.saved_model.load(os.fspath(folder))
+    restored = loaded.__call__
+    if restored.input_signature:
+        return loaded  # traced once as it is
+
+    @functools.cache
+    def trace(rank: int | None, dtype: Any, training: bool) -> None:
+        shape = None if rank is None else [None] * rank
+        restored.get_concrete_function(tf.TensorSpec(shape, dtype), **_if(training))
+
+    def call(inputs: Any, training: bool = False) -> Any:
+        inputs = tf.convert_to_tensor(inputs)
+        trace(inputs.shape.rank, inputs.dtype, training)
+        return restored(inputs, **_if(training))
+
+    call.__wrapped__ = restored  # type: ignore[attr-defined]
+    loaded.__call__ = call
+    return loaded
+
+
+@contextlib.contextmanager
+def traced_for_saving() -> Iterator[None]:
+    """Trace functions as tf.saved_model.save does, which traces each of them once more where it finds another context.
+
+    A private module, the same in TensorFlow 2.19 to 2.21.
+    """
+    from tfkit.environment.stack import tf
+
+    save_context = importlib.import_module("tensorflow.python.saved_model.save_context")
+    with save_context.save_context(tf.saved_model.SaveOptions()):
+        yield
+
+
+def _if(training: bool) -> dict[str, bool]:
+    """The argument, which models of earlier versions do not have."""
+    return {"training": True} if training else {}
+
+
+def _load(module: str, package: str, *needed: str) -> ModuleType:
+    """Import a module; whatever is in its way becomes one StackError with the command that repairs it."""
+    _require(package, *needed)
+    if package != "ai-edge-litert":  # the one that does without TensorFlow
+        _start_tensorflow()
+    return _import(module, package)
+
+
+def _require(*names: str) -> None:
+    found = packages.problems(*names)
+    if found:
+        causes = "\n".join(f"{problem.found}." for problem in found)
+        raise StackError(f"{causes}{packages.REPAIR}{command(*(problem.package for problem in found))}")
+
+
+def _import(module: str, package: str) -> ModuleType:
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
+            # These two are about the packages' own code, which a user cannot change.
+            warnings.simplefilter("ignore", SyntaxWarning)
+            warnings.simplefilter("ignore", DeprecationWarning)
+            return importlib.import_module(module)
+    # A package of a wrong version fails with AttributeError, TypeError, NotFoundError, whatever comes first.
+    except Exception as err:
+        raise _import_error(module, package, err) from err
+
+
+def _start_tensorflow() -> None:
+    """Import TensorFlow under tf_keras, with the allocator tuned; every call but the first does nothing."""
+    global _tuned
+    if _tuned is not None:
+        return
+    _require("tensorflow", "tf-keras")
+    chosen = os.environ.get("TF_USE_LEGACY_KERAS")
+    if chosen not in ("1", "true", "True"):
+        raise StackError(
+            f"TF_USE_LEGACY_KERAS={chosen} in the environment makes tf.keras Keras 3.\n"
+            f"  {_WHY_KERAS_2}\n"
+            "  Unset it, or set it to 1, and start again."
+        )
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
+    if "tensorflow" in sys.modules:
+        _refuse_keras_3(sys.modules["tensorflow"])
+    tuned = process.tune_malloc()
+    with quiet(), _kept():
+        tensorflow = _import("tensorflow", "tensorflow")
+        if not process.has_accelerator():
+            # The search for one complains once that there is none; let it do so here, where that is dropped.
+            tensorflow.config.list_physical_devices()
+    _tuned = tuned
+
+
+@contextlib.contextmanager
+def _kept() -> Iterator[None]:
+    """For imports of thousands of modules: what they make stays, and the garbage collector need not look at it.
+
+    Not while they are imported, nor in each of its later passes, of which the tracing of a graph has many.
+    """
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        if collects:
+            gc.enable()
+
+
+def _refuse_keras_3(tensorflow: ModuleType) -> None:
+    """Raise when tf.keras, which is settled at its first use in a process, is settled as Keras 3."""
+    for name in ("keras", "losses", "metrics", "optimizers", "initializers"):
+        # Not getattr on what is found: that would settle it.
+        module = vars(vars(tensorflow).get(name, object))
+        if module.get("_tfll_keras_version") == "keras_3" or module.get("__name__", "").startswith("keras."):
+            raise StackError(
+                f"tf.keras is Keras {packages.version('keras')} in this process: "
+                "it was used before tfkit was imported, and that cannot be undone.\n"
+                f"  {_WHY_KERAS_2}\n"
+                "  Restart Python (a notebook: Runtime > Restart session). Then `import tfkit` before\n"
+                "  tf.keras is used, or set TF_USE_LEGACY_KERAS=1 in the environment."
+            )
+
+
+def _import_error(module: str, package: str, err: Exception) -> StackError:
+    """What to do about a module that does not import though its package is there."""
+    missing = (getattr(err, "name", None) or "").split(".")[0]
+    if isinstance(err, ModuleNotFoundError) and missing != module.split(".")[0]:
+        repair = command(_PACKAGE_OF.get(missing, missing))
+    else:
+        repair = command(package, reinstall=True)
+    found = f"{module} ({package} {packages.version(package)}) does not import: {packages.first_line(err)}"
+    return StackError(f"{found}{packages.REPAIR}{repair}")
+
+
+_PRIVACY = "tensorflow_privacy"
+
+
+class PrivacyFinder(PathFinder):
+    """Find TensorFlow Privacy without the estimators, which its top level imports and TensorFlow has no longer.
+
+    Its own switch, sys.skip_tf_privacy_import, leaves its packages empty. Here each of their names is imported when it
+    is used: `tensorflow_privacy.DPKerasSGDOptimizer`, `from tensorflow_privacy import DPModel`. Every other module is
+    for the finders after this one.
+    """
+
+    @classmethod
+    def find_spec(cls, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        """Return what the usual finder returns, with a loader of our own for packages."""
+        if fullname.partition(".")[0] != _PRIVACY:
+            return None
+        spec = super().find_spec(fullname, path, target)
+        if spec and spec.submodule_search_locations and isinstance(spec.loader, SourceFileLoader):
+            spec.loader = _PrivacyLoader(fullname, spec.loader.path)
+        return spec
+
+
+class _PrivacyLoader(SourceFileLoader):
+    def exec_module(self, module: ModuleType) -> None:
+        if module.__name__ == _PRIVACY:
+            _start_tensorflow()
+        sys.skip_tf_privacy_import = True  # type: ignore[attr-defined]
+        super().exec_module(module)
+        _name_lazily(module, self)
+
+
+def _install_privacy_finder() -> None:
+    """Find TensorFlow Privacy this way from now on, also where the switch has imported it before."""
+    if PrivacyFinder not in sys.meta_path:
+        sys.meta_path.insert(0, PrivacyFinder)
+    for name, module in [*sys.modules.items()]:
+        loader = getattr(module, "__loader__", None)
+        found = name.partition(".")[0] == _PRIVACY and hasattr(module, "__path__")
+        if found and isinstance(loader, SourceFileLoader):
+            _name_lazily(module, loader)
+
+
+def _name_lazily(package: ModuleType, loader: SourceFileLoader) -> None:
+    """Give a package its modules, and the names that its `__init__` imports without the switch, when they are used."""
+    name = package.__name__
+    homes = {
+        alias.asname or alias.name: (node.module, alias.name)
+        for node in ast.walk(ast.parse(loader.get_source(name) or ""))
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith(f"{_PRIVACY}.")
+        for alias in node.names
+    }
+
+    def attribute(wanted: str) -> Any:
+        module, original = homes.get(wanted, (f"{name}.{wanted}", None))
+        try:
+            if wanted.startswith("__"):
+                raise ImportError("the package does not define it")
+            found = importlib.import_module(module)
+        except ImportError as err:
+            raise AttributeError(f"module {name!r} has no attribute {wanted!r}: {err}", name=wanted) from err
+        value = getattr(found, original) if original else found
+        setattr(package, wanted, value)
+        return value
+
+    package.__getattr__ = attribute  # type: ignore[method-assign]
+    package.__dir__ = lambda: sorted({*vars(package), *homes})  # type: ignore[method-assign]
+
+
+_install_privacy_finder()

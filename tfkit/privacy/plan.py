@@ -1,0 +1,519 @@
+"""Statistics of the training examples, released once with noise that is accounted.
+
+Epsilon from noise and back, for the sampler that really runs; the mathematics is dp-accounting's.
+
+What a user asks of private training, and the plan that follows for a set of data.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import math
+import secrets
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import numpy as np
+
+from tfkit.errors import ConfigError, PrivacyError
+from tfkit.settings import fields
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import dp_accounting
+
+ACCOUNTANTS = ("pld", "rdp")
+SAMPLERS = ("poisson", "shuffled")
+NEIGHBOURS = {
+    "poisson": "two data sets that differ in one example, added or removed",
+    "shuffled": "two data sets of equal size, in one of which one example contributes nothing (zero-out)",
+}
+
+SMALLEST_NOISE, LARGEST_NOISE = 0.05, 1e4  # what calibration looks between
+SMALLEST_DELTA = 1e-12
+AIM, NEAR_ENOUGH = 0.999, 9e-4  # of the target: calibration ends within 0.2 % below it
+
+
+def compute_epsilon(
+    *,
+    noise_multiplier: float,
+    sampling_probability: float,
+    steps: int,
+    delta: float,
+    sampler: str = "poisson",
+    accountant: str = "pld",
+    release_noise: float = 0.0,
+) -> float:
+    """The epsilon that holds at `delta` after some steps of DP-SGD.
+
+    Args:
+      noise_multiplier: standard deviation of the noise in units of the clipping norm, 0 or more.
+      sampling_probability: with which an example is in a step, in (0, 1]; of `shuffled` epochs, the share of the
+        examples in a batch.
+      steps: that were taken, 0 or more.
+      delta: probability with which the bound may fail, in [1e-12, 1).
+      sampler: `poisson`, each example in each step by chance; or `shuffled`, each once an epoch, which gets no
+        amplification by sampling: an epoch is one Gaussian mechanism.
+      accountant: `pld` (privacy loss distributions, the tighter one) or `rdp` (Rényi divergences).
+      release_noise: noise multiplier of one Gaussian release from all examples that comes on top; 0: none.
+
+    Returns:
+      An upper bound; infinity without noise, 0 without steps.
+
+    Raises:
+      ConfigError: an argument out of its range, all of them at once.
+
+    Source: Abadi et al. 2016 (arXiv:1607.00133); Mironov et al. 2019 (arXiv:1908.10530) for RDP; Koskela et al.
+    2020 (arXiv:1906.03049) and Doroshenko et al. 2022 (arXiv:2207.04380) for PLD.
+
+    Example:
+      >>> case = dict(noise_multiplier=1.1, sampling_probability=256 / 60000, steps=3515, delta=1e-5)
+      >>> round(epsilon(**case), 2), round(epsilon(**case, accountant="rdp"), 2)
+      (1.13, 1.28)
+    """
+    _check(
+        noise_multiplier=noise_multiplier,
+        sampling_probability=sampling_probability,
+        steps=steps,
+        delta=delta,
+        sampler=sampler,
+        accountant=accountant,
+    )
+    if steps == 0 and not release_noise:
+        return 0.0
+    if noise_multiplier == 0:
+        return math.inf
+    return _spent(noise_multiplier, sampling_probability, steps, delta, sampler, accountant, release_noise)
+
+
+def calibrate(
+    *,
+    target_epsilon: float,
+    delta: float,
+    sampling_probability: float,
+    steps: int,
+    sampler: str = "poisson",
+    accountant: str = "pld",
+    release_noise: float = 0.0,
+) -> float:
+    """The smallest noise multiplier whose epsilon is not above the target, but at most about 0.2 % below it.
+
+    The Rényi accountant's answer comes first, being cheap and nearly right; the other is looked for around it.
+
+    Args:
+      target_epsilon: above 0; `epsilon` of the result never exceeds it.
+      delta: as for `epsilon`, and so are the others.
+      sampling_probability: with which an example is in a step.
+      steps: that will be taken, 1 or more.
+      sampler: `poisson` or `shuffled`.
+      accountant: `pld` or `rdp`.
+      release_noise: as for `epsilon`.
+
+    Returns:
+      Standard deviation of the noise in units of the clipping norm.
+
+    Raises:
+      ConfigError: an argument out of its range.
+      PrivacyError: no noise gives so small an epsilon; or the target is so large that it protects nobody.
+    """
+    from scipy.optimize import brentq
+
+    _check(
+        noise_multiplier=1.0,
+        sampling_probability=sampling_probability,
+        steps=steps,
+        delta=delta,
+        sampler=sampler,
+        accountant=accountant,
+    )
+    if not 0 < target_epsilon < math.inf or steps < 1:
+        raise ConfigError(f"Noise for epsilon {target_epsilon:g} in {steps} steps: both must be above 0.")
+
+    def excess(log_noise: float, by: str) -> float:
+        spent = _spent(math.exp(log_noise), sampling_probability, steps, delta, sampler, by, release_noise)
+        off = math.log(min(max(spent, 1e-12), 1e12) / (AIM * target_epsilon))
+        return 0.0 if abs(off) < NEAR_ENOUGH else off  # brentq ends where it finds a zero
+
+    log_noise, widen = 0.0, math.log(1.5)
+    for by in dict.fromkeys(("rdp", accountant)):
+        search = functools.partial(excess, by=by)
+        try:
+            bracket = _bracket(search, guess=log_noise, widen=widen)
+        except PrivacyError as err:
+            raise PrivacyError(
+                f"target_epsilon {target_epsilon:g} (steps: {steps:,}, delta: {delta:g}): {err}"
+            ) from None
+        log_noise, widen = brentq(search, *bracket), math.log(1.1)
+    noise = math.exp(log_noise)
+    while (
+        _spent(noise, sampling_probability, steps, delta, sampler, accountant, release_noise) > target_epsilon
+    ):
+        noise *= 1 + NEAR_ENOUGH
+    return noise
+
+
+def _check(
+    *,
+    noise_multiplier: float,
+    sampling_probability: float,
+    steps: int,
+    delta: float,
+    sampler: str,
+    accountant: str,
+) -> None:
+    found = []
+    if not 0 <= noise_multiplier < math.inf:
+        found.append(f"noise_multiplier is {noise_multiplier}; it must be 0 or more.")
+    if not 0 < sampling_probability <= 1:
+        found.append(f"sampling_probability is {sampling_probability}; it must be above 0, and at most 1.")
+    if steps < 0:
+        found.append(f"steps is {steps}; it must be 0 or more.")
+    if not SMALLEST_DELTA <= delta < 1:
+        found.append(
+            f"delta is {delta}; it must be below 1, and at least {SMALLEST_DELTA:g}, what double precision resolves."
+        )
+    if sampler not in SAMPLERS:
+        found.append(f"sampler is {sampler!r}; use one of: {', '.join(SAMPLERS)}.")
+    if accountant not in ACCOUNTANTS:
+        found.append(f"accountant is {accountant!r}; use one of: {', '.join(ACCOUNTANTS)}.")
+    if found:
+        raise ConfigError("No epsilon can be computed:\n  " + "\n  ".join(found))
+
+
+def _bracket(excess: Callable[[float], float], *, guess: float, widen: float) -> tuple[float, float]:
+    """Two logarithms of noise, the first with too large an epsilon, the second without."""
+    low = high = guess
+    while excess(high) > 0:
+        if high > math.log(LARGEST_NOISE):
+            raise PrivacyError(
+                f"out of reach, even a noise multiplier of {LARGEST_NOISE:g} spends more.\n  Use a larger"
+                " target_epsilon, or fewer epochs."
+            )
+        low, high, widen = high, high + widen, 2 * widen
+    while excess(low) <= 0:
+        if low < math.log(SMALLEST_NOISE):
+            raise PrivacyError(
+                f"only a noise multiplier below {SMALLEST_NOISE:g} spends so much, which protects nobody.\n"
+                "  Use a smaller target_epsilon (1 to 10 is usual), or noise_multiplier itself."
+            )
+        low, high, widen = low - widen, low, 2 * widen
+    return low, high
+
+
+@functools.lru_cache(maxsize=4096)
+def _spent(
+    noise: float, probability: float, steps: int, delta: float, sampler: str, accountant: str, release: float
+) -> float:
+    from dp_accounting import pld, rdp
+
+    event = _event(noise, probability, steps, sampler, release)
+    with _quiet():
+        if accountant == "rdp":
+            with contextlib.suppress(OverflowError):
+                return float(rdp.RdpAccountant().compose(event).get_epsilon(delta))
+            return math.inf
+        rough = _spent(noise, probability, steps, delta, sampler, "rdp", release)
+        if rough == math.inf:
+            return math.inf
+        with contextlib.suppress(OverflowError):  # with next to no noise; the rough bound holds too
+            ledger = pld.PLDAccountant(value_discretization_interval=_interval(rough))
+            return float(ledger.compose(event).get_epsilon(delta))
+        return rough
+
+
+def _interval(rough: float) -> float:
+    """Width of the bins of the privacy loss, for an epsilon known roughly; at about 1 it is dp-accounting's default.
+
+    Bins round towards a larger epsilon, so that any width is sound. One for all would be slow where epsilon is large
+    and loose where it is small. It never shrinks while epsilon grows, so that more steps never spend less.
+    """
+    if rough <= 0 or 1 <= rough <= 2:
+        return 1e-4
+    return 1e-4 * 2.0 ** max(math.ceil(math.log2(rough)), -7)
+
+
+def _event(
+    noise: float, probability: float, steps: int, sampler: str, release: float
+) -> dp_accounting.DpEvent:
+    import dp_accounting as dp
+
+    step: dp_accounting.DpEvent = dp.GaussianDpEvent(noise)
+    if sampler == "shuffled":
+        # 1/(1/49) is a little above 49: rounded up as it is, an epoch would have 50 steps, and fewer be accounted.
+        per_epoch = math.ceil(1 / probability * (1 - 1e-12))
+        steps = math.ceil(steps / per_epoch)
+    elif probability < 1:
+        step = dp.PoissonSampledDpEvent(probability, step)
+    events = [dp.SelfComposedDpEvent(step, steps)] if steps else []
+    return dp.ComposedDpEvent([*events, *([dp.GaussianDpEvent(release)] if release else [])])
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Some of the many orders of Rényi's accountant do not converge; it says so for each, and takes the others."""
+    logger = logging.getLogger("absl")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+COUNT_NOISE_SHARE = 0.05
+LARGEST_MICROBATCH = 256
+SMALLEST_MICROBATCH = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class DPSGD:
+    """Differentially private training by DP-SGD, with whatever optimizer the model is compiled: Adam makes DP-Adam.
+
+    Each example enters each step by chance, its gradient is cut to a length of `l2_norm_clip`, and Gaussian noise
+    is added to their sum.
+
+    Attributes:
+      target_epsilon: the noise is chosen so that this is not exceeded; either this or noise_multiplier.
+      noise_multiplier: standard deviation of the noise in units of the clipping norm. 0 is for comparisons: no
+        epsilon holds then.
+      delta: probability with which epsilon may fail; None: 1e-5, or 1/(10 n) where that is smaller.
+      l2_norm_clip: the clipping norm C; with an adaptive one, the first.
+      sampler: `poisson`, or `shuffled` epochs, accounted as what they are: without amplification by sampling.
+      accountant: `pld` (tight) or `rdp`.
+      microbatch_size: examples that go through the model at a time; None: chosen. It decides memory and speed only.
+      adaptive_clip_quantile: share of examples that is to stay unclipped: C follows (Andrew et al. 2021,
+        arXiv:1905.03871). The noise on the count that steers it is part of what is accounted.
+      deterministic_noise: noise and samples follow from the run's seed: repeatable, and not private.
+      diagnostics: log loss, metrics and gradient norms of the training examples without noise: they leak.
+      release_noise: noise multiplier of a Gaussian release from the same examples that is used in the training, such as
+        `tfkit.privacy.noisy_mean`; it is accounted along. 0: none.
+
+    Example:
+      >>> DPSGD(target_epsilon=3, delta=1e-5).plan(examples=1258, expected_batch_size=256, epochs=30).steps
+      150
+    """
+
+    target_epsilon: fields.Positive | None = None
+    noise_multiplier: Annotated[float, fields.Range(ge=0)] | None = None
+    delta: Annotated[float, fields.Range(gt=0, lt=1)] | None = None
+    l2_norm_clip: fields.Positive = 1.0
+    sampler: Literal["poisson", "shuffled"] = "poisson"
+    accountant: Literal["pld", "rdp"] = "pld"
+    microbatch_size: fields.Count | None = None
+    adaptive_clip_quantile: Annotated[float, fields.Range(gt=0, lt=1)] | None = None
+    deterministic_noise: bool = False
+    diagnostics: bool = False
+    release_noise: Annotated[float, fields.Range(ge=0)] = 0.0
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without the data."""
+        fields.check(self)
+        if (self.target_epsilon is None) == (self.noise_multiplier is None):
+            raise ConfigError(
+                "Either target_epsilon or noise_multiplier decides the noise: give one of them"
+                f" (found {self.target_epsilon} and {self.noise_multiplier})."
+            )
+
+    def plan(self, *, examples: int, expected_batch_size: int, epochs: int) -> Plan:
+        """What training so many epochs on so many examples takes.
+
+        Args:
+          examples: in the training split; taken as public.
+          expected_batch_size: mean size of the Poisson samples, or size of the shuffled batches.
+          epochs: in each of which an example is expected once.
+
+        Raises:
+          ConfigError: settings that cannot be, all at once.
+          PrivacyError: a delta that protects nobody (with whatever else is wrong); a target that no noise reaches.
+        """
+        found = [*_size_problems(examples, expected_batch_size, epochs)]
+        unsafe = self._unsafe_delta(examples)
+        if found or unsafe:
+            error = PrivacyError if unsafe else ConfigError
+            raise error("Private training cannot be planned:\n  " + "\n  ".join([*found, *unsafe]))
+        delta = self.delta if self.delta is not None else min(1e-5, 0.1 / examples)
+        per_epoch = examples / expected_batch_size
+        steps_per_epoch = math.ceil(per_epoch) if self.sampler == "shuffled" else max(1, round(per_epoch))
+        probability = expected_batch_size / examples
+        noise = self.noise_multiplier
+        if noise is None:
+            assert self.target_epsilon is not None
+            noise = calibrate(
+                target_epsilon=self.target_epsilon,
+                delta=delta,
+                sampling_probability=probability,
+                steps=steps_per_epoch * epochs,
+                sampler=self.sampler,
+                accountant=self.accountant,
+                release_noise=self.release_noise,
+            )
+        gradient_noise, count_noise = self._split(noise, expected_batch_size)
+        return Plan(
+            noise_multiplier=noise,
+            gradient_noise_multiplier=gradient_noise,
+            count_noise=count_noise,
+            l2_norm_clip=self.l2_norm_clip,
+            adaptive_clip_quantile=self.adaptive_clip_quantile,
+            sampler=self.sampler,
+            sampling_probability=probability,
+            expected_batch_size=expected_batch_size,
+            examples=examples,
+            steps_per_epoch=steps_per_epoch,
+            epochs=epochs,
+            delta=delta,
+            accountant=self.accountant,
+            microbatch_size=self.microbatch_size or _microbatch(expected_batch_size),
+            deterministic_noise=self.deterministic_noise,
+            diagnostics=self.diagnostics,
+            target_epsilon=self.target_epsilon,
+            release_noise=self.release_noise,
+        )
+
+    def _unsafe_delta(self, examples: int) -> list[str]:
+        if self.delta is None or examples < 1 or SMALLEST_DELTA <= self.delta < 1 / examples:
+            return []
+        safe = f"leave it out, or use --delta {min(1e-5, 0.1 / examples):.0e}."
+        if not self.delta >= SMALLEST_DELTA:
+            return [f"delta is {self.delta:g}; it must be at least {SMALLEST_DELTA:g}: {safe}"]
+        return [
+            f"delta is {self.delta:g} with {examples} examples, and must be below 1/n = {1 / examples:.2g}: with a"
+            f" delta of 1/n one may publish a whole example, drawn at random. Make it much smaller: {safe}"
+        ]
+
+    def _split(self, noise: float, expected_batch_size: int) -> tuple[float, float]:
+        """Noise for the gradients and for the count, which together are worth `noise` (Andrew et al., theorem 1).
+
+        Theirs is 1/20 of the batch for the count, which leaves little or nothing for the gradients where noise is
+        large and the batch small. With no less than `noise` itself the gradients get 1.16 times `noise` at most.
+        """
+        if self.adaptive_clip_quantile is None or noise == 0:
+            return noise, 0.0
+        count_noise = max(COUNT_NOISE_SHARE * expected_batch_size, noise)
+        return (noise**-2 - (2 * count_noise) ** -2) ** -0.5, count_noise
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What private training does, in numbers.
+
+    Attributes:
+      noise_multiplier: the one that is accounted.
+      gradient_noise_multiplier: standard deviation of the noise on the sum of gradients, in units of the clipping
+        norm: the same, or a little more with adaptive clipping, where the count has its share.
+      count_noise: standard deviation of the noise on the count of unclipped examples; 0 without adaptive clipping.
+      sampling_probability: with which an example is in a step.
+      steps_per_epoch: so many that an example is expected once.
+      microbatch_size: examples that go through the model at a time.
+      l2_norm_clip: length to which the gradient of each example is cut; with adaptive clipping where it begins.
+      adaptive_clip_quantile: share of examples that is to stay unclipped, in (0, 1); None: the clipping norm is fixed.
+      clip_learning_rate: of the clipping norm, where it is adaptive.
+      sampler: "poisson" or "shuffled".
+      expected_batch_size: examples in a step on average, by which the noisy sum is divided.
+      examples: in the training split.
+      epochs: that were planned, and are accounted.
+      delta: probability with which epsilon may fail.
+      accountant: "pld" or "rdp".
+      deterministic_noise: noise from the seed, for tests: nothing is private then.
+      diagnostics: whether numbers without noise are logged, which leak.
+      target_epsilon: that was asked for; None where the noise was.
+      release_noise: of a Gaussian release from all examples beside the steps; 0: none.
+    """
+
+    noise_multiplier: float
+    gradient_noise_multiplier: float
+    count_noise: float
+    l2_norm_clip: float
+    adaptive_clip_quantile: float | None
+    clip_learning_rate: float = 0.2
+    sampler: str
+    sampling_probability: float
+    expected_batch_size: int
+    examples: int
+    steps_per_epoch: int
+    epochs: int
+    delta: float
+    accountant: str
+    microbatch_size: int
+    deterministic_noise: bool
+    diagnostics: bool
+    target_epsilon: float | None
+    release_noise: float = 0.0
+
+    @property
+    def steps(self) -> int:
+        """Of the whole training."""
+        return self.steps_per_epoch * self.epochs
+
+    def epsilon(self, steps: int, *, accountant: str | None = None) -> float:
+        """What so many steps have spent: infinity without noise, 0 without steps."""
+        return compute_epsilon(
+            noise_multiplier=self.noise_multiplier,
+            sampling_probability=self.sampling_probability,
+            steps=steps,
+            delta=self.delta,
+            sampler=self.sampler,
+            accountant=accountant or self.accountant,
+            release_noise=self.release_noise,
+        )
+
+
+def _size_problems(examples: int, expected_batch_size: int, epochs: int) -> list[str]:
+    found = []
+    if not 1 <= expected_batch_size <= examples:
+        found.append(
+            f"The batch is {expected_batch_size}, the training split has {examples} examples: use a"
+            f" global_batch_size of at most {examples}."
+        )
+    if epochs < 1:
+        found.append(f"epochs is {epochs}; training takes at least 1.")
+    return found
+
+
+def _microbatch(expected_batch_size: int) -> int:
+    """Examples in one pass: a quarter of the batch, but at least 32 and at most 256, and not above a small batch.
+
+    The last pass of a sample is half padding on average. A quarter makes that an eighth of the work, still so with
+    the sample dealt to a few replicas. Below 32 a pass costs about the same whatever is in it; above 256 it gains
+    nothing, and takes memory.
+    """
+    wanted = min(max(expected_batch_size / 4, SMALLEST_MICROBATCH), LARGEST_MICROBATCH, expected_batch_size)
+    return math.ceil(wanted / 8) * 8
+
+
+def noisy_mean(rows: np.ndarray, *, noise_multiplier: float, seed: int | None = None) -> np.ndarray:
+    """The mean of vectors of length one, with the noise of a Gaussian mechanism.
+
+    Each row is brought to length one, so that adding or removing one moves the sum by 1 at most.
+
+    Args:
+      rows: float [n, d], one an example; n is taken as public.
+      noise_multiplier: standard deviation of the noise on each number of the sum.
+      seed: None draws from the operating system's entropy; a number is repeatable and not private.
+
+    Returns:
+      float32 [d].
+
+    Source: Dwork and Roth 2014, appendix A, for the mechanism.
+    """
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    total = (rows / np.maximum(lengths, 1e-12)).sum(axis=0, dtype=np.float64)
+    chance = np.random.default_rng(secrets.randbits(256) if seed is None else seed)
+    return np.asarray((total + noise_multiplier * chance.standard_normal(len(total))) / len(rows), np.float32)
+
+
+def noise_for_share(whole: float, share: float) -> float:
+    """The noise multiplier of a release that spends a share of what one release of `whole` would spend.
+
+    What Gaussian mechanisms spend adds up in 1 / noise^2 (Dong et al. 2022, arXiv:1905.02383).
+
+    Args:
+      whole: noise multiplier of a release that spends all.
+      share: above 0 and up to 1.
+
+    Returns:
+      `whole` / sqrt(`share`), in units of the clipping norm.
+    """
+    return whole / math.sqrt(share)

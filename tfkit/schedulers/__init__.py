@@ -1,1 +1,0 @@
-"""Jobs for other people's schedulers: Slurm, Kubernetes, Ray."""

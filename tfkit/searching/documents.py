@@ -1,0 +1,142 @@
+"""Documents without labels: a folder of text files, a column of a table, the embedded docstrings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tfkit.data.loaders import load_texts
+from tfkit.data.splits import Skipped
+from tfkit.data.tables import check_text, choose_text, is_number, open_table
+from tfkit.data.text_decoding import Cleaner, Nested, Remarks, Table, binary_kind, decode, short
+from tfkit.environment import files
+from tfkit.errors import DataError
+
+EMBEDDED = "docstrings"
+SUFFIXES = (".txt", ".md", ".markdown", ".rst", ".html", ".htm")
+_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Document:
+    """A text and what it is called."""
+
+    name: str
+    """The path of a file below its folder, or "mails.csv:17"."""
+    text: str
+    """All of it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Documents:
+    """All documents of one place."""
+
+    documents: tuple[Document, ...]
+    origin: str
+    notes: tuple[str, ...] = ()
+    """What was passed over or changed, a sentence each."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of all names and texts."""
+        return files.digest_of(*((document.name, document.text) for document in self.documents))
+
+
+def load_documents(source: str | Path, *, text_column: str | None = None) -> Documents:
+    """Read documents for a search.
+
+    HTML becomes the text that its reader sees; encodings are found out.
+
+    Args:
+      source: a folder, whose .txt, .md, .rst and .html files at any depth are documents; a .csv, .tsv, .jsonl or
+        .parquet file with a document a row; or "docstrings", the embedded ones.
+      text_column: of a table; left out, the one whose name says it.
+
+    Returns:
+      The documents, and what was left out and why.
+
+    Raises:
+      DataError: there is no document.
+
+    Example:
+      >>> load_documents("docstrings").documents[0].text  # doctest: +SKIP
+      'Compute the arithmetic mean along the specified axis.'
+    """
+    if source == EMBEDDED:
+        splits = load_texts(EMBEDDED)
+        texts = splits.source
+        # A name that is there twice is of one function and its overloads.
+        found = {texts.names[i]: str(texts.raw(i)) for i in reversed(range(len(texts.labels)))}
+        documents = tuple(Document(name, text) for name, text in reversed(found.items()))
+        return Documents(documents=documents, origin=splits.origin)
+    path = Path(source)
+    if path.is_dir():
+        if text_column:
+            raise DataError(f"{path} is a folder: it has no column {text_column!r}.")
+        return _checked(path, _of_folder(path), f"{path}/", [])
+    table = open_table(path)
+    column = choose_text(table, text_column=text_column)
+    notes = [*table.notes, f"{path.name}: The column '{short(table.columns[column])}' is searched."]
+    return _checked(path, _of_table(table, column, notes), str(path), notes)
+
+
+def _of_table(table: Table, column: int, notes: list[str]) -> Iterator[tuple[str, str] | Skipped]:
+    remarks = Remarks(table.path.name)
+    rows = numbers = 0
+    for row in table.rows((column,)):
+        if isinstance(row, Skipped):
+            yield row
+            continue
+        remarks.add(row)
+        name, text = f"{table.path.name}:{row.line}", row.cells[0] or ""
+        rows += 1
+        numbers += is_number(text)
+        yield (
+            Skipped(name, "has a list or an object for a text") if isinstance(text, Nested) else (name, text)
+        )
+    check_text(table, column, numbers, rows)
+    notes += remarks.notes()
+
+
+def _of_folder(folder: Path) -> Iterator[tuple[str, str] | Skipped]:
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if hidden or path.suffix.lower() not in SUFFIXES or not path.is_file():
+            continue
+        try:
+            content = path.read_bytes()
+        except OSError as err:
+            yield Skipped(name, f"cannot be read ({err.strerror})")
+            continue
+        if kind := binary_kind(content[: 1 << 20]):
+            yield Skipped(name, f"is no text, but {kind}")
+        else:
+            yield name, decode(content)[0]
+
+
+def _checked(
+    path: Path, found: Iterable[tuple[str, str] | Skipped], origin: str, notes: list[str]
+) -> Documents:
+    """Those that hold something; the others are counted."""
+    cleaner, documents, skipped, empty = Cleaner(), [], [], []
+    for one in found:
+        if isinstance(one, Skipped):
+            skipped.append(f"{one.path} ({one.reason})")
+        elif text := cleaner(one[1]).strip():
+            documents.append(Document(one[0], text))
+        else:
+            empty.append(one[0])
+    for kind, places in (("are empty", empty), ("cannot be used", skipped)):
+        if places:
+            more = ", ..." if len(places) > _SHOWN else ""
+            notes.append(f"{len(places)} documents {kind}: {', '.join(places[:_SHOWN])}{more}.")
+    notes += [note.split(" The model is")[0] for note in cleaner.notes()]
+    if not documents:
+        what = (
+            f"no text in a file that ends in {', '.join(SUFFIXES)}" if path.is_dir() else "no row with a text"
+        )
+        listed = "".join(f"\n  {note}" for note in notes)
+        raise DataError(f"{path} holds {what}: there is nothing to search.{listed}")
+    return Documents(documents=tuple(documents), origin=origin, notes=tuple(notes))

@@ -1,0 +1,496 @@
+"""Which documents are searched, and for what.
+
+What every recipe takes.
+
+What to train on, from which model: common to images and texts.
+
+On which devices and machines a recipe trains, and how a batch is meant there.
+
+How to train a classifier: on a pretrained model, or all layers at once.
+
+Which images, and how to train a classifier of them.
+
+Which texts, and how to train a classifier of them.
+
+How to train with differential privacy.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tfkit.environment import cluster
+from tfkit.errors import ConfigError
+from tfkit.settings import fields
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecipeConfig:
+    """What every recipe takes."""
+
+    config: Path | None = None
+    """YAML file with any of these settings (a run's config.yaml replays it); flags override it.
+    Left out: flags alone."""
+
+    run_dir: Path | None = None
+    """Folder for all that the run makes. Left out: runs/ and a name made of the recipe and its settings."""
+
+    overwrite: bool = False
+    """Replace what an earlier run left in the run folder."""
+
+    json: bool = False
+    """Print one JSON object at the end, and everything else to stderr: run_dir, metrics, files, exit_code; or error."""
+
+    quiet: bool = False
+    """Print the closing lines and warnings alone."""
+
+    debug: bool = False
+    """Show the traceback of an error."""
+
+    seed: fields.Seed = 0
+    """Of the splits, the initial weights, the order, the augmentation and the dropout."""
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without the data."""
+        fields.check(self, label=lambda name: f"--{name.replace('_', '-')}")
+
+    @property
+    def unused(self) -> tuple[str, ...]:
+        """Settings that the others leave without a meaning: no part of what was asked."""
+        return ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig(RecipeConfig):
+    """Which examples, and which pretrained model."""
+
+    data_dir: Path | None = None
+    """Folder with one subfolder a class, or with train/, validation/ and test/ of such. Left out: --dataset."""
+
+    dataset: str = "digits"
+    """Where there is no --data-dir: digits or mnist5k (embedded), or tfds:NAME (tensorflow-datasets)."""
+
+    strict: bool = False
+    """Make an example that cannot be read an error instead of skipping it."""
+
+    model_handle: str = "efficientnet-lite0"
+    """TF Hub or Kaggle model URL, gs:// or local SavedModel folder, .tar.gz, or a bundled name
+    (python -m tfkit models lists them). A SavedModel is a program: run a stranger's in a sandbox."""
+
+    sha256: str | None = None
+    """What the downloaded archive must hash to. Left out: it is not checked."""
+
+    @property
+    def unused(self) -> tuple[str, ...]:
+        """The name of a set, where the data are a folder or a file."""
+        given = self.data_dir is not None or getattr(self, "data_file", None) is not None
+        return ("dataset",) if given else ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class StrategyConfig(RecipeConfig):
+    """Where it trains, and how often it is saved on the way. The result does not depend on these."""
+
+    strategy: Literal[
+        "auto",
+        "one_device",
+        "mirrored",
+        "multi_worker_mirrored",
+        "central_storage",
+        "parameter_server",
+        "tpu",
+    ] = "auto"
+    """tf.distribute strategy. auto: all workers of the launcher or of --cluster; else mirrored where there are two
+    GPUs or more; else one_device."""
+
+    cluster: Literal["tf_config", "slurm"] = "tf_config"
+    """Who the workers are: TF_CONFIG in the environment (python -m tfkit launch sets it), or Slurm's srun."""
+
+    logical_cpus: fields.Whole = 0
+    """Split the CPU into so many devices, to rehearse --strategy mirrored without GPUs. 0: leave it whole."""
+
+    backup_minutes: fields.Positive = 5.0
+    """Longest time between backups within an epoch. They are made at the ends of epochs too."""
+
+    backup_steps: fields.Count | None = None
+    """Within an epoch, a backup every so many steps besides. Left out: by the clock alone."""
+
+    profile: bool = False
+    """Trace training steps 10 to 20 for TensorBoard's Profile page, which `pip install xprof` brings."""
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without the data."""
+        super().__post_init__()
+        if self.logical_cpus and self.strategy not in ("auto", "mirrored"):
+            raise ConfigError(
+                f"--logical-cpus {self.logical_cpus} is for --strategy mirrored, with 1 device or more;"
+                f" the strategy is {self.strategy}."
+            )
+        if self.logical_cpus and self.strategy == "auto":
+            object.__setattr__(self, "strategy", "mirrored")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplicaConfig(StrategyConfig):
+    """How large a batch is, and what a batch that grows with the replicas does to the learning rate."""
+
+    global_batch_size: fields.Count = 32
+    """Examples in a training step, over all replicas."""
+
+    batch_size_per_replica: fields.Count | None = None
+    """Examples in a training step on each replica, instead of --global-batch-size, which then grows with them."""
+
+    learning_rate_scaling: Literal["linear", "sqrt", "none"] = "linear"
+    """How learning rates follow a batch that grew by --batch-size-per-replica: with the replicas, or their root."""
+
+    warmup: fields.Share = 0.1
+    """Share of a stage's steps over which the learning rate rises to its peak; 0: none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransferConfig(ReplicaConfig):
+    """How to train a classifier on a pretrained model: first its head, then perhaps all of it."""
+
+    epochs: fields.Count = 30
+    """Epochs of the head, on the frozen model, at most."""
+
+    learning_rate: fields.Positive = 3e-3
+    """Of the head: the peak, after warm-up and before cosine decay."""
+
+    fine_tune_epochs: fields.Whole | None = None
+    """Of the whole model after that, at most. Left out: decided by what an epoch costs here."""
+
+    fine_tune_learning_rate: fields.Positive = 3e-4
+    """Of the whole model: the peak."""
+
+    unfreeze: Literal["all", "staged"] = "all"
+    """staged: a third of the fine-tuning epochs goes to the later half of the model (bundled ones)."""
+
+    patience: fields.Count = 5
+    """Epochs without a lower validation loss after which a stage stops; the best epoch's weights are kept."""
+
+    features: bool = True
+    """Compute the frozen model's features once and store them; off: run it in every epoch."""
+
+    class_weights: Literal["auto", "always", "never"] = "auto"
+    """Weigh classes by rarity. auto: when the largest has over 3 times the examples of the smallest."""
+
+    augment = "none"  # what has no augmentation has this
+    layer_decay = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class WholeModelConfig(ReplicaConfig):
+    """How to train all layers of a classifier."""
+
+    epochs: fields.Count = 10
+    """Epochs at most."""
+
+    learning_rate: fields.Positive = 1e-3
+    """The peak, after warm-up and before cosine decay."""
+
+    optimizer: Literal["adam", "sgd"] = "adam"
+    """sgd has a momentum of 0.9."""
+
+    patience: fields.Count = 5
+    """Epochs without a lower validation loss after which training stops; the best epoch's weights are kept."""
+
+    class_weights: Literal["auto", "always", "never"] = "auto"
+    """Weigh classes by rarity. auto: when the largest has over 3 times the examples of the smallest."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageConfig(DataConfig):
+    """Which images, and which model made for images."""
+
+    input_range: tuple[float, float] | None = None
+    """What the model expects for black and white. Left out: what is known of it, else 0 1 (TF Hub's convention)."""
+
+    image_size: Annotated[int, fields.Range(ge=16, le=1024)] | None = None
+    """Side in pixels. Left out: what the model was made for, or 96 for images smaller than that."""
+
+    pixel_range: tuple[int, int] | None = None
+    """Black and white of PNGs of 16 bits: 0 4095 for 12 bits. Left out: what the training images use; in private
+    training 0 65535, since it would tell of them."""
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without the data."""
+        super().__post_init__()
+        if self.pixel_range is not None and not 0 <= self.pixel_range[0] < self.pixel_range[1] <= 65535:
+            raise ConfigError(
+                f"--pixel-range is {' '.join(map(str, self.pixel_range))}; two values of 0 to 65535, the lower one"
+                " first, are expected."
+            )
+        if self.data_dir is not None and not self.data_dir.is_dir():
+            raise ConfigError(
+                f"--data-dir {self.data_dir} is not a folder. Expected {self.data_dir}/<class>/<image>."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageTransferConfig(TransferConfig):
+    """How to train a classifier of images on a pretrained backbone: first its head, then perhaps all of it."""
+
+    fine_tune_epochs: fields.Whole | None = None
+    """Of the whole model after that, at most. Left out: 5 on a GPU, and on a CPU where an epoch has at most
+    20 megapixels; else 0."""
+
+    fine_tune_learning_rate: fields.Positive = 3e-4
+    """Of the whole model: the peak."""
+
+    augment: Literal["none", "light", "standard", "randaugment"] = "none"
+    """Random changes of the training images. Switches stored features off."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageModelConfig(WholeModelConfig):
+    """How to train all layers of a classifier of images."""
+
+    augment: Literal["none", "light", "standard", "randaugment"] = "none"
+    """Random changes of the training images."""
+
+
+ENCODER, EMBEDDED = "minilm-l6-v2", "docstrings"
+_IMAGES = {".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp"}
+_TEXTS = {".txt", ".text", ".md", ".html", ".htm"}
+LIGHT = "light"
+"""The model handle that stands for a small model trained from scratch, on a vocabulary of its own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextColumns(DataConfig):
+    """Where texts and labels are in a file, and what is made of the texts."""
+
+    data_file: Path | None = None
+    """CSV, TSV, JSON, JSONL (also .gz, .zip) or Parquet with a row a text, instead of --data-dir."""
+
+    text_column: str | None = None
+    """The column of the texts. Left out: found by its name where that is plain."""
+
+    label_column: str | None = None
+    """The column of the classes. Left out: found by its name where that is plain."""
+
+    language_column: str | None = None
+    """A column of languages: accuracy is then reported for each of them too. Left out: for all together."""
+
+    preprocessor: str | None = None
+    """Handle of the model that makes ids of strings. Left out: the one that belongs to the encoder."""
+
+    max_length: Annotated[int, fields.Range(ge=4, le=512)] | None = None
+    """Tokens of a text at most; what is longer is cut off. Left out: what the encoder was made for."""
+
+    @property
+    def of_texts(self) -> bool:
+        """Whether the data are texts, where they could be images too."""
+        if self.data_dir is None:
+            return self.data_file is not None or self.dataset == EMBEDDED
+        # Of classes, and of splits of classes.
+        found = itertools.chain(self.data_dir.glob("*/*.*"), self.data_dir.glob("*/*/*.*"))
+        endings = {path.suffix.lower() for path in found}
+        return bool(endings & _TEXTS) and not endings & _IMAGES
+
+    @property
+    def encoder_handle(self) -> str:
+        """The model for texts; the bundled one where the handle is that of images which nobody changed."""
+        return ENCODER if self.model_handle == DataConfig.model_handle else self.model_handle
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without the data."""
+        super().__post_init__()
+        if self.data_file is not None and self.data_dir is not None:
+            raise ConfigError("--data-file and --data-dir are both given: the texts come from one of them.")
+        if self.data_file is not None and not self.data_file.is_file():
+            raise ConfigError(
+                f"--data-file {self.data_file} is not a file. For a folder with one subfolder a class: --data-dir."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextConfig(TextColumns):
+    """Which texts, and which model made for texts."""
+
+    data_dir: Path | None = None
+    """Folder with one subfolder a class and a .txt file a text, instead of --data-file."""
+
+    dataset: str = EMBEDDED
+    """Where there is neither: docstrings (embedded: of installed packages, by package)."""
+
+    model_handle: str = ENCODER
+    """TF Hub or Kaggle model URL, local SavedModel folder, .tar.gz, a bundled name (python -m tfkit models lists
+    them), or light: a small model trained from scratch. A SavedModel is a program: run a stranger's in a sandbox."""
+
+    @property
+    def of_texts(self) -> bool:
+        """All of these are."""
+        return True
+
+    @property
+    def encoder_handle(self) -> str:
+        """The model as it was asked for."""
+        return self.model_handle
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without the data."""
+        super().__post_init__()
+        if self.data_dir is not None and not self.data_dir.is_dir():
+            kind = "a file: give it as --data-file" if self.data_dir.is_file() else "not a folder"
+            raise ConfigError(
+                f"--data-dir {self.data_dir} is {kind}. Expected {self.data_dir}/<class>/<text>.txt."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextTransferConfig(TransferConfig):
+    """How to train a classifier of texts on a pretrained encoder: first its head, then perhaps all of it."""
+
+    learning_rate: fields.Positive = 1e-3
+    """Of the head: the peak, after warm-up and before cosine decay."""
+
+    fine_tune_epochs: fields.Whole | None = None
+    """Of the whole model after that, at most. Left out: 3 on a GPU, and on a CPU where an epoch is a matter of
+    half a minute (with the bundled encoder 20,000 tokens); else 0."""
+
+    fine_tune_learning_rate: fields.Positive = 5e-5
+    """Of the whole model: the peak, for its last layer and the head."""
+
+    layer_decay: Annotated[float, fields.Range(gt=0, le=1)] = 0.85
+    """In fine-tuning each layer learns at this share of the rate of the layer above it; 1: all alike."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrivateConfig(StrategyConfig):
+    """How to train a classifier on a public pretrained backbone with differential privacy."""
+
+    target_epsilon: fields.Positive | None = None
+    """Privacy budget epsilon: the noise is chosen so that it is not exceeded.
+    Left out, and no --noise-multiplier: 3."""
+
+    delta: Annotated[float, fields.Range(gt=0, lt=1)] | None = None
+    """Probability with which epsilon may fail. Left out: 1e-5, or less for more than 10,000 examples."""
+
+    noise_multiplier: Annotated[float, fields.Range(ge=0)] | None = None
+    """Standard deviation of the noise in units of the clipping norm, instead of --target-epsilon."""
+
+    l2_norm_clip: fields.Positive = 0.3
+    """Length to which the gradient of each example is cut."""
+
+    global_batch_size: fields.Count | None = None
+    """Expected examples in a training step, over all replicas: the true number is random and private.
+    Left out: all, up to 4096 of features and 256 of images."""
+
+    epochs: fields.Count | None = None
+    """Epochs, each of so many steps that an example is expected once. Left out: 80 on features, 15 on images."""
+
+    learning_rate: fields.Positive | None = None
+    """The peak, after warm-up and before cosine decay. Left out: larger for more examples and more epsilon."""
+
+    features: bool = True
+    """Train a head on stored features of the frozen backbone; off: train all layers (bundled backbones)."""
+
+    mean_budget: fields.Share = 0.2
+    """Share of the budget for a noisy mean of the features, which is taken off each example's; 0: none is released."""
+
+    sampler: Literal["poisson", "shuffled"] = "poisson"
+    """poisson: each example enters each step by chance. shuffled: once an epoch, which costs far more epsilon."""
+
+    accountant: Literal["pld", "rdp"] = "pld"
+    """What epsilon is computed by: privacy loss distributions, or Rényi divergences (never tighter)."""
+
+    microbatch_size: fields.Count | None = None
+    """Examples that go through the model at a time. Left out: chosen; the result does not depend on it."""
+
+    adaptive_clip_quantile: Annotated[float, fields.Range(gt=0, lt=1)] | None = None
+    """Share of examples that is to stay unclipped: the clipping norm follows, at a cost that is accounted.
+    Left out: the norm stays."""
+
+    deterministic_noise: bool = False
+    """Noise and samples from --seed, for tests: repeatable and NOT private."""
+
+    diagnostics: bool = False
+    """Log loss, gradient norms and the clipped share of the training examples: without noise, so they leak."""
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without the data."""
+        super().__post_init__()
+        if self.strategy == "parameter_server" or (
+            self.strategy == "auto" and cluster.current().parameter_servers
+        ):
+            raise ConfigError(
+                "Parameter servers do not go together with privacy: their workers take steps whenever they like, on"
+                " weights of any age, and the accountant counts steps that all take together.\n"
+                "  Take --strategy mirrored or multi_worker_mirrored (python -m tfkit launch --workers N)."
+            )
+        if self.target_epsilon is not None and self.noise_multiplier is not None:
+            raise ConfigError(
+                "--target-epsilon and --noise-multiplier both decide the noise: give one of them."
+            )
+        if self.target_epsilon is None and self.noise_multiplier is None:
+            object.__setattr__(self, "target_epsilon", 3.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchConfig(RecipeConfig):
+    """Which documents, which encoder, which questions."""
+
+    data_dir: Path | None = None
+    """Folder of .txt, .md, .rst or .html files, at any depth. Left out: --data-file, or what --run-dir holds."""
+
+    data_file: Path | None = None
+    """CSV, TSV, JSON, JSONL (also .gz, .zip) or Parquet with a document a row, instead of --data-dir."""
+
+    text_column: str | None = None
+    """The column of the documents. Left out: found by its name where that is plain."""
+
+    dataset: str = "docstrings"
+    """Where there is neither: docstrings (embedded: of installed packages)."""
+
+    model_handle: str | None = None
+    """TF Hub or Kaggle model URL, local SavedModel folder, .tar.gz, or a bundled name (python -m tfkit models lists
+    them). A SavedModel is a program: run a stranger's in a sandbox. Left out: minilm-l6-v2, or the one of the index
+    that is there."""
+
+    preprocessor: str | None = None
+    """Handle of the model that makes ids of strings. Left out: the one that belongs to the encoder."""
+
+    max_length: Annotated[int, fields.Range(ge=4, le=512)] | None = None
+    """Tokens of a passage at most. Left out: what the encoder was made for."""
+
+    query: tuple[str, ...] = ()
+    """Questions, in words; an index that is there answers them without reading documents. Left out: --queries-file, or
+    none: the index alone is made."""
+
+    queries_file: Path | None = None
+    """A file with a question a line, instead of --query."""
+
+    top: fields.Count = 5
+    """Documents that are shown for each question."""
+
+    @property
+    def unused(self) -> tuple[str, ...]:
+        """The name of a set, where the documents are a folder or a file."""
+        return ("dataset",) if self.names_documents else ()
+
+    @property
+    def names_documents(self) -> bool:
+        """Whether it says which documents are meant."""
+        return self.data_dir is not None or self.data_file is not None
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without the data."""
+        super().__post_init__()
+        if self.data_file is not None and self.data_dir is not None:
+            raise ConfigError("--data-file and --data-dir are both given: documents come from one of them.")
+        if self.data_dir is not None and not self.data_dir.is_dir():
+            kind = "a file: give it as --data-file" if self.data_dir.is_file() else "not a folder"
+            raise ConfigError(f"--data-dir {self.data_dir} is {kind}.")
+        if self.data_file is not None and not self.data_file.is_file():
+            raise ConfigError(f"--data-file {self.data_file} is not a file. For a folder: --data-dir.")
+        if self.queries_file is not None and not self.queries_file.is_file():
+            raise ConfigError(f"--queries-file {self.queries_file} is not a file.")
+        if self.text_column is not None and self.data_file is None:
+            raise ConfigError("--text-column is of a table: give it as --data-file.")
+        if self.dataset != "docstrings":
+            raise ConfigError(f"--dataset is {self.dataset!r}; docstrings is the one that is embedded.")

@@ -1,0 +1,385 @@
+"""SentencePiece, by the model file of an encoder or of the user's own.
+
+From pieces to what a model takes: the ids at the edges, cut and filled, of one text a row or of two.
+
+What every tokenizer of tfkit.text does: the one protocol that models, exports and datasets ask for.
+
+WordPiece, as BERT and its descendants cut text: strings to ids, inside of a TensorFlow graph.
+
+Whole words: what stands between spaces, looked up in a vocabulary.
+"""
+
+from __future__ import annotations
+
+import abc
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from tfkit.environment import packages
+from tfkit.errors import DataError
+
+if TYPE_CHECKING:
+    from tfkit.environment.stack import tf
+
+WORDS, MASK, TYPES = "input_word_ids", "input_mask", "input_type_ids"
+"""TF Hub's names of the inputs of an encoder of text."""
+
+
+class Edges(NamedTuple):
+    """The ids that stand at the beginning of a row, at the end of a text, and behind a row."""
+
+    start: int
+    end: int
+    pad: int
+
+
+class Rows(abc.ABC):
+    """What all tokenizers of tfkit.text have in common; they bring `tokenize`, `edges`, `vocabulary`, `max_length`."""
+
+    vocabulary: tuple[str, ...]
+    max_length: int
+
+    @property
+    @abc.abstractmethod
+    def edges(self) -> Edges:
+        """The ids at the edges."""
+
+    @abc.abstractmethod
+    def tokenize(self, strings: Any) -> tf.RaggedTensor:
+        """The ids of the pieces of each string, without those at the edges, not cut.
+
+        Args:
+          strings: UTF-8 [b].
+
+        Returns:
+          int32 [b, (pieces)].
+        """
+
+    def ids(self, strings: Any) -> tf.RaggedTensor:
+        """The ids of each string as a model takes them: start, the pieces, end ([CLS] and [SEP] of BERT).
+
+        Args:
+          strings: UTF-8 [b].
+
+        Returns:
+          int32 [b, (ids)], each row of 2 to `max_length`.
+        """
+        from tfkit.environment import stack
+
+        pieces = self.tokenize(strings)[:, : self.max_length - 2]
+        edge = stack.tf.ones([pieces.nrows(), 1], stack.tf.int32)
+        return stack.tf.concat([edge * self.edges.start, pieces, edge * self.edges.end], axis=1)
+
+    def dense(self, strings: Any, *, length: int | None = None) -> dict[str, tf.Tensor]:
+        """The inputs of an encoder of TF Hub's text convention.
+
+        Args:
+          strings: UTF-8 [b].
+          length: of the rows, `max_length` or more; None: that of the longest row.
+
+        Returns:
+          `input_word_ids`, `input_mask` (1 for an id, 0 for padding) and `input_type_ids` (0), int32 [b, length].
+        """
+        from tfkit.environment import stack
+
+        rows = self.ids(strings)
+        return self._filled(rows, stack.tf.zeros_like(rows), length)
+
+    def dense_pairs(self, first: Any, second: Any, *, length: int | None = None) -> dict[str, tf.Tensor]:
+        """Two texts in a row, such as a question and a passage: start, the first, end, the second, end.
+
+        What is too long for `max_length` loses pieces at the end of the longer text until both are equally long.
+
+        Args:
+          first: UTF-8 [b].
+          second: UTF-8 [b].
+          length: as of `dense`.
+
+        Returns:
+          As `dense`; `input_type_ids` is 1 for the second text and the end behind it.
+        """
+        from tfkit.environment.stack import tf_text
+
+        trimmer = tf_text.RoundRobinTrimmer(max_seq_length=self.max_length - 3)
+        texts = trimmer.trim([self.tokenize(first), self.tokenize(second)])
+        rows, types = tf_text.combine_segments(
+            texts, start_of_sequence_id=self.edges.start, end_of_segment_id=self.edges.end
+        )
+        return self._filled(rows, types, length)
+
+    def id_of(self, piece: str) -> int:
+        """Where a piece stands in the vocabulary."""
+        return self._places[piece]
+
+    def _filled(self, rows: Any, types: Any, length: int | None) -> dict[str, Any]:
+        from tfkit.environment import stack
+
+        if length is not None and length < self.max_length:
+            raise DataError(f"length is {length}; rows are cut at max_length, which is {self.max_length}.")
+        shape = [None, length]
+        return {
+            WORDS: rows.to_tensor(self.edges.pad, shape=shape),
+            MASK: stack.tf.ones_like(rows).to_tensor(0, shape=shape),
+            TYPES: types.to_tensor(0, shape=shape),
+        }
+
+    @functools.cached_property
+    def _places(self) -> dict[str, int]:
+        return {piece: place for place, piece in enumerate(self.vocabulary)}
+
+
+def check_pieces(vocabulary: tuple[str, ...], needed: tuple[str, ...]) -> None:
+    """Refuse a vocabulary that lacks a piece or holds one twice.
+
+    Raises:
+      DataError: it does.
+    """
+    lacking = [piece for piece in needed if piece not in vocabulary]
+    if lacking:
+        raise DataError(
+            f"The vocabulary ({len(vocabulary)} pieces) lacks {', '.join(lacking)}.\n"
+            f"  Such a vocabulary holds {', '.join(needed[:-1])} and {needed[-1]}, one piece a line."
+        )
+    if len(set(vocabulary)) < len(vocabulary):
+        twice = sorted({piece for piece in vocabulary if vocabulary.count(piece) > 1})
+        raise DataError(f"The vocabulary holds {', '.join(map(repr, twice[:5]))} more than once.")
+
+
+class Tokenizer(Protocol):
+    """Strings to ids, inside of a TensorFlow graph.
+
+    Attributes:
+      max_length: ids of a text at most, those at its edges among them.
+    """
+
+    @property
+    def max_length(self) -> int: ...  # noqa: D102
+
+    @property
+    def vocabulary(self) -> tuple[str, ...]:
+        """The pieces, each at the place of its id."""
+
+    def tokenize(self, strings: Any) -> tf.RaggedTensor:
+        """The ids of the pieces of each string [b], without those at its edges, not cut: int32 [b, (pieces)]."""
+
+    def ids(self, strings: Any) -> tf.RaggedTensor:
+        """The ids of each string [b] as a model takes them: int32 [b, (ids)], each row `max_length` at most."""
+
+    def dense(self, strings: Any, *, length: int | None = None) -> dict[str, tf.Tensor]:
+        """`input_word_ids`, `input_mask`, `input_type_ids`, int32 [b, length or that of the longest row]."""
+
+    @property
+    def edges(self) -> Edges:
+        """The ids at the edges of a row."""
+
+    def id_of(self, piece: str) -> int:
+        """Where a piece stands in the vocabulary."""
+
+
+PAD, UNKNOWN, START, END = "[PAD]", "[UNK]", "[CLS]", "[SEP]"
+SPECIAL = (PAD, UNKNOWN, START, END)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class WordPiece(Rows):
+    """Strings to ids of word pieces, by tf_text.FastBertTokenizer.
+
+    The normalisation is that of BERT: control characters go, CJK characters become words of their own; with
+    `lower_case` also Unicode NFD, lower case, and accents go.
+
+    Attributes:
+      vocabulary: one piece a line of vocab.txt; within a word it begins with "##". [PAD], [UNK], [CLS] and [SEP] are
+        among them.
+      lower_case: whether case and accents are folded.
+      max_length: ids of a text at most, [CLS] and [SEP] among them; what is longer is cut off at the end.
+
+    Raises:
+      DataError: the vocabulary lacks one of the four, or holds a piece twice.
+
+    Example:
+      >>> pieces = WordPiece(vocabulary=("[PAD]", "[UNK]", "[CLS]", "[SEP]", "good", "##ness", "!"), max_length=6)
+      >>> pieces.ids(["Goodness!", "good"]).to_list()
+      [[2, 4, 5, 6, 3], [2, 4, 3]]
+    """
+
+    vocabulary: tuple[str, ...]
+    lower_case: bool = True
+    max_length: int = 128
+
+    def __post_init__(self) -> None:
+        """Check the vocabulary."""
+        check_pieces(self.vocabulary, SPECIAL)
+
+    def tokenize(self, strings: Any) -> tf.RaggedTensor:
+        """The ids of the pieces of each string, without [CLS] and [SEP], not cut: int32 [b, (pieces)]."""
+        return self._tokenizer.tokenize(strings)
+
+    @property
+    def edges(self) -> Edges:
+        """[CLS], [SEP] and [PAD]."""
+        return Edges(self.id_of(START), self.id_of(END), self.id_of(PAD))
+
+    @functools.cached_property
+    def _tokenizer(self) -> Any:
+        from tfkit.environment import stack
+        from tfkit.environment.stack import tf_text
+
+        # Its tables are tensors: made in the graph that first asks for them, no other could use them.
+        with stack.tf.init_scope():
+            return tf_text.FastBertTokenizer(
+                vocab=list(self.vocabulary),
+                token_out_type=stack.tf.int32,
+                lower_case_nfd_strip_accents=self.lower_case,
+            )
+
+
+_WITHIN = "\ue000"  # of private use: no word begins with it, so that words are found whole or not at all
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Whitespace(Rows):
+    """Strings to ids of whole words, by tf_text.WhitespaceTokenizer; punctuation stays with its word.
+
+    For texts that are cut already: identifiers, logs, the output of another tokenizer.
+
+    Attributes:
+      vocabulary: words, with [PAD], [UNK], [CLS] and [SEP] among them. What is not in it is [UNK].
+      lower_case: whether case and accents are folded, as BERT does it; the vocabulary must be folded too.
+      max_length: ids of a text at most, [CLS] and [SEP] among them.
+
+    Raises:
+      DataError: the vocabulary lacks one of the four, or holds a word twice.
+
+    Example:
+      >>> words = Whitespace(vocabulary=("[PAD]", "[UNK]", "[CLS]", "[SEP]", "GET", "/index.html"))
+      >>> words.ids(["GET /index.html", "PUT /index.html"]).to_list()
+      [[2, 4, 5, 3], [2, 1, 5, 3]]
+    """
+
+    vocabulary: tuple[str, ...]
+    lower_case: bool = False
+    max_length: int = 128
+
+    def __post_init__(self) -> None:
+        """Check the vocabulary."""
+        check_pieces(self.vocabulary, SPECIAL)
+
+    def tokenize(self, strings: Any) -> tf.RaggedTensor:
+        """The ids of the words of each string, without [CLS] and [SEP], not cut: int32 [b, (words)]."""
+        from tfkit.environment import stack
+        from tfkit.environment.stack import tf_text
+
+        normalize, lookup = self._parts
+        words = tf_text.WhitespaceTokenizer().tokenize(normalize(strings))
+        # A lookup by the word pieces' operation, which TFLite has; a table of strings it has not.
+        return words.with_flat_values(stack.tf.ensure_shape(lookup(words.flat_values), [None]))
+
+    @property
+    def edges(self) -> Edges:
+        """[CLS], [SEP] and [PAD]."""
+        return Edges(self.id_of(START), self.id_of(END), self.id_of(PAD))
+
+    @functools.cached_property
+    def _parts(self) -> tuple[Any, Any]:
+        from tfkit.environment import stack
+        from tfkit.environment.stack import tf_text
+
+        with stack.tf.init_scope():  # see WordPiece
+            normalizer = tf_text.FastBertNormalizer(lower_case_nfd_strip_accents=self.lower_case)
+            pieces = tf_text.FastWordpieceTokenizer(
+                vocab=list(self.vocabulary),
+                suffix_indicator=_WITHIN,
+                unknown_token=UNKNOWN,
+                no_pretokenization=True,
+                token_out_type=stack.tf.int32,
+            )
+        return normalizer.normalize, lambda words: pieces.tokenize(words).flat_values
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SentencePiece(Rows):
+    """Strings to ids of sentence pieces, by tf_text.SentencepieceTokenizer.
+
+    What is normalised, and how, is in the model file.
+
+    Attributes:
+      model: a .model file as the sentencepiece library trains them.
+      start: the piece at the beginning of a row; "[CLS]" of ALBERT, "<s>" of XLM-RoBERTa.
+      end: that at the end of a text; "[SEP]", "</s>".
+      pad: that behind a row; "<pad>".
+      max_length: ids of a text at most, those at its edges among them.
+      fast: by tf_text.FastSentencepieceTokenizer, which TFLite has too; of unigram models alone.
+
+    Raises:
+      DataError: the file is no such model, or lacks a piece.
+    """
+
+    model: Path
+    start: str = "<s>"
+    end: str = "</s>"
+    pad: str = "<pad>"
+    max_length: int = 128
+    fast: bool = False
+
+    def __post_init__(self) -> None:
+        """Read the model."""
+        lacking = [piece for piece in (self.start, self.end, self.pad) if piece not in self._places]
+        if lacking:
+            shown = ", ".join(self.vocabulary[:6])
+            raise DataError(
+                f"{self.model} ({len(self.vocabulary)} pieces) lacks {', '.join(lacking)}. It begins with {shown}.\n"
+                "  Say which of its pieces stand at the edges: start=, end=, pad=."
+            )
+
+    def tokenize(self, strings: Any) -> tf.RaggedTensor:
+        """The ids of the pieces of each string, without those at the edges, not cut: int32 [b, (pieces)]."""
+        return self._tokenizer.tokenize(strings)
+
+    @property
+    def edges(self) -> Edges:
+        """The ids of `start`, `end` and `pad`."""
+        return Edges(self.id_of(self.start), self.id_of(self.end), self.id_of(self.pad))
+
+    @functools.cached_property
+    def vocabulary(self) -> tuple[str, ...]:  # type: ignore[override]
+        """The pieces; "▁" is the space before a word."""
+        from tfkit.environment import stack
+
+        reader = self._reader
+        pieces = reader.id_to_string(stack.tf.range(reader.vocab_size())).numpy()
+        return tuple(piece.decode("utf-8", errors="replace") for piece in pieces)
+
+    @functools.cached_property
+    def _tokenizer(self) -> Any:
+        from tfkit.environment import stack
+        from tfkit.environment.stack import tf_text
+
+        if not self.fast:
+            return self._reader
+        with stack.tf.init_scope():
+            try:
+                return tf_text.FastSentencepieceTokenizer(model=self.model.read_bytes())
+            except (stack.tf.errors.OpError, RuntimeError, ValueError) as err:
+                raise DataError(
+                    f"{self.model} is not for the fast tokenizer, which takes unigram models:"
+                    f" {packages.first_line(err)}\n  Leave out fast=True."
+                ) from err
+
+    @functools.cached_property
+    def _reader(self) -> Any:
+        from tfkit.environment import stack
+        from tfkit.environment.stack import tf_text
+
+        with stack.tf.init_scope():
+            try:
+                reader = tf_text.SentencepieceTokenizer(
+                    model=self.model.read_bytes(), out_type=stack.tf.int32
+                )
+                reader.vocab_size()
+            except (OSError, stack.tf.errors.OpError) as err:
+                raise DataError(
+                    f"{self.model} is no model of SentencePiece: {packages.first_line(err)}"
+                ) from err
+        return reader

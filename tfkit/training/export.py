@@ -1,0 +1,359 @@
+"""What an exported model says of examples as the user has them.
+
+What is saved: the variables and the calls of a model, no Keras objects that a loader would need.
+
+An exported model of images: pixels of any size to probabilities.
+
+An exported model of texts: strings to probabilities, with the tokenizer inside.
+
+Writing what a run exports, and making sure that it is the trained model.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tfkit.data.splits import FULL_RANGE, Splits, to_square
+from tfkit.environment import files, stack
+from tfkit.errors import CheckError
+from tfkit.metrics import Evaluation, gives_logits, to_probabilities
+from tfkit.run import SAVED_MODEL, Run
+
+if TYPE_CHECKING:
+    from tfkit.environment.stack import keras
+
+
+def module_of(model: keras.Model, call: Any, spec: Any, *, classify: Any) -> Any:
+    """Return what tf.saved_model.save writes, with all that hub.KerasLayer(trainable=True) asks for.
+
+    Args:
+      model: the trained one.
+      call: a traced tf.function of raw inputs, with `training=False` as its second argument where it has one.
+      spec: of a batch of inputs, as a server takes them.
+      classify: a tf.function of what the model was trained on.
+    """
+    from tfkit.environment.stack import tf
+
+    module = tf.train.Checkpoint()
+    module.variables = model.variables
+    module.variables_of_model = module.variables
+    # Those of layers that stood still too: whoever tunes it further may want them all.
+    module.trainable_variables = [variable for variable in model.variables if variable.trainable]
+    module.regularization_losses = list(_regularization(model))
+    # A hub layer may hold tables and assets beside its variables; TextVectorization and StringLookup have tables.
+    held, parts = {id(variable) for variable in model.variables}, tf.train.TrackableView(model).descendants()
+    kinds = (tf.saved_model.experimental.TrackableResource, tf.Variable)
+    module.resources = [layer.resolved_object for layer in model.layers if hasattr(layer, "resolved_object")]
+    module.others = [part for part in parts if isinstance(part, kinds) and id(part) not in held]
+    # Dropout draws from states of its own, which are no variables of the model.
+    module.random_states = [
+        generator.state
+        for layer in model.submodules
+        if (generator := getattr(getattr(layer, "_random_generator", None), "_generator", None)) is not None
+    ]
+    module.__call__ = call
+    module.classify = classify
+
+    @tf.function(input_signature=[spec], autograph=False)
+    def serve(inputs: Any) -> dict[str, Any]:
+        return {"probabilities": call(inputs)}
+
+    module.serve = serve
+    return module
+
+
+def classifier(model: keras.Model, spec: Any, *, logits: bool, training: bool = False) -> Any:
+    """Return a tf.function from a batch of what the model was trained on to probabilities, float32 [b, classes].
+
+    It is traced once and called by all others: tracing a backbone takes seconds.
+    """
+    from tfkit.environment.stack import tf
+
+    @tf.function(input_signature=[spec])
+    def classify(inputs: Any) -> Any:
+        return to_probabilities(model(inputs, training=training), logits=logits)
+
+    return classify
+
+
+def feature_module(model: keras.Model, splits: Splits, *, logits: bool) -> Any:
+    """What is saved of a model of rows of numbers: it takes what it was trained on."""
+    from tfkit.environment.stack import tf
+
+    spec = tf.TensorSpec([None, *splits.spec.shape], splits.spec.dtype, name="features")
+    call = classifier(model, spec, logits=logits)
+    return module_of(model, call, spec, classify=call)
+
+
+def _regularization(model: keras.Model) -> Iterator[Callable[[], Any]]:
+    """Each loss on a weight alone, as a function of nothing."""
+    from tfkit.environment.stack import tf
+
+    for layer in model.submodules:
+        if hasattr(layer, "resolved_object"):
+            yield from getattr(layer.resolved_object, "regularization_losses", ())
+            continue
+        for name in (name for name in dir(layer) if name.endswith("_regularizer")):
+            weight = name.removesuffix("_regularizer")
+            value = getattr(layer, weight, getattr(layer, f"{weight}_kernel", None))
+            if (loss := getattr(layer, name)) is not None and isinstance(value, tf.Variable):
+                yield tf.function(functools.partial(loss, value), input_signature=[])
+
+
+_OVERSHOOT = 0.5
+"""Bicubic resizing leaves [0, 1] by less; what is meant as [-1, 1] or [0, 255] by more."""
+
+
+def image_module(model: keras.Model, splits: Splits, *, logits: bool) -> Any:
+    """What is saved of a classifier of images; see `tfkit.training.export.save`."""
+    from tfkit.environment.stack import tf
+
+    size = int(splits.spec.shape[0])
+    spec = tf.TensorSpec([None, size, size, 3], tf.float32)
+    ways = {training: classifier(model, spec, logits=logits, training=training) for training in (False, True)}
+
+    @tf.function(autograph=False)
+    def call(images: Any, training: bool = False) -> Any:
+        # [h, w], [h, w, c] and [b, h, w, c] by one graph, which leaves the rank open.
+        shape, rank = tf.shape(images), tf.rank(images)
+        single = tf.fill([tf.cast(rank < 4, tf.int32)], 1)
+        grey = tf.fill([tf.cast(rank < 3, tf.int32)], 1)
+        batch = images if images.shape.rank == 4 else tf.reshape(images, tf.concat([single, shape, grey], 0))
+        colours = over_white(to_bytes(batch, splits.pixel_range[:2]))
+        probabilities = ways[training](to_square(colours, size) / 255.0)
+        if images.shape.rank == 4:
+            return probabilities
+        return tf.reshape(
+            probabilities, tf.concat([shape[: tf.maximum(rank - 3, 0)], tf.shape(probabilities)[1:]], 0)
+        )
+
+    deep = splits.pixel_range.images == len(splits.source.names)
+    served = tf.uint16 if deep else tf.uint8
+    # Each takes a tenth of a second, and more in loading: batches of what is served, and of floats, as TF Hub's models
+    # take them and are trained on; the rest by open ranks, which come last, for whatever fits is taken.
+    for shape, dtype, training in (
+        ([None] * 4, tf.float32, False),
+        ([None] * 4, served, False),
+        ([None] * 4, tf.float32, True),
+        *((None, dtype, False) for dtype in (tf.float32, tf.uint8, tf.uint16)),
+    ):
+        call.get_concrete_function(tf.TensorSpec(shape, dtype, name="images"), training=training)
+    return module_of(model, call, tf.TensorSpec([None] * 4, served, name="images"), classify=ways[False])
+
+
+def to_bytes(images: Any, pixel_range: tuple[int, int] = FULL_RANGE) -> Any:
+    """Return pixels as whole float32 numbers in 0..255, as training rounds them.
+
+    Args:
+      images: uint8; uint16, of which `pixel_range` becomes 0 to 255; or float in [0, 1], or in [0, 255] where any of
+        the whole batch is above 1.5 (a frame that is all but black does not show which: give uint8).
+      pixel_range: see `tfkit.load_images`.
+
+    Raises:
+      tf.errors.InvalidArgumentError: floats are in neither range.
+    """
+    from tfkit.environment.stack import tf
+
+    if images.dtype == tf.uint8:
+        return tf.cast(images, tf.float32)
+    if images.dtype == tf.uint16:
+        low, high = pixel_range
+        above = tf.clip_by_value(tf.cast(images, tf.int32), low, high) - low
+        return tf.cast((above * 510 + (high - low)) // (2 * (high - low)), tf.float32)
+    fits = tf.reduce_all((images >= -_OVERSHOOT) & (images <= 255 + _OVERSHOOT))
+    words = "Floating-point images must be in [0, 1] or in [0, 255]; uint8 leaves no doubt. Found:"
+    found = [words, tf.reduce_min(images), tf.reduce_max(images)]
+    with tf.control_dependencies([tf.debugging.Assert(fits, found)]):
+        scaled = tf.where(tf.reduce_max(images) > 1 + _OVERSHOOT, images, images * 255.0)
+    return tf.floor(tf.clip_by_value(scaled, 0.0, 255.0) + 0.5)
+
+
+def over_white(images: Any) -> Any:
+    """Return colours, float32 [b, h, w, 3], of grey or colour with or without alpha; all in 0..255.
+
+    What is transparent is laid over white, rounded as Pillow does.
+    """
+    from tfkit.environment.stack import tf
+
+    channels = tf.shape(images)[-1]
+    words = "Images must have 1 (grey), 3 (RGB) or 4 (RGBA) channels, or 2 (grey and alpha), in the last axis. Shape:"
+    known = tf.debugging.Assert((channels >= 1) & (channels <= 4), [words, tf.shape(images)])
+
+    def composed() -> Any:
+        alpha = images[..., -1:]
+        return tf.floor((images[..., :-1] * alpha + 255.0 * (255.0 - alpha)) / 255.0 + 0.5)
+
+    with tf.control_dependencies([known]):
+        opaque = tf.cond(channels % 2 == 0, composed, lambda: images)
+    wide = tf.concat([tf.shape(opaque)[:-1], [3]], axis=0)
+    colours = tf.cond(tf.shape(opaque)[-1] == 1, lambda: tf.broadcast_to(opaque, wide), lambda: opaque)
+    return tf.ensure_shape(colours, [None, None, None, 3])
+
+
+VOCABULARY = "vocab.txt"
+
+
+def text_module(model: keras.Model, *, scratch: Path, logits: bool) -> Any:
+    """What is saved of a classifier of texts.
+
+    It takes UTF-8 strings, [] or [batch], and gives float32 [classes] or [batch, classes]; `serving_default` takes
+    [batch] as `texts`. Where the tokenizer is tfkit's own, its vocabulary is in assets/vocab.txt, and the signature
+    `device` takes one string [1] by operations that TFLite has, those of tensorflow-text among them; `device_ids` takes
+    the ids of one, for runtimes that lack those.
+
+    Args:
+      model: from strings [batch] to logits or probabilities.
+      scratch: a folder that exists until the module is saved.
+      logits: whether the model gives logits.
+    """
+    from tfkit.environment.stack import tf
+    from tfkit.text.layers import TOKENS, Tokens, on_device, on_ids
+
+    probabilities = functools.partial(to_probabilities, logits=logits)
+    spec = tf.TensorSpec([None], tf.string, name="texts")
+    ways = {training: classifier(model, spec, logits=logits, training=training) for training in (False, True)}
+
+    @tf.function(autograph=False)
+    def call(texts: Any, training: bool = False) -> Any:
+        classify = ways[training]
+        return classify(texts[tf.newaxis])[0] if texts.shape.rank == 0 else classify(texts)
+
+    for shape, training in (([None], False), ([], False), ([None], True)):
+        call.get_concrete_function(tf.TensorSpec(shape, tf.string, name="texts"), training=training)
+    module = module_of(model, call, spec, classify=ways[False])
+    tokens = next((layer for layer in model.layers if layer.name == TOKENS), None)
+    if isinstance(tokens, Tokens):
+        module.device = on_device(model, probabilities=probabilities)
+        length = tokens.length or tokens.tokenizer.max_length
+        module.device_ids = on_ids(model, length=length, probabilities=probabilities)
+        path = scratch / VOCABULARY
+        files.write_text(path, "".join(f"{piece}\n" for piece in tokens.tokenizer.vocabulary))
+        module.vocabulary = tf.saved_model.Asset(str(path))
+    return module
+
+
+CHECKED_AT_A_TIME = 16
+
+
+def predict(model: Any, splits: Splits, indices: np.ndarray) -> np.ndarray:
+    """What an exported model says of examples as the user has them: each image at its own size.
+
+    Args:
+      model: `Run.model`.
+      splits: of what it was trained on.
+      indices: int64 [n], of examples of the splits' source.
+
+    Returns:
+      float32 [n, classes].
+    """
+    from tfkit.environment.stack import tf
+
+    if splits.kind == "texts":
+        return _of_texts(model, splits, indices)
+    if splits.kind == "features":
+        return np.asarray(model(tf.constant(splits.source.read(indices))))
+    images = (splits.source.raw(int(index)) for index in indices)
+    same_size = (
+        group for _, group in itertools.groupby(images, key=lambda image: (image.shape, image.dtype))
+    )
+    return np.concatenate(
+        [np.asarray(model(tf.constant(np.stack(batch)))) for group in same_size for batch in _batches(group)]
+    )
+
+
+def _of_texts(model: Any, splits: Splits, indices: np.ndarray) -> np.ndarray:
+    """Texts of like lengths go together: the longest of a batch decides what it costs."""
+    from tfkit.environment.stack import tf
+
+    texts = splits.source.read(indices)
+    by_length = np.argsort([len(text) for text in texts], kind="stable")
+    parts = [
+        np.asarray(model(tf.constant(texts[by_length[start : start + CHECKED_AT_A_TIME]])))
+        for start in range(0, len(texts), CHECKED_AT_A_TIME)
+    ]
+    return np.concatenate(parts)[np.argsort(by_length)]
+
+
+def _batches(images: Iterator[np.ndarray]) -> Iterator[tuple[np.ndarray, ...]]:
+    while batch := tuple(itertools.islice(images, CHECKED_AT_A_TIME)):
+        yield batch
+
+
+MINIMUM_AGREEMENT = 0.98
+
+
+def save(
+    model: keras.Model, run: Run, splits: Splits, *, evaluation: Evaluation, logits: bool | None = None
+) -> dict[str, float]:
+    """Write saved_model/ and labels.txt, load them again, and compare with the trained model on the test split.
+
+    A model of images gets what the training did to them built in: the exported one takes what `tfkit.read_image`
+    gives, [h, w], [h, w, c] or [batch, h, w, c] of any size with 1, 3 or 4 channels (grey, RGB, RGBA), as uint8, as
+    uint16, whose `Splits.pixel_range` becomes black to white, or as float in [0, 1] or [0, 255], see `to_bytes`, and
+    gives float32 [classes] or [batch, classes]. `serving_default` takes uint8 [batch, h, w, c] as `images` (uint16
+    where all images of the set are) and gives `probabilities`. `classify` takes what the model was trained on, float32
+    [batch, s, s, 3] in [0, 1]. A model of texts takes strings, see `tfkit.training.export`. Either is a reusable
+    SavedModel as TF Hub has it: hub.KerasLayer(path, trainable=True) trains it further.
+
+    Args:
+      model: the trained model, of images in [0, 1], texts or features, giving logits or probabilities.
+      run: the folder to write into.
+      splits: what it was trained on.
+      evaluation: of `model` on the test split.
+      logits: whether `model` gives logits; None: what its loss was told.
+
+    Returns:
+      `export/agreement`: the share of test examples, as the user has them, to which the loaded model gives the
+      class that `model` gave; `export/max_difference` of a probability; `export/seconds`; `export/size_bytes`.
+
+    Raises:
+      CheckError: the two agree on less than 98 % of the test split.
+    """
+    began = time.monotonic()
+    logits = gives_logits(model) if logits is None else logits
+    run.labels = splits.class_names
+    with (
+        files.new_folder(run.path / SAVED_MODEL) as folder,
+        tempfile.TemporaryDirectory() as scratch,
+    ):
+        with stack.traced_for_saving():
+            if splits.kind == "texts":
+                module = text_module(model, scratch=Path(scratch), logits=logits)
+            else:
+                make = image_module if splits.kind == "images" else feature_module
+                module = make(model, splits, logits=logits)
+        _write(module, folder)
+        exported = predict(stack.load_saved_model(folder), splits, splits.indices["test"])
+        agreement = float(np.mean(exported.argmax(axis=1) == evaluation.probabilities.argmax(axis=1)))
+        difference = float(np.abs(exported - evaluation.probabilities).max())
+        if agreement < MINIMUM_AGREEMENT:
+            raise CheckError(
+                f"The exported model agrees with the trained one on {agreement:.3f} of the test split"
+                f" (it must be {MINIMUM_AGREEMENT}); the largest difference of a probability is {difference:.3f}."
+                "\n  It was not kept. Please report this with the run's config.yaml and versions.json."
+            )
+        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    return {
+        "export/agreement": agreement,
+        "export/max_difference": difference,
+        "export/seconds": time.monotonic() - began,
+        "export/size_bytes": size,
+    }
+
+
+def _write(module: Any, folder: Path) -> None:
+    from tfkit.environment.stack import tf
+
+    signatures = {"serving_default": module.serve}
+    for name in ("device", "device_ids"):
+        if hasattr(module, name):
+            signatures[name] = getattr(module, name)
+    tf.saved_model.save(module, str(folder), signatures=signatures)

@@ -1,0 +1,190 @@
+"""fit: a model of your own in, a run folder with its measurements and its SavedModel out.
+
+What every training recipe does around its own lines: a folder, the other workers, the clock, the report.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypeVar
+
+from tfkit.data.splits import Splits
+from tfkit.distribution import strategies
+from tfkit.distribution.strategies import describe, joined, locate
+from tfkit.errors import PrivacyError
+from tfkit.metrics import Outputs, evaluate
+from tfkit.reporting.examples import save
+from tfkit.run import EVALUATION, PRIVACY, Run
+from tfkit.settings import fields
+from tfkit.settings.options import StrategyConfig
+from tfkit.settings.parse import as_dict, run_dir
+from tfkit.training.loop import class_weight, train
+from tfkit.training.validation import refuse_splits
+
+if TYPE_CHECKING:
+    from tfkit.data.augment import Augmentation
+    from tfkit.environment.stack import keras, tf
+    from tfkit.privacy.plan import DPSGD
+    from tfkit.training.checkpoint import Cadence
+
+C = TypeVar("C", bound=StrategyConfig)
+
+
+def once(config: C, train: Callable[[C, Run, tf.distribute.Strategy], None], *, recipe: str) -> Run:
+    """Do a recipe's job, or what an interrupted process left of it, or nothing where it is done.
+
+    Args:
+      config: what was asked.
+      train: does the recipe's own part; of several workers each calls it.
+      recipe: its name.
+
+    Returns:
+      The finished run; a worker that is not the chief can read it.
+    """
+    locate(config)
+    folder = run_dir(config, recipe=recipe)
+    with Run.create(folder, config=as_dict(config), overwrite=config.overwrite) as run:
+        if run.finished:
+            again = ", and spend its epsilon on the same people once more" if run.read(PRIVACY) else ""
+            run.say(
+                f"{run.path} holds the finished run of this very config; --overwrite would do it again{again}."
+            )
+            return run
+        from tfkit import reporting
+        from tfkit.environment.packages import versions
+
+        began = time.monotonic()
+        with joined(config, run) as strategy:
+            run.versions = {**versions(), "strategy": describe(strategy)}
+            train(config, run, strategy)
+            if run.is_chief:
+                run.record({"time/total_seconds": time.monotonic() - began})
+                reporting.write_report(run)
+    return run
+
+
+def fit(
+    build_model: Callable[[], keras.Model],
+    splits: Splits,
+    *,
+    run_dir: str | Path,
+    epochs: int,
+    strategy: str | tf.distribute.Strategy = "auto",
+    resume: bool = True,
+    seed: int = 0,
+    patience: int | None = None,
+    class_weights: Literal["auto", "always", "never"] = "auto",
+    augment: Augmentation | None = None,
+    privacy: DPSGD | None = None,
+    cadence: Cadence | None = None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    verbose: int | None = None,
+    output: Outputs = "auto",
+) -> Run:
+    """Train your own compiled tf_keras model and get a run folder with its measurements and its SavedModel.
+
+    Args:
+      build_model: returns a compiled model; called in the strategy's scope. Its one output is [batch, classes], of
+        probabilities or logits, or of two classes [batch, 1], of the second one. Its loss takes class numbers.
+      splits: see `tfkit.load_images` and `tfkit.from_arrays`.
+      run_dir: the folder; a run that was interrupted there goes on.
+      epochs: at most so many.
+      strategy: a name, see `tfkit.distribution.strategies.strategy`, or a tf.distribute strategy. Of several workers each calls
+        this, the chief writes the folder, and all read it in the end.
+      resume: whether to go on with what an interrupted run left; False begins anew.
+      seed: of initial weights, order, augmentation and dropout.
+      patience: epochs without a lower validation loss after which training stops.
+      class_weights: `auto` (when the largest class has over 3 times the examples of the smallest),
+        `always` or `never`.
+      augment: see `tfkit.data.Augmentation`.
+      privacy: train with differential privacy, with whatever optimizer is compiled; see `tfkit.privacy.DPSGD`.
+        The batch size of `splits` is then the expected one of the samples.
+      cadence: when it is saved on the way; see `tfkit.training.checkpoint.Cadence`.
+      callbacks: stock Keras callbacks of your own.
+      verbose: Keras's own.
+      output: what the model gives, "probabilities" or "logits", where neither its last layer nor its loss shows it.
+
+    Returns:
+      The run, closed: metrics, history, model.
+
+    Raises:
+      PrivacyError: among others, 16-bit images that were scaled by what they use.
+      UsageError: before the first step, and before privacy is spent: what `fit`, the evaluation or the export would
+        fail at. The model is tried on a batch for that.
+      DataError: a private run was begun in that folder on other data, or they cannot be told; see
+        `tfkit.privacy.ledger`.
+      RunError: the folder is in use, or of another call; what a private training spent is not known any more.
+
+    Example:
+      run = tfkit.fit(build_model, tfkit.load_images("digits", image_size=32), run_dir="runs/mine", epochs=5)
+      run.metrics["test/accuracy"]
+    """
+    from tfkit.data.augment import Augmentation
+    from tfkit.distribution.replicas import Together
+    from tfkit.environment.packages import versions
+    from tfkit.privacy.ledger import register
+    from tfkit.privacy.plan import DPSGD
+    from tfkit.training import export
+    from tfkit.training.checkpoint import Cadence
+
+    began = time.monotonic()
+    epochs = fields.fit(epochs, fields.Count, name="epochs")
+    seed = fields.fit(seed, fields.Seed, name="seed")
+    for name, value, hint in (
+        ("resume", resume, bool),
+        ("patience", patience, fields.Count | None),
+        ("class_weights", class_weights, Literal["auto", "always", "never"]),
+        ("augment", augment, Augmentation | None),
+        ("privacy", privacy, DPSGD | None),
+        ("cadence", cadence, Cadence | None),
+        ("verbose", verbose, Literal[0, 1, 2] | None),
+        ("output", output, Outputs),
+    ):
+        fields.fit(value, hint, name=name)
+    refuse_splits(splits)
+    if privacy and splits.pixel_range.measured:
+        low, high = splits.pixel_range[:2]
+        raise PrivacyError(
+            f"The images of 16 bits were scaled by what the training images use, {low} to {high}: that tells of single"
+            " ones, and epsilon does not cover it.\n  Give a range that does not come from them:"
+            " tfkit.load_images(..., pixel_range=(0, 65535)), or (0, 4095) for 12 bits."
+        )
+    config = {
+        "function": "tfkit.fit",
+        "data": splits.origin,
+        # Of private data nothing that is computed from them stands in the folder: see tfkit.privacy.ledger.
+        **({} if privacy else {"data_fingerprint": splits.source.fingerprint}),
+        "global_batch_size": splits.global_batch_size,
+        "epochs": epochs,
+        "seed": seed,
+        "patience": patience,
+        "class_weights": class_weights,
+        "augment": repr(augment),
+        "privacy": dataclasses.asdict(privacy) if privacy else None,
+    }
+    chosen = strategies.strategy(strategy)
+    with Run.create(run_dir, config=config, overwrite=not resume) as run:
+        run.labels = splits.class_names
+        run.versions = versions()
+        run.provenance = {"data": register(run, splits) if privacy else splits.provenance}
+        # Class counts are private: weights from them are refused, if somebody insists, and not noted before.
+        weights = "never" if privacy and class_weights == "auto" else class_weights
+        trained = train(
+            build_model, splits, run=run, epochs=epochs, strategy=chosen, seed=seed, patience=patience,
+            class_weight=class_weight(splits, when=weights, run=None if privacy else run),
+            augment=augment, privacy=privacy, cadence=cadence, callbacks=callbacks, verbose=verbose, output=output,
+        )  # fmt: skip
+        if run.is_chief:
+            measured = evaluate(trained.model, splits, logits=trained.logits)
+            measured = measured.numbered() if privacy else measured
+            run.record(measured.metrics("test"))
+            save(run.path / EVALUATION, measured)
+            run.record(export.save(trained.model, run, splits, evaluation=measured, logits=trained.logits))
+            run.record(
+                {"time/train_seconds": trained.seconds, "time/total_seconds": time.monotonic() - began}
+            )
+        Together(chosen).barrier()
+    return run

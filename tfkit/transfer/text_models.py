@@ -1,0 +1,316 @@
+"""What counting words reaches on the same test texts: what a pretrained encoder must be better than.
+
+The light model: a classifier of texts from scratch, for large data and small devices.
+
+Training of the light model: a vocabulary of the training texts' own, then everything from scratch.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tfkit.data.splits import Splits
+from tfkit.distribution import strategies
+from tfkit.environment import files
+from tfkit.metrics import Evaluation
+from tfkit.run import Run
+from tfkit.settings.options import TransferConfig
+from tfkit.text.tokenizers import Tokenizer, WordPiece
+from tfkit.text.vocabulary import build
+from tfkit.training.loop import cadence, class_weight, train
+from tfkit.transfer import models
+from tfkit.transfer.load import shown_tokens
+from tfkit.transfer.models import Classifier, Top, compiled, observe, plain_top
+
+if TYPE_CHECKING:
+    from tfkit.environment.stack import keras, tf
+
+DIMENSION = 64
+
+
+def light(
+    tokenizer: Tokenizer,
+    classes: int,
+    *,
+    learning_rate: float,
+    steps: int,
+    dimension: int = DIMENSION,
+    length: int | None = None,
+    top: Top | None = None,
+) -> keras.Model:
+    """The mean of what is learned for each piece of a text, and a top on it, compiled.
+
+    With the 4,000 pieces of `tfkit.text.vocabulary.build` and the dimension here its .tflite has 1.8 MB, tokenizer included.
+
+    Args:
+      tokenizer: of the texts.
+      classes: how many the model tells apart.
+      learning_rate: the peak, see `tfkit.transfer.models.learning_rate_schedule`; 3e-3 is a good one.
+      steps: of the whole training.
+      dimension: numbers that are learned for a piece.
+      length: to which all texts are filled up; None: to the longest of the batch. Private training needs one.
+      top: `plain_top()` when left out.
+
+    Returns:
+      UTF-8 strings [b] to logits float32 [b, classes].
+    """
+    from tfkit.environment.stack import keras, tf
+    from tfkit.text.layers import MaskedMean, Tokens
+
+    texts = keras.Input([], dtype=tf.string, name="texts")
+    tokens = Tokens(tokenizer, length=length)(texts)
+    pieces = keras.layers.Embedding(len(tokenizer.vocabulary), dimension, name="embedding")
+    features = MaskedMean(name="mean")(pieces(tokens["input_word_ids"]), mask=tokens["input_mask"])
+    top = top or plain_top()
+    model = keras.Model(texts, top.logits(features, classes))
+    return compiled(model, top.optimizer(learning_rate, steps, model))
+
+
+STAGE = "light"
+VOCABULARY = "vocab.txt"
+FASTER = 3.0
+"""The vector of a piece is in few of the steps: the light model learns at so many times the rate of a head."""
+MAX_LENGTH = 256
+MOST_TEXTS = 50_000
+
+
+def train_light(
+    run: Run,
+    splits: Splits,
+    config: TransferConfig,
+    *,
+    strategy: tf.distribute.Strategy | None = None,
+    max_length: int | None = None,
+) -> Classifier:
+    """Train the light model, or what is left to train of an interrupted one.
+
+    Args:
+      run: gets the logs, the measurements and what was decided.
+      splits: of texts.
+      config: what to train; its epochs are those of the head, its rate three times the head's.
+      strategy: of the training; None: the one that the settings name.
+      max_length: tokens of a text at most; None: 256.
+    """
+    strategy = strategy or strategies.strategy(config.strategy)
+    run.decide(max_length=max_length or MAX_LENGTH, fine_tune_epochs=0)
+    tokenizer = _tokenizer(run, splits, strategy, max_length=max_length or MAX_LENGTH)
+    if run.is_chief:
+        shown_tokens(run, tokenizer, splits)
+    build = functools.partial(
+        light,
+        tokenizer,
+        len(splits.class_names),
+        learning_rate=FASTER * config.learning_rate,
+        steps=config.epochs * splits.steps_per_epoch,
+        top=models.plain_top(warmup=config.warmup),
+    )
+    trained = train(
+        build,
+        splits,
+        run=run,
+        stage=STAGE,
+        epochs=config.epochs,
+        patience=config.patience,
+        strategy=strategy,
+        seed=config.seed,
+        cadence=cadence(config),
+        profile=config.profile,
+        class_weight=class_weight(splits, when=config.class_weights, run=run),
+    )
+    run.record({"time/features_seconds": 0.0, "time/train_seconds": trained.seconds})
+    return observe(trained.model, splits)
+
+
+def _tokenizer(run: Run, splits: Splits, strategy: tf.distribute.Strategy, *, max_length: int) -> WordPiece:
+    """With a vocabulary that the chief has built once, however often the run is resumed."""
+    from tfkit.distribution.replicas import Together
+
+    path = run.backup / VOCABULARY
+    if run.is_chief and not path.is_file():
+        pieces = build(_training_texts(splits))
+        files.write_hashed(path, "".join(f"{piece}\n" for piece in pieces).encode())
+        run.note(f"The vocabulary has {len(pieces)} pieces, made of the training texts.")
+    Together(strategy).barrier()
+    pieces = tuple(files.read_hashed(path).decode().split("\n")[:-1])
+    return WordPiece(vocabulary=pieces, max_length=max_length)
+
+
+def _training_texts(splits: Splits) -> Iterator[str]:
+    train = splits.indices["train"]
+    chosen = np.unique(np.linspace(0, len(train) - 1, min(len(train), MOST_TEXTS)).astype(int))
+    return (str(splits.source.raw(int(index))) for index in train[chosen])
+
+
+WORTH = 0.03
+"""Accuracy above the baseline that an encoder of millions of weights should bring, unless it halves the errors."""
+
+MOST_BASELINE_TEXTS, MOST_CHARACTERS, MOST_IN_ALL = 20_000, 10_000, 10_000_000
+MOST_TERMS, MOST_WEIGHTS = 200_000, 4_000_000
+STRENGTHS, FEW_CLASSES = (1.0, 10.0, 100.0), 10
+
+_UNSPACED = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U0003ffff"
+)
+_TERMS = f"(?u)[{_UNSPACED}]|[^\\W{_UNSPACED}]+"
+"""A word; of scripts that put no spaces between words (Thai to Chinese) a character: two of them are a pair."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Baseline:
+    """The best of a few models of words on the validation split.
+
+    Attributes:
+      predicted: int64 [n], the class of each test text.
+      strength: scikit-learn's C.
+      pairs: whether pairs of neighbouring words count too.
+      texts: training texts that it was fitted to.
+    """
+
+    predicted: np.ndarray
+    strength: float
+    pairs: bool
+    texts: int
+
+
+def baseline(splits: Splits) -> Baseline:
+    """Fit TF-IDF (sublinear counts) and logistic regression to the training split, tuned on the validation split.
+
+    With and without pairs of words, and with C = 1, 10, 100: the one that is right most often there, of equals the
+    simplest. Where there are over 10 classes C is 10. Of larger data 20,000 training texts are taken, of 10 million
+    characters together (fewer for many classes), and of each text 10,000 characters: the time is bounded, to about a
+    minute, and the result always the same.
+
+    Args:
+      splits: of texts.
+    """
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.multiclass import OneVsRestClassifier
+
+    labels = splits.source.labels
+    chosen = _sample(splits)
+    parts = [
+        _texts(splits, chosen),
+        *(_texts(splits, splits.indices[split]) for split in ("validation", "test")),
+    ]
+    truth, classes = labels[splits.indices["validation"]], len(splits.class_names)
+    tried = []
+    for longest in (1, 2):
+        words = TfidfVectorizer(
+            sublinear_tf=True,
+            token_pattern=_TERMS,
+            ngram_range=(1, longest),
+            max_features=min(MOST_TERMS, MOST_WEIGHTS // classes),
+        )
+        try:
+            train = words.fit_transform(parts[0])
+        except ValueError:  # no word in any text, such as emoji alone
+            words = words.set_params(analyzer="char", token_pattern=None)
+            train = words.fit_transform(parts[0])
+        validation, test = words.transform(parts[1]), words.transform(parts[2])
+        for strength in STRENGTHS if classes <= FEW_CLASSES else STRENGTHS[1:2]:
+            # A class at a time is the quickest for a few, all at once for many.
+            fast = LogisticRegression(C=strength, solver="liblinear", dual=True, random_state=0)
+            many = LogisticRegression(C=strength, max_iter=50)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ConvergenceWarning)
+                model = (OneVsRestClassifier(fast) if classes <= FEW_CLASSES else many).fit(
+                    train, labels[chosen]
+                )
+            found = Baseline(
+                predicted=model.predict(test), strength=strength, pairs=longest == 2, texts=len(chosen)
+            )
+            tried.append((float(np.mean(model.predict(validation) == truth)), found))
+    return max(tried, key=lambda one: one[0])[1]
+
+
+def compare_with_baseline(run: Run, splits: Splits, measured: Evaluation, *, pretrained: bool) -> None:
+    """Say how much better than counting words the run's model is, and that it is not where it is not.
+
+    Args:
+      run: gets `baseline/accuracy`, `baseline/gain` with the 95 % interval `baseline/gain_low` to
+        `baseline/gain_high`, how the baseline was chosen, and `time/baseline_seconds`.
+      splits: of texts.
+      measured: the model on the test split.
+      pretrained: whether the model stands on an encoder.
+    """
+    began = time.monotonic()
+    found = baseline(splits)
+    right, right_there = measured.predicted == measured.labels, found.predicted == measured.labels
+    simple, gain = float(right_there.mean()), float(right.mean() - right_there.mean())
+    low, high = difference_interval(right, right_there)
+    run.record(
+        {
+            "baseline/accuracy": simple,
+            "baseline/gain": gain,
+            "baseline/gain_low": low,
+            "baseline/gain_high": high,
+            "baseline/inverse_regularization": found.strength,
+            "baseline/longest_ngram": 1 + found.pairs,
+            "time/baseline_seconds": time.monotonic() - began,
+        }
+    )
+    said = (
+        f"TF-IDF of words{' and word pairs' if found.pairs else ''} and logistic regression (C = {found.strength:g},"
+        f" chosen on the validation split) reach {simple:.4f} on these test texts: the model is {gain:+.4f} from that,"
+        f" 95 % interval {low:+.4f} to {high:+.4f}."
+    )
+    if found.texts < len(splits.indices["train"]):
+        said += f" They were fitted to {found.texts} of the {len(splits.indices['train'])} training texts."
+    halved = 1 - right.mean() <= (1 - simple) / 2
+    if gain < 0:
+        said += " Counting words is better: take the simpler model."
+    elif pretrained and gain < WORTH and not halved:
+        said += (
+            " That is little for what it costs: take the simpler model, or try --fine-tune-epochs 3, more data, or"
+            " another encoder."
+        )
+    run.note(said)
+
+
+def difference_interval(right: np.ndarray, right_there: np.ndarray) -> tuple[float, float]:
+    """Return the 95 % interval of the difference of two accuracies on the same examples.
+
+    Only examples that one has right and the other wrong tell them apart, so it is narrower than two intervals of
+    their own, where the two models mostly fail together.
+
+    Args:
+      right: bool [n], of the one.
+      right_there: bool [n], of the other, on the same examples.
+
+    Source: Agresti and Min 2005 (Statistics in Medicine 24:729): Wald's for paired proportions, half an example added
+    to each of the four cells.
+    """
+    won, lost = int((right & ~right_there).sum()), int((~right & right_there).sum())
+    count = len(right) + 2
+    difference = (won - lost) / count
+    half = 1.959964 * math.sqrt(max(won + lost + 1 - (won - lost) ** 2 / count, 0.0)) / count
+    return max(difference - half, -1.0), min(difference + half, 1.0)
+
+
+def _sample(splits: Splits) -> np.ndarray:
+    """Training texts, evenly drawn from their order, which is a shuffled one; of each class one at least."""
+    train = splits.indices["train"]
+    chosen = train[
+        np.unique(np.linspace(0, len(train) - 1, min(len(train), MOST_BASELINE_TEXTS)).astype(int))
+    ]
+    lengths = itertools.accumulate(map(len, _texts(splits, chosen)))
+    classes = len(splits.class_names)
+    most = min(MOST_IN_ALL, (20_000_000 if classes <= FEW_CLASSES else 1_000_000_000) // classes)
+    within = sum(length <= most for length in lengths)
+    firsts = train[np.unique(splits.source.labels[train], return_index=True)[1]]
+    return np.unique(np.concatenate([chosen[: max(within, 1)], firsts]))
+
+
+def _texts(splits: Splits, indices: np.ndarray) -> Sequence[str]:
+    return [str(splits.source.raw(int(index)))[:MOST_CHARACTERS] for index in indices]
