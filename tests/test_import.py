@@ -35,7 +35,7 @@ def imported_by(code: str) -> set[str]:
     "code",
     [
         "import tfkit",
-        "import tfkit.environment.stack, tfkit.errors, tfkit.environment.files, tfkit.environment.packages, tfkit.environment.process",
+        "import tfkit.errors; from tfkit.environment import stack, files, packages, process",
         "import tfkit; tfkit.__version__, dir(tfkit), tfkit.errors.TfkitError",
         "from tfkit.environment.stack import versions; versions()",
         "import tfkit.__main__",

@@ -1,4 +1,4 @@
-"""A small convolutional net trained on real digits, a real classifier as .tflite, and a Python with what infer.py needs."""
+"""A small net trained on real digits, a real classifier as .tflite, a Python with what infer.py needs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`tfkit.distribution.notebook.launch(fn)`: what the function returns, prints and raises; none of it needs TensorFlow."""
+"""`launch(fn)`: what the function returns, prints and raises; none of it needs TensorFlow."""
 
 from __future__ import annotations
 

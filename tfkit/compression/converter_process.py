@@ -1,4 +1,4 @@
-"""The process that converts: `python -m tfkit.compression.converter_process`, started by `tfkit.compression.convert`, which tells it folders."""
+"""The process that converts, started by `tfkit.compression.convert`, which tells it folders."""
 
 from __future__ import annotations
 

@@ -189,7 +189,7 @@ def write_inference_script(
     """Write infer.py, which runs the model.tflite that stands beside it; of images and arrays without TensorFlow.
 
     For images it needs ai-edge-litert, numpy and pillow, prepares a picture as training does (tfkit.data), feeds its
-    pixels from 0 to 255, and takes the labels out of the .tflite file, where `tfkit.compression.metadata` puts them. For
+    pixels from 0 to 255, and takes the labels out of the .tflite file, where the metadata has them. For
     arrays it reads a .npy file for each input, and labels.txt where that stands beside it. For texts it also needs
     tensorflow-text, whose operations cut the string, and says what there is for devices without them.
 

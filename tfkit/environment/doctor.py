@@ -29,7 +29,7 @@ def diagnose(tell: Callable[[dict[str, Any]], None] = lambda check: None) -> dic
       tell: called with each check as it is done.
 
     Returns:
-      "ok"; "versions" (see `tfkit.environment.packages.versions`); "checks", a list of "package", "version", "ok", "detail",
+      "ok"; "versions" (of `packages.versions`); "checks", a list of "package", "version", "ok", "detail",
       "command" (what repairs it, or None), "seconds"; "optional", a list of "package", "version" (or None),
       "purpose", "command"; "machine": "devices", "keras", "malloc_is_tuned"; "start": "compiled" and "command"
       (what makes TensorFlow start sooner, or None); "cache": "path", "ok", "detail", "bytes". Ready for JSON.

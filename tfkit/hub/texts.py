@@ -126,7 +126,7 @@ class TextEncoder:
 
         Returns:
           A Keras input "texts", strings [b], and the vectors made of it, float32 [b, feature_size]. For a bundled
-          encoder the layers between are a `tfkit.text.layers.Tokens` and the flat ones of `functional`, both without the
+          encoder the layers between are a `text.layers.Tokens` and the flat ones of `functional`, both without the
           pieces that no text is cut into.
 
         Raises:

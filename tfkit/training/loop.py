@@ -89,7 +89,7 @@ def train(
       class_weight: class index to weight in the loss.
       augment: applied to each training image anew in each epoch.
       privacy: train with differential privacy; see `tfkit.privacy.DPSGD`.
-      cadence: when it is saved; see `tfkit.training.checkpoint.Cadence`. Private training is saved at the ends of epochs alone.
+      cadence: when it is saved; see `checkpoint.Cadence`. Private training is saved at the ends of epochs alone.
       profile: whether to trace steps 10 to 20 for TensorBoard, unless an earlier stage of the run has been traced.
       callbacks: of your own; what they keep is not part of the backup.
       verbose: Keras's own: 1 a progress bar, 2 a line an epoch, 0 nothing; None is 1 in a terminal or notebook, else 2.
@@ -237,7 +237,7 @@ def _first_step(backup: Backup) -> Iterator[None]:
 def _build(model: keras.Model) -> None:
     """Make the metrics' variables now: made while `fit` traces its step, they have it traced a second time.
 
-    The optimizer's are made by `tfkit.training.checkpoint`. A model of several outputs, or of open shapes, is left to Keras.
+    The optimizer's are made by `training.checkpoint`. A model of several outputs, or of open shapes, is left to Keras.
     """
     from tfkit.environment.stack import tf
 
