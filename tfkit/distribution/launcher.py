@@ -220,7 +220,7 @@ class Judge:
         if mute and not heard and now - mute[0].started > self.job.join_seconds and not self._mute_mentioned:
             self._mute_mentioned = True
             self._screen.say(
-                "The program does not say how it is (tfkit.environment.heartbeat would): deaths are seen, hangs are not."
+                "The program has no heartbeat (tfkit.environment.heartbeat.start): only deaths are seen, not hangs."
             )
         if not waiting:
             return None

@@ -92,7 +92,7 @@ def fit(
       splits: see `tfkit.load_images` and `tfkit.from_arrays`.
       run_dir: the folder; a run that was interrupted there goes on.
       epochs: at most so many.
-      strategy: a name, see `distribution.strategies.strategy`, or a tf.distribute strategy. Of several workers each calls
+      strategy: a name, see `distribution.strategies.strategy`, or a stock one. Of several workers each calls
         this, the chief writes the folder, and all read it in the end.
       resume: whether to go on with what an interrupted run left; False begins anew.
       seed: of initial weights, order, augmentation and dropout.
