@@ -148,7 +148,7 @@ def test_a_damaged_newest_backup_is_passed_over(tmp_path, uninterrupted):
     content[len(content) // 2] ^= 1
     variables.write_bytes(content)
     resumed = train(tmp_path)
-    assert any("newest backup is damaged" in note for note in Run.open(tmp_path).notes)
+    assert any("newest checkpoint is damaged" in note for note in Run.open(tmp_path).notes)
     assert any("epoch 3 of 5, step 5 of 20" in note for note in Run.open(tmp_path).notes)
     assert_same(resumed, uninterrupted)
 

@@ -48,7 +48,7 @@ from tfkit.run import TFLITE, Run
 from tfkit.settings import fields
 from tfkit.settings.options import DataConfig, PrivateConfig, RecipeConfig, TextColumns
 from tfkit.training import loop
-from tfkit.training.stage import Stage
+from tfkit.training import stage as training_stage
 from tfkit.transfer import models
 from tfkit.transfer.load import load
 from tfkit.transfer.models import rebuild
@@ -516,7 +516,7 @@ def _train(
         trained = loop.train(
             build,
             own,
-            Stage(epochs=epochs, seed=config.seed, keep="last"),
+            training_stage.Stage(epochs=epochs, seed=config.seed, keep="last"),
             run=run,
             strategy="one_device",
             callbacks=[*stage.callbacks(), Kernels(run.logdir)],

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from tfkit import data, hub
 from tfkit.data.splits import FULL_RANGE, Splits
-from tfkit.settings.options import LIGHT, DataConfig, ImageConfig, PrivateConfig, TextColumns
+from tfkit.settings.options import LIGHT, SCRATCH, DataConfig, ImageConfig, PrivateConfig, TextColumns
 
 if TYPE_CHECKING:
     from tfkit.hub.images import Backbone
@@ -15,9 +15,6 @@ if TYPE_CHECKING:
 
 PRIVATE_SIZE = 160
 """Small images are enlarged to this: better features than at 96, for a cost that is paid once."""
-
-SCRATCH = "cnn"
-"""The model handle that stands for a small network trained from scratch."""
 
 SCRATCH_SIZE, EMBEDDED_SIZE = 64, 32
 

@@ -14,6 +14,7 @@ from tfkit.run import CONFIG, PRIVACY, Run
 from tfkit.settings.options import (
     EMBEDDED,
     LIGHT,
+    SCRATCH,
     DataConfig,
     ImageConfig,
     ImageModelConfig,
@@ -25,7 +26,6 @@ from tfkit.settings.options import (
     WholeModelConfig,
 )
 from tfkit.settings.parse import as_dict, from_keywords, parse, run_dir
-from tfkit.transfer.load import SCRATCH
 
 if TYPE_CHECKING:
     from tfkit.environment.stack import tf
