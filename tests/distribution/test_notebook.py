@@ -11,6 +11,11 @@ from pathlib import Path
 
 import pytest
 
+PRELUDE = """
+import os, signal, sys, time
+from tfkit import distribution
+from tfkit.environment import cluster
+"""
 ROOT = Path(__file__).parents[2]
 
 
