@@ -22,9 +22,7 @@ ROOT = Path(__file__).parents[2]
 def begin(folder: Path, program: str) -> subprocess.Popen[str]:
     """A program as a user writes it: the function is in the main module."""
     script = folder / "program.py"
-    script.write_text(
-        f"import os, signal, sys, time\nfrom tfkit.environment import cluster; from tfkit import distribution\n{program}"
-    )
+    script.write_text(f"{PRELUDE}{program}")
     return subprocess.Popen(
         [sys.executable, str(script)],
         env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(folder)},
