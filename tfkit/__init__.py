@@ -1,9 +1,16 @@
-"""TensorFlow recipes that work together: from a TensorFlow Hub model to one that is fine-tuned and exported.
+"""From a pretrained TensorFlow Hub model to one that is fine-tuned, distributed, private or compressed, on stock TensorFlow.
 
     import tfkit
 
-    splits = tfkit.load_images("photos/", image_size=224)
-    backbone = tfkit.resolve("efficientnet-lite0").check()
+    run = tfkit.train("photos/")                       images or texts to a finished run
+    run = tfkit.train("scans/", privacy=tfkit.DPSGD(target_epsilon=3))
+    run = tfkit.fit(build_model, splits, run_dir="runs/mine", epochs=10)       your own compiled tf_keras model
+    splits = tfkit.load_images("photos/")              load_texts, from_arrays
+    content = tfkit.convert(model, variant="int8", representative_dataset=images)        inspect, compare
+    encoder = tfkit.resolve("efficientnet-lite0")      a verified model; .layer() is a stock hub.KerasLayer
+    run = tfkit.Run.open("runs/photos")                run.metrics, run.model, run.notes
+
+The jobs are programs too: python -m recipes.transfer_image --help, and python -m tfkit --help.
 
 Importing tfkit imports no TensorFlow: each name below is loaded when it is first used. It does choose Keras 2
 for tf.keras (see `tfkit.stack`), so import it before tf.keras is used.
