@@ -1,4 +1,4 @@
-"""From a pretrained TensorFlow Hub model to one that is fine-tuned, distributed, private or compressed, on stock TensorFlow.
+"""From a TensorFlow Hub model to one that is fine-tuned, distributed, private, compressed, on stock TensorFlow 2.
 
     import tfkit
 

@@ -63,7 +63,7 @@ def plan_schedule(
       ConfigError: it would not prune, or not as far: what it would do, and values that would.
 
     Example:
-      >>> plan(580, final_sparsity=0.8)
+      >>> plan_schedule(580, final_sparsity=0.8)
       Plan(begin_step=58, end_step=401, frequency=7)
     """
     if steps < 2:

@@ -38,9 +38,9 @@ def allowed() -> tuple[int, ...]:
 def core_shares(items: Sequence[int], count: int) -> tuple[tuple[int, ...], ...]:
     """The items in `count` runs of neighbours, as even as can be; none where there are fewer items than that.
 
-    >>> shares(range(5), 2)
+    >>> core_shares(range(5), 2)
     ((0, 1, 2), (3, 4))
-    >>> shares([0], 2)
+    >>> core_shares([0], 2)
     ()
     """
     if len(items) < count:

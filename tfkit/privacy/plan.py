@@ -71,7 +71,7 @@ def compute_epsilon(
 
     Example:
       >>> case = dict(noise_multiplier=1.1, sampling_probability=256 / 60000, steps=3515, delta=1e-5)
-      >>> round(epsilon(**case), 2), round(epsilon(**case, accountant="rdp"), 2)
+      >>> round(compute_epsilon(**case), 2), round(compute_epsilon(**case, accountant="rdp"), 2)
       (1.13, 1.28)
     """
     _check(

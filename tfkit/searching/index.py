@@ -209,7 +209,7 @@ def cut_passages(texts: Sequence[str], *, count: Count, room: int) -> list[list[
 
     Example:
       >>> by_words = lambda texts: np.array([len(text.split()) for text in texts])
-      >>> cut(["One two. Three four five.\\n\\nSix."], count=by_words, room=4)
+      >>> cut_passages(["One two. Three four five.\\n\\nSix."], count=by_words, room=4)
       [['One two.', 'Three four five.', 'Six.']]
     """
     return [
