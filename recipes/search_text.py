@@ -21,7 +21,7 @@ from tfkit.settings.options import SearchConfig
 from tfkit.settings.parse import as_dict, run_dir
 
 if TYPE_CHECKING:
-    from tfkit.hub import TextEncoder
+    from tfkit.hub import Encoder
     from tfkit.searching import Index
 
 
@@ -77,7 +77,7 @@ def _asks_what_is_there(config: Config) -> bool:
     return (config.run_dir / INDEX).is_dir() and (config.run_dir / REPORT).is_file()
 
 
-def _named(config: Config) -> TextEncoder | None:
+def _named(config: Config) -> Encoder | None:
     """The encoder that the config names; None where it names none."""
     from tfkit import hub
     from tfkit.searching.index import ENCODER
@@ -85,7 +85,9 @@ def _named(config: Config) -> TextEncoder | None:
     if config.model_handle is None and config.max_length is None:
         return None
     handle = config.model_handle or ENCODER
-    return hub.resolve_text(handle, preprocessor=config.preprocessor, max_length=config.max_length)
+    return hub.load_model(
+        handle, modality="texts", preprocessor=config.preprocessor, max_length=config.max_length
+    )
 
 
 def _answer(run: Run, index: Index, asked: list[str], config: Config) -> Run:

@@ -3,7 +3,7 @@
     import tfkit
 
     splits = tfkit.load_images("photos/", image_size=224)
-    backbone = tfkit.resolve("efficientnet-lite0").check()
+    encoder = tfkit.load_model("efficientnet-lite0").check()
 
 Importing tfkit imports no TensorFlow: each name below is loaded when it is first used. It does choose Keras 2
 for tf.keras (see `tfkit.stack`), so import it before tf.keras is used.
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from tfkit.data.arrays import from_arrays
     from tfkit.data.loaders import load_images, load_texts, read_image
     from tfkit.data.splits import Splits
-    from tfkit.hub.resolver import resolve, resolve_text
+    from tfkit.hub.resolver import load_model
     from tfkit.run import Run
     from tfkit.training.fit import fit
 
@@ -60,12 +60,11 @@ __all__ = [
     "hub",
     "inspect",
     "load_images",
+    "load_model",
     "load_texts",
     "privacy",
     "read_image",
     "reporting",
-    "resolve",
-    "resolve_text",
     "searching",
     "stack",
     "text",
@@ -80,8 +79,7 @@ _HOME = {
     "load_images": "tfkit.data",
     "load_texts": "tfkit.data",
     "read_image": "tfkit.data",
-    "resolve": "tfkit.hub",
-    "resolve_text": "tfkit.hub",
+    "load_model": "tfkit.hub",
     "convert": "tfkit.compression",
     "inspect": "tfkit.compression",
     "compare": "tfkit.compression",

@@ -34,7 +34,7 @@ def test_more_bytes_than_allowed(tmp_path, tools):
 
 
 def test_more_members_than_allowed(tmp_path, tools):
-    with pytest.raises(HubError, match="more than 10 members"):
+    with pytest.raises(HubError, match="10 members"):
         extract(tmp_path, tools.tar([(f"{i}", b"") for i in range(11)]), max_files=10)
 
 

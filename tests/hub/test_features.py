@@ -19,7 +19,7 @@ SIZE = 64
 
 @pytest.fixture(scope="module")
 def backbone():
-    return hub.resolve("efficientnet-lite0")
+    return hub.load_model("efficientnet-lite0")
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def small_model(tmp_path_factory):
         module.regularization_losses = []
         folder = tmp_path_factory.mktemp("models") / name
         tf.saved_model.save(module, str(folder))
-        return hub.resolve(folder)
+        return hub.load_model(folder)
 
     return make
 
@@ -172,14 +172,14 @@ def test_damaged_features_are_computed_again(small, splits, damage):
 @pytest.mark.usefixtures("empty_cache")
 def test_damaged_tflite_is_converted_again(small, splits, images):
     first = read_all(extract(small, splits))
-    (path,) = files.cache_dir("tflite").glob("*.tflite")
+    (path,) = files.cache_dir("tflite").glob("*/model.tflite")
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 64
     path.write_bytes(content)
     again = extract(small, splits_of(images[:30]))
     assert again.engine == "litert"
     np.testing.assert_array_equal(read_all(again), first[:30])
-    (path,) = files.cache_dir("tflite").glob("*.tflite")
+    (path,) = files.cache_dir("tflite").glob("*/model.tflite")
     assert path.read_bytes() != content
 
 
@@ -273,7 +273,7 @@ def test_input_range_of_the_model_is_kept(small_model, splits):
 
 def test_features_of_features_are_refused(backbone, splits):
     features = extract(backbone, splits).splits
-    with pytest.raises(DataError, match=r"shape \(1280,\); features are computed from images"):
+    with pytest.raises(DataError, match=r"shape \(1280,\).*\n.*load_images"):
         extract(backbone, features)
 
 

@@ -64,37 +64,37 @@ def test_local_folder_file_url_and_archives(hub_model, archive, tmp_path):
     packed.write_bytes(archive)
     plain.write_bytes(gzip.decompress(archive))
     handles = [hub_model, str(hub_model), hub_model.as_uri(), str(packed), packed.as_uri(), plain]
-    digests = {hub.resolve(handle).digest for handle in handles}
+    digests = {hub.load_model(handle).digest for handle in handles}
     assert len(digests) == 1
-    assert works(hub.resolve(packed, sha256=hashlib.sha256(archive).hexdigest()))
-    assert hub.resolve(hub_model).path == hub_model
+    assert works(hub.load_model(packed, sha256=hashlib.sha256(archive).hexdigest()))
+    assert hub.load_model(hub_model).path == hub_model
 
 
 def test_an_archive_that_changed_is_another_model(hub_model, archive, tools, tmp_path):
     packed = tmp_path / "tiny.tar.gz"
     packed.write_bytes(archive)
-    first = hub.resolve(packed)
+    first = hub.load_model(packed)
     packed.write_bytes(tools.tar([*tools.members(hub_model), ("note", b"new")]))
-    assert hub.resolve(packed).digest != first.digest
+    assert hub.load_model(packed).digest != first.digest
 
 
 def test_incomplete_local_folder(hub_model, tmp_path):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "saved_model.pb").write_bytes((hub_model / "saved_model.pb").read_bytes())
     with pytest.raises(HubError, match=r"model is incomplete: variables/variables\.index"):
-        hub.resolve(tmp_path / "model")
+        hub.load_model(tmp_path / "model")
 
 
 def test_sha256_of_a_folder_is_refused(hub_model):
     with pytest.raises(HubError, match="no archive"):
-        hub.resolve(hub_model, sha256="0" * 64)
+        hub.load_model(hub_model, sha256="0" * 64)
 
 
 def test_input_range_can_be_said(hub_model):
-    said = hub.resolve(hub_model, input_range=(0, 255))
+    said = hub.load_model(hub_model, input_range=(0, 255))
     assert said.input_range == (0, 255)
     np.testing.assert_array_equal(said.scale(np.array([0.0, 1.0])), [0, 255])
-    assumed = hub.resolve(hub_model)
+    assumed = hub.load_model(hub_model)
     assert assumed.input_range == (0, 1)
     assert assumed.digest != said.digest
     assert "input_range=(0, 255)" in assumed.notes[0]

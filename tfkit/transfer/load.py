@@ -14,7 +14,7 @@ import numpy as np
 
 from tfkit import data, hub
 from tfkit.data.splits import FULL_RANGE, Splits, draw
-from tfkit.hub.texts import TextEncoder
+from tfkit.hub import Encoder
 from tfkit.metrics import Evaluation
 from tfkit.privacy.ledger import register
 from tfkit.reporting import examples
@@ -38,8 +38,6 @@ from tfkit.training.export import save
 
 if TYPE_CHECKING:
     from tfkit.data.splits import Splits
-    from tfkit.hub.images import Backbone
-    from tfkit.hub.texts import TextEncoder
     from tfkit.text.tokenizers import Tokenizer
     from tfkit.transfer.models import Classifier
 
@@ -132,9 +130,7 @@ SCRATCH = "cnn"
 SCRATCH_SIZE, EMBEDDED_SIZE = 64, 32
 
 
-def load(
-    config: DataConfig, *, global_batch_size: int, trainable: bool
-) -> tuple[Backbone | TextEncoder, Splits]:
+def load(config: DataConfig, *, global_batch_size: int, trainable: bool) -> tuple[Encoder, Splits]:
     """The model and the splits that a recipe's settings name, of images or of texts; arguments and errors as below."""
     if isinstance(config, TextColumns) and config.of_texts:
         return load_encoder_and_texts(config, global_batch_size=global_batch_size, trainable=trainable)
@@ -161,7 +157,7 @@ def load_texts(config: TextColumns, *, global_batch_size: int) -> Splits:
 
 def load_encoder_and_texts(
     config: TextColumns, *, global_batch_size: int, trainable: bool
-) -> tuple[TextEncoder, Splits]:
+) -> tuple[Encoder, Splits]:
     """The encoder, checked, and splits of texts.
 
     Args:
@@ -173,8 +169,9 @@ def load_encoder_and_texts(
       HubError: the model is not there, or not for this.
       DataError: the texts cannot serve.
     """
-    encoder = hub.resolve_text(
+    encoder = hub.load_model(
         config.encoder_handle,
+        modality="texts",
         preprocessor=config.preprocessor,
         sha256=config.sha256,
         max_length=config.max_length,
@@ -184,7 +181,7 @@ def load_encoder_and_texts(
 
 def load_backbone_and_images(
     config: ImageConfig, *, global_batch_size: int, trainable: bool
-) -> tuple[Backbone, Splits]:
+) -> tuple[Encoder, Splits]:
     """The backbone, checked, and splits of images of the size that suits it.
 
     Args:
@@ -196,9 +193,9 @@ def load_backbone_and_images(
       HubError: the model is not there, or not for this.
       DataError: the images cannot serve.
     """
-    backbone = hub.resolve(config.model_handle, sha256=config.sha256, input_range=config.input_range).check(
-        image_size=config.image_size, trainable=trainable
-    )
+    backbone = hub.load_model(
+        config.model_handle, modality="images", sha256=config.sha256, input_range=config.input_range
+    ).check(image_size=config.image_size, trainable=trainable)
     find = functools.partial(
         data.load_images,
         config.data_dir or config.dataset,
@@ -217,7 +214,7 @@ def load_backbone_and_images(
     return backbone, splits
 
 
-def load_any(config: ImageConfig, *, global_batch_size: int) -> tuple[Backbone | None, Splits]:
+def load_any(config: ImageConfig, *, global_batch_size: int) -> tuple[Encoder | None, Splits]:
     """The same for a model that is trained in all its layers: of a backbone, or None for `SCRATCH`."""
     if config.model_handle != SCRATCH:
         return load_backbone_and_images(config, global_batch_size=global_batch_size, trainable=True)
@@ -238,7 +235,7 @@ def _pixel_range(config: ImageConfig) -> tuple[int, int] | None:
 
 def describe(
     run: Run,
-    backbone: Backbone | TextEncoder | None,
+    backbone: Encoder | None,
     splits: Splits,
     *,
     recipe: str,
@@ -272,16 +269,16 @@ def describe(
         run.record({"data/skipped_files": len(splits.skipped), "data/other_files": splits.other_files})
         run.record({f"data/{split}_examples": len(indices) for split, indices in splits.indices.items()})
         samples(run, splits)
-        if isinstance(backbone, TextEncoder) and backbone.tokenizer is not None:
+        if backbone is not None and backbone.tokenizer is not None:
             shown_tokens(run, backbone.tokenizer, splits)
 
 
-def _decided(run: Run, backbone: Backbone | TextEncoder | None, splits: Splits) -> dict[str, Any]:
+def _decided(run: Run, backbone: Encoder | None, splits: Splits) -> dict[str, Any]:
     """The settings of data and model that may be left out, as they became."""
     decided: dict[str, Any] = dict(getattr(splits.source, "columns", {}))
     if splits.kind == "images":
         decided["image_size"] = int(splits.source.shape[0])
-    if isinstance(backbone, TextEncoder):
+    if backbone is not None and backbone.modality == "texts":
         decided["max_length"] = backbone.max_length
         if run.is_chief and run.config.get("model_handle") == DataConfig.model_handle:
             decided["model_handle"] = backbone.handle  # the default is one for images

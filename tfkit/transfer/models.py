@@ -23,9 +23,7 @@ from tfkit.data.splits import Splits
 from tfkit.distribution import strategies
 from tfkit.environment import stack
 from tfkit.errors import CheckError, RunError
-from tfkit.hub.images import Backbone
-from tfkit.hub.networks import freeze
-from tfkit.hub.texts import TextEncoder
+from tfkit.hub.encoders import Encoder, freeze
 from tfkit.metrics import Evaluation, evaluate, evaluation, to_probabilities
 from tfkit.run import Run
 from tfkit.settings.options import ImageModelConfig, TransferConfig
@@ -35,7 +33,6 @@ from tfkit.training.loop import cadence, class_weight
 if TYPE_CHECKING:
     from tfkit.data.splits import Splits
     from tfkit.environment.stack import keras, tf
-    from tfkit.hub.images import Backbone
     from tfkit.run import Run
 
 CLASSIFIER = "classifier"
@@ -157,7 +154,7 @@ def private_top(mean: np.ndarray | None = None) -> Top:
 
 
 def whole_model(
-    backbone: Backbone | TextEncoder,
+    backbone: Encoder,
     classes: int,
     *,
     spec: tf.TensorSpec,
@@ -288,7 +285,7 @@ class Classifier:
 
 def train(
     run: Run,
-    backbone: Backbone | TextEncoder,
+    backbone: Encoder,
     splits: Splits,
     config: TransferConfig,
     *,
@@ -298,7 +295,7 @@ def train(
 
     Args:
       run: gets the logs, the measurements and what was decided.
-      backbone: see `tfkit.resolve`.
+      backbone: see `tfkit.load_model`.
       splits: of images, float32 [batch, s, s, 3] in [0, 1], or of texts.
       config: what to train.
       strategy: of all stages; None: the one that the settings name.
@@ -354,16 +351,14 @@ def train(
     )
 
 
-def plain_head(
-    config: TransferConfig, backbone: Backbone | TextEncoder, features: Splits
-) -> Callable[[], keras.Model]:
+def plain_head(config: TransferConfig, backbone: Encoder, features: Splits) -> Callable[[], keras.Model]:
     """What builds the head that is trained on these features."""
     return functools.partial(
         head, backbone.feature_size, len(features.class_names), **_settings(config, backbone, features)
     )
 
 
-def _settings(config: TransferConfig, backbone: Backbone | TextEncoder, splits: Splits) -> dict[str, Any]:
+def _settings(config: TransferConfig, backbone: Encoder, splits: Splits) -> dict[str, Any]:
     return {
         "learning_rate": config.learning_rate,
         "steps": config.epochs * splits.steps_per_epoch,
@@ -371,13 +366,11 @@ def _settings(config: TransferConfig, backbone: Backbone | TextEncoder, splits: 
     }
 
 
-def _hidden(backbone: Backbone | TextEncoder) -> int:
-    return HIDDEN_OF_TEXTS if isinstance(backbone, TextEncoder) else 0
+def _hidden(backbone: Encoder) -> int:
+    return HIDDEN_OF_TEXTS if backbone.modality == "texts" else 0
 
 
-def stored_features(
-    run: Run, backbone: Backbone | TextEncoder, splits: Splits, config: TransferConfig
-) -> Splits | None:
+def stored_features(run: Run, backbone: Encoder, splits: Splits, config: TransferConfig) -> Splits | None:
     """The same splits with the frozen backbone's features in place of the images; None when they do not serve."""
     run.record({"time/features_seconds": 0.0})
     if not config.features:
@@ -395,7 +388,7 @@ def stored_features(
 
 
 def _fine_tuning(
-    run: Run, backbone: Backbone | TextEncoder, splits: Splits, config: TransferConfig
+    run: Run, backbone: Encoder, splits: Splits, config: TransferConfig
 ) -> list[tuple[str, int, str]]:
     """The stages that train the backbone: (name, epochs, what is trainable)."""
     epochs = config.fine_tune_epochs
@@ -442,7 +435,7 @@ STAGE = "train"
 
 def train_all(
     run: Run,
-    backbone: Backbone | None,
+    backbone: Encoder | None,
     splits: Splits,
     config: ImageModelConfig,
     *,
@@ -509,7 +502,7 @@ def small_cnn(
     return compiled(model, top.optimizer(learning_rate, steps, model))
 
 
-def rebuild(run: Run, backbone: Backbone | None, splits: Splits) -> keras.Model:
+def rebuild(run: Run, backbone: Encoder | None, splits: Splits) -> keras.Model:
     """The trained model of a run of images.
 
     Args:

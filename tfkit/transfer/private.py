@@ -16,8 +16,7 @@ from tfkit import hub, privacy
 from tfkit.data.splits import Splits
 from tfkit.distribution import strategies
 from tfkit.environment import files
-from tfkit.hub.images import Backbone
-from tfkit.hub.texts import TextEncoder
+from tfkit.hub import Encoder
 from tfkit.metrics import evaluate
 from tfkit.privacy.ledger import MEAN, Ledger
 from tfkit.privacy.plan import DPSGD
@@ -39,7 +38,7 @@ FEWEST_FOR_MEAN = 1000  # examples times epsilon
 
 def train_private(
     run: Run,
-    backbone: Backbone | TextEncoder,
+    backbone: Encoder,
     splits: Splits,
     config: PrivateConfig,
     *,
@@ -98,7 +97,7 @@ def train_private_light(
     chosen = _choose(dataclasses.replace(config, features=False), splits)
     run.note(f"{chosen.summary} The vocabulary is that of {ENCODER}, which is public.")
     run.decide(**chosen.settings_of_run, features=False, max_length=max_length)
-    tokenizer = hub.resolve_text(ENCODER, max_length=max_length).tokenizer
+    tokenizer = hub.load_model(ENCODER, max_length=max_length).tokenizer
     assert tokenizer is not None, "it is bundled"
     build = functools.partial(
         light, tokenizer, len(splits.class_names), length=max_length, **chosen.settings(None)
@@ -110,7 +109,7 @@ def train_private_light(
 
 def train_private_head(
     run: Run,
-    backbone: Backbone | TextEncoder,
+    backbone: Encoder,
     features: Splits,
     config: PrivateConfig,
     *,
