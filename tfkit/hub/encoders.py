@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from tfkit.errors import HubError
+from tfkit.errors import DataError, HubError
 from tfkit.hub import bundled, saved_model
 from tfkit.hub.catalogue import Modality, feature_vector_of, find
 from tfkit.hub.saved_model import MASK, TYPES, WORDS, Interface, Tensor
+from tfkit.text.checks import check_fits
 
 if TYPE_CHECKING:
     from tfkit.data.splits import Splits
     from tfkit.environment.stack import keras, tf_hub
     from tfkit.text.tokenizers import WordPiece
 
-_SPARE = 0.9  # an embedding may have some rows more than there are pieces, for a round number
 _CHARACTERS = 4  # in a token of English, about
 _UNKNOWN_LENGTH = 128
 # Rows of the embedding -> the preprocessor that makes so many ids.
@@ -423,11 +423,11 @@ class TextEncoder(Encoder):
             yield f"The preprocessor {part.handle} gives {gives}; the encoder also needs {', '.join(lacking)}. {other}"
         elif self.handle not in bundled.MODELS:
             pieces, rows = _pieces_of(part.path), embedding_rows(self)
-            if pieces and rows and not _SPARE * rows <= pieces <= rows:
-                yield (
-                    f"The vocabulary of {part.handle} has {pieces:,} pieces, the encoder's embedding {rows:,} rows:"
-                    f" they do not belong together. {_PREPROCESSORS.get(rows, other)}"
-                )
+            try:
+                if pieces and rows:
+                    check_fits(pieces, rows, name=part.handle)
+            except DataError as error:
+                yield f"{error} {_PREPROCESSORS.get(rows or 0, other)}"
         native = native_length(part.interface)
         if self.max_length != native and not {"tokenize", "bert_pack_inputs"} <= saved_model.children(
             part.path

@@ -101,6 +101,7 @@ def read(folder: Path) -> Interface:
         signature = _signature_name(graph, preferred="default" if old else "serving_default")
         way = "none" if signature is None else "tf1" if old else "signature"
         inputs, outputs = _signature_tensors(graph, signature)
+    trained = children.get("trainable_variables") if way == "callable" else None
     single = way == "callable" and len(outputs) == 1 and outputs[0].name == ""
     return Interface(
         way=way,
@@ -108,8 +109,8 @@ def read(folder: Path) -> Interface:
         output_key=None if single else _output_key(outputs),
         inputs=inputs,
         outputs=outputs,
-        parameters=_parameters(folder, nodes, children),
-        trainable_variables=len(_listed(nodes, children, "trainable_variables")) if way == "callable" else 0,
+        parameters=_parameters(folder),
+        trainable_variables=len({child.node_id for child in trained.children}) if trained else 0,
     )
 
 
@@ -276,30 +277,20 @@ def _output_key(outputs: tuple[Tensor, ...]) -> str | None:
     return None
 
 
-def _listed(nodes: Any, children: dict[str, Any], name: str) -> list[Any]:
-    """Return the variables in the list that the model's root has under `name`, each once."""
-    if name not in children:
-        return []
-    indices = dict.fromkeys(child.node_id for child in children[name].children)
-    return [nodes[i].variable for i in indices if nodes[i].WhichOneof("kind") == "variable"]
+def _parameters(folder: Path) -> int:
+    """Return how many numbers the floating-point variables hold, without those of an optimizer."""
+    from tfkit.environment.stack import tf
 
-
-def _parameters(folder: Path, nodes: Any, children: dict[str, Any]) -> int:
-    if nodes:
-        listed = _listed(nodes, children, "variables")
-        found = listed or [node.variable for node in nodes if node.WhichOneof("kind") == "variable"]
-        shapes = [_shape(v.shape) for v in found if _dtype(v.dtype).startswith(("float", "bfloat"))]
-    elif (folder / "variables" / "variables.index").exists():
-        from tfkit.environment.stack import tf
-
-        reader = tf.train.load_checkpoint(str(folder / "variables" / "variables"))
-        types = reader.get_variable_to_dtype_map()
-        shapes = [
-            tuple(s) for name, s in reader.get_variable_to_shape_map().items() if types[name].is_floating
-        ]
-    else:
-        shapes = []
-    return sum(math.prod(n or 0 for n in shape or ()) for shape in shapes)
+    if not (folder / f"{VARIABLES}.index").is_file():
+        return 0
+    reader = tf.train.load_checkpoint(str(folder / VARIABLES))
+    types = reader.get_variable_to_dtype_map()
+    shapes = reader.get_variable_to_shape_map()
+    return sum(
+        math.prod(shape)
+        for name, shape in shapes.items()
+        if types[name].is_floating and "optimizer" not in name.lower()
+    )
 
 
 def _dtype(number: int) -> str:

@@ -1,7 +1,4 @@
-"""Stock functions to TFLite.
-
-The .tflite format, read with care: a file is a stranger's until it was found whole.
-"""
+"""Functions to .tflite files, and such files read with care: a file is a stranger's until it was found whole."""
 
 from __future__ import annotations
 
@@ -45,10 +42,7 @@ def read(model: bytes, *, name: str = "The model") -> Any:
     """
     from tfkit.environment.stack import litert_schema
 
-    if len(model) < _SMALLEST or model[4:8] != IDENTIFIER:
-        raise DataError(
-            f"{name} is no .tflite file: it begins with {bytes(model[:8])!r} ({len(model)} bytes)."
-        )
+    check(model, name=name)
     try:
         root = litert_schema.Model.GetRootAs(model, 0)
         _refuse_endless(root)

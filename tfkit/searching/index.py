@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import json
 import re
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -47,37 +48,31 @@ def nearest(vectors: np.ndarray, queries: np.ndarray, count: int) -> tuple[np.nd
     return indices, scores
 
 
-Count = Callable[[Sequence[str]], np.ndarray]
-"""Texts to their numbers of tokens, int [n], without those at their ends."""
-
 _BOUNDARIES = (
     re.compile(r"\n\s*\n"),  # of paragraphs
     re.compile(r"\n"),  # of lines
     re.compile(r"(?<=[.!?…؟])\s+|(?<=[。！？])"),  # of sentences
-    re.compile(r"\s+"),  # of words, as a last resort
 )
-_AT_A_TIME = 1 << 20  # characters that are counted at a time
-_WORD = len(_BOUNDARIES) - 1
-
-Span = tuple[int, int]
 
 
 class _Unit(NamedTuple):
-    """A natural piece of a text that fits."""
+    """A natural piece of a text."""
 
     begin: int
     end: int
-    tokens: int
-    paragraph: int
+    tokens: int = 0
+    paragraph: int = -1
     """Where the paragraph begins that was too long as a whole; -1 for one that is whole."""
 
 
-def cut_passages(texts: Sequence[str], *, count: Count, room: int) -> list[list[str]]:
-    """The passages of each text: whole paragraphs where they fit, else lines, sentences, words; together all of it.
+def cut_passages(
+    texts: Sequence[str], *, count: Callable[[list[str]], np.ndarray], room: int
+) -> list[list[str]]:
+    """Cut each text into whole paragraphs where they fit, else lines, sentences, words; together all of it.
 
     Args:
       texts: each of which holds something.
-      count: of the encoder.
+      count: texts to their numbers of tokens, int [n], without those at their ends, as the encoder counts them.
       room: tokens of a passage at most.
 
     Returns:
@@ -85,54 +80,42 @@ def cut_passages(texts: Sequence[str], *, count: Count, room: int) -> list[list[
 
     Example:
       >>> by_words = lambda texts: np.array([len(text.split()) for text in texts])
-      >>> cut(["One two. Three four five.\\n\\nSix."], count=by_words, room=4)
+      >>> cut_passages(["One two. Three four five.\\n\\nSix."], count=by_words, room=4)
       [['One two.', 'Three four five.', 'Six.']]
     """
-    return [
-        _passages(text, spans, room) for text, spans in zip(texts, _units(texts, count, room), strict=True)
-    ]
-
-
-def _units(texts: Sequence[str], count: Count, room: int) -> list[list[_Unit]]:
-    """The largest natural pieces of each text that fit."""
     fitting: list[list[_Unit]] = [[] for _ in texts]
-    pending = [(place, (0, len(text)), -1) for place, text in enumerate(texts)]
+    pending = [(place, _Unit(0, len(text))) for place, text in enumerate(texts)]
     level = 0
     while pending:
-        counts = _counted([texts[place][begin:end] for place, (begin, end), _ in pending], count)
+        counts = count([texts[place][unit.begin : unit.end] for place, unit in pending])
         following = []
-        for (place, span, paragraph), tokens in zip(pending, counts, strict=True):
-            if tokens <= room or span[1] - span[0] < 2:
-                fitting[place].append(_Unit(*span, int(tokens), paragraph))
+        for (place, unit), tokens in zip(pending, counts, strict=True):
+            if tokens <= room or unit.end - unit.begin < 2:
+                fitting[place].append(unit._replace(tokens=int(tokens)))
             else:
-                inside = span[0] if level == 1 else paragraph
-                following += [(place, part, inside) for part in _split(texts[place], span, level)]
+                paragraph = unit.begin if level == 1 else unit.paragraph
+                parts = _split(texts[place], unit.begin, unit.end, level)
+                following += [
+                    (place, _Unit(*part, paragraph=paragraph)) for part in itertools.pairwise(parts)
+                ]
         pending, level = following, level + 1
-    return [sorted(units) for units in fitting]
+    return [_together(text, sorted(units), room) for text, units in zip(texts, fitting, strict=True)]
 
 
-def _split(text: str, span: Span, level: int) -> Iterator[Span]:
-    """The span in smaller ones: at the boundaries of this level; beyond the last in the middle, between words."""
-    begin, end = span
-    if level < _WORD:
-        for match in _BOUNDARIES[level].finditer(text, begin, end):
-            if match.end() > begin:
-                yield begin, match.end()
-                begin = match.end()
-        if begin < end:
-            yield begin, end
-        return
-    middle = (begin + end) // 2
-    words = [
-        match.end() for match in _BOUNDARIES[_WORD].finditer(text, begin, end) if begin < match.end() < end
-    ]
-    place = min(words, key=lambda word: abs(word - middle), default=middle)
-    yield begin, place
-    yield place, end
+def _split(text: str, begin: int, end: int, level: int) -> list[int]:
+    """Return where to cut: at the boundaries of this level; beyond the last in the middle, between words."""
+    if level < len(_BOUNDARIES):
+        places = [match.end() for match in _BOUNDARIES[level].finditer(text, begin, end)]
+    else:
+        middle = (begin + end) // 2
+        words = [match.end() for match in re.finditer(r"\s+", text[begin:end])]
+        inside = [begin + word for word in words if begin < begin + word < end]
+        places = [min(inside, key=lambda word: abs(word - middle), default=middle)]
+    return sorted({begin, *places, end})
 
 
-def _passages(text: str, units: list[_Unit], room: int) -> list[str]:
-    """Neighbours together, as many as fit; but not the end of a long paragraph with what comes after it."""
+def _together(text: str, units: list[_Unit], room: int) -> list[str]:
+    """Join neighbours, as many as fit; but not the end of a long paragraph with what comes after it."""
     passages: list[_Unit] = []
     for unit in units:
         before = passages[-1] if passages else None
@@ -143,25 +126,20 @@ def _passages(text: str, units: list[_Unit], room: int) -> list[str]:
     return [passage for unit in passages if (passage := text[unit.begin : unit.end].strip())]
 
 
-def _counted(texts: list[str], count: Count) -> np.ndarray:
-    """`count`, some texts at a time."""
-    found, begin, characters = [], 0, 0
-    for place, text in enumerate(texts):
-        characters += len(text)
-        if characters >= _AT_A_TIME or place == len(texts) - 1:
-            found.append(count(texts[begin : place + 1]))
-            begin, characters = place + 1, 0
-    return np.concatenate(found)
-
-
 EMBEDDINGS, PASSAGES, DESCRIPTION = "embeddings.npy", "documents.jsonl", "index.json"
+ENCODER = "minilm-l6-v2"
+_DESCRIBED: dict[str, Any] = {
+    "encoder": str,
+    "preprocessor": (str, type(None)),
+    "max_length": (int, type(None)),
+    "digest": str,
+    "engine": str,
+    "fingerprint": str,
+    "files?": {"*": str},
+}
 _OVER = (
     4  # passages that are looked at for each document that is wanted: a document may have several near ones
 )
-_DESCRIBED: dict[str, Any] = {
-    "encoder": str, "preprocessor": (str, type(None)), "max_length": (int, type(None)), "digest": str, "engine": str,
-    "fingerprint": str, "files?": {"*": str},
-}  # fmt: skip
 _WORDS_A_TOKEN = 0.6  # where an encoder does not show its tokens; of English, on the safe side
 
 
@@ -222,6 +200,7 @@ class Index:
         cut = _cut([document.text for document in documents], encoder)
         texts = [text for parts in cut for text in parts]
         vectors, how = hub.embed(encoder, texts)
+        part = encoder.preprocessor
         lines = [
             json.dumps({"name": document.name, "passage": place, "text": text}, ensure_ascii=False).encode()
             for document, parts in zip(documents, cut, strict=True)
@@ -229,7 +208,8 @@ class Index:
         ]
         description = {
             "encoder": encoder.handle,
-            "preprocessor": _preprocessor(encoder),
+            # What must be given again when the encoder is loaded.
+            "preprocessor": part.handle if part and part.handle != encoder.handle else None,
             "max_length": encoder.max_length,
             "digest": encoder.digest,
             "engine": how["engine"],
@@ -292,7 +272,7 @@ class Index:
         return cls(encoder, vectors, lines, description)
 
     def query(self, text: str, *, top: int = 5) -> list[Hit]:
-        """The documents that answer a question, best first: of each its best passage.
+        """Return the documents that answer a question, best first: of each its best passage.
 
         Args:
           text: in words; a question, a sentence, some key words.
@@ -301,36 +281,29 @@ class Index:
         return self.queries([text], top=top)[0]
 
     def queries(self, texts: Sequence[str], *, top: int = 5) -> list[list[Hit]]:
-        """`query` for each of several texts."""
+        """Return what `query` does for each of several texts."""
         if not texts:
             return []
-        encoded = np.empty(len(texts), object)
-        encoded[:] = [text.encode("utf-8", "replace") for text in texts]
+        encoded = np.array([text.encode("utf-8", "replace") for text in texts], object)
         vectors = _length_one(self._encode(encoded))
         hits: list[list[Hit]] = [[] for _ in texts]
         wanted, looked_at = list(range(len(texts))), _OVER * top
         while wanted:
             found = nearest(self.vectors, vectors[wanted], min(looked_at, len(self.vectors)))
             for place, indices, scores in zip(wanted, *found, strict=True):
-                hits[place] = self._best(indices, scores, top)
+                best: dict[str, Hit] = {}
+                for index, score in zip(indices, scores, strict=True):
+                    hit = self._hit(int(index), float(score))
+                    best.setdefault(hit.name, hit)
+                hits[place] = list(best.values())[:top]
             wanted = [place for place in wanted if len(hits[place]) < top and looked_at < len(self.vectors)]
             looked_at *= 2 * _OVER
         return hits
 
     @property
     def passages(self) -> list[Hit]:
-        """All passages, as if each were found."""
+        """Return all passages, as if each were found."""
         return [self._hit(index, 1.0) for index in range(len(self._lines))]
-
-    def _best(self, indices: np.ndarray, scores: np.ndarray, top: int) -> list[Hit]:
-        """The first passage of each document, up to `top`."""
-        found: dict[str, Hit] = {}
-        for index, score in zip(indices, scores, strict=True):
-            hit = self._hit(int(index), float(score))
-            found.setdefault(hit.name, hit)
-            if len(found) == top:
-                break
-        return list(found.values())
 
     def _hit(self, index: int, score: float) -> Hit:
         try:
@@ -350,23 +323,16 @@ class Index:
 
 def _cut(texts: Sequence[str], encoder: Encoder) -> list[list[str]]:
     tokenizer = encoder.tokenizer
-    if tokenizer is not None:
+    if tokenizer is None:
+        room = max(1, int((encoder.max_length or 128) * _WORDS_A_TOKEN))
         return cut_passages(
-            texts,
-            count=lambda some: tokenizer.tokenize(list(some)).row_lengths().numpy(),
-            room=tokenizer.max_length - 2,
+            texts, count=lambda some: np.array([len(text.split()) for text in some]), room=room
         )
     return cut_passages(
         texts,
-        count=lambda some: np.array([len(text.split()) for text in some]),
-        room=max(1, int((encoder.max_length or 128) * _WORDS_A_TOKEN)),
+        count=lambda some: tokenizer.tokenize(some).row_lengths().numpy(),
+        room=tokenizer.max_length - 2,
     )
-
-
-def _preprocessor(encoder: Encoder) -> str | None:
-    """What must be told again when the encoder is resolved."""
-    part = encoder.preprocessor
-    return None if part is None or part.handle == encoder.handle else part.handle
 
 
 def _length_one(vectors: np.ndarray) -> np.ndarray:
@@ -375,71 +341,63 @@ def _length_one(vectors: np.ndarray) -> np.ndarray:
 
 
 def _digests(folder: Path, description: Mapping[str, Any]) -> dict[str, str]:
-    """Name to digest of all that an index holds."""
+    """Return name to digest of all that an index holds."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != DESCRIPTION)
     return {DESCRIPTION: files.digest_of(sorted(description.items()))} | {
         path.relative_to(folder).as_posix(): files.digest_of(path) for path in paths
     }
 
 
-ENCODER = "minilm-l6-v2"
-_FIRST_WORDS = 60  # characters of a passage that the Projector shows
-
-
 def make(run: Run, documents: Documents, config: SearchConfig) -> Index:
     """Embed the documents, and write the index and all that is known of it into the run's folder."""
-    encoder = hub.load_model(
+    from tfkit.reporting.tensorboard import write_projector
+
+    model = encoder(config).check()
+    for note in (*documents.notes, *model.notes):
+        run.note(note)
+    began = time.monotonic()
+    index = Index.build(documents.documents, model, fingerprint=documents.fingerprint)
+    seconds = time.monotonic() - began
+    index.save(run.path / INDEX)
+    counts = {name: index.description[name] for name in ("documents", "passages")}
+    run.note(
+        f"{counts['documents']:,} documents in {counts['passages']:,} passages were embedded by"
+        f" {index.description['engine']} in {seconds:.1f} s. Each question is compared with all: the search is exact."
+    )
+    run.record({f"search/{name}": count for name, count in counts.items()} | {"time/embed_seconds": seconds})
+    run.provenance = {
+        "recipe": {"name": "search_text"},
+        "data": {"origin": documents.origin, "fingerprint": documents.fingerprint, **counts},
+        "model": model.origin,
+    }
+    passages = index.passages  # as points, coloured by the folder or package of their documents
+    write_projector(
+        run.logdir,
+        index.vectors,
+        labels=[PurePosixPath(hit.name).parts[0] if "/" in hit.name else "documents" for hit in passages],
+        names=[f"{hit.name}: {' '.join(hit.text.split())[:60]}" for hit in passages],
+    )
+    return index
+
+
+def encoder(config: SearchConfig) -> Encoder:
+    """Return the encoder that a config names."""
+    return hub.load_model(
         config.model_handle or ENCODER,
         modality="texts",
         preprocessor=config.preprocessor,
         max_length=config.max_length,
-    ).check()
-    for note in (*documents.notes, *encoder.notes):
-        run.note(note)
-    began = time.monotonic()
-    index = Index.build(documents.documents, encoder, fingerprint=documents.fingerprint)
-    seconds = time.monotonic() - began
-    index.save(run.path / INDEX)
-    known = index.description
-    run.note(
-        f"{known['documents']:,} documents in {known['passages']:,} passages were embedded by {known['engine']} in"
-        f" {seconds:.1f} s."
     )
-    run.note(f"Each question is compared with all {known['passages']:,} passages: the search is exact.")
-    run.record(
-        {
-            "search/documents": known["documents"],
-            "search/passages": known["passages"],
-            "time/embed_seconds": seconds,
-        }
-    )
-    run.provenance = {
-        "recipe": {"name": "search_text"},
-        "data": {
-            "origin": documents.origin,
-            "fingerprint": documents.fingerprint,
-            "documents": known["documents"],
-            "passages": known["passages"],
-        },
-        "model": encoder.origin,
-    }
-    _project(run, index)
-    return index
-
-
-def changed(index: Index, config: SearchConfig) -> bool:
-    """Whether the documents that are named now are others than those of the index."""
-    return read(config).fingerprint != index.description["fingerprint"]
 
 
 def read(config: SearchConfig) -> Documents:
-    """The documents that a config names."""
+    """Return the documents that a config names."""
     source = config.data_dir or config.data_file or config.dataset
     return load_documents(source, text_column=config.text_column)
 
 
 def questions(config: SearchConfig) -> list[str]:
-    """Those of the command line and those of the file, without empty lines.
+    """Return those of the command line and those of the file, without empty lines.
 
     Raises:
       DataError: the file is no UTF-8 text.
@@ -456,7 +414,7 @@ def questions(config: SearchConfig) -> list[str]:
 
 
 def shown(question: str, hits: list[Hit], *, width: int = 100) -> list[str]:
-    """A question and what was found, as lines for a terminal."""
+    """Return a question and what was found, as lines for a terminal."""
     lines = ["", question]
     for hit in hits:
         text = " ".join(hit.text.split())
@@ -464,16 +422,3 @@ def shown(question: str, hits: list[Hit], *, width: int = 100) -> list[str]:
         lines.append(f"  {hit.score:.3f}  {hit.name}{part}")
         lines.append(f"         {text if len(text) <= width else text[: width - 1] + '…'}")
     return lines
-
-
-def _project(run: Run, index: Index) -> None:
-    """The passages as points, coloured by the folder or package of their documents."""
-    from tfkit.reporting.tensorboard import write_projector
-
-    passages = index.passages
-    write_projector(
-        run.logdir,
-        index.vectors,
-        labels=[PurePosixPath(hit.name).parts[0] if "/" in hit.name else "documents" for hit in passages],
-        names=[f"{hit.name}: {' '.join(hit.text.split())[:_FIRST_WORDS]}" for hit in passages],
-    )

@@ -1,7 +1,4 @@
-"""A text classifier as a device runs it: one string at a time, by operations that TFLite has.
-
-The tokenizer as a layer, at the edge of a model that takes strings, and the mean over what it gives.
-"""
+"""The tokenizer as a layer at the edge of a model that takes strings, and such a model as a device runs it."""
 
 from __future__ import annotations
 

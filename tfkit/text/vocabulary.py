@@ -1,7 +1,4 @@
-"""Batches of texts of like lengths: short ones are not filled up to the longest.
-
-A vocabulary of word pieces of a corpus's own.
-"""
+"""A vocabulary of word pieces of a corpus's own, and batches of texts of like lengths."""
 
 from __future__ import annotations
 
