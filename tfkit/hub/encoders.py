@@ -314,8 +314,7 @@ class TextEncoder(Encoder):
 
     def layer(self, *, trainable: bool = False) -> tf_hub.KerasLayer:
         """See `Encoder`; the parts must fit each other."""
-        self.check(trainable=trainable)
-        return self._chained(trainable)
+        return self.check(trainable=trainable).keras_layer(trainable=trainable, size=self.feature_size)
 
     def graph(self, spec: Any, *, trainable: str = "none") -> tuple[Any, Any]:
         """See `Encoder`: strings [batch].
@@ -362,17 +361,18 @@ class TextEncoder(Encoder):
         """See `Encoder`."""
         from tfkit.environment.stack import tf
 
-        return self._chained(False)(tf.constant(["a text"]))
+        return self.keras_layer()(tf.constant(["a text"]))
 
-    def _chained(self, trainable: bool) -> Any:
-        """Return strings [b] to float32 [b, feature_size], by the SavedModels."""
-        from tfkit.environment.stack import keras, tf
+    def keras_layer(self, *, trainable: bool = False, size: int = 0, **options: Any) -> tf_hub.KerasLayer:
+        """See `Part`; strings [b], by the preprocessor where there is one."""
+        from tfkit.environment.stack import keras, tf, tf_hub
 
-        layer = self.keras_layer(trainable=trainable, size=self.feature_size, name="encoder")
+        layer = super().keras_layer(trainable=trainable, size=size, name="encoder", **options)
         if self.preprocessor is None:
             return layer
         texts = keras.Input((), dtype=tf.string, name="texts")
-        return keras.Model(texts, layer(self._preprocessed(self.preprocessor, texts)), name="text_encoder")
+        vectors = layer(self._preprocessed(self.preprocessor, texts))
+        return tf_hub.KerasLayer(keras.Model(texts, vectors, name="text_encoder"), trainable=trainable)
 
     def _preprocessed(self, part: Part, texts: Any) -> Any:
         """Return the inputs of the encoder, in rows of `max_length`."""
@@ -482,10 +482,12 @@ def embedding_rows(encoder: TextEncoder) -> int | None:
     from tfkit.environment.stack import tf
 
     beyond = tf.constant([[0, 2**31 - 1]])
-    inputs = {WORDS: beyond, MASK: tf.ones_like(beyond), TYPES: tf.zeros_like(beyond)}
+    ids = {WORDS: beyond, MASK: tf.ones_like(beyond), TYPES: tf.zeros_like(beyond)}
     try:
+        inputs = {tensor.name: ids[tensor.name] for tensor in encoder.interface.inputs}
+        layer = replace(encoder, preprocessor=None).keras_layer()
         with tf.device("CPU:0"):  # a GPU gives zeros
-            encoder.keras_layer()({tensor.name: inputs[tensor.name] for tensor in encoder.interface.inputs})
+            layer(inputs)
     except (tf.errors.OpError, ValueError, TypeError, KeyError) as error:
         match = re.search(r"= 2147483647 is not in \[0, (\d+)\)", str(error))
         return int(match[1]) if match else None

@@ -48,8 +48,8 @@ def check(tokenizer: Tokenizer) -> pd.DataFrame:
 
     Returns:
       A table by the name of the string, such as "CJK": the `text`, what its pieces say (`back`), and the `outcome`:
-      "kept" (the same but for spaces), "folded" (other characters), "lost" ([UNK], or nothing, for a part of it), or "special"
-      (text was read as a piece such as [MASK]).
+      "kept" (the same but for spaces), "folded" (other characters), "lost" ([UNK], or nothing, for a part of it), or
+      "special" (text was read as a piece such as [MASK]).
 
     Example:
       >>> from tfkit.text.tokenizers import WordPiece

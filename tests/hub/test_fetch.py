@@ -1,14 +1,18 @@
-"""Handles over a real server: whatever it does, the answer is a whole model or one clear error."""
+"""Handles over a real server, hostile archives, and what is on the disk already: a whole model or one clear error."""
 
+import gzip
 import hashlib
+import io
 import tarfile
 import time
 
+import numpy as np
 import pytest
 
 from tfkit import hub
 from tfkit.environment.stack import tf
 from tfkit.errors import HubError
+from tfkit.hub.fetch import extract as unpack
 
 pytestmark = pytest.mark.usefixtures("empty_cache")
 
@@ -134,14 +138,9 @@ def test_web_page_in_place_of_a_model(broken, tools):
     broken(tools.reply(b"<!DOCTYPE html><html>Log in</html>"), "web page")
 
 
-def test_404(broken, tools):
-    message = broken(tools.reply(status=404), "HTTP 404", "Check the handle", retries=3)
-    assert "attempts" not in message
-
-
 def test_404_is_not_tried_again(server, tools):
     url = server.serve(tools.reply(status=404))
-    with pytest.raises(HubError):
+    with pytest.raises(HubError, match=r"HTTP 404.*\n.*Check the handle"):
         resolve(url, retries=3)
     assert len(server.requests) == 1
 
@@ -238,3 +237,126 @@ def test_nobody_listens(server, tmp_path):
     with pytest.raises(HubError, match="refused"):
         resolve(url)
     assert leftovers(tmp_path) == []
+
+
+@pytest.mark.parametrize("damage", ["weights", "note"])
+def test_a_damaged_entry_is_fetched_again(server, archive, tools, damage):
+    url = server.serve(tools.reply(archive))
+    path = resolve(url).path
+    weights = path / "variables" / "variables.data-00000-of-00001"
+    if damage == "weights":
+        weights.write_bytes(weights.read_bytes()[:-4])
+    else:
+        (path.parent / "entry.json").write_text("{")
+    assert works(resolve(url))
+    assert len(server.requests) == 2
+
+
+def test_local_folder_file_url_and_archives(hub_model, archive, tmp_path):
+    packed, plain = tmp_path / "tiny.tar.gz", tmp_path / "tiny.tar"
+    packed.write_bytes(archive)
+    plain.write_bytes(gzip.decompress(archive))
+    handles = [hub_model, str(hub_model), hub_model.as_uri(), str(packed), packed.as_uri(), plain]
+    digests = {hub.load_model(handle).digest for handle in handles}
+    assert len(digests) == 1
+    assert works(hub.load_model(packed, sha256=hashlib.sha256(archive).hexdigest()))
+    assert hub.load_model(hub_model).path == hub_model
+
+
+def test_an_archive_that_changed_is_another_model(hub_model, archive, tools, tmp_path):
+    packed = tmp_path / "tiny.tar.gz"
+    packed.write_bytes(archive)
+    first = hub.load_model(packed)
+    packed.write_bytes(tools.tar([*tools.members(hub_model), ("note", b"new")]))
+    assert hub.load_model(packed).digest != first.digest
+
+
+def test_incomplete_local_folder(hub_model, tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "saved_model.pb").write_bytes((hub_model / "saved_model.pb").read_bytes())
+    with pytest.raises(HubError, match=r"model is incomplete: variables/variables\.index"):
+        hub.load_model(tmp_path / "model")
+
+
+def test_sha256_of_a_folder_is_refused(hub_model):
+    with pytest.raises(HubError, match="no archive"):
+        hub.load_model(hub_model, sha256="0" * 64)
+
+
+def test_input_range_can_be_said(hub_model):
+    said = hub.load_model(hub_model, input_range=(0, 255))
+    assert said.input_range == (0, 255)
+    np.testing.assert_array_equal(said.scale(np.array([0.0, 1.0])), [0, 255])
+    assumed = hub.load_model(hub_model)
+    assert assumed.input_range == (0, 1)
+    assert assumed.digest != said.digest
+    assert "input_range=(0, 255)" in assumed.notes[0]
+
+
+def extract(tmp_path, content, **limits):
+    path = tmp_path / "model.tar.gz"
+    path.write_bytes(content)
+    unpack(path, tmp_path / "out", name="the model", **limits)
+    return tmp_path / "out"
+
+
+def test_contents_come_out(tmp_path, tools):
+    out = extract(tmp_path, tools.tar([("./", None), ("a/b", b"1"), ("c", b"")]))
+    assert {path.name: path.read_bytes() for path in out.rglob("*") if path.is_file()} == {
+        "b": b"1",
+        "c": b"",
+    }
+
+
+def test_more_bytes_than_allowed(tmp_path, tools):
+    bomb = tools.tar([("zeros", bytes(2_000_000))])
+    assert len(bomb) < 10_000
+    with pytest.raises(HubError, match="unpacks to more than 1,000,000 bytes"):
+        extract(tmp_path, bomb, max_bytes=1_000_000)
+    assert not (tmp_path / "out" / "zeros").exists()
+
+
+def test_more_members_than_allowed(tmp_path, tools):
+    with pytest.raises(HubError, match="10 members"):
+        extract(tmp_path, tools.tar([(f"{i}", b"") for i in range(11)]), max_files=10)
+
+
+def test_a_bomb_in_an_extended_header(tmp_path):
+    """Such a header is read into memory as a whole, before any member is seen."""
+    info = tarfile.TarInfo("header")
+    info.type, info.size = tarfile.XHDTYPE, 64 << 20
+    stream = io.BytesIO()
+    with gzip.open(stream, "wb") as file:
+        file.write(info.tobuf(tarfile.USTAR_FORMAT))
+        file.write(bytes(64 << 20))
+    with pytest.raises(HubError, match="a header of 67,108,864 bytes"):
+        extract(tmp_path, stream.getvalue())
+
+
+def test_a_bomb_behind_the_end(tmp_path, tools):
+    plain = tools.tar([("a", b"1")], mode="w")
+    with pytest.raises(HubError, match="unpacks to more than"):
+        extract(tmp_path, gzip.compress(plain + bytes(3 << 20)), max_bytes=1000, max_files=10)
+
+
+def test_one_name_twice(tmp_path, tools):
+    with pytest.raises(HubError, match="'a' is in it twice"):
+        extract(tmp_path, tools.tar([("a", b"1"), ("a", b"2")]))
+
+
+def test_a_file_where_a_folder_is_needed(tmp_path, tools):
+    with pytest.raises(HubError, match="not safe"):
+        extract(tmp_path, tools.tar([("a", b"1"), ("a/b", b"2")]))
+
+
+def test_checksum_behind_the_last_member_counts(tmp_path, tools):
+    content = bytearray(tools.tar([("a", b"1" * 5000)]))
+    content[-6] ^= 1  # in the CRC-32 of the gzip trailer
+    with pytest.raises(HubError, match="damaged"):
+        extract(tmp_path, bytes(content))
+
+
+@pytest.mark.parametrize("content", [b"", b"\x1f\x8b", b"\x1f\x8bgarbage", b"garbage" * 100])
+def test_no_archive_at_all(tmp_path, content):
+    with pytest.raises(HubError, match="the model"):
+        extract(tmp_path, content)
