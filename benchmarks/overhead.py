@@ -52,7 +52,7 @@ def conversion(*, anew: bool) -> tuple[float, float]:
 
 def first_step(*, prepared: bool) -> tuple[float, float]:
     model = models.whole_model(
-        hub.resolve("efficientnet-lite0"),
+        hub.load_model("efficientnet-lite0"),
         10,
         spec=tf.TensorSpec([64, 64, 3]),
         learning_rate=1e-3,

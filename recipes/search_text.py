@@ -21,7 +21,6 @@ from tfkit.settings.options import SearchConfig
 from tfkit.settings.parse import as_dict, run_dir
 
 if TYPE_CHECKING:
-    from tfkit.hub import TextEncoder
     from tfkit.searching import Index
 
 
@@ -43,64 +42,47 @@ def run(config: Config) -> Run:
       TfkitError: see `tfkit.errors`.
     """
     from tfkit.searching import Index
-    from tfkit.searching.index import changed, make, questions, read
+    from tfkit.searching.index import encoder, make, questions, read
 
     folder = run_dir(config, recipe="search_text")
-    asked = questions(config)
-    if _asks_what_is_there(config):
+    texts = questions(config)
+    whole = (folder / INDEX).is_dir() and (folder / REPORT).is_file()
+    if whole and config.run_dir is not None and not config.names_documents and not config.overwrite:
         run = Run.open(folder)
         run.check_writable()
-        index = Index.open(run.path / INDEX, encoder=_named(config))
-        return _answer(run, index, asked, config)
+        named = None if config.model_handle is None and config.max_length is None else encoder(config)
+        return _answer(run, Index.open(run.path / INDEX, encoder=named), texts, config)
     with Run.create(folder, config=as_dict(config), overwrite=config.overwrite) as run:
         if run.finished:
             index = Index.open(run.path / INDEX)
-            if changed(index, config):
+            if read(config).fingerprint != index.description["fingerprint"]:
                 run.say("The documents have changed since the index was made; --overwrite makes it anew.")
-            return _answer(run, index, asked, config)
+            return _answer(run, index, texts, config)
         from tfkit import reporting
         from tfkit.environment.packages import versions
 
         began = time.monotonic()
         run.versions = versions()
         index = make(run, read(config), config)
-        _answer(run, index, asked, config)
+        _answer(run, index, texts, config)
         run.record({"time/total_seconds": time.monotonic() - began})
         reporting.write_report(run)
     return run
 
 
-def _asks_what_is_there(config: Config) -> bool:
-    """Whether the questions are for the index of a folder, whatever it was made of."""
-    if config.run_dir is None or config.names_documents or config.overwrite:
-        return False
-    return (config.run_dir / INDEX).is_dir() and (config.run_dir / REPORT).is_file()
-
-
-def _named(config: Config) -> TextEncoder | None:
-    """The encoder that the config names; None where it names none."""
-    from tfkit import hub
-    from tfkit.searching.index import ENCODER
-
-    if config.model_handle is None and config.max_length is None:
-        return None
-    handle = config.model_handle or ENCODER
-    return hub.resolve_text(handle, preprocessor=config.preprocessor, max_length=config.max_length)
-
-
-def _answer(run: Run, index: Index, asked: list[str], config: Config) -> Run:
+def _answer(run: Run, index: Index, texts: list[str], config: Config) -> Run:
     """Find and keep what answers the questions."""
-    found = index.queries(asked, top=config.top)
+    answered = index.queries(texts, top=config.top)
     answers = [
         {"query": text, "hits": [asdict(hit) for hit in hits]}
-        for text, hits in zip(asked, found, strict=True)
+        for text, hits in zip(texts, answered, strict=True)
     ]
     files.write_json(run.path / HITS, {"answers": answers})
     return run
 
 
 def closing_lines(run: Run) -> list[str]:
-    """What was found, and where the index is."""
+    """Return what was found, and where the index is."""
     from tfkit.searching import Hit
     from tfkit.searching.index import shown
 

@@ -74,10 +74,10 @@ def test_the_help_names_the_commands():
 
 def test_the_models_are_listed(capsys):
     from tfkit.__main__ import main
-    from tfkit.hub.catalogue import image_table
+    from tfkit.hub.catalogue import known_models
 
     assert main(["models"]) == 0
     shown = capsys.readouterr().out
-    for model in image_table():
+    for model in known_models():
         assert f"\n{model.name} " in shown
         assert model.handle in shown

@@ -7,7 +7,7 @@
     run = tfkit.fit(build_model, splits, run_dir="runs/mine", epochs=10)       your own compiled tf_keras model
     splits = tfkit.load_images("photos/")              load_texts, from_arrays
     content = tfkit.convert(model, variant="int8", representative_dataset=images)        inspect, compare
-    encoder = tfkit.resolve("efficientnet-lite0")      a verified model; .layer() is a stock hub.KerasLayer
+    encoder = tfkit.load_model("efficientnet-lite0")   a verified model; .layer() is a stock hub.KerasLayer
     run = tfkit.Run.open("runs/photos")                run.metrics, run.model, run.notes
 
 The jobs are programs too: python -m recipes.transfer_image --help, and python -m tfkit --help.
@@ -44,7 +44,8 @@ if TYPE_CHECKING:
     from tfkit.data.arrays import from_arrays
     from tfkit.data.loaders import load_images, load_texts, read_image
     from tfkit.data.splits import Splits
-    from tfkit.hub.resolver import resolve, resolve_text
+    from tfkit.hub.encoders import Encoder
+    from tfkit.hub.resolver import load_model
     from tfkit.privacy.plan import DPSGD
     from tfkit.run import Run
     from tfkit.training.fit import fit
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DPSGD",
+    "Encoder",
     "Run",
     "Splits",
     "__version__",
@@ -70,12 +72,11 @@ __all__ = [
     "hub",
     "inspect",
     "load_images",
+    "load_model",
     "load_texts",
     "privacy",
     "read_image",
     "reporting",
-    "resolve",
-    "resolve_text",
     "searching",
     "stack",
     "text",
@@ -93,8 +94,8 @@ _HOME = {
     "load_images": "tfkit.data",
     "load_texts": "tfkit.data",
     "read_image": "tfkit.data",
-    "resolve": "tfkit.hub",
-    "resolve_text": "tfkit.hub",
+    "Encoder": "tfkit.hub",
+    "load_model": "tfkit.hub",
     "convert": "tfkit.compression",
     "inspect": "tfkit.compression",
     "compare": "tfkit.compression",

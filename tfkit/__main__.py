@@ -8,14 +8,10 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from tfkit import cli
 from tfkit.distribution.kubernetes import add_command
 from tfkit.errors import TfkitError
-
-if TYPE_CHECKING:
-    from tfkit.hub.catalogue import Known, KnownText
 
 _EPILOG = f"""
 examples:
@@ -86,29 +82,21 @@ def _doctor(chosen: argparse.Namespace) -> int:
 
 
 def _models(chosen: argparse.Namespace) -> int:
-    from tfkit.hub.catalogue import image_table, text_table
+    from tfkit.hub.catalogue import known_models
 
     if chosen.json:
-        rows: list[Known | KnownText] = [*image_table(), *text_table()]
-        print(json.dumps([dataclasses.asdict(row) for row in rows], indent=2))
+        print(json.dumps([dataclasses.asdict(row) for row in known_models()], indent=2))
         return 0
-    print(f"{'name':<38} {'task':<15} {'pixels':>6} {'parameters':>10}  licence")
-    for model in image_table():
-        _show(model, size=str(model.image_size), note=model.note)
-        if model.handle != model.name:
-            print(f"    {model.handle}")
-    for text in text_table():
-        _show(text, size="", note=f"{text.languages}; {text.note}")
-        if text.handle != text.name:
-            print(f"    {text.handle}")
-        if text.preprocessor:
-            print(f"    preprocessor {text.preprocessor}")
+    print(f"{'name':<38} {'modality':<8} {'pixels':>6} {'parameters':>10}  licence")
+    for row in known_models():
+        size, millions = row.image_size or "", f"{row.parameters / 1e6:.1f} M"
+        note = "; ".join(filter(None, (row.languages, row.note)))
+        print(f"{row.name:<38} {row.modality:<8} {size:>6} {millions:>10}  {row.licence:<12} {note}")
+        if row.handle != row.name:
+            print(f"    {row.handle}")
+        if row.preprocessor:
+            print(f"    preprocessor {row.preprocessor}")
     return 0
-
-
-def _show(model: Known | KnownText, *, size: str, note: str) -> None:
-    millions = f"{model.parameters / 1e6:.1f} M"
-    print(f"{model.name:<38} {model.task:<15} {size:>6} {millions:>10}  {model.licence:<12} {note}")
 
 
 def _launch(chosen: argparse.Namespace) -> int:

@@ -109,7 +109,7 @@ def test_what_would_fail_after_training_is_refused_before(digits):
 def test_a_hub_layer_is_refused_and_its_variables_are_pruned_all_the_same(tmp_path):
     from tfkit import hub
 
-    layer = hub.resolve("efficientnet-lite0").layer(trainable=True)
+    layer = hub.load_model("efficientnet-lite0").layer(trainable=True)
     assert isinstance(layer, tf_hub.KerasLayer)
     model = keras.Sequential([keras.Input([32, 32, 3]), layer, keras.layers.Dense(2)])
     with pytest.raises(UsageError, match=r"hub\.KerasLayer.*prune_variables"):

@@ -27,8 +27,7 @@ from tfkit.data.splits import Splits
 from tfkit.distribution import strategies
 from tfkit.environment import files, packages
 from tfkit.errors import CheckError, ConfigError, DataError, RunError
-from tfkit.hub.images import Backbone
-from tfkit.hub.texts import TextEncoder
+from tfkit.hub import Encoder
 from tfkit.metrics import evaluate
 from tfkit.privacy.ledger import check_data, is_private
 from tfkit.reporting.tensorboard import write_audit
@@ -44,8 +43,6 @@ from tfkit.transfer.private import train_private_head
 if TYPE_CHECKING:
     from tfkit.data.splits import Splits
     from tfkit.environment.stack import keras
-    from tfkit.hub.images import Backbone
-    from tfkit.hub.texts import TextEncoder
 
 BINS = 40
 CURVE_POINTS = 201
@@ -209,7 +206,7 @@ def _histogram(attack: Attack) -> Mapping[str, list[float]]:
     return {"edges": edges.tolist(), "members": members, "others": others}
 
 
-def head_again(config: Any, backbone: Backbone | TextEncoder, pool: Splits, *, seed: int) -> keras.Model:
+def head_again(config: Any, backbone: Encoder, pool: Splits, *, seed: int) -> keras.Model:
     """A head with the run's own settings, private or not; nothing of its training is left on disk.
 
     Args:
@@ -411,7 +408,7 @@ def audit_recipe(
     if shadows:
         further = functools.partial(_shadowed, config, backbone, splits, shadows=shadows, seed=seed)
     secrets: Callable[[], Exposure] | None = None
-    if canaries and isinstance(backbone, TextEncoder):
+    if canaries and backbone.modality == "texts":
         secrets = functools.partial(_exposed, run, config, backbone, splits, canaries=canaries, seed=seed)
     return audit(run, splits, attacks=attacks, seed=seed, further=further, secrets=secrets)
 
@@ -423,7 +420,7 @@ def _is_head_alone(config: Any, run: Run) -> bool:
 
 
 def _exposed(
-    run: Run, config: Any, encoder: TextEncoder, splits: Splits, *, canaries: int, seed: int
+    run: Run, config: Any, encoder: Encoder, splits: Splits, *, canaries: int, seed: int
 ) -> Exposure:
     claimed = claim(run)
     return exposure(
@@ -438,7 +435,7 @@ def _exposed(
 
 def _shadowed(
     config: Any,
-    backbone: Backbone | TextEncoder,
+    backbone: Encoder,
     splits: Splits,
     indices: np.ndarray,
     is_member: np.ndarray,

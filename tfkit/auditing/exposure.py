@@ -18,7 +18,7 @@ from tfkit.environment import files, stack
 if TYPE_CHECKING:
     from tfkit.data.splits import Source, Splits
     from tfkit.environment.stack import keras
-    from tfkit.hub.texts import TextEncoder
+    from tfkit.hub import Encoder
 
 INSERTIONS = (1, 4, 16)
 REFERENCES = 1000
@@ -101,7 +101,7 @@ class Exposure:
 
 
 def exposure(
-    encoder: TextEncoder,
+    encoder: Encoder,
     features: Splits,
     *,
     fit: Callable[[Splits], keras.Model],

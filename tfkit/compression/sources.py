@@ -207,8 +207,8 @@ def opened(model: Any, input_shape: InputShape, signature: str | None) -> Opened
         path = Path(model).expanduser()
         if (path / "saved_model.pb").is_file():
             return _of_saved_model(_load(path), str(model), signature)
-        return _of_backbone(hub.resolve(str(model)), input_shape)
-    if isinstance(model, hub.Backbone):
+        return _of_backbone(hub.load_model(str(model), modality="images"), input_shape)
+    if isinstance(model, hub.Encoder):
         return _of_backbone(model, input_shape)
     if hasattr(model, "signatures"):
         return _of_saved_model(model, "The SavedModel", signature)
@@ -317,7 +317,7 @@ def _of_saved_model(loaded: Any, name: str, signature: str | None) -> Opened:
     return (lambda inputs: function(**inputs)), specs, [loaded]
 
 
-def _of_backbone(backbone: hub.Backbone, input_shape: InputShape) -> Opened:
+def _of_backbone(backbone: hub.Encoder, input_shape: InputShape) -> Opened:
     if input_shape is None and backbone.native_size:
         input_shape = (1, backbone.native_size, backbone.native_size, 3)
     return _of_function(backbone.layer(), input_shape)

@@ -210,7 +210,7 @@ def refuse_what_has_no_layers(model: keras.Model, *, technique: str) -> None:
     ]
     problems += [
         f"{layer.name} is a hub.KerasLayer, whose layers TensorFlow Hub does not keep. A bundled backbone has them:"
-        " tfkit.resolve(name).functional(image_size=...); tfkit.compression.Prune(...).prune_variables prunes any."
+        " tfkit.load_model(name).functional(image_size=...); tfkit.compression.Prune(...).prune_variables prunes any."
         for layer in hub_layers
     ]
     if problems:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tfkit.data.splits import Splits, draw
-from tfkit.hub.texts import TextEncoder
+from tfkit.hub.encoders import Encoder
 from tfkit.metrics import Evaluation
 from tfkit.privacy.ledger import register
 from tfkit.reporting import examples, tensorboard
@@ -18,7 +18,7 @@ from tfkit.settings.options import DataConfig
 from tfkit.training.export import save
 
 if TYPE_CHECKING:
-    from tfkit.hub.images import Backbone
+    from tfkit.hub.encoders import Encoder
     from tfkit.text.tokenizers import Tokenizer
     from tfkit.transfer.models import Classifier
 
@@ -30,7 +30,7 @@ NAME_CHARACTERS = 80
 
 def describe(
     run: Run,
-    encoder: Backbone | TextEncoder | None,
+    encoder: Encoder | None,
     splits: Splits,
     *,
     recipe: str,
@@ -64,7 +64,7 @@ def describe(
         run.record({"data/skipped_files": len(splits.skipped), "data/other_files": splits.other_files})
         run.record({f"data/{split}_examples": len(indices) for split, indices in splits.indices.items()})
         _write_samples(run, splits)
-        if isinstance(encoder, TextEncoder) and encoder.tokenizer is not None:
+        if encoder is not None and encoder.tokenizer is not None:
             measure_tokens(run, encoder.tokenizer, splits)
 
 
@@ -124,12 +124,12 @@ def measure_tokens(run: Run, tokenizer: Tokenizer, splits: Splits) -> None:
     )
 
 
-def _decided_settings(run: Run, encoder: Backbone | TextEncoder | None, splits: Splits) -> dict[str, Any]:
+def _decided_settings(run: Run, encoder: Encoder | None, splits: Splits) -> dict[str, Any]:
     """Return the settings of data and model that may be left out, as they became."""
     decided: dict[str, Any] = dict(getattr(splits.source, "columns", {}))
     if splits.kind == "images":
         decided["image_size"] = int(splits.source.shape[0])
-    if isinstance(encoder, TextEncoder):
+    if encoder is not None and encoder.modality == "texts":
         decided["max_length"] = encoder.max_length
         if run.is_chief and run.config.get("model_handle") == DataConfig.model_handle:
             decided["model_handle"] = encoder.handle  # the default is one for images

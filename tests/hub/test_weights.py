@@ -10,7 +10,7 @@ import pytest
 
 from tfkit.errors import HubError
 from tfkit.hub import weights
-from tfkit.hub.networks import build_efficientnet_lite, set_efficientnet_lite_weights
+from tfkit.hub.networks import efficientnet_lite0, lite0_name
 
 MAGIC = 0x1950A86A20F9469CFC6C
 
@@ -80,11 +80,10 @@ SIX = {"0": (6, np.arange(6, dtype="<f4").tobytes())}
 
 def test_tensors_come_out(tmp_path):
     turned = tensor(shape=(3, 2), strides=(1, 3))
-    found = read(
-        tmp_path, stream({"a": tensor(), "b": turned, "c": tensor(shape=(), strides=(), offset=4)}, SIX)
-    )
-    np.testing.assert_array_equal(found["a"], [[0, 1, 2], [3, 4, 5]])
+    scalar = tensor(shape=(), strides=(), offset=4)
+    found = read(tmp_path, stream({"a": tensor(), "b": turned, "c": scalar}, SIX))
     np.testing.assert_array_equal(found["b"], [[0, 3], [1, 4], [2, 5]])
+    np.testing.assert_array_equal(found["a"], [[0, 1, 2], [3, 4, 5]])
     assert found["c"] == 4
 
 
@@ -164,12 +163,12 @@ def test_a_missing_file_is_named(tmp_path):
 
 @pytest.fixture(scope="module")
 def network():
-    return build_efficientnet_lite(image_size=32)
+    return efficientnet_lite0(image_size=32)
 
 
 def test_weights_of_another_network_are_refused(network):
     with pytest.raises(HubError, match="surplus is not known"):
-        set_efficientnet_lite_weights(network, {"surplus": np.zeros(3)})
+        weights.assign(network, {"surplus": np.zeros(3)}, lite0_name, title="Lite0")
 
 
 @pytest.mark.parametrize(
@@ -177,6 +176,6 @@ def test_weights_of_another_network_are_refused(network):
 )
 def test_weights_that_do_not_fit_are_refused(network, value, fault):
     with pytest.raises(HubError) as error:
-        set_efficientnet_lite_weights(network, {"_bn0.weight": value, "_conv_stem.weight": value})
+        weights.assign(network, {"_bn0.weight": value, "_conv_stem.weight": value}, lite0_name, title="Lite0")
     assert f"_bn0.weight {fault}" in str(error.value)
     assert "_conv_stem.weight has shape" in str(error.value)

@@ -10,7 +10,6 @@ from tfkit.data import Splits
 from tfkit.environment.stack import keras, tf
 from tfkit.errors import CheckError, DataError, HubError
 from tfkit.hub import extract
-from tfkit.hub.catalogue import find_text_model, text_table
 from tfkit.text.tokenizers import WordPiece
 
 PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "good", "bad", "##ness", "day", "!")
@@ -117,19 +116,19 @@ def problems(encoder, **asked):
 
 
 def test_a_one_part_encoder(one_part):
-    encoder = hub.resolve_text(one_part).check(trainable=True)
+    encoder = hub.load_model(one_part).check(trainable=True)
     assert (encoder.feature_size, encoder.preprocessor, encoder.max_length) == (2, None, None)
     layer = encoder.layer(trainable=True)
     assert len(layer.trainable_variables) == 1
     expected = [[len(text.encode()), len(text)] for text in TEXTS]
     np.testing.assert_array_equal(layer(tf.constant(TEXTS)), expected)
     assert encoder.functional() is encoder.tokenizer is None
-    assert "takes strings itself. Leave it out" in problems(hub.resolve_text(one_part, max_length=8))
+    assert "max_length=8. Leave it out" in problems(hub.load_model(one_part, max_length=8))
 
 
 def test_a_two_part_encoder(ids, fitting):
-    encoder = hub.resolve_text(ids, preprocessor=fitting).check(trainable=True)
-    assert (encoder.feature_size, encoder.max_length, encoder.output_key) == (8, 8, "pooled_output")
+    encoder = hub.load_model(ids, preprocessor=fitting).check(trainable=True)
+    assert (encoder.feature_size, encoder.max_length, encoder.interface.output_key) == (8, 8, "pooled_output")
     vectors = encoder.layer(trainable=True)(tf.constant(TEXTS)).numpy()
     # Of the columns: [PAD] [UNK] [CLS] [SEP] good bad ##ness day
     np.testing.assert_array_equal(vectors[0], [0, 0, 1, 1, 1, 0, 0, 1])
@@ -139,16 +138,16 @@ def test_a_two_part_encoder(ids, fitting):
 
 
 def test_rows_of_another_length(ids, fitting):
-    encoder = hub.resolve_text(ids, preprocessor=fitting, max_length=16).check()
+    encoder = hub.load_model(ids, preprocessor=fitting, max_length=16).check()
     np.testing.assert_array_equal(encoder.layer()(tf.constant(TEXTS))[5], [0, 0, 1, 1, 14, 0, 0, 0])
-    assert encoder.digest != hub.resolve_text(ids, preprocessor=fitting).digest
+    assert encoder.digest != hub.load_model(ids, preprocessor=fitting).digest
 
 
 def test_a_graph_of_stock_layers_trains(ids, fitting):
-    texts, features = hub.resolve_text(ids, preprocessor=fitting).graph(STRINGS_OF_ONE, trainable="all")
+    texts, features = hub.load_model(ids, preprocessor=fitting).graph(STRINGS_OF_ONE, trainable="all")
     model = keras.Model(texts, keras.layers.Dense(2, name="classifier")(features))
     assert len(model.trainable_variables) == 3
-    frozen = keras.Model(*hub.resolve_text(ids, preprocessor=fitting).graph(STRINGS_OF_ONE))
+    frozen = keras.Model(*hub.load_model(ids, preprocessor=fitting).graph(STRINGS_OF_ONE))
     assert frozen.trainable_variables == []
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(0.1), loss, ["accuracy"])
@@ -161,25 +160,25 @@ def test_a_graph_of_stock_layers_trains(ids, fitting):
 
 def test_examples_that_are_no_strings(ids, fitting):
     with pytest.raises(HubError, match="encodes texts; the examples are float32"):
-        hub.resolve_text(ids, preprocessor=fitting).graph(tf.TensorSpec((8, 8, 3), tf.float32))
+        hub.load_model(ids, preprocessor=fitting).graph(tf.TensorSpec((8, 8, 3), tf.float32))
 
 
 def test_an_encoder_without_a_preprocessor(ids, models):
-    message = problems(hub.resolve_text(ids))
+    message = problems(hub.load_model(ids))
     assert "needs a preprocessor" in message
     assert "preprocessor='...'" in message
     uncased = ids_encoder(models / "uncased", rows=30_522)
-    assert "tensorflow/bert_en_uncased_preprocess/3" in problems(hub.resolve_text(uncased))
+    assert "tensorflow/bert_en_uncased_preprocess/3" in problems(hub.load_model(uncased))
 
 
 def test_a_preprocessor_that_is_none(ids, one_part, models, fitting):
-    message = problems(hub.resolve_text(ids, preprocessor=one_part))
+    message = problems(hub.load_model(ids, preprocessor=one_part))
     assert "the encoder also needs input_mask, input_type_ids, input_word_ids" in message
-    assert "not one batch of strings" in problems(hub.resolve_text(ids, preprocessor=ids))
+    assert "not one batch of strings" in problems(hub.load_model(ids, preprocessor=ids))
     (models / "lacking").mkdir()
     lacking = preprocessor(models / "lacking" / "model", left_out=("input_type_ids",))
-    assert "the encoder also needs input_type_ids" in problems(hub.resolve_text(ids, preprocessor=lacking))
-    assert "Leave out preprocessor=" in problems(hub.resolve_text(one_part, preprocessor=fitting))
+    assert "the encoder also needs input_type_ids" in problems(hub.load_model(ids, preprocessor=lacking))
+    assert "Leave out preprocessor=" in problems(hub.load_model(one_part, preprocessor=fitting))
 
 
 @pytest.mark.parametrize("count", [len(PIECES) + 40, len(PIECES) - 2])
@@ -188,14 +187,14 @@ def test_a_vocabulary_that_does_not_fit(ids, models, count):
     (models / str(count)).mkdir()
     pieces = (*PIECES, *(f"word{i}" for i in range(40)))[:count]
     other = preprocessor(models / str(count) / "model", pieces=pieces)
-    message = problems(hub.resolve_text(ids, preprocessor=other))
+    message = problems(hub.load_model(ids, preprocessor=other))
     assert f"has {count} pieces, the encoder's embedding 9 rows" in message
-    assert "max_length=16" in problems(hub.resolve_text(ids, preprocessor=other, max_length=16))
+    assert "max_length=16" in problems(hub.load_model(ids, preprocessor=other, max_length=16))
 
 
 def test_a_plain_module_works_frozen(models, fitting):
     plain = ids_encoder(models / "plain", listed=False)
-    encoder = hub.resolve_text(plain, preprocessor=fitting).check()
+    encoder = hub.load_model(plain, preprocessor=fitting).check()
     assert encoder.layer()(tf.constant(TEXTS)).shape == (6, 8)
     assert "0 trainable weights" in problems(encoder, trainable=True)
     with pytest.raises(HubError, match="0 trainable weights"):
@@ -211,33 +210,17 @@ def test_an_encoder_without_a_vector(models, fitting):
         return tf.strings.length(text)[:, tf.newaxis, tf.newaxis]
 
     tokens = save(folder, call, STRINGS, modes=())
-    assert "not a vector of each text" in problems(hub.resolve_text(tokens))
-    message = problems(hub.resolve_text(other, preprocessor=fitting), trainable=True)
-    assert "neither `pooled_output` nor one other vector" in message
+    assert "not a feature vector" in problems(hub.load_model(tokens))
+    message = problems(hub.load_model(other, preprocessor=fitting), trainable=True)
+    assert "plainly the feature vector" in message
     assert "0 trainable weights" in message
 
 
 def test_a_model_of_images():
-    message = problems(hub.resolve_text("efficientnet-lite0"))
+    message = problems(hub.load_model("efficientnet-lite0", modality="texts"))
     assert "recipes.transfer_image" in message
     with pytest.raises(HubError, match=r"recipes\.transfer_text"):
-        hub.resolve("minilm-l6-v2").check()
-
-
-def test_a_misspelt_name_has_neighbours():
-    with pytest.raises(HubError, match="minilm-l6-v2"):
-        hub.resolve_text("minilm-l6")
-
-
-def test_the_table_is_whole():
-    table = text_table()
-    assert len({row.name for row in table}) == len({row.handle for row in table}) == len(table) > 15
-    for row in table:
-        assert find_text_model(row.name) is find_text_model(row.handle) is row
-        assert row.parameters > 1e6
-        assert row.feature_size > 1
-        assert row.note.startswith("bundled") or "not tried" in row.note
-        assert row.preprocessor is None or row.preprocessor.startswith("https://")
+        hub.load_model("minilm-l6-v2", modality="images").check()
 
 
 def splits_of(texts):
@@ -266,7 +249,7 @@ def rows_of(extraction):
 @pytest.mark.parametrize("engine", ["auto", "tensorflow"])
 def test_features_of_texts_are_the_encoders(engine):
     """In the order of the source, whatever the lengths, and those that are cut are counted."""
-    encoder = hub.resolve_text("minilm-l6-v2")
+    encoder = hub.load_model("minilm-l6-v2")
     texts = [*TEXTS, "How do I cancel?", "x" * 5000, "word " * 127, "word " * 126, "a\n" * 3000, "é" * 3000]
     extraction = extract(encoder, splits_of(texts), engine=engine)
     assert extraction.engine == ("litert" if engine == "auto" else "tensorflow")
@@ -280,7 +263,7 @@ def test_features_of_texts_are_the_encoders(engine):
 
 
 def test_features_of_an_encoder_that_is_not_bundled(ids, fitting):
-    encoder = hub.resolve_text(ids, preprocessor=fitting)
+    encoder = hub.load_model(ids, preprocessor=fitting)
     extraction = extract(encoder, splits_of(TEXTS))
     assert extraction.engine == "tensorflow"
     assert "tokenizer" in extraction.reason
@@ -290,9 +273,9 @@ def test_features_of_an_encoder_that_is_not_bundled(ids, fitting):
 
 
 def test_each_model_to_its_own_examples(ids, fitting):
-    with pytest.raises(DataError, match="holds texts; features are computed from images"):
-        extract(hub.resolve("efficientnet-lite0"), splits_of(TEXTS))
+    with pytest.raises(DataError, match="load_images"):
+        extract(hub.load_model("efficientnet-lite0"), splits_of(TEXTS))
     images = splits_of(TEXTS)
     images.source.shape = (8, 8, 3)
     with pytest.raises(DataError, match="load_texts"):
-        extract(hub.resolve_text(ids, preprocessor=fitting), images)
+        extract(hub.load_model(ids, preprocessor=fitting), images)
