@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 import inspect
 import io
+import re
 import textwrap
 import types
 import typing
@@ -179,6 +180,41 @@ def parse(config_class: type[C], arguments: Sequence[str], *, prog: str, descrip
     from_file = _flags_of(config, config_class) if config else []
     chosen = _read(grouped(config_class), [*from_file, *arguments], prog=prog, description=description)
     return config_class(**flat(chosen))
+
+
+def from_keywords(config_class: type[C], keywords: Mapping[str, Any], *, call: str) -> C:
+    """Return the settings that a call in Python names, checked as flags are.
+
+    Args:
+      config_class: a frozen dataclass below `RecipeConfig`.
+      keywords: field names to values; where the field is a path, a string will do.
+      call: how the user calls it, for messages: `tfkit.train()`.
+
+    Raises:
+      ConfigError: a keyword is unknown, or has a value that cannot be; it is named as `name=`.
+    """
+    names = [field.name for field in dataclasses.fields(config_class)]
+    problems = []
+    for name in keywords:
+        if name not in names:
+            near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+            problems.append(f"unknown keyword {name}=" + (f"; did you mean {near[0]}=?" if near else "."))
+    if problems:
+        raise ConfigError("\n  ".join([f"{call}: {problems[0]}", *problems[1:]]))
+    try:
+        return config_class(**keywords)
+    except ConfigError as error:
+        raise ConfigError(f"{call}: {_as_keywords(str(error), names)}") from None
+
+
+def _as_keywords(message: str, names: Sequence[str]) -> str:
+    """Name flags in a message as keywords: `--data-dir` becomes `data_dir=`."""
+
+    def keyword(found: re.Match[str]) -> str:
+        name = found[1].replace("-", "_")
+        return f"{name}=" if name in names else found[0]
+
+    return re.sub(r"--([a-z][a-z0-9-]*)", keyword, message)
 
 
 def _read(grouped: type[Any], words: list[str], *, prog: str, description: str) -> Any:
