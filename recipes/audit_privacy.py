@@ -26,6 +26,8 @@ from tfkit.settings.options import RecipeConfig
 class Config(RecipeConfig):
     """Which run, and with what. --run-dir names the run that is attacked; its model and settings stay as they are."""
 
+    start_here = ("run_dir", "attacks", "shadows", "canaries", "seed")
+
     attacks: tuple[Literal["threshold", "logistic", "entropy", "forest", "mlp", "knn"], ...] = (
         "threshold",
         "logistic",

@@ -72,7 +72,7 @@ def run(config: Config) -> Run:
 
 def _asks_what_is_there(config: Config) -> bool:
     """Whether the questions are for the index of a folder, whatever it was made of."""
-    if config.run_dir is None or config.names_documents or config.overwrite:
+    if config.run_dir is None or config.names_data or config.overwrite:
         return False
     return (config.run_dir / INDEX).is_dir() and (config.run_dir / REPORT).is_file()
 

@@ -18,7 +18,6 @@ HEAVY = (
     "sklearn",
     "matplotlib",
     "PIL",
-    "tyro",
     "jinja2",
 )
 
