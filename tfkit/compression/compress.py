@@ -510,7 +510,7 @@ def _train(
         "seed": config.seed,
         "data": splits.source.fingerprint,
     }
-    from tfkit.reporting.callbacks import Kernels
+    from tfkit.reporting.keras_callbacks import Kernels
 
     process.say(f"Training {folder.name}: {epochs} epochs of {own.steps_per_epoch} steps ...")
     with Run.create(folder, config=asked, overwrite=_differs(folder, asked)) as run:

@@ -108,7 +108,7 @@ def train(
     from tfkit.distribution.replicas import Together, validation
     from tfkit.environment.stack import keras, tf
     from tfkit.privacy.ledger import refuse_after_private
-    from tfkit.reporting.callbacks import GRAPH, write_graph
+    from tfkit.reporting.keras_callbacks import GRAPH, write_graph
     from tfkit.training.checkpoint import Backup, Cadence, StepSeeds, Telling
     from tfkit.training.methods import AsUsual, Private
 

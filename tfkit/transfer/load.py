@@ -18,13 +18,13 @@ from tfkit.hub.texts import TextEncoder
 from tfkit.metrics import Evaluation
 from tfkit.privacy.ledger import register
 from tfkit.reporting import examples
-from tfkit.reporting.examples import Excerpts, Exhibits, Pictures
-from tfkit.reporting.layout import write_layout
+from tfkit.reporting.examples import Examples
 from tfkit.reporting.tensorboard import (
     best,
     write_confusion,
     write_hparams,
     write_images,
+    write_layout,
     write_lengths,
     write_pr_curves,
     write_projector,
@@ -61,22 +61,17 @@ def samples(run: Run, splits: Splits) -> None:
         write_texts(run.logdir, "samples", texts, captions=captions)
 
 
-def mistakes(run: Run, measured: Evaluation, splits: Splits) -> Exhibits | None:
-    """The worst mistakes, which go into TensorBoard and, with what is returned, into the report."""
-    if splits.kind == "images":
-        pictures = Pictures.of(measured, splits)
-        captions = [measured.mistake(index) for index in pictures.worst]
-        write_images(run.logdir, "worst_mistakes", pictures.worst_images, captions=captions)
-        return pictures
-    if splits.kind == "texts":
-        excerpts = Excerpts.of(measured, splits)
-        captions = [measured.mistake(index) for index in excerpts.worst]
-        texts = [str(text) for text in excerpts.worst_texts]
-        write_texts(run.logdir, "worst_mistakes", texts, captions=captions)
-        for language, (count, accuracy) in excerpts.by_language(measured).items():
-            run.record({f"test/accuracy/{language}": accuracy, f"test/examples/{language}": count})
-        return excerpts
-    return None
+def mistakes(run: Run, measured: Evaluation, splits: Splits) -> Examples | None:
+    """Return the worst mistakes for the report, and write them into TensorBoard."""
+    if splits.kind not in ("images", "texts"):
+        return None
+    shown = Examples.of(measured, splits)
+    captions = [measured.mistake(index) for index in shown.worst]
+    write = write_images if splits.kind == "images" else write_texts
+    write(run.logdir, "worst_mistakes", shown.worst_inputs, captions=captions)
+    for language, (count, accuracy) in shown.by_language(measured).items():
+        run.record({f"test/accuracy/{language}": accuracy, f"test/examples/{language}": count})
+    return shown
 
 
 def points(run: Run, features: np.ndarray, measured: Evaluation, splits: Splits) -> None:
@@ -303,8 +298,8 @@ def conclude(run: Run, classifier: Classifier, splits: Splits, *, show_examples:
     measured = classifier.evaluation if show_examples else classifier.evaluation.numbered()
     run.record(measured.metrics("test"))
     run.record(save(classifier.model, run, splits, evaluation=measured))
-    exhibits = mistakes(run, measured, splits) if show_examples else None
-    examples.save(run.path / EVALUATION, measured, exhibits)
+    shown = mistakes(run, measured, splits) if show_examples else None
+    examples.save(run.path / EVALUATION, measured, shown)
     write_confusion(run.logdir, measured)
     write_pr_curves(run.logdir, measured)
     write_roc(run.logdir, measured)
