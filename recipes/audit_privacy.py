@@ -26,6 +26,8 @@ from tfkit.transfer.train import settings_of
 class Config(RecipeConfig):
     """Which run, and with what. --run-dir names the run that is attacked; its model and settings stay as they are."""
 
+    start_here = ("run_dir", "attacks", "shadows", "canaries", "seed")
+
     attacks: tuple[Literal["threshold", "logistic", "entropy", "forest", "mlp", "knn"], ...] = (
         "threshold",
         "logistic",

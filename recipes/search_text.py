@@ -47,7 +47,7 @@ def run(config: Config) -> Run:
     folder = run_dir(config, recipe="search_text")
     texts = questions(config)
     whole = (folder / INDEX).is_dir() and (folder / REPORT).is_file()
-    if whole and config.run_dir is not None and not config.names_documents and not config.overwrite:
+    if whole and config.run_dir is not None and not config.names_data and not config.overwrite:
         run = Run.open(folder)
         run.check_writable()
         named = None if config.model_handle is None and config.max_length is None else encoder(config)

@@ -18,7 +18,6 @@ HEAVY = (
     "sklearn",
     "matplotlib",
     "PIL",
-    "tyro",
     "jinja2",
 )
 
@@ -44,6 +43,13 @@ def imported_by(code: str) -> set[str]:
 )
 def test_nothing_heavy_is_imported(code):
     assert not imported_by(code) & set(HEAVY)
+
+
+@pytest.mark.parametrize("recipe", ["transfer_image", "compress_tflite", "search_text"])
+def test_the_help_of_a_recipe_starts_nothing(recipe):
+    code = f"from recipes import {recipe} as r\nfrom tfkit import cli\nimport contextlib\n"
+    code += "with contextlib.suppress(SystemExit): cli.main(r.Config, r.run, ['--help'])"
+    assert not imported_by(code) & {"tensorflow", "tf_keras", "matplotlib", "pandas", "sklearn", "jinja2"}
 
 
 def test_every_public_name_exists():

@@ -7,11 +7,12 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from tfkit import cli
 from tfkit.distribution.kubernetes import add_command
 from tfkit.errors import TfkitError
+from tfkit.settings.parse import EXIT_CODES
 
 _EPILOG = f"""
 examples:
@@ -19,7 +20,7 @@ examples:
   python -m tfkit launch --workers 2 -- -m recipes.transfer_image --data-dir photos/ --run-dir runs/photos
   python -m tfkit report runs/photos runs/private --output runs/compare.html
 
-{cli.EXIT_CODES}
+{EXIT_CODES}
 """
 
 
@@ -29,23 +30,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m tfkit",
         description="TensorFlow recipes that work together.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    doctor = commands.add_parser(
-        "doctor", help="try every package, and say which command repairs what is broken"
-    )
+    def add(name: str, help: str, run: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=help)
+        command.set_defaults(run=run)
+        return command
+
+    doctor = add("doctor", "try every package, and say which command repairs what is broken", _doctor)
     doctor.add_argument("--json", action="store_true", help="print all of it as JSON, for a bug report")
-    doctor.set_defaults(run=_doctor)
-
-    models = commands.add_parser("models", help="list the models that are bundled or well known")
+    models = add("models", "list the models that are bundled or well known", _models)
     models.add_argument("--json", action="store_true", help="print all of it as JSON")
-    models.set_defaults(run=_models)
-
-    report = commands.add_parser(
-        "report", help="write reports of finished runs anew; several runs are compared"
-    )
+    report = add("report", "write reports of finished runs anew; several runs are compared", _report)
     report.add_argument(
         "runs", nargs="+", metavar="RUN", help="a run folder; a stranger's too: nothing of it is run"
     )
@@ -54,8 +51,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="FILE",
         help="the page that compares several runs; compare.html in the folder that holds them when left out",
     )
-    report.set_defaults(run=_report)
-
     add_command(commands)
 
     commands.add_parser("launch", help="run a program in several processes that train together")

@@ -68,6 +68,8 @@ VARIANTS = ("float32", "float16", "dynamic", "int8", "int16x8", "weights8", "wei
 class CompressConfig(RecipeConfig):
     """Which model, what is done to it, and what the result must keep to."""
 
+    start_here = ("from_run", "saved_model", "run_dir", "max_size_kb", "max_accuracy_drop")
+
     from_run: Path | None = None
     """Finished run of transfer_image, transfer_text, train_private or train_distributed. The files go into its folder,
     unless --run-dir names another. Its model is a program: run a stranger's in a sandbox. Left out: --saved-model."""
@@ -509,7 +511,7 @@ def _train(
         "seed": config.seed,
         "data": splits.source.fingerprint,
     }
-    from tfkit.reporting.callbacks import Kernels
+    from tfkit.reporting.keras_callbacks import Kernels
 
     process.say(f"Training {folder.name}: {epochs} epochs of {own.steps_per_epoch} steps ...")
     with Run.create(folder, config=asked, overwrite=_differs(folder, asked)) as run:
