@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 import tfkit
-from tfkit.data.image_files import measure, used
+from tfkit.data.image_files import Depth, choose_range
 from tfkit.data.splits import FULL_RANGE, as_bytes
 from tfkit.errors import ConfigError, DataError, PrivacyError
 
@@ -94,11 +94,11 @@ def test_hot_pixels_and_broken_images_do_not_decide():
     for image in images:
         image[0, :3], image[0, 3:6] = 65535, 0
     images[7][:] = 65535
-    measured = [measure(image) for image in images]
-    found = used(measured, images=120)
+    measured = [Depth.of(image) for image in images]
+    found = choose_range(measured, images=120)
     assert 500 <= found.low < 505
     assert 1495 < found.high < 1500
-    assert used(measured[::-1], images=120) == found
+    assert choose_range(measured[::-1], images=120) == found
 
 
 def test_values_far_off_that_hide_the_rest_are_said(tmp_path):

@@ -135,7 +135,7 @@ def test_split_folders_beside_others(tmp_path):
     assert "extra/" in problem(tmp_path)
     shutil.rmtree(tmp_path / "extra")
     put(tmp_path, "val/a/1.png", "valid/a/1.png")
-    assert "two folders for one split: 'val' and 'valid'" in problem(tmp_path)
+    assert "two folders for one split: val/, valid/" in problem(tmp_path)
 
 
 def test_a_link_in_a_circle(photos):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 
-from tfkit.data.embedded import EMBEDDED, load_embedded
+from tfkit.data.embedded import EMBEDDED, load_docstrings, load_embedded
 from tfkit.data.image_files import load_folder
 from tfkit.data.splits import SPLIT_NAMES, Splits, check_fractions
 from tfkit.environment import files
@@ -196,18 +196,22 @@ def load_images(
         "native_size": native_size,
         "global_batch_size": global_batch_size,
         "seed": seed,
-        "validation_fraction": validation_fraction,
-        "test_fraction": test_fraction,
     }
     # A command line gives a Path, also for the name of a set; a folder of that name then goes first.
     if str(source) in EMBEDDED and (isinstance(source, str) or not source.is_dir()):
-        return load_embedded(str(source), **options)
-    if str(source).startswith("tfds:"):
-        return load_tfds(str(source), strict=strict, pixel_range=pixel_range, **options)
-    # Pillow only now: a command line that asks for help does not pay for it.
-    from tfkit.data.image_files import load_folder
-
-    return load_folder(source, strict=strict, pixel_range=pixel_range, **options)
+        return load_embedded(
+            str(source), **options, validation_fraction=validation_fraction, test_fraction=test_fraction
+        )
+    options |= {
+        "strict": strict,
+        "pixel_range": pixel_range,
+        "held_out": {"validation": validation_fraction, "test": test_fraction},
+    }
+    return (
+        load_tfds(str(source), **options)
+        if str(source).startswith("tfds:")
+        else load_folder(source, **options)
+    )
 
 
 EMBEDDED_TEXTS = ("docstrings",)
@@ -270,8 +274,6 @@ def load_texts(
     path = Path(source)
     # A command line gives a Path, also for the name of a set; a file or folder of that name then goes first.
     if str(source) in EMBEDDED_TEXTS and (isinstance(source, str) or not path.exists()):
-        from tfkit.data.embedded import load_docstrings
-
         return load_docstrings(**options)
     if path.is_dir():
         if text_column or label_column or language_column:

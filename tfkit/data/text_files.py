@@ -31,7 +31,7 @@ from typing import Any, NamedTuple, Protocol, overload
 import numpy as np
 from tqdm.auto import tqdm
 
-from tfkit.data.folders import TEXTS, FoundFile, Scan, doubts, scan
+from tfkit.data.folders import TEXTS, FoundFile, Scan, class_name_warnings, scan
 from tfkit.data.labels import LabelCleaner, check_labels
 from tfkit.data.splits import (
     SPLIT_NAMES,
@@ -470,7 +470,7 @@ def load_table(
             *chosen.notes,
             *of_labels,
             *notes(store, groups, str(path), "rows"),
-            *doubts(store.class_names),
+            *class_name_warnings(store.class_names),
         ),
     )
 
