@@ -41,10 +41,10 @@ def test_the_second_run_reads_the_store(tmp_path, monkeypatch, capsys):
     monkeypatch.undo()
     monkeypatch.setenv(files.CACHE_VARIABLE, str(tmp_path / "cache"))
     (store,) = [folder for folder in files.cache_dir("texts").iterdir() if folder.is_dir()]
-    with (store / "texts").open("r+b") as file:
+    with (store / "content").open("r+b") as file:
         file.truncate(10)
     assert texts(load_texts(path)) == [text for text, _ in numbered(40)]
-    for name in ("texts", "rows.npz", "entry.json"):
+    for name in ("content", "rows.npz", "entry.json"):
         content = bytearray((store / name).read_bytes())
         content[len(content) // 2] ^= 0x01
         (store / name).write_bytes(content)
