@@ -139,7 +139,7 @@ class Evaluation:
         return areas
 
     def pr_curve(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return the curve of one class against the others: precision [t + 1], recall [t + 1] and the thresholds [t], rising.
+        """Return precision [t + 1], recall [t + 1] and the rising thresholds [t] of one class against the others.
 
         Raises:
           CheckError: the class has no examples here.

@@ -139,10 +139,10 @@ def _as_labels(given: Any, count: int) -> np.ndarray:
     if labels.shape != (count,) or not np.issubdtype(labels.dtype, np.integer):
         raise DataError(
             f"labels is {labels.dtype} {list(labels.shape)}; expected integers [{count}], one class an image.\n"
-            "  From one-hot rows, probabilities: labels.argmax(1); from names: numpy.unique(labels, return_inverse=True)."
-            "\n  From floats that stand for classes: labels.astype(int); from numbers, not classes:"
+            "  One-hot rows or probabilities: labels.argmax(1). Names: numpy.unique(labels, return_inverse=True)."
+            "\n  Floats that stand for classes: labels.astype(int). Numbers, not classes:"
             " numpy.digitize(labels, edges).\n"
-            "  With several labels an image: for each of them a training on yes or no, labels[:, 0].astype(int)."
+            "  Several labels an image: for each of them a training on yes or no, labels[:, 0].astype(int)."
         )
     if labels.min() < 0:
         raise DataError(f"labels contains {labels.min()}; they count from 0.")

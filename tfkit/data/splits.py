@@ -276,7 +276,7 @@ def _pieces(share: Share) -> Any:
 
 
 def reader(source: Source) -> Any:
-    """Return a graph function of indices int64 [b]: features float32 [b, *shape] or texts string [b], and labels [b]."""
+    """Return a graph function: indices int64 [b] to features float32 [b, *shape] (texts: string [b]) and labels [b]."""
     labels = stack.tf.constant(np.asarray(source.labels, np.int64))
     is_image = len(source.shape) == 3
     kind = stack.tf.uint8 if is_image else stack.tf.float32 if source.shape else stack.tf.string
