@@ -22,7 +22,7 @@ from tfkit import hub
 from tfkit.compression import convert
 from tfkit.compression.convert import _waiting, end_children
 from tfkit.environment.stack import keras, tf
-from tfkit.training.loop import _build
+from tfkit.training.loop import _build_metrics
 from tfkit.transfer import models
 
 
@@ -64,7 +64,7 @@ def first_step(*, prepared: bool) -> tuple[float, float]:
 
     def work() -> None:
         if prepared:
-            _build(model)
+            _build_metrics(model)
         model.fit(images, labels, batch_size=8, epochs=1, verbose=0)
 
     return timed(work, before=seconds_of_children())

@@ -68,6 +68,7 @@ def train(tf: Any, keras: Any, job: dict[str, Any]) -> None:
     from tfkit.distribution import strategies
     from tfkit.run import Run
     from tfkit.training import loop
+    from tfkit.training.stage import Stage
 
     if job.get("metrics_every_step"):
         strategies.sum_metrics_once_an_epoch = lambda model: None
@@ -80,7 +81,11 @@ def train(tf: Any, keras: Any, job: dict[str, Any]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         run = Run.create(Path(folder) / "run", config={})
         loop.train(
-            lambda: compiled(keras, job), data, run=run, epochs=1, callbacks=[turnstile(keras)], verbose=0
+            lambda: compiled(keras, job),
+            data,
+            Stage(epochs=1, verbose=0),
+            run=run,
+            callbacks=[turnstile(keras)],
         )
 
 

@@ -14,12 +14,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from recipes.made_by import config_of
 from tfkit import cli
 from tfkit.errors import ConfigError
 from tfkit.run import AUDIT, Run
 from tfkit.settings import fields
 from tfkit.settings.options import RecipeConfig
+from tfkit.transfer.train import settings_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,8 +66,10 @@ def run(config: Config) -> Run:
     assert config.run_dir is not None, "__post_init__ sees to it"
     audited = Run.open(config.run_dir)
     audited.check_writable()
-    its_config = config_of(
-        audited, instead="tfkit.auditing.audit(run, splits), with the splits that it was trained on"
+    its_config = settings_of(
+        audited,
+        recipes=("transfer_image", "transfer_text", "train_private"),
+        otherwise="tfkit.auditing.audit(run, splits), with the splits that it was trained on",
     )
     try:
         auditing.audit_recipe(

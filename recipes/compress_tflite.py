@@ -12,13 +12,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from recipes.made_by import config_of
 from tfkit import cli
 from tfkit.compression.compress import CompressConfig
 from tfkit.environment import process
 from tfkit.errors import CheckError
 from tfkit.run import SAVED_MODEL, TFLITE, VARIANTS, Run
 from tfkit.settings.parse import as_dict, run_dir
+from tfkit.transfer.train import settings_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,10 +45,9 @@ def run(config: Config) -> Run:
     with _destination(config) as run:
         if config.from_run is not None:
             origin = Run.open(config.from_run)
-            its_config = config_of(
+            its_config = settings_of(
                 origin,
-                instead=f"--saved-model {origin.path / SAVED_MODEL} --representative-data FOLDER",
-                also_distributed=True,
+                otherwise=f"--saved-model {origin.path / SAVED_MODEL} --representative-data FOLDER",
             )
             choice = from_run(run, origin, its_config, config)
         else:

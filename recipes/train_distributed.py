@@ -10,29 +10,19 @@ Examples:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from tfkit import cli
-from tfkit.distribution.strategies import scaled
 from tfkit.run import Run
-from tfkit.settings.options import ImageConfig, ImageModelConfig
-from tfkit.training.fit import once
-
-if TYPE_CHECKING:
-    from tfkit.environment.stack import tf
+from tfkit.transfer.train import WholeModelSettings, train_classifier
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(ImageConfig, ImageModelConfig):
+class Config(WholeModelSettings):
     """What to train, on what, for how long."""
-
-    model_handle: str = "cnn"
-    """cnn: a small convolutional network from scratch. Else a backbone, all of whose layers are trained: what
-    recipes.transfer_image takes."""
 
 
 def run(config: Config) -> Run:
-    """Do the whole job.
+    """Train, measure and export the classifier.
 
     Args:
       config: what to do it with.
@@ -43,19 +33,7 @@ def run(config: Config) -> Run:
     Raises:
       TfkitError: see `tfkit.errors`.
     """
-    return once(config, _train, recipe="train_distributed")
-
-
-def _train(config: Config, run: Run, strategy: tf.distribute.Strategy) -> None:
-    from tfkit.transfer.load import conclude, describe, load_any
-    from tfkit.transfer.models import train_all
-
-    config = scaled(config, strategy, run)
-    backbone, splits = load_any(config, global_batch_size=config.global_batch_size)
-    describe(run, backbone, splits, recipe="train_distributed")
-    classifier = train_all(run, backbone, splits, config, strategy=strategy)
-    if run.is_chief:
-        conclude(run, classifier, splits)
+    return train_classifier(config, recipe="train_distributed")
 
 
 if __name__ == "__main__":

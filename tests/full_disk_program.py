@@ -13,6 +13,7 @@ from tfkit.environment.stack import keras
 from tfkit.run import Run
 from tfkit.training import loop
 from tfkit.training.checkpoint import Cadence
+from tfkit.training.stage import Stage
 
 
 def build_model():
@@ -51,11 +52,9 @@ def train(run_dir, callbacks=()):
         return loop.train(
             build_model,
             splits,
+            Stage(epochs=5, cadence=Cadence(epoch_seconds=0.0, steps=7), verbose=0),
             run=run,
-            epochs=5,
-            cadence=Cadence(epoch_seconds=0.0, steps=7),
             callbacks=callbacks,
-            verbose=0,
         )
     finally:
         run.close()

@@ -37,7 +37,7 @@ def imported_by(code: str) -> set[str]:
         "import tfkit",
         "import tfkit.errors; from tfkit.environment import stack, files, packages, process",
         "import tfkit; tfkit.__version__, dir(tfkit), tfkit.errors.TfkitError",
-        "from tfkit.environment.stack import versions; versions()",
+        "from tfkit.environment.packages import versions; versions()",
         "import tfkit.__main__",
         "import contextlib, tfkit.__main__ as m\nwith contextlib.suppress(SystemExit): m.main(['--help'])",
     ],

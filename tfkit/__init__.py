@@ -38,12 +38,15 @@ if TYPE_CHECKING:
     from tfkit.data.loaders import load_images, load_texts, read_image
     from tfkit.data.splits import Splits
     from tfkit.hub.resolver import resolve, resolve_text
+    from tfkit.privacy.plan import DPSGD
     from tfkit.run import Run
     from tfkit.training.fit import fit
+    from tfkit.transfer.train import train
 
     __version__: str
 
 __all__ = [
+    "DPSGD",
     "Run",
     "Splits",
     "__version__",
@@ -69,13 +72,16 @@ __all__ = [
     "searching",
     "stack",
     "text",
+    "train",
     "training",
 ]
 
 _HOME = {
     "Run": "tfkit.run",
     "Splits": "tfkit.data",
+    "DPSGD": "tfkit.privacy",
     "fit": "tfkit.training.fit",
+    "train": "tfkit.transfer.train",
     "from_arrays": "tfkit.data",
     "load_images": "tfkit.data",
     "load_texts": "tfkit.data",

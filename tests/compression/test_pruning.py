@@ -130,6 +130,7 @@ def test_an_interrupted_pruning_goes_on_where_it_was(digits, tmp_path):
     from tfkit.run import Run
     from tfkit.training.checkpoint import Cadence
     from tfkit.training.loop import train
+    from tfkit.training.stage import Stage
 
     splits = from_arrays(digits.images[:300], digits.labels[:300], image_size=16, global_batch_size=32)
     stage, epochs = Prune(final_sparsity=0.7), 4
@@ -151,9 +152,12 @@ def test_an_interrupted_pruning_goes_on_where_it_was(digits, tmp_path):
         with Run.create(folder, config={}) as run:
             return train(
                 lambda: digits.compile(stage.wrap(small, steps=epochs * splits.steps_per_epoch)),
-                splits, run=run, epochs=epochs, keep="last", strategy="one_device",
-                callbacks=[*stage.callbacks(), *callbacks], cadence=Cadence(epoch_seconds=0.0), verbose=0,
-            ).model  # fmt: skip
+                splits,
+                Stage(epochs=epochs, keep="last", cadence=Cadence(epoch_seconds=0.0), verbose=0),
+                run=run,
+                strategy="one_device",
+                callbacks=[*stage.callbacks(), *callbacks],
+            ).model
 
     whole = stage.strip(go(tmp_path / "whole", []))
     with pytest.raises(KeyboardInterrupt):

@@ -23,7 +23,7 @@ from tfkit.run import EVALUATION, SAVED_MODEL, TFLITE, VARIANTS, Run
 from tfkit.text.tokenizers import WordPiece
 from tfkit.text.vocabulary import build
 from tfkit.training import export
-from tfkit.transfer.text_models import light
+from tfkit.transfer.light import light
 
 HARD = (
     b"", b" \n\t ", b"\x00", b"a\x00b\x00", b"\xff\xfe\xc3 broken \xe2\x82", b"\xed\xa0\x80", b"x" * 100_000,

@@ -19,6 +19,7 @@ from tfkit.environment import cluster
 from tfkit.environment.stack import keras
 from tfkit.run import Run
 from tfkit.training.loop import train
+from tfkit.training.stage import Stage
 
 CLASSES = 4
 
@@ -76,14 +77,18 @@ def measured(strategy, case, folder):
     trained = train(
         lambda: build_model(settings["optimizer"], normalised=settings.get("normalised", False)),
         data,
+        Stage(
+            epochs=2,
+            seed=5,
+            keep="last",
+            class_weight={label: 0.5 + label for label in range(CLASSES)}
+            if settings.get("weighted")
+            else None,
+            augment=Augmentation.preset("light") if settings.get("augment") else None,
+            verbose=0,
+        ),
         run=run,
-        epochs=2,
         strategy=strategy,
-        seed=5,
-        keep="last",
-        class_weight={label: 0.5 + label for label in range(CLASSES)} if settings.get("weighted") else None,
-        augment=Augmentation.preset("light") if settings.get("augment") else None,
-        verbose=0,
     )
     run.close()
     names = ("loss", "accuracy", "val_loss", "val_accuracy")

@@ -11,13 +11,18 @@ from pathlib import Path
 
 import pytest
 
+PRELUDE = """
+import os, signal, sys, time
+from tfkit import distribution
+from tfkit.environment import cluster
+"""
 ROOT = Path(__file__).parents[2]
 
 
 def begin(folder: Path, program: str) -> subprocess.Popen[str]:
     """A program as a user writes it: the function is in the main module."""
     script = folder / "program.py"
-    script.write_text(f"import os, signal, sys, time\nfrom tfkit import cluster, distribute\n{program}")
+    script.write_text(f"{PRELUDE}{program}")
     return subprocess.Popen(
         [sys.executable, str(script)],
         env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(folder)},
@@ -47,7 +52,7 @@ def train():
     me = cluster.current()
     print("worker", me.index, "of", me.size)
     return Answer(offset + 2 + 100 * me.index)
-print("returned", distribute.launch(train, workers=2).value)
+print("returned", distribution.launch(train, workers=2).value)
 print("heavy", sorted({"tensorflow", "numpy", "pandas"} & set(sys.modules)))
 """
     out, errors = begin(tmp_path, program).communicate(timeout=60)
@@ -64,7 +69,7 @@ def broken():
         raise ValueError("the second shard is empty")
     time.sleep(600)
 try:
-    distribute.launch(broken, workers=2)
+    distribution.launch(broken, workers=2)
 except WorkerError as error:
     print(error)
 """
@@ -87,11 +92,11 @@ def dies_once():
     time.sleep(2)
     return "done"
 try:
-    distribute.launch(dies_once, workers=2)
+    distribution.launch(dies_once, workers=2)
 except WorkerError as error:
     print(error)
 mark.unlink()
-print(distribute.launch(dies_once, workers=2, max_restarts=1))
+print(distribution.launch(dies_once, workers=2, max_restarts=1))
 """
     out, errors = begin(tmp_path, program).communicate(timeout=60)
     assert out.startswith("worker 1 died (SIGKILL) before the first step, and --max-restarts is 0."), errors
@@ -104,7 +109,7 @@ from tfkit.errors import ConfigError
 import threading
 lock = threading.Lock()
 try:
-    distribute.launch(lambda: lock.locked(), workers=2)
+    distribution.launch(lambda: lock.locked(), workers=2)
 except ConfigError as error:
     print(error)
 """
@@ -124,7 +129,7 @@ def train():
     time.sleep(600)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 try:
-    distribute.launch(train, workers=2)
+    distribution.launch(train, workers=2)
 except KeyboardInterrupt:
     print("interrupted")
 """
@@ -144,9 +149,9 @@ def test_in_a_notebook():
     import nbformat
 
     cells = [
-        "from tfkit import cluster, distribute\n"
+        "from tfkit.environment import cluster; from tfkit import distribution\n"
         "def train():\n    print('live', cluster.current().size)\n    return {'loss': 0.5}",
-        "distribute.launch(train, workers=2)",
+        "distribution.launch(train, workers=2)",
     ]
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
     nbclient.NotebookClient(notebook, timeout=60, resources={"metadata": {"path": str(ROOT)}}).execute()

@@ -15,7 +15,7 @@ from tfkit.environment import packages
 from tfkit.environment.doctor import _cache, _start, _together
 from tfkit.environment.doctor_checks import CHECKS, _expect, run
 
-REPO = Path(packages.__file__).parents[1]
+REPO = Path(packages.__file__).parents[2]
 
 
 def run_doctor(python: Path | str, *flags: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -113,7 +113,7 @@ def test_modules_that_are_compiled_in_each_process_are_told_of(monkeypatch, tmp_
     found = _start()
     assert not found["compiled"]
     site = str(
-        Path(packages.__file__).parents[1] / "tests" / "data"
+        Path(packages.__file__).parents[2] / "tests" / "data"
     )  # a small folder in place of the packages
     words = shlex.split(found["command"])
     assert words[-1] == sysconfig.get_path("purelib")

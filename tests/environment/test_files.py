@@ -45,7 +45,7 @@ def test_json_holds_what_other_readers_read(tmp_path):
 def test_a_lock_is_held_against_others_and_released_by_the_kernel(tmp_path):
     path = tmp_path / "lock"
     program = (
-        "from tfkit import files; from pathlib import Path\n"
+        "from tfkit.environment import files; from pathlib import Path\n"
         f"with files.lock(Path({str(path)!r}), wait=False) as free: print(free)"
     )
 

@@ -56,7 +56,9 @@ pulse.phase("working"); pulse.give_up("the check failed")
 
 def test_a_process_that_is_stopped_does_not_beat(tmp_path):
     path = tmp_path / "worker.json"
-    process = start("import time; from tfkit import pulse; pulse.start(); time.sleep(600)", path)
+    process = start(
+        "import time; from tfkit.environment.heartbeat import start; start(); time.sleep(600)", path
+    )
     try:
         until(lambda: read(path))
         first = read(path).beat
@@ -92,7 +94,8 @@ def test_what_a_worker_starts_is_not_the_worker(tmp_path):
 import os, subprocess, sys
 from tfkit.environment import heartbeat as pulse
 pulse.start(); pulse.phase("training"); pulse.progress(7)
-subprocess.run([sys.executable, "-c", "from tfkit import pulse; pulse.start(); pulse.phase('joining')"], check=True)
+code = "from tfkit.environment.heartbeat import phase, start; start(); phase('joining')"
+subprocess.run([sys.executable, "-c", code], check=True)
 if os.fork() == 0:
     pulse.phase("joining"); os._exit(0)
 os.wait()
@@ -120,7 +123,10 @@ print((time.thread_time() - began) / 20000)
 def test_a_worker_whose_launcher_is_gone_ends_itself(tmp_path, leads):
     """Only where it leads its own group: elsewhere that would be the terminal's other programs."""
     path = tmp_path / "worker.json"
-    code = "import os, time; from tfkit import pulse; pulse.start(); print(os.getpid(), flush=True); time.sleep(600)"
+    code = (
+        "import os, time; from tfkit.environment.heartbeat import start"
+        "; start(); print(os.getpid(), flush=True); time.sleep(600)"
+    )
     launcher = f"""
 import os, subprocess, sys
 subprocess.Popen([sys.executable, "-c", {code!r}], start_new_session={leads})

@@ -10,7 +10,7 @@ import pytest
 
 from tfkit.environment import packages
 
-REPO = Path(packages.__file__).parents[1]
+REPO = Path(packages.__file__).parents[2]
 SOUND = {
     "tensorflow": "2.21.0",
     "tf-keras": "2.21.0",
@@ -38,7 +38,7 @@ def installed(folder: Path, versions: dict[str, str | None]) -> list[dict[str, s
             )
     if versions["setuptools"] and int(versions["setuptools"].split(".")[0]) < 82:
         (folder / "pkg_resources").mkdir()
-    code = "import json, dataclasses; from tfkit import packages as p; "
+    code = "import json, dataclasses; from tfkit.environment import packages as p; "
     code += "print(json.dumps([dataclasses.asdict(problem) for problem in p.problems()]))"
     environment = {**os.environ, "PYTHONPATH": f"{folder}:{REPO}"}
     # -S: without the packages of the environment that the tests run in

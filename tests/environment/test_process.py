@@ -21,7 +21,7 @@ library.free(block)
 pages = int(open("/proc/self/statm").read().split()[1])
 print(pages * os.sysconf("SC_PAGE_SIZE") >> 20)
 """
-TUNE = "from tfkit import process; print(process.tune_malloc())\n"
+TUNE = "from tfkit.environment import process; print(process.tune_malloc())\n"
 
 
 def python(code: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -108,7 +108,7 @@ def test_an_exception_passes_and_stderr_comes_back():
 @pytest.mark.parametrize("hidden", [True, False])
 def test_why_no_gpu_is_used_is_noise_only_where_none_is(hidden):
     """On a machine with a GPU the same line is the one that matters."""
-    code = "from tfkit import process; print(process.has_accelerator())\n"
+    code = "from tfkit.environment import process; print(process.has_accelerator())\n"
     code += in_quiet("E0000 00:00:1 1 cuda_platform.cc:52] failed call to cuInit: INTERNAL: CUDA error")
     done = python(code, CUDA_VISIBLE_DEVICES="-1" if hidden else "0")
     assert (done.stdout == "True\n") is ("cuInit" in done.stderr)

@@ -14,6 +14,7 @@ from tfkit.privacy import DPSGD
 from tfkit.privacy.ledger import Ledger
 from tfkit.run import Run
 from tfkit.training.loop import train
+from tfkit.training.stage import Stage
 
 EPOCHS, STEPS = 6, 4
 
@@ -137,9 +138,11 @@ def test_a_statement_of_one_stage_does_not_stand_for_two(killed, splits, tmp_pat
     folder = shutil.copytree(killed, tmp_path / "run")
     run = Run.open(folder)
     with pytest.raises(RunError, match="more"):
-        train(build, splits, run=run, epochs=1, stage="more", privacy=DPSGD(target_epsilon=1.0), verbose=0)
+        train(
+            build, splits, Stage(name="more", epochs=1, privacy=DPSGD(target_epsilon=1.0), verbose=0), run=run
+        )
     with pytest.raises(RunError, match=r"ledger\.json"):
-        train(build, splits, run=run, epochs=1, stage="more", verbose=0)
+        train(build, splits, Stage(name="more", epochs=1, verbose=0), run=run)
 
 
 @pytest.mark.parametrize("lost", ["missing", "another"])

@@ -10,7 +10,7 @@ from tfkit.errors import UsageError
 from tfkit.text.layers import on_device, on_ids
 from tfkit.text.tokenizers import WordPiece
 from tfkit.text.vocabulary import build
-from tfkit.transfer.text_models import light
+from tfkit.transfer.light import light
 
 
 @pytest.fixture(scope="module", params=[None, 40])

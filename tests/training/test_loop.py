@@ -19,7 +19,7 @@ from tfkit.errors import CheckError, ConfigError, DataError, RunError
 from tfkit.run import Run
 from tfkit.training import loop
 from tfkit.training.checkpoint import Cadence
-from tfkit.training.loop import class_weight
+from tfkit.training.stage import Stage, class_weight
 
 
 def digits(**changes):
@@ -88,9 +88,8 @@ def train(run_dir, *, callbacks=(), epochs=5, splits=None, **changes):
         "cadence": Cadence(epoch_seconds=0.0),
     } | changes
     try:
-        return loop.train(
-            build_model, splits or digits(), run=run, epochs=epochs, callbacks=callbacks, **settings
-        )
+        stage = Stage(epochs=epochs, **settings)
+        return loop.train(build_model, splits or digits(), stage, run=run, callbacks=callbacks)
     finally:
         run.close()
 
@@ -149,7 +148,7 @@ def test_a_damaged_newest_backup_is_passed_over(tmp_path, uninterrupted):
     content[len(content) // 2] ^= 1
     variables.write_bytes(content)
     resumed = train(tmp_path)
-    assert any("newest backup is damaged" in note for note in Run.open(tmp_path).notes)
+    assert any("newest checkpoint is damaged" in note for note in Run.open(tmp_path).notes)
     assert any("epoch 3 of 5, step 5 of 20" in note for note in Run.open(tmp_path).notes)
     assert_same(resumed, uninterrupted)
 
@@ -255,8 +254,10 @@ def test_class_weights_come_on_above_three_to_one(tmp_path):
 MIRRORED = """
 import json, sys
 from pathlib import Path
-from tfkit import data, distribution as distribute
-from tfkit.training.loop import loop as training
+from tfkit import data
+from tfkit.distribution import strategies as distribute
+from tfkit.training import loop
+from tfkit.training.stage import Stage
 from tfkit.run import Run
 from tfkit.environment.stack import keras, tf
 distribute.logical_cpus(2)
@@ -273,7 +274,7 @@ weights = {}
 for name in ("one_device", "mirrored"):
     run = Run.create(Path(sys.argv[1]) / name, config={})
     strategy = distribute.strategy(name)
-    trained = training.train(build_model, splits, run=run, epochs=2, strategy=strategy, verbose=0)
+    trained = loop.train(build_model, splits, Stage(epochs=2, verbose=0), run=run, strategy=strategy)
     weights[name] = [value.tolist() for value in trained.model.get_weights()]
 print(json.dumps({"replicas": strategy.num_replicas_in_sync, "said": distribute.describe(strategy), **weights}))
 """

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-
 import keras as keras_3
 import numpy as np
 import pytest
@@ -14,6 +12,7 @@ from tfkit.environment.stack import keras, tf
 from tfkit.errors import ConfigError, DataError, UsageError
 from tfkit.run import Run
 from tfkit.training import loop
+from tfkit.training.stage import Stage
 
 L = keras.layers
 CROSS_ENTROPY = "sparse_categorical_crossentropy"
@@ -306,8 +305,10 @@ def test_trying_changes_nothing_and_what_it_traced_is_used(splits, tmp_path):
     trained = []
     for outputs in (None, "auto"):
         with Run.create(tmp_path / str(outputs), config={}) as run:
-            train = functools.partial(loop.train, build_model, splits, run=run, epochs=2, seed=3)
-            trained.append(train(strategy="one_device", verbose=0, output=outputs))
+            stage = Stage(epochs=2, seed=3, verbose=0)
+            trained.append(
+                loop.train(build_model, splits, stage, run=run, strategy="one_device", output=outputs)
+            )
     for one, other in zip(trained[0].model.get_weights(), trained[1].model.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
     for name in ("loss", "accuracy", "val_loss", "val_accuracy"):

@@ -10,7 +10,7 @@ from tfkit import cli
 from tfkit.data import load_texts
 from tfkit.metrics import Evaluation
 from tfkit.run import Run
-from tfkit.transfer.text_models import baseline, compare_with_baseline, difference_interval
+from tfkit.transfer.baseline import baseline, compare_with_baseline, difference_interval
 
 
 def texts(folder, rows):

@@ -12,8 +12,8 @@ from tfkit.privacy import problems
 from tfkit.privacy.clipping import clipped_sum
 from tfkit.text.tokenizers import WordPiece
 from tfkit.text.vocabulary import build
+from tfkit.transfer.light import light
 from tfkit.transfer.models import private_top
-from tfkit.transfer.text_models import light
 
 
 @pytest.fixture(scope="module")

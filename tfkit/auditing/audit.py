@@ -24,6 +24,7 @@ from tfkit import hub
 from tfkit.auditing.attacks import Attack, LowerBound, attack, check_names, lira, lower_bound
 from tfkit.auditing.exposure import Exposure, exposure
 from tfkit.data.splits import Splits
+from tfkit.distribution import strategies
 from tfkit.environment import files, packages
 from tfkit.errors import CheckError, ConfigError, DataError, RunError
 from tfkit.hub.images import Backbone
@@ -32,11 +33,12 @@ from tfkit.metrics import evaluate
 from tfkit.privacy.ledger import check_data, is_private
 from tfkit.reporting.tensorboard import write_audit
 from tfkit.run import AUDIT, METRICS, PRIVACY, Run
-from tfkit.settings.options import LIGHT, PrivateConfig, TextColumns
+from tfkit.settings.options import PrivateConfig, TextColumns
 from tfkit.training.export import predict
-from tfkit.training.loop import class_weight, train
-from tfkit.transfer.load import load, load_texts
-from tfkit.transfer.models import plain_head
+from tfkit.training.loop import train
+from tfkit.training.stage import Stage, class_weight
+from tfkit.transfer.fine_tuning import build_head
+from tfkit.transfer.load import load
 from tfkit.transfer.private import train_private_head
 
 if TYPE_CHECKING:
@@ -226,17 +228,13 @@ def head_again(config: Any, backbone: Backbone | TextEncoder, pool: Splits, *, s
             batch = min(config.global_batch_size, examples) if config.global_batch_size else None
             delta = config.delta if config.delta and config.delta < 1 / examples else None
             own = dataclasses.replace(config, delta=delta, global_batch_size=batch, seed=seed)
-            return train_private_head(run, backbone, pool, own, verbose=0)[0].model
-        return train(
-            plain_head(config, backbone, pool),
-            pool,
-            run=run,
-            epochs=config.epochs,
-            patience=config.patience,
-            class_weight=class_weight(pool, when=config.class_weights),
-            seed=seed,
-            verbose=0,
-        ).model
+            strategy = strategies.strategy(own.strategy)
+            return train_private_head(run, backbone, pool, own, strategy=strategy, verbose=0)[0].model
+        weights = class_weight(pool, when=config.class_weights)
+        stage = Stage(
+            epochs=config.epochs, patience=config.patience, class_weight=weights, seed=seed, verbose=0
+        )
+        return train(build_head(config, backbone, pool), pool, stage, run=run).model
 
 
 DEFAULT_ATTACKS = ("threshold", "logistic")
@@ -407,9 +405,8 @@ def audit_recipe(
                 f"\n  Leave --{option} out."
             )
     batch = config.global_batch_size or 1
-    if getattr(config, "model_handle", None) == LIGHT:
-        return audit(run, load_texts(config, global_batch_size=batch), attacks=attacks, seed=seed)
-    backbone, splits = load(config, global_batch_size=batch, trainable=False)
+    backbone: Any
+    backbone, splits = load(config, global_batch_size=batch)
     further: Callable[..., list[Attack]] | None = None
     if shadows:
         further = functools.partial(_shadowed, config, backbone, splits, shadows=shadows, seed=seed)

@@ -46,10 +46,11 @@ from tfkit.errors import CheckError, ConfigError, DataError, PrivacyError, RunEr
 from tfkit.privacy.ledger import check_data, is_private
 from tfkit.run import TFLITE, Run
 from tfkit.settings import fields
-from tfkit.settings.options import DataConfig, ImageConfig, PrivateConfig, RecipeConfig, TextColumns
+from tfkit.settings.options import DataConfig, PrivateConfig, RecipeConfig, TextColumns
 from tfkit.training import loop
+from tfkit.training import stage as training_stage
 from tfkit.transfer import models
-from tfkit.transfer.load import SCRATCH, load, load_any, load_texts
+from tfkit.transfer.load import load
 from tfkit.transfer.models import rebuild
 
 if TYPE_CHECKING:
@@ -513,9 +514,13 @@ def _train(
     process.say(f"Training {folder.name}: {epochs} epochs of {own.steps_per_epoch} steps ...")
     with Run.create(folder, config=asked, overwrite=_differs(folder, asked)) as run:
         trained = loop.train(
-            build, own, run=run, epochs=epochs, stage="train", strategy="one_device", seed=config.seed,
-            keep="last", callbacks=[*stage.callbacks(), Kernels(run.logdir)],
-        )  # fmt: skip
+            build,
+            own,
+            training_stage.Stage(epochs=epochs, seed=config.seed, keep="last"),
+            run=run,
+            strategy="one_device",
+            callbacks=[*stage.callbacks(), Kernels(run.logdir)],
+        )
     made = stage.strip(trained.model)
     return made, stage.measure(model, made)
 
@@ -555,11 +560,7 @@ def from_run(run: Run, origin: Run, its_config: DataConfig, config: CompressConf
     backbone: Any = None
     if isinstance(its_config, TextColumns) and its_config.of_texts:
         _check_texts(origin, config)
-        splits = load_texts(its_config, global_batch_size=batch_size)
-    elif isinstance(its_config, ImageConfig) and its_config.model_handle == SCRATCH:
-        backbone, splits = load_any(its_config, global_batch_size=batch_size)
-    else:
-        backbone, splits = load(its_config, global_batch_size=batch_size, trainable=False)
+    backbone, splits = load(its_config, global_batch_size=batch_size)
     check_data(origin, splits)
     with files.lock_or_wait(run.path / f".{TFLITE}.lock", another="compresses this run"):
         subject = of_run(origin, splits, examples=_examples(run, splits, config, private=private))

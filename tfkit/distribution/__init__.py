@@ -1,1 +1,6 @@
 """Where the work is done: one device, several of one machine, or several processes and machines."""
+
+from tfkit.distribution.notebook import launch
+from tfkit.distribution.strategies import STRATEGIES, describe, logical_cpus, strategy
+
+__all__ = ["STRATEGIES", "describe", "launch", "logical_cpus", "strategy"]

@@ -1,4 +1,4 @@
-"""`tfkit.distribution.notebook.launch(fn, workers=2)`: a function of a notebook, in several processes."""
+"""`tfkit.distribution.launch(fn, workers=2)`: a function of a notebook, in several processes."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def launch(
     """Run a function in several processes that train together, and return what the first of them returns.
 
         def train():
-            strategy = tfkit.distribution.strategies.strategy("multi_worker_mirrored")
+            strategy = tfkit.distribution.strategy("multi_worker_mirrored")
             with strategy.scope():
                 model = build()
             return model.fit(dataset, epochs=3).history
 
-        history = tfkit.distribution.notebook.launch(train, workers=2)
+        history = tfkit.distribution.launch(train, workers=2)
 
     The function and what it refers to are copied into the workers, so it may be defined in a cell; it imports
     TensorFlow there. The first worker's output appears as it is printed. Interrupting the cell stops the

@@ -222,7 +222,7 @@ def _multi_worker(here: cluster.Cluster) -> tf.distribute.Strategy:
             raise
         raise ConfigError(
             "The workers cannot be joined any more: TensorFlow has run an operation in this process.\n"
-            '  Call tfkit.distribution.strategies.strategy("multi_worker_mirrored") first thing after the imports.'
+            '  Call tfkit.distribution.strategy("multi_worker_mirrored") first thing after the imports.'
         ) from error
     # TensorFlow has put a handler of its own in place of Python's, which would swallow a request to stop.
     listen_again()

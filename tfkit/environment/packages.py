@@ -239,7 +239,7 @@ def _cpu() -> str:
 
 def _is_uv_checkout() -> bool:
     """Whether `uv sync` in a checkout of tfkit is what fills this environment."""
-    project = Path(__file__).parents[1] / "pyproject.toml"
+    project = Path(__file__).parents[2] / "pyproject.toml"
     environments = (project.parent / ".venv", Path(os.environ.get("UV_PROJECT_ENVIRONMENT", ".venv")))
     return _is_uv_environment() and project.exists() and Path(sys.prefix) in environments
 

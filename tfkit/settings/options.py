@@ -256,6 +256,9 @@ class ImageModelConfig(WholeModelConfig):
 ENCODER, EMBEDDED = "minilm-l6-v2", "docstrings"
 _IMAGES = {".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp"}
 _TEXTS = {".txt", ".text", ".md", ".html", ".htm"}
+SCRATCH = "cnn"
+"""The model handle that stands for a small network of images trained from scratch."""
+
 LIGHT = "light"
 """The model handle that stands for a small model trained from scratch, on a vocabulary of its own."""
 

@@ -300,3 +300,13 @@ def _plain(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return [_plain(item) for item in value]
     return value
+
+
+def from_keywords(config_class: type[C], keywords: Mapping[str, Any], *, call: str) -> C:
+    """Stand-in until the settings branch is merged."""
+    names = [field.name for field in dataclasses.fields(config_class)]
+    for name in keywords:
+        if name not in names:
+            near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+            raise ConfigError(f"{call}() has no {name}=" + (f"; did you mean {near[0]}=?" if near else "."))
+    return config_class(**keywords)

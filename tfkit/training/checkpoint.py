@@ -1,12 +1,7 @@
-"""The callback that saves a training, in the middle of epochs too, and lets a stock `model.fit` go on from there.
-
-Callbacks that let a killed training go on and end with the weights of an uninterrupted one.
+"""Checkpoints: a killed training goes on, within epochs too, and ends with the weights of an uninterrupted one.
 
 What a step does is a function of (seed, epoch, step) and of the state before it: the order of the examples
-(`Splits.epochs`), the masks of the dropout layers (`StepSeeds`), the optimizer and the best weights so far
-(`tfkit.training.checkpoint.Backup`).
-
-The last two states of a training, each a folder that is whole or absent, and checked before it is trusted.
+(`Splits.epochs`), the masks of the dropout layers (`StepSeeds`), the optimizer and the best weights (`Checkpoints`).
 """
 
 from __future__ import annotations
@@ -21,7 +16,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
@@ -79,43 +74,49 @@ class StepSeeds(keras.callbacks.Callback):
             self._reset(np.pad(keys, [(0, 0), (2, 0)]))
 
 
-class Telling(keras.callbacks.Callback):
+class ProgressCallback(keras.callbacks.Callback):
     """Tells the launcher, where there is one, how far training is: after every step, of validation too."""
 
-    def __init__(self, *, stage: str, epochs: int, steps_per_epoch: int) -> None:
+    def __init__(self, stage: str, *, epochs: int, steps_per_epoch: int) -> None:
         super().__init__()
         self._supports_tf_logs = True
-        self._stage = stage
-        self._epochs, self._steps = epochs, steps_per_epoch
+        self._stage, self._epochs, self._steps = stage, epochs, steps_per_epoch
         self._done, self._text = 0, ""
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Know the epoch."""
+        """Note the epoch."""
         self._done = epoch * self._steps
         self._text = f"{self._stage}, epoch {epoch + 1} of {self._epochs}"
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """A step is done."""
+        """Report a step."""
         progress(self._done + batch + 1, self._epochs * self._steps, self._text)
 
     def on_test_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """A step of validation is done."""
+        """Report a step of validation."""
         progress(self._done + self._steps, self._epochs * self._steps, f"{self._text}, validating")
 
 
-class KeepBest(keras.callbacks.Callback):
-    """Keeps the weights of the epoch with the lowest validation loss and leaves them in the model at the end.
+class KeptWeights(keras.callbacks.Callback):
+    """Leaves the model with the weights of the epoch with the lowest validation loss, or of its last epoch.
 
     Args:
+      keep: "best" or "last": what validation says decides nothing then.
       patience: epochs without improvement after which training stops; None trains all epochs.
       start: validation loss of the model that training starts from, which is kept if no epoch is better;
         None keeps the best epoch whatever was before.
     """
 
-    def __init__(self, *, patience: int | None, start: float | None = None) -> None:
+    def __init__(
+        self,
+        keep: Literal["best", "last"] = "best",
+        *,
+        patience: int | None = None,
+        start: float | None = None,
+    ) -> None:
         super().__init__()
-        self._patience = patience
-        self._start = start
+        self._best = keep == "best"
+        self._patience, self._start = (patience, start) if self._best else (None, None)
         self.weights: list[np.ndarray] | None = None
         self.state: dict[str, Any] = {"epoch": None, "value": None, "wait": 0}
 
@@ -128,7 +129,9 @@ class KeepBest(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Compare with the best so far."""
         value = _finite_val_loss(epoch, logs or {})
-        if self.state["value"] is None or value < self.state["value"]:
+        if not self._best:
+            self.state = {"epoch": epoch, "value": value, "wait": 0}
+        elif self.state["value"] is None or value < self.state["value"]:
             self.weights = self.model.get_weights()
             self.state = {"epoch": epoch, "value": value, "wait": 0}
         else:
@@ -142,19 +145,12 @@ class KeepBest(keras.callbacks.Callback):
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Put the best weights back."""
+        self.put_back(self.model)
+
+    def put_back(self, model: keras.Model) -> None:
+        """Give the model the weights that were kept."""
         if self.weights is not None:
-            self.model.set_weights(self.weights)
-
-
-class KeepLast(KeepBest):
-    """Leaves the model with the weights of its last epoch: what validation says decides nothing."""
-
-    def __init__(self) -> None:
-        super().__init__(patience=None)
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Note the epoch."""
-        self.state = {"epoch": epoch, "value": _finite_val_loss(epoch, logs or {}), "wait": 0}
+            model.set_weights(self.weights)
 
 
 def _finite_val_loss(epoch: int, logs: dict[str, Any]) -> float:
@@ -172,7 +168,7 @@ KEPT = 2
 STATE, VARIABLES, BEST = "state.json", "variables", "best.npz"
 
 
-class Backups:
+class _Store:
     """States of one stage, numbered in the order in which they were made.
 
     All processes of a training take part in each call: some variables are a sum over them. The chief's files remain.
@@ -180,7 +176,7 @@ class Backups:
     Args:
       folder: where the chief keeps them, and where all read them.
       checkpoint: of everything that has variables.
-      together: the processes that take part.
+      cluster: the processes that take part.
       scratch: where the others write what goes at once.
       warn: is given a sentence when a damaged state is passed over.
     """
@@ -190,13 +186,13 @@ class Backups:
         folder: Path,
         *,
         checkpoint: tf.train.Checkpoint,
-        together: Together,
+        cluster: Together,
         scratch: Path,
         warn: Callable[[str], None],
     ) -> None:
         self._folder = folder
         self._checkpoint = checkpoint
-        self._together = together
+        self._cluster = cluster
         self._scratch = scratch
         self._warn = warn
         self._best: Path | None = None
@@ -212,7 +208,7 @@ class Backups:
         Raises:
           OSError, tf.errors.OpError: it could not be written; what was there before is there still.
         """
-        if self._together.index:
+        if self._cluster.index:
             with tempfile.TemporaryDirectory(dir=self._scratch) as folder:
                 self._checkpoint.write(f"{folder}/{VARIABLES}")
             return
@@ -238,8 +234,8 @@ class Backups:
         Raises:
           RunError: all that was saved is damaged, or belongs to another model.
         """
-        chosen, damage = self._newest_whole() if self._together.index == 0 else (0, "")
-        chosen = int(self._together.of_chief([chosen])[0])
+        chosen, damage = self._newest_whole() if self._cluster.index == 0 else (0, "")
+        chosen = int(self._cluster.of_chief([chosen])[0])
         if chosen == 0:
             return None
         if chosen < 0:
@@ -267,7 +263,7 @@ class Backups:
             if not found:
                 for broken in numbers[: numbers.index(number)]:
                     shutil.rmtree(self._folder / f"{broken:08d}")
-                    self._warn(f"The newest backup is damaged ({damage}): going on from the one before.")
+                    self._warn(f"The newest checkpoint is damaged ({damage}): going on from the one before.")
                 return number, ""
             damage = found
         return (-1 if numbers else 0), damage
@@ -307,12 +303,12 @@ def _sync(path: Path) -> None:
 
 def _unusable(folder: Path, why: str) -> RunError:
     return RunError(
-        f"The backup in {folder} cannot be restored: {why}"
+        f"The checkpoint in {folder} cannot be restored: {why}"
         "\n  Start this run again from its beginning with --overwrite."
     )
 
 
-# At the ends of epochs at most one backup in so many seconds: with epochs of milliseconds they would cost more.
+# At the ends of epochs at most one checkpoint in so many seconds: with epochs of milliseconds they would cost more.
 EPOCH_SECONDS = 5.0
 
 # How often several processes ask each other whether one was told to stop: that costs a message.
@@ -324,9 +320,9 @@ class Cadence:
     """When a training is saved.
 
     Attributes:
-      seconds: the longest time between backups within an epoch; None: none are made there.
+      seconds: the longest time between checkpoints within an epoch; None: none are made there.
       steps: within an epoch also every so many steps; None: no.
-      epoch_seconds: at the end of an epoch unless the last backup is younger than this.
+      epoch_seconds: at the end of an epoch unless the last checkpoint is younger than this.
     """
 
     seconds: fields.Positive | None = 300.0
@@ -338,18 +334,18 @@ class Cadence:
         fields.check(self)
 
 
-class Backup(keras.callbacks.Callback):
+class Checkpoints(keras.callbacks.Callback):
     """Saves model, optimizer, metrics and best weights; restores them before training.
 
     Args:
       run: of the training.
       stage: names the folder.
-      best: the callback whose state belongs to the backup; it must stand before this one in the list.
-      together: the processes that train.
+      weights: the callback whose state belongs to the checkpoints; it must stand before this one in the list.
+      cluster: the processes that train.
       stop: is looked at after every step.
       steps_per_epoch: batches in an epoch.
       cadence: when it saves.
-      also: further state by name, such as `{"private": variables}`.
+      variables: further state by name, such as `{"private": variables}`.
     """
 
     def __init__(
@@ -357,24 +353,24 @@ class Backup(keras.callbacks.Callback):
         run: Run,
         stage: str,
         *,
-        best: KeepBest,
-        together: Together,
+        weights: KeptWeights,
+        cluster: Together,
         stop: Stop,
         steps_per_epoch: int,
         cadence: Cadence,
-        also: Mapping[str, Any] | None = None,
+        variables: Mapping[str, Any],
     ) -> None:
         super().__init__()
         self._supports_tf_logs = True  # else Keras would fetch the metrics after every step
         self._run = run
         self._folder: Path = run.backup / stage
-        self._best = best
-        self._together = together
+        self._kept = weights
+        self._cluster = cluster
         self._stop = stop
         self._steps = steps_per_epoch
         self._cadence = cadence
-        self._also = dict(also or {})
-        self._states: Backups | None = None
+        self._variables = dict(variables)
+        self._states: _Store | None = None
         self._began = self._saved_at = self._asked_at = time.monotonic()
         self._asked_step, self._ask_next = 0, 1
         self._earlier_seconds = 0.0
@@ -385,32 +381,32 @@ class Backup(keras.callbacks.Callback):
         self.rows: list[dict[str, Any]] = []
 
     def restore(self, model: keras.Model) -> None:
-        """Bring `model` to where the last backup left it: `epoch`, `step` and `finished` say where that is.
+        """Bring `model` to where the last checkpoint left it: `epoch`, `step` and `finished` say where that is.
 
         Raises:
-          RunError: the backups cannot be read, or belong to another model.
+          RunError: the checkpoints cannot be read, or belong to another model.
         """
         if hasattr(model.optimizer, "build"):
             model.optimizer.build(model.trainable_variables)
-        checkpoint = tf.train.Checkpoint(model=model, optimizer=model.optimizer, **self._also)
-        self._states = Backups(
+        checkpoint = tf.train.Checkpoint(model=model, optimizer=model.optimizer, **self._variables)
+        self._states = _Store(
             self._folder,
             checkpoint=checkpoint,
-            together=self._together,
+            cluster=self._cluster,
             scratch=self._run.path,
             warn=self._run.warn,
         )
         found = self._states.restore()
         if found is None:
             return
-        state, self._best.weights = found
+        state, self._kept.weights = found
         if state["steps_per_epoch"] != self._steps:
             raise RunError(
                 f"{self._folder} was trained in epochs of {state['steps_per_epoch']} steps, and they have {self._steps}"
                 " now: the batch, or the data, changed.\n  With --batch-size-per-replica it changes with the replicas:"
                 " give the same --global-batch-size instead, or begin anew with --overwrite."
             )
-        self._best.state = state["best"]
+        self._kept.state = state["best"]
         self._measured = state["metrics"]
         self.rows, self._earlier_seconds = state["rows"], state["seconds"]
         self.seconds = self._earlier_seconds
@@ -445,7 +441,7 @@ class Backup(keras.callbacks.Callback):
             self._interrupt()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Save, unless the last backup is younger than the interval."""
+        """Save, unless the last checkpoint is younger than the interval."""
         self.rows.append({"epoch": epoch, **{name: float(value) for name, value in (logs or {}).items()}})
         stop, age = self._agreed()
         if stop or age >= self._cadence.epoch_seconds:
@@ -466,16 +462,16 @@ class Backup(keras.callbacks.Callback):
         """Whether to stop and whether to save after this step: the same answer in every process."""
         steps, seconds = self._cadence.steps, self._cadence.seconds
         save = bool(steps and self.step % steps == 0)
-        if self._together.workers > 1 and self.step < self._ask_next:
+        if self._cluster.workers > 1 and self.step < self._ask_next:
             return False, save
         stop, age = self._agreed()
         return stop, save or (seconds is not None and age >= seconds)
 
     def _agreed(self) -> tuple[bool, float]:
-        """Whether some process was told to stop, and the age of the last backup in seconds, by the chief's clock."""
+        """Whether some process was told to stop, and the age of the last checkpoint by the chief's clock."""
         now = time.monotonic()
-        clock = (now - self._saved_at, now - self._asked_at) if self._together.index == 0 else (0.0, 0.0)
-        asked, age, since = self._together.total([float(self._stop.requested), *clock])
+        clock = (now - self._saved_at, now - self._asked_at) if self._cluster.index == 0 else (0.0, 0.0)
+        asked, age, since = self._cluster.total([float(self._stop.requested), *clock])
         done = max(self.step - self._asked_step, 1)
         wait = np.clip(done * _ASK_SECONDS / max(since, 1e-3), 1, 10 * done)
         self._asked_at, self._asked_step, self._ask_next = now, self.step, self.step + int(wait)
@@ -495,18 +491,18 @@ class Backup(keras.callbacks.Callback):
             "step": step,
             "finished": finished,
             "steps_per_epoch": self._steps,
-            "best": self._best.state,
+            "best": self._kept.state,
             "metrics": {name: [value.tolist() for value in values] for name, values in measured.items()},
             "rows": self.rows,
             "seconds": self.seconds,
         }
         try:
-            self._states.save(state, self._best.weights, best_name=self._best.state["epoch"])
+            self._states.save(state, self._kept.weights, best_name=self._kept.state["epoch"])
         except (OSError, tf.errors.OpError) as error:
             if finished or self._stop.requested:
                 raise
             print(
-                f"A backup failed ({str(error).splitlines()[0]}); training goes on.",
+                f"A checkpoint failed ({str(error).splitlines()[0]}); training goes on.",
                 file=sys.stderr,
                 flush=True,
             )

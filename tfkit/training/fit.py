@@ -1,7 +1,4 @@
-"""fit: a model of your own in, a run folder with its measurements and its SavedModel out.
-
-What every training recipe does around its own lines: a folder, the other workers, the clock, the report.
-"""
+"""tfkit.fit: a model of your own in, a run folder with its measurements and its SavedModel out."""
 
 from __future__ import annotations
 
@@ -9,19 +6,17 @@ import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal
 
 from tfkit.data.splits import Splits
 from tfkit.distribution import strategies
-from tfkit.distribution.strategies import describe, joined, locate
 from tfkit.errors import PrivacyError
 from tfkit.metrics import Outputs, evaluate
 from tfkit.reporting.examples import save
-from tfkit.run import EVALUATION, PRIVACY, Run
+from tfkit.run import EVALUATION, Run
 from tfkit.settings import fields
-from tfkit.settings.options import StrategyConfig
-from tfkit.settings.parse import as_dict, run_dir
-from tfkit.training.loop import class_weight, train
+from tfkit.training.loop import train
+from tfkit.training.stage import Stage, class_weight
 from tfkit.training.validation import refuse_splits
 
 if TYPE_CHECKING:
@@ -29,41 +24,6 @@ if TYPE_CHECKING:
     from tfkit.environment.stack import keras, tf
     from tfkit.privacy.plan import DPSGD
     from tfkit.training.checkpoint import Cadence
-
-C = TypeVar("C", bound=StrategyConfig)
-
-
-def once(config: C, train: Callable[[C, Run, tf.distribute.Strategy], None], *, recipe: str) -> Run:
-    """Do a recipe's job, or what an interrupted process left of it, or nothing where it is done.
-
-    Args:
-      config: what was asked.
-      train: does the recipe's own part; of several workers each calls it.
-      recipe: its name.
-
-    Returns:
-      The finished run; a worker that is not the chief can read it.
-    """
-    locate(config)
-    folder = run_dir(config, recipe=recipe)
-    with Run.create(folder, config=as_dict(config), overwrite=config.overwrite) as run:
-        if run.finished:
-            again = ", and spend its epsilon on the same people once more" if run.read(PRIVACY) else ""
-            run.say(
-                f"{run.path} holds the finished run of this very config; --overwrite would do it again{again}."
-            )
-            return run
-        from tfkit import reporting
-        from tfkit.environment.packages import versions
-
-        began = time.monotonic()
-        with joined(config, run) as strategy:
-            run.versions = {**versions(), "strategy": describe(strategy)}
-            train(config, run, strategy)
-            if run.is_chief:
-                run.record({"time/total_seconds": time.monotonic() - began})
-                reporting.write_report(run)
-    return run
 
 
 def fit(
@@ -133,16 +93,17 @@ def fit(
     began = time.monotonic()
     epochs = fields.fit(epochs, fields.Count, name="epochs")
     seed = fields.fit(seed, fields.Seed, name="seed")
-    for name, value, hint in (
-        ("resume", resume, bool),
-        ("patience", patience, fields.Count | None),
-        ("class_weights", class_weights, Literal["auto", "always", "never"]),
-        ("augment", augment, Augmentation | None),
-        ("privacy", privacy, DPSGD | None),
-        ("cadence", cadence, Cadence | None),
-        ("verbose", verbose, Literal[0, 1, 2] | None),
-        ("output", output, Outputs),
-    ):
+    hints = {
+        "resume": (resume, bool),
+        "patience": (patience, fields.Count | None),
+        "class_weights": (class_weights, Literal["auto", "always", "never"]),
+        "augment": (augment, Augmentation | None),
+        "privacy": (privacy, DPSGD | None),
+        "cadence": (cadence, Cadence | None),
+        "verbose": (verbose, Literal[0, 1, 2] | None),
+        "output": (output, Outputs),
+    }
+    for name, (value, hint) in hints.items():
         fields.fit(value, hint, name=name)
     refuse_splits(splits)
     if privacy and splits.pixel_range.measured:
@@ -172,11 +133,19 @@ def fit(
         run.provenance = {"data": register(run, splits) if privacy else splits.provenance}
         # Class counts are private: weights from them are refused, if somebody insists, and not noted before.
         weights = "never" if privacy and class_weights == "auto" else class_weights
-        trained = train(
-            build_model, splits, run=run, epochs=epochs, strategy=chosen, seed=seed, patience=patience,
+        stage = Stage(
+            epochs=epochs,
+            seed=seed,
+            patience=patience,
             class_weight=class_weight(splits, when=weights, run=None if privacy else run),
-            augment=augment, privacy=privacy, cadence=cadence, callbacks=callbacks, verbose=verbose, output=output,
-        )  # fmt: skip
+            augment=augment,
+            privacy=privacy,
+            cadence=cadence,
+            verbose=verbose,
+        )
+        trained = train(
+            build_model, splits, stage, run=run, strategy=chosen, callbacks=callbacks, output=output
+        )
         if run.is_chief:
             measured = evaluate(trained.model, splits, logits=trained.logits)
             measured = measured.numbered() if privacy else measured

@@ -1,43 +1,26 @@
-"""The stages of transfer learning: features once, a head on them, then perhaps the whole model.
-
-Transfer learning: a classifier on a pretrained backbone, on stored features first, then as a whole.
-
-Training of a whole model at once: a small network from scratch, or all layers of a backbone.
-
-The Keras model behind a run's SavedModel: the same layers, with the weights that were exported.
-"""
+"""The Keras models of transfer learning: a head on features, a whole classifier, a small network from scratch."""
 
 from __future__ import annotations
 
 import contextlib
-import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tfkit import hub
-from tfkit.data.augment import Augmentation
 from tfkit.data.splits import Splits
-from tfkit.distribution import strategies
-from tfkit.environment import stack
 from tfkit.errors import CheckError, RunError
-from tfkit.hub.images import Backbone
 from tfkit.hub.networks import freeze
-from tfkit.hub.texts import TextEncoder
-from tfkit.metrics import Evaluation, evaluate, evaluation, to_probabilities
+from tfkit.metrics import Evaluation, evaluation, to_probabilities
 from tfkit.run import Run
-from tfkit.settings.options import ImageModelConfig, TransferConfig
-from tfkit.training import loop
-from tfkit.training.loop import cadence, class_weight
 
 if TYPE_CHECKING:
-    from tfkit.data.splits import Splits
     from tfkit.environment.stack import keras, tf
     from tfkit.hub.images import Backbone
-    from tfkit.run import Run
+    from tfkit.hub.texts import TextEncoder
 
+FILTERS = (16, 32, 64, 128)
 CLASSIFIER = "classifier"
 DROPOUT = 0.2
 HIDDEN_DROPOUT = (0.4, 0.5)
@@ -268,9 +251,6 @@ def unfreeze(model: keras.Model) -> None:
     freeze(model, "all")
 
 
-TOP_SHARE = 1 / 3
-
-
 @dataclass(frozen=True, kw_only=True)
 class Classifier:
     """A trained model and what it says of the test split.
@@ -286,142 +266,6 @@ class Classifier:
     test_features: np.ndarray
 
 
-def train(
-    run: Run,
-    backbone: Backbone | TextEncoder,
-    splits: Splits,
-    config: TransferConfig,
-    *,
-    strategy: tf.distribute.Strategy | None = None,
-) -> Classifier:
-    """Train a classifier on a backbone, or what is left to train of an interrupted one.
-
-    Args:
-      run: gets the logs, the measurements and what was decided.
-      backbone: see `tfkit.resolve`.
-      splits: of images, float32 [batch, s, s, 3] in [0, 1], or of texts.
-      config: what to train.
-      strategy: of all stages; None: the one that the settings name.
-    """
-    classes = len(splits.class_names)
-    augment = Augmentation.preset(config.augment)
-    features = stored_features(run, backbone, splits, config)
-    stage = functools.partial(
-        loop.train,
-        run=run,
-        patience=config.patience,
-        # One object for all stages: a model of one strategy cannot be read in another's scope.
-        strategy=strategy or strategies.strategy(config.strategy),
-        seed=config.seed,
-        cadence=cadence(config),
-        profile=config.profile,
-        class_weight=class_weight(splits, when=config.class_weights, run=run),
-    )
-    whole = functools.partial(whole_model, backbone, classes, spec=splits.spec)
-    of_head = _settings(config, backbone, splits)
-    if features is not None:
-        trained = stage(plain_head(config, backbone, features), features, stage="head", epochs=config.epochs)
-    else:
-        head = functools.partial(whole, trainable="none", **of_head)
-        trained = stage(head, splits, stage="head", epochs=config.epochs, augment=augment)
-    seconds = trained.seconds
-    tuning = _fine_tuning(run, backbone, splits, config)
-    for name, epochs, trainable in tuning:
-        steps = epochs * splits.steps_per_epoch
-        build = functools.partial(
-            whole,
-            trainable=trainable,
-            learning_rate=config.fine_tune_learning_rate,
-            steps=steps,
-            head=trained.model,
-            top=plain_top(warmup=config.warmup, layer_decay=config.layer_decay, hidden=_hidden(backbone)),
-            precision="mixed_float16" if stack.has_gpu() else "float32",
-        )
-        before = trained.val_loss
-        trained = stage(build, splits, stage=name, epochs=epochs, augment=augment, start_val_loss=before)
-        seconds += trained.seconds
-        if trained.best_epoch is None:
-            run.note(f"Stage {name} is undone: no epoch had a validation loss below {before:.4f}.")
-    run.record({"time/train_seconds": seconds})
-    # Outside of the strategy's scope and in float32, whatever it was trained in: this is measured and exported.
-    model = whole(trainable="none", head=trained.model, **of_head)
-    if features is None or tuning:
-        return observe(model, splits)
-    return Classifier(
-        model=model,
-        evaluation=evaluate(trained.model, features),
-        test_features=features.source.read(features.indices["test"]),
-    )
-
-
-def plain_head(
-    config: TransferConfig, backbone: Backbone | TextEncoder, features: Splits
-) -> Callable[[], keras.Model]:
-    """What builds the head that is trained on these features."""
-    return functools.partial(
-        head, backbone.feature_size, len(features.class_names), **_settings(config, backbone, features)
-    )
-
-
-def _settings(config: TransferConfig, backbone: Backbone | TextEncoder, splits: Splits) -> dict[str, Any]:
-    return {
-        "learning_rate": config.learning_rate,
-        "steps": config.epochs * splits.steps_per_epoch,
-        "top": plain_top(warmup=config.warmup, hidden=_hidden(backbone)),
-    }
-
-
-def _hidden(backbone: Backbone | TextEncoder) -> int:
-    return HIDDEN_OF_TEXTS if isinstance(backbone, TextEncoder) else 0
-
-
-def stored_features(
-    run: Run, backbone: Backbone | TextEncoder, splits: Splits, config: TransferConfig
-) -> Splits | None:
-    """The same splits with the frozen backbone's features in place of the images; None when they do not serve."""
-    run.record({"time/features_seconds": 0.0})
-    if not config.features:
-        return None
-    if config.augment != "none":
-        run.note(
-            f"Stored features are off: augmentation ({config.augment}) makes other images in each epoch."
-        )
-        run.decide(features=False)
-        return None
-    extraction = hub.extract(backbone, splits)
-    run.note(extraction.summary)
-    run.record({"time/features_seconds": extraction.seconds})
-    return extraction.splits
-
-
-def _fine_tuning(
-    run: Run, backbone: Backbone | TextEncoder, splits: Splits, config: TransferConfig
-) -> list[tuple[str, int, str]]:
-    """The stages that train the backbone: (name, epochs, what is trainable)."""
-    epochs = config.fine_tune_epochs
-    if epochs is None:
-        if not backbone.trainable_variables:
-            run.note(f"Fine-tuning is off: {backbone.handle} has no trainable weights.")
-            run.decide(fine_tune_epochs=0)
-            return []
-        cheap, cost = backbone.cost_of_epoch(splits)
-        affordable = cheap or stack.has_gpu()
-        epochs = backbone.fine_tune_epochs if affordable else 0
-        run.note(
-            f"Fine-tuning is on: {epochs} epochs of the whole model (--fine-tune-epochs 0 leaves it out)."
-            if affordable
-            else f"Fine-tuning is off: an epoch of {cost} takes minutes on a CPU"
-            f" (--fine-tune-epochs {backbone.fine_tune_epochs} turns it on)."
-        )
-        run.decide(fine_tune_epochs=epochs)
-    first = round(epochs * TOP_SHARE) if config.unfreeze == "staged" else 0
-    if first and not backbone.stages:
-        run.note("Staged unfreezing is off: a hub.KerasLayer is trained as a whole or not at all.")
-        first = 0
-    stages = [("fine_tune_top", first, "top"), ("fine_tune", epochs - first, "all")]
-    return [stage for stage in stages if stage[1]]
-
-
 def observe(model: keras.Model, splits: Splits) -> Classifier:
     """The test split through the model once: its probabilities, and what the last layer saw."""
     from tfkit.environment.stack import keras
@@ -434,54 +278,6 @@ def observe(model: keras.Model, splits: Splits) -> Classifier:
         evaluation=evaluation(np.asarray(to_probabilities(logits, logits=True)), splits),
         test_features=np.asarray(features, np.float32),
     )
-
-
-FILTERS = (16, 32, 64, 128)
-STAGE = "train"
-
-
-def train_all(
-    run: Run,
-    backbone: Backbone | None,
-    splits: Splits,
-    config: ImageModelConfig,
-    *,
-    strategy: tf.distribute.Strategy | None = None,
-) -> Classifier:
-    """Train all layers of a classifier, or what is left to train of an interrupted one.
-
-    Args:
-      run: gets the logs, the measurements and what was decided.
-      backbone: whose layers are trained; None: a small network from scratch.
-      splits: of images, float32 [batch, s, s, 3] in [0, 1].
-      config: what to train.
-      strategy: of the training; None: the one that the settings name.
-    """
-    top = plain_top(warmup=config.warmup, optimizer=config.optimizer)
-    build = functools.partial(
-        small_cnn if backbone is None else functools.partial(whole_model, backbone, trainable="all"),
-        classes=len(splits.class_names),
-        spec=splits.spec,
-        learning_rate=config.learning_rate,
-        steps=config.epochs * splits.steps_per_epoch,
-        top=top,
-    )
-    trained = loop.train(
-        build,
-        splits,
-        run=run,
-        stage=STAGE,
-        epochs=config.epochs,
-        strategy=strategy or strategies.strategy(config.strategy),
-        seed=config.seed,
-        patience=config.patience,
-        class_weight=class_weight(splits, when=config.class_weights, run=run),
-        augment=Augmentation.preset(config.augment),
-        cadence=cadence(config),
-        profile=config.profile,
-    )
-    run.record({"time/train_seconds": trained.seconds})
-    return observe(trained.model, splits)
 
 
 def small_cnn(

@@ -1,154 +1,19 @@
-"""What counting words reaches on the same test texts: what a pretrained encoder must be better than.
-
-The light model: a classifier of texts from scratch, for large data and small devices.
-
-Training of the light model: a vocabulary of the training texts' own, then everything from scratch.
-"""
+"""What counting words reaches on the same test texts: what a pretrained encoder must be better than."""
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tfkit.data.splits import Splits
-from tfkit.distribution import strategies
-from tfkit.environment import files
 from tfkit.metrics import Evaluation
 from tfkit.run import Run
-from tfkit.settings.options import TransferConfig
-from tfkit.text.tokenizers import Tokenizer, WordPiece
-from tfkit.text.vocabulary import build
-from tfkit.training.loop import cadence, class_weight, train
-from tfkit.transfer import models
-from tfkit.transfer.load import shown_tokens
-from tfkit.transfer.models import Classifier, Top, compiled, observe, plain_top
-
-if TYPE_CHECKING:
-    from tfkit.environment.stack import keras, tf
-
-DIMENSION = 64
-
-
-def light(
-    tokenizer: Tokenizer,
-    classes: int,
-    *,
-    learning_rate: float,
-    steps: int,
-    dimension: int = DIMENSION,
-    length: int | None = None,
-    top: Top | None = None,
-) -> keras.Model:
-    """The mean of what is learned for each piece of a text, and a top on it, compiled.
-
-    With the 4,000 pieces of `text.vocabulary.build` and the dimension here its .tflite has 1.8 MB, tokenizer included.
-
-    Args:
-      tokenizer: of the texts.
-      classes: how many the model tells apart.
-      learning_rate: the peak, see `tfkit.transfer.models.learning_rate_schedule`; 3e-3 is a good one.
-      steps: of the whole training.
-      dimension: numbers that are learned for a piece.
-      length: to which all texts are filled up; None: to the longest of the batch. Private training needs one.
-      top: `plain_top()` when left out.
-
-    Returns:
-      UTF-8 strings [b] to logits float32 [b, classes].
-    """
-    from tfkit.environment.stack import keras, tf
-    from tfkit.text.layers import MaskedMean, Tokens
-
-    texts = keras.Input([], dtype=tf.string, name="texts")
-    tokens = Tokens(tokenizer, length=length)(texts)
-    pieces = keras.layers.Embedding(len(tokenizer.vocabulary), dimension, name="embedding")
-    features = MaskedMean(name="mean")(pieces(tokens["input_word_ids"]), mask=tokens["input_mask"])
-    top = top or plain_top()
-    model = keras.Model(texts, top.logits(features, classes))
-    return compiled(model, top.optimizer(learning_rate, steps, model))
-
-
-STAGE = "light"
-VOCABULARY = "vocab.txt"
-FASTER = 3.0
-"""The vector of a piece is in few of the steps: the light model learns at so many times the rate of a head."""
-MAX_LENGTH = 256
-MOST_TEXTS = 50_000
-
-
-def train_light(
-    run: Run,
-    splits: Splits,
-    config: TransferConfig,
-    *,
-    strategy: tf.distribute.Strategy | None = None,
-    max_length: int | None = None,
-) -> Classifier:
-    """Train the light model, or what is left to train of an interrupted one.
-
-    Args:
-      run: gets the logs, the measurements and what was decided.
-      splits: of texts.
-      config: what to train; its epochs are those of the head, its rate three times the head's.
-      strategy: of the training; None: the one that the settings name.
-      max_length: tokens of a text at most; None: 256.
-    """
-    strategy = strategy or strategies.strategy(config.strategy)
-    run.decide(max_length=max_length or MAX_LENGTH, fine_tune_epochs=0)
-    tokenizer = _tokenizer(run, splits, strategy, max_length=max_length or MAX_LENGTH)
-    if run.is_chief:
-        shown_tokens(run, tokenizer, splits)
-    build = functools.partial(
-        light,
-        tokenizer,
-        len(splits.class_names),
-        learning_rate=FASTER * config.learning_rate,
-        steps=config.epochs * splits.steps_per_epoch,
-        top=models.plain_top(warmup=config.warmup),
-    )
-    trained = train(
-        build,
-        splits,
-        run=run,
-        stage=STAGE,
-        epochs=config.epochs,
-        patience=config.patience,
-        strategy=strategy,
-        seed=config.seed,
-        cadence=cadence(config),
-        profile=config.profile,
-        class_weight=class_weight(splits, when=config.class_weights, run=run),
-    )
-    run.record({"time/features_seconds": 0.0, "time/train_seconds": trained.seconds})
-    return observe(trained.model, splits)
-
-
-def _tokenizer(run: Run, splits: Splits, strategy: tf.distribute.Strategy, *, max_length: int) -> WordPiece:
-    """With a vocabulary that the chief has built once, however often the run is resumed."""
-    from tfkit.distribution.replicas import Together
-
-    path = run.backup / VOCABULARY
-    if run.is_chief and not path.is_file():
-        pieces = build(_training_texts(splits))
-        files.write_hashed(path, "".join(f"{piece}\n" for piece in pieces).encode())
-        run.note(f"The vocabulary has {len(pieces)} pieces, made of the training texts.")
-    Together(strategy).barrier()
-    pieces = tuple(files.read_hashed(path).decode().split("\n")[:-1])
-    return WordPiece(vocabulary=pieces, max_length=max_length)
-
-
-def _training_texts(splits: Splits) -> Iterator[str]:
-    train = splits.indices["train"]
-    chosen = np.unique(np.linspace(0, len(train) - 1, min(len(train), MOST_TEXTS)).astype(int))
-    return (str(splits.source.raw(int(index))) for index in train[chosen])
-
 
 WORTH = 0.03
 """Accuracy above the baseline that an encoder of millions of weights should bring, unless it halves the errors."""

@@ -1,0 +1,117 @@
+"""One stage of a training: how it is trained, and what it leaves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from tfkit.data.splits import Splits
+from tfkit.errors import ConfigError
+from tfkit.run import Run
+
+if TYPE_CHECKING:
+    from tfkit.data.augment import Augmentation
+    from tfkit.environment.stack import keras
+    from tfkit.privacy.plan import DPSGD
+    from tfkit.training.checkpoint import Cadence
+
+IMBALANCE = 3.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """How one stage of a run is trained.
+
+    Attributes:
+      epochs: at most so many.
+      name: of the stage; the stages of one run follow each other on one axis of epochs.
+      seed: of initial weights, order, augmentation and dropout.
+      patience: epochs without a lower validation loss after which training stops; None for no such stop.
+      start_val_loss: of the model that is trained: that model is what remains if no epoch is better.
+      keep: the weights of the best epoch, by validation loss, or of the last.
+      class_weight: class index to weight in the loss.
+      augment: applied to each training image anew in each epoch.
+      privacy: train with differential privacy; see `tfkit.DPSGD`.
+      cadence: when it is saved; see `checkpoint.Cadence`. Private training is saved at the ends of epochs alone.
+      profile: whether to trace steps 10 to 20 for TensorBoard, unless an earlier stage of the run has been traced.
+      verbose: Keras's own: 1 a progress bar, 2 a line an epoch, 0 nothing; None is 1 in a terminal or notebook, else 2.
+    """
+
+    epochs: int
+    name: str = "train"
+    seed: int = 0
+    patience: int | None = None
+    start_val_loss: float | None = None
+    keep: Literal["best", "last"] = "best"
+    class_weight: dict[int, float] | None = None
+    augment: Augmentation | None = None
+    privacy: DPSGD | None = None
+    cadence: Cadence | None = None
+    profile: bool = False
+    verbose: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        if self.epochs < 1:
+            raise ConfigError(f"epochs is {self.epochs}; training takes at least 1.")
+
+    @classmethod
+    def of_settings(cls, config: Any, **changes: Any) -> Stage:
+        """Return the stage that a recipe's settings describe, with some values in place of theirs."""
+        from tfkit.training.checkpoint import Cadence
+
+        settings: dict[str, Any] = {
+            "epochs": config.epochs,
+            "seed": config.seed,
+            "patience": config.patience,
+            "cadence": Cadence(seconds=60.0 * config.backup_minutes, steps=config.backup_steps),
+            "profile": config.profile,
+        }
+        return cls(**{**settings, **changes})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What one stage of training left.
+
+    Attributes:
+      model: with the weights of the best epoch, by validation loss, or of the last.
+      rows: one an epoch: epoch, loss, accuracy, val_loss, val_accuracy and what else was measured.
+      best_epoch: counted from 0 within the stage; None where no epoch was better than what it started from.
+      val_loss: of the model.
+      seconds: of training, over all processes that took part.
+      logits: whether the model gives logits; None where it was not tried.
+    """
+
+    model: keras.Model
+    rows: list[dict[str, Any]]
+    best_epoch: int | None
+    val_loss: float
+    seconds: float
+    logits: bool | None
+
+
+def class_weight(splits: Splits, *, when: str, run: Run | None = None) -> dict[int, float] | None:
+    """Return weights that give every class the same share of the loss.
+
+    Args:
+      splits: the counts of the training split are what matters.
+      when: `auto` when the largest class has over 3 times the examples of the smallest; `always`; `never`.
+      run: is told when they are on.
+
+    Returns:
+      Class index to weight, mean 1 over the examples; None when they are off.
+    """
+    counts = np.array(list(splits.counts["train"].values()))
+    ratio = counts.max() / max(counts.min(), 1)
+    if when == "never" or (when == "auto" and ratio <= IMBALANCE):
+        return None
+    names = list(splits.counts["train"])
+    if run is not None:
+        run.note(
+            f"Class weights are on: {names[counts.argmax()]!r} has {counts.max()} training examples,"
+            f" {names[counts.argmin()]!r} has {counts.min()} ({ratio:.1f} to 1)."
+        )
+    return {index: counts.sum() / (len(counts) * max(count, 1)) for index, count in enumerate(counts)}

@@ -1,0 +1,184 @@
+"""What surrounds a training: where data and model came from, what came out of it, and which examples are shown."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tfkit.data.splits import Splits, draw
+from tfkit.hub.texts import TextEncoder
+from tfkit.metrics import Evaluation
+from tfkit.privacy.ledger import register
+from tfkit.reporting import examples, tensorboard
+from tfkit.reporting.examples import Excerpts, Exhibits, Pictures
+from tfkit.reporting.layout import write_layout
+from tfkit.run import EVALUATION, PRIVACY, Run
+from tfkit.settings.options import DataConfig
+from tfkit.training.export import save
+
+if TYPE_CHECKING:
+    from tfkit.hub.images import Backbone
+    from tfkit.text.tokenizers import Tokenizer
+    from tfkit.transfer.models import Classifier
+
+SAMPLES = 16
+PROJECTED = 1000
+MEASURED_TEXTS = 20_000
+NAME_CHARACTERS = 80
+
+
+def describe(
+    run: Run,
+    encoder: Backbone | TextEncoder | None,
+    splits: Splits,
+    *,
+    recipe: str,
+    show_examples: bool = True,
+) -> None:
+    """Write down where data and model came from, and what was decided about them.
+
+    Args:
+      run: gets provenance.json, labels.txt, and, where examples are shown, notes on them, counts and TensorBoard's
+        samples.
+      encoder: what is transferred; None: nothing, the model is trained from scratch.
+      splits: of images or texts.
+      recipe: the name under which `python -m recipes.NAME` does it again.
+      show_examples: off: what was found in the data is printed, and not kept; see `tfkit.privacy.ledger`.
+
+    Raises:
+      DataError: a private run was begun on other data.
+    """
+    run.labels = splits.class_names
+    run.provenance = {
+        "recipe": {"name": recipe},
+        "data": splits.provenance if show_examples else register(run, splits),
+        "model": encoder.origin if encoder is not None else {"handle": "a network trained from scratch"},
+    }
+    for note in encoder.notes if encoder is not None else ():
+        run.note(note)
+    for note in splits.notes:
+        (run.note if show_examples else run.say)(note)
+    run.decide(**_decided_settings(run, encoder, splits))
+    if show_examples:
+        run.record({"data/skipped_files": len(splits.skipped), "data/other_files": splits.other_files})
+        run.record({f"data/{split}_examples": len(indices) for split, indices in splits.indices.items()})
+        _write_samples(run, splits)
+        if isinstance(encoder, TextEncoder) and encoder.tokenizer is not None:
+            measure_tokens(run, encoder.tokenizer, splits)
+
+
+def conclude(run: Run, classifier: Classifier, splits: Splits, *, show_examples: bool = True) -> None:
+    """Measure the classifier on the test split, export it, and draw what came out.
+
+    Args:
+      run: gets metrics.json, saved_model/, evaluation.npz and TensorBoard's pictures.
+      classifier: the trained model.
+      splits: of images or texts.
+      show_examples: off: test examples are numbered instead of named, and none is shown.
+
+    Raises:
+      CheckError: the exported model is not the trained one.
+    """
+    evaluation = classifier.evaluation if show_examples else classifier.evaluation.numbered()
+    run.record(evaluation.metrics("test"))
+    run.record(save(classifier.model, run, splits, evaluation=evaluation))
+    shown = _write_mistakes(run, evaluation, splits) if show_examples else None
+    examples.save(run.path / EVALUATION, evaluation, shown)
+    tensorboard.write_confusion(run.logdir, evaluation)
+    tensorboard.write_pr_curves(run.logdir, evaluation)
+    tensorboard.write_roc(run.logdir, evaluation)
+    history = run.history
+    run.record(tensorboard.best(history))
+    tensorboard.write_hparams(run.logdir, run.config, run.metrics)
+    write_layout(run.logdir, map(str, history.columns))
+    if statement := run.read(PRIVACY):
+        tensorboard.write_statement(run.logdir, [statement["in_words"]])
+    if show_examples:
+        _write_projector(run, classifier.test_features, evaluation, splits)
+
+
+def measure_tokens(run: Run, tokenizer: Tokenizer, splits: Splits) -> None:
+    """Record how long the texts are in tokens, how many are cut, and how much of them the vocabulary does not know."""
+    from tfkit.environment.stack import tf
+
+    train = splits.indices["train"]
+    chosen = train[draw(len(train), MEASURED_TEXTS)]
+    lengths, unknown = [], 0
+    for start in range(0, len(chosen), 256):
+        pieces = tokenizer.tokenize(tf.constant(splits.source.read(chosen[start : start + 256])))
+        lengths.append(pieces.row_lengths().numpy())
+        unknown += int((pieces.flat_values.numpy() == tokenizer.id_of("[UNK]")).sum())
+    counts = np.concatenate(lengths)
+    room = tokenizer.max_length - 2
+    tensorboard.write_lengths(run.logdir, "tokens", np.minimum(counts, 4 * room))
+    median, cut, lost = (
+        float(np.median(counts)),
+        float((counts > room).mean()),
+        unknown / max(int(counts.sum()), 1),
+    )
+    run.record({"data/median_tokens": median, "data/cut_share": cut, "data/unknown_token_share": lost})
+    run.note(
+        f"The median text has {median:.0f} tokens, the longest {counts.max()}; {cut:.1%} are cut to {room}."
+        f" {lost:.2%} of the tokens are not in the vocabulary."
+    )
+
+
+def _decided_settings(run: Run, encoder: Backbone | TextEncoder | None, splits: Splits) -> dict[str, Any]:
+    """Return the settings of data and model that may be left out, as they became."""
+    decided: dict[str, Any] = dict(getattr(splits.source, "columns", {}))
+    if splits.kind == "images":
+        decided["image_size"] = int(splits.source.shape[0])
+    if isinstance(encoder, TextEncoder):
+        decided["max_length"] = encoder.max_length
+        if run.is_chief and run.config.get("model_handle") == DataConfig.model_handle:
+            decided["model_handle"] = encoder.handle  # the default is one for images
+    return decided
+
+
+def _write_samples(run: Run, splits: Splits) -> None:
+    """Show some training examples, under the names of their classes."""
+    train = splits.indices["train"]
+    shown = train[draw(len(train), SAMPLES, classes=splits.source.labels[train])]
+    captions = [splits.class_names[label] for label in splits.source.labels[shown]]
+    if splits.kind == "images":
+        tensorboard.write_images(run.logdir, "samples", splits.source.read(shown), captions=captions)
+    elif splits.kind == "texts":
+        texts = [str(splits.source.raw(int(index))) for index in shown]
+        tensorboard.write_texts(run.logdir, "samples", texts, captions=captions)
+
+
+def _write_mistakes(run: Run, evaluation: Evaluation, splits: Splits) -> Exhibits | None:
+    """Show the worst mistakes in TensorBoard; return them for the report."""
+    if splits.kind == "images":
+        pictures = Pictures.of(evaluation, splits)
+        captions = [evaluation.mistake(index) for index in pictures.worst]
+        tensorboard.write_images(run.logdir, "worst_mistakes", pictures.worst_images, captions=captions)
+        return pictures
+    if splits.kind == "texts":
+        excerpts = Excerpts.of(evaluation, splits)
+        captions = [evaluation.mistake(index) for index in excerpts.worst]
+        tensorboard.write_texts(
+            run.logdir, "worst_mistakes", list(map(str, excerpts.worst_texts)), captions=captions
+        )
+        for language, (count, accuracy) in excerpts.by_language(evaluation).items():
+            run.record({f"test/accuracy/{language}": accuracy, f"test/examples/{language}": count})
+        return excerpts
+    return None
+
+
+def _write_projector(run: Run, features: np.ndarray, evaluation: Evaluation, splits: Splits) -> None:
+    """Show what the last layer saw of the test split, float32 [n, d], in the Projector."""
+    shown = draw(len(evaluation.labels), PROJECTED)
+    indices = splits.indices["test"][shown]
+    if splits.kind == "texts":
+        names = [str(splits.source.raw(int(index)))[:NAME_CHARACTERS] for index in indices]
+    else:
+        names = [evaluation.names[index] for index in shown]
+    tensorboard.write_projector(
+        run.logdir,
+        features[shown],
+        labels=[evaluation.class_names[evaluation.labels[index]] for index in shown],
+        names=names,
+        images=splits.source.read(indices) if splits.kind == "images" else None,
+    )

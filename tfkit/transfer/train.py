@@ -1,0 +1,256 @@
+"""tfkit.train: a folder of photos, a table of texts, to a finished run; the recipes that train are its command line."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from tfkit.distribution import strategies
+from tfkit.errors import ConfigError, DataError, RunError
+from tfkit.run import CONFIG, PRIVACY, Run
+from tfkit.settings.options import (
+    EMBEDDED,
+    LIGHT,
+    SCRATCH,
+    DataConfig,
+    ImageConfig,
+    ImageModelConfig,
+    ImageTransferConfig,
+    PrivateConfig,
+    TextColumns,
+    TextConfig,
+    TextTransferConfig,
+    WholeModelConfig,
+)
+from tfkit.settings.parse import as_dict, from_keywords, parse, run_dir
+
+if TYPE_CHECKING:
+    from tfkit.environment.stack import tf
+    from tfkit.privacy.plan import DPSGD
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSettings(ImageConfig, ImageTransferConfig):
+    """What to train on, from which backbone, for how long."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextSettings(TextConfig, TextTransferConfig):
+    """What to train on, from which encoder, for how long."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrivateSettings(TextColumns, ImageConfig, PrivateConfig):
+    """What to train on, from which model, and how private."""
+
+    dataset: str = "digits"
+    """Where there is no --data-dir or --data-file: digits or mnist5k (embedded images), docstrings (embedded texts), or
+    tfds:NAME (tensorflow-datasets)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WholeModelSettings(ImageConfig, ImageModelConfig):
+    """What to train, on what, for how long."""
+
+    model_handle: str = SCRATCH
+    """cnn: a small convolutional network from scratch. Else a backbone, all of whose layers are trained: what
+    recipes.transfer_image takes."""
+
+
+RECIPES: dict[str, type[DataConfig]] = {
+    "transfer_image": ImageSettings,
+    "transfer_text": TextSettings,
+    "train_private": PrivateSettings,
+    "train_distributed": WholeModelSettings,
+}
+"""The recipes that train, and their settings."""
+
+
+def train(
+    data: str | Path | None = None,
+    *,
+    model: str | None = None,
+    privacy: DPSGD | None = None,
+    trainable: Literal["auto", "all"] = "auto",
+    **settings: Any,
+) -> Run:
+    """Train a classifier of images or texts on a pretrained model, measure it, export it, and write its report.
+
+    A call that was interrupted goes on when it is made again; one that is finished is not repeated.
+
+    Args:
+      data: a folder with one subfolder a class of images or of texts, a table of texts (CSV, TSV, JSON, JSONL,
+        Parquet), or the name of a data set: "digits", "mnist5k", "docstrings", "tfds:NAME". None: "digits".
+      model: a TF Hub or Kaggle URL, a SavedModel folder or a bundled name; "cnn" and "light" are small models of images
+        and of texts that are trained from scratch. None: the bundled one for images or for texts.
+      privacy: train with differential privacy; `target_epsilon=3` among the settings does the same.
+      trainable: "auto": a head on the frozen model first, then perhaps all of it; "all": all layers of a model of
+        images from the first step.
+      settings: what the flags of recipes.transfer_image, transfer_text, train_private (with `privacy`) or
+        train_distributed (with `trainable="all"`) are called: `run_dir`, `epochs`, `strategy`, `seed`...
+
+    Returns:
+      The finished run.
+
+    Raises:
+      ConfigError: a setting is unknown or has a value that cannot be; settings that do not go together.
+      TfkitError: see `tfkit.errors`.
+
+    Example:
+      run = tfkit.train("photos/", run_dir="runs/photos", epochs=10)
+      run.metrics["test/accuracy"]
+    """
+    if model is not None:
+        settings["model_handle"] = model
+    if data is not None:
+        settings.update(_data_settings(data))
+    private = privacy is not None or {"target_epsilon", "noise_multiplier"} & set(settings)
+    if privacy is not None:
+        settings.update(_privacy_settings(privacy, settings))
+    if private:
+        recipe = "train_private"
+    elif trainable == "all" or model == SCRATCH:
+        recipe = "train_distributed"
+    else:
+        recipe = "transfer_text" if _are_texts(settings) else "transfer_image"
+    if trainable == "all" and (private or _are_texts(settings)):
+        raise ConfigError(
+            'trainable="all" is for images without privacy.\n  Private training of all layers: features=False.'
+            "  Texts: fine_tune_epochs=3."
+        )
+    return train_classifier(from_keywords(RECIPES[recipe], settings, call="tfkit.train"), recipe=recipe)
+
+
+def train_classifier(config: Any, *, recipe: str) -> Run:
+    """Do a recipe's job, or what an interrupted process left of it, or nothing where it is done.
+
+    Args:
+      config: of one of the classes in `RECIPES`.
+      recipe: its name.
+
+    Returns:
+      The finished run; a worker that is not the chief can read it.
+
+    Raises:
+      TfkitError: see `tfkit.errors`.
+    """
+    strategies.locate(config)
+    folder = run_dir(config, recipe=recipe)
+    with Run.create(folder, config=as_dict(config), overwrite=config.overwrite) as run:
+        if run.finished:
+            again = ", and spend its epsilon on the same people once more" if run.read(PRIVACY) else ""
+            run.say(
+                f"{run.path} holds the finished run of this very config; --overwrite would do it again{again}."
+            )
+            return run
+        from tfkit import reporting
+        from tfkit.environment.packages import versions
+
+        began = time.monotonic()
+        with strategies.joined(config, run) as strategy:
+            run.versions = {**versions(), "strategy": strategies.describe(strategy)}
+            _train(config, run, strategy, recipe=recipe)
+            if run.is_chief:
+                run.record({"time/total_seconds": time.monotonic() - began})
+                reporting.write_report(run)
+    return run
+
+
+def settings_of(run: Run, *, recipes: tuple[str, ...] = tuple(RECIPES), otherwise: str) -> DataConfig:
+    """Return the settings of the recipe that made a run.
+
+    Args:
+      run: of a recipe.
+      recipes: whose runs will do.
+      otherwise: what does the job for other runs: a call of Python, or flags.
+
+    Raises:
+      RunError: none of these recipes made it.
+    """
+    _ = run.config  # which names a malformed file as every reader of a run does
+    recipe = run.provenance.get("recipe", {}).get("name")
+    if recipe not in recipes:
+        raise RunError(
+            f"{run.path} was made by {recipe or 'no recipe'}; this takes runs of {' and '.join(recipes)}."
+            f"\n  For others: {otherwise}."
+        )
+    return parse(RECIPES[recipe], ["--config", str(run.path / CONFIG)], prog=recipe, description="")
+
+
+def _train(config: Any, run: Run, strategy: tf.distribute.Strategy, *, recipe: str) -> None:
+    from tfkit.transfer.baseline import compare_with_baseline
+    from tfkit.transfer.fine_tuning import fine_tune, train_all_layers
+    from tfkit.transfer.light import train_light
+    from tfkit.transfer.load import load
+    from tfkit.transfer.private import train_private, train_private_light
+    from tfkit.transfer.results import conclude, describe
+
+    private, whole = isinstance(config, PrivateConfig), isinstance(config, WholeModelConfig)
+    if private:
+        trainable = not config.features
+    else:
+        config = strategies.scaled(config, strategy, run)
+        trainable = whole or bool(config.fine_tune_epochs)
+    encoder: Any
+    encoder, splits = load(config, global_batch_size=config.global_batch_size or 1, trainable=trainable)
+    describe(run, encoder, splits, recipe=recipe, show_examples=not private)
+    if whole:
+        classifier = train_all_layers(run, encoder, splits, config, strategy=strategy)
+    elif private and encoder is None:
+        classifier = train_private_light(run, splits, config, strategy=strategy)
+    elif private:
+        classifier = train_private(run, encoder, splits, config, strategy=strategy)
+    elif encoder is None:
+        classifier = train_light(run, splits, config, strategy=strategy, max_length=config.max_length)
+    else:
+        classifier = fine_tune(run, encoder, splits, config, strategy=strategy)
+    if run.is_chief:
+        conclude(run, classifier, splits, show_examples=not private)
+        if splits.kind == "texts" and not private:
+            compare_with_baseline(run, splits, classifier.evaluation, pretrained=encoder is not None)
+
+
+def _data_settings(data: str | Path) -> dict[str, Any]:
+    path = Path(data)
+    if path.is_dir():
+        return {"data_dir": path}
+    if path.is_file():
+        return {"data_file": path}
+    if str(data) in ("digits", "mnist5k", EMBEDDED) or str(data).startswith("tfds:"):
+        return {"dataset": str(data)}
+    raise DataError(
+        f"There is no {path}: neither a folder, nor a file, nor a data set."
+        "\n  Data sets that need no files: digits, mnist5k (images), docstrings (texts), tfds:NAME."
+    )
+
+
+def _are_texts(settings: dict[str, Any]) -> bool:
+    """Return whether the data, or else the model, are of texts."""
+    if settings.get("model_handle") == LIGHT:
+        return True
+    given = {name: settings[name] for name in ("data_dir", "data_file", "dataset") if name in settings}
+    paths: dict[str, Any] = {
+        name: Path(value) if name != "dataset" else value for name, value in given.items()
+    }
+    return TextColumns(**paths).of_texts if paths else False
+
+
+def _privacy_settings(privacy: DPSGD, settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings that say the same as the object, all of them but those that it leaves out."""
+    if privacy.release_noise:
+        raise ConfigError(
+            "privacy.release_noise is chosen by tfkit.train: mean_budget= says how much it may cost."
+        )
+    values = {
+        field.name: getattr(privacy, field.name)
+        for field in dataclasses.fields(privacy)
+        if field.name != "release_noise" and getattr(privacy, field.name) is not None
+    }
+    if twice := sorted(set(values) & set(settings)):
+        raise ConfigError(
+            f"{twice[0]} is given twice: in privacy=DPSGD(...) and as {twice[0]}=. Leave one of them out."
+        )
+    return values
