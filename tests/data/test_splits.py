@@ -45,6 +45,13 @@ def test_datasets_are_batched_float_images_with_their_labels(splits):
     assert train == {str(c): sum(i % 4 == c for i in splits.indices["train"]) for c in range(4)}
 
 
+def test_the_repr_says_what_a_person_would_ask(splits):
+    text = repr(splits)
+    assert text.count("\n") < 3
+    for fact in ("images in memory", "4 classes", "train 68", "[8, 8, 3]", "16"):
+        assert fact in text
+
+
 def test_a_resumed_run_sees_what_an_uninterrupted_one_would(splits):
     whole = numbers(splits.epochs(0, 4))
     resumed = numbers(splits.epochs(2, 4))

@@ -86,12 +86,10 @@ def read_image(
       Unreadable: the file cannot be opened or decoded, or would be a decompression bomb.
     """
     image = _load(path, at_least=at_least)
-    if isinstance(image, Image.Image):
-        return _rgb(image)
-    height, width = image.shape[:2]
-    if at_least is not None and height * width >= LARGE:
-        return _smaller(_Band(image, pixel_range), (width, height), at_least)
-    return _rgb(_picture(as_bytes(image, pixel_range)))
+    if isinstance(image, np.ndarray):
+        values = as_bytes(image, pixel_range)
+        image = _smaller(Image.fromarray(values[..., 0] if values.shape[-1] == 1 else values), at_least)
+    return _rgb(image)
 
 
 def read_pixels(path: str | Path) -> np.ndarray:
@@ -131,9 +129,7 @@ def _decode(file: IO[bytes], at_least: int | None) -> Image.Image | np.ndarray:
             image.load()
             if deep:
                 return _sixteen_bits(file, image)
-            if at_least is not None and image.width * image.height >= LARGE:
-                return _upright(_smaller(image, image.size, at_least))
-            return _upright(image)
+            return _upright(_smaller(image, at_least))
     except Unreadable:
         raise
     except UnidentifiedImageError as err:
@@ -165,30 +161,21 @@ def longer_side(path: Path) -> int | None:
         return None
 
 
-class _Band(NamedTuple):
-    """Values of 16 bits, of which bands are cut as they are of Pillow's images."""
-
-    values: np.ndarray
-    pixel_range: tuple[int, int]
-
-    def crop(self, box: tuple[int, int, int, int]) -> Image.Image:
-        """Return rows box[1] to box[3] in 8 bits."""
-        return _picture(as_bytes(self.values[box[1] : box[3]], self.pixel_range))
-
-
-def _smaller(image: Image.Image | _Band, size: tuple[int, int], at_least: int) -> Image.Image:
-    """Return the image in RGB at a whole fraction of its size, as a draft of a JPEG is, band by band.
+def _smaller(image: Image.Image, at_least: int | None) -> Image.Image:
+    """Return a large image in RGB at a whole fraction of its size, as a draft of a JPEG is, band by band.
 
     Whole copies of it in other modes would take five times the memory.
     """
-    width, height = size
-    by = max(1, min(size) // at_least)
+    width, height = image.size
+    if at_least is None or width * height < LARGE:
+        return image
+    by = max(1, min(image.size) // at_least)
     smaller = Image.new("RGB", (-(-width // by), -(-height // by)))
     rows = by * max(1, _BAND // (width * by))
     for top in range(0, height, rows):
         band = image.crop((0, top, width, min(top + rows, height)))
         smaller.paste(_rgb(band).reduce(by), (0, top // by))
-    smaller.info = dict(getattr(image, "info", {}))
+    smaller.info = dict(image.info)
     return smaller
 
 
@@ -212,22 +199,12 @@ def _sixteen_bits(file: IO[bytes], image: Image.Image) -> np.ndarray:
     if "transparency" in image.info:
         opaque = (values != np.asarray(image.info["transparency"])).any(axis=-1, keepdims=True)
         values = np.concatenate([values, opaque * np.uint16(65535)], axis=-1)
-    if not _is_turned(image):
-        return values
+    with contextlib.suppress(Exception):
+        if image.getexif().get(ExifTags.Base.Orientation, 1) == 1:
+            return values
     places = Image.fromarray(np.arange(image.width * image.height, dtype=np.int32).reshape(image.size[::-1]))
     places.info = dict(image.info)
     return values.reshape(-1, values.shape[-1])[np.asarray(_upright(places))]
-
-
-def _is_turned(image: Image.Image) -> bool:
-    with contextlib.suppress(Exception):
-        return bool(image.getexif().get(ExifTags.Base.Orientation, 1) != 1)
-    return False
-
-
-def _picture(values: np.ndarray) -> Image.Image:
-    """Return uint8 [h, w, 1|2|3|4] as Pillow's image."""
-    return Image.fromarray(values[..., 0] if values.shape[-1] == 1 else values)
 
 
 def _rgb(image: Image.Image) -> Image.Image:
@@ -578,7 +555,7 @@ def _notes(source: FolderSource, prepared: Store) -> Iterator[str]:
 
 
 def read_images(
-    folder: Path, *, image_size: int, count: int, pixel_range: tuple[int, int] = FULL_RANGE
+    folder: str | Path, *, image_size: int, count: int, pixel_range: tuple[int, int] = FULL_RANGE
 ) -> tuple[np.ndarray, list[str]]:
     """Read images below a folder, whatever its subfolders, prepared as training prepares them.
 
@@ -594,6 +571,7 @@ def read_images(
     Raises:
       DataError: there are none.
     """
+    folder = Path(folder)
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder. Give one with images in it, with or without subfolders.")
     paths = sorted(

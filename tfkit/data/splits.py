@@ -55,8 +55,8 @@ WHOLE_RANGE = PixelRange()
 def as_bytes(values: np.ndarray, pixel_range: tuple[int, int]) -> np.ndarray:
     """Return 16-bit values as uint8: `pixel_range` to 0..255, rounded half up, clipped."""
     low, high = pixel_range
-    above = np.clip(values.astype(np.int32), low, high) - low
-    return ((above * 510 + (high - low)) // (2 * (high - low))).astype(np.uint8)
+    above = np.clip(np.arange(65536), low, high) - low
+    return ((above * 510 + (high - low)) // (2 * (high - low))).astype(np.uint8)[values]
 
 
 def to_square(image: stack.tf.Tensor, size: int) -> stack.tf.Tensor:
@@ -553,9 +553,10 @@ class Splits:
         """Return the source, the classes and the examples per split."""
         counts = ", ".join(f"{split} {len(indices)}" for split, indices in self.indices.items())
         shape = f" of {list(self.source.shape)}" if self.source.shape else ""
+        classes = f"{len(self.class_names)} classes ({listed(self.class_names, 3)})"
         return (
-            f"Splits of {self.kind} from {self.origin}: {len(self.class_names)} classes"
-            f" ({listed(self.class_names, 3)})\n  {counts}{shape}, in batches of {self.global_batch_size}"
+            f"Splits({self.origin!r}): {self.kind}, {classes}\n"
+            f"  {counts}{shape}, in batches of {self.global_batch_size}"
         )
 
     @property
