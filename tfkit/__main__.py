@@ -112,9 +112,9 @@ def _show(model: Known | KnownText, *, size: str, note: str) -> None:
 
 
 def _launch(chosen: argparse.Namespace) -> int:
-    from tfkit.distribution import command
+    from tfkit.distribution import launcher
 
-    return command.main(chosen.words[1:])
+    return launcher.main(chosen.words[1:])
 
 
 def _report(chosen: argparse.Namespace) -> int:

@@ -17,7 +17,10 @@ ROOT = Path(__file__).parents[2]
 def begin(folder: Path, program: str) -> subprocess.Popen[str]:
     """A program as a user writes it: the function is in the main module."""
     script = folder / "program.py"
-    script.write_text(f"import os, signal, sys, time\nfrom tfkit import cluster, distribute\n{program}")
+    script.write_text(
+        "import os, signal, sys, time\nfrom tfkit.environment import cluster\n"
+        f"from tfkit.distribution import notebook\n{program}"
+    )
     return subprocess.Popen(
         [sys.executable, str(script)],
         env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(folder)},
@@ -47,7 +50,7 @@ def train():
     me = cluster.current()
     print("worker", me.index, "of", me.size)
     return Answer(offset + 2 + 100 * me.index)
-print("returned", distribute.launch(train, workers=2).value)
+print("returned", notebook.launch(train, workers=2).value)
 print("heavy", sorted({"tensorflow", "numpy", "pandas"} & set(sys.modules)))
 """
     out, errors = begin(tmp_path, program).communicate(timeout=60)
@@ -64,7 +67,7 @@ def broken():
         raise ValueError("the second shard is empty")
     time.sleep(600)
 try:
-    distribute.launch(broken, workers=2)
+    notebook.launch(broken, workers=2)
 except WorkerError as error:
     print(error)
 """
@@ -87,11 +90,11 @@ def dies_once():
     time.sleep(2)
     return "done"
 try:
-    distribute.launch(dies_once, workers=2)
+    notebook.launch(dies_once, workers=2)
 except WorkerError as error:
     print(error)
 mark.unlink()
-print(distribute.launch(dies_once, workers=2, max_restarts=1))
+print(notebook.launch(dies_once, workers=2, max_restarts=1))
 """
     out, errors = begin(tmp_path, program).communicate(timeout=60)
     assert out.startswith("worker 1 died (SIGKILL) before the first step, and --max-restarts is 0."), errors
@@ -104,7 +107,7 @@ from tfkit.errors import ConfigError
 import threading
 lock = threading.Lock()
 try:
-    distribute.launch(lambda: lock.locked(), workers=2)
+    notebook.launch(lambda: lock.locked(), workers=2)
 except ConfigError as error:
     print(error)
 """
@@ -124,7 +127,7 @@ def train():
     time.sleep(600)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 try:
-    distribute.launch(train, workers=2)
+    notebook.launch(train, workers=2)
 except KeyboardInterrupt:
     print("interrupted")
 """
@@ -144,9 +147,9 @@ def test_in_a_notebook():
     import nbformat
 
     cells = [
-        "from tfkit import cluster, distribute\n"
+        "from tfkit.environment import cluster\nfrom tfkit.distribution import notebook\n"
         "def train():\n    print('live', cluster.current().size)\n    return {'loss': 0.5}",
-        "distribute.launch(train, workers=2)",
+        "notebook.launch(train, workers=2)",
     ]
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
     nbclient.NotebookClient(notebook, timeout=60, resources={"metadata": {"path": str(ROOT)}}).execute()

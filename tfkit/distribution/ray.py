@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from tfkit.distribution.worker_process import allowed, threads_environment
+from tfkit.distribution.worker_process import threads_environment, usable_cores
 from tfkit.environment import cluster, packages, process
 from tfkit.environment.heartbeat import AGAIN, VARIABLE, read
 from tfkit.errors import ConfigError
@@ -300,7 +300,7 @@ def _start(
 ) -> subprocess.Popen[bytes]:
     task = {"cluster": {"worker": list(addresses)}, "task": {"type": "worker", "index": rank}}
     # Ray gives each worker one CPU to plan with and pins none: the threads of all must fit into this machine.
-    threads = max(len(allowed()) // peers, 1)
+    threads = max(len(usable_cores()) // peers, 1)
     # Ray sets the number of OpenMP's threads, to 1.
     inherited = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     return subprocess.Popen(

@@ -208,12 +208,12 @@ def _mirrored(here: cluster.Cluster) -> tf.distribute.Strategy:
 
 
 def _multi_worker(here: cluster.Cluster) -> tf.distribute.Strategy:
-    from tfkit.distribution.workers import wait
+    from tfkit.distribution.network import wait_for_workers
     from tfkit.environment.process import quiet
     from tfkit.environment.stack import tf
 
     phase("joining")
-    wait(here)
+    wait_for_workers(here)
     try:
         with quiet():
             made = tf.distribute.MultiWorkerMirroredStrategy(communication_options=options())
