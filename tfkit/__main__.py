@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from tfkit import cli
-from tfkit.distribution.kubernetes import add_command
+from tfkit.distribution.manifest import add_command
 from tfkit.errors import TfkitError
 
 if TYPE_CHECKING:
