@@ -208,17 +208,10 @@ def test_what_cannot_be_launched_is_refused_before_ray_starts(words, settings):
         launch(words, **settings)
 
 
-def test_an_attempt_does_not_count_for_the_next():
-    coordinator = Coordinator()
-    assert [coordinator.start(rank) for rank in (0, 1)] == [0, 0]
-    coordinator.done(0)
-    assert [coordinator.start(rank) for rank in (0, 1)] == [1, 1]
-    coordinator.done(1)
-    assert coordinator.state() == (None, 1)
-
-
 def test_the_first_reason_to_stop_is_the_jobs_exit_code():
     coordinator = Coordinator()
+    assert [coordinator.start(rank) for rank in (0, 1, 0)] == [0, 0, 1]
+    assert coordinator.code() is None
     coordinator.stop(2)
     coordinator.stop(3)
-    assert coordinator.state() == (2, 0)
+    assert coordinator.code() == 2

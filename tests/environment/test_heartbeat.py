@@ -44,12 +44,12 @@ heartbeat.progress(3, 10, "epoch 1 of 2"); heartbeat.progress(4, 10, "epoch 1 of
 heartbeat.phase("working"); heartbeat.give_up("the check failed")
 """
     assert start(code, path).wait() == 0
-    said = read(path)
-    assert said is not None
-    assert (said.phase, said.step, said.steps, said.text) == ("working", 4, 10, "epoch 1 of 2, loss 0.5")
-    assert said.gave_up == "the check failed"
-    assert said.trained is not None
-    assert began < said.trained < said.progressed < said.beat < time.monotonic()
+    beat = read(path)
+    assert beat is not None
+    assert (beat.phase, beat.step, beat.steps, beat.text) == ("working", 4, 10, "epoch 1 of 2, loss 0.5")
+    assert beat.gave_up == "the check failed"
+    assert beat.trained is not None
+    assert began < beat.trained < beat.progressed < beat.beat < time.monotonic()
     path.write_text('{"beat"')
     assert read(path) is None
 
@@ -94,7 +94,8 @@ def test_what_a_worker_starts_is_not_the_worker(tmp_path):
 import os, subprocess, sys
 from tfkit.environment import heartbeat
 heartbeat.start(); heartbeat.phase("training"); heartbeat.progress(7)
-subprocess.run([sys.executable, "-c", "from tfkit.environment import heartbeat; heartbeat.start(); heartbeat.phase('joining')"], check=True)
+other = "from tfkit.environment import heartbeat; heartbeat.start(); heartbeat.phase('joining')"
+subprocess.run([sys.executable, "-c", other], check=True)
 if os.fork() == 0:
     heartbeat.phase("joining"); os._exit(0)
 os.wait()
@@ -122,7 +123,10 @@ print((time.thread_time() - began) / 20000)
 def test_a_worker_whose_launcher_is_gone_ends_itself(tmp_path, leads):
     """Only where it leads its own group: elsewhere that would be the terminal's other programs."""
     path = tmp_path / "worker.json"
-    code = "import os, time; from tfkit.environment import heartbeat; heartbeat.start(); print(os.getpid(), flush=True); time.sleep(600)"
+    code = (
+        "import os, time; from tfkit.environment import heartbeat; heartbeat.start();"
+        "print(os.getpid(), flush=True); time.sleep(600)"
+    )
     launcher = f"""
 import os, subprocess, sys
 subprocess.Popen([sys.executable, "-c", {code!r}], start_new_session={leads})

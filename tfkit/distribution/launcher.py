@@ -11,6 +11,7 @@ import dataclasses
 import importlib
 import json
 import os
+import re
 import shlex
 import signal
 import sys
@@ -23,21 +24,8 @@ from pathlib import Path
 from typing import Literal
 
 from tfkit import cli
-from tfkit.distribution import guard, network
-from tfkit.distribution.worker_process import (
-    LOST_A_PEER,
-    SAVED,
-    Screen,
-    Signals,
-    Task,
-    Worker,
-    describe_cores,
-    gpu_shares,
-    noting_signals,
-    shares,
-    threads_environment,
-    usable_cores,
-)
+from tfkit.distribution import guard, network, worker_process
+from tfkit.distribution.worker_process import LOST_A_PEER, SAVED, Screen, Signals, Task, Worker
 from tfkit.environment import process
 from tfkit.environment.cluster import split
 from tfkit.environment.heartbeat import AGAIN
@@ -292,17 +280,10 @@ class _Diagnosis:
         trained = any(worker.beat and worker.beat.trained is not None for worker in self.workers)
         early = not trained and first.phase == "starting" and when - first.started < _EARLY_SECONDS
         if early and first.code in (1, 2):
-            return Outcome(
-                kind="failed",
-                code=first.code,
-                what=f"{first.name} failed as it started ({first.cause})",
-                details=f"{first.quoted()}\n  It would the next time too, so nothing is started again.",
-            )
-        details = first.quoted()
-        if first.code == -signal.SIGKILL:
-            details += (
-                "\n  SIGKILL that nobody sent is often the kernel's, for want of memory: dmesg | grep -i oom"
-            )
+            what = f"{first.name} failed as it started ({first.cause}), and would the next time"
+            return Outcome(kind="failed", code=first.code, what=what, details=first.quoted())
+        hint = "\n  SIGKILL that nobody sent is often the kernel's, for want of memory: dmesg | grep -i oom"
+        details = first.quoted() + hint * (first.code == -signal.SIGKILL)
         what = f"{first.name} died ({first.cause}){self._step()}"
         return Outcome(kind="died", what=what, details=details, when=when)
 
@@ -344,12 +325,8 @@ class _Diagnosis:
         # Counted from the first heartbeat of another: a program that is slow to start is slow in all of them.
         if mute and self._first_beat and now - self._first_beat > limit:
             names = ", ".join(f"{worker.name} ({worker.task.address})" for worker in mute)
-            return Outcome(
-                kind="failed",
-                what=f"{names} has sent no heartbeat {limit:g} s (--join-seconds) after another did",
-                details=f"{mute[0].quoted()}\n  It would not the next time either, so nothing is started again.",
-                hanging=tuple(mute),
-            )
+            what = f"{names} has sent no heartbeat {limit:g} s (--join-seconds) after another did"
+            return Outcome(kind="failed", what=what, details=mute[0].quoted(), hanging=tuple(mute))
         if mute and not self._first_beat and now - mute[0].started > limit:
             self._report(
                 "The program has no heartbeat (tfkit.environment.heartbeat.start): only deaths are seen, not hangs.",
@@ -422,16 +399,16 @@ class _Attempt:
             watchdog.close()
 
     def _start(self, folder: Path, watchdog: guard.Guard) -> None:
-        count, usable = self.job.count, usable_cores()
-        cores = shares(usable, count) if self.job.pin else ()
-        gpus = gpu_shares(count)
+        count, usable = self.job.count, worker_process.usable_cores()
+        cores = worker_process.shares(usable, count) if self.job.pin else ()
+        gpus = worker_process.gpu_shares(count)
         tasks = self.job.tasks()
         lines = []
         for number, task in enumerate(tasks):
             own = cores[self.job.place + number] if cores else ()
             threads = len(own) or max(1, len(usable) // count)
-            variables = threads_environment(threads)
-            where = describe_cores(own) if own else "any core"
+            variables = worker_process.threads_environment(threads)
+            where = worker_process.describe_cores(own) if own else "any core"
             if gpus:
                 own_gpus = ",".join(map(str, gpus[self.job.place + number]))
                 variables["CUDA_VISIBLE_DEVICES"] = own_gpus
@@ -562,7 +539,7 @@ def _interrupted(signals: Signals) -> Outcome:
 def run(job: Job, *, screen: Screen) -> Outcome:
     """Start the job, and again after each death, until it is done or nothing more can be done."""
     restarts, died = 0, None
-    with noting_signals() as signals:
+    with worker_process.noting_signals() as signals:
         screen.report(_headline(job))
         while True:
             attempt = _Attempt(job, screen, signals, restarts, died)
@@ -652,58 +629,28 @@ def parser() -> argparse.ArgumentParser:
     )
     add = command.add_argument_group("where").add_argument
     add("--workers", type=int, metavar="N", help="processes on this machine (2), or of Ray's cluster")
-    add(
-        "--hosts",
-        metavar="HOST:PORT,...",
-        help="every worker of the job, the same list on each host; this command starts one of them",
-    )
+    here = "every worker of the job, the same list on each host; this command starts one of them"
+    add("--hosts", metavar="HOST:PORT,...", help=here)
     add("--task-index", type=int, metavar="I", help="which of --hosts this is: 0, 1, ...")
-    add(
-        "--parameter-servers",
-        type=int,
-        default=0,
-        metavar="M",
-        help="M processes that keep the weights, beside --workers and a chief that runs the program (0)",
-    )
-    add("--engine", choices=("local", "ray"), default="local", help="who starts the processes (%(default)s)")
-    add(
-        "--private-network",
-        action="store_true",
-        help="workers in a network of their own (Linux: unshare): nobody reaches their ports, and they reach nobody",
-    )
-    add(
-        "--pin",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="each worker keeps to cores of its own (on)",
-    )
+    servers = "M processes that keep the weights, beside --workers and a chief that runs the program (0)"
+    add("--parameter-servers", type=int, default=0, metavar="M", help=servers)
+    add("--engine", choices=("local", "ray"), default="local", help="who starts the processes (local)")
+    alone = "workers in a network of their own (Linux: unshare): nobody reaches their ports, and they reach nobody"
+    add("--private-network", action="store_true", help=alone)
+    pin = argparse.BooleanOptionalAction
+    add("--pin", action=pin, default=True, help="each worker keeps to cores of its own (on)")
     add = command.add_argument_group("when something goes wrong").add_argument
-    add(
-        "--max-restarts",
-        type=int,
-        default=3,
-        metavar="N",
-        help="deaths in a row after which to give up; an hour of training begins the count anew (%(default)s)",
-    )
-    for name, default, meaning in (
-        (
-            "--grace-seconds",
-            30,
-            "how long the workers may take to save and stop on SIGTERM or Ctrl-C (%(default)s);"
-            " after a death there is nothing to save together: 2 at most",
-        ),
-        (
-            "--hang-seconds",
-            300,
-            "silence, or training without a step, after which a worker counts as dead (%(default)s)",
-        ),
-        (
-            "--join-seconds",
-            300,
-            "how long the workers wait for each other; then the absent one is named (%(default)s)",
-        ),
-    ):
-        add(name, type=float, default=default, metavar="S", help=meaning)
+    deaths = "deaths in a row after which to give up; an hour of training begins the count anew (%(default)s)"
+    add("--max-restarts", type=int, default=3, metavar="N", help=deaths)
+    patience = {
+        "grace": "how long the workers may take to save and stop on SIGTERM or Ctrl-C (%(default)s);"
+        " after a death there is nothing to save together: 2 at most",
+        "hang": "silence, or training without a step, after which a worker counts as dead (%(default)s)",
+        "join": "how long the workers wait for each other; then the absent one is named (%(default)s)",
+    }
+    for name, meaning in patience.items():
+        default = getattr(Job, f"{name}_seconds")
+        add(f"--{name}-seconds", type=float, default=default, metavar="S", help=meaning)
     return command
 
 
@@ -717,42 +664,34 @@ def main(arguments: Sequence[str]) -> int:
     cut = words.index("--") if "--" in words else len(words)
     options = vars(parser().parse_args(words[:cut]))
     program = tuple(words[cut + 1 :])
+    options["hosts"] = tuple(filter(None, re.split(r"[\s,]+", options["hosts"] or "")))
     _check_options(options)
-    engine, private, hosts = options.pop("engine"), options.pop("private_network"), options.pop("hosts")
-    if private:
+    if options.pop("private_network"):
         network.enter_private([sys.executable, "-m", "tfkit", "launch", *words])
-    if engine == "ray":
-        names = ("workers", "max_restarts", "grace_seconds")
-        settings = {name: options[name] for name in names if options[name] is not None}
-        return int(importlib.import_module("tfkit.distribution.ray").launch(program, **settings))
-    settings = {name: value for name, value in options.items() if value is not None}
-    return launch(Job(words=program, hosts=_addresses(hosts), **settings))
-
-
-def _addresses(hosts: str | None) -> tuple[str, ...]:
-    return tuple(word.strip() for word in (hosts or "").split(",") if word.strip())
+    engine = options.pop("engine")
+    options = {name: value for name, value in options.items() if value is not None}
+    if engine == "local":
+        return launch(Job(words=program, **options))
+    settings = {name: options[name] for name in options.keys() & {"workers", "max_restarts", "grace_seconds"}}
+    return int(importlib.import_module("tfkit.distribution.ray").launch(program, **settings))
 
 
 def _check_options(options: Mapping[str, object]) -> None:
     """Refuse flags that contradict each other."""
-    defaults = vars(parser().parse_args([]))
-    changed = {
-        name: f"--{name.replace('_', '-')}" for name, value in options.items() if value != defaults[name]
-    }
-    local = {"parameter_servers", "hang_seconds", "join_seconds", "pin"} & changed.keys()
-    if "engine" in changed and local:
-        flags = ", ".join(changed[name] for name in defaults if name in local)
-        raise ConfigError(
-            f"{flags}: of the local launcher; with --engine ray, Ray places the workers and waits for them,"
-            " and one that is silent for 60 s counts as dead. Leave it out."
-        )
-    if ("hosts" in changed) != (options["task_index"] is not None) or (
-        "hosts" in changed and not _addresses(str(options["hosts"]))
-    ):
+    defaults = vars(parser().parse_args([])) | {"hosts": ()}
+    flags = {f"--{name.replace('_', '-')}": name for name in options if options[name] != defaults[name]}
+    local = {"--parameter-servers", "--hang-seconds", "--join-seconds", "--pin"}
+    elsewhere = {"--workers", "--engine", "--private-network"}
+    if ("--hosts" in flags) != (options["task_index"] is not None):
         raise ConfigError(
             "--hosts (every worker) and --task-index (which of them this machine is: 0, 1, ...) go together:"
             " --hosts host1:2222,host2:2222 --task-index 0"
         )
-    for name in ("workers", "engine", "private_network"):
-        if "hosts" in changed and name in changed:
-            raise ConfigError(f"{changed[name]} does not go with --hosts, which says where each worker is.")
+    for flag in flags:
+        if "--engine" in flags and flag in local:
+            raise ConfigError(
+                f"{flag} is of the local launcher; with --engine ray, Ray places the workers and waits for them,"
+                " and one that is silent for 60 s counts as dead. Leave it out."
+            )
+        if "--hosts" in flags and flag in elsewhere:
+            raise ConfigError(f"{flag} does not go with --hosts, which says where each worker is.")

@@ -20,23 +20,17 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from tfkit.distribution.worker_process import (
-    SAVED,
-    describe_exit,
-    noting_signals,
-    threads_environment,
-    usable_cores,
-)
+from tfkit.distribution import worker_process
+from tfkit.distribution.worker_process import SAVED
 from tfkit.environment import heartbeat, packages, process
 from tfkit.errors import ConfigError, UsageError
 from tfkit.run import METRICS, RESTARTED_VARIABLE, SAVED_MODEL
 
-# Ray reads them as it starts. It must not report home, nor gather what nobody looks at; a death is to be noticed within
+# Ray reads them as it starts. It must not report home; a death is to be noticed within
 # a second, and what the workers print to be shown as it is.
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_TRAIN_V2_ENABLED": "1",
-    "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",
     "RAY_DEDUP_LOGS": "0",
     # Under `uv run` every worker would be started by `uv run` in a copy of this folder, and install all anew.
@@ -44,6 +38,7 @@ _ENVIRONMENT = {
 }
 _OLDEST = (2, 60)
 _POLL_SECONDS = 0.25
+_END_SECONDS = 10.0
 # A recipe sends a heartbeat once a second; a busy machine or disk may hold that up.
 _FROZEN_SECONDS = 60.0
 # It becomes the program, and dies with the thread that started it: Ray ends a worker with SIGKILL, which no program can
@@ -64,25 +59,19 @@ class Coordinator:
     def __init__(self) -> None:
         self._code: int | None = None
         self._starts: Counter[int] = Counter()
-        self._done: set[int] = set()
 
     def start(self, rank: int) -> int:
         """Return how often this worker was started before."""
-        self._done.discard(rank)
         self._starts[rank] += 1
         return self._starts[rank] - 1
-
-    def done(self, rank: int) -> None:
-        """Take note that this worker came to its end."""
-        self._done.add(rank)
 
     def stop(self, code: int) -> None:
         """Let all save and stop; the first to say so gives the exit code of the job."""
         self._code = code if self._code is None else self._code
 
-    def state(self) -> tuple[int | None, int]:
-        """Return the exit code with which all must stop, and how many workers came to their end."""
-        return self._code, len(self._done)
+    def code(self) -> int | None:
+        """Return the exit code with which all must stop."""
+        return self._code
 
 
 def train(config: dict[str, Any]) -> None:
@@ -102,7 +91,7 @@ def train(config: dict[str, Any]) -> None:
     restarts = ray.get(coordinator.start.remote(rank))
     if restarts and not rank:
         print(f"A worker died: all start again ({restarts} of {config['max_restarts']}).", file=sys.stderr)
-    if ray.get(coordinator.state.remote())[0] is not None:
+    if ray.get(coordinator.code.remote()) is not None:
         return
     if not folder.is_dir():
         print(f"This machine has no folder {folder}, in which the job is to run.", file=sys.stderr)
@@ -112,14 +101,14 @@ def train(config: dict[str, Any]) -> None:
     beats = Path(f"heartbeat-{uuid.uuid4().hex}.json").absolute()
     # Ray gives each worker one CPU to plan with, pins none, and sets the number of OpenMP's threads to 1.
     inherited = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
-    threads = max(len(usable_cores()) // context.get_local_world_size(), 1)
+    threads = max(len(worker_process.usable_cores()) // context.get_local_world_size(), 1)
     child = subprocess.Popen(
         [sys.executable, "-S", "-c", _GUARD, str(os.getpid()), *config["words"]],
         cwd=folder,
         env={
             **process.malloc_environment(),
             **inherited,
-            **threads_environment(threads, within=inherited),
+            **worker_process.threads_environment(threads, within=inherited),
             heartbeat.VARIABLE: str(beats),
             RESTARTED_VARIABLE: str(restarts),
         },
@@ -128,7 +117,7 @@ def train(config: dict[str, Any]) -> None:
     )
     deadline = float("inf")
     while (code := child.poll()) is None:
-        if deadline == float("inf") and ray.get(coordinator.state.remote())[0] is not None:
+        if deadline == float("inf") and ray.get(coordinator.code.remote()) is not None:
             child.send_signal(signal.SIGTERM)
             deadline = time.monotonic() + config["grace_seconds"]
         beat = heartbeat.read(beats)
@@ -138,25 +127,20 @@ def train(config: dict[str, Any]) -> None:
     if code:
         beat = heartbeat.read(beats)
         reason = beat.gave_up if beat else ""
-        text = f"worker {rank} ended ({describe_exit(code)}){': ' * bool(reason)}{reason}"
+        text = f"worker {rank} ended ({worker_process.describe_exit(code)}){': ' * bool(reason)}{reason}"
         print(text, file=sys.stderr)
         if reason or code in (UsageError.exit_code, SAVED):  # no restart would mend it
             ray.get(coordinator.stop.remote(code))
-        if ray.get(coordinator.state.remote())[0] is None:
+        if ray.get(coordinator.code.remote()) is None:
             raise RuntimeError(text)
         return
-    ray.get(coordinator.done.remote(rank))
-    while (state := ray.get(coordinator.state.remote()))[1] < context.get_world_size():
-        if state[0] is not None:
-            return
-        time.sleep(_POLL_SECONDS)
     # All workers must report equally often.
-    run_dir = None if rank or not config["run_dir"] else Path(config["run_dir"])
     metrics, checkpoint = {}, None
-    if run_dir and (run_dir / METRICS).is_file():
+    if rank == 0 and config["run_dir"] and (Path(config["run_dir"]) / METRICS).is_file():
+        run_dir = Path(config["run_dir"])
         metrics = json.loads((run_dir / METRICS).read_text())
-    if run_dir and (run_dir / SAVED_MODEL).is_dir():
-        checkpoint = ray.train.Checkpoint.from_directory(str(run_dir / SAVED_MODEL))
+        if (run_dir / SAVED_MODEL).is_dir():
+            checkpoint = ray.train.Checkpoint.from_directory(str(run_dir / SAVED_MODEL))
     ray.train.report(metrics, checkpoint=checkpoint)
 
 
@@ -210,7 +194,11 @@ def launch(
     # Beside the run folder and not in it: a run begins in an empty one. Another launch may be at work there.
     near = run_dir or Path.cwd() / "tfkit"
     storage = near.with_name(f".{near.name}.{uuid.uuid4().hex[:8]}.ray")
-    config = {"words": list(words), "folder": str(Path.cwd()), "run_dir": run_dir and str(run_dir)}
+    config: dict[str, Any] = {
+        "words": list(words),
+        "folder": str(Path.cwd()),
+        "run_dir": run_dir and str(run_dir),
+    }
     config |= {"max_restarts": max_restarts, "grace_seconds": grace_seconds}
     try:
         with _connected(workers):
@@ -238,7 +226,8 @@ def _run_dirs(words: Sequence[str]) -> Iterator[str]:
 def _connected(workers: int) -> Iterator[None]:
     """Connect to the Ray of RAY_ADDRESS, or start one that listens on loopback alone, asks for a secret, and ends."""
     address = os.environ.get("RAY_ADDRESS")
-    variables, settings = dict(_ENVIRONMENT), {"address": address or "local"}
+    variables = dict(_ENVIRONMENT)
+    settings: dict[str, Any] = {"address": address or "local"}
     with contextlib.ExitStack() as stack:
         if not address:
             # A folder whose path leaves room for Ray's sockets: Unix allows 107 characters.
@@ -297,15 +286,18 @@ def _fit(config: dict[str, Any], storage: Path, workers: int) -> int:
 
     # In a thread: it blocks, and takes Ctrl-C for itself.
     thread = threading.Thread(target=fit, daemon=True)
-    with noting_signals() as signals:
+    with worker_process.noting_signals() as signals:
         thread.start()
-        while thread.is_alive() and signals.count < 2:
+        # A worker that came to its end waits in vain for one that stopped before: not for ever.
+        code, patience = None, config["grace_seconds"] + _END_SECONDS
+        while thread.is_alive() and signals.count < 2 and patience > 0:
             if signals.count:
                 coordinator.stop.remote(SAVED)
             thread.join(_POLL_SECONDS)
+            code = ray.get(coordinator.code.remote())
+            patience -= 0 if code is None else _POLL_SECONDS
         if signals.count > 1:
             return SAVED
-    code = ray.get(coordinator.state.remote())[0]
     if code is None and errors:
         lines = str(errors[0]).strip().splitlines() or [type(errors[0]).__name__]
         print(f"Given up after {restarts} restarts. Ray: {lines[-1]}\n  {heartbeat.AGAIN}", file=sys.stderr)
