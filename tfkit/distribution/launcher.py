@@ -7,7 +7,6 @@ goes on from the last checkpoint, which the program itself makes and finds (`tfk
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import importlib
 import json
 import os
@@ -38,7 +37,6 @@ _SETTLE_SECONDS = 1.0
 # An error so soon, before any step: a wrong path or import, and the same the next time.
 _EARLY_SECONDS = 60.0
 _SILENT_SECONDS = 3.0
-_REPORT_AFTER_SECONDS, _REPORT_AGAIN_SECONDS = 20.0, 60.0
 # For the last words of a process that has ended, and for what it has started to end by itself.
 _DRAIN_SECONDS = 1.0
 # After a death there is nothing that the others could save together.
@@ -157,7 +155,6 @@ def _check_words(words: Sequence[str]) -> None:
         raise ConfigError(
             "What to run is missing. It comes after two dashes, as it would come after `python`:"
             "\n  python -m tfkit launch --workers 2 -- -m recipes.train_distributed --epochs 5"
-            "\n  python -m tfkit launch --workers 2 -- script.py --epochs 5"
         )
     if not words[0].startswith("-") and not Path(words[0]).exists():
         raise ConfigError(
@@ -220,7 +217,7 @@ class _Diagnosis:
         self.job, self.workers, self._screen = job, workers, screen
         self._looked, self._awake = time.monotonic(), 0.0
         self._first_beat: float | None = None
-        self._reports: dict[str, float] = {}
+        self._reported: set[str] = set()
 
     def outcome(self) -> Outcome | None:
         """Return how the attempt has ended; None while it goes on."""
@@ -246,9 +243,9 @@ class _Diagnosis:
             or self._absent([worker for worker in running if not worker.task.serves], now)
         )
 
-    def _report(self, text: str, key: str, *, again: float = float("inf")) -> None:
-        if time.monotonic() - self._reports.get(key, float("-inf")) > again or key not in self._reports:
-            self._reports[key] = time.monotonic()
+    def _report(self, text: str) -> None:
+        if text not in self._reported:
+            self._reported.add(text)
             self._screen.report(text)
 
     def _done(self, now: float) -> Outcome | None:
@@ -256,15 +253,13 @@ class _Diagnosis:
         for worker in others:
             if worker.code:
                 text = f"{worker.name} died ({worker.cause}), and {chief.name} has finished: the job is done."
-                self._report(text, worker.name)
+                self._report(text)
         late = tuple(worker for worker in others if worker.ended is None)
         if late and now - (chief.ended or now) < self.job.hang_seconds:
             return None
         if late:
             names = ", ".join(worker.name for worker in late)
-            self._screen.report(
-                f"{names} did not end within {self.job.hang_seconds:g} s of {chief.name}; stopped."
-            )
+            self._report(f"{names} did not end within {self.job.hang_seconds:g} s of {chief.name}; stopped.")
         return Outcome(kind="done", code=0, hanging=late)
 
     def _died(self, dead: Sequence[Worker], running: Sequence[Worker], now: float) -> Outcome | None:
@@ -296,20 +291,19 @@ class _Diagnosis:
         silent = [worker for worker in running if worker.is_silent(limit)]
         if silent:
             return self._hang(silent, f"has not answered for {limit:g} s (--hang-seconds)")
-        stuck = {
-            worker: worker.beat.progressed
+        training = [
+            (worker.beat.progressed, worker)
             for worker in running
-            if worker.beat and worker.beat.phase == "training" and now - worker.beat.progressed > limit
-        }
-        if not stuck:
+            if worker.phase == "training" and worker.beat
+        ]
+        since, stuck = min(training, key=lambda pair: pair[0], default=(now, None))
+        if stuck is None or now - since <= limit:
             return None
         # Who is stopped keeps the others waiting: its heartbeat is the one that is old.
-        silent = [worker for worker in running if worker.is_silent(_SILENT_SECONDS)]
-        if silent:
+        if silent := [worker for worker in running if worker.is_silent(_SILENT_SECONDS)]:
             return self._hang(silent, "stopped answering")
         elsewhere = "; it may wait for another host" if self.job.hosts else ""
-        how = f"has made no step for {limit:g} s (--hang-seconds{elsewhere})"
-        return self._hang([min(stuck, key=lambda worker: stuck[worker])], how)
+        return self._hang([stuck], f"has made no step for {limit:g} s (--hang-seconds{elsewhere})")
 
     def _hang(self, workers: Sequence[Worker], how: str) -> Outcome:
         names = ", ".join(worker.name for worker in workers)
@@ -322,19 +316,17 @@ class _Diagnosis:
         mute = [worker for worker in running if worker.beat is None]
         if len(mute) < len(running) and self._first_beat is None:
             self._first_beat = now
+        waiting = [worker for worker in running if worker.phase == "joining"]
+        waited = now - min((worker.progressed for worker in waiting), default=now)
         # Counted from the first heartbeat of another: a program that is slow to start is slow in all of them.
-        if mute and self._first_beat and now - self._first_beat > limit:
+        if mute and self._first_beat and max(now - self._first_beat, waited) > limit:
             names = ", ".join(f"{worker.name} ({worker.task.address})" for worker in mute)
             what = f"{names} has sent no heartbeat {limit:g} s (--join-seconds) after another did"
             return Outcome(kind="failed", what=what, details=mute[0].quoted(), hanging=tuple(mute))
         if mute and not self._first_beat and now - mute[0].started > limit:
-            self._report(
-                "The program has no heartbeat (tfkit.environment.heartbeat.start): only deaths are seen, not hangs.",
-                "mute",
-            )
-        waiting = [worker for worker in running if worker.phase == "joining"]
-        waited = now - min((worker.beat.progressed for worker in waiting if worker.beat), default=now)
-        if waited < min(limit, _REPORT_AFTER_SECONDS):
+            how = "tfkit.environment.heartbeat.start"
+            self._report(f"The program has no heartbeat ({how}): only deaths are seen, not hangs.")
+        if waited <= limit:  # until then the workers themselves say for whom they wait
             return None
         here = [worker for worker in running if worker.phase == "starting"]
         missing = [f"{worker.name} ({worker.task.address})" for worker in here]
@@ -343,22 +335,14 @@ class _Diagnosis:
             for index, address in enumerate(self.job.hosts)
             if index != self.job.task_index and not network.is_reachable(address)
         ]
-        if waited < limit:
-            if missing:
-                text = f"Waiting for {', '.join(missing)}: not there after {waited:.0f} s."
-                self._report(text, "waiting", again=_REPORT_AGAIN_SECONDS)
-            return None
         if not missing:
             # All are there and do not find each other: a port that somebody else took, an old worker.
             return self._hang(waiting, f"found no way to join the others in {limit:g} s (--join-seconds)")
         what = f"{', '.join(missing)} did not join in {limit:g} s (--join-seconds)"
         if here:
             return Outcome(kind="died", what=what, details=here[0].quoted(), hanging=tuple(here))
-        details = (
-            "Nothing answers there: is its launcher running, and does a firewall let this machine in?"
-            f"\n  {AGAIN.replace('command', 'command, on every host,')}"
-        )
-        return Outcome(kind="failed", what=what, details=details)
+        details = "Nothing answers there: is its launcher running, and does a firewall let this machine in?"
+        return Outcome(kind="failed", what=what, details=f"{details}\n  On every host: {AGAIN}")
 
 
 class _Attempt:
@@ -389,11 +373,8 @@ class _Attempt:
             outcome = self._watch()
             self._stop(outcome)
             # One that was to stop may have come to the end all the same.
-            if outcome.kind == "interrupted" and all(
-                worker.code == 0 for worker in self.workers if not worker.task.serves
-            ):
-                outcome = dataclasses.replace(outcome, kind="done", code=0)
-            return outcome
+            finished = all(worker.code == 0 for worker in self.workers if not worker.task.serves)
+            return Outcome(kind="done", code=0) if outcome.kind == "interrupted" and finished else outcome
         finally:
             self._clear()
             watchdog.close()
@@ -415,16 +396,11 @@ class _Attempt:
                 where += f", GPU {own_gpus}" if own_gpus else ", no GPU (there are fewer than workers)"
             address = f"  {task.address}" if task.tf_config else ""
             lines.append(f"  {task.name:<9}{address}  {where}, {threads} thread{'s' * (threads > 1)}")
-            self.workers.append(
-                Worker(
-                    task,
-                    environment=self._environment(task, variables),
-                    cores=own,
-                    folder=folder,
-                    first=not self.workers,
-                    screen=self._screen,
-                )
+            environment, show = (
+                self._environment(task, variables),
+                self._screen.lines_of(task.name, first=not number),
             )
+            self.workers.append(Worker(task, environment=environment, cores=own, folder=folder, show=show))
             watchdog.watch([each.process.pid for each in self.workers])
         if self._restarts:
             return
@@ -439,10 +415,9 @@ class _Attempt:
             self._screen.report(line)
 
     def _environment(self, task: Task, variables: Mapping[str, str]) -> dict[str, str]:
-        malloc = process.malloc_environment()
         environment = {
+            **process.malloc_environment(),
             **os.environ,
-            **({} if any(name in os.environ for name in malloc) else malloc),  # the user's own setting stays
             **variables,
             **self.job.environment,
             "PYTHONUNBUFFERED": "1",
@@ -552,16 +527,8 @@ def run(job: Job, *, screen: Screen) -> Outcome:
             if attempt.trained_seconds > _FORGET_SECONDS:
                 restarts = 0
             if restarts >= job.max_restarts and not signals.count:
-                count = job.max_restarts
-                used = (
-                    f"all {count} restarts (--max-restarts) are used up" if count else "--max-restarts is 0"
-                )
-                return dataclasses.replace(
-                    outcome,
-                    kind="failed",
-                    what=f"{outcome.what}, and {used}",
-                    details=f"{outcome.details}\n  {AGAIN}",
-                )
+                what = f"{outcome.what}, and all {job.max_restarts} restarts (--max-restarts) are used up"
+                return Outcome(kind="failed", what=what, details=f"{outcome.details}\n  {AGAIN}")
             restarts, died = restarts + 1, outcome.when
             if not signals.count:
                 screen.report(

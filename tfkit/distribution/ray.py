@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import os
@@ -87,15 +88,11 @@ def train(config: dict[str, Any]) -> None:
     import ray.train
 
     context, coordinator = ray.train.get_context(), config["coordinator"]
-    rank, folder = context.get_world_rank(), Path(config["folder"])
+    rank = context.get_world_rank()
     restarts = ray.get(coordinator.start.remote(rank))
     if restarts and not rank:
         print(f"A worker died: all start again ({restarts} of {config['max_restarts']}).", file=sys.stderr)
     if ray.get(coordinator.code.remote()) is not None:
-        return
-    if not folder.is_dir():
-        print(f"This machine has no folder {folder}, in which the job is to run.", file=sys.stderr)
-        ray.get(coordinator.stop.remote(UsageError.exit_code))
         return
     # Ray has put this worker into a folder of the session, which goes with it.
     beats = Path(f"heartbeat-{uuid.uuid4().hex}.json").absolute()
@@ -104,7 +101,7 @@ def train(config: dict[str, Any]) -> None:
     threads = max(len(worker_process.usable_cores()) // context.get_local_world_size(), 1)
     child = subprocess.Popen(
         [sys.executable, "-S", "-c", _GUARD, str(os.getpid()), *config["words"]],
-        cwd=folder,
+        cwd=config["folder"],
         env={
             **process.malloc_environment(),
             **inherited,
@@ -135,12 +132,11 @@ def train(config: dict[str, Any]) -> None:
             raise RuntimeError(text)
         return
     # All workers must report equally often.
-    metrics, checkpoint = {}, None
-    if rank == 0 and config["run_dir"] and (Path(config["run_dir"]) / METRICS).is_file():
-        run_dir = Path(config["run_dir"])
+    metrics, checkpoint, run_dir = {}, None, config["run_dir"]
+    if rank == 0 and run_dir and (run_dir / METRICS).is_file():
         metrics = json.loads((run_dir / METRICS).read_text())
-        if (run_dir / SAVED_MODEL).is_dir():
-            checkpoint = ray.train.Checkpoint.from_directory(str(run_dir / SAVED_MODEL))
+    if rank == 0 and run_dir and (run_dir / SAVED_MODEL).is_dir():
+        checkpoint = ray.train.Checkpoint.from_directory(str(run_dir / SAVED_MODEL))
     ray.train.report(metrics, checkpoint=checkpoint)
 
 
@@ -190,15 +186,13 @@ def launch(
         file=sys.stderr,
         flush=True,
     )
-    run_dir = next((Path(value).resolve() for value in _run_dirs(words)), None)
+    options = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    options.add_argument("--run-dir", "--run_dir", type=lambda text: Path(text).resolve())
+    run_dir = options.parse_known_args(list(words))[0].run_dir
     # Beside the run folder and not in it: a run begins in an empty one. Another launch may be at work there.
     near = run_dir or Path.cwd() / "tfkit"
     storage = near.with_name(f".{near.name}.{uuid.uuid4().hex[:8]}.ray")
-    config: dict[str, Any] = {
-        "words": list(words),
-        "folder": str(Path.cwd()),
-        "run_dir": run_dir and str(run_dir),
-    }
+    config: dict[str, Any] = {"words": list(words), "folder": str(Path.cwd()), "run_dir": run_dir}
     config |= {"max_restarts": max_restarts, "grace_seconds": grace_seconds}
     try:
         with _connected(workers):
@@ -213,13 +207,6 @@ def launch(
         return code
     finally:
         shutil.rmtree(storage, ignore_errors=True)
-
-
-def _run_dirs(words: Sequence[str]) -> Iterator[str]:
-    for word, following in zip(words, (*words[1:], ""), strict=True):
-        option, equals, value = word.partition("=")
-        if option in ("--run-dir", "--run_dir"):
-            yield value if equals else following
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -127,13 +127,15 @@ class Screen:
         self._reported = (time.monotonic(), -1)
         self._lock = threading.RLock()
 
-    def show_line(self, name: str, text: str, *, first: bool, error: bool) -> None:
-        """Show a line that a worker has printed, to stdout or to stderr."""
-        if self._only_first:
-            name = ""
-            if not first:
-                return
-        self._write(f"[{name}] {text}" if name else text, sys.stderr if error else sys.stdout)
+    def lines_of(self, name: str, *, first: bool) -> Callable[[str, bool], None]:
+        """Return the function that shows a line that this worker has printed, to stdout or (True) to stderr."""
+        prefix = "" if self._only_first else f"[{name}] "
+
+        def show(text: str, error: bool) -> None:
+            if first or not self._only_first:
+                self._write(f"{prefix}{text}", sys.stderr if error else sys.stdout)
+
+        return show
 
     def report(self, text: str) -> None:
         """Show a line of the launcher's own."""
@@ -228,8 +230,7 @@ class Worker:
         environment: Mapping[str, str],
         cores: Sequence[int],
         folder: Path,
-        first: bool,
-        screen: Screen,
+        show: Callable[[str, bool], None],
     ) -> None:
         """Start it, on these cores alone if there are any; `folder` is for its heartbeat."""
         self.task, self.name, self.started = task, task.name, time.monotonic()
@@ -261,7 +262,7 @@ class Worker:
                 line = data.rstrip(b"\r\n").rpartition(b"\r")[2].decode(errors="replace").lstrip("\b")
                 if line.strip():
                     self.last_lines.append(line)
-                screen.show_line(self.name, line, first=first, error=error)
+                show(line, error)
 
         self._readers = [
             threading.Thread(target=read, args=(pipe, pipe is self.process.stderr), daemon=True)
@@ -279,6 +280,11 @@ class Worker:
     def phase(self) -> str:
         """What it is doing by its heartbeat; `starting` before the first."""
         return self.beat.phase if self.beat else "starting"
+
+    @property
+    def progressed(self) -> float:
+        """When its last step was done, or its phase entered; when it was started, before its first heartbeat."""
+        return self.beat.progressed if self.beat else self.started
 
     def look(self) -> None:
         """Take note of its end and of its heartbeat."""
