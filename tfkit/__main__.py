@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from tfkit import cli
-from tfkit.distribution.kubernetes import add_command
+from tfkit.distribution.manifest import add_command
 from tfkit.errors import TfkitError
 from tfkit.settings.parse import EXIT_CODES
 
@@ -95,9 +95,9 @@ def _models(chosen: argparse.Namespace) -> int:
 
 
 def _launch(chosen: argparse.Namespace) -> int:
-    from tfkit.distribution import command
+    from tfkit.distribution import launcher
 
-    return command.main(chosen.words[1:])
+    return launcher.main(chosen.words[1:])
 
 
 def _report(chosen: argparse.Namespace) -> int:
