@@ -1,7 +1,11 @@
 """Models of every kind convert, or say in one clear error why they do not."""
 
+import os
+import re
+import signal
+import subprocess
+import sys
 import threading
-import time
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -9,7 +13,7 @@ import numpy as np
 import pytest
 
 from tfkit.compression import convert, inspect, representative
-from tfkit.compression.convert import ConversionRequest, _waiting, end_children, run_conversions
+from tfkit.compression.converter_process import ConversionRequest, _waiting, end_converters, run_conversions
 from tfkit.compression.representative import Inputs
 from tfkit.compression.sources import saved
 from tfkit.environment.stack import keras, keras_3, tf
@@ -99,50 +103,37 @@ def test_variants_are_what_they_are_called(model):
 
 
 def test_a_converter_that_dies_is_an_error_and_the_others_are_made(model):
-    end_children()  # of other tests: the one that is killed must have this job
+    convert(model)
+    (converter,) = _waiting  # it is stopped, so that it cannot be through before it is killed
+    os.kill(converter.process.pid, signal.SIGSTOP)
+    killed = threading.Timer(0.5, converter.process.kill)
+    killed.start()
     with saved(model) as source:
         requests = [ConversionRequest(name=name, variant="float32") for name in ("first", "second")]
-        made = {}
-        work = threading.Thread(target=lambda: made.update(run_conversions(source, requests)))
-        work.start()
-        kill_child()
-        work.join()
-    errors = [one for one in made.values() if isinstance(one, CheckError)]
-    assert len(errors) == 1
-    assert "was ended by SIGKILL" in str(errors[0])
-    assert sum(isinstance(one, bytes) for one in made.values()) == 1
+        results = run_conversions(source, requests)
+    killed.join()
+    assert isinstance(results["first"], CheckError)
+    assert re.search(r"SIGKILL at first \(float32\)[\s\S]*variant='dynamic'", str(results["first"]))
+    assert isinstance(results["second"], bytes)
 
 
-def test_the_next_job_is_done_by_the_same_process_and_a_killed_one_is_replaced(model):
-    end_children()
+def test_the_next_conversion_is_done_by_the_same_process_and_an_ended_one_is_replaced(model):
+    end_converters()
     first = convert(model)
-    (child,) = _waiting
+    (converter,) = _waiting
     assert convert(model) == first
-    assert [one.pid for one in _waiting] == [child.pid]
-    child.kill()
-    child.wait()
+    assert _waiting == [converter]
+    converter.end()
     assert convert(model) == first
-    assert [one.pid for one in _waiting] != [child.pid]
+    assert converter not in _waiting
 
 
-def kill_child():
-    """End the process that converts, once it is there, by its id."""
-    import os
-    import signal
-
-    for _ in range(1000):
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit():
-                try:
-                    words = (entry / "cmdline").read_bytes().split(b"\0")
-                    parent = (entry / "stat").read_text().rpartition(")")[2].split()[1]
-                except OSError:
-                    continue
-                if b"tfkit.compression.converter_process" in words and int(parent) == os.getpid():
-                    os.kill(int(entry.name), signal.SIGKILL)
-                    return
-        time.sleep(0.01)
-    raise AssertionError("no child was started")
+def test_a_converter_without_work_ends_by_itself():
+    program = (
+        "from tfkit.compression import converter_process as apart; apart.IDLE_SECONDS = 0.1;"
+        "import multiprocessing as mp; mine, its = mp.Pipe(); apart.main(its.fileno())"
+    )
+    subprocess.run([sys.executable, "-c", program], timeout=120, check=True)
 
 
 def test_int8_without_examples_is_refused_and_not_made_in_float(model):

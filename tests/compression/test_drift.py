@@ -5,7 +5,7 @@ import pytest
 
 from tfkit.compression import convert, inspect
 from tfkit.compression.compare import compare_outputs, predict
-from tfkit.compression.convert import ConversionRequest
+from tfkit.compression.converter_process import ConversionRequest
 from tfkit.compression.error_localisation import NAME, drift, selective_variant
 from tfkit.compression.results import Subject
 from tfkit.environment.stack import keras

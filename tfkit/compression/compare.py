@@ -24,15 +24,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tfkit.compression import outputs, representative
-from tfkit.compression.convert import (
-    MEASURED,
-    ConversionRequest,
-    check_request,
-    finished,
-    missing_data,
-    run_conversions,
-)
+from tfkit.compression import outputs
+from tfkit.compression.convert import check_request, check_result, examples_for
+from tfkit.compression.converter_process import ConversionRequest, run_conversions
 from tfkit.compression.inspect import NOTES, inspect
 from tfkit.compression.outputs import OF_CLASSES, YES_OR_NO, answers
 from tfkit.compression.sources import InputShape, Source, saved
@@ -680,14 +674,9 @@ def compare(
         refuse_several_outputs(source)
         given, beside = everything(source, inputs)
         labels = beside if labels is None else labels
-        measured = [request for request in requests if request.variant in MEASURED]
         if labels is not None and len(labels) != len(next(iter(given.values()))):
             raise DataError(f"There are {len(labels)} labels for {len(next(iter(given.values())))} inputs.")
-        examples = None
-        if measured and representative_dataset is None and not source.quantize_aware:
-            raise UsageError(missing_data(measured[0].variant))
-        if measured and representative_dataset is not None:
-            examples = representative.collect_representative(representative_dataset, source.takes)
+        examples = examples_for(requests, source, representative_dataset)
         expected = original(source, given)
         judged = judge(source, expected, output=output, labels=labels, class_names=class_names)
         made, failed = convert_all(source, requests, examples)
@@ -774,7 +763,7 @@ def convert_all(
     results = run_conversions(source, requests, examples=examples)
     for request in requests:
         try:
-            made[request.name] = finished(results[request.name], request, source)
+            made[request.name] = check_result(results[request.name], request)
         except TfkitError as err:
             failed[request.name] = str(err)
     return made, failed

@@ -32,7 +32,8 @@ from tfkit.compression.compare import (
     predict,
     refuse_several_outputs,
 )
-from tfkit.compression.convert import MEASURED, WEIGHTS, ConversionRequest, weights_only
+from tfkit.compression.convert import WEIGHTS, weights_only
+from tfkit.compression.converter_process import MEASURED, ConversionRequest
 from tfkit.compression.error_localisation import NAME, selective_variant
 from tfkit.compression.pruning import Prune
 from tfkit.compression.quantization import QuantizeAware

@@ -14,7 +14,7 @@ import numpy as np
 
 from tfkit.compression import representative
 from tfkit.compression.compare import compare_outputs, predict
-from tfkit.compression.convert import ConversionRequest, run_conversions
+from tfkit.compression.converter_process import ConversionRequest, run_conversions
 from tfkit.compression.inspect import inspect
 from tfkit.compression.results import Subject
 from tfkit.compression.sources import saved

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tfkit.compression.compare import Comparison, quality
-from tfkit.compression.convert import ConversionRequest, run_conversions
+from tfkit.compression.converter_process import ConversionRequest, run_conversions
 from tfkit.compression.metadata import with_metadata
 from tfkit.compression.sources import pixel_function, saved
 from tfkit.data.splits import FULL_RANGE, draw
