@@ -226,7 +226,9 @@ def _hold_out(members: np.ndarray, lot: np.ndarray, held_out: Mapping[str, float
     return taken
 
 
-def draw(count: int, most: int, *, classes: Any = None, seed: int = 0) -> np.ndarray:
+def draw(
+    count: int, most: int, *, classes: Any = None, seed: int = 0, lots: np.ndarray | None = None
+) -> np.ndarray:
     """Draw positions of examples.
 
     Args:
@@ -234,6 +236,8 @@ def draw(count: int, most: int, *, classes: Any = None, seed: int = 0) -> np.nda
       most: how many are drawn at most.
       classes: of the examples [count]; each class then has as many as can be, a rare one all.
       seed: of the lots.
+      lots: random numbers [count] to draw by, in place of a seed: what `draw` leaves out of a part it leaves out of the
+        whole.
 
     Returns:
       int64 [min(count, most)], in ascending order.
@@ -244,7 +248,7 @@ def draw(count: int, most: int, *, classes: Any = None, seed: int = 0) -> np.nda
     """
     if count <= most:
         return np.arange(count)
-    lots = np.random.default_rng(seed).random(count)
+    lots = np.random.default_rng(seed).random(count) if lots is None else lots
     places = np.zeros(count, np.int64)  # of an example within its class
     if classes is not None:
         _, numbers = np.unique(np.asarray(classes), return_inverse=True)
