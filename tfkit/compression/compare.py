@@ -24,14 +24,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tfkit.compression import outputs
 from tfkit.compression.convert import check_request, check_result, examples_for
 from tfkit.compression.converter_process import ConversionRequest, run_conversions
 from tfkit.compression.inspect import NOTES, inspect
-from tfkit.compression.outputs import OF_CLASSES, YES_OR_NO, answers
 from tfkit.compression.sources import InputShape, Source, saved
 from tfkit.errors import CheckError, DataError, TfkitError, UsageError
 from tfkit.litert.interpreter import ParallelInterpreter, opened
+from tfkit.training import outputs
+from tfkit.training.outputs import OF_CLASSES, YES_OR_NO, answers
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,7 +47,7 @@ class Comparison:
 
     Attributes:
       outputs: float32 [n, ...] of the variant.
-      output: what they are, one of `tfkit.compression.outputs.OUTPUTS`.
+      output: what they are, one of `tfkit.training.outputs.OUTPUTS`.
       accuracy: of the variant's classes, or yes and no; None of values, and without labels.
       accuracy_drop: accuracy of the original less that; without labels the share of other answers, which no drop can
         exceed; not a number of values.
@@ -126,8 +126,8 @@ def compare_outputs(
     Args:
       outputs: float32 [n, ..., c].
       expected: of the original, likewise.
-      output: what they are, one of `tfkit.compression.outputs.OUTPUTS`.
-      labels: as `tfkit.compression.outputs.as_labels` gives them.
+      output: what they are, one of `tfkit.training.outputs.OUTPUTS`.
+      labels: as `tfkit.training.outputs.as_labels` gives them.
       class_names: c of them, or of one sigmoid those of no and yes.
     """
     found, wanted = with_units(outputs), with_units(expected)
@@ -232,7 +232,7 @@ class Variant:
       quantization: what conversion did to it: "float32", "int8", ...
       size_bytes: of the file.
       gzipped_bytes: of the file as a download has it.
-      output: what its outputs are, of `tfkit.compression.outputs.OUTPUTS`.
+      output: what its outputs are, of `tfkit.training.outputs.OUTPUTS`.
       accuracy, accuracy_drop, agreement, r2, r2_drop, rmse, error, max_difference, class_drop: see
         `tfkit.compression.compare.Comparison`; None (the drop: not a number) where not known, or not of such outputs.
       latency_ms: by number of threads: {"1": {"p50": 5.0, "p90": 5.4}, ...}, one example at a time.
@@ -697,7 +697,7 @@ def compare(
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Judged:
-    """As what outputs are judged, see `tfkit.compression.outputs`."""
+    """As what outputs are judged, see `tfkit.training.outputs`."""
 
     output: str
     sentence: str

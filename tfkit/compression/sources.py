@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 
 from tfkit import hub
-from tfkit.compression.outputs import last_operation, loss_of
 from tfkit.compression.representative import Inputs
 from tfkit.environment import packages, stack
 from tfkit.errors import CheckError, DataError, UsageError
 from tfkit.litert.converter import is_of_text
+from tfkit.metrics import losses
+from tfkit.training.outputs import last_operation, operations
 
 if TYPE_CHECKING:
     from tfkit.environment.stack import tf
@@ -433,7 +434,7 @@ class Source:
       takes: the same, with what else is known of them.
       outputs: names, in the order of the signature.
       quantize_aware: whether training has put fake quantization into it.
-      last_operation: the type of that which makes the output, see `tfkit.compression.outputs`.
+      last_operation: the type of that which makes the output, see `tfkit.training.outputs`.
       loss: that a Keras model was compiled with.
       loops: whether it has loops, as recurrent layers do.
       cuts_text: whether it takes strings, which operations of tensorflow-text make numbers of.
@@ -489,10 +490,11 @@ def saved(model: Any, *, input_shape: InputShape = None, signature: str | None =
 
     module.serve = serve
     concrete = serve.get_concrete_function()
-    operations = _operations(concrete)
-    cuts_text = any(map(is_of_text, operations))
+    used = operations(concrete)
+    cuts_text = any(map(is_of_text, used))
     if not cuts_text:
         _refuse_strings(specs)
+    compiled = losses(model) if _is_keras(model) else []
     with tempfile.TemporaryDirectory(prefix="tfkit-") as folder:
         try:
             tf.saved_model.save(module, folder, signatures={SIGNATURE: serve})
@@ -510,10 +512,10 @@ def saved(model: Any, *, input_shape: InputShape = None, signature: str | None =
                 ordered=not of_saved_model,
             ),
             outputs=tuple(concrete.structured_outputs),
-            quantize_aware=any(operation.startswith(_FAKE_QUANT) for operation in operations),
+            quantize_aware=any(operation.startswith(_FAKE_QUANT) for operation in used),
             last_operation=last_operation(concrete),
-            loss=loss_of(model),
-            loops=any("While" in operation for operation in operations),
+            loss=compiled[0] if len(compiled) == 1 else None,
+            loops=any("While" in operation for operation in used),
             cuts_text=cuts_text,
             function=lambda **inputs: serve(*(inputs[name] for name in names)),
         )
@@ -618,9 +620,3 @@ def _refuse_strings(specs: dict[str, Any]) -> None:
                 "  Take tfkit.text.layers.on_device of a model from strings, or convert the part behind the"
                 " preprocessing and prepare the texts outside of it."
             )
-
-
-def _operations(concrete: Any) -> set[str]:
-    graph = concrete.graph.as_graph_def()
-    nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
-    return {node.op for node in nodes}
