@@ -202,7 +202,7 @@ class _TriedLoss:
             raise self._useless("it is no smaller where the model gives the right class")
 
     def is_of_logits(self) -> bool:
-        """Return whether it ignores a number added to all logits; of one logit, whether its sign stands for the class."""
+        """Return whether it ignores a number added to all logits; of one, whether its sign is the class."""
         if self._function is None:
             return False
         if self._units == 1:
