@@ -95,7 +95,7 @@ def test_the_interpreter_refuses_what_is_no_model():
 def test_no_tensorflow_is_needed(float32, tmp_path):
     (tmp_path / "model.tflite").write_bytes(float32)
     program = (
-        "import sys; from tfkit.inspect import inspect;"
+        "import sys; from tfkit.compression.inspect import inspect;"
         f"print(inspect(open({str(tmp_path / 'model.tflite')!r}, 'rb').read()).summary);"
         "assert 'tensorflow' not in sys.modules"
     )

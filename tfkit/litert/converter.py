@@ -116,13 +116,8 @@ def state(model: bytes) -> tuple[str, ...]:
     from tfkit.environment.stack import litert_schema
 
     root = litert_schema.Model.GetRootAs(model, 0)
-    codes = [root.OperatorCodes(place) for place in range(root.OperatorCodesLength())]
-    builtins = names_of(litert_schema.BuiltinOperator)
-    names = [
-        (code.CustomCode() or b"").decode(errors="replace")
-        or builtins.get(max(code.BuiltinCode(), code.DeprecatedBuiltinCode()), "")
-        for code in codes
-    ]
+    codes = (root.OperatorCodes(place) for place in range(root.OperatorCodesLength()))
+    names = operator_names([litert_schema.OperatorCodeT.InitFromObj(code) for code in codes])
     graphs = [root.Subgraphs(place) for place in range(root.SubgraphsLength())]
     used = [
         {names[graph.Operators(n).OpcodeIndex()] for n in range(graph.OperatorsLength())} for graph in graphs
@@ -166,6 +161,19 @@ def _refuse_dangling(tables: Any, *, most: int) -> None:
             shape = [] if tensor.shape is None else [abs(int(size)) for size in tensor.shape]
             if (data is None or not len(data)) and math.prod(shape) > MOST_NUMBERS:
                 raise ValueError(f"a tensor of shape {shape}")
+
+
+def operator_names(codes: Sequence[Any]) -> list[str]:
+    """Return the names of the operations of a file, "CONV_2D" or what a custom one is called, by their codes."""
+    from tfkit.environment.stack import litert_schema
+
+    builtins = names_of(litert_schema.BuiltinOperator)
+    return [
+        (code.customCode or b"").decode(errors="replace")
+        # Codes above 126 do not fit into the older field.
+        or builtins.get(max(code.builtinCode, code.deprecatedBuiltinCode), "UNKNOWN")
+        for code in codes
+    ]
 
 
 def names_of(enumeration: type) -> dict[int, str]:

@@ -124,7 +124,7 @@ def _refuse_structure(model: keras.Model, splits: Splits) -> None:
     problems = []
     if len(inputs) > 1:
         problems.append(
-            f"It has {len(inputs)} inputs ({', '.join(tensor.name for tensor in inputs)}); an example of {splits.origin}"
+            f"It has {len(inputs)} inputs ({', '.join(one.name for one in inputs)}); an example of {splits.origin}"
             f" is one tensor of shape {splits.spec.shape}. Begin it with one keras.Input, derive the others from it."
         )
     if len(outputs) > 1:
