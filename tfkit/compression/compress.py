@@ -367,24 +367,21 @@ def _rescue(
     if subject.takes == "texts":  # tensors before and after the tokenizer are not of one kind
         return
     process.say(f"int8 loses {lost:.4f}: looking for the layers at which its error starts ...")
-    found = selective_variant(
+    content, located, outcome = selective_variant(
         subject,
         made.models["float32"],
         made.models["int8"],
         limit=config.max_accuracy_drop,
         request=_request(NAME, "int8", subject, config),
-        signature=subject.signature,
     )
-    run.note(
-        f"int8 loses {lost:.4f} (limit {config.max_accuracy_drop:g}). {found.drift.sentence} {found.sentence}"
-    )
-    made.notes.setdefault("int8", []).append(found.drift.sentence)
-    if found.content is not None:
-        made.models[NAME] = results.described(found.content, subject, name=NAME)
-        made.notes[NAME] = [found.sentence]
-        compared |= compare(subject, {NAME: found.content})
+    run.note(f"int8 loses {lost:.4f} (limit {config.max_accuracy_drop:g}). {located.sentence} {outcome}")
+    made.notes.setdefault("int8", []).append(located.sentence)
+    if content is not None:
+        made.models[NAME] = results.described(content, subject, name=NAME)
+        made.notes[NAME] = [outcome]
+        compared |= compare(subject, {NAME: content})
     else:
-        made.failed[NAME] = found.sentence
+        made.failed[NAME] = outcome
 
 
 RANGED = 64

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import tempfile
 import zipfile
@@ -199,13 +200,9 @@ def _of_keras(model: Any, input_shape: InputShape) -> Opened:
     from tfkit.environment.stack import tf
 
     variables = [_tf_variable(variable) for variable in model.variables]
-    if not model.inputs:
-        if input_shape is None:
-            raise UsageError(
-                f"{model.name} has not been told what it takes: call it once, build it, or give input_shape."
-            )
-        specs, packed = _given_shapes(input_shape)
-        return (lambda inputs: model(packed(inputs), training=False)), specs, variables
+    if not model.inputs:  # subclassed, and not called yet
+        call, specs, _ = _of_function(functools.partial(model, training=False), input_shape, name=model.name)
+        return call, specs, variables
     names = [plain(getattr(one, "name", f"input_{place}")) for place, one in enumerate(model.inputs)]
     specs = {
         name: tf.TensorSpec(one.shape, one.dtype, name=name)
@@ -279,7 +276,7 @@ def _of_saved_model(model: Any, signature: str | None) -> Opened:
     return (lambda inputs: function(**inputs)), dict(function.structured_input_signature[1]), [model]
 
 
-def _of_function(function: Any, input_shape: InputShape) -> Opened:
+def _of_function(function: Any, input_shape: InputShape, *, name: str = "this function") -> Opened:
     from tfkit.environment.stack import tf
 
     signature = getattr(function, "structured_input_signature", None)
@@ -298,37 +295,24 @@ def _of_function(function: Any, input_shape: InputShape) -> Opened:
         fed = {plain(one.name): tf.TensorSpec(one.shape, one.dtype) for one in function.inputs[:count]}
         return (lambda inputs: function(*inputs.values())), fed, list(function.graph.variables)
     if input_shape is None:
-        name = getattr(function, "name", None) or getattr(function, "__name__", "this function")
         raise UsageError(
             f"What {name} takes is not known: give input_shape=(1, 224, 224, 3), or whatever it is (float32)."
         )
     kept = [function] if hasattr(function, "_trackable_children") else []
-    specs, packed = _given_shapes(input_shape)
-    return (lambda inputs: function(packed(inputs))), specs, kept
-
-
-def _given_shapes(input_shape: Any) -> tuple[dict[str, Any], Callable[[dict[str, Any]], Any]]:
-    """Inputs of float32 as shapes say, and what makes of named tensors what is called: one, a list, or a dict."""
-    from tfkit.environment.stack import tf
-
-    packed: Callable[[dict[str, Any]], Any] = dict
+    shapes, pack = {"inputs": input_shape}, lambda inputs: inputs["inputs"]
     if isinstance(input_shape, Mapping):
-        shapes = dict(input_shape)
-    elif is_several(input_shape):
-        shapes, packed = (
+        shapes, pack = dict(input_shape), dict
+    elif _is_several(input_shape):
+        shapes, pack = (
             {f"input_{n}": one for n, one in enumerate(input_shape)},
-            lambda given: list(given.values()),
+            lambda inputs: [*inputs.values()],
         )
-    else:
-        shapes, packed = {"inputs": input_shape}, lambda given: given["inputs"]
-    return {name: tf.TensorSpec(list(one), tf.float32, name=name) for name, one in shapes.items()}, packed
+    specs = {name: tf.TensorSpec(list(shape), tf.float32, name=name) for name, shape in shapes.items()}
+    return (lambda inputs: function(pack(inputs))), specs, kept
 
 
-def is_several(input_shape: Any) -> bool:
-    """Return whether these are shapes of several inputs."""
-    return isinstance(input_shape, Mapping) or any(
-        not isinstance(one, int | None) for one in input_shape or ()
-    )
+def _is_several(input_shape: Any) -> bool:
+    return any(not isinstance(one, int | None) for one in input_shape)
 
 
 def shapes_by_name(
@@ -339,26 +323,20 @@ def shapes_by_name(
     Raises:
       UsageError: they do not fit the inputs.
     """
-    listed = ", ".join(names)
     if input_shape is None:
         return {}
     if isinstance(input_shape, Mapping):
         given = {known_as.get(name, plain(name)): list(shape) for name, shape in input_shape.items()}
-        if unknown := sorted(set(given) - set(names)):
-            raise UsageError(f"input_shape has {', '.join(unknown)}; the model's inputs are {listed}.")
-        return given
-    if is_several(input_shape):
-        if len(input_shape) != len(names):
-            raise UsageError(
-                f"input_shape has {len(input_shape)} shapes; the model has {len(names)} inputs: {listed}."
-            )
-        return {name: list(shape) for name, shape in zip(names, input_shape, strict=True)}
-    if len(names) > 1:
+    else:
+        shapes = input_shape if _is_several(input_shape) else [input_shape]
+        given = {name: list(shape) for name, shape in zip(names, shapes, strict=False)}
+        given |= {f"shape {n}": [] for n in range(len(names), len(shapes))}
+    if not set(given) <= set(names) or (len(given) < len(names) and not isinstance(input_shape, Mapping)):
         raise UsageError(
-            f"input_shape is of one input; the model has {len(names)}: {listed}. Give them by name:"
+            f"input_shape is of {', '.join(given)}; the model's inputs are {', '.join(names)}. Give them by name:"
             f" input_shape={{{names[0]!r}: (1, ...), ...}}."
         )
-    return {names[0]: list(input_shape)}
+    return given
 
 
 def _aliases(model: Any) -> dict[str, str]:
