@@ -22,6 +22,7 @@ import numpy as np
 
 from tfkit.compression.sources import SIGNATURE, Source, with_operations
 from tfkit.environment import stack
+from tfkit.environment.foreign import register_custom_operations
 from tfkit.errors import CheckError, TfkitError
 from tfkit.litert.converter import REMEDY, converted
 
@@ -227,8 +228,7 @@ def _convert(
     _set(converter, request, measured=bool(examples))
     if model["cuts_text"]:
         converter.allow_custom_ops = True
-        operations = stack.tf_text.tflite_registrar.SELECT_TFTEXT_OPS
-        converter.target_spec._experimental_custom_op_registerers = operations  # for measuring ranges
+        register_custom_operations(converter, stack.tf_text.tflite_registrar.SELECT_TFTEXT_OPS)
     if examples:
         # Of a quantization-aware model too: its own ranges stay, what it left out (its input) gets some.
         converter.representative_dataset = representative

@@ -201,8 +201,8 @@ def _of_keras(model: Any, input_shape: InputShape) -> Opened:
 
     variables = [_tf_variable(variable) for variable in model.variables]
     if not model.inputs:  # subclassed, and not called yet
-        call, specs, _ = _of_function(functools.partial(model, training=False), input_shape, name=model.name)
-        return call, specs, variables
+        unnamed = _of_function(functools.partial(model, training=False), input_shape, name=model.name)
+        return unnamed[0], unnamed[1], variables
     names = [plain(getattr(one, "name", f"input_{place}")) for place, one in enumerate(model.inputs)]
     specs = {
         name: tf.TensorSpec(one.shape, one.dtype, name=name)
@@ -299,16 +299,19 @@ def _of_function(function: Any, input_shape: InputShape, *, name: str = "this fu
             f"What {name} takes is not known: give input_shape=(1, 224, 224, 3), or whatever it is (float32)."
         )
     kept = [function] if hasattr(function, "_trackable_children") else []
-    shapes, pack = {"inputs": input_shape}, lambda inputs: inputs["inputs"]
+    shapes: dict[str, Any] = {"inputs": input_shape}
     if isinstance(input_shape, Mapping):
-        shapes, pack = dict(input_shape), dict
+        shapes = dict(input_shape)
     elif _is_several(input_shape):
-        shapes, pack = (
-            {f"input_{n}": one for n, one in enumerate(input_shape)},
-            lambda inputs: [*inputs.values()],
-        )
+        shapes = {f"input_{n}": shape for n, shape in enumerate(input_shape)}
+
+    def call_function(inputs: dict[str, Any]) -> Any:
+        if isinstance(input_shape, Mapping):
+            return function(inputs)
+        return function(list(inputs.values()) if _is_several(input_shape) else inputs["inputs"])
+
     specs = {name: tf.TensorSpec(list(shape), tf.float32, name=name) for name, shape in shapes.items()}
-    return (lambda inputs: function(pack(inputs))), specs, kept
+    return call_function, specs, kept
 
 
 def _is_several(input_shape: Any) -> bool:

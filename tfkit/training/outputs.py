@@ -206,10 +206,9 @@ class _TriedLoss:
         if self._function is None:
             return False
         if self._units == 1:
-            pairs = [((1, [z]), (0, [-z])) for z in (-_FAR, -0.5, 0.5, _FAR)]
-        else:
-            pairs = [((label, row), (label, row + _MOVED)) for label, row in self._rows(logits=True).items()]
-        return self._same(pairs)
+            return self._same([((1, [z]), (0, [-z])) for z in (-_FAR, -0.5, 0.5, _FAR)])
+        rows = self._rows(logits=True)
+        return self._same([((label, row), (label, row + _MOVED)) for label, row in rows.items()])
 
     def is_of_one_probability(self) -> bool:
         """Return whether the probability of one class is one less that of the other."""
@@ -217,8 +216,8 @@ class _TriedLoss:
         return self._function is not None and self._same(pairs)
 
     def _same(self, pairs: Sequence[Any]) -> bool:
-        values = [[self._value(*one), self._value(*other)] for one, other in pairs]
-        return bool(np.allclose(*np.transpose(values), rtol=1e-3, atol=1e-5))
+        values = np.array([[self._value(*one), self._value(*other)] for one, other in pairs])
+        return bool(np.allclose(values[:, 0], values[:, 1], rtol=1e-3, atol=1e-5))
 
 
 def find(
