@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from tfkit.compression import convert, inspect, representative
+from tfkit.compression.convert import weights_only
 from tfkit.compression.converter_process import ConversionRequest, _waiting, end_converters, run_conversions
-from tfkit.compression.representative import Inputs
 from tfkit.compression.sources import saved
 from tfkit.environment.stack import keras, keras_3, tf
 from tfkit.errors import CheckError, DataError, UsageError
-from tfkit.litert import ParallelInterpreter
+from tfkit.litert import ParallelInterpreter, to_tflite
 from tfkit.litert.interpreter import opened
 
 IMAGES = np.random.default_rng(0).random((64, 8, 8, 3), np.float32)
@@ -160,22 +160,6 @@ def test_representative_data_that_cannot_serve(model, dataset, message):
         convert(model, variant="int8", representative_dataset=dataset)
 
 
-def test_representative_data_of_every_form(model):
-    inputs = Inputs(shapes={"images": ((1, 8, 8, 3), "float32")})
-    forms = {
-        "array": IMAGES,
-        "names": {"images": IMAGES},
-        "dataset": tf.data.Dataset.from_tensor_slices((IMAGES, np.zeros(64))).batch(10),
-        "singles": tf.data.Dataset.from_tensor_slices(IMAGES),
-        "function": lambda: ([image[None]] for image in IMAGES),
-    }
-    for name, form in forms.items():
-        np.testing.assert_array_equal(
-            representative.collect_representative(form, inputs)["images"], IMAGES, err_msg=name
-        )
-    assert len(representative.collect_representative(IMAGES, inputs, count=10)["images"]) == 10
-
-
 class OfFunctions(tf.Module):
     @tf.function(input_signature=[tf.TensorSpec([None, 4], tf.float32, name="x")])
     def numbers(self, x):
@@ -248,3 +232,15 @@ def test_weights_that_are_not_finite_are_named():
     broken.layers[0].kernel.assign(np.full(broken.layers[0].kernel.shape, np.nan))
     with pytest.raises(CheckError, match=r"not finite numbers: .*kernel"):
         convert(broken)
+
+
+@pytest.mark.parametrize(("bits", "smaller", "error"), [(8, 0.35, 0.02), (4, 0.25, 0.4)])
+def test_integer_weights_alone(bits, smaller, error):
+    keras.utils.set_random_seed(0)
+    dense = keras.Sequential([keras.Input([64]), keras.layers.Dense(256, "relu"), keras.layers.Dense(8)])
+    float32 = to_tflite(dense, input_shape=[1, 64])
+    content = weights_only(float32, bits=bits)
+    assert len(content) < smaller * len(float32)
+    assert f"int{bits}" in inspect(content).weights
+    examples = np.random.default_rng(0).random((20, 64), np.float32)
+    np.testing.assert_allclose(run(content, examples), run(float32, examples), atol=error)
