@@ -91,7 +91,7 @@ def classifier():
 
     from tfkit import data, hub
     from tfkit.compression import representative
-    from tfkit.compression.convert import ConversionRequest, run_conversions
+    from tfkit.compression.converter_process import ConversionRequest, run_conversions
     from tfkit.compression.sources import saved
     from tfkit.environment.stack import keras, tf
     from tfkit.errors import TfkitError

@@ -168,7 +168,10 @@ def test_the_variant_of_ids_needs_no_operations_of_others_and_says_the_same(comp
 @pytest.mark.slow
 def test_a_process_that_never_heard_of_texts_opens_the_saved_model(run):
     """The SavedModel's operations come with tensorflow-text, which `convert` brings."""
-    script = "import sys; from tfkit.compression.sources import opened; print(*opened(sys.argv[1], None, 'device')[1])"
+    script = (
+        "import sys; from tfkit.compression.sources import saved\n"
+        "with saved(sys.argv[1], signature='device') as source: print(*source.inputs)"
+    )
     folder = run.path / SAVED_MODEL
     done = subprocess.run([sys.executable, "-c", script, folder], check=True, capture_output=True, text=True)
     assert done.stdout.split() == ["texts"]

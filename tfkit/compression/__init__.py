@@ -8,7 +8,7 @@ from tfkit.compression.choice import Choice, Gates, choose
 from tfkit.compression.clustering import Cluster
 from tfkit.compression.compare import Table, Variant, compare, latency, peak_memory
 from tfkit.compression.convert import VARIANTS, convert
-from tfkit.compression.inspect import Census, inspect, prove_int8
+from tfkit.compression.inspect import Inventory, inspect, prove_int8
 from tfkit.compression.metadata import read_metadata, with_metadata
 from tfkit.compression.pruning import Prune
 from tfkit.compression.quantization import QuantizeAware
@@ -16,10 +16,10 @@ from tfkit.compression.techniques import Stage, Treatment
 
 __all__ = [
     "VARIANTS",
-    "Census",
     "Choice",
     "Cluster",
     "Gates",
+    "Inventory",
     "Prune",
     "QuantizeAware",
     "Stage",

@@ -24,20 +24,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tfkit.compression import outputs, representative
-from tfkit.compression.convert import (
-    MEASURED,
-    ConversionRequest,
-    check_request,
-    finished,
-    missing_data,
-    run_conversions,
-)
+from tfkit.compression.convert import check_request, check_result, examples_for
+from tfkit.compression.converter_process import ConversionRequest, run_conversions
 from tfkit.compression.inspect import NOTES, inspect
-from tfkit.compression.outputs import OF_CLASSES, YES_OR_NO, answers
 from tfkit.compression.sources import InputShape, Source, saved
 from tfkit.errors import CheckError, DataError, TfkitError, UsageError
 from tfkit.litert.interpreter import ParallelInterpreter, opened
+from tfkit.training import outputs
+from tfkit.training.outputs import OF_CLASSES, YES_OR_NO, answers
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,7 +47,7 @@ class Comparison:
 
     Attributes:
       outputs: float32 [n, ...] of the variant.
-      output: what they are, one of `tfkit.compression.outputs.OUTPUTS`.
+      output: what they are, one of `tfkit.training.outputs.OUTPUTS`.
       accuracy: of the variant's classes, or yes and no; None of values, and without labels.
       accuracy_drop: accuracy of the original less that; without labels the share of other answers, which no drop can
         exceed; not a number of values.
@@ -132,8 +126,8 @@ def compare_outputs(
     Args:
       outputs: float32 [n, ..., c].
       expected: of the original, likewise.
-      output: what they are, one of `tfkit.compression.outputs.OUTPUTS`.
-      labels: as `tfkit.compression.outputs.as_labels` gives them.
+      output: what they are, one of `tfkit.training.outputs.OUTPUTS`.
+      labels: as `tfkit.training.outputs.as_labels` gives them.
       class_names: c of them, or of one sigmoid those of no and yes.
     """
     found, wanted = with_units(outputs), with_units(expected)
@@ -238,7 +232,7 @@ class Variant:
       quantization: what conversion did to it: "float32", "int8", ...
       size_bytes: of the file.
       gzipped_bytes: of the file as a download has it.
-      output: what its outputs are, of `tfkit.compression.outputs.OUTPUTS`.
+      output: what its outputs are, of `tfkit.training.outputs.OUTPUTS`.
       accuracy, accuracy_drop, agreement, r2, r2_drop, rmse, error, max_difference, class_drop: see
         `tfkit.compression.compare.Comparison`; None (the drop: not a number) where not known, or not of such outputs.
       latency_ms: by number of threads: {"1": {"p50": 5.0, "p90": 5.4}, ...}, one example at a time.
@@ -680,14 +674,9 @@ def compare(
         refuse_several_outputs(source)
         given, beside = everything(source, inputs)
         labels = beside if labels is None else labels
-        measured = [request for request in requests if request.variant in MEASURED]
         if labels is not None and len(labels) != len(next(iter(given.values()))):
             raise DataError(f"There are {len(labels)} labels for {len(next(iter(given.values())))} inputs.")
-        examples = None
-        if measured and representative_dataset is None and not source.quantize_aware:
-            raise UsageError(missing_data(measured[0].variant))
-        if measured and representative_dataset is not None:
-            examples = representative.collect_representative(representative_dataset, source.takes)
+        examples = examples_for(requests, source, representative_dataset)
         expected = original(source, given)
         judged = judge(source, expected, output=output, labels=labels, class_names=class_names)
         made, failed = convert_all(source, requests, examples)
@@ -708,7 +697,7 @@ def compare(
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Judged:
-    """As what outputs are judged, see `tfkit.compression.outputs`."""
+    """As what outputs are judged, see `tfkit.training.outputs`."""
 
     output: str
     sentence: str
@@ -774,7 +763,7 @@ def convert_all(
     results = run_conversions(source, requests, examples=examples)
     for request in requests:
         try:
-            made[request.name] = finished(results[request.name], request, source)
+            made[request.name] = check_result(results[request.name], request)
         except TfkitError as err:
             failed[request.name] = str(err)
     return made, failed

@@ -32,7 +32,8 @@ from tfkit.compression.compare import (
     predict,
     refuse_several_outputs,
 )
-from tfkit.compression.convert import MEASURED, WEIGHTS, ConversionRequest, weights_only
+from tfkit.compression.convert import WEIGHTS, weights_only
+from tfkit.compression.converter_process import MEASURED, ConversionRequest
 from tfkit.compression.error_localisation import NAME, selective_variant
 from tfkit.compression.pruning import Prune
 from tfkit.compression.quantization import QuantizeAware
@@ -369,24 +370,21 @@ def _rescue(
     if subject.takes == "texts":  # tensors before and after the tokenizer are not of one kind
         return
     process.say(f"int8 loses {lost:.4f}: looking for the layers at which its error starts ...")
-    found = selective_variant(
+    content, located, outcome = selective_variant(
         subject,
         made.models["float32"],
         made.models["int8"],
         limit=config.max_accuracy_drop,
         request=_request(NAME, "int8", subject, config),
-        signature=subject.signature,
     )
-    run.note(
-        f"int8 loses {lost:.4f} (limit {config.max_accuracy_drop:g}). {found.drift.sentence} {found.sentence}"
-    )
-    made.notes.setdefault("int8", []).append(found.drift.sentence)
-    if found.content is not None:
-        made.models[NAME] = results.described(found.content, subject, name=NAME)
-        made.notes[NAME] = [found.sentence]
-        compared |= compare(subject, {NAME: found.content})
+    run.note(f"int8 loses {lost:.4f} (limit {config.max_accuracy_drop:g}). {located.sentence} {outcome}")
+    made.notes.setdefault("int8", []).append(located.sentence)
+    if content is not None:
+        made.models[NAME] = results.described(content, subject, name=NAME)
+        made.notes[NAME] = [outcome]
+        compared |= compare(subject, {NAME: content})
     else:
-        made.failed[NAME] = found.sentence
+        made.failed[NAME] = outcome
 
 
 RANGED = 64

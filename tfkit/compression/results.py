@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tfkit.compression.compare import Comparison, quality
-from tfkit.compression.convert import ConversionRequest, run_conversions
+from tfkit.compression.converter_process import ConversionRequest, run_conversions
 from tfkit.compression.metadata import with_metadata
 from tfkit.compression.sources import pixel_function, saved
 from tfkit.data.splits import FULL_RANGE, draw
@@ -55,9 +55,9 @@ class Subject:
       read: examples by their positions, as the model takes them: [b, ...], images as pixels in 0..255.
       count: how many there are.
       expected: float32 [n, ..., c], what the original says of them.
-      output: what that is, of `tfkit.compression.outputs.OUTPUTS`.
+      output: what that is, of `tfkit.training.outputs.OUTPUTS`.
       judged: a sentence, how that was known.
-      labels: as `tfkit.compression.outputs.as_labels` gives them; None where nobody knows.
+      labels: as `tfkit.training.outputs.as_labels` gives them; None where nobody knows.
       class_names: c of them; none where nobody knows.
       names: what the examples are called.
       examples: representative inputs [m, ...] as the model takes them, of several inputs by name; None where it may

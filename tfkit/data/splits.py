@@ -196,7 +196,9 @@ def listed(items: Sequence[object], limit: int = 5) -> str:
     return shown if len(items) <= limit else f"{shown}, ... ({len(items) - limit} more)"
 
 
-def draw(count: int, most: int, *, classes: Any = None, seed: int = 0) -> np.ndarray:
+def draw(
+    count: int, most: int, *, classes: Any = None, seed: int = 0, lots: np.ndarray | None = None
+) -> np.ndarray:
     """Draw positions of examples.
 
     Args:
@@ -204,6 +206,8 @@ def draw(count: int, most: int, *, classes: Any = None, seed: int = 0) -> np.nda
       most: how many are drawn at most.
       classes: of the examples [count]; each class then has as many as can be, a rare one all.
       seed: of the lots.
+      lots: random numbers [count] to draw by, in place of a seed: what `draw` leaves out of a part it leaves out of the
+        whole.
 
     Returns:
       int64 [min(count, most)], in ascending order.
@@ -214,7 +218,7 @@ def draw(count: int, most: int, *, classes: Any = None, seed: int = 0) -> np.nda
     """
     if count <= most:
         return np.arange(count)
-    lots = np.random.default_rng(seed).random(count)
+    lots = np.random.default_rng(seed).random(count) if lots is None else lots
     places = np.zeros(count, np.int64)  # of an example within its class
     if classes is not None:
         _, numbers = np.unique(np.asarray(classes), return_inverse=True)

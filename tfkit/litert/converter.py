@@ -165,6 +165,19 @@ def _refuse_dangling(tables: Any, *, most: int) -> None:
                 raise ValueError(f"a tensor of shape {shape}")
 
 
+def operator_names(codes: Sequence[Any]) -> list[str]:
+    """Return the names of the operations of a file, "CONV_2D" or what a custom one is called, by their codes."""
+    from tfkit.environment.stack import litert_schema
+
+    builtins = names_of(litert_schema.BuiltinOperator)
+    return [
+        (code.customCode or b"").decode(errors="replace")
+        # Codes above 126 do not fit into the older field.
+        or builtins.get(max(code.builtinCode, code.deprecatedBuiltinCode), "UNKNOWN")
+        for code in codes
+    ]
+
+
 def names_of(enumeration: type) -> dict[int, str]:
     """Return the names of an enumeration of the schema by value, such as of BuiltinOperator."""
     return {value: name for name, value in vars(enumeration).items() if isinstance(value, int)}

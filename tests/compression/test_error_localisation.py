@@ -5,8 +5,8 @@ import pytest
 
 from tfkit.compression import convert, inspect
 from tfkit.compression.compare import compare_outputs, predict
-from tfkit.compression.convert import ConversionRequest
-from tfkit.compression.error_localisation import NAME, drift, selective_variant
+from tfkit.compression.converter_process import ConversionRequest
+from tfkit.compression.error_localisation import NAME, localise_error, selective_variant
 from tfkit.compression.results import Subject
 from tfkit.environment.stack import keras
 
@@ -51,24 +51,23 @@ def test_the_guilty_layer_is_found_and_kept_in_float(subject):
     )  # fmt: skip
     assert lost.accuracy_drop > 0.1
     assert len(lost.worst) == round((1 - lost.agreement) * EXAMPLES)
-    found = selective_variant(
+    content, located, outcome = selective_variant(
         subject,
         float32,
         int8,
         limit=0.05,
         request=ConversionRequest(name=NAME, variant="int8"),
-        signature=None,
     )
-    assert found.content is not None, found.sentence
-    assert "in float it loses" in found.sentence
-    assert "starts at" in found.drift.sentence
-    assert "float32" in inspect(found.content).macs
+    assert content is not None, outcome
+    assert "in float it loses" in outcome
+    assert "starts at" in located.sentence
+    assert "float32" in inspect(content).macs
 
 
 @pytest.mark.slow
 def test_a_model_does_not_drift_from_itself(subject):
     float32 = convert(subject.model)
-    steps = drift(float32, float32, [subject.read(np.arange(1))]).steps
+    steps = localise_error(float32, float32, [subject.read(np.arange(1))]).steps
     assert steps
     assert all(step.error == 0 for step in steps)
 
@@ -88,9 +87,9 @@ def test_an_input_beyond_its_range_is_named_and_no_layer():
     model = keras.Sequential([keras.Input([8]), keras.layers.Dense(4, name="innocent")])
     x = np.random.default_rng(0).normal(size=(16, 8)).astype(np.float32)
     float32, int8 = convert(model), convert(model, variant="int8", representative_dataset=x / 100)
-    found = drift(float32, int8, list(x[:, None]))
+    found = localise_error(float32, int8, list(x[:, None]))
     assert "starts at the input" in found.sentence
     assert "representative data" in found.sentence
     assert "innocent" not in found.sentence
     good = convert(model, variant="int8", representative_dataset=x)
-    assert drift(float32, good, list(x[:, None])).outside == ""
+    assert localise_error(float32, good, list(x[:, None])).outside == ""

@@ -1,4 +1,4 @@
-"""Keras's files are converted by the Keras that wrote them; of others it is said what to do."""
+"""Models of every kind are taken; of those that cannot be it is said what to do."""
 
 import json
 import zipfile
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tfkit.compression import convert
-from tfkit.compression.sources import read
+from tfkit.compression.sources import read, shapes_by_name
 from tfkit.environment.stack import keras, keras_3, tf
 from tfkit.errors import DataError, UsageError
 from tfkit.litert import ParallelInterpreter
@@ -84,7 +84,7 @@ def test_files_of_other_kinds(tmp_path):
         ("some.tflite", "converted already"),
         ("frozen.pb", "wrap_function"),
         ("model.onnx", "onnx2tf"),
-        ("archive.zip", "Unpack it.*saved_model.pb"),
+        ("archive.zip", "Unpack it"),
         ("torch.pt", "PyTorch"),
         ("damaged.keras", "damaged"),
         ("custom.keras", "custom_objects"),
@@ -115,3 +115,15 @@ def test_graphs_of_tensorflow_1_by_the_function_that_the_errors_name(tmp_path):
     ):
         with ParallelInterpreter(convert(function)) as interpreter:
             np.testing.assert_array_equal(interpreter(X), 2 * X)
+
+
+def test_open_lengths_of_several_inputs():
+    names = ["zeta", "alpha"]
+    assert shapes_by_name({"right": (1, 3), "zeta": (1, 2)}, names, {"left": "zeta", "right": "alpha"}) == {
+        "alpha": [1, 3],
+        "zeta": [1, 2],
+    }
+    assert shapes_by_name([(1, 2), (None, 3)], names, {}) == {"zeta": [1, 2], "alpha": [None, 3]}
+    for wrong in ((1, 2), [(1, 2)], {"other": (1, 2)}):
+        with pytest.raises(UsageError, match="zeta, alpha"):
+            shapes_by_name(wrong, names, {})
