@@ -11,11 +11,14 @@ Examples:
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from tfkit import cli
 from tfkit.run import AUDIT, Run
 from tfkit.settings.options import AuditConfig
 
 
+@dataclass(frozen=True, kw_only=True)
 class Config(AuditConfig):
     """Which run, and with what. --run-dir names the run that is attacked; its model and settings stay as they are."""
 

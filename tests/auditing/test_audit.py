@@ -97,7 +97,7 @@ def test_an_overfit_model_leaks_and_a_private_one_does_not(tmp_path):
 
 def test_bad_input_is_refused_before_the_model_is_loaded(leaky, tmp_path):
     run, splits = leaky
-    with pytest.raises(ConfigError, match="attacks.*threshold"):
+    with pytest.raises(ConfigError, match=r"attacks.*threshold"):
         auditing.audit(run, splits, attacks=["magic"])
     with pytest.raises(ConfigError, match="attacks="):
         auditing.audit(run, splits, attack=["logistic"])

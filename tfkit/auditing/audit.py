@@ -210,7 +210,8 @@ def audit(run: Run | str | Path, splits: Splits | None = None, **settings: Any) 
     check_names(config.attacks)
     claimed = claim(run)
     run.check_writable()
-    backbone, own = None, None
+    backbone: Any = None
+    own: Any = None
     if splits is None or config.shadows or config.canaries:
         own = settings_of(
             run, recipes=RECIPES, otherwise="tfkit.audit(run, splits), with the splits of its training"
