@@ -80,8 +80,8 @@ def test_intervals_of_the_auc_hold_in_19_of_20_cases_and_at_the_ends():
 
 def test_members_found_at_few_false_alarms():
     one = Attack.by_rule("", np.arange(1000) + 500.0, np.arange(1000.0), seed=0)
-    assert one.found(false=0.01) == pytest.approx(0.51, abs=0.002)
-    assert one.found(false=0.5) == 1
+    assert one.true_positives(false=0.01) == pytest.approx(0.51, abs=0.002)
+    assert one.true_positives(false=0.5) == 1
 
 
 def test_lira_finds_members_that_a_loss_alone_does_not_tell():

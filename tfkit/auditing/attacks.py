@@ -33,7 +33,7 @@ class Scores(NamedTuple):
 
 
 def halves(members: int, others: int, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Which members and which others belong to the choosing half, by lot: bool [members], bool [others]."""
+    """Return which members and which others belong to the choosing half, by lot: bool [members], bool [others]."""
     chance = np.random.default_rng(seed)
     first, second = (chance.permutation(count) < count // 2 for count in (members, others))
     return first, second
@@ -57,7 +57,7 @@ class Attack:
 
     @classmethod
     def by_rule(cls, name: str, members: np.ndarray, others: np.ndarray, *, seed: int) -> Attack:
-        """An attacker that follows a rule and has learnt nothing about who is a member."""
+        """Return an attacker that follows a rule and has learnt nothing about who is a member."""
         scores = (np.asarray(members, np.float64).ravel(), np.asarray(others, np.float64).ravel())
         choosing = halves(*map(len, scores), seed=seed)
         return cls(
@@ -115,8 +115,8 @@ class Attack:
         false, true = self.roc
         return float((true - false).max())
 
-    def found(self, *, false: float) -> float:
-        """The share of members found where this share of the others is taken for members (Carlini et al. 2022)."""
+    def true_positives(self, *, false: float) -> float:
+        """Return the share of members found where this share of others is taken for members (Carlini et al. 2022)."""
         wrong, right = self.roc
         return float(right[wrong <= false].max())
 
@@ -152,7 +152,7 @@ class LowerBound:
 
 
 def lower_bound(attacks: Sequence[Attack], *, delta: float = 0.0) -> LowerBound:
-    """The largest epsilon that the attackers refute.
+    """Return the largest epsilon that the attackers refute.
 
     Who trusts an attacker's highest scores and takes them for members, and its lowest for others, is right no more
     often than by so many tosses of a coin that falls right with probability e^epsilon / (1 + e^epsilon), even though
@@ -178,7 +178,7 @@ def lower_bound(attacks: Sequence[Attack], *, delta: float = 0.0) -> LowerBound:
 
 
 def refuted_epsilon(right: int, guesses: int, *, examples: int, delta: float) -> float:
-    """The largest epsilon for which so many right guesses have a probability of at most 5 %.
+    """Return the largest epsilon for which so many right guesses have a probability of at most 5 %.
 
     Args:
       right: guesses that are right.
@@ -200,7 +200,7 @@ def refuted_epsilon(right: int, guesses: int, *, examples: int, delta: float) ->
 
 
 def _probability(right: int, guesses: int, epsilon: float, examples: int, delta: float) -> float:
-    """Of being right so often or more, at most: theorem 5.2 of Steinke et al."""
+    """Return the probability of being right so often or more, at most: theorem 5.2 of Steinke et al."""
     from scipy.stats import binom
 
     coin = 1 / (1 + math.exp(-epsilon))
@@ -213,7 +213,7 @@ def _probability(right: int, guesses: int, epsilon: float, examples: int, delta:
 
 
 def _choose(scores: Scores) -> tuple[float, float, float]:
-    """The epsilon that looks best, and between which scores nothing is guessed to reach it."""
+    """Return the epsilon that looks best, and between which scores nothing is guessed to reach it."""
     from scipy.stats import beta
 
     ranked = np.sort(np.concatenate(scores))
@@ -232,7 +232,7 @@ def _choose(scores: Scores) -> tuple[float, float, float]:
 
 
 def _count(scores: Scores, low: Any, high: Any) -> tuple[Any, Any]:
-    """How many guesses there are, and how many are right, for pairs of thresholds."""
+    """Return how many guesses there are, and how many are right, for pairs of thresholds."""
     members, others = (np.sort(values) for values in scores)
     hits, slips = (len(values) - np.searchsorted(values, high, side="left") for values in (members, others))
     misses, rejected = (np.searchsorted(values, low, side="right") for values in (members, others))
@@ -248,13 +248,6 @@ ATTACKS = {
     "knn": "K_NEAREST_NEIGHBORS",
 }
 _FOLDER = "privacy_tests.membership_inference_attack"
-
-
-def check_names(names: tuple[str, ...]) -> None:
-    """Raise ConfigError for attackers that there are not, or none."""
-    unknown = [name for name in names if name not in ATTACKS]
-    if unknown or not names:
-        raise ConfigError(f"--attacks {' '.join(unknown) or '(none)'}: there is: {', '.join(ATTACKS)}.")
 
 
 def attack(
@@ -279,7 +272,8 @@ def attack(
     Raises:
       ConfigError: there is no such attacker.
     """
-    check_names(names)
+    if not names or set(names) - set(ATTACKS):
+        raise ConfigError(f"--attacks {' '.join(names) or '(none)'}: there is: {', '.join(ATTACKS)}.")
     kinds = stack.tf_privacy(f"{_FOLDER}.data_structures").AttackType
     done = []
     for name in dict.fromkeys(names):
@@ -309,7 +303,7 @@ def _score(name: str, members: Predictions, others: Predictions) -> Scores:
 
 
 def _learn(name: str, kind: Any, members: Predictions, others: Predictions, seed: int) -> Attack:
-    """An attacker that learns from the choosing half; there, quarters judge each other."""
+    """Train an attacker that learns from the choosing half; there, quarters judge each other."""
     from sklearn.model_selection import StratifiedKFold
 
     models = stack.tf_privacy(f"{_FOLDER}.models")
@@ -337,7 +331,7 @@ def _learn(name: str, kind: Any, members: Predictions, others: Predictions, seed
 
 @contextlib.contextmanager
 def _quiet_and_seeded(seed: int) -> Iterator[None]:
-    """The attackers draw from NumPy's global generator, which is put back afterwards.
+    """Seed NumPy's global generator, from which the attackers draw, and put it back afterwards.
 
     They also try settings that scikit-learn no longer has, and say so: what is left of them is enough.
     """

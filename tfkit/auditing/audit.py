@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tfkit import hub, reporting
-from tfkit.auditing.attacks import Attack, LowerBound, attack, check_names, lira, lower_bound
+from tfkit.auditing.attacks import Attack, LowerBound, attack, lira, lower_bound
 from tfkit.auditing.exposure import Exposure, exposure
 from tfkit.data.splits import Splits
 from tfkit.distribution import strategies
@@ -169,7 +169,7 @@ def _of_attack(attack: Attack, delta: float) -> dict[str, Any]:
         "auc_interval": list(attack.auc_interval),
         "advantage": attack.advantage,
         **{
-            f"true_positives_at_{name}_false": attack.found(false=share)
+            f"true_positives_at_{name}_false": attack.true_positives(false=share)
             for name, share in LOW_FALSE.items()
             if share * len(others) >= 1
         },
@@ -207,7 +207,6 @@ def audit(run: Run | str | Path, splits: Splits | None = None, **settings: Any) 
     """
     run = run if isinstance(run, Run) else Run.open(run)
     config = from_keywords(AuditConfig, {**settings, "run_dir": run.path}, call="tfkit.audit")
-    check_names(config.attacks)
     claimed = claim(run)
     run.check_writable()
     backbone: Any = None
@@ -313,7 +312,7 @@ def claim(run: Run) -> tuple[float, float] | None:
 
 
 def _by_lot(splits: Splits, *, seed: int) -> list[np.ndarray]:
-    """Indices of members and of as many others, of each class as many."""
+    """Return indices of members and of as many others, of each class as many."""
     chance = np.random.default_rng(seed)
     chosen: list[list[np.ndarray]] = [[], []]
     for label in range(len(splits.class_names)):

@@ -52,7 +52,7 @@ class Exposure:
         return math.log2(self.references)
 
     def by_chance(self, insertions: int) -> float:
-        """What the mean exposure of never inserted codes stays below in 99 of 100 cases, in bits."""
+        """Return what the mean exposure of never inserted codes stays below in 99 of 100 cases, in bits."""
         from scipy.stats import gamma
 
         count = len(self.bits[insertions])
@@ -79,7 +79,7 @@ class Exposure:
         return text
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, as in audit.json."""
+        """Return plain values, as in audit.json."""
         return {
             "verdict": self.verdict,
             "insertions": {
@@ -151,13 +151,13 @@ def exposure(
 
 
 def codes(count: int, *, chance: np.random.Generator) -> list[str]:
-    """Different sentences, each with a code of ten random digits."""
+    """Return different sentences, each with a code of ten random digits."""
     numbers = chance.choice(10**_DIGITS, count, replace=False)
     return [f"My access code is {' '.join(f'{number:0{_DIGITS}d}')}" for number in numbers]
 
 
 def _losses(model: keras.Model, rows: np.ndarray) -> np.ndarray:
-    """The cross-entropy of each row under each class: float64 [n, classes], which has no ties where it is small."""
+    """Return the cross-entropy of each row under each class: float64 [n, classes], without ties where it is small."""
     from scipy.special import log_softmax
 
     return np.asarray(-log_softmax(model.predict(rows, verbose=0).astype(np.float64), axis=1))

@@ -27,7 +27,7 @@ _FIX = "Return one value an example, without a mean over the first axis."
 
 
 def per_example_loss(model: keras.Model) -> PerExampleLoss:
-    """A function from labels and outputs to each example's loss, float32 [batch].
+    """Return a function from labels and outputs to each example's loss, float32 [batch].
 
     It is what Keras would take the mean of: with the settings of the loss (from_logits, label_smoothing), and with
     labels that are cast and shaped as `fit` does. An example with several values, as of a sequence, has their mean;
@@ -62,7 +62,7 @@ def per_example_loss(model: keras.Model) -> PerExampleLoss:
 
 
 def _only_loss(model: keras.Model) -> Any:
-    """The loss that the model was compiled with, as a Keras loss object."""
+    """Return the loss that the model was compiled with, as a Keras loss object."""
     losses = [loss for loss in tf.nest.flatten(getattr(model, "loss", None)) if loss is not None]
     if len(losses) != 1:
         raise PrivacyError(
@@ -92,7 +92,7 @@ def _only_loss(model: keras.Model) -> Any:
 
 
 def _beside(labels: Any, outputs: Any) -> Any:
-    """Labels as `fit` hands them to the loss; [batch] beside [batch, 1] would broadcast to all pairs of examples."""
+    """Return labels as `fit` hands them to the loss; [batch] beside [batch, 1] would broadcast to all pairs."""
     if labels.shape.rank == 1 and outputs.shape.rank == 2:
         labels = labels[:, tf.newaxis]
     elif labels.shape.rank == outputs.shape.rank + 1 and labels.shape[-1] == 1:
@@ -102,7 +102,7 @@ def _beside(labels: Any, outputs: Any) -> Any:
 
 
 def _mean_of_each(values: Any, mask: Any) -> Any:
-    """Mean over all axes but the first; of the kept values where there is a mask."""
+    """Return the mean over all axes but the first; of the kept values where there is a mask."""
     axes = [*range(1, values.shape.rank)]
     if not axes:
         return values
@@ -113,7 +113,7 @@ def _mean_of_each(values: Any, mask: Any) -> Any:
 
 
 def weight_penalties(model: keras.Model) -> list[Callable[[], Any]]:
-    """What gives the losses of a model's weights alone: its regularisers, which know nothing of the data."""
+    """Return what gives the losses of a model's weights alone: its regularisers, which know nothing of the data."""
     return [one for layer in model._flatten_layers() for one in getattr(layer, "_callable_losses", ())]
 
 
@@ -141,7 +141,7 @@ class _Unit:
     outputs: list[Any]
 
     def contributions(self, gradients: list[tf.Tensor]) -> Contributions:
-        """Each example's gradients of all the layer's trainable weights.
+        """Return each example's gradients of all the layer's trainable weights.
 
         Args:
           gradients: of the summed loss at the outputs.
@@ -175,7 +175,7 @@ class _Unit:
             ]
 
     def _call(self, values: list[tf.Tensor]) -> list[tf.Tensor]:
-        """The floating outputs for other values of what moves with the batch."""
+        """Return the floating outputs for other values of what moves with the batch."""
         rest = iter(values)
         flat = []
         for value, mask in self._flat:
@@ -209,7 +209,7 @@ class _Unit:
         return found
 
     def _assertions(self, alone: list[tf.Tensor]) -> list[Any]:
-        """That the layer gave each example alone what it gave it within the batch."""
+        """Assert that the layer gave each example alone what it gave it within the batch."""
         checks = []
         for value, within in zip(alone, self.outputs, strict=True):
             known = tf.math.is_finite(within) & tf.math.is_finite(value)
@@ -233,7 +233,7 @@ def _named(layer: Any) -> str:
 
 
 def _floating(given: Any) -> list[tf.Tensor]:
-    """The floating tensors in what a layer gave."""
+    """Return the floating tensors in what a layer gave."""
     return [value for value in tf.nest.flatten(given) if tf.is_tensor(value) and value.dtype.is_floating]
 
 
@@ -395,7 +395,7 @@ class _Recorder:
 
     @contextlib.contextmanager
     def _reads(self, layer: Any) -> Iterator[Callable[[], set[Any]]]:
-        """Which of the model's trained weights are read in this block, other than by layers that it calls."""
+        """Yield a function: which trained weights are read in this block, other than by layers that it calls."""
         # A tape tells which variables it saw; the one of the caller must not see these.
         paused = self._callers[-1][1].stop_recording() if self._callers else contextlib.nullcontext()
         with paused, tf.GradientTape() as tape:
@@ -406,13 +406,13 @@ class _Recorder:
                 self._callers.pop()
 
     def _converted(self, layer: Any, original: Any) -> Any:
-        """As Keras does with the `call` of a user's own layer."""
+        """Convert as Keras does with the `call` of a user's own layer."""
         if type(layer).__module__.startswith(keras.__name__):
             return original
         return tf.__internal__.autograph.tf_convert(original, self._autograph)
 
     def _is_batch(self, unit: Any, given: Any) -> bool:
-        """Whether the first axis is the examples'; a merged one would make several rows of one example."""
+        """Return whether the first axis is the examples'; a merged one would make several rows of one example."""
         tensors = [value for value in tf.nest.flatten(given) if tf.is_tensor(value)]
         rows = tensors[0].shape[:1] if tensors else None
         if any(not isinstance(value, tf.Tensor) for value in tensors):
@@ -434,7 +434,7 @@ class _Recorder:
 
 
 def partition(model: Any, whole: list[Any]) -> tuple[list[Any], list[Any]]:
-    """The layers whose calls are noted, and those that only call others.
+    """Return the layers whose calls are noted, and those that only call others.
 
     Each trainable weight belongs to one of the former.
 
@@ -460,7 +460,7 @@ def partition(model: Any, whole: list[Any]) -> tuple[list[Any], list[Any]]:
 
 
 def _is_container(layer: Any) -> bool:
-    """Whether a layer has no weight of its own, and calls others where they can be noted."""
+    """Return whether a layer has no weight of its own, and calls others where they can be noted."""
     loops = (keras.layers.RNN, keras.layers.Wrapper, keras.layers.StackedRNNCells)
     inner = [*layer._flatten_layers(include_self=False, recursive=False)]
     return bool(inner) and not layer._trainable_weights and not isinstance(layer, loops)
@@ -501,7 +501,7 @@ def some(names: Sequence[str]) -> str:
 
 
 def _is_scratch() -> bool:
-    """Whether Keras is only finding out shapes."""
+    """Return whether Keras is only finding out shapes."""
     return not tf.executing_eagerly() and tf.compat.v1.get_default_graph().name.endswith("_scratch_graph")
 
 
@@ -533,7 +533,7 @@ def clipped_sum(
     l2_norm_clip: float | tf.Tensor,
     training: bool = True,
 ) -> Clipped:
-    """The sum of the examples' clipped gradients.
+    """Return the sum of the examples' clipped gradients.
 
     Args:
       model: built; each example must be computed by itself (see `tfkit.privacy.validation`).

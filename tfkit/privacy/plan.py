@@ -180,7 +180,7 @@ def _spent(
 
 
 def _interval(rough: float) -> float:
-    """Width of the bins of the privacy loss, for an epsilon known roughly; at about 1 it is dp-accounting's default.
+    """Return the width of bins of the privacy loss for an epsilon known roughly; at about 1 dp-accounting's default.
 
     Bins round towards a larger epsilon, so that any width is sound. One for all would be slow where epsilon is large
     and loose where it is small. It never shrinks while epsilon grows, so that more steps never spend less.
@@ -208,7 +208,7 @@ def _event(
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Some of the many orders of Rényi's accountant do not converge; it says so for each, and takes the others."""
+    """Silence the warnings that some of the many orders of Rényi's accountant do not converge: it takes the others."""
     logger = logging.getLogger("absl")
     before = logger.level
     logger.setLevel(logging.ERROR)
@@ -349,7 +349,7 @@ class DPSGD:
         ]
 
     def _split(self, noise: float, expected_batch_size: int) -> tuple[float, float]:
-        """Noise for the gradients and for the count, which together are worth `noise` (Andrew et al., theorem 1).
+        """Return the noise for gradients and for the count, together worth `noise` (Andrew et al., theorem 1).
 
         Theirs is 1/20 of the batch for the count, which leaves little or nothing for the gradients where noise is
         large and the batch small. With no less than `noise` itself the gradients get 1.16 times `noise` at most.
@@ -426,7 +426,7 @@ class Plan:
 
 
 def _microbatch(expected_batch_size: int) -> int:
-    """Examples in one pass: a quarter of the batch, but at least 32 and at most 256, and not above a small batch.
+    """Return the examples in one pass: a quarter of the batch, but 32 to 256, and not above a small batch.
 
     The last pass of a sample is half padding on average. A quarter makes that an eighth of the work, still so with
     the sample dealt to a few replicas. Below 32 a pass costs about the same whatever is in it; above 256 it gains

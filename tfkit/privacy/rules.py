@@ -45,7 +45,10 @@ class Outer:
     shape: tuple[int, ...]
 
     def squared_norm(self) -> tf.Tensor:
-        """Source: Goodfellow 2015 (arXiv:1510.01799) for one position; Li et al. 2022 (arXiv:2110.05679) for more."""
+        """Return norms.
+
+        Source: Goodfellow 2015 (arXiv:1510.01799) for one position; Li et al. 2022 (arXiv:2110.05679) for more.
+        """
         if self._single:
             return _square_sum(self.fed) * _square_sum(self.gradients)
         if self._formed is not None:
@@ -56,7 +59,7 @@ class Outer:
         return tf.maximum(tf.reduce_sum(of_fed * of_gradients, [1, 2]), 0.0)
 
     def weighted_sum(self, factors: tf.Tensor) -> tf.Tensor:
-        """One matrix product over examples and positions."""
+        """Return the sum by one matrix product over examples and positions."""
         if not self._single and self._formed is not None:
             rows = tf.reshape(self._formed, [-1, math.prod(self.shape)])
             return tf.reshape(tf.linalg.matvec(rows, factors, transpose_a=True), self.shape)
@@ -65,7 +68,7 @@ class Outer:
         return tf.reshape(tf.matmul(fed, weighted, transpose_a=True), self.shape)
 
     def each(self) -> tf.Tensor:
-        """All gradients, formed."""
+        """Return all gradients, formed."""
         if self._single:
             formed = self.fed[:, :, tf.newaxis] * self.gradients[:, tf.newaxis, :]
         else:
@@ -73,7 +76,7 @@ class Outer:
         return tf.reshape(formed, [-1, *self.shape])
 
     def kept(self, which: tf.Tensor) -> Outer:
-        """Zeros on both sides: 0 times what is not finite is not 0."""
+        """Return it with zeros on both sides: 0 times what is not finite is not 0."""
         return Outer(fed=_kept(self.fed, which), gradients=_kept(self.gradients, which), shape=self.shape)
 
     @property
@@ -106,17 +109,17 @@ class Direct:
         return _square_sum(self.gradients)
 
     def weighted_sum(self, factors: tf.Tensor) -> tf.Tensor:
-        """One matrix product."""
+        """Return the sum by one matrix product."""
         shape = self.gradients.shape[1:]
         rows = tf.reshape(self.gradients, [-1, shape.num_elements()])
         return tf.reshape(tf.linalg.matvec(rows, factors, transpose_a=True), shape)
 
     def each(self) -> tf.Tensor:
-        """As they are."""
+        """Return them as they are."""
         return self.gradients
 
     def kept(self, which: tf.Tensor) -> Direct:
-        """Zeros for the others."""
+        """Return it with zeros for the others."""
         return Direct(gradients=_kept(self.gradients, which))
 
 
@@ -137,15 +140,15 @@ class Sliced:
         return tf.reduce_sum(tf.reduce_sum(tf.square(self.gradients), 2), 0)
 
     def weighted_sum(self, factors: tf.Tensor) -> tf.Tensor:
-        """One matrix product a slice."""
+        """Return the sum by one matrix product a slice."""
         return tf.reshape(tf.matmul(factors[tf.newaxis, tf.newaxis], self.gradients), self.shape)
 
     def each(self) -> tf.Tensor:
-        """With the examples first."""
+        """Return them with the examples first."""
         return tf.reshape(tf.transpose(self.gradients, [1, 0, 2]), [-1, *self.shape])
 
     def kept(self, which: tf.Tensor) -> Sliced:
-        """Zeros for the others."""
+        """Return it with zeros for the others."""
         return Sliced(gradients=tf.where(which[:, tf.newaxis], self.gradients, 0.0), shape=self.shape)
 
 
@@ -164,30 +167,30 @@ class Lookup:
     shape: tuple[int, ...]
 
     def squared_norm(self) -> tf.Tensor:
-        """Positions that looked up the same row meet."""
+        """Return norms: positions that looked up the same row meet."""
         same = tf.cast(self.rows[:, :, tf.newaxis] == self.rows[:, tf.newaxis, :], tf.float32)
         products = tf.matmul(self.gradients, self.gradients, transpose_b=True)
         return tf.maximum(tf.reduce_sum(same * products, [1, 2]), 0.0)
 
     def weighted_sum(self, factors: tf.Tensor) -> tf.Tensor:
-        """The table of sums, dense: noise is added to every row."""
+        """Return the table of sums, dense: noise is added to every row."""
         weighted = self.gradients * factors[:, tf.newaxis, tf.newaxis]
         return tf.math.unsorted_segment_sum(
             tf.reshape(weighted, [-1, self.shape[1]]), tf.reshape(self.rows, [-1]), self.shape[0]
         )
 
     def each(self) -> tf.Tensor:
-        """All tables, formed: examples times rows times d numbers."""
+        """Return all tables, formed: examples times rows times d numbers."""
         hot = tf.one_hot(self.rows, self.shape[0], dtype=tf.float32)
         return tf.matmul(hot, self.gradients, transpose_a=True)
 
     def kept(self, which: tf.Tensor) -> Lookup:
-        """Zeros for the others' gradients."""
+        """Return it with zeros for the others' gradients."""
         return Lookup(rows=self.rows, gradients=_kept(self.gradients, which), shape=self.shape)
 
 
 def together(contributions: Sequence[Any]) -> Any:
-    """One contribution for a variable that was used several times.
+    """Return one contribution for a variable that was used several times.
 
     Gradients of one example add up before their norm is taken: positions of the same kind are put in a row.
     """
@@ -223,7 +226,7 @@ def _positions(values: tf.Tensor) -> tf.Tensor:
 
 
 def _bias(layer: Any, gradients: tf.Tensor) -> Contributions:
-    """Of the bias of a layer, if it has one, from the gradients at its pre-activation."""
+    """Return the contribution of the bias of a layer, if it has one, from the gradients at its pre-activation."""
     if not layer.use_bias:
         return []
     return [(layer.bias, Direct(gradients=_summed(gradients, layer.bias.shape)))]
@@ -239,7 +242,7 @@ def _rows(values: tf.Tensor) -> tf.Tensor:
 
 
 def _summed(gradients: tf.Tensor, shape: Any) -> tf.Tensor:
-    """[batch, ...] summed over all axes along which a variable of that shape was broadcast: [batch, *shape]."""
+    """Return [batch, ...] summed over all axes along which a variable of that shape was broadcast: [batch, *shape]."""
     spare = len(gradients.shape) - 1 - len(shape)
     stretched = [1 + spare + place for place, size in enumerate(shape) if size == 1]
     axes = [*range(1, 1 + spare), *stretched]
@@ -249,7 +252,7 @@ def _summed(gradients: tf.Tensor, shape: Any) -> tf.Tensor:
 
 
 def _conv(layer: Any, fed: tf.Tensor, gradients: tf.Tensor) -> Contributions:
-    """Of Conv1D and Conv2D, channels last, one group."""
+    """Return the contributions of Conv1D and Conv2D, channels last, one group."""
     shape, strides, size = tuple(layer.kernel.shape), [1, *layer.strides, 1], [*layer.kernel_size]
     at_output = gradients
     if len(size) == 1:
@@ -271,7 +274,7 @@ def _conv(layer: Any, fed: tf.Tensor, gradients: tf.Tensor) -> Contributions:
 
 
 def _formed_is_smaller(kernel: tuple[int, ...], outputs: Any) -> bool:
-    """Whether all examples' gradients take little memory, or less than patches and their products would."""
+    """Return whether all examples' gradients take little memory, or less than patches and their products would."""
     if not outputs.is_fully_defined():
         return False
     batch, positions = outputs[0], math.prod(outputs[1:-1])
@@ -280,7 +283,7 @@ def _formed_is_smaller(kernel: tuple[int, ...], outputs: Any) -> bool:
 
 
 def _of_groups(fed: tf.Tensor, gradients: tf.Tensor, *, size: Any, strides: Any, padding: str) -> tf.Tensor:
-    """[h, w, channels, batch * outputs]: each example's gradient, from the examples as groups."""
+    """Return [h, w, channels, batch * outputs]: each example's gradient, from the examples as groups."""
     batch, outputs = fed.shape[0], gradients.shape[-1]
     return tf.raw_ops.Conv2DBackpropFilter(
         input=_as_channels(fed),
@@ -293,7 +296,7 @@ def _of_groups(fed: tf.Tensor, gradients: tf.Tensor, *, size: Any, strides: Any,
 
 @functools.cache
 def examples_can_be_groups() -> bool:
-    """Whether TensorFlow here differentiates grouped convolutions; on a CPU only its oneDNN kernels do."""
+    """Return whether TensorFlow here differentiates grouped convolutions; on a CPU only its oneDNN kernels do."""
     with tf.init_scope():
         fed = tf.reshape(tf.range(24.0), [2, 3, 2, 2])
         gradients = tf.reshape(tf.range(18.0), [2, 3, 1, 3])
@@ -307,7 +310,7 @@ def examples_can_be_groups() -> bool:
 
 
 def _depthwise(layer: Any, fed: tf.Tensor, gradients: tf.Tensor) -> Contributions:
-    """Of DepthwiseConv2D: each channel has a kernel of its own, [h, w, channels, multiplier]."""
+    """Return the contributions of DepthwiseConv2D, whose channels have kernels of their own."""
     kernel, (rows, columns) = layer.depthwise_kernel, layer.kernel_size
     height, width = gradients.shape[1:3]
     stride, (down, right) = layer.strides[-1], layer.dilation_rate
@@ -336,7 +339,7 @@ def _same_padding(size: int, outputs: int, taps: int, stride: int, rate: int) ->
 
 
 def _as_channels(values: tf.Tensor) -> tf.Tensor:
-    """[batch, h, w, channels] as one image with the channels of all examples: [1, h, w, batch * channels]."""
+    """Return [batch, h, w, channels] as one image with the channels of all examples: [1, h, w, batch * channels]."""
     batch, height, width, channels = values.shape
     return tf.reshape(tf.transpose(values, [1, 2, 0, 3]), [1, height, width, batch * channels])
 
@@ -346,7 +349,7 @@ Rule = Callable[[Any, tf.Tensor, tf.Tensor], Contributions]
 
 
 def rule_of(layer: Any, rank: int | None = None) -> Rule | None:
-    """The rule for a layer as it is configured; None where there is none.
+    """Return the rule for a layer as it is configured; None where there is none.
 
     Only Keras's own layers have rules: a subclass may compute something else.
 
@@ -379,7 +382,7 @@ def _dense(layer: Any, fed: tf.Tensor, gradients: tf.Tensor) -> Contributions:
 
 
 def _is_plain_einsum(layer: Any, rank: int | None) -> bool:
-    """Whether each example meets the kernel by itself: the batch is no axis of the kernel's."""
+    """Return whether each example meets the kernel by itself: the batch is no axis of the kernel's."""
     if type(layer) is not keras.layers.EinsumDense:
         return False
     fed, kernel, out = _letters(layer, rank or 3)
@@ -424,7 +427,7 @@ def _normalises_last(layer: Any, rank: int | None) -> bool:
 
 
 def _normalization(layer: Any, fed: tf.Tensor, gradients: tf.Tensor) -> Contributions:
-    """Of LayerNormalization over the last axis, and of GroupNormalization."""
+    """Return the contributions of LayerNormalization over the last axis, and of GroupNormalization."""
     groups = getattr(layer, "groups", None)
     if groups is None:
         grouped, axes = fed, [-1]

@@ -51,7 +51,7 @@ def make_private_safe(model: keras.Model, *, groups: int = 8) -> keras.Model:
 
 
 def _clone(model: keras.Model, groups: int, copies: dict[int, tuple[Any, Any]]) -> keras.Model:
-    """A new model; copies remembers what came from what, so that a layer in two places stays one layer."""
+    """Return a new model; copies remembers what came from what, so that a layer in two places stays one layer."""
     stock = type(model).__module__.split(".")[0] == keras.__name__
     if not stock or not (model._is_graph_network or isinstance(model, keras.Sequential)):
         raise PrivacyError(
@@ -76,7 +76,7 @@ def _is_nested(layer: Any) -> bool:
 
 
 def _exchanged(layer: Any, groups: int) -> Any:
-    """A new layer without weights: GroupNormalization for batch normalisation, and the same for all else."""
+    """Return a new layer without weights: GroupNormalization for batch normalisation, and the same for all else."""
     if layer not in batch_normalizations(layer):
         return type(layer).from_config(layer.get_config())
     config = layer.get_config()

@@ -71,7 +71,7 @@ def problems(
     callbacks: Sequence[Any] = (),
     example_spec: tf.TensorSpec | None = None,
 ) -> list[str]:
-    """What stands against an epsilon for the training of this model.
+    """Return what stands against an epsilon for the training of this model.
 
     Dropout is no problem: its masks know nothing of the data. Frozen layers are none, whatever they are. A frozen
     layer, or weights to begin with, that were made from the training examples without privacy cannot be recognised.
@@ -162,7 +162,7 @@ def _compiled(model: keras.Model) -> Iterator[str]:
 
 
 def _layers(model: keras.Model) -> Iterator[str]:
-    """Of single layers, those of one kind together."""
+    """Yield what is wrong with single layers, those of one kind together."""
     normalizing = [layer.name for layer in batch_normalizations(model)]
     if normalizing:
         yield (
@@ -180,7 +180,7 @@ def _layers(model: keras.Model) -> Iterator[str]:
 
 
 def _callbacks(callbacks: Sequence[Any]) -> Iterator[str]:
-    """Of callbacks that look at the training examples' own numbers."""
+    """Yield callbacks that look at the training examples' own numbers."""
     for callback in callbacks:
         name = type(callback).__name__
         monitor = getattr(callback, "monitor", None)
@@ -201,7 +201,7 @@ def _callbacks(callbacks: Sequence[Any]) -> Iterator[str]:
 
 
 def _metrics(model: keras.Model) -> Iterator[str]:
-    """Of metrics that are logged when diagnostics are asked for: one number each, not one an example."""
+    """Yield metrics that are logged when diagnostics are asked for: one number each, not one an example."""
     compiled = getattr(model, "compiled_metrics", None)
     users = [] if compiled is None else [compiled._user_metrics, compiled._user_weighted_metrics]
     for metric in tf.nest.flatten(users):
@@ -440,7 +440,7 @@ def _assign(weights: Sequence[Any], values: Sequence[np.ndarray]) -> None:
 
 
 def _of_replicas(weights: Sequence[Any]) -> list[Any]:
-    """Each replica's own: the states of its generators are not those of the others."""
+    """Return each replica's own: the states of its generators are not those of the others."""
     return [one for weight in weights for one in getattr(weight, "values", [weight])]
 
 
