@@ -463,3 +463,31 @@ class SearchConfig(TextSource):
             raise ConfigError("--text-column is of a table: give it as --data-file.")
         if self.dataset != EMBEDDED:
             raise ConfigError(f"--dataset is {self.dataset!r}; {EMBEDDED} is the one that is embedded.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditConfig(RecipeConfig):
+    """Which run, and with what. --run-dir names the run that is attacked; its model and settings stay as they are."""
+
+    start_here = ("run_dir", "attacks", "shadows", "canaries", "seed")
+
+    attacks: tuple[Literal["threshold", "logistic", "entropy", "forest", "mlp", "knn"], ...] = (
+        "threshold",
+        "logistic",
+    )
+    """Attackers: threshold (of the loss), logistic, entropy, forest, mlp, knn. The last three take minutes."""
+
+    shadows: fields.Whole = 0
+    """Shadow models for LiRA, trained as the run's head was: 16 give a strong attack. 0: no LiRA."""
+
+    canaries: fields.Whole = 0
+    """Of runs on texts: train the head anew with so many made-up codes once, as many 4 and as many 16 times among its
+    texts, and measure their exposure: 10 tell enough. 0: none."""
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without the data."""
+        super().__post_init__()
+        if self.run_dir is None:
+            raise ConfigError("--run-dir is missing: the folder of the run that is to be attacked.")
+        if self.shadows and (self.shadows < 4 or self.shadows % 2):
+            raise ConfigError(f"--shadows is {self.shadows}; an even number of 4 or more is needed, or 0.")

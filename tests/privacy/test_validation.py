@@ -1,11 +1,13 @@
-"""A model on trial: what mixes examples or keeps something of them is found, and nothing is left of the trial."""
+"""The validator names what breaks an epsilon, all of it at once and each once; nothing is left of the trial."""
+
+import contextlib
 
 import numpy as np
 import pytest
 
-from tfkit.environment.stack import keras, tf
+from tfkit.environment.stack import keras, tf, tf_hub, tf_privacy
 from tfkit.errors import PrivacyError
-from tfkit.privacy import check, make_private_safe, problems
+from tfkit.privacy import DPSGD, check, make_private_safe, problems
 
 L = keras.layers
 CROSS_ENTROPY = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -125,6 +127,57 @@ def test_what_keeps_the_examples_apart_passes_and_is_left_as_it_was(name):
     assert [layer.trainable for layer in made.submodules if hasattr(layer, "trainable")] == flags
 
 
+def adapted():
+    layer = L.Normalization()
+    layer.adapt(np.random.default_rng(0).normal(size=[20, 6]))
+    return model(layer, L.Dense(4))
+
+
+def hub_layer(tmp_path):
+    inner = keras.Sequential([keras.Input([6]), L.Dense(4)])
+    inner.save(tmp_path / "hub", save_format="tf")
+    return model(tf_hub.KerasLayer(str(tmp_path / "hub"), trainable=True))
+
+
+class OwnStep(keras.Model):
+    def train_step(self, data):
+        return super().train_step(data)
+
+
+def own_step():
+    inputs = keras.Input([6])
+    return compiled(OwnStep(inputs, L.Dense(3)(inputs)))
+
+
+def compiled(made, optimizer="sgd"):
+    made.compile(optimizer, CROSS_ENTROPY)
+    return made
+
+
+def stateful():
+    inputs = keras.Input(batch_shape=(3, 4, 2))
+    return compiled(keras.Model(inputs, L.Dense(3)(L.GRU(3, stateful=True, name="rnn")(inputs))))
+
+
+def tensorflow_privacy():
+    optimizers = tf_privacy("optimizers.dp_optimizer_keras")
+    return compiled(model(L.Dense(4)), optimizers.DPKerasSGDOptimizer(l2_norm_clip=1.0, noise_multiplier=1.0))
+
+
+def loss_scaled():
+    return compiled(model(L.Dense(4)), keras.mixed_precision.LossScaleOptimizer(keras.optimizers.SGD()))
+
+
+def all_frozen():
+    made = model(L.Dense(4))
+    made.trainable = False
+    return made
+
+
+def not_compiled():
+    return keras.Sequential([keras.Input([6]), L.Dense(3)])
+
+
 def several():
     inputs = keras.Input([6])
     made = keras.Model(inputs, [L.Dense(3)(inputs), L.Dense(2)(inputs)])
@@ -137,6 +190,25 @@ def paired(labels, outputs):
 
 
 WRONG = {
+    "norm": (
+        lambda: model(L.Dense(4), L.BatchNormalization(name="bn")),
+        "'bn' .*make_private_safe",
+    ),
+    "nested": (
+        lambda: model(keras.Sequential([L.BatchNormalization(name="deep")])),
+        "'deep' .*make_private_safe",
+    ),
+    "stateful": (stateful, "'rnn' is stateful"),
+    "adapted": (adapted, "was adapted"),
+    "half precision": (lambda: model(L.Dense(4, dtype="mixed_float16")), "float16"),
+    "double precision": (lambda: model(L.Dense(4, dtype="float64")), "float64"),
+    "scaled loss": (loss_scaled, "LossScaleOptimizer"),
+    "tensorflow-privacy": (tensorflow_privacy, "ordinary one"),
+    "train_step": (own_step, "OwnStep has its own train_step"),
+    "frozen": (all_frozen, "no trainable weights"),
+    "not compiled": (not_compiled, "not compiled"),
+    "unbuilt": (lambda: compiled(keras.Sequential([L.Dense(3)])), "shape of an example"),
+    "one number": (lambda: model(loss=lambda y, p: tf.reduce_mean(p)), "gives one number"),
     "mean over the batch": (lambda: model(L.Dense(4), BatchMean()), "another example of the batch"),
     "mean and dropout": (lambda: model(L.Dropout(0.5), BatchMean()), "another example of the batch"),
     "turned": (lambda: model(L.Lambda(lambda x: tf.reverse(x, [0]))), "another example of the batch"),
@@ -163,29 +235,98 @@ def test_what_breaks_an_epsilon_is_named_once(name):
         check(build())
 
 
-def test_random_layers_with_generators_are_repeatable_and_left_as_they_were():
-    """As tfkit.fit has them, so that a resumed run draws what an uninterrupted one does."""
-    was = keras.backend.experimental.is_tf_random_generator_enabled()
-    keras.backend.experimental.enable_tf_random_generator()
+def test_a_trainable_hub_layer_is_named_once(tmp_path):
+    found = problems(hub_layer(tmp_path))
+    assert len(found) == 1
+    assert "hub.KerasLayer" in found[0]
+
+
+def test_all_problems_come_at_once():
+    made = model(L.Dense(4), L.BatchNormalization(), BatchMean(), loss=[])
+    stop = keras.callbacks.EarlyStopping(monitor="loss")
+    found = "\n".join(problems(made, callbacks=[stop]))
+    for one in ("BatchNormalization", "another example of the batch", "no loss", "EarlyStopping"):
+        assert one in found
+
+
+def test_callbacks_that_look_at_training_examples_are_refused():
+    made = model(L.Dense(4))
+    allowed = [
+        keras.callbacks.ModelCheckpoint("weights", monitor="loss"),
+        keras.callbacks.ModelCheckpoint("weights", save_best_only=True),
+        keras.callbacks.ReduceLROnPlateau(monitor="val_loss"),
+        keras.callbacks.TensorBoard("logs"),
+        keras.callbacks.LambdaCallback(),
+    ]
+    assert problems(made, callbacks=allowed) == []
+    refused = [
+        keras.callbacks.ModelCheckpoint("weights", monitor="loss", save_best_only=True),
+        keras.callbacks.ReduceLROnPlateau(monitor="accuracy"),
+        keras.callbacks.EarlyStopping(),
+        keras.callbacks.BackupAndRestore("backup"),
+    ]
+    for callback, said in zip(problems(made, callbacks=refused), refused, strict=True):
+        assert callback.startswith(type(said).__name__)
+
+
+def test_with_diagnostics_a_metric_is_one_number():
+    class Scores(keras.metrics.Metric):
+        def __init__(self):
+            super().__init__(name="scores")
+            self.seen = self.add_weight("seen", shape=[3])
+
+        def update_state(self, labels, outputs, sample_weight=None):
+            self.seen.assign(outputs[:, 0])
+
+        def result(self):
+            return tf.convert_to_tensor(self.seen)
+
+    made = model(L.Dense(4))
+    made.compile("sgd", CROSS_ENTROPY, metrics=["accuracy", Scores()])
+    plans = [
+        DPSGD(noise_multiplier=1.0, diagnostics=shown).plan(examples=100, expected_batch_size=10, epochs=1)
+        for shown in (False, True)
+    ]
+    assert problems(made, plan=plans[0]) == []
+    assert ["'scores'" in found for found in problems(made, plan=plans[1])] == [True]
+
+
+def test_the_shape_of_an_example_builds_a_model_without_one():
+    made = compiled(keras.Sequential([L.Dense(3)]))
+    assert problems(made, example_spec=tf.TensorSpec([6])) == []
+    assert made.input_shape == (3, 6) or made.built
+    wrong = compiled(keras.Sequential([L.Conv2D(3, 2)]))
+    assert "does not take examples of shape (6,)" in problems(wrong, example_spec=tf.TensorSpec([6]))[0]
+
+
+@contextlib.contextmanager
+def generators(enabled):
+    """Random layers with generators, as tfkit.fit has them, so that a resumed run draws what another does."""
+    experimental = keras.backend.experimental
+    was = experimental.is_tf_random_generator_enabled()
+    if enabled:
+        experimental.enable_tf_random_generator()
     try:
+        yield
+    finally:
+        if not was:
+            experimental.disable_tf_random_generator()
+
+
+def test_random_layers_with_generators_are_repeatable_and_left_as_they_were():
+    with generators(True):
         made = model(L.Dense(4), L.Dropout(0.5, name="dropout"))
         state = made.get_layer("dropout")._random_generator._generator.state
         before = state.numpy()
         assert problems(made) == []
         np.testing.assert_array_equal(state, before)
         assert "another example" in problems(model(L.Dropout(0.5), BatchMean()))[0]
-    finally:
-        if not was:
-            keras.backend.experimental.disable_tf_random_generator()
 
 
-@pytest.mark.parametrize("generators", [False, True])
-def test_models_of_a_strategy_are_tried_in_its_replicas(generators):
+@pytest.mark.parametrize("enabled", [False, True])
+def test_models_of_a_strategy_are_tried_in_its_replicas(enabled):
     """Their weights cannot be differentiated at from outside."""
-    was = keras.backend.experimental.is_tf_random_generator_enabled()
-    if generators:
-        keras.backend.experimental.enable_tf_random_generator()
-    try:
+    with generators(enabled):
         with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
             made = model(L.Dense(4), L.Dropout(0.5), L.Reshape([2, 2]), L.LSTM(3), L.LayerNormalization())
             mixing = model(L.Dropout(0.5), BatchMean())
@@ -195,6 +336,3 @@ def test_models_of_a_strategy_are_tried_in_its_replicas(generators):
         for old, new in zip(before, made.get_weights(), strict=True):
             np.testing.assert_array_equal(old, new)
         assert problems(made) == []
-    finally:
-        if not was:
-            keras.backend.experimental.disable_tf_random_generator()

@@ -1,4 +1,4 @@
-"""Epsilon against dp-accounting, TF Privacy and closed forms; noise that is calibrated never exceeds the target."""
+"""A plan holds together, and its epsilon is that of dp-accounting, TF Privacy and closed forms."""
 
 import itertools
 import math
@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
+from tfkit import privacy
 from tfkit.environment.stack import tf_privacy
 from tfkit.errors import ConfigError, PrivacyError
-from tfkit.privacy import calibrate, compute_epsilon
+from tfkit.privacy import DPSGD, calibrate, compute_epsilon
 
+DIGITS = {"examples": 1258, "expected_batch_size": 256, "epochs": 10}
 TUTORIAL = {"noise_multiplier": 1.1, "sampling_probability": 256 / 60000, "delta": 1e-5}
 SMALL = {"sampling_probability": 256 / 1258, "steps": 300, "delta": 1e-5}
 
@@ -159,7 +161,7 @@ def test_privacy_loss_distributions_need_less_noise_than_renyi():
 
 
 def test_targets_out_of_reach_say_what_would_be_within():
-    with pytest.raises(PrivacyError, match="larger target_epsilon, or fewer epochs"):
+    with pytest.raises(PrivacyError, match="larger target_epsilon"):
         calibrate(target_epsilon=1e-3, sampling_probability=1, steps=100_000, delta=1e-5)
     with pytest.raises(PrivacyError, match="smaller target_epsilon"):
         calibrate(target_epsilon=1e7, sampling_probability=0.01, steps=10, delta=1e-5)
@@ -175,3 +177,138 @@ def test_what_is_out_of_range_is_told_at_once():
         )  # fmt: skip
     named = ("noise_multiplier", "sampling_probability", "steps", "delta", "'sorted'", "'mine'")
     assert all(word in str(caught.value) for word in named)
+
+
+def test_a_plan_spends_its_target_over_its_epochs_and_not_more():
+    plan = DPSGD(target_epsilon=3, delta=1e-5).plan(**DIGITS)
+    assert plan.steps_per_epoch == 5
+    assert plan.steps == 50
+    assert plan.sampling_probability == 256 / 1258
+    spent = [plan.epsilon(epoch * plan.steps_per_epoch) for epoch in range(plan.epochs + 1)]
+    assert spent[0] == 0
+    assert all(before < after for before, after in itertools.pairwise(spent))
+    assert 2.98 < spent[-1] <= 3
+    assert plan.epsilon(plan.steps, accountant="rdp") > spent[-1]
+
+
+def test_delta_is_far_below_one_over_the_examples_unless_it_is_given():
+    def delta(examples):
+        return DPSGD(noise_multiplier=1).plan(examples=examples, expected_batch_size=1, epochs=1).delta
+
+    assert delta(100) == delta(10_000) == 1e-5
+    assert delta(1_000_000) == pytest.approx(1e-7)
+
+
+@pytest.mark.parametrize("noise", [0.5, 1.1, 12.0, 25.0, 200.0])
+def test_an_adaptive_clipping_norm_is_paid_for(noise):
+    """The gradients (sensitivity 1) and the count (sensitivity 1/2) are one Gaussian mechanism of `noise`."""
+    asked = DPSGD(noise_multiplier=noise, adaptive_clip_quantile=0.5)
+    plan = asked.plan(examples=1258, expected_batch_size=256, epochs=1)
+    of_gradients, of_count = 1 / plan.gradient_noise_multiplier, 0.5 / plan.count_noise
+    assert math.hypot(of_gradients, of_count) == pytest.approx(1 / noise)
+    assert plan.noise_multiplier == noise < plan.gradient_noise_multiplier < 1.16 * noise
+    assert plan.count_noise == max(256 / 20, noise)
+
+
+@pytest.mark.parametrize("batch", [1, 8, 30, 64, 256, 1000, 4096, 65536])
+def test_microbatches_waste_little_and_fit_in_memory(batch):
+    plan = DPSGD(noise_multiplier=1).plan(examples=100_000, expected_batch_size=batch, epochs=1)
+    assert 1 <= plan.microbatch_size <= 256
+    assert plan.microbatch_size <= max(8, batch + 7)
+    if batch >= 128:
+        assert plan.microbatch_size / 2 <= 0.13 * batch  # padding of the last one, on average
+    assert DPSGD(noise_multiplier=1, microbatch_size=3).plan(**DIGITS).microbatch_size == 3
+
+
+def test_no_noise_only_when_it_is_said_and_then_no_epsilon():
+    plan = DPSGD(noise_multiplier=0, adaptive_clip_quantile=0.5).plan(**DIGITS)
+    assert plan.gradient_noise_multiplier == plan.count_noise == 0
+    assert plan.epsilon(1) == math.inf
+    for both in ({}, {"target_epsilon": 3, "noise_multiplier": 1}):
+        with pytest.raises(ConfigError, match="target_epsilon or noise_multiplier"):
+            DPSGD(**both)
+
+
+def test_all_that_is_wrong_is_told_at_once():
+    with pytest.raises(ConfigError) as caught:
+        DPSGD(
+            target_epsilon=-3,
+            noise_multiplier=math.nan,
+            l2_norm_clip=0,
+            sampler="sorted",
+            accountant="moments",
+            microbatch_size=0,
+            adaptive_clip_quantile=50,
+            delta=2,
+        )
+    said = str(caught.value)
+    for word in (
+        "target_epsilon is -3", "noise_multiplier is nan", "l2_norm_clip", "'sorted'", "'moments'", "microbatch_size",
+        "adaptive_clip_quantile", "delta is 2",
+    ):  # fmt: skip
+        assert word in said
+    assert len(said.splitlines()) == 9
+    with pytest.raises(PrivacyError) as caught:
+        DPSGD(target_epsilon=3, delta=0.01).plan(examples=1000, expected_batch_size=1024, epochs=0)
+    said = str(caught.value)
+    for word in (
+        "delta is 0.01", "1/n = 0.001", "--delta 1e-05", "global_batch_size of at most 1000", "epochs is 0",
+    ):  # fmt: skip
+        assert word in said
+    assert len(said.splitlines()) == 4
+
+
+@pytest.mark.parametrize("delta", [1 / 1258, 0.5, 1e-30])
+def test_a_delta_that_protects_nobody_or_cannot_be_had(delta):
+    with pytest.raises(PrivacyError, match="--delta 1e-05"):
+        DPSGD(target_epsilon=3, delta=delta).plan(**DIGITS)
+
+
+def test_settings_without_data_are_no_matter_of_privacy():
+    with pytest.raises(ConfigError, match="training split has 0 examples"):
+        DPSGD(target_epsilon=3, delta=1e-5).plan(examples=0, expected_batch_size=256, epochs=1)
+
+
+def test_the_noise_on_the_sum_has_the_multiplier_and_the_mean_is_of_unit_vectors():
+    rows = np.random.default_rng(0).normal(1.0, 1.0, [500, 4000]) * np.arange(1, 501)[:, None]
+    exact = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).mean(0)
+    noise = 500 * (privacy.noisy_mean(rows, noise_multiplier=3.0, seed=1) - exact)
+    assert noise.std() == pytest.approx(3.0, rel=0.03)
+    np.testing.assert_allclose(privacy.noisy_mean(rows, noise_multiplier=0.0), exact, rtol=1e-5)
+    again = [privacy.noisy_mean(rows, noise_multiplier=3.0) for _ in range(2)]
+    assert np.abs(again[0] - again[1]).max() > 0
+
+
+def test_one_example_moves_the_sum_by_at_most_one():
+    rows = np.random.default_rng(0).normal(size=[20, 8]) * 1000
+    whole = 20 * privacy.noisy_mean(rows, noise_multiplier=0.0)
+    without = 19 * privacy.noisy_mean(rows[1:], noise_multiplier=0.0)
+    assert np.linalg.norm(whole - without) == pytest.approx(1.0, rel=1e-4)
+
+
+def test_the_account_composes_it_with_the_steps():
+    settings = {"noise_multiplier": 2.0, "sampling_probability": 0.2, "steps": 50, "delta": 1e-5}
+    steps = dp.SelfComposedDpEvent(dp.PoissonSampledDpEvent(0.2, dp.GaussianDpEvent(2.0)), 50)
+    both = (
+        dp.pld.PLDAccountant().compose(dp.ComposedDpEvent([steps, dp.GaussianDpEvent(3.0)])).get_epsilon(1e-5)
+    )
+    assert privacy.compute_epsilon(**settings, release_noise=3.0) == pytest.approx(both, rel=5e-3)
+    assert privacy.compute_epsilon(**{**settings, "steps": 0}, release_noise=3.0) > 0
+    assert privacy.compute_epsilon(**settings) < privacy.compute_epsilon(**settings, release_noise=3.0)
+
+
+def test_a_plan_stays_below_its_target_and_a_share_is_that_share():
+    alone = privacy.calibrate(target_epsilon=3, delta=1e-5, sampling_probability=1.0, steps=1)
+    noise = privacy.noise_for_share(alone, 0.2)
+    plan = privacy.DPSGD(target_epsilon=3, delta=1e-5, release_noise=noise).plan(
+        examples=1000, expected_batch_size=1000, epochs=80
+    )
+    assert 2.98 < plan.epsilon(plan.steps) <= 3
+    # What Gaussian mechanisms spend adds up in 1 / noise^2.
+    assert plan.noise_multiplier**-2 * 80 + noise**-2 == pytest.approx(alone**-2, rel=5e-3)
+
+
+def test_a_mechanism_is_shown_by_what_was_given():
+    assert (
+        repr(DPSGD(target_epsilon=3, sampler="shuffled")) == "DPSGD(target_epsilon=3.0, sampler='shuffled')"
+    )
