@@ -8,8 +8,7 @@ import time
 import pytest
 
 from tfkit.data import load_texts, tables
-from tfkit.data.tables import open_table
-from tfkit.data.text_decoding import Row
+from tfkit.data.tables import Row, open_table
 from tfkit.errors import DataError
 
 ROWS = [{"text": f'it\'s text {n}, "so"', "label": "ab"[n % 2]} for n in range(30)]
@@ -34,17 +33,10 @@ def read(path):
         "[\n" + ",\n".join(map(json.dumps, ROWS)) + "\n]\n",
         "[\n" + ",\n".join(map(json.dumps, ROWS)) + ",\n]\n",
         ",\n".join(map(json.dumps, ROWS)),
-        " ".join(map(json.dumps, ROWS)),
-        "\n".join(json.dumps(row, indent=1) for row in ROWS),
-        json.dumps(ROWS, indent=1).replace("\n }", ",\n }").replace("\n]", ",\n]"),
-        "\n".join(map(str, ROWS)),
-        str(ROWS),
         json.dumps({"version": 1, "data": ROWS}),
         json.dumps({"schema": {"fields": ["text", "label"]}, "data": ROWS}, indent=1),
         json.dumps(COLUMNS),
         json.dumps({name: {str(n): one for n, one in enumerate(column)} for name, column in COLUMNS.items()}),
-        json.dumps({f"id {n}": row for n, row in enumerate(ROWS)}),
-        json.dumps({"columns": ["text", "label"], "data": [list(row.values()) for row in ROWS]}),
     ],
 )
 def test_forms(tmp_path, name, content):
@@ -55,18 +47,19 @@ def test_forms(tmp_path, name, content):
     assert len(rows) == len(ROWS)
 
 
-def test_python_dicts_and_damaged_lines_are_said(tmp_path):
+def test_damaged_lines_are_named(tmp_path):
     path = tmp_path / "a.jsonl"
-    path.write_text(
-        "\n".join([*map(json.dumps, ROWS), str({"text": "x", "label": "a"}), '{"text": "cut', "7"])
-    )
+    lines = [*map(json.dumps, ROWS), str({"text": "x", "label": "a"}), '{"text": "cut', "7", '"words"']
+    path.write_text("\n".join(lines))
     splits = load_texts(path)
-    assert len(splits.source.names) == 31
-    assert [tuple(one) for one in splits.skipped] == [
-        ("a.jsonl:32", "is no JSON (Unterminated string starting at)"),
-        ("a.jsonl:33", "is no object, but of type int"),
+    assert len(splits.source.names) == 30
+    assert [name for name, _ in splits.skipped] == [f"a.jsonl:{line}" for line in (31, 32, 33, 34)]
+    assert [reason.split(" (")[0] for _, reason in splits.skipped] == [
+        "is no JSON",
+        "is no JSON",
+        "is no object, but of type int",
+        "is no object, but of type str",
     ]
-    assert any("Python's dicts" in note and "a.jsonl:31" in note for note in splits.notes)
 
 
 def test_a_name_that_comes_late_is_a_column(tmp_path):
@@ -83,13 +76,17 @@ def test_a_name_that_comes_late_is_a_column(tmp_path):
     ("content", "message"),
     [
         ('{"train": [{"text": "a"}], "test": [{"text": "b"}]}', "keys 'train', 'test'"),
-        ('[["text", "label"], ["a", "b"]]', "a list of 2 .list."),
-        ('["a", "b"]', "a list of 2 .str."),
-        ("7", "the int 7|the int '7'"),
-        ('"' + "x" * 5_000_000 + '"', "the str"),
+        ('[["text", "label"], ["a", "b"]]', "without rows .* list"),
+        ('["a", "b"]', "without rows .* list"),
+        ("7", "without rows .* int"),
+        ('"' + "x" * 5_000_000 + '"', "str"),
         ("x" * 5_000_000, "is no JSON"),
         ('[{"text": "' + "x" * 5_000_000, "is no JSON"),
         ("[" * 200_000, "is no JSON"),
+        (str(ROWS), "is no JSON"),
+        (" ".join(map(json.dumps, ROWS)), "is no JSON"),
+        (json.dumps({"columns": ["text", "label"], "data": [list(row.values()) for row in ROWS]}), "columns"),
+        (json.dumps({f"id {n}": row for n, row in enumerate(ROWS)}), "--text-column"),
         ("\n".join(f'{{"id {n}": {{"text": "a"}}, "x{n}": 1}}' for n in range(3000)), "more than 1000 names"),
     ],
 )
@@ -99,7 +96,7 @@ def test_what_has_no_rows(tmp_path, content, message):
     begin = time.perf_counter()
     with pytest.raises(DataError, match=message) as raised:
         load_texts(path)
-    assert len(str(raised.value)) < 1000
+    assert len(str(raised.value)) < 2500
     assert time.perf_counter() - begin < 20
 
 
