@@ -35,14 +35,24 @@ from tfkit.data.splits import (
     cut_by_class,
     listed,
 )
-from tfkit.data.tables import Columns, check_text, choose, is_number, open_table
-from tfkit.data.text_decoding import Cleaner, Nested, Remarks, Row, Table, binary_kind, decode, short
+from tfkit.data.tables import (
+    Columns,
+    Nested,
+    Remarks,
+    Row,
+    Table,
+    choose,
+    is_number,
+    open_table,
+    refuse_numbers,
+)
+from tfkit.data.text_decoding import Cleaner, binary_kind, decode, short
 from tfkit.environment import files
 from tfkit.environment.files import digest_of
 from tfkit.environment.process import watched
 from tfkit.errors import DataError
 
-RECIPE = 2
+RECIPE = 3
 """Part of the key of every store: raise it when the same file gives other texts."""
 
 SKIPPED_LISTED = 10_000
@@ -443,7 +453,7 @@ class _TableReading:
                 )
             numbers += len(text) < 30 and is_number(text)
             yield Example(text, label, row.line, (language[0] or "").strip() if language else "")
-        check_text(self._table, self._chosen.text, numbers, good)
+        refuse_numbers(self._table, self._chosen.text, numbers, good)
         if wrong > good:
             raise DataError(
                 f"{self._table.path}: {wrong} of {wrong + good} rows have another number of fields than the first line"

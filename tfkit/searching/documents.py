@@ -8,8 +8,8 @@ from pathlib import Path
 
 from tfkit.data.loaders import load_texts
 from tfkit.data.splits import Skipped
-from tfkit.data.tables import check_text, choose_text, is_number, open_table
-from tfkit.data.text_decoding import Cleaner, Nested, Remarks, Table, binary_kind, decode, short
+from tfkit.data.tables import Nested, Remarks, Table, choose_text, is_number, open_table, refuse_numbers
+from tfkit.data.text_decoding import Cleaner, binary_kind, decode, short
 from tfkit.environment import files
 from tfkit.errors import DataError
 
@@ -95,7 +95,7 @@ def _of_table(table: Table, column: int, notes: list[str]) -> Iterator[tuple[str
         yield (
             Skipped(name, "has a list or an object for a text") if isinstance(text, Nested) else (name, text)
         )
-    check_text(table, column, numbers, rows)
+    refuse_numbers(table, column, numbers, rows)
     notes += remarks.notes()
 
 

@@ -1,11 +1,17 @@
-"""Bytes that are not UTF-8 are read as what they are, and it is said."""
+"""Bytes become the text that a reader sees, and what was guessed is said."""
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import lzma
+import time
+import zipfile
+
 import pytest
 
-from tfkit.data import load_texts
-from tfkit.data.text_decoding import binary_kind, check_text, decode
+from tfkit.data import load_texts, plain_text, text_decoding
+from tfkit.data.text_decoding import binary_kind, check_text, decode, is_html
 from tfkit.errors import DataError
 
 GERMAN = "Grüße aus München: schöne Größe für 5 €, „Straße“."
@@ -142,3 +148,84 @@ def test_the_sample_of_lines_is_of_the_whole_file(tmp_path):
     german, polish = lines(300, "Grüße aus {}"), lines(20_000, POLISH.replace(",", "") + " {}")
     path.write_bytes(b"text,label\n" + (german + polish).replace("ß", "s").encode("cp1250"))
     assert texts(load_texts(path))[-1] == POLISH.replace(",", "") + " 19999"
+
+
+def test_what_a_reader_sees():
+    page = """<!DOCTYPE html><html><head><title>Not shown</title><style>td { color: red }</style></head>
+    <body onload="x()"><script>if (a < b) { alert("<p>") }</script><!-- hidden -->
+    <h1>Your order&nbsp;&#8364;&nbsp;5</h1>
+    <p>Dear <b>all</b>,<br>it is
+    here.<table><tr><td>one<td>two</tr></table> caf&eacute; &lt;ok&gt; 5 < 6 שלום</body></html>"""
+    assert is_html(page)
+    assert plain_text(page) == "Your order € 5\nDear all,\nit is here.\none\ntwo\ncafé <ok> 5 < 6 שלום"
+
+
+@pytest.mark.parametrize(
+    "text", ["a < b and c > d", "<3 you", "use <b>bold</b> here", "From: <me@example.com>\n<you@b.c>"]
+)
+def test_text_with_angle_brackets_is_text(text):
+    assert not is_html(text)
+
+
+def test_a_body_after_a_head_that_is_not_closed():
+    assert plain_text("<html><head><style>p {}</style><body>seen</body>") == "seen"
+
+
+@pytest.mark.parametrize(
+    "piece",
+    ["<", "<p", "<!--", "<!--a", "</", "&", "<a b='", "<![CDATA[", "<?x ", "<p>", "<script>", "<script></"],
+)
+def test_damaged_pages_take_no_minutes(piece):
+    began = time.process_time()
+    plain_text("<html>" + piece * (100_000 // len(piece)) + "end")
+    assert time.process_time() - began < 4
+
+
+CONTENT = ("text,label\n" + "".join(f"Größe {n},{'ab'[n % 2]}\n" for n in range(40))).encode()
+
+
+def zipped(path, members):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return path
+
+
+def packed_as(path):
+    if path.suffix == ".zip":
+        return zipped(path, {"data/a.csv": CONTENT, "__MACOSX/data/._a.csv": b"x", "data/README.txt": b"x"})
+    compress = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}[path.suffix]
+    path.write_bytes(compress(CONTENT))
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.csv.gz", "a.csv.bz2", "a.csv.xz", "a.csv.zip", "archive.zip"])
+def test_one_table(tmp_path, name):
+    splits = load_texts(packed_as(tmp_path / name))
+    assert [splits.source.raw(n) for n in range(40)] == [f"Größe {n}" for n in range(40)]
+    assert splits.source.names[3] == f"{name}:5"
+
+
+def test_what_cannot_be_read(tmp_path, monkeypatch):
+    zipped(tmp_path / "two.zip", {"train.csv": CONTENT, "test.csv": CONTENT})
+    zipped(tmp_path / "none.zip", {"a/1.jpg": b"x"})
+    (tmp_path / "cut.csv.gz").write_bytes(gzip.compress(CONTENT)[:-20])
+    (tmp_path / "broken.zip").write_bytes(b"PK\x03\x04" + bytes(100))
+    (tmp_path / "not.csv.xz").write_bytes(CONTENT)
+    (tmp_path / "hidden.csv").write_bytes(gzip.compress(CONTENT))
+    (tmp_path / "sheet.ods").write_bytes(b"PK\x03\x04" + bytes(100))
+    for name, message in {
+        "two.zip": r"holds 2 tables: 'train\.csv', 'test\.csv'(?s:.*)unzip",
+        "none.zip": r"holds no tables: 'a/1\.jpg'",
+        "cut.csv.gz": "cannot be unpacked",
+        "broken.zip": "no zip archive",
+        "not.csv.xz": "cannot be unpacked",
+        "hidden.csv": "gunzip",
+        "sheet.ods": "read_excel",
+    }.items():
+        with pytest.raises(DataError, match=message):
+            load_texts(tmp_path / name)
+    monkeypatch.setattr(text_decoding, "_UNPACKED", 1 << 20)
+    bomb = zipped(tmp_path / "bomb.zip", {"a.csv": b"text,label\n" + b"a,b\n" * (5 << 20)})
+    with pytest.raises(DataError, match="no table does"):
+        load_texts(bomb)
