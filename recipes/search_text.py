@@ -45,44 +45,44 @@ def run(config: Config) -> Run:
     from tfkit.searching.index import encoder, make, questions, read
 
     folder = run_dir(config, recipe="search_text")
-    asked = questions(config)
+    texts = questions(config)
     whole = (folder / INDEX).is_dir() and (folder / REPORT).is_file()
     if whole and config.run_dir is not None and not config.names_documents and not config.overwrite:
         run = Run.open(folder)
         run.check_writable()
         named = None if config.model_handle is None and config.max_length is None else encoder(config)
-        return _answer(run, Index.open(run.path / INDEX, encoder=named), asked, config)
+        return _answer(run, Index.open(run.path / INDEX, encoder=named), texts, config)
     with Run.create(folder, config=as_dict(config), overwrite=config.overwrite) as run:
         if run.finished:
             index = Index.open(run.path / INDEX)
             if read(config).fingerprint != index.description["fingerprint"]:
                 run.say("The documents have changed since the index was made; --overwrite makes it anew.")
-            return _answer(run, index, asked, config)
+            return _answer(run, index, texts, config)
         from tfkit import reporting
         from tfkit.environment.packages import versions
 
         began = time.monotonic()
         run.versions = versions()
         index = make(run, read(config), config)
-        _answer(run, index, asked, config)
+        _answer(run, index, texts, config)
         run.record({"time/total_seconds": time.monotonic() - began})
         reporting.write_report(run)
     return run
 
 
-def _answer(run: Run, index: Index, asked: list[str], config: Config) -> Run:
+def _answer(run: Run, index: Index, texts: list[str], config: Config) -> Run:
     """Find and keep what answers the questions."""
-    found = index.queries(asked, top=config.top)
+    answered = index.queries(texts, top=config.top)
     answers = [
         {"query": text, "hits": [asdict(hit) for hit in hits]}
-        for text, hits in zip(asked, found, strict=True)
+        for text, hits in zip(texts, answered, strict=True)
     ]
     files.write_json(run.path / HITS, {"answers": answers})
     return run
 
 
 def closing_lines(run: Run) -> list[str]:
-    """What was found, and where the index is."""
+    """Return what was found, and where the index is."""
     from tfkit.searching import Hit
     from tfkit.searching.index import shown
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import importlib.util
 import io
+import itertools
 import re
 import shutil
 import tarfile
@@ -25,7 +26,7 @@ MODEL = "model"
 MAX_BYTES, MAX_FILES = 16 << 30, 10_000
 """Of an archive, packed and unpacked."""
 MINIMUM_BYTES_PER_SECOND = 1024
-_TRANSIENT = (408, 425, 429, 500, 502, 503, 504)
+_TRANSIENT = (0, 408, 425, 429, 500, 502, 503, 504)  # 0: no answer at all
 _LONGEST_PAUSE_SECONDS = 30.0
 _CHUNK = 1 << 20
 _ARCHIVES = (".tar.gz", ".tgz", ".tar")
@@ -156,40 +157,35 @@ def download_file(url: str, path: Path, download: Download) -> None:
     import requests
     import urllib3
 
-    for attempt in range(download.retries + 1):
-        pause = min(0.5 * 2**attempt, _LONGEST_PAUSE_SECONDS)
+    if download.retries < 0:
+        raise ValueError(f"retries={download.retries} must not be negative")
+    final = (requests.TooManyRedirects, requests.exceptions.SSLError, requests.exceptions.InvalidURL)
+    for attempt in itertools.count(1):
         try:
-            return _receive(url, path, download.timeout_seconds)
-        except (
-            requests.TooManyRedirects, requests.exceptions.SSLError, requests.exceptions.InvalidURL
-        ) as error:  # fmt: skip
-            raise HubError(
-                f"{url} cannot be fetched: {_innermost(error)}.\n  Check the handle. Behind a proxy with a certificate"
-                " of its own, REQUESTS_CA_BUNDLE=file.pem names it. A local .tar.gz works as well."
-            ) from error
+            _receive(url, path, download.timeout_seconds)
+            return
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
-            reason = str(_innermost(error))
             response = getattr(error, "response", None)
-            if response is not None:
-                reason = f"the server says HTTP {response.status_code} {response.reason}"
-                if response.status_code not in _TRANSIENT:
-                    raise HubError(
-                        f"{url} is not there: {reason}.\n  Check the handle, its version too (the number at its end);"
-                        " python -m tfkit models lists known ones. If the model wants a log-in or a licence to be"
-                        " accepted, fetch it in a browser and give the .tar.gz."
-                    ) from error
-                after = response.headers.get("Retry-After", "")
-                pause = min(float(after), _LONGEST_PAUSE_SECONDS) if after.isdecimal() else pause
-            if attempt == download.retries:
-                raise HubError(
-                    f"{url} could not be fetched: {reason} (attempts: {attempt + 1}).\n  Try again later, or with"
-                    " download=tfkit.hub.Download(timeout_seconds=..., retries=...); or fetch the .tar.gz in another"
-                    " way and give its path. Without a network, 'efficientnet-lite0' works."
-                ) from error
-            time.sleep(pause)
+            status, why = (
+                (0, str(_innermost(error)))
+                if response is None or isinstance(error, final)
+                else (response.status_code, f"the server says HTTP {response.status_code} {response.reason}")
+            )
+            if not isinstance(error, final) and status in _TRANSIENT and attempt <= download.retries:
+                after = "" if response is None else response.headers.get("Retry-After", "")
+                pause = float(after) if after.isdecimal() else 0.5 * 2 ** (attempt - 1)
+                time.sleep(min(pause, _LONGEST_PAUSE_SECONDS))
+                continue
+            raise HubError(
+                f"{url} could not be fetched: {why} (attempts: {attempt}).\n  Check the handle, its version too (the"
+                " number at its end): python -m tfkit models lists known ones. If the server was slow or away, try"
+                " again with download=tfkit.hub.Download(timeout_seconds=..., retries=...). If it wants a log-in or a"
+                " licence to be accepted, or its certificate is not trusted (REQUESTS_CA_BUNDLE=file.pem names a"
+                " proxy's own), fetch the .tar.gz in another way and give its path.\n"
+                "  Without a network, 'efficientnet-lite0' works."
+            ) from error
         except OSError as error:
             raise HubError(f"{url} cannot be stored in {path.parent}: {error.strerror or error}.") from error
-    raise ValueError(f"retries={download.retries} must not be negative")
 
 
 def _receive(url: str, path: Path, timeout_seconds: float) -> None:

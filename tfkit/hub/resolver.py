@@ -51,12 +51,12 @@ def load_model(
     Raises:
       HubError: it was not found, did not come, or is not whole; or max_length is out of a bundled model's range.
     """
-    found = parse(handle)
-    path, digest = fetch(found, sha256=sha256, download=download)
+    parsed = parse(handle)
+    path, digest = fetch(parsed, sha256=sha256, download=download)
     interface = saved_model.read(path)
-    row = find(found.text) or find(found.location)
+    row = find(parsed.text) or find(parsed.location)
     common: dict[str, Any] = {
-        "handle": found.text,
+        "handle": parsed.text,
         "path": path,
         "licence": row.licence if row else "unknown",
         "feature_size": 0,
@@ -65,7 +65,7 @@ def load_model(
     if known == "images":
         encoder: Encoder = _image_encoder(interface, digest, row, input_range, common)
     else:
-        part = _preprocessor(found.location, preprocessor, row, max_length)
+        part = _preprocessor(parsed.location, preprocessor, row, max_length)
         length = max_length or (native_length(part.interface) if part else None)
         if row and row.output in {tensor.name for tensor in interface.outputs}:
             interface = dataclasses.replace(interface, output_key=row.output)
@@ -123,6 +123,6 @@ def _preprocessor(
         wanted = chosen or (row.preprocessor if row else None)
         if wanted is None:
             return None
-        found = parse(wanted)
-        handle, (path, digest) = found.text, fetch(found)
+        parsed = parse(wanted)
+        handle, (path, digest) = parsed.text, fetch(parsed)
     return Part(handle=handle, path=path, digest=digest, interface=saved_model.read(path))

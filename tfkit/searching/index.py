@@ -289,8 +289,8 @@ class Index:
         hits: list[list[Hit]] = [[] for _ in texts]
         wanted, looked_at = list(range(len(texts))), _OVER * top
         while wanted:
-            found = nearest(self.vectors, vectors[wanted], min(looked_at, len(self.vectors)))
-            for place, indices, scores in zip(wanted, *found, strict=True):
+            best_passages = nearest(self.vectors, vectors[wanted], min(looked_at, len(self.vectors)))
+            for place, indices, scores in zip(wanted, *best_passages, strict=True):
                 best: dict[str, Hit] = {}
                 for index, score in zip(indices, scores, strict=True):
                     hit = self._hit(int(index), float(score))
@@ -404,13 +404,13 @@ def questions(config: SearchConfig) -> list[str]:
     """
     from tfkit.data.text_decoding import binary_kind, decode
 
-    asked = [text for text in config.query if text.strip()]
+    texts = [text for text in config.query if text.strip()]
     if config.queries_file is not None:
         content = config.queries_file.read_bytes()
         if kind := binary_kind(content):
             raise DataError(f"{config.queries_file} is no text, but {kind}: a question a line is expected.")
-        asked += [line.strip() for line in decode(content)[0].splitlines() if line.strip()]
-    return asked
+        texts += [line.strip() for line in decode(content)[0].splitlines() if line.strip()]
+    return texts
 
 
 def shown(question: str, hits: list[Hit], *, width: int = 100) -> list[str]:

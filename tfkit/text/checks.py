@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 import unicodedata
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from tfkit.errors import DataError
 from tfkit.text.tokenizers import Tokenizer
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _SPARE = 0.9  # an embedding may have some rows more than there are pieces, for a round number
 
@@ -59,6 +61,8 @@ def check(tokenizer: Tokenizer) -> pd.DataFrame:
       >>> table.outcome["upper case"], table.back["upper case"], table.outcome["CJK"]
       ('folded', 'the cat', 'lost')
     """
+    import pandas as pd
+
     texts = [text if isinstance(text, bytes) else text.encode() for text in _CASES.values()]
     rows = tokenizer.tokenize(texts).to_list()
     pieces = [[tokenizer.vocabulary[place] for place in row] for row in rows]

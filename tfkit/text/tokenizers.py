@@ -279,9 +279,9 @@ class SentencePiece(Tokenizer):
         """Read the model."""
         lacking = [piece for piece in (self.start, self.end, self.pad) if piece not in self._places]
         if lacking:
-            shown = ", ".join(self.vocabulary[:6])
             raise DataError(
-                f"{self.model} ({len(self.vocabulary)} pieces) lacks {', '.join(lacking)}. It begins with {shown}.\n"
+                f"{self.model} ({len(self.vocabulary)} pieces) lacks {', '.join(lacking)}. It begins with"
+                f" {', '.join(self.vocabulary[:6])}.\n"
                 "  Say which of its pieces stand at the edges: start=, end=, pad=."
             )
 
