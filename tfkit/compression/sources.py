@@ -300,7 +300,7 @@ def _of_saved_model(loaded: Any, name: str, signature: str | None) -> Opened:
         raise UsageError(
             f"{name} has no serving signature: nothing says what it takes and gives.\n"
             "  Save it with tf.saved_model.save(model, folder, signatures=...). A TF Hub model:"
-            " tfkit.convert(tfkit.resolve(handle), input_shape=...)."
+            " tfkit.convert(tfkit.load_model(handle), input_shape=...)."
         )
     if signature is None and DEFAULT_SIGNATURE in there:
         signature = DEFAULT_SIGNATURE  # Keras's export adds others to it that do the same
@@ -463,7 +463,7 @@ def saved(model: Any, *, input_shape: InputShape = None, signature: str | None =
     Args:
       model: a tf_keras model, a Keras 3 model (of the TensorFlow backend), the .keras or .h5 file of one, a
         hub.KerasLayer, a SavedModel's folder, what tf.saved_model.load made of one, a model handle as of
-        `tfkit.resolve`, a tf.function or any function that TensorFlow can trace.
+        `tfkit.load_model`, a tf.function or any function that TensorFlow can trace.
       input_shape: of its one input with the batch, where the model leaves it open; of several inputs by name, or a
         list in their order. A batch of None is taken for 1.
       signature: of a SavedModel, where it has several.
