@@ -398,7 +398,7 @@ def saved(model: Any, *, input_shape: InputShape = None, signature: str | None =
     Args:
       model: a tf_keras model, a Keras 3 model (of the TensorFlow backend), the .keras or .h5 file of one, a
         hub.KerasLayer, a SavedModel's folder, what tf.saved_model.load made of one, a model handle as of
-        `tfkit.resolve`, a tf.function or any function that TensorFlow can trace.
+        `tfkit.load_model`, a tf.function or any function that TensorFlow can trace.
       input_shape: of its one input with the batch, where the model leaves it open; of several inputs by name, or a
         list in their order. A batch of None is taken for 1.
       signature: of a SavedModel, where it has several.

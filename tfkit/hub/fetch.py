@@ -181,8 +181,8 @@ def download_file(url: str, path: Path, download: Download) -> None:
                 " number at its end): python -m tfkit models lists known ones. If the server was slow or away, try"
                 " again with download=tfkit.hub.Download(timeout_seconds=..., retries=...). If it wants a log-in or a"
                 " licence to be accepted, or its certificate is not trusted (REQUESTS_CA_BUNDLE=file.pem names a"
-                " proxy's own), fetch the .tar.gz in another way and give its path. Without a network,"
-                " 'efficientnet-lite0' works."
+                " proxy's own), fetch the .tar.gz in another way and give its path.\n"
+                "  Without a network, 'efficientnet-lite0' works."
             ) from error
         except OSError as error:
             raise HubError(f"{url} cannot be stored in {path.parent}: {error.strerror or error}.") from error
