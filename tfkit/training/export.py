@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tfkit.data.splits import FULL_RANGE, Splits, to_square
-from tfkit.environment import files, stack
+from tfkit.environment import files, foreign, stack
 from tfkit.errors import CheckError
 from tfkit.metrics import Evaluation, gives_logits, to_probabilities
 from tfkit.run import SAVED_MODEL, Run
@@ -324,7 +324,7 @@ def save(
         files.new_folder(run.path / SAVED_MODEL) as folder,
         tempfile.TemporaryDirectory() as scratch,
     ):
-        with stack.traced_for_saving():
+        with foreign.traced_for_saving():
             if splits.kind == "texts":
                 module = text_module(model, scratch=Path(scratch), logits=logits)
             else:
