@@ -26,7 +26,7 @@ def test_no_module_imports_one_that_imports_it():
     """Imports within functions and those for type checkers count too."""
     graph = grimp.build_graph("tfkit", "recipes", cache_dir=None)
     imports = {name: graph.find_modules_directly_imported_by(name) - {name} for name in graph.modules}
-    assert len(imports) > 80
+    assert len(imports) > 60
     graphlib.TopologicalSorter(imports).prepare()  # raises CycleError, with the cycle
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+from collections.abc import Iterator
+from types import ModuleType
 from typing import Any
 
 
@@ -29,3 +33,23 @@ def register_custom_operations(converter: Any, operations: Any) -> None:
 def operator_details(interpreter: Any) -> list[dict[str, Any]]:
     """Return name, inputs and outputs of each operation of an interpreter (ai-edge-litert 2.3)."""
     return list(interpreter._get_ops_details())
+
+
+@contextlib.contextmanager
+def traced_for_saving() -> Iterator[None]:
+    """Trace functions as tf.saved_model.save does, which else traces them again (TensorFlow 2.19 to 2.21)."""
+    from tfkit.environment.stack import tf
+
+    save_context = importlib.import_module("tensorflow.python.saved_model.save_context")
+    with save_context.save_context(tf.saved_model.SaveOptions()):
+        yield
+
+
+def keras_is_3(tensorflow: ModuleType) -> bool:
+    """Return whether tf.keras, settled at its first use in a process, is Keras 3 (TensorFlow 2.19 to 2.21)."""
+    for name in ("keras", "losses", "metrics", "optimizers", "initializers"):
+        # Not getattr on what is found: that would settle it.
+        module = vars(vars(tensorflow).get(name, object))
+        if module.get("_tfll_keras_version") == "keras_3" or module.get("__name__", "").startswith("keras."):
+            return True
+    return False

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tfkit.data.splits import FULL_RANGE, Splits, to_square
-from tfkit.environment import files, stack
+from tfkit.environment import files, foreign, stack
 from tfkit.environment.foreign import random_states
 from tfkit.errors import CheckError
 from tfkit.metrics import Evaluation, gives_logits, to_probabilities
@@ -301,7 +301,7 @@ def save(
         files.new_folder(run.path / SAVED_MODEL) as folder,
         tempfile.TemporaryDirectory() as scratch,
     ):
-        with stack.traced_for_saving():
+        with foreign.traced_for_saving():
             if splits.kind == "texts":
                 module = text_module(model, scratch=Path(scratch), logits=logits)
             else:
