@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -102,11 +103,17 @@ def test_variants_are_what_they_are_called(model):
     assert (bytes_.inputs[0].dtype, bytes_.outputs[0].dtype) == ("uint8", "int8")
 
 
+def wait_until_taken():
+    while _waiting:
+        time.sleep(0.01)
+
+
 def test_a_converter_that_dies_is_an_error_and_the_others_are_made(model):
+    end_converters()
     convert(model)
     (converter,) = _waiting  # it is stopped, so that it cannot be through before it is killed
     os.kill(converter.process.pid, signal.SIGSTOP)
-    killed = threading.Timer(0.5, converter.process.kill)
+    killed = threading.Thread(target=lambda: (wait_until_taken(), converter.process.kill()))
     killed.start()
     with saved(model) as source:
         requests = [ConversionRequest(name=name, variant="float32") for name in ("first", "second")]
