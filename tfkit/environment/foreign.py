@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib
 from collections.abc import Iterator
-from types import ModuleType
 from typing import Any
 
 
@@ -43,13 +42,3 @@ def traced_for_saving() -> Iterator[None]:
     save_context = importlib.import_module("tensorflow.python.saved_model.save_context")
     with save_context.save_context(tf.saved_model.SaveOptions()):
         yield
-
-
-def keras_is_3(tensorflow: ModuleType) -> bool:
-    """Return whether tf.keras, settled at its first use in a process, is Keras 3 (TensorFlow 2.19 to 2.21)."""
-    for name in ("keras", "losses", "metrics", "optimizers", "initializers"):
-        # Not getattr on what is found: that would settle it.
-        module = vars(vars(tensorflow).get(name, object))
-        if module.get("_tfll_keras_version") == "keras_3" or module.get("__name__", "").startswith("keras."):
-            return True
-    return False

@@ -26,7 +26,7 @@ from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from tfkit.environment import foreign, packages, process
+from tfkit.environment import packages, process
 from tfkit.environment.packages import command
 from tfkit.environment.process import quiet
 from tfkit.errors import StackError
@@ -237,7 +237,7 @@ def _start_tensorflow() -> None:
         )
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
-    if "tensorflow" in sys.modules and foreign.keras_is_3(sys.modules["tensorflow"]):
+    if "tensorflow" in sys.modules and _keras_is_3(sys.modules["tensorflow"]):
         raise StackError(
             f"tf.keras is Keras {packages.version('keras')} in this process: "
             "it was used before tfkit was imported, and that cannot be undone.\n"
@@ -350,3 +350,13 @@ def _name_lazily(package: ModuleType, loader: SourceFileLoader) -> None:
 
 
 _install_privacy_finder()
+
+
+def _keras_is_3(tensorflow: ModuleType) -> bool:
+    """Return whether tf.keras, settled at its first use in a process, is Keras 3 (TensorFlow 2.19 to 2.21)."""
+    for name in ("keras", "losses", "metrics", "optimizers", "initializers"):
+        # Not getattr on what is found: that would settle it.
+        module = vars(vars(tensorflow).get(name, object))
+        if module.get("_tfll_keras_version") == "keras_3" or module.get("__name__", "").startswith("keras."):
+            return True
+    return False
