@@ -10,18 +10,11 @@ Examples:
 from __future__ import annotations
 
 import json
-import time
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 from tfkit import cli
-from tfkit.environment import files
-from tfkit.run import HITS, INDEX, REPORT, Run
+from tfkit.run import HITS, INDEX, Run
 from tfkit.settings.options import SearchConfig
-from tfkit.settings.parse import as_dict, run_dir
-
-if TYPE_CHECKING:
-    from tfkit.searching import Index
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +23,7 @@ class Config(SearchConfig):
 
 
 def run(config: Config) -> Run:
-    """Do the whole job, or answer from the index that is there.
+    """Make the index, or take the one that is there, and answer the questions.
 
     Args:
       config: what to do it with.
@@ -41,54 +34,21 @@ def run(config: Config) -> Run:
     Raises:
       TfkitError: see `tfkit.errors`.
     """
-    from tfkit.searching import Index
-    from tfkit.searching.index import encoder, make, questions, read
+    from tfkit.searching.search import search_documents
 
-    folder = run_dir(config, recipe="search_text")
-    texts = questions(config)
-    whole = (folder / INDEX).is_dir() and (folder / REPORT).is_file()
-    if whole and config.run_dir is not None and not config.names_data and not config.overwrite:
-        run = Run.open(folder)
-        run.check_writable()
-        named = None if config.model_handle is None and config.max_length is None else encoder(config)
-        return _answer(run, Index.open(run.path / INDEX, encoder=named), texts, config)
-    with Run.create(folder, config=as_dict(config), overwrite=config.overwrite) as run:
-        if run.finished:
-            index = Index.open(run.path / INDEX)
-            if read(config).fingerprint != index.description["fingerprint"]:
-                run.say("The documents have changed since the index was made; --overwrite makes it anew.")
-            return _answer(run, index, texts, config)
-        from tfkit import reporting
-        from tfkit.environment.packages import versions
-
-        began = time.monotonic()
-        run.versions = versions()
-        index = make(run, read(config), config)
-        _answer(run, index, texts, config)
-        run.record({"time/total_seconds": time.monotonic() - began})
-        reporting.write_report(run)
-    return run
-
-
-def _answer(run: Run, index: Index, texts: list[str], config: Config) -> Run:
-    """Find and keep what answers the questions."""
-    answered = index.queries(texts, top=config.top)
-    answers = [
-        {"query": text, "hits": [asdict(hit) for hit in hits]}
-        for text, hits in zip(texts, answered, strict=True)
-    ]
-    files.write_json(run.path / HITS, {"answers": answers})
-    return run
+    return search_documents(config)
 
 
 def closing_lines(run: Run) -> list[str]:
     """Return what was found, and where the index is."""
     from tfkit.searching import Hit
-    from tfkit.searching.index import shown
+    from tfkit.searching.search import format_hits
 
     answers = json.loads((run.path / HITS).read_text())["answers"]
     lines = [
-        line for answer in answers for line in shown(answer["query"], [Hit(**hit) for hit in answer["hits"]])
+        line
+        for answer in answers
+        for line in format_hits(answer["query"], [Hit(**hit) for hit in answer["hits"]])
     ]
     index = run.path / INDEX
     return [

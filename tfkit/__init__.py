@@ -6,6 +6,9 @@
     run = tfkit.train("scans/", privacy=tfkit.DPSGD(target_epsilon=3))
     run = tfkit.fit(build_model, splits, run_dir="runs/mine", epochs=10)       your own compiled tf_keras model
     splits = tfkit.load_images("photos/")              load_texts, from_arrays
+    tfkit.audit(run)                                   attacks, a lower bound on epsilon
+    tfkit.report(run)                                  report.html, model_card.md; several runs: side by side
+    tfkit.search("documents/", query="how do I cancel")
     content = tfkit.convert(model, variant="int8", representative_dataset=images)        inspect, compare
     encoder = tfkit.load_model("efficientnet-lite0")   a verified model; .layer() is a stock hub.KerasLayer
     run = tfkit.Run.open("runs/photos")                run.metrics, run.model, run.notes
@@ -38,7 +41,8 @@ if TYPE_CHECKING:
         text,
         training,
     )
-    from tfkit.compression.compare import compare
+    from tfkit.auditing.audit import audit
+    from tfkit.compression.compare import Table, compare
     from tfkit.compression.convert import convert
     from tfkit.compression.inspect import inspect
     from tfkit.data.arrays import from_arrays
@@ -47,7 +51,9 @@ if TYPE_CHECKING:
     from tfkit.hub.encoders import Encoder
     from tfkit.hub.resolver import load_model
     from tfkit.privacy.plan import DPSGD
+    from tfkit.reporting.comparison import report
     from tfkit.run import Run
+    from tfkit.searching.search import search
     from tfkit.training.fit import fit
     from tfkit.transfer.train import train
 
@@ -58,7 +64,9 @@ __all__ = [
     "Encoder",
     "Run",
     "Splits",
+    "Table",
     "__version__",
+    "audit",
     "auditing",
     "compare",
     "compression",
@@ -76,7 +84,9 @@ __all__ = [
     "load_texts",
     "privacy",
     "read_image",
+    "report",
     "reporting",
+    "search",
     "searching",
     "stack",
     "text",
@@ -95,6 +105,10 @@ _HOME = {
     "load_texts": "tfkit.data",
     "read_image": "tfkit.data",
     "Encoder": "tfkit.hub",
+    "audit": "tfkit.auditing",
+    "report": "tfkit.reporting",
+    "search": "tfkit.searching.search",
+    "Table": "tfkit.compression",
     "load_model": "tfkit.hub",
     "convert": "tfkit.compression",
     "inspect": "tfkit.compression",

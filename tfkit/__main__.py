@@ -101,9 +101,10 @@ def _launch(chosen: argparse.Namespace) -> int:
 
 
 def _report(chosen: argparse.Namespace) -> int:
-    from tfkit.reporting import comparison
+    from tfkit.reporting.comparison import report
 
-    return comparison.main(chosen.runs, output=chosen.output)
+    print(report(*chosen.runs, output=chosen.output))
+    return 0
 
 
 if __name__ == "__main__":

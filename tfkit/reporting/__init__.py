@@ -7,9 +7,14 @@
 import importlib
 from typing import Any
 
-__all__ = ["callbacks", "write_comparison", "write_report"]
+__all__ = ["callbacks", "report", "write_comparison", "write_report"]
 
-_HOMES = {"callbacks": "keras_callbacks", "write_comparison": "comparison", "write_report": "page"}
+_HOMES = {
+    "callbacks": "keras_callbacks",
+    "report": "comparison",
+    "write_comparison": "comparison",
+    "write_report": "page",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -222,21 +222,27 @@ def _classes(all_facts: Sequence[Facts]) -> Rows:
     }
 
 
-def main(paths: Iterable[str | Path], *, output: str | Path | None = None) -> int:
-    """Write each run's report and model card anew, and of several runs a comparison too; say where they are.
+def report(*runs: Run | str | Path, output: str | Path | None = None) -> Path:
+    """Write each run's report and model card anew, and of several runs a page that has them side by side.
 
     Args:
-      paths: run folders.
-      output: the page of the comparison; compare.html in the deepest folder that holds all of them when left out.
+      runs: finished runs, or their folders.
+      output: the page of several; compare.html in the deepest folder that holds all of them when left out.
 
     Returns:
-      The exit code.
+      The page: report.html of one run, the comparison of several.
 
     Raises:
       RunError: a folder holds no run, or one that has not come to its end. Nothing is written then.
       ConfigError: there is nothing to compare, or the page would be written where it must not be.
+
+    Example:
+      tfkit.report("runs/photos", "runs/private", output="compare.html")
     """
-    opened = list({Path(path).resolve(): Run.open(path) for path in paths}.values())
+    folders = [run.path if isinstance(run, Run) else Path(run) for run in runs]
+    opened = list({folder.resolve(): Run.open(folder) for folder in folders}.values())
+    if not opened:
+        raise ConfigError("tfkit.report: no run is given. Name one, or several to compare.")
     for opened_run in opened:
         opened_run.check_writable()
         # A report marks a run as finished, so that the same command would not go on with it.
@@ -245,11 +251,8 @@ def main(paths: Iterable[str | Path], *, output: str | Path | None = None) -> in
                 f"{opened_run.path} has not come to its end. The command that began it goes on with it."
             )
     page = _output(opened, None if output is None else Path(output))
-    for opened_run in opened:
-        print(write_report(opened_run))
-    if page is not None:
-        print(write_comparison(opened, page))
-    return 0
+    written = [write_report(opened_run) for opened_run in opened]
+    return write_comparison(opened, page) if page is not None else written[-1]
 
 
 def _output(opened: Sequence[Run], output: Path | None) -> Path | None:

@@ -7,11 +7,10 @@ import functools
 import itertools
 import json
 import re
-import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,9 +20,7 @@ from tfkit.environment import files
 from tfkit.errors import DataError, HubError, RunError
 from tfkit.hub import Encoder
 from tfkit.hub.features import opened_engine
-from tfkit.run import INDEX, Run
-from tfkit.searching.documents import Document, Documents, load_documents
-from tfkit.settings.options import SearchConfig
+from tfkit.searching.documents import Document
 
 _BLOCK = 1 << 16
 
@@ -346,79 +343,3 @@ def _digests(folder: Path, description: Mapping[str, Any]) -> dict[str, str]:
     return {DESCRIPTION: files.digest_of(sorted(description.items()))} | {
         path.relative_to(folder).as_posix(): files.digest_of(path) for path in paths
     }
-
-
-def make(run: Run, documents: Documents, config: SearchConfig) -> Index:
-    """Embed the documents, and write the index and all that is known of it into the run's folder."""
-    from tfkit.reporting.tensorboard import write_projector
-
-    model = encoder(config).check()
-    for note in (*documents.notes, *model.notes):
-        run.note(note)
-    began = time.monotonic()
-    index = Index.build(documents.documents, model, fingerprint=documents.fingerprint)
-    seconds = time.monotonic() - began
-    index.save(run.path / INDEX)
-    counts = {name: index.description[name] for name in ("documents", "passages")}
-    run.note(
-        f"{counts['documents']:,} documents in {counts['passages']:,} passages were embedded by"
-        f" {index.description['engine']} in {seconds:.1f} s. Each question is compared with all: the search is exact."
-    )
-    run.record({f"search/{name}": count for name, count in counts.items()} | {"time/embed_seconds": seconds})
-    run.provenance = {
-        "recipe": {"name": "search_text"},
-        "data": {"origin": documents.origin, "fingerprint": documents.fingerprint, **counts},
-        "model": model.origin,
-    }
-    passages = index.passages  # as points, coloured by the folder or package of their documents
-    write_projector(
-        run.logdir,
-        index.vectors,
-        labels=[PurePosixPath(hit.name).parts[0] if "/" in hit.name else "documents" for hit in passages],
-        names=[f"{hit.name}: {' '.join(hit.text.split())[:60]}" for hit in passages],
-    )
-    return index
-
-
-def encoder(config: SearchConfig) -> Encoder:
-    """Return the encoder that a config names."""
-    return hub.load_model(
-        config.model_handle or ENCODER,
-        modality="texts",
-        preprocessor=config.preprocessor,
-        max_length=config.max_length,
-    )
-
-
-def read(config: SearchConfig) -> Documents:
-    """Return the documents that a config names."""
-    source = config.data_dir or config.data_file or config.dataset
-    return load_documents(source, text_column=config.text_column)
-
-
-def questions(config: SearchConfig) -> list[str]:
-    """Return those of the command line and those of the file, without empty lines.
-
-    Raises:
-      DataError: the file is no UTF-8 text.
-    """
-    from tfkit.data.text_decoding import binary_kind, decode
-
-    texts = [text for text in config.query if text.strip()]
-    if config.queries_file is not None:
-        content = config.queries_file.read_bytes()
-        if kind := binary_kind(content):
-            raise DataError(f"{config.queries_file} is no text, but {kind}: a question a line is expected.")
-        texts += [line.strip() for line in decode(content)[0].splitlines() if line.strip()]
-    return texts
-
-
-def shown(question: str, hits: list[Hit], *, width: int = 100) -> list[str]:
-    """Return a question and what was found, as lines for a terminal."""
-    lines = ["", question]
-    for hit in hits:
-        text = " ".join(hit.text.split())
-        part = f" [{hit.passage + 1}]" if hit.passage else ""
-        lines.append(f"  {hit.score:.3f}  {hit.name}{part}")
-        lines.append(f"         {text if len(text) <= width else text[: width - 1] + '…'}")
-    return lines
