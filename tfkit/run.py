@@ -48,7 +48,7 @@ INTENDED_USE = "intended_use.md"
 RESTARTED_VARIABLE = "TFKIT_RESTARTED"
 """How often a launcher has started this job again."""
 
-_ASKED = "# Decided by the run; what was asked: "
+_REQUESTED = "# Decided by the run; what was asked: "
 
 MADE = (
     *(CONFIG, LABELS, METRICS, NOTES, HISTORY, PROVENANCE, VERSIONS, EVALUATION, MODEL_CARD, REPORT),
@@ -66,7 +66,7 @@ def _acquire(folder: Path, *, config: Mapping[str, Any], overwrite: bool) -> Tex
 
     Args:
       folder: made if absent.
-      config: what was asked; written, or compared with what an earlier process wrote.
+      config: what was requested; written, or compared with what an earlier process wrote.
       overwrite: whether a run of another config, or a finished one, is replaced.
 
     Returns:
@@ -129,9 +129,9 @@ def _unwritable(folder: Path, error: OSError) -> RunError:
 
 
 def _refuse_other_config(folder: Path, config: Mapping[str, Any]) -> None:
-    decided, asked = _read_config(folder)
+    decided, requested = _read_config(folder)
     # What the run decided, given outright, is the same: a replay of its config.yaml.
-    old = {**decided, **asked}
+    old = {**decided, **requested}
     changes = [
         f"\n    {name}: {old.get(name)!r} there, {config.get(name)!r} now"
         for name in {**old, **config}
@@ -145,15 +145,15 @@ def _refuse_other_config(folder: Path, config: Mapping[str, Any]) -> None:
         )
 
 
-def _write_config(folder: Path, config: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
-    """Write YAML that `run_files.read_yaml` takes; its first line keeps what was asked where the run decided."""
+def _write_config(folder: Path, config: Mapping[str, Any], requested: Mapping[str, Any]) -> None:
+    """Write YAML that `run_files.read_yaml` takes; its first line keeps what was requested where the run decided."""
     import yaml
 
     class Dumper(yaml.SafeDumper):
         def ignore_aliases(self, data: Any) -> bool:
             return True
 
-    text = f"{_ASKED}{json.dumps(asked)}\n" if asked else ""
+    text = f"{_REQUESTED}{json.dumps(requested)}\n" if requested else ""
     text += yaml.dump(dict(config), Dumper=Dumper, sort_keys=False, allow_unicode=True)
     if len(text.encode()) > run_files.SMALL:
         raise RunError(
@@ -164,15 +164,15 @@ def _write_config(folder: Path, config: Mapping[str, Any], asked: Mapping[str, A
 
 
 def _read_config(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the settings, and what was asked where the run decided them."""
+    """Return the settings, and what was requested where the run decided them."""
     first = (run_files.read_text(folder, CONFIG, most=run_files.SMALL) or "").partition("\n")[0]
-    asked: Any = {}
-    if first.startswith(_ASKED):
+    requested: Any = {}
+    if first.startswith(_REQUESTED):
         try:
-            asked = dict(json.loads(first.removeprefix(_ASKED)))
+            requested = dict(json.loads(first.removeprefix(_REQUESTED)))
         except (ValueError, TypeError, RecursionError) as error:
             raise run_files.damaged(folder / CONFIG, f"its first line holds no settings: {error}") from error
-    return run_files.read_yaml(folder, CONFIG), asked
+    return run_files.read_yaml(folder, CONFIG), requested
 
 
 NUMBER = (int, float)
@@ -285,7 +285,7 @@ class Run:
 
         Args:
           path: the folder; made if absent.
-          config: what was asked: flat names to values that YAML can hold.
+          config: what was requested: flat names to values that YAML can hold.
           overwrite: whether a run of another config in that folder, or a finished one, is replaced.
 
         Raises:
@@ -349,17 +349,17 @@ class Run:
 
     @property
     def config(self) -> dict[str, Any]:
-        """Return what was asked, and where that was left open, what the run decided."""
+        """Return what was requested, and where that was left open, what the run decided."""
         return run_files.read_yaml(self._read_from, CONFIG)
 
     def decide(self, **settings: Any) -> None:
         """Put what the run decided into config.yaml, in place of what was left open: plain values, by setting."""
         if self.is_chief:
-            config, asked = _read_config(self.path)
+            config, requested = _read_config(self.path)
             changed = {name: value for name, value in settings.items() if config.get(name, value) != value}
             if changed:
-                asked = {**{name: config[name] for name in changed}, **asked}
-                _write_config(self.path, {**config, **changed}, asked)
+                requested = {**{name: config[name] for name in changed}, **requested}
+                _write_config(self.path, {**config, **changed}, requested)
 
     @property
     def metrics(self) -> dict[str, float]:

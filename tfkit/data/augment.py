@@ -57,8 +57,8 @@ def _rand_augment(*, strength: float, operations: int = 2) -> Callable[..., stac
 
         return run
 
-    def one(given: tuple[stack.tf.Tensor, stack.tf.Tensor]) -> stack.tf.Tensor:
-        image, seed = given
+    def augment(example: tuple[stack.tf.Tensor, stack.tf.Tensor]) -> stack.tf.Tensor:
+        image, seed = example
         chosen = stack.tf.random.stateless_uniform(
             [operations], seed=seed, maxval=len(steps), dtype=stack.tf.int32
         )
@@ -70,7 +70,9 @@ def _rand_augment(*, strength: float, operations: int = 2) -> Callable[..., stac
 
     def batch(images: stack.tf.Tensor, seeds: stack.tf.Tensor) -> stack.tf.Tensor:
         return stack.tf.map_fn(
-            one, (images, seeds), fn_output_signature=stack.tf.TensorSpec(images.shape[1:], stack.tf.float32)
+            augment,
+            (images, seeds),
+            fn_output_signature=stack.tf.TensorSpec(images.shape[1:], stack.tf.float32),
         )
 
     return batch
@@ -225,7 +227,7 @@ _PRIME = 1_000_003
 def _draws(seeds: stack.tf.Tensor) -> dict[str, stack.tf.Tensor]:
     """Return for each example and amount a number in [-1, 1): name -> float32 [b]."""
     table = stack.tf.map_fn(
-        lambda one: stack.tf.random.stateless_uniform([len(_DRAWN)], seed=one, minval=-1.0, maxval=1.0),
+        lambda seed: stack.tf.random.stateless_uniform([len(_DRAWN)], seed=seed, minval=-1.0, maxval=1.0),
         seeds,
         fn_output_signature=stack.tf.TensorSpec([len(_DRAWN)], stack.tf.float32),
     )

@@ -41,8 +41,8 @@ _SYSTEM_FOLDERS = frozenset({"__MACOSX", "@eaDir", "__pycache__"})
 class Kind(NamedTuple):
     """What is looked for, and what it is called in a message."""
 
-    one: str
-    many: str
+    singular: str
+    plural: str
     suffixes: frozenset[str]
 
 
@@ -149,7 +149,7 @@ def _check_root(root: Path, kind: Kind) -> None:
         return
     if root.exists():
         raise DataError(
-            f"{root} is a file. Expected a folder with one subfolder a class: <class>/<{kind.one}>."
+            f"{root} is a file. Expected a folder with one subfolder a class: <class>/<{kind.singular}>."
         )
     siblings = [path.name for path in root.parent.iterdir()] if root.parent.is_dir() else []
     near = difflib.get_close_matches(root.name, siblings, n=1)
@@ -219,7 +219,7 @@ def _find_splits(top: _Folder, result: Scan) -> dict[str, _Folder]:
         )
     for split, folder in parts.items():
         if folder.files and not folder.folders:
-            _refuse_unlabelled(root, split, folder, result.kind.many)
+            _refuse_unlabelled(root, split, folder, result.kind.plural)
     near = [
         f"'{folder.path.name}' as the {split} split"
         for split, folder in parts.items()
@@ -246,9 +246,9 @@ def _words(name: str) -> list[str]:
     return [word.lower() for word in re.findall(r"[A-Z]?[^\W\d_A-Z]+|[A-Z]+|\d+", plain)]
 
 
-def _refuse_unlabelled(root: Path, split: str, folder: _Folder, many: str) -> NoReturn:
+def _refuse_unlabelled(root: Path, split: str, folder: _Folder, plural: str) -> NoReturn:
     path, name, ending = folder.path, folder.files[0].name, folder.files[0].suffix
-    text = f"{path}/ holds {len(folder.files)} {many} ({name}, ...) without folders of classes:"
+    text = f"{path}/ holds {len(folder.files)} {plural} ({name}, ...) without folders of classes:"
     if split != "train":
         raise DataError(
             f"{text} without labels it cannot serve as the {split} split.\n"
@@ -323,7 +323,7 @@ def _check_classes(folder: _Folder, classes: Mapping[str, list[FoundFile]], resu
     examples, annotations = _WORDS["examples"] & set(plain), _WORDS["annotations"] & set(plain)
     if examples and annotations:
         raise DataError(
-            f"{path}/ has {plain[min(examples)]}/ and {plain[min(annotations)]}/: {kind.many} and annotations, not"
+            f"{path}/ has {plain[min(examples)]}/ and {plain[min(annotations)]}/: {kind.plural} and annotations, not"
             f" classes.\n  tfkit trains classifiers of one class a file ({path}/<class>/<file>), not segmentation or"
             " detection."
         )
@@ -345,25 +345,25 @@ def _check_classes(folder: _Folder, classes: Mapping[str, list[FoundFile]], resu
                 " are the classes, and the others splits, name them train, validation and test."
             )
     empty = [f"'{name}'" for name, files in classes.items() if not files]
-    rest = f" Folders without {kind.many}: {listed(empty)}." if empty else ""
+    rest = f" Folders without {kind.plural}: {listed(empty)}." if empty else ""
     if outside := [name for name, reason in result.skipped if reason == _OUTSIDE]:
-        rest += f" {kind.many.capitalize()} outside a class folder: {len(outside)} ({listed(outside, 2)})."
+        rest += f" {kind.plural.capitalize()} outside a class folder: {len(outside)} ({listed(outside, 2)})."
     if result.others:
-        rest += f" Other files: {_counts(result)}; {kind.many} end in {', '.join(sorted(kind.suffixes))}."
+        rest += f" Other files: {_counts(result)}; {kind.plural} end in {', '.join(sorted(kind.suffixes))}."
     if len(classes) - len(empty) < 2:
         only = "".join(
-            f"one class folder ('{name}') with {len(files)} {kind.many}"
+            f"one class folder ('{name}') with {len(files)} {kind.plural}"
             for name, files in classes.items()
             if files
         )
         raise DataError(
-            f"{path}/ has {only or f'no class folder with {kind.many}'}; a classifier needs two or more.\n"
-            f"  Expected {path}/<class>/<{kind.one}>.{_nested(folder, result.root)}{rest}"
+            f"{path}/ has {only or f'no class folder with {kind.plural}'}; a classifier needs two or more.\n"
+            f"  Expected {path}/<class>/<{kind.singular}>.{_nested(folder, result.root)}{rest}"
         )
     if empty:
         raise DataError(
-            f"{path}/ has {len(empty)} of {len(classes)} class folders without {kind.many}.\n"
-            f"  Add {kind.many} to them, or remove them.{rest}"
+            f"{path}/ has {len(empty)} of {len(classes)} class folders without {kind.plural}.\n"
+            f"  Add {kind.plural} to them, or remove them.{rest}"
         )
 
 
@@ -467,22 +467,22 @@ def folder_notes(
     found: Scan, skipped: Sequence[Skipped], held_out: Mapping[str, float], leaked: int
 ) -> Iterator[str]:
     """Yield what a user should know of a folder that became splits, one sentence each."""
-    many = found.kind.many
+    plural = found.kind.plural
     yield from found.notes
     if skipped:
-        yield f"{found.root}/ has {skipped_text(skipped, many)}."
+        yield f"{found.root}/ has {skipped_text(skipped, plural)}."
     if found.others:
-        yield f"Passed over, because hidden or no {many}: {found.others.total()} ({_counts(found)})."
+        yield f"Passed over, because hidden or no {plural}: {found.others.total()} ({_counts(found)})."
     if found.given:
         for split, fraction in held_out.items():
             yield f"There is no {split} folder: {fraction:.0%} of train/ is held out for it."
     if leaked:
         yield (
-            f"{leaked} validation or test {many} have the content of one in an earlier split: they are easy, and"
+            f"{leaked} validation or test {plural} have the content of one in an earlier split: they are easy, and"
             " flatter the result."
         )
 
 
-def skipped_text(skipped: Sequence[Skipped], many: str) -> str:
+def skipped_text(skipped: Sequence[Skipped], plural: str) -> str:
     """Return how many files cannot be used, and why of the first ones."""
-    return f"{len(skipped)} {many} that cannot be used: {listed([f'{path} ({why})' for path, why in skipped], 3)}"
+    return f"{len(skipped)} {plural} that cannot be used: {listed([f'{path} ({why})' for path, why in skipped], 3)}"

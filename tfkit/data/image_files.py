@@ -363,7 +363,7 @@ def prepare_images(
             known = {file[:3]: (file, None) for file in _all_files(old)}
             known.update({file[:3]: (file, number) for number, file in enumerate(_readable(old))})
 
-        def one(image: FoundFile) -> tuple[_File, bytes]:
+        def prepare_file(image: FoundFile) -> tuple[_File, bytes]:
             stamp = (image.name, image.size, image.mtime_ns)
             file, number = known.get(stamp, (None, None))
             if file and (number is None or not writer.has_room):
@@ -379,7 +379,7 @@ def prepare_images(
 
         written = []
         for file, content in tqdm(
-            in_parallel(one, images),
+            in_parallel(prepare_file, images),
             total=len(images), desc="Preparing images", unit="image", delay=1, disable=not watched(),
         ):  # fmt: skip
             written.append(file)
