@@ -44,8 +44,9 @@ def page(folder, module):
 
 def test_what_has_a_page(modules):
     names = [module.__name__ for module in modules]
-    own = [value.__name__ for name in tfkit.__all__ if inspect.ismodule(value := getattr(tfkit, name))]
-    packages = [name for name in own if name.count(".") == 1]
+    members = [getattr(tfkit, name) for name in tfkit.__all__]
+    named = [module.__name__ for module in members if inspect.ismodule(module)]
+    packages = [name for name in named if name.count(".") == 1]
     assert set(names) >= {
         "tfkit",
         "recipes",

@@ -1,4 +1,7 @@
-"""Attributes of other libraries that are not public: all that tfkit uses, each with the version it was checked on."""
+"""Attributes of other libraries that are not public: all that tfkit uses, each with the version it was checked on.
+
+It imports nothing of tfkit: `tfkit.environment.stack` stands on it.
+"""
 
 from __future__ import annotations
 
@@ -37,8 +40,7 @@ def operator_details(interpreter: Any) -> list[dict[str, Any]]:
 @contextlib.contextmanager
 def traced_for_saving() -> Iterator[None]:
     """Trace functions as tf.saved_model.save does, which else traces them again (TensorFlow 2.19 to 2.21)."""
-    from tfkit.environment.stack import tf
-
+    saved_model = importlib.import_module("tensorflow").saved_model
     save_context = importlib.import_module("tensorflow.python.saved_model.save_context")
-    with save_context.save_context(tf.saved_model.SaveOptions()):
+    with save_context.save_context(saved_model.SaveOptions()):
         yield
