@@ -30,7 +30,6 @@ KINDS = {
 }
 # Behind the name of a job, in the name of a pod: "-worker-0-" and 5 letters by which pods of one worker differ.
 _LONGEST_NAME = 63 - len("-worker-0-") - len("-abcde")
-_LABEL = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,54 +70,55 @@ class ScheduledJob:
         Raises:
           ConfigError: it names all that is wrong at once.
         """
-        room = _LONGEST_NAME - len(str(max(self.workers, 1) - 1))
-        run_dir = _value(self.words, "--run-dir")
-        problems = {
-            f"--name {self.name!r}: at most {room} lower-case letters, digits and hyphens are expected, a letter"
-            " first (workers are addressed by it).": re.fullmatch(_LABEL, self.name)
-            and self.name[0].isalpha()
-            and len(self.name) <= room,
-            f"--memory {self.memory!r}: a whole number and Mi, Gi or Ti is expected, such as 8Gi.": re.fullmatch(
-                r"[1-9][0-9]*[MGT]i", self.memory
-            ),
-            "What is to run is not said: --from-run RUN, or at the end"
-            " -- -m recipes.train_distributed --data-dir DATA --run-dir RUN.": len(self.words) > 1
-            and self.words[0] == "-m",
-            "--run-dir is not said after --; it must be on storage that all workers share.": run_dir,
-        }
-        for name, least in (("workers", 1), ("cpus", 1), ("gpus", 0), ("max_restarts", 0)):
-            value = getattr(self, name)
-            problems[f"--{name.replace('_', '-')} is {value}; it must be at least {least}."] = value >= least
-        if kind == "slurm":
-            # What Slurm's manual page of sbatch lists for --time.
-            pattern = r"\d+(:\d\d){0,2}|\d+-\d+(:\d\d){0,2}"
-            expected = "hours:minutes:seconds or days-hours is expected"
-            problems[f"--time {self.time_limit!r}: {expected}."] = re.fullmatch(pattern, self.time_limit)
-        else:
-            problems |= self._problems_of_pods(run_dir or self.shared_mount)
-        if wrong := [text for text, is_right in problems.items() if not is_right]:
-            raise ConfigError("This job cannot be described:\n  " + "\n  ".join(wrong))
+        problems: list[str] = []
 
-    def _problems_of_pods(self, run_dir: str) -> dict[str, Any]:
-        mount, rule = PurePosixPath(self.shared_mount), "lower-case letters, digits and hyphens are expected"
-        return {
-            "--image: the container image with Python, tfkit and the recipes is expected,"
-            f" not {self.image!r}.": re.fullmatch(r"[^\s-]\S*", self.image or ""),
-            f"--namespace {self.namespace!r}: {rule} (RFC 1123).": re.fullmatch(_LABEL, self.namespace)
-            and len(self.namespace) <= 63,
-            f"--shared-claim {self.shared_claim!r}: {rule} (RFC 1123), the name of a PersistentVolumeClaim that all"
-            " pods can write to (ReadWriteMany): the run folder must outlive the pods.": re.fullmatch(
-                r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?", self.shared_claim or ""
-            ),
-            f"--shared-mount {mount}: an absolute path is expected, such as /runs.": mount.is_absolute()
-            and mount != PurePosixPath("/"),
-            f"--run-dir {run_dir} is not under {mount}, where the shared claim is mounted.": PurePosixPath(
-                run_dir
-            ).is_relative_to(mount),
-            "--overwrite is among the words: each new pod would obey it and remove the backup that it is to go on from,"
-            " and Kubernetes does not tell a pod that it is not the first. Leave it out, and give a new"
-            " --run-dir.": "--overwrite" not in self.words,
-        }
+        def expect(pattern: str, text: str | None, problem: str) -> None:
+            if not re.fullmatch(pattern, text or ""):
+                problems.append(problem)
+
+        label, time = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?", r"\d+(:\d\d){0,2}|\d+-\d+(:\d\d){0,2}"
+        room = _LONGEST_NAME - len(str(max(self.workers, 1) - 1))
+        rule = "lower-case letters, digits and hyphens are expected"
+        name = f"(?=[a-z])(?!.{{{room + 1}}}){label}"
+        expect(name, self.name, f"--name {self.name!r}: at most {room} {rule}, a letter first.")
+        memory = f"--memory {self.memory!r}: a whole number and Mi, Gi or Ti is expected, such as 8Gi."
+        expect(r"[1-9][0-9]*[MGT]i", self.memory, memory)
+        for field, least in (("workers", 1), ("cpus", 1), ("gpus", 0), ("max_restarts", 0)):
+            if getattr(self, field) < least:
+                flag = f"--{field.replace('_', '-')}"
+                problems.append(f"{flag} is {getattr(self, field)}; it must be at least {least}.")
+        run_dir = _value(self.words, "--run-dir")
+        if len(self.words) < 2 or self.words[0] != "-m" or not run_dir:
+            problems.append(
+                "What is to run is not said: --from-run RUN, or at the end -- -m recipes.train_distributed"
+                " --data-dir DATA --run-dir RUN; --run-dir on storage that all workers share."
+            )
+        if kind == "slurm":
+            expected = "hours:minutes:seconds or days-hours is expected"
+            # What Slurm's manual page of sbatch lists for --time.
+            expect(time, self.time_limit, f"--time {self.time_limit!r}: {expected}.")
+        else:
+            image = "the container image with Python, tfkit and the recipes is expected"
+            expect(r"[^\s-]\S*", self.image, f"--image {self.image!r}: {image}.")
+            namespace = f"--namespace {self.namespace!r}: {rule} (RFC 1123)."
+            expect(f"(?!.{{64}}){label}", self.namespace, namespace)
+            claim = "a PersistentVolumeClaim that all pods can write to (ReadWriteMany): the run folder outlives them"
+            claim_problem = f"--shared-claim {self.shared_claim!r}: {claim}; {rule} (RFC 1123)."
+            expect(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?", self.shared_claim, claim_problem)
+            mount = PurePosixPath(self.shared_mount)
+            if len(mount.parts) < 2 or not mount.is_absolute():
+                problems.append(f"--shared-mount {mount}: an absolute path is expected, such as /runs.")
+            elif run_dir and not PurePosixPath(run_dir).is_relative_to(mount):
+                problems.append(
+                    f"--run-dir {run_dir} is not under {mount}, where the shared claim is mounted."
+                )
+            if "--overwrite" in self.words:
+                problems.append(
+                    "--overwrite: each new pod would obey it and remove the backup that it is to go on from, and"
+                    " Kubernetes does not tell a pod that it is not the first. Give a new --run-dir instead."
+                )
+        if problems:
+            raise ConfigError("This job cannot be described:\n  " + "\n  ".join(problems))
 
 
 def manifest(kind: str, job: ScheduledJob) -> str:
