@@ -413,6 +413,17 @@ def test_a_quote_that_does_not_fit_takes_no_row_with_it(tmp_path, line, text, re
     assert found[40] == (42, [text, "a"], remark)
 
 
+def test_a_missing_label_makes_no_line_of_a_text_a_row(tmp_path):
+    missing = '"Dear all,\nnothing is here",\nno label,\n'
+    found = rows_of(tmp_path, f"text,label\n{PLAIN}{missing}" + '"Dear all,\nleft",a\n' * 3)
+    assert [row[1] for row in found[40:]] == [
+        ["Dear all,\nnothing is here", ""],
+        ["no label", ""],
+        *[["Dear all,\nleft", "a"]] * 3,
+    ]
+    assert not any(row[2] for row in found)
+
+
 def test_the_parts_of_a_broken_row_are_named(tmp_path):
     broken = '"Dear all,\nhe said "hi" to you and\nthe rest, or so"\nleft",c\n'
     found = rows_of(tmp_path, f"text,label\n{PLAIN}{broken}{PLAIN}")

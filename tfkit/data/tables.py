@@ -165,23 +165,32 @@ class _RepeatedValues:
         elif len(cells) == self.width:
             self._rows += 1
             for column, values in [*self._values.items()]:
-                values.add(cells[column].strip())
+                values.update(filter(None, [cells[column].strip()]))
                 if len(cells[column]) > _LONGEST_VALUE or len(values) > _MOST_VALUES:
                     del self._values[column]
 
     def _few(self) -> list[int]:
         """Return the two columns with the fewest values, where they are few."""
         most = max(2, self._rows // 4) if self._rows >= 10 else 0
-        counts = {column: len(values) for column, values in self._values.items() if values != {""}}
+        counts = {column: len(values) for column, values in self._values.items()}
         return sorted((column for column in counts if 0 < counts[column] <= most), key=counts.__getitem__)[:2]
 
-    def fit(self, cells: Sequence[str], *, surely: bool = False) -> bool:
-        """Return whether these can be the cells of a row; `surely` is False while nothing repeats."""
+    def fit(self, cells: Sequence[str], *, surely: bool = False, missing: bool = False) -> bool:
+        """Return whether these can be the cells of a row.
+
+        Args:
+          cells: of a line, or of several.
+          surely: not while nothing repeats.
+          missing: an empty cell, such as a missing label, is allowed.
+        """
         few = self._few()
         return (
             len(cells) == (self.width or len(cells))
             and (bool(few) or not surely)
-            and all(cells[column].strip() in self._values[column] for column in few)
+            and all(
+                cells[column].strip() in self._values[column] or (missing and not cells[column].strip())
+                for column in few
+            )
         )
 
 
@@ -229,7 +238,7 @@ def _read_rows(
     def may_have_rows(cells: list[str]) -> bool:
         inner = held[1:-1]
         alike = sum(text.count(delimiter) == known.width - 1 for text in inner)
-        return (len(inner) > 1 and 2 * alike >= len(inner)) or not known.fit(cells)
+        return (len(inner) > 1 and 2 * alike >= len(inner)) or not known.fit(cells, missing=True)
 
     while True:
         held.clear()

@@ -226,6 +226,21 @@ def decode(content: bytes) -> tuple[str, str]:
         return content.decode(encoding.name, encoding.errors), name
 
 
+def read_document(path: Path) -> tuple[str, str]:
+    """Return the text of a file, and the name of its encoding.
+
+    Raises:
+      DataError: it cannot be read or is no text; the reason alone.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as err:
+        raise DataError(f"cannot be read ({err.strerror})") from err
+    if kind := binary_kind(content[: 1 << 20]):
+        raise DataError(f"is no text, but {kind}")
+    return decode(content)
+
+
 def binary_kind(head: bytes) -> str:
     """Return what a file is by its first bytes; empty for text."""
     for start, kind in _SIGNATURES.items():

@@ -46,7 +46,7 @@ from tfkit.data.tables import (
     open_table,
     refuse_numbers,
 )
-from tfkit.data.text_decoding import Cleaner, binary_kind, decode, short
+from tfkit.data.text_decoding import Cleaner, read_document, short
 from tfkit.environment import files
 from tfkit.environment.files import digest_of
 from tfkit.environment.process import watched
@@ -569,14 +569,10 @@ class _Documents:
             tqdm(self._found.files, desc="Reading texts", unit="text", delay=1, disable=not watched())
         ):
             try:
-                content = (self._found.root / file.name).read_bytes()
-            except OSError as err:
-                yield Skipped(file.name, f"cannot be read ({err.strerror})")
+                text, encoding = read_document(self._found.root / file.name)
+            except DataError as err:
+                yield Skipped(file.name, str(err))
                 continue
-            if kind := binary_kind(content[: 1 << 20]):
-                yield Skipped(file.name, f"is no text, but {kind}")
-                continue
-            text, encoding = decode(content)
             if encoding not in ("utf-8", "utf-8-sig"):
                 other.setdefault(encoding, []).append(file.name)
             text = cleaner(text)
