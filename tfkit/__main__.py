@@ -8,10 +8,12 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from tfkit import cli
 from tfkit.distribution.manifest import add_command
 from tfkit.errors import TfkitError
+from tfkit.run import REPORT
 from tfkit.settings.parse import EXIT_CODES
 
 _EPILOG = f"""
@@ -103,7 +105,9 @@ def _launch(chosen: argparse.Namespace) -> int:
 def _report(chosen: argparse.Namespace) -> int:
     from tfkit.reporting.comparison import report
 
-    print(report(*chosen.runs, output=chosen.output))
+    page = report(*chosen.runs, output=chosen.output)
+    pages = [Path(run) / REPORT for run in chosen.runs]
+    print(*dict.fromkeys([*pages, page]), sep="\n")
     return 0
 
 
