@@ -22,7 +22,7 @@ def test_the_same_call_embeds_nothing_again(tmp_path, monkeypatch):
 
 
 def test_a_wrong_keyword_is_answered_with_the_right_one(tmp_path):
-    with pytest.raises(ConfigError, match="tops=[\\s\\S]*top="):
+    with pytest.raises(ConfigError, match=r"tops=[\s\S]*top="):
         tfkit.search(tmp_path, query="x", tops=3)
 
 
