@@ -197,9 +197,9 @@ def test_saved_models_that_do_not_say_what_they_take(tmp_path):
         convert(stored(tmp_path / "none"))
     several = stored(tmp_path / "several", numbers="numbers", images="images")
     for name in (None, "other"):
-        with pytest.raises(UsageError, match="numbers, images.*--signature"):
+        with pytest.raises(UsageError, match="--signature numbers"):
             convert(several, signature=name)
-    with pytest.raises(UsageError, match=r"\[\?, \?, \?, 3\].*one shape"):
+    with pytest.raises(UsageError, match=r"\?, \?, \?, 3.*one shape"):
         convert(several, signature="images")
     with pytest.raises(UsageError, match="does not fit"):
         convert(several, signature="images", input_shape=(1, 8, 8, 4))

@@ -18,7 +18,6 @@ import numpy as np
 
 from tfkit.data.splits import FULL_RANGE, Splits, to_square
 from tfkit.environment import files, foreign, stack
-from tfkit.environment.foreign import random_states
 from tfkit.errors import CheckError
 from tfkit.metrics import Evaluation, gives_logits, to_probabilities
 from tfkit.run import SAVED_MODEL, Run
@@ -49,7 +48,7 @@ def module_of(model: keras.Model, call: Any, spec: Any, *, classify: Any) -> Any
     kinds = (tf.saved_model.experimental.TrackableResource, tf.Variable)
     module.resources = [layer.resolved_object for layer in model.layers if hasattr(layer, "resolved_object")]
     module.others = [part for part in parts if isinstance(part, kinds) and id(part) not in held]
-    module.random_states = random_states(model)
+    module.random_states = [one.state for one in foreign.random_generators(model).values()]
     module.__call__ = call
     module.classify = classify
 
