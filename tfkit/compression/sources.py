@@ -38,17 +38,14 @@ _CHECKPOINT = (
 _OTHERS_EXPORT = (
     "of PyTorch or ONNX\n  torch.onnx.export and onnx2tf make a SavedModel of it, litert-torch a .tflite."
 )
-_FROZEN = (
-    "a graph without signature\n  Give the function between two of its tensors:"
-    " graph = tf.compat.v1.GraphDef.FromString(open(...).read()); tf.compat.v1.wrap_function(lambda:"
-    " tf.graph_util.import_graph_def(graph, name=''), []).prune('input:0', 'output:0')"
-)
 _OTHER_KINDS = {
     ".tflite": _CONVERTED,
     "saved_model.pb": "a part of a SavedModel\n  Give its folder.",
     **dict.fromkeys((".ckpt", ".index", ".data-00000-of-00001", ".weights.h5"), _CHECKPOINT),
     **dict.fromkeys((".onnx", ".pt", ".pth", ".safetensors"), _OTHERS_EXPORT),
-    **dict.fromkeys((".pb", ".pbtxt"), _FROZEN),
+    **dict.fromkeys(
+        (".pb", ".pbtxt"), "a graph without signature\n  Give a function of it: tf.compat.v1.wrap_function."
+    ),
     **dict.fromkeys((".zip", ".tar.gz", ".tgz"), "an archive\n  Unpack it, and give what is in it."),
 }
 """How a file's name ends, what it is then, and what to do."""

@@ -11,14 +11,6 @@ from collections.abc import Iterator
 from typing import Any
 
 
-def compiled_metrics(model: Any) -> list[Any]:
-    """Return the metrics that a model of tf_keras was compiled with, as they were given (tf_keras 2.21)."""
-    from tfkit.environment.stack import tf
-
-    compiled = model.compiled_metrics
-    return list(tf.nest.flatten([compiled._user_metrics, compiled._user_weighted_metrics]))
-
-
 def random_generators(model: Any) -> dict[int, Any]:
     """Return the tf.random.Generators of layers such as Dropout by place in `model.submodules` (tf_keras 2.21)."""
     found = {

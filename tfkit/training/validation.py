@@ -1,16 +1,15 @@
-"""A user's own model before it is trained: whatever would fail in the end is tried on one batch at the start."""
+"""Check a user's own model before it is trained: whatever would fail in the end is tried on one batch at the start."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tfkit.data.splits import Splits
 from tfkit.distribution.replicas import validation
-from tfkit.environment.foreign import compiled_metrics
 from tfkit.environment.packages import first_line, is_keras_3, what
 from tfkit.errors import ConfigError, DataError, TfkitError
 from tfkit.metrics import Outputs
@@ -230,16 +229,10 @@ def _validate(model: keras.Model, examples: Any, given: np.ndarray) -> None:
     except TfkitError:
         raise
     except Exception as error:
-        wrong = "; ".join(_wrong_metrics(model, given))
-        fix = (
-            f"These metrics do not take class numbers, int64 [batch], beside outputs {given.shape[1:]}: {wrong}."
-            '\n  Leave them out, or take such as do: "accuracy".'
-            if wrong
-            else "model.evaluate(splits.validation, steps=1) shows where."
-        )
         raise ConfigError(
             f"The model cannot be validated on a batch, so it was not trained ({type(error).__name__}:"
-            f" {first_line(error)}).\n  {fix}"
+            f" {first_line(error)}).\n  Leave out metrics that do not take class numbers, int64 [batch], beside outputs"
+            f" {given.shape[1:]}; model.evaluate(splits.validation, steps=1) shows where it fails."
         ) from error
     if not np.isfinite(logs.get("loss", np.nan)):
         raise ConfigError(
@@ -247,19 +240,6 @@ def _validate(model: keras.Model, examples: Any, given: np.ndarray) -> None:
             " 'loss', a finite number.\n  Return it from the model's own test_step too, as keras.Model.test_step does;"
             " look for logarithms of 0 in the loss, and for labels outside of its units."
         )
-
-
-def _wrong_metrics(model: keras.Model, given: np.ndarray) -> Iterator[str]:
-    """Yield the compiled metrics that fail on labels and outputs, each by itself."""
-    from tfkit.environment.stack import keras, tf
-
-    labels = tf.zeros([len(given), 1] if given.ndim == 2 else [len(given)], tf.int64)
-    for metric in compiled_metrics(model):
-        if isinstance(metric, keras.metrics.Metric):
-            try:
-                type(metric).from_config(metric.get_config()).update_state(labels, given)
-            except Exception as error:
-                yield f"{metric.name} ({first_line(error)})"
 
 
 def _does_not_take(model: keras.Model, splits: Splits, error: Exception) -> str:

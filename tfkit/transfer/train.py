@@ -184,7 +184,7 @@ def _train(config: Any, run: Run, strategy: tf.distribute.Strategy, *, recipe: s
     from tfkit.transfer.fine_tuning import fine_tune, train_all_layers
     from tfkit.transfer.light import train_light
     from tfkit.transfer.load import load
-    from tfkit.transfer.private import train_private, train_private_light
+    from tfkit.transfer.private import train_private
     from tfkit.transfer.results import conclude, describe
 
     private, whole = isinstance(config, PrivateConfig), isinstance(config, ImageModelConfig)
@@ -198,8 +198,6 @@ def _train(config: Any, run: Run, strategy: tf.distribute.Strategy, *, recipe: s
     describe(run, encoder, splits, recipe=recipe, show_examples=not private)
     if whole:
         classifier = train_all_layers(run, encoder, splits, config, strategy=strategy)
-    elif private and encoder is None:
-        classifier = train_private_light(run, splits, config, strategy=strategy)
     elif private:
         classifier = train_private(run, encoder, splits, config, strategy=strategy)
     elif encoder is None:
