@@ -350,7 +350,7 @@ class Source:
 
     @property
     def inputs(self) -> Mapping[str, tuple[tuple[int, ...], str]]:
-        """Name to shape and dtype."""
+        """Return name to shape and dtype."""
         return self.takes.shapes
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints: a killed training goes on, within epochs too, and ends with the weights of an uninterrupted one.
+"""Save and restore a training: killed, it goes on, within epochs too, and ends with the weights of an unbroken one.
 
 What a step does is a function of (seed, epoch, step) and of the state before it: the order of the examples
 (`Splits.epochs`), the masks of the dropout layers (`StepSeeds`), the optimizer and the best weights (`Checkpoints`).
@@ -136,7 +136,7 @@ class KeptWeights(keras.callbacks.Callback):
 
     @property
     def exhausted(self) -> bool:
-        """Whether there were as many epochs without improvement as patience allows."""
+        """Return whether there were as many epochs without improvement as patience allows."""
         return self._patience is not None and self.state["wait"] >= self._patience
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
@@ -273,7 +273,7 @@ class Checkpoints(keras.callbacks.Callback):
         self.epoch, self.step, self.finished = state["epoch"], state["step"], state["finished"]
 
     def maybe_load_initial_counters_from_ckpt(self, *_: Any, **__: Any) -> tuple[int, int]:
-        """Where `fit` begins: it asks the model's training state, as of Keras's BackupAndRestore, under this name."""
+        """Return where `fit` begins: it asks the model's training state, as of BackupAndRestore, under this name."""
         return self.epoch, self.step
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
@@ -426,7 +426,7 @@ class Checkpoints(keras.callbacks.Callback):
         return (-1 if numbers else 0), damage
 
     def _add_measured(self) -> None:
-        """To the metrics, which began anew with the process, add what this epoch had measured before it."""
+        """Add to the metrics, which began anew with the process, what this epoch had measured before it."""
         for metric in self.model.metrics:
             earlier = self._measured.get(metric.name)
             if earlier is not None:

@@ -75,7 +75,7 @@ def classifier(model: keras.Model, spec: Any, *, logits: bool, training: bool = 
 
 
 def feature_module(model: keras.Model, splits: Splits, *, logits: bool) -> Any:
-    """What is saved of a model of rows of numbers: it takes what it was trained on."""
+    """Return what is saved of a model of rows of numbers: it takes what it was trained on."""
     from tfkit.environment.stack import tf
 
     spec = tf.TensorSpec([None, *splits.spec.shape], splits.spec.dtype, name="features")
@@ -84,7 +84,7 @@ def feature_module(model: keras.Model, splits: Splits, *, logits: bool) -> Any:
 
 
 def _regularization(model: keras.Model) -> Iterator[Callable[[], Any]]:
-    """Each loss on a weight alone, as a function of nothing."""
+    """Yield each loss on a weight alone, as a function of nothing."""
     from tfkit.environment.stack import tf
 
     for layer in model.submodules:
@@ -103,7 +103,7 @@ _OVERSHOOT = 0.5
 
 
 def image_module(model: keras.Model, splits: Splits, *, logits: bool) -> Any:
-    """What is saved of a classifier of images; see `tfkit.training.export.save`."""
+    """Return what is saved of a classifier of images; see `tfkit.training.export.save`."""
     from tfkit.environment.stack import tf
 
     size = int(splits.spec.shape[0])
@@ -192,7 +192,7 @@ VOCABULARY = "vocab.txt"
 
 
 def text_module(model: keras.Model, *, scratch: Path, logits: bool) -> Any:
-    """What is saved of a classifier of texts.
+    """Return what is saved of a classifier of texts.
 
     It takes UTF-8 strings, [] or [batch], and gives float32 [classes] or [batch, classes]; `serving_default` takes
     [batch] as `texts`. Where the tokenizer is tfkit's own, its vocabulary is in assets/vocab.txt, and the signature
@@ -234,7 +234,7 @@ CHECKED_AT_A_TIME = 16
 
 
 def predict(model: Any, splits: Splits, indices: np.ndarray) -> np.ndarray:
-    """What an exported model says of examples as the user has them: each image at its own size.
+    """Return what an exported model says of examples as the user has them: each image at its own size.
 
     Args:
       model: `Run.model`.

@@ -212,10 +212,10 @@ class _TriedLoss:
         return self._same([((1, [p]), (0, [1 - p])) for p in (0.1, 0.3, 0.7, 0.9)])
 
     def _same(self, pairs: Sequence[Any]) -> bool:
-        return self._function is not None and bool(
-            np.allclose(*np.transpose([[self._value(*example) for example in pair] for pair in pairs]),
-                        rtol=1e-3, atol=1e-5)
-        )  # fmt: skip
+        if self._function is None:
+            return False
+        values = np.array([[self._value(*one), self._value(*other)] for one, other in pairs])
+        return bool(np.allclose(values[:, 0], values[:, 1], rtol=1e-3, atol=1e-5))
 
 
 def find(

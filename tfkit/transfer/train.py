@@ -1,4 +1,4 @@
-"""tfkit.train: a folder of photos, a table of texts, to a finished run; the recipes that train are its command line."""
+"""Train from a folder or a table to a finished run: tfkit.train, whose command line are the recipes that train."""
 
 from __future__ import annotations
 
