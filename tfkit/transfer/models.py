@@ -195,7 +195,7 @@ def whole_model(
 
 
 def learning_rate_schedule(peak: float, *, steps: int, warmup: float = WARMUP_SHARE) -> Any:
-    """Return a learning rate: linear warm-up over a share of the steps, a tenth of them as a rule, then a cosine down to zero.
+    """Return a learning rate: linear warm-up over a share of the steps, a tenth as a rule, then a cosine down to zero.
 
     Source: Loshchilov and Hutter 2017 (arXiv:1608.03983); Goyal et al. 2017 (arXiv:1706.02677) for the warm-up.
     """
