@@ -14,25 +14,20 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 
 from tfkit import hub
 from tfkit.compression import convert
-from tfkit.compression.converter_process import _waiting, end_converters
+from tfkit.compression.converter_process import _running, end_converters
 from tfkit.environment.stack import keras, tf
 from tfkit.training.loop import _build_metrics
 from tfkit.transfer import models
 
 
 def seconds_of_children() -> float:
-    """Of the processor, by the children that wait now; Linux."""
-    ticks = 0
-    for converter in _waiting:
-        fields = Path(f"/proc/{converter.process.pid}/stat").read_text().rpartition(")")[2].split()
-        ticks += int(fields[11]) + int(fields[12])
-    return ticks / 100
+    """Of the processor, by the process that converts, if it runs."""
+    return sum(executor.submit(time.process_time).result() for executor, _ in _running)
 
 
 def timed(work: Callable[[], object], *, before: float) -> tuple[float, float]:

@@ -26,7 +26,7 @@ def test_a_full_disk_costs_backups_and_nothing_else(tmp_path):
     if "permission denied" in done.stderr.lower() and "mount" in done.stderr:
         pytest.skip(f"no disk can be mounted here: {done.stderr.splitlines()[0]}")
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "A backup failed" in done.stderr
+    assert "A checkpoint failed" in done.stderr
     assert "training goes on" in done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert found == {"difference": 0.0, "states": 2, "halves": []}

@@ -128,7 +128,7 @@ WRONG = {
         None,
         lambda y, p: tf.reduce_sum((p - tf.one_hot(tf.cast(tf.reshape(y, [-1]), tf.int32), 3)) ** 2, 1),
         3,
-        'output="probabilities"',
+        'output="logits"',
     ),
 }
 

@@ -34,7 +34,7 @@ def convert(
     inference_output_type: str = "float32",
     select_tf_ops: bool = False,
 ) -> bytes:
-    """A model as TFLite, converted in a process of its own and checked.
+    """Convert a model to TFLite, in a process of its own and checked.
 
     Args:
       model: a tf_keras model, a Keras 3 model, the .keras or .h5 file of one, a SavedModel's folder, a model handle, a

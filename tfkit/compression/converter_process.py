@@ -1,21 +1,20 @@
-"""The process in which TensorFlow's converter runs: its crash is an error here, and not the end of the session.
+"""Run TensorFlow's converter in a process of its own: its crash is an error here, and not the end of the session.
 
 The process stays for the conversions that follow: it takes longer to import TensorFlow than to convert most models.
+It is one of loky, whose processes do not import the program that starts them: a script without
+`if __name__ == "__main__"` would run a second time.
 """
 
 from __future__ import annotations
 
 import atexit
-import contextlib
-import multiprocessing
 import os
+import re
 import signal
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -81,129 +80,68 @@ def run_conversions(
     Returns:
       For the name of each request the content of a .tflite file, or the error that prevents it.
     """
+    from joblib.externals.loky import BrokenProcessPool
+
     model = {"folder": str(source.folder), "inputs": source.inputs, "cuts_text": source.cuts_text}
     results: dict[str, bytes | TfkitError] = {}
     for request in requests:
         measured = request.variant in MEASURED
+        executor, log = _executor()
+        os.truncate(log, 0)
         try:
-            results[request.name] = _convert_apart((model, request, (examples or {}) if measured else {}))
-        except _CrashError as err:
-            remedy = _LOOP_REMEDY if source.loops and measured else _CRASH_REMEDY
+            task = executor.submit(_convert, model, request, (examples or {}) if measured else {})
+            results[request.name] = task.result()
+        except TfkitError as err:
+            results[request.name] = err
+        except BrokenProcessPool as err:
+            last_words = Path(log).read_text(errors="replace").split("\n")[-_LAST_LINES:]
+            end_converters()
+            ending = re.search(r"\w+\(-?\d+\)", str(err))
             results[request.name] = CheckError(
-                f"The converter {err} at {request.name} ({request.variant}). Nothing else is lost.\n  {remedy}"
-                f"\n  Its last words:{err.last_words}"
+                f"The converter was ended by {ending[0].partition('(')[0] if ending else 'something'} at {request.name}"
+                f" ({request.variant}). Nothing else is lost.\n"
+                f"  {_LOOP_REMEDY if source.loops and measured else _CRASH_REMEDY}\n"
+                "  Its last words: " + "\n    ".join(last_words)
             )
+        except BaseException:
+            end_converters()
+            raise
     return results
 
 
-class _CrashError(Exception):
-    """The converter ended its process."""
+_running: list[tuple[Any, str]] = []
+os.register_at_fork(after_in_child=_running.clear)  # it is the other process's
 
-    def __init__(self, code: int, last_words: str) -> None:
-        super().__init__(
-            f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+
+def _executor() -> tuple[Any, str]:
+    """Return the executor whose one process converts, and the file of what that prints."""
+    from joblib.externals.loky import ProcessPoolExecutor
+
+    if not _running:
+        descriptor, log = tempfile.mkstemp(prefix="tfkit-converter-")
+        os.close(descriptor)
+        executor = ProcessPoolExecutor(
+            max_workers=1, timeout=IDLE_SECONDS, initializer=_prepare_process, initargs=(log,)
         )
-        self.code, self.last_words = code, last_words
-
-
-class _Converter:
-    """A process that converts what it is sent.
-
-    Not one of a pool of multiprocessing, whose processes import the program that starts them: a script without
-    `if __name__ == "__main__"` would run a second time.
-    """
-
-    def __init__(self) -> None:
-        self.connection, theirs = multiprocessing.Pipe()
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115 (it lives as long as the process)
-        with theirs:
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", f"from {__name__} import main; main({theirs.fileno()})"],
-                stdin=subprocess.DEVNULL,
-                stdout=self._log,
-                stderr=self._log,
-                pass_fds=[theirs.fileno()],
-            )
-
-    def convert(self, task: Any) -> bytes | TfkitError:
-        """Return the result of a task.
-
-        Raises:
-          _CrashError: the process ended; with code 0 if it was idle for too long.
-        """
-        self._log.seek(0)
-        self._log.truncate()
-        try:
-            self.connection.send(task)
-            result: bytes | TfkitError = self.connection.recv()
-        except (EOFError, OSError) as err:
-            code = self.process.wait()
-            self._log.seek(0)
-            lines = [line for line in self._log.read().decode(errors="replace").splitlines() if line.strip()]
-            raise _CrashError(
-                code, "".join(f"\n    {line}" for line in lines[-_LAST_LINES:]) or " none"
-            ) from err
-        except BaseException:
-            self.end()
-            raise
-        return result
-
-    def end(self) -> None:
-        """End the process."""
-        self.process.kill()
-        self.process.wait()
-
-
-_waiting: list[_Converter] = []
-os.register_at_fork(after_in_child=_waiting.clear)  # they are the other process's
-
-
-def _convert_apart(task: Any) -> bytes | TfkitError:
-    while True:
-        converter = _waiting_converter() or _Converter()
-        try:
-            result = converter.convert(task)
-        except _CrashError as err:
-            if err.code:
-                raise
-            continue  # it was idle for too long, and ended just now
-        _waiting.append(converter)
-        return result
-
-
-def _waiting_converter() -> _Converter | None:
-    with contextlib.suppress(IndexError):
-        while (converter := _waiting.pop()).process.poll() is not None:
-            pass
-        return converter
-    return None
+        _running.append((executor, log))
+    return _running[0]
 
 
 @atexit.register
 def end_converters() -> None:
-    """End the processes that wait for conversions, and free their memory; the next conversion starts another."""
-    while converter := _waiting_converter():
-        converter.end()
+    """End the process that converts, and free its memory; the next conversion starts another."""
+    while _running:
+        executor, log = _running.pop()
+        executor.shutdown(kill_workers=True)
+        Path(log).unlink(missing_ok=True)
 
 
-def main(file_descriptor: int) -> None:
-    """Convert what arrives, until nothing does for a while or the process that sends it ends.
-
-    Args:
-      file_descriptor: of the connection to it.
-    """
-    from tfkit.environment.stack import tf
-
+def _prepare_process(log: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the other process
-    tf.config.set_visible_devices([], "GPU")  # their memory too
-    connection = Connection(file_descriptor)
-    with contextlib.suppress(EOFError):
-        while connection.poll(IDLE_SECONDS):
-            try:
-                result: bytes | TfkitError = _convert(*connection.recv())
-            except TfkitError as err:
-                result = err
-            connection.send(result)
+    with Path(log).open("ab", buffering=0) as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    stack.tf.config.set_visible_devices([], "GPU")  # their memory too
 
 
 def _convert(

@@ -1,4 +1,4 @@
-"""When int8 loses too much: find the layers at which its error starts, and keep those in float."""
+"""Find the layers at which the error of an int8 model starts, and keep those in float."""
 
 from __future__ import annotations
 
@@ -61,12 +61,13 @@ class ErrorLocalisation:
 
     @property
     def worst(self) -> list[Step]:
-        """The operations that compute, those that add most error first."""
-        return sorted((one for one in self.steps if one.operation in _COMPUTES), key=lambda step: -step.added)
+        """Return the operations that compute, those that add most error first."""
+        computing = (step for step in self.steps if step.operation in _COMPUTES)
+        return sorted(computing, key=lambda step: -step.added)
 
     @property
     def sentence(self) -> str:
-        """Where the error starts, in words."""
+        """Say where the error starts."""
         if self.outside:
             return (
                 f"The error starts at the input: {self.outside}. The representative data do not hold such values:"
@@ -140,18 +141,14 @@ class _Watched:
         steps = operator_details(self._interpreter)
         # An input of real numbers is quantized by the first operation: its range is that tensor's.
         self._quantized = {
-            int(one["inputs"][0]): int(one["outputs"][0]) for one in steps if one["op_name"] == "QUANTIZE"
+            int(step["inputs"][0]): int(step["outputs"][0]) for step in steps if step["op_name"] == "QUANTIZE"
         }
-        self._computed = sorted({int(index) for one in steps for index in one["outputs"] if index >= 0})
-        self.operations: list[tuple[str, str, list[str]]] = [
-            (
-                self._names[int(made)],
-                str(one["op_name"]),
-                [self._names.get(int(n), "") for n in one["inputs"]],
-            )
-            for one in steps
-            for made in one["outputs"]
-        ]
+        self._computed = sorted({int(index) for step in steps for index in step["outputs"] if index >= 0})
+        self.operations: list[tuple[str, str, list[str]]] = []
+        for step in steps:
+            sources = [self._names.get(int(index), "") for index in step["inputs"]]
+            for output in step["outputs"]:
+                self.operations.append((self._names[int(output)], str(step["op_name"]), sources))
 
     def values(self, example: Any) -> dict[str, np.ndarray]:
         """Return every computed tensor by name, as real numbers."""
@@ -230,14 +227,11 @@ def selective_variant(
     return None, located, f"Keeping the worst layers in float did not do ({'; '.join(tried)})."
 
 
-def _one_by_one(subject: Subject) -> list[Any]:
+def _one_by_one(subject: Subject) -> list[dict[str, np.ndarray]]:
     """Return some examples with their batch of 1, drawn from all."""
-    drawn = subject.read(draw(subject.count, EXAMPLES))
-    rows = [
-        {
-            name: value[np.newaxis].astype(np.float32)
-            for name, value in zip(_by_name(drawn), values, strict=True)
-        }
-        for values in zip(*_by_name(drawn).values(), strict=True)
+    drawn = _by_name(subject.read(draw(subject.count, EXAMPLES)))
+    count = len(next(iter(drawn.values())))
+    return [
+        {name: values[place : place + 1].astype(np.float32) for name, values in drawn.items()}
+        for place in range(count)
     ]
-    return rows if isinstance(drawn, Mapping) else [row[""] for row in rows]

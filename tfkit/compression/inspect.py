@@ -1,4 +1,4 @@
-"""What is in a .tflite file, counted without running it and without TensorFlow, and the proof of an int8 one."""
+"""Count what is in a .tflite file, without running it and without TensorFlow, and prove an int8 one."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class Inventory:
 
     @property
     def macs(self) -> dict[str, float]:
-        """Share of the multiply-accumulate operations by type, the largest first."""
+        """Return the share of the multiply-accumulate operations by type, the largest first."""
         sums: collections.Counter[str] = collections.Counter()
         for operator in self.operators:
             sums[operator.dtype] += operator.macs
@@ -103,7 +103,7 @@ class Inventory:
 
     @property
     def ops(self) -> dict[str, dict[str, int]]:
-        """Number of operations by type and name."""
+        """Return the number of operations by type and name."""
         counted: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
         for operator in self.operators:
             counted[operator.dtype][operator.name] += 1
@@ -111,7 +111,7 @@ class Inventory:
 
     @property
     def summary(self) -> str:
-        """One line: "int8: 100.0 % of MACs; float32: SOFTMAX"."""
+        """Return one line: "int8: 100.0 % of MACs; float32: SOFTMAX"."""
         shares = [f"{dtype}: {100 * share:.1f} % of MACs" for dtype, share in self.macs.items()]
         rest = [
             f"{dtype}: {', '.join(sorted(names))}"
@@ -188,9 +188,9 @@ def _inventory(tables: Any, model: bytes) -> Inventory:
     codes = {code.customCode.decode(errors="replace") for code in tables.operatorCodes if code.customCode}
     custom = sorted(codes & {operator.name for operator in operators})
     constants = {
-        buffer: graph.tensors[index].dtype
+        graph.buffers[index]: tensor.dtype
         for graph in graphs
-        for index, buffer in enumerate(graph.buffers)
+        for index, tensor in enumerate(graph.tensors)
         if graph.data(index) is not None
     }
     weights: collections.Counter[str] = collections.Counter()

@@ -1,4 +1,4 @@
-"""Metadata: what a .tflite file says of itself, so that a client needs nothing beside it.
+"""Write and read what a .tflite file says of itself, so that a client needs nothing beside it.
 
 The format is TFLite's: a ModelMetadata flatbuffer in the model's own list of metadata, and the labels as a file in a
 zip archive that is appended to the model. An interpreter reads the former part alone; `zipfile` reads the latter.

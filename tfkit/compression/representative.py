@@ -1,4 +1,4 @@
-"""Inputs in every form in which Keras takes them, and the representative sample by which int8 ranges are measured."""
+"""Read inputs in every form in which Keras takes them, and draw the sample by which int8 ranges are measured."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class Inputs:
         return isinstance(data, tuple) and len(data) in (2, 3) and np.ndim(first) == ranks[0]
 
     def _unpacked(self, element: Any) -> tuple[Any, Any]:
-        """Inputs and labels of (inputs, labels, weights), as Keras takes elements apart."""
+        """Return inputs and labels of (inputs, labels, weights), as Keras takes elements apart."""
         several = len(self.shapes)
         if isinstance(element, tuple) and element:
             nested = isinstance(element[0], Mapping | list | tuple)
@@ -130,7 +130,7 @@ class Inputs:
 
     @property
     def described(self) -> str:
-        """Names and shapes."""
+        """Return names and shapes."""
         return ", ".join(
             f"{name} [{', '.join(['n', *map(str, shape[1:])])}]" for name, (shape, _) in self.shapes.items()
         )
@@ -157,7 +157,7 @@ _APART = 3.0  # standard deviations of a channel's mean over the images
 
 
 def from_splits(splits: Splits, *, count: int = EXAMPLES, seed: int = 0) -> np.ndarray:
-    """Training examples, of each class as many as can be, as a converted model takes them.
+    """Return training examples, of each class as many as can be, as a converted model takes them.
 
     Args:
       splits: of images or texts.
@@ -175,7 +175,7 @@ def from_splits(splits: Splits, *, count: int = EXAMPLES, seed: int = 0) -> np.n
 
 
 def pinned(images: np.ndarray) -> np.ndarray:
-    """The same images with one black and one white value in the first: the input then has scale 1, zero point 0.
+    """Return the same images with one black and one white value in the first: the input then has scale 1, zero point 0.
 
     A pixel of 0..255 is thus its own quantized value, whatever the examples happen to hold.
 
@@ -264,7 +264,7 @@ def affordable(inputs: Inputs) -> int:
 
 
 def _classes(labels: np.ndarray | None, count: int) -> np.ndarray:
-    """The class of each example; one for all where labels are not given, or no classes."""
+    """Return the class of each example; one for all where labels are not given, or no classes."""
     if labels is None:
         return np.zeros(count, np.int64)
     wide = labels.ndim == 2 and labels.shape[1] > 1 and labels.dtype.kind in "iubf"
@@ -276,7 +276,7 @@ def _classes(labels: np.ndarray | None, count: int) -> np.ndarray:
 
 
 def lint(images: np.ndarray, trained: np.ndarray) -> list[str]:
-    """What tells that representative images are not as those that the model was trained on.
+    """Return what tells that representative images are not as those that the model was trained on.
 
     Args:
       images: float32 [n, s, s, 3], given for representative ones.

@@ -1,4 +1,4 @@
-"""What can be converted: a model of any kind becomes a SavedModel of one signature with fixed shapes."""
+"""Read models of every kind: each becomes a SavedModel of one signature with fixed shapes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -26,39 +26,36 @@ if TYPE_CHECKING:
     from tfkit.environment.stack import tf
 
 KERAS = (".keras", ".h5", ".hdf5")
+SIGNATURE = "serving_default"
+"""By TensorFlow's convention the one that is served."""
+
 _HDF5, _ZIP, _TFLITE = b"\x89HDF\r\n\x1a\n", b"PK\x03\x04", b"TFL3"
 _CONVERTED = "converted already\n  tfkit.inspect(open(..., 'rb').read()) looks into it."
 _CHECKPOINT = (
     "a checkpoint: weights without the model\n"
     "  Build the model, load them (model.load_weights, or tf.train.Checkpoint), and give the model."
 )
+_OTHERS_EXPORT = (
+    "of PyTorch or ONNX\n  torch.onnx.export and onnx2tf make a SavedModel of it, litert-torch a .tflite."
+)
 _OTHER_KINDS = {
-    (".tflite",): _CONVERTED,
-    ("saved_model.pb",): "a part of a SavedModel\n  Give its folder.",
-    (
-        ".onnx",
-    ): "an ONNX model\n  Make a SavedModel of it (onnx2tf -i model.onnx -o folder), and give that folder.",
-    (
-        ".pt",
-        ".pth",
-        ".ckpt.pt",
-        ".safetensors",
-    ): "of PyTorch\n  Export it there: torch.onnx.export and onnx2tf make a"
-    " SavedModel, litert-torch a .tflite.",
-    (
-        ".pb",
-        ".pbtxt",
-    ): "a graph without signature: it does not say what it takes and gives\n  Load it, and give the"
-    " function between two tensors: graph = tf.compat.v1.GraphDef.FromString(open(...).read());"
-    " tf.compat.v1.wrap_function(lambda: tf.graph_util.import_graph_def(graph, name=''), []).prune('input:0',"
-    " 'output:0')",
-    (".ckpt", ".index", ".data-00000-of-00001", ".weights.h5"): _CHECKPOINT,
-    (
-        ".json",
-    ): "an architecture without weights\n  keras.models.model_from_json and load_weights make the model.",
-    (".zip", ".tar.gz", ".tgz"): "an archive\n  Unpack it, and give what is in it.",
+    ".tflite": _CONVERTED,
+    "saved_model.pb": "a part of a SavedModel\n  Give its folder.",
+    **dict.fromkeys((".ckpt", ".index", ".data-00000-of-00001", ".weights.h5"), _CHECKPOINT),
+    **dict.fromkeys((".onnx", ".pt", ".pth", ".safetensors"), _OTHERS_EXPORT),
+    **dict.fromkeys(
+        (".pb", ".pbtxt"), "a graph without signature\n  Give a function of it: tf.compat.v1.wrap_function."
+    ),
+    **dict.fromkeys((".zip", ".tar.gz", ".tgz"), "an archive\n  Unpack it, and give what is in it."),
 }
 """How a file's name ends, what it is then, and what to do."""
+
+Shape = Sequence[int | None]
+InputShape = Shape | Mapping[str, Shape] | Sequence[Shape] | None
+"""Of one input, or of several by name, or in their order."""
+
+Opened = tuple[Callable[[dict[str, Any]], Any], dict[str, Any], list[Any]]
+"""A function of named tensors, what they are, and what must live on with it."""
 
 
 def read(path: Path) -> Any:
@@ -78,20 +75,20 @@ def read(path: Path) -> Any:
     with path.open("rb") as file:
         start = file.read(8)
     if start[4:] == _TFLITE:
-        _refuse(path, _CONVERTED)
-    for endings, problem in _OTHER_KINDS.items():
-        if path.name.lower().endswith(endings):
-            _refuse(path, problem)
+        raise DataError(f"{path} is {_CONVERTED}")
+    for ending, problem in _OTHER_KINDS.items():
+        if path.name.lower().endswith(ending):
+            raise DataError(f"{path} is {problem}")
     if not start.startswith((_HDF5, _ZIP)) and path.suffix.lower() not in KERAS:
         return None
     try:
-        version, config = _of_hdf5(path) if start.startswith(_HDF5) else _of_zip(path)
+        version, config = _version_and_config(path, is_hdf5=start.startswith(_HDF5))
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as err:
         raise DataError(
             f"{path} is no Keras model, or a damaged one: {packages.first_line(err)}\n  Save or copy it again."
         ) from err
     if not config:
-        _refuse(path, _CHECKPOINT)
+        raise DataError(f"{path} is {_CHECKPOINT}")
     if '"Lambda"' in config:
         raise DataError(
             f"{path} has Lambda layers: Python code, which would run here.\n"
@@ -111,45 +108,33 @@ def read(path: Path) -> Any:
         ) from err
 
 
-def _refuse(path: Path, problem: str) -> NoReturn:
-    raise DataError(f"{path} is {problem}")
-
-
 def _refuse_folder(path: Path) -> None:
     """Refuse a folder without saved_model.pb, if it is of a kind that no handle can mean."""
     inside = [file.parent for file in path.glob("*/saved_model.pb")]
     inside += [file for file in path.iterdir() if file.suffix.lower() in (*KERAS, ".tflite", ".pb", ".onnx")]
     if inside:
-        _refuse(path, f"no SavedModel itself\n  Give one: {', '.join(map(str, sorted(inside)[:3]))}.")
-    if (path / "variables").is_dir():
-        _refuse(path, "a SavedModel without its saved_model.pb: it was copied in part\n  Export it again.")
-    if (path / "checkpoint").is_file() or list(path.glob("*.index")):
-        _refuse(path, _CHECKPOINT)
+        problem = f"no SavedModel itself\n  Give one: {', '.join(map(str, sorted(inside)[:3]))}."
+    elif (path / "variables").is_dir():
+        problem = "a SavedModel without its saved_model.pb: it was copied in part\n  Export it again."
+    elif (path / "checkpoint").is_file() or list(path.glob("*.index")):
+        problem = _CHECKPOINT
+    else:
+        return
+    raise DataError(f"{path} is {problem}")
 
 
-def _of_hdf5(path: Path) -> tuple[str, str]:
-    """Return Keras's version and the model's configuration."""
+def _version_and_config(path: Path, *, is_hdf5: bool) -> tuple[str, str]:
+    """Return the version of Keras that wrote a file, and the model's configuration; "" for what is not there."""
+    if not is_hdf5:
+        with zipfile.ZipFile(path) as archive:
+            version = json.loads(archive.read("metadata.json"))["keras_version"]
+            return str(version), archive.read("config.json").decode()
     import h5py
 
     with h5py.File(path) as file:
-        version, config = (file.attrs.get(name, "") for name in ("keras_version", "model_config"))
-    return tuple(one.decode() if isinstance(one, bytes) else str(one) for one in (version, config))  # type: ignore[return-value]
-
-
-def _of_zip(path: Path) -> tuple[str, str]:
-    with zipfile.ZipFile(path) as file:
-        return str(json.loads(file.read("metadata.json"))["keras_version"]), file.read("config.json").decode()
-
-
-SIGNATURE = "serving_default"
-"""By TensorFlow's convention the one that is served."""
-
-Shape = Sequence[int | None]
-InputShape = Shape | Mapping[str, Shape] | Sequence[Shape] | None
-"""Of one input, or of several by name, or in their order."""
-
-Opened = tuple[Callable[[dict[str, Any]], Any], dict[str, Any], list[Any]]
-"""A function of named tensors, what they are, and what must live on with it."""
+        values = [file.attrs.get(name, "") for name in ("keras_version", "model_config")]
+    version, config = (value if isinstance(value, str) else bytes(value).decode() for value in values)
+    return version, config
 
 
 def _loaded(model: Any) -> Any:
@@ -158,16 +143,16 @@ def _loaded(model: Any) -> Any:
         return model
     path = Path(model).expanduser()
     if (path / "saved_model.pb").is_file():
-        return _load(path)
-    if not path.exists() and path.suffix.lower() in (
-        *KERAS,
-        ".tflite",
-        ".pb",
-        ".onnx",
-        ".pt",
-        ".pth",
-        ".zip",
-    ):
+        from tfkit.environment.stack import tf
+
+        try:
+            return with_operations(lambda: tf.saved_model.load(str(path)))
+        except Exception as err:  # whatever a broken file makes TensorFlow raise
+            raise UsageError(
+                f"{path} is not a SavedModel that TensorFlow can load: {packages.first_line(err)}"
+                "\n  Export it again; a model with operations of its own needs their library imported first."
+            ) from err
+    if not path.exists() and path.suffix.lower() in (*KERAS, *_OTHER_KINDS):
         raise DataError(f"There is no file {path} (from {Path.cwd()}).")
     return (read(path) if path.exists() else None) or hub.load_model(str(model), modality="images")
 
@@ -196,10 +181,15 @@ def _is_keras(model: Any) -> bool:
 
 
 def _of_keras(model: Any, input_shape: InputShape) -> Opened:
-    """Of Keras 2 and of Keras 3 alike: no more is used of it than both have."""
+    """Open a model of Keras 2 or 3: no more is used of it than both have."""
     from tfkit.environment.stack import tf
 
-    variables = [_tf_variable(variable) for variable in model.variables]
+    variables = [one if isinstance(one, tf.Variable) else one.value for one in model.variables]
+    if not all(isinstance(one, tf.Variable) for one in variables):
+        raise UsageError(
+            "The model's variables are no TensorFlow variables: it is of another Keras backend.\n"
+            "  Start Python with KERAS_BACKEND=tensorflow, or convert from model.export(folder)."
+        )
     if not model.inputs:  # subclassed, and not called yet
         unnamed = _of_function(functools.partial(model, training=False), input_shape, name=model.name)
         return unnamed[0], unnamed[1], variables
@@ -216,33 +206,8 @@ def _of_keras(model: Any, input_shape: InputShape) -> Opened:
     return call, specs, variables
 
 
-def _tf_variable(variable: Any) -> Any:
-    """The tf.Variable behind a variable of Keras."""
-    from tfkit.environment.stack import tf
-
-    found = variable if isinstance(variable, tf.Variable) else variable.value
-    if not isinstance(found, tf.Variable):
-        raise UsageError(
-            f"{getattr(variable, 'name', variable)} is no TensorFlow variable: the model is of another Keras backend.\n"
-            "  Start Python with KERAS_BACKEND=tensorflow, or convert from model.export(folder)."
-        )
-    return found
-
-
-def _load(folder: Path) -> Any:
-    from tfkit.environment.stack import tf
-
-    try:
-        return with_operations(lambda: tf.saved_model.load(str(folder)))
-    except Exception as err:  # whatever a broken file makes TensorFlow raise
-        raise UsageError(
-            f"{folder} is not a SavedModel that TensorFlow can load: {packages.first_line(err)}"
-            "\n  Export it again; a model with operations of its own needs their library imported first."
-        ) from err
-
-
 def with_operations(load: Callable[[], Any]) -> Any:
-    """What `load` gives of a SavedModel; with the operations of tensorflow-text where it lacks some."""
+    """Return what `load` gives of a SavedModel; with the operations of tensorflow-text where it lacks some."""
     from tfkit.environment.stack import tf
 
     try:
@@ -263,15 +228,13 @@ def _of_saved_model(model: Any, signature: str | None) -> Opened:
             " between two of its tensors: tf.saved_model.load(folder).prune('input:0', 'output:0'). A TF Hub model:"
             " tfkit.convert(tfkit.load_model(handle), input_shape=...)."
         )
-    if signature is None and len(names) > 1 and SIGNATURE not in names:
+    # Keras's export adds others to the one that is served, which do the same.
+    key = signature or (names[0] if len(names) == 1 else SIGNATURE)
+    if key not in names:
         raise UsageError(
-            f"The SavedModel has several signatures: {', '.join(names)}. Say which: --signature {names[0]}"
+            f"The SavedModel has no signature {key!r}; it has: {', '.join(names)}. Say which: --signature {names[0]}"
             f' (signature="{names[0]}").'
         )
-    # Keras's export adds others to the one that is served, which do the same.
-    key = signature or (SIGNATURE if SIGNATURE in names else names[0])
-    if key not in names:
-        raise UsageError(f"The SavedModel has no signature {key!r}; it has: {', '.join(names)}.")
     function = model.signatures[key]
     return (lambda inputs: function(**inputs)), dict(function.structured_input_signature[1]), [model]
 
@@ -351,7 +314,7 @@ def _aliases(model: Any) -> dict[str, str]:
 
 
 def plain(name: str) -> str:
-    """A name without what TensorFlow adds to it."""
+    """Return a name without what TensorFlow adds to it."""
     return name.split(":")[0].replace("/", "_")
 
 
@@ -387,13 +350,13 @@ class Source:
 
     @property
     def inputs(self) -> Mapping[str, tuple[tuple[int, ...], str]]:
-        """Name to shape and dtype."""
+        """Return name to shape and dtype."""
         return self.takes.shapes
 
 
 @contextlib.contextmanager
 def saved(model: Any, *, input_shape: InputShape = None, signature: str | None = None) -> Iterator[Source]:
-    """A model of any kind, as a SavedModel for the converter, while the block runs.
+    """Save a model of any kind as a SavedModel for the converter, while the block runs.
 
     Args:
       model: a tf_keras model, a Keras 3 model (of the TensorFlow backend), the .keras or .h5 file of one, a
@@ -413,7 +376,7 @@ def saved(model: Any, *, input_shape: InputShape = None, signature: str | None =
     model = _loaded(model)
     function, specs, keep = _opened(model, input_shape, signature)
     known_as = _aliases(model)
-    specs = _settled(specs, input_shape, known_as)
+    specs = _with_known_sizes(specs, shapes_by_name(input_shape, list(specs), known_as))
     module = tf.Module()
     module.kept = keep
     _refuse_not_finite(keep)
@@ -421,14 +384,19 @@ def saved(model: Any, *, input_shape: InputShape = None, signature: str | None =
 
     @tf.function(input_signature=list(specs.values()), autograph=False)
     def serve(*inputs: Any) -> dict[str, Any]:
-        return _named(function(dict(zip(names, inputs, strict=True))))
+        return _by_name(function(dict(zip(names, inputs, strict=True))))
 
     module.serve = serve
     concrete = serve.get_concrete_function()
     used = operations(concrete)
     cuts_text = any(map(is_of_text, used))
-    if not cuts_text:
-        _refuse_strings(specs)
+    strings = [name for name, spec in specs.items() if spec.dtype == tf.string]
+    if strings and not cuts_text:
+        raise UsageError(
+            f"The input {strings[0]!r} takes strings, and nothing in the model cuts them by tensorflow-text's fast"
+            " tokenizers, which TFLite has.\n  Take tfkit.text.layers.on_device of a model from strings, or convert the"
+            " part behind the preprocessing and prepare the texts outside of it."
+        )
     compiled = losses(model) if _is_keras(model) else []
     with tempfile.TemporaryDirectory(prefix="tfkit-") as folder:
         try:
@@ -457,7 +425,7 @@ def saved(model: Any, *, input_shape: InputShape = None, signature: str | None =
 
 
 def pixel_function(classify: Callable[..., Any], *, keep: Any, softmax: bool = False) -> Any:
-    """A model of images in 0..1 as one of raw pixels in 0..255: what every .tflite of images here takes.
+    """Return a model of images in 0..1 as one of raw pixels in 0..255: what every .tflite of images here takes.
 
     Args:
       classify: float32 [b, s, s, 3] in [0, 1] to float32 [b, c].
@@ -478,88 +446,53 @@ def pixel_function(classify: Callable[..., Any], *, keep: Any, softmax: bool = F
     return OfPixels()
 
 
-def _settled(specs: dict[str, Any], input_shape: InputShape, known_as: Mapping[str, str]) -> dict[str, Any]:
-    """The same inputs with every size known."""
+def _with_known_sizes(specs: dict[str, Any], shapes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the same inputs with every size known: those of `shapes`, and a batch of 1 where it is open."""
     from tfkit.environment.stack import tf
 
     if not specs:
         raise UsageError("The model takes no input: there is nothing to convert.")
-    shapes = shapes_by_name(input_shape, list(specs), known_as)
     settled = {}
     for name, spec in specs.items():
-        shape = shapes.get(name, spec.shape)
-        if not spec.shape.is_compatible_with(shape):
+        shape = tf.TensorShape(shapes.get(name, spec.shape))
+        fits = spec.shape.is_compatible_with(shape)
+        if shape.rank and shape[0] is None:
+            shape = tf.TensorShape([1, *shape[1:]])
+        if not fits or not shape.is_fully_defined():
+            wanted = ", ".join(str(size or 224) for size in shape) if fits and shape.rank else "1, ..."
+            given = f"; input_shape {shape} does not fit" if name in shapes and not fits else ""
             raise UsageError(
-                f"The input {name!r} is {_shown(spec.shape)}; input_shape {tuple(shape)} does not fit."
+                f"The input {name!r} is {str(spec.shape).replace('None', '?')}{given}: a TFLite file plans its memory"
+                f" for one shape.\n  Give it: input_shape=({wanted}) with the sizes that you need (--input-shape), of"
+                f" several inputs by name: input_shape={{{name!r}: ({wanted}), ...}}."
             )
-        known = spec.shape.rank is not None or name in shapes
-        sizes = (
-            [1 if place == 0 and size is None else size for place, size in enumerate(shape)]
-            if known
-            else [None]
-        )
-        if None in sizes:
-            wanted = (
-                f"({', '.join('224' if size is None else str(size) for size in sizes)})"
-                if known
-                else "(1, ...)"
-            )
-            raise UsageError(
-                f"The input {name!r} is {_shown(spec.shape)}: a TFLite file plans its memory for one shape.\n  Give it:"
-                f" input_shape={wanted} with the sizes that you need (--input-shape), of several inputs by name:"
-                f" input_shape={{{name!r}: {wanted}, ...}}."
-            )
-        settled[name] = tf.TensorSpec(sizes, spec.dtype, name=plain(name))
+        settled[name] = tf.TensorSpec(shape, spec.dtype, name=plain(name))
     return settled
 
 
-def _shown(shape: Any) -> str:
-    return (
-        f"[{', '.join('?' if size is None else str(size) for size in shape)}]"
-        if shape.rank is not None
-        else "open"
-    )
-
-
-def _named(outputs: Any) -> dict[str, Any]:
+def _by_name(outputs: Any) -> dict[str, Any]:
     """Return the outputs of a model by name."""
     from tfkit.environment.stack import tf
 
-    flat = tf.nest.flatten(outputs)
     if isinstance(outputs, Mapping):
         return dict(outputs)
+    flat = tf.nest.flatten(outputs)
     return {"output" if len(flat) == 1 else f"output_{place}": value for place, value in enumerate(flat)}
 
 
 def _refuse_not_finite(kept: list[Any]) -> None:
     from tfkit.environment.stack import tf
 
-    variables = [
-        variable
-        for part in kept
-        for variable in ([part] if isinstance(part, tf.Variable) else getattr(part, "variables", ()))
-    ]
+    variables = tf.nest.flatten(
+        [part if isinstance(part, tf.Variable) else list(getattr(part, "variables", ())) for part in kept]
+    )
     bad = [
         variable.name
         for variable in variables
         if getattr(variable.dtype, "is_floating", False) and not np.isfinite(variable.numpy()).all()
     ]
     if bad:
-        more = f" and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
         raise CheckError(
-            f"The model has weights that are not finite numbers: {', '.join(bad[:_SHOWN])}{more}.\n"
+            f"The model has {len(bad)} weights that are not finite numbers: {', '.join(bad[:_SHOWN])}.\n"
             "  Its training came apart; no conversion mends that. Train it anew with a lower learning rate."
         )
-
-
-def _refuse_strings(specs: dict[str, Any]) -> None:
-    from tfkit.environment.stack import tf
-
-    for name, spec in specs.items():
-        if spec.dtype == tf.string:
-            raise UsageError(
-                f"The input {name!r} takes strings, and nothing in the model cuts them by tensorflow-text's fast"
-                " tokenizers, which TFLite has.\n"
-                "  Take tfkit.text.layers.on_device of a model from strings, or convert the part behind the"
-                " preprocessing and prepare the texts outside of it."
-            )

@@ -11,20 +11,23 @@ from collections.abc import Iterator
 from typing import Any
 
 
-def compiled_metrics(model: Any) -> list[Any]:
-    """Return the metrics that a model of tf_keras was compiled with, as they were given (tf_keras 2.21)."""
-    from tfkit.environment.stack import tf
+def random_generators(model: Any) -> dict[int, Any]:
+    """Return the tf.random.Generators of layers such as Dropout by place in `model.submodules` (tf_keras 2.21)."""
+    found = {
+        place: getattr(getattr(layer, "_random_generator", None), "_generator", None)
+        for place, layer in enumerate(model.submodules)
+    }
+    return {place: generator for place, generator in found.items() if generator is not None}
 
-    compiled = model.compiled_metrics
-    return list(tf.nest.flatten([compiled._user_metrics, compiled._user_weighted_metrics]))
+
+def take_tensor_logs(callback: Any) -> None:
+    """Have `fit` hand metrics to a callback as tensors, without fetching them after every step (tf_keras 2.21)."""
+    callback._supports_tf_logs = True
 
 
-def random_states(model: Any) -> list[Any]:
-    """Return the states from which layers such as Dropout draw, which are no variables of the model (tf_keras 2.21)."""
-    generators = (
-        getattr(getattr(layer, "_random_generator", None), "_generator", None) for layer in model.submodules
-    )
-    return [generator.state for generator in generators if generator is not None]
+def begin_fit_at(model: Any, state: Any) -> None:
+    """Have `fit` ask `state.maybe_load_initial_counters_from_ckpt` where to begin; None: no more (tf_keras 2.21)."""
+    model._training_state = state
 
 
 def register_custom_operations(converter: Any, operations: Any) -> None:

@@ -1,4 +1,4 @@
-"""Checkpoints: a killed training goes on, within epochs too, and ends with the weights of an uninterrupted one.
+"""Save and restore a training: killed, it goes on, within epochs too, and ends with the weights of an unbroken one.
 
 What a step does is a function of (seed, epoch, step) and of the state before it: the order of the examples
 (`Splits.epochs`), the masks of the dropout layers (`StepSeeds`), the optimizer and the best weights (`Checkpoints`).
@@ -13,7 +13,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 
 from tfkit.distribution.replicas import Together
-from tfkit.environment import files
+from tfkit.environment import files, foreign, packages
 from tfkit.environment.heartbeat import Stop, progress
 from tfkit.environment.stack import keras, tf
 from tfkit.errors import CheckError, RunError
@@ -38,7 +38,7 @@ class StepSeeds(keras.callbacks.Callback):
 
     def __init__(self, seed: int) -> None:
         super().__init__()
-        self._supports_tf_logs = True
+        foreign.take_tensor_logs(self)
         self._seed = seed
         self._epoch = 0
         self._places: list[int] = []
@@ -46,12 +46,8 @@ class StepSeeds(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Find the generators of dropout and its kin."""
-        found = {
-            place: getattr(getattr(layer, "_random_generator", None), "_generator", None)
-            for place, layer in enumerate(self.model.submodules)
-        }
-        generators = [generator for generator in found.values() if generator is not None]
-        self._places = [place for place, generator in found.items() if generator is not None]
+        found = foreign.random_generators(self.model)
+        self._places, generators = list(found), list(found.values())
 
         @tf.function(input_signature=[tf.TensorSpec([len(generators), 3], tf.int64)])
         def reset(states: tf.Tensor) -> None:
@@ -79,7 +75,7 @@ class ProgressCallback(keras.callbacks.Callback):
 
     def __init__(self, stage: str, *, epochs: int, steps_per_epoch: int) -> None:
         super().__init__()
-        self._supports_tf_logs = True
+        foreign.take_tensor_logs(self)
         self._stage, self._epochs, self._steps = stage, epochs, steps_per_epoch
         self._done, self._text = 0, ""
 
@@ -140,7 +136,7 @@ class KeptWeights(keras.callbacks.Callback):
 
     @property
     def exhausted(self) -> bool:
-        """Whether there were as many epochs without improvement as patience allows."""
+        """Return whether there were as many epochs without improvement as patience allows."""
         return self._patience is not None and self.state["wait"] >= self._patience
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
@@ -164,155 +160,15 @@ def _finite_val_loss(epoch: int, logs: dict[str, Any]) -> float:
     return losses["val_loss"]
 
 
-KEPT = 2
-STATE, VARIABLES, BEST = "state.json", "variables", "best.npz"
-
-
-class _Store:
-    """States of one stage, numbered in the order in which they were made.
-
-    All processes of a training take part in each call: some variables are a sum over them. The chief's files remain.
-
-    Args:
-      folder: where the chief keeps them, and where all read them.
-      checkpoint: of everything that has variables.
-      cluster: the processes that take part.
-      scratch: where the others write what goes at once.
-      warn: is given a sentence when a damaged state is passed over.
-    """
-
-    def __init__(
-        self,
-        folder: Path,
-        *,
-        checkpoint: tf.train.Checkpoint,
-        cluster: Together,
-        scratch: Path,
-        warn: Callable[[str], None],
-    ) -> None:
-        self._folder = folder
-        self._checkpoint = checkpoint
-        self._cluster = cluster
-        self._scratch = scratch
-        self._warn = warn
-        self._best: Path | None = None
-
-    def save(self, state: dict[str, Any], best: list[np.ndarray] | None, *, best_name: object) -> None:
-        """Write one more state, and remove all but the last two.
-
-        Args:
-          state: plain values.
-          best: the weights that are kept beside those of the model, if there are such.
-          best_name: tells whether they are those of the state before: they are not written again then.
-
-        Raises:
-          OSError, tf.errors.OpError: it could not be written; what was there before is there still.
-        """
-        if self._cluster.index:
-            with tempfile.TemporaryDirectory(dir=self._scratch) as folder:
-                self._checkpoint.write(f"{folder}/{VARIABLES}")
-            return
-        number = max(self._numbers(), default=0) + 1
-        with files.new_folder(self._folder / f"{number:08d}") as folder:
-            self._checkpoint.write(str(folder / VARIABLES))
-            if best is not None:
-                self._write_best(folder, best, str(best_name))
-            digests = {path.name: files.digest_of(path) for path in sorted(folder.iterdir())}
-            for path in folder.iterdir():
-                _sync(path)
-            files.write_json(folder / STATE, {**state, "best_name": str(best_name), "files": digests})
-        self._best = self._folder / f"{number:08d}"
-        for old in sorted(self._numbers())[:-KEPT]:
-            shutil.rmtree(self._folder / f"{old:08d}")
-
-    def restore(self) -> tuple[dict[str, Any], list[np.ndarray] | None] | None:
-        """Bring the variables to the last state that is whole.
-
-        Returns:
-          What `save` was given with it, or None where nothing was saved.
-
-        Raises:
-          RunError: all that was saved is damaged, or belongs to another model.
-        """
-        chosen, damage = self._newest_whole() if self._cluster.index == 0 else (0, "")
-        chosen = int(self._cluster.of_chief([chosen])[0])
-        if chosen == 0:
-            return None
-        if chosen < 0:
-            raise _unusable(self._folder, damage or "the chief found it damaged")
-        folder = self._folder / f"{chosen:08d}"
-        try:
-            state = json.loads((folder / STATE).read_text())
-            self._checkpoint.read(str(folder / VARIABLES)).assert_existing_objects_matched()
-            best = _read_best(folder / BEST) if (folder / BEST).is_file() else None
-        except (ValueError, LookupError, OSError, AssertionError, tf.errors.OpError) as error:
-            raise _unusable(self._folder, str(error).splitlines()[0]) from error
-        self._best = folder
-        return state, best
-
-    def _numbers(self) -> list[int]:
-        return [int(path.name) for path in self._folder.glob("[0-9]*") if path.name.isdigit()]
-
-    def _newest_whole(self) -> tuple[int, str]:
-        """The number of the newest state whose files are as they were written: 0 for none at all, -1 for none whole."""
-        damage = ""
-        numbers = sorted(self._numbers(), reverse=True)
-        for number in numbers:
-            folder = self._folder / f"{number:08d}"
-            found = _damage(folder)
-            if not found:
-                for broken in numbers[: numbers.index(number)]:
-                    shutil.rmtree(self._folder / f"{broken:08d}")
-                    self._warn(f"The newest checkpoint is damaged ({damage}): going on from the one before.")
-                return number, ""
-            damage = found
-        return (-1 if numbers else 0), damage
-
-    def _write_best(self, folder: Path, best: list[np.ndarray], name: str) -> None:
-        if self._best is not None and json.loads((self._best / STATE).read_text())["best_name"] == name:
-            with contextlib.suppress(OSError):  # not every file system has hard links
-                os.link(self._best / BEST, folder / BEST)
-                return
-        with files.new_file(folder / BEST) as file:
-            arrays: dict[str, Any] = {f"weight{place}": value for place, value in enumerate(best)}
-            np.savez(file, **arrays)
-
-
-def _damage(folder: Path) -> str:
-    """What is wrong with a state's files; nothing if they are as they were written."""
-    try:
-        wanted = json.loads((folder / STATE).read_text())["files"]
-        changed = [name for name, digest in wanted.items() if files.digest_of(folder / name) != digest]
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        return f"{folder.name}/{STATE}: {type(error).__name__}"
-    return f"{folder.name}/{changed[0]} is not what was written" if changed else ""
-
-
-def _read_best(path: Path) -> list[np.ndarray]:
-    with np.load(path, allow_pickle=False) as kept:
-        return [kept[f"weight{place}"] for place in range(len(kept.files))]
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _unusable(folder: Path, why: str) -> RunError:
-    return RunError(
-        f"The checkpoint in {folder} cannot be restored: {why}"
-        "\n  Start this run again from its beginning with --overwrite."
-    )
-
-
 # At the ends of epochs at most one checkpoint in so many seconds: with epochs of milliseconds they would cost more.
 EPOCH_SECONDS = 5.0
 
 # How often several processes ask each other whether one was told to stop: that costs a message.
 _ASK_SECONDS = 1.0
+
+
+KEPT = 2
+STATE, VARIABLES, BEST = "state.json", "variables", "best.npz"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -336,6 +192,9 @@ class Cadence:
 
 class Checkpoints(keras.callbacks.Callback):
     """Saves model, optimizer, metrics and best weights; restores them before training.
+
+    All processes of a training take part in each save and restore: some variables are a sum over them. The chief's
+    files remain: numbered folders, the last two of them.
 
     Args:
       run: of the training.
@@ -361,23 +220,18 @@ class Checkpoints(keras.callbacks.Callback):
         variables: Mapping[str, Any],
     ) -> None:
         super().__init__()
-        self._supports_tf_logs = True  # else Keras would fetch the metrics after every step
-        self._run = run
-        self._folder: Path = run.backup / stage
-        self._kept = weights
-        self._cluster = cluster
-        self._stop = stop
-        self._steps = steps_per_epoch
-        self._cadence = cadence
-        self._variables = dict(variables)
-        self._states: _Store | None = None
+        foreign.take_tensor_logs(self)  # else Keras would fetch the metrics after every step
+        self._run, self._folder = run, run.backup / stage
+        self._kept, self._cluster, self._stop = weights, cluster, stop
+        self._steps, self._cadence, self._variables = steps_per_epoch, cadence, dict(variables)
+        self._checkpoint: tf.train.Checkpoint | None = None
+        self._newest: Path | None = None  # the checkpoint from which the best weights can be linked
         self._began = self._saved_at = self._asked_at = time.monotonic()
         self._asked_step, self._ask_next = 0, 1
-        self._earlier_seconds = 0.0
+        self._earlier_seconds = self.seconds = 0.0
         self._measured: dict[str, list[Any]] = {}
         self.epoch = self.step = 0
         self.finished = False
-        self.seconds = 0.0
         self.rows: list[dict[str, Any]] = []
 
     def restore(self, model: keras.Model) -> None:
@@ -388,37 +242,43 @@ class Checkpoints(keras.callbacks.Callback):
         """
         if hasattr(model.optimizer, "build"):
             model.optimizer.build(model.trainable_variables)
-        checkpoint = tf.train.Checkpoint(model=model, optimizer=model.optimizer, **self._variables)
-        self._states = _Store(
-            self._folder,
-            checkpoint=checkpoint,
-            cluster=self._cluster,
-            scratch=self._run.path,
-            warn=self._run.warn,
-        )
-        found = self._states.restore()
-        if found is None:
+        self._checkpoint = tf.train.Checkpoint(model=model, optimizer=model.optimizer, **self._variables)
+        chosen, damage = self._newest_whole() if self._cluster.index == 0 else (0, "")
+        chosen = int(self._cluster.of_chief([chosen])[0])
+        if chosen == 0:
             return
-        state, self._kept.weights = found
+        folder = self._folder / f"{chosen:08d}"
+        try:
+            if chosen < 0:
+                raise ValueError(damage or "the chief found it damaged")
+            state = json.loads((folder / STATE).read_text())
+            self._checkpoint.read(str(folder / VARIABLES)).assert_existing_objects_matched()
+            if (folder / BEST).is_file():
+                with np.load(folder / BEST, allow_pickle=False) as kept:
+                    self._kept.weights = [kept[f"weight{place}"] for place in range(len(kept.files))]
+        except (ValueError, LookupError, OSError, AssertionError, tf.errors.OpError) as error:
+            raise RunError(
+                f"The checkpoint in {self._folder} cannot be restored: {packages.first_line(error)}"
+                "\n  Start this run again from its beginning with --overwrite."
+            ) from error
         if state["steps_per_epoch"] != self._steps:
             raise RunError(
                 f"{self._folder} was trained in epochs of {state['steps_per_epoch']} steps, and they have {self._steps}"
                 " now: the batch, or the data, changed.\n  With --batch-size-per-replica it changes with the replicas:"
                 " give the same --global-batch-size instead, or begin anew with --overwrite."
             )
-        self._kept.state = state["best"]
-        self._measured = state["metrics"]
+        self._newest, self._kept.state, self._measured = folder, state["best"], state["metrics"]
         self.rows, self._earlier_seconds = state["rows"], state["seconds"]
         self.seconds = self._earlier_seconds
         self.epoch, self.step, self.finished = state["epoch"], state["step"], state["finished"]
 
     def maybe_load_initial_counters_from_ckpt(self, *_: Any, **__: Any) -> tuple[int, int]:
-        """Where `fit` begins: it asks the model's training state, as of Keras's BackupAndRestore, under this name."""
+        """Return where `fit` begins: it asks the model's training state, as of BackupAndRestore, under this name."""
         return self.epoch, self.step
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Start the clock, and tell `fit` where to begin."""
-        self.model._training_state = self
+        foreign.begin_fit_at(self.model, self)
         self._began = self._saved_at = self._asked_at = time.monotonic()
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
@@ -435,7 +295,7 @@ class Checkpoints(keras.callbacks.Callback):
         if self.step == self._steps:
             return
         stop, save = self._decide()
-        if save or (stop and self._saves_within):
+        if save or (stop and self._cadence.seconds is not None):
             self._save(epoch=self.epoch, step=self.step)
         if stop:
             self._interrupt()
@@ -451,15 +311,11 @@ class Checkpoints(keras.callbacks.Callback):
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Save what training ended with."""
-        self.model._training_state = None
+        foreign.begin_fit_at(self.model, None)
         self._save(epoch=self.rows[-1]["epoch"] + 1 if self.rows else 0, step=0, finished=True)
 
-    @property
-    def _saves_within(self) -> bool:
-        return self._cadence.seconds is not None
-
     def _decide(self) -> tuple[bool, bool]:
-        """Whether to stop and whether to save after this step: the same answer in every process."""
+        """Return whether to stop and whether to save after this step: the same answer in every process."""
         steps, seconds = self._cadence.steps, self._cadence.seconds
         save = bool(steps and self.step % steps == 0)
         if self._cluster.workers > 1 and self.step < self._ask_next:
@@ -468,7 +324,7 @@ class Checkpoints(keras.callbacks.Callback):
         return stop, save or (seconds is not None and age >= seconds)
 
     def _agreed(self) -> tuple[bool, float]:
-        """Whether some process was told to stop, and the age of the last checkpoint by the chief's clock."""
+        """Return whether some process was told to stop, and the age of the last checkpoint by the chief's clock."""
         now = time.monotonic()
         clock = (now - self._saved_at, now - self._asked_at) if self._cluster.index == 0 else (0.0, 0.0)
         asked, age, since = self._cluster.total([float(self._stop.requested), *clock])
@@ -478,11 +334,9 @@ class Checkpoints(keras.callbacks.Callback):
         return bool(asked), float(age)
 
     def _interrupt(self) -> None:
-        where = f"epoch {self.epoch + 1}, step {self.step} of {self._steps}"
-        raise KeyboardInterrupt(f"stopped in {where}")
+        raise KeyboardInterrupt(f"stopped in epoch {self.epoch + 1}, step {self.step} of {self._steps}")
 
     def _save(self, *, epoch: int, step: int, finished: bool = False) -> None:
-        assert self._states is not None, "restore() comes before training"
         now = time.monotonic()
         self.seconds = self._earlier_seconds + now - self._began
         measured = {metric.name: metric.get_weights() for metric in self.model.metrics} if step else {}
@@ -497,20 +351,82 @@ class Checkpoints(keras.callbacks.Callback):
             "seconds": self.seconds,
         }
         try:
-            self._states.save(state, self._kept.weights, best_name=self._kept.state["epoch"])
+            self._write(state)
         except (OSError, tf.errors.OpError) as error:
             if finished or self._stop.requested:
                 raise
             print(
-                f"A checkpoint failed ({str(error).splitlines()[0]}); training goes on.",
+                f"A checkpoint failed ({packages.first_line(error)}); training goes on.",
                 file=sys.stderr,
                 flush=True,
             )
         # A failed one is tried again after the whole interval, and not after every step.
         self._saved_at = now
 
+    def _write(self, state: dict[str, Any]) -> None:
+        """Write one more checkpoint, and remove all but the last two.
+
+        Raises:
+          OSError, tf.errors.OpError: it could not be written; what was there before is there still.
+        """
+        assert self._checkpoint is not None, "restore() comes before training"
+        if self._cluster.index:
+            with tempfile.TemporaryDirectory(dir=self._run.path) as scratch:
+                self._checkpoint.write(f"{scratch}/{VARIABLES}")
+            return
+        target = self._folder / f"{max(self._numbers(), default=0) + 1:08d}"
+        with files.new_folder(target) as folder:
+            self._checkpoint.write(str(folder / VARIABLES))
+            if self._kept.weights is not None:
+                self._write_best(folder / BEST)
+            for path in folder.iterdir():
+                with path.open("rb") as file:
+                    os.fsync(file.fileno())
+            digests = {path.name: files.digest_of(path) for path in sorted(folder.iterdir())}
+            files.write_json(folder / STATE, {**state, "files": digests})
+        self._newest = target
+        for old in sorted(self._numbers())[:-KEPT]:
+            shutil.rmtree(self._folder / f"{old:08d}")
+
+    def _write_best(self, path: Path) -> None:
+        """Write the best weights, or link those of the checkpoint before where they are of the same epoch."""
+        if self._newest is not None:
+            earlier = json.loads((self._newest / STATE).read_text())["best"]
+            with contextlib.suppress(OSError):  # not every file system has hard links
+                if earlier["epoch"] == self._kept.state["epoch"]:
+                    os.link(self._newest / BEST, path)
+                    return
+        with files.new_file(path) as file:
+            arrays: dict[str, Any] = {f"weight{n}": value for n, value in enumerate(self._kept.weights or [])}
+            np.savez(file, **arrays)
+
+    def _numbers(self) -> list[int]:
+        return [int(path.name) for path in self._folder.glob("[0-9]*") if path.name.isdigit()]
+
+    def _newest_whole(self) -> tuple[int, str]:
+        """Return the newest checkpoint whose files are as they were written, and what is wrong with newer ones.
+
+        Its number is 0 where there is none at all, -1 where none is whole. Newer, damaged ones are removed.
+        """
+        numbers, damage = sorted(self._numbers(), reverse=True), ""
+        for place, number in enumerate(numbers):
+            folder = self._folder / f"{number:08d}"
+            try:
+                digests = json.loads((folder / STATE).read_text())["files"]
+                for name, digest in digests.items():
+                    if files.digest_of(folder / name) != digest:
+                        raise ValueError(f"{folder.name}/{name} is not what was written")
+            except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+                damage = f"{folder.name}: {packages.first_line(error)}"
+                continue
+            for broken in numbers[:place]:
+                shutil.rmtree(self._folder / f"{broken:08d}")
+                self._run.warn(f"The newest checkpoint is damaged ({damage}): going on from the one before.")
+            return number, ""
+        return (-1 if numbers else 0), damage
+
     def _add_measured(self) -> None:
-        """To the metrics, which began anew with the process, add what this epoch had measured before it."""
+        """Add to the metrics, which began anew with the process, what this epoch had measured before it."""
         for metric in self.model.metrics:
             earlier = self._measured.get(metric.name)
             if earlier is not None:

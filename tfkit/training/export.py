@@ -18,7 +18,6 @@ import numpy as np
 
 from tfkit.data.splits import FULL_RANGE, Splits, to_square
 from tfkit.environment import files, foreign, stack
-from tfkit.environment.foreign import random_states
 from tfkit.errors import CheckError
 from tfkit.metrics import Evaluation, gives_logits, to_probabilities
 from tfkit.run import SAVED_MODEL, Run
@@ -49,7 +48,7 @@ def module_of(model: keras.Model, call: Any, spec: Any, *, classify: Any) -> Any
     kinds = (tf.saved_model.experimental.TrackableResource, tf.Variable)
     module.resources = [layer.resolved_object for layer in model.layers if hasattr(layer, "resolved_object")]
     module.others = [part for part in parts if isinstance(part, kinds) and id(part) not in held]
-    module.random_states = random_states(model)
+    module.random_states = [one.state for one in foreign.random_generators(model).values()]
     module.__call__ = call
     module.classify = classify
 
@@ -76,7 +75,7 @@ def classifier(model: keras.Model, spec: Any, *, logits: bool, training: bool = 
 
 
 def feature_module(model: keras.Model, splits: Splits, *, logits: bool) -> Any:
-    """What is saved of a model of rows of numbers: it takes what it was trained on."""
+    """Return what is saved of a model of rows of numbers: it takes what it was trained on."""
     from tfkit.environment.stack import tf
 
     spec = tf.TensorSpec([None, *splits.spec.shape], splits.spec.dtype, name="features")
@@ -85,7 +84,7 @@ def feature_module(model: keras.Model, splits: Splits, *, logits: bool) -> Any:
 
 
 def _regularization(model: keras.Model) -> Iterator[Callable[[], Any]]:
-    """Each loss on a weight alone, as a function of nothing."""
+    """Yield each loss on a weight alone, as a function of nothing."""
     from tfkit.environment.stack import tf
 
     for layer in model.submodules:
@@ -104,7 +103,7 @@ _OVERSHOOT = 0.5
 
 
 def image_module(model: keras.Model, splits: Splits, *, logits: bool) -> Any:
-    """What is saved of a classifier of images; see `tfkit.training.export.save`."""
+    """Return what is saved of a classifier of images; see `tfkit.training.export.save`."""
     from tfkit.environment.stack import tf
 
     size = int(splits.spec.shape[0])
@@ -193,7 +192,7 @@ VOCABULARY = "vocab.txt"
 
 
 def text_module(model: keras.Model, *, scratch: Path, logits: bool) -> Any:
-    """What is saved of a classifier of texts.
+    """Return what is saved of a classifier of texts.
 
     It takes UTF-8 strings, [] or [batch], and gives float32 [classes] or [batch, classes]; `serving_default` takes
     [batch] as `texts`. Where the tokenizer is tfkit's own, its vocabulary is in assets/vocab.txt, and the signature
@@ -235,7 +234,7 @@ CHECKED_AT_A_TIME = 16
 
 
 def predict(model: Any, splits: Splits, indices: np.ndarray) -> np.ndarray:
-    """What an exported model says of examples as the user has them: each image at its own size.
+    """Return what an exported model says of examples as the user has them: each image at its own size.
 
     Args:
       model: `Run.model`.

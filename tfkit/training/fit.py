@@ -1,4 +1,4 @@
-"""tfkit.fit: a model of your own in, a run folder with its measurements and its SavedModel out."""
+"""Train a model of your own into a run folder with its measurements and its SavedModel: tfkit.fit."""
 
 from __future__ import annotations
 

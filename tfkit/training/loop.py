@@ -1,4 +1,4 @@
-"""The training loop: a stock `model.fit`, in a strategy's scope, that can be killed and goes on."""
+"""Run the training loop: a stock `model.fit`, in a strategy's scope, that can be killed and goes on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What differs between standard and private training: batches, steps, which weights remain, what is spent."""
+"""Prepare standard and private training, which differ in batches, steps, kept weights and what is spent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the numbers are that a model gives: found by its graph, its loss and its labels, or as its user says."""
+"""Find out what the outputs of a model are, by its graph, its loss and its labels, or as its user says."""
 
 from __future__ import annotations
 
@@ -101,43 +101,41 @@ def check_outputs(
         )
     loss = _TriedLoss(model, given.shape)
     rows = given.reshape(len(given), -1).astype(np.float64)
-    probable, said = sum_to_one(rows), [from_logits(one) for one in losses(model)]
-    found = f"before training the model gives {np.round(rows[0, :4], 3).tolist()} for an example"
-    made, name = (
+    probable, takes_logits = sum_to_one(rows), [from_logits(one) for one in losses(model)]
+    ending, name = (
         ("sigmoid", "BinaryCrossentropy") if units == 1 else ("softmax", "SparseCategoricalCrossentropy")
     )
-    fix = f'Compile with keras.losses.{name}(from_logits=True), or end the model with activation="{made}".'
-    if output == "probabilities" and not probable:
-        raise ConfigError(f"output is 'probabilities'; {found}.\n  {fix}")
-    if False in said and not probable:
+    problem, assumption, logits = "", "", output == "logits"
+    if False in takes_logits and not probable:
         loss.refuse_useless(logits=False)
     if output != "auto":
-        logits, sentence = output == "logits", ""
-    elif activation(model) == made:
+        problem = "" if logits or probable else "output is 'probabilities'"
+    elif activation(model) == ending:
         # Keras takes the numbers before this activation for its loss, whatever the loss was told.
-        if not probable:
-            raise ConfigError(
-                f"The model ends with {made}, but {found}, which do not sum to one.\n"
-                "  Take the softmax over the last axis, the classes."
-            )
-        logits, sentence = False, ""
-    elif True in said and (units == 1 or not probable):
-        logits, sentence = True, ""
-    elif False in said and not probable:
-        raise ConfigError(f"The loss takes probabilities (from_logits=False), but {found}.\n  {fix}")
+        problem = (
+            ""
+            if probable
+            else f"The last layer is a {ending} over another axis than the last axis, the classes"
+        )
+    elif True in takes_logits and (units == 1 or not probable):
+        logits = True
+    elif False in takes_logits and not probable:
+        problem = "The loss takes probabilities (from_logits=False)"
     elif units > 1 and probable:
-        logits, sentence = False, "taken for probabilities: they are in 0..1 and sum to one"
+        assumption = "taken for probabilities: they are in 0..1 and sum to one"
     elif loss.is_of_logits() and not (units == 1 and loss.is_of_one_probability()):
-        logits, sentence = True, "taken for logits: the loss is as one of logits"
-    elif units == 1 and probable and (loss.is_of_one_probability() or False in said):
-        logits, sentence = False, "taken for the second class's probability: it is in 0..1, and the loss fits"
+        logits, assumption = True, "taken for logits: the loss is as one of logits"
+    elif units == 1 and probable and (loss.is_of_one_probability() or False in takes_logits):
+        assumption = "taken for the second class's probability: it is in 0..1, and the loss fits"
     else:
+        problem = 'Neither the last layer nor the loss says what the outputs are (output="logits" would)'
+    if problem:
         raise ConfigError(
-            "Neither the last layer nor the loss says whether the model's outputs are probabilities or logits:"
-            f' {found}.\n  {fix}\n  Or say what they are: output="probabilities" or output="logits".'
+            f"{problem}; before training the model gives {np.round(rows[0, :4], 3).tolist()} for an example.\n"
+            f'  Compile with keras.losses.{name}(from_logits=True), or end the model with activation="{ending}".'
         )
     loss.refuse_useless(logits=logits)
-    return logits, sentence and f"The model's outputs are {sentence}."
+    return logits, assumption and f"The model's outputs are {assumption}."
 
 
 class _TriedLoss:
@@ -203,19 +201,19 @@ class _TriedLoss:
 
     def is_of_logits(self) -> bool:
         """Return whether it ignores a number added to all logits; of one, whether its sign is the class."""
-        if self._function is None:
-            return False
         if self._units == 1:
             return self._same([((1, [z]), (0, [-z])) for z in (-_FAR, -0.5, 0.5, _FAR)])
-        rows = self._rows(logits=True)
-        return self._same([((label, row), (label, row + _MOVED)) for label, row in rows.items()])
+        return self._same(
+            [((label, row), (label, row + _MOVED)) for label, row in self._rows(logits=True).items()]
+        )
 
     def is_of_one_probability(self) -> bool:
         """Return whether the probability of one class is one less that of the other."""
-        pairs = [((1, [p]), (0, [1 - p])) for p in (0.1, 0.3, 0.7, 0.9)]
-        return self._function is not None and self._same(pairs)
+        return self._same([((1, [p]), (0, [1 - p])) for p in (0.1, 0.3, 0.7, 0.9)])
 
     def _same(self, pairs: Sequence[Any]) -> bool:
+        if self._function is None:
+            return False
         values = np.array([[self._value(*one), self._value(*other)] for one, other in pairs])
         return bool(np.allclose(values[:, 0], values[:, 1], rtol=1e-3, atol=1e-5))
 
@@ -376,15 +374,13 @@ def _of_two(given: np.ndarray) -> bool:
 
 def _numbers(given: np.ndarray, class_names: Sequence[str]) -> np.ndarray:
     names = [label.decode("utf-8", "replace") if isinstance(label, bytes) else label for label in given.flat]
-    if not all(isinstance(name, str) for name in names):
-        try:
-            return given.astype(np.float64)
-        except (TypeError, ValueError) as err:
-            raise DataError(f"The labels are no numbers and no names: {names[0]!r}.") from err
     places = {str(name): place for place, name in enumerate(class_names)}
-    if unknown := sorted(set(names) - set(places)):
-        raise DataError(
-            f"The label {unknown[0]!r} is none of class_names: {', '.join(places) or 'give them'}, in the order of the"
-            " outputs."
+    try:
+        return np.array([places[name] if isinstance(name, str) else float(name) for name in names]).reshape(
+            given.shape
         )
-    return np.array([places[name] for name in names]).reshape(given.shape)
+    except (KeyError, TypeError, ValueError) as err:
+        raise DataError(
+            f"A label is no number, and none of class_names ({', '.join(places) or 'give them'}, in the order of the"
+            f" outputs): {err}."
+        ) from err

@@ -1,4 +1,4 @@
-"""One stage of a training: how it is trained, and what it leaves."""
+"""Describe one stage of a training: how it is trained, and what it leaves."""
 
 from __future__ import annotations
 

@@ -1,16 +1,15 @@
-"""A user's own model before it is trained: whatever would fail in the end is tried on one batch at the start."""
+"""Check a user's own model before it is trained: whatever would fail in the end is tried on one batch at the start."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tfkit.data.splits import Splits
 from tfkit.distribution.replicas import validation
-from tfkit.environment.foreign import compiled_metrics
 from tfkit.environment.packages import first_line, is_keras_3, what
 from tfkit.errors import ConfigError, DataError, TfkitError
 from tfkit.metrics import Outputs
@@ -36,20 +35,19 @@ def make(build_model: Callable[[], keras.Model], splits: Splits) -> keras.Model:
     """
     from tfkit.environment.stack import keras
 
-    if not callable(build_model) or isinstance(build_model, keras.Model) or is_keras_3(build_model):
-        raise ConfigError(
-            f"build_model is {what(build_model)}, and must be a function that makes a model: it is called in the scope"
-            f" of the strategy.\n  {_EXAMPLE}"
-        )
+    problem = "" if callable(build_model) and not isinstance(build_model, keras.Model) else "a model or value"
     try:
         inspect.signature(build_model).bind()
     except TypeError as error:
-        raise ConfigError(
-            f"build_model is called without arguments ({error}).\n  Give it what it needs:"
-            " functools.partial(build_model, ...)."
-        ) from error
+        problem = f"called without arguments: {error}"
     except ValueError:
         pass  # written in C: it has no signature
+    if problem or is_keras_3(build_model):
+        raise ConfigError(
+            f"build_model is {what(build_model)}, and must be a function that makes a model, without arguments"
+            f" ({problem}): it is called in the scope of the strategy.\n  {_EXAMPLE}\n"
+            "  Give it what it needs by functools.partial(build_model, ...)."
+        )
     try:
         model = build_model()
     except Exception as error:
@@ -186,18 +184,16 @@ def _forward(model: keras.Model, splits: Splits) -> np.ndarray:
             f"The model calls Python while it runs ({', '.join(python)}: tf.py_function or tf.numpy_function), which"
             " nobody can load from a SavedModel.\n  Write it with TensorFlow's operations."
         )
-    if len(outputs) != 1 or not isinstance(outputs[0], tf.Tensor) or not outputs[0].dtype.is_floating:
+    shape = outputs[0].shape
+    if (
+        len(outputs) != 1 or not isinstance(outputs[0], tf.Tensor) or not outputs[0].dtype.is_floating
+        or shape.rank == 0 or shape[0] != len(features) or sum(size != 1 for size in shape[1:]) > 1
+    ):  # fmt: skip
         kinds = ", ".join(f"{type(one).__name__} {one.dtype.name} {one.shape}" for one in outputs)
         raise ConfigError(
-            f"The model gives {len(outputs)} outputs ({kinds}); one tensor of numbers [batch, classes] is judged.\n"
-            "  Return that one from the model, and metrics by model.add_metric."
-        )
-    shape = outputs[0].shape
-    if shape.rank == 0 or shape[0] != len(features) or sum(size != 1 for size in shape[1:]) > 1:
-        raise ConfigError(
-            f"The model gives {shape} for {len(features)} examples; [{len(features)}, {len(splits.class_names)}]"
-            " is expected, a number for each class.\n  Put keras.layers.GlobalAveragePooling2D() or"
-            " keras.layers.Flatten() before its last layer."
+            f"The model gives {kinds} for {len(features)} examples; one tensor of numbers is judged,"
+            f" [{len(features)}, {len(splits.class_names)}].\n  Return that one (metrics by model.add_metric), with"
+            " keras.layers.GlobalAveragePooling2D() or keras.layers.Flatten() before its last layer."
         )
     values, alone, again = (
         np.asarray(tf.cast(tf.nest.flatten(one)[0], tf.float32))
@@ -233,40 +229,17 @@ def _validate(model: keras.Model, examples: Any, given: np.ndarray) -> None:
     except TfkitError:
         raise
     except Exception as error:
-        wrong = "; ".join(_wrong_metrics(model, given))
-        fix = (
-            f"These metrics do not take class numbers, int64 [batch], beside outputs {given.shape[1:]}: {wrong}."
-            '\n  Leave them out, or take such as do: "accuracy".'
-            if wrong
-            else "model.evaluate(splits.validation, steps=1) shows where."
-        )
         raise ConfigError(
             f"The model cannot be validated on a batch, so it was not trained ({type(error).__name__}:"
-            f" {first_line(error)}).\n  {fix}"
+            f" {first_line(error)}).\n  Leave out metrics that do not take class numbers, int64 [batch], beside outputs"
+            f" {given.shape[1:]}; model.evaluate(splits.validation, steps=1) shows where it fails."
         ) from error
-    if "loss" not in logs:
+    if not np.isfinite(logs.get("loss", np.nan)):
         raise ConfigError(
-            f"The model's own test_step returns {', '.join(logs) or 'nothing'}, and no 'loss', by which the best epoch"
-            " is chosen.\n  Return it too, as keras.Model.test_step does."
+            f"Validation of a batch gives {logs or 'nothing'} before the model is trained: the best epoch is chosen by"
+            " 'loss', a finite number.\n  Return it from the model's own test_step too, as keras.Model.test_step does;"
+            " look for logarithms of 0 in the loss, and for labels outside of its units."
         )
-    if not np.isfinite(logs["loss"]):
-        raise ConfigError(
-            f"The loss of a validation batch is {logs['loss']} before the model is trained.\n  Look for logarithms of 0"
-            " in the loss, and for labels outside of its units."
-        )
-
-
-def _wrong_metrics(model: keras.Model, given: np.ndarray) -> Iterator[str]:
-    """Yield the compiled metrics that fail on labels and outputs, each by itself."""
-    from tfkit.environment.stack import keras, tf
-
-    labels = tf.zeros([len(given), 1] if given.ndim == 2 else [len(given)], tf.int64)
-    for metric in compiled_metrics(model):
-        if isinstance(metric, keras.metrics.Metric):
-            try:
-                type(metric).from_config(metric.get_config()).update_state(labels, given)
-            except Exception as error:
-                yield f"{metric.name} ({first_line(error)})"
 
 
 def _does_not_take(model: keras.Model, splits: Splits, error: Exception) -> str:

@@ -1,1 +1,1 @@
-"""Transfer learning: a classifier on a pretrained backbone, on stored features first, then as a whole."""
+"""Train a classifier on a pretrained backbone, on stored features first, then as a whole."""

@@ -1,4 +1,4 @@
-"""What counting words reaches on the same test texts: what a pretrained encoder must be better than."""
+"""Measure what counting words reaches on the same test texts: what a pretrained encoder must be better than."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ def difference_interval(right: np.ndarray, right_there: np.ndarray) -> tuple[flo
 
 
 def _sample(splits: Splits) -> np.ndarray:
-    """Training texts, evenly drawn from their order, which is a shuffled one; of each class one at least."""
+    """Return training texts, evenly drawn from their order, which is a shuffled one; of each class one at least."""
     train = splits.indices["train"]
     chosen = train[
         np.unique(np.linspace(0, len(train) - 1, min(len(train), MOST_BASELINE_TEXTS)).astype(int))

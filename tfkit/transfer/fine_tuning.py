@@ -1,4 +1,4 @@
-"""The stages of transfer learning: features once, a head on them, then perhaps the whole model."""
+"""Train in the stages of transfer learning: features once, a head on them, then perhaps the whole model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Adam with a share of the learning rate for each layer: the lower ones, which know the most, change the least."""
+"""Train the lower layers, which know the most, at a share of the learning rate: Adam with a share for each variable."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class LayerwiseAdam(keras.optimizers.Adam):
         self._shares = dict(shares)
 
     def update_step(self, gradient: Any, variable: Any) -> None:
-        """A step of Adam, then back by what is not the variable's share of it."""
+        """Take a step of Adam, then go back by what is not the variable's share of it."""
         share = self._shares.get(variable.name, 1.0)
         if share == 1.0:
             super().update_step(gradient, variable)
@@ -35,22 +35,16 @@ class LayerwiseAdam(keras.optimizers.Adam):
 
 
 def shares(model: keras.Model, decay: float) -> dict[str, float]:
-    """For each variable of a transformer its share of the rate: `decay` to the power of the layers above it.
+    """Return for each variable of a transformer its share of the rate: `decay` to the power of the layers above it.
 
     Args:
       model: whose transformer layers are named layer0_..., layer1_...; what stands before them counts as below the
         first, what stands behind the last has the whole rate.
       decay: in (0, 1].
     """
-    depths = [_depth(layer.name) for layer in model.layers]
-    top = max((depth for depth in depths if depth is not None), default=-1)
-    found, current = {}, -1
-    for layer, depth in zip(model.layers, depths, strict=True):
-        current = max(current, current if depth is None else depth)
-        found.update({variable.name: decay ** (top - current) for variable in layer.trainable_variables})
-    return {name: share for name, share in found.items() if share != 1.0}
-
-
-def _depth(name: str) -> int | None:
-    matched = re.match(r"layer(\d+)_", name)
-    return int(matched[1]) if matched else None
+    found, depth = {}, -1
+    for layer in model.layers:
+        matched = re.match(r"layer(\d+)_", layer.name)
+        depth = max(depth, int(matched[1])) if matched else depth
+        found.update({variable.name: depth for variable in layer.trainable_variables})
+    return {name: decay ** (depth - below) for name, below in found.items() if below != depth}

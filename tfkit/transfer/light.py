@@ -1,4 +1,4 @@
-"""The light model: a classifier of texts from scratch, for large data and small devices."""
+"""Train the light model, a classifier of texts from scratch, for large data and small devices."""
 
 from __future__ import annotations
 

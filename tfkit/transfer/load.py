@@ -1,4 +1,4 @@
-"""The model and the data that a recipe's settings name."""
+"""Load the model and the data that a recipe's settings name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Keras models of transfer learning: a head on features, a whole classifier, a small network from scratch."""
+"""Build the Keras models of transfer learning: a head on features, a whole classifier, a small network from scratch."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Top:
 def head(
     feature_size: int, classes: int, *, learning_rate: float, steps: int, top: Top | None = None
 ) -> keras.Model:
-    """A top on features, compiled.
+    """Return a top on features, compiled.
 
     Args:
       feature_size: length of a feature vector.
@@ -73,7 +73,7 @@ def plain_top(
     layer_decay: float = 1.0,
     hidden: int = 0,
 ) -> Top:
-    """Dropout and a dense layer, trained with `schedule` by `adam`, or by `sgd` with a momentum of 0.9.
+    """Return dropout and a dense layer, trained with `schedule` by `adam`, or by `sgd` with a momentum of 0.9.
 
     With `hidden` units there is a layer of them between, on features brought to one scale, with more dropout.
     With a `layer_decay` below 1 the layers of a transformer learn at rates of their own, see `LayerwiseAdam`.
@@ -105,7 +105,7 @@ def plain_top(
 
 
 def private_top(mean: np.ndarray | None = None) -> Top:
-    """For private training: centred features of length one, a dense layer of zeros without bias, momentum.
+    """Return a private top: centred features of length one, a dense layer of zeros without bias, momentum.
 
     An example's gradient is as long as its features: with equal lengths clipping treats all alike, and what all
     features share would use up most of the length.
@@ -149,7 +149,7 @@ def whole_model(
     top: Top | None = None,
     precision: str = "float32",
 ) -> keras.Model:
-    """Encoder and head as one compiled model.
+    """Return encoder and head as one compiled model.
 
     Batch normalisation stays in inference mode: its statistics are the backbone's, whatever the batch.
 
@@ -195,7 +195,7 @@ def whole_model(
 
 
 def learning_rate_schedule(peak: float, *, steps: int, warmup: float = WARMUP_SHARE) -> Any:
-    """Learning rate: linear warm-up over a share of the steps, a tenth of them as a rule, then a cosine down to zero.
+    """Return a learning rate: linear warm-up over a share of the steps, a tenth as a rule, then a cosine down to zero.
 
     Source: Loshchilov and Hutter 2017 (arXiv:1608.03983); Goyal et al. 2017 (arXiv:1706.02677) for the warm-up.
     """
@@ -212,7 +212,7 @@ def learning_rate_schedule(peak: float, *, steps: int, warmup: float = WARMUP_SH
 
 @contextlib.contextmanager
 def _policy(name: str) -> Iterator[None]:
-    """What Keras makes in the block computes in this precision."""
+    """Let what Keras makes in the block compute in this precision."""
     from tfkit.environment.stack import keras
 
     before = keras.mixed_precision.global_policy()
@@ -231,7 +231,7 @@ def _dense(features: Any, classes: int, **settings: Any) -> Any:
 
 
 def compiled(model: keras.Model, optimizer: Any) -> keras.Model:
-    """The same model, compiled for logits and integer labels."""
+    """Compile a model for logits and integer labels."""
     from tfkit.environment.stack import keras
 
     if keras.mixed_precision.global_policy().name == "mixed_float16":
@@ -260,7 +260,7 @@ class Classifier:
 
 
 def observe(model: keras.Model, splits: Splits) -> Classifier:
-    """The test split through the model once: its probabilities, and what the last layer saw."""
+    """Put the test split through the model once, for its probabilities, and what the last layer saw."""
     from tfkit.environment.stack import keras
 
     last = model.get_layer(CLASSIFIER)
@@ -276,7 +276,7 @@ def observe(model: keras.Model, splits: Splits) -> Classifier:
 def small_cnn(
     *, classes: int, spec: tf.TensorSpec, learning_rate: float, steps: int, top: Top
 ) -> keras.Model:
-    """Four convolutions, each of which halves the image, and a mean over what is left; 0.1 million weights.
+    """Return four convolutions, each of which halves the image, and a mean over what is left; 0.1 million weights.
 
     Without batch normalisation, whose statistics would depend on how a batch is dealt to replicas.
 
@@ -299,7 +299,7 @@ def small_cnn(
 
 
 def rebuild(run: Run, backbone: Encoder | None, splits: Splits) -> keras.Model:
-    """The trained model of a run of images.
+    """Return the trained model of a run of images.
 
     Args:
       run: finished.

@@ -1,4 +1,4 @@
-"""Private transfer: a head on a frozen public model's features, or the whole model, trained by DP-SGD."""
+"""Train with DP-SGD: a head on a frozen public model's features, the whole model, or the light model of texts."""
 
 from __future__ import annotations
 
@@ -38,17 +38,20 @@ FEWEST_FOR_MEAN = 1000  # examples times epsilon
 
 def train_private(
     run: Run,
-    encoder: Encoder,
+    encoder: Encoder | None,
     splits: Splits,
     config: PrivateConfig,
     *,
     strategy: tf.distribute.Strategy,
 ) -> Classifier:
-    """Train a classifier on a pretrained model with differential privacy, or what is left to train of it.
+    """Train a classifier with differential privacy, or what is left to train of it.
+
+    The light model is trained with its embedding, on texts filled up to `max_length` (64 where it is left out). Its
+    vocabulary is the public one of the bundled encoder: one made of the private texts would tell what is in them.
 
     Args:
       run: gets the logs, privacy.json and what was decided.
-      encoder: public: what it knows of its own training data is not protected.
+      encoder: public: what it knows of its own training data is not protected; None: the light model of texts.
       splits: of images or texts; their batch size is the expected one of the samples.
       config: what to train, and the privacy asked for.
       strategy: of the training.
@@ -56,52 +59,45 @@ def train_private(
     Raises:
       PrivacyError: no epsilon would hold, or none as small as the target.
     """
-    run.record({"time/features_seconds": 0.0})
+    if encoder is None:
+        length = getattr(config, "max_length", None) or LIGHT_LENGTH
+        config = dataclasses.replace(config, features=False)
+        run.decide(features=False, max_length=length)
+        run.note(f"The vocabulary is that of {ENCODER}, which is public.")
     plan = _plan(config, splits)
-    run.note(plan.summary)
-    run.decide(**plan.decided)
-    whole = functools.partial(models.whole_model, encoder, len(splits.class_names), spec=splits.spec)
-    if not config.features:
-        settings = plan.settings(None)
-        build = functools.partial(whole, trainable="all", **settings)
-        trained = _train(run, build, splits, config, plan, strategy=strategy)
-        run.record({"time/train_seconds": trained.seconds})
-        return observe(whole(trainable="none", head=trained.model, **settings), splits)
-    extraction = hub.extract(encoder, splits)
-    run.say(extraction.summary)  # not kept: it counts private examples
-    features = extraction.splits
-    trained, settings = train_private_head(run, encoder, features, config, strategy=strategy)
-    run.record({"time/features_seconds": extraction.seconds, "time/train_seconds": trained.seconds})
-    return Classifier(
-        model=whole(trainable="none", head=trained.model, **settings),
-        evaluation=evaluate(trained.model, features),
-        test_features=features.source.read(features.indices["test"]),
+    clip, rate = plan.privacy.l2_norm_clip, plan.learning_rate
+    run.note(
+        f"Private training: {plan.epochs} epochs of samples of {plan.batch_size} expected examples, learning rate"
+        f" {rate:.3g}, clipping norm {clip:.3g}"
+        + (", features less their noisy mean." if plan.privacy.release_noise else ".")
     )
-
-
-def train_private_light(
-    run: Run, splits: Splits, config: Any, *, strategy: tf.distribute.Strategy
-) -> Classifier:
-    """Train the light model of texts, its embedding included, with differential privacy.
-
-    Its vocabulary is the public one of the bundled encoder: one made of the private texts would tell what is in them.
-
-    Args:
-      run: gets the logs, privacy.json and what was decided.
-      splits: of texts; their batch size is the expected one of the samples.
-      config: the privacy asked for; all texts are filled up to its max_length, 64 where it is left out.
-      strategy: of the training.
-    """
-    length = config.max_length or LIGHT_LENGTH
-    plan = _plan(dataclasses.replace(config, features=False), splits)
-    run.note(f"{plan.summary} The vocabulary is that of {ENCODER}, which is public.")
-    run.decide(**plan.decided, features=False, max_length=length)
-    tokenizer = hub.load_model(ENCODER, max_length=length).tokenizer
-    assert tokenizer is not None, "it is bundled"
-    build = functools.partial(light, tokenizer, len(splits.class_names), length=length, **plan.settings(None))
-    trained = _train(run, build, splits, config, plan, strategy=strategy)
-    run.record({"time/features_seconds": 0.0, "time/train_seconds": trained.seconds})
-    return observe(trained.model, splits)
+    run.decide(epochs=plan.epochs, learning_rate=float(rate), global_batch_size=plan.batch_size)
+    classes, seconds, settings = len(splits.class_names), 0.0, plan.settings(None)
+    if encoder is None:
+        tokenizer = hub.load_model(ENCODER, max_length=length).tokenizer
+        assert tokenizer is not None, "it is bundled"
+        build = functools.partial(light, tokenizer, classes, length=length, **settings)
+        trained = _train(run, build, splits, config, plan, strategy=strategy)
+        classifier = observe(trained.model, splits)
+    elif not config.features:
+        whole = functools.partial(models.whole_model, encoder, classes, spec=splits.spec, **settings)
+        build = functools.partial(whole, trainable="all")
+        trained = _train(run, build, splits, config, plan, strategy=strategy)
+        classifier = observe(whole(trainable="none", head=trained.model), splits)
+    else:
+        extraction = hub.extract(encoder, splits)
+        run.say(extraction.summary)  # not kept: it counts private examples
+        features, seconds = extraction.splits, extraction.seconds
+        trained, settings = train_private_head(run, encoder, features, config, strategy=strategy)
+        classifier = Classifier(
+            model=models.whole_model(
+                encoder, classes, spec=splits.spec, trainable="none", head=trained.model, **settings
+            ),
+            evaluation=evaluate(trained.model, features),
+            test_features=features.source.read(features.indices["test"]),
+        )
+    run.record({"time/features_seconds": seconds, "time/train_seconds": trained.seconds})
+    return classifier
 
 
 def train_private_head(
@@ -180,24 +176,6 @@ class TrainingPlan:
     steps: int
     learning_rate: float
 
-    @property
-    def summary(self) -> str:
-        """One sentence for the notes of a run."""
-        return (
-            f"Private training: {self.epochs} epochs of samples of {self.batch_size} expected examples, learning rate"
-            f" {self.learning_rate:.3g}, clipping norm {self.privacy.l2_norm_clip:.3g}"
-            + (", features less their noisy mean." if self.privacy.release_noise else ".")
-        )
-
-    @property
-    def decided(self) -> dict[str, Any]:
-        """The settings that a config may leave out, by name."""
-        return {
-            "epochs": self.epochs,
-            "learning_rate": float(self.learning_rate),
-            "global_batch_size": self.batch_size,
-        }
-
     def settings(self, mean: np.ndarray | None) -> dict[str, Any]:
         """Return what `models.head` and `models.whole_model` take."""
         return {"learning_rate": self.learning_rate, "steps": self.steps, "top": models.private_top(mean)}
@@ -209,7 +187,8 @@ def _plan(config: PrivateConfig, splits: Splits) -> TrainingPlan:
         (LARGEST_BATCH, EPOCHS) if config.features else (LARGEST_BATCH_OF_IMAGES, EPOCHS_OF_IMAGES)
     )
     batch_size, epochs = config.global_batch_size or min(examples, largest), config.epochs or usual
-    mechanism = mechanism_of(config)
+    names = {field.name for field in dataclasses.fields(DPSGD)}
+    mechanism = DPSGD(**{name: value for name, value in vars(config).items() if name in names})
     plan = mechanism.plan(examples=examples, expected_batch_size=batch_size, epochs=epochs)
     epsilon = config.target_epsilon or min(plan.epsilon(plan.steps), 10.0)
     # Below that the mean is mostly noise.
@@ -225,11 +204,3 @@ def _plan(config: PrivateConfig, splits: Splits) -> TrainingPlan:
     return TrainingPlan(
         privacy=mechanism, batch_size=batch_size, epochs=epochs, steps=plan.steps, learning_rate=rate
     )
-
-
-def mechanism_of(config: PrivateConfig) -> DPSGD:
-    """Return the mechanism that a recipe's settings ask for."""
-    names = {field.name for field in dataclasses.fields(DPSGD)} & {
-        field.name for field in dataclasses.fields(config)
-    }
-    return DPSGD(**{name: getattr(config, name) for name in names})

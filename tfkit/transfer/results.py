@@ -1,4 +1,4 @@
-"""What surrounds a training: where data and model came from, what came out of it, and which examples are shown."""
+"""Record what surrounds a training: where data and model came from, what came out, and which examples are shown."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""tfkit.train: a folder of photos, a table of texts, to a finished run; the recipes that train are its command line."""
+"""Train from a folder or a table to a finished run: tfkit.train, whose command line are the recipes that train."""
 
 from __future__ import annotations
 
@@ -185,7 +185,7 @@ def _train(config: Any, run: Run, strategy: tf.distribute.Strategy, *, recipe: s
     from tfkit.transfer.fine_tuning import fine_tune, train_all_layers
     from tfkit.transfer.light import train_light
     from tfkit.transfer.load import load
-    from tfkit.transfer.private import train_private, train_private_light
+    from tfkit.transfer.private import train_private
     from tfkit.transfer.results import conclude, describe
 
     private, whole = isinstance(config, PrivateConfig), isinstance(config, ImageModelConfig)
@@ -199,8 +199,6 @@ def _train(config: Any, run: Run, strategy: tf.distribute.Strategy, *, recipe: s
     describe(run, encoder, splits, recipe=recipe, show_examples=not private)
     if whole:
         classifier = train_all_layers(run, encoder, splits, config, strategy=strategy)
-    elif private and encoder is None:
-        classifier = train_private_light(run, splits, config, strategy=strategy)
     elif private:
         classifier = train_private(run, encoder, splits, config, strategy=strategy)
     elif encoder is None:

@@ -1,4 +1,4 @@
-"""A process of test_backups.py: trains on a disk that is full for a while. Argument: a folder on a disk of its own."""
+"""Train, for test_checkpoint.py, on a disk that is full for a while. Argument: a folder on a disk of its own."""
 
 from __future__ import annotations
 
