@@ -154,8 +154,3 @@ def test_a_tokenizer_that_keeps_case(of_pieces):
     cased = WordPiece(vocabulary=(*of_pieces.vocabulary, "T", "C", "A", "##A", "##T"), lower_case=False)
     table = check(cased)
     assert (table.back["upper case"], table.outcome["upper case"]) == ("The CAT", "kept")
-
-
-def test_text_that_is_read_as_a_piece():
-    with_mask = WordPiece(vocabulary=(*BERT, "[MASK]", "a", "b", "[", "]", "mask"))
-    assert check(with_mask).outcome["literal [MASK]"] in ("special", "folded")
