@@ -59,7 +59,7 @@ def contest(name: str, texts: list[str], rounds: int) -> dict[str, Any]:
         ready = time.perf_counter() - began
         ways: dict[str, Callable[[], np.ndarray]] = {
             "stock": lambda: stock(texts),
-            f"tfkit ({chosen.name})": lambda: np.concatenate(
+            f"tfkit ({chosen.engine})": lambda: np.concatenate(
                 [
                     chosen.compute(content[i : i + kind.batch_size])
                     for i in range(0, len(content), kind.batch_size)

@@ -44,6 +44,7 @@ def test_the_weights_are_those_of_imagenet():
 
 
 def test_what_is_known_of_it(backbone):
+    assert hub.load_model("efficientnet-lite0") == backbone
     assert (backbone.native_size, backbone.fixed_size, backbone.input_range) == (224, False, (0.0, 1.0))
     assert (backbone.feature_size, backbone.parameters, backbone.licence) == (1280, 3_413_024, "Apache-2.0")
 
@@ -61,6 +62,7 @@ def test_layer_and_functional_model_are_one_network(backbone, functional, traina
 
 def test_training_uses_and_updates_batch_statistics(backbone):
     layer, model = backbone.layer(trainable=True), backbone.functional(image_size=64)
+    assert layer(tf.zeros((1, 32, 32, 3))).shape == layer(tf.zeros((1, 65, 47, 3))).shape == (1, 1280)
     photos = tf.concat([center("flower.jpg", 64), center("china.jpg", 64)], axis=0)
     frozen = layer(photos, training=False).numpy()
     np.testing.assert_allclose(layer(photos, training=True), model(photos, training=True), atol=1e-2)
@@ -79,18 +81,9 @@ def test_the_functional_model_can_be_compressed(functional):
     assert functional.input_shape == (None, 64, 64, 3)
 
 
-def test_images_of_any_size_go_through_the_layer(backbone):
-    layer = backbone.layer()
-    assert layer(tf.zeros((1, 32, 32, 3))).shape == layer(tf.zeros((1, 65, 47, 3))).shape == (1, 1280)
-
-
 def test_too_small_an_image_is_refused():
     with pytest.raises(HubError, match="image_size=32"):
         MODEL.functional(image_size=31)
-
-
-def test_second_resolve_takes_what_the_first_made(backbone):
-    assert hub.load_model("efficientnet-lite0") == backbone
 
 
 def test_missing_package_names_the_command():

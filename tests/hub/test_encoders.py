@@ -51,11 +51,7 @@ def test_a_keras_model_is_callable_and_shows_its_range(models, keras_model):
     keras_model.save(models / "keras", save_format="tf")
     backbone = hub.load_model(models / "keras").check(image_size=24, trainable=True)
     assert (backbone.native_size, backbone.fixed_size) == (24, True)
-    assert (backbone.feature_size, backbone.parameters, backbone.trainable_variables) == (
-        5,
-        3 * 3 * 3 * 5 + 5,
-        2,
-    )
+    assert (backbone.feature_size, backbone.parameters, backbone.trainable_variables) == (5, 140, 2)
     assert backbone.input_range == (0, 255)
     assert len(backbone.layer(trainable=True).trainable_weights) == 2
     images = np.random.default_rng(0).random((2, 24, 24, 3), dtype=np.float32)
@@ -69,36 +65,33 @@ def test_a_model_with_signatures_only_works_frozen(models, keras_model):
     np.testing.assert_allclose(backbone.layer()(images), keras_model(images), rtol=1e-5)
     assert (backbone.feature_size, backbone.trainable_variables) == (5, 0)
     message = problems(backbone, image_size=32, trainable=True)
-    assert "24 x 24 pixels and nothing else" in message
-    assert "0 trainable weights: it can only be called through a signature" in message
+    assert "image_size=24" in message
+    assert "0 trainable weights" in message
 
 
 def test_a_tf1_module_works_frozen(tf1_hub_module):
     backbone = hub.load_model(tf1_hub_module).check(image_size=16)
     assert (backbone.feature_size, backbone.parameters, backbone.native_size) == (4, 12, 16)
     assert backbone.layer()(tf.ones((2, 16, 16, 3))).shape == (2, 4)
-    assert "TF1 Hub format" in problems(backbone, trainable=True)
+    assert "0 trainable weights" in problems(backbone, trainable=True)
+    with pytest.raises(HubError, match="0 trainable weights"):
+        backbone.layer(trainable=True)
 
 
-def test_a_plain_module_trains_nothing(models, tools):
-    kernel = tf.Variable(tf.ones((3, 4)))
+@pytest.mark.parametrize(("variables", "parameters"), [(True, 12), (False, 0)])
+def test_a_plain_module_and_constants_work_frozen(models, tools, variables, parameters):
+    kernel = (tf.Variable if variables else tf.constant)(tf.ones((3, 4)))
+    folder = models / f"plain{parameters}"
 
     def call(image, training=False):
         return tf.reduce_mean(image, axis=(1, 2)) @ kernel
 
-    backbone = hub.load_model(tools.export(models / "plain", call, variables=[kernel], listed=False))
-    assert (backbone.parameters, backbone.trainable_variables) == (12, 0)
-    assert backbone.check(image_size=32) is backbone
-    assert "exported without the list `trainable_variables`" in problems(backbone, trainable=True)
-
-
-def test_constants_only(models, tools):
-    folder = tools.export(
-        models / "constants", lambda image, training=False: tf.reduce_mean(image, axis=(1, 2))
+    backbone = hub.load_model(
+        tools.export(folder, call, variables=[kernel] if variables else [], listed=not variables)
     )
-    backbone = hub.load_model(folder).check(image_size=32)
-    assert (backbone.feature_size, backbone.parameters) == (3, 0)
-    assert "constants of the graph" in problems(backbone, trainable=True)
+    assert (backbone.feature_size, backbone.parameters, backbone.trainable_variables) == (4, parameters, 0)
+    assert backbone.check(image_size=32) is backbone
+    assert "0 trainable weights" in problems(backbone, trainable=True)
 
 
 def test_neither_callable_nor_a_signature(models):
@@ -116,10 +109,8 @@ def test_a_text_encoder(models):
     backbone = hub.load_model(models / "text", modality="images")
     assert backbone.feature_size == 8
     message = problems(backbone, image_size=224, trainable=True)
-    assert "takes texts" in message
-    assert "recipes.transfer_text" in message
+    assert all(words in message for words in ("takes texts", "recipes.transfer_text", "0 trainable weights"))
     assert (backbone.native_size, backbone.notes) == (0, ())
-    assert "0 trainable weights" in message
 
 
 def test_several_inputs(models):
@@ -138,35 +129,27 @@ def test_several_inputs(models):
 @pytest.mark.parametrize(
     ("image", "words"),
     [
-        ((None, 28, 28, 1), "[?, 28, 28, 1], not images"),
-        ((None, 784), "[?, 784], not images"),
-        ((1, 32, 32, 3), "batches of exactly 1"),
-        ((None, 32, 48, 3), "not square"),
+        ((None, 28, 28, 1), "[?, 28, 28, 1]"),
+        ((None, 784), "[?, 784]"),
+        ((1, 32, 32, 3), "exactly 1"),
+        ((None, 32, 48, 3), "[?, 32, 48, 3]"),
     ],
 )
 def test_other_inputs(models, tools, image, words):
-    folder = models / f"input{'x'.join(map(str, image))}"
-
     def call(image, training=False):
         return tf.reshape(tf.reduce_mean(image, axis=1, keepdims=True), (-1, 1)) @ tf.ones((1, 4))
 
-    assert words in problems(hub.load_model(tools.export(folder, call, image=image)), image_size=32)
+    folder = tools.export(models / f"input{'x'.join(map(str, image))}", call, image=image)
+    assert words in problems(hub.load_model(folder), image_size=32)
 
 
-@pytest.mark.parametrize(
-    ("name", "call", "words"),
-    [
-        ("maps", lambda image, training=False: image[:, ::2, ::2], "[?, ?, ?, 3], not a feature vector"),
-        (
-            "many",
-            lambda image, training=False: {"a": image[:, 0, 0], "b": image[:, 1, 1]},
-            "plainly the feature vector",
-        ),
-    ],
-)
-def test_other_outputs(models, tools, name, call, words):
-    backbone = hub.load_model(tools.export(models / name, call))
-    assert words in problems(backbone, image_size=32)
+def test_other_outputs(models, tools):
+    maps = tools.export(models / "maps", lambda image, training=False: image[:, ::2, ::2])
+    assert "[?, ?, ?, 3], not a feature vector" in problems(hub.load_model(maps), image_size=32)
+    many = tools.export(
+        models / "many", lambda image, training=False: {"a": image[:, 0, 0], "b": image[:, 1, 1]}
+    )
+    assert "plainly the feature vector" in problems(hub.load_model(many), image_size=32)
 
 
 def test_the_conventional_one_of_several_outputs_is_taken(models, tools):
@@ -190,11 +173,6 @@ def test_a_feature_size_that_the_model_does_not_state_is_measured(models, tools)
     assert backbone.feature_size == 3
     model = keras.Sequential([backbone.layer(), keras.layers.Dense(2)])
     assert model(tf.ones((2, 32, 32, 3))).shape == (2, 2)
-
-
-def test_a_layer_with_nothing_to_train_is_refused(tf1_hub_module):
-    with pytest.raises(HubError, match="0 trainable weights"):
-        hub.load_model(tf1_hub_module).layer(trainable=True)
 
 
 def test_all_problems_come_at_once(models, tools):

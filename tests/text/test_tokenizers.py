@@ -10,7 +10,7 @@ import pytest
 from tfkit.environment.stack import keras, tf
 from tfkit.errors import DataError
 from tfkit.litert import ParallelInterpreter
-from tfkit.text.checks import check, check_fits
+from tfkit.text.checks import check
 from tfkit.text.layers import MaskedMean, Tokens, on_device
 from tfkit.text.tokenizers import SentencePiece, Whitespace, WordPiece
 from tfkit.text.vocabulary import by_length
@@ -154,16 +154,3 @@ def test_a_tokenizer_that_keeps_case(of_pieces):
     cased = WordPiece(vocabulary=(*of_pieces.vocabulary, "T", "C", "A", "##A", "##T"), lower_case=False)
     table = check(cased)
     assert (table.back["upper case"], table.outcome["upper case"]) == ("The CAT", "kept")
-
-
-def test_text_that_is_read_as_a_piece():
-    with_mask = WordPiece(vocabulary=(*BERT, "[MASK]", "a", "b", "[", "]", "mask"))
-    assert check(with_mask).outcome["literal [MASK]"] in ("special", "folded")
-
-
-def test_a_vocabulary_that_does_not_fit():
-    check_fits(95, 100)
-    with pytest.raises(DataError, match=r"101 pieces.*100 rows.*beyond its last row"):
-        check_fits(101, 100)
-    with pytest.raises(DataError, match=r"learned for other pieces"):
-        check_fits(50, 100)

@@ -13,18 +13,15 @@ import importlib.util
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from tfkit.environment import files, packages
+from tfkit.environment import files, packages, stack
 from tfkit.environment.cache import sha256_of
 from tfkit.errors import HubError
 from tfkit.hub import weights
-
-if TYPE_CHECKING:
-    from tfkit.environment.stack import keras
-    from tfkit.text.tokenizers import WordPiece
+from tfkit.text.tokenizers import MASK, TYPES, WORDS, WordPiece
 
 EXPORT_VERSION = 1  # part of the cache key and the digest: raise it when `export` writes something else
 
@@ -58,6 +55,7 @@ class Bundled(abc.ABC):
         return self._installed(self.weights, self.sha256)
 
     def _installed(self, file: str, sha256: str) -> Path:
+        """Return a file of the package, checked."""
         spec = importlib.util.find_spec(self.package.replace("-", "_"))
         if spec is None or not spec.submodule_search_locations:
             raise HubError(
@@ -80,7 +78,7 @@ class ImageModel(Bundled):
 
     minimum_size: int
 
-    def functional(self, *, image_size: int | None = None, classifier: bool = False) -> keras.Model:
+    def functional(self, *, image_size: int | None = None, classifier: bool = False) -> stack.keras.Model:
         """Return the network with its ImageNet weights.
 
         Args:
@@ -107,9 +105,8 @@ class ImageModel(Bundled):
 
     def export(self, folder: Path) -> None:
         """Write the feature extractor into `folder` as a reusable TF2 SavedModel, for images of any size."""
-        from tfkit.environment.stack import tf
-
-        _save(self.functional(), tf.TensorSpec((None, None, None, 3), tf.float32, name="image"), folder)
+        images = stack.tf.TensorSpec((None, None, None, 3), stack.tf.float32, name="image")
+        _save(self.functional(), images, folder)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,8 +123,6 @@ class TextModel(Bundled):
 
     def tokenizer(self, *, max_length: int) -> WordPiece:
         """Return what makes its ids of strings."""
-        from tfkit.text.tokenizers import WordPiece
-
         path = self._installed(self.vocabulary, self.vocabulary_sha256)
         return WordPiece(vocabulary=tuple(path.read_text("utf-8").splitlines()), max_length=max_length)
 
@@ -137,24 +132,22 @@ class TextModel(Bundled):
         BERT's vocabulary keeps a thousand places free, named [unused0] and so on; a classifier on a phone need not
         carry their vectors.
         """
-        free = re.compile(r"\[unused\d+\]")
-        kept = np.flatnonzero([not free.fullmatch(piece) for piece in tokenizer.vocabulary])
+        kept = np.flatnonzero([not re.fullmatch(r"\[unused\d+\]", p) for p in tokenizer.vocabulary])
         pieces = tuple(tokenizer.vocabulary[place] for place in kept)
         return dataclasses.replace(tokenizer, vocabulary=pieces), kept
 
-    def functional(self, **options: Any) -> keras.Model:
+    def functional(self, **options: Any) -> stack.keras.Model:
         """Return the network with its weights.
 
         Returns:
           A flat functional tf_keras model, {"input_word_ids", "input_mask"} int32 [b, n] to float32 [b, features].
         """
-        from tfkit.environment.stack import keras
         from tfkit.hub import networks
 
-        inputs = _ids("input_word_ids", "input_mask")
-        return self.weighted(keras.Model(inputs, networks.minilm(**inputs)[1], name="minilm_l6_v2"))
+        inputs = _ids(WORDS, MASK)
+        return self.weighted(stack.keras.Model(inputs, networks.minilm(**inputs)[1], name="minilm_l6_v2"))
 
-    def weighted(self, model: keras.Model, *, rows: np.ndarray | None = None) -> keras.Model:
+    def weighted(self, model: stack.keras.Model, *, rows: np.ndarray | None = None) -> stack.keras.Model:
         """Give the published weights to the layers that `networks.minilm` made; of pieces those in `rows`.
 
         Returns:
@@ -172,30 +165,30 @@ class TextModel(Bundled):
 
     def export(self, folder: Path) -> None:
         """Write the encoder into `folder`: a dict of ids to `pooled_output` and `sequence_output`."""
-        from tfkit.environment.stack import keras, tf
         from tfkit.hub import networks
 
-        inputs = _ids("input_word_ids", "input_mask", "input_type_ids")
+        inputs = _ids(WORDS, MASK, TYPES)
         sequence, sentence = networks.minilm(**inputs)
         outputs = {"sequence_output": sequence, "pooled_output": sentence}
-        model = self.weighted(keras.Model(inputs, outputs))
-        _save(model, {name: tf.TensorSpec((None, None), tf.int32, name=name) for name in inputs}, folder)
+        model = self.weighted(stack.keras.Model(inputs, outputs))
+        specs = {name: stack.tf.TensorSpec((None, None), stack.tf.int32, name=name) for name in inputs}
+        _save(model, specs, folder)
 
     def export_preprocessor(self, folder: Path, *, max_length: int) -> None:
         """Write the preprocessor into `folder`: strings [b] to a dict of ids, int32 [b, max_length]."""
-        from tfkit.environment.stack import tf
-
         tokenizer = self.tokenizer(max_length=max_length)
 
-        @tf.function(autograph=False, input_signature=[tf.TensorSpec((None,), tf.string, name="text")])
+        strings = stack.tf.TensorSpec((None,), stack.tf.string, name="text")
+
+        @stack.tf.function(autograph=False, input_signature=[strings])
         def call(text: Any) -> Any:
             return tokenizer.dense(text, length=max_length)
 
-        vocabulary = tf.saved_model.Asset(str(self._installed(self.vocabulary, self.vocabulary_sha256)))
-        module = tf.train.Checkpoint(vocabulary=vocabulary)
+        vocabulary = stack.tf.saved_model.Asset(str(self._installed(self.vocabulary, self.vocabulary_sha256)))
+        module = stack.tf.train.Checkpoint(vocabulary=vocabulary)
         module.__call__ = call
         module.variables, module.trainable_variables, module.regularization_losses = [], [], []
-        tf.saved_model.save(module, str(folder))
+        stack.tf.saved_model.save(module, str(folder))
 
 
 MODELS: dict[str, ImageModel | TextModel] = {
@@ -220,26 +213,23 @@ MODELS: dict[str, ImageModel | TextModel] = {
 
 
 def _ids(*names: str) -> dict[str, Any]:
-    from tfkit.environment.stack import keras, tf
-
-    return {name: keras.Input((None,), dtype=tf.int32, name=name) for name in names}
+    return {name: stack.keras.Input((None,), dtype=stack.tf.int32, name=name) for name in names}
 
 
-def _save(model: keras.Model, spec: Any, folder: Path) -> None:
+def _save(model: stack.keras.Model, spec: Any, folder: Path) -> None:
     """Write a model as TF Hub publishes them, so that a layer that loads it can train it."""
-    from tfkit.environment.stack import tf
 
     def call(inputs: Any, training: bool = False) -> Any:
         return model(inputs, training=training)
 
-    module = tf.train.Checkpoint()
-    module.__call__ = tf.function(call)
+    module = stack.tf.train.Checkpoint()
+    module.__call__ = stack.tf.function(call)
     for training in (False, True):
         module.__call__.get_concrete_function(spec, training=training)
     module.variables = model.variables
     module.trainable_variables = model.trainable_variables
     module.regularization_losses = []
-    tf.saved_model.save(module, str(folder))
+    stack.tf.saved_model.save(module, str(folder))
 
 
 _torch_tensors = functools.cache(weights.read)

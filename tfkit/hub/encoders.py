@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 import functools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
-from tfkit.errors import DataError, HubError
+from tfkit.data.splits import Splits
+from tfkit.environment import stack
+from tfkit.errors import HubError
 from tfkit.hub import bundled, saved_model
 from tfkit.hub.catalogue import Modality, feature_vector_of, find
-from tfkit.hub.saved_model import MASK, TYPES, WORDS, Interface, Tensor
-from tfkit.text.checks import check_fits
-
-if TYPE_CHECKING:
-    from tfkit.data.splits import Splits
-    from tfkit.environment.stack import keras, tf_hub
-    from tfkit.text.tokenizers import WordPiece
+from tfkit.hub.saved_model import Interface, Tensor
+from tfkit.text.tokenizers import MASK, TYPES, WORDS, WordPiece
 
 _CHARACTERS = 4  # in a token of English, about
 _UNKNOWN_LENGTH = 128
+_SPARE = 0.9  # an embedding may have some rows more than there are pieces, for a round number
 # Rows of the embedding -> the preprocessor that makes so many ids.
 _PREPROCESSORS = {
     21_128: "https://tfhub.dev/tensorflow/bert_zh_preprocess/3",
@@ -48,29 +47,27 @@ class Part:
     """Of its content, and of all else that its vectors depend on."""
     interface: Interface
 
-    def keras_layer(self, *, trainable: bool = False, size: int = 0, **options: Any) -> tf_hub.KerasLayer:
+    def keras_layer(
+        self, *, trainable: bool = False, size: int = 0, **options: Any
+    ) -> stack.tf_hub.KerasLayer:
         """Return it as a stock hub.KerasLayer, loaded anew; `size` is that of its vectors, where it is known."""
-        from tfkit.environment.stack import tf_hub
-
         interface, output = self.interface, self.interface.output
-        stated = output is not None and output.shape is not None and None not in output.shape[1:]
+        if size and (output is None or output.shape is None or None in output.shape[1:]):
+            options["output_shape"] = [size]
         loaded = self.load()
-        return tf_hub.KerasLayer(
+        return stack.tf_hub.KerasLayer(
             loaded if callable(loaded) else str(self.path),
             trainable=trainable,
             signature=interface.signature if interface.way != "tf1" else None,
-            **({"output_shape": [size]} if size and not stated else {}),
             **{"output_key": interface.output_key, **options},
         )
 
     def load(self) -> Any:
         """Return the SavedModel as TensorFlow loads it."""
-        from tfkit.environment.stack import tf_hub
-
-        if self.interface.takes_texts:  # a tokenizer's operations must be there before its model
-            from tfkit.environment.stack import tf_text  # noqa: F401
+        if self.interface.takes_texts:
+            _ = stack.tf_text  # a tokenizer's operations must be there before its model
         # Given a path, hub.KerasLayer tries a loader of Keras 3 first, whose import alone takes seconds.
-        return tf_hub.load(str(self.path))
+        return stack.tf_hub.load(str(self.path))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,9 +126,9 @@ class Encoder(Part, abc.ABC):
     def tokenizer(self) -> WordPiece | None:
         """What makes a bundled encoder's ids of texts; None for any other."""
         model = bundled.MODELS.get(self.handle)
-        if not isinstance(model, bundled.TextModel):
-            return None
-        return model.tokenizer(max_length=self.max_length or model.max_length)
+        if isinstance(model, bundled.TextModel):
+            return model.tokenizer(max_length=self.max_length or model.max_length)
+        return None
 
     @property
     def origin(self) -> dict[str, Any]:
@@ -139,7 +136,7 @@ class Encoder(Part, abc.ABC):
         names = ("handle", "digest", "licence", "parameters", "feature_size")
         return {name: getattr(self, name) for name in names}
 
-    def layer(self, *, trainable: bool = False) -> tf_hub.KerasLayer:
+    def layer(self, *, trainable: bool = False) -> stack.tf_hub.KerasLayer:
         """Return the model as a layer, loaded anew.
 
         Args:
@@ -156,7 +153,7 @@ class Encoder(Part, abc.ABC):
             self.check(trainable=trainable)
         return self.keras_layer(trainable=trainable, size=self.feature_size)
 
-    def functional(self, **options: Any) -> keras.Model | None:
+    def functional(self, **options: Any) -> stack.keras.Model | None:
         """Return the network and its weights as a flat functional tf_keras model; None if it is not bundled.
 
         Args:
@@ -185,9 +182,22 @@ class Encoder(Part, abc.ABC):
     def cost_of_epoch(self, splits: Splits) -> tuple[bool, str]:
         """Return whether an epoch of all its layers takes about a minute on a CPU, and what there is to compute."""
 
+    def with_feature_size(self) -> Encoder:
+        """Return the encoder with the size of its vectors: as its output states it, or from a trial; 0 if both fail."""
+        output = self.interface.output
+        if output is None or self.interface.way == "none":
+            return self
+        size = output.shape[-1] if output.shape and len(output.shape) == 2 else None
+        if size is None and (output.shape is None or len(output.shape) == 2):
+            with contextlib.suppress(
+                stack.tf.errors.OpError, ValueError, TypeError, AttributeError, KeyError
+            ):
+                _, size = self._trial().shape
+        return replace(self, feature_size=size or 0)
+
     @abc.abstractmethod
-    def trial(self) -> Any:
-        """Return the features of a few examples, for their size."""
+    def _trial(self) -> Any:
+        """Return the features of an example."""
 
     def check(self, *, trainable: bool = False, image_size: int | None = None) -> Encoder:
         """Make sure, before any training, that the model can do the job.
@@ -202,12 +212,15 @@ class Encoder(Part, abc.ABC):
         Raises:
           HubError: it cannot; the message lists every reason.
         """
-        if self.interface.way == "none":
-            problems = ["It can neither be called nor has it a signature to use. " + self._alternative]
-        else:
+        problems = ["It can neither be called nor has it a signature to use. " + self._alternative]
+        if self.interface.way != "none":
             problems = [*self._input_problems(image_size), *self._output_problems()]
             if trainable and not self.trainable_variables:
-                problems.append(_untrainable(self.interface))
+                problems.append(
+                    "It has 0 trainable weights: a module of the TF1 Hub format, one that is called through a signature"
+                    " or was exported without `trainable_variables`, and constants can only be used frozen"
+                    " (trainable=False, --fine-tune-epochs 0)."
+                )
         if problems:
             listed = "\n".join(f"  - {problem}" for problem in problems)
             raise HubError(f"{self.handle} cannot serve as an encoder of {self.modality} here:\n{listed}")
@@ -221,10 +234,11 @@ class Encoder(Part, abc.ABC):
         if output is None:
             listed = _listed(self.interface.outputs) or "nothing"
             yield f"It gives {listed}, and none of them is plainly the feature vector. {self._alternative}"
-        elif not output.dtype.startswith("float") or (output.shape is not None and len(output.shape) != 2):
-            yield f"It gives {output}, not a feature vector, float32 [batch, features]. {self._alternative}"
-        elif self.feature_size == 0:
-            yield f"It gives {output}, and a trial did not show how long its vectors are. {self._alternative}"
+        elif self.feature_size == 0 or not output.dtype.startswith("float"):
+            yield (
+                f"It gives {output}, not a feature vector, float32 [batch, features], of a length that it states or"
+                f" that a trial shows. {self._alternative}"
+            )
         if vectors := feature_vector_of(self.handle):
             yield f"It gives the scores of a finished classifier, not features. Those: {vectors}"
 
@@ -241,15 +255,13 @@ class ImageEncoder(Encoder):
 
     def graph(self, spec: Any, *, trainable: str = "none") -> tuple[Any, Any]:
         """See `Encoder`: [batch, s, s, 3] in [0, 1]."""
-        from tfkit.environment.stack import keras
-
         base = self.functional(image_size=int(spec.shape[0]))
         if base is not None:
             freeze(base, trainable)
             return base.input, base.output
         low, high = self.input_range
-        inputs = keras.Input(spec.shape, name="images")
-        scaled = keras.layers.Rescaling(high - low, offset=low, name="input_range")(inputs)
+        inputs = stack.keras.Input(spec.shape, name="images")
+        scaled = stack.keras.layers.Rescaling(high - low, offset=low, name="input_range")(inputs)
         return inputs, self.layer(trainable=trainable != "none")(scaled, training=False)
 
     @property
@@ -267,41 +279,37 @@ class ImageEncoder(Encoder):
         low, high = self.input_range
         return images if (low, high) == (0, 1) else images * (high - low) + low
 
-    def trial(self) -> Any:
-        """See `Encoder`."""
-        from tfkit.environment.stack import tf
-
+    def _trial(self) -> Any:
         if not self.interface.takes_images:
             raise ValueError("it takes no images")
-        return self.layer()(tf.zeros((1, self.native_size, self.native_size, 3)))
+        return self.layer()(stack.tf.zeros((1, self.native_size, self.native_size, 3)))
 
     def _input_problems(self, image_size: int | None) -> Iterator[str]:
-        inputs = self.interface.inputs
+        tensor, *others = inputs = self.interface.inputs or (Tensor("", "nothing", None),)
+        shape = (None, None, None, 3) if tensor.shape is None else tensor.shape
         if self.interface.takes_texts:
             yield (
                 f"It takes texts ({_listed(inputs)}), not images. For texts: recipes.transfer_text --model-handle,"
                 f' from Python modality="texts". For images: {self._alternative}'
             )
-            return
-        tensor, *others = inputs or (Tensor("", "nothing", None),)
-        if others or tensor.dtype != "float32":
-            yield f"It takes {_listed(inputs)}, not one batch of images as float32 pixels. {self._alternative}"
-            return
-        if tensor.shape is None:
-            return
-        if len(tensor.shape) != 4 or tensor.shape[-1] not in (3, None):
-            yield f"It takes {tensor}, not images [batch, height, width, 3]. {self._alternative}"
-            return
-        if tensor.shape[0] is not None:
-            yield f"It takes batches of exactly {tensor.shape[0]}. Export it with an open first dimension."
-        height, width = tensor.shape[1:3]
-        if height != width:
-            yield f"It takes {tensor}: images that are not square. {self._alternative}"
-        elif image_size is not None and height not in (None, image_size):
-            yield f"It takes {height} x {width} pixels and nothing else: image_size={height}, not {image_size}."
-        least = getattr(bundled.MODELS.get(self.handle), "minimum_size", 0)
-        if image_size is not None and image_size < least:
-            yield f"image_size={image_size} is too small for it: {least} is the least."
+        elif (
+            others
+            or (tensor.dtype, len(shape)) != ("float32", 4)
+            or shape[-1] not in (3, None)
+            or shape[1] != shape[2]
+        ):
+            yield (
+                f"It takes {_listed(inputs)}, not one batch of square images, float32 [batch, size, size, 3]."
+                f" {self._alternative}"
+            )
+        else:
+            if shape[0] is not None:
+                yield f"It takes batches of exactly {shape[0]}. Export it with an open first dimension."
+            if image_size is not None and shape[1] not in (None, image_size):
+                yield f"It takes {shape[1]} x {shape[1]} pixels alone: image_size={shape[1]}, not {image_size}."
+            least = getattr(bundled.MODELS.get(self.handle), "minimum_size", 0)
+            if image_size is not None and image_size < least:
+                yield f"image_size={image_size} is too small for it: {least} is the least."
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -312,7 +320,7 @@ class TextEncoder(Encoder):
     fine_tune_epochs = 3
     _alternative = "Take an encoder of texts: python -m tfkit models lists some, 'minilm-l6-v2' is built in."
 
-    def layer(self, *, trainable: bool = False) -> tf_hub.KerasLayer:
+    def layer(self, *, trainable: bool = False) -> stack.tf_hub.KerasLayer:
         """See `Encoder`; the parts must fit each other."""
         return self.check(trainable=trainable).keras_layer(trainable=trainable, size=self.feature_size)
 
@@ -322,14 +330,12 @@ class TextEncoder(Encoder):
         For a bundled encoder the layers between are a `text.layers.Tokens` and the flat ones of `functional`, both
         without the pieces that no text is cut into.
         """
-        from tfkit.environment.stack import keras, tf
-
-        if spec.dtype != tf.string or spec.shape.rank != 0:
+        if spec.dtype != stack.tf.string or spec.shape.rank != 0:
             raise HubError(
                 f"{self.handle} encodes texts; the examples are {spec.dtype.name} of shape {tuple(spec.shape)}.\n"
                 "  Texts are read by tfkit.load_texts."
             )
-        texts = keras.Input((), dtype=tf.string, name="texts")
+        texts = stack.keras.Input((), dtype=stack.tf.string, name="texts")
         model, tokenizer = bundled.MODELS.get(self.handle), self.tokenizer
         if tokenizer is None or not isinstance(model, bundled.TextModel):
             return texts, self.layer(trainable=trainable != "none")(texts)
@@ -339,16 +345,14 @@ class TextEncoder(Encoder):
         tokenizer, rows = model.reachable(tokenizer)
         tokens = Tokens(tokenizer)(texts)
         _, features = minilm(tokens[WORDS], tokens[MASK], longest=tokenizer.max_length, pieces=len(rows))
-        freeze(model.weighted(keras.Model(texts, features), rows=rows), trainable)
+        freeze(model.weighted(stack.keras.Model(texts, features), rows=rows), trainable)
         return texts, features
 
     @property
     def origin(self) -> dict[str, Any]:
         """See `Encoder`."""
-        part = self.preprocessor
-        return {
-            **super().origin, "preprocessor": part.handle if part else None, "max_length": self.max_length
-        }  # fmt: skip
+        handle = self.preprocessor and self.preprocessor.handle
+        return {**super().origin, "preprocessor": handle, "max_length": self.max_length}
 
     def cost_of_epoch(self, splits: Splits) -> tuple[bool, str]:
         """See `Encoder`: tokens, of which two cores train 20,000 of MiniLM in half a minute."""
@@ -357,27 +361,24 @@ class TextEncoder(Encoder):
         tokens = int(np.minimum(lengths, longest).sum() / _CHARACTERS)
         return tokens * self.parameters <= 20_000 * 22_565_376, f"{tokens:,} tokens"
 
-    def trial(self) -> Any:
-        """See `Encoder`."""
-        from tfkit.environment.stack import tf
+    def _trial(self) -> Any:
+        return self.keras_layer()(stack.tf.constant(["a text"]))
 
-        return self.keras_layer()(tf.constant(["a text"]))
-
-    def keras_layer(self, *, trainable: bool = False, size: int = 0, **options: Any) -> tf_hub.KerasLayer:
+    def keras_layer(
+        self, *, trainable: bool = False, size: int = 0, **options: Any
+    ) -> stack.tf_hub.KerasLayer:
         """See `Part`; strings [b], by the preprocessor where there is one."""
-        from tfkit.environment.stack import keras, tf, tf_hub
-
         layer = super().keras_layer(trainable=trainable, size=size, name="encoder", **options)
         if self.preprocessor is None:
             return layer
-        texts = keras.Input((), dtype=tf.string, name="texts")
+        texts = stack.keras.Input((), dtype=stack.tf.string, name="texts")
         vectors = layer(self._preprocessed(self.preprocessor, texts))
-        return tf_hub.KerasLayer(keras.Model(texts, vectors, name="text_encoder"), trainable=trainable)
+        return stack.tf_hub.KerasLayer(
+            stack.keras.Model(texts, vectors, name="text_encoder"), trainable=trainable
+        )
 
     def _preprocessed(self, part: Part, texts: Any) -> Any:
         """Return the inputs of the encoder, in rows of `max_length`."""
-        from tfkit.environment.stack import tf_hub
-
         if self.max_length in (None, native_length(part.interface)):
             inputs = part.keras_layer(
                 output_key=None,
@@ -386,9 +387,11 @@ class TextEncoder(Encoder):
             )(texts)
         else:
             loaded = part.load()
-            tokens = tf_hub.KerasLayer(loaded.tokenize, name="tokenize")(texts)
+            tokens = stack.tf_hub.KerasLayer(loaded.tokenize, name="tokenize")(texts)
             arguments = {"seq_length": self.max_length}
-            inputs = tf_hub.KerasLayer(loaded.bert_pack_inputs, arguments=arguments, name="pack")([tokens])
+            inputs = stack.tf_hub.KerasLayer(loaded.bert_pack_inputs, arguments=arguments, name="pack")(
+                [tokens]
+            )
         return {tensor.name: inputs[tensor.name] for tensor in self.interface.inputs}
 
     def _input_problems(self, image_size: int | None) -> Iterator[str]:
@@ -423,11 +426,11 @@ class TextEncoder(Encoder):
             yield f"The preprocessor {part.handle} gives {gives}; the encoder also needs {', '.join(lacking)}. {other}"
         elif self.handle not in bundled.MODELS:
             pieces, rows = _pieces_of(part.path), embedding_rows(self)
-            try:
-                if pieces and rows:
-                    check_fits(pieces, rows, name=part.handle)
-            except DataError as error:
-                yield f"{error} {_PREPROCESSORS.get(rows or 0, other)}"
+            if pieces and rows and not _SPARE * rows <= pieces <= rows:
+                yield (
+                    f"{part.handle} has {pieces:,} pieces, the encoder's embedding {rows:,} rows: they do not belong"
+                    f" together. {_PREPROCESSORS.get(rows, other)}"
+                )
         native = native_length(part.interface)
         if self.max_length != native and not {"tokenize", "bert_pack_inputs"} <= saved_model.children(
             part.path
@@ -438,38 +441,19 @@ class TextEncoder(Encoder):
             )
 
 
-def with_feature_size(encoder: Encoder) -> Encoder:
-    """Return an encoder with the size of its vectors: as its output states it, or from a trial; 0 if that fails."""
-    from tfkit.environment.stack import tf
-
-    output = encoder.interface.output
-    if output is None or encoder.interface.way == "none":
-        return encoder
-    size = output.shape[-1] if output.shape else None
-    if size is None and (output.shape is None or len(output.shape) == 2):
-        try:
-            features = encoder.trial()
-            size = int(features.shape[-1]) if len(features.shape) == 2 else None
-        except (tf.errors.OpError, ValueError, TypeError, AttributeError, KeyError):
-            size = None
-    return replace(encoder, feature_size=size or 0)
-
-
 def native_length(preprocessor: Interface) -> int | None:
     """Return the length of the rows that a preprocessor makes by itself."""
     words = next((tensor for tensor in preprocessor.outputs if tensor.name == WORDS), None)
     return words.shape[-1] if words and words.shape else None
 
 
-def freeze(base: keras.Model, trainable: str) -> None:
+def freeze(base: stack.keras.Model, trainable: str) -> None:
     """Make `none`, the later half (`top`) or `all` of the layers trainable, but never batch normalisation."""
-    from tfkit.environment.stack import keras
-
     weighted = [layer for layer in base.layers if layer.weights]
     frozen = {"none": len(weighted), "top": len(weighted) // 2, "all": 0}[trainable]
     for place, layer in enumerate(weighted):
         # A frozen BatchNormalization runs in inference mode also during training.
-        normalises = isinstance(layer, keras.layers.BatchNormalization)
+        normalises = isinstance(layer, stack.keras.layers.BatchNormalization)
         layer.trainable = place >= frozen and not normalises
 
 
@@ -479,16 +463,14 @@ def embedding_rows(encoder: TextEncoder) -> int | None:
 
     An embedding says so itself when it is given an id that it cannot have.
     """
-    from tfkit.environment.stack import tf
-
-    beyond = tf.constant([[0, 2**31 - 1]])
-    ids = {WORDS: beyond, MASK: tf.ones_like(beyond), TYPES: tf.zeros_like(beyond)}
+    beyond = stack.tf.constant([[0, 2**31 - 1]])
+    ids = {WORDS: beyond, MASK: stack.tf.ones_like(beyond), TYPES: stack.tf.zeros_like(beyond)}
     try:
         inputs = {tensor.name: ids[tensor.name] for tensor in encoder.interface.inputs}
         layer = replace(encoder, preprocessor=None).keras_layer()
-        with tf.device("CPU:0"):  # a GPU gives zeros
+        with stack.tf.device("CPU:0"):  # a GPU gives zeros
             layer(inputs)
-    except (tf.errors.OpError, ValueError, TypeError, KeyError) as error:
+    except (stack.tf.errors.OpError, ValueError, TypeError, KeyError) as error:
         match = re.search(r"= 2147483647 is not in \[0, (\d+)\)", str(error))
         return int(match[1]) if match else None
     return None
@@ -496,31 +478,16 @@ def embedding_rows(encoder: TextEncoder) -> int | None:
 
 def _pieces_of(preprocessor: Path) -> int | None:
     """Return how many ids a preprocessor makes, by the vocabulary among its assets; None where it shows none."""
-    from tfkit.environment.stack import tf, tf_text
-
     for path in sorted((preprocessor / "assets").glob("*")):
         content = path.read_bytes()
         if path.suffix == ".txt" and b"[SEP]" in content:
             return len(content.decode("utf-8", "replace").rstrip("\n").split("\n"))
         if path.suffix in (".model", ".spm"):
             try:
-                return int(tf_text.SentencepieceTokenizer(model=content).vocab_size())
-            except tf.errors.OpError:
+                return int(stack.tf_text.SentencepieceTokenizer(model=content).vocab_size())
+            except stack.tf.errors.OpError:
                 return None
     return None
-
-
-def _untrainable(interface: Interface) -> str:
-    """Return why a model has nothing that can be trained, and what to do."""
-    if interface.way == "tf1":
-        why = "it is a module of the TF1 Hub format, which can only be used frozen. Take its TF2 version"
-    elif interface.way == "signature":
-        why = "it can only be called through a signature, which fixes its weights"
-    elif interface.parameters:
-        why = "it was exported without the list `trainable_variables` (a plain tf.Module)"
-    else:
-        why = "its weights are constants of the graph"
-    return f"It has 0 trainable weights: {why}. Leave it frozen (trainable=False, --fine-tune-epochs 0)."
 
 
 def _listed(tensors: tuple[Tensor, ...]) -> str:

@@ -18,10 +18,9 @@ from tfkit.environment import files, packages, stack
 from tfkit.environment.cache import Cache
 from tfkit.errors import CheckError, StackError
 from tfkit.hub.encoders import Encoder
-from tfkit.hub.saved_model import MASK, WORDS
 from tfkit.litert.converter import to_tflite
 from tfkit.litert.interpreter import ParallelInterpreter
-from tfkit.text.tokenizers import WordPiece
+from tfkit.text.tokenizers import MASK, WORDS, WordPiece
 
 TOLERANCE = 1e-3
 """How far LiteRT may be from TensorFlow, relative to the length of a feature vector."""
@@ -36,12 +35,12 @@ Engine = Callable[[np.ndarray], np.ndarray]
 
 
 class Choice(NamedTuple):
-    """The engine that computes, and why it does."""
+    """The engine that computes, and why it does: what is known of it is stored beside the features."""
 
-    name: str
     compute: Engine
+    engine: str
     reason: str
-    difference: float
+    max_relative_difference: float = 0.0
     """The largest one between LiteRT and TensorFlow on the probe; 0 where TensorFlow computes."""
 
 
@@ -86,7 +85,7 @@ class Engines(abc.ABC):
         reference = self.tensorflow()
         if engine == "tensorflow" or (engine == "auto" and stack.has_gpu()):
             reason = "asked for" if engine == "tensorflow" else "there is a GPU"
-            yield Choice("tensorflow", reference, reason, 0.0)
+            yield Choice(reference, "tensorflow", reason)
             return
         with contextlib.ExitStack() as opened:
             try:
@@ -97,14 +96,13 @@ class Engines(abc.ABC):
                         f"LiteRT's features differ from TensorFlow's by {difference:.2g} (at most {TOLERANCE:g})"
                         f" for {self.encoder.handle}.\n  Let TensorFlow compute them: engine='tensorflow'."
                     )
+                choice = Choice(litert, "litert", "faster on a CPU", difference)
             except (CheckError, StackError, RuntimeError, ValueError) as error:
                 if engine == "litert":
                     raise
-                reason = str(error).splitlines()[0]
-            else:
-                yield Choice("litert", litert, "faster on a CPU", difference)
-                return
-        yield Choice("tensorflow", reference, reason, 0.0)
+                opened.close()
+                choice = Choice(reference, "tensorflow", str(error).splitlines()[0])
+            yield choice
 
     def _converted(self, *parts: object, convert: Callable[[], bytes]) -> bytes:
         """Return the model as TFLite, converted once and cached under all that it depends on."""
@@ -142,14 +140,12 @@ class ImageEngines(Engines):
 
     def tensorflow(self) -> Engine:
         """See `Engines`."""
-        from tfkit.environment.stack import tf
-
         encoder = self.encoder
         self._model = layer = encoder.layer()
 
-        @tf.function(autograph=False, reduce_retracing=True)
+        @stack.tf.function(autograph=False, reduce_retracing=True)
         def compute(images: Any) -> Any:
-            return layer(encoder.scale(tf.cast(images, tf.float32) / 255.0))
+            return layer(encoder.scale(stack.tf.cast(images, stack.tf.float32) / 255.0))
 
         return lambda images: np.asarray(compute(images), np.float32)
 
@@ -192,16 +188,16 @@ class TextEngines(Engines):
 
     def tensorflow(self) -> Engine:
         """See `Engines`: the flat model behind the tokenizer where there is one; else the SavedModels."""
-        from tfkit.environment.stack import tf
-
         tokenizer = self.encoder.tokenizer
         if tokenizer is None:
-            strings = tf.TensorSpec((None,), tf.string)
-            layer = tf.function(self.encoder.layer(), autograph=False, input_signature=[strings])
-            return lambda texts: _by_length(texts, lambda some: layer(tf.constant(some)))
+            strings = stack.tf.TensorSpec((None,), stack.tf.string)
+            layer = stack.tf.function(self.encoder.layer(), autograph=False, input_signature=[strings])
+            return lambda texts: _by_length(texts, lambda some: layer(stack.tf.constant(some)))
         self._model = model = self.encoder.functional()
 
-        @tf.function(autograph=False, input_signature=[tf.TensorSpec((None, None), tf.int32)] * 2)
+        @stack.tf.function(
+            autograph=False, input_signature=[stack.tf.TensorSpec((None, None), stack.tf.int32)] * 2
+        )
         def compute(words: Any, mask: Any) -> Any:
             return model({WORDS: words, MASK: mask})
 
@@ -210,15 +206,13 @@ class TextEngines(Engines):
             mask = np.zeros_like(words)
             for place, row in enumerate(rows):
                 words[place, : len(row)], mask[place, : len(row)] = row, 1
-            return compute(tf.constant(words), tf.constant(mask))
+            return compute(stack.tf.constant(words), stack.tf.constant(mask))
 
         return lambda texts: _by_length(self._rows(texts, tokenizer), padded)
 
     @contextlib.contextmanager
     def litert(self, probe: np.ndarray) -> Iterator[Engine]:
         """See `Engines`: on rows of any length, one at a time, since resizing costs less than padding."""
-        from tfkit.environment.stack import tf
-
         tokenizer = self.encoder.tokenizer
         if tokenizer is None:
             raise CheckError(
@@ -228,7 +222,7 @@ class TextEngines(Engines):
         def convert() -> bytes:
             model = self._model or self.encoder.functional()
             return to_tflite(
-                lambda words: model({WORDS: words, MASK: tf.ones_like(words)}),
+                lambda words: model({WORDS: words, MASK: stack.tf.ones_like(words)}),
                 input_shape=(1, None),
                 dtype="int32",
             )
@@ -244,24 +238,19 @@ class TextEngines(Engines):
     def _rows(self, texts: np.ndarray, tokenizer: WordPiece) -> list[np.ndarray]:
         """Return the ids of each text, int32 [up to max_length]; count those that are cut."""
         room = tokenizer.max_length - 2
+        # Of a text of a hundred kilobytes the beginning is enough, if it holds enough words.
         start = [text[: _BYTES_A_PIECE * tokenizer.max_length] for text in texts]
         rows = _pieces(tokenizer, start)
-        # Of a text of a hundred kilobytes the beginning is enough, if it holds enough words.
-        again = [
-            i for i, row in enumerate(rows) if len(start[i]) < len(texts[i]) and len(row) < room + _SPARE
-        ]
-        if again:
-            for i, row in zip(again, _pieces(tokenizer, [texts[i] for i in again]), strict=True):
-                rows[i] = row
+        for i, row in enumerate(rows):
+            if len(start[i]) < len(texts[i]) and len(row) < room + _SPARE:
+                (rows[i],) = _pieces(tokenizer, [texts[i]])
         self.cut += sum(len(row) > room for row in rows)
-        first, last = ([place] for place in tokenizer.edges[:2])
-        return [np.concatenate([first, row[:room], last]).astype(np.int32) for row in rows]
+        first, last, _ = tokenizer.edges
+        return [np.concatenate([[first], row[:room], [last]]).astype(np.int32) for row in rows]
 
 
 def _pieces(tokenizer: WordPiece, texts: list[bytes]) -> list[np.ndarray]:
-    from tfkit.environment.stack import tf
-
-    ragged = tokenizer.tokenize(tf.constant(texts, tf.string))
+    ragged = tokenizer.tokenize(stack.tf.constant(texts, stack.tf.string))
     return np.split(ragged.flat_values.numpy(), ragged.row_splits.numpy()[1:-1])
 
 

@@ -95,18 +95,14 @@ class Extraction:
     def summary(self) -> str:
         """A sentence or two for the notes of a run."""
         n, (d,) = len(self.splits.source.labels), self.splits.source.shape
-        by = (
-            f"LiteRT, within {self.max_relative_difference:.1g} of TensorFlow"
-            if self.engine == "litert"
-            else f"TensorFlow: {self.reason}"
-        )
-        stored = (
-            f"were stored already (computed by {by})."
-            if self.reused
-            else f"were computed by {by} in {self.seconds:.1f} s and stored."
-        )
+        by = f"TensorFlow: {self.reason}"
+        if self.engine == "litert":
+            by = f"LiteRT, within {self.max_relative_difference:.1g} of TensorFlow"
+        stored = f"computed by {by} in {self.seconds:.1f} s and stored."
+        if self.reused:
+            stored = f"stored already (computed by {by})."
         cut = f" {self.cut} texts ({self.cut / n:.1%}) are longer than the encoder takes, and cut."
-        return f"{n} x {d} features {stored}{cut if self.cut else ''}"
+        return f"{n} x {d} features were {stored}{cut if self.cut else ''}"
 
 
 def extract(
@@ -143,10 +139,7 @@ def extract(
     if engine not in ENGINES:
         raise UsageError(f"There is no engine {engine!r} for features; there is: {', '.join(ENGINES)}.")
     source = splits.source
-    if (len(source.shape) == 3, source.shape == ()) != (
-        encoder.modality == "images",
-        encoder.modality == "texts",
-    ):
+    if {3: "images", 0: "texts"}.get(len(source.shape)) != encoder.modality:
         raise DataError(
             f"{splits.origin} holds examples of shape {source.shape}; {encoder.handle} makes features of"
             f" {encoder.modality}.\n  tfkit.load_{encoder.modality} makes splits of those; tfkit.load_model finds"
@@ -164,13 +157,8 @@ def extract(
     shape = (len(source.labels), encoder.feature_size)
 
     def make(folder: Path) -> Mapping[str, Any]:
-        with (
-            (folder / _FEATURES).open("wb") as file,
-            _chosen(encoder, source, engine, batch_size) as (
-                batches,
-                how,
-            ),
-        ):
+        file = (folder / _FEATURES).open("wb")
+        with file, _chosen(encoder, source, engine, batch_size) as (batches, how):
             header = {"descr": "<f4", "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(file, header)
             for batch in batches:  # with one of them in memory
@@ -222,9 +210,9 @@ def opened_engine(encoder: Encoder, *, engine: str) -> Iterator[Engine]:
     engines = engines_of(encoder)
     if engine == "tensorflow":
         yield engines.tensorflow()
-        return
-    with engines.litert(np.empty(0, object)) as compute:
-        yield compute
+    else:
+        with engines.litert(np.empty(0, object)) as compute:
+            yield compute
 
 
 @contextlib.contextmanager
@@ -234,13 +222,10 @@ def _chosen(
     """Yield the batches of features of a source, and, complete when they are all taken, how they were computed."""
     engines = engines_of(encoder)
     with engines.choose(source.read(_probe_indices(source)), engine=engine) as chosen:
-        how: dict[str, Any] = {
-            "engine": chosen.name,
-            "reason": chosen.reason,
-            "max_relative_difference": chosen.difference,
-        }
+        compute, *parts = chosen
+        how: dict[str, Any] = dict(zip(chosen._fields[1:], parts, strict=True))
         engines.cut = 0
-        yield _computed(source, chosen.compute, engines, batch_size=batch_size or engines.batch_size), how
+        yield _computed(source, compute, engines, batch_size=batch_size or engines.batch_size), how
         how["cut"] = engines.cut
 
 

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from tfkit.environment import files, packages
+from tfkit.environment import files, packages, stack
 from tfkit.environment.cache import Cache, folder_digest, sha256_of
 from tfkit.environment.process import watched
 from tfkit.errors import HubError
@@ -26,24 +26,19 @@ MODEL = "model"
 MAX_BYTES, MAX_FILES = 16 << 30, 10_000
 """Of an archive, packed and unpacked."""
 MINIMUM_BYTES_PER_SECOND = 1024
-_TRANSIENT = (0, 408, 425, 429, 500, 502, 503, 504)  # 0: no answer at all
+_TRANSIENT = (408, 425, 429, 500, 502, 503, 504)
 _LONGEST_PAUSE_SECONDS = 30.0
 _CHUNK = 1 << 20
 _ARCHIVES = (".tar.gz", ".tgz", ".tar")
-_SAVED_MODEL_OF_KERAS = (
-    "is a Keras file. Make a SavedModel of it: tf_keras.models.load_model('{path}').save('folder', save_format='tf'), "
-    "with the classification layer cut off, and give that folder."
-)
 _KINDS = {
-    ".tflite": "is a TFLite model: its weights are fixed for one device's use. Give the SavedModel that it came from.",
-    ".h5": _SAVED_MODEL_OF_KERAS,
-    ".hdf5": _SAVED_MODEL_OF_KERAS,
-    ".keras": _SAVED_MODEL_OF_KERAS,
-    ".pb": "is a part of a SavedModel. Give the folder that it is in.",
-    ".pth": "is a PyTorch file. Give a SavedModel.",
-    ".pt": "is a PyTorch file. Give a SavedModel.",
-    "<html": "is a web page, not a model: the address is that of a page about it, or wants you to log in.",
-    "": "is neither a SavedModel folder nor a .tar.gz of one.",
+    **dict.fromkeys((".pth", ".pt"), "is a PyTorch file"),
+    **dict.fromkeys(
+        (".h5", ".hdf5", ".keras"),
+        "is a Keras file: tf_keras.models.load_model(...).save('folder', save_format='tf') makes a SavedModel of it",
+    ),
+    ".tflite": "is a TFLite model, whose weights are fixed for a device",
+    ".pb": "is a part of a SavedModel: give the folder that it is in",
+    "<html": "is a web page: the address of a page about a model, or one that wants you to log in",
 }
 
 
@@ -117,11 +112,10 @@ def bundled_model(name: str, *, max_length: int | None = None) -> Path:
     key = f"{name}-{model.digest[:16]}" if max_length is None else f"{name}-preprocessor-{max_length}"
 
     def make(folder: Path) -> dict[str, Any]:
-        if max_length is None:
-            model.export(folder / MODEL)
-        else:
-            assert isinstance(model, bundled.TextModel)
+        if isinstance(model, bundled.TextModel) and max_length is not None:
             model.export_preprocessor(folder / MODEL, max_length=max_length)
+        else:
+            model.export(folder / MODEL)
         return {"model": model.digest}
 
     return Cache("hub").get(key, make, accept=lambda info: info["model"] == model.digest).path / MODEL
@@ -159,31 +153,29 @@ def download_file(url: str, path: Path, download: Download) -> None:
 
     if download.retries < 0:
         raise ValueError(f"retries={download.retries} must not be negative")
-    final = (requests.TooManyRedirects, requests.exceptions.SSLError, requests.exceptions.InvalidURL)
     for attempt in itertools.count(1):
         try:
             _receive(url, path, download.timeout_seconds)
-            return
+            break
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
             response = getattr(error, "response", None)
-            status, why = (
-                (0, str(_innermost(error)))
-                if response is None or isinstance(error, final)
-                else (response.status_code, f"the server says HTTP {response.status_code} {response.reason}")
+            passes = (
+                not isinstance(error, requests.exceptions.SSLError | requests.exceptions.InvalidURL)
+                if response is None
+                else response.status_code in _TRANSIENT
             )
-            if not isinstance(error, final) and status in _TRANSIENT and attempt <= download.retries:
-                after = "" if response is None else response.headers.get("Retry-After", "")
-                pause = float(after) if after.isdecimal() else 0.5 * 2 ** (attempt - 1)
-                time.sleep(min(pause, _LONGEST_PAUSE_SECONDS))
-                continue
-            raise HubError(
-                f"{url} could not be fetched: {why} (attempts: {attempt}).\n  Check the handle, its version too (the"
-                " number at its end): python -m tfkit models lists known ones. If the server was slow or away, try"
-                " again with download=tfkit.hub.Download(timeout_seconds=..., retries=...). If it wants a log-in or a"
-                " licence to be accepted, or its certificate is not trusted (REQUESTS_CA_BUNDLE=file.pem names a"
-                " proxy's own), fetch the .tar.gz in another way and give its path.\n"
-                "  Without a network, 'efficientnet-lite0' works."
-            ) from error
+            if not passes or attempt > download.retries:
+                raise HubError(
+                    f"{url} could not be fetched: {_innermost(error)} (attempts: {attempt}).\n  Check the handle, its"
+                    " version too (the number at its end): python -m tfkit models lists known ones. If the server was"
+                    " slow or away, try again with download=tfkit.hub.Download(timeout_seconds=..., retries=...). If it"
+                    " wants a log-in or a licence to be accepted, or its certificate is not trusted"
+                    " (REQUESTS_CA_BUNDLE=file.pem names a proxy's own), fetch the .tar.gz in another way and give its"
+                    " path.\n  Without a network, 'efficientnet-lite0' works."
+                ) from error
+            after = "" if response is None else response.headers.get("Retry-After", "")
+            pause = float(after) if after.isdecimal() else 0.5 * 2 ** (attempt - 1)
+            time.sleep(min(pause, _LONGEST_PAUSE_SECONDS))
         except OSError as error:
             raise HubError(f"{url} cannot be stored in {path.parent}: {error.strerror or error}.") from error
 
@@ -192,23 +184,17 @@ def _receive(url: str, path: Path, timeout_seconds: float) -> None:
     import requests
     from tqdm.auto import tqdm
 
-    named = urlsplit(url).path.endswith(_ARCHIVES)
+    query = {} if urlsplit(url).path.endswith(_ARCHIVES) else {"tf-hub-format": "compressed"}
+    plain = {"Accept-Encoding": "identity"}
     with requests.Session() as session:
         session.max_redirects = 10
-        response = session.get(
-            url,
-            params={} if named else {"tf-hub-format": "compressed"},
-            headers={"Accept-Encoding": "identity"},
-            timeout=timeout_seconds,
-            stream=True,
-        )
+        response = session.get(url, params=query, headers=plain, timeout=timeout_seconds, stream=True)
         with response, path.open("wb") as file:
             response.raise_for_status()
             total = int(response.headers.get("Content-Length") or 0)
             received, window_start, window_bytes = 0, time.monotonic(), 0
-            with tqdm(
-                total=total or None, desc=url, unit="B", unit_scale=True, delay=1, leave=False, disable=not watched()
-            ) as progress:  # fmt: skip
+            options: dict[str, Any] = {"unit": "B", "unit_scale": True, "delay": 1, "leave": False}
+            with tqdm(total=total or None, desc=url, disable=not watched(), **options) as progress:
                 # read1 hands over what has come; read would wait for a full chunk, which a trickle never fills.
                 while chunk := response.raw.read1(_CHUNK, decode_content=False):
                     received += file.write(chunk)
@@ -217,8 +203,7 @@ def _receive(url: str, path: Path, timeout_seconds: float) -> None:
                         raise HubError(
                             f"{url} sends more than {MAX_BYTES:,} bytes, the most that a model has."
                         )
-                    seconds = time.monotonic() - window_start
-                    if seconds > timeout_seconds:
+                    if (seconds := time.monotonic() - window_start) > timeout_seconds:
                         if received - window_bytes < MINIMUM_BYTES_PER_SECOND * seconds:
                             raise requests.Timeout(f"the transfer stalled after {received:,} bytes")
                         window_start, window_bytes = time.monotonic(), received
@@ -236,7 +221,8 @@ def describe(path: Path) -> str:
         start = file.read(512)
     page = start.lstrip()[:15].lower().startswith((b"<!doctype html", b"<html"))
     kind = ".tflite" if start[4:8] == b"TFL3" else "<html" if page else path.suffix.lower()
-    return _KINDS.get(kind, _KINDS[""]).format(path=path)
+    found = _KINDS.get(kind, "is neither a SavedModel folder nor a .tar.gz of one")
+    return f"{found}.\n  A handle leads to a SavedModel: a folder, or a .tar.gz of one."
 
 
 def extract(
@@ -276,26 +262,22 @@ def extract(
                 tar.extractall(folder, filter=safe)
             while bounded.read(_CHUNK):  # the checksum of a .gz stands at its very end
                 pass
-    except (_RefusedError, tarfile.FilterError, FileExistsError, NotADirectoryError) as error:
+    except (tarfile.FilterError, FileExistsError, NotADirectoryError) as error:
         raise HubError(
             f"{name}: its archive is not safe to unpack: {error}.\n"
             "  A SavedModel needs nothing of the kind. Take the model from another place, or unpack it yourself "
             "and give the folder."
         ) from error
     except (EOFError, zlib.error, gzip.BadGzipFile, tarfile.TarError) as error:
-        if not _is_archive(archive):
-            raise HubError(f"{name} {describe(archive)}") from error
-        raise HubError(
-            f"{name}: its archive is cut short or damaged ({error}).\n"
-            "  Nothing of it was kept. Try again; if it stays so, the copy at the source is damaged."
-        ) from error
+        what = f": its archive is cut short or damaged ({error}). Try again." if _is_archive(archive) else ""
+        raise HubError(f"{name}{what or f' {describe(archive)}'}") from error
     except OSError as error:
         raise HubError(
             f"{name} cannot be unpacked into {folder.parent}: {error.strerror or error}."
         ) from error
 
 
-class _RefusedError(Exception):
+class _RefusedError(tarfile.FilterError):
     """The archive holds what no model's archive holds."""
 
 
@@ -319,13 +301,13 @@ class _Bounded:
         return self._stream.seek(position)
 
 
+def _is_archive(path: Path) -> bool:
+    return _is_gzip(path) or tarfile.is_tarfile(path)
+
+
 def _is_gzip(archive: Path) -> bool:
     with archive.open("rb") as file:
         return file.read(2) == b"\x1f\x8b"
-
-
-def _is_archive(path: Path) -> bool:
-    return _is_gzip(path) or tarfile.is_tarfile(path)
 
 
 def copy(location: str, target: Path) -> None:
@@ -333,9 +315,7 @@ def copy(location: str, target: Path) -> None:
 
     Time-outs and retries are those of that file system; its credentials too.
     """
-    from tfkit.environment.stack import tf
-
-    gfile = tf.io.gfile
+    gfile = stack.tf.io.gfile
     location = location.rstrip("/")
     try:
         if not gfile.isdir(location):
@@ -346,7 +326,7 @@ def copy(location: str, target: Path) -> None:
             inside.mkdir(parents=True, exist_ok=True)
             for name in names:
                 gfile.copy(f"{folder.rstrip('/')}/{name}", str(inside / name), overwrite=True)
-    except tf.errors.OpError as error:
+    except stack.tf.errors.OpError as error:
         raise HubError(
             f"{location} cannot be read by this TensorFlow: {error.message.splitlines()[0]}\n"
             "  Check the handle, the network and the storage's credentials; or copy the folder here by the storage's"

@@ -10,7 +10,7 @@ from tfkit.environment import files
 from tfkit.errors import HubError
 from tfkit.hub import bundled, saved_model
 from tfkit.hub.catalogue import Known, Modality, find, parse
-from tfkit.hub.encoders import Encoder, ImageEncoder, Part, TextEncoder, native_length, with_feature_size
+from tfkit.hub.encoders import Encoder, ImageEncoder, Part, TextEncoder, native_length
 from tfkit.hub.fetch import Download, bundled_model, fetch
 from tfkit.hub.saved_model import Interface
 
@@ -76,7 +76,7 @@ def load_model(
             preprocessor=part,
             max_length=length,
         )
-    return with_feature_size(encoder)
+    return encoder.with_feature_size()
 
 
 def _image_encoder(

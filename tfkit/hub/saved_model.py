@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from tfkit.environment import stack
 from tfkit.errors import HubError
+from tfkit.text.tokenizers import WORDS
 
 TF1_HUB_FILE = "tfhub_module.pb"
 FEATURE_KEYS = ("pooled_output", "default", "feature_vector", "features")
 VARIABLES = "variables/variables"
-WORDS, MASK, TYPES = "input_word_ids", "input_mask", "input_type_ids"
-"""TF Hub's names of the inputs of an encoder of texts, int32 [b, n]."""
 
 
 @dataclass(frozen=True)
@@ -90,17 +90,23 @@ def read(folder: Path) -> Interface:
     proto = load_proto(folder)
     old = (folder / TF1_HUB_FILE).exists()
     graph = _meta_graph(proto, tags=set() if old else {"serve"})
-    nodes = graph.object_graph_def.nodes
-    children = {child.local_name: nodes[child.node_id] for child in nodes[0].children} if nodes else {}
+    children = _children(graph)
     call = children.get("__call__")
+    way: Literal["callable", "signature", "tf1", "none"] = "none"
+    signature = None
+    inputs: tuple[Tensor, ...] = ()
+    outputs: tuple[Tensor, ...] = ()
     if not old and call is not None and call.WhichOneof("kind") == "function":
+        way = "callable"
         inputs, outputs = _most_general(graph.object_graph_def, call.function.concrete_functions)
-        way: Literal["callable", "signature", "tf1", "none"] = "callable"
-        signature = None
     else:
-        signature = _signature_name(graph, preferred="default" if old else "serving_default")
-        way = "none" if signature is None else "tf1" if old else "signature"
-        inputs, outputs = _signature_tensors(graph, signature)
+        names = [name for name in graph.signature_def if name != "__saved_model_init_op"]
+        preferred = "default" if old else "serving_default"
+        signature = preferred if preferred in names else names[0] if len(names) == 1 else None
+        if signature is not None:
+            way = "tf1" if old else "signature"
+            described = graph.signature_def[signature]
+            inputs, outputs = _signature_tensors(described.inputs), _signature_tensors(described.outputs)
     trained = children.get("trainable_variables") if way == "callable" else None
     single = way == "callable" and len(outputs) == 1 and outputs[0].name == ""
     return Interface(
@@ -116,8 +122,12 @@ def read(folder: Path) -> Interface:
 
 def children(folder: Path) -> set[str]:
     """Return the names of what the root of the SavedModel in `folder` has: functions, lists of variables, tables."""
-    nodes = _meta_graph(load_proto(folder), tags={"serve"}).object_graph_def.nodes
-    return {child.local_name for child in nodes[0].children} if nodes else set()
+    return set(_children(_meta_graph(load_proto(folder), tags={"serve"})))
+
+
+def _children(graph: Any) -> dict[str, Any]:
+    nodes = graph.object_graph_def.nodes
+    return {child.local_name: nodes[child.node_id] for child in nodes[0].children} if nodes else {}
 
 
 def load_proto(folder: Path) -> Any:
@@ -165,8 +175,6 @@ def verify(folder: Path, *, name: str) -> None:
     Raises:
       HubError: a file is missing or cut short, or the checksum of a weight is wrong.
     """
-    from tfkit.environment.stack import tf
-
     proto = load_proto(folder)
     needed = {f"assets/{asset.filename}" for graph in proto.meta_graphs for asset in graph.asset_file_def}
     if any(map(_has_variables, proto.meta_graphs)):
@@ -177,10 +185,10 @@ def verify(folder: Path, *, name: str) -> None:
         )
     if (folder / f"{VARIABLES}.index").is_file():
         try:
-            reader = tf.train.load_checkpoint(str(folder / VARIABLES))
+            reader = stack.tf.train.load_checkpoint(str(folder / VARIABLES))
             for variable in reader.get_variable_to_shape_map():
                 reader.get_tensor(variable)  # which compares its checksum
-        except (tf.errors.OpError, RuntimeError, ValueError) as error:
+        except (stack.tf.errors.OpError, RuntimeError, ValueError) as error:
             reason = str(error).splitlines()[0]
             raise HubError(
                 f"{name}: its weights are incomplete or damaged: {reason}\n  Fetch or export it again."
@@ -251,52 +259,32 @@ def _tensors(value: Any, name: str) -> Iterator[Tensor]:
         yield Tensor(name, value.type_spec_value.type_spec_class_name, None)
 
 
-def _signature_name(graph: Any, *, preferred: str) -> str | None:
-    names = [name for name in graph.signature_def if name != "__saved_model_init_op"]
-    return preferred if preferred in names else names[0] if len(names) == 1 else None
-
-
-def _signature_tensors(graph: Any, name: str | None) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    if name is None:
-        return (), ()
-
-    def tensors(infos: Any) -> tuple[Tensor, ...]:
-        return tuple(Tensor(k, _dtype(v.dtype), _shape(v.tensor_shape)) for k, v in sorted(infos.items()))
-
-    signature = graph.signature_def[name]
-    return tensors(signature.inputs), tensors(signature.outputs)
+def _signature_tensors(infos: Any) -> tuple[Tensor, ...]:
+    return tuple(Tensor(k, _dtype(v.dtype), _shape(v.tensor_shape)) for k, v in sorted(infos.items()))
 
 
 def _output_key(outputs: tuple[Tensor, ...]) -> str | None:
     names = [tensor.name for tensor in outputs]
+    conventional = [name for name in FEATURE_KEYS if name in names][:1]
     vectors = [tensor.name for tensor in outputs if tensor.shape is not None and len(tensor.shape) == 2]
-    conventional = [name for name in FEATURE_KEYS if name in names]
-    for candidates in (conventional[:1], names, vectors):
-        if len(candidates) == 1:
-            return candidates[0]
-    return None
+    return next((some[0] for some in (conventional, names, vectors) if len(some) == 1), None)
 
 
 def _parameters(folder: Path) -> int:
     """Return how many numbers the floating-point variables hold, without those of an optimizer."""
-    from tfkit.environment.stack import tf
-
     if not (folder / f"{VARIABLES}.index").is_file():
         return 0
-    reader = tf.train.load_checkpoint(str(folder / VARIABLES))
+    reader = stack.tf.train.load_checkpoint(str(folder / VARIABLES))
     types = reader.get_variable_to_dtype_map()
-    shapes = reader.get_variable_to_shape_map()
     return sum(
         math.prod(shape)
-        for name, shape in shapes.items()
+        for name, shape in reader.get_variable_to_shape_map().items()
         if types[name].is_floating and "optimizer" not in name.lower()
     )
 
 
 def _dtype(number: int) -> str:
-    from tfkit.environment.stack import tf
-
-    return str(tf.dtypes.as_dtype(number).name)
+    return str(stack.tf.dtypes.as_dtype(number).name)
 
 
 def _shape(proto: Any) -> tuple[int | None, ...] | None:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import math
 import pickle
 import struct
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from tfkit.environment import stack
 from tfkit.errors import HubError
-
-if TYPE_CHECKING:
-    from tfkit.environment.stack import keras
 
 _HEADER = [0x1950A86A20F9469CFC6C, 1001]
 _NORMALIZATION = {
@@ -24,6 +23,11 @@ _NORMALIZATION = {
     "running_mean": "moving_mean",
     "running_var": "moving_variance",
 }
+
+
+def _rebuild_tensor(storage: Any, offset: int, shape: tuple, strides: tuple, *_: object) -> _Tensor:
+    dtype, key, numel = storage
+    return _Tensor(dtype, key, numel, offset, shape, strides)
 
 
 class _Tensor(NamedTuple):
@@ -35,18 +39,11 @@ class _Tensor(NamedTuple):
     strides: tuple[int, ...]
 
     def of(self, data: np.ndarray) -> np.ndarray:
-        last = self.offset + sum((n - 1) * stride for n, stride in zip(self.shape, self.strides, strict=True))
-        if min(0, self.offset, *self.shape, *self.strides) < 0 or max(last + 1, math.prod(self.shape)) > len(
-            data
-        ):
+        if math.prod(self.shape) > len(data) or min((0, *self.strides)) < 0:
             raise ValueError(f"a tensor of shape {self.shape} in a storage of {len(data)} elements")
-        steps = [stride * data.itemsize for stride in self.strides]
-        return np.lib.stride_tricks.as_strided(data[self.offset :], self.shape, steps).copy()
-
-
-def _rebuild_tensor(storage: Any, offset: int, shape: tuple, strides: tuple, *_: object) -> _Tensor:
-    dtype, key, numel = storage
-    return _Tensor(dtype, str(key), int(numel), int(offset), tuple(map(int, shape)), tuple(map(int, strides)))
+        size = self.dtype.itemsize  # numpy refuses what would reach beyond the data
+        steps = [stride * size for stride in self.strides]
+        return np.ndarray(self.shape, self.dtype, data, self.offset * size, steps).copy()
 
 
 _ALLOWED: dict[tuple[str, str], Any] = {
@@ -90,8 +87,23 @@ def read(path: Path) -> dict[str, np.ndarray]:
       HubError: the file is damaged, or holds anything but tensors.
     """
     try:
-        with path.open("rb") as file:
-            return _read(file, size=path.stat().st_size)
+        content = path.read_bytes()
+        file = io.BytesIO(content)
+        header, protocol, order, tensors, keys = (_Unpickler(file).load() for _ in range(5))
+        if [header, protocol] != _HEADER or order.get("little_endian") is not True:
+            raise ValueError(f"it starts with {header!r:.80}")
+        storages = {tensor.key: tensor for tensor in tensors.values()}
+        data = {}
+        for key in keys:
+            start = file.tell() + 8
+            (numel,) = struct.unpack("<q", file.read(8))
+            if numel != storages[key].numel or numel < 0:
+                raise ValueError(f"storage {key} says {storages[key].numel} and {numel} elements")
+            data[key] = np.frombuffer(content, storages[key].dtype, numel, start)
+            file.seek(start + data[key].nbytes)
+        if file.tell() != len(content):
+            raise ValueError(f"{len(content) - file.tell()} bytes follow its last storage")
+        return {name: tensor.of(data[tensor.key]) for name, tensor in tensors.items()}
     except Exception as error:  # a damaged pickle can raise any of a dozen types
         raise HubError(
             f"{path} is not a whole torch weight file: {error}.\n"
@@ -99,28 +111,8 @@ def read(path: Path) -> dict[str, np.ndarray]:
         ) from error
 
 
-def _read(file: BinaryIO, *, size: int) -> dict[str, np.ndarray]:
-    header = [_Unpickler(file).load() for _ in range(3)]
-    if header[:2] != _HEADER or header[2].get("little_endian") is not True:
-        raise ValueError(f"it starts with {header!r:.80}")
-    tensors, keys = _Unpickler(file).load(), _Unpickler(file).load()
-    if not all(isinstance(tensor, _Tensor) for tensor in tensors.values()):
-        raise ValueError("it holds something else than tensors")
-    storages = {tensor.key: tensor for tensor in tensors.values()}
-    data = {}
-    for key in keys:
-        (numel,) = struct.unpack("<q", file.read(8))
-        count = numel * storages[key].dtype.itemsize
-        if numel != storages[key].numel or not 0 <= count <= size - file.tell():
-            raise ValueError(f"storage {key} says {storages[key].numel} and {numel} elements")
-        data[key] = np.frombuffer(file.read(count), storages[key].dtype)
-    if file.tell() != size:
-        raise ValueError(f"{size - file.tell()} bytes follow its last storage")
-    return {name: tensor.of(data[tensor.key]) for name, tensor in tensors.items()}
-
-
 def assign(
-    model: keras.Model,
+    model: stack.keras.Model,
     tensors: Mapping[str, np.ndarray],
     rename: Callable[[str], str | None],
     *,
@@ -181,8 +173,6 @@ def keras_name(kind: str, layer: str) -> str:
 
 def _axes(place: str, rank: int) -> tuple[int, ...]:
     """Return the order of a torch tensor's axes in Keras."""
-    if place.endswith("/depthwise_kernel") and rank == 4:
-        return (2, 3, 0, 1)
-    if place.endswith("/kernel"):
-        return {4: (2, 3, 1, 0), 2: (1, 0)}.get(rank, tuple(range(rank)))
-    return tuple(range(rank))
+    kernel = place.rpartition("/")[2]
+    orders = {("depthwise_kernel", 4): (2, 3, 0, 1), ("kernel", 4): (2, 3, 1, 0), ("kernel", 2): (1, 0)}
+    return orders.get((kernel, rank), tuple(range(rank)))

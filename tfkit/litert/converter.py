@@ -5,16 +5,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from tfkit.environment import packages
+from tfkit.environment import packages, stack
 from tfkit.environment.process import quiet
 from tfkit.errors import CheckError, DataError
-
-if TYPE_CHECKING:
-    from tfkit.environment.stack import tf
 
 IDENTIFIER = b"TFL3"
 MOST_TABLES = 250_000
@@ -39,13 +36,11 @@ def read(model: bytes, *, name: str = "The model") -> Any:
     Raises:
       DataError: it is none, or damaged.
     """
-    from tfkit.environment.stack import litert_schema
-
     check(model, name=name)
     try:
-        root = litert_schema.Model.GetRootAs(model, 0)
+        root = stack.litert_schema.Model.GetRootAs(model, 0)
         _refuse_endless(root)
-        tables = litert_schema.ModelT.InitFromObj(root)
+        tables = stack.litert_schema.ModelT.InitFromObj(root)
         _refuse_dangling(tables, most=max(len(model), MOST_TABLES))
     except Exception as err:  # a flatbuffer that was cut or overwritten raises whatever its bytes make it
         raise damaged(name, err) from err
@@ -85,10 +80,8 @@ def cuts_text(model: bytes) -> bool:
 
 def _operations(model: bytes) -> tuple[Any, list[str]]:
     """Return the file's root table, and the names of the operations in its list."""
-    from tfkit.environment.stack import litert_schema
-
-    root = litert_schema.Model.GetRootAs(model, 0)
-    builtins = names_of(litert_schema.BuiltinOperator)
+    root = stack.litert_schema.Model.GetRootAs(model, 0)
+    builtins = names_of(stack.litert_schema.BuiltinOperator)
     codes = [root.OperatorCodes(place) for place in range(root.OperatorCodesLength())]
     return root, [
         (code.CustomCode() or b"").decode(errors="replace")
@@ -99,9 +92,8 @@ def _operations(model: bytes) -> tuple[Any, list[str]]:
 
 def _refuse_endless(root: Any) -> None:
     """Refuse counts that are damaged: reading so many tables would take minutes."""
-    tables = (
-        root.SubgraphsLength() + root.OperatorCodesLength() + root.BuffersLength() + root.MetadataLength()
-    )
+    counts = (root.SubgraphsLength, root.OperatorCodesLength, root.BuffersLength, root.MetadataLength)
+    tables = sum(count() for count in counts)
     if tables <= MOST_TABLES:
         graphs = [root.Subgraphs(place) for place in range(root.SubgraphsLength())]
         tables += sum(graph.TensorsLength() + graph.OperatorsLength() for graph in graphs)
@@ -167,9 +159,7 @@ def _refuse_dangling(tables: Any, *, most: int) -> None:
 
 def operator_names(codes: Sequence[Any]) -> list[str]:
     """Return the names of the operations of a file, "CONV_2D" or what a custom one is called, by their codes."""
-    from tfkit.environment.stack import litert_schema
-
-    builtins = names_of(litert_schema.BuiltinOperator)
+    builtins = names_of(stack.litert_schema.BuiltinOperator)
     return [
         (code.customCode or b"").decode(errors="replace")
         # Codes above 126 do not fit into the older field.
@@ -187,7 +177,10 @@ REMEDY = "Replace the layers that use them; TensorFlow itself runs the model as 
 
 
 def to_tflite(
-    model: Callable[[tf.Tensor], tf.Tensor], *, input_shape: Sequence[int | None], dtype: str = "float32"
+    model: Callable[[stack.tf.Tensor], stack.tf.Tensor],
+    *,
+    input_shape: Sequence[int | None],
+    dtype: str = "float32",
 ) -> bytes:
     """Convert a function to float32 TFLite, in this process: quick, for what is known to convert.
 
@@ -209,8 +202,6 @@ def to_tflite(
       >>> to_tflite(tf.nn.relu, input_shape=[1, 4])[4:8]
       b'TFL3'
     """
-    from tfkit.environment import stack
-
     function = stack.tf.function(lambda inputs: model(inputs), autograph=False).get_concrete_function(
         stack.tf.TensorSpec(list(input_shape), dtype)
     )

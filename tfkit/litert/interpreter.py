@@ -198,14 +198,12 @@ def opened(model: bytes, *, threads: int, **options: Any) -> Any:
       DataError: it is no .tflite file, or damaged.
       CheckError: it needs operations that are not there.
     """
-    from tfkit.environment.stack import litert
-
     # The interpreter reads what offsets and indices point at, wherever that is: a damaged file can end the process.
     read(model)
-    make = litert.Interpreter
+    make = stack.litert.Interpreter
     if cuts_text(model):
         operations = stack.tf_text.tflite_registrar.SELECT_TFTEXT_OPS
-        make = functools.partial(litert.InterpreterWithCustomOps, custom_op_registerers=operations)
+        make = functools.partial(stack.litert.InterpreterWithCustomOps, custom_op_registerers=operations)
     try:
         interpreter = make(model_content=model, num_threads=threads, **options)
         interpreter.allocate_tensors()

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import abc
 import functools
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from tfkit.environment import packages
+from tfkit.environment import packages, stack
 from tfkit.errors import DataError
-
-if TYPE_CHECKING:
-    from tfkit.environment.stack import tf
 
 WORDS, MASK, TYPES = "input_word_ids", "input_mask", "input_type_ids"
 """TF Hub's names of the inputs of an encoder of text."""
@@ -37,13 +35,13 @@ class Tokenizer(abc.ABC):
     vocabulary: tuple[str, ...]
     max_length: int
 
-    @property
+    @functools.cached_property
     def edges(self) -> Edges:
         """The ids at the edges of a row: those of [CLS], [SEP] and [PAD]."""
         return Edges(self.id_of(START), self.id_of(END), self.id_of(PAD))
 
     @abc.abstractmethod
-    def tokenize(self, strings: Any) -> tf.RaggedTensor:
+    def tokenize(self, strings: Any) -> stack.tf.RaggedTensor:
         """Return the ids of the pieces of each string, without those at the edges, not cut.
 
         Args:
@@ -53,7 +51,7 @@ class Tokenizer(abc.ABC):
           int32 [b, (pieces)].
         """
 
-    def ids(self, strings: Any) -> tf.RaggedTensor:
+    def ids(self, strings: Any) -> stack.tf.RaggedTensor:
         """Return the ids of each string as a model takes them: start, the pieces, end ([CLS] and [SEP] of BERT).
 
         Args:
@@ -62,13 +60,11 @@ class Tokenizer(abc.ABC):
         Returns:
           int32 [b, (ids)], each row of 2 to `max_length`.
         """
-        from tfkit.environment.stack import tf
-
         pieces = self.tokenize(strings)[:, : self.max_length - 2]
-        edge = tf.ones([pieces.nrows(), 1], tf.int32)
-        return tf.concat([edge * self.edges.start, pieces, edge * self.edges.end], axis=1)
+        edge = stack.tf.ones([pieces.nrows(), 1], stack.tf.int32)
+        return stack.tf.concat([edge * self.edges.start, pieces, edge * self.edges.end], axis=1)
 
-    def dense(self, strings: Any, *, length: int | None = None) -> dict[str, tf.Tensor]:
+    def dense(self, strings: Any, *, length: int | None = None) -> dict[str, stack.tf.Tensor]:
         """Return the inputs of an encoder of TF Hub's text convention.
 
         Args:
@@ -78,12 +74,12 @@ class Tokenizer(abc.ABC):
         Returns:
           `input_word_ids`, `input_mask` (1 for an id, 0 for padding) and `input_type_ids` (0), int32 [b, length].
         """
-        from tfkit.environment.stack import tf
-
         rows = self.ids(strings)
-        return self._filled(rows, tf.zeros_like(rows), length)
+        return self._filled(rows, stack.tf.zeros_like(rows), length)
 
-    def dense_pairs(self, first: Any, second: Any, *, length: int | None = None) -> dict[str, tf.Tensor]:
+    def dense_pairs(
+        self, first: Any, second: Any, *, length: int | None = None
+    ) -> dict[str, stack.tf.Tensor]:
         """Return two texts in a row, such as a question and a passage: start, the first, end, the second, end.
 
         What is too long for `max_length` loses pieces at the end of the longer text until both are equally long.
@@ -96,51 +92,26 @@ class Tokenizer(abc.ABC):
         Returns:
           As `dense`; `input_type_ids` is 1 for the second text and the end behind it.
         """
-        from tfkit.environment.stack import tf_text
-
-        trimmer = tf_text.RoundRobinTrimmer(max_seq_length=self.max_length - 3)
+        trimmer = stack.tf_text.RoundRobinTrimmer(max_seq_length=self.max_length - 3)
         texts = trimmer.trim([self.tokenize(first), self.tokenize(second)])
-        rows, types = tf_text.combine_segments(
+        rows, types = stack.tf_text.combine_segments(
             texts, start_of_sequence_id=self.edges.start, end_of_segment_id=self.edges.end
         )
         return self._filled(rows, types, length)
 
     def id_of(self, piece: str) -> int:
         """Return where a piece stands in the vocabulary."""
-        return self._places[piece]
+        return self.vocabulary.index(piece)
 
     def _filled(self, rows: Any, types: Any, length: int | None) -> dict[str, Any]:
-        from tfkit.environment.stack import tf
-
         if length is not None and length < self.max_length:
             raise DataError(f"length is {length}; rows are cut at max_length, which is {self.max_length}.")
         shape = [None, length]
         return {
             WORDS: rows.to_tensor(self.edges.pad, shape=shape),
-            MASK: tf.ones_like(rows).to_tensor(0, shape=shape),
+            MASK: stack.tf.ones_like(rows).to_tensor(0, shape=shape),
             TYPES: types.to_tensor(0, shape=shape),
         }
-
-    @functools.cached_property
-    def _places(self) -> dict[str, int]:
-        return {piece: place for place, piece in enumerate(self.vocabulary)}
-
-
-def check_pieces(vocabulary: tuple[str, ...], needed: tuple[str, ...]) -> None:
-    """Refuse a vocabulary that lacks a piece or holds one twice.
-
-    Raises:
-      DataError: it does.
-    """
-    lacking = [piece for piece in needed if piece not in vocabulary]
-    if lacking:
-        raise DataError(
-            f"The vocabulary ({len(vocabulary)} pieces) lacks {', '.join(lacking)}.\n"
-            f"  Such a vocabulary holds {', '.join(needed[:-1])} and {needed[-1]}, one piece a line."
-        )
-    if len(set(vocabulary)) < len(vocabulary):
-        twice = sorted({piece for piece in vocabulary if vocabulary.count(piece) > 1})
-        raise DataError(f"The vocabulary holds {', '.join(map(repr, twice[:5]))} more than once.")
 
 
 PAD, UNKNOWN, START, END = "[PAD]", "[UNK]", "[CLS]", "[SEP]"
@@ -148,7 +119,25 @@ SPECIAL = (PAD, UNKNOWN, START, END)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class WordPiece(Tokenizer):
+class _Listed(Tokenizer):
+    """A tokenizer whose pieces are given as a list, with those of BERT's edges among them."""
+
+    vocabulary: tuple[str, ...]
+    max_length: int = 128
+
+    def __post_init__(self) -> None:
+        """Refuse a vocabulary that lacks a special piece or holds any twice."""
+        if lacking := [piece for piece in SPECIAL if piece not in self.vocabulary]:
+            raise DataError(
+                f"The vocabulary ({len(self.vocabulary)} pieces) lacks {', '.join(lacking)}.\n"
+                f"  Such a vocabulary holds {', '.join(SPECIAL)}, one piece a line."
+            )
+        if twice := sorted(piece for piece, count in Counter(self.vocabulary).items() if count > 1):
+            raise DataError(f"The vocabulary holds {', '.join(map(repr, twice[:5]))} more than once.")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class WordPiece(_Listed):
     """Strings to ids of word pieces, by tf_text.FastBertTokenizer.
 
     The normalisation is that of BERT: control characters go, CJK characters become words of their own; with
@@ -169,27 +158,20 @@ class WordPiece(Tokenizer):
       [[2, 4, 5, 6, 3], [2, 4, 3]]
     """
 
-    vocabulary: tuple[str, ...]
     lower_case: bool = True
-    max_length: int = 128
 
-    def __post_init__(self) -> None:
-        """Check the vocabulary."""
-        check_pieces(self.vocabulary, SPECIAL)
-
-    def tokenize(self, strings: Any) -> tf.RaggedTensor:
+    def tokenize(self, strings: Any) -> stack.tf.RaggedTensor:
         """Return the ids of the pieces of each string, without [CLS] and [SEP], not cut: int32 [b, (pieces)]."""
         return self._tokenizer.tokenize(strings)
 
     @functools.cached_property
     def _tokenizer(self) -> Any:
-        from tfkit.environment.stack import tf, tf_text
 
         # Its tables are tensors: made in the graph that first asks for them, no other could use them.
-        with tf.init_scope():
-            return tf_text.FastBertTokenizer(
+        with stack.tf.init_scope():
+            return stack.tf_text.FastBertTokenizer(
                 vocab=list(self.vocabulary),
-                token_out_type=tf.int32,
+                token_out_type=stack.tf.int32,
                 lower_case_nfd_strip_accents=self.lower_case,
             )
 
@@ -198,7 +180,7 @@ _WITHIN = "\ue000"  # of private use: no word begins with it, so that words are 
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Whitespace(Tokenizer):
+class Whitespace(_Listed):
     """Strings to ids of whole words, by tf_text.WhitespaceTokenizer; punctuation stays with its word.
 
     For texts that are cut already: identifiers, logs, the output of another tokenizer.
@@ -217,37 +199,30 @@ class Whitespace(Tokenizer):
       [[2, 4, 5, 3], [2, 1, 5, 3]]
     """
 
-    vocabulary: tuple[str, ...]
     lower_case: bool = False
-    max_length: int = 128
 
-    def __post_init__(self) -> None:
-        """Check the vocabulary."""
-        check_pieces(self.vocabulary, SPECIAL)
-
-    def tokenize(self, strings: Any) -> tf.RaggedTensor:
+    def tokenize(self, strings: Any) -> stack.tf.RaggedTensor:
         """Return the ids of the words of each string, without [CLS] and [SEP], not cut: int32 [b, (words)]."""
-        from tfkit.environment.stack import tf, tf_text
-
-        normalize, lookup = self._parts
-        words = tf_text.WhitespaceTokenizer().tokenize(normalize(strings))
+        words = stack.tf_text.WhitespaceTokenizer().tokenize(self._normalizer.normalize(strings))
         # A lookup by the word pieces' operation, which TFLite has; a table of strings it has not.
-        return words.with_flat_values(tf.ensure_shape(lookup(words.flat_values), [None]))
+        ids = self._lookup.tokenize(words.flat_values).flat_values
+        return words.with_flat_values(stack.tf.ensure_shape(ids, [None]))
 
     @functools.cached_property
-    def _parts(self) -> tuple[Any, Any]:
-        from tfkit.environment.stack import tf, tf_text
+    def _normalizer(self) -> Any:
+        with stack.tf.init_scope():  # see WordPiece
+            return stack.tf_text.FastBertNormalizer(lower_case_nfd_strip_accents=self.lower_case)
 
-        with tf.init_scope():  # see WordPiece
-            normalizer = tf_text.FastBertNormalizer(lower_case_nfd_strip_accents=self.lower_case)
-            pieces = tf_text.FastWordpieceTokenizer(
+    @functools.cached_property
+    def _lookup(self) -> Any:
+        with stack.tf.init_scope():
+            return stack.tf_text.FastWordpieceTokenizer(
                 vocab=list(self.vocabulary),
                 suffix_indicator=_WITHIN,
                 unknown_token=UNKNOWN,
                 no_pretokenization=True,
-                token_out_type=tf.int32,
+                token_out_type=stack.tf.int32,
             )
-        return normalizer.normalize, lambda words: pieces.tokenize(words).flat_values
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -276,58 +251,49 @@ class SentencePiece(Tokenizer):
     fast: bool = False
 
     def __post_init__(self) -> None:
-        """Read the model."""
-        lacking = [piece for piece in (self.start, self.end, self.pad) if piece not in self._places]
-        if lacking:
+        """Read the model, and refuse one that lacks a piece of the edges."""
+        if lacking := {self.start, self.end, self.pad} - set(self.vocabulary):
             raise DataError(
-                f"{self.model} ({len(self.vocabulary)} pieces) lacks {', '.join(lacking)}. It begins with"
+                f"{self.model} ({len(self.vocabulary)} pieces) lacks {', '.join(sorted(lacking))}. It begins with"
                 f" {', '.join(self.vocabulary[:6])}.\n"
                 "  Say which of its pieces stand at the edges: start=, end=, pad=."
             )
 
-    def tokenize(self, strings: Any) -> tf.RaggedTensor:
+    def tokenize(self, strings: Any) -> stack.tf.RaggedTensor:
         """Return the ids of the pieces of each string, without those at the edges, not cut: int32 [b, (pieces)]."""
         return self._tokenizer.tokenize(strings)
 
-    @property
+    @functools.cached_property
     def edges(self) -> Edges:
         """The ids of `start`, `end` and `pad`."""
-        return Edges(self.id_of(self.start), self.id_of(self.end), self.id_of(self.pad))
+        return Edges(*map(self.id_of, (self.start, self.end, self.pad)))
 
     @functools.cached_property
     def vocabulary(self) -> tuple[str, ...]:  # type: ignore[override]
         """The pieces; "▁" is the space before a word."""
-        from tfkit.environment.stack import tf
-
-        reader = self._reader
-        pieces = reader.id_to_string(tf.range(reader.vocab_size())).numpy()
+        pieces = self._reader.id_to_string(stack.tf.range(self._reader.vocab_size())).numpy()
         return tuple(piece.decode("utf-8", errors="replace") for piece in pieces)
 
     @functools.cached_property
     def _tokenizer(self) -> Any:
-        from tfkit.environment.stack import tf, tf_text
-
         if not self.fast:
             return self._reader
-        with tf.init_scope():
-            try:
-                return tf_text.FastSentencepieceTokenizer(model=self.model.read_bytes())
-            except (tf.errors.OpError, RuntimeError, ValueError) as err:
-                raise DataError(
-                    f"{self.model} is not for the fast tokenizer, which takes unigram models:"
-                    f" {packages.first_line(err)}\n  Leave out fast=True."
-                ) from err
+        try:
+            with stack.tf.init_scope():
+                return stack.tf_text.FastSentencepieceTokenizer(model=self.model.read_bytes())
+        except (stack.tf.errors.OpError, RuntimeError, ValueError) as err:
+            raise DataError(
+                f"{self.model} is not for the fast tokenizer, which takes unigram models:"
+                f" {packages.first_line(err)}\n  Leave out fast=True."
+            ) from err
 
     @functools.cached_property
     def _reader(self) -> Any:
-        from tfkit.environment.stack import tf, tf_text
-
-        with tf.init_scope():
-            try:
-                reader = tf_text.SentencepieceTokenizer(model=self.model.read_bytes(), out_type=tf.int32)
+        try:
+            with stack.tf.init_scope():
+                content = self.model.read_bytes()
+                reader = stack.tf_text.SentencepieceTokenizer(model=content, out_type=stack.tf.int32)
                 reader.vocab_size()
-            except (OSError, tf.errors.OpError) as err:
-                raise DataError(
-                    f"{self.model} is no model of SentencePiece: {packages.first_line(err)}"
-                ) from err
-        return reader
+                return reader
+        except (OSError, stack.tf.errors.OpError) as err:
+            raise DataError(f"{self.model} is no model of SentencePiece: {packages.first_line(err)}") from err

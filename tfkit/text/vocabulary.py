@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from tfkit.environment import stack
 from tfkit.errors import DataError
-from tfkit.text.tokenizers import SPECIAL, Tokenizer
-
-if TYPE_CHECKING:
-    from tfkit.environment.stack import tf
+from tfkit.text.tokenizers import SPECIAL, WORDS, Tokenizer
 
 SIZE = 4000
 CHARACTERS = 2_000_000
@@ -51,20 +49,15 @@ def build(
       >>> build(["the cat sat on the mat", "the cat"], size=60)[:6]
       ('[PAD]', '[UNK]', '[CLS]', '[SEP]', 'a', 'c')
     """
-    from tfkit.environment import stack
-    from tfkit.environment.stack import tf_text_vocabulary
-
     least = len(reserved) + 16
     if size < least:
         raise DataError(f"size is {size}; a vocabulary of less than {least} pieces has no room for words.")
     read = _evenly([_valid(text) for text in texts])
     characters = sum(map(len, read))
-    dataset = stack.tf.data.Dataset.from_tensor_slices([text.encode() for text in read] or [b""]).batch(
-        _BATCH
-    )
+    dataset = stack.tf.data.Dataset.from_tensor_slices([text.encode() for text in read] or [b""])
     try:
-        pieces = tf_text_vocabulary.bert_vocab_from_dataset(
-            dataset,
+        pieces = stack.tf_text_vocabulary.bert_vocab_from_dataset(
+            dataset.batch(_BATCH),
             vocab_size=size,
             reserved_tokens=list(reserved),
             bert_tokenizer_params={"lower_case": lower_case},
@@ -108,12 +101,12 @@ BOUNDARIES = (16, 32, 64, 128, 256)
 
 
 def by_length(
-    dataset: tf.data.Dataset,
+    dataset: stack.tf.data.Dataset,
     tokenizer: Tokenizer,
     *,
     batch_size: int,
     boundaries: Sequence[int] = BOUNDARIES,
-) -> tf.data.Dataset:
+) -> stack.tf.data.Dataset:
     """Turn texts into batches of ids in which all are about as long, by tf.data's `bucket_by_sequence_length`.
 
     The order of the texts changes, and each bucket ends with a batch of its own that may be smaller.
@@ -127,7 +120,6 @@ def by_length(
     Returns:
       Of (`input_word_ids`, `input_mask`, `input_type_ids` int32 [b, longest of the batch] by name, label, ...).
     """
-    from tfkit.environment import stack
 
     def ids(text: Any, *rest: Any) -> Any:
         row = {name: rows[0] for name, rows in tokenizer.dense(text[stack.tf.newaxis]).items()}
@@ -136,13 +128,9 @@ def by_length(
     used = [boundary for boundary in boundaries if boundary < tokenizer.max_length]
     cut = dataset.map(ids, num_parallel_calls=stack.tf.data.AUTOTUNE)
     row, *rest = cut.element_spec
-    filling = (
-        {name: tokenizer.edges.pad if name == "input_word_ids" else 0 for name in row},
-        *(None for _ in rest),
-    )
     return cut.bucket_by_sequence_length(
-        lambda row, *_: stack.tf.size(row["input_word_ids"]),
+        lambda row, *_: stack.tf.size(row[WORDS]),
         bucket_boundaries=used,
         bucket_batch_sizes=[batch_size] * (len(used) + 1),
-        padding_values=filling,
+        padding_values=({**dict.fromkeys(row, 0), WORDS: tokenizer.edges.pad}, *([None] * len(rest))),
     )
