@@ -405,14 +405,13 @@ def _read_json(path: Path, encoding: Encoding) -> Iterator[tuple[int, dict[str, 
     """
     # An array with one object a line is read like lines, whatever its size.
     with open_text(path, encoding, newline="\n") as file:  # a JSON string may hold the other ends of lines
-        lines = ((number, line.strip().removesuffix(",")) for number, line in enumerate(_json_lines(file), 1))
+        pieces = enumerate(iter(lambda: file.readline(LONGEST_ROW), ""), 1)
+        lines = ((number, line.strip().removesuffix(",")) for number, line in pieces)
         lines = ((number, line) for number, line in lines if line not in ("", "[", "]"))
         first = list(itertools.islice(lines, 2))
         if len(first) == 2 and any(isinstance(_parse_json(line), dict) for _, line in first):
             for number, line in itertools.chain(first, lines):
-                record = _parse_json(line)
-                what = f"is no object, but of type {type(record).__name__}"
-                yield number, record if isinstance(record, dict | str) else what
+                yield number, _as_record(_parse_json(line))
             return
     if encoding.size > _LARGEST_DOCUMENT:
         raise DataError(
@@ -423,28 +422,37 @@ def _read_json(path: Path, encoding: Encoding) -> Iterator[tuple[int, dict[str, 
         document = _parse_json(file.read())
     records = _records(document)
     if records is None:
-        what = document if isinstance(document, str) else f"is JSON without rows ({_form(document)})"
+        keys = (
+            f" with the keys {listed([repr(short(key)) for key in document])}"
+            if isinstance(document, dict)
+            else ""
+        )
         raise DataError(
-            f"{path} {what}.\n"
+            f"{path} {document if isinstance(document, _Fault) else f'is JSON without rows ({type(document).__name__}{keys})'}"
+            ".\n"
             "  Rows are objects with the same names, as a list or one a line: "
             "pandas.DataFrame(records).to_json('NAME.jsonl', orient='records', lines=True)"
         )
-    for number, record in enumerate(records, 1):
-        what = f"is no object, but of type {type(record).__name__}"
-        yield number, record if isinstance(record, dict) else what
+    yield from ((number, _as_record(record)) for number, record in enumerate(records, 1))
 
 
-def _json_lines(file: TextIO) -> Iterator[str]:
-    return iter(lambda: file.readline(LONGEST_ROW), "")
+class _Fault(str):
+    """What is wrong with a text that is no JSON."""
+
+    __slots__ = ()
 
 
 def _parse_json(text: str) -> Any:
-    """Return the object, list or number; a str is what is wrong (a string is no row either)."""
     try:
-        value = json.loads(text)
+        return json.loads(text)
     except (ValueError, RecursionError) as err:
-        return f"is no JSON ({str(err).split(':')[0][:80]})"
-    return "is no object, but of type str" if isinstance(value, str) else value
+        return _Fault(f"is no JSON ({str(err).split(':')[0][:80]})")
+
+
+def _as_record(value: Any) -> dict[str, Any] | str:
+    if isinstance(value, dict | _Fault):
+        return value
+    return f"is no object, but of type {type(value).__name__}"
 
 
 def _records(document: Any) -> list[Any] | None:
@@ -464,15 +472,6 @@ def _records(document: Any) -> list[Any] | None:
         return DataFrame(document, dtype=object).to_dict("records")
     except ValueError:
         return None
-
-
-def _form(document: Any) -> str:
-    keys = (
-        f" with the keys {listed([repr(short(key)) for key in document])}"
-        if isinstance(document, dict)
-        else ""
-    )
-    return f"it is of type {type(document).__name__}{keys}"
 
 
 def _open_parquet(path: Path) -> Table:
