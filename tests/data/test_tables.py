@@ -261,7 +261,7 @@ def test_a_name_that_comes_late_is_a_column(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"train": [{"text": "a"}], "test": [{"text": "b"}]}', "keys 'train', 'test'"),
+        ('{"train": [{"text": "a"}], "test": [{"text": "b"}]}', "dict: 'train', 'test'"),
         ('[["text", "label"], ["a", "b"]]', "without rows .* list"),
         ('["a", "b"]', "without rows .* list"),
         ("7", "without rows .* int"),

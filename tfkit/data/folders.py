@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import stat
@@ -15,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tfkit.data.splits import SPLIT_NAMES, Skipped, listed
+from tfkit.data.splits import SPLIT_NAMES, Skipped, listed, no_such_path
 from tfkit.errors import DataError
 
 # The names that the documentation gives: no note says how they were read.
@@ -150,10 +149,7 @@ def _check_root(root: Path, kind: Kind) -> None:
         raise DataError(
             f"{root} is a file. Expected a folder with one subfolder a class: <class>/<{kind.singular}>."
         )
-    siblings = [path.name for path in root.parent.iterdir()] if root.parent.is_dir() else []
-    near = difflib.get_close_matches(root.name, siblings, n=1)
-    hint = f"\n  Did you mean {root.parent / near[0]}?" if near else ""
-    raise DataError(f"There is no folder {root} (from {Path.cwd()}).{hint}")
+    raise no_such_path(root, "folder")
 
 
 def _read_folder(path: Path, result: Scan, above: tuple[tuple[int, int], ...] = ()) -> _Folder:
@@ -220,8 +216,8 @@ def _find_splits(top: _Folder, result: Scan) -> dict[str, _Folder]:
         if folder.files and not folder.folders:
             path, name = folder.path, folder.files[0].name
             raise DataError(
-                f"{path}/ holds {len(folder.files)} {result.kind.plural} ({name}, ...) without folders of classes: nothing"
-                f" says which class each has.\n  Expected {path}/<class>/{name}. Where these folders are the classes,"
+                f"{path}/ holds {len(folder.files)} {result.kind.plural} ({name}, ...) without folders of classes:"
+                f" nothing says which class each has.\n  Expected {path}/<class>/{name}. If these are the classes,"
                 " rename them; a held-out split without labels: move it out, and a part of train/ is held out."
             )
     near = [

@@ -7,11 +7,13 @@ one would have seen.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import hashlib
 import math
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -194,6 +196,14 @@ def listed(items: Sequence[object], limit: int = 5) -> str:
     """Return the first few items and how many more there are, for a message."""
     shown = ", ".join(map(str, items[:limit]))
     return shown if len(items) <= limit else f"{shown}, ... ({len(items) - limit} more)"
+
+
+def no_such_path(path: Path, what: str) -> DataError:
+    """Return the error of a file or folder that is not there, with the nearest name that is."""
+    siblings = [sibling.name for sibling in path.parent.iterdir()] if path.parent.is_dir() else []
+    near = difflib.get_close_matches(path.name, siblings, n=1)
+    hint = f"\n  Did you mean {path.parent / near[0]}?" if near else ""
+    return DataError(f"There is no {what} {path} (from {Path.cwd()}).{hint}")
 
 
 def draw(

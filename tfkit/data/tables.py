@@ -11,12 +11,12 @@ import itertools
 import json
 import re
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
-from tfkit.data.splits import Skipped, listed
+from tfkit.data.splits import Skipped, listed, no_such_path
 from tfkit.data.text_decoding import (
     PACKED_ENDINGS,
     TABLE_ENDINGS,
@@ -97,23 +97,10 @@ class Nested(str):
     __slots__ = ()
 
 
-class Remarks:
-    """What is odd about rows, and about which."""
-
-    def __init__(self, file: str) -> None:
-        """Take the name of the file."""
-        self._file = file
-        self._lines: dict[str, list[int]] = {}
-
-    def add(self, row: Row) -> None:
-        """Take the remark on a row, if there is one."""
-        if row.remark:
-            self._lines.setdefault(row.remark, []).append(row.line)
-
-    def notes(self) -> Iterator[str]:
-        """Yield a sentence on each kind, with the first rows."""
-        for remark, lines in self._lines.items():
-            yield f"{len(lines)} rows {remark} ({listed([f'{self._file}:{line}' for line in lines], 3)})."
+def remark_notes(file: str, remarks: Mapping[str, Sequence[int]]) -> Iterator[str]:
+    """Yield a sentence on each kind of oddness, with the first lines of those that a reader collected."""
+    for remark, lines in remarks.items():
+        yield f"{len(lines)} rows {remark} ({listed([f'{file}:{line}' for line in lines], 3)})."
 
 
 def open_table(path: Path) -> Table:
@@ -123,10 +110,7 @@ def open_table(path: Path) -> Table:
       DataError: there is no such file, it is of no known kind, empty, or not what its ending says.
     """
     if not path.exists():
-        siblings = [sibling.name for sibling in path.parent.iterdir()] if path.parent.is_dir() else []
-        near = difflib.get_close_matches(path.name, siblings, n=1)
-        hint = f"\n  Did you mean {path.parent / near[0]}?" if near else ""
-        raise DataError(f"There is no file {path} (from {Path.cwd()}).{hint}")
+        raise no_such_path(path, "file")
     if not path.is_file():
         raise DataError(f"{path} is neither a file nor a folder.")
     try:
@@ -422,14 +406,10 @@ def _read_json(path: Path, encoding: Encoding) -> Iterator[tuple[int, dict[str, 
         document = _parse_json(file.read())
     records = _records(document)
     if records is None:
-        keys = (
-            f" with the keys {listed([repr(short(key)) for key in document])}"
-            if isinstance(document, dict)
-            else ""
-        )
+        keys = f": {listed([repr(short(key)) for key in document])}" if isinstance(document, dict) else ""
+        form = f"is JSON without rows (of type {type(document).__name__}{keys})"
         raise DataError(
-            f"{path} {document if isinstance(document, _Fault) else f'is JSON without rows ({type(document).__name__}{keys})'}"
-            ".\n"
+            f"{path} {document if isinstance(document, _Fault) else form}.\n"
             "  Rows are objects with the same names, as a list or one a line: "
             "pandas.DataFrame(records).to_json('NAME.jsonl', orient='records', lines=True)"
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import unicodedata
 from array import array
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar, overload
@@ -37,13 +37,13 @@ from tfkit.data.store import Store, Writer, prepare
 from tfkit.data.tables import (
     Columns,
     Nested,
-    Remarks,
     Row,
     Table,
     choose,
     is_number,
     open_table,
     refuse_numbers,
+    remark_notes,
 )
 from tfkit.data.text_decoding import Cleaner, read_document, short
 from tfkit.environment import files
@@ -354,7 +354,8 @@ def _progress(examples: Iterable[_Item]) -> Iterable[_Item]:
 
 def _read_table(table: Table, chosen: Columns, notes: list[str]) -> Iterator[Example | Skipped]:
     name, columns = table.path.name, table.columns
-    cleaner, as_label, remarks = Cleaner(), LabelCleaner(), Remarks(name)
+    cleaner, as_label = Cleaner(), LabelCleaner()
+    remarks: defaultdict[str, list[int]] = defaultdict(list)
     known: Counter[str] = Counter()
     languages: set[str | None] = set()
     wrong = good = numbers = 0
@@ -364,7 +365,8 @@ def _read_table(table: Table, chosen: Columns, notes: list[str]) -> Iterator[Exa
             yield row
             continue
         good += 1
-        remarks.add(row)
+        if row.remark:
+            remarks[row.remark].append(row.line)
         place = f"{name}:{row.line}"
         text, cell, *language = row.cells
         if isinstance(text, Nested):
@@ -404,7 +406,7 @@ def _read_table(table: Table, chosen: Columns, notes: list[str]) -> Iterator[Exa
             f"{name}: Its first line is taken for names, but {short(first)!r} is the label of {known[first]} rows"
             " too: if it is a row, write a line of names above it."
         )
-    notes += [*as_label.notes(), *remarks.notes(), *cleaner.notes()]
+    notes += [*as_label.notes(), *remark_notes(name, remarks), *cleaner.notes()]
 
 
 def _column(path: Path, label_column: str) -> str:
