@@ -76,11 +76,6 @@ def test_a_folder_that_is_split_already(tmp_path, names):
     assert {file.split for file in found.files} == set(("train", "validation", "test")[: len(names)])
 
 
-def test_train_and_test_can_be_names_of_classes(tmp_path):
-    put(tmp_path, *(f"{kind}/{n}.png" for kind in ("train", "bus", "car") for n in range(3)))
-    assert scan(tmp_path).class_names == ("bus", "car", "train")
-
-
 def problem(root, kind=IMAGES):
     with pytest.raises(DataError) as caught:
         scan(root, kind)

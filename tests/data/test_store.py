@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import signal
 import subprocess
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.data.mails import numbered, texts, write
 from tfkit.data import load_texts, text_files
 from tfkit.data import store as stores
 from tfkit.data.folders import scan
@@ -178,20 +178,6 @@ def test_a_killed_preparation_leaves_nothing_under_the_final_name(photos):
     store, source = made(photos, 400)
     assert len(everything(source)) == 70
     assert [path for path in shelf.iterdir() if path.is_dir()] == [store.folder]
-
-
-def write(path, rows):
-    with path.open("w", newline="") as file:
-        csv.writer(file).writerows([("text", "label"), *rows])
-    return path
-
-
-def numbered(count, *, text="message number {}"):
-    return [(text.format(number), f"class {number % 2}") for number in range(count)]
-
-
-def texts(splits):
-    return [splits.source.raw(index) for index in range(len(splits.source.labels))]
 
 
 def test_the_second_run_reads_the_store(tmp_path, monkeypatch, capsys):

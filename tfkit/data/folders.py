@@ -122,7 +122,7 @@ def scan(root: str | Path, kind: Kind = IMAGES) -> Scan:
     top = _read_folder(result.root, result)
     splits = _find_splits(top, result)
     result.skipped += [
-        Skipped(_name(path, result.root), _OUTSIDE)
+        Skipped(path.relative_to(result.root).as_posix(), _OUTSIDE)
         for folder in (top, *splits.values())
         for path in folder.files
     ]
@@ -254,7 +254,7 @@ def _take_files(
     contradictions: list[str] = []
 
     def take(path: Path, split: str | None, class_name: str) -> Iterator[FoundFile]:
-        name = _name(path, result.root)
+        name = path.relative_to(result.root).as_posix()
         reason = None
         try:
             status = path.stat()
@@ -389,10 +389,6 @@ def _counts(result: Scan) -> str:
 
 def _shown(folders: Iterable[_Folder]) -> str:
     return listed([f"{folder.path.name}/" for folder in folders])
-
-
-def _name(path: Path, root: Path) -> str:
-    return path.relative_to(root).as_posix()
 
 
 def _identity(status: os.stat_result) -> tuple[int, int]:

@@ -577,10 +577,8 @@ def choose(
     if text is None and label is None and len(table.columns) == 2:
         text = max((0, 1), key=lambda column: sum(map(len, table.values(column))))
         label = 1 - text
-    elif len(rest) == 1 and label is None and text is not None:
-        label = rest[0]
-    elif len(rest) == 1 and text is None and label is not None:
-        text = rest[0]
+    elif len(rest) == 1 and (text is None) != (label is None):
+        text, label = (rest[0], label) if text is None else (text, rest[0])
     if text is None or label is None:
         missing = [
             name for name, column in (("text_column", text), ("label_column", label)) if column is None

@@ -381,7 +381,7 @@ def _read_table(table: Table, chosen: Columns, notes: list[str]) -> Iterator[Exa
             continue
         if not label:
             yield Skipped(
-                place, f"has no label ({short(cell)!r})" if (cell or "").strip() else "has no label"
+                place, f"has no label ({short(cell)!r})" if cell and cell.strip() else "has no label"
             )
             continue
         languages.update(language)
