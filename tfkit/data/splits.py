@@ -1,4 +1,4 @@
-"""Splits: the examples that train, validate and test, cut from one source and read as stock stack.tf.data.
+"""Splits: the examples that train, validate and test, cut from one source and read as stock tf.data.
 
 The order of an epoch is a function of the seed and the epoch alone, so that a resumed run sees what an uninterrupted
 one would have seen.
@@ -367,7 +367,7 @@ class Source(Protocol):
 class Splits:
     """Train, validation and test examples of one source, and how they were found.
 
-    `train`, `validation` and `test` are batched `stack.tf.data.Dataset`s of (features float32, label int64);
+    `train`, `validation` and `test` are batched `tf.data.Dataset`s of (features float32, label int64);
     images are [b, s, s, 3] in [0, 1], texts are strings [b]. Nothing here depends on what is trained on it.
 
     Example:
