@@ -403,14 +403,17 @@ class Run:
         if self.is_chief:
             process.say(sentence)
 
+    def _unfinished(self, name: str) -> RunError:
+        return RunError(
+            f"{self._read_from} has no {name} yet: the run was interrupted. The same command finishes it."
+        )
+
     @property
     def labels(self) -> list[str]:
         """Return the class names in the order of the model's outputs."""
         text = run_files.read_text(self._read_from, LABELS)
         if text is None:
-            raise RunError(
-                f"{self._read_from} has no {LABELS} yet: the run was interrupted. The same command finishes it."
-            )
+            raise self._unfinished(LABELS)
         return text.splitlines()
 
     @labels.setter
@@ -473,9 +476,7 @@ class Run:
         """
         folder = self._read_from / SAVED_MODEL
         if not folder.is_dir():
-            raise RunError(
-                f"{self._read_from} has no {SAVED_MODEL}/ yet: the run was interrupted. The same command finishes it."
-            )
+            raise self._unfinished(f"{SAVED_MODEL}/")
         if (folder / "assets").is_dir() or self.provenance.get("data", {}).get("shape") == []:
             from tfkit.environment.stack import tf_text  # noqa: F401  the operations of a model of texts
         try:

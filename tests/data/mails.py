@@ -116,6 +116,22 @@ def _line(cells: list[str], encoding: str = "utf-8") -> bytes:
     return text.getvalue().encode(encoding, "replace")
 
 
+def write(path, rows, *, header=("text", "label"), encoding="utf-8", **dialect):
+    with path.open("w", newline="", encoding=encoding) as file:
+        table = csv.writer(file, **dialect)
+        table.writerow(header)
+        table.writerows(rows)
+    return path
+
+
+def numbered(count, *, classes=2, text="message number {}"):
+    return [(text.format(number), f"class {number % classes}") for number in range(count)]
+
+
+def texts(splits):
+    return [splits.source.raw(index) for index in range(len(splits.source.labels))]
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("path", type=Path)

@@ -388,14 +388,9 @@ def test_a_class_without_readable_images_is_an_error(tmp_path):
         (tmp_path / f"c/{number}.png").parent.mkdir(exist_ok=True)
         (tmp_path / f"c/{number}.png").write_bytes(b"broken" * 9)
     with pytest.raises(
-        DataError, match=r"(?s)1 of 3 classes have fewer than 3 images: 'c' \(0\).*c/0\.png \(not an image"
+        DataError,
+        match=r"(?s)1 of 3 classes have fewer than 3 images: 'c' \(0\).*not an image.*: 4 \(c/0\.png",
     ):
-        load_images(tmp_path)
-
-
-def test_fewer_images_than_splits(tmp_path):
-    fill(tmp_path, count=2)
-    with pytest.raises(DataError, match="2 of 2 classes have fewer than 3 images"):
         load_images(tmp_path)
 
 

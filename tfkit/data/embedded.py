@@ -18,7 +18,7 @@ import numpy as np
 
 from tfkit.data.arrays import from_arrays
 from tfkit.data.splits import Splits
-from tfkit.data.text_files import RECIPE, Example, Groups, TextSource, cut_texts, get
+from tfkit.data.text_files import RECIPE, Example, Groups, cut_texts, read_texts
 from tfkit.environment import files
 from tfkit.errors import DataError
 
@@ -79,45 +79,40 @@ def load_docstrings(*, held_out: Mapping[str, float], global_batch_size: int, se
             f"The docstrings of {err.name} are not there: it is not installed. pip install {err.name}"
         ) from err
     key = files.digest_of("docstrings", versions, EACH, SHORTEST, LONGEST, _RECIPE, RECIPE)
-    store = get(key, _Docstrings, size=10 << 20, class_names=tuple(PACKAGES))
+    source = read_texts(key, _docstrings, size=10 << 20, class_names=tuple(PACKAGES))
     indices = cut_texts(
-        Groups(store.digests, store.labels),
-        store.class_names,
+        Groups(source.digests, source.labels),
+        source.class_names,
         held_out=held_out,
         seed=seed,
         where="docstrings: ",
     )
     return Splits(
-        source=TextSource(store, store.entry["names"]),
+        source=source,
         indices=indices,
-        class_names=store.class_names,
+        class_names=source.class_names,
         global_batch_size=global_batch_size,
         seed=seed,
         origin=f"docstrings ({', '.join(f'{name} {version}' for name, version in versions.items())})",
-        notes=tuple(store.entry["notes"]),
+        notes=tuple(source.entry["notes"]),
     )
 
 
-class _Docstrings:
-    """See `text_files.Reading`."""
-
-    def __init__(self) -> None:
-        self.notes = [
-            "The docstrings are first paragraphs of at most "
-            f"{LONGEST} words, without names of packages, code and parameters."
-        ]
-
-    def __iter__(self) -> Iterator[Example]:
-        texts: dict[str, dict[str, tuple[str, str]]] = {}  # package -> words -> text and name
-        for package, module in PACKAGES.items():
-            texts[package] = {_words(text): (text, name) for text, name in reversed([*_of_package(module)])}
-        packages = Counter(words for own in texts.values() for words in own)
-        place = itertools.count()
-        for package, own in texts.items():
-            unique = [found for words, found in own.items() if packages[words] == 1]
-            unique.sort(key=lambda found: hashlib.sha256(found[0].encode()).digest())
-            for text, name in unique[:EACH]:
-                yield Example(text, package, next(place), name=name)
+def _docstrings(notes: list[str]) -> Iterator[Example]:
+    notes.append(
+        f"The docstrings are first paragraphs of at most {LONGEST} words, without names of packages, code and"
+        " parameters."
+    )
+    texts: dict[str, dict[str, tuple[str, str]]] = {}  # package -> words -> text and name
+    for package, module in PACKAGES.items():
+        texts[package] = {_words(text): (text, name) for text, name in reversed([*_of_package(module)])}
+    packages = Counter(words for own in texts.values() for words in own)
+    place = itertools.count()
+    for package, own in texts.items():
+        unique = [example for words, example in own.items() if packages[words] == 1]
+        unique.sort(key=lambda example: hashlib.sha256(example[0].encode()).digest())
+        for text, name in unique[:EACH]:
+            yield Example(text, package, next(place), name=name)
 
 
 def _of_package(module: str) -> Iterator[tuple[str, str]]:

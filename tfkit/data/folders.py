@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
-import shlex
 import stat
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
 import numpy as np
 
-from tfkit.data.splits import SPLIT_NAMES, Skipped, listed
+from tfkit.data.splits import SPLIT_NAMES, Skipped, listed, no_such_path
 from tfkit.errors import DataError
 
 # The names that the documentation gives: no note says how they were read.
@@ -124,7 +122,7 @@ def scan(root: str | Path, kind: Kind = IMAGES) -> Scan:
     top = _read_folder(result.root, result)
     splits = _find_splits(top, result)
     result.skipped += [
-        Skipped(_name(path, result.root), _OUTSIDE)
+        Skipped(path.relative_to(result.root).as_posix(), _OUTSIDE)
         for folder in (top, *splits.values())
         for path in folder.files
     ]
@@ -151,10 +149,7 @@ def _check_root(root: Path, kind: Kind) -> None:
         raise DataError(
             f"{root} is a file. Expected a folder with one subfolder a class: <class>/<{kind.singular}>."
         )
-    siblings = [path.name for path in root.parent.iterdir()] if root.parent.is_dir() else []
-    near = difflib.get_close_matches(root.name, siblings, n=1)
-    hint = f"\n  Did you mean {root.parent / near[0]}?" if near else ""
-    raise DataError(f"There is no folder {root} (from {Path.cwd()}).{hint}")
+    raise no_such_path(root, "folder")
 
 
 def _read_folder(path: Path, result: Scan, above: tuple[tuple[int, int], ...] = ()) -> _Folder:
@@ -217,9 +212,14 @@ def _find_splits(top: _Folder, result: Scan) -> dict[str, _Folder]:
             f"{root} has {_shown(parts.values())} as a folder that is split already, and beside them {_shown(rest)}.\n"
             "  Move these into the splits (<split>/<class>/<file>), or out of the folder."
         )
-    for split, folder in parts.items():
+    for folder in parts.values():
         if folder.files and not folder.folders:
-            _refuse_unlabelled(root, split, folder, result.kind.plural)
+            path, name = folder.path, folder.files[0].name
+            raise DataError(
+                f"{path}/ holds {len(folder.files)} {result.kind.plural} ({name}, ...) without folders of classes:"
+                f" nothing says which class each has.\n  Expected {path}/<class>/{name}. If these are the classes,"
+                " rename them; a held-out split without labels: move it out, and a part of train/ is held out."
+            )
     near = [
         f"'{folder.path.name}' as the {split} split"
         for split, folder in parts.items()
@@ -246,24 +246,6 @@ def _words(name: str) -> list[str]:
     return [word.lower() for word in re.findall(r"[A-Z]?[^\W\d_A-Z]+|[A-Z]+|\d+", plain)]
 
 
-def _refuse_unlabelled(root: Path, split: str, folder: _Folder, plural: str) -> NoReturn:
-    path, name, ending = folder.path, folder.files[0].name, folder.files[0].suffix
-    text = f"{path}/ holds {len(folder.files)} {plural} ({name}, ...) without folders of classes:"
-    if split != "train":
-        raise DataError(
-            f"{text} without labels it cannot serve as the {split} split.\n"
-            f"  mv {shlex.quote(str(path))} {shlex.quote(f'{root}-unlabelled')}   then a part of train/ is held out"
-            " in its place."
-        )
-    raise DataError(
-        f"{text} nothing says which class each has.\n"
-        f"  Expected {path}/<class>/{name}. Where the names begin with the class, as in cat.1{ending}:\n"
-        f"  cd {shlex.quote(str(path))} &&"
-        f' for f in *{ending}; do c="${{f%%[._0-9-]*}}"; mkdir -p "$c" && mv "$f" "$c/"; done\n'
-        "  Where a table has the labels, move each file by it; where these folders are the classes, rename them."
-    )
-
-
 def _take_files(
     parts: Mapping[str | None, _Folder], result: Scan
 ) -> dict[str | None, dict[str, list[FoundFile]]]:
@@ -272,7 +254,7 @@ def _take_files(
     contradictions: list[str] = []
 
     def take(path: Path, split: str | None, class_name: str) -> Iterator[FoundFile]:
-        name = _name(path, result.root)
+        name = path.relative_to(result.root).as_posix()
         reason = None
         try:
             status = path.stat()
@@ -331,13 +313,11 @@ def _check_classes(folder: _Folder, classes: Mapping[str, list[FoundFile]], resu
         set() if child.files else {below.path.name for below in child.full()} for child in folder.folders
     ]
     if len(inner) > 1 and all(len(below) > 1 for below in inner):
-        if all(_are_splits(below) for below in inner):
-            name, (one, other, *_) = folder.folders[0].path.name, sorted(inner[0])
+        if all({"train"} < {*_splits_of(sorted(below))} <= {*SPLIT_NAMES} for below in inner):
+            name, split = folder.folders[0].path.name, min(inner[0])
             raise DataError(
-                f"{path}/ has its splits inside the classes ({name}/{one}/, {name}/{other}/, ...);"
-                f" expected them outside: {one}/{name}/.\n"
-                f'  cd {shlex.quote(str(path))} && for d in */*/; do mkdir -p "../sorted/$(basename "$d")" &&'
-                ' cp -r "$d" "../sorted/$(basename "$d")/$(dirname "$d")"; done'
+                f"{path}/ has its splits inside the classes ({name}/{split}/, ...);"
+                f" move them outside: {split}/{name}/."
             )
         if len(common := set.intersection(*inner)) > 1:
             result.notes.append(
@@ -351,38 +331,24 @@ def _check_classes(folder: _Folder, classes: Mapping[str, list[FoundFile]], resu
     if result.others:
         rest += f" Other files: {_counts(result)}; {kind.plural} end in {', '.join(sorted(kind.suffixes))}."
     if len(classes) - len(empty) < 2:
-        only = "".join(
+        only = [
             f"one class folder ('{name}') with {len(files)} {kind.plural}"
             for name, files in classes.items()
             if files
-        )
+        ]
+        below = listed([f"{child.path}/" for parent in folder.folders for child in parent.full()])
+        rest = (
+            f" Folders that hold some, deeper: {below}: give the one above the classes." if below else ""
+        ) + rest
         raise DataError(
-            f"{path}/ has {only or f'no class folder with {kind.plural}'}; a classifier needs two or more.\n"
-            f"  Expected {path}/<class>/<{kind.singular}>.{_nested(folder, result.root)}{rest}"
+            f"{path}/ has {''.join(only) or f'no class folder with {kind.plural}'}; a classifier needs two or more.\n"
+            f"  Expected {path}/<class>/<{kind.singular}>.{rest}"
         )
     if empty:
         raise DataError(
             f"{path}/ has {len(empty)} of {len(classes)} class folders without {kind.plural}.\n"
             f"  Add {kind.plural} to them, or remove them.{rest}"
         )
-
-
-def _are_splits(names: set[str]) -> bool:
-    found = _splits_of(sorted(names))
-    return "train" in found and None not in found and len(set(found)) == len(found)
-
-
-def _nested(folder: _Folder, root: Path) -> str:
-    """Return where the classes are, if deeper than expected: an archive was unpacked into a folder of its name."""
-    deepest = folder
-    while not deepest.files and len(deepest.full()) == 1:
-        (deepest,) = deepest.full()
-    below = deepest.full()
-    if deepest is folder or len(below) < 2:
-        return ""
-    if folder.path == root:
-        return f" {deepest.path}/ holds the folders {_shown(below)}: give that one instead."
-    return f" Move the folders of {deepest.path}/ ({_shown(below)}) up into {folder.path}/."
 
 
 def _check_agreement(found: Mapping[Path, set[str]]) -> None:
@@ -423,10 +389,6 @@ def _counts(result: Scan) -> str:
 
 def _shown(folders: Iterable[_Folder]) -> str:
     return listed([f"{folder.path.name}/" for folder in folders])
-
-
-def _name(path: Path, root: Path) -> str:
-    return path.relative_to(root).as_posix()
 
 
 def _identity(status: os.stat_result) -> tuple[int, int]:
@@ -483,6 +445,23 @@ def folder_notes(
         )
 
 
-def skipped_text(skipped: Sequence[Skipped], plural: str) -> str:
-    """Return how many files cannot be used, and why of the first ones."""
-    return f"{len(skipped)} {plural} that cannot be used: {listed([f'{path} ({why})' for path, why in skipped], 3)}"
+_REASONS = 6
+"""So many are listed, the most frequent ones."""
+
+
+def skipped_text(skipped: Sequence[Skipped], plural: str, counts: Mapping[str, int] | None = None) -> str:
+    """Return how many examples cannot be used, and for each reason the first ones.
+
+    Args:
+      skipped: the examples, or the first of them.
+      plural: what they are: "rows", "images".
+      counts: of each reason, where `skipped` has not all.
+    """
+    reasons = Counter(counts or [reason for _, reason in skipped])
+    parts = []
+    for reason, count in reasons.most_common(_REASONS):
+        places = [path for path, why in skipped if why == reason][:3]
+        parts.append(f"{reason}: {count} ({', '.join(places)}{', ...' * (count > len(places))})")
+    if others := reasons.total() - sum(count for _, count in reasons.most_common(_REASONS)):
+        parts.append(f"other reasons: {others}")
+    return f"{reasons.total()} {plural} that cannot be used: {'; '.join(parts)}"

@@ -17,7 +17,6 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError, WebPImagePlugin  # noqa: F401  (registers WebP)
 from tqdm.auto import tqdm
 
-from tfkit.data import store
 from tfkit.data.folders import (
     IMAGES,
     FoundFile,
@@ -42,7 +41,7 @@ from tfkit.data.splits import (
     draw,
     resize,
 )
-from tfkit.data.store import Store, Writer
+from tfkit.data.store import Store, Writer, prepare
 from tfkit.environment import files
 from tfkit.environment.process import watched
 from tfkit.errors import DataError
@@ -351,12 +350,6 @@ def prepare_images(
     def decode(name: str) -> bytes:
         return _square(root / name, image_size, pixel_range).tobytes()
 
-    def restore(damaged: Store, number: int) -> bytes:
-        try:
-            return decode(_readable(damaged)[number].name)
-        except Unreadable:
-            return b""
-
     def write(writer: Writer, old: Store | None) -> None:
         known: dict[tuple[str, int, int], tuple[_File, int | None]] = {}
         if old:
@@ -387,13 +380,13 @@ def prepare_images(
                 writer.add(content)
         writer.finish({"stamp": _stamp(images), "origin": str(root), "files": written})
 
-    return store.prepare(
+    return prepare(
         "images",
         files.digest_of(str(root.resolve()), image_size, pixel_range, RECIPE),
         write,
         size=len(images) * image_size**2 * 3,
         stamp=_stamp(images),
-        restore=restore,
+        lazy=True,
     )
 
 

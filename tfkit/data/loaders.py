@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,16 +29,11 @@ def _load_tfds(source: str, **options: Any) -> Splits:
     builder = _tfds_builder(source)
     folder = files.cache_dir("tfds") / files.digest_of(builder.info.full_name, str(builder.data_path))
     with files.lock(folder.with_suffix(".lock")):
-        for is_last in (False, True):
-            if not folder.exists():
-                with files.new_folder(folder) as unpacked:
-                    for split in [*filter(builder.info.splits.__contains__, SPLIT_NAMES)]:
-                        _unpack(builder, split, unpacked / split)
-            splits = load_folder(folder, **options)
-            if is_last or _is_whole(folder, splits):
-                break
-            files.say_damaged(folder)
-            shutil.rmtree(folder)
+        if not folder.exists():
+            with files.new_folder(folder) as unpacked:
+                for split in [*filter(builder.info.splits.__contains__, SPLIT_NAMES)]:
+                    _unpack(builder, split, unpacked / split)
+    splits = load_folder(folder, **options)
     note = f"The images of {source} are unpacked in {folder}."
     return splits.replace(origin=f"tfds:{builder.info.full_name}", notes=(*splits.notes, note))
 
@@ -87,16 +81,6 @@ def _unpack(builder: Any, split: str, folder: Path) -> None:
         ending = ".jpg" if content.startswith(b"\xff\xd8") else ".png"
         # An image that a dataset holds twice in a class is one image.
         (place / f"{hashlib.sha256(content).hexdigest()[:24]}{ending}").write_bytes(content)
-
-
-def _is_whole(folder: Path, splits: Splits) -> bool:
-    """Return whether each image is what its name, a digest, says."""
-    source: Any = splits.source
-    digests = dict(zip(source.names, source.digests, strict=True))
-    for name, _ in splits.skipped:
-        path = folder / name
-        digests[name] = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
-    return all(digest.startswith(Path(name).stem) for name, digest in digests.items())
 
 
 def read_image(path: str | Path) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Splits: the examples that train, validate and test, cut from one source and read as stock stack.tf.data.
+"""Splits: the examples that train, validate and test, cut from one source and read as stock tf.data.
 
 The order of an epoch is a function of the seed and the epoch alone, so that a resumed run sees what an uninterrupted
 one would have seen.
@@ -7,11 +7,13 @@ one would have seen.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import hashlib
 import math
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -196,6 +198,14 @@ def listed(items: Sequence[object], limit: int = 5) -> str:
     return shown if len(items) <= limit else f"{shown}, ... ({len(items) - limit} more)"
 
 
+def no_such_path(path: Path, what: str) -> DataError:
+    """Return the error of a file or folder that is not there, with the nearest name that is."""
+    siblings = [sibling.name for sibling in path.parent.iterdir()] if path.parent.is_dir() else []
+    near = difflib.get_close_matches(path.name, siblings, n=1)
+    hint = f"\n  Did you mean {path.parent / near[0]}?" if near else ""
+    return DataError(f"There is no {what} {path} (from {Path.cwd()}).{hint}")
+
+
 def draw(
     count: int, most: int, *, classes: Any = None, seed: int = 0, lots: np.ndarray | None = None
 ) -> np.ndarray:
@@ -357,7 +367,7 @@ class Source(Protocol):
 class Splits:
     """Train, validation and test examples of one source, and how they were found.
 
-    `train`, `validation` and `test` are batched `stack.tf.data.Dataset`s of (features float32, label int64);
+    `train`, `validation` and `test` are batched `tf.data.Dataset`s of (features float32, label int64);
     images are [b, s, s, 3] in [0, 1], texts are strings [b]. Nothing here depends on what is trained on it.
 
     Example:

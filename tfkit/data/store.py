@@ -45,7 +45,6 @@ class Store:
             self.rows = dict(rows)
         self.descriptor: int | None = None
         self._checked = np.zeros(len(self), bool)
-        self._restore: Callable[[Store, int], bytes] | None = None
         if (folder / "content").exists():
             self.descriptor = os.open(folder / "content", os.O_RDWR)
             weakref.finalize(self, os.close, self.descriptor)
@@ -56,38 +55,20 @@ class Store:
         return len(self.rows["offsets"]) - 1
 
     def read(self, number: int) -> bytes:
-        """Return one example; where it is damaged, it is prepared again and mended.
+        """Return one example.
 
         Raises:
-          DataError: that is impossible: its file has changed since.
+          DataError: it is damaged; the next run prepares all of them again.
         """
         assert self.descriptor is not None
         start, stop = self.rows["offsets"][number : number + 2].tolist()
         content = os.pread(self.descriptor, stop - start, start)
         if not self._checked[number]:
-            if not self._is_whole(number, content):
-                content = self._mended(number)
-                os.pwrite(self.descriptor, content, start)
+            if _digest(content) != self.rows["digests"][number].tobytes():
+                (self.folder / "entry.json").unlink(missing_ok=True)
+                # No names: this may be private training, and its output may be kept.
+                raise DataError(f"{self.folder} is damaged. Run again: it is prepared anew.")
             self._checked[number] = True
-        return content
-
-    def _is_whole(self, number: int, content: bytes) -> bool:
-        return _digest(content) == self.rows["digests"][number].tobytes()
-
-    def _mended(self, number: int) -> bytes:
-        if self._restore is None:
-            raise ValueError("an example is damaged")
-        if self.entry.pop("is_whole", True):
-            # No names: this may be private training, and its output may be kept.
-            files.say_damaged(self.folder)
-            self.entry["is_whole"] = False
-        content = self._restore(self, number)
-        if not self._is_whole(number, content):
-            (self.folder / "entry.json").unlink(missing_ok=True)
-            raise DataError(
-                f"A file below {self.entry['origin']} has changed since this run began to read it, and its copy in\n"
-                f"  {self.folder} is damaged. Run again: it is prepared anew."
-            )
         return content
 
 
@@ -130,7 +111,7 @@ def prepare(
     *,
     size: int,
     stamp: str = "",
-    restore: Callable[[Store, int], bytes] | None = None,
+    lazy: bool = False,
 ) -> Store:
     """Return the store under a key: an earlier one if it is whole and of the same stamp, else a new one.
 
@@ -143,34 +124,30 @@ def prepare(
       write: prepares the examples; it is given the old store, if there is one, for what did not change.
       size: bytes that they will take at most.
       stamp: of the state of the files; `write` keeps it as entry["stamp"].
-      restore: prepares one example again, by its number. Then each is compared with its digest when it is first read;
-        without it all are before any is.
+      lazy: whether each example is compared with its digest when it is first read, and not all before any is.
     """
-    shelf = files.cache_dir(kind)
-    with files.lock_or_wait(shelf / f"{key}.lock", another=f"prepares the same {kind}"):
-        files.remove_leftovers(shelf, key)
-        old = _open(shelf / key, restore)
+    cache = files.cache_dir(kind)
+    with files.lock_or_wait(cache / f"{key}.lock", another=f"prepares the same {kind}"):
+        files.remove_leftovers(cache, key)
+        old = _open(cache / key, lazy=lazy)
         if old and old.entry.get("stamp", "") == stamp:
-            os.utime(shelf / key)
+            os.utime(cache / key)
             return old
-        files.make_room(shelf, keep=key, limit=CACHE_LIMIT - size)
-        with files.new_folder(shelf / key) as folder:
-            write(Writer(folder, has_room=shutil.disk_usage(shelf).free - size >= DISK_RESERVE), old)
-        store = Store(shelf / key)
-        store._restore = restore
+        files.make_room(cache, keep=key, limit=CACHE_LIMIT - size)
+        with files.new_folder(cache / key) as folder:
+            write(Writer(folder, has_room=shutil.disk_usage(cache).free - size >= DISK_RESERVE), old)
+        store = Store(cache / key)
         store._checked[:] = True  # it was written just now
         return store
 
 
-def _open(folder: Path, restore: Callable[[Store, int], bytes] | None) -> Store | None:
+def _open(folder: Path, *, lazy: bool) -> Store | None:
     if not folder.is_dir():
         return None
-    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError, DataError):
         store = Store(folder)
-        store._restore = restore
-        if restore is None:
-            for number in range(len(store)):
-                store.read(number)
+        for number in range(0 if lazy else len(store)):
+            store.read(number)
         return store
     files.say_damaged(folder)
     return None

@@ -11,12 +11,12 @@ import itertools
 import json
 import re
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
-from tfkit.data.splits import Skipped, listed
+from tfkit.data.splits import Skipped, listed, no_such_path
 from tfkit.data.text_decoding import (
     PACKED_ENDINGS,
     TABLE_ENDINGS,
@@ -97,23 +97,10 @@ class Nested(str):
     __slots__ = ()
 
 
-class Remarks:
-    """What is odd about rows, and about which."""
-
-    def __init__(self, file: str) -> None:
-        """Take the name of the file."""
-        self._file = file
-        self._lines: dict[str, list[int]] = {}
-
-    def add(self, row: Row) -> None:
-        """Take the remark on a row, if there is one."""
-        if row.remark:
-            self._lines.setdefault(row.remark, []).append(row.line)
-
-    def notes(self) -> Iterator[str]:
-        """Yield a sentence on each kind, with the first rows."""
-        for remark, lines in self._lines.items():
-            yield f"{len(lines)} rows {remark} ({listed([f'{self._file}:{line}' for line in lines], 3)})."
+def remark_notes(file: str, remarks: Mapping[str, Sequence[int]]) -> Iterator[str]:
+    """Yield a sentence on each kind of oddness, with the first lines of those that a reader collected."""
+    for remark, lines in remarks.items():
+        yield f"{len(lines)} rows {remark} ({listed([f'{file}:{line}' for line in lines], 3)})."
 
 
 def open_table(path: Path) -> Table:
@@ -123,10 +110,7 @@ def open_table(path: Path) -> Table:
       DataError: there is no such file, it is of no known kind, empty, or not what its ending says.
     """
     if not path.exists():
-        siblings = [sibling.name for sibling in path.parent.iterdir()] if path.parent.is_dir() else []
-        near = difflib.get_close_matches(path.name, siblings, n=1)
-        hint = f"\n  Did you mean {path.parent / near[0]}?" if near else ""
-        raise DataError(f"There is no file {path} (from {Path.cwd()}).{hint}")
+        raise no_such_path(path, "file")
     if not path.is_file():
         raise DataError(f"{path} is neither a file nor a folder.")
     try:
@@ -405,14 +389,13 @@ def _read_json(path: Path, encoding: Encoding) -> Iterator[tuple[int, dict[str, 
     """
     # An array with one object a line is read like lines, whatever its size.
     with open_text(path, encoding, newline="\n") as file:  # a JSON string may hold the other ends of lines
-        lines = ((number, line.strip().removesuffix(",")) for number, line in enumerate(_json_lines(file), 1))
+        pieces = enumerate(iter(lambda: file.readline(LONGEST_ROW), ""), 1)
+        lines = ((number, line.strip().removesuffix(",")) for number, line in pieces)
         lines = ((number, line) for number, line in lines if line not in ("", "[", "]"))
         first = list(itertools.islice(lines, 2))
         if len(first) == 2 and any(isinstance(_parse_json(line), dict) for _, line in first):
             for number, line in itertools.chain(first, lines):
-                record = _parse_json(line)
-                what = f"is no object, but of type {type(record).__name__}"
-                yield number, record if isinstance(record, dict | str) else what
+                yield number, _as_record(_parse_json(line))
             return
     if encoding.size > _LARGEST_DOCUMENT:
         raise DataError(
@@ -423,28 +406,33 @@ def _read_json(path: Path, encoding: Encoding) -> Iterator[tuple[int, dict[str, 
         document = _parse_json(file.read())
     records = _records(document)
     if records is None:
-        what = document if isinstance(document, str) else f"is JSON without rows ({_form(document)})"
+        keys = f": {listed([repr(short(key)) for key in document])}" if isinstance(document, dict) else ""
+        form = f"is JSON without rows (of type {type(document).__name__}{keys})"
         raise DataError(
-            f"{path} {what}.\n"
+            f"{path} {document if isinstance(document, _Fault) else form}.\n"
             "  Rows are objects with the same names, as a list or one a line: "
             "pandas.DataFrame(records).to_json('NAME.jsonl', orient='records', lines=True)"
         )
-    for number, record in enumerate(records, 1):
-        what = f"is no object, but of type {type(record).__name__}"
-        yield number, record if isinstance(record, dict) else what
+    yield from ((number, _as_record(record)) for number, record in enumerate(records, 1))
 
 
-def _json_lines(file: TextIO) -> Iterator[str]:
-    return iter(lambda: file.readline(LONGEST_ROW), "")
+class _Fault(str):
+    """What is wrong with a text that is no JSON."""
+
+    __slots__ = ()
 
 
 def _parse_json(text: str) -> Any:
-    """Return the object, list or number; a str is what is wrong (a string is no row either)."""
     try:
-        value = json.loads(text)
+        return json.loads(text)
     except (ValueError, RecursionError) as err:
-        return f"is no JSON ({str(err).split(':')[0][:80]})"
-    return "is no object, but of type str" if isinstance(value, str) else value
+        return _Fault(f"is no JSON ({str(err).split(':')[0][:80]})")
+
+
+def _as_record(value: Any) -> dict[str, Any] | str:
+    if isinstance(value, dict | _Fault):
+        return value
+    return f"is no object, but of type {type(value).__name__}"
 
 
 def _records(document: Any) -> list[Any] | None:
@@ -464,15 +452,6 @@ def _records(document: Any) -> list[Any] | None:
         return DataFrame(document, dtype=object).to_dict("records")
     except ValueError:
         return None
-
-
-def _form(document: Any) -> str:
-    keys = (
-        f" with the keys {listed([repr(short(key)) for key in document])}"
-        if isinstance(document, dict)
-        else ""
-    )
-    return f"it is of type {type(document).__name__}{keys}"
 
 
 def _open_parquet(path: Path) -> Table:
@@ -598,10 +577,8 @@ def choose(
     if text is None and label is None and len(table.columns) == 2:
         text = max((0, 1), key=lambda column: sum(map(len, table.values(column))))
         label = 1 - text
-    elif len(rest) == 1 and label is None and text is not None:
-        label = rest[0]
-    elif len(rest) == 1 and text is None and label is not None:
-        text = rest[0]
+    elif len(rest) == 1 and (text is None) != (label is None):
+        text, label = (rest[0], label) if text is None else (text, rest[0])
     if text is None or label is None:
         missing = [
             name for name, column in (("text_column", text), ("label_column", label)) if column is None

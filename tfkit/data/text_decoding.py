@@ -204,14 +204,12 @@ def of_file(path: Path) -> Encoding:
         return Encoding(marked, "replace", f"It is in {marked.upper()}.", size)
     if utf8:
         return Encoding(marked or "utf-8", size=size)
+    if marked:
+        note = "It is marked as UTF-8; what is not UTF-8 in it is read as cp1252 (Windows, Latin-1)."
+        return Encoding(marked, MIXED, note, size)
     with open_bytes(path) as file:
-        encoding = _guess(
-            line for piece in iter(lambda: file.readline(_PIECE), b"") for line in piece.splitlines()
-        )
-    if marked and encoding.name in ("utf-8", *_LATIN):
-        note = f"It is marked as UTF-8, but read in part as cp1252. {encoding.note}"
-        encoding = Encoding(marked, MIXED, note)
-    return encoding._replace(size=size)
+        lines = (line for piece in iter(lambda: file.readline(_PIECE), b"") for line in piece.splitlines())
+        return _guess(lines)._replace(size=size)
 
 
 def decode(content: bytes) -> tuple[str, str]:

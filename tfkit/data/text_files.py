@@ -1,30 +1,28 @@
-"""A folder of documents as Splits of texts: one subfolder a class, one file a text.
-
-Texts that were read once: one file of all of them, and small numbers about each, read back by place.
-
-Texts in their store as a Source, and as Splits: one text is in one split, however often it is there.
-
-What there is to say about texts that were read.
-
-A table as Splits of texts: its rows are read once, one after the other.
-"""
+"""Texts of a table or of a folder as Splits: read once into a store, and one text is in one split only."""
 
 from __future__ import annotations
 
 import hashlib
 import unicodedata
 from array import array
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol, overload
+from typing import NamedTuple, TypeVar, overload
 
 import numpy as np
 from tqdm.auto import tqdm
 
-from tfkit.data import folders
-from tfkit.data import store as stores
-from tfkit.data.folders import TEXTS, Scan, class_name_warnings, count_leaked, cut_folder, folder_notes, scan
+from tfkit.data.folders import (
+    TEXTS,
+    Scan,
+    class_name_warnings,
+    count_leaked,
+    cut_folder,
+    folder_notes,
+    scan,
+    skipped_text,
+)
 from tfkit.data.labels import LabelCleaner, check_labels
 from tfkit.data.splits import (
     SPLIT_NAMES,
@@ -35,22 +33,25 @@ from tfkit.data.splits import (
     cut_by_class,
     listed,
 )
+from tfkit.data.store import Store, Writer, prepare
 from tfkit.data.tables import (
     Columns,
     Nested,
-    Remarks,
     Row,
     Table,
     choose,
     is_number,
     open_table,
     refuse_numbers,
+    remark_notes,
 )
 from tfkit.data.text_decoding import Cleaner, read_document, short
 from tfkit.environment import files
 from tfkit.environment.files import digest_of
 from tfkit.environment.process import watched
 from tfkit.errors import DataError
+
+_Item = TypeVar("_Item")
 
 RECIPE = 3
 """Part of the key of every store: raise it when the same file gives other texts."""
@@ -72,60 +73,75 @@ class Example(NamedTuple):
     """What it is called, where its place does not say."""
 
 
-class Reading(Protocol):
-    """Goes through the examples once."""
-
-    notes: list[str]
-    """What there is to say, once it has gone through them."""
-
-    def __iter__(self) -> Iterator[Example | Skipped]:
-        """The examples in their order; Skipped for one that cannot be used."""
+Reading = Callable[[list[str]], Iterator[Example | Skipped]]
+"""Goes through the examples in their order; appends what there is to say to the list."""
 
 
-class TextStore:
-    """The texts of one table or folder, in their store.
+class TextSource:
+    """Strings, read from their store when they are needed; see `tfkit.data.Source`.
 
     Attributes:
       entry: class_names, languages, names, notes, and what was skipped.
-      labels: int64 [n], into `class_names`.
-      lengths: int32 [n], characters.
-      language: int64 [n], into entry["languages"].
+      columns: of a table, which were taken: text_column, label_column, language_column.
+      lengths: int32 [n], in characters.
+      languages: of each text, where a column says.
       digests: uint64 [n, 2], of the text, composed and with its white space folded.
-      places: int64 [n].
+      places: int64 [n]: its line in a table, or the number of its file.
     """
 
-    def __init__(self, prepared: stores.Store) -> None:
-        self.entry = prepared.entry
-        self.labels, self.lengths = prepared.rows["labels"], prepared.rows["lengths"].astype(np.int32)
-        self.language, self.places = prepared.rows["language"], prepared.rows["places"]
-        self.digests = prepared.rows["texts"]
-        self.content = prepared.read
+    def __init__(self, store: Store, columns: Mapping[str, str | None]) -> None:
+        self.entry, self.columns = store.entry, columns
+        self.labels, self.lengths = store.rows["labels"], store.rows["lengths"].astype(np.int32)
+        self.digests, self.places = store.rows["texts"], store.rows["places"]
         self.class_names = tuple(self.entry["class_names"])
         self.skipped = tuple(Skipped(*skipped) for skipped in self.entry["skipped"])
+        self.names: Sequence[str] = self.entry["names"]
+        self.shape: tuple[int, ...] = ()
+        self.fingerprint = digest_of(self.entry["fingerprint"], "texts", RECIPE)
+        self.languages: tuple[str, ...] | None = None
+        if columns.get("language_column"):
+            self.languages = tuple(self.entry["languages"][code] for code in store.rows["language"])
+        self._content = store.read
+
+    def read(self, indices: np.ndarray) -> np.ndarray:
+        """Return bytes [b], UTF-8."""
+        return np.fromiter((self._content(int(index)) for index in indices), object, len(indices))
+
+    def raw(self, index: int) -> str:
+        """Return one text."""
+        return self._content(index).decode()
 
 
-def get(key: str, read: Callable[[], Reading], *, size: int, class_names: tuple[str, ...] = ()) -> TextStore:
-    """Return the store under `key`; it is written when it is absent or damaged.
+def read_texts(
+    key: str,
+    read: Reading,
+    *,
+    size: int,
+    class_names: tuple[str, ...] = (),
+    columns: Mapping[str, str | None] | None = None,
+) -> TextSource:
+    """Return the texts of the store under `key`; it is written when it is absent or damaged.
 
     Args:
       key: digest of all that the texts depend on.
-      read: begins to read the examples.
+      read: yields the examples.
       size: bytes that the texts will take at most, by the size of their file.
       class_names: where they are known beforehand.
+      columns: see `TextSource`.
 
     Raises:
       DataError: the disk of the cache has no room.
     """
 
-    def write(writer: stores.Writer, _: stores.Store | None) -> None:
+    def write(writer: Writer, _: Store | None) -> None:
         if not writer.has_room:
             raise DataError(
                 f"The disk of {files.cache_root()} has no room for a copy of the texts ({size / 1e9:.1f} GB).\n"
                 f"  Give another folder: export {files.CACHE_VARIABLE}=/some/folder"
             )
-        _write(writer, read(), class_names)
+        _write(writer, read, class_names)
 
-    return TextStore(stores.prepare("texts", key, write, size=size))
+    return TextSource(prepare("texts", key, write, size=size), columns or {})
 
 
 def folded(text: str) -> str:
@@ -133,15 +149,16 @@ def folded(text: str) -> str:
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
-def _write(writer: stores.Writer, reading: Reading, class_names: tuple[str, ...]) -> None:
+def _write(writer: Writer, read: Reading, class_names: tuple[str, ...]) -> None:
     columns = {name: array("q") for name in ("labels", "lengths", "language", "places")}
     texts, names = bytearray(), []
     skipped: list[Skipped] = []
+    notes: list[str] = []
     reasons: Counter[str] = Counter()
     codes = {name: code for code, name in enumerate(class_names)}
     languages: dict[str, int] = {}
     contents = hashlib.sha256()
-    for example in reading:
+    for example in read(notes):
         if isinstance(example, Skipped):
             reasons[example.reason] += 1
             if len(skipped) < SKIPPED_LISTED:
@@ -166,54 +183,9 @@ def _write(writer: stores.Writer, reading: Reading, class_names: tuple[str, ...]
     rows |= {"labels": rank[rows["labels"]], "texts": np.frombuffer(bytes(texts), "<u8").reshape(-1, 2)}
     entry = {
         "class_names": order, "languages": list(languages), "names": names, "skipped": skipped,
-        "reasons": reasons, "fingerprint": contents.hexdigest()[:32], "notes": list(reading.notes),
+        "reasons": reasons, "fingerprint": contents.hexdigest()[:32], "notes": notes,
     }  # fmt: skip
     writer.finish(entry, **rows)
-
-
-class TextSource:
-    """Strings, read from their store as they are asked for; see `tfkit.data.Source`."""
-
-    def __init__(
-        self,
-        store: TextStore,
-        names: Sequence[str],
-        *,
-        with_languages: bool = False,
-        columns: Mapping[str, str | None] | None = None,
-    ) -> None:
-        """Take all texts of the store.
-
-        Args:
-          store: of n texts.
-          names: n.
-          with_languages: whether the store knows the language of each.
-          columns: of a table, which were taken: text_column, label_column, language_column.
-        """
-        self.columns = columns or {}
-        self.labels = store.labels
-        self.names = names
-        self.shape: tuple[int, ...] = ()
-        self.lengths = store.lengths
-        """int32 [n], in characters."""
-        self.fingerprint = digest_of(store.entry["fingerprint"], "texts", RECIPE)
-        self.languages: tuple[str, ...] | None = None
-        """Of each text, where a column says."""
-        if with_languages:
-            of_code = store.entry["languages"]
-            self.languages = tuple(of_code[code] for code in store.language)
-        self._store = store
-
-    def read(self, indices: np.ndarray) -> np.ndarray:
-        """bytes [b], UTF-8."""
-        out = np.empty(len(indices), object)
-        for row, index in enumerate(indices):
-            out[row] = self._store.content(int(index))
-        return out
-
-    def raw(self, index: int) -> str:
-        """The text."""
-        return self._store.content(index).decode()
 
 
 class LineNames(Sequence[str]):
@@ -230,7 +202,7 @@ class LineNames(Sequence[str]):
     @overload
     def __getitem__(self, index: slice) -> Sequence[str]: ...
     def __getitem__(self, index: int | slice) -> str | Sequence[str]:
-        """The name of one row, or of some."""
+        """Return the name of one row, or of some."""
         if isinstance(index, slice):
             return LineNames(self._file, self._lines[index])
         return f"{self._file}:{self._lines[index]}"
@@ -265,12 +237,10 @@ class Groups:
             if (own != own[0]).any():
                 self.contradicting += len(own)
                 # The most frequent label; the order of the rows decides nothing.
-                self.labels[group] = min(Counter(own.tolist()).items(), key=lambda item: (-item[1], item[0]))[
-                    0
-                ]
+                self.labels[group] = np.bincount(own).argmax()
 
     def rows(self, groups: np.ndarray) -> np.ndarray:
-        """The rows of these groups, int64, group after group."""
+        """Return the rows of these groups, int64, group after group."""
         counts = self.counts[groups]
         within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
         return self.order[np.repeat(self.starts[groups], counts) + within]
@@ -283,9 +253,9 @@ def cut_texts(
     held_out: Mapping[str, float],
     seed: int,
     where: str,
-    hint: str = "",
+    skipped: str = "",
 ) -> dict[str, np.ndarray]:
-    """split -> its rows. The digest of a text is what its split is drawn from, so that rows may move in their file.
+    """Return the rows of each split, drawn from the digest of the text: rows may move in their file.
 
     Raises:
       DataError: a class has fewer different texts than there are splits.
@@ -295,41 +265,18 @@ def cut_texts(
         class_names=class_names,
         splits=("train", *held_out),
         where=where,
-        hint=hint,
+        hint=f"\n  It has {skipped}." if skipped else "",
         noun="different texts",
     )
     parts = cut_by_class(groups.names, groups.labels, class_names=class_names, held_out=held_out, seed=seed)
     return {split: groups.rows(parts[split]) for split in SPLIT_NAMES if split in parts}
 
 
-_REASONS = 6
-"""So many are listed, the most frequent ones."""
-
-
-def skipped_text(store: TextStore, noun: str) -> str:
-    """How many examples cannot be used, with the first of each kind; empty if all can.
-
-    Args:
-      store: of the others.
-      noun: what an example is: "rows", "files".
-    """
-    parts = []
-    reasons = sorted(store.entry["reasons"].items(), key=lambda item: -item[1])
-    for reason, count in reasons[:_REASONS]:
-        places = [one.path for one in store.skipped if one.reason == reason][:3]
-        more = ", ..." if count > len(places) else ""
-        parts.append(f"{reason}: {count} ({', '.join(places)}{more})")
-    if len(reasons) > _REASONS:
-        parts.append(f"other reasons: {sum(count for _, count in reasons[_REASONS:])}")
-    total = sum(store.entry["reasons"].values())
-    return f"{total} {noun} that cannot be used: {'; '.join(parts)}" if parts else ""
-
-
-def notes(store: TextStore, groups: Groups, where: str, noun: str) -> Iterator[str]:
-    """One sentence for each thing that was found out about a table or folder."""
-    if skipped := skipped_text(store, noun):
-        yield f"{where} has {skipped}."
-    yield from store.entry["notes"]
+def _notes(source: TextSource, groups: Groups, where: str, noun: str) -> Iterator[str]:
+    """Yield what a user should know of the texts of a table or folder, one sentence each."""
+    if source.skipped:
+        yield f"{where} has {_skipped(source, noun)}."
+    yield from source.entry["notes"]
     if groups.repeated:
         yield (
             f"{groups.repeated} {noun} have a text that is there more than once, but for white space: "
@@ -340,6 +287,10 @@ def notes(store: TextStore, groups: Groups, where: str, noun: str) -> Iterator[s
             f"{groups.contradicting} {noun} have a text that is there with another label too: "
             "no classifier can have both right."
         )
+
+
+def _skipped(source: TextSource, noun: str) -> str:
+    return skipped_text(source.skipped, noun, source.entry["reasons"]) if source.skipped else ""
 
 
 _MANY_LABELS = 1000
@@ -362,138 +313,125 @@ def load_table(
         table, text_column=text_column, label_column=label_column, language_column=language_column
     )
     status = path.stat()
-    key = files.digest_of(
-        str(path.resolve()),
-        status.st_size,
-        status.st_mtime_ns,
-        table.columns,
-        chosen.wanted,
-        RECIPE,
+    source = read_texts(
+        digest_of(
+            str(path.resolve()), status.st_size, status.st_mtime_ns, table.columns, chosen.wanted, RECIPE
+        ),
+        lambda notes: _read_table(table, chosen, notes),
+        size=2 * max(status.st_size, table.size),  # what is not in UTF-8 may grow by half
+        columns=chosen.named(table),
     )
-    # What is not in UTF-8 may grow by half.
-    store = get(key, lambda: _TableReading(table, chosen), size=2 * max(status.st_size, table.size))
-    skipped = skipped_text(store, "rows")
+    source.names = LineNames(path.name, source.places)
+    skipped = _skipped(source, "rows")
     if strict and skipped:
         raise DataError(f"{path} has {skipped}.\n  Without strict they are skipped.")
-    of_labels = _check_classes(store, table, label_column=table.columns[chosen.label], skipped=skipped)
-    groups = Groups(store.digests, store.labels)
+    label_notes = _check_classes(source, table, label_column=table.columns[chosen.label], skipped=skipped)
+    groups = Groups(source.digests, source.labels)
     indices = cut_texts(
-        groups,
-        store.class_names,
-        held_out=held_out,
-        seed=seed,
-        where=f"{path}: ",
-        hint=f"\n  It has {skipped}." if skipped else "",
+        groups, source.class_names, held_out=held_out, seed=seed, where=f"{path}: ", skipped=skipped
     )
-    names = LineNames(path.name, store.places)
     return Splits(
-        source=TextSource(
-            store, names, with_languages=chosen.language is not None, columns=chosen.named(table)
-        ),
+        source=source,
         indices=indices,
-        class_names=store.class_names,
+        class_names=source.class_names,
         global_batch_size=global_batch_size,
         seed=seed,
         origin=str(path),
-        skipped=store.skipped,
+        skipped=source.skipped,
         notes=(
             *table.notes,
             *chosen.notes,
-            *of_labels,
-            *notes(store, groups, str(path), "rows"),
-            *class_name_warnings(store.class_names),
+            *label_notes,
+            *_notes(source, groups, str(path), "rows"),
+            *class_name_warnings(source.class_names),
         ),
     )
 
 
-class _TableReading:
-    """The rows of a table as examples; see `textstore.Reading`."""
+def _progress(examples: Iterable[_Item]) -> Iterable[_Item]:
+    return tqdm(examples, desc="Reading texts", unit="text", delay=1, disable=not watched())
 
-    def __init__(self, table: Table, chosen: Columns) -> None:
-        self.notes: list[str] = []
-        self._table, self._chosen = table, chosen
 
-    def __iter__(self) -> Iterator[Example | Skipped]:
-        name, columns_ = self._table.path.name, self._table.columns
-        cleaner, as_label, remarks = Cleaner(), LabelCleaner(), Remarks(name)
-        known: Counter[str] = Counter()
-        languages: set[str | None] = set()
-        wrong = good = numbers = 0
-        for row in tqdm(
-            self._table.rows(self._chosen.wanted),
-            desc="Reading texts",
-            unit="text",
-            delay=1,
-            disable=not watched(),
-        ):
-            if not isinstance(row, Row):
-                wrong += row.reason.startswith("has ")
-                yield row
-                continue
-            good += 1
-            remarks.add(row)
-            text, cell, *language = row.cells
-            if isinstance(text, Nested):
-                yield Skipped(f"{name}:{row.line}", "has a list or an object for a text")
-                continue
-            text, label = cleaner(text or ""), as_label(cell or "")
-            known[label] += 1
-            if len(known) > _MANY_LABELS and len(known) > good / 2:  # before the memory is full of them
-                check_labels(known, where=_column(self._table.path, columns_[self._chosen.label]))
-            if not text.strip() or not label:
-                what = f"has no label ({short(cell)!r})" if cell and cell.strip() else "has no label"
-                yield Skipped(f"{name}:{row.line}", what if text.strip() else "has no text")
-                continue
-            languages.update(language)
-            if len(languages) > _MANY_LABELS:
-                raise DataError(
-                    f"The language column '{short(columns_[self._chosen.language or 0])}' of {self._table.path}"
-                    f" has more than {_MANY_LABELS} values: it holds no languages.\n"
-                    "  Give another one (--language-column), or call it otherwise."
-                )
-            numbers += len(text) < 30 and is_number(text)
-            yield Example(text, label, row.line, (language[0] or "").strip() if language else "")
-        refuse_numbers(self._table, self._chosen.text, numbers, good)
-        if wrong > good:
+def _read_table(table: Table, chosen: Columns, notes: list[str]) -> Iterator[Example | Skipped]:
+    name, columns = table.path.name, table.columns
+    cleaner, as_label = Cleaner(), LabelCleaner()
+    remarks: defaultdict[str, list[int]] = defaultdict(list)
+    known: Counter[str] = Counter()
+    languages: set[str | None] = set()
+    wrong = good = numbers = 0
+    for row in _progress(table.rows(chosen.wanted)):
+        if not isinstance(row, Row):
+            wrong += row.reason.startswith("has ")
+            yield row
+            continue
+        good += 1
+        if row.remark:
+            remarks[row.remark].append(row.line)
+        place = f"{name}:{row.line}"
+        text, cell, *language = row.cells
+        if isinstance(text, Nested):
+            yield Skipped(place, "has a list or an object for a text")
+            continue
+        text, label = cleaner(text or ""), as_label(cell or "")
+        known[label] += 1
+        if len(known) > _MANY_LABELS and len(known) > good / 2:  # before the memory is full of them
+            check_labels(known, where=_column(table.path, columns[chosen.label]))
+        if not text.strip():
+            yield Skipped(place, "has no text")
+            continue
+        if not label:
+            yield Skipped(
+                place, f"has no label ({short(cell)!r})" if cell and cell.strip() else "has no label"
+            )
+            continue
+        languages.update(language)
+        if len(languages) > _MANY_LABELS:
             raise DataError(
-                f"{self._table.path}: {wrong} of {wrong + good} rows have another number of fields than the first line"
-                f" ({len(columns_)}).\n"
-                "  A cell that holds the delimiter, a quote or a line break is written in quotes; "
-                "pandas.DataFrame.to_csv does so."
+                f"The language column '{short(columns[chosen.language or 0])}' of {table.path}"
+                f" has more than {_MANY_LABELS} values: it holds no languages.\n"
+                "  Give another one (--language-column), or call it otherwise."
             )
-        if (first := columns_[self._chosen.label]) in known and not first.startswith("column "):
-            self.notes.append(
-                f"{name}: Its first line is taken for names, but {short(first)!r} is the label of {known[first]} rows"
-                " too: if it is a row, write a line of names above it."
-            )
-        self.notes += [*as_label.notes(), *remarks.notes(), *cleaner.notes()]
+        numbers += len(text) < 30 and is_number(text)
+        yield Example(text, label, row.line, (language[0] or "").strip() if language else "")
+    refuse_numbers(table, chosen.text, numbers, good)
+    if wrong > good:
+        raise DataError(
+            f"{table.path}: {wrong} of {wrong + good} rows have another number of fields than the first line"
+            f" ({len(columns)}).\n"
+            "  A cell that holds the delimiter, a quote or a line break is written in quotes; "
+            "pandas.DataFrame.to_csv does so."
+        )
+    if (first := columns[chosen.label]) in known and not first.startswith("column "):
+        notes.append(
+            f"{name}: Its first line is taken for names, but {short(first)!r} is the label of {known[first]} rows"
+            " too: if it is a row, write a line of names above it."
+        )
+    notes += [*as_label.notes(), *remark_notes(name, remarks), *cleaner.notes()]
 
 
 def _column(path: Path, label_column: str) -> str:
     return f"The label column '{short(label_column)}' of {path}"
 
 
-def _check_classes(store: TextStore, table: Table, *, label_column: str, skipped: str) -> list[str]:
+def _check_classes(source: TextSource, table: Table, *, label_column: str, skipped: str) -> list[str]:
     """Refuse labels that are no classes; notes on those that may be none."""
-    rows, names = len(store.labels), store.class_names
-    path = table.path
-    said = "".join(f"\n  {note}" for note in (*table.notes, *store.entry["notes"]))
+    rows, names, where = len(source.labels), source.class_names, _column(table.path, label_column)
+    context = "".join(f"\n  {note}" for note in (*table.notes, *source.entry["notes"]))
     if not rows:
-        raise DataError(f"{path} has no text with a label: it has {skipped or 'no rows'}.{said}")
+        raise DataError(f"{table.path} has no text with a label: it has {skipped or 'no rows'}.{context}")
     if len(names) < 2:
         raise DataError(
-            f"{_column(path, label_column)} has one value, {short(names[0])!r}, in all {rows} rows that can be used; "
-            f"a classifier needs two or more.{f' It has {skipped}.' if skipped else ''}{said}"
+            f"{where} has one value, {short(names[0])!r}, in all {rows} rows that can be used; a classifier needs two"
+            f" or more.{f' It has {skipped}.' if skipped else ''}{context}"
         )
-    counts = np.bincount(store.labels, minlength=len(names)).tolist()
-    found = check_labels(dict(zip(names, counts, strict=True)), where=_column(path, label_column))
-    if unprintable := [name for name in names if not name.isprintable()]:
+    counts = np.bincount(source.labels, minlength=len(names)).tolist()
+    notes = check_labels(dict(zip(names, counts, strict=True)), where=where)
+    if unprintable := [ascii(short(name)) for name in names if not name.isprintable()]:
         raise DataError(
-            f"{path} has labels with characters that cannot be printed: "
-            f"{listed([ascii(short(one)) for one in unprintable])}.\n"
-            f"  Class names are written to labels.txt, one a line.{said}"
+            f"{table.path} has labels with characters that cannot be printed: {listed(unprintable)}.\n"
+            f"  Class names are written to labels.txt, one a line.{context}"
         )
-    return found
+    return notes
 
 
 def load_documents(
@@ -509,39 +447,39 @@ def load_documents(
     held_out = {split: fraction for split, fraction in held_out.items() if split not in found.given}
     check_fractions(held_out)
     stamps = [(file.name, file.size, file.mtime_ns) for file in found.files]
-    store = get(
-        files.digest_of("documents", str(folder.resolve()), stamps, RECIPE),
-        lambda: _Documents(found),
+    source = read_texts(
+        digest_of("documents", str(folder.resolve()), stamps, RECIPE),
+        lambda notes: _read_folder(found, notes),
         size=2 * sum(file.size for file in found.files),
         class_names=found.class_names,
     )
-    skipped = (*found.skipped, *store.skipped)
+    texts = [found.files[place] for place in source.places]
+    source.names = [file.name for file in texts]
+    skipped = (*found.skipped, *source.skipped)
     if strict and skipped:
         raise DataError(
-            f"{folder}/ has {folders.skipped_text(skipped, 'files')}.\n  Without strict they are skipped."
+            f"{folder}/ has {skipped_text(skipped, 'files')}.\n  Without strict they are skipped."
         )
-    skipped_here = skipped_text(store, "files")
 
     def cut(members: np.ndarray, here: Mapping[str, float], where: str) -> dict[str, np.ndarray]:
         return cut_texts(
-            Groups(store.digests[members], store.labels[members]),
-            store.class_names,
+            Groups(source.digests[members], source.labels[members]),
+            source.class_names,
             held_out=here,
             seed=seed,
             where=where,
-            hint=f"\n  It has {skipped_here}." if skipped_here else "",
+            skipped=_skipped(source, "files"),
         )
 
-    texts = [found.files[place] for place in store.places]
     indices = cut_folder(found, texts, held_out, cut)
-    leaked = count_leaked([*map(tuple, store.digests.tolist())], indices)
-    groups = Groups(store.digests, store.labels)
+    leaked = count_leaked([*map(tuple, source.digests.tolist())], indices)
+    groups = Groups(source.digests, source.labels)
     if found.given:
         groups.repeated = 0  # it is for the folder to say which split they are in
     return Splits(
-        source=TextSource(store, [file.name for file in texts]),
+        source=source,
         indices=indices,
-        class_names=store.class_names,
+        class_names=source.class_names,
         global_batch_size=global_batch_size,
         seed=seed,
         origin=f"{folder}/",
@@ -550,37 +488,27 @@ def load_documents(
         duplicates=leaked,
         notes=(
             *folder_notes(found, found.skipped, held_out, leaked),
-            *notes(store, groups, f"{found.root}/", "files"),
+            *_notes(source, groups, f"{found.root}/", "files"),
         ),
     )
 
 
-class _Documents:
-    """The files of a folder as examples; see `textstore.Reading`."""
-
-    def __init__(self, found: Scan) -> None:
-        self.notes: list[str] = []
-        self._found = found
-
-    def __iter__(self) -> Iterator[Example | Skipped]:
-        cleaner = Cleaner()
-        other: dict[str, list[str]] = {}
-        for place, file in enumerate(
-            tqdm(self._found.files, desc="Reading texts", unit="text", delay=1, disable=not watched())
-        ):
-            try:
-                text, encoding = read_document(self._found.root / file.name)
-            except DataError as err:
-                yield Skipped(file.name, str(err))
-                continue
-            if encoding not in ("utf-8", "utf-8-sig"):
-                other.setdefault(encoding, []).append(file.name)
-            text = cleaner(text)
-            if text.strip():
-                yield Example(text, self._found.class_names[file.label], place)
-            else:
-                yield Skipped(file.name, "has no text")
-        for encoding, names in other.items():
-            label = "cp1252 (Windows, Latin-1)" if encoding == "cp1252" else encoding
-            self.notes.append(f"Not in UTF-8, but read as {label}: {len(names)} files ({listed(names, 3)}).")
-        self.notes += cleaner.notes()
+def _read_folder(found: Scan, notes: list[str]) -> Iterator[Example | Skipped]:
+    cleaner = Cleaner()
+    names: dict[str, list[str]] = {}  # of the files in each encoding but UTF-8
+    for place, file in enumerate(_progress(found.files)):
+        try:
+            text, encoding = read_document(found.root / file.name)
+        except DataError as err:
+            yield Skipped(file.name, str(err))
+            continue
+        if encoding not in ("utf-8", "utf-8-sig"):
+            names.setdefault(encoding, []).append(file.name)
+        if (text := cleaner(text)).strip():
+            yield Example(text, found.class_names[file.label], place)
+        else:
+            yield Skipped(file.name, "has no text")
+    for encoding, of in names.items():
+        label = "cp1252 (Windows, Latin-1)" if encoding == "cp1252" else encoding
+        notes.append(f"Not in UTF-8, but read as {label}: {len(of)} files ({listed(of, 3)}).")
+    notes += cleaner.notes()

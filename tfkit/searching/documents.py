@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from tfkit.data.loaders import load_texts
 from tfkit.data.splits import Skipped, listed
-from tfkit.data.tables import Nested, Remarks, Table, choose_text, is_number, open_table, refuse_numbers
+from tfkit.data.tables import Nested, Table, choose_text, is_number, open_table, refuse_numbers, remark_notes
 from tfkit.data.text_decoding import Cleaner, read_document, short
 from tfkit.environment import files
 from tfkit.errors import DataError
@@ -81,13 +82,14 @@ def load_documents(source: str | Path, *, text_column: str | None = None) -> Doc
 
 
 def _of_table(table: Table, column: int, notes: list[str]) -> Iterator[tuple[str, str] | Skipped]:
-    remarks = Remarks(table.path.name)
+    remarks: defaultdict[str, list[int]] = defaultdict(list)
     rows = numbers = 0
     for row in table.rows((column,)):
         if isinstance(row, Skipped):
             yield row
             continue
-        remarks.add(row)
+        if row.remark:
+            remarks[row.remark].append(row.line)
         name, text = f"{table.path.name}:{row.line}", row.cells[0] or ""
         rows += 1
         numbers += is_number(text)
@@ -95,7 +97,7 @@ def _of_table(table: Table, column: int, notes: list[str]) -> Iterator[tuple[str
             Skipped(name, "has a list or an object for a text") if isinstance(text, Nested) else (name, text)
         )
     refuse_numbers(table, column, numbers, rows)
-    notes += remarks.notes()
+    notes += remark_notes(table.path.name, remarks)
 
 
 def _of_folder(folder: Path) -> Iterator[tuple[str, str] | Skipped]:
