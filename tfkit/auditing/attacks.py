@@ -58,12 +58,12 @@ class Attack:
     @classmethod
     def by_rule(cls, name: str, members: np.ndarray, others: np.ndarray, *, seed: int) -> Attack:
         """Return an attacker that follows a rule and has learnt nothing about who is a member."""
-        scores = (np.asarray(members, np.float64).ravel(), np.asarray(others, np.float64).ravel())
-        choosing = halves(*map(len, scores), seed=seed)
+        scores = [np.asarray(values, np.float64).ravel() for values in (members, others)]
+        pairs = [*zip(scores, halves(*map(len, scores), seed=seed), strict=True)]
         return cls(
             name=name,
-            choosing=Scores(*(values[half] for values, half in zip(scores, choosing, strict=True))),
-            measured=Scores(*(values[~half] for values, half in zip(scores, choosing, strict=True))),
+            choosing=Scores(*(values[half] for values, half in pairs)),
+            measured=Scores(*(values[~half] for values, half in pairs)),
         )
 
     @functools.cached_property
@@ -294,12 +294,10 @@ def _input(members: Predictions, others: Predictions, *, kind: str = "probs") ->
 
 
 def _score(name: str, members: Predictions, others: Predictions) -> Scores:
-    if name == "threshold":
-        given = _input(members, others)
-        return Scores(given.get_loss_train(), given.get_loss_test())
-    # The package looks for them among the logits, and takes rows that add up to 1 for probabilities.
-    given = _input(members, others, kind="logits")
-    return Scores(given.get_entropy_train(), given.get_entropy_test())
+    # The package looks for entropies among the logits, and takes rows that add up to 1 for probabilities.
+    kind, quantity = ("probs", "loss") if name == "threshold" else ("logits", "entropy")
+    given = _input(members, others, kind=kind)
+    return Scores(*(getattr(given, f"get_{quantity}_{part}")() for part in ("train", "test")))
 
 
 def _learn(name: str, kind: Any, members: Predictions, others: Predictions, seed: int) -> Attack:

@@ -21,12 +21,13 @@ from tfkit.environment.stack import keras, tf
 from tfkit.errors import PrivacyError
 from tfkit.privacy import sampling
 from tfkit.privacy.clipping import Clipped, clipped_sum, per_example_loss, weight_penalties
-from tfkit.privacy.ledger import Ledger, count_epochs, spend
+from tfkit.privacy.ledger import Ledger, spend
 from tfkit.privacy.plan import Plan
 from tfkit.privacy.statement import paragraph, statement
 from tfkit.privacy.validation import check
 from tfkit.run import Run
 
+CLIP_LEARNING_RATE = 0.2  # of an adaptive clipping norm
 QUANTILES = {"gradient_norm_p50": 0.5, "gradient_norm_p90": 0.9, "gradient_norm_max": 1.0}
 
 
@@ -90,7 +91,7 @@ class PrivateStep:
         if self._plan.adaptive_clip_quantile is not None:
             # Andrew et al. 2021 (arXiv:1905.03871): each example says +1/2 or -1/2.
             share = count / self._plan.expected_batch_size + 0.5
-            rate = self._plan.clip_learning_rate * (share - self._plan.adaptive_clip_quantile)
+            rate = CLIP_LEARNING_RATE * (share - self._plan.adaptive_clip_quantile)
             self.clip.assign(self.clip * tf.exp(-rate))
         return self._watched.results() if self._watched else {}
 
@@ -247,7 +248,6 @@ class Session(keras.callbacks.Callback):
           RunError: it is not.
         """
         self._ledger.check_weights(epoch=first, saved=self._saved.restored)
-        count_epochs(self._run, self.epochs_begun)
         if not self.epochs_begun:
             spent = self._plan.epsilon(self._plan.steps)
             private = math.isfinite(spent) and not self._plan.deterministic_noise
@@ -282,7 +282,6 @@ class Session(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Account the epoch before anything of it can be seen."""
         self._ledger.begin_epoch()
-        count_epochs(self._run, self.epochs_begun)
         if self.step is not None:
             self.step.reset()
 
