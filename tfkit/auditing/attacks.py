@@ -68,21 +68,21 @@ class Attack:
 
     @functools.cached_property
     def judged(self) -> Scores:
-        """The scores by which the attacker is judged."""
+        """Return the scores by which the attacker is judged."""
         if self.learned:
             return self.measured
         return Scores(*(np.concatenate(pair) for pair in zip(self.choosing, self.measured, strict=True)))
 
     @property
     def auc(self) -> float:
-        """Probability that a member's score is above another's; 0.5 is a coin."""
+        """Return the probability that a member's score is above another's; 0.5 is a coin."""
         from sklearn.metrics import roc_auc_score
 
         return float(roc_auc_score(*self._labelled))
 
     @property
     def auc_interval(self) -> tuple[float, float]:
-        """The 95 % interval of the AUC: all values from which it is less than 1.96 standard deviations away.
+        """Return the 95 % interval of the AUC: all values from which it is less than 1.96 standard deviations away.
 
         Source: Newcombe 2006 (doi:10.1002/sim.2324), with the variance of Hanley and McNeil 1982.
         """
@@ -103,7 +103,7 @@ class Attack:
 
     @property
     def roc(self) -> tuple[np.ndarray, np.ndarray]:
-        """False and true positive rates, both rising from 0 to 1."""
+        """Return false and true positive rates, both rising from 0 to 1."""
         from sklearn.metrics import roc_curve
 
         false, true, _ = roc_curve(*self._labelled, drop_intermediate=False)
@@ -111,7 +111,7 @@ class Attack:
 
     @property
     def advantage(self) -> float:
-        """The largest difference of true and false positive rate."""
+        """Return the largest difference of true and false positive rate."""
         false, true = self.roc
         return float((true - false).max())
 

@@ -74,17 +74,17 @@ class Audit:
 
     @property
     def best(self) -> Attack:
-        """The attacker with the largest AUC."""
+        """Return the attacker with the largest AUC."""
         return max(self.attacks, key=lambda attack: attack.auc)
 
     @property
     def refuted(self) -> bool:
-        """Whether the claim is below what was measured."""
+        """Return whether the claim is below what was measured."""
         return self.claimed is not None and self.bound.epsilon > self.claimed[0]
 
     @property
     def verdict(self) -> str:
-        """In words, and no more than was found."""
+        """Return the result in words, and no more than was found."""
         return self._in_words(private=False)
 
     def _in_words(self, *, private: bool) -> str:
@@ -223,7 +223,7 @@ def audit(run: Run | str | Path, splits: Splits | None = None, **settings: Any) 
     attacks = attack(config.attacks, members=members, others=others, seed=config.seed)
     count, secrets = len(pair[0]), None
     wants_exposure = config.canaries and backbone is not None and backbone.modality == "texts"
-    features = hub.extract(backbone, splits).splits if config.shadows or wants_exposure else None
+    features: Any = hub.extract(backbone, splits).splits if config.shadows or wants_exposure else None
     if config.shadows:
         both, is_member = np.concatenate(pair), np.arange(2 * count) < count
         target = np.concatenate(answers)
@@ -291,11 +291,11 @@ def claim(run: Run) -> tuple[float, float] | None:
     Raises:
       RunError: the file is damaged.
     """
-    said = run.read(PRIVACY)
-    if not said.get("private", True) or said.get("epsilon") is None:
+    statement = run.read(PRIVACY)
+    if not statement.get("private", True) or statement.get("epsilon") is None:
         return None
     try:
-        return float(said["epsilon"]), float(said["delta"])
+        return float(statement["epsilon"]), float(statement["delta"])
     except (KeyError, TypeError, ValueError) as error:
         raise RunError(
             f"{run.path / PRIVACY} claims an epsilon and no delta, or none that is a number ({error!r})."

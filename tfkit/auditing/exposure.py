@@ -49,7 +49,7 @@ class Exposure:
 
     @property
     def possible(self) -> float:
-        """The largest exposure that so many references can show, in bits."""
+        """Return the largest exposure that so many references can show, in bits."""
         return math.log2(self.references)
 
     def by_chance(self, insertions: int) -> float:
@@ -61,7 +61,7 @@ class Exposure:
 
     @property
     def verdict(self) -> str:
-        """In words, and no more than was found."""
+        """Return the result in words, and no more than was found."""
         means = ", ".join(f"{bits.mean():.1f} ({times} times)" for times, bits in self.bits.items())
         once, *_, often = self.bits
         text = (

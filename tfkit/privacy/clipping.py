@@ -19,7 +19,7 @@ from typing import Any
 from tfkit.data.splits import listed
 from tfkit.environment.stack import keras, tf
 from tfkit.errors import PrivacyError
-from tfkit.privacy.rules import Contributions, Direct, Rule, rule_of, together
+from tfkit.privacy.rules import Contributions, Direct, Rule, combine, rule_of
 
 PerExampleLoss = Callable[[Any, Any], Any]
 
@@ -260,7 +260,7 @@ def _unrolled(unit: Any, shape: Any) -> Any:
 
 @contextlib.contextmanager
 def _replaced(attributes: list[tuple[Any, str, Any]]) -> Iterator[None]:
-    """In this block the attributes of layers are others; not by setattr, since Keras would track what is set."""
+    """Replace attributes of layers in this block; not by setattr, since Keras would track what is set."""
     before = [(vars(layer), name, vars(layer).get(name, _MISSING)) for layer, name, _ in attributes]
     try:
         for layer, name, value in attributes:
@@ -305,7 +305,7 @@ class _Recorder:
 
     @contextlib.contextmanager
     def recording(self) -> Iterator[None]:
-        """In this block the layers note their calls; their own `call` is back afterwards, however it ends."""
+        """Let the layers note their calls in this block; their own `call` is back afterwards, however it ends."""
         for refusal in refusals(self.model):
             raise PrivacyError(refusal)
         self._trained = {weight.ref() for weight in self.model.trainable_weights}
@@ -543,7 +543,7 @@ def clipped_sum(
         for variable, contribution in contributions([*map(tf.convert_to_tensor, gradients)]):
             if variable.ref() in by_variable:
                 by_variable[variable.ref()].append(contribution)
-    used = {ref: together(found) for ref, found in by_variable.items() if found}
+    used = {ref: combine(found) for ref, found in by_variable.items() if found}
     squares = tf.add_n([contribution.squared_norm() for contribution in used.values()])
     norms = tf.sqrt(squares)
     finite = tf.math.is_finite(squares)

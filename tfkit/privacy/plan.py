@@ -362,6 +362,16 @@ class Plan(DPSGD):
       examples: in the training split.
       steps_per_epoch: so many that an example is expected once.
       epochs: that were planned, and are accounted.
+      target_epsilon: as of `DPSGD`, and so are the others; None where the noise was given.
+      delta: probability with which epsilon may fail.
+      microbatch_size: examples that go through the model at a time.
+      l2_norm_clip: length to which the gradient of each example is cut; with adaptive clipping where it begins.
+      adaptive_clip_quantile: share of examples that is to stay unclipped, in (0, 1); None: the clipping norm is fixed.
+      sampler: "poisson" or "shuffled".
+      accountant: "pld" or "rdp".
+      deterministic_noise: noise from the seed, for tests: nothing is private then.
+      diagnostics: whether numbers without noise are logged, which leak.
+      release_noise: of a Gaussian release from all examples beside the steps; 0: none.
     """
 
     noise_multiplier: float
@@ -380,7 +390,7 @@ class Plan(DPSGD):
 
     @property
     def steps(self) -> int:
-        """Of the whole training."""
+        """Return the steps of the whole training."""
         return self.steps_per_epoch * self.epochs
 
     def epsilon(self, steps: int, *, accountant: str | None = None) -> float:

@@ -14,7 +14,7 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from tfkit.environment.stack import keras, tf
 
@@ -30,19 +30,21 @@ shape; each() the gradients, formed; kept(which bool [batch]) the same with zero
 """
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
 class _Contribution:
-    """What all contributions have: gradients, with the examples along the first axis."""
+    """What all contributions have: gradients, with the examples along one axis."""
 
-    _examples_axis = 0
+    gradients: tf.Tensor
+    _examples_axis: ClassVar[int] = 0
 
     def kept(self, which: tf.Tensor) -> Any:
         """Return it with zeros for the others in all floating tensors: 0 times what is not finite is not 0."""
-        held = {name: value for name, value in vars(self).items() if name in ("fed", "gradients")}
-        axis = self._examples_axis
-        zeroed = {
-            name: tf.where(tf.reshape(which, [-1] + [1] * (len(value.shape) - 1 - axis)), value, 0.0)
-            for name, value in held.items()
-        }
+        axis, zeroed = self._examples_axis, {}
+        for name, value in vars(self).items():
+            if name not in ("fed", "gradients"):
+                continue
+            keep = tf.reshape(which, [-1] + [1] * (len(value.shape) - 1 - axis))
+            zeroed[name] = tf.where(keep, value, 0.0)
         return dataclasses.replace(self, **zeroed)
 
 
@@ -97,7 +99,7 @@ class Outer(_Contribution):
 
     @functools.cached_property
     def _formed(self) -> tf.Tensor | None:
-        """All gradients [batch, p, q], where forming them takes fewer operations than comparing all positions."""
+        """Return all gradients [batch, p, q] where forming them takes fewer operations than comparing all positions."""
         batch, positions, width = self.fed.shape
         outputs = self.gradients.shape[-1]
         if None in (batch, positions):
@@ -142,7 +144,7 @@ class Sliced(_Contribution):
 
     gradients: tf.Tensor
     shape: tuple[int, ...]
-    _examples_axis = 1
+    _examples_axis: ClassVar[int] = 1
 
     def squared_norm(self) -> tf.Tensor:
         """Return the sums of squares, over one axis after the other: TensorFlow is slow at both at once."""
@@ -190,7 +192,7 @@ class Lookup(_Contribution):
         return tf.matmul(hot, self.gradients, transpose_a=True)
 
 
-def together(contributions: Sequence[Any]) -> Any:
+def combine(contributions: Sequence[Any]) -> Any:
     """Return one contribution for a variable that was used several times.
 
     Gradients of one example add up before their norm is taken: positions of the same kind are put in a row.

@@ -103,9 +103,9 @@ class PrivateStep:
     def _over_microbatches(
         self, features: Any, labels: Any, weights: Any
     ) -> tuple[list[tf.Tensor], tf.Tensor]:
-        """Sum of clipped gradients, and of +1/2 for each example that was not clipped and -1/2 for each other."""
+        """Return the sums of clipped gradients, and of +1/2 for each unclipped example and -1/2 for each other."""
 
-        def one(index: Any) -> tuple[list[tf.Tensor], tf.Tensor]:
+        def microbatch(index: Any) -> tuple[list[tf.Tensor], tf.Tensor]:
             weight = weights[index]
             clipped = clipped_sum(
                 self._model,
@@ -121,11 +121,11 @@ class PrivateStep:
             return clipped.gradients, tf.reduce_sum(tf.where(weight > 0, votes, 0.0))
 
         if weights.shape[0] == 1:
-            return one(0)
+            return microbatch(0)
         zeros = [tf.zeros(variable.shape, variable.dtype) for variable in self._model.trainable_variables]
 
         def add(index: tf.Tensor, sums: list[tf.Tensor], unclipped: tf.Tensor) -> Any:
-            more, votes = one(index)
+            more, votes = microbatch(index)
             return index + 1, [total + new for total, new in zip(sums, more, strict=True)], unclipped + votes
 
         _, sums, unclipped = tf.while_loop(
@@ -223,12 +223,12 @@ class Session(keras.callbacks.Callback):
 
     @property
     def epochs_begun(self) -> int:
-        """How many epochs have been begun, by this process and by those before it."""
+        """Return how many epochs have been begun, by this process and by those before it."""
         return self._ledger.epochs_begun
 
     @property
     def state(self) -> tf.train.Checkpoint:
-        """What a checkpoint must hold besides model and optimizer."""
+        """Return what a checkpoint must hold besides model and optimizer."""
         assert self.step is not None, "prepare() comes first"
         return tf.train.Checkpoint(clip=self.step.clip, account=self._saved)
 
@@ -307,7 +307,7 @@ class Session(keras.callbacks.Callback):
 
     @property
     def _steps(self) -> int:
-        """All that were ever begun."""
+        """Return how many steps were ever begun."""
         return self.epochs_begun * self._plan.steps_per_epoch
 
 

@@ -209,7 +209,7 @@ def _metrics(model: keras.Model) -> Iterator[str]:
 
 @contextlib.contextmanager
 def _left_as_it_was(model: keras.Model) -> Iterator[_Trial]:
-    """In this block no layer normalises by the batch, and no weights are zeros, behind which nothing would be seen."""
+    """Try a model in this block: no layer normalises by the batch, no weights are zeros, behind which nothing shows."""
     kept = _of_replicas(model.weights)
     weights = [*kept, *_of_replicas(_states(model))]
     before = [weight.numpy() for weight in weights]
