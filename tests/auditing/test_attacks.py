@@ -1,11 +1,11 @@
-"""Attackers: what gives membership away is found, each in its own way, and what does not is not."""
+"""Attackers find what gives membership away and no more; chance does not raise the bound on epsilon, a leak does."""
 
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from tfkit.auditing import ATTACKS, Attack, attack
-from tfkit.auditing.attacks import lira
+from tfkit.auditing import ATTACKS, Attack, attack, lower_bound
+from tfkit.auditing.attacks import lira, refuted_epsilon
 from tfkit.errors import ConfigError
 
 
@@ -105,3 +105,62 @@ def test_lira_finds_members_that_a_loss_alone_does_not_tell():
     found = lira(target, labels, is_member, shadow=train, shadows=16)
     assert found.auc > by_loss.auc + 0.02
     assert found.auc > 0.7
+
+
+def test_pure_noise_gives_a_bound_in_at_most_one_audit_of_twenty():
+    """Of the best of three attackers, as an audit reports it."""
+    chance = np.random.default_rng(0)
+    found = []
+    for run in range(500):
+        scores = chance.normal(size=(3, 2, 150))
+        found.append(lower_bound([Attack.by_rule("", *pair, seed=run) for pair in scores]).epsilon)
+    assert np.mean(np.array(found) > 0) <= 0.06
+
+
+def test_attackers_that_learn_find_nothing_in_noise_either():
+    chance = np.random.default_rng(0)
+    found = []
+    for run in range(20):
+        members, others = said_of(chance, 60, sure=0), said_of(chance, 60, sure=0)
+        attacks = attack(("threshold", "knn"), members=members, others=others, seed=run)
+        found.append(lower_bound(attacks).epsilon)
+    assert np.mean(np.array(found) > 0) <= 0.1
+
+
+def test_a_known_epsilon_is_approached_and_exceeded_in_at_most_one_audit_of_twenty():
+    """Randomized response with epsilon 2: the true bit with probability e^2 / (1 + e^2)."""
+    chance = np.random.default_rng(1)
+    honest = np.exp(2) / (1 + np.exp(2))
+    bounds = []
+    for seed in range(200):
+        members = (chance.random(4000) < honest).astype(float)
+        others = (chance.random(4000) > honest).astype(float)
+        bounds.append(lower_bound([Attack.by_rule("", members, others, seed=seed)]).epsilon)
+    assert 1.9 < np.mean(bounds) < 2.0
+    assert np.mean(np.array(bounds) > 2.0) <= 0.07
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_either_side_can_give_it_away(sign):
+    """A few members (or a few others) that stand out are enough."""
+    chance = np.random.default_rng(2)
+    members, others = chance.normal(size=1000), chance.normal(size=1000)
+    (members if sign > 0 else others)[:150] += 20 * sign
+    attacks = [Attack.by_rule("", members, others, seed=0)]
+    found = lower_bound(attacks)
+    assert found.epsilon > 2
+    assert found.right >= found.guesses - 1
+    assert lower_bound(attacks, delta=1e-4).epsilon < found.epsilon
+
+
+def test_a_guarantee_that_fails_with_probability_delta_is_not_refuted_by_that():
+    """Ten of a thousand members are given away, as delta = 0.01 permits; without it, they show an epsilon."""
+    assert refuted_epsilon(10, 10, examples=1000, delta=0.0) > 1
+    assert refuted_epsilon(10, 10, examples=1000, delta=0.01) == 0
+
+
+def test_all_right_is_a_bound_and_no_guess_is_none():
+    """20 right guesses of 20: at the bound they have a probability of 5 %."""
+    epsilon = refuted_epsilon(20, 20, examples=40, delta=0.0)
+    assert (1 / (1 + np.exp(-epsilon))) ** 20 == pytest.approx(0.05, rel=1e-3)
+    assert refuted_epsilon(0, 0, examples=40, delta=0.0) == 0

@@ -17,14 +17,9 @@ from tfkit.errors import CheckError, ConfigError, DataError, RunError
 def small_digits(labels=None, *, examples=600, held_out=0.4, batch=32):
     digits = load_digits()
     images = (digits.images[:examples] * 15.9).astype(np.uint8)
-    return from_arrays(
-        images,
-        digits.target[:examples] if labels is None else labels,
-        image_size=8,
-        global_batch_size=batch,
-        validation_fraction=0.1,
-        test_fraction=held_out,
-    )
+    labels = digits.target[:examples] if labels is None else labels
+    settings = {"validation_fraction": 0.1, "test_fraction": held_out}
+    return from_arrays(images, labels, image_size=8, global_batch_size=batch, **settings)
 
 
 def mlp(optimizer="adam"):
@@ -82,12 +77,8 @@ def test_an_overfit_model_leaks_and_a_private_one_does_not(tmp_path):
             logs["val_loss"] = -float(epoch)  # so that the last epoch remains
 
     plain = last(tmp_path / "plain", few, 80, callbacks=[Overfit()])
-    private = last(
-        tmp_path / "private",
-        few,
-        30,
-        privacy=tfkit.privacy.DPSGD(target_epsilon=4, delta=1e-5, l2_norm_clip=1.0),
-    )
+    dpsgd = tfkit.privacy.DPSGD(target_epsilon=4, delta=1e-5, l2_norm_clip=1.0)
+    private = last(tmp_path / "private", few, 30, privacy=dpsgd)
     leak, none = auditing.audit(plain, few), auditing.audit(private, few)
     assert leak.best.auc > 0.55
     assert all(0.44 <= attack.auc <= 0.56 for attack in none.attacks)
@@ -97,14 +88,17 @@ def test_an_overfit_model_leaks_and_a_private_one_does_not(tmp_path):
 
 def test_bad_input_is_refused_before_the_model_is_loaded(leaky, tmp_path):
     run, splits = leaky
-    with pytest.raises(ConfigError, match=r"attacks.*threshold"):
-        auditing.audit(run, splits, attacks=["magic"])
-    with pytest.raises(ConfigError, match="attacks="):
-        auditing.audit(run, splits, attack=["logistic"])
-    with pytest.raises(ConfigError, match="shadows"):
-        auditing.audit(run, splits, shadows=3)
+    for settings, match in (
+        ({"attacks": ["magic"]}, r"attacks.*threshold"),
+        ({"attack": ["logistic"]}, "attacks="),
+        ({"shadows": 3}, "shadows"),
+    ):
+        with pytest.raises(ConfigError, match=match):
+            auditing.audit(run, splits, **settings)
     with pytest.raises(RunError, match=r"audit\(run, splits\)"):
         auditing.audit(str(run.path))
+    with pytest.raises(RunError, match=r"audit\(run, splits\) without shadows"):  # which a recipe's run has
+        auditing.audit(run, splits, shadows=4)
     with pytest.raises(DataError, match="other data"):
         auditing.audit(run, small_digits())
     with pytest.raises(RunError, match="holds no run"):

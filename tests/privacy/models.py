@@ -234,7 +234,6 @@ MODELS = {
     "shared dense over time": lambda: shared(L.Dense(5), (4, 5)),
     "shared conv": lambda: shared(L.Conv2D(2, 3, padding="same"), (5, 5, 2)),
     "shared norm": lambda: shared(L.LayerNormalization(), (5,)),
-    "model mlp": lambda: functional((20,), L.Dense(16, activation="relu"), L.Dense(8, activation="relu")),
     "model cnn": cnn,
     "model transformer": transformer,
     "activation with weights": lambda: functional((5,), L.Dense(4, activation=L.PReLU())),

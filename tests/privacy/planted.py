@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import csv
 import gzip
 import hashlib
 import io
 import re
 import shutil
-import struct
 import zipfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -133,24 +132,17 @@ def pieces(content: bytes) -> Iterator[bytes]:
     if content[:2] == b"\x1f\x8b":
         yield from pieces(gzip.decompress(content))
     for start in (match.start() for match in re.finditer(rb"\x89PNG\r\n\x1a\n", content)):
-        yield from _chunks(content[start + 8 :])
+        yield from _texts(content[start:])
     for packed in re.findall(rb"base64,([A-Za-z0-9+/=]+)", content):
-        try:
+        with contextlib.suppress(binascii.Error):
             yield from pieces(base64.b64decode(packed))
-        except binascii.Error:
-            continue
 
 
-def _chunks(content: bytes) -> Iterator[bytes]:
-    """The packed text of a PNG."""
-    while len(content) >= 12:
-        length, kind = struct.unpack(">I4s", content[:8])
-        if kind in (b"zTXt", b"iTXt"):
-            for part in content[8 : 8 + length].split(b"\0"):
-                try:
-                    yield zlib.decompress(part)
-                except zlib.error:
-                    continue
-        if kind == b"IEND":
-            return
-        content = content[12 + length :]
+def _texts(content: bytes) -> Iterator[bytes]:
+    """The text of a PNG, packed or not."""
+    from PIL import Image, UnidentifiedImageError
+
+    with contextlib.suppress(UnidentifiedImageError, OSError, SyntaxError, ValueError):
+        image = Image.open(io.BytesIO(content))
+        image.load()  # what stands behind the pixels too
+        yield from (str(text).encode() for text in image.info.values())

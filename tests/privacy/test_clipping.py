@@ -1,4 +1,4 @@
-"""Clipped sums are those of the examples' own gradients, computed one by one."""
+"""Each example's loss is what Keras takes the mean of; clipped sums are those of its own gradients, one by one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from tests.privacy.models import BATCH, MODELS, Centred, L, Random, functional, transformer
 from tfkit.environment.stack import keras, tf
 from tfkit.errors import PrivacyError
-from tfkit.privacy.clipping import clipped_sum, partition
+from tfkit.privacy.clipping import clipped_sum, partition, per_example_loss
 from tfkit.privacy.rules import rule_of
 
 
@@ -17,10 +17,8 @@ def batch_for(model, batch=BATCH, seed=0):
     shape = [batch, *(model.input_shape[1:] if model.inputs else [5])]
     if model.inputs and model.inputs[0].dtype == tf.int64:
         return tf.constant(generator.integers(0, 11, shape)), tf.constant(generator.integers(0, 3, batch))
-    return (
-        tf.constant(generator.normal(size=shape), tf.float32),
-        tf.constant(generator.integers(0, 3, batch)),
-    )
+    inputs = tf.constant(generator.normal(size=shape), tf.float32)
+    return inputs, tf.constant(generator.integers(0, 3, batch))
 
 
 def losses(labels, outputs):
@@ -52,13 +50,8 @@ def test_the_sum_is_that_of_gradients_computed_one_by_one(name):
     inputs, labels = batch_for(model)
     weights = np.array([1, 0.5, 2, 0, 1, 3], np.float32)
     each, norms = one_by_one(model, inputs, labels, weights)
-    step = tf.function(
-        lambda clip: (
-            clipped_sum(
-                model, inputs, labels, tf.constant(weights), per_example_loss=losses, l2_norm_clip=clip
-            ).__dict__
-        )
-    )
+    settings = {"weights": tf.constant(weights), "per_example_loss": losses}
+    step = tf.function(lambda clip: vars(clipped_sum(model, inputs, labels, l2_norm_clip=clip, **settings)))
     for clip in (norms.max() * 2, np.median(norms[norms > 0]), norms[norms > 0].min() / 2):
         found = step(tf.constant(clip, tf.float32))
         np.testing.assert_allclose(found["norms"], norms, rtol=1e-5, atol=1e-6 * norms.max())
@@ -101,6 +94,7 @@ def test_what_cannot_be_told_apart_by_example_is_refused_by_name():
         inputs, labels = batch_for(model)
         with pytest.raises(PrivacyError, match=match):
             clipped_sum(model, inputs, labels, None, per_example_loss=losses, l2_norm_clip=1.0)
+        assert not any("call" in vars(layer) for layer in model.submodules)  # they are themselves again
 
     inputs = keras.Input([4, 3])
     merged = L.Dense(2, name="rows")(tf.reshape(inputs, [-1, 3]))
@@ -118,9 +112,119 @@ def test_a_layer_that_mixes_the_examples_is_found_out_as_it_runs():
         clipped_sum(model, inputs, labels, None, per_example_loss=losses, l2_norm_clip=1.0)
 
 
-def test_the_layers_are_themselves_again_afterwards_however_it_ended():
-    model = functional((5, 3), L.LSTM(4, dropout=0.5))
-    inputs, labels = batch_for(model)
-    with pytest.raises(PrivacyError):
-        clipped_sum(model, inputs, labels, None, per_example_loss=losses, l2_norm_clip=1.0)
-    assert not any("call" in vars(layer) for layer in model.submodules)
+ROWS = 5
+CHANCE = np.random.default_rng(0)
+SCORES = tf.constant(CHANCE.normal(size=[ROWS, 4]), tf.float32)
+ONE_SCORE = tf.constant(CHANCE.normal(size=[ROWS, 1]), tf.float32)
+CLASSES = tf.constant([3, 0, 1, 1, 2], tf.int64)
+BINARY = tf.constant([1, 0, 0, 1, 1], tf.int64)
+
+
+def absolute(labels, outputs):
+    return tf.abs(tf.cast(labels, tf.float32) - outputs)
+
+
+def branching(labels, outputs):
+    if tf.reduce_max(outputs) > 1e9:  # needs autograph in a graph
+        return tf.zeros_like(outputs[:, 0])
+    return keras.losses.sparse_categorical_crossentropy(labels, outputs, from_logits=True)
+
+
+class Hinge(keras.losses.Loss):
+    """Does no broadcasting or casting of its own."""
+
+    def call(self, labels, outputs):
+        return tf.maximum(0.0, 1.0 - tf.cast(2 * labels - 1, tf.float32) * outputs)
+
+
+def compiled(loss, **settings):
+    model = keras.Sequential([keras.layers.Dense(1)])
+    model.compile("sgd", loss, **settings)
+    return model
+
+
+LOSSES = {
+    "name": ("sparse_categorical_crossentropy", CLASSES, tf.nn.softmax(SCORES)),
+    "class name": ("SparseCategoricalCrossentropy", CLASSES, tf.nn.softmax(SCORES)),
+    "from logits": (keras.losses.SparseCategoricalCrossentropy(from_logits=True), CLASSES, SCORES),
+    "summed": (keras.losses.SparseCategoricalCrossentropy(True, reduction="sum"), CLASSES, SCORES),
+    "label smoothing": (
+        keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.2),
+        tf.one_hot(CLASSES, 4, dtype=tf.float64),
+        SCORES,
+    ),
+    "labels beside [batch, 1]": (keras.losses.BinaryCrossentropy(from_logits=True), BINARY, ONE_SCORE),
+    "labels beside [batch]": (absolute, BINARY[:, None], ONE_SCORE[:, 0]),
+    "own class beside [batch, 1]": (Hinge(), BINARY, ONE_SCORE),
+    "function": (absolute, BINARY, ONE_SCORE),
+    "function that branches": (branching, CLASSES, SCORES),
+    "sequence": (
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        tf.constant(CHANCE.integers(0, 4, [ROWS, 3])),
+        tf.constant(CHANCE.normal(size=[ROWS, 3, 4]), tf.float32),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_each_value_is_what_keras_computes_for_that_example_alone(name):
+    loss, labels, outputs = LOSSES[name]
+    model = compiled(loss)
+    found = tf.function(per_example_loss(model))(labels, outputs)
+    alone = [
+        model.compiled_loss(labels[index : index + 1], outputs[index : index + 1]) for index in range(ROWS)
+    ]
+    assert found.shape == [ROWS]
+    assert found.dtype == tf.float32
+    np.testing.assert_allclose(found, alone, rtol=1e-5)
+
+
+def test_masked_values_are_left_out_for_each_example():
+    inputs = keras.Input([3], dtype="int64")
+    values = keras.layers.Embedding(5, 4, mask_zero=True)(inputs)
+    model = keras.Model(inputs, values)
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    tokens = tf.constant([[1, 2, 0], [3, 0, 0], [4, 1, 2]])
+    labels = tf.constant([[0, 1, 2], [3, 2, 1], [1, 1, 1]])
+    outputs = model(tokens)
+    found = per_example_loss(model)(labels, outputs)
+    every = keras.losses.sparse_categorical_crossentropy(labels, tf.constant(outputs.numpy()), True).numpy()
+    np.testing.assert_allclose(found, [every[0, :2].mean(), every[1, 0], every[2].mean()], rtol=1e-5)
+
+
+def test_a_loss_without_values_for_single_examples_is_refused():
+    def averaged(labels, outputs):
+        return tf.reduce_mean(absolute(labels, outputs))
+
+    def folded(labels, outputs):
+        return tf.reduce_mean(tf.reshape(outputs, [-1, 2]), 1)
+
+    for loss, outputs, found in (
+        (averaged, SCORES, r"'averaged' .*shape \(\)"),
+        (folded, SCORES, r"'folded' .*shape \(10,\)"),
+        ("mse", ONE_SCORE[:, 0], r"output of shape \[batch, 1\]"),
+    ):
+        with pytest.raises(PrivacyError, match=found):
+            per_example_loss(compiled(loss))(BINARY, outputs)
+
+    class Whole(keras.losses.Loss):
+        def __call__(self, labels, outputs, sample_weight=None):
+            return tf.reduce_mean(outputs)
+
+        def call(self, labels, outputs):
+            return outputs
+
+    with pytest.raises(PrivacyError, match="Whole has a __call__ of its own"):
+        per_example_loss(compiled(Whole()))
+
+
+def test_no_loss_several_losses_and_half_a_loss_are_refused():
+    for settings, found in (
+        ({"loss": None}, "no loss"),
+        ({"loss": ["mse", "mse"]}, "several losses"),
+        ({"loss": {"out": "mse", "other": "mse"}}, "several losses"),
+        ({"loss": "mse", "loss_weights": [2.0]}, "loss_weights"),
+        ({"loss": keras.losses.MeanSquaredError}, r"MeanSquaredError\(\)"),
+    ):
+        with pytest.raises(PrivacyError, match=found):
+            per_example_loss(compiled(**settings))

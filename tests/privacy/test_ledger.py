@@ -1,17 +1,22 @@
-"""A training goes on only with the account of its own weights: a smaller epsilon than was spent is never stated."""
+"""A smaller epsilon than was spent is never stated, and nothing of the examples is in a private run's folder."""
 
 import json
 import shutil
+import stat
 
 import numpy as np
 import pytest
 
 import tfkit
-from tfkit.data import from_arrays
+from tests.privacy import planted
+from tfkit import reporting
+from tfkit.data import from_arrays, load_images
+from tfkit.environment import files
 from tfkit.environment.stack import keras
-from tfkit.errors import RunError
+from tfkit.errors import ConfigError, DataError, RunError
 from tfkit.privacy import DPSGD
-from tfkit.privacy.ledger import Ledger
+from tfkit.privacy.ledger import SHOWN, Ledger, check_data, is_private
+from tfkit.reporting import write_comparison
 from tfkit.run import Run
 from tfkit.training.loop import train
 from tfkit.training.stage import Stage
@@ -26,11 +31,16 @@ def splits():
     return from_arrays(images, np.arange(400) % 2, image_size=8, global_batch_size=70)
 
 
-def build():
-    inputs = keras.Input([8, 8, 3])
-    model = keras.Model(inputs, keras.layers.Dense(2)(keras.layers.Flatten()(inputs)))
-    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
-    return model
+def build_for(splits):
+    def build():
+        inputs = keras.Input(splits.spec.shape)
+        flat = keras.layers.Flatten()(inputs)
+        model = keras.Model(inputs, keras.layers.Dense(len(splits.class_names))(flat))
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile("sgd", loss, metrics=["accuracy"])
+        return model
+
+    return build
 
 
 class Killed(keras.callbacks.Callback):
@@ -41,11 +51,9 @@ class Killed(keras.callbacks.Callback):
             raise KeyboardInterrupt
 
 
-def fit(splits, folder, *, callbacks=()):
-    asked = DPSGD(noise_multiplier=2.0, delta=1e-5)
-    return tfkit.fit(
-        build, splits, run_dir=folder, epochs=EPOCHS, privacy=asked, callbacks=callbacks, verbose=0
-    )
+def fit(splits, folder, **asked):
+    settings = {"epochs": EPOCHS, "privacy": DPSGD(noise_multiplier=2.0, delta=1e-5), **asked}
+    return tfkit.fit(build_for(splits), splits, run_dir=folder, verbose=0, **settings)
 
 
 @pytest.fixture(scope="module")
@@ -97,20 +105,22 @@ LOST = {
 
 @pytest.mark.parametrize("case", LOST)
 def test_weights_without_their_account_are_not_trained_further(case, killed, splits, tmp_path):
-    lose, said = LOST[case]
-    folder = shutil.copytree(killed, tmp_path / "run")
-    other = tmp_path / "other"
+    lose, culprit = LOST[case]
+    folder, other = shutil.copytree(killed, tmp_path / "run"), tmp_path / "other"
     if case == "of another run":
         fit(splits, other)
     lose(folder, other)
-    before = {path: path.read_bytes() for path in folder.glob("backup/**/*") if path.is_file()}
+
+    def content():
+        return {path: path.read_bytes() for path in folder.glob("backup/**/*") if path.is_file()}
+
+    before = content()
     with pytest.raises(RunError) as caught:
         fit(splits, folder)
-    assert str(account(folder)) in str(caught.value)
-    assert said in str(caught.value)
-    assert "--overwrite" in str(caught.value)
+    for words in (str(account(folder)), culprit, "--overwrite"):
+        assert words in str(caught.value)
     assert not (folder / "privacy.json").exists()
-    assert before == {path: path.read_bytes() for path in folder.glob("backup/**/*") if path.is_file()}
+    assert before == content()
 
 
 def test_with_its_account_all_that_was_begun_is_paid_for(killed, splits, tmp_path):
@@ -137,12 +147,10 @@ def test_a_folder_as_it_was_at_an_earlier_time_is_not_trained_further(splits, tm
 def test_a_statement_of_one_stage_does_not_stand_for_two(killed, splits, tmp_path):
     folder = shutil.copytree(killed, tmp_path / "run")
     run = Run.open(folder)
-    with pytest.raises(RunError, match="more"):
-        train(
-            build, splits, Stage(name="more", epochs=1, privacy=DPSGD(target_epsilon=1.0), verbose=0), run=run
-        )
-    with pytest.raises(RunError, match=r"ledger\.json"):
-        train(build, splits, Stage(name="more", epochs=1, verbose=0), run=run)
+    for privacy, match in ((DPSGD(target_epsilon=1.0), "more"), (None, r"ledger\.json")):
+        stage = Stage(name="more", epochs=1, privacy=privacy, verbose=0)
+        with pytest.raises(RunError, match=match):
+            train(build_for(splits), splits, stage, run=run)
 
 
 @pytest.mark.parametrize("lost", ["missing", "another"])
@@ -162,3 +170,121 @@ def test_a_mean_that_was_released_is_not_released_once_more(lost, tmp_path):
         mean.write_bytes(b"another")
     with pytest.raises(RunError, match=r"mean\.npy[\s\S]*--overwrite"):
         Ledger(run, "private")
+
+
+SECRET = []
+"""Where the noise of a training comes from: who knows it takes the noise away again."""
+
+
+class NoisesSecret(keras.callbacks.Callback):
+    """A training's own process can look; nobody else is to find it."""
+
+    def on_train_begin(self, logs=None):
+        SECRET.append(self.model.train_step._seed.numpy().tobytes())
+
+
+def load(folder, **changed):
+    return load_images(folder, image_size=16, global_batch_size=64, **changed)
+
+
+def fit_scans(splits, folder, **asked):
+    return fit(splits, folder, **{"epochs": 2, "privacy": DPSGD(target_epsilon=3.0, delta=1e-5), **asked})
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory):
+    return planted.images(tmp_path_factory.mktemp("private") / "scans")
+
+
+@pytest.fixture(scope="module")
+def run(scans, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "mine"
+    made = fit_scans(load(scans), folder, callbacks=[NoisesSecret()])
+    reporting.write_report(made)
+    return made
+
+
+def test_nothing_of_the_examples_is_in_the_folder(run, scans):
+    splits = load(scans)
+    more = {**planted.secrets(splits, scans), "the noise's secret": SECRET[0]}
+    assert planted.leaks(run.path, planted.IN_IMAGES, more) == []
+    of_classes = {*splits.counts["train"].values(), *planted.EACH.values(), len(splits.source.labels)}
+    assert [found for found in planted.numbers(run.path) if found[1] in of_classes] == []
+    assert set(run.provenance["data"]) == {*SHOWN, "record"}
+
+
+def test_the_search_finds_what_is_kept_without_privacy(scans, tmp_path):
+    """A search that finds nothing would prove nothing."""
+    splits = load(scans)
+    made = fit_scans(splits, tmp_path / "plain", privacy=None, epochs=1)
+    reporting.write_report(made)
+    found = {name for name, _ in planted.leaks(made.path, planted.IN_IMAGES, planted.secrets(splits, scans))}
+    for name in ("zqPatientMueller", "zqPatientUnreadable", "zqPatientEmpty", "zqPatientOutside"):
+        assert f"{name} in utf-8" in found
+    assert "zqPatientMueller in utf-32-le" in found  # evaluation.npz, unpacked
+    assert {"hex of fingerprint", "hex of division"} <= found
+    assert {count for _, count in planted.numbers(made.path)} >= {*splits.counts["train"].values()}
+
+
+def test_the_owner_knows_the_data_again_and_nobody_else_can_tell(run, scans, tmp_path):
+    check_data(run, load(scans))
+    (record,) = (files.cache_root() / "private").glob(f"{run.provenance['data']['record']}.json")
+    assert stat.S_IMODE(record.stat().st_mode) == 0o600
+    with pytest.raises(DataError, match="other data"):
+        check_data(run, load(scans, seed=1))
+    elsewhere = record.rename(tmp_path / record.name)
+    try:
+        with pytest.raises(DataError, match=str(record)):
+            check_data(run, load(scans))
+    finally:
+        elsewhere.rename(record)
+
+
+def test_a_name_of_a_record_leads_out_of_nowhere(run, scans, tmp_path):
+    """A stranger's folder names no file of the reader's."""
+    there = Run(shutil.copytree(run.path, tmp_path / "copy"))
+    content = there.provenance
+    there.provenance = {**content, "data": {**content["data"], "record": "../../secret"}}
+    with pytest.raises(DataError, match="record"):
+        check_data(there, load(scans))
+
+
+def test_changed_data_are_seen_before_a_run_goes_on(run, scans, tmp_path):
+    there = shutil.copytree(run.path, tmp_path / "copy")
+    data = shutil.copytree(scans, tmp_path / "scans", symlinks=True)
+    (data / "digit 0" / "zqPatientTwice.png").unlink()
+    changed = load(data).replace(origin=load(scans).origin)
+    with pytest.raises(DataError, match="other data"):
+        fit_scans(changed, there)
+    (there / "provenance.json").unlink()
+    with pytest.raises(DataError, match=r"provenance\.json"):
+        fit_scans(load(scans), there)
+
+
+def test_runs_of_one_owner_compare_on_the_same_examples(run, scans, tmp_path, capsys):
+    """They spend on the same people twice, which is said."""
+    plain = fit_scans(load(scans), tmp_path / "plain", privacy=None, epochs=1)
+    capsys.readouterr()
+    again = fit_scans(load(scans), tmp_path / "again", epochs=1)
+    said = capsys.readouterr().err
+    assert "spends again on the same people" in said
+    assert str(run.path) in said
+    assert not [note for note in again.notes if str(run.path) in note]
+    page = write_comparison([run, again, plain], tmp_path / "page.html")
+    assert "All were tested on the very same examples." in page.read_text()
+
+
+def test_class_weights_are_refused_before_the_counts_are_noted(scans, tmp_path):
+    with pytest.raises(ConfigError, match="class_weight"):
+        fit_scans(load(scans), tmp_path / "run", class_weights="always")
+    assert planted.leaks(tmp_path, ("training examples",), {}) == []
+
+
+def test_a_run_whose_statement_is_lost_still_shows_nothing(run, tmp_path):
+    there = Run(shutil.copytree(run.path, tmp_path / "copy"))
+    (there.path / "privacy.json").unlink()
+    assert is_private(there)
+    page = reporting.write_report(there).read_text()
+    assert "NOT PRIVATE" in page
+    assert "Trained without differential privacy" not in page
+    assert json.dumps(there.provenance).count("digit") == 0

@@ -25,28 +25,19 @@ def reference(accountant, *, noise_multiplier, sampling_probability, steps, delt
 
 
 def test_the_tutorial_case():
-    steps = 15 * round(60000 / 256)
-    assert compute_epsilon(**TUTORIAL, steps=steps) == pytest.approx(1.13, abs=0.005)
-    assert compute_epsilon(**TUTORIAL, steps=steps, accountant="rdp") == pytest.approx(1.28, abs=0.005)
-    assert compute_epsilon(**TUTORIAL, steps=steps, accountant="pld") == reference(
-        dp.pld.PLDAccountant(), **TUTORIAL, steps=steps
-    )
-    assert compute_epsilon(**TUTORIAL, steps=steps, accountant="rdp") == reference(
-        dp.rdp.RdpAccountant(), **TUTORIAL, steps=steps
-    )
+    for accountant, expected in ((dp.pld.PLDAccountant, 1.13), (dp.rdp.RdpAccountant, 1.28)):
+        name, settings = accountant.__name__[:3].lower(), {**TUTORIAL, "steps": 15 * round(60000 / 256)}
+        spent = compute_epsilon(**settings, accountant=name)
+        assert spent == pytest.approx(expected, abs=0.005)
+        assert spent == reference(accountant(), **settings)
 
 
 @pytest.mark.parametrize("accountant", ["PLD", "RDP"])
 def test_both_samplers_are_accounted_as_by_tf_privacy(accountant):
     library = tf_privacy("analysis.compute_dp_sgd_privacy_lib")
+    kind = library.AccountantType[accountant]
     said = library.compute_dp_sgd_privacy_statement(
-        60000,
-        256,
-        15,
-        1.1,
-        1e-5,
-        used_microbatching=False,
-        accountant_type=library.AccountantType[accountant],
+        60000, 256, 15, 1.1, 1e-5, used_microbatching=False, accountant_type=kind
     )
     once_an_epoch, poisson = (float(value) for value in re.findall(r": +(\d+\.\d+)$", said, re.MULTILINE))
     settings = {**TUTORIAL, "accountant": accountant.lower()}
@@ -112,23 +103,15 @@ def test_more_noise_fewer_steps_rarer_samples_and_a_larger_delta_spend_less():
 
 
 def test_a_shuffled_epoch_is_spent_when_it_begins_however_the_batches_divide():
-    def spent(steps, *, batch, examples):
-        return compute_epsilon(
-            noise_multiplier=2.0,
-            sampling_probability=batch / examples,
-            steps=steps,
-            delta=1e-5,
-            sampler="shuffled",
-        )
+    def spent(steps, probability, sampler="shuffled"):
+        settings = {"noise_multiplier": 2.0, "delta": 1e-5, "sampling_probability": probability}
+        return compute_epsilon(**settings, steps=steps, sampler=sampler)
 
-    one = compute_epsilon(noise_multiplier=2.0, sampling_probability=1, steps=1, delta=1e-5)
-    three = compute_epsilon(noise_multiplier=2.0, sampling_probability=1, steps=3, delta=1e-5)
+    one, three = (spent(epochs, 1, "poisson") for epochs in (1, 3))
     for batch, examples in ((1, 49), (2, 98), (1, 107), (256, 1258), (10, 100), (7, 7)):
-        an_epoch = -(-examples // batch)
-        assert spent(1, batch=batch, examples=examples) == one
-        assert spent(an_epoch, batch=batch, examples=examples) == one
-        assert spent(2 * an_epoch + 1, batch=batch, examples=examples) == three
-        assert spent(3 * an_epoch, batch=batch, examples=examples) == three
+        an_epoch, share = -(-examples // batch), batch / examples
+        assert spent(1, share) == spent(an_epoch, share) == one
+        assert spent(2 * an_epoch + 1, share) == spent(3 * an_epoch, share) == three
 
 
 def test_no_noise_is_no_privacy_and_next_to_none_next_to_nothing():
@@ -230,43 +213,31 @@ def test_no_noise_only_when_it_is_said_and_then_no_epsilon():
 
 
 def test_all_that_is_wrong_is_told_at_once():
+    wrong = {
+        "target_epsilon": -3, "noise_multiplier": math.nan, "l2_norm_clip": 0, "sampler": "sorted", "delta": 2,
+        "accountant": "moments", "microbatch_size": 0, "adaptive_clip_quantile": 50,
+    }  # fmt: skip
     with pytest.raises(ConfigError) as caught:
-        DPSGD(
-            target_epsilon=-3,
-            noise_multiplier=math.nan,
-            l2_norm_clip=0,
-            sampler="sorted",
-            accountant="moments",
-            microbatch_size=0,
-            adaptive_clip_quantile=50,
-            delta=2,
-        )
-    said = str(caught.value)
-    for word in (
-        "target_epsilon is -3", "noise_multiplier is nan", "l2_norm_clip", "'sorted'", "'moments'", "microbatch_size",
-        "adaptive_clip_quantile", "delta is 2",
-    ):  # fmt: skip
-        assert word in said
-    assert len(said.splitlines()) == 9
+        DPSGD(**wrong)
+    assert all(f"{name} is {value!r}" in str(caught.value) for name, value in wrong.items())
     with pytest.raises(PrivacyError) as caught:
         DPSGD(target_epsilon=3, delta=0.01).plan(examples=1000, expected_batch_size=1024, epochs=0)
-    said = str(caught.value)
-    for word in (
-        "delta is 0.01", "1/n = 0.001", "--delta 1e-05", "global_batch_size of at most 1000", "epochs is 0",
-    ):  # fmt: skip
-        assert word in said
-    assert len(said.splitlines()) == 4
+    for words in (
+        "delta is 0.01",
+        "1/n = 0.001",
+        "--delta 1e-05",
+        "global_batch_size of at most 1000",
+        "epochs",
+    ):
+        assert words in str(caught.value)
+    with pytest.raises(ConfigError, match="training split has 0 examples"):  # no matter of privacy
+        DPSGD(target_epsilon=3, delta=1e-5).plan(examples=0, expected_batch_size=256, epochs=1)
 
 
 @pytest.mark.parametrize("delta", [1 / 1258, 0.5, 1e-30])
 def test_a_delta_that_protects_nobody_or_cannot_be_had(delta):
     with pytest.raises(PrivacyError, match="--delta 1e-05"):
         DPSGD(target_epsilon=3, delta=delta).plan(**DIGITS)
-
-
-def test_settings_without_data_are_no_matter_of_privacy():
-    with pytest.raises(ConfigError, match="training split has 0 examples"):
-        DPSGD(target_epsilon=3, delta=1e-5).plan(examples=0, expected_batch_size=256, epochs=1)
 
 
 def test_the_noise_on_the_sum_has_the_multiplier_and_the_mean_is_of_unit_vectors():
@@ -289,9 +260,8 @@ def test_one_example_moves_the_sum_by_at_most_one():
 def test_the_account_composes_it_with_the_steps():
     settings = {"noise_multiplier": 2.0, "sampling_probability": 0.2, "steps": 50, "delta": 1e-5}
     steps = dp.SelfComposedDpEvent(dp.PoissonSampledDpEvent(0.2, dp.GaussianDpEvent(2.0)), 50)
-    both = (
-        dp.pld.PLDAccountant().compose(dp.ComposedDpEvent([steps, dp.GaussianDpEvent(3.0)])).get_epsilon(1e-5)
-    )
+    event = dp.ComposedDpEvent([steps, dp.GaussianDpEvent(3.0)])
+    both = dp.pld.PLDAccountant().compose(event).get_epsilon(1e-5)
     assert privacy.compute_epsilon(**settings, release_noise=3.0) == pytest.approx(both, rel=5e-3)
     assert privacy.compute_epsilon(**{**settings, "steps": 0}, release_noise=3.0) > 0
     assert privacy.compute_epsilon(**settings) < privacy.compute_epsilon(**settings, release_noise=3.0)

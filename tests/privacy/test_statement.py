@@ -23,9 +23,8 @@ def sentences(text):
 
 def test_an_accountant_can_work_from_the_file_alone():
     said = state()
-    again = {
-        key: said[key] for key in ("noise_multiplier", "sampling_probability", "steps", "delta", "sampler")
-    }
+    names = ("noise_multiplier", "sampling_probability", "steps", "delta", "sampler")
+    again = {name: said[name] for name in names}
     assert said["private"] is True
     assert said["accountant"] == "pld"
     assert said["epsilon"] == compute_epsilon(**again)
@@ -78,24 +77,19 @@ def test_shuffled_epochs_and_adaptive_clipping_are_named():
     assert "independently" not in text
 
 
-def test_known_noise_is_not_private_and_that_comes_first():
-    said = state(deterministic_noise=True)
+@pytest.mark.parametrize(
+    ("asked", "reason"),
+    [({"deterministic_noise": True}, "known seed"), ({"noise_multiplier": 0.0}, "no epsilon holds")],
+)
+def test_what_is_not_private_says_so_first(asked, reason):
+    said = state(**asked)
     assert said["private"] is False
+    assert (said["epsilon"] is said["epsilon_rdp"] is None) == ("noise_multiplier" in asked)
     text = paragraph(said)
     assert text.startswith("NOT PRIVATE")
+    assert reason in text.partition("differentially private")[0]
     assert "Covered: nothing." in text
     assert "Training was differentially private" not in text
-    assert text.index("known seed") < text.index("epsilon")
-
-
-def test_no_noise_leaves_no_epsilon():
-    said = state(noise_multiplier=0.0)
-    assert said["private"] is False
-    assert said["epsilon"] is said["epsilon_rdp"] is None
-    text = paragraph(said)
-    assert text.startswith("NOT PRIVATE")
-    assert "Covered: nothing." in text
-    assert "no epsilon holds" in text
 
 
 @pytest.mark.parametrize("noise", [0.2, 0.05, 1e-5])

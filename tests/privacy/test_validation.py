@@ -5,6 +5,7 @@ import contextlib
 import numpy as np
 import pytest
 
+from tfkit.environment.foreign import random_states
 from tfkit.environment.stack import keras, tf, tf_hub, tf_privacy
 from tfkit.errors import PrivacyError
 from tfkit.privacy import DPSGD, check, make_private_safe, problems
@@ -117,26 +118,18 @@ FINE = {
 @pytest.mark.parametrize("name", FINE)
 def test_what_keeps_the_examples_apart_passes_and_is_left_as_it_was(name):
     made = FINE[name]()
-    before, flags = (
-        made.get_weights(),
-        [layer.trainable for layer in made.submodules if hasattr(layer, "trainable")],
-    )
+    layers = [layer for layer in made.submodules if hasattr(layer, "trainable")]
+    before, flags = made.get_weights(), [layer.trainable for layer in layers]
     assert problems(made, example_spec=made.spec if isinstance(made, Tied) else None) == []
     for old, new in zip(before, made.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
-    assert [layer.trainable for layer in made.submodules if hasattr(layer, "trainable")] == flags
+    assert [layer.trainable for layer in layers] == flags
 
 
 def adapted():
     layer = L.Normalization()
     layer.adapt(np.random.default_rng(0).normal(size=[20, 6]))
     return model(layer, L.Dense(4))
-
-
-def hub_layer(tmp_path):
-    inner = keras.Sequential([keras.Input([6]), L.Dense(4)])
-    inner.save(tmp_path / "hub", save_format="tf")
-    return model(tf_hub.KerasLayer(str(tmp_path / "hub"), trainable=True))
 
 
 class OwnStep(keras.Model):
@@ -190,11 +183,7 @@ def paired(labels, outputs):
 
 
 WRONG = {
-    "norm": (
-        lambda: model(L.Dense(4), L.BatchNormalization(name="bn")),
-        "'bn' .*make_private_safe",
-    ),
-    "nested": (
+    "nested norm": (
         lambda: model(keras.Sequential([L.BatchNormalization(name="deep")])),
         "'deep' .*make_private_safe",
     ),
@@ -208,7 +197,7 @@ WRONG = {
     "frozen": (all_frozen, "no trainable weights"),
     "not compiled": (not_compiled, "not compiled"),
     "unbuilt": (lambda: compiled(keras.Sequential([L.Dense(3)])), "shape of an example"),
-    "one number": (lambda: model(loss=lambda y, p: tf.reduce_mean(p)), "gives one number"),
+    "one number": (lambda: model(loss=lambda y, p: tf.reduce_mean(p)), r"shape \(\)"),
     "mean over the batch": (lambda: model(L.Dense(4), BatchMean()), "another example of the batch"),
     "mean and dropout": (lambda: model(L.Dropout(0.5), BatchMean()), "another example of the batch"),
     "turned": (lambda: model(L.Lambda(lambda x: tf.reverse(x, [0]))), "another example of the batch"),
@@ -236,9 +225,9 @@ def test_what_breaks_an_epsilon_is_named_once(name):
 
 
 def test_a_trainable_hub_layer_is_named_once(tmp_path):
-    found = problems(hub_layer(tmp_path))
-    assert len(found) == 1
-    assert "hub.KerasLayer" in found[0]
+    keras.Sequential([keras.Input([6]), L.Dense(4)]).save(tmp_path / "hub", save_format="tf")
+    (found,) = problems(model(tf_hub.KerasLayer(str(tmp_path / "hub"), trainable=True)))
+    assert "hub.KerasLayer" in found
 
 
 def test_all_problems_come_at_once():
@@ -315,8 +304,8 @@ def generators(enabled):
 
 def test_random_layers_with_generators_are_repeatable_and_left_as_they_were():
     with generators(True):
-        made = model(L.Dense(4), L.Dropout(0.5, name="dropout"))
-        state = made.get_layer("dropout")._random_generator._generator.state
+        made = model(L.Dense(4), L.Dropout(0.5))
+        (state,) = random_states(made)
         before = state.numpy()
         assert problems(made) == []
         np.testing.assert_array_equal(state, before)

@@ -58,31 +58,31 @@ class Attack:
     @classmethod
     def by_rule(cls, name: str, members: np.ndarray, others: np.ndarray, *, seed: int) -> Attack:
         """Return an attacker that follows a rule and has learnt nothing about who is a member."""
-        scores = (np.asarray(members, np.float64).ravel(), np.asarray(others, np.float64).ravel())
-        choosing = halves(*map(len, scores), seed=seed)
+        scores = [np.asarray(values, np.float64).ravel() for values in (members, others)]
+        pairs = [*zip(scores, halves(*map(len, scores), seed=seed), strict=True)]
         return cls(
             name=name,
-            choosing=Scores(*(values[half] for values, half in zip(scores, choosing, strict=True))),
-            measured=Scores(*(values[~half] for values, half in zip(scores, choosing, strict=True))),
+            choosing=Scores(*(values[half] for values, half in pairs)),
+            measured=Scores(*(values[~half] for values, half in pairs)),
         )
 
     @functools.cached_property
     def judged(self) -> Scores:
-        """The scores by which the attacker is judged."""
+        """Return the scores by which the attacker is judged."""
         if self.learned:
             return self.measured
         return Scores(*(np.concatenate(pair) for pair in zip(self.choosing, self.measured, strict=True)))
 
     @property
     def auc(self) -> float:
-        """Probability that a member's score is above another's; 0.5 is a coin."""
+        """Return the probability that a member's score is above another's; 0.5 is a coin."""
         from sklearn.metrics import roc_auc_score
 
         return float(roc_auc_score(*self._labelled))
 
     @property
     def auc_interval(self) -> tuple[float, float]:
-        """The 95 % interval of the AUC: all values from which it is less than 1.96 standard deviations away.
+        """Return the 95 % interval of the AUC: all values from which it is less than 1.96 standard deviations away.
 
         Source: Newcombe 2006 (doi:10.1002/sim.2324), with the variance of Hanley and McNeil 1982.
         """
@@ -103,7 +103,7 @@ class Attack:
 
     @property
     def roc(self) -> tuple[np.ndarray, np.ndarray]:
-        """False and true positive rates, both rising from 0 to 1."""
+        """Return false and true positive rates, both rising from 0 to 1."""
         from sklearn.metrics import roc_curve
 
         false, true, _ = roc_curve(*self._labelled, drop_intermediate=False)
@@ -111,7 +111,7 @@ class Attack:
 
     @property
     def advantage(self) -> float:
-        """The largest difference of true and false positive rate."""
+        """Return the largest difference of true and false positive rate."""
         false, true = self.roc
         return float((true - false).max())
 
@@ -294,12 +294,10 @@ def _input(members: Predictions, others: Predictions, *, kind: str = "probs") ->
 
 
 def _score(name: str, members: Predictions, others: Predictions) -> Scores:
-    if name == "threshold":
-        given = _input(members, others)
-        return Scores(given.get_loss_train(), given.get_loss_test())
-    # The package looks for them among the logits, and takes rows that add up to 1 for probabilities.
-    given = _input(members, others, kind="logits")
-    return Scores(given.get_entropy_train(), given.get_entropy_test())
+    # The package looks for entropies among the logits, and takes rows that add up to 1 for probabilities.
+    kind, quantity = ("probs", "loss") if name == "threshold" else ("logits", "entropy")
+    given = _input(members, others, kind=kind)
+    return Scores(*(getattr(given, f"get_{quantity}_{part}")() for part in ("train", "test")))
 
 
 def _learn(name: str, kind: Any, members: Predictions, others: Predictions, seed: int) -> Attack:

@@ -42,13 +42,8 @@ CURVE_POINTS = 201
 LOW_FALSE = {"1_percent": 0.01, "0.1_percent": 0.001}
 FEWEST = 20
 PACKAGES = (
-    "tfkit",
-    "tensorflow",
-    "tensorflow-privacy",
-    "tensorflow-empirical-privacy",
-    "scikit-learn",
-    "numpy",
-)
+    "tfkit", "tensorflow", "tensorflow-privacy", "tensorflow-empirical-privacy", "scikit-learn", "numpy"
+)  # fmt: skip
 RECIPES = ("transfer_image", "transfer_text", "train_private")
 HEAD_STAGES = ("head", "private")
 
@@ -79,17 +74,17 @@ class Audit:
 
     @property
     def best(self) -> Attack:
-        """The attacker with the largest AUC."""
+        """Return the attacker with the largest AUC."""
         return max(self.attacks, key=lambda attack: attack.auc)
 
     @property
     def refuted(self) -> bool:
-        """Whether the claim is below what was measured."""
+        """Return whether the claim is below what was measured."""
         return self.claimed is not None and self.bound.epsilon > self.claimed[0]
 
     @property
     def verdict(self) -> str:
-        """In words, and no more than was found."""
+        """Return the result in words, and no more than was found."""
         return self._in_words(private=False)
 
     def _in_words(self, *, private: bool) -> str:
@@ -163,15 +158,16 @@ def _of_attack(attack: Attack, delta: float) -> dict[str, Any]:
     counts = [
         np.histogram(np.clip(scores, edges[0], edges[-1]), edges)[0].tolist() for scores in (members, others)
     ]
+    found = {
+        f"true_positives_at_{name}_false": attack.true_positives(false=share)
+        for name, share in LOW_FALSE.items()
+        if share * len(others) >= 1
+    }
     return {
         "auc": attack.auc,
         "auc_interval": list(attack.auc_interval),
         "advantage": attack.advantage,
-        **{
-            f"true_positives_at_{name}_false": attack.true_positives(false=share)
-            for name, share in LOW_FALSE.items()
-            if share * len(others) >= 1
-        },
+        **found,
         "epsilon_lower_bound": lower_bound([attack], delta=delta).epsilon,
         "judged_members": len(members),
         "judged_others": len(others),
@@ -211,36 +207,34 @@ def audit(run: Run | str | Path, splits: Splits | None = None, **settings: Any) 
     backbone: Any = None
     own: Any = None
     if splits is None or config.shadows or config.canaries:
-        own = settings_of(
-            run, recipes=RECIPES, otherwise="tfkit.audit(run, splits), with the splits of its training"
-        )
+        otherwise = "tfkit.audit(run, splits), with the splits of its training"
+        if splits is not None:  # what only a recipe's run can have was asked for
+            otherwise = "tfkit.audit(run, splits) without shadows and canaries"
+        own = settings_of(run, recipes=RECIPES, otherwise=otherwise)
         _check(run, own, config)
         backbone, read = load(own, global_batch_size=own.global_batch_size or 1)
         splits = splits or read
     check_data(run, splits)
-    pair = _by_lot(splits, seed=config.seed)
+    pair, labels = _by_lot(splits, seed=config.seed), splits.source.labels
     answers = [predict(run.model, splits, indices) for indices in pair]
     if not all(np.isfinite(probabilities).all() for probabilities in answers):
         raise CheckError(f"{run.path} gives probabilities that are no numbers: its training went wrong.")
-    members, others = (
-        (values, splits.source.labels[indices]) for values, indices in zip(answers, pair, strict=True)
-    )
+    members, others = zip(answers, (labels[indices] for indices in pair), strict=True)
     attacks = attack(config.attacks, members=members, others=others, seed=config.seed)
-    count = len(pair[0])
+    count, secrets = len(pair[0]), None
+    wants_exposure = config.canaries and backbone is not None and backbone.modality == "texts"
+    features: Any = hub.extract(backbone, splits).splits if config.shadows or wants_exposure else None
     if config.shadows:
         both, is_member = np.concatenate(pair), np.arange(2 * count) < count
-        shadow = functools.partial(
-            _shadow, own, backbone, hub.extract(backbone, splits).splits, both, config.seed
-        )
-        target, labels = np.concatenate(answers), splits.source.labels[both]
+        target = np.concatenate(answers)
+        shadow = functools.partial(_shadow, own, backbone, features, both, config.seed)
         attacks.append(
-            lira(target, labels, is_member, shadow=shadow, shadows=config.shadows, seed=config.seed)
+            lira(target, labels[both], is_member, shadow=shadow, shadows=config.shadows, seed=config.seed)
         )
-    secrets = None
-    if config.canaries and backbone is not None and backbone.modality == "texts":
+    if wants_exposure:
         secrets = exposure(
             backbone,
-            hub.extract(backbone, splits).splits,
+            features,
             fit=lambda pool: head_again(own, backbone, pool, seed=config.seed),
             canaries=config.canaries,
             epsilon=claimed[0] if claimed else None,
@@ -274,13 +268,12 @@ def _check(run: Run, own: Any, config: AuditConfig) -> None:
             f"{run.path} is a run of images; --canaries puts sentences with codes among texts.\n  Leave it out."
         )
     more = any(stage not in HEAD_STAGES for stage in run.history.get("stage", []))
-    if more or not own.features or getattr(own, "augment", "none") != "none":
-        for option in ("shadows", "canaries"):
-            if getattr(config, option):
-                raise ConfigError(
-                    f"{run.path} trained more than a head on stored features: to train it anew would take as long as it"
-                    f" did, each time.\n  Leave --{option} out."
-                )
+    wanted = [f"--{option}" for option in ("shadows", "canaries") if getattr(config, option)]
+    if wanted and (more or not own.features or getattr(own, "augment", "none") != "none"):
+        raise ConfigError(
+            f"{run.path} trained more than a head on stored features: to train it anew would take as long as it did,"
+            f" each time.\n  Leave {' and '.join(wanted)} out."
+        )
 
 
 def _shadow(
@@ -298,11 +291,11 @@ def claim(run: Run) -> tuple[float, float] | None:
     Raises:
       RunError: the file is damaged.
     """
-    said = run.read(PRIVACY)
-    if not said.get("private", True) or said.get("epsilon") is None:
+    statement = run.read(PRIVACY)
+    if not statement.get("private", True) or statement.get("epsilon") is None:
         return None
     try:
-        return float(said["epsilon"]), float(said["delta"])
+        return float(statement["epsilon"]), float(statement["delta"])
     except (KeyError, TypeError, ValueError) as error:
         raise RunError(
             f"{run.path / PRIVACY} claims an epsilon and no delta, or none that is a number ({error!r})."
@@ -312,15 +305,12 @@ def claim(run: Run) -> tuple[float, float] | None:
 
 def _by_lot(splits: Splits, *, seed: int) -> list[np.ndarray]:
     """Return indices of members and of as many others, of each class as many."""
-    chance = np.random.default_rng(seed)
+    chance, labels = np.random.default_rng(seed), splits.source.labels
     chosen: list[list[np.ndarray]] = [[], []]
     for label in range(len(splits.class_names)):
-        of_class = [
-            indices[splits.source.labels[indices] == label]
-            for indices in (splits.indices["train"], splits.indices["test"])
-        ]
-        count = min(map(len, of_class))
-        for place, indices in enumerate(of_class):
+        sides = [splits.indices[name][labels[splits.indices[name]] == label] for name in ("train", "test")]
+        count = min(map(len, sides))
+        for place, indices in enumerate(sides):
             chosen[place].append(chance.choice(indices, count, replace=False))
     pair = [np.sort(np.concatenate(indices)) for indices in chosen]
     if len(pair[0]) < FEWEST:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -48,7 +49,7 @@ class Exposure:
 
     @property
     def possible(self) -> float:
-        """The largest exposure that so many references can show, in bits."""
+        """Return the largest exposure that so many references can show, in bits."""
         return math.log2(self.references)
 
     def by_chance(self, insertions: int) -> float:
@@ -60,7 +61,7 @@ class Exposure:
 
     @property
     def verdict(self) -> str:
-        """In words, and no more than was found."""
+        """Return the result in words, and no more than was found."""
         means = ", ".join(f"{bits.mean():.1f} ({times} times)" for times, bits in self.bits.items())
         once, *_, often = self.bits
         text = (
@@ -129,12 +130,12 @@ def exposure(
     times = np.repeat(INSERTIONS, canaries)
     labels = chance.integers(len(features.class_names), size=len(times))
     everywhere = dict.fromkeys(features.indices, np.arange(len(texts)))
-    alone = _Examples(np.array([text.encode() for text in texts], object), np.zeros(len(texts), np.int64))
+    alone = _source(np.array([text.encode() for text in texts], object), np.zeros(len(texts), np.int64))
     rows = hub.extract(
         encoder, features.replace(source=alone, indices=everywhere, skipped=())
     ).splits.source.read(np.arange(len(texts)))
     own = features.source
-    both = _Examples(
+    both = _source(
         np.concatenate([own.read(np.arange(len(own.labels))), rows[: len(times)]]),
         np.concatenate([own.labels, labels]),
     )
@@ -176,21 +177,14 @@ def _bits(
     return {one: np.asarray(values) for one, values in bits.items()}
 
 
-class _Examples:
-    """Texts, or features of some, in memory; see `tfkit.data.Source`."""
-
-    languages = None
-
-    def __init__(self, rows: np.ndarray, labels: np.ndarray) -> None:
-        self._rows, self.labels = rows, labels
-        self.names = [f"canaries/{place}" for place in range(len(rows))]
-        self.shape: tuple[int, ...] = rows.shape[1:]
-        self.lengths = np.asarray([len(row) for row in rows], np.int32)
-        self.fingerprint = files.digest_of("canaries", rows.tolist(), labels.tolist())
-
-    def read(self, indices: np.ndarray) -> np.ndarray:
-        return self._rows[indices]
-
-    def raw(self, index: int) -> Any:
-        row = self._rows[index]
-        return row.decode() if isinstance(row, bytes) else row
+def _source(rows: np.ndarray, labels: np.ndarray) -> Any:
+    """Return texts, or features of some, in memory, as a `tfkit.data.Source`."""
+    return SimpleNamespace(
+        labels=labels,
+        names=[f"canaries/{place}" for place in range(len(rows))],
+        shape=rows.shape[1:],
+        lengths=np.asarray([len(row) for row in rows], np.int32),
+        languages=None,
+        fingerprint=files.digest_of("canaries", rows.tolist(), labels.tolist()),
+        read=rows.__getitem__,
+    )

@@ -12,18 +12,16 @@ from __future__ import annotations
 import contextlib
 import functools
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from tfkit.data.splits import listed
 from tfkit.environment.stack import keras, tf
 from tfkit.errors import PrivacyError
-from tfkit.privacy.rules import Contributions, Direct, Rule, rule_of, together
+from tfkit.privacy.rules import Contributions, Direct, Rule, combine, rule_of
 
 PerExampleLoss = Callable[[Any, Any], Any]
-
-SHOWN = 4
-_FIX = "Return one value an example, without a mean over the first axis."
 
 
 def per_example_loss(model: keras.Model) -> PerExampleLoss:
@@ -51,10 +49,10 @@ def per_example_loss(model: keras.Model) -> PerExampleLoss:
         values = tf.convert_to_tensor(unreduced(_beside(labels, outputs), outputs))
         shape, size = values.shape, outputs.shape[0]
         if not shape.rank or (size is not None and shape[0] != size):
-            fix = "Give the model an output of shape [batch, 1]." if outputs.shape.rank == 1 else _FIX
             raise PrivacyError(
-                f"The loss {name!r} gives {f'values of shape {shape}' if shape.rank else 'one number'} for a batch"
-                f" of {size or 'any number of'} examples: what belongs to one example cannot be clipped alone.\n  {fix}"
+                f"The loss {name!r} gives values of shape {shape} for {size} examples: what belongs to one example"
+                " cannot be clipped alone.\n  Return one value an example, without a mean over the first axis; give"
+                " the model an output of shape [batch, 1], not [batch]."
             )
         return _mean_of_each(tf.cast(values, tf.float32), getattr(outputs, "_keras_mask", None))
 
@@ -64,29 +62,23 @@ def per_example_loss(model: keras.Model) -> PerExampleLoss:
 def _only_loss(model: keras.Model) -> Any:
     """Return the loss that the model was compiled with, as a Keras loss object."""
     losses = [loss for loss in tf.nest.flatten(getattr(model, "loss", None)) if loss is not None]
-    if len(losses) != 1:
+    weighted = getattr(getattr(model, "compiled_loss", None), "_user_loss_weights", None) is not None
+    if len(losses) != 1 or weighted:
+        found = "loss_weights" if len(losses) == 1 else "several losses" if losses else "no loss"
         raise PrivacyError(
-            f"The model is compiled with {'several losses' if losses else 'no loss'}; private training takes one, and"
-            ' clips its gradient for each example.\n  compile(loss="sparse_categorical_crossentropy"), with several'
-            " outputs joined into one."
-        )
-    if getattr(getattr(model, "compiled_loss", None), "_user_loss_weights", None) is not None:
-        raise PrivacyError(
-            "The model is compiled with loss_weights, which say nothing with one loss.\n"
-            "  Leave them out; multiply the learning rate instead."
+            f"The model is compiled with {found}; private training takes one loss, and clips its gradient for each"
+            ' example.\n  compile(loss="sparse_categorical_crossentropy"), with several outputs joined into one.'
         )
     loss = keras.losses.get(losses[0]) if isinstance(losses[0], str) else losses[0]
     if isinstance(loss, type):
-        raise PrivacyError(
-            f"The loss {loss.__name__} is a class.\n  Make an object of it: {loss.__name__}()."
-        )
+        raise PrivacyError(f"The loss {loss.__name__} is a class.\n  Make an object: {loss.__name__}().")
     if not isinstance(loss, keras.losses.Loss):
         named = getattr(loss, "__name__", type(loss).__name__)
         return keras.__internal__.losses.LossFunctionWrapper(loss, name=named)
     if type(loss).__call__ is not keras.losses.Loss.__call__:
         raise PrivacyError(
             f"The loss {type(loss).__name__} has a __call__ of its own, which gives one number for the batch.\n"
-            "  Put what it does into call(labels, outputs). " + _FIX
+            "  Put what it does into call(labels, outputs), which returns one value an example."
         )
     return loss
 
@@ -120,8 +112,13 @@ def weight_penalties(model: keras.Model) -> list[Callable[[], Any]]:
 LONGEST_UNROLLED = 128
 """Time steps of a recurrent layer up to which its loop is written out: gradients of loops do not vectorize."""
 
-_CHANCE = re.compile("Random|Rng|Multinomial|TruncatedNormal|SampleDistorted")
-_CHANGE = re.compile("Assign(Add|Sub)?VariableOp")
+_SIDE_EFFECTS = {
+    "Random|Rng|Multinomial|TruncatedNormal|SampleDistorted": "draws random numbers: called again for one example it"
+    " would draw others.\n  Set its dropout to 0 and put a Dropout layer before or after it.",
+    "Assign(Add|Sub)?VariableOp": "changes variables when it is called, as moving statistics are, which mix the"
+    " examples without clipping or noise.\n  Freeze it (layer.trainable = False), or use GroupNormalization.",
+}
+"""Operations that a layer without a rule must not have, and what to do about them."""
 
 
 @dataclass(eq=False)
@@ -140,6 +137,19 @@ class _Unit:
     original: Any
     outputs: list[Any]
 
+    def __post_init__(self) -> None:
+        """Find the arguments that have a row for each example; what is merely as long `_assertions` finds out."""
+        size, eager = self.outputs[0].shape[0], not hasattr(self.outputs[0], "graph")
+        self._arguments = tf.nest.flatten(self.given)
+        self._moving = [
+            # While a graph is built, what is no part of it cannot depend on the batch.
+            tf.is_tensor(value) and (eager or hasattr(value, "graph")) and value.shape[:1] == [size]
+            for value in self._arguments
+        ]
+        moving = [value for value, moves in zip(self._arguments, self._moving, strict=True) if moves]
+        # Keras keeps a mask with a tensor.
+        self._rows = [(value, *_mask_of(value)) for value in moving]
+
     def contributions(self, gradients: list[tf.Tensor]) -> Contributions:
         """Return each example's gradients of all the layer's trainable weights.
 
@@ -150,23 +160,20 @@ class _Unit:
           PrivacyError: the layer draws random numbers or changes variables, so that it cannot be called again.
         """
         variables = self.unit.trainable_weights
-        _refuse_side_effects(
-            self.unit, tf.function(self._call).get_concrete_function([v[:1] for v in self._moving])
-        )
+        first = tf.nest.map_structure(lambda value: value[:1], self._rows)
+        _refuse_side_effects(self.unit, tf.function(self._call).get_concrete_function(first))
 
-        def alone(row: Any) -> Any:
-            values, at_outputs = row
+        def alone(example: Any) -> Any:
+            rows, at_outputs = tf.nest.map_structure(lambda value: value[tf.newaxis], example)
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(variables)
-                outputs = self._call([value[tf.newaxis] for value in values])
-            given = [value[tf.newaxis] for value in at_outputs]
-            found = tape.gradient(
-                outputs, variables, given, unconnected_gradients=tf.UnconnectedGradients.ZERO
-            )
-            return [tf.convert_to_tensor(value) for value in found], [value[0] for value in outputs]
+                outputs = self._call(rows)
+            zero = tf.UnconnectedGradients.ZERO
+            found = tape.gradient(outputs, variables, at_outputs, unconnected_gradients=zero)
+            return [*map(tf.convert_to_tensor, found)], [value[0] for value in outputs]
 
         dtypes = tf.nest.map_structure(lambda value: value.dtype, (variables, self.outputs))
-        each, outputs = _vectorized(alone, (self._moving, gradients), dtypes)
+        each, outputs = _vectorized(alone, (self._rows, gradients), dtypes)
         with tf.control_dependencies(self._assertions(outputs)):
             size = gradients[0].shape[0]
             return [
@@ -174,62 +181,44 @@ class _Unit:
                 for variable, value in zip(variables, each, strict=True)
             ]
 
-    def _call(self, values: list[tf.Tensor]) -> list[tf.Tensor]:
-        """Return the floating outputs for other values of what moves with the batch."""
-        rest = iter(values)
-        flat = []
-        for value, mask in self._flat:
-            if not any(value is one for one in self._moving):
-                flat.append(value)
-                continue
-            again = tf.identity(next(rest))
-            if mask is not None:
-                again._keras_mask = next(rest)
-            flat.append(again)
+    def _call(self, rows: list[tuple[tf.Tensor, ...]]) -> list[tf.Tensor]:
+        """Return the floating outputs for other values of what moves with the batch, each with its mask."""
+        rest, flat = iter(rows), []
+        for value, moves in zip(self._arguments, self._moving, strict=True):
+            if moves:
+                row, *mask = next(rest)
+                value = tf.identity(row)
+                if mask:
+                    value._keras_mask = mask[0]
+            flat.append(value)
         args, kwargs = tf.nest.pack_sequence_as(self.given, flat)
-        with _unrolled(self.unit, values[0].shape):
+        with _unrolled(self.unit, rows[0][0].shape):
             return _floating(self.original(*args, **kwargs))
-
-    @functools.cached_property
-    def _flat(self) -> list[tuple[Any, Any]]:
-        """The arguments one by one, each with the mask that Keras keeps with it."""
-        return [(value, getattr(value, "_keras_mask", None)) for value in tf.nest.flatten(self.given)]
-
-    @functools.cached_property
-    def _moving(self) -> list[tf.Tensor]:
-        """What has a row for each example; what merely is as long is found out by `_assertions`."""
-        size = self.outputs[0].shape[0]
-        eager = not hasattr(self.outputs[0], "graph")
-        found = []
-        for value, mask in self._flat:
-            # While a graph is built, what is no part of it cannot depend on the batch.
-            fixed = not tf.is_tensor(value) or not (eager or hasattr(value, "graph"))
-            if not fixed and value.shape.rank and value.shape[0] == size:
-                found += [value] if mask is None else [value, mask]
-        return found
 
     def _assertions(self, alone: list[tf.Tensor]) -> list[Any]:
         """Assert that the layer gave each example alone what it gave it within the batch."""
+        message = (
+            f"{_named(self.unit)} has no rule of its own, and gives an example alone something else than within the"
+            " batch: gradients cannot be told apart. Take out what mixes the examples, or arguments without a batch"
+            " axis that are as long as a batch."
+        )
         checks = []
         for value, within in zip(alone, self.outputs, strict=True):
             known = tf.math.is_finite(within) & tf.math.is_finite(value)
             error, scale = (
                 tf.reduce_max(tf.abs(tf.where(known, numbers, 0.0))) for numbers in (value - within, within)
             )
-            checks.append(
-                tf.debugging.assert_less_equal(
-                    error,
-                    1e-3 * scale + 1e-6,
-                    message=f"{_named(self.unit)} has no rule of its own, and gives an example alone something else"
-                    " than within the batch: gradients cannot be told apart. Take out what mixes the examples, or"
-                    " arguments without a batch axis that are as long as a batch.",
-                )
-            )
+            checks.append(tf.debugging.assert_less_equal(error, 1e-3 * scale + 1e-6, message=message))
         return [check for check in checks if check is not None]
 
 
 def _named(layer: Any) -> str:
     return f"{layer.name!r} ({type(layer).__name__})"
+
+
+def _mask_of(value: Any) -> tuple[Any, ...]:
+    mask = getattr(value, "_keras_mask", None)
+    return () if mask is None else (mask,)
 
 
 def _floating(given: Any) -> list[tf.Tensor]:
@@ -254,18 +243,9 @@ def _refuse_side_effects(unit: Any, function: Any) -> None:
     definition = function.graph.as_graph_def()
     nodes = [*definition.node, *(node for inner in definition.library.function for node in inner.node_def)]
     operations = " ".join(node.op for node in nodes)
-    if _CHANCE.search(operations):
-        raise PrivacyError(
-            f"{_named(unit)} draws random numbers inside and has no rule of its own: called again for each example it"
-            " would draw others, and give gradients of another function.\n"
-            "  Set its dropout to 0 and put a Dropout layer before or after it."
-        )
-    if _CHANGE.search(operations):
-        raise PrivacyError(
-            f"{_named(unit)} changes variables when it is called, as moving statistics are: they mix the examples of a"
-            " batch without clipping or noise.\n"
-            "  Freeze it (layer.trainable = False), or use GroupNormalization for BatchNormalization."
-        )
+    for pattern, problem in _SIDE_EFFECTS.items():
+        if re.search(pattern, operations):
+            raise PrivacyError(f"{_named(unit)} has no rule of its own and {problem}")
 
 
 def _unrolled(unit: Any, shape: Any) -> Any:
@@ -280,7 +260,7 @@ def _unrolled(unit: Any, shape: Any) -> Any:
 
 @contextlib.contextmanager
 def _replaced(attributes: list[tuple[Any, str, Any]]) -> Iterator[None]:
-    """In this block the attributes of layers are others; not by setattr, since Keras would track what is set."""
+    """Replace attributes of layers in this block; not by setattr, since Keras would track what is set."""
     before = [(vars(layer), name, vars(layer).get(name, _MISSING)) for layer, name, _ in attributes]
     try:
         for layer, name, value in attributes:
@@ -325,7 +305,7 @@ class _Recorder:
 
     @contextlib.contextmanager
     def recording(self) -> Iterator[None]:
-        """In this block the layers note their calls; their own `call` is back afterwards, however it ends."""
+        """Let the layers note their calls in this block; their own `call` is back afterwards, however it ends."""
         for refusal in refusals(self.model):
             raise PrivacyError(refusal)
         self._trained = {weight.ref() for weight in self.model.trainable_weights}
@@ -414,22 +394,16 @@ class _Recorder:
     def _is_batch(self, unit: Any, given: Any) -> bool:
         """Return whether the first axis is the examples'; a merged one would make several rows of one example."""
         tensors = [value for value in tf.nest.flatten(given) if tf.is_tensor(value)]
-        rows = tensors[0].shape[:1] if tensors else None
-        if any(not isinstance(value, tf.Tensor) for value in tensors):
-            problem = "sparse or ragged tensors. Use to_dense() or to_tensor() before it"
-        elif not rows:
-            problem = "something without a first axis for the examples"
-        elif None in (rows[0], self.batch_size):
-            problem = "a batch of unknown size. Batch with drop_remainder=True"
-        elif rows[0] != self.batch_size:
-            problem = (
-                f"{rows[0]} rows for {self.batch_size} examples: the batch is merged with another axis, so that rows"
-                " are no examples any more. Keep the batch as the first axis: Dense and EinsumDense take"
-                " [batch, time, ...] as it is"
-            )
-        else:
+        dense = tensors and all(isinstance(value, tf.Tensor) for value in tensors)
+        rows = tensors[0].shape[:1] if dense else None
+        if rows and rows[0] is not None and rows[0] == self.batch_size:
             return True
-        self.problems.append(f"{_named(unit)} takes or gives {problem}.")
+        found = "sparse or ragged tensors" if not dense else f"{rows[0]} rows" if rows else "one number"
+        self.problems.append(
+            f"{_named(unit)} takes or gives {found} for {self.batch_size} examples. Keep the batch as the first axis:"
+            " Dense and EinsumDense take [batch, time, ...] as it is. Use to_dense() or to_tensor() before it, and"
+            " batch with drop_remainder=True where a size is unknown (None)."
+        )
         return False
 
 
@@ -478,26 +452,21 @@ def refusals(model: Any) -> Iterator[str]:
             f"{some(hub)} (hub.KerasLayer) is trainable, and nobody can see what it does with a batch."
             " Set trainable=False and train on its features, or use a bundled backbone (python -m tfkit models)."
         )
-    other = {}
-    for layer in layers:
-        own = layer._trainable_weights if layer.trainable else []
-        kinds = {layer.compute_dtype or "float32", *(weight.dtype.base_dtype.name for weight in own)} - {
-            "float32"
-        }
-        if own and kinds:
-            other[layer.name] = sorted(kinds)
-    if other:
+    kinds = {
+        layer.name: {layer.compute_dtype or "float32", *(weight.dtype.base_dtype.name for weight in own)}
+        for layer in layers
+        if (own := layer._trainable_weights if layer.trainable else [])
+    }
+    if other := [name for name in kinds if kinds[name] != {"float32"}]:
         yield (
-            f"{some([*other])} computes in {', '.join(sorted({kind for kinds in other.values() for kind in kinds}))};"
-            " norms and noise are made for float32. Make the model under"
-            ' keras.mixed_precision.set_global_policy("float32").'
+            f"{some(other)} computes in {' and '.join(sorted(set().union(*kinds.values()) - {'float32'}))}; norms and"
+            ' noise are made for float32. Make the model under keras.mixed_precision.set_global_policy("float32").'
         )
 
 
-def some(names: Sequence[str]) -> str:
+def some(names: list[str]) -> str:
     """Return a list in a sentence, which does not grow with the model."""
-    rest = len(names) - SHOWN
-    return ", ".join(map(repr, names[:SHOWN])) + (f" and {rest} more" if rest > 0 else "")
+    return listed([*map(repr, names)])
 
 
 def _is_scratch() -> bool:
@@ -574,20 +543,20 @@ def clipped_sum(
         for variable, contribution in contributions([*map(tf.convert_to_tensor, gradients)]):
             if variable.ref() in by_variable:
                 by_variable[variable.ref()].append(contribution)
-    used = [together(found) for found in by_variable.values() if found]
-    squares = tf.add_n([contribution.squared_norm() for contribution in used])
+    used = {ref: combine(found) for ref, found in by_variable.items() if found}
+    squares = tf.add_n([contribution.squared_norm() for contribution in used.values()])
     norms = tf.sqrt(squares)
     finite = tf.math.is_finite(squares)
     factors = tf.where(finite, tf.minimum(1.0, l2_norm_clip / tf.maximum(norms, 1e-30)), 0.0)
     sums = tf.cond(
         tf.reduce_all(finite),
-        lambda: [contribution.weighted_sum(factors) for contribution in used],
+        lambda: [contribution.weighted_sum(factors) for contribution in used.values()],
         # 0 times a number that is not finite is not 0.
-        lambda: [contribution.kept(finite).weighted_sum(factors) for contribution in used],
+        lambda: [contribution.kept(finite).weighted_sum(factors) for contribution in used.values()],
     )
-    rest = iter(sums)
+    by_ref = dict(zip(used, sums, strict=True))
     gradients = [
-        next(rest) if by_variable[variable.ref()] else tf.zeros(variable.shape, variable.dtype)
+        by_ref[ref] if (ref := variable.ref()) in by_ref else tf.zeros(variable.shape, variable.dtype)
         for variable in model.trainable_variables
     ]
     return Clipped(gradients=gradients, norms=norms, losses=losses, outputs=outputs)

@@ -86,6 +86,7 @@ class Ledger:
         begun = max(epoch, saved[1] if saved else 0)
         if self.epochs_begun < begun:
             raise self._wrong(f"tells of {self.epochs_begun} epochs, and the backups beside it of {begun}")
+        self._count_in_record()
 
     def begin_epoch(self) -> None:
         """Count an epoch, before anything of it can be seen. Of several workers each counts, and one writes."""
@@ -93,13 +94,24 @@ class Ledger:
         if self._run.is_chief:
             mean = self._folder / MEAN
             digest = files.digest_of(mean) if mean.is_file() else None
-            content = {
-                "epochs_begun": self.epochs_begun,
-                "training": self.identity,
-                "mean": digest,
-                "plan": self._plan,
-            }
-            files.write_json(self.path, content)
+            content = {"epochs_begun": self.epochs_begun, "training": self.identity, "mean": digest}
+            files.write_json(self.path, {**content, "plan": self._plan})
+        self._count_in_record()
+
+    def _count_in_record(self) -> None:
+        """Write into the owner's record how many epochs were ever begun; raise where it knows of more."""
+        record = _record(self._run)
+        if record is None:
+            return
+        before = _read(record).get("epochs_begun", 0)
+        if before > self.epochs_begun:
+            raise RunError(
+                f"{self._run.path} tells of {self.epochs_begun} epochs of private training, and its record of {before}"
+                f" ({record}):\n  the folder is as it was at an earlier time, or a copy of it was trained further, and"
+                " an epsilon stated from it would be too small.\n  Bring back the folder that was trained last, or"
+                f" {_ANEW}."
+            )
+        _update(record, {"epochs_begun": self.epochs_begun})
 
     def _read(self) -> None:
         try:
@@ -170,28 +182,25 @@ def register(run: Run, splits: Splits) -> dict[str, Any]:
     Raises:
       DataError: the run was begun on other data, or the record of it is not here.
     """
-    data = splits.provenance
+    data, account = splits.provenance, _account(run)
     if not run.is_chief:
         return shown(data)
-    name = _record(run)
-    if name is not None:
+    if (name := run.provenance.get("data", {}).get(RECORD)) is not None:
         check_data(run, splits)
         return {**shown(data), RECORD: name}
-    account = _account(run)
     if account is not None:
         raise DataError(
             f"{account} shows that {run.path} was begun, and its {PROVENANCE} does not say on which data.\n  Bring the"
             f" folder back as a whole, or {_ANEW}."
         )
+    records = sorted((files.cache_root() / FOLDER).glob("*.json"), key=lambda path: path.stat().st_mtime_ns)
     earlier = [
         record
-        for path in sorted(
-            (files.cache_root() / FOLDER).glob("*.json"), key=lambda path: path.stat().st_mtime_ns
-        )
-        if "spent" in (record := _read(path)) and any(record.get(key) == data[key] for key in KEPT)
+        for record in map(_read, records)
+        if "spent" in record and any(record.get(key) == data[key] for key in KEPT)
     ]
     name = secrets.token_hex(16)
-    _update(name, {"run": str(run.path.resolve()), **{key: data[key] for key in KEPT}})
+    _update(_path(name), {"run": str(run.path.resolve()), **{key: data[key] for key in KEPT}})
     if earlier:
         spent = [record["spent"] for record in earlier]
         total = "without an epsilon" if None in spent else f"epsilon {sum(spent):.3g} in all"
@@ -206,28 +215,9 @@ def register(run: Run, splits: Splits) -> dict[str, Any]:
 
 def spend(run: Run, *, epsilon: float | None) -> None:
     """Write into the run's record what its training spends at most; None: no epsilon holds."""
-    name = _record(run)
-    if run.is_chief and name is not None:
-        _update(name, {"spent": epsilon})
-
-
-def count_epochs(run: Run, begun: int) -> None:
-    """Write into the run's record how many epochs were ever begun.
-
-    Raises:
-      RunError: more were begun than the folder's account tells of: it was put back as it was at an earlier time.
-    """
-    name = _record(run)
-    if not run.is_chief or name is None:
-        return
-    before = _read(_path(name)).get("epochs_begun", 0)
-    if before > begun:
-        raise RunError(
-            f"{run.path} tells of {begun} epochs of private training, and its record of {before} ({_path(name)}):"
-            "\n  the folder is as it was at an earlier time, or a copy of it was trained further, and an epsilon stated"
-            f" from it would be too small.\n  Bring back the folder that was trained last, or {_ANEW}."
-        )
-    _update(name, {"epochs_begun": begun})
+    record = _record(run)
+    if record is not None:
+        _update(record, {"spent": epsilon})
 
 
 def known(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -258,9 +248,10 @@ def check_data(run: Run, splits: Splits) -> None:
         )
 
 
-def _record(run: Run) -> str | None:
-    name: str | None = run.provenance.get("data", {}).get(RECORD)
-    return name
+def _record(run: Run) -> Path | None:
+    """Return the file that the chief of a private run writes; None where there is none."""
+    name = run.provenance.get("data", {}).get(RECORD)
+    return _path(name) if run.is_chief and name is not None else None
 
 
 def _path(name: Any) -> Path:
@@ -278,8 +269,7 @@ def _read(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _update(name: str, content: Mapping[str, Any]) -> None:
-    path = _path(name)
+def _update(path: Path, content: Mapping[str, Any]) -> None:
     before = _read(path)
     files.cache_dir(FOLDER)
     with files.new_file(path, mode=0o600) as file:

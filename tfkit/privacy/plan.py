@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import logging
@@ -17,8 +16,6 @@ from tfkit.errors import ConfigError, PrivacyError
 from tfkit.settings import fields
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import dp_accounting
 
 ACCOUNTANTS = ("pld", "rdp")
@@ -166,17 +163,22 @@ def _spent(
     from dp_accounting import pld, rdp
 
     event = _event(noise, probability, steps, sampler, release)
-    with _quiet(), contextlib.suppress(OverflowError):  # with next to no noise
+    # Some of the many orders of Rényi's accountant do not converge, and warn: it takes the others.
+    logger = logging.getLogger("absl")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
         if accountant == "rdp":
             return float(rdp.RdpAccountant().compose(event).get_epsilon(delta))
         rough = _spent(noise, probability, steps, delta, sampler, "rdp", release)
         if rough == math.inf:
             return rough
-        with contextlib.suppress(OverflowError):
-            ledger = pld.PLDAccountant(value_discretization_interval=_interval(rough))
-            return float(ledger.compose(event).get_epsilon(delta))
-        return rough  # which holds too
-    return math.inf
+        ledger = pld.PLDAccountant(value_discretization_interval=_interval(rough))
+        return float(ledger.compose(event).get_epsilon(delta))
+    except OverflowError:  # with next to no noise
+        return math.inf if accountant == "rdp" else rough  # which holds too
+    finally:
+        logger.setLevel(before)
 
 
 def _interval(rough: float) -> float:
@@ -206,22 +208,6 @@ def _event(
     return dp.ComposedDpEvent([*events, *([dp.GaussianDpEvent(release)] if release else [])])
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the warnings that some of the many orders of Rényi's accountant do not converge: it takes the others."""
-    logger = logging.getLogger("absl")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
-
-
-_KEPT = (
-    "l2_norm_clip", "adaptive_clip_quantile", "sampler", "accountant", "deterministic_noise", "diagnostics",
-    "target_epsilon", "release_noise",
-)  # fmt: skip
 COUNT_NOISE_SHARE = 0.05
 LARGEST_MICROBATCH = 256
 SMALLEST_MICROBATCH = 32
@@ -313,8 +299,7 @@ class DPSGD:
         steps_per_epoch = math.ceil(per_epoch) if self.sampler == "shuffled" else max(1, round(per_epoch))
         probability = expected_batch_size / examples
         noise = self.noise_multiplier
-        if noise is None:
-            assert self.target_epsilon is not None
+        if self.target_epsilon is not None:
             noise = calibrate(
                 target_epsilon=self.target_epsilon,
                 delta=delta,
@@ -324,9 +309,15 @@ class DPSGD:
                 accountant=self.accountant,
                 release_noise=self.release_noise,
             )
+        assert noise is not None, "__post_init__ sees to it"
         gradient_noise, count_noise = self._split(noise, expected_batch_size)
+        closed = {
+            "noise_multiplier": noise,
+            "delta": delta,
+            "microbatch_size": self.microbatch_size or _microbatch(expected_batch_size),
+        }
         return Plan(
-            noise_multiplier=noise,
+            **{**vars(self), **closed},
             gradient_noise_multiplier=gradient_noise,
             count_noise=count_noise,
             sampling_probability=probability,
@@ -334,9 +325,6 @@ class DPSGD:
             examples=examples,
             steps_per_epoch=steps_per_epoch,
             epochs=epochs,
-            delta=delta,
-            microbatch_size=self.microbatch_size or _microbatch(expected_batch_size),
-            **{name: getattr(self, name) for name in _KEPT},
         )
 
     def _unsafe_delta(self, examples: int) -> list[str]:
@@ -361,8 +349,8 @@ class DPSGD:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What private training does, in numbers.
+class Plan(DPSGD):
+    """What private training does, in numbers: the settings with nothing left open.
 
     Attributes:
       noise_multiplier: the one that is accounted.
@@ -370,46 +358,39 @@ class Plan:
         norm: the same, or a little more with adaptive clipping, where the count has its share.
       count_noise: standard deviation of the noise on the count of unclipped examples; 0 without adaptive clipping.
       sampling_probability: with which an example is in a step.
+      expected_batch_size: examples in a step on average, by which the noisy sum is divided.
+      examples: in the training split.
       steps_per_epoch: so many that an example is expected once.
+      epochs: that were planned, and are accounted.
+      target_epsilon: as of `DPSGD`, and so are the others; None where the noise was given.
+      delta: probability with which epsilon may fail.
       microbatch_size: examples that go through the model at a time.
       l2_norm_clip: length to which the gradient of each example is cut; with adaptive clipping where it begins.
       adaptive_clip_quantile: share of examples that is to stay unclipped, in (0, 1); None: the clipping norm is fixed.
-      clip_learning_rate: of the clipping norm, where it is adaptive.
       sampler: "poisson" or "shuffled".
-      expected_batch_size: examples in a step on average, by which the noisy sum is divided.
-      examples: in the training split.
-      epochs: that were planned, and are accounted.
-      delta: probability with which epsilon may fail.
       accountant: "pld" or "rdp".
       deterministic_noise: noise from the seed, for tests: nothing is private then.
       diagnostics: whether numbers without noise are logged, which leak.
-      target_epsilon: that was asked for; None where the noise was.
       release_noise: of a Gaussian release from all examples beside the steps; 0: none.
     """
 
     noise_multiplier: float
+    delta: float
+    microbatch_size: int
     gradient_noise_multiplier: float
     count_noise: float
-    l2_norm_clip: float
-    adaptive_clip_quantile: float | None
-    clip_learning_rate: float = 0.2
-    sampler: str
     sampling_probability: float
     expected_batch_size: int
     examples: int
     steps_per_epoch: int
     epochs: int
-    delta: float
-    accountant: str
-    microbatch_size: int
-    deterministic_noise: bool
-    diagnostics: bool
-    target_epsilon: float | None
-    release_noise: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Take the settings, which `DPSGD` has checked, with the target and the noise that reaches it."""
 
     @property
     def steps(self) -> int:
-        """Of the whole training."""
+        """Return the steps of the whole training."""
         return self.steps_per_epoch * self.epochs
 
     def epsilon(self, steps: int, *, accountant: str | None = None) -> float:

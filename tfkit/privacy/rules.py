@@ -8,12 +8,13 @@ that is not to be had, or would need more memory, patches make a matrix product 
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from tfkit.environment.stack import keras, tf
 
@@ -25,13 +26,30 @@ Contributions = list[tuple[Any, Any]]
 """(variable, contribution) pairs; the variable may be a frozen one. A contribution is each example's gradient of it:
 
 squared_norm() is float32 [batch]; weighted_sum(factors [batch]) the sum of factors times gradients, of the variable's
-shape; each() the gradients, formed; kept(which [batch]) the same with zeros for the examples that are not kept,
-whatever they hold.
+shape; each() the gradients, formed; kept(which bool [batch]) the same with zeros for the others, whatever they hold.
 """
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Outer:
+class _Contribution:
+    """What all contributions have: gradients, with the examples along one axis."""
+
+    gradients: tf.Tensor
+    _examples_axis: ClassVar[int] = 0
+
+    def kept(self, which: tf.Tensor) -> Any:
+        """Return it with zeros for the others in all floating tensors: 0 times what is not finite is not 0."""
+        axis, zeroed = self._examples_axis, {}
+        for name, value in vars(self).items():
+            if name not in ("fed", "gradients"):
+                continue
+            keep = tf.reshape(which, [-1] + [1] * (len(value.shape) - 1 - axis))
+            zeroed[name] = tf.where(keep, value, 0.0)
+        return dataclasses.replace(self, **zeroed)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Outer(_Contribution):
     """A gradient that is a sum over positions t of outer products a_t g_t^T: of a matrix that rows are multiplied by.
 
     Attributes:
@@ -75,17 +93,13 @@ class Outer:
             formed = tf.matmul(self.fed, self.gradients, transpose_a=True)
         return tf.reshape(formed, [-1, *self.shape])
 
-    def kept(self, which: tf.Tensor) -> Outer:
-        """Return it with zeros on both sides: 0 times what is not finite is not 0."""
-        return Outer(fed=_kept(self.fed, which), gradients=_kept(self.gradients, which), shape=self.shape)
-
     @property
     def _single(self) -> bool:
         return len(self.fed.shape) == 2
 
     @functools.cached_property
     def _formed(self) -> tf.Tensor | None:
-        """All gradients [batch, p, q], where forming them takes fewer operations than comparing all positions."""
+        """Return all gradients [batch, p, q] where forming them takes fewer operations than comparing all positions."""
         batch, positions, width = self.fed.shape
         outputs = self.gradients.shape[-1]
         if None in (batch, positions):
@@ -95,7 +109,7 @@ class Outer:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Direct:
+class Direct(_Contribution):
     """Gradients that are small enough to be formed: of biases, scales, and of layers without a rule.
 
     Attributes:
@@ -105,7 +119,7 @@ class Direct:
     gradients: tf.Tensor
 
     def squared_norm(self) -> tf.Tensor:
-        """Sum of squares."""
+        """Return the sums of squares."""
         return _square_sum(self.gradients)
 
     def weighted_sum(self, factors: tf.Tensor) -> tf.Tensor:
@@ -118,13 +132,9 @@ class Direct:
         """Return them as they are."""
         return self.gradients
 
-    def kept(self, which: tf.Tensor) -> Direct:
-        """Return it with zeros for the others."""
-        return Direct(gradients=_kept(self.gradients, which))
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Sliced:
+class Sliced(_Contribution):
     """Formed gradients as convolutions give them, with the examples in the middle.
 
     Attributes:
@@ -134,9 +144,10 @@ class Sliced:
 
     gradients: tf.Tensor
     shape: tuple[int, ...]
+    _examples_axis: ClassVar[int] = 1
 
     def squared_norm(self) -> tf.Tensor:
-        """Sum of squares, over one axis after the other: TensorFlow is slow at both at once."""
+        """Return the sums of squares, over one axis after the other: TensorFlow is slow at both at once."""
         return tf.reduce_sum(tf.reduce_sum(tf.square(self.gradients), 2), 0)
 
     def weighted_sum(self, factors: tf.Tensor) -> tf.Tensor:
@@ -147,13 +158,9 @@ class Sliced:
         """Return them with the examples first."""
         return tf.reshape(tf.transpose(self.gradients, [1, 0, 2]), [-1, *self.shape])
 
-    def kept(self, which: tf.Tensor) -> Sliced:
-        """Return it with zeros for the others."""
-        return Sliced(gradients=tf.where(which[:, tf.newaxis], self.gradients, 0.0), shape=self.shape)
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Lookup:
+class Lookup(_Contribution):
     """The gradient of a table: g_t is added to the row that position t looked up.
 
     Attributes:
@@ -184,12 +191,8 @@ class Lookup:
         hot = tf.one_hot(self.rows, self.shape[0], dtype=tf.float32)
         return tf.matmul(hot, self.gradients, transpose_a=True)
 
-    def kept(self, which: tf.Tensor) -> Lookup:
-        """Return it with zeros for the others' gradients."""
-        return Lookup(rows=self.rows, gradients=_kept(self.gradients, which), shape=self.shape)
 
-
-def together(contributions: Sequence[Any]) -> Any:
+def combine(contributions: Sequence[Any]) -> Any:
     """Return one contribution for a variable that was used several times.
 
     Gradients of one example add up before their norm is taken: positions of the same kind are put in a row.
@@ -213,12 +216,8 @@ def together(contributions: Sequence[Any]) -> Any:
 
 
 def _square_sum(values: tf.Tensor) -> tf.Tensor:
-    """Sum of squares of each example: float32 [batch]."""
+    """Return the sum of squares of each example: float32 [batch]."""
     return tf.reduce_sum(tf.square(values), list(range(1, len(values.shape))))
-
-
-def _kept(values: tf.Tensor, which: tf.Tensor) -> tf.Tensor:
-    return tf.where(tf.reshape(which, [-1] + [1] * (len(values.shape) - 1)), values, 0.0)
 
 
 def _positions(values: tf.Tensor) -> tf.Tensor:
@@ -227,9 +226,7 @@ def _positions(values: tf.Tensor) -> tf.Tensor:
 
 def _bias(layer: Any, gradients: tf.Tensor) -> Contributions:
     """Return the contribution of the bias of a layer, if it has one, from the gradients at its pre-activation."""
-    if not layer.use_bias:
-        return []
-    return [(layer.bias, Direct(gradients=_summed(gradients, layer.bias.shape)))]
+    return [] if layer.bias is None else [_broadcast(layer.bias, gradients)]
 
 
 def _rows(values: tf.Tensor) -> tf.Tensor:
@@ -241,14 +238,13 @@ def _rows(values: tf.Tensor) -> tf.Tensor:
     return tf.reshape(values, [-1, count, width])
 
 
-def _summed(gradients: tf.Tensor, shape: Any) -> tf.Tensor:
-    """Return [batch, ...] summed over all axes along which a variable of that shape was broadcast: [batch, *shape]."""
+def _broadcast(variable: Any, gradients: tf.Tensor) -> tuple[Any, Direct]:
+    """Return the contribution of a variable that was broadcast to [batch, ...]: summed over the axes it lacks."""
+    shape = variable.shape
     spare = len(gradients.shape) - 1 - len(shape)
-    stretched = [1 + spare + place for place, size in enumerate(shape) if size == 1]
-    axes = [*range(1, 1 + spare), *stretched]
-    if not axes:
-        return gradients
-    return tf.reshape(tf.reduce_sum(gradients, axes), [-1, *shape])
+    axes = [*range(1, 1 + spare), *(1 + spare + place for place, size in enumerate(shape) if size == 1)]
+    summed = tf.reshape(tf.reduce_sum(gradients, axes), [-1, *shape]) if axes else gradients
+    return variable, Direct(gradients=summed)
 
 
 def _conv(layer: Any, fed: tf.Tensor, gradients: tf.Tensor) -> Contributions:
@@ -375,10 +371,8 @@ def rule_of(layer: Any, rank: int | None = None) -> Rule | None:
 
 
 def _dense(layer: Any, fed: tf.Tensor, gradients: tf.Tensor) -> Contributions:
-    return [
-        (layer.kernel, Outer(fed=_rows(fed), gradients=_rows(gradients), shape=tuple(layer.kernel.shape))),
-        *_bias(layer, gradients),
-    ]
+    kernel = Outer(fed=_rows(fed), gradients=_rows(gradients), shape=tuple(layer.kernel.shape))
+    return [(layer.kernel, kernel), *_bias(layer, gradients)]
 
 
 def _is_plain_einsum(layer: Any, rank: int | None) -> bool:
@@ -401,10 +395,7 @@ def _letters(layer: Any, rank: int) -> tuple[str, str, str]:
 def _einsum_dense(layer: Any, fed: tf.Tensor, gradients: tf.Tensor) -> Contributions:
     of_fed, of_kernel, of_out = _letters(layer, len(fed.shape))
     kernel = tf.einsum(f"{of_fed},{of_out}->{of_fed[0]}{of_kernel}", fed, gradients)
-    pairs: Contributions = [(layer.kernel, Direct(gradients=kernel))]
-    if layer.bias is not None:
-        pairs.append((layer.bias, Direct(gradients=_summed(gradients, layer.bias.shape))))
-    return pairs
+    return [(layer.kernel, Direct(gradients=kernel)), *_bias(layer, gradients)]
 
 
 def _is_plain_conv(layer: Any) -> bool:
@@ -412,12 +403,10 @@ def _is_plain_conv(layer: Any) -> bool:
 
 
 def _embedding(layer: Any, fed: tf.Tensor, gradients: tf.Tensor) -> Contributions:
-    width = layer.embeddings.shape[1]
+    shape = tuple(layer.embeddings.shape)
     looked_up = tf.reshape(tf.cast(fed, tf.int64), [-1, math.prod(fed.shape[1:])])
-    at_output = tf.reshape(gradients, [-1, looked_up.shape[1], width])
-    return [
-        (layer.embeddings, Lookup(rows=looked_up, gradients=at_output, shape=tuple(layer.embeddings.shape)))
-    ]
+    at_output = tf.reshape(gradients, [-1, looked_up.shape[1], shape[1]])
+    return [(layer.embeddings, Lookup(rows=looked_up, gradients=at_output, shape=shape))]
 
 
 def _normalises_last(layer: Any, rank: int | None) -> bool:
@@ -436,9 +425,5 @@ def _normalization(layer: Any, fed: tf.Tensor, gradients: tf.Tensor) -> Contribu
         axes = [*range(1, len(fed.shape) - 1), len(fed.shape)]
     mean, variance = tf.nn.moments(grouped, axes, keepdims=True)
     normal = tf.reshape((grouped - mean) * tf.math.rsqrt(variance + layer.epsilon), tf.shape(fed))
-    pairs: Contributions = []
-    if layer.scale:
-        pairs.append((layer.gamma, Direct(gradients=_summed(gradients * normal, layer.gamma.shape))))
-    if layer.center:
-        pairs.append((layer.beta, Direct(gradients=_summed(gradients, layer.beta.shape))))
-    return pairs
+    scale = [_broadcast(layer.gamma, gradients * normal)] if layer.scale else []
+    return [*scale, *([_broadcast(layer.beta, gradients)] if layer.center else [])]

@@ -114,11 +114,10 @@ def _compile_again(old: keras.Model, new: keras.Model) -> None:
         """Return a metric that counts anew; names and functions have nothing to count."""
         return metric.from_config(metric.get_config()) if isinstance(metric, keras.metrics.Metric) else metric
 
-    metrics = {}
-    if (compiled := old.compiled_metrics) is not None:
-        metrics = {
-            "metrics": tf.nest.map_structure(again, compiled._user_metrics),
-            "weighted_metrics": tf.nest.map_structure(again, compiled._user_weighted_metrics),
-        }
+    compiled = old.compiled_metrics
+    metrics = {
+        name: tf.nest.map_structure(again, getattr(compiled, f"_user_{name}", None))
+        for name in ("metrics", "weighted_metrics")
+    }
     optimizer = type(old.optimizer).from_config(old.optimizer.get_config())
     new.compile(optimizer=optimizer, loss=old.loss, **metrics)

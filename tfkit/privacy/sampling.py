@@ -97,7 +97,9 @@ def _of_replicas(
             for value, inner in ((features, shape), (labels, ()), (tf.ones([real]), ()))
         )
 
-    elements = [epoch * plan.steps_per_epoch * len(replicas) for epoch in epochs]
-    made = tf.data.Dataset.range(*elements).map(microbatches, num_parallel_calls=READERS, deterministic=True)
+    bounds = [epoch * plan.steps_per_epoch * len(replicas) for epoch in epochs]
+    elements = tf.data.Dataset.range(*bounds).map(
+        microbatches, num_parallel_calls=READERS, deterministic=True
+    )
     size_in_bytes = 4 * plan.expected_batch_size * int(np.prod(shape))
-    return finish(made, ahead=1 if size_in_bytes > LARGE_ELEMENT else 2)
+    return finish(elements, ahead=1 if size_in_bytes > LARGE_ELEMENT else 2)

@@ -29,11 +29,7 @@ NOT_COVERED = (
     "attacks on floating-point arithmetic (Mironov 2012), since the noise is float32 from TensorFlow's Philox"
     " generator, keyed by the operating system's entropy",
 )
-OF_PLAN = (
-    "delta", "accountant", "target_epsilon", "noise_multiplier", "gradient_noise_multiplier", "count_noise",
-    "release_noise", "l2_norm_clip", "adaptive_clip_quantile", "sampler", "sampling_probability", "expected_batch_size",
-    "examples", "deterministic_noise", "diagnostics",
-)  # fmt: skip
+UNSAID = ("microbatch_size", "steps_per_epoch", "epochs")  # of a plan: no part of the promise
 LARGE = 100  # an epsilon whose odds are beyond words
 DIAGNOSTICS = "the training metrics and gradient norms in the logs: they were asked for and carry no noise"
 
@@ -58,7 +54,7 @@ def statement(plan: Plan, *, steps: int, optimizer: str) -> dict[str, Any]:
         "private": private,
         "epsilon": epsilon,
         f"epsilon_{other}": _finite(plan.epsilon(steps, accountant=other)),
-        **{name: getattr(plan, name) for name in OF_PLAN},
+        **{name: value for name, value in vars(plan).items() if name not in UNSAID},
         "steps": steps,
         "optimizer": optimizer,
         "neighbouring_relation": NEIGHBOURS[plan.sampler],

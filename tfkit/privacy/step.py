@@ -21,12 +21,13 @@ from tfkit.environment.stack import keras, tf
 from tfkit.errors import PrivacyError
 from tfkit.privacy import sampling
 from tfkit.privacy.clipping import Clipped, clipped_sum, per_example_loss, weight_penalties
-from tfkit.privacy.ledger import Ledger, count_epochs, spend
+from tfkit.privacy.ledger import Ledger, spend
 from tfkit.privacy.plan import Plan
 from tfkit.privacy.statement import paragraph, statement
 from tfkit.privacy.validation import check
 from tfkit.run import Run
 
+CLIP_LEARNING_RATE = 0.2  # of an adaptive clipping norm
 QUANTILES = {"gradient_norm_p50": 0.5, "gradient_norm_p90": 0.9, "gradient_norm_max": 1.0}
 
 
@@ -90,7 +91,7 @@ class PrivateStep:
         if self._plan.adaptive_clip_quantile is not None:
             # Andrew et al. 2021 (arXiv:1905.03871): each example says +1/2 or -1/2.
             share = count / self._plan.expected_batch_size + 0.5
-            rate = self._plan.clip_learning_rate * (share - self._plan.adaptive_clip_quantile)
+            rate = CLIP_LEARNING_RATE * (share - self._plan.adaptive_clip_quantile)
             self.clip.assign(self.clip * tf.exp(-rate))
         return self._watched.results() if self._watched else {}
 
@@ -102,9 +103,9 @@ class PrivateStep:
     def _over_microbatches(
         self, features: Any, labels: Any, weights: Any
     ) -> tuple[list[tf.Tensor], tf.Tensor]:
-        """Sum of clipped gradients, and of +1/2 for each example that was not clipped and -1/2 for each other."""
+        """Return the sums of clipped gradients, and of +1/2 for each unclipped example and -1/2 for each other."""
 
-        def one(index: Any) -> tuple[list[tf.Tensor], tf.Tensor]:
+        def microbatch(index: Any) -> tuple[list[tf.Tensor], tf.Tensor]:
             weight = weights[index]
             clipped = clipped_sum(
                 self._model,
@@ -120,11 +121,11 @@ class PrivateStep:
             return clipped.gradients, tf.reduce_sum(tf.where(weight > 0, votes, 0.0))
 
         if weights.shape[0] == 1:
-            return one(0)
+            return microbatch(0)
         zeros = [tf.zeros(variable.shape, variable.dtype) for variable in self._model.trainable_variables]
 
         def add(index: tf.Tensor, sums: list[tf.Tensor], unclipped: tf.Tensor) -> Any:
-            more, votes = one(index)
+            more, votes = microbatch(index)
             return index + 1, [total + new for total, new in zip(sums, more, strict=True)], unclipped + votes
 
         _, sums, unclipped = tf.while_loop(
@@ -222,12 +223,12 @@ class Session(keras.callbacks.Callback):
 
     @property
     def epochs_begun(self) -> int:
-        """How many epochs have been begun, by this process and by those before it."""
+        """Return how many epochs have been begun, by this process and by those before it."""
         return self._ledger.epochs_begun
 
     @property
     def state(self) -> tf.train.Checkpoint:
-        """What a checkpoint must hold besides model and optimizer."""
+        """Return what a checkpoint must hold besides model and optimizer."""
         assert self.step is not None, "prepare() comes first"
         return tf.train.Checkpoint(clip=self.step.clip, account=self._saved)
 
@@ -247,7 +248,6 @@ class Session(keras.callbacks.Callback):
           RunError: it is not.
         """
         self._ledger.check_weights(epoch=first, saved=self._saved.restored)
-        count_epochs(self._run, self.epochs_begun)
         if not self.epochs_begun:
             spent = self._plan.epsilon(self._plan.steps)
             private = math.isfinite(spent) and not self._plan.deterministic_noise
@@ -282,7 +282,6 @@ class Session(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Account the epoch before anything of it can be seen."""
         self._ledger.begin_epoch()
-        count_epochs(self._run, self.epochs_begun)
         if self.step is not None:
             self.step.reset()
 
@@ -308,7 +307,7 @@ class Session(keras.callbacks.Callback):
 
     @property
     def _steps(self) -> int:
-        """All that were ever begun."""
+        """Return how many steps were ever begun."""
         return self.epochs_begun * self._plan.steps_per_epoch
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from tfkit.environment.foreign import compiled_metrics, random_states
 from tfkit.environment.packages import first_line
 from tfkit.environment.stack import keras, tf
 from tfkit.errors import PrivacyError
@@ -58,10 +59,10 @@ def check(
     found = problems(model, plan=plan, callbacks=callbacks, example_spec=example_spec)
     if found:
         many = "a problem" if len(found) == 1 else f"{len(found)} problems"
-        listed = "\n".join(
-            f"  {number}. {problem.replace(chr(10), '')}" for number, problem in enumerate(found, 1)
+        listed = [f"  {number}. {problem}".replace("\n", "") for number, problem in enumerate(found, 1)]
+        raise PrivacyError(
+            "\n".join([f"No epsilon would hold for {model.name!r}, which has {many}:", *listed])
         )
-        raise PrivacyError(f"No epsilon would hold for {model.name!r}, which has {many}:\n{listed}")
 
 
 def problems(
@@ -91,25 +92,23 @@ def problems(
     found = [*_compiled(model), *_layers(model), *_callbacks(callbacks)]
     if plan is not None and plan.diagnostics:
         found += _metrics(model)
-    loss, wrong = None, []
+    loss, refused = None, [*refusals(model)]
     if model.optimizer is not None:
         try:
             loss = per_example_loss(model)
         except PrivacyError as error:
-            wrong = [str(error)]
+            refused.append(str(error))
     if not model.trainable_weights:
-        found.append(
-            "It has no trainable weights: there is nothing to train. Set trainable = True on some layer."
+        refused.append(
+            "It has no trainable weights: there is nothing to train. Set trainable = True on a layer."
         )
-    refused = [*refusals(model)]
-    engine = bool(model.trainable_weights) and not refused
     try:
         with _left_as_it_was(model) as trial:
-            tried = [*trial.problems(loss, engine, _random(model, example_spec))]
+            tried = [*trial.problems(loss, not refused, _random(model, example_spec))]
     except Exception as error:
         reason = f"{type(error).__name__}: {first_line(error)}"
         tried = [f"It cannot be tried on {EXAMPLES} random examples ({reason}). Mend that first."]
-    return [*found, *refused, *wrong, *tried]
+    return [*found, *refused, *tried]
 
 
 def _build(model: keras.Model, example_spec: tf.TensorSpec | None) -> str | None:
@@ -144,13 +143,11 @@ def _compiled(model: keras.Model) -> Iterator[str]:
             f"Its optimizer is {type(optimizer).__name__} of TensorFlow Privacy, but clipping and noise come from"
             " tfkit here. Use the ordinary one, such as keras.optimizers.Adam: that makes DP-Adam."
         )
-    steps = getattr(model, "_steps_per_execution", None)
-    if (
-        steps is not None and int(tf.convert_to_tensor(steps)) != 1
-    ):  # a variable of the strategy's, or a number
+    steps = getattr(model, "_steps_per_execution", None)  # a variable of the strategy's, or a number
+    if steps is not None and (count := int(tf.convert_to_tensor(steps))) != 1:
         yield (
-            f"steps_per_execution is {int(tf.convert_to_tensor(steps))}: Keras then wants numbers of each step; a"
-            " private one has none. Leave it out of compile()."
+            f"steps_per_execution is {count}: Keras then wants numbers of each step; a private one has none. Leave it"
+            " out of compile()."
         )
     steps_of_keras = ("train_step", "compute_loss", "make_train_function")
     own = [name for name in steps_of_keras if getattr(type(model), name) is not getattr(keras.Model, name)]
@@ -202,9 +199,7 @@ def _callbacks(callbacks: Sequence[Any]) -> Iterator[str]:
 
 def _metrics(model: keras.Model) -> Iterator[str]:
     """Yield metrics that are logged when diagnostics are asked for: one number each, not one an example."""
-    compiled = getattr(model, "compiled_metrics", None)
-    users = [] if compiled is None else [compiled._user_metrics, compiled._user_weighted_metrics]
-    for metric in tf.nest.flatten(users):
+    for metric in compiled_metrics(model) if model.optimizer is not None else []:
         if isinstance(metric, keras.metrics.Metric) and metric.result().shape.rank != 0:
             yield (
                 f"The metric {metric.name!r} has many numbers, which diagnostics would write for the training examples."
@@ -214,7 +209,7 @@ def _metrics(model: keras.Model) -> Iterator[str]:
 
 @contextlib.contextmanager
 def _left_as_it_was(model: keras.Model) -> Iterator[_Trial]:
-    """In this block no layer normalises by the batch, and no weights are zeros, behind which nothing would be seen."""
+    """Try a model in this block: no layer normalises by the batch, no weights are zeros, behind which nothing shows."""
     kept = _of_replicas(model.weights)
     weights = [*kept, *_of_replicas(_states(model))]
     before = [weight.numpy() for weight in weights]
@@ -279,8 +274,8 @@ class _Trial:
                 " clipping or noise. Freeze its layer (layer.trainable = False), or call it with training=False."
             )
         if added > 0:
-            layers = {layer.name: layer for layer in self.model._flatten_layers()}
-            active = [name for name, layer in layers.items() if getattr(layer, "activity_regularizer", None)]
+            layers = self.model._flatten_layers()
+            active = sorted({layer.name for layer in layers if getattr(layer, "activity_regularizer", None)})
             by = f"the activity_regularizer of {some(active)}" if active else "add_loss()"
             yield (
                 f"It has losses of the examples by {by}, which are not clipped. Put them into the loss; regularisers of"
@@ -289,8 +284,7 @@ class _Trial:
         if not tf.is_tensor(first):
             yield "It has several outputs. Join them into one, with one loss."
         elif loss is not None:
-            wrong = _of_loss(loss, first, second)
-            if wrong:
+            if wrong := _of_loss(loss, first, second):
                 yield wrong
             elif engine:
                 yield from self._of_gradients(loss, inputs, chance=chance)
@@ -398,11 +392,9 @@ def _random(model: keras.Model, example_spec: tf.TensorSpec | None) -> Any:
 
     def draw(spec: Any) -> tf.Tensor:
         shape = [EXAMPLES, *(size or 4 for size in spec.shape)]
-        if spec.dtype == tf.string:
-            return tf.constant(generator.choice(["a word", "and another"], shape))
-        return tf.constant(
-            generator.random(shape) if spec.dtype.is_floating else generator.integers(0, 2, shape), spec.dtype
-        )
+        words = ["a word", "and another"] if spec.dtype == tf.string else [0, 1]
+        drawn = generator.random(shape) if spec.dtype.is_floating else generator.choice(words, shape)
+        return tf.constant(drawn, spec.dtype)
 
     if example_spec is not None:
         return draw(example_spec)
@@ -446,10 +438,8 @@ def _of_replicas(weights: Sequence[Any]) -> list[Any]:
 
 def _states(model: keras.Model) -> list[Any]:
     """Return what else a run changes: the generators of dropout and its kin, and the states of stateful layers."""
-    states = []
-    for module in model.submodules:
-        generator = getattr(getattr(module, "_random_generator", None), "_generator", None)
-        states += [] if generator is None else [generator.state]
-        if isinstance(module, keras.layers.RNN) and module.stateful:
-            states += tf.nest.flatten(module.states)
-    return [state for state in states if state is not None]
+    recurrent = [
+        layer for layer in model.submodules if isinstance(layer, keras.layers.RNN) and layer.stateful
+    ]
+    states = tf.nest.flatten([layer.states for layer in recurrent])
+    return [*random_states(model), *(state for state in states if state is not None)]

@@ -95,16 +95,8 @@ def test_codes_that_no_training_saw_have_what_chance_gives(stored, letters):
 @pytest.mark.slow
 def test_a_private_run_does_not_give_them_away(letters, tmp_path, capsys):
     folder = tmp_path / "run"
-    train = (
-        "--data-file",
-        str(letters),
-        "--run-dir",
-        str(folder),
-        "--target-epsilon",
-        str(EPSILON),
-        "--epochs",
-        "5",
-    )
+    asked = {"data-file": letters, "run-dir": folder, "target-epsilon": EPSILON, "epochs": 5}
+    train = [part for name, value in asked.items() for part in (f"--{name}", str(value))]
     assert call(train_private, *train) == 0
     assert call(audit_privacy, "--run-dir", str(folder), "--canaries", str(CANARIES)) == 0
     run = Run.open(folder)
