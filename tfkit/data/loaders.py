@@ -38,7 +38,7 @@ def _load_tfds(source: str, **options: Any) -> Splits:
             splits = load_folder(folder, **options)
             if is_last or _is_whole(folder, splits):
                 break
-            files.say_damaged(folder)
+            files.warn_damaged(folder)
             shutil.rmtree(folder)
     note = f"The images of {source} are unpacked in {folder}."
     return splits.replace(origin=f"tfds:{builder.info.full_name}", notes=(*splits.notes, note))

@@ -79,7 +79,7 @@ class Store:
             raise ValueError("an example is damaged")
         if self.entry.pop("is_whole", True):
             # No names: this may be private training, and its output may be kept.
-            files.say_damaged(self.folder)
+            files.warn_damaged(self.folder)
             self.entry["is_whole"] = False
         content = self._restore(self, number)
         if not self._is_whole(number, content):
@@ -172,7 +172,7 @@ def _open(folder: Path, restore: Callable[[Store, int], bytes] | None) -> Store 
             for number in range(len(store)):
                 store.read(number)
         return store
-    files.say_damaged(folder)
+    files.warn_damaged(folder)
     return None
 
 

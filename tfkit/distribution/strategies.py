@@ -232,7 +232,7 @@ def locate(config: StrategyConfig) -> None:
 
 
 @contextlib.contextmanager
-def joined(config: StrategyConfig, run: Run) -> Iterator[tf.distribute.Strategy]:
+def cluster_strategy(config: StrategyConfig, run: Run) -> Iterator[tf.distribute.Strategy]:
     """Create the strategy of a job before TensorFlow does anything else; at the end all workers wait for the chief.
 
     Args:
@@ -247,14 +247,14 @@ def joined(config: StrategyConfig, run: Run) -> Iterator[tf.distribute.Strategy]
       AbsentError: a worker did not come.
       RunError: this worker does not see the run folder of the chief.
     """
-    from tfkit.distribution.replicas import Together
+    from tfkit.distribution.replicas import Replicas
 
     if config.logical_cpus:
         logical_cpus(config.logical_cpus)
     chosen = strategy(config.strategy)
     text = describe(chosen)
     run.note(f"{text[0].upper()}{text[1:]}.")
-    workers = Together(chosen)
+    workers = Replicas(chosen)
     # All have joined, so the chief has begun its folder.
     if workers.workers > 1 and not (run.shared / CONFIG).is_file():
         raise RunError(
@@ -267,7 +267,7 @@ def joined(config: StrategyConfig, run: Run) -> Iterator[tf.distribute.Strategy]
     workers.barrier()
 
 
-def scaled(config: R, chosen: tf.distribute.Strategy, run: Run) -> R:
+def scale_to_replicas(config: R, chosen: tf.distribute.Strategy, run: Run) -> R:
     """Return the settings with the batch size of all replicas, and learning rates that suit it.
 
     Args:

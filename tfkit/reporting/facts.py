@@ -42,7 +42,7 @@ class Facts:
     Attributes:
       path: the folder.
       title: its name.
-      things: what the examples are: images, texts or examples.
+      modality: what the examples are: images, texts or examples.
       metrics: of metrics.json.
       measured: the evaluation of evaluation.npz.
       examples: that go with it.
@@ -105,9 +105,9 @@ class Facts:
                 split: int(self.metrics[name]) for split, name in sizes.items() if name in self.metrics
             }
         axes = len(self.data.get("shape", [0]))
-        self.things = {0: "texts", 3: "images"}.get(axes, "examples")
+        self.modality = {0: "texts", 3: "images"}.get(axes, "examples")
         if self.examples:
-            self.things = self.examples.kind
+            self.modality = self.examples.kind
         self.author = _by_author(self.path / run.INTENDED_USE)
 
     @property
@@ -182,14 +182,14 @@ probabilities = model(np.asarray(image)).numpy()
 print(labels[probabilities.argmax()], probabilities.max())""",
         "examples": "\nprobabilities = model(features)  # [n, classes]",
     }
-    imports = {"texts": [text], "images": image.split("\n")}.get(facts.things, [])
+    imports = {"texts": [text], "images": image.split("\n")}.get(facts.modality, [])
     return [
         "import tensorflow as tf",
         *imports,
         "",
         f"model = tf.function(tf.saved_model.load({str(model)!r}), reduce_retracing=True)",
         f"labels = open({str(labels)!r}, encoding='utf-8').read().splitlines()",
-        *use[facts.things].split("\n"),
+        *use[facts.modality].split("\n"),
     ]
 
 
@@ -253,7 +253,7 @@ def _what(facts: Facts) -> str:
     origin, handle = facts.data.get("origin"), facts.model.get("handle")
     known = facts.measured.class_names if facts.measured else range(facts.data.get("classes", 0))
     kind = {"images": "A classifier of images", "texts": "A classifier of texts"}.get(
-        facts.things, "A classifier"
+        facts.modality, "A classifier"
     )
     if "documents" in facts.data:
         kind = f"A search index of {number(facts.data['documents'])} documents"
@@ -266,7 +266,7 @@ def _what(facts: Facts) -> str:
         f", made of {origin}" if "documents" in facts.data else f", trained on {origin}" if origin else ""
     )
     sizes = ", ".join(f"{number(size)} {split}" for split, size in facts.split_sizes.items())
-    total = f" ({number(sum(facts.split_sizes.values()))} {facts.things}: {sizes})" if sizes else ""
+    total = f" ({number(sum(facts.split_sizes.values()))} {facts.modality}: {sizes})" if sizes else ""
     return f"{kind}{based}{source}{total}."
 
 
@@ -276,8 +276,8 @@ def _how_good(facts: Facts) -> str:
         return ""
     low, high = measured.accuracy_interval
     text = (
-        f"{share(measured.accuracy)} of {number(len(measured.labels))} test {facts.things} are classified right;"
-        f" on new {facts.things} of the same kind expect {share(low)} to {share(high)} (95 % interval)."
+        f"{share(measured.accuracy)} of {number(len(measured.labels))} test {facts.modality} are classified right;"
+        f" on new {facts.modality} of the same kind expect {share(low)} to {share(high)} (95 % interval)."
     )
     recall = measured.recall
     if np.nanmin(recall) < 1 and len(recall) > 1:
