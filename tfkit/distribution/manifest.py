@@ -21,7 +21,7 @@ from tfkit.environment import files
 from tfkit.errors import ConfigError, RunError
 from tfkit.run import Run
 from tfkit.settings import fields
-from tfkit.settings.parse import add_flags, flag_value, flags, from_flags
+from tfkit.settings.parse import add_flags, flag_value, flags, from_words
 
 PORT = 2222
 KINDS = {
@@ -190,7 +190,8 @@ def add_command(commands: argparse._SubParsersAction[Any]) -> None:
 
 def write(options: argparse.Namespace) -> int:
     """Do what the command line asks for; returns the exit code."""
-    settings = {name: value for name, value in vars(options).items() if name in _flags_of(options.kind)}
+    own = _flags_of(options.kind)
+    settings = from_words(ScheduledJob, {name: value for name, value in vars(options).items() if name in own})
     words = options.words
     if options.from_run is not None:
         if words[:1] == ["-m"]:
@@ -207,7 +208,7 @@ def write(options: argparse.Namespace) -> int:
             parent = folder.parent if options.kind == "slurm" else PurePosixPath(wanted.shared_mount)
             words = [*words, "--run-dir", str(parent / f"{wanted.name}-{wanted.workers}-workers")]
         words = words_of(options.from_run, changes=words)
-    text = manifest(options.kind, from_flags(ScheduledJob, {"words": list(words), **settings}))
+    text = manifest(options.kind, ScheduledJob(words=tuple(words), **settings))
     if options.output is None:
         print(text, end="")
     else:

@@ -151,7 +151,7 @@ def _problem(package: str) -> str | None:
     return f"{package} {installed} does not fit, {needed} does{why}"
 
 
-def first_line(err: Exception) -> str:
+def first_line(err: BaseException) -> str:
     """Return what an exception says, cut to one line: of Keras that which follows its own account of where it was."""
     lines = [line.strip() for line in str(err).splitlines() if line.strip()]
     kind = f"{type(err).__name__}: "

@@ -48,7 +48,6 @@ EXIT_CODES = """exit codes:
   3 interrupted: the same command goes on    4 another worker was lost: so it does, in all of them"""
 
 C = TypeVar("C", bound=RecipeConfig)
-S = TypeVar("S")
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -161,20 +160,19 @@ def takes_settings(*config_classes: type[Any]) -> Callable[[F], F]:
     return decorate
 
 
-def from_flags(config_class: type[S], given: Mapping[str, Any]) -> S:
-    """Return the settings that `add_flags` has read: words become numbers where the fields are."""
+def from_words(config_class: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what `add_flags` has read, with numbers where the fields of the class are numbers."""
     hints = typing.get_type_hints(config_class)
-    return config_class(**{name: _converted(value, hints[name]) for name, value in given.items()})
+    return {name: _converted(value, hints[name]) for name, value in values.items()}
 
 
 def _settings(config_class: type[C], given: Mapping[str, Any], *, convert: bool) -> C:
     """Make a config of what was given and of its YAML file; words become numbers where they are from a command line."""
-    hints = typing.get_type_hints(config_class)
-    values = {name: _converted(value, hints[name]) if convert else value for name, value in given.items()}
+    values = from_words(config_class, given) if convert else dict(given)
     if values.get("config") is not None:
         names = [field.name for field in dataclasses.fields(config_class)]
         from_file = _read_yaml(Path(values["config"]), names)
-        values = {name: _converted(value, hints[name]) for name, value in from_file.items()} | values
+        values = from_words(config_class, from_file) | values
     return config_class(**values)
 
 
