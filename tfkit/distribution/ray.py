@@ -202,7 +202,8 @@ def launch(
 def _connected(workers: int) -> Iterator[None]:
     """Connect to the Ray of RAY_ADDRESS, or start one that listens on loopback alone, asks for a secret, and ends."""
     address = os.environ.get("RAY_ADDRESS")
-    variables, settings = dict(_ENVIRONMENT), {"address": address or "local", "logging_level": "ERROR"}
+    variables = dict(_ENVIRONMENT)
+    settings: dict[str, Any] = {"address": address or "local", "logging_level": "ERROR"}
     with contextlib.ExitStack() as stack:
         if not address:
             # Unix allows 107 characters for the path of a socket, and Ray adds some 60.

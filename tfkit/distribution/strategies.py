@@ -284,18 +284,13 @@ def scale_to_replicas(config: R, chosen: tf.distribute.Strategy, run: Run) -> R:
     replicas = chosen.num_replicas_in_sync
     if config.batch_size_per_replica is None:
         if replicas > 1:
-            shares = f"{config.global_batch_size / replicas:g} on each of {replicas} replicas"
-            run.note(
-                f"A step takes {config.global_batch_size} examples, {shares}; learning rates stay as they are."
-            )
+            share = f"{config.global_batch_size / replicas:g} on each of {replicas} replicas"
+            run.note(f"A step takes {config.global_batch_size} examples, {share}; learning rates stay.")
         return config
     factor = {"linear": float(replicas), "sqrt": math.sqrt(replicas), "none": 1.0}
     scale = factor[config.learning_rate_scaling]
-    rates = {
-        field.name: getattr(config, field.name)
-        for field in dataclasses.fields(config)
-        if field.name.endswith("learning_rate")
-    }
+    names = [field.name for field in dataclasses.fields(config) if field.name.endswith("learning_rate")]
+    rates = {name: getattr(config, name) for name in names}
     changed = {name: rate * scale for name, rate in rates.items() if rate is not None}
     batch = config.batch_size_per_replica * replicas
     scaled_rates = ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in changed.items())

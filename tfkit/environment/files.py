@@ -1,11 +1,9 @@
-"""A folder of the cache that holds stores: the least recently used ones make room for new ones.
-
-Files that are whole or absent: atomic writes, the cache folder, locks, digests.
-"""
+"""Write files that are whole or absent; the cache folder, its locks and its room; digests."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -28,7 +26,7 @@ def cache_root() -> Path:
 
 
 def cache_dir(*parts: str) -> Path:
-    """A folder below the cache, made if absent.
+    """Return a folder below the cache, created if absent.
 
     Raises:
       UsageError: it cannot be made or written.
@@ -36,16 +34,13 @@ def cache_dir(*parts: str) -> Path:
     folder = cache_root().joinpath(*parts)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, "it is read-only, or yours to read alone")
     except OSError as error:
         raise UsageError(
-            f"The cache folder {folder} cannot be made: {error.strerror}."
+            f"The cache folder {folder} cannot be written: {error.strerror}."
             f"\n  Give another one: export {CACHE_VARIABLE}=/some/folder"
         ) from error
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise UsageError(
-            f"The cache folder {folder} cannot be written: it is read-only, or yours to read alone."
-            f"\n  Give another one: export {CACHE_VARIABLE}=/some/folder"
-        )
     return folder
 
 
