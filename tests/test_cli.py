@@ -96,7 +96,7 @@ def talking(folder):
         run = Run.create(folder, config={}, overwrite=True)
         run.note("One decision.")
         subprocess.run(["sh", "-c", "echo from a child"], check=True)
-        process.say(f"{process.watched()} {process.talks()}")
+        process.say(f"{process.watched()} {process.is_verbose()}")
         run.record({"test/accuracy": 0.5, "test/examples": 2, "time/total_seconds": 1.0})
         return run
 
@@ -141,7 +141,7 @@ def test_quiet_leaves_the_closing_lines_and_the_notes_in_the_folder(tmp_path, ca
     run = Run.open(tmp_path / "run")
     assert printed.out.splitlines() == cli.closing_lines(run)
     assert run.notes == ["One decision."]
-    assert process.talks()
+    assert process.is_verbose()
 
 
 def test_progress_is_drawn_where_it_is_seen(monkeypatch):
@@ -150,7 +150,7 @@ def test_progress_is_drawn_where_it_is_seen(monkeypatch):
     monkeypatch.setattr("sys.stderr", Terminal())
     assert process.watched()
     assert not process.watched(io.StringIO())
-    with process.hushed():
+    with process.muted():
         assert not process.watched(Terminal())
 
 

@@ -68,22 +68,3 @@ def test_public_names_are_those_that_a_type_checker_sees():
 def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="no attribute 'fitt'"):
         _ = tfkit.fitt
-
-
-def test_the_help_names_the_commands():
-    done = subprocess.run(
-        [sys.executable, "-m", "tfkit", "--help"], capture_output=True, text=True, check=True
-    )
-    assert "doctor" in done.stdout
-    assert "models" in done.stdout
-
-
-def test_the_models_are_listed(capsys):
-    from tfkit.__main__ import main
-    from tfkit.hub.catalogue import known_models
-
-    assert main(["models"]) == 0
-    shown = capsys.readouterr().out
-    for model in known_models():
-        assert f"\n{model.name} " in shown
-        assert model.handle in shown

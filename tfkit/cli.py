@@ -60,7 +60,7 @@ def main(
             if config.json:
                 output.enter_context(process.stdout_for_programs())
             if config.quiet:
-                output.enter_context(process.hushed())
+                output.enter_context(process.muted())
             done = run(config)
         if done.is_chief:
             print(as_json(done) if config.json else "\n".join((closing or closing_lines)(done)))

@@ -209,16 +209,16 @@ def test_all_problems_at_once():
 @pytest.mark.parametrize(
     ("kind", "changes", "complaint"),
     [
-        ("tfjob", {"name": "a" * 60}, "at most 46"),
+        ("tfjob", {"name": "a" * 60}, "at most 43"),
         ("tfjob", {"words": WORDS[:4]}, "--run-dir on storage"),
-        ("tfjob", {"shared_mount": "/data"}, "not under /data"),
+        ("tfjob", {"shared_mount": "/data"}, "not under --shared-mount /data"),
         ("tfjob", {"shared_mount": "/runs", "words": (*WORDS, "--run-dir=/tmp/a")}, "/tmp/a is not under"),
         ("tfjob", {"gpus": -1}, "--gpus is -1"),
         ("tfjob", {"words": (*WORDS, "--overwrite")}, "Give a new --run-dir"),
         ("jobset", {"words": (*WORDS, "--overwrite")}, "Give a new --run-dir"),
         ("trainjob", {"words": (*WORDS, "--overwrite")}, "--overwrite"),
-        ("slurm", {"time_limit": "soon"}, "--time"),
-        ("tfjob", {"image": "-v x"}, "--image '-v x'"),
+        ("slurm", {"time": "soon"}, "--time"),
+        ("tfjob", {"image": "-v x"}, "--image is '-v x'"),
         ("nomad", {}, "Use one of: slurm, tfjob, jobset, trainjob"),
     ],
 )
@@ -229,7 +229,7 @@ def test_what_no_scheduler_could_run_is_refused(kind, changes, complaint):
 
 def test_slurm_gets_every_word_as_it_was_written(tmp_path):
     words = (*WORDS, "--note", "$HOME $(date) 'quoted'; exit 9")
-    script = manifest("slurm", ScheduledJob(words=words, workers=4, gpus=2, memory="8Gi", time_limit="2-12"))
+    script = manifest("slurm", ScheduledJob(words=words, workers=4, gpus=2, memory="8Gi", time="2-12"))
     for line in (
         "--nodes=4",
         "--ntasks-per-node=1",

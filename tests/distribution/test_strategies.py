@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from tfkit.distribution.strategies import describe, logical_cpus, scaled, strategy
+from tfkit.distribution.strategies import describe, logical_cpus, scale_to_replicas, strategy
 from tfkit.environment.stack import tf
 from tfkit.errors import ConfigError
 from tfkit.run import Run
@@ -69,10 +69,10 @@ def test_learning_rates_follow_a_batch_that_grows_with_the_replicas(tmp_path, ru
 
     run = Run.create(tmp_path, config={})
     asked = Rates(batch_size_per_replica=16, learning_rate_scaling=rule)
-    found = scaled(asked, Four(), run)
+    found = scale_to_replicas(asked, Four(), run)
     assert found.global_batch_size == 64
     assert found.learning_rate == pytest.approx(0.1 * factor)
     assert found.fine_tune_learning_rate == pytest.approx(0.01 * factor)
     assert "16 on each of 4 replicas" in run.notes[0]
-    same = scaled(Rates(global_batch_size=64), Four(), run)
+    same = scale_to_replicas(Rates(global_batch_size=64), Four(), run)
     assert (same.global_batch_size, same.learning_rate) == (64, 0.1)

@@ -12,7 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from tfkit import cli
+from tfkit.environment import heartbeat
 from tfkit.environment.heartbeat import VARIABLE, read
+from tfkit.run import Run
 
 ROOT = Path(__file__).parents[2]
 
@@ -146,3 +149,14 @@ import time; time.sleep(600)
     else:
         time.sleep(2.5)
         os.kill(worker, signal.SIGKILL)
+
+
+def test_a_backup_is_named_only_where_there_is_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(heartbeat, "backups", None)
+    assert "backup" not in cli.explain(KeyboardInterrupt())
+    with Run.create(tmp_path / "run", config={}) as run:
+        assert "No backup is there yet" in cli.explain(KeyboardInterrupt("stopped in epoch 1, step 3 of 9"))
+        (run.backup / "private").mkdir(parents=True)
+        assert "No backup is there yet" in cli.explain(KeyboardInterrupt())
+        (run.backup / "head" / "00000001").mkdir(parents=True)
+        assert cli.explain(KeyboardInterrupt()).endswith("The same command goes on from the last backup.")

@@ -41,7 +41,7 @@ def installed(folder: Path, versions: dict[str, str | None]) -> list[dict[str, s
     if versions["setuptools"] and int(versions["setuptools"].split(".")[0]) < 82:
         (folder / "pkg_resources").mkdir()
     code = "import json, dataclasses; from tfkit.environment import packages as p; "
-    code += "print(json.dumps([dataclasses.asdict(problem) for problem in p.problems()]))"
+    code += "print(json.dumps([problem._asdict() for problem in p.problems()]))"
     (folder / "packaging").symlink_to(Path(packaging.__file__).parent)
     environment = {**os.environ, "PYTHONPATH": f"{folder}:{REPO}"}
     # -S: without the packages of the environment that the tests run in
@@ -79,7 +79,7 @@ def test_each_thing_that_cannot_work_is_found_and_has_its_command(
 ):
     (problem,) = installed(tmp_path, SOUND | {package: version})
     assert problem["package"] == package
-    assert problem["found"].startswith(found)
+    assert problem["cause"].startswith(found)
     assert f"-m pip install {asked_for}" in problem["command"] or problem["command"].endswith(asked_for)
 
 
@@ -95,7 +95,7 @@ def test_an_unknown_tensorflow_is_a_problem(tmp_path):
         tmp_path, SOUND | {"tensorflow": "2.18.0", "tf-keras": "2.18.0", "tensorflow-text": "2.18.0"}
     )
     assert {problem["package"] for problem in found} == {"tensorflow", "tf-keras", "tensorflow-text"}
-    assert "tensorflow>=2.19,<2.22" in found[0]["found"]
+    assert "tensorflow>=2.19,<2.22" in found[0]["cause"]
 
 
 def test_one_command_for_several_packages_keeps_the_stale_ones_apart(monkeypatch, tmp_path):

@@ -46,6 +46,9 @@ def test_everything_is_on_the_page(page):
         "How to reproduce", "All numbers",
     ]  # fmt: skip
     assert "900 images: 300 train, 300 validation, 300 test" in page.text
+    # The sentences are a template's: a word that ran into the next would be seen here.
+    assert "(900 images: 300 train, 300 validation, 300 test)." in page.text
+    assert "classes, based on efficientnet-lite0, trained on " in page.text
     assert "1:23 minutes in all" in page.text
     assert "parameters, without the classifier 4,694,024" in page.text
     assert "licence not known: its publisher's page names it" in page.text

@@ -149,7 +149,7 @@ def _open(folder: Path, *, lazy: bool) -> Store | None:
         for number in range(0 if lazy else len(store)):
             store.read(number)
         return store
-    files.say_damaged(folder)
+    files.warn_damaged(folder)
     return None
 
 

@@ -20,7 +20,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 from tfkit import cli
 from tfkit.distribution import guard, network, worker_process
@@ -29,7 +29,12 @@ from tfkit.environment import process
 from tfkit.environment.cluster import split
 from tfkit.environment.heartbeat import AGAIN
 from tfkit.errors import ConfigError
+from tfkit.settings import fields
+from tfkit.settings.parse import add_flags, from_words
 
+_Seconds = Annotated[float, fields.Range(ge=0)]
+_WHERE = ("task_index", "parameter_servers", "pin")
+_PATIENCE = ("max_restarts", "grace_seconds", "hang_seconds", "join_seconds")
 SERVER = ("-m", "tfkit.distribution.parameter_servers")
 _LOOK_SECONDS = 0.2
 # A worker's death ends the others within moments: so long the launcher collects deaths before it names one.
@@ -51,48 +56,52 @@ _HOSTS_PAUSE_SECONDS = 10.0
 class Job:
     """What to run, in how many processes, and how patient to be with them.
 
-    Attributes:
-      words: what follows `python`: ("-m", "recipes.train_distributed", ...) or ("script.py", ...).
-      workers: processes on this machine; with `hosts`, their number is that of the hosts.
-      hosts: "host:port" of every worker, the same list for each launcher; empty: all on this machine.
-      task_index: which of the hosts this launcher is on.
-      parameter_servers: processes that keep the weights, beside `workers` that serve one chief.
-      max_restarts: after how many deaths in a row to give up; an hour of training begins the count anew.
-      grace_seconds: how long the workers may take to save when they are to stop.
-      hang_seconds: how long a worker may be silent, or in training without a step.
-      join_seconds: how long the workers wait for each other.
-      pin: whether each worker keeps to cores of its own.
-      environment: more variables for the workers.
-      title: what to call the program; "python" and the words when left out.
-
     Raises:
       ConfigError: a number is out of range, or the hosts cannot be what was meant.
     """
 
     words: tuple[str, ...]
-    workers: int = 2
+    """What follows `python`: ("-m", "recipes.train_distributed", ...) or ("script.py", ...)."""
+
+    workers: fields.Count = 2
+    """Processes on this machine, or of Ray's cluster; with --hosts their number is that of the hosts."""
+
     hosts: tuple[str, ...] = ()
-    task_index: int = 0
-    parameter_servers: int = 0
-    max_restarts: int = 3
-    grace_seconds: float = 30
-    hang_seconds: float = 300
-    join_seconds: float = 300
+    """HOST:PORT of every worker, the same list for each launcher; empty: all on this machine."""
+
+    task_index: fields.Whole = 0
+    """Which of --hosts this is: 0, 1, ..."""
+
+    parameter_servers: fields.Whole = 0
+    """Processes that keep the weights, beside --workers and a chief that runs the program."""
+
     pin: bool = True
+    """Each worker keeps to cores of its own."""
+
+    max_restarts: fields.Whole = 3
+    """Deaths in a row after which to give up; an hour of training begins the count anew."""
+
+    grace_seconds: _Seconds = 30.0
+    """How long the workers may take to save and stop on SIGTERM or Ctrl-C; after a death there is nothing to save
+    together: 2 at most."""
+
+    hang_seconds: Annotated[float, fields.Range(ge=3)] = 300.0  # a worker sends a heartbeat once a second
+    """Silence, or training without a step, after which a worker counts as dead."""
+
+    join_seconds: _Seconds = 300.0
+    """How long the workers wait for each other; then the absent one is named."""
+
     environment: Mapping[str, str] = field(default_factory=dict)
+    """More variables for the workers."""
+
     title: str = ""
+    """What to call the program; "python" and the words when left out."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be, before anything is started."""
         _check_words(self.words)
-        least = {"workers": 1, "parameter_servers": 0, "max_restarts": 0}
-        # A worker sends a heartbeat once a second.
-        least |= {"grace_seconds": 0, "join_seconds": 0, "hang_seconds": 3}
-        for name, lowest in least.items():
-            if not getattr(self, name) >= lowest:
-                raise ConfigError(
-                    f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be {lowest} or more."
-                )
+        if problems := fields.problems(self, ("workers", *_WHERE, *_PATIENCE), label=fields.flag):
+            raise ConfigError("\n  ".join(problems))
         if self.hosts:
             _check_hosts(self.hosts, self.task_index)
             if self.parameter_servers:
@@ -164,25 +173,21 @@ def _check_words(words: Sequence[str]) -> None:
 
 
 def _check_hosts(hosts: Sequence[str], task_index: int) -> None:
-    wrong = [address for address in hosts if split(address) == ("", 0)]
-    twice = sorted({address for address in hosts if hosts.count(address) > 1})
-    if wrong:
-        problem = f"{', '.join(map(repr, wrong))} is not HOST:PORT with a port of 1 to 65535"
-    elif twice:
-        problem = f"{', '.join(twice)} is named more than once; workers on one host need ports of their own"
-    elif not 0 <= task_index < len(hosts):
+    problems = [f"{address!r} is not HOST:PORT" for address in hosts if split(address) == ("", 0)]
+    problems += [f"{address} is named twice" for address in sorted({*hosts}) if hosts.count(address) > 1]
+    if not problems:
+        unknown = (address for address in hosts if not network.is_known(address))
+        problems += [f"this machine does not know where {address} is" for address in unknown]
+    if problems:
+        raise ConfigError(
+            f"--hosts: {'; '.join(problems)}.\n  Expected names of DNS or /etc/hosts, or addresses, each with a port"
+            " of its own: --hosts host1:2222,10.0.0.2:2222"
+        )
+    if task_index >= len(hosts):
         raise ConfigError(
             f"--task-index is {task_index}, and --hosts has {len(hosts)}: 0 to {len(hosts) - 1}, on each host"
             " its own place in the list."
         )
-    elif unknown := network.unknown_hosts(hosts):
-        problem = f"this machine does not know where {', '.join(unknown)} is (name resolution failed)"
-    else:
-        return
-    raise ConfigError(
-        f"--hosts: {problem}.\n  Expected names of DNS or /etc/hosts, or addresses:"
-        " --hosts host1:2222,10.0.0.2:2222"
-    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,7 +222,7 @@ class _Diagnosis:
         self.job, self.workers, self._screen = job, workers, screen
         self._looked, self._awake = time.monotonic(), 0.0
         self._first_beat: float | None = None
-        self._reported: set[str] = set()
+        self._reports: list[str] = []
 
     def outcome(self) -> Outcome | None:
         """Return how the attempt has ended; None while it goes on."""
@@ -244,8 +249,8 @@ class _Diagnosis:
         )
 
     def _report(self, text: str) -> None:
-        if text not in self._reported:
-            self._reported.add(text)
+        if text not in self._reports:
+            self._reports.append(text)
             self._screen.report(text)
 
     def _done(self, now: float) -> Outcome | None:
@@ -389,17 +394,15 @@ class _Attempt:
             own = cores[self.job.place + number] if cores else ()
             threads = len(own) or max(1, len(usable) // count)
             variables = worker_process.threads_environment(threads)
-            where = worker_process.describe_cores(own) if own else "any core"
+            where = f"core{'s' * (threads > 1)} {', '.join(map(str, own))}" if own else "any core"
             if gpus:
                 own_gpus = ",".join(map(str, gpus[self.job.place + number]))
                 variables["CUDA_VISIBLE_DEVICES"] = own_gpus
                 where += f", GPU {own_gpus}" if own_gpus else ", no GPU (there are fewer than workers)"
             address = f"  {task.address}" if task.tf_config else ""
             lines.append(f"  {task.name:<9}{address}  {where}, {threads} thread{'s' * (threads > 1)}")
-            environment, show = (
-                self._environment(task, variables),
-                self._screen.lines_of(task.name, first=not number),
-            )
+            environment = self._environment(task, variables)
+            show = self._screen.lines_of(task.name, first=not number)
             self.workers.append(Worker(task, environment=environment, cores=own, folder=folder, show=show))
             watchdog.watch([each.process.pid for each in self.workers])
         if self._restarts:
@@ -592,32 +595,17 @@ def parser() -> argparse.ArgumentParser:
         description="Run a program in several processes that train together. Each gets its TF_CONFIG; when one"
         " dies, all are started again, and the program goes on from its last backup.",
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS,
     )
-    add = command.add_argument_group("where").add_argument
-    add("--workers", type=int, metavar="N", help="processes on this machine (2), or of Ray's cluster")
-    here = "every worker of the job, the same list on each host; this command starts one of them"
-    add("--hosts", metavar="HOST:PORT,...", help=here)
-    add("--task-index", type=int, metavar="I", help="which of --hosts this is: 0, 1, ...")
-    servers = "M processes that keep the weights, beside --workers and a chief that runs the program (0)"
-    add("--parameter-servers", type=int, default=0, metavar="M", help=servers)
-    add("--engine", choices=("local", "ray"), default="local", help="who starts the processes (local)")
+    where = command.add_argument_group("where")
+    add_flags(where, Job, ["workers"])
+    all_hosts = "every worker of the job, the same list on each host; this command starts one of them"
+    where.add_argument("--hosts", metavar="HOST:PORT,...", help=all_hosts)
+    add_flags(where, Job, _WHERE)
+    where.add_argument("--engine", choices=("local", "ray"), help="who starts the processes (default: local)")
     alone = "workers in a network of their own (Linux: unshare): nobody reaches their ports, and they reach nobody"
-    add("--private-network", action="store_true", help=alone)
-    pin = argparse.BooleanOptionalAction
-    add("--pin", action=pin, default=True, help="each worker keeps to cores of its own (on)")
-    add = command.add_argument_group("when something goes wrong").add_argument
-    deaths = "deaths in a row after which to give up; an hour of training begins the count anew (%(default)s)"
-    add("--max-restarts", type=int, default=3, metavar="N", help=deaths)
-    patience = {
-        "grace": "how long the workers may take to save and stop on SIGTERM or Ctrl-C (%(default)s);"
-        " after a death there is nothing to save together: 2 at most",
-        "hang": "silence, or training without a step, after which a worker counts as dead (%(default)s)",
-        "join": "how long the workers wait for each other; then the absent one is named (%(default)s)",
-    }
-    for name, meaning in patience.items():
-        default = getattr(Job, f"{name}_seconds")
-        add(f"--{name}-seconds", type=float, default=default, metavar="S", help=meaning)
+    where.add_argument("--private-network", action="store_true", help=alone)
+    add_flags(command.add_argument_group("when something goes wrong"), Job, _PATIENCE)
     return command
 
 
@@ -630,35 +618,39 @@ def main(arguments: Sequence[str]) -> int:
     words = list(arguments)
     cut = words.index("--") if "--" in words else len(words)
     options = vars(parser().parse_args(words[:cut]))
-    program = tuple(words[cut + 1 :])
-    options["hosts"] = tuple(filter(None, re.split(r"[\s,]+", options["hosts"] or "")))
-    _check_options(options)
-    if options.pop("private_network"):
+    _check_flags(options)
+    if options.pop("private_network", False):
         network.enter_private([sys.executable, "-m", "tfkit", "launch", *words])
-    engine = options.pop("engine")
-    options = {name: value for name, value in options.items() if value is not None}
+    engine = options.pop("engine", "local")
+    settings = from_words(Job, options) | {"words": tuple(words[cut + 1 :])}
     if engine == "local":
-        return launch(Job(words=program, **options))
-    settings = {name: options[name] for name in options.keys() & {"workers", "max_restarts", "grace_seconds"}}
-    return int(importlib.import_module("tfkit.distribution.ray").launch(program, **settings))
+        return launch(Job(**settings))
+    return int(importlib.import_module("tfkit.distribution.ray").launch(**settings))
 
 
-def _check_options(options: Mapping[str, object]) -> None:
-    """Refuse flags that contradict each other."""
-    defaults = vars(parser().parse_args([])) | {"hosts": ()}
-    flags = {f"--{name.replace('_', '-')}": name for name in options if options[name] != defaults[name]}
-    local = {"--parameter-servers", "--hang-seconds", "--join-seconds", "--pin"}
-    elsewhere = {"--workers", "--engine", "--private-network"}
-    if ("--hosts" in flags) != (options["task_index"] is not None):
+def _check_flags(options: dict[str, Any]) -> None:
+    """Split the hosts; refuse flags that contradict each other."""
+    hosts = [host for host in re.split(r"[\s,]+", options.pop("hosts", "")) if host]
+    if bool(hosts) != ("task_index" in options):
         raise ConfigError(
             "--hosts (every worker) and --task-index (which of them this machine is: 0, 1, ...) go together:"
             " --hosts host1:2222,host2:2222 --task-index 0"
         )
-    for flag in flags:
-        if "--engine" in flags and flag in local:
+    if options.get("engine") == "ray":
+        for name in options.keys() - {
+            "engine",
+            "private_network",
+            "workers",
+            "max_restarts",
+            "grace_seconds",
+        }:
             raise ConfigError(
-                f"{flag} is of the local launcher; with --engine ray, Ray places the workers and waits for them,"
-                " and one that is silent for 60 s counts as dead. Leave it out."
+                f"{fields.flag(name)} is of the local launcher; with --engine ray, Ray places the workers and waits"
+                " for them, and one that is silent for 60 s counts as dead. Leave it out."
             )
-        if "--hosts" in flags and flag in elsewhere:
-            raise ConfigError(f"{flag} does not go with --hosts, which says where each worker is.")
+    if hosts:
+        options["hosts"] = hosts
+        for name in options.keys() & {"workers", "engine", "private_network"}:
+            raise ConfigError(
+                f"{fields.flag(name)} does not go with --hosts, which says where each worker is."
+            )

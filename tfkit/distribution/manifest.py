@@ -8,18 +8,20 @@ Kubeflow Trainer (TrainJob).
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import re
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Annotated, Any
 
 from tfkit.distribution.slurm import HIGHEST_PORT, LOWEST_PORT
 from tfkit.environment import files
 from tfkit.errors import ConfigError, RunError
 from tfkit.run import Run
-from tfkit.settings.parse import flags
+from tfkit.settings import fields
+from tfkit.settings.parse import add_flags, flag_value, flags, from_words
 
 PORT = 2222
 KINDS = {
@@ -28,41 +30,53 @@ KINDS = {
     "jobset": "Kubernetes: a JobSet",
     "trainjob": "Kubernetes: a TrainJob and its runtime for Kubeflow Trainer",
 }
-# Behind the name of a job, in the name of a pod: "-worker-0-" and 5 letters by which pods of one worker differ.
-_LONGEST_NAME = 63 - len("-worker-0-") - len("-abcde")
+_LABEL, _RULE = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?", "of lower-case letters, digits and hyphens (RFC 1123)"
+# A pod's name has 63 characters, of which "-worker-0-1234-abcde" follows that of the job.
+_NAME = fields.Pattern(rf"(?=[a-z])(?!.{{44}}){_LABEL}", f"{_RULE}, at most 43, a letter first")
+# What Slurm's manual page of sbatch lists for --time.
+_TIME = fields.Pattern(r"\d+(:\d\d){0,2}|\d+-\d+(:\d\d){0,2}", "of hours:minutes:seconds or days-hours")
+_PODS = ("image", "namespace", "shared_claim", "shared_mount")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduledJob:
-    """What runs, and on how much.
-
-    Attributes:
-      words: what follows `python`: ("-m", "recipes.train_distributed", "--data-dir", ...).
-      workers: processes, each on a machine (or in a pod) of its own.
-      name: lower-case letters, digits and hyphens; a letter first.
-      cpus: cores of each worker.
-      memory: of each worker: "8Gi" or "512Mi".
-      gpus: of each worker.
-      max_restarts: how often all workers are started again after a death.
-      image: of the container that has Python, tfkit and the recipes (Kubernetes).
-      namespace: Kubernetes'.
-      shared_claim: PersistentVolumeClaim that all pods can write to at once (ReadWriteMany).
-      shared_mount: where the claim appears in the pods.
-      time_limit: Slurm's, "hours:minutes:seconds" or "days-hours".
-    """
+    """What runs, and on how much; which flags there are follows from the fields."""
 
     words: tuple[str, ...]
-    workers: int = 2
-    name: str = "tfkit"
-    cpus: int = 4
-    memory: str = "8Gi"
-    gpus: int = 0
-    max_restarts: int = 3
-    image: str | None = None
-    namespace: str = "default"
-    shared_claim: str | None = None
-    shared_mount: str = "/runs"
-    time_limit: str = "08:00:00"
+    """What follows `python`: ("-m", "recipes.train_distributed", "--data-dir", ...)."""
+
+    workers: fields.Count = 2
+    """Processes that train together, a machine or pod each."""
+
+    name: Annotated[str, _NAME] = "tfkit"
+    """Of the job: lower-case letters, digits, hyphens."""
+
+    cpus: fields.Count = 4
+    """Cores of a worker."""
+
+    memory: Annotated[str, fields.Pattern("[1-9][0-9]*[MGT]i", "of a whole number and Mi, Gi or Ti")] = "8Gi"
+    """Of a worker, in Mi, Gi or Ti."""
+
+    gpus: fields.Whole = 0
+    """Of a worker."""
+
+    max_restarts: fields.Whole = 3
+    """How often all workers are started again after a death."""
+
+    image: Annotated[str, fields.Pattern(r"[^\s-]\S*", "that names a container image")] = ""
+    """Container image with Python, tfkit and the recipes."""
+
+    namespace: Annotated[str, fields.Pattern(f"(?!.{{64}}){_LABEL}", _RULE)] = "default"
+    """Of Kubernetes."""
+
+    shared_claim: Annotated[str, fields.Pattern(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?", _RULE)] = ""
+    """PersistentVolumeClaim that all pods can write to (ReadWriteMany), for run folder and data."""
+
+    shared_mount: Annotated[str, fields.Pattern("/.*[^/].*", "with an absolute path")] = "/runs"
+    """Where the claim appears in a pod."""
+
+    time: Annotated[str, _TIME] = "08:00:00"
+    """Slurm's limit."""
 
     def check(self, kind: str) -> None:
         """Refuse what no scheduler could run.
@@ -70,55 +84,27 @@ class ScheduledJob:
         Raises:
           ConfigError: it names all that is wrong at once.
         """
-        problems: list[str] = []
-
-        def expect(pattern: str, text: str | None, problem: str) -> None:
-            if not re.fullmatch(pattern, text or ""):
-                problems.append(problem)
-
-        label, time = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?", r"\d+(:\d\d){0,2}|\d+-\d+(:\d\d){0,2}"
-        room = _LONGEST_NAME - len(str(max(self.workers, 1) - 1))
-        rule = "lower-case letters, digits and hyphens are expected"
-        name = f"(?=[a-z])(?!.{{{room + 1}}}){label}"
-        expect(name, self.name, f"--name {self.name!r}: at most {room} {rule}, a letter first.")
-        memory = f"--memory {self.memory!r}: a whole number and Mi, Gi or Ti is expected, such as 8Gi."
-        expect(r"[1-9][0-9]*[MGT]i", self.memory, memory)
-        for field, least in (("workers", 1), ("cpus", 1), ("gpus", 0), ("max_restarts", 0)):
-            if getattr(self, field) < least:
-                flag = f"--{field.replace('_', '-')}"
-                problems.append(f"{flag} is {getattr(self, field)}; it must be at least {least}.")
-        run_dir = _value(self.words, "--run-dir")
+        problems = fields.problems(self, ("words", *_flags_of(kind)), label=fields.flag)
+        run_dir = flag_value(self.words, "run-dir")
         if len(self.words) < 2 or self.words[0] != "-m" or not run_dir:
             problems.append(
-                "What is to run is not said: --from-run RUN, or at the end -- -m recipes.train_distributed"
+                "What is to run is missing: --from-run RUN, or at the end -- -m recipes.train_distributed"
                 " --data-dir DATA --run-dir RUN; --run-dir on storage that all workers share."
             )
-        if kind == "slurm":
-            expected = "hours:minutes:seconds or days-hours is expected"
-            # What Slurm's manual page of sbatch lists for --time.
-            expect(time, self.time_limit, f"--time {self.time_limit!r}: {expected}.")
-        else:
-            image = "the container image with Python, tfkit and the recipes is expected"
-            expect(r"[^\s-]\S*", self.image, f"--image {self.image!r}: {image}.")
-            namespace = f"--namespace {self.namespace!r}: {rule} (RFC 1123)."
-            expect(f"(?!.{{64}}){label}", self.namespace, namespace)
-            claim = "a PersistentVolumeClaim that all pods can write to (ReadWriteMany): the run folder outlives them"
-            claim_problem = f"--shared-claim {self.shared_claim!r}: {claim}; {rule} (RFC 1123)."
-            expect(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?", self.shared_claim, claim_problem)
-            mount = PurePosixPath(self.shared_mount)
-            if len(mount.parts) < 2 or not mount.is_absolute():
-                problems.append(f"--shared-mount {mount}: an absolute path is expected, such as /runs.")
-            elif run_dir and not PurePosixPath(run_dir).is_relative_to(mount):
-                problems.append(
-                    f"--run-dir {run_dir} is not under {mount}, where the shared claim is mounted."
-                )
-            if "--overwrite" in self.words:
-                problems.append(
-                    "--overwrite: each new pod would obey it and remove the backup that it is to go on from, and"
-                    " Kubernetes does not tell a pod that it is not the first. Give a new --run-dir instead."
-                )
+        elif kind != "slurm" and not PurePosixPath(run_dir).is_relative_to(self.shared_mount):
+            problems.append(f"--run-dir {run_dir} is not under --shared-mount {self.shared_mount}.")
+        if kind != "slurm" and "--overwrite" in self.words:
+            problems.append(
+                "--overwrite: each new pod would obey it and remove the backup that it is to go on from, and"
+                " Kubernetes does not tell a pod that it is not the first. Give a new --run-dir instead."
+            )
         if problems:
             raise ConfigError("This job cannot be described:\n  " + "\n  ".join(problems))
+
+
+def _flags_of(kind: str) -> list[str]:
+    absent = ("words", *(_PODS if kind == "slurm" else ("time",)))
+    return [field.name for field in dataclasses.fields(ScheduledJob) if field.name not in absent]
 
 
 def manifest(kind: str, job: ScheduledJob) -> str:
@@ -148,18 +134,15 @@ def manifest(kind: str, job: ScheduledJob) -> str:
     )
     templates.filters["quoted"] = _quoted
     if kind == "slurm":
-        clustered = _value(job.words, "--cluster") is not None
-        words = shlex.join([*job.words, *([] if clustered else ["--cluster", "slurm"])])
+        cluster = [] if flag_value(job.words, "cluster") else ["--cluster", "slurm"]
+        words = shlex.join([*job.words, *cluster])
         ports = (LOWEST_PORT, HIGHEST_PORT)
         return templates.get_template("slurm.sh.j2").render(job=job, words=words, ports=ports)
     text = templates.get_template(f"{kind}.yaml.j2").render(job=job, port=PORT)
-    lines = [line for line in text.splitlines() if line.strip()]
-    data_dir = _value(job.words, "--data-dir")
+    data_dir = flag_value(job.words, "data-dir")
     if data_dir is not None and not PurePosixPath(data_dir).is_relative_to(job.shared_mount):
-        lines.insert(
-            0, f"# --data-dir {_quoted(data_dir)} is not under {job.shared_mount}: the image must hold it."
-        )
-    return "\n".join(lines) + "\n"
+        text = f"# --data-dir {_quoted(data_dir)} is not under {job.shared_mount}: the image must hold it.\n{text}"
+    return re.sub(r"\n\s*\n", "\n", text.lstrip())
 
 
 def _quoted(text: str) -> str:
@@ -167,17 +150,6 @@ def _quoted(text: str) -> str:
     import yaml
 
     return yaml.safe_dump(text, default_style='"', allow_unicode=True, width=float("inf")).strip()
-
-
-def _value(words: Sequence[str], flag: str) -> str | None:
-    """Return the last value of a flag, written `--flag value` or `--flag=value`."""
-    value = None
-    for word, following in zip(words, (*words[1:], None), strict=True):
-        if word.startswith(f"{flag}="):
-            value = word.partition("=")[2]
-        elif word == flag and following is not None:
-            value = following
-    return value
 
 
 def words_of(run_dir: Path, *, changes: Sequence[str] = ()) -> tuple[str, ...]:
@@ -206,58 +178,37 @@ def add_command(commands: argparse._SubParsersAction[Any]) -> None:
     kinds = parser.add_subparsers(required=True, metavar="KIND", dest="kind")
     for kind, meaning in KINDS.items():
         usage = "%(prog)s [options] (--from-run RUN [-- FLAG ...] | -- -m recipes.NAME FLAG ...)"
-        _add_options(kinds.add_parser(kind, help=meaning, usage=usage), kind)
-
-
-def _add_options(parser: argparse.ArgumentParser, kind: str) -> None:
-    add, job = parser.add_argument, ScheduledJob
-    parser.set_defaults(run=write)
-    add(
-        "words",
-        nargs="*",
-        metavar="WORD",
-        help="after --: what follows `python`, or flags that change --from-run",
-    )
-    add("--from-run", type=Path, metavar="RUN", help="ask for what this run was asked for (its config.yaml)")
-    add("--workers", type=int, metavar="N", help=f"processes, a machine each; left out: {job.workers}")
-    add("--name", help="of the job: lower-case letters, digits, hyphens")
-    add("--cpus", type=int, metavar="N", help=f"cores of a worker; left out: {job.cpus}")
-    add("--memory", metavar="AMOUNT", help=f"of a worker, in Mi, Gi or Ti; left out: {job.memory}")
-    add("--gpus", type=int, metavar="N", help="of a worker; left out: none")
-    add("--max-restarts", type=int, metavar="N", help=f"after deaths; left out: {job.max_restarts}")
-    add("--output", type=Path, metavar="FILE", help="write it there; left out: on the screen")
-    if kind == "slurm":
-        add("--time", dest="time_limit", metavar="TIME", help=f"Slurm's limit; left out: {job.time_limit}")
-        return
-    add("--image", help="container image with Python, tfkit and the recipes")
-    add("--namespace", help=f"left out: {job.namespace}")
-    claim = "PersistentVolumeClaim (ReadWriteMany) for run folder and data"
-    add("--shared-claim", metavar="PVC", help=claim)
-    add("--shared-mount", metavar="PATH", help=f"where it appears in a pod; left out: {job.shared_mount}")
+        own = kinds.add_parser(kind, help=meaning, usage=usage)
+        own.set_defaults(run=write)
+        after = "after --: what follows `python`, or flags that change --from-run"
+        own.add_argument("words", nargs="*", metavar="WORD", help=after)
+        add_flags(own, ScheduledJob, _flags_of(kind))
+        again = "ask for what this run was asked for (its config.yaml)"
+        own.add_argument("--from-run", type=Path, metavar="RUN", help=again)
+        own.add_argument("--output", type=Path, metavar="FILE", help="write it there, and not on the screen")
 
 
 def write(options: argparse.Namespace) -> int:
     """Do what the command line asks for; returns the exit code."""
-    names = {field.name for field in fields(ScheduledJob)}
-    given = {key: value for key, value in vars(options).items() if key in names and value is not None}
-    given["words"] = tuple(options.words)
+    own = _flags_of(options.kind)
+    settings = from_words(ScheduledJob, {name: value for name, value in vars(options).items() if name in own})
+    words = options.words
     if options.from_run is not None:
-        if options.words[:1] == ["-m"]:
+        if words[:1] == ["-m"]:
             raise ConfigError(
-                f"Both --from-run {options.from_run} and {' '.join(options.words[:2])} say what is to run."
+                f"Both --from-run {options.from_run} and {' '.join(words[:2])} say what is to run."
                 "\n  With --from-run, only flags that change what the run asked for follow --."
             )
         folder = options.from_run.resolve()
         plain = re.sub(r"[^a-z0-9]+", "-", folder.name.lower()).strip("-")
-        name = given.setdefault("name", plain if plain[:1].isalpha() else f"run-{plain}".strip("-"))
-        if _value(options.words, "--run-dir") is None:
+        settings.setdefault("name", plain if plain[:1].isalpha() else f"run-{plain}".strip("-"))
+        if flag_value(words, "run-dir") is None:
             # A new folder: the run that was asked for may be whole, and is not to be overwritten.
-            mount = given.get("shared_mount", ScheduledJob.shared_mount)
-            parent = folder.parent if options.kind == "slurm" else PurePosixPath(mount)
-            workers = given.get("workers", ScheduledJob.workers)
-            options.words += ["--run-dir", str(parent / f"{name}-{workers}-workers")]
-        given["words"] = words_of(options.from_run, changes=options.words)
-    text = manifest(options.kind, ScheduledJob(**given))
+            wanted = ScheduledJob(words=(), **settings)
+            parent = folder.parent if options.kind == "slurm" else PurePosixPath(wanted.shared_mount)
+            words = [*words, "--run-dir", str(parent / f"{wanted.name}-{wanted.workers}-workers")]
+        words = words_of(options.from_run, changes=words)
+    text = manifest(options.kind, ScheduledJob(words=tuple(words), **settings))
     if options.output is None:
         print(text, end="")
     else:

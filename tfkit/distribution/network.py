@@ -19,7 +19,6 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tfkit.environment import files
@@ -87,16 +86,6 @@ def is_reachable(address: str) -> bool:
     except OSError:
         return False
     return True
-
-
-def unknown_hosts(addresses: Sequence[str]) -> list[str]:
-    """Return the addresses whose names do not resolve; all are asked at once."""
-    with ThreadPoolExecutor(max_workers=32) as pool:
-        return [
-            address
-            for address, known in zip(addresses, pool.map(is_known, addresses), strict=True)
-            if not known
-        ]
 
 
 def warning(addresses: Sequence[str], *, hosts: Sequence[str]) -> list[str]:

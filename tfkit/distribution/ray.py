@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import os
@@ -26,6 +25,7 @@ from tfkit.distribution.worker_process import SAVED
 from tfkit.environment import heartbeat, packages, process
 from tfkit.errors import ConfigError, UsageError
 from tfkit.run import METRICS, RESTARTED_VARIABLE, SAVED_MODEL
+from tfkit.settings.parse import flag_value
 
 # Ray reads them as it starts. It must not report home; a death is to be noticed within
 # a second, and what the workers print to be shown as it is.
@@ -37,7 +37,6 @@ _ENVIRONMENT = {
     # Under `uv run` every worker would be started by `uv run` in a copy of this folder, and install all anew.
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
 }
-_OLDEST = (2, 60)
 _POLL_SECONDS = 0.25
 _END_SECONDS = 10.0
 # A recipe sends a heartbeat once a second; a busy machine or disk may hold that up.
@@ -99,18 +98,12 @@ def train(config: dict[str, Any]) -> None:
     # Ray gives each worker one CPU to plan with, pins none, and sets the number of OpenMP's threads to 1.
     inherited = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     threads = max(len(worker_process.usable_cores()) // context.get_local_world_size(), 1)
+    environment = process.malloc_environment() | inherited
+    environment |= worker_process.threads_environment(threads, within=inherited)
+    environment |= {heartbeat.VARIABLE: str(beats), RESTARTED_VARIABLE: str(restarts)}
+    command = [sys.executable, "-S", "-c", _GUARD, str(os.getpid()), *config["words"]]
     child = subprocess.Popen(
-        [sys.executable, "-S", "-c", _GUARD, str(os.getpid()), *config["words"]],
-        cwd=config["folder"],
-        env={
-            **process.malloc_environment(),
-            **inherited,
-            **worker_process.threads_environment(threads, within=inherited),
-            heartbeat.VARIABLE: str(beats),
-            RESTARTED_VARIABLE: str(restarts),
-        },
-        stdin=subprocess.DEVNULL,
-        start_new_session=True,
+        command, cwd=config["folder"], env=environment, stdin=subprocess.DEVNULL, start_new_session=True
     )
     deadline = float("inf")
     while (code := child.poll()) is None:
@@ -124,7 +117,7 @@ def train(config: dict[str, Any]) -> None:
     if code:
         beat = heartbeat.read(beats)
         reason = beat.gave_up if beat else ""
-        text = f"worker {rank} ended ({worker_process.describe_exit(code)}){': ' * bool(reason)}{reason}"
+        text = f"worker {rank} ended ({worker_process.describe_exit(code)}). {reason}"
         print(text, file=sys.stderr)
         if reason or code in (UsageError.exit_code, SAVED):  # no restart would mend it
             ray.get(coordinator.stop.remote(code))
@@ -175,20 +168,16 @@ def launch(
             "A program, --workers of 1 or more and --max-restarts of 0 or more are needed:"
             " python -m tfkit launch --engine ray --workers 2 -- -m recipes.train_distributed"
         )
-    version = packages.version("ray") or "0.0"
-    if tuple(map(int, version.split(".")[:2])) < _OLDEST:
-        what = f"is {version}, too old" if packages.version("ray") else "is not installed"
-        raise ConfigError(f"--engine ray: the package ray {what}.{packages.REPAIR}{packages.command('ray')}")
+    for problem in packages.problems("ray"):
+        raise ConfigError(f"--engine ray: {problem.cause}.{packages.REPAIR}{problem.command}")
     print(
-        f"{workers} workers on Ray {version} ({os.environ.get('RAY_ADDRESS', 'this machine')}): python"
-        f" {shlex.join(words)}\nTensorFlow opens a port on each machine, to all networks and without a password: a"
-        " firewall must guard it.",
+        f"{workers} workers on Ray ({os.environ.get('RAY_ADDRESS', 'this machine')}): python {shlex.join(words)}\n"
+        "TensorFlow opens a port on each machine, to all networks and without a password: a firewall must guard it.",
         file=sys.stderr,
         flush=True,
     )
-    options = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    options.add_argument("--run-dir", "--run_dir", type=lambda text: Path(text).resolve())
-    run_dir = options.parse_known_args(list(words))[0].run_dir
+    value = flag_value(words, "run-dir")
+    run_dir = Path(value).resolve() if value else None
     # Beside the run folder and not in it: a run begins in an empty one. Another launch may be at work there.
     near = run_dir or Path.cwd() / "tfkit"
     storage = near.with_name(f".{near.name}.{uuid.uuid4().hex[:8]}.ray")
@@ -214,20 +203,16 @@ def _connected(workers: int) -> Iterator[None]:
     """Connect to the Ray of RAY_ADDRESS, or start one that listens on loopback alone, asks for a secret, and ends."""
     address = os.environ.get("RAY_ADDRESS")
     variables = dict(_ENVIRONMENT)
-    settings: dict[str, Any] = {"address": address or "local"}
+    settings: dict[str, Any] = {"address": address or "local", "logging_level": "ERROR"}
     with contextlib.ExitStack() as stack:
         if not address:
-            # A folder whose path leaves room for Ray's sockets: Unix allows 107 characters.
-            roomy = len(tempfile.gettempdir()) < 20
-            temporary = tempfile.mkdtemp(prefix="tfkit-ray-", dir=None if roomy else "/tmp")
+            # Unix allows 107 characters for the path of a socket, and Ray adds some 60.
+            temporary = tempfile.mkdtemp(prefix="tfkit-ray-", dir="/tmp")
             stack.callback(shutil.rmtree, temporary, ignore_errors=True)
             variables |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-            settings |= {
-                "include_dashboard": False,
-                "num_cpus": max(workers, os.cpu_count() or 1),
-                "_node_ip_address": "127.0.0.1",
-                "_temp_dir": temporary,
-            }
+            cpus = max(workers, os.cpu_count() or 1)
+            settings |= {"include_dashboard": False, "num_cpus": cpus, "_node_ip_address": "127.0.0.1"}
+            settings |= {"_temp_dir": temporary}
         for name in variables.keys() - os.environ.keys():
             os.environ[name] = variables[name]
             stack.callback(os.environ.pop, name, None)
@@ -235,11 +220,12 @@ def _connected(workers: int) -> Iterator[None]:
 
         if not ray.is_initialized():
             stack.callback(ray.shutdown)
-            try:
-                ray.init(**settings, logging_level="ERROR")
-            except (ConnectionError, RuntimeError, ValueError) as error:
-                where = f"at RAY_ADDRESS={address}" if address else "on this machine"
-                raise ConfigError(f"Ray {where} does not answer: {packages.first_line(error)}") from error
+        try:
+            ray.init(**settings, ignore_reinit_error=True)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise ConfigError(
+                f"Ray at {address or 'this machine'} does not answer: {packages.first_line(error)}"
+            ) from error
         yield
 
 
@@ -250,18 +236,13 @@ def _fit(config: dict[str, Any], storage: Path, workers: int) -> int:
     from ray.train.tensorflow import TensorflowTrainer
 
     coordinator = ray.remote(num_cpus=0)(Coordinator).remote()
-    restarts = config["max_restarts"]
+    restarts, use_gpu = config["max_restarts"], ray.cluster_resources().get("GPU", 0) >= workers
+    failures = FailureConfig(max_failures=restarts, controller_failure_limit=restarts)
     trainer = TensorflowTrainer(
         train,
         train_loop_config={**config, "coordinator": coordinator},
-        scaling_config=ScalingConfig(
-            num_workers=workers, use_gpu=ray.cluster_resources().get("GPU", 0) >= workers
-        ),
-        run_config=RunConfig(
-            name=storage.name,
-            storage_path=str(storage.parent),
-            failure_config=FailureConfig(max_failures=restarts, controller_failure_limit=restarts),
-        ),
+        scaling_config=ScalingConfig(num_workers=workers, use_gpu=use_gpu),
+        run_config=RunConfig(name=storage.name, storage_path=str(storage.parent), failure_config=failures),
     )
     errors: list[Exception] = []
 
@@ -286,7 +267,7 @@ def _fit(config: dict[str, Any], storage: Path, workers: int) -> int:
         if signals.count > 1:
             return SAVED
     if code is None and errors:
-        lines = str(errors[0]).strip().splitlines() or [type(errors[0]).__name__]
-        print(f"Given up after {restarts} restarts. Ray: {lines[-1]}\n  {heartbeat.AGAIN}", file=sys.stderr)
+        reason = packages.first_line(errors[0])
+        print(f"Given up after {restarts} restarts. Ray: {reason}\n  {heartbeat.AGAIN}", file=sys.stderr)
         return 1
     return int(code or 0)

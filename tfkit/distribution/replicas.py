@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tfkit.data.splits import Splits
 
 
-class Together:
+class Replicas:
     """The processes that train under one strategy; alone, everything here answers at once.
 
     Every process must make the same calls in the same order, or all wait for ever.
@@ -107,7 +107,7 @@ def _real(y: Any, y_pred: Any, sample_weight: Any) -> tuple[Any, Any, Any]:
 _ASYNCHRONOUS = 64
 
 
-def dealt(strategy: tf.distribute.Strategy, batches: Callable[[Share | None], tf.data.Dataset]) -> Any:
+def distribute(strategy: tf.distribute.Strategy, batches: Callable[[Share | None], tf.data.Dataset]) -> Any:
     """Return what `model.fit` or `model.evaluate` takes under a strategy.
 
     tf.data's own ways to share data among workers do not serve: FILE needs as many files as workers, DATA lets each
@@ -140,7 +140,7 @@ def dealt(strategy: tf.distribute.Strategy, batches: Callable[[Share | None], tf
 
 def validation(strategy: tf.distribute.Strategy, splits: Splits) -> Any:
     """Return the validation split, dealt; every example is counted once."""
-    return dealt(strategy, lambda share: splits.in_order("validation", share=share))
+    return distribute(strategy, lambda share: splits.in_order("validation", share=share))
 
 
 def are_uneven(strategy: tf.distribute.Strategy, splits: Splits) -> bool:

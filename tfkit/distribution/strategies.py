@@ -232,7 +232,7 @@ def locate(config: StrategyConfig) -> None:
 
 
 @contextlib.contextmanager
-def joined(config: StrategyConfig, run: Run) -> Iterator[tf.distribute.Strategy]:
+def cluster_strategy(config: StrategyConfig, run: Run) -> Iterator[tf.distribute.Strategy]:
     """Create the strategy of a job before TensorFlow does anything else; at the end all workers wait for the chief.
 
     Args:
@@ -247,14 +247,14 @@ def joined(config: StrategyConfig, run: Run) -> Iterator[tf.distribute.Strategy]
       AbsentError: a worker did not come.
       RunError: this worker does not see the run folder of the chief.
     """
-    from tfkit.distribution.replicas import Together
+    from tfkit.distribution.replicas import Replicas
 
     if config.logical_cpus:
         logical_cpus(config.logical_cpus)
     chosen = strategy(config.strategy)
     text = describe(chosen)
     run.note(f"{text[0].upper()}{text[1:]}.")
-    workers = Together(chosen)
+    workers = Replicas(chosen)
     # All have joined, so the chief has begun its folder.
     if workers.workers > 1 and not (run.shared / CONFIG).is_file():
         raise RunError(
@@ -267,7 +267,7 @@ def joined(config: StrategyConfig, run: Run) -> Iterator[tf.distribute.Strategy]
     workers.barrier()
 
 
-def scaled(config: R, chosen: tf.distribute.Strategy, run: Run) -> R:
+def scale_to_replicas(config: R, chosen: tf.distribute.Strategy, run: Run) -> R:
     """Return the settings with the batch size of all replicas, and learning rates that suit it.
 
     Args:
@@ -284,18 +284,13 @@ def scaled(config: R, chosen: tf.distribute.Strategy, run: Run) -> R:
     replicas = chosen.num_replicas_in_sync
     if config.batch_size_per_replica is None:
         if replicas > 1:
-            shares = f"{config.global_batch_size / replicas:g} on each of {replicas} replicas"
-            run.note(
-                f"A step takes {config.global_batch_size} examples, {shares}; learning rates stay as they are."
-            )
+            share = f"{config.global_batch_size / replicas:g} on each of {replicas} replicas"
+            run.note(f"A step takes {config.global_batch_size} examples, {share}; learning rates stay.")
         return config
     factor = {"linear": float(replicas), "sqrt": math.sqrt(replicas), "none": 1.0}
     scale = factor[config.learning_rate_scaling]
-    rates = {
-        field.name: getattr(config, field.name)
-        for field in dataclasses.fields(config)
-        if field.name.endswith("learning_rate")
-    }
+    names = [field.name for field in dataclasses.fields(config) if field.name.endswith("learning_rate")]
+    rates = {name: getattr(config, name) for name in names}
     changed = {name: rate * scale for name, rate in rates.items() if rate is not None}
     batch = config.batch_size_per_replica * replicas
     scaled_rates = ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in changed.items())

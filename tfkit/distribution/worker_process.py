@@ -39,9 +39,9 @@ def usable_cores() -> tuple[int, ...]:
 def shares(items: Sequence[int], count: int) -> tuple[tuple[int, ...], ...]:
     """Return the items in `count` runs of neighbours, as even as can be; none where there are fewer items than that.
 
-    >>> core_shares(range(5), 2)
+    >>> shares(range(5), 2)
     ((0, 1, 2), (3, 4))
-    >>> core_shares([0], 2)
+    >>> shares([0], 2)
     ()
     """
     if len(items) < count:
@@ -330,12 +330,3 @@ def describe_exit(code: int) -> str:
         except ValueError:
             return f"signal {-code}"
     return f"exit code {code}" + (": it lost another worker" if code == LOST_A_PEER else "")
-
-
-def describe_cores(cores: Sequence[int]) -> str:
-    """Return cores in words: "core 3", "cores 0-3", "cores 0, 2, 5"."""
-    if len(cores) == 1:
-        return f"core {cores[0]}"
-    if list(cores) == list(range(cores[0], cores[-1] + 1)):
-        return f"cores {cores[0]}-{cores[-1]}"
-    return "cores " + ", ".join(map(str, cores))

@@ -96,5 +96,5 @@ def _read(folder: Path) -> dict[str, Any] | None:
             return info
     except (OSError, ValueError, KeyError, TypeError):
         pass
-    files.say_damaged(folder)
+    files.warn_damaged(folder)
     return None

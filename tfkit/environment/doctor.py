@@ -38,15 +38,10 @@ def diagnose(tell: Callable[[dict[str, Any]], None] = lambda check: None) -> dic
         else:
             machine = answer
     cache = _cache()
-    optional = [
-        {
-            "package": name,
-            "version": packages.version(name),
-            "purpose": purpose,
-            "command": packages.command(name),
-        }
-        for name, purpose in packages.OPTIONAL.items()
-    ]
+    optional = []
+    for name, purpose in packages.OPTIONAL.items():
+        row = {"package": name, "version": packages.version(name)}
+        optional.append(row | {"purpose": purpose, "command": packages.command(name)})
     return {
         "ok": cache["ok"] and all(check["ok"] for check in checks),
         "versions": packages.versions(),
@@ -77,12 +72,10 @@ def _answers() -> Iterator[dict[str, Any]]:
             if waiting:
                 package = waiting.pop(0)
                 noise.seek(0)
-                end = [
-                    f"ended its process with exit code {child.returncode}",
-                    *noise.read().strip().splitlines()[-1:],
-                ]
+                last = noise.read().strip().splitlines()[-1:]
+                detail = ": ".join([f"ended its process with exit code {child.returncode}", *last])
                 yield {
-                    "package": package, "ok": False, "detail": ": ".join(end), "seconds": None,
+                    "package": package, "ok": False, "detail": detail, "seconds": None,
                     "command": packages.command(package, reinstall=True), "version": packages.version(package),
                 }  # fmt: skip
 
@@ -148,9 +141,8 @@ def _print_rest(diagnosis: dict[str, Any]) -> None:
         print(f"Keras    {machine['keras']} is tf.keras")
         print("Memory  ", "glibc malloc is tuned" if machine["malloc_is_tuned"] else "malloc is as it comes")
     if start["command"]:
-        print("Start    each process compiles TensorFlow's modules anew: Python may not keep them here")
         print(
-            "         (PYTHONDONTWRITEBYTECODE, or a folder that is read-only). Some seconds less, from now on:"
+            "Start    each process compiles TensorFlow's modules anew: Python may not keep them. To mend that:"
         )
         print(f"{'':10}{start['command']}")
     size = "" if cache["bytes"] is None else f", {cache['bytes'] / 1e6:,.0f} MB"

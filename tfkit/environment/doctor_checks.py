@@ -27,9 +27,9 @@ def run(package: str) -> dict[str, Any]:
     start = time.perf_counter()
     try:
         detail, check = CHECKS[package]
-        found, wanted = check()
-        if not (abs(found - wanted) <= 0.01 if isinstance(found, float) else found == wanted):
-            raise CheckError(f"a package that {detail} gives {wanted}; this one gave {found}")
+        value, expected = check()
+        if not (abs(value - expected) <= 0.01 if isinstance(value, float) else value == expected):
+            raise CheckError(f"a package that {detail} gives {expected}; this one gave {value}")
         result = {"ok": True, "detail": detail, "command": None}
     except StackError as err:
         cause, _, repair = str(err).partition(packages.REPAIR)
@@ -83,8 +83,8 @@ def _tensorflow_hub() -> tuple[Any, Any]:
 
 
 def _setuptools() -> tuple[Any, Any]:
-    if found := packages.problems("setuptools"):
-        raise StackError(f"{found[0].found}{packages.REPAIR}{found[0].command}")
+    for problem in packages.problems("setuptools"):
+        raise StackError(f"{problem.cause}{packages.REPAIR}{problem.command}")
     return True, True
 
 

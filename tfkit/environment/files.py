@@ -1,11 +1,9 @@
-"""A folder of the cache that holds stores: the least recently used ones make room for new ones.
-
-Files that are whole or absent: atomic writes, the cache folder, locks, digests.
-"""
+"""Write files that are whole or absent; the cache folder, its locks and its room; digests."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -28,7 +26,7 @@ def cache_root() -> Path:
 
 
 def cache_dir(*parts: str) -> Path:
-    """A folder below the cache, made if absent.
+    """Return a folder below the cache, created if absent.
 
     Raises:
       UsageError: it cannot be made or written.
@@ -36,20 +34,17 @@ def cache_dir(*parts: str) -> Path:
     folder = cache_root().joinpath(*parts)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, "it is read-only, or yours to read alone")
     except OSError as error:
         raise UsageError(
-            f"The cache folder {folder} cannot be made: {error.strerror}."
+            f"The cache folder {folder} cannot be written: {error.strerror}."
             f"\n  Give another one: export {CACHE_VARIABLE}=/some/folder"
         ) from error
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise UsageError(
-            f"The cache folder {folder} cannot be written: it is read-only, or yours to read alone."
-            f"\n  Give another one: export {CACHE_VARIABLE}=/some/folder"
-        )
     return folder
 
 
-def say_damaged(path: Path) -> None:
+def warn_damaged(path: Path) -> None:
     """Say that an entry of the cache is not what was written there, and is not used: what needs it makes it anew."""
     print(f"{path} is damaged, or was written by another version of tfkit. It is made anew.", file=sys.stderr)
 
@@ -186,21 +181,21 @@ CACHE_LIMIT = 20 * 2**30
 """Bytes of stores of one kind that are kept; the least recently used go first."""
 
 
-def remove_leftovers(shelf: Path, key: str) -> None:
+def remove_leftovers(folder: Path, key: str) -> None:
     """Remove what killed processes left behind of the store `key`; its lock must be held."""
-    for leftover in shelf.glob(f".{key}.*"):
+    for leftover in folder.glob(f".{key}.*"):
         shutil.rmtree(leftover)
 
 
-def make_room(shelf: Path, *, keep: str, limit: int) -> None:
+def make_room(folder: Path, *, keep: str, limit: int) -> None:
     """Remove the least recently used stores until the rest fits, and what killed processes left behind.
 
     Args:
-      shelf: folder of the stores; beside each is its lock, KEY.lock.
+      folder: folder of the stores; beside each is its lock, KEY.lock.
       keep: the store that stays.
       limit: bytes that the others may take together.
     """
-    stores = [path for path in shelf.iterdir() if path.is_dir() and path.name != keep]
+    stores = [path for path in folder.iterdir() if path.is_dir() and path.name != keep]
     by_use = sorted(stores, key=lambda path: path.stat().st_mtime, reverse=True)
     total = 0
     for path in by_use:
@@ -210,6 +205,6 @@ def make_room(shelf: Path, *, keep: str, limit: int) -> None:
             continue
         key = path.name.lstrip(".").split(".")[0]
         # A store that another process works on stays: it holds the lock.
-        with lock(shelf / f"{key}.lock", wait=False) as free:
+        with lock(folder / f"{key}.lock", wait=False) as free:
             if free and path.exists():
                 shutil.rmtree(path)

@@ -20,6 +20,13 @@ def random_generators(model: Any) -> dict[int, Any]:
     return {place: generator for place, generator in found.items() if generator is not None}
 
 
+def compiled_metrics(model: Any) -> list[Any]:
+    """Return the metrics that a model of tf_keras was compiled with, as they were given (tf_keras 2.21)."""
+    compiled = model.compiled_metrics
+    nest = importlib.import_module("tensorflow").nest
+    return list(nest.flatten([compiled._user_metrics, compiled._user_weighted_metrics]))
+
+
 def take_tensor_logs(callback: Any) -> None:
     """Have `fit` hand metrics to a callback as tensors, without fetching them after every step (tf_keras 2.21)."""
     callback._supports_tf_logs = True

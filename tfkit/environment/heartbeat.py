@@ -64,11 +64,8 @@ class Stop:
             raise KeyboardInterrupt
         if not self.requested:
             again = " Ctrl-C stops at once, without saving." if number == signal.SIGINT else ""
-            print(
-                f"{signal.Signals(number).name}: stopping after this step.{again}",
-                file=sys.stderr,
-                flush=True,
-            )
+            name = signal.Signals(number).name
+            print(f"{name}: stopping after this step.{again}", file=sys.stderr, flush=True)
         self.requested = True
 
 

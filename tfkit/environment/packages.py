@@ -14,9 +14,8 @@ import re
 import shlex
 import shutil
 import sys
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -66,12 +65,11 @@ _NO_DEPENDENCIES = {
 REPAIR = "\n  To repair it: "
 
 
-@dataclass(frozen=True, kw_only=True)
-class Problem:
+class Problem(NamedTuple):
     """Something that cannot work, and the command that repairs it."""
 
     package: str
-    found: str
+    cause: str
     command: str
 
 
@@ -86,8 +84,8 @@ def version(package: str) -> str | None:
 
 def requirement(package: str) -> str:
     """Return what to ask an installer for, so that the package fits the TensorFlow that is installed."""
-    found = ".".join((version("tensorflow") or "").split(".")[:2])
-    minor = found if found in TENSORFLOW_MINORS else TENSORFLOW_MINORS[-1]
+    installed = ".".join((version("tensorflow") or "").split(".")[:2])
+    minor = installed if installed in TENSORFLOW_MINORS else TENSORFLOW_MINORS[-1]
     return {
         "tensorflow": "tensorflow>=2.19,<2.22",
         "tf-keras": f"tf-keras=={minor}.*",
@@ -126,41 +124,41 @@ def command(*packages: str, reinstall: bool = False) -> str:
 
 def problems(*packages: str) -> list[Problem]:
     """Return what cannot work among these packages, or all that tfkit needs, as far as metadata tells."""
-    found = {package: _problem(package) for package in packages or REQUIRED}
+    causes = {package: _problem(package) for package in packages or REQUIRED}
     return [
-        Problem(package=package, found=words, command=command(package))
-        for package, words in found.items()
-        if words
+        Problem(package=package, cause=cause, command=command(package))
+        for package, cause in causes.items()
+        if cause
     ]
 
 
 def _problem(package: str) -> str | None:
-    found, needed = version(package), requirement(package)
+    installed, needed = version(package), requirement(package)
     if package == "setuptools":
         if importlib.util.find_spec("pkg_resources") is not None:
             return None
-        there = f"setuptools {found} has" if found else "there is"
+        there = f"setuptools {installed} has" if installed else "there is"
         return f"{there} no pkg_resources, which tensorflow-hub imports"
-    if found is None:
+    if installed is None:
         return f"{package} is not installed"
     # A newer one of these is not known to fail.
     needed = {"tensorflow-privacy": "tensorflow-privacy>=0.9"}.get(package, needed)
     if package == "tensorflow-empirical-privacy" or Requirement(needed).specifier.contains(
-        found, prereleases=True
+        installed, prereleases=True
     ):
         return None
     why = f": {_WHY[package]}" if package in _WHY else ""
-    return f"{package} {found} does not fit, {needed} does{why}"
+    return f"{package} {installed} does not fit, {needed} does{why}"
 
 
-def first_line(err: Exception) -> str:
+def first_line(err: BaseException) -> str:
     """Return what an exception says, cut to one line: of Keras that which follows its own account of where it was."""
     lines = [line.strip() for line in str(err).splitlines() if line.strip()]
     kind = f"{type(err).__name__}: "
     places = [place for place, line in enumerate(lines) if line.startswith(kind)]
     where = ("Exception encountered", "in user code", "File ")
-    said = [line.removeprefix(kind) for line in lines[places[-1] if places else 0 :]]
-    return next((line for line in said if not line.startswith(where)), type(err).__name__)
+    own = [line.removeprefix(kind) for line in lines[places[-1] if places else 0 :]]
+    return next((line for line in own if not line.startswith(where)), type(err).__name__)
 
 
 def is_keras_3(value: object) -> bool:
@@ -193,24 +191,24 @@ def versions() -> dict[str, Any]:
         "platform": platform.platform(),
         "cpu": _cpu(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "problems": [problem.found for problem in problems()],
+        "problems": [problem.cause for problem in problems()],
         "packages": dict(sorted(_closure(("tfkit", *REQUIRED, *OPTIONAL)).items())),
     }
 
 
 def _closure(roots: tuple[str, ...]) -> dict[str, str]:
     """Return these packages and what they require, as far as installed: name to version."""
-    found: dict[str, str] = {}
+    installed: dict[str, str] = {}
     queue = [*roots]
     while queue:
         name = canonicalize_name(queue.pop())
-        if name not in found:
+        if name not in installed:
             with contextlib.suppress(importlib.metadata.PackageNotFoundError):
                 distribution = importlib.metadata.distribution(name)
-                found[name] = distribution.version
+                installed[name] = distribution.version
                 required = (line for line in distribution.requires or () if "extra ==" not in line)
                 queue += [Requirement(line).name for line in required]
-    return found
+    return installed
 
 
 def _cpu() -> str:

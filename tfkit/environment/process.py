@@ -39,7 +39,7 @@ _NOISE_WITHOUT_ACCELERATOR = (r"Could not find cuda drivers on your machine", r"
 _ACCELERATORS = ("nvidia[0-9]*", "nvidiactl", "dxg", "kfd", "accel[0-9]*", "vfio/[0-9]*")
 
 _quieting = False
-_hushed = False
+_muted = False
 
 
 def watched(stream: TextIO | None = None) -> bool:
@@ -49,31 +49,31 @@ def watched(stream: TextIO | None = None) -> bool:
       stream: where it would be drawn; None: stderr.
     """
     stream = stream or sys.stderr
-    if _hushed or stream is None:
+    if _muted or stream is None:
         return False
     return hasattr(builtins, "__IPYTHON__") or stream.isatty()
 
 
 def say(text: str) -> None:
-    """Print what a job does, as it does it; nothing while `hushed`."""
-    if not _hushed:
+    """Print what a job does, as it does it; nothing while `muted`."""
+    if not _muted:
         print(text, flush=True)
 
 
-def talks() -> bool:
+def is_verbose() -> bool:
     """Return whether a job tells what it does."""
-    return not _hushed
+    return not _muted
 
 
 @contextlib.contextmanager
-def hushed() -> Iterator[None]:
+def muted() -> Iterator[None]:
     """Let a job print, while the block runs, no more than warnings, and draw no progress."""
-    global _hushed
-    before, _hushed = _hushed, True
+    global _muted
+    before, _muted = _muted, True
     try:
         yield
     finally:
-        _hushed = before
+        _muted = before
 
 
 @contextlib.contextmanager

@@ -204,9 +204,9 @@ def _load(module: str, package: str, *needed: str) -> ModuleType:
 
 
 def _require(*names: str) -> None:
-    if found := packages.problems(*names):
-        causes = "\n".join(f"{problem.found}." for problem in found)
-        raise StackError(f"{causes}{packages.REPAIR}{command(*(problem.package for problem in found))}")
+    if problems := packages.problems(*names):
+        causes = "\n".join(f"{problem.cause}." for problem in problems)
+        raise StackError(f"{causes}{packages.REPAIR}{command(*(problem.package for problem in problems))}")
 
 
 def _import(module: str, package: str) -> ModuleType:
@@ -277,8 +277,8 @@ def _import_error(module: str, package: str, err: Exception) -> StackError:
         repair = command(_PACKAGE_OF.get(missing, missing))
     else:
         repair = command(package, reinstall=True)
-    found = f"{module} ({package} {packages.version(package)}) does not import: {packages.first_line(err)}"
-    return StackError(f"{found}{packages.REPAIR}{repair}")
+    cause = f"{module} ({package} {packages.version(package)}) does not import: {packages.first_line(err)}"
+    return StackError(f"{cause}{packages.REPAIR}{repair}")
 
 
 _PRIVACY = "tensorflow_privacy"
@@ -318,8 +318,8 @@ def _install_privacy_finder() -> None:
         sys.meta_path.insert(0, PrivacyFinder)
     for name, module in [*sys.modules.items()]:
         loader = getattr(module, "__loader__", None)
-        found = name.partition(".")[0] == _PRIVACY and hasattr(module, "__path__")
-        if found and isinstance(loader, SourceFileLoader):
+        is_ours = name.partition(".")[0] == _PRIVACY and hasattr(module, "__path__")
+        if is_ours and isinstance(loader, SourceFileLoader):
             _name_lazily(module, loader)
 
 
@@ -338,10 +338,10 @@ def _name_lazily(package: ModuleType, loader: SourceFileLoader) -> None:
         try:
             if wanted.startswith("__"):
                 raise ImportError("the package does not define it")
-            found = importlib.import_module(module)
+            home = importlib.import_module(module)
         except ImportError as err:
             raise AttributeError(f"module {name!r} has no attribute {wanted!r}: {err}", name=wanted) from err
-        value = getattr(found, original) if original else found
+        value = getattr(home, original) if original else home
         setattr(package, wanted, value)
         return value
 

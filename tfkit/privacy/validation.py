@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from tfkit.environment.foreign import compiled_metrics, random_states
+from tfkit.environment.foreign import compiled_metrics, random_generators
 from tfkit.environment.packages import first_line
 from tfkit.environment.stack import keras, tf
 from tfkit.errors import PrivacyError
@@ -442,4 +442,7 @@ def _states(model: keras.Model) -> list[Any]:
         layer for layer in model.submodules if isinstance(layer, keras.layers.RNN) and layer.stateful
     ]
     states = tf.nest.flatten([layer.states for layer in recurrent])
-    return [*random_states(model), *(state for state in states if state is not None)]
+    return [
+        *(generator.state for generator in random_generators(model).values()),
+        *(state for state in states if state is not None),
+    ]

@@ -160,13 +160,13 @@ def _against_best(all_facts: Sequence[Facts]) -> list[str | None]:
     return words
 
 
-def _same_test(one: Facts, other: Facts) -> bool:
+def _same_test(first: Facts, other: Facts) -> bool:
     """Return whether both were tested on the very same examples."""
-    if one.measured is None or other.measured is None:
+    if first.measured is None or other.measured is None:
         return False
-    ours, theirs = known(one.data), known(other.data)
+    ours, theirs = known(first.data), known(other.data)
     same = all(key in ours and ours[key] == theirs.get(key) for key in KEPT)
-    return same and np.array_equal(one.measured.labels, other.measured.labels)
+    return same and np.array_equal(first.measured.labels, other.measured.labels)
 
 
 def _remarks(all_facts: Sequence[Facts]) -> list[str]:
@@ -200,18 +200,16 @@ def _rows(columns: Sequence[Mapping[str, Any]]) -> Rows:
 
 
 def _differing(columns: Sequence[Mapping[str, Any]]) -> Rows:
-    return {
-        name: values for name, values in _rows(columns).items() if any(one != values[0] for one in values)
-    }
+    rows = _rows(columns).items()
+    return {name: values for name, values in rows if any(value != values[0] for value in values)}
 
 
 def _classes(all_facts: Sequence[Facts]) -> Rows:
     """Return the recall of each class, where the runs have the same few classes; the least even one first."""
     evaluations = [facts.measured for facts in all_facts if facts.measured]
     names = evaluations[0].class_names if evaluations else ()
-    if len(evaluations) < len(all_facts) or len(names) > CLASSES_SHOWN:
-        return {}
-    if any(measured.class_names != names for measured in evaluations):
+    alike = all(measured.class_names == names for measured in evaluations)
+    if len(evaluations) < len(all_facts) or len(names) > CLASSES_SHOWN or not alike:
         return {}
     recall = np.stack([measured.recall for measured in evaluations])
     defined = np.isfinite(recall)

@@ -30,10 +30,6 @@ STATEMENT_LOST: dict[str, Any] = {
     "in_words": f"{run.PRIVACY} is not there: nobody can tell what was spent, and no promise holds.",
 }
 _MALFORMED = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
-NOT_PRIVATE = (
-    "Trained without differential privacy: the model may give away whether a given example was among those it was"
-    " trained on."
-)
 
 
 class Facts:
@@ -42,7 +38,7 @@ class Facts:
     Attributes:
       path: the folder.
       title: its name.
-      things: what the examples are: images, texts or examples.
+      modality: what the examples are: images, texts or examples.
       metrics: of metrics.json.
       measured: the evaluation of evaluation.npz.
       examples: that go with it.
@@ -70,17 +66,10 @@ class Facts:
         self.examples: Examples | None = None
         if stored.exists():
             self.measured, self.examples = load(stored)
-        self.metrics, self.notes, self.config, self.versions = (
-            run_.metrics,
-            run_.notes,
-            run_.config,
-            run_.versions,
-        )
-        self.privacy, self.audit, self.lite = (
-            run_.read(run.PRIVACY),
-            run_.read(run.AUDIT),
-            run_.read(run.VARIANTS),
-        )
+        self.metrics, self.notes = run_.metrics, run_.notes
+        self.config, self.versions = run_.config, run_.versions
+        files = (run.PRIVACY, run.AUDIT, run.VARIANTS)
+        self.privacy, self.audit, self.lite = map(run_.read, files)
         self.model: dict[str, Any] = run_.provenance.get("model", {})
         self.recipe: str | None = run_.provenance.get("recipe", {}).get("name")
         self.data = dict(run_.provenance.get("data", {}))
@@ -90,7 +79,7 @@ class Facts:
         variants: list[dict[str, Any]] = self.lite.get("variants", [])
         if len(variants) > run_files.MOST_LISTED:
             raise run_files.damaged(self.path / run.VARIANTS, f"it has {len(variants):,} variants")
-        self.chosen = next((one for one in variants if one["name"] == self.lite["chosen"]), None)
+        self.chosen = next((row for row in variants if row["name"] == self.lite["chosen"]), None)
         if private := ledger.is_private(run_):
             self.examples, self.data = None, ledger.shown(self.data)
             self.privacy = self.privacy or STATEMENT_LOST
@@ -105,9 +94,9 @@ class Facts:
                 split: int(self.metrics[name]) for split, name in sizes.items() if name in self.metrics
             }
         axes = len(self.data.get("shape", [0]))
-        self.things = {0: "texts", 3: "images"}.get(axes, "examples")
+        self.modality = {0: "texts", 3: "images"}.get(axes, "examples")
         if self.examples:
-            self.things = self.examples.kind
+            self.modality = self.examples.kind
         self.author = _by_author(self.path / run.INTENDED_USE)
 
     @property
@@ -182,14 +171,14 @@ probabilities = model(np.asarray(image)).numpy()
 print(labels[probabilities.argmax()], probabilities.max())""",
         "examples": "\nprobabilities = model(features)  # [n, classes]",
     }
-    imports = {"texts": [text], "images": image.split("\n")}.get(facts.things, [])
+    imports = {"texts": [text], "images": image.split("\n")}.get(facts.modality, [])
     return [
         "import tensorflow as tf",
         *imports,
         "",
         f"model = tf.function(tf.saved_model.load({str(model)!r}), reduce_retracing=True)",
         f"labels = open({str(labels)!r}, encoding='utf-8').read().splitlines()",
-        *use[facts.things].split("\n"),
+        *use[facts.modality].split("\n"),
     ]
 
 
@@ -231,72 +220,3 @@ def kilobytes(size: int) -> str:
     '3,969'
     """
     return f"{size / 1000:,.0f}"
-
-
-def summary(facts: Facts) -> dict[str, str]:
-    """Return the run in a few sentences: what was trained on what, how good it is, how private, and what was chosen.
-
-    Returns:
-      Heading to sentences; strangers' words are in them as they are.
-    """
-    sentences = {
-        "What it is": _what(facts),
-        "How good": _how_good(facts),
-        "Privacy": _how_private(facts),
-        "Audit": facts.audit.get("verdict", ""),
-        "On a device": facts.lite.get("verdict", ""),
-    }
-    return {heading: sentence for heading, sentence in sentences.items() if sentence}
-
-
-def _what(facts: Facts) -> str:
-    origin, handle = facts.data.get("origin"), facts.model.get("handle")
-    known = facts.measured.class_names if facts.measured else range(facts.data.get("classes", 0))
-    kind = {"images": "A classifier of images", "texts": "A classifier of texts"}.get(
-        facts.things, "A classifier"
-    )
-    if "documents" in facts.data:
-        kind = f"A search index of {number(facts.data['documents'])} documents"
-    elif known:
-        kind += f" with {number(len(known))} classes"
-    elif not origin:
-        return ""
-    based = f", based on {handle}" if "digest" in facts.model else f", {handle}" if handle else ""
-    source = (
-        f", made of {origin}" if "documents" in facts.data else f", trained on {origin}" if origin else ""
-    )
-    sizes = ", ".join(f"{number(size)} {split}" for split, size in facts.split_sizes.items())
-    total = f" ({number(sum(facts.split_sizes.values()))} {facts.things}: {sizes})" if sizes else ""
-    return f"{kind}{based}{source}{total}."
-
-
-def _how_good(facts: Facts) -> str:
-    measured = facts.measured
-    if measured is None:
-        return ""
-    low, high = measured.accuracy_interval
-    text = (
-        f"{share(measured.accuracy)} of {number(len(measured.labels))} test {facts.things} are classified right;"
-        f" on new {facts.things} of the same kind expect {share(low)} to {share(high)} (95 % interval)."
-    )
-    recall = measured.recall
-    if np.nanmin(recall) < 1 and len(recall) > 1:
-        worst = int(np.nanargmin(recall))
-        text += f" Found least: {measured.class_names[worst]}, {share(float(recall[worst]))} of its"
-        text += f" {number(int(measured.counts[worst]))}."
-    return text
-
-
-def _how_private(facts: Facts) -> str:
-    privacy = facts.privacy
-    if not privacy:
-        if "documents" in facts.data:
-            return "The index holds what the documents say: whoever may not read them must not have it."
-        return NOT_PRIVATE if facts.measured or facts.model else ""
-    epsilon = privacy.get("epsilon")
-    if not privacy.get("private") or epsilon is None:
-        return "NOT PRIVATE: training was to be differentially private, and is not; the statement says why."
-    return (
-        f"Training was differentially private with epsilon {epsilon:.4g} at delta {privacy['delta']:.3g}, for"
-        f" {privacy['neighbouring_relation']}."
-    )

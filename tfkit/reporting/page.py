@@ -27,7 +27,6 @@ from tfkit.reporting.facts import (
     number,
     readable,
     share,
-    summary,
 )
 from tfkit.reporting.figures import printable
 from tfkit.run import INTENDED_USE, MODEL_CARD, REPORT, Run
@@ -177,15 +176,15 @@ def render(name: str, content: Mapping[str, Any]) -> str:
         return printable(name, longest=LONGEST)  # longer than anybody reads; the card has all of it
 
     # Whatever is put into a card is a stranger's words, unless a filter has made it safe.
-    is_card = name.endswith(".md.j2")
+    _, kind, _ = name.rsplit(".", 2)
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=not is_card,
+        autoescape=kind == "html",
         undefined=StrictUndefined,
-        finalize=prose if is_card else cleaned,
+        finalize=prose if kind == "md" else cleaned,
         trim_blocks=True,
         lstrip_blocks=True,
-        keep_trailing_newline=is_card,
+        keep_trailing_newline=kind != "html",
     )
     environment.filters |= {"number": number, "share": share, "kilobytes": kilobytes}
     environment.filters |= {"verbatim": verbatim, "cut": cut, "code": code, "block": block, "plain": _plain}
@@ -225,12 +224,15 @@ def _content(facts: Facts) -> dict[str, Any]:
     model = dict(facts.model)
     if "digest" in model and not model.get("licence"):
         model["licence"] = "not known: its publisher's page names it"
+    rows = classes(facts)
+    lines = render("summary.txt.j2", vars(facts) | {"classes": rows}).splitlines()
+    sentences = (line.partition("\t") for line in lines)
     return vars(facts) | {
-        "summary": summary(facts),
+        "summary": {heading: sentence for heading, _, sentence in sentences if sentence},
         "intended_use_file": str(facts.path / INTENDED_USE),
         "data": _named(facts.data),
         "model": _named(model),
-        "classes": classes(facts),
+        "classes": rows,
         "classes_shown": CLASSES_SHOWN,
         "environment": {
             **{name: value for name, value in facts.versions.items() if isinstance(value, str | int)},
@@ -260,24 +262,21 @@ def _plain(value: Any) -> Any:
 def _drawn(facts: Facts) -> dict[str, Any]:
     """Return the figures, photos and texts of the page; absent ones are None or empty."""
     measured, examples, lite = facts.measured, facts.examples, facts.lite
-    content: dict[str, Any] = dict.fromkeys(
-        ("worst", "samples", "worst_texts", "sample_texts", "languages"), ()
-    )
-    content["curves"] = _curves(facts)
-    content["pareto"] = (
-        svg(figures.pareto(lite), alt=lite["verdict"], prefix="pareto-", smallest=0.7) if lite else None
-    )
-    content["confusion"] = _confusion(measured) if measured else None
+    names = ("worst", "samples", "worst_texts", "sample_texts", "languages", "pareto", "confusion")
+    content: dict[str, Any] = dict.fromkeys(names, ()) | {"curves": _curves(facts)}
+    if lite:
+        content["pareto"] = svg(figures.pareto(lite), alt=lite["verdict"], prefix="pareto-", smallest=0.7)
+    if measured:
+        content["confusion"] = _confusion(measured)
     if measured and examples:
-        shown = [png(one) if examples.kind == "images" else str(one) for one in examples.worst_inputs]
+        draw = png if examples.kind == "images" else str
         worst = [
-            {"shown": one, "caption": measured.mistake(index), "name": measured.names[index]}
-            for index, one in zip(examples.worst, shown, strict=True)
+            {"shown": draw(example), "caption": measured.mistake(index), "name": measured.names[index]}
+            for index, example in zip(examples.worst, examples.worst_inputs, strict=True)
         ]
-        shown = [png(one) if examples.kind == "images" else str(one) for one in examples.samples]
         samples = [
-            {"shown": one, "caption": measured.class_names[label]}
-            for label, one in zip(examples.sample_labels, shown, strict=True)
+            {"shown": draw(example), "caption": measured.class_names[label]}
+            for label, example in zip(examples.sample_labels, examples.samples, strict=True)
         ]
         if examples.kind == "images":
             content |= {"worst": worst, "samples": samples}

@@ -8,15 +8,31 @@ import difflib
 import math
 import numbers
 import os
+import re
 import reprlib
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from tfkit.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """What a string must match, and what that is in words: `name: Annotated[str, Pattern("[a-z]+", "of letters")]`."""
+
+    expression: str
+    meaning: str
+
+    def contains(self, value: str) -> bool:
+        """Return whether all of the string matches."""
+        return re.fullmatch(self.expression, value) is not None
+
+    def __str__(self) -> str:
+        return self.meaning
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,16 +78,25 @@ def check(settings: Any, *, label: Callable[[str], str] = str) -> None:
     Raises:
       ConfigError: it names each field, what it holds, and what it may hold.
     """
+    if wrong := problems(settings, [field.name for field in dataclasses.fields(settings)], label=label):
+        raise ConfigError("\n  ".join(["These settings cannot be:", *wrong][len(wrong) == 1 :]))
+
+
+def problems(settings: Any, names: Iterable[str], *, label: Callable[[str], str]) -> list[str]:
+    """Bring the fields of these names to their types; return what is wrong with those that do not fit."""
     hints = typing.get_type_hints(type(settings), include_extras=True)
-    problems = []
-    for field in dataclasses.fields(settings):
+    wrong = []
+    for name in names:
         try:
-            fitted = fit(getattr(settings, field.name), hints[field.name], name=label(field.name))
-            object.__setattr__(settings, field.name, fitted)
+            object.__setattr__(settings, name, fit(getattr(settings, name), hints[name], name=label(name)))
         except ConfigError as error:
-            problems.append(str(error))
-    if problems:
-        raise ConfigError("\n  ".join(["These settings cannot be:", *problems][len(problems) == 1 :]))
+            wrong.append(str(error))
+    return wrong
+
+
+def flag(name: str) -> str:
+    """Return the flag of a field."""
+    return f"--{name.replace('_', '-')}"
 
 
 def fit(value: Any, hint: Any, *, name: str) -> Any:

@@ -53,7 +53,7 @@ class RecipeConfig:
 
     def __post_init__(self) -> None:
         """Check what can be checked without the data."""
-        fields.check(self, label=lambda name: f"--{name.replace('_', '-')}")
+        fields.check(self, label=fields.flag)
 
     @property
     def unused(self) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from typing import Any, NoReturn, TypeVar
 from tfkit import run_files
 from tfkit.environment import files
 from tfkit.errors import ConfigError
+from tfkit.settings.fields import flag
 from tfkit.settings.options import RecipeConfig
 
 GROUPS = {
@@ -159,14 +160,19 @@ def takes_settings(*config_classes: type[Any]) -> Callable[[F], F]:
     return decorate
 
 
+def from_words(config_class: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what `add_flags` has read, with numbers where the fields of the class are numbers."""
+    hints = typing.get_type_hints(config_class)
+    return {name: _converted(value, hints[name]) for name, value in values.items()}
+
+
 def _settings(config_class: type[C], given: Mapping[str, Any], *, convert: bool) -> C:
     """Make a config of what was given and of its YAML file; words become numbers where they are from a command line."""
-    hints = typing.get_type_hints(config_class)
-    values = {name: _converted(value, hints[name]) if convert else value for name, value in given.items()}
+    values = from_words(config_class, given) if convert else dict(given)
     if values.get("config") is not None:
         names = [field.name for field in dataclasses.fields(config_class)]
         from_file = _read_yaml(Path(values["config"]), names)
-        values = {name: _converted(value, hints[name]) for name, value in from_file.items()} | values
+        values = from_words(config_class, from_file) | values
     return config_class(**values)
 
 
@@ -203,8 +209,7 @@ def _nearest(word: str, known: Iterable[str], form: str) -> str:
 
 def _recipe_parser(config_class: type[Any], *, prog: str, description: str) -> Parser:
     """Return a parser whose flags are the fields: those that matter first, then all others by what they are about."""
-    hints, docs = typing.get_type_hints(config_class), documentation(config_class)
-    fields = {field.name: field.default for field in dataclasses.fields(config_class)}
+    fields = [field.name for field in dataclasses.fields(config_class)]
     parser = Parser(prog=prog, usage=f"{prog} [FLAGS]", description=description, add_help=False)
     start: tuple[str, ...] = config_class.start_here
     groups = {"start here": start} | {
@@ -214,13 +219,26 @@ def _recipe_parser(config_class: type[Any], *, prog: str, description: str) -> P
     groups["output"] += tuple(name for name in fields if name not in grouped)
     for title, names in groups.items():
         group = parser.add_argument_group(title)
-        for name in names:
-            if name in fields:
-                text = f"{docs.get(name, '')} {_shown(fields[name])}".strip().replace("%", "%%")
-                flag = f"--{name.replace('_', '-')}"
-                group.add_argument(flag, help=text, default=argparse.SUPPRESS, **_value(hints[name]))
+        add_flags(group, config_class, [name for name in names if name in fields])
     group.add_argument("-h", "--help", action="help", help="Show this and end.")
     return parser
+
+
+def add_flags(group: argparse._ActionsContainer, config_class: type[Any], names: Iterable[str]) -> None:
+    """Add fields of a dataclass to a parser as flags: the string below each is its help."""
+    hints, docs = typing.get_type_hints(config_class), documentation(config_class)
+    defaults = {field.name: field.default for field in dataclasses.fields(config_class)}
+    for name in names:
+        text = f"{docs.get(name, '')} {_shown(defaults[name])}".strip().replace("%", "%%")
+        group.add_argument(flag(name), help=text, default=argparse.SUPPRESS, **_value(hints[name]))
+
+
+def flag_value(words: Sequence[str], name: str) -> str | None:
+    """Return the last value of the flag `--name` in a command line, written `--name VALUE` or `--name=VALUE`."""
+    parser = Parser(add_help=False)
+    parser.add_argument(f"--{name}", f"--{name.replace('-', '_')}", dest="value")
+    value: str | None = parser.parse_known_args(list(words))[0].value
+    return value
 
 
 def _value(hint: Any) -> dict[str, Any]:
@@ -238,7 +256,7 @@ def _value(hint: Any) -> dict[str, Any]:
 
 def _shown(default: Any) -> str:
     """Return the default for a help text; what None means, the text says."""
-    if default is None or default == ():
+    if default in (None, (), ""):
         return ""
     if isinstance(default, bool):
         return f"(default: {'on' if default else 'off'})"
@@ -281,11 +299,12 @@ def flags(settings: Mapping[str, Any]) -> list[str]:
     """Return the command line that says the same as these settings: each is the flag of its name."""
     words: list[str] = []
     for name, value in settings.items():
-        flag = name.replace("_", "-")
+        if value is None:  # what the default of such a setting is
+            continue
         if isinstance(value, bool):
-            words.append(f"--{'' if value else 'no-'}{flag}")
+            words.append(flag(name if value else f"no_{name}"))
         else:
-            words += [f"--{flag}", *map(str, value)] if isinstance(value, list) else [f"--{flag}={value}"]
+            words += [flag(name), *map(str, value)] if isinstance(value, list) else [f"{flag(name)}={value}"]
     return words
 
 

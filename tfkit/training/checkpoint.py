@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 
-from tfkit.distribution.replicas import Together
+from tfkit.distribution.replicas import Replicas
 from tfkit.environment import files, foreign, packages
 from tfkit.environment.heartbeat import Stop, progress
 from tfkit.environment.stack import keras, tf
@@ -213,7 +213,7 @@ class Checkpoints(keras.callbacks.Callback):
         stage: str,
         *,
         weights: KeptWeights,
-        cluster: Together,
+        cluster: Replicas,
         stop: Stop,
         steps_per_epoch: int,
         cadence: Cadence,

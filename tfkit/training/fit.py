@@ -83,7 +83,7 @@ def fit(
       run.metrics["test/accuracy"]
     """
     from tfkit.data.augment import Augmentation
-    from tfkit.distribution.replicas import Together
+    from tfkit.distribution.replicas import Replicas
     from tfkit.environment.packages import versions
     from tfkit.privacy.ledger import register
     from tfkit.privacy.plan import DPSGD
@@ -155,5 +155,5 @@ def fit(
             run.record(
                 {"time/train_seconds": trained.seconds, "time/total_seconds": time.monotonic() - began}
             )
-        Together(chosen).barrier()
+        Replicas(chosen).barrier()
     return run

@@ -55,7 +55,7 @@ def train(
       CheckError: the loss is no longer a finite number.
     """
     from tfkit import reporting
-    from tfkit.distribution.replicas import Together, validation
+    from tfkit.distribution.replicas import Replicas, validation
     from tfkit.environment.stack import keras, tf
     from tfkit.reporting.keras_callbacks import GRAPH, write_graph
     from tfkit.training.checkpoint import Checkpoints, ProgressCallback, StepSeeds
@@ -63,7 +63,7 @@ def train(
 
     callbacks = as_callbacks(callbacks)
     chosen = strategies.strategy(strategy)
-    cluster = Together(chosen)
+    cluster = Replicas(chosen)
     earlier = _rows_before(run, stage.name)
     method = (
         PrivateTraining(stage, splits, run=run) if stage.privacy else StandardTraining(stage, splits, run=run)
@@ -191,7 +191,7 @@ def _verbosity(asked: int | None, run: Run) -> int:
     if asked is not None:
         return asked
     # Keras draws on stdout.
-    return 1 if process.watched(sys.stdout) else 2 if process.talks() else 0
+    return 1 if process.watched(sys.stdout) else 2 if process.is_verbose() else 0
 
 
 def _rows_before(run: Run, stage: str) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from tfkit.distribution import parameter_servers
-from tfkit.distribution.replicas import are_uneven, dealt, weigh_replicas
+from tfkit.distribution.replicas import are_uneven, distribute, weigh_replicas
 from tfkit.distribution.strategies import sum_metrics_once_an_epoch
 from tfkit.environment import cluster
 from tfkit.environment.stack import keras, tf
@@ -64,7 +64,7 @@ class StandardTraining:
                 first, last, skip=skip, augment=augment, class_weight=class_weight, share=share
             )
 
-        return dealt(strategy, of_process)
+        return distribute(strategy, of_process)
 
     def conclude(self, model: keras.Model) -> None:
         """Do nothing: the model says all."""

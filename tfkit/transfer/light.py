@@ -6,7 +6,7 @@ import functools
 from typing import TYPE_CHECKING
 
 from tfkit.data.splits import Splits, draw
-from tfkit.distribution.replicas import Together
+from tfkit.distribution.replicas import Replicas
 from tfkit.environment import files
 from tfkit.run import Run
 from tfkit.settings.options import TransferConfig
@@ -113,6 +113,6 @@ def _load_or_build_tokenizer(
         pieces = build(str(splits.source.raw(int(index))) for index in chosen)
         files.write_hashed(path, "".join(f"{piece}\n" for piece in pieces).encode())
         run.note(f"The vocabulary has {len(pieces)} pieces, made of the training texts.")
-    Together(strategy).barrier()
+    Replicas(strategy).barrier()
     vocabulary = tuple(files.read_hashed(path).decode().split("\n")[:-1])
     return WordPiece(vocabulary=vocabulary, max_length=max_length)

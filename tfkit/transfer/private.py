@@ -127,7 +127,7 @@ def _released_mean(
 
     Of several workers the chief draws it: each of them with noise of its own would be as many releases.
     """
-    from tfkit.distribution.replicas import Together
+    from tfkit.distribution.replicas import Replicas
 
     if not plan.privacy.release_noise:
         return None
@@ -142,7 +142,7 @@ def _released_mean(
         content = io.BytesIO()
         np.save(content, mean)
         files.write_hashed(path, content.getvalue())
-    Together(strategy).barrier()
+    Replicas(strategy).barrier()
     return np.load(io.BytesIO(files.read_hashed(path)), allow_pickle=False)
 
 

@@ -150,7 +150,7 @@ def train_classifier(config: Any, *, recipe: str) -> Run:
         from tfkit.environment.packages import versions
 
         began = time.monotonic()
-        with strategies.joined(config, run) as strategy:
+        with strategies.cluster_strategy(config, run) as strategy:
             run.versions = {**versions(), "strategy": strategies.describe(strategy)}
             _train(config, run, strategy, recipe=recipe)
             if run.is_chief:
@@ -192,7 +192,7 @@ def _train(config: Any, run: Run, strategy: tf.distribute.Strategy, *, recipe: s
     if private:
         trainable = not config.features
     else:
-        config = strategies.scaled(config, strategy, run)
+        config = strategies.scale_to_replicas(config, strategy, run)
         trainable = whole or bool(config.fine_tune_epochs)
     encoder: Any
     encoder, splits = load(config, global_batch_size=config.global_batch_size or 1, trainable=trainable)
