@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         training,
     )
     from tfkit.compression.compare import compare
+    from tfkit.compression.compress import compress
     from tfkit.compression.convert import convert
     from tfkit.compression.inspect import inspect
     from tfkit.data.arrays import from_arrays
@@ -52,6 +53,7 @@ __all__ = [
     "__version__",
     "auditing",
     "compare",
+    "compress",
     "compression",
     "convert",
     "data",
@@ -91,6 +93,7 @@ _HOME = {
     "convert": "tfkit.compression",
     "inspect": "tfkit.compression",
     "compare": "tfkit.compression",
+    "compress": "tfkit.compression.compress",
 }
 
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from tfkit.compression import Cluster, Prune, QuantizeAware, convert, inspect
-from tfkit.compression.techniques import fake_quantization, kernels
+from tfkit.compression.quantization import fake_quantization
+from tfkit.compression.techniques import kernels
 from tfkit.environment.stack import keras
 from tfkit.errors import CheckError, UsageError
 

@@ -10,6 +10,7 @@ from tfkit.errors import ConfigError
 @pytest.mark.parametrize("steps", [2, 5, 58, 400, 100_000])
 def test_what_is_left_out_follows_from_the_steps(steps):
     plan = plan_schedule(steps, final_sparsity=0.8)
+    assert plan.get_config()["class_name"] == "PolynomialDecay"
     last = last_update(steps, begin_step=plan.begin_step, end_step=plan.end_step, frequency=plan.frequency)
     assert last == plan.end_step
     assert plan.end_step <= steps

@@ -4,15 +4,16 @@ Each is a `Stage`: `wrapped = stage.wrap(model, steps=...)`, compile and fit it 
 `stage.strip(wrapped)` is an ordinary model and `stage.measure(model, stripped)` says what came out, or raises.
 """
 
-from tfkit.compression.choice import Choice, Gates, choose
+from tfkit.compression.benchmark import latency, peak_memory
 from tfkit.compression.clustering import Cluster
-from tfkit.compression.compare import Table, Variant, compare, latency, peak_memory
+from tfkit.compression.compare import compare
 from tfkit.compression.convert import VARIANTS, convert
 from tfkit.compression.inspect import Census, inspect, prove_int8
 from tfkit.compression.metadata import read_metadata, with_metadata
 from tfkit.compression.pruning import Prune
 from tfkit.compression.quantization import QuantizeAware
 from tfkit.compression.techniques import Stage, Treatment
+from tfkit.compression.variants import Choice, Gates, Table, Variant, choose
 
 __all__ = [
     "VARIANTS",

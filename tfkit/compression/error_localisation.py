@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 
 from tfkit.compression import representative
-from tfkit.compression.compare import compare_outputs, predict
+from tfkit.compression.compare import ModelUnderTest, compare_outputs, predict
 from tfkit.compression.convert import ConversionRequest, run_conversions
 from tfkit.compression.inspect import inspect
-from tfkit.compression.results import Subject
 from tfkit.compression.sources import saved
 from tfkit.data.splits import draw
 from tfkit.environment import stack
@@ -230,7 +229,7 @@ class Rescue:
 
 
 def selective_variant(
-    subject: Subject,
+    subject: ModelUnderTest,
     float32: bytes,
     int8: bytes,
     *,
@@ -282,7 +281,7 @@ def selective_variant(
     )
 
 
-def _one_by_one(subject: Subject) -> list[Any]:
+def _one_by_one(subject: ModelUnderTest) -> list[Any]:
     """Some examples with their batch of 1, drawn from all."""
     shown = subject.read(draw(subject.count, EXAMPLES))
     if isinstance(shown, Mapping):
