@@ -34,6 +34,7 @@ AT_A_TIME = 256
 
 DEFAULT = ("float32", "float16", "dynamic", "int8")
 
+_INSPECTED = ("size_bytes", "macs", "ops", "sparsity", "distinct_weights")
 _CLOSE = 0.1  # of the spread
 _TYPICAL_OF = 1000
 
@@ -430,15 +431,11 @@ def measure(
                 name=name,
                 technique=technique,
                 quantization=quantization,
-                size_bytes=inspected.size_bytes,
                 gzipped_bytes=len(gzip.compress(content, mtime=0)),
                 latency_ms=latencies[name],
                 other_cores=other_cores,
                 peak_memory_bytes=peak_memory(content, example=example),
-                macs=inspected.macs,
-                ops=inspected.ops,
-                sparsity=inspected.sparsity,
-                distinct_weights=inspected.distinct_weights,
+                **{one: getattr(inspected, one) for one in _INSPECTED},
                 needs=(*inspected.flex_ops, *inspected.custom_ops),
                 notes=(*(notes or {}).get(name, ()), *inspected.notes),
                 **{one.name: getattr(comparisons[name], one.name) for one in dataclasses.fields(Quality)},
