@@ -19,12 +19,24 @@ import numpy as np
 from recipes import transfer_image
 from tfkit.compression import Table, representative
 from tfkit.compression.compare import compare_outputs, convert_all, measure, predict
-from tfkit.compression.convert import WEIGHTS, ConversionRequest, static_int8, weights_only
+from tfkit.compression.convert import WEIGHTS, weights_only
+from tfkit.compression.converter_process import ConversionRequest
 from tfkit.compression.results import of_run
 from tfkit.compression.sources import saved
 from tfkit.data.splits import draw
+from tfkit.environment import stack
 from tfkit.litert.interpreter import opened
 from tfkit.transfer.load import load
+
+
+def static_int8(model: bytes, examples: list[np.ndarray]) -> bytes:
+    """Quantize a float32 .tflite of one input by ai-edge-quantizer; examples: inputs with their batch."""
+    signature = "serving_default"
+    name = opened(model, threads=1).get_signature_list()[signature]["inputs"][0]
+    quantizer = stack.quantizer.quantizer.Quantizer(bytearray(model))
+    quantizer.load_quantization_recipe(stack.quantizer.recipe.static_wi8_ai8())
+    ranges = quantizer.calibrate({signature: [{name: example} for example in examples]})
+    return bytes(quantizer.quantize(ranges).quantized_model)
 
 
 def main() -> None:

@@ -90,7 +90,7 @@ def export(folder: Path) -> Path:
     from tfkit.training.export import image_module
     from tfkit.transfer import models
 
-    backbone = hub.resolve("efficientnet-lite0").check()
+    backbone = hub.load_model("efficientnet-lite0").check()
     splits = data.load_images("digits", image_size=backbone.native_size)
     model = models.whole_model(backbone, 10, spec=splits.spec, learning_rate=1.0, steps=1, trainable="none")
     with stack.traced_for_saving():

@@ -20,7 +20,7 @@ import numpy as np
 
 from tfkit import hub
 from tfkit.compression import convert
-from tfkit.compression.convert import _waiting, end_children
+from tfkit.compression.converter_process import _waiting, end_converters
 from tfkit.environment.stack import keras, tf
 from tfkit.training.loop import _build_metrics
 from tfkit.transfer import models
@@ -29,8 +29,8 @@ from tfkit.transfer import models
 def seconds_of_children() -> float:
     """Of the processor, by the children that wait now; Linux."""
     ticks = 0
-    for child in _waiting:
-        fields = Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()
+    for converter in _waiting:
+        fields = Path(f"/proc/{converter.process.pid}/stat").read_text().rpartition(")")[2].split()
         ticks += int(fields[11]) + int(fields[12])
     return ticks / 100
 
@@ -45,14 +45,14 @@ def conversion(*, anew: bool) -> tuple[float, float]:
     model = keras.Sequential([keras.Input([8, 8, 3]), keras.layers.Conv2D(4, 3), keras.layers.Flatten()])
     examples = np.random.default_rng(0).random((100, 8, 8, 3), np.float32)
     if anew:
-        end_children()
+        end_converters()
     before = seconds_of_children()
     return timed(lambda: convert(model, variant="int8", representative_dataset=examples), before=before)
 
 
 def first_step(*, prepared: bool) -> tuple[float, float]:
     model = models.whole_model(
-        hub.resolve("efficientnet-lite0"),
+        hub.load_model("efficientnet-lite0"),
         10,
         spec=tf.TensorSpec([64, 64, 3]),
         learning_rate=1e-3,

@@ -47,23 +47,22 @@ def main() -> None:
 def contest(name: str, texts: list[str], rounds: int) -> dict[str, Any]:
     """Both ways in turn, round after round; prints a row a way."""
     from tfkit import hub
-    from tfkit.hub import engines
     from tfkit.hub.engines import TextEngines
 
-    encoder = hub.resolve_text("minilm-l6-v2").check()
+    encoder = hub.load_model("minilm-l6-v2").check()
     lengths = encoder.tokenizer.ids(texts).row_lengths().numpy()
     content = np.array([text.encode() for text in texts], object)
     stock = stock_way(encoder)
     kind = TextEngines(encoder)
     began = time.perf_counter()
-    with engines.choose(kind, content[:4], engine="auto") as chosen:
+    with kind.choose(content[:4], engine="auto") as chosen:
         ready = time.perf_counter() - began
         ways: dict[str, Callable[[], np.ndarray]] = {
             "stock": lambda: stock(texts),
             f"tfkit ({chosen.name})": lambda: np.concatenate(
                 [
-                    chosen.compute(content[i : i + kind.at_a_time])
-                    for i in range(0, len(content), kind.at_a_time)
+                    chosen.compute(content[i : i + kind.batch_size])
+                    for i in range(0, len(content), kind.batch_size)
                 ]
             ),
         }

@@ -170,7 +170,7 @@ def from_folder(data_dir: Path) -> dict[str, list[tuple[str, Any]]]:
 def backbone(scratch: Path) -> tuple[Path, str]:
     """The bundled backbone as a SavedModel: neither side pays for obtaining it."""
     cache = scratch / "hub-cache"
-    program = "from tfkit import hub; print(hub.resolve('efficientnet-lite0').path)"
+    program = "from tfkit import hub; print(hub.load_model('efficientnet-lite0').path)"
     done = subprocess.run(
         [sys.executable, "-c", program],
         check=True,

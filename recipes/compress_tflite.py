@@ -13,8 +13,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tfkit import cli
-from tfkit.compression.compress import CompressConfig, compress_model
 from tfkit.run import TFLITE, VARIANTS, Run
+from tfkit.settings.options import CompressConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +35,8 @@ def run(config: Config) -> Run:
       CheckError: nothing keeps to the limits; all that was made is there, and the message names the nearest.
       TfkitError: see `tfkit.errors`.
     """
+    from tfkit.compression.compress import compress_model
+
     return compress_model(config)
 
 

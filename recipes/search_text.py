@@ -10,19 +10,11 @@ Examples:
 from __future__ import annotations
 
 import json
-import time
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 from tfkit import cli
-from tfkit.environment import files
-from tfkit.run import HITS, INDEX, REPORT, Run
+from tfkit.run import HITS, INDEX, Run
 from tfkit.settings.options import SearchConfig
-from tfkit.settings.parse import as_dict, run_dir
-
-if TYPE_CHECKING:
-    from tfkit.hub import TextEncoder
-    from tfkit.searching import Index
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +23,7 @@ class Config(SearchConfig):
 
 
 def run(config: Config) -> Run:
-    """Do the whole job, or answer from the index that is there.
+    """Make the index, or take the one that is there, and answer the questions.
 
     Args:
       config: what to do it with.
@@ -42,71 +34,21 @@ def run(config: Config) -> Run:
     Raises:
       TfkitError: see `tfkit.errors`.
     """
-    from tfkit.searching import Index
-    from tfkit.searching.index import changed, make, questions, read
+    from tfkit.searching.search import search_documents
 
-    folder = run_dir(config, recipe="search_text")
-    asked = questions(config)
-    if _asks_what_is_there(config):
-        run = Run.open(folder)
-        run.check_writable()
-        index = Index.open(run.path / INDEX, encoder=_named(config))
-        return _answer(run, index, asked, config)
-    with Run.create(folder, config=as_dict(config), overwrite=config.overwrite) as run:
-        if run.finished:
-            index = Index.open(run.path / INDEX)
-            if changed(index, config):
-                run.say("The documents have changed since the index was made; --overwrite makes it anew.")
-            return _answer(run, index, asked, config)
-        from tfkit import reporting
-        from tfkit.environment.packages import versions
-
-        began = time.monotonic()
-        run.versions = versions()
-        index = make(run, read(config), config)
-        _answer(run, index, asked, config)
-        run.record({"time/total_seconds": time.monotonic() - began})
-        reporting.write_report(run)
-    return run
-
-
-def _asks_what_is_there(config: Config) -> bool:
-    """Whether the questions are for the index of a folder, whatever it was made of."""
-    if config.run_dir is None or config.names_documents or config.overwrite:
-        return False
-    return (config.run_dir / INDEX).is_dir() and (config.run_dir / REPORT).is_file()
-
-
-def _named(config: Config) -> TextEncoder | None:
-    """The encoder that the config names; None where it names none."""
-    from tfkit import hub
-    from tfkit.searching.index import ENCODER
-
-    if config.model_handle is None and config.max_length is None:
-        return None
-    handle = config.model_handle or ENCODER
-    return hub.resolve_text(handle, preprocessor=config.preprocessor, max_length=config.max_length)
-
-
-def _answer(run: Run, index: Index, asked: list[str], config: Config) -> Run:
-    """Find and keep what answers the questions."""
-    found = index.queries(asked, top=config.top)
-    answers = [
-        {"query": text, "hits": [asdict(hit) for hit in hits]}
-        for text, hits in zip(asked, found, strict=True)
-    ]
-    files.write_json(run.path / HITS, {"answers": answers})
-    return run
+    return search_documents(config)
 
 
 def closing_lines(run: Run) -> list[str]:
-    """What was found, and where the index is."""
+    """Return what was found, and where the index is."""
     from tfkit.searching import Hit
-    from tfkit.searching.index import shown
+    from tfkit.searching.search import format_hits
 
     answers = json.loads((run.path / HITS).read_text())["answers"]
     lines = [
-        line for answer in answers for line in shown(answer["query"], [Hit(**hit) for hit in answer["hits"]])
+        line
+        for answer in answers
+        for line in format_hits(answer["query"], [Hit(**hit) for hit in answer["hits"]])
     ]
     index = run.path / INDEX
     return [

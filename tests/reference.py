@@ -20,7 +20,7 @@ import pdoc
 import tfkit
 
 # The packages that tfkit names, without the files that they consist of; and the recipes.
-PUBLIC = ("tfkit", r"!tfkit\.\w+\.", "recipes", r"!recipes\.made_by")
+PUBLIC = ("tfkit", r"!tfkit\.\w+\.", "recipes")
 
 
 def modules() -> list[ModuleType]:

@@ -26,7 +26,7 @@ def test_no_module_imports_one_that_imports_it():
     """Imports within functions and those for type checkers count too."""
     graph = grimp.build_graph("tfkit", "recipes", cache_dir=None)
     imports = {name: graph.find_modules_directly_imported_by(name) - {name} for name in graph.modules}
-    assert len(imports) > 80
+    assert len(imports) > 60
     graphlib.TopologicalSorter(imports).prepare()  # raises CycleError, with the cycle
 
 
@@ -36,7 +36,7 @@ def test_no_module_imports_one_that_imports_it():
         (
             "tfkit/data/extra.py",
             "from tfkit import training",
-            "tfkit.data is not allowed to import tfkit.training.loop",
+            "tfkit.data is not allowed to import tfkit.training",
         ),
         ("tfkit/data/extra.py", "import tensorflow_hub", "tfkit is not allowed to import tensorflow_hub"),
         ("tfkit/hub/extra.py", "import recipes", "tfkit is not allowed to import recipes"),

@@ -18,7 +18,6 @@ HEAVY = (
     "sklearn",
     "matplotlib",
     "PIL",
-    "tyro",
     "jinja2",
 )
 
@@ -44,6 +43,13 @@ def imported_by(code: str) -> set[str]:
 )
 def test_nothing_heavy_is_imported(code):
     assert not imported_by(code) & set(HEAVY)
+
+
+@pytest.mark.parametrize("recipe", ["transfer_image", "compress_tflite", "search_text"])
+def test_the_help_of_a_recipe_starts_nothing(recipe):
+    code = f"from recipes import {recipe} as r\nfrom tfkit import cli\nimport contextlib\n"
+    code += "with contextlib.suppress(SystemExit): cli.main(r.Config, r.run, ['--help'])"
+    assert not imported_by(code) & {"tensorflow", "tf_keras", "matplotlib", "pandas", "sklearn", "jinja2"}
 
 
 def test_every_public_name_exists():
@@ -74,10 +80,10 @@ def test_the_help_names_the_commands():
 
 def test_the_models_are_listed(capsys):
     from tfkit.__main__ import main
-    from tfkit.hub.catalogue import image_table
+    from tfkit.hub.catalogue import known_models
 
     assert main(["models"]) == 0
     shown = capsys.readouterr().out
-    for model in image_table():
+    for model in known_models():
         assert f"\n{model.name} " in shown
         assert model.handle in shown

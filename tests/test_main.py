@@ -8,15 +8,15 @@ import sys
 import pytest
 
 from tfkit.__main__ import main
-from tfkit.hub.catalogue import image_table, text_table
+from tfkit.hub.catalogue import known_models
 from tfkit.run import Run
 
 
 def test_models_lists_every_known_one(capsys):
     assert main(["models"]) == 0
     printed = capsys.readouterr().out
-    assert all(model.name in printed and model.licence in printed for model in image_table())
-    assert all(text.name in printed and (text.preprocessor or "") in printed for text in text_table())
+    for row in known_models():
+        assert all(word in printed for word in (row.name, row.handle, row.licence, row.preprocessor or ""))
     assert "efficientnet-lite0" in printed
     assert "minilm-l6-v2" in printed
 
@@ -54,7 +54,7 @@ def test_wrong_words_end_with_2_and_a_sentence(words, said, capsys):
 def test_models_for_programs(capsys):
     assert main(["models", "--json"]) == 0
     rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
-    assert set(rows) == {row.name for row in (*image_table(), *text_table())}
+    assert set(rows) == {row.name for row in known_models()}
     assert rows["efficientnet-lite0"]["licence"] == "Apache-2.0"
 
 

@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from tfkit.data import load_images
 from tfkit.errors import CheckError, RunError
 from tfkit.metrics import Evaluation
-from tfkit.reporting.examples import Pictures, load, save
+from tfkit.reporting.examples import Examples, load, save
 
 
 @pytest.fixture(scope="module")
@@ -149,8 +149,8 @@ def test_saved_and_loaded_without_pickles(digits, tmp_path):
     before = Evaluation(
         labels=digits.labels, probabilities=digits.probabilities, names=names, class_names=digits.class_names
     )
-    pictures = Pictures(
-        worst=before.worst(3), worst_images=images, sample_images=images, sample_labels=before.labels[:3]
+    pictures = Examples(
+        worst=before.worst(3), worst_inputs=images, samples=images, sample_labels=before.labels[:3]
     )
     save(path, before, pictures)
     after, loaded = load(path)
@@ -211,9 +211,9 @@ def test_pictures_are_the_images_of_those_examples():
         names=[splits.source.names[index] for index in test],
         class_names=splits.class_names,
     )
-    pictures = Pictures.of(evaluation, splits, worst=5, samples=7)
+    pictures = Examples.of(evaluation, splits, worst=5, samples=7)
     assert pictures.worst.tolist() == evaluation.worst(5).tolist()
-    assert np.array_equal(pictures.worst_images, splits.source.read(test[evaluation.worst(5)]))
-    assert pictures.sample_images.shape == (7, 16, 16, 3)
-    assert np.array_equal(pictures.sample_images[[0, -1]], splits.source.read(test[[0, -1]]))
+    assert np.array_equal(pictures.worst_inputs, splits.source.read(test[evaluation.worst(5)]))
+    assert pictures.samples.shape == (7, 16, 16, 3)
+    assert np.array_equal(pictures.samples[[0, -1]], splits.source.read(test[[0, -1]]))
     assert pictures.sample_labels[[0, -1]].tolist() == truth[[0, -1]].tolist()

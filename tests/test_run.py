@@ -29,9 +29,16 @@ def test_what_is_recorded_is_read_back(tmp_path):
     assert again.labels == ["a b", "line break", "ü"]
     assert list(again.history["epoch"]) == [0, 1]
     assert not again.finished
+    run.provenance = {"recipe": {"name": "train_private"}}
+    run.record({"privacy/epsilon": 2.98})
+    assert repr(again).count("\n") < 3
+    for fact in (str(run.path), "train_private", "not finished", "accuracy 0.5", "epsilon 2.98"):
+        assert fact in repr(again)
+    (run.path / "metrics.json").write_text("{")
+    assert "damaged" in repr(again)
 
 
-def test_a_worker_beside_the_chief_writes_nothing_and_reads_the_end(tmp_path, monkeypatch):
+def test_a_worker_beside_the_chief_writes_nothing_and_reads_the_end(tmp_path, monkeypatch, capsys):
     """What a function of a notebook returns, `fit(...).metrics["test/loss"]`, is evaluated in every worker."""
     cluster = {"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 1}}
     monkeypatch.setenv("TFKIT_CACHE_DIR", str(tmp_path / "cache"))
@@ -40,10 +47,12 @@ def test_a_worker_beside_the_chief_writes_nothing_and_reads_the_end(tmp_path, mo
         with Run.create(tmp_path / "run", config={"seed": 3}) as other:
             other.record({"test/loss": 7.0})
             other.note("Not the chief's.")
+            assert (other.is_chief, other.path == chief.path, other.backup) == (False, False, chief.backup)
             assert chief.metrics == {}
             chief.record({"test/loss": 0.5})
             chief.labels = ["a", "b"]
             chief.write_history([{"stage": "train", "epoch": 0}])
+        assert "Not the chief's." not in capsys.readouterr().out
         assert other.metrics == {"test/loss": 0.5}
         assert (other.config, other.labels, other.notes) == ({"seed": 3}, ["a", "b"], [])
         assert list(other.history["epoch"]) == [0]
@@ -164,22 +173,6 @@ def test_a_restarted_job_overwrites_nothing(tmp_path, monkeypatch):
     monkeypatch.setenv("TFKIT_RESTARTED", "0")
     with Run.create(tmp_path / "run", config={"a": 1}, overwrite=True) as run:
         assert run.metrics == {}
-
-
-def test_of_several_workers_one_folder_remains(tmp_path, monkeypatch, capsys):
-    path = tmp_path / "run"
-    chief = Run.create(path, config={"a": 1})
-    config = '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 1}}'
-    monkeypatch.setenv("TF_CONFIG", config)
-    with Run.create(path, config={"a": 1}) as other:
-        assert not other.is_chief
-        assert other.path != path
-        assert other.backup == chief.backup
-        other.record({"mine": 1})
-        other.note("A word of it.")
-    assert not other.path.exists()
-    assert "A word of it." not in capsys.readouterr().out
-    assert chief.metrics == {}
 
 
 @pytest.mark.parametrize("name", ["file/run", "/proc/self/run", "x" * 300])

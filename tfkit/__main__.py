@@ -7,15 +7,14 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from tfkit import cli
-from tfkit.distribution.kubernetes import add_command
+from tfkit.distribution.manifest import add_command
 from tfkit.errors import TfkitError
-
-if TYPE_CHECKING:
-    from tfkit.hub.catalogue import Known, KnownText
+from tfkit.run import REPORT
+from tfkit.settings.parse import EXIT_CODES
 
 _EPILOG = f"""
 examples:
@@ -23,7 +22,7 @@ examples:
   python -m tfkit launch --workers 2 -- -m recipes.transfer_image --data-dir photos/ --run-dir runs/photos
   python -m tfkit report runs/photos runs/private --output runs/compare.html
 
-{cli.EXIT_CODES}
+{EXIT_CODES}
 """
 
 
@@ -33,23 +32,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m tfkit",
         description="TensorFlow recipes that work together.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    doctor = commands.add_parser(
-        "doctor", help="try every package, and say which command repairs what is broken"
-    )
+    def add(name: str, help: str, run: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=help)
+        command.set_defaults(run=run)
+        return command
+
+    doctor = add("doctor", "try every package, and say which command repairs what is broken", _doctor)
     doctor.add_argument("--json", action="store_true", help="print all of it as JSON, for a bug report")
-    doctor.set_defaults(run=_doctor)
-
-    models = commands.add_parser("models", help="list the models that are bundled or well known")
+    models = add("models", "list the models that are bundled or well known", _models)
     models.add_argument("--json", action="store_true", help="print all of it as JSON")
-    models.set_defaults(run=_models)
-
-    report = commands.add_parser(
-        "report", help="write reports of finished runs anew; several runs are compared"
-    )
+    report = add("report", "write reports of finished runs anew; several runs are compared", _report)
     report.add_argument(
         "runs", nargs="+", metavar="RUN", help="a run folder; a stranger's too: nothing of it is run"
     )
@@ -58,8 +53,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="FILE",
         help="the page that compares several runs; compare.html in the folder that holds them when left out",
     )
-    report.set_defaults(run=_report)
-
     add_command(commands)
 
     commands.add_parser("launch", help="run a program in several processes that train together")
@@ -86,41 +79,36 @@ def _doctor(chosen: argparse.Namespace) -> int:
 
 
 def _models(chosen: argparse.Namespace) -> int:
-    from tfkit.hub.catalogue import image_table, text_table
+    from tfkit.hub.catalogue import known_models
 
     if chosen.json:
-        rows: list[Known | KnownText] = [*image_table(), *text_table()]
-        print(json.dumps([dataclasses.asdict(row) for row in rows], indent=2))
+        print(json.dumps([dataclasses.asdict(row) for row in known_models()], indent=2))
         return 0
-    print(f"{'name':<38} {'task':<15} {'pixels':>6} {'parameters':>10}  licence")
-    for model in image_table():
-        _show(model, size=str(model.image_size), note=model.note)
-        if model.handle != model.name:
-            print(f"    {model.handle}")
-    for text in text_table():
-        _show(text, size="", note=f"{text.languages}; {text.note}")
-        if text.handle != text.name:
-            print(f"    {text.handle}")
-        if text.preprocessor:
-            print(f"    preprocessor {text.preprocessor}")
+    print(f"{'name':<38} {'modality':<8} {'pixels':>6} {'parameters':>10}  licence")
+    for row in known_models():
+        size, millions = row.image_size or "", f"{row.parameters / 1e6:.1f} M"
+        note = "; ".join(filter(None, (row.languages, row.note)))
+        print(f"{row.name:<38} {row.modality:<8} {size:>6} {millions:>10}  {row.licence:<12} {note}")
+        if row.handle != row.name:
+            print(f"    {row.handle}")
+        if row.preprocessor:
+            print(f"    preprocessor {row.preprocessor}")
     return 0
 
 
-def _show(model: Known | KnownText, *, size: str, note: str) -> None:
-    millions = f"{model.parameters / 1e6:.1f} M"
-    print(f"{model.name:<38} {model.task:<15} {size:>6} {millions:>10}  {model.licence:<12} {note}")
-
-
 def _launch(chosen: argparse.Namespace) -> int:
-    from tfkit.distribution import command
+    from tfkit.distribution import launcher
 
-    return command.main(chosen.words[1:])
+    return launcher.main(chosen.words[1:])
 
 
 def _report(chosen: argparse.Namespace) -> int:
-    from tfkit.reporting import comparison
+    from tfkit.reporting.comparison import report
 
-    return comparison.main(chosen.runs, output=chosen.output)
+    page = report(*chosen.runs, output=chosen.output)
+    pages = [Path(run) / REPORT for run in chosen.runs]
+    print(*dict.fromkeys([*pages, page]), sep="\n")
+    return 0
 
 
 if __name__ == "__main__":

@@ -1,7 +1,4 @@
-"""What a classifier's outputs are, and what it says of the test split.
-
-Evaluation: what a classifier said of labelled examples, and every number that follows from it.
-"""
+"""Evaluation: the class probabilities that a model gives labelled examples, and every number that follows from them."""
 
 from __future__ import annotations
 
@@ -62,7 +59,7 @@ class Evaluation:
         set_field("probabilities", np.asarray(self.probabilities, np.float32))
         set_field("names", tuple(map(str, self.names)))
         set_field("class_names", tuple(map(str, self.class_names)))
-        if problems := [*_shape_problems(self)] or [*_value_problems(self)]:
+        if problems := _problems(self):
             raise CheckError("An evaluation cannot be made of these:\n  " + "\n  ".join(problems))
         set_field("labels", self.labels.astype(np.int64))
 
@@ -72,22 +69,22 @@ class Evaluation:
 
     @functools.cached_property
     def predicted(self) -> np.ndarray:
-        """The most probable class of each example: int64 [n]."""
+        """Return the most probable class of each example: int64 [n]."""
         return self.probabilities.argmax(axis=1)
 
     @property
     def correct(self) -> int:
-        """How many examples were classified right."""
+        """Return how many examples were classified right."""
         return int((self.predicted == self.labels).sum())
 
     @property
     def accuracy(self) -> float:
-        """The share of examples classified right."""
+        """Return the share of examples classified right."""
         return self.correct / len(self.labels)
 
     @property
     def accuracy_interval(self) -> tuple[float, float]:
-        """The 95 % interval of the accuracy on further examples of the same kind (Wilson's score interval)."""
+        """Return the 95 % interval of the accuracy on further examples of the same kind (Wilson's score interval)."""
         from scipy.stats import binomtest
 
         interval = binomtest(self.correct, len(self.labels)).proportion_ci(method="wilson")
@@ -95,13 +92,13 @@ class Evaluation:
 
     @property
     def loss(self) -> float:
-        """Mean cross-entropy in nats; a probability of 0 counts as 1.2e-7, float32's epsilon."""
+        """Return the mean cross-entropy in nats; a probability of 0 counts as 1.2e-7, float32's epsilon."""
         of_truth = self.probabilities[np.arange(len(self.labels)), self.labels].astype(np.float64)
         return float(-np.log(np.maximum(of_truth, SMALLEST_PROBABILITY)).mean())
 
     @property
     def top_5_accuracy(self) -> float:
-        """The share of examples whose class is among the five most probable; 1.0 for five classes or fewer."""
+        """Return the share of examples whose class is among the five most probable; 1.0 for five classes or fewer."""
         from sklearn.metrics import top_k_accuracy_score
 
         classes = np.arange(len(self.class_names))
@@ -111,29 +108,29 @@ class Evaluation:
 
     @functools.cached_property
     def confusion(self) -> np.ndarray:
-        """int64 [c, c]: the examples of class `row` that were taken for class `column`."""
+        """Return int64 [c, c]: the examples of class `row` that were taken for class `column`."""
         from sklearn.metrics import confusion_matrix
 
         return confusion_matrix(self.labels, self.predicted, labels=np.arange(len(self.class_names)))
 
     @property
     def counts(self) -> np.ndarray:
-        """int64 [c]: how many examples each class has."""
+        """Return int64 [c]: how many examples each class has."""
         return self.confusion.sum(axis=1)
 
     @property
     def recall(self) -> np.ndarray:
-        """float64 [c]: the share of a class that was found; NaN for a class without examples."""
+        """Return float64 [c]: the share of a class that was recognised; NaN for a class without examples."""
         return _share(self.confusion.diagonal(), self.counts)
 
     @property
     def precision(self) -> np.ndarray:
-        """float64 [c]: the share of right ones where this class was predicted; NaN for one that never was."""
+        """Return float64 [c]: the share of right ones where this class was predicted; NaN for one that never was."""
         return _share(self.confusion.diagonal(), self.confusion.sum(axis=0))
 
     @functools.cached_property
     def average_precision(self) -> np.ndarray:
-        """float64 [c]: the area below each class's precision-recall curve; NaN for a class without examples."""
+        """Return float64 [c]: the area below each class's precision-recall curve; NaN for a class without examples."""
         from sklearn.metrics import average_precision_score
 
         areas = np.full(len(self.class_names), np.nan)
@@ -142,7 +139,7 @@ class Evaluation:
         return areas
 
     def pr_curve(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """One class against the others: precision [t + 1], recall [t + 1] and the thresholds [t], rising.
+        """Return precision [t + 1], recall [t + 1] and the rising thresholds [t] of one class against the others.
 
         Raises:
           CheckError: the class has no examples here.
@@ -154,19 +151,19 @@ class Evaluation:
         return precision_recall_curve(self.labels == index, self.probabilities[:, index])
 
     def worst(self, k: int) -> np.ndarray:
-        """int64 [k or fewer]: the mistakes that the model was surest of, the surest first."""
+        """Return int64 [k or fewer]: the mistakes that the model was surest of, the surest first."""
         mistakes = np.flatnonzero(self.predicted != self.labels)
         sureness = self.probabilities[mistakes, self.predicted[mistakes]]
         return mistakes[np.argsort(-sureness, kind="stable")][:k]
 
     def mistake(self, index: int) -> str:
-        """One prediction in words: "cat → dog (93 %)"."""
+        """Return one prediction in words: "cat → dog (93 %)"."""
         truth, guess = self.labels[index], self.predicted[index]
         sureness = self.probabilities[index, guess]
         return f"{self.class_names[truth]} → {self.class_names[guess]} ({sureness:.0%})".replace("%", " %")
 
     def metrics(self, prefix: str = "test") -> dict[str, float]:
-        """Flat names to finite numbers: accuracy, loss, examples, recall of every class that occurs.
+        """Return flat names to finite numbers: accuracy, loss, examples, recall of every class that occurs.
 
         Top-5 accuracy is there for more than five classes.
         """
@@ -183,26 +180,21 @@ class Evaluation:
         return numbers
 
 
-def _shape_problems(evaluation: Evaluation) -> list[str]:
-    """What does not fit together, one sentence each."""
+def _problems(evaluation: Evaluation) -> list[str]:
+    """Return what does not fit together, or what no probability or label can be, one sentence each."""
     labels, probabilities = evaluation.labels, evaluation.probabilities
+    classes = len(evaluation.class_names)
     problems = []
     if labels.ndim != 1 or not len(labels) or labels.dtype.kind not in "iu":
         problems.append(
             f"labels must be integers [n], n at least 1; found {labels.dtype} {list(labels.shape)}."
         )
-    expected = (labels.size, len(evaluation.class_names))
-    if probabilities.shape != expected:
-        problems.append(f"probabilities must be {list(expected)}; found {list(probabilities.shape)}.")
+    if probabilities.shape != (labels.size, classes):
+        problems.append(f"probabilities must be {[labels.size, classes]}; found {list(probabilities.shape)}.")
     if len(evaluation.names) != labels.size:
         problems.append(f"{len(evaluation.names)} names for {labels.size} labels.")
-    return problems
-
-
-def _value_problems(evaluation: Evaluation) -> list[str]:
-    """What no probability or label can be, one sentence each, with the first example of its kind."""
-    labels, probabilities = evaluation.labels, evaluation.probabilities
-    classes = probabilities.shape[1]
+    if problems:
+        return problems
     sums = probabilities.sum(axis=1, dtype=np.float64)
     wrong = {
         f"a label outside 0..{classes - 1}": (labels < 0) | (labels >= classes),
@@ -219,7 +211,7 @@ def _value_problems(evaluation: Evaluation) -> list[str]:
 
 
 def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """part / whole, NaN where there is nothing to have a share in."""
+    """Return part / whole, NaN where there is nothing to have a share in."""
     return np.divide(part, whole, out=np.full(len(part), np.nan), where=whole > 0)
 
 
@@ -228,37 +220,34 @@ Outputs = Literal["auto", "probabilities", "logits"]
 
 
 def gives_logits(model: keras.Model) -> bool:
-    """Whether the model's loss was told that its outputs are logits, and no activation makes probabilities of them."""
+    """Return whether the model's loss takes logits, and no activation makes probabilities of its outputs."""
     return activation(model) not in ("softmax", "sigmoid") and any(map(from_logits, losses(model)))
 
 
 def losses(model: keras.Model) -> list[Any]:
-    """The losses that a model was compiled with, however they were given."""
+    """Return the losses that a model was compiled with, however they were given."""
     from tfkit.environment.stack import tf
 
     return [loss for loss in tf.nest.flatten(getattr(model, "loss", None)) if loss is not None]
 
 
 def from_logits(loss: Any) -> bool | None:
-    """Return what a loss says of the outputs that it takes; None: nothing."""
+    """Return whether a loss takes logits; None where it does not say."""
     from tfkit.environment.stack import keras
 
     if isinstance(loss, str):
         loss = keras.losses.get(loss)
         loss = loss() if isinstance(loss, type) else loss
     if hasattr(loss, "get_config") and not isinstance(loss, type):
-        said = loss.get_config().get("from_logits")
-        return said if said is None else bool(said)
+        logits = loss.get_config().get("from_logits")
+        return logits if logits is None else bool(logits)
     # Of Keras's own functions all cross-entropies take probabilities, unless they are told otherwise.
-    return False if "crossentropy" in getattr(loss, "__name__", "") and _is_keras(loss) else None
-
-
-def _is_keras(function: Any) -> bool:
-    return str(getattr(function, "__module__", "")).startswith(("keras.", "tf_keras."))
+    is_keras = str(getattr(loss, "__module__", "")).startswith(("keras.", "tf_keras."))
+    return False if is_keras and "crossentropy" in getattr(loss, "__name__", "") else None
 
 
 def activation(model: keras.Model) -> str | None:
-    """The name of what a functional or Sequential model ends with ("softmax", "linear"); None: nobody knows."""
+    """Return the name of what a functional or Sequential model ends with ("softmax", "linear"), if it is known."""
     from tfkit.environment.stack import keras
 
     outputs = getattr(model, "outputs", None) or []
@@ -296,12 +285,12 @@ def to_probabilities(outputs: Any, *, logits: bool) -> tf.Tensor:
 
 
 def evaluate(model: keras.Model, splits: Splits, *, logits: bool | None = None) -> Evaluation:
-    """Return what a model says of the test split.
+    """Evaluate a model on the test split.
 
     Args:
       model: compiled.
       splits: that it was trained on.
-      logits: whether it gives logits; None: what its loss was told.
+      logits: whether it gives logits; None: what its loss takes.
     """
     logits = gives_logits(model) if logits is None else logits
     outputs = model.predict(splits.test, verbose=0)
@@ -309,7 +298,7 @@ def evaluate(model: keras.Model, splits: Splits, *, logits: bool | None = None) 
 
 
 def evaluation(probabilities: np.ndarray, splits: Splits) -> Evaluation:
-    """Probabilities [n, classes] of the test split, in its stable order, beside the truth."""
+    """Return the evaluation of probabilities [n, classes] of the test split, in its stable order."""
     indices = splits.indices["test"]
     if probabilities.shape != (len(indices), len(splits.class_names)):
         raise DataError(

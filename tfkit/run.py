@@ -1,9 +1,4 @@
-"""Run: one folder that holds whatever a run makes, readable by a person, by TensorBoard and by a program.
-
-A run folder before a run begins in it: nobody else is in it, it is of the same config, and it is clean.
-
-What the JSON files of a run folder hold, as far as tfkit reads it back: see `tfkit.run_files.Shape`.
-"""
+"""The run folder: whatever a run makes, readable by a person, by TensorBoard and by a program."""
 
 from __future__ import annotations
 
@@ -53,7 +48,7 @@ INTENDED_USE = "intended_use.md"
 RESTARTED_VARIABLE = "TFKIT_RESTARTED"
 """How often a launcher has started this job again."""
 
-_ASKED = "# Decided by the run; what was asked: "
+_REQUESTED = "# Decided by the run; what was asked: "
 
 MADE = (
     *(CONFIG, LABELS, METRICS, NOTES, HISTORY, PROVENANCE, VERSIONS, EVALUATION, MODEL_CARD, REPORT),
@@ -66,120 +61,31 @@ READ = (*(name for name in MADE if name != BACKUP), LOCK, f".{TFLITE}.lock", INT
 """What is read or written in a run that has ended."""
 
 
-def claim(folder: Path, *, config: Mapping[str, Any], overwrite: bool) -> TextIO:
-    """Make the folder this process's own, for a new run or for what is left of one that was interrupted.
+def _acquire(folder: Path, *, config: Mapping[str, Any], overwrite: bool) -> TextIO:
+    """Lock the folder for this process, for a new run or for what is left of one that was interrupted.
 
     Args:
       folder: made if absent.
-      config: what was asked; written, or compared with what an earlier process wrote.
+      config: what was requested; written, or compared with what an earlier process wrote.
       overwrite: whether a run of another config, or a finished one, is replaced.
 
     Returns:
       The lock: closing it, or the end of the process, releases the folder.
 
     Raises:
-      RunError: the folder is in use, belongs to another config, holds something else, or cannot be written.
+      RunError: the folder is in use, belongs to another config, or holds something else.
     """
-    try:
-        return _claim(folder, config=config, overwrite=overwrite)
-    except OSError as error:
-        raise unwritable(folder, error) from error
-
-
-def unwritable(folder: Path, error: OSError) -> RunError:
-    """Return the error of a folder in which a run cannot write."""
-    at = f" ({error.filename})" if error.filename and str(error.filename) != str(folder) else ""
-    return RunError(
-        f"{folder} cannot be written: {error.strerror}{at}.\n"
-        "  Choose another --run-dir (run_dir in Python), on a disk that has room and where you may write."
-    )
-
-
-def _claim(folder: Path, *, config: Mapping[str, Any], overwrite: bool) -> TextIO:
     if folder.is_file():
         raise RunError(f"{folder} is a file; a run needs a folder of its own. Choose another --run-dir.")
-    _refuse_other_things(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = _acquire(folder)
-    _remove_halves(folder)
-    # A launcher gives a restarted job the same words: what --overwrite was to remove is removed.
-    if (overwrite and is_first_start()) or not ((folder / BACKUP).is_dir() or (folder / METRICS).is_file()):
-        _clear(folder)
-    if (folder / CONFIG).is_file():
-        _refuse_other(folder, config)
-    else:
-        _write_config(folder, config, {})
-    return lock
-
-
-def _settings(config: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
-    """YAML that `run_files.read_yaml` takes; its first line keeps what was asked where the run decided."""
-    import yaml
-
-    class Dumper(yaml.SafeDumper):
-        def ignore_aliases(self, data: Any) -> bool:
-            return True
-
-    first = f"{_ASKED}{json.dumps(asked)}\n" if asked else ""
-    text = first + yaml.dump(dict(config), Dumper=Dumper, sort_keys=False, allow_unicode=True)
-    if len(text.encode()) > run_files.SMALL:
-        raise RunError(
-            f"The config of the run has {len(text):,} characters of YAML; {run_files.SMALL:,} are taken."
-            "\n  It is for settings: name a file of your data in it, not the data."
-        )
-    return str(text)
-
-
-def decide_lock(folder: Path, decided: Mapping[str, Any]) -> None:
-    """Put what a run decided into its config.yaml, in place of what was asked, which its first line keeps.
-
-    Args:
-      folder: of the run, locked.
-      decided: settings to plain values; those that the config does not have are left out.
-    """
-    config, asked = _read_config(folder)
-    changed = {name: value for name, value in decided.items() if name in config and config[name] != value}
-    if changed:
-        asked = {**{name: config[name] for name in changed}, **asked}
-        _write_config(folder, {**config, **changed}, asked)
-
-
-def _write_config(folder: Path, config: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
-    files.write_text(folder / CONFIG, _settings(config, asked))
-
-
-def _read_config(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The settings, and what was asked where the run decided them."""
-    text = run_files.read_text(folder, CONFIG, most=run_files.SMALL) or ""
-    first = text.partition("\n")[0]
-    asked: Any = {}
-    if first.startswith(_ASKED):
-        try:
-            asked = json.loads(first.removeprefix(_ASKED))
-        except (ValueError, RecursionError) as error:
-            raise run_files.damaged(folder / CONFIG, f"its first line is no JSON: {error}") from error
-    if not isinstance(asked, dict):
-        raise run_files.damaged(folder / CONFIG, "its first line holds no settings")
-    return run_files.read_yaml(folder, CONFIG), asked
-
-
-def is_first_start() -> bool:
-    """Whether no launcher has started this job before."""
-    return os.environ.get(RESTARTED_VARIABLE, "0") == "0"
-
-
-def _refuse_other_things(folder: Path) -> None:
-    there = sorted(found.name for found in folder.iterdir()) if folder.is_dir() else []
+    there = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     # Others write a config.yaml too: the lock, or the numbers, tell.
-    is_run = CONFIG in there and (LOCK in there or METRICS in there)
-    if not is_run and there not in ([], [LOCK]):
+    if not (CONFIG in there and (LOCK in there or METRICS in there)) and there not in ([], [LOCK]):
+        shown = ", ".join(there[:3]) + (", ..." if len(there) > 3 else "")
         raise RunError(
-            f"{folder} is not a run folder, but holds other things ({_some(there)})."
+            f"{folder} is not a run folder, but holds other things ({shown})."
             "\n  Choose an empty or new --run-dir: nothing in it was touched."
         )
-
-
-def _acquire(folder: Path) -> TextIO:
+    folder.mkdir(parents=True, exist_ok=True)
     lock = (folder / LOCK).open("a")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -189,46 +95,84 @@ def _acquire(folder: Path) -> TextIO:
             f"{folder} is in use: another process is running in it."
             "\n  Wait for it, or give this run another --run-dir."
         ) from None
+    # What a killed process left under temporary names: the lock says that nobody is writing it.
+    _remove(path for name in MADE for path in folder.glob(f".{name}.*"))
+    # A launcher gives a restarted job the same words: what --overwrite was to remove is removed.
+    if (overwrite and _is_first_start()) or not ((folder / BACKUP).is_dir() or (folder / METRICS).is_file()):
+        _remove(folder / name for name in MADE)  # what somebody put beside it stays
+    if (folder / CONFIG).is_file():
+        _refuse_other_config(folder, config)
+    else:
+        _write_config(folder, config, {})
     return lock
 
 
-def _remove_halves(folder: Path) -> None:
-    """What a killed process left under temporary names; the lock says that nobody is writing it."""
-    for name in MADE:
-        for half in folder.glob(f".{name}.*"):
-            shutil.rmtree(half) if half.is_dir() else half.unlink()
-
-
-def _clear(folder: Path) -> None:
-    """Remove what runs make; what somebody put beside it stays."""
-    for name in MADE:
-        found = folder / name
-        if found.is_dir() and not found.is_symlink():
-            shutil.rmtree(found)
+def _remove(paths: Iterable[Path]) -> None:
+    for path in paths:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
         else:
-            found.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
 
 
-def _refuse_other(folder: Path, config: Mapping[str, Any]) -> None:
-    decided, asked = _read_config(folder)
-    # What the run decided, said outright, is the same: a replay of its config.yaml.
-    old = {**decided, **asked}
-    differing = [
-        name for name in {**old, **config} if config.get(name) not in (old.get(name), decided.get(name))
+def _is_first_start() -> bool:
+    """Return whether no launcher has started this job before."""
+    return os.environ.get(RESTARTED_VARIABLE, "0") == "0"
+
+
+def _unwritable(folder: Path, error: OSError) -> RunError:
+    at = f" ({error.filename})" if error.filename and str(error.filename) != str(folder) else ""
+    return RunError(
+        f"{folder} cannot be written: {error.strerror}{at}.\n"
+        "  Choose another --run-dir (run_dir in Python), on a disk that has room and where you may write."
+    )
+
+
+def _refuse_other_config(folder: Path, config: Mapping[str, Any]) -> None:
+    decided, requested = _read_config(folder)
+    # What the run decided, given outright, is the same: a replay of its config.yaml.
+    old = {**decided, **requested}
+    changes = [
+        f"\n    {name}: {old.get(name)!r} there, {config.get(name)!r} now"
+        for name in {**old, **config}
+        if config.get(name) not in (old.get(name), decided.get(name))
     ]
-    if differing:
-        changes = "".join(
-            f"\n    {name}: {old.get(name)!r} there, {config.get(name)!r} now" for name in differing
-        )
+    if changes:
         state = "finished" if (folder / REPORT).is_file() else "begun"
         raise RunError(
-            f"{folder} holds a {state} run of another config:{changes}"
+            f"{folder} holds a {state} run of another config:{''.join(changes)}"
             "\n  Give this run another --run-dir, or replace the old one with --overwrite."
         )
 
 
-def _some(names: list[str]) -> str:
-    return ", ".join(sorted(names)[:3]) + (", ..." if len(names) > 3 else "")
+def _write_config(folder: Path, config: Mapping[str, Any], requested: Mapping[str, Any]) -> None:
+    """Write YAML that `run_files.read_yaml` takes; its first line keeps what was requested where the run decided."""
+    import yaml
+
+    class Dumper(yaml.SafeDumper):
+        def ignore_aliases(self, data: Any) -> bool:
+            return True
+
+    text = f"{_REQUESTED}{json.dumps(requested)}\n" if requested else ""
+    text += yaml.dump(dict(config), Dumper=Dumper, sort_keys=False, allow_unicode=True)
+    if len(text.encode()) > run_files.SMALL:
+        raise RunError(
+            f"The config of the run has {len(text):,} characters of YAML; {run_files.SMALL:,} are taken."
+            "\n  It is for settings: name a file of your data in it, not the data."
+        )
+    files.write_text(folder / CONFIG, text)
+
+
+def _read_config(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the settings, and what was requested where the run decided them."""
+    first = (run_files.read_text(folder, CONFIG, most=run_files.SMALL) or "").partition("\n")[0]
+    requested: Any = {}
+    if first.startswith(_REQUESTED):
+        try:
+            requested = dict(json.loads(first.removeprefix(_REQUESTED)))
+        except (ValueError, TypeError, RecursionError) as error:
+            raise run_files.damaged(folder / CONFIG, f"its first line holds no settings: {error}") from error
+    return run_files.read_yaml(folder, CONFIG), requested
 
 
 NUMBER = (int, float)
@@ -331,7 +275,7 @@ class Run:
           RunError: the folder is read-only.
         """
         if not os.access(self.path, os.W_OK | os.X_OK):
-            raise unwritable(self.path, OSError(errno.EACCES, "it is read-only, or yours to read alone"))
+            raise _unwritable(self.path, OSError(errno.EACCES, "it is read-only, or yours to read alone"))
 
     @classmethod
     def create(cls, path: str | Path, *, config: Mapping[str, Any], overwrite: bool = False) -> Run:
@@ -341,7 +285,7 @@ class Run:
 
         Args:
           path: the folder; made if absent.
-          config: what was asked: flat names to values that YAML can hold.
+          config: what was requested: flat names to values that YAML can hold.
           overwrite: whether a run of another config in that folder, or a finished one, is replaced.
 
         Raises:
@@ -350,13 +294,16 @@ class Run:
         if not cluster.current().is_chief:
             return cls._of_other_worker(Path(path), overwrite=overwrite)
         run = cls(Path(path))
-        run._lock = claim(run.path, config=config, overwrite=overwrite)
+        try:
+            run._lock = _acquire(run.path, config=config, overwrite=overwrite)
+        except OSError as error:
+            raise _unwritable(run.path, error) from error
         heartbeat.backups = run.backup
         return run
 
     @classmethod
     def _of_other_worker(cls, path: Path, *, overwrite: bool) -> Run:
-        """The same for a worker whose files nobody needs: it writes into a folder that goes with it."""
+        """Begin for a worker whose files nobody needs: it writes into a folder that goes with it."""
         # The same one at each start: what a killed worker left goes with the next.
         scratch = (
             files.cache_dir("workers") / f"{files.digest_of(str(path.resolve()))}-{cluster.current().index}"
@@ -367,7 +314,7 @@ class Run:
         run.shared, run.is_chief = path, False
         heartbeat.backups = run.backup
         # What --overwrite removes, the chief may be about to remove.
-        run._done = not (overwrite and is_first_start()) and (path / REPORT).is_file()
+        run._done = not (overwrite and _is_first_start()) and (path / REPORT).is_file()
         return run
 
     def __enter__(self) -> Run:
@@ -387,32 +334,36 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether the run came to its end: its report, which is written last, is there."""
+        """Return whether the run came to its end: its report, which is written last, is there."""
         return self._done if not self.is_chief else (self.path / REPORT).is_file()
 
     @property
     def backup(self) -> Path:
-        """Where a training that is killed finds what it goes on from."""
+        """Return the folder of the checkpoint that a killed training goes on from."""
         return self.shared / BACKUP
 
     @property
     def logdir(self) -> Path:
-        """The folder for TensorBoard."""
+        """Return the folder for TensorBoard."""
         return self.path / LOGS
 
     @property
     def config(self) -> dict[str, Any]:
-        """Return what was asked, and where that was left open, what the run decided."""
+        """Return what was requested, and where that was left open, what the run decided."""
         return run_files.read_yaml(self._read_from, CONFIG)
 
     def decide(self, **settings: Any) -> None:
         """Put what the run decided into config.yaml, in place of what was left open: plain values, by setting."""
         if self.is_chief:
-            decide_lock(self.path, settings)
+            config, requested = _read_config(self.path)
+            changed = {name: value for name, value in settings.items() if config.get(name, value) != value}
+            if changed:
+                requested = {**{name: config[name] for name in changed}, **requested}
+                _write_config(self.path, {**config, **changed}, requested)
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Flat names to numbers, such as `test/accuracy` or `time/train_seconds`."""
+        """Return flat names to numbers, such as `test/accuracy` or `time/train_seconds`."""
         return dict(self.read(METRICS))
 
     def record(self, metrics: Mapping[str, float]) -> None:
@@ -429,34 +380,32 @@ class Run:
 
     @property
     def notes(self) -> list[str]:
-        """What the run decided, and why, one sentence each."""
+        """Return what the run decided, and why, one sentence each."""
         return (run_files.read_text(self._read_from, NOTES) or "").splitlines()
 
     def note(self, sentence: str) -> None:
         """Print a decision of the run and keep it; one that is kept already is not repeated."""
-        line = " ".join(sentence.split())
-        self.say(line)
-        self._keep(line)
+        self.say(" ".join(sentence.split()))
+        self._keep(sentence)
 
     def warn(self, sentence: str) -> None:
-        """The same for what somebody should look at: it is printed to stderr, also where a job is to be quiet."""
-        line = " ".join(sentence.split())
+        """Print to stderr, also where a job is to be quiet, and keep what somebody should look at."""
         if self.is_chief:
-            print(line, file=sys.stderr, flush=True)
-        self._keep(line)
+            print(" ".join(sentence.split()), file=sys.stderr, flush=True)
+        self._keep(sentence)
 
-    def _keep(self, line: str) -> None:
-        if line not in self.notes:
+    def _keep(self, sentence: str) -> None:
+        if (line := " ".join(sentence.split())) not in self.notes:
             files.write_text(self.path / NOTES, "".join(f"{known}\n" for known in [*self.notes, line]))
 
     def say(self, sentence: str) -> None:
-        """Print it; of several workers the chief does."""
+        """Print a sentence; of several workers the chief does."""
         if self.is_chief:
             process.say(sentence)
 
     @property
     def labels(self) -> list[str]:
-        """The class names in the order of the model's outputs."""
+        """Return the class names in the order of the model's outputs."""
         text = run_files.read_text(self._read_from, LABELS)
         if text is None:
             raise RunError(
@@ -471,7 +420,7 @@ class Run:
 
     @property
     def provenance(self) -> dict[str, dict[str, Any]]:
-        """Where the data and the model came from."""
+        """Return where the data and the model came from."""
         return dict(self.read(PROVENANCE))
 
     @provenance.setter
@@ -480,7 +429,7 @@ class Run:
 
     @property
     def versions(self) -> dict[str, Any]:
-        """The packages, Python and machine of the run."""
+        """Return the packages, Python and machine of the run."""
         return dict(self.read(VERSIONS))
 
     @versions.setter
@@ -489,7 +438,7 @@ class Run:
 
     @property
     def history(self) -> pd.DataFrame:
-        """One row an epoch: stage, epoch, loss, accuracy, val_loss, val_accuracy, learning_rate."""
+        """Return one row an epoch: stage, epoch, loss, accuracy, val_loss, val_accuracy, learning_rate."""
         import pandas as pd
 
         text = run_files.read_text(self._read_from, HISTORY)
@@ -515,7 +464,7 @@ class Run:
 
     @property
     def model(self) -> Any:
-        """The exported model: images as `tfkit.read_image` gives them (or texts) to class probabilities.
+        """Load the exported model: images as `tfkit.read_image` gives them (or texts) to class probabilities.
 
         It is what tf.saved_model.load gives, and is traced once for images of all sizes.
 
@@ -535,9 +484,20 @@ class Run:
             raise run_files.damaged(folder, packages.first_line(error)) from error
 
     def read(self, name: str) -> dict[str, Any]:
-        """What a JSON file of the folder holds, such as `privacy.json`; nothing where there is none."""
+        """Return what a JSON file of the folder holds, such as `privacy.json`; nothing where there is none."""
         most = run_files.LARGE if name in LISTS else run_files.USUAL
         return run_files.read_json(self._read_from, name, SHAPES.get(name, dict), most=most)
 
     def __repr__(self) -> str:
-        return f"Run({str(self.path)!r})"
+        """Return the folder, the recipe, the accuracy and, of private training, the epsilon."""
+        try:
+            metrics, recipe = self.metrics, self.provenance.get("recipe", {}).get("name")
+            numbers = [
+                f"{name.replace('/', ' ')} {metrics[name]:.4g}"
+                for name in ("test/accuracy", "privacy/epsilon")
+                if name in metrics
+            ]
+            state = "finished" if self.finished else "not finished"
+            return f"Run({str(self._read_from)!r}): {', '.join([*filter(None, [recipe]), state, *numbers])}"
+        except RunError:
+            return f"Run({str(self._read_from)!r}): damaged"

@@ -12,7 +12,7 @@ import math
 import os
 import stat
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -53,7 +53,7 @@ def opened(folder: Path, name: str) -> Iterator[BinaryIO | None]:
         real = inside(folder, name)
         # Before it is opened: that alone would wait for the other end of a pipe, or wind a tape.
         if not stat.S_ISREG(real.stat().st_mode):
-            raise damaged(path, f"it is {_kind(real.stat().st_mode)} and not a regular file")
+            raise damaged(path, "it is not a regular file")
         file = os.fdopen(os.open(real, os.O_RDONLY | os.O_NONBLOCK), "rb")
     except (FileNotFoundError, NotADirectoryError):
         yield None
@@ -168,9 +168,7 @@ def read_arrays(folder: Path, name: str) -> dict[str, np.ndarray]:
             return arrays
         try:
             arrays.update(_unpacked(packed))
-        except (
-            Exception
-        ) as error:  # a damaged archive raises a dozen types: BadZipFile, zlib.error, EOFError, ...
+        except Exception as error:  # of a damaged archive: BadZipFile, zlib.error, EOFError, ...
             raise damaged(folder / name, _first_line(error)) from error
     return arrays
 
@@ -247,7 +245,7 @@ def check_links(folder: Path, names: Iterable[str]) -> None:
             if stat.S_ISDIR(mode) and not (folder / name).is_symlink():
                 waiting += [f"{name}/{entry.name}" for entry in os.scandir(folder / name)]
             elif not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-                raise damaged(folder / name, f"it is {_kind(mode)} and not a regular file")
+                raise damaged(folder / name, "it is not a regular file")
         except OSError:  # it is not there, or no longer
             continue
 
@@ -262,13 +260,14 @@ def damaged(path: Path, why: str) -> RunError:
 
 def fault_of(content: Any, shape: Shape, where: str = "it") -> str | None:
     """Return what of a JSON value is not of the shape, in words; None where all is."""
+    found = f"{where} is {content!r:.40}"
     if isinstance(shape, list):
         if not isinstance(content, list):
-            return f"{where} is {_said(content)} and not a list"
+            return f"{found} and not a list"
         return _first(fault_of(one, shape[0], f"{where}[{place}]") for place, one in enumerate(content))
     if isinstance(shape, dict):
         if not isinstance(content, dict):
-            return f"{where} is {_said(content)} and not an object"
+            return f"{found} and not an object"
         if "*" in shape:
             return _first(fault_of(one, shape["*"], f"{where}[{key!r:.80}]") for key, one in content.items())
         if missing := [key for key in shape if not key.endswith("?") and key not in content]:
@@ -279,22 +278,19 @@ def fault_of(content: Any, shape: Shape, where: str = "it") -> str | None:
             for key, inner in known.items()
             if key in content
         )
-    kinds = shape if isinstance(shape, tuple) else (shape,)
-    # Of several, one that is no type may be a shape: a number, or an object.
-    shapes = [kind for kind in kinds if isinstance(kind, dict | list)]
-    if isinstance(content, tuple(kind for kind in kinds if isinstance(kind, type))):
-        return None
-    if shapes:
-        return fault_of(content, shapes[0], where)
-    return f"{where} is {_said(content)}"
+    for kind in shape if isinstance(shape, tuple) else (shape,):
+        # Of several, one that is no type may be a shape: an object, or nothing.
+        if isinstance(kind, dict | list):
+            found = fault_of(content, kind, where) or ""
+            if not found:
+                return None
+        elif isinstance(content, kind):
+            return None
+    return found
 
 
 def _first(faults: Iterable[str | None]) -> str | None:
     return next(filter(None, faults), None)
-
-
-def _said(content: Any) -> str:
-    return f"{content!r:.40}"
 
 
 def _number(text: str) -> float:
@@ -310,16 +306,7 @@ def _integer(text: str) -> int:
     return int(text)
 
 
-def _kind(mode: int) -> str:
-    kinds: Mapping[int, str] = {
-        stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device",
-        stat.S_IFBLK: "a device",
-    }  # fmt: skip
-    return kinds.get(stat.S_IFMT(mode), "something else")
-
-
 def _first_line(error: BaseException) -> str:
     if isinstance(error, RecursionError):
         return "it is nested too deeply"
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    return lines[0][:200]
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip()[:200]

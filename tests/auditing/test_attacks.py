@@ -43,12 +43,12 @@ def test_an_attacker_that_learns_is_judged_on_what_it_has_not_learnt_from():
     chance = np.random.default_rng(2)
     members, others = said_of(chance, 100, sure=1), said_of(chance, 80, sure=1)
     by_rule, learned = attack(("threshold", "knn"), members=members, others=others)
-    assert (len(by_rule.members), len(by_rule.others)) == (100, 80)
-    assert (len(learned.members), len(learned.others)) == (50, 40)
+    assert (len(by_rule.judged.members), len(by_rule.judged.others)) == (100, 80)
+    assert (len(learned.judged.members), len(learned.judged.others)) == (50, 40)
     for one in (by_rule, learned):
         assert [len(scores) for half in (one.choosing, one.measured) for scores in half] == [50, 40, 50, 40]
     again = attack(("knn",), members=members, others=others)[0]
-    assert np.array_equal(again.members, learned.members)
+    assert np.array_equal(again.judged.members, learned.judged.members)
 
 
 def test_the_global_random_generator_is_left_as_it_was():
@@ -80,8 +80,8 @@ def test_intervals_of_the_auc_hold_in_19_of_20_cases_and_at_the_ends():
 
 def test_members_found_at_few_false_alarms():
     one = Attack.by_rule("", np.arange(1000) + 500.0, np.arange(1000.0), seed=0)
-    assert one.found(false=0.01) == pytest.approx(0.51, abs=0.002)
-    assert one.found(false=0.5) == 1
+    assert one.true_positives(false=0.01) == pytest.approx(0.51, abs=0.002)
+    assert one.true_positives(false=0.5) == 1
 
 
 def test_lira_finds_members_that_a_loss_alone_does_not_tell():

@@ -97,8 +97,14 @@ def test_an_overfit_model_leaks_and_a_private_one_does_not(tmp_path):
 
 def test_bad_input_is_refused_before_the_model_is_loaded(leaky, tmp_path):
     run, splits = leaky
-    with pytest.raises(ConfigError, match="threshold, logistic"):
+    with pytest.raises(ConfigError, match=r"attacks.*threshold"):
         auditing.audit(run, splits, attacks=["magic"])
+    with pytest.raises(ConfigError, match="attacks="):
+        auditing.audit(run, splits, attack=["logistic"])
+    with pytest.raises(ConfigError, match="shadows"):
+        auditing.audit(run, splits, shadows=3)
+    with pytest.raises(RunError, match=r"audit\(run, splits\)"):
+        auditing.audit(str(run.path))
     with pytest.raises(DataError, match="other data"):
         auditing.audit(run, small_digits())
     with pytest.raises(RunError, match="holds no run"):

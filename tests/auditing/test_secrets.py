@@ -41,7 +41,7 @@ def letters(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def stored(letters):
-    encoder = hub.resolve_text("minilm-l6-v2")
+    encoder = hub.load_model("minilm-l6-v2")
     return encoder, hub.extract(encoder, data.load_texts(letters)).splits
 
 

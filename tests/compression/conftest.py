@@ -91,7 +91,7 @@ def classifier():
 
     from tfkit import data, hub
     from tfkit.compression import representative
-    from tfkit.compression.convert import ConversionRequest, run_conversions
+    from tfkit.compression.converter_process import ConversionRequest, run_conversions
     from tfkit.compression.sources import saved
     from tfkit.environment.stack import keras, tf
     from tfkit.errors import TfkitError
@@ -102,7 +102,7 @@ def classifier():
     all_of_them = data.load_images("mnist5k", image_size=SIZE).source
     some = np.sort(np.random.default_rng(0).permutation(len(all_of_them.labels))[:SOME])
     splits = data.from_arrays(all_of_them.read(some), all_of_them.labels[some], image_size=SIZE)
-    backbone = hub.resolve("efficientnet-lite0")
+    backbone = hub.load_model("efficientnet-lite0")
     train = np.asarray(splits.indices["train"])
     features = hub.extract(backbone, splits).splits.source.read(train)
     # Solved and not trained step by step: the same head in every process, without a seed.

@@ -110,7 +110,7 @@ def test_what_would_fail_after_training_is_refused_before(digits):
 def test_a_hub_layer_is_refused_and_its_variables_are_pruned_all_the_same(tmp_path):
     from tfkit import hub
 
-    layer = hub.resolve("efficientnet-lite0").layer(trainable=True)
+    layer = hub.load_model("efficientnet-lite0").layer(trainable=True)
     assert isinstance(layer, tf_hub.KerasLayer)
     model = keras.Sequential([keras.Input([32, 32, 3]), layer, keras.layers.Dense(2)])
     with pytest.raises(UsageError, match=r"hub\.KerasLayer.*prune_variables"):
@@ -131,7 +131,7 @@ def test_an_interrupted_pruning_goes_on_where_it_was(digits, tmp_path):
     from tfkit.run import Run
     from tfkit.training.checkpoint import Cadence
     from tfkit.training.loop import train
-    from tfkit.training.stage import Stage
+    from tfkit.training.stage import Technique
 
     splits = from_arrays(digits.images[:300], digits.labels[:300], image_size=16, global_batch_size=32)
     stage, epochs = Prune(final_sparsity=0.7), 4
@@ -154,7 +154,7 @@ def test_an_interrupted_pruning_goes_on_where_it_was(digits, tmp_path):
             return train(
                 lambda: digits.compile(stage.wrap(small, steps=epochs * splits.steps_per_epoch)),
                 splits,
-                Stage(epochs=epochs, keep="last", cadence=Cadence(epoch_seconds=0.0), verbose=0),
+                Technique(epochs=epochs, keep="last", cadence=Cadence(epoch_seconds=0.0), verbose=0),
                 run=run,
                 strategy="one_device",
                 callbacks=[*stage.callbacks(), *callbacks],

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tfkit.compression import convert, inspect, representative
-from tfkit.compression.compress import CompressConfig, convert_and_choose, refuse_techniques_on_texts
+from tfkit.compression.compress import convert_and_choose, refuse_techniques_on_texts
 from tfkit.compression.results import FOLDER, HOW, IDS_MODEL, _classify_texts, of_run
 from tfkit.data import Splits
 from tfkit.environment.stack import tf
@@ -20,6 +20,7 @@ from tfkit.errors import RunError, UsageError
 from tfkit.metrics import Evaluation
 from tfkit.reporting.examples import load, save
 from tfkit.run import EVALUATION, SAVED_MODEL, TFLITE, VARIANTS, Run
+from tfkit.settings.options import CompressConfig
 from tfkit.text.tokenizers import WordPiece
 from tfkit.text.vocabulary import build
 from tfkit.training import export
@@ -168,7 +169,10 @@ def test_the_variant_of_ids_needs_no_operations_of_others_and_says_the_same(comp
 @pytest.mark.slow
 def test_a_process_that_never_heard_of_texts_opens_the_saved_model(run):
     """The SavedModel's operations come with tensorflow-text, which `convert` brings."""
-    script = "import sys; from tfkit.compression.sources import opened; print(*opened(sys.argv[1], None, 'device')[1])"
+    script = (
+        "import sys; from tfkit.compression.sources import saved\n"
+        "with saved(sys.argv[1], signature='device') as source: print(*source.inputs)"
+    )
     folder = run.path / SAVED_MODEL
     done = subprocess.run([sys.executable, "-c", script, folder], check=True, capture_output=True, text=True)
     assert done.stdout.split() == ["texts"]

@@ -60,7 +60,8 @@ def test_splits_of_the_folder_are_kept_and_leaks_counted(tmp_path):
     assert not any(splits.source.names[row].startswith("test/") for row in splits.indices["validation"])
     assert splits.duplicates == 10
     assert any(
-        note.startswith("10 validation or test texts are in an earlier split") for note in splits.notes
+        note.startswith("10 validation or test texts have the content of one in an earlier split")
+        for note in splits.notes
     )
 
 

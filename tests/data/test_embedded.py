@@ -1,11 +1,19 @@
-"""The image sets that need no download."""
+"""The sets that need no download: images, and texts that are masked and the same each time."""
 
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
-from tfkit.data import load_images
+from tfkit.data import load_images, load_texts, text_files
+from tfkit.data.embedded import EACH, LONGEST, PACKAGES, SHORTEST, prose
 
 
 def test_digits_are_upright_dark_and_light_digits_with_their_labels():
@@ -42,3 +50,72 @@ def test_a_path_names_a_set_unless_there_is_such_a_folder(tmp_path, monkeypatch)
             Image.new("RGB", (4, 4), (number, 0, 0)).save(tmp_path / "digits" / name / f"{number}.png")
     assert load_images(Path("digits"), image_size=8).origin == "digits/"
     assert load_images("digits", image_size=8).origin.startswith("digits (")
+
+
+@pytest.fixture(scope="module")
+def splits():
+    return load_texts("docstrings")
+
+
+def test_thousands_of_texts_of_five_packages(splits):
+    assert splits.class_names == ("numpy", "pandas", "scikit-learn", "scipy", "tensorflow")
+    assert splits.origin.startswith("docstrings (numpy ")
+    assert all(f"{name} {version(name)}" in splits.origin for name in splits.class_names)
+    counts = np.bincount(splits.source.labels)
+    assert counts.min() >= 500
+    assert counts.max() <= EACH
+    for row, name in enumerate(splits.source.names):
+        package = PACKAGES[splits.class_names[splits.source.labels[row]]]
+        assert name.startswith(f"{package}/")
+
+
+def test_what_gives_a_package_away_is_not_there(splits):
+    everything = [splits.source.raw(row) for row in range(len(splits.source.labels))]
+    telling = re.compile(
+        r"\b(numpy|np|scipy|pandas|pd|sklearn|scikit|tensorflow|tf|keras|ndarray|dataframes?|tensors?)\b",
+        re.I,
+    )
+    assert not [text for text in everything if telling.search(text)]
+    assert not [text for text in everything if ">>>" in text or "`" in text]
+    words = [len(text.split()) for text in everything]
+    assert min(words) >= SHORTEST
+    assert max(words) <= LONGEST
+    folded = {re.sub(r"\W+", " ", text_files.folded(text).lower()).strip() for text in everything}
+    assert len(folded) == len(everything)
+
+
+def test_words_alone_tell_much_but_not_all(splits):
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+
+    def part(split):
+        rows = splits.indices[split]
+        return [splits.source.raw(int(row)) for row in rows], splits.source.labels[rows]
+
+    texts, labels = part("train")
+    words = TfidfVectorizer()
+    model = LogisticRegression(max_iter=200).fit(words.fit_transform(texts), labels)
+    texts, labels = part("test")
+    assert 0.65 < model.score(words.transform(texts), labels) < 0.85
+
+
+PROGRAM = """
+import sys
+from tfkit.data import load_texts
+splits = load_texts("docstrings")
+print(splits.source.fingerprint, *(name in sys.modules for name in ("pandas", "scipy", "sklearn", "tensorflow")))
+"""
+
+
+@pytest.mark.slow
+def test_another_process_finds_the_same_and_imports_none(splits, tmp_path, monkeypatch):
+    monkeypatch.setenv("TFKIT_CACHE", str(tmp_path))
+    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [splits.source.fingerprint, *["False"] * 4]
+
+
+def test_prose():
+    text = "svd(a, full=True)\n\nDecompose `a` as in :func:`scipy.linalg.svd`,\nsee https://x.org/y.\n\nParameters\n---"
+    assert prose(text) == "Decompose a as in svd, see"
+    assert prose(">>> 1 + 1") == ""
+    assert prose("A tf.Tensor of np.float64, or a data frame.") == "A of float64, or a ."

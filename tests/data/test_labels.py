@@ -159,18 +159,6 @@ def test_names_of_hugging_face_labels_and_lists_in_parquet(tmp_path):
         load_texts(tmp_path / "b.parquet")
 
 
-def test_labels_that_are_elsewhere(tmp_path):
-    path = tmp_path / "train.csv"
-    path.write_text(
-        "id,text,toxic,obscene,length\n" + "".join(f"{n},t {n},{n % 2},{n % 3 % 2},9\n" for n in range(20))
-    )
-    (tmp_path / "train_labels.csv").write_text("id,label\n")
-    with pytest.raises(
-        DataError, match=r"2 columns say yes or no \(toxic, obscene\)(?s:.*)train_labels.csv lies beside"
-    ):
-        load_texts(path)
-
-
 def test_a_dataframe_is_told_how(tmp_path):
     import pandas
 

@@ -1,13 +1,20 @@
-"""Splits are stock datasets whose order depends on the seed and the epoch alone."""
+"""Splits are stratified, seeded stock datasets whose order depends on the seed and the epoch alone."""
 
+from __future__ import annotations
+
+import itertools
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+from PIL import Image
+from sklearn.datasets import load_sample_images
 
 from tfkit.data import Augmentation, from_arrays
+from tfkit.data.splits import Share, choose_size, cut_by_class, draw, resize, to_square
 from tfkit.environment.stack import tf
+from tfkit.errors import ConfigError, DataError
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +43,13 @@ def test_datasets_are_batched_float_images_with_their_labels(splits):
     assert (np.concatenate(numbers(splits.test)) == splits.indices["test"]).all()
     train = splits.counts["train"]
     assert train == {str(c): sum(i % 4 == c for i in splits.indices["train"]) for c in range(4)}
+
+
+def test_the_repr_says_what_a_person_would_ask(splits):
+    text = repr(splits)
+    assert text.count("\n") < 3
+    for fact in ("images in memory", "4 classes", "train 68", "[8, 8, 3]", "16"):
+        assert fact in text
 
 
 def test_a_resumed_run_sees_what_an_uninterrupted_one_would(splits):
@@ -120,3 +134,199 @@ def test_augmented_epochs_repeat_bit_for_bit(splits):
         np.testing.assert_array_equal(one, other)
     plain = [x for x, _ in splits.epochs(0, 1).as_numpy_iterator()]
     assert not np.array_equal(plain[0], whole[0])
+
+
+HELD_OUT = {"validation": 0.15, "test": 0.15}
+
+
+def split_of(names, seed=0, held_out=HELD_OUT):
+    parts = cut_by_class(names, np.zeros(len(names), int), class_names=["a"], held_out=held_out, seed=seed)
+    return {names[index]: split for split, indices in parts.items() for index in indices}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_adding_a_file_moves_at_most_one_other(seed):
+    names = [f"a/{number}.png" for number in range(3000)]
+    moved_in_all = 0
+    for count in [*range(12, 150), *range(2900, 2910)]:
+        before, after = split_of(names[:count], seed), split_of(names[: count + 1], seed)
+        moved = sum(after[name] != split for name, split in before.items())
+        assert moved <= 1
+        moved_in_all += moved
+    assert moved_in_all < 110
+
+
+def test_another_class_does_not_move_anything():
+    small = [f"a/{n}" for n in range(30)]
+    both = [*small, *(f"b/{n}" for n in range(50))]
+    labels = np.asarray([0] * 30 + [1] * 50)
+    parts = cut_by_class(both, labels, class_names=["a", "b"], held_out=HELD_OUT, seed=0)
+    of = {both[index]: split for split, indices in parts.items() for index in indices}
+    assert {name: of[name] for name in small} == split_of(small)
+
+
+@pytest.mark.parametrize("count", [3, 4, 5, 6, 7, 10, 20, 100, 1000])
+def test_every_split_has_its_share_of_every_class(count):
+    for seed in range(20):
+        splits = list(split_of([f"x{n}" for n in range(count)], seed).values())
+        sizes = {split: splits.count(split) for split in ("train", "validation", "test")}
+        assert min(sizes.values()) >= 1
+        assert sum(sizes.values()) == count
+        if count >= 20:
+            assert sizes["train"] == pytest.approx(0.7 * count, abs=1.01)
+            assert sizes["test"] == pytest.approx(0.15 * count, abs=4 * 0.15 * count**0.5)
+
+
+def test_the_seed_decides_and_nothing_else():
+    names = [f"a/{number}.png" for number in range(200)]
+    assert split_of(names) == split_of(list(reversed(names)))
+    assert split_of(names, seed=1) != split_of(names)
+
+
+def test_one_held_out_split_and_none():
+    names = [f"x{n}" for n in range(100)]
+    assert list(split_of(names, held_out={"test": 0.2}).values()).count("test") == 20
+    assert set(split_of(names, held_out={}).values()) == {"train"}
+
+
+def test_a_name_is_the_same_composed_or_not():
+    assert list(split_of([f"é{n}" for n in range(50)]).values()) == list(
+        split_of([f"e\u0301{n}" for n in range(50)]).values()
+    )
+
+
+def test_too_few_examples_are_named_with_their_classes():
+    with pytest.raises(DataError, match=r"1 of 2 classes have fewer than 3 examples: 'dog' \(2\)"):
+        cut_by_class(
+            list("abcdef"),
+            np.asarray([0, 0, 0, 0, 1, 1]),
+            class_names=["cat", "dog"],
+            held_out=HELD_OUT,
+            seed=0,
+        )
+
+
+@pytest.mark.parametrize("fractions", [(0, 0.15), (0.5, 0.5), (-0.1, 0.1), (0.1, 1.5)])
+def test_fractions_that_leave_a_split_empty_are_refused(fractions):
+    with pytest.raises(ConfigError, match="cannot be cut"):
+        split_of(list("abcdef"), held_out=dict(zip(("validation", "test"), fractions, strict=True)))
+
+
+def test_a_sample_is_of_all_and_the_same_again():
+    chosen = draw(10_000, 200)
+    assert len(np.unique(chosen)) == 200
+    assert abs(chosen.mean() - 5000) < 1000
+    np.testing.assert_array_equal(chosen, draw(10_000, 200))
+    assert (chosen != draw(10_000, 200, seed=1)).any()
+    np.testing.assert_array_equal(draw(3, 200), [0, 1, 2])
+
+
+def test_each_class_has_as_many_as_can_be():
+    classes = np.array(["usual"] * 900 + ["other"] * 90 + ["rare"] * 10)
+    names, counts = np.unique(classes[draw(1000, 100, classes=classes)], return_counts=True)
+    assert dict(zip(names, counts, strict=True)) == {"usual": 45, "other": 45, "rare": 10}
+
+
+def in_batches_of(batch):
+    images = np.arange(90 * 64, dtype=np.uint32).reshape(90, 8, 8).astype(np.uint8)
+    return from_arrays(images, np.arange(90) % 3, image_size=8, global_batch_size=batch)
+
+
+def first_pixels(dataset, count):
+    return [element[0].numpy() for element in itertools.islice(dataset, count)]
+
+
+@pytest.mark.parametrize(("replicas", "workers"), [(2, 1), (4, 2), (8, 8)])
+@pytest.mark.parametrize("batch", [16, 21])
+def test_the_pieces_of_a_step_are_the_batch(replicas, workers, batch):
+    data = in_batches_of(batch)
+    steps = 2 * data.steps_per_epoch
+    whole = first_pixels(data.epochs(0, 2), steps)
+    own = replicas // workers
+    shares = [Share(first=own * worker, own=own, of=replicas) for worker in range(workers)]
+    pieces = [
+        list(itertools.islice(data.epochs(0, 2, share=share, class_weight=None), steps * own))
+        for share in shares
+    ]
+    for step in range(steps):
+        of_step = [piece for worker in pieces for piece in worker[step * own : (step + 1) * own]]
+        real = [piece for piece in of_step if len(piece) == 2 or piece[2].numpy().any()]
+        together = np.concatenate([piece[0].numpy() for piece in real])
+        np.testing.assert_array_equal(together, whole[step])
+        sizes = [len(piece[1]) for piece in of_step]
+        assert max(sizes) - min(sizes) <= 1
+        assert min(sizes) >= 1
+
+
+def test_a_step_can_be_begun_at(tmp_path):
+    data = in_batches_of(16)
+    for share in (None, Share(first=1, own=1, of=2)):
+        whole = first_pixels(data.epochs(0, 2, share=share), 8)
+        rest = first_pixels(data.epochs(0, 2, share=share, skip=3), 5)
+        for ours, theirs in zip(rest, whole[3:], strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+
+
+def test_every_validation_example_is_in_one_piece():
+    data = in_batches_of(16)
+    count = len(data.indices["validation"])
+    steps = data.evaluation_steps("validation")
+    found = 0
+    for replica in range(8):
+        share = Share(first=replica, own=1, of=8)
+        for piece in itertools.islice(data.in_order("validation", share=share), steps):
+            found += len(piece[1]) if len(piece) == 2 else int(piece[2].numpy().sum())
+    assert found == count
+
+
+def test_class_weights_come_with_the_examples():
+    data = in_batches_of(16)
+    weights = {0: 1.0, 1: 2.0, 2: 4.0}
+    for _, labels, found in data.epochs(0, 1, class_weight=weights):
+        np.testing.assert_array_equal(found, [weights[label] for label in labels.numpy()])
+
+
+SIZES = [
+    (427, 640, 224),
+    (8, 8, 96),
+    (1, 1, 32),
+    (3, 500, 96),
+    (501, 2, 33),
+    (37, 53, 224),
+    (223, 225, 224),
+    (900, 1300, 7),
+]
+
+
+@pytest.mark.parametrize(("height", "width", "size"), SIZES)
+def test_pillow_and_tensorflow_agree_within_one_level(height, width, size):
+    noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    photo = np.asarray(Image.fromarray(load_sample_images().images[0]).resize((width, height)))
+    for image in (noise, photo):
+        ours, exported = resize(Image.fromarray(image), size), to_square(image, size).numpy()
+        assert ours.shape == exported.shape == (size, size, 3)
+        assert np.abs(ours - exported).max() <= 1
+        # Where two source pixels make 33, many values lie on the rounding's edge; else under 2 % differ.
+        assert np.mean(ours != exported) < (0.15 if min(height, width, size) < 10 else 0.02)
+
+
+def test_one_graph_takes_every_size_and_type():
+    for dtype in (tf.uint8, tf.float32):
+        graph = tf.function(
+            lambda x: to_square(x, 16), input_signature=[tf.TensorSpec([None, None, 3], dtype)]
+        )
+        for shape in ((5, 9, 3), (64, 17, 3)):
+            image = np.random.default_rng(1).integers(0, 256, shape).astype(dtype.as_numpy_dtype)
+            squared = graph(image).numpy()
+            assert squared.shape == (16, 16, 3)
+            assert squared.dtype == np.float32
+            assert (squared == np.round(squared)).all()
+
+
+def test_the_size_follows_the_median_image():
+    assert choose_size(np.asarray([20, 96, 4000]), image_size=None, native_size=224) == 96
+    assert choose_size(np.asarray([20, 97, 4000]), image_size=None, native_size=224) == 224
+    assert choose_size(np.asarray([17]), image_size=None, native_size=224) == 96
+    assert choose_size(np.asarray([16]), image_size=None, native_size=224) == 64
+    assert choose_size(np.asarray([20]), image_size=None, native_size=64) == 64
+    assert choose_size(np.asarray([20]), image_size=160, native_size=64) == 160

@@ -1,17 +1,23 @@
-"""Prepared pixels are made once, whole or absent, and never outgrow their room."""
+"""Prepared examples are made once, whole or absent, with little memory, and never outgrow their room."""
 
+from __future__ import annotations
+
+import csv
 import os
 import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from tfkit.data import load_texts, text_files
+from tfkit.data import store as stores
 from tfkit.data.folders import scan
-from tfkit.data.image_files import FolderSource, prepare
+from tfkit.data.image_files import FolderSource, prepare_images
 from tfkit.environment import files
 from tfkit.errors import DataError
 
@@ -27,9 +33,9 @@ def photos(tmp_path, monkeypatch):
     return tmp_path / "photos"
 
 
-def made(root, size=16, **options):
+def made(root, size=16):
     found = scan(root)
-    store = prepare(root, found.files, image_size=size, **options)
+    store = prepare_images(root, found.files, image_size=size)
     return store, FolderSource(root, found.files, store, image_size=size)
 
 
@@ -39,14 +45,14 @@ def everything(source):
 
 def test_the_second_run_decodes_nothing(photos):
     first, source = made(photos)
-    inode = (first.folder / "pixels").stat().st_ino
+    inode = (first.folder / "content").stat().st_ino
     # The same size and time, but no image any more: to notice, one would have to read it.
     path = photos / "a/0.png"
     status = path.stat()
     path.write_bytes(b"x" * status.st_size)
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
     second, again = made(photos)
-    assert (second.folder / "pixels").stat().st_ino == inode
+    assert (second.folder / "content").stat().st_ino == inode
     np.testing.assert_array_equal(everything(source), everything(again))
     assert source.fingerprint == again.fingerprint
 
@@ -69,14 +75,14 @@ def test_only_what_changed_is_read_again(photos):
     assert tuple(after.read(np.asarray([after.names.index("b/new.png")]))[0, 0, 0]) == (0, 0, 255)
 
 
-def test_without_room_the_same_pixels_come_from_the_files(photos):
+def test_without_room_the_same_pixels_come_from_the_files(photos, monkeypatch):
     _, stored = made(photos)
-    store, decoded = made(photos, size=16, reserve=0)
-    assert store.descriptor is not None
     (photos / "a/2.png").touch()
-    store, decoded = made(photos, reserve=1 << 60)
+    with monkeypatch.context() as full:
+        full.setattr(stores, "DISK_RESERVE", 1 << 60)
+        store, decoded = made(photos)
     assert store.descriptor is None
-    assert not (store.folder / "pixels").exists()
+    assert not (store.folder / "content").exists()
     np.testing.assert_array_equal(everything(stored), everything(decoded))
     assert stored.fingerprint == decoded.fingerprint
     (photos / "a/2.png").touch()
@@ -88,10 +94,10 @@ def test_without_room_the_same_pixels_come_from_the_files(photos):
 def test_a_damaged_store_is_made_anew(photos):
     store, source = made(photos)
     expected = everything(source)
-    with (store.folder / "pixels").open("r+b") as file:
+    with (store.folder / "content").open("r+b") as file:
         file.truncate(1000)
     np.testing.assert_array_equal(everything(made(photos)[1]), expected)
-    (store.folder / "index.json").write_text('{"half": ')
+    (store.folder / "entry.json").write_text('{"half": ')
     np.testing.assert_array_equal(everything(made(photos)[1]), expected)
 
 
@@ -104,18 +110,16 @@ def flip(path, place):
 def test_a_flipped_byte_is_not_used(photos, capsys):
     store, source = made(photos)
     expected = everything(source)
-    flip(store.folder / "pixels", 5 * store.row_bytes + 17)
-    flip(store.folder / "pixels", 9 * store.row_bytes)
+    flip(store.folder / "content", 5 * 16 * 16 * 3 + 17)
+    flip(store.folder / "content", 9 * 16 * 16 * 3)
     np.testing.assert_array_equal(everything(made(photos)[1]), expected)
     said = capsys.readouterr().err
     assert said.count("damaged") == 1
     assert str(store.folder) in said
     assert ".png" not in said  # of a private training nothing is named
-    again, source = made(photos)
-    np.testing.assert_array_equal(everything(source), expected)
-    assert not again.unchecked
+    np.testing.assert_array_equal(everything(made(photos)[1]), expected)
     assert not capsys.readouterr().err  # it was mended in its place
-    for name in ("index.json", "pixels"):
+    for name in ("entry.json", "content"):
         flip(store.folder / name, 40)
     np.testing.assert_array_equal(everything(made(photos)[1]), expected)
 
@@ -126,22 +130,23 @@ def test_a_damaged_row_of_a_changed_image_is_refused(photos):
     status = path.stat()
     path.write_bytes(b"x" * status.st_size)
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
-    flip(store.folder / "pixels", 3)
+    flip(store.folder / "content", 3)
     with pytest.raises(DataError, match="damaged") as caught:
         everything(made(photos)[1])
     assert str(photos) in str(caught.value)
     assert len(made(photos)[1].names) == 29  # prepared anew, without what is no image any more
 
 
-def test_the_least_recently_used_make_room(photos):
-    stores = [made(photos, size)[0] for size in (10, 11, 12)]
-    for age, store in enumerate(reversed(stores)):
+def test_the_least_recently_used_make_room(photos, monkeypatch):
+    three = [made(photos, size)[0] for size in (10, 11, 12)]
+    for age, store in enumerate(reversed(three)):
         os.utime(store.folder, (time.time() - 100 * age - 50,) * 2)
     made(photos, 10)
     pixels = everything(made(photos, 11)[1])
     assert pixels.shape == (30, 11, 11, 3)
-    made(photos, 13, limit=30 * 3 * (13**2 + 11**2 + 10**2) + 20_000)
-    sizes = sorted(int((len(p.read_bytes()) / 90) ** 0.5) for p in files.cache_dir("images").rglob("pixels"))
+    monkeypatch.setattr(stores, "CACHE_LIMIT", 30 * 3 * (13**2 + 11**2 + 10**2) + 20_000)
+    made(photos, 13)
+    sizes = sorted(int((len(p.read_bytes()) / 90) ** 0.5) for p in files.cache_dir("images").rglob("content"))
     assert sizes == [10, 11, 13]
 
 
@@ -157,11 +162,11 @@ PREPARE = """
 import sys
 from pathlib import Path
 from tfkit.data.folders import scan
-from tfkit.data.image_files import prepare
+from tfkit.data.image_files import prepare_images
 root = Path(sys.argv[1])
 print("ready", flush=True)
-store = prepare(root, scan(root).files, image_size=400)
-print(sum(not e.reason for e in store.entries), store.descriptor is not None)
+store = prepare_images(root, scan(root).files, image_size=400)
+print(len(store), store.descriptor is not None)
 """
 
 
@@ -180,11 +185,93 @@ def test_a_killed_preparation_leaves_nothing_under_the_final_name(photos):
         Image.effect_noise((900, 900), 90).convert("RGB").save(photos / f"a/large{number}.bmp")
     process = start(photos)
     shelf = files.cache_dir("images")
-    while not list(shelf.glob(".*/pixels")) and process.poll() is None:
+    while not list(shelf.glob(".*/content")) and process.poll() is None:
         time.sleep(0.001)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    assert not list(shelf.glob("[!.]*/pixels"))
+    assert not list(shelf.glob("[!.]*/content"))
     store, source = made(photos, 400)
     assert len(everything(source)) == 70
     assert [path for path in shelf.iterdir() if path.is_dir()] == [store.folder]
+
+
+def write(path, rows):
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([("text", "label"), *rows])
+    return path
+
+
+def numbered(count, *, text="message number {}"):
+    return [(text.format(number), f"class {number % 2}") for number in range(count)]
+
+
+def texts(splits):
+    return [splits.source.raw(index) for index in range(len(splits.source.labels))]
+
+
+def test_the_second_run_reads_the_store(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv(files.CACHE_VARIABLE, str(tmp_path / "cache"))
+    path = write(tmp_path / "a.csv", [*numbered(40), ("", "class 1")])
+    first = load_texts(path)
+    monkeypatch.setattr(text_files, "_write", lambda *_: pytest.fail("it was read again"))
+    second = load_texts(path, seed=0)
+    assert second.notes == first.notes
+    assert second.skipped == first.skipped
+    assert second.source.fingerprint == first.source.fingerprint
+    assert texts(second) == texts(first)
+    monkeypatch.undo()
+    monkeypatch.setenv(files.CACHE_VARIABLE, str(tmp_path / "cache"))
+    (store,) = [folder for folder in files.cache_dir("texts").iterdir() if folder.is_dir()]
+    with (store / "content").open("r+b") as file:
+        file.truncate(10)
+    assert texts(load_texts(path)) == [text for text, _ in numbered(40)]
+    for name in ("content", "rows.npz", "entry.json"):
+        content = bytearray((store / name).read_bytes())
+        content[len(content) // 2] ^= 0x01
+        (store / name).write_bytes(content)
+        assert texts(load_texts(path)) == [text for text, _ in numbered(40)]
+        said = capsys.readouterr().err
+        assert "damaged" in said
+        assert str(store) in said
+    write(path, numbered(40, text="other {}"))
+    assert texts(load_texts(path))[0] == "other 0"
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """40 MB in 800 rows."""
+    filler = 'naïve words, "and" more;\n' * 1900
+    rows = ((f"{number} {filler}", "ab"[number % 2]) for number in range(800))
+    path = write(tmp_path_factory.mktemp("data") / "large.csv", rows)
+    assert path.stat().st_size > 38e6
+    return path
+
+
+def test_memory_does_not_grow_with_the_texts(tmp_path, large):
+    load_texts(write(tmp_path / "warm.csv", numbered(20)))  # imports and caches of the standard library
+    tracemalloc.start()
+    splits = load_texts(large)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert splits.source.lengths.sum() > 35e6
+    assert peak < 12e6
+
+
+LIMITED = """
+import resource, sys
+from tfkit.data import load_texts
+load_texts(sys.argv[1])  # small: everything is imported
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 30 * 2**20,) * 2)
+splits = load_texts(sys.argv[2])
+print(len(splits.source.read(splits.indices["test"][:5])[4]) > 40_000, len(splits.source.labels))
+"""
+
+
+def test_a_file_larger_than_the_memory_that_is_left(tmp_path, large):
+    small = write(tmp_path / "small.csv", numbered(20))
+    os.utime(large, (0, 0))  # so that the store of another test is not taken
+    command = [sys.executable, "-c", LIMITED, str(small), str(large)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout == "True 800\n"

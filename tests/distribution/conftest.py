@@ -21,7 +21,7 @@ PATIENCE = 60
 PRELUDE = """
 import json, os, signal, subprocess, sys, threading, time
 from pathlib import Path
-from tfkit.environment import cluster, heartbeat as pulse
+from tfkit.environment import cluster, heartbeat
 
 folder, me = Path({folder!r}), cluster.current().index
 started = len(list(folder.glob(f"start-{{me}}-*")))
@@ -35,17 +35,17 @@ def save(*_):
     os._exit(3)
 
 def train(steps, seconds=0.02):
-    pulse.phase("training")
+    heartbeat.phase("training")
     for step in range(steps):
         time.sleep(seconds)
-        pulse.progress(step + 1, steps, "epoch 1 of 1")
+        heartbeat.progress(step + 1, steps, "epoch 1 of 1")
 
 def die(number):
     os.kill(os.getpid(), number)
 
 signal.signal(signal.SIGTERM, save)
 {before}
-pulse.start()
+heartbeat.start()
 """
 
 

@@ -15,7 +15,7 @@ PATIENCE = 300
 # TensorFlow's port is open to every interface, and asks nobody who they are.
 ALONE = ["unshare", *([] if os.getuid() == 0 else ["-r"]), "-n"]
 BOTH = (
-    'ip link set lo up; TF_CONFIG="$SECOND" "$@" >/dev/null & other=$!; '
+    'ip link set lo up; TF_CONFIG="$SECOND" "$@" >"$OTHER" & other=$!; '
     'TF_CONFIG="$FIRST" "$@"; code=$?; wait $other || code=$?; exit $code'
 )
 
@@ -30,22 +30,29 @@ def start(*words: str, **environment: str) -> subprocess.Popen[str]:
     )
 
 
-def start_workers(program: Path, *arguments: str, ports: tuple[int, int]) -> subprocess.Popen[str]:
-    """Two workers; what the first prints is what is printed."""
+def start_workers(
+    program: Path, *arguments: str, ports: tuple[int, int], other: str = "/dev/null", **environment: str
+) -> subprocess.Popen[str]:
+    """Two workers; what the first prints is what is printed, and what the second does where `other` says."""
     cluster = {"worker": [f"127.0.0.1:{port}" for port in ports]}
     first, second = (
         json.dumps({"cluster": cluster, "task": {"type": "worker", "index": index}}) for index in (0, 1)
     )
     words = [*ALONE, "bash", "-c", BOTH, "bash", sys.executable, str(program), *arguments]
-    return start(*words, FIRST=first, SECOND=second)
+    return start(*words, FIRST=first, SECOND=second, OTHER=other, **environment)
 
 
 def answer(process: subprocess.Popen[str]) -> dict:
     """The last line that it printed, which is JSON."""
+    return answers(process)[-1]
+
+
+def answers(process: subprocess.Popen[str]) -> list[dict]:
+    """The lines of JSON that it printed."""
     try:
         out, errors = process.communicate(timeout=PATIENCE)
     except subprocess.TimeoutExpired:
         process.kill()
         pytest.fail(f"no answer in {PATIENCE} s: {process.communicate()[1][-3000:]}")
     assert process.returncode == 0, errors[-3000:]
-    return json.loads(out.splitlines()[-1])
+    return [json.loads(line) for line in out.splitlines() if line.startswith("{")]

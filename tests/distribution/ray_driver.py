@@ -13,7 +13,6 @@ def main(*words):
 
     found = Result.from_path(Path(words[words.index("--run-dir") + 1]) / "ray")
     print(json.dumps({"metrics": found.metrics, "checkpoint": found.checkpoint.path}), flush=True)
-    assert "tensorflow" not in sys.modules
     return code
 
 

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from tfkit.distribution.workers import AbsentError, wait
+from tfkit.distribution.network import AbsentError, wait_for_workers
 from tfkit.environment.cluster import Cluster
 from tfkit.errors import StackError
 
@@ -27,7 +27,7 @@ def in_thread(cluster, **options):
 
     def run():
         try:
-            wait(cluster, **options)
+            wait_for_workers(cluster, **options)
         except Exception as error:
             problems.append(error)
 
@@ -40,7 +40,7 @@ def test_all_return_when_the_last_one_has_come(addresses):
     early = [in_thread(Cluster(workers=addresses, index=index), seconds=20) for index in (0, 1)]
     time.sleep(0.5)
     assert all(thread.is_alive() for thread, _ in early)
-    wait(Cluster(workers=addresses, index=2), seconds=20)
+    wait_for_workers(Cluster(workers=addresses, index=2), seconds=20)
     for thread, problems in early:
         thread.join(timeout=10)
         assert not thread.is_alive()
@@ -53,14 +53,14 @@ def test_all_return_when_the_last_one_has_come(addresses):
 def test_the_absent_one_is_named(addresses):
     thread, _ = in_thread(Cluster(workers=addresses, index=1), seconds=3)
     with pytest.raises(AbsentError, match=rf"worker 2 \({addresses[2]}\) did not come within 1 s"):
-        wait(Cluster(workers=addresses, index=0), seconds=1)
+        wait_for_workers(Cluster(workers=addresses, index=0), seconds=1)
     thread.join()
 
 
 def test_who_is_waited_for_is_said_at_once(addresses, capsys):
     workers = (addresses[0], "no-such-host.invalid:2222")
     with pytest.raises(AbsentError, match=r"worker 1 \(no-such-host.invalid:2222, a name that"):
-        wait(Cluster(workers=workers, index=0), seconds=4.5)
+        wait_for_workers(Cluster(workers=workers, index=0), seconds=4.5)
     assert "worker 0 (127.0.0.1" in capsys.readouterr().err
 
 
@@ -68,7 +68,7 @@ def test_who_is_waited_for_is_said_at_once(addresses, capsys):
 def test_addresses_may_be_of_ipv6(addresses):
     workers = tuple(address.replace("127.0.0.1", "[::1]") for address in addresses[:2])
     thread, problems = in_thread(Cluster(workers=workers, index=1), seconds=10)
-    wait(Cluster(workers=workers, index=0), seconds=10)
+    wait_for_workers(Cluster(workers=workers, index=0), seconds=10)
     thread.join()
     assert not problems
 
@@ -77,14 +77,14 @@ def test_another_list_of_workers_is_found_out(addresses):
     swapped = (addresses[0], addresses[1], "127.0.0.1:9")
     thread, _ = in_thread(Cluster(workers=swapped, index=1), seconds=10)
     with pytest.raises(AbsentError, match="another list of workers"):
-        wait(Cluster(workers=addresses, index=0), seconds=10)
+        wait_for_workers(Cluster(workers=addresses, index=0), seconds=10)
     thread.join()
 
 
 def test_a_worker_that_has_started_tensorflow_already_is_there(addresses):
     """Something listens at its port that is not ours, and may not say anything."""
     with socket.create_server(("127.0.0.1", int(addresses[1].rpartition(":")[2]))):
-        wait(Cluster(workers=addresses[:2], index=0), seconds=10)
+        wait_for_workers(Cluster(workers=addresses[:2], index=0), seconds=10)
 
 
 def test_a_port_that_is_taken_is_said(addresses):
@@ -92,4 +92,4 @@ def test_a_port_that_is_taken_is_said(addresses):
         socket.create_server(("127.0.0.1", int(addresses[0].rpartition(":")[2]))),
         pytest.raises(StackError, match="is not free"),
     ):
-        wait(Cluster(workers=addresses, index=0), seconds=1)
+        wait_for_workers(Cluster(workers=addresses, index=0), seconds=1)

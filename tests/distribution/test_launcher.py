@@ -7,13 +7,16 @@ import os
 import re
 import signal
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
+from tfkit.__main__ import main
 from tfkit.distribution import launcher
-from tfkit.distribution.job import Job
+from tfkit.distribution.launcher import Job
 from tfkit.distribution.worker_process import gpu_shares
 from tfkit.errors import ConfigError
 
@@ -87,28 +90,69 @@ def test_a_job_that_comes_to_its_end_all_the_same_is_done(launch):
     assert job.ended() == 0
 
 
-def test_hosts_are_checked_before_anything_is_started(tmp_path):
-    words = (__file__,)
-    with pytest.raises(ConfigError, match="'host1' is not HOST:PORT"):
-        Job(words=words, hosts=("host1", "127.0.0.1:2"))
-    with pytest.raises(ConfigError, match="'h:0', 'h:70000' is not HOST:PORT"):
-        Job(words=words, hosts=("h:0", "h:70000"))
-    with pytest.raises(ConfigError, match=r"names 127.0.0.1:2 more than once"):
-        Job(words=words, hosts=("127.0.0.1:2", "127.0.0.1:2"))
-    with pytest.raises(ConfigError, match="0 to 1, on each host"):
-        Job(words=words, hosts=("127.0.0.1:2", "127.0.0.1:3"), task_index=2)
-    with pytest.raises(ConfigError, match=r"where no-such-host.invalid:2 is"):
-        Job(words=words, hosts=("127.0.0.1:2", "no-such-host.invalid:2"))
-    with pytest.raises(ConfigError, match=r"'nothing.py' is not a file"):
-        Job(words=("nothing.py",))
-    with pytest.raises(ConfigError, match="two dashes"):
-        Job(words=())
+@pytest.mark.parametrize(
+    ("line", "culprits"),
+    [
+        ("", ["-- -m recipes."]),
+        ("--workers 2 --", ["-- -m recipes."]),
+        ("-- nowhere.py", ["'nowhere.py'"]),
+        ("-- python script.py", ["'python'", "leave `python` out"]),
+        ("--workers 0 -- -m this", ["--workers is 0"]),
+        ("--workers 1000000 -- -m this", ["--workers 1000000", "--hosts"]),
+        (
+            "--hosts http://a:1,b,c:0,d:70000 --task-index 0 -- -m this",
+            ["'http://a:1', 'b', 'c:0', 'd:70000'"],
+        ),
+        ("--hosts a:1,a:1 --task-index 0 -- -m this", ["a:1 is named"]),
+        ("--hosts 127.0.0.1:2,no-such-host.invalid:2 --task-index 0 -- -m this", ["no-such-host.invalid:2"]),
+        ("--hosts localhost:2222 --task-index 1 -- -m this", ["--task-index is 1", "0 to 0"]),
+        ("--hosts localhost:2222,localhost:2223 -- -m this", ["--task-index 0"]),
+        ("--hosts , --task-index 0 -- -m this", ["--hosts host1:2222"]),
+        ("--task-index 1 -- -m this", ["--hosts host1:2222"]),
+        (
+            "--hosts localhost:2222 --task-index 0 --workers 2 -- -m this",
+            ["--workers does not go with --hosts"],
+        ),
+        ("--hosts localhost:2222 --task-index 0 --parameter-servers 1 -- -m this", ["--parameter-servers"]),
+        ("--max-restarts -1 -- -m this", ["--max-restarts is -1"]),
+        ("--hang-seconds 1 -- -m this", ["--hang-seconds is 1.0", "3 or more"]),
+        ("--engine ray --hang-seconds 9 --no-pin -- -m this", ["--pin is", "--engine ray"]),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_starts(capsys, line, culprits):
+    assert main(["launch", *line.split()]) == 2
+    errors = capsys.readouterr().err
+    assert all(culprit in errors for culprit in culprits), errors
+
+
+def test_a_port_of_the_hosts_that_is_taken_is_refused():
     with socket.socket() as taken:
         taken.bind(("", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(ConfigError, match=f"Port {port} of this machine is in use"):
-            Job(words=words, hosts=(f"127.0.0.1:{port}", "127.0.0.1:3")).plan()
+        job = Job(words=("-m", "this"), hosts=(f"127.0.0.1:{port}", "127.0.0.1:3"))
+        with pytest.raises(ConfigError, match=rf"Port {port}[\s\S]*--hosts"):
+            job.tasks()
+
+
+@pytest.mark.parametrize("code", ["main(['launch', '--help'])", "main(['launch', '--', '-c', 'print(1)'])"])
+def test_the_launcher_does_without_tensorflow(code):
+    """Neither for its help nor to run a job."""
+    program = f"""
+import contextlib, sys
+from tfkit.__main__ import main
+with contextlib.suppress(SystemExit): {code}
+print(sorted({{"tensorflow", "tf_keras", "numpy", "pandas", "pkg_resources"}} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_its_own_options_end_at_the_dashes(capfd):
+    """What follows is the program's, also where it looks like an option of the launcher."""
+    code = "import sys; print(sys.argv[1:])"
+    assert main(["launch", "--workers", "1", "--", "-c", code, "--workers", "9", "--", "--help"]) == 0
+    assert "['--workers', '9', '--', '--help']" in capfd.readouterr().out
 
 
 def test_one_launcher_for_each_host(launch):
@@ -135,7 +179,7 @@ def test_a_host_that_does_not_answer_is_named(launch):
         one.bind(("", 0))
         two.bind(("", 0))
         own, other = f"127.0.0.1:{one.getsockname()[1]}", f"127.0.0.1:{two.getsockname()[1]}"
-    program = "pulse.phase('joining'); time.sleep(600)"
+    program = "heartbeat.phase('joining'); time.sleep(600)"
     job = launch(program, "--hosts", f"{own},{other}", "--task-index", "0", "--join-seconds", "2")
     assert job.ended() == 1
     assert f"worker 1 ({other}) did not join in 2 s" in job.said
@@ -158,7 +202,7 @@ def test_each_worker_sees_its_gpus_alone(launch, monkeypatch):
     found = [job.starts(worker)[0] for worker in (0, 1)]
     assert [each["environment"]["CUDA_VISIBLE_DEVICES"] for each in found] == ["0,1", "2,5"]
     assert [each["cores"] for each in found] == [sorted(os.sched_getaffinity(0))] * 2
-    assert "any core, GPU 2, 5, " in job.said
+    assert "any core, GPU 2,5, " in job.said
 
 
 def test_a_private_network_has_nobody_else_in_it(launch):
@@ -180,7 +224,7 @@ SERVER = "import os, time; print('serves', os.environ['TF_CONFIG'], flush=True);
 
 
 def test_parameter_servers_end_with_their_chief(monkeypatch, capfd):
-    monkeypatch.setattr("tfkit.distribution.job.SERVER", ("-c", SERVER.format(seconds=600)))
+    monkeypatch.setattr("tfkit.distribution.launcher.SERVER", ("-c", SERVER.format(seconds=600)))
     words = ("-c", "import os, time; print('leads', os.environ['TF_CONFIG']); time.sleep(1.5)")
     began = time.monotonic()
     assert launcher.launch(Job(words=words, workers=2, parameter_servers=1)) == 0
@@ -196,7 +240,7 @@ def test_parameter_servers_end_with_their_chief(monkeypatch, capfd):
 
 
 def test_a_parameter_server_that_dies_is_a_death(monkeypatch, capfd):
-    monkeypatch.setattr("tfkit.distribution.job.SERVER", ("-c", SERVER.format(seconds=1)))
+    monkeypatch.setattr("tfkit.distribution.launcher.SERVER", ("-c", SERVER.format(seconds=1)))
     words = ("-c", "import time; time.sleep(600)")
     job = Job(words=words, workers=1, parameter_servers=1, max_restarts=1)
     assert launcher.launch(job) == 1

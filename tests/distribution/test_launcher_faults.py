@@ -66,14 +66,14 @@ def test_restarts_are_used_up(job):
     assert len(job.starts(1)) == 2
 
 
-@runs("train(3)\nif me: pulse.give_up('--epochs is -1'); sys.exit(2)\ntime.sleep(600)")
+@runs("train(3)\nif me: heartbeat.give_up('--epochs is -1'); sys.exit(2)\ntime.sleep(600)")
 def test_wrong_usage_is_not_restarted(job):
     assert job.ended() == 2
     assert "worker 1 gave up: --epochs is -1" in job.said
     assert len(job.starts(0)) == 1
 
 
-@runs("train(3)\nif not me: pulse.give_up('the export differs'); sys.exit(1)\ntime.sleep(600)")
+@runs("train(3)\nif not me: heartbeat.give_up('the export differs'); sys.exit(1)\ntime.sleep(600)")
 def test_a_failed_check_is_not_restarted(job):
     assert job.ended() == 1
     assert "worker 0 gave up: the export differs" in job.said
@@ -84,7 +84,6 @@ def test_a_failed_check_is_not_restarted(job):
 def test_an_error_at_once_is_not_restarted(job):
     assert job.ended() == 1
     assert "ModuleNotFoundError" in job.said
-    assert "nothing is started again" in job.said
     assert len(job.starts(0)) == 1
 
 
@@ -108,7 +107,7 @@ def test_a_stopped_worker_is_found_and_named(job):
 
 
 @runs(
-    "train(2)\nif started: pulse.phase('working')\ntime.sleep(600 if not started and me else 7)",
+    "train(2)\nif started: heartbeat.phase('working')\ntime.sleep(600 if not started and me else 7)",
     "--hang-seconds",
     "5",
 )
@@ -119,7 +118,7 @@ def test_training_without_a_step_is_a_hang_and_work_without_steps_is_none(job):
 
 
 @runs(
-    "pulse.phase('joining'); time.sleep(600)",
+    "heartbeat.phase('joining'); time.sleep(600)",
     "--join-seconds",
     "4",
     before="if me: print('mounting', flush=True); time.sleep(600)",
@@ -127,13 +126,13 @@ def test_training_without_a_step_is_a_hang_and_work_without_steps_is_none(job):
 def test_a_worker_that_never_says_a_word_is_named(job):
     """A restart would not bring it."""
     assert job.ended() == 1
-    assert re.search(r"WorkerError: worker 1 \(127.0.0.1:\d+\) has not said a word 4 s", job.said)
+    assert re.search(r"WorkerError: worker 1 \(127.0.0.1:\d+\) .* 4 s \(--join-seconds\)", job.said)
     assert "The last that worker 1 printed:\n    mounting" in job.said
     assert len(job.starts(0)) == 1
 
 
 @runs(
-    "if started or not me: pulse.phase('joining')\ntime.sleep(1 if started else 600); train(2)",
+    "if started or not me: heartbeat.phase('joining')\ntime.sleep(1 if started else 600); train(2)",
     "--join-seconds",
     "4",
 )
@@ -146,7 +145,7 @@ def test_a_worker_that_does_not_join_is_named_and_all_start_again(job):
 @runs("train(3)", "--join-seconds", "1", before="time.sleep(3)\nif not started: die(9)")
 def test_a_program_that_never_beats_is_watched_for_deaths_alone(job):
     assert job.ended() == 0
-    assert "deaths are seen, hangs are not" in job.said
+    assert "tfkit.environment.heartbeat.start" in job.said
     assert len(job.starts(0)) == 2
 
 

@@ -15,8 +15,7 @@ import pytest
 import yaml
 
 from recipes import transfer_image
-from tfkit.distribution.kubernetes import manifest
-from tfkit.distribution.scheduled_jobs import Job, words_of
+from tfkit.distribution.manifest import ScheduledJob, manifest, words_of
 from tfkit.environment import cluster
 from tfkit.errors import ConfigError, RunError
 from tfkit.run import Run
@@ -34,7 +33,7 @@ KINDS = ("tfjob", "jobset", "trainjob")
 
 
 def documents(kind, **changes):
-    return list(yaml.safe_load_all(manifest(kind, Job(**{**JOB, **changes}))))
+    return list(yaml.safe_load_all(manifest(kind, ScheduledJob(**{**JOB, **changes}))))
 
 
 def as_read(document):
@@ -87,6 +86,26 @@ def test_a_misspelt_field_would_be_noticed(kind):
                 assert as_read(wrong) != wrong, f"unnoticed: {wrong}"
             except (ValueError, TypeError):  # a required field is missing
                 continue
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_word_and_name_is_read_as_it_was_written(kind):
+    """Quotes, line ends and templates in words; a name that YAML would take for a truth value."""
+    words = (*WORDS, "--note", "{{ job.image }} 'a' \"b\" # c: [d]\n\n\t\x7f é 😀 yes")
+    found = documents(kind, words=words, name="true")
+    assert {document["metadata"]["name"] for document in found} == {"true", "true-workers-only"}
+    (command,) = commands(found)
+    assert tuple(command[-len(words) :]) == words
+
+
+def commands(node):
+    """Every command in a manifest."""
+    if isinstance(node, list):
+        return [found for item in node for found in commands(item)]
+    if isinstance(node, dict):
+        own = [node["command"]] if "command" in node else []
+        return own + [found for item in node.values() for found in commands(item)]
+    return []
 
 
 def kubelet(word, variables):
@@ -172,7 +191,9 @@ def test_a_preempted_pod_saves_before_it_is_replaced():
 
 def test_all_problems_at_once():
     with pytest.raises(ConfigError) as caught:
-        manifest("jobset", Job(words=("recipe",), name="Digits", workers=0, memory="8G", namespace="a_b"))
+        manifest(
+            "jobset", ScheduledJob(words=("recipe",), name="Digits", workers=0, memory="8G", namespace="a_b")
+        )
     for problem in (
         "--name",
         "--workers",
@@ -189,25 +210,26 @@ def test_all_problems_at_once():
     ("kind", "changes", "complaint"),
     [
         ("tfjob", {"name": "a" * 60}, "at most 46"),
-        ("tfjob", {"words": WORDS[:4]}, "--run-dir is not said"),
+        ("tfjob", {"words": WORDS[:4]}, "--run-dir on storage"),
         ("tfjob", {"shared_mount": "/data"}, "not under /data"),
         ("tfjob", {"shared_mount": "/runs", "words": (*WORDS, "--run-dir=/tmp/a")}, "/tmp/a is not under"),
         ("tfjob", {"gpus": -1}, "--gpus is -1"),
-        ("tfjob", {"words": (*WORDS, "--overwrite")}, "remove the backup from which it is to go on"),
-        ("jobset", {"words": (*WORDS, "--overwrite")}, "Leave it out, and give a new --run-dir"),
-        ("trainjob", {"words": (*WORDS, "--overwrite")}, "--overwrite is among the words"),
+        ("tfjob", {"words": (*WORDS, "--overwrite")}, "Give a new --run-dir"),
+        ("jobset", {"words": (*WORDS, "--overwrite")}, "Give a new --run-dir"),
+        ("trainjob", {"words": (*WORDS, "--overwrite")}, "--overwrite"),
         ("slurm", {"time_limit": "soon"}, "--time"),
+        ("tfjob", {"image": "-v x"}, "--image '-v x'"),
         ("nomad", {}, "Use one of: slurm, tfjob, jobset, trainjob"),
     ],
 )
 def test_what_no_scheduler_could_run_is_refused(kind, changes, complaint):
     with pytest.raises(ConfigError, match=re.escape(complaint)):
-        manifest(kind, Job(**{**JOB, **changes}))
+        manifest(kind, ScheduledJob(**{**JOB, **changes}))
 
 
 def test_slurm_gets_every_word_as_it_was_written(tmp_path):
     words = (*WORDS, "--note", "$HOME $(date) 'quoted'; exit 9")
-    script = manifest("slurm", Job(words=words, workers=4, gpus=2, memory="8Gi", time_limit="2-12"))
+    script = manifest("slurm", ScheduledJob(words=words, workers=4, gpus=2, memory="8Gi", time_limit="2-12"))
     for line in (
         "--nodes=4",
         "--ntasks-per-node=1",
@@ -224,7 +246,7 @@ def test_slurm_gets_every_word_as_it_was_written(tmp_path):
 
 def test_slurm_tells_a_restart_from_the_first_start(tmp_path):
     """The script, run by bash; in place of srun one that dies at its first start and then succeeds."""
-    script = manifest("slurm", Job(words=(*WORDS, "--overwrite")))
+    script = manifest("slurm", ScheduledJob(words=(*WORDS, "--overwrite")))
     srun = tmp_path / "srun"
     srun.write_text(
         '#!/bin/sh\necho "restarted $TFKIT_RESTARTED"\ntest -e again || { touch again; exit 137; }\n'
@@ -245,10 +267,10 @@ def test_slurm_tells_a_restart_from_the_first_start(tmp_path):
 
 def test_data_that_the_pods_may_not_see_is_mentioned():
     words = (*WORDS, "--data-dir=/home/me/photos")
-    assert "# --data-dir /home/me/photos is not under /runs" in manifest(
-        "tfjob", Job(**{**JOB, "words": words})
+    assert '# --data-dir "/home/me/photos" is not under /runs' in manifest(
+        "tfjob", ScheduledJob(**{**JOB, "words": words})
     )
-    assert "is not under" not in manifest("tfjob", Job(**JOB))
+    assert "is not under" not in manifest("tfjob", ScheduledJob(**JOB))
 
 
 @pytest.fixture
@@ -284,11 +306,11 @@ def test_the_command_line(digits, tmp_path):
     assert done.returncode == 0, done.stderr
     found = list(yaml.safe_load_all(done.stdout))[1]
     assert found["metadata"]["name"] == "my-digits"
-    assert "- /runs/my-digits-4-workers\n" in done.stdout
+    assert '"/runs/my-digits-4-workers"\n' in done.stdout
     file = tmp_path / "job.sbatch"
     done = tfkit("slurm", "--workers", "4", "--output", str(file), "--", *WORDS)
     assert f"sbatch {file}" in done.stdout
-    assert file.read_text() == manifest("slurm", Job(words=WORDS, workers=4))
+    assert file.read_text() == manifest("slurm", ScheduledJob(words=WORDS, workers=4))
     done = tfkit("slurm", "--from-run", str(digits), "--", *WORDS)
     assert done.returncode == 2
     assert "Both --from-run" in done.stderr

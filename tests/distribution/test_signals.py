@@ -33,10 +33,10 @@ def test_a_signal_means_save_and_stop(launch, number):
 def test_a_signal_that_is_swallowed_while_workers_join_is_sent_again(launch):
     """TensorFlow has a handler of its own until MultiWorkerMirroredStrategy is made."""
     job = launch(
-        "pulse.phase('joining'); signal.signal(signal.SIGTERM, lambda *_: print('swallowed', flush=True));"
+        "heartbeat.phase('joining'); signal.signal(signal.SIGTERM, lambda *_: print('swallowed', flush=True));"
         "print('joins', flush=True)\n"
         "while not any(folder.glob('go')): time.sleep(0.02)\n"
-        "signal.signal(signal.SIGTERM, save); pulse.phase('working'); train(1000)"
+        "signal.signal(signal.SIGTERM, save); heartbeat.phase('working'); train(1000)"
     )
     job.until(lambda: job.printed.count("joins") == 2)
     job.process.send_signal(signal.SIGTERM)
@@ -136,7 +136,7 @@ def test_kill_9_of_the_launcher_leaves_nothing(launch):
     job.process.send_signal(signal.SIGKILL)
     job.process.wait()
     job.until(lambda: not job.left(), 5)
-    pulses = Path(job.starts(0)[0]["environment"]["TFKIT_PULSE"]).parent
+    pulses = Path(job.starts(0)[0]["environment"]["TFKIT_HEARTBEAT"]).parent
     job.until(lambda: not pulses.exists(), 5)
 
 

@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 
 from tfkit.distribution import slurm
-from tfkit.distribution.kubernetes import manifest
-from tfkit.distribution.scheduled_jobs import Job
+from tfkit.distribution.manifest import ScheduledJob, manifest
 from tfkit.errors import ConfigError
 
 HERE = Path(__file__).parent
@@ -137,7 +136,7 @@ def test_how_a_batch_job_ends(tmp_path):
     for how, folder in traces.items():
         folder.mkdir()
         words = ("-m", "program", how, "--run-dir", str(folder))
-        text = manifest("slurm", Job(words=words, cpus=1, memory="512Mi", time_limit="00:02:00"))
+        text = manifest("slurm", ScheduledJob(words=words, cpus=1, memory="512Mi", time_limit="00:02:00"))
         # The time limit comes 10 s after the start.
         text = text.replace("-m program", str(PROGRAM)).replace("TERM@120", "TERM@110")
         text = text.replace("python=.venv/bin/python", f"python={sys.executable}")

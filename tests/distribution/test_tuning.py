@@ -2,44 +2,21 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.distribution import processes
 from tfkit.distribution.worker_process import threads_environment
-
-ROOT = Path(__file__).parents[2]
-PROGRAM = Path(__file__).with_name("tuning_program.py")
-PATIENCE = 200
-PORTS = (21881, 21882)
 
 
 @pytest.fixture(scope="module")
 def workers():
-    """What both workers print, in a network of their own: TensorFlow's port is open to every interface."""
-    cluster = {"worker": [f"127.0.0.1:{port}" for port in PORTS]}
-    first, second = (
-        json.dumps({"cluster": cluster, "task": {"type": "worker", "index": index}}) for index in (0, 1)
-    )
-    script = (
-        'ip link set lo up; TF_CONFIG="$SECOND" timeout "$PATIENCE" "$@" & other=$!; '
-        'TF_CONFIG="$FIRST" timeout "$PATIENCE" "$@"; code=$?; wait $other || code=$?; exit $code'
-    )
-    alone = ["unshare", *([] if os.getuid() == 0 else ["-r"]), "-n"]
-    environment = {"FIRST": first, "SECOND": second, "PATIENCE": str(PATIENCE), "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [*alone, "bash", "-c", script, "bash", sys.executable, str(PROGRAM)],
-        env={**os.environ, **threads_environment(1), **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    """What both workers print."""
+    program = Path(__file__).with_name("tuning_program.py")
+    ports = (21881, 21882)
+    started = processes.start_workers(program, ports=ports, other="/dev/stdout", **threads_environment(1))
+    return processes.answers(started)
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 
-from tfkit.distribution.strategies import options, sum_metrics_once_an_epoch
+from tfkit.distribution.strategies import sum_metrics_once_an_epoch
 from tfkit.environment.stack import keras, tf
 
 
@@ -43,7 +43,7 @@ def train(strategy, *, tuned):
 
 
 def main():
-    strategy = tf.distribute.MultiWorkerMirroredStrategy(communication_options=options())
+    strategy = tf.distribute.MultiWorkerMirroredStrategy()
     print(
         json.dumps({name: train(strategy, tuned=name == "tuned") for name in ("stock", "tuned")}), flush=True
     )

@@ -62,7 +62,7 @@ FIRST = {"type": "worker", "index": 0}
         ({"cluster": {"workers": TWO}, "task": FIRST}, 'did you mean "worker"'),
         ({"cluster": {"master": TWO[:1]}, "task": {"type": "master", "index": 0}}, 'did you mean "chief"'),
         *(
-            ({"cluster": {"worker": ["a:1", wrong]}, "task": FIRST}, f"worker 1 is at {json.dumps(wrong)}")
+            ({"cluster": {"worker": ["a:1", wrong]}, "task": FIRST}, f"worker 1 is {json.dumps(wrong)}")
             for wrong in (
                 "b",
                 "b:",

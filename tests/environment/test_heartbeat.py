@@ -37,19 +37,19 @@ def test_what_is_said_is_read(tmp_path):
     assert read(path) is None
     began = time.monotonic()
     code = """
-from tfkit.environment import heartbeat as pulse
-pulse.start(); pulse.start()
-pulse.phase("training")
-pulse.progress(3, 10, "epoch 1 of 2"); pulse.progress(4, 10, "epoch 1 of 2, loss 0.5")
-pulse.phase("working"); pulse.give_up("the check failed")
+from tfkit.environment import heartbeat
+heartbeat.start(); heartbeat.start()
+heartbeat.phase("training")
+heartbeat.progress(3, 10, "epoch 1 of 2"); heartbeat.progress(4, 10, "epoch 1 of 2, loss 0.5")
+heartbeat.phase("working"); heartbeat.give_up("the check failed")
 """
     assert start(code, path).wait() == 0
-    said = read(path)
-    assert said is not None
-    assert (said.phase, said.step, said.steps, said.text) == ("working", 4, 10, "epoch 1 of 2, loss 0.5")
-    assert said.gave_up == "the check failed"
-    assert said.trained is not None
-    assert began < said.trained < said.progressed < said.beat < time.monotonic()
+    beat = read(path)
+    assert beat is not None
+    assert (beat.phase, beat.step, beat.steps, beat.text) == ("working", 4, 10, "epoch 1 of 2, loss 0.5")
+    assert beat.gave_up == "the check failed"
+    assert beat.trained is not None
+    assert began < beat.trained < beat.progressed < beat.beat < time.monotonic()
     path.write_text('{"beat"')
     assert read(path) is None
 
@@ -57,7 +57,7 @@ pulse.phase("working"); pulse.give_up("the check failed")
 def test_a_process_that_is_stopped_does_not_beat(tmp_path):
     path = tmp_path / "worker.json"
     process = start(
-        "import time; from tfkit.environment import heartbeat as pulse; pulse.start(); time.sleep(600)", path
+        "import time; from tfkit.environment import heartbeat; heartbeat.start(); time.sleep(600)", path
     )
     try:
         until(lambda: read(path))
@@ -78,8 +78,8 @@ def test_a_process_that_is_stopped_does_not_beat(tmp_path):
 def test_without_a_launcher_nothing_happens(tmp_path):
     code = """
 import threading
-from tfkit.environment import heartbeat as pulse
-pulse.start(); pulse.phase("training"); pulse.progress(1, 2); pulse.give_up("no")
+from tfkit.environment import heartbeat
+heartbeat.start(); heartbeat.phase("training"); heartbeat.progress(1, 2); heartbeat.give_up("no")
 print(threading.active_count())
 """
     done = start(code, None, cwd=tmp_path)
@@ -92,11 +92,12 @@ def test_what_a_worker_starts_is_not_the_worker(tmp_path):
     path = tmp_path / "worker.json"
     code = """
 import os, subprocess, sys
-from tfkit.environment import heartbeat as pulse
-pulse.start(); pulse.phase("training"); pulse.progress(7)
-subprocess.run([sys.executable, "-c", "from tfkit.environment import heartbeat as pulse; pulse.start(); pulse.phase('joining')"], check=True)
+from tfkit.environment import heartbeat
+heartbeat.start(); heartbeat.phase("training"); heartbeat.progress(7)
+other = "from tfkit.environment import heartbeat; heartbeat.start(); heartbeat.phase('joining')"
+subprocess.run([sys.executable, "-c", other], check=True)
 if os.fork() == 0:
-    pulse.phase("joining"); os._exit(0)
+    heartbeat.phase("joining"); os._exit(0)
 os.wait()
 """
     assert start(code, path).wait() == 0
@@ -107,11 +108,11 @@ os.wait()
 def test_a_step_costs_microseconds(tmp_path):
     code = """
 import time
-from tfkit.environment import heartbeat as pulse
-pulse.start()
-pulse.progress(0)
+from tfkit.environment import heartbeat
+heartbeat.start()
+heartbeat.progress(0)
 began = time.thread_time()
-for step in range(20000): pulse.progress(step, 20000, "epoch 1 of 1, loss 0.1234")
+for step in range(20000): heartbeat.progress(step, 20000, "epoch 1 of 1, loss 0.1234")
 print((time.thread_time() - began) / 20000)
 """
     for path in (tmp_path / "worker.json", None):
@@ -122,7 +123,10 @@ print((time.thread_time() - began) / 20000)
 def test_a_worker_whose_launcher_is_gone_ends_itself(tmp_path, leads):
     """Only where it leads its own group: elsewhere that would be the terminal's other programs."""
     path = tmp_path / "worker.json"
-    code = "import os, time; from tfkit.environment import heartbeat as pulse; pulse.start(); print(os.getpid(), flush=True); time.sleep(600)"
+    code = (
+        "import os, time; from tfkit.environment import heartbeat; heartbeat.start();"
+        "print(os.getpid(), flush=True); time.sleep(600)"
+    )
     launcher = f"""
 import os, subprocess, sys
 subprocess.Popen([sys.executable, "-c", {code!r}], start_new_session={leads})

@@ -19,7 +19,7 @@ MODEL = bundled.MODELS["efficientnet-lite0"]
 
 @pytest.fixture(scope="module")
 def backbone():
-    return hub.resolve("efficientnet-lite0")
+    return hub.load_model("efficientnet-lite0")
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,7 @@ def test_too_small_an_image_is_refused():
 
 
 def test_second_resolve_takes_what_the_first_made(backbone):
-    assert hub.resolve("efficientnet-lite0") == backbone
+    assert hub.load_model("efficientnet-lite0") == backbone
 
 
 def test_missing_package_names_the_command():
@@ -116,7 +116,7 @@ def test_two_exports_in_two_caches_have_one_digest(backbone, tmp_path, monkeypat
     """What is stored under it is found again: TensorFlow numbers functions, and signs each export at random."""
     monkeypatch.setenv("TFKIT_CACHE", str(tmp_path))
     tf.function(lambda x: x + 1).get_concrete_function(tf.TensorSpec([]))  # functions get other numbers
-    other = hub.resolve("efficientnet-lite0")
+    other = hub.load_model("efficientnet-lite0")
     assert other.path != backbone.path
     assert folder_digest(other.path) != folder_digest(backbone.path)
     assert other.digest == backbone.digest != bundled.MODELS["minilm-l6-v2"].digest

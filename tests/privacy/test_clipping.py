@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from tests.privacy.models import BATCH, MODELS, Centred, L, Random, functional, transformer
-from tfkit.environment.stack import keras, tf, tf_privacy
+from tfkit.environment.stack import keras, tf
 from tfkit.errors import PrivacyError
-from tfkit.privacy.clipping import clipped_sum, engines
+from tfkit.privacy.clipping import clipped_sum, partition
+from tfkit.privacy.rules import rule_of
 
 
 def batch_for(model, batch=BATCH, seed=0):
@@ -68,8 +69,9 @@ def test_the_sum_is_that_of_gradients_computed_one_by_one(name):
 
 def test_layers_with_a_rule_use_it_and_the_others_are_vectorized():
     model = functional((8, 8, 3), L.Conv2D(4, 3), L.GroupNormalization(2), L.PReLU(), L.SeparableConv2D(2, 3))
-    assert sorted(engines(model).values()) == ["book-keeping"] * 4 + ["per-example"]
-    assert set(engines(transformer()).values()) == {"book-keeping"}
+    units, _ = partition(model, [])
+    assert [type(unit) for unit in units if rule_of(unit) is None] == [L.PReLU, L.SeparableConv2D]
+    assert all(rule_of(unit) for unit in partition(transformer(), [])[0])
 
 
 def test_frozen_layers_take_no_part_and_need_no_backward_pass():
@@ -92,23 +94,6 @@ def test_an_example_that_is_not_finite_contributes_nothing():
     found = clipped_sum(model, spoiled, labels, None, per_example_loss=losses, l2_norm_clip=1.0)
     without = clipped_sum(model, inputs[:-1], labels[:-1], None, per_example_loss=losses, l2_norm_clip=1.0)
     np.testing.assert_allclose(flat(found.gradients), flat(without.gradients), rtol=1e-5, atol=1e-7)
-
-
-def test_tensorflow_privacy_finds_the_same_norms():
-    utils = tf_privacy("fast_gradient_clipping.clip_grads")
-    registry = tf_privacy("fast_gradient_clipping.layer_registry")
-    keras.utils.set_random_seed(0)
-    model = functional((20,), L.Dense(16, activation="relu"), L.Dense(8, activation="relu"))
-    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="auto"))
-    inputs, labels = batch_for(model)
-    theirs = utils.compute_gradient_norms(
-        input_model=model,
-        layer_registry=registry.make_default_layer_registry(),
-        x_batch=inputs,
-        y_batch=labels,
-    )
-    ours = clipped_sum(model, inputs, labels, None, per_example_loss=losses, l2_norm_clip=1.0)
-    np.testing.assert_allclose(ours.norms, theirs, rtol=1e-5)
 
 
 def test_what_cannot_be_told_apart_by_example_is_refused_by_name():

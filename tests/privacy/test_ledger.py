@@ -82,7 +82,7 @@ def only_logs_are_left(folder, other):
 
 LOST = {
     "gone": (lambda folder, other: account(folder).unlink(), "is missing"),
-    "shorter than the weights": (change(epochs_begun=2), "2 epochs, and the backups beside it of 3"),
+    "shorter than the weights": (change(epochs_begun=2), "2 epochs"),
     "of another run": (
         lambda folder, other: shutil.copy(account(other), account(folder)),
         "another training",
@@ -160,5 +160,5 @@ def test_a_mean_that_was_released_is_not_released_once_more(lost, tmp_path):
         mean.unlink()
     else:
         mean.write_bytes(b"another")
-    with pytest.raises(RunError, match=r"mean\.npy.*\n.*--overwrite"):
+    with pytest.raises(RunError, match=r"mean\.npy[\s\S]*--overwrite"):
         Ledger(run, "private")

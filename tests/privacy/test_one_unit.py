@@ -12,7 +12,6 @@ from tests.privacy.models import MODELS
 from tfkit.environment.stack import keras, tf
 from tfkit.errors import UsageError
 from tfkit.privacy import DPSGD, problems, step
-from tfkit.privacy.clipping import clipped_sum, per_example_loss
 
 L = keras.layers
 BATCH = 16
@@ -39,29 +38,6 @@ def batch(model, seed=0):
     generator = np.random.default_rng(seed)
     inputs = tf.constant(generator.normal(size=[BATCH, *model.input_shape[1:]]), tf.float32)
     return inputs, tf.constant(generator.integers(0, 2, BATCH))
-
-
-def test_each_examples_gradient_is_clipped():
-    model = build()
-    inputs, labels = batch(model)
-    rows = []
-    for index in range(BATCH):
-        with tf.GradientTape() as tape:
-            p = model(inputs[index : index + 1])[0, 0]
-            loss = -tf.math.log(p if labels[index] == 1 else 1 - p)
-        rows.append(
-            np.concatenate([g.numpy().ravel() for g in tape.gradient(loss, model.trainable_variables)])
-        )
-    norms = np.linalg.norm(rows, axis=1)
-    clip = np.median(norms)
-    found = clipped_sum(
-        model, inputs, labels, None, per_example_loss=per_example_loss(model), l2_norm_clip=clip
-    )
-    expected = (np.minimum(1, clip / norms)[:, None] * rows).sum(axis=0)
-    np.testing.assert_allclose(found.norms, norms, rtol=1e-4)
-    np.testing.assert_allclose(
-        np.concatenate([g.numpy().ravel() for g in found.gradients]), expected, atol=1e-5 * clip
-    )
 
 
 def test_the_noise_is_what_is_accounted():

@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from tfkit import reporting
 from tfkit.environment import files
 from tfkit.metrics import Evaluation
-from tfkit.reporting.examples import Pictures, save
+from tfkit.reporting.examples import Examples, save
 from tfkit.run import Run
 
 HOSTILE = "<script>alert(1)</script>"
@@ -60,8 +60,8 @@ def digits(classes=CLASSES, smoothing=1.0):
     grey = (load_digits().images[300:] * 255 / 16).astype(np.uint8)
     pixels = np.repeat(grey[..., None], 3, axis=-1)
     worst = measured.worst(16)
-    pictures = Pictures(
-        worst=worst, worst_images=pixels[worst], sample_images=pixels[:16], sample_labels=measured.labels[:16]
+    pictures = Examples(
+        worst=worst, worst_inputs=pixels[worst], samples=pixels[:16], sample_labels=measured.labels[:16]
     )
     return measured, pictures
 

@@ -8,7 +8,7 @@ import pytest
 from tests.reporting.made import CLASSES, HOSTILE, PRIVATE, Page, digits, full_run
 from tfkit import __main__, reporting
 from tfkit.errors import ConfigError, RunError
-from tfkit.reporting.comparison import main
+from tfkit.reporting.comparison import report
 from tfkit.run import Run
 
 
@@ -99,7 +99,7 @@ def test_the_command_refuses_what_is_no_finished_run_before_it_writes(folder, tm
         ([first, folder], RunError, "Runs below it: first, weaker"),
     ):
         with pytest.raises(error, match=said):
-            main(wrong)
+            report(*wrong)
     assert not begun.finished
     assert not page.exists()
 
@@ -125,5 +125,5 @@ def test_where_the_comparison_goes(tmp_path, capsys):
         (runs[0] / "config.yaml", runs, "a file of its own"),
     ):
         with pytest.raises(ConfigError, match=said):
-            main(paths, output=given)
+            report(*paths, output=given)
     assert __main__.main(["report", str(runs[0]), "--output", str(output)]) == 2

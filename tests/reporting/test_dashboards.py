@@ -12,7 +12,7 @@ from recipes import train_private, transfer_image
 from tfkit import reporting
 from tfkit.compression import Prune
 from tfkit.environment.stack import keras
-from tfkit.reporting.callbacks import Kernels
+from tfkit.reporting.keras_callbacks import Kernels
 
 pytestmark = pytest.mark.slow
 

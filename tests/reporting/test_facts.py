@@ -13,7 +13,7 @@ import pytest
 
 from tests.reporting.made import LITE, PRIVATE, full_run
 from tfkit.errors import RunError
-from tfkit.reporting.comparison import main
+from tfkit.reporting.comparison import report
 from tfkit.run import Run
 
 SECONDS = 5  # of a machine that many use: quiet ones take one
@@ -159,7 +159,7 @@ def test_a_malformed_file_is_named_at_once(mailed, monkeypatch, name, content):
     tracemalloc.start()
     began = time.perf_counter()
     with pytest.raises(RunError) as caught:
-        main([mailed])
+        report(mailed)
     took, (_, peak) = time.perf_counter() - began, tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert str(mailed / name) in str(caught.value)
@@ -194,7 +194,7 @@ def test_no_link_leads_out_of_the_folder(mailed, tmp_path, name):
             path.unlink()
             path.symlink_to(target)
         with pytest.raises(RunError) as caught:
-            main([mailed])
+            report(mailed)
         assert str(path) in str(caught.value)
         assert str(secret) in str(caught.value)
     assert sorted(found.name for found in secret.iterdir()) == ["config.yaml"]
@@ -210,7 +210,7 @@ def test_links_within_the_folder_are_followed(mailed, tmp_path):
     (mailed / "notes.txt").symlink_to("elsewhere.txt")
     (tmp_path / "link").symlink_to(mailed)
     assert Run.open(tmp_path / "link").notes == ["Class weights are on: <script>alert(1)</script> is rare."]
-    main([tmp_path / "link"])
+    report(tmp_path / "link")
 
 
 @pytest.mark.parametrize(
@@ -220,7 +220,7 @@ def test_a_pipe_does_not_keep_the_reader_waiting(mailed, name):
     (mailed / name).unlink(missing_ok=True)
     os.mkfifo(mailed / name)
     with pytest.raises(RunError, match="pipe") as caught:
-        main([mailed])
+        report(mailed)
     assert str(mailed / name) in str(caught.value)
 
 
@@ -228,4 +228,4 @@ def test_links_in_a_circle_are_refused(mailed):
     (mailed / "notes.txt").unlink()
     (mailed / "notes.txt").symlink_to("notes.txt")
     with pytest.raises(RunError, match=r"notes\.txt"):
-        main([mailed])
+        report(mailed)

@@ -120,14 +120,14 @@ def test_pictures_are_the_worst_mistakes(page):
     evaluation, pictures = digits()
     first = next(value for tag, name, value in page.attributes if tag == "img" and name == "src")
     shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(first.partition(",")[2]))))
-    assert np.array_equal(shown, pictures.worst_images[0])
+    assert np.array_equal(shown, pictures.worst_inputs[0])
     truth, guess = evaluation.labels[pictures.worst[0]], evaluation.predicted[pictures.worst[0]]
     assert evaluation.mistake(pictures.worst[0]).startswith(f"{CLASSES[truth]} → {CLASSES[guess]} (")
 
 
 def test_the_worst_images_in_the_world_stay_under_2_mb(run):
     noise = np.random.default_rng(0).integers(0, 256, (16, 224, 224, 3), np.uint8)
-    with_evaluation(run, worst_images=noise, sample_images=noise)
+    with_evaluation(run, worst_inputs=noise, samples=noise)
     (run.path / "history.csv").unlink()
     assert reporting.write_report(run).stat().st_size < 2_000_000
 
@@ -208,7 +208,7 @@ def test_the_lines_that_load_the_model_run(run, tmp_path, monkeypatch, capsys):
     tf.saved_model.save(model, str(run.path / "saved_model"))
     run.labels = "0123456789"
     page = page_of(run)
-    lines = html.unescape(re.search(r"<pre>(import numpy.*?)</pre>", page.source, flags=re.DOTALL)[1])
+    lines = html.unescape(re.search(r"<pre>(import tensorflow.*?)</pre>", page.source, flags=re.DOTALL)[1])
     monkeypatch.chdir(tmp_path)
     Image.new("RGB", (13, 7), (8, 0, 0)).save("photo.jpg", quality=100)
     exec(compile(lines, "report", "exec"), {})

@@ -9,7 +9,7 @@ import yaml
 
 from tfkit.errors import ConfigError
 from tfkit.settings.options import RecipeConfig, TransferConfig
-from tfkit.settings.parse import as_dict, parse, run_dir
+from tfkit.settings.parse import as_dict, from_keywords, parse, run_dir
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,3 +124,16 @@ def test_the_default_folder_is_a_function_of_the_settings():
 def test_impossible_numbers_are_refused_at_once(wrong):
     with pytest.raises(ConfigError, match=next(iter(wrong)).replace("_", "-")):
         TransferConfig(**wrong)
+
+
+def test_keywords_of_a_call_are_checked_like_flags(tmp_path):
+    from recipes import transfer_image
+
+    config = from_keywords(Config, {"data_dir": str(tmp_path), "sizes": [3], "seed": 7}, call="f()")
+    assert config == Config(data_dir=tmp_path, sizes=(3,), seed=7)
+    with pytest.raises(ConfigError, match=r"^f\(\): unknown keyword kid=; did you mean kind=\?"):
+        from_keywords(Config, {"kid": "b"}, call="f()")
+    with pytest.raises(ConfigError, match=r"seed= is -1"):
+        from_keywords(Config, {"seed": -1}, call="f()")
+    with pytest.raises(ConfigError, match=r"^f\(\): data_dir= .*nowhere is not a folder"):
+        from_keywords(transfer_image.Config, {"data_dir": tmp_path / "nowhere"}, call="f()")

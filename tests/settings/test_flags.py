@@ -57,12 +57,18 @@ def test_help_is_grouped_and_has_an_example_and_the_exit_codes(recipe, capsys):
     assert f"    python -m recipes.{recipe} " in printed
     assert "exit codes:\n  0 done" in printed
     assert not re.search(r"[\x1b\r\b]|[ \t]\n", printed)
-    titles = [title for title in GROUPS if f"\n {title} options\n" in printed]
+    titles = [title for title in GROUPS if f"\n{title}:\n" in printed]
     assert titles[-1] == "output"
-    assert len(titles) >= 3
-    places = [printed.index(f"\n {title} options\n") for title in titles]
+    places = [printed.index(f"\n{title}:\n") for title in ("start here", *titles)]
     assert places == sorted(places)
-    assert "other options" not in printed
+    first = printed[places[0] : places[1]]
+    assert sorted(re.findall(r"^  --([\w-]+)", first, re.M)) == sorted(
+        name.replace("_", "-") for name in config_of(recipe).start_here
+    )
+    assert len(config_of(recipe).start_here) == 5
+    grouped = " ".join(GROUPS.values()).split()
+    assert {field.name for field in dataclasses.fields(config_of(recipe))} <= set(grouped)
+    assert len(grouped) == len(set(grouped))
     assert "None" not in printed
     for field in dataclasses.fields(config_of(recipe)):
         assert f"  --{field.name.replace('_', '-')}" in printed
@@ -84,7 +90,7 @@ def test_every_flag_says_what_it_is_in_which_unit_and_what_happens_without_it(re
 def test_a_flag_is_the_same_wherever_it_is():
     """Of one type, and in what every recipe has also in the same words."""
     types_, words = {}, {}
-    common = {*GROUPS["output"], *GROUPS["devices"]} - {"run_dir"}
+    common = {*GROUPS["output"].split(), *GROUPS["devices"].split()} - {"run_dir"}
     for recipe in RECIPES:
         config_class = config_of(recipe)
         hints, docs = typing.get_type_hints(config_class), documentation(config_class)
@@ -101,18 +107,14 @@ def test_a_flag_is_the_same_wherever_it_is():
     ("wrong", "said"),
     [
         (["--run-dri", "x"], r"unknown flag --run-dri; did you mean --run-dir\?"),
-        (["--seed", "many"], r"--seed: invalid literal for int\(\) with base 10: 'many'"),
-        (["--seed"], r"argument '--seed'"),
+        (["--seed", "many"], r"--seed is 'many'; expected a whole number"),
+        (["--seed"], r"argument --seed"),
         (["stray"], r"stray"),
     ],
 )
 def test_wrong_words_are_one_error(recipe, wrong, said):
-    with pytest.raises(ConfigError, match=said) as error:
+    with pytest.raises(ConfigError, match=said):
         parse(config_of(recipe), wrong, prog=f"python -m recipes.{recipe}", description="")
-    assert str(error.value).endswith(f"python -m recipes.{recipe} --help lists all flags.") or str(
-        error.value
-    ).endswith(f"python -m recipes.{recipe} --help explains all flags.")
-    assert not set("│╭─|") & set(str(error.value))
 
 
 def test_how_a_recipe_talks_is_no_part_of_what_was_asked():

@@ -182,7 +182,7 @@ def test_hub_trains_it_further(exported, splits, tmp_path):
     images, labels = next(iter(splits.train))
     tuned.fit(images, labels, epochs=1, verbose=0)
     assert all((weight.numpy() != old).any() for weight, old in zip(layer.weights, before, strict=True))
-    backbone = tfkit.resolve(tmp_path / "saved_model").check(image_size=24, trainable=True)
+    backbone = tfkit.load_model(tmp_path / "saved_model").check(image_size=24, trainable=True)
     assert (backbone.feature_size, backbone.trainable_variables) == (10, 6)
 
 

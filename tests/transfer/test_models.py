@@ -15,7 +15,7 @@ SPEC = tf.TensorSpec([SIZE, SIZE, 3], tf.float32)
 
 @pytest.fixture(scope="module")
 def backbone():
-    return hub.resolve("efficientnet-lite0")
+    return hub.load_model("efficientnet-lite0")
 
 
 def images(count=8):
@@ -89,7 +89,7 @@ def test_a_hub_layer_sees_the_range_it_expects(backbone, tmp_path):
             return tf.reduce_mean(pixels, [1, 2]) * self.scale
 
     tf.saved_model.save(Brightness(), str(tmp_path / "model"))
-    resolved = hub.resolve(str(tmp_path / "model"), input_range=(0, 255))
+    resolved = hub.load_model(str(tmp_path / "model"), input_range=(0, 255))
     model = models.whole_model(
         resolved, 2, spec=SPEC, learning_rate=0.1, steps=1, trainable="all", top=models.plain_top(0.0)
     )

@@ -1,10 +1,10 @@
-"""The audit: what an attacker can tell about who was in the training data, and whether that contradicts a claim.
+"""Audits: what an attacker can tell about who was in the training data, and whether that contradicts a claim.
 
 python -m recipes.audit_privacy --run-dir runs/private
 """
 
 from tfkit.auditing.attacks import ATTACKS, Attack, LowerBound, Scores, attack, lower_bound
-from tfkit.auditing.audit import Audit, audit, audit_recipe
+from tfkit.auditing.audit import Audit, audit
 from tfkit.auditing.exposure import Exposure, exposure
 
 __all__ = [
@@ -16,7 +16,6 @@ __all__ = [
     "Scores",
     "attack",
     "audit",
-    "audit_recipe",
     "exposure",
     "lower_bound",
 ]

@@ -1,17 +1,12 @@
-"""LiRA: is what the model says of an example likelier from models that have seen it, or from those that have not?
+"""Membership inference: attackers on what a model says of examples, and the lower bound on epsilon they prove.
 
-Source: Carlini et al. 2022 (arXiv:2112.03570).
-
-How well one attacker tells members from others.
-
-A lower bound on epsilon from how well attackers tell members from others, in one training run.
-
-Membership inference: the attackers of TensorFlow's empirical privacy tests, on what a model says of examples.
+The attackers are those of TensorFlow's empirical privacy tests.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +17,9 @@ import numpy as np
 
 from tfkit.environment import stack
 from tfkit.errors import ConfigError
+
+Predictions = tuple[np.ndarray, np.ndarray]
+"""A model's answers to examples: probabilities float32 [n, c], and their labels int64 [n]."""
 
 
 class Scores(NamedTuple):
@@ -35,7 +33,7 @@ class Scores(NamedTuple):
 
 
 def halves(members: int, others: int, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Which members and which others belong to the choosing half, by lot: bool [members], bool [others]."""
+    """Return which members and which others belong to the choosing half, by lot: bool [members], bool [others]."""
     chance = np.random.default_rng(seed)
     first, second = (chance.permutation(count) < count // 2 for count in (members, others))
     return first, second
@@ -59,7 +57,7 @@ class Attack:
 
     @classmethod
     def by_rule(cls, name: str, members: np.ndarray, others: np.ndarray, *, seed: int) -> Attack:
-        """An attacker that follows a rule and has learnt nothing about who is a member."""
+        """Return an attacker that follows a rule and has learnt nothing about who is a member."""
         scores = (np.asarray(members, np.float64).ravel(), np.asarray(others, np.float64).ravel())
         choosing = halves(*map(len, scores), seed=seed)
         return cls(
@@ -68,15 +66,12 @@ class Attack:
             measured=Scores(*(values[~half] for values, half in zip(scores, choosing, strict=True))),
         )
 
-    @property
-    def members(self) -> np.ndarray:
-        """float64 [n], scores of the training examples by which the attacker is judged."""
-        return self._judged.members
-
-    @property
-    def others(self) -> np.ndarray:
-        """float64 [m], of examples that training has not seen."""
-        return self._judged.others
+    @functools.cached_property
+    def judged(self) -> Scores:
+        """The scores by which the attacker is judged."""
+        if self.learned:
+            return self.measured
+        return Scores(*(np.concatenate(pair) for pair in zip(self.choosing, self.measured, strict=True)))
 
     @property
     def auc(self) -> float:
@@ -93,7 +88,7 @@ class Attack:
         """
         from scipy.optimize import brentq
 
-        auc, members, others = self.auc, len(self.members), len(self.others)
+        auc, (members, others) = self.auc, map(len, self.judged)
 
         def deviation(value: float) -> float:
             of_members, of_others = value / (2 - value), 2 * value**2 / (1 + value)
@@ -101,9 +96,7 @@ class Attack:
             variance += (members - 1) * (of_members - value**2) + (others - 1) * (of_others - value**2)
             return 1.96 * math.sqrt(max(variance, 0.0) / (members * others))
 
-        inside = min(
-            max(auc, 1e-6), 1 - 1e-6
-        )  # at 0 and 1 the deviation is nothing, which is no end of an interval
+        inside = min(max(auc, 1e-6), 1 - 1e-6)  # at 0 and 1 the deviation is nothing, which ends no interval
         low = 0.0 if auc == 0 else brentq(lambda value: auc - value - deviation(value), 0, inside)
         high = 1.0 if auc == 1 else brentq(lambda value: value - auc - deviation(value), inside, 1)
         return float(low), float(high)
@@ -122,21 +115,14 @@ class Attack:
         false, true = self.roc
         return float((true - false).max())
 
-    def found(self, *, false: float) -> float:
-        """The share of members found where this share of the others is taken for members (Carlini et al. 2022)."""
+    def true_positives(self, *, false: float) -> float:
+        """Return the share of members found where this share of others is taken for members (Carlini et al. 2022)."""
         wrong, right = self.roc
         return float(right[wrong <= false].max())
 
     @property
-    def _judged(self) -> Scores:
-        if self.learned:
-            return self.measured
-        return Scores(*(np.concatenate(pair) for pair in zip(self.choosing, self.measured, strict=True)))
-
-    @property
     def _labelled(self) -> tuple[np.ndarray, np.ndarray]:
-        labels = np.concatenate([np.ones(len(self.members)), np.zeros(len(self.others))])
-        return labels, np.concatenate([self.members, self.others])
+        return np.repeat([1, 0], [*map(len, self.judged)]), np.concatenate(self.judged)
 
 
 CONFIDENCE = 0.95
@@ -166,7 +152,7 @@ class LowerBound:
 
 
 def lower_bound(attacks: Sequence[Attack], *, delta: float = 0.0) -> LowerBound:
-    """The largest epsilon that the attackers refute.
+    """Return the largest epsilon that the attackers refute.
 
     Who trusts an attacker's highest scores and takes them for members, and its lowest for others, is right no more
     often than by so many tosses of a coin that falls right with probability e^epsilon / (1 + e^epsilon), even though
@@ -182,22 +168,17 @@ def lower_bound(attacks: Sequence[Attack], *, delta: float = 0.0) -> LowerBound:
     Returns:
       The bound, at 95 % confidence; 0 where nothing is refuted.
     """
-    chosen, (_, low, high) = max(
+    chosen, (_, *thresholds) = max(
         ((attack, _choose(attack.choosing)) for attack in attacks), key=lambda pair: pair[1][0]
     )
-    guesses, right = (int(count) for count in _count(chosen.measured, low, high))
+    guesses, right = map(int, _count(chosen.measured, *thresholds))
     examples = sum(map(len, chosen.measured))
-    return LowerBound(
-        epsilon=refuted_epsilon(right, guesses, examples=examples, delta=delta),
-        attack=chosen.name,
-        guesses=guesses,
-        right=right,
-        examples=examples,
-    )
+    epsilon = refuted_epsilon(right, guesses, examples=examples, delta=delta)
+    return LowerBound(epsilon=epsilon, attack=chosen.name, guesses=guesses, right=right, examples=examples)
 
 
 def refuted_epsilon(right: int, guesses: int, *, examples: int, delta: float) -> float:
-    """The largest epsilon for which so many right guesses have a probability of at most 5 %.
+    """Return the largest epsilon for which so many right guesses have a probability of at most 5 %.
 
     Args:
       right: guesses that are right.
@@ -205,18 +186,21 @@ def refuted_epsilon(right: int, guesses: int, *, examples: int, delta: float) ->
       examples: of which each was a member with probability 1/2.
       delta: of the guarantee.
     """
-    low, high = 0.0, LARGEST
-    if _probability(right, guesses, low, examples, delta) > 1 - CONFIDENCE:
+    from scipy.optimize import brentq
+
+    def excess(epsilon: float) -> float:
+        return _probability(right, guesses, epsilon, examples, delta) - (1 - CONFIDENCE)
+
+    if excess(0.0) > 0:
         return 0.0
-    while high - low > 1e-6:
-        middle = (low + high) / 2
-        refuted = _probability(right, guesses, middle, examples, delta) <= 1 - CONFIDENCE
-        low, high = (middle, high) if refuted else (low, middle)
-    return low
+    if excess(LARGEST) <= 0:
+        return LARGEST
+    # Below the root by more than the tolerance: a lower bound.
+    return max(float(brentq(excess, 0.0, LARGEST, xtol=1e-7)) - 1e-6, 0.0)
 
 
 def _probability(right: int, guesses: int, epsilon: float, examples: int, delta: float) -> float:
-    """Of being right so often or more, at most: theorem 5.2 of Steinke et al."""
+    """Return the probability of being right so often or more, at most: theorem 5.2 of Steinke et al."""
     from scipy.stats import binom
 
     coin = 1 / (1 + math.exp(-epsilon))
@@ -229,7 +213,7 @@ def _probability(right: int, guesses: int, epsilon: float, examples: int, delta:
 
 
 def _choose(scores: Scores) -> tuple[float, float, float]:
-    """The epsilon that looks best, and between which scores nothing is guessed to reach it."""
+    """Return the epsilon that looks best, and between which scores nothing is guessed to reach it."""
     from scipy.stats import beta
 
     ranked = np.sort(np.concatenate(scores))
@@ -248,7 +232,7 @@ def _choose(scores: Scores) -> tuple[float, float, float]:
 
 
 def _count(scores: Scores, low: Any, high: Any) -> tuple[Any, Any]:
-    """How many guesses there are, and how many are right, for pairs of thresholds."""
+    """Return how many guesses there are, and how many are right, for pairs of thresholds."""
     members, others = (np.sort(values) for values in scores)
     hits, slips = (len(values) - np.searchsorted(values, high, side="left") for values in (members, others))
     misses, rejected = (np.searchsorted(values, low, side="right") for values in (members, others))
@@ -266,19 +250,8 @@ ATTACKS = {
 _FOLDER = "privacy_tests.membership_inference_attack"
 
 
-def check_names(names: tuple[str, ...]) -> None:
-    """Raise ConfigError for attackers that there are not, or none."""
-    unknown = [name for name in names if name not in ATTACKS]
-    if unknown or not names:
-        raise ConfigError(f"--attacks {' '.join(unknown) or '(none)'}: there is: {', '.join(ATTACKS)}.")
-
-
 def attack(
-    names: tuple[str, ...],
-    *,
-    members: tuple[np.ndarray, np.ndarray],
-    others: tuple[np.ndarray, np.ndarray],
-    seed: int = 0,
+    names: tuple[str, ...], *, members: Predictions, others: Predictions, seed: int = 0
 ) -> list[Attack]:
     """Let attackers tell members from others by what the model says of them.
 
@@ -299,7 +272,8 @@ def attack(
     Raises:
       ConfigError: there is no such attacker.
     """
-    check_names(names)
+    if not names or set(names) - set(ATTACKS):
+        raise ConfigError(f"--attacks {' '.join(names) or '(none)'}: there is: {', '.join(ATTACKS)}.")
     kinds = stack.tf_privacy(f"{_FOLDER}.data_structures").AttackType
     done = []
     for name in dict.fromkeys(names):
@@ -307,39 +281,29 @@ def attack(
         if kind.is_trained_attack:
             done.append(_learn(name, kind, members, others, seed))
         else:
-            scores = _entropies(members, others) if name == "entropy" else _losses(members, others)
+            scores = _score(name, members, others)
             # What training has seen is expected to have the smaller one.
             done.append(Attack.by_rule(name, -scores.members, -scores.others, seed=seed))
     return done
 
 
-def _input(
-    members: tuple[np.ndarray, np.ndarray], others: tuple[np.ndarray, np.ndarray], *, as_: str = "probs"
-) -> Any:
+def _input(members: Predictions, others: Predictions, *, kind: str = "probs") -> Any:
     structures = stack.tf_privacy(f"{_FOLDER}.data_structures")
-    said = {f"{as_}_train": members[0], f"{as_}_test": others[0]}
-    return structures.AttackInputData(**said, labels_train=members[1], labels_test=others[1])
+    values = {f"{kind}_train": members[0], f"{kind}_test": others[0]}
+    return structures.AttackInputData(**values, labels_train=members[1], labels_test=others[1])
 
 
-def _losses(members: tuple[np.ndarray, np.ndarray], others: tuple[np.ndarray, np.ndarray]) -> Scores:
-    given = _input(members, others)
-    return Scores(given.get_loss_train(), given.get_loss_test())
-
-
-def _entropies(members: tuple[np.ndarray, np.ndarray], others: tuple[np.ndarray, np.ndarray]) -> Scores:
+def _score(name: str, members: Predictions, others: Predictions) -> Scores:
+    if name == "threshold":
+        given = _input(members, others)
+        return Scores(given.get_loss_train(), given.get_loss_test())
     # The package looks for them among the logits, and takes rows that add up to 1 for probabilities.
-    given = _input(members, others, as_="logits")
+    given = _input(members, others, kind="logits")
     return Scores(given.get_entropy_train(), given.get_entropy_test())
 
 
-def _learn(
-    name: str,
-    kind: Any,
-    members: tuple[np.ndarray, np.ndarray],
-    others: tuple[np.ndarray, np.ndarray],
-    seed: int,
-) -> Attack:
-    """An attacker that learns from the choosing half; there, quarters judge each other."""
+def _learn(name: str, kind: Any, members: Predictions, others: Predictions, seed: int) -> Attack:
+    """Train an attacker that learns from the choosing half; there, quarters judge each other."""
     from sklearn.model_selection import StratifiedKFold
 
     models = stack.tf_privacy(f"{_FOLDER}.models")
@@ -359,17 +323,15 @@ def _learn(
         quarters = StratifiedKFold(2, shuffle=True, random_state=seed)
         for one, other in quarters.split(places, is_member[places]):
             scores[places[other]] = judge(places[one], places[other])
-    return Attack(
-        name=name,
-        choosing=Scores(scores[choosing & is_member], scores[choosing & ~is_member]),
-        measured=Scores(scores[~choosing & is_member], scores[~choosing & ~is_member]),
-        learned=True,
+    first, second = (
+        Scores(scores[half & is_member], scores[half & ~is_member]) for half in (choosing, ~choosing)
     )
+    return Attack(name=name, choosing=first, measured=second, learned=True)
 
 
 @contextlib.contextmanager
 def _quiet_and_seeded(seed: int) -> Iterator[None]:
-    """The attackers draw from NumPy's global generator, which is put back afterwards.
+    """Seed NumPy's global generator, from which the attackers draw, and put it back afterwards.
 
     They also try settings that scikit-learn no longer has, and say so: what is left of them is enough.
     """

@@ -1,11 +1,4 @@
-"""The audit of a run of a recipe: its data and its settings are found by its folder.
-
-What an audit found, as values, as files and in words.
-
-The head of a run, trained once more on other examples: for what compares models with each other.
-
-The audit of a run folder: attackers on its exported model, set beside what the run claims.
-"""
+"""Audit a run: attackers on its exported model, set beside the epsilon that it claims."""
 
 from __future__ import annotations
 
@@ -13,50 +6,56 @@ import dataclasses
 import functools
 import math
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tfkit import hub
-from tfkit.auditing.attacks import Attack, LowerBound, attack, check_names, lira, lower_bound
+from tfkit import hub, reporting
+from tfkit.auditing.attacks import Attack, LowerBound, attack, lira, lower_bound
 from tfkit.auditing.exposure import Exposure, exposure
 from tfkit.data.splits import Splits
 from tfkit.distribution import strategies
 from tfkit.environment import files, packages
 from tfkit.errors import CheckError, ConfigError, DataError, RunError
-from tfkit.hub.images import Backbone
-from tfkit.hub.texts import TextEncoder
+from tfkit.hub import Encoder
 from tfkit.metrics import evaluate
 from tfkit.privacy.ledger import check_data, is_private
 from tfkit.reporting.tensorboard import write_audit
 from tfkit.run import AUDIT, METRICS, PRIVACY, Run
-from tfkit.settings.options import PrivateConfig, TextColumns
+from tfkit.settings.options import AuditConfig, PrivateConfig, TextColumns
+from tfkit.settings.parse import from_keywords
 from tfkit.training.export import predict
 from tfkit.training.loop import train
 from tfkit.training.stage import Stage, class_weight
 from tfkit.transfer.fine_tuning import build_head
 from tfkit.transfer.load import load
 from tfkit.transfer.private import train_private_head
+from tfkit.transfer.train import settings_of
 
 if TYPE_CHECKING:
-    from tfkit.data.splits import Splits
     from tfkit.environment.stack import keras
-    from tfkit.hub.images import Backbone
-    from tfkit.hub.texts import TextEncoder
 
 BINS = 40
 CURVE_POINTS = 201
 LOW_FALSE = {"1_percent": 0.01, "0.1_percent": 0.001}
-FEWEST_FALSE = 1
-PACKAGES = ("tensorflow", "tensorflow-privacy", "tensorflow-empirical-privacy", "scikit-learn", "numpy")
+FEWEST = 20
+PACKAGES = (
+    "tfkit",
+    "tensorflow",
+    "tensorflow-privacy",
+    "tensorflow-empirical-privacy",
+    "scikit-learn",
+    "numpy",
+)
+RECIPES = ("transfer_image", "transfer_text", "train_private")
+HEAD_STAGES = ("head", "private")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Audit:
-    """What attackers found out.
+    """The result of an audit.
 
     Attributes:
       attacks: one for each attacker.
@@ -74,6 +73,10 @@ class Audit:
     seed: int
     exposure: Exposure | None = None
 
+    def __repr__(self) -> str:
+        """Return the attackers' names and what follows from their success."""
+        return f"Audit({', '.join(attack.name for attack in self.attacks)}): {self.verdict}"
+
     @property
     def best(self) -> Attack:
         """The attacker with the largest AUC."""
@@ -87,130 +90,268 @@ class Audit:
     @property
     def verdict(self) -> str:
         """In words, and no more than was found."""
-        best, (low, high), bound = self.best, self.best.auc_interval, self.bound
-        found = (
-            f"The attacker that did best ({best.name}) has an AUC of {best.auc:.3f} (95 % interval {low:.3f} to"
-            f" {high:.3f}; 0.5 is a coin). The lower bound on epsilon is {bound.epsilon:.3g} (95 % confidence;"
-            f" {bound.attack}: {bound.right} of {bound.guesses} guesses right)"
-        )
-        return self._concluded(found)
+        return self._in_words(private=False)
 
-    def _concluded(self, found: str) -> str:
+    def _in_words(self, *, private: bool) -> str:
+        best, bound, digits = self.best, self.bound, 2 if private else 3
+        low, high = best.auc_interval
+        epsilon = f"{_down(bound.epsilon):.2g}" if private else f"{bound.epsilon:.3g}"
+        guesses = "" if private else f"; {bound.attack}: {bound.right} of {bound.guesses} guesses right"
+        text = (
+            f"The attacker that did best ({best.name}) has an AUC of {best.auc:.{digits}f} (95 % interval"
+            f" {low:.{digits}f} to {high:.{digits}f}; 0.5 is a coin). The lower bound on epsilon is {epsilon}"
+            f" (95 % confidence{guesses})"
+        )
         if self.claimed is None:
-            return f"{found}; the run claims none."
+            return f"{text}; the run claims none."
         if self.refuted:
-            return f"{found}: the claimed {self.claimed[0]:.3g} is refuted."
+            return f"{text}: the claimed {self.claimed[0]:.3g} is refuted."
         return (
-            f"{found}, which does not contradict the claimed {self.claimed[0]:.3g}. An audit that finds nothing proves"
+            f"{text}, which does not contradict the claimed {self.claimed[0]:.3g}. An audit that finds nothing proves"
             " nothing: stronger attackers may exist."
         )
 
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, as in audit.json."""
-        bound = self.bound
-        delta = self.claimed[1] if self.claimed else 0.0
-        return {
-            "verdict": self.verdict,
-            "refuted": self.refuted,
-            "claimed_epsilon": self.claimed[0] if self.claimed else None,
-            "claimed_delta": self.claimed[1] if self.claimed else None,
-            "epsilon_lower_bound": bound.epsilon,
-            "confidence": bound.confidence,
-            "measured_with": {
-                "attack": bound.attack,
-                "right": bound.right,
-                "guesses": bound.guesses,
-                "examples": bound.examples,
-            },
-            "members": self.examples,
-            "others": self.examples,
-            "seed": self.seed,
-            "versions": {name: packages.version(name) for name in ("tfkit", *PACKAGES)},
-            "attacks": {one.name: _of_attack(one, delta) for one in self.attacks},
-            "exposure": self.exposure.as_dict() if self.exposure else None,
-        }
+    def as_dict(self, *, private: bool = False) -> dict[str, Any]:
+        """Return plain values, as in audit.json.
 
-    def published(self) -> dict[str, Any]:
-        """Plain values for the folder of a private run: nothing finer than a hundredth, no count, no curve.
-
-        They are measured on training examples without noise: of exact ones somebody who knows all examples but one
-        could tell whether that one was there.
+        Args:
+          private: for the folder of a private run: nothing finer than a hundredth, no count, no curve. They are
+            measured on training examples without noise: of exact ones somebody who knows all examples but one could
+            tell whether that one was there.
         """
-        best, bound = self.best, _down(self.bound.epsilon)
-        low, high = best.auc_interval
-        attacks = {
-            one.name: {
-                "auc": round(one.auc, 2),
-                "auc_interval": [round(value, 2) for value in one.auc_interval],
-                "advantage": round(one.advantage, 2),
-            }
-            for one in self.attacks
+        bound, (epsilon, delta) = self.bound, self.claimed or (None, None)
+        content = {
+            "verdict": self._in_words(private=private),
+            "refuted": self.refuted,
+            "claimed_epsilon": epsilon,
+            "claimed_delta": delta,
+            "epsilon_lower_bound": _down(bound.epsilon) if private else bound.epsilon,
+            "confidence": bound.confidence,
+            "versions": {name: packages.version(name) for name in PACKAGES},
         }
-        found = (
-            f"The attacker that did best ({best.name}) has an AUC of {best.auc:.2f} (95 % interval {low:.2f} to"
-            f" {high:.2f}; 0.5 is a coin). The lower bound on epsilon is {bound:.2g} (95 % confidence)"
-        )
-        whole = self.as_dict()
-        kept = ("refuted", "claimed_epsilon", "claimed_delta", "confidence", "versions")
-        return {
-            "verdict": self._concluded(found),
-            **{name: whole[name] for name in kept},
-            "epsilon_lower_bound": bound,
-            "attacks": attacks,
-            "exposure": _rounded(whole["exposure"]),
-        }
+        attacks = {attack.name: _of_attack(attack, delta or 0.0) for attack in self.attacks}
+        secrets = self.exposure.as_dict() if self.exposure else None
+        if private:
+            kept = ("auc", "auc_interval", "advantage")
+            attacks = {name: _rounded({key: of[key] for key in kept}) for name, of in attacks.items()}
+            return {**content, "attacks": attacks, "exposure": _rounded(secrets)}
+        measured = {name: getattr(bound, name) for name in ("attack", "right", "guesses", "examples")}
+        counts = {"members": self.examples, "others": self.examples, "seed": self.seed}
+        return {**content, "measured_with": measured, **counts, "attacks": attacks, "exposure": secrets}
 
 
 def _rounded(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _rounded(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_rounded(inner) for inner in value]
     return round(value, 2) if isinstance(value, float) else value
 
 
 def _down(value: float) -> float:
-    """To a hundredth, and still a lower bound."""
+    """Return the hundredth below, which is still a lower bound."""
     return math.floor(100 * value) / 100
 
 
 def _of_attack(attack: Attack, delta: float) -> dict[str, Any]:
-    found = {
-        f"true_positives_at_{name}_false": attack.found(false=share)
-        for name, share in LOW_FALSE.items()
-        if share * len(attack.others) >= FEWEST_FALSE
-    }
+    members, others = attack.judged
+    false, true = attack.roc
+    kept = np.unique(np.linspace(0, len(false) - 1, CURVE_POINTS).round().astype(int))
+    # Scores that are far out are counted in the outer bins.
+    low, high = np.quantile(np.concatenate([members, others]), [0.005, 0.995])
+    edges = np.linspace(low, high if high > low else low + 1, BINS + 1)
+    counts = [
+        np.histogram(np.clip(scores, edges[0], edges[-1]), edges)[0].tolist() for scores in (members, others)
+    ]
     return {
         "auc": attack.auc,
         "auc_interval": list(attack.auc_interval),
         "advantage": attack.advantage,
-        **found,
+        **{
+            f"true_positives_at_{name}_false": attack.true_positives(false=share)
+            for name, share in LOW_FALSE.items()
+            if share * len(others) >= 1
+        },
         "epsilon_lower_bound": lower_bound([attack], delta=delta).epsilon,
-        "judged_members": len(attack.members),
-        "judged_others": len(attack.others),
-        "roc": _curve(attack),
-        "histogram": _histogram(attack),
+        "judged_members": len(members),
+        "judged_others": len(others),
+        "roc": {"false": false[kept].tolist(), "true": true[kept].tolist()},
+        "histogram": {"edges": edges.tolist(), "members": counts[0], "others": counts[1]},
     }
 
 
-def _curve(attack: Attack) -> dict[str, list[float]]:
-    """The receiver operating characteristic, at no more points than a picture shows."""
-    false, true = attack.roc
-    kept = np.unique(np.linspace(0, len(false) - 1, CURVE_POINTS).round().astype(int))
-    return {"false": false[kept].tolist(), "true": true[kept].tolist()}
+def audit(run: Run | str | Path, splits: Splits | None = None, **settings: Any) -> Audit:
+    """Attack the exported model of a run with its own training and test examples, and write what comes of it.
 
+    The result holds as far as training and test examples are alike but for the training: splits that tfkit made are;
+    folders `train/` and `test/` that were filled in different ways differ in more than that, and look like a leak.
 
-def _histogram(attack: Attack) -> Mapping[str, list[float]]:
-    """How many members and others have which score; what is far out is counted in the outer bins."""
-    low, high = np.quantile(np.concatenate([attack.members, attack.others]), [0.005, 0.995])
-    edges = np.linspace(low, high if high > low else low + 1, BINS + 1)
+    Args:
+      run: finished, or its folder; it gets audit.json, metrics `audit/...`, pictures in TensorBoard, a new report.
+      splits: that it was trained on: of each class as many training as test examples are taken, by lot. None: of a run
+        of `tfkit.train` or its recipes, whose data are read again.
+      settings: what the flags of recipes.audit_privacy are called: `attacks`, `shadows`, `canaries`, `seed`.
+
+    Returns:
+      The attacks and the lower bound; audit.json holds the same, rounded where the run is private.
+
+    Raises:
+      ConfigError: a setting is unknown or cannot be.
+      DataError: these are not the data of the run, or too few.
+      RunError: the run holds no exported model.
+      CheckError: the lower bound is above the epsilon that the run claims. Everything is written before.
+
+    Example:
+      tfkit.audit("runs/private", shadows=16)
+    """
+    run = run if isinstance(run, Run) else Run.open(run)
+    config = from_keywords(AuditConfig, {**settings, "run_dir": run.path}, call="tfkit.audit")
+    claimed = claim(run)
+    run.check_writable()
+    backbone: Any = None
+    own: Any = None
+    if splits is None or config.shadows or config.canaries:
+        own = settings_of(
+            run, recipes=RECIPES, otherwise="tfkit.audit(run, splits), with the splits of its training"
+        )
+        _check(run, own, config)
+        backbone, read = load(own, global_batch_size=own.global_batch_size or 1)
+        splits = splits or read
+    check_data(run, splits)
+    pair = _by_lot(splits, seed=config.seed)
+    answers = [predict(run.model, splits, indices) for indices in pair]
+    if not all(np.isfinite(probabilities).all() for probabilities in answers):
+        raise CheckError(f"{run.path} gives probabilities that are no numbers: its training went wrong.")
     members, others = (
-        np.histogram(np.clip(scores, edges[0], edges[-1]), edges)[0].tolist()
-        for scores in (attack.members, attack.others)
+        (values, splits.source.labels[indices]) for values, indices in zip(answers, pair, strict=True)
     )
-    return {"edges": edges.tolist(), "members": members, "others": others}
+    attacks = attack(config.attacks, members=members, others=others, seed=config.seed)
+    count = len(pair[0])
+    if config.shadows:
+        both, is_member = np.concatenate(pair), np.arange(2 * count) < count
+        shadow = functools.partial(
+            _shadow, own, backbone, hub.extract(backbone, splits).splits, both, config.seed
+        )
+        target, labels = np.concatenate(answers), splits.source.labels[both]
+        attacks.append(
+            lira(target, labels, is_member, shadow=shadow, shadows=config.shadows, seed=config.seed)
+        )
+    secrets = None
+    if config.canaries and backbone is not None and backbone.modality == "texts":
+        secrets = exposure(
+            backbone,
+            hub.extract(backbone, splits).splits,
+            fit=lambda pool: head_again(own, backbone, pool, seed=config.seed),
+            canaries=config.canaries,
+            epsilon=claimed[0] if claimed else None,
+            seed=config.seed,
+        )
+    result = Audit(
+        attacks=attacks,
+        bound=lower_bound(attacks, delta=claimed[1] if claimed else 0.0),
+        claimed=claimed,
+        examples=count,
+        seed=config.seed,
+        exposure=secrets,
+    )
+    _write(run, result)
+    if run.finished:
+        reporting.write_report(run)
+    if result.refuted:
+        raise CheckError(
+            f"{run.path} fails the audit. {result.verdict}\n"
+            "  Do not publish the model: find out what its training did that privacy.json does not say."
+        )
+    return result
 
 
-def head_again(config: Any, backbone: Backbone | TextEncoder, pool: Splits, *, seed: int) -> keras.Model:
-    """A head with the run's own settings, private or not; nothing of its training is left on disk.
+def _check(run: Run, own: Any, config: AuditConfig) -> None:
+    """Raise if the audit cannot be made of this run, before anything is read."""
+    if not run.finished:
+        raise RunError(f"{run.path} has not come to its end. The command that began it goes on with it.")
+    if config.canaries and not (isinstance(own, TextColumns) and own.of_texts):
+        raise ConfigError(
+            f"{run.path} is a run of images; --canaries puts sentences with codes among texts.\n  Leave it out."
+        )
+    more = any(stage not in HEAD_STAGES for stage in run.history.get("stage", []))
+    if more or not own.features or getattr(own, "augment", "none") != "none":
+        for option in ("shadows", "canaries"):
+            if getattr(config, option):
+                raise ConfigError(
+                    f"{run.path} trained more than a head on stored features: to train it anew would take as long as it"
+                    f" did, each time.\n  Leave --{option} out."
+                )
+
+
+def _shadow(
+    own: Any, backbone: Any, features: Splits, indices: np.ndarray, seed: int, half: np.ndarray
+) -> np.ndarray:
+    """Return what a head says of the pool that was trained on one half of it, as the run's own was on all."""
+    validation = features.indices["validation"]
+    pool = features.replace(indices={"train": indices[half], "validation": validation, "test": indices})
+    return evaluate(head_again(own, backbone, pool, seed=seed), pool).probabilities
+
+
+def claim(run: Run) -> tuple[float, float] | None:
+    """Return the epsilon and the delta that a run claims in privacy.json; None where it claims none.
+
+    Raises:
+      RunError: the file is damaged.
+    """
+    said = run.read(PRIVACY)
+    if not said.get("private", True) or said.get("epsilon") is None:
+        return None
+    try:
+        return float(said["epsilon"]), float(said["delta"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunError(
+            f"{run.path / PRIVACY} claims an epsilon and no delta, or none that is a number ({error!r})."
+            "\n  It is not as a private training wrote it: nothing can be set beside it."
+        ) from error
+
+
+def _by_lot(splits: Splits, *, seed: int) -> list[np.ndarray]:
+    """Return indices of members and of as many others, of each class as many."""
+    chance = np.random.default_rng(seed)
+    chosen: list[list[np.ndarray]] = [[], []]
+    for label in range(len(splits.class_names)):
+        of_class = [
+            indices[splits.source.labels[indices] == label]
+            for indices in (splits.indices["train"], splits.indices["test"])
+        ]
+        count = min(map(len, of_class))
+        for place, indices in enumerate(of_class):
+            chosen[place].append(chance.choice(indices, count, replace=False))
+    pair = [np.sort(np.concatenate(indices)) for indices in chosen]
+    if len(pair[0]) < FEWEST:
+        raise DataError(
+            f"{splits.origin} has {len(pair[0])} training examples with as many test examples of the same classes;"
+            f" at least {FEWEST} are needed to attack."
+        )
+    return pair
+
+
+def _write(run: Run, result: Audit) -> None:
+    private = is_private(run)
+    content = result.as_dict(private=private)
+    files.write_json(run.path / AUDIT, content)
+    # Those of attackers of an earlier audit are no longer true.
+    others = {name: value for name, value in run.metrics.items() if not name.startswith("audit/")}
+    files.write_json(run.path / METRICS, others)
+    numbers = {"audit/epsilon_lower_bound": content["epsilon_lower_bound"]}
+    for name, found in content["attacks"].items():
+        numbers[f"audit/{name}_auc"] = found["auc"]
+        numbers[f"audit/{name}_advantage"] = found["advantage"]
+    if content["exposure"]:
+        for times, of in content["exposure"]["insertions"].items():
+            numbers[f"audit/exposure_{times}_bits"] = of["mean_bits"]
+    run.record(numbers)
+    if not private:
+        write_audit(run.logdir, content["attacks"])
+
+
+def head_again(config: Any, backbone: Encoder, pool: Splits, *, seed: int) -> keras.Model:
+    """Train a head with the run's own settings, private or not; nothing of its training is left on disk.
 
     Args:
       config: of the recipe that made the run: a `TransferConfig` or a `PrivateConfig`.
@@ -235,227 +376,3 @@ def head_again(config: Any, backbone: Backbone | TextEncoder, pool: Splits, *, s
             epochs=config.epochs, patience=config.patience, class_weight=weights, seed=seed, verbose=0
         )
         return train(build_head(config, backbone, pool), pool, stage, run=run).model
-
-
-DEFAULT_ATTACKS = ("threshold", "logistic")
-FEWEST = 20
-
-
-def audit(
-    run: Run | str | Path,
-    splits: Splits,
-    *,
-    attacks: Sequence[str] = DEFAULT_ATTACKS,
-    seed: int = 0,
-    further: Callable[[np.ndarray, np.ndarray, np.ndarray], list[Attack]] | None = None,
-    secrets: Callable[[], Exposure] | None = None,
-) -> Audit:
-    """Attack the exported model of a run with its own training and test examples.
-
-    What is found holds as far as training and test examples are alike but for the training: splits that tfkit made
-    are; folders `train/` and `test/` that were filled in different ways differ in more than that, and look like a leak.
-
-    Args:
-      run: finished; it gets audit.json, metrics `audit/...` and pictures in TensorBoard.
-      splits: that it was trained on: of each class as many training as test examples are taken, by lot.
-      attacks: of `tfkit.auditing.ATTACKS`.
-      seed: of lots, and of attackers that learn.
-      further: attackers of your own, from the indices [n] of the examples, who is a member (bool [n]), and what the
-        model says of them [n, c].
-      secrets: measures what codes among the training texts leave in a model; see `tfkit.auditing.exposure`.
-
-    Returns:
-      The attacks, the lower bound, and what was said of them; audit.json holds the same.
-
-    Raises:
-      ConfigError: there is no such attacker.
-      DataError: these are not the data of the run, or too few.
-      RunError: the run holds no exported model.
-      CheckError: the lower bound is above the epsilon that the run claims. Everything is written before.
-    """
-    run = run if isinstance(run, Run) else Run.open(run)
-    check_names(tuple(attacks))
-    claimed = claim(run)
-    check_data(run, splits)
-    pair = _by_lot(splits, seed=seed)
-    model = run.model
-    said = [predict(model, splits, indices) for indices in pair]
-    if not all(np.isfinite(probabilities).all() for probabilities in said):
-        raise CheckError(f"{run.path} gives probabilities that are no numbers: its training went wrong.")
-    labels = splits.source.labels
-    done = attack(
-        tuple(attacks), members=(said[0], labels[pair[0]]), others=(said[1], labels[pair[1]]), seed=seed
-    )
-    count = len(pair[0])
-    if further is not None:
-        done += further(np.concatenate(pair), np.arange(2 * count) < count, np.concatenate(said))
-    bound = lower_bound(done, delta=claimed[1] if claimed else 0.0)
-    result = Audit(
-        attacks=done,
-        bound=bound,
-        claimed=claimed,
-        examples=count,
-        seed=seed,
-        exposure=secrets() if secrets else None,
-    )
-    _write(run, result)
-    if result.refuted:
-        raise CheckError(
-            f"{run.path} fails the audit. {result.verdict}\n"
-            "  Do not publish the model: find out what its training did that privacy.json does not say."
-        )
-    return result
-
-
-def claim(run: Run) -> tuple[float, float] | None:
-    """The epsilon and the delta that a run claims in privacy.json; None where it claims none.
-
-    Raises:
-      RunError: the file is damaged.
-    """
-    said = run.read(PRIVACY)
-    if not said.get("private", True) or said.get("epsilon") is None:
-        return None
-    try:
-        return float(said["epsilon"]), float(said["delta"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise RunError(
-            f"{run.path / PRIVACY} claims an epsilon and no delta, or none that is a number ({error!r})."
-            "\n  It is not as a private training wrote it: nothing can be set beside it."
-        ) from error
-
-
-def _by_lot(splits: Splits, *, seed: int) -> list[np.ndarray]:
-    """Indices of members and of as many others, of each class as many."""
-    chance = np.random.default_rng(seed)
-    chosen: list[list[np.ndarray]] = [[], []]
-    for label in range(len(splits.class_names)):
-        of_class = [
-            indices[splits.source.labels[indices] == label]
-            for indices in (splits.indices["train"], splits.indices["test"])
-        ]
-        count = min(map(len, of_class))
-        for place, indices in enumerate(of_class):
-            chosen[place].append(chance.choice(indices, count, replace=False))
-    pair = [np.sort(np.concatenate(indices)) for indices in chosen]
-    if len(pair[0]) < FEWEST:
-        raise DataError(
-            f"{splits.origin} has {len(pair[0])} training examples with as many test examples of the same classes;"
-            f" at least {FEWEST} are needed to attack."
-        )
-    return pair
-
-
-def _write(run: Run, result: Audit) -> None:
-    private = is_private(run)
-    content = result.published() if private else result.as_dict()
-    files.write_json(run.path / AUDIT, content)
-    # Those of attackers of an earlier audit are no longer true.
-    others = {name: value for name, value in run.metrics.items() if not name.startswith("audit/")}
-    files.write_json(run.path / METRICS, others)
-    numbers = {"audit/epsilon_lower_bound": content["epsilon_lower_bound"]}
-    for name, found in content["attacks"].items():
-        numbers[f"audit/{name}_auc"] = found["auc"]
-        numbers[f"audit/{name}_advantage"] = found["advantage"]
-    if content["exposure"]:
-        for times, of in content["exposure"]["insertions"].items():
-            numbers[f"audit/exposure_{times}_bits"] = of["mean_bits"]
-    run.record(numbers)
-    if not private:
-        write_audit(run.logdir, content["attacks"])
-
-
-HEAD_STAGES = ("head", "private")
-
-
-def audit_recipe(
-    run: Run,
-    config: Any,
-    *,
-    attacks: Sequence[str] = DEFAULT_ATTACKS,
-    shadows: int = 0,
-    canaries: int = 0,
-    seed: int = 0,
-) -> Audit:
-    """Attack the model of a run of `transfer_image`, `transfer_text` or `train_private`; arguments and errors as of
-    `audit`.
-
-    Args:
-      run: finished.
-      config: of the recipe that made it: an `ImageConfig` or `TextColumns`, and a `TransferConfig` or `PrivateConfig`.
-      attacks: of `tfkit.auditing.ATTACKS`.
-      shadows: models for LiRA, which takes the head on stored features for the whole model; 0: none.
-      canaries: codes that a head is trained on anew, for each of 1, 4 and 16 insertions; 0: none.
-      seed: of lots and of attackers, of digits and classes.
-
-    Returns:
-      As of `audit`; its data are read again by the configuration.
-    """
-    check_names(tuple(attacks))
-    if not run.finished:
-        raise RunError(f"{run.path} has not come to its end. The command that began it goes on with it.")
-    if canaries and not (isinstance(config, TextColumns) and config.of_texts):
-        raise ConfigError(
-            f"{run.path} is a run of images; --canaries puts sentences with codes among texts.\n  Leave it out."
-        )
-    for option, what in {"shadows": "each shadow model", "canaries": "training it anew with them"}.items():
-        if {"shadows": shadows, "canaries": canaries}[option] and not _is_head_alone(config, run):
-            raise ConfigError(
-                f"{run.path} trained more than a head on stored features: {what} would take as long as it did."
-                f"\n  Leave --{option} out."
-            )
-    batch = config.global_batch_size or 1
-    backbone: Any
-    backbone, splits = load(config, global_batch_size=batch)
-    further: Callable[..., list[Attack]] | None = None
-    if shadows:
-        further = functools.partial(_shadowed, config, backbone, splits, shadows=shadows, seed=seed)
-    secrets: Callable[[], Exposure] | None = None
-    if canaries and isinstance(backbone, TextEncoder):
-        secrets = functools.partial(_exposed, run, config, backbone, splits, canaries=canaries, seed=seed)
-    return audit(run, splits, attacks=attacks, seed=seed, further=further, secrets=secrets)
-
-
-def _is_head_alone(config: Any, run: Run) -> bool:
-    more = any(stage not in HEAD_STAGES for stage in run.history.get("stage", []))
-    augmented = getattr(config, "augment", "none") != "none"
-    return bool(config.features) and not more and not augmented
-
-
-def _exposed(
-    run: Run, config: Any, encoder: TextEncoder, splits: Splits, *, canaries: int, seed: int
-) -> Exposure:
-    claimed = claim(run)
-    return exposure(
-        encoder,
-        hub.extract(encoder, splits).splits,
-        fit=lambda pool: head_again(config, encoder, pool, seed=seed),
-        canaries=canaries,
-        epsilon=claimed[0] if claimed else None,
-        seed=seed,
-    )
-
-
-def _shadowed(
-    config: Any,
-    backbone: Backbone | TextEncoder,
-    splits: Splits,
-    indices: np.ndarray,
-    is_member: np.ndarray,
-    target: np.ndarray,
-    *,
-    shadows: int,
-    seed: int,
-) -> list[Attack]:
-    """LiRA with heads that are trained on halves of the pool, as the run's own was on all of its examples."""
-    features = hub.extract(backbone, splits).splits
-
-    def shadow(half: np.ndarray) -> np.ndarray:
-        pool = features.replace(
-            indices={"train": indices[half], "validation": features.indices["validation"], "test": indices}
-        )
-        trained = head_again(config, backbone, pool, seed=seed)
-        return evaluate(trained, pool).probabilities
-
-    labels = splits.source.labels[indices]
-    return [lira(target, labels, is_member, shadow=shadow, shadows=shadows, seed=seed)]

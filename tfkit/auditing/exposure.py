@@ -6,7 +6,7 @@ Source: Carlini et al. 2019, "The Secret Sharer" (arXiv:1802.08232).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +16,9 @@ from tfkit import hub
 from tfkit.environment import files, stack
 
 if TYPE_CHECKING:
-    from tfkit.data.splits import Source, Splits
+    from tfkit.data.splits import Splits
     from tfkit.environment.stack import keras
-    from tfkit.hub.texts import TextEncoder
+    from tfkit.hub import Encoder
 
 INSERTIONS = (1, 4, 16)
 REFERENCES = 1000
@@ -52,7 +52,7 @@ class Exposure:
         return math.log2(self.references)
 
     def by_chance(self, insertions: int) -> float:
-        """What the mean exposure of never inserted codes stays below in 99 of 100 cases, in bits."""
+        """Return what the mean exposure of never inserted codes stays below in 99 of 100 cases, in bits."""
         from scipy.stats import gamma
 
         count = len(self.bits[insertions])
@@ -61,26 +61,25 @@ class Exposure:
     @property
     def verdict(self) -> str:
         """In words, and no more than was found."""
-        times = list(self.bits)
-        means = [f"{bits.mean():.1f}" for bits in self.bits.values()]
-        found = (
-            f"Secrets: a head trained anew with made-up codes among its texts, each {_listed(times)} times, gives them"
-            f" a mean exposure of {_listed(means)} bits. Codes that it never saw have {CHANCE:.1f} (means of"
-            f" {len(self.bits[times[0]])} stay below {self.by_chance(times[0]):.1f} in 99 of 100 cases); the most that"
-            f" can be seen is {self.possible:.1f}."
+        means = ", ".join(f"{bits.mean():.1f} ({times} times)" for times, bits in self.bits.items())
+        once, *_, often = self.bits
+        text = (
+            f"Secrets: a head trained anew with made-up codes among its texts gives them a mean exposure of {means}"
+            f" bits. Codes that it never saw have {CHANCE:.1f} (means of {len(self.bits[once])} stay below"
+            f" {self.by_chance(once):.1f} in 99 of 100 cases); the most that can be seen is {self.possible:.1f}."
         )
-        learnt = [one for one, bits in self.bits.items() if bits.mean() > self.by_chance(one)]
+        learnt = [times for times, bits in self.bits.items() if bits.mean() > self.by_chance(times)]
         if learnt:
-            found += f" What stands in the texts {learnt[0]} times leaves a trace in the model."
-        if self.epsilon is not None and times[-1] > 1:
-            found += (
-                f" Epsilon {self.epsilon:.3g} is for one text: one that is there {times[-1]} times has"
-                f" {times[-1]} times that, {times[-1] * self.epsilon:.3g}, and a larger delta."
+            text += f" What stands in the texts {learnt[0]} times leaves a trace in the model."
+        if self.epsilon is not None and often > 1:
+            text += (
+                f" Epsilon {self.epsilon:.3g} is for one text: one that is there {often} times has {often} times that,"
+                f" {often * self.epsilon:.3g}, and a larger delta."
             )
-        return found
+        return text
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, as in audit.json."""
+        """Return plain values, as in audit.json."""
         return {
             "verdict": self.verdict,
             "insertions": {
@@ -101,7 +100,7 @@ class Exposure:
 
 
 def exposure(
-    encoder: TextEncoder,
+    encoder: Encoder,
     features: Splits,
     *,
     fit: Callable[[Splits], keras.Model],
@@ -129,21 +128,20 @@ def exposure(
     texts = codes(canaries * len(INSERTIONS) + REFERENCES, chance=chance)
     times = np.repeat(INSERTIONS, canaries)
     labels = chance.integers(len(features.class_names), size=len(times))
-    few = features.replace(
-        source=_Texts(texts), indices=dict.fromkeys(features.indices, np.arange(len(texts))), skipped=()
+    everywhere = dict.fromkeys(features.indices, np.arange(len(texts)))
+    alone = _Examples(np.array([text.encode() for text in texts], object), np.zeros(len(texts), np.int64))
+    rows = hub.extract(
+        encoder, features.replace(source=alone, indices=everywhere, skipped=())
+    ).splits.source.read(np.arange(len(texts)))
+    own = features.source
+    both = _Examples(
+        np.concatenate([own.read(np.arange(len(own.labels))), rows[: len(times)]]),
+        np.concatenate([own.labels, labels]),
     )
-    rows = hub.extract(encoder, few).splits.source.read(np.arange(len(texts)))
-    behind = len(features.source.labels)
-    both = features.replace(
-        source=_Both(features.source, rows[: len(times)], labels),
-        indices={
-            **features.indices,
-            "train": np.concatenate(
-                [features.indices["train"], behind + np.repeat(np.arange(len(times)), times)]
-            ),
-        },
-    )
-    losses = _losses(fit(both), rows)
+    inserted = len(own.labels) + np.repeat(np.arange(len(times)), times)
+    train = np.concatenate([features.indices["train"], inserted])
+    pool = features.replace(source=both, indices={**features.indices, "train": train})
+    losses = _losses(fit(pool), rows)
     return Exposure(
         bits=_bits(losses[: len(times)], losses[len(times) :], labels=labels, times=times),
         references=REFERENCES,
@@ -153,13 +151,13 @@ def exposure(
 
 
 def codes(count: int, *, chance: np.random.Generator) -> list[str]:
-    """Different sentences, each with a code of ten random digits."""
+    """Return different sentences, each with a code of ten random digits."""
     numbers = chance.choice(10**_DIGITS, count, replace=False)
     return [f"My access code is {' '.join(f'{number:0{_DIGITS}d}')}" for number in numbers]
 
 
 def _losses(model: keras.Model, rows: np.ndarray) -> np.ndarray:
-    """The cross-entropy of each row under each class: float64 [n, classes], which has no ties where it is small."""
+    """Return the cross-entropy of each row under each class: float64 [n, classes], without ties where it is small."""
     from scipy.special import log_softmax
 
     return np.asarray(-log_softmax(model.predict(rows, verbose=0).astype(np.float64), axis=1))
@@ -178,53 +176,21 @@ def _bits(
     return {one: np.asarray(values) for one, values in bits.items()}
 
 
-def _listed(values: Sequence[Any]) -> str:
-    *first, last = map(str, values)
-    return f"{', '.join(first)} and {last}" if first else last
-
-
-class _Texts:
-    """Strings in memory; see `tfkit.data.Source`."""
+class _Examples:
+    """Texts, or features of some, in memory; see `tfkit.data.Source`."""
 
     languages = None
 
-    def __init__(self, texts: Sequence[str]) -> None:
-        self._texts = texts
-        self.labels = np.zeros(len(texts), np.int64)
-        self.names = [f"canaries/{place}" for place in range(len(texts))]
-        self.shape: tuple[int, ...] = ()
-        self.lengths = np.asarray([len(text) for text in texts], np.int32)
-        self.fingerprint = files.digest_of("canaries", *texts)
+    def __init__(self, rows: np.ndarray, labels: np.ndarray) -> None:
+        self._rows, self.labels = rows, labels
+        self.names = [f"canaries/{place}" for place in range(len(rows))]
+        self.shape: tuple[int, ...] = rows.shape[1:]
+        self.lengths = np.asarray([len(row) for row in rows], np.int32)
+        self.fingerprint = files.digest_of("canaries", rows.tolist(), labels.tolist())
 
     def read(self, indices: np.ndarray) -> np.ndarray:
-        out = np.empty(len(indices), object)
-        out[:] = [self._texts[index].encode() for index in indices]
-        return out
-
-    def raw(self, index: int) -> str:
-        return self._texts[index]
-
-
-class _Both:
-    """Features of the run's own texts, and behind them those of canaries; see `tfkit.data.Source`."""
-
-    def __init__(self, own: Source, rows: np.ndarray, labels: np.ndarray) -> None:
-        self._own, self._behind, self._count = own, rows, len(own.labels)
-        self.labels = np.concatenate([own.labels, labels])
-        self.names = [*own.names, *(f"canaries/{place}" for place in range(len(rows)))]
-        self.shape = own.shape
-        self.fingerprint = files.digest_of(own.fingerprint, rows.tobytes(), labels.tobytes())
-        in_memory = getattr(own, "rows", None)
-        self.rows = None if in_memory is None else np.concatenate([in_memory, rows])
-
-    def read(self, indices: np.ndarray) -> np.ndarray:
-        if self.rows is not None:
-            return np.asarray(self.rows[indices])
-        out = np.empty([len(indices), *self.shape], np.float32)
-        behind = indices >= self._count
-        out[~behind] = self._own.read(indices[~behind])
-        out[behind] = self._behind[indices[behind] - self._count]
-        return out
+        return self._rows[indices]
 
     def raw(self, index: int) -> Any:
-        return self._own.raw(index) if index < self._count else self._behind[index - self._count]
+        row = self._rows[index]
+        return row.decode() if isinstance(row, bytes) else row

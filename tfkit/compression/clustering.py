@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 
 from tfkit.compression.techniques import (
-    Stage,
+    Technique,
     changed,
     check_kept_zeros,
     clone,
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cluster(Stage):
+class Cluster(Technique):
     """Leave each kernel so many distinct weights, and train these.
 
     Args:
@@ -52,7 +52,7 @@ class Cluster(Stage):
         return f"cluster{self.number_of_clusters}"
 
     def wrap(self, model: keras.Model, *, steps: int) -> keras.Model:
-        """Return a clone whose kernels are clustered, see `Stage`."""
+        """Return a clone whose kernels are clustered, see `Technique`."""
         from tfkit.environment.stack import keras, tfmot, tfmot_module
 
         wrapper = tfmot_module("core.clustering.keras.experimental.cluster").cluster_weights

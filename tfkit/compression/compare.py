@@ -10,24 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from tfkit.compression import outputs as kinds
-from tfkit.compression import representative
 from tfkit.compression.benchmark import latency, peak_memory
-from tfkit.compression.convert import (
-    MEASURED,
-    ConversionRequest,
-    check_request,
-    finished,
-    missing_data,
-    run_conversions,
-)
+from tfkit.compression.convert import check_request, check_result, examples_for
+from tfkit.compression.converter_process import ConversionRequest, run_conversions
 from tfkit.compression.inspect import inspect
-from tfkit.compression.outputs import OF_CLASSES, YES_OR_NO, answers
 from tfkit.compression.sources import InputShape, Source, saved
 from tfkit.compression.variants import Quality, Table, Variant, mark_pareto
 from tfkit.data.splits import FULL_RANGE, draw
 from tfkit.errors import CheckError, DataError, TfkitError, UsageError
 from tfkit.litert.interpreter import ParallelInterpreter
+from tfkit.training import outputs as kinds
+from tfkit.training.outputs import OF_CLASSES, YES_OR_NO, answers
 
 AT_A_TIME = 256
 """Examples that are read and run at a time: memory stays flat whatever their number."""
@@ -64,9 +57,9 @@ class ModelUnderTest:
       read: examples by their positions, as the model takes them: [b, ...], images as pixels in 0..255.
       count: how many there are.
       expected: float32 [n, ..., c], what the original gives for them.
-      output: what that is, of `tfkit.compression.outputs.OUTPUTS`.
+      output: what that is, of `tfkit.training.outputs.OUTPUTS`.
       judged: a sentence, how that was known.
-      labels: as `tfkit.compression.outputs.as_labels` gives them; None where nobody knows.
+      labels: as `tfkit.training.outputs.as_labels` gives them; None where nobody knows.
       class_names: c of them; none where nobody knows.
       examples: representative inputs [m, ...] as the model takes them, of several inputs by name; None where it may
         have none.
@@ -151,12 +144,7 @@ def compare(
         check_request(request)
     with saved(model, input_shape=input_shape, signature=signature) as source:
         refuse_several_outputs(source)
-        measured = [request for request in requests if request.variant in MEASURED]
-        examples = None
-        if measured and representative_dataset is None and not source.quantize_aware:
-            raise UsageError(missing_data(measured[0].variant))
-        if measured and representative_dataset is not None:
-            examples = representative.collect_representative(representative_dataset, source.takes)
+        examples = examples_for(requests, source, representative_dataset)
         tested = under_test(source, inputs, labels=labels, class_names=class_names, output=output)
         models, failed = convert_all(source, requests, examples)
     return Table(
@@ -291,7 +279,7 @@ def convert_all(
     results = run_conversions(source, requests, examples=examples)
     for request in requests:
         try:
-            models[request.name] = finished(results[request.name], request, source)
+            models[request.name] = check_result(results[request.name], request)
         except TfkitError as err:
             failed[request.name] = str(err)
     return models, failed
@@ -345,8 +333,8 @@ def compare_outputs(
     Args:
       outputs: float32 [n, ..., c].
       expected: of the original, likewise.
-      output: what they are, one of `tfkit.compression.outputs.OUTPUTS`.
-      labels: as `tfkit.compression.outputs.as_labels` gives them.
+      output: what they are, one of `tfkit.training.outputs.OUTPUTS`.
+      labels: as `tfkit.training.outputs.as_labels` gives them.
       class_names: c of them, or of one sigmoid those of no and yes.
     """
     given, wanted = _with_units(outputs), _with_units(expected)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -23,13 +22,14 @@ from tfkit.compression.compare import (
     refuse_several_outputs,
     under_test,
 )
-from tfkit.compression.convert import MEASURED, WEIGHTS, ConversionRequest, weights_only
+from tfkit.compression.convert import WEIGHTS, weights_only
+from tfkit.compression.converter_process import MEASURED, ConversionRequest
 from tfkit.compression.error_localisation import NAME, selective_variant
 from tfkit.compression.pruning import Prune
 from tfkit.compression.quantization import QuantizeAware
 from tfkit.compression.results import described, of_run, write_results
-from tfkit.compression.sources import KERAS, Source, pixel_function, saved
-from tfkit.compression.techniques import Stage, sentence
+from tfkit.compression.sources import Source, pixel_function, saved
+from tfkit.compression.techniques import Technique, sentence
 from tfkit.compression.variants import Choice, Gates, Table, choose
 from tfkit.data.image_files import read_images
 from tfkit.data.splits import Splits, draw
@@ -37,11 +37,10 @@ from tfkit.environment import files, process
 from tfkit.errors import CheckError, ConfigError, DataError, PrivacyError, RunError, UsageError
 from tfkit.privacy.ledger import check_data, is_private
 from tfkit.run import SAVED_MODEL, TFLITE, VARIANTS, Run
-from tfkit.settings import fields
-from tfkit.settings.options import PrivateConfig, RecipeConfig
+from tfkit.settings.options import KERAS, CompressConfig, PrivateConfig, trained_variants
 from tfkit.settings.parse import as_dict, from_keywords, run_dir
 from tfkit.training import loop
-from tfkit.training import stage as training_stage
+from tfkit.training.stage import Stage
 from tfkit.transfer import models
 from tfkit.transfer.load import load
 from tfkit.transfer.train import settings_of
@@ -52,152 +51,7 @@ if TYPE_CHECKING:
 COMPARED = 1000
 RANGED = 64
 TRAINING = "training"
-TECHNIQUES = ("prune", "cluster", "qat")
 EPOCHS = {Prune: 20, Cluster: 5, QuantizeAware: 5}
-
-
-@dataclass(frozen=True, kw_only=True)
-class CompressConfig(RecipeConfig):
-    """Which model, what is done to it, and what the result must keep to."""
-
-    from_run: Path | None = None
-    """Finished run of transfer_image, transfer_text, train_private or train_distributed. The files go into its folder,
-    unless --run-dir names another. Its model is a program: run a stranger's in a sandbox. Left out: --saved-model."""
-
-    saved_model: Path | None = None
-    """Instead of --from-run: any SavedModel folder, .keras or .h5 file. Needs --representative-data. A SavedModel is a
-    program, which can read and write files: run a stranger's in a sandbox."""
-
-    signature: str | None = None
-    """Of the SavedModel, where it has several. Left out: the one that is served."""
-
-    input_shape: tuple[fields.Count, ...] = ()
-    """Of the SavedModel's input with the batch, where it leaves sizes open: 1 224 224 3. Left out: as it says."""
-
-    input_range: tuple[float, float] = (0.0, 1.0)
-    """What a SavedModel of float images expects for black and white."""
-
-    output: Literal["auto", "probabilities", "logits", "sigmoid", "sigmoid_logits", "values"] = "auto"
-    """What the SavedModel gives: of classes, of yes or no for each number, or real values. auto: found out by its
-    last layer, the labels and what it gives, and said."""
-
-    representative_data: Path | None = None
-    """Folder of images, or .npy/.npz of inputs, by which the ranges of int8 are measured: drawn from all. An array
-    "labels" in the .npz holds the true ones. For texts a file with one a line. Left out: training examples."""
-
-    variants: tuple[
-        Literal["float32", "float16", "dynamic", "int8", "int16x8", "weights8", "weights4"], ...
-    ] = (
-        "float32",
-        "float16",
-        "dynamic",
-        "int8",
-    )
-    """Which files to make. weights8, weights4: by ai-edge-quantizer, weights alone."""
-
-    techniques: tuple[str, ...] = ()
-    """What training does first: prune, cluster, qat, or several, joined: prune+qat, prune+cluster+qat. Minutes
-    each. Left out: none, the model is converted as it is."""
-
-    final_sparsity: Annotated[float, fields.Range(gt=0, lt=1)] = 0.8
-    """Share of zeros that pruning ends with."""
-
-    pruning_schedule: Literal["polynomial", "constant"] = "polynomial"
-    """How sparsity grows: step by step, or all at once."""
-
-    sparsity_structure: Literal["unstructured", "block", "2:4"] = "unstructured"
-    """Which weights become zero together. 2:4 has a sparsity of 0.5."""
-
-    number_of_clusters: Annotated[int, fields.Range(ge=2)] = 16
-    """Distinct values that clustering leaves in a kernel."""
-
-    epochs: fields.Count | None = None
-    """Epochs of each training. Left out: 20 of pruning, 5 of clustering, 5 of quantization-aware training."""
-
-    learning_rate: fields.Positive = 3e-4
-    """Of these trainings: the peak, after warm-up and before cosine decay."""
-
-    max_size_kb: fields.Positive | None = None
-    """Size of the file, in units of 1000 bytes, that the chosen variant may have. Left out: any."""
-
-    gzipped: bool = False
-    """Take the size of the gzipped file for that, as it is downloaded."""
-
-    max_accuracy_drop: fields.Share = 0.01
-    """Test accuracy that the chosen variant may lose; of real values R2. Without labels the share of answers that
-    may differ, or 1 - R2 against the original."""
-
-    max_latency_ms: fields.Positive | None = None
-    """Median time for one example on one thread of this machine that it may take. Left out: any."""
-
-    select_tf_ops: bool = False
-    """Keep operations that TFLite lacks as TensorFlow's: the device then needs the Flex delegate."""
-
-    @property
-    def unused(self) -> tuple[str, ...]:
-        """Return what describes a SavedModel, where there is a run; how to train, where nothing is trained."""
-        parts = {part for technique in self.techniques for part in technique.split("+")}
-        needed = {
-            ("signature", "input_shape", "input_range"): self.saved_model is not None,
-            ("epochs", "learning_rate"): bool(parts),
-            ("final_sparsity", "pruning_schedule", "sparsity_structure"): "prune" in parts,
-            ("number_of_clusters",): "cluster" in parts,
-        }
-        return tuple(name for names, used in needed.items() if not used for name in names)
-
-    def __post_init__(self) -> None:
-        """Check what can be checked without the model."""
-        super().__post_init__()
-        if self.from_run is not None and (self.signature or self.input_shape or self.output != "auto"):
-            raise ConfigError(
-                "--signature, --input-shape and --output are of a --saved-model; a run's are known."
-            )
-        if self.saved_model is not None:
-            is_keras = self.saved_model.suffix in KERAS and self.saved_model.is_file()
-            if not is_keras and not (self.saved_model / "saved_model.pb").is_file():
-                raise ConfigError(
-                    f"--saved-model {self.saved_model} is no SavedModel: it has no saved_model.pb."
-                )
-        if not self.variants and not self.techniques:
-            raise ConfigError("--variants is empty: nothing would be made.")
-        for technique in self.techniques:
-            parts = technique.split("+")
-            if parts != [name for name in TECHNIQUES if name in parts]:
-                raise ConfigError(
-                    f"--techniques {technique!r} is not known: take {', '.join(TECHNIQUES)}, or several of them in this"
-                    " order, such as prune+qat."
-                )
-            possible = _quantizations(technique)
-            if not set(possible) & set(self.variants):
-                raise ConfigError(
-                    f"--techniques {technique} trains a model of which {' and '.join(possible)} can be made, and"
-                    f" --variants names none of them: {' '.join(self.variants) or 'none'}. Add --variants"
-                    f" {possible[-1]}."
-                )
-
-    def check_source(self, model: Any = None) -> None:
-        """Check that there is one model, and what it needs.
-
-        Raises:
-          ConfigError: there is none, or two; a model that is no run's has no data, or is to be trained.
-        """
-        if sum(source is not None for source in (self.from_run, self.saved_model, model)) != 1:
-            raise ConfigError("Give the model: either --from-run RUN or --saved-model FOLDER.")
-        if self.from_run is None and self.techniques:
-            raise ConfigError(
-                "--techniques train the model, which a SavedModel does not allow: its layers are not known any more."
-                "\n  Give --from-run, or use tfkit.compression on the Keras model from Python."
-            )
-        if self.from_run is None and self.representative_data is None:
-            raise ConfigError(
-                "--saved-model needs --representative-data: images (or .npy, .npz) of what it will see. On them the"
-                " ranges of int8 are measured, and the files compared with the model."
-            )
-
-
-def _quantizations(technique: str) -> tuple[str, ...]:
-    """Return the variants of a model that was trained for the device."""
-    return ("int8",) if "qat" in technique.split("+") else ("float32", "int8")
 
 
 class Candidate(NamedTuple):
@@ -250,7 +104,7 @@ def compress_model(config: CompressConfig, model: Any = None) -> Run:
     """Do the job of `compress`, as `config` says; `model` stands for its --saved-model."""
     from tfkit import reporting
 
-    config.check_source(model)
+    _check_source(config, model)
     if config.from_run is not None and config.run_dir is None:
         run = Run.open(config.from_run)
         run.check_writable()
@@ -266,6 +120,26 @@ def compress_model(config: CompressConfig, model: Any = None) -> Run:
     if choice.chosen is None:
         raise CheckError(f"{choice.verdict}\n  All of them are in {run.path / TFLITE}.")
     return run
+
+
+def _check_source(config: CompressConfig, model: Any) -> None:
+    """Check that there is one model, and what it needs.
+
+    Raises:
+      ConfigError: there is none, or two; a model that is no run's has no data, or is to be trained.
+    """
+    if sum(source is not None for source in (config.from_run, config.saved_model, model)) != 1:
+        raise ConfigError("Give the model: either --from-run RUN or --saved-model FOLDER.")
+    if config.from_run is None and config.techniques:
+        raise ConfigError(
+            "--techniques train the model, which a SavedModel does not allow: its layers are not known any more."
+            "\n  Give --from-run, or use tfkit.compression on the Keras model from Python."
+        )
+    if config.from_run is None and config.representative_data is None:
+        raise ConfigError(
+            "--saved-model needs --representative-data: images (or .npy, .npz) of what it will see. On them the"
+            " ranges of int8 are measured, and the files compared with the model."
+        )
 
 
 def _compress_run(run: Run, origin: Run, config: CompressConfig) -> Choice:
@@ -452,26 +326,21 @@ def _keep_layers_in_float(
     if lost <= limit or "float32" not in contents or tested.examples is None or tested.takes == "texts":
         return
     process.say(f"int8 loses {lost:.4f}: looking for the layers at which its error starts ...")
-    selective = selective_variant(
-        tested,
-        contents["float32"],
-        contents["int8"],
-        limit=limit,
-        request=_request(NAME, "int8", tested, config),
-        signature=tested.signature,
+    request = _request(NAME, "int8", tested, config)
+    content, located, outcome = selective_variant(
+        tested, contents["float32"], contents["int8"], limit=limit, request=request
     )
-    start = selective.drift.sentence
-    run.note(f"int8 loses {lost:.4f} (limit {limit:g}). {start} {selective.sentence}")
-    notes["int8"].append(start)
-    if selective.content is None:
-        failed[NAME] = selective.sentence
+    run.note(f"int8 loses {lost:.4f} (limit {limit:g}). {located.sentence} {outcome}")
+    notes["int8"].append(located.sentence)
+    if content is None:
+        failed[NAME] = outcome
         return
-    contents[NAME] = described(selective.content, tested, name=NAME)
-    notes[NAME] = [selective.sentence]
-    comparisons |= compare_all(tested, {NAME: selective.content})
+    contents[NAME] = described(content, tested, name=NAME)
+    notes[NAME] = [outcome]
+    comparisons |= compare_all(tested, {NAME: content})
 
 
-def stages(technique: str, config: CompressConfig, *, examples: Any = None) -> list[Stage]:
+def stages(technique: str, config: CompressConfig, *, examples: Any = None) -> list[Technique]:
     """Return what "prune+cluster+qat" consists of: each keeps what those before it did.
 
     Args:
@@ -480,7 +349,7 @@ def stages(technique: str, config: CompressConfig, *, examples: Any = None) -> l
       examples: a batch of inputs, by which the ranges of qat begin.
     """
     parts = technique.split("+")
-    possible: dict[str, Stage] = {
+    possible: dict[str, Technique] = {
         "prune": Prune(
             final_sparsity=config.final_sparsity,
             schedule=config.pruning_schedule,
@@ -510,8 +379,8 @@ def train(run: Run, model: keras.Model, splits: Splits, config: CompressConfig) 
     """
     examples = representative.from_splits(splits, count=RANGED, seed=config.seed) / np.float32(255)
     chains = {technique: stages(technique, config, examples=examples) for technique in config.techniques}
-    for stage in [stage for chain in chains.values() for stage in chain]:
-        run.note(sentence(stage.treatments(model), technique=stage.name))
+    for part in [part for chain in chains.values() for part in chain]:
+        run.note(sentence(part.treatments(model), technique=part.name))
     if any("cluster" in technique and "qat" in technique for technique in chains):
         run.note(
             "Keras will warn that gradients of kernels do not exist in cluster+qat: their centroids have them, and"
@@ -521,41 +390,41 @@ def train(run: Run, model: keras.Model, splits: Splits, config: CompressConfig) 
     candidates = []
     for technique, chain in chains.items():
         name = ""
-        for stage in chain:
+        for part in chain:
             before, notes = trained[name]
-            name = f"{name}+{stage.name}" if name else stage.name
+            name = f"{name}+{part.name}" if name else part.name
             if name not in trained:
-                after = _train_stage(run.path / TFLITE / TRAINING / name, stage, before, splits, config)
-                measured = stage.measure(before, after)
+                after = _train_technique(run.path / TFLITE / TRAINING / name, part, before, splits, config)
+                measured = part.measure(before, after)
                 numbers = ", ".join(f"{what} {value:.4g}" for what, value in measured.items())
                 run.note(f"{name} is trained: {numbers}.")
-                trained[name] = after, [*notes, f"{stage.name}: {numbers}"]
+                trained[name] = after, [*notes, f"{part.name}: {numbers}"]
         after, notes = trained[name]
         predict = functools.partial(after, training=False)
-        wanted = [one for one in _quantizations(technique) if one in config.variants]
+        wanted = [one for one in trained_variants(technique) if one in config.variants]
         candidates.append(
             Candidate(name, pixel_function(predict, keep=after.variables, softmax=True), wanted, notes)
         )
     return candidates
 
 
-def _train_stage(
-    folder: Path, stage: Stage, model: keras.Model, splits: Splits, config: CompressConfig
+def _train_technique(
+    folder: Path, technique: Technique, model: keras.Model, splits: Splits, config: CompressConfig
 ) -> keras.Model:
-    from tfkit.reporting.callbacks import Kernels
+    from tfkit.reporting.keras_callbacks import Kernels
 
-    epochs = config.epochs or EPOCHS[type(stage)]
+    epochs = config.epochs or EPOCHS[type(technique)]
     steps = epochs * splits.steps_per_epoch
 
     def build() -> Any:
         from tfkit.environment.stack import keras
 
         schedule = models.learning_rate_schedule(config.learning_rate, steps=steps)
-        return models.compiled(stage.wrap(model, steps=steps), keras.optimizers.Adam(schedule))
+        return models.compiled(technique.wrap(model, steps=steps), keras.optimizers.Adam(schedule))
 
     settings = {
         "technique": folder.name,
-        "stage": repr(stage),
+        "stage": repr(technique),
         "epochs": epochs,
         "learning_rate": config.learning_rate,
         "global_batch_size": splits.global_batch_size,
@@ -569,12 +438,12 @@ def _train_stage(
         trained = loop.train(
             build,
             splits,
-            training_stage.Stage(epochs=epochs, seed=config.seed, keep="last"),
+            Stage(epochs=epochs, seed=config.seed, keep="last"),
             run=run,
             strategy="one_device",
-            callbacks=[*stage.callbacks(), Kernels(run.logdir)],
+            callbacks=[*technique.callbacks(), Kernels(run.logdir)],
         )
-    return stage.strip(trained.model)
+    return technique.strip(trained.model)
 
 
 def _prune_at_once(run: Run, origin: Run, config: CompressConfig) -> Candidate:

@@ -1,7 +1,4 @@
-"""When int8 loses too much: find the layers at which its error starts, and keep those in float.
-
-drift: where in a quantized model the error starts, tensor by tensor.
-"""
+"""When int8 loses too much: find the layers at which its error starts, and keep those in float."""
 
 from __future__ import annotations
 
@@ -12,29 +9,22 @@ from typing import Any
 
 import numpy as np
 
-from tfkit.compression import representative
 from tfkit.compression.compare import ModelUnderTest, compare_outputs, predict
-from tfkit.compression.convert import ConversionRequest, run_conversions
+from tfkit.compression.converter_process import ConversionRequest, run_conversions
 from tfkit.compression.inspect import inspect
+from tfkit.compression.representative import collect_representative
 from tfkit.compression.sources import saved
 from tfkit.data.splits import draw
 from tfkit.environment import stack
+from tfkit.environment.foreign import operator_details
 from tfkit.errors import TfkitError
 from tfkit.litert.interpreter import Number, opened
 
 EXAMPLES = 16
 _SHOWN = 3
 _OUTSIDE = 0.05  # of the size of the inputs, lost by cutting them to the range
-_COMPUTES = (
-    "CONV_2D",
-    "DEPTHWISE_CONV_2D",
-    "FULLY_CONNECTED",
-    "ADD",
-    "MUL",
-    "MEAN",
-    "TRANSPOSE_CONV",
-    "CONCATENATION",
-)
+_COMPUTES = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "ADD", "MUL", "MEAN", "TRANSPOSE_CONV",
+             "CONCATENATION")  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +47,7 @@ class Step:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Drift:
+class ErrorLocalisation:
     """The errors in the order of execution.
 
     Attributes:
@@ -69,11 +59,9 @@ class Drift:
     outside: str = ""
 
     @property
-    def guilty(self) -> tuple[Step, ...]:
+    def worst(self) -> list[Step]:
         """The operations that compute, those that add most error first."""
-        return tuple(
-            sorted((step for step in self.steps if step.operation in _COMPUTES), key=lambda step: -step.added)
-        )
+        return sorted((one for one in self.steps if one.operation in _COMPUTES), key=lambda step: -step.added)
 
     @property
     def sentence(self) -> str:
@@ -83,12 +71,12 @@ class Drift:
                 f"The error starts at the input: {self.outside}. The representative data do not hold such values:"
                 " give some that do, of all classes and conditions."
             )
-        named = ", ".join(f"{layer_name(step.tensor)} (+{step.added:.2f})" for step in self.guilty[:_SHOWN])
+        named = ", ".join(f"{layer_name(step.tensor)} (+{step.added:.2f})" for step in self.worst[:_SHOWN])
         last = self.steps[-1].error if self.steps else 0.0
         return f"Most of the error starts at {named}; at the output it is {last:.2f} of the values."
 
 
-def drift(float32: bytes, quantized: bytes, examples: Sequence[Any]) -> Drift:
+def localise_error(float32: bytes, quantized: bytes, examples: Sequence[Any]) -> ErrorLocalisation:
     """Compare all tensors of a quantized .tflite with those of the float32 one.
 
     Args:
@@ -98,32 +86,31 @@ def drift(float32: bytes, quantized: bytes, examples: Sequence[Any]) -> Drift:
         them from all: the first of an array may be of one class.
     """
     one, other = _Watched(float32), _Watched(quantized)
-    squares: dict[str, list[float]] = {}
-    sizes: dict[str, list[float]] = {}
+    squares: dict[str, list[tuple[float, float]]] = {}  # of the differences, and of the float32 values
     for example in examples:
-        ours, theirs = one.values(example), other.values(example)
-        for name in ours.keys() & theirs.keys():
-            if ours[name].shape == theirs[name].shape:
-                squares.setdefault(name, []).append(float(np.mean((ours[name] - theirs[name]) ** 2)))
-                sizes.setdefault(name, []).append(float(np.mean(ours[name] ** 2)))
-    errors = {
-        name: float(np.sqrt(np.mean(values) / max(float(np.mean(sizes[name])), 1e-12)))
-        for name, values in squares.items()
-    }
-    steps = []
-    for name, operation, made_of in one.operations:
-        if name in errors:
-            before = max((errors.get(source, 0.0) for source in made_of), default=0.0)
-            readers = tuple(made for made, _, sources in one.operations if name in sources)
-            added = errors[name] - before
-            steps.append(
-                Step(tensor=name, operation=operation, error=errors[name], added=added, readers=readers)
-            )
-    return Drift(steps=tuple(steps), outside=other.outside(examples))
+        real, quantized_values = one.values(example), other.values(example)
+        for name in real.keys() & quantized_values.keys():
+            if real[name].shape == quantized_values[name].shape:
+                pair = np.mean((real[name] - quantized_values[name]) ** 2), np.mean(real[name] ** 2)
+                squares.setdefault(name, []).append((float(pair[0]), float(pair[1])))
+    means = {name: np.mean(pairs, axis=0) for name, pairs in squares.items()}
+    errors = {name: float(np.sqrt(mean[0] / max(mean[1], 1e-12))) for name, mean in means.items()}
+    steps = tuple(
+        Step(
+            tensor=name,
+            operation=operation,
+            error=errors[name],
+            added=errors[name] - max((errors.get(source, 0.0) for source in sources), default=0.0),
+            readers=tuple(reader for reader, _, read in one.operations if name in read),
+        )
+        for name, operation, sources in one.operations
+        if name in errors
+    )
+    return ErrorLocalisation(steps=steps, outside=other.outside(examples))
 
 
 def layer_name(tensor: str) -> str:
-    """The layer that made a tensor, out of the name that the converter gave it.
+    """Return the layer that made a tensor, out of the name that the converter gave it.
 
     Example:
       >>> layer_name("model/block1a_relu/Relu6;model/block1a_dw_bn/FusedBatchNormV3;model/block1a_dwconv/depthwise")
@@ -141,103 +128,70 @@ class _Watched:
         self._interpreter = opened(
             model, threads=1, experimental_preserve_all_tensors=True, experimental_op_resolver_type=resolver
         )
-        self._details = {int(one["index"]): one for one in self._interpreter.get_tensor_details()}
-        taken = self._interpreter.get_input_details()
-        by_name = (
-            self._interpreter.get_signature_runner().get_input_details() if len(taken) > 1 else {"": taken[0]}
-        )
-        self._inputs = {name: Number(details) for name, details in by_name.items()}
+        details = {int(one["index"]): one for one in self._interpreter.get_tensor_details()}
+        self._names = {index: str(one["name"]) for index, one in details.items()}
+        self._numbers = {index: Number(one) for index, one in details.items()}
+        inputs = self._interpreter.get_input_details()
+        self._inputs = {"": int(inputs[0]["index"])}
+        if len(inputs) > 1:
+            by_name = self._interpreter.get_signature_runner().get_input_details()
+            self._inputs = {name: int(one["index"]) for name, one in by_name.items()}
+        steps = operator_details(self._interpreter)
         # An input of real numbers is quantized by the first operation: its range is that tensor's.
-        quantizes = {
-            int(one["inputs"][0]): int(one["outputs"][0])
-            for one in self._interpreter._get_ops_details()
-            if one["op_name"] == "QUANTIZE"
+        self._quantized = {
+            int(one["inputs"][0]): int(one["outputs"][0]) for one in steps if one["op_name"] == "QUANTIZE"
         }
-        self._ranges = {
-            name: Number(self._details[quantizes.get(number.index, number.index)])
-            for name, number in self._inputs.items()
-        }
+        self._computed = sorted({int(index) for one in steps for index in one["outputs"] if index >= 0})
         self.operations: list[tuple[str, str, list[str]]] = [
             (
-                self._name(made),
+                self._names[int(made)],
                 str(one["op_name"]),
-                [self._name(index) for index in one["inputs"] if index >= 0],
+                [self._names.get(int(n), "") for n in one["inputs"]],
             )
-            for one in self._interpreter._get_ops_details()
+            for one in steps
             for made in one["outputs"]
         ]
 
-    def values(self, example: np.ndarray) -> dict[str, np.ndarray]:
-        """Every computed tensor by name, as real numbers."""
-        for name, values in self._named(example):
-            self._interpreter.set_tensor(self._inputs[name].index, self._inputs[name].quantized(values))
+    def values(self, example: Any) -> dict[str, np.ndarray]:
+        """Return every computed tensor by name, as real numbers."""
+        for name, values in _by_name(example).items():
+            index = self._inputs[name]
+            self._interpreter.set_tensor(index, self._numbers[index].quantized(values))
         self._interpreter.reset_all_variables()
         self._interpreter.invoke()
-        made = {
-            int(index)
-            for one in self._interpreter._get_ops_details()
-            for index in one["outputs"]
-            if index >= 0
+        return {
+            self._names[index]: self._numbers[index].real(np.asarray(self._interpreter.get_tensor(index)))
+            for index in self._computed
         }
-        return {self._name(index): self._real(index) for index in made}
 
     def outside(self, examples: Sequence[Any]) -> str:
         """Return what of the examples is outside of the range of its input, in words."""
-        for name, number in self._ranges.items():
-            values = np.concatenate([dict(self._named(example))[name] for example in examples])
+        for name, index in self._inputs.items():
+            number = self._numbers[self._quantized.get(index, index)]
+            values = np.concatenate([_by_name(example)[name] for example in examples])
             nearest = number.real(number.quantized(values))
-            spread, lost = (
-                float(np.sqrt(np.mean(values**2))),
-                float(np.sqrt(np.mean((nearest - values) ** 2))),
-            )
-            if lost > _OUTSIDE * spread and (values.max() > nearest.max() or values.min() < nearest.min()):
-                what = f"the input {name!r}" if name else "the input"
+            size, lost = np.sqrt(np.mean(values**2)), np.sqrt(np.mean((nearest - values) ** 2))
+            if lost > _OUTSIDE * size and (values.max() > nearest.max() or values.min() < nearest.min()):
                 return (
-                    f"{what} goes from {values.min():.3g} to {values.max():.3g}, and the file takes"
-                    f" {nearest.min():.3g} to {nearest.max():.3g}"
+                    f"the input{f' {name!r}' if name else ''} goes from {values.min():.3g} to {values.max():.3g}, and"
+                    f" the file takes {nearest.min():.3g} to {nearest.max():.3g}"
                 )
         return ""
 
-    def _named(self, example: Any) -> Sequence[tuple[str, np.ndarray]]:
-        return list(example.items()) if isinstance(example, Mapping) else [("", example)]
 
-    def _real(self, index: int) -> np.ndarray:
-        return Number(self._details[index]).real(np.asarray(self._interpreter.get_tensor(index)))
-
-    def _name(self, index: Any) -> str:
-        return str(self._details[int(index)]["name"]) if int(index) in self._details else ""
+def _by_name(example: Any) -> Mapping[str, np.ndarray]:
+    return example if isinstance(example, Mapping) else {"": example}
 
 
 NAME = "int8-selective"
 TRIES = (1, 3, 8, 16)
-"""So many guilty operations, with those that read what they make, are kept in float, one try after the other."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rescue:
-    """What was tried.
-
-    Attributes:
-      content: the .tflite, if one keeps to the limit.
-      drift: where the error of int8 starts.
-      sentence: what came out.
-    """
-
-    content: bytes | None
-    drift: Drift
-    sentence: str
+"""So many of the worst operations, with those that read what they make, are kept in float, one try after the other."""
 
 
 def selective_variant(
-    subject: ModelUnderTest,
-    float32: bytes,
-    int8: bytes,
-    *,
-    limit: float,
-    request: ConversionRequest,
-    signature: str | None,
-) -> Rescue:
-    """An int8 model with a few float operations whose accuracy drop is within the limit.
+    subject: ModelUnderTest, float32: bytes, int8: bytes, *, limit: float, request: ConversionRequest
+) -> tuple[bytes | None, ErrorLocalisation, str]:
+    """Make an int8 model with a few float operations whose accuracy drop is within the limit.
 
     Args:
       subject: what is converted.
@@ -245,49 +199,44 @@ def selective_variant(
       int8: its int8 variant, which loses too much.
       limit: of the accuracy drop.
       request: for int8.
-      signature: of a SavedModel.
+
+    Returns:
+      The .tflite, if one keeps to the limit; where the error of int8 starts; a sentence on what was tried.
     """
-    found = drift(float32, int8, _one_by_one(subject))
-    if found.outside:  # the representative data, and no layer
-        return Rescue(content=None, drift=found, sentence="Keeping layers in float does not mend that.")
-    guilty = found.guilty
-    tried = []
-    with saved(subject.model, input_shape=subject.input_shape, signature=signature) as source:
-        examples = representative.collect_representative(
-            subject.examples, source.takes, count=subject.example_count
-        )
-        for count in sorted({min(count, len(guilty)) for count in TRIES} - {0}):
+    located = localise_error(float32, int8, _one_by_one(subject))
+    if located.outside:  # the representative data, and no layer
+        return None, located, "Keeping layers in float does not mend that."
+    worst, tried = located.worst, []
+    with saved(subject.model, input_shape=subject.input_shape, signature=subject.signature) as source:
+        examples = collect_representative(subject.examples, source.takes, count=subject.example_count)
+        for count in sorted({min(count, len(worst)) for count in TRIES} - {0}):
             # What reads a tensor reads it in int8 unless it is kept too.
-            kept = [name for step in guilty[:count] for name in (step.tensor, *step.readers)]
-            asked = dataclasses.replace(request, keep_float=tuple(dict.fromkeys(kept)))
-            made = run_conversions(source, [asked], examples=examples)[asked.name]
-            if isinstance(made, TfkitError):
-                return Rescue(content=None, drift=found, sentence=f"Keeping layers in float failed: {made}")
-            if "float32" not in inspect(made).macs:
-                return Rescue(content=None, drift=found, sentence="The converter kept none of them in float.")
-            compared = compare_outputs(
-                predict(made, subject.read, subject.count), subject.expected,
+            kept = dict.fromkeys(name for step in worst[:count] for name in (step.tensor, *step.readers))
+            mixed = dataclasses.replace(request, keep_float=tuple(kept))
+            content = run_conversions(source, [mixed], examples=examples)[mixed.name]
+            if isinstance(content, TfkitError):
+                return None, located, f"Keeping layers in float failed: {content}"
+            if "float32" not in inspect(content).macs:
+                return None, located, "The converter kept none of them in float."
+            drop = compare_outputs(
+                predict(content, subject.read, subject.count), subject.expected,
                 output=subject.output, labels=subject.labels, class_names=subject.class_names,
-            )  # fmt: skip
-            tried.append(f"{count} in float: {compared.drop:.4f}")
-            if compared.drop <= limit:
-                layers = ", ".join(dict.fromkeys(map(layer_name, asked.keep_float)))
-                loss = f"{compared.drop:.4f}"
-                return Rescue(content=made, drift=found, sentence=f"With {layers} in float it loses {loss}.")
-    return Rescue(
-        content=None,
-        drift=found,
-        sentence=f"Keeping the guiltiest layers in float did not do ({'; '.join(tried)}).",
-    )
+            ).drop  # fmt: skip
+            tried.append(f"{count} in float: {drop:.4f}")
+            if drop <= limit:
+                layers = ", ".join(dict.fromkeys(map(layer_name, kept)))
+                return content, located, f"With {layers} in float it loses {drop:.4f}."
+    return None, located, f"Keeping the worst layers in float did not do ({'; '.join(tried)})."
 
 
 def _one_by_one(subject: ModelUnderTest) -> list[Any]:
-    """Some examples with their batch of 1, drawn from all."""
-    shown = subject.read(draw(subject.count, EXAMPLES))
-    if isinstance(shown, Mapping):
-        return [dict(zip(shown, rows, strict=True)) for rows in zip(*map(_rows, shown.values()), strict=True)]
-    return _rows(shown)
-
-
-def _rows(values: np.ndarray) -> list[np.ndarray]:
-    return [row[np.newaxis] for row in values.astype(np.float32)]
+    """Return some examples with their batch of 1, drawn from all."""
+    drawn = subject.read(draw(subject.count, EXAMPLES))
+    rows = [
+        {
+            name: value[np.newaxis].astype(np.float32)
+            for name, value in zip(_by_name(drawn), values, strict=True)
+        }
+        for values in zip(*_by_name(drawn).values(), strict=True)
+    ]
+    return rows if isinstance(drawn, Mapping) else [row[""] for row in rows]

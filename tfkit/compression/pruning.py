@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 
-from tfkit.compression.techniques import Stage, changed, clone, copy_layer, kernels, short_name, sparsity
+from tfkit.compression.techniques import Technique, changed, clone, copy_layer, kernels, short_name, sparsity
 from tfkit.environment import foreign
 from tfkit.errors import CheckError, ConfigError
 from tfkit.settings import fields
@@ -93,7 +93,7 @@ def last_update(steps: int, *, begin_step: int, end_step: int, frequency: int) -
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prune(Stage):
+class Prune(Technique):
     """Make the smallest weights of every kernel zero, while training the others.
 
     Args:
@@ -144,7 +144,7 @@ class Prune(Stage):
         return f"prune{kind}{'' if self.structure == '2:4' else f'{self.final_sparsity:g}'}"
 
     def wrap(self, model: keras.Model, *, steps: int) -> keras.Model:
-        """Return a clone whose kernels are pruned as it trains, see `Stage`.
+        """Return a clone whose kernels are pruned as it trains, see `Technique`.
 
         Raises:
           ConfigError: the schedule would not reach the final sparsity in so many steps.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tfkit.compression.techniques import (
-    Stage,
+    Technique,
     Treatment,
     changed,
     check_kept_zeros,
@@ -32,7 +32,7 @@ _LEAST_CHANGED = 0.9
 
 
 @dataclass(frozen=True, kw_only=True)
-class QuantizeAware(Stage):
+class QuantizeAware(Technique):
     """Train with fake quantization of weights (per channel) and activations, so that int8 costs little.
 
     Args:
@@ -73,7 +73,7 @@ class QuantizeAware(Stage):
         return treatments
 
     def wrap(self, model: keras.Model, *, steps: int) -> keras.Model:
-        """Return a clone that is quantization-aware, see `Stage`."""
+        """Return a clone that is quantization-aware, see `Technique`."""
         from tfkit.environment.stack import keras, tfmot
 
         self.treatments(model)

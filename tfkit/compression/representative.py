@@ -1,22 +1,17 @@
-"""Representative data: the examples by which the ranges of int8 activations are measured.
-
-Inputs in every form in which `model.predict` and `model.fit` take them, as arrays by the name of the input.
-"""
+"""Inputs in every form in which Keras takes them, and the representative sample by which int8 ranges are measured."""
 
 from __future__ import annotations
 
-import heapq
+import copy
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from tfkit.data.splits import Splits, draw
 from tfkit.errors import DataError
-
-if TYPE_CHECKING:
-    from tfkit.data.splits import Splits
 
 MOST_READ = 50_000
 """So many examples are read of what does not say where it ends: a dataset that repeats, a generator."""
@@ -49,44 +44,42 @@ class Inputs:
           DataError: it is none of these, names are missing, or shapes do not fit.
         """
         for element in self._elements(data):
-            given, labels = self._unpacked(element)
-            named = self._named(given)
+            values, labels = self._unpacked(element)
+            named = self._named(values)
             single = all(
-                np.shape(values) == shape[1:] and len(shape) > 1
-                for values, (shape, _) in zip(named.values(), self.shapes.values(), strict=True)
+                np.shape(named[name]) == shape[1:] and len(shape) > 1
+                for name, (shape, _) in self.shapes.items()
             )
-            found = {name: self._batch(np.asarray(values), name) for name, values in named.items()}
-            counts = {name: len(values) for name, values in found.items()}
+            arrays = {name: self._batch(np.asarray(values), name) for name, values in named.items()}
+            counts = {name: len(values) for name, values in arrays.items()}
             if len(set(counts.values())) > 1:
                 raise DataError(f"The inputs hold different numbers of examples: {counts}.")
-            given_labels = np.asarray(labels) if hasattr(labels, "__array__") or np.isscalar(labels) else None
-            if given_labels is None and isinstance(labels, list):
-                given_labels = np.asarray(labels)
-            yield (
-                found,
-                None if given_labels is None else given_labels[np.newaxis] if single else given_labels,
-            )
+            if isinstance(labels, list) or hasattr(labels, "__array__") or np.isscalar(labels):
+                yield arrays, np.asarray(labels)[np.newaxis] if single else np.asarray(labels)
+            else:
+                yield arrays, None
 
     def _elements(self, data: Any) -> Iterator[Any]:
-        if isinstance(data, Mapping) or hasattr(data, "__array__") or self._is_one(data):
+        if isinstance(data, Mapping) or hasattr(data, "__array__") or self._is_whole(data):
             yield data
         elif hasattr(data, "as_numpy_iterator"):
             yield from data.as_numpy_iterator()
         elif callable(data) and not hasattr(data, "__getitem__"):
             yield from data()
-        elif hasattr(data, "__len__") and hasattr(data, "__getitem__") and not isinstance(data, str | bytes):
-            yield from (
-                data[place] for place in range(len(data))
-            )  # a keras Sequence repeats where it is iterated
-        elif isinstance(data, Iterable) and not isinstance(data, str | bytes):
-            yield from data
-        else:
+        elif isinstance(data, str | bytes) or not (
+            hasattr(data, "__getitem__") or isinstance(data, Iterable)
+        ):
             raise DataError(
                 f"A {type(data).__name__} is no representative dataset, and no inputs. Give an array [n, ...], arrays"
                 " by the names of the inputs, a tf.data.Dataset, or a function that yields lists of inputs."
             )
+        elif hasattr(data, "__len__") and hasattr(data, "__getitem__"):
+            # A keras Sequence repeats where it is iterated.
+            yield from (data[place] for place in range(len(data)))
+        else:
+            yield from data
 
-    def _is_one(self, data: Any) -> bool:
+    def _is_whole(self, data: Any) -> bool:
         """Return whether a list or tuple is one element with all examples, and not one element for each."""
         if not isinstance(data, list | tuple) or not data:
             return False
@@ -150,8 +143,7 @@ class Inputs:
             values = values[:, np.newaxis]
         if values.shape[1:] != shape[1:] or values.ndim != len(shape):
             raise DataError(
-                f"The data give {name!r} the shape {list(values.shape)}; the model takes"
-                f" {['n', *shape[1:]]}.".replace("'n'", "n")
+                f"The data give {name!r} the shape {list(values.shape)}; the model takes {self.described}."
             )
         return values
 
@@ -177,14 +169,8 @@ def from_splits(splits: Splits, *, count: int = EXAMPLES, seed: int = 0) -> np.n
     """
     indices = np.asarray(splits.indices["train"])
     labels = splits.source.labels[indices]
-    chance = np.random.default_rng(seed)
-    classes = np.unique(labels)
-    each = max(1, count // len(classes))
-    chosen = [
-        chance.choice(of_class, min(each, len(of_class)), replace=False)
-        for of_class in (indices[labels == label] for label in classes)
-    ]
-    examples = splits.source.read(chance.permutation(np.concatenate(chosen)))
+    most = max(count, len(np.unique(labels)))
+    examples = splits.source.read(indices[draw(len(indices), most, classes=labels, seed=seed)])
     return examples if splits.kind == "texts" else pinned(examples.astype(np.float32))
 
 
@@ -223,81 +209,58 @@ def collect_representative(
     """
     batch = max(shape[0] for shape, _ in inputs.shapes.values())
     count = max(batch, affordable(inputs) if count is None else count)
-    lots = _Lots(count, seed)
     ends = isinstance(data, list | tuple) or hasattr(data, "__len__") or hasattr(data, "__array__")
     if hasattr(data, "cardinality"):
         ends = int(data.cardinality()) >= 0
-    for given, labels in inputs.batches(data):
-        for name, values in given.items():
-            if values.dtype != object and values.dtype.kind not in "SU" and not np.isfinite(values).all():
+    chance, read = np.random.default_rng(seed), 0
+    kept: list[tuple[float, Any, dict[str, Any]]] = []
+
+    def keep_drawn() -> None:
+        lots, classes, _ = zip(*kept, strict=True)
+        chosen = draw(len(kept), count, classes=np.asarray(classes), lots=np.asarray(lots))
+        kept[:] = [
+            (*kept[place][:2], copy.deepcopy(kept[place][2])) for place in chosen
+        ]  # not a view of a batch
+
+    for arrays, labels in inputs.batches(data):
+        for name, values in arrays.items():
+            if values.dtype.kind not in "OSU" and not np.isfinite(values).all():
                 raise DataError(
                     f"The representative dataset has values of {name!r} that are not finite numbers."
                 )
-        lots.add(given, labels)
-        if lots.seen >= MOST_READ and not ends:
+        size = len(next(iter(arrays.values())))
+        lots, classes = chance.random(size), _classes(labels, size)
+        kept += [
+            (lots[place], classes[place], {name: values[place] for name, values in arrays.items()})
+            for place in draw(size, count, classes=classes, lots=lots)
+        ]
+        read += size
+        if len(kept) > 2 * count:
+            keep_drawn()
+        if read >= MOST_READ and not ends:
             warnings.warn(
-                f"{lots.seen} examples of the representative dataset were read: it does not say where it ends.",
+                f"{read} examples of the representative dataset were read: it does not say where it ends.",
                 stacklevel=2,
             )
             break
-    if lots.seen < batch:
+    if read < batch:
         raise DataError(
-            f"The representative dataset holds {lots.seen} examples; at least {batch} is needed, some hundred are good."
+            f"The representative dataset holds {read} examples; at least {batch} is needed, some hundred are good."
             "\n  Give examples of what the model will see: without them no range of int8 is known."
         )
-    return lots.drawn()
+    keep_drawn()
+    return {
+        name: np.array(
+            [row[name] for _, _, row in kept], object if values.dtype.kind in "OSU" else values.dtype
+        )
+        for name, values in arrays.items()
+    }
 
 
 def affordable(inputs: Inputs) -> int:
     """Return on how many examples ranges are measured in seconds: `EXAMPLES` of large inputs, more of small ones."""
     numbers = sum(int(np.prod(shape[1:])) for shape, _ in inputs.shapes.values())
     return int(np.clip(_NUMBERS // max(numbers, 1), EXAMPLES, _MOST))
-
-
-class _Lots:
-    """A sample of a stream, uniform within each class; of the largest class the lots are dropped where room ends.
-
-    Each example gets a random number, and each class keeps its smallest ones.
-    """
-
-    def __init__(self, room: int, seed: int) -> None:
-        self.seen = 0
-        self._room = room
-        self._chance = np.random.default_rng(seed)
-        self._kept: dict[Any, list[tuple[float, int, dict[str, np.ndarray]]]] = {}
-        self._bound: dict[Any, float] = {}  # the smallest number that a class has dropped
-        self._dtypes: dict[str, Any] = {}
-
-    def add(self, batch: dict[str, np.ndarray], labels: np.ndarray | None) -> None:
-        """Take a batch; labels that are no classes are passed over."""
-        count = len(next(iter(batch.values())))
-        numbers, classes = self._chance.random(count), _classes(labels, count)
-        self._dtypes = {name: object if one.dtype.kind in "SUO" else one.dtype for name, one in batch.items()}
-        for one in np.unique(classes):
-            where = np.flatnonzero(classes == one)
-            where = where[np.argsort(numbers[where])][: self._room]
-            for place in where[numbers[where] < self._bound.get(one, 1.0)]:
-                example = {
-                    name: values[place].copy() if values.ndim > 1 else values[place]
-                    for name, values in batch.items()
-                }
-                lot = (-float(numbers[place]), self.seen + int(place), example)
-                heapq.heappush(self._kept.setdefault(one, []), lot)
-                if sum(map(len, self._kept.values())) > self._room:
-                    largest = max(self._kept, key=lambda key: (len(self._kept[key]), -self._kept[key][0][0]))
-                    self._bound[largest] = -heapq.heappop(self._kept[largest])[0]
-                    if not self._kept[largest]:
-                        del self._kept[largest]
-                    if self._bound.get(one, 1.0) <= numbers[place]:
-                        break
-        self.seen += count
-
-    def drawn(self) -> dict[str, np.ndarray]:
-        """The sample by name, in the order of the stream."""
-        chosen = sorted((lot for lots in self._kept.values() for lot in lots), key=lambda lot: lot[1])
-        return {
-            name: np.array([lot[2][name] for lot in chosen], dtype) for name, dtype in self._dtypes.items()
-        }
 
 
 def _classes(labels: np.ndarray | None, count: int) -> np.ndarray:
@@ -320,22 +283,20 @@ def lint(images: np.ndarray, trained: np.ndarray) -> list[str]:
       trained: of training, likewise prepared.
 
     Returns:
-      A sentence for each thing that does not fit; none where all does.
+      A sentence for each way in which they differ.
     """
-    found = []
     high, expected = float(images.max()), float(trained.max())
     if high <= 0.1 * expected or high >= 10 * max(expected, 1e-9):
-        found.append(
+        return [
             f"the representative values reach {high:g}, those of training {expected:g}: they were scaled differently"
-        )
-        return found
+        ]
     means, usual = images.mean(axis=(1, 2)), trained.mean(axis=(1, 2))
-    for channel, colour in enumerate(("red", "green", "blue")[: images.shape[-1]]):
-        spread = max(float(usual[:, channel].std()), 0.02 * expected)
-        here, there = float(means[:, channel].mean()), float(usual[:, channel].mean())
-        if abs(here - there) > _APART * spread:
-            found.append(
-                f"their mean {colour} is {here:.3g}, that of training {there:.3g} (its spread is {spread:.2g}):"
-                " they show something else"
-            )
-    return found
+    spreads = np.maximum(usual.std(axis=0), 0.02 * expected)
+    return [
+        f"their mean {colour} is {here:.3g}, that of training {there:.3g} (its spread is {spread:.2g}):"
+        " they show something else"
+        for colour, here, there, spread in zip(
+            ("red", "green", "blue"), means.mean(axis=0), usual.mean(axis=0), spreads, strict=False
+        )
+        if abs(here - there) > _APART * spread
+    ]

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from tfkit.compression.compare import Comparison, ModelUnderTest, predict, quality
-from tfkit.compression.convert import ConversionRequest, run_conversions
+from tfkit.compression.converter_process import ConversionRequest, run_conversions
 from tfkit.compression.inspect import inspect
 from tfkit.compression.metadata import with_metadata
 from tfkit.compression.sources import pixel_function, saved

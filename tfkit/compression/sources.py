@@ -1,13 +1,9 @@
-"""What can be converted: whatever it is, it becomes a SavedModel of one signature with fixed shapes.
-
-Models as files: Keras's own are loaded by the Keras that wrote them; of any other it is said what to do with it.
-
-The kinds of models that there are, each as a function of named tensors.
-"""
+"""What can be converted: a model of any kind becomes a SavedModel of one signature with fixed shapes."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import tempfile
 import zipfile
@@ -19,36 +15,50 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 
 from tfkit import hub
-from tfkit.compression.outputs import last_operation, loss_of
 from tfkit.compression.representative import Inputs
 from tfkit.environment import packages, stack
 from tfkit.errors import CheckError, DataError, UsageError
 from tfkit.litert.converter import is_of_text
+from tfkit.metrics import losses
+from tfkit.settings.options import KERAS
+from tfkit.training.outputs import last_operation, operations
 
 if TYPE_CHECKING:
     from tfkit.environment.stack import tf
 
-KERAS = (".keras", ".h5", ".hdf5")
-_HDF5, _ZIP = b"\x89HDF\r\n\x1a\n", b"PK\x03\x04"
+_HDF5, _ZIP, _TFLITE = b"\x89HDF\r\n\x1a\n", b"PK\x03\x04", b"TFL3"
+_CONVERTED = "converted already\n  tfkit.inspect(open(..., 'rb').read()) looks into it."
 _CHECKPOINT = (
     "a checkpoint: weights without the model\n"
     "  Build the model, load them (model.load_weights, or tf.train.Checkpoint), and give the model."
 )
-_FROZEN = (
-    "a graph without signature: it does not say what it takes and gives\n  Load it, and give the function between two"
-    " tensors: graph = tf.compat.v1.GraphDef.FromString(open(...).read()); tf.compat.v1.wrap_function(lambda:"
-    " tf.graph_util.import_graph_def(graph, name=''), []).prune('input:0', 'output:0')"
-)
-_OTHERS = {
-    ".onnx": "an ONNX model\n  Make a SavedModel of it (onnx2tf -i model.onnx -o folder), and give that folder.",
-    **dict.fromkeys(
-        (".pt", ".pth", ".ckpt.pt", ".safetensors"),
-        "of PyTorch\n  Export it there: torch.onnx.export and onnx2tf make a SavedModel, litert-torch a .tflite.",
-    ),
-    **dict.fromkeys((".pb", ".pbtxt"), _FROZEN),
-    **dict.fromkeys((".ckpt", ".index", ".weights.h5"), _CHECKPOINT),
-    ".json": "a model's architecture without weights\n  keras.models.model_from_json and load_weights make the model.",
+_OTHER_KINDS = {
+    (".tflite",): _CONVERTED,
+    ("saved_model.pb",): "a part of a SavedModel\n  Give its folder.",
+    (
+        ".onnx",
+    ): "an ONNX model\n  Make a SavedModel of it (onnx2tf -i model.onnx -o folder), and give that folder.",
+    (
+        ".pt",
+        ".pth",
+        ".ckpt.pt",
+        ".safetensors",
+    ): "of PyTorch\n  Export it there: torch.onnx.export and onnx2tf make a"
+    " SavedModel, litert-torch a .tflite.",
+    (
+        ".pb",
+        ".pbtxt",
+    ): "a graph without signature: it does not say what it takes and gives\n  Load it, and give the"
+    " function between two tensors: graph = tf.compat.v1.GraphDef.FromString(open(...).read());"
+    " tf.compat.v1.wrap_function(lambda: tf.graph_util.import_graph_def(graph, name=''), []).prune('input:0',"
+    " 'output:0')",
+    (".ckpt", ".index", ".data-00000-of-00001", ".weights.h5"): _CHECKPOINT,
+    (
+        ".json",
+    ): "an architecture without weights\n  keras.models.model_from_json and load_weights make the model.",
+    (".zip", ".tar.gz", ".tgz"): "an archive\n  Unpack it, and give what is in it.",
 }
+"""How a file's name ends, what it is then, and what to do."""
 
 
 def read(path: Path) -> Any:
@@ -67,111 +77,71 @@ def read(path: Path) -> Any:
         return _refuse_folder(path)
     with path.open("rb") as file:
         start = file.read(8)
-    if start[4:8] == b"TFL3":
-        _refuse(path, "converted already\n  tfkit.inspect(open(..., 'rb').read()) looks into it.")
-    if path.name == "saved_model.pb":
-        _refuse(path, f"a part of a SavedModel\n  Give its folder: {path.parent}.")
-    if start.startswith(_HDF5):
-        return _loaded(path, *_of_hdf5(path))
-    if start.startswith(_ZIP):
-        return _loaded(path, *_of_zip(path))
-    if path.suffix.lower() in KERAS:
-        _refuse(
-            path,
-            f"no Keras model, whatever its name says: it begins with {start!r}\n  Save or copy it again.",
-        )
-    for ending, what in _OTHERS.items():
-        if path.name.lower().endswith(ending):
-            _refuse(path, what)
-    if ".data-0" in path.name:
-        _refuse(path, _CHECKPOINT)
-    return None
-
-
-def refuse_missing(path: Path) -> None:
-    """Refuse what is plainly the name of a file, and no handle, where that file is not there."""
-    if path.suffix.lower() in (*KERAS, ".tflite", ".pb", ".onnx", ".pt", ".pth", ".zip"):
-        raise DataError(f"There is no file {path} (from {Path.cwd()}).")
-
-
-def _refuse(path: Path, what: str) -> NoReturn:
-    raise DataError(f"{path} is {what}")
-
-
-def _refuse_folder(path: Path) -> None:
-    """A folder without saved_model.pb, if it is of a kind that no handle can mean."""
-    if inner := sorted(path.glob("*/saved_model.pb")):
-        listed = ", ".join(str(one.parent) for one in inner[:3])
-        _refuse(path, f"no SavedModel itself, and has {len(inner)} below it\n  Give one: {listed}.")
-    if (path / "variables").is_dir():
-        _refuse(path, "a SavedModel without its saved_model.pb: it was copied in part\n  Export it again.")
-    if (path / "checkpoint").is_file() or list(path.glob("*.index")):
-        _refuse(path, _CHECKPOINT)
-    if models := sorted(
-        one for one in path.iterdir() if one.suffix.lower() in (*KERAS, ".tflite", ".pb", ".onnx")
-    ):
-        _refuse(path, f"a folder and no SavedModel\n  Give the file: {models[0]}.")
-
-
-def _of_hdf5(path: Path) -> tuple[str, str]:
-    """Keras's version and the model's configuration, as text."""
-    import h5py
-
+    if start[4:] == _TFLITE:
+        _refuse(path, _CONVERTED)
+    for endings, problem in _OTHER_KINDS.items():
+        if path.name.lower().endswith(endings):
+            _refuse(path, problem)
+    if not start.startswith((_HDF5, _ZIP)) and path.suffix.lower() not in KERAS:
+        return None
     try:
-        with h5py.File(path) as file:
-            version, config = (file.attrs.get(name, "") for name in ("keras_version", "model_config"))
-    except OSError as err:
-        raise DataError(f"{path} is damaged: {packages.first_line(err)}\n  Save or copy it again.") from err
+        version, config = _of_hdf5(path) if start.startswith(_HDF5) else _of_zip(path)
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as err:
+        raise DataError(
+            f"{path} is no Keras model, or a damaged one: {packages.first_line(err)}\n  Save or copy it again."
+        ) from err
     if not config:
         _refuse(path, _CHECKPOINT)
-    return tuple(one.decode() if isinstance(one, bytes) else str(one) for one in (version, config))  # type: ignore[return-value]
-
-
-def _of_zip(path: Path) -> tuple[str, str]:
-    try:
-        with zipfile.ZipFile(path) as file:
-            names = set(file.namelist())
-            if {"config.json", "metadata.json"} <= names:
-                return json.loads(file.read("metadata.json"))["keras_version"], file.read(
-                    "config.json"
-                ).decode()
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as err:
-        raise DataError(f"{path} is damaged: {packages.first_line(err)}\n  Save or copy it again.") from err
-    if any(name.endswith("data.pkl") for name in names):
-        _refuse(path, _OTHERS[".pt"])
-    inside = next(
-        (name for name in sorted(names) if name.endswith(("saved_model.pb", ".h5", ".keras", ".tflite"))), ""
-    )
-    _refuse(path, f"an archive\n  Unpack it, and give what is in it{f': {inside}' if inside else ''}.")
-
-
-def _loaded(path: Path, version: str, config: str) -> Any:
     if '"Lambda"' in config:
         raise DataError(
             f"{path} has Lambda layers: Python code, which would run here.\n"
             "  If you trust it, load it yourself, keras.models.load_model(path, safe_mode=False), and give the model."
         )
-    library = (
-        stack.keras_3 if version.split(".")[0].isdigit() and int(version.split(".")[0]) >= 3 else stack.keras
-    )
-    failure: Exception | None = None
-    for compiled in (
-        True,
-        False,
-    ):  # its loss says what its outputs are; one of its author's is not known here
+    load = (stack.keras_3 if version.startswith("3") else stack.keras).models.load_model
+    try:
         try:
-            return library.models.load_model(path, compile=compiled, safe_mode=True)
-        except Exception as err:  # whatever a stranger's file makes Keras raise
-            failure = err
-    assert failure is not None
-    raise DataError(
-        f"{path} (Keras {version or '2'}) does not load: {packages.first_line(failure)}\n"
-        "  A model with layers of its author's needs their code: load it yourself, keras.models.load_model(path,"
-        " custom_objects={...}), and give the model."
-    ) from failure
+            return load(path, safe_mode=True)  # with its loss, which says what its outputs are
+        except Exception:  # of a loss of its author, say
+            return load(path, compile=False, safe_mode=True)
+    except Exception as err:  # whatever a stranger's file makes Keras raise
+        raise DataError(
+            f"{path} (Keras {version or '2'}) does not load: {packages.first_line(err)}\n"
+            "  A model with layers of its author's needs their code: load it yourself, keras.models.load_model(path,"
+            " custom_objects={...}), and give the model."
+        ) from err
 
 
-DEFAULT_SIGNATURE = "serving_default"
+def _refuse(path: Path, problem: str) -> NoReturn:
+    raise DataError(f"{path} is {problem}")
+
+
+def _refuse_folder(path: Path) -> None:
+    """Refuse a folder without saved_model.pb, if it is of a kind that no handle can mean."""
+    inside = [file.parent for file in path.glob("*/saved_model.pb")]
+    inside += [file for file in path.iterdir() if file.suffix.lower() in (*KERAS, ".tflite", ".pb", ".onnx")]
+    if inside:
+        _refuse(path, f"no SavedModel itself\n  Give one: {', '.join(map(str, sorted(inside)[:3]))}.")
+    if (path / "variables").is_dir():
+        _refuse(path, "a SavedModel without its saved_model.pb: it was copied in part\n  Export it again.")
+    if (path / "checkpoint").is_file() or list(path.glob("*.index")):
+        _refuse(path, _CHECKPOINT)
+
+
+def _of_hdf5(path: Path) -> tuple[str, str]:
+    """Return Keras's version and the model's configuration."""
+    import h5py
+
+    with h5py.File(path) as file:
+        version, config = (file.attrs.get(name, "") for name in ("keras_version", "model_config"))
+    return tuple(one.decode() if isinstance(one, bytes) else str(one) for one in (version, config))  # type: ignore[return-value]
+
+
+def _of_zip(path: Path) -> tuple[str, str]:
+    with zipfile.ZipFile(path) as file:
+        return str(json.loads(file.read("metadata.json"))["keras_version"]), file.read("config.json").decode()
+
+
+SIGNATURE = "serving_default"
 """By TensorFlow's convention the one that is served."""
 
 Shape = Sequence[int | None]
@@ -182,38 +152,37 @@ Opened = tuple[Callable[[dict[str, Any]], Any], dict[str, Any], list[Any]]
 """A function of named tensors, what they are, and what must live on with it."""
 
 
-def loaded(model: Any) -> Any:
-    """Return the model of a Keras file; anything else as it is.
-
-    Raises:
-      DataError: a file or folder that is no model, or one that cannot be had as it is.
-    """
+def _loaded(model: Any) -> Any:
+    """Return the model of a file or a SavedModel's folder, or the encoder of a handle; anything else as it is."""
     if not isinstance(model, str | Path):
         return model
     path = Path(model).expanduser()
-    if not path.exists():
-        refuse_missing(path)
-        return model
-    return model if (path / "saved_model.pb").is_file() else read(path) or model
+    if (path / "saved_model.pb").is_file():
+        return _load(path)
+    if not path.exists() and path.suffix.lower() in (
+        *KERAS,
+        ".tflite",
+        ".pb",
+        ".onnx",
+        ".pt",
+        ".pth",
+        ".zip",
+    ):
+        raise DataError(f"There is no file {path} (from {Path.cwd()}).")
+    return (read(path) if path.exists() else None) or hub.load_model(str(model), modality="images")
 
 
-def opened(model: Any, input_shape: InputShape, signature: str | None) -> Opened:
-    """A model of any kind; arguments and errors as of `tfkit.compression.sources.saved`."""
+def _opened(model: Any, input_shape: InputShape, signature: str | None) -> Opened:
     if isinstance(model, bytes):
-        raise UsageError(
-            "This is bytes, such as a .tflite file holds: it is converted already. tfkit.inspect looks into it."
-        )
-    if isinstance(model, str | Path):
-        path = Path(model).expanduser()
-        if (path / "saved_model.pb").is_file():
-            return _of_saved_model(_load(path), str(model), signature)
-        return _of_backbone(hub.resolve(str(model)), input_shape)
-    if isinstance(model, hub.Backbone):
-        return _of_backbone(model, input_shape)
+        raise UsageError(f"This is bytes, such as a .tflite file holds: {_CONVERTED}")
     if hasattr(model, "signatures"):
-        return _of_saved_model(model, "The SavedModel", signature)
+        return _of_saved_model(model, signature)
     if _is_keras(model):
         return _of_keras(model, input_shape)
+    if isinstance(model, hub.Encoder):
+        if input_shape is None and model.native_size:
+            input_shape = (1, model.native_size, model.native_size, 3)
+        model = model.layer()
     if callable(model):
         return _of_function(model, input_shape)
     raise UsageError(
@@ -231,13 +200,9 @@ def _of_keras(model: Any, input_shape: InputShape) -> Opened:
     from tfkit.environment.stack import tf
 
     variables = [_tf_variable(variable) for variable in model.variables]
-    if not model.inputs:
-        if input_shape is None:
-            raise UsageError(
-                f"{model.name} has not been told what it takes: call it once, build it, or give input_shape."
-            )
-        specs, packed = _given_shapes(input_shape)
-        return (lambda inputs: model(packed(inputs), training=False)), specs, variables
+    if not model.inputs:  # subclassed, and not called yet
+        unnamed = _of_function(functools.partial(model, training=False), input_shape, name=model.name)
+        return unnamed[0], unnamed[1], variables
     names = [plain(getattr(one, "name", f"input_{place}")) for place, one in enumerate(model.inputs)]
     specs = {
         name: tf.TensorSpec(one.shape, one.dtype, name=name)
@@ -289,41 +254,29 @@ def with_operations(load: Callable[[], Any]) -> Any:
         return load()
 
 
-def _of_saved_model(loaded: Any, name: str, signature: str | None) -> Opened:
-    there = list(loaded.signatures)
-    if not there and hasattr(loaded, "prune"):  # of TensorFlow 1
+def _of_saved_model(model: Any, signature: str | None) -> Opened:
+    names = list(model.signatures)
+    if not names:
         raise UsageError(
-            f"{name} is of TensorFlow 1 and has no signature: nothing says what it takes and gives.\n"
-            "  Give the function between two of its tensors: tf.saved_model.load(folder).prune('input:0', 'output:0')."
+            "The SavedModel has no serving signature: nothing says what it takes and gives.\n"
+            "  Save it with tf.saved_model.save(model, folder, signatures=...). Of TensorFlow 1 give the function"
+            " between two of its tensors: tf.saved_model.load(folder).prune('input:0', 'output:0'). A TF Hub model:"
+            " tfkit.convert(tfkit.load_model(handle), input_shape=...)."
         )
-    if not there:
+    if signature is None and len(names) > 1 and SIGNATURE not in names:
         raise UsageError(
-            f"{name} has no serving signature: nothing says what it takes and gives.\n"
-            "  Save it with tf.saved_model.save(model, folder, signatures=...). A TF Hub model:"
-            " tfkit.convert(tfkit.resolve(handle), input_shape=...)."
+            f"The SavedModel has several signatures: {', '.join(names)}. Say which: --signature {names[0]}"
+            f' (signature="{names[0]}").'
         )
-    if signature is None and DEFAULT_SIGNATURE in there:
-        signature = DEFAULT_SIGNATURE  # Keras's export adds others to it that do the same
-    if signature is None and len(there) > 1:
-        raise UsageError(
-            f"{name} has several signatures: {', '.join(there)}. Say which: --signature {there[0]}"
-            f' (signature="{there[0]}").'
-        )
-    key = there[0] if signature is None else signature
-    if key not in there:
-        raise UsageError(f"{name} has no signature {key!r}; it has: {', '.join(there)}.")
-    function = loaded.signatures[key]
-    specs = dict(function.structured_input_signature[1])
-    return (lambda inputs: function(**inputs)), specs, [loaded]
+    # Keras's export adds others to the one that is served, which do the same.
+    key = signature or (SIGNATURE if SIGNATURE in names else names[0])
+    if key not in names:
+        raise UsageError(f"The SavedModel has no signature {key!r}; it has: {', '.join(names)}.")
+    function = model.signatures[key]
+    return (lambda inputs: function(**inputs)), dict(function.structured_input_signature[1]), [model]
 
 
-def _of_backbone(backbone: hub.Backbone, input_shape: InputShape) -> Opened:
-    if input_shape is None and backbone.native_size:
-        input_shape = (1, backbone.native_size, backbone.native_size, 3)
-    return _of_function(backbone.layer(), input_shape)
-
-
-def _of_function(function: Any, input_shape: InputShape) -> Opened:
+def _of_function(function: Any, input_shape: InputShape, *, name: str = "this function") -> Opened:
     from tfkit.environment.stack import tf
 
     signature = getattr(function, "structured_input_signature", None)
@@ -342,37 +295,27 @@ def _of_function(function: Any, input_shape: InputShape) -> Opened:
         fed = {plain(one.name): tf.TensorSpec(one.shape, one.dtype) for one in function.inputs[:count]}
         return (lambda inputs: function(*inputs.values())), fed, list(function.graph.variables)
     if input_shape is None:
-        name = getattr(function, "name", None) or getattr(function, "__name__", "this function")
         raise UsageError(
             f"What {name} takes is not known: give input_shape=(1, 224, 224, 3), or whatever it is (float32)."
         )
     kept = [function] if hasattr(function, "_trackable_children") else []
-    specs, packed = _given_shapes(input_shape)
-    return (lambda inputs: function(packed(inputs))), specs, kept
-
-
-def _given_shapes(input_shape: Any) -> tuple[dict[str, Any], Callable[[dict[str, Any]], Any]]:
-    """Inputs of float32 as shapes say, and what makes of named tensors what is called: one, a list, or a dict."""
-    from tfkit.environment.stack import tf
-
-    packed: Callable[[dict[str, Any]], Any] = dict
+    shapes: dict[str, Any] = {"inputs": input_shape}
     if isinstance(input_shape, Mapping):
         shapes = dict(input_shape)
-    elif is_several(input_shape):
-        shapes, packed = (
-            {f"input_{n}": one for n, one in enumerate(input_shape)},
-            lambda given: list(given.values()),
-        )
-    else:
-        shapes, packed = {"inputs": input_shape}, lambda given: given["inputs"]
-    return {name: tf.TensorSpec(list(one), tf.float32, name=name) for name, one in shapes.items()}, packed
+    elif _is_several(input_shape):
+        shapes = {f"input_{n}": shape for n, shape in enumerate(input_shape)}
+
+    def call_function(inputs: dict[str, Any]) -> Any:
+        if isinstance(input_shape, Mapping):
+            return function(inputs)
+        return function(list(inputs.values()) if _is_several(input_shape) else inputs["inputs"])
+
+    specs = {name: tf.TensorSpec(list(shape), tf.float32, name=name) for name, shape in shapes.items()}
+    return call_function, specs, kept
 
 
-def is_several(input_shape: Any) -> bool:
-    """Return whether these are shapes of several inputs."""
-    return isinstance(input_shape, Mapping) or any(
-        not isinstance(one, int | None) for one in input_shape or ()
-    )
+def _is_several(input_shape: Any) -> bool:
+    return any(not isinstance(one, int | None) for one in input_shape)
 
 
 def shapes_by_name(
@@ -383,29 +326,23 @@ def shapes_by_name(
     Raises:
       UsageError: they do not fit the inputs.
     """
-    listed = ", ".join(names)
     if input_shape is None:
         return {}
     if isinstance(input_shape, Mapping):
         given = {known_as.get(name, plain(name)): list(shape) for name, shape in input_shape.items()}
-        if unknown := sorted(set(given) - set(names)):
-            raise UsageError(f"input_shape has {', '.join(unknown)}; the model's inputs are {listed}.")
-        return given
-    if is_several(input_shape):
-        if len(input_shape) != len(names):
-            raise UsageError(
-                f"input_shape has {len(input_shape)} shapes; the model has {len(names)} inputs: {listed}."
-            )
-        return {name: list(shape) for name, shape in zip(names, input_shape, strict=True)}
-    if len(names) > 1:
+    else:
+        shapes = input_shape if _is_several(input_shape) else [input_shape]
+        given = {name: list(shape) for name, shape in zip(names, shapes, strict=False)}
+        given |= {f"shape {n}": [] for n in range(len(names), len(shapes))}
+    if not set(given) <= set(names) or (len(given) < len(names) and not isinstance(input_shape, Mapping)):
         raise UsageError(
-            f"input_shape is of one input; the model has {len(names)}: {listed}. Give them by name:"
+            f"input_shape is of {', '.join(given)}; the model's inputs are {', '.join(names)}. Give them by name:"
             f" input_shape={{{names[0]!r}: (1, ...), ...}}."
         )
-    return {names[0]: list(input_shape)}
+    return given
 
 
-def aliases(model: Any) -> dict[str, str]:
+def _aliases(model: Any) -> dict[str, str]:
     """Return the keys of a Keras model whose inputs are a dict, to the names of its inputs."""
     structure = getattr(model, "input", None) if _is_keras(model) and model.inputs else None
     if not isinstance(structure, Mapping):
@@ -418,8 +355,6 @@ def plain(name: str) -> str:
     return name.split(":")[0].replace("/", "_")
 
 
-SIGNATURE = "serving_default"
-_FAKE_QUANT = "FakeQuant"
 _SHOWN = 5
 
 
@@ -433,7 +368,7 @@ class Source:
       takes: the same, with what else is known of them.
       outputs: names, in the order of the signature.
       quantize_aware: whether training has put fake quantization into it.
-      last_operation: the type of that which makes the output, see `tfkit.compression.outputs`.
+      last_operation: the type of that which makes the output, see `tfkit.training.outputs`.
       loss: that a Keras model was compiled with.
       loops: whether it has loops, as recurrent layers do.
       cuts_text: whether it takes strings, which operations of tensorflow-text make numbers of.
@@ -463,7 +398,7 @@ def saved(model: Any, *, input_shape: InputShape = None, signature: str | None =
     Args:
       model: a tf_keras model, a Keras 3 model (of the TensorFlow backend), the .keras or .h5 file of one, a
         hub.KerasLayer, a SavedModel's folder, what tf.saved_model.load made of one, a model handle as of
-        `tfkit.resolve`, a tf.function or any function that TensorFlow can trace.
+        `tfkit.load_model`, a tf.function or any function that TensorFlow can trace.
       input_shape: of its one input with the batch, where the model leaves it open; of several inputs by name, or a
         list in their order. A batch of None is taken for 1.
       signature: of a SavedModel, where it has several.
@@ -475,9 +410,10 @@ def saved(model: Any, *, input_shape: InputShape = None, signature: str | None =
     """
     from tfkit.environment.stack import tf
 
-    model = loaded(model)
-    function, specs, keep = opened(model, input_shape, signature)
-    specs = _settled(specs, input_shape, aliases(model))
+    model = _loaded(model)
+    function, specs, keep = _opened(model, input_shape, signature)
+    known_as = _aliases(model)
+    specs = _settled(specs, input_shape, known_as)
     module = tf.Module()
     module.kept = keep
     _refuse_not_finite(keep)
@@ -489,10 +425,11 @@ def saved(model: Any, *, input_shape: InputShape = None, signature: str | None =
 
     module.serve = serve
     concrete = serve.get_concrete_function()
-    operations = _operations(concrete)
-    cuts_text = any(map(is_of_text, operations))
+    used = operations(concrete)
+    cuts_text = any(map(is_of_text, used))
     if not cuts_text:
         _refuse_strings(specs)
+    compiled = losses(model) if _is_keras(model) else []
     with tempfile.TemporaryDirectory(prefix="tfkit-") as folder:
         try:
             tf.saved_model.save(module, folder, signatures={SIGNATURE: serve})
@@ -506,14 +443,14 @@ def saved(model: Any, *, input_shape: InputShape = None, signature: str | None =
             folder=Path(folder),
             takes=Inputs(
                 shapes={name: (tuple(spec.shape), spec.dtype.name) for name, spec in specs.items()},
-                aliases=aliases(model),
+                aliases=known_as,
                 ordered=not of_saved_model,
             ),
             outputs=tuple(concrete.structured_outputs),
-            quantize_aware=any(operation.startswith(_FAKE_QUANT) for operation in operations),
+            quantize_aware=any(operation.startswith("FakeQuant") for operation in used),
             last_operation=last_operation(concrete),
-            loss=loss_of(model),
-            loops=any("While" in operation for operation in operations),
+            loss=compiled[0] if len(compiled) == 1 else None,
+            loops=any("While" in operation for operation in used),
             cuts_text=cuts_text,
             function=lambda **inputs: serve(*(inputs[name] for name in names)),
         )
@@ -551,49 +488,57 @@ def _settled(specs: dict[str, Any], input_shape: InputShape, known_as: Mapping[s
     settled = {}
     for name, spec in specs.items():
         shape = shapes.get(name, spec.shape)
-        if name in shapes and not spec.shape.is_compatible_with(shape):
+        if not spec.shape.is_compatible_with(shape):
             raise UsageError(
                 f"The input {name!r} is {_shown(spec.shape)}; input_shape {tuple(shape)} does not fit."
             )
-        if isinstance(shape, tf.TensorShape) and shape.rank is None:
-            raise UsageError(f"The input {name!r} has no shape. Give it: input_shape=(1, ...).")
-        sizes = [1 if place == 0 and size is None else size for place, size in enumerate(shape)]
+        known = spec.shape.rank is not None or name in shapes
+        sizes = (
+            [1 if place == 0 and size is None else size for place, size in enumerate(shape)]
+            if known
+            else [None]
+        )
         if None in sizes:
-            wanted = f"({', '.join('224' if size is None else str(size) for size in sizes)})"
+            wanted = (
+                f"({', '.join('224' if size is None else str(size) for size in sizes)})"
+                if known
+                else "(1, ...)"
+            )
             raise UsageError(
-                f"The input {name!r} is {_shown(spec.shape)}: a TFLite file plans its memory for one shape.\n"
-                + (
-                    f"  Give it: input_shape={wanted} with the sizes that you need (--input-shape on the command line)."
-                    if len(specs) == 1
-                    else f"  Give it by name: input_shape={{{name!r}: {wanted}, ...}} with the sizes that you need."
-                )
+                f"The input {name!r} is {_shown(spec.shape)}: a TFLite file plans its memory for one shape.\n  Give it:"
+                f" input_shape={wanted} with the sizes that you need (--input-shape), of several inputs by name:"
+                f" input_shape={{{name!r}: {wanted}, ...}}."
             )
         settled[name] = tf.TensorSpec(sizes, spec.dtype, name=plain(name))
     return settled
 
 
 def _shown(shape: Any) -> str:
-    return "[" + ", ".join("?" if size is None else str(size) for size in shape) + "]"
+    return (
+        f"[{', '.join('?' if size is None else str(size) for size in shape)}]"
+        if shape.rank is not None
+        else "open"
+    )
 
 
 def _named(outputs: Any) -> dict[str, Any]:
-    """Whatever a model gives, by name."""
+    """Return the outputs of a model by name."""
     from tfkit.environment.stack import tf
 
+    flat = tf.nest.flatten(outputs)
     if isinstance(outputs, Mapping):
         return dict(outputs)
-    flat = tf.nest.flatten(outputs)
-    return (
-        {"output": flat[0]} if len(flat) == 1 else {f"output_{place}": one for place, one in enumerate(flat)}
-    )
+    return {"output" if len(flat) == 1 else f"output_{place}": value for place, value in enumerate(flat)}
 
 
 def _refuse_not_finite(kept: list[Any]) -> None:
     from tfkit.environment.stack import tf
 
-    variables = [one for one in kept if isinstance(one, tf.Variable)]
-    for one in kept:
-        variables += list(getattr(one, "variables", ())) if not isinstance(one, tf.Variable) else []
+    variables = [
+        variable
+        for part in kept
+        for variable in ([part] if isinstance(part, tf.Variable) else getattr(part, "variables", ()))
+    ]
     bad = [
         variable.name
         for variable in variables
@@ -618,9 +563,3 @@ def _refuse_strings(specs: dict[str, Any]) -> None:
                 "  Take tfkit.text.layers.on_device of a model from strings, or convert the part behind the"
                 " preprocessing and prepare the texts outside of it."
             )
-
-
-def _operations(concrete: Any) -> set[str]:
-    graph = concrete.graph.as_graph_def()
-    nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
-    return {node.op for node in nodes}

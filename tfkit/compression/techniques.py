@@ -38,7 +38,7 @@ class Treatment:
     how: str
 
 
-class Stage:
+class Technique:
     """A technique that needs training: `wrap` a model, `fit` with the callbacks, `strip` it, `measure` the result."""
 
     @property
@@ -154,7 +154,9 @@ def sparsity(values: Mapping[str, np.ndarray]) -> float:
     return sum(value.size - np.count_nonzero(value) for value in values.values()) / max(total, 1)
 
 
-def check_kept_zeros(stage: Stage, before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarray]) -> None:
+def check_kept_zeros(
+    technique: Technique, before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarray]
+) -> None:
     """Make sure that kernels have kept their zeros.
 
     Raises:
@@ -162,7 +164,7 @@ def check_kept_zeros(stage: Stage, before: Mapping[str, np.ndarray], after: Mapp
     """
     if sparsity(before) - sparsity(after) > LOST:
         raise CheckError(
-            f"{stage.name} lost zeros: sparsity fell from {sparsity(before):.3f} to {sparsity(after):.3f}."
+            f"{technique.name} lost zeros: sparsity fell from {sparsity(before):.3f} to {sparsity(after):.3f}."
         )
 
 
@@ -214,7 +216,7 @@ def refuse_what_has_no_layers(model: keras.Model, *, technique: str) -> None:
             elif type(layer).__name__ == "KerasLayer":
                 problems.append(
                     f"{layer.name} is a hub.KerasLayer, whose layers TensorFlow Hub does not keep. A bundled backbone"
-                    " has them: tfkit.resolve(name).functional(image_size=...);"
+                    " has them: tfkit.load_model(name).functional(image_size=...);"
                     " tfkit.compression.Prune(...).prune_variables prunes any."
                 )
     if problems:

@@ -28,7 +28,7 @@ class Quality:
     """How good the outputs of a variant are, by themselves and beside those of the original.
 
     Attributes:
-      output: what they are, one of `tfkit.compression.outputs.OUTPUTS`.
+      output: what they are, one of `tfkit.training.outputs.OUTPUTS`.
       accuracy: of the variant's classes, or yes and no; None of values, and without labels.
       accuracy_drop: accuracy of the original less that; without labels the share of other answers, which no drop can
         exceed; not a number of values.

@@ -1,4 +1,4 @@
-"""Images that are in memory already: NumPy arrays in, Splits out."""
+"""Images in memory: NumPy arrays as Splits."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from tfkit.data.splits import RECIPE, Splits, choose_size, cut_by_class, listed, resize
-from tfkit.data.text_decoding import short
 from tfkit.environment.files import digest_of
 from tfkit.errors import DataError
 
@@ -25,18 +24,15 @@ class ArraySource:
         self._images = images
 
     def read(self, indices: np.ndarray) -> np.ndarray:
-        """uint8 [b, s, s, 3]."""
+        """Return uint8 [b, s, s, 3]."""
         if self._images.shape[1:] == self.shape:
             return self._images[indices]
         from PIL import Image
 
-        out = np.empty((len(indices), *self.shape), np.uint8)
-        for row, index in enumerate(indices):
-            out[row] = resize(Image.fromarray(self.raw(int(index))), self.shape[0])
-        return out
+        return np.stack([resize(Image.fromarray(self.raw(int(index))), self.shape[0]) for index in indices])
 
     def raw(self, index: int) -> np.ndarray:
-        """uint8 [h, w, 3]."""
+        """Return uint8 [h, w, 3]."""
         image = self._images[index]
         if image.ndim == 2 or image.shape[-1] == 1:
             return np.repeat(image.reshape(*image.shape[:2], 1), 3, axis=-1)
@@ -59,7 +55,7 @@ def from_arrays(
     test_fraction: float = 0.15,
     name: str = "arrays",
 ) -> Splits:
-    """Splits of images in memory.
+    """Return Splits of images in memory.
 
     Args:
       images: [n, h, w], [n, h, w, 1], [n, h, w, 3] or (alpha, laid over white) [n, h, w, 4];
@@ -104,8 +100,7 @@ def from_arrays(
         held_out={"validation": validation_fraction, "test": test_fraction},
         seed=seed,
     )
-    longer_side = np.asarray([max(pictures.shape[1:3])])
-    size = choose_size(longer_side, image_size=image_size, native_size=native_size)
+    size = choose_size(np.max(pictures.shape[1:3]), image_size=image_size, native_size=native_size)
     return Splits(
         source=ArraySource(pictures, numbers, image_size=size, prefix=name),
         indices=indices,
@@ -139,33 +134,15 @@ def _as_labels(given: Any, count: int) -> np.ndarray:
         labels = np.asarray(given)
     except ValueError:  # lists of different lengths
         labels = np.asarray([*map(list, given)], object)
-    if labels.dtype == object and any(isinstance(one, list | tuple | np.ndarray) for one in labels.flat):
-        raise DataError(
-            f"labels holds lists ({short(str(labels.flat[0]))}, ...): several labels an image. An image has one here.\n"
-            "  What works: for each of the labels a training on yes or no, labels = [name in one for one in labels]."
-        )
-    if labels.dtype.kind in "biuf" and labels.ndim == 2 and labels.shape[0] == count and labels.shape[1] > 1:
-        rows = labels.astype(float)
-        if not (np.isin(rows, (0, 1)).all() and (rows.sum(1) == 1).all()):
-            raise DataError(
-                f"labels is {labels.dtype} {list(labels.shape)}, and no row of it is one-hot alone: several labels or"
-                " probabilities an image.\n"
-                "  What works: one column of it, labels[:, 0].astype(int), for a training on yes or no;"
-                " or labels.argmax(1), if only the largest counts."
-            )
     if labels.dtype == bool:
         labels = labels.astype(np.int64)
-    if np.issubdtype(labels.dtype, np.floating) and labels.ndim == 1:
-        whole = bool(np.isfinite(labels).all() and (labels == np.rint(labels)).all())
-        advice = "labels.astype(int)" if whole else "numpy.digitize(labels, edges), which cuts them in ranges"
-        raise DataError(
-            f"labels is {labels.dtype} [{len(labels)}] ({', '.join(f'{one:g}' for one in labels[:3])}, ...): numbers,"
-            f" not classes. If they stand for classes: {advice}."
-        )
     if labels.shape != (count,) or not np.issubdtype(labels.dtype, np.integer):
         raise DataError(
-            f"labels is {labels.dtype} {list(labels.shape)}; expected integers [{count}], one an image.\n"
-            "  From one-hot rows: labels.argmax(1); from names: np.unique(labels, return_inverse=True)."
+            f"labels is {labels.dtype} {list(labels.shape)}; expected integers [{count}], one class an image.\n"
+            "  One-hot rows or probabilities: labels.argmax(1). Names: numpy.unique(labels, return_inverse=True)."
+            "\n  Floats that stand for classes: labels.astype(int). Numbers, not classes:"
+            " numpy.digitize(labels, edges).\n"
+            "  Several labels an image: for each of them a training on yes or no, labels[:, 0].astype(int)."
         )
     if labels.min() < 0:
         raise DataError(f"labels contains {labels.min()}; they count from 0.")

@@ -1,20 +1,15 @@
-"""Random changes of training images, the same ones whenever the same epoch is run again.
-
-RandAugment with Keras's own operations, drawn from a seed for each image.
-"""
+"""Augmentation: random changes of training images, the same ones whenever the same epoch is run again."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
+from tfkit.environment import stack
 from tfkit.errors import ConfigError
 from tfkit.settings import fields
-
-if TYPE_CHECKING:
-    from tfkit.environment.stack import tf
 
 _OPERATIONS = (
     "random_shear",
@@ -31,8 +26,8 @@ _OPERATIONS = (
 )
 
 
-def rand_augment(*, strength: float, operations: int = 2) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
-    """A graph function that applies random operations to each image, one after the other.
+def _rand_augment(*, strength: float, operations: int = 2) -> Callable[..., stack.tf.Tensor]:
+    """Return a graph function that applies random operations to each image, one after the other.
 
     `keras.layers.RandAugment` itself draws from a counter that it keeps, takes the same operations for a
     whole batch, and computes all eleven to use one. Here each image draws from its own seed, so that an epoch
@@ -43,16 +38,14 @@ def rand_augment(*, strength: float, operations: int = 2) -> Callable[[tf.Tensor
       operations: how many for each image.
 
     Returns:
-      (images float32 [b, s, s, 3] in [0, 1], seeds int64 [b, 2]) -> images. Made outside of a graph,
+      (images float32 [b, s, s, 3] in [0, 1], seeds int64 [b, 2]) -> images. To be called outside of a graph,
       since Keras's layers make variables.
 
     Source: Cubuk et al. 2019 (arXiv:1909.13719).
     """
-    from tfkit.environment import stack
-    from tfkit.environment.stack import keras_3
 
     # Some of the operations have amounts in [0, 255] whatever the range is said to be.
-    layer = keras_3.layers.RandAugment(value_range=(0, 255), factor=strength)
+    layer = stack.keras_3.layers.RandAugment(value_range=(0, 255), factor=strength)
     steps = [getattr(layer, name) for name in _OPERATIONS]
     for step in steps:
         step.backend.set_backend("tensorflow")
@@ -64,8 +57,8 @@ def rand_augment(*, strength: float, operations: int = 2) -> Callable[[tf.Tensor
 
         return run
 
-    def one(given: tuple[stack.tf.Tensor, stack.tf.Tensor]) -> stack.tf.Tensor:
-        image, seed = given
+    def augment(example: tuple[stack.tf.Tensor, stack.tf.Tensor]) -> stack.tf.Tensor:
+        image, seed = example
         chosen = stack.tf.random.stateless_uniform(
             [operations], seed=seed, maxval=len(steps), dtype=stack.tf.int32
         )
@@ -77,26 +70,26 @@ def rand_augment(*, strength: float, operations: int = 2) -> Callable[[tf.Tensor
 
     def batch(images: stack.tf.Tensor, seeds: stack.tf.Tensor) -> stack.tf.Tensor:
         return stack.tf.map_fn(
-            one, (images, seeds), fn_output_signature=stack.tf.TensorSpec(images.shape[1:], stack.tf.float32)
+            augment,
+            (images, seeds),
+            fn_output_signature=stack.tf.TensorSpec(images.shape[1:], stack.tf.float32),
         )
 
     return batch
 
 
-def _example_seeds(seed: tf.Tensor) -> Any:
-    """What Keras asks for its next seed: each asked once gives another, all of them decided by `seed`."""
-    from tfkit.environment import stack
-    from tfkit.environment.stack import keras_3
+def _example_seeds(seed: stack.tf.Tensor) -> Any:
+    """Return what Keras takes its next seed from: each seed taken gives another, all of them decided by `seed`."""
 
-    class ExampleSeeds(keras_3.random.SeedGenerator):
+    class ExampleSeeds(stack.keras_3.random.SeedGenerator):
         def __init__(self) -> None:
             """Without the variable that Keras counts in."""
-            self.asked = 0
+            self.count = 0
 
         def next(self, ordered: bool = True) -> stack.tf.Tensor:
-            self.asked += 1
+            self.count += 1
             return stack.tf.bitcast(stack.tf.cast(seed, stack.tf.int32), stack.tf.uint32) + stack.tf.constant(
-                [0, self.asked * 7919], stack.tf.uint32
+                [0, self.count * 7919], stack.tf.uint32
             )
 
     return ExampleSeeds()
@@ -147,7 +140,7 @@ class Augmentation:
 
     @classmethod
     def preset(cls, name: str) -> Augmentation | None:
-        """A set of amounts by name: one of `PRESETS`; "none" is None.
+        """Return a set of amounts by name: one of `PRESETS`; "none" is None.
 
         Raises:
           ConfigError: there is no preset of this name.
@@ -170,8 +163,8 @@ class Augmentation:
             raise ConfigError(f"There is no augmentation '{name}'; there are {', '.join(PRESETS)}.")
         return presets[name]
 
-    def function(self, *, seed: int) -> Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]:
-        """A graph function that changes a batch.
+    def function(self, *, seed: int) -> Callable[..., stack.tf.Tensor]:
+        """Return a graph function that changes a batch.
 
         Args:
           seed: of the run.
@@ -180,9 +173,7 @@ class Augmentation:
           (images float32 [b, s, s, 3] in [0, 1], epoch int64 [b], position int64 [b]) -> images, where
           position is where in its epoch an example stands. To be made outside of a graph.
         """
-        from tfkit.environment import stack
-
-        operations = rand_augment(strength=self.randaugment) if self.randaugment else None
+        operations = _rand_augment(strength=self.randaugment) if self.randaugment else None
 
         def change(
             images: stack.tf.Tensor, epoch: stack.tf.Tensor, position: stack.tf.Tensor
@@ -199,10 +190,8 @@ class Augmentation:
 
         return change
 
-    def _transforms(self, draws: dict[str, tf.Tensor], side: int) -> tf.Tensor:
-        """For each image the 8 numbers that take an output pixel to the input pixel: [b, 8]."""
-        from tfkit.environment import stack
-
+    def _transforms(self, draws: dict[str, stack.tf.Tensor], side: int) -> stack.tf.Tensor:
+        """Return for each image the 8 numbers that take an output pixel to the input pixel: [b, 8]."""
         angle = draws["rotation"] * self.rotation_degrees * (math.pi / 180)
         scale = 1.0 / (1.0 + draws["zoom"] * self.zoom)
         mirror = stack.tf.where(draws["flip"] > 0, -1.0, 1.0) if self.flip else stack.tf.ones_like(angle)
@@ -215,9 +204,8 @@ class Augmentation:
         zero = stack.tf.zeros_like(a)
         return stack.tf.stack([a, b, right, c, d, down, zero, zero], axis=1)
 
-    def _colour(self, images: tf.Tensor, draws: dict[str, tf.Tensor]) -> tf.Tensor:
-        """What tf.image.adjust_saturation, _contrast and _brightness do, with one amount for each image."""
-        from tfkit.environment import stack
+    def _colour(self, images: stack.tf.Tensor, draws: dict[str, stack.tf.Tensor]) -> stack.tf.Tensor:
+        """Do what tf.image.adjust_saturation, _contrast and _brightness do, with one amount for each image."""
 
         def amount(name: str) -> stack.tf.Tensor:
             return (draws[name] * getattr(self, name))[:, None, None, None]
@@ -236,20 +224,17 @@ _DRAWN = ("flip", "rotation", "zoom", "right", "down", "brightness", "contrast",
 _PRIME = 1_000_003
 
 
-def _draws(seeds: tf.Tensor) -> dict[str, tf.Tensor]:
-    """For each example and amount a number in [-1, 1): name -> float32 [b]."""
-    from tfkit.environment import stack
-
+def _draws(seeds: stack.tf.Tensor) -> dict[str, stack.tf.Tensor]:
+    """Return for each example and amount a number in [-1, 1): name -> float32 [b]."""
     table = stack.tf.map_fn(
-        lambda one: stack.tf.random.stateless_uniform([len(_DRAWN)], seed=one, minval=-1.0, maxval=1.0),
+        lambda seed: stack.tf.random.stateless_uniform([len(_DRAWN)], seed=seed, minval=-1.0, maxval=1.0),
         seeds,
         fn_output_signature=stack.tf.TensorSpec([len(_DRAWN)], stack.tf.float32),
     )
     return dict(zip(_DRAWN, stack.tf.unstack(table, axis=1), strict=True))
 
 
-def _project(images: tf.Tensor, transforms: tf.Tensor) -> tf.Tensor:
-    from tfkit.environment import stack
+def _project(images: stack.tf.Tensor, transforms: stack.tf.Tensor) -> stack.tf.Tensor:
 
     projected = stack.tf.raw_ops.ImageProjectiveTransformV3(
         images=images,

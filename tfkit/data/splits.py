@@ -1,12 +1,7 @@
-"""Splits: what a job trains on, validates on and is tested on, as stock tf.data.
+"""Splits: the examples that train, validate and test, cut from one source and read as stock stack.tf.data.
 
-The one resize: the same pixels for training and for the exported model.
-
-Which examples train, validate and test: stratified, seeded, and stable when a folder grows.
-
-A sample of examples: drawn from all of them by a seed, and not the first ones, which may be of one class.
-
-tf.data over a Source: deterministic, parallel, and the same after a resume.
+The order of an epoch is a function of the seed and the epoch alone, so that a resumed run sees what an uninterrupted
+one would have seen.
 """
 
 from __future__ import annotations
@@ -21,14 +16,13 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
-from tfkit.environment import files
+from tfkit.environment import files, stack
 from tfkit.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from tfkit.data.augment import Augmentation
-    from tfkit.environment.stack import tf
 
 RECIPE = "upright, alpha over white, antialiased bilinear; 2"
 """Part of every key under which something made from prepared pixels is stored: change it with the pixels."""
@@ -61,11 +55,11 @@ WHOLE_RANGE = PixelRange()
 def as_bytes(values: np.ndarray, pixel_range: tuple[int, int]) -> np.ndarray:
     """Return 16-bit values as uint8: `pixel_range` to 0..255, rounded half up, clipped."""
     low, high = pixel_range
-    above = np.clip(values.astype(np.int32), low, high) - low
-    return ((above * 510 + (high - low)) // (2 * (high - low))).astype(np.uint8)
+    above = np.clip(np.arange(65536), low, high) - low
+    return ((above * 510 + (high - low)) // (2 * (high - low))).astype(np.uint8)[values]
 
 
-def to_square(image: tf.Tensor, size: int) -> tf.Tensor:
+def to_square(image: stack.tf.Tensor, size: int) -> stack.tf.Tensor:
     """Resize to [size, size, 3] by antialiased bilinear interpolation; the aspect ratio is not kept.
 
     Part of the exported graph. Training reads what `resize` made: equal in 99 % of the values, which otherwise
@@ -79,23 +73,15 @@ def to_square(image: tf.Tensor, size: int) -> tf.Tensor:
     Returns:
       float32 [size, size, 3] or [batch, size, size, 3], whole numbers in [0, 255].
     """
-    from tfkit.environment import stack
-
-    def whole(values: stack.tf.Tensor) -> stack.tf.Tensor:
-        return stack.tf.clip_by_value(stack.tf.floor(values + 0.5), 0.0, 255.0)
-
-    height = stack.tf.shape(image)[-3]
-    wide = whole(
-        stack.tf.image.resize(
-            stack.tf.cast(image, stack.tf.float32), [height, size], method="bilinear", antialias=True
-        )
-    )
-    square = whole(stack.tf.image.resize(wide, [size, size], method="bilinear", antialias=True))
+    square = stack.tf.cast(image, stack.tf.float32)
+    for height in (stack.tf.shape(image)[-3], size):
+        square = stack.tf.image.resize(square, [height, size], method="bilinear", antialias=True)
+        square = stack.tf.clip_by_value(stack.tf.floor(square + 0.5), 0.0, 255.0)
     return stack.tf.ensure_shape(square, [*image.shape[:-3], size, size, 3])
 
 
 def resize(image: Image.Image, size: int) -> np.ndarray:
-    """What `to_square` computes, by Pillow: several times faster, and needs no TensorFlow.
+    """Compute `to_square` by Pillow: several times faster, and needs no TensorFlow.
 
     Args:
       image: an RGB image.
@@ -110,7 +96,7 @@ def resize(image: Image.Image, size: int) -> np.ndarray:
 
 
 def choose_size(longer_sides: np.ndarray, *, image_size: int | None, native_size: int) -> int:
-    """The side to train at: what was asked, else 64 for tiny images, 96 for small ones, else the model's own size."""
+    """Return the side to train at: what was asked, else 64 (tiny images), 96 (small ones) or the model's own."""
     if image_size is not None:
         return image_size
     usual = np.median(longer_sides)
@@ -151,14 +137,25 @@ def cut_by_class(
     """
     check_fractions(held_out)
     check_enough(labels, class_names=class_names, splits=("train", *held_out))
-    order, lot = _hashes(names, seed)
+    # Composed, since one file system writes "é" as one character and another as two.
+    texts = [unicodedata.normalize("NFC", f"{seed}/{name}").encode() for name in names]
+    hashes = b"".join(hashlib.blake2b(text, digest_size=16).digest() for text in texts)
+    order, lot = np.frombuffer(hashes, dtype="<u8").reshape(-1, 2).T
+    share = sum(held_out.values())
+    edges = np.cumsum([*held_out.values()])[:-1] / (share or 1.0)
+    candidate_of = np.searchsorted(edges, lot / 2.0**64, side="right")
     split_of = np.full(len(names), "train", dtype=object)
-    for label in range(len(class_names)):
-        members = np.flatnonzero(labels == label)
-        members = members[np.argsort(order[members])]
-        for split, chosen in _hold_out(members, lot[members], held_out).items():
-            split_of[chosen] = split
     by_hash = np.argsort(order)
+    for label in range(len(class_names)):
+        members = by_hash[labels[by_hash] == label]
+        for number, split in enumerate(held_out):
+            candidates = members[candidate_of[members] == number]
+            count = max(1, int(len(candidates) * share + 0.5))
+            # With one or no candidate (a class of a handful) the last of all members serves instead of nobody.
+            chosen = (
+                candidates[: min(count, max(1, len(candidates) - 1))] if len(candidates) else members[-1:]
+            )
+            split_of[chosen] = split
     return {split: by_hash[split_of[by_hash] == split] for split in ("train", *held_out)}
 
 
@@ -194,39 +191,14 @@ def check_enough(
 
 
 def listed(items: Sequence[object], limit: int = 5) -> str:
-    """The first few items and how many more there are, for a message."""
+    """Return the first few items and how many more there are, for a message."""
     shown = ", ".join(map(str, items[:limit]))
     return shown if len(items) <= limit else f"{shown}, ... ({len(items) - limit} more)"
 
 
-def _hashes(names: Sequence[str], seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Two independent uint64 [n] for each name."""
-    # Composed, since one file system writes "é" as one character and another as two.
-    texts = [unicodedata.normalize("NFC", f"{seed}/{name}").encode() for name in names]
-    drawn = [hashlib.blake2b(text, digest_size=16).digest() for text in texts]
-    numbers = np.frombuffer(b"".join(drawn), dtype="<u8").reshape(-1, 2)
-    return numbers[:, 0], numbers[:, 1]
-
-
-def _hold_out(members: np.ndarray, lot: np.ndarray, held_out: Mapping[str, float]) -> dict[str, np.ndarray]:
-    """The members (in order) that each held-out split takes."""
-    if not held_out:
-        return {}
-    share = sum(held_out.values())
-    edges = np.cumsum([0.0, *held_out.values()]) / share
-    part = np.searchsorted(edges[1:-1], lot / 2.0**64, side="right")
-    taken = {}
-    for number, split in enumerate(held_out):
-        candidates = members[part == number]
-        count = max(1, int(len(candidates) * share + 0.5))
-        # With one or no candidate (a class of a handful) the last of all members serves instead of nobody.
-        taken[split] = candidates[: min(count, max(1, len(candidates) - 1))]
-        if not len(candidates):
-            taken[split] = members[-1:]
-    return taken
-
-
-def draw(count: int, most: int, *, classes: Any = None, seed: int = 0) -> np.ndarray:
+def draw(
+    count: int, most: int, *, classes: Any = None, seed: int = 0, lots: np.ndarray | None = None
+) -> np.ndarray:
     """Draw positions of examples.
 
     Args:
@@ -234,6 +206,8 @@ def draw(count: int, most: int, *, classes: Any = None, seed: int = 0) -> np.nda
       most: how many are drawn at most.
       classes: of the examples [count]; each class then has as many as can be, a rare one all.
       seed: of the lots.
+      lots: random numbers [count] to draw by, in place of a seed: what `draw` leaves out of a part it leaves out of the
+        whole.
 
     Returns:
       int64 [min(count, most)], in ascending order.
@@ -244,7 +218,7 @@ def draw(count: int, most: int, *, classes: Any = None, seed: int = 0) -> np.nda
     """
     if count <= most:
         return np.arange(count)
-    lots = np.random.default_rng(seed).random(count)
+    lots = np.random.default_rng(seed).random(count) if lots is None else lots
     places = np.zeros(count, np.int64)  # of an example within its class
     if classes is not None:
         _, numbers = np.unique(np.asarray(classes), return_inverse=True)
@@ -278,117 +252,17 @@ class Share:
     of: int
 
     def leaves_out_some(self, examples: int, *, batch_size: int) -> bool:
-        """Whether the last of these batches has no example for some replica."""
+        """Return whether the last of these batches has no example for some replica."""
         return 0 < examples % batch_size < self.of or examples < self.of
 
 
-def ordered_batches(
-    source: Source, indices: np.ndarray, *, batch_size: int, share: Share | None = None
-) -> tf.data.Dataset:
-    """The examples in the order of the indices, in batches of (features float32 or texts string, label int64).
-
-    With a share an element is a replica's piece of a batch, replica after replica, and they begin anew without end.
-    """
-    from tfkit.environment import stack
-
-    batches = stack.tf.data.Dataset.from_tensor_slices(np.asarray(indices, np.int64)).batch(batch_size)
-    read = reader(source)
-    if share is None:
-        return finish(batches.map(read, num_parallel_calls=READERS, deterministic=True))
-    weighed = share.leaves_out_some(len(indices), batch_size=batch_size)
-
-    @stack.tf.autograph.experimental.do_not_convert
-    def examples(index: stack.tf.Tensor, weight: stack.tf.Tensor) -> tuple[stack.tf.Tensor, ...]:
-        return (*read(index), weight) if weighed else read(index)
-
-    pieces = batches.repeat().flat_map(_pieces(share))
-    return finish(_endless(pieces.map(examples, num_parallel_calls=READERS, deterministic=True)))
-
-
-def shuffled(
-    source: Source,
-    indices: np.ndarray,
-    *,
-    batch_size: int,
-    seed: int,
-    epochs: tuple[int, int],
-    skip: int = 0,
-    augment: Augmentation | None = None,
-    class_weight: Mapping[int, float] | None = None,
-    share: Share | None = None,
-) -> tf.data.Dataset:
-    """Whole epochs one after the other, each in an order of its own that (seed, epoch) decides.
-
-    Args:
-      source: of the examples.
-      indices: int64 [n], those that take part.
-      batch_size: over all replicas.
-      seed: of the order and the augmentation.
-      epochs: the first, and the one after the last.
-      skip: batches of the first epoch that are passed over, without reading them.
-      augment: random changes of the images.
-      class_weight: class index to weight; there is a third component then, float32 [b].
-      share: makes an element a replica's piece of a batch, replica after replica; they go on after the last epoch.
-    """
-    from tfkit.environment import stack
-
-    indices = np.asarray(indices, np.int64)
-    read = reader(source)
-    change = augment.function(seed=seed) if augment else None
-    of_class = [class_weight[label] for label in range(len(class_weight))] if class_weight else None
-    weighed = share is not None and share.leaves_out_some(len(indices), batch_size=batch_size)
-
-    def one_epoch(epoch: stack.tf.Tensor) -> stack.tf.data.Dataset:
-        # Batch first: a thousand positions at once take no longer than one.
-        def order(positions: stack.tf.Tensor) -> tuple[stack.tf.Tensor, stack.tf.Tensor, stack.tf.Tensor]:
-            places = stack.tf.random.experimental.index_shuffle(
-                positions,
-                seed=stack.tf.stack([stack.tf.constant(seed, stack.tf.int64), epoch]),
-                max_index=len(indices) - 1,
-            )
-            return (
-                stack.tf.gather(indices, places),
-                stack.tf.fill(stack.tf.shape(positions), epoch),
-                positions,
-            )
-
-        return stack.tf.data.Dataset.range(len(indices)).batch(batch_size).map(order)
-
-    # Autograph finds nothing to convert, and takes seconds for it.
-    @stack.tf.autograph.experimental.do_not_convert
-    def examples(
-        index: stack.tf.Tensor, epoch: stack.tf.Tensor, position: stack.tf.Tensor, weight: stack.tf.Tensor
-    ) -> tuple[stack.tf.Tensor, ...]:
-        features, labels = read(index)
-        features = change(features, epoch, position) if change else features
-        if of_class is not None:
-            return (
-                features,
-                labels,
-                weight * stack.tf.gather(stack.tf.constant(of_class, stack.tf.float32), labels),
-            )
-        return (features, labels, weight) if weighed else (features, labels)
-
-    # Where several processes take part, an end would be agreed on in every step; what fit does not take is not made.
-    last = epochs[1] if share is None else stack.tf.int64.max
-    batches = stack.tf.data.Dataset.range(epochs[0], last).flat_map(one_epoch)
-    if skip:
-        batches = batches.skip(skip)
-    pieces = batches.flat_map(_pieces(share or Share(first=0, own=1, of=1)))
-    made = pieces.map(examples, num_parallel_calls=READERS, deterministic=True)
-    return finish(made if share is None else _endless(made))
-
-
-def _endless(elements: tf.data.Dataset) -> tf.data.Dataset:
-    """The same, known to have no end."""
-    from tfkit.environment import stack
-
+def _endless(elements: stack.tf.data.Dataset) -> stack.tf.data.Dataset:
+    """Return the same, known to have no end."""
     return elements.apply(stack.tf.data.experimental.assert_cardinality(stack.tf.data.INFINITE_CARDINALITY))
 
 
 def _pieces(share: Share) -> Any:
-    """A graph function: a batch -> a dataset of the pieces of it that this process's replicas take, with weights."""
-    from tfkit.environment import stack
+    """Return a graph function: a batch to a dataset of the pieces that this process's replicas take, with weights."""
 
     def pieces(*batch: stack.tf.Tensor) -> stack.tf.data.Dataset:
         count = stack.tf.shape(batch[0], out_type=stack.tf.int64)[0]
@@ -396,10 +270,8 @@ def _pieces(share: Share) -> Any:
         def piece(replica: stack.tf.Tensor) -> Any:
             start, stop = count * replica // share.of, count * (replica + 1) // share.of
             weight = stack.tf.cast(stop > start, stack.tf.float32)
-            start, stop = (
-                stack.tf.minimum(start, count - 1),
-                stack.tf.maximum(stop, stack.tf.minimum(start, count - 1) + 1),
-            )
+            start = stack.tf.minimum(start, count - 1)
+            stop = stack.tf.maximum(stop, start + 1)
             return (*(value[start:stop] for value in batch), stack.tf.fill([stop - start], weight))
 
         return stack.tf.data.Dataset.range(share.first, share.first + share.own).map(piece)
@@ -408,9 +280,7 @@ def _pieces(share: Share) -> Any:
 
 
 def reader(source: Source) -> Any:
-    """A graph function: indices int64 [b] -> (features float32 [b, *shape] or texts string [b], label int64 [b])."""
-    from tfkit.environment import stack
-
+    """Return a graph function: indices int64 [b] to features float32 [b, *shape] (texts: string [b]) and labels [b]."""
     labels = stack.tf.constant(np.asarray(source.labels, np.int64))
     is_image = len(source.shape) == 3
     kind = stack.tf.uint8 if is_image else stack.tf.float32 if source.shape else stack.tf.string
@@ -430,10 +300,8 @@ def reader(source: Source) -> Any:
     return read
 
 
-def finish(batches: tf.data.Dataset, *, ahead: int = _BATCHES_AHEAD) -> tf.data.Dataset:
-    """The batches, some of them made ahead, without the autotuner and in a fixed order."""
-    from tfkit.environment import stack
-
+def finish(batches: stack.tf.data.Dataset, *, ahead: int = _BATCHES_AHEAD) -> stack.tf.data.Dataset:
+    """Return the batches, some of them read ahead, without the autotuner and in a fixed order."""
     options = stack.tf.data.Options()
     # fit waits for the autotuner's thread when it drops an iterator, seconds in a long run.
     options.autotune.enabled = False
@@ -476,20 +344,20 @@ class Source(Protocol):
     """Digest of the contents and of how they are prepared: what is computed from them is stored under it."""
 
     def read(self, indices: np.ndarray) -> np.ndarray:
-        """The examples as they are trained on: [b, *shape], images uint8, features float32, texts bytes in UTF-8."""
+        """Return examples as they are trained on: [b, *shape], images uint8, features float32, texts bytes in UTF-8."""
 
     def raw(self, index: int) -> Any:
-        """One example as the user has it: an image as `tfkit.read_image` gives it, a text str."""
+        """Return one example as the user has it: an image as `tfkit.read_image` gives it, a text str."""
 
     # A source of features that are all in memory may offer them as `rows`, float32 [n, *shape].
     # A source of texts has `lengths`, int32 [n], in characters, and `languages`, n str or None.
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Splits:
     """Train, validation and test examples of one source, and how they were found.
 
-    `train`, `validation` and `test` are batched `tf.data.Dataset`s of (features float32, label int64);
+    `train`, `validation` and `test` are batched `stack.tf.data.Dataset`s of (features float32, label int64);
     images are [b, s, s, 3] in [0, 1], texts are strings [b]. Nothing here depends on what is trained on it.
 
     Example:
@@ -531,18 +399,18 @@ class Splits:
     """What was decided on the way and why, one sentence each."""
 
     @property
-    def train(self) -> tf.data.Dataset:
-        """The training batches, in the order of epoch 0."""
+    def train(self) -> stack.tf.data.Dataset:
+        """Return the training batches, in the order of epoch 0."""
         return self.epochs(0, 1)
 
     @property
-    def validation(self) -> tf.data.Dataset:
-        """The validation batches, always in the same order."""
+    def validation(self) -> stack.tf.data.Dataset:
+        """Return the validation batches, always in the same order."""
         return self.in_order("validation")
 
     @property
-    def test(self) -> tf.data.Dataset:
-        """The test batches, always in the same order."""
+    def test(self) -> stack.tf.data.Dataset:
+        """Return the test batches, always in the same order."""
         return self.in_order("test")
 
     def epochs(
@@ -554,8 +422,8 @@ class Splits:
         augment: Augmentation | None = None,
         class_weight: Mapping[int, float] | None = None,
         share: Share | None = None,
-    ) -> tf.data.Dataset:
-        """The training batches of the epochs [first, last), one epoch after the other.
+    ) -> stack.tf.data.Dataset:
+        """Return the training batches of the epochs [first, last), one epoch after the other.
 
         The order within an epoch is a function of (seed, epoch), augmentation of (seed, epoch, position):
         a run that is resumed at a step sees what an uninterrupted one would have seen, whatever the replicas.
@@ -573,66 +441,103 @@ class Splits:
           epoch may be smaller. With a share each batch is as many elements as this process has replicas.
         """
 
-        return shuffled(
-            self.source,
-            self.indices["train"],
-            batch_size=self.global_batch_size,
-            seed=self.seed,
-            epochs=(first, last),
-            skip=skip,
-            augment=augment,
-            class_weight=class_weight,
-            share=share,
-        )
+        indices = np.asarray(self.indices["train"], np.int64)
+        read = reader(self.source)
+        change = augment.function(seed=self.seed) if augment else None
+        of_class = [class_weight[label] for label in range(len(class_weight))] if class_weight else None
+        weighed = share is not None and share.leaves_out_some(len(indices), batch_size=self.global_batch_size)
 
-    def in_order(self, split: str, *, share: Share | None = None) -> tf.data.Dataset:
-        """The batches of one split, always in the same order.
+        def one_epoch(epoch: stack.tf.Tensor) -> stack.tf.data.Dataset:
+            # Batch first: a thousand positions at once take no longer than one.
+            def order(positions: stack.tf.Tensor) -> tuple[stack.tf.Tensor, stack.tf.Tensor, stack.tf.Tensor]:
+                seed = stack.tf.stack([stack.tf.constant(self.seed, stack.tf.int64), epoch])
+                places = stack.tf.random.experimental.index_shuffle(
+                    positions, seed=seed, max_index=len(indices) - 1
+                )
+                return (
+                    stack.tf.gather(indices, places),
+                    stack.tf.fill(stack.tf.shape(positions), epoch),
+                    positions,
+                )
+
+            return stack.tf.data.Dataset.range(len(indices)).batch(self.global_batch_size).map(order)
+
+        # Autograph finds nothing to convert, and takes seconds for it.
+        @stack.tf.autograph.experimental.do_not_convert
+        def examples(
+            index: stack.tf.Tensor, epoch: stack.tf.Tensor, position: stack.tf.Tensor, weight: stack.tf.Tensor
+        ) -> tuple[stack.tf.Tensor, ...]:
+            features, labels = read(index)
+            features = change(features, epoch, position) if change else features
+            if of_class is not None:
+                weight *= stack.tf.gather(stack.tf.constant(of_class, stack.tf.float32), labels)
+            return (features, labels, weight) if weighed or of_class else (features, labels)
+
+        # Where several processes take part, an end would be agreed on in every step: there is none.
+        epochs = stack.tf.data.Dataset.range(first, last if share is None else stack.tf.int64.max)
+        pieces = epochs.flat_map(one_epoch).skip(skip).flat_map(_pieces(share or Share(first=0, own=1, of=1)))
+        batches = pieces.map(examples, num_parallel_calls=READERS, deterministic=True)
+        return finish(batches if share is None else _endless(batches))
+
+    def in_order(self, split: str, *, share: Share | None = None) -> stack.tf.data.Dataset:
+        """Return the batches of one split, always in the same order.
 
         Args:
           split: `train`, `validation` or `test`.
           share: of the replicas of this process; None for the whole batches.
         """
 
-        return ordered_batches(
-            self.source, self.indices[split], batch_size=self.evaluation_batch_size, share=share
-        )
+        indices, batch_size = self.indices[split], self.evaluation_batch_size
+        batches = stack.tf.data.Dataset.from_tensor_slices(np.asarray(indices, np.int64)).batch(batch_size)
+        read = reader(self.source)
+        if share is None:
+            return finish(batches.map(read, num_parallel_calls=READERS, deterministic=True))
+        weighed = share.leaves_out_some(len(indices), batch_size=batch_size)
+
+        @stack.tf.autograph.experimental.do_not_convert
+        def examples(index: stack.tf.Tensor, weight: stack.tf.Tensor) -> tuple[stack.tf.Tensor, ...]:
+            return (*read(index), weight) if weighed else read(index)
+
+        pieces = batches.repeat().flat_map(_pieces(share))
+        return finish(_endless(pieces.map(examples, num_parallel_calls=READERS, deterministic=True)))
 
     @property
     def evaluation_batch_size(self) -> int:
-        """Examples in a batch of validation or test."""
+        """Return how many examples a batch of validation or test has."""
         if self.source.shape == ():
             return self.global_batch_size * TEXT_BATCHES
         return max(self.global_batch_size, 1 if len(self.source.shape) == 3 else FEATURES_AT_A_TIME)
 
     def evaluation_steps(self, split: str) -> int:
-        """Batches of `in_order(split)`, over all replicas."""
+        """Return how many batches `in_order(split)` has, over all replicas."""
         return math.ceil(len(self.indices[split]) / self.evaluation_batch_size)
 
     @property
     def steps_per_epoch(self) -> int:
-        """Training batches in one epoch."""
+        """Return how many training batches one epoch has."""
         return math.ceil(len(self.indices["train"]) / self.global_batch_size)
 
     @property
-    def spec(self) -> tf.TensorSpec:
-        """Shape and type of one example, without the batch."""
-        from tfkit.environment import stack
-
+    def spec(self) -> stack.tf.TensorSpec:
+        """Return shape and type of one example, without the batch."""
         return stack.tf.TensorSpec(
             self.source.shape, stack.tf.float32 if self.source.shape else stack.tf.string
         )
 
     @property
     def counts(self) -> dict[str, dict[str, int]]:
-        """How many examples of each class are in each split: {"train": {"cat": 70, "dog": 71}, ...}."""
+        """Return how many examples of each class are in each split: {"train": {"cat": 70, "dog": 71}, ...}."""
+        classes, labels = len(self.class_names), np.asarray(self.source.labels)
         return {
-            split: dict(zip(self.class_names, map(int, self._class_counts(indices)), strict=True))
+            split: dict(
+                zip(self.class_names, np.bincount(labels[indices], minlength=classes).tolist(), strict=True)
+            )
             for split, indices in self.indices.items()
         }
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """Where the examples came from and how they were dealt out, as plain values."""
+        """Return where the examples came from and how they were cut, as plain values."""
         return {
             "origin": self.origin,
             "fingerprint": self.source.fingerprint,
@@ -648,20 +553,27 @@ class Splits:
             **({"pixel_range": list(self.pixel_range[:2])} if self.pixel_range.images else {}),
         }
 
+    def __repr__(self) -> str:
+        """Return the source, the classes and the examples per split."""
+        counts = ", ".join(f"{split} {len(indices)}" for split, indices in self.indices.items())
+        shape = f" of {list(self.source.shape)}" if self.source.shape else ""
+        classes = f"{len(self.class_names)} classes ({listed(self.class_names, 3)})"
+        return (
+            f"Splits({self.origin!r}): {self.kind}, {classes}\n"
+            f"  {counts}{shape}, in batches of {self.global_batch_size}"
+        )
+
     @property
     def kind(self) -> Literal["images", "texts", "features"]:
-        """What the examples are."""
+        """Return what the examples are."""
         return {3: "images", 0: "texts"}.get(len(self.source.shape), "features")  # type: ignore[return-value]
 
     def replace(self, **changes: Any) -> Splits:
-        """The same splits with some fields changed, such as another source over the same examples."""
+        """Return the same splits with some fields changed, such as another source over the same examples."""
         return dataclasses.replace(self, **changes)
 
     @property
     def _division(self) -> str:
-        """Tells whether two splits deal the same examples out in the same way, under the same labels."""
+        """Return a digest that splits share if they cut the same examples in the same way, under the same labels."""
         dealt = {name: np.asarray(indices, np.int64).tobytes() for name, indices in self.indices.items()}
         return files.digest_of(dealt, np.asarray(self.source.labels, np.int64).tobytes())
-
-    def _class_counts(self, indices: np.ndarray) -> np.ndarray:
-        return np.bincount(self.source.labels[indices], minlength=len(self.class_names))

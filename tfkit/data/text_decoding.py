@@ -1,13 +1,4 @@
-"""HTML to the text that a reader of it sees.
-
-Files of text as they are, or packed: .gz, .bz2, .xz, and .zip with one table in it.
-
-What a table is, whatever file it is stored in: named columns, and rows that are read one after the other.
-
-Bytes to text: UTF-8 unless the bytes say otherwise, and then what was taken instead.
-
-Texts and labels as they are stored.
-"""
+"""Bytes to plain text: packed files, encodings, HTML, control characters."""
 
 from __future__ import annotations
 
@@ -19,21 +10,19 @@ import io
 import lzma
 import random
 import re
-import unicodedata
 import zipfile
 import zlib
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple
 
-from tfkit.data.splits import Skipped, listed
+from tfkit.data.splits import listed
 from tfkit.errors import DataError
 
+TABLE_ENDINGS = (".csv", ".tsv", ".tab", ".jsonl", ".ndjson", ".json", ".parquet", ".pq")
 _OPENERS: dict[str, Callable[[Path], Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
-ENDINGS = (*_OPENERS, ".zip")
-_PIECE = 1 << 20
+PACKED_ENDINGS = (*_OPENERS, ".zip")
+_PIECE = 1 << 18
 _UNPACKED = 1 << 30
 _TIMES = 100
 _ERRORS = (
@@ -47,42 +36,45 @@ _ERRORS = (
 )
 
 
+def short(value: str, length: int = 60) -> str:
+    """Return a value for a message, on one line."""
+    line = " ".join(value[: 4 * length].split())
+    return line if len(line) <= length and len(value) <= 4 * length else f"{line[:length]}..."
+
+
 def packed_ending(path: Path) -> str:
-    """The ending, in lower case, of what is in the file: of mails.csv.gz it is ".csv".
+    """Return the ending, in lower case, of what is in the file: of mails.csv.gz it is ".csv".
 
     Raises:
       DataError: it is a .zip without a table, or with several.
     """
-    last = path.suffix.lower()
-    if last == ".zip":
+    ending = path.suffix.lower()
+    if ending == ".zip":
         return PurePosixPath(_member(path)).suffix.lower()
-    return Path(path.stem).suffix.lower() if last in _OPENERS else last
+    return Path(path.stem).suffix.lower() if ending in _OPENERS else ending
 
 
 def open_bytes(path: Path) -> IO[bytes]:
-    """The file, unpacked as it is read."""
-    last = path.suffix.lower()
-    if last == ".zip":
-        member = _member(path)
-        return zipfile.ZipFile(path).open(member)
-    opener = _OPENERS.get(last)
-    return opener(path) if opener else path.open("rb")
+    """Open the file, to be unpacked as it is read."""
+    ending = path.suffix.lower()
+    if ending == ".zip":
+        return zipfile.ZipFile(path).open(_member(path))
+    return _OPENERS[ending](path) if ending in _OPENERS else path.open("rb")
 
 
-def open_text(path: Path, encoding: str, errors: str, *, newline: str) -> io.TextIOWrapper:
-    """The file as text; see `open`."""
-    return io.TextIOWrapper(open_bytes(path), encoding=encoding, errors=errors, newline=newline)
+def open_text(path: Path, encoding: Encoding, *, newline: str) -> io.TextIOWrapper:
+    """Open the file as text; see `open` for `newline`."""
+    return io.TextIOWrapper(open_bytes(path), encoding=encoding.name, errors=encoding.errors, newline=newline)
 
 
 def pieces(path: Path) -> Iterator[bytes]:
-    """All bytes, a megabyte at a time.
+    """Yield all bytes, unpacked, a quarter of a megabyte at a time.
 
     Raises:
       DataError: it cannot be unpacked, or unpacks to far more than a table would.
     """
-    packed = path.suffix.lower() in ENDINGS
-    limit = max(_UNPACKED, _TIMES * path.stat().st_size) if packed else None
-    total = 0
+    packed_size, total = path.stat().st_size, 0
+    limit = max(_UNPACKED, _TIMES * packed_size) if path.suffix.lower() in PACKED_ENDINGS else None
     try:
         with open_bytes(path) as file:
             while piece := file.read(_PIECE):
@@ -94,114 +86,28 @@ def pieces(path: Path) -> Iterator[bytes]:
         raise DataError(f"{path} cannot be unpacked: {str(err)[:100] or type(err).__name__}.") from err
     if limit is not None and total > limit:
         raise DataError(
-            f"{path} ({path.stat().st_size:,} bytes) unpacks to more than {limit:,} bytes: no table does.\n"
+            f"{path} ({packed_size:,} bytes) unpacks to more than {limit:,} bytes: no table does.\n"
             "  If it is right, unpack it first and give what is in it."
         )
 
 
 def _member(path: Path) -> str:
-    """The one table in an archive."""
+    """Return the one table in an archive."""
     try:
         with zipfile.ZipFile(path) as archive:
-            names = [one.filename for one in archive.infolist() if not one.is_dir()]
+            names = [member.filename for member in archive.infolist() if not member.is_dir()]
     except _ERRORS as err:
         raise DataError(f"{path} is no zip archive that can be read: {str(err)[:100]}.") from err
-    own = [
-        name
-        for name in names
-        if not name.startswith("__MACOSX/") and not PurePosixPath(name).name.startswith(".")
+    names = [
+        name for name in names if not name.startswith("__MACOSX/") and PurePosixPath(name).name[:1] != "."
     ]
-    tables = [
-        name
-        for name in own
-        if name.lower().endswith((".csv", ".tsv", ".tab", ".jsonl", ".ndjson", ".json", ".parquet", ".pq"))
-    ]
+    tables = [name for name in names if name.lower().endswith(TABLE_ENDINGS)]
     if len(tables) == 1:
         return tables[0]
-    shown = listed([repr(name[:80]) for name in tables or own])
     raise DataError(
-        f"{path} holds {len(tables) or 'no'} tables: {shown or 'nothing'}.\n"
+        f"{path} holds {len(tables) or 'no'} tables: {listed([repr(name[:80]) for name in tables or names])}.\n"
         "  Unpack it (unzip) and give one table, or the folder of texts or images that is in it."
     )
-
-
-SAMPLE_ROWS = 200
-SAMPLE_CHARACTERS = 300
-"""Of a cell that is looked at."""
-
-
-class Row(NamedTuple):
-    """Some cells of one row."""
-
-    line: int
-    """Where it begins in its file, from 1; in Parquet its number."""
-
-    cells: tuple[str | None, ...]
-    """None where there is nothing."""
-
-    remark: str = ""
-    """What is odd about it, as a part of a sentence on several rows; empty for most."""
-
-
-Rows = Iterator[Row | Skipped]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Table:
-    """A file with named columns."""
-
-    path: Path
-    columns: tuple[str, ...]
-    sample: Sequence[tuple[str | None, ...]]
-    """The first rows, each cell cut off after `SAMPLE_CHARACTERS`."""
-
-    rows: Callable[[tuple[int, ...]], Rows]
-    """Begins to read the columns with these numbers; Skipped stands for a row that cannot be used."""
-
-    size: int = 0
-    """Bytes of it as text, where that is not the size of the file."""
-
-    notes: list[str] = field(default_factory=list)
-    """How it is read, where that is not plain."""
-
-    def values(self, column: int) -> list[str]:
-        """What the first rows have in a column, without what is missing."""
-        return [value for row in self.sample if (value := row[column]) is not None]
-
-
-class Nested(str):
-    """A list or an object in a cell, as JSON."""
-
-    __slots__ = ()
-
-
-def short(value: str, length: int = 60) -> str:
-    """A value for a message, on one line."""
-    line = " ".join(value[: 4 * length].split())
-    return line if len(line) <= length and len(value) <= 4 * length else f"{line[:length]}..."
-
-
-class Remarks:
-    """Counts what is odd about rows."""
-
-    def __init__(self, file: str) -> None:
-        """Take the name of the file."""
-        self._file = file
-        self._places: dict[str, list[int]] = {}
-        self._counts: Counter[str] = Counter()
-
-    def add(self, row: Row) -> None:
-        """Take the remark on a row, if there is one."""
-        if row.remark:
-            self._counts[row.remark] += 1
-            if self._counts[row.remark] <= 3:
-                self._places.setdefault(row.remark, []).append(row.line)
-
-    def notes(self) -> Iterator[str]:
-        """A sentence on each kind, with the first rows."""
-        for remark, places in self._places.items():
-            shown, count = ", ".join(f"{self._file}:{line}" for line in places), self._counts[remark]
-            yield f"{count} rows {remark} ({shown}{', ...' if count > 3 else ''})."
 
 
 _BOMS = (
@@ -212,13 +118,22 @@ _BOMS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 _LATIN = ("cp1252", "cp1250")
-_BLOCK = 1 << 16
-_SAMPLE = 64 * 1024
-_SAMPLE_LINES, _SAMPLE_LINE = 1000, 2000
+_OTHER_SCRIPTS = [
+    "cp1251",
+    "koi8_r",
+    "cp1253",
+    "cp1255",
+    "cp1256",
+    "cp932",
+    "euc_jp",
+    "gb18030",
+    "big5",
+    "euc_kr",
+]
+_SAMPLE_LINES, _SAMPLE_LINE, _SAMPLE = 1000, 2000, 1 << 16
 
 # A binary file has these and more of them; a text has a stray NUL or bell at most.
 _CONTROL = bytes(set(range(32)) - set(b"\t\n\r\f\v\x1b"))
-_BINARY_SHARE = 0.05
 _SIGNATURES = {
     b"PK\x03\x04": "a zip archive, as .xlsx and .docx are",
     b"\xd0\xcf\x11\xe0": "an old Office file, as .xls and .doc are",
@@ -245,70 +160,89 @@ class Encoding(NamedTuple):
     """Bytes of the file, unpacked."""
 
 
-def _western(error: UnicodeError) -> tuple[str, int]:
+def _as_cp1252(error: UnicodeError) -> tuple[str, int]:
     assert isinstance(error, UnicodeDecodeError)
-    return _windows(error.object[error.start : error.end]), error.end
+    return error.object[error.start : error.end].decode("cp1252", "replace"), error.end
 
 
 MIXED = "tfkit-windows-1252"
 """An error handler: bytes that are no UTF-8 are Windows-1252, as in tables put together from several sources."""
-codecs.register_error(MIXED, _western)
+codecs.register_error(MIXED, _as_cp1252)
 
 
 def of_file(path: Path) -> Encoding:
-    """How to read a file; it is read once as a whole, in pieces.
+    """Return how to read a file; it is read once as a whole, in pieces.
 
     Raises:
-      DataError: it is empty, or no text.
+      DataError: it is empty, or no text in one of its parts.
     """
-    size, head, utf8 = 0, b"", True
+    size, utf8, marked, blank = 0, True, "", True
     decoder = codecs.getincrementaldecoder("utf-8")()
-    odd: list[int] = []
     for piece in pieces(path):
         if not size:
-            head = piece
-            check_text(head[:_BLOCK], str(path))
-        if not _marked(head):
-            blocks = ((size + at, piece[at : at + _BLOCK]) for at in range(0, len(piece), _BLOCK))
-            odd += [at for at, block in blocks if len(block) > _SAMPLE_LINE and _controls(block)]
+            marked = _marked(piece)
+            check_text(piece, str(path))
+        elif not marked and len(piece) > _SAMPLE_LINE and _controls(piece):
+            raise DataError(
+                f"{path} is text at first, but no longer from about byte {size:,} on (UTF-16, or damage).\n"
+                "  Take that part out, or write all of it in one encoding: iconv -f ENCODING -t UTF-8"
+            )
         try:
             decoder.decode(piece)
         except UnicodeDecodeError:
             utf8 = False
             decoder.reset()
         size += len(piece)
+        blank = blank and not piece.strip()
     try:
         decoder.decode(b"", final=True)
     except UnicodeDecodeError:
         utf8 = False
-    if not head.strip():
+    if blank:
         raise DataError(f"{path} is empty.")
-    marked = _marked(head)
     if marked not in ("", "utf-8-sig"):
         return Encoding(marked, "replace", f"It is in {marked.upper()}.", size)
-    found = Encoding(marked or "utf-8") if utf8 else _guess(_lines(path))
-    if marked and not utf8 and found.name in ("utf-8", *_LATIN):
-        found = Encoding(marked, MIXED, f"It is marked as UTF-8, but read in part as cp1252. {found.note}")
-    if odd:
-        note = f"It is text at first, but no longer from about byte {odd[0]:,} on (UTF-16, or damage): look at it."
-        found = found._replace(note=f"{found.note} {note}".strip())
-    return found._replace(size=size)
+    if utf8:
+        return Encoding(marked or "utf-8", size=size)
+    with open_bytes(path) as file:
+        encoding = _guess(
+            line for piece in iter(lambda: file.readline(_PIECE), b"") for line in piece.splitlines()
+        )
+    if marked and encoding.name in ("utf-8", *_LATIN):
+        note = f"It is marked as UTF-8, but read in part as cp1252. {encoding.note}"
+        encoding = Encoding(marked, MIXED, note)
+    return encoding._replace(size=size)
 
 
 def decode(content: bytes) -> tuple[str, str]:
-    """A whole document, and the name of its encoding."""
+    """Return a whole document as text, and the name of its encoding."""
     if marked := _marked(content):
         return content.decode(marked, "replace"), marked
     try:
         return content.decode("utf-8"), "utf-8"
     except UnicodeDecodeError:
-        found = _guess(content.splitlines())
-        name = f"{found.name}, partly cp1252" if found.errors == MIXED else found.name
-        return content.decode(found.name, found.errors), name
+        encoding = _guess(content.splitlines())
+        name = f"{encoding.name}, partly cp1252" if encoding.errors == MIXED else encoding.name
+        return content.decode(encoding.name, encoding.errors), name
+
+
+def read_document(path: Path) -> tuple[str, str]:
+    """Return the text of a file, and the name of its encoding.
+
+    Raises:
+      DataError: it cannot be read or is no text; the reason alone.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as err:
+        raise DataError(f"cannot be read ({err.strerror})") from err
+    if kind := binary_kind(content[: 1 << 20]):
+        raise DataError(f"is no text, but {kind}")
+    return decode(content)
 
 
 def binary_kind(head: bytes) -> str:
-    """What a file is by its first bytes; empty for text."""
+    """Return what a file is by its first bytes; empty for text."""
     for start, kind in _SIGNATURES.items():
         if head.startswith(start):
             return kind
@@ -317,27 +251,21 @@ def binary_kind(head: bytes) -> str:
 
 def _controls(content: bytes) -> bool:
     """Return whether there are more control characters than a text has."""
-    return len(content) - len(content.translate(None, _CONTROL)) > _BINARY_SHARE * len(content)
+    return len(content) - len(content.translate(None, _CONTROL)) > 0.05 * len(content)
 
 
-def check_text(head: bytes, what: str) -> None:
+def check_text(head: bytes, path: str) -> None:
     """Refuse what is no text by its first bytes.
 
     Raises:
       DataError: it is a file of another kind.
     """
-    kind = binary_kind(head)
-    if not kind:
-        return
-    advice = {
-        "a zip": "\n  A spreadsheet: save it as CSV, or pandas.read_excel(PATH).to_csv('mails.csv', index=False).",
-        "an old": "\n  A spreadsheet: save it as CSV, or pandas.read_excel(PATH).to_csv('mails.csv', index=False).",
-        "compre": "\n  Unpack it first: gunzip --keep PATH",
-        "Parque": "\n  Give it the ending .parquet.",
-    }
-    raise DataError(
-        f"{what} is no text: it is {kind}.{advice.get(kind[:6].strip(), '')}".replace("PATH", what)
-    )
+    if kind := binary_kind(head):
+        raise DataError(
+            f"{path} is no text: it is {kind}.\n"
+            f"  Unpack it (gunzip --keep {path}), give it the ending of what it is (.parquet), or convert it:"
+            f" pandas.read_excel({path!r}).to_csv('texts.csv', index=False)"
+        )
 
 
 def _marked(head: bytes) -> str:
@@ -357,20 +285,8 @@ def _is_utf8(line: bytes) -> bool:
     return True
 
 
-def _lines(path: Path) -> Iterator[bytes]:
-    """The lines of a file, whatever ends them; a very long one in parts."""
-    rest = b""
-    for piece in pieces(path):
-        *lines, rest = (rest + piece).replace(b"\r", b"\n").split(b"\n")
-        yield from lines
-        if len(rest) > 2 * len(piece):
-            yield rest
-            rest = b""
-    yield rest
-
-
 def _guess(lines: Iterable[bytes]) -> Encoding:
-    """The encoding of bytes that are not UTF-8 as a whole."""
+    """Return the encoding of bytes that are not UTF-8 as a whole."""
     sample: list[bytes] = []
     chance = random.Random(0)
     good = bad = 0
@@ -386,7 +302,6 @@ def _guess(lines: Iterable[bytes]) -> Encoding:
         if place < _SAMPLE_LINES:
             first = next(at for at, byte in enumerate(line) if byte >= 0x80)
             sample[place : place + 1] = [line[max(0, first - 50) : first + _SAMPLE_LINE]]
-    chance.shuffle(sample)
     # Many lines by chance are no UTF-8: each accented letter would have to be followed by a rare symbol.
     if good >= 0.2 * (good + bad):
         return Encoding(
@@ -395,8 +310,8 @@ def _guess(lines: Iterable[bytes]) -> Encoding:
             f"It is in UTF-8, but for {bad} of {good + bad} lines with other letters than ASCII's: what is not UTF-8"
             " in them is read as cp1252 (Windows, Latin-1).",
         )
-    content = b"".join(line + b"\n" for line in sample)
-    name = _other_script(content) or min(_LATIN, key=lambda name: _misfits(content, name))
+    chance.shuffle(sample)
+    name = _code_page(b"\n".join(sample))
     label = "cp1252 (Windows, Latin-1)" if name == "cp1252" else name
     return Encoding(
         name,
@@ -406,8 +321,8 @@ def _guess(lines: Iterable[bytes]) -> Encoding:
     )
 
 
-def _other_script(content: bytes) -> str:
-    """The encoding if its letters are mostly not Latin ones; empty otherwise.
+def _code_page(content: bytes) -> str:
+    """Return the code page of a text that is no UTF-8.
 
     charset-normalizer tells scripts apart, but takes a Western text for an Eastern European one, and Japanese, which is
     known by its kana, for Korean.
@@ -415,32 +330,19 @@ def _other_script(content: bytes) -> str:
     high = sum(byte >= 0x80 for byte in content)
     letters = sum(chr(byte).isalpha() for byte in content if byte < 0x80)
     if high < 0.4 * (high + letters):
-        return ""
-    for name in ("cp932", "euc_jp"):
-        found = [character for character in content.decode(name, "replace") if ord(character) >= 0x80]
-        if sum("\u3040" <= character <= "\u30ff" for character in found) > 0.3 * len(found):
-            return name
+        return min(_LATIN, key=lambda name: _misfits(content, name))
     from charset_normalizer import from_bytes
 
-    best = from_bytes(content[:_SAMPLE]).best()
-    if best is None:
-        return ""
-    found = [character for character in str(best) if ord(character) >= 0x80 and character.isalpha()]
-    latin = sum(unicodedata.name(character, "").startswith("LATIN") for character in found)
-    return best.encoding if latin < 0.5 * max(1, len(found)) else ""
+    matches = from_bytes(content[:_SAMPLE], cp_isolation=_OTHER_SCRIPTS, threshold=0.3)
+    kana = [match for match in matches if len(re.findall("[぀-ヿ]", str(match))) > 0.1 * high]
+    best = kana[0] if kana else matches.best()
+    return best.encoding if best else "cp1252"
 
 
 def _misfits(content: bytes, name: str) -> int:
-    """Signs that stand within words, and bytes that the encoding does not have."""
+    """Count signs that stand within words, and bytes that the encoding does not have."""
     text = content.decode(name, "replace")
     return len(re.findall(r"(?<=[^\W\d_])[^\w\s\x00-\x7f’‘´–—­](?=[^\W\d_])", text)) + text.count("\ufffd")
-
-
-def _windows(content: bytes) -> str:
-    """Windows-1252, and Latin-1 for the five bytes that it does not have."""
-    return "".join(
-        bytes([byte]).decode("cp1252", "ignore") or bytes([byte]).decode("latin-1") for byte in content
-    )
 
 
 MAX_MARKUP = 1 << 20
@@ -461,7 +363,7 @@ _BLOCKS = re.compile(
 
 
 def is_html(text: str) -> bool:
-    """Whether a text is HTML: it begins as a page does, or has three closing tags of those that e-mails have.
+    """Return whether a text is HTML: it begins as a page does, or has three closing tags of those that e-mails have.
 
     Example:
       >>> is_html("<html><p>Hello"), is_html("a <b>word</b> and x < y")
@@ -476,7 +378,7 @@ def is_html(text: str) -> bool:
 
 
 def plain_text(page: str) -> str:
-    """The text of an HTML page, one paragraph a line; scripts, styles, title and comments are left out.
+    """Return the text of an HTML page, one paragraph a line; scripts, styles, title and comments are left out.
 
     Every character is looked at a few times at most: html.parser takes minutes for a damaged page of 100 KB.
 
@@ -497,7 +399,7 @@ def plain_text(page: str) -> str:
 
 
 def _seen(page: str) -> Iterator[str]:
-    """What stands outside of tags, and a line break for each tag of a block."""
+    """Yield what stands outside of tags, and a line break for each tag of a block."""
     place = 0
     while (start := page.find("<", place)) >= 0:
         yield page[place:start]
@@ -535,7 +437,7 @@ class Cleaner:
         self._html = self._long = self._control = self._undecoded = 0
 
     def __call__(self, text: str) -> str:
-        """Without control characters, which no tokenizer keeps; of HTML what its reader sees."""
+        """Return it without control characters, which no tokenizer keeps; of HTML what its reader sees."""
         if _CONTROL_CHARACTERS.search(text):
             self._control += 1
             text = _CONTROL_CHARACTERS.sub("", text)
@@ -547,7 +449,7 @@ class Cleaner:
         return text
 
     def notes(self) -> Iterator[str]:
-        """What was changed."""
+        """Yield what was changed."""
         if self._html:
             yield (
                 f"{self._html} texts are HTML: what a reader of them sees is taken. The model is to be given such text"

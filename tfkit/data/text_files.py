@@ -2,10 +2,6 @@
 
 Texts that were read once: one file of all of them, and small numbers about each, read back by place.
 
-<cache>/texts/<key>/texts        the texts in UTF-8, one after the other
-<cache>/texts/<key>/rows.npz     where each begins, its label, language, length, digest and place
-<cache>/texts/<key>/entry.json   class names, languages, what was skipped, what there is to say, and a digest of all
-
 Texts in their store as a Source, and as Splits: one text is in one split, however often it is there.
 
 What there is to say about texts that were read.
@@ -16,22 +12,19 @@ A table as Splits of texts: its rows are read once, one after the other.
 from __future__ import annotations
 
 import hashlib
-import json
-import os
-import shutil
 import unicodedata
-import weakref
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, overload
+from typing import NamedTuple, Protocol, overload
 
 import numpy as np
 from tqdm.auto import tqdm
 
-from tfkit.data.folders import TEXTS, FoundFile, Scan, doubts, scan
+from tfkit.data import folders
+from tfkit.data import store as stores
+from tfkit.data.folders import TEXTS, Scan, class_name_warnings, count_leaked, cut_folder, folder_notes, scan
 from tfkit.data.labels import LabelCleaner, check_labels
 from tfkit.data.splits import (
     SPLIT_NAMES,
@@ -42,14 +35,24 @@ from tfkit.data.splits import (
     cut_by_class,
     listed,
 )
-from tfkit.data.tables import Columns, check_text, choose, is_number, open_table
-from tfkit.data.text_decoding import Cleaner, Nested, Remarks, Row, Table, binary_kind, decode, short
+from tfkit.data.tables import (
+    Columns,
+    Nested,
+    Remarks,
+    Row,
+    Table,
+    choose,
+    is_number,
+    open_table,
+    refuse_numbers,
+)
+from tfkit.data.text_decoding import Cleaner, read_document, short
 from tfkit.environment import files
-from tfkit.environment.files import CACHE_LIMIT, DISK_RESERVE, digest_of, make_room, remove_leftovers
+from tfkit.environment.files import digest_of
 from tfkit.environment.process import watched
 from tfkit.errors import DataError
 
-RECIPE = 2
+RECIPE = 3
 """Part of the key of every store: raise it when the same file gives other texts."""
 
 SKIPPED_LISTED = 10_000
@@ -79,56 +82,30 @@ class Reading(Protocol):
         """The examples in their order; Skipped for one that cannot be used."""
 
 
-@dataclass(frozen=True, eq=False)
 class TextStore:
-    """The texts of one table or folder."""
+    """The texts of one table or folder, in their store.
 
-    folder: Path
-    offsets: np.ndarray
-    """int64 [n + 1]."""
+    Attributes:
+      entry: class_names, languages, names, notes, and what was skipped.
+      labels: int64 [n], into `class_names`.
+      lengths: int32 [n], characters.
+      language: int64 [n], into entry["languages"].
+      digests: uint64 [n, 2], of the text, composed and with its white space folded.
+      places: int64 [n].
+    """
 
-    lengths: np.ndarray
-    """int32 [n], characters."""
-
-    labels: np.ndarray
-    """int64 [n], into `class_names`."""
-
-    language: np.ndarray
-    """int16 [n], into `language_names`."""
-
-    digests: np.ndarray
-    """uint64 [n, 2]: of the text, composed and with its white space folded."""
-
-    places: np.ndarray
-    """int64 [n]."""
-
-    entry: dict[str, Any] = field(repr=False)
-    descriptor: int = field(repr=False)
-
-    def __post_init__(self) -> None:
-        """Close the file when nobody reads it any more."""
-        weakref.finalize(self, os.close, self.descriptor)
-
-    def content(self, number: int) -> bytes:
-        """One text, UTF-8."""
-        start = int(self.offsets[number])
-        return os.pread(self.descriptor, int(self.offsets[number + 1]) - start, start)
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """In the order of the labels."""
-        return tuple(self.entry["class_names"])
-
-    @property
-    def skipped(self) -> tuple[Skipped, ...]:
-        """The first ones that could not be used."""
-        return tuple(Skipped(*one) for one in self.entry["skipped"])
+    def __init__(self, prepared: stores.Store) -> None:
+        self.entry = prepared.entry
+        self.labels, self.lengths = prepared.rows["labels"], prepared.rows["lengths"].astype(np.int32)
+        self.language, self.places = prepared.rows["language"], prepared.rows["places"]
+        self.digests = prepared.rows["texts"]
+        self.content = prepared.read
+        self.class_names = tuple(self.entry["class_names"])
+        self.skipped = tuple(Skipped(*skipped) for skipped in self.entry["skipped"])
 
 
 def get(key: str, read: Callable[[], Reading], *, size: int, class_names: tuple[str, ...] = ()) -> TextStore:
-    """The store under `key`, made when it is absent or damaged.
-
-    Processes that ask for one key at a time wait for the first. What `read` raises leaves nothing behind.
+    """Return the store under `key`; it is written when it is absent or damaged.
 
     Args:
       key: digest of all that the texts depend on.
@@ -139,105 +116,59 @@ def get(key: str, read: Callable[[], Reading], *, size: int, class_names: tuple[
     Raises:
       DataError: the disk of the cache has no room.
     """
-    shelf = files.cache_dir("texts")
-    with files.lock_or_wait(shelf / f"{key}.lock", another="reads the same texts"):
-        remove_leftovers(shelf, key)
-        if store := _open(shelf / key):
-            os.utime(shelf / key)
-            return store
-        make_room(shelf, keep=key, limit=CACHE_LIMIT - size)
-        if shutil.disk_usage(shelf).free - size < DISK_RESERVE:
+
+    def write(writer: stores.Writer, _: stores.Store | None) -> None:
+        if not writer.has_room:
             raise DataError(
-                f"The disk of {shelf} has no room for a copy of the texts ({size / 1e9:.1f} GB).\n"
+                f"The disk of {files.cache_root()} has no room for a copy of the texts ({size / 1e9:.1f} GB).\n"
                 f"  Give another folder: export {files.CACHE_VARIABLE}=/some/folder"
             )
-        with files.new_folder(shelf / key) as folder:
-            _write(folder, read(), class_names)
-        store = _open(shelf / key)
-        assert store is not None
-        return store
+        _write(writer, read(), class_names)
+
+    return TextStore(stores.prepare("texts", key, write, size=size))
 
 
 def folded(text: str) -> str:
-    """What makes two texts the same one: composed characters, and white space of one kind."""
+    """Return what makes two texts the same one: composed characters, and white space of one kind."""
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
-def _write(folder: Path, reading: Reading, class_names: tuple[str, ...]) -> None:
-    offsets, places = array("q", [0]), array("q")
-    lengths, labels, languages = array("i"), array("i"), array("h")
-    digests, names = bytearray(), []
+def _write(writer: stores.Writer, reading: Reading, class_names: tuple[str, ...]) -> None:
+    columns = {name: array("q") for name in ("labels", "lengths", "language", "places")}
+    texts, names = bytearray(), []
     skipped: list[Skipped] = []
-    counts: dict[str, int] = {}
+    reasons: Counter[str] = Counter()
     codes = {name: code for code, name in enumerate(class_names)}
-    language_codes: dict[str, int] = {}
+    languages: dict[str, int] = {}
     contents = hashlib.sha256()
-    with (folder / "texts").open("wb", buffering=1 << 20) as file:
-        for one in reading:
-            if isinstance(one, Skipped):
-                counts[one.reason] = counts.get(one.reason, 0) + 1
-                if len(skipped) < SKIPPED_LISTED:
-                    skipped.append(one)
-                continue
-            # A lone half of a pair, which JSON can hold, has no UTF-8.
-            content = one.text.encode("utf-8", "replace")
-            file.write(content)
-            offsets.append(offsets[-1] + len(content))
-            contents.update(len(content).to_bytes(8, "little") + content)
-            digests += hashlib.blake2b(folded(one.text).encode("utf-8", "replace"), digest_size=16).digest()
-            lengths.append(len(one.text))
-            labels.append(codes.setdefault(one.label, len(codes)))
-            languages.append(language_codes.setdefault(one.language, len(language_codes)))
-            places.append(one.place)
-            if one.name:
-                names.append(one.name)
-    order = list(class_names) or sorted(codes, key=_by_value(codes))
+    for example in reading:
+        if isinstance(example, Skipped):
+            reasons[example.reason] += 1
+            if len(skipped) < SKIPPED_LISTED:
+                skipped.append(example)
+            continue
+        # A lone half of a pair, which JSON can hold, has no UTF-8.
+        content = example.text.encode("utf-8", "replace")
+        writer.add(content)
+        contents.update(len(content).to_bytes(8, "little") + content)
+        texts += hashlib.blake2b(folded(example.text).encode("utf-8", "replace"), digest_size=16).digest()
+        columns["labels"].append(codes.setdefault(example.label, len(codes)))
+        columns["lengths"].append(len(example.text))
+        columns["language"].append(languages.setdefault(example.language, len(languages)))
+        columns["places"].append(example.place)
+        if example.name:
+            names.append(example.name)
+    numbers = all(name.isascii() and name.isdecimal() for name in codes)
+    order = list(class_names) or sorted(codes, key=int if numbers else str)
     rank = np.empty(max(1, len(order)), np.int64)
     rank[[codes[name] for name in order]] = np.arange(len(order))
-    np.savez(
-        folder / "rows.npz",
-        offsets=np.asarray(offsets, np.int64),
-        lengths=np.asarray(lengths, np.int32),
-        labels=rank[np.asarray(labels, np.int64)],
-        language=np.asarray(languages, np.int16),
-        digests=np.frombuffer(bytes(digests), "<u8").reshape(-1, 2),
-        places=np.asarray(places, np.int64),
-    )
+    rows = {name: np.asarray(column, np.int64) for name, column in columns.items()}
+    rows |= {"labels": rank[rows["labels"]], "texts": np.frombuffer(bytes(texts), "<u8").reshape(-1, 2)}
     entry = {
-        "class_names": order,
-        "languages": list(language_codes),
-        "names": names,
-        "fingerprint": contents.hexdigest()[:32],
-        "skipped": skipped,
-        "reasons": counts,
-        "notes": list(reading.notes),
-    }
-    described = json.dumps(entry)
-    digest = files.digest_of(described, folder / "rows.npz", folder / "texts")
-    (folder / "entry.json").write_text(json.dumps({"digest": digest, "entry": described}))
-
-
-def _by_value(names: dict[str, int]) -> Callable[[str], Any]:
-    """Order of class names: as numbers where all are."""
-    return int if all(name.isascii() and name.isdecimal() for name in names) else str
-
-
-def _open(folder: Path) -> TextStore | None:
-    """The store in the folder if it is there and whole: all of it is read for that."""
-    if not folder.is_dir():
-        return None
-    try:
-        written = json.loads((folder / "entry.json").read_text())
-        content = written["entry"]
-        if written["digest"] == files.digest_of(content, folder / "rows.npz", folder / "texts"):
-            with np.load(folder / "rows.npz") as stored:
-                rows = {name: stored[name] for name in stored.files}
-            descriptor = os.open(folder / "texts", os.O_RDONLY)
-            return TextStore(folder, **rows, entry=json.loads(content), descriptor=descriptor)
-    except (OSError, ValueError, TypeError, KeyError):
-        pass
-    files.say_damaged(folder)
-    return None
+        "class_names": order, "languages": list(languages), "names": names, "skipped": skipped,
+        "reasons": reasons, "fingerprint": contents.hexdigest()[:32], "notes": list(reading.notes),
+    }  # fmt: skip
+    writer.finish(entry, **rows)
 
 
 class TextSource:
@@ -470,7 +401,7 @@ def load_table(
             *chosen.notes,
             *of_labels,
             *notes(store, groups, str(path), "rows"),
-            *doubts(store.class_names),
+            *class_name_warnings(store.class_names),
         ),
     )
 
@@ -522,7 +453,7 @@ class _TableReading:
                 )
             numbers += len(text) < 30 and is_number(text)
             yield Example(text, label, row.line, (language[0] or "").strip() if language else "")
-        check_text(self._table, self._chosen.text, numbers, good)
+        refuse_numbers(self._table, self._chosen.text, numbers, good)
         if wrong > good:
             raise DataError(
                 f"{self._table.path}: {wrong} of {wrong + good} rows have another number of fields than the first line"
@@ -575,8 +506,7 @@ def load_documents(
 ) -> Splits:
     """Splits of `folder`/<class>/<text> or of `folder`/<split>/<class>/<text>; see `load_texts`."""
     found = scan(folder, TEXTS)
-    given = [split for split in SPLIT_NAMES[1:] if any(file.split == split for file in found.files)]
-    held_out = {split: fraction for split, fraction in held_out.items() if split not in given}
+    held_out = {split: fraction for split, fraction in held_out.items() if split not in found.given}
     check_fractions(held_out)
     stamps = [(file.name, file.size, file.mtime_ns) for file in found.files]
     store = get(
@@ -586,29 +516,30 @@ def load_documents(
         class_names=found.class_names,
     )
     skipped = (*found.skipped, *store.skipped)
-    skipped_here = skipped_text(store, "files")
     if strict and skipped:
-        shown = listed([f"{path} ({reason})" for path, reason in skipped], 3)
         raise DataError(
-            f"{folder}/ has {len(skipped)} files that cannot be used: {shown}.\n  Without strict they are skipped."
+            f"{folder}/ has {folders.skipped_text(skipped, 'files')}.\n  Without strict they are skipped."
         )
-    indices: dict[str, np.ndarray] = {}
-    for split, members in _by_split(found, store).items():
-        parts = cut_texts(
+    skipped_here = skipped_text(store, "files")
+
+    def cut(members: np.ndarray, here: Mapping[str, float], where: str) -> dict[str, np.ndarray]:
+        return cut_texts(
             Groups(store.digests[members], store.labels[members]),
             store.class_names,
-            held_out=held_out if split in (None, "train") else {},
+            held_out=here,
             seed=seed,
-            where=f"{folder}/{split or ''}: ",
+            where=where,
             hint=f"\n  It has {skipped_here}." if skipped_here else "",
         )
-        rest = parts.pop("train")
-        indices[split or "train"] = members[rest]
-        indices.update({name: members[part] for name, part in parts.items()})
-    indices = {split: indices[split] for split in SPLIT_NAMES}
-    leaked = _leaked(store, indices)
+
+    texts = [found.files[place] for place in store.places]
+    indices = cut_folder(found, texts, held_out, cut)
+    leaked = count_leaked([*map(tuple, store.digests.tolist())], indices)
+    groups = Groups(store.digests, store.labels)
+    if found.given:
+        groups.repeated = 0  # it is for the folder to say which split they are in
     return Splits(
-        source=TextSource(store, [found.files[place].name for place in store.places]),
+        source=TextSource(store, [file.name for file in texts]),
         indices=indices,
         class_names=store.class_names,
         global_batch_size=global_batch_size,
@@ -617,7 +548,10 @@ def load_documents(
         skipped=skipped,
         other_files=found.others.total(),
         duplicates=leaked,
-        notes=tuple(_notes(found, store, given, held_out, leaked)),
+        notes=(
+            *folder_notes(found, found.skipped, held_out, leaked),
+            *notes(store, groups, f"{found.root}/", "files"),
+        ),
     )
 
 
@@ -635,14 +569,10 @@ class _Documents:
             tqdm(self._found.files, desc="Reading texts", unit="text", delay=1, disable=not watched())
         ):
             try:
-                content = (self._found.root / file.name).read_bytes()
-            except OSError as err:
-                yield Skipped(file.name, f"cannot be read ({err.strerror})")
+                text, encoding = read_document(self._found.root / file.name)
+            except DataError as err:
+                yield Skipped(file.name, str(err))
                 continue
-            if kind := binary_kind(content[: 1 << 20]):
-                yield Skipped(file.name, f"is no text, but {kind}")
-                continue
-            text, encoding = decode(content)
             if encoding not in ("utf-8", "utf-8-sig"):
                 other.setdefault(encoding, []).append(file.name)
             text = cleaner(text)
@@ -654,46 +584,3 @@ class _Documents:
             label = "cp1252 (Windows, Latin-1)" if encoding == "cp1252" else encoding
             self.notes.append(f"Not in UTF-8, but read as {label}: {len(names)} files ({listed(names, 3)}).")
         self.notes += cleaner.notes()
-
-
-def _by_split(found: Scan, store: TextStore) -> dict[str | None, np.ndarray]:
-    """The rows of each split that the folder has; all under None when it has none."""
-    files_: Sequence[FoundFile] = [found.files[place] for place in store.places]
-    names = {file.split for file in found.files}
-    return {
-        split: np.asarray([row for row, file in enumerate(files_) if file.split == split], np.int64)
-        for split in (None, *SPLIT_NAMES)
-        if split in names
-    }
-
-
-def _leaked(store: TextStore, indices: Mapping[str, np.ndarray]) -> int:
-    """Validation and test texts that are in an earlier split too."""
-    seen: set[tuple[int, int]] = set()
-    leaked = 0
-    for split in SPLIT_NAMES:
-        here = [(int(first), int(second)) for first, second in store.digests[indices[split]]]
-        leaked += sum(one in seen for one in here)
-        seen.update(here)
-    return leaked
-
-
-def _notes(
-    found: Scan, store: TextStore, given: Sequence[str], held_out: Mapping[str, float], leaked: int
-) -> Iterator[str]:
-    yield from found.notes
-    if found.skipped:
-        shown = listed([f"{path} ({reason})" for path, reason in found.skipped], 3)
-        yield f"Passed over in {found.root}/: {len(found.skipped)} ({shown})."
-    if found.others:
-        others = listed([f"{ending} {count}" for ending, count in found.others.most_common()])
-        yield f"Passed over, because hidden or no texts: {found.others.total()} ({others})."
-    if given:
-        for split, fraction in held_out.items():
-            yield f"There is no {split} folder: {fraction:.0%} of train/ is held out for it."
-    if leaked:
-        yield f"{leaked} validation or test texts are in an earlier split too: they are easy, and flatter the result."
-    groups = Groups(store.digests, store.labels)
-    if given:
-        groups.repeated = 0  # it is for the folder to say which split they are in
-    yield from notes(store, groups, f"{found.root}/", "files")

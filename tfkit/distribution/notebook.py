@@ -1,4 +1,7 @@
-"""`tfkit.distribution.launch(fn, workers=2)`: a function of a notebook, in several processes."""
+"""`tfkit.distribution.launch(fn, workers=2)`: a function of a notebook, in several processes.
+
+Each worker is `python -m tfkit.distribution.notebook FOLDER`.
+"""
 
 from __future__ import annotations
 
@@ -6,32 +9,22 @@ import os
 import pickle
 import sys
 import tempfile
+import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tfkit.distribution import launcher
-from tfkit.distribution.job import Job
-from tfkit.distribution.worker_process import Screen
+from tfkit.distribution.worker_process import LOST_A_PEER, SAVED, Screen
+from tfkit.environment import cluster, files, heartbeat
 from tfkit.errors import ConfigError, WorkerError
 
 T = TypeVar("T")
 
-FUNCTION = "function.pickle"
-RESULT = "result.pickle"
-ERROR = "error-{}.txt"
+_FUNCTION, _RESULT, _ERROR = "function.pickle", "result.pickle", "error.txt"
 
 
-def launch(
-    fn: Callable[[], T],
-    *,
-    workers: int = 2,
-    max_restarts: int = 0,
-    grace_seconds: float = 30,
-    hang_seconds: float = 300,
-    join_seconds: float = 300,
-    pin: bool = True,
-) -> T:
+def launch(fn: Callable[[], T], *, workers: int = 2, max_restarts: int = 0, **patience: Any) -> T:
     """Run a function in several processes that train together, and return what the first of them returns.
 
         def train():
@@ -49,11 +42,8 @@ def launch(
     Args:
       fn: takes nothing; its value in the first worker must be picklable.
       workers: processes on this machine.
-      max_restarts: how often to start all again after a death; for a function that goes on from a backup.
-      grace_seconds: how long the workers may take to save when the cell is interrupted.
-      hang_seconds: how long a worker may be silent, or in training without a step.
-      join_seconds: how long the workers wait for each other.
-      pin: whether each worker keeps to cores of its own.
+      max_restarts: how often to start all again after a death; for a function that goes on from a checkpoint.
+      patience: `grace_seconds`, `hang_seconds`, `join_seconds` and `pin` of `tfkit.distribution.launcher.Job`.
 
     Returns:
       What `fn` returned in the first worker; what it returned in the others is dropped.
@@ -65,41 +55,62 @@ def launch(
     """
     import cloudpickle
 
+    name = getattr(fn, "__qualname__", str(fn))
     try:
         copy = cloudpickle.dumps(fn)
     except Exception as error:
         raise ConfigError(
-            f"{getattr(fn, '__qualname__', fn)!r} cannot be copied into the workers: {type(error).__name__}: {error}"
+            f"{name!r} cannot be copied into the workers: {type(error).__name__}: {error}"
             "\n  It refers to something that belongs to this process (a model, a dataset, an open file)."
             " Make that inside the function."
         ) from error
     # Readable by this user alone: a pickle runs code where it is read.
-    with tempfile.TemporaryDirectory(prefix="tfkit-function-") as name:
-        folder = Path(name)
-        (folder / FUNCTION).write_bytes(copy)
-        path = os.pathsep.join(dict.fromkeys(entry for entry in sys.path if entry))
-        job = Job(
-            words=("-m", "tfkit.distribution.notebook_worker", name),
+    with tempfile.TemporaryDirectory(prefix="tfkit-function-") as folder:
+        (Path(folder) / _FUNCTION).write_bytes(copy)
+        job = launcher.Job(
+            words=("-m", "tfkit.distribution.notebook", folder),
             workers=workers,
             max_restarts=max_restarts,
-            grace_seconds=grace_seconds,
-            hang_seconds=hang_seconds,
-            join_seconds=join_seconds,
-            pin=pin,
-            environment={"PYTHONPATH": path},
-            title=f"{getattr(fn, '__qualname__', fn)}()",
+            environment={"PYTHONPATH": os.pathsep.join(dict.fromkeys(filter(None, sys.path)))},
+            title=f"{name}()",
+            **patience,
         )
-        ending = launcher.run(job, screen=Screen(prefixed=False, only_first=True))
-        if ending.kind == "interrupted":
-            raise KeyboardInterrupt(ending.what)
-        if ending.kind != "done":
-            raise WorkerError(_told(folder, workers) or f"{ending.what}.\n  {ending.details}")
-        result: T = pickle.loads((folder / RESULT).read_bytes())
+        outcome = launcher.run(job, screen=Screen(only_first=True))
+        if outcome.kind == "interrupted":
+            raise KeyboardInterrupt(outcome.what)
+        if outcome.kind != "done":
+            error_file = Path(folder) / _ERROR
+            raise WorkerError(error_file.read_text() if error_file.is_file() else str(outcome))
+        result: T = pickle.loads((Path(folder) / _RESULT).read_bytes())
         return result
 
 
-def _told(folder: Path, workers: int) -> str:
-    """The traceback of the first worker that left one."""
-    errors = [folder / ERROR.format(index) for index in range(workers)]
-    written = sorted((path for path in errors if path.is_file()), key=lambda path: path.stat().st_mtime_ns)
-    return written[0].read_text() if written else ""
+def _work(folder: Path) -> int:
+    """Run the function of the folder in this worker; returns the exit code."""
+    import cloudpickle
+
+    heartbeat.start()
+    this = cluster.current()
+    try:
+        result = pickle.loads((folder / _FUNCTION).read_bytes())()
+        if this.is_chief:
+            files.write_bytes(folder / _RESULT, cloudpickle.dumps(result))
+    except KeyboardInterrupt:
+        return SAVED
+    except Exception as error:
+        if cluster.is_loss_of_peer(error):
+            traceback.print_exc()
+            return LOST_A_PEER
+        # From the frame of the user's function on.
+        own = error.__traceback__ and (error.__traceback__.tb_next or error.__traceback__)
+        shown = "".join(traceback.format_exception(error.with_traceback(own)))
+        if not (folder / _ERROR).exists():
+            files.write_bytes(folder / _ERROR, f"In {this.name}:\n{shown}".encode())
+        print(shown, file=sys.stderr)
+        heartbeat.give_up(f"{type(error).__name__}: {error}")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(_work(Path(sys.argv[1])))

@@ -6,10 +6,10 @@ weights, differ from run to run, and validation sees a sample of the split and n
 
 from __future__ import annotations
 
-import socket
 import sys
 from typing import TYPE_CHECKING, Any
 
+from tfkit.distribution.network import free_ports
 from tfkit.environment.cluster import Cluster, current
 from tfkit.environment.process import quiet
 from tfkit.environment.stack import tf
@@ -22,7 +22,7 @@ REHEARSAL = {"worker": 2, "ps": 1}
 
 
 def lead(here: Cluster) -> tf.distribute.Strategy:
-    """The strategy of the process that leads: TF_CONFIG's chief, or of a rehearsal in this process.
+    """Return the strategy of the process that leads: TF_CONFIG's chief, or of a rehearsal in this process.
 
     Raises:
       ConfigError: this process is one of those that serve.
@@ -54,9 +54,10 @@ def check_readers(splits: Splits) -> None:
 
 
 def _rehearsal() -> Any:
-    """Servers in threads of this process, on ports of loopback."""
+    """Start servers in threads of this process, on ports of loopback."""
+    ports = iter(free_ports(sum(REHEARSAL.values())))
     addresses = {
-        role: [f"127.0.0.1:{_free_port()}" for _ in range(count)] for role, count in REHEARSAL.items()
+        role: [f"127.0.0.1:{next(ports)}" for _ in range(count)] for role, count in REHEARSAL.items()
     }
     cluster = tf.train.ClusterSpec(addresses)
     config = tf.compat.v1.ConfigProto(inter_op_parallelism_threads=4)
@@ -64,12 +65,6 @@ def _rehearsal() -> Any:
         for index in range(count):
             tf.distribute.Server(cluster, job_name=role, task_index=index, config=config, protocol="grpc")
     return tf.distribute.cluster_resolver.SimpleClusterResolver(cluster, rpc_layer="grpc")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def serve() -> None:

@@ -1,9 +1,4 @@
-"""Splits under a strategy: each process reads its own examples, and no other.
-
-What the processes of one training agree on between steps: sums, the chief's word, and waiting for each other.
-
-The gradient of a batch's mean, however unevenly its examples are dealt to the replicas.
-"""
+"""The processes of one training: what they agree on, which examples each reads, and how much each replica counts."""
 
 from __future__ import annotations
 
@@ -41,7 +36,7 @@ class Together:
         self._total: Any = None
 
     def total(self, values: Sequence[float]) -> np.ndarray:
-        """The sum of each value over the processes: float64 of the same length, the same in every process."""
+        """Return the sum of each value over the processes: float64 of the same length, the same in every process."""
         numbers = np.asarray(values, np.float64)
         if self.workers == 1:
             return numbers
@@ -50,11 +45,11 @@ class Together:
         return np.asarray(self._total(tf.constant(numbers))) / self._replicas
 
     def of_chief(self, values: Sequence[float]) -> np.ndarray:
-        """What the chief gave."""
+        """Return what the chief gave."""
         return self.total(values if self.index == 0 else [0.0] * len(values))
 
     def of_each(self, value: float) -> list[float]:
-        """What each process gave, in the order of their index."""
+        """Return what each process gave, in the order of their index."""
         return list(self.total([value if index == self.index else 0.0 for index in range(self.workers)]))
 
     def barrier(self) -> None:
@@ -98,7 +93,7 @@ def weigh_replicas(model: keras.Model) -> None:
 
 
 def _real(y: Any, y_pred: Any, sample_weight: Any) -> tuple[Any, Any, Any]:
-    """The same without a lone example of weight 0."""
+    """Return the same without a lone example of weight 0."""
     if sample_weight is None:
         return y, y_pred, sample_weight
     weights = tf.nest.flatten(sample_weight)[0]
@@ -113,7 +108,7 @@ _ASYNCHRONOUS = 64
 
 
 def dealt(strategy: tf.distribute.Strategy, batches: Callable[[Share | None], tf.data.Dataset]) -> Any:
-    """What `model.fit` or `model.evaluate` takes under a strategy.
+    """Return what `model.fit` or `model.evaluate` takes under a strategy.
 
     tf.data's own ways to share data among workers do not serve: FILE needs as many files as workers, DATA lets each
     worker read and prepare all examples, and both leave the last batches uneven. Here a process makes just the pieces
@@ -144,12 +139,12 @@ def dealt(strategy: tf.distribute.Strategy, batches: Callable[[Share | None], tf
 
 
 def validation(strategy: tf.distribute.Strategy, splits: Splits) -> Any:
-    """The validation split, dealt; every example is counted once."""
+    """Return the validation split, dealt; every example is counted once."""
     return dealt(strategy, lambda share: splits.in_order("validation", share=share))
 
 
 def are_uneven(strategy: tf.distribute.Strategy, splits: Splits) -> bool:
-    """Whether some batch, of training or validation, does not divide by the replicas.
+    """Return whether some batch, of training or validation, does not divide by the replicas.
 
     Raises:
       ConfigError: a whole batch has fewer examples than there are replicas.

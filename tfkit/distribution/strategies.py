@@ -1,12 +1,4 @@
-"""What a job does before it trains, and after: find the other workers, join them, leave together.
-
-What two workers cost more than one, and how stock TensorFlow is told to cost less.
-
-Measured by `benchmarks/scaling.py` with two processes on a core each, beside one process on one core, on a small
-convolutional net whose step takes 40 ms: what took time beyond the step itself, and what of it can be avoided.
-
-Stock tf.distribute strategies by name.
-"""
+"""Stock tf.distribute strategies by name, and what a job does with one: join the other workers, and leave together."""
 
 from __future__ import annotations
 
@@ -17,27 +9,16 @@ import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from tfkit.environment import cluster, stack
-from tfkit.environment.heartbeat import listen_again, phase, start
+from tfkit.distribution import slurm
+from tfkit.distribution.network import wait_for_workers
+from tfkit.environment import cluster, heartbeat, stack
+from tfkit.environment.process import quiet
 from tfkit.errors import ConfigError, RunError
-from tfkit.run import Run
+from tfkit.run import CONFIG, Run
 from tfkit.settings.options import ReplicaConfig, StrategyConfig
 
 if TYPE_CHECKING:
     from tfkit.environment.stack import keras, tf
-
-
-def options() -> tf.distribute.experimental.CommunicationOptions:
-    """How the gradients travel: all of a step's in one message, by whatever means TensorFlow finds.
-
-    This is TensorFlow's default, written down because what else there is was measured with two workers and gains
-    nothing: RING takes the same time, and packs of 128 KiB (`bytes_per_pack`), of which the first could travel
-    during the backward pass, take 0.6 ms more. An all-reduce over gRPC costs about 0.8 ms of a step before it has
-    moved a byte, so there should be few of them.
-    """
-    from tfkit.environment.stack import tf
-
-    return tf.distribute.experimental.CommunicationOptions()
 
 
 def sum_metrics_once_an_epoch(model: keras.Model) -> None:
@@ -63,12 +44,12 @@ def sum_metrics_once_an_epoch(model: keras.Model) -> None:
     def get_metrics_result() -> dict[str, Any]:
         if tf.executing_eagerly():
             return of_all_workers()
-        found: dict[str, Any] = {}
+        results: dict[str, Any] = {}
         for metric in model.metrics:
             # What Keras wrapped into a read across all replicas.
             value = metric.result.__wrapped__()
-            found.update(value if isinstance(value, dict) else {metric.name: value})
-        return found
+            results.update(value if isinstance(value, dict) else {metric.name: value})
+        return results
 
     model.get_metrics_result = get_metrics_result
     # Left to itself, Keras would sum over the workers what the steps return.
@@ -92,7 +73,7 @@ _of_process: dict[str, Any] = {}
 
 
 def strategy(name: str | tf.distribute.Strategy = "auto") -> tf.distribute.Strategy:
-    """The stock strategy of that name.
+    """Return the stock strategy of that name.
 
     Args:
       name: one of these, or a strategy of your own, which is returned as it is:
@@ -120,7 +101,9 @@ def strategy(name: str | tf.distribute.Strategy = "auto") -> tf.distribute.Strat
         return name
     here = cluster.current()
     if name == "auto":
-        name = _automatic(here)
+        alone = "mirrored" if len(tf.config.list_physical_devices("GPU")) > 1 else "one_device"
+        name = "multi_worker_mirrored" if here.size > 1 else alone
+        name = "parameter_server" if here.parameter_servers else name
     if name not in STRATEGIES:
         raise ConfigError(f"--strategy {name!r} is not known. Use one of: {', '.join(STRATEGIES)}.")
     if here.size > 1 and name not in ("multi_worker_mirrored", "parameter_server"):
@@ -134,18 +117,20 @@ def strategy(name: str | tf.distribute.Strategy = "auto") -> tf.distribute.Strat
         # tf.distribute.OneDeviceStrategy would put each batch through a multi-device iterator for nothing.
         return tf.distribute.get_strategy()
     if name not in _of_process:
-        makers = {
-            "mirrored": _mirrored,
-            "multi_worker_mirrored": _multi_worker,
-            "parameter_server": _parameter_server,
-            "tpu": _tpu,
-        }
-        _of_process[name] = makers[name](here)
+        if name == "mirrored":
+            devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+            _of_process[name] = tf.distribute.MirroredStrategy([device.name for device in devices])
+        elif name == "parameter_server":
+            from tfkit.distribution import parameter_servers
+
+            _of_process[name] = parameter_servers.lead(here)
+        else:
+            _of_process[name] = _tpu() if name == "tpu" else _multi_worker(here)
     return _of_process[name]
 
 
 def describe(chosen: tf.distribute.Strategy) -> str:
-    """One line: the strategy, its replicas and their devices.
+    """Return one line: the strategy, its replicas and their devices.
 
     Args:
       chosen: any strategy.
@@ -190,33 +175,17 @@ def logical_cpus(count: int) -> None:
         ) from error
 
 
-def _automatic(here: cluster.Cluster) -> str:
-    from tfkit.environment.stack import tf
-
-    if here.parameter_servers:
-        return "parameter_server"
-    if here.size > 1:
-        return "multi_worker_mirrored"
-    return "mirrored" if len(tf.config.list_physical_devices("GPU")) > 1 else "one_device"
-
-
-def _mirrored(here: cluster.Cluster) -> tf.distribute.Strategy:
-    from tfkit.environment.stack import tf
-
-    found = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
-    return tf.distribute.MirroredStrategy([device.name for device in found])
-
-
 def _multi_worker(here: cluster.Cluster) -> tf.distribute.Strategy:
-    from tfkit.distribution.workers import wait
-    from tfkit.environment.process import quiet
     from tfkit.environment.stack import tf
 
-    phase("joining")
-    wait(here)
+    heartbeat.phase("joining")
+    wait_for_workers(here)
     try:
+        # With TensorFlow's default options: all gradients of a step in one message. What else there is was measured
+        # with two workers and gains nothing: RING takes the same time, and packs of 128 KiB (`bytes_per_pack`), of
+        # which the first could travel during the backward pass, take 0.6 ms more.
         with quiet():
-            made = tf.distribute.MultiWorkerMirroredStrategy(communication_options=options())
+            strategy = tf.distribute.MultiWorkerMirroredStrategy()
     except RuntimeError as error:
         if "program startup" not in str(error):
             raise
@@ -225,18 +194,12 @@ def _multi_worker(here: cluster.Cluster) -> tf.distribute.Strategy:
             '  Call tfkit.distribution.strategy("multi_worker_mirrored") first thing after the imports.'
         ) from error
     # TensorFlow has put a handler of its own in place of Python's, which would swallow a request to stop.
-    listen_again()
-    phase("working")
-    return made
+    heartbeat.listen_again()
+    heartbeat.phase("working")
+    return strategy
 
 
-def _parameter_server(here: cluster.Cluster) -> tf.distribute.Strategy:
-    from tfkit.distribution import parameter_servers
-
-    return parameter_servers.lead(here)
-
-
-def _tpu(here: cluster.Cluster) -> tf.distribute.Strategy:
+def _tpu() -> tf.distribute.Strategy:
     from tfkit.environment.stack import tf
 
     try:
@@ -255,7 +218,7 @@ R = TypeVar("R", bound=ReplicaConfig)
 
 
 def locate(config: StrategyConfig) -> None:
-    """Make known which process of which job this is, where TF_CONFIG does not say it yet.
+    """Set which process of which job this is, where TF_CONFIG does not say it yet.
 
     Args:
       config: names the scheduler: `cluster`.
@@ -263,20 +226,18 @@ def locate(config: StrategyConfig) -> None:
     Raises:
       ConfigError: the scheduler that was named did not start this process.
     """
-    start()
+    heartbeat.start()
     if config.cluster == "slurm" and not os.environ.get(cluster.VARIABLE):
-        from tfkit.distribution import slurm
-
         stack.set_cluster(slurm.tf_config())
 
 
 @contextlib.contextmanager
 def joined(config: StrategyConfig, run: Run) -> Iterator[tf.distribute.Strategy]:
-    """The strategy of a job, made before TensorFlow does anything else; at the end all workers wait for the chief.
+    """Create the strategy of a job before TensorFlow does anything else; at the end all workers wait for the chief.
 
     Args:
       config: which strategy.
-      run: is told which one it became.
+      run: gets a note of it.
 
     Returns:
       A context of the strategy.
@@ -286,28 +247,33 @@ def joined(config: StrategyConfig, run: Run) -> Iterator[tf.distribute.Strategy]
       AbsentError: a worker did not come.
       RunError: this worker does not see the run folder of the chief.
     """
+    from tfkit.distribution.replicas import Together
+
     if config.logical_cpus:
         logical_cpus(config.logical_cpus)
     chosen = strategy(config.strategy)
-    run.note(f"{describe(chosen)[0].upper()}{describe(chosen)[1:]}.")
-    from tfkit.distribution.replicas import Together
-
-    together = Together(chosen)
-    if together.workers > 1:
-        _check_shared(run)
+    text = describe(chosen)
+    run.note(f"{text[0].upper()}{text[1:]}.")
+    workers = Together(chosen)
+    # All have joined, so the chief has begun its folder.
+    if workers.workers > 1 and not (run.shared / CONFIG).is_file():
+        raise RunError(
+            f"{cluster.current().name} does not see {run.shared / CONFIG}, which the chief has written.\n"
+            "  --run-dir must be on storage that all workers share, under the same path."
+        )
     yield chosen
     # A worker that left now would take the collectives, and with them the chief's last steps, down.
-    phase("working")
-    together.barrier()
+    heartbeat.phase("working")
+    workers.barrier()
 
 
 def scaled(config: R, chosen: tf.distribute.Strategy, run: Run) -> R:
-    """The settings with the batch size of all replicas, and learning rates that suit it.
+    """Return the settings with the batch size of all replicas, and learning rates that suit it.
 
     Args:
       config: for one replica.
       chosen: of how many there are.
-      run: is told what was changed.
+      run: gets a note of what was changed.
 
     Returns:
       The same kind of config: `global_batch_size` times the replicas, learning rates by the rule.
@@ -323,27 +289,19 @@ def scaled(config: R, chosen: tf.distribute.Strategy, run: Run) -> R:
                 f"A step takes {config.global_batch_size} examples, {shares}; learning rates stay as they are."
             )
         return config
-    factor = {"linear": float(replicas), "sqrt": math.sqrt(replicas), "none": 1.0}[
-        config.learning_rate_scaling
-    ]
-    rates = [field.name for field in dataclasses.fields(config) if field.name.endswith("learning_rate")]
-    changed = {name: getattr(config, name) * factor for name in rates if getattr(config, name) is not None}
+    factor = {"linear": float(replicas), "sqrt": math.sqrt(replicas), "none": 1.0}
+    scale = factor[config.learning_rate_scaling]
+    rates = {
+        field.name: getattr(config, field.name)
+        for field in dataclasses.fields(config)
+        if field.name.endswith("learning_rate")
+    }
+    changed = {name: rate * scale for name, rate in rates.items() if rate is not None}
     batch = config.batch_size_per_replica * replicas
-    told = ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in changed.items())
+    scaled_rates = ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in changed.items())
     run.note(
         f"A step takes {batch} examples, {config.batch_size_per_replica} on each of {replicas} replicas;"
-        f" {told} ({factor:.3g} times what was asked), after a warm-up over {config.warmup:.0%} of the steps."
+        f" {scaled_rates} ({scale:.3g} times what was asked), after a warm-up over {config.warmup:.0%} of the steps."
     )
     run.decide(global_batch_size=batch, batch_size_per_replica=None, **changed)
     return dataclasses.replace(config, global_batch_size=batch, batch_size_per_replica=None, **changed)
-
-
-def _check_shared(run: Run) -> None:
-    """All have joined, so the chief has begun its folder."""
-    from tfkit.run import CONFIG
-
-    if not (run.shared / CONFIG).is_file():
-        raise RunError(
-            f"{cluster.current().name} does not see {run.shared / CONFIG}, which the chief has written.\n"
-            "  --run-dir must be on storage that all workers share, under the same path."
-        )

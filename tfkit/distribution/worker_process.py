@@ -1,11 +1,4 @@
-"""One process of a job, from its start to its end.
-
-Which cores, threads and GPUs of this machine a worker gets.
-
-What the workers print, line by line, and one bar of progress below it.
-
-What the launcher is told from outside: to stop, and to stop at once.
-"""
+"""One process of a job: its cores and threads, what it prints, and how it ended."""
 
 from __future__ import annotations
 
@@ -19,28 +12,36 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import IO, Any, TextIO
+from typing import IO, Any
 
-from tfkit.distribution.job import Task
 from tfkit.environment import heartbeat, process
-from tfkit.environment.heartbeat import VARIABLE, Pulse
+from tfkit.environment.heartbeat import Heartbeat
+
+SAVED = 3
+LOST_A_PEER = 4
+_LAST_LINES = 20
+_LONGEST_LINE = 1 << 16
+_REPORT_SECONDS = 30.0
+# One Ctrl-C may arrive twice: from the terminal and from the program in front of this one.
+_SAME_SIGNAL_SECONDS = 1.0
 
 
-def allowed() -> tuple[int, ...]:
-    """The cores that this process may use, by number."""
+def usable_cores() -> tuple[int, ...]:
+    """Return the cores that this process may use, by number."""
     if hasattr(os, "sched_getaffinity"):
         return tuple(sorted(os.sched_getaffinity(0)))
     return tuple(range(os.cpu_count() or 1))
 
 
-def core_shares(items: Sequence[int], count: int) -> tuple[tuple[int, ...], ...]:
-    """The items in `count` runs of neighbours, as even as can be; none where there are fewer items than that.
+def shares(items: Sequence[int], count: int) -> tuple[tuple[int, ...], ...]:
+    """Return the items in `count` runs of neighbours, as even as can be; none where there are fewer items than that.
 
-    >>> shares(range(5), 2)
+    >>> core_shares(range(5), 2)
     ((0, 1, 2), (3, 4))
-    >>> shares([0], 2)
+    >>> core_shares([0], 2)
     ()
     """
     if len(items) < count:
@@ -51,7 +52,7 @@ def core_shares(items: Sequence[int], count: int) -> tuple[tuple[int, ...], ...]
 
 
 def threads_environment(cores: int, *, within: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """The variables that give TensorFlow and OpenMP as many threads as cores; what is set in `within` stays.
+    """Return the variables that give TensorFlow and OpenMP as many threads as cores; what is set in `within` stays.
 
     Operations that run side by side get two threads at least: one that waits for the other workers must not
     keep the next from being started. One was measured to be no faster (`benchmarks/scaling.py`).
@@ -65,85 +66,52 @@ def threads_environment(cores: int, *, within: Mapping[str, str] = os.environ) -
 
 
 def gpu_shares(count: int) -> tuple[tuple[int, ...], ...]:
-    """The GPUs by number, shared out; nothing where there are none, or one worker alone.
+    """Return the GPUs by number, shared out; nothing where there are none, or one worker alone.
 
     Where there are fewer than workers, nobody gets one: two workers on one GPU would fail in their first all-reduce.
     """
-    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if chosen is None:
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
         names = [path.name.removeprefix("nvidia") for path in Path("/dev").glob("nvidia[0-9]*")]
     else:
-        names = [name.strip() for name in chosen.split(",")]
+        names = [name.strip() for name in visible.split(",")]
     numbers = sorted(int(name) for name in names if name.isdecimal())
-    if count < 2 or not numbers:
-        return ()
-    return core_shares(numbers, count) or ((),) * count
+    return (shares(numbers, count) or ((),) * count) if count > 1 and numbers else ()
+
+
+class Signals:
+    """How often this process was asked to stop, and by which signal first."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.name = ""
+        self._last = 0.0
+
+    def handle(self, number: int, frame: FrameType | None = None) -> None:
+        """Take note of a signal."""
+        now = time.monotonic()
+        if now - self._last > _SAME_SIGNAL_SECONDS or not self.count:
+            self.count += 1
+            self._last = now
+        self.name = self.name or signal.Signals(number).name
 
 
 @contextlib.contextmanager
-def inherited(cores: Sequence[int] | None) -> Iterator[None]:
-    """A process that is started in the block may use these cores alone: it has its starter's from birth."""
-    if not cores or not hasattr(os, "sched_setaffinity"):
-        yield
-        return
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, cores)
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)
+def noting_signals() -> Iterator[Signals]:
+    """Take note of SIGTERM, SIGINT and SIGHUP instead of obeying them; the handlers from before return afterwards.
 
-
-def named(cores: Sequence[int]) -> str:
-    """For a person: "core 3", "cores 0-3", "cores 0, 2, 5"."""
-    if len(cores) == 1:
-        return f"core {cores[0]}"
-    if list(cores) == list(range(cores[0], cores[-1] + 1)):
-        return f"cores {cores[0]}-{cores[-1]}"
-    return "cores " + ", ".join(map(str, cores))
-
-
-_LONGEST = 1 << 16
-_CARRIAGE_SECONDS = 10.0
-_REPORT_SECONDS = 30.0
-
-
-class Lines:
-    """Bytes in, whole lines of text out.
-
-    What is overwritten by a carriage return in the same line is dropped, except once in ten seconds.
+    Outside of the main thread Python cannot do so, and nothing is changed. A SIGHUP that is ignored (nohup) stays so.
     """
-
-    def __init__(self) -> None:
-        self._rest = b""
-        self._shown = time.monotonic()
-
-    def feed(self, data: bytes) -> list[str]:
-        """The lines that `data` completes."""
-        *whole, rest = (self._rest + data).split(b"\n")
-        if len(rest) > _LONGEST:
-            whole, rest = [*whole, rest], b""
-        lines = [_visible(line) for line in whole]
-        before, carriage, after = rest.rpartition(b"\r")
-        if carriage and after:
-            # The last piece is still being written; the one before it is complete.
-            rest = after
-            if time.monotonic() - self._shown > _CARRIAGE_SECONDS:
-                lines.append(_visible(before))
-        if lines:
-            self._shown = time.monotonic()
-        self._rest = rest
-        return lines
-
-    def close(self) -> list[str]:
-        """What came after the last end of a line."""
-        rest, self._rest = self._rest, b""
-        return [_visible(rest)] if rest else []
-
-
-def _visible(line: bytes) -> str:
-    last = line.rstrip(b"\r").rpartition(b"\r")[2]
-    return last.decode(errors="replace").lstrip("\b")
+    signals, before = Signals(), {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+                before[number] = signal.signal(number, signals.handle)
+    try:
+        yield signals
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class Screen:
@@ -152,130 +120,105 @@ class Screen:
     A closed terminal or pipe does not end a training: what cannot be shown is dropped.
     """
 
-    def __init__(self, *, prefixed: bool = True, only_first: bool = False) -> None:
+    def __init__(self, *, only_first: bool = False) -> None:
         """Show the lines of every worker with its name, or of the first alone as they are."""
-        self._prefixed = prefixed
         self._only_first = only_first
         self._bar: Any = None
-        self._reported = time.monotonic()
-        self._reported_step = -1
+        self._reported = (time.monotonic(), -1)
+        self._lock = threading.RLock()
 
-    def line(self, name: str, text: str, *, first: bool, error: bool) -> None:
-        """A line that a worker has printed, to stdout or to stderr."""
-        if first or not self._only_first:
-            stream = sys.stderr if error else sys.stdout
-            self._write(f"[{name}] {text}" if self._prefixed else text, stream)
+    def lines_of(self, name: str, *, first: bool) -> Callable[[str, bool], None]:
+        """Return the function that shows a line that this worker has printed, to stdout or (True) to stderr."""
+        prefix = "" if self._only_first else f"[{name}] "
 
-    def say(self, text: str) -> None:
-        """A line of the launcher's own."""
+        def show(text: str, error: bool) -> None:
+            if first or not self._only_first:
+                self._write(f"{prefix}{text}", sys.stderr if error else sys.stdout)
+
+        return show
+
+    def report(self, text: str) -> None:
+        """Show a line of the launcher's own."""
         self._write(text, sys.stderr)
 
-    def progress(self, found: Pulse, *, restarts: int) -> None:
+    def progress(self, beat: Heartbeat, *, restarts: int) -> None:
         """Show how far the training is: a bar where somebody watches, else a line now and then."""
-        if found.trained is None:
+        if beat.trained is None:
             return
+        now = time.monotonic()
         if process.watched():
-            self._draw(found, restarts)
-        elif time.monotonic() - self._reported > _REPORT_SECONDS and found.step != self._reported_step:
-            self._reported, self._reported_step = time.monotonic(), found.step
-            total = f" of {found.steps}" if found.steps else ""
+            self._draw(beat, restarts)
+        elif now - self._reported[0] > _REPORT_SECONDS and beat.step != self._reported[1]:
+            self._reported = (now, beat.step)
+            total = f" of {beat.steps}" if beat.steps else ""
             again = f", restarts: {restarts}" if restarts else ""
-            self.say(f"Step {found.step}{total}{', ' * bool(found.text)}{found.text}{again}")
+            self.report(f"Step {beat.step}{total}{', ' * bool(beat.text)}{beat.text}{again}")
 
-    def _draw(self, found: Pulse, restarts: int) -> None:
+    def _draw(self, beat: Heartbeat, restarts: int) -> None:
         from tqdm.auto import tqdm
 
-        with contextlib.suppress(OSError, ValueError):
+        with self._lock, contextlib.suppress(OSError, ValueError):
             if self._bar is None:
                 # A resumed training is not as fast as if it had made the earlier steps now.
-                self._bar = tqdm(
-                    unit="step", initial=found.step, total=found.steps or None, dynamic_ncols=True
-                )
-            self._bar.total = found.steps or None
-            self._bar.n = found.step
+                self._bar = tqdm(unit="step", initial=beat.step, total=beat.steps or None, dynamic_ncols=True)
+            self._bar.n, self._bar.total = beat.step, beat.steps or None
             # After the last step it exports and reports, for as long as that takes.
-            doing = found.text if found.phase == "training" else found.phase
-            self._bar.set_description_str(doing, refresh=False)
+            self._bar.set_description_str(
+                beat.text if beat.phase == "training" else beat.phase, refresh=False
+            )
             if restarts:
                 self._bar.set_postfix_str(f"restarts: {restarts}", refresh=False)
             self._bar.refresh()
 
     def close(self) -> None:
         """Leave the bar as it is."""
-        if self._bar is not None:
+        bar, self._bar = self._bar, None
+        if bar is not None:
             with contextlib.suppress(OSError, ValueError):
-                self._bar.close()
-            self._bar = None
+                bar.close()
 
-    def _write(self, text: str, stream: TextIO | None) -> None:
+    def _write(self, text: str, stream: IO[str] | None) -> None:
         if stream is None:
             return
         encoding = getattr(stream, "encoding", None) or "utf-8"
-        shown = text.encode(encoding, "replace").decode(encoding)
-        try:
-            if self._bar is not None:
-                self._bar.clear()
-            stream.write(shown + "\n")
-            stream.flush()
-            if self._bar is not None:
-                self._bar.refresh()
-        except OSError:
-            # Nobody reads any more. What Python would still try to write as it ends must not be an error either.
-            with contextlib.suppress(OSError, ValueError), Path(os.devnull).open("w") as nowhere:
-                os.dup2(nowhere.fileno(), stream.fileno())
+        with self._lock:
+            try:
+                if self._bar is not None:
+                    self._bar.clear()
+                stream.write(text.encode(encoding, "replace").decode(encoding) + "\n")
+                stream.flush()
+                if self._bar is not None:
+                    self._bar.refresh()
+            except OSError:
+                # Nobody reads any more. What Python would still write as it ends must not be an error either.
+                with contextlib.suppress(OSError, ValueError), Path(os.devnull).open("w") as nowhere:
+                    os.dup2(nowhere.fileno(), stream.fileno())
 
 
-# One Ctrl-C may arrive twice: from the terminal and from the program in front of this one.
-_SAME_SECONDS = 1.0
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What a process of a job is to do.
 
-
-class Signals:
-    """How often this process was told to stop, and by what."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.name = ""
-        self._last = 0.0
-
-    def take(self, number: int, frame: FrameType | None = None) -> None:
-        """The handler."""
-        now = time.monotonic()
-        if now - self._last > _SAME_SECONDS or not self.count:
-            self.count += 1
-            self._last = now
-        self.name = self.name or signal.Signals(number).name
-
-
-@contextlib.contextmanager
-def listening() -> Iterator[Signals]:
-    """In the block, SIGTERM, SIGINT and SIGHUP are only taken note of; the handlers from before return after it.
-
-    Outside of the main thread Python cannot do so, and nothing is changed. A SIGHUP that is ignored (nohup)
-    stays so.
+    Attributes:
+      name: for a person: "worker 1", "chief".
+      address: "host:port" where it listens.
+      words: what follows `python`.
+      tf_config: its TF_CONFIG; None where it is alone.
+      serves: whether it only serves the chief, which runs the user's program.
     """
-    signals = Signals()
-    before = {}
-    if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
-                before[number] = signal.signal(number, signals.take)
-    try:
-        yield signals
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
-
-SAVED = 3
-LOST_A_PEER = 4
-_LAST_LINES = 20
+    name: str
+    address: str
+    words: tuple[str, ...]
+    tf_config: str | None
+    serves: bool = False
 
 
 class Worker:
-    """A process that was started, what it printed last and what it last said of itself.
+    """A process that was started, the last lines that it printed and its last heartbeat.
 
     Attributes:
-      said: its last pulse; None before the first.
+      beat: its last heartbeat; None before the first.
       ended: when its end was seen, in seconds of `time.monotonic()`; None while it runs.
       last_lines: the last 20 that it printed.
     """
@@ -285,31 +228,48 @@ class Worker:
         task: Task,
         *,
         environment: Mapping[str, str],
-        own_cores: Sequence[int] | None,
+        cores: Sequence[int],
         folder: Path,
+        show: Callable[[str, bool], None],
     ) -> None:
-        self.task = task
-        self.name = task.name
-        self.said: Pulse | None = None
+        """Start it, on these cores alone if there are any; `folder` is for its heartbeat."""
+        self.task, self.name, self.started = task, task.name, time.monotonic()
+        self.beat: Heartbeat | None = None
         self.ended: float | None = None
         self.last_lines: deque[str] = deque(maxlen=_LAST_LINES)
-        self._pulse = folder / f"{task.role}-{task.index}.json"
-        self.started = time.monotonic()
-        with inherited(own_cores):
+        self._file = folder / f"{task.name.replace(' ', '-')}.json"
+        pinned = bool(cores) and hasattr(os, "sched_setaffinity")
+        before = os.sched_getaffinity(0) if pinned else set()
+        try:
+            if pinned:
+                os.sched_setaffinity(0, cores)  # a process has its starter's from birth
             # A session of its own: Ctrl-C in the terminal reaches it through the launcher alone.
             self.process = subprocess.Popen(
                 [sys.executable, *task.words],
-                env={**environment, VARIABLE: str(self._pulse)},
+                env={**environment, heartbeat.VARIABLE: str(self._file)},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 start_new_session=True,
             )
-        assert self.process.stdout is not None
-        assert self.process.stderr is not None
-        self.pipes: dict[IO[bytes], Lines] = {self.process.stdout: Lines(), self.process.stderr: Lines()}
-        for pipe in self.pipes:
-            os.set_blocking(pipe.fileno(), False)
+        finally:
+            if pinned:
+                os.sched_setaffinity(0, before)
+
+        def read(pipe: IO[bytes], error: bool) -> None:
+            for data in iter(lambda: pipe.readline(_LONGEST_LINE), b""):
+                # What is overwritten by a carriage return in the same line is dropped.
+                line = data.rstrip(b"\r\n").rpartition(b"\r")[2].decode(errors="replace").lstrip("\b")
+                if line.strip():
+                    self.last_lines.append(line)
+                show(line, error)
+
+        self._readers = [
+            threading.Thread(target=read, args=(pipe, pipe is self.process.stderr), daemon=True)
+            for pipe in (self.process.stdout, self.process.stderr)
+        ]
+        for reader in self._readers:
+            reader.start()
 
     @property
     def code(self) -> int | None:
@@ -318,56 +278,64 @@ class Worker:
 
     @property
     def phase(self) -> str:
-        """What it says that it does; `starting` before it says anything."""
-        return self.said.phase if self.said else "starting"
+        """What it is doing by its heartbeat; `starting` before the first."""
+        return self.beat.phase if self.beat else "starting"
 
     @property
-    def gave_up(self) -> str:
-        """Why it says that a restart would not help, if that is how it ended."""
-        return self.said.gave_up if self.said and self.code in (1, 2) else ""
+    def progressed(self) -> float:
+        """When its last step was done, or its phase entered; when it was started, before its first heartbeat."""
+        return self.beat.progressed if self.beat else self.started
 
     def look(self) -> None:
-        """Take note of its end and of its pulse."""
+        """Take note of its end and of its heartbeat."""
         if self.ended is None and self.process.poll() is not None:
             self.ended = time.monotonic()
         # After its end too: what it wrote last counts.
-        self.said = heartbeat.read(self._pulse) or self.said
+        self.beat = heartbeat.read(self._file) or self.beat
 
-    def read(self, pipe: IO[bytes], show: Callable[[str], None]) -> bool:
-        """Pass on what is in one of its pipes; returns whether more can come."""
-        try:
-            data = os.read(pipe.fileno(), 1 << 16)
-        except BlockingIOError:
-            return True
-        lines = self.pipes[pipe].feed(data) if data else self.pipes[pipe].close()
-        for line in lines:
-            if line.strip():
-                self.last_lines.append(line)
-            show(line)
-        return bool(data)
+    def is_silent(self, seconds: float) -> bool:
+        """Return whether its last heartbeat, if it ever had one, is older than that."""
+        return self.beat is not None and time.monotonic() - self.beat.beat > seconds
 
-    def tell(self, number: int) -> None:
+    def send(self, number: int) -> None:
         """Send a signal to the process alone: what it has started lives while it saves."""
         if self.ended is None:
             with contextlib.suppress(ProcessLookupError):
                 self.process.send_signal(number)
 
-    def how_it_ended(self) -> str:
-        """For a person: "SIGKILL", "exit code 7"."""
-        code = self.code
-        assert code is not None
-        if code == LOST_A_PEER:
-            return f"exit code {LOST_A_PEER}: it lost another worker"
-        if code >= 0:
-            return f"exit code {code}"
-        try:
-            name = signal.Signals(-code).name
-        except ValueError:
-            name = f"signal {-code}"
-        return name
+    def drain(self, seconds: float) -> None:
+        """Wait for the end of its output."""
+        deadline = time.monotonic() + seconds
+        for reader in self._readers:
+            reader.join(max(deadline - time.monotonic(), 0))
+
+    @property
+    def cause(self) -> str:
+        """How it ended, for a person: "SIGKILL", "exit code 7"."""
+        return describe_exit(self.code or 0)
 
     def quoted(self) -> str:
-        """Its last lines, for an error."""
+        """Return its last lines, for an error."""
+        self.drain(_SAME_SIGNAL_SECONDS if self.ended is not None else 0)
         if not self.last_lines:
             return f"{self.name} printed nothing."
         return "\n    ".join([f"The last that {self.name} printed:", *self.last_lines])
+
+
+def describe_exit(code: int) -> str:
+    """Return an exit code in words: "SIGKILL", "exit code 7"."""
+    if code < 0:
+        try:
+            return signal.Signals(-code).name
+        except ValueError:
+            return f"signal {-code}"
+    return f"exit code {code}" + (": it lost another worker" if code == LOST_A_PEER else "")
+
+
+def describe_cores(cores: Sequence[int]) -> str:
+    """Return cores in words: "core 3", "cores 0-3", "cores 0, 2, 5"."""
+    if len(cores) == 1:
+        return f"core {cores[0]}"
+    if list(cores) == list(range(cores[0], cores[-1] + 1)):
+        return f"cores {cores[0]}-{cores[-1]}"
+    return "cores " + ", ".join(map(str, cores))

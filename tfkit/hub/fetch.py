@@ -1,325 +1,248 @@
-"""The cache of resolved models: an entry is whole, or it is not there.
-
-<cache>/hub/<name>-<key>/model/      the SavedModel
-<cache>/hub/<name>-<key>/entry.json  its handle, digest, and the SHA-256 of the archive that it came in
-
-Fetches one file over http(s): every wait is bounded, what may pass is tried again, what comes is counted.
-
-What a file that is no archive of a SavedModel is, and how a SavedModel comes out of it.
-
-Whether a SavedModel folder is whole, and where in a folder it is.
-
-Unpacks a model's .tar.gz or .tar without trusting a byte of it.
-
-Only regular files and folders below the target come out: links, devices, absolute names and `..` are refused, and
-so is an archive that unpacks to more than `MAX_BYTES` or to more than `MAX_FILES` members. Owners, modes and times
-in it are ignored.
-
-Models that come by another road than http: cloud storage through TensorFlow, Kaggle through kagglehub.
-"""
+"""A model's files, brought here whole and safe, or not at all: downloads, archives, cloud storage, Kaggle."""
 
 from __future__ import annotations
 
 import gzip
-import hashlib
 import importlib.util
 import io
-import json
+import itertools
 import re
 import shutil
 import tarfile
 import time
 import zlib
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from tfkit.environment import files, packages
+from tfkit.environment.cache import Cache, folder_digest, sha256_of
 from tfkit.environment.process import watched
 from tfkit.errors import HubError
-from tfkit.hub import saved_model
+from tfkit.hub import bundled, saved_model
+from tfkit.hub.catalogue import Handle
 
-MAX_REDIRECTS = 10
-MAX_BYTES = 16 << 30
+MODEL = "model"
+MAX_BYTES, MAX_FILES = 16 << 30, 10_000
+"""Of an archive, packed and unpacked."""
 MINIMUM_BYTES_PER_SECOND = 1024
-TRANSIENT = {408, 425, 429, 500, 502, 503, 504}
-FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 30.0
+_TRANSIENT = (0, 408, 425, 429, 500, 502, 503, 504)  # 0: no answer at all
+_LONGEST_PAUSE_SECONDS = 30.0
 _CHUNK = 1 << 20
+_ARCHIVES = (".tar.gz", ".tgz", ".tar")
+_SAVED_MODEL_OF_KERAS = (
+    "is a Keras file. Make a SavedModel of it: tf_keras.models.load_model('{path}').save('folder', save_format='tf'), "
+    "with the classification layer cut off, and give that folder."
+)
+_KINDS = {
+    ".tflite": "is a TFLite model: its weights are fixed for one device's use. Give the SavedModel that it came from.",
+    ".h5": _SAVED_MODEL_OF_KERAS,
+    ".hdf5": _SAVED_MODEL_OF_KERAS,
+    ".keras": _SAVED_MODEL_OF_KERAS,
+    ".pb": "is a part of a SavedModel. Give the folder that it is in.",
+    ".pth": "is a PyTorch file. Give a SavedModel.",
+    ".pt": "is a PyTorch file. Give a SavedModel.",
+    "<html": "is a web page, not a model: the address is that of a page about it, or wants you to log in.",
+    "": "is neither a SavedModel folder nor a .tar.gz of one.",
+}
 
 
-class _TransientError(Exception):
-    """What another attempt may not meet."""
+class Download(NamedTuple):
+    """How long to wait for a server, and how often to try again.
 
-    def __init__(self, message: str, *, pause_seconds: float = 0) -> None:
-        super().__init__(message)
-        self.pause_seconds = pause_seconds
+    Attributes:
+      timeout_seconds: the longest wait for a connection, for the next byte, and the time in which a transfer must bring
+        1 KiB for each second.
+      retries: after a failure that may pass: no connection, a broken or stalled transfer, HTTP 408, 425, 429, 500, 502,
+        503, 504. The pauses double from half a second, or are the server's own.
+    """
+
+    timeout_seconds: float = 30
+    retries: int = 3
 
 
-def download_file(url: str, path: Path, *, timeout_seconds: float, retries: int) -> str:
+def fetch(handle: Handle, *, sha256: str | None = None, download: Download = Download()) -> tuple[Path, str]:  # noqa: B008
+    """Return the verified SavedModel folder of a handle, and the digest of its content.
+
+    What is fetched goes into the cache (`$TFKIT_CACHE/hub`) when it is whole, and not before; from then on the handle
+    needs no network. A cached model that is no longer what was fetched is fetched again.
+
+    Args:
+      handle: see `tfkit.hub.catalogue.parse`.
+      sha256: what the archive must have, in hex; for handles that come as an archive.
+      download: of http(s).
+
+    Raises:
+      HubError: it was not found, did not come, or is not whole.
+    """
+    name, road, location = handle.text, handle.road, handle.location
+    if sha256 is not None and road not in ("http", "file") and not location.endswith(_ARCHIVES):
+        raise HubError(
+            f"{name} comes as no archive, so sha256= has nothing to compare with.\n"
+            "  Leave it out; the digest of the model itself is in Encoder.digest."
+        )
+    if road == "bundled":
+        return bundled_model(location), bundled.MODELS[location].digest
+    if road in ("folder", "kaggle"):
+        folder = saved_model.locate(
+            Path(location) if road == "folder" else _download_kaggle(location), name=name
+        )
+        saved_model.verify(folder, name=name)
+        return folder, folder_digest(folder)
+    if road == "file" and not _is_archive(Path(location)):
+        raise HubError(f"{name} {describe(Path(location))}")
+
+    def make(folder: Path) -> dict[str, Any]:
+        temporary = folder / "fetched"
+        temporary.mkdir()
+        if road == "http":
+            download_file(location, temporary / "archive", download)
+        elif road == "remote":
+            copy(location, temporary / "archive")
+        else:
+            shutil.copyfile(location, temporary / "archive")
+        info = _unpack(temporary / "archive", folder / MODEL, name=name, sha256=sha256)
+        shutil.rmtree(temporary)
+        return info
+
+    version = files.digest_of(Path(location)) if road == "file" else 1
+    key = f"{_slug(location)}-{files.digest_of(location, version)[:16]}"
+    entry = Cache("hub").get(key, make, accept=lambda info: sha256 in (None, info["sha256"]))
+    return entry.path / MODEL, entry.info["digest"]
+
+
+def bundled_model(name: str, *, max_length: int | None = None) -> Path:
+    """Return the SavedModel folder of a bundled model, or, with `max_length`, that of its preprocessor."""
+    model = bundled.MODELS[name]
+    key = f"{name}-{model.digest[:16]}" if max_length is None else f"{name}-preprocessor-{max_length}"
+
+    def make(folder: Path) -> dict[str, Any]:
+        if max_length is None:
+            model.export(folder / MODEL)
+        else:
+            assert isinstance(model, bundled.TextModel)
+            model.export_preprocessor(folder / MODEL, max_length=max_length)
+        return {"model": model.digest}
+
+    return Cache("hub").get(key, make, accept=lambda info: info["model"] == model.digest).path / MODEL
+
+
+def _unpack(fetched: Path, target: Path, *, name: str, sha256: str | None) -> dict[str, Any]:
+    """Put the SavedModel that is in `fetched`, an archive or a folder, to `target`, verified."""
+    actual, folder = None, fetched
+    if fetched.is_file():
+        actual, folder = sha256_of(fetched), fetched.with_name("unpacked")
+        if sha256 is not None and actual != sha256.lower():
+            raise HubError(
+                f"{name}: its archive is not the expected one.\n  SHA-256 expected {sha256}\n"
+                f"  SHA-256 found    {actual}\n"
+                "  Nothing of it was kept. If the publisher has changed the model and you trust it, give the second."
+            )
+        extract(fetched, folder, name=name)
+    path = saved_model.locate(folder, name=name)
+    saved_model.verify(path, name=name)
+    path.rename(target)
+    return {"handle": name, "sha256": actual, "digest": folder_digest(target)}
+
+
+def download_file(url: str, path: Path, download: Download) -> None:
     """Write what a TF Hub server sends for `url` to `path`.
 
     The request is that of tensorflow_hub: GET url?tf-hub-format=compressed, and it follows redirects. An address
-    that ends in .tar.gz, .tgz or .tar is asked for as it is, since a query would break a signed one.
-
-    Args:
-      url: http(s).
-      path: of the new file.
-      timeout_seconds: the longest wait for a connection, for the next byte, and the time in which a transfer must
-        bring 1 KiB for each second.
-      retries: how often to try again after a failure that may pass: no connection, a broken or stalled transfer,
-        HTTP 408, 425, 429, 500, 502, 503, 504. The pauses double from half a second, or are the server's own.
-
-    Returns:
-      SHA-256 of the file, in hex.
+    that ends in .tar.gz, .tgz or .tar is requested as it is, since a query would break a signed one.
 
     Raises:
       HubError: it did not come; the message says why and what to do.
     """
-    for attempt in range(retries + 1):
-        try:
-            return _attempt(url, path, timeout_seconds=timeout_seconds)
-        except _TransientError as error:
-            if attempt == retries:
-                attempts = f"{attempt + 1} attempts" if attempt else "1 attempt"
-                raise HubError(
-                    f"{url} could not be fetched: {error} ({attempts}).\n"
-                    "  Try again later, or with a longer timeout_seconds= or more retries=; or fetch the .tar.gz in "
-                    "another way and give its path. Without a network, 'efficientnet-lite0' works."
-                ) from error
-            time.sleep(max(error.pause_seconds, min(FIRST_PAUSE_SECONDS * 2**attempt, LONGEST_PAUSE_SECONDS)))
-        except OSError as error:
-            raise HubError(f"{url} cannot be stored in {path.parent}: {error.strerror or error}.") from error
-    raise ValueError(f"retries={retries} must not be negative")
-
-
-def _attempt(url: str, path: Path, *, timeout_seconds: float) -> str:
     import requests
     import urllib3
 
-    named = urlsplit(url).path.endswith((".tar.gz", ".tgz", ".tar"))
-    try:
-        with requests.Session() as session:
-            session.max_redirects = MAX_REDIRECTS
-            response = session.get(
-                url,
-                params={} if named else {"tf-hub-format": "compressed"},
-                headers={"Accept-Encoding": "identity"},
-                timeout=timeout_seconds,
-                stream=True,
+    if download.retries < 0:
+        raise ValueError(f"retries={download.retries} must not be negative")
+    final = (requests.TooManyRedirects, requests.exceptions.SSLError, requests.exceptions.InvalidURL)
+    for attempt in itertools.count(1):
+        try:
+            _receive(url, path, download.timeout_seconds)
+            return
+        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+            response = getattr(error, "response", None)
+            status, why = (
+                (0, str(_innermost(error)))
+                if response is None or isinstance(error, final)
+                else (response.status_code, f"the server says HTTP {response.status_code} {response.reason}")
             )
-            with response:
-                _check_status(url, response)
-                return _receive(url, response, path, timeout_seconds=timeout_seconds)
-    except requests.TooManyRedirects as error:
-        raise HubError(
-            f"{url} is redirected more than {MAX_REDIRECTS} times: the server sends it round in a loop.\n"
-            "  Check the handle; if it is right, only its server can repair this. Another source of the model, or a "
-            "local .tar.gz, works meanwhile."
-        ) from error
-    except requests.exceptions.SSLError as error:
-        raise HubError(
-            f"{url}: the server's certificate cannot be trusted: {error}.\n"
-            "  Behind a proxy with a certificate of its own, REQUESTS_CA_BUNDLE=file.pem names it."
-        ) from error
-    except (requests.Timeout, urllib3.exceptions.TimeoutError) as error:
-        raise _TransientError(f"nothing came for {timeout_seconds:g} s") from error
-    except (requests.ConnectionError, urllib3.exceptions.HTTPError) as error:
-        raise _TransientError(f"the connection failed: {_innermost(error)}") from error
-    except requests.RequestException as error:
-        raise HubError(f"{url} is not an address that can be fetched: {error}.") from error
+            if not isinstance(error, final) and status in _TRANSIENT and attempt <= download.retries:
+                after = "" if response is None else response.headers.get("Retry-After", "")
+                pause = float(after) if after.isdecimal() else 0.5 * 2 ** (attempt - 1)
+                time.sleep(min(pause, _LONGEST_PAUSE_SECONDS))
+                continue
+            raise HubError(
+                f"{url} could not be fetched: {why} (attempts: {attempt}).\n  Check the handle, its version too (the"
+                " number at its end): python -m tfkit models lists known ones. If the server was slow or away, try"
+                " again with download=tfkit.hub.Download(timeout_seconds=..., retries=...). If it wants a log-in or a"
+                " licence to be accepted, or its certificate is not trusted (REQUESTS_CA_BUNDLE=file.pem names a"
+                " proxy's own), fetch the .tar.gz in another way and give its path.\n"
+                "  Without a network, 'efficientnet-lite0' works."
+            ) from error
+        except OSError as error:
+            raise HubError(f"{url} cannot be stored in {path.parent}: {error.strerror or error}.") from error
 
 
-def _check_status(url: str, response: Any) -> None:
-    if response.status_code == 200:
-        return
-    status = f"HTTP {response.status_code} {response.reason}".strip()
-    if response.status_code in TRANSIENT:
-        after = response.headers.get("Retry-After", "")
-        pause = float(after) if after.isdecimal() else 0.0
-        raise _TransientError(f"the server says {status}", pause_seconds=min(pause, LONGEST_PAUSE_SECONDS))
-    if response.status_code in (401, 403):
-        fix = "The model wants a log-in or a licence to be accepted: fetch it in a browser and give the .tar.gz."
-    elif response.status_code in (404, 410):
-        fix = "Check the handle, its version too (the number at its end). python -m tfkit models lists known ones."
-    else:
-        fix = "Check the handle. python -m tfkit models lists known ones."
-    raise HubError(f"{url} is not there: the server says {status}.\n  {fix}")
-
-
-def _receive(url: str, response: Any, path: Path, *, timeout_seconds: float) -> str:
+def _receive(url: str, path: Path, timeout_seconds: float) -> None:
+    import requests
     from tqdm.auto import tqdm
 
-    expected = int(response.headers.get("Content-Length") or -1)
-    if expected > MAX_BYTES:
-        raise HubError(f"{url} is {expected:,} bytes; a model has at most {MAX_BYTES:,}.")
-    digest, received = hashlib.sha256(), 0
-    window_start, window_bytes = time.monotonic(), 0
-    progress = tqdm(
-        total=max(expected, 0) or None,
-        desc=url,
-        unit="B",
-        unit_scale=True,
-        delay=1,
-        leave=False,
-        disable=not watched(),
-    )
-    with path.open("wb") as file, progress:
-        # read1 hands over what has come; read would wait for a full chunk, and a trickle could hold it for ever.
-        while chunk := response.raw.read1(_CHUNK, decode_content=False):
-            file.write(chunk)
-            digest.update(chunk)
-            progress.update(len(chunk))
-            received += len(chunk)
-            window_bytes += len(chunk)
-            if received > MAX_BYTES:
-                raise HubError(f"{url} sends more than {MAX_BYTES:,} bytes, the most that a model has.")
-            if (elapsed := time.monotonic() - window_start) > timeout_seconds:
-                if window_bytes < MINIMUM_BYTES_PER_SECOND * elapsed:
-                    raise _TransientError(f"the transfer stalled: {window_bytes} bytes in {elapsed:.3g} s")
-                window_start, window_bytes = time.monotonic(), 0
-    if expected not in (-1, received):
-        raise _TransientError(f"the transfer broke off after {received:,} of {expected:,} bytes")
-    return digest.hexdigest()
+    named = urlsplit(url).path.endswith(_ARCHIVES)
+    with requests.Session() as session:
+        session.max_redirects = 10
+        response = session.get(
+            url,
+            params={} if named else {"tf-hub-format": "compressed"},
+            headers={"Accept-Encoding": "identity"},
+            timeout=timeout_seconds,
+            stream=True,
+        )
+        with response, path.open("wb") as file:
+            response.raise_for_status()
+            total = int(response.headers.get("Content-Length") or 0)
+            received, window_start, window_bytes = 0, time.monotonic(), 0
+            with tqdm(
+                total=total or None, desc=url, unit="B", unit_scale=True, delay=1, leave=False, disable=not watched()
+            ) as progress:  # fmt: skip
+                # read1 hands over what has come; read would wait for a full chunk, which a trickle never fills.
+                while chunk := response.raw.read1(_CHUNK, decode_content=False):
+                    received += file.write(chunk)
+                    progress.update(len(chunk))
+                    if max(received, total) > MAX_BYTES:
+                        raise HubError(
+                            f"{url} sends more than {MAX_BYTES:,} bytes, the most that a model has."
+                        )
+                    seconds = time.monotonic() - window_start
+                    if seconds > timeout_seconds:
+                        if received - window_bytes < MINIMUM_BYTES_PER_SECOND * seconds:
+                            raise requests.Timeout(f"the transfer stalled after {received:,} bytes")
+                        window_start, window_bytes = time.monotonic(), received
 
 
 def _innermost(error: BaseException) -> BaseException:
-    """The cause that says most: requests wraps urllib3's errors, which wrap the socket's."""
+    """Return the cause that says most: requests wraps urllib3's errors, which wrap the socket's."""
     inner = [getattr(error, "reason", None), *error.args]
     return next((_innermost(cause) for cause in inner if isinstance(cause, BaseException)), error)
 
 
-_MAKE_SAVED_MODEL = (
-    "Make a SavedModel of it: tf_keras.models.load_model('{path}').save('folder', save_format='tf'), "
-    "with the classification layer cut off, and give that folder."
-)
-_KINDS = {
-    "tflite": "is a TFLite model: its weights are fixed for one device's use. Give the SavedModel that it came from",
-    "h5": f"is a Keras file in HDF5. {_MAKE_SAVED_MODEL}",
-    "keras": f"is a Keras file, or another zip. {_MAKE_SAVED_MODEL}",
-    "html": "is a web page, not a model: the address is that of a page about it, or wants you to log in",
-    "pb": "is a part of a SavedModel. Give the folder that it is in",
-    "torch": "is a PyTorch file. Give a SavedModel",
-    "": "is neither a SavedModel folder nor a .tar.gz of one",
-}
-SUFFIXES = {
-    ".tflite": "tflite",
-    ".h5": "h5",
-    ".hdf5": "h5",
-    ".keras": "keras",
-    ".pb": "pb",
-    ".pth": "torch",
-    ".pt": "torch",
-}
-
-
 def describe(path: Path) -> str:
-    """A sentence on what the file is, by its first bytes, then by its name, and what to do with it."""
+    """Return a sentence on what a file is that is no model, by its first bytes or by its name, and what to do."""
     with path.open("rb") as file:
         start = file.read(512)
-    if start[4:8] == b"TFL3":
-        kind = "tflite"
-    elif start.startswith(b"\x89HDF\r\n\x1a\n"):
-        kind = "h5"
-    elif start.startswith(b"PK\x03\x04"):
-        kind = "torch" if path.suffix in (".pt", ".pth") else "keras"
-    elif start.lstrip()[:15].lower().startswith((b"<!doctype html", b"<html")):
-        kind = "html"
-    else:
-        kind = SUFFIXES.get(path.suffix.lower(), "")
-    return _KINDS[kind].format(path=path) + "."
-
-
-VARIABLES = "variables/variables"
-_SHARD = re.compile(r"variables\.data-\d{5}-of-(\d{5})")
-
-
-def locate(folder: Path, *, name: str) -> Path:
-    """The SavedModel in `folder`: itself, or the only one among its subfolders.
-
-    Raises:
-      HubError: there is none, or more than one; the message says what is there in its place.
-    """
-    if (folder / "saved_model.pb").is_file():
-        return folder
-    inside = sorted(path.parent for path in folder.glob("*/saved_model.pb"))
-    if len(inside) == 1:
-        return inside[0]
-    if inside:
-        listed = ", ".join(path.name for path in inside)
-        raise HubError(f"{name} holds several models: {listed}.\n  Give the folder of one of them.")
-    others = sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix.lower() in SUFFIXES)
-    if others:
-        raise HubError(f"{name} has no saved_model.pb. Its {others[0].name} {describe(others[0])}")
-    found = ", ".join(sorted(path.name for path in folder.iterdir())[:5]) or "nothing"
-    raise HubError(
-        f"{name} has no saved_model.pb, neither at its root nor one level down (there is {found}).\n"
-        "  So it is no SavedModel, or only a part of one."
-    )
-
-
-def verify(folder: Path, *, name: str) -> None:
-    """Make sure that all that the SavedModel in `folder` needs is there, and that its weights are undamaged.
-
-    Raises:
-      HubError: a file is missing or cut short, or the checksum of a weight is wrong.
-    """
-    from tfkit.environment.stack import tf
-
-    proto = saved_model.load_proto(folder)
-    missing = [path for path in _assets(proto) if not (folder / path).is_file()]
-    missing += _missing_variables(folder) if _has_variables(proto) else []
-    if missing:
-        raise HubError(
-            f"{name} is incomplete: {', '.join(missing[:5])} {'is' if len(missing) == 1 else 'are'} missing.\n"
-            "  Fetch or export it again."
-        )
-    if (folder / f"{VARIABLES}.index").is_file():
-        try:
-            reader = tf.train.load_checkpoint(str(folder / VARIABLES))
-            for variable in reader.get_variable_to_shape_map():
-                reader.get_tensor(variable)  # which compares its checksum
-        except (tf.errors.OpError, RuntimeError, ValueError) as error:
-            reason = str(error).splitlines()[0]
-            raise HubError(
-                f"{name}: its weights are damaged: {reason}\n  Fetch or export it again."
-            ) from error
-
-
-def _assets(proto: Any) -> list[str]:
-    names = {asset.filename for graph in proto.meta_graphs for asset in graph.asset_file_def}
-    return [f"assets/{name}" for name in sorted(names)]
-
-
-def _has_variables(proto: Any) -> bool:
-    """Whether any graph has variables to restore; a model can be all constants."""
-    for graph in proto.meta_graphs:
-        if any(node.WhichOneof("kind") == "variable" for node in graph.object_graph_def.nodes):
-            return True
-        if any(node.op in ("VarHandleOp", "VariableV2", "Variable") for node in graph.graph_def.node):
-            return True
-    return False
-
-
-def _missing_variables(folder: Path) -> list[str]:
-    missing = [] if (folder / f"{VARIABLES}.index").is_file() else [f"{VARIABLES}.index"]
-    counts = {int(m[1]) for p in folder.glob("variables/*") if (m := _SHARD.fullmatch(p.name))} or {1}
-    count = max(counts)
-    shards = [f"{VARIABLES}.data-{i:05d}-of-{count:05d}" for i in range(count)]
-    return missing + [shard for shard in shards if not (folder / shard).is_file()]
-
-
-MAX_UNPACKED_BYTES = 16 << 30
-MAX_FILES = 10_000
-MAX_HEADER_BYTES = 1 << 20
-_UNPACK_CHUNK = 1 << 20
+    page = start.lstrip()[:15].lower().startswith((b"<!doctype html", b"<html"))
+    kind = ".tflite" if start[4:8] == b"TFL3" else "<html" if page else path.suffix.lower()
+    return _KINDS.get(kind, _KINDS[""]).format(path=path)
 
 
 def extract(
-    archive: Path, folder: Path, *, name: str, max_bytes: int = MAX_UNPACKED_BYTES, max_files: int = MAX_FILES
+    archive: Path, folder: Path, *, name: str, max_bytes: int = MAX_BYTES, max_files: int = MAX_FILES
 ) -> None:
-    """Unpack `archive` into the empty `folder`.
+    """Unpack `archive` into `folder`: regular files and folders below it, by tarfile's data filter.
 
     Args:
       archive: a .tar.gz or .tar file.
@@ -331,21 +254,36 @@ def extract(
     Raises:
       HubError: it is no such archive, not whole, not safe, or too large. `folder` may hold a part of it.
     """
+    seen: set[PurePosixPath] = set()
+    total = 0
+
+    def safe(member: tarfile.TarInfo, path: str) -> tarfile.TarInfo | None:
+        nonlocal total
+        total += member.size
+        if total > max_bytes or len(seen) >= max_files:
+            raise _RefusedError(f"it unpacks to more than {max_bytes:,} bytes or {max_files:,} members")
+        if member.issym() or member.islnk():
+            raise _RefusedError(f"the member {member.name!r} is a link to {member.linkname!r}")
+        if PurePosixPath(member.name) in seen:
+            raise _RefusedError(f"{member.name!r} is in it twice")
+        seen.add(PurePosixPath(member.name))
+        return tarfile.data_filter(member, path)
+
     try:
-        with _open(archive) as stream:
-            bounded = _Bounded(stream, max_bytes=max_bytes + (1 << 20) + max_files * 2048)
+        with gzip.open(archive) if _is_gzip(archive) else archive.open("rb") as stream:
+            bounded = _Bounded(stream, max_bytes=max_bytes + _CHUNK + max_files * 2048)
             with tarfile.open(fileobj=bounded, mode="r:") as tar:  # type: ignore[call-overload]
-                _extract(tar, folder, max_bytes=max_bytes, max_files=max_files)
-            while bounded.read(_UNPACK_CHUNK):  # the checksum of a .gz stands at its very end
+                tar.extractall(folder, filter=safe)
+            while bounded.read(_CHUNK):  # the checksum of a .gz stands at its very end
                 pass
-    except _Refused as error:
+    except (_RefusedError, tarfile.FilterError, FileExistsError, NotADirectoryError) as error:
         raise HubError(
             f"{name}: its archive is not safe to unpack: {error}.\n"
             "  A SavedModel needs nothing of the kind. Take the model from another place, or unpack it yourself "
             "and give the folder."
         ) from error
     except (EOFError, zlib.error, gzip.BadGzipFile, tarfile.TarError) as error:
-        if not is_archive(archive):
+        if not _is_archive(archive):
             raise HubError(f"{name} {describe(archive)}") from error
         raise HubError(
             f"{name}: its archive is cut short or damaged ({error}).\n"
@@ -357,12 +295,7 @@ def extract(
         ) from error
 
 
-def is_archive(path: Path) -> bool:
-    """Whether the file starts like a .gz or a .tar."""
-    return _is_gzip(path) or tarfile.is_tarfile(path)
-
-
-class _Refused(Exception):
+class _RefusedError(Exception):
     """The archive holds what no model's archive holds."""
 
 
@@ -371,29 +304,19 @@ class _Bounded:
 
     def __init__(self, stream: gzip.GzipFile | io.BufferedReader, *, max_bytes: int) -> None:
         self._stream, self._max_bytes = stream, max_bytes
+        self.tell = stream.tell
 
     def read(self, size: int = -1) -> bytes:
         # Contents are read in chunks, so a longer read is tarfile taking in an extended header at once.
-        if not 0 <= size <= max(_UNPACK_CHUNK, MAX_HEADER_BYTES):
-            raise _Refused(f"a header of {size:,} bytes")
-        self._check()
+        if not 0 <= size <= _CHUNK:
+            raise _RefusedError(f"a header of {size:,} bytes")
+        self.seek(self.tell())
         return self._stream.read(size)
 
     def seek(self, position: int) -> int:
-        self._stream.seek(position)
-        self._check()
-        return position
-
-    def tell(self) -> int:
-        return self._stream.tell()
-
-    def _check(self) -> None:
-        if self._stream.tell() > self._max_bytes:
-            raise _Refused(f"it unpacks to more than {self._max_bytes:,} bytes")
-
-
-def _open(archive: Path) -> gzip.GzipFile | io.BufferedReader:
-    return gzip.open(archive) if _is_gzip(archive) else archive.open("rb")
+        if position > self._max_bytes:
+            raise _RefusedError(f"it unpacks to more than {self._max_bytes:,} bytes")
+        return self._stream.seek(position)
 
 
 def _is_gzip(archive: Path) -> bool:
@@ -401,35 +324,8 @@ def _is_gzip(archive: Path) -> bool:
         return file.read(2) == b"\x1f\x8b"
 
 
-def _extract(tar: tarfile.TarFile, folder: Path, *, max_bytes: int, max_files: int) -> None:
-    total = 0
-    for count, member in enumerate(tar, start=1):
-        total += member.size
-        if count > max_files:
-            raise _Refused(f"it has more than {max_files:,} members")
-        if total > max_bytes:
-            raise _Refused(f"it unpacks to more than {max_bytes:,} bytes")
-        target = folder / _safe_name(member)
-        try:
-            if member.isdir():
-                target.mkdir(parents=True, exist_ok=True)
-                continue
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with target.open("xb") as file:
-                shutil.copyfileobj(tar.extractfile(member), file, _UNPACK_CHUNK)  # type: ignore[arg-type]
-        except (FileExistsError, NotADirectoryError) as error:
-            raise _Refused(f"{member.name!r} is in it twice, or is a file and a folder") from error
-
-
-def _safe_name(member: tarfile.TarInfo) -> PurePosixPath:
-    name = PurePosixPath(member.name)
-    if name.is_absolute() or ".." in name.parts or "\0" in member.name:
-        raise _Refused(f"the member {member.name!r} leaves the folder")
-    if member.issym() or member.islnk():
-        raise _Refused(f"the member {member.name!r} is a link to {member.linkname!r}")
-    if not (member.isreg() or member.isdir()):
-        raise _Refused(f"the member {member.name!r} is neither a file nor a folder")
-    return name
+def _is_archive(path: Path) -> bool:
+    return _is_gzip(path) or tarfile.is_tarfile(path)
 
 
 def copy(location: str, target: Path) -> None:
@@ -445,30 +341,21 @@ def copy(location: str, target: Path) -> None:
         if not gfile.isdir(location):
             gfile.copy(location, str(target), overwrite=True)
             return
-        for folder, _, files in gfile.walk(location):
+        for folder, _, names in gfile.walk(location):
             inside = target / folder.removeprefix(location).strip("/")
             inside.mkdir(parents=True, exist_ok=True)
-            for file in files:
-                gfile.copy(f"{folder.rstrip('/')}/{file}", str(inside / file), overwrite=True)
-    except tf.errors.UnimplementedError as error:
-        scheme = location.split("://")[0]
-        raise HubError(
-            f"{location}: this TensorFlow cannot read {scheme}://.\n"
-            "  Copy the folder here by the storage's own tool, and give its path."
-        ) from error
-    except tf.errors.NotFoundError as error:
-        raise HubError(
-            f"{location} is not there. Check the handle, and that it is public or you are logged in."
-        ) from error
+            for name in names:
+                gfile.copy(f"{folder.rstrip('/')}/{name}", str(inside / name), overwrite=True)
     except tf.errors.OpError as error:
         raise HubError(
-            f"{location} cannot be read: {error.message.splitlines()[0]}\n"
-            "  Check the network and the storage's credentials; or copy the folder here and give its path."
+            f"{location} cannot be read by this TensorFlow: {error.message.splitlines()[0]}\n"
+            "  Check the handle, the network and the storage's credentials; or copy the folder here by the storage's"
+            " own tool, and give its path."
         ) from error
 
 
-def download_kaggle(handle: str) -> Path:
-    """The folder in kagglehub's own cache that holds owner/model/framework/variation[/version]."""
+def _download_kaggle(handle: str) -> Path:
+    """Return the folder in kagglehub's own cache that holds owner/model/framework/variation[/version]."""
     if importlib.util.find_spec("kagglehub") is None:
         raise HubError(
             f"{handle} is a model on Kaggle, and the package that fetches from there is not installed.\n"
@@ -487,81 +374,6 @@ def download_kaggle(handle: str) -> Path:
         ) from error
 
 
-ENTRY = "entry.json"
-MODEL = "model"
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A model in the cache."""
-
-    path: Path
-    digest: str
-    sha256: str | None
-
-
-def get(
-    handle: str, make: Callable[[Path], str | None], *, sha256: str | None = None, version: object = 1
-) -> Entry:
-    """The cached model of `handle`, made when it is absent, damaged, or not of this SHA-256.
-
-    Args:
-      handle: what it is cached under.
-      make: fills an empty folder with a whole SavedModel, and returns the SHA-256 of the archive that it
-        came in, if it came in one. What it raises leaves the cache as it was.
-      sha256: what the archive must have.
-      version: part of the key.
-
-    Returns:
-      The entry. Processes that ask for one handle at a time wait for the first, and take what it made.
-    """
-    root = files.cache_dir("hub")
-    name = f"{_slug(handle)}-{files.digest_of(handle, version)[:16]}"
-    with files.lock(root / ".locks" / name):
-        entry = _read(root / name)
-        if entry is None or (sha256 is not None and entry.sha256 != sha256):
-            for left_over in root.glob(f".{name}.*"):  # of a process that was killed: the lock is ours
-                shutil.rmtree(left_over, ignore_errors=True)
-            with files.new_folder(root / name) as folder:
-                (folder / MODEL).mkdir()
-                found = make(folder / MODEL)
-                content = {"handle": handle, "sha256": found, "digest": folder_digest(folder / MODEL)}
-                files.write_json(folder / ENTRY, content)
-            entry = Entry(root / name / MODEL, str(content["digest"]), found)
-        return entry
-
-
-def folder_digest(folder: Path) -> str:
-    """Digest of a folder: the names and contents of all files below it."""
-    parts: list[object] = []
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        parts += [path.relative_to(folder).as_posix(), path]
-    return files.digest_of(*parts)
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _read(folder: Path) -> Entry | None:
-    """The entry in `folder`, or None if there is none, or its content is not what was put there."""
-    if not folder.is_dir():
-        return None
-    try:
-        content = json.loads((folder / ENTRY).read_text())
-        entry = Entry(folder / MODEL, content["digest"], content["sha256"])
-        if folder_digest(entry.path) == entry.digest:
-            return entry
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    files.say_damaged(folder)
-    return None
-
-
 def _slug(handle: str) -> str:
-    """The readable part of an entry's name: the last parts of the handle."""
-    return (
-        re.sub(r"[^A-Za-z0-9.]+", "-", handle.split("://")[-1].split("?")[0]).strip("-.")[-60:].lstrip("-.")
-    )
+    """Return the readable part of an entry's name: the last parts of the handle."""
+    return re.sub(r"[^A-Za-z0-9.]+", "-", handle.split("://")[-1].split("?")[0])[-60:].strip("-.")

@@ -1,48 +1,21 @@
-"""MiniLM-L6, a small BERT that makes vectors of sentences, as a plain functional tf_keras model.
+"""The networks of the bundled models as flat tf_keras models: EfficientNet-Lite0 and MiniLM-L6.
 
-Source: Devlin et al. 2018 (arXiv:1810.04805) for the network, Wang et al. 2020 (arXiv:2002.10957) for its size,
-Reimers & Gurevych 2019 (arXiv:1908.10084) for the vector of a sentence: the mean over its tokens, of length 1.
-Dropout is left out: what a resumed training draws would be other numbers.
-
-Which layers of a flat model learn.
-
-EfficientNet-Lite0 as a plain functional tf_keras model, and the names of its weights in a torch port.
-
-Source: github.com/tensorflow/tpu, models/official/efficientnet/lite; Tan & Le 2019 (arXiv:1905.11946).
-Against EfficientNet-B0 the Lite variant has no squeeze-and-excite, and ReLU6 for swish: it runs fast in int8.
+Sources: github.com/tensorflow/tpu, models/official/efficientnet/lite, and Tan & Le 2019 (arXiv:1905.11946); Devlin
+et al. 2018 (arXiv:1810.04805), Wang et al. 2020 (arXiv:2002.10957), Reimers & Gurevych 2019 (arXiv:1908.10084).
+Every layer is one that pruning, clustering and quantization can look at.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+import re
+from collections.abc import Iterator
+from typing import Any
 
-from tfkit.hub.weights import Place, assign
+from tfkit.environment.stack import keras, tf
+from tfkit.hub.weights import keras_name
 
-if TYPE_CHECKING:
-    import numpy as np
-
-    from tfkit.environment.stack import keras
-
-
-def freeze(base: keras.Model, trainable: str) -> None:
-    """Make `none`, the later half (`top`) or `all` of the layers trainable, but never batch normalisation."""
-    from tfkit.environment.stack import keras
-
-    weighted = [layer for layer in base.layers if layer.weights]
-    frozen = {"none": len(weighted), "top": len(weighted) // 2, "all": 0}[trainable]
-    for place, layer in enumerate(weighted):
-        # A frozen BatchNormalization runs in inference mode also during training.
-        normalises = isinstance(layer, keras.layers.BatchNormalization)
-        layer.trainable = place >= frozen and not normalises
-
-
-EFFICIENTNET_LITE_FEATURE_SIZE = 1280
-CLASSES = 1000
-NATIVE_SIZE = 224
-MINIMUM_SIZE = 32
-# (repeats, kernel, strides of the first, expansion, filters), one row a stage.
-STAGES = (
+_STAGES = (
+    # repeats, kernel, strides of the first, expansion, filters
     (1, 3, 1, 1, 16),
     (2, 3, 2, 6, 24),
     (2, 5, 2, 6, 40),
@@ -51,235 +24,230 @@ STAGES = (
     (4, 5, 2, 6, 192),
     (1, 3, 1, 6, 320),
 )
-BATCH_NORM = {"epsilon": 1e-3, "momentum": 0.99}
+_LITE_LAYERS = {
+    "_conv_stem": "stem_conv", "_bn0": "stem_bn", "_conv_head": "top_conv", "_bn1": "top_bn", "_fc": "probabilities",
+    "block_expand_conv": "expand_conv", "block_bn0": "expand_bn", "block_depthwise_conv": "dwconv",
+    "block_bn1": "dw_bn", "block_project_conv": "project_conv", "block_bn2": "project_bn",
+}  # fmt: skip
 
 
-def build_efficientnet_lite(*, image_size: int | None = None, classifier: bool = False) -> keras.Model:
-    """The architecture, with random weights.
+def efficientnet_lite0(*, image_size: int | None = None, classifier: bool = False) -> keras.Model:
+    """Build EfficientNet-Lite0 with random weights.
 
     Args:
       image_size: pixels a side, at least 32; None takes any.
       classifier: with the ImageNet classes on top (probabilities [batch, 1000]) in place of features.
 
     Returns:
-      float32 [batch, image_size, image_size, 3] in [0, 1] to float32 [batch, 1280]. It is flat: every layer
-      is one that pruning, clustering and quantization can look at.
+      float32 [batch, image_size, image_size, 3] in [0, 1] to float32 [batch, 1280].
     """
-    from tfkit.environment.stack import keras
-
     layers = keras.layers
     inputs = keras.Input((image_size, image_size, 3), name="image")
     x = layers.Rescaling(2.0, offset=-1.0, name="rescaling")(inputs)
-    x = layers.Conv2D(32, 3, strides=2, padding="same", use_bias=False, name="stem_conv")(x)
-    x = _efficientnet_lite_normalized(x, "stem")
+    x = _activated(_convolution(x, "stem", 32, kernel=3, strides=2), "stem")
     for name, kernel, strides, expansion, filters in _blocks():
-        x = _efficientnet_lite_block(
-            x, name, kernel=kernel, strides=strides, expansion=expansion, filters=filters
+        before, channels = x, x.shape[-1]
+        if expansion > 1:
+            x = _activated(_convolution(x, f"{name}_expand", channels * expansion), f"{name}_expand")
+        depthwise = layers.DepthwiseConv2D(
+            kernel, strides=strides, padding="same", use_bias=False, name=f"{name}_dwconv"
         )
-    x = layers.Conv2D(EFFICIENTNET_LITE_FEATURE_SIZE, 1, padding="same", use_bias=False, name="top_conv")(x)
-    x = _efficientnet_lite_normalized(x, "top")
+        x = _activated(depthwise(x), f"{name}_dw")
+        x = _normalized(_convolution(x, f"{name}_project", filters), f"{name}_project")
+        if strides == 1 and channels == filters:
+            x = layers.Add(name=f"{name}_add")([x, before])
+    x = _activated(_convolution(x, "top", 1280), "top")
     x = layers.GlobalAveragePooling2D(name="features")(x)
     if classifier:
-        x = layers.Dense(CLASSES, activation="softmax", name="probabilities")(x)
+        x = layers.Dense(1000, activation="softmax", name="probabilities")(x)
     return keras.Model(inputs, x, name="efficientnet_lite0")
 
 
-def set_efficientnet_lite_weights(model: keras.Model, tensors: Mapping[str, np.ndarray]) -> None:
-    """Give `model` the weights of a torch port of the TensorFlow original.
-
-    Args:
-      model: what `build` returned.
-      tensors: exactly the names and shapes of EfficientNet-Lite0, classifier included.
-
-    Raises:
-      HubError: a tensor is missing, superfluous, of another shape, or not finite.
-    """
-    counters = {name for name in tensors if name.endswith(".num_batches_tracked")}
-    assign(model, tensors, dict(_torch_names()), unused=counters, title="EfficientNet-Lite0")
+def lite0_name(name: str) -> str | None:
+    """Return where a tensor of the torch port of EfficientNet-Lite0 goes; see `tfkit.hub.weights.assign`."""
+    match = re.fullmatch(r"(?:_blocks\.(\d+)\.)?(\w+)\.(\w+)", name)
+    if match is None:
+        return None
+    block, part, kind = match.groups()
+    if kind == "num_batches_tracked":
+        return ""
+    layer = _LITE_LAYERS.get(part if block is None else f"block{part}")
+    names = [name for name, *_ in _blocks()]
+    if layer is None or int(block or 0) >= len(names):
+        return None
+    layer = layer if block is None else f"{names[int(block)]}_{layer}"
+    return f"{layer}/{keras_name(kind, layer)}"
 
 
 def _blocks() -> Iterator[tuple[str, int, int, int, int]]:
-    for stage, (repeats, kernel, strides, expansion, filters) in enumerate(STAGES, start=1):
+    for stage, (repeats, kernel, strides, expansion, filters) in enumerate(_STAGES, start=1):
         for i in range(repeats):
             yield f"block{stage}{'abcd'[i]}", kernel, strides if i == 0 else 1, expansion, filters
 
 
-def _efficientnet_lite_block(
-    x: Any, name: str, *, kernel: int, strides: int, expansion: int, filters: int
-) -> Any:
-    from tfkit.environment.stack import keras
-
-    layers = keras.layers
-    inputs, channels = x, x.shape[-1]
-    if expansion > 1:
-        x = layers.Conv2D(
-            channels * expansion, 1, padding="same", use_bias=False, name=f"{name}_expand_conv"
-        )(x)
-        x = _efficientnet_lite_normalized(x, f"{name}_expand")
-    x = layers.DepthwiseConv2D(
-        kernel, strides=strides, padding="same", use_bias=False, name=f"{name}_dwconv"
+def _convolution(x: Any, name: str, filters: int, *, kernel: int = 1, strides: int = 1) -> Any:
+    return keras.layers.Conv2D(
+        filters, kernel, strides=strides, padding="same", use_bias=False, name=f"{name}_conv"
     )(x)
-    x = _efficientnet_lite_normalized(x, f"{name}_dw")
-    x = layers.Conv2D(filters, 1, padding="same", use_bias=False, name=f"{name}_project_conv")(x)
-    x = layers.BatchNormalization(**BATCH_NORM, name=f"{name}_project_bn")(x)
-    if strides == 1 and channels == filters:
-        x = layers.Add(name=f"{name}_add")([x, inputs])
-    return x
 
 
-def _efficientnet_lite_normalized(x: Any, name: str) -> Any:
-    from tfkit.environment.stack import keras
-
-    x = keras.layers.BatchNormalization(**BATCH_NORM, name=f"{name}_bn")(x)
-    return keras.layers.ReLU(6.0, name=f"{name}_relu")(x)
+def _normalized(x: Any, name: str) -> Any:
+    return keras.layers.BatchNormalization(epsilon=1e-3, momentum=0.99, name=f"{name}_bn")(x)
 
 
-def _torch_names() -> Iterator[tuple[str, Place]]:
-    """Torch's name of each tensor, with where it goes here."""
-    conv, depthwise = (2, 3, 1, 0), (2, 3, 0, 1)
-    yield "_conv_stem.weight", Place("stem_conv", "kernel", conv)
-    yield from _torch_batch_norm("_bn0", "stem_bn")
-    for i, (name, _, _, expansion, _) in enumerate(_blocks()):
-        if expansion > 1:
-            yield f"_blocks.{i}._expand_conv.weight", Place(f"{name}_expand_conv", "kernel", conv)
-            yield from _torch_batch_norm(f"_blocks.{i}._bn0", f"{name}_expand_bn")
-        yield f"_blocks.{i}._depthwise_conv.weight", Place(f"{name}_dwconv", "depthwise_kernel", depthwise)
-        yield from _torch_batch_norm(f"_blocks.{i}._bn1", f"{name}_dw_bn")
-        yield f"_blocks.{i}._project_conv.weight", Place(f"{name}_project_conv", "kernel", conv)
-        yield from _torch_batch_norm(f"_blocks.{i}._bn2", f"{name}_project_bn")
-    yield "_conv_head.weight", Place("top_conv", "kernel", conv)
-    yield from _torch_batch_norm("_bn1", "top_bn")
-    yield "_fc.weight", Place("probabilities", "kernel", (1, 0))
-    yield "_fc.bias", Place("probabilities", "bias")
+def _activated(x: Any, name: str) -> Any:
+    return keras.layers.ReLU(6.0, name=f"{name}_relu")(_normalized(x, name))
 
 
-def _torch_batch_norm(theirs: str, ours: str) -> Iterator[tuple[str, Place]]:
-    yield f"{theirs}.weight", Place(ours, "gamma")
-    yield f"{theirs}.bias", Place(ours, "beta")
-    yield f"{theirs}.running_mean", Place(ours, "moving_mean")
-    yield f"{theirs}.running_var", Place(ours, "moving_variance")
-
-
-MINILM_FEATURE_SIZE = 384
-LAYERS = 6
-INNER = 1536
-VOCABULARY = 30_522
+PIECES = 30_522
+"""Word pieces that MiniLM knows."""
 POSITIONS = 512
+_WIDTH, _INNER, _BLOCKS, _HEADS = 384, 1536, 6, 12
 WORDS = "embeddings.word_embeddings.weight"
 """The checkpoint's name of the vectors of the pieces."""
-LENGTH = 128
-"""Ids in a text that it was trained on."""
+_MINILM_LAYERS = {
+    r"embeddings\.word_embeddings\.weight": "words/embeddings",
+    r"embeddings\.position_embeddings\.weight": "places/positions",
+    r"embeddings\.token_type_embeddings\.weight": "places/types",
+    r"embeddings\.LayerNorm\.(weight|bias)": "embeddings_norm",
+    r"encoder\.layer\.(\d)\.attention\.self\.(query|key|value)\.(weight|bias)": r"layer\1_\2",
+    r"encoder\.layer\.(\d)\.attention\.output\.dense\.(weight|bias)": r"layer\1_attended",
+    r"encoder\.layer\.(\d)\.attention\.output\.LayerNorm\.(weight|bias)": r"layer\1_attended_norm",
+    r"encoder\.layer\.(\d)\.intermediate\.dense\.(weight|bias)": r"layer\1_inner",
+    r"encoder\.layer\.(\d)\.output\.dense\.(weight|bias)": r"layer\1_outer",
+    r"encoder\.layer\.(\d)\.output\.LayerNorm\.(weight|bias)": r"layer\1_outer_norm",
+    r"embeddings\.position_ids|pooler\.dense\.(weight|bias)": "",
+}
 
 
-def build_minilm() -> keras.Model:
-    """The architecture, with random weights.
-
-    Returns:
-      {"input_word_ids", "input_mask"} int32 [b, n], n at most 512, to float32 [b, 384] of length 1. It is flat, and
-      all kernels are those of Dense layers but the three embeddings.
-    """
-    from tfkit.environment.stack import keras, tf
-
-    inputs = {
-        name: keras.Input((None,), dtype=tf.int32, name=name) for name in ("input_word_ids", "input_mask")
-    }
-    return keras.Model(inputs, encode(**inputs)[1], name="minilm_l6_v2")
-
-
-def encode(
+def minilm(
     input_word_ids: Any,
     input_mask: Any,
     input_type_ids: Any = None,
     *,
     longest: int | None = None,
-    vocabulary: int = VOCABULARY,
+    pieces: int = PIECES,
 ) -> tuple[Any, Any]:
-    """The network on these ids, as new layers.
+    """Apply MiniLM-L6, as new layers with random weights, to these ids.
+
+    Dropout is left out: what a resumed training draws would be other numbers.
 
     Args:
       input_word_ids: Keras tensor, int32 [b, n].
       input_mask: the same, 1 for an id and 0 for padding.
       input_type_ids: the same, 0 or 1; None: all are 0.
       longest: of n, where that is known to be less than `POSITIONS`.
-      vocabulary: pieces, where some are left out.
+      pieces: that there are, where some are left out.
 
     Returns:
-      The vectors of the tokens, float32 [b, n, 384], and those of the texts, float32 [b, 384].
+      The vectors of the tokens, float32 [b, n, 384], and those of the texts, float32 [b, 384] of length 1: the mean
+      over the tokens.
     """
-    from tfkit.environment.stack import keras
-    from tfkit.hub import bert_layers
-
     layers = keras.layers
-    x = layers.Embedding(vocabulary, MINILM_FEATURE_SIZE, name="words")(input_word_ids)
-    places = bert_layers.Places(positions=POSITIONS, longest=longest, name="places")
-    x = places(x if input_type_ids is None else [x, input_type_ids])
-    x = _minilm_normalized(x, "embeddings")
-    for i in range(LAYERS):
-        x = _minilm_block(x, input_mask, f"layer{i}")
-    return x, bert_layers.Mean(name="sentence")([x, input_mask])
+    x = layers.Embedding(pieces, _WIDTH, name="words")(input_word_ids)
+    places = Places(positions=POSITIONS, longest=longest, name="places")
+    x = _layer_norm(places(x if input_type_ids is None else [x, input_type_ids]), "embeddings")
+    for name in (f"layer{i}" for i in range(_BLOCKS)):
+        parts = [layers.Dense(_WIDTH, name=f"{name}_{part}")(x) for part in ("query", "key", "value")]
+        attended = Attention(heads=_HEADS, name=f"{name}_attention")([*parts, input_mask])
+        attended = layers.Dense(_WIDTH, name=f"{name}_attended")(attended)
+        x = _layer_norm(layers.Add(name=f"{name}_attended_add")([attended, x]), f"{name}_attended")
+        inner = layers.Dense(_INNER, name=f"{name}_inner")(x)
+        outer = layers.Dense(_WIDTH, name=f"{name}_outer")(
+            layers.Activation("gelu", name=f"{name}_gelu")(inner)
+        )
+        x = _layer_norm(layers.Add(name=f"{name}_outer_add")([outer, x]), f"{name}_outer")
+    return x, Mean(name="sentence")([x, input_mask])
 
 
-def set_minilm_weights(model: keras.Model, tensors: Mapping[str, np.ndarray]) -> None:
-    """Give `model` the weights of the published checkpoint.
-
-    Args:
-      model: what `build` returned.
-      tensors: exactly the names and shapes of all-MiniLM-L6-v2.
-
-    Raises:
-      HubError: a tensor is missing, superfluous, of another shape, or not finite.
-    """
-    unused = {"embeddings.position_ids", "pooler.dense.weight", "pooler.dense.bias"}
-    assign(model, tensors, dict(_names()), unused=unused, title="MiniLM-L6-v2")
-
-
-def _minilm_block(x: Any, mask: Any, name: str) -> Any:
-    from tfkit.environment.stack import keras
-    from tfkit.hub import bert_layers
-
-    layers = keras.layers
-    inputs = x
-    parts = [
-        layers.Dense(MINILM_FEATURE_SIZE, name=f"{name}_{part}")(x) for part in ("query", "key", "value")
-    ]
-    x = bert_layers.Attention(heads=12, name=f"{name}_attention")([*parts, mask])
-    x = layers.Dense(MINILM_FEATURE_SIZE, name=f"{name}_attended")(x)
-    x = _minilm_normalized(layers.Add(name=f"{name}_attended_add")([x, inputs]), f"{name}_attended")
-    inputs = x
-    x = layers.Dense(INNER, name=f"{name}_inner")(x)
-    x = layers.Activation("gelu", name=f"{name}_gelu")(x)
-    x = layers.Dense(MINILM_FEATURE_SIZE, name=f"{name}_outer")(x)
-    return _minilm_normalized(layers.Add(name=f"{name}_outer_add")([x, inputs]), f"{name}_outer")
+def minilm_name(name: str) -> str | None:
+    """Return where a tensor of all-MiniLM-L6-v2 goes; see `tfkit.hub.weights.assign`."""
+    for pattern, layer in _MINILM_LAYERS.items():
+        if match := re.fullmatch(pattern, name):
+            place = match.expand(layer)
+            return (
+                place
+                if "/" in place or not place
+                else f"{place}/{keras_name(match[match.lastindex or 0], place)}"
+            )
+    return None
 
 
-def _minilm_normalized(x: Any, name: str) -> Any:
-    from tfkit.environment.stack import keras
-
+def _layer_norm(x: Any, name: str) -> Any:
     return keras.layers.LayerNormalization(epsilon=1e-12, name=f"{name}_norm")(x)
 
 
-def _names() -> Iterator[tuple[str, Place]]:
-    """The checkpoint's name of each tensor, with where it goes here."""
-    yield WORDS, Place("words", "embeddings")
-    yield "embeddings.position_embeddings.weight", Place("places", "positions")
-    yield "embeddings.token_type_embeddings.weight", Place("places", "types")
-    yield from _norm("embeddings.LayerNorm", "embeddings")
-    for i in range(LAYERS):
-        theirs, ours = f"encoder.layer.{i}", f"layer{i}"
-        for part in ("query", "key", "value"):
-            yield from _dense(f"{theirs}.attention.self.{part}", f"{ours}_{part}")
-        yield from _dense(f"{theirs}.attention.output.dense", f"{ours}_attended")
-        yield from _norm(f"{theirs}.attention.output.LayerNorm", f"{ours}_attended")
-        yield from _dense(f"{theirs}.intermediate.dense", f"{ours}_inner")
-        yield from _dense(f"{theirs}.output.dense", f"{ours}_outer")
-        yield from _norm(f"{theirs}.output.LayerNorm", f"{ours}_outer")
+# keras.layers.MultiHeadAttention keeps its kernels as [inputs, heads, size] and multiplies by einsum; TFLite's fully
+# connected operation, which is what it quantizes best, has a kernel of two axes. So the layers below have none, and
+# Dense holds them all.
 
 
-def _dense(theirs: str, ours: str) -> Iterator[tuple[str, Place]]:
-    yield f"{theirs}.weight", Place(ours, "kernel", (1, 0))
-    yield f"{theirs}.bias", Place(ours, "bias")
+class Places(keras.layers.Layer):
+    """Add to each token's vector those of its position and of its type.
+
+    Call: float32 [b, n, d], or [it, types int32 [b, n]]; without types all are of type 0. `longest`: of n; a .tflite
+    then holds no vectors of positions beyond it. None: as many as there are positions.
+    """
+
+    def __init__(self, *, positions: int, types: int = 2, longest: int | None = None, **options: Any) -> None:
+        super().__init__(**options)
+        self._counts = {"positions": positions, "types": types, "longest": longest}
+
+    def build(self, shapes: Any) -> None:
+        """Create one vector for each position and each type."""
+        size = shapes[0][-1] if isinstance(shapes, list) else shapes[-1]
+        self.positions = self.add_weight("positions", (self._counts["positions"], size))
+        self.types = self.add_weight("types", (self._counts["types"], size))
+
+    def call(self, inputs: Any) -> Any:
+        """Return float32 [b, n, d]."""
+        x, types = inputs if isinstance(inputs, list) else (inputs, None)
+        kind = self.types[0] if types is None else tf.gather(self.types, types)
+        return x + self.positions[: self._counts["longest"]][: tf.shape(x)[1]] + kind
+
+    def get_config(self) -> dict[str, Any]:
+        """Return what makes another one."""
+        return {**super().get_config(), **self._counts}
 
 
-def _norm(theirs: str, ours: str) -> Iterator[tuple[str, Place]]:
-    yield f"{theirs}.weight", Place(f"{ours}_norm", "gamma")
-    yield f"{theirs}.bias", Place(f"{ours}_norm", "beta")
+class Attention(keras.layers.Layer):
+    """Each token's mean of the values of all tokens, weighed by how its query meets their keys, for each head.
+
+    Call: [queries, keys, values float32 [b, n, d], mask int32 [b, n]]; what the mask has 0 for is not looked at.
+    """
+
+    def __init__(self, *, heads: int, **options: Any) -> None:
+        super().__init__(**options)
+        self._heads = heads
+
+    def call(self, inputs: Any) -> Any:
+        """Return float32 [b, n, d]."""
+        queries, keys, values, mask = inputs
+        width = queries.shape[-1]
+        length = tf.shape(queries)[1]
+
+        def split(x: Any) -> Any:
+            return tf.transpose(tf.reshape(x, [-1, length, self._heads, width // self._heads]), [0, 2, 1, 3])
+
+        scores = tf.matmul(split(queries * (width // self._heads) ** -0.5), split(keys), transpose_b=True)
+        hidden = (1.0 - tf.cast(mask, scores.dtype)) * -1e9
+        weights = tf.nn.softmax(scores + hidden[:, tf.newaxis, tf.newaxis, :])
+        return tf.reshape(tf.transpose(tf.matmul(weights, split(values)), [0, 2, 1, 3]), [-1, length, width])
+
+    def get_config(self) -> dict[str, Any]:
+        """Return what makes another one."""
+        return {**super().get_config(), "heads": self._heads}
+
+
+class Mean(keras.layers.Layer):
+    """The mean of the vectors of a text's tokens, at length 1.
+
+    Call: [float32 [b, n, d], mask int32 [b, n]].
+    """
+
+    def call(self, inputs: Any) -> Any:
+        """Return float32 [b, d]."""
+        x, mask = inputs
+        weights = tf.cast(mask, x.dtype)[..., tf.newaxis]
+        mean = tf.reduce_sum(x * weights, axis=1) / tf.maximum(tf.reduce_sum(weights, axis=1), 1.0)
+        return tf.math.l2_normalize(mean, axis=-1)

@@ -1,4 +1,4 @@
-"""What a SavedModel takes and gives, read from its description alone: no weight is loaded for it.
+"""A SavedModel's folder: what it takes and gives, read from its description alone, and whether it is whole.
 
 hub.KerasLayer calls a SavedModel in one of three ways, and only the first can be trained:
 a reusable TF2 SavedModel through its `__call__`, any other through a signature, and a module of the old
@@ -17,7 +17,10 @@ from typing import Any, Literal
 from tfkit.errors import HubError
 
 TF1_HUB_FILE = "tfhub_module.pb"
-FEATURE_KEYS = ("default", "feature_vector", "features")
+FEATURE_KEYS = ("pooled_output", "default", "feature_vector", "features")
+VARIABLES = "variables/variables"
+WORDS, MASK, TYPES = "input_word_ids", "input_mask", "input_type_ids"
+"""TF Hub's names of the inputs of an encoder of texts, int32 [b, n]."""
 
 
 @dataclass(frozen=True)
@@ -53,13 +56,25 @@ class Interface:
 
     @property
     def output(self) -> Tensor | None:
-        """The output that a layer gives, where it is clear which."""
+        """Return the output that a layer gives, where it is clear which."""
         named = [tensor for tensor in self.outputs if tensor.name == self.output_key]
         return named[0] if named else self.outputs[0] if len(self.outputs) == 1 else None
 
     @property
+    def takes_texts(self) -> bool:
+        """Return whether it takes strings or the ids of word pieces."""
+        return any(tensor.dtype == "string" or tensor.name == WORDS for tensor in self.inputs)
+
+    @property
+    def takes_strings(self) -> bool:
+        """Return whether its one input is a batch of strings."""
+        if len(self.inputs) != 1 or self.inputs[0].dtype != "string":
+            return False
+        return self.inputs[0].shape is None or len(self.inputs[0].shape) == 1
+
+    @property
     def takes_images(self) -> bool:
-        """Whether its one input could be float32 [batch, height, width, 3]."""
+        """Return whether its one input could be float32 [batch, height, width, 3]."""
         if len(self.inputs) != 1 or self.inputs[0].dtype != "float32":
             return False
         shape = self.inputs[0].shape
@@ -86,6 +101,7 @@ def read(folder: Path) -> Interface:
         signature = _signature_name(graph, preferred="default" if old else "serving_default")
         way = "none" if signature is None else "tf1" if old else "signature"
         inputs, outputs = _signature_tensors(graph, signature)
+    trained = children.get("trainable_variables") if way == "callable" else None
     single = way == "callable" and len(outputs) == 1 and outputs[0].name == ""
     return Interface(
         way=way,
@@ -93,19 +109,19 @@ def read(folder: Path) -> Interface:
         output_key=None if single else _output_key(outputs),
         inputs=inputs,
         outputs=outputs,
-        parameters=_parameters(folder, nodes, children),
-        trainable_variables=len(_listed(nodes, children, "trainable_variables")) if way == "callable" else 0,
+        parameters=_parameters(folder),
+        trainable_variables=len({child.node_id for child in trained.children}) if trained else 0,
     )
 
 
 def children(folder: Path) -> set[str]:
-    """The names of what the root of the SavedModel in `folder` has: functions, lists of variables, tables."""
+    """Return the names of what the root of the SavedModel in `folder` has: functions, lists of variables, tables."""
     nodes = _meta_graph(load_proto(folder), tags={"serve"}).object_graph_def.nodes
     return {child.local_name for child in nodes[0].children} if nodes else set()
 
 
 def load_proto(folder: Path) -> Any:
-    """The parsed saved_model.pb of `folder`."""
+    """Return the parsed saved_model.pb of `folder`."""
     from tfkit.environment.stack import tf  # noqa: F401, I001  the next line must not be the first to start TensorFlow
     from google.protobuf.message import DecodeError
     from tensorflow.core.protobuf import saved_model_pb2
@@ -123,11 +139,66 @@ def load_proto(folder: Path) -> Any:
     return proto
 
 
+def locate(folder: Path, *, name: str) -> Path:
+    """Return the SavedModel in `folder`: itself, or the only one among its subfolders.
+
+    Raises:
+      HubError: there is none, or more than one.
+    """
+    if (folder / "saved_model.pb").is_file():
+        return folder
+    inside = sorted(path.parent for path in folder.glob("*/saved_model.pb"))
+    if len(inside) == 1:
+        return inside[0]
+    listed = ", ".join(path.name for path in inside or sorted(folder.iterdir())[:5]) or "nothing"
+    if inside:
+        raise HubError(f"{name} holds several models: {listed}.\n  Give the folder of one of them.")
+    raise HubError(
+        f"{name} has no saved_model.pb, neither at its root nor one level down (there is {listed}).\n"
+        "  So it is no SavedModel, or only a part of one. A TFLite, Keras or PyTorch file cannot take its place."
+    )
+
+
+def verify(folder: Path, *, name: str) -> None:
+    """Make sure that all that the SavedModel in `folder` needs is there, and that its weights are undamaged.
+
+    Raises:
+      HubError: a file is missing or cut short, or the checksum of a weight is wrong.
+    """
+    from tfkit.environment.stack import tf
+
+    proto = load_proto(folder)
+    needed = {f"assets/{asset.filename}" for graph in proto.meta_graphs for asset in graph.asset_file_def}
+    if any(map(_has_variables, proto.meta_graphs)):
+        needed.add(f"{VARIABLES}.index")
+    if missing := sorted(path for path in needed if not (folder / path).is_file()):
+        raise HubError(
+            f"{name} is incomplete: {', '.join(missing[:5])} missing.\n  Fetch or export it again."
+        )
+    if (folder / f"{VARIABLES}.index").is_file():
+        try:
+            reader = tf.train.load_checkpoint(str(folder / VARIABLES))
+            for variable in reader.get_variable_to_shape_map():
+                reader.get_tensor(variable)  # which compares its checksum
+        except (tf.errors.OpError, RuntimeError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise HubError(
+                f"{name}: its weights are incomplete or damaged: {reason}\n  Fetch or export it again."
+            ) from error
+
+
+def _has_variables(graph: Any) -> bool:
+    """Return whether there are variables to restore; a model can be all constants."""
+    return any(node.WhichOneof("kind") == "variable" for node in graph.object_graph_def.nodes) or any(
+        node.op in ("VarHandleOp", "VariableV2", "Variable") for node in graph.graph_def.node
+    )
+
+
 def input_range(folder: Path) -> tuple[float, float] | None:
-    """The input range that a Keras SavedModel's own first scaling layer shows, or None when nothing shows it.
+    """Return the input range that a Keras SavedModel's own first scaling layer shows, or None when nothing shows it.
 
     Keras writes the configuration of each layer into a file of its own. A Rescaling by 1/255 or 1/127.5 expects
-    0..255; any other that expects [0, 1] leaves nothing to be told from the convention.
+    0..255; any other that expects [0, 1] is the convention's.
     """
     try:
         text = (folder / "keras_metadata.pb").read_bytes().decode("utf-8", "ignore")
@@ -145,7 +216,7 @@ def _meta_graph(proto: Any, *, tags: set[str]) -> Any:
 
 
 def _most_general(graphs: Any, names: Iterable[str]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """The first argument and the result of the traced version that leaves most dimensions open."""
+    """Return the first argument and the result of the traced version that leaves most dimensions open."""
     traces = []
     for name in names:
         function = graphs.concrete_functions[name]
@@ -162,7 +233,7 @@ def _open(tensor: Tensor) -> int:
 
 
 def _tensors(value: Any, name: str) -> Iterator[Tensor]:
-    """The tensors inside of a StructuredValue, named by their keys."""
+    """Yield the tensors inside of a StructuredValue, named by their keys."""
     kind = value.WhichOneof("kind")
     if kind in ("tensor_spec_value", "bounded_tensor_spec_value"):
         spec = getattr(value, kind)
@@ -206,30 +277,20 @@ def _output_key(outputs: tuple[Tensor, ...]) -> str | None:
     return None
 
 
-def _listed(nodes: Any, children: dict[str, Any], name: str) -> list[Any]:
-    """The variables in the list that the model's root has under `name`, each once."""
-    if name not in children:
-        return []
-    indices = dict.fromkeys(child.node_id for child in children[name].children)
-    return [nodes[i].variable for i in indices if nodes[i].WhichOneof("kind") == "variable"]
+def _parameters(folder: Path) -> int:
+    """Return how many numbers the floating-point variables hold, without those of an optimizer."""
+    from tfkit.environment.stack import tf
 
-
-def _parameters(folder: Path, nodes: Any, children: dict[str, Any]) -> int:
-    if nodes:
-        listed = _listed(nodes, children, "variables")
-        found = listed or [node.variable for node in nodes if node.WhichOneof("kind") == "variable"]
-        shapes = [_shape(v.shape) for v in found if _dtype(v.dtype).startswith(("float", "bfloat"))]
-    elif (folder / "variables" / "variables.index").exists():
-        from tfkit.environment.stack import tf
-
-        reader = tf.train.load_checkpoint(str(folder / "variables" / "variables"))
-        types = reader.get_variable_to_dtype_map()
-        shapes = [
-            tuple(s) for name, s in reader.get_variable_to_shape_map().items() if types[name].is_floating
-        ]
-    else:
-        shapes = []
-    return sum(math.prod(n or 0 for n in shape or ()) for shape in shapes)
+    if not (folder / f"{VARIABLES}.index").is_file():
+        return 0
+    reader = tf.train.load_checkpoint(str(folder / VARIABLES))
+    types = reader.get_variable_to_dtype_map()
+    shapes = reader.get_variable_to_shape_map()
+    return sum(
+        math.prod(shape)
+        for name, shape in shapes.items()
+        if types[name].is_floating and "optimizer" not in name.lower()
+    )
 
 
 def _dtype(number: int) -> str:

@@ -1,11 +1,4 @@
-"""The tensors of a published checkpoint, put where they belong in a model: all of them, or none is believed.
-
-Reads the tensors of a weight file that torch wrote (its stream format of before 1.6), without torch.
-
-Such a file is five pickles (magic number, protocol, byte order, state dict, storage keys) and then, for each
-key, its number of elements and its raw data. A pickle can call anything; this reader lets it build an ordered
-dict of float32 and int64 tensors and nothing else, and believes no number that the file's size contradicts.
-"""
+"""Weight files of published models: read without running anything, and given to a model as a whole or not at all."""
 
 from __future__ import annotations
 
@@ -13,8 +6,7 @@ import math
 import pickle
 import struct
 from collections import OrderedDict
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
@@ -25,73 +17,74 @@ from tfkit.errors import HubError
 if TYPE_CHECKING:
     from tfkit.environment.stack import keras
 
-MAGIC = 0x1950A86A20F9469CFC6C
-PROTOCOL = 1001
-DTYPES = {"FloatStorage": np.dtype("<f4"), "LongStorage": np.dtype("<i8")}
-MAX_PICKLE_BYTES = 4 << 20
+_HEADER = [0x1950A86A20F9469CFC6C, 1001]
+_NORMALIZATION = {
+    "weight": "gamma",
+    "bias": "beta",
+    "running_mean": "moving_mean",
+    "running_var": "moving_variance",
+}
 
 
-@dataclass(frozen=True)
-class _Storage:
+class _Tensor(NamedTuple):
     dtype: np.dtype[Any]
     key: str
     numel: int
-
-
-@dataclass(frozen=True)
-class _Tensor:
-    storage: _Storage
     offset: int
     shape: tuple[int, ...]
     strides: tuple[int, ...]
 
     def of(self, data: np.ndarray) -> np.ndarray:
-        """The tensor as a contiguous copy out of its storage."""
-        numbers = (self.offset, *self.shape, *self.strides)
-        if len(self.shape) != len(self.strides) or min(numbers) < 0:
-            raise ValueError(f"a tensor of shape {self.shape} with strides {self.strides}")
-        if 0 in self.shape:
-            return np.empty(self.shape, data.dtype)
         last = self.offset + sum((n - 1) * stride for n, stride in zip(self.shape, self.strides, strict=True))
-        if last >= data.size or math.prod(self.shape) > data.size:
-            raise ValueError(f"a tensor of shape {self.shape} in a storage of {data.size} elements")
+        if min(0, self.offset, *self.shape, *self.strides) < 0 or max(last + 1, math.prod(self.shape)) > len(
+            data
+        ):
+            raise ValueError(f"a tensor of shape {self.shape} in a storage of {len(data)} elements")
         steps = [stride * data.itemsize for stride in self.strides]
         return np.lib.stride_tricks.as_strided(data[self.offset :], self.shape, steps).copy()
 
 
-def _rebuild_tensor(storage: object, offset: int, shape: tuple, strides: tuple, *_: object) -> _Tensor:
-    if not isinstance(storage, _Storage):
-        raise pickle.UnpicklingError("a tensor without a storage")
-    return _Tensor(storage, int(offset), tuple(map(int, shape)), tuple(map(int, strides)))
+def _rebuild_tensor(storage: Any, offset: int, shape: tuple, strides: tuple, *_: object) -> _Tensor:
+    dtype, key, numel = storage
+    return _Tensor(dtype, str(key), int(numel), int(offset), tuple(map(int, shape)), tuple(map(int, strides)))
+
+
+_ALLOWED: dict[tuple[str, str], Any] = {
+    ("collections", "OrderedDict"): OrderedDict,
+    ("torch._utils", "_rebuild_tensor"): _rebuild_tensor,
+    ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
+    ("torch", "FloatStorage"): np.dtype("<f4"),
+    ("torch", "LongStorage"): np.dtype("<i8"),
+}
 
 
 class _Unpickler(pickle.Unpickler):
     """Resolves the names that a state dict needs; every other name ends the reading."""
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == ("collections", "OrderedDict"):
-            return OrderedDict
-        if module == "torch._utils" and name in ("_rebuild_tensor", "_rebuild_tensor_v2"):
-            return _rebuild_tensor
-        if module == "torch" and name in DTYPES:
-            return DTYPES[name]
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no weight file needs")
+        if (module, name) not in _ALLOWED:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no weight file needs")
+        return _ALLOWED[module, name]
 
-    def persistent_load(self, pid: Any) -> _Storage:
+    def persistent_load(self, pid: Any) -> Any:
         kind, dtype, key, _, numel, view = pid
         if kind != "storage" or not isinstance(dtype, np.dtype) or view is not None:
             raise pickle.UnpicklingError("a storage of an unknown kind")
-        return _Storage(dtype, str(key), int(numel))
+        return dtype, key, numel
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
-    """Read every tensor of a weight file.
+    """Read every tensor of a weight file that `torch.save(model.state_dict(), path)` of torch before 1.6 wrote.
+
+    Such a file is five pickles (magic number, protocol, byte order, state dict, storage keys) and then, for each key,
+    its number of elements and its raw data. A pickle can call anything; this reader lets it build an ordered dict of
+    float32 and int64 tensors and nothing else, and believes no number that the file's size contradicts.
 
     Args:
-      path: a file that `torch.save(model.state_dict(), path)` of torch before 1.6 wrote.
+      path: the file.
 
     Returns:
-      Name to array, float32 or int64, C-contiguous, in the file's order.
+      Name to array, float32 or int64, in the file's order.
 
     Raises:
       HubError: the file is damaged, or holds anything but tensors.
@@ -99,8 +92,6 @@ def read(path: Path) -> dict[str, np.ndarray]:
     try:
         with path.open("rb") as file:
             return _read(file, size=path.stat().st_size)
-    except OSError as error:
-        raise HubError(f"{path} cannot be read: {error.strerror}.") from error
     except Exception as error:  # a damaged pickle can raise any of a dozen types
         raise HubError(
             f"{path} is not a whole torch weight file: {error}.\n"
@@ -109,100 +100,89 @@ def read(path: Path) -> dict[str, np.ndarray]:
 
 
 def _read(file: BinaryIO, *, size: int) -> dict[str, np.ndarray]:
-    if (magic := _load(file)) != MAGIC:
-        raise ValueError(f"it starts with {magic!r:.40}")
-    if (protocol := _load(file)) != PROTOCOL:
-        raise ValueError(f"it is of protocol {protocol!r:.40}, not {PROTOCOL}")
-    if _load(file).get("little_endian") is not True:
-        raise ValueError("its numbers are big-endian")
-    tensors = _load(file)
-    keys = _load(file)
-    if not isinstance(tensors, OrderedDict) or not isinstance(keys, list):
-        raise ValueError("it holds no state dict")
-    for name, tensor in tensors.items():
-        if not isinstance(name, str) or not isinstance(tensor, _Tensor):
-            raise ValueError(f"{name!r:.80} is no tensor")
-    storages = {tensor.storage.key: tensor.storage for tensor in tensors.values()}
-    if sorted(keys) != sorted(storages):
-        raise ValueError("its tensors and its storages do not match")
-    data = {key: _load_storage(file, storages[key], size=size) for key in keys}
+    header = [_Unpickler(file).load() for _ in range(3)]
+    if header[:2] != _HEADER or header[2].get("little_endian") is not True:
+        raise ValueError(f"it starts with {header!r:.80}")
+    tensors, keys = _Unpickler(file).load(), _Unpickler(file).load()
+    if not all(isinstance(tensor, _Tensor) for tensor in tensors.values()):
+        raise ValueError("it holds something else than tensors")
+    storages = {tensor.key: tensor for tensor in tensors.values()}
+    data = {}
+    for key in keys:
+        (numel,) = struct.unpack("<q", file.read(8))
+        count = numel * storages[key].dtype.itemsize
+        if numel != storages[key].numel or not 0 <= count <= size - file.tell():
+            raise ValueError(f"storage {key} says {storages[key].numel} and {numel} elements")
+        data[key] = np.frombuffer(file.read(count), storages[key].dtype)
     if file.tell() != size:
         raise ValueError(f"{size - file.tell()} bytes follow its last storage")
-    return {name: tensor.of(data[tensor.storage.key]) for name, tensor in tensors.items()}
-
-
-def _load(file: BinaryIO) -> Any:
-    start = file.tell()
-    value = _Unpickler(file).load()
-    if file.tell() - start > MAX_PICKLE_BYTES:
-        raise ValueError("its description is larger than any model's")
-    return value
-
-
-def _load_storage(file: BinaryIO, storage: _Storage, *, size: int) -> np.ndarray:
-    (numel,) = struct.unpack("<q", file.read(8))
-    wanted = numel * storage.dtype.itemsize
-    if numel != storage.numel or not 0 <= wanted <= size - file.tell():
-        raise ValueError(
-            f"storage {storage.key} says {storage.numel} and {numel} elements; the file is too short"
-        )
-    return np.frombuffer(file.read(wanted), storage.dtype)
-
-
-class Place(NamedTuple):
-    """Where a tensor of a checkpoint goes.
-
-    Attributes:
-      layer: the name of the layer; a layer that the model was built without is passed over.
-      weight: the name of its weight.
-      axes: the order of the tensor's axes there; None: as they are.
-    """
-
-    layer: str
-    weight: str
-    axes: tuple[int, ...] | None = None
+    return {name: tensor.of(data[tensor.key]) for name, tensor in tensors.items()}
 
 
 def assign(
     model: keras.Model,
     tensors: Mapping[str, np.ndarray],
-    places: Mapping[str, Place],
+    rename: Callable[[str], str | None],
     *,
-    unused: Collection[str] = (),
     title: str,
+    optional: tuple[str, ...] = (),
 ) -> None:
-    """Give `model` the weights of a checkpoint.
+    """Give `model` the weights of a published checkpoint: all of them.
 
     Args:
       model: flat.
       tensors: by the checkpoint's names.
-      places: where each goes.
-      unused: names that the checkpoint has and the model has no use for.
+      rename: makes "layer/weight" of such a name; "" for what no model needs, None for what is not known.
       title: what the weights are of, for an error.
+      optional: layers that a model may be built without.
 
     Raises:
       HubError: a tensor is missing, superfluous, of another shape, or not finite.
     """
+    variables = {
+        f"{layer.name}/{variable.name.split('/')[-1].split(':')[0]}": variable
+        for layer in model.layers
+        for variable in layer.weights
+    }
     faults = []
-    layers = {layer.name: layer for layer in model.layers}
+    missing = set(variables)
     # In one order in every process: several workers assign together, each variable for all of them.
-    for name in sorted(places.keys() & tensors.keys()):
-        place, value = places[name], tensors[name]
-        if place.layer not in layers:
-            continue
-        variable = next(
-            v for v in layers[place.layer].weights if v.name.split("/")[-1] == f"{place.weight}:0"
-        )
-        if place.axes and value.ndim == len(place.axes):
-            value = value.transpose(place.axes)
-        if value.shape != tuple(variable.shape):
-            faults.append(f"{name} has shape {value.shape}, not {tuple(variable.shape)}")
-        elif not np.isfinite(value).all():
-            faults.append(f"{name} has values that are not finite")
-        else:
-            variable.assign(value)
-    faults += sorted(f"{name} is not known" for name in tensors.keys() - places.keys() - set(unused))
-    faults += sorted(f"{name} is missing" for name in places.keys() - tensors.keys())
+    for name, value in sorted(tensors.items()):
+        place = rename(name)
+        if place is None or (place and place not in variables and place.split("/")[0] not in optional):
+            faults.append(f"{name} is not known")
+        elif place in variables:
+            missing.discard(place)
+            value = value.transpose(_axes(place, value.ndim))
+            if value.shape != tuple(variables[place].shape):
+                faults.append(f"{name} has shape {value.shape}, not {tuple(variables[place].shape)}")
+            elif not np.isfinite(value).all():
+                faults.append(f"{name} has values that are not finite")
+            else:
+                variables[place].assign(value)
+    faults += [f"{place} is missing" for place in sorted(missing)]
     if faults:
         listed = "\n  ".join(faults[:10])
         raise HubError(f"These are not the weights of {title} ({len(faults)} faults):\n  {listed}")
+
+
+def keras_name(kind: str, layer: str) -> str:
+    """Return what Keras calls a weight of a layer that torch calls `kind`.
+
+    >>> keras_name("weight", "stem_conv"), keras_name("running_var", "stem_bn"), keras_name("bias", "inner_norm")
+    ('kernel', 'moving_variance', 'beta')
+    """
+    if layer.endswith(("_bn", "_norm")):
+        return _NORMALIZATION.get(kind, kind)
+    if layer.endswith("_dwconv"):
+        return "depthwise_kernel"
+    return "kernel" if kind == "weight" else kind
+
+
+def _axes(place: str, rank: int) -> tuple[int, ...]:
+    """Return the order of a torch tensor's axes in Keras."""
+    if place.endswith("/depthwise_kernel") and rank == 4:
+        return (2, 3, 0, 1)
+    if place.endswith("/kernel"):
+        return {4: (2, 3, 1, 0), 2: (1, 0)}.get(rank, tuple(range(rank)))
+    return tuple(range(rank))

@@ -1,7 +1,4 @@
-"""Stock functions to TFLite.
-
-The .tflite format, read with care: a file is a stranger's until it was found whole.
-"""
+"""Functions to .tflite files, and such files read with care: a file is a stranger's until it was found whole."""
 
 from __future__ import annotations
 
@@ -30,11 +27,10 @@ _SMALLEST = 8
 _OF_TEXT = ("FastBertNormalize", "FastWordpieceTokenize", "TFText>")
 _RANDOM = ("RANDOM_UNIFORM", "RANDOM_STANDARD_NORMAL", "MULTINOMIAL")
 _FLEX_RANDOM, _FLEX_ASSIGN = ("FlexRandom", "FlexMultinomial", "FlexStatefulRandom"), "FlexAssign"
-_PRE_AGAIN = "\n  Convert it or copy it again: a .tflite file is cut short by an interrupted download, say."
 
 
 def read(model: bytes, *, name: str = "The model") -> Any:
-    """The tables of a .tflite file, as ModelT of the LiteRT schema; nothing of it is run.
+    """Return the tables of a .tflite file, as ModelT of the LiteRT schema; nothing of it is run.
 
     Args:
       model: the file's content.
@@ -45,10 +41,7 @@ def read(model: bytes, *, name: str = "The model") -> Any:
     """
     from tfkit.environment.stack import litert_schema
 
-    if len(model) < _SMALLEST or model[4:8] != IDENTIFIER:
-        raise DataError(
-            f"{name} is no .tflite file: it begins with {bytes(model[:8])!r} ({len(model)} bytes)."
-        )
+    check(model, name=name)
     try:
         root = litert_schema.Model.GetRootAs(model, 0)
         _refuse_endless(root)
@@ -61,8 +54,11 @@ def read(model: bytes, *, name: str = "The model") -> Any:
 
 def damaged(name: str, error: Exception) -> DataError:
     """Return the error of a .tflite file that is not what a converter wrote."""
-    said = f"{type(error).__name__}: {error}"
-    return DataError(f"{name} is a damaged .tflite file ({said:.300}).{_PRE_AGAIN}")
+    reason = f"{type(error).__name__}: {error}"
+    return DataError(
+        f"{name} is a damaged .tflite file ({reason:.300})."
+        "\n  Convert it or copy it again: a .tflite file is cut short by an interrupted download, say."
+    )
 
 
 def check(model: bytes, *, name: str = "The model") -> None:
@@ -78,21 +74,31 @@ def check(model: bytes, *, name: str = "The model") -> None:
 
 
 def is_of_text(operation: str) -> bool:
-    """Whether an operation, by its name in a graph or in a file, is one of tensorflow-text."""
+    """Return whether an operation, by its name in a graph or in a file, is one of tensorflow-text."""
     return operation.startswith(_OF_TEXT)
 
 
 def cuts_text(model: bytes) -> bool:
-    """Whether a .tflite file has custom operations of tensorflow-text; only its list of operations is read."""
+    """Return whether a .tflite file has custom operations of tensorflow-text; only its list of operations is read."""
+    return any(map(is_of_text, _operations(model)[1]))
+
+
+def _operations(model: bytes) -> tuple[Any, list[str]]:
+    """Return the file's root table, and the names of the operations in its list."""
     from tfkit.environment.stack import litert_schema
 
     root = litert_schema.Model.GetRootAs(model, 0)
-    codes = (root.OperatorCodes(place).CustomCode() for place in range(root.OperatorCodesLength()))
-    return any(is_of_text(code.decode(errors="replace")) for code in codes if code)
+    builtins = names_of(litert_schema.BuiltinOperator)
+    codes = [root.OperatorCodes(place) for place in range(root.OperatorCodesLength())]
+    return root, [
+        (code.CustomCode() or b"").decode(errors="replace")
+        or builtins.get(max(code.BuiltinCode(), code.DeprecatedBuiltinCode()), "")
+        for code in codes
+    ]
 
 
 def _refuse_endless(root: Any) -> None:
-    """Counts that are damaged: reading so many tables would take minutes."""
+    """Refuse counts that are damaged: reading so many tables would take minutes."""
     tables = (
         root.SubgraphsLength() + root.OperatorCodesLength() + root.BuffersLength() + root.MetadataLength()
     )
@@ -113,34 +119,25 @@ def state(model: bytes) -> tuple[str, ...]:
       "variables": tensors that a fused LSTM goes on from, which `reset_all_variables` sets back; "resources": variables
       that only a new interpreter sets back; "random": each call draws other random numbers. Mostly nothing.
     """
-    from tfkit.environment.stack import litert_schema
-
-    root = litert_schema.Model.GetRootAs(model, 0)
-    codes = [root.OperatorCodes(place) for place in range(root.OperatorCodesLength())]
-    builtins = names_of(litert_schema.BuiltinOperator)
-    names = [
-        (code.CustomCode() or b"").decode(errors="replace")
-        or builtins.get(max(code.BuiltinCode(), code.DeprecatedBuiltinCode()), "")
-        for code in codes
-    ]
+    root, names = _operations(model)
     graphs = [root.Subgraphs(place) for place in range(root.SubgraphsLength())]
     used = [
         {names[graph.Operators(n).OpcodeIndex()] for n in range(graph.OperatorsLength())} for graph in graphs
     ]
     # What a file assigns once, before its first call, is no state; that stands in graphs of its own.
     often = used[:1] if "CALL_ONCE" in used[0] else used
-    found = []
+    kinds = []
     if any(graph.Tensors(n).IsVariable() for graph in graphs for n in range(graph.TensorsLength())):
-        found.append("variables")
+        kinds.append("variables")
     if any(name == "ASSIGN_VARIABLE" or name.startswith(_FLEX_ASSIGN) for some in often for name in some):
-        found.append("resources")
+        kinds.append("resources")
     if any(name in _RANDOM or name.startswith(_FLEX_RANDOM) for some in used for name in some):
-        found.append("random")
-    return tuple(found)
+        kinds.append("random")
+    return tuple(kinds)
 
 
 def _refuse_dangling(tables: Any, *, most: int) -> None:
-    """Indices that point outside of their tables: the interpreter would follow them."""
+    """Refuse indices that point outside of their tables: the interpreter would follow them."""
     if not tables.subgraphs or tables.operatorCodes is None or tables.buffers is None:
         raise ValueError("it has no graph")
     for graph in tables.subgraphs:
@@ -152,10 +149,10 @@ def _refuse_dangling(tables: Any, *, most: int) -> None:
             lists += [operator.inputs, operator.outputs]
             if not 0 <= operator.opcodeIndex < len(tables.operatorCodes):
                 raise ValueError(f"an operator of code {operator.opcodeIndex}")
-        used = [np.asarray(one, np.int64) for one in lists if one is not None]
+        used = [np.asarray(indices, np.int64) for indices in lists if indices is not None]
         if sum(map(len, used)) > most:
             raise ValueError("operators of more tensors than the file has bytes")
-        if any(((one < -1) | (one >= count)).any() for one in used):
+        if any(((indices < -1) | (indices >= count)).any() for indices in used):
             raise ValueError("an operator of tensors that are not there")
         if (used[0] < 0).any() or (used[1] < 0).any():
             raise ValueError("a graph of inputs or outputs that are not there")
@@ -168,8 +165,21 @@ def _refuse_dangling(tables: Any, *, most: int) -> None:
                 raise ValueError(f"a tensor of shape {shape}")
 
 
+def operator_names(codes: Sequence[Any]) -> list[str]:
+    """Return the names of the operations of a file, "CONV_2D" or what a custom one is called, by their codes."""
+    from tfkit.environment.stack import litert_schema
+
+    builtins = names_of(litert_schema.BuiltinOperator)
+    return [
+        (code.customCode or b"").decode(errors="replace")
+        # Codes above 126 do not fit into the older field.
+        or builtins.get(max(code.builtinCode, code.deprecatedBuiltinCode), "UNKNOWN")
+        for code in codes
+    ]
+
+
 def names_of(enumeration: type) -> dict[int, str]:
-    """The names of an enumeration of the schema by value, such as of BuiltinOperator."""
+    """Return the names of an enumeration of the schema by value, such as of BuiltinOperator."""
     return {value: name for name, value in vars(enumeration).items() if isinstance(value, int)}
 
 
@@ -179,7 +189,7 @@ REMEDY = "Replace the layers that use them; TensorFlow itself runs the model as 
 def to_tflite(
     model: Callable[[tf.Tensor], tf.Tensor], *, input_shape: Sequence[int | None], dtype: str = "float32"
 ) -> bytes:
-    """A function as float32 TFLite, in this process: quick, for what is known to convert.
+    """Convert a function to float32 TFLite, in this process: quick, for what is known to convert.
 
     Args:
       model: a tf_keras model, a hub.KerasLayer, a tf.function, or any other function that TensorFlow can
@@ -213,7 +223,7 @@ def to_tflite(
 
 
 def converted(convert: Callable[[], Any], *, remedy: str = REMEDY) -> bytes:
-    """What a converter makes, or what is in its way, in words.
+    """Return what a converter makes, or what is in its way, in words.
 
     Args:
       convert: such as the method of a tf.lite.TFLiteConverter.
@@ -234,7 +244,7 @@ def converted(convert: Callable[[], Any], *, remedy: str = REMEDY) -> bytes:
 
 
 def lacking_operations(message: str) -> list[str]:
-    """The operations that a message of the converter says TFLite lacks, without repetition.
+    """Return the operations that a message of the converter says TFLite lacks, without repetition.
 
     Example:
       >>> lacking_operations("TF Select ops: Betainc, Svd\\nDetails: ...\\nCustom ops: Foo")

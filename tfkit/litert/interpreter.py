@@ -59,7 +59,7 @@ class ParallelInterpreter:
         self._pool = ThreadPoolExecutor(self.workers)
 
     def __call__(self, inputs: Any, *, prepare: Callable[[Any], np.ndarray] | None = None) -> np.ndarray:
-        """The model's output for each example.
+        """Return the model's output for each example.
 
         Args:
           inputs: [n, ...], of which real numbers of the model's input shape are made. A quantized model gets them
@@ -80,7 +80,7 @@ class ParallelInterpreter:
 
         def run(start: int) -> None:
             cut = slice(start, start + step)
-            taken: Any = {name: one[cut] for name, one in inputs.items()} if several else inputs[cut]
+            taken: Any = {name: values[cut] for name, values in inputs.items()} if several else inputs[cut]
             taken = prepare(taken) if prepare else taken
             worker = self._idle.get()
             try:
@@ -93,7 +93,7 @@ class ParallelInterpreter:
         return outputs
 
     def __enter__(self) -> ParallelInterpreter:
-        """Itself."""
+        """Return itself."""
         return self
 
     def __exit__(
@@ -110,21 +110,21 @@ class _Worker:
         self._open_again = lambda: opened(model, threads=threads)
         self._interpreter = self._open_again()
         self._state = state(model)
-        taken, outputs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
-        if not taken or len(outputs) != 1:
+        inputs, outputs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
+        if not inputs or len(outputs) != 1:
             raise DataError(
-                f"The model has {len(taken)} inputs and {len(outputs)} outputs; one of one output is computed here."
+                f"The model has {len(inputs)} inputs and {len(outputs)} outputs; one of one output is computed here."
                 "\n  The stock interpreter runs it: ai_edge_litert.interpreter.Interpreter."
             )
-        (written,) = outputs
-        self._inputs = {"": Number(taken[0])}
-        if len(taken) > 1:
+        (output,) = outputs
+        self._inputs = {"": Number(inputs[0])}
+        if len(inputs) > 1:
             by_name = self._interpreter.get_signature_runner().get_input_details()
             self._inputs = {name: Number(details) for name, details in by_name.items()}
-        self._output = Number(written)
-        self.input_shape = tuple(int(size) for size in taken[0]["shape"])
-        self.output_shape = tuple(int(size) for size in written["shape"])
-        self._open = np.asarray(taken[0]["shape_signature"]) < 0
+        self._output = Number(output)
+        self.input_shape = tuple(int(size) for size in inputs[0]["shape"])
+        self.output_shape = tuple(int(size) for size in output["shape"])
+        self._open = np.asarray(inputs[0]["shape_signature"]) < 0
         self._shape = self.input_shape
 
     def __call__(self, inputs: Any) -> np.ndarray:
@@ -147,7 +147,7 @@ class _Worker:
         return self._output.real(self._interpreter.get_tensor(self._output.index))
 
     def _fits(self, shape: tuple[int, ...]) -> bool:
-        """Whether the model takes this shape, having left open what is another size."""
+        """Return whether the model takes this shape, having left open what is another size."""
         return len(shape) == len(self._open) and bool(
             np.all(self._open | (np.array(shape) == self.input_shape))
         )
@@ -169,7 +169,7 @@ class Number:
         self._zero_point = int(zero_point)
 
     def quantized(self, values: np.ndarray) -> np.ndarray:
-        """The tensor that stands for real numbers; those beyond its range become the nearest in it."""
+        """Return the tensor that stands for real numbers; those beyond its range become the nearest in it."""
         if self.dtype.kind == "S":  # strings: as objects, since numpy's own end before their last NUL
             return np.asarray(values, object)
         if self._scale is None:
@@ -180,14 +180,14 @@ class Number:
         )
 
     def real(self, tensor: np.ndarray) -> np.ndarray:
-        """The real numbers that a tensor stands for: float32."""
+        """Return the real numbers that a tensor stands for: float32."""
         if self._scale is None:
             return np.asarray(tensor, np.float32)
         return (tensor.astype(np.float32) - self._zero_point) * self._scale
 
 
 def opened(model: bytes, *, threads: int, **options: Any) -> Any:
-    """A stock interpreter with its tensors allocated; one with the operations of tensorflow-text where it needs them.
+    """Return a stock interpreter with its tensors allocated, and with the operations of tensorflow-text if needed.
 
     Args:
       model: the content of a .tflite file.

@@ -1,10 +1,10 @@
-"""What stays with the owner of private data: a record of the examples of a run, and of what it spent on them.
+"""The account of a private training: what it spends, beside its checkpoints, and a record that stays with the owner.
 
 A private run's folder may be shown to anybody, so that nothing in it is computed from the examples without noise: no
 digest, no name, no count but that of the training examples. It holds the random name of a record in the owner's cache
 instead: with the digests in that record one could test who was among the examples.
 
-The account of a private training, beside its backups: weights without their account are not trained further.
+Weights without their account are not trained further.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import json
 import re
 import secrets
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,8 @@ ACCOUNTED = (
     "steps_per_epoch", "delta", "l2_norm_clip",
 )  # fmt: skip
 """Of a plan: what one epsilon of all epochs takes for granted, also of those that an earlier process took."""
+
+_ANEW = "begin anew with --overwrite (tfkit.fit: resume=False), which spends again on the same people"
 
 
 class Ledger:
@@ -50,7 +52,13 @@ class Ledger:
         self.epochs_begun = 0
         self.identity = secrets.token_hex(16)
         self._plan: dict[str, Any] | None = None
-        _refuse_other_stages(run.backup, stage)
+        others = [path.name for path in sorted(run.backup.glob("*")) if path.is_dir() and path.name != stage]
+        if others:
+            raise RunError(
+                f"{run.backup} holds what {' and '.join(others)} left, trained in this run before {stage}: its epsilon"
+                " would not cover that.\n  Train in a run folder of its own, on weights that do not come from the"
+                " private examples."
+            )
         if self.path.is_file():
             self._read()
         else:
@@ -59,13 +67,11 @@ class Ledger:
     def check_plan(self, plan: Plan) -> None:
         """Raise where the epochs that were begun before were accounted otherwise."""
         wanted = {name: getattr(plan, name) for name in ACCOUNTED}
-        if self._plan is not None and self._plan != wanted:
-            changed = [
-                f"{name} {self._plan.get(name)} there, {wanted[name]} now"
-                for name in ACCOUNTED
-                if self._plan.get(name) != wanted[name]
-            ]
-            raise self._wrong(f"is of another plan ({'; '.join(changed)})")
+        before = wanted if self._plan is None else self._plan
+        changed = [name for name in {**wanted, **before} if before.get(name) != wanted.get(name)]
+        if changed:
+            listed = "; ".join(f"{name} {before.get(name)} there, {wanted.get(name)} now" for name in changed)
+            raise self._wrong(f"is of another plan ({listed})")
         self._plan = wanted
 
     def check_weights(self, *, epoch: int, saved: tuple[str, int] | None) -> None:
@@ -86,15 +92,14 @@ class Ledger:
         self.epochs_begun += 1
         if self._run.is_chief:
             mean = self._folder / MEAN
-            files.write_json(
-                self.path,
-                {
-                    "epochs_begun": self.epochs_begun,
-                    "training": self.identity,
-                    "mean": files.digest_of(mean) if mean.is_file() else None,
-                    "plan": self._plan,
-                },
-            )
+            digest = files.digest_of(mean) if mean.is_file() else None
+            content = {
+                "epochs_begun": self.epochs_begun,
+                "training": self.identity,
+                "mean": digest,
+                "plan": self._plan,
+            }
+            files.write_json(self.path, content)
 
     def _read(self) -> None:
         try:
@@ -107,43 +112,19 @@ class Ledger:
             raise self._wrong(f"is damaged ({type(error).__name__}: {error})") from error
         beside = self._folder / MEAN
         if mean is not None and not (beside.is_file() and files.digest_of(beside) == mean):
-            raise RunError(
-                f"{beside}, which was released from the training examples for the epochs that {LEDGER} counts, is"
-                f" missing or another: to release it once more is not accounted.\n  {self._way_out}"
-            )
+            raise self._wrong(f"counts epochs on a mean that {beside} does not hold")
 
     def _refuse_lost(self) -> None:
-        of_training = [
-            *sorted(self._folder.glob("[0-9]*")),
-            self._run.shared / run.PRIVACY,
-            self._run.shared / run.HISTORY,
-            self._run.shared / run.LOGS / "train",
-        ]
-        found = next((path for path in of_training if path.exists()), None)
-        if found is not None:
-            raise self._wrong(f"is missing, and {found} shows that this training had begun")
+        shared = self._run.shared
+        traces = [shared / run.PRIVACY, shared / run.HISTORY, shared / run.LOGS / "train"]
+        for path in (*sorted(self._folder.glob("[0-9]*")), *traces):
+            if path.exists():
+                raise self._wrong(f"is missing, and {path} shows that this training had begun")
 
     def _wrong(self, what: str) -> RunError:
         return RunError(
             f"{self.path} {what}: nobody can tell what was spent, and an epsilon stated from it might be too small."
-            f"\n  {self._way_out}"
-        )
-
-    @property
-    def _way_out(self) -> str:
-        return (
-            f"Bring {self._folder} back as a whole, and give data and settings as they were; or begin anew with"
-            " --overwrite (tfkit.fit: resume=False), which spends again on the same people."
-        )
-
-
-def _refuse_other_stages(backup: Path, stage: str) -> None:
-    others = [path.name for path in sorted(backup.glob("*")) if path.is_dir() and path.name != stage]
-    if others:
-        raise RunError(
-            f"{backup} holds what {' and '.join(others)} left, trained in this run before {stage}, and the epsilon of"
-            f" {stage} would not cover it.\n  Train in a run folder of its own, on weights that do not come from the"
-            " private examples."
+            f"\n  Bring {self._folder} back as a whole, and give data and settings as they were; or {_ANEW}."
         )
 
 
@@ -153,12 +134,16 @@ def refuse_after_private(run: Run) -> None:
     Raises:
       RunError: privacy.json would claim an epsilon for what it does not cover.
     """
-    found = next(iter(sorted(run.backup.glob(f"*/{LEDGER}"))), None)
-    if found is not None:
+    account = _account(run)
+    if account is not None:
         raise RunError(
-            f"{found} shows that this run was trained privately: training without privacy on the same examples would"
+            f"{account} shows that this run was trained privately: training without privacy on the same examples would"
             " leave its epsilon untrue.\n  Train in a run folder of its own."
         )
+
+
+def _account(run: Run) -> Path | None:
+    return next(iter(sorted(run.backup.glob(f"*/{LEDGER}"))), None)
 
 
 FOLDER = "private"
@@ -188,28 +173,42 @@ def register(run: Run, splits: Splits) -> dict[str, Any]:
     data = splits.provenance
     if not run.is_chief:
         return shown(data)
-    name = run.provenance.get("data", {}).get(RECORD)
-    if name is None and (account := next(iter(sorted(run.backup.glob(f"*/{LEDGER}"))), None)):
-        raise DataError(
-            f"{account} shows that {run.path} was begun, and its {PROVENANCE} does not say on which data."
-            "\n  Bring the folder back as a whole, or begin anew (--overwrite), which spends again on the same people."
-        )
+    name = _record(run)
     if name is not None:
         check_data(run, splits)
         return {**shown(data), RECORD: name}
-    earlier = [one for one in _records() if any(one.get(key) == data[key] for key in KEPT)]
+    account = _account(run)
+    if account is not None:
+        raise DataError(
+            f"{account} shows that {run.path} was begun, and its {PROVENANCE} does not say on which data.\n  Bring the"
+            f" folder back as a whole, or {_ANEW}."
+        )
+    earlier = [
+        record
+        for path in sorted(
+            (files.cache_root() / FOLDER).glob("*.json"), key=lambda path: path.stat().st_mtime_ns
+        )
+        if "spent" in (record := _read(path)) and any(record.get(key) == data[key] for key in KEPT)
+    ]
     name = secrets.token_hex(16)
-    _write(_path(name), {"run": str(run.path.resolve()), **{key: data[key] for key in KEPT}})
+    _update(name, {"run": str(run.path.resolve()), **{key: data[key] for key in KEPT}})
     if earlier:
-        _say_spent(earlier)
+        spent = [record["spent"] for record in earlier]
+        total = "without an epsilon" if None in spent else f"epsilon {sum(spent):.3g} in all"
+        print(
+            f"These very examples were trained on privately before, in {len(earlier)} run(s) ({total}; the last:"
+            f" {earlier[-1].get('run')}). This run spends again on the same people: to those who see both, it adds up.",
+            file=sys.stderr,
+            flush=True,
+        )
     return {**shown(data), RECORD: name}
 
 
 def spend(run: Run, *, epsilon: float | None) -> None:
     """Write into the run's record what its training spends at most; None: no epsilon holds."""
-    name = run.provenance.get("data", {}).get(RECORD)
+    name = _record(run)
     if run.is_chief and name is not None:
-        _write(_path(name), {**_read(_path(name)), "spent": epsilon})
+        _update(name, {"spent": epsilon})
 
 
 def count_epochs(run: Run, begun: int) -> None:
@@ -218,18 +217,17 @@ def count_epochs(run: Run, begun: int) -> None:
     Raises:
       RunError: more were begun than the folder's account tells of: it was put back as it was at an earlier time.
     """
-    name = run.provenance.get("data", {}).get(RECORD)
+    name = _record(run)
     if not run.is_chief or name is None:
         return
-    record = _read(_path(name))
-    if record.get("epochs_begun", 0) > begun:
+    before = _read(_path(name)).get("epochs_begun", 0)
+    if before > begun:
         raise RunError(
-            f"{run.path} tells of {begun} epochs of private training, and its record of {record['epochs_begun']}"
-            f" ({_path(name)}):\n  the folder is as it was at an earlier time, or a copy of it was trained further, and"
-            " an epsilon stated from it would be too small.\n  Bring back the folder that was trained last, or begin"
-            " anew with --overwrite (tfkit.fit: resume=False), which spends again on the same people."
+            f"{run.path} tells of {begun} epochs of private training, and its record of {before} ({_path(name)}):"
+            "\n  the folder is as it was at an earlier time, or a copy of it was trained further, and an epsilon stated"
+            f" from it would be too small.\n  Bring back the folder that was trained last, or {_ANEW}."
         )
-    _write(_path(name), {**record, "epochs_begun": begun})
+    _update(name, {"epochs_begun": begun})
 
 
 def known(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -248,10 +246,9 @@ def check_data(run: Run, splits: Splits) -> None:
     there = known(data)
     if RECORD in data and not set(KEPT) <= set(there):
         raise DataError(
-            f"{run.path} is a private run: nothing in its folder tells what it was trained on. What does is not here:"
-            f"\n  {_path(data[RECORD])}\n"
-            "  It stays in the cache of the machine that trained the run. Copy it here from there and keep it to"
-            " yourself,\n  or train anew (--overwrite), which spends again on the same people."
+            f"{run.path} is a private run: what it was trained on is told by {_path(data[RECORD])} alone, in the cache"
+            " of the machine that trained it.\n  Copy it here from there and keep it to yourself, or train anew"
+            " (--overwrite), which spends again on the same people."
         )
     if any(there.get(name) != given[name] for name in KEPT):
         raise DataError(
@@ -261,15 +258,9 @@ def check_data(run: Run, splits: Splits) -> None:
         )
 
 
-def _say_spent(earlier: list[dict[str, Any]]) -> None:
-    spent = [one["spent"] for one in earlier]
-    total = "without an epsilon" if None in spent else f"epsilon {sum(spent):.3g} in all"
-    print(
-        f"These very examples were trained on privately before, in {len(earlier)} run(s) ({total}; the last:"
-        f" {earlier[-1].get('run')}). This run spends again on the same people: to those who see both, it adds up.",
-        file=sys.stderr,
-        flush=True,
-    )
+def _record(run: Run) -> str | None:
+    name: str | None = run.provenance.get("data", {}).get(RECORD)
+    return name
 
 
 def _path(name: Any) -> Path:
@@ -287,16 +278,9 @@ def _read(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _records() -> Iterator[dict[str, Any]]:
-    """Yield those of runs that have spent something, the latest last."""
-    paths = [*(files.cache_root() / FOLDER).glob("*.json")]
-    for path in sorted(paths, key=lambda path: path.stat().st_mtime_ns):
-        content = _read(path)
-        if "spent" in content:
-            yield content
-
-
-def _write(path: Path, content: Mapping[str, Any]) -> None:
+def _update(name: str, content: Mapping[str, Any]) -> None:
+    path = _path(name)
+    before = _read(path)
     files.cache_dir(FOLDER)
     with files.new_file(path, mode=0o600) as file:
-        file.write(json.dumps(dict(content)).encode())
+        file.write(json.dumps({**before, **content}).encode())

@@ -1,13 +1,9 @@
-"""Statistics of the training examples, released once with noise that is accounted.
-
-Epsilon from noise and back, for the sampler that really runs; the mathematics is dp-accounting's.
-
-What a user asks of private training, and the plan that follows for a set of data.
-"""
+"""DPSGD and its plan: epsilon from noise and back, for the sampler that really runs, by dp-accounting."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import logging
 import math
@@ -21,12 +17,11 @@ from tfkit.errors import ConfigError, PrivacyError
 from tfkit.settings import fields
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     import dp_accounting
 
 ACCOUNTANTS = ("pld", "rdp")
-SAMPLERS = ("poisson", "shuffled")
 NEIGHBOURS = {
     "poisson": "two data sets that differ in one example, added or removed",
     "shuffled": "two data sets of equal size, in one of which one example contributes nothing (zero-out)",
@@ -47,7 +42,7 @@ def compute_epsilon(
     accountant: str = "pld",
     release_noise: float = 0.0,
 ) -> float:
-    """The epsilon that holds at `delta` after some steps of DP-SGD.
+    """Return the epsilon that holds at `delta` after some steps of DP-SGD.
 
     Args:
       noise_multiplier: standard deviation of the noise in units of the clipping norm, 0 or more.
@@ -71,17 +66,10 @@ def compute_epsilon(
 
     Example:
       >>> case = dict(noise_multiplier=1.1, sampling_probability=256 / 60000, steps=3515, delta=1e-5)
-      >>> round(epsilon(**case), 2), round(epsilon(**case, accountant="rdp"), 2)
+      >>> round(compute_epsilon(**case), 2), round(compute_epsilon(**case, accountant="rdp"), 2)
       (1.13, 1.28)
     """
-    _check(
-        noise_multiplier=noise_multiplier,
-        sampling_probability=sampling_probability,
-        steps=steps,
-        delta=delta,
-        sampler=sampler,
-        accountant=accountant,
-    )
+    _check(noise_multiplier, sampling_probability, steps, delta, sampler, accountant)
     if steps == 0 and not release_noise:
         return 0.0
     if noise_multiplier == 0:
@@ -99,7 +87,7 @@ def calibrate(
     accountant: str = "pld",
     release_noise: float = 0.0,
 ) -> float:
-    """The smallest noise multiplier whose epsilon is not above the target, but at most about 0.2 % below it.
+    """Return the smallest noise multiplier whose epsilon is not above the target, but at most about 0.2 % below it.
 
     The Rényi accountant's answer comes first, being cheap and nearly right; the other is looked for around it.
 
@@ -121,86 +109,54 @@ def calibrate(
     """
     from scipy.optimize import brentq
 
-    _check(
-        noise_multiplier=1.0,
-        sampling_probability=sampling_probability,
-        steps=steps,
-        delta=delta,
-        sampler=sampler,
-        accountant=accountant,
-    )
+    _check(1.0, sampling_probability, steps, delta, sampler, accountant)
     if not 0 < target_epsilon < math.inf or steps < 1:
         raise ConfigError(f"Noise for epsilon {target_epsilon:g} in {steps} steps: both must be above 0.")
 
-    def excess(log_noise: float, by: str) -> float:
-        spent = _spent(math.exp(log_noise), sampling_probability, steps, delta, sampler, by, release_noise)
-        off = math.log(min(max(spent, 1e-12), 1e12) / (AIM * target_epsilon))
-        return 0.0 if abs(off) < NEAR_ENOUGH else off  # brentq ends where it finds a zero
+    def spent(noise: float, by: str) -> float:
+        return _spent(noise, sampling_probability, steps, delta, sampler, by, release_noise)
 
     log_noise, widen = 0.0, math.log(1.5)
     for by in dict.fromkeys(("rdp", accountant)):
-        search = functools.partial(excess, by=by)
-        try:
-            bracket = _bracket(search, guess=log_noise, widen=widen)
-        except PrivacyError as err:
+
+        def excess(log_noise: float, by: str = by) -> float:
+            off = math.log(min(max(spent(math.exp(log_noise), by), 1e-12), 1e12) / (AIM * target_epsilon))
+            return 0.0 if abs(off) < NEAR_ENOUGH else off  # brentq ends where it finds a zero
+
+        low = high = log_noise
+        while excess(high) > 0 and high <= math.log(LARGEST_NOISE):
+            low, high, widen = high, high + widen, 2 * widen
+        while excess(low) <= 0 and low >= math.log(SMALLEST_NOISE):
+            low, high, widen = low - widen, low, 2 * widen
+        if excess(high) > 0 or excess(low) <= 0:
+            too = "small: use a larger target_epsilon, or fewer epochs"
+            if excess(low) <= 0:
+                too = "large to protect anybody: use a smaller target_epsilon (1 to 10 is usual), or noise_multiplier"
             raise PrivacyError(
-                f"target_epsilon {target_epsilon:g} (steps: {steps:,}, delta: {delta:g}): {err}"
-            ) from None
-        log_noise, widen = brentq(search, *bracket), math.log(1.1)
+                f"target_epsilon {target_epsilon:g} (steps: {steps:,}, delta: {delta:g}) needs a noise multiplier"
+                f" outside of {SMALLEST_NOISE:g} to {LARGEST_NOISE:g}. It is too {too}."
+            )
+        log_noise, widen = brentq(excess, low, high), math.log(1.1)
     noise = math.exp(log_noise)
-    while (
-        _spent(noise, sampling_probability, steps, delta, sampler, accountant, release_noise) > target_epsilon
-    ):
+    while spent(noise, accountant) > target_epsilon:
         noise *= 1 + NEAR_ENOUGH
     return noise
 
 
 def _check(
-    *,
-    noise_multiplier: float,
-    sampling_probability: float,
-    steps: int,
-    delta: float,
-    sampler: str,
-    accountant: str,
+    noise_multiplier: float, probability: float, steps: int, delta: float, sampler: str, accountant: str
 ) -> None:
-    found = []
-    if not 0 <= noise_multiplier < math.inf:
-        found.append(f"noise_multiplier is {noise_multiplier}; it must be 0 or more.")
-    if not 0 < sampling_probability <= 1:
-        found.append(f"sampling_probability is {sampling_probability}; it must be above 0, and at most 1.")
-    if steps < 0:
-        found.append(f"steps is {steps}; it must be 0 or more.")
-    if not SMALLEST_DELTA <= delta < 1:
-        found.append(
-            f"delta is {delta}; it must be below 1, and at least {SMALLEST_DELTA:g}, what double precision resolves."
-        )
-    if sampler not in SAMPLERS:
-        found.append(f"sampler is {sampler!r}; use one of: {', '.join(SAMPLERS)}.")
-    if accountant not in ACCOUNTANTS:
-        found.append(f"accountant is {accountant!r}; use one of: {', '.join(ACCOUNTANTS)}.")
-    if found:
-        raise ConfigError("No epsilon can be computed:\n  " + "\n  ".join(found))
-
-
-def _bracket(excess: Callable[[float], float], *, guess: float, widen: float) -> tuple[float, float]:
-    """Two logarithms of noise, the first with too large an epsilon, the second without."""
-    low = high = guess
-    while excess(high) > 0:
-        if high > math.log(LARGEST_NOISE):
-            raise PrivacyError(
-                f"out of reach, even a noise multiplier of {LARGEST_NOISE:g} spends more.\n  Use a larger"
-                " target_epsilon, or fewer epochs."
-            )
-        low, high, widen = high, high + widen, 2 * widen
-    while excess(low) <= 0:
-        if low < math.log(SMALLEST_NOISE):
-            raise PrivacyError(
-                f"only a noise multiplier below {SMALLEST_NOISE:g} spends so much, which protects nobody.\n"
-                "  Use a smaller target_epsilon (1 to 10 is usual), or noise_multiplier itself."
-            )
-        low, high, widen = low - widen, low, 2 * widen
-    return low, high
+    problems = [
+        (0 <= noise_multiplier < math.inf, f"noise_multiplier is {noise_multiplier}; it must be 0 or more."),
+        (0 < probability <= 1, f"sampling_probability is {probability}; it must be above 0, and at most 1."),
+        (steps >= 0, f"steps is {steps}; it must be 0 or more."),
+        (SMALLEST_DELTA <= delta < 1, f"delta is {delta}; it must be in [{SMALLEST_DELTA:g}, 1)."),
+        (sampler in NEIGHBOURS, f"sampler is {sampler!r}; use one of: {', '.join(NEIGHBOURS)}."),
+        (accountant in ACCOUNTANTS, f"accountant is {accountant!r}; use one of: {', '.join(ACCOUNTANTS)}."),
+    ]
+    wrong = [problem for right, problem in problems if not right]
+    if wrong:
+        raise ConfigError("\n  ".join(["No epsilon can be computed:", *wrong]))
 
 
 @functools.lru_cache(maxsize=4096)
@@ -210,22 +166,21 @@ def _spent(
     from dp_accounting import pld, rdp
 
     event = _event(noise, probability, steps, sampler, release)
-    with _quiet():
+    with _quiet(), contextlib.suppress(OverflowError):  # with next to no noise
         if accountant == "rdp":
-            with contextlib.suppress(OverflowError):
-                return float(rdp.RdpAccountant().compose(event).get_epsilon(delta))
-            return math.inf
+            return float(rdp.RdpAccountant().compose(event).get_epsilon(delta))
         rough = _spent(noise, probability, steps, delta, sampler, "rdp", release)
         if rough == math.inf:
-            return math.inf
-        with contextlib.suppress(OverflowError):  # with next to no noise; the rough bound holds too
+            return rough
+        with contextlib.suppress(OverflowError):
             ledger = pld.PLDAccountant(value_discretization_interval=_interval(rough))
             return float(ledger.compose(event).get_epsilon(delta))
-        return rough
+        return rough  # which holds too
+    return math.inf
 
 
 def _interval(rough: float) -> float:
-    """Width of the bins of the privacy loss, for an epsilon known roughly; at about 1 it is dp-accounting's default.
+    """Return the width of bins of the privacy loss for an epsilon known roughly; at about 1 dp-accounting's default.
 
     Bins round towards a larger epsilon, so that any width is sound. One for all would be slow where epsilon is large
     and loose where it is small. It never shrinks while epsilon grows, so that more steps never spend less.
@@ -253,7 +208,7 @@ def _event(
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Some of the many orders of Rényi's accountant do not converge; it says so for each, and takes the others."""
+    """Silence the warnings that some of the many orders of Rényi's accountant do not converge: it takes the others."""
     logger = logging.getLogger("absl")
     before = logger.level
     logger.setLevel(logging.ERROR)
@@ -263,6 +218,10 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(before)
 
 
+_KEPT = (
+    "l2_norm_clip", "adaptive_clip_quantile", "sampler", "accountant", "deterministic_noise", "diagnostics",
+    "target_epsilon", "release_noise",
+)  # fmt: skip
 COUNT_NOISE_SHARE = 0.05
 LARGEST_MICROBATCH = 256
 SMALLEST_MICROBATCH = 32
@@ -317,8 +276,17 @@ class DPSGD:
                 f" (found {self.target_epsilon} and {self.noise_multiplier})."
             )
 
+    def __repr__(self) -> str:
+        """Return the settings that were given, in one line."""
+        given = [
+            f"{field.name}={getattr(self, field.name)!r}"
+            for field in dataclasses.fields(self)
+            if getattr(self, field.name) != field.default
+        ]
+        return f"DPSGD({', '.join(given)})"
+
     def plan(self, *, examples: int, expected_batch_size: int, epochs: int) -> Plan:
-        """What training so many epochs on so many examples takes.
+        """Return what training so many epochs on so many examples takes.
 
         Args:
           examples: in the training split; taken as public.
@@ -329,11 +297,17 @@ class DPSGD:
           ConfigError: settings that cannot be, all at once.
           PrivacyError: a delta that protects nobody (with whatever else is wrong); a target that no noise reaches.
         """
-        found = [*_size_problems(examples, expected_batch_size, epochs)]
-        unsafe = self._unsafe_delta(examples)
-        if found or unsafe:
+        problems, unsafe = [], self._unsafe_delta(examples)
+        if not 1 <= expected_batch_size <= examples:
+            problems.append(
+                f"The batch is {expected_batch_size}, the training split has {examples} examples: use a"
+                f" global_batch_size of at most {examples}."
+            )
+        if epochs < 1:
+            problems.append(f"epochs is {epochs}; training takes at least 1.")
+        if problems or unsafe:
             error = PrivacyError if unsafe else ConfigError
-            raise error("Private training cannot be planned:\n  " + "\n  ".join([*found, *unsafe]))
+            raise error("\n  ".join(["Private training cannot be planned:", *problems, *unsafe]))
         delta = self.delta if self.delta is not None else min(1e-5, 0.1 / examples)
         per_epoch = examples / expected_batch_size
         steps_per_epoch = math.ceil(per_epoch) if self.sampler == "shuffled" else max(1, round(per_epoch))
@@ -355,36 +329,27 @@ class DPSGD:
             noise_multiplier=noise,
             gradient_noise_multiplier=gradient_noise,
             count_noise=count_noise,
-            l2_norm_clip=self.l2_norm_clip,
-            adaptive_clip_quantile=self.adaptive_clip_quantile,
-            sampler=self.sampler,
             sampling_probability=probability,
             expected_batch_size=expected_batch_size,
             examples=examples,
             steps_per_epoch=steps_per_epoch,
             epochs=epochs,
             delta=delta,
-            accountant=self.accountant,
             microbatch_size=self.microbatch_size or _microbatch(expected_batch_size),
-            deterministic_noise=self.deterministic_noise,
-            diagnostics=self.diagnostics,
-            target_epsilon=self.target_epsilon,
-            release_noise=self.release_noise,
+            **{name: getattr(self, name) for name in _KEPT},
         )
 
     def _unsafe_delta(self, examples: int) -> list[str]:
         if self.delta is None or examples < 1 or SMALLEST_DELTA <= self.delta < 1 / examples:
             return []
-        safe = f"leave it out, or use --delta {min(1e-5, 0.1 / examples):.0e}."
-        if not self.delta >= SMALLEST_DELTA:
-            return [f"delta is {self.delta:g}; it must be at least {SMALLEST_DELTA:g}: {safe}"]
         return [
-            f"delta is {self.delta:g} with {examples} examples, and must be below 1/n = {1 / examples:.2g}: with a"
-            f" delta of 1/n one may publish a whole example, drawn at random. Make it much smaller: {safe}"
+            f"delta is {self.delta:g} with {examples} examples; it must be at least {SMALLEST_DELTA:g}, and below"
+            f" 1/n = {1 / examples:.2g}: with a delta of 1/n one may publish a whole example, drawn at random. Leave it"
+            f" out, or use --delta {min(1e-5, 0.1 / examples):.0e}."
         ]
 
     def _split(self, noise: float, expected_batch_size: int) -> tuple[float, float]:
-        """Noise for the gradients and for the count, which together are worth `noise` (Andrew et al., theorem 1).
+        """Return the noise for gradients and for the count, together worth `noise` (Andrew et al., theorem 1).
 
         Theirs is 1/20 of the batch for the count, which leaves little or nothing for the gradients where noise is
         large and the batch small. With no less than `noise` itself the gradients get 1.16 times `noise` at most.
@@ -448,7 +413,7 @@ class Plan:
         return self.steps_per_epoch * self.epochs
 
     def epsilon(self, steps: int, *, accountant: str | None = None) -> float:
-        """What so many steps have spent: infinity without noise, 0 without steps."""
+        """Return what so many steps have spent: infinity without noise, 0 without steps."""
         return compute_epsilon(
             noise_multiplier=self.noise_multiplier,
             sampling_probability=self.sampling_probability,
@@ -460,20 +425,8 @@ class Plan:
         )
 
 
-def _size_problems(examples: int, expected_batch_size: int, epochs: int) -> list[str]:
-    found = []
-    if not 1 <= expected_batch_size <= examples:
-        found.append(
-            f"The batch is {expected_batch_size}, the training split has {examples} examples: use a"
-            f" global_batch_size of at most {examples}."
-        )
-    if epochs < 1:
-        found.append(f"epochs is {epochs}; training takes at least 1.")
-    return found
-
-
 def _microbatch(expected_batch_size: int) -> int:
-    """Examples in one pass: a quarter of the batch, but at least 32 and at most 256, and not above a small batch.
+    """Return the examples in one pass: a quarter of the batch, but 32 to 256, and not above a small batch.
 
     The last pass of a sample is half padding on average. A quarter makes that an eighth of the work, still so with
     the sample dealt to a few replicas. Below 32 a pass costs about the same whatever is in it; above 256 it gains
@@ -484,7 +437,7 @@ def _microbatch(expected_batch_size: int) -> int:
 
 
 def noisy_mean(rows: np.ndarray, *, noise_multiplier: float, seed: int | None = None) -> np.ndarray:
-    """The mean of vectors of length one, with the noise of a Gaussian mechanism.
+    """Return the mean of vectors of length one, with the noise of a Gaussian mechanism.
 
     Each row is brought to length one, so that adding or removing one moves the sum by 1 at most.
 
@@ -505,7 +458,7 @@ def noisy_mean(rows: np.ndarray, *, noise_multiplier: float, seed: int | None = 
 
 
 def noise_for_share(whole: float, share: float) -> float:
-    """The noise multiplier of a release that spends a share of what one release of `whole` would spend.
+    """Return the noise multiplier of a release that spends a share of what one release of `whole` would spend.
 
     What Gaussian mechanisms spend adds up in 1 / noise^2 (Dong et al. 2022, arXiv:1905.02383).
 

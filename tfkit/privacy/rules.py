@@ -1,25 +1,19 @@
-"""Book-keeping rules: from what a layer was fed and the gradients at its pre-activation to its contributions.
+"""Each example's gradient of one layer's weights, by book-keeping, in the form that is cheapest.
 
-What one call of a layer contributes to each example's gradient of one variable, in the form that is cheapest.
-
-Book-keeping (Bu et al. 2022, arXiv:2210.00038): norms of single examples' gradients follow from what a layer was
-fed and from the gradients at its output; the gradients themselves need not be formed.
-
-Gradients and inputs of layers, brought into the shapes that contributions take.
-
-Book-keeping rules of convolutions.
-
-TensorFlow's own gradient of a kernel gives each example's, when the examples are laid side by side as the groups of
-one grouped convolution. Where that is not to be had, or would need more memory, patches make a matrix product of it.
+Norms of single examples' gradients follow from what a layer was fed and from the gradients at its pre-activation; the
+gradients themselves need not be formed (Bu et al. 2022, arXiv:2210.00038). TensorFlow's own gradient of a convolution's
+kernel gives each example's, when the examples are laid side by side as the groups of one grouped convolution. Where
+that is not to be had, or would need more memory, patches make a matrix product of it.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from tfkit.environment.stack import keras, tf
 
@@ -28,23 +22,12 @@ LARGEST_EXAMPLES_GRADIENT = 2**22
 
 
 Contributions = list[tuple[Any, Any]]
-"""(variable, contribution) pairs; the variable may be a frozen one."""
+"""(variable, contribution) pairs; the variable may be a frozen one. A contribution is each example's gradient of it:
 
-
-class Contribution(Protocol):
-    """Each example's gradient of one variable."""
-
-    def squared_norm(self) -> tf.Tensor:
-        """float32 [batch]."""
-
-    def weighted_sum(self, factors: tf.Tensor) -> tf.Tensor:
-        """Sum over the examples of factors [batch] times gradient: float32 of the variable's shape."""
-
-    def each(self) -> tf.Tensor:
-        """float32 [batch, *shape of the variable]."""
-
-    def kept(self, which: tf.Tensor) -> Contribution:
-        """The same with zeros for the examples that are not kept, whatever they hold: bool [batch]."""
+squared_norm() is float32 [batch]; weighted_sum(factors [batch]) the sum of factors times gradients, of the variable's
+shape; each() the gradients, formed; kept(which [batch]) the same with zeros for the examples that are not kept,
+whatever they hold.
+"""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -62,18 +45,21 @@ class Outer:
     shape: tuple[int, ...]
 
     def squared_norm(self) -> tf.Tensor:
-        """Source: Goodfellow 2015 (arXiv:1510.01799) for one position; Li et al. 2022 (arXiv:2110.05679) for more."""
+        """Return norms.
+
+        Source: Goodfellow 2015 (arXiv:1510.01799) for one position; Li et al. 2022 (arXiv:2110.05679) for more.
+        """
         if self._single:
-            return square_sum(self.fed) * square_sum(self.gradients)
+            return _square_sum(self.fed) * _square_sum(self.gradients)
         if self._formed is not None:
-            return square_sum(self._formed)
+            return _square_sum(self._formed)
         of_fed = tf.matmul(self.fed, self.fed, transpose_b=True)
         of_gradients = tf.matmul(self.gradients, self.gradients, transpose_b=True)
         # Rounding may leave the smallest of sums below zero.
         return tf.maximum(tf.reduce_sum(of_fed * of_gradients, [1, 2]), 0.0)
 
     def weighted_sum(self, factors: tf.Tensor) -> tf.Tensor:
-        """One matrix product over examples and positions."""
+        """Return the sum by one matrix product over examples and positions."""
         if not self._single and self._formed is not None:
             rows = tf.reshape(self._formed, [-1, math.prod(self.shape)])
             return tf.reshape(tf.linalg.matvec(rows, factors, transpose_a=True), self.shape)
@@ -82,7 +68,7 @@ class Outer:
         return tf.reshape(tf.matmul(fed, weighted, transpose_a=True), self.shape)
 
     def each(self) -> tf.Tensor:
-        """All gradients, formed."""
+        """Return all gradients, formed."""
         if self._single:
             formed = self.fed[:, :, tf.newaxis] * self.gradients[:, tf.newaxis, :]
         else:
@@ -90,7 +76,7 @@ class Outer:
         return tf.reshape(formed, [-1, *self.shape])
 
     def kept(self, which: tf.Tensor) -> Outer:
-        """Zeros on both sides: 0 times what is not finite is not 0."""
+        """Return it with zeros on both sides: 0 times what is not finite is not 0."""
         return Outer(fed=_kept(self.fed, which), gradients=_kept(self.gradients, which), shape=self.shape)
 
     @property
@@ -120,20 +106,20 @@ class Direct:
 
     def squared_norm(self) -> tf.Tensor:
         """Sum of squares."""
-        return square_sum(self.gradients)
+        return _square_sum(self.gradients)
 
     def weighted_sum(self, factors: tf.Tensor) -> tf.Tensor:
-        """One matrix product."""
+        """Return the sum by one matrix product."""
         shape = self.gradients.shape[1:]
         rows = tf.reshape(self.gradients, [-1, shape.num_elements()])
         return tf.reshape(tf.linalg.matvec(rows, factors, transpose_a=True), shape)
 
     def each(self) -> tf.Tensor:
-        """As they are."""
+        """Return them as they are."""
         return self.gradients
 
     def kept(self, which: tf.Tensor) -> Direct:
-        """Zeros for the others."""
+        """Return it with zeros for the others."""
         return Direct(gradients=_kept(self.gradients, which))
 
 
@@ -154,15 +140,15 @@ class Sliced:
         return tf.reduce_sum(tf.reduce_sum(tf.square(self.gradients), 2), 0)
 
     def weighted_sum(self, factors: tf.Tensor) -> tf.Tensor:
-        """One matrix product a slice."""
+        """Return the sum by one matrix product a slice."""
         return tf.reshape(tf.matmul(factors[tf.newaxis, tf.newaxis], self.gradients), self.shape)
 
     def each(self) -> tf.Tensor:
-        """With the examples first."""
+        """Return them with the examples first."""
         return tf.reshape(tf.transpose(self.gradients, [1, 0, 2]), [-1, *self.shape])
 
     def kept(self, which: tf.Tensor) -> Sliced:
-        """Zeros for the others."""
+        """Return it with zeros for the others."""
         return Sliced(gradients=tf.where(which[:, tf.newaxis], self.gradients, 0.0), shape=self.shape)
 
 
@@ -181,30 +167,30 @@ class Lookup:
     shape: tuple[int, ...]
 
     def squared_norm(self) -> tf.Tensor:
-        """Positions that looked up the same row meet."""
+        """Return norms: positions that looked up the same row meet."""
         same = tf.cast(self.rows[:, :, tf.newaxis] == self.rows[:, tf.newaxis, :], tf.float32)
         products = tf.matmul(self.gradients, self.gradients, transpose_b=True)
         return tf.maximum(tf.reduce_sum(same * products, [1, 2]), 0.0)
 
     def weighted_sum(self, factors: tf.Tensor) -> tf.Tensor:
-        """The table of sums, dense: noise is added to every row."""
+        """Return the table of sums, dense: noise is added to every row."""
         weighted = self.gradients * factors[:, tf.newaxis, tf.newaxis]
         return tf.math.unsorted_segment_sum(
             tf.reshape(weighted, [-1, self.shape[1]]), tf.reshape(self.rows, [-1]), self.shape[0]
         )
 
     def each(self) -> tf.Tensor:
-        """All tables, formed: examples times rows times d numbers."""
+        """Return all tables, formed: examples times rows times d numbers."""
         hot = tf.one_hot(self.rows, self.shape[0], dtype=tf.float32)
         return tf.matmul(hot, self.gradients, transpose_a=True)
 
     def kept(self, which: tf.Tensor) -> Lookup:
-        """Zeros for the others' gradients."""
+        """Return it with zeros for the others' gradients."""
         return Lookup(rows=self.rows, gradients=_kept(self.gradients, which), shape=self.shape)
 
 
 def together(contributions: Sequence[Any]) -> Any:
-    """One contribution for a variable that was used several times.
+    """Return one contribution for a variable that was used several times.
 
     Gradients of one example add up before their norm is taken: positions of the same kind are put in a row.
     """
@@ -226,7 +212,7 @@ def together(contributions: Sequence[Any]) -> Any:
     return Direct(gradients=tf.add_n([one.each() for one in contributions]))
 
 
-def square_sum(values: tf.Tensor) -> tf.Tensor:
+def _square_sum(values: tf.Tensor) -> tf.Tensor:
     """Sum of squares of each example: float32 [batch]."""
     return tf.reduce_sum(tf.square(values), list(range(1, len(values.shape))))
 
@@ -239,37 +225,24 @@ def _positions(values: tf.Tensor) -> tf.Tensor:
     return values if len(values.shape) == 3 else values[:, tf.newaxis, :]
 
 
-def bias(layer: Any, gradients: tf.Tensor) -> Contributions:
-    """Of the bias of a layer, if it has one, from the gradients at its pre-activation."""
+def _bias(layer: Any, gradients: tf.Tensor) -> Contributions:
+    """Return the contribution of the bias of a layer, if it has one, from the gradients at its pre-activation."""
     if not layer.use_bias:
         return []
-    return [(layer.bias, Direct(gradients=summed(gradients, layer.bias.shape)))]
+    return [(layer.bias, Direct(gradients=_summed(gradients, layer.bias.shape)))]
 
 
-def rows(values: tf.Tensor) -> tf.Tensor:
-    """[batch, d] as it is, [batch, ..., d] as [batch, t, d]."""
-    return flat(values, 1)
-
-
-def flat(values: tf.Tensor, last: int) -> tf.Tensor:
-    """[batch, ..., *last axes] as [batch, t, d], or as [batch, d] where there is nothing between."""
-    between, width = (
-        values.shape[1 : len(values.shape) - last],
-        math.prod(values.shape[len(values.shape) - last :]),
-    )
+def _rows(values: tf.Tensor) -> tf.Tensor:
+    """Return [batch, d] as it is, [batch, ..., d] as [batch, t, d]."""
+    between, width = values.shape[1:-1], values.shape[-1]
     if not between.rank:
-        return tf.reshape(values, [-1, width])
-    return tf.reshape(
-        values, [-1, between.num_elements() if between.is_fully_defined() else _count(values, last), width]
-    )
+        return values
+    count = between.num_elements() if between.is_fully_defined() else tf.reduce_prod(tf.shape(values)[1:-1])
+    return tf.reshape(values, [-1, count, width])
 
 
-def _count(values: tf.Tensor, last: int) -> tf.Tensor:
-    return tf.reduce_prod(tf.shape(values)[1 : len(values.shape) - last])
-
-
-def summed(gradients: tf.Tensor, shape: Any) -> tf.Tensor:
-    """[batch, ...] summed over all axes along which a variable of that shape was broadcast: [batch, *shape]."""
+def _summed(gradients: tf.Tensor, shape: Any) -> tf.Tensor:
+    """Return [batch, ...] summed over all axes along which a variable of that shape was broadcast: [batch, *shape]."""
     spare = len(gradients.shape) - 1 - len(shape)
     stretched = [1 + spare + place for place, size in enumerate(shape) if size == 1]
     axes = [*range(1, 1 + spare), *stretched]
@@ -278,50 +251,30 @@ def summed(gradients: tf.Tensor, shape: Any) -> tf.Tensor:
     return tf.reshape(tf.reduce_sum(gradients, axes), [-1, *shape])
 
 
-def conv(layer: Any, fed: tf.Tensor, gradients: tf.Tensor) -> Contributions:
-    """Of Conv1D and Conv2D, channels last, one group."""
-    kernel = _kernel(layer, fed, gradients)
-    return [(layer.kernel, kernel), *bias(layer, gradients)]
-
-
-def depthwise(layer: Any, fed: tf.Tensor, gradients: tf.Tensor) -> Contributions:
-    """Of DepthwiseConv1D and DepthwiseConv2D."""
-    return [(layer.depthwise_kernel, _depthwise_kernel(layer, fed, gradients)), *bias(layer, gradients)]
-
-
-def separable(layer: Any, fed: tf.Tensor, gradients: tf.Tensor) -> Contributions:
-    """Of SeparableConv1D and SeparableConv2D: a depthwise convolution, then a matrix on its channels."""
-    *_, channels, multiplier = layer.depthwise_kernel.shape
-    patches = _patches(layer, fed)
-    windows = tf.reshape(patches, [-1, *patches.shape[1:-1], patches.shape[-1] // channels, channels])
-    kernel = tf.reshape(layer.depthwise_kernel, [-1, channels, multiplier])
-    between = tf.einsum("...kc,kcm->...cm", windows, kernel)
-    between = tf.reshape(between, [-1, *patches.shape[1:-1], channels * multiplier])
-    matrix = tf.reshape(layer.pointwise_kernel, [channels * multiplier, -1])
-    shape = tuple(layer.pointwise_kernel.shape)
-    at_between = tf.matmul(gradients, matrix, transpose_b=True)
-    return [
-        (layer.depthwise_kernel, _depthwise_kernel(layer, fed, at_between)),
-        (layer.pointwise_kernel, Outer(fed=rows(between), gradients=rows(gradients), shape=shape)),
-        *bias(layer, gradients),
-    ]
-
-
-def _kernel(layer: Any, fed: tf.Tensor, gradients: tf.Tensor) -> Any:
-    shape = tuple(layer.kernel.shape)
-    fits = _formed_is_smaller(shape, gradients.shape)
-    if not fits or not _is_dense(layer) or not examples_can_be_groups():
-        return Outer(fed=rows(_patches(layer, fed)), gradients=rows(gradients), shape=shape)
-    fed, gradients, strides = _flat_image(layer, fed, gradients)
-    batch, outputs = fed.shape[0], shape[-1]
-    formed = _of_groups(
-        fed, gradients, size=_two(layer.kernel_size), strides=strides, padding=_padding(layer)
-    )
-    return Sliced(gradients=tf.reshape(formed, [-1, batch, outputs]), shape=shape)
+def _conv(layer: Any, fed: tf.Tensor, gradients: tf.Tensor) -> Contributions:
+    """Return the contributions of Conv1D and Conv2D, channels last, one group."""
+    shape, strides, size = tuple(layer.kernel.shape), [1, *layer.strides, 1], [*layer.kernel_size]
+    at_output = gradients
+    if len(size) == 1:
+        # A sequence is an image of one row; some kernels take but one stride for both axes, and any will do there.
+        strides, size = [1, strides[1], strides[1], 1], [1, *size]
+        if layer.padding == "causal":
+            fed = tf.pad(fed, [[0, 0], [(size[1] - 1) * layer.dilation_rate[0], 0], [0, 0]])
+        fed, at_output = fed[:, tf.newaxis], gradients[:, tf.newaxis]
+    padding = "SAME" if layer.padding == "same" else "VALID"
+    dense = all(rate == 1 for rate in layer.dilation_rate)
+    if dense and _formed_is_smaller(shape, at_output.shape) and examples_can_be_groups():
+        formed = _of_groups(fed, at_output, size=size, strides=strides, padding=padding)
+        kernel: Any = Sliced(gradients=tf.reshape(formed, [-1, fed.shape[0], shape[-1]]), shape=shape)
+    else:
+        rates = [1, *([1] * (2 - len(layer.dilation_rate))), *layer.dilation_rate, 1]
+        patches = tf.image.extract_patches(fed, [1, *size, 1], strides, rates, padding)
+        kernel = Outer(fed=_rows(patches), gradients=_rows(at_output), shape=shape)
+    return [(layer.kernel, kernel), *_bias(layer, gradients)]
 
 
 def _formed_is_smaller(kernel: tuple[int, ...], outputs: Any) -> bool:
-    """Whether all examples' gradients take little memory, or less than patches and their products would."""
+    """Return whether all examples' gradients take little memory, or less than patches and their products would."""
     if not outputs.is_fully_defined():
         return False
     batch, positions = outputs[0], math.prod(outputs[1:-1])
@@ -330,12 +283,12 @@ def _formed_is_smaller(kernel: tuple[int, ...], outputs: Any) -> bool:
 
 
 def _of_groups(fed: tf.Tensor, gradients: tf.Tensor, *, size: Any, strides: Any, padding: str) -> tf.Tensor:
-    """[h, w, channels, batch * outputs]: each example's gradient, from the examples as groups."""
+    """Return [h, w, channels, batch * outputs]: each example's gradient, from the examples as groups."""
     batch, outputs = fed.shape[0], gradients.shape[-1]
     return tf.raw_ops.Conv2DBackpropFilter(
-        input=_side_by_side(fed),
+        input=_as_channels(fed),
         filter_sizes=[*size, fed.shape[-1], batch * outputs],
-        out_backprop=_side_by_side(gradients),
+        out_backprop=_as_channels(gradients),
         strides=strides,
         padding=padding,
     )
@@ -343,7 +296,7 @@ def _of_groups(fed: tf.Tensor, gradients: tf.Tensor, *, size: Any, strides: Any,
 
 @functools.cache
 def examples_can_be_groups() -> bool:
-    """Whether TensorFlow here differentiates grouped convolutions; on a CPU only its oneDNN kernels do."""
+    """Return whether TensorFlow here differentiates grouped convolutions; on a CPU only its oneDNN kernels do."""
     with tf.init_scope():
         fed = tf.reshape(tf.range(24.0), [2, 3, 2, 2])
         gradients = tf.reshape(tf.range(18.0), [2, 3, 1, 3])
@@ -356,87 +309,39 @@ def examples_can_be_groups() -> bool:
         return bool(tf.reduce_all(tf.reshape(found, expected.shape) == expected))
 
 
-def _depthwise_kernel(layer: Any, fed: tf.Tensor, gradients: tf.Tensor) -> Direct:
-    """Each channel has a kernel of its own: [h, w, channels, multiplier]."""
-    *_, channels, multiplier = layer.depthwise_kernel.shape
-    if len(layer.kernel_size) == 1:
-        fed, gradients = _causal(layer, fed)[:, tf.newaxis], gradients[:, tf.newaxis]
+def _depthwise(layer: Any, fed: tf.Tensor, gradients: tf.Tensor) -> Contributions:
+    """Return the contributions of DepthwiseConv2D, whose channels have kernels of their own."""
+    kernel, (rows, columns) = layer.depthwise_kernel, layer.kernel_size
     height, width = gradients.shape[1:3]
-    size, strides = _two(layer.kernel_size), layer.strides[-1]
-    rates = _two(layer.dilation_rate)
+    stride, (down, right) = layer.strides[-1], layer.dilation_rate
     if layer.padding == "same":
-        fed = _padded(fed, size, strides, rates, (height, width))
-    by_channel = tf.reshape(gradients, [-1, height, width, channels, multiplier])
+        vertical = _same_padding(fed.shape[1], height, rows, stride, down)
+        fed = tf.pad(
+            fed, [[0, 0], vertical, _same_padding(fed.shape[2], width, columns, stride, right), [0, 0]]
+        )
+    by_channel = tf.reshape(gradients, [-1, height, width, *kernel.shape[2:]])
     # One tap at a time: patches would hold all of them at once, and oneDNN's own kernel takes gigabytes for many
     # channels, whose pages cost ten times what the arithmetic does.
     each = []
-    for row in range(size[0]):
-        for column in range(size[1]):
-            top, left = row * rates[0], column * rates[1]
-            seen = fed[:, top : top + (height - 1) * strides + 1 : strides]
-            seen = seen[:, :, left : left + (width - 1) * strides + 1 : strides]
-            each.append(tf.reduce_sum(seen[..., tf.newaxis] * by_channel, [1, 2]))
-    return Direct(gradients=tf.reshape(tf.stack(each, 1), [-1, *layer.depthwise_kernel.shape]))
+    for top, left in itertools.product(range(0, rows * down, down), range(0, columns * right, right)):
+        seen = fed[:, top : top + (height - 1) * stride + 1 : stride]
+        seen = seen[:, :, left : left + (width - 1) * stride + 1 : stride]
+        each.append(tf.reduce_sum(seen[..., tf.newaxis] * by_channel, [1, 2]))
+    formed = tf.reshape(tf.stack(each, 1), [-1, *kernel.shape])
+    return [(kernel, Direct(gradients=formed)), *_bias(layer, gradients)]
 
 
-def _padded(
-    fed: tf.Tensor, size: list[int], stride: int, rates: list[int], outputs: tuple[int, int]
-) -> tf.Tensor:
-    """With the zeros that padding "same" puts around an image."""
-    pads = []
-    for axis in (0, 1):
-        stride_here = stride if outputs[axis] > 1 or fed.shape[1 + axis] > 1 else 1
-        needed = (outputs[axis] - 1) * stride_here + (size[axis] - 1) * rates[axis] + 1 - fed.shape[1 + axis]
-        pads.append([max(needed, 0) // 2, max(needed, 0) - max(needed, 0) // 2])
-    return tf.pad(fed, [[0, 0], *pads, [0, 0]])
+def _same_padding(size: int, outputs: int, taps: int, stride: int, rate: int) -> list[int]:
+    """Return the zeros that padding "same" puts before and behind one axis of an image."""
+    step = stride if outputs > 1 or size > 1 else 1
+    needed = max((outputs - 1) * step + (taps - 1) * rate + 1 - size, 0)
+    return [needed // 2, needed - needed // 2]
 
 
-def _flat_image(layer: Any, fed: tf.Tensor, gradients: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, list[int]]:
-    """A sequence as an image of one row; and the strides."""
-    strides = tuple(layer.strides)
-    if len(layer.kernel_size) == 2:
-        return fed, gradients, [1, *strides, 1]
-    # The depthwise kernel takes but one stride for both axes; along a single row any will do.
-    along = strides[-1]
-    return _causal(layer, fed)[:, tf.newaxis], gradients[:, tf.newaxis], [1, along, along, 1]
-
-
-def _side_by_side(values: tf.Tensor) -> tf.Tensor:
-    """[batch, h, w, channels] as one image with the channels of all examples: [1, h, w, batch * channels]."""
+def _as_channels(values: tf.Tensor) -> tf.Tensor:
+    """Return [batch, h, w, channels] as one image with the channels of all examples: [1, h, w, batch * channels]."""
     batch, height, width, channels = values.shape
     return tf.reshape(tf.transpose(values, [1, 2, 0, 3]), [1, height, width, batch * channels])
-
-
-def _is_dense(layer: Any) -> bool:
-    return all(rate == 1 for rate in layer.dilation_rate)
-
-
-def _two(size: Any) -> list[int]:
-    return [1, *size] if len(size) == 1 else [*size]
-
-
-def _padding(layer: Any) -> str:
-    return "SAME" if layer.padding == "same" else "VALID"
-
-
-def _causal(layer: Any, fed: tf.Tensor) -> tf.Tensor:
-    if layer.padding != "causal":
-        return fed
-    return tf.pad(fed, [[0, 0], [(layer.kernel_size[0] - 1) * layer.dilation_rate[0], 0], [0, 0]])
-
-
-def _patches(layer: Any, fed: tf.Tensor) -> tf.Tensor:
-    """What each output position sees, [batch, ..., taps * channels], in the order of the kernel."""
-    size, strides, rates = (tuple(value) for value in (layer.kernel_size, layer.strides, layer.dilation_rate))
-    image = len(size) == 2
-    patches = tf.image.extract_patches(
-        fed if image else _causal(layer, fed)[:, tf.newaxis],
-        sizes=[1, *_two(size), 1],
-        strides=[1, *(strides if image else (1, strides[-1])), 1],
-        rates=[1, *(rates if image else (1, rates[-1])), 1],
-        padding=_padding(layer),
-    )
-    return patches if image else tf.squeeze(patches, 1)
 
 
 Rule = Callable[[Any, tf.Tensor, tf.Tensor], Contributions]
@@ -444,7 +349,7 @@ Rule = Callable[[Any, tf.Tensor, tf.Tensor], Contributions]
 
 
 def rule_of(layer: Any, rank: int | None = None) -> Rule | None:
-    """The rule for a layer as it is configured; None where there is none.
+    """Return the rule for a layer as it is configured; None where there is none.
 
     Only Keras's own layers have rules: a subclass may compute something else.
 
@@ -455,15 +360,12 @@ def rule_of(layer: Any, rank: int | None = None) -> Rule | None:
     found = {
         keras.layers.Dense: (_dense, True),
         keras.layers.EinsumDense: (_einsum_dense, _is_plain_einsum(layer, rank)),
-        keras.layers.Conv1D: (conv, _is_plain_conv(layer)),
-        keras.layers.Conv2D: (conv, _is_plain_conv(layer)),
-        keras.layers.DepthwiseConv2D: (depthwise, _is_plain_conv(layer)),
-        keras.layers.DepthwiseConv1D: (depthwise, _is_plain_conv(layer)),
-        keras.layers.SeparableConv1D: (separable, _is_plain_conv(layer)),
-        keras.layers.SeparableConv2D: (separable, _is_plain_conv(layer)),
+        keras.layers.Conv1D: (_conv, _is_plain_conv(layer)),
+        keras.layers.Conv2D: (_conv, _is_plain_conv(layer)),
+        keras.layers.DepthwiseConv2D: (_depthwise, _is_plain_conv(layer)),
         keras.layers.Embedding: (_embedding, not getattr(layer, "sparse", False)),
-        keras.layers.LayerNormalization: (_layer_normalization, _normalises_last(layer, rank)),
-        keras.layers.GroupNormalization: (_group_normalization, _normalises_last(layer, rank)),
+        keras.layers.LayerNormalization: (_normalization, _normalises_last(layer, rank)),
+        keras.layers.GroupNormalization: (_normalization, _normalises_last(layer, rank)),
     }.get(type(layer))
     if not found or not found[1]:
         return None
@@ -474,13 +376,13 @@ def rule_of(layer: Any, rank: int | None = None) -> Rule | None:
 
 def _dense(layer: Any, fed: tf.Tensor, gradients: tf.Tensor) -> Contributions:
     return [
-        (layer.kernel, Outer(fed=rows(fed), gradients=rows(gradients), shape=tuple(layer.kernel.shape))),
-        *bias(layer, gradients),
+        (layer.kernel, Outer(fed=_rows(fed), gradients=_rows(gradients), shape=tuple(layer.kernel.shape))),
+        *_bias(layer, gradients),
     ]
 
 
 def _is_plain_einsum(layer: Any, rank: int | None) -> bool:
-    """Whether each example meets the kernel by itself: the batch is no axis of the kernel's."""
+    """Return whether each example meets the kernel by itself: the batch is no axis of the kernel's."""
     if type(layer) is not keras.layers.EinsumDense:
         return False
     fed, kernel, out = _letters(layer, rank or 3)
@@ -488,7 +390,7 @@ def _is_plain_einsum(layer: Any, rank: int | None) -> bool:
 
 
 def _letters(layer: Any, rank: int) -> tuple[str, str, str]:
-    """The axes of what is fed, of the kernel and of what comes out, one letter each."""
+    """Return the axes of what is fed, of the kernel and of what comes out, one letter each."""
     operands, out = layer.equation.replace(" ", "").split("->")
     fed, kernel = operands.split(",")
     free = [letter for letter in "ABCDEFGHIJKLMNOP" if letter not in layer.equation]
@@ -497,23 +399,11 @@ def _letters(layer: Any, rank: int) -> tuple[str, str, str]:
 
 
 def _einsum_dense(layer: Any, fed: tf.Tensor, gradients: tf.Tensor) -> Contributions:
-    fed_letters, kernel_letters, out_letters = _letters(layer, len(fed.shape))
-    batch = fed_letters[0]
-    inner = [letter for letter in kernel_letters if letter in fed_letters]
-    outer = [letter for letter in kernel_letters if letter not in fed_letters]
-    positions = [letter for letter in fed_letters[1:] if letter not in kernel_letters]
-    if [*inner, *outer] == [*kernel_letters] and {*out_letters[1:]} == {*positions, *outer}:
-        sides = [
-            flat(tf.einsum(f"{letters}->{''.join([batch, *positions, *last])}", value), len(last))
-            for letters, last, value in ((fed_letters, inner, fed), (out_letters, outer, gradients))
-        ]
-        kernel: Any = Outer(fed=sides[0], gradients=sides[1], shape=tuple(layer.kernel.shape))
-    else:
-        equation = f"{fed_letters},{out_letters}->{batch}{kernel_letters}"
-        kernel = Direct(gradients=tf.einsum(equation, fed, gradients))
-    pairs: Contributions = [(layer.kernel, kernel)]
+    of_fed, of_kernel, of_out = _letters(layer, len(fed.shape))
+    kernel = tf.einsum(f"{of_fed},{of_out}->{of_fed[0]}{of_kernel}", fed, gradients)
+    pairs: Contributions = [(layer.kernel, Direct(gradients=kernel))]
     if layer.bias is not None:
-        pairs.append((layer.bias, Direct(gradients=summed(gradients, layer.bias.shape))))
+        pairs.append((layer.bias, Direct(gradients=_summed(gradients, layer.bias.shape))))
     return pairs
 
 
@@ -536,24 +426,19 @@ def _normalises_last(layer: Any, rank: int | None) -> bool:
     return len(axes) == 1 and (axes[0] == -1 or rank is None or axes[0] == rank - 1)
 
 
-def _layer_normalization(layer: Any, fed: tf.Tensor, gradients: tf.Tensor) -> Contributions:
-    mean, variance = tf.nn.moments(fed, [-1], keepdims=True)
-    return _scale_and_center(layer, (fed - mean) * tf.math.rsqrt(variance + layer.epsilon), gradients)
-
-
-def _group_normalization(layer: Any, fed: tf.Tensor, gradients: tf.Tensor) -> Contributions:
-    channels = fed.shape[-1]
-    grouped = tf.reshape(fed, [-1, *fed.shape[1:-1], layer.groups, channels // layer.groups])
-    axes = [*range(1, len(fed.shape) - 1), len(fed.shape)]
+def _normalization(layer: Any, fed: tf.Tensor, gradients: tf.Tensor) -> Contributions:
+    """Return the contributions of LayerNormalization over the last axis, and of GroupNormalization."""
+    groups = getattr(layer, "groups", None)
+    if groups is None:
+        grouped, axes = fed, [-1]
+    else:
+        grouped = tf.reshape(fed, [-1, *fed.shape[1:-1], groups, fed.shape[-1] // groups])
+        axes = [*range(1, len(fed.shape) - 1), len(fed.shape)]
     mean, variance = tf.nn.moments(grouped, axes, keepdims=True)
-    normal = (grouped - mean) * tf.math.rsqrt(variance + layer.epsilon)
-    return _scale_and_center(layer, tf.reshape(normal, tf.shape(fed)), gradients)
-
-
-def _scale_and_center(layer: Any, normal: tf.Tensor, gradients: tf.Tensor) -> Contributions:
+    normal = tf.reshape((grouped - mean) * tf.math.rsqrt(variance + layer.epsilon), tf.shape(fed))
     pairs: Contributions = []
     if layer.scale:
-        pairs.append((layer.gamma, Direct(gradients=summed(gradients * normal, layer.gamma.shape))))
+        pairs.append((layer.gamma, Direct(gradients=_summed(gradients * normal, layer.gamma.shape))))
     if layer.center:
-        pairs.append((layer.beta, Direct(gradients=summed(gradients, layer.beta.shape))))
+        pairs.append((layer.beta, Direct(gradients=_summed(gradients, layer.beta.shape))))
     return pairs

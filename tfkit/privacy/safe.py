@@ -1,4 +1,4 @@
-"""A model that can be trained privately, from one that cannot because of its batch normalisation."""
+"""Models that can be trained privately, from ones that cannot because of their batch normalisation."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ SMALLEST_GROUP = 16
 
 
 def batch_normalizations(model: keras.Model) -> list[Any]:
-    """The layers of a model, nested ones too, that compute with all examples of a batch; frozen ones do not."""
+    """Return the layers of a model, nested ones too, that compute with all examples of a batch; frozen ones do not."""
     kinds = (keras.layers.BatchNormalization, keras.layers.experimental.SyncBatchNormalization)
     unique = {id(layer): layer for layer in model._flatten_layers()}
     return [layer for layer in unique.values() if isinstance(layer, kinds) and layer.trainable]
 
 
 def make_private_safe(model: keras.Model, *, groups: int = 8) -> keras.Model:
-    """The same model with GroupNormalization in the place of every BatchNormalization that is not frozen.
+    """Return the same model with GroupNormalization in the place of every BatchNormalization that is not frozen.
 
     Args:
       model: functional or sequential, and built; it stays as it is.
@@ -51,29 +51,24 @@ def make_private_safe(model: keras.Model, *, groups: int = 8) -> keras.Model:
 
 
 def _clone(model: keras.Model, groups: int, copies: dict[int, tuple[Any, Any]]) -> keras.Model:
-    """A new model; copies remembers what came from what, so that a layer in two places stays one layer."""
-    if not (model._is_graph_network or isinstance(model, keras.Sequential)) or not _is_stock(model):
+    """Return a new model; copies remembers what came from what, so that a layer in two places stays one layer."""
+    stock = type(model).__module__.split(".")[0] == keras.__name__
+    if not stock or not (model._is_graph_network or isinstance(model, keras.Sequential)):
         raise PrivacyError(
             f"{model.name!r} is a {type(model).__name__}, a subclass of keras.Model: its layers are called by code"
             " that cannot be changed from outside.\n"
             "  Use GroupNormalization in it, or freeze its BatchNormalization layers (layer.trainable = False)."
         )
     if not model.built:
-        raise PrivacyError(
-            f"{model.name!r} is not built: its layers have no channels yet.\n  Begin it with keras.Input(shape)."
-        )
+        raise PrivacyError(f"{model.name!r} is not built.\n  Begin it with keras.Input(shape).")
 
-    def one(layer: Any) -> Any:
+    def copy_of(layer: Any) -> Any:
         if id(layer) not in copies:
             copy = _clone(layer, groups, copies) if _is_nested(layer) else _exchanged(layer, groups)
             copies[id(layer)] = layer, copy
         return copies[id(layer)][1]
 
-    return keras.models.clone_model(model, clone_function=one)
-
-
-def _is_stock(model: keras.Model) -> bool:
-    return type(model).__module__.split(".")[0] == keras.__name__
+    return keras.models.clone_model(model, clone_function=copy_of)
 
 
 def _is_nested(layer: Any) -> bool:
@@ -81,23 +76,13 @@ def _is_nested(layer: Any) -> bool:
 
 
 def _exchanged(layer: Any, groups: int) -> Any:
-    """A new layer without weights: GroupNormalization for batch normalisation, and the same for all else."""
+    """Return a new layer without weights: GroupNormalization for batch normalisation, and the same for all else."""
     if layer not in batch_normalizations(layer):
         return type(layer).from_config(layer.get_config())
     config = layer.get_config()
-    alike = ("name", "dtype", "epsilon", "center", "scale")
-    of_weights = [
-        f"{weight}_{what}" for weight in ("beta", "gamma") for what in ("initializer", "regularizer")
-    ]
-    of_weights += ["beta_constraint", "gamma_constraint"]
+    kept = ["name", "dtype", "epsilon", "center", "scale", "beta_constraint", "gamma_constraint"]
+    kept += [f"{weight}_{kind}" for weight in ("beta", "gamma") for kind in ("initializer", "regularizer")]
     axis = layer.axis[0] if isinstance(layer.axis, list | tuple) else layer.axis
-    return keras.layers.GroupNormalization(
-        groups=_groups(layer, groups), axis=axis, **{name: config[name] for name in [*alike, *of_weights]}
-    )
-
-
-def _groups(layer: Any, groups: int) -> int:
-    """The largest number of groups up to the one asked for that divides the channels."""
     channels = layer.moving_mean.shape[0]
     if len(layer.input_spec.axes) != 1:
         raise PrivacyError(
@@ -106,7 +91,8 @@ def _groups(layer: Any, groups: int) -> int:
         )
     if layer.input_spec.ndim == 2:
         groups = max(1, min(groups, channels // SMALLEST_GROUP))
-    return max(count for count in range(1, min(groups, channels) + 1) if channels % count == 0)
+    groups = max(count for count in range(1, min(groups, channels) + 1) if channels % count == 0)
+    return keras.layers.GroupNormalization(groups=groups, axis=axis, **{name: config[name] for name in kept})
 
 
 def _copy_weights(old: Any, new: Any) -> None:
@@ -123,18 +109,16 @@ def _copy_weights(old: Any, new: Any) -> None:
 def _compile_again(old: keras.Model, new: keras.Model) -> None:
     if old.optimizer is None:
         return
-    compiled = old.compiled_metrics
-    new.compile(
-        optimizer=type(old.optimizer).from_config(old.optimizer.get_config()),
-        loss=old.loss,
-        metrics=_again(compiled._user_metrics) if compiled is not None else None,
-        weighted_metrics=_again(compiled._user_weighted_metrics) if compiled is not None else None,
-    )
 
+    def again(metric: Any) -> Any:
+        """Return a metric that counts anew; names and functions have nothing to count."""
+        return metric.from_config(metric.get_config()) if isinstance(metric, keras.metrics.Metric) else metric
 
-def _again(metrics: Any) -> Any:
-    """Metrics that count anew; names and functions have nothing to count."""
-    return tf.nest.map_structure(
-        lambda one: one.from_config(one.get_config()) if isinstance(one, keras.metrics.Metric) else one,
-        metrics,
-    )
+    metrics = {}
+    if (compiled := old.compiled_metrics) is not None:
+        metrics = {
+            "metrics": tf.nest.map_structure(again, compiled._user_metrics),
+            "weighted_metrics": tf.nest.map_structure(again, compiled._user_weighted_metrics),
+        }
+    optimizer = type(old.optimizer).from_config(old.optimizer.get_config())
+    new.compile(optimizer=optimizer, loss=old.loss, **metrics)

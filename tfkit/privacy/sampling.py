@@ -1,17 +1,14 @@
-"""The samples that the accountant assumes: each example in each step by chance, or shuffled epochs."""
+"""Sampling as the accountant assumes it: each example in each step by chance, or shuffled epochs."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from tfkit.data.splits import READERS, finish, reader
+from tfkit.data.splits import READERS, Splits, finish, reader
 from tfkit.environment.stack import tf
 from tfkit.privacy.plan import Plan
-
-if TYPE_CHECKING:
-    from tfkit.data.splits import Splits
 
 LARGE_ELEMENT = 64 * 2**20
 """Bytes of a logical batch above which only one is made ahead."""
@@ -20,7 +17,7 @@ LARGE_ELEMENT = 64 * 2**20
 def dataset(
     splits: Splits, plan: Plan, *, strategy: tf.distribute.Strategy, epochs: tuple[int, int], secret: bytes
 ) -> Any:
-    """What the private step takes: one element a step, and a replica, of microbatches.
+    """Return what the private step takes: one element a step, and a replica, of microbatches.
 
     Every training example belongs to one replica, and each replica draws its own by itself: together that is one
     Poisson sample, without a word between them. Chance comes from (secret, epoch, step, replica).
@@ -52,7 +49,7 @@ def dataset(
 def sample(
     positions: int, plan: Plan, *, epoch: int, step: int, secret: bytes, replica: int = 0, count: int = 1
 ) -> np.ndarray:
-    """Positions in the training split that one replica takes at one step: int64 [any number].
+    """Return the positions in the training split that one replica takes at one step: int64 [any number].
 
     Args:
       positions: how many training examples there are.
@@ -94,8 +91,9 @@ def _of_replicas(
         features, labels = read(drawn)
         real = tf.shape(drawn)[0]
         padding = tf.maximum(1, -(-real // size)) * size - real
+        # With zeros, which have the weight 0, and not with other examples.
         return tuple(
-            tf.reshape(_padded(value, padding), [-1, size, *inner])
+            tf.reshape(tf.pad(value, [[0, padding], *[[0, 0]] * len(inner)]), [-1, size, *inner])
             for value, inner in ((features, shape), (labels, ()), (tf.ones([real]), ()))
         )
 
@@ -103,8 +101,3 @@ def _of_replicas(
     made = tf.data.Dataset.range(*elements).map(microbatches, num_parallel_calls=READERS, deterministic=True)
     size_in_bytes = 4 * plan.expected_batch_size * int(np.prod(shape))
     return finish(made, ahead=1 if size_in_bytes > LARGE_ELEMENT else 2)
-
-
-def _padded(values: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
-    """With zeros, which have the weight 0, and not with other examples."""
-    return tf.pad(values, [[0, rows], *[[0, 0]] * (values.shape.rank - 1)])

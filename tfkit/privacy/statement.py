@@ -29,12 +29,17 @@ NOT_COVERED = (
     "attacks on floating-point arithmetic (Mironov 2012), since the noise is float32 from TensorFlow's Philox"
     " generator, keyed by the operating system's entropy",
 )
+OF_PLAN = (
+    "delta", "accountant", "target_epsilon", "noise_multiplier", "gradient_noise_multiplier", "count_noise",
+    "release_noise", "l2_norm_clip", "adaptive_clip_quantile", "sampler", "sampling_probability", "expected_batch_size",
+    "examples", "deterministic_noise", "diagnostics",
+)  # fmt: skip
 LARGE = 100  # an epsilon whose odds are beyond words
 DIAGNOSTICS = "the training metrics and gradient norms in the logs: they were asked for and carry no noise"
 
 
 def statement(plan: Plan, *, steps: int, optimizer: str) -> dict[str, Any]:
-    """What holds for a training, as plain values for privacy.json.
+    """Return what holds for a training, as plain values for privacy.json.
 
     Args:
       plan: what was done.
@@ -52,32 +57,18 @@ def statement(plan: Plan, *, steps: int, optimizer: str) -> dict[str, Any]:
     return {
         "private": private,
         "epsilon": epsilon,
-        "delta": plan.delta,
-        "accountant": plan.accountant,
         f"epsilon_{other}": _finite(plan.epsilon(steps, accountant=other)),
-        "target_epsilon": plan.target_epsilon,
-        "noise_multiplier": plan.noise_multiplier,
-        "gradient_noise_multiplier": plan.gradient_noise_multiplier,
-        "count_noise": plan.count_noise,
-        "release_noise": plan.release_noise,
-        "l2_norm_clip": plan.l2_norm_clip,
-        "adaptive_clip_quantile": plan.adaptive_clip_quantile,
-        "sampler": plan.sampler,
-        "sampling_probability": plan.sampling_probability,
-        "expected_batch_size": plan.expected_batch_size,
-        "examples": plan.examples,
+        **{name: getattr(plan, name) for name in OF_PLAN},
         "steps": steps,
         "optimizer": optimizer,
         "neighbouring_relation": NEIGHBOURS[plan.sampler],
-        "deterministic_noise": plan.deterministic_noise,
-        "diagnostics": plan.diagnostics,
         "covered": list(COVERED) if private else [],
         "not_covered": [*NOT_COVERED, *([DIAGNOSTICS] if plan.diagnostics else [])],
     }
 
 
 def paragraph(content: Mapping[str, Any]) -> str:
-    """The statement in words.
+    """Return the statement in words.
 
     Args:
       content: what `statement` returned, or privacy.json holds.
@@ -85,28 +76,25 @@ def paragraph(content: Mapping[str, Any]) -> str:
     Returns:
       Sentences for a review board: what is promised, by which method, and what is not covered.
     """
-    sentences = [*_verdict(content), *_how(content)]
+    sentences = [*_promise(content), *_how(content)]
     sentences.append("Covered: " + ("; ".join(content["covered"]) or "nothing") + ".")
     sentences.append("Not covered: " + "; ".join(content["not_covered"]) + ".")
     return " ".join(sentences)
 
 
-def _verdict(content: Mapping[str, Any]) -> list[str]:
+def _promise(content: Mapping[str, Any]) -> list[str]:
     epsilon = content["epsilon"]
     if epsilon is None:
-        noise = content["noise_multiplier"]
         return [
-            "NOT PRIVATE: training added "
-            + ("no noise" if noise == 0 else f"too little noise ({noise:.3g} times the clipping norm)")
-            + ", so that no epsilon holds."
+            "NOT PRIVATE: training added no noise, or too little"
+            f" ({content['noise_multiplier']:.3g} times the clipping norm), so that no epsilon holds."
         ]
+    begin = "Training was"
     if content["deterministic_noise"]:
         begin = (
             "NOT PRIVATE: the noise followed from a known seed, and who knows it can take it away again. With a secret"
             " one, training would have been"
         )
-    else:
-        begin = "Training was"
     certainty = 1 / (1 + math.exp(-epsilon))
     odds = f"{math.exp(epsilon):.3g}" if epsilon < LARGE else f"e^{epsilon:.3g}"
     return [
@@ -119,35 +107,32 @@ def _verdict(content: Mapping[str, Any]) -> list[str]:
 
 
 def _how(content: Mapping[str, Any]) -> list[str]:
+    sampling = (
+        f"the {content['examples']:,} examples were shuffled in each epoch and seen once, in batches of"
+        f" {content['expected_batch_size']}, which is accounted without amplification by sampling"
+    )
     if content["sampler"] == "poisson":
-        sampling = f"each of {content['examples']:,} examples was drawn with probability"
-        sampling += f" {content['sampling_probability']:.4g}, independently"
-    else:
         sampling = (
-            f"the {content['examples']:,} examples were shuffled in each epoch and seen once, in batches of"
+            f"each of {content['examples']:,} examples was drawn with probability"
+            f" {content['sampling_probability']:.4g}, independently"
         )
-        sampling += f" {content['expected_batch_size']}, which is accounted without amplification by sampling"
-    clip = f"{content['l2_norm_clip']:.4g}"
-    if content["adaptive_clip_quantile"] is not None:
-        clip += (
-            f" at first and then to the {content['adaptive_clip_quantile']:.0%} quantile, followed privately"
-        )
-    release = content["release_noise"]
-    return [
-        *(
-            [
-                "Before training, the mean of the examples' features, each of length one, was released once with"
-                f" Gaussian noise of {release:.4g} times such a length on their sum; epsilon holds for this too."
-            ]
-            if release
-            else []
-        ),
+    clip, quantile = f"{content['l2_norm_clip']:.4g}", content["adaptive_clip_quantile"]
+    if quantile is not None:
+        clip += f" at first and then to the {quantile:.0%} quantile, followed privately"
+    sentences = [
         f"In each of {content['steps']:,} steps {sampling}; the gradient of each was cut to a length of {clip};"
         f" Gaussian noise of {content['gradient_noise_multiplier']:.4g} times that length was added to the sum, and"
         f" {content['optimizer']} took the step.",
         f"The accountant is {_ACCOUNTANTS[content['accountant']]}; every step ever taken is counted, also those of"
         " processes that were killed.",
     ]
+    if content["release_noise"]:
+        sentences.insert(
+            0,
+            "Before training, the mean of the examples' features, each of length one, was released once with Gaussian"
+            f" noise of {content['release_noise']:.4g} times such a length on their sum; epsilon holds for this too.",
+        )
+    return sentences
 
 
 _ACCOUNTANTS = {"pld": "dp-accounting's privacy loss distribution", "rdp": "dp-accounting's Rényi divergence"}

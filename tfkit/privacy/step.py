@@ -1,8 +1,6 @@
-"""The private training step: clipped gradients, summed over the replicas, with the noise that was accounted.
+"""The private training step, which takes the place of `train_step` on a stock tf_keras model, and its session in a run.
 
-It takes the place of `train_step` on a stock tf_keras model; everything else of `model.fit` stays as it is.
-
-One private training of a run: its secret, what it has spent, and the statement at its end.
+Clipped gradients are summed over the replicas, with the noise that was accounted.
 """
 
 from __future__ import annotations
@@ -185,13 +183,9 @@ class Diagnostics:
         self._model.compiled_metrics.update_state(labels, clipped.outputs, weights)
 
     def results(self) -> dict[str, tf.Tensor]:
-        """Means over the microbatches since the last reset; a quantile is the mean of the microbatches' ones."""
-        of_user = {
-            metric.name: metric.result()
-            for metric in self._model.compiled_metrics.metrics
-            if metric.name != "loss"
-        }
-        return {**of_user, **{name: mean.result() for name, mean in self._means.items()}}
+        """Return means over the microbatches since the last reset; a quantile is the mean of the microbatches' ones."""
+        metrics = {metric.name: metric for metric in self._model.compiled_metrics.metrics} | self._means
+        return {name: metric.result() for name, metric in metrics.items()}
 
     def reset(self) -> None:
         """Forget what was taken in."""
@@ -221,11 +215,9 @@ class Session(keras.callbacks.Callback):
         self._ledger = Ledger(run, stage)
         self._ledger.check_plan(plan)
         self._saved = _Saved(self._ledger)
-        self._secret = (
-            bytes.fromhex(files.digest_of("deterministic noise", seed))
-            if plan.deterministic_noise
-            else secrets.token_bytes(32)
-        )
+        self._secret = secrets.token_bytes(32)
+        if plan.deterministic_noise:
+            self._secret = bytes.fromhex(files.digest_of("deterministic noise", seed))
         self.step: PrivateStep | None = None
 
     @property
@@ -235,14 +227,9 @@ class Session(keras.callbacks.Callback):
 
     @property
     def state(self) -> tf.train.Checkpoint:
-        """What a backup must hold besides model and optimizer."""
+        """What a checkpoint must hold besides model and optimizer."""
         assert self.step is not None, "prepare() comes first"
         return tf.train.Checkpoint(clip=self.step.clip, account=self._saved)
-
-    @property
-    def epsilon(self) -> float:
-        """What has been spent so far."""
-        return self._plan.epsilon(self.epochs_begun * self._plan.steps_per_epoch)
 
     def prepare(self, model: keras.Model, splits: Splits, callbacks: Sequence[Any]) -> None:
         """Check that the epsilon would hold for this model, and make its step the private one.
@@ -262,10 +249,12 @@ class Session(keras.callbacks.Callback):
         self._ledger.check_weights(epoch=first, saved=self._saved.restored)
         count_epochs(self._run, self.epochs_begun)
         if not self.epochs_begun:
-            spend(self._run, epsilon=self._claim(self._plan.steps))
+            spent = self._plan.epsilon(self._plan.steps)
+            private = math.isfinite(spent) and not self._plan.deterministic_noise
+            spend(self._run, epsilon=spent if private else None)
 
     def batches(self, splits: Splits, *, strategy: tf.distribute.Strategy, first: int, last: int) -> Any:
-        """What `model.fit` gets for the epochs [first, last)."""
+        """Return what `model.fit` gets for the epochs [first, last)."""
         return sampling.dataset(
             splits, self._plan, strategy=strategy, epochs=(first, last), secret=self._secret[16:]
         )
@@ -301,31 +290,26 @@ class Session(keras.callbacks.Callback):
         """Add what has been spent so far to the numbers of the epoch."""
         if logs is not None:
             if self._plan.noise_multiplier:
-                logs["epsilon"] = self.epsilon
+                logs["epsilon"] = self._plan.epsilon(self._steps)
             if self.step is not None and self._plan.adaptive_clip_quantile is not None:
                 logs["l2_norm_clip"] = float(self.step.clip.numpy())
 
     def conclude(self, model: keras.Model) -> None:
         """Write privacy.json and the numbers of metrics.json."""
-        content = statement(
-            self._plan,
-            steps=self.epochs_begun * self._plan.steps_per_epoch,
-            optimizer=type(model.optimizer).__name__,
-        )
+        content = statement(self._plan, steps=self._steps, optimizer=type(model.optimizer).__name__)
         content["in_words"] = paragraph(content)
         files.write_json(self._run.path / run.PRIVACY, content)
         spend(self._run, epsilon=content["epsilon"] if content["private"] else None)
         # What is not private has no epsilon, though a secret seed would have given one.
-        claimed = (
-            ("epsilon", "delta", "noise_multiplier") if content["private"] else ("delta", "noise_multiplier")
-        )
+        claimed = [*(["epsilon"] if content["private"] else []), "delta", "noise_multiplier"]
         self._run.record({f"privacy/{name}": content[name] for name in claimed})
         if not content["private"]:
             self._run.note("This training is NOT PRIVATE: privacy.json says why.")
 
-    def _claim(self, steps: int) -> float | None:
-        spent = self._plan.epsilon(steps)
-        return spent if math.isfinite(spent) and not self._plan.deterministic_noise else None
+    @property
+    def _steps(self) -> int:
+        """All that were ever begun."""
+        return self.epochs_begun * self._plan.steps_per_epoch
 
 
 class _Saved(tf.train.experimental.PythonState):

@@ -1,8 +1,6 @@
 """Whether an epsilon would hold for a model: everything that stands against it, at once, before anything is spent.
 
-A few random examples for a model that is tried, and whether two runs on them gave the same.
-
-What only shows when a model runs: it is tried on a few random examples, and left as it was.
+What only shows when a model runs is found out on a few random examples; the model is left as it was.
 """
 
 from __future__ import annotations
@@ -19,300 +17,22 @@ import numpy as np
 from tfkit.environment.packages import first_line
 from tfkit.environment.stack import keras, tf
 from tfkit.errors import PrivacyError
-from tfkit.privacy.clipping import PerExampleLoss, clipped_sum, per_example_loss, weight_penalties
+from tfkit.privacy.clipping import (
+    PerExampleLoss,
+    clipped_sum,
+    per_example_loss,
+    refusals,
+    some,
+    weight_penalties,
+)
 from tfkit.privacy.plan import Plan
 from tfkit.privacy.safe import batch_normalizations
 
 EXAMPLES = 3  # odd: examples that meet in pairs, or from both ends, cannot be overlooked
-SAME = 1e-5  # of the largest number: two outputs of the same operations
-
-
-def random(model: keras.Model, example_spec: tf.TensorSpec | None) -> Any:
-    """A batch of numbers in [0, 1), or of 0 and 1 where they are whole."""
-    generator = np.random.default_rng(0)
-
-    def one(spec: Any) -> tf.Tensor:
-        shape = [EXAMPLES, *(size or 4 for size in spec.shape)]
-        if spec.dtype == tf.string:
-            return tf.constant(generator.choice(["a word", "and another"], shape))
-        return tf.constant(
-            generator.random(shape) if spec.dtype.is_floating else generator.integers(0, 2, shape), spec.dtype
-        )
-
-    if example_spec is not None:
-        return one(example_spec)
-    return tf.nest.map_structure(
-        lambda tensor: one(tf.TensorSpec(tensor.shape[1:], tensor.dtype)), model.input
-    )
-
-
-def with_another_first(values: tf.Tensor) -> tf.Tensor:
-    """The batch with another first example, and the same others."""
-    first, others = values[:1], values[1:]
-    return tf.concat([first + " else" if values.dtype == tf.string else 1 - first, others], 0)
-
-
-def same(first: Any, second: Any) -> bool:
-    """Whether two runs gave the same, but for rounding."""
-    for one, two in zip(tf.nest.flatten(first), tf.nest.flatten(second), strict=True):
-        one, two = np.asarray(one), np.asarray(two)
-        if one.shape != two.shape:
-            return False
-        finite = np.abs(one[np.isfinite(one)])
-        if not np.allclose(one, two, rtol=0, atol=SAME * finite.max(initial=0.0), equal_nan=True):
-            return False
-    return True
-
-
-def same_rows(*given: Any) -> bool:
-    """Whether all examples but the first have the same."""
-    return same(*tf.nest.map_structure(lambda value: value[1:], given))
-
-
 LABELS = np.zeros(EXAMPLES, np.int64)  # class numbers, as Splits have them
+SAME = 1e-5  # of the largest number: two outputs of the same operations
 SAME_GRADIENT = 1e-3  # of the largest number: two ways to sum up the same gradient
-SHOWN = 4
 _NOT_DISTRIBUTED = tf.distribute.get_strategy()
-
-
-def try_model(
-    model: keras.Model,
-    *,
-    loss: PerExampleLoss | None,
-    engine: bool,
-    example_spec: tf.TensorSpec | None,
-) -> list[str]:
-    """What stands against an epsilon when the model runs as in training, each with its fix.
-
-    Layers of BatchNormalization are frozen in this, as the validator asks for: what would be left then is found too.
-
-    Args:
-      model: compiled and built; its weights are changed meanwhile.
-      loss: of each example; None: known to be wrong.
-      engine: whether to try the clipping too; it is known to refuse the model otherwise.
-      example_spec: of one example, without the batch; None: taken from the model.
-    """
-    try:
-        with _left_as_it_was(model) as trial:
-            return [*trial.problems(loss, engine, random(model, example_spec))]
-    except Exception as error:
-        return [
-            f"It cannot be tried on {EXAMPLES} random examples"
-            f" ({type(error).__name__}: {first_line(error)})."
-            " Mend that first."
-        ]
-
-
-def some(names: Sequence[str]) -> str:
-    """A list in a sentence, which does not grow with the model."""
-    rest = len(names) - SHOWN
-    return ", ".join(map(repr, names[:SHOWN])) + (f" and {rest} more" if rest > 0 else "")
-
-
-@contextlib.contextmanager
-def _left_as_it_was(model: keras.Model) -> Iterator[_Trial]:
-    """In this block no layer normalises by the batch, and no weights are zeros, behind which nothing would be seen."""
-    kept = _of_replicas(model.weights)
-    weights = [*kept, *_of_replicas(_states(model))]
-    before = [weight.numpy() for weight in weights]
-    frozen = batch_normalizations(model)
-    try:
-        for weight in model.trainable_weights:
-            value = weight.numpy()
-            if value.size and value.min() == value.max():
-                noise = np.random.default_rng(0).normal(size=value.shape, scale=0.1)
-                weight.assign(value + noise.astype(value.dtype))
-        for layer in frozen:
-            layer.trainable = False
-        yield _Trial(model, len(kept), weights, [weight.numpy() for weight in weights])
-    finally:
-        for layer in frozen:
-            layer.trainable = True
-        _assign(weights, before)
-
-
-@dataclass(frozen=True, eq=False)
-class _Trial:
-    """A model, and the state that each of its runs begins with: that of its own weights, so many, and more."""
-
-    model: Any
-    own: int
-    weights: list[Any]
-    values: list[np.ndarray]
-
-    def problems(self, loss: PerExampleLoss | None, engine: bool, inputs: Any) -> Iterator[str]:
-        other = tf.nest.map_structure(with_another_first, inputs)
-        first, state, added = self._forward(inputs)
-        second, other_state, _ = self._forward(other)
-        chance = not same_rows(first, second)
-        if chance:
-            # Or examples that meet: with the same random numbers it is seen.
-            first, second, again = [
-                self._run(functools.partial(self.model, values, training=True), seeded=True)
-                for values in (inputs, other, inputs)
-            ]
-            if not same(first, again):
-                yield (
-                    "It draws random numbers that no seed repeats: whether examples meet in it cannot be seen."
-                    " Draw them with tf.random or by Keras layers."
-                )
-                return
-            if not same_rows(first, second):
-                yield (
-                    "What it says of one example changes when another example of the batch does: clipping one gradient"
-                    " would not bound what one example can do. Look for operations over the first axis (a mean over the"
-                    " batch, contrastive terms, a reshape or transposition) and take them out."
-                )
-                return
-        moved = [
-            weight.name
-            for weight, one, two in zip(self.weights[: self.own], state, other_state, strict=False)
-            if not np.array_equal(one, two, equal_nan=one.dtype.kind == "f")
-        ]
-        if moved:
-            yield (
-                f"{some(moved)} takes in a statistic of the examples when the model is called in training, without"
-                " clipping or noise. Freeze its layer (layer.trainable = False), or call it with training=False."
-            )
-        if added > 0:
-            yield from self._of_added()
-        if not tf.is_tensor(first):
-            yield "It has several outputs. Join them into one, with one loss."
-        elif loss is not None:
-            found = [*_of_loss(loss, first, second)]
-            yield from found
-            if engine and not found:
-                yield from self._of_engine(loss, inputs, chance=chance)
-
-    def _of_added(self) -> Iterator[str]:
-        layers = {layer.name: layer for layer in self.model._flatten_layers()}
-        active = [name for name, layer in layers.items() if getattr(layer, "activity_regularizer", None)]
-        by = f"the activity_regularizer of {some(active)}" if active else "add_loss()"
-        yield (
-            f"It has losses of the examples by {by}, which are not clipped. Put them into the loss; regularisers of"
-            " weights are fine."
-        )
-
-    def _forward(self, inputs: Any) -> tuple[Any, list[np.ndarray], int]:
-        """Outputs, the weights thereafter, and how many losses there are that are not of weights."""
-        added = 0
-
-        def run() -> Any:
-            nonlocal added
-            outputs = self.model(inputs, training=True)
-            penalties = [penalty() for penalty in weight_penalties(self.model)]
-            added = len(self.model.losses) - sum(penalty is not None for penalty in penalties)
-            return outputs
-
-        outputs = self._run(run, restore=False)
-        after = [weight.numpy() for weight in self.weights]
-        _assign(self.weights, self.values)
-        return outputs, after, added
-
-    def _run(self, run: Callable[[], Any], *, seeded: bool = False, restore: bool = True) -> Any:
-        """What it gives on the first replica; seeded: with the random numbers that any other function gets here."""
-        strategy = self.model.distribute_strategy
-        distributed = strategy is not _NOT_DISTRIBUTED
-
-        def graph() -> Any:
-            # Of this function only: the seed of the process is the user's.
-            tf.compat.v1.set_random_seed(1)
-            return strategy.run(run) if distributed else run()
-
-        given = tf.function(graph)() if seeded or distributed else run()
-        if restore:
-            _assign(self.weights, self.values)
-        return tf.nest.map_structure(lambda value: strategy.experimental_local_results(value)[0], given)
-
-    def _of_engine(self, loss: PerExampleLoss, inputs: Any, *, chance: bool) -> Iterator[str]:
-        """Whether the sum of unclipped gradients is the gradient of the sum."""
-        variables = self.model.trainable_variables
-
-        refused: list[str] = []
-
-        def ours() -> Any:
-            try:
-                clipped = clipped_sum(
-                    self.model, inputs, LABELS, None, per_example_loss=loss, l2_norm_clip=1e30
-                )
-            except PrivacyError as error:
-                refused.append(str(error))  # tf.function makes another message of it
-                raise
-            return clipped.gradients, clipped.outputs
-
-        def plain() -> Any:
-            with tf.GradientTape() as tape:
-                outputs = self.model(inputs, training=True)
-                total = tf.reduce_sum(loss(LABELS, outputs))
-            found = tape.gradient(total, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-            return [tf.convert_to_tensor(value) for value in found], outputs
-
-        try:
-            # In a graph, as in training, where loops are not unrolled.
-            gradients, outputs = self._run(ours, seeded=True)
-            expected, same_outputs = self._run(plain, seeded=chance)
-        except (PrivacyError, tf.errors.InvalidArgumentError) as error:
-            # Of an assertion the message, without the numbers.
-            asserted = re.search(r"assertion failed: \[(.+?)\] \[", str(error))
-            yield from refused or [asserted[1] if asserted else first_line(error)]
-            return
-        largest = max(float(tf.reduce_max(tf.abs(value))) for value in expected)
-        if not same(outputs, same_outputs) or not np.isfinite(largest):
-            return
-        wrong = [
-            variable.name
-            for variable, one, two in zip(variables, gradients, expected, strict=True)
-            if np.abs(one - two).max() > SAME_GRADIENT * (np.abs(two).max() + 1e-2 * largest)
-        ]
-        if wrong:
-            yield (
-                f"The gradients of {some(wrong)} for single examples do not add up to that of the batch: its layer"
-                " computes something else for other sizes of a batch, or the weight is used behind the layer's back."
-                " Take tf.shape(inputs)[0] out of what is computed; use each weight in the call of its own layer."
-            )
-
-
-def _of_loss(loss: PerExampleLoss, outputs: Any, others: Any) -> Iterator[str]:
-    """Whether the loss takes class numbers, and gives each example its own."""
-    try:
-        values, other_values = (loss(LABELS, each) for each in (outputs, others))
-    except PrivacyError as error:
-        yield str(error)
-    except (ValueError, TypeError, tf.errors.OpError) as error:
-        yield (
-            f"Its loss does not take class numbers int64 [batch] beside outputs {outputs.shape}"
-            f' ({first_line(error)}). Use one that does, such as "sparse_categorical_crossentropy".'
-        )
-    else:
-        if not same_rows(values, other_values):
-            yield (
-                "The loss of one example changes when another example of the batch does: clipping one gradient would"
-                " not bound what one example can do. Take means over the batch, and pairs of examples, out of the loss."
-            )
-
-
-def _assign(weights: Sequence[Any], values: Sequence[np.ndarray]) -> None:
-    for weight, value in zip(weights, values, strict=True):
-        if not np.array_equal(weight.numpy(), value, equal_nan=value.dtype.kind == "f"):
-            weight.assign(value)
-
-
-def _of_replicas(weights: Sequence[Any]) -> list[Any]:
-    """Each replica's own: the states of its generators are not those of the others."""
-    return [one for weight in weights for one in getattr(weight, "values", [weight])]
-
-
-def _states(model: keras.Model) -> list[Any]:
-    """What else a run changes: the generators of dropout and its kin, and the states of stateful layers."""
-    found = []
-    for module in model.submodules:
-        generator = getattr(getattr(module, "_random_generator", None), "_generator", None)
-        found += [] if generator is None else [generator.state]
-        if isinstance(module, keras.layers.RNN) and module.stateful:
-            found += tf.nest.flatten(module.states)
-    return [state for state in found if state is not None]
-
-
 PUBLIC = ("epsilon", "l2_norm_clip", "learning_rate", "lr")
 """Numbers of an epoch that tell nothing of the training examples, or no more than is accounted."""
 
@@ -351,7 +71,7 @@ def problems(
     callbacks: Sequence[Any] = (),
     example_spec: tf.TensorSpec | None = None,
 ) -> list[str]:
-    """What stands against an epsilon for the training of this model.
+    """Return what stands against an epsilon for the training of this model.
 
     Dropout is no problem: its masks know nothing of the data. Frozen layers are none, whatever they are. A frozen
     layer, or weights to begin with, that were made from the training examples without privacy cannot be recognised.
@@ -368,13 +88,27 @@ def problems(
     unbuilt = _build(model, example_spec)
     if unbuilt:
         return [unbuilt, *_compiled(model), *_callbacks(callbacks)]
-    found = [*_compiled(model), *_whole(model), *_layers(model), *_callbacks(callbacks)]
+    found = [*_compiled(model), *_layers(model), *_callbacks(callbacks)]
     if plan is not None and plan.diagnostics:
         found += _metrics(model)
-    loss, wrong = _loss(model)
-    refused = [*_refused(model)]
+    loss, wrong = None, []
+    if model.optimizer is not None:
+        try:
+            loss = per_example_loss(model)
+        except PrivacyError as error:
+            wrong = [str(error)]
+    if not model.trainable_weights:
+        found.append(
+            "It has no trainable weights: there is nothing to train. Set trainable = True on some layer."
+        )
+    refused = [*refusals(model)]
     engine = bool(model.trainable_weights) and not refused
-    tried = try_model(model, loss=loss, engine=engine, example_spec=example_spec)
+    try:
+        with _left_as_it_was(model) as trial:
+            tried = [*trial.problems(loss, engine, _random(model, example_spec))]
+    except Exception as error:
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        tried = [f"It cannot be tried on {EXAMPLES} random examples ({reason}). Mend that first."]
     return [*found, *refused, *wrong, *tried]
 
 
@@ -395,18 +129,8 @@ def _build(model: keras.Model, example_spec: tf.TensorSpec | None) -> str | None
     return None
 
 
-def _loss(model: keras.Model) -> tuple[PerExampleLoss | None, list[str]]:
-    """The loss of each example, or what is wrong with it."""
-    if model.optimizer is None:
-        return None, []
-    try:
-        return per_example_loss(model), []
-    except PrivacyError as error:
-        return None, [str(error)]
-
-
 def _compiled(model: keras.Model) -> Iterator[str]:
-    """Of what compile() was given."""
+    """Yield what is wrong with what compile() was given."""
     optimizer = model.optimizer
     if optimizer is None:
         yield "It is not compiled. Call model.compile(optimizer, loss)."
@@ -418,21 +142,18 @@ def _compiled(model: keras.Model) -> Iterator[str]:
     elif any("tensorflow_privacy" in kind.__module__ for kind in type(optimizer).__mro__):
         yield (
             f"Its optimizer is {type(optimizer).__name__} of TensorFlow Privacy, but clipping and noise come from"
-            f" tfkit here. Use the ordinary one, such as keras.optimizers.Adam: that makes DP-Adam."
+            " tfkit here. Use the ordinary one, such as keras.optimizers.Adam: that makes DP-Adam."
         )
-    # A variable of the strategy's, or a number.
     steps = getattr(model, "_steps_per_execution", None)
-    several = 1 if steps is None else int(tf.convert_to_tensor(steps))
-    if several != 1:
+    if (
+        steps is not None and int(tf.convert_to_tensor(steps)) != 1
+    ):  # a variable of the strategy's, or a number
         yield (
-            f"steps_per_execution is {several}: Keras then wants numbers of each step; a private one has none."
-            " Leave it out of compile()."
+            f"steps_per_execution is {int(tf.convert_to_tensor(steps))}: Keras then wants numbers of each step; a"
+            " private one has none. Leave it out of compile()."
         )
-    own = [
-        name
-        for name in ("train_step", "compute_loss", "make_train_function")
-        if getattr(type(model), name) is not getattr(keras.Model, name)
-    ]
+    steps_of_keras = ("train_step", "compute_loss", "make_train_function")
+    own = [name for name in steps_of_keras if getattr(type(model), name) is not getattr(keras.Model, name)]
     if own:
         yield (
             f"{type(model).__name__} has its own {' and '.join(own)}, which private training does not call. Put what it"
@@ -440,15 +161,8 @@ def _compiled(model: keras.Model) -> Iterator[str]:
         )
 
 
-def _whole(model: keras.Model) -> Iterator[str]:
-    """Of all weights together."""
-    if not model.trainable_weights:
-        yield "It has no trainable weights: there is nothing to train. Set trainable = True on some layer."
-
-
 def _layers(model: keras.Model) -> Iterator[str]:
-    """Of single layers, those of one kind together."""
-    layers = _flat(model)
+    """Yield what is wrong with single layers, those of one kind together."""
     normalizing = [layer.name for layer in batch_normalizations(model)]
     if normalizing:
         yield (
@@ -456,7 +170,7 @@ def _layers(model: keras.Model) -> Iterator[str]:
             " statistics of them, without clipping or noise. Freeze it (layer.trainable = False), or use"
             " tfkit.privacy.make_private_safe(model), which puts GroupNormalization in its place."
         )
-    adapted = [layer.name for layer in layers if getattr(layer, "is_adapted", False)]
+    adapted = sorted({layer.name for layer in model._flatten_layers() if getattr(layer, "is_adapted", False)})
     if adapted:
         yield (
             f"{some(adapted)} was adapted to data: if those were the training examples, their statistics are published"
@@ -465,31 +179,8 @@ def _layers(model: keras.Model) -> Iterator[str]:
         )
 
 
-def _refused(model: keras.Model) -> Iterator[str]:
-    """Of layers whose gradients the engine cannot clip; it would name only the first."""
-    layers = _flat(model)
-    stateful = [layer.name for layer in layers if isinstance(layer, keras.layers.RNN) and layer.stateful]
-    if stateful:
-        yield f"{some(stateful)} is stateful: the examples of one batch meet those of the next. Set stateful=False."
-    hub = [layer.name for layer in layers if type(layer).__name__ == "KerasLayer" and layer.trainable_weights]
-    if hub:
-        yield (
-            f"{some(hub)} (hub.KerasLayer) is trainable, and nobody can see what it does with a batch."
-            " Set trainable=False and train on its features, or use a bundled backbone (python -m tfkit models)."
-        )
-    learning = [layer for layer in layers if layer._trainable_weights and layer.trainable]
-    precisions = {layer.compute_dtype for layer in learning} | {
-        weight.dtype.base_dtype.name for layer in learning for weight in layer._trainable_weights
-    }
-    if precisions - {"float32"}:
-        yield (
-            f"Layers that are trained compute in {', '.join(sorted(precisions - {'float32'}))}; norms and noise are"
-            ' made for float32. Make the model under keras.mixed_precision.set_global_policy("float32").'
-        )
-
-
 def _callbacks(callbacks: Sequence[Any]) -> Iterator[str]:
-    """Of callbacks that look at the training examples' own numbers."""
+    """Yield callbacks that look at the training examples' own numbers."""
     for callback in callbacks:
         name = type(callback).__name__
         monitor = getattr(callback, "monitor", None)
@@ -510,7 +201,7 @@ def _callbacks(callbacks: Sequence[Any]) -> Iterator[str]:
 
 
 def _metrics(model: keras.Model) -> Iterator[str]:
-    """Of metrics that are logged when diagnostics are asked for: one number each, not one an example."""
+    """Yield metrics that are logged when diagnostics are asked for: one number each, not one an example."""
     compiled = getattr(model, "compiled_metrics", None)
     users = [] if compiled is None else [compiled._user_metrics, compiled._user_weighted_metrics]
     for metric in tf.nest.flatten(users):
@@ -521,6 +212,244 @@ def _metrics(model: keras.Model) -> Iterator[str]:
             )
 
 
-def _flat(model: keras.Model) -> list[Any]:
-    """The model and all layers in it, each once."""
-    return list({id(layer): layer for layer in model._flatten_layers()}.values())
+@contextlib.contextmanager
+def _left_as_it_was(model: keras.Model) -> Iterator[_Trial]:
+    """In this block no layer normalises by the batch, and no weights are zeros, behind which nothing would be seen."""
+    kept = _of_replicas(model.weights)
+    weights = [*kept, *_of_replicas(_states(model))]
+    before = [weight.numpy() for weight in weights]
+    frozen = batch_normalizations(model)
+    try:
+        for weight in model.trainable_weights:
+            value = weight.numpy()
+            if value.size and value.min() == value.max():
+                noise = np.random.default_rng(0).normal(size=value.shape, scale=0.1)
+                weight.assign(value + noise.astype(value.dtype))
+        for layer in frozen:
+            layer.trainable = False
+        yield _Trial(model, len(kept), weights, [weight.numpy() for weight in weights])
+    finally:
+        for layer in frozen:
+            layer.trainable = True
+        _assign(weights, before)
+
+
+@dataclass(frozen=True, eq=False)
+class _Trial:
+    """A model, and the state that each of its runs begins with: that of its own weights, so many, and more."""
+
+    model: Any
+    own: int
+    weights: list[Any]
+    values: list[np.ndarray]
+
+    def problems(self, loss: PerExampleLoss | None, engine: bool, inputs: Any) -> Iterator[str]:
+        """Yield what stands against an epsilon when the model runs as in training."""
+        other = tf.nest.map_structure(_with_another_first, inputs)
+        first, state, added = self._forward(inputs)
+        second, other_state, _ = self._forward(other)
+        chance = not _same_rows(first, second)
+        if chance:
+            # Or examples that meet: with the same random numbers it is seen.
+            first, second, again = [
+                self._run(functools.partial(self.model, values, training=True), seeded=True)
+                for values in (inputs, other, inputs)
+            ]
+            if not _same(first, again):
+                yield (
+                    "It draws random numbers that no seed repeats: whether examples meet in it cannot be seen."
+                    " Draw them with tf.random or by Keras layers."
+                )
+                return
+            if not _same_rows(first, second):
+                yield (
+                    "What it says of one example changes when another example of the batch does: clipping one gradient"
+                    " would not bound what one example can do. Look for operations over the first axis (a mean over the"
+                    " batch, contrastive terms, a reshape or transposition) and take them out."
+                )
+                return
+        moved = [
+            weight.name
+            for weight, one, two in zip(self.weights[: self.own], state, other_state, strict=False)
+            if not _equal(one, two)
+        ]
+        if moved:
+            yield (
+                f"{some(moved)} takes in a statistic of the examples when the model is called in training, without"
+                " clipping or noise. Freeze its layer (layer.trainable = False), or call it with training=False."
+            )
+        if added > 0:
+            layers = {layer.name: layer for layer in self.model._flatten_layers()}
+            active = [name for name, layer in layers.items() if getattr(layer, "activity_regularizer", None)]
+            by = f"the activity_regularizer of {some(active)}" if active else "add_loss()"
+            yield (
+                f"It has losses of the examples by {by}, which are not clipped. Put them into the loss; regularisers of"
+                " weights are fine."
+            )
+        if not tf.is_tensor(first):
+            yield "It has several outputs. Join them into one, with one loss."
+        elif loss is not None:
+            wrong = _of_loss(loss, first, second)
+            if wrong:
+                yield wrong
+            elif engine:
+                yield from self._of_gradients(loss, inputs, chance=chance)
+
+    def _forward(self, inputs: Any) -> tuple[Any, list[np.ndarray], int]:
+        """Return outputs, the weights thereafter, and how many losses there are that are not of weights."""
+        added = 0
+
+        def run() -> Any:
+            nonlocal added
+            outputs = self.model(inputs, training=True)
+            penalties = [penalty() for penalty in weight_penalties(self.model)]
+            added = len(self.model.losses) - sum(penalty is not None for penalty in penalties)
+            return outputs
+
+        outputs = self._run(run, restore=False)
+        after = [weight.numpy() for weight in self.weights]
+        _assign(self.weights, self.values)
+        return outputs, after, added
+
+    def _run(self, run: Callable[[], Any], *, seeded: bool = False, restore: bool = True) -> Any:
+        """Return what it gives on the first replica; seeded: with the random numbers that any function gets here."""
+        strategy = self.model.distribute_strategy
+        distributed = strategy is not _NOT_DISTRIBUTED
+
+        def graph() -> Any:
+            # Of this function only: the seed of the process is the user's.
+            tf.compat.v1.set_random_seed(1)
+            return strategy.run(run) if distributed else run()
+
+        given = tf.function(graph)() if seeded or distributed else run()
+        if restore:
+            _assign(self.weights, self.values)
+        return tf.nest.map_structure(lambda value: strategy.experimental_local_results(value)[0], given)
+
+    def _of_gradients(self, loss: PerExampleLoss, inputs: Any, *, chance: bool) -> Iterator[str]:
+        """Yield where the sum of unclipped gradients is not the gradient of the sum."""
+        variables = self.model.trainable_variables
+        refused: list[str] = []
+
+        def ours() -> Any:
+            try:
+                clipped = clipped_sum(
+                    self.model, inputs, LABELS, None, per_example_loss=loss, l2_norm_clip=1e30
+                )
+            except PrivacyError as error:
+                refused.append(str(error))  # tf.function makes another message of it
+                raise
+            return clipped.gradients, clipped.outputs
+
+        def plain() -> Any:
+            with tf.GradientTape() as tape:
+                outputs = self.model(inputs, training=True)
+                total = tf.reduce_sum(loss(LABELS, outputs))
+            found = tape.gradient(total, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+            return [*map(tf.convert_to_tensor, found)], outputs
+
+        try:
+            # In a graph, as in training, where loops are not unrolled.
+            gradients, outputs = self._run(ours, seeded=True)
+            expected, same_outputs = self._run(plain, seeded=chance)
+        except (PrivacyError, tf.errors.InvalidArgumentError) as error:
+            # Of an assertion the message, without the numbers.
+            asserted = re.search(r"assertion failed: \[(.+?)\] \[", str(error))
+            yield from refused or [asserted[1] if asserted else first_line(error)]
+            return
+        largest = max(float(tf.reduce_max(tf.abs(value))) for value in expected)
+        if not _same(outputs, same_outputs) or not np.isfinite(largest):
+            return
+        wrong = [
+            variable.name
+            for variable, one, two in zip(variables, gradients, expected, strict=True)
+            if np.abs(one - two).max() > SAME_GRADIENT * (np.abs(two).max() + 1e-2 * largest)
+        ]
+        if wrong:
+            yield (
+                f"The gradients of {some(wrong)} for single examples do not add up to that of the batch: its layer"
+                " computes something else for other sizes of a batch, or the weight is used behind the layer's back."
+                " Take tf.shape(inputs)[0] out of what is computed; use each weight in the call of its own layer."
+            )
+
+
+def _of_loss(loss: PerExampleLoss, outputs: Any, others: Any) -> str | None:
+    """Return why the loss does not take class numbers, or does not give each example its own."""
+    try:
+        values, other_values = (loss(LABELS, each) for each in (outputs, others))
+    except PrivacyError as error:
+        return str(error)
+    except (ValueError, TypeError, tf.errors.OpError) as error:
+        return (
+            f"Its loss does not take class numbers int64 [batch] beside outputs {outputs.shape}"
+            f' ({first_line(error)}). Use one that does, such as "sparse_categorical_crossentropy".'
+        )
+    if _same_rows(values, other_values):
+        return None
+    return (
+        "The loss of one example changes when another example of the batch does: clipping one gradient would not bound"
+        " what one example can do. Take means over the batch, and pairs of examples, out of the loss."
+    )
+
+
+def _random(model: keras.Model, example_spec: tf.TensorSpec | None) -> Any:
+    """Return a batch of numbers in [0, 1), or of 0 and 1 where they are whole."""
+    generator = np.random.default_rng(0)
+
+    def draw(spec: Any) -> tf.Tensor:
+        shape = [EXAMPLES, *(size or 4 for size in spec.shape)]
+        if spec.dtype == tf.string:
+            return tf.constant(generator.choice(["a word", "and another"], shape))
+        return tf.constant(
+            generator.random(shape) if spec.dtype.is_floating else generator.integers(0, 2, shape), spec.dtype
+        )
+
+    if example_spec is not None:
+        return draw(example_spec)
+    return tf.nest.map_structure(lambda value: draw(tf.TensorSpec(value.shape[1:], value.dtype)), model.input)
+
+
+def _with_another_first(values: tf.Tensor) -> tf.Tensor:
+    first, others = values[:1], values[1:]
+    return tf.concat([first + " else" if values.dtype == tf.string else 1 - first, others], 0)
+
+
+def _same(first: Any, second: Any, *, rows: slice = slice(None)) -> bool:
+    """Return whether two runs gave the same, but for rounding."""
+    for one, two in zip(tf.nest.flatten(first), tf.nest.flatten(second), strict=True):
+        one, two = np.asarray(one)[rows], np.asarray(two)[rows]
+        scale = np.abs(one[np.isfinite(one)]).max(initial=0.0)
+        if one.shape != two.shape or not np.allclose(one, two, rtol=0, atol=SAME * scale, equal_nan=True):
+            return False
+    return True
+
+
+def _same_rows(first: Any, second: Any) -> bool:
+    """Return whether all examples but the first have the same."""
+    return _same(first, second, rows=slice(1, None))
+
+
+def _equal(one: np.ndarray, two: np.ndarray) -> bool:
+    return np.array_equal(one, two, equal_nan=one.dtype.kind == "f")
+
+
+def _assign(weights: Sequence[Any], values: Sequence[np.ndarray]) -> None:
+    for weight, value in zip(weights, values, strict=True):
+        if not _equal(value, weight.numpy()):
+            weight.assign(value)
+
+
+def _of_replicas(weights: Sequence[Any]) -> list[Any]:
+    """Return each replica's own: the states of its generators are not those of the others."""
+    return [one for weight in weights for one in getattr(weight, "values", [weight])]
+
+
+def _states(model: keras.Model) -> list[Any]:
+    """Return what else a run changes: the generators of dropout and its kin, and the states of stateful layers."""
+    states = []
+    for module in model.submodules:
+        generator = getattr(getattr(module, "_random_generator", None), "_generator", None)
+        states += [] if generator is None else [generator.state]
+        if isinstance(module, keras.layers.RNN) and module.stateful:
+            states += tf.nest.flatten(module.states)
+    return [state for state in states if state is not None]

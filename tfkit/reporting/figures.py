@@ -1,4 +1,4 @@
-"""Figures of a run, for TensorBoard as pixels and for the report as SVG.
+"""Draw the figures of a run, for TensorBoard as pixels and for the report as SVG.
 
 Class names and file names are strangers' text: they are drawn as they are, never read as markup.
 """
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from matplotlib.axis import Axis
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from tfkit.metrics import Evaluation
@@ -24,33 +24,45 @@ if TYPE_CHECKING:
 MATRIX_CLASSES = 50
 COUNTED_CLASSES = 25
 CONFUSED_PAIRS = 30
+CURVED_CLASSES = 10
+"""Beyond so many classes only those have a ROC curve that are told apart worst."""
+
 LABEL_LENGTH = 24
 CAPTION_WIDTH = 22
+# Lines are told apart by colour, by dashes, and in grey print.
+_COLOURS = ("#1f5fae", "#b8560f", "#2b7a3b", "#8a3a94")
+_DASHES = ("-", "--", ":")
 # Unicode's controls of writing direction can make a name look like another one.
 _DIRECTION_CONTROLS = {*map(chr, range(0x202A, 0x202F)), *map(chr, range(0x2066, 0x206A))}
 
 
 def printable(text: str, *, longest: int | None = None) -> str:
-    """A stranger's text on one line: no control characters, no broken UTF-8, cut in the middle where too long.
+    """Return a stranger's text on one line: no control characters, no broken UTF-8, cut in the middle where too long.
 
     Example:
       >>> printable("tab\\there, bell\\x07", longest=12)
       'tab h… bell�'
     """
-    line = " ".join(text.split())
-    line = "".join("�" if _unprintable(character) else character for character in line)
+
+    def shown(character: str) -> str:
+        controls = unicodedata.category(character) in ("Cc", "Cs") or character in _DIRECTION_CONTROLS
+        return "�" if controls else character
+
+    line = "".join(map(shown, " ".join(text.split())))
     if longest is not None and len(line) > longest:
         line = line[: (longest - 1) // 2] + "…" + line[-(longest // 2) :]
     return line
 
 
-def _unprintable(character: str) -> bool:
-    return unicodedata.category(character) in ("Cc", "Cs") or character in _DIRECTION_CONTROLS
+def label(text: str, *, longest: int = LABEL_LENGTH) -> str:
+    """Return a stranger's text for a legend, where a dollar sign would begin a formula and "_" hide the line."""
+    line = printable(text, longest=longest).replace("$", "＄")
+    return f" {line}" if line.startswith("_") else line
 
 
 @contextlib.contextmanager
 def drawing() -> Iterator[None]:
-    """Text stays text in SVG, and what a font lacks shows as a box without a warning a glyph."""
+    """Let text stay text in SVG, and what a font lacks show as a box without a warning a glyph."""
     import matplotlib as mpl
 
     with mpl.rc_context({"svg.fonttype": "none", "font.family": "sans-serif"}), warnings.catch_warnings():
@@ -59,13 +71,45 @@ def drawing() -> Iterator[None]:
 
 
 def pixels(figure: Figure, *, dpi: int = 100) -> np.ndarray:
-    """The figure as an image: uint8 [h, w, 3]."""
+    """Return the figure as an image: uint8 [h, w, 3]."""
     from PIL import Image
 
     file = io.BytesIO()
     with drawing():
         figure.savefig(file, format="png", dpi=dpi, facecolor="white", bbox_inches="tight")
     return np.asarray(Image.open(file).convert("RGB"))
+
+
+def new_figure(
+    width: float, height: float, rows: int = 1, columns: int = 1
+) -> tuple[Figure, np.ndarray[Any, Any]]:
+    """Return a figure outside of pyplot, which keeps figures alive and picks a backend for a screen, and its axes."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes: np.ndarray[Any, Any] = figure.subplots(rows, columns, squeeze=False)
+    return figure, axes
+
+
+def _new_chart(width: float, height: float, x: str, y: str) -> tuple[Figure, Axes]:
+    """Return a figure of one pair of axes, with their names and a grid."""
+    figure, axes = new_figure(width, height)
+    axis: Axes = axes[0, 0]
+    _style(axis, x, y)
+    return figure, axis
+
+
+def _style(axis: Axes, x: str, y: str) -> None:
+    axis.set_xlabel(x)
+    axis.set_ylabel(y)
+    axis.grid(color="#ddd", linewidth=0.6)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def _whole_numbers(axis: Axes) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def image_grid(images: np.ndarray, captions: Sequence[str] | None = None, *, columns: int = 4) -> Figure:
@@ -93,13 +137,9 @@ def image_grid(images: np.ndarray, captions: Sequence[str] | None = None, *, col
 
 
 def confusion(evaluation: Evaluation) -> Figure:
-    """The confusion matrix, or for more than 50 classes the pairs that are confused most often."""
+    """Draw the confusion matrix, or for more than 50 classes the pairs that are confused most often."""
     if len(evaluation.class_names) > MATRIX_CLASSES:
         return _confused_pairs(evaluation)
-    return _matrix(evaluation)
-
-
-def _matrix(evaluation: Evaluation) -> Figure:
     counts, classes = evaluation.confusion, len(evaluation.class_names)
     side = min(max(4.0, 1.6 + 0.42 * classes), 14.0)
     figure, axes = new_figure(side, side)
@@ -107,38 +147,29 @@ def _matrix(evaluation: Evaluation) -> Figure:
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     axis.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
     names = [printable(name, longest=LABEL_LENGTH) for name in evaluation.class_names]
-    size = 9 if classes <= COUNTED_CLASSES else 7
-    upright = max(map(len, names)) <= 2
-    axis.set_xticks(range(classes), names, rotation=0 if upright else 90, fontsize=size, parse_math=False)
-    axis.set_yticks(range(classes), names, fontsize=size, parse_math=False)
+    style: dict[str, Any] = {"fontsize": 9 if classes <= COUNTED_CLASSES else 7, "parse_math": False}
+    rotation = 0 if max(map(len, names)) <= 2 else 90
+    axis.set_xticks(range(classes), names, rotation=rotation, **style)
+    axis.set_yticks(range(classes), names, **style)
     axis.set_xlabel("predicted")
     axis.set_ylabel("true")
     for row, column in np.argwhere(counts):
         # Beyond that a matrix of numbers is a grey carpet: only the mistakes are counted in it.
         if classes <= COUNTED_CLASSES or row != column:
-            color = "white" if shares[row, column] > 0.55 else "black"
-            axis.text(
-                column,
-                row,
-                str(counts[row, column]),
-                ha="center",
-                va="center",
-                color=color,
-                fontsize=size - 1,
-            )
+            colour = "white" if shares[row, column] > 0.55 else "black"
+            place = {"ha": "center", "va": "center", "color": colour, "fontsize": style["fontsize"] - 1}
+            axis.text(column, row, str(counts[row, column]), **place)
     return figure
 
 
 def confused_pairs(evaluation: Evaluation, most: int = CONFUSED_PAIRS) -> list[tuple[str, str, int]]:
-    """(true class, predicted class, how often), the most frequent mistakes first."""
+    """Return (true class, predicted class, how often), the most frequent mistakes first."""
     mistakes = evaluation.confusion - np.diag(evaluation.confusion.diagonal())
     order = np.argsort(-mistakes, axis=None, kind="stable")[:most]
-    pairs = zip(*np.unravel_index(order, mistakes.shape), strict=True)
     names = evaluation.class_names
+    pairs = zip(*np.unravel_index(order, mistakes.shape), strict=True)
     return [
-        (names[row], names[column], int(mistakes[row, column]))
-        for row, column in pairs
-        if mistakes[row, column]
+        (names[row], names[place], int(mistakes[row, place])) for row, place in pairs if mistakes[row, place]
     ]
 
 
@@ -146,71 +177,134 @@ def _confused_pairs(evaluation: Evaluation) -> Figure:
     pairs = confused_pairs(evaluation)
     if not pairs:
         figure, axes = new_figure(7, 0.6)
-        axes[0, 0].text(
-            0.5, 0.5, f"no mistakes among {len(evaluation.labels):,} examples", ha="center", va="center"
-        )
+        words = f"no mistakes among {len(evaluation.labels):,} examples"
+        axes[0, 0].text(0.5, 0.5, words, ha="center", va="center")
         axes[0, 0].set_axis_off()
         return figure
     figure, axes = new_figure(7, 1.2 + 0.25 * len(pairs))
     axis = axes[0, 0]
-    names = [
-        f"{printable(true, longest=LABEL_LENGTH)} → {printable(guess, longest=LABEL_LENGTH)}"
-        for true, guess, _ in pairs
-    ]
+    names = [" → ".join(printable(name, longest=LABEL_LENGTH) for name in pair[:2]) for pair in pairs]
     axis.barh(range(len(pairs)), [count for *_, count in pairs], color="#2f6db5")
     axis.set_yticks(range(len(pairs)), names, fontsize=8, parse_math=False)
     axis.invert_yaxis()
     axis.set_xlabel(
         f"examples (the {len(pairs)} most confused pairs of {len(evaluation.class_names)} classes)"
     )
-    _whole_numbers(axis.xaxis)
+    _whole_numbers(axis)
     return figure
 
 
 def curves(
-    axis_name: str, lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], starts: Mapping[str, float]
+    name: str,
+    lines: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    starts: Mapping[str, float] | None = None,
 ) -> Figure:
-    """Measurements over the epochs.
+    """Draw measurements over the epochs.
 
     Args:
-      axis_name: what is measured.
+      name: what is measured.
       lines: name to (epochs, values).
-      starts: stage to its first epoch; marked where there is more than one.
+      starts: of one run, stage to its first epoch; marked where there is more than one. None: of several runs.
     """
-    figure, axes = new_figure(5.2, 3.2)
-    axis = axes[0, 0]
-    for (name, (epochs, values)), color in zip(
-        lines.items(), ("#2f6db5", "#d1741f", "#3b8f4b"), strict=False
-    ):
-        axis.plot(epochs, values, label=name, color=color, marker="o", markersize=3, linewidth=1.5)
-    for stage, start in starts.items() if len(starts) > 1 else ():
+    figure, axis = _new_chart(5.2, 3.2 + 0.2 * len(lines), "epoch", name)
+    for place, (title, (epochs, values)) in enumerate(lines.items()):
+        colour, dashes = _COLOURS[place % len(_COLOURS)], _DASHES[place // len(_COLOURS) % len(_DASHES)]
+        style: dict[str, Any] = {
+            "color": colour,
+            "linestyle": dashes,
+            "marker": "o",
+            "markersize": 3,
+            "linewidth": 1.5,
+        }
+        axis.plot(epochs, values, label=label(title, longest=2 * LABEL_LENGTH), **style)
+    for stage, start in starts.items() if starts and len(starts) > 1 else ():
         axis.axvline(start - 0.5, color="#888", linewidth=0.8, linestyle=":")
-        axis.text(
-            start - 0.4, 1.01, printable(stage, longest=LABEL_LENGTH), transform=axis.get_xaxis_transform(),
-            fontsize=8, color="#555", parse_math=False,
-        )  # fmt: skip
-    axis.set_xlabel("epoch")
-    axis.set_ylabel(axis_name)
-    axis.grid(color="#ddd", linewidth=0.6)
-    axis.spines[["top", "right"]].set_visible(False)
-    _whole_numbers(axis.xaxis)
-    if len(lines) > 1:
-        axis.legend(frameon=False)
+        place_of: dict[str, Any] = {"transform": axis.get_xaxis_transform(), "fontsize": 8, "color": "#555"}
+        axis.text(start - 0.4, 1.01, printable(stage, longest=LABEL_LENGTH), parse_math=False, **place_of)
+    _whole_numbers(axis)
+    if len(lines) > 1 or starts is None:
+        figure.legend(loc="outside lower center", frameon=False, fontsize=8)
     return figure
 
 
-def new_figure(
-    width: float, height: float, rows: int = 1, columns: int = 1
-) -> tuple[Figure, np.ndarray[Any, Any]]:
-    """A figure outside of pyplot: that keeps figures alive and picks a backend for a screen."""
-    from matplotlib.figure import Figure
+def roc(evaluation: Evaluation) -> Figure:
+    """Draw one ROC curve a class, against all others; in the legend the area below it, the lowest first."""
+    from sklearn.metrics import roc_auc_score, roc_curve
 
-    figure = Figure(figsize=(width, height), layout="constrained")
-    axes: np.ndarray[Any, Any] = figure.subplots(rows, columns, squeeze=False)
-    return figure, axes
+    truth = np.eye(len(evaluation.class_names), dtype=bool)[evaluation.labels]
+    # A class of which there is no example, or nothing else, has no curve.
+    seen = [int(index) for index in np.flatnonzero((truth.any(axis=0)) & ~(truth.all(axis=0)))]
+    areas = {index: roc_auc_score(truth[:, index], evaluation.probabilities[:, index]) for index in seen}
+    figure, axis = _new_chart(
+        6.4, 4.0, "share of the others taken for the class", "share of the class that is found"
+    )
+    axis.plot([0, 1], [0, 1], color="#999", linewidth=0.8, linestyle=":")
+    for index in sorted(areas, key=lambda index: areas[index])[:CURVED_CLASSES]:
+        wrong, right, _ = roc_curve(truth[:, index], evaluation.probabilities[:, index])
+        name = f"{label(evaluation.class_names[index])}  {areas[index]:.3f}"
+        axis.plot(wrong, right, linewidth=1.5, label=name)
+    if areas:
+        title = "area" if len(areas) <= CURVED_CLASSES else f"area, the lowest of {len(areas)} classes"
+        figure.legend(loc="outside right upper", fontsize=8, frameon=False, title=title)
+    return figure
 
 
-def _whole_numbers(axis: Axis) -> None:
-    from matplotlib.ticker import MaxNLocator
+def attack_roc(attacks: Mapping[str, Mapping[str, Any]]) -> Figure:
+    """Draw the receiver operating characteristics of all attackers; the diagonal is a coin.
 
-    axis.set_major_locator(MaxNLocator(integer=True))
+    Args:
+      attacks: name to what is known of it: `auc`, and `roc` with its rates `false` and `true`.
+    """
+    figure, axis = _new_chart(4.6, 4.4, "others taken for members", "members found")
+    axis.plot([0, 1], [0, 1], color="0.7", linestyle="--", label="a coin")
+    for name, attack in attacks.items():
+        words = f"{label(name)} (AUC {attack['auc']:.3f})"
+        axis.plot(attack["roc"]["false"], attack["roc"]["true"], label=words)
+    axis.set_aspect("equal")
+    axis.legend(loc="lower right", fontsize=9)
+    return figure
+
+
+def attack_scores(name: str, attack: Mapping[str, Any]) -> Figure:
+    """Draw the scores of members and of others as histograms.
+
+    Args:
+      name: of the attacker.
+      attack: its `histogram`: `edges` [k + 1], and the counts of `members` and `others` [k].
+    """
+    words = f"score of the {label(name)} attacker: larger looks like a member"
+    figure, axis = _new_chart(5.0, 3.2, words, "examples")
+    counts = attack["histogram"]
+    for group in ("members", "others"):
+        axis.stairs(counts[group], counts["edges"], fill=True, alpha=0.55, label=group)
+    axis.legend(fontsize=9)
+    return figure
+
+
+def pareto(content: Mapping[str, Any]) -> Figure:
+    """Draw accuracy (or what stands for it) over size and over latency; ringed: no other is at least as good in all.
+
+    Args:
+      content: of variants.json; of real values R2 is drawn. Without labels the agreement with the original is.
+    """
+    variants = content["variants"]
+    complete = [name for name in ("accuracy", "r2") if all(one.get(name) is not None for one in variants)]
+    quality = complete[0] if complete else "agreement"
+    figure, axes = new_figure(11.0, 4.0, 1, 2)
+    sizes = [variant["size_bytes"] / 1e6 for variant in variants]
+    latencies = [variant["latency_ms"].get("1", {}).get("p50", float("nan")) for variant in variants]
+    names = ("size, MB", "milliseconds on one thread")
+    for axis, x, name in zip(axes[0], (sizes, latencies), names, strict=True):
+        for place, (variant, across) in enumerate(zip(variants, x, strict=True)):
+            chosen = variant["name"] == content["chosen"]
+            colour, marker = f"C{place % 10}", "*" if chosen else "osD^v<>pPX"[place // 10 % 10]
+            words = label(variant["name"]) + (" (chosen)" if chosen else "")
+            point, style = ([across], [variant[quality]]), {"marker": marker, "s": 110 if chosen else 45}
+            axis.scatter(*point, color=colour, zorder=3, label=words, **style)
+            if variant["pareto"]:
+                axis.scatter(*point, s=220, facecolors="none", edgecolors=colour)
+        axis.margins(x=0.1, y=0.15)
+        _style(axis, name, "R2" if quality == "r2" else quality)
+    handles, words_of = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, words_of, loc="outside right upper", fontsize=8, frameon=False)
+    return figure

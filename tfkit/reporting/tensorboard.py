@@ -1,18 +1,6 @@
-"""TensorBoard in a cell of a notebook, in Colab and in Jupyter.
-
-The points of TensorBoard's Projector.
-
-Pictures, precision-recall curves and hparams of a finished training.
+"""Write what TensorBoard shows of a finished training, and show it in a notebook.
 
 Writing the same thing again replaces it: a run that is killed near its end and resumed shows everything once.
-
-Receiver operating characteristics: what each threshold finds, and at the price of how many false alarms.
-
-Texts and their lengths in TensorBoard.
-
-Pictures of an audit: how well attackers tell members from others; drawn from what audit.json holds.
-
-Pictures of TFLite variants: size, latency and accuracy against each other; drawn from what variants.json holds.
 """
 
 from __future__ import annotations
@@ -22,7 +10,7 @@ import io
 import math
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,11 +24,9 @@ from tfkit.reporting.figures import printable
 from tfkit.run import Run
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from pandas import DataFrame
 
-FOLDER = "projector"
 MOST_POINTS = 2000
 # Browsers refuse textures above 8192 pixels a side, phones above 4096.
 SPRITE_SIDE = 4096
@@ -55,7 +41,7 @@ def write_projector(
     names: Sequence[str] | None = None,
     images: np.ndarray | None = None,
 ) -> None:
-    """Feature vectors as points that the Projector shows, coloured by class, drawn as their images.
+    """Write feature vectors as points that the Projector shows, coloured by class, drawn as their images.
 
     Beyond 2,000 points it takes every second, third, ... one: the browser computes t-SNE and UMAP itself.
 
@@ -69,111 +55,103 @@ def write_projector(
     Raises:
       CheckError: the lengths do not agree, or a feature is not finite.
     """
-    features = np.asarray(features, np.float32)
-    _check(features, labels=labels, names=names, images=images)
-    kept = slice(None, None, math.ceil(len(features) / MOST_POINTS))
-    with files.new_folder(logdir / FOLDER) as folder:
-        np.savetxt(folder / "tensors.tsv", features[kept], fmt="%.6g", delimiter="\t")
-        columns = {"class": labels[kept], **({"name": names[kept]} if names is not None else {})}
-        files.write_text(folder / "metadata.tsv", _table(columns))
-        if images is not None:
-            thumbnails = _thumbnails(images[kept])
-            files.write_bytes(folder / "sprite.png", _sprite(thumbnails))
-    _write_config(logdir, thumbnail=thumbnails.shape[1:3] if images is not None else None)
-
-
-def _check(features: np.ndarray, **others: Sequence[object] | np.ndarray | None) -> None:
-    if features.ndim != 2 or not features.size:
-        raise CheckError(f"features must be float32 [n, d]; found {list(features.shape)}.")
-    for name, values in others.items():
-        if values is not None and len(values) != len(features):
-            raise CheckError(f"{len(values)} {name} for {len(features)} feature vectors.")
-    if not np.isfinite(features).all():
-        raise CheckError(f"{int((~np.isfinite(features)).any(axis=1).sum())} feature vectors are not finite.")
-
-
-def _table(columns: dict[str, Sequence[str]]) -> str:
-    """Tab-separated rows as the Projector reads them.
-
-    One column must be without a header and two need one; an empty line would shift all that follow.
-    """
-    rows = zip(
-        *([printable(str(value)) or "(no name)" for value in values] for values in columns.values()),
-        strict=True,
-    )
-    lines = ["\t".join(row) for row in rows]
-    header = ["\t".join(columns)] if len(columns) > 1 else []
-    return "\n".join([*header, *lines]) + "\n"
-
-
-def _thumbnails(images: np.ndarray) -> np.ndarray:
-    """Images small enough that all of them fit into one sprite: uint8 [n, h, w, 3]."""
-    from PIL import Image
-
-    columns = math.ceil(math.sqrt(len(images)))
-    side = min(THUMBNAIL_SIDE, SPRITE_SIDE // columns)
-    height, width = images.shape[1:3]
-    scale = min(1.0, side / max(height, width))
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    return np.stack([np.asarray(Image.fromarray(image).resize(size)) for image in images])
-
-
-def _sprite(thumbnails: np.ndarray) -> bytes:
-    """All thumbnails in one PNG, row by row, as many columns as rows."""
-    from PIL import Image
-
-    count, height, width, _ = thumbnails.shape
-    columns = math.ceil(math.sqrt(count))
-    sheet = np.full((columns * height, columns * width, 3), 255, np.uint8)
-    for place, image in enumerate(thumbnails):
-        row, column = divmod(place, columns)
-        sheet[row * height : (row + 1) * height, column * width : (column + 1) * width] = image
-    file = io.BytesIO()
-    Image.fromarray(sheet).save(file, "PNG")
-    return file.getvalue()
-
-
-def _write_config(logdir: Path, *, thumbnail: tuple[int, int] | None) -> None:
     from google.protobuf import text_format
     from tensorboard.plugins import projector
 
+    features = np.asarray(features, np.float32)
+    if features.ndim != 2 or not features.size:
+        raise CheckError(f"features must be float32 [n, d]; found {list(features.shape)}.")
+    for kind, values in (("labels", labels), ("names", names), ("images", images)):
+        if values is not None and len(values) != len(features):
+            raise CheckError(f"{len(values)} {kind} for {len(features)} feature vectors.")
+    if not np.isfinite(features).all():
+        raise CheckError(f"{int((~np.isfinite(features)).any(axis=1).sum())} feature vectors are not finite.")
+    kept = slice(None, None, math.ceil(len(features) / MOST_POINTS))
     config = projector.ProjectorConfig()
     embedding = config.embeddings.add()
     embedding.tensor_name = "test features"
-    embedding.tensor_path = f"{FOLDER}/tensors.tsv"
-    embedding.metadata_path = f"{FOLDER}/metadata.tsv"
-    if thumbnail is not None:
-        height, width = thumbnail
-        embedding.sprite.image_path = f"{FOLDER}/sprite.png"
-        embedding.sprite.single_image_dim.extend([width, height])
+    embedding.tensor_path, embedding.metadata_path = "projector/tensors.tsv", "projector/metadata.tsv"
+    with files.new_folder(logdir / "projector") as folder:
+        np.savetxt(folder / "tensors.tsv", features[kept], fmt="%.6g", delimiter="\t")
+        columns = [list(labels[kept]), *([list(names[kept])] if names is not None else [])]
+        rows = zip(
+            *([printable(str(cell)) or "(no name)" for cell in column] for column in columns), strict=True
+        )
+        # One column must be without a header and two need one; an empty line would shift all that follow.
+        lines = [*([("class", "name")] if names is not None else []), *rows]
+        files.write_text(folder / "metadata.tsv", "".join("\t".join(line) + "\n" for line in lines))
+        if images is not None:
+            size = _write_sprite(folder / "sprite.png", images[kept])
+            embedding.sprite.image_path = "projector/sprite.png"
+            embedding.sprite.single_image_dim.extend(size)
     files.write_text(logdir / "projector_config.pbtxt", text_format.MessageToString(config))
 
 
+def _write_sprite(path: Path, images: np.ndarray) -> tuple[int, int]:
+    """Write all images as thumbnails in one PNG, row by row, as many columns as rows; return one's width and height."""
+    from PIL import Image
+
+    columns = math.ceil(math.sqrt(len(images)))
+    height, width = images.shape[1:3]
+    scale = min(1.0, min(THUMBNAIL_SIDE, SPRITE_SIDE // columns) / max(height, width))
+    width, height = max(1, round(width * scale)), max(1, round(height * scale))
+    sheet = Image.new("RGB", (columns * width, columns * height), "white")
+    for place, image in enumerate(images):
+        row, column = divmod(place, columns)
+        sheet.paste(Image.fromarray(image).resize((width, height)), (column * width, row * height))
+    file = io.BytesIO()
+    sheet.save(file, "PNG")
+    files.write_bytes(path, file.getvalue())
+    return width, height
+
+
 # What people compare runs by. Settings are sorted by name in the dashboard, numbers stand as they are written.
-FIRST_HPARAMS = (
+FIRST_HPARAMS = [
     "model_handle",
     "image_size",
     "learning_rate",
     "global_batch_size",
     "target_epsilon",
     "epochs",
-)
-FIRST_METRICS = (
+]
+FIRST_METRICS = [
     "test/accuracy",
     "best/val_accuracy",
     "last/val_accuracy",
     "best/val_loss",
     "privacy/epsilon",
-)
+]
 NOT_COMPARED = ("sha256", "strict")
 
-THRESHOLDS = 201
+
+@contextlib.contextmanager
+def event_writer(folder: Path, *, kind: str) -> Iterator[Any]:
+    """Yield TensorFlow, writing into the one event file of this kind in the folder, in place of an earlier one."""
+    from tfkit.environment.stack import tf
+
+    suffix = "." + re.sub(r"\W", "_", kind)
+    earlier = list(folder.glob(f"events.out.tfevents.*{suffix}"))
+    writer = tf.summary.create_file_writer(str(folder), filename_suffix=suffix)
+    try:
+        with writer.as_default():
+            yield tf
+    finally:
+        writer.close()
+    for path in earlier:
+        path.unlink()
+
+
+def _write_figures(folder: Path, kind: str, drawn: Mapping[str, Figure], step: int = 0) -> None:
+    """Write figures as pictures in the images dashboard; earlier ones of this kind are replaced."""
+    with event_writer(folder, kind=kind) as tf:
+        for name, figure in drawn.items():
+            tf.summary.image(name, figures.pixels(figure)[None], step=step)
 
 
 def write_images(
     logdir: Path, name: str, images: np.ndarray, *, captions: Sequence[str] | None = None, step: int = 0
 ) -> None:
-    """One picture that shows all these images, each under its caption, in the images dashboard.
+    """Write one picture that shows all these images, each under its caption, in the images dashboard.
 
     Args:
       logdir: the folder of the whole run.
@@ -192,25 +170,39 @@ def write_images(
         )
     if captions is not None and len(captions) != len(images):
         raise CheckError(f"{name}: {len(captions)} captions for {len(images)} images.")
-    with event_writer(logdir / "images", kind=name) as tf:
-        if len(images):
-            tf.summary.image(name, figures.pixels(figures.image_grid(images, captions))[None], step=step)
+    drawn = {name: figures.image_grid(images, captions)} if len(images) else {}
+    _write_figures(logdir / "images", name, drawn, step)
 
 
 def write_confusion(logdir: Path, evaluation: Evaluation, *, step: int = 0) -> None:
-    """The confusion matrix as a picture; beyond 50 classes the pairs that are confused most often.
+    """Write the confusion matrix as a picture; beyond 50 classes the pairs that are confused most often.
 
     Args:
       logdir: of the run.
       evaluation: on the test split.
       step: where it stands on the axis.
     """
-    with event_writer(logdir / "test", kind="confusion") as tf:
-        tf.summary.image("confusion", figures.pixels(figures.confusion(evaluation))[None], step=step)
+    _write_figures(logdir / "test", "confusion", {"confusion": figures.confusion(evaluation)}, step)
+
+
+def write_roc(logdir: Path, evaluation: Evaluation, *, step: int = 0) -> None:
+    """Write the receiver operating characteristics as a picture, arguments as of `write_confusion`."""
+    _write_figures(logdir / "test", "roc", {"roc": figures.roc(evaluation)}, step)
+
+
+def write_audit(logdir: Path, attacks: Mapping[str, Mapping[str, Any]]) -> None:
+    """Write ROC and scores of all attackers, of audit.json, as pictures under `audit`."""
+    scores = {f"scores_{name}": figures.attack_scores(name, attack) for name, attack in attacks.items()}
+    _write_figures(logdir / "audit", "audit", {"roc": figures.attack_roc(attacks), **scores})
+
+
+def write_variants(logdir: Path, content: Mapping[str, Any]) -> None:
+    """Write a picture of the TFLite variants, of variants.json, under `lite`."""
+    _write_figures(logdir / "lite", "lite", {"pareto": figures.pareto(content)})
 
 
 def write_pr_curves(logdir: Path, evaluation: Evaluation, *, step: int = 0) -> None:
-    """One precision-recall curve for each class that occurs, and one over all, for the PR curves dashboard.
+    """Write a precision-recall curve for each class that occurs, and one over all, for the PR curves dashboard.
 
     The one over all counts every (example, class) pair as a yes-or-no question (micro-average).
 
@@ -224,25 +216,20 @@ def write_pr_curves(logdir: Path, evaluation: Evaluation, *, step: int = 0) -> N
     truth = np.eye(len(evaluation.class_names), dtype=bool)[evaluation.labels]
     # TensorBoard sorts what it is given into 201 buckets from 0 to 1; rounding may have left 1.0000001.
     probabilities = np.clip(evaluation.probabilities, 0, 1)
+    curves = [("pr/all classes", "all classes", truth.ravel(), probabilities.ravel())]
+    for index in map(int, np.flatnonzero(evaluation.counts)):
+        name = printable(evaluation.class_names[index])
+        # A slash in a tag would open a group of its own in the dashboard.
+        tag = f"pr/{index} {name.replace('/', '∕')}"
+        curves.append((tag, name, truth[:, index], probabilities[:, index]))
     with event_writer(logdir / "test", kind="pr_curves") as tf:
-        protos = [
-            summary.pb(
-                "pr/all classes", truth.ravel(), probabilities.ravel(), THRESHOLDS, display_name="all classes"
-            )
-        ]
-        for index in map(int, np.flatnonzero(evaluation.counts)):
-            name = figures.printable(evaluation.class_names[index])
-            # A slash in a tag would open a group of its own in the dashboard.
-            tag = f"pr/{index} {name.replace('/', '∕')}"
-            protos.append(
-                summary.pb(tag, truth[:, index], probabilities[:, index], THRESHOLDS, display_name=name)
-            )
-        for proto in protos:
+        for tag, name, is_true, probability in curves:
+            proto = summary.pb(tag, is_true, probability, 201, display_name=name)
             tf.summary.experimental.write_raw_pb(proto.SerializeToString(), step=step)
 
 
 def write_hparams(logdir: Path, config: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
-    """The settings and the final numbers of a run, so that the hparams dashboard compares runs.
+    """Write the settings and the final numbers of a run, so that the hparams dashboard compares runs.
 
     Args:
       logdir: the folder of the whole run; they go to its root, where each run of `tensorboard --logdir runs`
@@ -255,33 +242,29 @@ def write_hparams(logdir: Path, config: Mapping[str, Any], metrics: Mapping[str,
     Raises:
       CheckError: a metric that is not finite.
     """
-    if wrong := [name for name, value in metrics.items() if not math.isfinite(value)]:
-        raise CheckError(f"Metrics must be finite numbers: {', '.join(wrong)}.")
     from tensorboard.plugins.hparams import api
 
+    if wrong := [name for name, value in metrics.items() if not math.isfinite(value)]:
+        raise CheckError(f"Metrics must be finite numbers: {', '.join(wrong)}.")
     hparams = {
         name: value if isinstance(value, bool | int | float) else str(value)
         for name, value in config.items()
         if value not in (None, "", []) and name not in NOT_COMPARED
     }
-    metrics = {
-        name: value for name, value in metrics.items() if name.count("/") < 2 and not name.startswith("data/")
-    }
+    shown = {name: value for name, value in metrics.items() if name.count("/") < 2 and name[:5] != "data/"}
     with event_writer(logdir, kind="hparams") as tf:
+        # Of several runs the dashboard takes the columns of one: these are in all.
         api.hparams_config(
-            # Of several runs the dashboard takes the columns of one: these are in all.
             hparams=[api.HParam(name) for name in dict.fromkeys((*FIRST_HPARAMS, *hparams))],
-            metrics=[
-                api.Metric(name, display_name=name) for name in dict.fromkeys((*FIRST_METRICS, *metrics))
-            ],
+            metrics=[api.Metric(name, display_name=name) for name in dict.fromkeys((*FIRST_METRICS, *shown))],
         )
         api.hparams(hparams, trial_id="/".join(logdir.absolute().parent.parts[-2:]))
-        for name, value in metrics.items():
+        for name, value in shown.items():
             tf.summary.scalar(name, value, step=0)
 
 
 def best(history: DataFrame) -> dict[str, float]:
-    """The best and the last validation numbers of a training, for the hparams table and for metrics.json.
+    """Return the best and the last validation numbers of a training, for the hparams table and for metrics.json.
 
     Args:
       history: of a run, a row an epoch, with `val_loss` and perhaps `val_accuracy`.
@@ -296,77 +279,62 @@ def best(history: DataFrame) -> dict[str, float]:
     found = {"best/epoch": float(history["epoch"].iloc[place]) + 1}
     for name in ("val_loss", "val_accuracy"):
         if name in history:
-            found |= {
-                f"best/{name}": float(history[name].iloc[place]),
-                f"last/{name}": float(history[name].iloc[-1]),
-            }
+            values = history[name].astype(float)
+            found |= {f"best/{name}": float(values.iloc[place]), f"last/{name}": float(values.iloc[-1])}
     return {name: value for name, value in found.items() if math.isfinite(value)}
 
 
-@contextlib.contextmanager
-def event_writer(folder: Path, *, kind: str) -> Iterator[Any]:
-    """TensorFlow, writing into the one event file of this kind in the folder, in place of an earlier one."""
-    from tfkit.environment.stack import tf
+SPARSITY = "sparsity"
+"""The tag of the share of zeros in the kernels."""
 
-    suffix = "." + re.sub(r"\W", "_", kind)
-    earlier = list(folder.glob(f"events.out.tfevents.*{suffix}"))
-    writer = tf.summary.create_file_writer(str(folder), filename_suffix=suffix)
-    try:
-        with writer.as_default():
-            yield tf
-    finally:
-        writer.close()
-    for path in earlier:
-        path.unlink()
-
-
-CLASSES = 10
-"""Beyond so many classes only those are drawn that are told apart worst."""
-
-
-def roc(evaluation: Evaluation) -> Figure:
-    """One curve a class, against all others; in the legend the area below it, the lowest first."""
-    from sklearn.metrics import roc_auc_score, roc_curve
-
-    truth = np.eye(len(evaluation.class_names), dtype=bool)[evaluation.labels]
-    # A class of which there is no example, or nothing else, has no curve.
-    seen = [int(index) for index in np.flatnonzero((truth.any(axis=0)) & ~(truth.all(axis=0)))]
-    areas = {index: roc_auc_score(truth[:, index], evaluation.probabilities[:, index]) for index in seen}
-    figure, axes = figures.new_figure(6.4, 4.0)
-    axis = axes[0, 0]
-    axis.plot([0, 1], [0, 1], color="#999", linewidth=0.8, linestyle=":")
-    for index in sorted(areas, key=lambda index: areas[index])[:CLASSES]:
-        wrong, right, _ = roc_curve(truth[:, index], evaluation.probabilities[:, index])
-        name = figures.printable(evaluation.class_names[index], longest=figures.LABEL_LENGTH)
-        # A dollar sign would begin a formula.
-        axis.plot(wrong, right, linewidth=1.5, label=f"{name.replace('$', '＄')}  {areas[index]:.3f}")
-    axis.set_xlabel("share of the others taken for the class")
-    axis.set_ylabel("share of the class that is found")
-    axis.grid(color="#ddd", linewidth=0.6)
-    axis.spines[["top", "right"]].set_visible(False)
-    if areas:
-        title = "area" if len(areas) <= CLASSES else f"area, the lowest of {len(areas)} classes"
-        figure.legend(loc="outside right upper", fontsize=8, frameon=False, title=title)
-    return figure
+# Category, title, what is logged for each epoch, and the tags of the lines as a regular expression.
+_CHARTS = (
+    ("Training", "loss", "loss", "^epoch_loss$"),
+    ("Training", "accuracy", "accuracy", "^epoch_accuracy$"),
+    ("Training", "learning rate", "learning_rate", "^epoch_learning_rate$"),
+    ("Privacy", "epsilon spent", "epsilon", "^epoch_epsilon$"),
+    ("Privacy", "length that gradients are cut to", "l2_norm_clip", "^epoch_l2_norm_clip$"),
+    ("Sparsity", "share of zeros in the kernels", SPARSITY, f"^{SPARSITY}$"),
+    ("Speed", "examples per second", "examples_per_second", "^epoch_examples_per_second$"),
+    ("Speed", "milliseconds of a step", "step_ms", "^epoch_step_ms$"),
+    (
+        "Workers",
+        "examples per second of each worker",
+        "worker_0_examples_per_second",
+        r"^epoch_worker_\d+_examples_per_second$",
+    ),
+)
 
 
-def write_roc(logdir: Path, evaluation: Evaluation, *, step: int = 0) -> None:
-    """The curves as a picture in the images dashboard, under `test`; an earlier one is replaced.
+def write_layout(logdir: Path, measured: Iterable[str]) -> None:
+    """Write which charts the custom scalars dashboard has for this run: those of what was measured, and no others.
 
     Args:
-      logdir: of the run.
-      evaluation: on the test split.
-      step: where it stands on the axis.
+      logdir: the folder of the whole run.
+      measured: names of what was logged for each epoch ("loss", "epsilon", "worker_0_examples_per_second"), and
+        "sparsity".
     """
-    with event_writer(logdir / "test", kind="roc") as tf:
-        tf.summary.image("roc", figures.pixels(roc(evaluation))[None], step=step)
+    from tensorboard.plugins.custom_scalar import layout_pb2, summary
+
+    names = {name.removeprefix("val_") for name in measured}
+    categories: dict[str, Any] = {}
+    for category, title, name, tag in _CHARTS:
+        if name in names:
+            lines = layout_pb2.MultilineChartContent(tag=[tag])
+            group = categories.setdefault(category, layout_pb2.Category(title=category))
+            group.chart.append(layout_pb2.Chart(title=title, multiline=lines))
+    with event_writer(logdir, kind="layout") as tf:
+        if categories:
+            layout = summary.pb(layout_pb2.Layout(category=categories.values()))
+            tf.summary.experimental.write_raw_pb(layout.SerializeToString(), step=0)
 
 
 LONGEST = 300
+_MARKDOWN = str.maketrans({character: f"&#{ord(character)};" for character in "\\|`*_[]<>#~!$"})
 
 
-def write_texts(logdir: Path, name: str, texts: Sequence[str], *, captions: Sequence[str]) -> None:
-    """A table of texts in the text dashboard; one of this name that is there is replaced.
+def write_texts(logdir: Path, name: str, texts: Iterable[str], *, captions: Sequence[str]) -> None:
+    """Write a table of texts in the text dashboard; one of this name that is there is replaced.
 
     Args:
       logdir: the folder of the whole run.
@@ -374,25 +342,29 @@ def write_texts(logdir: Path, name: str, texts: Sequence[str], *, captions: Sequ
       texts: shown from their beginning; for none nothing is written.
       captions: one a text: a class name, or "true → predicted (93 %)" as of `Evaluation.mistake`.
     """
-    rows = [f"| {_cell(caption)} | {_cell(text)} |" for caption, text in zip(captions, texts, strict=True)]
+
+    def cell(text: str) -> str:
+        return printable(str(text)[: 2 * LONGEST], longest=LONGEST).translate(_MARKDOWN)
+
+    rows = [f"| {cell(caption)} | {cell(text)} |" for caption, text in zip(captions, texts, strict=True)]
     with event_writer(logdir / "texts", kind=name) as tf:
         if rows:
             tf.summary.text(name, "\n".join(["| class | text |", "| --- | --- |", *rows]), step=0)
 
 
 def write_statement(logdir: Path, sentences: Sequence[str]) -> None:
-    """What holds for the privacy of the training, in words, in the text dashboard; an earlier one is replaced.
+    """Write what holds for the privacy of the training, in words, in the text dashboard.
 
     Args:
       logdir: of the run.
       sentences: one paragraph each.
     """
     with event_writer(logdir, kind="privacy") as tf:
-        tf.summary.text("privacy", "\n\n".join(map(_escaped, sentences)), step=0)
+        tf.summary.text("privacy", "\n\n".join(line.translate(_MARKDOWN) for line in sentences), step=0)
 
 
 def write_lengths(logdir: Path, name: str, lengths: np.ndarray) -> None:
-    """How long texts are, int [n], in the histograms dashboard.
+    """Write how long texts are, int [n], in the histograms dashboard.
 
     Args:
       logdir: of the run.
@@ -403,117 +375,8 @@ def write_lengths(logdir: Path, name: str, lengths: np.ndarray) -> None:
         tf.summary.histogram(name, lengths, step=0, buckets=min(50, max(1, int(np.ptp(lengths)))))
 
 
-def _cell(text: str) -> str:
-    """Text of a stranger in a cell of Markdown: nothing in it is markup."""
-    return _escaped(printable(text[: 2 * LONGEST], longest=LONGEST))
-
-
-def _escaped(line: str) -> str:
-    for character in ("\\", "|", "`", "*", "_", "[", "]", "<", ">", "#", "~", "!", "$"):
-        line = line.replace(character, f"&#{ord(character)};")
-    return line
-
-
-def attack_roc(attacks: Mapping[str, Mapping[str, Any]]) -> Figure:
-    """Receiver operating characteristics of all attackers; the diagonal is a coin.
-
-    Args:
-      attacks: name to what is known of it: `auc`, and `roc` with its rates `false` and `true`.
-    """
-    figure, axes = figures.new_figure(4.6, 4.4)
-    axis = axes[0, 0]
-    axis.plot([0, 1], [0, 1], color="0.7", linestyle="--", label="a coin")
-    for name, attack in attacks.items():
-        label = f"{_name(name)} (AUC {attack['auc']:.3f})"
-        axis.plot(attack["roc"]["false"], attack["roc"]["true"], label=label)
-    axis.set_xlabel("others taken for members")
-    axis.set_ylabel("members found")
-    axis.set_aspect("equal")
-    axis.legend(loc="lower right", fontsize=9)
-    return figure
-
-
-def histogram(name: str, attack: Mapping[str, Any]) -> Figure:
-    """The scores of members and of others.
-
-    Args:
-      name: of the attacker.
-      attack: its `histogram`: `edges` [k + 1], and the counts of `members` and `others` [k].
-    """
-    figure, axes = figures.new_figure(5.0, 3.2)
-    axis = axes[0, 0]
-    counts = attack["histogram"]
-    for group in ("members", "others"):
-        axis.stairs(counts[group], counts["edges"], fill=True, alpha=0.55, label=group)
-    axis.legend(fontsize=9)
-    axis.set_xlabel(f"score of the {_name(name)} attacker: larger looks like a member")
-    axis.set_ylabel("examples")
-    return figure
-
-
-def write_audit(logdir: Path, attacks: Mapping[str, Mapping[str, Any]]) -> None:
-    """ROC and histograms in the images dashboard, under `audit`; earlier ones are replaced."""
-    pictures = {
-        "roc": attack_roc(attacks),
-        **{f"scores_{name}": histogram(name, attack) for name, attack in attacks.items()},
-    }
-    with event_writer(logdir / "audit", kind="audit") as tf:
-        for name, figure in pictures.items():
-            tf.summary.image(name, figures.pixels(figure)[None], step=0)
-
-
-def _name(name: str) -> str:
-    # A dollar sign would begin a formula.
-    return figures.printable(name, longest=figures.LABEL_LENGTH).replace("$", "＄")
-
-
-def pareto(content: Mapping[str, Any]) -> Figure:
-    """Accuracy (or what stands for it) over size and over latency; ringed: no other is at least as good in all three.
-
-    Args:
-      content: of variants.json; of real values R2 is drawn. Without labels the agreement with the original is.
-    """
-    variants = content["variants"]
-    known = [name for name in ("accuracy", "r2") if all(one.get(name) is not None for one in variants)]
-    quality = known[0] if known else "agreement"
-    figure, axes = figures.new_figure(11.0, 4.0, 1, 2)
-    sizes = [variant["size_bytes"] / 1e6 for variant in variants]
-    _scatter(axes[0, 0], variants, sizes, quality, "size, MB", content["chosen"])
-    latencies = [variant["latency_ms"].get("1", {}).get("p50", float("nan")) for variant in variants]
-    _scatter(axes[0, 1], variants, latencies, quality, "milliseconds on one thread", content["chosen"])
-    handles, names = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside right upper", fontsize=8, frameon=False)
-    return figure
-
-
-def write_variants(logdir: Path, content: Mapping[str, Any]) -> None:
-    """The picture in the images dashboard, under `lite`; an earlier one is replaced."""
-    with event_writer(logdir / "lite", kind="lite") as tf:
-        tf.summary.image("pareto", figures.pixels(pareto(content))[None], step=0)
-
-
-def _scatter(
-    axis: Axes, variants: Sequence[Any], x: Sequence[float], quality: str, label: str, chosen: str | None
-) -> None:
-    for place, (variant, across) in enumerate(zip(variants, x, strict=True)):
-        name = figures.printable(variant["name"], longest=figures.LABEL_LENGTH).replace("$", "＄")
-        marker = "*" if variant["name"] == chosen else "osD^v<>pPX"[place // 10 % 10]
-        colour = f"C{place % 10}"
-        axis.scatter(
-            [across], [variant[quality]], color=colour, marker=marker, s=110 if marker == "*" else 45, zorder=3,
-            label=name + (" (chosen)" if marker == "*" else ""),
-        )  # fmt: skip
-        if variant["pareto"]:
-            axis.scatter([across], [variant[quality]], s=220, facecolors="none", edgecolors=colour)
-    axis.set_xlabel(label)
-    axis.set_ylabel("R2" if quality == "r2" else quality)
-    axis.margins(x=0.1, y=0.15)
-    axis.grid(color="#ddd", linewidth=0.6)
-    axis.spines[["top", "right"]].set_visible(False)
-
-
 def notebook(*runs: Run | str | Path) -> None:
-    """Show the logs of runs below the cell that calls it.
+    """Show the logs of runs in TensorBoard, below the cell of a notebook that calls it.
 
         run = transfer_image.run(...)
         tfkit.reporting.tensorboard.notebook(run)
@@ -538,8 +401,6 @@ def notebook(*runs: Run | str | Path) -> None:
         logdirs[path.resolve().name] = logdir
     from tensorboard import notebook as cell
 
-    if len(logdirs) == 1:
-        words = ["--logdir", str(next(iter(logdirs.values())))]
-    else:
-        words = ["--logdir_spec", ",".join(f"{name}:{logdir}" for name, logdir in logdirs.items())]
+    spec = ",".join(f"{name}:{logdir}" for name, logdir in logdirs.items())
+    words = ["--logdir", str(*logdirs.values())] if len(logdirs) == 1 else ["--logdir_spec", spec]
     cell.start(shlex.join([*words, "--host", "localhost", "--port", "0"]))

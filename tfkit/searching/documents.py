@@ -7,15 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tfkit.data.loaders import load_texts
-from tfkit.data.splits import Skipped
-from tfkit.data.tables import check_text, choose_text, is_number, open_table
-from tfkit.data.text_decoding import Cleaner, Nested, Remarks, Table, binary_kind, decode, short
+from tfkit.data.splits import Skipped, listed
+from tfkit.data.tables import Nested, Remarks, Table, choose_text, is_number, open_table, refuse_numbers
+from tfkit.data.text_decoding import Cleaner, read_document, short
 from tfkit.environment import files
 from tfkit.errors import DataError
 
 EMBEDDED = "docstrings"
 SUFFIXES = (".txt", ".md", ".markdown", ".rst", ".html", ".htm")
-_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ class Documents:
 
 
 def load_documents(source: str | Path, *, text_column: str | None = None) -> Documents:
-    """Read documents for a search.
+    """Return documents for a search.
 
     HTML becomes the text that its reader sees; encodings are found out.
 
@@ -67,8 +66,8 @@ def load_documents(source: str | Path, *, text_column: str | None = None) -> Doc
         splits = load_texts(EMBEDDED)
         texts = splits.source
         # A name that is there twice is of one function and its overloads.
-        found = {texts.names[i]: str(texts.raw(i)) for i in reversed(range(len(texts.labels)))}
-        documents = tuple(Document(name, text) for name, text in reversed(found.items()))
+        of_name = {texts.names[i]: str(texts.raw(i)) for i in reversed(range(len(texts.labels)))}
+        documents = tuple(Document(name, text) for name, text in reversed(of_name.items()))
         return Documents(documents=documents, origin=splits.origin)
     path = Path(source)
     if path.is_dir():
@@ -95,7 +94,7 @@ def _of_table(table: Table, column: int, notes: list[str]) -> Iterator[tuple[str
         yield (
             Skipped(name, "has a list or an object for a text") if isinstance(text, Nested) else (name, text)
         )
-    check_text(table, column, numbers, rows)
+    refuse_numbers(table, column, numbers, rows)
     notes += remarks.notes()
 
 
@@ -106,37 +105,28 @@ def _of_folder(folder: Path) -> Iterator[tuple[str, str] | Skipped]:
         if hidden or path.suffix.lower() not in SUFFIXES or not path.is_file():
             continue
         try:
-            content = path.read_bytes()
-        except OSError as err:
-            yield Skipped(name, f"cannot be read ({err.strerror})")
-            continue
-        if kind := binary_kind(content[: 1 << 20]):
-            yield Skipped(name, f"is no text, but {kind}")
-        else:
-            yield name, decode(content)[0]
+            yield name, read_document(path)[0]
+        except DataError as err:
+            yield Skipped(name, str(err))
 
 
 def _checked(
-    path: Path, found: Iterable[tuple[str, str] | Skipped], origin: str, notes: list[str]
+    path: Path, examples: Iterable[tuple[str, str] | Skipped], origin: str, notes: list[str]
 ) -> Documents:
-    """Those that hold something; the others are counted."""
-    cleaner, documents, skipped, empty = Cleaner(), [], [], []
-    for one in found:
-        if isinstance(one, Skipped):
-            skipped.append(f"{one.path} ({one.reason})")
-        elif text := cleaner(one[1]).strip():
-            documents.append(Document(one[0], text))
+    """Return those that hold something; the others are counted and named."""
+    cleaner, documents, unusable, empty = Cleaner(), [], [], []
+    for example in examples:
+        if isinstance(example, Skipped):
+            unusable.append(f"{example.path} ({example.reason})")
+        elif text := cleaner(example[1]).strip():
+            documents.append(Document(example[0], text))
         else:
-            empty.append(one[0])
-    for kind, places in (("are empty", empty), ("cannot be used", skipped)):
-        if places:
-            more = ", ..." if len(places) > _SHOWN else ""
-            notes.append(f"{len(places)} documents {kind}: {', '.join(places[:_SHOWN])}{more}.")
+            empty.append(example[0])
+    for kind, names in (("are empty", empty), ("cannot be used", unusable)):
+        if names:
+            notes.append(f"{len(names)} documents {kind}: {listed(names, 3)}.")
     notes += [note.split(" The model is")[0] for note in cleaner.notes()]
     if not documents:
-        what = (
-            f"no text in a file that ends in {', '.join(SUFFIXES)}" if path.is_dir() else "no row with a text"
-        )
-        listed = "".join(f"\n  {note}" for note in notes)
-        raise DataError(f"{path} holds {what}: there is nothing to search.{listed}")
+        what = f"text in a file that ends in {', '.join(SUFFIXES)}" if path.is_dir() else "row with a text"
+        raise DataError("\n  ".join([f"{path} holds no {what}: there is nothing to search.", *notes]))
     return Documents(documents=tuple(documents), origin=origin, notes=tuple(notes))

@@ -1,207 +1,75 @@
-"""The whole job: documents to an index in a run folder, and what it answers.
-
-The nearest vectors: by ScaNN where it is installed and pays, else by comparing with all of them.
-
-Documents to passages that an encoder takes as a whole: what is beyond its length would not be found.
-
-The index: passages and their vectors in a folder, asked by strings.
-"""
+"""An index that answers questions: documents cut into passages, their vectors, and the nearest of them."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import importlib
+import itertools
 import json
 import re
-import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple, Protocol
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from tfkit import hub, run_files
-from tfkit.environment import files, packages
+from tfkit.environment import files
 from tfkit.errors import DataError, HubError, RunError
-from tfkit.hub.features import checked
-from tfkit.hub.texts import TextEncoder
-from tfkit.run import INDEX, Run
-from tfkit.searching.documents import Document, Documents, load_documents
-from tfkit.settings.options import SearchConfig
-
-PAYS = 20_000
-"""Vectors from which ScaNN's authors advise its trees; below, comparing with all is faster and exact."""
+from tfkit.hub import Encoder
+from tfkit.hub.features import opened_engine
+from tfkit.searching.documents import Document
 
 _BLOCK = 1 << 16
-_LEAVES_SEARCHED = 0.1
-_RECALL_AT, _RECALL_OF = 10, 200
 
 
-class Searcher(Protocol):
-    """Finds the nearest of the vectors that it was made of."""
+def nearest(vectors: np.ndarray, queries: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the indices [q, count] of the vectors with the largest dot products, and those, best first.
 
-    name: str
+    All vectors are compared, some at a time; ties go to the earlier vector.
 
-    def __call__(self, queries: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """The indices [q, count] of the vectors with the largest dot products, and those, best first."""
-
-    def save(self, folder: Path) -> None:
-        """What is to be loaded again, beside the vectors themselves."""
-
-
-class Exact:
-    """Compares with all vectors: the answer by definition."""
-
-    name = "exact"
-
-    def __init__(self, vectors: np.ndarray) -> None:
-        self._vectors = vectors
-
-    def __call__(self, queries: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """See `Searcher`; ties go to the earlier vector.
-
-        Example:
-          >>> Exact(np.eye(3, dtype=np.float32))(np.array([[0.1, 0.9, 0.2]], np.float32), 2)[0]
-          array([[1, 2]])
-        """
-        indices = np.empty((len(queries), 0), np.int64)
-        scores = np.empty((len(queries), 0), np.float32)
-        for begin in range(0, len(self._vectors), _BLOCK):
-            block = queries @ np.asarray(self._vectors[begin : begin + _BLOCK]).T
-            best = _largest(block, count)
-            indices = np.concatenate([indices, best + begin], axis=1)
-            scores = np.concatenate([scores, np.take_along_axis(block, best, 1)], axis=1)
-            kept = _largest(scores, count)
-            indices, scores = np.take_along_axis(indices, kept, 1), np.take_along_axis(scores, kept, 1)
-        order = np.lexsort((indices, -scores), axis=1)
-        return np.take_along_axis(indices, order, 1), np.take_along_axis(scores, order, 1)
-
-    def save(self, folder: Path) -> None:
-        """The vectors are all that it has."""
-
-
-class Scann:
-    """Google's ScaNN: trees, then quantized products, then exact products of the best."""
-
-    name = "scann"
-
-    def __init__(self, searcher: Any) -> None:
-        self._searcher = searcher
-
-    @classmethod
-    def build(cls, scann: Any, vectors: np.ndarray) -> Scann:
-        """Of vectors of length 1, with the settings that ScaNN's documentation advises."""
-        leaves = int(np.sqrt(len(vectors)))
-        builder = scann.scann_ops_pybind.builder(np.asarray(vectors), _RECALL_AT, "dot_product")
-        tree = builder.tree(
-            num_leaves=leaves,
-            num_leaves_to_search=max(1, int(leaves * _LEAVES_SEARCHED)),
-            training_sample_size=min(len(vectors), 250_000),
-        )
-        return cls(tree.score_ah(2, anisotropic_quantization_threshold=0.2).reorder(100).build())
-
-    @classmethod
-    def load(cls, scann: Any, folder: Path) -> Scann:
-        """What `save` wrote."""
-        return cls(scann.scann_ops_pybind.load_searcher(str(folder)))
-
-    def __call__(self, queries: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """See `Searcher`; approximately."""
-        indices, scores = self._searcher.search_batched(
-            queries, final_num_neighbors=count, pre_reorder_num_neighbors=max(100, 2 * count)
-        )
-        return np.asarray(indices, np.int64), np.asarray(scores, np.float32)
-
-    def save(self, folder: Path) -> None:
-        """Its trees and codes."""
-        folder.mkdir()
-        self._searcher.serialize(str(folder))
-
-
-def build_searcher(vectors: np.ndarray) -> tuple[Searcher, str]:
-    """A searcher of these vectors, and in a sentence why it is this one.
-
-    Args:
-      vectors: float32 [n, d], of length 1.
+    Example:
+      >>> nearest(np.eye(3, dtype=np.float32), np.array([[0.1, 0.9, 0.2]], np.float32), 2)[0]
+      array([[1, 2]])
     """
-    if len(vectors) < PAYS:
-        return Exact(vectors), f"each query is compared with all {len(vectors):,} passages: exact."
-    scann, obstacle = module()
-    if scann is None:
-        return Exact(vectors), (
-            f"each query is compared with all {len(vectors):,} passages: exact; ScaNN would be faster, but {obstacle}."
-        )
-    return Scann.build(scann, vectors), f"ScaNN searches its trees of {len(vectors):,} passages: approximate."
+    indices, scores = np.empty((len(queries), 0), np.int64), np.empty((len(queries), 0), np.float32)
+    for begin in range(0, len(vectors), _BLOCK):
+        block = queries @ np.asarray(vectors[begin : begin + _BLOCK]).T
+        best = np.argpartition(-block, min(count, block.shape[1]) - 1, axis=1)[:, :count]
+        indices = np.concatenate([indices, best + begin], axis=1)
+        scores = np.concatenate([scores, np.take_along_axis(block, best, 1)], axis=1)
+        order = np.lexsort((indices, -scores), axis=1)[:, :count]  # of the best until here
+        indices, scores = np.take_along_axis(indices, order, 1), np.take_along_axis(scores, order, 1)
+    return indices, scores
 
-
-def load(name: str, vectors: np.ndarray, folder: Path) -> Searcher:
-    """The searcher that was saved; where its package is gone, the exact one, which needs none."""
-    scann = module()[0] if name == Scann.name else None
-    return Exact(vectors) if scann is None else Scann.load(scann, folder)
-
-
-def module() -> tuple[Any, str]:
-    """ScaNN, or None and what is in its way: a wheel is made for one TensorFlow, and fails to load with another."""
-    if packages.version("scann") is None:
-        return None, "it is not installed"
-    try:
-        return importlib.import_module("scann"), ""
-    except Exception as err:
-        return None, f"scann {packages.version('scann')} does not import ({packages.first_line(err)})"
-
-
-def recall(searcher: Searcher, vectors: np.ndarray, *, seed: int) -> float:
-    """The share of the ten truly nearest that it finds, for 200 of the vectors as queries."""
-    if isinstance(searcher, Exact):
-        return 1.0
-    count = min(_RECALL_AT, len(vectors))
-    chosen = np.random.default_rng(seed).choice(len(vectors), min(_RECALL_OF, len(vectors)), replace=False)
-    queries = np.asarray(vectors[np.sort(chosen)])
-    pairs = zip(searcher(queries, count)[0], Exact(vectors)(queries, count)[0], strict=True)
-    return float(np.mean([len(set(found) & set(true)) / count for found, true in pairs]))
-
-
-def _largest(scores: np.ndarray, count: int) -> np.ndarray:
-    """The columns of the largest scores of each row, in no order."""
-    if count >= scores.shape[1]:
-        return np.broadcast_to(np.arange(scores.shape[1]), scores.shape)
-    return np.argpartition(-scores, count - 1, axis=1)[:, :count]
-
-
-Count = Callable[[Sequence[str]], np.ndarray]
-"""Texts to their numbers of tokens, int [n], without those at their ends."""
 
 _BOUNDARIES = (
     re.compile(r"\n\s*\n"),  # of paragraphs
     re.compile(r"\n"),  # of lines
     re.compile(r"(?<=[.!?…؟])\s+|(?<=[。！？])"),  # of sentences
-    re.compile(r"\s+"),  # of words, as a last resort
 )
-_AT_A_TIME = 1 << 20  # characters that are counted at a time
-_WORD = len(_BOUNDARIES) - 1
-
-Span = tuple[int, int]
 
 
 class _Unit(NamedTuple):
-    """A natural piece of a text that fits."""
+    """A natural piece of a text."""
 
     begin: int
     end: int
-    tokens: int
-    paragraph: int
+    tokens: int = 0
+    paragraph: int = -1
     """Where the paragraph begins that was too long as a whole; -1 for one that is whole."""
 
 
-def cut_passages(texts: Sequence[str], *, count: Count, room: int) -> list[list[str]]:
-    """The passages of each text: whole paragraphs where they fit, else lines, sentences, words; together all of it.
+def cut_passages(
+    texts: Sequence[str], *, count: Callable[[list[str]], np.ndarray], room: int
+) -> list[list[str]]:
+    """Cut each text into whole paragraphs where they fit, else lines, sentences, words; together all of it.
 
     Args:
       texts: each of which holds something.
-      count: of the encoder.
+      count: texts to their numbers of tokens, int [n], without those at their ends, as the encoder counts them.
       room: tokens of a passage at most.
 
     Returns:
@@ -209,54 +77,42 @@ def cut_passages(texts: Sequence[str], *, count: Count, room: int) -> list[list[
 
     Example:
       >>> by_words = lambda texts: np.array([len(text.split()) for text in texts])
-      >>> cut(["One two. Three four five.\\n\\nSix."], count=by_words, room=4)
+      >>> cut_passages(["One two. Three four five.\\n\\nSix."], count=by_words, room=4)
       [['One two.', 'Three four five.', 'Six.']]
     """
-    return [
-        _passages(text, spans, room) for text, spans in zip(texts, _units(texts, count, room), strict=True)
-    ]
-
-
-def _units(texts: Sequence[str], count: Count, room: int) -> list[list[_Unit]]:
-    """The largest natural pieces of each text that fit."""
     fitting: list[list[_Unit]] = [[] for _ in texts]
-    pending = [(place, (0, len(text)), -1) for place, text in enumerate(texts)]
+    pending = [(place, _Unit(0, len(text))) for place, text in enumerate(texts)]
     level = 0
     while pending:
-        counts = _counted([texts[place][begin:end] for place, (begin, end), _ in pending], count)
+        counts = count([texts[place][unit.begin : unit.end] for place, unit in pending])
         following = []
-        for (place, span, paragraph), tokens in zip(pending, counts, strict=True):
-            if tokens <= room or span[1] - span[0] < 2:
-                fitting[place].append(_Unit(*span, int(tokens), paragraph))
+        for (place, unit), tokens in zip(pending, counts, strict=True):
+            if tokens <= room or unit.end - unit.begin < 2:
+                fitting[place].append(unit._replace(tokens=int(tokens)))
             else:
-                inside = span[0] if level == 1 else paragraph
-                following += [(place, part, inside) for part in _split(texts[place], span, level)]
+                paragraph = unit.begin if level == 1 else unit.paragraph
+                parts = _split(texts[place], unit.begin, unit.end, level)
+                following += [
+                    (place, _Unit(*part, paragraph=paragraph)) for part in itertools.pairwise(parts)
+                ]
         pending, level = following, level + 1
-    return [sorted(units) for units in fitting]
+    return [_together(text, sorted(units), room) for text, units in zip(texts, fitting, strict=True)]
 
 
-def _split(text: str, span: Span, level: int) -> Iterator[Span]:
-    """The span in smaller ones: at the boundaries of this level; beyond the last in the middle, between words."""
-    begin, end = span
-    if level < _WORD:
-        for match in _BOUNDARIES[level].finditer(text, begin, end):
-            if match.end() > begin:
-                yield begin, match.end()
-                begin = match.end()
-        if begin < end:
-            yield begin, end
-        return
-    middle = (begin + end) // 2
-    words = [
-        match.end() for match in _BOUNDARIES[_WORD].finditer(text, begin, end) if begin < match.end() < end
-    ]
-    place = min(words, key=lambda word: abs(word - middle), default=middle)
-    yield begin, place
-    yield place, end
+def _split(text: str, begin: int, end: int, level: int) -> list[int]:
+    """Return where to cut: at the boundaries of this level; beyond the last in the middle, between words."""
+    if level < len(_BOUNDARIES):
+        places = [match.end() for match in _BOUNDARIES[level].finditer(text, begin, end)]
+    else:
+        middle = (begin + end) // 2
+        words = [match.end() for match in re.finditer(r"\s+", text[begin:end])]
+        inside = [begin + word for word in words if begin < begin + word < end]
+        places = [min(inside, key=lambda word: abs(word - middle), default=middle)]
+    return sorted({begin, *places, end})
 
 
-def _passages(text: str, units: list[_Unit], room: int) -> list[str]:
-    """Neighbours together, as many as fit; but not the end of a long paragraph with what comes after it."""
+def _together(text: str, units: list[_Unit], room: int) -> list[str]:
+    """Join neighbours, as many as fit; but not the end of a long paragraph with what comes after it."""
     passages: list[_Unit] = []
     for unit in units:
         before = passages[-1] if passages else None
@@ -267,25 +123,20 @@ def _passages(text: str, units: list[_Unit], room: int) -> list[str]:
     return [passage for unit in passages if (passage := text[unit.begin : unit.end].strip())]
 
 
-def _counted(texts: list[str], count: Count) -> np.ndarray:
-    """`count`, some texts at a time."""
-    found, begin, characters = [], 0, 0
-    for place, text in enumerate(texts):
-        characters += len(text)
-        if characters >= _AT_A_TIME or place == len(texts) - 1:
-            found.append(count(texts[begin : place + 1]))
-            begin, characters = place + 1, 0
-    return np.concatenate(found)
-
-
-EMBEDDINGS, PASSAGES, DESCRIPTION, TREES = "embeddings.npy", "documents.jsonl", "index.json", "scann"
+EMBEDDINGS, PASSAGES, DESCRIPTION = "embeddings.npy", "documents.jsonl", "index.json"
+ENCODER = "minilm-l6-v2"
+_DESCRIBED: dict[str, Any] = {
+    "encoder": str,
+    "preprocessor": (str, type(None)),
+    "max_length": (int, type(None)),
+    "digest": str,
+    "engine": str,
+    "fingerprint": str,
+    "files?": {"*": str},
+}
 _OVER = (
     4  # passages that are looked at for each document that is wanted: a document may have several near ones
 )
-_DESCRIBED: dict[str, Any] = {
-    "encoder": str, "preprocessor": (str, type(None)), "max_length": (int, type(None)), "digest": str, "engine": str,
-    "searcher": str, "fingerprint": str, "files?": {"*": str},
-}  # fmt: skip
 _WORDS_A_TOKEN = 0.6  # where an encoder does not show its tokens; of English, on the safe side
 
 
@@ -309,41 +160,34 @@ class Index:
     index/
       embeddings.npy    float32 [passages, d], each of length 1
       documents.jsonl   for each passage the name of its document, its place in it, its text
-      index.json        the encoder's handle and digest, the way of searching, the documents' fingerprint, digests
-                        of the files beside it
-      scann/            ScaNN's trees, where it searches
+      index.json        the encoder's handle and digest, the documents' fingerprint, digests of the files beside it
 
     Example:
-      >>> index = Index.build(load_documents("letters/").documents, hub.resolve_text("minilm-l6-v2"))  # doctest: +SKIP
+      >>> index = Index.build(load_documents("letters/").documents, hub.load_model("minilm-l6-v2"))  # doctest: +SKIP
       >>> index.query("how do I cancel", top=1)  # doctest: +SKIP
       [Hit(score=0.61, name='terms.txt', passage=3, text='To end your contract, write to ...')]
     """
 
     def __init__(
         self,
-        encoder: TextEncoder,
+        encoder: Encoder,
         vectors: np.ndarray,
         lines: Sequence[bytes],
-        searcher: Searcher,
         description: dict[str, Any],
     ) -> None:
         self.encoder = encoder
         self.vectors = vectors
         self.description = description
-        self.searcher = searcher
         self._lines = lines
 
     @classmethod
-    def build(
-        cls, documents: Sequence[Document], encoder: TextEncoder, *, fingerprint: str = "", seed: int = 0
-    ) -> Index:
+    def build(cls, documents: Sequence[Document], encoder: Encoder, *, fingerprint: str = "") -> Index:
         """Cut the documents into passages, and compute their vectors.
 
         Args:
           documents: one or more.
-          encoder: see `tfkit.resolve_text`.
+          encoder: see `tfkit.load_model`.
           fingerprint: of the documents, to tell later whether they have changed.
-          seed: of the questions that measure the recall.
 
         Raises:
           DataError: there are no documents.
@@ -352,9 +196,8 @@ class Index:
             raise DataError("There are no documents: there is nothing to search.")
         cut = _cut([document.text for document in documents], encoder)
         texts = [text for parts in cut for text in parts]
-        embedded = hub.embed(encoder, texts)
-        vectors = _length_one(embedded.vectors)
-        searcher, why = build_searcher(vectors)
+        vectors, how = hub.embed(encoder, texts)
+        part = encoder.preprocessor
         lines = [
             json.dumps({"name": document.name, "passage": place, "text": text}, ensure_ascii=False).encode()
             for document, parts in zip(documents, cut, strict=True)
@@ -362,31 +205,28 @@ class Index:
         ]
         description = {
             "encoder": encoder.handle,
-            "preprocessor": _preprocessor(encoder),
+            # What must be given again when the encoder is loaded.
+            "preprocessor": part.handle if part and part.handle != encoder.handle else None,
             "max_length": encoder.max_length,
             "digest": encoder.digest,
-            "engine": embedded.engine,
-            "searcher": searcher.name,
-            "why": why,
-            "recall_at_10": recall(searcher, vectors, seed=seed),
+            "engine": how["engine"],
             "documents": len(documents),
             "passages": len(texts),
             "fingerprint": fingerprint,
         }
-        return cls(encoder, vectors, lines, searcher, description)
+        return cls(encoder, _length_one(vectors), lines, description)
 
     def save(self, folder: Path) -> None:
         """Write the index as `folder`: all of it, or what was there before."""
         with files.new_folder(folder) as new:
             np.save(new / EMBEDDINGS, self.vectors)
             (new / PASSAGES).write_bytes(b"".join(line + b"\n" for line in self._lines))
-            self.searcher.save(new / TREES)
             files.write_json(
                 new / DESCRIPTION, {**self.description, "files": _digests(new, self.description)}
             )
 
     @classmethod
-    def open(cls, folder: str | Path, *, encoder: TextEncoder | None = None) -> Index:
+    def open(cls, folder: str | Path, *, encoder: Encoder | None = None) -> Index:
         """Read an index back; no document is embedded again.
 
         Args:
@@ -399,7 +239,7 @@ class Index:
         """
         folder = Path(folder)
         try:
-            run_files.check_links(folder, [DESCRIPTION, EMBEDDINGS, PASSAGES, TREES])
+            run_files.check_links(folder, [DESCRIPTION, EMBEDDINGS, PASSAGES])
             description = run_files.read_json(folder, DESCRIPTION, _DESCRIBED)
             if not description:
                 raise ValueError(f"it has no {DESCRIPTION}")
@@ -410,32 +250,26 @@ class Index:
             lines = (folder / PASSAGES).read_bytes().split(b"\n")[:-1]
             if vectors.ndim != 2 or vectors.dtype != np.float32 or len(lines) != len(vectors):
                 raise ValueError(f"{len(lines)} passages for {vectors.dtype} vectors {list(vectors.shape)}")
-            model = {
-                "handle": description["encoder"],
-                "preprocessor": description["preprocessor"],
-                "max_length": description["max_length"],
-            }
+            handle, length = description["encoder"], description["max_length"]
+            preprocessor = description["preprocessor"]
         except (OSError, ValueError, KeyError, EOFError) as error:
             raise RunError(
                 f"{folder} holds no whole index ({error}).\n"
                 "  Make one: python -m recipes.search_text --data-dir documents/ --run-dir runs/documents"
             ) from error
         if encoder is None:
-            encoder = hub.resolve_text(
-                model["handle"], preprocessor=model["preprocessor"], max_length=model["max_length"]
-            )
+            encoder = hub.load_model(handle, modality="texts", preprocessor=preprocessor, max_length=length)
         if encoder.digest != description["digest"]:
             raise HubError(
-                f"{folder} was made with {model['handle']} (max_length {model['max_length']}, digest "
+                f"{folder} was made with {handle} (max_length {length}, digest "
                 f"{description['digest'][:12]}); {encoder.handle} (max_length {encoder.max_length}, digest "
                 f"{encoder.digest[:12]}) is another encoder, whose vectors cannot be compared with its.\n"
                 "  Ask with the same one, or make the index anew: --overwrite."
             )
-        searcher = load(description["searcher"], vectors, folder / TREES)
-        return cls(encoder, vectors, lines, searcher, description)
+        return cls(encoder, vectors, lines, description)
 
     def query(self, text: str, *, top: int = 5) -> list[Hit]:
-        """The documents that answer a question, best first: of each its best passage.
+        """Return the documents that answer a question, best first: of each its best passage.
 
         Args:
           text: in words; a question, a sentence, some key words.
@@ -444,36 +278,29 @@ class Index:
         return self.queries([text], top=top)[0]
 
     def queries(self, texts: Sequence[str], *, top: int = 5) -> list[list[Hit]]:
-        """`query` for each of several texts."""
+        """Return what `query` does for each of several texts."""
         if not texts:
             return []
-        encoded = np.empty(len(texts), object)
-        encoded[:] = [text.encode("utf-8", "replace") for text in texts]
+        encoded = np.array([text.encode("utf-8", "replace") for text in texts], object)
         vectors = _length_one(self._encode(encoded))
         hits: list[list[Hit]] = [[] for _ in texts]
         wanted, looked_at = list(range(len(texts))), _OVER * top
         while wanted:
-            found = self.searcher(vectors[wanted], min(looked_at, len(self.vectors)))
-            for place, indices, scores in zip(wanted, *found, strict=True):
-                hits[place] = self._best(indices, scores, top)
+            best_passages = nearest(self.vectors, vectors[wanted], min(looked_at, len(self.vectors)))
+            for place, indices, scores in zip(wanted, *best_passages, strict=True):
+                best: dict[str, Hit] = {}
+                for index, score in zip(indices, scores, strict=True):
+                    hit = self._hit(int(index), float(score))
+                    best.setdefault(hit.name, hit)
+                hits[place] = list(best.values())[:top]
             wanted = [place for place in wanted if len(hits[place]) < top and looked_at < len(self.vectors)]
             looked_at *= 2 * _OVER
         return hits
 
     @property
     def passages(self) -> list[Hit]:
-        """All passages, as if each were found."""
+        """Return all passages, as if each were found."""
         return [self._hit(index, 1.0) for index in range(len(self._lines))]
-
-    def _best(self, indices: np.ndarray, scores: np.ndarray, top: int) -> list[Hit]:
-        """The first passage of each document, up to `top`."""
-        found: dict[str, Hit] = {}
-        for index, score in zip(indices, scores, strict=True):
-            hit = self._hit(int(index), float(score))
-            found.setdefault(hit.name, hit)
-            if len(found) == top:
-                break
-        return list(found.values())
 
     def _hit(self, index: int, score: float) -> Hit:
         try:
@@ -488,28 +315,21 @@ class Index:
         """What makes vectors of questions, opened when the first comes."""
         opened = contextlib.ExitStack()
         weakref.finalize(self, opened.close)
-        return opened.enter_context(checked(self.encoder, engine=self.description["engine"]))
+        return opened.enter_context(opened_engine(self.encoder, engine=self.description["engine"]))
 
 
-def _cut(texts: Sequence[str], encoder: TextEncoder) -> list[list[str]]:
+def _cut(texts: Sequence[str], encoder: Encoder) -> list[list[str]]:
     tokenizer = encoder.tokenizer
-    if tokenizer is not None:
+    if tokenizer is None:
+        room = max(1, int((encoder.max_length or 128) * _WORDS_A_TOKEN))
         return cut_passages(
-            texts,
-            count=lambda some: tokenizer.tokenize(list(some)).row_lengths().numpy(),
-            room=tokenizer.max_length - 2,
+            texts, count=lambda some: np.array([len(text.split()) for text in some]), room=room
         )
     return cut_passages(
         texts,
-        count=lambda some: np.array([len(text.split()) for text in some]),
-        room=max(1, int((encoder.max_length or 128) * _WORDS_A_TOKEN)),
+        count=lambda some: tokenizer.tokenize(some).row_lengths().numpy(),
+        room=tokenizer.max_length - 2,
     )
-
-
-def _preprocessor(encoder: TextEncoder) -> str | None:
-    """What must be told again when the encoder is resolved."""
-    part = encoder.preprocessor
-    return None if part is None or part.handle == encoder.handle else part.handle
 
 
 def _length_one(vectors: np.ndarray) -> np.ndarray:
@@ -518,110 +338,8 @@ def _length_one(vectors: np.ndarray) -> np.ndarray:
 
 
 def _digests(folder: Path, description: Mapping[str, Any]) -> dict[str, str]:
-    """Name to digest of all that an index holds."""
+    """Return name to digest of all that an index holds."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != DESCRIPTION)
     return {DESCRIPTION: files.digest_of(sorted(description.items()))} | {
         path.relative_to(folder).as_posix(): files.digest_of(path) for path in paths
     }
-
-
-ENCODER = "minilm-l6-v2"
-_FIRST_WORDS = 60  # characters of a passage that the Projector shows
-
-
-def make(run: Run, documents: Documents, config: SearchConfig) -> Index:
-    """Embed the documents, and write the index and all that is known of it into the run's folder."""
-    encoder = hub.resolve_text(
-        config.model_handle or ENCODER, preprocessor=config.preprocessor, max_length=config.max_length
-    ).check()
-    for note in (*documents.notes, *encoder.notes):
-        run.note(note)
-    began = time.monotonic()
-    index = Index.build(documents.documents, encoder, fingerprint=documents.fingerprint, seed=config.seed)
-    seconds = time.monotonic() - began
-    index.save(run.path / INDEX)
-    known = index.description
-    run.note(
-        f"{known['documents']:,} documents in {known['passages']:,} passages were embedded by {known['engine']} in"
-        f" {seconds:.1f} s."
-    )
-    run.note(f"Searching: {known['why']} Recall of the ten nearest: {known['recall_at_10']:.3f}.")
-    run.record(
-        {
-            "search/documents": known["documents"],
-            "search/passages": known["passages"],
-            "search/recall_at_10": known["recall_at_10"],
-            "time/embed_seconds": seconds,
-        }
-    )
-    run.provenance = {
-        "recipe": {"name": "search_text"},
-        "data": {
-            "origin": documents.origin,
-            "fingerprint": documents.fingerprint,
-            "documents": known["documents"],
-            "passages": known["passages"],
-        },
-        "model": {
-            "handle": encoder.handle,
-            "digest": encoder.digest,
-            "licence": encoder.licence,
-            "parameters": encoder.parameters,
-            "feature_size": encoder.feature_size,
-            "max_length": encoder.max_length,
-        },
-    }
-    _project(run, index)
-    return index
-
-
-def changed(index: Index, config: SearchConfig) -> bool:
-    """Whether the documents that are named now are others than those of the index."""
-    return read(config).fingerprint != index.description["fingerprint"]
-
-
-def read(config: SearchConfig) -> Documents:
-    """The documents that a config names."""
-    source = config.data_dir or config.data_file or config.dataset
-    return load_documents(source, text_column=config.text_column)
-
-
-def questions(config: SearchConfig) -> list[str]:
-    """Those of the command line and those of the file, without empty lines.
-
-    Raises:
-      DataError: the file is no UTF-8 text.
-    """
-    from tfkit.data.text_decoding import binary_kind, decode
-
-    asked = [text for text in config.query if text.strip()]
-    if config.queries_file is not None:
-        content = config.queries_file.read_bytes()
-        if kind := binary_kind(content):
-            raise DataError(f"{config.queries_file} is no text, but {kind}: a question a line is expected.")
-        asked += [line.strip() for line in decode(content)[0].splitlines() if line.strip()]
-    return asked
-
-
-def shown(question: str, hits: list[Hit], *, width: int = 100) -> list[str]:
-    """A question and what was found, as lines for a terminal."""
-    lines = ["", question]
-    for hit in hits:
-        text = " ".join(hit.text.split())
-        part = f" [{hit.passage + 1}]" if hit.passage else ""
-        lines.append(f"  {hit.score:.3f}  {hit.name}{part}")
-        lines.append(f"         {text if len(text) <= width else text[: width - 1] + '…'}")
-    return lines
-
-
-def _project(run: Run, index: Index) -> None:
-    """The passages as points, coloured by the folder or package of their documents."""
-    from tfkit.reporting.tensorboard import write_projector
-
-    passages = index.passages
-    write_projector(
-        run.logdir,
-        index.vectors,
-        labels=[PurePosixPath(hit.name).parts[0] if "/" in hit.name else "documents" for hit in passages],
-        names=[f"{hit.name}: {' '.join(hit.text.split())[:_FIRST_WORDS]}" for hit in passages],
-    )

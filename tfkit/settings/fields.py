@@ -1,7 +1,8 @@
-"""Settings are checked where they are made: each field of a dataclass against its own type hint."""
+"""Check the fields of a dataclass of settings against their type hints, where it is made."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import math
@@ -27,7 +28,7 @@ class Range:
     lt: float = math.inf
     le: float = math.inf
 
-    def holds(self, value: float) -> bool:
+    def contains(self, value: float) -> bool:
         """Return whether the number is finite and within the bounds."""
         return self.gt < value < self.lt and self.ge <= value <= self.le and math.isfinite(value)
 
@@ -61,20 +62,16 @@ def check(settings: Any, *, label: Callable[[str], str] = str) -> None:
     Raises:
       ConfigError: it names each field, what it holds, and what it may hold.
     """
+    hints = typing.get_type_hints(type(settings), include_extras=True)
     problems = []
-    for name, hint in _hints(type(settings)).items():
-        value = getattr(settings, name)
+    for field in dataclasses.fields(settings):
         try:
-            fitted = fit(value, hint, name=label(name))
+            fitted = fit(getattr(settings, field.name), hints[field.name], name=label(field.name))
+            object.__setattr__(settings, field.name, fitted)
         except ConfigError as error:
             problems.append(str(error))
-        else:
-            if fitted is not value:
-                object.__setattr__(settings, name, fitted)
     if problems:
-        raise ConfigError(
-            problems[0] if len(problems) == 1 else "\n  ".join(["These settings cannot be:", *problems])
-        )
+        raise ConfigError("\n  ".join(["These settings cannot be:", *problems][len(problems) == 1 :]))
 
 
 def fit(value: Any, hint: Any, *, name: str) -> Any:
@@ -88,74 +85,59 @@ def fit(value: Any, hint: Any, *, name: str) -> Any:
     except (TypeError, ValueError, OverflowError):
         near = difflib.get_close_matches(value, _choices(hint), n=1) if isinstance(value, str) else []
         meant = f" Did you mean {near[0]!r}?" if near else ""
-        raise ConfigError(f"{name} is {_shown(value)}; expected {expected(hint)}.{meant}") from None
+        raise ConfigError(f"{name} is {reprlib.repr(value)}; expected {_expected(hint)}.{meant}") from None
 
 
-def expected(hint: Any) -> str:
+def _expected(hint: Any) -> str:
     """Say in words what fits a hint."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
-        return f"{expected(args[0])} {args[1]}"
+        return f"{_expected(args[0])} {args[1]}"
     if origin in (types.UnionType, typing.Union):
-        return " or ".join(map(expected, args))
+        return " or ".join(map(_expected, args))
     if origin is Literal:
         return "one of " + ", ".join(map(repr, args))
     if origin is tuple:
-        each = ", ".join(expected(one) for one in args if one is not ...)
+        each = ", ".join(_expected(part) for part in args if part is not ...)
         return f"a list, each of it {each}" if ... in args else f"{len(args)} values ({each})"
     words = {int: "a whole number", float: "a number", bool: "True or False", str: "a string"}
     return {**words, Path: "a path", types.NoneType: "None"}.get(hint) or f"a {hint.__name__}"
 
 
-def _hints(settings: type[Any]) -> dict[str, Any]:
-    hints = typing.get_type_hints(settings, include_extras=True)
-    return {field.name: hints[field.name] for field in dataclasses.fields(settings)}
-
-
 def _fitted(value: Any, hint: Any) -> Any:
     """Return the value as it is to be kept; raise a TypeError or ValueError without words."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if hint is Any:
-        return value
     if origin is Annotated:
-        fitted = _fitted(value, args[0])
-        return fitted if args[1].holds(fitted) else _raise()
-    if origin in (types.UnionType, typing.Union):
-        for one in args:
-            try:
-                return _fitted(value, one)
-            except (TypeError, ValueError, OverflowError):
-                continue
-        _raise()
-    if origin is Literal:
-        return value if any(type(value) is type(one) and value == one for one in args) else _raise()
-    if origin is tuple:
-        if not isinstance(value, list | tuple):
-            _raise()
-        each = (args[0],) * len(value) if ... in args else args
-        return tuple(_fitted(one, own) for one, own in zip(value, each, strict=True))
-    if hint is Path:
-        return (
-            Path(value) if isinstance(value, os.PathLike) or (isinstance(value, str) and value) else _raise()
-        )
-    if hint in (int, float):
+        value = _fitted(value, args[0])
+        fits = args[1].contains(value)
+    elif origin in (types.UnionType, typing.Union):
+        for option in args:
+            with contextlib.suppress(TypeError, ValueError, OverflowError):
+                return _fitted(value, option)
+        fits = False
+    elif origin is Literal:
+        fits = any(type(value) is type(choice) and value == choice for choice in args)
+    elif origin is tuple:
+        fits = isinstance(value, list | tuple)
+        if fits:
+            each = args[:1] * len(value) if ... in args else args
+            return tuple(_fitted(item, own) for item, own in zip(value, each, strict=True))
+    elif hint is Path:
+        fits = isinstance(value, os.PathLike) or (isinstance(value, str) and value != "")
+        value = Path(value) if fits else value
+    elif hint in (int, float):
         kind = numbers.Integral if hint is int else numbers.Real
-        if not isinstance(value, kind) or isinstance(value, bool) or not math.isfinite(value):
-            _raise()
-        return value if type(value) is hint else hint(value)
-    return value if isinstance(value, hint) else _raise()
-
-
-def _raise() -> typing.NoReturn:
-    raise TypeError
+        fits = isinstance(value, kind) and not isinstance(value, bool) and math.isfinite(value)
+        value = hint(value) if fits else value
+    else:
+        fits = hint is Any or isinstance(value, hint)
+    if not fits:
+        raise TypeError
+    return value
 
 
 def _choices(hint: Any) -> list[str]:
     args = typing.get_args(hint)
     if typing.get_origin(hint) is Literal:
-        return [one for one in args if isinstance(one, str)]
-    return [choice for one in args for choice in _choices(one)]
-
-
-def _shown(value: Any) -> str:
-    return reprlib.repr(value)
+        return [choice for choice in args if isinstance(choice, str)]
+    return [choice for part in args for choice in _choices(part)]

@@ -1,35 +1,33 @@
-"""Which documents are searched, and for what.
-
-What every recipe takes.
-
-What to train on, from which model: common to images and texts.
-
-On which devices and machines a recipe trains, and how a batch is meant there.
-
-How to train a classifier: on a pretrained model, or all layers at once.
-
-Which images, and how to train a classifier of them.
-
-Which texts, and how to train a classifier of them.
-
-How to train with differential privacy.
-"""
+"""The settings that recipes share: one frozen dataclass a subject; a recipe's Config is made of several."""
 
 from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from tfkit.environment import cluster
 from tfkit.errors import ConfigError
 from tfkit.settings import fields
 
+ENCODER, EMBEDDED = "minilm-l6-v2", "docstrings"
+_IMAGES = {".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp"}
+_TEXTS = {".txt", ".text", ".md", ".html", ".htm"}
+SCRATCH = "cnn"
+"""The model handle that stands for a small network of images trained from scratch."""
+
+LIGHT = "light"
+"""The model handle that stands for a small model trained from scratch, on a vocabulary of its own."""
+_Augment = Literal["none", "light", "standard", "randaugment"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class RecipeConfig:
     """What every recipe takes."""
+
+    start_here: ClassVar[tuple[str, ...]] = ("data_dir", "model_handle", "run_dir", "epochs", "strategy")
+    """The flags that --help begins with."""
 
     config: Path | None = None
     """YAML file with any of these settings (a run's config.yaml replays it); flags override it.
@@ -59,19 +57,50 @@ class RecipeConfig:
 
     @property
     def unused(self) -> tuple[str, ...]:
-        """Settings that the others leave without a meaning: no part of what was asked."""
+        """Names of settings that the others leave without a meaning: no part of what was asked."""
         return ()
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataConfig(RecipeConfig):
-    """Which examples, and which pretrained model."""
+class SourceConfig(RecipeConfig):
+    """Which examples."""
+
+    layout: ClassVar[str] = "<class>/<image>"
+    """Of the files in --data-dir, for messages."""
 
     data_dir: Path | None = None
     """Folder with one subfolder a class, or with train/, validation/ and test/ of such. Left out: --dataset."""
 
     dataset: str = "digits"
     """Where there is no --data-dir: digits or mnist5k (embedded), or tfds:NAME (tensorflow-datasets)."""
+
+    @property
+    def names_data(self) -> bool:
+        """Whether the data are a folder or a file, and not an embedded set."""
+        return self.data_dir is not None or getattr(self, "data_file", None) is not None
+
+    @property
+    def unused(self) -> tuple[str, ...]:
+        """The name of a set, where the data are a folder or a file."""
+        return ("dataset",) if self.names_data else ()
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without the data."""
+        super().__post_init__()
+        folder, file = self.data_dir, getattr(self, "data_file", None)
+        if folder is not None and file is not None:
+            raise ConfigError("--data-file and --data-dir are both given: the data come from one of them.")
+        if folder is not None and not folder.is_dir():
+            is_table = folder.is_file() and hasattr(self, "data_file")
+            kind = "a file: give it as --data-file" if is_table else "not a folder"
+            raise ConfigError(f"--data-dir {folder} is {kind}. Expected {folder}/{self.layout}.")
+        if file is not None and not file.is_file():
+            raise ConfigError(f"--data-file {file} is not a file. For a folder: --data-dir.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig(SourceConfig):
+    """Which examples, and which pretrained model."""
 
     strict: bool = False
     """Make an example that cannot be read an error instead of skipping it."""
@@ -82,12 +111,6 @@ class DataConfig(RecipeConfig):
 
     sha256: str | None = None
     """What the downloaded archive must hash to. Left out: it is not checked."""
-
-    @property
-    def unused(self) -> tuple[str, ...]:
-        """The name of a set, where the data are a folder or a file."""
-        given = self.data_dir is not None or getattr(self, "data_file", None) is not None
-        return ("dataset",) if given else ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +174,18 @@ class ReplicaConfig(StrategyConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TransferConfig(ReplicaConfig):
+class ClassifierConfig(ReplicaConfig):
+    """How to train a classifier."""
+
+    patience: fields.Count = 5
+    """Epochs without a lower validation loss after which a stage stops; the best epoch's weights are kept."""
+
+    class_weights: Literal["auto", "always", "never"] = "auto"
+    """Weigh classes by rarity. auto: when the largest has over 3 times the examples of the smallest."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransferConfig(ClassifierConfig):
     """How to train a classifier on a pretrained model: first its head, then perhaps all of it."""
 
     epochs: fields.Count = 30
@@ -169,37 +203,11 @@ class TransferConfig(ReplicaConfig):
     unfreeze: Literal["all", "staged"] = "all"
     """staged: a third of the fine-tuning epochs goes to the later half of the model (bundled ones)."""
 
-    patience: fields.Count = 5
-    """Epochs without a lower validation loss after which a stage stops; the best epoch's weights are kept."""
-
     features: bool = True
     """Compute the frozen model's features once and store them; off: run it in every epoch."""
 
-    class_weights: Literal["auto", "always", "never"] = "auto"
-    """Weigh classes by rarity. auto: when the largest has over 3 times the examples of the smallest."""
-
     augment = "none"  # what has no augmentation has this
     layer_decay = 1.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class WholeModelConfig(ReplicaConfig):
-    """How to train all layers of a classifier."""
-
-    epochs: fields.Count = 10
-    """Epochs at most."""
-
-    learning_rate: fields.Positive = 1e-3
-    """The peak, after warm-up and before cosine decay."""
-
-    optimizer: Literal["adam", "sgd"] = "adam"
-    """sgd has a momentum of 0.9."""
-
-    patience: fields.Count = 5
-    """Epochs without a lower validation loss after which training stops; the best epoch's weights are kept."""
-
-    class_weights: Literal["auto", "always", "never"] = "auto"
-    """Weigh classes by rarity. auto: when the largest has over 3 times the examples of the smallest."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,48 +232,42 @@ class ImageConfig(DataConfig):
                 f"--pixel-range is {' '.join(map(str, self.pixel_range))}; two values of 0 to 65535, the lower one"
                 " first, are expected."
             )
-        if self.data_dir is not None and not self.data_dir.is_dir():
-            raise ConfigError(
-                f"--data-dir {self.data_dir} is not a folder. Expected {self.data_dir}/<class>/<image>."
-            )
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageTransferConfig(TransferConfig):
     """How to train a classifier of images on a pretrained backbone: first its head, then perhaps all of it."""
 
+    start_here = ("data_dir", "model_handle", "run_dir", "epochs", "fine_tune_epochs")
+
     fine_tune_epochs: fields.Whole | None = None
     """Of the whole model after that, at most. Left out: 5 on a GPU, and on a CPU where an epoch has at most
     20 megapixels; else 0."""
 
-    fine_tune_learning_rate: fields.Positive = 3e-4
-    """Of the whole model: the peak."""
-
-    augment: Literal["none", "light", "standard", "randaugment"] = "none"
+    augment: _Augment = "none"
     """Random changes of the training images. Switches stored features off."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageModelConfig(WholeModelConfig):
+class ImageModelConfig(ClassifierConfig):
     """How to train all layers of a classifier of images."""
 
-    augment: Literal["none", "light", "standard", "randaugment"] = "none"
+    epochs: fields.Count = 10
+    """Epochs at most."""
+
+    learning_rate: fields.Positive = 1e-3
+    """The peak, after warm-up and before cosine decay."""
+
+    optimizer: Literal["adam", "sgd"] = "adam"
+    """sgd has a momentum of 0.9."""
+
+    augment: _Augment = "none"
     """Random changes of the training images."""
 
 
-ENCODER, EMBEDDED = "minilm-l6-v2", "docstrings"
-_IMAGES = {".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp"}
-_TEXTS = {".txt", ".text", ".md", ".html", ".htm"}
-SCRATCH = "cnn"
-"""The model handle that stands for a small network of images trained from scratch."""
-
-LIGHT = "light"
-"""The model handle that stands for a small model trained from scratch, on a vocabulary of its own."""
-
-
 @dataclass(frozen=True, kw_only=True)
-class TextColumns(DataConfig):
-    """Where texts and labels are in a file, and what is made of the texts."""
+class TextSource(SourceConfig):
+    """Where texts are, and how they are read."""
 
     data_file: Path | None = None
     """CSV, TSV, JSON, JSONL (also .gz, .zip) or Parquet with a row a text, instead of --data-dir."""
@@ -273,17 +275,22 @@ class TextColumns(DataConfig):
     text_column: str | None = None
     """The column of the texts. Left out: found by its name where that is plain."""
 
-    label_column: str | None = None
-    """The column of the classes. Left out: found by its name where that is plain."""
-
-    language_column: str | None = None
-    """A column of languages: accuracy is then reported for each of them too. Left out: for all together."""
-
     preprocessor: str | None = None
     """Handle of the model that makes ids of strings. Left out: the one that belongs to the encoder."""
 
     max_length: Annotated[int, fields.Range(ge=4, le=512)] | None = None
     """Tokens of a text at most; what is longer is cut off. Left out: what the encoder was made for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextColumns(TextSource, DataConfig):
+    """Where texts and labels are in a file."""
+
+    label_column: str | None = None
+    """The column of the classes. Left out: found by its name where that is plain."""
+
+    language_column: str | None = None
+    """A column of languages: accuracy is then reported for each of them too. Left out: for all together."""
 
     @property
     def of_texts(self) -> bool:
@@ -300,20 +307,13 @@ class TextColumns(DataConfig):
         """The model for texts; the bundled one where the handle is that of images which nobody changed."""
         return ENCODER if self.model_handle == DataConfig.model_handle else self.model_handle
 
-    def __post_init__(self) -> None:
-        """Check what can be checked without the data."""
-        super().__post_init__()
-        if self.data_file is not None and self.data_dir is not None:
-            raise ConfigError("--data-file and --data-dir are both given: the texts come from one of them.")
-        if self.data_file is not None and not self.data_file.is_file():
-            raise ConfigError(
-                f"--data-file {self.data_file} is not a file. For a folder with one subfolder a class: --data-dir."
-            )
-
 
 @dataclass(frozen=True, kw_only=True)
 class TextConfig(TextColumns):
     """Which texts, and which model made for texts."""
+
+    start_here = ("data_file", "data_dir", "model_handle", "run_dir", "epochs")
+    layout = "<class>/<text>.txt"
 
     data_dir: Path | None = None
     """Folder with one subfolder a class and a .txt file a text, instead of --data-file."""
@@ -335,22 +335,12 @@ class TextConfig(TextColumns):
         """The model as it was asked for."""
         return self.model_handle
 
-    def __post_init__(self) -> None:
-        """Check what can be checked without the data."""
-        super().__post_init__()
-        if self.data_dir is not None and not self.data_dir.is_dir():
-            kind = "a file: give it as --data-file" if self.data_dir.is_file() else "not a folder"
-            raise ConfigError(
-                f"--data-dir {self.data_dir} is {kind}. Expected {self.data_dir}/<class>/<text>.txt."
-            )
-
 
 @dataclass(frozen=True, kw_only=True)
 class TextTransferConfig(TransferConfig):
     """How to train a classifier of texts on a pretrained encoder: first its head, then perhaps all of it."""
 
     learning_rate: fields.Positive = 1e-3
-    """Of the head: the peak, after warm-up and before cosine decay."""
 
     fine_tune_epochs: fields.Whole | None = None
     """Of the whole model after that, at most. Left out: 3 on a GPU, and on a CPU where an epoch is a matter of
@@ -366,6 +356,8 @@ class TextTransferConfig(TransferConfig):
 @dataclass(frozen=True, kw_only=True)
 class PrivateConfig(StrategyConfig):
     """How to train a classifier on a public pretrained backbone with differential privacy."""
+
+    start_here = ("data_dir", "model_handle", "run_dir", "epochs", "target_epsilon")
 
     target_epsilon: fields.Positive | None = None
     """Privacy budget epsilon: the noise is chosen so that it is not exceeded.
@@ -435,31 +427,22 @@ class PrivateConfig(StrategyConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SearchConfig(RecipeConfig):
+class SearchConfig(TextSource):
     """Which documents, which encoder, which questions."""
+
+    start_here = ("data_dir", "data_file", "query", "model_handle", "run_dir")
+    layout = "<text>.txt"
 
     data_dir: Path | None = None
     """Folder of .txt, .md, .rst or .html files, at any depth. Left out: --data-file, or what --run-dir holds."""
 
-    data_file: Path | None = None
-    """CSV, TSV, JSON, JSONL (also .gz, .zip) or Parquet with a document a row, instead of --data-dir."""
-
-    text_column: str | None = None
-    """The column of the documents. Left out: found by its name where that is plain."""
-
-    dataset: str = "docstrings"
+    dataset: str = EMBEDDED
     """Where there is neither: docstrings (embedded: of installed packages)."""
 
     model_handle: str | None = None
     """TF Hub or Kaggle model URL, local SavedModel folder, .tar.gz, or a bundled name (python -m tfkit models lists
     them). A SavedModel is a program: run a stranger's in a sandbox. Left out: minilm-l6-v2, or the one of the index
     that is there."""
-
-    preprocessor: str | None = None
-    """Handle of the model that makes ids of strings. Left out: the one that belongs to the encoder."""
-
-    max_length: Annotated[int, fields.Range(ge=4, le=512)] | None = None
-    """Tokens of a passage at most. Left out: what the encoder was made for."""
 
     query: tuple[str, ...] = ()
     """Questions, in words; an index that is there answers them without reading documents. Left out: --queries-file, or
@@ -471,29 +454,174 @@ class SearchConfig(RecipeConfig):
     top: fields.Count = 5
     """Documents that are shown for each question."""
 
-    @property
-    def unused(self) -> tuple[str, ...]:
-        """The name of a set, where the documents are a folder or a file."""
-        return ("dataset",) if self.names_documents else ()
-
-    @property
-    def names_documents(self) -> bool:
-        """Whether it says which documents are meant."""
-        return self.data_dir is not None or self.data_file is not None
-
     def __post_init__(self) -> None:
         """Check what can be checked without the data."""
         super().__post_init__()
-        if self.data_file is not None and self.data_dir is not None:
-            raise ConfigError("--data-file and --data-dir are both given: documents come from one of them.")
-        if self.data_dir is not None and not self.data_dir.is_dir():
-            kind = "a file: give it as --data-file" if self.data_dir.is_file() else "not a folder"
-            raise ConfigError(f"--data-dir {self.data_dir} is {kind}.")
-        if self.data_file is not None and not self.data_file.is_file():
-            raise ConfigError(f"--data-file {self.data_file} is not a file. For a folder: --data-dir.")
         if self.queries_file is not None and not self.queries_file.is_file():
             raise ConfigError(f"--queries-file {self.queries_file} is not a file.")
         if self.text_column is not None and self.data_file is None:
             raise ConfigError("--text-column is of a table: give it as --data-file.")
-        if self.dataset != "docstrings":
-            raise ConfigError(f"--dataset is {self.dataset!r}; docstrings is the one that is embedded.")
+        if self.dataset != EMBEDDED:
+            raise ConfigError(f"--dataset is {self.dataset!r}; {EMBEDDED} is the one that is embedded.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditConfig(RecipeConfig):
+    """Which run, and with what. --run-dir names the run that is attacked; its model and settings stay as they are."""
+
+    start_here = ("run_dir", "attacks", "shadows", "canaries", "seed")
+
+    attacks: tuple[Literal["threshold", "logistic", "entropy", "forest", "mlp", "knn"], ...] = (
+        "threshold",
+        "logistic",
+    )
+    """Attackers: threshold (of the loss), logistic, entropy, forest, mlp, knn. The last three take minutes."""
+
+    shadows: fields.Whole = 0
+    """Shadow models for LiRA, trained as the run's head was: 16 give a strong attack. 0: no LiRA."""
+
+    canaries: fields.Whole = 0
+    """Of runs on texts: train the head anew with so many made-up codes once, as many 4 and as many 16 times among its
+    texts, and measure their exposure: 10 tell enough. 0: none."""
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without the data."""
+        super().__post_init__()
+        if self.run_dir is None:
+            raise ConfigError("--run-dir is missing: the folder of the run that is to be attacked.")
+        if self.shadows and (self.shadows < 4 or self.shadows % 2):
+            raise ConfigError(f"--shadows is {self.shadows}; an even number of 4 or more is needed, or 0.")
+
+
+TECHNIQUES = ("prune", "cluster", "qat")
+"""Ways to train a model for the device, in the order in which they are combined."""
+
+KERAS = (".keras", ".h5", ".hdf5")
+"""Suffixes of the files of whole models of Keras."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompressConfig(RecipeConfig):
+    """Which model, what is done to it, and what the result must keep to."""
+
+    start_here = ("from_run", "saved_model", "run_dir", "max_size_kb", "max_accuracy_drop")
+
+    from_run: Path | None = None
+    """Finished run of transfer_image, transfer_text, train_private or train_distributed. The files go into its folder,
+    unless --run-dir names another. Its model is a program: run a stranger's in a sandbox. Left out: --saved-model."""
+
+    saved_model: Path | None = None
+    """Instead of --from-run: any SavedModel folder, .keras or .h5 file. Needs --representative-data. A SavedModel is a
+    program, which can read and write files: run a stranger's in a sandbox."""
+
+    signature: str | None = None
+    """Of the SavedModel, where it has several. Left out: the one that is served."""
+
+    input_shape: tuple[fields.Count, ...] = ()
+    """Of the SavedModel's input with the batch, where it leaves sizes open: 1 224 224 3. Left out: as it says."""
+
+    input_range: tuple[float, float] = (0.0, 1.0)
+    """What a SavedModel of float images expects for black and white."""
+
+    output: Literal["auto", "probabilities", "logits", "sigmoid", "sigmoid_logits", "values"] = "auto"
+    """What the SavedModel gives: of classes, of yes or no for each number, or real values. auto: found out by its
+    last layer, the labels and what it gives, and said."""
+
+    representative_data: Path | None = None
+    """Folder of images, or .npy/.npz of inputs, by which the ranges of int8 are measured: drawn from all. An array
+    "labels" in the .npz holds the true ones. For texts a file with one a line. Left out: training examples."""
+
+    variants: tuple[
+        Literal["float32", "float16", "dynamic", "int8", "int16x8", "weights8", "weights4"], ...
+    ] = (
+        "float32",
+        "float16",
+        "dynamic",
+        "int8",
+    )
+    """Which files to make. weights8, weights4: by ai-edge-quantizer, weights alone."""
+
+    techniques: tuple[str, ...] = ()
+    """What training does first: prune, cluster, qat, or several, joined: prune+qat, prune+cluster+qat. Minutes
+    each. Left out: none, the model is converted as it is."""
+
+    final_sparsity: Annotated[float, fields.Range(gt=0, lt=1)] = 0.8
+    """Share of zeros that pruning ends with."""
+
+    pruning_schedule: Literal["polynomial", "constant"] = "polynomial"
+    """How sparsity grows: step by step, or all at once."""
+
+    sparsity_structure: Literal["unstructured", "block", "2:4"] = "unstructured"
+    """Which weights become zero together. 2:4 has a sparsity of 0.5."""
+
+    number_of_clusters: Annotated[int, fields.Range(ge=2)] = 16
+    """Distinct values that clustering leaves in a kernel."""
+
+    epochs: fields.Count | None = None
+    """Epochs of each training. Left out: 20 of pruning, 5 of clustering, 5 of quantization-aware training."""
+
+    learning_rate: fields.Positive = 3e-4
+    """Of these trainings: the peak, after warm-up and before cosine decay."""
+
+    max_size_kb: fields.Positive | None = None
+    """Size of the file, in units of 1000 bytes, that the chosen variant may have. Left out: any."""
+
+    gzipped: bool = False
+    """Take the size of the gzipped file for that, as it is downloaded."""
+
+    max_accuracy_drop: fields.Share = 0.01
+    """Test accuracy that the chosen variant may lose; of real values R2. Without labels the share of answers that
+    may differ, or 1 - R2 against the original."""
+
+    max_latency_ms: fields.Positive | None = None
+    """Median time for one example on one thread of this machine that it may take. Left out: any."""
+
+    select_tf_ops: bool = False
+    """Keep operations that TFLite lacks as TensorFlow's: the device then needs the Flex delegate."""
+
+    @property
+    def unused(self) -> tuple[str, ...]:
+        """Return what describes a SavedModel, where there is a run; how to train, where nothing is trained."""
+        parts = {part for technique in self.techniques for part in technique.split("+")}
+        needed = {
+            ("signature", "input_shape", "input_range"): self.saved_model is not None,
+            ("epochs", "learning_rate"): bool(parts),
+            ("final_sparsity", "pruning_schedule", "sparsity_structure"): "prune" in parts,
+            ("number_of_clusters",): "cluster" in parts,
+        }
+        return tuple(name for names, used in needed.items() if not used for name in names)
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without the model."""
+        super().__post_init__()
+        if self.from_run is not None and (self.signature or self.input_shape or self.output != "auto"):
+            raise ConfigError(
+                "--signature, --input-shape and --output are of a --saved-model; a run's are known."
+            )
+        if self.saved_model is not None:
+            is_keras = self.saved_model.suffix in KERAS and self.saved_model.is_file()
+            if not is_keras and not (self.saved_model / "saved_model.pb").is_file():
+                raise ConfigError(
+                    f"--saved-model {self.saved_model} is no SavedModel: it has no saved_model.pb."
+                )
+        if not self.variants and not self.techniques:
+            raise ConfigError("--variants is empty: nothing would be made.")
+        for technique in self.techniques:
+            parts = technique.split("+")
+            if parts != [name for name in TECHNIQUES if name in parts]:
+                raise ConfigError(
+                    f"--techniques {technique!r} is not known: take {', '.join(TECHNIQUES)}, or several of them in this"
+                    " order, such as prune+qat."
+                )
+            possible = trained_variants(technique)
+            if not set(possible) & set(self.variants):
+                raise ConfigError(
+                    f"--techniques {technique} trains a model of which {' and '.join(possible)} can be made, and"
+                    f" --variants names none of them: {' '.join(self.variants) or 'none'}. Add --variants"
+                    f" {possible[-1]}."
+                )
+
+
+def trained_variants(technique: str) -> tuple[str, ...]:
+    """Return the variants of a model that was trained for the device."""
+    return ("int8",) if "qat" in technique.split("+") else ("float32", "int8")

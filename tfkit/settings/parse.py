@@ -1,167 +1,85 @@
-"""How the flags of a recipe stand together in its --help, with defaults and without what only Python needs to know.
-
-A recipe's settings: one frozen dataclass, from the command line, from YAML, and back.
-"""
+"""A recipe's settings, one frozen dataclass, from the command line, from YAML and from keywords, and back to YAML."""
 
 from __future__ import annotations
 
+import argparse
 import ast
-import contextlib
 import dataclasses
 import difflib
 import inspect
-import io
+import re
 import textwrap
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from tfkit import run_files
 from tfkit.environment import files
 from tfkit.errors import ConfigError
 from tfkit.settings.options import RecipeConfig
 
-GROUPS: dict[str, tuple[str, ...]] = {
-    "data": (
-        *("data_dir", "data_file", "dataset", "text_column", "label_column", "language_column"),
-        *("pixel_range", "strict", "from_run", "saved_model", "signature", "input_shape", "output"),
-        "representative_data",
-    ),
-    "question": ("query", "queries_file", "top"),
-    "model": ("model_handle", "sha256", "input_range", "image_size", "preprocessor", "max_length"),
-    "attack": ("attacks", "shadows", "canaries"),
-    "compression": (
-        *("variants", "techniques", "final_sparsity", "pruning_schedule", "sparsity_structure"),
-        *("number_of_clusters", "select_tf_ops"),
-    ),
-    "limit": ("max_size_kb", "gzipped", "max_accuracy_drop", "max_latency_ms"),
-    "training": (
-        *(
-            "epochs",
-            "learning_rate",
-            "fine_tune_epochs",
-            "fine_tune_learning_rate",
-            "layer_decay",
-            "unfreeze",
-        ),
-        *("optimizer", "warmup", "patience", "features", "class_weights", "augment"),
-        *("global_batch_size", "batch_size_per_replica", "learning_rate_scaling", "seed"),
-    ),
-    "privacy": (
-        *(
-            "target_epsilon",
-            "delta",
-            "noise_multiplier",
-            "l2_norm_clip",
-            "adaptive_clip_quantile",
-            "mean_budget",
-        ),
-        *("sampler", "accountant", "microbatch_size", "deterministic_noise", "diagnostics"),
-    ),
-    "devices": ("strategy", "cluster", "logical_cpus", "backup_minutes", "backup_steps", "profile"),
-    "output": ("run_dir", "overwrite", "config", "json", "quiet", "debug"),
+GROUPS = {
+    "data": "data_dir data_file dataset text_column label_column language_column pixel_range strict from_run "
+    "saved_model signature input_shape output representative_data",
+    "question": "query queries_file top",
+    "model": "model_handle sha256 input_range image_size preprocessor max_length",
+    "attack": "attacks shadows canaries",
+    "compression": "variants techniques final_sparsity pruning_schedule sparsity_structure number_of_clusters"
+    " select_tf_ops",
+    "limit": "max_size_kb gzipped max_accuracy_drop max_latency_ms",
+    "training": "epochs learning_rate fine_tune_epochs fine_tune_learning_rate layer_decay unfreeze optimizer warmup"
+    " patience features class_weights augment global_batch_size batch_size_per_replica learning_rate_scaling seed",
+    "privacy": "target_epsilon delta noise_multiplier l2_norm_clip adaptive_clip_quantile mean_budget sampler"
+    " accountant microbatch_size deterministic_noise diagnostics",
+    "devices": "strategy cluster logical_cpus backup_minutes backup_steps profile",
+    "output": "run_dir overwrite config json quiet debug",
 }
-"""The same in every recipe, in this order; a recipe shows those that it has."""
+"""Flags by what they are about, in the order of every recipe's --help; a recipe shows those that it has."""
 
+_OF_THE_CALL = "config run_dir overwrite json quiet debug " + GROUPS["devices"] + " " + GROUPS["question"]
+"""Where a run goes, how it talks, on what it is computed, and what an index is asked: config.yaml leaves them out, so a
+run that was interrupted on one machine goes on on four."""
 
-def grouped(config_class: type[Any]) -> type[Any]:
-    """A dataclass of one dataclass a group, with the fields of a flat one: tyro makes it the same flags.
-
-    Args:
-      config_class: a dataclass all of whose fields have defaults.
-    """
-    hints, docs = typing.get_type_hints(config_class), documentation(config_class)
-    fields = {field.name: field for field in dataclasses.fields(config_class)}
-    known = {name for names in GROUPS.values() for name in names}
-    groups = {**GROUPS, "other": tuple(name for name in fields if name not in known)}
-    made: list[tuple[str, Any, Any]] = []
-    for title, names in groups.items():
-        own = [
-            (name, _annotated(hints[name], docs.get(name, ""), fields[name].default), fields[name].default)
-            for name in names
-            if name in fields
-        ]
-        if own:
-            group = dataclasses.make_dataclass(title, own, frozen=True, kw_only=True)
-            made.append((title, group, dataclasses.field(default_factory=group)))
-    return dataclasses.make_dataclass(config_class.__name__, made, frozen=True, kw_only=True)
-
-
-def flat(chosen: Any) -> dict[str, Any]:
-    """The values of what `grouped` made, by their names."""
-    return {
-        field.name: getattr(group, field.name)
-        for group in (getattr(chosen, one.name) for one in dataclasses.fields(chosen))
-        for field in dataclasses.fields(group)
-    }
-
-
-def documentation(config_class: type[Any]) -> dict[str, str]:
-    """The string below each field, of the class or of the nearest one above it, on one line."""
-    found: dict[str, str] = {}
-    for one in reversed(config_class.__mro__):
-        if not dataclasses.is_dataclass(one) or not Path(inspect.getsourcefile(one) or "").is_file():
-            continue
-        (body,) = ast.parse(textwrap.dedent(inspect.getsource(one))).body
-        assert isinstance(body, ast.ClassDef)
-        for field, after in zip(body.body, body.body[1:], strict=False):
-            match field, after:
-                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
-                    found[name] = " ".join(text.split())
-    return found
-
-
-def _annotated(hint: Any, text: str, default: Any) -> Any:
-    import tyro
-
-    return Annotated[
-        hint, tyro.conf.arg(help=text, metavar=_metavar(hint), help_behavior_hint=_shown(default))
-    ]
-
-
-def _metavar(hint: Any) -> str | None:
-    """What stands for a value that may be left out: None is no news."""
-    options = [one for one in typing.get_args(hint) if one is not types.NoneType]
-    if typing.get_origin(hint) not in (types.UnionType, typing.Union) or len(options) > 1:
-        return None
-    parts = typing.get_args(options[0]) or options
-    return " ".join(part.__name__.upper() for part in parts)
-
-
-def _shown(default: Any) -> str:
-    """The default; what None means, the text says."""
-    if default is None or default == ():
-        return ""
-    if isinstance(default, bool):
-        return f"(default: {'on' if default else 'off'})"
-    if isinstance(default, tuple):
-        return f"(default: {' '.join(map(str, default))})"
-    return f"(default: {default})"
-
-
-# Where a run goes, how it talks, and on what it is computed: not part of what was asked, so config.yaml leaves them
-# out, and a run that was interrupted on one machine goes on on four.
-_ABOUT_THE_CALL = (
-    *("config", "run_dir", "overwrite", "json", "quiet", "debug"),
-    *("strategy", "cluster", "logical_cpus", "backup_minutes", "backup_steps", "profile"),
-    *("query", "queries_file", "top"),  # what an index is asked is no part of it
-)
-
-
-EXIT_CODE_HELP = """exit codes:
+EXIT_CODES = """exit codes:
   0 done    1 a check or a limit failed, or something unexpected    2 what was asked cannot be done
   3 interrupted: the same command goes on    4 another worker was lost: so it does, in all of them"""
 
 C = TypeVar("C", bound=RecipeConfig)
 
 
-def parse(config_class: type[C], arguments: Sequence[str], *, prog: str, description: str) -> C:
-    """Read a command line, and the YAML file that its `--config` names.
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return textwrap.wrap(text, width, break_on_hyphens=False)  # a flag stays whole, to be copied
 
-    A setting of the file becomes the flag of the same name and is read by the same parser, so that both
-    are checked alike.
+
+class Parser(argparse.ArgumentParser):
+    """An argparse parser that raises ConfigError, with the nearest right word."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(
+            **{
+                "allow_abbrev": False,
+                "formatter_class": _HelpFormatter,
+                "epilog": EXIT_CODES,
+                **settings,
+            }
+        )
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what is wrong with the words.
+
+        Raises:
+          ConfigError: always.
+        """
+        wrong = re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message)
+        near = _nearest(wrong[1], re.findall(r"[\w-]+", wrong[2]), "{}") if wrong else ""
+        raise ConfigError(f"{message}{near}\n  {self.prog} --help explains all of it.")
+
+
+def parse(config_class: type[C], arguments: Sequence[str], *, prog: str, description: str) -> C:
+    """Return the settings of a command line, and of the YAML file that its `--config` names.
 
     Args:
       config_class: a frozen dataclass below `RecipeConfig`; its field docstrings are the help texts.
@@ -173,57 +91,146 @@ def parse(config_class: type[C], arguments: Sequence[str], *, prog: str, descrip
       ConfigError: a flag, or a key of the file, is unknown or has a value that cannot be; the file is unreadable.
       SystemExit: 0 after --help.
     """
+    parser = _recipe_parser(config_class, prog=prog, description=description)
+    # Flags may be written with underscores, as the fields are.
+    words = [re.sub(r"^--[\w-]+", lambda flag: flag[0].replace("_", "-"), word) for word in arguments]
+    given, others = parser.parse_known_args(words)
+    flags = [field.name.replace("_", "-") for field in dataclasses.fields(config_class)]
+    unknown = [word.removeprefix("--").partition("=")[0] for word in others if word.startswith("--")]
+    if unknown:
+        parser.error("\n  ".join(f"unknown flag --{word}{_nearest(word, flags, '--{}')}" for word in unknown))
+    if others:
+        parser.error(f"{' '.join(others)}: what is this? Every value follows its --flag.")
+    return _settings(config_class, vars(given), convert=True)
+
+
+def from_keywords(config_class: type[C], keywords: Mapping[str, Any], *, call: str) -> C:
+    """Return the settings that a call in Python names, checked as flags are.
+
+    Args:
+      config_class: a frozen dataclass below `RecipeConfig`.
+      keywords: field names to values; where the field is a path, a string will do. `config` names a YAML file.
+      call: how the user calls it, for messages: `tfkit.train()`.
+
+    Raises:
+      ConfigError: a keyword is unknown, or has a value that cannot be; it is named as `name=`.
+    """
     names = [field.name for field in dataclasses.fields(config_class)]
-    _refuse_unknown(arguments, names, prog=prog)
-    config = None if {"-h", "--help"} & set(arguments) else _config_flag(arguments)
-    from_file = _flags_of(config, config_class) if config else []
-    chosen = _read(grouped(config_class), [*from_file, *arguments], prog=prog, description=description)
-    return config_class(**flat(chosen))
+    unknown = [
+        f"unknown keyword {name}={_nearest(name, names, '{}=')}" for name in keywords if name not in names
+    ]
+    if unknown:
+        raise ConfigError("\n  ".join([f"{call}: {unknown[0]}", *unknown[1:]]))
 
+    def keyword(flag: re.Match[str]) -> str:
+        name = flag[1].replace("-", "_")
+        return f"{name}=" if name in names else flag[0]
 
-def _read(grouped: type[Any], words: list[str], *, prog: str, description: str) -> Any:
-    """What tyro reads; what it prints goes through our own printer, without colours."""
-    import tyro
-
-    printed = io.StringIO()
     try:
-        with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
-            return tyro.cli(
-                grouped,
-                prog=prog,
-                description=description,
-                args=words,
-                config=(tyro.conf.HelptextFromCommentsOff, tyro.conf.OmitArgPrefixes),
-            )
-    except SystemExit as ended:
-        if not ended.code:
-            shown = "\n".join(line.rstrip() for line in printed.getvalue().rstrip().splitlines())
-            print(f"{shown}\n\n{EXIT_CODE_HELP}")
-            raise
-        raise ConfigError(_plain_error(printed.getvalue(), prog)) from None
+        return _settings(config_class, keywords, convert=False)
+    except ConfigError as error:
+        raise ConfigError(f"{call}: {re.sub(r'--([a-z][a-z0-9-]*)', keyword, str(error))}") from None
 
 
-def _plain_error(printed: str, prog: str) -> str:
-    """What tyro says of a wrong value, without its title and its rules."""
-    lines = [line.strip("│|+ ") for line in printed.splitlines()]
-    kept = [line for line in lines if not line.startswith(("╭", "For full helptext", "Argument helptext"))]
-    rules = [place for place, line in enumerate(kept) if line and not line.strip("─-╰╯")]
-    titled = not printed.startswith("╭") and rules
-    said = [line for line in kept[rules[0] if titled else 0 :] if line.strip("─-╰╯")]
-    return "\n  ".join([*said, f"{prog} --help explains all flags."])
+def _settings(config_class: type[C], given: Mapping[str, Any], *, convert: bool) -> C:
+    """Make a config of what was given and of its YAML file; words become numbers where they are from a command line."""
+    hints = typing.get_type_hints(config_class)
+    values = {name: _converted(value, hints[name]) if convert else value for name, value in given.items()}
+    if values.get("config") is not None:
+        names = [field.name for field in dataclasses.fields(config_class)]
+        from_file = _read_yaml(Path(values["config"]), names)
+        values = {name: _converted(value, hints[name]) for name, value in from_file.items()} | values
+    return config_class(**values)
 
 
-def _refuse_unknown(words: Sequence[str], names: Sequence[str], *, prog: str) -> None:
-    known = [name.replace("_", "-") for name in names]
-    problems = []
-    for word in words:
-        name = word.removeprefix("--").partition("=")[0].replace("_", "-")
-        if not word.startswith("--") or name in ("help", *known) or name.removeprefix("no-") in known:
+def _converted(value: Any, hint: Any) -> Any:
+    """Return the number or None that a word stands for, where the hint has one; all else as it is, to be checked."""
+    if isinstance(value, list):
+        return [_converted(item, hint) for item in value]
+    if not isinstance(value, str):
+        return value
+    kinds = _kinds(hint)
+    if value == "None" and types.NoneType in kinds:
+        return None
+    for kind in (int, float):
+        if kind in kinds:
+            try:
+                return kind(value)
+            except ValueError:
+                continue
+    return value
+
+
+def _kinds(hint: Any) -> tuple[Any, ...]:
+    """Return the types and Literals that a hint is made of."""
+    args = [arg for arg in typing.get_args(hint) if arg is not ...]
+    if not args or typing.get_origin(hint) is typing.Literal:
+        return (hint,)
+    return tuple(kind for arg in args for kind in _kinds(arg))
+
+
+def _nearest(word: str, known: Iterable[str], form: str) -> str:
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {form.format(near[0])}?" if near else ""
+
+
+def _recipe_parser(config_class: type[Any], *, prog: str, description: str) -> Parser:
+    """Return a parser whose flags are the fields: those that matter first, then all others by what they are about."""
+    hints, docs = typing.get_type_hints(config_class), documentation(config_class)
+    fields = {field.name: field.default for field in dataclasses.fields(config_class)}
+    parser = Parser(prog=prog, usage=f"{prog} [FLAGS]", description=description, add_help=False)
+    start: tuple[str, ...] = config_class.start_here
+    groups = {"start here": start} | {
+        title: tuple(name for name in names.split() if name not in start) for title, names in GROUPS.items()
+    }
+    grouped = {name for names in groups.values() for name in names}
+    groups["output"] += tuple(name for name in fields if name not in grouped)
+    for title, names in groups.items():
+        group = parser.add_argument_group(title)
+        for name in names:
+            if name in fields:
+                text = f"{docs.get(name, '')} {_shown(fields[name])}".strip().replace("%", "%%")
+                flag = f"--{name.replace('_', '-')}"
+                group.add_argument(flag, help=text, default=argparse.SUPPRESS, **_value(hints[name]))
+    group.add_argument("-h", "--help", action="help", help="Show this and end.")
+    return parser
+
+
+def _value(hint: Any) -> dict[str, Any]:
+    """Return how argparse reads the value of a flag, and how its help calls it."""
+    if hint is bool:
+        return {"action": argparse.BooleanOptionalAction}
+    kinds = [kind for kind in _kinds(hint) if kind is not types.NoneType]
+    names = {int: "INT", float: "FLOAT", str: "TEXT", Path: "PATH"}
+    words = tuple(names.get(kind) or f"{{{','.join(typing.get_args(kind))}}}" for kind in kinds)
+    if len(words) > 1:
+        return {"nargs": len(words), "metavar": words}
+    several = any(typing.get_origin(part) is tuple for part in (hint, *typing.get_args(hint)))
+    return {"metavar": words[0], "nargs": "*" if several else None}
+
+
+def _shown(default: Any) -> str:
+    """Return the default for a help text; what None means, the text says."""
+    if default is None or default == ():
+        return ""
+    if isinstance(default, bool):
+        return f"(default: {'on' if default else 'off'})"
+    return f"(default: {' '.join(map(str, default)) if isinstance(default, tuple) else default})"
+
+
+def documentation(config_class: type[Any]) -> dict[str, str]:
+    """Return the string below each field, of the class or of the nearest one above it, on one line."""
+    docs: dict[str, str] = {}
+    for base in reversed(config_class.__mro__):
+        if not dataclasses.is_dataclass(base) or not Path(inspect.getsourcefile(base) or "").is_file():
             continue
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-        problems.append(f"unknown flag --{name}" + (f"; did you mean --{near[0]}?" if near else "."))
-    if problems:
-        raise ConfigError("\n  ".join([*problems, f"{prog} --help lists all flags."]))
+        (definition,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
+        assert isinstance(definition, ast.ClassDef)
+        for field, after in zip(definition.body, definition.body[1:], strict=False):
+            match field, after:
+                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                    docs[name] = " ".join(text.split())
+    return docs
 
 
 def as_dict(config: RecipeConfig) -> dict[str, Any]:
@@ -231,82 +238,50 @@ def as_dict(config: RecipeConfig) -> dict[str, Any]:
 
     Defaults that are not used are left out, such as the name of a data set where there is a folder.
     """
-    return {
-        field.name: _plain(getattr(config, field.name))
-        for field in dataclasses.fields(config)
-        if field.name not in (*_ABOUT_THE_CALL, *config.unused)
-    }
+    left_out = {*_OF_THE_CALL.split(), *config.unused}
+    names = [field.name for field in dataclasses.fields(config) if field.name not in left_out]
+    return {name: _plain(getattr(config, name)) for name in names}
 
 
 def run_dir(config: RecipeConfig, *, recipe: str) -> Path:
-    """The folder that was asked for, or one whose name the same settings always give."""
+    """Return the folder that was asked for, or one whose name the same settings always give."""
     if config.run_dir is not None:
         return config.run_dir
     return Path("runs") / f"{recipe}-{files.digest_of(sorted(as_dict(config).items()))[:8]}"
 
 
-def _config_flag(arguments: Sequence[str]) -> Path | None:
-    for position, argument in enumerate(arguments):
-        if argument == "--config" and position + 1 < len(arguments):
-            return Path(arguments[position + 1])
-        if argument.startswith("--config="):
-            return Path(argument.removeprefix("--config="))
-    return None
-
-
-def _flags_of(path: Path, config_class: type[RecipeConfig]) -> list[str]:
-    settings = _read_yaml(path)
-    names = [
-        field.name
-        for field in dataclasses.fields(config_class)
-        if field.name not in ("config", "debug", "json", "quiet")
-    ]
-    problems = []
-    for name in settings:
-        if name not in names:
-            near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
-            problems.append(f"unknown key {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
-    if problems:
-        raise ConfigError(f"{path}: " + "\n  ".join(problems) + f"\n  Known keys: {', '.join(names)}.")
-    return flags(settings)
-
-
 def flags(settings: Mapping[str, Any]) -> list[str]:
-    """The command line that says the same as these settings: each is the flag of its name."""
+    """Return the command line that says the same as these settings: each is the flag of its name."""
     words: list[str] = []
     for name, value in settings.items():
-        flag = f"--{str(name).replace('_', '-')}"
+        flag = name.replace("_", "-")
         if isinstance(value, bool):
-            words.append(flag if value else flag.replace("--", "--no-", 1))
-        elif isinstance(value, list):
-            words += [flag, *map(str, value)]
+            words.append(f"--{'' if value else 'no-'}{flag}")
         else:
-            words.append(f"{flag}={value}")
+            words += [f"--{flag}", *map(str, value)] if isinstance(value, list) else [f"--{flag}={value}"]
     return words
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def _read_yaml(path: Path, names: Sequence[str]) -> dict[str, Any]:
+    """Return the settings of a YAML file, whose keys are some of these names."""
     try:
-        return run_files.parse_yaml(path.read_text())
+        settings = run_files.parse_yaml(path.read_text())
     except OSError as error:
         raise ConfigError(f"--config {path} cannot be read: {error.strerror}.") from error
     except ValueError as error:
         raise ConfigError(f"{path}: {error}.") from error
+    known = [name for name in names if name not in ("config", "debug", "json", "quiet")]
+    unknown = [
+        f"unknown key {name!r}{_nearest(str(name), known, '{!r}')}" for name in settings if name not in known
+    ]
+    if unknown:
+        raise ConfigError(
+            "\n  ".join([f"{path}: {unknown[0]}", *unknown[1:], f"Known keys: {', '.join(known)}."])
+        )
+    return settings
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value.resolve()) if value.exists() else str(value)
-    if isinstance(value, tuple | list):
-        return [_plain(item) for item in value]
-    return value
-
-
-def from_keywords(config_class: type[C], keywords: Mapping[str, Any], *, call: str) -> C:
-    """Stand-in until the settings branch is merged."""
-    names = [field.name for field in dataclasses.fields(config_class)]
-    for name in keywords:
-        if name not in names:
-            near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-            raise ConfigError(f"{call}() has no {name}=" + (f"; did you mean {near[0]}=?" if near else "."))
-    return config_class(**keywords)
+    return [_plain(item) for item in value] if isinstance(value, tuple | list) else value

@@ -1,7 +1,4 @@
-"""A text classifier as a device runs it: one string at a time, by operations that TFLite has.
-
-The tokenizer as a layer, at the edge of a model that takes strings, and the mean over what it gives.
-"""
+"""The tokenizer as a layer at the edge of a model that takes strings, and such a model as a device runs it."""
 
 from __future__ import annotations
 
@@ -29,13 +26,13 @@ class Tokens(keras.layers.Layer):
         self.length = length
 
     def call(self, strings: Any) -> dict[str, Any]:
-        """The ids, dense."""
+        """Return the ids, dense."""
         ids = self.tokenizer.dense(strings, length=self.length)
         # Ragged rows forget how many they are, which private training asks for.
-        return {name: tf.ensure_shape(one, [strings.shape[0], self.length]) for name, one in ids.items()}
+        return {name: tf.ensure_shape(rows, [strings.shape[0], self.length]) for name, rows in ids.items()}
 
     def get_config(self) -> dict[str, Any]:
-        """What TensorBoard's graph shows; the tokenizer itself is in the SavedModel alone."""
+        """Return what TensorBoard's graph shows; the tokenizer itself is in the SavedModel alone."""
         pieces, longest = len(self.tokenizer.vocabulary), self.tokenizer.max_length
         return {**super().get_config(), "pieces": pieces, "longest": longest, "length": self.length}
 
@@ -47,13 +44,13 @@ class MaskedMean(keras.layers.Layer):
     """
 
     def call(self, vectors: Any, mask: Any) -> Any:
-        """The mean."""
+        """Return the mean."""
         weights = tf.cast(mask, vectors.dtype)[:, :, tf.newaxis]
         return tf.reduce_sum(vectors * weights, axis=1) / tf.reduce_sum(weights, axis=1)
 
 
 def on_device(model: keras.Model, *, probabilities: Callable[[Any], Any] = tf.nn.softmax) -> Any:
-    """The same model for one string, with neither ragged tensors nor any other operation that TFLite lacks.
+    """Return the same model for one string, with neither ragged tensors nor any other operation that TFLite lacks.
 
     What cuts the string are custom operations of TFLite that come with tensorflow-text; all others are TFLite's own.
 
@@ -85,7 +82,7 @@ def on_device(model: keras.Model, *, probabilities: Callable[[Any], Any] = tf.nn
 
 
 def on_ids(model: keras.Model, *, length: int, probabilities: Callable[[Any], Any] = tf.nn.softmax) -> Any:
-    """The part behind the tokenizer alone, for runtimes without custom operations: they cut the string themselves.
+    """Return the part behind the tokenizer alone, for runtimes without custom operations, which cut the string.
 
     Args:
       model: as of `on_device`.
@@ -109,31 +106,31 @@ def on_ids(model: keras.Model, *, length: int, probabilities: Callable[[Any], An
 
 
 def behind_tokens(model: keras.Model) -> keras.Model:
-    """What stands behind the tokenizer: from those of its outputs that are used, by name, to the model's output."""
+    """Return what stands behind the tokenizer: from its used outputs, by name, to the model's output."""
     outputs = _tokens(model).output
     used = {id(tensor) for tensor in _fed(model)}
-    return keras.Model({name: one for name, one in outputs.items() if id(one) in used}, model.output)
+    return keras.Model({name: output for name, output in outputs.items() if id(output) in used}, model.output)
 
 
 def _tokens(model: keras.Model) -> Tokens:
-    found = [layer for layer in model.layers if layer.name == TOKENS and isinstance(layer, Tokens)]
-    if not found:
+    tokens = [layer for layer in model.layers if layer.name == TOKENS and isinstance(layer, Tokens)]
+    if not tokens:
         raise UsageError(
             f"{model.name!r} has no tokenizer: a functional model from strings has a tfkit.text.layers.Tokens named"
             f" {TOKENS!r} behind its input; there is {', '.join(layer.name for layer in model.layers[:5])}, ..."
         )
-    return found[0]
+    return tokens[0]
 
 
 def _fed(model: keras.Model) -> Iterator[Any]:
-    """All tensors that a layer of the model is fed."""
+    """Yield all tensors that a layer of the model is fed."""
     for layer in model.layers:
         for node in layer.inbound_nodes:
             yield from node.keras_inputs
 
 
 def _filled(row: Any, length: int | None, tokenizer: Any, name: str) -> Any:
-    """A row as long as the layer makes it."""
+    """Return a row as long as the layer makes it."""
     if length is None:
         return row
     filling = tokenizer.edges.pad if name == WORDS else 0

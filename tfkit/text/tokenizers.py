@@ -1,13 +1,4 @@
-"""SentencePiece, by the model file of an encoder or of the user's own.
-
-From pieces to what a model takes: the ids at the edges, cut and filled, of one text a row or of two.
-
-What every tokenizer of tfkit.text does: the one protocol that models, exports and datasets ask for.
-
-WordPiece, as BERT and its descendants cut text: strings to ids, inside of a TensorFlow graph.
-
-Whole words: what stands between spaces, looked up in a vocabulary.
-"""
+"""Tokenizers inside of a TensorFlow graph, on tensorflow-text: WordPiece, SentencePiece, whole words."""
 
 from __future__ import annotations
 
@@ -15,7 +6,7 @@ import abc
 import functools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tfkit.environment import packages
 from tfkit.errors import DataError
@@ -35,20 +26,25 @@ class Edges(NamedTuple):
     pad: int
 
 
-class Rows(abc.ABC):
-    """What all tokenizers of tfkit.text have in common; they bring `tokenize`, `edges`, `vocabulary`, `max_length`."""
+class Tokenizer(abc.ABC):
+    """Strings to ids, inside of a TensorFlow graph.
+
+    Attributes:
+      vocabulary: the pieces, each at the place of its id.
+      max_length: ids of a text at most, those at its edges among them.
+    """
 
     vocabulary: tuple[str, ...]
     max_length: int
 
     @property
-    @abc.abstractmethod
     def edges(self) -> Edges:
-        """The ids at the edges."""
+        """The ids at the edges of a row: those of [CLS], [SEP] and [PAD]."""
+        return Edges(self.id_of(START), self.id_of(END), self.id_of(PAD))
 
     @abc.abstractmethod
     def tokenize(self, strings: Any) -> tf.RaggedTensor:
-        """The ids of the pieces of each string, without those at the edges, not cut.
+        """Return the ids of the pieces of each string, without those at the edges, not cut.
 
         Args:
           strings: UTF-8 [b].
@@ -58,7 +54,7 @@ class Rows(abc.ABC):
         """
 
     def ids(self, strings: Any) -> tf.RaggedTensor:
-        """The ids of each string as a model takes them: start, the pieces, end ([CLS] and [SEP] of BERT).
+        """Return the ids of each string as a model takes them: start, the pieces, end ([CLS] and [SEP] of BERT).
 
         Args:
           strings: UTF-8 [b].
@@ -66,14 +62,14 @@ class Rows(abc.ABC):
         Returns:
           int32 [b, (ids)], each row of 2 to `max_length`.
         """
-        from tfkit.environment import stack
+        from tfkit.environment.stack import tf
 
         pieces = self.tokenize(strings)[:, : self.max_length - 2]
-        edge = stack.tf.ones([pieces.nrows(), 1], stack.tf.int32)
-        return stack.tf.concat([edge * self.edges.start, pieces, edge * self.edges.end], axis=1)
+        edge = tf.ones([pieces.nrows(), 1], tf.int32)
+        return tf.concat([edge * self.edges.start, pieces, edge * self.edges.end], axis=1)
 
     def dense(self, strings: Any, *, length: int | None = None) -> dict[str, tf.Tensor]:
-        """The inputs of an encoder of TF Hub's text convention.
+        """Return the inputs of an encoder of TF Hub's text convention.
 
         Args:
           strings: UTF-8 [b].
@@ -82,13 +78,13 @@ class Rows(abc.ABC):
         Returns:
           `input_word_ids`, `input_mask` (1 for an id, 0 for padding) and `input_type_ids` (0), int32 [b, length].
         """
-        from tfkit.environment import stack
+        from tfkit.environment.stack import tf
 
         rows = self.ids(strings)
-        return self._filled(rows, stack.tf.zeros_like(rows), length)
+        return self._filled(rows, tf.zeros_like(rows), length)
 
     def dense_pairs(self, first: Any, second: Any, *, length: int | None = None) -> dict[str, tf.Tensor]:
-        """Two texts in a row, such as a question and a passage: start, the first, end, the second, end.
+        """Return two texts in a row, such as a question and a passage: start, the first, end, the second, end.
 
         What is too long for `max_length` loses pieces at the end of the longer text until both are equally long.
 
@@ -110,18 +106,18 @@ class Rows(abc.ABC):
         return self._filled(rows, types, length)
 
     def id_of(self, piece: str) -> int:
-        """Where a piece stands in the vocabulary."""
+        """Return where a piece stands in the vocabulary."""
         return self._places[piece]
 
     def _filled(self, rows: Any, types: Any, length: int | None) -> dict[str, Any]:
-        from tfkit.environment import stack
+        from tfkit.environment.stack import tf
 
         if length is not None and length < self.max_length:
             raise DataError(f"length is {length}; rows are cut at max_length, which is {self.max_length}.")
         shape = [None, length]
         return {
             WORDS: rows.to_tensor(self.edges.pad, shape=shape),
-            MASK: stack.tf.ones_like(rows).to_tensor(0, shape=shape),
+            MASK: tf.ones_like(rows).to_tensor(0, shape=shape),
             TYPES: types.to_tensor(0, shape=shape),
         }
 
@@ -147,43 +143,12 @@ def check_pieces(vocabulary: tuple[str, ...], needed: tuple[str, ...]) -> None:
         raise DataError(f"The vocabulary holds {', '.join(map(repr, twice[:5]))} more than once.")
 
 
-class Tokenizer(Protocol):
-    """Strings to ids, inside of a TensorFlow graph.
-
-    Attributes:
-      max_length: ids of a text at most, those at its edges among them.
-    """
-
-    @property
-    def max_length(self) -> int: ...  # noqa: D102
-
-    @property
-    def vocabulary(self) -> tuple[str, ...]:
-        """The pieces, each at the place of its id."""
-
-    def tokenize(self, strings: Any) -> tf.RaggedTensor:
-        """The ids of the pieces of each string [b], without those at its edges, not cut: int32 [b, (pieces)]."""
-
-    def ids(self, strings: Any) -> tf.RaggedTensor:
-        """The ids of each string [b] as a model takes them: int32 [b, (ids)], each row `max_length` at most."""
-
-    def dense(self, strings: Any, *, length: int | None = None) -> dict[str, tf.Tensor]:
-        """`input_word_ids`, `input_mask`, `input_type_ids`, int32 [b, length or that of the longest row]."""
-
-    @property
-    def edges(self) -> Edges:
-        """The ids at the edges of a row."""
-
-    def id_of(self, piece: str) -> int:
-        """Where a piece stands in the vocabulary."""
-
-
 PAD, UNKNOWN, START, END = "[PAD]", "[UNK]", "[CLS]", "[SEP]"
 SPECIAL = (PAD, UNKNOWN, START, END)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class WordPiece(Rows):
+class WordPiece(Tokenizer):
     """Strings to ids of word pieces, by tf_text.FastBertTokenizer.
 
     The normalisation is that of BERT: control characters go, CJK characters become words of their own; with
@@ -213,24 +178,18 @@ class WordPiece(Rows):
         check_pieces(self.vocabulary, SPECIAL)
 
     def tokenize(self, strings: Any) -> tf.RaggedTensor:
-        """The ids of the pieces of each string, without [CLS] and [SEP], not cut: int32 [b, (pieces)]."""
+        """Return the ids of the pieces of each string, without [CLS] and [SEP], not cut: int32 [b, (pieces)]."""
         return self._tokenizer.tokenize(strings)
-
-    @property
-    def edges(self) -> Edges:
-        """[CLS], [SEP] and [PAD]."""
-        return Edges(self.id_of(START), self.id_of(END), self.id_of(PAD))
 
     @functools.cached_property
     def _tokenizer(self) -> Any:
-        from tfkit.environment import stack
-        from tfkit.environment.stack import tf_text
+        from tfkit.environment.stack import tf, tf_text
 
         # Its tables are tensors: made in the graph that first asks for them, no other could use them.
-        with stack.tf.init_scope():
+        with tf.init_scope():
             return tf_text.FastBertTokenizer(
                 vocab=list(self.vocabulary),
-                token_out_type=stack.tf.int32,
+                token_out_type=tf.int32,
                 lower_case_nfd_strip_accents=self.lower_case,
             )
 
@@ -239,7 +198,7 @@ _WITHIN = "\ue000"  # of private use: no word begins with it, so that words are 
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Whitespace(Rows):
+class Whitespace(Tokenizer):
     """Strings to ids of whole words, by tf_text.WhitespaceTokenizer; punctuation stays with its word.
 
     For texts that are cut already: identifiers, logs, the output of another tokenizer.
@@ -267,39 +226,32 @@ class Whitespace(Rows):
         check_pieces(self.vocabulary, SPECIAL)
 
     def tokenize(self, strings: Any) -> tf.RaggedTensor:
-        """The ids of the words of each string, without [CLS] and [SEP], not cut: int32 [b, (words)]."""
-        from tfkit.environment import stack
-        from tfkit.environment.stack import tf_text
+        """Return the ids of the words of each string, without [CLS] and [SEP], not cut: int32 [b, (words)]."""
+        from tfkit.environment.stack import tf, tf_text
 
         normalize, lookup = self._parts
         words = tf_text.WhitespaceTokenizer().tokenize(normalize(strings))
         # A lookup by the word pieces' operation, which TFLite has; a table of strings it has not.
-        return words.with_flat_values(stack.tf.ensure_shape(lookup(words.flat_values), [None]))
-
-    @property
-    def edges(self) -> Edges:
-        """[CLS], [SEP] and [PAD]."""
-        return Edges(self.id_of(START), self.id_of(END), self.id_of(PAD))
+        return words.with_flat_values(tf.ensure_shape(lookup(words.flat_values), [None]))
 
     @functools.cached_property
     def _parts(self) -> tuple[Any, Any]:
-        from tfkit.environment import stack
-        from tfkit.environment.stack import tf_text
+        from tfkit.environment.stack import tf, tf_text
 
-        with stack.tf.init_scope():  # see WordPiece
+        with tf.init_scope():  # see WordPiece
             normalizer = tf_text.FastBertNormalizer(lower_case_nfd_strip_accents=self.lower_case)
             pieces = tf_text.FastWordpieceTokenizer(
                 vocab=list(self.vocabulary),
                 suffix_indicator=_WITHIN,
                 unknown_token=UNKNOWN,
                 no_pretokenization=True,
-                token_out_type=stack.tf.int32,
+                token_out_type=tf.int32,
             )
         return normalizer.normalize, lambda words: pieces.tokenize(words).flat_values
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class SentencePiece(Rows):
+class SentencePiece(Tokenizer):
     """Strings to ids of sentence pieces, by tf_text.SentencepieceTokenizer.
 
     What is normalised, and how, is in the model file.
@@ -327,14 +279,14 @@ class SentencePiece(Rows):
         """Read the model."""
         lacking = [piece for piece in (self.start, self.end, self.pad) if piece not in self._places]
         if lacking:
-            shown = ", ".join(self.vocabulary[:6])
             raise DataError(
-                f"{self.model} ({len(self.vocabulary)} pieces) lacks {', '.join(lacking)}. It begins with {shown}.\n"
+                f"{self.model} ({len(self.vocabulary)} pieces) lacks {', '.join(lacking)}. It begins with"
+                f" {', '.join(self.vocabulary[:6])}.\n"
                 "  Say which of its pieces stand at the edges: start=, end=, pad=."
             )
 
     def tokenize(self, strings: Any) -> tf.RaggedTensor:
-        """The ids of the pieces of each string, without those at the edges, not cut: int32 [b, (pieces)]."""
+        """Return the ids of the pieces of each string, without those at the edges, not cut: int32 [b, (pieces)]."""
         return self._tokenizer.tokenize(strings)
 
     @property
@@ -345,23 +297,22 @@ class SentencePiece(Rows):
     @functools.cached_property
     def vocabulary(self) -> tuple[str, ...]:  # type: ignore[override]
         """The pieces; "▁" is the space before a word."""
-        from tfkit.environment import stack
+        from tfkit.environment.stack import tf
 
         reader = self._reader
-        pieces = reader.id_to_string(stack.tf.range(reader.vocab_size())).numpy()
+        pieces = reader.id_to_string(tf.range(reader.vocab_size())).numpy()
         return tuple(piece.decode("utf-8", errors="replace") for piece in pieces)
 
     @functools.cached_property
     def _tokenizer(self) -> Any:
-        from tfkit.environment import stack
-        from tfkit.environment.stack import tf_text
+        from tfkit.environment.stack import tf, tf_text
 
         if not self.fast:
             return self._reader
-        with stack.tf.init_scope():
+        with tf.init_scope():
             try:
                 return tf_text.FastSentencepieceTokenizer(model=self.model.read_bytes())
-            except (stack.tf.errors.OpError, RuntimeError, ValueError) as err:
+            except (tf.errors.OpError, RuntimeError, ValueError) as err:
                 raise DataError(
                     f"{self.model} is not for the fast tokenizer, which takes unigram models:"
                     f" {packages.first_line(err)}\n  Leave out fast=True."
@@ -369,16 +320,13 @@ class SentencePiece(Rows):
 
     @functools.cached_property
     def _reader(self) -> Any:
-        from tfkit.environment import stack
-        from tfkit.environment.stack import tf_text
+        from tfkit.environment.stack import tf, tf_text
 
-        with stack.tf.init_scope():
+        with tf.init_scope():
             try:
-                reader = tf_text.SentencepieceTokenizer(
-                    model=self.model.read_bytes(), out_type=stack.tf.int32
-                )
+                reader = tf_text.SentencepieceTokenizer(model=self.model.read_bytes(), out_type=tf.int32)
                 reader.vocab_size()
-            except (OSError, stack.tf.errors.OpError) as err:
+            except (OSError, tf.errors.OpError) as err:
                 raise DataError(
                     f"{self.model} is no model of SentencePiece: {packages.first_line(err)}"
                 ) from err

@@ -1,7 +1,4 @@
-"""Batches of texts of like lengths: short ones are not filled up to the longest.
-
-A vocabulary of word pieces of a corpus's own.
-"""
+"""A vocabulary of word pieces of a corpus's own, and batches of texts of like lengths."""
 
 from __future__ import annotations
 
@@ -33,7 +30,7 @@ def build(
     lower_case: bool = True,
     reserved: Sequence[str] = SPECIAL,
 ) -> tuple[str, ...]:
-    """The word pieces that cut these texts best, by tf_text's bert_vocab_from_dataset; the same for the same texts.
+    """Return the word pieces that cut these texts best, by tf_text's bert_vocab_from_dataset, always the same.
 
     It reads 2,000,000 characters at most, which takes five to ten seconds: where there are more, the beginning of
     each text, of all texts the same length. Give it training texts alone: it is learned from them.
@@ -66,7 +63,7 @@ def build(
         _BATCH
     )
     try:
-        found = tf_text_vocabulary.bert_vocab_from_dataset(
+        pieces = tf_text_vocabulary.bert_vocab_from_dataset(
             dataset,
             vocab_size=size,
             reserved_tokens=list(reserved),
@@ -86,18 +83,18 @@ def build(
         raise DataError(
             f"The {len(read)} texts hold no word: there is nothing to build a vocabulary of."
         ) from err
-    return tuple(found[:size])
+    return tuple(pieces[:size])
 
 
 def _valid(text: Any) -> str:
-    """As UTF-8 has it: what no UTF-8 can hold becomes a replacement character."""
+    """Return a text as UTF-8 has it: what no UTF-8 can hold becomes a replacement character."""
     if isinstance(text, bytes):
         return text.decode("utf-8", errors="replace")
     return str(text).encode("utf-8", errors="replace").decode()
 
 
 def _evenly(texts: list[str]) -> list[str]:
-    """The beginnings of all texts, cut at one length where that is needed for them to be `CHARACTERS` at most."""
+    """Return the beginnings of all texts, cut at one length where they have more than `CHARACTERS`."""
     left, count = CHARACTERS, len(texts)
     for place, length in enumerate(sorted(map(len, texts))):
         limit = left // (count - place)
@@ -117,7 +114,7 @@ def by_length(
     batch_size: int,
     boundaries: Sequence[int] = BOUNDARIES,
 ) -> tf.data.Dataset:
-    """Texts to batches of ids in which all are about as long, by tf.data's `bucket_by_sequence_length`.
+    """Turn texts into batches of ids in which all are about as long, by tf.data's `bucket_by_sequence_length`.
 
     The order of the texts changes, and each bucket ends with a batch of its own that may be smaller.
 
@@ -133,7 +130,7 @@ def by_length(
     from tfkit.environment import stack
 
     def ids(text: Any, *rest: Any) -> Any:
-        row = {name: one[0] for name, one in tokenizer.dense(text[stack.tf.newaxis]).items()}
+        row = {name: rows[0] for name, rows in tokenizer.dense(text[stack.tf.newaxis]).items()}
         return (row, *rest)
 
     used = [boundary for boundary in boundaries if boundary < tokenizer.max_length]

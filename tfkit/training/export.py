@@ -1,12 +1,7 @@
-"""What an exported model says of examples as the user has them.
+"""Export: a trained model as a SavedModel from raw input to class probabilities, proven equal to the trained one.
 
-What is saved: the variables and the calls of a model, no Keras objects that a loader would need.
-
-An exported model of images: pixels of any size to probabilities.
-
-An exported model of texts: strings to probabilities, with the tokenizer inside.
-
-Writing what a run exports, and making sure that it is the trained model.
+What is saved holds variables and calls, and no Keras objects that a loader would need: a model of images takes pixels
+of any size, a model of texts strings, with the tokenizer inside.
 """
 
 from __future__ import annotations
@@ -15,14 +10,15 @@ import functools
 import itertools
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tfkit.data.splits import FULL_RANGE, Splits, to_square
-from tfkit.environment import files, stack
+from tfkit.environment import files, foreign, stack
+from tfkit.environment.foreign import random_states
 from tfkit.errors import CheckError
 from tfkit.metrics import Evaluation, gives_logits, to_probabilities
 from tfkit.run import SAVED_MODEL, Run
@@ -53,12 +49,7 @@ def module_of(model: keras.Model, call: Any, spec: Any, *, classify: Any) -> Any
     kinds = (tf.saved_model.experimental.TrackableResource, tf.Variable)
     module.resources = [layer.resolved_object for layer in model.layers if hasattr(layer, "resolved_object")]
     module.others = [part for part in parts if isinstance(part, kinds) and id(part) not in held]
-    # Dropout draws from states of its own, which are no variables of the model.
-    module.random_states = [
-        generator.state
-        for layer in model.submodules
-        if (generator := getattr(getattr(layer, "_random_generator", None), "_generator", None)) is not None
-    ]
+    module.random_states = random_states(model)
     module.__call__ = call
     module.classify = classify
 
@@ -256,35 +247,21 @@ def predict(model: Any, splits: Splits, indices: np.ndarray) -> np.ndarray:
     """
     from tfkit.environment.stack import tf
 
-    if splits.kind == "texts":
-        return _of_texts(model, splits, indices)
+    def batched(examples: Iterable[np.ndarray]) -> list[np.ndarray]:
+        examples, outputs = iter(examples), []
+        while batch := list(itertools.islice(examples, CHECKED_AT_A_TIME)):
+            outputs.append(np.asarray(model(tf.stack(batch))))
+        return outputs
+
+    if splits.kind == "texts":  # of like lengths go together: the longest of a batch decides what it costs
+        texts = splits.source.read(indices)
+        by_length = np.argsort([len(text) for text in texts], kind="stable")
+        return np.concatenate(batched(texts[by_length]))[np.argsort(by_length)]
     if splits.kind == "features":
         return np.asarray(model(tf.constant(splits.source.read(indices))))
     images = (splits.source.raw(int(index)) for index in indices)
-    same_size = (
-        group for _, group in itertools.groupby(images, key=lambda image: (image.shape, image.dtype))
-    )
-    return np.concatenate(
-        [np.asarray(model(tf.constant(np.stack(batch)))) for group in same_size for batch in _batches(group)]
-    )
-
-
-def _of_texts(model: Any, splits: Splits, indices: np.ndarray) -> np.ndarray:
-    """Texts of like lengths go together: the longest of a batch decides what it costs."""
-    from tfkit.environment.stack import tf
-
-    texts = splits.source.read(indices)
-    by_length = np.argsort([len(text) for text in texts], kind="stable")
-    parts = [
-        np.asarray(model(tf.constant(texts[by_length[start : start + CHECKED_AT_A_TIME]])))
-        for start in range(0, len(texts), CHECKED_AT_A_TIME)
-    ]
-    return np.concatenate(parts)[np.argsort(by_length)]
-
-
-def _batches(images: Iterator[np.ndarray]) -> Iterator[tuple[np.ndarray, ...]]:
-    while batch := tuple(itertools.islice(images, CHECKED_AT_A_TIME)):
-        yield batch
+    same_size = itertools.groupby(images, key=lambda image: (image.shape, image.dtype))
+    return np.concatenate([output for _, group in same_size for output in batched(group)])
 
 
 MINIMUM_AGREEMENT = 0.98
@@ -324,13 +301,15 @@ def save(
         files.new_folder(run.path / SAVED_MODEL) as folder,
         tempfile.TemporaryDirectory() as scratch,
     ):
-        with stack.traced_for_saving():
+        with foreign.traced_for_saving():
             if splits.kind == "texts":
                 module = text_module(model, scratch=Path(scratch), logits=logits)
             else:
                 make = image_module if splits.kind == "images" else feature_module
                 module = make(model, splits, logits=logits)
-        _write(module, folder)
+        names = [name for name in ("device", "device_ids") if hasattr(module, name)]
+        signatures = {"serving_default": module.serve} | {name: getattr(module, name) for name in names}
+        stack.tf.saved_model.save(module, str(folder), signatures=signatures)
         exported = predict(stack.load_saved_model(folder), splits, splits.indices["test"])
         agreement = float(np.mean(exported.argmax(axis=1) == evaluation.probabilities.argmax(axis=1)))
         difference = float(np.abs(exported - evaluation.probabilities).max())
@@ -347,13 +326,3 @@ def save(
         "export/seconds": time.monotonic() - began,
         "export/size_bytes": size,
     }
-
-
-def _write(module: Any, folder: Path) -> None:
-    from tfkit.environment.stack import tf
-
-    signatures = {"serving_default": module.serve}
-    for name in ("device", "device_ids"):
-        if hasattr(module, name):
-            signatures[name] = getattr(module, name)
-    tf.saved_model.save(module, str(folder), signatures=signatures)

@@ -57,7 +57,7 @@ def train(
     from tfkit import reporting
     from tfkit.distribution.replicas import Together, validation
     from tfkit.environment.stack import keras, tf
-    from tfkit.reporting.callbacks import GRAPH, write_graph
+    from tfkit.reporting.keras_callbacks import GRAPH, write_graph
     from tfkit.training.checkpoint import Checkpoints, ProgressCallback, StepSeeds
     from tfkit.training.methods import PrivateTraining, StandardTraining
 

@@ -10,7 +10,7 @@ from tfkit import hub
 from tfkit.data.augment import Augmentation
 from tfkit.data.splits import Splits
 from tfkit.environment import stack
-from tfkit.hub.texts import TextEncoder
+from tfkit.hub.encoders import Encoder
 from tfkit.metrics import evaluate
 from tfkit.run import Run
 from tfkit.settings.options import ImageModelConfig, TransferConfig
@@ -28,14 +28,14 @@ from tfkit.transfer.models import (
 
 if TYPE_CHECKING:
     from tfkit.environment.stack import keras, tf
-    from tfkit.hub.images import Backbone
+    from tfkit.hub.encoders import Encoder
 
 TOP_SHARE = 1 / 3
 
 
 def fine_tune(
     run: Run,
-    encoder: Backbone | TextEncoder,
+    encoder: Encoder,
     splits: Splits,
     config: TransferConfig,
     *,
@@ -97,7 +97,7 @@ def fine_tune(
 
 def train_all_layers(
     run: Run,
-    backbone: Backbone | None,
+    backbone: Encoder | None,
     splits: Splits,
     config: ImageModelConfig,
     *,
@@ -127,15 +127,13 @@ def train_all_layers(
     return observe(trained.model, splits)
 
 
-def build_head(
-    config: TransferConfig, encoder: Backbone | TextEncoder, features: Splits
-) -> Callable[[], keras.Model]:
+def build_head(config: TransferConfig, encoder: Encoder, features: Splits) -> Callable[[], keras.Model]:
     """Return what builds the head that is trained on these features."""
     settings = _head_settings(config, encoder, features)
     return functools.partial(head, encoder.feature_size, len(features.class_names), **settings)
 
 
-def _head_settings(config: TransferConfig, encoder: Backbone | TextEncoder, splits: Splits) -> dict[str, Any]:
+def _head_settings(config: TransferConfig, encoder: Encoder, splits: Splits) -> dict[str, Any]:
     return {
         "learning_rate": config.learning_rate,
         "steps": config.epochs * splits.steps_per_epoch,
@@ -143,13 +141,11 @@ def _head_settings(config: TransferConfig, encoder: Backbone | TextEncoder, spli
     }
 
 
-def _hidden_units(encoder: Backbone | TextEncoder) -> int:
-    return HIDDEN_OF_TEXTS if isinstance(encoder, TextEncoder) else 0
+def _hidden_units(encoder: Encoder) -> int:
+    return HIDDEN_OF_TEXTS if encoder.modality == "texts" else 0
 
 
-def _stored_features(
-    run: Run, encoder: Backbone | TextEncoder, splits: Splits, config: TransferConfig
-) -> Splits | None:
+def _stored_features(run: Run, encoder: Encoder, splits: Splits, config: TransferConfig) -> Splits | None:
     """Return the splits with stored features in place of the examples; None where they do not serve."""
     run.record({"time/features_seconds": 0.0})
     if not config.features:
@@ -167,7 +163,7 @@ def _stored_features(
 
 
 def _fine_tuning_stages(
-    run: Run, encoder: Backbone | TextEncoder, splits: Splits, config: TransferConfig
+    run: Run, encoder: Encoder, splits: Splits, config: TransferConfig
 ) -> list[tuple[str, int, str]]:
     """Return the stages that train the encoder: (name, epochs, what is trainable)."""
     epochs = config.fine_tune_epochs

@@ -10,8 +10,7 @@ from tfkit.data.splits import FULL_RANGE, Splits
 from tfkit.settings.options import LIGHT, SCRATCH, DataConfig, ImageConfig, PrivateConfig, TextColumns
 
 if TYPE_CHECKING:
-    from tfkit.hub.images import Backbone
-    from tfkit.hub.texts import TextEncoder
+    from tfkit.hub.encoders import Encoder
 
 PRIVATE_SIZE = 160
 """Small images are enlarged to this: better features than at 96, for a cost that is paid once."""
@@ -21,7 +20,7 @@ SCRATCH_SIZE, EMBEDDED_SIZE = 64, 32
 
 def load(
     config: DataConfig, *, global_batch_size: int, trainable: bool = False
-) -> tuple[Backbone | TextEncoder | None, Splits]:
+) -> tuple[Encoder | None, Splits]:
     """Load the pretrained model, checked, and the splits, of images or of texts.
 
     Args:
@@ -52,9 +51,9 @@ def load(
     if config.model_handle == SCRATCH:
         size = config.image_size or (SCRATCH_SIZE if config.data_dir else EMBEDDED_SIZE)
         return None, load_images(image_size=size)
-    backbone = hub.resolve(config.model_handle, sha256=config.sha256, input_range=config.input_range).check(
-        image_size=config.image_size, trainable=trainable
-    )
+    backbone = hub.load_model(
+        config.model_handle, modality="images", sha256=config.sha256, input_range=config.input_range
+    ).check(image_size=config.image_size, trainable=trainable)
     load_images.keywords["native_size"] = backbone.native_size
     given = config.image_size or (backbone.native_size if backbone.fixed_size else None)
     splits = load_images(image_size=given)
@@ -67,11 +66,12 @@ def load(
 
 def _load_texts(
     config: TextColumns, *, global_batch_size: int, trainable: bool
-) -> tuple[TextEncoder | None, Splits]:
+) -> tuple[Encoder | None, Splits]:
     encoder = None
     if config.model_handle != LIGHT:
-        encoder = hub.resolve_text(
+        encoder = hub.load_model(
             config.encoder_handle,
+            modality="texts",
             preprocessor=config.preprocessor,
             sha256=config.sha256,
             max_length=config.max_length,

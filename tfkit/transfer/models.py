@@ -11,14 +11,12 @@ import numpy as np
 
 from tfkit.data.splits import Splits
 from tfkit.errors import CheckError, RunError
-from tfkit.hub.networks import freeze
+from tfkit.hub.encoders import Encoder, freeze
 from tfkit.metrics import Evaluation, evaluation, to_probabilities
 from tfkit.run import Run
 
 if TYPE_CHECKING:
     from tfkit.environment.stack import keras, tf
-    from tfkit.hub.images import Backbone
-    from tfkit.hub.texts import TextEncoder
 
 FILTERS = (16, 32, 64, 128)
 CLASSIFIER = "classifier"
@@ -140,7 +138,7 @@ def private_top(mean: np.ndarray | None = None) -> Top:
 
 
 def whole_model(
-    backbone: Backbone | TextEncoder,
+    backbone: Encoder,
     classes: int,
     *,
     spec: tf.TensorSpec,
@@ -151,7 +149,7 @@ def whole_model(
     top: Top | None = None,
     precision: str = "float32",
 ) -> keras.Model:
-    """Backbone and head as one compiled model.
+    """Encoder and head as one compiled model.
 
     Batch normalisation stays in inference mode: its statistics are the backbone's, whatever the batch.
 
@@ -246,11 +244,6 @@ def compiled(model: keras.Model, optimizer: Any) -> keras.Model:
     return model
 
 
-def unfreeze(model: keras.Model) -> None:
-    """Make all layers trainable but batch normalisation, which stays in inference mode."""
-    freeze(model, "all")
-
-
 @dataclass(frozen=True, kw_only=True)
 class Classifier:
     """A trained model and what it says of the test split.
@@ -305,7 +298,7 @@ def small_cnn(
     return compiled(model, top.optimizer(learning_rate, steps, model))
 
 
-def rebuild(run: Run, backbone: Backbone | None, splits: Splits) -> keras.Model:
+def rebuild(run: Run, backbone: Encoder | None, splits: Splits) -> keras.Model:
     """The trained model of a run of images.
 
     Args:
@@ -337,5 +330,5 @@ def rebuild(run: Run, backbone: Backbone | None, splits: Splits) -> keras.Model:
             "\n  It was made by another tfkit, or changed. Make the run anew."
         )
     model.set_weights([variable.numpy() for variable in stored])
-    unfreeze(model)
+    freeze(model, "all")
     return model

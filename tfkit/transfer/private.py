@@ -14,8 +14,7 @@ import numpy as np
 from tfkit import hub, privacy
 from tfkit.data.splits import Splits
 from tfkit.environment import files
-from tfkit.hub.images import Backbone
-from tfkit.hub.texts import TextEncoder
+from tfkit.hub.encoders import Encoder
 from tfkit.metrics import evaluate
 from tfkit.privacy.ledger import MEAN, Ledger
 from tfkit.privacy.plan import DPSGD
@@ -39,7 +38,7 @@ FEWEST_FOR_MEAN = 1000  # examples times epsilon
 
 def train_private(
     run: Run,
-    encoder: Backbone | TextEncoder,
+    encoder: Encoder,
     splits: Splits,
     config: PrivateConfig,
     *,
@@ -97,7 +96,7 @@ def train_private_light(
     plan = _plan(dataclasses.replace(config, features=False), splits)
     run.note(f"{plan.summary} The vocabulary is that of {ENCODER}, which is public.")
     run.decide(**plan.decided, features=False, max_length=length)
-    tokenizer = hub.resolve_text(ENCODER, max_length=length).tokenizer
+    tokenizer = hub.load_model(ENCODER, max_length=length).tokenizer
     assert tokenizer is not None, "it is bundled"
     build = functools.partial(light, tokenizer, len(splits.class_names), length=length, **plan.settings(None))
     trained = _train(run, build, splits, config, plan, strategy=strategy)
@@ -107,7 +106,7 @@ def train_private_light(
 
 def train_private_head(
     run: Run,
-    encoder: Backbone | TextEncoder,
+    encoder: Encoder,
     features: Splits,
     config: PrivateConfig,
     *,

@@ -7,18 +7,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tfkit.data.splits import Splits, draw
-from tfkit.hub.texts import TextEncoder
+from tfkit.hub.encoders import Encoder
 from tfkit.metrics import Evaluation
 from tfkit.privacy.ledger import register
 from tfkit.reporting import examples, tensorboard
-from tfkit.reporting.examples import Excerpts, Exhibits, Pictures
-from tfkit.reporting.layout import write_layout
+from tfkit.reporting.examples import Examples
 from tfkit.run import EVALUATION, PRIVACY, Run
 from tfkit.settings.options import DataConfig
 from tfkit.training.export import save
 
 if TYPE_CHECKING:
-    from tfkit.hub.images import Backbone
+    from tfkit.hub.encoders import Encoder
     from tfkit.text.tokenizers import Tokenizer
     from tfkit.transfer.models import Classifier
 
@@ -30,7 +29,7 @@ NAME_CHARACTERS = 80
 
 def describe(
     run: Run,
-    encoder: Backbone | TextEncoder | None,
+    encoder: Encoder | None,
     splits: Splits,
     *,
     recipe: str,
@@ -64,7 +63,7 @@ def describe(
         run.record({"data/skipped_files": len(splits.skipped), "data/other_files": splits.other_files})
         run.record({f"data/{split}_examples": len(indices) for split, indices in splits.indices.items()})
         _write_samples(run, splits)
-        if isinstance(encoder, TextEncoder) and encoder.tokenizer is not None:
+        if encoder is not None and encoder.tokenizer is not None:
             measure_tokens(run, encoder.tokenizer, splits)
 
 
@@ -91,7 +90,7 @@ def conclude(run: Run, classifier: Classifier, splits: Splits, *, show_examples:
     history = run.history
     run.record(tensorboard.best(history))
     tensorboard.write_hparams(run.logdir, run.config, run.metrics)
-    write_layout(run.logdir, map(str, history.columns))
+    tensorboard.write_layout(run.logdir, map(str, history.columns))
     if statement := run.read(PRIVACY):
         tensorboard.write_statement(run.logdir, [statement["in_words"]])
     if show_examples:
@@ -124,12 +123,12 @@ def measure_tokens(run: Run, tokenizer: Tokenizer, splits: Splits) -> None:
     )
 
 
-def _decided_settings(run: Run, encoder: Backbone | TextEncoder | None, splits: Splits) -> dict[str, Any]:
+def _decided_settings(run: Run, encoder: Encoder | None, splits: Splits) -> dict[str, Any]:
     """Return the settings of data and model that may be left out, as they became."""
     decided: dict[str, Any] = dict(getattr(splits.source, "columns", {}))
     if splits.kind == "images":
         decided["image_size"] = int(splits.source.shape[0])
-    if isinstance(encoder, TextEncoder):
+    if encoder is not None and encoder.modality == "texts":
         decided["max_length"] = encoder.max_length
         if run.is_chief and run.config.get("model_handle") == DataConfig.model_handle:
             decided["model_handle"] = encoder.handle  # the default is one for images
@@ -148,23 +147,17 @@ def _write_samples(run: Run, splits: Splits) -> None:
         tensorboard.write_texts(run.logdir, "samples", texts, captions=captions)
 
 
-def _write_mistakes(run: Run, evaluation: Evaluation, splits: Splits) -> Exhibits | None:
+def _write_mistakes(run: Run, evaluation: Evaluation, splits: Splits) -> Examples | None:
     """Show the worst mistakes in TensorBoard; return them for the report."""
-    if splits.kind == "images":
-        pictures = Pictures.of(evaluation, splits)
-        captions = [evaluation.mistake(index) for index in pictures.worst]
-        tensorboard.write_images(run.logdir, "worst_mistakes", pictures.worst_images, captions=captions)
-        return pictures
-    if splits.kind == "texts":
-        excerpts = Excerpts.of(evaluation, splits)
-        captions = [evaluation.mistake(index) for index in excerpts.worst]
-        tensorboard.write_texts(
-            run.logdir, "worst_mistakes", list(map(str, excerpts.worst_texts)), captions=captions
-        )
-        for language, (count, accuracy) in excerpts.by_language(evaluation).items():
-            run.record({f"test/accuracy/{language}": accuracy, f"test/examples/{language}": count})
-        return excerpts
-    return None
+    if splits.kind not in ("images", "texts"):
+        return None
+    shown = Examples.of(evaluation, splits)
+    captions = [evaluation.mistake(index) for index in shown.worst]
+    write = tensorboard.write_images if splits.kind == "images" else tensorboard.write_texts
+    write(run.logdir, "worst_mistakes", shown.worst_inputs, captions=captions)
+    for language, (count, accuracy) in shown.by_language(evaluation).items():
+        run.record({f"test/accuracy/{language}": accuracy, f"test/examples/{language}": count})
+    return shown
 
 
 def _write_projector(run: Run, features: np.ndarray, evaluation: Evaluation, splits: Splits) -> None:

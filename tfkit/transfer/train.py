@@ -23,7 +23,6 @@ from tfkit.settings.options import (
     TextColumns,
     TextConfig,
     TextTransferConfig,
-    WholeModelConfig,
 )
 from tfkit.settings.parse import as_dict, from_keywords, parse, run_dir
 
@@ -188,7 +187,7 @@ def _train(config: Any, run: Run, strategy: tf.distribute.Strategy, *, recipe: s
     from tfkit.transfer.private import train_private, train_private_light
     from tfkit.transfer.results import conclude, describe
 
-    private, whole = isinstance(config, PrivateConfig), isinstance(config, WholeModelConfig)
+    private, whole = isinstance(config, PrivateConfig), isinstance(config, ImageModelConfig)
     if private:
         trainable = not config.features
     else:

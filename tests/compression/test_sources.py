@@ -1,0 +1,129 @@
+"""Models of every kind are taken; of those that cannot be it is said what to do."""
+
+import json
+import zipfile
+
+import numpy as np
+import pytest
+
+from tfkit.compression import convert
+from tfkit.compression.sources import read, shapes_by_name
+from tfkit.environment.stack import keras, keras_3, tf
+from tfkit.errors import DataError, UsageError
+from tfkit.litert import ParallelInterpreter
+
+X = np.random.default_rng(0).random((5, 4), np.float32)
+
+
+def network(library, *more):
+    return library.Sequential([library.Input((4,)), *more, library.layers.Dense(3, activation="softmax")])
+
+
+@pytest.mark.parametrize("library", [keras, keras_3])
+@pytest.mark.parametrize("ending", [".keras", ".h5"])
+def test_a_file_of_each_keras(library, ending, tmp_path):
+    model = network(library)
+    model.compile("sgd", "mse")
+    model.save(tmp_path / f"model{ending}")
+    loaded = read(tmp_path / f"model{ending}")
+    assert isinstance(loaded, library.Model)
+    np.testing.assert_allclose(loaded(X), model(X), atol=1e-6)
+
+
+def test_a_keras_file_is_converted(tmp_path):
+    model = network(keras)
+    model.save(tmp_path / "model.h5")
+    with ParallelInterpreter(convert(str(tmp_path / "model.h5"))) as interpreter:
+        np.testing.assert_allclose(interpreter(X), model(X), atol=1e-5)
+
+
+@pytest.mark.parametrize("library", [keras, keras_3])
+@pytest.mark.parametrize("ending", [".keras", ".h5"])
+def test_code_in_a_file_is_not_run(library, ending, tmp_path):
+    flag = tmp_path / "it_ran"
+
+    def code(x, flag=flag):
+        flag.touch()
+        return x
+
+    model = network(library, library.layers.Lambda(lambda x: code(x)))
+    model.save(tmp_path / f"model{ending}")
+    flag.unlink(missing_ok=True)
+    with pytest.raises(DataError, match=r"(?s)Lambda.*safe_mode=False"):
+        convert(tmp_path / f"model{ending}")
+    assert not flag.exists()
+
+
+def test_files_of_other_kinds(tmp_path):
+    model = network(keras)
+    model.save_weights(tmp_path / "model.weights.h5")
+    model.save_weights(tmp_path / "checkpoint" / "c")
+    (tmp_path / "cut.h5").write_bytes(b"\x89HDF\r\n\x1a\n and no more")
+    (tmp_path / "text.keras").write_text("no model")
+    (tmp_path / "some.tflite").write_bytes(b"\x1c\0\0\0TFL3....")
+    (tmp_path / "frozen.pb").write_bytes(b"\n\x05graph")
+    (tmp_path / "model.onnx").write_bytes(b"\x08\x07onnx")
+    for name, inside in (("archive.zip", "m/saved_model.pb"), ("torch.pt", "archive/data.pkl")):
+        with zipfile.ZipFile(tmp_path / name, "w") as file:
+            file.writestr(inside, b"")
+    with zipfile.ZipFile(tmp_path / "damaged.keras", "w") as file:
+        file.writestr("metadata.json", "{}")
+        file.writestr("config.json", "{}")
+    with zipfile.ZipFile(tmp_path / "custom.keras", "w") as file:
+        file.writestr("metadata.json", json.dumps({"keras_version": "3.0.0"}))
+        file.writestr("config.json", json.dumps({"class_name": "Own", "config": {}, "module": "own"}))
+    (tmp_path / "run" / "saved_model").mkdir(parents=True)
+    (tmp_path / "run" / "saved_model" / "saved_model.pb").write_bytes(b"")
+    (tmp_path / "part" / "variables").mkdir(parents=True)
+    for name, says in (
+        ("model.weights.h5", "weights without the model"),
+        ("checkpoint", "weights without the model"),
+        ("checkpoint/c.index", "weights without the model"),
+        ("cut.h5", "damaged"),
+        ("text.keras", "no Keras model"),
+        ("some.tflite", "converted already"),
+        ("frozen.pb", "wrap_function"),
+        ("model.onnx", "onnx2tf"),
+        ("archive.zip", "Unpack it"),
+        ("torch.pt", "PyTorch"),
+        ("damaged.keras", "damaged"),
+        ("custom.keras", "custom_objects"),
+        ("run", "Give one: .*saved_model"),
+        ("run/saved_model/saved_model.pb", "Give its folder"),
+        ("part", "copied in part"),
+        ("missing.keras", "from "),
+    ):
+        with pytest.raises(DataError, match=f"(?s){name}.*{says}"):
+            convert(tmp_path / name)
+
+
+def test_graphs_of_tensorflow_1_by_the_function_that_the_errors_name(tmp_path):
+    v1 = tf.compat.v1
+    with tf.Graph().as_default(), v1.Session() as session:
+        x = v1.placeholder(tf.float32, [1, 4], name="x")
+        tf.identity(x * 2.0, name="y")
+        graph = session.graph.as_graph_def()
+        builder = v1.saved_model.Builder(str(tmp_path / "v1"))
+        builder.add_meta_graph_and_variables(session, ["serve"])
+        builder.save()
+    with pytest.raises(UsageError, match=r"(?s)TensorFlow 1.*prune\("):
+        convert(tmp_path / "v1")
+    frozen = v1.wrap_function(lambda: tf.graph_util.import_graph_def(graph, name=""), [])
+    for function in (
+        frozen.prune("x:0", "y:0"),
+        tf.saved_model.load(str(tmp_path / "v1")).prune("x:0", "y:0"),
+    ):
+        with ParallelInterpreter(convert(function)) as interpreter:
+            np.testing.assert_array_equal(interpreter(X), 2 * X)
+
+
+def test_open_lengths_of_several_inputs():
+    names = ["zeta", "alpha"]
+    assert shapes_by_name({"right": (1, 3), "zeta": (1, 2)}, names, {"left": "zeta", "right": "alpha"}) == {
+        "alpha": [1, 3],
+        "zeta": [1, 2],
+    }
+    assert shapes_by_name([(1, 2), (None, 3)], names, {}) == {"zeta": [1, 2], "alpha": [None, 3]}
+    for wrong in ((1, 2), [(1, 2)], {"other": (1, 2)}):
+        with pytest.raises(UsageError, match="zeta, alpha"):
+            shapes_by_name(wrong, names, {})

@@ -1,0 +1,219 @@
+"""What a SavedModel takes and gives is read rightly, and every reason against it is said at once."""
+
+import numpy as np
+import pytest
+
+from tfkit import hub
+from tfkit.environment.stack import keras, tf
+from tfkit.errors import HubError
+
+pytestmark = pytest.mark.usefixtures("empty_cache")
+
+
+def problems(backbone, **asked):
+    with pytest.raises(HubError) as error:
+        backbone.check(**asked)
+    return str(error.value)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    return tmp_path_factory.mktemp("kinds")
+
+
+@pytest.fixture(scope="module")
+def tf1_hub_module(models):
+    """A module of the TF1 Hub format: no tags, the signature "default", the file that marks it."""
+    v1, folder = tf.compat.v1, models / "tf1"
+    with tf.Graph().as_default(), v1.Session() as session:
+        image = v1.placeholder(tf.float32, (None, 16, 16, 3))
+        kernel = v1.get_variable("kernel", (3, 4), use_resource=True)
+        features = tf.reduce_mean(image, axis=(1, 2)) @ kernel
+        session.run(v1.global_variables_initializer())
+        builder = v1.saved_model.Builder(str(folder))
+        signature = v1.saved_model.predict_signature_def({"images": image}, {"default": features})
+        builder.add_meta_graph_and_variables(session, [], signature_def_map={"default": signature})
+        builder.save()
+    (folder / "tfhub_module.pb").write_bytes(b"\x08\x03")
+    return folder
+
+
+def test_a_good_model_passes_and_comes_back(hub_model):
+    backbone = hub.load_model(hub_model)
+    assert backbone.check(image_size=48, trainable=True) is backbone
+    assert (backbone.native_size, backbone.fixed_size) == (224, False)
+    assert (backbone.feature_size, backbone.parameters, backbone.trainable_variables) == (4, 16, 1)
+    layer = backbone.layer(trainable=True)
+    assert (len(layer.trainable_weights), len(layer.weights)) == (1, 2)
+
+
+def test_a_keras_model_is_callable_and_shows_its_range(models, keras_model):
+    keras_model.save(models / "keras", save_format="tf")
+    backbone = hub.load_model(models / "keras").check(image_size=24, trainable=True)
+    assert (backbone.native_size, backbone.fixed_size) == (24, True)
+    assert (backbone.feature_size, backbone.parameters, backbone.trainable_variables) == (
+        5,
+        3 * 3 * 3 * 5 + 5,
+        2,
+    )
+    assert backbone.input_range == (0, 255)
+    assert len(backbone.layer(trainable=True).trainable_weights) == 2
+    images = np.random.default_rng(0).random((2, 24, 24, 3), dtype=np.float32)
+    np.testing.assert_allclose(backbone.layer()(backbone.scale(images)), keras_model(images * 255), rtol=1e-5)
+
+
+def test_a_model_with_signatures_only_works_frozen(models, keras_model):
+    keras_model.export(str(models / "signature"))
+    backbone = hub.load_model(models / "signature").check(image_size=24)
+    images = np.random.default_rng(0).random((2, 24, 24, 3), dtype=np.float32)
+    np.testing.assert_allclose(backbone.layer()(images), keras_model(images), rtol=1e-5)
+    assert (backbone.feature_size, backbone.trainable_variables) == (5, 0)
+    message = problems(backbone, image_size=32, trainable=True)
+    assert "24 x 24 pixels and nothing else" in message
+    assert "0 trainable weights: it can only be called through a signature" in message
+
+
+def test_a_tf1_module_works_frozen(tf1_hub_module):
+    backbone = hub.load_model(tf1_hub_module).check(image_size=16)
+    assert (backbone.feature_size, backbone.parameters, backbone.native_size) == (4, 12, 16)
+    assert backbone.layer()(tf.ones((2, 16, 16, 3))).shape == (2, 4)
+    assert "TF1 Hub format" in problems(backbone, trainable=True)
+
+
+def test_a_plain_module_trains_nothing(models, tools):
+    kernel = tf.Variable(tf.ones((3, 4)))
+
+    def call(image, training=False):
+        return tf.reduce_mean(image, axis=(1, 2)) @ kernel
+
+    backbone = hub.load_model(tools.export(models / "plain", call, variables=[kernel], listed=False))
+    assert (backbone.parameters, backbone.trainable_variables) == (12, 0)
+    assert backbone.check(image_size=32) is backbone
+    assert "exported without the list `trainable_variables`" in problems(backbone, trainable=True)
+
+
+def test_constants_only(models, tools):
+    folder = tools.export(
+        models / "constants", lambda image, training=False: tf.reduce_mean(image, axis=(1, 2))
+    )
+    backbone = hub.load_model(folder).check(image_size=32)
+    assert (backbone.feature_size, backbone.parameters) == (3, 0)
+    assert "constants of the graph" in problems(backbone, trainable=True)
+
+
+def test_neither_callable_nor_a_signature(models):
+    tf.saved_model.save(tf.train.Checkpoint(kernel=tf.Variable(1.0)), str(models / "checkpoint"))
+    assert "neither be called nor" in problems(hub.load_model(models / "checkpoint"))
+
+
+def test_a_text_encoder(models):
+    module = tf.train.Checkpoint()
+    module.__call__ = tf.function(
+        lambda text: tf.one_hot(tf.strings.length(text), 8),
+        input_signature=[tf.TensorSpec((None,), tf.string)],
+    )
+    tf.saved_model.save(module, str(models / "text"))
+    backbone = hub.load_model(models / "text", modality="images")
+    assert backbone.feature_size == 8
+    message = problems(backbone, image_size=224, trainable=True)
+    assert "takes texts" in message
+    assert "recipes.transfer_text" in message
+    assert (backbone.native_size, backbone.notes) == (0, ())
+    assert "0 trainable weights" in message
+
+
+def test_several_inputs(models):
+    module = tf.train.Checkpoint()
+    spec = tf.TensorSpec((None, 4), tf.int32)
+    module.__call__ = tf.function(
+        lambda inputs: tf.cast(inputs["ids"] * inputs["mask"], tf.float32),
+        input_signature=[{"ids": spec, "mask": spec}],
+    )
+    tf.saved_model.save(module, str(models / "dict"))
+    assert "takes ids int32 [?, 4], mask int32 [?, 4], not one batch" in problems(
+        hub.load_model(models / "dict")
+    )
+
+
+@pytest.mark.parametrize(
+    ("image", "words"),
+    [
+        ((None, 28, 28, 1), "[?, 28, 28, 1], not images"),
+        ((None, 784), "[?, 784], not images"),
+        ((1, 32, 32, 3), "batches of exactly 1"),
+        ((None, 32, 48, 3), "not square"),
+    ],
+)
+def test_other_inputs(models, tools, image, words):
+    folder = models / f"input{'x'.join(map(str, image))}"
+
+    def call(image, training=False):
+        return tf.reshape(tf.reduce_mean(image, axis=1, keepdims=True), (-1, 1)) @ tf.ones((1, 4))
+
+    assert words in problems(hub.load_model(tools.export(folder, call, image=image)), image_size=32)
+
+
+@pytest.mark.parametrize(
+    ("name", "call", "words"),
+    [
+        ("maps", lambda image, training=False: image[:, ::2, ::2], "[?, ?, ?, 3], not a feature vector"),
+        (
+            "many",
+            lambda image, training=False: {"a": image[:, 0, 0], "b": image[:, 1, 1]},
+            "plainly the feature vector",
+        ),
+    ],
+)
+def test_other_outputs(models, tools, name, call, words):
+    backbone = hub.load_model(tools.export(models / name, call))
+    assert words in problems(backbone, image_size=32)
+
+
+def test_the_conventional_one_of_several_outputs_is_taken(models, tools):
+    def call(image, training=False):
+        return {
+            "block1": image[:, ::2, ::2],
+            "default": tf.reduce_mean(image, axis=(1, 2)),
+            "other": image[:, 0, 0],
+        }
+
+    backbone = hub.load_model(tools.export(models / "endpoints", call)).check(image_size=32)
+    assert backbone.layer()(tf.ones((2, 32, 32, 3))).shape == (2, 3)
+
+
+def test_a_feature_size_that_the_model_does_not_state_is_measured(models, tools):
+    def call(image, training=False):
+        means = tf.reduce_mean(image, axis=(1, 2))
+        return tf.reshape(means, tf.concat([tf.shape(image)[:1], [-1]], axis=0))
+
+    backbone = hub.load_model(tools.export(models / "unstated", call)).check(image_size=32)
+    assert backbone.feature_size == 3
+    model = keras.Sequential([backbone.layer(), keras.layers.Dense(2)])
+    assert model(tf.ones((2, 32, 32, 3))).shape == (2, 2)
+
+
+def test_a_layer_with_nothing_to_train_is_refused(tf1_hub_module):
+    with pytest.raises(HubError, match="0 trainable weights"):
+        hub.load_model(tf1_hub_module).layer(trainable=True)
+
+
+def test_all_problems_come_at_once(models, tools):
+    folder = tools.export(models / "bad", lambda image, training=False: image, image=(None, 20, 20, 3))
+    message = problems(hub.load_model(folder), image_size=32, trainable=True)
+    assert message.count("\n  - ") == 3
+
+
+def test_a_classifier_is_told_from_a_feature_vector(server, archive, tools):
+    url = server.serve(tools.reply(archive), path="/google/imagenet/tiny/classification/5")
+    message = problems(hub.load_model(url), image_size=32)
+    assert "scores of a finished classifier" in message
+    assert f"{server.url}/google/imagenet/tiny/feature_vector/5" in message
+
+
+def test_keras_layers_can_be_stacked_on_it(hub_model):
+    model = keras.Sequential([hub.load_model(hub_model).layer(trainable=True), keras.layers.Dense(2)])
+    model.compile("sgd", "mse")
+    kernel = model.layers[0].trainable_weights[0]
+    before = kernel.numpy().copy()
+    model.fit(tf.ones((4, 8, 8, 3)), tf.zeros((4, 2)), verbose=0)
+    assert not np.allclose(kernel, before)

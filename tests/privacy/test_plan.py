@@ -1,0 +1,314 @@
+"""A plan holds together, and its epsilon is that of dp-accounting, TF Privacy and closed forms."""
+
+import itertools
+import math
+import re
+
+import dp_accounting as dp
+import numpy as np
+import pytest
+from scipy import integrate, stats
+
+from tfkit import privacy
+from tfkit.environment.stack import tf_privacy
+from tfkit.errors import ConfigError, PrivacyError
+from tfkit.privacy import DPSGD, calibrate, compute_epsilon
+
+DIGITS = {"examples": 1258, "expected_batch_size": 256, "epochs": 10}
+TUTORIAL = {"noise_multiplier": 1.1, "sampling_probability": 256 / 60000, "delta": 1e-5}
+SMALL = {"sampling_probability": 256 / 1258, "steps": 300, "delta": 1e-5}
+
+
+def reference(accountant, *, noise_multiplier, sampling_probability, steps, delta):
+    step = dp.PoissonSampledDpEvent(sampling_probability, dp.GaussianDpEvent(noise_multiplier))
+    return accountant.compose(dp.SelfComposedDpEvent(step, steps)).get_epsilon(delta)
+
+
+def test_the_tutorial_case():
+    steps = 15 * round(60000 / 256)
+    assert compute_epsilon(**TUTORIAL, steps=steps) == pytest.approx(1.13, abs=0.005)
+    assert compute_epsilon(**TUTORIAL, steps=steps, accountant="rdp") == pytest.approx(1.28, abs=0.005)
+    assert compute_epsilon(**TUTORIAL, steps=steps, accountant="pld") == reference(
+        dp.pld.PLDAccountant(), **TUTORIAL, steps=steps
+    )
+    assert compute_epsilon(**TUTORIAL, steps=steps, accountant="rdp") == reference(
+        dp.rdp.RdpAccountant(), **TUTORIAL, steps=steps
+    )
+
+
+@pytest.mark.parametrize("accountant", ["PLD", "RDP"])
+def test_both_samplers_are_accounted_as_by_tf_privacy(accountant):
+    library = tf_privacy("analysis.compute_dp_sgd_privacy_lib")
+    said = library.compute_dp_sgd_privacy_statement(
+        60000,
+        256,
+        15,
+        1.1,
+        1e-5,
+        used_microbatching=False,
+        accountant_type=library.AccountantType[accountant],
+    )
+    once_an_epoch, poisson = (float(value) for value in re.findall(r": +(\d+\.\d+)$", said, re.MULTILINE))
+    settings = {**TUTORIAL, "accountant": accountant.lower()}
+    assert compute_epsilon(**settings, steps=math.ceil(15 * 60000 / 256)) == pytest.approx(poisson, abs=1e-3)
+    shuffled = compute_epsilon(**settings, steps=15 * math.ceil(60000 / 256), sampler="shuffled")
+    assert shuffled == pytest.approx(once_an_epoch, rel=1e-3)
+    assert shuffled > 20
+
+
+@pytest.mark.parametrize(("noise", "probability"), [(1.0, 0.1), (3.0, 0.5), (0.6, 0.01)])
+def test_one_step_is_the_hockey_stick_of_its_two_outputs(noise, probability):
+    """No accountant: delta by integrating where the output with the example is too likely beside that without."""
+    settings = {"noise_multiplier": noise, "sampling_probability": probability, "delta": 1e-5}
+    spent = compute_epsilon(**settings, steps=1)
+
+    def delta(at):
+        without = stats.norm(0, noise).pdf
+
+        def mixed(x):
+            return (1 - probability) * without(x) + probability * without(x - 1)
+
+        grid = np.linspace(-12 * noise, 12 * noise + 1, 200_001)
+        directions = [(mixed(grid), without(grid)), (without(grid), mixed(grid))]
+        return max(integrate.simpson(np.maximum(p - math.exp(at) * q, 0), x=grid) for p, q in directions)
+
+    assert delta(spent) <= 1e-5 * (1 + 1e-6)
+    assert delta(0.98 * spent) > 1e-5
+
+
+@pytest.mark.parametrize(("noise", "steps"), [(70.0, 100), (5.0, 100), (1.0, 1), (5.0, 1000)])
+def test_full_batches_are_one_gaussian_mechanism(noise, steps):
+    """Balle and Wang 2018 (arXiv:1805.06530), theorem 8."""
+    spent = compute_epsilon(noise_multiplier=noise, sampling_probability=1, steps=steps, delta=1e-5)
+    shift = math.sqrt(steps) / noise
+
+    def delta(at):
+        tails = stats.norm.cdf([shift / 2 - at / shift, -shift / 2 - at / shift])
+        return tails[0] - math.exp(at) * tails[1]
+
+    assert delta(spent) <= 1e-5 * (1 + 1e-3)
+    assert delta(0.995 * spent) > 1e-5
+
+
+@pytest.mark.parametrize("noise", [7.8, 0.73, 0.52])
+def test_wider_bins_for_a_larger_epsilon_cost_little_and_never_flatter(noise):
+    settings = {"noise_multiplier": noise, "sampling_probability": 256 / 60000, "steps": 500, "delta": 1e-5}
+    fine = reference(dp.pld.PLDAccountant(), **settings)
+    assert compute_epsilon(**settings) >= fine * (1 - 1e-2)
+    assert compute_epsilon(**settings) <= fine * (1 + 5e-3)
+
+
+def test_more_noise_fewer_steps_rarer_samples_and_a_larger_delta_spend_less():
+    base = {**SMALL, "noise_multiplier": 3.0}
+    changes = {
+        "noise_multiplier": (8.0, 3.0, 2.0, 1.0),
+        "steps": (0, 1, 2, 50, 51, 300),
+        "sampling_probability": (0.01, 0.2, 0.5, 1.0),
+        "delta": (1e-3, 1e-5, 1e-7, 1e-10),
+    }
+    for accountant, (name, values) in itertools.product(("pld", "rdp"), changes.items()):
+        spent = [compute_epsilon(**{**base, name: value}, accountant=accountant) for value in values]
+        assert all(less < more for less, more in itertools.pairwise(spent)), (accountant, name, spent)
+
+
+def test_a_shuffled_epoch_is_spent_when_it_begins_however_the_batches_divide():
+    def spent(steps, *, batch, examples):
+        return compute_epsilon(
+            noise_multiplier=2.0,
+            sampling_probability=batch / examples,
+            steps=steps,
+            delta=1e-5,
+            sampler="shuffled",
+        )
+
+    one = compute_epsilon(noise_multiplier=2.0, sampling_probability=1, steps=1, delta=1e-5)
+    three = compute_epsilon(noise_multiplier=2.0, sampling_probability=1, steps=3, delta=1e-5)
+    for batch, examples in ((1, 49), (2, 98), (1, 107), (256, 1258), (10, 100), (7, 7)):
+        an_epoch = -(-examples // batch)
+        assert spent(1, batch=batch, examples=examples) == one
+        assert spent(an_epoch, batch=batch, examples=examples) == one
+        assert spent(2 * an_epoch + 1, batch=batch, examples=examples) == three
+        assert spent(3 * an_epoch, batch=batch, examples=examples) == three
+
+
+def test_no_noise_is_no_privacy_and_next_to_none_next_to_nothing():
+    assert compute_epsilon(**SMALL, noise_multiplier=0) == math.inf
+    assert compute_epsilon(**{**SMALL, "steps": 0}, noise_multiplier=0) == 0
+    for noise, accountant in itertools.product((0.1, 0.01, 1e-4), ("pld", "rdp")):
+        assert compute_epsilon(**SMALL, noise_multiplier=noise, accountant=accountant) > 1000
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        SMALL,
+        {**SMALL, "accountant": "rdp"},
+        {**SMALL, "sampler": "shuffled"},
+        {"sampling_probability": 1, "steps": 100, "delta": 1e-5},
+        {"sampling_probability": 4096 / 1e6, "steps": 5000, "delta": 1e-7},
+    ],
+    ids=["small", "rdp", "shuffled", "full", "large"],
+)
+def test_calibrated_noise_spends_the_target_and_never_more(setting):
+    for target in (0.05, 0.5, 1.0, 3.0, 8.0):
+        noise = calibrate(target_epsilon=target, **setting)
+        assert 0.995 * target < compute_epsilon(noise_multiplier=noise, **setting) <= target
+
+
+def test_privacy_loss_distributions_need_less_noise_than_renyi():
+    setting = {"target_epsilon": 3.0, **SMALL}
+    assert 0.85 < calibrate(**setting) / calibrate(**setting, accountant="rdp") < 0.97
+
+
+def test_targets_out_of_reach_say_what_would_be_within():
+    with pytest.raises(PrivacyError, match="larger target_epsilon"):
+        calibrate(target_epsilon=1e-3, sampling_probability=1, steps=100_000, delta=1e-5)
+    with pytest.raises(PrivacyError, match="smaller target_epsilon"):
+        calibrate(target_epsilon=1e7, sampling_probability=0.01, steps=10, delta=1e-5)
+    for target, steps in ((0.0, 10), (math.inf, 10), (3.0, 0)):
+        with pytest.raises(ConfigError, match="above 0"):
+            calibrate(target_epsilon=target, sampling_probability=0.1, steps=steps, delta=1e-5)
+
+
+def test_what_is_out_of_range_is_told_at_once():
+    with pytest.raises(ConfigError) as caught:
+        compute_epsilon(
+            noise_multiplier=-1, sampling_probability=1.5, steps=-2, delta=1e-15, sampler="sorted", accountant="mine"
+        )  # fmt: skip
+    named = ("noise_multiplier", "sampling_probability", "steps", "delta", "'sorted'", "'mine'")
+    assert all(word in str(caught.value) for word in named)
+
+
+def test_a_plan_spends_its_target_over_its_epochs_and_not_more():
+    plan = DPSGD(target_epsilon=3, delta=1e-5).plan(**DIGITS)
+    assert plan.steps_per_epoch == 5
+    assert plan.steps == 50
+    assert plan.sampling_probability == 256 / 1258
+    spent = [plan.epsilon(epoch * plan.steps_per_epoch) for epoch in range(plan.epochs + 1)]
+    assert spent[0] == 0
+    assert all(before < after for before, after in itertools.pairwise(spent))
+    assert 2.98 < spent[-1] <= 3
+    assert plan.epsilon(plan.steps, accountant="rdp") > spent[-1]
+
+
+def test_delta_is_far_below_one_over_the_examples_unless_it_is_given():
+    def delta(examples):
+        return DPSGD(noise_multiplier=1).plan(examples=examples, expected_batch_size=1, epochs=1).delta
+
+    assert delta(100) == delta(10_000) == 1e-5
+    assert delta(1_000_000) == pytest.approx(1e-7)
+
+
+@pytest.mark.parametrize("noise", [0.5, 1.1, 12.0, 25.0, 200.0])
+def test_an_adaptive_clipping_norm_is_paid_for(noise):
+    """The gradients (sensitivity 1) and the count (sensitivity 1/2) are one Gaussian mechanism of `noise`."""
+    asked = DPSGD(noise_multiplier=noise, adaptive_clip_quantile=0.5)
+    plan = asked.plan(examples=1258, expected_batch_size=256, epochs=1)
+    of_gradients, of_count = 1 / plan.gradient_noise_multiplier, 0.5 / plan.count_noise
+    assert math.hypot(of_gradients, of_count) == pytest.approx(1 / noise)
+    assert plan.noise_multiplier == noise < plan.gradient_noise_multiplier < 1.16 * noise
+    assert plan.count_noise == max(256 / 20, noise)
+
+
+@pytest.mark.parametrize("batch", [1, 8, 30, 64, 256, 1000, 4096, 65536])
+def test_microbatches_waste_little_and_fit_in_memory(batch):
+    plan = DPSGD(noise_multiplier=1).plan(examples=100_000, expected_batch_size=batch, epochs=1)
+    assert 1 <= plan.microbatch_size <= 256
+    assert plan.microbatch_size <= max(8, batch + 7)
+    if batch >= 128:
+        assert plan.microbatch_size / 2 <= 0.13 * batch  # padding of the last one, on average
+    assert DPSGD(noise_multiplier=1, microbatch_size=3).plan(**DIGITS).microbatch_size == 3
+
+
+def test_no_noise_only_when_it_is_said_and_then_no_epsilon():
+    plan = DPSGD(noise_multiplier=0, adaptive_clip_quantile=0.5).plan(**DIGITS)
+    assert plan.gradient_noise_multiplier == plan.count_noise == 0
+    assert plan.epsilon(1) == math.inf
+    for both in ({}, {"target_epsilon": 3, "noise_multiplier": 1}):
+        with pytest.raises(ConfigError, match="target_epsilon or noise_multiplier"):
+            DPSGD(**both)
+
+
+def test_all_that_is_wrong_is_told_at_once():
+    with pytest.raises(ConfigError) as caught:
+        DPSGD(
+            target_epsilon=-3,
+            noise_multiplier=math.nan,
+            l2_norm_clip=0,
+            sampler="sorted",
+            accountant="moments",
+            microbatch_size=0,
+            adaptive_clip_quantile=50,
+            delta=2,
+        )
+    said = str(caught.value)
+    for word in (
+        "target_epsilon is -3", "noise_multiplier is nan", "l2_norm_clip", "'sorted'", "'moments'", "microbatch_size",
+        "adaptive_clip_quantile", "delta is 2",
+    ):  # fmt: skip
+        assert word in said
+    assert len(said.splitlines()) == 9
+    with pytest.raises(PrivacyError) as caught:
+        DPSGD(target_epsilon=3, delta=0.01).plan(examples=1000, expected_batch_size=1024, epochs=0)
+    said = str(caught.value)
+    for word in (
+        "delta is 0.01", "1/n = 0.001", "--delta 1e-05", "global_batch_size of at most 1000", "epochs is 0",
+    ):  # fmt: skip
+        assert word in said
+    assert len(said.splitlines()) == 4
+
+
+@pytest.mark.parametrize("delta", [1 / 1258, 0.5, 1e-30])
+def test_a_delta_that_protects_nobody_or_cannot_be_had(delta):
+    with pytest.raises(PrivacyError, match="--delta 1e-05"):
+        DPSGD(target_epsilon=3, delta=delta).plan(**DIGITS)
+
+
+def test_settings_without_data_are_no_matter_of_privacy():
+    with pytest.raises(ConfigError, match="training split has 0 examples"):
+        DPSGD(target_epsilon=3, delta=1e-5).plan(examples=0, expected_batch_size=256, epochs=1)
+
+
+def test_the_noise_on_the_sum_has_the_multiplier_and_the_mean_is_of_unit_vectors():
+    rows = np.random.default_rng(0).normal(1.0, 1.0, [500, 4000]) * np.arange(1, 501)[:, None]
+    exact = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).mean(0)
+    noise = 500 * (privacy.noisy_mean(rows, noise_multiplier=3.0, seed=1) - exact)
+    assert noise.std() == pytest.approx(3.0, rel=0.03)
+    np.testing.assert_allclose(privacy.noisy_mean(rows, noise_multiplier=0.0), exact, rtol=1e-5)
+    again = [privacy.noisy_mean(rows, noise_multiplier=3.0) for _ in range(2)]
+    assert np.abs(again[0] - again[1]).max() > 0
+
+
+def test_one_example_moves_the_sum_by_at_most_one():
+    rows = np.random.default_rng(0).normal(size=[20, 8]) * 1000
+    whole = 20 * privacy.noisy_mean(rows, noise_multiplier=0.0)
+    without = 19 * privacy.noisy_mean(rows[1:], noise_multiplier=0.0)
+    assert np.linalg.norm(whole - without) == pytest.approx(1.0, rel=1e-4)
+
+
+def test_the_account_composes_it_with_the_steps():
+    settings = {"noise_multiplier": 2.0, "sampling_probability": 0.2, "steps": 50, "delta": 1e-5}
+    steps = dp.SelfComposedDpEvent(dp.PoissonSampledDpEvent(0.2, dp.GaussianDpEvent(2.0)), 50)
+    both = (
+        dp.pld.PLDAccountant().compose(dp.ComposedDpEvent([steps, dp.GaussianDpEvent(3.0)])).get_epsilon(1e-5)
+    )
+    assert privacy.compute_epsilon(**settings, release_noise=3.0) == pytest.approx(both, rel=5e-3)
+    assert privacy.compute_epsilon(**{**settings, "steps": 0}, release_noise=3.0) > 0
+    assert privacy.compute_epsilon(**settings) < privacy.compute_epsilon(**settings, release_noise=3.0)
+
+
+def test_a_plan_stays_below_its_target_and_a_share_is_that_share():
+    alone = privacy.calibrate(target_epsilon=3, delta=1e-5, sampling_probability=1.0, steps=1)
+    noise = privacy.noise_for_share(alone, 0.2)
+    plan = privacy.DPSGD(target_epsilon=3, delta=1e-5, release_noise=noise).plan(
+        examples=1000, expected_batch_size=1000, epochs=80
+    )
+    assert 2.98 < plan.epsilon(plan.steps) <= 3
+    # What Gaussian mechanisms spend adds up in 1 / noise^2.
+    assert plan.noise_multiplier**-2 * 80 + noise**-2 == pytest.approx(alone**-2, rel=5e-3)
+
+
+def test_a_mechanism_is_shown_by_what_was_given():
+    assert (
+        repr(DPSGD(target_epsilon=3, sampler="shuffled")) == "DPSGD(target_epsilon=3.0, sampler='shuffled')"
+    )

@@ -1,0 +1,96 @@
+"""tfkit.train: images or texts, whichever are there; keyword arguments are the flags and are refused like them."""
+
+from __future__ import annotations
+
+import csv
+import inspect
+
+import pytest
+
+import recipes.train_private
+import tfkit
+from tfkit.errors import ConfigError, DataError, RunError
+from tfkit.run import Run
+from tfkit.transfer.train import RECIPES, _are_texts, settings_of
+
+
+@pytest.fixture(scope="module")
+def mails(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "mails.csv"
+    with path.open("w", newline="") as file:
+        rows = [(f"Invoice {n} is wrong." if n % 2 else f"I like lamp {n}.", n % 2) for n in range(80)]
+        csv.writer(file).writerows(
+            [("body", "folder"), *((text, ("praise", "billing")[kind]) for text, kind in rows)]
+        )
+    return path
+
+
+@pytest.mark.slow
+def test_a_folder_of_images_and_the_same_call_again(photos, tmp_path, capsys):
+    settings = {"run_dir": str(tmp_path / "run"), "image_size": 64, "epochs": 6, "fine_tune_epochs": 0}
+    run = tfkit.train(str(photos), **settings)
+    assert run.metrics["test/accuracy"] > 0.5
+    assert run.provenance["recipe"]["name"] == "transfer_image"
+    assert run.config["data_dir"] == str(photos)
+    assert tfkit.train(photos, **settings).metrics == run.metrics
+    assert "--overwrite" in capsys.readouterr().out
+    with pytest.raises(RunError, match="epochs"):
+        tfkit.train(photos, **{**settings, "epochs": 3})
+    assert settings_of(Run.open(tmp_path / "run"), otherwise="").epochs == 6
+
+
+@pytest.mark.slow
+def test_a_table_of_texts(mails, tmp_path):
+    run = tfkit.train(mails, run_dir=tmp_path / "run", epochs=3, fine_tune_epochs=0)
+    assert run.provenance["recipe"]["name"] == "transfer_text"
+    assert list(run.labels) == ["billing", "praise"]
+    assert run.metrics["test/accuracy"] == 1.0
+
+
+@pytest.mark.slow
+def test_privacy_is_what_the_object_says(photos, tmp_path):
+    privacy = tfkit.DPSGD(target_epsilon=4, delta=1e-3, l2_norm_clip=0.5)
+    run = tfkit.train(photos, privacy=privacy, image_size=32, epochs=2, run_dir=tmp_path / "run")
+    assert run.provenance["recipe"]["name"] == "train_private"
+    assert run.metrics["privacy/epsilon"] <= 4
+    assert (run.config["l2_norm_clip"], run.config["delta"]) == (0.5, 1e-3)
+
+
+@pytest.mark.slow
+def test_all_layers(photos, tmp_path):
+    run = tfkit.train(photos, model="cnn", image_size=16, epochs=1, run_dir=tmp_path / "run")
+    assert run.provenance["recipe"]["name"] == "train_distributed"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "culprit_and_fix"),
+    [
+        ({"data": "no/such/folder"}, DataError, "no/such/folder[\\s\\S]*mnist5k"),
+        ({"epoch": 3}, ConfigError, "epoch=[\\s\\S]*epochs"),
+        ({"epochs": 0}, ConfigError, "epochs"),
+        ({"image_size": 8}, ConfigError, "image.size"),
+        ({"strategy": "mirrorred"}, ConfigError, "strategy"),
+        ({"data": "docstrings", "trainable": "all"}, ConfigError, "trainable[\\s\\S]*fine_tune_epochs"),
+        ({"privacy": tfkit.DPSGD(target_epsilon=3), "target_epsilon": 2.0}, ConfigError, "target_epsilon"),
+        ({"target_epsilon": 3.0, "noise_multiplier": 1.0}, ConfigError, "noise.multiplier"),
+    ],
+)
+def test_wrong_arguments_are_refused_before_anything_is_made(arguments, error, culprit_and_fix, tmp_path):
+    with pytest.raises(error, match=culprit_and_fix):
+        tfkit.train(**{"run_dir": tmp_path / "run", **arguments})
+    assert not (tmp_path / "run").exists()
+
+
+def test_texts_are_told_from_images(mails, photos):
+    assert _are_texts({"data_file": mails})
+    assert _are_texts({"dataset": "docstrings"})
+    assert not _are_texts({"data_dir": photos})
+    assert not _are_texts({})
+
+
+def test_a_recipe_takes_what_the_call_takes():
+    for name, settings in RECIPES.items():
+        module = __import__(f"recipes.{name}", fromlist=["Config"])
+        assert issubclass(module.Config, settings)
+        assert len(inspect.getsource(module).splitlines()) <= 80
+    assert recipes.train_private.Config().target_epsilon == 3

@@ -1,0 +1,180 @@
+"""The store of prepared examples: images and texts are decoded once and read back one by one as plain bytes.
+
+<cache>/<kind>/<key>/content      the examples, one after the other
+<cache>/<kind>/<key>/rows.npz     where each begins, its digest, and other numbers of each
+<cache>/<kind>/<key>/entry.json   what else is known of them, and a digest of both
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import weakref
+from array import array
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tfkit.environment import files
+from tfkit.environment.files import CACHE_LIMIT, DISK_RESERVE
+from tfkit.errors import DataError
+
+
+class Store:
+    """Examples that were prepared; nothing that differs from what was written is ever returned.
+
+    Attributes:
+      folder: where they are.
+      entry: what was written about all of them.
+      rows: what was written about each: name to array [n, ...].
+      descriptor: of the open file of examples; None where the disk had no room for it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Open a store; ValueError, OSError, KeyError or TypeError where it is damaged."""
+        written = json.loads((folder / "entry.json").read_text())
+        if written["digest"] != files.digest_of(written["entry"], folder / "rows.npz"):
+            raise ValueError("what is known of the examples is not what was written")
+        self.folder, self.entry = folder, json.loads(written["entry"])
+        with np.load(folder / "rows.npz") as rows:
+            self.rows = dict(rows)
+        self.descriptor: int | None = None
+        self._checked = np.zeros(len(self), bool)
+        self._restore: Callable[[Store, int], bytes] | None = None
+        if (folder / "content").exists():
+            self.descriptor = os.open(folder / "content", os.O_RDWR)
+            weakref.finalize(self, os.close, self.descriptor)
+            if os.fstat(self.descriptor).st_size != self.rows["offsets"][-1]:
+                raise ValueError("the file of examples has another size")
+
+    def __len__(self) -> int:
+        return len(self.rows["offsets"]) - 1
+
+    def read(self, number: int) -> bytes:
+        """Return one example; where it is damaged, it is prepared again and mended.
+
+        Raises:
+          DataError: that is impossible: its file has changed since.
+        """
+        assert self.descriptor is not None
+        start, stop = self.rows["offsets"][number : number + 2].tolist()
+        content = os.pread(self.descriptor, stop - start, start)
+        if not self._checked[number]:
+            if not self._is_whole(number, content):
+                content = self._mended(number)
+                os.pwrite(self.descriptor, content, start)
+            self._checked[number] = True
+        return content
+
+    def _is_whole(self, number: int, content: bytes) -> bool:
+        return _digest(content) == self.rows["digests"][number].tobytes()
+
+    def _mended(self, number: int) -> bytes:
+        if self._restore is None:
+            raise ValueError("an example is damaged")
+        if self.entry.pop("is_whole", True):
+            # No names: this may be private training, and its output may be kept.
+            files.say_damaged(self.folder)
+            self.entry["is_whole"] = False
+        content = self._restore(self, number)
+        if not self._is_whole(number, content):
+            (self.folder / "entry.json").unlink(missing_ok=True)
+            raise DataError(
+                f"A file below {self.entry['origin']} has changed since this run began to read it, and its copy in\n"
+                f"  {self.folder} is damaged. Run again: it is prepared anew."
+            )
+        return content
+
+
+class Writer:
+    """Writes the examples of a store, one after the other.
+
+    Attributes:
+      has_room: whether the disk has room for them; if not, only what is known of them is written.
+    """
+
+    def __init__(self, folder: Path, *, has_room: bool) -> None:
+        self.has_room = has_room
+        self._folder = folder
+        self._file = (folder / "content").open("wb", buffering=1 << 20) if has_room else None
+        self._offsets, self._digests = array("q", [0]), bytearray()
+
+    def add(self, content: bytes) -> None:
+        """Write the next example."""
+        self._offsets.append(self._offsets[-1] + len(content))
+        self._digests += _digest(content)
+        if self._file:
+            self._file.write(content)
+
+    def finish(self, entry: dict[str, Any], **rows: np.ndarray) -> None:
+        """Write what is known of all of them, and of each."""
+        if self._file:
+            self._file.close()
+        digests = np.frombuffer(bytes(self._digests), "<u8").reshape(-1, 2)
+        rows |= {"offsets": np.asarray(self._offsets), "digests": digests}
+        np.savez(self._folder / "rows.npz", allow_pickle=False, **rows)
+        described = json.dumps(entry)
+        digest = files.digest_of(described, self._folder / "rows.npz")
+        (self._folder / "entry.json").write_text(json.dumps({"digest": digest, "entry": described}))
+
+
+def prepare(
+    kind: str,
+    key: str,
+    write: Callable[[Writer, Store | None], None],
+    *,
+    size: int,
+    stamp: str = "",
+    restore: Callable[[Store, int], bytes] | None = None,
+) -> Store:
+    """Return the store under a key: an earlier one if it is whole and of the same stamp, else a new one.
+
+    The new one replaces the old one when it is complete; whoever reads the old one keeps it. Another process that
+    prepares the same is waited for. What `write` raises leaves nothing behind.
+
+    Args:
+      kind: "images" or "texts": the folder of the cache.
+      key: digest of what the examples are prepared from and how.
+      write: prepares the examples; it is given the old store, if there is one, for what did not change.
+      size: bytes that they will take at most.
+      stamp: of the state of the files; `write` keeps it as entry["stamp"].
+      restore: prepares one example again, by its number. Then each is compared with its digest when it is first read;
+        without it all are before any is.
+    """
+    shelf = files.cache_dir(kind)
+    with files.lock_or_wait(shelf / f"{key}.lock", another=f"prepares the same {kind}"):
+        files.remove_leftovers(shelf, key)
+        old = _open(shelf / key, restore)
+        if old and old.entry.get("stamp", "") == stamp:
+            os.utime(shelf / key)
+            return old
+        files.make_room(shelf, keep=key, limit=CACHE_LIMIT - size)
+        with files.new_folder(shelf / key) as folder:
+            write(Writer(folder, has_room=shutil.disk_usage(shelf).free - size >= DISK_RESERVE), old)
+        store = Store(shelf / key)
+        store._restore = restore
+        store._checked[:] = True  # it was written just now
+        return store
+
+
+def _open(folder: Path, restore: Callable[[Store, int], bytes] | None) -> Store | None:
+    if not folder.is_dir():
+        return None
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+        store = Store(folder)
+        store._restore = restore
+        if restore is None:
+            for number in range(len(store)):
+                store.read(number)
+        return store
+    files.say_damaged(folder)
+    return None
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.blake2b(content, digest_size=16).digest()

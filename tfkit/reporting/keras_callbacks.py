@@ -1,0 +1,290 @@
+"""Keras callbacks that show a training in TensorBoard as it goes.
+
+    tensorboard --logdir runs/photos/logs
+
+Where things are, whatever the recipe: `train` and `validation` hold the scalars (and the trace of `--profile`), `graph`
+the models, `images`, `texts` and `test` the examples, curves and matrices, `lite` the variants of compress_tflite,
+`weights` the kernels of a model that is pruned; the root holds the hparams with the best, last and test numbers, the
+layout of the custom scalars, the privacy statement, and the Projector's points. `tensorboard --logdir runs` compares
+runs.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tensorboard.compat.proto import event_pb2
+from tensorboard.plugins.histogram.summary_v2 import histogram_pb
+from tensorboard.plugins.scalar.summary_v2 import scalar_pb
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+from tfkit.environment import cluster, files
+from tfkit.environment.stack import keras, tf
+from tfkit.reporting.tensorboard import SPARSITY, write_layout
+
+GRAPH = "graph"
+"""The folder of the models' graphs, below the logs."""
+
+FIRST_TRACED, LAST_TRACED = 10, 20
+"""Steps of a training."""
+
+
+class _EventFile:
+    """An event file that makes void what a killed process has written of a step and of later ones."""
+
+    def __init__(self, folder: Path, *, first_step: int) -> None:
+        # TensorBoard reads event files in the order of their names, which begin with the second: one file a second.
+        now = time.time()
+        if any(
+            path.name.split(".")[3] == f"{int(now):010d}" for path in folder.glob("events.out.tfevents.*")
+        ):
+            time.sleep(int(now) + 1 - now)
+        self._writer = EventFileWriter(str(folder))
+        self._add(first_step, session_log=event_pb2.SessionLog(status=event_pb2.SessionLog.START))
+
+    def write(self, step: int, summaries: Sequence[Any]) -> None:
+        """Write summaries where TensorBoard sees them at once."""
+        for summary in summaries:
+            self._add(step, summary=summary)
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Close it."""
+        self._writer.close()
+
+    def _add(self, step: int, **content: Any) -> None:
+        self._writer.add_event(event_pb2.Event(step=step, wall_time=time.time(), **content))
+
+
+class Kernels(keras.callbacks.Callback):
+    """Write after each epoch a histogram of every kernel, and the share of zeros in all, under `weights`.
+
+    It comes after the callbacks that change weights at the end of an epoch.
+    """
+
+    def __init__(self, logdir: Path) -> None:
+        super().__init__()
+        self._logdir = logdir
+        self._file: _EventFile | None = None
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Before the first epoch: begin the event file."""
+        self._file = self._file or _EventFile(self._logdir / "weights", first_step=epoch)
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Write what the kernels are now."""
+        names = [(variable.name.split(":")[0], variable) for variable in self.model.trainable_variables]
+        kernels = {name: variable.numpy() for name, variable in names if name.endswith("kernel")}
+        zeros = sum(int(np.sum(kernel == 0)) for kernel in kernels.values())
+        share = zeros / max(sum(kernel.size for kernel in kernels.values()), 1)
+        histograms = [histogram_pb(name, kernel.ravel(), buckets=50) for name, kernel in kernels.items()]
+        if self._file is not None:
+            self._file.write(epoch, [*histograms, scalar_pb(SPARSITY, share)])
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Close the file, and give the sparsity its chart."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+            write_layout(self._logdir, ["loss", "accuracy", "learning_rate", SPARSITY])
+
+
+class Profile(keras.callbacks.Callback):
+    """Trace steps 10 to 20, the first being 1, or what there is of them, below `train`; once in a run.
+
+    By then the graph is traced, buffers are full and caches are warm. TensorBoard's Profile page shows it
+    (pip install xprof). See https://www.tensorflow.org/guide/profiler.
+    """
+
+    def __init__(self, logdir: Path) -> None:
+        super().__init__()
+        self._folder = logdir / "train"
+        self._step = 0
+        self._running = False
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Count from here."""
+        self._step = 0
+
+    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Begin before step 10."""
+        self._step += 1
+        if self._step == FIRST_TRACED and not (self._folder / "plugins" / "profile").is_dir():
+            tf.profiler.experimental.start(str(self._folder))
+            self._running = True
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """End after step 20."""
+        if self._step == LAST_TRACED:
+            self.on_train_end()
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        """End with the training, if that is earlier."""
+        if self._running:
+            tf.profiler.experimental.stop()
+            self._running = False
+
+
+class Speed(keras.callbacks.Callback):
+    """Add learning rate and training speed to the logs of each epoch; the time of validation is left out.
+
+    Of an epoch that was resumed in its middle the speed is that of the steps which this process took.
+    """
+
+    def __init__(
+        self, *, examples_per_step: float, of_each: Callable[[float], Sequence[float]] | None = None
+    ) -> None:
+        super().__init__()
+        self._supports_tf_logs = True
+        self._examples_per_step = examples_per_step
+        self._of_each = of_each
+        self._began = 0.0
+        self._steps = 0
+        self._seconds: float | None = None
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Start the clock."""
+        self._began, self._seconds, self._steps = time.perf_counter(), None, 0
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Count."""
+        self._steps += 1
+
+    def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Stop the clock: fit validates before it ends the epoch."""
+        if self._seconds is None:
+            self._seconds = time.perf_counter() - self._began
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Put the numbers where later callbacks find them, as Keras's ReduceLROnPlateau does."""
+        if logs is None:
+            return
+        seconds = self._seconds if self._seconds is not None else time.perf_counter() - self._began
+        speed = self._steps * self._examples_per_step / max(seconds, 1e-9)
+        logs["learning_rate"] = learning_rate(self.model.optimizer)
+        logs["examples_per_second"] = speed
+        logs["step_ms"] = 1000 * seconds / max(self._steps, 1)
+        speeds = self._of_each(speed) if self._of_each else ()
+        if len(speeds) > 1:
+            shares = {
+                f"worker_{index}_examples_per_second": own / len(speeds) for index, own in enumerate(speeds)
+            }
+            logs |= shares
+
+
+def learning_rate(optimizer: Any) -> float:
+    """Return what the optimizer's last step used, also where a schedule sets it."""
+    rate = optimizer.learning_rate
+    # Keras's legacy optimizers give the schedule itself.
+    rate = rate(optimizer.iterations) if callable(rate) and not hasattr(rate, "dtype") else rate
+    return float(keras.backend.get_value(rate))
+
+
+class EpochLog(keras.callbacks.Callback):
+    """Write scalars of each epoch in train/ and validation/, under the names of Keras's TensorBoard callback.
+
+    That callback does not serve: its axes begin anew with each stage, and nothing tells TensorBoard to forget
+    the epochs that a killed run had logged and a resumed one trains again.
+    """
+
+    def __init__(self, logdir: Path, *, first_epoch: int) -> None:
+        super().__init__()
+        self._logdir = logdir
+        self._first_epoch = first_epoch
+        self._files: dict[str, _EventFile] = {}
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Before the first epoch: begin the event files, in the one process that writes them."""
+        if not self._files and self.model.distribute_strategy.extended.should_save_summary:
+            step = self._first_epoch + epoch
+            names = ("train", "validation")
+            self._files = {name: _EventFile(self._logdir / name, first_step=step) for name in names}
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Write the epoch's numbers."""
+        scalars: dict[str, list[Any]] = {"train": [], "validation": []}
+        for name, value in (logs or {}).items():
+            split = "validation" if name.startswith("val_") else "train"
+            scalars[split].append(scalar_pb(f"epoch_{name.removeprefix('val_')}", float(value)))
+        for name, file in self._files.items():
+            file.write(self._first_epoch + epoch, scalars[name])
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Close the event files."""
+        for file in self._files.values():
+            file.close()
+        self._files = {}
+
+
+class ModelGraph(keras.callbacks.Callback):
+    """Write the model's graph once: its layers, and the operations of its forward pass.
+
+    Not where several processes train: tracing the model there sets up collectives, in this process alone.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self._folder = folder
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """After the first epoch every kind of model knows its inputs."""
+        if cluster.current().size == 1:
+            write_graph(self.model, self._folder)
+
+
+def write_graph(model: keras.Model, folder: Path) -> None:
+    """Write the graph of a model that knows its inputs; one that is there already stays."""
+    spec = model.save_spec()
+    if folder.is_dir() or spec is None:
+        return
+    arguments, keywords = spec
+    forward = tf.function(model).get_concrete_function(*arguments, **{**keywords, "training": False})
+    with files.new_folder(folder) as new:
+        layers = keras.callbacks.TensorBoard(str(new), profile_batch=0)
+        layers.set_model(model)
+        layers.on_train_end()
+        # Beside the layers, where that callback puts them: one entry of the dashboard holds both.
+        with tf.summary.create_file_writer(str(new / "train")).as_default() as writer:
+            tf.summary.graph(forward.graph)
+            writer.close()
+
+
+def callbacks(
+    logdir: Path,
+    *,
+    first_epoch: int = 0,
+    steps_per_epoch: int,
+    examples_per_epoch: int,
+    stage: str = "train",
+    of_each: Callable[[float], Sequence[float]] | None = None,
+    profile: bool = False,
+) -> list[keras.callbacks.Callback]:
+    """Return Keras callbacks that log one stage of a training.
+
+    They come before callbacks that read the logs: to Keras's own numbers they add `learning_rate` (of the
+    epoch's last step), `examples_per_second` and `step_ms`, so that History has them too.
+
+    Args:
+      logdir: the folder of the whole run.
+      first_epoch: where epoch 0 of this stage stands on the axis: how many epochs earlier stages took.
+      steps_per_epoch: batches in a training epoch.
+      examples_per_epoch: examples in a training epoch.
+      stage: names the model's graph, which is written once, also when the stage is resumed.
+      of_each: where several processes train: gives what each of them has, for this one's number. With it the examples
+        per second of every worker are logged too.
+      profile: whether to trace steps 10 to 20, unless an earlier stage of the run has been traced.
+
+    Returns:
+      To be given to one `model.fit`. When fit begins at an `initial_epoch` above 0, TensorBoard forgets what a
+      killed process logged of that epoch and of later ones.
+    """
+    return [
+        Speed(examples_per_step=examples_per_epoch / steps_per_epoch, of_each=of_each),
+        EpochLog(logdir, first_epoch=first_epoch),
+        ModelGraph(logdir / GRAPH / stage),
+        *([Profile(logdir)] if profile else []),
+    ]

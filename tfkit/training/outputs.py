@@ -1,0 +1,390 @@
+"""What the numbers are that a model gives: found by its graph, its loss and its labels, or as its user says."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tfkit.environment.packages import first_line
+from tfkit.errors import ConfigError, DataError, UsageError
+from tfkit.metrics import Outputs, activation, from_logits, losses
+
+if TYPE_CHECKING:
+    from tfkit.environment.stack import keras
+
+OUTPUTS = ("probabilities", "logits", "sigmoid", "sigmoid_logits", "values")
+"""Of one class of several (softmax, or what goes into it), of yes or no for each unit, one or several (likewise), or
+real numbers, as of a regression."""
+
+OF_CLASSES = ("probabilities", "logits")
+YES_OR_NO = {"sigmoid": 0.5, "sigmoid_logits": 0.0}
+"""Above which number it is yes."""
+
+SUM_TOLERANCE = 1e-3
+_HALF_SUM_TOLERANCE = 0.02  # of a softmax in half floats
+_CARRIES = ("Identity", "Reshape", "Squeeze", "ExpandDims", "StopGradient", "Transpose", "Cast", "EnsureShape",
+            "FakeQuantWithMinMaxVars", "FakeQuantWithMinMaxArgs")  # fmt: skip
+_REGRESSION = ("mse", "mae", "mape", "msle", "squared", "absolute", "huber", "log_cosh", "logcosh", "poisson",
+               "cosine")  # fmt: skip
+
+
+def last_operation(concrete: Any) -> str:
+    """Return the type of the operation that makes the first output of a concrete function: "Softmax", "BiasAdd", ..."""
+    graph = concrete.graph.as_graph_def()
+    functions = {function.signature.name: function for function in graph.library.function}
+    nodes = {node.name: node for node in graph.node}
+    at = concrete.outputs[0].name
+    while True:
+        name, *place = at.split(":")
+        node = nodes.get(name)
+        if node is None:  # an input of the function
+            return ""
+        if node.op in ("PartitionedCall", "StatefulPartitionedCall"):
+            called = functions[node.attr["f"].func.name]
+            wanted = called.signature.output_arg[int(place[-1]) if place else 0].name
+            nodes, at = {inner.name: inner for inner in called.node_def}, called.ret[wanted]
+        elif node.op in _CARRIES:
+            at = node.input[0]
+        else:
+            return str(node.op)
+
+
+def operations(concrete: Any) -> set[str]:
+    """Return the types of all operations of a concrete function, and of the functions that it calls."""
+    graph = concrete.graph.as_graph_def()
+    nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
+    return {node.op for node in nodes}
+
+
+def sum_to_one(values: np.ndarray, *, tolerance: float = SUM_TOLERANCE) -> bool:
+    """Return whether all rows of values [..., units] are probabilities of classes, or of one unit are in 0..1."""
+    within = bool((values > -SUM_TOLERANCE).all() and (values <= 1 + tolerance).all())
+    sums = values.sum(axis=-1, dtype=np.float64)
+    return within and (values.shape[-1] == 1 or bool((np.abs(sums - 1) <= tolerance).all()))
+
+
+def _loss_name(loss: Any) -> str:
+    return loss if isinstance(loss, str) else getattr(loss, "__name__", None) or type(loss).__name__
+
+
+_FAR, _SURE, _MOVED = 4.0, 0.9, 7.0  # a logit, a probability, and by how much logits are moved
+
+
+def check_outputs(
+    model: keras.Model, given: np.ndarray, *, class_names: Sequence[str], output: Outputs = "auto"
+) -> tuple[bool, str]:
+    """Return whether a classifier gives logits, and a sentence on what was assumed; none where it is certain.
+
+    A loss is tried: one of logits does not change when a number is added to all of them, and any loss of a classifier
+    is smaller where the model is right.
+
+    Args:
+      model: compiled.
+      given: float [n, ...], what it gives for examples, before training.
+      class_names: of the data.
+      output: what its user says that its outputs are.
+
+    Raises:
+      DataError: it has as many outputs as these classes do not have.
+      ConfigError: its loss cannot teach it these classes, or its outputs can be read in several ways.
+    """
+    classes, units = len(class_names), int(np.prod(given.shape[1:], dtype=np.int64))
+    if units != classes and (units, classes) != (1, 2):
+        single = ", or one with a sigmoid" if classes == 2 else ""
+        raise DataError(
+            f"The model gives {list(given.shape[1:])} numbers an example; the data has {classes} classes"
+            f" ({', '.join(class_names[:5])}{', ...' if classes > 5 else ''}).\n"
+            f"  Its last layer must have {classes} units{single}."
+        )
+    loss = _TriedLoss(model, given.shape)
+    rows = given.reshape(len(given), -1).astype(np.float64)
+    probable, said = sum_to_one(rows), [from_logits(one) for one in losses(model)]
+    found = f"before training the model gives {np.round(rows[0, :4], 3).tolist()} for an example"
+    made, name = (
+        ("sigmoid", "BinaryCrossentropy") if units == 1 else ("softmax", "SparseCategoricalCrossentropy")
+    )
+    fix = f'Compile with keras.losses.{name}(from_logits=True), or end the model with activation="{made}".'
+    if output == "probabilities" and not probable:
+        raise ConfigError(f"output is 'probabilities'; {found}.\n  {fix}")
+    if False in said and not probable:
+        loss.refuse_useless(logits=False)
+    if output != "auto":
+        logits, sentence = output == "logits", ""
+    elif activation(model) == made:
+        # Keras takes the numbers before this activation for its loss, whatever the loss was told.
+        if not probable:
+            raise ConfigError(
+                f"The model ends with {made}, but {found}, which do not sum to one.\n"
+                "  Take the softmax over the last axis, the classes."
+            )
+        logits, sentence = False, ""
+    elif True in said and (units == 1 or not probable):
+        logits, sentence = True, ""
+    elif False in said and not probable:
+        raise ConfigError(f"The loss takes probabilities (from_logits=False), but {found}.\n  {fix}")
+    elif units > 1 and probable:
+        logits, sentence = False, "taken for probabilities: they are in 0..1 and sum to one"
+    elif loss.is_of_logits() and not (units == 1 and loss.is_of_one_probability()):
+        logits, sentence = True, "taken for logits: the loss is as one of logits"
+    elif units == 1 and probable and (loss.is_of_one_probability() or False in said):
+        logits, sentence = False, "taken for the second class's probability: it is in 0..1, and the loss fits"
+    else:
+        raise ConfigError(
+            "Neither the last layer nor the loss says whether the model's outputs are probabilities or logits:"
+            f' {found}.\n  {fix}\n  Or say what they are: output="probabilities" or output="logits".'
+        )
+    loss.refuse_useless(logits=logits)
+    return logits, sentence and f"The model's outputs are {sentence}."
+
+
+class _TriedLoss:
+    """The loss of a model, called as Keras calls it; nothing is known of one that a test_step of its own computes."""
+
+    def __init__(self, model: keras.Model, shape: Sequence[int]) -> None:
+        from tfkit.environment.stack import keras
+
+        self._shape, self._units = shape, int(np.prod(shape[1:], dtype=np.int64))
+        (loss, *_), stock = losses(model) or [None], keras.Model
+        own_steps = (
+            type(model).test_step is not stock.test_step or type(model).compute_loss is not stock.compute_loss
+        )
+        if loss is None and not own_steps:
+            raise ConfigError(
+                "The model is compiled without a loss: nothing would compare its outputs with the labels.\n"
+                '  model.compile(optimizer, loss="sparse_categorical_crossentropy"); add_loss() may add to it.'
+            )
+        if isinstance(loss, type):
+            raise ConfigError(
+                f"The loss {loss.__name__} is a class.\n  Make an object of it: loss={loss.__name__}()."
+            )
+        self._name = _loss_name(loss)
+        loss = keras.losses.get(loss) if isinstance(loss, str) else loss
+        own_call = getattr(type(loss), "call", None)
+        self._function = loss.call if own_call not in (None, keras.losses.Loss.call) else loss
+
+    def _value(self, label: int, row: Any) -> float:
+        """Return the loss of examples of a class for which the model gives a row, [units]."""
+        from tfkit.environment.stack import tf
+
+        shape = self._shape
+        outputs = tf.constant(np.broadcast_to(np.reshape(row, shape[1:]), shape), tf.float32)
+        labels = tf.fill([shape[0], 1] if len(shape) == 2 else [shape[0]], np.int64(label))
+        try:
+            return float(tf.reduce_mean(tf.cast(self._function(labels, outputs), tf.float32)))
+        except Exception as error:
+            raise self._useless(f"{type(error).__name__}: {first_line(error)}") from error
+
+    def _useless(self, why: str) -> ConfigError:
+        fitting = "binary_crossentropy" if self._units == 1 else "sparse_categorical_crossentropy"
+        return ConfigError(
+            f"The loss {self._name!r} does not take class numbers, int64 [batch], beside outputs"
+            f' {["batch", *self._shape[1:]]} ({why}).\n  Use one that does: "{fitting}".'
+        )
+
+    def _rows(self, *, logits: bool) -> dict[int, np.ndarray]:
+        """Return what a model gives that is sure of a class: of the first, the second and the last."""
+        units = self._units
+        if units == 1:
+            return {0: np.array([-_FAR if logits else 1 - _SURE]), 1: np.array([_FAR if logits else _SURE])}
+        low, high = (-_FAR / 2, _FAR / 2) if logits else ((1 - _SURE) / (units - 1), _SURE)
+        return {label: np.where(np.arange(units) == label, high, low) for label in sorted({0, 1, units - 1})}
+
+    def refuse_useless(self, *, logits: bool) -> None:
+        """Raise ConfigError where the loss is no smaller if the model gives the right class."""
+        rows = self._rows(logits=logits)
+        if self._function is not None and not all(
+            self._value(right, rows[right]) < self._value(right, rows[wrong])
+            for right, wrong in itertools.permutations(rows, 2)
+        ):
+            raise self._useless("it is no smaller where the model gives the right class")
+
+    def is_of_logits(self) -> bool:
+        """Return whether it ignores a number added to all logits; of one, whether its sign is the class."""
+        if self._function is None:
+            return False
+        if self._units == 1:
+            return self._same([((1, [z]), (0, [-z])) for z in (-_FAR, -0.5, 0.5, _FAR)])
+        rows = self._rows(logits=True)
+        return self._same([((label, row), (label, row + _MOVED)) for label, row in rows.items()])
+
+    def is_of_one_probability(self) -> bool:
+        """Return whether the probability of one class is one less that of the other."""
+        pairs = [((1, [p]), (0, [1 - p])) for p in (0.1, 0.3, 0.7, 0.9)]
+        return self._function is not None and self._same(pairs)
+
+    def _same(self, pairs: Sequence[Any]) -> bool:
+        values = np.array([[self._value(*one), self._value(*other)] for one, other in pairs])
+        return bool(np.allclose(values[:, 0], values[:, 1], rtol=1e-3, atol=1e-5))
+
+
+def find(
+    expected: np.ndarray,
+    *,
+    last: str,
+    loss: Any = None,
+    labels: Any = None,
+    class_names: Sequence[str] = (),
+) -> tuple[str, str]:
+    """Find out what outputs are, of a model of any kind.
+
+    Args:
+      expected: float32 [n, ..., c], the model's outputs.
+      last: see `last_operation`.
+      loss: that a Keras model was compiled with.
+      labels: of the examples, if there are.
+      class_names: of the labels, if there are.
+
+    Returns:
+      One of `OUTPUTS`, and by what that was known.
+    """
+    units = expected.shape[-1]
+    tolerance = _HALF_SUM_TOLERANCE if last == "Softmax" else SUM_TOLERANCE
+    if units > 1 and sum_to_one(expected, tolerance=tolerance):
+        return "probabilities", "they sum to 1"
+    whole = _whole(labels)
+    name = _loss_name(loss).lower() if loss is not None else ""
+    regression = any(word in name for word in _REGRESSION)
+    if last == "Sigmoid" and np.all((expected >= 0) & (expected <= 1)):
+        if labels is not None and not whole:
+            return "values", "the last layer is a sigmoid, the labels are real numbers"
+        if labels is None and regression:
+            return "values", f"the loss is {name}"
+        return "sigmoid", "the last layer is a sigmoid"
+    if "hinge" in name or (not isinstance(loss, str) and from_logits(loss)):
+        kind = "logits" if "categorical" in name else "sigmoid_logits"
+        return kind, f"the loss is {name} of logits"
+    if regression:
+        return "values", f"the loss is {name}"
+    if whole and units > 1:
+        given = np.asarray(labels)
+        if given.shape == expected.shape and given.dtype.kind in "iu" and not _of_two(given):
+            return "values", "the labels are counts, and not yes or no"
+        one_each = given.shape != expected.shape or bool(np.all(given.astype(float).sum(axis=-1) == 1))
+        return "logits" if one_each else "sigmoid_logits", "the labels are of classes"
+    if units > 1 and len(class_names) == units:
+        return "logits", "there are as many class_names"
+    if units == 1 and (len(class_names) == 2 or (whole and _of_two(np.asarray(labels)))):
+        return "sigmoid_logits", "the labels are of two classes"
+    return "values", f"the last operation is {last or 'not known'}, no softmax and no sigmoid"
+
+
+def sentence(output: str, known: str) -> str:
+    """Say as what outputs are judged, and how to say otherwise."""
+    judged = {
+        "probabilities": "probabilities of classes",
+        "logits": "logits of classes",
+        "sigmoid": "probabilities of yes, each for itself",
+        "sigmoid_logits": "logits of yes, each for itself",
+        "values": "real values, judged by their error",
+    }[output]
+    others = ", ".join(other for other in OUTPUTS if other != output)
+    return f"The outputs are taken for {judged}: {known}. If they are not, give output (--output), one of {others}."
+
+
+def check(output: str, expected: np.ndarray) -> None:
+    """Refuse what outputs cannot be.
+
+    Raises:
+      UsageError: no such kind, or one that the outputs contradict.
+    """
+    if output not in OUTPUTS:
+        raise UsageError(f"There is no kind of output {output!r}; there are: auto, {', '.join(OUTPUTS)}.")
+    if output in OF_CLASSES and expected.shape[-1] == 1:
+        raise UsageError(
+            f"output={output!r} is of two classes or more, and the model gives one number: take 'sigmoid' (or"
+            " 'sigmoid_logits') for yes or no, 'values' for a regression."
+        )
+    low, high = float(expected.min()), float(expected.max())
+    if output in ("probabilities", "sigmoid") and (low < -SUM_TOLERANCE or high > 1 + SUM_TOLERANCE):
+        other = "logits" if output == "probabilities" else "sigmoid_logits"
+        raise UsageError(
+            f"output={output!r}, but the model gives numbers from {low:.3g} to {high:.3g}: take {other!r}, or 'values'."
+        )
+
+
+def answers(outputs: np.ndarray, output: str) -> np.ndarray:
+    """Return what outputs [n, ..., c] decide: classes int64 [n, ...], or yes and no as 1 and 0 [n, ..., c]."""
+    if output in OF_CLASSES:
+        return outputs.argmax(axis=-1)
+    return (outputs > YES_OR_NO[output]).astype(np.int64)
+
+
+def as_labels(
+    labels: Any, *, shape: Sequence[int], output: str, class_names: Sequence[str] = ()
+) -> np.ndarray:
+    """Return labels of any form as `answers` has them; of values float64 in the shape of the outputs.
+
+    Args:
+      labels: whole numbers or bools [n, ...] (or [n, ..., 1]), one-hot [n, ..., c], names of classes; of several
+        sigmoids 0 and 1 [n, c]; of values real numbers.
+      shape: of the outputs, [n, ..., c].
+      output: one of `OUTPUTS`.
+      class_names: for labels that are names; of one sigmoid those of no and yes.
+
+    Raises:
+      DataError: they do not fit; the message says why.
+    """
+    given = np.asarray(labels)
+    lead, units, of_classes = tuple(shape[:-1]), shape[-1], output in OF_CLASSES
+    if given.dtype.kind in "OUS":
+        given = _numbers(given, class_names)
+    if len(given) != shape[0]:
+        raise DataError(f"There are {len(given)} labels for {shape[0]} inputs.")
+    if not np.isfinite(given.astype(np.float64)).all():
+        raise DataError("Some labels are not finite numbers (NaN): leave these examples out.")
+    wanted = lead if of_classes else (*lead, units)
+    one_hot = (*lead, units) if of_classes else (*lead, 2) if units == 1 and output in YES_OR_NO else None
+    if given.shape == one_hot and (given >= 0).all() and np.allclose(given.sum(axis=-1), 1, atol=1e-3):
+        given = given.argmax(axis=-1)
+    if given.shape == (*lead, 1) or (given.shape == lead and units == 1):
+        given = given.reshape(wanted)
+    if given.shape != wanted:
+        kind = "real numbers" if output == "values" else "whole numbers" if of_classes else "0 and 1"
+        also = f", or one-hot {[*lead, units]}" if of_classes else ""
+        raise DataError(
+            f"The labels are {list(given.shape)}; those of outputs {list(shape)} that are {output} are {kind}"
+            f" {list(wanted)}{also}."
+        )
+    if output == "values":
+        return given.astype(np.float64)
+    most = (units if of_classes else 2) - 1
+    if (given.astype(np.float64) % 1).any() or given.min() < 0 or given.max() > most:
+        raise DataError(
+            f"The labels run from {given.min():g} to {given.max():g}; those of {output} are whole numbers from 0 to"
+            f" {most}.\n  Number the classes from 0 in the order of the outputs; real values are output='values'."
+        )
+    return given.astype(np.int64)
+
+
+def _whole(labels: Any) -> bool:
+    """Return whether labels are names, bools or whole numbers."""
+    if labels is None:
+        return False
+    given = np.asarray(labels)
+    if given.dtype.kind in "OUS":
+        return all(isinstance(label, str | bytes) for label in given.flat)
+    return given.dtype.kind in "iub" or set(np.unique(given)) <= {0.0, 1.0}
+
+
+def _of_two(given: np.ndarray) -> bool:
+    """Return whether labels are of two classes: names, bools, or whole numbers that are 0 and 1."""
+    return given.dtype.kind in "OUSb" or (given.dtype.kind in "iu" and set(np.unique(given)) <= {0, 1})
+
+
+def _numbers(given: np.ndarray, class_names: Sequence[str]) -> np.ndarray:
+    names = [label.decode("utf-8", "replace") if isinstance(label, bytes) else label for label in given.flat]
+    if not all(isinstance(name, str) for name in names):
+        try:
+            return given.astype(np.float64)
+        except (TypeError, ValueError) as err:
+            raise DataError(f"The labels are no numbers and no names: {names[0]!r}.") from err
+    places = {str(name): place for place, name in enumerate(class_names)}
+    if unknown := sorted(set(names) - set(places)):
+        raise DataError(
+            f"The label {unknown[0]!r} is none of class_names: {', '.join(places) or 'give them'}, in the order of the"
+            " outputs."
+        )
+    return np.array([places[name] for name in names]).reshape(given.shape)
