@@ -17,9 +17,10 @@ from tfkit.run import HITS, INDEX, REPORT, Run
 from tfkit.searching.documents import Documents, load_documents
 from tfkit.searching.index import ENCODER, Hit, Index
 from tfkit.settings.options import SearchConfig
-from tfkit.settings.parse import as_dict, from_keywords, run_dir
+from tfkit.settings.parse import as_dict, from_keywords, run_dir, takes_settings
 
 
+@takes_settings(SearchConfig)
 def search(documents: str | Path | None = None, *, query: str | Sequence[str], **settings: Any) -> Any:
     """Find the passages of documents that answer questions by their meaning.
 

@@ -11,7 +11,7 @@ import re
 import textwrap
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -47,6 +47,7 @@ EXIT_CODES = """exit codes:
   3 interrupted: the same command goes on    4 another worker was lost: so it does, in all of them"""
 
 C = TypeVar("C", bound=RecipeConfig)
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
@@ -130,6 +131,32 @@ def from_keywords(config_class: type[C], keywords: Mapping[str, Any], *, call: s
         return _settings(config_class, keywords, convert=False)
     except ConfigError as error:
         raise ConfigError(f"{call}: {re.sub(r'--([a-z][a-z0-9-]*)', keyword, str(error))}") from None
+
+
+def takes_settings(*config_classes: type[Any]) -> Callable[[F], F]:
+    """Return a decorator that lists the settings of classes in a function's signature, in place of its **settings.
+
+    Editors and notebooks complete them, and help() shows them.
+    """
+
+    def decorate(function: F) -> F:
+        shown = inspect.signature(function)
+        own = [value for value in shown.parameters.values() if value.kind is not value.VAR_KEYWORD]
+        settings = {
+            field.name: field for settings in config_classes for field in dataclasses.fields(settings)
+        }
+        taken = {"config", "json", "quiet", "debug", *(value.name for value in own)}
+        own += [
+            inspect.Parameter(
+                name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=field.type
+            )
+            for name, field in settings.items()
+            if name not in taken
+        ]
+        vars(function)["__signature__"] = shown.replace(parameters=own)
+        return function
+
+    return decorate
 
 
 def _settings(config_class: type[C], given: Mapping[str, Any], *, convert: bool) -> C:

@@ -250,7 +250,9 @@ def predict(model: Any, splits: Splits, indices: np.ndarray) -> np.ndarray:
     def batched(examples: Iterable[np.ndarray]) -> list[np.ndarray]:
         examples, outputs = iter(examples), []
         while batch := list(itertools.islice(examples, CHECKED_AT_A_TIME)):
-            outputs.append(np.asarray(model(tf.stack(batch))))
+            # Not tf.stack, which makes int32 of uint8.
+            examples_of_batch = batch if splits.kind == "texts" else np.stack(batch)
+            outputs.append(np.asarray(model(tf.constant(examples_of_batch))))
         return outputs
 
     if splits.kind == "texts":  # of like lengths go together: the longest of a batch decides what it costs

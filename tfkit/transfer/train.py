@@ -24,7 +24,7 @@ from tfkit.settings.options import (
     TextConfig,
     TextTransferConfig,
 )
-from tfkit.settings.parse import as_dict, from_keywords, parse, run_dir
+from tfkit.settings.parse import as_dict, from_keywords, parse, run_dir, takes_settings
 
 if TYPE_CHECKING:
     from tfkit.environment.stack import tf
@@ -68,6 +68,7 @@ RECIPES: dict[str, type[DataConfig]] = {
 """The recipes that train, and their settings."""
 
 
+@takes_settings(ImageSettings, TextSettings, PrivateSettings, WholeModelSettings)
 def train(
     data: str | Path | None = None,
     *,
