@@ -38,7 +38,7 @@ from tfkit.errors import CheckError, ConfigError, DataError, PrivacyError, RunEr
 from tfkit.privacy.ledger import check_data, is_private
 from tfkit.run import SAVED_MODEL, TFLITE, VARIANTS, Run
 from tfkit.settings.options import KERAS, CompressConfig, PrivateConfig, trained_variants
-from tfkit.settings.parse import as_dict, from_keywords, run_dir
+from tfkit.settings.parse import as_dict, from_keywords, run_dir, takes_settings
 from tfkit.training import loop
 from tfkit.training.stage import Stage
 from tfkit.transfer import models
@@ -70,6 +70,7 @@ class Candidate(NamedTuple):
     notes: Sequence[str] = ()
 
 
+@takes_settings(CompressConfig)
 def compress(model: Any, **settings: Any) -> Run:
     """Make the smallest TFLite file of a trained model that is still as good, and prove it.
 
