@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tfkit.compression.compare import ModelUnderTest, compare_outputs, predict
+from tfkit.compression.compare import ModelUnderTest, compare_all
 from tfkit.compression.converter_process import ConversionRequest, run_conversions
 from tfkit.compression.inspect import inspect
 from tfkit.compression.representative import collect_representative
@@ -203,7 +203,9 @@ def selective_variant(
     Returns:
       The .tflite, if one keeps to the limit; where the error of int8 starts; a sentence on what was tried.
     """
-    located = localise_error(float32, int8, _one_by_one(subject))
+    drawn = _by_name(subject.read(draw(subject.count, EXAMPLES)))
+    rows = zip(*(values[:, np.newaxis].astype(np.float32) for values in drawn.values()), strict=True)
+    located = localise_error(float32, int8, [dict(zip(drawn, row, strict=True)) for row in rows])
     if located.outside:  # the representative data, and no layer
         return None, located, "Keeping layers in float does not mend that."
     worst, tried = located.worst, []
@@ -218,25 +220,9 @@ def selective_variant(
                 return None, located, f"Keeping layers in float failed: {content}"
             if "float32" not in inspect(content).macs:
                 return None, located, "The converter kept none of them in float."
-            drop = compare_outputs(
-                predict(content, subject.read, subject.count), subject.expected,
-                output=subject.output, labels=subject.labels, class_names=subject.class_names,
-            ).drop  # fmt: skip
+            drop = compare_all(subject, {NAME: content})[NAME].drop
             tried.append(f"{count} in float: {drop:.4f}")
             if drop <= limit:
                 layers = ", ".join(dict.fromkeys(map(layer_name, kept)))
                 return content, located, f"With {layers} in float it loses {drop:.4f}."
     return None, located, f"Keeping the worst layers in float did not do ({'; '.join(tried)})."
-
-
-def _one_by_one(subject: ModelUnderTest) -> list[Any]:
-    """Return some examples with their batch of 1, drawn from all."""
-    drawn = subject.read(draw(subject.count, EXAMPLES))
-    rows = [
-        {
-            name: value[np.newaxis].astype(np.float32)
-            for name, value in zip(_by_name(drawn), values, strict=True)
-        }
-        for values in zip(*_by_name(drawn).values(), strict=True)
-    ]
-    return rows if isinstance(drawn, Mapping) else [row[""] for row in rows]

@@ -74,16 +74,18 @@ class QuantizeAware(Technique):
 
     def wrap(self, model: keras.Model, *, steps: int) -> keras.Model:
         """Return a clone that is quantization-aware, see `Technique`."""
-        from tfkit.environment.stack import keras, tfmot
+        from tfkit.environment.stack import keras, tfmot, tfmot_module
 
         self.treatments(model)
         quantization, combine = tfmot.quantization.keras, tfmot.experimental.combine
-        output_range = _output_range()
+        configs = tfmot_module("core.quantization.keras.default_8bit.default_8bit_quantize_configs")
 
         def annotate(layer: Any) -> Any:
             if isinstance(layer, keras.layers.InputLayer):
                 return copy_layer(layer)
-            config = output_range() if isinstance(layer, keras.layers.Rescaling) else None
+            # Of a layer without weights, which tfmot does not know, the output alone is quantized.
+            is_scaling = isinstance(layer, keras.layers.Rescaling)
+            config = configs.Default8BitOutputQuantizeConfig() if is_scaling else None
             return quantization.quantize_annotate_layer(copy_layer(layer), config)
 
         scheme: dict[str, Any] = {}
@@ -91,7 +93,7 @@ class QuantizeAware(Technique):
             scheme["scheme"] = combine.Default8BitClusterPreserveQuantizeScheme(self.preserve_sparsity)
         elif self.preserve_sparsity:
             scheme["scheme"] = combine.Default8BitPrunePreserveQuantizeScheme()
-        with quantization.quantize_scope({"OutputRange": output_range}):
+        with quantization.quantize_scope():
             wrapped = quantization.quantize_apply(clone(model, annotate), **scheme)
         if self.examples is not None:
             _begin_ranges(wrapped, model, self.examples)
@@ -181,34 +183,3 @@ def _begin_ranges(wrapped: keras.Model, model: keras.Model, examples: Any) -> No
             of, _, end = short_name(variable).rpartition("_")
             if of in _RANGED and end in known:
                 variable.assign(known[end])
-
-
-def _output_range() -> type:
-    """Return a config for layers without weights that tfmot does not know: their output alone is quantized."""
-    from tfkit.environment.stack import tfmot
-
-    quantization = tfmot.quantization.keras
-
-    base: Any = quantization.QuantizeConfig
-
-    class OutputRange(base):
-        def get_weights_and_quantizers(self, layer: Any) -> list[Any]:
-            return []
-
-        def get_activations_and_quantizers(self, layer: Any) -> list[Any]:
-            return []
-
-        def set_quantize_weights(self, layer: Any, quantize_weights: list[Any]) -> None:
-            pass
-
-        def set_quantize_activations(self, layer: Any, quantize_activations: list[Any]) -> None:
-            pass
-
-        def get_output_quantizers(self, layer: Any) -> list[Any]:
-            quantizer = quantization.quantizers.MovingAverageQuantizer
-            return [quantizer(num_bits=8, per_axis=False, symmetric=False, narrow_range=False)]
-
-        def get_config(self) -> dict[str, Any]:
-            return {}
-
-    return OutputRange

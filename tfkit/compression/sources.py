@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import json
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -33,32 +34,21 @@ _CHECKPOINT = (
     "  Build the model, load them (model.load_weights, or tf.train.Checkpoint), and give the model."
 )
 _OTHER_KINDS = {
-    (".tflite",): _CONVERTED,
-    ("saved_model.pb",): "a part of a SavedModel\n  Give its folder.",
-    (
-        ".onnx",
-    ): "an ONNX model\n  Make a SavedModel of it (onnx2tf -i model.onnx -o folder), and give that folder.",
-    (
-        ".pt",
-        ".pth",
-        ".ckpt.pt",
-        ".safetensors",
-    ): "of PyTorch\n  Export it there: torch.onnx.export and onnx2tf make a"
-    " SavedModel, litert-torch a .tflite.",
-    (
-        ".pb",
-        ".pbtxt",
-    ): "a graph without signature: it does not say what it takes and gives\n  Load it, and give the"
-    " function between two tensors: graph = tf.compat.v1.GraphDef.FromString(open(...).read());"
-    " tf.compat.v1.wrap_function(lambda: tf.graph_util.import_graph_def(graph, name=''), []).prune('input:0',"
-    " 'output:0')",
-    (".ckpt", ".index", ".data-00000-of-00001", ".weights.h5"): _CHECKPOINT,
-    (
-        ".json",
-    ): "an architecture without weights\n  keras.models.model_from_json and load_weights make the model.",
-    (".zip", ".tar.gz", ".tgz"): "an archive\n  Unpack it, and give what is in it.",
+    ".tflite": _CONVERTED,
+    "saved_model.pb": "a part of a SavedModel\n  Give its folder.",
+    ".onnx": "an ONNX model\n  Make a SavedModel of it (onnx2tf -i model.onnx -o folder), and give that folder.",
+    ".pt .pth .ckpt.pt .safetensors": "of PyTorch\n  Export it there: torch.onnx.export and onnx2tf make a SavedModel,"
+    " litert-torch a .tflite.",
+    ".pb .pbtxt": "a graph without signature: it does not say what it takes and gives\n  Load it, and give the function"
+    " between two tensors: graph = tf.compat.v1.GraphDef.FromString(open(...).read()); tf.compat.v1.wrap_function("
+    "lambda: tf.graph_util.import_graph_def(graph, name=''), []).prune('input:0', 'output:0')",
+    ".ckpt .index .data-00000-of-00001 .weights.h5": _CHECKPOINT,
+    ".json": "an architecture without weights\n  keras.models.model_from_json and load_weights make the model.",
+    ".zip .tar.gz .tgz": "an archive\n  Unpack it, and give what is in it.",
 }
-"""How a file's name ends, what it is then, and what to do."""
+"""How the names of files end, what these are, and what to do."""
+
+_MODEL_FILES = (*KERAS, ".tflite", ".pb", ".onnx")
 
 
 def read(path: Path) -> Any:
@@ -80,7 +70,7 @@ def read(path: Path) -> Any:
     if start[4:] == _TFLITE:
         _refuse(path, _CONVERTED)
     for endings, problem in _OTHER_KINDS.items():
-        if path.name.lower().endswith(endings):
+        if path.name.lower().endswith(tuple(endings.split())):
             _refuse(path, problem)
     if not start.startswith((_HDF5, _ZIP)) and path.suffix.lower() not in KERAS:
         return None
@@ -118,7 +108,7 @@ def _refuse(path: Path, problem: str) -> NoReturn:
 def _refuse_folder(path: Path) -> None:
     """Refuse a folder without saved_model.pb, if it is of a kind that no handle can mean."""
     inside = [file.parent for file in path.glob("*/saved_model.pb")]
-    inside += [file for file in path.iterdir() if file.suffix.lower() in (*KERAS, ".tflite", ".pb", ".onnx")]
+    inside += [file for file in path.iterdir() if file.suffix.lower() in _MODEL_FILES]
     if inside:
         _refuse(path, f"no SavedModel itself\n  Give one: {', '.join(map(str, sorted(inside)[:3]))}.")
     if (path / "variables").is_dir():
@@ -159,15 +149,7 @@ def _loaded(model: Any) -> Any:
     path = Path(model).expanduser()
     if (path / "saved_model.pb").is_file():
         return _load(path)
-    if not path.exists() and path.suffix.lower() in (
-        *KERAS,
-        ".tflite",
-        ".pb",
-        ".onnx",
-        ".pt",
-        ".pth",
-        ".zip",
-    ):
+    if not path.exists() and path.suffix.lower() in (*_MODEL_FILES, ".pt", ".pth", ".zip"):
         raise DataError(f"There is no file {path} (from {Path.cwd()}).")
     return (read(path) if path.exists() else None) or hub.load_model(str(model), modality="images")
 
@@ -416,7 +398,12 @@ def saved(model: Any, *, input_shape: InputShape = None, signature: str | None =
     specs = _settled(specs, input_shape, known_as)
     module = tf.Module()
     module.kept = keep
-    _refuse_not_finite(keep)
+    parts = [[part] if isinstance(part, tf.Variable) else getattr(part, "variables", ()) for part in keep]
+    if bad := not_finite(itertools.chain(*parts)):
+        raise CheckError(
+            f"The model has weights that are not finite numbers: {bad}.\n"
+            "  Its training came apart; no conversion mends that. Train it anew with a lower learning rate."
+        )
     names, of_saved_model = list(specs), hasattr(keep[0] if keep else None, "signatures")
 
     @tf.function(input_signature=list(specs.values()), autograph=False)
@@ -489,36 +476,20 @@ def _settled(specs: dict[str, Any], input_shape: InputShape, known_as: Mapping[s
     for name, spec in specs.items():
         shape = shapes.get(name, spec.shape)
         if not spec.shape.is_compatible_with(shape):
-            raise UsageError(
-                f"The input {name!r} is {_shown(spec.shape)}; input_shape {tuple(shape)} does not fit."
-            )
+            raise UsageError(f"The input {name!r} is {spec.shape}; input_shape {tuple(shape)} does not fit.")
         known = spec.shape.rank is not None or name in shapes
-        sizes = (
-            [1 if place == 0 and size is None else size for place, size in enumerate(shape)]
-            if known
-            else [None]
-        )
-        if None in sizes:
-            wanted = (
-                f"({', '.join('224' if size is None else str(size) for size in sizes)})"
-                if known
-                else "(1, ...)"
-            )
+        sizes = [
+            1 if place == 0 and size is None else size for place, size in enumerate(shape if known else [])
+        ]
+        if None in sizes or not known:
+            wanted = f"({', '.join(str(size or 224) for size in sizes)})" if known else "(1, ...)"
             raise UsageError(
-                f"The input {name!r} is {_shown(spec.shape)}: a TFLite file plans its memory for one shape.\n  Give it:"
+                f"The input {name!r} is {spec.shape}: a TFLite file plans its memory for one shape.\n  Give it:"
                 f" input_shape={wanted} with the sizes that you need (--input-shape), of several inputs by name:"
                 f" input_shape={{{name!r}: {wanted}, ...}}."
             )
         settled[name] = tf.TensorSpec(sizes, spec.dtype, name=plain(name))
     return settled
-
-
-def _shown(shape: Any) -> str:
-    return (
-        f"[{', '.join('?' if size is None else str(size) for size in shape)}]"
-        if shape.rank is not None
-        else "open"
-    )
 
 
 def _named(outputs: Any) -> dict[str, Any]:
@@ -531,25 +502,14 @@ def _named(outputs: Any) -> dict[str, Any]:
     return {"output" if len(flat) == 1 else f"output_{place}": value for place, value in enumerate(flat)}
 
 
-def _refuse_not_finite(kept: list[Any]) -> None:
-    from tfkit.environment.stack import tf
-
-    variables = [
-        variable
-        for part in kept
-        for variable in ([part] if isinstance(part, tf.Variable) else getattr(part, "variables", ()))
-    ]
+def not_finite(variables: Iterable[Any]) -> str:
+    """Return the names of variables that hold numbers which are not finite, the first few of them; "" of none."""
     bad = [
         variable.name
         for variable in variables
         if getattr(variable.dtype, "is_floating", False) and not np.isfinite(variable.numpy()).all()
     ]
-    if bad:
-        more = f" and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
-        raise CheckError(
-            f"The model has weights that are not finite numbers: {', '.join(bad[:_SHOWN])}{more}.\n"
-            "  Its training came apart; no conversion mends that. Train it anew with a lower learning rate."
-        )
+    return ", ".join(bad[:_SHOWN]) + (f" and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else "")
 
 
 def _refuse_strings(specs: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tfkit.compression.sources import not_finite
 from tfkit.environment import foreign
 from tfkit.environment.packages import what
 from tfkit.errors import CheckError, UsageError
@@ -198,14 +199,9 @@ def refuse_what_has_no_layers(model: keras.Model, *, technique: str) -> None:
     elif not model.built:
         problems = ["it has no weights yet. Begin it with keras.Input(shape), or call model.build(shape)."]
     else:
-        broken = [
-            weight.name
-            for weight in model.weights
-            if weight.dtype.is_floating and not np.isfinite(weight.numpy()).all()
-        ]
-        if broken:
+        if bad := not_finite(model.weights):
             problems.append(
-                f"weights are not finite numbers: {', '.join(broken[:5])}. Train it anew with a lower learning rate."
+                f"weights are not finite numbers: {bad}. Train it anew with a lower learning rate."
             )
         for layer in model.layers:
             if isinstance(layer, keras.Model):
