@@ -13,12 +13,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tfkit import cli
-from tfkit.compression.compress import CompressConfig
-from tfkit.environment import process
-from tfkit.errors import CheckError
-from tfkit.run import SAVED_MODEL, TFLITE, VARIANTS, Run
-from tfkit.settings.parse import as_dict, run_dir
-from tfkit.transfer.train import settings_of
+from tfkit.run import TFLITE, VARIANTS, Run
+from tfkit.settings.options import CompressConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +23,7 @@ class Config(CompressConfig):
 
 
 def run(config: Config) -> Run:
-    """Do the whole job.
+    """Convert, measure and choose.
 
     Args:
       config: what to do it with.
@@ -39,62 +35,26 @@ def run(config: Config) -> Run:
       CheckError: nothing keeps to the limits; all that was made is there, and the message names the nearest.
       TfkitError: see `tfkit.errors`.
     """
-    from tfkit import reporting
-    from tfkit.compression.compress import from_run, from_saved_model
+    from tfkit.compression.compress import compress_model
 
-    with _destination(config) as run:
-        if config.from_run is not None:
-            origin = Run.open(config.from_run)
-            its_config = settings_of(
-                origin,
-                otherwise=f"--saved-model {origin.path / SAVED_MODEL} --representative-data FOLDER",
-            )
-            choice = from_run(run, origin, its_config, config)
-        else:
-            choice = from_saved_model(run, config)
-        process.say(table(run))
-        reporting.write_report(run)
-    if choice.chosen is None:
-        raise CheckError(f"{choice.verdict}\n  All of them are in {run.path / TFLITE}.")
-    return run
-
-
-def _destination(config: Config) -> Run:
-    """The run itself, or a folder of its own."""
-    if config.from_run is not None and config.run_dir is None:
-        run = Run.open(config.from_run)
-        run.check_writable()
-        return run
-    return Run.create(run_dir(config, recipe="compress_tflite"), config=as_dict(config), overwrite=True)
-
-
-def table(run: Run) -> str:
-    """The variants beside each other."""
-    from tfkit.compression import Table
-
-    return "\n" + str(Table.read(run.read(VARIANTS)))
+    return compress_model(config)
 
 
 def closing_lines(run: Run) -> list[str]:
-    """What was chosen, and where it is."""
-    folder = run.path / TFLITE
+    """Say what was chosen, and where it is."""
+    folder, takes = run.path / TFLITE, "photo.jpg   # needs ai-edge-litert, numpy, pillow"
+    if (folder / "ids").is_dir() or (folder / "vocab.txt").is_file():
+        takes = '"a text"   # needs ai-edge-litert, tensorflow-text'
+    elif run.config.get("saved_model"):
+        takes = "input.npy   # an array for each input; needs ai-edge-litert, numpy"
     return [
         "",
         run.read(VARIANTS)["verdict"],
         f"model        {folder / 'model.tflite'}",
-        f"try it       python {folder / 'infer.py'} {_tried_on(run)}",
+        f"try it       python {folder / 'infer.py'} {takes}",
         f"all of them  {folder}",
         *cli.where_to_look(run),
     ]
-
-
-def _tried_on(run: Run) -> str:
-    """What infer.py is given, and needs."""
-    if (run.path / TFLITE / "ids").is_dir() or (run.path / TFLITE / "vocab.txt").is_file():
-        return '"a text"   # needs ai-edge-litert, tensorflow-text'
-    if run.config.get("saved_model"):
-        return "input.npy   # an array for each input; needs ai-edge-litert, numpy"
-    return "photo.jpg   # needs ai-edge-litert, numpy, pillow"
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@
     run = tfkit.train("scans/", privacy=tfkit.DPSGD(target_epsilon=3))
     run = tfkit.fit(build_model, splits, run_dir="runs/mine", epochs=10)       your own compiled tf_keras model
     splits = tfkit.load_images("photos/")              load_texts, from_arrays
+    tfkit.compress(run, max_accuracy_drop=0.01)        .tflite files, measured, and the chosen one
     tfkit.audit(run)                                   attacks, a lower bound on epsilon
     tfkit.report(run)                                  report.html, model_card.md; several runs: side by side
     tfkit.search("documents/", query="how do I cancel")
@@ -42,9 +43,11 @@ if TYPE_CHECKING:
         training,
     )
     from tfkit.auditing.audit import audit
-    from tfkit.compression.compare import Table, compare
+    from tfkit.compression.compare import compare
+    from tfkit.compression.compress import compress
     from tfkit.compression.convert import convert
     from tfkit.compression.inspect import inspect
+    from tfkit.compression.variants import Table
     from tfkit.data.arrays import from_arrays
     from tfkit.data.loaders import load_images, load_texts, read_image
     from tfkit.data.splits import Splits
@@ -69,6 +72,7 @@ __all__ = [
     "audit",
     "auditing",
     "compare",
+    "compress",
     "compression",
     "convert",
     "data",
@@ -113,6 +117,7 @@ _HOME = {
     "convert": "tfkit.compression",
     "inspect": "tfkit.compression",
     "compare": "tfkit.compression",
+    "compress": "tfkit.compression.compress",
 }
 
 

@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 
 from tfkit.compression import convert, inspect
-from tfkit.compression.compare import compare_outputs, predict
+from tfkit.compression.compare import ModelUnderTest, compare_outputs, predict
 from tfkit.compression.converter_process import ConversionRequest
 from tfkit.compression.error_localisation import NAME, localise_error, selective_variant
-from tfkit.compression.results import Subject
 from tfkit.environment.stack import keras
 
 CLASSES, EXAMPLES = 4, 400
@@ -34,9 +33,9 @@ def subject():
     last.set_weights([kernel[None, None], np.zeros(CLASSES, np.float32)])
     examples = chance.random((EXAMPLES, 1, 1, 16), np.float32)
     expected = model.predict(examples, verbose=0)
-    return Subject(
+    return ModelUnderTest(
         model=model, input_shape=None, read=lambda places: examples[places], count=EXAMPLES, expected=expected,
-        labels=expected.argmax(1), class_names=list("abcd"), names=[str(n) for n in range(EXAMPLES)],
+        labels=expected.argmax(1), class_names=list("abcd"),
         examples=examples[:100], takes="arrays",
     )  # fmt: skip
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from tfkit.compression import Cluster, Prune, QuantizeAware, convert, inspect
-from tfkit.compression.techniques import fake_quantization, kernels
+from tfkit.compression.quantization import fake_quantization
+from tfkit.compression.techniques import kernels
 from tfkit.environment.stack import keras
 from tfkit.errors import CheckError, UsageError
 
@@ -70,13 +71,11 @@ def test_a_model_that_did_not_train_is_found_out(digits):
         stage.measure(digits.model, digits.model)
 
 
-def test_wrapping_changes_little(digits):
+def test_wrapping_changes_no_kernel(digits):
     wrapped = QuantizeAware().wrap(digits.model, steps=1)
-    expected = digits.model.predict(digits.images[:64], verbose=0).argmax(1)
     for name, kernel in kernels(digits.model).items():
         np.testing.assert_array_equal(kernels(wrapped)[name], kernel)
     assert wrapped.predict(digits.images[:64], verbose=0).shape == (64, 10)
-    assert len(expected) == 64
 
 
 def test_ranges_begin_where_the_model_has_them():

@@ -12,14 +12,15 @@ import numpy as np
 import pytest
 
 from tfkit.compression import convert, inspect, representative
-from tfkit.compression.compress import CompressConfig, _check_texts, compress
-from tfkit.compression.results import FOLDER, HOW, IDS_MODEL, _of_texts, of_run
+from tfkit.compression.compress import convert_and_choose, refuse_techniques_on_texts
+from tfkit.compression.results import FOLDER, HOW, IDS_MODEL, _classify_texts, of_run
 from tfkit.data import Splits
 from tfkit.environment.stack import tf
 from tfkit.errors import RunError, UsageError
 from tfkit.metrics import Evaluation
 from tfkit.reporting.examples import load, save
 from tfkit.run import EVALUATION, SAVED_MODEL, TFLITE, VARIANTS, Run
+from tfkit.settings.options import CompressConfig
 from tfkit.text.tokenizers import WordPiece
 from tfkit.text.vocabulary import build
 from tfkit.training import export
@@ -116,7 +117,7 @@ def compressed(run, splits):
         max_accuracy_drop=0.02,
     )
     subject = of_run(run, splits, examples=representative.from_splits(splits))
-    compress(run, subject, config)
+    convert_and_choose(run, subject, config)
     return run
 
 
@@ -180,12 +181,12 @@ def test_a_process_that_never_heard_of_texts_opens_the_saved_model(run):
 def test_a_run_whose_tokenizer_tflite_lacks(run, splits):
     foreign = types.SimpleNamespace(signatures={"serving_default": None}, classify=None)
     with pytest.raises(RunError, match="no signature 'device'"):
-        _of_texts(run, foreign, splits)
+        _classify_texts(run, foreign, splits.source.texts[:1])
 
 
 def test_techniques_are_refused_before_anything_is_trained(run):
     with pytest.raises(UsageError, match="is for models of images"):
-        _check_texts(run, CompressConfig(from_run=run.path, techniques=("prune",)))
+        refuse_techniques_on_texts(run, CompressConfig(from_run=run.path, techniques=("prune",)))
 
 
 def test_strings_that_the_model_cannot_cut_on_a_device():

@@ -1,18 +1,19 @@
 """Compression that trains: pruning, clustering, quantization-aware training, with tfmot, measured.
 
-Each is a `Stage`: `wrapped = stage.wrap(model, steps=...)`, compile and fit it with `stage.callbacks()`, then
-`stage.strip(wrapped)` is an ordinary model and `stage.measure(model, stripped)` says what came out, or raises.
+Each is a `Technique`: `wrapped = technique.wrap(model, steps=...)`, compile and fit it with its `callbacks()`, then
+`technique.strip(wrapped)` is an ordinary model and `technique.measure(model, stripped)` says what came out, or raises.
 """
 
-from tfkit.compression.choice import Choice, Gates, choose
+from tfkit.compression.benchmark import latency, peak_memory
 from tfkit.compression.clustering import Cluster
-from tfkit.compression.compare import Table, Variant, compare, latency, peak_memory
+from tfkit.compression.compare import compare
 from tfkit.compression.convert import VARIANTS, convert
 from tfkit.compression.inspect import Inventory, inspect, prove_int8
 from tfkit.compression.metadata import read_metadata, with_metadata
 from tfkit.compression.pruning import Prune
 from tfkit.compression.quantization import QuantizeAware
-from tfkit.compression.techniques import Stage, Treatment
+from tfkit.compression.techniques import Technique, Treatment
+from tfkit.compression.variants import Choice, Gates, Table, Variant, choose
 
 __all__ = [
     "VARIANTS",
@@ -22,8 +23,8 @@ __all__ = [
     "Inventory",
     "Prune",
     "QuantizeAware",
-    "Stage",
     "Table",
+    "Technique",
     "Treatment",
     "Variant",
     "choose",

@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from tfkit.compression.compare import compare_outputs, predict
+from tfkit.compression.compare import ModelUnderTest, compare_all
 from tfkit.compression.converter_process import ConversionRequest, run_conversions
 from tfkit.compression.inspect import inspect
 from tfkit.compression.representative import collect_representative
-from tfkit.compression.results import Subject
 from tfkit.compression.sources import saved
 from tfkit.data.splits import draw
 from tfkit.environment import stack
@@ -187,7 +186,7 @@ TRIES = (1, 3, 8, 16)
 
 
 def selective_variant(
-    subject: Subject, float32: bytes, int8: bytes, *, limit: float, request: ConversionRequest
+    subject: ModelUnderTest, float32: bytes, int8: bytes, *, limit: float, request: ConversionRequest
 ) -> tuple[bytes | None, ErrorLocalisation, str]:
     """Make an int8 model with a few float operations whose accuracy drop is within the limit.
 
@@ -201,7 +200,9 @@ def selective_variant(
     Returns:
       The .tflite, if one keeps to the limit; where the error of int8 starts; a sentence on what was tried.
     """
-    located = localise_error(float32, int8, _one_by_one(subject))
+    drawn = _by_name(subject.read(draw(subject.count, EXAMPLES)))
+    rows = zip(*(values[:, np.newaxis].astype(np.float32) for values in drawn.values()), strict=True)
+    located = localise_error(float32, int8, [dict(zip(drawn, row, strict=True)) for row in rows])
     if located.outside:  # the representative data, and no layer
         return None, located, "Keeping layers in float does not mend that."
     worst, tried = located.worst, []
@@ -216,22 +217,9 @@ def selective_variant(
                 return None, located, f"Keeping layers in float failed: {content}"
             if "float32" not in inspect(content).macs:
                 return None, located, "The converter kept none of them in float."
-            drop = compare_outputs(
-                predict(content, subject.read, subject.count), subject.expected,
-                output=subject.output, labels=subject.labels, class_names=subject.class_names,
-            ).drop  # fmt: skip
+            drop = compare_all(subject, {NAME: content})[NAME].drop
             tried.append(f"{count} in float: {drop:.4f}")
             if drop <= limit:
                 layers = ", ".join(dict.fromkeys(map(layer_name, kept)))
                 return content, located, f"With {layers} in float it loses {drop:.4f}."
     return None, located, f"Keeping the worst layers in float did not do ({'; '.join(tried)})."
-
-
-def _one_by_one(subject: Subject) -> list[dict[str, np.ndarray]]:
-    """Return some examples with their batch of 1, drawn from all."""
-    drawn = _by_name(subject.read(draw(subject.count, EXAMPLES)))
-    count = len(next(iter(drawn.values())))
-    return [
-        {name: values[place : place + 1].astype(np.float32) for name, values in drawn.items()}
-        for place in range(count)
-    ]

@@ -1,8 +1,6 @@
 """Magnitude pruning by tfmot, with a schedule that is checked and a result that is measured.
 
 Source: Zhu and Gupta 2017 (arXiv:1710.01878); 2:4: Mishra et al. 2021 (arXiv:2104.08378).
-
-The pruning schedule: derived from the steps that will be trained, and tried before they are.
 """
 
 from __future__ import annotations
@@ -13,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 
-from tfkit.compression import techniques
-from tfkit.compression.techniques import Treatment, changed, kernels
+from tfkit.compression.techniques import Technique, changed, clone, copy_layer, kernels, short_name, sparsity
+from tfkit.environment import foreign
 from tfkit.errors import CheckError, ConfigError
 from tfkit.settings import fields
 
@@ -31,29 +29,22 @@ TOLERANCE = 0.01
 """By so much may sparsity stay below what was asked for."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """When masks are made: at begin_step, then every `frequency` steps, up to end_step."""
-
-    begin_step: int
-    end_step: int
-    frequency: int
-
-
 def plan_schedule(
     steps: int,
     *,
     final_sparsity: float,
-    kind: str = "polynomial",
+    initial_sparsity: float = 0.0,
+    kind: Literal["polynomial", "constant"] = "polynomial",
     begin_step: int | None = None,
     end_step: int | None = None,
     frequency: int | None = None,
-) -> Plan:
-    """A schedule for so many steps, in which the final sparsity is reached and trained with.
+) -> Any:
+    """Return a schedule of tfmot for so many steps, in which the final sparsity is reached and trained with.
 
     Args:
       steps: that will be trained.
       final_sparsity: that is wanted.
+      initial_sparsity: at begin_step, of the polynomial kind.
       kind: "polynomial" or "constant".
       begin_step: a tenth of the steps when left out.
       end_step: seven tenths when left out.
@@ -61,11 +52,9 @@ def plan_schedule(
 
     Raises:
       ConfigError: it would not prune, or not as far: what it would do, and values that would.
-
-    Example:
-      >>> plan_schedule(580, final_sparsity=0.8)
-      Plan(begin_step=58, end_step=401, frequency=7)
     """
+    from tfkit.environment.stack import tfmot
+
     if steps < 2:
         raise ConfigError(f"Pruning needs 2 training steps or more; there are {steps}. Train longer.")
     begin = round(BEGIN * steps) if begin_step is None else begin_step
@@ -73,52 +62,38 @@ def plan_schedule(
     every = max(1, round((end - begin) / UPDATES)) if frequency is None else frequency
     if end_step is None and every >= 1:  # the last mask is to be made at the very end
         end = max(begin + 1, begin + (end - begin) // every * every)
-    last = last_update(steps, begin_step=begin, end_step=end, frequency=every)
-    good = (
-        f"  For {steps} steps, begin_step={round(BEGIN * steps)}, end_step={max(1, round(END * steps))} and"
-        f" frequency={max(1, round((END - BEGIN) * steps / UPDATES))} do; left out, they are chosen so."
-    )
-    if every < 1 or begin < 0 or end <= begin:
-        raise ConfigError(
-            f"A pruning schedule from step {begin} to {end}, every {every} steps, cannot be.\n{good}"
-        )
-    reached = 0.0
-    if last is not None:
-        reached = (
-            final_sparsity if kind == "constant" else final_sparsity * _grown((last - begin) / (end - begin))
-        )
-    if reached < final_sparsity - TOLERANCE:
+    schedule, reached = None, 0.0
+    if 0 <= begin < end and every >= 1:
+        when = {"begin_step": begin, "end_step": end, "frequency": every}
+        if kind == "constant":
+            schedule = tfmot.sparsity.keras.ConstantSparsity(final_sparsity, **when)
+        else:
+            schedule = tfmot.sparsity.keras.PolynomialDecay(initial_sparsity, final_sparsity, **when)
+        if (last := last_update(steps, **when)) is not None:
+            reached = float(schedule(np.int64(last))[1])
+    if schedule is None or reached < final_sparsity - TOLERANCE:
         raise ConfigError(
             f"This pruning schedule (begin_step={begin}, end_step={end}, frequency={every}) would not reach"
-            f" {final_sparsity:g} in {steps} steps: sparsity would stay at {reached:.2f}, silently.\n{good}"
+            f" {final_sparsity:g} in {steps} steps: sparsity would stay at {reached:.2f}, silently.\n"
+            f"  For {steps} steps, begin_step={round(BEGIN * steps)}, end_step={max(1, round(END * steps))} and"
+            f" frequency={max(1, round((END - BEGIN) * steps / UPDATES))} do; left out, they are chosen so."
         )
-    return Plan(begin_step=begin, end_step=end, frequency=every)
-
-
-def _grown(progress: float) -> float:
-    """Share of the final sparsity that tfmot's polynomial has at this share of its way."""
-    return float(1 - (1 - min(progress, 1.0)) ** 3)
+    return schedule
 
 
 def last_update(steps: int, *, begin_step: int, end_step: int, frequency: int) -> int | None:
-    """The last step at which tfmot makes masks; None where it never does.
+    """Return the last step at which tfmot makes masks; None where it never does.
 
     It counts steps from 1, and does at those from begin_step to end_step that lie a multiple of the frequency after
     begin_step.
     """
     final = min(end_step, steps)
-    if final < max(begin_step, 1) or frequency < 1:
-        return None
     last = begin_step + (final - begin_step) // frequency * frequency
-    return last if last >= 1 else None
-
-
-_SMALL = 200  # weights: in a kernel with fewer a single one is more than the tolerance
-_ROW = 4
+    return last if final >= begin_step and last >= 1 else None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prune:
+class Prune(Technique):
     """Make the smallest weights of every kernel zero, while training the others.
 
     Args:
@@ -159,7 +134,7 @@ class Prune:
 
     @property
     def sparsity(self) -> float:
-        """What is wanted of each kernel."""
+        """The share of zeros that is wanted of each kernel."""
         return 0.5 if self.structure == "2:4" else self.final_sparsity
 
     @property
@@ -168,16 +143,8 @@ class Prune:
         kind = {"unstructured": "", "block": "block", "2:4": "2of4"}[self.structure]
         return f"prune{kind}{'' if self.structure == '2:4' else f'{self.final_sparsity:g}'}"
 
-    def treatments(self, model: keras.Model) -> list[Treatment]:
-        """What will happen to every layer.
-
-        Raises:
-          UsageError: the model is not flat, or no layer can be pruned.
-        """
-        return techniques.treatments(model, self._decide, technique=self.name)
-
     def wrap(self, model: keras.Model, *, steps: int) -> keras.Model:
-        """A clone whose kernels are pruned as it trains, see `tfkit.compression.Stage`.
+        """Return a clone whose kernels are pruned as it trains, see `Technique`.
 
         Raises:
           ConfigError: the schedule would not reach the final sparsity in so many steps.
@@ -185,16 +152,23 @@ class Prune:
         """
         from tfkit.environment.stack import tfmot
 
-        treated = {one.layer for one in self.treatments(model) if one.treated}
-        settings = self._settings(self._schedule(fields.fit(steps, fields.Count, name="steps")))
+        treated = self.treated(model)
+        schedule = plan_schedule(
+            fields.fit(steps, fields.Count, name="steps"),
+            final_sparsity=self.sparsity,
+            initial_sparsity=0.0 if self.structure == "2:4" else self.initial_sparsity,
+            kind="constant" if self.structure == "2:4" else self.schedule,
+            begin_step=self.begin_step,
+            end_step=self.end_step,
+            frequency=self.frequency,
+        )
+        wrapper = tfmot.sparsity.keras.prune_low_magnitude
 
-        def clone(layer: Any) -> Any:
-            own = layer.__class__.from_config(layer.get_config())
-            if layer.name not in treated:
-                return own
-            return tfmot.sparsity.keras.prune_low_magnitude(own, **settings)
+        def change(layer: Any) -> Any:
+            own = copy_layer(layer)
+            return wrapper(own, schedule, **self._structure()) if layer.name in treated else own
 
-        return techniques.clone(model, clone)
+        return clone(model, change)
 
     def callbacks(self) -> list[keras.callbacks.Callback]:
         """Count the steps, and apply the masks at the end of each epoch."""
@@ -203,36 +177,32 @@ class Prune:
         return [tfmot.sparsity.keras.UpdatePruningStep()]
 
     def strip(self, wrapped: keras.Model) -> keras.Model:
-        """The pruned model without masks."""
+        """Return the pruned model without masks."""
         from tfkit.environment.stack import tfmot
 
         return tfmot.sparsity.keras.strip_pruning(wrapped)
 
     def measure(self, before: keras.Model, after: keras.Model) -> dict[str, float]:
-        """Sparsity of all kernels, and the share of them that training changed.
+        """Measure the sparsity of all kernels, and the share of them that training changed.
 
         Raises:
           CheckError: a kernel has fewer zeros than were asked for.
         """
-        found = kernels(after)
-        treated = {one.layer for one in self.treatments(before) if one.treated}
-        short = {
-            name: share
-            for name, value in found.items()
-            if name.split("/")[0] in treated and not name.endswith("depthwise_kernel")
-            for share in [float(np.mean(value == 0))]
-            if share < self.sparsity - max(TOLERANCE, 2 / value.size)
-        }
+        values, treated = kernels(after), self.treated(before)
+        shares = {name: 1 - np.count_nonzero(value) / value.size for name, value in values.items()}
+        short = [
+            f"{name} {share:.2f}"
+            for name, share in shares.items()
+            if name.split("/")[0] in treated
+            and not name.endswith("depthwise_kernel")
+            and share < self.sparsity - max(TOLERANCE, 2 / values[name].size)
+        ]
         if short:
-            listed = ", ".join(f"{name} {share:.2f}" for name, share in list(short.items())[:5])
             raise CheckError(
-                f"{self.name}: {len(short)} kernels have fewer zeros than {self.sparsity:g}: {listed}.\n"
+                f"{self.name}: {len(short)} kernels have fewer zeros than {self.sparsity:g}: {', '.join(short[:5])}.\n"
                 "  The schedule did not come to its end: train for as many steps as `wrap` was told."
             )
-        return {
-            "sparsity": techniques.sparsity(found),
-            "kernels_changed": changed(kernels(before), found),
-        }
+        return {"sparsity": sparsity(values), "kernels_changed": changed(kernels(before), values)}
 
     def prune_variables(self, variables: Sequence[Any]) -> float:
         """Make zeros in trained kernels, in place, without any example: what private training may be followed by.
@@ -246,81 +216,56 @@ class Prune:
         Raises:
           CheckError: there are none.
         """
-        from tfkit.environment.stack import tf, tfmot_module
+        from tfkit.environment.stack import tf, tfmot, tfmot_module
 
-        implementation = tfmot_module("core.sparsity.keras.pruning_impl").Pruning
-        kernels = [variable for variable in variables if self._is_prunable(variable)]
-        if not kernels:
+        pruned = [
+            variable
+            for variable in variables
+            if short_name(variable).endswith("kernel")
+            and short_name(variable) != "depthwise_kernel"
+            and len(variable.shape) in (2, 4)
+            and not self._misfit(variable)
+        ]
+        if not pruned:
             raise CheckError("There are no kernels to prune among these variables.")
-        pruning = implementation(
+        once = tfmot.sparsity.keras.ConstantSparsity(
+            self.final_sparsity, begin_step=1, end_step=1, frequency=1
+        )
+        pruning = tfmot_module("core.sparsity.keras.pruning_impl").Pruning(
             training_step_fn=lambda: tf.constant(1, tf.int64),
             pruning_vars=[
                 (kernel, tf.Variable(tf.ones_like(kernel)), tf.Variable(0.0, dtype=kernel.dtype))
-                for kernel in kernels
+                for kernel in pruned
             ],
-            **self._settings(tf_schedule("constant", self.final_sparsity, 0.0, Plan(
-                begin_step=1, end_step=1, frequency=1
-            ))),
+            pruning_schedule=once,
             block_pooling_type="AVG",
-        )  # fmt: skip
+            **self._structure(),
+        )
         pruning.conditional_mask_update()
         pruning.weight_mask_op()
-        return techniques.sparsity({kernel.name: kernel.numpy() for kernel in kernels})
+        return sparsity({kernel.name: kernel.numpy() for kernel in pruned})
 
-    def _is_prunable(self, variable: Any) -> bool:
-        axes, name = len(variable.shape), variable.name.split("/")[-1].split(":")[0]
-        if not name.endswith("kernel") or name == "depthwise_kernel" or axes not in (2, 4):
-            return False
-        return self._misfit(tuple(variable.shape)) == ""
-
-    def _misfit(self, shape: tuple[int, ...]) -> str:
-        if self.structure == "block" and len(shape) != 2:
-            return "blocks need a kernel of two axes"
-        if self.structure == "2:4" and (len(shape) not in (2, 4) or shape[-2] % _ROW):
-            return "2:4 needs inputs in fours"
-        return ""
-
-    def _decide(self, layer: Any) -> tuple[bool, str]:
-        from tfkit.environment.stack import tfmot_module
-
-        registry = tfmot_module("core.sparsity.keras.prune_registry").PruneRegistry
-        if not layer.weights:
-            return False, ""
-        if not registry.supports(layer) and not hasattr(layer, "get_prunable_weights"):
-            return False, f"tfmot cannot prune a {type(layer).__name__}"
-        names = registry._weight_names(layer) if registry.supports(layer) else ["its own"]
-        if not names:
-            return False, "small, and sensitive" if "Conv" in type(layer).__name__ else ""
-        prunable = [weight for weight in layer.weights if weight.name.split("/")[-1].split(":")[0] in names]
-        misfits = [misfit for weight in prunable if (misfit := self._misfit(tuple(weight.shape)))]
-        return (False, misfits[0]) if misfits else (True, f"{self.sparsity:g} of its kernel becomes zero")
-
-    def _schedule(self, steps: int) -> Any:
-        plan = plan_schedule(
-            steps,
-            final_sparsity=self.sparsity,
-            kind="constant" if self.structure == "2:4" else self.schedule,
-            begin_step=self.begin_step,
-            end_step=self.end_step,
-            frequency=self.frequency,
-        )
-        return tf_schedule(self.schedule, self.final_sparsity, self.initial_sparsity, plan)
-
-    def _settings(self, pruning_schedule: Any) -> dict[str, Any]:
-        """Of tfmot's wrapper."""
+    def _structure(self) -> dict[str, Any]:
         return {
-            "pruning_schedule": pruning_schedule,
             "block_size": list(self.block_size) if self.structure == "block" else [1, 1],
             "sparsity_m_by_n": (2, 4) if self.structure == "2:4" else None,
         }
 
+    def _misfit(self, weight: Any) -> str:
+        if self.structure == "block" and len(weight.shape) != 2:
+            return "blocks need a kernel of two axes"
+        if self.structure == "2:4" and (len(weight.shape) not in (2, 4) or weight.shape[-2] % 4):
+            return "2:4 needs inputs in fours"
+        return ""
 
-def tf_schedule(kind: str, final: float, initial: float, plan: Plan) -> Any:
-    """A schedule of tfmot."""
-    from tfkit.environment.stack import tfmot
-
-    schedules = tfmot.sparsity.keras
-    when = {"begin_step": plan.begin_step, "end_step": plan.end_step, "frequency": plan.frequency}
-    if kind == "constant":
-        return schedules.ConstantSparsity(final, **when)
-    return schedules.PolynomialDecay(initial_sparsity=initial, final_sparsity=final, **when)
+    def _decide(self, layer: Any) -> tuple[bool, str]:
+        if not layer.weights:
+            return False, ""
+        names = foreign.prunable_weights(layer)
+        if names is None and not hasattr(layer, "get_prunable_weights"):
+            return False, f"tfmot cannot prune a {type(layer).__name__}"
+        if names == []:
+            return False, "small, and sensitive" if "Conv" in type(layer).__name__ else ""
+        misfits = [self._misfit(weight) for weight in layer.weights if short_name(weight) in (names or ())]
+        misfit = next(filter(None, misfits), "")
+        return not misfit, misfit or f"{self.sparsity:g} of its kernel becomes zero"

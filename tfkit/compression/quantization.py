@@ -1,8 +1,6 @@
 """Quantization-aware training by tfmot: the model trains with the rounding that int8 will do to it.
 
 Source: Jacob et al. 2018 (arXiv:1712.05877); tensorflow.org/model_optimization, collaborative optimization.
-
-The ranges with which quantization-aware training begins: those that the model has, not a guess.
 """
 
 from __future__ import annotations
@@ -12,67 +10,29 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tfkit.compression import techniques
 from tfkit.compression.techniques import (
+    Technique,
     Treatment,
+    changed,
+    check_kept_zeros,
     clone,
-    distinct,
-    distinct_per_channel,
-    fake_quantization,
+    copy_layer,
     kernels,
+    short_name,
     sparsity,
 )
-from tfkit.errors import CheckError
+from tfkit.errors import CheckError, UsageError
 from tfkit.settings import fields
 
 if TYPE_CHECKING:
     from tfkit.environment.stack import keras
 
-_OUTPUTS = ("output", "post_activation", "quantize_layer")
-
-
-def begin_at(wrapped: keras.Model, model: keras.Model, examples: Any) -> None:
-    """Set the ranges of a quantization-aware model's tensors to what these are in the model it was made of.
-
-    tfmot begins with -6 to 6 and moves by a thousandth a step. Layers without an activation go far beyond 6 in
-    EfficientNet: cut there, their model says the same of every image until some thousand steps have passed.
-
-    Args:
-      wrapped: as tfmot made it; its variables are changed.
-      model: that it was made of, functional or Sequential.
-      examples: a batch of its inputs.
-    """
-    from tfkit.environment.stack import keras
-
-    # Layers of their own: those of a model that was stripped may have been called in other models before.
-    own = clone(model, lambda layer: layer.__class__.from_config(layer.get_config()))
-    layers = [layer for layer in own.layers if not isinstance(layer, keras.layers.InputLayer)]
-    outputs = keras.Model(own.inputs, [layer.output for layer in layers])(examples, training=False)
-    outputs = [outputs] if len(layers) == 1 else outputs
-    found = {layer.name: _range(output) for layer, output in zip(layers, outputs, strict=True)}
-    for layer in wrapped.layers:
-        of_inputs = layer.name == "quantize_layer"
-        known = _range(examples) if of_inputs else found.get(layer.name.removeprefix("quant_"))
-        if known is None:
-            continue
-        for variable in layer.weights:
-            name, _, end = variable.name.rpartition("/")[2].split(":")[0].rpartition("_")
-            if name in _OUTPUTS and end in ("min", "max"):
-                variable.assign(known[end == "max"])
-
-
-def _range(values: Any) -> tuple[float, float]:
-    """From the least to the greatest; 0 is within, as the integers must have one that is 0."""
-    plain = np.asarray(values)
-    return min(0.0, float(plain.min())), max(0.0, float(plain.max()))
-
-
-_LOST = 0.01
+_RANGED = ("output", "post_activation", "quantize_layer")
 _LEAST_CHANGED = 0.9
 
 
 @dataclass(frozen=True, kw_only=True)
-class QuantizeAware:
+class QuantizeAware(Technique):
     """Train with fake quantization of weights (per channel) and activations, so that int8 costs little.
 
     Args:
@@ -96,15 +56,13 @@ class QuantizeAware:
         return "qat"
 
     def treatments(self, model: keras.Model) -> list[Treatment]:
-        """What will happen to every layer.
+        """Return what will happen to every layer.
 
         Raises:
           UsageError: the model is not flat, or has layers that cannot be quantized, all of which are named.
         """
-        from tfkit.errors import UsageError
-
-        found = techniques.treatments(model, self._decide, technique=self.name)
-        impossible = [one for one in found if not one.treated and one.how]
+        treatments = super().treatments(model)
+        impossible = [one for one in treatments if not one.treated and one.how]
         if impossible:
             listed = "\n  ".join(f"{one.layer} ({one.kind}): {one.how}" for one in impossible)
             raise UsageError(
@@ -112,69 +70,66 @@ class QuantizeAware:
                 "  Exchange them, put them before or behind the part that is quantized, or convert with"
                 " variant='int8' after training, which needs no layers."
             )
-        return found
+        return treatments
 
     def wrap(self, model: keras.Model, *, steps: int) -> keras.Model:
-        """A clone that is quantization-aware, see `tfkit.compression.Stage`."""
-        from tfkit.environment.stack import keras, tfmot
+        """Return a clone that is quantization-aware, see `Technique`."""
+        from tfkit.environment.stack import keras, tfmot, tfmot_module
 
         self.treatments(model)
-        quantization = tfmot.quantization.keras
-        configs = {"OutputRange": _output_range()}
+        quantization, combine = tfmot.quantization.keras, tfmot.experimental.combine
+        configs = tfmot_module("core.quantization.keras.default_8bit.default_8bit_quantize_configs")
 
         def annotate(layer: Any) -> Any:
-            own = layer.__class__.from_config(layer.get_config())
             if isinstance(layer, keras.layers.InputLayer):
-                return own
-            config = configs["OutputRange"]() if isinstance(layer, keras.layers.Rescaling) else None
-            return quantization.quantize_annotate_layer(own, config)
+                return copy_layer(layer)
+            # Of a layer without weights, which tfmot does not know, the output alone is quantized.
+            is_scaling = isinstance(layer, keras.layers.Rescaling)
+            config = configs.Default8BitOutputQuantizeConfig() if is_scaling else None
+            return quantization.quantize_annotate_layer(copy_layer(layer), config)
 
-        with quantization.quantize_scope(configs):
-            annotated = clone(model, annotate)
-            wrapped = quantization.quantize_apply(annotated, **self._scheme())
+        scheme: dict[str, Any] = {}
+        if self.preserve_clusters:
+            scheme["scheme"] = combine.Default8BitClusterPreserveQuantizeScheme(self.preserve_sparsity)
+        elif self.preserve_sparsity:
+            scheme["scheme"] = combine.Default8BitPrunePreserveQuantizeScheme()
+        with quantization.quantize_scope():
+            wrapped = quantization.quantize_apply(clone(model, annotate), **scheme)
         if self.examples is not None:
-            begin_at(wrapped, model, self.examples)
-        return wrapped
-
-    def callbacks(self) -> list[keras.callbacks.Callback]:
-        """None are needed."""
-        return []
-
-    def strip(self, wrapped: keras.Model) -> keras.Model:
-        """The model itself: the converter reads its ranges."""
+            _begin_ranges(wrapped, model, self.examples)
         return wrapped
 
     def measure(self, before: keras.Model, after: keras.Model) -> dict[str, float]:
-        """Fake-quantization nodes, the share of kernels that training changed, and what was to be preserved.
+        """Measure fake-quantization nodes, the share of kernels that training changed, and what was to be preserved.
 
         Raises:
           CheckError: there are no such nodes, kernels did not train, or zeros or clusters were lost.
         """
-        was, found = kernels(before), kernels(after)
-        nodes = fake_quantization(after)
-        changed = techniques.changed(was, found)
+        old, new = kernels(before), kernels(after)
+        nodes, share = fake_quantization(after), changed(old, new)
         if not nodes:
             raise CheckError("qat: the model has no fake quantization: training did not see any rounding.")
-        if changed < _LEAST_CHANGED:
+        if share < _LEAST_CHANGED:
             raise CheckError(
-                f"qat: training changed {100 * changed:.0f} % of the kernels: the others have no gradient.\n"
+                f"qat: training changed {100 * share:.0f} % of the kernels: the others have no gradient.\n"
                 "  Ranges in which all of a layer's outputs are alike do that: give QuantizeAware(examples=...)."
             )
-        result = {"fake_quant_nodes": float(nodes), "kernels_changed": changed}
+        measured = {"fake_quant_nodes": float(nodes), "kernels_changed": share}
         if self.preserve_sparsity:
-            result["sparsity"] = sparsity(found)
-            if sparsity(was) - result["sparsity"] > _LOST:
-                raise CheckError(f"qat: sparsity fell from {sparsity(was):.3f} to {result['sparsity']:.3f}.")
+            measured["sparsity"] = sparsity(new)
+            check_kept_zeros(self, old, new)
         if self.preserve_clusters:
-            few = [name for name, value in was.items() if distinct(value) < _many(value)]
+            counts = {name: len(np.unique(value)) for name, value in old.items()}
+            few = [name for name, count in counts.items() if count < min(old[name].size // 2, 257)]
             # Convolutions get their centroids channel by channel, as int8 gives each a scale.
-            result["distinct_weights"] = float(max(distinct_per_channel(found[name]) for name in few))
-            most = max(distinct(was[name]) for name in few)
-            if result["distinct_weights"] > most + 1:
+            channels = [channel for name in few for channel in np.moveaxis(new[name], -1, 0)]
+            measured["distinct_weights"] = float(max(len(np.unique(channel)) for channel in channels))
+            most = max(counts[name] for name in few)
+            if measured["distinct_weights"] > most + 1:
                 raise CheckError(
-                    f"qat: kernels of {most} distinct weights have channels of {result['distinct_weights']:.0f} now."
+                    f"qat: kernels of {most} distinct weights have channels of {measured['distinct_weights']:.0f} now."
                 )
-        return result
+        return measured
 
     def _decide(self, layer: Any) -> tuple[bool, str]:
         from tfkit.environment.stack import keras, tfmot_module
@@ -185,54 +140,46 @@ class QuantizeAware:
             return True, "folded into the layer before it"
         if isinstance(layer, keras.layers.Rescaling):
             return True, "its output gets a range"
-        registry = tfmot_module(
-            "core.quantization.keras.default_8bit.default_8bit_quantize_registry"
-        ).Default8BitQuantizeRegistry()
-        if registry.supports(layer):
+        registry = tfmot_module("core.quantization.keras.default_8bit.default_8bit_quantize_registry")
+        if registry.Default8BitQuantizeRegistry().supports(layer):
             return True, "weights and outputs are rounded as int8 will round them"
         return False, f"tfmot cannot quantize a {type(layer).__name__}"
 
-    def _scheme(self) -> dict[str, Any]:
-        from tfkit.environment.stack import tfmot
 
-        combine = tfmot.experimental.combine
-        if self.preserve_clusters:
-            return {"scheme": combine.Default8BitClusterPreserveQuantizeScheme(self.preserve_sparsity)}
-        if self.preserve_sparsity:
-            return {"scheme": combine.Default8BitPrunePreserveQuantizeScheme()}
-        return {}
+def fake_quantization(model: keras.Model) -> int:
+    """Return the number of nodes of a model that quantize and dequantize as an int8 model will."""
+    from tfkit.environment.stack import tf
 
-
-def _many(value: np.ndarray) -> int:
-    return min(value.size // 2, 257)
+    specs = [tf.TensorSpec([1, *tensor.shape[1:]], tensor.dtype) for tensor in model.inputs]
+    function = tf.function(lambda inputs: model(inputs, training=False), autograph=False)
+    concrete = function.get_concrete_function(specs[0] if len(specs) == 1 else specs)
+    graph = concrete.graph.as_graph_def()
+    nodes = [*graph.node, *(node for one in graph.library.function for node in one.node_def)]
+    return sum(node.op.startswith("FakeQuant") for node in nodes)
 
 
-def _output_range() -> type:
-    """A config for layers without weights that tfmot does not know: their output alone is quantized."""
-    from tfkit.environment.stack import tfmot
+def _begin_ranges(wrapped: keras.Model, model: keras.Model, examples: Any) -> None:
+    """Set the ranges of a quantization-aware model's tensors to what these are in the model it was made of.
 
-    quantization = tfmot.quantization.keras
+    tfmot begins with -6 to 6 and moves by a thousandth a step. Layers without an activation go far beyond 6 in
+    EfficientNet: cut there, their model gives the same for every image until some thousand steps have passed.
+    """
+    from tfkit.environment.stack import keras
 
-    base: Any = quantization.QuantizeConfig
-
-    class OutputRange(base):
-        def get_weights_and_quantizers(self, layer: Any) -> list[Any]:
-            return []
-
-        def get_activations_and_quantizers(self, layer: Any) -> list[Any]:
-            return []
-
-        def set_quantize_weights(self, layer: Any, quantize_weights: list[Any]) -> None:
-            pass
-
-        def set_quantize_activations(self, layer: Any, quantize_activations: list[Any]) -> None:
-            pass
-
-        def get_output_quantizers(self, layer: Any) -> list[Any]:
-            quantizer = quantization.quantizers.MovingAverageQuantizer
-            return [quantizer(num_bits=8, per_axis=False, symmetric=False, narrow_range=False)]
-
-        def get_config(self) -> dict[str, Any]:
-            return {}
-
-    return OutputRange
+    # Layers of their own: those of a model that was stripped may have been called in other models before.
+    own = clone(model, copy_layer)
+    tensors = {
+        layer.name: layer.output for layer in own.layers if not isinstance(layer, keras.layers.InputLayer)
+    }
+    values = {**keras.Model(own.inputs, tensors)(examples, training=False), "quantize_layer": examples}
+    for layer in wrapped.layers:
+        name = layer.name.removeprefix("quant_")
+        if name not in values:
+            continue
+        # 0 is within, as the integers must have one that is 0.
+        plain = np.asarray(values[name])
+        known = {"min": min(0.0, float(plain.min())), "max": max(0.0, float(plain.max()))}
+        for variable in layer.weights:
+            of, _, end = short_name(variable).rpartition("_")
+            if of in _RANGED and end in known:
+                variable.assign(known[end])

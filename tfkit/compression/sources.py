@@ -7,7 +7,7 @@ import functools
 import json
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -496,3 +496,13 @@ def _refuse_not_finite(kept: list[Any]) -> None:
             f"The model has {len(bad)} weights that are not finite numbers: {', '.join(bad[:_SHOWN])}.\n"
             "  Its training came apart; no conversion mends that. Train it anew with a lower learning rate."
         )
+
+
+def not_finite(variables: Iterable[Any]) -> str:
+    """Return the names of variables that hold numbers which are not finite, the first few of them; "" of none."""
+    bad = [
+        variable.name
+        for variable in variables
+        if getattr(variable.dtype, "is_floating", False) and not np.isfinite(variable.numpy()).all()
+    ]
+    return ", ".join(bad[:3]) + (f" and {len(bad) - 3} more" if len(bad) > 3 else "")

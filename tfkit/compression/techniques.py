@@ -1,112 +1,25 @@
-"""What every technique does: look at the layers, wrap them, train, unwrap, measure.
-
-Clones with the weights of the original, layer by layer: the original stays as it is.
-
-What compression did to a model, measured on its weights.
-
-Which layers a technique can take: asked of the whole model at once, before any training.
-"""
+"""What pruning, clustering and quantization-aware training have in common: the layers, their clones, their weights."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tfkit.compression.sources import not_finite
+from tfkit.environment import foreign
 from tfkit.environment.packages import what
-from tfkit.errors import UsageError
+from tfkit.errors import CheckError, UsageError
 
 if TYPE_CHECKING:
     from tfkit.environment.stack import keras
 
-_PREFIXES = ("prune_low_magnitude_", "cluster_", "quantize_annotate_", "quant_")
+LOST = 0.01
+"""So much of the sparsity may be lost where zeros are to be kept."""
 
-
-def clone(model: keras.Model, change: Callable[[Any], Any] | None = None) -> keras.Model:
-    """A functional or Sequential model anew, with the same weights.
-
-    Args:
-      model: flat.
-      change: makes the new layer of each old one, as of `keras.models.clone_model`; it may be a wrapper.
-
-    Returns:
-      Uncompiled.
-    """
-    from tfkit.environment.stack import keras
-
-    made = keras.models.clone_model(model, clone_function=change)
-    carry(model, made)
-    return made
-
-
-def carry(model: keras.Model, other: keras.Model) -> None:
-    """Give the layers of `other`, also those inside of wrappers, the weights of the layers of `model`."""
-    # A wrapper calls itself what it likes; the layer inside of it has kept its name.
-    inner = {own.name: own for own in (getattr(layer, "layer", layer) for layer in other.layers)}
-    for layer in model.layers:
-        if layer.weights:
-            inner[layer.name].set_weights(layer.get_weights())
-
-
-_WRAPPED = ("quant_", "prune_low_magnitude_", "cluster_")
-
-
-def kernels(model: keras.Model) -> dict[str, np.ndarray]:
-    """The kernels of all layers by layer name, also of layers that are wrapped.
-
-    A layer of several (a separable convolution) has them under its name and theirs.
-    """
-    found = {}
-    for layer in model.layers:
-        name = layer.name
-        for prefix in _WRAPPED:
-            name = name.removeprefix(prefix)
-        own = {
-            weight.name.split("/")[-1].split(":")[0]: weight.numpy()
-            for weight in layer.weights
-            if weight.name.split("/")[-1].split(":")[0].endswith("kernel")
-        }
-        for kind, value in own.items():
-            found[name if len(own) == 1 else f"{name}/{kind}"] = value
-    return found
-
-
-def sparsity(values: Mapping[str, np.ndarray]) -> float:
-    """Share of zeros among all weights of kernels."""
-    total = sum(value.size for value in values.values())
-    return float(sum(int(np.sum(value == 0)) for value in values.values()) / total) if total else 0.0
-
-
-def distinct(value: np.ndarray) -> int:
-    """Number of distinct weights of a kernel."""
-    return len(np.unique(value))
-
-
-def distinct_per_channel(value: np.ndarray) -> int:
-    """The largest number of distinct weights of an output channel: int8 has a scale for each."""
-    channels = value.reshape(-1, value.shape[-1]).T
-    return max(len(np.unique(channel)) for channel in channels)
-
-
-def changed(before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarray]) -> float:
-    """Share of the kernels that training moved."""
-    common = [name for name in before if name in after and before[name].shape == after[name].shape]
-    moved = [name for name in common if not np.array_equal(before[name], after[name])]
-    return len(moved) / len(common) if common else 0.0
-
-
-def fake_quantization(model: keras.Model) -> int:
-    """Number of nodes of a model that quantize and dequantize as an int8 model will."""
-    from tfkit.environment.stack import tf
-
-    specs = [tf.TensorSpec([1, *tensor.shape[1:]], tensor.dtype) for tensor in model.inputs]
-    given = specs[0] if len(specs) == 1 else specs
-    function = tf.function(lambda inputs: model(inputs, training=False), autograph=False)
-    graph = function.get_concrete_function(given).graph.as_graph_def()
-    nodes = [*graph.node, *(node for one in graph.library.function for node in one.node_def)]
-    return sum(node.op.startswith("FakeQuant") for node in nodes)
+_PREFIXES = ("quant_", "prune_low_magnitude_", "cluster_")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,36 +39,54 @@ class Treatment:
     how: str
 
 
-class Stage(Protocol):
-    """A technique that needs training: `wrap` it, `fit` with its callbacks, `strip` it, `measure` what came out."""
+class Technique:
+    """A technique that needs training: `wrap` a model, `fit` with the callbacks, `strip` it, `measure` the result."""
 
     @property
     def name(self) -> str:
         """Short, with what was asked for: "prune0.8"."""
+        raise NotImplementedError
 
     def treatments(self, model: keras.Model) -> list[Treatment]:
-        """What will happen to every layer, before anything is built.
+        """Return what will happen to every layer, before anything is built.
 
         Raises:
           UsageError: the model cannot be taken apart, or nothing in it can be treated.
         """
+        refuse_what_has_no_layers(model, technique=self.name)
+        treatments = []
+        for layer in model.layers:
+            treated, how = self._decide(layer)
+            kind = type(layer).__name__
+            treatments.append(Treatment(layer=layer.name, kind=kind, treated=treated, how=how))
+        if not any(one.treated for one in treatments):
+            listed = "\n  ".join(f"{one.layer} ({one.kind}): {one.how}" for one in treatments)
+            raise UsageError(f"{self.name} would change no layer of {model.name}:\n  {listed}")
+        return treatments
+
+    def treated(self, model: keras.Model) -> set[str]:
+        """Return the names of the layers that are changed; errors as of `treatments`."""
+        return {one.layer for one in self.treatments(model) if one.treated}
 
     def wrap(self, model: keras.Model, *, steps: int) -> keras.Model:
-        """A trainable clone with the technique in it, not compiled; `model` stays as it is.
+        """Return a trainable clone with the technique in it, not compiled; `model` stays as it is.
 
         Args:
           model: functional or Sequential.
           steps: that it will be trained for.
         """
+        raise NotImplementedError
 
     def callbacks(self) -> list[keras.callbacks.Callback]:
-        """For `fit`."""
+        """Return what `fit` needs."""
+        return []
 
     def strip(self, wrapped: keras.Model) -> keras.Model:
-        """The trained model, ready for the next technique or for the converter."""
+        """Return the trained model, ready for the next technique or for the converter."""
+        return wrapped
 
     def measure(self, before: keras.Model, after: keras.Model) -> dict[str, float]:
-        """What training did.
+        """Measure what training did.
 
         Args:
           before: the model that was wrapped.
@@ -164,6 +95,85 @@ class Stage(Protocol):
         Raises:
           CheckError: it is not what was asked for; the message names the layers.
         """
+        raise NotImplementedError
+
+    def _decide(self, layer: Any) -> tuple[bool, str]:
+        """Return whether a layer is treated, and how or why not; nothing of one that has no part in it."""
+        raise NotImplementedError
+
+
+def clone(model: keras.Model, change: Callable[[Any], Any] | None = None) -> keras.Model:
+    """Build a functional or Sequential model anew, with the same weights.
+
+    Args:
+      model: flat.
+      change: makes the new layer of each old one, as of `keras.models.clone_model`; it may be a wrapper.
+
+    Returns:
+      Uncompiled.
+    """
+    from tfkit.environment.stack import keras
+
+    copy = keras.models.clone_model(model, clone_function=change)
+    # A wrapper calls itself what it likes; the layer inside of it has kept its name.
+    inner = {own.name: own for own in (getattr(layer, "layer", layer) for layer in copy.layers)}
+    for layer in model.layers:
+        if layer.weights:
+            inner[layer.name].set_weights(layer.get_weights())
+    return copy
+
+
+def copy_layer(layer: Any) -> Any:
+    """Return a new layer of the same settings."""
+    return layer.__class__.from_config(layer.get_config())
+
+
+def short_name(weight: Any) -> str:
+    """Return the name of a weight without those of its layers: "kernel"."""
+    return str(weight.name.split("/")[-1].split(":")[0])
+
+
+def kernels(model: keras.Model) -> dict[str, np.ndarray]:
+    """Return the kernels of all layers by layer name, also of layers that are wrapped.
+
+    A layer of several (a separable convolution) has them under its name and theirs.
+    """
+    values = {}
+    for layer in model.layers:
+        name = layer.name
+        for prefix in _PREFIXES:
+            name = name.removeprefix(prefix)
+        own = {kind: weight for weight in layer.weights if (kind := short_name(weight)).endswith("kernel")}
+        for kind, weight in own.items():
+            values[name if len(own) == 1 else f"{name}/{kind}"] = weight.numpy()
+    return values
+
+
+def sparsity(values: Mapping[str, np.ndarray]) -> float:
+    """Return the share of zeros among all weights of kernels."""
+    total = sum(value.size for value in values.values())
+    return sum(value.size - np.count_nonzero(value) for value in values.values()) / max(total, 1)
+
+
+def check_kept_zeros(
+    technique: Technique, before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarray]
+) -> None:
+    """Make sure that kernels have kept their zeros.
+
+    Raises:
+      CheckError: sparsity fell.
+    """
+    if sparsity(before) - sparsity(after) > LOST:
+        raise CheckError(
+            f"{technique.name} lost zeros: sparsity fell from {sparsity(before):.3f} to {sparsity(after):.3f}."
+        )
+
+
+def changed(before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarray]) -> float:
+    """Return the share of the kernels that training moved."""
+    common = [name for name in before if name in after and before[name].shape == after[name].shape]
+    moved = [name for name in common if not np.array_equal(before[name], after[name])]
+    return len(moved) / len(common) if common else 0.0
 
 
 def refuse_what_has_no_layers(model: keras.Model, *, technique: str) -> None:
@@ -180,77 +190,44 @@ def refuse_what_has_no_layers(model: keras.Model, *, technique: str) -> None:
             f"{technique} takes a model of tf_keras; this is {what(model)}.\n"
             "  Build it with `from tfkit.environment.stack import keras`; a Keras 3 file converts without it, as it is."
         )
-    if not isinstance(model, keras.Sequential) and not getattr(model, "_is_graph_network", False):
-        raise UsageError(
-            f"{technique} exchanges the layers of a model, and those of {model.name} ({type(model).__name__}) are not"
-            " known to Keras: it is subclassed, or was not built.\n"
-            "  Build it with the functional API: keras.Model(inputs, outputs)."
-        )
-    if not model.built:
-        raise UsageError(
-            f"{technique}: {model.name} has no weights yet.\n"
-            "  Begin it with keras.Input(shape), or call model.build(shape)."
-        )
-    broken = [
-        weight.name
-        for weight in model.weights
-        if weight.dtype.is_floating and not np.isfinite(weight.numpy()).all()
-    ]
-    if broken:
-        raise UsageError(
-            f"{technique}: {model.name} has weights that are not finite numbers: {', '.join(broken[:5])}.\n"
-            "  Its training came apart. Train it anew with a lower learning rate."
-        )
-    inside = [layer for layer in model.layers if isinstance(layer, keras.Model)]
-    hub_layers = [layer for layer in model.layers if type(layer).__name__ == "KerasLayer"]
-    problems = [
-        f"{layer.name} is a model within the model. Call its layers on the outer inputs:"
-        " keras.Model(inner.input, head(inner.output)) is flat."
-        for layer in inside
-    ]
-    problems += [
-        f"{layer.name} is a hub.KerasLayer, whose layers TensorFlow Hub does not keep. A bundled backbone has them:"
-        " tfkit.load_model(name).functional(image_size=...); tfkit.compression.Prune(...).prune_variables prunes any."
-        for layer in hub_layers
-    ]
+    problems = []
+    if not foreign.knows_its_layers(model):
+        problems = [
+            f"its layers are not known to Keras: {type(model).__name__} is subclassed, or was not built. Build it with"
+            " the functional API: keras.Model(inputs, outputs)."
+        ]
+    elif not model.built:
+        problems = ["it has no weights yet. Begin it with keras.Input(shape), or call model.build(shape)."]
+    else:
+        if bad := not_finite(model.weights):
+            problems.append(
+                f"weights are not finite numbers: {bad}. Train it anew with a lower learning rate."
+            )
+        for layer in model.layers:
+            if isinstance(layer, keras.Model):
+                problems.append(
+                    f"{layer.name} is a model within the model. Call its layers on the outer inputs:"
+                    " keras.Model(inner.input, head(inner.output)) is flat."
+                )
+            elif type(layer).__name__ == "KerasLayer":
+                problems.append(
+                    f"{layer.name} is a hub.KerasLayer, whose layers TensorFlow Hub does not keep. A bundled backbone"
+                    " has them: tfkit.load_model(name).functional(image_size=...);"
+                    " tfkit.compression.Prune(...).prune_variables prunes any."
+                )
     if problems:
-        raise UsageError(f"{technique} cannot take all of {model.name}:\n  " + "\n  ".join(problems))
+        raise UsageError(f"{technique} cannot take {model.name}:\n  " + "\n  ".join(problems))
 
 
-def treatments(
-    model: keras.Model, decide: Callable[[Any], tuple[bool, str]], *, technique: str
-) -> list[Treatment]:
-    """One treatment a layer.
-
-    Args:
-      model: flat.
-      decide: for a layer, whether it is treated, and how or why not.
-      technique: as an error calls it.
-
-    Raises:
-      UsageError: no layer is treated.
-    """
-    refuse_what_has_no_layers(model, technique=technique)
-    found = []
-    for layer in model.layers:
-        treated, how = decide(layer)
-        found.append(Treatment(layer=layer.name, kind=type(layer).__name__, treated=treated, how=how))
-    if not any(treatment.treated for treatment in found):
-        listed = "\n  ".join(f"{one.layer} ({one.kind}): {one.how}" for one in found)
-        raise UsageError(f"{technique} would change no layer of {model.name}:\n  {listed}")
-    return found
-
-
-def sentence(found: Sequence[Treatment], *, technique: str) -> str:
-    """What will happen, in one line: how many layers are treated, and which others have weights and are not."""
-    treated = [one for one in found if one.treated]
+def sentence(treatments: Sequence[Treatment], *, technique: str) -> str:
+    """Say in one line how many layers are treated, and which others have weights and are not."""
     kept: dict[str, list[str]] = {}
-    for one in found:
+    for one in treatments:
         if not one.treated and one.how:
             kept.setdefault(one.how, []).append(one.layer)
-    rest = "; ".join(f"{_some(layers)}: {how}" for how, layers in kept.items())
-    return f"{technique}: {len(treated)} layers. " + (f"Left as they are: {rest}." if rest else "")
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:2]) + (f" and {len(names) - 2} more" if len(names) > 2 else "")
+    rest = [
+        f"{', '.join(layers[:2])}{f' and {len(layers) - 2} more' if len(layers) > 2 else ''}: {how}"
+        for how, layers in kept.items()
+    ]
+    count = sum(one.treated for one in treatments)
+    return f"{technique}: {count} layers. " + (f"Left as they are: {'; '.join(rest)}." if rest else "")

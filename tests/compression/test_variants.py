@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from tfkit.compression import Gates, Table, Variant, choose
-from tfkit.compression.compare import marked
+from tfkit.compression.variants import mark_pareto
 from tfkit.errors import ConfigError
 
 
@@ -80,14 +80,14 @@ def test_limits_that_cannot_be(limits):
         Gates(**limits)
 
 
-def test_those_that_no_other_beats_are_marked():
+def test_those_that_no_other_beats_are_mark_pareto():
     worse = variant("float16", 14_000_000, 0.01, 5.0)
-    found = {one.name: one.pareto for one in marked([*ALL, worse])}
+    found = {one.name: one.pareto for one in mark_pareto([*ALL, worse])}
     assert found == {"float32": True, "int8": True, "dynamic": True, "weights4": True, "float16": False}
 
 
 def test_a_table_prints_and_is_read_back():
-    table = Table(variants=marked(ALL), models={}, failed={"int16x8": "no kernel"}, examples=10)
+    table = Table(variants=mark_pareto(ALL), models={}, failed={"int16x8": "no kernel"}, examples=10)
     content = {
         "variants": [one.as_dict() for one in table.variants],
         "failed": [{"name": "int16x8", "reason": "no kernel"}],
@@ -97,3 +97,6 @@ def test_a_table_prints_and_is_read_back():
     assert "int16x8: no kernel" in str(table)
     assert table.frame.loc["int8", "size kB"] == 4000
     assert table["int8"] is table.variants[1]
+    for shown in (table, table["int8"], choose(ALL, Gates())):
+        assert repr(shown).count("\n") < 3
+        assert "int8" in repr(shown) or "weights4" in repr(shown)

@@ -1,0 +1,50 @@
+"""tfkit.compress takes a run, a path or a model, and its keywords are refused like the flags of the recipe."""
+
+import numpy as np
+import pytest
+
+import tfkit
+from tfkit.environment.stack import keras
+from tfkit.errors import ConfigError, RunError
+
+
+@pytest.mark.parametrize(
+    ("settings", "culprit"),
+    [
+        ({"max_acuracy_drop": 0.1}, "max_accuracy_drop="),
+        ({"max_accuracy_drop": 2}, "max.accuracy.drop"),
+        ({"techniques": ["qat+prune"]}, r"prune\+qat"),
+        ({"techniques": ["qat"], "variants": ["dynamic"]}, "int8"),
+        ({"variants": ["int7"]}, "int8"),
+    ],
+)
+def test_keywords_are_refused_like_flags(settings, culprit):
+    with pytest.raises(ConfigError, match=culprit):
+        tfkit.compress("runs/nowhere", **settings)
+
+
+def test_what_is_no_model_is_named(tmp_path):
+    with pytest.raises(RunError, match="nowhere"):
+        tfkit.compress(str(tmp_path / "nowhere"))
+    with pytest.raises(ConfigError, match="representative-data"):
+        tfkit.compress(keras.Sequential([keras.Input([4]), keras.layers.Dense(2)]))
+    with pytest.raises(ConfigError, match="from-run"):
+        tfkit.compress(None)
+
+
+@pytest.mark.slow
+def test_a_model_of_keras_and_strings_for_paths(tmp_path):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input([4], name="x"), keras.layers.Dense(3, "softmax")])
+    x = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
+    np.savez(tmp_path / "data.npz", x=x, labels=model.predict(x, verbose=0).argmax(1))
+    settings = {
+        "representative_data": str(tmp_path / "data.npz"), "variants": ["float32"], "run_dir": str(tmp_path / "run"),
+    }  # fmt: skip
+    run = tfkit.compress(model, **settings)
+    assert run.path == tmp_path / "run"
+    assert run.metrics["lite/float32/accuracy"] == 1.0
+    assert (run.path / "tflite/model.tflite").is_file()
+    model.save(tmp_path / "model.keras")
+    again = tfkit.compress(str(tmp_path / "model.keras"), **settings, overwrite=True)
+    assert again.metrics["lite/float32/accuracy"] == 1.0

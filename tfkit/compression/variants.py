@@ -1,0 +1,374 @@
+"""The variants of one model beside each other: what is known of each file, the table of them, and the choice."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from tfkit.compression.inspect import NOTES
+from tfkit.settings import fields
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+KILO = 1000  # bytes in the kB of all sizes here
+BUSY = 0.3  # cores that others take: beyond that, times on two cores were seen to grow
+
+LIKE_SIZE = 0.1
+"""Files whose sizes differ by less count as equally small: the more accurate one is then the better."""
+
+_LEAST_DROP = 0.005  # the unit of a drop where the limit is below it
+
+
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
+class Quality:
+    """How good the outputs of a variant are, by themselves and beside those of the original.
+
+    Attributes:
+      output: what they are, one of `tfkit.training.outputs.OUTPUTS`.
+      accuracy: of the variant's classes, or yes and no; None of values, and without labels.
+      accuracy_drop: accuracy of the original less that; without labels the share of other answers, which no drop can
+        exceed; not a number of values.
+      agreement: share of answers (classes, yes and no) that are the original's; of values, of those within a tenth of
+        the spread.
+      r2: of values, with labels: share of the labels' variance that the variant explains, the mean over the outputs.
+      r2_drop: R2 of the original less that.
+      rmse: of values, with labels: root mean square of the differences from them.
+      error: of values: root mean square difference from the original, as a share of the spread (standard deviation)
+        of each of its outputs; 1 - error^2 is R2 against the original.
+      max_difference: the largest one of an output.
+      class_drop: by class, recall of the original less the variant's.
+    """
+
+    output: str = "probabilities"
+    accuracy: float | None = None
+    accuracy_drop: float = float("nan")
+    agreement: float
+    r2: float | None = None
+    r2_drop: float | None = None
+    rmse: float | None = None
+    error: float | None = None
+    max_difference: float
+    class_drop: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def drop(self) -> float:
+        """Return what limits apply to: the drop of accuracy or R2; without labels other answers, or 1 - R2."""
+        if self.output != "values":
+            return float(self.accuracy_drop)
+        return float((self.error or 0.0) ** 2 if self.r2_drop is None else self.r2_drop)
+
+    @property
+    def drop_name(self) -> str:
+        """Return what a limit is of."""
+        if self.output == "values":
+            return "1 - R2 against the original" if self.r2_drop is None else "R2 drop"
+        return "disagreement" if self.accuracy is None else "accuracy drop"
+
+    @property
+    def quality(self) -> str:
+        """Return how good it is, in words."""
+        if self.output == "values":
+            error = f"error {self.error:.4f} of the original's spread"
+            return error if self.r2 is None else f"R2 {self.r2:.4f} ({0.0 - self.drop:+.4f}), {error}"
+        if self.accuracy is None:
+            return f"agreement {self.agreement:.4f} with the original"
+        return f"accuracy {self.accuracy:.4f} ({0.0 - self.drop:+.4f})"
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.quality})"
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Variant(Quality):
+    """One .tflite file, measured.
+
+    Attributes:
+      name: "int8", "prune0.8+int8", ...
+      technique: what training did to it: "prune0.8", "cluster16+qat", or nothing.
+      quantization: what conversion did to it: "float32", "int8", ...
+      size_bytes: of the file.
+      gzipped_bytes: of the file as a download has it.
+      latency_ms: by number of threads: {"1": {"p50": 5.0, "p90": 5.4}, ...}, one example at a time.
+      other_cores: how many cores other processes kept busy while times were taken; above `BUSY` they are too long.
+      peak_memory_bytes: of a process that runs it, beyond what the process had before.
+      macs: share of the multiply-accumulate operations by type.
+      ops: number of operations by type and name.
+      sparsity: share of zeros among the weights of kernels.
+      distinct_weights: the largest number of distinct values in one kernel (per channel of the file's numbers).
+      needs: Flex and custom operations that the device must bring.
+      notes: what was done to it and measured, a sentence each.
+      pareto: whether no other is at least as small, as fast and as accurate, and better in one of these.
+    """
+
+    name: str
+    technique: str = ""
+    quantization: str
+    size_bytes: int
+    gzipped_bytes: int
+    latency_ms: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    other_cores: float = 0.0
+    peak_memory_bytes: int | None = None
+    macs: Mapping[str, float] = field(default_factory=dict)
+    ops: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    sparsity: float = 0.0
+    distinct_weights: int | None = None
+    needs: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    pareto: bool = False
+
+    @property
+    def file(self) -> str:
+        """The name of its file."""
+        return f"{self.name}.tflite"
+
+    @property
+    def latency(self) -> float | None:
+        """Milliseconds for one example on one thread, the median."""
+        return self.latency_ms.get("1", {}).get("p50")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        values = {name: None if value != value else value for name, value in dataclasses.asdict(self).items()}
+        return {"name": self.name, "file": self.file, **values}
+
+    def __repr__(self) -> str:
+        return f"Variant({self.name}: {self.size_bytes / KILO:,.0f} kB, {self.quality})"
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Table:
+    """Variants of one model beside each other; prints as a table, also in a notebook.
+
+    Attributes:
+      variants: in the order in which they were asked for.
+      models: the content of each .tflite file, by name.
+      failed: name of a variant that could not be made, and why.
+      examples: on how many all were measured.
+      notes: as what the outputs were judged.
+    """
+
+    variants: tuple[Variant, ...]
+    models: Mapping[str, bytes]
+    failed: Mapping[str, str]
+    examples: int
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def read(cls, content: Mapping[str, Any]) -> Table:
+        """Return the table of what variants.json holds; the files are beside it."""
+        known = {one.name for one in dataclasses.fields(Variant)}
+        return cls(
+            variants=tuple(
+                Variant(**{name: value for name, value in row.items() if name in known})
+                for row in content["variants"]
+            ),
+            models={},
+            failed={row["name"]: row["reason"] for row in content["failed"]},
+            examples=content["examples"],
+            notes=tuple(content.get("notes", ())),
+        )
+
+    def __getitem__(self, name: str) -> Variant:
+        """Return the variant of that name."""
+        return next(variant for variant in self.variants if variant.name == name)
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """One row a variant: sizes in kB (1000 bytes), latencies in milliseconds; columns that are known of some."""
+        import pandas as pd
+
+        rows = [{name: value(one) for name, (value, _) in _COLUMNS.items()} for one in self.variants]
+        index = pd.Index([one.name for one in self.variants], name="variant")
+        return pd.DataFrame(rows, index=index).dropna(axis="columns", how="all")
+
+    def __str__(self) -> str:
+        """Return the table, and what failed."""
+        lines = []
+        if self.variants:
+            shown = self.frame.apply(
+                lambda column: column.map(
+                    lambda value: "" if value != value else format(value, _COLUMNS[column.name][1])
+                )
+            )
+            shown.index = [f"{one.name}{' *' if one.pareto else ''}" for one in self.variants]
+            lines = [
+                shown.to_string(justify="right"),
+                "* no other is smaller, faster and more accurate",
+                *self.notes,
+            ]
+        if others := busy(self.variants):
+            lines.append(f"Times are too long: {others}.")
+        for note in NOTES.values():
+            if names := [one.name for one in self.variants if note in one.notes]:
+                lines.append(f"{', '.join(names)}: {note}")
+        return "\n".join([*lines, *(f"{name}: {reason}" for name, reason in self.failed.items())])
+
+    def __repr__(self) -> str:
+        failed = f"; failed: {', '.join(self.failed)}" if self.failed else ""
+        names = ", ".join(one.name for one in self.variants) or "no variant"
+        return f"Table({names}; measured on {self.examples} examples{failed}; print it for all of it)"
+
+    def _repr_html_(self) -> str:
+        return str(self.frame.to_html(float_format=lambda value: f"{value:.4g}"))
+
+
+def _milliseconds(threads: str, share: str) -> Callable[[Variant], float | None]:
+    return lambda one: one.latency_ms.get(threads, {}).get(share)
+
+
+_COLUMNS: dict[str, tuple[Callable[[Variant], float | None], str]] = {
+    "size kB": (lambda one: one.size_bytes / KILO, ",.0f"),
+    "gzip kB": (lambda one: one.gzipped_bytes / KILO, ",.0f"),
+    "accuracy": (lambda one: one.accuracy, ".4f"),
+    "drop": (lambda one: None if one.accuracy is None else one.accuracy_drop, ".4f"),
+    "R2": (lambda one: one.r2, ".4f"),
+    "R2 drop": (lambda one: one.r2_drop, ".4f"),
+    "RMSE": (lambda one: one.rmse, ",.3g"),
+    "error": (lambda one: one.error, ".4f"),
+    "agreement": (lambda one: None if one.output == "values" else one.agreement, ".4f"),
+    "ms": (_milliseconds("1", "p50"), ",.3g"),
+    "ms p90": (_milliseconds("1", "p90"), ",.3g"),
+    "ms 2 threads": (_milliseconds("2", "p50"), ",.3g"),
+    "memory MB": (
+        lambda one: None if one.peak_memory_bytes is None else one.peak_memory_bytes / KILO**2,
+        ",.1f",
+    ),
+    "int8 MACs": (
+        lambda one: sum(share for dtype, share in one.macs.items() if dtype.startswith("int8")),
+        ".3f",
+    ),
+    "sparsity": (lambda one: one.sparsity, ".2f"),
+}
+"""Columns of a table: what of a variant, and how it is printed."""
+
+
+def busy(variants: Sequence[Variant]) -> str:
+    """Say that the machine was busy while times were taken; nothing where it was not."""
+    most = max((variant.other_cores for variant in variants), default=0.0)
+    return (
+        f"other processes kept {most:.1f} of {os.cpu_count()} cores busy as they were taken"
+        if most > BUSY
+        else ""
+    )
+
+
+def mark_pareto(variants: Sequence[Variant]) -> tuple[Variant, ...]:
+    """Return the same variants, those marked that no other beats in size, latency and accuracy."""
+    costs = [(one.size_bytes, one.latency or 0.0, one.drop) for one in variants]
+
+    def is_beaten(own: tuple[float, ...]) -> bool:
+        return any(
+            other != own and all(its <= mine for its, mine in zip(other, own, strict=True)) for other in costs
+        )
+
+    return tuple(
+        dataclasses.replace(one, pareto=not is_beaten(own)) for one, own in zip(variants, costs, strict=True)
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gates:
+    """What a variant must keep to.
+
+    Attributes:
+      max_size_kb: of the file, in units of 1000 bytes.
+      max_accuracy_drop: accuracy of the original less the variant's; without labels the share of other answers; of
+        values R2 of the original less the variant's, without labels 1 - R2 against the original.
+      max_latency_ms: median for one example on one thread of this machine.
+      gzipped: whether the size is that of the file gzipped, as it is downloaded.
+
+    Raises:
+      ConfigError: a limit that nothing can keep to.
+    """
+
+    max_size_kb: fields.Positive | None = None
+    max_accuracy_drop: fields.Share | None = None
+    max_latency_ms: fields.Positive | None = None
+    gzipped: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the limits."""
+        fields.check(self, label=lambda name: f"--{name.replace('_', '-')}")
+
+    def misses(self, variant: Variant) -> list[tuple[str, float]]:
+        """Return what the variant does not keep to: a phrase, and by which share of the limit it is beyond."""
+        return [(phrase, beyond) for phrase, beyond in self._measured(variant) if beyond > 0]
+
+    def size_bytes(self, variant: Variant) -> int:
+        """Return the size that counts."""
+        return variant.gzipped_bytes if self.gzipped else variant.size_bytes
+
+    def size(self, variant: Variant) -> str:
+        """Return the size that counts, in words."""
+        return f"{self.size_bytes(variant) / KILO:,.0f} kB{' gzipped' if self.gzipped else ''}"
+
+    def _measured(self, variant: Variant) -> Iterator[tuple[str, float]]:
+        if (limit := self.max_size_kb) is not None:
+            beyond = self.size_bytes(variant) / KILO / limit - 1
+            yield f"{self.size(variant)} (limit {limit:,.0f})", beyond
+        if (limit := self.max_accuracy_drop) is not None:
+            beyond = (variant.drop - limit - 1e-9) / max(limit, _LEAST_DROP)
+            yield f"{variant.drop_name} {variant.drop:.4f} (limit {limit:g})", beyond
+        if (limit := self.max_latency_ms) is not None:
+            if variant.latency is None:
+                yield "no latency was measured", float("inf")
+            else:
+                yield f"{variant.latency:.2f} ms (limit {limit:g})", variant.latency / limit - 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """The variant that was chosen, if any, and why.
+
+    Attributes:
+      chosen: None where no variant keeps to the gates.
+      verdict: the choice in a sentence, with size, accuracy and time.
+    """
+
+    chosen: Variant | None
+    verdict: str
+
+
+def choose(variants: Sequence[Variant], gates: Gates) -> Choice:
+    """Choose the smallest variant that keeps to the gates; of those about as small the most accurate, then the fastest.
+
+    Args:
+      variants: at least one.
+      gates: see `Gates`.
+
+    Returns:
+      The chosen variant, or None where none keeps to the gates, and the verdict in words.
+    """
+    fitting = sorted((one for one in variants if not gates.misses(one)), key=gates.size_bytes)
+    if not fitting:
+        nearest = min(variants, key=lambda variant: max(beyond for _, beyond in gates.misses(variant)))
+        phrases = ", ".join(phrase for phrase, _ in gates.misses(nearest))
+        return Choice(
+            chosen=None,
+            verdict=f"None of {len(variants)} variants keeps to the limits. The nearest is {nearest.name}: {phrases}.",
+        )
+    smallest = fitting[0]
+    small = [one for one in fitting if gates.size_bytes(one) <= gates.size_bytes(smallest) * (1 + LIKE_SIZE)]
+    best = min(small, key=lambda one: (one.drop, one.latency or 0.0, gates.size_bytes(one)))
+    among = f"{len(fitting)} within the limits"
+    among += f" (of {len(variants)})" if len(fitting) < len(variants) else ""
+    if len(fitting) == 1:
+        why = f"the only one of {len(variants)} within the limits"
+    elif gates.size_bytes(best) == gates.size_bytes(smallest):
+        why = f"the smallest of {among}"
+    else:
+        better = "closest to the original" if best.accuracy is None and best.r2 is None else "most accurate"
+        better = f"fastest of the {better}" if best.drop == smallest.drop else better
+        why = (
+            f"of the files at most 10 % larger than the smallest of {among}, {smallest.name} with"
+            f" {gates.size_bytes(smallest) / KILO:,.0f} kB, the {better}"
+        )
+    speed = "" if best.latency is None else f", {best.latency:.2f} ms on one thread"
+    speed += f" ({busy([best])})" if speed and busy([best]) else ""
+    return Choice(
+        chosen=best, verdict=f"{best.name} is chosen: {why}, {gates.size(best)}, {best.quality}{speed}."
+    )
