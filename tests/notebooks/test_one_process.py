@@ -47,7 +47,8 @@ def test_compress_tflite_makes_a_file_that_is_small_and_as_good(execute):
     run = Run.open(executed.folder / "runs/notebook")
     found = run.read("tflite/variants.json")
     variants = {variant["name"]: variant for variant in found["variants"]}
-    assert set(variants) == {"float32", "float16", "dynamic", "int8"}
+    # int8-selective: made where int8 costs more than the half of what is allowed.
+    assert set(variants) - {"int8-selective"} == {"float32", "float16", "dynamic", "int8"}
     assert variants["int8"]["size_bytes"] < 0.35 * variants["float32"]["size_bytes"]
     assert found["chosen"] is not None
     assert found["verdict"] in executed.printed
