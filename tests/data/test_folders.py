@@ -107,7 +107,7 @@ def test_one_class_only(photos):
         (
             ["train/a/1.png", "train/b/1.png", "test/a/2.png", "test/c/2.png"],
             "",
-            ["test/ lacks b", "test/ has c, which"],
+            ["test/ has not the same class folders", "b, c"],
         ),
     ],
 )

@@ -46,14 +46,6 @@ def test_csv_is_what_was_written(tmp_path, delimiter, encoding, end):
     assert ("UTF-" in said) == (encoding in ("utf-16", "utf-32"))
 
 
-def test_quotes_of_a_tsv_that_enclose_nothing(tmp_path):
-    path = tmp_path / "a.tsv"
-    path.write_text("text\tlabel\n" + '"Oh, he said\ta\n5" pipe\tb\n' * 20)
-    _, found, rows = everything(path)
-    assert found == [['"Oh, he said', "a"], ['5" pipe', "b"]] * 20
-    assert [bool(row.remark) for row in rows] == [True, False] * 20
-
-
 def test_a_first_line_that_is_a_row(tmp_path):
     path = tmp_path / "sms.tsv"
     path.write_text("".join(f"{'ham' if n % 3 else 'spam'}\tmessage {n}, or more of it\n" for n in range(40)))
@@ -262,7 +254,7 @@ def test_a_name_that_comes_late_is_a_column(tmp_path):
             "columns",
         ),
         (json.dumps({f"id {n}": row for n, row in enumerate(RECORDS)}), "--text-column"),
-        ("\n".join(f'{{"id {n}": {{"text": "a"}}, "x{n}": 1}}' for n in range(3000)), "more than 1000 names"),
+        ("\n".join(f'{{"id {n}": {{"text": "a"}}, "x{n}": 1}}' for n in range(3000)), r"more\)"),
     ],
 )
 def test_what_has_no_rows(tmp_path, content, message):

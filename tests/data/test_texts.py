@@ -200,7 +200,7 @@ def test_it_does_not_start_tensorflow(tmp_path):
         (
             [("", "a"), ("", "b")],
             {},
-            r"labels no text.* It has 2 rows that cannot be used: has no text: 2",
+            r"no value in 0 rows.* It has 2 rows that cannot be used: has no text: 2",
         ),
         ([], {}, "has columns .text, label., but no rows"),
         ([("same text", "ab"[n % 2]) for n in range(50)], {}, r"fewer than 3 different texts"),
@@ -234,8 +234,8 @@ def test_a_source_that_is_no_table(tmp_path):
     for name, message in {
         "mails.xyz": "ending '.xyz'; tables end in .csv, .tsv",
         "empty.csv": "is empty",
-        "blank.csv": "is empty",
-        "image.csv": "is no text: it is a binary file",
+        "blank.csv": "has one column",
+        "image.csv": "is no text, but a binary file",
         "sheet.xlsx": r"(?s)sheet\.xlsx.*read_excel",
         "one.csv": "has one column: its first line is 'text'",
         "mailz.csv": r"There is no file .*mailz\.csv",
@@ -283,7 +283,7 @@ def test_what_is_no_text_is_skipped_and_said(tmp_path):
     assert dict(splits.skipped) == {
         "bad/empty.txt": "empty file",
         "bad/blank.txt": "has no text",
-        "bad/image.txt": "is no text, but a PNG image",
+        "bad/image.txt": "is no text, but a binary file",
     }
     assert splits.other_files == 1
     assert splits.source.raw(list(splits.source.names).index("bad/page.html")) == "Read & seen"

@@ -18,7 +18,7 @@ import numpy as np
 
 from tfkit.data.arrays import from_arrays
 from tfkit.data.splits import Cutting, Splits
-from tfkit.data.text_files import RECIPE, Example, Groups, read_texts
+from tfkit.data.text_files import Example, Groups, read_texts
 from tfkit.environment import files
 from tfkit.errors import DataError
 
@@ -76,7 +76,7 @@ def load_docstrings(cutting: Cutting) -> Splits:
         raise DataError(
             f"The docstrings of {err.name} are not there: it is not installed. pip install {err.name}"
         ) from err
-    key = files.digest_of("docstrings", versions, EACH, SHORTEST, LONGEST, _RECIPE, RECIPE)
+    key = files.digest_of("docstrings", versions, EACH, SHORTEST, LONGEST, _RECIPE)
     source = read_texts(key, _docstrings, size=10 << 20, class_names=tuple(PACKAGES))
     return cutting.splits(
         source,

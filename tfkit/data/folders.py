@@ -126,10 +126,15 @@ def scan(root: str | Path, kind: Kind = IMAGES) -> Scan:
     ]
     parts: dict[str | None, _Folder] = dict(splits.items()) or {None: top}
     files = _take_files(parts, result)
+    first = set(next(iter(files.values())))
     for split, folder in parts.items():
         _check_classes(folder, files[split], result)
-    _check_agreement({folder.path: set(files[split]) for split, folder in parts.items()})
-    result.class_names = tuple(sorted(next(iter(files.values()))))
+        if different := sorted(first ^ set(files[split])):
+            raise DataError(
+                f"{folder.path}/ has not the same class folders as {next(iter(parts.values())).path}/, as every split"
+                f" must: only one of them has {listed(different)}."
+            )
+    result.class_names = tuple(sorted(first))
     result.notes += class_name_warnings(result.class_names)
     result.files = [
         file._replace(label=label)
@@ -143,7 +148,7 @@ def scan(root: str | Path, kind: Kind = IMAGES) -> Scan:
 def _read_folder(path: Path, result: Scan, above: tuple[tuple[int, int], ...] = ()) -> _Folder:
     """Read what is below a folder, by name; files of another kind are counted."""
     try:
-        identity = _identity(path.stat())
+        identity = path.stat().st_dev, path.stat().st_ino
         entries = sorted(os.scandir(path), key=lambda entry: entry.name)
     except PermissionError as err:
         raise DataError(f"{path} cannot be read: permission denied.\n  chmod -R u+rX {path}") from err
@@ -307,18 +312,6 @@ def _check_classes(folder: _Folder, classes: Mapping[str, list[FoundFile]], resu
     raise DataError(f"{path}/ has {problem}")
 
 
-def _check_agreement(found: Mapping[Path, set[str]]) -> None:
-    train, *others = found
-    different = []
-    for folder in others:
-        if missing := sorted(found[train] - found[folder]):
-            different.append(f"{folder}/ lacks {listed(missing)}")
-        if unknown := sorted(found[folder] - found[train]):
-            different.append(f"{folder}/ has {listed(unknown)}, which {train}/ lacks")
-    if different:
-        raise DataError("Every split must have the same class folders:\n  " + "\n  ".join(different))
-
-
 def class_name_warnings(class_names: Sequence[str]) -> list[str]:
     """Return what is doubtful about the names of classes themselves, for the notes."""
     found = []
@@ -345,10 +338,6 @@ def _counts(result: Scan) -> str:
 
 def _shown(folders: Iterable[_Folder]) -> str:
     return listed([f"{folder.path.name}/" for folder in folders])
-
-
-def _identity(status: os.stat_result) -> tuple[int, int]:
-    return status.st_dev, status.st_ino
 
 
 def cut_folder(

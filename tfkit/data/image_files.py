@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import threading
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, Any, NamedTuple, TypeVar
+from typing import IO, Any, NamedTuple
 
 import numpy as np
+from joblib import Parallel, delayed
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError, WebPImagePlugin  # noqa: F401  (registers WebP)
 from tqdm.auto import tqdm
 
@@ -256,10 +256,10 @@ def _range_notes(scaling: PixelRange, used: Mapping[str, tuple[int, int]], *, to
         return
     low, high = scaling[:2]
     why = "what the training images use" if scaling.measured else "as was asked"
+    why = "all of 16 bits" if (low, high) == FULL_RANGE else why
     yield (
-        f"{len(used)} of {total} images have 16 bits: {low} to {high}"
-        f" ({'all of 16 bits' if (low, high) == FULL_RANGE else why}) becomes 0 to 255; those of 8 bits are taken as"
-        " they are. --pixel-range sets another range."
+        f"{len(used)} of {total} images have 16 bits: {low} to {high} ({why}) becomes 0 to 255; those of 8 bits are"
+        " taken as they are. --pixel-range sets another range."
     )
     if beyond := [name for name, (lowest, highest) in used.items() if lowest < low or highest > high]:
         # A range that was asked for may be that of a private run, which names no file.
@@ -267,8 +267,6 @@ def _range_notes(scaling: PixelRange, used: Mapping[str, tuple[int, int]], *, to
         yield f"{len(beyond)} of them go beyond {low} to {high}, and are clipped there{example}."
 
 
-_Item = TypeVar("_Item")
-_Result = TypeVar("_Result")
 _SIZES_READ = 500
 
 
@@ -287,11 +285,7 @@ class _File(NamedTuple):
 
 
 def prepare_images(
-    root: Path,
-    images: Sequence[FoundFile],
-    *,
-    image_size: int,
-    pixel_range: tuple[int, int] = FULL_RANGE,
+    root: Path, images: Sequence[FoundFile], *, image_size: int, pixel_range: tuple[int, int] = FULL_RANGE
 ) -> Store:
     """Return the store of these images: uint8 [s, s, 3] of each that can be read. What did not change is kept.
 
@@ -304,14 +298,11 @@ def prepare_images(
       pixel_range: what becomes 0 and 255 of 16-bit values.
     """
 
-    def decode(name: str) -> bytes:
-        return _square(root / name, image_size, pixel_range).tobytes()
-
     def write(writer: Writer, old: Store | None) -> None:
         known: dict[tuple[str, int, int], tuple[_File, int | None]] = {}
         if old:
-            known = {file[:3]: (file, None) for file in _all_files(old)}
-            known.update({file[:3]: (file, number) for number, file in enumerate(_readable(old))})
+            number = itertools.count()
+            known = {file[:3]: (file, None if file.reason else next(number)) for file in _all_files(old)}
 
         def prepare_file(image: FoundFile) -> tuple[_File, bytes]:
             stamp = (image.name, image.size, image.mtime_ns)
@@ -321,9 +312,10 @@ def prepare_images(
             if file and number is not None and old and old.descriptor is not None:
                 return file, old.read(number)
             try:
-                content = decode(image.name)
+                pixels = _square(root / image.name, image_size, pixel_range)
                 with (root / image.name).open("rb") as opened:
-                    return _File(*stamp, hashlib.file_digest(opened, "sha256").hexdigest(), ""), content
+                    digest = hashlib.file_digest(opened, "sha256").hexdigest()
+                return _File(*stamp, digest, ""), pixels.tobytes()
             except Unreadable as err:
                 return _File(*stamp, "", str(err)), b""
 
@@ -343,7 +335,6 @@ def prepare_images(
         write,
         size=len(images) * image_size**2 * 3,
         stamp=_stamp(images),
-        lazy=True,
     )
 
 
@@ -355,26 +346,17 @@ def _all_files(prepared: Store) -> list[_File]:
     return [_File(*file) for file in prepared.entry["files"]]
 
 
-def _readable(prepared: Store) -> list[_File]:
-    """Return the files of the examples in the store."""
-    return [file for file in _all_files(prepared) if not file.reason]
-
-
 def _square(path: Path, image_size: int, pixel_range: tuple[int, int]) -> np.ndarray:
     return resize(read_image(path, at_least=2 * image_size, pixel_range=pixel_range), image_size)
 
 
-def in_parallel(function: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iterator[_Result]:
-    """`map` over threads, in order, with no more results waiting than threads times four."""
+def in_parallel(function: Callable[..., Any], items: Iterable[Any]) -> Iterator[Any]:
+    """Return what `map` does, over threads, with no more results waiting than threads times four."""
     threads = max(2, len(os.sched_getaffinity(0)))
-    waiting: deque[Future[_Result]] = deque()
-    with ThreadPoolExecutor(threads) as pool:
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) > 4 * threads:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+    parallel = Parallel(
+        threads, prefer="threads", return_as="generator", pre_dispatch=4 * threads, batch_size=1
+    )
+    return parallel(delayed(function)(item) for item in items)
 
 
 class FolderSource:
@@ -468,10 +450,7 @@ def _notes(source: FolderSource, prepared: Store) -> Iterator[str]:
         yield f"{contradictions} images are byte for byte in two classes: no classifier can have both right."
     size = source.shape[0]
     if prepared.descriptor is None:
-        yield (
-            f"The disk of {prepared.folder.parent} has no room for the prepared images: "
-            "they are decoded again in every epoch."
-        )
+        yield f"{prepared.folder.parent} has no room for the prepared images: they are decoded in every epoch."
     else:
         megabytes = len(source.names) * size**2 * 3 / 1e6
         yield f"The images are prepared at {size} pixels in {prepared.folder} ({megabytes:.0f} MB)."

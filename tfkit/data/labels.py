@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import itertools
 import json
 import re
@@ -52,10 +53,7 @@ class LabelCleaner:
         """Yield what was changed."""
         if self.missing:
             shown = listed([f"{label!r} ({count})" for label, count in self.missing.most_common()])
-            yield (
-                f"Labels that count as missing, as pandas has it: {shown}. If one of them is a class, call it by a"
-                " word."
-            )
+            yield f"Labels that count as missing, as pandas has it: {shown}. A class needs another name."
         if self._lists:
             yield f"{self._lists} labels are lists of one or none: that one is taken."
         if self._whole:
@@ -80,21 +78,18 @@ def check_labels(counts: Mapping[str, int], *, where: str) -> list[str]:
       DataError: they are several at once, quantities, dates, ids or texts; with what would work.
     """
     names, rows = list(counts), sum(counts.values())
-    several = {name: found for name in names if (found := _as_list(name)) is not None}
+    several = [name for name in names if _as_list(name) is not None]
     sign = "written as lists or objects"
     for mark in ";|,":
         if not several:
             several, sign = _joined(names, mark), f"joined by {mark!r}"
     if several:
         often = max(several, key=lambda name: counts[name])
-        parts = Counter(str(part) for found in several.values() for part in found)
         raise DataError(
             f"{where} has several labels in {sum(counts[name] for name in several)} of {rows} rows, {sign}:"
-            f" {short(often)!r} ({counts[often]} times) and {len(several) - 1} other combinations of"
-            f" {listed([repr(short(part)) for part in parts], 4)}.\n"
-            "  Each combination would be a class, since a text has one. What works: a column that says yes or no to one"
-            "\n  of the labels, and a training for each such column; or only the rows that have one label."
-            " pandas.json_normalize(records)\n  makes a column of each part of an object."
+            f" {short(often)!r} ({counts[often]} times) and {len(several) - 1} other combinations.\n"
+            "  Each would be a class. Give a column that says yes or no to one label, and train for each such column;\n"
+            "  or only the rows that have one. Of objects, pandas.json_normalize(records) makes columns."
         )
     many = len(names) > rows / 2 and len(names) > _FEW_NUMBERS
     shown = ", ".join(f"{short(name)!r} ({count})" for name, count in Counter(counts).most_common(3))
@@ -118,8 +113,7 @@ def _number_notes(names: list[str], seen: str, where: str, *, many: bool) -> lis
     reach = f"from {numbers[0][1]} to {numbers[-1][1]}"
     if many or (fractions and len(names) > _FEW_NUMBERS):
         raise DataError(
-            f"{seen}, {reach}: it holds numbers, and each would be a class.\n"
-            "  A classifier wants classes. Cut the numbers in ranges, and give the column of these:\n"
+            f"{seen}, {reach}: it holds numbers, and each would be a class. Cut them in ranges:\n"
             "  frame['label'] = pandas.cut(frame[COLUMN], 3, labels=['low', 'medium', 'high'])"
         )
     notes = []
@@ -133,12 +127,12 @@ def _number_notes(names: list[str], seen: str, where: str, *, many: bool) -> lis
     return notes
 
 
-def _joined(names: list[str], mark: str) -> dict[str, list[str]]:
+def _joined(names: list[str], mark: str) -> list[str]:
     """Return the labels that are put together of others by this sign: each part is met in other labels too."""
     if mark == "," and all(re.fullmatch(r"[+-]?\d+(,\d+)?", name) for name in names):
         pairs = sum("," in name for name in names)
         if pairs == len(names) or (2 * pairs > len(names) > _FEW_NUMBERS):
-            return {}  # decimals
+            return []  # decimals
     split = {name: [part.strip() for part in name.split(mark) if part.strip()] for name in names}
     found = {name: parts for name, parts in split.items() if len(parts) > 1}
     met = Counter(part for parts in split.values() for part in set(parts))
@@ -146,27 +140,19 @@ def _joined(names: list[str], mark: str) -> dict[str, list[str]]:
     again = sum(met[part] > 1 for part in of_found)
     turned = Counter(frozenset(parts) for parts in found.values())
     likely = again >= 0.8 * len(of_found) and len(met) < len(names)
-    return found if likely or max(turned.values(), default=0) > 1 else {}
+    return list(found) if likely or max(turned.values(), default=0) > 1 else []
 
 
 def _as_list(label: str) -> list[Any] | dict[str, Any] | None:
     """Return a list, or an object, as JSON or as Python writes it."""
-    if label[:1] not in ("[", "(", "{"):
+    if label[:1] not in ("[", "(", "{") or len(label) > 10_000:
         return None
     if "' '" in label:  # as NumPy prints one: ['joy' 'anger']
-        return re.findall(r"'([^']*)'", label[:10_000])
-    found = _parsed(label)
-    return (
-        list(found) if isinstance(found, list | tuple | set) else found if isinstance(found, dict) else None
-    )
-
-
-def _parsed(label: str) -> Any:
-    if len(label) > 10_000:
-        return None
+        return re.findall(r"'([^']*)'", label)
     for parse in (json.loads, ast.literal_eval):
-        try:
-            return parse(label)
-        except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
-            continue
+        with contextlib.suppress(ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
+            found = parse(label)
+            if isinstance(found, dict):
+                return found
+            return list(found) if isinstance(found, list | tuple | set) else None
     return None

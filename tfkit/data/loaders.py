@@ -142,7 +142,7 @@ def load_images(
     cutting = Cutting(
         {"validation": validation_fraction, "test": test_fraction}, seed, global_batch_size, strict
     )
-    sizes = {"image_size": image_size, "native_size": native_size}
+    sizes: dict[str, Any] = {"image_size": image_size, "native_size": native_size}
     # A command line gives a Path, also for the name of a set; a folder of that name then goes first.
     if str(source) in EMBEDDED and (isinstance(source, str) or not source.is_dir()):
         return load_embedded(str(source), cutting, **sizes)

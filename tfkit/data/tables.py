@@ -10,7 +10,6 @@ import difflib
 import functools
 import itertools
 import json
-import re
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +18,6 @@ from typing import Any, NamedTuple
 
 from tfkit.data.splits import Skipped, listed, no_such_path
 from tfkit.data.text_decoding import (
-    PACKED_ENDINGS,
     TABLE_ENDINGS,
     Encoding,
     check_text,
@@ -46,7 +44,6 @@ OPEN = "have several lines, and may hold other rows: look whether a quote is ope
 _HEAD_ROWS, _HEAD = 1000, 1 << 18
 _MOST_VALUES = 1000
 _LONGEST_NAME = 100
-_MOST_COLUMNS = 1000
 _LARGEST_DOCUMENT = 1 << 27
 _DELIMITERS = {",": "','", ";": "';'", "\t": "tab", "|": "'|'"}
 
@@ -132,14 +129,13 @@ def open_table(path: Path) -> Table:
         return _open_json(path) if "js" in ending else _open_delimited(path)
     check_text(head, str(path))
     raise DataError(
-        f"{path} has the ending '{ending}'; tables end in {', '.join(TABLE_ENDINGS)}, or in one of these and"
-        f" {', '.join(PACKED_ENDINGS)}.\n"
+        f"{path} has the ending '{ending}'; tables end in {', '.join(TABLE_ENDINGS)}, packed or not.\n"
         "  Rename it to what it holds: .csv with a first line of column names, .jsonl with one object a line."
     )
 
 
 def _read_rows(
-    path: Path, encoding: Encoding, delimiter: str, seen: list[set[str]], *, line: int = 1
+    path: Path, encoding: Encoding, delimiter: str, seen: list[set[str]]
 ) -> Iterator[tuple[int, int, list[str], str]]:
     """Yield the first and the last line of each row, its cells, and what is odd about it; blank lines are left out.
 
@@ -153,9 +149,8 @@ def _read_rows(
       delimiter: of its cells.
       seen: the values of each column, a thousand at most, from an earlier reading too: those of a column that repeats
         a few, such as labels, tell a row from a line of a text.
-      line: the number of the first line to read.
     """
-    again, held, damaged = deque[str](), list[str](), False
+    again, held, damaged, line = deque[str](), list[str](), False, 1
     # Of the whole process, so it is only ever raised.
     csv.field_size_limit(max(csv.field_size_limit(), 2 * LONGEST_ROW))
 
@@ -187,8 +182,6 @@ def _read_rows(
         return (len(held) > 3 and 2 * alike >= len(held) - 2) or not is_row(cells, surely=False)
 
     with open_text(path, encoding, newline="") as file:
-        for _ in range(1, line):
-            file.readline()
         while True:
             held.clear()
             remark = ""
@@ -206,7 +199,8 @@ def _read_rows(
                 cells, remark, damaged = as_written(held[0]), STRAY, True
             elif several and may_have_rows(cells):
                 remark = OPEN
-            if len(cells) > 1 or (cells and cells[0].strip()):
+            for_excel = line == 1 and cells[:1] and cells[0].lower().startswith("sep=")
+            if not for_excel and (len(cells) > 1 or (cells and cells[0].strip())):
                 seen += [set() for _ in cells if not seen]
                 for value, values in zip(cells, seen, strict=False):
                     if not (remark and damaged) and len(values) < _MOST_VALUES and value.strip():
@@ -219,14 +213,10 @@ def _open_delimited(path: Path) -> Table:
     """Look at the first rows of a CSV or TSV file: its delimiter, and whether its first line has names."""
     encoding = of_file(path)
     notes = [*encoding.notes]
-    with open_text(path, encoding, newline="") as file:
-        separator = re.match(r"sep=(.)\r?\n?$", file.readline(LONGEST_ROW), re.IGNORECASE)  # a line for Excel
-    begin = 1 + bool(separator)
     usual = "," if packed_ending(path) == ".csv" else "\t"
-    delimiter, head, seen = _sniff(path, encoding, separator[1] if separator else usual, begin)
+    delimiter, head, seen = _sniff(path, encoding, usual)
     if delimiter != usual:
-        named = _DELIMITERS.get(delimiter, repr(delimiter))
-        notes.append(f"{path.name}: Its columns are separated by {named}.")
+        notes.append(f"{path.name}: Its columns are separated by {_DELIMITERS[delimiter]}.")
     names = [name.strip("\ufeff \t\r\n") for name in head[0]]
     folded = [name.casefold() for name in names]
     headed = not _is_row(names, head[1:])
@@ -237,7 +227,7 @@ def _open_delimited(path: Path) -> Table:
         )
 
     def rows(wanted: tuple[int, ...]) -> Rows:
-        read = _read_rows(path, encoding, delimiter, seen, line=begin)
+        read = _read_rows(path, encoding, delimiter, seen)
         for first, last, cells, remark in itertools.islice(read, int(headed), None):
             # Programs that close each line with a delimiter have one cell too many.
             if not any(map(str.strip, cells[len(names) :])):
@@ -253,17 +243,13 @@ def _open_delimited(path: Path) -> Table:
     return Table(path=path, columns=tuple(names), rows=rows, size=encoding.size, notes=notes)
 
 
-def _sniff(
-    path: Path, encoding: Encoding, usual: str, begin: int
-) -> tuple[str, list[list[str]], list[set[str]]]:
+def _sniff(path: Path, encoding: Encoding, usual: str) -> tuple[str, list[list[str]], list[set[str]]]:
     """Return the delimiter by which most rows have as many cells as the first, the first rows, and their values."""
     results = []
     for delimiter in dict.fromkeys((usual, *_DELIMITERS)):
         seen: list[set[str]] = []
         head, odd, size = [], 0, 0
-        for _, _, cells, remark in itertools.islice(
-            _read_rows(path, encoding, delimiter, seen, line=begin), _HEAD_ROWS
-        ):
+        for _, _, cells, remark in itertools.islice(_read_rows(path, encoding, delimiter, seen), _HEAD_ROWS):
             head.append(cells)
             odd += bool(remark)
             size += sum(map(len, cells))
@@ -276,7 +262,7 @@ def _sniff(
             agreeing = round(sum(len(cells) == width for cells in head) / len(head), 2)
             results.append(((agreeing, width, -odd), delimiter, head, seen))
     if not results:
-        first = head[0][0] if head else ""
+        first = "".join(head[0]) if head else ""
         raise DataError(
             f"{path} has one column: its first line is {short(first)!r}.\n"
             f"  Columns are separated by {' or '.join(_DELIMITERS.values())}; a text and its label are two."
@@ -303,29 +289,29 @@ def _open_json(path: Path) -> Table:
     for _, record in _read_json(path, encoding):
         if isinstance(record, dict):
             columns.update(dict.fromkeys(record))
-        if len(columns) > _MOST_COLUMNS:
-            raise DataError(
-                f"The objects of {path} have more than {_MOST_COLUMNS} names: {listed([*map(short, columns)])}.\n"
-                "  Rows are objects with the same names."
-            )
     if not columns:
         raise DataError(f"{path} has no line that is a JSON object.")
 
+    return _table_of_records(path, tuple(columns), lambda _: _read_json(path, encoding), encoding)
+
+
+def _table_of_records(
+    path: Path,
+    columns: tuple[str, ...],
+    read: Callable[[list[str]], Iterator[tuple[int, dict[str, Any] | str]]],
+    encoding: Encoding,
+) -> Table:
+    """Return a table of objects; `read` is given the names that are wanted."""
+
     def rows(wanted: tuple[int, ...]) -> Rows:
-        names = [list(columns)[column] for column in wanted]
-        for number, record in _read_json(path, encoding):
+        names = [columns[column] for column in wanted]
+        for number, record in read(names):
             if isinstance(record, str):
                 yield Skipped(f"{path.name}:{number}", record)
             else:
                 yield Row(number, tuple(_text(record.get(name)) for name in names))
 
-    return Table(
-        path=path,
-        columns=tuple(columns),
-        rows=rows,
-        size=encoding.size,
-        notes=[*encoding.notes],
-    )
+    return Table(path=path, columns=columns, rows=rows, size=encoding.size, notes=[*encoding.notes])
 
 
 def _read_json(path: Path, encoding: Encoding) -> Iterator[tuple[int, dict[str, Any] | str]]:
@@ -398,15 +384,13 @@ def _records(document: Any) -> list[Any] | None:
 def _open_parquet(path: Path) -> Table:
     from pyarrow import ArrowException, parquet
 
-    def rows(wanted: tuple[int, ...]) -> Rows:
-        names = [columns[column] for column in wanted]
-        number = itertools.count(1)
+    def read(names: list[str]) -> Iterator[tuple[int, dict[str, Any] | str]]:
         with parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=256, columns=names):
-                for record in batch.to_pylist():
-                    for name, of in class_names.items():
-                        record[name] = of.get(record.get(name), record.get(name))
-                    yield Row(next(number), tuple(_text(record[name]) for name in names))
+            batches = file.iter_batches(batch_size=256, columns=names)
+            for number, record in enumerate((record for batch in batches for record in batch.to_pylist()), 1):
+                for name, of in class_names.items():
+                    record[name] = of.get(record.get(name), record.get(name))
+                yield number, record
 
     try:
         with parquet.ParquetFile(path) as file:
@@ -420,7 +404,7 @@ def _open_parquet(path: Path) -> Table:
         raise DataError(
             f"{path} has more than one column {listed([*map(short, twice)])}: rename all but one."
         )
-    return Table(path=path, columns=columns, rows=rows)
+    return _table_of_records(path, columns, read, Encoding("utf-8"))
 
 
 def _class_labels(content: bytes) -> dict[str, dict[int, str | None]]:

@@ -113,31 +113,16 @@ _BOMS = (
 )
 _LATIN = ("cp1252", "cp1250")
 _OTHER_SCRIPTS = [
-    "cp1251",
-    "koi8_r",
-    "cp1253",
-    "cp1255",
-    "cp1256",
-    "cp932",
-    "euc_jp",
-    "gb18030",
-    "big5",
-    "euc_kr",
-]
+    "cp1251", "koi8_r", "cp1253", "cp1255", "cp1256", "cp932", "euc_jp", "gb18030", "big5", "euc_kr"
+]  # fmt: skip
 _SAMPLE_LINES, _SAMPLE_LINE, _SAMPLE = 1000, 2000, 1 << 16
 
 # A binary file has these and more of them; a text has a stray NUL or bell at most.
 _CONTROL = bytes(set(range(32)) - set(b"\t\n\r\f\v\x1b"))
-_SIGNATURES = {
-    b"PK\x03\x04": "a zip archive, as .xlsx and .docx are",
-    b"\xd0\xcf\x11\xe0": "an old Office file, as .xls and .doc are",
-    b"%PDF": "a PDF",
-    b"\x1f\x8b": "compressed by gzip",
-    b"PAR1": "Parquet",
-    b"\x89PNG": "a PNG image",
-    b"\xff\xd8\xff": "a JPEG image",
-    b"SQLite format": "a SQLite database",
-}
+# Of zip (.xlsx, .docx), old Office files, PDF, gzip, Parquet, PNG, JPEG, SQLite.
+_SIGNATURES = (
+    b"PK\x03\x04", b"\xd0\xcf\x11\xe0", b"%PDF", b"\x1f\x8b", b"PAR1", b"\x89PNG", b"\xff\xd8\xff", b"SQLite format"
+)  # fmt: skip
 
 
 class Encoding(NamedTuple):
@@ -168,9 +153,9 @@ def of_file(path: Path) -> Encoding:
     """Return how to read a file; it is read once as a whole, in pieces.
 
     Raises:
-      DataError: it is empty, or no text in one of its parts.
+      DataError: it is no text in one of its parts.
     """
-    size, utf8, marked, blank = 0, True, "", True
+    size, utf8, marked = 0, True, ""
     decoder = codecs.getincrementaldecoder("utf-8")()
     for piece in itertools.chain(pieces(path), [b""]):
         if not size:
@@ -187,9 +172,6 @@ def of_file(path: Path) -> Encoding:
             utf8 = False
             decoder.reset()
         size += len(piece)
-        blank = blank and not piece.strip()
-    if blank:
-        raise DataError(f"{path} is empty.")
     name = path.name
     if marked not in ("", "utf-8-sig"):
         return Encoding(marked, "replace", (f"{name}: It is in {marked.upper()}.",), size)
@@ -226,17 +208,14 @@ def read_document(path: Path) -> tuple[str, str]:
         content = path.read_bytes()
     except OSError as err:
         raise DataError(f"cannot be read ({err.strerror})") from err
-    if kind := binary_kind(content[: 1 << 20]):
-        raise DataError(f"is no text, but {kind}")
+    if is_binary(content[: 1 << 20]):
+        raise DataError("is no text, but a binary file")
     return decode(content)
 
 
-def binary_kind(head: bytes) -> str:
-    """Return what a file is by its first bytes; empty for text."""
-    for start, kind in _SIGNATURES.items():
-        if head.startswith(start):
-            return kind
-    return "a binary file" if not _marked(head) and _controls(head) else ""
+def is_binary(head: bytes) -> bool:
+    """Return whether a file is no text, by its first bytes."""
+    return head.startswith(_SIGNATURES) or (not _marked(head) and _controls(head))
 
 
 def _controls(content: bytes) -> bool:
@@ -250,11 +229,10 @@ def check_text(head: bytes, path: str) -> None:
     Raises:
       DataError: it is a file of another kind.
     """
-    if kind := binary_kind(head):
+    if is_binary(head):
         raise DataError(
-            f"{path} is no text: it is {kind}.\n"
-            f"  Unpack it (gunzip --keep {path}), give it the ending of what it is (.parquet), or convert it:"
-            f" pandas.read_excel({path!r}).to_csv('texts.csv', index=False)"
+            f"{path} is no text, but a binary file: unpack it (gunzip --keep {path}), give it the ending of what it is"
+            f" (.parquet), or convert it:\n  pandas.read_excel({path!r}).to_csv('texts.csv', index=False)"
         )
 
 
@@ -287,17 +265,12 @@ def _guess(lines: Iterable[bytes]) -> Encoding:
                 sample[place : place + 1] = [line[max(0, first - 50) : first + _SAMPLE_LINE]]
     # Many lines by chance are no UTF-8: each accented letter would have to be followed by a rare symbol.
     if good >= 0.2 * (good + bad):
-        note = (
-            f"It is in UTF-8, but for {bad} of {good + bad} lines with other letters than ASCII's: what is not UTF-8"
-            " in them is read as cp1252 (Windows, Latin-1)."
-        )
+        of = f"{bad} of {good + bad} lines with other letters than ASCII's"
+        note = f"It is in UTF-8, but for {of}: the rest is read as cp1252 (Windows, Latin-1)."
         return Encoding("utf-8", MIXED, (note,))
     chance.shuffle(sample)
     name = _code_page(b"\n".join(sample))
-    note = (
-        f"It is not in UTF-8: it is read as {known_as(name)}, by the look of it. If letters come out wrong, convert"
-        " it: iconv -f ENCODING -t UTF-8"
-    )
+    note = f"It is not in UTF-8, but read as {known_as(name)}. If that is wrong, convert it: iconv -f ENCODING -t UTF-8"
     return Encoding(name, "replace", (note,))
 
 

@@ -36,8 +36,8 @@ from tfkit.errors import DataError
 
 _Item = TypeVar("_Item")
 
-RECIPE = 3
-"""Part of the key of every store: raise it when the same file gives other texts."""
+RECIPE, _READING = 3, 4
+"""Parts of the fingerprint, and of the key of every store: raise the latter when the same file gives other texts."""
 
 SKIPPED_LISTED = 10_000
 """So many examples that cannot be used are listed by name; all are counted."""
@@ -124,7 +124,7 @@ def read_texts(
             )
         _write(writer, read, class_names)
 
-    return TextSource(prepare("texts", key, write, size=size), columns or {})
+    return TextSource(prepare("texts", digest_of(key, _READING), write, size=size), columns or {})
 
 
 def folded(text: str) -> str:
@@ -241,15 +241,9 @@ def _notes(source: TextSource, groups: Groups, noun: str) -> Iterator[str]:
     """Yield what a user should know of the texts of a table or folder, one sentence each."""
     yield from source.entry["notes"]
     if groups.repeated:
-        yield (
-            f"{groups.repeated} {noun} have a text that is there more than once, but for white space: "
-            "those of one text are in one split."
-        )
+        yield f"{groups.repeated} {noun} have a text that is there more than once: each text is in one split."
     if groups.contradicting:
-        yield (
-            f"{groups.contradicting} {noun} have a text that is there with another label too: "
-            "no classifier can have both right."
-        )
+        yield f"{groups.contradicting} {noun} have a text that is there with another label too: one must be wrong."
 
 
 _MANY_LABELS = 1000
@@ -270,7 +264,7 @@ def load_table(
     )
     status = path.stat()
     source = read_texts(
-        digest_of(str(path.resolve()), status.st_size, status.st_mtime_ns, table.columns, chosen, RECIPE),
+        digest_of(str(path.resolve()), status.st_size, status.st_mtime_ns, table.columns, chosen),
         lambda notes: _read_table(table, chosen, notes),
         size=2 * max(status.st_size, table.size),  # what is not in UTF-8 may grow by half
         columns=dict.fromkeys(FLAGS)
@@ -337,15 +331,13 @@ def _read_table(table: Table, chosen: Sequence[int], notes: list[str]) -> Iterat
     refuse_numbers(table, chosen[0], numbers, good)
     if wrong > good:
         raise DataError(
-            f"{table.path}: {wrong} of {wrong + good} rows have another number of fields than the first line"
-            f" ({len(table.columns)}).\n"
-            "  A cell that holds the delimiter, a quote or a line break is written in quotes; "
-            "pandas.DataFrame.to_csv does so."
+            f"{table.path}: {wrong} of {wrong + good} rows have another number of fields than the first line.\n"
+            "  What holds the delimiter, a quote or a line break needs quotes; pandas.DataFrame.to_csv writes them."
         )
     if first in known and not first.startswith("column "):
         notes.append(
-            f"{name}: Its first line is taken for names, but {short(first)!r} is the label of {known[first]} rows"
-            " too: if it is a row, write a line of names above it."
+            f"{name}: Its first line is taken for names, but {short(first)!r} is the label of {known[first]} rows:"
+            " if it is a row, write a line of names above it."
         )
     notes += [*as_label.notes(), *remark_notes(name, remarks), *cleaner.notes()]
 
@@ -359,13 +351,10 @@ def _check_classes(source: TextSource, table: Table, label: int, skipped: str) -
     rows, names, where = len(source.labels), source.class_names, _column(table, label)
     context = "".join(f"\n  {note}" for note in (*table.notes, *source.entry["notes"]))
     if len(names) < 2:
-        found = (
-            f"has one value, {short(names[0])!r}, in all {rows} rows that can be used"
-            if rows
-            else "labels no text"
-        )
+        found = f"one value, {short(names[0])!r}, in all" if rows else "no value in"
         raise DataError(
-            f"{where} {found}; a classifier needs two or more.{f' It has {skipped}.' if skipped else ''}{context}"
+            f"{where} has {found} {rows} rows that can be used; a classifier needs two or more."
+            f"{f' It has {skipped}.' if skipped else ''}{context}"
         )
     counts = np.bincount(source.labels, minlength=len(names)).tolist()
     notes = check_labels(dict(zip(names, counts, strict=True)), where=where)
@@ -382,7 +371,7 @@ def load_documents(folder: Path, cutting: Cutting) -> Splits:
     found = scan(folder, TEXTS)
     stamps = [(file.name, file.size, file.mtime_ns) for file in found.files]
     source = read_texts(
-        digest_of("documents", str(folder.resolve()), stamps, RECIPE),
+        digest_of("documents", str(folder.resolve()), stamps),
         lambda notes: _read_folder(found, notes),
         size=2 * sum(file.size for file in found.files),
         class_names=found.class_names,

@@ -37,7 +37,7 @@ class Tokenizer(abc.ABC):
 
     @functools.cached_property
     def edges(self) -> Edges:
-        """The ids at the edges of a row: those of [CLS], [SEP] and [PAD]."""
+        """Return the ids at the edges of a row: those of [CLS], [SEP] and [PAD]."""
         return Edges(self.id_of(START), self.id_of(END), self.id_of(PAD))
 
     @abc.abstractmethod
@@ -265,12 +265,12 @@ class SentencePiece(Tokenizer):
 
     @functools.cached_property
     def edges(self) -> Edges:
-        """The ids of `start`, `end` and `pad`."""
+        """Return the ids of `start`, `end` and `pad`."""
         return Edges(*map(self.id_of, (self.start, self.end, self.pad)))
 
     @functools.cached_property
     def vocabulary(self) -> tuple[str, ...]:  # type: ignore[override]
-        """The pieces; "▁" is the space before a word."""
+        """Return the pieces; "▁" is the space before a word."""
         pieces = self._reader.id_to_string(stack.tf.range(self._reader.vocab_size())).numpy()
         return tuple(piece.decode("utf-8", errors="replace") for piece in pieces)
 
