@@ -231,14 +231,6 @@ def test_names_that_are_nearly_those_of_splits(tmp_path, names):
     assert bool(near) == bool(found.notes)
 
 
-def test_it_is_said_of_images_and_texts(tmp_path):
-    fill(tmp_path / "photos", *crossed(("Training", "Testing"), ("cat", "dog")))
-    fill(tmp_path / "mails", *crossed(("Training", "Testing"), ("spam", "ham")), kind=TEXTS)
-    for splits in (load_images(tmp_path / "photos", image_size=8), load_texts(tmp_path / "mails")):
-        assert sum(splits.counts["test"].values()) == 8
-        assert any("'Testing' as the test split" in note for note in splits.notes)
-
-
 @pytest.mark.parametrize(
     "names",
     [

@@ -16,7 +16,7 @@ import pytest
 from pyarrow import parquet
 
 from tfkit.data import Skipped, load_texts, tables
-from tfkit.data.tables import OPEN, STRAY, Row, choose, open_table
+from tfkit.data.tables import FLAGS, OPEN, STRAY, Row, choose, open_table
 from tfkit.errors import DataError
 
 ROWS = [["hello, you\nthere", "a"], ['she said "no"', "b"], ["שלום; 你好 😀", "a"], ["Größe\tM | L", "b"]]
@@ -52,18 +52,7 @@ def test_a_first_line_that_is_a_row(tmp_path):
     table, found, _ = everything(path)
     assert table.columns == ("column 1", "column 2")
     assert len(found) == 40
-    assert choose(table, text_column=None, label_column=None, language_column=None)[0] == (1, 0)
-
-
-def test_a_quote_that_is_open_to_the_end(tmp_path, monkeypatch):
-    monkeypatch.setattr(tables, "LONGEST_ROW", 1 << 17)
-    path = tmp_path / "a.csv"
-    path.write_text(
-        "text,label\n" + f"hello {'hello' * 20},a\nhello,b\n" * 2_500 + '"never closed,b\n' + "x" * 200_000
-    )
-    _, found, rows = everything(path)
-    assert found[5000] == ['"never closed', "b"]
-    assert all(row.path.startswith("a.csv:500") for row in rows[5001:])
+    assert choose(table, dict.fromkeys(FLAGS))[0] == (1, 0)
 
 
 def test_json_lines(tmp_path):
@@ -116,8 +105,7 @@ def chosen(tmp_path, header, rows=(("1", "some words", "x", "y"), ("2", "more wo
     path = tmp_path / "c.csv"
     with path.open("w", newline="") as file:
         csv.writer(file).writerows([header, *(row[: len(header)] for row in rows)])
-    options = {"text_column": None, "label_column": None, "language_column": None, **names}
-    numbers, notes = choose(open_table(path), **options)
+    numbers, notes = choose(open_table(path), dict.fromkeys(FLAGS) | names)
     return [header[number] for number in numbers], notes
 
 

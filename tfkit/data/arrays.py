@@ -86,12 +86,8 @@ def from_arrays(
     """
     pictures = _as_uint8(np.asarray(images))
     numbers = _as_labels(labels, len(pictures))
-    if class_names is None and numbers.max() >= len(numbers):
-        raise DataError(
-            f"labels reach {numbers.max()} in {len(numbers)} images: they are no classes, which count from 0.\n"
-            "  From numbers with gaps: numpy.unique(labels, return_inverse=True), whose first result are class_names."
-        )
-    names = tuple(class_names) if class_names is not None else tuple(map(str, range(numbers.max() + 1)))
+    count = min(numbers.max() + 1, len(numbers))  # what is beyond is refused
+    names = tuple(class_names) if class_names is not None else tuple(map(str, range(count)))
     _check_classes(numbers, names)
     size = choose_size(np.max(pictures.shape[1:3]), image_size=image_size, native_size=native_size)
     source = ArraySource(pictures, numbers, image_size=size, prefix=name)
@@ -140,7 +136,10 @@ def _as_labels(given: Any, count: int) -> np.ndarray:
 
 def _check_classes(labels: np.ndarray, class_names: tuple[str, ...]) -> None:
     if labels.max() >= len(class_names):
-        raise DataError(f"labels reach {labels.max()}, but there are {len(class_names)} class_names.")
+        raise DataError(
+            f"labels reach {labels.max()}, but there are {len(class_names)} class_names.\n"
+            "  From numbers with gaps: numpy.unique(labels, return_inverse=True), whose first result are class_names."
+        )
     if len(set(class_names)) < len(class_names):
         twice = sorted({name for name in class_names if class_names.count(name) > 1})
         raise DataError(f"class_names holds {listed(twice)} more than once.")

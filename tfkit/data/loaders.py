@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 from tfkit.data.embedded import EMBEDDED, load_docstrings, load_embedded
 from tfkit.data.image_files import load_folder, read_pixels
 from tfkit.data.splits import SPLIT_NAMES, Cutting, Splits, check_fractions
+from tfkit.data.tables import FLAGS
 from tfkit.data.text_files import load_documents, load_table
 from tfkit.environment import files, packages
 from tfkit.environment.process import watched
@@ -209,10 +210,9 @@ def load_texts(
     # A command line gives a Path, also for the name of a set; a file or folder of that name then goes first.
     if str(source) in EMBEDDED_TEXTS and (isinstance(source, str) or not path.exists()):
         return load_docstrings(cutting)
+    asked = dict(zip(FLAGS, (text_column, label_column, language_column), strict=True))
     if not path.is_dir():
-        return load_table(
-            path, cutting, text_column=text_column, label_column=label_column, language_column=language_column
-        )
-    if text_column or label_column or language_column:
+        return load_table(path, cutting, asked)
+    if any(asked.values()):
         raise DataError(f"{path} is a folder: its subfolders are the classes, and it has no columns.")
     return load_documents(path, cutting)

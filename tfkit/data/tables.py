@@ -448,10 +448,12 @@ _MOST_LANGUAGES = 100
 FLAGS = ("text_column", "label_column", "language_column")
 
 
-def choose(
-    table: Table, *, text_column: str | None, label_column: str | None, language_column: str | None
-) -> tuple[tuple[int, ...], list[str]]:
+def choose(table: Table, asked: Mapping[str, str | None]) -> tuple[tuple[int, ...], list[str]]:
     """Return the columns that are asked for, and for those left out the ones that are obvious.
+
+    Args:
+      table: it.
+      asked: for each of `FLAGS` the name of a column, or None.
 
     Returns:
       The numbers of those to read (text, label, and language if there is one), and notes on what was taken for granted.
@@ -459,8 +461,7 @@ def choose(
     Raises:
       DataError: a column is not there, is not obvious, or cannot be what it is taken for.
     """
-    asked = zip(FLAGS, (text_column, label_column, language_column), strict=True)
-    text, label, language = (_named(table, name, flag) for flag, name in asked)
+    text, label, language = (_named(table, asked[flag], flag) for flag in FLAGS)
     given = [column for column in (text, label, language) if column is not None]
     if len(set(given)) < len(given):
         raise DataError(
@@ -480,7 +481,7 @@ def choose(
             table, [flag for flag, column in zip(FLAGS, (text, label), strict=False) if column is None]
         )
     notes = []
-    if text_column is None or label_column is None:
+    if None in (asked["text_column"], asked["label_column"]):
         names = f"'{short(table.columns[text])}' is taken as the text, '{short(table.columns[label])}' as the label"
         notes.append(f"{table.path.name}: The column {names}.")
     if language is None:

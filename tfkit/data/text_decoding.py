@@ -23,7 +23,7 @@ from tfkit.data.splits import listed
 from tfkit.errors import DataError
 
 TABLE_ENDINGS = (".csv", ".tsv", ".tab", ".jsonl", ".ndjson", ".json", ".parquet", ".pq")
-_OPENERS: dict[str, Callable[[Path], Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+_OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 PACKED_ENDINGS = (*_OPENERS, ".zip")
 _PIECE = 1 << 18
 _UNPACKED = 1 << 30
@@ -52,10 +52,9 @@ def packed_ending(path: Path) -> str:
 
 def open_bytes(path: Path) -> IO[bytes]:
     """Open the file, to be unpacked as it is read."""
-    ending = path.suffix.lower()
-    if ending == ".zip":
+    if path.suffix.lower() == ".zip":
         return zipfile.ZipFile(path).open(_member(path))
-    return _OPENERS[ending](path) if ending in _OPENERS else path.open("rb")
+    return _OPENERS.get(path.suffix.lower(), Path.open)(path, "rb")
 
 
 def open_text(path: Path, encoding: Encoding, *, newline: str) -> io.TextIOWrapper:

@@ -249,19 +249,10 @@ def _notes(source: TextSource, groups: Groups, noun: str) -> Iterator[str]:
 _MANY_LABELS = 1000
 
 
-def load_table(
-    path: Path,
-    cutting: Cutting,
-    *,
-    text_column: str | None,
-    label_column: str | None,
-    language_column: str | None,
-) -> Splits:
-    """Load a table; see `load_texts`."""
+def load_table(path: Path, cutting: Cutting, asked: Mapping[str, str | None]) -> Splits:
+    """Load a table; see `load_texts` and `choose`."""
     table = open_table(path)
-    chosen, notes = choose(
-        table, text_column=text_column, label_column=label_column, language_column=language_column
-    )
+    chosen, notes = choose(table, asked)
     status = path.stat()
     source = read_texts(
         digest_of(str(path.resolve()), status.st_size, status.st_mtime_ns, table.columns, chosen),
