@@ -300,5 +300,5 @@ def test_classes_of_nearly_one_name_are_said(tmp_path, names):
 
 def test_numbers_that_are_not_in_order_are_said(tmp_path):
     (note,) = scan(fill(tmp_path / "many", *map(str, range(11)), each=1)).notes
-    assert "label 2 is '10'" in note
+    assert "in the order of their names: 0, 1, 10" in note
     assert scan(fill(tmp_path / "few", "0", "1", "2", each=1)).notes == []

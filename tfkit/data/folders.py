@@ -321,14 +321,11 @@ def class_name_warnings(class_names: Sequence[str]) -> list[str]:
         groups.setdefault(plain, []).append(name)
     if same := [" and ".join(map(repr, group)) for group in groups.values() if len(group) > 1]:
         found.append(f"Some classes have all but the same name: {listed(same)}.")
-    if all(name.isdecimal() for name in class_names):
-        pairs = enumerate(zip(class_names, sorted(class_names, key=int), strict=True))
-        moved = [f"label {label} is '{name}'" for label, (name, by_value) in pairs if name != by_value]
-        if moved:
-            found.append(
-                "The classes are numbers, and labels are in the order of their names:"
-                f" {moved[0]} (see labels.txt)."
-            )
+    if all(map(str.isdecimal, class_names)) and [*class_names] != sorted(class_names, key=int):
+        order = listed(class_names, 3)
+        found.append(
+            f"The classes are numbers, and labels are in the order of their names: {order} (see labels.txt)."
+        )
     return found
 
 

@@ -384,7 +384,7 @@ class Splits:
     """Where the examples come from: "photos/", "digits (scikit-learn 1.6.1)"."""
 
     skipped: tuple[Skipped, ...] = ()
-    """Examples that could not be read, have no label, or are files that are there twice."""
+    """Examples that could not be read, are empty, or have no label."""
 
     other_files: int = 0
     """Hidden files and files of another kind: passed over."""

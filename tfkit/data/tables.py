@@ -174,8 +174,9 @@ def _read_rows(
         return value in few or not (value or surely)
 
     def has_rows(cells: list[str]) -> bool:
-        rows = sum(is_row(as_written(text)) for text in held[1:])
-        return is_row(as_written(held[0])) or (len(cells) != len(seen) and 2 * rows >= len(held) - 1)
+        if len(cells) == len(seen) or is_row(as_written(held[0])):
+            return is_row(as_written(held[0]))
+        return 2 * sum(is_row(as_written(text)) for text in held[1:]) >= len(held) - 1
 
     def may_have_rows(cells: list[str]) -> bool:
         alike = sum(text.count(delimiter) == len(seen) - 1 for text in held[1:-1])

@@ -88,12 +88,11 @@ def _member(path: Path) -> str:
     """Return the one table in an archive."""
     try:
         with zipfile.ZipFile(path) as archive:
-            names = [member.filename for member in archive.infolist() if not member.is_dir()]
+            names = [
+                name for name in archive.namelist() if not re.match(r"__MACOSX/|(.*/)?\.[^/]*$|.*/$", name)
+            ]
     except _ERRORS as err:
         raise DataError(f"{path} is no zip archive that can be read: {str(err)[:100]}.") from err
-    names = [
-        name for name in names if not name.startswith("__MACOSX/") and PurePosixPath(name).name[:1] != "."
-    ]
     tables = [name for name in names if name.lower().endswith(TABLE_ENDINGS)]
     if len(tables) == 1:
         return tables[0]
