@@ -10,7 +10,7 @@ import itertools
 import re
 from collections import Counter
 from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -66,16 +66,8 @@ def load_docstrings(cutting: Cutting) -> Splits:
 
     Args:
       cutting: how they are cut.
-
-    Raises:
-      DataError: a package is not installed, or has no sources.
     """
-    try:
-        versions = {name: version(name) for name in PACKAGES}
-    except PackageNotFoundError as err:
-        raise DataError(
-            f"The docstrings of {err.name} are not there: it is not installed. pip install {err.name}"
-        ) from err
+    versions = {name: version(name) for name in PACKAGES}
     key = files.digest_of("docstrings", versions, EACH, SHORTEST, LONGEST, _RECIPE)
     source = read_texts(key, _docstrings, size=10 << 20, class_names=tuple(PACKAGES))
     return cutting.splits(
@@ -109,8 +101,8 @@ def _docstrings(notes: list[str]) -> Iterator[Example]:
 def _of_package(module: str) -> Iterator[tuple[str, str]]:
     """Yield text and name of all public functions and classes that say something, in the order of the files."""
     spec = importlib.util.find_spec(module)  # of a package, not of what is in it: imports nothing
-    if spec is None or not spec.submodule_search_locations:
-        raise DataError(f"The docstrings of {module} are not there: its sources are not installed.")
+    assert spec is not None
+    assert spec.submodule_search_locations
     root = Path(spec.submodule_search_locations[0])
     for path in sorted(root.rglob("*.py")):
         inner = path.relative_to(root)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import abc
 import functools
 from collections import Counter
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ class Edges(NamedTuple):
     pad: int
 
 
-class Tokenizer(abc.ABC):
+class Tokenizer:
     """Strings to ids, inside of a TensorFlow graph.
 
     Attributes:
@@ -34,13 +33,13 @@ class Tokenizer(abc.ABC):
 
     vocabulary: tuple[str, ...]
     max_length: int
+    _tokenizer: Any
 
     @functools.cached_property
     def edges(self) -> Edges:
         """Return the ids at the edges of a row: those of [CLS], [SEP] and [PAD]."""
         return Edges(self.id_of(START), self.id_of(END), self.id_of(PAD))
 
-    @abc.abstractmethod
     def tokenize(self, strings: Any) -> stack.tf.RaggedTensor:
         """Return the ids of the pieces of each string, without those at the edges, not cut.
 
@@ -50,6 +49,7 @@ class Tokenizer(abc.ABC):
         Returns:
           int32 [b, (pieces)].
         """
+        return self._tokenizer.tokenize(strings)
 
     def ids(self, strings: Any) -> stack.tf.RaggedTensor:
         """Return the ids of each string as a model takes them: start, the pieces, end ([CLS] and [SEP] of BERT).
@@ -160,13 +160,8 @@ class WordPiece(_Listed):
 
     lower_case: bool = True
 
-    def tokenize(self, strings: Any) -> stack.tf.RaggedTensor:
-        """Return the ids of the pieces of each string, without [CLS] and [SEP], not cut: int32 [b, (pieces)]."""
-        return self._tokenizer.tokenize(strings)
-
     @functools.cached_property
     def _tokenizer(self) -> Any:
-
         # Its tables are tensors: made in the graph that first asks for them, no other could use them.
         with stack.tf.init_scope():
             return stack.tf_text.FastBertTokenizer(
@@ -258,10 +253,6 @@ class SentencePiece(Tokenizer):
                 f" {', '.join(self.vocabulary[:6])}.\n"
                 "  Say which of its pieces stand at the edges: start=, end=, pad=."
             )
-
-    def tokenize(self, strings: Any) -> stack.tf.RaggedTensor:
-        """Return the ids of the pieces of each string, without those at the edges, not cut: int32 [b, (pieces)]."""
-        return self._tokenizer.tokenize(strings)
 
     @functools.cached_property
     def edges(self) -> Edges:
