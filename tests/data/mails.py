@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import csv
 import io
 from pathlib import Path
@@ -130,11 +129,3 @@ def numbered(count, *, classes=2, text="message number {}"):
 
 def texts(splits):
     return [splits.source.raw(index) for index in range(len(splits.source.labels))]
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("path", type=Path)
-    parser.add_argument("--count", type=int, default=6000)
-    arguments = parser.parse_args()
-    write_mails(arguments.path, count=arguments.count)

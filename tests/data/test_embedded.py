@@ -34,13 +34,6 @@ def test_mnist5k_has_five_hundred_of_each():
     assert splits.source.raw(0).max() > 250
 
 
-def test_small_images_are_trained_at_64_or_96_pixels_unless_asked_otherwise():
-    assert load_images("digits").source.shape == (64, 64, 3)
-    assert load_images("mnist5k").source.shape == (96, 96, 3)
-    assert load_images("digits", native_size=32).source.shape == (32, 32, 3)
-    assert load_images("digits", image_size=128, native_size=64).source.shape == (128, 128, 3)
-
-
 def test_a_path_names_a_set_unless_there_is_such_a_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert load_images(Path("digits"), image_size=8).origin.startswith("digits (")

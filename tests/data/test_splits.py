@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -79,42 +77,6 @@ def test_features_go_through_as_they_are(splits):
     assert features.shape == (len(splits.indices["test"]), 5)
     assert (features[:, 0] == splits.indices["test"]).numpy().all()
     assert (labels == splits.indices["test"] % 4).numpy().all()
-
-
-MIRRORED = """
-import numpy as np
-from tfkit.data import load_images
-from tfkit.environment.stack import keras, tf
-
-tf.config.set_logical_device_configuration(
-    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
-)
-splits = load_images("digits", image_size=8, global_batch_size=64)
-strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-
-seen = []
-for images, labels in strategy.experimental_distribute_dataset(splits.epochs(0, 1)):
-    shares = [len(share) for share in strategy.experimental_local_results(labels)]
-    assert shares in ([32, 32], [20, 19]), shares
-    seen += [label for share in strategy.experimental_local_results(labels) for label in share.numpy()]
-alone = np.concatenate([labels for _, labels in splits.epochs(0, 1).as_numpy_iterator()])
-assert np.array_equal(seen, alone)
-
-with strategy.scope():
-    model = keras.Sequential([keras.layers.Flatten(input_shape=(8, 8, 3)), keras.layers.Dense(10)])
-    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
-model.fit(splits.epochs(0, 2), steps_per_epoch=splits.steps_per_epoch, epochs=2, verbose=0)
-assert model.optimizer.iterations.numpy() == 2 * splits.steps_per_epoch
-print("accuracy", model.evaluate(splits.test, verbose=0)[1])
-"""
-
-
-@pytest.mark.slow
-def test_mirrored_replicas_share_each_batch():
-    """In a process of its own: the devices are set up before TensorFlow starts."""
-    done = subprocess.run([sys.executable, "-c", MIRRORED], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.startswith("accuracy")
 
 
 def test_augmented_epochs_repeat_bit_for_bit(splits):

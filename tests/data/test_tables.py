@@ -16,7 +16,7 @@ import pytest
 from pyarrow import parquet
 
 from tfkit.data import Skipped, load_texts, tables
-from tfkit.data.tables import OPEN, PIECE, STRAY, Row, choose, open_table
+from tfkit.data.tables import FLAGS, OPEN, STRAY, Row, choose, open_table
 from tfkit.errors import DataError
 
 ROWS = [["hello, you\nthere", "a"], ['she said "no"', "b"], ["שלום; 你好 😀", "a"], ["Größe\tM | L", "b"]]
@@ -46,33 +46,13 @@ def test_csv_is_what_was_written(tmp_path, delimiter, encoding, end):
     assert ("UTF-" in said) == (encoding in ("utf-16", "utf-32"))
 
 
-def test_quotes_of_a_tsv_that_enclose_nothing(tmp_path):
-    path = tmp_path / "a.tsv"
-    path.write_text("text\tlabel\n" + '"Oh, he said\ta\n5" pipe\tb\n' * 20)
-    _, found, rows = everything(path)
-    assert found == [['"Oh, he said', "a"], ['5" pipe', "b"]] * 20
-    assert [bool(row.remark) for row in rows] == [True, False] * 20
-
-
 def test_a_first_line_that_is_a_row(tmp_path):
     path = tmp_path / "sms.tsv"
     path.write_text("".join(f"{'ham' if n % 3 else 'spam'}\tmessage {n}, or more of it\n" for n in range(40)))
     table, found, _ = everything(path)
     assert table.columns == ("column 1", "column 2")
     assert len(found) == 40
-    chosen = choose(table, text_column=None, label_column=None, language_column=None)
-    assert (chosen.text, chosen.label) == (1, 0)
-
-
-def test_a_quote_that_is_open_to_the_end(tmp_path, monkeypatch):
-    monkeypatch.setattr(tables, "LONGEST_ROW", 1 << 17)
-    path = tmp_path / "a.csv"
-    path.write_text(
-        "text,label\n" + f"hello {'hello' * 20},a\nhello,b\n" * 2_500 + '"never closed,b\n' + "x" * 200_000
-    )
-    _, found, rows = everything(path)
-    assert found[5000] == ['"never closed', "b"]
-    assert all(row.path.startswith("a.csv:500") for row in rows[5001:])
+    assert choose(table, dict.fromkeys(FLAGS))[0] == (1, 0)
 
 
 def test_json_lines(tmp_path):
@@ -125,9 +105,8 @@ def chosen(tmp_path, header, rows=(("1", "some words", "x", "y"), ("2", "more wo
     path = tmp_path / "c.csv"
     with path.open("w", newline="") as file:
         csv.writer(file).writerows([header, *(row[: len(header)] for row in rows)])
-    options = {"text_column": None, "label_column": None, "language_column": None, **names}
-    found = choose(open_table(path), **options)
-    return [None if number is None else header[number] for number in found[:3]], found.notes
+    numbers, notes = choose(open_table(path), dict.fromkeys(FLAGS) | names)
+    return [header[number] for number in numbers], notes
 
 
 def test_obvious_columns_are_taken_and_said(tmp_path):
@@ -137,7 +116,7 @@ def test_obvious_columns_are_taken_and_said(tmp_path):
     assert chosen(tmp_path, ["q", "what"], [("a", "some words")] * 3)[0][:2] == ["what", "q"]
     assert chosen(tmp_path, ["q", "text"], [("a", "some words")] * 3)[0][:2] == ["text", "q"]
     assert chosen(tmp_path, ["a", "b", "label", "c"], text_column="b")[0][:2] == ["b", "label"]
-    assert chosen(tmp_path, ["a", "b", "c"], text_column="b", label_column="c")[1] == ()
+    assert chosen(tmp_path, ["a", "b", "c"], text_column="b", label_column="c")[1] == []
 
 
 def test_columns_that_are_not_obvious_are_listed(tmp_path):
@@ -249,9 +228,9 @@ def test_a_name_that_comes_late_is_a_column(tmp_path):
     ("content", "message"),
     [
         ('{"train": [{"text": "a"}], "test": [{"text": "b"}]}', "dict: 'train', 'test'"),
-        ('[["text", "label"], ["a", "b"]]', "without rows .* list"),
-        ('["a", "b"]', "without rows .* list"),
-        ("7", "without rows .* int"),
+        ('[["text", "label"], ["a", "b"]]', "without rows .*list"),
+        ('["a", "b"]', "without rows .*list"),
+        ("7", "of type int"),
         ('"' + "x" * 5_000_000 + '"', "str"),
         ("x" * 5_000_000, "is no JSON"),
         ('[{"text": "' + "x" * 5_000_000, "is no JSON"),
@@ -263,17 +242,17 @@ def test_a_name_that_comes_late_is_a_column(tmp_path):
             "columns",
         ),
         (json.dumps({f"id {n}": row for n, row in enumerate(RECORDS)}), "--text-column"),
-        ("\n".join(f'{{"id {n}": {{"text": "a"}}, "x{n}": 1}}' for n in range(3000)), "more than 1000 names"),
+        ("\n".join(f'{{"id {n}": {{"text": "a"}}, "x{n}": 1}}' for n in range(3000)), r"more\)"),
     ],
 )
 def test_what_has_no_rows(tmp_path, content, message):
     path = tmp_path / "a.json"
     path.write_text(content)
-    begin = time.perf_counter()
+    begin = time.process_time()
     with pytest.raises(DataError, match=message) as raised:
         load_texts(path)
     assert len(str(raised.value)) < 2500
-    assert time.perf_counter() - begin < 20
+    assert time.process_time() - begin < 20
 
 
 def test_a_large_document_is_not_read_into_memory(tmp_path, monkeypatch):
@@ -411,10 +390,12 @@ def test_a_missing_label_makes_no_line_of_a_text_a_row(tmp_path):
     assert not any(row[2] for row in found)
 
 
-def test_the_parts_of_a_broken_row_are_named(tmp_path):
+def test_the_parts_of_a_broken_row_stand_behind_one_that_is_named(tmp_path):
     broken = '"Dear all,\nhe said "hi" to you and\nthe rest, or so"\nleft",c\n'
     found = rows_of(tmp_path, f"text,label\n{PLAIN}{broken}{PLAIN}")
-    assert found[40:44] == [(f"a.csv:{line}", PIECE) for line in (42, 43, 44, 45)]
+    assert found[40] == (42, ['"Dear all', ""], STRAY)
+    assert found[41] == ("a.csv:43", "has 1 fields instead of 2")
+    assert [row[0] for row in found[42:45]] == [44, 45, 46]
     assert len(found) == 84
 
 
@@ -434,6 +415,6 @@ def test_a_cell_that_may_have_taken_rows_is_named(tmp_path):
 
 def test_time_does_not_grow_with_the_square_of_stray_quotes(tmp_path, monkeypatch):
     monkeypatch.setattr(tables, "LONGEST_ROW", 1 << 16)
-    begin = time.perf_counter()
+    begin = time.process_time()
     assert len(rows_of(tmp_path, "a,b,c\n" + '"a "" x,"b"y,c\n' * 20_000)) == 20_000
-    assert time.perf_counter() - begin < 20
+    assert time.process_time() - begin < 20

@@ -13,7 +13,6 @@ from tfkit.litert import ParallelInterpreter
 from tfkit.text.checks import check
 from tfkit.text.layers import MaskedMean, Tokens, on_device
 from tfkit.text.tokenizers import SentencePiece, Whitespace, WordPiece
-from tfkit.text.vocabulary import by_length
 
 BERT = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -103,16 +102,6 @@ def test_pairs_lose_the_end_of_the_longer_text(of_pieces):
     ]
     assert rows["input_type_ids"].numpy().tolist() == [[0] * 4 + [1] * 6, [0] * 5 + [1] * 2 + [0] * 3]
     assert rows["input_mask"].numpy().sum(1).tolist() == [10, 7]
-
-
-def test_batches_of_like_lengths(of_pieces):
-    texts = ["the", "a b c d e f", "cat", "a b c d e", "the cat"]
-    dataset = tf.data.Dataset.from_tensor_slices((texts, range(5)))
-    found = [
-        (row["input_word_ids"].shape[1], labels.numpy().tolist())
-        for row, labels in by_length(dataset, of_pieces, batch_size=2, boundaries=(5,))
-    ]
-    assert sorted(found) == [(3, [0, 2]), (4, [4]), (8, [1, 3])]
 
 
 @pytest.mark.slow

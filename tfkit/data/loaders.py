@@ -11,7 +11,8 @@ from tqdm.auto import tqdm
 
 from tfkit.data.embedded import EMBEDDED, load_docstrings, load_embedded
 from tfkit.data.image_files import load_folder, read_pixels
-from tfkit.data.splits import SPLIT_NAMES, Splits, check_fractions
+from tfkit.data.splits import SPLIT_NAMES, Cutting, Splits, check_fractions
+from tfkit.data.tables import FLAGS
 from tfkit.data.text_files import load_documents, load_table
 from tfkit.environment import files, packages
 from tfkit.environment.process import watched
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-def _load_tfds(source: str, **options: Any) -> Splits:
+def _load_tfds(source: str, cutting: Cutting, **options: Any) -> Splits:
     """Load "tfds:NAME": its images as they are stored, in folders of the cache, then as any folder.
 
     The splits train, validation and test of the dataset are kept; one that it lacks is cut from train.
@@ -33,7 +34,7 @@ def _load_tfds(source: str, **options: Any) -> Splits:
             with files.new_folder(folder) as unpacked:
                 for split in [*filter(builder.info.splits.__contains__, SPLIT_NAMES)]:
                     _unpack(builder, split, unpacked / split)
-    splits = load_folder(folder, **options)
+    splits = load_folder(folder, cutting, **options)
     note = f"The images of {source} are unpacked in {folder}."
     return splits.replace(origin=f"tfds:{builder.info.full_name}", notes=(*splits.notes, note))
 
@@ -139,27 +140,16 @@ def load_images(
         raise DataError(
             f"pixel_range is {tuple(pixel_range)}: two values of 0 to 65535, the lower one first. 12 bits: (0, 4095)."
         )
-    options: dict[str, Any] = {
-        "image_size": image_size,
-        "native_size": native_size,
-        "global_batch_size": global_batch_size,
-        "seed": seed,
-    }
+    cutting = Cutting(
+        {"validation": validation_fraction, "test": test_fraction}, seed, global_batch_size, strict
+    )
+    sizes: dict[str, Any] = {"image_size": image_size, "native_size": native_size}
     # A command line gives a Path, also for the name of a set; a folder of that name then goes first.
     if str(source) in EMBEDDED and (isinstance(source, str) or not source.is_dir()):
-        return load_embedded(
-            str(source), **options, validation_fraction=validation_fraction, test_fraction=test_fraction
-        )
-    options |= {
-        "strict": strict,
-        "pixel_range": pixel_range,
-        "held_out": {"validation": validation_fraction, "test": test_fraction},
-    }
-    return (
-        _load_tfds(str(source), **options)
-        if str(source).startswith("tfds:")
-        else load_folder(source, **options)
-    )
+        return load_embedded(str(source), cutting, **sizes)
+    if str(source).startswith("tfds:"):
+        return _load_tfds(str(source), cutting, **sizes, pixel_range=pixel_range)
+    return load_folder(source, cutting, **sizes, pixel_range=pixel_range)
 
 
 EMBEDDED_TEXTS = ("docstrings",)
@@ -208,12 +198,9 @@ def load_texts(
       >>> splits.spec  # doctest: +SKIP
       TensorSpec(shape=(), dtype=tf.string, name=None)
     """
-    options: dict[str, Any] = {
-        "global_batch_size": global_batch_size,
-        "seed": seed,
-        "held_out": {"validation": validation_fraction, "test": test_fraction},
-    }
-    check_fractions(options["held_out"])
+    held_out = {"validation": validation_fraction, "test": test_fraction}
+    cutting = Cutting(held_out, seed, global_batch_size, strict)
+    check_fractions(held_out)
     if not isinstance(source, str | Path):
         raise DataError(
             f"load_texts reads files and folders, not a {type(source).__name__}.\n"
@@ -222,16 +209,10 @@ def load_texts(
     path = Path(source)
     # A command line gives a Path, also for the name of a set; a file or folder of that name then goes first.
     if str(source) in EMBEDDED_TEXTS and (isinstance(source, str) or not path.exists()):
-        return load_docstrings(**options)
-    if path.is_dir():
-        if text_column or label_column or language_column:
-            raise DataError(f"{path} is a folder: its subfolders are the classes, and it has no columns.")
-        return load_documents(path, strict=strict, **options)
-    return load_table(
-        path,
-        text_column=text_column,
-        label_column=label_column,
-        language_column=language_column,
-        strict=strict,
-        **options,
-    )
+        return load_docstrings(cutting)
+    asked = dict(zip(FLAGS, (text_column, label_column, language_column), strict=True))
+    if not path.is_dir():
+        return load_table(path, cutting, asked)
+    if any(asked.values()):
+        raise DataError(f"{path} is a folder: its subfolders are the classes, and it has no columns.")
+    return load_documents(path, cutting)

@@ -112,6 +112,9 @@ def cut_by_class(
     class_names: Sequence[str],
     held_out: Mapping[str, float],
     seed: int,
+    where: str = "",
+    hint: str = "",
+    noun: str = "examples",
 ) -> dict[str, np.ndarray]:
     """Cut every class into "train" and the held-out splits.
 
@@ -129,6 +132,9 @@ def cut_by_class(
       class_names: one for each label, for messages.
       held_out: split -> its fraction, such as {"validation": 0.15, "test": 0.15}.
       seed: another seed is another cut.
+      where: what the examples are of, for the message on classes that have too few.
+      hint: what else may help, for that message.
+      noun: what the examples are called there.
 
     Returns:
       split -> int64 indices, ordered by hash; every class has at least one in each split.
@@ -138,7 +144,14 @@ def cut_by_class(
       DataError: a class has fewer examples than there are splits.
     """
     check_fractions(held_out)
-    check_enough(labels, class_names=class_names, splits=("train", *held_out))
+    splits = ("train", *held_out)
+    counts = zip(class_names, np.bincount(labels, minlength=len(class_names)), strict=True)
+    if small := [f"'{name}' ({count})" for name, count in counts if count < len(splits)]:
+        raise DataError(
+            f"{where}{len(small)} of {len(class_names)} classes have fewer than {len(splits)} {noun}:"
+            f" {listed(small)}.\n"
+            f"  Each needs one for {' and one for '.join(splits)} at least. Add {noun}, or leave the class out.{hint}"
+        )
     # Composed, since one file system writes "é" as one character and another as two.
     texts = [unicodedata.normalize("NFC", f"{seed}/{name}").encode() for name in names]
     hashes = b"".join(hashlib.blake2b(text, digest_size=16).digest() for text in texts)
@@ -158,7 +171,7 @@ def cut_by_class(
                 candidates[: min(count, max(1, len(candidates) - 1))] if len(candidates) else members[-1:]
             )
             split_of[chosen] = split
-    return {split: by_hash[split_of[by_hash] == split] for split in ("train", *held_out)}
+    return {split: by_hash[split_of[by_hash] == split] for split in splits}
 
 
 def check_fractions(held_out: Mapping[str, float]) -> None:
@@ -168,27 +181,6 @@ def check_fractions(held_out: Mapping[str, float]) -> None:
         raise ConfigError(
             f"{asked} cannot be cut: each must be above 0, and together at most 0.7,\n"
             "  so that every class has examples to train on."
-        )
-
-
-def check_enough(
-    labels: np.ndarray,
-    *,
-    class_names: Sequence[str],
-    splits: Sequence[str],
-    where: str = "",
-    hint: str = "",
-    noun: str = "examples",
-) -> None:
-    """Refuse classes that have not one example for each of the splits, all such classes at once."""
-    counts = np.bincount(labels, minlength=len(class_names))
-    short = zip(class_names, counts, strict=True)
-    small = [f"'{name}' ({count})" for name, count in short if count < len(splits)]
-    if small:
-        raise DataError(
-            f"{where}{len(small)} of {len(class_names)} classes have fewer than {len(splits)} {noun}:"
-            f" {listed(small)}.\n"
-            f"  Each needs one for {' and one for '.join(splits)} at least. Add {noun}, or leave the class out.{hint}"
         )
 
 
@@ -392,7 +384,7 @@ class Splits:
     """Where the examples come from: "photos/", "digits (scikit-learn 1.6.1)"."""
 
     skipped: tuple[Skipped, ...] = ()
-    """Examples that could not be read, have no label, or are files that are there twice."""
+    """Examples that could not be read, are empty, or have no label."""
 
     other_files: int = 0
     """Hidden files and files of another kind: passed over."""
@@ -587,3 +579,22 @@ class Splits:
         """Return a digest that splits share if they cut the same examples in the same way, under the same labels."""
         dealt = {name: np.asarray(indices, np.int64).tobytes() for name, indices in self.indices.items()}
         return files.digest_of(dealt, np.asarray(self.source.labels, np.int64).tobytes())
+
+
+class Cutting(NamedTuple):
+    """How the examples of a source are cut, whatever they are."""
+
+    held_out: Mapping[str, float]
+    """Split -> its fraction, such as {"validation": 0.15, "test": 0.15}."""
+
+    seed: int
+    global_batch_size: int
+
+    strict: bool = False
+    """Whether an example that cannot be used is an error."""
+
+    def splits(self, source: Any, indices: Mapping[str, np.ndarray], **about: Any) -> Splits:
+        """Return Splits of these indices; `about` are its other fields."""
+        return Splits(
+            source=source, indices=indices, global_batch_size=self.global_batch_size, seed=self.seed, **about
+        )

@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -105,13 +104,7 @@ class Writer:
 
 
 def prepare(
-    kind: str,
-    key: str,
-    write: Callable[[Writer, Store | None], None],
-    *,
-    size: int,
-    stamp: str = "",
-    lazy: bool = False,
+    kind: str, key: str, write: Callable[[Writer, Store | None], None], *, size: int, stamp: str = ""
 ) -> Store:
     """Return the store under a key: an earlier one if it is whole and of the same stamp, else a new one.
 
@@ -124,12 +117,16 @@ def prepare(
       write: prepares the examples; it is given the old store, if there is one, for what did not change.
       size: bytes that they will take at most.
       stamp: of the state of the files; `write` keeps it as entry["stamp"].
-      lazy: whether each example is compared with its digest when it is first read, and not all before any is.
     """
     cache = files.cache_dir(kind)
     with files.lock_or_wait(cache / f"{key}.lock", another=f"prepares the same {kind}"):
         files.remove_leftovers(cache, key)
-        old = _open(cache / key, lazy=lazy)
+        old = None
+        if (cache / key).is_dir():
+            try:
+                old = Store(cache / key)
+            except (OSError, ValueError, TypeError, KeyError):
+                files.warn_damaged(cache / key)
         if old and old.entry.get("stamp", "") == stamp:
             os.utime(cache / key)
             return old
@@ -139,18 +136,6 @@ def prepare(
         store = Store(cache / key)
         store._checked[:] = True  # it was written just now
         return store
-
-
-def _open(folder: Path, *, lazy: bool) -> Store | None:
-    if not folder.is_dir():
-        return None
-    with contextlib.suppress(OSError, ValueError, TypeError, KeyError, DataError):
-        store = Store(folder)
-        for number in range(0 if lazy else len(store)):
-            store.read(number)
-        return store
-    files.warn_damaged(folder)
-    return None
 
 
 def _digest(content: bytes) -> bytes:

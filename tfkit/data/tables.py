@@ -7,18 +7,17 @@ from __future__ import annotations
 
 import csv
 import difflib
+import functools
 import itertools
 import json
-import re
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any, NamedTuple
 
 from tfkit.data.splits import Skipped, listed, no_such_path
 from tfkit.data.text_decoding import (
-    PACKED_ENDINGS,
     TABLE_ENDINGS,
     Encoding,
     check_text,
@@ -37,17 +36,14 @@ SAMPLE_CHARACTERS = 300
 LONGEST_ROW = 1 << 24
 """Characters. A quote that is open for longer is none."""
 
-STRAY = "begin a cell with a quote that encloses nothing: it is taken as a character"
-PIECE = "belongs to a row whose quotes do not fit"
+STRAY = (
+    "begin a cell with a quote that encloses nothing: it is taken as a character, and the next lines as rows"
+)
 OPEN = "have several lines, and may hold other rows: look whether a quote is open that takes rows with it"
 
-_LONGEST_LATER = 1 << 12
-"""Likewise, once there were many such quotes."""
-
 _HEAD_ROWS, _HEAD = 1000, 1 << 18
-_MOST_VALUES, _LONGEST_VALUE = 1000, 60
+_MOST_VALUES = 1000
 _LONGEST_NAME = 100
-_MOST_COLUMNS = 1000
 _LARGEST_DOCUMENT = 1 << 27
 _DELIMITERS = {",": "','", ";": "';'", "\t": "tab", "|": "'|'"}
 
@@ -74,9 +70,6 @@ class Table:
 
     path: Path
     columns: tuple[str, ...]
-    sample: Sequence[tuple[str | None, ...]]
-    """The first rows, each cell cut off after `SAMPLE_CHARACTERS`."""
-
     rows: Callable[[tuple[int, ...]], Rows]
     """Begins to read the columns with these numbers; Skipped stands for a row that cannot be used."""
 
@@ -85,6 +78,13 @@ class Table:
 
     notes: list[str] = field(default_factory=list)
     """How it is read, where that is not plain."""
+
+    @functools.cached_property
+    def sample(self) -> list[tuple[str | None, ...]]:
+        """Return the first rows, each cell cut off after `SAMPLE_CHARACTERS`."""
+        rows = (row for row in self.rows(tuple(range(len(self.columns)))) if isinstance(row, Row))
+        first = itertools.islice(rows, SAMPLE_ROWS)
+        return [tuple(cell and cell[:SAMPLE_CHARACTERS] for cell in row.cells) for row in first]
 
     def values(self, column: int) -> list[str]:
         """Return what the first rows have in a column, without what is missing."""
@@ -129,72 +129,28 @@ def open_table(path: Path) -> Table:
         return _open_json(path) if "js" in ending else _open_delimited(path)
     check_text(head, str(path))
     raise DataError(
-        f"{path} has the ending '{ending}'; tables end in {', '.join(TABLE_ENDINGS)}, or in one of these and"
-        f" {', '.join(PACKED_ENDINGS)}.\n"
+        f"{path} has the ending '{ending}'; tables end in {', '.join(TABLE_ENDINGS)}, packed or not.\n"
         "  Rename it to what it holds: .csv with a first line of column names, .jsonl with one object a line."
     )
 
 
-class _RepeatedValues:
-    """The values of columns that repeat a few, such as labels: they tell a row from a line of a text."""
-
-    def __init__(self) -> None:
-        self.width = self._rows = 0
-        self._values: dict[int, set[str]] = {}
-
-    def add(self, cells: Sequence[str]) -> None:
-        """Take the values of a row; the first one has the names of all columns."""
-        if not self.width:
-            self.width, self._values = len(cells), {column: set() for column in range(len(cells))}
-        elif len(cells) == self.width:
-            self._rows += 1
-            for column, values in [*self._values.items()]:
-                values.update(filter(None, [cells[column].strip()]))
-                if len(cells[column]) > _LONGEST_VALUE or len(values) > _MOST_VALUES:
-                    del self._values[column]
-
-    def _few(self) -> list[int]:
-        """Return the two columns with the fewest values, where they are few."""
-        most = max(2, self._rows // 4) if self._rows >= 10 else 0
-        counts = {column: len(values) for column, values in self._values.items()}
-        return sorted((column for column in counts if 0 < counts[column] <= most), key=counts.__getitem__)[:2]
-
-    def fit(self, cells: Sequence[str], *, surely: bool = False, missing: bool = False) -> bool:
-        """Return whether these can be the cells of a row.
-
-        Args:
-          cells: of a line, or of several.
-          surely: not while nothing repeats.
-          missing: an empty cell, such as a missing label, is allowed.
-        """
-        few = self._few()
-        return (
-            len(cells) == (self.width or len(cells))
-            and (bool(few) or not surely)
-            and all(
-                cells[column].strip() in self._values[column] or (missing and not cells[column].strip())
-                for column in few
-            )
-        )
-
-
 def _read_rows(
-    file: TextIO, delimiter: str, known: _RepeatedValues, *, line: int = 1
+    path: Path, encoding: Encoding, delimiter: str, seen: list[set[str]]
 ) -> Iterator[tuple[int, int, list[str], str]]:
     """Yield the first and the last line of each row, its cells, and what is odd about it; blank lines are left out.
 
-    The csv module reads strictly. Where it meets a quote that cannot be right, or one that encloses lines which are
-    rows themselves, the first line of the row is taken as it is written and the others are read again: a quote that is
-    never closed takes no other row with it.
+    The csv module reads strictly. Where it meets a quote that cannot be right, or one that encloses lines of which the
+    first is a row by itself, that line is taken as it is written and the others are read again: a quote that is never
+    closed takes no other row with it.
 
     Args:
-      file: opened with newline="".
+      path: of the file.
+      encoding: of the file.
       delimiter: of its cells.
-      known: what its columns hold, from an earlier reading too.
-      line: the number of the next line of the file.
+      seen: the values of each column, a thousand at most, from an earlier reading too: those of a column that repeats
+        a few, such as labels, tell a row from a line of a text.
     """
-    again, held = deque[str](), list[str]()
-    longest, good, wasted, lost = LONGEST_ROW, 0, 0, False
+    again, held, damaged, line = deque[str](), list[str](), False, 1
     # Of the whole process, so it is only ever raised.
     csv.field_size_limit(max(csv.field_size_limit(), 2 * LONGEST_ROW))
 
@@ -203,68 +159,65 @@ def _read_rows(
         while text := again.popleft() if again else file.readline(LONGEST_ROW):
             held.append(text)
             size += len(text)
-            if size > longest and len(held) > 1:
+            if size > LONGEST_ROW and len(held) > 1:
                 raise csv.Error("a cell without an end")
             yield text
 
     def as_written(text: str) -> list[str]:
         return text.rstrip("\r\n").split(delimiter)
 
+    def is_row(cells: list[str], *, surely: bool = True) -> bool:
+        few = min(seen, key=len)
+        if len(cells) != len(seen) or 4 * len(few) > max(map(len, seen)):
+            return not surely
+        value = cells[seen.index(few)].strip()[:_LONGEST_NAME]
+        return value in few or not (value or surely)
+
     def has_rows(cells: list[str]) -> bool:
-        """Return whether a row of several lines holds others: of its lines, half are rows by themselves."""
-        first = known.fit(as_written(held[0]), surely=True)
-        if not first and len(cells) == known.width:
-            return False
-        rest = [text for text in held[1:] if text.strip()]
-        count = sum(known.fit(as_written(text), surely=True) for text in rest)
-        return 2 * count >= max(1, len(rest)) or (first and not known.fit(cells))
+        if len(cells) == len(seen) or is_row(as_written(held[0])):
+            return is_row(as_written(held[0]))
+        return 2 * sum(is_row(as_written(text)) for text in held[1:]) >= len(held) - 1
 
     def may_have_rows(cells: list[str]) -> bool:
-        inner = held[1:-1]
-        alike = sum(text.count(delimiter) == known.width - 1 for text in inner)
-        return (len(inner) > 1 and 2 * alike >= len(inner)) or not known.fit(cells, missing=True)
+        alike = sum(text.count(delimiter) == len(seen) - 1 for text in held[1:-1])
+        return (len(held) > 3 and 2 * alike >= len(held) - 2) or not is_row(cells, surely=False)
 
-    while True:
-        held.clear()
-        remark = ""
-        try:
-            cells = next(csv.reader(next_lines(), delimiter=delimiter, strict=True))
-            stray = len(held) > 1 and has_rows(cells)
-        except StopIteration:
-            return
-        except csv.Error:
-            stray = True
-        if stray:
-            wasted += sum(map(len, held))
-            again.extendleft(reversed(held[1:]))
-            del held[1:]
-            cells, remark = as_written(held[0]), STRAY
-            # What is read in vain must not grow with the square of the file.
-            if wasted > 4 * good + LONGEST_ROW:
-                longest = _LONGEST_LATER
-        elif len(held) > 1 and may_have_rows(cells):
-            remark = OPEN
-        lost = (lost or stray) and not known.fit(cells)
-        if len(cells) > 1 or (cells and cells[0].strip()):
-            good += sum(map(len, held))
-            if not lost and not (remark == OPEN and wasted):
-                known.add(cells)
-            yield line, line + len(held) - 1, cells, PIECE if lost else remark
-        line += len(held)
+    with open_text(path, encoding, newline="") as file:
+        while True:
+            held.clear()
+            remark = ""
+            try:
+                cells = next(csv.reader(next_lines(), delimiter=delimiter, strict=True))
+                several = len(held) > 1 and bool(seen)
+                stray = several and has_rows(cells)
+            except StopIteration:
+                return
+            except csv.Error:
+                stray = True
+            if stray:
+                again.extendleft(reversed(held[1:]))
+                del held[1:]
+                cells, remark, damaged = as_written(held[0]), STRAY, True
+            elif several and may_have_rows(cells):
+                remark = OPEN
+            for_excel = line == 1 and cells[:1] and cells[0].lower().startswith("sep=")
+            if not for_excel and (len(cells) > 1 or (cells and cells[0].strip())):
+                seen += [set() for _ in cells if not seen]
+                for value, values in zip(cells, seen, strict=False):
+                    if not (remark and damaged) and len(values) < _MOST_VALUES and value.strip():
+                        values.add(value.strip()[:_LONGEST_NAME])
+                yield line, line + len(held) - 1, cells, remark
+            line += len(held)
 
 
 def _open_delimited(path: Path) -> Table:
     """Look at the first rows of a CSV or TSV file: its delimiter, and whether its first line has names."""
     encoding = of_file(path)
-    notes = [f"{path.name}: {encoding.note}"] if encoding.note else []
-    with open_text(path, encoding, newline="") as file:
-        separator = re.match(r"sep=(.)\r?\n?$", file.readline(LONGEST_ROW), re.IGNORECASE)  # a line for Excel
-    begin = 1 + bool(separator)
+    notes = [*encoding.notes]
     usual = "," if packed_ending(path) == ".csv" else "\t"
-    delimiter, head, known = _sniff(path, encoding, separator[1] if separator else usual, begin)
+    delimiter, head, seen = _sniff(path, encoding, usual)
     if delimiter != usual:
-        named = _DELIMITERS.get(delimiter, repr(delimiter))
-        notes.append(f"{path.name}: Its columns are separated by {named}.")
+        notes.append(f"{path.name}: Its columns are separated by {_DELIMITERS[delimiter]}.")
     names = [name.strip("\ufeff \t\r\n") for name in head[0]]
     folded = [name.casefold() for name in names]
     headed = not _is_row(names, head[1:])
@@ -275,57 +228,42 @@ def _open_delimited(path: Path) -> Table:
         )
 
     def rows(wanted: tuple[int, ...]) -> Rows:
-        with open_text(path, encoding, newline="") as file:
-            for _ in range(1, begin):
-                file.readline()
-            read = _read_rows(file, delimiter, known, line=begin)
-            for first, last, cells, remark in itertools.islice(read, int(headed), None):
-                # Programs that close each line with a delimiter have one cell too many.
-                if not any(map(str.strip, cells[len(names) :])):
-                    cells = cells[: len(names)]
-                if remark == PIECE:
-                    yield Skipped(f"{path.name}:{first}", remark)
-                elif len(cells) != len(names):
-                    lines = str(first) if first == last else f"{first}-{last}"
-                    yield Skipped(f"{path.name}:{lines}", f"has {len(cells)} fields instead of {len(names)}")
-                elif headed and [cell.strip("\ufeff \t\r\n").casefold() for cell in cells] == folded:
-                    yield Skipped(f"{path.name}:{first}", "repeats the line of names")
-                else:
-                    yield Row(first, tuple(cells[column] for column in wanted), remark)
+        read = _read_rows(path, encoding, delimiter, seen)
+        for first, last, cells, remark in itertools.islice(read, int(headed), None):
+            # Programs that close each line with a delimiter have one cell too many.
+            if not any(map(str.strip, cells[len(names) :])):
+                cells = cells[: len(names)]
+            if len(cells) != len(names):
+                lines = str(first) if first == last else f"{first}-{last}"
+                yield Skipped(f"{path.name}:{lines}", f"has {len(cells)} fields instead of {len(names)}")
+            elif headed and [cell.strip("\ufeff \t\r\n").casefold() for cell in cells] == folded:
+                yield Skipped(f"{path.name}:{first}", "repeats the line of names")
+            else:
+                yield Row(first, tuple(cells[column] for column in wanted), remark)
 
-    sample = [
-        tuple(cell[:SAMPLE_CHARACTERS] for cell in cells)
-        for cells in head[headed : SAMPLE_ROWS + headed]
-        if len(cells) == len(names)
-    ]
-    return Table(path=path, columns=tuple(names), sample=sample, rows=rows, size=encoding.size, notes=notes)
+    return Table(path=path, columns=tuple(names), rows=rows, size=encoding.size, notes=notes)
 
 
-def _sniff(
-    path: Path, encoding: Encoding, usual: str, begin: int
-) -> tuple[str, list[list[str]], _RepeatedValues]:
+def _sniff(path: Path, encoding: Encoding, usual: str) -> tuple[str, list[list[str]], list[set[str]]]:
     """Return the delimiter by which most rows have as many cells as the first, the first rows, and their values."""
     results = []
     for delimiter in dict.fromkeys((usual, *_DELIMITERS)):
-        known, head, odd, size = _RepeatedValues(), [], 0, 0
-        with open_text(path, encoding, newline="") as file:
-            for _ in range(1, begin):
-                file.readline()
-            for _, _, cells, remark in itertools.islice(_read_rows(file, delimiter, known), _HEAD_ROWS):
-                head.append(cells)
-                odd += bool(remark)
-                size += sum(map(len, cells))
-                if size > _HEAD:
-                    break
+        seen: list[set[str]] = []
+        head, odd, size = [], 0, 0
+        for _, _, cells, remark in itertools.islice(_read_rows(path, encoding, delimiter, seen), _HEAD_ROWS):
+            head.append(cells)
+            odd += bool(remark)
+            size += sum(map(len, cells))
+            if size > _HEAD:
+                break
         width = len(head[0]) if head else 0
-        agreeing = round(sum(len(cells) == width for cells in head) / max(1, len(head)), 2)
         if width > 1:
             if delimiter == usual != ",":
-                return delimiter, head, known
-            results.append(((agreeing, width, -odd), delimiter, head, known))
+                return delimiter, head, seen
+            agreeing = round(sum(len(cells) == width for cells in head) / len(head), 2)
+            results.append(((agreeing, width, -odd), delimiter, head, seen))
     if not results:
-        with open_text(path, encoding, newline="") as file:
-            first = next(filter(str.strip, iter(lambda: file.readline(LONGEST_ROW), "")))
+        first = "".join(head[0]) if head else ""
         raise DataError(
             f"{path} has one column: its first line is {short(first)!r}.\n"
             f"  Columns are separated by {' or '.join(_DELIMITERS.values())}; a text and its label are two."
@@ -349,36 +287,32 @@ def _open_json(path: Path) -> Table:
     """Look at all objects of a JSON file, one a line or in a document: a name may be there in later ones only."""
     encoding = of_file(path)
     columns: dict[str, None] = {}
-    sample: list[dict[str, Any]] = []
     for _, record in _read_json(path, encoding):
         if isinstance(record, dict):
             columns.update(dict.fromkeys(record))
-            if len(sample) < SAMPLE_ROWS:
-                sample.append(record)
-        if len(columns) > _MOST_COLUMNS:
-            raise DataError(
-                f"The objects of {path} have more than {_MOST_COLUMNS} names: {listed([*map(short, columns)])}.\n"
-                "  Rows are objects with the same names."
-            )
     if not columns:
         raise DataError(f"{path} has no line that is a JSON object.")
 
+    return _table_of_records(path, tuple(columns), lambda _: _read_json(path, encoding), encoding)
+
+
+def _table_of_records(
+    path: Path,
+    columns: tuple[str, ...],
+    read: Callable[[list[str]], Iterator[tuple[int, dict[str, Any] | str]]],
+    encoding: Encoding,
+) -> Table:
+    """Return a table of objects; `read` is given the names that are wanted."""
+
     def rows(wanted: tuple[int, ...]) -> Rows:
-        names = [list(columns)[column] for column in wanted]
-        for number, record in _read_json(path, encoding):
+        names = [columns[column] for column in wanted]
+        for number, record in read(names):
             if isinstance(record, str):
                 yield Skipped(f"{path.name}:{number}", record)
             else:
                 yield Row(number, tuple(_text(record.get(name)) for name in names))
 
-    return Table(
-        path=path,
-        columns=tuple(columns),
-        sample=[tuple(_cut(_text(record.get(name))) for name in columns) for record in sample],
-        rows=rows,
-        size=encoding.size,
-        notes=[f"{path.name}: {encoding.note}"] if encoding.note else [],
-    )
+    return Table(path=path, columns=columns, rows=rows, size=encoding.size, notes=[*encoding.notes])
 
 
 def _read_json(path: Path, encoding: Encoding) -> Iterator[tuple[int, dict[str, Any] | str]]:
@@ -394,8 +328,7 @@ def _read_json(path: Path, encoding: Encoding) -> Iterator[tuple[int, dict[str, 
         lines = ((number, line) for number, line in lines if line not in ("", "[", "]"))
         first = list(itertools.islice(lines, 2))
         if len(first) == 2 and any(isinstance(_parse_json(line), dict) for _, line in first):
-            for number, line in itertools.chain(first, lines):
-                yield number, _as_record(_parse_json(line))
+            yield from ((number, _parse_json(line)) for number, line in itertools.chain(first, lines))
             return
     if encoding.size > _LARGEST_DOCUMENT:
         raise DataError(
@@ -403,35 +336,30 @@ def _read_json(path: Path, encoding: Encoding) -> Iterator[tuple[int, dict[str, 
             f"  Write one object a line: jq -c '.[]' {path.name} > {path.stem}.jsonl"
         )
     with open_text(path, encoding, newline="\n") as file:
-        document = _parse_json(file.read())
+        document = _parse_json(file.read(), (dict, list))
     records = _records(document)
     if records is None:
         keys = f": {listed([repr(short(key)) for key in document])}" if isinstance(document, dict) else ""
-        form = f"is JSON without rows (of type {type(document).__name__}{keys})"
+        form = f"is JSON without rows ({type(document).__name__}{keys})"
         raise DataError(
-            f"{path} {document if isinstance(document, _Fault) else form}.\n"
+            f"{path} {document if isinstance(document, str) else form}.\n"
             "  Rows are objects with the same names, as a list or one a line: "
             "pandas.DataFrame(records).to_json('NAME.jsonl', orient='records', lines=True)"
         )
-    yield from ((number, _as_record(record)) for number, record in enumerate(records, 1))
+    for number, record in enumerate(records, 1):
+        yield number, record if isinstance(record, dict) else _no_object(record)
 
 
-class _Fault(str):
-    """What is wrong with a text that is no JSON."""
-
-    __slots__ = ()
-
-
-def _parse_json(text: str) -> Any:
+def _parse_json(text: str, kinds: Any = dict) -> Any:
+    """Return an object, or what is wrong with the text."""
     try:
-        return json.loads(text)
+        value = json.loads(text)
     except (ValueError, RecursionError) as err:
-        return _Fault(f"is no JSON ({str(err).split(':')[0][:80]})")
+        return f"is no JSON ({str(err).split(':')[0][:80]})"
+    return value if isinstance(value, kinds) else _no_object(value)
 
 
-def _as_record(value: Any) -> dict[str, Any] | str:
-    if isinstance(value, dict | _Fault):
-        return value
+def _no_object(value: Any) -> str:
     return f"is no object, but of type {type(value).__name__}"
 
 
@@ -457,18 +385,13 @@ def _records(document: Any) -> list[Any] | None:
 def _open_parquet(path: Path) -> Table:
     from pyarrow import ArrowException, parquet
 
-    def rows(wanted: tuple[int, ...]) -> Rows:
-        names = [columns[column] for column in wanted]
-        number = itertools.count(1)
+    def read(names: list[str]) -> Iterator[tuple[int, dict[str, Any] | str]]:
         with parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=256, columns=names):
-                values = [batch.column(name).to_pylist() for name in names]
-                for cells in zip(*values, strict=True):
-                    named = (
-                        class_names.get(name, {}).get(cell, cell) if isinstance(cell, int) else cell
-                        for name, cell in zip(names, cells, strict=True)
-                    )
-                    yield Row(next(number), tuple(map(_text, named)))
+            batches = file.iter_batches(batch_size=256, columns=names)
+            for number, record in enumerate((record for batch in batches for record in batch.to_pylist()), 1):
+                for name, of in class_names.items():
+                    record[name] = of.get(record.get(name), record.get(name))
+                yield number, record
 
     try:
         with parquet.ParquetFile(path) as file:
@@ -482,9 +405,7 @@ def _open_parquet(path: Path) -> Table:
         raise DataError(
             f"{path} has more than one column {listed([*map(short, twice)])}: rename all but one."
         )
-    first = itertools.islice(rows(tuple(range(len(columns)))), SAMPLE_ROWS)
-    sample = [tuple(map(_cut, row.cells)) for row in first if isinstance(row, Row)]
-    return Table(path=path, columns=columns, sample=sample, rows=rows)
+    return _table_of_records(path, columns, read, Encoding("utf-8"))
 
 
 def _class_labels(content: bytes) -> dict[str, dict[int, str | None]]:
@@ -515,10 +436,6 @@ def _text(value: Any) -> str | None:
     return str(value)
 
 
-def _cut(value: str | None) -> str | None:
-    return value if value is None else value[:SAMPLE_CHARACTERS]
-
-
 # Names that say it, the likeliest first, between spaces.
 _TEXTS = (
     "text body message content review comment sentence description mail email e-mail tweet post document utterance "
@@ -529,50 +446,31 @@ _LANGUAGES = "language lang locale"
 _MOST_LANGUAGES = 100
 
 
-class Columns(NamedTuple):
-    """Numbers of columns."""
-
-    text: int
-    label: int
-    language: int | None
-    notes: tuple[str, ...] = ()
-
-    @property
-    def wanted(self) -> tuple[int, ...]:
-        """Those to read: text, label, and language if there is one."""
-        return (self.text, self.label) if self.language is None else (self.text, self.label, self.language)
-
-    def named(self, table: Table) -> dict[str, str | None]:
-        """Return the settings that choose these columns."""
-        language = None if self.language is None else table.columns[self.language]
-        return {
-            "text_column": table.columns[self.text],
-            "label_column": table.columns[self.label],
-            "language_column": language,
-        }
+FLAGS = ("text_column", "label_column", "language_column")
 
 
-def choose(
-    table: Table, *, text_column: str | None, label_column: str | None, language_column: str | None
-) -> Columns:
+def choose(table: Table, asked: Mapping[str, str | None]) -> tuple[tuple[int, ...], list[str]]:
     """Return the columns that are asked for, and for those left out the ones that are obvious.
+
+    Args:
+      table: it.
+      asked: for each of `FLAGS` the name of a column, or None.
+
+    Returns:
+      The numbers of those to read (text, label, and language if there is one), and notes on what was taken for granted.
 
     Raises:
       DataError: a column is not there, is not obvious, or cannot be what it is taken for.
     """
-    text = _named(table, text_column, "text_column")
-    label = _named(table, label_column, "label_column")
-    language = _named(table, language_column, "language_column")
+    text, label, language = (_named(table, asked[flag], flag) for flag in FLAGS)
     given = [column for column in (text, label, language) if column is not None]
     if len(set(given)) < len(given):
         raise DataError(
             f"One column of {table.path}, '{short(table.columns[given[0]])}', is given for two things; the text, its"
             f" label and its language are columns of their own.\n{_listing(table)}"
         )
-    if text is None:
-        text = _obvious(table, _TEXTS, given)
-    if label is None:
-        label = _obvious(table, _LABELS, [*given, text])
+    text = _obvious(table, _TEXTS, given) if text is None else text
+    label = _obvious(table, _LABELS, [*given, text]) if label is None else label
     rest = [column for column in range(len(table.columns)) if column not in (text, label, language)]
     if text is None and label is None and len(table.columns) == 2:
         text = max((0, 1), key=lambda column: sum(map(len, table.values(column))))
@@ -580,23 +478,20 @@ def choose(
     elif len(rest) == 1 and (text is None) != (label is None):
         text, label = (rest[0], label) if text is None else (text, rest[0])
     if text is None or label is None:
-        missing = [
-            name for name, column in (("text_column", text), ("label_column", label)) if column is None
-        ]
-        raise _unclear(table, missing)
+        raise _unclear(
+            table, [flag for flag, column in zip(FLAGS, (text, label), strict=False) if column is None]
+        )
     notes = []
-    if text_column is None or label_column is None:
+    if None in (asked["text_column"], asked["label_column"]):
         names = f"'{short(table.columns[text])}' is taken as the text, '{short(table.columns[label])}' as the label"
         notes.append(f"{table.path.name}: The column {names}.")
     if language is None:
         language = _obvious(table, _LANGUAGES, [text, label])
-        if language is not None and len(set(table.values(language))) > _MOST_LANGUAGES:
-            language = None
-        if language is not None:
-            notes.append(
-                f"{table.path.name}: The column '{short(table.columns[language])}' is taken as the language."
-            )
-    return Columns(text, label, language, tuple(notes))
+        if language is None or len(set(table.values(language))) > _MOST_LANGUAGES:
+            return (text, label), notes
+        name = short(table.columns[language])
+        notes.append(f"{table.path.name}: The column '{name}' is taken as the language.")
+    return (text, label, language), notes
 
 
 def choose_text(table: Table, *, text_column: str | None) -> int:
@@ -644,13 +539,13 @@ def _obvious(table: Table, names: str, taken: Sequence[int | None]) -> int | Non
 
 def _listing(table: Table) -> str:
     """Return the columns, each with a value."""
-    lines = []
+    lines = ["  Its columns, with a value of each:"]
     for number, name in enumerate(table.columns[:20]):
         value = next(filter(str.strip, table.values(number)), "")
-        lines.append(f"  {short(name)}: {short(value, 50)!r}" if value else f"  {short(name)}: (empty)")
+        lines.append(f"  {short(name)}: {short(value, 50)!r}")
     if (more := len(table.columns) - 20) > 0:
         lines.append(f"  ... ({more} more)")
-    return "\n".join(["  Its columns, with a value of each:", *lines])
+    return "\n".join(lines)
 
 
 def refuse_numbers(table: Table, text: int, numbers: int, rows: int) -> None:

@@ -7,11 +7,14 @@ import codecs
 import gzip
 import html
 import io
+import itertools
 import lzma
+import math
 import random
 import re
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple
@@ -20,20 +23,13 @@ from tfkit.data.splits import listed
 from tfkit.errors import DataError
 
 TABLE_ENDINGS = (".csv", ".tsv", ".tab", ".jsonl", ".ndjson", ".json", ".parquet", ".pq")
-_OPENERS: dict[str, Callable[[Path], Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+_OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 PACKED_ENDINGS = (*_OPENERS, ".zip")
 _PIECE = 1 << 18
 _UNPACKED = 1 << 30
 _TIMES = 100
-_ERRORS = (
-    zipfile.BadZipFile,
-    zlib.error,
-    lzma.LZMAError,
-    EOFError,
-    OSError,
-    RuntimeError,  # of zipfile, for a password
-    NotImplementedError,
-)
+# RuntimeError is zipfile's, for a password and what it cannot unpack.
+_ERRORS = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError)
 
 
 def short(value: str, length: int = 60) -> str:
@@ -56,10 +52,9 @@ def packed_ending(path: Path) -> str:
 
 def open_bytes(path: Path) -> IO[bytes]:
     """Open the file, to be unpacked as it is read."""
-    ending = path.suffix.lower()
-    if ending == ".zip":
+    if path.suffix.lower() == ".zip":
         return zipfile.ZipFile(path).open(_member(path))
-    return _OPENERS[ending](path) if ending in _OPENERS else path.open("rb")
+    return _OPENERS.get(path.suffix.lower(), Path.open)(path, "rb")
 
 
 def open_text(path: Path, encoding: Encoding, *, newline: str) -> io.TextIOWrapper:
@@ -74,17 +69,15 @@ def pieces(path: Path) -> Iterator[bytes]:
       DataError: it cannot be unpacked, or unpacks to far more than a table would.
     """
     packed_size, total = path.stat().st_size, 0
-    limit = max(_UNPACKED, _TIMES * packed_size) if path.suffix.lower() in PACKED_ENDINGS else None
+    limit = max(_UNPACKED, _TIMES * packed_size) if path.suffix.lower() in PACKED_ENDINGS else math.inf
     try:
         with open_bytes(path) as file:
-            while piece := file.read(_PIECE):
+            while total <= limit and (piece := file.read(_PIECE)):
                 total += len(piece)
-                if limit is not None and total > limit:
-                    break
                 yield piece
     except _ERRORS as err:
         raise DataError(f"{path} cannot be unpacked: {str(err)[:100] or type(err).__name__}.") from err
-    if limit is not None and total > limit:
+    if total > limit:
         raise DataError(
             f"{path} ({packed_size:,} bytes) unpacks to more than {limit:,} bytes: no table does.\n"
             "  If it is right, unpack it first and give what is in it."
@@ -95,12 +88,11 @@ def _member(path: Path) -> str:
     """Return the one table in an archive."""
     try:
         with zipfile.ZipFile(path) as archive:
-            names = [member.filename for member in archive.infolist() if not member.is_dir()]
+            names = [
+                name for name in archive.namelist() if not re.match(r"__MACOSX/|(.*/)?\.[^/]*$|.*/$", name)
+            ]
     except _ERRORS as err:
         raise DataError(f"{path} is no zip archive that can be read: {str(err)[:100]}.") from err
-    names = [
-        name for name in names if not name.startswith("__MACOSX/") and PurePosixPath(name).name[:1] != "."
-    ]
     tables = [name for name in names if name.lower().endswith(TABLE_ENDINGS)]
     if len(tables) == 1:
         return tables[0]
@@ -119,31 +111,16 @@ _BOMS = (
 )
 _LATIN = ("cp1252", "cp1250")
 _OTHER_SCRIPTS = [
-    "cp1251",
-    "koi8_r",
-    "cp1253",
-    "cp1255",
-    "cp1256",
-    "cp932",
-    "euc_jp",
-    "gb18030",
-    "big5",
-    "euc_kr",
-]
+    "cp1251", "koi8_r", "cp1253", "cp1255", "cp1256", "cp932", "euc_jp", "gb18030", "big5", "euc_kr"
+]  # fmt: skip
 _SAMPLE_LINES, _SAMPLE_LINE, _SAMPLE = 1000, 2000, 1 << 16
 
 # A binary file has these and more of them; a text has a stray NUL or bell at most.
 _CONTROL = bytes(set(range(32)) - set(b"\t\n\r\f\v\x1b"))
-_SIGNATURES = {
-    b"PK\x03\x04": "a zip archive, as .xlsx and .docx are",
-    b"\xd0\xcf\x11\xe0": "an old Office file, as .xls and .doc are",
-    b"%PDF": "a PDF",
-    b"\x1f\x8b": "compressed by gzip",
-    b"PAR1": "Parquet",
-    b"\x89PNG": "a PNG image",
-    b"\xff\xd8\xff": "a JPEG image",
-    b"SQLite format": "a SQLite database",
-}
+# Of zip (.xlsx, .docx), old Office files, PDF, gzip, Parquet, PNG, JPEG, SQLite.
+_SIGNATURES = (
+    b"PK\x03\x04", b"\xd0\xcf\x11\xe0", b"%PDF", b"\x1f\x8b", b"PAR1", b"\x89PNG", b"\xff\xd8\xff", b"SQLite format"
+)  # fmt: skip
 
 
 class Encoding(NamedTuple):
@@ -153,8 +130,8 @@ class Encoding(NamedTuple):
     errors: str = "strict"
     """What `open` does with bytes that are not of the encoding."""
 
-    note: str = ""
-    """What a user should know about it; empty for UTF-8."""
+    notes: tuple[str, ...] = ()
+    """What a user should know about it; none for UTF-8."""
 
     size: int = 0
     """Bytes of the file, unpacked."""
@@ -174,11 +151,11 @@ def of_file(path: Path) -> Encoding:
     """Return how to read a file; it is read once as a whole, in pieces.
 
     Raises:
-      DataError: it is empty, or no text in one of its parts.
+      DataError: it is no text in one of its parts.
     """
-    size, utf8, marked, blank = 0, True, "", True
+    size, utf8, marked = 0, True, ""
     decoder = codecs.getincrementaldecoder("utf-8")()
-    for piece in pieces(path):
+    for piece in itertools.chain(pieces(path), [b""]):
         if not size:
             marked = _marked(piece)
             check_text(piece, str(path))
@@ -188,28 +165,23 @@ def of_file(path: Path) -> Encoding:
                 "  Take that part out, or write all of it in one encoding: iconv -f ENCODING -t UTF-8"
             )
         try:
-            decoder.decode(piece)
+            decoder.decode(piece, final=not piece)
         except UnicodeDecodeError:
             utf8 = False
             decoder.reset()
         size += len(piece)
-        blank = blank and not piece.strip()
-    try:
-        decoder.decode(b"", final=True)
-    except UnicodeDecodeError:
-        utf8 = False
-    if blank:
-        raise DataError(f"{path} is empty.")
+    name = path.name
     if marked not in ("", "utf-8-sig"):
-        return Encoding(marked, "replace", f"It is in {marked.upper()}.", size)
+        return Encoding(marked, "replace", (f"{name}: It is in {marked.upper()}.",), size)
     if utf8:
         return Encoding(marked or "utf-8", size=size)
     if marked:
-        note = "It is marked as UTF-8; what is not UTF-8 in it is read as cp1252 (Windows, Latin-1)."
-        return Encoding(marked, MIXED, note, size)
+        note = f"{name}: It is marked as UTF-8; what is not UTF-8 in it is read as cp1252 (Windows, Latin-1)."
+        return Encoding(marked, MIXED, (note,), size)
     with open_bytes(path) as file:
         lines = (line for piece in iter(lambda: file.readline(_PIECE), b"") for line in piece.splitlines())
-        return _guess(lines)._replace(size=size)
+        guess = _guess(lines)
+    return guess._replace(size=size, notes=tuple(f"{name}: {note}" for note in guess.notes))
 
 
 def decode(content: bytes) -> tuple[str, str]:
@@ -234,17 +206,14 @@ def read_document(path: Path) -> tuple[str, str]:
         content = path.read_bytes()
     except OSError as err:
         raise DataError(f"cannot be read ({err.strerror})") from err
-    if kind := binary_kind(content[: 1 << 20]):
-        raise DataError(f"is no text, but {kind}")
+    if is_binary(content[: 1 << 20]):
+        raise DataError("is no text, but a binary file")
     return decode(content)
 
 
-def binary_kind(head: bytes) -> str:
-    """Return what a file is by its first bytes; empty for text."""
-    for start, kind in _SIGNATURES.items():
-        if head.startswith(start):
-            return kind
-    return "a binary file" if not _marked(head) and _controls(head) else ""
+def is_binary(head: bytes) -> bool:
+    """Return whether a file is no text, by its first bytes."""
+    return head.startswith(_SIGNATURES) or (not _marked(head) and _controls(head))
 
 
 def _controls(content: bytes) -> bool:
@@ -258,11 +227,10 @@ def check_text(head: bytes, path: str) -> None:
     Raises:
       DataError: it is a file of another kind.
     """
-    if kind := binary_kind(head):
+    if is_binary(head):
         raise DataError(
-            f"{path} is no text: it is {kind}.\n"
-            f"  Unpack it (gunzip --keep {path}), give it the ending of what it is (.parquet), or convert it:"
-            f" pandas.read_excel({path!r}).to_csv('texts.csv', index=False)"
+            f"{path} is no text, but a binary file: unpack it (gunzip --keep {path}), give it the ending of what it is"
+            f" (.parquet), or convert it:\n  pandas.read_excel({path!r}).to_csv('texts.csv', index=False)"
         )
 
 
@@ -275,14 +243,6 @@ def _marked(head: bytes) -> str:
     return "utf-16-le" if high > 0.1 and low < 0.01 else "utf-16-be" if low > 0.1 and high < 0.01 else ""
 
 
-def _is_utf8(line: bytes) -> bool:
-    try:
-        line.decode("utf-8")
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
 def _guess(lines: Iterable[bytes]) -> Encoding:
     """Return the encoding of bytes that are not UTF-8 as a whole."""
     sample: list[bytes] = []
@@ -291,32 +251,30 @@ def _guess(lines: Iterable[bytes]) -> Encoding:
     for line in lines:
         if line.isascii():
             continue
-        if _is_utf8(line):
+        try:
+            line.decode()
             good += 1
-            continue
-        bad += 1
-        # Of all lines alike: a table may have Polish behind its German.
-        place = len(sample) if len(sample) < _SAMPLE_LINES else chance.randrange(bad)
-        if place < _SAMPLE_LINES:
-            first = next(at for at, byte in enumerate(line) if byte >= 0x80)
-            sample[place : place + 1] = [line[max(0, first - 50) : first + _SAMPLE_LINE]]
+        except UnicodeDecodeError:
+            bad += 1
+            # Of all lines alike: a table may have Polish behind its German.
+            place = len(sample) if len(sample) < _SAMPLE_LINES else chance.randrange(bad)
+            if place < _SAMPLE_LINES:
+                first = next(at for at, byte in enumerate(line) if byte >= 0x80)
+                sample[place : place + 1] = [line[max(0, first - 50) : first + _SAMPLE_LINE]]
     # Many lines by chance are no UTF-8: each accented letter would have to be followed by a rare symbol.
     if good >= 0.2 * (good + bad):
-        return Encoding(
-            "utf-8",
-            MIXED,
-            f"It is in UTF-8, but for {bad} of {good + bad} lines with other letters than ASCII's: what is not UTF-8"
-            " in them is read as cp1252 (Windows, Latin-1).",
-        )
+        of = f"{bad} of {good + bad} lines with other letters than ASCII's"
+        note = f"It is in UTF-8, but for {of}: the rest is read as cp1252 (Windows, Latin-1)."
+        return Encoding("utf-8", MIXED, (note,))
     chance.shuffle(sample)
     name = _code_page(b"\n".join(sample))
-    label = "cp1252 (Windows, Latin-1)" if name == "cp1252" else name
-    return Encoding(
-        name,
-        "replace",
-        f"It is not in UTF-8: it is read as {label}, by the look of it. If letters come out wrong, convert it: "
-        "iconv -f ENCODING -t UTF-8",
-    )
+    note = f"It is not in UTF-8, but read as {known_as(name)}. If that is wrong, convert it: iconv -f ENCODING -t UTF-8"
+    return Encoding(name, "replace", (note,))
+
+
+def known_as(encoding: str) -> str:
+    """Return what a user may know an encoding as."""
+    return "cp1252 (Windows, Latin-1)" if encoding == "cp1252" else encoding
 
 
 def _code_page(content: bytes) -> str:
@@ -352,11 +310,14 @@ _CLOSING = re.compile(
     re.IGNORECASE,
 )
 _ENOUGH = 3
-_UNSEEN = frozenset({"script", "style", "template", "noscript", "title"})
-_TAG = re.compile(r"</?([a-zA-Z][a-zA-Z0-9]*)|[!?/]")
-_BLOCKS = re.compile(
-    "address|article|blockquote|br|center|dd|div|dl|dt|footer|form|h[1-6]|header|hr|li|ol|p|pre|section|table|td|th|"
-    "title|tr|ul"
+# Each mark ends where the page does, if nowhere before: none is looked for twice.
+_MARKS = re.compile(
+    r"<!--.*?(?:-->|\Z)"
+    r"|<(script|style|template|noscript|title)\b[^>]*(?:>|\Z).*?(?:</\1\b[^>]*(?:>|\Z)|\Z)"
+    r"|</?(?:(address|article|blockquote|br|center|dd|div|dl|dt|footer|form|h[1-6]|header|hr|li|ol|p|pre|section|table"
+    r"|td|th|title|tr|ul)(?![a-z0-9])|[a-z])[^>]*(?:>|\Z)"
+    r"|<[!?/][^>]*(?:>|\Z)",
+    re.IGNORECASE | re.DOTALL,
 )
 
 
@@ -390,72 +351,44 @@ def plain_text(page: str) -> str:
       >>> plain_text("<style>p {}</style><p>Dear&nbsp;all,</p><p>see <b>you</b> <i>soon</i></p>")
       'Dear all,\\nsee you soon'
     """
-    # A line of the source is no line of the page.
-    text = html.unescape("".join(_seen(page[:MAX_MARKUP].replace("\n", " "))))
-    lines = (" ".join(line.split()) for line in text.split("\n"))
-    return "\n".join(line for line in lines if line)
-
-
-def _seen(page: str) -> Iterator[str]:
-    """Yield what stands outside of tags, and a line break for each tag of a block."""
-    place = 0
-    while (start := page.find("<", place)) >= 0:
-        yield page[place:start]
-        if page.startswith("<!--", start):
-            end = page.find("-->", start + 4)
-            place = len(page) if end < 0 else end + 3
-            continue
-        tag = _TAG.match(page, start) or (
-            _TAG.match(page, start + 1) if page[start + 1 : start + 2] in "!?/" else None
-        )
-        if tag is None:
-            yield "<"
-            place = start + 1
-            continue
-        end = page.find(">", start)
-        if end < 0:
-            return
-        place = end + 1
-        name = (tag[1] or "").lower()
-        if name in _UNSEEN and page[start + 1] != "/":
-            closing = re.compile(f"</{name}\\b[^>]*>", re.IGNORECASE).search(page, place)
-            place = closing.end() if closing else len(page)
-        elif _BLOCKS.fullmatch(name):
-            yield "\n"
-    yield page[place:]
+    # A line of the source is no line of the page, but each mark of a block begins one.
+    seen = _MARKS.sub(lambda mark: "\n" if mark[2] else "", page[:MAX_MARKUP].replace("\n", " "))
+    lines = (" ".join(line.split()) for line in html.unescape(seen).split("\n"))
+    return "\n".join(filter(None, lines))
 
 
 _CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufeff]")
+
+
+_CHANGES = {
+    "html": (
+        "{} texts are HTML: what a reader of them sees is taken. The model is to be given such text too:"
+        " tfkit.data.plain_text(html)."
+    ),
+    "long": f"Of {{}} HTML texts the first {MAX_MARKUP:,} characters are read, with their marks.",
+    "control": "Control characters are left out of {} texts.",
+    "undecoded": "{} texts hold \ufffd where a sign could not be read: look at its encoding.",
+}
 
 
 class Cleaner:
     """Texts as they are stored; counts what it changes."""
 
     def __init__(self) -> None:
-        self._html = self._long = self._control = self._undecoded = 0
+        self._changed: Counter[str] = Counter()
 
     def __call__(self, text: str) -> str:
         """Return it without control characters, which no tokenizer keeps; of HTML what its reader sees."""
-        if _CONTROL_CHARACTERS.search(text):
-            self._control += 1
-            text = _CONTROL_CHARACTERS.sub("", text)
-        self._undecoded += "\ufffd" in text
-        if is_html(text):
-            self._html += 1
-            self._long += len(text) > MAX_MARKUP
-            text = plain_text(text)
-        return text
+        text, controls = _CONTROL_CHARACTERS.subn("", text)
+        page = is_html(text)
+        found = {
+            "html": page, "long": page and len(text) > MAX_MARKUP, "control": controls, "undecoded": "\ufffd" in text,
+        }  # fmt: skip
+        self._changed.update(change for change, here in found.items() if here)
+        return plain_text(text) if page else text
 
     def notes(self) -> Iterator[str]:
         """Yield what was changed."""
-        if self._html:
-            yield (
-                f"{self._html} texts are HTML: what a reader of them sees is taken. The model is to be given such text"
-                " too: tfkit.data.plain_text(html)."
-            )
-        if self._long:
-            yield f"Of {self._long} HTML texts the first {MAX_MARKUP:,} characters are read, with their marks."
-        if self._control:
-            yield f"Control characters are left out of {self._control} texts."
-        if self._undecoded:
-            yield f"{self._undecoded} texts hold \ufffd where a sign could not be read: look at its encoding."
+        for change, note in _CHANGES.items():
+            if count := self._changed[change]:
+                yield note.format(count)

@@ -8,34 +8,17 @@ from array import array
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, TypeVar, overload
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from tqdm.auto import tqdm
 
-from tfkit.data.folders import (
-    TEXTS,
-    Scan,
-    class_name_warnings,
-    count_leaked,
-    cut_folder,
-    folder_notes,
-    scan,
-    skipped_text,
-)
+from tfkit.data.folders import TEXTS, Scan, class_name_warnings, scan, skipped_text, splits_of_folder
 from tfkit.data.labels import LabelCleaner, check_labels
-from tfkit.data.splits import (
-    SPLIT_NAMES,
-    Skipped,
-    Splits,
-    check_enough,
-    check_fractions,
-    cut_by_class,
-    listed,
-)
+from tfkit.data.splits import Cutting, Skipped, Splits, cut_by_class, listed
 from tfkit.data.store import Store, Writer, prepare
 from tfkit.data.tables import (
-    Columns,
+    FLAGS,
     Nested,
     Row,
     Table,
@@ -45,7 +28,7 @@ from tfkit.data.tables import (
     refuse_numbers,
     remark_notes,
 )
-from tfkit.data.text_decoding import Cleaner, read_document, short
+from tfkit.data.text_decoding import Cleaner, known_as, read_document, short
 from tfkit.environment import files
 from tfkit.environment.files import digest_of
 from tfkit.environment.process import watched
@@ -53,8 +36,8 @@ from tfkit.errors import DataError
 
 _Item = TypeVar("_Item")
 
-RECIPE = 3
-"""Part of the key of every store: raise it when the same file gives other texts."""
+RECIPE, _READING = 3, 4
+"""Parts of the fingerprint, and of the key of every store: raise the latter when the same file gives other texts."""
 
 SKIPPED_LISTED = 10_000
 """So many examples that cannot be used are listed by name; all are counted."""
@@ -141,7 +124,7 @@ def read_texts(
             )
         _write(writer, read, class_names)
 
-    return TextSource(prepare("texts", key, write, size=size), columns or {})
+    return TextSource(prepare("texts", digest_of(key, _READING), write, size=size), columns or {})
 
 
 def folded(text: str) -> str:
@@ -197,169 +180,122 @@ class LineNames(Sequence[str]):
     def __len__(self) -> int:
         return len(self._lines)
 
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[str]: ...
-    def __getitem__(self, index: int | slice) -> str | Sequence[str]:
-        """Return the name of one row, or of some."""
-        if isinstance(index, slice):
-            return LineNames(self._file, self._lines[index])
+    def __getitem__(self, index: int) -> str:  # type: ignore[override]
+        """Return the name of one row."""
         return f"{self._file}:{self._lines[index]}"
 
 
 class Groups:
-    """Rows of the same text, by their digests."""
+    """Rows of the same text, by their digests.
+
+    Attributes:
+      repeated: rows whose text is in another row too.
+      contradicting: rows whose text has another label in another row.
+    """
 
     def __init__(self, digests: np.ndarray, labels: np.ndarray) -> None:
-        """Sort the rows so that those of one text follow each other, in the order of the table.
+        """Find the groups.
 
         Args:
-          digests: uint64 [n, 2].
+          digests: uint64 [n, 2]; the first half says which are of one text.
           labels: int64 [n].
         """
-        first, second = digests[:, 0], digests[:, 1]
-        self.order = np.lexsort((second, first))
-        a, b = first[self.order], second[self.order]
-        new = np.ones(len(a), bool)
-        new[1:] = (a[1:] != a[:-1]) | (b[1:] != b[:-1])
-        self.starts = np.flatnonzero(new)
-        self.counts = np.diff([*self.starts, len(a)]).astype(np.int64)
-        self.names = [f"{x:016x}{y:016x}" for x, y in zip(a[self.starts], b[self.starts], strict=True)]
-        labels = labels[self.order]
-        self.labels = labels[self.starts].copy()
-        self.repeated = int(np.sum(self.counts[self.counts > 1]))
-        """Rows whose text is in another row too."""
-        self.contradicting = 0
-        """Rows whose text has another label in another row."""
-        for group in np.flatnonzero(self.counts > 1):
-            own = labels[self.starts[group] : self.starts[group] + self.counts[group]]
-            if (own != own[0]).any():
-                self.contradicting += len(own)
-                # The most frequent label; the order of the rows decides nothing.
-                self.labels[group] = np.bincount(own).argmax()
+        _, starts, self._of, counts = np.unique(
+            digests[:, 0], return_index=True, return_inverse=True, return_counts=True
+        )
+        self._names = [f"{first:016x}{second:016x}" for first, second in digests[starts].tolist()]
+        self.repeated = int(counts[counts > 1].sum())
+        # The most frequent label of a text; the order of the rows decides nothing.
+        classes = int(labels.max(initial=0)) + 1
+        pairs, times = np.unique(self._of * classes + labels, return_counts=True)
+        group, label = np.divmod(pairs, classes)
+        _, first, labels_of = np.unique(
+            group[order := np.lexsort((label, -times, group))], return_index=True, return_counts=True
+        )
+        self._labels = label[order][first]
+        self.contradicting = int(counts[labels_of > 1].sum())
 
-    def rows(self, groups: np.ndarray) -> np.ndarray:
-        """Return the rows of these groups, int64, group after group."""
-        counts = self.counts[groups]
-        within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-        return self.order[np.repeat(self.starts[groups], counts) + within]
+    def cut(self, class_names: Sequence[str], **how: Any) -> dict[str, np.ndarray]:
+        """Return the rows of each split, drawn from the digest of the text: rows may move in their file.
 
+        Args:
+          class_names: one for each label.
+          how: see `cut_by_class`.
 
-def cut_texts(
-    groups: Groups,
-    class_names: Sequence[str],
-    *,
-    held_out: Mapping[str, float],
-    seed: int,
-    where: str,
-    skipped: str = "",
-) -> dict[str, np.ndarray]:
-    """Return the rows of each split, drawn from the digest of the text: rows may move in their file.
-
-    Raises:
-      DataError: a class has fewer different texts than there are splits.
-    """
-    check_enough(
-        groups.labels,
-        class_names=class_names,
-        splits=("train", *held_out),
-        where=where,
-        hint=f"\n  It has {skipped}." if skipped else "",
-        noun="different texts",
-    )
-    parts = cut_by_class(groups.names, groups.labels, class_names=class_names, held_out=held_out, seed=seed)
-    return {split: groups.rows(parts[split]) for split in SPLIT_NAMES if split in parts}
+        Raises:
+          DataError: a class has fewer different texts than there are splits.
+        """
+        parts = cut_by_class(
+            self._names, self._labels, class_names=class_names, noun="different texts", **how
+        )
+        rows = {}
+        for split, groups in parts.items():
+            rank = np.full(len(self._names), -1)
+            rank[groups] = np.arange(len(groups))
+            here = np.flatnonzero(rank[self._of] >= 0)
+            rows[split] = here[np.argsort(rank[self._of[here]], kind="stable")]
+        return rows
 
 
-def _notes(source: TextSource, groups: Groups, where: str, noun: str) -> Iterator[str]:
+def _notes(source: TextSource, groups: Groups, noun: str) -> Iterator[str]:
     """Yield what a user should know of the texts of a table or folder, one sentence each."""
-    if source.skipped:
-        yield f"{where} has {_skipped(source, noun)}."
     yield from source.entry["notes"]
     if groups.repeated:
-        yield (
-            f"{groups.repeated} {noun} have a text that is there more than once, but for white space: "
-            "those of one text are in one split."
-        )
+        yield f"{groups.repeated} {noun} have a text that is there more than once: each text is in one split."
     if groups.contradicting:
-        yield (
-            f"{groups.contradicting} {noun} have a text that is there with another label too: "
-            "no classifier can have both right."
-        )
-
-
-def _skipped(source: TextSource, noun: str) -> str:
-    return skipped_text(source.skipped, noun, source.entry["reasons"]) if source.skipped else ""
+        yield f"{groups.contradicting} {noun} have a text that is there with another label too: one must be wrong."
 
 
 _MANY_LABELS = 1000
 
 
-def load_table(
-    path: Path,
-    *,
-    text_column: str | None,
-    label_column: str | None,
-    language_column: str | None,
-    strict: bool,
-    global_batch_size: int,
-    seed: int,
-    held_out: Mapping[str, float],
-) -> Splits:
-    """Splits of a table; see `load_texts`."""
+def load_table(path: Path, cutting: Cutting, asked: Mapping[str, str | None]) -> Splits:
+    """Load a table; see `load_texts` and `choose`."""
     table = open_table(path)
-    chosen = choose(
-        table, text_column=text_column, label_column=label_column, language_column=language_column
-    )
+    chosen, notes = choose(table, asked)
     status = path.stat()
     source = read_texts(
-        digest_of(
-            str(path.resolve()), status.st_size, status.st_mtime_ns, table.columns, chosen.wanted, RECIPE
-        ),
+        digest_of(str(path.resolve()), status.st_size, status.st_mtime_ns, table.columns, chosen),
         lambda notes: _read_table(table, chosen, notes),
         size=2 * max(status.st_size, table.size),  # what is not in UTF-8 may grow by half
-        columns=chosen.named(table),
+        columns=dict.fromkeys(FLAGS)
+        | dict(zip(FLAGS, (table.columns[column] for column in chosen), strict=False)),
     )
     source.names = LineNames(path.name, source.places)
-    skipped = _skipped(source, "rows")
-    if strict and skipped:
+    skipped = skipped_text(source.skipped, "rows", source.entry["reasons"]) if source.skipped else ""
+    if cutting.strict and skipped:
         raise DataError(f"{path} has {skipped}.\n  Without strict they are skipped.")
-    label_notes = _check_classes(source, table, label_column=table.columns[chosen.label], skipped=skipped)
+    notes = [*table.notes, *notes, *_check_classes(source, table, chosen[1], skipped)]
     groups = Groups(source.digests, source.labels)
-    indices = cut_texts(
-        groups, source.class_names, held_out=held_out, seed=seed, where=f"{path}: ", skipped=skipped
-    )
-    return Splits(
-        source=source,
-        indices=indices,
+    return cutting.splits(
+        source,
+        groups.cut(
+            source.class_names, held_out=cutting.held_out, seed=cutting.seed, where=f"{path}: ",
+            hint=f"\n  It has {skipped}." if skipped else "",
+        ),
         class_names=source.class_names,
-        global_batch_size=global_batch_size,
-        seed=seed,
         origin=str(path),
         skipped=source.skipped,
         notes=(
-            *table.notes,
-            *chosen.notes,
-            *label_notes,
-            *_notes(source, groups, str(path), "rows"),
+            *notes,
+            *([f"{path} has {skipped}."] if skipped else ()),
+            *_notes(source, groups, "rows"),
             *class_name_warnings(source.class_names),
         ),
-    )
+    )  # fmt: skip
 
 
 def _progress(examples: Iterable[_Item]) -> Iterable[_Item]:
     return tqdm(examples, desc="Reading texts", unit="text", delay=1, disable=not watched())
 
 
-def _read_table(table: Table, chosen: Columns, notes: list[str]) -> Iterator[Example | Skipped]:
-    name, columns = table.path.name, table.columns
+def _read_table(table: Table, chosen: Sequence[int], notes: list[str]) -> Iterator[Example | Skipped]:
+    name, first = table.path.name, table.columns[chosen[1]]
     cleaner, as_label = Cleaner(), LabelCleaner()
     remarks: defaultdict[str, list[int]] = defaultdict(list)
     known: Counter[str] = Counter()
-    languages: set[str | None] = set()
     wrong = good = numbers = 0
-    for row in _progress(table.rows(chosen.wanted)):
+    for row in _progress(table.rows(tuple(chosen))):
         if not isinstance(row, Row):
             wrong += row.reason.startswith("has ")
             yield row
@@ -368,129 +304,82 @@ def _read_table(table: Table, chosen: Columns, notes: list[str]) -> Iterator[Exa
         if row.remark:
             remarks[row.remark].append(row.line)
         place = f"{name}:{row.line}"
-        text, cell, *language = row.cells
+        text, cell, *language = (value or "" for value in row.cells)
         if isinstance(text, Nested):
             yield Skipped(place, "has a list or an object for a text")
             continue
-        text, label = cleaner(text or ""), as_label(cell or "")
+        text, label = cleaner(text), as_label(cell)
         known[label] += 1
         if len(known) > _MANY_LABELS and len(known) > good / 2:  # before the memory is full of them
-            check_labels(known, where=_column(table.path, columns[chosen.label]))
+            check_labels(known, where=_column(table, chosen[1]))
         if not text.strip():
             yield Skipped(place, "has no text")
-            continue
-        if not label:
-            yield Skipped(
-                place, f"has no label ({short(cell)!r})" if cell and cell.strip() else "has no label"
-            )
-            continue
-        languages.update(language)
-        if len(languages) > _MANY_LABELS:
-            raise DataError(
-                f"The language column '{short(columns[chosen.language or 0])}' of {table.path}"
-                f" has more than {_MANY_LABELS} values: it holds no languages.\n"
-                "  Give another one (--language-column), or call it otherwise."
-            )
-        numbers += len(text) < 30 and is_number(text)
-        yield Example(text, label, row.line, (language[0] or "").strip() if language else "")
-    refuse_numbers(table, chosen.text, numbers, good)
+        elif not label:
+            yield Skipped(place, f"has no label ({short(cell)!r})" if cell.strip() else "has no label")
+        else:
+            numbers += len(text) < 30 and is_number(text)
+            yield Example(text, label, row.line, "".join(language).strip())
+    refuse_numbers(table, chosen[0], numbers, good)
     if wrong > good:
         raise DataError(
-            f"{table.path}: {wrong} of {wrong + good} rows have another number of fields than the first line"
-            f" ({len(columns)}).\n"
-            "  A cell that holds the delimiter, a quote or a line break is written in quotes; "
-            "pandas.DataFrame.to_csv does so."
+            f"{table.path}: {wrong} of {wrong + good} rows have another number of fields than the first line.\n"
+            "  What holds the delimiter, a quote or a line break needs quotes; pandas.DataFrame.to_csv writes them."
         )
-    if (first := columns[chosen.label]) in known and not first.startswith("column "):
+    if first in known and not first.startswith("column "):
         notes.append(
-            f"{name}: Its first line is taken for names, but {short(first)!r} is the label of {known[first]} rows"
-            " too: if it is a row, write a line of names above it."
+            f"{name}: Its first line is taken for names, but {short(first)!r} is the label of {known[first]} rows:"
+            " if it is a row, write a line of names above it."
         )
     notes += [*as_label.notes(), *remark_notes(name, remarks), *cleaner.notes()]
 
 
-def _column(path: Path, label_column: str) -> str:
-    return f"The label column '{short(label_column)}' of {path}"
+def _column(table: Table, label: int) -> str:
+    return f"The label column '{short(table.columns[label])}' of {table.path}"
 
 
-def _check_classes(source: TextSource, table: Table, *, label_column: str, skipped: str) -> list[str]:
+def _check_classes(source: TextSource, table: Table, label: int, skipped: str) -> list[str]:
     """Refuse labels that are no classes; notes on those that may be none."""
-    rows, names, where = len(source.labels), source.class_names, _column(table.path, label_column)
+    rows, names, where = len(source.labels), source.class_names, _column(table, label)
     context = "".join(f"\n  {note}" for note in (*table.notes, *source.entry["notes"]))
-    if not rows:
-        raise DataError(f"{table.path} has no text with a label: it has {skipped or 'no rows'}.{context}")
     if len(names) < 2:
+        found = f"one value, {short(names[0])!r}, in all" if rows else "no value in"
         raise DataError(
-            f"{where} has one value, {short(names[0])!r}, in all {rows} rows that can be used; a classifier needs two"
-            f" or more.{f' It has {skipped}.' if skipped else ''}{context}"
+            f"{where} has {found} {rows} rows that can be used; a classifier needs two or more."
+            f"{f' It has {skipped}.' if skipped else ''}{context}"
         )
     counts = np.bincount(source.labels, minlength=len(names)).tolist()
     notes = check_labels(dict(zip(names, counts, strict=True)), where=where)
     if unprintable := [ascii(short(name)) for name in names if not name.isprintable()]:
         raise DataError(
-            f"{table.path} has labels with characters that cannot be printed: {listed(unprintable)}.\n"
+            f"{where} has values with characters that cannot be printed: {listed(unprintable)}.\n"
             f"  Class names are written to labels.txt, one a line.{context}"
         )
     return notes
 
 
-def load_documents(
-    folder: Path,
-    *,
-    strict: bool,
-    global_batch_size: int,
-    seed: int,
-    held_out: Mapping[str, float],
-) -> Splits:
-    """Splits of `folder`/<class>/<text> or of `folder`/<split>/<class>/<text>; see `load_texts`."""
+def load_documents(folder: Path, cutting: Cutting) -> Splits:
+    """Load `folder`/<class>/<text> or `folder`/<split>/<class>/<text>; see `load_texts`."""
     found = scan(folder, TEXTS)
-    held_out = {split: fraction for split, fraction in held_out.items() if split not in found.given}
-    check_fractions(held_out)
     stamps = [(file.name, file.size, file.mtime_ns) for file in found.files]
     source = read_texts(
-        digest_of("documents", str(folder.resolve()), stamps, RECIPE),
+        digest_of("documents", str(folder.resolve()), stamps),
         lambda notes: _read_folder(found, notes),
         size=2 * sum(file.size for file in found.files),
         class_names=found.class_names,
     )
     texts = [found.files[place] for place in source.places]
     source.names = [file.name for file in texts]
-    skipped = (*found.skipped, *source.skipped)
-    if strict and skipped:
-        raise DataError(
-            f"{folder}/ has {skipped_text(skipped, 'files')}.\n  Without strict they are skipped."
-        )
-
-    def cut(members: np.ndarray, here: Mapping[str, float], where: str) -> dict[str, np.ndarray]:
-        return cut_texts(
-            Groups(source.digests[members], source.labels[members]),
-            source.class_names,
-            held_out=here,
-            seed=seed,
-            where=where,
-            skipped=_skipped(source, "files"),
-        )
-
-    indices = cut_folder(found, texts, held_out, cut)
-    leaked = count_leaked([*map(tuple, source.digests.tolist())], indices)
     groups = Groups(source.digests, source.labels)
     if found.given:
         groups.repeated = 0  # it is for the folder to say which split they are in
-    return Splits(
-        source=source,
-        indices=indices,
-        class_names=source.class_names,
-        global_batch_size=global_batch_size,
-        seed=seed,
-        origin=f"{folder}/",
-        skipped=skipped,
-        other_files=found.others.total(),
-        duplicates=leaked,
-        notes=(
-            *folder_notes(found, found.skipped, held_out, leaked),
-            *_notes(source, groups, f"{found.root}/", "files"),
-        ),
-    )
+
+    def cut(members: np.ndarray, **how: Any) -> dict[str, np.ndarray]:
+        return Groups(source.digests[members], source.labels[members]).cut(source.class_names, **how)
+
+    return splits_of_folder(
+        found, source, texts, cutting, cut, digests=[*map(tuple, source.digests.tolist())],
+        unreadable=source.skipped, reasons=source.entry["reasons"], notes=[*_notes(source, groups, "files")],
+    )  # fmt: skip
 
 
 def _read_folder(found: Scan, notes: list[str]) -> Iterator[Example | Skipped]:
@@ -509,6 +398,5 @@ def _read_folder(found: Scan, notes: list[str]) -> Iterator[Example | Skipped]:
         else:
             yield Skipped(file.name, "has no text")
     for encoding, of in names.items():
-        label = "cp1252 (Windows, Latin-1)" if encoding == "cp1252" else encoding
-        notes.append(f"Not in UTF-8, but read as {label}: {len(of)} files ({listed(of, 3)}).")
+        notes.append(f"Not in UTF-8, but read as {known_as(encoding)}: {len(of)} files ({listed(of, 3)}).")
     notes += cleaner.notes()

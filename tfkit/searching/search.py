@@ -154,13 +154,15 @@ def _questions(config: SearchConfig) -> list[str]:
     Raises:
       DataError: the file is no UTF-8 text.
     """
-    from tfkit.data.text_decoding import binary_kind, decode
+    from tfkit.data.text_decoding import decode, is_binary
 
     texts = [text for text in config.query if text.strip()]
     if config.queries_file is not None:
         content = config.queries_file.read_bytes()
-        if kind := binary_kind(content):
-            raise DataError(f"{config.queries_file} is no text, but {kind}: a question a line is expected.")
+        if is_binary(content):
+            raise DataError(
+                f"{config.queries_file} is a binary file: a text with a question a line is expected."
+            )
         texts += [line.strip() for line in decode(content)[0].splitlines() if line.strip()]
     return texts
 

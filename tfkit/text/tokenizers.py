@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import abc
 import functools
 from collections import Counter
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ class Edges(NamedTuple):
     pad: int
 
 
-class Tokenizer(abc.ABC):
+class Tokenizer:
     """Strings to ids, inside of a TensorFlow graph.
 
     Attributes:
@@ -34,13 +33,13 @@ class Tokenizer(abc.ABC):
 
     vocabulary: tuple[str, ...]
     max_length: int
+    _tokenizer: Any
 
     @functools.cached_property
     def edges(self) -> Edges:
-        """The ids at the edges of a row: those of [CLS], [SEP] and [PAD]."""
+        """Return the ids at the edges of a row: those of [CLS], [SEP] and [PAD]."""
         return Edges(self.id_of(START), self.id_of(END), self.id_of(PAD))
 
-    @abc.abstractmethod
     def tokenize(self, strings: Any) -> stack.tf.RaggedTensor:
         """Return the ids of the pieces of each string, without those at the edges, not cut.
 
@@ -50,6 +49,7 @@ class Tokenizer(abc.ABC):
         Returns:
           int32 [b, (pieces)].
         """
+        return self._tokenizer.tokenize(strings)
 
     def ids(self, strings: Any) -> stack.tf.RaggedTensor:
         """Return the ids of each string as a model takes them: start, the pieces, end ([CLS] and [SEP] of BERT).
@@ -160,13 +160,8 @@ class WordPiece(_Listed):
 
     lower_case: bool = True
 
-    def tokenize(self, strings: Any) -> stack.tf.RaggedTensor:
-        """Return the ids of the pieces of each string, without [CLS] and [SEP], not cut: int32 [b, (pieces)]."""
-        return self._tokenizer.tokenize(strings)
-
     @functools.cached_property
     def _tokenizer(self) -> Any:
-
         # Its tables are tensors: made in the graph that first asks for them, no other could use them.
         with stack.tf.init_scope():
             return stack.tf_text.FastBertTokenizer(
@@ -259,41 +254,33 @@ class SentencePiece(Tokenizer):
                 "  Say which of its pieces stand at the edges: start=, end=, pad=."
             )
 
-    def tokenize(self, strings: Any) -> stack.tf.RaggedTensor:
-        """Return the ids of the pieces of each string, without those at the edges, not cut: int32 [b, (pieces)]."""
-        return self._tokenizer.tokenize(strings)
-
     @functools.cached_property
     def edges(self) -> Edges:
-        """The ids of `start`, `end` and `pad`."""
+        """Return the ids of `start`, `end` and `pad`."""
         return Edges(*map(self.id_of, (self.start, self.end, self.pad)))
 
     @functools.cached_property
     def vocabulary(self) -> tuple[str, ...]:  # type: ignore[override]
-        """The pieces; "▁" is the space before a word."""
+        """Return the pieces; "▁" is the space before a word."""
         pieces = self._reader.id_to_string(stack.tf.range(self._reader.vocab_size())).numpy()
         return tuple(piece.decode("utf-8", errors="replace") for piece in pieces)
 
     @functools.cached_property
     def _tokenizer(self) -> Any:
-        if not self.fast:
-            return self._reader
-        try:
-            with stack.tf.init_scope():
-                return stack.tf_text.FastSentencepieceTokenizer(model=self.model.read_bytes())
-        except (stack.tf.errors.OpError, RuntimeError, ValueError) as err:
-            raise DataError(
-                f"{self.model} is not for the fast tokenizer, which takes unigram models:"
-                f" {packages.first_line(err)}\n  Leave out fast=True."
-            ) from err
+        return self._opened(stack.tf_text.FastSentencepieceTokenizer) if self.fast else self._reader
 
     @functools.cached_property
     def _reader(self) -> Any:
+        return self._opened(stack.tf_text.SentencepieceTokenizer, out_type=stack.tf.int32)
+
+    def _opened(self, kind: Any, **options: Any) -> Any:
         try:
             with stack.tf.init_scope():
-                content = self.model.read_bytes()
-                reader = stack.tf_text.SentencepieceTokenizer(model=content, out_type=stack.tf.int32)
-                reader.vocab_size()
-                return reader
-        except (OSError, stack.tf.errors.OpError) as err:
-            raise DataError(f"{self.model} is no model of SentencePiece: {packages.first_line(err)}") from err
+                tokenizer = kind(model=self.model.read_bytes(), **options)
+                tokenizer.vocab_size()
+                return tokenizer
+        except (OSError, stack.tf.errors.OpError, RuntimeError, ValueError) as err:
+            raise DataError(
+                f"{self.model} is no model of SentencePiece that {kind.__name__} takes: {packages.first_line(err)}\n"
+                "  fast=True takes unigram models alone."
+            ) from err

@@ -1,13 +1,12 @@
-"""A vocabulary of word pieces of a corpus's own, and batches of texts of like lengths."""
+"""A vocabulary of word pieces of a corpus's own."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from tfkit.environment import stack
 from tfkit.errors import DataError
-from tfkit.text.tokenizers import SPECIAL, WORDS, Tokenizer
+from tfkit.text.tokenizers import SPECIAL
 
 SIZE = 4000
 CHARACTERS = 2_000_000
@@ -52,7 +51,15 @@ def build(
     least = len(reserved) + 16
     if size < least:
         raise DataError(f"size is {size}; a vocabulary of less than {least} pieces has no room for words.")
-    read = _evenly([_valid(text) for text in texts])
+    # What no UTF-8 can hold becomes a replacement character.
+    read = _evenly(
+        [
+            text.decode(errors="replace")
+            if isinstance(text, bytes)
+            else text.encode(errors="replace").decode()
+            for text in texts
+        ]
+    )
     characters = sum(map(len, read))
     dataset = stack.tf.data.Dataset.from_tensor_slices([text.encode() for text in read] or [b""])
     try:
@@ -79,13 +86,6 @@ def build(
     return tuple(pieces[:size])
 
 
-def _valid(text: Any) -> str:
-    """Return a text as UTF-8 has it: what no UTF-8 can hold becomes a replacement character."""
-    if isinstance(text, bytes):
-        return text.decode("utf-8", errors="replace")
-    return str(text).encode("utf-8", errors="replace").decode()
-
-
 def _evenly(texts: list[str]) -> list[str]:
     """Return the beginnings of all texts, cut at one length where they have more than `CHARACTERS`."""
     left, count = CHARACTERS, len(texts)
@@ -95,42 +95,3 @@ def _evenly(texts: list[str]) -> list[str]:
             return [text[:limit] for text in texts]
         left -= length
     return texts
-
-
-BOUNDARIES = (16, 32, 64, 128, 256)
-
-
-def by_length(
-    dataset: stack.tf.data.Dataset,
-    tokenizer: Tokenizer,
-    *,
-    batch_size: int,
-    boundaries: Sequence[int] = BOUNDARIES,
-) -> stack.tf.data.Dataset:
-    """Turn texts into batches of ids in which all are about as long, by tf.data's `bucket_by_sequence_length`.
-
-    The order of the texts changes, and each bucket ends with a batch of its own that may be smaller.
-
-    Args:
-      dataset: of (text, label, ...), one text an element.
-      tokenizer: of the texts.
-      batch_size: of a batch.
-      boundaries: numbers of ids at which the buckets divide.
-
-    Returns:
-      Of (`input_word_ids`, `input_mask`, `input_type_ids` int32 [b, longest of the batch] by name, label, ...).
-    """
-
-    def ids(text: Any, *rest: Any) -> Any:
-        row = {name: rows[0] for name, rows in tokenizer.dense(text[stack.tf.newaxis]).items()}
-        return (row, *rest)
-
-    used = [boundary for boundary in boundaries if boundary < tokenizer.max_length]
-    cut = dataset.map(ids, num_parallel_calls=stack.tf.data.AUTOTUNE)
-    row, *rest = cut.element_spec
-    return cut.bucket_by_sequence_length(
-        lambda row, *_: stack.tf.size(row[WORDS]),
-        bucket_boundaries=used,
-        bucket_batch_sizes=[batch_size] * (len(used) + 1),
-        padding_values=({**dict.fromkeys(row, 0), WORDS: tokenizer.edges.pad}, *([None] * len(rest))),
-    )
