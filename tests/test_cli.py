@@ -165,7 +165,7 @@ def test_of_several_workers_one_says_what_is_wrong_with_the_words():
     done = subprocess.run([sys.executable, *words], capture_output=True, text=True, cwd=ROOT, timeout=60)
     assert done.returncode == 2
     said = done.stdout + done.stderr
-    assert "unknown flag --epoch; did you mean --epochs?" in said
+    assert "--epoch 3; did you mean --epochs?" in said
     # The launcher's word stands for it where another worker gave up before the first had spoken.
     assert said.count("--help lists all flags") <= 1
 

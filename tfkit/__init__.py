@@ -63,73 +63,36 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
-    "DPSGD",
-    "Encoder",
-    "Run",
-    "Splits",
-    "Table",
-    "__version__",
-    "audit",
-    "auditing",
-    "compare",
-    "compress",
-    "compression",
-    "convert",
-    "data",
-    "distribution",
-    "environment",
-    "errors",
-    "fit",
-    "from_arrays",
-    "hub",
-    "inspect",
-    "load_images",
-    "load_model",
-    "load_texts",
-    "privacy",
-    "read_image",
-    "report",
-    "reporting",
-    "search",
-    "searching",
-    "stack",
-    "text",
-    "train",
-    "training",
-]
+    "DPSGD", "Encoder", "Run", "Splits", "Table", "__version__", "audit", "auditing", "compare", "compress",
+    "compression", "convert", "data", "distribution", "environment", "errors", "fit", "from_arrays", "hub", "inspect",
+    "load_images", "load_model", "load_texts", "privacy", "read_image", "report", "reporting", "search", "searching",
+    "stack", "text", "train", "training",
+]  # fmt: skip
 
-_HOME = {
-    "Run": "tfkit.run",
-    "Splits": "tfkit.data",
-    "DPSGD": "tfkit.privacy",
-    "fit": "tfkit.training.fit",
-    "train": "tfkit.transfer.train",
-    "from_arrays": "tfkit.data",
-    "load_images": "tfkit.data",
-    "load_texts": "tfkit.data",
-    "read_image": "tfkit.data",
-    "Encoder": "tfkit.hub",
-    "audit": "tfkit.auditing",
-    "report": "tfkit.reporting",
-    "search": "tfkit.searching.search",
-    "Table": "tfkit.compression",
-    "load_model": "tfkit.hub",
-    "convert": "tfkit.compression",
-    "inspect": "tfkit.compression",
-    "compare": "tfkit.compression",
-    "compress": "tfkit.compression.compress",
+_HOMES = {
+    "auditing": "audit",
+    "compression": "Table compare convert inspect",
+    "compression.compress": "compress",
+    "data": "Splits from_arrays load_images load_texts read_image",
+    "hub": "Encoder load_model",
+    "privacy": "DPSGD",
+    "reporting": "report",
+    "run": "Run",
+    "searching.search": "search",
+    "training.fit": "fit",
+    "transfer.train": "train",
 }
+_HOME = {name: f"tfkit.{module}" for module, names in _HOMES.items() for name in names.split()}
 
 
 def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'tfkit' has no attribute {name!r}")
     if name == "__version__":
         value: Any = importlib.import_module("importlib.metadata").version("tfkit")
-    elif name in _HOME:
-        value = getattr(importlib.import_module(_HOME[name]), name)
-    elif name in __all__:
-        value = importlib.import_module(f"tfkit.{name}")
     else:
-        raise AttributeError(f"module 'tfkit' has no attribute {name!r}")
+        module = importlib.import_module(_HOME.get(name, f"tfkit.{name}"))
+        value = getattr(module, name) if name in _HOME else module
     globals()[name] = value
     return value
 

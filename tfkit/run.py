@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import errno
 import fcntl
 import io
@@ -75,14 +74,11 @@ def _acquire(folder: Path, *, config: Mapping[str, Any], overwrite: bool) -> Tex
     Raises:
       RunError: the folder is in use, belongs to another config, or holds something else.
     """
-    if folder.is_file():
-        raise RunError(f"{folder} is a file; a run needs a folder of its own. Choose another --run-dir.")
     there = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     # Others write a config.yaml too: the lock, or the numbers, tell.
     if not (CONFIG in there and (LOCK in there or METRICS in there)) and there not in ([], [LOCK]):
-        shown = ", ".join(there[:3]) + (", ..." if len(there) > 3 else "")
         raise RunError(
-            f"{folder} is not a run folder, but holds other things ({shown})."
+            f"{folder} is not a run folder, but holds other things (such as {', '.join(there[:3])})."
             "\n  Choose an empty or new --run-dir: nothing in it was touched."
         )
     folder.mkdir(parents=True, exist_ok=True)
@@ -121,9 +117,8 @@ def _is_first_start() -> bool:
 
 
 def _unwritable(folder: Path, error: OSError) -> RunError:
-    at = f" ({error.filename})" if error.filename and str(error.filename) != str(folder) else ""
     return RunError(
-        f"{folder} cannot be written: {error.strerror}{at}.\n"
+        f"{folder} cannot be written: {error.strerror} ({error.filename or folder}).\n"
         "  Choose another --run-dir (run_dir in Python), on a disk that has room and where you may write."
     )
 
@@ -149,12 +144,9 @@ def _write_config(folder: Path, config: Mapping[str, Any], requested: Mapping[st
     """Write YAML that `run_files.read_yaml` takes; its first line keeps what was requested where the run decided."""
     import yaml
 
-    class Dumper(yaml.SafeDumper):
-        def ignore_aliases(self, data: Any) -> bool:
-            return True
-
     text = f"{_REQUESTED}{json.dumps(requested)}\n" if requested else ""
-    text += yaml.dump(dict(config), Dumper=Dumper, sort_keys=False, allow_unicode=True)
+    plain = json.loads(json.dumps(dict(config), default=str))  # no value is another one's alias
+    text += yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
     if len(text.encode()) > run_files.SMALL:
         raise RunError(
             f"The config of the run has {len(text):,} characters of YAML; {run_files.SMALL:,} are taken."
@@ -179,9 +171,6 @@ NUMBER = (int, float)
 NOTHING = type(None)
 MAYBE = (*NUMBER, NOTHING)
 TEXT = (str, NOTHING)
-
-LISTS = (PROVENANCE, METRICS)
-"""They have an entry for each class, or for each file that was left out."""
 
 SHAPES: dict[str, dict[str, Any]] = {
     METRICS: {"*": NUMBER},
@@ -261,10 +250,8 @@ class Run:
         folder = Path(path)
         if not (folder / CONFIG).is_file():
             known = sorted(found.parent.name for found in folder.glob(f"*/{CONFIG}"))
-            raise RunError(
-                f"{folder} holds no run: it has no {CONFIG}."
-                + (f"\n  Runs below it: {', '.join(known)}." if known else "")
-            )
+            below = f"\n  Runs below it: {', '.join(known)}." if known else ""
+            raise RunError(f"{folder} holds no run: it has no {CONFIG}.{below}")
         run_files.check_links(folder, READ)
         return cls(folder)
 
@@ -305,9 +292,8 @@ class Run:
     def _of_other_worker(cls, path: Path, *, overwrite: bool) -> Run:
         """Begin for a worker whose files nobody needs: it writes into a folder that goes with it."""
         # The same one at each start: what a killed worker left goes with the next.
-        scratch = (
-            files.cache_dir("workers") / f"{files.digest_of(str(path.resolve()))}-{cluster.current().index}"
-        )
+        name = f"{files.digest_of(str(path.resolve()))}-{cluster.current().index}"
+        scratch = files.cache_dir("workers") / name
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir()
         run = cls(scratch)
@@ -458,12 +444,9 @@ class Run:
 
     def write_history(self, rows: list[dict[str, Any]]) -> None:
         """Replace history.csv by these rows, one an epoch."""
-        names = list(dict.fromkeys(name for row in rows for name in row))
-        text = io.StringIO()
-        writer = csv.DictWriter(text, names, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        files.write_text(self.path / HISTORY, text.getvalue())
+        import pandas as pd
+
+        files.write_text(self.path / HISTORY, pd.DataFrame(rows, dtype=object).to_csv(index=False))
 
     @property
     def model(self) -> Any:
@@ -486,19 +469,15 @@ class Run:
 
     def read(self, name: str) -> dict[str, Any]:
         """Return what a JSON file of the folder holds, such as `privacy.json`; nothing where there is none."""
-        most = run_files.LARGE if name in LISTS else run_files.USUAL
-        return run_files.read_json(self._read_from, name, SHAPES.get(name, dict), most=most)
+        return run_files.read_json(self._read_from, name, SHAPES.get(name, dict))
 
     def __repr__(self) -> str:
         """Return the folder, the recipe, the accuracy and, of private training, the epsilon."""
+        facts = ["finished" if self.finished else "not finished"]
         try:
-            metrics, recipe = self.metrics, self.provenance.get("recipe", {}).get("name")
-            numbers = [
-                f"{name.replace('/', ' ')} {metrics[name]:.4g}"
-                for name in ("test/accuracy", "privacy/epsilon")
-                if name in metrics
-            ]
-            state = "finished" if self.finished else "not finished"
-            return f"Run({str(self._read_from)!r}): {', '.join([*filter(None, [recipe]), state, *numbers])}"
+            facts += filter(None, [self.provenance.get("recipe", {}).get("name")])
+            shown = ("test/accuracy", "privacy/epsilon")
+            facts += [f"{name} {value:.4g}" for name, value in self.metrics.items() if name in shown]
         except RunError:
-            return f"Run({str(self._read_from)!r}): damaged"
+            facts = ["damaged"]
+        return f"Run({str(self._read_from)!r}): {', '.join(facts)}"

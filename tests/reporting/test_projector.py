@@ -80,10 +80,10 @@ def test_without_images_there_is_no_sprite(tmp_path):
 @pytest.mark.parametrize(
     ("features", "others", "message"),
     [
-        (np.zeros((0, 3)), {"labels": []}, r"must be float32 \[n, d\]"),
-        (np.zeros((2, 3)), {"labels": ["a"]}, "1 labels for 2 feature vectors"),
-        (np.zeros((1, 3)), {"labels": ["a"], "images": np.zeros((2, 4, 4, 3))}, "2 images for 1"),
-        (np.array([[np.nan, 0.0]]), {"labels": ["a"]}, "1 feature vectors are not finite"),
+        (np.zeros((0, 3)), {"labels": []}, r"features \[n, d\]"),
+        (np.zeros((2, 3)), {"labels": ["a"]}, r"found \[2, 3\] and \[1\]"),
+        (np.zeros((1, 3)), {"labels": ["a"], "images": np.zeros((2, 4, 4, 3))}, r"\[1, 2\]"),
+        (np.array([[np.nan, 0.0]]), {"labels": ["a"]}, "1 of the numbers not finite"),
     ],
 )
 def test_what_does_not_fit_is_refused(tmp_path, features, others, message):

@@ -12,10 +12,9 @@ import pytest
 from tfkit import reporting
 from tfkit.environment.stack import keras
 from tfkit.reporting.tensorboard import (
-    write_confusion,
+    write_evaluation,
     write_hparams,
     write_images,
-    write_pr_curves,
     write_projector,
 )
 
@@ -48,8 +47,7 @@ def logdir(tmp_path_factory, evaluation, images):
     labels = [evaluation.class_names[label] for label in evaluation.labels]
     write_images(logdir, "samples", images[:16], captions=labels[:16])
     write_images(logdir, "worst_mistakes", images[worst], captions=[*map(evaluation.mistake, worst)])
-    write_confusion(logdir, evaluation)
-    write_pr_curves(logdir, evaluation)
+    write_evaluation(logdir, evaluation)
     write_projector(logdir, flat, labels=labels, names=evaluation.names, images=images)
     write_hparams(logdir, {"epochs": 5, "model_handle": "lite0"}, {"test/accuracy": evaluation.accuracy})
     return logdir

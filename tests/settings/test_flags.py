@@ -106,7 +106,7 @@ def test_a_flag_is_the_same_wherever_it_is():
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        (["--run-dri", "x"], r"unknown flag --run-dri; did you mean --run-dir\?"),
+        (["--run-dri", "x"], r"--run-dri.*; did you mean --run-dir\?"),
         (["--seed", "many"], r"--seed is 'many'; expected a whole number"),
         (["--seed"], r"argument --seed"),
         (["stray"], r"stray"),

@@ -79,11 +79,11 @@ class Examples:
         """Return language to its number of examples and their accuracy, the most frequent one first."""
         right = evaluation.predicted == evaluation.labels
         names, counts = np.unique(self.languages, return_counts=True)
-        order = np.argsort(-counts, kind="stable")
-        return {
-            str(names[place]): (int(counts[place]), float(right[self.languages == names[place]].mean()))
-            for place in order
+        found = {
+            str(name): (int(count), float(right[self.languages == name].mean()))
+            for name, count in zip(names, counts, strict=True)
         }
+        return dict(sorted(found.items(), key=lambda item: -item[1][0]))
 
 
 def save(path: Path, evaluation: Evaluation, examples: Examples | None = None) -> None:
@@ -95,13 +95,9 @@ def save(path: Path, evaluation: Evaluation, examples: Examples | None = None) -
         "class_names": np.array(evaluation.class_names, np.str_),
     }
     if examples is not None:
-        arrays |= {"worst": examples.worst, "sample_labels": examples.sample_labels}
-        arrays |= {
-            f"worst_{examples.kind}": examples.worst_inputs,
-            f"sample_{examples.kind}": examples.samples,
-        }
-        if examples.kind == "texts":
-            arrays["languages"] = examples.languages
+        arrays |= {"worst": examples.worst, f"worst_{examples.kind}": examples.worst_inputs}
+        arrays |= {"sample_labels": examples.sample_labels, f"sample_{examples.kind}": examples.samples}
+        arrays |= {"languages": examples.languages} if examples.kind == "texts" else {}
     with files.new_file(path) as file:
         np.savez_compressed(file, **arrays)
 

@@ -118,14 +118,8 @@ class StrategyConfig(RecipeConfig):
     """Where it trains, and how often it is saved on the way. The result does not depend on these."""
 
     strategy: Literal[
-        "auto",
-        "one_device",
-        "mirrored",
-        "multi_worker_mirrored",
-        "central_storage",
-        "parameter_server",
-        "tpu",
-    ] = "auto"
+        "auto", "one_device", "mirrored", "multi_worker_mirrored", "central_storage", "parameter_server", "tpu"
+    ] = "auto"  # fmt: skip
     """tf.distribute strategy. auto: all workers of the launcher or of --cluster; else mirrored where there are two
     GPUs or more; else one_device."""
 
@@ -148,17 +142,14 @@ class StrategyConfig(RecipeConfig):
         """Check what can be checked without the data."""
         super().__post_init__()
         if self.logical_cpus and self.strategy not in ("auto", "mirrored"):
-            raise ConfigError(
-                f"--logical-cpus {self.logical_cpus} is for --strategy mirrored, with 1 device or more;"
-                f" the strategy is {self.strategy}."
-            )
+            raise ConfigError(f"--logical-cpus is for --strategy mirrored; the strategy is {self.strategy}.")
         if self.logical_cpus and self.strategy == "auto":
             object.__setattr__(self, "strategy", "mirrored")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReplicaConfig(StrategyConfig):
-    """How large a batch is, and what a batch that grows with the replicas does to the learning rate."""
+    """How to train a classifier: how large a batch is, what a batch that grows with the replicas does, when it ends."""
 
     global_batch_size: fields.Count = 32
     """Examples in a training step, over all replicas."""
@@ -172,11 +163,6 @@ class ReplicaConfig(StrategyConfig):
     warmup: fields.Share = 0.1
     """Share of a stage's steps over which the learning rate rises to its peak; 0: none."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class ClassifierConfig(ReplicaConfig):
-    """How to train a classifier."""
-
     patience: fields.Count = 5
     """Epochs without a lower validation loss after which a stage stops; the best epoch's weights are kept."""
 
@@ -185,7 +171,7 @@ class ClassifierConfig(ReplicaConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TransferConfig(ClassifierConfig):
+class TransferConfig(ReplicaConfig):
     """How to train a classifier on a pretrained model: first its head, then perhaps all of it."""
 
     epochs: fields.Count = 30
@@ -227,10 +213,10 @@ class ImageConfig(DataConfig):
     def __post_init__(self) -> None:
         """Check what can be checked without the data."""
         super().__post_init__()
-        if self.pixel_range is not None and not 0 <= self.pixel_range[0] < self.pixel_range[1] <= 65535:
+        low, high = self.pixel_range or (0, 1)
+        if not 0 <= low < high <= 65535:
             raise ConfigError(
-                f"--pixel-range is {' '.join(map(str, self.pixel_range))}; two values of 0 to 65535, the lower one"
-                " first, are expected."
+                f"--pixel-range is {low} {high}; two values of 0 to 65535 are expected, in order."
             )
 
 
@@ -249,7 +235,7 @@ class ImageTransferConfig(TransferConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageModelConfig(ClassifierConfig):
+class ImageModelConfig(ReplicaConfig):
     """How to train all layers of a classifier of images."""
 
     epochs: fields.Count = 10
@@ -410,9 +396,8 @@ class PrivateConfig(StrategyConfig):
     def __post_init__(self) -> None:
         """Check what can be checked without the data."""
         super().__post_init__()
-        if self.strategy == "parameter_server" or (
-            self.strategy == "auto" and cluster.current().parameter_servers
-        ):
+        has_servers = self.strategy == "auto" and cluster.current().parameter_servers
+        if self.strategy == "parameter_server" or has_servers:
             raise ConfigError(
                 "Parameter servers do not go together with privacy: their workers take steps whenever they like, on"
                 " weights of any age, and the accountant counts steps that all take together.\n"
@@ -472,9 +457,8 @@ class AuditConfig(RecipeConfig):
     start_here = ("run_dir", "attacks", "shadows", "canaries", "seed")
 
     attacks: tuple[Literal["threshold", "logistic", "entropy", "forest", "mlp", "knn"], ...] = (
-        "threshold",
-        "logistic",
-    )
+        "threshold", "logistic",
+    )  # fmt: skip
     """Attackers: threshold (of the loss), logistic, entropy, forest, mlp, knn. The last three take minutes."""
 
     shadows: fields.Whole = 0
@@ -492,9 +476,6 @@ class AuditConfig(RecipeConfig):
         if self.shadows and (self.shadows < 4 or self.shadows % 2):
             raise ConfigError(f"--shadows is {self.shadows}; an even number of 4 or more is needed, or 0.")
 
-
-TECHNIQUES = ("prune", "cluster", "qat")
-"""Ways to train a model for the device, in the order in which they are combined."""
 
 KERAS = (".keras", ".h5", ".hdf5")
 """Suffixes of the files of whole models of Keras."""
@@ -533,17 +514,15 @@ class CompressConfig(RecipeConfig):
 
     variants: tuple[
         Literal["float32", "float16", "dynamic", "int8", "int16x8", "weights8", "weights4"], ...
-    ] = (
-        "float32",
-        "float16",
-        "dynamic",
-        "int8",
-    )
+    ] = ("float32", "float16", "dynamic", "int8")
     """Which files to make. weights8, weights4: by ai-edge-quantizer, weights alone."""
 
-    techniques: tuple[str, ...] = ()
-    """What training does first: prune, cluster, qat, or several, joined: prune+qat, prune+cluster+qat. Minutes
-    each. Left out: none, the model is converted as it is."""
+    techniques: tuple[
+        Literal["prune", "cluster", "qat", "prune+cluster", "prune+qat", "cluster+qat", "prune+cluster+qat"],
+        ...,
+    ] = ()
+    """What training does first: one, or several, joined in this order. Minutes each. Left out: none, the model is
+    converted as it is."""
 
     final_sparsity: Annotated[float, fields.Range(gt=0, lt=1)] = 0.8
     """Share of zeros that pruning ends with."""
@@ -598,27 +577,17 @@ class CompressConfig(RecipeConfig):
             raise ConfigError(
                 "--signature, --input-shape and --output are of a --saved-model; a run's are known."
             )
-        if self.saved_model is not None:
-            is_keras = self.saved_model.suffix in KERAS and self.saved_model.is_file()
-            if not is_keras and not (self.saved_model / "saved_model.pb").is_file():
-                raise ConfigError(
-                    f"--saved-model {self.saved_model} is no SavedModel: it has no saved_model.pb."
-                )
-        if not self.variants and not self.techniques:
+        path = self.saved_model
+        if path is not None and path.suffix not in KERAS and not (path / "saved_model.pb").is_file():
+            raise ConfigError(f"--saved-model {path} is no SavedModel: it has no saved_model.pb.")
+        if not self.variants:
             raise ConfigError("--variants is empty: nothing would be made.")
         for technique in self.techniques:
-            parts = technique.split("+")
-            if parts != [name for name in TECHNIQUES if name in parts]:
-                raise ConfigError(
-                    f"--techniques {technique!r} is not known: take {', '.join(TECHNIQUES)}, or several of them in this"
-                    " order, such as prune+qat."
-                )
             possible = trained_variants(technique)
             if not set(possible) & set(self.variants):
                 raise ConfigError(
                     f"--techniques {technique} trains a model of which {' and '.join(possible)} can be made, and"
-                    f" --variants names none of them: {' '.join(self.variants) or 'none'}. Add --variants"
-                    f" {possible[-1]}."
+                    f" --variants names none of them: {' '.join(self.variants)}. Add --variants {possible[-1]}."
                 )
 
 
