@@ -29,19 +29,12 @@ from tfkit import errors
 from tfkit.environment import stack
 
 if TYPE_CHECKING:
+    # isort: off
     from tfkit import (
-        auditing,
-        compression,
-        data,
-        distribution,
-        environment,
-        hub,
-        privacy,
-        reporting,
-        searching,
-        text,
-        training,
-    )
+        auditing, compression, data, distribution, environment, hub, privacy, reporting, searching, text, training,
+    )  # fmt: skip
+
+    # isort: on
     from tfkit.auditing.audit import audit
     from tfkit.compression.compare import compare
     from tfkit.compression.compress import compress

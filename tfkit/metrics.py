@@ -164,18 +164,11 @@ class Evaluation:
 def _problems(evaluation: Evaluation) -> list[str]:
     """Return what does not fit together, or what no probability or label can be, one sentence each."""
     labels, probabilities = evaluation.labels, evaluation.probabilities
-    classes, shape = len(evaluation.class_names), list(probabilities.shape)
-    problems = []
-    if labels.ndim != 1 or not len(labels) or labels.dtype.kind not in "iu":
-        problems.append(
-            f"labels must be integers [n], at least 1; found {labels.dtype} {list(labels.shape)}."
-        )
-    if shape != [labels.size, classes]:
-        problems.append(f"probabilities must be {[labels.size, classes]}; found {shape}.")
-    if len(evaluation.names) != labels.size:
-        problems.append(f"{len(evaluation.names)} names for {labels.size} labels.")
-    if problems:
-        return problems
+    classes, names = len(evaluation.class_names), len(evaluation.names)
+    is_list = labels.ndim == 1 and labels.size > 0 and labels.dtype.kind in "iu"
+    if not is_list or probabilities.shape != (labels.size, classes) or names != labels.size:
+        found = f"{labels.dtype} {list(labels.shape)}, {list(probabilities.shape)} and {names}"
+        return [f"integer labels [n], probabilities [n, {classes}] and n names are needed; found {found}."]
     sums = probabilities.sum(axis=1, dtype=np.float64)
     wrong = {
         f"a label outside 0..{classes - 1}": (labels < 0) | (labels >= classes),

@@ -129,21 +129,19 @@ def _expected(hint: Any) -> str:
 def _fitted(value: Any, hint: Any) -> Any:
     """Return the value as it is to be kept; raise a TypeError or ValueError without words."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin is Annotated:
-        value = _fitted(value, args[0])
-        fits = args[1].contains(value)
-    elif origin in (types.UnionType, typing.Union):
+    if origin in (types.UnionType, typing.Union):
         for option in sorted(args, key=lambda arg: arg is not types.NoneType):
             with contextlib.suppress(TypeError, ValueError, OverflowError):
                 return _fitted(value, option)
-        fits = False
+        raise TypeError
+    if origin is tuple and isinstance(value, list | tuple):
+        each = args[:1] * len(value) if ... in args else args
+        return tuple(_fitted(item, own) for item, own in zip(value, each, strict=True))
+    if origin is Annotated:
+        value = _fitted(value, args[0])
+        fits = args[1].contains(value)
     elif origin is Literal:
         fits = any(type(value) is type(choice) and value == choice for choice in args)
-    elif origin is tuple:
-        fits = isinstance(value, list | tuple)
-        if fits:
-            each = args[:1] * len(value) if ... in args else args
-            return tuple(_fitted(item, own) for item, own in zip(value, each, strict=True))
     elif hint is types.NoneType:
         value, fits = None, value in (None, "None")
     elif hint is Path:
@@ -155,7 +153,7 @@ def _fitted(value: Any, hint: Any) -> Any:
         fits = isinstance(value, kind) and not isinstance(value, bool) and math.isfinite(value)
         value = hint(value) if fits else value
     else:
-        fits = hint is Any or isinstance(value, hint)
+        fits = hint is Any or (origin is None and isinstance(value, hint))
     if not fits:
         raise TypeError
     return value

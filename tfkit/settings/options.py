@@ -561,14 +561,13 @@ class CompressConfig(RecipeConfig):
     @property
     def unused(self) -> tuple[str, ...]:
         """Return what describes a SavedModel, where there is a run; how to train, where nothing is trained."""
-        parts = {part for technique in self.techniques for part in technique.split("+")}
-        needed = {
-            ("signature", "input_shape", "input_range"): self.saved_model is not None,
-            ("epochs", "learning_rate"): bool(parts),
-            ("final_sparsity", "pruning_schedule", "sparsity_structure"): "prune" in parts,
-            ("number_of_clusters",): "cluster" in parts,
-        }
-        return tuple(name for names, used in needed.items() if not used for name in names)
+        parts = "+".join(self.techniques)
+        return (
+            *(("signature", "input_shape", "input_range") if self.saved_model is None else ()),
+            *(() if parts else ("epochs", "learning_rate")),
+            *(() if "prune" in parts else ("final_sparsity", "pruning_schedule", "sparsity_structure")),
+            *(() if "cluster" in parts else ("number_of_clusters",)),
+        )
 
     def __post_init__(self) -> None:
         """Check what can be checked without the model."""
