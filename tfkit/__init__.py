@@ -35,18 +35,12 @@ if TYPE_CHECKING:
     )  # fmt: skip
 
     # isort: on
-    from tfkit.auditing.audit import audit
-    from tfkit.compression.compare import compare
+    from tfkit.auditing import audit
+    from tfkit.compression import Table, compare, convert, inspect
     from tfkit.compression.compress import compress
-    from tfkit.compression.convert import convert
-    from tfkit.compression.inspect import inspect
-    from tfkit.compression.variants import Table
-    from tfkit.data.arrays import from_arrays
-    from tfkit.data.loaders import load_images, load_texts, read_image
-    from tfkit.data.splits import Splits
-    from tfkit.hub.encoders import Encoder
-    from tfkit.hub.resolver import load_model
-    from tfkit.privacy.plan import DPSGD
+    from tfkit.data import Splits, from_arrays, load_images, load_texts, read_image
+    from tfkit.hub import Encoder, load_model
+    from tfkit.privacy import DPSGD
     from tfkit.reporting.comparison import report
     from tfkit.run import Run
     from tfkit.searching.search import search

@@ -52,8 +52,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else list(arguments)
     try:
         # It has a parser of its own: what follows its two dashes is another program's.
-        chosen = argparse.Namespace(run=_launch) if words[:1] == ["launch"] else parser.parse_args(words)
-        chosen.words = getattr(chosen, "words", words)
+        if words[:1] == ["launch"]:
+            from tfkit.distribution import launcher
+
+            return launcher.main(words[1:])
+        chosen = parser.parse_args(words)
         return int(chosen.run(chosen))
     except BrokenPipeError:
         # Whoever read it has seen enough: `... | head`. Python would complain once more as it ends.
@@ -86,12 +89,6 @@ def _models(chosen: argparse.Namespace) -> int:
         if row.preprocessor:
             print(f"    preprocessor {row.preprocessor}")
     return 0
-
-
-def _launch(chosen: argparse.Namespace) -> int:
-    from tfkit.distribution import launcher
-
-    return launcher.main(chosen.words[1:])
 
 
 def _report(chosen: argparse.Namespace) -> int:

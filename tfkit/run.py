@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
-import fcntl
 import io
 import json
 import math
@@ -12,7 +12,7 @@ import shutil
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from tfkit import run_files
 from tfkit.environment import cluster, files, heartbeat, packages, process, stack
@@ -60,16 +60,14 @@ READ = (*(name for name in MADE if name != BACKUP), LOCK, f".{TFLITE}.lock", INT
 """What is read or written in a run that has ended."""
 
 
-def _acquire(folder: Path, *, config: Mapping[str, Any], overwrite: bool) -> TextIO:
+def _acquire(folder: Path, held: contextlib.ExitStack, *, config: Mapping[str, Any], overwrite: bool) -> None:
     """Lock the folder for this process, for a new run or for what is left of one that was interrupted.
 
     Args:
       folder: made if absent.
+      held: gets the lock: closing it, or the end of the process, releases the folder.
       config: what was requested; written, or compared with what an earlier process wrote.
       overwrite: whether a run of another config, or a finished one, is replaced.
-
-    Returns:
-      The lock: closing it, or the end of the process, releases the folder.
 
     Raises:
       RunError: the folder is in use, belongs to another config, or holds something else.
@@ -81,16 +79,11 @@ def _acquire(folder: Path, *, config: Mapping[str, Any], overwrite: bool) -> Tex
             f"{folder} is not a run folder, but holds other things (such as {', '.join(there[:3])})."
             "\n  Choose an empty or new --run-dir: nothing in it was touched."
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = (folder / LOCK).open("a")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        lock.close()
+    if not held.enter_context(files.lock(folder / LOCK, wait=False)):
         raise RunError(
             f"{folder} is in use: another process is running in it."
             "\n  Wait for it, or give this run another --run-dir."
-        ) from None
+        )
     # What a killed process left under temporary names: the lock says that nobody is writing it.
     _remove(path for name in MADE for path in folder.glob(f".{name}.*"))
     # A launcher gives a restarted job the same words: what --overwrite was to remove is removed.
@@ -100,7 +93,6 @@ def _acquire(folder: Path, *, config: Mapping[str, Any], overwrite: bool) -> Tex
         _refuse_other_config(folder, config)
     else:
         _write_config(folder, config, {})
-    return lock
 
 
 def _remove(paths: Iterable[Path]) -> None:
@@ -209,7 +201,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-class Run:
+class Run(contextlib.AbstractContextManager["Run"]):
     """A run folder, being written (`Run.create`) or read back (`Run.open`).
 
     Of several workers that train one model only the chief writes the folder. A run of another worker has a
@@ -230,12 +222,9 @@ class Run:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self.shared = path
-        self.is_chief = True
-        self._read_from = path
-        self._done = False
-        self._lock: TextIO | None = None
+        self.path = self.shared = self._read_from = path
+        self.is_chief, self._done = True, False
+        self._held = contextlib.ExitStack()
 
     @classmethod
     def open(cls, path: str | Path) -> Run:
@@ -282,7 +271,7 @@ class Run:
             return cls._of_other_worker(Path(path), overwrite=overwrite)
         run = cls(Path(path))
         try:
-            run._lock = _acquire(run.path, config=config, overwrite=overwrite)
+            _acquire(run.path, run._held, config=config, overwrite=overwrite)
         except OSError as error:
             raise _unwritable(run.path, error) from error
         heartbeat.backups = run.backup
@@ -303,17 +292,12 @@ class Run:
         run._done = not (overwrite and _is_first_start()) and (path / REPORT).is_file()
         return run
 
-    def __enter__(self) -> Run:
-        return self
-
     def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
         """Release the folder for others; `with Run.create(...) as run:` does it however the block ends."""
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        self._held.close()
         if not self.is_chief:
             shutil.rmtree(self.path, ignore_errors=True)
             self._read_from = self.shared

@@ -151,27 +151,21 @@ class Speed(keras.callbacks.Callback):
         self._supports_tf_logs = True
         self._examples_per_step = examples_per_step
         self._of_each = of_each
-        self._began, self._steps = 0.0, 0
-        self._seconds: float | None = None
+        self._began, self._ended, self._steps = 0.0, 0.0, 0
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Start the clock."""
-        self._began, self._seconds, self._steps = time.perf_counter(), None, 0
+        self._began, self._steps = time.perf_counter(), 0
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Count."""
-        self._steps += 1
-
-    def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Stop the clock: fit validates before it ends the epoch."""
-        if self._seconds is None:
-            self._seconds = time.perf_counter() - self._began
+        """Count, and stop the clock: fit validates before it ends the epoch."""
+        self._steps, self._ended = self._steps + 1, time.perf_counter()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Put the numbers where later callbacks find them, as Keras's ReduceLROnPlateau does."""
         if logs is None:
             return
-        seconds = self._seconds if self._seconds is not None else time.perf_counter() - self._began
+        seconds = max(self._ended - self._began, 0.0)
         speed = self._steps * self._examples_per_step / max(seconds, 1e-9)
         logs["learning_rate"] = learning_rate(self.model.optimizer)
         logs["examples_per_second"] = speed
