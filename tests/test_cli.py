@@ -62,6 +62,11 @@ def test_an_error_is_a_sentence_and_a_code(error, code, said, capsys):
     assert said in printed.err
     assert "Traceback" not in printed.err
     assert not printed.out
+    found, printed = end(raising(error), "--json", capsys=capsys)
+    program = json.loads(printed.out)
+    assert (found, program["exit_code"], program["kind"]) == (code, code, type(error).__name__)
+    assert said.strip() in program["error"]
+    assert not printed.err
 
 
 def test_debug_lets_the_error_through():
@@ -114,19 +119,6 @@ def test_a_program_gets_one_object_and_nothing_else(tmp_path, capfd):
     assert all(Path(path).exists() for path in said["files"].values())
     assert "One decision." in printed.err
     assert "from a child" in printed.err
-
-
-@pytest.mark.parametrize(
-    ("error", "code", "kind"),
-    [(DataError("empty"), 2, "DataError"), (CheckError("differs"), 1, "CheckError"),
-     (KeyboardInterrupt(), 3, "KeyboardInterrupt"), (ZeroDivisionError("x"), 1, "ZeroDivisionError")],
-)  # fmt: skip
-def test_a_program_gets_errors_too(error, code, kind, capfd):
-    found, printed = end(raising(error), "--json", capsys=capfd)
-    said = json.loads(printed.out)
-    assert (found, said["exit_code"], said["kind"]) == (code, code, kind)
-    assert said["error"]
-    assert not printed.err
 
 
 def test_a_program_that_gives_wrong_words_gets_an_error(capfd):

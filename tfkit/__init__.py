@@ -35,9 +35,12 @@ if TYPE_CHECKING:
     )  # fmt: skip
 
     # isort: on
-    from tfkit.auditing import audit
-    from tfkit.compression import Table, compare, convert, inspect
+    from tfkit.auditing.audit import audit
+    from tfkit.compression.compare import compare
     from tfkit.compression.compress import compress
+    from tfkit.compression.convert import convert
+    from tfkit.compression.inspect import inspect
+    from tfkit.compression.variants import Table
     from tfkit.data import Splits, from_arrays, load_images, load_texts, read_image
     from tfkit.hub import Encoder, load_model
     from tfkit.privacy import DPSGD

@@ -243,7 +243,7 @@ def fault_of(content: Any, shape: Shape, where: str = "it") -> str | None:
     if isinstance(shape, tuple):
         faults = [fault_of(content, kind, where) for kind in shape]
         return None if None in faults else faults[0]
-    kind = shape if isinstance(shape, type) else type(shape)
+    kind: Any = shape if isinstance(shape, type) else type(shape)
     if not isinstance(content, kind):
         return f"{where} is {content!r:.40}, and no {kind.__name__}"
     if isinstance(shape, list):

@@ -117,6 +117,8 @@ def test_where_the_comparison_goes(tmp_path, capsys):
     output = tmp_path / "new" / "page.html"
     assert __main__.main(["report", *map(str, runs), "--output", str(output)]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == str(output)
+    assert __main__.main(["report", str(runs[0])]) == 0
+    assert capsys.readouterr().out.splitlines() == [str(runs[0] / "report.html")]
     assert "All settings are the same." in Page(output).text
     for given, paths, said in (
         (output, runs[:1], "1 given"),

@@ -14,7 +14,6 @@ from PIL import Image
 from tests.reporting.made import CLASSES, HOSTILE, PRIVATE, digits, full_run, page_of, with_evaluation
 from tfkit import reporting
 from tfkit.environment.stack import tf
-from tfkit.errors import RunError
 from tfkit.metrics import Evaluation
 from tfkit.reporting.examples import save
 from tfkit.run import Run
@@ -210,9 +209,3 @@ def test_the_lines_that_load_the_model_run(run, tmp_path, monkeypatch, capsys):
     Image.new("RGB", (13, 7), (8, 0, 0)).save("photo.jpg", quality=100)
     exec(compile(lines, "report", "exec"), {})
     assert capsys.readouterr().out == "8 1.0\n"
-
-
-def test_a_damaged_file_is_an_error(run):
-    (run.path / "evaluation.npz").write_bytes(b"PK\x03\x04")
-    with pytest.raises(RunError, match=r"evaluation\.npz"):
-        reporting.write_report(run)

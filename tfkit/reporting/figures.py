@@ -164,7 +164,7 @@ def _confused_pairs(evaluation: Evaluation) -> Figure:
     axis.barh(range(len(pairs)), [count for *_, count in pairs], color="#2f6db5")
     axis.set_yticks(range(len(pairs)), names, fontsize=8, parse_math=False)
     axis.invert_yaxis()
-    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.locator_params(axis="x", integer=True)
     return figure
 
 
@@ -180,12 +180,10 @@ def curves(
       lines: name to (epochs, values).
       starts: of one run, stage to its first epoch; marked where there is more than one. None: of several runs.
     """
-    from matplotlib import cycler
-
     figure, axis = _new_chart(5.2, 3.2 + 0.2 * len(lines), "epoch", name)
     # Lines are told apart by colour, by dashes, and in grey print.
-    colours = cycler(color=["#1f5fae", "#b8560f", "#2b7a3b", "#8a3a94"])
-    axis.set_prop_cycle(cycler(linestyle=["-", "--", ":"]) * colours)
+    colours = ["#1f5fae", "#b8560f", "#2b7a3b", "#8a3a94"]
+    axis.set_prop_cycle(color=3 * colours, linestyle=[dashes for dashes in ("-", "--", ":") for _ in colours])
     for title, (epochs, values) in lines.items():
         text = label(title, longest=2 * LABEL_LENGTH)
         axis.plot(epochs, values, label=text, marker="o", markersize=3, linewidth=1.5)
@@ -193,7 +191,7 @@ def curves(
         axis.axvline(start - 0.5, color="#888", linewidth=0.8, linestyle=":")
         text, above = printable(stage, longest=LABEL_LENGTH), axis.get_xaxis_transform()
         axis.text(start - 0.4, 1.01, text, parse_math=False, transform=above, fontsize=8, color="#555")
-    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.locator_params(axis="x", integer=True)
     if len(lines) > 1 or starts is None:
         figure.legend(loc="outside lower center", frameon=False, fontsize=8)
     return figure

@@ -250,7 +250,7 @@ def best(history: DataFrame) -> dict[str, float]:
     """
     if "val_loss" not in history or not history["val_loss"].notna().any():
         return {}
-    place = history["val_loss"].idxmin()
+    place: Any = history["val_loss"].idxmin()
     found = {"best/epoch": history["epoch"][place] + 1}
     for name in ("val_loss", "val_accuracy"):
         if name in history:
@@ -285,9 +285,10 @@ def write_layout(logdir: Path, measured: Iterable[str]) -> None:
     layout = layout_pb2.Layout()
     for category, charts in _CHARTS.items():
         there = {title: tag for title, tag in charts.items() if any(re.fullmatch(tag, one) for one in tags)}
-        group = layout.category.add(title=category) if there else None
+        group = layout_pb2.Category(title=category)
         for title, tag in there.items():
             group.chart.add(title=title, multiline=layout_pb2.MultilineChartContent(tag=[f"^{tag}$"]))
+        layout.category.extend([group] if there else [])
     with event_writer(logdir, kind="layout") as tf:
         if layout.category:
             proto = summary.pb(layout)

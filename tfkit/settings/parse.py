@@ -60,7 +60,11 @@ class Parser(argparse.ArgumentParser):
     """An argparse parser that raises ConfigError, with the nearest right word."""
 
     def __init__(self, **settings: Any) -> None:
-        usual = {"allow_abbrev": False, "formatter_class": _HelpFormatter, "epilog": EXIT_CODES}
+        usual: dict[str, Any] = {
+            "allow_abbrev": False,
+            "formatter_class": _HelpFormatter,
+            "epilog": EXIT_CODES,
+        }
         super().__init__(**(usual | settings))
 
     def error(self, message: str) -> NoReturn:
