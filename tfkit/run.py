@@ -419,8 +419,9 @@ class Run(contextlib.AbstractContextManager["Run"]):
             return pd.DataFrame()
         try:
             rows = pd.read_csv(io.StringIO(text))
-            if not all(rows[name].dtype.kind in "if" for name in rows if name != "stage"):
-                raise ValueError("it has words where there should be numbers")
+            numeric = all(rows[name].dtype.kind in "if" for name in rows if name != "stage")
+            if not numeric or not {"stage", "epoch"} <= set(rows):
+                raise ValueError("it has words where there should be numbers, or no `stage` and `epoch`")
         except (ValueError, LookupError, OverflowError) as error:
             why = f"it is not the table of a training: {str(error).splitlines()[0]}"
             raise run_files.damaged(self._read_from / HISTORY, why) from error

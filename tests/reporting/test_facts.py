@@ -62,8 +62,8 @@ def evaluation(**changed):
 
 
 PICTURES = {
-    "worst": np.array([0]), "worst_images": np.zeros((1, 4, 4, 3), np.uint8), "sample_labels": np.zeros(0, np.int64),
-    "sample_images": np.zeros((0, 4, 4, 3), np.uint8),
+    "worst": np.array([0]), "worst_inputs": np.zeros((1, 4, 4, 3), np.uint8), "sample_labels": np.zeros(0, np.int64),
+    "samples": np.zeros((0, 4, 4, 3), np.uint8),
 }  # fmt: skip
 JSON = ("metrics.json", "provenance.json", "versions.json", "privacy.json", "tflite/variants.json")
 BAD_JSON = {
@@ -134,8 +134,8 @@ CASES = {
             "index": evaluation(**(PICTURES | {"worst": np.array([9])})),
             "negative index": evaluation(**(PICTURES | {"worst": np.array([-1])})),
             "lengths": evaluation(**(PICTURES | {"worst": np.array([0, 1])})),
-            "images": evaluation(**(PICTURES | {"worst_images": np.zeros((1, 4, 4, 3))})),
-            "channels": evaluation(**(PICTURES | {"worst_images": np.zeros((1, 4, 4, 7), np.uint8)})),
+            "images": evaluation(**(PICTURES | {"worst_inputs": np.zeros((1, 4, 4, 3))})),
+            "channels": evaluation(**(PICTURES | {"worst_inputs": np.zeros((1, 4, 4, 7), np.uint8)})),
             "classes": evaluation(
                 probabilities=np.full((2, 50_000), 2e-5, np.float32), class_names=np.arange(50_000).astype(str)
             ),

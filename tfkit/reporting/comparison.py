@@ -179,10 +179,7 @@ def _classes(all_facts: Sequence[Facts]) -> Rows:
         return {}
     recall = np.stack([measured.recall for measured in evaluations])
     spread = np.nan_to_num(np.fmax.reduce(recall) - np.fmin.reduce(recall), nan=-1.0)
-    return {
-        names[place]: [share(float(value)) if np.isfinite(value) else "–" for value in recall[:, place]]
-        for place in np.argsort(-spread, kind="stable")
-    }
+    return {names[place]: [*map(share, recall[:, place])] for place in np.argsort(-spread, kind="stable")}
 
 
 def report(*runs: Run | str | Path, output: str | Path | None = None) -> Path:

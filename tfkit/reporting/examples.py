@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,6 +22,8 @@ EXCERPT = 300
 
 MOST_SHOWN = 256
 """Examples that a report has room for."""
+
+_FIELDS = [field.name for field in dataclasses.fields(Evaluation)]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -88,16 +91,8 @@ class Examples:
 
 def save(path: Path, evaluation: Evaluation, examples: Examples | None = None) -> None:
     """Write both into one .npz without pickles."""
-    arrays: dict[str, Any] = {
-        "labels": evaluation.labels,
-        "probabilities": evaluation.probabilities,
-        "names": np.array(evaluation.names, np.str_),
-        "class_names": np.array(evaluation.class_names, np.str_),
-    }
-    if examples is not None:
-        arrays |= {"worst": examples.worst, f"worst_{examples.kind}": examples.worst_inputs}
-        arrays |= {"sample_labels": examples.sample_labels, f"sample_{examples.kind}": examples.samples}
-        arrays |= {"languages": examples.languages} if examples.kind == "texts" else {}
+    arrays = {name: np.asarray(getattr(evaluation, name)) for name in _FIELDS}
+    arrays |= vars(examples) if examples is not None else {}
     with files.new_file(path) as file:
         np.savez_compressed(file, **arrays)
 
@@ -110,23 +105,15 @@ def load(path: Path) -> tuple[Evaluation, Examples | None]:
     """
     arrays = run_files.read_arrays(path.parent, path.name)
     try:
-        evaluation = Evaluation(
-            labels=arrays.pop("labels"),
-            probabilities=arrays.pop("probabilities"),
-            names=arrays.pop("names").tolist(),
-            class_names=arrays.pop("class_names").tolist(),
-        )
+        evaluation = Evaluation(**{name: arrays.pop(name) for name in _FIELDS})
         classes = len(evaluation.class_names)
         if 8 * classes**2 > run_files.UNPACKED + run_files.RATIO * path.stat().st_size:
             raise ValueError(f"{classes} classes of {len(evaluation.labels)} examples")
-        if not arrays:
-            return evaluation, None
-        kind = "texts" if "worst_texts" in arrays else "images"
-        worst_inputs, samples = arrays.pop(f"worst_{kind}"), arrays.pop(f"sample_{kind}")
-        examples = Examples(worst_inputs=worst_inputs, samples=samples, **arrays)
-        if examples.kind != kind or not (
-            _belong(examples.worst, worst_inputs, limit=len(evaluation.labels))
-            and _belong(examples.sample_labels, samples, limit=classes)
+        examples = Examples(**arrays) if arrays else None
+        if examples and not (
+            _belong(examples.worst, examples.worst_inputs, limit=len(evaluation.labels))
+            and _belong(examples.sample_labels, examples.samples, limit=classes)
+            and examples.samples.dtype.kind == examples.worst_inputs.dtype.kind
         ):
             raise ValueError("its examples are not of its evaluation")
     except (ValueError, KeyError, TypeError, AttributeError, CheckError) as error:

@@ -33,31 +33,25 @@ FIRST_TRACED, LAST_TRACED = 10, 20
 """Steps of a training."""
 
 
-class _EventFile:
+class _EventFile(EventFileWriter):
     """An event file that makes void what a killed process has written of a step and of later ones."""
 
     def __init__(self, folder: Path, *, first_step: int) -> None:
         # TensorBoard reads event files in the order of their names, which begin with the second: one file a second.
         now = time.time()
-        if any(
-            path.name.split(".")[3] == f"{int(now):010d}" for path in folder.glob("events.out.tfevents.*")
-        ):
+        if any(folder.glob(f"events.out.tfevents.{int(now):010d}.*")):
             time.sleep(int(now) + 1 - now)
-        self._writer = EventFileWriter(str(folder))
+        super().__init__(str(folder))
         self._add(first_step, session_log=event_pb2.SessionLog(status=event_pb2.SessionLog.START))
 
     def write(self, step: int, summaries: Sequence[Any]) -> None:
         """Write summaries where TensorBoard sees them at once."""
         for summary in summaries:
             self._add(step, summary=summary)
-        self._writer.flush()
-
-    def close(self) -> None:
-        """Close it."""
-        self._writer.close()
+        self.flush()
 
     def _add(self, step: int, **content: Any) -> None:
-        self._writer.add_event(event_pb2.Event(step=step, wall_time=time.time(), **content))
+        self.add_event(event_pb2.Event(step=step, wall_time=time.time(), **content))
 
 
 class _EpochFiles(keras.callbacks.Callback):

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from jinja2.exceptions import UndefinedError
 from markupsafe import Markup
@@ -36,8 +37,6 @@ from tfkit.run import Run
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SKIPPED_SHOWN = 50
-OF_TRAINING = ("loss", "accuracy")
 STATEMENT_LOST: dict[str, Any] = {
     "private": False,
     "epsilon": None,
@@ -74,11 +73,10 @@ class Facts:
           RunError: a file of the run is damaged.
         """
         self.path, self.title = run_.path, run_.path.resolve().name
-        stored = self.path / run.EVALUATION
         self.measured: Evaluation | None = None
         self.examples: Examples | None = None
-        if stored.exists():
-            self.measured, self.examples = load(stored)
+        if (self.path / run.EVALUATION).exists():
+            self.measured, self.examples = load(self.path / run.EVALUATION)
         self.metrics, self.notes = run_.metrics, run_.notes
         self.config, self.versions = run_.config, run_.versions
         self.privacy, self.audit, self.lite = map(run_.read, (run.PRIVACY, run.AUDIT, run.VARIANTS))
@@ -86,8 +84,6 @@ class Facts:
         self.recipe: str | None = run_.provenance.get("recipe", {}).get("name")
         self.data = dict(run_.provenance.get("data", {}))
         self.history = run_.history
-        if len(self.history) and not {"stage", "epoch"} <= set(self.history):
-            raise run_files.damaged(self.path / run.HISTORY, "it has no columns `stage` and `epoch`")
         variants: list[dict[str, Any]] = self.lite.get("variants", [])
         if len(variants) > run_files.MOST_LISTED:
             raise run_files.damaged(self.path / run.VARIANTS, f"it has {len(variants):,} variants")
@@ -96,9 +92,9 @@ class Facts:
             self.examples, self.data = None, ledger.shown(self.data)
             self.privacy = self.privacy or STATEMENT_LOST
             if not self.privacy.get("diagnostics"):
-                self.history = self.history.drop(columns=[*OF_TRAINING], errors="ignore")
+                self.history = self.history.drop(columns=["loss", "accuracy"], errors="ignore")
         self.counts: dict[str, dict[str, int]] = self.data.pop("counts", {})
-        self.skipped = self.data.pop("skipped", [])[:SKIPPED_SHOWN]
+        self.skipped = self.data.pop("skipped", [])[:50]
         self.split_sizes = {split: sum(of_class.values()) for split, of_class in self.counts.items()}
         if not self.split_sizes and not private:
             for split in ("train", "validation", "test"):
@@ -141,20 +137,20 @@ def readable(*folders: Path) -> Iterator[None]:
 
 
 def classes(facts: Facts) -> list[dict[str, Any]]:
-    """Return one row a class, those found worst first; what is not defined is None."""
+    """Return one row a class, those found worst first; what is not defined is NaN."""
     measured, trained = facts.measured, facts.counts.get("train", {})
     if measured is None:
         return []
     columns = {name: getattr(measured, name) for name in ("recall", "precision", "average_precision")}
-    rows: list[dict[str, Any]] = [
-        {"name": name, "train": trained.get(name), "examples": int(measured.counts[place])}
-        | {
-            name: float(values[place]) if np.isfinite(values[place]) else None
-            for name, values in columns.items()
-        }
-        for place, name in enumerate(measured.class_names)
-    ]
-    return sorted(rows, key=lambda row: (row["recall"] is None, row["recall"] or 0.0))
+    rows = {
+        "name": list(measured.class_names),
+        "train": [trained.get(name) for name in measured.class_names],
+        "examples": measured.counts,
+    }
+    # As objects: a name may be no Unicode, and a count is a whole number or None.
+    table = pd.DataFrame(rows | columns, dtype=object)
+    found: Any = table.sort_values("recall", kind="stable").to_dict("records")
+    return list(found)
 
 
 def commands(facts: Facts) -> dict[str, str]:
@@ -182,10 +178,10 @@ def number(value: Any) -> Any:
 def share(value: float | None) -> str:
     """Return a part of one in percent.
 
-    >>> share(0.98265), share(None)
-    ('98.3 %', '–')
+    >>> share(0.98265), share(None), share(float("nan"))
+    ('98.3 %', '–', '–')
     """
-    return "–" if value is None else f"{100 * value:.1f} %"
+    return "–" if value is None or np.isnan(value) else f"{100 * value:.1f} %"
 
 
 def kilobytes(size: int) -> str:
@@ -292,9 +288,6 @@ def render(name: str, content: Mapping[str, Any]) -> str:
     def cut(name: str) -> str:
         return printable(name, longest=LONGEST)  # longer than anybody reads; the card has all of it
 
-    def literal(path: Path) -> Any:
-        return Markup(repr(str(path)))
-
     # Whatever is put into a card is a stranger's words, unless a filter has made it safe.
     _, kind, _ = name.rsplit(".", 2)
     environment = Environment(
@@ -306,7 +299,7 @@ def render(name: str, content: Mapping[str, Any]) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=kind != "html",
     )
-    environment.filters |= {"number": number, "share": share, "kilobytes": kilobytes, "literal": literal}
+    environment.filters |= {"number": number, "share": share, "kilobytes": kilobytes}
     environment.filters |= {"verbatim": verbatim, "cut": cut, "block": block, "plain": _plain}
     return environment.get_template(name).render(content)
 
@@ -348,6 +341,7 @@ def _content(facts: Facts) -> dict[str, Any]:
     lines = render("summary.txt.j2", vars(facts) | {"classes": rows}).splitlines()
     sentences = (line.partition("\t") for line in lines)
     saved = {"saved_model": facts.path / run.SAVED_MODEL, "labels": facts.path / run.LABELS}
+    literals = {name: Markup(repr(str(path))) for name, path in saved.items()}
     return vars(facts) | {
         "summary": {heading: sentence for heading, _, sentence in sentences if sentence},
         "intended_use_file": str(facts.path / run.INTENDED_USE),
@@ -361,7 +355,7 @@ def _content(facts: Facts) -> dict[str, Any]:
         },
         "problems": facts.versions.get("problems", []),
         "packages": packages,
-        "load_lines": render("load.txt.j2", vars(facts) | saved) if saved["saved_model"].is_dir() else "",
+        "load_lines": render("load.txt.j2", vars(facts) | literals) if saved["saved_model"].is_dir() else "",
         "commands": commands(facts),
         "numbers": facts.numbers,
     }
