@@ -12,6 +12,7 @@ from tensorboard.util import tensor_util
 
 from tfkit.errors import CheckError
 from tfkit.metrics import Evaluation
+from tfkit.reporting import figures
 from tfkit.reporting.tensorboard import write_evaluation, write_hparams, write_images
 
 
@@ -84,6 +85,16 @@ def test_a_confusion_matrix_of_any_size_is_a_picture(classes, tmp_path, read):
     height, width, _ = picture(read(tmp_path), "test", "confusion").shape
     assert 300 < width < 1800
     assert 100 < height < 1800
+
+
+def test_confused_pairs_are_the_matrix_without_its_diagonal(evaluation):
+    pairs = figures.confused_pairs(evaluation, most=1000)
+    counts = [count for *_, count in pairs]
+    assert sum(counts) == len(evaluation.labels) - evaluation.correct
+    assert counts == sorted(counts, reverse=True)
+    true, guess, count = pairs[0]
+    names = list(evaluation.class_names)
+    assert evaluation.confusion[names.index(true), names.index(guess)] == count
 
 
 def test_pr_curves_are_the_evaluations(evaluation, tmp_path, read):
