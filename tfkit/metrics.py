@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from tfkit.data.splits import Splits
-from tfkit.errors import CheckError, DataError
+from tfkit.errors import CheckError
 
 if TYPE_CHECKING:
     from tfkit.environment.stack import keras, tf
@@ -272,11 +272,6 @@ def evaluate(model: keras.Model, splits: Splits, *, logits: bool | None = None) 
 def evaluation(probabilities: np.ndarray, splits: Splits) -> Evaluation:
     """Return the evaluation of probabilities [n, classes] of the test split, in its stable order."""
     indices = splits.indices["test"]
-    if probabilities.shape != (len(indices), len(splits.class_names)):
-        raise DataError(
-            f"The model gives {probabilities.shape[1:]} numbers an example; the data has {len(splits.class_names)}"
-            f" classes ({', '.join(splits.class_names[:5])}, ...). Its last layer must have as many units."
-        )
     return Evaluation(
         labels=splits.source.labels[indices],
         probabilities=probabilities,

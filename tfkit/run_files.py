@@ -32,8 +32,6 @@ MOST_LISTED = 500
 UNPACKED, RATIO = 64 * 2**20, 40
 """Bytes that the arrays of a .npz may have, and so many more for each byte of the file."""
 
-LARGEST_INTEGER = 2**63
-
 _KINDS = "biufU"  # of NumPy's types: none that holds objects
 
 Shape = Any
@@ -268,6 +266,6 @@ def _number(text: str) -> float:
 
 
 def _integer(text: str) -> int:
-    if len(text) > 20 or abs(int(text)) >= LARGEST_INTEGER:
+    if len(text) > 18:
         raise ValueError(f"it holds an integer of {len(text)} digits")
     return int(text)

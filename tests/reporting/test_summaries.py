@@ -131,8 +131,3 @@ def test_hparams_are_at_the_root_with_their_metrics(tmp_path, read):
     assert metrics[-1] == "test/loss"
     (event,) = multiplexer.Tensors("run", "test/accuracy")
     assert tensor_util.make_ndarray(event.tensor_proto) == np.float32(0.97)
-
-
-def test_a_metric_that_is_not_finite_is_refused(tmp_path):
-    with pytest.raises(CheckError, match="test/loss"):
-        write_hparams(tmp_path, {}, {"test/loss": float("nan")})

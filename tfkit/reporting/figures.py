@@ -263,18 +263,14 @@ def pareto(content: Mapping[str, Any]) -> Figure:
     figure, axes = new_figure(11.0, 4.0, 1, 2)
     names = ("size, MB", "milliseconds on one thread")
     for place, one in enumerate(variants):
-        chosen = one["name"] == content["chosen"]
-        style: dict[str, Any] = {
-            "color": f"C{place % 10}",
-            "marker": "*" if chosen else "osD^v<>pPX"[place // 10 % 10],
-            "s": 110 if chosen else 45,
-            "label": label(one["name"]) + (" (chosen)" if chosen else ""),
-        }
+        chosen, colour, y = one["name"] == content["chosen"], f"C{place % 10}", one[quality]
+        marker = "*" if chosen else "osD^v<>pPX"[place // 10 % 10]
+        text, area = label(one["name"]) + (" (chosen)" if chosen else ""), 110 if chosen else 45
         across = one["size_bytes"] / 1e6, one["latency_ms"].get("1", {}).get("p50", float("nan"))
         for axis, x in zip(axes[0], across, strict=True):
-            axis.scatter(x, one[quality], zorder=3, **style)
+            axis.scatter(x, y, s=area, marker=marker, color=colour, label=text, zorder=3)
             if one["pareto"]:
-                axis.scatter(x, one[quality], s=220, facecolors="none", edgecolors=style["color"])
+                axis.scatter(x, y, s=220, facecolors="none", edgecolors=colour)
     for axis, name in zip(axes[0], names, strict=True):
         axis.margins(x=0.1, y=0.15)
         _style(axis, name, "R2" if quality == "r2" else quality)

@@ -88,7 +88,7 @@ class Facts:
         if len(variants) > run_files.MOST_LISTED:
             raise run_files.damaged(self.path / run.VARIANTS, f"it has {len(variants):,} variants")
         self.chosen = next((row for row in variants if row["name"] == self.lite["chosen"]), None)
-        if private := ledger.is_private(run_):
+        if ledger.is_private(run_):
             self.examples, self.data = None, ledger.shown(self.data)
             self.privacy = self.privacy or STATEMENT_LOST
             if not self.privacy.get("diagnostics"):
@@ -96,10 +96,6 @@ class Facts:
         self.counts: dict[str, dict[str, int]] = self.data.pop("counts", {})
         self.skipped = self.data.pop("skipped", [])[:50]
         self.split_sizes = {split: sum(of_class.values()) for split, of_class in self.counts.items()}
-        if not self.split_sizes and not private:
-            for split in ("train", "validation", "test"):
-                if (name := f"data/{split}_examples") in self.metrics:
-                    self.split_sizes[split] = int(self.metrics[name])
         axes = len(self.data.get("shape", [0]))
         of_data = {0: "texts", 3: "images"}.get(axes, "examples")
         self.modality = self.examples.kind if self.examples else of_data

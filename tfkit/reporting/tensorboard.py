@@ -38,7 +38,7 @@ def write_projector(
     features: np.ndarray,
     *,
     labels: Sequence[str],
-    names: Sequence[str] | None = None,
+    names: Sequence[str],
     images: np.ndarray | None = None,
 ) -> None:
     """Write feature vectors as points that the Projector shows, coloured by class, drawn as their images.
@@ -72,10 +72,9 @@ def write_projector(
     embedding.tensor_path, embedding.metadata_path = "projector/tensors.tsv", "projector/metadata.tsv"
     with files.new_folder(logdir / "projector") as folder:
         np.savetxt(folder / "tensors.tsv", features[kept], fmt="%.6g", delimiter="\t")
-        shown = {"class": labels[kept]} | ({} if names is None else {"name": names[kept]})
-        cells = ([printable(str(cell)) or "(no name)" for cell in column] for column in shown.values())
-        # One column must be without a header and two need one; an empty line would shift all that follow.
-        lines = [*([tuple(shown)] if names is not None else []), *zip(*cells, strict=True)]
+        rows = [("class", "name"), *zip(labels[kept], names[kept], strict=True)]
+        # An empty cell would shift all that follow.
+        lines = [[printable(str(cell)) or "(no name)" for cell in row] for row in rows]
         files.write_text(folder / "metadata.tsv", "".join("\t".join(line) + "\n" for line in lines))
         if images is not None:
             size = _write_sprite(folder / "sprite.png", images[kept])
@@ -213,14 +212,9 @@ def write_hparams(logdir: Path, config: Mapping[str, Any], metrics: Mapping[str,
         left out of the settings (None) is left out here.
       metrics: flat names to numbers, such as "test/accuracy"; those of single classes ("test/recall/cat") and counts of
         examples ("data/...") would fill the table and are left out.
-
-    Raises:
-      CheckError: a metric that is not finite.
     """
     from tensorboard.plugins.hparams import api
 
-    if wrong := [name for name, value in metrics.items() if not math.isfinite(value)]:
-        raise CheckError(f"Metrics must be finite numbers: {', '.join(wrong)}.")
     hparams = {
         name: value if isinstance(value, bool | int | float) else str(value)
         for name, value in config.items()
