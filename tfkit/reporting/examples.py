@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -75,7 +75,7 @@ class Examples:
 
     @property
     def kind(self) -> str:
-        """What they are: images or texts."""
+        """Return what they are: images or texts."""
         return "texts" if self.worst_inputs.dtype.kind == "U" else "images"
 
     def by_language(self, evaluation: Evaluation) -> dict[str, tuple[int, float]]:
@@ -91,7 +91,7 @@ class Examples:
 
 def save(path: Path, evaluation: Evaluation, examples: Examples | None = None) -> None:
     """Write both into one .npz without pickles."""
-    arrays = {name: np.asarray(getattr(evaluation, name)) for name in _FIELDS}
+    arrays: dict[str, Any] = {name: np.asarray(getattr(evaluation, name)) for name in _FIELDS}
     arrays |= vars(examples) if examples is not None else {}
     with files.new_file(path) as file:
         np.savez_compressed(file, **arrays)
@@ -105,7 +105,8 @@ def load(path: Path) -> tuple[Evaluation, Examples | None]:
     """
     arrays = run_files.read_arrays(path.parent, path.name)
     try:
-        evaluation = Evaluation(**{name: arrays.pop(name) for name in _FIELDS})
+        values: dict[str, Any] = {name: arrays.pop(name) for name in _FIELDS}
+        evaluation = Evaluation(**values)
         classes = len(evaluation.class_names)
         if 8 * classes**2 > run_files.UNPACKED + run_files.RATIO * path.stat().st_size:
             raise ValueError(f"{classes} classes of {len(evaluation.labels)} examples")

@@ -105,12 +105,12 @@ class Facts:
 
     @property
     def accuracy(self) -> float | None:
-        """On the test split."""
+        """Return the accuracy on the test split; None where nobody measured it."""
         return self.measured.accuracy if self.measured else self.metrics.get("test/accuracy")
 
     @property
     def numbers(self) -> dict[str, float]:
-        """The metrics without those of single classes."""
+        """Return the metrics without those of single classes."""
         return {name: value for name, value in self.metrics.items() if name.count("/") < 2}
 
 

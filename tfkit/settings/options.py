@@ -57,7 +57,7 @@ class RecipeConfig:
 
     @property
     def unused(self) -> tuple[str, ...]:
-        """Names of settings that the others leave without a meaning: no part of what was asked."""
+        """Return the names of settings that the others leave without a meaning: no part of what was asked."""
         return ()
 
 
@@ -76,12 +76,12 @@ class SourceConfig(RecipeConfig):
 
     @property
     def names_data(self) -> bool:
-        """Whether the data are a folder or a file, and not an embedded set."""
+        """Return whether the data are a folder or a file, and not an embedded set."""
         return self.data_dir is not None or getattr(self, "data_file", None) is not None
 
     @property
     def unused(self) -> tuple[str, ...]:
-        """The name of a set, where the data are a folder or a file."""
+        """Return the name of a set, where the data are a folder or a file."""
         return ("dataset",) if self.names_data else ()
 
     def __post_init__(self) -> None:
@@ -280,7 +280,7 @@ class TextColumns(TextSource, DataConfig):
 
     @property
     def of_texts(self) -> bool:
-        """Whether the data are texts, where they could be images too."""
+        """Return whether the data are texts, where they could be images too."""
         if self.data_dir is None:
             return self.data_file is not None or self.dataset == EMBEDDED
         # Of classes, and of splits of classes.
@@ -290,7 +290,7 @@ class TextColumns(TextSource, DataConfig):
 
     @property
     def encoder_handle(self) -> str:
-        """The model for texts; the bundled one where the handle is that of images which nobody changed."""
+        """Return the model for texts; the bundled one where the handle is that of images which nobody changed."""
         return ENCODER if self.model_handle == DataConfig.model_handle else self.model_handle
 
 
@@ -313,12 +313,12 @@ class TextConfig(TextColumns):
 
     @property
     def of_texts(self) -> bool:
-        """All of these are."""
+        """Return that all of these are."""
         return True
 
     @property
     def encoder_handle(self) -> str:
-        """The model as it was asked for."""
+        """Return the model as it was asked for."""
         return self.model_handle
 
 
