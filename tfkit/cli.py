@@ -140,9 +140,8 @@ def _first_line(error: BaseException) -> str:
 def _is_of_folder(error: BaseException) -> bool:
     """Return whether a folder or disk that was named does not do: another one can."""
     kinds = ("EROFS", "EACCES", "EPERM", "ENOTDIR", "EEXIST", "EISDIR", "ENAMETOOLONG")
-    return (
-        isinstance(error, OSError) and bool(error.filename) and errno.errorcode.get(error.errno or 0) in kinds
-    )
+    named = isinstance(error, OSError) and bool(error.filename)
+    return named and errno.errorcode.get(getattr(error, "errno", 0)) in kinds
 
 
 def _disk_is_full(error: BaseException) -> bool:
@@ -160,9 +159,8 @@ def closing_lines(run: Run) -> list[str]:
         if "baseline/gain_low" in metrics:
             low, high = metrics["baseline/gain_low"], metrics["baseline/gain_high"]
             gain += f", 95 % interval {low:+.4f} to {high:+.4f}"
-        baseline = (
-            f"{metrics['baseline/accuracy']:.4f} by TF-IDF and logistic regression on the same split ({gain})"
-        )
+        by_words = metrics["baseline/accuracy"]
+        baseline = f"{by_words:.4f} by TF-IDF and logistic regression on the same split ({gain})"
         lines.append(f"baseline     {baseline}")
         if gain.startswith("-"):
             lines.insert(0, f"Counting words is better: {baseline}.")

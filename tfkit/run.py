@@ -374,9 +374,7 @@ class Run(contextlib.AbstractContextManager["Run"]):
             process.say(sentence)
 
     def _unfinished(self, name: str) -> RunError:
-        return RunError(
-            f"{self._read_from} has no {name} yet: the run was interrupted. The same command finishes it."
-        )
+        return RunError(f"{self._read_from} has no {name} yet. The command that began the run finishes it.")
 
     @property
     def labels(self) -> list[str]:

@@ -205,14 +205,12 @@ def report(*runs: Run | str | Path, output: str | Path | None = None) -> Path:
         raise ConfigError(
             f"tfkit.report: {len(opened)} given. Name a run, or several for --output: the page that compares them."
         )
-    for opened_run in opened:
-        opened_run.check_writable()
+    for one in opened:
+        one.check_writable()
         # A report marks a run as finished, so that the same command would not go on with it.
-        if not opened_run.finished and "time/total_seconds" not in opened_run.metrics:
-            raise RunError(
-                f"{opened_run.path} has not come to its end. The command that began it goes on with it."
-            )
-    common = common_parent([opened_run.path for opened_run in opened])
+        if not one.finished and "time/total_seconds" not in one.metrics:
+            raise RunError(f"{one.path} has not come to its end. The command that began it goes on with it.")
+    common = common_parent([one.path for one in opened])
     page = common / COMPARISON if output is None else Path(output)
     is_root = output is None and common == Path(common.anchor)
     if len(opened) > 1 and (page.is_dir() or page.name in MADE or is_root):
@@ -220,5 +218,5 @@ def report(*runs: Run | str | Path, output: str | Path | None = None) -> Path:
             f"The comparison cannot be {page}: a folder, what a run calls a file of its own, or at the root of all.\n"
             f"  Name the page: --output runs/{COMPARISON}"
         )
-    written = [write_report(opened_run) for opened_run in opened]
+    written = [write_report(one) for one in opened]
     return write_comparison(opened, page) if len(opened) > 1 else written[-1]

@@ -125,7 +125,6 @@ def load(path: Path) -> tuple[Evaluation, Examples | None]:
 def _belong(places: np.ndarray, inputs: np.ndarray, *, limit: int) -> bool:
     """Return whether indices or labels are in range, and each has its image or text."""
     is_list = places.ndim == 1 and places.dtype.kind in "iu" and len(places) == len(inputs) <= MOST_SHOWN
-    is_shown = inputs.dtype.kind == "U" or (
-        inputs.dtype == np.uint8 and inputs.ndim == 4 and inputs.shape[3] == 3
-    )
+    is_image = inputs.dtype == np.uint8 and inputs.ndim == 4 and inputs.shape[3] == 3
+    is_shown = is_image or inputs.dtype.kind == "U"
     return is_list and is_shown and not ((places < 0) | (places >= limit)).any()

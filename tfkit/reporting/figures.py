@@ -98,15 +98,14 @@ def _style(axis: Axes, x: str, y: str) -> None:
     axis.spines[["top", "right"]].set_visible(False)
 
 
-def image_grid(images: np.ndarray, captions: Sequence[str] | None = None, *, columns: int = 4) -> Figure:
-    """Images in rows, each under its caption.
+def image_grid(images: np.ndarray, captions: Sequence[str] | None = None) -> Figure:
+    """Draw images in rows of four, each under its caption.
 
     Args:
       images: uint8 [k, h, w, 3] or [k, h, w, 1], k at least 1.
       captions: k of them.
-      columns: images in a row.
     """
-    columns = min(columns, len(images))
+    columns = min(4, len(images))
     rows = -(-len(images) // columns)
     figure, axes = new_figure(columns * 2.2, rows * (2.6 if captions else 2.2), rows, columns)
     for axis in axes.flat:
@@ -148,12 +147,10 @@ def confusion(evaluation: Evaluation) -> Figure:
 def confused_pairs(evaluation: Evaluation, most: int = CONFUSED_PAIRS) -> list[tuple[str, str, int]]:
     """Return (true class, predicted class, how often), the most frequent mistakes first."""
     mistakes = evaluation.confusion - np.diag(evaluation.confusion.diagonal())
-    order = np.argsort(-mistakes, axis=None, kind="stable")[:most]
     names = evaluation.class_names
-    pairs = zip(*np.unravel_index(order, mistakes.shape), strict=True)
-    return [
-        (names[row], names[place], int(mistakes[row, place])) for row, place in pairs if mistakes[row, place]
-    ]
+    found = [(row, column, int(mistakes[row, column])) for row, column in np.argwhere(mistakes)]
+    found.sort(key=lambda pair: -pair[2])
+    return [(names[row], names[column], count) for row, column, count in found[:most]]
 
 
 def _confused_pairs(evaluation: Evaluation) -> Figure:
@@ -274,7 +271,6 @@ def pareto(content: Mapping[str, Any]) -> Figure:
     for axis, name in zip(axes[0], names, strict=True):
         axis.margins(x=0.1, y=0.15)
         _style(axis, name, "R2" if quality == "r2" else quality)
-    figure.legend(
-        *axes[0, 0].get_legend_handles_labels(), loc="outside right upper", fontsize=8, frameon=False
-    )
+    handles = axes[0, 0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside right upper", fontsize=8, frameon=False)
     return figure

@@ -415,11 +415,7 @@ def _curves(facts: Facts) -> list[Any]:
     shown = []
     for name in ("loss", "accuracy", "learning_rate", "epsilon"):
         columns = {"training" if f"val_{name}" in history else name: name, "validation": f"val_{name}"}
-        lines = {
-            title: (epochs, history[column].tolist())
-            for title, column in columns.items()
-            if column in history
-        }
+        lines = {title: (epochs, history[key].tolist()) for title, key in columns.items() if key in history}
         if lines:
             shown.append(curve(name.replace("_", " "), lines, starts))
     return shown

@@ -215,9 +215,7 @@ class ImageConfig(DataConfig):
         super().__post_init__()
         low, high = self.pixel_range or (0, 1)
         if not 0 <= low < high <= 65535:
-            raise ConfigError(
-                f"--pixel-range is {low} {high}; two values of 0 to 65535 are expected, in order."
-            )
+            raise ConfigError(f"--pixel-range is {low} {high}; expected two of 0 to 65535, in order.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -404,9 +402,7 @@ class PrivateConfig(StrategyConfig):
                 "  Take --strategy mirrored or multi_worker_mirrored (python -m tfkit launch --workers N)."
             )
         if self.target_epsilon is not None and self.noise_multiplier is not None:
-            raise ConfigError(
-                "--target-epsilon and --noise-multiplier both decide the noise: give one of them."
-            )
+            raise ConfigError("--target-epsilon and --noise-multiplier both decide the noise: give one.")
         if self.target_epsilon is None and self.noise_multiplier is None:
             object.__setattr__(self, "target_epsilon", 3.0)
 
@@ -573,9 +569,7 @@ class CompressConfig(RecipeConfig):
         """Check what can be checked without the model."""
         super().__post_init__()
         if self.from_run is not None and (self.signature or self.input_shape or self.output != "auto"):
-            raise ConfigError(
-                "--signature, --input-shape and --output are of a --saved-model; a run's are known."
-            )
+            raise ConfigError("--signature, --input-shape and --output are for --saved-model, not a run.")
         path = self.saved_model
         if path is not None and path.suffix not in KERAS and not (path / "saved_model.pb").is_file():
             raise ConfigError(f"--saved-model {path} is no SavedModel: it has no saved_model.pb.")

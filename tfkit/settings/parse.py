@@ -60,12 +60,8 @@ class Parser(argparse.ArgumentParser):
     """An argparse parser that raises ConfigError, with the nearest right word."""
 
     def __init__(self, **settings: Any) -> None:
-        usual: dict[str, Any] = {
-            "allow_abbrev": False,
-            "formatter_class": _HelpFormatter,
-            "epilog": EXIT_CODES,
-        }
-        super().__init__(**(usual | settings))
+        usual: dict[str, Any] = {"allow_abbrev": False, "epilog": EXIT_CODES}
+        super().__init__(**(usual | {"formatter_class": _HelpFormatter} | settings))
 
     def error(self, message: str) -> NoReturn:
         """Raise what is wrong with the words.
@@ -174,10 +170,8 @@ def _nearest(word: str, known: Iterable[str], form: str = "{}") -> str:
 
 def _check_known(names: Iterable[str], known: Sequence[str], form: str, place: str) -> None:
     """Raise with all names that are not known, each with the nearest that is."""
-    near = form.split()[1]
-    wrong = [
-        f"unknown {form.format(name)}{_nearest(name, known, near)}" for name in names if name not in known
-    ]
+    near, others = form.split()[1], [name for name in names if name not in known]
+    wrong = [f"unknown {form.format(name)}{_nearest(name, known, near)}" for name in others]
     if wrong:
         raise ConfigError(f"{place}: " + "\n  ".join(wrong))
 
