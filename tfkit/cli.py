@@ -183,7 +183,5 @@ def closing_lines(run: Run) -> list[str]:
 
 def where_to_look(run: Run) -> list[str]:
     """Return the last lines of every recipe."""
-    return [
-        f"report       {run.path / 'report.html'}",
-        f"TensorBoard  tensorboard --logdir {run.path / 'logs'}",
-    ]
+    report, logs = run.path / "report.html", run.path / "logs"
+    return [f"report       {report}", f"TensorBoard  tensorboard --logdir {logs}"]

@@ -168,12 +168,9 @@ SHAPES: dict[str, dict[str, Any]] = {
     METRICS: {"*": NUMBER},
     VERSIONS: {"packages?": {"*": TEXT}, "problems?": [str]},
     PROVENANCE: {
-        "data?": {
-            "origin?": TEXT, "counts?": {"*": {"*": int}}, "skipped?": [[str]], "shape?": [(int, NOTHING)],
-            "classes?": int, "documents?": int,
-        },
-        "model?": {"handle?": TEXT, "licence?": TEXT},
-        "recipe?": {"name?": TEXT},
+        "data?": {"origin?": TEXT, "counts?": {"*": {"*": int}}, "skipped?": [[str]], "shape?": [(int, NOTHING)],
+                  "classes?": int, "documents?": int},
+        "model?": {"handle?": TEXT, "licence?": TEXT}, "recipe?": {"name?": TEXT},
     },
     PRIVACY: {
         "private?": bool, "epsilon?": MAYBE, "delta?": NUMBER, "neighbouring_relation?": str, "in_words?": str,
@@ -182,21 +179,18 @@ SHAPES: dict[str, dict[str, Any]] = {
     AUDIT: {
         "verdict": str, "members?": int, "others?": int,
         "attacks?": {"*": {"auc": NUMBER, "auc_interval": [NUMBER], "advantage": NUMBER}},
-        "exposure?": (
-            {"verdict": str, "insertions": {"*": {"codes": NUMBER, "mean_bits": MAYBE, "largest_bits": MAYBE}}},
-            NOTHING,
-        ),
+        "exposure?": ({
+            "verdict": str, "insertions": {"*": {"codes": NUMBER, "mean_bits": MAYBE, "largest_bits": MAYBE}},
+        }, NOTHING),
     },
     VARIANTS: {
         "verdict": str, "examples": int, "source": {"accuracy": MAYBE}, "chosen": TEXT,
         "failed": [{"name": str, "reason": str}],
-        "variants": [
-            {
-                "name": str, "size_bytes": int, "gzipped_bytes": int, "accuracy": MAYBE, "accuracy_drop": MAYBE,
-                "agreement": NUMBER, "latency_ms": {"*": {"*": NUMBER}}, "macs": {"*": NUMBER}, "sparsity": NUMBER,
-                "pareto": bool,
-            }
-        ],
+        "variants": [{
+            "name": str, "size_bytes": int, "gzipped_bytes": int, "accuracy": MAYBE, "accuracy_drop": MAYBE,
+            "agreement": NUMBER, "latency_ms": {"*": {"*": NUMBER}}, "macs": {"*": NUMBER}, "sparsity": NUMBER,
+            "pareto": bool,
+        }],
     },
 }  # fmt: skip
 

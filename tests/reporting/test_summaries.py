@@ -28,12 +28,10 @@ def test_images_are_shown_as_they_are_and_once(images, tmp_path, read):
     red = np.zeros((3, 8, 8, 3), np.uint8)
     red[..., 0] = 200
     write_images(tmp_path, "samples", images[:5])
-    write_images(tmp_path, "samples", red, captions=["<b>", "$x_1$ 100 %", "中"], step=3)
+    write_images(tmp_path, "samples", red, captions=["<b>", "$x_1$ 100 %", "中"])
     write_images(tmp_path, "worst mistakes", images[:1])
     multiplexer = read(tmp_path)
     assert set(multiplexer.Runs()["images"]["tensors"]) == {"samples", "worst mistakes"}
-    (event,) = multiplexer.Tensors("images", "samples")
-    assert event.step == 3
     pixels = picture(multiplexer, "images", "samples")
     shown = (pixels == [200, 0, 0]).all(axis=-1)
     # Three squares beside each other fill about a quarter of the whole; the captions stand above them.
@@ -98,15 +96,14 @@ def test_confused_pairs_are_the_matrix_without_its_diagonal(evaluation):
 
 
 def test_pr_curves_are_the_evaluations(evaluation, tmp_path, read):
-    write_evaluation(tmp_path, evaluation, step=7)
-    write_evaluation(tmp_path, evaluation, step=7)
+    write_evaluation(tmp_path, evaluation)
+    write_evaluation(tmp_path, evaluation)
     multiplexer = read(tmp_path)
     assert set(multiplexer.PluginRunToTagToContent(pr_metadata.PLUGIN_NAME)) == {"test"}
     tags = multiplexer.PluginRunToTagToContent(pr_metadata.PLUGIN_NAME)["test"]
     assert len(tags) == 11
     assert all(tag.count("/") == 2 for tag in tags)
     (event,) = multiplexer.Tensors("test", "pr/8 中文/pr_curves")
-    assert event.step == 7
     _, _, _, _, precision, recall = tensor_util.make_ndarray(event.tensor_proto)
     for place in (20, 100, 180):
         predicted = evaluation.probabilities[:, 8] >= place / 200

@@ -74,15 +74,12 @@ def pixels(figure: Figure, *, dpi: int = 100) -> np.ndarray:
     return np.asarray(Image.open(file).convert("RGB"))
 
 
-def new_figure(
-    width: float, height: float, rows: int = 1, columns: int = 1
-) -> tuple[Figure, np.ndarray[Any, Any]]:
+def new_figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Figure, Any]:
     """Return a figure outside of pyplot, which keeps figures alive and picks a backend for a screen, and its axes."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
-    axes: np.ndarray[Any, Any] = figure.subplots(rows, columns, squeeze=False)
-    return figure, axes
+    return figure, figure.subplots(rows, columns, squeeze=False)
 
 
 def _new_chart(width: float, height: float, x: str, y: str) -> tuple[Figure, Axes]:
@@ -165,11 +162,11 @@ def _confused_pairs(evaluation: Evaluation) -> Figure:
     return figure
 
 
-def curves(
-    name: str,
-    lines: Mapping[str, tuple[Sequence[float], Sequence[float]]],
-    starts: Mapping[str, float] | None = None,
-) -> Figure:
+Lines = Mapping[str, tuple[Sequence[float], Sequence[float]]]
+"""Names to (epochs, values)."""
+
+
+def curves(name: str, lines: Lines, starts: Mapping[str, float] | None = None) -> Figure:
     """Draw measurements over the epochs.
 
     Args:

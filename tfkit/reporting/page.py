@@ -14,7 +14,7 @@ import contextlib
 import io
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -395,11 +395,7 @@ def _drawn(facts: Facts) -> dict[str, Any]:
     return content
 
 
-def curve(
-    title: str,
-    lines: Mapping[str, tuple[Sequence[float], Sequence[float]]],
-    starts: Mapping[str, float] | None = None,
-) -> Any:
+def curve(title: str, lines: figures.Lines, starts: Mapping[str, float] | None = None) -> Any:
     """Return the arguments of `figures.curves` drawn, with the last values in words."""
     last = "; ".join(f"{name} {number(values[-1])}" for name, (_, values) in lines.items())
     return svg(figures.curves(title, lines, starts), alt=f"{title} over the epochs. In the last one: {last}")

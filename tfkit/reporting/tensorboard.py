@@ -128,15 +128,15 @@ def event_writer(folder: Path, *, kind: str) -> Iterator[Any]:
         path.unlink()
 
 
-def _write_figures(folder: Path, kind: str, drawn: Mapping[str, Figure], step: int = 0) -> None:
+def _write_figures(folder: Path, kind: str, drawn: Mapping[str, Figure]) -> None:
     """Write figures as pictures in the images dashboard; earlier ones of this kind are replaced."""
     with event_writer(folder, kind=kind) as tf:
         for name, figure in drawn.items():
-            tf.summary.image(name, figures.pixels(figure)[None], step=step)
+            tf.summary.image(name, figures.pixels(figure)[None], step=0)
 
 
 def write_images(
-    logdir: Path, name: str, images: np.ndarray, *, captions: Sequence[str] | None = None, step: int = 0
+    logdir: Path, name: str, images: np.ndarray, *, captions: Sequence[str] | None = None
 ) -> None:
     """Write one picture that shows all these images, each under its caption, in the images dashboard.
 
@@ -145,7 +145,6 @@ def write_images(
       name: of the picture, such as "samples" or "worst_mistakes"; one that is there is replaced.
       images: uint8 [k, h, w, 3] or [k, h, w, 1]; for none nothing is written.
       captions: k of them: a class name, or "true → predicted (93 %)" as of `Evaluation.mistake`.
-      step: the epoch that they belong to.
 
     Raises:
       CheckError: another type or shape, or not as many captions as images.
@@ -158,7 +157,7 @@ def write_images(
             f" {list(images.shape)}, and {len(captions or ())} captions."
         )
     drawn = {name: figures.image_grid(images, captions)} if len(images) else {}
-    _write_figures(logdir / "images", name, drawn, step)
+    _write_figures(logdir / "images", name, drawn)
 
 
 def write_audit(logdir: Path, attacks: Mapping[str, Mapping[str, Any]]) -> None:
@@ -172,7 +171,7 @@ def write_variants(logdir: Path, content: Mapping[str, Any]) -> None:
     _write_figures(logdir / "lite", "lite", {"pareto": figures.pareto(content)})
 
 
-def write_evaluation(logdir: Path, evaluation: Evaluation, *, step: int = 0) -> None:
+def write_evaluation(logdir: Path, evaluation: Evaluation) -> None:
     """Write what the test split says: the confusion matrix and ROC as pictures, and precision-recall curves.
 
     Beyond 50 classes the matrix is the pairs that are confused most often. There is a precision-recall curve for each
@@ -181,12 +180,11 @@ def write_evaluation(logdir: Path, evaluation: Evaluation, *, step: int = 0) -> 
     Args:
       logdir: of the run.
       evaluation: on the test split.
-      step: where it stands on the axis.
     """
     from tensorboard.plugins.pr_curve import summary
 
     drawn = {"confusion": figures.confusion(evaluation), "roc": figures.roc(evaluation)}
-    _write_figures(logdir / "test", "figures", drawn, step)
+    _write_figures(logdir / "test", "figures", drawn)
     truth = np.eye(len(evaluation.class_names), dtype=bool)[evaluation.labels]
     # TensorBoard sorts what it is given into 201 buckets from 0 to 1; rounding may have left 1.0000001.
     probabilities = np.clip(evaluation.probabilities, 0, 1)
@@ -199,7 +197,7 @@ def write_evaluation(logdir: Path, evaluation: Evaluation, *, step: int = 0) -> 
     with event_writer(logdir / "test", kind="pr_curves") as tf:
         for tag, name, is_true, probability in curves:
             proto = summary.pb(tag, is_true, probability, 201, display_name=name)
-            tf.summary.experimental.write_raw_pb(proto.SerializeToString(), step=step)
+            tf.summary.experimental.write_raw_pb(proto.SerializeToString(), step=0)
 
 
 def write_hparams(logdir: Path, config: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
