@@ -60,7 +60,7 @@ READ = (*(name for name in MADE if name != BACKUP), LOCK, f".{TFLITE}.lock", INT
 """What is read or written in a run that has ended."""
 
 
-def _acquire(folder: Path, held: contextlib.ExitStack, *, config: Mapping[str, Any], overwrite: bool) -> None:
+def _acquire(folder: Path, held: contextlib.ExitStack, config: Mapping[str, Any], *, overwrite: bool) -> None:
     """Lock the folder for this process, for a new run or for what is left of one that was interrupted.
 
     Args:
@@ -265,7 +265,7 @@ class Run(contextlib.AbstractContextManager["Run"]):
             return cls._of_other_worker(Path(path), overwrite=overwrite)
         run = cls(Path(path))
         try:
-            _acquire(run.path, run._held, config=config, overwrite=overwrite)
+            _acquire(run.path, run._held, config, overwrite=overwrite)
         except OSError as error:
             raise _unwritable(run.path, error) from error
         heartbeat.backups = run.backup

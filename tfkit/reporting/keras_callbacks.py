@@ -138,9 +138,7 @@ class Speed(keras.callbacks.Callback):
     Of an epoch that was resumed in its middle the speed is that of the steps which this process took.
     """
 
-    def __init__(
-        self, *, examples_per_step: float, of_each: Callable[[float], Sequence[float]] | None = None
-    ) -> None:
+    def __init__(self, examples_per_step: float, of_each: Callable[[float], Sequence[float]] | None) -> None:
         super().__init__()
         self._supports_tf_logs = True
         self._examples_per_step = examples_per_step
@@ -248,7 +246,7 @@ def callbacks(
       killed process logged of that epoch and of later ones.
     """
     return [
-        Speed(examples_per_step=examples_per_epoch / steps_per_epoch, of_each=of_each),
+        Speed(examples_per_epoch / steps_per_epoch, of_each),
         EpochLog(logdir, first_epoch=first_epoch, stage=stage),
         *([Profile(logdir)] if profile else []),
     ]

@@ -194,13 +194,7 @@ _AT_BEGIN = re.compile(r"^(\d*)([-+.)](?=\s|[-+]|$)|[#=:])")
 _LINKED = re.compile(r"(?<=:)(?=//)|(?<=www)(?=\.)|(?<=@)|(?<=mailto)(?=:)|(?<=xmpp)(?=:)", re.IGNORECASE)
 
 
-class Safe(str):
-    """Markdown of ours, or a stranger's words made harmless: it goes into the file as it is."""
-
-    __slots__ = ()
-
-
-def prose(text: object) -> Safe:
+def prose(text: object) -> Markup:
     r"""Return words for a sentence or a cell of a table: one line, nothing of it a link, a picture, a mention or HTML.
 
     An empty comment stands in what GitHub would make a link of: there is no other way to keep it from that. Bars and
@@ -211,16 +205,16 @@ def prose(text: object) -> Safe:
     >>> print(prose("https://example.org"))
     https:<!-- -->//example.org
     """
-    if isinstance(text, Safe):
-        return text
+    if isinstance(text, Markup):
+        return text  # of ours, or made harmless
     line = _AT_BEGIN.sub(r"\1\\\2", printable(str(text)).translate(_MARKUP))
-    return Safe(_LINKED.sub("<!-- -->", line))
+    return Markup(_LINKED.sub("<!-- -->", line))
 
 
-def block(lines: str) -> Safe:
+def block(lines: str) -> Markup:
     """Return lines to be copied, as a block of code."""
     fence = "`" * max(3, 1 + max(map(len, re.findall(r"`+", lines)), default=0))
-    return Safe(f"{fence}\n{lines}\n{fence}")
+    return Markup(f"{fence}\n{lines}\n{fence}")
 
 
 def svg(figure: Figure, *, alt: str, smallest: float = 0.0) -> Any:
