@@ -9,17 +9,7 @@ import pytest
 
 import tfkit
 
-HEAVY = (
-    "tensorflow",
-    "tf_keras",
-    "keras",
-    "numpy",
-    "pandas",
-    "sklearn",
-    "matplotlib",
-    "PIL",
-    "jinja2",
-)
+HEAVY = ("tensorflow", "tf_keras", "keras", "numpy", "pandas", "sklearn", "matplotlib", "PIL", "jinja2")
 
 
 def imported_by(code: str) -> set[str]:

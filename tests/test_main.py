@@ -9,7 +9,6 @@ import pytest
 
 from tfkit.__main__ import main
 from tfkit.hub.catalogue import known_models
-from tfkit.run import Run
 
 
 def test_models_lists_every_known_one(capsys):
@@ -19,18 +18,6 @@ def test_models_lists_every_known_one(capsys):
         assert all(word in printed for word in (row.name, row.handle, row.licence, row.preprocessor or ""))
     assert "efficientnet-lite0" in printed
     assert "minilm-l6-v2" in printed
-
-
-def test_report_writes_finished_runs_and_refuses_others(tmp_path, capsys):
-    run = Run.create(tmp_path / "run", config={"seed": 1})
-    run.close()
-    assert main(["report", str(run.path)]) == 2
-    assert "has not come to its end" in capsys.readouterr().err
-    run.record({"test/accuracy": 0.5, "time/total_seconds": 1.0})
-    assert main(["report", str(run.path)]) == 0
-    assert capsys.readouterr().out.strip() == str(run.path / "report.html")
-    assert "<html" in (run.path / "report.html").read_text()
-    assert main(["report", str(tmp_path)]) == 2
 
 
 @pytest.mark.parametrize(

@@ -47,9 +47,15 @@ def test_numbers_are_scikit_learns(digits):
     assert 0.8 < digits.accuracy < 0.99
     assert digits.accuracy == metrics.accuracy_score(labels, predicted)
     assert digits.loss == pytest.approx(metrics.log_loss(labels, _in_doubles(digits)), rel=1e-5)
-    assert digits.top_5_accuracy == metrics.top_k_accuracy_score(labels, digits.probabilities, k=5)
+    assert digits.metrics()["test/top_5_accuracy"] == metrics.top_k_accuracy_score(
+        labels, digits.probabilities, k=5
+    )
     assert digits.recall == pytest.approx(metrics.recall_score(labels, predicted, average=None))
     assert digits.precision == pytest.approx(metrics.precision_score(labels, predicted, average=None))
+    areas = [
+        metrics.average_precision_score(labels == one, digits.probabilities[:, one]) for one in range(10)
+    ]
+    assert digits.average_precision == pytest.approx(areas)
     assert digits.confusion.sum() == len(labels)
     assert digits.confusion.dtype == np.int64
 
@@ -62,14 +68,6 @@ def test_metrics_are_plain_json_and_complete(digits):
     assert numbers["test/recall/8"] == np.mean(digits.predicted[digits.labels == 8] == 8)
 
 
-def test_top_5_is_left_out_where_it_says_nothing():
-    assert "test/top_5_accuracy" not in tiny().metrics()
-
-
-def test_confusion_rows_are_the_truth():
-    assert tiny().confusion.tolist() == [[1, 0, 1], [0, 0, 0], [0, 0, 1]]
-
-
 def test_a_class_without_examples_has_no_recall():
     evaluation = tiny()
     assert np.isnan(evaluation.recall[1])
@@ -78,8 +76,6 @@ def test_a_class_without_examples_has_no_recall():
     numbers = evaluation.metrics("validation")
     assert "validation/recall/absent" not in numbers
     assert numbers["validation/recall/cat"] == 0.5
-    with pytest.raises(CheckError, match="'absent' has no examples"):
-        evaluation.pr_curve(1)
 
 
 def test_worst_are_the_surest_mistakes(digits):
@@ -96,6 +92,7 @@ def test_worst_are_the_surest_mistakes(digits):
 def test_no_mistakes_at_all():
     evaluation = tiny(labels=np.array([0, 2, 2]))
     assert evaluation.worst(5).tolist() == []
+    assert tiny(probabilities=np.array([[0.0, 1.0, 0.0]] * 3)).loss == pytest.approx(15.94, rel=1e-3)
     low, high = evaluation.accuracy_interval
     assert high == 1.0
     assert 0.3 < low < 0.5
@@ -108,30 +105,15 @@ def test_interval_is_wilsons(digits):
     assert list(digits.accuracy_interval) == pytest.approx(expected, abs=1e-6)
 
 
-def test_pr_curve_ends_where_the_confusion_matrix_stands(digits):
-    precision, recall, thresholds = digits.pr_curve(8)
-    assert len(precision) == len(recall) == len(thresholds) + 1
-    chosen = digits.probabilities[:, 8] >= 0.5
-    place = np.searchsorted(thresholds, 0.5)
-    assert recall[place] == np.mean(chosen[digits.labels == 8])
-    area = -np.sum(np.diff(recall) * precision[:-1])
-    assert digits.average_precision[8] == pytest.approx(area)
-
-
-def test_a_probability_of_zero_costs_a_finite_loss():
-    evaluation = tiny(probabilities=np.array([[0.0, 1.0, 0.0]] * 3))
-    assert evaluation.loss == pytest.approx(-np.log(1.19e-7), rel=1e-3)
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"labels": np.array([0, 0, 3])}, r"outside 0\.\.2 in 1 of 3 examples, first in 'c': label 3"),
         ({"labels": np.array([-1, 0, 1])}, r"outside 0\.\.2"),
-        ({"labels": np.array([0.0, 0.0, 1.0])}, "must be integers"),
-        ({"labels": np.array([], int), "names": [], "probabilities": np.zeros((0, 3))}, "at least 1"),
-        ({"probabilities": np.eye(2)}, r"must be \[3, 3\]; found \[2, 2\]"),
-        ({"names": ["a"]}, "1 names for 3 labels"),
+        ({"labels": np.array([0.0, 0.0, 1.0])}, "integer labels"),
+        ({"labels": np.array([], int), "names": [], "probabilities": np.zeros((0, 3))}, r"int64 \[0\]"),
+        ({"probabilities": np.eye(2)}, r"probabilities \[n, 3\].*\[2, 2\]"),
+        ({"names": ["a"]}, "and 1"),
         ({"probabilities": np.array([[2.0, -1.0, 0.0]] * 3)}, "negative"),
         ({"probabilities": np.array([[2.0, 3.0, 1.0]] * 3)}, r"do not sum to one \(logits\?\)"),
         ({"probabilities": np.array([[np.nan, 0.5, 0.5]] * 3)}, "not finite in 3 of 3"),
@@ -161,25 +143,6 @@ def test_saved_and_loaded_without_pickles(digits, tmp_path):
     for name, array in vars(pictures).items():
         assert np.array_equal(getattr(loaded, name), array)
         assert getattr(loaded, name).dtype == array.dtype
-
-
-def test_an_evaluation_of_no_pictures(tmp_path):
-    save(tmp_path / "evaluation.npz", tiny())
-    assert load(tmp_path / "evaluation.npz")[1] is None
-
-
-@pytest.mark.parametrize("damage", ["truncated", "other", "absent"])
-def test_a_damaged_file_is_named(tmp_path, damage):
-    path = tmp_path / "evaluation.npz"
-    save(path, tiny())
-    if damage == "truncated":
-        path.write_bytes(path.read_bytes()[:100])
-    elif damage == "other":
-        np.savez(path, something=np.arange(3))
-    else:
-        path.unlink()
-    with pytest.raises(RunError, match=r"evaluation\.npz is damaged"):
-        load(path)
 
 
 def test_no_flipped_bit_changes_an_evaluation_without_a_word(tmp_path):

@@ -92,15 +92,18 @@ def lacking(value) -> list[str]:
     lacks = []
     if inspect.isfunction(value):
         signature = inspect.signature(value)
-        lacks += [f"argument {name}" for name in signature.parameters if name not in told(said, "Args")]
+        # What `takes_settings` adds to a signature is told with the recipe's settings.
+        own = value.__code__.co_varnames[: value.__code__.co_argcount + value.__code__.co_kwonlyargcount]
+        lacks += [f"argument {name}" for name in own if name not in told(said, "Args")]
         if signature.return_annotation not in (None, "None") and not re.search(
             r"^(Returns|Yields):$", said, re.M
         ):
             lacks.append("Returns")
     elif dataclasses.is_dataclass(value):
-        documented = (
-            told(said, "Attributes") | told(said, "Args") | set(pdoc.doc_ast.walk_tree(value).var_docstrings)
-        )
+        documented = told(said, "Args")
+        for base in value.__mro__[:-1]:
+            documented |= told(inspect.cleandoc(base.__doc__ or ""), "Attributes")
+            documented |= set(pdoc.doc_ast.walk_tree(base).var_docstrings)
         lacks += [
             f"field {field.name}" for field in dataclasses.fields(value) if field.name not in documented
         ]

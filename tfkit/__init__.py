@@ -29,31 +29,21 @@ from tfkit import errors
 from tfkit.environment import stack
 
 if TYPE_CHECKING:
+    # isort: off
     from tfkit import (
-        auditing,
-        compression,
-        data,
-        distribution,
-        environment,
-        hub,
-        privacy,
-        reporting,
-        searching,
-        text,
-        training,
-    )
+        auditing, compression, data, distribution, environment, hub, privacy, reporting, searching, text, training,
+    )  # fmt: skip
+
+    # isort: on
     from tfkit.auditing.audit import audit
     from tfkit.compression.compare import compare
     from tfkit.compression.compress import compress
     from tfkit.compression.convert import convert
     from tfkit.compression.inspect import inspect
     from tfkit.compression.variants import Table
-    from tfkit.data.arrays import from_arrays
-    from tfkit.data.loaders import load_images, load_texts, read_image
-    from tfkit.data.splits import Splits
-    from tfkit.hub.encoders import Encoder
-    from tfkit.hub.resolver import load_model
-    from tfkit.privacy.plan import DPSGD
+    from tfkit.data import Splits, from_arrays, load_images, load_texts, read_image
+    from tfkit.hub import Encoder, load_model
+    from tfkit.privacy import DPSGD
     from tfkit.reporting.comparison import report
     from tfkit.run import Run
     from tfkit.searching.search import search
@@ -63,73 +53,36 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
-    "DPSGD",
-    "Encoder",
-    "Run",
-    "Splits",
-    "Table",
-    "__version__",
-    "audit",
-    "auditing",
-    "compare",
-    "compress",
-    "compression",
-    "convert",
-    "data",
-    "distribution",
-    "environment",
-    "errors",
-    "fit",
-    "from_arrays",
-    "hub",
-    "inspect",
-    "load_images",
-    "load_model",
-    "load_texts",
-    "privacy",
-    "read_image",
-    "report",
-    "reporting",
-    "search",
-    "searching",
-    "stack",
-    "text",
-    "train",
-    "training",
-]
+    "DPSGD", "Encoder", "Run", "Splits", "Table", "__version__", "audit", "auditing", "compare", "compress",
+    "compression", "convert", "data", "distribution", "environment", "errors", "fit", "from_arrays", "hub", "inspect",
+    "load_images", "load_model", "load_texts", "privacy", "read_image", "report", "reporting", "search", "searching",
+    "stack", "text", "train", "training",
+]  # fmt: skip
 
-_HOME = {
-    "Run": "tfkit.run",
-    "Splits": "tfkit.data",
-    "DPSGD": "tfkit.privacy",
-    "fit": "tfkit.training.fit",
-    "train": "tfkit.transfer.train",
-    "from_arrays": "tfkit.data",
-    "load_images": "tfkit.data",
-    "load_texts": "tfkit.data",
-    "read_image": "tfkit.data",
-    "Encoder": "tfkit.hub",
-    "audit": "tfkit.auditing",
-    "report": "tfkit.reporting",
-    "search": "tfkit.searching.search",
-    "Table": "tfkit.compression",
-    "load_model": "tfkit.hub",
-    "convert": "tfkit.compression",
-    "inspect": "tfkit.compression",
-    "compare": "tfkit.compression",
-    "compress": "tfkit.compression.compress",
+_HOMES = {
+    "auditing": "audit",
+    "compression": "Table compare convert inspect",
+    "compression.compress": "compress",
+    "data": "Splits from_arrays load_images load_texts read_image",
+    "hub": "Encoder load_model",
+    "privacy": "DPSGD",
+    "reporting": "report",
+    "run": "Run",
+    "searching.search": "search",
+    "training.fit": "fit",
+    "transfer.train": "train",
 }
+_HOME = {name: f"tfkit.{module}" for module, names in _HOMES.items() for name in names.split()}
 
 
 def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'tfkit' has no attribute {name!r}")
     if name == "__version__":
         value: Any = importlib.import_module("importlib.metadata").version("tfkit")
-    elif name in _HOME:
-        value = getattr(importlib.import_module(_HOME[name]), name)
-    elif name in __all__:
-        value = importlib.import_module(f"tfkit.{name}")
     else:
-        raise AttributeError(f"module 'tfkit' has no attribute {name!r}")
+        module = importlib.import_module(_HOME.get(name, f"tfkit.{name}"))
+        value = getattr(module, name) if name in _HOME else module
     globals()[name] = value
     return value
 

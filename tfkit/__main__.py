@@ -28,11 +28,8 @@ examples:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code."""
-    parser = cli.Parser(
-        prog="python -m tfkit",
-        description="TensorFlow recipes that work together.",
-        epilog=_EPILOG,
-    )
+    description = "TensorFlow recipes that work together."
+    parser = cli.Parser(prog="python -m tfkit", description=description, epilog=_EPILOG)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def add(name: str, help: str, run: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
@@ -40,28 +37,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command.set_defaults(run=run)
         return command
 
-    doctor = add("doctor", "try every package, and say which command repairs what is broken", _doctor)
-    doctor.add_argument("--json", action="store_true", help="print all of it as JSON, for a bug report")
-    models = add("models", "list the models that are bundled or well known", _models)
-    models.add_argument("--json", action="store_true", help="print all of it as JSON")
+    for name, help, run in (
+        ("doctor", "try every package, and say which command repairs what is broken", _doctor),
+        ("models", "list the models that are bundled or well known", _models),
+    ):
+        add(name, help, run).add_argument("--json", action="store_true", help="print all of it as JSON")
     report = add("report", "write reports of finished runs anew; several runs are compared", _report)
-    report.add_argument(
-        "runs", nargs="+", metavar="RUN", help="a run folder; a stranger's too: nothing of it is run"
-    )
-    report.add_argument(
-        "--output",
-        metavar="FILE",
-        help="the page that compares several runs; compare.html in the folder that holds them when left out",
-    )
+    help = "a run folder; a stranger's too: nothing of it is run"
+    report.add_argument("runs", nargs="+", metavar="RUN", help=help)
+    help = "the page that compares several runs; compare.html in the folder that holds them when left out"
+    report.add_argument("--output", metavar="FILE", help=help)
     add_command(commands)
-
     commands.add_parser("launch", help="run a program in several processes that train together")
-
     words = sys.argv[1:] if arguments is None else list(arguments)
     try:
         # It has a parser of its own: what follows its two dashes is another program's.
-        chosen = argparse.Namespace(run=_launch) if words[:1] == ["launch"] else parser.parse_args(words)
-        chosen.words = getattr(chosen, "words", words)
+        if words[:1] == ["launch"]:
+            from tfkit.distribution import launcher
+
+            return launcher.main(words[1:])
+        chosen = parser.parse_args(words)
         return int(chosen.run(chosen))
     except BrokenPipeError:
         # Whoever read it has seen enough: `... | head`. Python would complain once more as it ends.
@@ -84,22 +79,16 @@ def _models(chosen: argparse.Namespace) -> int:
     if chosen.json:
         print(json.dumps([dataclasses.asdict(row) for row in known_models()], indent=2))
         return 0
-    print(f"{'name':<38} {'modality':<8} {'pixels':>6} {'parameters':>10}  licence")
+    form = "{:<38} {:<8} {:>6} {:>10}  {:<12} {}"
+    print(form.format("name", "modality", "pixels", "parameters", "licence", "").rstrip())
     for row in known_models():
-        size, millions = row.image_size or "", f"{row.parameters / 1e6:.1f} M"
-        note = "; ".join(filter(None, (row.languages, row.note)))
-        print(f"{row.name:<38} {row.modality:<8} {size:>6} {millions:>10}  {row.licence:<12} {note}")
+        note, millions = "; ".join(filter(None, (row.languages, row.note))), f"{row.parameters / 1e6:.1f} M"
+        print(form.format(row.name, row.modality, row.image_size or "", millions, row.licence, note))
         if row.handle != row.name:
             print(f"    {row.handle}")
         if row.preprocessor:
             print(f"    preprocessor {row.preprocessor}")
     return 0
-
-
-def _launch(chosen: argparse.Namespace) -> int:
-    from tfkit.distribution import launcher
-
-    return launcher.main(chosen.words[1:])
 
 
 def _report(chosen: argparse.Namespace) -> int:

@@ -75,7 +75,10 @@ def main(
             raise
         # All workers read the same words: the first one says what is wrong with them.
         if config is not None or code == INTERRUPTED or _place()[0]:
-            _print_error(error, message, code, as_json="--json" in words)
+            if "--json" in words:
+                print(json.dumps({"error": message, "kind": type(error).__name__, "exit_code": code}))
+            else:  # Ctrl-C stands at the beginning of its line.
+                print("\n" * isinstance(error, KeyboardInterrupt) + message, file=sys.stderr)
     if _place()[1] > 1:
         # One of several workers: TensorFlow would wait for the others at its exit.
         sys.stdout.flush()
@@ -96,20 +99,16 @@ def exit_code(error: BaseException) -> int:
 def explain(error: BaseException) -> str:
     """Return an error as every command of tfkit says it."""
     if isinstance(error, KeyboardInterrupt):
-        where = f" ({error})" if str(error) else ""
-        return f"Interrupted{where}. {what_next()}"
+        return f"Interrupted{f' ({error})' if str(error) else ''}. {what_next()}"
     if isinstance(error, TfkitError):
         return f"{type(error).__name__}: {error}"
     if _disk_is_full(error):
         return "The disk is full. Nothing that was whole is lost: free some space and give the same command again."
-    if _is_of_folder(error):
-        assert isinstance(error, OSError)
-        return (
-            f"{error.filename} cannot be written or read: {error.strerror}.\n"
-            "  Choose another --run-dir, or another cache (export TFKIT_CACHE=/some/folder), where you may write."
-        )
     if isinstance(error, OSError) and error.filename:
-        return f"{type(error).__name__}: {error.strerror}: {error.filename}\n  (--debug shows where)"
+        advice = "--debug shows where."
+        if _is_of_folder(error):
+            advice = "Choose another --run-dir, or another cache (export TFKIT_CACHE=/some/folder)."
+        return f"{error.filename} cannot be written or read: {error.strerror}.\n  {advice}"
     first = textwrap.shorten(str(error) or repr(error), 600)
     return f"Unexpected {type(error).__name__}: {first}\n  tfkit did not foresee this: --debug shows where it arose."
 
@@ -122,15 +121,6 @@ def as_json(run: Run) -> str:
     """
     files = {path.name: str(path) for path in sorted(run.path.iterdir()) if not path.name.startswith(".")}
     return json.dumps({"run_dir": str(run.path), "metrics": run.metrics, "files": files, "exit_code": 0})
-
-
-def _print_error(error: BaseException, message: str, code: int, *, as_json: bool) -> None:
-    """Print an error to stderr; to programs that asked for it, on stdout."""
-    if as_json:
-        print(json.dumps({"error": message, "kind": type(error).__name__, "exit_code": code}))
-    else:
-        # Ctrl-C stands at the beginning of its line.
-        print(f"\n{message}" if isinstance(error, KeyboardInterrupt) else message, file=sys.stderr)
 
 
 def _place() -> tuple[bool, int]:
@@ -149,9 +139,9 @@ def _first_line(error: BaseException) -> str:
 
 def _is_of_folder(error: BaseException) -> bool:
     """Return whether a folder or disk that was named does not do: another one can."""
-    kinds = "EROFS EACCES EPERM ENOTDIR EEXIST EISDIR ENAMETOOLONG"
-    codes = [getattr(errno, kind) for kind in kinds.split()]
-    return isinstance(error, OSError) and bool(error.filename) and error.errno in codes
+    kinds = ("EROFS", "EACCES", "EPERM", "ENOTDIR", "EEXIST", "EISDIR", "ENAMETOOLONG")
+    named = isinstance(error, OSError) and bool(error.filename)
+    return named and errno.errorcode.get(getattr(error, "errno", 0)) in kinds
 
 
 def _disk_is_full(error: BaseException) -> bool:
@@ -165,16 +155,15 @@ def closing_lines(run: Run) -> list[str]:
     accuracy, examples = metrics.get("test/accuracy", nan), int(metrics.get("test/examples", 0))
     lines = [f"accuracy     {accuracy:.4f} on {examples} test examples that training never saw"]
     if "baseline/accuracy" in metrics:
-        gain = metrics.get("baseline/gain", 0.0)
-        interval = (
-            f", 95 % interval {metrics['baseline/gain_low']:+.4f} to {metrics['baseline/gain_high']:+.4f}"
-            if "baseline/gain_low" in metrics
-            else ""
-        )
-        baseline = f"{metrics['baseline/accuracy']:.4f} by TF-IDF and logistic regression on the same"
-        lines.append(f"baseline     {baseline} split ({gain:+.4f}{interval})")
-        if gain < 0:
-            lines.insert(0, f"Counting words is better: {baseline} test texts ({gain:+.4f}{interval}).")
+        gain = f"{metrics.get('baseline/gain', 0.0):+.4f}"
+        if "baseline/gain_low" in metrics:
+            low, high = metrics["baseline/gain_low"], metrics["baseline/gain_high"]
+            gain += f", 95 % interval {low:+.4f} to {high:+.4f}"
+        by_words = metrics["baseline/accuracy"]
+        baseline = f"{by_words:.4f} by TF-IDF and logistic regression on the same split ({gain})"
+        lines.append(f"baseline     {baseline}")
+        if gain.startswith("-"):
+            lines.insert(0, f"Counting words is better: {baseline}.")
     if "privacy/delta" in metrics:
         epsilon, delta = metrics.get("privacy/epsilon"), metrics["privacy/delta"]
         spent = "none" if epsilon is None else f"epsilon {epsilon:.3g}, delta {delta:.3g}"
@@ -194,7 +183,5 @@ def closing_lines(run: Run) -> list[str]:
 
 def where_to_look(run: Run) -> list[str]:
     """Return the last lines of every recipe."""
-    return [
-        f"report       {run.path / 'report.html'}",
-        f"TensorBoard  tensorboard --logdir {run.path / 'logs'}",
-    ]
+    report, logs = run.path / "report.html", run.path / "logs"
+    return [f"report       {report}", f"TensorBoard  tensorboard --logdir {logs}"]

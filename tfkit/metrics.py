@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from tfkit.data.splits import Splits
-from tfkit.errors import CheckError, DataError
+from tfkit.errors import CheckError
 
 if TYPE_CHECKING:
     from tfkit.environment.stack import keras, tf
@@ -96,16 +96,6 @@ class Evaluation:
         of_truth = self.probabilities[np.arange(len(self.labels)), self.labels].astype(np.float64)
         return float(-np.log(np.maximum(of_truth, SMALLEST_PROBABILITY)).mean())
 
-    @property
-    def top_5_accuracy(self) -> float:
-        """Return the share of examples whose class is among the five most probable; 1.0 for five classes or fewer."""
-        from sklearn.metrics import top_k_accuracy_score
-
-        classes = np.arange(len(self.class_names))
-        if len(classes) <= TOP:
-            return 1.0
-        return float(top_k_accuracy_score(self.labels, self.probabilities, k=TOP, labels=classes))
-
     @functools.cached_property
     def confusion(self) -> np.ndarray:
         """Return int64 [c, c]: the examples of class `row` that were taken for class `column`."""
@@ -138,18 +128,6 @@ class Evaluation:
             areas[index] = average_precision_score(self.labels == index, self.probabilities[:, index])
         return areas
 
-    def pr_curve(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return precision [t + 1], recall [t + 1] and the rising thresholds [t] of one class against the others.
-
-        Raises:
-          CheckError: the class has no examples here.
-        """
-        from sklearn.metrics import precision_recall_curve
-
-        if not self.counts[index]:
-            raise CheckError(f"{self.class_names[index]!r} has no examples here: it has no recall.")
-        return precision_recall_curve(self.labels == index, self.probabilities[:, index])
-
     def worst(self, k: int) -> np.ndarray:
         """Return int64 [k or fewer]: the mistakes that the model was surest of, the surest first."""
         mistakes = np.flatnonzero(self.predicted != self.labels)
@@ -172,8 +150,11 @@ class Evaluation:
             f"{prefix}/loss": self.loss,
             f"{prefix}/examples": len(self.labels),
         }
-        if len(self.class_names) > TOP:
-            numbers[f"{prefix}/top_5_accuracy"] = self.top_5_accuracy
+        if (classes := len(self.class_names)) > TOP:
+            from sklearn.metrics import top_k_accuracy_score
+
+            shares = top_k_accuracy_score(self.labels, self.probabilities, k=TOP, labels=range(classes))
+            numbers[f"{prefix}/top_5_accuracy"] = float(shares)
         for name, recall in zip(self.class_names, self.recall, strict=True):
             if np.isfinite(recall):
                 numbers[f"{prefix}/recall/{name}"] = float(recall)
@@ -183,18 +164,11 @@ class Evaluation:
 def _problems(evaluation: Evaluation) -> list[str]:
     """Return what does not fit together, or what no probability or label can be, one sentence each."""
     labels, probabilities = evaluation.labels, evaluation.probabilities
-    classes = len(evaluation.class_names)
-    problems = []
-    if labels.ndim != 1 or not len(labels) or labels.dtype.kind not in "iu":
-        problems.append(
-            f"labels must be integers [n], n at least 1; found {labels.dtype} {list(labels.shape)}."
-        )
-    if probabilities.shape != (labels.size, classes):
-        problems.append(f"probabilities must be {[labels.size, classes]}; found {list(probabilities.shape)}.")
-    if len(evaluation.names) != labels.size:
-        problems.append(f"{len(evaluation.names)} names for {labels.size} labels.")
-    if problems:
-        return problems
+    classes, names = len(evaluation.class_names), len(evaluation.names)
+    is_list = labels.ndim == 1 and labels.size > 0 and labels.dtype.kind in "iu"
+    if not is_list or probabilities.shape != (labels.size, classes) or names != labels.size:
+        found = f"{labels.dtype} {list(labels.shape)}, {list(probabilities.shape)} and {names}"
+        return [f"integer labels [n], probabilities [n, {classes}] and n names are needed; found {found}."]
     sums = probabilities.sum(axis=1, dtype=np.float64)
     wrong = {
         f"a label outside 0..{classes - 1}": (labels < 0) | (labels >= classes),
@@ -254,9 +228,8 @@ def activation(model: keras.Model) -> str | None:
     layer = getattr(getattr(outputs[0], "_keras_history", None), "layer", None) if len(outputs) == 1 else None
     if isinstance(layer, keras.Model):
         return activation(layer)
-    if isinstance(layer, keras.layers.Softmax):
-        return "softmax"
-    return getattr(getattr(layer, "activation", None), "__name__", None)
+    name = getattr(getattr(layer, "activation", None), "__name__", None)
+    return "softmax" if isinstance(layer, keras.layers.Softmax) else name
 
 
 def to_probabilities(outputs: Any, *, logits: bool) -> tf.Tensor:
@@ -272,8 +245,7 @@ def to_probabilities(outputs: Any, *, logits: bool) -> tf.Tensor:
     (given,) = map(tf.convert_to_tensor, tf.nest.flatten(outputs))
     units = int(np.prod(given.shape[1:], dtype=np.int64))
     values = tf.cast(given, tf.float32)
-    if given.shape.rank != 2:
-        values = tf.reshape(values, [-1, units])
+    values = values if given.shape.rank == 2 else tf.reshape(values, [-1, units])
     if units == 1:
         first, second = (tf.sigmoid(-values), tf.sigmoid(values)) if logits else (1.0 - values, values)
         return tf.concat([first, second], axis=1)
@@ -300,11 +272,6 @@ def evaluate(model: keras.Model, splits: Splits, *, logits: bool | None = None) 
 def evaluation(probabilities: np.ndarray, splits: Splits) -> Evaluation:
     """Return the evaluation of probabilities [n, classes] of the test split, in its stable order."""
     indices = splits.indices["test"]
-    if probabilities.shape != (len(indices), len(splits.class_names)):
-        raise DataError(
-            f"The model gives {probabilities.shape[1:]} numbers an example; the data has {len(splits.class_names)}"
-            f" classes ({', '.join(splits.class_names[:5])}, ...). Its last layer must have as many units."
-        )
     return Evaluation(
         labels=splits.source.labels[indices],
         probabilities=probabilities,

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import csv
+import contextlib
 import errno
-import fcntl
 import io
 import json
 import math
@@ -13,7 +12,7 @@ import shutil
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from tfkit import run_files
 from tfkit.environment import cluster, files, heartbeat, packages, process, stack
@@ -61,40 +60,30 @@ READ = (*(name for name in MADE if name != BACKUP), LOCK, f".{TFLITE}.lock", INT
 """What is read or written in a run that has ended."""
 
 
-def _acquire(folder: Path, *, config: Mapping[str, Any], overwrite: bool) -> TextIO:
+def _acquire(folder: Path, held: contextlib.ExitStack, config: Mapping[str, Any], *, overwrite: bool) -> None:
     """Lock the folder for this process, for a new run or for what is left of one that was interrupted.
 
     Args:
       folder: made if absent.
+      held: gets the lock: closing it, or the end of the process, releases the folder.
       config: what was requested; written, or compared with what an earlier process wrote.
       overwrite: whether a run of another config, or a finished one, is replaced.
-
-    Returns:
-      The lock: closing it, or the end of the process, releases the folder.
 
     Raises:
       RunError: the folder is in use, belongs to another config, or holds something else.
     """
-    if folder.is_file():
-        raise RunError(f"{folder} is a file; a run needs a folder of its own. Choose another --run-dir.")
     there = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     # Others write a config.yaml too: the lock, or the numbers, tell.
     if not (CONFIG in there and (LOCK in there or METRICS in there)) and there not in ([], [LOCK]):
-        shown = ", ".join(there[:3]) + (", ..." if len(there) > 3 else "")
         raise RunError(
-            f"{folder} is not a run folder, but holds other things ({shown})."
+            f"{folder} is not a run folder, but holds other things (such as {', '.join(there[:3])})."
             "\n  Choose an empty or new --run-dir: nothing in it was touched."
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = (folder / LOCK).open("a")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        lock.close()
+    if not held.enter_context(files.lock(folder / LOCK, wait=False)):
         raise RunError(
             f"{folder} is in use: another process is running in it."
             "\n  Wait for it, or give this run another --run-dir."
-        ) from None
+        )
     # What a killed process left under temporary names: the lock says that nobody is writing it.
     _remove(path for name in MADE for path in folder.glob(f".{name}.*"))
     # A launcher gives a restarted job the same words: what --overwrite was to remove is removed.
@@ -104,7 +93,6 @@ def _acquire(folder: Path, *, config: Mapping[str, Any], overwrite: bool) -> Tex
         _refuse_other_config(folder, config)
     else:
         _write_config(folder, config, {})
-    return lock
 
 
 def _remove(paths: Iterable[Path]) -> None:
@@ -121,9 +109,8 @@ def _is_first_start() -> bool:
 
 
 def _unwritable(folder: Path, error: OSError) -> RunError:
-    at = f" ({error.filename})" if error.filename and str(error.filename) != str(folder) else ""
     return RunError(
-        f"{folder} cannot be written: {error.strerror}{at}.\n"
+        f"{folder} cannot be written: {error.strerror} ({error.filename or folder}).\n"
         "  Choose another --run-dir (run_dir in Python), on a disk that has room and where you may write."
     )
 
@@ -149,12 +136,9 @@ def _write_config(folder: Path, config: Mapping[str, Any], requested: Mapping[st
     """Write YAML that `run_files.read_yaml` takes; its first line keeps what was requested where the run decided."""
     import yaml
 
-    class Dumper(yaml.SafeDumper):
-        def ignore_aliases(self, data: Any) -> bool:
-            return True
-
     text = f"{_REQUESTED}{json.dumps(requested)}\n" if requested else ""
-    text += yaml.dump(dict(config), Dumper=Dumper, sort_keys=False, allow_unicode=True)
+    plain = json.loads(json.dumps(dict(config), default=str))  # no value is another one's alias
+    text += yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
     if len(text.encode()) > run_files.SMALL:
         raise RunError(
             f"The config of the run has {len(text):,} characters of YAML; {run_files.SMALL:,} are taken."
@@ -180,19 +164,13 @@ NOTHING = type(None)
 MAYBE = (*NUMBER, NOTHING)
 TEXT = (str, NOTHING)
 
-LISTS = (PROVENANCE, METRICS)
-"""They have an entry for each class, or for each file that was left out."""
-
 SHAPES: dict[str, dict[str, Any]] = {
     METRICS: {"*": NUMBER},
     VERSIONS: {"packages?": {"*": TEXT}, "problems?": [str]},
     PROVENANCE: {
-        "data?": {
-            "origin?": TEXT, "counts?": {"*": {"*": int}}, "skipped?": [[str]], "shape?": [(int, NOTHING)],
-            "classes?": int, "documents?": int,
-        },
-        "model?": {"handle?": TEXT, "licence?": TEXT},
-        "recipe?": {"name?": TEXT},
+        "data?": {"origin?": TEXT, "counts?": {"*": {"*": int}}, "skipped?": [[str]], "shape?": [(int, NOTHING)],
+                  "classes?": int, "documents?": int},
+        "model?": {"handle?": TEXT, "licence?": TEXT}, "recipe?": {"name?": TEXT},
     },
     PRIVACY: {
         "private?": bool, "epsilon?": MAYBE, "delta?": NUMBER, "neighbouring_relation?": str, "in_words?": str,
@@ -201,26 +179,23 @@ SHAPES: dict[str, dict[str, Any]] = {
     AUDIT: {
         "verdict": str, "members?": int, "others?": int,
         "attacks?": {"*": {"auc": NUMBER, "auc_interval": [NUMBER], "advantage": NUMBER}},
-        "exposure?": (
-            {"verdict": str, "insertions": {"*": {"codes": NUMBER, "mean_bits": MAYBE, "largest_bits": MAYBE}}},
-            NOTHING,
-        ),
+        "exposure?": ({
+            "verdict": str, "insertions": {"*": {"codes": NUMBER, "mean_bits": MAYBE, "largest_bits": MAYBE}},
+        }, NOTHING),
     },
     VARIANTS: {
         "verdict": str, "examples": int, "source": {"accuracy": MAYBE}, "chosen": TEXT,
         "failed": [{"name": str, "reason": str}],
-        "variants": [
-            {
-                "name": str, "size_bytes": int, "gzipped_bytes": int, "accuracy": MAYBE, "accuracy_drop": MAYBE,
-                "agreement": NUMBER, "latency_ms": {"*": {"*": NUMBER}}, "macs": {"*": NUMBER}, "sparsity": NUMBER,
-                "pareto": bool,
-            }
-        ],
+        "variants": [{
+            "name": str, "size_bytes": int, "gzipped_bytes": int, "accuracy": MAYBE, "accuracy_drop": MAYBE,
+            "agreement": NUMBER, "latency_ms": {"*": {"*": NUMBER}}, "macs": {"*": NUMBER}, "sparsity": NUMBER,
+            "pareto": bool,
+        }],
     },
 }  # fmt: skip
 
 
-class Run:
+class Run(contextlib.AbstractContextManager["Run"]):
     """A run folder, being written (`Run.create`) or read back (`Run.open`).
 
     Of several workers that train one model only the chief writes the folder. A run of another worker has a
@@ -241,12 +216,9 @@ class Run:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self.shared = path
-        self.is_chief = True
-        self._read_from = path
-        self._done = False
-        self._lock: TextIO | None = None
+        self.path = self.shared = self._read_from = path
+        self.is_chief, self._done = True, False
+        self._held = contextlib.ExitStack()
 
     @classmethod
     def open(cls, path: str | Path) -> Run:
@@ -261,10 +233,8 @@ class Run:
         folder = Path(path)
         if not (folder / CONFIG).is_file():
             known = sorted(found.parent.name for found in folder.glob(f"*/{CONFIG}"))
-            raise RunError(
-                f"{folder} holds no run: it has no {CONFIG}."
-                + (f"\n  Runs below it: {', '.join(known)}." if known else "")
-            )
+            below = f"\n  Runs below it: {', '.join(known)}." if known else ""
+            raise RunError(f"{folder} holds no run: it has no {CONFIG}.{below}")
         run_files.check_links(folder, READ)
         return cls(folder)
 
@@ -295,7 +265,7 @@ class Run:
             return cls._of_other_worker(Path(path), overwrite=overwrite)
         run = cls(Path(path))
         try:
-            run._lock = _acquire(run.path, config=config, overwrite=overwrite)
+            _acquire(run.path, run._held, config, overwrite=overwrite)
         except OSError as error:
             raise _unwritable(run.path, error) from error
         heartbeat.backups = run.backup
@@ -305,9 +275,8 @@ class Run:
     def _of_other_worker(cls, path: Path, *, overwrite: bool) -> Run:
         """Begin for a worker whose files nobody needs: it writes into a folder that goes with it."""
         # The same one at each start: what a killed worker left goes with the next.
-        scratch = (
-            files.cache_dir("workers") / f"{files.digest_of(str(path.resolve()))}-{cluster.current().index}"
-        )
+        name = f"{files.digest_of(str(path.resolve()))}-{cluster.current().index}"
+        scratch = files.cache_dir("workers") / name
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir()
         run = cls(scratch)
@@ -317,17 +286,12 @@ class Run:
         run._done = not (overwrite and _is_first_start()) and (path / REPORT).is_file()
         return run
 
-    def __enter__(self) -> Run:
-        return self
-
     def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
         """Release the folder for others; `with Run.create(...) as run:` does it however the block ends."""
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        self._held.close()
         if not self.is_chief:
             shutil.rmtree(self.path, ignore_errors=True)
             self._read_from = self.shared
@@ -404,9 +368,7 @@ class Run:
             process.say(sentence)
 
     def _unfinished(self, name: str) -> RunError:
-        return RunError(
-            f"{self._read_from} has no {name} yet: the run was interrupted. The same command finishes it."
-        )
+        return RunError(f"{self._read_from} has no {name} yet. The command that began the run finishes it.")
 
     @property
     def labels(self) -> list[str]:
@@ -449,8 +411,9 @@ class Run:
             return pd.DataFrame()
         try:
             rows = pd.read_csv(io.StringIO(text))
-            if not all(rows[name].dtype.kind in "if" for name in rows if name != "stage"):
-                raise ValueError("it has words where there should be numbers")
+            numeric = all(rows[name].dtype.kind in "if" for name in rows if name != "stage")
+            if not numeric or not {"stage", "epoch"} <= set(rows):
+                raise ValueError("it has words where there should be numbers, or no `stage` and `epoch`")
         except (ValueError, LookupError, OverflowError) as error:
             why = f"it is not the table of a training: {str(error).splitlines()[0]}"
             raise run_files.damaged(self._read_from / HISTORY, why) from error
@@ -458,12 +421,9 @@ class Run:
 
     def write_history(self, rows: list[dict[str, Any]]) -> None:
         """Replace history.csv by these rows, one an epoch."""
-        names = list(dict.fromkeys(name for row in rows for name in row))
-        text = io.StringIO()
-        writer = csv.DictWriter(text, names, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        files.write_text(self.path / HISTORY, text.getvalue())
+        import pandas as pd
+
+        files.write_text(self.path / HISTORY, pd.DataFrame(rows, dtype=object).to_csv(index=False))
 
     @property
     def model(self) -> Any:
@@ -486,19 +446,15 @@ class Run:
 
     def read(self, name: str) -> dict[str, Any]:
         """Return what a JSON file of the folder holds, such as `privacy.json`; nothing where there is none."""
-        most = run_files.LARGE if name in LISTS else run_files.USUAL
-        return run_files.read_json(self._read_from, name, SHAPES.get(name, dict), most=most)
+        return run_files.read_json(self._read_from, name, SHAPES.get(name, dict))
 
     def __repr__(self) -> str:
         """Return the folder, the recipe, the accuracy and, of private training, the epsilon."""
+        facts = ["finished" if self.finished else "not finished"]
         try:
-            metrics, recipe = self.metrics, self.provenance.get("recipe", {}).get("name")
-            numbers = [
-                f"{name.replace('/', ' ')} {metrics[name]:.4g}"
-                for name in ("test/accuracy", "privacy/epsilon")
-                if name in metrics
-            ]
-            state = "finished" if self.finished else "not finished"
-            return f"Run({str(self._read_from)!r}): {', '.join([*filter(None, [recipe]), state, *numbers])}"
+            facts += filter(None, [self.provenance.get("recipe", {}).get("name")])
+            shown = ("test/accuracy", "privacy/epsilon")
+            facts += [f"{name} {value:.4g}" for name, value in self.metrics.items() if name in shown]
         except RunError:
-            return f"Run({str(self._read_from)!r}): damaged"
+            facts = ["damaged"]
+        return f"Run({str(self._read_from)!r}): {', '.join(facts)}"

@@ -7,6 +7,7 @@ malformed is a RunError that names the file. `Run` and all that reads a run fold
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import math
 import os
@@ -16,24 +17,20 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from tfkit.environment.packages import first_line
 from tfkit.errors import RunError
 
 if TYPE_CHECKING:
     import numpy as np
 
 SMALL, USUAL, LARGE = 64 * 1024, 2**20, 8 * 2**20
-"""Bytes that config.yaml may have, whose reader is slow; any other text; a JSON file that lists files or classes."""
+"""Bytes that config.yaml may have, whose reader is slow; any other text; a JSON file, which may list all files."""
 
 MOST_LISTED = 500
 """Entries of a list that a report draws."""
 
 UNPACKED, RATIO = 64 * 2**20, 40
 """Bytes that the arrays of a .npz may have, and so many more for each byte of the file."""
-
-MOST_ARRAYS = 64
-LARGEST_INTEGER = 2**63
-DEEPEST = 20
-"""Levels of nesting in a YAML file."""
 
 _KINDS = "biufU"  # of NumPy's types: none that holds objects
 
@@ -64,48 +61,43 @@ def opened(folder: Path, name: str) -> Iterator[BinaryIO | None]:
         yield file
 
 
-def read_bytes(folder: Path, name: str, *, most: int = USUAL, cut: bool = False) -> bytes | None:
-    """Return the content of `opened`; None where there is no file.
+def read_text(folder: Path, name: str, *, most: int = USUAL) -> str | None:
+    """Return the UTF-8 text of `opened`; None where there is no file.
 
     Args:
       folder: of a run.
       name: of the file, below it.
       most: bytes that it may have.
-      cut: whether more than that are left out and not refused.
 
     Raises:
-      RunError: as of `opened`, or it is larger.
+      RunError: as of `opened`, or it is larger, or no UTF-8.
     """
     with opened(folder, name) as file:
         content = None if file is None else file.read(most + 1)
-    if content is not None and len(content) > most and not cut:
+    if content is None:
+        return None
+    if len(content) > most:
         raise damaged(folder / name, f"it has more than {most:,} bytes, which no run writes there")
-    return content and content[:most]
-
-
-def read_text(folder: Path, name: str, *, most: int = USUAL) -> str | None:
-    """Return `read_bytes` in UTF-8."""
-    content = read_bytes(folder, name, most=most)
     try:
-        return None if content is None else content.decode()
+        return content.decode()
     except UnicodeDecodeError as error:
         raise damaged(folder / name, f"byte {error.start} of it is no UTF-8") from error
 
 
-def read_json(folder: Path, name: str, shape: Shape = dict, *, most: int = USUAL) -> dict[str, Any]:
+def read_json(folder: Path, name: str, shape: Shape = dict) -> dict[str, Any]:
     """Return the object of a JSON file with finite numbers; an empty one where there is no file.
 
     Raises:
-      RunError: as of `read_bytes`, or it is not such an object, or not of that shape.
+      RunError: as of `read_text`, or it is not such an object, or not of that shape.
     """
-    text = read_text(folder, name, most=most)
+    text = read_text(folder, name, most=LARGE)
     if text is None:
         return {}
     try:
         content = json.loads(text, parse_constant=_number, parse_float=_number, parse_int=_integer)
     except (ValueError, RecursionError) as error:
-        raise damaged(folder / name, _first_line(error)) from error
-    if fault := fault_of(content, shape if isinstance(shape, dict) else dict):
+        raise damaged(folder / name, first_line(error)) from error
+    if fault := fault_of(content, shape):
         raise damaged(folder / name, fault)
     return dict(content)
 
@@ -114,7 +106,7 @@ def read_yaml(folder: Path, name: str) -> dict[str, Any]:
     """Return the settings of a YAML file; none where there is no file.
 
     Raises:
-      RunError: as of `read_bytes`, or it does not hold plain settings.
+      RunError: as of `read_text`, or it does not hold plain settings.
     """
     text = read_text(folder, name, most=SMALL)
     try:
@@ -138,9 +130,9 @@ def parse_yaml(text: str) -> dict[str, Any]:
             # A few lines of aliases of aliases stand for 10^9 values.
             if self.check_event(yaml.AliasEvent):
                 raise yaml.YAMLError("it has an alias (*name): write the value out")
-            if self.depth > DEEPEST:
-                raise RecursionError
             self.depth += 1
+            if self.depth > 20:  # before Python's own limit, at which it takes a minute
+                raise yaml.YAMLError("it is nested too deeply")
             node = super().compose_node(parent, index)
             self.depth -= 1
             return node
@@ -150,7 +142,7 @@ def parse_yaml(text: str) -> dict[str, Any]:
         if isinstance(content, dict):
             json.dumps(content, default=str)  # which goes through all of it
     except Exception as error:  # its constructors raise whatever int(), datetime() and dict() do
-        raise ValueError(f"it is not YAML: {_first_line(error)}") from error
+        raise ValueError(f"it is not YAML: {first_line(error)}") from error
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise ValueError(f"it must hold `name: value` lines; it holds a {type(content).__name__}")
     return content
@@ -160,49 +152,35 @@ def read_arrays(folder: Path, name: str) -> dict[str, np.ndarray]:
     """Return the arrays of a .npz of numbers and strings; none where there is no file.
 
     Raises:
-      RunError: as of `read_bytes`, or it is no such file, or its arrays would take far more memory than the file.
+      RunError: as of `read_text`, or it is no such file, or its arrays would take far more memory than the file.
     """
-    arrays: dict[str, np.ndarray] = {}
     with opened(folder, name) as packed:
-        if packed is None:
-            return arrays
         try:
-            arrays.update(_unpacked(packed))
+            return {} if packed is None else dict(_unpacked(packed))
         except Exception as error:  # of a damaged archive: BadZipFile, zlib.error, EOFError, ...
-            raise damaged(folder / name, _first_line(error)) from error
-    return arrays
+            raise damaged(folder / name, first_line(error)) from error
 
 
 def _unpacked(packed: BinaryIO) -> Iterator[tuple[str, np.ndarray]]:
     import numpy as np
+    from numpy.lib import format
 
     room = UNPACKED + RATIO * os.fstat(packed.fileno()).st_size
     with zipfile.ZipFile(packed) as archive:
-        if len(archive.infolist()) > MOST_ARRAYS:
-            raise ValueError(f"it has {len(archive.infolist()):,} arrays")
         for entry in archive.infolist():
-            with archive.open(entry) as file:
-                size = _array_bytes(file)
-            if size > room or entry.file_size > room:
-                raise ValueError(f"{entry.filename} would take {max(size, entry.file_size):,} bytes")
-            room -= size
-            with archive.open(entry) as file:
-                array = np.lib.format.read_array(file, allow_pickle=False)
-                if file.read(1):  # at the end, where the checksum is compared
-                    raise ValueError(f"{entry.filename} goes on behind its array")
-            yield entry.filename.removesuffix(".npy"), array
-
-
-def _array_bytes(file: Any) -> int:
-    """The size of an array, by its header."""
-    import numpy as np
-
-    version = np.lib.format.read_magic(file)
-    read = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}[version[0]]
-    shape, _, dtype = read(file)
-    if dtype.kind not in _KINDS or any(size < 0 for size in shape):
-        raise ValueError(f"an array of {dtype} {shape}, which no run writes")
-    return math.prod(shape) * dtype.itemsize
+            with archive.open(entry) as compressed:
+                content = io.BytesIO(compressed.read(room + 1))  # to its end, where the checksum is compared
+            room -= content.getbuffer().nbytes
+            if room < 0:
+                raise ValueError(f"{entry.filename} takes more memory than the arrays of a run do")
+            major, _ = format.read_magic(content)
+            read = {1: format.read_array_header_1_0, 2: format.read_array_header_2_0}[major]
+            shape, is_fortran, dtype = read(content)
+            if dtype.kind not in _KINDS or any(size < 0 for size in shape):
+                raise ValueError(f"an array of {dtype} {shape}, which no run writes")
+            # Not NumPy's reader, which makes room for the shape before it looks for the numbers.
+            values = np.frombuffer(content.read(), dtype)
+            yield entry.filename.removesuffix(".npy"), values.reshape(shape, order="F" if is_fortran else "C")
 
 
 def inside(folder: Path, name: str) -> Path:
@@ -232,7 +210,7 @@ def inside(folder: Path, name: str) -> Path:
 def check_links(folder: Path, names: Iterable[str]) -> None:
     """Refuse files and subfolders of a run, at any depth, that are links out of its folder, pipes or devices.
 
-    For what is read by TensorFlow, and where files will be written: `read_bytes` looks for itself.
+    For what is read by TensorFlow, and where files will be written: `read_text` looks for itself.
 
     Raises:
       RunError: the first one.
@@ -253,44 +231,31 @@ def check_links(folder: Path, names: Iterable[str]) -> None:
 def damaged(path: Path, why: str) -> RunError:
     """Return the error of a file that no run wrote like this."""
     return RunError(
-        f"{path} is damaged: {why}.\n"
+        f"{path} is damaged: {why:.300}.\n"
         "  Copy the run again from where it was made; a run of your own is made anew by its command with --overwrite."
     )
 
 
 def fault_of(content: Any, shape: Shape, where: str = "it") -> str | None:
     """Return what of a JSON value is not of the shape, in words; None where all is."""
-    found = f"{where} is {content!r:.40}"
+    if isinstance(shape, tuple):
+        faults = [fault_of(content, kind, where) for kind in shape]
+        return None if None in faults else faults[0]
+    kind: Any = shape if isinstance(shape, type) else type(shape)
+    if not isinstance(content, kind):
+        return f"{where} is {content!r:.40}, and no {kind.__name__}"
     if isinstance(shape, list):
-        if not isinstance(content, list):
-            return f"{found} and not a list"
-        return _first(fault_of(one, shape[0], f"{where}[{place}]") for place, one in enumerate(content))
-    if isinstance(shape, dict):
-        if not isinstance(content, dict):
-            return f"{found} and not an object"
-        if "*" in shape:
-            return _first(fault_of(one, shape["*"], f"{where}[{key!r:.80}]") for key, one in content.items())
+        inner = [(f"{where}[{place}]", one, shape[0]) for place, one in enumerate(content)]
+    elif isinstance(shape, dict) and "*" in shape:
+        inner = [(f"{where}[{key!r:.80}]", one, shape["*"]) for key, one in content.items()]
+    elif isinstance(shape, dict):
         if missing := [key for key in shape if not key.endswith("?") and key not in content]:
             return f"{where} has no {missing[0]!r}"
-        known = {key.removesuffix("?"): inner for key, inner in shape.items()}
-        return _first(
-            fault_of(content[key], inner, f"{where}[{key!r}]")
-            for key, inner in known.items()
-            if key in content
-        )
-    for kind in shape if isinstance(shape, tuple) else (shape,):
-        # Of several, one that is no type may be a shape: an object, or nothing.
-        if isinstance(kind, dict | list):
-            found = fault_of(content, kind, where) or ""
-            if not found:
-                return None
-        elif isinstance(content, kind):
-            return None
-    return found
-
-
-def _first(faults: Iterable[str | None]) -> str | None:
-    return next(filter(None, faults), None)
+        known = {key.removesuffix("?"): of_value for key, of_value in shape.items()}
+        inner = [(f"{where}[{key!r}]", content[key], known[key]) for key in known if key in content]
+    else:
+        return None
+    return next((fault for name, one, of_one in inner if (fault := fault_of(one, of_one, name))), None)
 
 
 def _number(text: str) -> float:
@@ -301,12 +266,6 @@ def _number(text: str) -> float:
 
 
 def _integer(text: str) -> int:
-    if len(text) > 20 or abs(int(text)) >= LARGEST_INTEGER:
+    if len(text) > 18:
         raise ValueError(f"it holds an integer of {len(text)} digits")
     return int(text)
-
-
-def _first_line(error: BaseException) -> str:
-    if isinstance(error, RecursionError):
-        return "it is nested too deeply"
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip()[:200]

@@ -226,7 +226,7 @@ def test_a_strangers_saved_model(tmp_path, capsys):
     [
         ((), "either --from-run RUN or --saved-model"),
         (("--saved-model", "nowhere"), "no saved_model.pb"),
-        (("--from-run", "x", "--techniques", "qat+prune"), "in this order"),
+        (("--from-run", "x", "--techniques", "qat+prune"), "prune+qat"),
         (("--from-run", "x", "--final-sparsity", "1.5"), "--final-sparsity"),
         (("--from-run", "nowhere"), "holds no run"),
     ],

@@ -1,5 +1,6 @@
 """Runs whose classes and files are named by an enemy, with everything that a run can hold; and a page, parsed."""
 
+import base64
 import dataclasses
 import functools
 import html.parser
@@ -121,6 +122,26 @@ class Page(html.parser.HTMLParser):
         self.tags, self.attributes, self.words = [], [], []
         self.feed(self.source)
         self.text = " ".join(" ".join(self.words).split())
+
+    @property
+    def sources(self):
+        """What the images are, as data URIs: photos, and figures as SVG."""
+        return [value for tag, name, value in self.attributes if tag == "img" and name == "src"]
+
+    @property
+    def photos(self):
+        return [source for source in self.sources if source.startswith("data:image/png;base64,")]
+
+    @property
+    def figures(self):
+        """The XML of each figure."""
+        found = [source.partition("svg+xml;base64,")[2] for source in self.sources]
+        return [base64.b64decode(source).decode() for source in found if source]
+
+    @property
+    def alternatives(self):
+        """What the images are for who does not see them."""
+        return [value for tag, name, value in self.attributes if tag == "img" and name == "alt"]
 
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)

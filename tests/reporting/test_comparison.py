@@ -59,10 +59,9 @@ def test_the_difference_is_tested_on_the_same_examples(pair):
 
 
 def test_curves_lie_over_each_other(pair):
-    assert pair.tags.count("svg") == 3
-    drawn = re.findall(r"<svg.*?</svg>", pair.source, flags=re.DOTALL)
-    assert all(">first<" in svg and ">weaker<" in svg for svg in drawn)
-    assert "validation accuracy over the epochs" in drawn[0]
+    assert len(pair.figures) == 3
+    assert all(">first<" in svg and ">weaker<" in svg for svg in pair.figures)
+    assert "validation accuracy over the epochs" in pair.alternatives[0]
 
 
 def test_classes_are_those_first_in_which_the_runs_differ(pair):
@@ -118,10 +117,12 @@ def test_where_the_comparison_goes(tmp_path, capsys):
     output = tmp_path / "new" / "page.html"
     assert __main__.main(["report", *map(str, runs), "--output", str(output)]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == str(output)
+    assert __main__.main(["report", str(runs[0])]) == 0
+    assert capsys.readouterr().out.splitlines() == [str(runs[0] / "report.html")]
     assert "All settings are the same." in Page(output).text
     for given, paths, said in (
-        (output, runs[:1], "one was given"),
-        (tmp_path, runs, "is a folder"),
+        (output, runs[:1], "1 given"),
+        (tmp_path, runs, "a folder"),
         (runs[0] / "config.yaml", runs, "a file of its own"),
     ):
         with pytest.raises(ConfigError, match=said):

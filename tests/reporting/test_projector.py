@@ -43,8 +43,8 @@ def test_points_labels_and_images_agree(evaluation, images, tmp_path):
 
 def test_names_cannot_shift_rows(tmp_path):
     hostile = ["a\tb", "c\nd", "", "   ", "\x00", "\udcff", "<script>", "e\u2028f"]
-    write_projector(tmp_path, np.eye(8), labels=hostile)
-    assert [line for (line,) in rows(tmp_path)] == [
+    write_projector(tmp_path, np.eye(8), labels=hostile, names=hostile)
+    assert [label for label, name in rows(tmp_path)[1:] if label == name] == [
         "a b",
         "c d",
         "(no name)",
@@ -60,19 +60,21 @@ def test_many_points_are_thinned_and_fit_into_one_sprite(tmp_path):
     count = 4500
     features = np.arange(count, dtype=np.float32)[:, None] * [1, 2]
     images = np.zeros((count, 96, 48, 3), np.uint8)
-    write_projector(tmp_path, features, labels=[f"class {i}" for i in range(count)], images=images)
+    labels = [f"class {i}" for i in range(count)]
+    write_projector(tmp_path, features, labels=labels, names=labels, images=images)
     embedding = config_of(tmp_path)
     stored = np.loadtxt(tmp_path / embedding.tensor_path, delimiter="\t")
-    assert len(stored) == len(rows(tmp_path)) == 1500
-    assert [line for (line,) in rows(tmp_path)][:3] == ["class 0", "class 3", "class 6"]
+    assert len(stored) == len(rows(tmp_path)) - 1 == 1500
+    assert [label for label, _ in rows(tmp_path)][1:4] == ["class 0", "class 3", "class 6"]
     assert stored[:3, 0].tolist() == [0, 3, 6]
     assert list(embedding.sprite.single_image_dim) == [32, 64]
     assert max(Image.open(tmp_path / embedding.sprite.image_path).size) <= 4096
 
 
 def test_without_images_there_is_no_sprite(tmp_path):
-    write_projector(tmp_path, np.eye(3), labels=["a", "b", "c"], images=np.zeros((3, 4, 4, 3), np.uint8))
-    write_projector(tmp_path, np.eye(3), labels=["a", "b", "c"])
+    named = {"labels": ["a", "b", "c"], "names": ["d", "e", "f"]}
+    write_projector(tmp_path, np.eye(3), **named, images=np.zeros((3, 4, 4, 3), np.uint8))
+    write_projector(tmp_path, np.eye(3), **named)
     assert not config_of(tmp_path).sprite.image_path
     assert not (tmp_path / "projector" / "sprite.png").exists()
 
@@ -80,12 +82,12 @@ def test_without_images_there_is_no_sprite(tmp_path):
 @pytest.mark.parametrize(
     ("features", "others", "message"),
     [
-        (np.zeros((0, 3)), {"labels": []}, r"must be float32 \[n, d\]"),
-        (np.zeros((2, 3)), {"labels": ["a"]}, "1 labels for 2 feature vectors"),
-        (np.zeros((1, 3)), {"labels": ["a"], "images": np.zeros((2, 4, 4, 3))}, "2 images for 1"),
-        (np.array([[np.nan, 0.0]]), {"labels": ["a"]}, "1 feature vectors are not finite"),
+        (np.zeros((0, 3)), {"labels": []}, r"features \[n, d\]"),
+        (np.zeros((2, 3)), {"labels": ["a"]}, r"found \[2, 3\] and \[1, 2\]"),
+        (np.zeros((1, 3)), {"labels": ["a"], "images": np.zeros((2, 4, 4, 3))}, r"\[1, 1, 2\]"),
+        (np.array([[np.nan, 0.0]]), {"labels": ["a"]}, "1 of the numbers not finite"),
     ],
 )
 def test_what_does_not_fit_is_refused(tmp_path, features, others, message):
     with pytest.raises(CheckError, match=message):
-        write_projector(tmp_path, features, **others)
+        write_projector(tmp_path, features, names=["a"] * len(features), **others)

@@ -78,7 +78,7 @@ def test_speed_leaves_validation_out(digits, tmp_path):
         def on_epoch_begin(self, epoch, logs=None):
             self.began = time.perf_counter()
 
-        def on_train_batch_end(self, batch, logs=None):
+        def on_train_batch_begin(self, batch, logs=None):
             time.sleep(0.01)
 
         def on_test_begin(self, logs=None):

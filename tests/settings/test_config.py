@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from tfkit.errors import ConfigError
-from tfkit.settings.options import RecipeConfig, TransferConfig
+from tfkit.settings.options import RecipeConfig
 from tfkit.settings.parse import as_dict, from_keywords, parse, run_dir
 
 
@@ -113,17 +113,9 @@ def test_values_that_cannot_be_are_named(tmp_path, text, capsys):
 
 
 def test_the_default_folder_is_a_function_of_the_settings():
-    assert run_dir(Config(), recipe="x") == run_dir(Config(debug=True), recipe="x")
+    assert run_dir(Config(), recipe="x") == run_dir(Config(debug=True, json=True, quiet=True), recipe="x")
     assert run_dir(Config(), recipe="x") != run_dir(Config(learning_rate=2.0), recipe="x")
     assert run_dir(Config(run_dir=Path("mine")), recipe="x") == Path("mine")
-
-
-@pytest.mark.parametrize(
-    "wrong", [{"epochs": 0}, {"learning_rate": -1.0}, {"fine_tune_epochs": -1}, {"patience": 0}]
-)
-def test_impossible_numbers_are_refused_at_once(wrong):
-    with pytest.raises(ConfigError, match=next(iter(wrong)).replace("_", "-")):
-        TransferConfig(**wrong)
 
 
 def test_keywords_of_a_call_are_checked_like_flags(tmp_path):

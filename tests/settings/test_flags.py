@@ -13,12 +13,13 @@ from pathlib import Path
 import pytest
 
 from tfkit.errors import ConfigError
-from tfkit.settings.parse import GROUPS, as_dict, documentation, parse
+from tfkit.settings.parse import GROUPS, documentation, parse
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted(
     path.stem for path in (ROOT / "recipes").glob("*.py") if "cli.main(Config" in path.read_text()
 )
+assert len(RECIPES) >= 7
 UNIT = re.compile(
     r"examples?|epochs?|steps?|minutes|seconds|ms|pixels|tokens|texts|documents|share|bytes|replica|devices|models|codes"
     r"|values|length|epsilon|weights|accuracy|peak|rate|standard deviation|probability|median time",
@@ -45,10 +46,6 @@ def plain(hint):
     options = [one for one in typing.get_args(hint) if one is not types.NoneType]
     is_union = typing.get_origin(hint) in (types.UnionType, typing.Union)
     return options[0] if is_union and len(options) == 1 else hint
-
-
-def test_there_are_the_recipes():
-    assert len(RECIPES) >= 7
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -106,7 +103,7 @@ def test_a_flag_is_the_same_wherever_it_is():
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        (["--run-dri", "x"], r"unknown flag --run-dri; did you mean --run-dir\?"),
+        (["--run-dri", "x"], r"--run-dri.*; did you mean --run-dir\?"),
         (["--seed", "many"], r"--seed is 'many'; expected a whole number"),
         (["--seed"], r"argument --seed"),
         (["stray"], r"stray"),
@@ -115,8 +112,3 @@ def test_a_flag_is_the_same_wherever_it_is():
 def test_wrong_words_are_one_error(recipe, wrong, said):
     with pytest.raises(ConfigError, match=said):
         parse(config_of(recipe), wrong, prog=f"python -m recipes.{recipe}", description="")
-
-
-def test_how_a_recipe_talks_is_no_part_of_what_was_asked():
-    config_class = config_of("transfer_image")
-    assert as_dict(config_class(json=True, quiet=True, debug=True)) == as_dict(config_class())

@@ -46,6 +46,7 @@ class Part:
     digest: str
     """Of its content, and of all else that its vectors depend on."""
     interface: Interface
+    """What it is called with, and what it gives."""
 
     def keras_layer(
         self, *, trainable: bool = False, size: int = 0, **options: Any

@@ -14,20 +14,15 @@ from tfkit import run
 from tfkit.environment import files
 from tfkit.errors import ConfigError, RunError
 from tfkit.privacy.ledger import KEPT, known
-from tfkit.reporting import figures
-from tfkit.reporting.facts import Facts, kilobytes, number, readable, share
-from tfkit.reporting.page import render, svg, write_report
+from tfkit.reporting.page import Facts, curve, kilobytes, readable, render, share, write_report
 from tfkit.run import MADE, Run
 
 COMPARISON = "compare.html"
 MOST_DRAWN = 12
 CLASSES_SHOWN = 60
 _PANELS = {
-    "validation accuracy": "val_accuracy",
-    "validation loss": "val_loss",
-    "training loss": "loss",
-    "epsilon": "epsilon",
-}
+    "val_accuracy": "validation accuracy", "val_loss": "validation loss", "loss": "training loss", "epsilon": "epsilon",
+}  # fmt: skip
 _PRIVACY = (
     "private", "epsilon", "delta", "accountant", "noise_multiplier", "l2_norm_clip", "sampler", "sampling_probability",
     "expected_batch_size", "examples", "steps", "neighbouring_relation",
@@ -52,12 +47,17 @@ def write_comparison(opened: Sequence[Run], output: Path) -> Path:
     """
     with readable(*(run.path for run in opened)):
         all_facts = [Facts(run) for run in opened]
-        names = labels([facts.path for facts in all_facts])
+        common = common_parent([facts.path for facts in all_facts])
+        # What tells the folders apart.
+        names = [facts.path.resolve().relative_to(common).as_posix() for facts in all_facts]
+        tested = [facts for facts in all_facts if facts.measured]
         content = {
             "names": names,
             "links": [_link(facts.path / run.REPORT, start=output.parent) for facts in all_facts],
             "overview": _overview(all_facts),
-            "remarks": _remarks(all_facts),
+            "tested": len(tested),
+            "same_test": all(_same_test(tested[0], other) for other in tested[1:]),
+            "private": sum(bool(facts.privacy) for facts in all_facts),
             "curves": _curves(dict(zip(names, all_facts, strict=True))),
             "settings": _differing([facts.config for facts in all_facts]),
             "metrics": _rows([dict(sorted(facts.numbers.items())) for facts in all_facts]),
@@ -68,16 +68,6 @@ def write_comparison(opened: Sequence[Run], output: Path) -> Path:
         page = render("compare.html.j2", content)
     files.write_text(output, page)
     return output
-
-
-def labels(paths: Sequence[Path]) -> list[str]:
-    """Return what tells the folders apart: each one's path below their common parent.
-
-    >>> labels([Path("/runs/a"), Path("/runs/old/a")])
-    ['a', 'old/a']
-    """
-    common = common_parent(paths)
-    return [path.resolve().relative_to(common).as_posix() for path in paths]
 
 
 def common_parent(paths: Sequence[Path]) -> Path:
@@ -91,33 +81,29 @@ def _link(page: Path, *, start: Path) -> str:
 
 
 def _curves(named: Mapping[str, Facts]) -> list[Any]:
-    """Return an SVG for each measurement that at least one run's history holds; the first 12 runs are drawn."""
+    """Return a figure for each measurement that at least one run's history holds; the first 12 runs are drawn."""
     shown = []
-    for place, (title, column) in enumerate(_PANELS.items()):
+    for column, title in _PANELS.items():
         lines = {
             name: ((facts.history["epoch"] + 1).tolist(), facts.history[column].tolist())
             for name, facts in [*named.items()][:MOST_DRAWN]
             if column in facts.history and facts.history[column].notna().any()
         }
         if lines:
-            last = "; ".join(f"{name} {number(values[-1])}" for name, (_, values) in lines.items())
-            alt = f"{title} over the epochs. In the last one: {last}"
-            shown.append(svg(figures.curves(title, lines), alt=alt, prefix=f"overlay{place}-"))
+            shown.append(curve(title, lines))
     return shown
 
 
 def _overview(all_facts: Sequence[Facts]) -> Rows:
-    against = _against_best(all_facts)
     columns = []
-    for facts, beside in zip(all_facts, against, strict=True):
+    for facts, beside in zip(all_facts, _against_best(all_facts), strict=True):
         measured, chosen = facts.measured, facts.chosen or {}
-        interval = "{} to {}".format(*map(share, measured.accuracy_interval)) if measured else None
         size, accuracy = chosen.get("size_bytes"), chosen.get("accuracy")
         columns.append(
             {
                 "test accuracy": None if facts.accuracy is None else share(facts.accuracy),
-                "95 % interval": interval,
-                "test examples": len(measured.labels) if measured else None,
+                "95 % interval": measured and " to ".join(map(share, measured.accuracy_interval)),
+                "test examples": measured and len(measured.labels),
                 "backbone": facts.model.get("handle"),
                 "epsilon": _epsilon(facts.privacy),
                 "best TFLite variant": chosen.get("name"),
@@ -143,20 +129,18 @@ def _against_best(all_facts: Sequence[Facts]) -> list[str | None]:
     """Return McNemar's exact test against the best run, where both were tested on the very same examples."""
     from scipy.stats import binomtest
 
-    accuracies = [facts.accuracy or 0.0 for facts in all_facts]
-    best = accuracies.index(max(accuracies))
+    best = max(all_facts, key=lambda facts: facts.accuracy or 0.0)
     words: list[str | None] = []
     for facts in all_facts:
-        if facts is all_facts[best] or not _same_test(all_facts[best], facts):
+        if facts is best or not (best.measured and facts.measured and _same_test(best, facts)):
             words.append(None)
             continue
-        evaluations = [one.measured for one in (all_facts[best], facts) if one.measured]
-        right, right_there = (measured.predicted == measured.labels for measured in evaluations)
+        right, right_there = (one.predicted == one.labels for one in (best.measured, facts.measured))
         lost, won = int((right & ~right_there).sum()), int((~right & right_there).sum())
         chance = binomtest(won, won + lost).pvalue if won + lost else 1.0
         words.append(f"{lost} more wrong, {won} more right; by chance: p = {chance:.2g}")
     if any(words):
-        words[best] = "the best"
+        words[all_facts.index(best)] = "the best"
     return words
 
 
@@ -167,24 +151,6 @@ def _same_test(first: Facts, other: Facts) -> bool:
     ours, theirs = known(first.data), known(other.data)
     same = all(key in ours and ours[key] == theirs.get(key) for key in KEPT)
     return same and np.array_equal(first.measured.labels, other.measured.labels)
-
-
-def _remarks(all_facts: Sequence[Facts]) -> list[str]:
-    remarks = []
-    tested = [facts for facts in all_facts if facts.measured]
-    if len(tested) > 1 and all(_same_test(tested[0], other) for other in tested[1:]):
-        remarks.append("All were tested on the very same examples.")
-    elif len(tested) > 1:
-        remarks.append(
-            "They were not all tested on the same examples (other data, another seed, other splits, or nobody recorded"
-            " it). Their accuracies compare only as far as their test sets are alike."
-        )
-    if sum(bool(facts.privacy) for facts in all_facts) > 1:
-        remarks.append(
-            "Each epsilon is that of one run. Whoever sees several models that were trained on the same people has"
-            " seen more: what they spent adds up."
-        )
-    return remarks
 
 
 def _environment(facts: Facts) -> dict[str, Any]:
@@ -212,12 +178,8 @@ def _classes(all_facts: Sequence[Facts]) -> Rows:
     if len(evaluations) < len(all_facts) or len(names) > CLASSES_SHOWN or not alike:
         return {}
     recall = np.stack([measured.recall for measured in evaluations])
-    defined = np.isfinite(recall)
-    spread = np.where(defined, recall, -1.0).max(axis=0) - np.where(defined, recall, 2.0).min(axis=0)
-    return {
-        names[place]: [share(float(value)) if np.isfinite(value) else "–" for value in recall[:, place]]
-        for place in np.argsort(-spread, kind="stable")
-    }
+    spread = np.nan_to_num(np.fmax.reduce(recall) - np.fmin.reduce(recall), nan=-1.0)
+    return {names[place]: [*map(share, recall[:, place])] for place in np.argsort(-spread, kind="stable")}
 
 
 def report(*runs: Run | str | Path, output: str | Path | None = None) -> Path:
@@ -239,40 +201,22 @@ def report(*runs: Run | str | Path, output: str | Path | None = None) -> Path:
     """
     folders = [run.path if isinstance(run, Run) else Path(run) for run in runs]
     opened = list({folder.resolve(): Run.open(folder) for folder in folders}.values())
-    if not opened:
-        raise ConfigError("tfkit.report: no run is given. Name one, or several to compare.")
-    for opened_run in opened:
-        opened_run.check_writable()
-        # A report marks a run as finished, so that the same command would not go on with it.
-        if not opened_run.finished and "time/total_seconds" not in opened_run.metrics:
-            raise RunError(
-                f"{opened_run.path} has not come to its end. The command that began it goes on with it."
-            )
-    page = _output(opened, None if output is None else Path(output))
-    written = [write_report(opened_run) for opened_run in opened]
-    return write_comparison(opened, page) if page is not None else written[-1]
-
-
-def _output(opened: Sequence[Run], output: Path | None) -> Path | None:
-    """Return where the comparison goes; None: there is nothing to compare."""
-    if len(opened) < 2:
-        if output is not None:
-            raise ConfigError(
-                "--output names the page that compares several runs; one was given.\n  Name more runs."
-            )
-        return None
-    if output is None:
-        common = common_parent([run.path for run in opened])
-        if common == Path(common.anchor):
-            raise ConfigError(
-                "The runs share no folder for their comparison.\n  Say where: --output compare.html"
-            )
-        return common / COMPARISON
-    if output.is_dir():
-        raise ConfigError(f"{output} is a folder.\n  Name the page: --output {output / COMPARISON}")
-    if output.name in MADE:
+    if not opened or (len(opened) == 1 and output is not None):
         raise ConfigError(
-            f"{output.name} is what a run calls a file of its own: the comparison would stand in for it."
-            f"\n  Give it another name: --output {output.with_name(COMPARISON)}"
+            f"tfkit.report: {len(opened)} given. Name a run, or several for --output: the page that compares them."
         )
-    return output
+    for one in opened:
+        one.check_writable()
+        # A report marks a run as finished, so that the same command would not go on with it.
+        if not one.finished and "time/total_seconds" not in one.metrics:
+            raise RunError(f"{one.path} has not come to its end. The command that began it goes on with it.")
+    common = common_parent([one.path for one in opened])
+    page = common / COMPARISON if output is None else Path(output)
+    is_root = output is None and common == Path(common.anchor)
+    if len(opened) > 1 and (page.is_dir() or page.name in MADE or is_root):
+        raise ConfigError(
+            f"The comparison cannot be {page}: a folder, what a run calls a file of its own, or at the root of all.\n"
+            f"  Name the page: --output runs/{COMPARISON}"
+        )
+    written = [write_report(one) for one in opened]
+    return write_comparison(opened, page) if len(opened) > 1 else written[-1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,8 @@ EXCERPT = 300
 
 MOST_SHOWN = 256
 """Examples that a report has room for."""
+
+_FIELDS = [field.name for field in dataclasses.fields(Evaluation)]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -72,36 +75,24 @@ class Examples:
 
     @property
     def kind(self) -> str:
-        """What they are: images or texts."""
+        """Return what they are: images or texts."""
         return "texts" if self.worst_inputs.dtype.kind == "U" else "images"
 
     def by_language(self, evaluation: Evaluation) -> dict[str, tuple[int, float]]:
         """Return language to its number of examples and their accuracy, the most frequent one first."""
         right = evaluation.predicted == evaluation.labels
         names, counts = np.unique(self.languages, return_counts=True)
-        order = np.argsort(-counts, kind="stable")
-        return {
-            str(names[place]): (int(counts[place]), float(right[self.languages == names[place]].mean()))
-            for place in order
+        found = {
+            str(name): (int(count), float(right[self.languages == name].mean()))
+            for name, count in zip(names, counts, strict=True)
         }
+        return dict(sorted(found.items(), key=lambda item: -item[1][0]))
 
 
 def save(path: Path, evaluation: Evaluation, examples: Examples | None = None) -> None:
     """Write both into one .npz without pickles."""
-    arrays: dict[str, Any] = {
-        "labels": evaluation.labels,
-        "probabilities": evaluation.probabilities,
-        "names": np.array(evaluation.names, np.str_),
-        "class_names": np.array(evaluation.class_names, np.str_),
-    }
-    if examples is not None:
-        arrays |= {"worst": examples.worst, "sample_labels": examples.sample_labels}
-        arrays |= {
-            f"worst_{examples.kind}": examples.worst_inputs,
-            f"sample_{examples.kind}": examples.samples,
-        }
-        if examples.kind == "texts":
-            arrays["languages"] = examples.languages
+    arrays: dict[str, Any] = {name: np.asarray(getattr(evaluation, name)) for name in _FIELDS}
+    arrays |= vars(examples) if examples is not None else {}
     with files.new_file(path) as file:
         np.savez_compressed(file, **arrays)
 
@@ -114,23 +105,16 @@ def load(path: Path) -> tuple[Evaluation, Examples | None]:
     """
     arrays = run_files.read_arrays(path.parent, path.name)
     try:
-        evaluation = Evaluation(
-            labels=arrays.pop("labels"),
-            probabilities=arrays.pop("probabilities"),
-            names=arrays.pop("names").tolist(),
-            class_names=arrays.pop("class_names").tolist(),
-        )
+        values: dict[str, Any] = {name: arrays.pop(name) for name in _FIELDS}
+        evaluation = Evaluation(**values)
         classes = len(evaluation.class_names)
         if 8 * classes**2 > run_files.UNPACKED + run_files.RATIO * path.stat().st_size:
             raise ValueError(f"{classes} classes of {len(evaluation.labels)} examples")
-        if not arrays:
-            return evaluation, None
-        kind = "texts" if "worst_texts" in arrays else "images"
-        worst_inputs, samples = arrays.pop(f"worst_{kind}"), arrays.pop(f"sample_{kind}")
-        examples = Examples(worst_inputs=worst_inputs, samples=samples, **arrays)
-        if examples.kind != kind or not (
-            _belong(examples.worst, worst_inputs, limit=len(evaluation.labels))
-            and _belong(examples.sample_labels, samples, limit=classes)
+        examples = Examples(**arrays) if arrays else None
+        if examples and not (
+            _belong(examples.worst, examples.worst_inputs, limit=len(evaluation.labels))
+            and _belong(examples.sample_labels, examples.samples, limit=classes)
+            and examples.samples.dtype.kind == examples.worst_inputs.dtype.kind
         ):
             raise ValueError("its examples are not of its evaluation")
     except (ValueError, KeyError, TypeError, AttributeError, CheckError) as error:
@@ -141,7 +125,6 @@ def load(path: Path) -> tuple[Evaluation, Examples | None]:
 def _belong(places: np.ndarray, inputs: np.ndarray, *, limit: int) -> bool:
     """Return whether indices or labels are in range, and each has its image or text."""
     is_list = places.ndim == 1 and places.dtype.kind in "iu" and len(places) == len(inputs) <= MOST_SHOWN
-    is_shown = inputs.dtype.kind == "U" or (
-        inputs.dtype == np.uint8 and inputs.ndim == 4 and inputs.shape[3] == 3
-    )
+    is_image = inputs.dtype == np.uint8 and inputs.ndim == 4 and inputs.shape[3] == 3
+    is_shown = is_image or inputs.dtype.kind == "U"
     return is_list and is_shown and not ((places < 0) | (places >= limit)).any()

@@ -29,9 +29,6 @@ CURVED_CLASSES = 10
 
 LABEL_LENGTH = 24
 CAPTION_WIDTH = 22
-# Lines are told apart by colour, by dashes, and in grey print.
-_COLOURS = ("#1f5fae", "#b8560f", "#2b7a3b", "#8a3a94")
-_DASHES = ("-", "--", ":")
 # Unicode's controls of writing direction can make a name look like another one.
 _DIRECTION_CONTROLS = {*map(chr, range(0x202A, 0x202F)), *map(chr, range(0x2066, 0x206A))}
 
@@ -44,11 +41,8 @@ def printable(text: str, *, longest: int | None = None) -> str:
       'tab h… bell�'
     """
 
-    def shown(character: str) -> str:
-        controls = unicodedata.category(character) in ("Cc", "Cs") or character in _DIRECTION_CONTROLS
-        return "�" if controls else character
-
-    line = "".join(map(shown, " ".join(text.split())))
+    hidden = {one for one in text if unicodedata.category(one) in ("Cc", "Cs") or one in _DIRECTION_CONTROLS}
+    line = "".join("�" if one in hidden else one for one in " ".join(text.split()))
     if longest is not None and len(line) > longest:
         line = line[: (longest - 1) // 2] + "…" + line[-(longest // 2) :]
     return line
@@ -80,53 +74,40 @@ def pixels(figure: Figure, *, dpi: int = 100) -> np.ndarray:
     return np.asarray(Image.open(file).convert("RGB"))
 
 
-def new_figure(
-    width: float, height: float, rows: int = 1, columns: int = 1
-) -> tuple[Figure, np.ndarray[Any, Any]]:
+def new_figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Figure, Any]:
     """Return a figure outside of pyplot, which keeps figures alive and picks a backend for a screen, and its axes."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
-    axes: np.ndarray[Any, Any] = figure.subplots(rows, columns, squeeze=False)
-    return figure, axes
+    return figure, figure.subplots(rows, columns, squeeze=False)
 
 
 def _new_chart(width: float, height: float, x: str, y: str) -> tuple[Figure, Axes]:
     """Return a figure of one pair of axes, with their names and a grid."""
     figure, axes = new_figure(width, height)
-    axis: Axes = axes[0, 0]
-    _style(axis, x, y)
-    return figure, axis
+    _style(axes[0, 0], x, y)
+    return figure, axes[0, 0]
 
 
 def _style(axis: Axes, x: str, y: str) -> None:
-    axis.set_xlabel(x)
-    axis.set_ylabel(y)
+    axis.set(xlabel=x, ylabel=y)
     axis.grid(color="#ddd", linewidth=0.6)
     axis.spines[["top", "right"]].set_visible(False)
 
 
-def _whole_numbers(axis: Axes) -> None:
-    from matplotlib.ticker import MaxNLocator
-
-    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-
-
-def image_grid(images: np.ndarray, captions: Sequence[str] | None = None, *, columns: int = 4) -> Figure:
-    """Images in rows, each under its caption.
+def image_grid(images: np.ndarray, captions: Sequence[str] | None = None) -> Figure:
+    """Draw images in rows of four, each under its caption.
 
     Args:
       images: uint8 [k, h, w, 3] or [k, h, w, 1], k at least 1.
       captions: k of them.
-      columns: images in a row.
     """
-    columns = min(columns, len(images))
+    columns = min(4, len(images))
     rows = -(-len(images) // columns)
     figure, axes = new_figure(columns * 2.2, rows * (2.6 if captions else 2.2), rows, columns)
     for axis in axes.flat:
         axis.set_axis_off()
-    for place, image in enumerate(images):
-        axis = axes.flat[place]
+    for place, (axis, image) in enumerate(zip(axes.flat, images, strict=False)):
         # Small images are shown pixel by pixel: smoothing would invent what the model never saw.
         axis.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
         if captions:
@@ -147,58 +128,45 @@ def confusion(evaluation: Evaluation) -> Figure:
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     axis.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
     names = [printable(name, longest=LABEL_LENGTH) for name in evaluation.class_names]
-    style: dict[str, Any] = {"fontsize": 9 if classes <= COUNTED_CLASSES else 7, "parse_math": False}
+    size = 9 if classes <= COUNTED_CLASSES else 7
     rotation = 0 if max(map(len, names)) <= 2 else 90
-    axis.set_xticks(range(classes), names, rotation=rotation, **style)
-    axis.set_yticks(range(classes), names, **style)
-    axis.set_xlabel("predicted")
-    axis.set_ylabel("true")
+    axis.set_xticks(range(classes), names, rotation=rotation, fontsize=size, parse_math=False)
+    axis.set_yticks(range(classes), names, fontsize=size, parse_math=False)
+    axis.set(xlabel="predicted", ylabel="true")
     for row, column in np.argwhere(counts):
         # Beyond that a matrix of numbers is a grey carpet: only the mistakes are counted in it.
         if classes <= COUNTED_CLASSES or row != column:
-            colour = "white" if shares[row, column] > 0.55 else "black"
-            place = {"ha": "center", "va": "center", "color": colour, "fontsize": style["fontsize"] - 1}
-            axis.text(column, row, str(counts[row, column]), **place)
+            colour, text = "white" if shares[row, column] > 0.55 else "black", str(counts[row, column])
+            axis.text(column, row, text, ha="center", va="center", color=colour, fontsize=size - 1)
     return figure
 
 
 def confused_pairs(evaluation: Evaluation, most: int = CONFUSED_PAIRS) -> list[tuple[str, str, int]]:
     """Return (true class, predicted class, how often), the most frequent mistakes first."""
     mistakes = evaluation.confusion - np.diag(evaluation.confusion.diagonal())
-    order = np.argsort(-mistakes, axis=None, kind="stable")[:most]
     names = evaluation.class_names
-    pairs = zip(*np.unravel_index(order, mistakes.shape), strict=True)
-    return [
-        (names[row], names[place], int(mistakes[row, place])) for row, place in pairs if mistakes[row, place]
-    ]
+    found = [(row, column, int(mistakes[row, column])) for row, column in np.argwhere(mistakes)]
+    found.sort(key=lambda pair: -pair[2])
+    return [(names[row], names[column], count) for row, column, count in found[:most]]
 
 
 def _confused_pairs(evaluation: Evaluation) -> Figure:
     pairs = confused_pairs(evaluation)
-    if not pairs:
-        figure, axes = new_figure(7, 0.6)
-        words = f"no mistakes among {len(evaluation.labels):,} examples"
-        axes[0, 0].text(0.5, 0.5, words, ha="center", va="center")
-        axes[0, 0].set_axis_off()
-        return figure
-    figure, axes = new_figure(7, 1.2 + 0.25 * len(pairs))
-    axis = axes[0, 0]
+    words = f"examples (the {len(pairs)} most confused pairs of {len(evaluation.class_names)} classes)"
+    figure, axis = _new_chart(7, 1.2 + 0.25 * len(pairs), words, "")
     names = [" → ".join(printable(name, longest=LABEL_LENGTH) for name in pair[:2]) for pair in pairs]
     axis.barh(range(len(pairs)), [count for *_, count in pairs], color="#2f6db5")
     axis.set_yticks(range(len(pairs)), names, fontsize=8, parse_math=False)
     axis.invert_yaxis()
-    axis.set_xlabel(
-        f"examples (the {len(pairs)} most confused pairs of {len(evaluation.class_names)} classes)"
-    )
-    _whole_numbers(axis)
+    axis.locator_params(axis="x", integer=True)
     return figure
 
 
-def curves(
-    name: str,
-    lines: Mapping[str, tuple[Sequence[float], Sequence[float]]],
-    starts: Mapping[str, float] | None = None,
-) -> Figure:
+Lines = Mapping[str, tuple[Sequence[float], Sequence[float]]]
+"""Names to (epochs, values)."""
+
+
+def curves(name: str, lines: Lines, starts: Mapping[str, float] | None = None) -> Figure:
     """Draw measurements over the epochs.
 
     Args:
@@ -207,21 +175,17 @@ def curves(
       starts: of one run, stage to its first epoch; marked where there is more than one. None: of several runs.
     """
     figure, axis = _new_chart(5.2, 3.2 + 0.2 * len(lines), "epoch", name)
-    for place, (title, (epochs, values)) in enumerate(lines.items()):
-        colour, dashes = _COLOURS[place % len(_COLOURS)], _DASHES[place // len(_COLOURS) % len(_DASHES)]
-        style: dict[str, Any] = {
-            "color": colour,
-            "linestyle": dashes,
-            "marker": "o",
-            "markersize": 3,
-            "linewidth": 1.5,
-        }
-        axis.plot(epochs, values, label=label(title, longest=2 * LABEL_LENGTH), **style)
+    # Lines are told apart by colour, by dashes, and in grey print.
+    colours = ["#1f5fae", "#b8560f", "#2b7a3b", "#8a3a94"]
+    axis.set_prop_cycle(color=3 * colours, linestyle=[dashes for dashes in ("-", "--", ":") for _ in colours])
+    for title, (epochs, values) in lines.items():
+        text = label(title, longest=2 * LABEL_LENGTH)
+        axis.plot(epochs, values, label=text, marker="o", markersize=3, linewidth=1.5)
     for stage, start in starts.items() if starts and len(starts) > 1 else ():
         axis.axvline(start - 0.5, color="#888", linewidth=0.8, linestyle=":")
-        place_of: dict[str, Any] = {"transform": axis.get_xaxis_transform(), "fontsize": 8, "color": "#555"}
-        axis.text(start - 0.4, 1.01, printable(stage, longest=LABEL_LENGTH), parse_math=False, **place_of)
-    _whole_numbers(axis)
+        text, above = printable(stage, longest=LABEL_LENGTH), axis.get_xaxis_transform()
+        axis.text(start - 0.4, 1.01, text, parse_math=False, transform=above, fontsize=8, color="#555")
+    axis.locator_params(axis="x", integer=True)
     if len(lines) > 1 or starts is None:
         figure.legend(loc="outside lower center", frameon=False, fontsize=8)
     return figure
@@ -229,24 +193,19 @@ def curves(
 
 def roc(evaluation: Evaluation) -> Figure:
     """Draw one ROC curve a class, against all others; in the legend the area below it, the lowest first."""
-    from sklearn.metrics import roc_auc_score, roc_curve
+    from sklearn.metrics import auc, roc_curve
 
-    truth = np.eye(len(evaluation.class_names), dtype=bool)[evaluation.labels]
-    # A class of which there is no example, or nothing else, has no curve.
-    seen = [int(index) for index in np.flatnonzero((truth.any(axis=0)) & ~(truth.all(axis=0)))]
-    areas = {index: roc_auc_score(truth[:, index], evaluation.probabilities[:, index]) for index in seen}
-    figure, axis = _new_chart(
-        6.4, 4.0, "share of the others taken for the class", "share of the class that is found"
-    )
-    axis.plot([0, 1], [0, 1], color="#999", linewidth=0.8, linestyle=":")
-    for index in sorted(areas, key=lambda index: areas[index])[:CURVED_CLASSES]:
-        wrong, right, _ = roc_curve(truth[:, index], evaluation.probabilities[:, index])
-        name = f"{label(evaluation.class_names[index])}  {areas[index]:.3f}"
-        axis.plot(wrong, right, linewidth=1.5, label=name)
-    if areas:
-        title = "area" if len(areas) <= CURVED_CLASSES else f"area, the lowest of {len(areas)} classes"
-        figure.legend(loc="outside right upper", fontsize=8, frameon=False, title=title)
-    return figure
+    curves = []
+    for index, name in enumerate(evaluation.class_names):
+        truth = evaluation.labels == index
+        # A class of which there is no example, or nothing else, has no curve.
+        if truth.any() and not truth.all():
+            wrong, right, _ = roc_curve(truth, evaluation.probabilities[:, index])
+            curves.append((auc(wrong, right), name, wrong, right))
+    shown = sorted(curves, key=lambda curve: curve[0])[:CURVED_CLASSES]
+    title = "area" if len(shown) == len(curves) else f"area, the lowest of {len(curves)} classes"
+    axes = "share of the others taken for the class", "share of the class that is found"
+    return _roc_chart(shown, *axes, title=title)
 
 
 def attack_roc(attacks: Mapping[str, Mapping[str, Any]]) -> Figure:
@@ -255,13 +214,18 @@ def attack_roc(attacks: Mapping[str, Mapping[str, Any]]) -> Figure:
     Args:
       attacks: name to what is known of it: `auc`, and `roc` with its rates `false` and `true`.
     """
-    figure, axis = _new_chart(4.6, 4.4, "others taken for members", "members found")
-    axis.plot([0, 1], [0, 1], color="0.7", linestyle="--", label="a coin")
-    for name, attack in attacks.items():
-        words = f"{label(name)} (AUC {attack['auc']:.3f})"
-        axis.plot(attack["roc"]["false"], attack["roc"]["true"], label=words)
-    axis.set_aspect("equal")
-    axis.legend(loc="lower right", fontsize=9)
+    curves = [(one["auc"], name, one["roc"]["false"], one["roc"]["true"]) for name, one in attacks.items()]
+    return _roc_chart(curves, "others taken for members", "members found", title="AUC")
+
+
+def _roc_chart(curves: Sequence[tuple[float, str, Any, Any]], x: str, y: str, *, title: str) -> Figure:
+    """Draw (area, name, false positive rates, true positive rates) of each curve."""
+    figure, axis = _new_chart(6.4, 4.0, x, y)
+    axis.plot([0, 1], [0, 1], color="#999", linewidth=0.8, linestyle=":")
+    for area, name, wrong, right in curves:
+        axis.plot(wrong, right, linewidth=1.5, label=f"{label(name)}  {area:.3f}")
+    if curves:
+        figure.legend(loc="outside right upper", fontsize=8, frameon=False, title=title)
     return figure
 
 
@@ -291,20 +255,19 @@ def pareto(content: Mapping[str, Any]) -> Figure:
     complete = [name for name in ("accuracy", "r2") if all(one.get(name) is not None for one in variants)]
     quality = complete[0] if complete else "agreement"
     figure, axes = new_figure(11.0, 4.0, 1, 2)
-    sizes = [variant["size_bytes"] / 1e6 for variant in variants]
-    latencies = [variant["latency_ms"].get("1", {}).get("p50", float("nan")) for variant in variants]
     names = ("size, MB", "milliseconds on one thread")
-    for axis, x, name in zip(axes[0], (sizes, latencies), names, strict=True):
-        for place, (variant, across) in enumerate(zip(variants, x, strict=True)):
-            chosen = variant["name"] == content["chosen"]
-            colour, marker = f"C{place % 10}", "*" if chosen else "osD^v<>pPX"[place // 10 % 10]
-            words = label(variant["name"]) + (" (chosen)" if chosen else "")
-            point, style = ([across], [variant[quality]]), {"marker": marker, "s": 110 if chosen else 45}
-            axis.scatter(*point, color=colour, zorder=3, label=words, **style)
-            if variant["pareto"]:
-                axis.scatter(*point, s=220, facecolors="none", edgecolors=colour)
+    for place, one in enumerate(variants):
+        chosen, colour, y = one["name"] == content["chosen"], f"C{place % 10}", one[quality]
+        marker = "*" if chosen else "osD^v<>pPX"[place // 10 % 10]
+        text, area = label(one["name"]) + (" (chosen)" if chosen else ""), 110 if chosen else 45
+        across = one["size_bytes"] / 1e6, one["latency_ms"].get("1", {}).get("p50", float("nan"))
+        for axis, x in zip(axes[0], across, strict=True):
+            axis.scatter(x, y, s=area, marker=marker, color=colour, label=text, zorder=3)
+            if one["pareto"]:
+                axis.scatter(x, y, s=220, facecolors="none", edgecolors=colour)
+    for axis, name in zip(axes[0], names, strict=True):
         axis.margins(x=0.1, y=0.15)
         _style(axis, name, "R2" if quality == "r2" else quality)
-    handles, words_of = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, words_of, loc="outside right upper", fontsize=8, frameon=False)
+    handles = axes[0, 0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside right upper", fontsize=8, frameon=False)
     return figure

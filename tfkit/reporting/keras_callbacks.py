@@ -33,47 +33,56 @@ FIRST_TRACED, LAST_TRACED = 10, 20
 """Steps of a training."""
 
 
-class _EventFile:
+class _EventFile(EventFileWriter):
     """An event file that makes void what a killed process has written of a step and of later ones."""
 
     def __init__(self, folder: Path, *, first_step: int) -> None:
         # TensorBoard reads event files in the order of their names, which begin with the second: one file a second.
         now = time.time()
-        if any(
-            path.name.split(".")[3] == f"{int(now):010d}" for path in folder.glob("events.out.tfevents.*")
-        ):
+        if any(folder.glob(f"events.out.tfevents.{int(now):010d}.*")):
             time.sleep(int(now) + 1 - now)
-        self._writer = EventFileWriter(str(folder))
+        super().__init__(str(folder))
         self._add(first_step, session_log=event_pb2.SessionLog(status=event_pb2.SessionLog.START))
 
     def write(self, step: int, summaries: Sequence[Any]) -> None:
         """Write summaries where TensorBoard sees them at once."""
         for summary in summaries:
             self._add(step, summary=summary)
-        self._writer.flush()
-
-    def close(self) -> None:
-        """Close it."""
-        self._writer.close()
+        self.flush()
 
     def _add(self, step: int, **content: Any) -> None:
-        self._writer.add_event(event_pb2.Event(step=step, wall_time=time.time(), **content))
+        self.add_event(event_pb2.Event(step=step, wall_time=time.time(), **content))
 
 
-class Kernels(keras.callbacks.Callback):
+class _EpochFiles(keras.callbacks.Callback):
+    """Event files that are begun before the first epoch, in the one process that writes them."""
+
+    def __init__(self, logdir: Path, *names: str, first_epoch: int = 0) -> None:
+        super().__init__()
+        self._logdir, self._names, self._first_epoch = logdir, names, first_epoch
+        self._files: dict[str, _EventFile] = {}
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Begin the event files, unless they are there."""
+        if not self._files and self.model.distribute_strategy.extended.should_save_summary:
+            step = self._first_epoch + epoch
+            self._files = {name: _EventFile(self._logdir / name, first_step=step) for name in self._names}
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Close the event files."""
+        for file in self._files.values():
+            file.close()
+        self._files = {}
+
+
+class Kernels(_EpochFiles):
     """Write after each epoch a histogram of every kernel, and the share of zeros in all, under `weights`.
 
     It comes after the callbacks that change weights at the end of an epoch.
     """
 
     def __init__(self, logdir: Path) -> None:
-        super().__init__()
-        self._logdir = logdir
-        self._file: _EventFile | None = None
-
-    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Before the first epoch: begin the event file."""
-        self._file = self._file or _EventFile(self._logdir / "weights", first_step=epoch)
+        super().__init__(logdir, "weights")
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Write what the kernels are now."""
@@ -82,15 +91,13 @@ class Kernels(keras.callbacks.Callback):
         zeros = sum(int(np.sum(kernel == 0)) for kernel in kernels.values())
         share = zeros / max(sum(kernel.size for kernel in kernels.values()), 1)
         histograms = [histogram_pb(name, kernel.ravel(), buckets=50) for name, kernel in kernels.items()]
-        if self._file is not None:
-            self._file.write(epoch, [*histograms, scalar_pb(SPARSITY, share)])
+        for file in self._files.values():
+            file.write(epoch, [*histograms, scalar_pb(SPARSITY, share)])
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Close the file, and give the sparsity its chart."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-            write_layout(self._logdir, ["loss", "accuracy", "learning_rate", SPARSITY])
+        super().on_train_end(logs)
+        write_layout(self._logdir, ["loss", "accuracy", "learning_rate", SPARSITY])
 
 
 class Profile(keras.callbacks.Callback):
@@ -105,10 +112,6 @@ class Profile(keras.callbacks.Callback):
         self._folder = logdir / "train"
         self._step = 0
         self._running = False
-
-    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Count from here."""
-        self._step = 0
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Begin before step 10."""
@@ -135,45 +138,33 @@ class Speed(keras.callbacks.Callback):
     Of an epoch that was resumed in its middle the speed is that of the steps which this process took.
     """
 
-    def __init__(
-        self, *, examples_per_step: float, of_each: Callable[[float], Sequence[float]] | None = None
-    ) -> None:
+    def __init__(self, examples_per_step: float, of_each: Callable[[float], Sequence[float]] | None) -> None:
         super().__init__()
         self._supports_tf_logs = True
         self._examples_per_step = examples_per_step
         self._of_each = of_each
-        self._began = 0.0
-        self._steps = 0
-        self._seconds: float | None = None
+        self._began, self._ended, self._steps = 0.0, 0.0, 0
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Start the clock."""
-        self._began, self._seconds, self._steps = time.perf_counter(), None, 0
+        self._began, self._steps = time.perf_counter(), 0
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Count."""
-        self._steps += 1
-
-    def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Stop the clock: fit validates before it ends the epoch."""
-        if self._seconds is None:
-            self._seconds = time.perf_counter() - self._began
+        """Count, and stop the clock: fit validates before it ends the epoch."""
+        self._steps, self._ended = self._steps + 1, time.perf_counter()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Put the numbers where later callbacks find them, as Keras's ReduceLROnPlateau does."""
         if logs is None:
             return
-        seconds = self._seconds if self._seconds is not None else time.perf_counter() - self._began
+        seconds = max(self._ended - self._began, 0.0)
         speed = self._steps * self._examples_per_step / max(seconds, 1e-9)
         logs["learning_rate"] = learning_rate(self.model.optimizer)
         logs["examples_per_second"] = speed
         logs["step_ms"] = 1000 * seconds / max(self._steps, 1)
         speeds = self._of_each(speed) if self._of_each else ()
-        if len(speeds) > 1:
-            shares = {
-                f"worker_{index}_examples_per_second": own / len(speeds) for index, own in enumerate(speeds)
-            }
-            logs |= shares
+        for index, own in enumerate(speeds if len(speeds) > 1 else ()):
+            logs[f"worker_{index}_examples_per_second"] = own / len(speeds)
 
 
 def learning_rate(optimizer: Any) -> float:
@@ -184,25 +175,17 @@ def learning_rate(optimizer: Any) -> float:
     return float(keras.backend.get_value(rate))
 
 
-class EpochLog(keras.callbacks.Callback):
+class EpochLog(_EpochFiles):
     """Write scalars of each epoch in train/ and validation/, under the names of Keras's TensorBoard callback.
 
     That callback does not serve: its axes begin anew with each stage, and nothing tells TensorBoard to forget
-    the epochs that a killed run had logged and a resumed one trains again.
+    the epochs that a killed run had logged and a resumed one trains again. With the first epoch it writes the graph,
+    but not where several processes train: tracing the model there sets up collectives, in this process alone.
     """
 
-    def __init__(self, logdir: Path, *, first_epoch: int) -> None:
-        super().__init__()
-        self._logdir = logdir
-        self._first_epoch = first_epoch
-        self._files: dict[str, _EventFile] = {}
-
-    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Before the first epoch: begin the event files, in the one process that writes them."""
-        if not self._files and self.model.distribute_strategy.extended.should_save_summary:
-            step = self._first_epoch + epoch
-            names = ("train", "validation")
-            self._files = {name: _EventFile(self._logdir / name, first_step=step) for name in names}
+    def __init__(self, logdir: Path, *, first_epoch: int, stage: str) -> None:
+        super().__init__(logdir, "train", "validation", first_epoch=first_epoch)
+        self._graph = logdir / GRAPH / stage
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Write the epoch's numbers."""
@@ -212,28 +195,8 @@ class EpochLog(keras.callbacks.Callback):
             scalars[split].append(scalar_pb(f"epoch_{name.removeprefix('val_')}", float(value)))
         for name, file in self._files.items():
             file.write(self._first_epoch + epoch, scalars[name])
-
-    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Close the event files."""
-        for file in self._files.values():
-            file.close()
-        self._files = {}
-
-
-class ModelGraph(keras.callbacks.Callback):
-    """Write the model's graph once: its layers, and the operations of its forward pass.
-
-    Not where several processes train: tracing the model there sets up collectives, in this process alone.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__()
-        self._folder = folder
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """After the first epoch every kind of model knows its inputs."""
         if cluster.current().size == 1:
-            write_graph(self.model, self._folder)
+            write_graph(self.model, self._graph)
 
 
 def write_graph(model: keras.Model, folder: Path) -> None:
@@ -283,8 +246,7 @@ def callbacks(
       killed process logged of that epoch and of later ones.
     """
     return [
-        Speed(examples_per_step=examples_per_epoch / steps_per_epoch, of_each=of_each),
-        EpochLog(logdir, first_epoch=first_epoch),
-        ModelGraph(logdir / GRAPH / stage),
+        Speed(examples_per_epoch / steps_per_epoch, of_each),
+        EpochLog(logdir, first_epoch=first_epoch, stage=stage),
         *([Profile(logdir)] if profile else []),
     ]

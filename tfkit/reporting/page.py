@@ -2,50 +2,199 @@
 
 In the page all text is escaped and cleaned of what cannot be shown, no script could run, and nothing is loaded. In the
 card a stranger's words are shown as they are on GitHub and elsewhere, and never read as markup.
+
+Where training was to be private, what the privacy code keeps out of a run folder is not shown either, whoever put
+it there: no example, no name of a file, no count of a class, no number of the training examples.
 """
 
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import re
-from collections.abc import Mapping
+import shlex
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2.exceptions import UndefinedError
+from markupsafe import Markup
 
+from tfkit import run, run_files
 from tfkit.environment import files
+from tfkit.errors import RunError
 from tfkit.metrics import Evaluation
+from tfkit.privacy import ledger
 from tfkit.reporting import figures
-from tfkit.reporting.facts import (
-    Facts,
-    classes,
-    commands,
-    kilobytes,
-    load_lines,
-    number,
-    readable,
-    share,
-)
+from tfkit.reporting.examples import Examples, load
 from tfkit.reporting.figures import printable
-from tfkit.run import INTENDED_USE, MODEL_CARD, REPORT, Run
+from tfkit.run import Run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+STATEMENT_LOST: dict[str, Any] = {
+    "private": False,
+    "epsilon": None,
+    "in_words": f"{run.PRIVACY} is not there: nobody can tell what was spent, and no promise holds.",
+}
+
+
+class Facts:
+    """A run's folder, read; what is not there is None or empty. The templates of page and card see every attribute.
+
+    Attributes:
+      path: the folder.
+      title: its name.
+      modality: what the examples are: images, texts or examples.
+      metrics: of metrics.json.
+      measured: the evaluation of evaluation.npz.
+      examples: that go with it.
+      privacy: of privacy.json.
+      audit: of audit.json.
+      lite: of tflite/variants.json.
+      chosen: the TFLite variant that was chosen.
+      data: where the examples came from; without counts and without what was left out.
+      counts: split to class to number of examples.
+      skipped: (path, reason), the first 50.
+      split_sizes: split to number of examples.
+      history: a pandas DataFrame, one row an epoch.
+      author: paragraphs of intended_use.md, each a list of lines.
+    """
+
+    def __init__(self, run_: Run) -> None:
+        """Read all of a run's folder.
+
+        Raises:
+          RunError: a file of the run is damaged.
+        """
+        self.path, self.title = run_.path, run_.path.resolve().name
+        self.measured: Evaluation | None = None
+        self.examples: Examples | None = None
+        if (self.path / run.EVALUATION).exists():
+            self.measured, self.examples = load(self.path / run.EVALUATION)
+        self.metrics, self.notes = run_.metrics, run_.notes
+        self.config, self.versions = run_.config, run_.versions
+        self.privacy, self.audit, self.lite = map(run_.read, (run.PRIVACY, run.AUDIT, run.VARIANTS))
+        self.model: dict[str, Any] = run_.provenance.get("model", {})
+        self.recipe: str | None = run_.provenance.get("recipe", {}).get("name")
+        self.data = dict(run_.provenance.get("data", {}))
+        self.history = run_.history
+        variants: list[dict[str, Any]] = self.lite.get("variants", [])
+        if len(variants) > run_files.MOST_LISTED:
+            raise run_files.damaged(self.path / run.VARIANTS, f"it has {len(variants):,} variants")
+        self.chosen = next((row for row in variants if row["name"] == self.lite["chosen"]), None)
+        if ledger.is_private(run_):
+            self.examples, self.data = None, ledger.shown(self.data)
+            self.privacy = self.privacy or STATEMENT_LOST
+            if not self.privacy.get("diagnostics"):
+                self.history = self.history.drop(columns=["loss", "accuracy"], errors="ignore")
+        self.counts: dict[str, dict[str, int]] = self.data.pop("counts", {})
+        self.skipped = self.data.pop("skipped", [])[:50]
+        self.split_sizes = {split: sum(of_class.values()) for split, of_class in self.counts.items()}
+        axes = len(self.data.get("shape", [0]))
+        of_data = {0: "texts", 3: "images"}.get(axes, "examples")
+        self.modality = self.examples.kind if self.examples else of_data
+        text = run_files.read_text(self.path, run.INTENDED_USE) or ""
+        paragraphs = filter(str.strip, re.split(r"\n\s*\n", text))
+        self.author = [[line.strip() for line in one.strip().splitlines()] for one in paragraphs]
+
+    @property
+    def accuracy(self) -> float | None:
+        """Return the accuracy on the test split; None where nobody measured it."""
+        return self.measured.accuracy if self.measured else self.metrics.get("test/accuracy")
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """Return the metrics without those of single classes."""
+        return {name: value for name, value in self.metrics.items() if name.count("/") < 2}
+
+
+@contextlib.contextmanager
+def readable(*folders: Path) -> Iterator[None]:
+    """Raise a RunError that says so where a run's files are like no run's, and nobody noticed as they were read.
+
+    Raises:
+      RunError: whatever a wrong type, a missing name or a number out of range raises in the block.
+    """
+    malformed = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+    try:
+        yield
+    except (*malformed, UndefinedError) as err:
+        raise RunError(
+            f"No report can be made of the files in {' and '.join(map(str, folders))}: {type(err).__name__}: {err}."
+            f"\n  {', '.join(run.SHOWN)}: one of them is not as a run writes it. Copy the run again"
+            " from where it was made."
+        ) from err
+
+
+def classes(facts: Facts) -> list[dict[str, Any]]:
+    """Return one row a class, those found worst first; what is not defined is NaN."""
+    measured, trained = facts.measured, facts.counts.get("train", {})
+    if measured is None:
+        return []
+    columns = {name: getattr(measured, name) for name in ("recall", "precision", "average_precision")}
+    rows = {
+        "name": list(measured.class_names),
+        "train": [trained.get(name) for name in measured.class_names],
+        "examples": measured.counts,
+    }
+    # As objects: a name may be no Unicode, and a count is a whole number or None.
+    table = pd.DataFrame(rows | columns, dtype=object)
+    found: Any = table.sort_values("recall", kind="stable").to_dict("records")
+    return list(found)
+
+
+def commands(facts: Facts) -> dict[str, str]:
+    """Return purpose to command: TensorBoard, the run done again where a recipe made it, and the report."""
+    path = facts.path
+    words = {"Look at it in TensorBoard": ["tensorboard", "--logdir", str(path / run.LOGS)]}
+    if facts.recipe:
+        again = ["--config", str(path / run.CONFIG), "--run-dir", str(path.with_name(path.name + "-again"))]
+        words["Run it again"] = ["python", "-m", f"recipes.{facts.recipe}", *again]
+    words["Write this report anew"] = ["python", "-m", "tfkit", "report", str(path)]
+    return {purpose: shlex.join(command) for purpose, command in words.items()}
+
+
+def number(value: Any) -> Any:
+    """Return numbers with separators and four digits; all else as it is.
+
+    >>> number(4694024), number(0.123456), number("as it is")
+    ('4,694,024', '0.1235', 'as it is')
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return value
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
+
+
+def share(value: float | None) -> str:
+    """Return a part of one in percent.
+
+    >>> share(0.98265), share(None), share(float("nan"))
+    ('98.3 %', '–', '–')
+    """
+    return "–" if value is None or np.isnan(value) else f"{100 * value:.1f} %"
+
+
+def kilobytes(size: int) -> str:
+    """Return bytes in units of 1,000, as the table of variants prints them.
+
+    >>> kilobytes(3968552)
+    '3,969'
+    """
+    return f"{size / 1000:,.0f}"
+
 
 _MARKUP = str.maketrans({"\\": "&#92;", "|": "&#124;", **{mark: f"\\{mark}" for mark in "`*_[]<>~&$"}})
 _AT_BEGIN = re.compile(r"^(\d*)([-+.)](?=\s|[-+]|$)|[#=:])")
 _LINKED = re.compile(r"(?<=:)(?=//)|(?<=www)(?=\.)|(?<=@)|(?<=mailto)(?=:)|(?<=xmpp)(?=:)", re.IGNORECASE)
 
 
-class Safe(str):
-    """Markdown of ours, or a stranger's words made harmless: it goes into the file as it is."""
-
-    __slots__ = ()
-
-
-def prose(text: object) -> Safe:
+def prose(text: object) -> Markup:
     r"""Return words for a sentence or a cell of a table: one line, nothing of it a link, a picture, a mention or HTML.
 
     An empty comment stands in what GitHub would make a link of: there is no other way to keep it from that. Bars and
@@ -56,82 +205,34 @@ def prose(text: object) -> Safe:
     >>> print(prose("https://example.org"))
     https:<!-- -->//example.org
     """
-    if isinstance(text, Safe):
-        return text
+    if isinstance(text, Markup):
+        return text  # of ours, or made harmless
     line = _AT_BEGIN.sub(r"\1\\\2", printable(str(text)).translate(_MARKUP))
-    return Safe(_LINKED.sub("<!-- -->", line))
+    return Markup(_LINKED.sub("<!-- -->", line))
 
 
-def code(text: object) -> Safe:
-    """Return a name as code: one line, and no character of it means anything.
-
-    >>> print(code("a `b`"))
-    `` a `b` ``
-    """
-    line = printable(str(text))
-    # A table is cut at its bars before anything else is read, and code knows no other way to write one.
-    if not line or "|" in line:
-        return prose(line or "–")
-    ticks = _longest_fence(line)
-    fence, pad = "`" * (ticks + 1), " " if ticks else ""
-    return Safe(f"{fence}{pad}{line}{pad}{fence}")
-
-
-def _longest_fence(text: str) -> int:
-    return max(map(len, re.findall(r"`+", text)), default=0)
-
-
-def block(lines: str) -> Safe:
+def block(lines: str) -> Markup:
     """Return lines to be copied, as a block of code."""
-    fence = "`" * max(3, _longest_fence(lines) + 1)
-    return Safe(f"{fence}\n{lines}\n{fence}")
+    fence = "`" * max(3, 1 + max(map(len, re.findall(r"`+", lines)), default=0))
+    return Markup(f"{fence}\n{lines}\n{fence}")
 
 
-THUMBNAIL_SIDE = 96
-SVG = "http://www.w3.org/2000/svg"
-XLINK = "http://www.w3.org/1999/xlink"
-
-
-def svg(figure: Figure, *, alt: str, prefix: str, smallest: float = 0.0) -> Any:
-    """Return a figure as inline SVG: ids of its own, no style that reaches the page, text that stays text.
+def svg(figure: Figure, *, alt: str, smallest: float = 0.0) -> Any:
+    """Return a figure of matplotlib as an image tag: nothing that it draws can become part of the page.
 
     Args:
       figure: of matplotlib.
       alt: what it shows, for who does not see it.
-      prefix: of its ids.
       smallest: the share of its width below which it is scrolled and not shrunk further.
     """
-    from xml.etree import ElementTree
-
-    from markupsafe import Markup
-
     file = io.BytesIO()
     with figures.drawing():
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(file, format="svg", bbox_inches="tight", metadata=nothing)
-    ElementTree.register_namespace("", SVG)
-    ElementTree.register_namespace("xlink", XLINK)
-    root = ElementTree.fromstring(file.getvalue())
-    for parent in list(root.iter()):
-        for child in [child for child in parent if child.tag in (f"{{{SVG}}}style", f"{{{SVG}}}metadata")]:
-            parent.remove(child)
-        parent.attrib.update({name: _own_ids(name, value, prefix) for name, value in parent.attrib.items()})
-    width, _ = root.attrib.pop("width"), root.attrib.pop("height")
-    style = f"max-width:{width};min-width:calc({smallest} * {width})"
-    title = ElementTree.Element(f"{{{SVG}}}title", {"id": f"{prefix}title"})
-    title.text = printable(alt)
-    root.insert(0, title)
-    root.attrib.update({"role": "img", "aria-labelledby": title.attrib["id"], "style": style})
-    root.attrib.update({"stroke-linejoin": "round", "stroke-linecap": "butt"})
-    return Markup(ElementTree.tostring(root, encoding="unicode"))
-
-
-def _own_ids(name: str, value: str, prefix: str) -> str:
-    if name == "id":
-        return prefix + value
-    if name == f"{{{XLINK}}}href" and value.startswith("#"):
-        return "#" + prefix + value[1:]
-    return value.replace("url(#", f"url(#{prefix}")
+    found = re.search(rb'width="([\d.]+)pt"', file.getvalue())
+    width = smallest * float(found[1]) if found else 0.0
+    tag = Markup('<img class="figure" src="{}" alt="{}" style="min-width:{:.0f}pt">')
+    return tag.format(_data_uri("svg+xml", file), printable(alt), width)
 
 
 def png(image: np.ndarray) -> str:
@@ -139,10 +240,14 @@ def png(image: np.ndarray) -> str:
     from PIL import Image
 
     picture = Image.fromarray(image)
-    picture.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
+    picture.thumbnail((96, 96))
     file = io.BytesIO()
     picture.save(file, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+    return _data_uri("png", file)
+
+
+def _data_uri(kind: str, file: io.BytesIO) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 LONGEST = 90
@@ -163,14 +268,12 @@ _NAMES = {
 
 def render(name: str, content: Mapping[str, Any]) -> str:
     """Return a page, or a card where the template's name says so, of the template of that name in this folder."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    from markupsafe import Markup
 
     def cleaned(value: Any) -> Any:
         return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
-    def verbatim(line: str) -> Any:
-        return Markup.escape(line.encode(errors="replace").decode())  # to be copied: every space stays
+    def verbatim(lines: str) -> Any:
+        return Markup.escape(lines.encode(errors="replace").decode())  # to be copied: every space stays
 
     def cut(name: str) -> str:
         return printable(name, longest=LONGEST)  # longer than anybody reads; the card has all of it
@@ -187,17 +290,17 @@ def render(name: str, content: Mapping[str, Any]) -> str:
         keep_trailing_newline=kind != "html",
     )
     environment.filters |= {"number": number, "share": share, "kilobytes": kilobytes}
-    environment.filters |= {"verbatim": verbatim, "cut": cut, "code": code, "block": block, "plain": _plain}
+    environment.filters |= {"verbatim": verbatim, "cut": cut, "block": block, "plain": _plain}
     return environment.get_template(name).render(content)
 
 
-def write_report(run: Run) -> Path:
+def write_report(run_: Run) -> Path:
     """Write report.html and model_card.md into the run folder, in place of earlier ones.
 
     What the author has written into the folder's intended_use.md stands in both, as plain text.
 
     Args:
-      run: whatever of metrics.json, history.csv, evaluation.npz, provenance.json, versions.json and notes.txt
+      run_: whatever of metrics.json, history.csv, evaluation.npz, provenance.json, versions.json and notes.txt
         is not there has no section.
 
     Returns:
@@ -206,13 +309,13 @@ def write_report(run: Run) -> Path:
     Raises:
       RunError: a file of the run is damaged, or a link out of its folder.
     """
-    path = run.path / REPORT
-    with readable(run.path):
-        facts = Facts(run)
+    path = run_.path / run.REPORT
+    with readable(run_.path):
+        facts = Facts(run_)
         content = _content(facts)
         page = render("report.html.j2", content | _drawn(facts))
         card = render("model_card.md.j2", content)
-    files.write_text(run.path / MODEL_CARD, re.sub(r"\n{3,}", "\n\n", card))
+    files.write_text(run_.path / run.MODEL_CARD, re.sub(r"\n{3,}", "\n\n", card))
     # The page is the sign that the run has come to its end: it is written last.
     files.write_text(path, page)
     return path
@@ -227,9 +330,11 @@ def _content(facts: Facts) -> dict[str, Any]:
     rows = classes(facts)
     lines = render("summary.txt.j2", vars(facts) | {"classes": rows}).splitlines()
     sentences = (line.partition("\t") for line in lines)
+    saved = {"saved_model": facts.path / run.SAVED_MODEL, "labels": facts.path / run.LABELS}
+    literals = {name: Markup(repr(str(path))) for name, path in saved.items()}
     return vars(facts) | {
         "summary": {heading: sentence for heading, _, sentence in sentences if sentence},
-        "intended_use_file": str(facts.path / INTENDED_USE),
+        "intended_use_file": str(facts.path / run.INTENDED_USE),
         "data": _named(facts.data),
         "model": _named(model),
         "classes": rows,
@@ -240,7 +345,7 @@ def _content(facts: Facts) -> dict[str, Any]:
         },
         "problems": facts.versions.get("problems", []),
         "packages": packages,
-        "load_lines": load_lines(facts),
+        "load_lines": render("load.txt.j2", vars(facts) | literals) if saved["saved_model"].is_dir() else "",
         "commands": commands(facts),
         "numbers": facts.numbers,
     }
@@ -262,28 +367,32 @@ def _plain(value: Any) -> Any:
 def _drawn(facts: Facts) -> dict[str, Any]:
     """Return the figures, photos and texts of the page; absent ones are None or empty."""
     measured, examples, lite = facts.measured, facts.examples, facts.lite
-    names = ("worst", "samples", "worst_texts", "sample_texts", "languages", "pareto", "confusion")
-    content: dict[str, Any] = dict.fromkeys(names, ()) | {"curves": _curves(facts)}
+    content: dict[str, Any] = dict.fromkeys(("worst", "samples", "languages", "pareto", "confusion"), ())
+    content["curves"] = _curves(facts)
     if lite:
-        content["pareto"] = svg(figures.pareto(lite), alt=lite["verdict"], prefix="pareto-", smallest=0.7)
+        content["pareto"] = svg(figures.pareto(lite), alt=lite["verdict"], smallest=0.7)
     if measured:
-        content["confusion"] = _confusion(measured)
+        pairs = [f"{true} taken for {guess}: {n}" for true, guess, n in figures.confused_pairs(measured, 5)]
+        alt = f"Confusion matrix. Most frequent: {'; '.join(pairs) or 'no mistakes'}."
+        content["confusion"] = svg(figures.confusion(measured), alt=alt, smallest=0.7)
     if measured and examples:
-        draw = png if examples.kind == "images" else str
-        worst = [
-            {"shown": draw(example), "caption": measured.mistake(index), "name": measured.names[index]}
+        show = png if examples.kind == "images" else str
+        content["worst"] = [
+            {"shown": show(example), "caption": measured.mistake(index), "name": measured.names[index]}
             for index, example in zip(examples.worst, examples.worst_inputs, strict=True)
         ]
-        samples = [
-            {"shown": draw(example), "caption": measured.class_names[label]}
+        content["samples"] = [
+            {"shown": show(example), "caption": measured.class_names[label]}
             for label, example in zip(examples.sample_labels, examples.samples, strict=True)
         ]
-        if examples.kind == "images":
-            content |= {"worst": worst, "samples": samples}
-        else:
-            languages = examples.by_language(measured)
-            content |= {"worst_texts": worst, "sample_texts": samples, "languages": languages}
+        content["languages"] = examples.by_language(measured)
     return content
+
+
+def curve(title: str, lines: figures.Lines, starts: Mapping[str, float] | None = None) -> Any:
+    """Return the arguments of `figures.curves` drawn, with the last values in words."""
+    last = "; ".join(f"{name} {number(values[-1])}" for name, (_, values) in lines.items())
+    return svg(figures.curves(title, lines, starts), alt=f"{title} over the epochs. In the last one: {last}")
 
 
 def _curves(facts: Facts) -> list[Any]:
@@ -294,24 +403,9 @@ def _curves(facts: Facts) -> list[Any]:
     epochs = (history["epoch"] + 1).tolist()
     starts = {str(stage): rows["epoch"].min() + 1 for stage, rows in history.groupby("stage", sort=False)}
     shown = []
-    for place, name in enumerate(("loss", "accuracy", "learning_rate", "epsilon")):
+    for name in ("loss", "accuracy", "learning_rate", "epsilon"):
         columns = {"training" if f"val_{name}" in history else name: name, "validation": f"val_{name}"}
-        lines = {
-            title: (epochs, history[column].tolist())
-            for title, column in columns.items()
-            if column in history
-        }
+        lines = {title: (epochs, history[key].tolist()) for title, key in columns.items() if key in history}
         if lines:
-            last = ", ".join(f"{title} {number(values[-1])}" for title, (_, values) in lines.items())
-            title = name.replace("_", " ")
-            alt = f"{title} over {len(epochs)} epochs; in the last one: {last}"
-            shown.append(svg(figures.curves(title, lines, starts), alt=alt, prefix=f"curve{place}-"))
+            shown.append(curve(name.replace("_", " "), lines, starts))
     return shown
-
-
-def _confusion(measured: Evaluation) -> Any:
-    pairs = [
-        f"{true} taken for {guess}: {count}" for true, guess, count in figures.confused_pairs(measured, 5)
-    ]
-    alt = "Confusion matrix. " + ("Most frequent: " + "; ".join(pairs) if pairs else "No mistakes.")
-    return svg(figures.confusion(measured), alt=alt, prefix="confusion-", smallest=0.7)

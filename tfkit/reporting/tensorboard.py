@@ -38,7 +38,7 @@ def write_projector(
     features: np.ndarray,
     *,
     labels: Sequence[str],
-    names: Sequence[str] | None = None,
+    names: Sequence[str],
     images: np.ndarray | None = None,
 ) -> None:
     """Write feature vectors as points that the Projector shows, coloured by class, drawn as their images.
@@ -59,13 +59,12 @@ def write_projector(
     from tensorboard.plugins import projector
 
     features = np.asarray(features, np.float32)
-    if features.ndim != 2 or not features.size:
-        raise CheckError(f"features must be float32 [n, d]; found {list(features.shape)}.")
-    for kind, values in (("labels", labels), ("names", names), ("images", images)):
-        if values is not None and len(values) != len(features):
-            raise CheckError(f"{len(values)} {kind} for {len(features)} feature vectors.")
-    if not np.isfinite(features).all():
-        raise CheckError(f"{int((~np.isfinite(features)).any(axis=1).sum())} feature vectors are not finite.")
+    lengths = [len(features), *(len(values) for values in (labels, names, images) if values is not None)]
+    if features.ndim != 2 or not features.size or len(set(lengths)) > 1 or not np.isfinite(features).all():
+        raise CheckError(
+            f"The Projector takes finite features [n, d], and n labels, names and images; found {list(features.shape)}"
+            f" and {lengths[1:]}, {int((~np.isfinite(features)).sum())} of the numbers not finite."
+        )
     kept = slice(None, None, math.ceil(len(features) / MOST_POINTS))
     config = projector.ProjectorConfig()
     embedding = config.embeddings.add()
@@ -73,12 +72,9 @@ def write_projector(
     embedding.tensor_path, embedding.metadata_path = "projector/tensors.tsv", "projector/metadata.tsv"
     with files.new_folder(logdir / "projector") as folder:
         np.savetxt(folder / "tensors.tsv", features[kept], fmt="%.6g", delimiter="\t")
-        columns = [list(labels[kept]), *([list(names[kept])] if names is not None else [])]
-        rows = zip(
-            *([printable(str(cell)) or "(no name)" for cell in column] for column in columns), strict=True
-        )
-        # One column must be without a header and two need one; an empty line would shift all that follow.
-        lines = [*([("class", "name")] if names is not None else []), *rows]
+        rows = [("class", "name"), *zip(labels[kept], names[kept], strict=True)]
+        # An empty cell would shift all that follow.
+        lines = [[printable(str(cell)) or "(no name)" for cell in row] for row in rows]
         files.write_text(folder / "metadata.tsv", "".join("\t".join(line) + "\n" for line in lines))
         if images is not None:
             size = _write_sprite(folder / "sprite.png", images[kept])
@@ -106,21 +102,12 @@ def _write_sprite(path: Path, images: np.ndarray) -> tuple[int, int]:
 
 
 # What people compare runs by. Settings are sorted by name in the dashboard, numbers stand as they are written.
-FIRST_HPARAMS = [
-    "model_handle",
-    "image_size",
-    "learning_rate",
-    "global_batch_size",
-    "target_epsilon",
-    "epochs",
-]
-FIRST_METRICS = [
-    "test/accuracy",
-    "best/val_accuracy",
-    "last/val_accuracy",
-    "best/val_loss",
-    "privacy/epsilon",
-]
+FIRST_HPARAMS = (
+    "model_handle", "image_size", "learning_rate", "global_batch_size", "target_epsilon", "epochs",
+)  # fmt: skip
+FIRST_METRICS = (
+    "test/accuracy", "best/val_accuracy", "last/val_accuracy", "best/val_loss", "privacy/epsilon",
+)  # fmt: skip
 NOT_COMPARED = ("sha256", "strict")
 
 
@@ -141,15 +128,15 @@ def event_writer(folder: Path, *, kind: str) -> Iterator[Any]:
         path.unlink()
 
 
-def _write_figures(folder: Path, kind: str, drawn: Mapping[str, Figure], step: int = 0) -> None:
+def _write_figures(folder: Path, kind: str, drawn: Mapping[str, Figure]) -> None:
     """Write figures as pictures in the images dashboard; earlier ones of this kind are replaced."""
     with event_writer(folder, kind=kind) as tf:
         for name, figure in drawn.items():
-            tf.summary.image(name, figures.pixels(figure)[None], step=step)
+            tf.summary.image(name, figures.pixels(figure)[None], step=0)
 
 
 def write_images(
-    logdir: Path, name: str, images: np.ndarray, *, captions: Sequence[str] | None = None, step: int = 0
+    logdir: Path, name: str, images: np.ndarray, *, captions: Sequence[str] | None = None
 ) -> None:
     """Write one picture that shows all these images, each under its caption, in the images dashboard.
 
@@ -158,36 +145,19 @@ def write_images(
       name: of the picture, such as "samples" or "worst_mistakes"; one that is there is replaced.
       images: uint8 [k, h, w, 3] or [k, h, w, 1]; for none nothing is written.
       captions: k of them: a class name, or "true → predicted (93 %)" as of `Evaluation.mistake`.
-      step: the epoch that they belong to.
 
     Raises:
       CheckError: another type or shape, or not as many captions as images.
     """
     images = np.asarray(images)
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3):
+    fits = images.dtype == np.uint8 and images.ndim == 4 and images.shape[-1] in (1, 3)
+    if not fits or len(images if captions is None else captions) != len(images):
         raise CheckError(
-            f"{name}: images must be uint8 [k, h, w, 3]; found {images.dtype} {list(images.shape)}."
+            f"{name}: images must be uint8 [k, h, w, 3], with k captions or none; found {images.dtype}"
+            f" {list(images.shape)}, and {len(captions or ())} captions."
         )
-    if captions is not None and len(captions) != len(images):
-        raise CheckError(f"{name}: {len(captions)} captions for {len(images)} images.")
     drawn = {name: figures.image_grid(images, captions)} if len(images) else {}
-    _write_figures(logdir / "images", name, drawn, step)
-
-
-def write_confusion(logdir: Path, evaluation: Evaluation, *, step: int = 0) -> None:
-    """Write the confusion matrix as a picture; beyond 50 classes the pairs that are confused most often.
-
-    Args:
-      logdir: of the run.
-      evaluation: on the test split.
-      step: where it stands on the axis.
-    """
-    _write_figures(logdir / "test", "confusion", {"confusion": figures.confusion(evaluation)}, step)
-
-
-def write_roc(logdir: Path, evaluation: Evaluation, *, step: int = 0) -> None:
-    """Write the receiver operating characteristics as a picture, arguments as of `write_confusion`."""
-    _write_figures(logdir / "test", "roc", {"roc": figures.roc(evaluation)}, step)
+    _write_figures(logdir / "images", name, drawn)
 
 
 def write_audit(logdir: Path, attacks: Mapping[str, Mapping[str, Any]]) -> None:
@@ -201,18 +171,20 @@ def write_variants(logdir: Path, content: Mapping[str, Any]) -> None:
     _write_figures(logdir / "lite", "lite", {"pareto": figures.pareto(content)})
 
 
-def write_pr_curves(logdir: Path, evaluation: Evaluation, *, step: int = 0) -> None:
-    """Write a precision-recall curve for each class that occurs, and one over all, for the PR curves dashboard.
+def write_evaluation(logdir: Path, evaluation: Evaluation) -> None:
+    """Write what the test split says: the confusion matrix and ROC as pictures, and precision-recall curves.
 
-    The one over all counts every (example, class) pair as a yes-or-no question (micro-average).
+    Beyond 50 classes the matrix is the pairs that are confused most often. There is a precision-recall curve for each
+    class that occurs, and one over all: it counts every (example, class) pair as a yes-or-no question (micro-average).
 
     Args:
       logdir: of the run.
       evaluation: on the test split.
-      step: where it stands on the axis.
     """
     from tensorboard.plugins.pr_curve import summary
 
+    drawn = {"confusion": figures.confusion(evaluation), "roc": figures.roc(evaluation)}
+    _write_figures(logdir / "test", "figures", drawn)
     truth = np.eye(len(evaluation.class_names), dtype=bool)[evaluation.labels]
     # TensorBoard sorts what it is given into 201 buckets from 0 to 1; rounding may have left 1.0000001.
     probabilities = np.clip(evaluation.probabilities, 0, 1)
@@ -225,7 +197,7 @@ def write_pr_curves(logdir: Path, evaluation: Evaluation, *, step: int = 0) -> N
     with event_writer(logdir / "test", kind="pr_curves") as tf:
         for tag, name, is_true, probability in curves:
             proto = summary.pb(tag, is_true, probability, 201, display_name=name)
-            tf.summary.experimental.write_raw_pb(proto.SerializeToString(), step=step)
+            tf.summary.experimental.write_raw_pb(proto.SerializeToString(), step=0)
 
 
 def write_hparams(logdir: Path, config: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
@@ -238,14 +210,9 @@ def write_hparams(logdir: Path, config: Mapping[str, Any], metrics: Mapping[str,
         left out of the settings (None) is left out here.
       metrics: flat names to numbers, such as "test/accuracy"; those of single classes ("test/recall/cat") and counts of
         examples ("data/...") would fill the table and are left out.
-
-    Raises:
-      CheckError: a metric that is not finite.
     """
     from tensorboard.plugins.hparams import api
 
-    if wrong := [name for name, value in metrics.items() if not math.isfinite(value)]:
-        raise CheckError(f"Metrics must be finite numbers: {', '.join(wrong)}.")
     hparams = {
         name: value if isinstance(value, bool | int | float) else str(value)
         for name, value in config.items()
@@ -275,35 +242,25 @@ def best(history: DataFrame) -> dict[str, float]:
     """
     if "val_loss" not in history or not history["val_loss"].notna().any():
         return {}
-    place = int(np.nanargmin(history["val_loss"].to_numpy(float)))
-    found = {"best/epoch": float(history["epoch"].iloc[place]) + 1}
+    place: Any = history["val_loss"].idxmin()
+    found = {"best/epoch": history["epoch"][place] + 1}
     for name in ("val_loss", "val_accuracy"):
         if name in history:
-            values = history[name].astype(float)
-            found |= {f"best/{name}": float(values.iloc[place]), f"last/{name}": float(values.iloc[-1])}
-    return {name: value for name, value in found.items() if math.isfinite(value)}
+            found |= {f"best/{name}": history[name][place], f"last/{name}": history[name].iloc[-1]}
+    return {name: float(value) for name, value in found.items() if math.isfinite(value)}
 
 
 SPARSITY = "sparsity"
 """The tag of the share of zeros in the kernels."""
 
-# Category, title, what is logged for each epoch, and the tags of the lines as a regular expression.
-_CHARTS = (
-    ("Training", "loss", "loss", "^epoch_loss$"),
-    ("Training", "accuracy", "accuracy", "^epoch_accuracy$"),
-    ("Training", "learning rate", "learning_rate", "^epoch_learning_rate$"),
-    ("Privacy", "epsilon spent", "epsilon", "^epoch_epsilon$"),
-    ("Privacy", "length that gradients are cut to", "l2_norm_clip", "^epoch_l2_norm_clip$"),
-    ("Sparsity", "share of zeros in the kernels", SPARSITY, f"^{SPARSITY}$"),
-    ("Speed", "examples per second", "examples_per_second", "^epoch_examples_per_second$"),
-    ("Speed", "milliseconds of a step", "step_ms", "^epoch_step_ms$"),
-    (
-        "Workers",
-        "examples per second of each worker",
-        "worker_0_examples_per_second",
-        r"^epoch_worker_\d+_examples_per_second$",
-    ),
-)
+# Category to title to the tags of the lines, a regular expression.
+_CHARTS = {
+    "Training": {"loss": "epoch_loss", "accuracy": "epoch_accuracy", "learning rate": "epoch_learning_rate"},
+    "Privacy": {"epsilon spent": "epoch_epsilon", "length that gradients are cut to": "epoch_l2_norm_clip"},
+    "Sparsity": {"share of zeros in the kernels": SPARSITY},
+    "Speed": {"examples per second": "epoch_examples_per_second", "milliseconds of a step": "epoch_step_ms"},
+    "Workers": {"examples per second of each worker": r"epoch_worker_\d+_examples_per_second"},
+}
 
 
 def write_layout(logdir: Path, measured: Iterable[str]) -> None:
@@ -316,17 +273,18 @@ def write_layout(logdir: Path, measured: Iterable[str]) -> None:
     """
     from tensorboard.plugins.custom_scalar import layout_pb2, summary
 
-    names = {name.removeprefix("val_") for name in measured}
-    categories: dict[str, Any] = {}
-    for category, title, name, tag in _CHARTS:
-        if name in names:
-            lines = layout_pb2.MultilineChartContent(tag=[tag])
-            group = categories.setdefault(category, layout_pb2.Category(title=category))
-            group.chart.append(layout_pb2.Chart(title=title, multiline=lines))
+    tags = [tag for name in measured for tag in (name, f"epoch_{name.removeprefix('val_')}")]
+    layout = layout_pb2.Layout()
+    for category, charts in _CHARTS.items():
+        there = {title: tag for title, tag in charts.items() if any(re.fullmatch(tag, one) for one in tags)}
+        group = layout_pb2.Category(title=category)
+        for title, tag in there.items():
+            group.chart.add(title=title, multiline=layout_pb2.MultilineChartContent(tag=[f"^{tag}$"]))
+        layout.category.extend([group] if there else [])
     with event_writer(logdir, kind="layout") as tf:
-        if categories:
-            layout = summary.pb(layout_pb2.Layout(category=categories.values()))
-            tf.summary.experimental.write_raw_pb(layout.SerializeToString(), step=0)
+        if layout.category:
+            proto = summary.pb(layout)
+            tf.summary.experimental.write_raw_pb(proto.SerializeToString(), step=0)
 
 
 LONGEST = 300
@@ -375,7 +333,7 @@ def write_lengths(logdir: Path, name: str, lengths: np.ndarray) -> None:
         tf.summary.histogram(name, lengths, step=0, buckets=min(50, max(1, int(np.ptp(lengths)))))
 
 
-def notebook(*runs: Run | str | Path) -> None:
+def notebook(run: Run | str | Path, *others: Run | str | Path) -> None:
     """Show the logs of runs in TensorBoard, below the cell of a notebook that calls it.
 
         run = transfer_image.run(...)
@@ -385,16 +343,15 @@ def notebook(*runs: Run | str | Path) -> None:
     the same runs shows the same one. Outside of a notebook its address is printed.
 
     Args:
-      runs: finished or not; run folders, or what recipes return.
+      run: finished or not; a run folder, or what recipes return.
+      others: further ones, beside it.
 
     Raises:
-      RunError: none is given, or a folder holds no logs.
+      RunError: a folder holds no logs.
     """
-    if not runs:
-        raise RunError("Which run? tfkit.reporting.tensorboard.notebook(run), or a folder of one.")
     logdirs = {}
-    for run in runs:
-        path = run.path if isinstance(run, Run) else Path(run)
+    for one in (run, *others):
+        path = one.path if isinstance(one, Run) else Path(one)
         logdir = (path / "logs" if (path / "logs").is_dir() else path).resolve()
         if not any(logdir.rglob("*tfevents*")):
             raise RunError(f"{path} holds no TensorBoard logs (no event file below {logdir}).")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import difflib
 import math
 import numbers
 import os
@@ -68,8 +67,8 @@ Seed = Annotated[int, Range(ge=0, lt=2**32)]
 def check(settings: Any, *, label: Callable[[str], str] = str) -> None:
     """Bring the fields of a frozen dataclass to their types, or raise with all that do not fit.
 
-    A path may be a string, a tuple a list, and a float or an int one of NumPy's; True is no number, and no number is
-    NaN. To be called first in `__post_init__`.
+    A path may be a string, a tuple a list, and a number one of NumPy's, or its digits, as a command line has them, and
+    YAML 1e-7; True is no number, and no number is NaN. "None" is None. To be called first in `__post_init__`.
 
     Args:
       settings: of a dataclass whose hints can be read at run time.
@@ -108,9 +107,7 @@ def fit(value: Any, hint: Any, *, name: str) -> Any:
     try:
         return _fitted(value, hint)
     except (TypeError, ValueError, OverflowError):
-        near = difflib.get_close_matches(value, _choices(hint), n=1) if isinstance(value, str) else []
-        meant = f" Did you mean {near[0]!r}?" if near else ""
-        raise ConfigError(f"{name} is {reprlib.repr(value)}; expected {_expected(hint)}.{meant}") from None
+        raise ConfigError(f"{name} is {reprlib.repr(value)}; expected {_expected(hint)}.") from None
 
 
 def _expected(hint: Any) -> str:
@@ -132,37 +129,31 @@ def _expected(hint: Any) -> str:
 def _fitted(value: Any, hint: Any) -> Any:
     """Return the value as it is to be kept; raise a TypeError or ValueError without words."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        for option in sorted(args, key=lambda arg: arg is not types.NoneType):
+            with contextlib.suppress(TypeError, ValueError, OverflowError):
+                return _fitted(value, option)
+        raise TypeError
+    if origin is tuple and isinstance(value, list | tuple):
+        each = args[:1] * len(value) if ... in args else args
+        return tuple(_fitted(item, own) for item, own in zip(value, each, strict=True))
     if origin is Annotated:
         value = _fitted(value, args[0])
         fits = args[1].contains(value)
-    elif origin in (types.UnionType, typing.Union):
-        for option in args:
-            with contextlib.suppress(TypeError, ValueError, OverflowError):
-                return _fitted(value, option)
-        fits = False
     elif origin is Literal:
         fits = any(type(value) is type(choice) and value == choice for choice in args)
-    elif origin is tuple:
-        fits = isinstance(value, list | tuple)
-        if fits:
-            each = args[:1] * len(value) if ... in args else args
-            return tuple(_fitted(item, own) for item, own in zip(value, each, strict=True))
+    elif hint is types.NoneType:
+        value, fits = None, value in (None, "None")
     elif hint is Path:
         fits = isinstance(value, os.PathLike) or (isinstance(value, str) and value != "")
         value = Path(value) if fits else value
     elif hint in (int, float):
         kind = numbers.Integral if hint is int else numbers.Real
+        value = hint(value) if isinstance(value, str) else value
         fits = isinstance(value, kind) and not isinstance(value, bool) and math.isfinite(value)
         value = hint(value) if fits else value
     else:
-        fits = hint is Any or isinstance(value, hint)
+        fits = hint is Any or (origin is None and isinstance(value, hint))
     if not fits:
         raise TypeError
     return value
-
-
-def _choices(hint: Any) -> list[str]:
-    args = typing.get_args(hint)
-    if typing.get_origin(hint) is Literal:
-        return [choice for choice in args if isinstance(choice, str)]
-    return [choice for part in args for choice in _choices(part)]

@@ -57,7 +57,7 @@ class RecipeConfig:
 
     @property
     def unused(self) -> tuple[str, ...]:
-        """Names of settings that the others leave without a meaning: no part of what was asked."""
+        """Return the names of settings that the others leave without a meaning: no part of what was asked."""
         return ()
 
 
@@ -76,12 +76,12 @@ class SourceConfig(RecipeConfig):
 
     @property
     def names_data(self) -> bool:
-        """Whether the data are a folder or a file, and not an embedded set."""
+        """Return whether the data are a folder or a file, and not an embedded set."""
         return self.data_dir is not None or getattr(self, "data_file", None) is not None
 
     @property
     def unused(self) -> tuple[str, ...]:
-        """The name of a set, where the data are a folder or a file."""
+        """Return the name of a set, where the data are a folder or a file."""
         return ("dataset",) if self.names_data else ()
 
     def __post_init__(self) -> None:
@@ -118,14 +118,8 @@ class StrategyConfig(RecipeConfig):
     """Where it trains, and how often it is saved on the way. The result does not depend on these."""
 
     strategy: Literal[
-        "auto",
-        "one_device",
-        "mirrored",
-        "multi_worker_mirrored",
-        "central_storage",
-        "parameter_server",
-        "tpu",
-    ] = "auto"
+        "auto", "one_device", "mirrored", "multi_worker_mirrored", "central_storage", "parameter_server", "tpu"
+    ] = "auto"  # fmt: skip
     """tf.distribute strategy. auto: all workers of the launcher or of --cluster; else mirrored where there are two
     GPUs or more; else one_device."""
 
@@ -148,17 +142,14 @@ class StrategyConfig(RecipeConfig):
         """Check what can be checked without the data."""
         super().__post_init__()
         if self.logical_cpus and self.strategy not in ("auto", "mirrored"):
-            raise ConfigError(
-                f"--logical-cpus {self.logical_cpus} is for --strategy mirrored, with 1 device or more;"
-                f" the strategy is {self.strategy}."
-            )
+            raise ConfigError(f"--logical-cpus is for --strategy mirrored; the strategy is {self.strategy}.")
         if self.logical_cpus and self.strategy == "auto":
             object.__setattr__(self, "strategy", "mirrored")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReplicaConfig(StrategyConfig):
-    """How large a batch is, and what a batch that grows with the replicas does to the learning rate."""
+    """How to train a classifier: how large a batch is, what a batch that grows with the replicas does, when it ends."""
 
     global_batch_size: fields.Count = 32
     """Examples in a training step, over all replicas."""
@@ -172,11 +163,6 @@ class ReplicaConfig(StrategyConfig):
     warmup: fields.Share = 0.1
     """Share of a stage's steps over which the learning rate rises to its peak; 0: none."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class ClassifierConfig(ReplicaConfig):
-    """How to train a classifier."""
-
     patience: fields.Count = 5
     """Epochs without a lower validation loss after which a stage stops; the best epoch's weights are kept."""
 
@@ -185,7 +171,7 @@ class ClassifierConfig(ReplicaConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TransferConfig(ClassifierConfig):
+class TransferConfig(ReplicaConfig):
     """How to train a classifier on a pretrained model: first its head, then perhaps all of it."""
 
     epochs: fields.Count = 30
@@ -227,11 +213,9 @@ class ImageConfig(DataConfig):
     def __post_init__(self) -> None:
         """Check what can be checked without the data."""
         super().__post_init__()
-        if self.pixel_range is not None and not 0 <= self.pixel_range[0] < self.pixel_range[1] <= 65535:
-            raise ConfigError(
-                f"--pixel-range is {' '.join(map(str, self.pixel_range))}; two values of 0 to 65535, the lower one"
-                " first, are expected."
-            )
+        low, high = self.pixel_range or (0, 1)
+        if not 0 <= low < high <= 65535:
+            raise ConfigError(f"--pixel-range is {low} {high}; expected two of 0 to 65535, in order.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -249,7 +233,7 @@ class ImageTransferConfig(TransferConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageModelConfig(ClassifierConfig):
+class ImageModelConfig(ReplicaConfig):
     """How to train all layers of a classifier of images."""
 
     epochs: fields.Count = 10
@@ -294,7 +278,7 @@ class TextColumns(TextSource, DataConfig):
 
     @property
     def of_texts(self) -> bool:
-        """Whether the data are texts, where they could be images too."""
+        """Return whether the data are texts, where they could be images too."""
         if self.data_dir is None:
             return self.data_file is not None or self.dataset == EMBEDDED
         # Of classes, and of splits of classes.
@@ -304,7 +288,7 @@ class TextColumns(TextSource, DataConfig):
 
     @property
     def encoder_handle(self) -> str:
-        """The model for texts; the bundled one where the handle is that of images which nobody changed."""
+        """Return the model for texts; the bundled one where the handle is that of images which nobody changed."""
         return ENCODER if self.model_handle == DataConfig.model_handle else self.model_handle
 
 
@@ -327,12 +311,12 @@ class TextConfig(TextColumns):
 
     @property
     def of_texts(self) -> bool:
-        """All of these are."""
+        """Return that all of these are."""
         return True
 
     @property
     def encoder_handle(self) -> str:
-        """The model as it was asked for."""
+        """Return the model as it was asked for."""
         return self.model_handle
 
 
@@ -410,18 +394,15 @@ class PrivateConfig(StrategyConfig):
     def __post_init__(self) -> None:
         """Check what can be checked without the data."""
         super().__post_init__()
-        if self.strategy == "parameter_server" or (
-            self.strategy == "auto" and cluster.current().parameter_servers
-        ):
+        has_servers = self.strategy == "auto" and cluster.current().parameter_servers
+        if self.strategy == "parameter_server" or has_servers:
             raise ConfigError(
                 "Parameter servers do not go together with privacy: their workers take steps whenever they like, on"
                 " weights of any age, and the accountant counts steps that all take together.\n"
                 "  Take --strategy mirrored or multi_worker_mirrored (python -m tfkit launch --workers N)."
             )
         if self.target_epsilon is not None and self.noise_multiplier is not None:
-            raise ConfigError(
-                "--target-epsilon and --noise-multiplier both decide the noise: give one of them."
-            )
+            raise ConfigError("--target-epsilon and --noise-multiplier both decide the noise: give one.")
         if self.target_epsilon is None and self.noise_multiplier is None:
             object.__setattr__(self, "target_epsilon", 3.0)
 
@@ -472,9 +453,8 @@ class AuditConfig(RecipeConfig):
     start_here = ("run_dir", "attacks", "shadows", "canaries", "seed")
 
     attacks: tuple[Literal["threshold", "logistic", "entropy", "forest", "mlp", "knn"], ...] = (
-        "threshold",
-        "logistic",
-    )
+        "threshold", "logistic",
+    )  # fmt: skip
     """Attackers: threshold (of the loss), logistic, entropy, forest, mlp, knn. The last three take minutes."""
 
     shadows: fields.Whole = 0
@@ -492,9 +472,6 @@ class AuditConfig(RecipeConfig):
         if self.shadows and (self.shadows < 4 or self.shadows % 2):
             raise ConfigError(f"--shadows is {self.shadows}; an even number of 4 or more is needed, or 0.")
 
-
-TECHNIQUES = ("prune", "cluster", "qat")
-"""Ways to train a model for the device, in the order in which they are combined."""
 
 KERAS = (".keras", ".h5", ".hdf5")
 """Suffixes of the files of whole models of Keras."""
@@ -533,17 +510,15 @@ class CompressConfig(RecipeConfig):
 
     variants: tuple[
         Literal["float32", "float16", "dynamic", "int8", "int16x8", "weights8", "weights4"], ...
-    ] = (
-        "float32",
-        "float16",
-        "dynamic",
-        "int8",
-    )
+    ] = ("float32", "float16", "dynamic", "int8")
     """Which files to make. weights8, weights4: by ai-edge-quantizer, weights alone."""
 
-    techniques: tuple[str, ...] = ()
-    """What training does first: prune, cluster, qat, or several, joined: prune+qat, prune+cluster+qat. Minutes
-    each. Left out: none, the model is converted as it is."""
+    techniques: tuple[
+        Literal["prune", "cluster", "qat", "prune+cluster", "prune+qat", "cluster+qat", "prune+cluster+qat"],
+        ...,
+    ] = ()
+    """What training does first: one, or several, joined in this order. Minutes each. Left out: none, the model is
+    converted as it is."""
 
     final_sparsity: Annotated[float, fields.Range(gt=0, lt=1)] = 0.8
     """Share of zeros that pruning ends with."""
@@ -582,43 +557,30 @@ class CompressConfig(RecipeConfig):
     @property
     def unused(self) -> tuple[str, ...]:
         """Return what describes a SavedModel, where there is a run; how to train, where nothing is trained."""
-        parts = {part for technique in self.techniques for part in technique.split("+")}
-        needed = {
-            ("signature", "input_shape", "input_range"): self.saved_model is not None,
-            ("epochs", "learning_rate"): bool(parts),
-            ("final_sparsity", "pruning_schedule", "sparsity_structure"): "prune" in parts,
-            ("number_of_clusters",): "cluster" in parts,
-        }
-        return tuple(name for names, used in needed.items() if not used for name in names)
+        parts = "+".join(self.techniques)
+        return (
+            *(("signature", "input_shape", "input_range") if self.saved_model is None else ()),
+            *(() if parts else ("epochs", "learning_rate")),
+            *(() if "prune" in parts else ("final_sparsity", "pruning_schedule", "sparsity_structure")),
+            *(() if "cluster" in parts else ("number_of_clusters",)),
+        )
 
     def __post_init__(self) -> None:
         """Check what can be checked without the model."""
         super().__post_init__()
         if self.from_run is not None and (self.signature or self.input_shape or self.output != "auto"):
-            raise ConfigError(
-                "--signature, --input-shape and --output are of a --saved-model; a run's are known."
-            )
-        if self.saved_model is not None:
-            is_keras = self.saved_model.suffix in KERAS and self.saved_model.is_file()
-            if not is_keras and not (self.saved_model / "saved_model.pb").is_file():
-                raise ConfigError(
-                    f"--saved-model {self.saved_model} is no SavedModel: it has no saved_model.pb."
-                )
-        if not self.variants and not self.techniques:
+            raise ConfigError("--signature, --input-shape and --output are for --saved-model, not a run.")
+        path = self.saved_model
+        if path is not None and path.suffix not in KERAS and not (path / "saved_model.pb").is_file():
+            raise ConfigError(f"--saved-model {path} is no SavedModel: it has no saved_model.pb.")
+        if not self.variants:
             raise ConfigError("--variants is empty: nothing would be made.")
         for technique in self.techniques:
-            parts = technique.split("+")
-            if parts != [name for name in TECHNIQUES if name in parts]:
-                raise ConfigError(
-                    f"--techniques {technique!r} is not known: take {', '.join(TECHNIQUES)}, or several of them in this"
-                    " order, such as prune+qat."
-                )
             possible = trained_variants(technique)
             if not set(possible) & set(self.variants):
                 raise ConfigError(
                     f"--techniques {technique} trains a model of which {' and '.join(possible)} can be made, and"
-                    f" --variants names none of them: {' '.join(self.variants) or 'none'}. Add --variants"
-                    f" {possible[-1]}."
+                    f" --variants names none of them: {' '.join(self.variants)}. Add --variants {possible[-1]}."
                 )
 
 

@@ -18,7 +18,7 @@ from typing import Any, NoReturn, TypeVar
 from tfkit import run_files
 from tfkit.environment import files
 from tfkit.errors import ConfigError
-from tfkit.settings.fields import flag
+from tfkit.settings.fields import fit, flag
 from tfkit.settings.options import RecipeConfig
 
 GROUPS = {
@@ -60,14 +60,8 @@ class Parser(argparse.ArgumentParser):
     """An argparse parser that raises ConfigError, with the nearest right word."""
 
     def __init__(self, **settings: Any) -> None:
-        super().__init__(
-            **{
-                "allow_abbrev": False,
-                "formatter_class": _HelpFormatter,
-                "epilog": EXIT_CODES,
-                **settings,
-            }
-        )
+        usual: dict[str, Any] = {"allow_abbrev": False, "epilog": EXIT_CODES}
+        super().__init__(**(usual | {"formatter_class": _HelpFormatter} | settings))
 
     def error(self, message: str) -> NoReturn:
         """Raise what is wrong with the words.
@@ -75,8 +69,10 @@ class Parser(argparse.ArgumentParser):
         Raises:
           ConfigError: always.
         """
-        wrong = re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message)
-        near = _nearest(wrong[1], re.findall(r"[\w-]+", wrong[2]), "{}") if wrong else ""
+        wrong = re.search(r"(?:invalid choice: '|unrecognized arguments: (?=--))([\w-]+)", message)
+        choices = re.findall(r"[\w-]+", message.partition("choose from")[2])
+        flags = re.findall(r"--[\w-]+", self.format_help())
+        near = _nearest(wrong[1], choices or flags) if wrong else ""
         raise ConfigError(f"{message}{near}\n  {self.prog} --help explains all of it.")
 
 
@@ -96,14 +92,7 @@ def parse(config_class: type[C], arguments: Sequence[str], *, prog: str, descrip
     parser = _recipe_parser(config_class, prog=prog, description=description)
     # Flags may be written with underscores, as the fields are.
     words = [re.sub(r"^--[\w-]+", lambda flag: flag[0].replace("_", "-"), word) for word in arguments]
-    given, others = parser.parse_known_args(words)
-    flags = [field.name.replace("_", "-") for field in dataclasses.fields(config_class)]
-    unknown = [word.removeprefix("--").partition("=")[0] for word in others if word.startswith("--")]
-    if unknown:
-        parser.error("\n  ".join(f"unknown flag --{word}{_nearest(word, flags, '--{}')}" for word in unknown))
-    if others:
-        parser.error(f"{' '.join(others)}: what is this? Every value follows its --flag.")
-    return _settings(config_class, vars(given), convert=True)
+    return _settings(config_class, vars(parser.parse_args(words)))
 
 
 def from_keywords(config_class: type[C], keywords: Mapping[str, Any], *, call: str) -> C:
@@ -118,18 +107,14 @@ def from_keywords(config_class: type[C], keywords: Mapping[str, Any], *, call: s
       ConfigError: a keyword is unknown, or has a value that cannot be; it is named as `name=`.
     """
     names = [field.name for field in dataclasses.fields(config_class)]
-    unknown = [
-        f"unknown keyword {name}={_nearest(name, names, '{}=')}" for name in keywords if name not in names
-    ]
-    if unknown:
-        raise ConfigError("\n  ".join([f"{call}: {unknown[0]}", *unknown[1:]]))
+    _check_known(keywords, names, "keyword {}=", call)
 
     def keyword(flag: re.Match[str]) -> str:
         name = flag[1].replace("-", "_")
         return f"{name}=" if name in names else flag[0]
 
     try:
-        return _settings(config_class, keywords, convert=False)
+        return _settings(config_class, keywords)
     except ConfigError as error:
         raise ConfigError(f"{call}: {re.sub(r'--([a-z][a-z0-9-]*)', keyword, str(error))}") from None
 
@@ -142,56 +127,32 @@ def takes_settings(*config_classes: type[Any]) -> Callable[[F], F]:
 
     def decorate(function: F) -> F:
         shown = inspect.signature(function)
-        own = [value for value in shown.parameters.values() if value.kind is not value.VAR_KEYWORD]
-        settings = {
-            field.name: field for settings in config_classes for field in dataclasses.fields(settings)
-        }
-        taken = {"config", "json", "quiet", "debug", *(value.name for value in own)}
-        own += [
-            inspect.Parameter(
-                name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=field.type
-            )
-            for name, field in settings.items()
-            if name not in taken
-        ]
-        vars(function)["__signature__"] = shown.replace(parameters=own)
+        own = {name: value for name, value in shown.parameters.items() if value.kind is not value.VAR_KEYWORD}
+        fields = {field.name: field for one in config_classes for field in dataclasses.fields(one)}
+        hints = {name: hint for one in config_classes for name, hint in typing.get_type_hints(one).items()}
+        for field in fields.values():
+            if field.name not in ("config", "json", "quiet", "debug", *own):
+                keyword = inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY)
+                own[field.name] = keyword.replace(default=field.default, annotation=hints[field.name])
+        vars(function)["__signature__"] = shown.replace(parameters=[*own.values()])
         return function
 
     return decorate
 
 
 def from_words(config_class: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what `add_flags` has read, with numbers where the fields of the class are numbers."""
-    hints = typing.get_type_hints(config_class)
-    return {name: _converted(value, hints[name]) for name, value in values.items()}
+    """Return what `add_flags` has read, as the fields of the class have it."""
+    hints = typing.get_type_hints(config_class, include_extras=True)
+    return {name: fit(value, hints[name], name=flag(name)) for name, value in values.items()}
 
 
-def _settings(config_class: type[C], given: Mapping[str, Any], *, convert: bool) -> C:
-    """Make a config of what was given and of its YAML file; words become numbers where they are from a command line."""
-    values = from_words(config_class, given) if convert else dict(given)
+def _settings(config_class: type[C], given: Mapping[str, Any]) -> C:
+    """Make a config of what was given and of its YAML file."""
+    values = dict(given)
     if values.get("config") is not None:
         names = [field.name for field in dataclasses.fields(config_class)]
-        from_file = _read_yaml(Path(values["config"]), names)
-        values = from_words(config_class, from_file) | values
+        values = _read_yaml(Path(values["config"]), names) | values
     return config_class(**values)
-
-
-def _converted(value: Any, hint: Any) -> Any:
-    """Return the number or None that a word stands for, where the hint has one; all else as it is, to be checked."""
-    if isinstance(value, list):
-        return [_converted(item, hint) for item in value]
-    if not isinstance(value, str):
-        return value
-    kinds = _kinds(hint)
-    if value == "None" and types.NoneType in kinds:
-        return None
-    for kind in (int, float):
-        if kind in kinds:
-            try:
-                return kind(value)
-            except ValueError:
-                continue
-    return value
 
 
 def _kinds(hint: Any) -> tuple[Any, ...]:
@@ -202,9 +163,17 @@ def _kinds(hint: Any) -> tuple[Any, ...]:
     return tuple(kind for arg in args for kind in _kinds(arg))
 
 
-def _nearest(word: str, known: Iterable[str], form: str) -> str:
+def _nearest(word: str, known: Iterable[str], form: str = "{}") -> str:
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f"; did you mean {form.format(near[0])}?" if near else ""
+
+
+def _check_known(names: Iterable[str], known: Sequence[str], form: str, place: str) -> None:
+    """Raise with all names that are not known, each with the nearest that is."""
+    near, others = form.split()[1], [name for name in names if name not in known]
+    wrong = [f"unknown {form.format(name)}{_nearest(name, known, near)}" for name in others]
+    if wrong:
+        raise ConfigError(f"{place}: " + "\n  ".join(wrong))
 
 
 def _recipe_parser(config_class: type[Any], *, prog: str, description: str) -> Parser:
@@ -317,13 +286,7 @@ def _read_yaml(path: Path, names: Sequence[str]) -> dict[str, Any]:
     except ValueError as error:
         raise ConfigError(f"{path}: {error}.") from error
     known = [name for name in names if name not in ("config", "debug", "json", "quiet")]
-    unknown = [
-        f"unknown key {name!r}{_nearest(str(name), known, '{!r}')}" for name in settings if name not in known
-    ]
-    if unknown:
-        raise ConfigError(
-            "\n  ".join([f"{path}: {unknown[0]}", *unknown[1:], f"Known keys: {', '.join(known)}."])
-        )
+    _check_known(settings, known, "key {!r}", str(path))
     return settings
 
 

@@ -84,9 +84,7 @@ def conclude(run: Run, classifier: Classifier, splits: Splits, *, show_examples:
     run.record(save(classifier.model, run, splits, evaluation=evaluation))
     shown = _write_mistakes(run, evaluation, splits) if show_examples else None
     examples.save(run.path / EVALUATION, evaluation, shown)
-    tensorboard.write_confusion(run.logdir, evaluation)
-    tensorboard.write_pr_curves(run.logdir, evaluation)
-    tensorboard.write_roc(run.logdir, evaluation)
+    tensorboard.write_evaluation(run.logdir, evaluation)
     history = run.history
     run.record(tensorboard.best(history))
     tensorboard.write_hparams(run.logdir, run.config, run.metrics)
