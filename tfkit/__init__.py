@@ -29,12 +29,19 @@ from tfkit import errors
 from tfkit.environment import stack
 
 if TYPE_CHECKING:
-    # isort: off
     from tfkit import (
-        auditing, compression, data, distribution, environment, hub, privacy, reporting, searching, text, training,
-    )  # fmt: skip
-
-    # isort: on
+        auditing,
+        compression,
+        data,
+        distribution,
+        environment,
+        hub,
+        privacy,
+        reporting,
+        searching,
+        text,
+        training,
+    )
     from tfkit.auditing.audit import audit
     from tfkit.compression.compare import compare
     from tfkit.compression.compress import compress
@@ -53,11 +60,40 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
-    "DPSGD", "Encoder", "Run", "Splits", "Table", "__version__", "audit", "auditing", "compare", "compress",
-    "compression", "convert", "data", "distribution", "environment", "errors", "fit", "from_arrays", "hub", "inspect",
-    "load_images", "load_model", "load_texts", "privacy", "read_image", "report", "reporting", "search", "searching",
-    "stack", "text", "train", "training",
-]  # fmt: skip
+    "DPSGD",
+    "Encoder",
+    "Run",
+    "Splits",
+    "Table",
+    "__version__",
+    "audit",
+    "auditing",
+    "compare",
+    "compress",
+    "compression",
+    "convert",
+    "data",
+    "distribution",
+    "environment",
+    "errors",
+    "fit",
+    "from_arrays",
+    "hub",
+    "inspect",
+    "load_images",
+    "load_model",
+    "load_texts",
+    "privacy",
+    "read_image",
+    "report",
+    "reporting",
+    "search",
+    "searching",
+    "stack",
+    "text",
+    "train",
+    "training",
+]
 
 _HOMES = {
     "auditing": "audit",
