@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tfkit.distribution.launcher import Job
 from tfkit.distribution.ray import Coordinator, launch
 from tfkit.environment import packages
 from tfkit.environment.heartbeat import VARIABLE, read
@@ -195,15 +196,7 @@ def test_nothing_is_left_behind(story):
 def test_without_ray_the_command_that_installs_it(monkeypatch):
     monkeypatch.setattr(packages, "version", lambda package: None)
     with pytest.raises(ConfigError, match=r"--engine ray: .* not installed[\s\S]*To repair it: .*ray"):
-        launch(["-m", "recipes.train_distributed"])
-
-
-@pytest.mark.parametrize(
-    ("words", "settings"), [([], {}), (["x.py"], {"workers": 0}), (["x.py"], {"max_restarts": -1})]
-)
-def test_what_cannot_be_launched_is_refused_before_ray_starts(words, settings):
-    with pytest.raises(ConfigError):
-        launch(words, **settings)
+        launch(Job(words=("-m", "recipes.train_distributed")))
 
 
 def test_the_first_reason_to_stop_is_the_jobs_exit_code():

@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 
 from tfkit.environment import packages
-from tfkit.environment.doctor import _cache, _joined, _start
-from tfkit.environment.doctor_checks import CHECKS, run
+from tfkit.environment.doctor import CHECKS, _cache, _joined, _start, run
 
 REPO = Path(packages.__file__).parents[2]
 

@@ -18,8 +18,6 @@ from tfkit.errors import ConfigError
 if TYPE_CHECKING:
     from tfkit.data.splits import Splits
 
-REHEARSAL = {"worker": 2, "ps": 1}
-
 
 def lead(here: Cluster) -> tf.distribute.Strategy:
     """Return the strategy of the process that leads: TF_CONFIG's chief, or of a rehearsal in this process.
@@ -55,15 +53,11 @@ def check_readers(splits: Splits) -> None:
 
 def _rehearsal() -> Any:
     """Start servers in threads of this process, on ports of loopback."""
-    ports = iter(free_ports(sum(REHEARSAL.values())))
-    addresses = {
-        role: [f"127.0.0.1:{next(ports)}" for _ in range(count)] for role, count in REHEARSAL.items()
-    }
-    cluster = tf.train.ClusterSpec(addresses)
+    first, second, third = (f"127.0.0.1:{port}" for port in free_ports(3))
+    cluster = tf.train.ClusterSpec({"worker": [first, second], "ps": [third]})
     config = tf.compat.v1.ConfigProto(inter_op_parallelism_threads=4)
-    for role, count in REHEARSAL.items():
-        for index in range(count):
-            tf.distribute.Server(cluster, job_name=role, task_index=index, config=config, protocol="grpc")
+    for role, index in (("worker", 0), ("worker", 1), ("ps", 0)):
+        tf.distribute.Server(cluster, job_name=role, task_index=index, config=config, protocol="grpc")
     return tf.distribute.cluster_resolver.SimpleClusterResolver(cluster, rpc_layer="grpc")
 
 

@@ -99,9 +99,7 @@ def _real(y: Any, y_pred: Any, sample_weight: Any) -> tuple[Any, Any, Any]:
     weights = tf.nest.flatten(sample_weight)[0]
     count = tf.shape(weights)[0]
     kept = tf.where((count == 1) & (weights[0] == 0), 0, count)
-    return tuple(
-        tf.nest.map_structure(lambda value: value[:kept], part) for part in (y, y_pred, sample_weight)
-    )
+    return tf.nest.map_structure(lambda value: value[:kept], (y, y_pred, sample_weight))
 
 
 _ASYNCHRONOUS = 64

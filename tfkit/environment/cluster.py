@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import re
+import reprlib
 from dataclasses import dataclass
 from typing import Any
 
 from tfkit.errors import ConfigError
 
 VARIABLE = "TF_CONFIG"
-
+_ROLES = ("chief", "worker", "ps", "evaluator")  # there is no use for the last: the first worker evaluates
 
 # What TensorFlow raises in a worker when another one is gone, or says nothing any more.
 _OF_PEERS = ("UnavailableError", "AbortedError", "CancelledError", "DeadlineExceededError", "InternalError")
@@ -63,32 +63,26 @@ def current() -> Cluster:
         return Cluster()
     try:
         content = json.loads(text)
+        addresses, task = content.get("cluster") or {}, content.get("task") or {}
+        role, index = task.get("type", "worker"), task.get("index", None if addresses else 0)
+        known = _known(addresses)
     except (ValueError, RecursionError) as error:
-        quotes = " (JSON has double quotes: json.dumps writes them, str does not)" if "'" in text else ""
-        raise _wrong(f"it is no JSON, {error}{quotes}") from error
-    _check(isinstance(content, dict), "it", content, "an object")
-    addresses, task = content.get("cluster") or {}, content.get("task") or {}
-    _check(isinstance(addresses, dict), '"cluster"', addresses, "an object")
-    _check(isinstance(task, dict), '"task"', task, "an object")
-    known = _known(addresses)
-    if addresses and "index" not in task:
-        raise _wrong('"task" has no "index": nothing says which of them this process is')
-    role, index = task.get("type", "worker"), task.get("index", 0)
+        raise _wrong(f"it is no JSON, {error}") from error
+    except (AttributeError, TypeError) as error:
+        raise _wrong(f"it is {reprlib.repr(text)}, without objects for both") from error
     if isinstance(index, str) and index.isdecimal():
         index = int(index)  # templates of Kubernetes put it into quotes, and TensorFlow reads it
-    _check(type(index) is int, 'the "index" of "task"', index, "a number from 0")
+    if type(index) is not int:
+        raise _wrong(f'the "index" of "task" is {reprlib.repr(index)}, not a number from 0')
     if not addresses:
         if (role, index) not in (("worker", 0), ("chief", 0), ("master", 0)):
             raise _wrong(f'this process is {role} {index}, and "cluster" names nobody')
         return Cluster()
-    if role == "evaluator":
-        raise _wrong("this process is an evaluator, which tfkit has no use for: the first worker evaluates")
     if role not in known or not 0 <= index < len(known[role]):
         counts = ", ".join(f"{len(listed)} {job}" for job, listed in known.items())
-        raise _wrong(f'this process is {_shown(role).strip(chr(34))} {index}, and "cluster" has {counts}')
+        raise _wrong(f'this process is {role} {index}, and "cluster" has {counts}')
     if known["ps"] and not (known["chief"] and known["worker"]):
-        lacking = "chief, which leads" if not known["chief"] else "worker, which computes"
-        raise _wrong(f'"cluster" has parameter servers ("ps") and no {lacking}')
+        raise _wrong('"cluster" has parameter servers ("ps"), which need a chief and workers')
     if known["chief"] and not known["ps"]:
         # The older way to write a cluster of equals: the chief is the first of the workers.
         return Cluster(workers=known["chief"] + known["worker"], index=index + (role == "worker"))
@@ -109,28 +103,22 @@ def split(address: str) -> tuple[str, int]:
 
 def _known(addresses: dict[str, Any]) -> dict[str, tuple[str, ...]]:
     """Return the addresses by role; what TensorFlow would wait for in vain is refused."""
-    roles = ("chief", "worker", "ps", "evaluator")
     names: dict[str, str] = {}
     for role, listed in addresses.items():
-        if role not in roles:
-            near = ["chief"] if role == "master" else difflib.get_close_matches(role, roles, n=1)
-            raise _wrong(f'"cluster" has a job "{role}" (did you mean "{(near or ["worker"])[0]}"?)')
-        _check(isinstance(listed, list), f'"{role}"', listed, "a list of addresses")
+        if role not in _ROLES:
+            raise _wrong(f'"cluster" has a job "{role}"; known are {", ".join(_ROLES)}')
+        if not isinstance(listed, list):
+            raise _wrong(f'"{role}" is {reprlib.repr(listed)}, not a list of addresses')
         for number, address in enumerate(listed):
-            form = "HOST:PORT with a port of 1 to 65535, without blanks and http://; IPv6 as [::1]:2222"
-            is_address = isinstance(address, str) and split(address) != ("", 0)
-            _check(is_address, f"the address of {role} {number}", address, form)
+            if not isinstance(address, str) or split(address) == ("", 0):
+                form = "HOST:PORT with a port of 1 to 65535, without blanks and http://; IPv6 as [::1]:2222"
+                raise _wrong(f"the address of {role} {number} is {reprlib.repr(address)}, not {form}")
             if address in names:
                 raise _wrong(f"{names[address]} and {role} {number} have the same address, {address}")
             names[address] = f"{role} {number}"
     if len(addresses.get("chief", ())) > 1:
         raise _wrong('"chief" has more than one address')
-    return {role: tuple(addresses.get(role, ())) for role in roles[:3]}
-
-
-def _check(is_right: bool, what: str, value: Any, expected: str) -> None:
-    if not is_right:
-        raise _wrong(f"{what} is {_shown(value)}, not {expected}")
+    return {role: tuple(addresses.get(role, ())) for role in _ROLES[:3]}
 
 
 def _wrong(what: str) -> ConfigError:
@@ -139,11 +127,6 @@ def _wrong(what: str) -> ConfigError:
         '  Expected {"cluster": {"worker": ["host1:2222", "host2:2222"]}, "task": {"type": "worker", "index": 0}};\n'
         f"  `python -m tfkit launch` sets it. For one process: unset {VARIABLE}"
     )
-
-
-def _shown(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else f"{text[:60]}..."
 
 
 def is_loss_of_peer(error: BaseException) -> bool:

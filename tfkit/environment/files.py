@@ -21,7 +21,7 @@ CACHE_VARIABLE = "TFKIT_CACHE"
 
 
 def cache_root() -> Path:
-    """Where the cache is or will be: `$TFKIT_CACHE`, else `~/.cache/tfkit`."""
+    """Return where the cache is or will be: `$TFKIT_CACHE`, else `~/.cache/tfkit`."""
     return Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "tfkit").expanduser()
 
 
@@ -51,7 +51,7 @@ def warn_damaged(path: Path) -> None:
 
 @contextlib.contextmanager
 def new_file(path: Path, *, mode: int = 0o644) -> Iterator[BinaryIO]:
-    """A file under a temporary name in the same folder, renamed to `path` when the block ends well.
+    """Open a file under a temporary name in the same folder, renamed to `path` when the block ends well.
 
     A reader of `path` sees all of it or none; an error or a kill leaves what was there before.
     """
@@ -70,23 +70,23 @@ def new_file(path: Path, *, mode: int = 0o644) -> Iterator[BinaryIO]:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """All of `content` at `path`, or what was there before."""
+    """Write all of `content` to `path`, or leave what was there before."""
     with new_file(path) as file:
         file.write(content)
 
 
 def write_text(path: Path, content: str) -> None:
-    """`write_bytes` in UTF-8."""
+    """Do as `write_bytes`, in UTF-8."""
     write_bytes(path, content.encode())
 
 
 def write_json(path: Path, content: Any) -> None:
-    """`write_text` as indented JSON; NaN and infinity are refused, since other readers would be."""
+    """Write indented JSON; NaN and infinity are refused, since other readers would be."""
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def write_hashed(path: Path, content: bytes) -> None:
-    """`write_bytes`, and beside it the digest by which `read_hashed` knows it."""
+    """Write `content`, and beside it the digest by which `read_hashed` knows it."""
     write_text(path.with_name(f"{path.name}.sha256"), hashlib.sha256(content).hexdigest())
     write_bytes(path, content)
 
@@ -108,7 +108,7 @@ def read_hashed(path: Path) -> bytes:
 
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder beside `path`, renamed to it when the block ends well, removed when it does not.
+    """Make a temporary folder beside `path`, renamed to it when the block ends well, removed when it does not.
 
     A folder that stands at `path` already is replaced only then.
     """
@@ -163,7 +163,7 @@ def lock_or_wait(path: Path, *, another: str) -> Iterator[None]:
 
 
 def digest_of(*parts: object) -> str:
-    """The first 32 hex digits of SHA-256 over the parts: paths by their content, all else by its text."""
+    """Return the first 32 hex digits of SHA-256 over the parts: paths by their content, all else by its text."""
     total = hashlib.sha256()
     for part in parts:
         if isinstance(part, Path):

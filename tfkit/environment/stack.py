@@ -312,17 +312,6 @@ class _PrivacyLoader(SourceFileLoader):
         _name_lazily(module, self)
 
 
-def _install_privacy_finder() -> None:
-    """Find TensorFlow Privacy this way from now on, also where the switch has imported it before."""
-    if PrivacyFinder not in sys.meta_path:
-        sys.meta_path.insert(0, PrivacyFinder)
-    for name, module in [*sys.modules.items()]:
-        loader = getattr(module, "__loader__", None)
-        is_ours = name.partition(".")[0] == _PRIVACY and hasattr(module, "__path__")
-        if is_ours and isinstance(loader, SourceFileLoader):
-            _name_lazily(module, loader)
-
-
 def _name_lazily(package: ModuleType, loader: SourceFileLoader) -> None:
     """Give a package its modules, and the names that its `__init__` imports without the switch, when they are used."""
     name = package.__name__
@@ -349,7 +338,9 @@ def _name_lazily(package: ModuleType, loader: SourceFileLoader) -> None:
     package.__dir__ = lambda: sorted({*vars(package), *homes})  # type: ignore[method-assign]
 
 
-_install_privacy_finder()
+for _name in [name for name in sys.modules if name.partition(".")[0] == _PRIVACY]:
+    del sys.modules[_name]  # it failed before, or is empty
+sys.meta_path.insert(0, PrivacyFinder)
 
 
 def _keras_is_3(tensorflow: ModuleType) -> bool:
