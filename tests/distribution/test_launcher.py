@@ -28,7 +28,7 @@ def test_all_done(launch):
     assert job.ended() == 0
     assert sorted(job.printed.splitlines()) == ["[worker 0] done 0", "[worker 1] done 1"]
     assert "[worker 1] to stderr" in job.said
-    assert "Launching 2 workers: python " in job.said
+    assert "Launching 2 processes: python " in job.said
     assert len(job.starts(0)) == len(job.starts(1)) == 1
 
 

@@ -57,7 +57,7 @@ print("heavy", sorted({"tensorflow", "numpy", "pandas"} & set(sys.modules)))
 """
     out, errors = begin(tmp_path, program).communicate(timeout=60)
     assert out.splitlines() == ["worker 0 of 2", "returned 42", "heavy []"], errors
-    assert "Launching 2 workers: train()" in errors
+    assert "Launching 2 processes: train()" in errors
     assert leftovers(tmp_path) == []
 
 

@@ -26,9 +26,11 @@ from typing import Annotated, Any, Literal
 from tfkit import cli
 from tfkit.distribution import guard, network, worker_process
 from tfkit.distribution.worker_process import LOST_A_PEER, SAVED, Screen, Signals, Task, Worker, describe_exit
+from tfkit.environment import process
 from tfkit.environment.cluster import split
 from tfkit.environment.heartbeat import AGAIN
 from tfkit.errors import ConfigError
+from tfkit.run import RESTARTED_VARIABLE
 from tfkit.settings import fields
 from tfkit.settings.parse import add_flags, from_words
 
@@ -167,18 +169,12 @@ def _check_words(words: Sequence[str]) -> None:
 def _check_hosts(hosts: Sequence[str], task_index: int) -> None:
     problems = [f"{address!r} is not HOST:PORT" for address in hosts if split(address) == ("", 0)]
     problems += [f"{address} is named twice" for address in sorted({*hosts}) if hosts.count(address) > 1]
-    if not problems:
-        unknown = (address for address in hosts if not network.is_known(address))
-        problems += [f"this machine does not know where {address} is" for address in unknown]
+    if task_index >= len(hosts):
+        problems.append(f"--task-index is {task_index}, and they are 0 to {len(hosts) - 1}")
     if problems:
         raise ConfigError(
-            f"--hosts: {'; '.join(problems)}.\n  Expected names of DNS or /etc/hosts, or addresses, each with a port"
-            " of its own: --hosts host1:2222,10.0.0.2:2222"
-        )
-    if task_index >= len(hosts):
-        raise ConfigError(
-            f"--task-index is {task_index}, and --hosts has {len(hosts)}: 0 to {len(hosts) - 1}, on each host"
-            " its own place in the list."
+            f"--hosts: {'; '.join(problems)}.\n  Expected names or addresses, each with a port of its own, the same"
+            " list on each host: --hosts host1:2222,10.0.0.2:2222"
         )
 
 
@@ -284,7 +280,7 @@ def _hang(job: Job, running: Sequence[Worker], where: str, now: float) -> Outcom
     )
 
 
-class _Attempt:
+class Attempt:
     """All processes of a job, started once, until none of them is left."""
 
     def __init__(self, job: Job, screen: Screen, signals: Signals, restarts: int, died: float | None) -> None:
@@ -326,23 +322,26 @@ class _Attempt:
             own = cores[number] if cores else ()
             threads = len(own) or max(1, len(usable) // count)
             where = f"core{'s' * (threads > 1)} {', '.join(map(str, own))}" if own else "any core"
-            environment = worker_process.worker_environment(
-                threads, restarts=self._restarts, inherited=os.environ
-            )
-            environment.pop("TF_CONFIG", None)
+            environment = {
+                **process.malloc_environment(),
+                **os.environ,
+                **worker_process.threads_environment(threads),
+                "PYTHONUNBUFFERED": "1",
+                # So that --overwrite, which the words may hold, removes nothing at a restart.
+                RESTARTED_VARIABLE: str(self._restarts),
+                network.SECONDS_VARIABLE: str(self.job.join_seconds),
+                guard.VARIABLE: self._token,
+            }
             if gpus:
                 environment["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, gpus[number]))
                 where += (
                     f", GPU {environment['CUDA_VISIBLE_DEVICES'] or 'none: there are fewer than workers'}"
                 )
             lines.append(f"  {task.name:<9}{task.address if task.tf_config else ''}  {where}")
-            environment |= {
-                **self.job.environment,
-                "PYTHONUNBUFFERED": "1",
-                network.SECONDS_VARIABLE: str(self.job.join_seconds),
-                guard.VARIABLE: self._token,
-            }
-            environment |= {"TF_CONFIG": task.tf_config} if task.tf_config else {}
+            environment |= self.job.environment
+            environment.pop("TF_CONFIG", None)
+            if task.tf_config:
+                environment["TF_CONFIG"] = task.tf_config
             worker = Worker(task, environment=environment, cores=own, folder=folder, screen=self._screen)
             self.workers.append(worker)
             guard.watch(watchdog, [each.process.pid for each in self.workers])
@@ -439,9 +438,10 @@ def run(job: Job, *, screen: Screen) -> Outcome:
     """Start the job, and again after each death, until it is done or nothing more can be done."""
     restarts, died = 0, None
     with worker_process.noting_signals() as signals:
-        screen.report(_headline(job))
+        which = f"worker {job.task_index} of {len(job.hosts)}" if job.hosts else f"{job.share()[1]} processes"
+        screen.report(f"Launching {which}: {job.title or f'python {shlex.join(job.words)}'}")
         while True:
-            attempt = _Attempt(job, screen, signals, restarts, died)
+            attempt = Attempt(job, screen, signals, restarts, died)
             try:
                 outcome = attempt.run()
             finally:
@@ -465,15 +465,6 @@ def run(job: Job, *, screen: Screen) -> Outcome:
                 time.sleep(0.1)
             if signals.count:
                 return _interrupted(signals)
-
-
-def _headline(job: Job) -> str:
-    what = f"{job.workers} worker{'s' * (job.workers > 1)}"
-    if job.hosts:
-        what = f"worker {job.task_index} of {len(job.hosts)}"
-    elif job.parameter_servers:
-        what = f"a chief, {job.workers} worker(s) and {job.parameter_servers} parameter server(s)"
-    return f"Launching {what}: {job.title or f'python {shlex.join(job.words)}'}"
 
 
 def launch(job: Job) -> int:
@@ -561,12 +552,10 @@ def _check_flags(options: dict[str, Any]) -> None:
             "--hosts (every worker) and --task-index (which of them this machine is: 0, 1, ...) go together:"
             " --hosts host1:2222,host2:2222 --task-index 0"
         )
-    wrong, reason = set(), "--hosts, which says where each worker is"
-    if options.get("engine") == "ray":
-        of_ray = {"engine", "private_network", "workers", "max_restarts", "grace_seconds"}
-        wrong, reason = options.keys() - of_ray, "--engine ray: Ray places the workers and waits for them"
-    elif hosts:
-        wrong = options.keys() & {"workers", "engine", "private_network"}
+    wrong = options.keys() & {"workers", "engine", "private_network"} if hosts else set()
+    reason = "--hosts, which says where each worker is"
+    if options.get("engine") == "ray" and "parameter_servers" in options:
+        wrong, reason = {"parameter_servers"}, "--engine ray"
     if wrong:
         flags = ", ".join(map(fields.flag, sorted(wrong)))
         raise ConfigError(f"{flags} does not go with {reason}. Leave it out.")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
-import math
 import os
 import secrets
 import shlex
@@ -19,11 +19,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tfkit.distribution import guard, worker_process
-from tfkit.distribution.launcher import Job
-from tfkit.distribution.worker_process import SAVED, Screen, Task, Worker
-from tfkit.environment import heartbeat, packages
-from tfkit.errors import ConfigError, UsageError
+from tfkit.distribution.launcher import Attempt, Job
+from tfkit.distribution.worker_process import SAVED, Screen, Signals, noting_signals
+from tfkit.environment import cluster, heartbeat, packages
+from tfkit.errors import ConfigError
 from tfkit.run import METRICS, SAVED_MODEL
 from tfkit.settings.parse import flag_value
 
@@ -39,8 +38,6 @@ _ENVIRONMENT = {
 }
 _POLL_SECONDS = 0.25
 _END_SECONDS = 10.0
-# A recipe sends a heartbeat once a second; a busy machine or disk may hold that up.
-_FROZEN_SECONDS = 60.0
 
 
 class Coordinator:
@@ -76,47 +73,37 @@ def train(config: dict[str, Any]) -> None:
     import ray
     import ray.train
 
-    context, coordinator, job = ray.train.get_context(), config["coordinator"], config["job"]
-    rank = context.get_world_rank()
-    restarts = ray.get(coordinator.start.remote(rank))
-    if restarts and not rank:
-        print(f"A worker died: all start again ({restarts} of {job.max_restarts}).", file=sys.stderr)
-    if ray.get(coordinator.code.remote()) is not None:
-        return
-    # Ray gives each worker one CPU to plan with, pins none, and sets the number of OpenMP's threads to 1.
-    inherited = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
-    cores = max(len(worker_process.usable_cores()) // context.get_local_world_size(), 1)
-    environment = worker_process.worker_environment(cores, restarts=restarts, inherited=inherited)
-    environment |= {"PYTHONUNBUFFERED": "1", guard.VARIABLE: uuid.uuid4().hex}
-    beats = Path(tempfile.mkdtemp(dir=Path.cwd()))  # a folder of Ray's session
-    os.chdir(config["folder"])
-    # Ray ends a worker with SIGKILL, which no program can pass on: the guard sees it and clears up.
-    with guard.start(environment[guard.VARIABLE], beats) as watchdog:
-        task = Task(f"worker {rank}", "", job.words, "", False)
-        child = Worker(task, environment=environment, cores=(), folder=beats, screen=Screen())
-        guard.watch(watchdog, [child.process.pid])
-        deadline = math.inf
-        while child.ended is None:
-            if deadline == math.inf and ray.get(coordinator.code.remote()) is not None:
-                child.send(signal.SIGTERM)
-                deadline = time.monotonic() + job.grace_seconds
-            if time.monotonic() > deadline or child.is_silent(_FROZEN_SECONDS):
-                child.send(signal.SIGKILL)
+    coordinator, run_dir, here = config["coordinator"], config["run_dir"], cluster.current()
+    restarts = ray.get(coordinator.start.remote(here.index))
+    if restarts and here.is_chief:
+        print(
+            f"A worker died: all start again ({restarts} of {config['job'].max_restarts}).", file=sys.stderr
+        )
+    signals = Signals()
+
+    def wait_for_stop() -> None:
+        while ray.get(coordinator.code.remote()) is None:
             time.sleep(_POLL_SECONDS)
-            child.look()
-        child.drain(1)
-    if code := child.code:
-        reason = child.beat.gave_up
-        text = f"worker {rank} ended ({worker_process.describe_exit(code)}). {reason}"
-        print(text, file=sys.stderr)
-        if reason or code in (UsageError.exit_code, SAVED):  # no restart would mend it
-            ray.get(coordinator.stop.remote(code))
+        signals.handle(signal.SIGTERM)
+
+    threading.Thread(target=wait_for_stop, daemon=True).start()
+    # Ray has put this worker into a folder of the session, set the number of OpenMP's threads to 1, and said which GPUs
+    # are this worker's.
+    os.chdir(config["folder"])
+    os.environ.pop("OMP_NUM_THREADS", None)
+    gpus = {name: value for name, value in os.environ.items() if name == "CUDA_VISIBLE_DEVICES"}
+    job = dataclasses.replace(config["job"], hosts=here.workers, task_index=here.index, environment=gpus)
+    outcome = Attempt(job, Screen(), signals, restarts, None).run()
+    if outcome.kind != "done":
+        print(outcome, file=sys.stderr, flush=True)
+        if outcome.kind != "died":  # no restart would mend it
+            ray.get(coordinator.stop.remote(outcome.code))
         if ray.get(coordinator.code.remote()) is None:
-            raise RuntimeError(text)
+            raise RuntimeError(outcome.what)
         return
     # All workers must report equally often.
-    metrics, checkpoint, run_dir = {}, None, config["run_dir"]
-    if rank == 0 and run_dir and (run_dir / METRICS).is_file():
+    metrics, checkpoint = {}, None
+    if here.is_chief and run_dir and (run_dir / METRICS).is_file():
         metrics = json.loads((run_dir / METRICS).read_text())
         if (run_dir / SAVED_MODEL).is_dir():
             checkpoint = ray.train.Checkpoint.from_directory(str(run_dir / SAVED_MODEL))
@@ -134,8 +121,7 @@ def launch(job: Job) -> int:
     SIGTERM and SIGINT are passed on as "save and stop"; at the second one all are killed.
 
     Args:
-      job: `words`, `workers`, `max_restarts` and `grace_seconds` count. A program that is started again must go on
-        from its own checkpoint.
+      job: without `hosts`, which Ray finds. A program that is started again must go on from its own checkpoint.
 
     Returns:
       0 done, 1 died more often than that, 3 saved and stopped; else the program's own code where it says that
@@ -230,7 +216,7 @@ def _fit(job: Job, run_dir: Path | None, storage: Path) -> int:
 
     # In a thread: it blocks, and takes Ctrl-C for itself.
     thread = threading.Thread(target=fit, daemon=True)
-    with worker_process.noting_signals() as signals:
+    with noting_signals() as signals:
         thread.start()
         # A worker that came to its end waits in vain for one that stopped before: not for ever.
         code, patience = None, job.grace_seconds + _END_SECONDS

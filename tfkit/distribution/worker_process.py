@@ -19,7 +19,6 @@ from typing import IO, Any, NamedTuple
 
 from tfkit.environment import heartbeat, process
 from tfkit.environment.heartbeat import Heartbeat
-from tfkit.run import RESTARTED_VARIABLE
 
 SAVED = 3
 LOST_A_PEER = 4
@@ -63,18 +62,6 @@ def threads_environment(cores: int, *, within: Mapping[str, str] = os.environ) -
         "OMP_NUM_THREADS": str(cores),
     }
     return {name: value for name, value in wanted.items() if name not in within}
-
-
-def worker_environment(cores: int, *, restarts: int, inherited: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment of a worker that has so many cores.
-
-    Args:
-      cores: how many threads an operation may use.
-      restarts: how often the job was started again: so that --overwrite, which the words may hold, removes nothing.
-      inherited: of the process that starts it; what is set there stays.
-    """
-    threads = threads_environment(cores, within=inherited)
-    return process.malloc_environment() | {**inherited, **threads, RESTARTED_VARIABLE: str(restarts)}
 
 
 def gpu_shares(count: int) -> tuple[tuple[int, ...], ...]:
