@@ -101,7 +101,7 @@ def test_a_broken_environment_is_told_what_to_type(broken):
         "setuptools 82.0.0 has no pkg_resources, which tensorflow-hub imports"
         in lines[found["tensorflow-hub"]]
     )
-    assert "ended its process with exit code -6: undefined symbol: x" in lines[found["tensorflow-text"]]
+    assert "brought its process down: undefined symbol: x" in lines[found["tensorflow-text"]]
     assert "tensorflow-privacy is not installed" in lines[found["tensorflow-privacy"]]
     # What comes after the crash is still examined.
     assert sum(line.startswith("ok") for line in lines) == len(CHECKS) - len(found)

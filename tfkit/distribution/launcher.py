@@ -53,7 +53,7 @@ _AFTER_DEATH_SECONDS = 2.0
 # After so much training a restart is forgotten: --max-restarts is about a job that does not get on.
 _FORGET_SECONDS = 3600.0
 # On several hosts: until the others have noticed the death, whose old workers would confuse the new one.
-_HOSTS_PAUSE_SECONDS = 10.0
+_HOSTS_PAUSE_SECONDS = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -290,12 +290,6 @@ class Attempt:
         self.workers: list[Worker] = []
         self._token = uuid.uuid4().hex
 
-    @property
-    def trained_seconds(self) -> float:
-        """From the first step of the first worker until now; 0 before it."""
-        trained = self.workers[0].beat.trained
-        return time.monotonic() - trained if trained is not None else 0.0
-
     def run(self) -> Outcome:
         """Start the workers, watch them to their end, and leave nothing behind."""
         # In memory where that can be: a full disk must not look like a worker that does not answer.
@@ -333,10 +327,8 @@ class Attempt:
                 guard.VARIABLE: self._token,
             }
             if gpus:
-                environment["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, gpus[number]))
-                where += (
-                    f", GPU {environment['CUDA_VISIBLE_DEVICES'] or 'none: there are fewer than workers'}"
-                )
+                visible = environment["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, gpus[number]))
+                where += f", GPU {visible or 'none: there are fewer than workers'}"
             lines.append(f"  {task.name:<9}{task.address if task.tf_config else ''}  {where}")
             environment |= self.job.environment
             environment.pop("TF_CONFIG", None)
@@ -347,8 +339,6 @@ class Attempt:
             guard.watch(watchdog, [each.process.pid for each in self.workers])
         if self._restarts:
             return
-        if self.job.hosts:
-            lines.append(f"  of {', '.join(self.job.hosts)}")
         if self.job.pin and not cores:
             lines.append(f"  Not pinned: {count} processes share {len(usable)} core(s), so none has its own.")
         if tasks[0].tf_config:
@@ -377,9 +367,8 @@ class Attempt:
         began = time.monotonic()
         time.sleep(_LOOK_SECONDS)
         if time.monotonic() - began > _SILENT_SECONDS:
-            time.sleep(
-                _SILENT_SECONDS
-            )  # this process was itself stopped, the workers perhaps too: let them beat
+            # This process was itself stopped, the workers perhaps too: let them beat.
+            time.sleep(_SILENT_SECONDS)
         for worker in self.workers:
             worker.look()
 
@@ -400,9 +389,7 @@ class Attempt:
                 worker.send(signal.SIGTERM)
         if late := self._wait(savers, self.job.grace_seconds):
             names = ", ".join(worker.name for worker in late)
-            self._screen.report(
-                f"Killed, for it did not stop in time: {names}. What it had saved before is whole."
-            )
+            self._screen.report(f"Killed, for not stopping in time: {names}. What was saved before is whole.")
 
     def _wait(self, workers: Sequence[Worker], seconds: float) -> list[Worker]:
         """Wait for their end; returns those that did not come to it. A second signal ends the patience."""
@@ -438,7 +425,8 @@ def run(job: Job, *, screen: Screen) -> Outcome:
     """Start the job, and again after each death, until it is done or nothing more can be done."""
     restarts, died = 0, None
     with worker_process.noting_signals() as signals:
-        which = f"worker {job.task_index} of {len(job.hosts)}" if job.hosts else f"{job.share()[1]} processes"
+        of_hosts = f"worker {job.task_index} of {', '.join(job.hosts)}"
+        which = of_hosts if job.hosts else f"{job.share()[1]} processes"
         screen.report(f"Launching {which}: {job.title or f'python {shlex.join(job.words)}'}")
         while True:
             attempt = Attempt(job, screen, signals, restarts, died)
@@ -446,23 +434,19 @@ def run(job: Job, *, screen: Screen) -> Outcome:
                 outcome = attempt.run()
             finally:
                 screen.close()
-            if outcome.kind == "died" and signals.count:
-                return _interrupted(signals)
-            if outcome.kind != "died":
-                return outcome
-            if attempt.trained_seconds > _FORGET_SECONDS:
+            if outcome.kind != "died" or signals.count:
+                return _interrupted(signals) if outcome.kind == "died" else outcome
+            if outcome.when - (attempt.workers[0].beat.trained or outcome.when) > _FORGET_SECONDS:
                 restarts = 0
             if restarts >= job.max_restarts:
                 what = f"{outcome.what}, and all {job.max_restarts} restarts (--max-restarts) are used up"
                 return Outcome(kind="failed", what=what, details=f"{outcome.details}\n  {AGAIN}")
             restarts, died = restarts + 1, outcome.when
-            pause = f" in {_HOSTS_PAUSE_SECONDS:g} s, when the other hosts have noticed" if job.hosts else ""
-            screen.report(
-                f"{outcome.what}; starting all again{pause} (restart {restarts} of {job.max_restarts})"
-            )
-            resume = time.monotonic() + (_HOSTS_PAUSE_SECONDS if job.hosts else 0)
-            while time.monotonic() < resume and not signals.count:
-                time.sleep(0.1)
+            again = f"starting all again (restart {restarts} of {job.max_restarts})"
+            screen.report(f"{outcome.what}; {again}" + " when the other hosts have noticed" * bool(job.hosts))
+            for _ in range(_HOSTS_PAUSE_SECONDS * 10 if job.hosts else 0):
+                if not signals.count:
+                    time.sleep(0.1)
             if signals.count:
                 return _interrupted(signals)
 

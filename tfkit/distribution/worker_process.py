@@ -145,17 +145,15 @@ class Screen:
 
     def write(self, text: str, stream: IO[str] | None) -> None:
         """Show a line there, above the bar."""
+        from tqdm import tqdm
+
         if stream is None:
             return
         encoding = getattr(stream, "encoding", None) or "utf-8"
         with self._lock:
             try:
-                if self._bar is not None:
-                    self._bar.clear()
-                stream.write(text.encode(encoding, "replace").decode(encoding) + "\n")
+                tqdm.write(text.encode(encoding, "replace").decode(encoding), file=stream)
                 stream.flush()
-                if self._bar is not None:
-                    self._bar.refresh()
             except OSError:
                 # Nobody reads any more. What Python would still write as it ends must not be an error either.
                 with contextlib.suppress(OSError, ValueError), Path(os.devnull).open("w") as nowhere:

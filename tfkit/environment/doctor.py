@@ -1,25 +1,19 @@
-"""`python -m tfkit doctor [--json]`: every package does one real thing, or has a command that repairs it.
-
-The checks run in a process that may die of them:
-
-    python -m tfkit.environment.doctor tensorflow-hub tensorflow-text
-
-prints a JSON object for each: "package", "ok", "detail" (what was done, or what was found), "command" (what
-repairs it), "seconds"; and a last one for what TensorFlow runs on: "devices", "keras", "malloc_is_tuned".
-"""
+"""`python -m tfkit doctor [--json]`: every package does one real thing, or has a command that repairs it."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
+import multiprocessing
 import os
 import re
 import shlex
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -39,22 +33,17 @@ def diagnose(tell: Callable[[dict[str, Any]], None] = lambda check: None) -> dic
       "purpose", "command"; "machine": "devices", "keras", "malloc_is_tuned"; "start": "compiled" and "command"
       (what makes TensorFlow start sooner, or None); "cache": "path", "ok", "detail", "bytes". Ready for JSON.
     """
-    checks, machine, cache = [], {}, _cache()
-    for answer in _answers():
-        if "package" in answer:
-            checks.append(answer)
-            tell(answer)
-        else:
-            machine = answer
-    optional = [
-        {
-            "package": name,
-            "version": packages.version(name),
-            "purpose": purpose,
-            "command": packages.command(name),
-        }
-        for name, purpose in packages.OPTIONAL.items()
-    ]
+    cache = _cache()
+    checks: list[dict[str, Any]] = []
+    for row in _rows():
+        checks.append(row)
+        if "package" in row:
+            tell(row)
+    machine = checks.pop()
+    optional = []
+    for name, purpose in packages.OPTIONAL.items():
+        row = {"package": name, "version": packages.version(name)}
+        optional.append(row | {"purpose": purpose, "command": packages.command(name)})
     return {
         "ok": cache["ok"] and all(check["ok"] for check in checks),
         "versions": packages.versions(),
@@ -66,36 +55,40 @@ def diagnose(tell: Callable[[dict[str, Any]], None] = lambda check: None) -> dic
     }
 
 
-def _answers() -> Iterator[dict[str, Any]]:
-    """Yield what each check prints, with its package's version.
+def _rows() -> Iterator[dict[str, Any]]:
+    """Yield what each check found, and at last what TensorFlow runs on.
 
-    All checks run in one process, for TensorFlow takes seconds to start. Should a package bring that down, that
-    is its result, and the rest go on in another.
+    All run in one process, for TensorFlow takes seconds to start. Should a package bring that down, that is its
+    result, and the rest go on in another.
     """
-    waiting = list(CHECKS)
-    while waiting:
-        with tempfile.TemporaryFile("w+") as noise:
-            command = [sys.executable, "-m", "tfkit.environment.doctor", *waiting]
-            with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=noise, text=True) as child:
-                for line in child.stdout or ():
-                    answer = json.loads(line)
-                    yield answer | (
-                        {"version": packages.version(waiting.pop(0))} if "package" in answer else {}
-                    )
-            if waiting:
-                package = waiting.pop(0)
-                noise.seek(0)
-                last = noise.read().strip().splitlines()[-1:]
-                detail = ": ".join([f"ended its process with exit code {child.returncode}", *last])
-                repair = packages.command(package, reinstall=True)
-                answer = {
-                    "package": package,
-                    "ok": False,
-                    "detail": detail,
-                    "command": repair,
-                    "seconds": None,
-                }
-                yield answer | {"version": packages.version(package)}
+    pool = None
+    with tempfile.NamedTemporaryFile() as noise:
+        for package in CHECKS:
+            pool = pool or ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _mute, (noise.name,))
+            try:
+                yield pool.submit(run, package).result()
+            except BrokenProcessPool:
+                pool, last = None, Path(noise.name).read_text(errors="replace").strip().splitlines()[-1:]
+                detail, repair = (
+                    ["brought its process down", *last],
+                    packages.command(package, reinstall=True),
+                )
+                yield _row(package, False, ": ".join(detail), repair)
+        yield pool.submit(describe).result() if pool else {}
+
+
+def _mute(name: str) -> None:
+    """Send all that is printed in this process to a file."""
+    noise = os.open(name, os.O_WRONLY | os.O_APPEND)
+    os.dup2(noise, 1)
+    os.dup2(noise, 2)
+
+
+def _row(
+    package: str, ok: bool, detail: str, command: str | None, seconds: float | None = None
+) -> dict[str, Any]:
+    row = {"package": package, "version": packages.version(package), "ok": ok}
+    return row | {"detail": detail, "command": command or None, "seconds": seconds}
 
 
 def _start() -> dict[str, Any]:
@@ -125,31 +118,26 @@ def show(*, as_json: bool = False) -> int:
     if as_json:
         diagnosis = diagnose()
         print(json.dumps(diagnosis, indent=2))
-    else:
-        has = packages.versions()
-        machine = f"Python {has['python']}, {has['cpu']}, {has['cores']} cores, {has['platform']}"
-        print(f"tfkit {has['tfkit']} on {machine}\n")
-        diagnosis = diagnose(
-            lambda check: _print_row(
-                "ok" if check["ok"] else "BROKEN", check, check["detail"], check["command"]
-            )
-        )
-        _print_rest(diagnosis)
+        return 0 if diagnosis["ok"] else 1
+    has = packages.versions()
+    machine = f"Python {has['python']}, {has['cpu']}, {has['cores']} cores, {has['platform']}"
+    print(f"tfkit {has['tfkit']} on {machine}\n")
+    diagnosis = diagnose(_print_row)
+    for row in diagnosis["optional"]:
+        _print_row(row)
+    _print_rest(diagnosis)
     return 0 if diagnosis["ok"] else 1
 
 
-def _print_row(mark: str, row: dict[str, Any], text: str, command: str | None) -> None:
+def _print_row(row: dict[str, Any]) -> None:
+    mark = "optional" if "purpose" in row else "ok" if row["ok"] else "BROKEN"
+    text = row.get("detail") or ("" if row["version"] else "not installed: ") + row["purpose"]
     print(f"{mark:<9} {row['package']:<32} {row['version'] or '-':<8} {text}", flush=True)
-    if command:
-        print(f"{'':10}{command}", flush=True)
+    if row["command"] and (mark == "BROKEN" or not row["version"]):
+        print(f"{'':10}{row['command']}", flush=True)
 
 
 def _print_rest(diagnosis: dict[str, Any]) -> None:
-    for row in diagnosis["optional"]:
-        if row["version"]:
-            _print_row("optional", row, row["purpose"], None)
-        else:
-            _print_row("optional", row, f"not installed: {row['purpose']}", row["command"])
     machine, cache, start = diagnosis["machine"], diagnosis["cache"], diagnosis["start"]
     print()
     if machine:
@@ -196,8 +184,7 @@ def run(package: str) -> dict[str, Any]:
     except Exception as err:
         ok, detail = False, f"{type(err).__name__}: {packages.first_line(err)}"
         command = packages.command(package, reinstall=True)
-    seconds = round(time.perf_counter() - start, 2)
-    return {"package": package, "ok": ok, "detail": detail, "command": command or None, "seconds": seconds}
+    return _row(package, ok, detail, command, round(time.perf_counter() - start, 2))
 
 
 def describe() -> dict[str, Any]:
@@ -319,17 +306,3 @@ CHECKS: dict[str, tuple[str, Callable[[], tuple[Any, Any]]]] = {
     "tensorboard": ("reads back what a summary wrote", _tensorboard),
 }
 """Package to what its check shows, and the check: it returns what it found and what that should be (floats: +-0.01)."""
-
-
-def main() -> None:
-    """Run the checks that the command line names, then describe the machine."""
-    # Libraries print; what they print must not come between the lines of the answer.
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-    for name in sys.argv[1:]:
-        print(json.dumps(run(name)), file=answers, flush=True)
-    print(json.dumps(describe()), file=answers, flush=True)
-
-
-if __name__ == "__main__":
-    main()
