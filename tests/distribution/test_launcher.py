@@ -104,7 +104,6 @@ def test_a_job_that_comes_to_its_end_all_the_same_is_done(launch):
             ["'http://a:1'", "'b'", "'c:0'", "'d:70000'"],
         ),
         ("--hosts a:1,a:1 --task-index 0 -- -m this", ["a:1 is named"]),
-        ("--hosts 127.0.0.1:2,no-such-host.invalid:2 --task-index 0 -- -m this", ["no-such-host.invalid:2"]),
         ("--hosts localhost:2222 --task-index 1 -- -m this", ["--task-index is 1", "0 to 0"]),
         ("--hosts localhost:2222,localhost:2223 -- -m this", ["--task-index 0"]),
         ("--hosts , --task-index 0 -- -m this", ["--hosts host1:2222"]),
@@ -182,7 +181,7 @@ def test_a_host_that_does_not_answer_is_named(launch):
     program = "from tfkit.distribution import network; network.wait_for_workers(cluster.current())"
     job = launch(program, "--hosts", f"{own},{other}", "--task-index", "0", "--join-seconds", "2")
     assert job.ended() == 1
-    assert f"worker 0 gave up: worker 1 ({other}) did not come within 2 s" in job.said
+    assert re.search(rf"worker 0 gave up: worker 1 \({other}: .*\) did not come within 2 s", job.said)
     assert len(job.starts(0)) == 1
 
 

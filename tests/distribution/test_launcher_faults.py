@@ -127,7 +127,7 @@ def test_training_without_a_step_is_a_hang_and_work_without_steps_is_none(job):
 def test_a_worker_that_does_not_come_is_named(job):
     """A restart would not bring it."""
     assert job.ended() == 1
-    assert re.search(r"WorkerError: worker 0 gave up: worker 1 \(127.0.0.1:\d+\) .* 4 s", job.said)
+    assert re.search(r"WorkerError: worker 0 gave up: worker 1 \(127.0.0.1:\d+: .*\) .* 4 s", job.said)
     assert "[worker 1] mounting" in job.printed
     assert len(job.starts(0)) == 1
 

@@ -219,7 +219,6 @@ def test_all_problems_at_once():
         ("trainjob", {"words": (*WORDS, "--overwrite")}, "--overwrite"),
         ("slurm", {"time": "soon"}, "--time"),
         ("tfjob", {"image": "-v x"}, "--image is '-v x'"),
-        ("nomad", {}, "Use one of: slurm, tfjob, jobset, trainjob"),
     ],
 )
 def test_what_no_scheduler_could_run_is_refused(kind, changes, complaint):

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tfkit.environment import packages
-from tfkit.environment.doctor import CHECKS, _cache, _joined, _start, run
+from tfkit.environment.doctor import CHECKS, _cache, _start, run
 
 REPO = Path(packages.__file__).parents[2]
 
@@ -134,8 +134,3 @@ def test_a_cache_that_cannot_be_written_is_broken(monkeypatch, tmp_path):
     cache = _cache()
     assert not cache["ok"]
     assert "export TFKIT_CACHE=" in cache["detail"]
-
-
-def test_the_commands_are_put_together_once():
-    pip = "python -m pip install --no-deps"
-    assert _joined([f"{pip} a", f"{pip} b", f"{pip} a b", f"{pip} b"]) == f"{pip} b && {pip} a b"

@@ -66,15 +66,6 @@ def listen(port: int, *, host: str = "", fix: str) -> socket.socket:
         ) from error
 
 
-def is_known(address: str) -> bool:
-    """Return whether the host's name resolves."""
-    try:
-        socket.getaddrinfo(*split(address), type=socket.SOCK_STREAM)
-    except OSError:
-        return False
-    return True
-
-
 def warning(addresses: Sequence[str], *, hosts: Sequence[str]) -> list[str]:
     """Return what to say of TensorFlow's ports, which no setting binds to one interface.
 
@@ -84,7 +75,7 @@ def warning(addresses: Sequence[str], *, hosts: Sequence[str]) -> list[str]:
     """
     if is_private():
         return [
-            "Private network: nobody else reaches these ports, and the workers reach no network (no downloads)."
+            "Private network: nobody else reaches these ports, and the workers reach none (no downloads)."
         ]
     ports = ", ".join(str(split(address)[1]) for address in addresses)
     lines = [
@@ -119,10 +110,9 @@ def enter_private(command: Sequence[str]) -> None:
       ConfigError: this system does not let its users do so.
     """
     if is_private():
-        # What `ip link set lo up` does, which is not on every machine.
-        set_flags, up = 0x8914, 0x1
+        # What `ip link set lo up` does, which is not on every machine: SIOCSIFFLAGS, IFF_UP.
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
-            fcntl.ioctl(control, set_flags, struct.pack("16sH14x", b"lo", up))
+            fcntl.ioctl(control, 0x8914, struct.pack("16sH14x", b"lo", 0x1))
         return
     # Not root: in a user namespace too, where this user counts as root.
     unshare = ["unshare", *([] if os.getuid() == 0 else ["-r"]), "-n"]
@@ -131,9 +121,8 @@ def enter_private(command: Sequence[str]) -> None:
     except (OSError, subprocess.CalledProcessError) as error:
         raise ConfigError(
             f"--private-network: this system does not permit `{' '.join(unshare)}`:"
-            f" {getattr(error, 'stderr', None) or error}"
-            "\n  A container often forbids it (docker run --cap-add SYS_ADMIN allows it), and so does"
-            " kernel.unprivileged_userns_clone=0 or AppArmor."
+            f" {getattr(error, 'stderr', None) or error}\n  A container often forbids it (docker run --cap-add"
+            " SYS_ADMIN allows it), and so does kernel.unprivileged_userns_clone=0 or AppArmor."
             "\n  Close the ports by a firewall instead: without --private-network, the launcher prints the lines."
         ) from error
     sys.stdout.flush()
@@ -150,33 +139,27 @@ def wait_for_workers(cluster: Cluster, *, seconds: float | None = None) -> None:
 
     Raises:
       AbsentError: one did not come, or was started with another list of workers.
-      ConfigError: this worker's own port is taken; TFKIT_JOIN_SECONDS is no number.
+      ConfigError: this worker's own port is taken.
     """
     if cluster.size == 1:
         return
-    text = os.environ.get(SECONDS_VARIABLE, "300") if seconds is None else seconds
-    try:
-        seconds = float(text)
-    except ValueError as error:
-        raise ConfigError(f"{SECONDS_VARIABLE} is {text!r}; expected seconds, such as 300.") from error
+    seconds = float(os.environ.get(SECONDS_VARIABLE, "300")) if seconds is None else seconds
     deadline = time.monotonic() + seconds
     report = time.monotonic() + _LINGER_SECONDS
-    absent = [index for index in range(cluster.size) if index != cluster.index]
+    absent = {index: "" for index in range(cluster.size) if index != cluster.index}
     with _answering(cluster) as visitors:
-        while absent := [index for index in absent if not _is_there(cluster, index)]:
-            if time.monotonic() > min(report, deadline):
-                names = ", ".join(f"worker {index} ({cluster.workers[index]})" for index in absent)
-                unknown = [cluster.workers[index] for index in absent if not is_known(cluster.workers[index])]
-                names += f"; this machine does not know where {', '.join(unknown)} is" if unknown else ""
-                if time.monotonic() > deadline:
-                    raise _given_up(
-                        f"{names} did not come within {seconds:.0f} s; {cluster.name} waited.\n"
-                        "  Look whether it was started there, and whether its port is reachable from here (a firewall,"
-                        f"\n  a name that resolves to 127.0.1.1). {SECONDS_VARIABLE} or --join-seconds makes it wait"
-                        " longer."
-                    )
-                left = f"{deadline - time.monotonic():.0f} s at most"
-                print(f"{cluster.name} waits for {names}, {left}.", file=sys.stderr, flush=True)
+        while absent := {index: why for index in absent if (why := _absence(cluster, index))}:
+            left = deadline - time.monotonic()
+            shown = (f"worker {index} ({cluster.workers[index]}: {why})" for index, why in absent.items())
+            names = ", ".join(shown)
+            if left < 0:
+                raise _given_up(
+                    f"{names} did not come within {seconds:.0f} s; {cluster.name} waited.\n"
+                    "  Look whether it was started there, and whether its port is reachable from here (a firewall, a"
+                    f"\n  name that resolves to 127.0.1.1). {SECONDS_VARIABLE} or --join-seconds makes it wait longer."
+                )
+            if time.monotonic() > report:
+                print(f"{cluster.name} waits for {names}, {left:.0f} s at most.", file=sys.stderr, flush=True)
                 report = time.monotonic() + _REPORT_SECONDS
             time.sleep(_TRY_SECONDS)
         # Stay until the others have asked too; not for long, since they will find TensorFlow's server here.
@@ -193,8 +176,7 @@ def _answering(cluster: Cluster) -> Iterator[set[bytes]]:
     # A name may stand for an address of loopback on its own host: others come by another one.
     bound = host if host.startswith("127.") or ":" in host else ""
     fix = "End that, or a worker of an earlier job that is still running, or choose another port."
-    listener = listen(port, host=bound, fix=fix)
-    visitors: set[bytes] = set()
+    listener, visitors = listen(port, host=bound, fix=fix), set[bytes]()
 
     def answer() -> None:
         with contextlib.suppress(OSError):
@@ -215,15 +197,16 @@ def _answering(cluster: Cluster) -> Iterator[set[bytes]]:
         listener.close()
 
 
-def _is_there(cluster: Cluster, index: int) -> bool:
+def _absence(cluster: Cluster, index: int) -> str:
+    """Return why a worker cannot be asked; nothing where it is there."""
     address, answer = cluster.workers[index], b""
     try:
         with socket.create_connection(split(address), timeout=_ANSWER_SECONDS) as connection:
             connection.sendall(_token(cluster, cluster.index))
             with contextlib.suppress(TimeoutError):
                 answer = connection.recv(256)
-    except OSError:
-        return False
+    except OSError as error:
+        return error.strerror or "no answer"
     # Once it has seen all the others it makes room for TensorFlow's server, which speaks otherwise.
     if answer.startswith(b"tfkit ") and answer != _token(cluster, index):
         time.sleep(_LINGER_SECONDS)  # until the other one has found it out too
@@ -232,7 +215,7 @@ def _is_there(cluster: Cluster, index: int) -> bool:
             f"  started with another list of workers than {','.join(cluster.workers)}.\n"
             "  Give the same list, in the same order, on every host, and each host its own number."
         )
-    return True
+    return ""
 
 
 def _given_up(message: str) -> AbsentError:

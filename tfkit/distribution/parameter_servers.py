@@ -6,7 +6,6 @@ weights, differ from run to run, and validation sees a sample of the split and n
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Any
 
 from tfkit.distribution.network import free_ports
@@ -62,29 +61,11 @@ def _rehearsal() -> Any:
 
 
 def serve() -> None:
-    """Be the worker or parameter server that TF_CONFIG names, until the process is ended.
-
-    Raises:
-      ConfigError: it names none.
-    """
-    if not current().parameter_servers:
-        raise ConfigError(
-            "TF_CONFIG names no parameter server whose cluster this process could serve: `python -m tfkit launch\n"
-            "  --parameter-servers N` sets it."
-        )
+    """Be the worker or parameter server that TF_CONFIG names, until the process is ended."""
     resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
-    server = tf.distribute.Server(
-        resolver.cluster_spec(),
-        job_name=resolver.task_type,
-        task_index=resolver.task_id,
-        protocol=resolver.rpc_layer or "grpc",
-    )
-    server.join()
+    spec, role, index = resolver.cluster_spec(), resolver.task_type, resolver.task_id
+    tf.distribute.Server(spec, job_name=role, task_index=index, protocol="grpc").join()
 
 
 if __name__ == "__main__":
-    try:
-        serve()
-    except ConfigError as error:
-        print(f"ConfigError: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    serve()

@@ -42,7 +42,7 @@ def tf_config(*, port_base: int | None = None) -> str:
       ConfigError: this is no task of srun; the nodes' names cannot be told; the tasks are laid out otherwise; something
         listens on this task's port already.
 
-    Example: stack.set_cluster(slurm.tf_config()), before tf.distribute.MultiWorkerMirroredStrategy().
+    Example: os.environ["TF_CONFIG"] = slurm.tf_config(), before tf.distribute.MultiWorkerMirroredStrategy().
     """
     numbers = ("SLURM_PROCID", "SLURM_STEP_ID", "SLURM_JOB_ID")
     texts = ("SLURM_STEP_NODELIST", "SLURM_STEP_TASKS_PER_NODE")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
 
 from tfkit.distribution import slurm
 from tfkit.distribution.network import wait_for_workers
-from tfkit.environment import cluster, heartbeat, stack
+from tfkit.environment import cluster, heartbeat
 from tfkit.environment.process import quiet
 from tfkit.errors import ConfigError, RunError
 from tfkit.run import CONFIG, Run
@@ -224,7 +224,7 @@ def locate(config: StrategyConfig) -> None:
     """
     heartbeat.start()
     if config.cluster == "slurm" and not os.environ.get(cluster.VARIABLE):
-        stack.set_cluster(slurm.tf_config())
+        os.environ[cluster.VARIABLE] = slurm.tf_config()
 
 
 @contextlib.contextmanager

@@ -156,17 +156,8 @@ def _print_rest(diagnosis: dict[str, Any]) -> None:
         print(f"{len(broken)} of {len(diagnosis['checks'])} are broken.")
     elif diagnosis["ok"]:
         print("Everything works.")
-    if repair := _joined([check["command"] for check in broken if check["command"]]):
-        print(f"To repair all of it:\n\n    {repair}")
-
-
-def _joined(commands: list[str]) -> str:
-    """Return one command for all, without those that are the beginning of another."""
-    distinct = list(dict.fromkeys(commands))
-    longest = [
-        command for command in distinct if not any(other.startswith(f"{command} ") for other in distinct)
-    ]
-    return " && ".join(longest)
+    if commands := dict.fromkeys(check["command"] for check in broken if check["command"]):
+        print(f"To repair all of it:\n\n    {' && '.join(commands)}")
 
 
 def run(package: str) -> dict[str, Any]:

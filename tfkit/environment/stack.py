@@ -142,15 +142,6 @@ def has_gpu() -> bool:
     return bool(devices()["GPU"])
 
 
-def set_cluster(config: str) -> None:
-    """Make this the process that a TF_CONFIG describes; TensorFlow reads it when a strategy of several workers is made.
-
-    Args:
-      config: JSON, as the variable TF_CONFIG holds it.
-    """
-    os.environ["TF_CONFIG"] = config
-
-
 def malloc_is_tuned() -> bool:
     """Return whether glibc keeps the memory of tensors in this process, since TensorFlow was first asked for.
 
