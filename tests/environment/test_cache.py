@@ -6,11 +6,11 @@ import time
 
 import pytest
 
-from tfkit.environment.cache import Cache, folder_digest
+from tfkit.environment.files import Cache, folder_digest
 
 MAKER = """
 import os, sys, time
-from tfkit.environment.cache import Cache
+from tfkit.environment.files import Cache
 
 def make(folder):
     with open(sys.argv[1], "a") as log:

@@ -37,7 +37,7 @@ from tfkit.settings.parse import add_flags, from_words
 _Seconds = Annotated[float, fields.Range(ge=0)]
 _WHERE = ("task_index", "parameter_servers", "pin")
 _PATIENCE = ("max_restarts", "grace_seconds", "hang_seconds", "join_seconds")
-SERVER = ("-m", "tfkit.distribution.parameter_servers")
+SERVER = ("-c", "from tfkit.distribution.replicas import serve; serve()")
 _LOOK_SECONDS = 0.2
 # A worker's death ends the others within moments: so long the launcher collects deaths before it names one.
 _SETTLE_SECONDS = 1.0

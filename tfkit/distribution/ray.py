@@ -136,10 +136,9 @@ def launch(job: Job) -> int:
     """
     for problem in packages.problems("ray"):
         raise ConfigError(f"--engine ray: {problem.cause}.{packages.REPAIR}{problem.command}")
-    where, screen = os.environ.get("RAY_ADDRESS", "this machine"), Screen()
-    screen.report(f"Launching {job.workers} workers on Ray ({where}): python {shlex.join(job.words)}")
-    screen.report(
-        "TensorFlow opens a port on each machine, to all networks and without a password: a firewall must guard it."
+    where = os.environ.get("RAY_ADDRESS", "this machine")
+    print(
+        f"Launching {job.workers} workers on Ray ({where}): python {shlex.join(job.words)}", file=sys.stderr
     )
     value = flag_value(job.words, "run-dir")
     run_dir = Path(value).resolve() if value else None
@@ -150,8 +149,8 @@ def launch(job: Job) -> int:
         with _connected(job.workers):
             code = _fit(job, run_dir, storage)
             time.sleep(1)  # for the last lines, which Ray's log monitor brings
+        result = near / "ray"
         if code == 0 and run_dir is not None and run_dir.is_dir():
-            result = run_dir / "ray"
             if (result / ".validate_storage_marker").is_file():  # an earlier one of Ray; anything else stays
                 shutil.rmtree(result)
             if not result.exists():
@@ -168,12 +167,8 @@ def _connected(workers: int) -> Iterator[None]:
     cpus = max(workers, os.cpu_count() or 1)
     # Unix allows 107 characters for the path of a socket, and Ray adds some 60.
     with tempfile.TemporaryDirectory(prefix="tfkit-ray-", dir="/tmp", ignore_cleanup_errors=True) as folder:
-        own = {
-            "include_dashboard": False,
-            "num_cpus": cpus,
-            "_temp_dir": folder,
-            "_node_ip_address": "127.0.0.1",
-        }
+        own: dict[str, Any] = {"include_dashboard": False, "num_cpus": cpus, "_temp_dir": folder}
+        own["_node_ip_address"] = "127.0.0.1"
         secret = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
         os.environ.update({**_ENVIRONMENT, **({} if address else secret), **os.environ})
         import ray

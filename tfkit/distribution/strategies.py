@@ -120,9 +120,9 @@ def _create(name: str, here: cluster.Cluster) -> tf.distribute.Strategy:
         devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
         return tf.distribute.MirroredStrategy([device.name for device in devices])
     if name == "parameter_server":
-        from tfkit.distribution import parameter_servers
+        from tfkit.distribution.replicas import lead
 
-        return parameter_servers.lead(here)
+        return lead(here)
     return _tpu() if name == "tpu" else _multi_worker(here)
 
 
