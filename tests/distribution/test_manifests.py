@@ -286,7 +286,7 @@ def test_the_command_line(digits, tmp_path):
     assert file.read_text() == manifest("slurm", ScheduledJob(words=WORDS, workers=4))
     done = tfkit("slurm", "--from-run", str(digits), "--", *WORDS)
     assert done.returncode == 2
-    assert "Both --from-run" in done.stderr
+    assert "with --from-run" in done.stderr
 
 
 def test_a_folder_that_no_recipe_made(tmp_path):

@@ -52,8 +52,8 @@ FIRST = {"type": "worker", "index": 0}
 @pytest.mark.parametrize(
     ("content", "culprit"),
     [
-        ("{", "no JSON"),
-        (TWO, '["a:1", "b:1"]'),
+        ("{", "line 1 column 2"),
+        (TWO, "['a:1', 'b:1']"),
         ({"cluster": TWO, "task": FIRST}, '"cluster"'),
         ({"cluster": {"worker": "a:1"}, "task": FIRST}, "\"worker\" is 'a:1'"),
         ({"cluster": {"worker": {"0": "a:1"}}, "task": FIRST}, "\"worker\" is {'0'"),

@@ -1,4 +1,4 @@
-"""Where the work is done: one device, several of one machine, or several processes and machines."""
+"""Do the work on one device, several of one machine, or several processes and machines."""
 
 from tfkit.distribution.notebook import launch
 from tfkit.distribution.strategies import STRATEGIES, describe, logical_cpus, strategy

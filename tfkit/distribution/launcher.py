@@ -26,7 +26,7 @@ from typing import Annotated, Any, Literal
 from tfkit import cli
 from tfkit.distribution import guard, network, worker_process
 from tfkit.distribution.worker_process import LOST_A_PEER, SAVED, Screen, Signals, Task, Worker, describe_exit
-from tfkit.environment import process
+from tfkit.environment import cluster, process
 from tfkit.environment.cluster import split
 from tfkit.environment.heartbeat import AGAIN
 from tfkit.errors import ConfigError
@@ -58,7 +58,7 @@ _HOSTS_PAUSE_SECONDS = 10
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What to run, in how many processes, and how patient to be with them.
+    """Describe what to run, in how many processes, and how patient to be with them.
 
     Raises:
       ConfigError: a number is out of range, or the hosts cannot be what was meant.
@@ -103,11 +103,21 @@ class Job:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be, before anything is started."""
-        _check_words(self.words)
+        if not self.words or (self.words[0] in ("-m", "-c") and len(self.words) < 2):
+            raise ConfigError(
+                "What to run is missing. It comes after two dashes, as it would come after `python`:"
+                "\n  python -m tfkit launch --workers 2 -- -m recipes.train_distributed --epochs 5"
+            )
         if problems := fields.problems(self, ("workers", *_WHERE, *_PATIENCE), label=fields.flag):
             raise ConfigError("\n  ".join(problems))
         if self.hosts:
-            _check_hosts(self.hosts, self.task_index)
+            task = {"type": "worker", "index": self.task_index}
+            try:
+                cluster.parse({"cluster": {"worker": list(self.hosts)}, "task": task})
+            except ValueError as error:
+                raise ConfigError(
+                    f"--hosts, --task-index: {error}.\n  Such as host1:2222,10.0.0.2:2222"
+                ) from error
             if self.parameter_servers:
                 raise ConfigError("--parameter-servers is for one machine (--workers), not with --hosts.")
 
@@ -129,7 +139,7 @@ class Job:
             own = self.hosts[self.task_index]
             fix = "Give the workers of --hosts another port, or end that process."
             network.listen(split(own)[1], fix=fix).close()
-            cluster, here = {"worker": list(self.hosts)}, [("worker", self.task_index)]
+            jobs, here = {"worker": list(self.hosts)}, [("worker", self.task_index)]
         else:
             count, most = self.share()[1], max(64, 4 * (os.cpu_count() or 1))
             if count > most:
@@ -138,49 +148,24 @@ class Job:
                     "  For several machines: --hosts host1:2222,host2:2222,... --task-index I on each."
                 )
             addresses = [f"127.0.0.1:{port}" for port in network.free_ports(count)]
-            cluster, cut = {"worker": addresses}, 1 + self.workers
+            jobs, cut = {"worker": addresses}, 1 + self.workers
             if self.parameter_servers:
-                cluster = {"chief": addresses[:1], "worker": addresses[1:cut], "ps": addresses[cut:]}
-            here = [(role, index) for role, listed in cluster.items() for index in range(len(listed))]
+                jobs = {"chief": addresses[:1], "worker": addresses[1:cut], "ps": addresses[cut:]}
+            here = [(role, index) for role, listed in jobs.items() for index in range(len(listed))]
         tasks = []
         for role, index in here:
             name = "chief" if role == "chief" else f"{role} {index}"
             serves = self.parameter_servers > 0 and role != "chief"
-            config = json.dumps({"cluster": cluster, "task": {"type": role, "index": index}})
-            is_alone = cluster == {"worker": [cluster[role][index]]}
+            config = json.dumps({"cluster": jobs, "task": {"type": role, "index": index}})
+            is_alone = jobs == {"worker": [jobs[role][index]]}
             words = SERVER if serves else self.words
-            tasks.append(Task(name, cluster[role][index], words, "" if is_alone else config, serves))
+            tasks.append(Task(name, jobs[role][index], words, "" if is_alone else config, serves))
         return tasks
-
-
-def _check_words(words: Sequence[str]) -> None:
-    if not words or (words[0] in ("-m", "-c") and len(words) < 2):
-        raise ConfigError(
-            "What to run is missing. It comes after two dashes, as it would come after `python`:"
-            "\n  python -m tfkit launch --workers 2 -- -m recipes.train_distributed --epochs 5"
-        )
-    if not words[0].startswith("-") and not Path(words[0]).exists():
-        raise ConfigError(
-            f"After the two dashes: {words[0]!r} is not a file. Expected `-m MODULE ...` or `SCRIPT.py ...`;"
-            " leave `python` out."
-        )
-
-
-def _check_hosts(hosts: Sequence[str], task_index: int) -> None:
-    problems = [f"{address!r} is not HOST:PORT" for address in hosts if split(address) == ("", 0)]
-    problems += [f"{address} is named twice" for address in sorted({*hosts}) if hosts.count(address) > 1]
-    if task_index >= len(hosts):
-        problems.append(f"--task-index is {task_index}, and they are 0 to {len(hosts) - 1}")
-    if problems:
-        raise ConfigError(
-            f"--hosts: {'; '.join(problems)}.\n  Expected names or addresses, each with a port of its own, the same"
-            " list on each host: --hosts host1:2222,10.0.0.2:2222"
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How an attempt ended.
+    """Say how an attempt ended.
 
     Attributes:
       kind: `done`; `interrupted` (saved, to be gone on with); `failed` (a restart would not mend it); `died`.
@@ -263,21 +248,22 @@ def _stuck(workers: Sequence[Worker], how: str) -> Outcome:
 
 
 def _hang(job: Job, running: Sequence[Worker], where: str, now: float) -> Outcome | None:
-    limits = {"training": job.hang_seconds, "joining": job.join_seconds + _JOIN_SECONDS}
+    limits = {
+        "training": (job.hang_seconds, "has made no step", "--hang-seconds"),
+        "joining": (job.join_seconds + _JOIN_SECONDS, "found no way to join the others", "--join-seconds"),
+    }
     silent = [worker for worker in running if worker.is_silent(_SILENT_SECONDS)]
-    stuck = [w for w in running if now - w.beat.progressed > limits.get(w.beat.phase, math.inf)]
+    busy = [worker for worker in running if worker.beat.phase in limits]
+    stuck = [worker for worker in busy if now - worker.beat.progressed > limits[worker.beat.phase][0]]
     # Who is stopped keeps the others waiting: its heartbeat is the one that is old.
     if silent and (stuck or any(worker.is_silent(job.hang_seconds) for worker in silent)):
         return _stuck(silent, f"stopped answering{where} (--hang-seconds {job.hang_seconds:g})")
     if not stuck:
         return None
     slowest = min(stuck, key=lambda worker: worker.beat.progressed)
-    if slowest.beat.phase == "joining":
-        return _stuck([slowest], f"found no way to join the others (--join-seconds {job.join_seconds:g})")
+    limit, how, flag = limits[slowest.beat.phase]
     elsewhere = "; it may wait for another host" if job.hosts else ""
-    return _stuck(
-        [slowest], f"has made no step for {job.hang_seconds:g} s (--hang-seconds{elsewhere}){where}"
-    )
+    return _stuck([slowest], f"{how} for {limit:g} s ({flag}{elsewhere}){where}")
 
 
 class Attempt:
@@ -357,8 +343,8 @@ class Attempt:
                 self._died = None
             if outcome := diagnose(self.job, self.workers):
                 return outcome
-            waited = time.monotonic() - first.started
-            if not is_mute and waited > self.job.join_seconds and not any(w.has_beaten for w in self.workers):
+            is_late = time.monotonic() - first.started > self.job.join_seconds
+            if is_late and not is_mute and all(worker.beat.beat == math.inf for worker in self.workers):
                 is_mute, how = True, "tfkit.environment.heartbeat.start"
                 self._screen.report(f"The program has no heartbeat ({how}): only deaths are seen, not hangs.")
         return _interrupted(self._signals)

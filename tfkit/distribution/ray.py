@@ -41,7 +41,7 @@ _END_SECONDS = 10.0
 
 
 class Coordinator:
-    """What workers and launcher leave for each other; a Ray actor, which outlives a group of workers."""
+    """Keep what workers and launcher leave for each other: a Ray actor, which outlives a group of workers."""
 
     def __init__(self) -> None:
         self._code: int | None = None
@@ -75,11 +75,9 @@ def train(config: dict[str, Any]) -> None:
 
     coordinator, run_dir, here = config["coordinator"], config["run_dir"], cluster.current()
     restarts = ray.get(coordinator.start.remote(here.index))
+    screen, signals = Screen(), Signals()  # Ray shows twice what is printed
     if restarts and here.is_chief:
-        print(
-            f"A worker died: all start again ({restarts} of {config['job'].max_restarts}).", file=sys.stderr
-        )
-    signals = Signals()
+        screen.report(f"A worker died: all start again ({restarts} of {config['job'].max_restarts}).")
 
     def wait_for_stop() -> None:
         while ray.get(coordinator.code.remote()) is None:
@@ -93,9 +91,9 @@ def train(config: dict[str, Any]) -> None:
     os.environ.pop("OMP_NUM_THREADS", None)
     gpus = {name: value for name, value in os.environ.items() if name == "CUDA_VISIBLE_DEVICES"}
     job = dataclasses.replace(config["job"], hosts=here.workers, task_index=here.index, environment=gpus)
-    outcome = Attempt(job, Screen(), signals, restarts, None).run()
+    outcome = Attempt(job, screen, signals, restarts, None).run()
     if outcome.kind != "done":
-        print(outcome, file=sys.stderr, flush=True)
+        screen.report(str(outcome))
         if outcome.kind != "died":  # no restart would mend it
             ray.get(coordinator.stop.remote(outcome.code))
         if ray.get(coordinator.code.remote()) is None:

@@ -79,7 +79,7 @@ def gpu_shares(count: int) -> tuple[tuple[int, ...], ...]:
 
 
 class Signals:
-    """How often this process was asked to stop, and by which signal first."""
+    """Count how often this process was asked to stop, and keep the name of the first signal."""
 
     def __init__(self) -> None:
         self.count, self.name, self._last = 0, "", 0.0
@@ -104,7 +104,7 @@ def noting_signals() -> Iterator[Signals]:
 
 
 class Screen:
-    """Where the lines of the workers, the launcher's own and the progress go.
+    """Show the lines of the workers, the launcher's own and the progress.
 
     A closed terminal or pipe does not end a training: what cannot be shown is dropped.
     """
@@ -161,7 +161,7 @@ class Screen:
 
 
 class Task(NamedTuple):
-    """What a process of a job is to do.
+    """Describe what a process of a job is to do.
 
     Attributes:
       name: for a person: "worker 1", "chief".
@@ -238,11 +238,6 @@ class Worker:
     def code(self) -> int | None:
         """Its exit code, negative for a signal; None while it runs."""
         return self.process.returncode
-
-    @property
-    def has_beaten(self) -> bool:
-        """Whether it has sent a heartbeat."""
-        return self.beat.beat < math.inf
 
     def look(self) -> None:
         """Take note of its end and of its heartbeat."""

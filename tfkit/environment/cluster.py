@@ -36,12 +36,12 @@ class Cluster:
 
     @property
     def size(self) -> int:
-        """How many processes train: 1 where this one is alone."""
+        """Return how many processes train: 1 where this one is alone."""
         return max(len(self.workers), 1)
 
     @property
     def is_chief(self) -> bool:
-        """Whether this process is the one that writes."""
+        """Return whether this process is the one that writes."""
         return self.role == "chief" or (self.role == "worker" and self.index == 0)
 
     @property
@@ -62,27 +62,40 @@ def current() -> Cluster:
     if not text.strip():
         return Cluster()
     try:
-        content = json.loads(text)
+        return parse(json.loads(text))
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(
+            f"{VARIABLE} in the environment cannot be meant: {error}.\n"
+            '  Such as {"cluster": {"worker": ["host1:2222", "host2:2222"]}, "task": {"type": "worker", "index": 0}}:\n'
+            f"  `python -m tfkit launch` sets it. For one process: unset {VARIABLE}"
+        ) from error
+
+
+def parse(content: Any) -> Cluster:
+    """Return what the content of TF_CONFIG says.
+
+    Raises:
+      ValueError: it cannot be meant.
+    """
+    try:
         addresses, task = content.get("cluster") or {}, content.get("task") or {}
         role, index = task.get("type", "worker"), task.get("index", None if addresses else 0)
         known = _known(addresses)
-    except (ValueError, RecursionError) as error:
-        raise _wrong(f"it is no JSON, {error}") from error
-    except (AttributeError, TypeError) as error:
-        raise _wrong(f"it is {reprlib.repr(text)}, without objects for both") from error
+    except (AttributeError, TypeError):
+        raise ValueError(f'{reprlib.repr(content)} is no object with objects "cluster" and "task"') from None
     if isinstance(index, str) and index.isdecimal():
         index = int(index)  # templates of Kubernetes put it into quotes, and TensorFlow reads it
     if type(index) is not int:
-        raise _wrong(f'the "index" of "task" is {reprlib.repr(index)}, not a number from 0')
+        raise ValueError(f'the "index" of "task" is {reprlib.repr(index)}, not a number from 0')
     if not addresses:
         if (role, index) not in (("worker", 0), ("chief", 0), ("master", 0)):
-            raise _wrong(f'this process is {role} {index}, and "cluster" names nobody')
+            raise ValueError(f'this process is {role} {index}, and "cluster" names nobody')
         return Cluster()
     if role not in known or not 0 <= index < len(known[role]):
         counts = ", ".join(f"{len(listed)} {job}" for job, listed in known.items())
-        raise _wrong(f'this process is {role} {index}, and "cluster" has {counts}')
+        raise ValueError(f'this process is {role} {index}, and "cluster" has {counts}')
     if known["ps"] and not (known["chief"] and known["worker"]):
-        raise _wrong('"cluster" has parameter servers ("ps"), which need a chief and workers')
+        raise ValueError('"cluster" has parameter servers ("ps"), which need a chief and workers')
     if known["chief"] and not known["ps"]:
         # The older way to write a cluster of equals: the chief is the first of the workers.
         return Cluster(workers=known["chief"] + known["worker"], index=index + (role == "worker"))
@@ -106,27 +119,19 @@ def _known(addresses: dict[str, Any]) -> dict[str, tuple[str, ...]]:
     names: dict[str, str] = {}
     for role, listed in addresses.items():
         if role not in _ROLES:
-            raise _wrong(f'"cluster" has a job "{role}"; known are {", ".join(_ROLES)}')
+            raise ValueError(f'"cluster" has a job "{role}"; known are {", ".join(_ROLES)}')
         if not isinstance(listed, list):
-            raise _wrong(f'"{role}" is {reprlib.repr(listed)}, not a list of addresses')
+            raise ValueError(f'"{role}" is {reprlib.repr(listed)}, not a list of addresses')
         for number, address in enumerate(listed):
             if not isinstance(address, str) or split(address) == ("", 0):
                 form = "HOST:PORT with a port of 1 to 65535, without blanks and http://; IPv6 as [::1]:2222"
-                raise _wrong(f"the address of {role} {number} is {reprlib.repr(address)}, not {form}")
+                raise ValueError(f"the address of {role} {number} is {reprlib.repr(address)}, not {form}")
             if address in names:
-                raise _wrong(f"{names[address]} and {role} {number} have the same address, {address}")
+                raise ValueError(f"{names[address]} and {role} {number} have the same address, {address}")
             names[address] = f"{role} {number}"
     if len(addresses.get("chief", ())) > 1:
-        raise _wrong('"chief" has more than one address')
+        raise ValueError('"chief" has more than one address')
     return {role: tuple(addresses.get(role, ())) for role in _ROLES[:3]}
-
-
-def _wrong(what: str) -> ConfigError:
-    return ConfigError(
-        f"{VARIABLE} in the environment cannot be meant: {what}.\n"
-        '  Expected {"cluster": {"worker": ["host1:2222", "host2:2222"]}, "task": {"type": "worker", "index": 0}};\n'
-        f"  `python -m tfkit launch` sets it. For one process: unset {VARIABLE}"
-    )
 
 
 def is_loss_of_peer(error: BaseException) -> bool:

@@ -48,7 +48,7 @@ def what_next() -> str:
 
 
 class Stop:
-    """Whether this process was asked to stop.
+    """Note whether this process was asked to stop.
 
     Attributes:
       requested: set by the first signal. A second SIGINT, of somebody who will not wait, interrupts at once; a second

@@ -73,8 +73,6 @@ _PACKAGE_OF = {
 # Keras reads it when tf.keras is first used, which may be before tfkit is asked for anything.
 os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 
-_WHY_KERAS_2 = "TensorFlow Hub, Model Optimization and Privacy are Keras 2 libraries: its models refuse them."
-
 _tuned: bool | None = None  # None until TensorFlow is started
 
 
@@ -219,22 +217,18 @@ def _start_tensorflow() -> None:
     if _tuned is not None:
         return
     _require("tensorflow", "tf-keras")
-    chosen = os.environ.get("TF_USE_LEGACY_KERAS")
-    if chosen not in ("1", "true", "True"):
-        raise StackError(
-            f"TF_USE_LEGACY_KERAS={chosen} in the environment makes tf.keras Keras 3.\n"
-            f"  {_WHY_KERAS_2}\n"
-            "  Unset it, or set it to 1, and start again."
-        )
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
-    if "tensorflow" in sys.modules and _keras_is_3(sys.modules["tensorflow"]):
+    chosen, cause = os.environ.get("TF_USE_LEGACY_KERAS"), ""
+    if chosen not in ("1", "true", "True"):
+        cause = f"TF_USE_LEGACY_KERAS={chosen} in the environment makes tf.keras Keras 3"
+    elif "tensorflow" in sys.modules and _keras_is_3(sys.modules["tensorflow"]):
+        cause = f"tf.keras is Keras {packages.version('keras')} in this process: it was used before tfkit was imported"
+    if cause:
         raise StackError(
-            f"tf.keras is Keras {packages.version('keras')} in this process: "
-            "it was used before tfkit was imported, and that cannot be undone.\n"
-            f"  {_WHY_KERAS_2}\n"
-            "  Restart Python (a notebook: Runtime > Restart session). Then `import tfkit` before\n"
-            "  tf.keras is used, or set TF_USE_LEGACY_KERAS=1 in the environment."
+            f"{cause}.\n  TensorFlow Hub, Model Optimization and Privacy are of Keras 2: its models refuse them.\n"
+            "  Set TF_USE_LEGACY_KERAS=1 in the environment, or `import tfkit` before tf.keras is used, and start again"
+            " (Restart Python; a notebook: Runtime > Restart session)."
         )
     tuned = process.tune_malloc()
     with quiet(), _kept():
