@@ -7,6 +7,7 @@ goes on from the last checkpoint, which the program itself makes and finds (`tfk
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import math
 import os
@@ -507,11 +508,12 @@ def main(arguments: Sequence[str]) -> int:
         network.enter_private([sys.executable, "-m", "tfkit", "launch", *words])
     engine = options.pop("engine", "local")
     job = Job(**from_words(Job, options), words=tuple(words[cut + 1 :]))
-    if engine == "local":
-        return launch(job)
-    from tfkit.distribution import ray
-
-    return ray.launch(job)
+    # Ray's module stands on this one.
+    return (
+        launch(job)
+        if engine == "local"
+        else int(importlib.import_module("tfkit.distribution.ray").launch(job))
+    )
 
 
 def _check_flags(options: dict[str, Any]) -> None:
