@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -13,6 +12,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.distribution import processes
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 60
@@ -105,27 +106,12 @@ class Launch:
 
     def until(self, true: Callable[[], object], seconds: float = PATIENCE) -> None:
         """Wait until something holds."""
-        deadline = time.monotonic() + seconds
-        while not true():
-            assert time.monotonic() < deadline, f"in vain: {self.said[-2000:]}"
-            time.sleep(0.05)
-
-    def until_written(self, pattern: str, seconds: float = PATIENCE) -> None:
-        """Wait until the workers or the launcher have printed it."""
-        self.until(lambda: re.search(pattern, self.printed + self.said), seconds)
+        processes.until(true, seconds, lambda: self.said)
 
     def left(self) -> list[str]:
         """The command lines of processes that run this job's program or came of it."""
-        found = []
-        for path in Path("/proc").glob("[0-9]*"):
-            try:
-                line = (path / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-                alive = (path / "stat").read_bytes().rpartition(b")")[2].split()[0] not in b"ZX"
-            except (OSError, IndexError):
-                continue
-            if str(self.folder) in line and alive and int(path.name) != self.process.pid:
-                found.append(f"{path.name} {line}")
-        return found
+        own = [found for found in processes.running() if str(self.folder) in found[1]]
+        return [f"{pid} {line}" for pid, line, _ in own if pid != self.process.pid]
 
 
 def over(jobs: Iterable[Launch]) -> None:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
+T = TypeVar("T")
 ROOT = Path(__file__).parents[2]
 PATIENCE = 300
 # TensorFlow's port is open to every interface, and asks nobody who they are.
@@ -18,6 +23,27 @@ BOTH = (
     'ip link set lo up; TF_CONFIG="$SECOND" "$@" >"$OTHER" & other=$!; '
     'TF_CONFIG="$FIRST" "$@"; code=$?; wait $other || code=$?; exit $code'
 )
+
+
+def running() -> Iterator[tuple[int, str, dict[str, str]]]:
+    """Process id, command line and environment of every process that is not over."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError, IndexError):
+            if (folder / "stat").read_bytes().rpartition(b")")[2].split()[0] not in b"ZX":
+                contents = [
+                    (folder / name).read_bytes().decode(errors="replace") for name in ("cmdline", "environ")
+                ]
+                variables = dict(pair.partition("=")[::2] for pair in contents[1].split("\0"))
+                yield int(folder.name), contents[0].replace("\0", " "), variables
+
+
+def until(found: Callable[[], T], seconds: float, output: Callable[[], str] = str) -> T:
+    """What `found()` gives as soon as it gives something."""
+    deadline = time.monotonic() + seconds
+    while not (value := found()):
+        assert time.monotonic() < deadline, f"in vain: {output()[-3000:]}"
+        time.sleep(0.05)
+    return value
 
 
 def start(*words: str, **environment: str) -> subprocess.Popen[str]:

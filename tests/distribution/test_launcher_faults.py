@@ -101,7 +101,7 @@ def test_an_error_in_training_is_restarted(job):
 def test_a_stopped_worker_is_found_and_named(job):
     """The other one waits for it in a step, as a collective does, and is not to blame."""
     assert job.ended() == 0
-    assert "worker 1 stopped answering at step" in job.said or "worker 1 has not answered" in job.said
+    assert "worker 1 stopped answering at step" in job.said
     assert not re.search(r"worker 0 (has|stopped|died)", job.said)
     assert len(job.starts(0)) == 2
 
@@ -118,28 +118,18 @@ def test_training_without_a_step_is_a_hang_and_work_without_steps_is_none(job):
 
 
 @runs(
-    "heartbeat.phase('joining'); time.sleep(600)",
+    "heartbeat.phase('joining')\n"
+    "from tfkit.distribution import network; network.wait_for_workers(cluster.current())",
     "--join-seconds",
     "4",
     before="if me: print('mounting', flush=True); time.sleep(600)",
 )
-def test_a_worker_that_never_says_a_word_is_named(job):
+def test_a_worker_that_does_not_come_is_named(job):
     """A restart would not bring it."""
     assert job.ended() == 1
-    assert re.search(r"WorkerError: worker 1 \(127.0.0.1:\d+\) .* 4 s \(--join-seconds\)", job.said)
-    assert "The last that worker 1 printed:\n    mounting" in job.said
+    assert re.search(r"WorkerError: worker 0 gave up: worker 1 \(127.0.0.1:\d+: .*\) .* 4 s", job.said)
+    assert "[worker 1] mounting" in job.printed
     assert len(job.starts(0)) == 1
-
-
-@runs(
-    "if started or not me: heartbeat.phase('joining')\ntime.sleep(1 if started else 600); train(2)",
-    "--join-seconds",
-    "4",
-)
-def test_a_worker_that_does_not_join_is_named_and_all_start_again(job):
-    assert job.ended() == 0
-    assert re.search(r"worker 1 \(127.0.0.1:\d+\) did not join in 4 s", job.said)
-    assert len(job.starts(0)) == 2
 
 
 @runs("train(3)", "--join-seconds", "1", before="time.sleep(3)\nif not started: die(9)")

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.distribution import processes
+
 PRELUDE = """
 import os, signal, sys, time
 from tfkit import distribution
@@ -34,13 +36,8 @@ def begin(folder: Path, program: str) -> subprocess.Popen[str]:
 
 def leftovers(folder: Path) -> list[str]:
     """Processes and files that came of the program: its folder is in the command line of the workers."""
-    lines = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            lines.append(path.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
-        except OSError:
-            continue
-    return [line for line in lines if str(folder) in line] + [str(path) for path in folder.glob("tfkit-*")]
+    lines = [line for _, line, _ in processes.running() if str(folder) in line]
+    return lines + [str(path) for path in folder.glob("tfkit-*")]
 
 
 def test_the_first_workers_value_and_output(tmp_path):
@@ -57,7 +54,7 @@ print("heavy", sorted({"tensorflow", "numpy", "pandas"} & set(sys.modules)))
 """
     out, errors = begin(tmp_path, program).communicate(timeout=60)
     assert out.splitlines() == ["worker 0 of 2", "returned 42", "heavy []"], errors
-    assert "Launching 2 workers: train()" in errors
+    assert "Launching 2 processes: train()" in errors
     assert leftovers(tmp_path) == []
 
 

@@ -19,6 +19,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.distribution import processes
+from tfkit.distribution.launcher import Job
 from tfkit.distribution.ray import Coordinator, launch
 from tfkit.environment import packages
 from tfkit.environment.heartbeat import VARIABLE, read
@@ -69,12 +71,7 @@ class Launched:
 
     def until(self, found, what):
         """What `found()` gives as soon as it gives something."""
-        deadline = time.monotonic() + PATIENCE
-        while not (value := found()):
-            if self.process.poll() is not None or time.monotonic() > deadline:
-                pytest.fail(f"no {what}:\n" + "\n".join(self.lines[-40:]))
-            time.sleep(0.2)
-        return value
+        return processes.until(found, PATIENCE, lambda: f"{what}: " + "\n".join(self.lines[-40:]))
 
     def end(self):
         """After a test that failed; what is there is its own."""
@@ -84,13 +81,7 @@ class Launched:
 
     def left_behind(self):
         """Processes that it started, directly or not, and that are still there: id and environment."""
-        found = {}
-        for environment in Path("/proc").glob("[0-9]*/environ"):
-            with contextlib.suppress(OSError):
-                pairs = environment.read_bytes().decode(errors="replace").split("\0")
-                if f"MARK={self.mark}" in pairs:
-                    found[int(environment.parent.name)] = dict(pair.partition("=")[::2] for pair in pairs)
-        return found
+        return {pid: has for pid, _, has in processes.running() if has.get("MARK") == self.mark}
 
     def trainer(self, index):
         """The process that trains as this worker, and where it says how far it is."""
@@ -98,12 +89,6 @@ class Launched:
             if VARIABLE in variables and json.loads(variables["TF_CONFIG"])["task"]["index"] == index:
                 return process, Path(variables[VARIABLE])
         return None
-
-
-def alive(pid):
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    return False
 
 
 def parent(pid):
@@ -133,7 +118,10 @@ def story(tmp_path_factory):
         first, (child, _) = launched.trainer(0)[0], launched.trainer(1)
         os.kill(parent(child), signal.SIGKILL)  # Ray's worker; ours is its child
         killed = time.monotonic()
-        launched.until(lambda: not alive(child), "end of the training process whose Ray worker was killed")
+        launched.until(
+            lambda: child not in launched.left_behind(),
+            "end of the training process whose Ray worker was killed",
+        )
 
         def again():
             process, heard = launched.trainer(0) or (first, None)
@@ -195,15 +183,7 @@ def test_nothing_is_left_behind(story):
 def test_without_ray_the_command_that_installs_it(monkeypatch):
     monkeypatch.setattr(packages, "version", lambda package: None)
     with pytest.raises(ConfigError, match=r"--engine ray: .* not installed[\s\S]*To repair it: .*ray"):
-        launch(["-m", "recipes.train_distributed"])
-
-
-@pytest.mark.parametrize(
-    ("words", "settings"), [([], {}), (["x.py"], {"workers": 0}), (["x.py"], {"max_restarts": -1})]
-)
-def test_what_cannot_be_launched_is_refused_before_ray_starts(words, settings):
-    with pytest.raises(ConfigError):
-        launch(words, **settings)
+        launch(Job(words=("-m", "recipes.train_distributed")))
 
 
 def test_the_first_reason_to_stop_is_the_jobs_exit_code():

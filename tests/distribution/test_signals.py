@@ -105,7 +105,7 @@ def test_a_worker_that_does_not_stop_in_time_is_killed(launch):
     job.until(lambda: job.printed.count("deaf") == 2)
     job.process.send_signal(signal.SIGTERM)
     assert job.ended(15) == 3
-    assert "did not stop in time: worker 0, worker 1" in job.said
+    assert "not stopping in time: worker 0, worker 1" in job.said
 
 
 def test_a_second_signal_means_at_once(launch):

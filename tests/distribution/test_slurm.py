@@ -72,13 +72,16 @@ def test_jobs_and_steps_that_share_a_node_have_ports_of_their_own():
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"SLURM_PROCID": None, "SLURM_STEP_ID": None}, r"a job of sbatch or salloc, but not.*SLURM_PROCID"),
+        (
+            {"SLURM_PROCID": None, "SLURM_STEP_ID": None},
+            r"not a task of a Slurm step \(SLURM_PROCID, SLURM_STEP_ID",
+        ),
         ({"SLURM_JOB_ID": None, "SLURM_STEP_NODELIST": None}, r"This process is not a task of a Slurm step"),
         ({"SLURM_GTIDS": "1,3"}, r"--distribution=block"),
         ({"SLURM_STEP_TASKS_PER_NODE": "2(x2),1"}, r"2 nodes .* tasks of 3"),
         ({"SLURM_STEP_TASKS_PER_NODE": "two"}, r"2\(x3\),1 was expected"),
         ({"SLURM_STEP_TASKS_PER_NODE": "2,17", "SLURM_GTIDS": None}, r"17 tasks run on one node"),
-        ({"SLURM_STEP_NODELIST": "n[2,10]", "PATH": "/nowhere"}, r"`scontrol` is not on the PATH"),
+        ({"SLURM_STEP_NODELIST": "n[2,10]", "PATH": "/nowhere"}, r"scontrol[\s\S]*set TF_CONFIG"),
     ],
 )
 def test_what_cannot_be_is_said(task, changes, complaint):

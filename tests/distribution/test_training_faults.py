@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.distribution import processes
 from tfkit.run import Run
 
 ROOT = Path(__file__).parents[2]
@@ -52,12 +53,7 @@ class Launched:
 
     def until(self, found, what: str):
         """What `found()` gives as soon as it gives something."""
-        deadline = time.monotonic() + PATIENCE
-        while not (value := found()):
-            assert self.process.poll() is None, f"it ended before {what}:\n{self.output[-3000:]}"
-            assert time.monotonic() < deadline, f"no {what}:\n{self.output[-3000:]}"
-            time.sleep(0.05)
-        return value
+        return processes.until(found, PATIENCE, lambda: f"{what}: {self.output}")
 
     def until_backup(self, epoch: int) -> None:
         self.until(lambda: newest(self.run_dir) >= epoch, f"a backup of epoch {epoch}")
@@ -84,28 +80,12 @@ def newest(run_dir: Path) -> int:
 
 
 def left_behind(run_dir: Path) -> list[int]:
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")
-        except OSError:
-            continue
-        if str(run_dir) in words and int(folder.name) != os.getpid():
-            found.append(int(folder.name))
-    return found
+    return [pid for pid, line, _ in processes.running() if str(run_dir) in line and pid != os.getpid()]
 
 
 def workers_of(run_dir: Path) -> dict[int, int]:
-    found = {}
-    for process in left_behind(run_dir):
-        try:
-            variables = Path(f"/proc/{process}/environ").read_bytes().decode(errors="replace").split("\0")
-        except OSError:
-            continue
-        config = [value.partition("=")[2] for value in variables if value.startswith("TF_CONFIG=")]
-        if config and "launch" not in Path(f"/proc/{process}/cmdline").read_bytes().decode():
-            found[json.loads(config[0])["task"]["index"]] = process
-    return found
+    found = [each for each in processes.running() if str(run_dir) in each[1] and "TF_CONFIG" in each[2]]
+    return {json.loads(variables["TF_CONFIG"])["task"]["index"]: pid for pid, _, variables in found}
 
 
 def weights(run_dir: Path) -> list[np.ndarray]:

@@ -52,17 +52,16 @@ FIRST = {"type": "worker", "index": 0}
 @pytest.mark.parametrize(
     ("content", "culprit"),
     [
-        ("{", "no JSON"),
-        (str({"cluster": {"worker": TWO}, "task": FIRST}), "json.dumps"),
-        (TWO, '["a:1", "b:1"]'),
+        ("{", "line 1 column 2"),
+        (TWO, "['a:1', 'b:1']"),
         ({"cluster": TWO, "task": FIRST}, '"cluster"'),
-        ({"cluster": {"worker": "a:1"}, "task": FIRST}, '"worker" is "a:1"'),
-        ({"cluster": {"worker": {"0": "a:1"}}, "task": FIRST}, '"worker" is {"0"'),
-        ({"cluster": {"worker": None}, "task": FIRST}, '"worker" is null'),
-        ({"cluster": {"workers": TWO}, "task": FIRST}, 'did you mean "worker"'),
-        ({"cluster": {"master": TWO[:1]}, "task": {"type": "master", "index": 0}}, 'did you mean "chief"'),
+        ({"cluster": {"worker": "a:1"}, "task": FIRST}, "\"worker\" is 'a:1'"),
+        ({"cluster": {"worker": {"0": "a:1"}}, "task": FIRST}, "\"worker\" is {'0'"),
+        ({"cluster": {"worker": None}, "task": FIRST}, '"worker" is None'),
+        ({"cluster": {"workers": TWO}, "task": FIRST}, 'job "workers"; known are chief, worker'),
+        ({"cluster": {"master": TWO[:1]}, "task": {"type": "master", "index": 0}}, "known are chief, worker"),
         *(
-            ({"cluster": {"worker": ["a:1", wrong]}, "task": FIRST}, f"worker 1 is {json.dumps(wrong)}")
+            ({"cluster": {"worker": ["a:1", wrong]}, "task": FIRST}, f"worker 1 is {wrong!r}")
             for wrong in (
                 "b",
                 "b:",
@@ -82,18 +81,18 @@ FIRST = {"type": "worker", "index": 0}
         ({"cluster": {"worker": ["a:1", "a:1"]}, "task": FIRST}, "worker 0 and worker 1"),
         ({"cluster": {"chief": ["a:1"], "worker": ["a:1"]}, "task": FIRST}, "chief 0 and worker 0"),
         ({"cluster": {"chief": TWO}, "task": {"type": "chief", "index": 0}}, "more than one"),
-        ({"cluster": {"worker": TWO}}, '"task" has no "index"'),
-        ({"cluster": {"worker": TWO}, "task": {"type": "worker"}}, '"task" has no "index"'),
-        ({"cluster": {"worker": TWO}, "task": "worker"}, '"task" is "worker"'),
+        ({"cluster": {"worker": TWO}}, '"index" of "task" is None'),
+        ({"cluster": {"worker": TWO}, "task": {"type": "worker"}}, '"index" of "task" is None'),
+        ({"cluster": {"worker": TWO}, "task": "worker"}, '"task"'),
         *(
-            ({"cluster": {"worker": TWO}, "task": {"type": "worker", "index": wrong}}, json.dumps(wrong))
+            ({"cluster": {"worker": TWO}, "task": {"type": "worker", "index": wrong}}, str(wrong))
             for wrong in ("one", -1, True, 0.5, None, 2, [0])
         ),
         ({"cluster": {"worker": TWO}, "task": {"type": "evaluator", "index": 0}}, "evaluator"),
         ({"cluster": {"worker": TWO}, "task": {"type": "chief", "index": 0}}, "chief 0"),
-        ({"cluster": {"worker": TWO}, "task": {"type": None, "index": 0}}, "null 0"),
-        ({"cluster": {"worker": TWO, "ps": ["c:1"]}, "task": FIRST}, "no chief"),
-        ({"cluster": {"chief": ["a:1"], "ps": ["c:1"]}, "task": {"type": "ps", "index": 0}}, "no worker"),
+        ({"cluster": {"worker": TWO}, "task": {"type": None, "index": 0}}, "None 0"),
+        ({"cluster": {"worker": TWO, "ps": ["c:1"]}, "task": FIRST}, "need a chief"),
+        ({"cluster": {"chief": ["a:1"], "ps": ["c:1"]}, "task": {"type": "ps", "index": 0}}, "need a chief"),
         ({"cluster": {"worker": []}, "task": FIRST}, "0 worker"),
         ({"cluster": {}, "task": {"type": "worker", "index": 1}}, "names nobody"),
         ({"task": {"type": "ps", "index": 0}}, "names nobody"),

@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 
 from tfkit.environment import packages
-from tfkit.environment.doctor import _cache, _joined, _start
-from tfkit.environment.doctor_checks import CHECKS, run
+from tfkit.environment.doctor import CHECKS, _cache, _start, run
 
 REPO = Path(packages.__file__).parents[2]
 
@@ -102,7 +101,7 @@ def test_a_broken_environment_is_told_what_to_type(broken):
         "setuptools 82.0.0 has no pkg_resources, which tensorflow-hub imports"
         in lines[found["tensorflow-hub"]]
     )
-    assert "ended its process with exit code -6: undefined symbol: x" in lines[found["tensorflow-text"]]
+    assert "brought its process down: undefined symbol: x" in lines[found["tensorflow-text"]]
     assert "tensorflow-privacy is not installed" in lines[found["tensorflow-privacy"]]
     # What comes after the crash is still examined.
     assert sum(line.startswith("ok") for line in lines) == len(CHECKS) - len(found)
@@ -135,8 +134,3 @@ def test_a_cache_that_cannot_be_written_is_broken(monkeypatch, tmp_path):
     cache = _cache()
     assert not cache["ok"]
     assert "export TFKIT_CACHE=" in cache["detail"]
-
-
-def test_the_commands_are_put_together_once():
-    pip = "python -m pip install --no-deps"
-    assert _joined([f"{pip} a", f"{pip} b", f"{pip} a b", f"{pip} b"]) == f"{pip} b && {pip} a b"

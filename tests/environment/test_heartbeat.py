@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.distribution import processes
 from tfkit import cli
 from tfkit.environment import heartbeat
 from tfkit.environment.heartbeat import VARIABLE, read
@@ -28,11 +29,8 @@ def start(code: str, path: Path | None, **options) -> subprocess.Popen[str]:
     )
 
 
-def until(true, seconds=20.0):
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+def until(true):
+    return processes.until(true, 20)
 
 
 def test_what_is_said_is_read(tmp_path):
@@ -141,11 +139,7 @@ import time; time.sleep(600)
     process.kill()
     process.wait()
     if leads:
-        until(
-            lambda: (
-                not Path(f"/proc/{worker}").exists() or b") Z" in Path(f"/proc/{worker}/stat").read_bytes()
-            )
-        )
+        until(lambda: worker not in [pid for pid, _, _ in processes.running()])
     else:
         time.sleep(2.5)
         os.kill(worker, signal.SIGKILL)

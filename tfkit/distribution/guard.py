@@ -47,44 +47,39 @@ def _members(sessions: Collection[int], entry: bytes) -> Iterator[int]:
         try:
             # pid (name, which may hold anything) state ppid pgrp session ...
             fields = (folder / "stat").read_bytes().rpartition(b")")[2].split()
-            state, session = fields[0], int(fields[3])
-            ours = session in sessions or entry in (folder / "environ").read_bytes().split(b"\0")
+            ours = int(fields[3]) in sessions or entry in (folder / "environ").read_bytes().split(b"\0")
         except (OSError, IndexError):
             continue
-        if ours and state not in b"ZX" and int(folder.name) != os.getpid():
+        if ours and fields[0] not in b"ZX" and int(folder.name) != os.getpid():
             yield int(folder.name)
 
 
-class Guard:
-    """The process that outlives the launcher by as long as it takes to clear up."""
+def start(token: str, folder: Path) -> subprocess.Popen[bytes]:
+    """Start the process that outlives the launcher by as long as it takes to clear up, to be used in a `with`.
 
-    def __init__(self, token: str, folder: Path) -> None:
-        """Start it; `folder` is removed in the end, too."""
-        # Isolated and without site-packages it starts in some 20 ms. It is no part of a job, not even of one
-        # that this launcher is itself a part of.
-        self._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", __file__, token, str(folder)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env={name: value for name, value in os.environ.items() if name != VARIABLE},
-            start_new_session=True,
-            cwd="/",
-        )
+    Args:
+      token: the job's.
+      folder: removed in the end, too.
+    """
+    # Isolated and without site-packages it starts in some 20 ms. It is no part of a job, not even of one
+    # that this launcher is itself a part of.
+    return subprocess.Popen(
+        [sys.executable, "-I", "-S", __file__, token, str(folder)],
+        bufsize=0,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={name: value for name, value in os.environ.items() if name != VARIABLE},
+        start_new_session=True,
+        cwd="/",
+    )
 
-    def watch(self, sessions: Collection[int]) -> None:
-        """From here on these are the sessions of the job."""
-        assert self._process.stdin is not None
-        with contextlib.suppress(OSError):
-            self._process.stdin.write(" ".join(map(str, sessions)).encode() + b"\n")
-            self._process.stdin.flush()
 
-    def close(self) -> None:
-        """The launcher has nothing left to guard."""
-        assert self._process.stdin is not None
-        with contextlib.suppress(OSError):
-            self._process.stdin.close()
-        self._process.wait()
+def watch(process: subprocess.Popen[bytes], sessions: Collection[int]) -> None:
+    """Tell that process which sessions the job has from here on."""
+    assert process.stdin is not None
+    with contextlib.suppress(OSError):
+        process.stdin.write(" ".join(map(str, sessions)).encode() + b"\n")
 
 
 def main() -> None:

@@ -9,10 +9,12 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import math
 import os
 import re
 import shlex
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -24,24 +26,27 @@ from typing import Annotated, Any, Literal
 
 from tfkit import cli
 from tfkit.distribution import guard, network, worker_process
-from tfkit.distribution.worker_process import LOST_A_PEER, SAVED, Screen, Signals, Task, Worker
-from tfkit.environment import process
+from tfkit.distribution.worker_process import LOST_A_PEER, SAVED, Screen, Signals, Task, Worker, describe_exit
+from tfkit.environment import cluster, process
 from tfkit.environment.cluster import split
 from tfkit.environment.heartbeat import AGAIN
 from tfkit.errors import ConfigError
+from tfkit.run import RESTARTED_VARIABLE
 from tfkit.settings import fields
 from tfkit.settings.parse import add_flags, from_words
 
 _Seconds = Annotated[float, fields.Range(ge=0)]
 _WHERE = ("task_index", "parameter_servers", "pin")
 _PATIENCE = ("max_restarts", "grace_seconds", "hang_seconds", "join_seconds")
-SERVER = ("-m", "tfkit.distribution.parameter_servers")
+SERVER = ("-c", "from tfkit.distribution.replicas import serve; serve()")
 _LOOK_SECONDS = 0.2
 # A worker's death ends the others within moments: so long the launcher collects deaths before it names one.
 _SETTLE_SECONDS = 1.0
 # An error so soon, before any step: a wrong path or import, and the same the next time.
 _EARLY_SECONDS = 60.0
 _SILENT_SECONDS = 3.0
+# Who waits in vain for another worker says so itself, after --join-seconds; then TensorFlow connects all.
+_JOIN_SECONDS = 30.0
 # For the last words of a process that has ended, and for what it has started to end by itself.
 _DRAIN_SECONDS = 1.0
 # After a death there is nothing that the others could save together.
@@ -49,12 +54,12 @@ _AFTER_DEATH_SECONDS = 2.0
 # After so much training a restart is forgotten: --max-restarts is about a job that does not get on.
 _FORGET_SECONDS = 3600.0
 # On several hosts: until the others have noticed the death, whose old workers would confuse the new one.
-_HOSTS_PAUSE_SECONDS = 10.0
+_HOSTS_PAUSE_SECONDS = 10
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What to run, in how many processes, and how patient to be with them.
+    """Describe what to run, in how many processes, and how patient to be with them.
 
     Raises:
       ConfigError: a number is out of range, or the hosts cannot be what was meant.
@@ -99,100 +104,69 @@ class Job:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be, before anything is started."""
-        _check_words(self.words)
+        if not self.words or (self.words[0] in ("-m", "-c") and len(self.words) < 2):
+            raise ConfigError(
+                "What to run is missing. It comes after two dashes, as it would come after `python`:"
+                "\n  python -m tfkit launch --workers 2 -- -m recipes.train_distributed --epochs 5"
+            )
         if problems := fields.problems(self, ("workers", *_WHERE, *_PATIENCE), label=fields.flag):
             raise ConfigError("\n  ".join(problems))
         if self.hosts:
-            _check_hosts(self.hosts, self.task_index)
+            task = {"type": "worker", "index": self.task_index}
+            try:
+                cluster.parse({"cluster": {"worker": list(self.hosts)}, "task": task})
+            except ValueError as error:
+                raise ConfigError(
+                    f"--hosts, --task-index: {error}.\n  Such as host1:2222,10.0.0.2:2222"
+                ) from error
             if self.parameter_servers:
                 raise ConfigError("--parameter-servers is for one machine (--workers), not with --hosts.")
-        elif self.count > (most := max(64, 4 * (os.cpu_count() or 1))):
-            raise ConfigError(
-                f"--workers {self.workers} are more processes than this machine can serve (at most {most}).\n"
-                "  For several machines: --hosts host1:2222,host2:2222,... --task-index I on each."
-            )
 
-    @property
-    def count(self) -> int:
-        """The processes that share this machine."""
-        if self.hosts:
-            names = [split(address)[0] for address in self.hosts]
-            return names.count(names[self.task_index])
-        return self.workers + self.parameter_servers + bool(self.parameter_servers)
-
-    @property
-    def place(self) -> int:
-        """The place of this launcher's first process among those of this machine."""
+    def share(self) -> tuple[int, int]:
+        """Return the place of this launcher's first process among those of this machine, and their number."""
+        if not self.hosts:
+            return 0, self.workers + self.parameter_servers + bool(self.parameter_servers)
         names = [split(address)[0] for address in self.hosts]
-        return names[: self.task_index].count(names[self.task_index]) if names else 0
+        own = names[self.task_index]
+        return names[: self.task_index].count(own), names.count(own)
 
     def tasks(self) -> list[Task]:
-        """Return the processes to start here, the chief or the own one first; the ports are new at every call."""
+        """Return the processes to start here, the chief or the own one first; the ports are new at every call.
+
+        Raises:
+          ConfigError: a port of --hosts is taken, or the workers are more than this machine can serve.
+        """
         if self.hosts:
             own = self.hosts[self.task_index]
-            network.check_free(
-                split(own)[1], fix="Give the workers of --hosts another port, or end that process."
-            )
-            cluster = {"worker": list(self.hosts)}
-            return [self._task(cluster, "worker", self.task_index)]
-        addresses = [f"127.0.0.1:{port}" for port in network.free_ports(self.count)]
-        if not self.parameter_servers:
-            return [self._task({"worker": addresses}, "worker", index) for index in range(self.workers)]
-        cut = 1 + self.workers
-        cluster = {"chief": addresses[:1], "worker": addresses[1:cut], "ps": addresses[cut:]}
-        return [
-            self._task(cluster, role, index)
-            for role, listed in cluster.items()
-            for index in range(len(listed))
-        ]
-
-    def _task(self, cluster: dict[str, list[str]], role: str, index: int) -> Task:
-        serves = "ps" in cluster and role != "chief"
-        alone = sum(map(len, cluster.values())) == 1
-        config = json.dumps({"cluster": cluster, "task": {"type": role, "index": index}})
-        return Task(
-            name="chief" if role == "chief" else f"{role} {index}",
-            address=cluster[role][index],
-            words=SERVER if serves else self.words,
-            tf_config=None if alone else config,
-            serves=serves,
-        )
-
-
-def _check_words(words: Sequence[str]) -> None:
-    if not words or (words[0] in ("-m", "-c") and len(words) < 2):
-        raise ConfigError(
-            "What to run is missing. It comes after two dashes, as it would come after `python`:"
-            "\n  python -m tfkit launch --workers 2 -- -m recipes.train_distributed --epochs 5"
-        )
-    if not words[0].startswith("-") and not Path(words[0]).exists():
-        raise ConfigError(
-            f"After the two dashes: {words[0]!r} is not a file. Expected `-m MODULE ...` or `SCRIPT.py ...`;"
-            " leave `python` out."
-        )
-
-
-def _check_hosts(hosts: Sequence[str], task_index: int) -> None:
-    problems = [f"{address!r} is not HOST:PORT" for address in hosts if split(address) == ("", 0)]
-    problems += [f"{address} is named twice" for address in sorted({*hosts}) if hosts.count(address) > 1]
-    if not problems:
-        unknown = (address for address in hosts if not network.is_known(address))
-        problems += [f"this machine does not know where {address} is" for address in unknown]
-    if problems:
-        raise ConfigError(
-            f"--hosts: {'; '.join(problems)}.\n  Expected names of DNS or /etc/hosts, or addresses, each with a port"
-            " of its own: --hosts host1:2222,10.0.0.2:2222"
-        )
-    if task_index >= len(hosts):
-        raise ConfigError(
-            f"--task-index is {task_index}, and --hosts has {len(hosts)}: 0 to {len(hosts) - 1}, on each host"
-            " its own place in the list."
-        )
+            fix = "Give the workers of --hosts another port, or end that process."
+            network.listen(split(own)[1], fix=fix).close()
+            jobs, here = {"worker": list(self.hosts)}, [("worker", self.task_index)]
+        else:
+            count, most = self.share()[1], max(64, 4 * (os.cpu_count() or 1))
+            if count > most:
+                raise ConfigError(
+                    f"--workers {self.workers} are more processes than this machine can serve (at most {most}).\n"
+                    "  For several machines: --hosts host1:2222,host2:2222,... --task-index I on each."
+                )
+            addresses = [f"127.0.0.1:{port}" for port in network.free_ports(count)]
+            jobs, cut = {"worker": addresses}, 1 + self.workers
+            if self.parameter_servers:
+                jobs = {"chief": addresses[:1], "worker": addresses[1:cut], "ps": addresses[cut:]}
+            here = [(role, index) for role, listed in jobs.items() for index in range(len(listed))]
+        tasks = []
+        for role, index in here:
+            name = "chief" if role == "chief" else f"{role} {index}"
+            serves = self.parameter_servers > 0 and role != "chief"
+            config = json.dumps({"cluster": jobs, "task": {"type": role, "index": index}})
+            is_alone = jobs == {"worker": [jobs[role][index]]}
+            words = SERVER if serves else self.words
+            tasks.append(Task(name, jobs[role][index], words, "" if is_alone else config, serves))
+        return tasks
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How an attempt ended.
+    """Say how an attempt ended.
 
     Attributes:
       kind: `done`; `interrupted` (saved, to be gone on with); `failed` (a restart would not mend it); `died`.
@@ -211,146 +185,89 @@ class Outcome:
     when: float = field(default_factory=time.monotonic)
 
     def __str__(self) -> str:
-        """The error of a job that has failed, for a person."""
+        """Say what failed, for a person."""
         return f"{self.what.removesuffix('.')}." + (f"\n  {self.details}" if self.details else "")
 
 
-class _Diagnosis:
-    """What is wrong with the workers of one attempt: the first that died, hangs or does not come."""
-
-    def __init__(self, job: Job, workers: Sequence[Worker], screen: Screen) -> None:
-        self.job, self.workers, self._screen = job, workers, screen
-        self._looked, self._awake = time.monotonic(), 0.0
-        self._first_beat: float | None = None
-        self._reports: list[str] = []
-
-    def outcome(self) -> Outcome | None:
-        """Return how the attempt has ended; None while it goes on."""
-        now = time.monotonic()
-        if now - self._looked > _SILENT_SECONDS:
-            self._awake = now  # this process was itself stopped: nobody is judged by what it missed
-        self._looked = now
-        running = [worker for worker in self.workers if worker.ended is None]
-        ended = [worker for worker in self.workers if worker.ended is not None]
-        for worker in ended:
-            if worker.code in (1, 2) and worker.beat and worker.beat.gave_up:
-                what = f"{worker.name} gave up: {worker.beat.gave_up}"
-                return Outcome(kind="failed", code=worker.code, what=what)
-        if self.workers[0].code == 0:
-            return self._done(now)
-        for worker in ended:
-            if worker.code == SAVED:
-                return Outcome(kind="interrupted", code=SAVED, what=f"{worker.name} saved and stopped")
-        dead = [worker for worker in ended if worker.code or worker.task.serves]
-        return (
-            self._died(dead, running, now)
-            or (self._hangs(running, now) if now - self._awake > 2 * _SILENT_SECONDS else None)
-            or self._absent([worker for worker in running if not worker.task.serves], now)
-        )
-
-    def _report(self, text: str) -> None:
-        if text not in self._reports:
-            self._reports.append(text)
-            self._screen.report(text)
-
-    def _done(self, now: float) -> Outcome | None:
-        chief, others = self.workers[0], [each for each in self.workers[1:] if not each.task.serves]
-        for worker in others:
-            if worker.code:
-                text = f"{worker.name} died ({worker.cause}), and {chief.name} has finished: the job is done."
-                self._report(text)
-        late = tuple(worker for worker in others if worker.ended is None)
-        if late and now - (chief.ended or now) < self.job.hang_seconds:
-            return None
-        if late:
-            names = ", ".join(worker.name for worker in late)
-            self._report(f"{names} did not end within {self.job.hang_seconds:g} s of {chief.name}; stopped.")
-        return Outcome(kind="done", code=0, hanging=late)
-
-    def _died(self, dead: Sequence[Worker], running: Sequence[Worker], now: float) -> Outcome | None:
-        when = min((worker.ended or now for worker in dead), default=now)
-        if not dead or (running and now - when < _SETTLE_SECONDS):
-            return None
-        # TensorFlow ends a worker that loses a peer by an error or by an abort: that is not the first that died.
-        victims = (LOST_A_PEER, -signal.SIGABRT)
-        first = min(dead, key=lambda worker: (worker.code in victims, worker.ended))
-        silent = [worker for worker in running if worker.is_silent(_SILENT_SECONDS)]
-        if first.code == LOST_A_PEER and silent:
-            return self._hang(silent, "stopped answering")
-        trained = any(worker.beat and worker.beat.trained is not None for worker in self.workers)
-        early = not trained and first.phase == "starting" and when - first.started < _EARLY_SECONDS
-        if early and first.code in (1, 2):
-            what = f"{first.name} failed as it started ({first.cause}), and would the next time"
-            return Outcome(kind="failed", code=first.code, what=what, details=first.quoted())
-        hint = "\n  SIGKILL that nobody sent is often the kernel's, for want of memory: dmesg | grep -i oom"
-        details = first.quoted() + hint * (first.code == -signal.SIGKILL)
-        what = f"{first.name} died ({first.cause}){self._step()}"
-        return Outcome(kind="died", what=what, details=details, when=when)
-
-    def _step(self) -> str:
-        step = max((worker.beat.step for worker in self.workers if worker.beat), default=0)
-        return f" at step {step}" if step else " before the first step"
-
-    def _hangs(self, running: Sequence[Worker], now: float) -> Outcome | None:
-        limit = self.job.hang_seconds
-        silent = [worker for worker in running if worker.is_silent(limit)]
-        if silent:
-            return self._hang(silent, f"has not answered for {limit:g} s (--hang-seconds)")
-        training = [
-            (worker.beat.progressed, worker)
-            for worker in running
-            if worker.phase == "training" and worker.beat
-        ]
-        since, stuck = min(training, key=lambda pair: pair[0], default=(now, None))
-        if stuck is None or now - since <= limit:
-            return None
-        # Who is stopped keeps the others waiting: its heartbeat is the one that is old.
-        if silent := [worker for worker in running if worker.is_silent(_SILENT_SECONDS)]:
-            return self._hang(silent, "stopped answering")
-        elsewhere = "; it may wait for another host" if self.job.hosts else ""
-        return self._hang([stuck], f"has made no step for {limit:g} s (--hang-seconds{elsewhere})")
-
-    def _hang(self, workers: Sequence[Worker], how: str) -> Outcome:
-        names = ", ".join(worker.name for worker in workers)
-        what = f"{names} {how}{self._step()}"
-        return Outcome(kind="died", what=what, details=workers[0].quoted(), hanging=tuple(workers))
-
-    def _absent(self, running: Sequence[Worker], now: float) -> Outcome | None:
-        """Name those that have not come to where the others wait."""
-        limit = self.job.join_seconds
-        mute = [worker for worker in running if worker.beat is None]
-        if len(mute) < len(running) and self._first_beat is None:
-            self._first_beat = now
-        waiting = [worker for worker in running if worker.phase == "joining"]
-        waited = now - min((worker.progressed for worker in waiting), default=now)
-        # Counted from the first heartbeat of another: a program that is slow to start is slow in all of them.
-        if mute and self._first_beat and max(now - self._first_beat, waited) > limit:
-            names = ", ".join(f"{worker.name} ({worker.task.address})" for worker in mute)
-            what = f"{names} has sent no heartbeat {limit:g} s (--join-seconds) after another did"
-            return Outcome(kind="failed", what=what, details=mute[0].quoted(), hanging=tuple(mute))
-        if mute and not self._first_beat and now - mute[0].started > limit:
-            how = "tfkit.environment.heartbeat.start"
-            self._report(f"The program has no heartbeat ({how}): only deaths are seen, not hangs.")
-        if waited <= limit:  # until then the workers themselves say for whom they wait
-            return None
-        here = [worker for worker in running if worker.phase == "starting"]
-        missing = [f"{worker.name} ({worker.task.address})" for worker in here]
-        missing += [
-            f"worker {index} ({address})"
-            for index, address in enumerate(self.job.hosts)
-            if index != self.job.task_index and not network.is_reachable(address)
-        ]
-        if not missing:
-            # All are there and do not find each other: a port that somebody else took, an old worker.
-            return self._hang(waiting, f"found no way to join the others in {limit:g} s (--join-seconds)")
-        what = f"{', '.join(missing)} did not join in {limit:g} s (--join-seconds)"
-        if here:
-            return Outcome(kind="died", what=what, details=here[0].quoted(), hanging=tuple(here))
-        details = "Nothing answers there: is its launcher running, and does a firewall let this machine in?"
-        return Outcome(kind="failed", what=what, details=f"{details}\n  On every host: {AGAIN}")
+def diagnose(job: Job, workers: Sequence[Worker]) -> Outcome | None:
+    """Return how an attempt has ended, by the first that died, hangs or does not come; None while it goes on."""
+    now = time.monotonic()
+    running = [worker for worker in workers if worker.ended is None]
+    ended = [worker for worker in workers if worker.ended is not None]
+    for worker in ended:
+        if worker.code in (1, 2) and worker.beat.gave_up:
+            what = f"{worker.name} gave up: {worker.beat.gave_up}"
+            return Outcome(kind="failed", code=worker.code, what=what)
+    if workers[0].code == 0:
+        return _finished(job, workers[0], [worker for worker in workers[1:] if not worker.task.serves], now)
+    for worker in ended:
+        if worker.code == SAVED:
+            return Outcome(kind="interrupted", code=SAVED, what=f"{worker.name} saved and stopped")
+    step = max(worker.beat.step for worker in workers)
+    where = f" at step {step}" if step else " before the first step"
+    if dead := [worker for worker in ended if worker.code or worker.task.serves]:
+        return _death(dead, running, any(worker.beat.trained for worker in workers), where, now)
+    return _hang(job, running, where, now)
 
 
-class _Attempt:
+def _finished(job: Job, chief: Worker, others: Sequence[Worker], now: float) -> Outcome | None:
+    late = tuple(worker for worker in others if worker.ended is None)
+    if late and now - (chief.ended or now) < job.hang_seconds:
+        return None
+    ends = [f"{worker.name} died ({describe_exit(worker.code)})" for worker in others if worker.code]
+    ends += [f"{worker.name} did not end within {job.hang_seconds:g} s, and was stopped" for worker in late]
+    what = f"{'; '.join(ends)}, and {chief.name} has finished: the job is done." if ends else ""
+    return Outcome(kind="done", code=0, what=what, hanging=late)
+
+
+def _death(
+    dead: Sequence[Worker], running: Sequence[Worker], has_trained: bool, where: str, now: float
+) -> Outcome | None:
+    """Name the one that died by itself, as soon as those that its death takes along have had their time."""
+    when = min(worker.ended or now for worker in dead)
+    if running and now - when < _SETTLE_SECONDS:
+        return None
+    # TensorFlow ends a worker that loses a peer by an error or by an abort: that is not the first that died.
+    victims = (LOST_A_PEER, -signal.SIGABRT)
+    first = min(dead, key=lambda worker: (worker.code in victims, worker.ended))
+    silent = [worker for worker in running if worker.is_silent(_SILENT_SECONDS)]
+    if first.code == LOST_A_PEER and silent:
+        return _stuck(silent, f"stopped answering{where}")
+    cause = describe_exit(first.code)
+    is_early = first.beat.phase == "starting" and when - first.started < _EARLY_SECONDS
+    if first.code in (1, 2) and is_early and not has_trained:
+        what = f"{first.name} failed as it started ({cause}), and would the next time"
+        return Outcome(kind="failed", code=first.code, what=what, details=first.quoted())
+    hint = "\n  SIGKILL that nobody sent is often the kernel's, for want of memory: dmesg | grep -i oom"
+    details = first.quoted() + hint * (first.code == -signal.SIGKILL)
+    return Outcome(kind="died", what=f"{first.name} died ({cause}){where}", details=details, when=when)
+
+
+def _stuck(workers: Sequence[Worker], how: str) -> Outcome:
+    what = f"{', '.join(worker.name for worker in workers)} {how}"
+    return Outcome(kind="died", what=what, details=workers[0].quoted(), hanging=tuple(workers))
+
+
+def _hang(job: Job, running: Sequence[Worker], where: str, now: float) -> Outcome | None:
+    limits = {
+        "training": (job.hang_seconds, "has made no step", "--hang-seconds"),
+        "joining": (job.join_seconds + _JOIN_SECONDS, "found no way to join the others", "--join-seconds"),
+    }
+    silent = [worker for worker in running if worker.is_silent(_SILENT_SECONDS)]
+    busy = [worker for worker in running if worker.beat.phase in limits]
+    stuck = [worker for worker in busy if now - worker.beat.progressed > limits[worker.beat.phase][0]]
+    # Who is stopped keeps the others waiting: its heartbeat is the one that is old.
+    if silent and (stuck or any(worker.is_silent(job.hang_seconds) for worker in silent)):
+        return _stuck(silent, f"stopped answering{where} (--hang-seconds {job.hang_seconds:g})")
+    if not stuck:
+        return None
+    slowest = min(stuck, key=lambda worker: worker.beat.progressed)
+    limit, how, flag = limits[slowest.beat.phase]
+    elsewhere = "; it may wait for another host" if job.hosts else ""
+    return _stuck([slowest], f"{how} for {limit:g} s ({flag}{elsewhere}){where}")
+
+
+class Attempt:
     """All processes of a job, started once, until none of them is left."""
 
     def __init__(self, job: Job, screen: Screen, signals: Signals, restarts: int, died: float | None) -> None:
@@ -360,141 +277,118 @@ class _Attempt:
         self.workers: list[Worker] = []
         self._token = uuid.uuid4().hex
 
-    @property
-    def trained_seconds(self) -> float:
-        """From the first step of the first worker until now; 0 before it."""
-        beat = self.workers[0].beat if self.workers else None
-        return time.monotonic() - beat.trained if beat and beat.trained is not None else 0.0
-
     def run(self) -> Outcome:
         """Start the workers, watch them to their end, and leave nothing behind."""
         # In memory where that can be: a full disk must not look like a worker that does not answer.
-        shared = Path("/dev/shm")
-        where = shared if shared.is_dir() and os.access(shared, os.W_OK) else None
-        folder = Path(tempfile.mkdtemp(prefix="tfkit-launch-", dir=where))
-        watchdog = guard.Guard(self._token, folder)
-        try:
-            self._start(folder, watchdog)
-            outcome = self._watch()
-            self._stop(outcome)
-            # One that was to stop may have come to the end all the same.
-            finished = all(worker.code == 0 for worker in self.workers if not worker.task.serves)
-            return Outcome(kind="done", code=0) if outcome.kind == "interrupted" and finished else outcome
-        finally:
-            self._clear()
-            watchdog.close()
+        shared = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+        folder = Path(tempfile.mkdtemp(prefix="tfkit-launch-", dir=shared))
+        with guard.start(self._token, folder) as watchdog:
+            try:
+                self._start(folder, watchdog)
+                outcome = self._watch()
+                self._stop(outcome)
+            finally:
+                self._clear()
+        # One that was to stop may have come to the end all the same.
+        has_finished = all(worker.code == 0 for worker in self.workers if not worker.task.serves)
+        return Outcome(kind="done", code=0) if outcome.kind == "interrupted" and has_finished else outcome
 
-    def _start(self, folder: Path, watchdog: guard.Guard) -> None:
-        count, usable = self.job.count, worker_process.usable_cores()
+    def _start(self, folder: Path, watchdog: subprocess.Popen[bytes]) -> None:
+        (place, count), usable = self.job.share(), worker_process.usable_cores()
         cores = worker_process.shares(usable, count) if self.job.pin else ()
         gpus = worker_process.gpu_shares(count)
         tasks = self.job.tasks()
         lines = []
-        for number, task in enumerate(tasks):
-            own = cores[self.job.place + number] if cores else ()
+        for number, task in enumerate(tasks, start=place):
+            own = cores[number] if cores else ()
             threads = len(own) or max(1, len(usable) // count)
-            variables = worker_process.threads_environment(threads)
             where = f"core{'s' * (threads > 1)} {', '.join(map(str, own))}" if own else "any core"
+            environment = {
+                **process.malloc_environment(),
+                **os.environ,
+                **worker_process.threads_environment(threads),
+                "PYTHONUNBUFFERED": "1",
+                # So that --overwrite, which the words may hold, removes nothing at a restart.
+                RESTARTED_VARIABLE: str(self._restarts),
+                network.SECONDS_VARIABLE: str(self.job.join_seconds),
+                guard.VARIABLE: self._token,
+            }
             if gpus:
-                own_gpus = ",".join(map(str, gpus[self.job.place + number]))
-                variables["CUDA_VISIBLE_DEVICES"] = own_gpus
-                where += f", GPU {own_gpus}" if own_gpus else ", no GPU (there are fewer than workers)"
-            address = f"  {task.address}" if task.tf_config else ""
-            lines.append(f"  {task.name:<9}{address}  {where}, {threads} thread{'s' * (threads > 1)}")
-            environment = self._environment(task, variables)
-            show = self._screen.lines_of(task.name, first=not number)
-            self.workers.append(Worker(task, environment=environment, cores=own, folder=folder, show=show))
-            watchdog.watch([each.process.pid for each in self.workers])
+                visible = environment["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, gpus[number]))
+                where += f", GPU {visible or 'none: there are fewer than workers'}"
+            lines.append(f"  {task.name:<9}{task.address if task.tf_config else ''}  {where}")
+            environment |= self.job.environment
+            environment.pop("TF_CONFIG", None)
+            if task.tf_config:
+                environment["TF_CONFIG"] = task.tf_config
+            worker = Worker(task, environment=environment, cores=own, folder=folder, screen=self._screen)
+            self.workers.append(worker)
+            guard.watch(watchdog, [each.process.pid for each in self.workers])
         if self._restarts:
             return
-        if self.job.hosts:
-            others = [each for index, each in enumerate(self.job.hosts) if index != self.job.task_index]
-            lines.append(f"  {len(others)} more on: {', '.join(others)}")
-        if self.job.pin and len(usable) < count:
+        if self.job.pin and not cores:
             lines.append(f"  Not pinned: {count} processes share {len(usable)} core(s), so none has its own.")
         if tasks[0].tf_config:
             lines += network.warning([task.address for task in tasks], hosts=self.job.hosts)
         for line in lines:
             self._screen.report(line)
 
-    def _environment(self, task: Task, variables: Mapping[str, str]) -> dict[str, str]:
-        environment = {
-            **process.malloc_environment(),
-            **os.environ,
-            **variables,
-            **self.job.environment,
-            "PYTHONUNBUFFERED": "1",
-            # So that --overwrite, which the words may hold, removes nothing at a restart.
-            "TFKIT_RESTARTED": str(self._restarts),
-            # Longer than the launcher's own patience: it can say who is absent.
-            network.SECONDS_VARIABLE: str(self.job.join_seconds + 30),
-            guard.VARIABLE: self._token,
-        }
-        environment.pop("TF_CONFIG", None)
-        return environment | ({"TF_CONFIG": task.tf_config} if task.tf_config else {})
-
     def _watch(self) -> Outcome:
-        diagnosis = _Diagnosis(self.job, self.workers, self._screen)
+        is_mute = False
         while not self._signals.count:
             self._look()
-            beat = self.workers[0].beat
-            if beat is not None:
-                self._screen.progress(beat, restarts=self._restarts)
-                if beat.trained is not None and self._died is not None:
-                    self._screen.report(f"Training again after {beat.trained - self._died:.1f} s.")
-                    self._died = None
-            if outcome := diagnosis.outcome():
+            first = self.workers[0]
+            self._screen.progress(first.beat, restarts=self._restarts)
+            if first.beat.trained is not None and self._died is not None:
+                self._screen.report(f"Training again after {first.beat.trained - self._died:.1f} s.")
+                self._died = None
+            if outcome := diagnose(self.job, self.workers):
                 return outcome
+            is_late = time.monotonic() - first.started > self.job.join_seconds
+            if is_late and not is_mute and all(worker.beat.beat == math.inf for worker in self.workers):
+                is_mute, how = True, "tfkit.environment.heartbeat.start"
+                self._screen.report(f"The program has no heartbeat ({how}): only deaths are seen, not hangs.")
         return _interrupted(self._signals)
 
     def _look(self) -> None:
+        began = time.monotonic()
         time.sleep(_LOOK_SECONDS)
+        if time.monotonic() - began > _SILENT_SECONDS:
+            # This process was itself stopped, the workers perhaps too: let them beat.
+            time.sleep(_SILENT_SECONDS)
         for worker in self.workers:
             worker.look()
 
     def _stop(self, outcome: Outcome) -> None:
         """Let the workers end by themselves if they can, and make them if they cannot."""
-        if outcome.kind == "interrupted":
-            self._save_and_stop()
+        if outcome.kind != "interrupted":
+            for worker in self.workers:
+                worker.send(signal.SIGKILL if worker in outcome.hanging else signal.SIGTERM)
+            is_done = outcome.kind == "done"
+            self._wait(self.workers, 0.0 if is_done else min(_AFTER_DEATH_SECONDS, self.job.grace_seconds))
             return
-        for worker in self.workers:
-            worker.send(signal.SIGKILL if worker in outcome.hanging else signal.SIGTERM)
-        patience = 0.0 if outcome.kind == "done" else min(_AFTER_DEATH_SECONDS, self.job.grace_seconds)
-        self._wait(self.workers, patience)
-
-    def _save_and_stop(self) -> None:
         savers = [worker for worker in self.workers if not worker.task.serves]  # servers have nothing to save
-        joining = []
         if self._signals.count:
-            self._screen.report(
-                f"{self._signals.name}: the workers have {self.job.grace_seconds:g} s to save and stop;"
-                " again: at once."
-            )
+            grace = f"{self.job.grace_seconds:g} s to save and stop; again: at once."
+            self._screen.report(f"{self._signals.name}: the workers have {grace}")
             for worker in savers:
                 worker.look()
                 worker.send(signal.SIGTERM)
-            joining = [worker for worker in savers if worker.phase == "joining"]
-        late = self._wait(savers, self.job.grace_seconds, joining)
-        if late:
+        if late := self._wait(savers, self.job.grace_seconds):
             names = ", ".join(worker.name for worker in late)
-            self._screen.report(
-                f"Killed, for it did not stop in time: {names}. What it had saved before is whole."
-            )
+            self._screen.report(f"Killed, for not stopping in time: {names}. What was saved before is whole.")
 
-    def _wait(
-        self, workers: Sequence[Worker], seconds: float, joining: Sequence[Worker] = ()
-    ) -> list[Worker]:
+    def _wait(self, workers: Sequence[Worker], seconds: float) -> list[Worker]:
         """Wait for their end; returns those that did not come to it. A second signal ends the patience."""
         deadline = time.monotonic() + seconds
-        joining = list(joining)
         while late := [worker for worker in workers if worker.ended is None]:
             if time.monotonic() > deadline or self._signals.count > 1:
                 break
             self._look()
-            for worker in [worker for worker in joining if worker.phase != "joining"]:
+            for worker in late:
                 # While TensorFlow joins the workers it has a handler of its own, which swallows the signal.
-                worker.send(signal.SIGTERM)
-                joining.remove(worker)
+                if worker.told == "joining" != worker.beat.phase:
+                    worker.send(signal.SIGTERM)
         return late
 
     def _clear(self) -> None:
@@ -518,41 +412,30 @@ def run(job: Job, *, screen: Screen) -> Outcome:
     """Start the job, and again after each death, until it is done or nothing more can be done."""
     restarts, died = 0, None
     with worker_process.noting_signals() as signals:
-        screen.report(_headline(job))
+        of_hosts = f"worker {job.task_index} of {', '.join(job.hosts)}"
+        which = of_hosts if job.hosts else f"{job.share()[1]} processes"
+        screen.report(f"Launching {which}: {job.title or f'python {shlex.join(job.words)}'}")
         while True:
-            attempt = _Attempt(job, screen, signals, restarts, died)
+            attempt = Attempt(job, screen, signals, restarts, died)
             try:
                 outcome = attempt.run()
             finally:
                 screen.close()
-            if outcome.kind != "died":
-                return outcome
-            if attempt.trained_seconds > _FORGET_SECONDS:
+            if outcome.kind != "died" or signals.count:
+                return _interrupted(signals) if outcome.kind == "died" else outcome
+            if outcome.when - (attempt.workers[0].beat.trained or outcome.when) > _FORGET_SECONDS:
                 restarts = 0
-            if restarts >= job.max_restarts and not signals.count:
+            if restarts >= job.max_restarts:
                 what = f"{outcome.what}, and all {job.max_restarts} restarts (--max-restarts) are used up"
                 return Outcome(kind="failed", what=what, details=f"{outcome.details}\n  {AGAIN}")
             restarts, died = restarts + 1, outcome.when
-            if not signals.count:
-                screen.report(
-                    f"{outcome.what}; starting all again (restart {restarts} of {job.max_restarts})"
-                )
-            if job.hosts and not signals.count:
-                screen.report(f"In {_HOSTS_PAUSE_SECONDS:g} s, when the other hosts have noticed too.")
-                deadline = time.monotonic() + _HOSTS_PAUSE_SECONDS
-                while time.monotonic() < deadline and not signals.count:
+            again = f"starting all again (restart {restarts} of {job.max_restarts})"
+            screen.report(f"{outcome.what}; {again}" + " when the other hosts have noticed" * bool(job.hosts))
+            for _ in range(_HOSTS_PAUSE_SECONDS * 10 if job.hosts else 0):
+                if not signals.count:
                     time.sleep(0.1)
             if signals.count:
                 return _interrupted(signals)
-
-
-def _headline(job: Job) -> str:
-    what = f"Launching {job.workers} worker{'s' * (job.workers > 1)}"
-    if job.hosts:
-        what = f"Launching worker {job.task_index} of {len(job.hosts)}"
-    elif job.parameter_servers:
-        what = f"Launching a chief, {job.workers} worker(s) and {job.parameter_servers} parameter server(s)"
-    return f"{what}: {job.title or f'python {shlex.join(job.words)}'}"
 
 
 def launch(job: Job) -> int:
@@ -572,6 +455,8 @@ def launch(job: Job) -> int:
         print(f"Interrupted. {AGAIN}", file=sys.stderr)
     elif outcome.kind != "done":
         print(f"WorkerError: {outcome}", file=sys.stderr)
+    elif outcome.what:
+        print(outcome.what, file=sys.stderr)
     return outcome.code
 
 
@@ -622,10 +507,13 @@ def main(arguments: Sequence[str]) -> int:
     if options.pop("private_network", False):
         network.enter_private([sys.executable, "-m", "tfkit", "launch", *words])
     engine = options.pop("engine", "local")
-    settings = from_words(Job, options) | {"words": tuple(words[cut + 1 :])}
-    if engine == "local":
-        return launch(Job(**settings))
-    return int(importlib.import_module("tfkit.distribution.ray").launch(**settings))
+    job = Job(**from_words(Job, options), words=tuple(words[cut + 1 :]))
+    # Ray's module stands on this one.
+    return (
+        launch(job)
+        if engine == "local"
+        else int(importlib.import_module("tfkit.distribution.ray").launch(job))
+    )
 
 
 def _check_flags(options: dict[str, Any]) -> None:
@@ -636,21 +524,12 @@ def _check_flags(options: dict[str, Any]) -> None:
             "--hosts (every worker) and --task-index (which of them this machine is: 0, 1, ...) go together:"
             " --hosts host1:2222,host2:2222 --task-index 0"
         )
-    if options.get("engine") == "ray":
-        for name in options.keys() - {
-            "engine",
-            "private_network",
-            "workers",
-            "max_restarts",
-            "grace_seconds",
-        }:
-            raise ConfigError(
-                f"{fields.flag(name)} is of the local launcher; with --engine ray, Ray places the workers and waits"
-                " for them, and one that is silent for 60 s counts as dead. Leave it out."
-            )
+    wrong = options.keys() & {"workers", "engine", "private_network"} if hosts else set()
+    reason = "--hosts, which says where each worker is"
+    if options.get("engine") == "ray" and "parameter_servers" in options:
+        wrong, reason = {"parameter_servers"}, "--engine ray"
+    if wrong:
+        flags = ", ".join(map(fields.flag, sorted(wrong)))
+        raise ConfigError(f"{flags} does not go with {reason}. Leave it out.")
     if hosts:
         options["hosts"] = hosts
-        for name in options.keys() & {"workers", "engine", "private_network"}:
-            raise ConfigError(
-                f"{fields.flag(name)} does not go with --hosts, which says where each worker is."
-            )

@@ -40,7 +40,7 @@ _PODS = ("image", "namespace", "shared_claim", "shared_mount")
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduledJob:
-    """What runs, and on how much; which flags there are follows from the fields."""
+    """Describe what runs, and on how much; which flags there are follows from the fields."""
 
     words: tuple[str, ...]
     """What follows `python`: ("-m", "recipes.train_distributed", "--data-dir", ...)."""
@@ -98,6 +98,10 @@ class ScheduledJob:
                 "--overwrite: each new pod would obey it and remove the backup that it is to go on from, and"
                 " Kubernetes does not tell a pod that it is not the first. Give a new --run-dir instead."
             )
+        if "-m" in self.words[2:]:
+            problems.append(
+                "Two programs: with --from-run, only flags that change what the run asked for follow --."
+            )
         if problems:
             raise ConfigError("This job cannot be described:\n  " + "\n  ".join(problems))
 
@@ -122,8 +126,6 @@ def manifest(kind: str, job: ScheduledJob) -> str:
     """
     import jinja2
 
-    if kind not in KINDS:
-        raise ConfigError(f"A manifest of kind {kind!r} is not known. Use one of: {', '.join(KINDS)}.")
     job.check(kind)
     templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -194,11 +196,6 @@ def write(options: argparse.Namespace) -> int:
     settings = from_words(ScheduledJob, {name: value for name, value in vars(options).items() if name in own})
     words = options.words
     if options.from_run is not None:
-        if words[:1] == ["-m"]:
-            raise ConfigError(
-                f"Both --from-run {options.from_run} and {' '.join(words[:2])} say what is to run."
-                "\n  With --from-run, only flags that change what the run asked for follow --."
-            )
         folder = options.from_run.resolve()
         plain = re.sub(r"[^a-z0-9]+", "-", folder.name.lower()).strip("-")
         settings.setdefault("name", plain if plain[:1].isalpha() else f"run-{plain}".strip("-"))
@@ -213,6 +210,6 @@ def write(options: argparse.Namespace) -> int:
         print(text, end="")
     else:
         files.write_text(options.output, text)
-        apply = "sbatch" if options.kind == "slurm" else "kubectl apply -f"
-        print(f"{options.output}: {KINDS[options.kind]}. Start it: {apply} {options.output}")
+        start = "sbatch" if options.kind == "slurm" else "kubectl apply -f"
+        print(f"{KINDS[options.kind]}. Start it: {start} {options.output}")
     return 0

@@ -1,6 +1,6 @@
 """`tfkit.distribution.launch(fn, workers=2)`: a function of a notebook, in several processes.
 
-Each worker is `python -m tfkit.distribution.notebook FOLDER`.
+The function and its result go through files of a folder.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from tfkit.errors import ConfigError, WorkerError
 
 T = TypeVar("T")
 
+_PROGRAM = "import sys; from tfkit.distribution.notebook import work; sys.exit(work(sys.argv[1]))"
 _FUNCTION, _RESULT, _ERROR = "function.pickle", "result.pickle", "error.txt"
 
 
@@ -66,9 +67,9 @@ def launch(fn: Callable[[], T], *, workers: int = 2, max_restarts: int = 0, **pa
         ) from error
     # Readable by this user alone: a pickle runs code where it is read.
     with tempfile.TemporaryDirectory(prefix="tfkit-function-") as folder:
-        (Path(folder) / _FUNCTION).write_bytes(copy)
+        Path(folder, _FUNCTION).write_bytes(copy)
         job = launcher.Job(
-            words=("-m", "tfkit.distribution.notebook", folder),
+            words=("-c", _PROGRAM, folder),
             workers=workers,
             max_restarts=max_restarts,
             environment={"PYTHONPATH": os.pathsep.join(dict.fromkeys(filter(None, sys.path)))},
@@ -79,16 +80,17 @@ def launch(fn: Callable[[], T], *, workers: int = 2, max_restarts: int = 0, **pa
         if outcome.kind == "interrupted":
             raise KeyboardInterrupt(outcome.what)
         if outcome.kind != "done":
-            error_file = Path(folder) / _ERROR
-            raise WorkerError(error_file.read_text() if error_file.is_file() else str(outcome))
-        result: T = pickle.loads((Path(folder) / _RESULT).read_bytes())
+            shown = Path(folder, _ERROR)
+            raise WorkerError(shown.read_text() if shown.is_file() else str(outcome))
+        result: T = pickle.loads(Path(folder, _RESULT).read_bytes())
         return result
 
 
-def _work(folder: Path) -> int:
+def work(name: str) -> int:
     """Run the function of the folder in this worker; returns the exit code."""
     import cloudpickle
 
+    folder = Path(name)
     heartbeat.start()
     this = cluster.current()
     try:
@@ -98,19 +100,11 @@ def _work(folder: Path) -> int:
     except KeyboardInterrupt:
         return SAVED
     except Exception as error:
+        traceback.print_exc()
         if cluster.is_loss_of_peer(error):
-            traceback.print_exc()
             return LOST_A_PEER
-        # From the frame of the user's function on.
-        own = error.__traceback__ and (error.__traceback__.tb_next or error.__traceback__)
-        shown = "".join(traceback.format_exception(error.with_traceback(own)))
         if not (folder / _ERROR).exists():
-            files.write_bytes(folder / _ERROR, f"In {this.name}:\n{shown}".encode())
-        print(shown, file=sys.stderr)
+            files.write_text(folder / _ERROR, f"In {this.name}:\n{traceback.format_exc()}")
         heartbeat.give_up(f"{type(error).__name__}: {error}")
         return 1
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(_work(Path(sys.argv[1])))

@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import secrets
 import shlex
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import threading
 import time
 import uuid
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tfkit.distribution import worker_process
-from tfkit.distribution.worker_process import SAVED
-from tfkit.environment import heartbeat, packages, process
-from tfkit.errors import ConfigError, UsageError
-from tfkit.run import METRICS, RESTARTED_VARIABLE, SAVED_MODEL
+from tfkit.distribution.launcher import Attempt, Job
+from tfkit.distribution.worker_process import SAVED, Screen, Signals, noting_signals
+from tfkit.environment import cluster, heartbeat, packages
+from tfkit.errors import ConfigError
+from tfkit.run import METRICS, SAVED_MODEL
 from tfkit.settings.parse import flag_value
 
 # Ray reads them as it starts. It must not report home; a death is to be noticed within
@@ -39,31 +38,19 @@ _ENVIRONMENT = {
 }
 _POLL_SECONDS = 0.25
 _END_SECONDS = 10.0
-# A recipe sends a heartbeat once a second; a busy machine or disk may hold that up.
-_FROZEN_SECONDS = 60.0
-# It becomes the program, and dies with the thread that started it: Ray ends a worker with SIGKILL, which no program can
-# pass on. Ray also blocks SIGINT in its processes, and a child would inherit that.
-_GUARD = """
-import ctypes, os, signal, sys
-ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)
-if os.getppid() != int(sys.argv[1]):
-    sys.exit(1)
-signal.pthread_sigmask(signal.SIG_SETMASK, [])
-os.execv(sys.executable, [sys.executable, "-u", *sys.argv[2:]])
-"""
 
 
 class Coordinator:
-    """What workers and launcher leave for each other; a Ray actor, which outlives a group of workers."""
+    """Keep what workers and launcher leave for each other: a Ray actor, which outlives a group of workers."""
 
     def __init__(self) -> None:
         self._code: int | None = None
-        self._starts: Counter[int] = Counter()
+        self._starts: list[int] = []
 
     def start(self, rank: int) -> int:
         """Return how often this worker was started before."""
-        self._starts[rank] += 1
-        return self._starts[rank] - 1
+        self._starts.append(rank)
+        return self._starts.count(rank) - 1
 
     def stop(self, code: int) -> None:
         """Let all save and stop; the first to say so gives the exit code of the job."""
@@ -78,7 +65,7 @@ def train(config: dict[str, Any]) -> None:
     """Run the program in this worker, in a new process: TensorFlow joins a cluster only before its first operation.
 
     Args:
-      config: `words`, `folder`, `run_dir`, `max_restarts` and `grace_seconds` of the job, and the `coordinator`.
+      config: the `job`, the `folder` that it runs in, its `run_dir`, and the `coordinator`.
 
     Raises:
       RuntimeError: the process died; Ray starts the whole group again.
@@ -86,56 +73,42 @@ def train(config: dict[str, Any]) -> None:
     import ray
     import ray.train
 
-    context, coordinator = ray.train.get_context(), config["coordinator"]
-    rank = context.get_world_rank()
-    restarts = ray.get(coordinator.start.remote(rank))
-    if restarts and not rank:
-        print(f"A worker died: all start again ({restarts} of {config['max_restarts']}).", file=sys.stderr)
-    if ray.get(coordinator.code.remote()) is not None:
-        return
-    # Ray has put this worker into a folder of the session, which goes with it.
-    beats = Path(f"heartbeat-{uuid.uuid4().hex}.json").absolute()
-    # Ray gives each worker one CPU to plan with, pins none, and sets the number of OpenMP's threads to 1.
-    inherited = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
-    threads = max(len(worker_process.usable_cores()) // context.get_local_world_size(), 1)
-    environment = process.malloc_environment() | inherited
-    environment |= worker_process.threads_environment(threads, within=inherited)
-    environment |= {heartbeat.VARIABLE: str(beats), RESTARTED_VARIABLE: str(restarts)}
-    command = [sys.executable, "-S", "-c", _GUARD, str(os.getpid()), *config["words"]]
-    child = subprocess.Popen(
-        command, cwd=config["folder"], env=environment, stdin=subprocess.DEVNULL, start_new_session=True
-    )
-    deadline = float("inf")
-    while (code := child.poll()) is None:
-        if deadline == float("inf") and ray.get(coordinator.code.remote()) is not None:
-            child.send_signal(signal.SIGTERM)
-            deadline = time.monotonic() + config["grace_seconds"]
-        beat = heartbeat.read(beats)
-        if time.monotonic() > deadline or (beat and time.monotonic() - beat.beat > _FROZEN_SECONDS):
-            child.kill()
-        time.sleep(_POLL_SECONDS)
-    if code:
-        beat = heartbeat.read(beats)
-        reason = beat.gave_up if beat else ""
-        text = f"worker {rank} ended ({worker_process.describe_exit(code)}). {reason}"
-        print(text, file=sys.stderr)
-        if reason or code in (UsageError.exit_code, SAVED):  # no restart would mend it
-            ray.get(coordinator.stop.remote(code))
+    coordinator, run_dir, here = config["coordinator"], config["run_dir"], cluster.current()
+    restarts = ray.get(coordinator.start.remote(here.index))
+    screen, signals = Screen(), Signals()  # Ray shows twice what is printed
+    if restarts and here.is_chief:
+        screen.report(f"A worker died: all start again ({restarts} of {config['job'].max_restarts}).")
+
+    def wait_for_stop() -> None:
+        while ray.get(coordinator.code.remote()) is None:
+            time.sleep(_POLL_SECONDS)
+        signals.handle(signal.SIGTERM)
+
+    threading.Thread(target=wait_for_stop, daemon=True).start()
+    # Ray has put this worker into a folder of the session, set the number of OpenMP's threads to 1, and said which GPUs
+    # are this worker's.
+    os.chdir(config["folder"])
+    os.environ.pop("OMP_NUM_THREADS", None)
+    gpus = {name: value for name, value in os.environ.items() if name == "CUDA_VISIBLE_DEVICES"}
+    job = dataclasses.replace(config["job"], hosts=here.workers, task_index=here.index, environment=gpus)
+    outcome = Attempt(job, screen, signals, restarts, None).run()
+    if outcome.kind != "done":
+        screen.report(str(outcome))
+        if outcome.kind != "died":  # no restart would mend it
+            ray.get(coordinator.stop.remote(outcome.code))
         if ray.get(coordinator.code.remote()) is None:
-            raise RuntimeError(text)
+            raise RuntimeError(outcome.what)
         return
     # All workers must report equally often.
-    metrics, checkpoint, run_dir = {}, None, config["run_dir"]
-    if rank == 0 and run_dir and (run_dir / METRICS).is_file():
+    metrics, checkpoint = {}, None
+    if here.is_chief and run_dir and (run_dir / METRICS).is_file():
         metrics = json.loads((run_dir / METRICS).read_text())
-    if rank == 0 and run_dir and (run_dir / SAVED_MODEL).is_dir():
-        checkpoint = ray.train.Checkpoint.from_directory(str(run_dir / SAVED_MODEL))
+        if (run_dir / SAVED_MODEL).is_dir():
+            checkpoint = ray.train.Checkpoint.from_directory(str(run_dir / SAVED_MODEL))
     ray.train.report(metrics, checkpoint=checkpoint)
 
 
-def launch(
-    words: Sequence[str], *, workers: int = 2, max_restarts: int = 3, grace_seconds: float = 60.0
-) -> int:
+def launch(job: Job) -> int:
     """Run a program on several Ray workers, each with its TF_CONFIG; start all again when one dies.
 
     With RAY_ADDRESS in the environment it joins that Ray cluster, else it starts Ray on this machine, for
@@ -146,49 +119,36 @@ def launch(
     SIGTERM and SIGINT are passed on as "save and stop"; at the second one all are killed.
 
     Args:
-      words: after `python`: `["-m", "recipes.train_distributed", "--run-dir", "runs/x"]`, or a script and its
-        arguments. A program that is started again must go on from its own checkpoint.
-      workers: how many processes train together.
-      max_restarts: how often all are started again before it gives up.
-      grace_seconds: from "save and stop" until a process is killed.
+      job: without `hosts`, which Ray finds. A program that is started again must go on from its own checkpoint.
 
     Returns:
       0 done, 1 died more often than that, 3 saved and stopped; else the program's own code where it says that
       no restart would help (2, or `heartbeat.give_up`).
 
     Raises:
-      ConfigError: Ray is not installed or cannot be reached, or there is nothing to run.
+      ConfigError: Ray is not installed or cannot be reached.
 
     Example:
-      >>> launch(["-m", "recipes.train_distributed", "--run-dir", "runs/x"], workers=4)  # doctest: +SKIP
+      >>> launch(Job(words=("-m", "recipes.train_distributed"), workers=4))  # doctest: +SKIP
       0
     """
-    if not words or words == ["-m"] or workers < 1 or max_restarts < 0:
-        raise ConfigError(
-            "A program, --workers of 1 or more and --max-restarts of 0 or more are needed:"
-            " python -m tfkit launch --engine ray --workers 2 -- -m recipes.train_distributed"
-        )
     for problem in packages.problems("ray"):
         raise ConfigError(f"--engine ray: {problem.cause}.{packages.REPAIR}{problem.command}")
+    where = os.environ.get("RAY_ADDRESS", "this machine")
     print(
-        f"{workers} workers on Ray ({os.environ.get('RAY_ADDRESS', 'this machine')}): python {shlex.join(words)}\n"
-        "TensorFlow opens a port on each machine, to all networks and without a password: a firewall must guard it.",
-        file=sys.stderr,
-        flush=True,
+        f"Launching {job.workers} workers on Ray ({where}): python {shlex.join(job.words)}", file=sys.stderr
     )
-    value = flag_value(words, "run-dir")
+    value = flag_value(job.words, "run-dir")
     run_dir = Path(value).resolve() if value else None
     # Beside the run folder and not in it: a run begins in an empty one. Another launch may be at work there.
     near = run_dir or Path.cwd() / "tfkit"
     storage = near.with_name(f".{near.name}.{uuid.uuid4().hex[:8]}.ray")
-    config: dict[str, Any] = {"words": list(words), "folder": str(Path.cwd()), "run_dir": run_dir}
-    config |= {"max_restarts": max_restarts, "grace_seconds": grace_seconds}
     try:
-        with _connected(workers):
-            code = _fit(config, storage, workers)
+        with _connected(job.workers):
+            code = _fit(job, run_dir, storage)
             time.sleep(1)  # for the last lines, which Ray's log monitor brings
+        result = near / "ray"
         if code == 0 and run_dir is not None and run_dir.is_dir():
-            result = run_dir / "ray"
             if (result / ".validate_storage_marker").is_file():  # an earlier one of Ray; anything else stays
                 shutil.rmtree(result)
             if not result.exists():
@@ -202,62 +162,57 @@ def launch(
 def _connected(workers: int) -> Iterator[None]:
     """Connect to the Ray of RAY_ADDRESS, or start one that listens on loopback alone, asks for a secret, and ends."""
     address = os.environ.get("RAY_ADDRESS")
-    variables = dict(_ENVIRONMENT)
-    settings: dict[str, Any] = {"address": address or "local", "logging_level": "ERROR"}
-    with contextlib.ExitStack() as stack:
-        if not address:
-            # Unix allows 107 characters for the path of a socket, and Ray adds some 60.
-            temporary = tempfile.mkdtemp(prefix="tfkit-ray-", dir="/tmp")
-            stack.callback(shutil.rmtree, temporary, ignore_errors=True)
-            variables |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-            cpus = max(workers, os.cpu_count() or 1)
-            settings |= {"include_dashboard": False, "num_cpus": cpus, "_node_ip_address": "127.0.0.1"}
-            settings |= {"_temp_dir": temporary}
-        for name in variables.keys() - os.environ.keys():
-            os.environ[name] = variables[name]
-            stack.callback(os.environ.pop, name, None)
+    cpus = max(workers, os.cpu_count() or 1)
+    # Unix allows 107 characters for the path of a socket, and Ray adds some 60.
+    with tempfile.TemporaryDirectory(prefix="tfkit-ray-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        own: dict[str, Any] = {"include_dashboard": False, "num_cpus": cpus, "_temp_dir": folder}
+        own["_node_ip_address"] = "127.0.0.1"
+        secret = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        os.environ.update({**_ENVIRONMENT, **({} if address else secret), **os.environ})
         import ray
 
-        if not ray.is_initialized():
-            stack.callback(ray.shutdown)
         try:
-            ray.init(**settings, ignore_reinit_error=True)
+            ray.init(address or "local", logging_level="ERROR", **({} if address else own))
         except (ConnectionError, RuntimeError, ValueError) as error:
-            raise ConfigError(
-                f"Ray at {address or 'this machine'} does not answer: {packages.first_line(error)}"
-            ) from error
-        yield
+            reason = packages.first_line(error)
+            raise ConfigError(f"Ray at {address or 'this machine'} does not answer: {reason}") from error
+        try:
+            yield
+        finally:
+            ray.shutdown()
 
 
-def _fit(config: dict[str, Any], storage: Path, workers: int) -> int:
+def _fit(job: Job, run_dir: Path | None, storage: Path) -> int:
     """Train; returns the exit code."""
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.tensorflow import TensorflowTrainer
 
     coordinator = ray.remote(num_cpus=0)(Coordinator).remote()
-    restarts, use_gpu = config["max_restarts"], ray.cluster_resources().get("GPU", 0) >= workers
+    config = {"job": job, "folder": str(Path.cwd()), "run_dir": run_dir, "coordinator": coordinator}
+    restarts, use_gpu = job.max_restarts, ray.cluster_resources().get("GPU", 0) >= job.workers
     failures = FailureConfig(max_failures=restarts, controller_failure_limit=restarts)
     trainer = TensorflowTrainer(
         train,
-        train_loop_config={**config, "coordinator": coordinator},
-        scaling_config=ScalingConfig(num_workers=workers, use_gpu=use_gpu),
+        train_loop_config=config,
+        scaling_config=ScalingConfig(num_workers=job.workers, use_gpu=use_gpu),
         run_config=RunConfig(name=storage.name, storage_path=str(storage.parent), failure_config=failures),
     )
-    errors: list[Exception] = []
+    failure = ""
 
     def fit() -> None:
+        nonlocal failure
         try:
             trainer.fit()
         except Exception as error:
-            errors.append(error)
+            failure = packages.first_line(error)
 
     # In a thread: it blocks, and takes Ctrl-C for itself.
     thread = threading.Thread(target=fit, daemon=True)
-    with worker_process.noting_signals() as signals:
+    with noting_signals() as signals:
         thread.start()
         # A worker that came to its end waits in vain for one that stopped before: not for ever.
-        code, patience = None, config["grace_seconds"] + _END_SECONDS
+        code, patience = None, job.grace_seconds + _END_SECONDS
         while thread.is_alive() and signals.count < 2 and patience > 0:
             if signals.count:
                 coordinator.stop.remote(SAVED)
@@ -266,8 +221,7 @@ def _fit(config: dict[str, Any], storage: Path, workers: int) -> int:
             patience -= 0 if code is None else _POLL_SECONDS
         if signals.count > 1:
             return SAVED
-    if code is None and errors:
-        reason = packages.first_line(errors[0])
-        print(f"Given up after {restarts} restarts. Ray: {reason}\n  {heartbeat.AGAIN}", file=sys.stderr)
+    if code is None and failure:
+        print(f"Given up after {restarts} restarts. Ray: {failure}\n  {heartbeat.AGAIN}", file=sys.stderr)
         return 1
     return int(code or 0)

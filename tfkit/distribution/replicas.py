@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tfkit.data.splits import Share
+from tfkit.distribution.network import free_ports
+from tfkit.environment import cluster
+from tfkit.environment.process import quiet
 from tfkit.environment.stack import keras, tf
 from tfkit.errors import ConfigError
 
@@ -99,9 +102,7 @@ def _real(y: Any, y_pred: Any, sample_weight: Any) -> tuple[Any, Any, Any]:
     weights = tf.nest.flatten(sample_weight)[0]
     count = tf.shape(weights)[0]
     kept = tf.where((count == 1) & (weights[0] == 0), 0, count)
-    return tuple(
-        tf.nest.map_structure(lambda value: value[:kept], part) for part in (y, y_pred, sample_weight)
-    )
+    return tf.nest.map_structure(lambda value: value[:kept], (y, y_pred, sample_weight))
 
 
 _ASYNCHRONOUS = 64
@@ -160,3 +161,58 @@ def are_uneven(strategy: tf.distribute.Strategy, splits: Splits) -> bool:
             f"  (--global-batch-size) of {replicas} or more, over all replicas, is needed."
         )
     return any(size % replicas for batch, count in sizes for size in (min(batch, count), count % batch))
+
+
+def lead(here: cluster.Cluster) -> tf.distribute.Strategy:
+    """Return the strategy of asynchronous training: workers fetch weights from parameter servers, and send gradients.
+
+    Stock TensorFlow does the work. What it cannot promise, tfkit does not either: the order of the updates, and so the
+    weights, differ from run to run, and validation sees a sample of the split and not each example once.
+
+    Args:
+      here: TF_CONFIG's chief, or a process that is alone: a rehearsal is started in it.
+
+    Raises:
+      ConfigError: this process is one of those that serve.
+    """
+    if here.parameter_servers and here.role != "chief":
+        raise ConfigError(
+            f"This process is {here.name} of a cluster with parameter servers: it serves, and runs no recipe.\n"
+            '  Start `python -c "from tfkit.distribution.replicas import serve; serve()"` in it, as `python -m tfkit\n'
+            "  launch --parameter-servers N` does; the recipe runs in the chief."
+        )
+    resolvers = tf.distribute.cluster_resolver
+    resolver = resolvers.TFConfigClusterResolver() if here.parameter_servers else _rehearsal()
+    with quiet():
+        return tf.distribute.ParameterServerStrategy(resolver)
+
+
+def check_readers(splits: Splits) -> None:
+    """Make sure that the workers can make the batches.
+
+    Raises:
+      ConfigError: they are other processes, which cannot run what Python of this one reads the examples.
+    """
+    if cluster.current().parameter_servers and getattr(splits.source, "rows", None) is None:
+        raise ConfigError(
+            "The workers of these parameter servers are other processes, and the examples are read by Python of this\n"
+            "  one. Use --strategy multi_worker_mirrored (launch without --parameter-servers), or train on stored\n"
+            "  features, which TensorFlow reads by itself. A rehearsal within one process takes any data."
+        )
+
+
+def _rehearsal() -> Any:
+    """Start servers in threads of this process, on ports of loopback."""
+    first, second, third = (f"127.0.0.1:{port}" for port in free_ports(3))
+    spec = tf.train.ClusterSpec({"worker": [first, second], "ps": [third]})
+    config = tf.compat.v1.ConfigProto(inter_op_parallelism_threads=4)
+    for role, index in (("worker", 0), ("worker", 1), ("ps", 0)):
+        tf.distribute.Server(spec, job_name=role, task_index=index, config=config, protocol="grpc")
+    return tf.distribute.cluster_resolver.SimpleClusterResolver(spec, rpc_layer="grpc")
+
+
+def serve() -> None:
+    """Be the worker or parameter server that TF_CONFIG names, until the process is ended."""
+    resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
+    spec, role, index = resolver.cluster_spec(), resolver.task_type, resolver.task_id
+    tf.distribute.Server(spec, job_name=role, task_index=index, protocol="grpc").join()

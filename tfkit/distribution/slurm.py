@@ -10,10 +10,10 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
+import shlex
 import subprocess
 
-from tfkit.distribution.network import check_free
+from tfkit.distribution.network import listen
 from tfkit.errors import ConfigError
 
 # Below the ports that Linux hands out by itself (32768 and up), above those that services are known by.
@@ -42,18 +42,16 @@ def tf_config(*, port_base: int | None = None) -> str:
       ConfigError: this is no task of srun; the nodes' names cannot be told; the tasks are laid out otherwise; something
         listens on this task's port already.
 
-    Example: stack.set_cluster(slurm.tf_config()), before tf.distribute.MultiWorkerMirroredStrategy().
+    Example: os.environ["TF_CONFIG"] = slurm.tf_config(), before tf.distribute.MultiWorkerMirroredStrategy().
     """
     numbers = ("SLURM_PROCID", "SLURM_STEP_ID", "SLURM_JOB_ID")
-    missing = [name for name in numbers if not os.environ.get(name, "").isdecimal()]
     texts = ("SLURM_STEP_NODELIST", "SLURM_STEP_TASKS_PER_NODE")
-    missing += [name for name in texts if not os.environ.get(name)]
-    if missing:
-        where = "a job of sbatch or salloc, but not" if "SLURM_JOB_ID" in os.environ else "not"
+    missing = [name for name in numbers if not os.environ.get(name, "").isdecimal()]
+    if missing := missing + [name for name in texts if not os.environ.get(name)]:
         raise ConfigError(
-            f"This process is {where} a task of a Slurm step ({', '.join(missing)} is not set, or no number):"
-            " there is nothing to take the other workers' names from."
-            "\n  Start it with srun, one task a worker: srun -N 4 --ntasks-per-node=1 python -m recipes.NAME ..."
+            f"This process is not a task of a Slurm step ({', '.join(missing)} is not set, or no number): there is"
+            " nothing to take the other workers' names from.\n  In a job of sbatch or salloc too, start it with srun,"
+            " one task a worker: srun -N 4 --ntasks-per-node=1 python -m recipes.NAME ..."
         )
     rank, step, job = (int(os.environ[name]) for name in numbers)
     node_list, tasks = (os.environ[name] for name in texts)
@@ -83,11 +81,8 @@ def tf_config(*, port_base: int | None = None) -> str:
         for host, count in zip(hosts, counts, strict=True)
         for number in range(count)
     ]
-    check_free(
-        int(workers[rank].rpartition(":")[2]),
-        fix="Another job on this node whose number is a multiple of 797 away, or another program."
-        "\n  Submit again: the job's number decides; or give `port_base`.",
-    )
+    fix = "A job on this node whose number is a multiple of 797 away, or another program: submit again."
+    listen(int(workers[rank].rpartition(":")[2]), fix=fix).close()
     return json.dumps({"cluster": {"worker": workers}, "task": {"type": "worker", "index": rank}})
 
 
@@ -102,16 +97,15 @@ def default_port(job: int, step: int = 0) -> int:
 def _hosts(node_list: str) -> list[str]:
     if "[" not in node_list:
         return node_list.split(",")
-    if shutil.which("scontrol") is None:
+    command = ["scontrol", "show", "hostnames", node_list]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    except (OSError, subprocess.SubprocessError) as error:
         raise ConfigError(
-            f"`scontrol` is not on the PATH of this task: without it the nodes of {node_list} cannot be listed."
+            f"`{shlex.join(command)}` failed, which lists the nodes: {getattr(error, 'stderr', '') or error}"
             "\n  In a container, bind Slurm's programs, its configuration and munge's socket into it,"
             " or set TF_CONFIG outside of it."
-        )
-    command = ["scontrol", "show", "hostnames", node_list]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-    if done.returncode or not done.stdout.split():
-        raise ConfigError(f"`{' '.join(command)}` failed: {done.stderr.strip() or 'no answer'}")
+        ) from error
     return done.stdout.split()
 
 

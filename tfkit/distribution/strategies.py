@@ -7,11 +7,11 @@ import dataclasses
 import math
 import os
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
 
 from tfkit.distribution import slurm
 from tfkit.distribution.network import wait_for_workers
-from tfkit.environment import cluster, heartbeat, stack
+from tfkit.environment import cluster, heartbeat
 from tfkit.environment.process import quiet
 from tfkit.errors import ConfigError, RunError
 from tfkit.run import CONFIG, Run
@@ -57,15 +57,7 @@ def sum_metrics_once_an_epoch(model: keras.Model) -> None:
     model.train_function = model.test_function = None  # made for what was there before
 
 
-STRATEGIES = (
-    "auto",
-    "one_device",
-    "mirrored",
-    "multi_worker_mirrored",
-    "central_storage",
-    "parameter_server",
-    "tpu",
-)
+STRATEGIES = get_args(get_type_hints(StrategyConfig)["strategy"])
 
 # TensorFlow opens the port and sets up the collectives of a process once; those of a second MirroredStrategy over CPUs
 # would take the first one's shapes for theirs.
@@ -111,22 +103,27 @@ def strategy(name: str | tf.distribute.Strategy = "auto") -> tf.distribute.Strat
             f"TF_CONFIG describes {here.size} workers, and --strategy {name} is for one process: each of them would\n"
             "  train the whole model alone. Leave --strategy out, or start one process without TF_CONFIG."
         )
-    if name == "central_storage":
-        return tf.distribute.experimental.CentralStorageStrategy()
     if name == "one_device":
         # tf.distribute.OneDeviceStrategy would put each batch through a multi-device iterator for nothing.
         return tf.distribute.get_strategy()
     if name not in _of_process:
-        if name == "mirrored":
-            devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
-            _of_process[name] = tf.distribute.MirroredStrategy([device.name for device in devices])
-        elif name == "parameter_server":
-            from tfkit.distribution import parameter_servers
-
-            _of_process[name] = parameter_servers.lead(here)
-        else:
-            _of_process[name] = _tpu() if name == "tpu" else _multi_worker(here)
+        _of_process[name] = _create(name, here)
     return _of_process[name]
+
+
+def _create(name: str, here: cluster.Cluster) -> tf.distribute.Strategy:
+    from tfkit.environment.stack import tf
+
+    if name == "central_storage":
+        return tf.distribute.experimental.CentralStorageStrategy()
+    if name == "mirrored":
+        devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+        return tf.distribute.MirroredStrategy([device.name for device in devices])
+    if name == "parameter_server":
+        from tfkit.distribution.replicas import lead
+
+        return lead(here)
+    return _tpu() if name == "tpu" else _multi_worker(here)
 
 
 def describe(chosen: tf.distribute.Strategy) -> str:
@@ -141,7 +138,6 @@ def describe(chosen: tf.distribute.Strategy) -> str:
     from tfkit.environment.stack import tf
 
     count, here = chosen.num_replicas_in_sync, cluster.current()
-    plural = "s" if count > 1 else ""
     if chosen is tf.distribute.get_strategy() and not tf.distribute.has_strategy():
         kind = "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
         return f"one_device: 1 replica on {kind}:0"
@@ -149,7 +145,7 @@ def describe(chosen: tf.distribute.Strategy) -> str:
     name = {"CollectiveAllReduceStrategy": "MultiWorkerMirroredStrategy"}.get(name, name)
     devices = ", ".join(":".join(device.split(":")[-2:]) for device in chosen.extended.worker_devices)
     where = f"{here.size} workers, in each {devices}" if here.size > 1 else devices
-    return f"{name}: {count} replica{plural} on {where}"
+    return f"{name}: {count} replica{'s' * (count > 1)} on {where}"
 
 
 def logical_cpus(count: int) -> None:
@@ -228,7 +224,7 @@ def locate(config: StrategyConfig) -> None:
     """
     heartbeat.start()
     if config.cluster == "slurm" and not os.environ.get(cluster.VARIABLE):
-        stack.set_cluster(slurm.tf_config())
+        os.environ[cluster.VARIABLE] = slurm.tf_config()
 
 
 @contextlib.contextmanager
@@ -287,16 +283,14 @@ def scale_to_replicas(config: R, chosen: tf.distribute.Strategy, run: Run) -> R:
             share = f"{config.global_batch_size / replicas:g} on each of {replicas} replicas"
             run.note(f"A step takes {config.global_batch_size} examples, {share}; learning rates stay.")
         return config
-    factor = {"linear": float(replicas), "sqrt": math.sqrt(replicas), "none": 1.0}
-    scale = factor[config.learning_rate_scaling]
-    names = [field.name for field in dataclasses.fields(config) if field.name.endswith("learning_rate")]
-    rates = {name: getattr(config, name) for name in names}
+    factors = {"linear": float(replicas), "sqrt": math.sqrt(replicas), "none": 1.0}
+    scale, batch = factors[config.learning_rate_scaling], config.batch_size_per_replica * replicas
+    rates = {name: rate for name, rate in vars(config).items() if name.endswith("learning_rate")}
     changed = {name: rate * scale for name, rate in rates.items() if rate is not None}
-    batch = config.batch_size_per_replica * replicas
-    scaled_rates = ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in changed.items())
+    shown = ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in changed.items())
     run.note(
         f"A step takes {batch} examples, {config.batch_size_per_replica} on each of {replicas} replicas;"
-        f" {scaled_rates} ({scale:.3g} times what was asked), after a warm-up over {config.warmup:.0%} of the steps."
+        f" {shown} ({scale:.3g} times what was asked), after a warm-up over {config.warmup:.0%} of the steps."
     )
     run.decide(global_batch_size=batch, batch_size_per_replica=None, **changed)
     return dataclasses.replace(config, global_batch_size=batch, batch_size_per_replica=None, **changed)

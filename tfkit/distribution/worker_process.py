@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import os
 import signal
 import subprocess
@@ -11,11 +12,10 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from tfkit.environment import heartbeat, process
 from tfkit.environment.heartbeat import Heartbeat
@@ -24,7 +24,6 @@ SAVED = 3
 LOST_A_PEER = 4
 _LAST_LINES = 20
 _LONGEST_LINE = 1 << 16
-_REPORT_SECONDS = 30.0
 # One Ctrl-C may arrive twice: from the terminal and from the program in front of this one.
 _SAME_SIGNAL_SECONDS = 1.0
 
@@ -80,81 +79,50 @@ def gpu_shares(count: int) -> tuple[tuple[int, ...], ...]:
 
 
 class Signals:
-    """How often this process was asked to stop, and by which signal first."""
+    """Count how often this process was asked to stop, and keep the name of the first signal."""
 
     def __init__(self) -> None:
-        self.count = 0
-        self.name = ""
-        self._last = 0.0
+        self.count, self.name, self._last = 0, "", 0.0
 
     def handle(self, number: int, frame: FrameType | None = None) -> None:
         """Take note of a signal."""
         now = time.monotonic()
-        if now - self._last > _SAME_SIGNAL_SECONDS or not self.count:
-            self.count += 1
-            self._last = now
+        if not self.count or now - self._last > _SAME_SIGNAL_SECONDS:
+            self.count, self._last = self.count + 1, now
         self.name = self.name or signal.Signals(number).name
 
 
 @contextlib.contextmanager
 def noting_signals() -> Iterator[Signals]:
-    """Take note of SIGTERM, SIGINT and SIGHUP instead of obeying them; the handlers from before return afterwards.
-
-    Outside of the main thread Python cannot do so, and nothing is changed. A SIGHUP that is ignored (nohup) stays so.
-    """
-    signals, before = Signals(), {}
-    if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
-                before[number] = signal.signal(number, signals.handle)
-    try:
+    """Take note of SIGTERM, SIGINT and SIGHUP instead of obeying them. A SIGHUP that is ignored (nohup) stays so."""
+    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    signals = Signals()
+    with heartbeat.handling(
+        signals.handle, signal.SIGTERM, signal.SIGINT, *(() if ignored else (signal.SIGHUP,))
+    ):
         yield signals
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 class Screen:
-    """Where the lines of the workers, the launcher's own and the progress go.
+    """Show the lines of the workers, the launcher's own and the progress.
 
     A closed terminal or pipe does not end a training: what cannot be shown is dropped.
     """
 
     def __init__(self, *, only_first: bool = False) -> None:
         """Show the lines of every worker with its name, or of the first alone as they are."""
-        self._only_first = only_first
+        self.only_first = only_first
         self._bar: Any = None
-        self._reported = (time.monotonic(), -1)
         self._lock = threading.RLock()
-
-    def lines_of(self, name: str, *, first: bool) -> Callable[[str, bool], None]:
-        """Return the function that shows a line that this worker has printed, to stdout or (True) to stderr."""
-        prefix = "" if self._only_first else f"[{name}] "
-
-        def show(text: str, error: bool) -> None:
-            if first or not self._only_first:
-                self._write(f"{prefix}{text}", sys.stderr if error else sys.stdout)
-
-        return show
 
     def report(self, text: str) -> None:
         """Show a line of the launcher's own."""
-        self._write(text, sys.stderr)
+        self.write(text, sys.stderr)
 
     def progress(self, beat: Heartbeat, *, restarts: int) -> None:
-        """Show how far the training is: a bar where somebody watches, else a line now and then."""
-        if beat.trained is None:
+        """Draw how far the training is, where somebody watches."""
+        if beat.trained is None or not process.watched():
             return
-        now = time.monotonic()
-        if process.watched():
-            self._draw(beat, restarts)
-        elif now - self._reported[0] > _REPORT_SECONDS and beat.step != self._reported[1]:
-            self._reported = (now, beat.step)
-            total = f" of {beat.steps}" if beat.steps else ""
-            again = f", restarts: {restarts}" if restarts else ""
-            self.report(f"Step {beat.step}{total}{', ' * bool(beat.text)}{beat.text}{again}")
-
-    def _draw(self, beat: Heartbeat, restarts: int) -> None:
         from tqdm.auto import tqdm
 
         with self._lock, contextlib.suppress(OSError, ValueError):
@@ -163,11 +131,9 @@ class Screen:
                 self._bar = tqdm(unit="step", initial=beat.step, total=beat.steps or None, dynamic_ncols=True)
             self._bar.n, self._bar.total = beat.step, beat.steps or None
             # After the last step it exports and reports, for as long as that takes.
-            self._bar.set_description_str(
-                beat.text if beat.phase == "training" else beat.phase, refresh=False
-            )
-            if restarts:
-                self._bar.set_postfix_str(f"restarts: {restarts}", refresh=False)
+            text = beat.text if beat.phase == "training" else beat.phase
+            self._bar.set_description_str(text, refresh=False)
+            self._bar.set_postfix({"restarts": restarts} if restarts else {}, refresh=False)
             self._bar.refresh()
 
     def close(self) -> None:
@@ -177,49 +143,48 @@ class Screen:
             with contextlib.suppress(OSError, ValueError):
                 bar.close()
 
-    def _write(self, text: str, stream: IO[str] | None) -> None:
+    def write(self, text: str, stream: IO[str] | None) -> None:
+        """Show a line there, above the bar."""
+        from tqdm import tqdm
+
         if stream is None:
             return
         encoding = getattr(stream, "encoding", None) or "utf-8"
         with self._lock:
             try:
-                if self._bar is not None:
-                    self._bar.clear()
-                stream.write(text.encode(encoding, "replace").decode(encoding) + "\n")
+                tqdm.write(text.encode(encoding, "replace").decode(encoding), file=stream)
                 stream.flush()
-                if self._bar is not None:
-                    self._bar.refresh()
             except OSError:
                 # Nobody reads any more. What Python would still write as it ends must not be an error either.
                 with contextlib.suppress(OSError, ValueError), Path(os.devnull).open("w") as nowhere:
                     os.dup2(nowhere.fileno(), stream.fileno())
 
 
-@dataclass(frozen=True, kw_only=True)
-class Task:
-    """What a process of a job is to do.
+class Task(NamedTuple):
+    """Describe what a process of a job is to do.
 
     Attributes:
       name: for a person: "worker 1", "chief".
       address: "host:port" where it listens.
       words: what follows `python`.
-      tf_config: its TF_CONFIG; None where it is alone.
+      tf_config: its TF_CONFIG; empty where it is alone.
       serves: whether it only serves the chief, which runs the user's program.
     """
 
     name: str
     address: str
     words: tuple[str, ...]
-    tf_config: str | None
-    serves: bool = False
+    tf_config: str
+    serves: bool
 
 
 class Worker:
     """A process that was started, the last lines that it printed and its last heartbeat.
 
     Attributes:
-      beat: its last heartbeat; None before the first.
+      beat: its last heartbeat; before the first its `beat` is infinite, so that it is never an old one.
       ended: when its end was seen, in seconds of `time.monotonic()`; None while it runs.
+      told: its phase when a signal was sent to it; None before.
       last_lines: the last 20 that it printed.
     """
 
@@ -230,44 +195,42 @@ class Worker:
         environment: Mapping[str, str],
         cores: Sequence[int],
         folder: Path,
-        show: Callable[[str, bool], None],
+        screen: Screen,
     ) -> None:
         """Start it, on these cores alone if there are any; `folder` is for its heartbeat."""
         self.task, self.name, self.started = task, task.name, time.monotonic()
-        self.beat: Heartbeat | None = None
+        self.beat = Heartbeat(beat=math.inf)
         self.ended: float | None = None
+        self.told: str | None = None
         self.last_lines: deque[str] = deque(maxlen=_LAST_LINES)
         self._file = folder / f"{task.name.replace(' ', '-')}.json"
-        pinned = bool(cores) and hasattr(os, "sched_setaffinity")
-        before = os.sched_getaffinity(0) if pinned else set()
-        try:
-            if pinned:
-                os.sched_setaffinity(0, cores)  # a process has its starter's from birth
-            # A session of its own: Ctrl-C in the terminal reaches it through the launcher alone.
-            self.process = subprocess.Popen(
-                [sys.executable, *task.words],
-                env={**environment, heartbeat.VARIABLE: str(self._file)},
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                start_new_session=True,
-            )
-        finally:
-            if pinned:
-                os.sched_setaffinity(0, before)
+        # A session of its own: Ctrl-C in the terminal reaches it through the launcher alone.
+        self.process = subprocess.Popen(
+            [sys.executable, *task.words],
+            env={**environment, heartbeat.VARIABLE: str(self._file)},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+        if cores and hasattr(os, "sched_setaffinity"):
+            # Python itself has not started in it: all threads that it will have are bound.
+            with contextlib.suppress(ProcessLookupError):
+                os.sched_setaffinity(self.process.pid, cores)
+        is_first = task.name in ("chief", "worker 0")
+        prefix = "" if screen.only_first else f"[{self.name}] "
 
-        def read(pipe: IO[bytes], error: bool) -> None:
+        def read(pipe: IO[bytes], stream: IO[str] | None) -> None:
             for data in iter(lambda: pipe.readline(_LONGEST_LINE), b""):
                 # What is overwritten by a carriage return in the same line is dropped.
                 line = data.rstrip(b"\r\n").rpartition(b"\r")[2].decode(errors="replace").lstrip("\b")
                 if line.strip():
                     self.last_lines.append(line)
-                show(line, error)
+                if is_first or not screen.only_first:
+                    screen.write(f"{prefix}{line}", stream)
 
-        self._readers = [
-            threading.Thread(target=read, args=(pipe, pipe is self.process.stderr), daemon=True)
-            for pipe in (self.process.stdout, self.process.stderr)
-        ]
+        pipes = ((self.process.stdout, sys.stdout), (self.process.stderr, sys.stderr))
+        self._readers = [threading.Thread(target=read, args=pair, daemon=True) for pair in pipes]
         for reader in self._readers:
             reader.start()
 
@@ -275,16 +238,6 @@ class Worker:
     def code(self) -> int | None:
         """Its exit code, negative for a signal; None while it runs."""
         return self.process.returncode
-
-    @property
-    def phase(self) -> str:
-        """What it is doing by its heartbeat; `starting` before the first."""
-        return self.beat.phase if self.beat else "starting"
-
-    @property
-    def progressed(self) -> float:
-        """When its last step was done, or its phase entered; when it was started, before its first heartbeat."""
-        return self.beat.progressed if self.beat else self.started
 
     def look(self) -> None:
         """Take note of its end and of its heartbeat."""
@@ -295,11 +248,12 @@ class Worker:
 
     def is_silent(self, seconds: float) -> bool:
         """Return whether its last heartbeat, if it ever had one, is older than that."""
-        return self.beat is not None and time.monotonic() - self.beat.beat > seconds
+        return time.monotonic() - self.beat.beat > seconds
 
     def send(self, number: int) -> None:
         """Send a signal to the process alone: what it has started lives while it saves."""
         if self.ended is None:
+            self.told = self.beat.phase
             with contextlib.suppress(ProcessLookupError):
                 self.process.send_signal(number)
 
@@ -309,11 +263,6 @@ class Worker:
         for reader in self._readers:
             reader.join(max(deadline - time.monotonic(), 0))
 
-    @property
-    def cause(self) -> str:
-        """How it ended, for a person: "SIGKILL", "exit code 7"."""
-        return describe_exit(self.code or 0)
-
     def quoted(self) -> str:
         """Return its last lines, for an error."""
         self.drain(_SAME_SIGNAL_SECONDS if self.ended is not None else 0)
@@ -322,11 +271,7 @@ class Worker:
         return "\n    ".join([f"The last that {self.name} printed:", *self.last_lines])
 
 
-def describe_exit(code: int) -> str:
+def describe_exit(code: int | None) -> str:
     """Return an exit code in words: "SIGKILL", "exit code 7"."""
-    if code < 0:
-        try:
-            return signal.Signals(-code).name
-        except ValueError:
-            return f"signal {-code}"
-    return f"exit code {code}" + (": it lost another worker" if code == LOST_A_PEER else "")
+    named = {-known.value: known.name for known in signal.Signals}.get(code or 0, f"exit code {code}")
+    return named + (": it lost another worker" if code == LOST_A_PEER else "")

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import re
+import reprlib
 from dataclasses import dataclass
 from typing import Any
 
 from tfkit.errors import ConfigError
 
 VARIABLE = "TF_CONFIG"
-
+_ROLES = ("chief", "worker", "ps", "evaluator")  # there is no use for the last: the first worker evaluates
 
 # What TensorFlow raises in a worker when another one is gone, or says nothing any more.
 _OF_PEERS = ("UnavailableError", "AbortedError", "CancelledError", "DeadlineExceededError", "InternalError")
@@ -36,12 +36,12 @@ class Cluster:
 
     @property
     def size(self) -> int:
-        """How many processes train: 1 where this one is alone."""
+        """Return how many processes train: 1 where this one is alone."""
         return max(len(self.workers), 1)
 
     @property
     def is_chief(self) -> bool:
-        """Whether this process is the one that writes."""
+        """Return whether this process is the one that writes."""
         return self.role == "chief" or (self.role == "worker" and self.index == 0)
 
     @property
@@ -62,33 +62,40 @@ def current() -> Cluster:
     if not text.strip():
         return Cluster()
     try:
-        content = json.loads(text)
+        return parse(json.loads(text))
     except (ValueError, RecursionError) as error:
-        quotes = " (JSON has double quotes: json.dumps writes them, str does not)" if "'" in text else ""
-        raise _wrong(f"it is no JSON, {error}{quotes}") from error
-    _check(isinstance(content, dict), "it", content, "an object")
-    addresses, task = content.get("cluster") or {}, content.get("task") or {}
-    _check(isinstance(addresses, dict), '"cluster"', addresses, "an object")
-    _check(isinstance(task, dict), '"task"', task, "an object")
-    known = _known(addresses)
-    if addresses and "index" not in task:
-        raise _wrong('"task" has no "index": nothing says which of them this process is')
-    role, index = task.get("type", "worker"), task.get("index", 0)
+        raise ConfigError(
+            f"{VARIABLE} in the environment cannot be meant: {error}.\n"
+            '  Such as {"cluster": {"worker": ["host1:2222", "host2:2222"]}, "task": {"type": "worker", "index": 0}}:\n'
+            f"  `python -m tfkit launch` sets it. For one process: unset {VARIABLE}"
+        ) from error
+
+
+def parse(content: Any) -> Cluster:
+    """Return what the content of TF_CONFIG says.
+
+    Raises:
+      ValueError: it cannot be meant.
+    """
+    try:
+        addresses, task = content.get("cluster") or {}, content.get("task") or {}
+        role, index = task.get("type", "worker"), task.get("index", None if addresses else 0)
+        known = _known(addresses)
+    except (AttributeError, TypeError):
+        raise ValueError(f'{reprlib.repr(content)} is no object with objects "cluster" and "task"') from None
     if isinstance(index, str) and index.isdecimal():
         index = int(index)  # templates of Kubernetes put it into quotes, and TensorFlow reads it
-    _check(type(index) is int, 'the "index" of "task"', index, "a number from 0")
+    if type(index) is not int:
+        raise ValueError(f'the "index" of "task" is {reprlib.repr(index)}, not a number from 0')
     if not addresses:
         if (role, index) not in (("worker", 0), ("chief", 0), ("master", 0)):
-            raise _wrong(f'this process is {role} {index}, and "cluster" names nobody')
+            raise ValueError(f'this process is {role} {index}, and "cluster" names nobody')
         return Cluster()
-    if role == "evaluator":
-        raise _wrong("this process is an evaluator, which tfkit has no use for: the first worker evaluates")
     if role not in known or not 0 <= index < len(known[role]):
         counts = ", ".join(f"{len(listed)} {job}" for job, listed in known.items())
-        raise _wrong(f'this process is {_shown(role).strip(chr(34))} {index}, and "cluster" has {counts}')
+        raise ValueError(f'this process is {role} {index}, and "cluster" has {counts}')
     if known["ps"] and not (known["chief"] and known["worker"]):
-        lacking = "chief, which leads" if not known["chief"] else "worker, which computes"
-        raise _wrong(f'"cluster" has parameter servers ("ps") and no {lacking}')
+        raise ValueError('"cluster" has parameter servers ("ps"), which need a chief and workers')
     if known["chief"] and not known["ps"]:
         # The older way to write a cluster of equals: the chief is the first of the workers.
         return Cluster(workers=known["chief"] + known["worker"], index=index + (role == "worker"))
@@ -109,41 +116,22 @@ def split(address: str) -> tuple[str, int]:
 
 def _known(addresses: dict[str, Any]) -> dict[str, tuple[str, ...]]:
     """Return the addresses by role; what TensorFlow would wait for in vain is refused."""
-    roles = ("chief", "worker", "ps", "evaluator")
     names: dict[str, str] = {}
     for role, listed in addresses.items():
-        if role not in roles:
-            near = ["chief"] if role == "master" else difflib.get_close_matches(role, roles, n=1)
-            raise _wrong(f'"cluster" has a job "{role}" (did you mean "{(near or ["worker"])[0]}"?)')
-        _check(isinstance(listed, list), f'"{role}"', listed, "a list of addresses")
+        if role not in _ROLES:
+            raise ValueError(f'"cluster" has a job "{role}"; known are {", ".join(_ROLES)}')
+        if not isinstance(listed, list):
+            raise ValueError(f'"{role}" is {reprlib.repr(listed)}, not a list of addresses')
         for number, address in enumerate(listed):
-            form = "HOST:PORT with a port of 1 to 65535, without blanks and http://; IPv6 as [::1]:2222"
-            is_address = isinstance(address, str) and split(address) != ("", 0)
-            _check(is_address, f"the address of {role} {number}", address, form)
+            if not isinstance(address, str) or split(address) == ("", 0):
+                form = "HOST:PORT with a port of 1 to 65535, without blanks and http://; IPv6 as [::1]:2222"
+                raise ValueError(f"the address of {role} {number} is {reprlib.repr(address)}, not {form}")
             if address in names:
-                raise _wrong(f"{names[address]} and {role} {number} have the same address, {address}")
+                raise ValueError(f"{names[address]} and {role} {number} have the same address, {address}")
             names[address] = f"{role} {number}"
     if len(addresses.get("chief", ())) > 1:
-        raise _wrong('"chief" has more than one address')
-    return {role: tuple(addresses.get(role, ())) for role in roles[:3]}
-
-
-def _check(is_right: bool, what: str, value: Any, expected: str) -> None:
-    if not is_right:
-        raise _wrong(f"{what} is {_shown(value)}, not {expected}")
-
-
-def _wrong(what: str) -> ConfigError:
-    return ConfigError(
-        f"{VARIABLE} in the environment cannot be meant: {what}.\n"
-        '  Expected {"cluster": {"worker": ["host1:2222", "host2:2222"]}, "task": {"type": "worker", "index": 0}};\n'
-        f"  `python -m tfkit launch` sets it. For one process: unset {VARIABLE}"
-    )
-
-
-def _shown(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else f"{text[:60]}..."
+        raise ValueError('"chief" has more than one address')
+    return {role: tuple(addresses.get(role, ())) for role in _ROLES[:3]}
 
 
 def is_loss_of_peer(error: BaseException) -> bool:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import multiprocessing
+import os
+import re
 import shlex
-import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
-from tfkit.environment import files, packages
-from tfkit.environment.doctor_checks import CHECKS
-from tfkit.errors import UsageError
+from tfkit.environment import files, packages, process, stack
+from tfkit.errors import CheckError, StackError, UsageError
 
 
 def diagnose(tell: Callable[[dict[str, Any]], None] = lambda check: None) -> dict[str, Any]:
@@ -29,15 +33,13 @@ def diagnose(tell: Callable[[dict[str, Any]], None] = lambda check: None) -> dic
       "purpose", "command"; "machine": "devices", "keras", "malloc_is_tuned"; "start": "compiled" and "command"
       (what makes TensorFlow start sooner, or None); "cache": "path", "ok", "detail", "bytes". Ready for JSON.
     """
-    checks = []
-    machine: dict[str, Any] = {}
-    for answer in _answers():
-        if "package" in answer:
-            checks.append(answer)
-            tell(answer)
-        else:
-            machine = answer
     cache = _cache()
+    checks: list[dict[str, Any]] = []
+    for row in _rows():
+        checks.append(row)
+        if "package" in row:
+            tell(row)
+    machine = checks.pop()
     optional = []
     for name, purpose in packages.OPTIONAL.items():
         row = {"package": name, "version": packages.version(name)}
@@ -53,54 +55,62 @@ def diagnose(tell: Callable[[dict[str, Any]], None] = lambda check: None) -> dic
     }
 
 
-def _answers() -> Iterator[dict[str, Any]]:
-    """Yield what `tfkit.environment.doctor_checks` prints, with each package's version.
+def _rows() -> Iterator[dict[str, Any]]:
+    """Yield what each check found, and at last what TensorFlow runs on.
 
-    All checks run in one process, for TensorFlow takes seconds to start. Should a package bring that down, that
-    is its result, and the rest go on in another.
+    All run in one process, for TensorFlow takes seconds to start. Should a package bring that down, that is its
+    result, and the rest go on in another.
     """
-    waiting = list(CHECKS)
-    while waiting:
-        with tempfile.TemporaryFile("w+") as noise:
-            command = [sys.executable, "-m", "tfkit.environment.doctor_checks", *waiting]
-            with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=noise, text=True) as child:
-                for line in child.stdout or ():
-                    answer = json.loads(line)
-                    if "package" in answer:
-                        answer["version"] = packages.version(waiting.pop(0))
-                    yield answer
-            if waiting:
-                package = waiting.pop(0)
-                noise.seek(0)
-                last = noise.read().strip().splitlines()[-1:]
-                detail = ": ".join([f"ended its process with exit code {child.returncode}", *last])
-                yield {
-                    "package": package, "ok": False, "detail": detail, "seconds": None,
-                    "command": packages.command(package, reinstall=True), "version": packages.version(package),
-                }  # fmt: skip
+    pool = None
+    with tempfile.NamedTemporaryFile() as noise:
+        for package in CHECKS:
+            pool = pool or ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _mute, (noise.name,))
+            try:
+                yield pool.submit(run, package).result()
+            except BrokenProcessPool:
+                pool, last = None, Path(noise.name).read_text(errors="replace").strip().splitlines()[-1:]
+                detail, repair = (
+                    ["brought its process down", *last],
+                    packages.command(package, reinstall=True),
+                )
+                yield _row(package, False, ": ".join(detail), repair)
+        yield pool.submit(describe).result() if pool else {}
+
+
+def _mute(name: str) -> None:
+    """Send all that is printed in this process to a file."""
+    noise = os.open(name, os.O_WRONLY | os.O_APPEND)
+    os.dup2(noise, 1)
+    os.dup2(noise, 2)
+
+
+def _row(
+    package: str, ok: bool, detail: str, command: str | None, seconds: float | None = None
+) -> dict[str, Any]:
+    row = {"package": package, "version": packages.version(package), "ok": ok}
+    return row | {"detail": detail, "command": command or None, "seconds": seconds}
 
 
 def _start() -> dict[str, Any]:
     """Return whether Python has kept TensorFlow's modules compiled, which the checks have just imported."""
     origin = getattr(importlib.util.find_spec("tensorflow"), "origin", None)
-    compiled = origin is not None and Path(importlib.util.cache_from_source(origin)).is_file()
-    command = None
-    if origin is not None and not compiled:
-        folder = str(Path(origin).parents[1])
-        command = shlex.join([sys.executable, "-m", "compileall", "-qq", "-j", "0", folder])
-    return {"compiled": compiled, "command": command}
+    if origin is None or Path(importlib.util.cache_from_source(origin)).is_file():
+        return {"compiled": origin is not None, "command": None}
+    command = [sys.executable, "-m", "compileall", "-qq", "-j", "0", str(Path(origin).parents[1])]
+    return {"compiled": False, "command": shlex.join(command)}
 
 
 def _cache() -> dict[str, Any]:
     """Return whether the cache folder can be written to, and how much is in it."""
+    path = str(files.cache_root())
     try:
         folder = files.cache_dir()
         with tempfile.TemporaryFile(dir=folder):
             size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-        return {"path": str(folder), "ok": True, "detail": "writable", "bytes": size}
+        return {"path": path, "ok": True, "detail": "writable", "bytes": size}
     except (OSError, UsageError) as err:
         detail = f"{str(err).splitlines()[0]} Name another folder: export {files.CACHE_VARIABLE}=FOLDER"
-        return {"path": str(files.cache_root()), "ok": False, "detail": detail, "bytes": None}
+        return {"path": path, "ok": False, "detail": detail, "bytes": None}
 
 
 def show(*, as_json: bool = False) -> int:
@@ -108,32 +118,26 @@ def show(*, as_json: bool = False) -> int:
     if as_json:
         diagnosis = diagnose()
         print(json.dumps(diagnosis, indent=2))
-    else:
-        versions = packages.versions()
-        print(
-            f"tfkit {versions['tfkit']} on Python {versions['python']}, {versions['cpu']}, {versions['cores']} cores,"
-            f" {versions['platform']}\n"
-        )
-        diagnosis = diagnose(_print_check)
-        _print_rest(diagnosis)
+        return 0 if diagnosis["ok"] else 1
+    has = packages.versions()
+    machine = f"Python {has['python']}, {has['cpu']}, {has['cores']} cores, {has['platform']}"
+    print(f"tfkit {has['tfkit']} on {machine}\n")
+    diagnosis = diagnose(_print_row)
+    for row in diagnosis["optional"]:
+        _print_row(row)
+    _print_rest(diagnosis)
     return 0 if diagnosis["ok"] else 1
 
 
-def _print_check(check: dict[str, Any]) -> None:
-    _print_package("ok" if check["ok"] else "BROKEN", check, check["detail"], check["command"])
-
-
-def _print_package(mark: str, row: dict[str, Any], text: str, command: str | None) -> None:
+def _print_row(row: dict[str, Any]) -> None:
+    mark = "optional" if "purpose" in row else "ok" if row["ok"] else "BROKEN"
+    text = row.get("detail") or ("" if row["version"] else "not installed: ") + row["purpose"]
     print(f"{mark:<9} {row['package']:<32} {row['version'] or '-':<8} {text}", flush=True)
-    if command:
-        print(f"{'':10}{command}", flush=True)
+    if row["command"] and (mark == "BROKEN" or not row["version"]):
+        print(f"{'':10}{row['command']}", flush=True)
 
 
 def _print_rest(diagnosis: dict[str, Any]) -> None:
-    for row in diagnosis["optional"]:
-        there = row["version"] is not None
-        text = row["purpose"] if there else f"not installed: {row['purpose']}"
-        _print_package("optional", row, text, None if there else row["command"])
     machine, cache, start = diagnosis["machine"], diagnosis["cache"], diagnosis["start"]
     print()
     if machine:
@@ -150,15 +154,146 @@ def _print_rest(diagnosis: dict[str, Any]) -> None:
     broken = [check for check in diagnosis["checks"] if not check["ok"]]
     if broken:
         print(f"{len(broken)} of {len(diagnosis['checks'])} are broken.")
-        if repair := _joined([check["command"] for check in broken if check["command"]]):
-            print(f"To repair all of it:\n\n    {repair}")
     elif diagnosis["ok"]:
         print("Everything works.")
+    if commands := dict.fromkeys(check["command"] for check in broken if check["command"]):
+        print(f"To repair all of it:\n\n    {' && '.join(commands)}")
 
 
-def _joined(commands: list[str]) -> str:
-    """Return one command for all, without those that are the beginning of another."""
-    distinct = list(dict.fromkeys(commands))
-    return " && ".join(
-        command for command in distinct if not any(other.startswith(f"{command} ") for other in distinct)
-    )
+def run(package: str) -> dict[str, Any]:
+    """Return what became of a package's check; whatever it raises is a finding."""
+    start = time.perf_counter()
+    try:
+        (detail, check), command = CHECKS[package], None
+        value, expected = check()
+        if not (abs(value - expected) <= 0.01 if isinstance(value, float) else value == expected):
+            raise CheckError(f"a package that {detail} gives {expected}; this one gave {value}")
+        ok = True
+    except StackError as err:
+        cause, _, command = str(err).partition(packages.REPAIR)
+        ok, detail = False, "; ".join(line.strip().rstrip(".") for line in cause.splitlines())
+    except Exception as err:
+        ok, detail = False, f"{type(err).__name__}: {packages.first_line(err)}"
+        command = packages.command(package, reinstall=True)
+    return _row(package, ok, detail, command, round(time.perf_counter() - start, 2))
+
+
+def describe() -> dict[str, Any]:
+    """Return what TensorFlow runs on and under which Keras; empty where it does not run."""
+    try:
+        in_force = stack.tf.keras.Model.__module__.split(".")[0]
+    except StackError:  # its own check says why
+        return {}
+    keras = f"{in_force} {packages.version(in_force)}"
+    return {"devices": stack.devices(), "keras": keras, "malloc_is_tuned": stack.malloc_is_tuned()}
+
+
+def _tensorflow() -> tuple[Any, Any]:
+    tf = stack.tf
+    return float(tf.reduce_sum(tf.matmul(tf.ones((64, 3)), tf.ones((3, 64))))), 64.0 * 64 * 3
+
+
+def _tf_keras() -> tuple[Any, Any]:
+    keras, tf = stack.keras, stack.tf
+    model = keras.Sequential([keras.layers.Dense(1, kernel_initializer="zeros", input_shape=(2,))])
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    losses = model.fit(tf.ones((8, 2)), tf.ones((8, 1)), epochs=2, verbose=0).history["loss"]
+    return (tf.keras.Model is keras.Model, losses[0], losses[1] < losses[0]), (True, 1.0, True)
+
+
+def _tensorflow_hub() -> tuple[Any, Any]:
+    tf = stack.tf
+    module = tf.train.Checkpoint()
+    module.factor = tf.Variable(3.0)
+    signature = [tf.TensorSpec([None, 2], tf.float32)]
+    module.__call__ = tf.function(lambda x: x * module.factor, input_signature=signature)
+    with tempfile.TemporaryDirectory() as folder:
+        tf.saved_model.save(module, folder)
+        return float(tf.reduce_sum(stack.tf_hub.KerasLayer(folder)(tf.ones((1, 2))))), 6.0
+
+
+def _setuptools() -> tuple[Any, Any]:
+    for problem in packages.problems("setuptools"):
+        raise StackError(f"{problem.cause}{packages.REPAIR}{problem.command}")
+    return True, True
+
+
+def _tensorflow_text() -> tuple[Any, Any]:
+    vocabulary = ["[UNK]", "word", "##piece", "##s"]
+    tokenizer = stack.tf_text.FastWordpieceTokenizer(vocabulary, token_out_type=stack.tf.int32)
+    return tokenizer.tokenize(["wordpieces"]).to_list(), [[1, 2, 3]]
+
+
+def _tensorflow_model_optimization() -> tuple[Any, Any]:
+    pruning, keras, tf = stack.tfmot.sparsity.keras, stack.keras, stack.tf
+    model = keras.Sequential([keras.layers.Dense(8, input_shape=(8,))])
+    pruned = pruning.prune_low_magnitude(model, pruning.ConstantSparsity(0.5, begin_step=0, frequency=1))
+    pruned.compile("sgd", "mse")
+    pruned.fit(tf.ones((8, 8)), tf.ones((8, 8)), verbose=0, callbacks=[pruning.UpdatePruningStep()])
+    kernel = pruning.strip_pruning(pruned).layers[0].kernel
+    return float(tf.reduce_mean(tf.cast(tf.equal(kernel, 0.0), tf.float32))), 0.5
+
+
+def _tensorflow_privacy() -> tuple[Any, Any]:
+    accounting = stack.tf_privacy("analysis.compute_dp_sgd_privacy_lib")
+    stack.tf_privacy("optimizers.dp_optimizer_keras")
+    training = {"number_of_examples": 60_000, "batch_size": 256, "num_epochs": 15, "noise_multiplier": 1.1}
+    statement = accounting.compute_dp_sgd_privacy_statement(**training, delta=1e-5, used_microbatching=False)
+    epsilon = re.search(r"Poisson sampling[^:]*:\s*([\d.]+)", statement)
+    return float(epsilon[1]) if epsilon else statement, 1.28
+
+
+def _tensorflow_empirical_privacy() -> tuple[Any, Any]:
+    import numpy as np
+
+    attacks = "privacy_tests.membership_inference_attack."
+    attack = stack.tf_privacy(attacks + "membership_inference_attack")
+    structures = stack.tf_privacy(attacks + "data_structures")
+    losses = structures.AttackInputData(loss_train=np.linspace(0, 1, 20), loss_test=np.linspace(2, 3, 20))
+    result = attack.run_attacks(losses, attack_types=[structures.AttackType.THRESHOLD_ATTACK])
+    return float(result.single_attack_results[0].get_auc()), 1.0
+
+
+def _dp_accounting() -> tuple[Any, Any]:
+    import dp_accounting
+
+    step = dp_accounting.PoissonSampledDpEvent(256 / 60_000, dp_accounting.GaussianDpEvent(1.1))
+    return float(dp_accounting.rdp.RdpAccountant().compose(step, 3516).get_epsilon(1e-5)), 1.28
+
+
+def _ai_edge_litert() -> tuple[Any, Any]:
+    import numpy as np
+
+    model = stack.keras.Sequential([stack.keras.layers.Dense(4, input_shape=(3,))])
+    with process.quiet():
+        content = stack.tf.lite.TFLiteConverter.from_keras_model(model).convert()
+        runner = stack.litert.Interpreter(model_content=content).get_signature_runner()
+    (output,) = runner(**dict.fromkeys(runner.get_input_details(), np.ones((1, 3), np.float32))).values()
+    return bool(np.abs(output - model(np.ones((1, 3), np.float32)).numpy()).max() < 1e-5), True
+
+
+def _tensorboard() -> tuple[Any, Any]:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    tf = stack.tf
+    with tempfile.TemporaryDirectory() as folder:
+        with tf.summary.create_file_writer(folder).as_default():
+            tf.summary.scalar("loss", 0.25, step=1)
+        events = EventAccumulator(folder, size_guidance={"tensors": 0}).Reload()
+        return float(tf.make_ndarray(events.Tensors("loss")[0].tensor_proto)), 0.25
+
+
+CHECKS: dict[str, tuple[str, Callable[[], tuple[Any, Any]]]] = {
+    "tensorflow": ("multiplies matrices", _tensorflow),
+    "tf-keras": ("trains, and is tf.keras", _tf_keras),
+    "setuptools": ("has pkg_resources, which tensorflow-hub imports", _setuptools),
+    "tensorflow-hub": ("loads a SavedModel as a layer", _tensorflow_hub),
+    "tensorflow-text": ("splits a word into its pieces", _tensorflow_text),
+    "tensorflow-model-optimization": ("prunes half of a kernel", _tensorflow_model_optimization),
+    "tensorflow-privacy": ("states epsilon 1.28 where it should", _tensorflow_privacy),
+    "tensorflow-empirical-privacy": ("tells members from others (AUC 1.00)", _tensorflow_empirical_privacy),
+    "dp-accounting": ("composes 3,516 steps to epsilon 1.28", _dp_accounting),
+    "ai-edge-litert": ("runs a converted model as Keras does", _ai_edge_litert),
+    "tensorboard": ("reads back what a summary wrote", _tensorboard),
+}
+"""Package to what its check shows, and the check: it returns what it found and what that should be (floats: +-0.01)."""

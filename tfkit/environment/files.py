@@ -1,4 +1,4 @@
-"""Write files that are whole or absent; the cache folder, its locks and its room; digests."""
+"""Write files that are whole or absent, and the content-addressed cache, whose entries are whole or made anew."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from tfkit.errors import RunError, UsageError
 
@@ -21,7 +21,7 @@ CACHE_VARIABLE = "TFKIT_CACHE"
 
 
 def cache_root() -> Path:
-    """Where the cache is or will be: `$TFKIT_CACHE`, else `~/.cache/tfkit`."""
+    """Return where the cache is or will be: `$TFKIT_CACHE`, else `~/.cache/tfkit`."""
     return Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "tfkit").expanduser()
 
 
@@ -51,7 +51,7 @@ def warn_damaged(path: Path) -> None:
 
 @contextlib.contextmanager
 def new_file(path: Path, *, mode: int = 0o644) -> Iterator[BinaryIO]:
-    """A file under a temporary name in the same folder, renamed to `path` when the block ends well.
+    """Open a file under a temporary name in the same folder, renamed to `path` when the block ends well.
 
     A reader of `path` sees all of it or none; an error or a kill leaves what was there before.
     """
@@ -70,23 +70,23 @@ def new_file(path: Path, *, mode: int = 0o644) -> Iterator[BinaryIO]:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """All of `content` at `path`, or what was there before."""
+    """Write all of `content` to `path`, or leave what was there before."""
     with new_file(path) as file:
         file.write(content)
 
 
 def write_text(path: Path, content: str) -> None:
-    """`write_bytes` in UTF-8."""
+    """Do as `write_bytes`, in UTF-8."""
     write_bytes(path, content.encode())
 
 
 def write_json(path: Path, content: Any) -> None:
-    """`write_text` as indented JSON; NaN and infinity are refused, since other readers would be."""
+    """Write indented JSON; NaN and infinity are refused, since other readers would be."""
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def write_hashed(path: Path, content: bytes) -> None:
-    """`write_bytes`, and beside it the digest by which `read_hashed` knows it."""
+    """Write `content`, and beside it the digest by which `read_hashed` knows it."""
     write_text(path.with_name(f"{path.name}.sha256"), hashlib.sha256(content).hexdigest())
     write_bytes(path, content)
 
@@ -108,7 +108,7 @@ def read_hashed(path: Path) -> bytes:
 
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder beside `path`, renamed to it when the block ends well, removed when it does not.
+    """Make a temporary folder beside `path`, renamed to it when the block ends well, removed when it does not.
 
     A folder that stands at `path` already is replaced only then.
     """
@@ -163,7 +163,7 @@ def lock_or_wait(path: Path, *, another: str) -> Iterator[None]:
 
 
 def digest_of(*parts: object) -> str:
-    """The first 32 hex digits of SHA-256 over the parts: paths by their content, all else by its text."""
+    """Return the first 32 hex digits of SHA-256 over the parts: paths by their content, all else by its text."""
     total = hashlib.sha256()
     for part in parts:
         if isinstance(part, Path):
@@ -208,3 +208,93 @@ def make_room(folder: Path, *, keep: str, limit: int) -> None:
         with lock(folder / f"{key}.lock", wait=False) as free:
             if free and path.exists():
                 shutil.rmtree(path)
+
+
+ENTRY = "entry.json"
+
+
+class Entry(NamedTuple):
+    """An entry of the cache.
+
+    Attributes:
+      path: its folder; the files in it are those that were made, and `entry.json`.
+      info: what its maker returned.
+      reused: whether it was there already.
+    """
+
+    path: Path
+    info: dict[str, Any]
+    reused: bool
+
+
+class Cache:
+    """A folder of the cache, with an entry for each key.
+
+    <cache>/<name>/<key>/            the files of an entry
+    <cache>/<name>/<key>/entry.json  their digest, and what is known of them
+    <cache>/<name>/<key>.lock        held while the entry is read or made
+    """
+
+    def __init__(self, name: str) -> None:
+        """Open the folder, or create it.
+
+        Raises:
+          UsageError: it cannot be written.
+        """
+        self.name = name
+        self.folder = cache_dir(name)
+
+    def get(
+        self,
+        key: str,
+        make: Callable[[Path], Mapping[str, Any]],
+        *,
+        accept: Callable[[Mapping[str, Any]], bool] = lambda info: True,
+    ) -> Entry:
+        """Return the entry of `key`; make it where it is absent, damaged or not accepted.
+
+        Processes that ask for one key at a time wait for the first, and take what it made.
+
+        Args:
+          key: a file name; a digest of all that the entry depends on is in it.
+          make: fills an empty folder, and returns what is to be known of it, as JSON has it. What it raises leaves
+            the cache as it was.
+          accept: whether an entry with this information will do.
+        """
+        folder = self.folder / key
+        with lock_or_wait(self.folder / f"{key}.lock", another=f"makes the same entry of {self.name}"):
+            info = _read(folder)
+            if info is not None and accept(info):
+                return Entry(folder, info, True)
+            remove_leftovers(self.folder, key)  # of a process that was killed: the lock is ours
+            with new_folder(folder) as new:
+                info = dict(make(new))
+                write_json(new / ENTRY, {"content": folder_digest(new), **info})
+            return Entry(folder, info, False)
+
+
+def folder_digest(folder: Path) -> str:
+    """Return the digest of the names and contents of all files below a folder, but for the entry's own."""
+    parts: list[object] = []
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / ENTRY):
+        parts += [path.relative_to(folder).as_posix(), path]
+    return digest_of(*parts)
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read(folder: Path) -> dict[str, Any] | None:
+    if not folder.is_dir():
+        return None
+    try:
+        info = dict(json.loads((folder / ENTRY).read_text()))
+        if info.pop("content") == folder_digest(folder):
+            return info
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    warn_damaged(folder)
+    return None

@@ -23,7 +23,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -48,7 +48,7 @@ def what_next() -> str:
 
 
 class Stop:
-    """Whether this process was asked to stop.
+    """Note whether this process was asked to stop.
 
     Attributes:
       requested: set by the first signal. A second SIGINT, of somebody who will not wait, interrupts at once; a second
@@ -59,7 +59,7 @@ class Stop:
         self.requested = False
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        """The signal's handler."""
+        """Take note of a signal."""
         if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
         if not self.requested:
@@ -70,34 +70,38 @@ class Stop:
 
 
 @contextlib.contextmanager
-def on_signals() -> Iterator[Stop]:
-    """While the block runs, SIGTERM and SIGINT are noted instead of obeyed.
+def handling(handler: Callable[[int, FrameType | None], None], *signals: signal.Signals) -> Iterator[None]:
+    """Have signals handled in a block; the handlers from before return afterwards.
 
-    Elsewhere than in the main thread Python has no signals: nothing is noted there.
+    Elsewhere than in the main thread Python has no signals: nothing changes there.
     """
-    stop = Stop()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    before = {number: signal.signal(number, stop) for number in _SIGNALS}
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        before = {number: signal.signal(number, handler) for number in signals}
     try:
-        yield stop
+        yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
+
+
+@contextlib.contextmanager
+def on_signals() -> Iterator[Stop]:
+    """Take note of SIGTERM and SIGINT in a block instead of obeying them."""
+    stop = Stop()
+    with handling(stop, *_SIGNALS):
+        yield stop
 
 
 def listen_again() -> None:
     """Put Python's handlers of SIGTERM and SIGINT back where native code has replaced them unseen."""
     if threading.current_thread() is threading.main_thread():
         for number in _SIGNALS:
-            handler = signal.getsignal(number)
-            if handler is not None:
-                signal.signal(number, handler)
+            signal.signal(number, signal.getsignal(number) or signal.SIG_DFL)
 
 
 def interrupt(number: int, frame: FrameType | None) -> None:
-    """A handler that makes SIGTERM what SIGINT is: a KeyboardInterrupt where the program stands."""
+    """Raise a KeyboardInterrupt where the program stands: a handler that makes SIGTERM what SIGINT is."""
     raise KeyboardInterrupt
 
 

@@ -46,13 +46,6 @@ OPTIONAL = {
 _EXTRAS = {
     "ai-edge-quantizer": "quantizer", "kagglehub": "kaggle", "ray": "ray", "tensorflow-datasets": "tfds"
 }  # fmt: skip
-_WHY = {
-    "tf-keras": "the first two numbers must be those of tensorflow",
-    "tensorflow-text": "the first two numbers must be those of tensorflow, and 2.21.0 was built wrongly",
-    "tensorflow-privacy": "pip takes an older one where 0.9.0 forbids this Python",
-    "scikit-learn": "1.7 lacks what tensorflow-empirical-privacy imports",
-}
-
 # How pip is to install them. The metadata of some forbids what their code can do (Python 3.12, NumPy 2); of another
 # the weights are all that is read, and it would bring PyTorch.
 _NO_DEPENDENCIES = {
@@ -108,7 +101,9 @@ def command(*packages: str, reinstall: bool = False) -> str:
     Returns:
       `uv sync` where the environment belongs to a checkout of tfkit that uv manages, else pip.
     """
-    if _is_uv_checkout():
+    checkout = Path(__file__).parents[2]
+    environments = (checkout / ".venv", Path(os.environ.get("UV_PROJECT_ENVIRONMENT", ".venv")))
+    if _is_uv_environment() and (checkout / "pyproject.toml").exists() and Path(sys.prefix) in environments:
         extras = [f"--extra={_EXTRAS[package]}" for package in packages if package in _EXTRAS]
         again = [f"--reinstall-package={package}" for package in packages if reinstall]
         return shlex.join(["uv", "sync", *extras, *again])
@@ -125,11 +120,7 @@ def command(*packages: str, reinstall: bool = False) -> str:
 def problems(*packages: str) -> list[Problem]:
     """Return what cannot work among these packages, or all that tfkit needs, as far as metadata tells."""
     causes = {package: _problem(package) for package in packages or REQUIRED}
-    return [
-        Problem(package=package, cause=cause, command=command(package))
-        for package, cause in causes.items()
-        if cause
-    ]
+    return [Problem(package, cause, command(package)) for package, cause in causes.items() if cause]
 
 
 def _problem(package: str) -> str | None:
@@ -142,13 +133,11 @@ def _problem(package: str) -> str | None:
     if installed is None:
         return f"{package} is not installed"
     # A newer one of these is not known to fail.
-    needed = {"tensorflow-privacy": "tensorflow-privacy>=0.9"}.get(package, needed)
-    if package == "tensorflow-empirical-privacy" or Requirement(needed).specifier.contains(
-        installed, prereleases=True
-    ):
+    pinned = package in ("tensorflow-privacy", "tensorflow-empirical-privacy")
+    needed = needed.replace("==", ">=") if pinned else needed
+    if Requirement(needed).specifier.contains(installed, prereleases=True):
         return None
-    why = f": {_WHY[package]}" if package in _WHY else ""
-    return f"{package} {installed} does not fit, {needed} does{why}"
+    return f"{package} {installed} does not fit the others, {needed} does"
 
 
 def first_line(err: BaseException) -> str:
@@ -183,8 +172,9 @@ def versions() -> dict[str, Any]:
     Returns:
       "tfkit", "python", "platform", "cpu", "cores" (those that this process may use), "problems" (what the
       doctor would say of the packages without trying them; empty where all is well), "packages" (name to
-      version: all that tfkit stands on, with what those stand on).
+      version of all that are installed).
     """
+    distributions = importlib.metadata.distributions()
     return {
         "tfkit": version("tfkit"),
         "python": platform.python_version(),
@@ -192,23 +182,8 @@ def versions() -> dict[str, Any]:
         "cpu": _cpu(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "problems": [problem.cause for problem in problems()],
-        "packages": dict(sorted(_closure(("tfkit", *REQUIRED, *OPTIONAL)).items())),
+        "packages": dict(sorted((canonicalize_name(one.name), one.version) for one in distributions)),
     }
-
-
-def _closure(roots: tuple[str, ...]) -> dict[str, str]:
-    """Return these packages and what they require, as far as installed: name to version."""
-    installed: dict[str, str] = {}
-    queue = [*roots]
-    while queue:
-        name = canonicalize_name(queue.pop())
-        if name not in installed:
-            with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-                distribution = importlib.metadata.distribution(name)
-                installed[name] = distribution.version
-                required = (line for line in distribution.requires or () if "extra ==" not in line)
-                queue += [Requirement(line).name for line in required]
-    return installed
 
 
 def _cpu() -> str:
@@ -217,13 +192,6 @@ def _cpu() -> str:
     if information.exists() and (named := re.search(r"model name\s*: (.*)", information.read_text())):
         return named[1]
     return platform.processor() or platform.machine()
-
-
-def _is_uv_checkout() -> bool:
-    """Return whether `uv sync` in a checkout of tfkit is what fills this environment."""
-    project = Path(__file__).parents[2] / "pyproject.toml"
-    environments = (project.parent / ".venv", Path(os.environ.get("UV_PROJECT_ENVIRONMENT", ".venv")))
-    return _is_uv_environment() and project.exists() and Path(sys.prefix) in environments
 
 
 def _is_uv_environment() -> bool:

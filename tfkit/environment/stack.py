@@ -73,8 +73,6 @@ _PACKAGE_OF = {
 # Keras reads it when tf.keras is first used, which may be before tfkit is asked for anything.
 os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 
-_WHY_KERAS_2 = "TensorFlow Hub, Model Optimization and Privacy are Keras 2 libraries: its models refuse them."
-
 _tuned: bool | None = None  # None until TensorFlow is started
 
 
@@ -140,15 +138,6 @@ def has_gpu() -> bool:
       False also where TensorFlow was built without CUDA.
     """
     return bool(devices()["GPU"])
-
-
-def set_cluster(config: str) -> None:
-    """Make this the process that a TF_CONFIG describes; TensorFlow reads it when a strategy of several workers is made.
-
-    Args:
-      config: JSON, as the variable TF_CONFIG holds it.
-    """
-    os.environ["TF_CONFIG"] = config
 
 
 def malloc_is_tuned() -> bool:
@@ -228,22 +217,18 @@ def _start_tensorflow() -> None:
     if _tuned is not None:
         return
     _require("tensorflow", "tf-keras")
-    chosen = os.environ.get("TF_USE_LEGACY_KERAS")
-    if chosen not in ("1", "true", "True"):
-        raise StackError(
-            f"TF_USE_LEGACY_KERAS={chosen} in the environment makes tf.keras Keras 3.\n"
-            f"  {_WHY_KERAS_2}\n"
-            "  Unset it, or set it to 1, and start again."
-        )
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
-    if "tensorflow" in sys.modules and _keras_is_3(sys.modules["tensorflow"]):
+    chosen, cause = os.environ.get("TF_USE_LEGACY_KERAS"), ""
+    if chosen not in ("1", "true", "True"):
+        cause = f"TF_USE_LEGACY_KERAS={chosen} in the environment makes tf.keras Keras 3"
+    elif "tensorflow" in sys.modules and _keras_is_3(sys.modules["tensorflow"]):
+        cause = f"tf.keras is Keras {packages.version('keras')} in this process: it was used before tfkit was imported"
+    if cause:
         raise StackError(
-            f"tf.keras is Keras {packages.version('keras')} in this process: "
-            "it was used before tfkit was imported, and that cannot be undone.\n"
-            f"  {_WHY_KERAS_2}\n"
-            "  Restart Python (a notebook: Runtime > Restart session). Then `import tfkit` before\n"
-            "  tf.keras is used, or set TF_USE_LEGACY_KERAS=1 in the environment."
+            f"{cause}.\n  TensorFlow Hub, Model Optimization and Privacy are of Keras 2: its models refuse them.\n"
+            "  Set TF_USE_LEGACY_KERAS=1 in the environment, or `import tfkit` before tf.keras is used, and start again"
+            " (Restart Python; a notebook: Runtime > Restart session)."
         )
     tuned = process.tune_malloc()
     with quiet(), _kept():
@@ -312,17 +297,6 @@ class _PrivacyLoader(SourceFileLoader):
         _name_lazily(module, self)
 
 
-def _install_privacy_finder() -> None:
-    """Find TensorFlow Privacy this way from now on, also where the switch has imported it before."""
-    if PrivacyFinder not in sys.meta_path:
-        sys.meta_path.insert(0, PrivacyFinder)
-    for name, module in [*sys.modules.items()]:
-        loader = getattr(module, "__loader__", None)
-        is_ours = name.partition(".")[0] == _PRIVACY and hasattr(module, "__path__")
-        if is_ours and isinstance(loader, SourceFileLoader):
-            _name_lazily(module, loader)
-
-
 def _name_lazily(package: ModuleType, loader: SourceFileLoader) -> None:
     """Give a package its modules, and the names that its `__init__` imports without the switch, when they are used."""
     name = package.__name__
@@ -349,7 +323,9 @@ def _name_lazily(package: ModuleType, loader: SourceFileLoader) -> None:
     package.__dir__ = lambda: sorted({*vars(package), *homes})  # type: ignore[method-assign]
 
 
-_install_privacy_finder()
+for _name in [name for name in sys.modules if name.partition(".")[0] == _PRIVACY]:
+    del sys.modules[_name]  # it failed before, or is empty
+sys.meta_path.insert(0, PrivacyFinder)
 
 
 def _keras_is_3(tensorflow: ModuleType) -> bool:

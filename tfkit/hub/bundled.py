@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from tfkit.environment import files, packages, stack
-from tfkit.environment.cache import sha256_of
+from tfkit.environment.files import sha256_of
 from tfkit.errors import HubError
 from tfkit.hub import weights
 from tfkit.text.tokenizers import MASK, TYPES, WORDS, WordPiece

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from tfkit.environment import files, packages, stack
-from tfkit.environment.cache import Cache
+from tfkit.environment.files import Cache
 from tfkit.errors import CheckError, StackError
 from tfkit.hub.encoders import Encoder
 from tfkit.litert.converter import to_tflite

@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 
 from tfkit.data.splits import Source, Splits, draw
 from tfkit.environment import files, packages, process
-from tfkit.environment.cache import Cache
+from tfkit.environment.files import Cache
 from tfkit.errors import CheckError, DataError, UsageError
 from tfkit.hub.encoders import Encoder
 from tfkit.hub.engines import Engine, Engines, engines_of

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from tfkit.environment import files, packages, stack
-from tfkit.environment.cache import Cache, folder_digest, sha256_of
+from tfkit.environment.files import Cache, folder_digest, sha256_of
 from tfkit.environment.process import watched
 from tfkit.errors import HubError
 from tfkit.hub import bundled, saved_model

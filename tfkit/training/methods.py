@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from tfkit.distribution import parameter_servers
-from tfkit.distribution.replicas import are_uneven, distribute, weigh_replicas
+from tfkit.distribution.replicas import are_uneven, check_readers, distribute, weigh_replicas
 from tfkit.distribution.strategies import sum_metrics_once_an_epoch
 from tfkit.environment import cluster
 from tfkit.environment.stack import keras, tf
@@ -44,7 +43,7 @@ class StandardTraining:
     ) -> dict[str, Any]:
         """Make the model ready, in its strategy's scope; return what its checkpoints must hold besides."""
         if isinstance(strategy, tf.distribute.ParameterServerStrategy):
-            parameter_servers.check_readers(self._splits)
+            check_readers(self._splits)
         if strategy.num_replicas_in_sync > 1 and are_uneven(strategy, self._splits):
             weigh_replicas(model)
         if cluster.current().size > 1:
