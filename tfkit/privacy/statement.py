@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from tfkit.privacy.plan import NEIGHBOURS, Plan
@@ -72,66 +73,17 @@ def paragraph(content: Mapping[str, Any]) -> str:
     Returns:
       Sentences for a review board: what is promised, by which method, and what is not covered.
     """
-    sentences = [*_promise(content), *_how(content)]
-    sentences.append("Covered: " + ("; ".join(content["covered"]) or "nothing") + ".")
-    sentences.append("Not covered: " + "; ".join(content["not_covered"]) + ".")
-    return " ".join(sentences)
+    import jinja2
 
-
-def _promise(content: Mapping[str, Any]) -> list[str]:
-    epsilon = content["epsilon"]
-    if epsilon is None:
-        return [
-            "NOT PRIVATE: training added no noise, or too little"
-            f" ({content['noise_multiplier']:.3g} times the clipping norm), so that no epsilon holds."
-        ]
-    begin = "Training was"
-    if content["deterministic_noise"]:
-        begin = (
-            "NOT PRIVATE: the noise followed from a known seed, and who knows it can take it away again. With a secret"
-            " one, training would have been"
-        )
-    certainty = 1 / (1 + math.exp(-epsilon))
-    odds = f"{math.exp(epsilon):.3g}" if epsilon < LARGE else f"e^{epsilon:.3g}"
-    return [
-        f"{begin} differentially private with epsilon {epsilon:.4g} at delta {content['delta']:.3g}, for"
-        f" {content['neighbouring_relation']}.",
-        f"Someone who knows all about the training but whether one given example was in it, and holds it for a toss-up,"
-        f" can become {certainty:.2%} sure of it from the weights at most (odds of {odds} to 1), but for a"
-        f" probability of about {content['delta']:.3g}.",
-    ]
-
-
-def _how(content: Mapping[str, Any]) -> list[str]:
-    sampling = (
-        f"the {content['examples']:,} examples were shuffled in each epoch and seen once, in batches of"
-        f" {content['expected_batch_size']}, which is accounted without amplification by sampling"
+    templates = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), undefined=jinja2.StrictUndefined
     )
-    if content["sampler"] == "poisson":
-        sampling = (
-            f"each of {content['examples']:,} examples was drawn with probability"
-            f" {content['sampling_probability']:.4g}, independently"
-        )
-    clip, quantile = f"{content['l2_norm_clip']:.4g}", content["adaptive_clip_quantile"]
-    if quantile is not None:
-        clip += f" at first and then to the {quantile:.0%} quantile, followed privately"
-    sentences = [
-        f"In each of {content['steps']:,} steps {sampling}; the gradient of each was cut to a length of {clip};"
-        f" Gaussian noise of {content['gradient_noise_multiplier']:.4g} times that length was added to the sum, and"
-        f" {content['optimizer']} took the step.",
-        f"The accountant is {_ACCOUNTANTS[content['accountant']]}; every step ever taken is counted, also those of"
-        " processes that were killed.",
-    ]
-    if content["release_noise"]:
-        sentences.insert(
-            0,
-            "Before training, the mean of the examples' features, each of length one, was released once with Gaussian"
-            f" noise of {content['release_noise']:.4g} times such a length on their sum; epsilon holds for this too.",
-        )
-    return sentences
-
-
-_ACCOUNTANTS = {"pld": "dp-accounting's privacy loss distribution", "rdp": "dp-accounting's Rényi divergence"}
+    epsilon, certainty, odds = content["epsilon"], 0.5, ""
+    if epsilon is not None:
+        certainty = 1 / (1 + math.exp(-epsilon))
+        odds = f"{math.exp(epsilon):.3g}" if epsilon < LARGE else f"e^{epsilon:.3g}"
+    text = templates.get_template("statement.txt.j2").render(content, certainty=certainty, odds=odds)
+    return " ".join(text.split())
 
 
 def _finite(value: float) -> float | None:

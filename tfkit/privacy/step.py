@@ -1,31 +1,17 @@
-"""The private training step, which takes the place of `train_step` on a stock tf_keras model, and its session in a run.
+"""The private training step, which takes the place of `train_step` on a stock tf_keras model.
 
 Clipped gradients are summed over the replicas, with the noise that was accounted.
 """
 
 from __future__ import annotations
 
-import json
-import math
-import secrets
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from tfkit import run
-from tfkit.data.splits import Splits
-from tfkit.environment import files
-from tfkit.environment.packages import first_line
 from tfkit.environment.stack import keras, tf
-from tfkit.errors import PrivacyError
-from tfkit.privacy import sampling
 from tfkit.privacy.clipping import Clipped, clipped_sum, per_example_loss, weight_penalties
-from tfkit.privacy.ledger import Ledger, spend
 from tfkit.privacy.plan import Plan
-from tfkit.privacy.statement import paragraph, statement
-from tfkit.privacy.validation import check
-from tfkit.run import Run
 
 CLIP_LEARNING_RATE = 0.2  # of an adaptive clipping norm
 QUANTILES = {"gradient_norm_p50": 0.5, "gradient_norm_p90": 0.9, "gradient_norm_max": 1.0}
@@ -192,141 +178,3 @@ class Diagnostics:
         """Forget what was taken in."""
         for mean in self._means.values():
             mean.reset_state()
-
-
-class Session(keras.callbacks.Callback):
-    """Ties a plan to a run; as a callback it accounts each epoch before its first step.
-
-    So an epoch that a killed process had begun is paid for, whatever came of it.
-
-    Args:
-      plan: what is accounted.
-      run: holds the ledger beside the backup, and gets privacy.json.
-      stage: of the training, names the folder of the backup.
-      seed: of the run; it decides noise and sampling only if the plan says so, which is then not private.
-
-    Raises:
-      RunError: what was spent before is not known.
-    """
-
-    def __init__(self, plan: Plan, *, run: Run, stage: str, seed: int) -> None:
-        super().__init__()
-        self._plan = plan
-        self._run = run
-        self._ledger = Ledger(run, stage)
-        self._ledger.check_plan(plan)
-        self._saved = _Saved(self._ledger)
-        self._secret = secrets.token_bytes(32)
-        if plan.deterministic_noise:
-            self._secret = bytes.fromhex(files.digest_of("deterministic noise", seed))
-        self.step: PrivateStep | None = None
-
-    @property
-    def epochs_begun(self) -> int:
-        """Return how many epochs have been begun, by this process and by those before it."""
-        return self._ledger.epochs_begun
-
-    @property
-    def state(self) -> tf.train.Checkpoint:
-        """Return what a checkpoint must hold besides model and optimizer."""
-        assert self.step is not None, "prepare() comes first"
-        return tf.train.Checkpoint(clip=self.step.clip, account=self._saved)
-
-    def prepare(self, model: keras.Model, splits: Splits, callbacks: Sequence[Any]) -> None:
-        """Check that the epsilon would hold for this model, and make its step the private one.
-
-        Raises:
-          PrivacyError: it would not; all reasons at once.
-        """
-        check(model, plan=self._plan, callbacks=callbacks, example_spec=splits.spec)
-        self.step = attach(model, self._plan, secret=self._secret[:16])
-
-    def begin(self, first: int) -> None:
-        """Make sure that the account is that of the weights, which begin at this epoch, before more is spent.
-
-        Raises:
-          RunError: it is not.
-        """
-        self._ledger.check_weights(epoch=first, saved=self._saved.restored)
-        if not self.epochs_begun:
-            spent = self._plan.epsilon(self._plan.steps)
-            private = math.isfinite(spent) and not self._plan.deterministic_noise
-            spend(self._run, epsilon=spent if private else None)
-
-    def batches(self, splits: Splits, *, strategy: tf.distribute.Strategy, first: int, last: int) -> Any:
-        """Return what `model.fit` gets for the epochs [first, last)."""
-        return sampling.dataset(
-            splits, self._plan, strategy=strategy, epochs=(first, last), secret=self._secret[16:]
-        )
-
-    def rehearse(self, model: keras.Model, training_batches: Any) -> None:
-        """Trace the private step as `fit` will take it, without taking it: nothing is computed, and nothing spent.
-
-        Raises:
-          PrivacyError: it cannot be traced.
-        """
-        model.make_train_function()
-        function = getattr(model, "train_tf_function", None)
-        if function is None:  # run_eagerly: there is nothing to trace
-            return
-        try:
-            function.get_concrete_function(iter(training_batches))
-        except PrivacyError:
-            raise
-        except Exception as error:
-            raise PrivacyError(
-                f"The private step cannot be taken ({type(error).__name__}: {first_line(error)}). Nothing was spent.\n"
-                "  tfkit.privacy.problems(model, example_spec=splits.spec) looks at the model."
-            ) from error
-
-    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Account the epoch before anything of it can be seen."""
-        self._ledger.begin_epoch()
-        if self.step is not None:
-            self.step.reset()
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Add what has been spent so far to the numbers of the epoch."""
-        if logs is not None:
-            if self._plan.noise_multiplier:
-                logs["epsilon"] = self._plan.epsilon(self._steps)
-            if self.step is not None and self._plan.adaptive_clip_quantile is not None:
-                logs["l2_norm_clip"] = float(self.step.clip.numpy())
-
-    def conclude(self, model: keras.Model) -> None:
-        """Write privacy.json and the numbers of metrics.json."""
-        content = statement(self._plan, steps=self._steps, optimizer=type(model.optimizer).__name__)
-        content["in_words"] = paragraph(content)
-        files.write_json(self._run.path / run.PRIVACY, content)
-        spend(self._run, epsilon=content["epsilon"] if content["private"] else None)
-        # What is not private has no epsilon, though a secret seed would have given one.
-        claimed = [*(["epsilon"] if content["private"] else []), "delta", "noise_multiplier"]
-        self._run.record({f"privacy/{name}": content[name] for name in claimed})
-        if not content["private"]:
-            self._run.note("This training is NOT PRIVATE: privacy.json says why.")
-
-    @property
-    def _steps(self) -> int:
-        """Return how many steps were ever begun."""
-        return self.epochs_begun * self._plan.steps_per_epoch
-
-
-class _Saved(tf.train.experimental.PythonState):
-    """What a backup holds of the account, written with the weights: it tells whose weights they are.
-
-    Attributes:
-      restored: identity and epochs begun of the account when the backup was made; None: none was restored.
-    """
-
-    def __init__(self, ledger: Ledger) -> None:
-        self._ledger = ledger
-        self.restored: tuple[str, int] | None = None
-
-    def serialize(self) -> str:
-        """Return the identity and the epochs begun."""
-        return json.dumps([self._ledger.identity, self._ledger.epochs_begun])
-
-    def deserialize(self, string_value: Any) -> None:
-        """Take them from a backup."""
-        identity, begun = json.loads(string_value)
-        self.restored = str(identity), int(begun)
