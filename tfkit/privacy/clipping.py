@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from tfkit.data.splits import listed
 from tfkit.environment.stack import keras, tf
 from tfkit.errors import PrivacyError
 from tfkit.privacy.rules import Contributions, Direct, Rule, combine, rule_of
@@ -306,8 +305,6 @@ class _Recorder:
     @contextlib.contextmanager
     def recording(self) -> Iterator[None]:
         """Let the layers note their calls in this block; their own `call` is back afterwards, however it ends."""
-        for refusal in refusals(self.model):
-            raise PrivacyError(refusal)
         self._trained = {weight.ref() for weight in self.model.trainable_weights}
         self._autograph = tf.__internal__.autograph.control_status_ctx()
         self._graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
@@ -438,35 +435,6 @@ def _is_container(layer: Any) -> bool:
     loops = (keras.layers.RNN, keras.layers.Wrapper, keras.layers.StackedRNNCells)
     inner = [*layer._flatten_layers(include_self=False, recursive=False)]
     return bool(inner) and not layer._trainable_weights and not isinstance(layer, loops)
-
-
-def refusals(model: Any) -> Iterator[str]:
-    """Yield what is known to make gradients inseparable by example, each with its fix, before the model is run."""
-    layers = {id(layer): layer for layer in model._flatten_layers()}.values()
-    stateful = [layer.name for layer in layers if isinstance(layer, keras.layers.RNN) and layer.stateful]
-    if stateful:
-        yield f"{some(stateful)} is stateful: the examples of one batch meet those of the next. Set stateful=False."
-    hub = [layer.name for layer in layers if type(layer).__name__ == "KerasLayer" and layer.trainable_weights]
-    if hub:
-        yield (
-            f"{some(hub)} (hub.KerasLayer) is trainable, and nobody can see what it does with a batch."
-            " Set trainable=False and train on its features, or use a bundled backbone (python -m tfkit models)."
-        )
-    kinds = {
-        layer.name: {layer.compute_dtype or "float32", *(weight.dtype.base_dtype.name for weight in own)}
-        for layer in layers
-        if (own := layer._trainable_weights if layer.trainable else [])
-    }
-    if other := [name for name in kinds if kinds[name] != {"float32"}]:
-        yield (
-            f"{some(other)} computes in {' and '.join(sorted(set().union(*kinds.values()) - {'float32'}))}; norms and"
-            ' noise are made for float32. Make the model under keras.mixed_precision.set_global_policy("float32").'
-        )
-
-
-def some(names: list[str]) -> str:
-    """Return a list in a sentence, which does not grow with the model."""
-    return listed([*map(repr, names)])
 
 
 def _is_scratch() -> bool:

@@ -6,7 +6,6 @@ What only shows when a model runs is found out on a few random examples; the mod
 from __future__ import annotations
 
 import contextlib
-import functools
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,18 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from tfkit.data.splits import listed
 from tfkit.environment.foreign import compiled_metrics, random_generators
 from tfkit.environment.packages import first_line
 from tfkit.environment.stack import keras, tf
 from tfkit.errors import PrivacyError
-from tfkit.privacy.clipping import (
-    PerExampleLoss,
-    clipped_sum,
-    per_example_loss,
-    refusals,
-    some,
-    weight_penalties,
-)
+from tfkit.privacy.clipping import PerExampleLoss, clipped_sum, per_example_loss, weight_penalties
 from tfkit.privacy.plan import Plan
 from tfkit.privacy.safe import batch_normalizations
 
@@ -38,30 +31,22 @@ PUBLIC = ("epsilon", "l2_norm_clip", "learning_rate", "lr")
 """Numbers of an epoch that tell nothing of the training examples, or no more than is accounted."""
 
 
-def check(
-    model: keras.Model,
-    *,
-    plan: Plan | None = None,
-    callbacks: Sequence[Any] = (),
-    example_spec: tf.TensorSpec | None = None,
-) -> None:
-    """Raise if no epsilon would hold for the training of this model; arguments as of `problems`.
+def check(model: keras.Model, **settings: Any) -> None:
+    """Raise if no epsilon would hold for the training of this model.
 
     Args:
       model: as of `problems`.
-      plan: as of `problems`.
-      callbacks: as of `problems`.
-      example_spec: as of `problems`.
+      settings: as of `problems`.
 
     Raises:
       PrivacyError: all that stands against it, each with its fix.
     """
-    found = problems(model, plan=plan, callbacks=callbacks, example_spec=example_spec)
+    found = problems(model, **settings)
     if found:
         many = "a problem" if len(found) == 1 else f"{len(found)} problems"
-        listed = [f"  {number}. {problem}".replace("\n", "") for number, problem in enumerate(found, 1)]
+        numbered = [f"  {number}. {problem}".replace("\n", "") for number, problem in enumerate(found, 1)]
         raise PrivacyError(
-            "\n".join([f"No epsilon would hold for {model.name!r}, which has {many}:", *listed])
+            "\n".join([f"No epsilon would hold for {model.name!r}, which has {many}:", *numbered])
         )
 
 
@@ -86,22 +71,30 @@ def problems(
     Returns:
       A sentence or two for each, with what to do about it.
     """
-    unbuilt = _build(model, example_spec)
-    if unbuilt:
-        return [unbuilt, *_compiled(model), *_callbacks(callbacks)]
-    found = [*_compiled(model), *_layers(model), *_callbacks(callbacks)]
+    found = [*_compiled(model), *_callbacks(callbacks)]
+    try:
+        if example_spec is None and not getattr(model, "inputs", None):
+            raise ValueError("nobody knows the shape of an example")
+        if example_spec is not None and not model.built:
+            model(tf.zeros([EXAMPLES, *example_spec.shape], example_spec.dtype))
+    except Exception as error:
+        shape = getattr(example_spec, "shape", "?")
+        return [
+            f"It does not take examples of shape {shape} ({first_line(error)}). Begin it with keras.Input(shape), or"
+            " say example_spec=tf.TensorSpec(shape).",
+            *found,
+        ]
+    found += _layers(model)
     if plan is not None and plan.diagnostics:
         found += _metrics(model)
-    loss, refused = None, [*refusals(model)]
+    loss, refused = None, [*_inseparable(model)]
     if model.optimizer is not None:
         try:
             loss = per_example_loss(model)
         except PrivacyError as error:
             refused.append(str(error))
     if not model.trainable_weights:
-        refused.append(
-            "It has no trainable weights: there is nothing to train. Set trainable = True on a layer."
-        )
+        refused.append("It has no trainable weights. Set trainable = True on a layer.")
     try:
         with _left_as_it_was(model) as trial:
             tried = [*trial.problems(loss, not refused, _random(model, example_spec))]
@@ -111,44 +104,26 @@ def problems(
     return [*found, *refused, *tried]
 
 
-def _build(model: keras.Model, example_spec: tf.TensorSpec | None) -> str | None:
-    """Give the model its weights, if it has none yet; what hinders that."""
-    if example_spec is None:
-        if getattr(model, "inputs", None):
-            return None
-        return (
-            "It cannot be tried: nobody knows the shape of an example. Begin it with keras.Input(shape), or say"
-            " example_spec=tf.TensorSpec(shape)."
-        )
-    try:
-        if not model.built:
-            model(tf.zeros([EXAMPLES, *example_spec.shape], example_spec.dtype))
-    except Exception as error:
-        return f"It does not take examples of shape {example_spec.shape} ({first_line(error)})."
-    return None
+def _some(names: Sequence[str]) -> str:
+    """Return a list in a sentence, which does not grow with the model."""
+    return listed([*map(repr, names)])
 
 
 def _compiled(model: keras.Model) -> Iterator[str]:
     """Yield what is wrong with what compile() was given."""
-    optimizer = model.optimizer
-    if optimizer is None:
+    kind = type(model.optimizer)
+    if model.optimizer is None:
         yield "It is not compiled. Call model.compile(optimizer, loss)."
-    elif isinstance(optimizer, keras.mixed_precision.LossScaleOptimizer):
+    elif issubclass(kind, keras.mixed_precision.LossScaleOptimizer) or any(
+        "tensorflow_privacy" in parent.__module__ for parent in kind.__mro__
+    ):
         yield (
-            "Its optimizer scales the loss for float16, which the clipping would not know of. Use the float32 policy,"
-            " and the optimizer inside of the LossScaleOptimizer."
-        )
-    elif any("tensorflow_privacy" in kind.__module__ for kind in type(optimizer).__mro__):
-        yield (
-            f"Its optimizer is {type(optimizer).__name__} of TensorFlow Privacy, but clipping and noise come from"
-            " tfkit here. Use the ordinary one, such as keras.optimizers.Adam: that makes DP-Adam."
+            f"Its optimizer is a {kind.__name__}, which scales or clips gradients itself. Use the ordinary one within,"
+            " such as keras.optimizers.Adam, and the float32 policy: with the noise of tfkit that is DP-Adam."
         )
     steps = getattr(model, "_steps_per_execution", None)  # a variable of the strategy's, or a number
     if steps is not None and (count := int(tf.convert_to_tensor(steps))) != 1:
-        yield (
-            f"steps_per_execution is {count}: Keras then wants numbers of each step; a private one has none. Leave it"
-            " out of compile()."
-        )
+        yield f"steps_per_execution is {count}, which wants numbers of each step. Leave it out of compile()."
     steps_of_keras = ("train_step", "compute_loss", "make_train_function")
     own = [name for name in steps_of_keras if getattr(type(model), name) is not getattr(keras.Model, name)]
     if own:
@@ -163,16 +138,40 @@ def _layers(model: keras.Model) -> Iterator[str]:
     normalizing = [layer.name for layer in batch_normalizations(model)]
     if normalizing:
         yield (
-            f"{some(normalizing)} (BatchNormalization) computes with all examples of a batch and keeps moving"
+            f"{_some(normalizing)} (BatchNormalization) computes with all examples of a batch and keeps moving"
             " statistics of them, without clipping or noise. Freeze it (layer.trainable = False), or use"
             " tfkit.privacy.make_private_safe(model), which puts GroupNormalization in its place."
         )
     adapted = sorted({layer.name for layer in model._flatten_layers() if getattr(layer, "is_adapted", False)})
     if adapted:
         yield (
-            f"{some(adapted)} was adapted to data: if those were the training examples, their statistics are published"
-            " without noise. Give it public numbers or words (Normalization(mean=..., variance=...),"
+            f"{_some(adapted)} was adapted to data: statistics of training examples would be published without noise."
+            " Give it public numbers or words (Normalization(mean=..., variance=...),"
             " TextVectorization(vocabulary=...)), or use LayerNormalization."
+        )
+
+
+def _inseparable(model: keras.Model) -> Iterator[str]:
+    """Yield what is known to make gradients inseparable by example, before the model is run."""
+    layers = {id(layer): layer for layer in model._flatten_layers()}.values()
+    stateful = [layer.name for layer in layers if isinstance(layer, keras.layers.RNN) and layer.stateful]
+    if stateful:
+        yield f"{_some(stateful)} is stateful: the examples of one batch meet those of the next. Set stateful=False."
+    hub = [layer.name for layer in layers if type(layer).__name__ == "KerasLayer" and layer.trainable_weights]
+    if hub:
+        yield (
+            f"{_some(hub)} (hub.KerasLayer) is trainable, and nobody can see what it does with a batch."
+            " Set trainable=False and train on its features, or use a bundled backbone (python -m tfkit models)."
+        )
+    kinds = {
+        layer.name: {layer.compute_dtype or "float32", *(weight.dtype.base_dtype.name for weight in own)}
+        for layer in layers
+        if (own := layer._trainable_weights if layer.trainable else [])
+    }
+    if other := [name for name in kinds if kinds[name] != {"float32"}]:
+        yield (
+            f"{_some(other)} computes in {' and '.join(sorted(set().union(*kinds.values()) - {'float32'}))}; norms and"
+            ' noise are made for float32. Make the model under keras.mixed_precision.set_global_policy("float32").'
         )
 
 
@@ -241,42 +240,32 @@ class _Trial:
     def problems(self, loss: PerExampleLoss | None, engine: bool, inputs: Any) -> Iterator[str]:
         """Yield what stands against an epsilon when the model runs as in training."""
         other = tf.nest.map_structure(_with_another_first, inputs)
-        first, state, added = self._forward(inputs)
-        second, other_state, _ = self._forward(other)
-        chance = not _same_rows(first, second)
-        if chance:
-            # Or examples that meet: with the same random numbers it is seen.
-            first, second, again = [
-                self._run(functools.partial(self.model, values, training=True), seeded=True)
-                for values in (inputs, other, inputs)
-            ]
-            if not _same(first, again):
+        (first, added), state = self._forward(inputs)
+        (second, _), other_state = self._forward(other)
+        if not _same_rows(first, second):
+            (again, _), _ = self._forward(inputs)
+            if _same(first, again):
+                yield (
+                    "What it says of one example changes when another example of the batch does: clipping one gradient"
+                    " would not bound what one example can do. Take operations over the first axis (a mean over the"
+                    " batch, contrastive terms, a reshape or transposition) out."
+                )
+            else:
                 yield (
                     "It draws random numbers that no seed repeats: whether examples meet in it cannot be seen."
                     " Draw them with tf.random or by Keras layers."
                 )
-                return
-            if not _same_rows(first, second):
-                yield (
-                    "What it says of one example changes when another example of the batch does: clipping one gradient"
-                    " would not bound what one example can do. Look for operations over the first axis (a mean over the"
-                    " batch, contrastive terms, a reshape or transposition) and take them out."
-                )
-                return
-        moved = [
-            weight.name
-            for weight, one, two in zip(self.weights[: self.own], state, other_state, strict=False)
-            if not _equal(one, two)
-        ]
-        if moved:
+            return
+        pairs = zip(self.weights[: self.own], state, other_state, strict=False)
+        if moved := [weight.name for weight, one, two in pairs if not _equal(one, two)]:
             yield (
-                f"{some(moved)} takes in a statistic of the examples when the model is called in training, without"
+                f"{_some(moved)} takes in a statistic of the examples when the model is called in training, without"
                 " clipping or noise. Freeze its layer (layer.trainable = False), or call it with training=False."
             )
         if added > 0:
             layers = self.model._flatten_layers()
             active = sorted({layer.name for layer in layers if getattr(layer, "activity_regularizer", None)})
-            by = f"the activity_regularizer of {some(active)}" if active else "add_loss()"
+            by = f"the activity_regularizer of {_some(active)}" if active else "add_loss()"
             yield (
                 f"It has losses of the examples by {by}, which are not clipped. Put them into the loss; regularisers of"
                 " weights are fine."
@@ -287,10 +276,10 @@ class _Trial:
             if wrong := _of_loss(loss, first, second):
                 yield wrong
             elif engine:
-                yield from self._of_gradients(loss, inputs, chance=chance)
+                yield from self._of_gradients(loss, inputs)
 
-    def _forward(self, inputs: Any) -> tuple[Any, list[np.ndarray], int]:
-        """Return outputs, the weights thereafter, and how many losses there are that are not of weights."""
+    def _forward(self, inputs: Any) -> tuple[tuple[Any, int], list[np.ndarray]]:
+        """Return outputs, how many losses there are that are not of weights, and the weights thereafter."""
         added = 0
 
         def run() -> Any:
@@ -300,27 +289,29 @@ class _Trial:
             added = len(self.model.losses) - sum(penalty is not None for penalty in penalties)
             return outputs
 
-        outputs = self._run(run, restore=False)
-        after = [weight.numpy() for weight in self.weights]
-        _assign(self.weights, self.values)
-        return outputs, after, added
+        outputs, after = self._run(run)
+        return (outputs, added), after
 
-    def _run(self, run: Callable[[], Any], *, seeded: bool = False, restore: bool = True) -> Any:
-        """Return what it gives on the first replica; seeded: with the random numbers that any function gets here."""
+    def _run(self, run: Callable[[], Any]) -> tuple[Any, list[np.ndarray]]:
+        """Return what it gives on the first replica, with the random numbers that any function gets here, and weights.
+
+        In a graph, as in training, where loops are not unrolled.
+        """
         strategy = self.model.distribute_strategy
-        distributed = strategy is not _NOT_DISTRIBUTED
 
         def graph() -> Any:
             # Of this function only: the seed of the process is the user's.
             tf.compat.v1.set_random_seed(1)
-            return strategy.run(run) if distributed else run()
+            return run() if strategy is _NOT_DISTRIBUTED else strategy.run(run)
 
-        given = tf.function(graph)() if seeded or distributed else run()
-        if restore:
-            _assign(self.weights, self.values)
-        return tf.nest.map_structure(lambda value: strategy.experimental_local_results(value)[0], given)
+        given = tf.function(graph)()
+        after = [weight.numpy() for weight in self.weights]
+        _assign(self.weights, self.values)
+        return tf.nest.map_structure(
+            lambda value: strategy.experimental_local_results(value)[0], given
+        ), after
 
-    def _of_gradients(self, loss: PerExampleLoss, inputs: Any, *, chance: bool) -> Iterator[str]:
+    def _of_gradients(self, loss: PerExampleLoss, inputs: Any) -> Iterator[str]:
         """Yield where the sum of unclipped gradients is not the gradient of the sum."""
         variables = self.model.trainable_variables
         refused: list[str] = []
@@ -343,9 +334,8 @@ class _Trial:
             return [*map(tf.convert_to_tensor, found)], outputs
 
         try:
-            # In a graph, as in training, where loops are not unrolled.
-            gradients, outputs = self._run(ours, seeded=True)
-            expected, same_outputs = self._run(plain, seeded=chance)
+            (gradients, outputs), _ = self._run(ours)
+            (expected, same_outputs), _ = self._run(plain)
         except (PrivacyError, tf.errors.InvalidArgumentError) as error:
             # Of an assertion the message, without the numbers.
             asserted = re.search(r"assertion failed: \[(.+?)\] \[", str(error))
@@ -361,9 +351,8 @@ class _Trial:
         ]
         if wrong:
             yield (
-                f"The gradients of {some(wrong)} for single examples do not add up to that of the batch: its layer"
-                " computes something else for other sizes of a batch, or the weight is used behind the layer's back."
-                " Take tf.shape(inputs)[0] out of what is computed; use each weight in the call of its own layer."
+                f"The gradients of {_some(wrong)} for single examples do not add up to that of the batch. Take"
+                " tf.shape(inputs)[0] out of what is computed, and use each weight in the call of its own layer."
             )
 
 
