@@ -14,7 +14,7 @@ import numpy as np
 
 from tfkit import hub, reporting
 from tfkit.auditing.attacks import Attack, LowerBound, attack, lira, lower_bound
-from tfkit.auditing.exposure import Exposure, exposure
+from tfkit.auditing.exposure import exposure
 from tfkit.data.splits import Splits
 from tfkit.distribution import strategies
 from tfkit.environment import files, packages
@@ -58,7 +58,7 @@ class Audit:
       claimed: epsilon and delta of privacy.json; None where nothing is claimed.
       examples: how many members, and as many others, were attacked.
       seed: of lots, halves and attackers.
-      exposure: of codes among the training texts; None where it was not measured.
+      exposure: of codes among the training texts, as in audit.json; None where it was not measured.
     """
 
     attacks: list[Attack]
@@ -66,7 +66,7 @@ class Audit:
     claimed: tuple[float, float] | None
     examples: int
     seed: int
-    exposure: Exposure | None = None
+    exposure: dict[str, Any] | None = None
 
     def __repr__(self) -> str:
         """Return the attackers' names and what follows from their success."""
@@ -84,18 +84,12 @@ class Audit:
 
     @property
     def verdict(self) -> str:
-        """Return the result in words, and no more than was found."""
-        return self._in_words(private=False)
-
-    def _in_words(self, *, private: bool) -> str:
-        best, bound, digits = self.best, self.bound, 2 if private else 3
-        low, high = best.auc_interval
-        epsilon = f"{_down(bound.epsilon):.2g}" if private else f"{bound.epsilon:.3g}"
-        guesses = "" if private else f"; {bound.attack}: {bound.right} of {bound.guesses} guesses right"
+        """Return the result in words, no more than was found, and as rounded as a private run's folder may hold it."""
+        best, (low, high) = self.best, self.best.auc_interval
         text = (
-            f"The attacker that did best ({best.name}) has an AUC of {best.auc:.{digits}f} (95 % interval"
-            f" {low:.{digits}f} to {high:.{digits}f}; 0.5 is a coin). The lower bound on epsilon is {epsilon}"
-            f" (95 % confidence{guesses})"
+            f"The attacker that did best ({best.name}) has an AUC of {best.auc:.2f} (95 % interval {low:.2f} to"
+            f" {high:.2f}; 0.5 is a coin). The lower bound on epsilon is {_down(self.bound.epsilon):.3g} (95 %"
+            " confidence)"
         )
         if self.claimed is None:
             return f"{text}; the run claims none."
@@ -116,7 +110,7 @@ class Audit:
         """
         bound, (epsilon, delta) = self.bound, self.claimed or (None, None)
         content = {
-            "verdict": self._in_words(private=private),
+            "verdict": self.verdict,
             "refuted": self.refuted,
             "claimed_epsilon": epsilon,
             "claimed_delta": delta,
@@ -125,14 +119,13 @@ class Audit:
             "versions": {name: packages.version(name) for name in PACKAGES},
         }
         attacks = {attack.name: _of_attack(attack, delta or 0.0) for attack in self.attacks}
-        secrets = self.exposure.as_dict() if self.exposure else None
         if private:
             kept = ("auc", "auc_interval", "advantage")
             attacks = {name: _rounded({key: of[key] for key in kept}) for name, of in attacks.items()}
-            return {**content, "attacks": attacks, "exposure": _rounded(secrets)}
+            return {**content, "attacks": attacks, "exposure": _rounded(self.exposure)}
         measured = {name: getattr(bound, name) for name in ("attack", "right", "guesses", "examples")}
         counts = {"members": self.examples, "others": self.examples, "seed": self.seed}
-        return {**content, "measured_with": measured, **counts, "attacks": attacks, "exposure": secrets}
+        return {**content, "measured_with": measured, **counts, "attacks": attacks, "exposure": self.exposure}
 
 
 def _rounded(value: Any) -> Any:
