@@ -6,7 +6,6 @@ What a step does is a function of (seed, epoch, step) and of the state before it
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
@@ -15,7 +14,6 @@ import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -225,7 +223,6 @@ class Checkpoints(keras.callbacks.Callback):
         self._kept, self._cluster, self._stop = weights, cluster, stop
         self._steps, self._cadence, self._variables = steps_per_epoch, cadence, dict(variables)
         self._checkpoint: tf.train.Checkpoint | None = None
-        self._newest: Path | None = None  # the checkpoint from which the best weights can be linked
         self._began = self._saved_at = self._asked_at = time.monotonic()
         self._asked_step, self._ask_next = 0, 1
         self._earlier_seconds = self.seconds = 0.0
@@ -267,9 +264,8 @@ class Checkpoints(keras.callbacks.Callback):
                 " now: the batch, or the data, changed.\n  With --batch-size-per-replica it changes with the replicas:"
                 " give the same --global-batch-size instead, or begin anew with --overwrite."
             )
-        self._newest, self._kept.state, self._measured = folder, state["best"], state["metrics"]
-        self.rows, self._earlier_seconds = state["rows"], state["seconds"]
-        self.seconds = self._earlier_seconds
+        self._kept.state, self._measured, self.rows = state["best"], state["metrics"], state["rows"]
+        self.seconds = self._earlier_seconds = state["seconds"]
         self.epoch, self.step, self.finished = state["epoch"], state["step"], state["finished"]
 
     def maybe_load_initial_counters_from_ckpt(self, *_: Any, **__: Any) -> tuple[int, int]:
@@ -294,8 +290,12 @@ class Checkpoints(keras.callbacks.Callback):
             self._add_measured()
         if self.step == self._steps:
             return
-        stop, save = self._decide()
-        if save or (stop and self._cadence.seconds is not None):
+        steps, seconds = self._cadence.steps, self._cadence.seconds
+        save, stop = bool(steps and self.step % steps == 0), False
+        if self._cluster.workers == 1 or self.step >= self._ask_next:
+            stop, age = self._agreed()
+            save = save or (seconds is not None and (stop or age >= seconds))
+        if save:
             self._save(epoch=self.epoch, step=self.step)
         if stop:
             self._interrupt()
@@ -313,15 +313,6 @@ class Checkpoints(keras.callbacks.Callback):
         """Save what training ended with."""
         foreign.begin_fit_at(self.model, None)
         self._save(epoch=self.rows[-1]["epoch"] + 1 if self.rows else 0, step=0, finished=True)
-
-    def _decide(self) -> tuple[bool, bool]:
-        """Return whether to stop and whether to save after this step: the same answer in every process."""
-        steps, seconds = self._cadence.steps, self._cadence.seconds
-        save = bool(steps and self.step % steps == 0)
-        if self._cluster.workers > 1 and self.step < self._ask_next:
-            return False, save
-        stop, age = self._agreed()
-        return stop, save or (seconds is not None and age >= seconds)
 
     def _agreed(self) -> tuple[bool, float]:
         """Return whether some process was told to stop, and the age of the last checkpoint by the chief's clock."""
@@ -355,11 +346,8 @@ class Checkpoints(keras.callbacks.Callback):
         except (OSError, tf.errors.OpError) as error:
             if finished or self._stop.requested:
                 raise
-            print(
-                f"A checkpoint failed ({packages.first_line(error)}); training goes on.",
-                file=sys.stderr,
-                flush=True,
-            )
+            failure = packages.first_line(error)
+            print(f"A checkpoint failed ({failure}); training goes on.", file=sys.stderr, flush=True)
         # A failed one is tried again after the whole interval, and not after every step.
         self._saved_at = now
 
@@ -378,27 +366,17 @@ class Checkpoints(keras.callbacks.Callback):
         with files.new_folder(target) as folder:
             self._checkpoint.write(str(folder / VARIABLES))
             if self._kept.weights is not None:
-                self._write_best(folder / BEST)
+                best: dict[str, Any] = {
+                    f"weight{place}": value for place, value in enumerate(self._kept.weights)
+                }
+                np.savez(folder / BEST, **best)
             for path in folder.iterdir():
                 with path.open("rb") as file:
                     os.fsync(file.fileno())
             digests = {path.name: files.digest_of(path) for path in sorted(folder.iterdir())}
             files.write_json(folder / STATE, {**state, "files": digests})
-        self._newest = target
         for old in sorted(self._numbers())[:-KEPT]:
             shutil.rmtree(self._folder / f"{old:08d}")
-
-    def _write_best(self, path: Path) -> None:
-        """Write the best weights, or link those of the checkpoint before where they are of the same epoch."""
-        if self._newest is not None:
-            earlier = json.loads((self._newest / STATE).read_text())["best"]
-            with contextlib.suppress(OSError):  # not every file system has hard links
-                if earlier["epoch"] == self._kept.state["epoch"]:
-                    os.link(self._newest / BEST, path)
-                    return
-        with files.new_file(path) as file:
-            arrays: dict[str, Any] = {f"weight{n}": value for n, value in enumerate(self._kept.weights or [])}
-            np.savez(file, **arrays)
 
     def _numbers(self) -> list[int]:
         return [int(path.name) for path in self._folder.glob("[0-9]*") if path.name.isdigit()]
