@@ -13,8 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -24,7 +23,7 @@ from tfkit.environment.heartbeat import Stop, progress
 from tfkit.environment.stack import keras, tf
 from tfkit.errors import CheckError, RunError
 from tfkit.run import Run
-from tfkit.settings import fields
+from tfkit.training.stage import Cadence as Cadence
 
 
 class StepSeeds(keras.callbacks.Callback):
@@ -158,34 +157,12 @@ def _finite_val_loss(epoch: int, logs: dict[str, Any]) -> float:
     return losses["val_loss"]
 
 
-# At the ends of epochs at most one checkpoint in so many seconds: with epochs of milliseconds they would cost more.
-EPOCH_SECONDS = 5.0
-
 # How often several processes ask each other whether one was told to stop: that costs a message.
 _ASK_SECONDS = 1.0
 
 
 KEPT = 2
 STATE, VARIABLES, BEST = "state.json", "variables", "best.npz"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cadence:
-    """When a training is saved.
-
-    Attributes:
-      seconds: the longest time between checkpoints within an epoch; None: none are made there.
-      steps: within an epoch also every so many steps; None: no.
-      epoch_seconds: at the end of an epoch unless the last checkpoint is younger than this.
-    """
-
-    seconds: fields.Positive | None = 300.0
-    steps: fields.Count | None = None
-    epoch_seconds: Annotated[float, fields.Range(ge=0)] = EPOCH_SECONDS
-
-    def __post_init__(self) -> None:
-        """Check the values."""
-        fields.check(self)
 
 
 class Checkpoints(keras.callbacks.Callback):

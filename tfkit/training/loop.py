@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tfkit.data.splits import Splits
 from tfkit.distribution import strategies
 from tfkit.environment import process
 from tfkit.environment.heartbeat import on_signals, phase
-from tfkit.environment.packages import first_line
-from tfkit.errors import ConfigError, TfkitError
 from tfkit.metrics import Outputs
 from tfkit.run import Run
 from tfkit.training.stage import Stage, Trained
@@ -21,7 +18,6 @@ from tfkit.training.validation import as_callbacks, make, try_on_a_batch
 
 if TYPE_CHECKING:
     from tfkit.environment.stack import keras, tf
-    from tfkit.training.checkpoint import Checkpoints
 
 
 def train(
@@ -110,25 +106,24 @@ def train(
             )
             phase("training")
             training_batches = method.batches(first, last, chosen, skip=checkpoints.step)
-            with _explained_tracing(checkpoints):
-                model.fit(
-                    training_batches,
-                    initial_epoch=first,
-                    epochs=last,
-                    steps_per_epoch=method.steps_per_epoch,
-                    validation_data=validation(chosen, splits),
-                    validation_steps=splits.evaluation_steps("validation"),
-                    callbacks=[
-                        StepSeeds(stage.seed),
-                        *method.callbacks,
-                        *logging,
-                        method.weights,
-                        checkpoints,
-                        ProgressCallback(stage.name, epochs=last, steps_per_epoch=method.steps_per_epoch),
-                        *callbacks,
-                    ],
-                    verbose=_verbosity(stage.verbose, run),
-                )
+            model.fit(
+                training_batches,
+                initial_epoch=first,
+                epochs=last,
+                steps_per_epoch=method.steps_per_epoch,
+                validation_data=validation(chosen, splits),
+                validation_steps=splits.evaluation_steps("validation"),
+                callbacks=[
+                    StepSeeds(stage.seed),
+                    *method.callbacks,
+                    *logging,
+                    method.weights,
+                    checkpoints,
+                    ProgressCallback(stage.name, epochs=last, steps_per_epoch=method.steps_per_epoch),
+                    *callbacks,
+                ],
+                verbose=_verbosity(stage.verbose, run),
+            )
             phase("working")
         method.conclude(model)
         weights = model.get_weights()
@@ -150,24 +145,6 @@ def train(
         seconds=checkpoints.seconds,
         logits=logits,
     )
-
-
-@contextlib.contextmanager
-def _explained_tracing(checkpoints: Checkpoints) -> Iterator[None]:
-    """Raise a ConfigError where Keras cannot trace the first step: a train_step or a loss of the user's own."""
-    place = checkpoints.epoch, checkpoints.step
-    try:
-        yield
-    except TfkitError:
-        raise
-    except Exception as error:
-        # AutoGraph marks what comes from tracing.
-        if (checkpoints.epoch, checkpoints.step) != place or not hasattr(error, "ag_error_metadata"):
-            raise
-        raise ConfigError(
-            f"The first step cannot be taken ({type(error).__name__}: {first_line(error)}).\n"
-            "  model.fit(splits.train, steps_per_epoch=1) shows where."
-        ) from error
 
 
 def _build_metrics(model: keras.Model) -> None:

@@ -21,7 +21,8 @@ from tfkit.privacy.statement import paragraph, statement
 from tfkit.privacy.step import attach
 from tfkit.privacy.validation import check
 from tfkit.run import PRIVACY
-from tfkit.training.checkpoint import Cadence, KeptWeights
+from tfkit.training.checkpoint import KeptWeights
+from tfkit.training.stage import Cadence
 
 if TYPE_CHECKING:
     from tfkit.data.splits import Share, Splits
