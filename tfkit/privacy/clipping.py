@@ -18,6 +18,7 @@ from typing import Any
 
 from tfkit.environment.stack import keras, tf
 from tfkit.errors import PrivacyError
+from tfkit.metrics import losses
 from tfkit.privacy.rules import Contributions, Direct, Rule, combine, rule_of
 
 PerExampleLoss = Callable[[Any, Any], Any]
@@ -60,26 +61,24 @@ def per_example_loss(model: keras.Model) -> PerExampleLoss:
 
 def _only_loss(model: keras.Model) -> Any:
     """Return the loss that the model was compiled with, as a Keras loss object."""
-    losses = [loss for loss in tf.nest.flatten(getattr(model, "loss", None)) if loss is not None]
+    given, loss_class = losses(model), keras.losses.Loss
     weighted = getattr(getattr(model, "compiled_loss", None), "_user_loss_weights", None) is not None
-    if len(losses) != 1 or weighted:
-        found = "loss_weights" if len(losses) == 1 else "several losses" if losses else "no loss"
+    loss = given[0] if len(given) == 1 and not weighted else None
+    own_call = isinstance(loss, loss_class) and type(loss).__call__ is not loss_class.__call__
+    if loss is None or isinstance(loss, type) or own_call:
+        names = [
+            one if isinstance(one, str) else getattr(one, "__name__", type(one).__name__) for one in given
+        ]
         raise PrivacyError(
-            f"The model is compiled with {found}; private training takes one loss, and clips its gradient for each"
-            ' example.\n  compile(loss="sparse_categorical_crossentropy"), with several outputs joined into one.'
+            f"The model is compiled with loss {', '.join(names) or None}{' and loss_weights' if weighted else ''};"
+            " private training takes one: a name, a function, or an object that does all in call(labels, outputs), with"
+            ' a value for each example.\n  compile(loss="sparse_categorical_crossentropy"), several outputs joined.'
         )
-    loss = keras.losses.get(losses[0]) if isinstance(losses[0], str) else losses[0]
-    if isinstance(loss, type):
-        raise PrivacyError(f"The loss {loss.__name__} is a class.\n  Make an object: {loss.__name__}().")
-    if not isinstance(loss, keras.losses.Loss):
-        named = getattr(loss, "__name__", type(loss).__name__)
-        return keras.__internal__.losses.LossFunctionWrapper(loss, name=named)
-    if type(loss).__call__ is not keras.losses.Loss.__call__:
-        raise PrivacyError(
-            f"The loss {type(loss).__name__} has a __call__ of its own, which gives one number for the batch.\n"
-            "  Put what it does into call(labels, outputs), which returns one value an example."
-        )
-    return loss
+    loss = keras.losses.get(loss) if isinstance(loss, str) else loss
+    if isinstance(loss, loss_class):
+        return loss
+    named = getattr(loss, "__name__", type(loss).__name__)
+    return keras.__internal__.losses.LossFunctionWrapper(loss, name=named)
 
 
 def _beside(labels: Any, outputs: Any) -> Any:
@@ -493,9 +492,9 @@ def clipped_sum(
             recorder = _Recorder(model, tape, tf.nest.flatten(inputs)[0].shape[0], whole)
             with recorder.recording():
                 outputs = model(inputs, training=training)
-            losses = per_example_loss(labels, outputs)
-            losses = losses if weights is None else losses * tf.cast(weights, losses.dtype)
-            total = tf.reduce_sum(losses)
+            values = per_example_loss(labels, outputs)
+            values = values if weights is None else values * tf.cast(weights, values.dtype)
+            total = tf.reduce_sum(values)
         if recorder.problems:
             listed = "\n  ".join(dict.fromkeys(recorder.problems))
             raise PrivacyError(f"Gradients cannot be told apart by example:\n  {listed}")
@@ -513,18 +512,17 @@ def clipped_sum(
                 by_variable[variable.ref()].append(contribution)
     used = {ref: combine(found) for ref, found in by_variable.items() if found}
     squares = tf.add_n([contribution.squared_norm() for contribution in used.values()])
-    norms = tf.sqrt(squares)
-    finite = tf.math.is_finite(squares)
+    norms, finite = tf.sqrt(squares), tf.math.is_finite(squares)
     factors = tf.where(finite, tf.minimum(1.0, l2_norm_clip / tf.maximum(norms, 1e-30)), 0.0)
     sums = tf.cond(
         tf.reduce_all(finite),
-        lambda: [contribution.weighted_sum(factors) for contribution in used.values()],
+        lambda: [one.weighted_sum(factors) for one in used.values()],
         # 0 times a number that is not finite is not 0.
-        lambda: [contribution.kept(finite).weighted_sum(factors) for contribution in used.values()],
+        lambda: [one.kept(finite).weighted_sum(factors) for one in used.values()],
     )
     by_ref = dict(zip(used, sums, strict=True))
     gradients = [
-        by_ref[ref] if (ref := variable.ref()) in by_ref else tf.zeros(variable.shape, variable.dtype)
-        for variable in model.trainable_variables
+        by_ref[ref] if ref in by_ref else tf.zeros(ref.deref().shape, ref.deref().dtype)
+        for ref in by_variable
     ]
-    return Clipped(gradients=gradients, norms=norms, losses=losses, outputs=outputs)
+    return Clipped(gradients=gradients, norms=norms, losses=values, outputs=outputs)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import logging
 import math
@@ -143,17 +142,17 @@ def calibrate(
 def _check(
     noise_multiplier: float, probability: float, steps: int, delta: float, sampler: str, accountant: str
 ) -> None:
-    problems = [
-        (0 <= noise_multiplier < math.inf, f"noise_multiplier is {noise_multiplier}; it must be 0 or more."),
-        (0 < probability <= 1, f"sampling_probability is {probability}; it must be above 0, and at most 1."),
-        (steps >= 0, f"steps is {steps}; it must be 0 or more."),
-        (SMALLEST_DELTA <= delta < 1, f"delta is {delta}; it must be in [{SMALLEST_DELTA:g}, 1)."),
-        (sampler in NEIGHBOURS, f"sampler is {sampler!r}; use one of: {', '.join(NEIGHBOURS)}."),
-        (accountant in ACCOUNTANTS, f"accountant is {accountant!r}; use one of: {', '.join(ACCOUNTANTS)}."),
-    ]
-    wrong = [problem for right, problem in problems if not right]
-    if wrong:
-        raise ConfigError("\n  ".join(["No epsilon can be computed:", *wrong]))
+    """Raise ConfigError with all values that are out of their range."""
+    problems = {
+        f"noise_multiplier {noise_multiplier}, 0 or more": 0 <= noise_multiplier < math.inf,
+        f"sampling_probability {probability}, above 0 and at most 1": 0 < probability <= 1,
+        f"steps {steps}, 0 or more": steps >= 0,
+        f"delta {delta}, in [{SMALLEST_DELTA:g}, 1)": SMALLEST_DELTA <= delta < 1,
+        f"sampler {sampler!r}, one of {', '.join(NEIGHBOURS)}": sampler in NEIGHBOURS,
+        f"accountant {accountant!r}, one of {', '.join(ACCOUNTANTS)}": accountant in ACCOUNTANTS,
+    }
+    if wrong := [problem for problem, right in problems.items() if not right]:
+        raise ConfigError("\n  ".join(["No epsilon can be computed; these must be:", *wrong]))
 
 
 @functools.lru_cache(maxsize=4096)
@@ -262,15 +261,6 @@ class DPSGD:
                 f" (found {self.target_epsilon} and {self.noise_multiplier})."
             )
 
-    def __repr__(self) -> str:
-        """Return the settings that were given, in one line."""
-        given = [
-            f"{field.name}={getattr(self, field.name)!r}"
-            for field in dataclasses.fields(self)
-            if getattr(self, field.name) != field.default
-        ]
-        return f"DPSGD({', '.join(given)})"
-
     def plan(self, *, examples: int, expected_batch_size: int, epochs: int) -> Plan:
         """Return what training so many epochs on so many examples takes.
 
@@ -311,13 +301,13 @@ class DPSGD:
             )
         assert noise is not None, "__post_init__ sees to it"
         gradient_noise, count_noise = self._split(noise, expected_batch_size)
-        closed = {
-            "noise_multiplier": noise,
-            "delta": delta,
-            "microbatch_size": self.microbatch_size or _microbatch(expected_batch_size),
-        }
+        # A quarter of the batch in one pass, but 32 to 256: the last pass of a sample is half padding on average, an
+        # eighth of the work then. Below 32 a pass costs about the same whatever is in it; above 256 it gains nothing.
+        quarter = max(expected_batch_size / 4, SMALLEST_MICROBATCH)
+        microbatch = math.ceil(min(quarter, LARGEST_MICROBATCH, expected_batch_size) / 8) * 8
+        closed = {"noise_multiplier": noise, "delta": delta}
         return Plan(
-            **{**vars(self), **closed},
+            **{**vars(self), **closed, "microbatch_size": self.microbatch_size or microbatch},
             gradient_noise_multiplier=gradient_noise,
             count_noise=count_noise,
             sampling_probability=probability,
@@ -404,17 +394,6 @@ class Plan(DPSGD):
             accountant=accountant or self.accountant,
             release_noise=self.release_noise,
         )
-
-
-def _microbatch(expected_batch_size: int) -> int:
-    """Return the examples in one pass: a quarter of the batch, but 32 to 256, and not above a small batch.
-
-    The last pass of a sample is half padding on average. A quarter makes that an eighth of the work, still so with
-    the sample dealt to a few replicas. Below 32 a pass costs about the same whatever is in it; above 256 it gains
-    nothing, and takes memory.
-    """
-    wanted = min(max(expected_batch_size / 4, SMALLEST_MICROBATCH), LARGEST_MICROBATCH, expected_batch_size)
-    return math.ceil(wanted / 8) * 8
 
 
 def noisy_mean(rows: np.ndarray, *, noise_multiplier: float, seed: int | None = None) -> np.ndarray:

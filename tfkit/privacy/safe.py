@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from tfkit.environment.stack import keras, tf
+from tfkit.environment.foreign import compiled_metrics
+from tfkit.environment.stack import keras
 from tfkit.errors import PrivacyError
 
 SMALLEST_GROUP = 16
@@ -46,7 +47,12 @@ def make_private_safe(model: keras.Model, *, groups: int = 8) -> keras.Model:
             f"{left[0].name!r} (BatchNormalization) is inside of another layer, which cannot be taken apart.\n"
             "  Use GroupNormalization in that layer, or freeze it (layer.trainable = False)."
         )
-    _compile_again(model, new)
+    if model.optimizer is not None:
+        given = [metric for metric in compiled_metrics(model) if metric is not None]
+        kind = keras.metrics.Metric  # one counts, and begins anew; names and functions have nothing to count
+        metrics = [one.from_config(one.get_config()) if isinstance(one, kind) else one for one in given]
+        optimizer = type(model.optimizer).from_config(model.optimizer.get_config())
+        new.compile(optimizer=optimizer, loss=model.loss, metrics=metrics)
     return new
 
 
@@ -104,20 +110,3 @@ def _copy_weights(old: Any, new: Any) -> None:
         new.set_weights(old.get_weights())
         for layer, copy in zip(old._flatten_layers(), new._flatten_layers(), strict=True):
             copy._trainable = layer._trainable
-
-
-def _compile_again(old: keras.Model, new: keras.Model) -> None:
-    if old.optimizer is None:
-        return
-
-    def again(metric: Any) -> Any:
-        """Return a metric that counts anew; names and functions have nothing to count."""
-        return metric.from_config(metric.get_config()) if isinstance(metric, keras.metrics.Metric) else metric
-
-    compiled = old.compiled_metrics
-    metrics = {
-        name: tf.nest.map_structure(again, getattr(compiled, f"_user_{name}", None))
-        for name in ("metrics", "weighted_metrics")
-    }
-    optimizer = type(old.optimizer).from_config(old.optimizer.get_config())
-    new.compile(optimizer=optimizer, loss=old.loss, **metrics)
