@@ -14,12 +14,11 @@ from typing import Any
 import numpy as np
 
 from tfkit.data.splits import listed
-from tfkit.environment.foreign import compiled_metrics, random_generators
+from tfkit.environment.foreign import random_generators
 from tfkit.environment.packages import first_line
 from tfkit.environment.stack import keras, tf
 from tfkit.errors import PrivacyError
 from tfkit.privacy.clipping import PerExampleLoss, clipped_sum, per_example_loss, weight_penalties
-from tfkit.privacy.plan import Plan
 from tfkit.privacy.safe import batch_normalizations
 
 EXAMPLES = 3  # odd: examples that meet in pairs, or from both ends, cannot be overlooked
@@ -53,7 +52,6 @@ def check(model: keras.Model, **settings: Any) -> None:
 def problems(
     model: keras.Model,
     *,
-    plan: Plan | None = None,
     callbacks: Sequence[Any] = (),
     example_spec: tf.TensorSpec | None = None,
 ) -> list[str]:
@@ -64,7 +62,6 @@ def problems(
 
     Args:
       model: compiled; it is called on three random examples, and left as it was.
-      plan: of the training; None: only the model is looked at.
       callbacks: that the training would get.
       example_spec: of one example, without the batch; None: taken from the model.
 
@@ -85,8 +82,6 @@ def problems(
             *found,
         ]
     found += _layers(model)
-    if plan is not None and plan.diagnostics:
-        found += _metrics(model)
     loss, refused = None, [*_inseparable(model)]
     if model.optimizer is not None:
         try:
@@ -194,16 +189,6 @@ def _callbacks(callbacks: Sequence[Any]) -> Iterator[str]:
             )
         if isinstance(callback, keras.callbacks.BackupAndRestore):
             yield f"{name} would repeat steps that are not accounted. Leave it out: tfkit.fit resumes by itself."
-
-
-def _metrics(model: keras.Model) -> Iterator[str]:
-    """Yield metrics that are logged when diagnostics are asked for: one number each, not one an example."""
-    for metric in compiled_metrics(model) if model.optimizer is not None else []:
-        if isinstance(metric, keras.metrics.Metric) and metric.result().shape.rank != 0:
-            yield (
-                f"The metric {metric.name!r} has many numbers, which diagnostics would write for the training examples."
-                " Leave it out, or reduce it to one number."
-            )
 
 
 @contextlib.contextmanager

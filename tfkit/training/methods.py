@@ -123,7 +123,7 @@ class PrivateTraining(keras.callbacks.Callback):
                 "The workers of parameter servers take steps whenever they like; the accountant counts steps that all"
                 " take together.\n  Take the strategy mirrored or multi_worker_mirrored."
             )
-        check(model, plan=self._plan, callbacks=callbacks, example_spec=self._splits.spec)
+        check(model, callbacks=callbacks, example_spec=self._splits.spec)
         self.model, self._step = model, attach(model, self._plan, secret=self._secret[:16])
         return {"private": tf.train.Checkpoint(clip=self._step.clip, account=self._saved)}
 
@@ -227,10 +227,8 @@ def _refuse_looking(stage: Stage) -> None:
         "augment": "private training takes the images as they are",
         "class_weight": "weights from the class counts would publish those counts",
     }
-    problems = [
-        f"{name}: {reason}. Leave it out."
-        for name, reason in reasons.items()
-        if getattr(stage, name) is not None
+    asked = [
+        f"{name}: {reasons[name]}. Leave it out." for name in reasons if getattr(stage, name) is not None
     ]
-    if problems:
-        raise ConfigError("These do not go together with privacy:\n  " + "\n  ".join(problems))
+    if asked:
+        raise ConfigError("\n  ".join(["These do not go together with privacy:", *asked]))
