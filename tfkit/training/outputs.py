@@ -245,18 +245,17 @@ def check(output: str, expected: np.ndarray) -> None:
     Raises:
       UsageError: no such kind, or one that the outputs contradict.
     """
-    if output not in OUTPUTS:
-        raise UsageError(f"There is no kind of output {output!r}; there are: auto, {', '.join(OUTPUTS)}.")
-    if output in OF_CLASSES and expected.shape[-1] == 1:
+    low, high, units = float(expected.min()), float(expected.max()), expected.shape[-1]
+    within = low >= -SUM_TOLERANCE and high <= 1 + SUM_TOLERANCE
+    if (
+        output not in OUTPUTS
+        or (output in OF_CLASSES and units == 1)
+        or (output in ("probabilities", "sigmoid") and not within)
+    ):
         raise UsageError(
-            f"output={output!r} is of two classes or more, and the model gives one number: take 'sigmoid' (or"
-            " 'sigmoid_logits') for yes or no, 'values' for a regression."
-        )
-    low, high = float(expected.min()), float(expected.max())
-    if output in ("probabilities", "sigmoid") and (low < -SUM_TOLERANCE or high > 1 + SUM_TOLERANCE):
-        other = "logits" if output == "probabilities" else "sigmoid_logits"
-        raise UsageError(
-            f"output={output!r}, but the model gives numbers from {low:.3g} to {high:.3g}: take {other!r}, or 'values'."
+            f"output={output!r} does not fit {units} number(s) an example from {low:.3g} to {high:.3g}: several of"
+            " classes are 'probabilities' or 'logits', one or several of yes or no 'sigmoid' (from 0 to 1) or"
+            " 'sigmoid_logits', real ones 'values'; 'auto' finds out."
         )
 
 
@@ -286,32 +285,26 @@ def as_labels(
     lead, units, of_classes = tuple(shape[:-1]), shape[-1], output in OF_CLASSES
     if given.dtype.kind in "OUS":
         given = _numbers(given, class_names)
-    if len(given) != shape[0]:
-        raise DataError(f"There are {len(given)} labels for {shape[0]} inputs.")
     if not np.isfinite(given.astype(np.float64)).all():
         raise DataError("Some labels are not finite numbers (NaN): leave these examples out.")
     wanted = lead if of_classes else (*lead, units)
-    one_hot = (*lead, units) if of_classes else (*lead, 2) if units == 1 and output in YES_OR_NO else None
+    one_hot = (*lead, 2) if units == 1 and output in YES_OR_NO else (*lead, units) if of_classes else None
     if given.shape == one_hot and (given >= 0).all() and np.allclose(given.sum(axis=-1), 1, atol=1e-3):
         given = given.argmax(axis=-1)
     if given.shape == (*lead, 1) or (given.shape == lead and units == 1):
         given = given.reshape(wanted)
-    if given.shape != wanted:
-        kind = "real numbers" if output == "values" else "whole numbers" if of_classes else "0 and 1"
-        also = f", or one-hot {[*lead, units]}" if of_classes else ""
-        raise DataError(
-            f"The labels are {list(given.shape)}; those of outputs {list(shape)} that are {output} are {kind}"
-            f" {list(wanted)}{also}."
-        )
-    if output == "values":
-        return given.astype(np.float64)
     most = (units if of_classes else 2) - 1
-    if (given.astype(np.float64) % 1).any() or given.min() < 0 or given.max() > most:
+    kind = "real numbers" if output == "values" else f"whole numbers from 0 to {most}"
+    whole = output == "values" or not (
+        (given.astype(np.float64) % 1).any() or given.min() < 0 or given.max() > most
+    )
+    if given.shape != wanted or not whole:
         raise DataError(
-            f"The labels run from {given.min():g} to {given.max():g}; those of {output} are whole numbers from 0 to"
-            f" {most}.\n  Number the classes from 0 in the order of the outputs; real values are output='values'."
+            f"The labels are {list(given.shape)}, from {given.min():g} to {given.max():g}; those of outputs"
+            f" {list(shape)} that are {output} are {kind}, {list(wanted)} or one-hot.\n  Number the classes from 0 in"
+            " the order of the outputs; real values are output='values'."
         )
-    return given.astype(np.int64)
+    return given.astype(np.float64 if output == "values" else np.int64)
 
 
 def _whole(labels: Any) -> bool:
@@ -330,14 +323,13 @@ def _of_two(given: np.ndarray) -> bool:
 
 
 def _numbers(given: np.ndarray, class_names: Sequence[str]) -> np.ndarray:
+    places = {name: place for place, name in enumerate(class_names)}
     names = [label.decode("utf-8", "replace") if isinstance(label, bytes) else label for label in given.flat]
-    places = {str(name): place for place, name in enumerate(class_names)}
     try:
-        return np.array([places[name] if isinstance(name, str) else float(name) for name in names]).reshape(
-            given.shape
-        )
+        numbers = [places[str(name)] if isinstance(name, str) else float(name) for name in names]
     except (KeyError, TypeError, ValueError) as err:
         raise DataError(
             f"A label is no number, and none of class_names ({', '.join(places) or 'give them'}, in the order of the"
             f" outputs): {err}."
         ) from err
+    return np.array(numbers).reshape(given.shape)
