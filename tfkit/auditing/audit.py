@@ -109,7 +109,8 @@ class Audit:
             tell whether that one was there.
         """
         bound, (epsilon, delta) = self.bound, self.claimed or (None, None)
-        content = {
+        attacks = {attack.name: _of_attack(attack, delta or 0.0) for attack in self.attacks}
+        content: dict[str, Any] = {
             "verdict": self.verdict,
             "refuted": self.refuted,
             "claimed_epsilon": epsilon,
@@ -118,11 +119,10 @@ class Audit:
             "confidence": bound.confidence,
             "versions": {name: packages.version(name) for name in PACKAGES},
         }
-        attacks = {attack.name: _of_attack(attack, delta or 0.0) for attack in self.attacks}
         if private:
             kept = ("auc", "auc_interval", "advantage")
-            attacks = {name: _rounded({key: of[key] for key in kept}) for name, of in attacks.items()}
-            return {**content, "attacks": attacks, "exposure": _rounded(self.exposure)}
+            attacks = {name: {key: of[key] for key in kept} for name, of in attacks.items()}
+            return {**content, "attacks": _rounded(attacks), "exposure": _rounded(self.exposure)}
         measured = {name: getattr(bound, name) for name in ("attack", "right", "guesses", "examples")}
         counts = {"members": self.examples, "others": self.examples, "seed": self.seed}
         return {**content, "measured_with": measured, **counts, "attacks": attacks, "exposure": self.exposure}
@@ -215,31 +215,23 @@ def audit(run: Run | str | Path, splits: Splits | None = None, **settings: Any) 
     members, others = zip(answers, (labels[indices] for indices in pair), strict=True)
     attacks = attack(config.attacks, members=members, others=others, seed=config.seed)
     count, secrets = len(pair[0]), None
-    wants_exposure = config.canaries and backbone is not None and backbone.modality == "texts"
-    features: Any = hub.extract(backbone, splits).splits if config.shadows or wants_exposure else None
+    features: Any = hub.extract(backbone, splits).splits if config.shadows or config.canaries else None
+    again = functools.partial(head_again, own, backbone, seed=config.seed)
     if config.shadows:
         both, is_member = np.concatenate(pair), np.arange(2 * count) < count
-        target = np.concatenate(answers)
-        shadow = functools.partial(_shadow, own, backbone, features, both, config.seed)
+        shadow = functools.partial(_shadow, again, features, both)
+        found = np.concatenate(answers)
         attacks.append(
-            lira(target, labels[both], is_member, shadow=shadow, shadows=config.shadows, seed=config.seed)
+            lira(found, labels[both], is_member, shadow=shadow, shadows=config.shadows, seed=config.seed)
         )
-    if wants_exposure:
+    epsilon, delta = claimed or (None, 0.0)
+    if config.canaries:
         secrets = exposure(
-            backbone,
-            features,
-            fit=lambda pool: head_again(own, backbone, pool, seed=config.seed),
-            canaries=config.canaries,
-            epsilon=claimed[0] if claimed else None,
-            seed=config.seed,
+            backbone, features, fit=again, canaries=config.canaries, epsilon=epsilon, seed=config.seed
         )
+    bound = lower_bound(attacks, delta=delta)
     result = Audit(
-        attacks=attacks,
-        bound=lower_bound(attacks, delta=claimed[1] if claimed else 0.0),
-        claimed=claimed,
-        examples=count,
-        seed=config.seed,
-        exposure=secrets,
+        attacks=attacks, bound=bound, claimed=claimed, examples=count, seed=config.seed, exposure=secrets
     )
     _write(run, result)
     if run.finished:
@@ -269,13 +261,11 @@ def _check(run: Run, own: Any, config: AuditConfig) -> None:
         )
 
 
-def _shadow(
-    own: Any, backbone: Any, features: Splits, indices: np.ndarray, seed: int, half: np.ndarray
-) -> np.ndarray:
+def _shadow(again: Any, features: Splits, indices: np.ndarray, half: np.ndarray) -> np.ndarray:
     """Return what a head says of the pool that was trained on one half of it, as the run's own was on all."""
     validation = features.indices["validation"]
     pool = features.replace(indices={"train": indices[half], "validation": validation, "test": indices})
-    return evaluate(head_again(own, backbone, pool, seed=seed), pool).probabilities
+    return evaluate(again(pool), pool).probabilities
 
 
 def claim(run: Run) -> tuple[float, float] | None:
