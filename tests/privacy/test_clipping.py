@@ -102,7 +102,6 @@ def test_what_cannot_be_told_apart_by_example_is_refused_by_name():
     refused(functional((5, 3), L.LSTM(4, dropout=0.5, name="recurrent")), "'recurrent'.*random")
     refused(functional((5,), Random(name="own")), "'own'.*random")
     refused(functional((5,), L.BatchNormalization(name="norm")), "'norm'.*mix the examples")
-    refused(functional((5,), L.Dense(4, dtype="mixed_bfloat16", name="half")), "'half'.*bfloat16")
 
 
 def test_a_layer_that_mixes_the_examples_is_found_out_as_it_runs():
@@ -214,17 +213,13 @@ def test_a_loss_without_values_for_single_examples_is_refused():
         def call(self, labels, outputs):
             return outputs
 
-    with pytest.raises(PrivacyError, match="Whole has a __call__ of its own"):
-        per_example_loss(compiled(Whole()))
-
-
-def test_no_loss_several_losses_and_half_a_loss_are_refused():
     for settings, found in (
-        ({"loss": None}, "no loss"),
-        ({"loss": ["mse", "mse"]}, "several losses"),
-        ({"loss": {"out": "mse", "other": "mse"}}, "several losses"),
+        ({"loss": Whole()}, r"Whole; .*call\(labels, outputs\)"),
+        ({"loss": None}, "loss None"),
+        ({"loss": ["mse", "mse"]}, "mse, mse"),
+        ({"loss": {"out": "mse", "other": "mse"}}, "mse, mse"),
         ({"loss": "mse", "loss_weights": [2.0]}, "loss_weights"),
-        ({"loss": keras.losses.MeanSquaredError}, r"MeanSquaredError\(\)"),
+        ({"loss": keras.losses.MeanSquaredError}, "MeanSquaredError; .*an object"),
     ):
         with pytest.raises(PrivacyError, match=found):
             per_example_loss(compiled(**settings))

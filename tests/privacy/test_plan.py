@@ -276,9 +276,3 @@ def test_a_plan_stays_below_its_target_and_a_share_is_that_share():
     assert 2.98 < plan.epsilon(plan.steps) <= 3
     # What Gaussian mechanisms spend adds up in 1 / noise^2.
     assert plan.noise_multiplier**-2 * 80 + noise**-2 == pytest.approx(alone**-2, rel=5e-3)
-
-
-def test_a_mechanism_is_shown_by_what_was_given():
-    assert (
-        repr(DPSGD(target_epsilon=3, sampler="shuffled")) == "DPSGD(target_epsilon=3.0, sampler='shuffled')"
-    )
