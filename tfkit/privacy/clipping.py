@@ -119,104 +119,88 @@ _SIDE_EFFECTS = {
 """Operations that a layer without a rule must not have, and what to do about them."""
 
 
-@dataclass(eq=False)
-class _Unit:
-    """A layer that can be called again with one example of what it was fed.
+Gradients = Callable[[list[tf.Tensor]], Contributions]
+"""From the gradients at the outputs of a layer's call to what it adds to the gradients of the weights."""
 
-    Attributes:
+
+def _by_examples(unit: Any, given: Any, original: Any, outputs: list[Any]) -> Gradients:
+    """Return how a layer contributes that is called again with each example of what it was fed.
+
+    Args:
       unit: the layer.
       given: its arguments in the batch's call, positional and by name.
       original: its own `call`.
       outputs: all floating outputs [batch, ...] of the batch's call.
     """
+    size, eager = outputs[0].shape[0], not hasattr(outputs[0], "graph")
+    arguments, variables = tf.nest.flatten(given), unit.trainable_weights
+    # What has a row for each example; what is merely as long `_assertions` finds out. While a graph is built, what is
+    # no part of it cannot depend on the batch.
+    moving = [
+        tf.is_tensor(value) and (eager or hasattr(value, "graph")) and value.shape[:1] == [size]
+        for value in arguments
+    ]
+    masks = [getattr(value, "_keras_mask", None) for value in arguments]  # Keras keeps a mask with a tensor
+    rows = [
+        (value,) if mask is None else (value, mask)
+        for value, mask, moves in zip(arguments, masks, moving, strict=True)
+        if moves
+    ]
 
-    unit: Any
-    given: tuple[tuple[Any, ...], dict[str, Any]]
-    original: Any
-    outputs: list[Any]
-
-    def __post_init__(self) -> None:
-        """Find the arguments that have a row for each example; what is merely as long `_assertions` finds out."""
-        size, eager = self.outputs[0].shape[0], not hasattr(self.outputs[0], "graph")
-        self._arguments = tf.nest.flatten(self.given)
-        self._moving = [
-            # While a graph is built, what is no part of it cannot depend on the batch.
-            tf.is_tensor(value) and (eager or hasattr(value, "graph")) and value.shape[:1] == [size]
-            for value in self._arguments
-        ]
-        moving = [value for value, moves in zip(self._arguments, self._moving, strict=True) if moves]
-        # Keras keeps a mask with a tensor.
-        self._rows = [(value, *_mask_of(value)) for value in moving]
-
-    def contributions(self, gradients: list[tf.Tensor]) -> Contributions:
-        """Return each example's gradients of all the layer's trainable weights.
-
-        Args:
-          gradients: of the summed loss at the outputs.
-
-        Raises:
-          PrivacyError: the layer draws random numbers or changes variables, so that it cannot be called again.
-        """
-        variables = self.unit.trainable_weights
-        first = tf.nest.map_structure(lambda value: value[:1], self._rows)
-        _refuse_side_effects(self.unit, tf.function(self._call).get_concrete_function(first))
-
-        def alone(example: Any) -> Any:
-            rows, at_outputs = tf.nest.map_structure(lambda value: value[tf.newaxis], example)
-            with tf.GradientTape(watch_accessed_variables=False) as tape:
-                tape.watch(variables)
-                outputs = self._call(rows)
-            zero = tf.UnconnectedGradients.ZERO
-            found = tape.gradient(outputs, variables, at_outputs, unconnected_gradients=zero)
-            return [*map(tf.convert_to_tensor, found)], [value[0] for value in outputs]
-
-        dtypes = tf.nest.map_structure(lambda value: value.dtype, (variables, self.outputs))
-        each, outputs = _vectorized(alone, (self._rows, gradients), dtypes)
-        with tf.control_dependencies(self._assertions(outputs)):
-            size = gradients[0].shape[0]
-            return [
-                (variable, Direct(gradients=tf.ensure_shape(value, [size, *variable.shape])))
-                for variable, value in zip(variables, each, strict=True)
-            ]
-
-    def _call(self, rows: list[tuple[tf.Tensor, ...]]) -> list[tf.Tensor]:
+    def call(some: list[tuple[tf.Tensor, ...]]) -> list[tf.Tensor]:
         """Return the floating outputs for other values of what moves with the batch, each with its mask."""
-        rest, flat = iter(rows), []
-        for value, moves in zip(self._arguments, self._moving, strict=True):
+        rest, flat = iter(some), []
+        for value, moves in zip(arguments, moving, strict=True):
             if moves:
                 row, *mask = next(rest)
                 value = tf.identity(row)
                 if mask:
                     value._keras_mask = mask[0]
             flat.append(value)
-        args, kwargs = tf.nest.pack_sequence_as(self.given, flat)
-        with _unrolled(self.unit, rows[0][0].shape):
-            return _floating(self.original(*args, **kwargs))
+        args, kwargs = tf.nest.pack_sequence_as(given, flat)
+        with _unrolled(unit, some[0][0].shape):
+            return _floating(original(*args, **kwargs))
 
-    def _assertions(self, alone: list[tf.Tensor]) -> list[Any]:
-        """Assert that the layer gave each example alone what it gave it within the batch."""
-        message = (
-            f"{_named(self.unit)} has no rule of its own, and gives an example alone something else than within the"
-            " batch: gradients cannot be told apart. Take out what mixes the examples, or arguments without a batch"
-            " axis that are as long as a batch."
-        )
-        checks = []
-        for value, within in zip(alone, self.outputs, strict=True):
-            known = tf.math.is_finite(within) & tf.math.is_finite(value)
-            error, scale = (
-                tf.reduce_max(tf.abs(tf.where(known, numbers, 0.0))) for numbers in (value - within, within)
-            )
-            checks.append(tf.debugging.assert_less_equal(error, 1e-3 * scale + 1e-6, message=message))
-        return [check for check in checks if check is not None]
+    def alone(example: Any) -> Any:
+        own, at_outputs = tf.nest.map_structure(lambda value: value[tf.newaxis], example)
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(variables)
+            values = call(own)
+        zero = tf.UnconnectedGradients.ZERO
+        found = tape.gradient(values, variables, at_outputs, unconnected_gradients=zero)
+        return [*map(tf.convert_to_tensor, found)], [value[0] for value in values]
+
+    def contributions(gradients: list[tf.Tensor]) -> Contributions:
+        first = tf.nest.map_structure(lambda value: value[:1], rows)
+        _refuse_side_effects(unit, tf.function(call).get_concrete_function(first))
+        dtypes = tf.nest.map_structure(lambda value: value.dtype, (variables, outputs))
+        each, values = _vectorized(alone, (rows, gradients), dtypes)
+        with tf.control_dependencies(_assertions(unit, values, outputs)):
+            return [
+                (variable, Direct(gradients=tf.ensure_shape(value, [size, *variable.shape])))
+                for variable, value in zip(variables, each, strict=True)
+            ]
+
+    return contributions
+
+
+def _assertions(unit: Any, alone: list[tf.Tensor], outputs: list[tf.Tensor]) -> list[Any]:
+    """Assert that the layer gave each example alone what it gave it within the batch."""
+    message = (
+        f"{_named(unit)} has no rule of its own, and gives an example alone something else than within the batch:"
+        " gradients cannot be told apart. Take out what mixes the examples, or arguments without a batch axis that are"
+        " as long as a batch."
+    )
+    checks = []
+    for value, within in zip(alone, outputs, strict=True):
+        known = tf.math.is_finite(within) & tf.math.is_finite(value)
+        error, scale = (tf.reduce_max(tf.abs(tf.where(known, one, 0.0))) for one in (value - within, within))
+        checks.append(tf.debugging.assert_less_equal(error, 1e-3 * scale + 1e-6, message=message))
+    return [check for check in checks if check is not None]
 
 
 def _named(layer: Any) -> str:
     return f"{layer.name!r} ({type(layer).__name__})"
-
-
-def _mask_of(value: Any) -> tuple[Any, ...]:
-    mask = getattr(value, "_keras_mask", None)
-    return () if mask is None else (mask,)
 
 
 def _floating(given: Any) -> list[tf.Tensor]:
@@ -272,8 +256,6 @@ def _replaced(attributes: list[tuple[Any, str, Any]]) -> Iterator[None]:
 
 
 _MISSING = object()
-Gradients = Callable[[list[tf.Tensor]], Contributions]
-"""From the gradients at the outputs of a layer's call to what it adds to the gradients of the weights."""
 
 
 @dataclass(eq=False)
@@ -343,8 +325,7 @@ class _Recorder:
         outputs = _floating(given)
         if not all(self._is_batch(unit, value) for value in outputs):
             return given
-        again = _Unit(unit, (args, kwargs), original, outputs)
-        self._note(outputs, again.contributions)
+        self._note(outputs, _by_examples(unit, (args, kwargs), original, outputs))
         return given
 
     def _by_rule(self, unit: Any, rule: Rule, original: Any, fed: Any, *args: Any, **kwargs: Any) -> Any:
