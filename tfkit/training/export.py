@@ -250,8 +250,9 @@ def predict(model: Any, splits: Splits, indices: np.ndarray) -> np.ndarray:
         examples, outputs = iter(examples), []
         while batch := list(itertools.islice(examples, CHECKED_AT_A_TIME)):
             # Not tf.stack, which makes int32 of uint8.
-            examples_of_batch = batch if splits.kind == "texts" else np.stack(batch)
-            outputs.append(np.asarray(model(tf.constant(examples_of_batch))))
+            outputs.append(
+                np.asarray(model(tf.constant(batch if splits.kind == "texts" else np.stack(batch))))
+            )
         return outputs
 
     if splits.kind == "texts":  # of like lengths go together: the longest of a batch decides what it costs
@@ -298,10 +299,7 @@ def save(
     began = time.monotonic()
     logits = gives_logits(model) if logits is None else logits
     run.labels = splits.class_names
-    with (
-        files.new_folder(run.path / SAVED_MODEL) as folder,
-        tempfile.TemporaryDirectory() as scratch,
-    ):
+    with files.new_folder(run.path / SAVED_MODEL) as folder, tempfile.TemporaryDirectory() as scratch:
         with foreign.traced_for_saving():
             if splits.kind == "texts":
                 module = text_module(model, scratch=Path(scratch), logits=logits)
