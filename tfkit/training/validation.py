@@ -138,20 +138,12 @@ def _refuse_structure(model: keras.Model, splits: Splits) -> None:
 
 
 def refuse_splits(splits: Any) -> None:
-    """Raise DataError where these are no splits, or labels are out of range."""
+    """Raise DataError where these are no splits."""
     if not isinstance(splits, Splits):
         raise DataError(
             f"splits is {what(splits)}; tfkit.Splits are expected, which are divided and can be repeated.\n"
             "  tfkit.from_arrays(images, labels), tfkit.load_images(folder) and tfkit.load_texts(file) make them."
         )
-    classes = len(splits.class_names)
-    for split, indices in splits.indices.items():
-        own = np.asarray(splits.source.labels)[indices]
-        if len(own) and (own.min() < 0 or own.max() >= classes):
-            raise DataError(
-                f"The labels of the {split} split reach from {own.min()} to {own.max()}; there are {classes}"
-                f" class_names, for 0 to {classes - 1}.\n  Give a name for each label."
-            )
 
 
 def _forward(model: keras.Model, splits: Splits) -> np.ndarray:
