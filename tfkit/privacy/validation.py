@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -91,8 +90,8 @@ def problems(
     if not model.trainable_weights:
         refused.append("It has no trainable weights. Set trainable = True on a layer.")
     try:
-        with _left_as_it_was(model) as trial:
-            tried = [*trial.problems(loss, not refused, _random(model, example_spec))]
+        with _left_as_it_was(model) as run:
+            tried = [*_tried(model, run, loss, _random(model, example_spec), separable=not refused)]
     except Exception as error:
         reason = f"{type(error).__name__}: {first_line(error)}"
         tried = [f"It cannot be tried on {EXAMPLES} random examples ({reason}). Mend that first."]
@@ -191,13 +190,36 @@ def _callbacks(callbacks: Sequence[Any]) -> Iterator[str]:
             yield f"{name} would repeat steps that are not accounted. Leave it out: tfkit.fit resumes by itself."
 
 
+_Run = Callable[[Callable[[], Any]], tuple[Any, list[tuple[str, np.ndarray]]]]
+
+
 @contextlib.contextmanager
-def _left_as_it_was(model: keras.Model) -> Iterator[_Trial]:
-    """Try a model in this block: no layer normalises by the batch, no weights are zeros, behind which nothing shows."""
-    kept = _of_replicas(model.weights)
-    weights = [*kept, *_of_replicas(_states(model))]
+def _left_as_it_was(model: keras.Model) -> Iterator[_Run]:
+    """Try a model in this block: no layer normalises by the batch, no weights are zeros, behind which nothing shows.
+
+    Yields:
+      What calls a function as in training: in a graph, where loops are not unrolled, in each replica, from the same
+      state and with the same random numbers each time. It returns what the first replica gives, and the names and the
+      values of the model's weights thereafter.
+    """
+    own = _of_replicas(model.weights)
+    weights = [*own, *_of_replicas([one.state for one in random_generators(model).values()])]
     before = [weight.numpy() for weight in weights]
-    frozen = batch_normalizations(model)
+    frozen, strategy = batch_normalizations(model), model.distribute_strategy
+
+    def run(function: Callable[[], Any]) -> tuple[Any, list[tuple[str, np.ndarray]]]:
+        def graph() -> Any:
+            # Of this function only: the seed of the process is the user's.
+            tf.compat.v1.set_random_seed(1)
+            return function() if strategy is _NOT_DISTRIBUTED else strategy.run(function)
+
+        given = tf.function(graph)()
+        after = [(weight.name, weight.numpy()) for weight in own]
+        _assign(weights, values)
+        return tf.nest.map_structure(
+            lambda value: strategy.experimental_local_results(value)[0], given
+        ), after
+
     try:
         for weight in model.trainable_weights:
             value = weight.numpy()
@@ -206,139 +228,106 @@ def _left_as_it_was(model: keras.Model) -> Iterator[_Trial]:
                 weight.assign(value + noise.astype(value.dtype))
         for layer in frozen:
             layer.trainable = False
-        yield _Trial(model, len(kept), weights, [weight.numpy() for weight in weights])
+        values = [weight.numpy() for weight in weights]
+        yield run
     finally:
         for layer in frozen:
             layer.trainable = True
         _assign(weights, before)
 
 
-@dataclass(frozen=True, eq=False)
-class _Trial:
-    """A model, and the state that each of its runs begins with: that of its own weights, so many, and more."""
+def _tried(
+    model: keras.Model, run: _Run, loss: PerExampleLoss | None, inputs: Any, *, separable: bool
+) -> Iterator[str]:
+    """Yield what stands against an epsilon when the model runs as in training."""
+    added = 0
 
-    model: Any
-    own: int
-    weights: list[Any]
-    values: list[np.ndarray]
-
-    def problems(self, loss: PerExampleLoss | None, engine: bool, inputs: Any) -> Iterator[str]:
-        """Yield what stands against an epsilon when the model runs as in training."""
-        other = tf.nest.map_structure(_with_another_first, inputs)
-        (first, added), state = self._forward(inputs)
-        (second, _), other_state = self._forward(other)
-        if not _same_rows(first, second):
-            (again, _), _ = self._forward(inputs)
-            if _same(first, again):
-                yield (
-                    "What it says of one example changes when another example of the batch does: clipping one gradient"
-                    " would not bound what one example can do. Take operations over the first axis (a mean over the"
-                    " batch, contrastive terms, a reshape or transposition) out."
-                )
-            else:
-                yield (
-                    "It draws random numbers that no seed repeats: whether examples meet in it cannot be seen."
-                    " Draw them with tf.random or by Keras layers."
-                )
-            return
-        pairs = zip(self.weights[: self.own], state, other_state, strict=False)
-        if moved := [weight.name for weight, one, two in pairs if not _equal(one, two)]:
-            yield (
-                f"{_some(moved)} takes in a statistic of the examples when the model is called in training, without"
-                " clipping or noise. Freeze its layer (layer.trainable = False), or call it with training=False."
-            )
-        if added > 0:
-            layers = self.model._flatten_layers()
-            active = sorted({layer.name for layer in layers if getattr(layer, "activity_regularizer", None)})
-            by = f"the activity_regularizer of {_some(active)}" if active else "add_loss()"
-            yield (
-                f"It has losses of the examples by {by}, which are not clipped. Put them into the loss; regularisers of"
-                " weights are fine."
-            )
-        if not tf.is_tensor(first):
-            yield "It has several outputs. Join them into one, with one loss."
-        elif loss is not None:
-            if wrong := _of_loss(loss, first, second):
-                yield wrong
-            elif engine:
-                yield from self._of_gradients(loss, inputs)
-
-    def _forward(self, inputs: Any) -> tuple[tuple[Any, int], list[np.ndarray]]:
-        """Return outputs, how many losses there are that are not of weights, and the weights thereafter."""
-        added = 0
-
-        def run() -> Any:
+    def forward(values: Any) -> Any:
+        def call() -> Any:
             nonlocal added
-            outputs = self.model(inputs, training=True)
-            penalties = [penalty() for penalty in weight_penalties(self.model)]
-            added = len(self.model.losses) - sum(penalty is not None for penalty in penalties)
+            outputs = model(values, training=True)
+            penalties = [penalty() for penalty in weight_penalties(model)]
+            added = len(model.losses) - sum(penalty is not None for penalty in penalties)
             return outputs
 
-        outputs, after = self._run(run)
-        return (outputs, added), after
+        return run(call)
 
-    def _run(self, run: Callable[[], Any]) -> tuple[Any, list[np.ndarray]]:
-        """Return what it gives on the first replica, with the random numbers that any function gets here, and weights.
-
-        In a graph, as in training, where loops are not unrolled.
-        """
-        strategy = self.model.distribute_strategy
-
-        def graph() -> Any:
-            # Of this function only: the seed of the process is the user's.
-            tf.compat.v1.set_random_seed(1)
-            return run() if strategy is _NOT_DISTRIBUTED else strategy.run(run)
-
-        given = tf.function(graph)()
-        after = [weight.numpy() for weight in self.weights]
-        _assign(self.weights, self.values)
-        return tf.nest.map_structure(
-            lambda value: strategy.experimental_local_results(value)[0], given
-        ), after
-
-    def _of_gradients(self, loss: PerExampleLoss, inputs: Any) -> Iterator[str]:
-        """Yield where the sum of unclipped gradients is not the gradient of the sum."""
-        variables = self.model.trainable_variables
-        refused: list[str] = []
-
-        def ours() -> Any:
-            try:
-                clipped = clipped_sum(
-                    self.model, inputs, LABELS, None, per_example_loss=loss, l2_norm_clip=1e30
-                )
-            except PrivacyError as error:
-                refused.append(str(error))  # tf.function makes another message of it
-                raise
-            return clipped.gradients, clipped.outputs
-
-        def plain() -> Any:
-            with tf.GradientTape() as tape:
-                outputs = self.model(inputs, training=True)
-                total = tf.reduce_sum(loss(LABELS, outputs))
-            found = tape.gradient(total, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-            return [*map(tf.convert_to_tensor, found)], outputs
-
-        try:
-            (gradients, outputs), _ = self._run(ours)
-            (expected, same_outputs), _ = self._run(plain)
-        except (PrivacyError, tf.errors.InvalidArgumentError) as error:
-            # Of an assertion the message, without the numbers.
-            asserted = re.search(r"assertion failed: \[(.+?)\] \[", str(error))
-            yield from refused or [asserted[1] if asserted else first_line(error)]
-            return
-        largest = max(float(tf.reduce_max(tf.abs(value))) for value in expected)
-        if not _same(outputs, same_outputs) or not np.isfinite(largest):
-            return
-        wrong = [
-            variable.name
-            for variable, one, two in zip(variables, gradients, expected, strict=True)
-            if np.abs(one - two).max() > SAME_GRADIENT * (np.abs(two).max() + 1e-2 * largest)
-        ]
-        if wrong:
+    first, state = forward(inputs)
+    second, other_state = forward(tf.nest.map_structure(_with_another_first, inputs))
+    if not _same_rows(first, second):
+        if _same(first, forward(inputs)[0]):
             yield (
-                f"The gradients of {_some(wrong)} for single examples do not add up to that of the batch. Take"
-                " tf.shape(inputs)[0] out of what is computed, and use each weight in the call of its own layer."
+                "What it says of one example changes when another example of the batch does: clipping one gradient"
+                " would not bound what one example can do. Take operations over the first axis (a mean over the batch,"
+                " contrastive terms, a reshape or transposition) out."
             )
+        else:
+            yield (
+                "It draws random numbers that no seed repeats: whether examples meet in it cannot be seen. Draw them"
+                " with tf.random or by Keras layers."
+            )
+        return
+    pairs = zip(state, other_state, strict=True)
+    if moved := [name for (name, one), (_, two) in pairs if not _equal(one, two)]:
+        yield (
+            f"{_some(moved)} takes in a statistic of the examples when the model is called in training, without"
+            " clipping or noise. Freeze its layer (layer.trainable = False), or call it with training=False."
+        )
+    if added > 0:
+        layers = model._flatten_layers()
+        active = sorted({layer.name for layer in layers if getattr(layer, "activity_regularizer", None)})
+        by = f"the activity_regularizer of {_some(active)}" if active else "add_loss()"
+        yield f"It has losses of the examples by {by}, which are not clipped. Put them into the loss."
+    if not tf.is_tensor(first):
+        yield "It has several outputs. Join them into one, with one loss."
+    elif loss is not None:
+        if wrong := _of_loss(loss, first, second):
+            yield wrong
+        elif separable:
+            yield from _of_gradients(model, run, loss, inputs)
+
+
+def _of_gradients(model: keras.Model, run: _Run, loss: PerExampleLoss, inputs: Any) -> Iterator[str]:
+    """Yield where the sum of unclipped gradients is not the gradient of the sum."""
+    variables = model.trainable_variables
+    refused: list[str] = []
+
+    def ours() -> Any:
+        try:
+            clipped = clipped_sum(model, inputs, LABELS, None, per_example_loss=loss, l2_norm_clip=1e30)
+        except PrivacyError as error:
+            refused.append(str(error))  # tf.function makes another message of it
+            raise
+        return clipped.gradients, clipped.outputs
+
+    def plain() -> Any:
+        with tf.GradientTape() as tape:
+            outputs = model(inputs, training=True)
+            total = tf.reduce_sum(loss(LABELS, outputs))
+        found = tape.gradient(total, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        return [*map(tf.convert_to_tensor, found)], outputs
+
+    try:
+        (gradients, outputs), _ = run(ours)
+        (expected, same_outputs), _ = run(plain)
+    except (PrivacyError, tf.errors.InvalidArgumentError) as error:
+        # Of an assertion the message, without the numbers.
+        asserted = re.search(r"assertion failed: \[(.+?)\] \[", str(error))
+        yield from refused or [asserted[1] if asserted else first_line(error)]
+        return
+    largest = max(float(tf.reduce_max(tf.abs(value))) for value in expected)
+    if not _same(outputs, same_outputs) or not np.isfinite(largest):
+        return
+    wrong = [
+        variable.name
+        for variable, one, two in zip(variables, gradients, expected, strict=True)
+        if np.abs(one - two).max() > SAME_GRADIENT * (np.abs(two).max() + 1e-2 * largest)
+    ]
+    if wrong:
+        yield (
+            f"The gradients of {_some(wrong)} for single examples do not add up to that of the batch. Take"
+            " tf.shape(inputs)[0] out of what is computed, and use each weight in the call of its own layer."
+        )
 
 
 def _of_loss(loss: PerExampleLoss, outputs: Any, others: Any) -> str | None:
@@ -408,15 +397,3 @@ def _assign(weights: Sequence[Any], values: Sequence[np.ndarray]) -> None:
 def _of_replicas(weights: Sequence[Any]) -> list[Any]:
     """Return each replica's own: the states of its generators are not those of the others."""
     return [one for weight in weights for one in getattr(weight, "values", [weight])]
-
-
-def _states(model: keras.Model) -> list[Any]:
-    """Return what else a run changes: the generators of dropout and its kin, and the states of stateful layers."""
-    recurrent = [
-        layer for layer in model.submodules if isinstance(layer, keras.layers.RNN) and layer.stateful
-    ]
-    states = tf.nest.flatten([layer.states for layer in recurrent])
-    return [
-        *(generator.state for generator in random_generators(model).values()),
-        *(state for state in states if state is not None),
-    ]
