@@ -67,29 +67,6 @@ class StepSeeds(keras.callbacks.Callback):
             self._reset(np.pad(keys, [(0, 0), (2, 0)]))
 
 
-class ProgressCallback(keras.callbacks.Callback):
-    """Tells the launcher, where there is one, how far training is: after every step, of validation too."""
-
-    def __init__(self, stage: str, *, epochs: int, steps_per_epoch: int) -> None:
-        super().__init__()
-        foreign.take_tensor_logs(self)
-        self._stage, self._epochs, self._steps = stage, epochs, steps_per_epoch
-        self._done, self._text = 0, ""
-
-    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Note the epoch."""
-        self._done = epoch * self._steps
-        self._text = f"{self._stage}, epoch {epoch + 1} of {self._epochs}"
-
-    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Report a step."""
-        progress(self._done + batch + 1, self._epochs * self._steps, self._text)
-
-    def on_test_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Report a step of validation."""
-        progress(self._done + self._steps, self._epochs * self._steps, f"{self._text}, validating")
-
-
 class KeptWeights(keras.callbacks.Callback):
     """Leaves the model with the weights of the epoch with the lowest validation loss, or of its last epoch.
 
@@ -166,7 +143,7 @@ STATE, VARIABLES, BEST = "state.json", "variables", "best.npz"
 
 
 class Checkpoints(keras.callbacks.Callback):
-    """Saves model, optimizer, metrics and best weights; restores them before training.
+    """Saves model, optimizer, metrics and best weights; restores them before training; tells how far it is.
 
     All processes of a training take part in each save and restore: some variables are a sum over them. The chief's
     files remain: numbered folders, the last two of them.
@@ -196,7 +173,7 @@ class Checkpoints(keras.callbacks.Callback):
     ) -> None:
         super().__init__()
         foreign.take_tensor_logs(self)  # else Keras would fetch the metrics after every step
-        self._run, self._folder = run, run.backup / stage
+        self._run, self._stage, self._folder = run, stage, run.backup / stage
         self._kept, self._cluster, self._stop = weights, cluster, stop
         self._steps, self._cadence, self._variables = steps_per_epoch, cadence, dict(variables)
         self._checkpoint: tf.train.Checkpoint | None = None
@@ -204,7 +181,7 @@ class Checkpoints(keras.callbacks.Callback):
         self._asked_step, self._ask_next = 0, 1
         self._earlier_seconds = self.seconds = 0.0
         self._measured: dict[str, list[Any]] = {}
-        self.epoch = self.step = 0
+        self.epoch = self.step = self.epochs = 0
         self.finished = False
         self.rows: list[dict[str, Any]] = []
 
@@ -263,6 +240,7 @@ class Checkpoints(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Save where it is time, save and stop where that is asked; at the end of an epoch validation goes first."""
         self.step = batch + 1
+        self._report()
         if self._measured:
             self._add_measured()
         if self.step == self._steps:
@@ -276,6 +254,15 @@ class Checkpoints(keras.callbacks.Callback):
             self._save(epoch=self.epoch, step=self.step)
         if stop:
             self._interrupt()
+
+    def on_test_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Report a step of validation."""
+        self._report(", validating")
+
+    def _report(self, doing: str = "") -> None:
+        """Tell the launcher, where there is one, how far training is."""
+        text = f"{self._stage}, epoch {self.epoch + 1} of {self.epochs}{doing}"
+        progress(self.epoch * self._steps + self.step, self.epochs * self._steps, text)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Save, unless the last checkpoint is younger than the interval."""

@@ -54,7 +54,7 @@ def train(
     from tfkit.distribution.replicas import Replicas, validation
     from tfkit.environment.stack import keras, tf
     from tfkit.reporting.keras_callbacks import GRAPH, write_graph
-    from tfkit.training.checkpoint import Checkpoints, ProgressCallback, StepSeeds
+    from tfkit.training.checkpoint import Checkpoints, StepSeeds
     from tfkit.training.methods import PrivateTraining, StandardTraining
 
     callbacks = as_callbacks(callbacks)
@@ -87,6 +87,7 @@ def train(
             if assumption:
                 run.note(assumption)
         first, last = checkpoints.epoch, method.last_epoch(checkpoints.epoch)
+        checkpoints.epochs = last
         if checkpoints.finished or method.weights.exhausted or first == last:
             method.weights.put_back(model)
         else:
@@ -119,7 +120,6 @@ def train(
                     *logging,
                     method.weights,
                     checkpoints,
-                    ProgressCallback(stage.name, epochs=last, steps_per_epoch=method.steps_per_epoch),
                     *callbacks,
                 ],
                 verbose=_verbosity(stage.verbose, run),
