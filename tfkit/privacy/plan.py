@@ -125,12 +125,12 @@ def calibrate(
         while excess(low) <= 0 and low >= math.log(SMALLEST_NOISE):
             low, high, widen = low - widen, low, 2 * widen
         if excess(high) > 0 or excess(low) <= 0:
-            too = "small: use a larger target_epsilon, or fewer epochs"
-            if excess(low) <= 0:
-                too = "large to protect anybody: use a smaller target_epsilon (1 to 10 is usual), or noise_multiplier"
+            fix = "smaller target_epsilon (1 to 10 is usual), or noise_multiplier"
+            if excess(high) > 0:
+                fix = "larger target_epsilon, or fewer epochs"
             raise PrivacyError(
                 f"target_epsilon {target_epsilon:g} (steps: {steps:,}, delta: {delta:g}) needs a noise multiplier"
-                f" outside of {SMALLEST_NOISE:g} to {LARGEST_NOISE:g}. It is too {too}."
+                f" outside of {SMALLEST_NOISE:g} to {LARGEST_NOISE:g}. Use a {fix}."
             )
         log_noise, widen = brentq(excess, low, high), math.log(1.1)
     noise = math.exp(log_noise)
@@ -273,18 +273,24 @@ class DPSGD:
           ConfigError: settings that cannot be, all at once.
           PrivacyError: a delta that protects nobody (with whatever else is wrong); a target that no noise reaches.
         """
-        problems, unsafe = [], self._unsafe_delta(examples)
-        if not 1 <= expected_batch_size <= examples:
+        problems: list[str] = []
+        if not 1 <= expected_batch_size <= examples or epochs < 1:
             problems.append(
-                f"The batch is {expected_batch_size}, the training split has {examples} examples: use a"
-                f" global_batch_size of at most {examples}."
+                f"The batch is {expected_batch_size}, the training split has {examples} examples, epochs is {epochs}:"
+                f" use a global_batch_size of at most {examples}, and at least 1 epoch."
             )
-        if epochs < 1:
-            problems.append(f"epochs is {epochs}; training takes at least 1.")
-        if problems or unsafe:
+        one_in = 1 / max(examples, 1)
+        unsafe = self.delta is not None and not SMALLEST_DELTA <= self.delta < one_in
+        if unsafe:
+            problems.append(
+                f"delta is {self.delta:g} with {examples} examples; it must be at least {SMALLEST_DELTA:g}, and below"
+                f" 1/n = {one_in:.2g}: with a delta of 1/n one may publish a whole example, drawn at random. Leave it out,"
+                f" or use --delta {min(1e-5, 0.1 * one_in):.0e}."
+            )
+        if problems:
             error = PrivacyError if unsafe else ConfigError
-            raise error("\n  ".join(["Private training cannot be planned:", *problems, *unsafe]))
-        delta = self.delta if self.delta is not None else min(1e-5, 0.1 / examples)
+            raise error("\n  ".join(["Private training cannot be planned:", *problems]))
+        delta = self.delta if self.delta is not None else min(1e-5, 0.1 * one_in)
         per_epoch = examples / expected_batch_size
         steps_per_epoch = math.ceil(per_epoch) if self.sampler == "shuffled" else max(1, round(per_epoch))
         probability = expected_batch_size / examples
@@ -316,15 +322,6 @@ class DPSGD:
             steps_per_epoch=steps_per_epoch,
             epochs=epochs,
         )
-
-    def _unsafe_delta(self, examples: int) -> list[str]:
-        if self.delta is None or examples < 1 or SMALLEST_DELTA <= self.delta < 1 / examples:
-            return []
-        return [
-            f"delta is {self.delta:g} with {examples} examples; it must be at least {SMALLEST_DELTA:g}, and below"
-            f" 1/n = {1 / examples:.2g}: with a delta of 1/n one may publish a whole example, drawn at random. Leave it"
-            f" out, or use --delta {min(1e-5, 0.1 / examples):.0e}."
-        ]
 
     def _split(self, noise: float, expected_batch_size: int) -> tuple[float, float]:
         """Return the noise for gradients and for the count, together worth `noise` (Andrew et al., theorem 1).
