@@ -284,8 +284,8 @@ class DPSGD:
         if unsafe:
             problems.append(
                 f"delta is {self.delta:g} with {examples} examples; it must be at least {SMALLEST_DELTA:g}, and below"
-                f" 1/n = {one_in:.2g}: with a delta of 1/n one may publish a whole example, drawn at random. Leave it out,"
-                f" or use --delta {min(1e-5, 0.1 * one_in):.0e}."
+                f" 1/n = {one_in:.2g}: with a delta of 1/n one may publish a whole example, drawn at random. Leave it"
+                f" out, or use --delta {min(1e-5, 0.1 * one_in):.0e}."
             )
         if problems:
             error = PrivacyError if unsafe else ConfigError
