@@ -5,7 +5,7 @@ import contextlib
 import numpy as np
 import pytest
 
-from tfkit.environment.foreign import random_states
+from tfkit.environment.foreign import random_generators
 from tfkit.environment.stack import keras, tf, tf_hub, tf_privacy
 from tfkit.errors import PrivacyError
 from tfkit.privacy import check, make_private_safe, problems
@@ -283,7 +283,7 @@ def generators(enabled):
 def test_random_layers_with_generators_are_repeatable_and_left_as_they_were():
     with generators(True):
         made = model(L.Dense(4), L.Dropout(0.5))
-        (state,) = random_states(made)
+        (state,) = [one.state for one in random_generators(made).values()]
         before = state.numpy()
         assert problems(made) == []
         np.testing.assert_array_equal(state, before)

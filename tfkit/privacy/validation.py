@@ -203,7 +203,10 @@ def _left_as_it_was(model: keras.Model) -> Iterator[_Run]:
       values of the model's weights thereafter.
     """
     own = _of_replicas(model.weights)
-    weights = [*own, *_of_replicas([one.state for one in random_generators(model).values()])]
+    recurrent = [layer for layer in model.submodules if isinstance(layer, keras.layers.RNN)]
+    states = tf.nest.flatten([layer.states for layer in recurrent if layer.stateful])
+    states += [generator.state for generator in random_generators(model).values()]
+    weights = [*own, *_of_replicas([state for state in states if state is not None])]
     before = [weight.numpy() for weight in weights]
     frozen, strategy = batch_normalizations(model), model.distribute_strategy
 
