@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tfkit import hub, reporting
-from tfkit.auditing.attacks import Attack, LowerBound, attack, lira, lower_bound
+from tfkit.auditing.attacks import CONFIDENCE, Attack, LowerBound, attack, lira, lower_bound
 from tfkit.auditing.exposure import exposure
 from tfkit.data.splits import Splits
 from tfkit.distribution import strategies
@@ -116,7 +116,7 @@ class Audit:
             "claimed_epsilon": epsilon,
             "claimed_delta": delta,
             "epsilon_lower_bound": _down(bound.epsilon) if private else bound.epsilon,
-            "confidence": bound.confidence,
+            "confidence": CONFIDENCE,
             "versions": {name: packages.version(name) for name in PACKAGES},
         }
         if private:
