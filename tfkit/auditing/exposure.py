@@ -61,19 +61,19 @@ def exposure(
     texts = codes(canaries * len(INSERTIONS) + REFERENCES, chance=chance)
     times = np.repeat(INSERTIONS, canaries)
     labels = chance.integers(len(features.class_names), size=len(times))
-    everywhere = dict.fromkeys(features.indices, np.arange(len(texts)))
-    alone = _source(np.array([text.encode() for text in texts], object), np.zeros(len(texts), np.int64))
-    rows = hub.extract(
-        encoder, features.replace(source=alone, indices=everywhere, skipped=())
-    ).splits.source.read(np.arange(len(texts)))
+    rows, _ = hub.embed(encoder, texts)
     own = features.source
-    both = _source(
-        np.concatenate([own.read(np.arange(len(own.labels))), rows[: len(times)]]),
-        np.concatenate([own.labels, labels]),
+    both = np.concatenate([own.read(np.arange(len(own.labels))), rows[: len(times)]])
+    source: Any = SimpleNamespace(  # a `tfkit.data.Source`, in memory
+        labels=np.concatenate([own.labels, labels]),
+        names=[f"canaries/{place}" for place in range(len(both))],
+        shape=own.shape,
+        fingerprint=files.digest_of(own.fingerprint, texts),
+        read=both.__getitem__,
     )
     inserted = len(own.labels) + np.repeat(np.arange(len(times)), times)
     train = np.concatenate([features.indices["train"], inserted])
-    pool = features.replace(source=both, indices={**features.indices, "train": train})
+    pool = features.replace(source=source, indices={**features.indices, "train": train})
     losses = _losses(fit(pool), rows)
     bits = _bits(losses[: len(times)], losses[len(times) :], labels=labels, times=times)
     # What the mean of never inserted codes stays below in 99 of 100 cases.
@@ -138,16 +138,3 @@ def _bits(
         for one, values in found.items():
             bits[one].extend(values)
     return {one: np.asarray(values) for one, values in bits.items()}
-
-
-def _source(rows: np.ndarray, labels: np.ndarray) -> Any:
-    """Return texts, or features of some, in memory, as a `tfkit.data.Source`."""
-    return SimpleNamespace(
-        labels=labels,
-        names=[f"canaries/{place}" for place in range(len(rows))],
-        shape=rows.shape[1:],
-        lengths=np.asarray([len(row) for row in rows], np.int32),
-        languages=None,
-        fingerprint=files.digest_of("canaries", rows.tolist(), labels.tolist()),
-        read=rows.__getitem__,
-    )
