@@ -248,16 +248,15 @@ def _check(run: Run, own: Any, config: AuditConfig) -> None:
     """Raise if the audit cannot be made of this run, before anything is read."""
     if not run.finished:
         raise RunError(f"{run.path} has not come to its end. The command that began it goes on with it.")
-    if config.canaries and not (isinstance(own, TextColumns) and own.of_texts):
-        raise ConfigError(
-            f"{run.path} is a run of images; --canaries puts sentences with codes among texts.\n  Leave it out."
-        )
     more = any(stage not in HEAD_STAGES for stage in run.history.get("stage", []))
-    wanted = [f"--{option}" for option in ("shadows", "canaries") if getattr(config, option)]
-    if wanted and (more or not own.features or getattr(own, "augment", "none") != "none"):
+    texts = isinstance(own, TextColumns) and own.of_texts
+    anew = config.shadows or config.canaries
+    whole = more or not own.features or getattr(own, "augment", "none") != "none"
+    if (config.canaries and not texts) or (anew and whole):
         raise ConfigError(
-            f"{run.path} trained more than a head on stored features: to train it anew would take as long as it did,"
-            f" each time.\n  Leave {' and '.join(wanted)} out."
+            f"{run.path} is a run of {'texts' if texts else 'images'}, with {'more than ' if whole else ''}a head on"
+            " stored features. --shadows and --canaries train such a head anew, and canaries are sentences among texts."
+            "\n  Leave them out."
         )
 
 
@@ -269,21 +268,10 @@ def _shadow(again: Any, features: Splits, indices: np.ndarray, half: np.ndarray)
 
 
 def claim(run: Run) -> tuple[float, float] | None:
-    """Return the epsilon and the delta that a run claims in privacy.json; None where it claims none.
-
-    Raises:
-      RunError: the file is damaged.
-    """
+    """Return the epsilon and the delta that a run claims in privacy.json; None where it claims none."""
     statement = run.read(PRIVACY)
-    if not statement.get("private", True) or statement.get("epsilon") is None:
-        return None
-    try:
-        return float(statement["epsilon"]), float(statement["delta"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise RunError(
-            f"{run.path / PRIVACY} claims an epsilon and no delta, or none that is a number ({error!r})."
-            "\n  It is not as a private training wrote it: nothing can be set beside it."
-        ) from error
+    epsilon = statement.get("epsilon") if statement.get("private", True) else None
+    return None if epsilon is None else (float(epsilon), float(statement.get("delta", 0.0)))
 
 
 def _by_lot(splits: Splits, *, seed: int) -> list[np.ndarray]:

@@ -172,22 +172,16 @@ def _inseparable(model: keras.Model) -> Iterator[str]:
 def _callbacks(callbacks: Sequence[Any]) -> Iterator[str]:
     """Yield callbacks that look at the training examples' own numbers."""
     for callback in callbacks:
-        name = type(callback).__name__
         monitor = getattr(callback, "monitor", None)
         of_training = isinstance(monitor, str) and not monitor.startswith("val_") and monitor not in PUBLIC
+        unaccounted = (keras.callbacks.EarlyStopping, keras.callbacks.BackupAndRestore)
         # A checkpoint of every epoch only has a monitor.
-        if of_training and getattr(callback, "save_best_only", True):
+        if isinstance(callback, unaccounted) or (of_training and getattr(callback, "save_best_only", True)):
             yield (
-                f"{name} decides by {monitor!r}, which is measured on the training examples without noise."
-                ' Monitor a number of the validation split ("val_loss").'
+                f"{type(callback).__name__} decides by {monitor!r}, or repeats steps: the epsilon does not cover that."
+                ' Monitor a number of the validation split ("val_loss"); leave EarlyStopping and BackupAndRestore out:'
+                " plan fewer epochs, and tfkit.fit resumes by itself."
             )
-        elif isinstance(callback, keras.callbacks.EarlyStopping):
-            yield (
-                f"{name} would choose how long to train by looking at results, which the epsilon does not cover."
-                " Leave it out and plan fewer epochs."
-            )
-        if isinstance(callback, keras.callbacks.BackupAndRestore):
-            yield f"{name} would repeat steps that are not accounted. Leave it out: tfkit.fit resumes by itself."
 
 
 _Run = Callable[[Callable[[], Any]], tuple[Any, list[tuple[str, np.ndarray]]]]
