@@ -9,30 +9,8 @@ from typing import Any
 
 from tfkit.privacy.plan import NEIGHBOURS, Plan
 
-COVERED = (
-    "the weights of the model after every step, and whatever is computed from them alone: predictions on other data,"
-    " a quantized, pruned or converted copy",
-)
-NOT_COVERED = (
-    "people of whom there are several examples: epsilon is that of one example, and up to k times as large, at a"
-    " larger delta, for k of them together",
-    "the search for hyper-parameters: what other runs on the same examples have spent comes on top",
-    "the examples of the validation and test splits, and what is measured on them: the metrics, what the model says of"
-    " each test example, numbered, and its class. Where these splits are drawn from one set with the training"
-    " examples, their classes are about as frequent as those of training",
-    "what an audit measures on the training examples without noise, which is kept rounded to hundredths",
-    "the choice of the public backbone, and the data that it was trained on",
-    "the number of training examples, the names of the classes, and the settings with the path of the data and the size"
-    " of images, which are taken as public: who knows all examples but one sees from an exact number whether that one"
-    " was there",
-    "copies of the data that are not in this folder: prepared data, stored features and the record of the run in the"
-    " cache, the images or texts themselves",
-    "attacks on floating-point arithmetic (Mironov 2012), since the noise is float32 from TensorFlow's Philox"
-    " generator, keyed by the operating system's entropy",
-)
 UNSAID = ("microbatch_size", "steps_per_epoch", "epochs")  # of a plan: no part of the promise
 LARGE = 100  # an epsilon whose odds are beyond words
-DIAGNOSTICS = "the training metrics and gradient norms in the logs: they were asked for and carry no noise"
 
 
 def statement(plan: Plan, *, steps: int, optimizer: str) -> dict[str, Any]:
@@ -48,6 +26,9 @@ def statement(plan: Plan, *, steps: int, optimizer: str) -> dict[str, Any]:
       steps, accountant, neighbouring_relation, covered, not_covered, and more. epsilon is None where none holds,
       and covered is empty where `private` is False.
     """
+    import yaml
+
+    words = yaml.safe_load(Path(__file__).with_name("statement.yaml").read_text(encoding="utf-8"))
     other = "rdp" if plan.accountant == "pld" else "pld"
     epsilon = _finite(plan.epsilon(steps))
     private = epsilon is not None and plan.noise_multiplier > 0 and not plan.deterministic_noise
@@ -59,8 +40,8 @@ def statement(plan: Plan, *, steps: int, optimizer: str) -> dict[str, Any]:
         "steps": steps,
         "optimizer": optimizer,
         "neighbouring_relation": NEIGHBOURS[plan.sampler],
-        "covered": list(COVERED) if private else [],
-        "not_covered": [*NOT_COVERED, *([DIAGNOSTICS] if plan.diagnostics else [])],
+        "covered": words["covered"] if private else [],
+        "not_covered": words["not_covered"] + (words["diagnostics"] if plan.diagnostics else []),
     }
 
 
