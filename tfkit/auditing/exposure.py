@@ -55,6 +55,7 @@ def exposure(
       The exposure of the canaries of each number of insertions, in bits, and a verdict, as in audit.json: with b bits
       a code stands among the 2^-b share of all codes that the model finds likeliest.
     """
+    from scipy.special import log_softmax
     from scipy.stats import gamma
 
     chance = np.random.default_rng(seed)
@@ -74,7 +75,8 @@ def exposure(
     inserted = len(own.labels) + np.repeat(np.arange(len(times)), times)
     train = np.concatenate([features.indices["train"], inserted])
     pool = features.replace(source=source, indices={**features.indices, "train": train})
-    losses = _losses(fit(pool), rows)
+    # The cross-entropy of each row under each class, float64: without ties where it is small.
+    losses = -log_softmax(fit(pool).predict(rows, verbose=0).astype(np.float64), axis=1)
     bits = _bits(losses[: len(times)], losses[len(times) :], labels=labels, times=times)
     # What the mean of never inserted codes stays below in 99 of 100 cases.
     by_chance = float(gamma.ppf(CONFIDENCE, canaries, scale=CHANCE / canaries))
@@ -118,13 +120,6 @@ def codes(count: int, *, chance: np.random.Generator) -> list[str]:
     """Return different sentences, each with a code of ten random digits."""
     numbers = chance.choice(10**_DIGITS, count, replace=False)
     return [f"My access code is {' '.join(f'{number:0{_DIGITS}d}')}" for number in numbers]
-
-
-def _losses(model: keras.Model, rows: np.ndarray) -> np.ndarray:
-    """Return the cross-entropy of each row under each class: float64 [n, classes], without ties where it is small."""
-    from scipy.special import log_softmax
-
-    return np.asarray(-log_softmax(model.predict(rows, verbose=0).astype(np.float64), axis=1))
 
 
 def _bits(

@@ -399,22 +399,19 @@ def partition(model: Any, whole: list[Any]) -> tuple[list[Any], list[Any]]:
     def visit(layer: Any) -> None:
         if not layer.trainable_weights or any(layer is known for known in [*units, *containers]):
             return
-        if layer in whole or rule_of(layer) is not None or not _is_container(layer):
+        inner = [*layer._flatten_layers(include_self=False, recursive=False)]
+        loops = (keras.layers.RNN, keras.layers.Wrapper, keras.layers.StackedRNNCells)
+        # A container has no weight of its own, and calls others where they can be noted.
+        container = inner and not layer._trainable_weights and not isinstance(layer, loops)
+        if layer in whole or rule_of(layer) is not None or not container:
             units.append(layer)
             return
         containers.append(layer)
-        for inner in layer._flatten_layers(include_self=False, recursive=False):
-            visit(inner)
+        for one in inner:
+            visit(one)
 
     visit(model)
     return units, containers
-
-
-def _is_container(layer: Any) -> bool:
-    """Return whether a layer has no weight of its own, and calls others where they can be noted."""
-    loops = (keras.layers.RNN, keras.layers.Wrapper, keras.layers.StackedRNNCells)
-    inner = [*layer._flatten_layers(include_self=False, recursive=False)]
-    return bool(inner) and not layer._trainable_weights and not isinstance(layer, loops)
 
 
 def _is_scratch() -> bool:

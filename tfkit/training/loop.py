@@ -60,7 +60,9 @@ def train(
     callbacks = as_callbacks(callbacks)
     chosen = strategies.strategy(strategy)
     cluster = Replicas(chosen)
-    earlier = _rows_before(run, stage.name)
+    # The stages that came before this one, also when an interrupted run had gone further.
+    rows = [{str(name): value for name, value in row.items()} for row in run.history.to_dict("records")]
+    earlier = list(itertools.takewhile(lambda row: row["stage"] != stage.name, rows))
     method = (
         PrivateTraining(stage, splits, run=run) if stage.privacy else StandardTraining(stage, splits, run=run)
     )
@@ -169,9 +171,3 @@ def _verbosity(asked: int | None, run: Run) -> int:
         return asked
     # Keras draws on stdout.
     return 1 if process.watched(sys.stdout) else 2 if process.is_verbose() else 0
-
-
-def _rows_before(run: Run, stage: str) -> list[dict[str, Any]]:
-    """Return the history of the stages that came before this one, also when an interrupted run had gone further."""
-    rows = [{str(name): value for name, value in row.items()} for row in run.history.to_dict("records")]
-    return list(itertools.takewhile(lambda row: row["stage"] != stage, rows))
