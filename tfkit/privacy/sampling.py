@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from tfkit.data.splits import READERS, Splits, finish, reader
+from tfkit.data.splits import READERS, Share, Splits, finish, reader
+from tfkit.distribution.replicas import distribute
 from tfkit.environment.stack import tf
 from tfkit.privacy.plan import Plan
 
@@ -34,16 +35,39 @@ def dataset(
       [k, m, *shape], labels int64 [k, m], weights float32 [k, m], 1 for an example and 0 for padding; m is
       plan.microbatch_size, k as large as the sample needs.
     """
-    replicas = strategy.num_replicas_in_sync
-    if replicas == 1:
-        return _of_replicas(splits, plan, epochs, secret, replicas=range(1), count=1)
+    indices, read = np.asarray(splits.indices["train"], np.int64), reader(splits.source)
+    size, shape = plan.microbatch_size, splits.source.shape
 
-    def of_worker(context: tf.distribute.InputContext) -> tf.data.Dataset:
-        own = replicas // context.num_input_pipelines
-        first = context.input_pipeline_id * own
-        return _of_replicas(splits, plan, epochs, secret, replicas=range(first, first + own), count=replicas)
+    def of_process(share: Share | None) -> tf.data.Dataset:
+        share = share or Share(first=0, own=1, of=1)
+        first, own, count = share.first, share.own, share.of
 
-    return strategy.distribute_datasets_from_function(of_worker)
+        def draw(number: np.ndarray) -> np.ndarray:
+            steps, replica = divmod(int(number), own)
+            epoch, step = divmod(steps, plan.steps_per_epoch)
+            place = {"epoch": epoch, "step": step, "replica": first + replica}
+            return indices[sample(len(indices), plan, secret=secret, count=count, **place)]
+
+        @tf.autograph.experimental.do_not_convert
+        def microbatches(number: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+            drawn = tf.ensure_shape(tf.numpy_function(draw, [number], tf.int64, stateful=False), [None])
+            features, labels = read(drawn)
+            real = tf.shape(drawn)[0]
+            padding = tf.maximum(1, -(-real // size)) * size - real
+            # With zeros, which have the weight 0, and not with other examples.
+            return tuple(
+                tf.reshape(tf.pad(value, [[0, padding], *[[0, 0]] * len(inner)]), [-1, size, *inner])
+                for value, inner in ((features, shape), (labels, ()), (tf.ones([real]), ()))
+            )
+
+        bounds = [epoch * plan.steps_per_epoch * own for epoch in epochs]
+        elements = tf.data.Dataset.range(*bounds).map(
+            microbatches, num_parallel_calls=READERS, deterministic=True
+        )
+        size_in_bytes = 4 * plan.expected_batch_size * int(np.prod(shape))
+        return finish(elements, ahead=1 if size_in_bytes > LARGE_ELEMENT else 2)
+
+    return distribute(strategy, of_process)
 
 
 def sample(
@@ -68,38 +92,3 @@ def sample(
     own = np.arange(replica, positions, count)
     chance = np.random.default_rng([*key, epoch, step, replica]).random(len(own))
     return own[chance < plan.sampling_probability]
-
-
-def _of_replicas(
-    splits: Splits, plan: Plan, epochs: tuple[int, int], secret: bytes, *, replicas: range, count: int
-) -> tf.data.Dataset:
-    indices = np.asarray(splits.indices["train"], np.int64)
-    read = reader(splits.source)
-    size, shape = plan.microbatch_size, splits.source.shape
-
-    def draw(number: np.ndarray) -> np.ndarray:
-        steps, replica = divmod(int(number), len(replicas))
-        epoch, step = divmod(steps, plan.steps_per_epoch)
-        drawn = sample(
-            len(indices), plan, epoch=epoch, step=step, secret=secret, replica=replicas[replica], count=count
-        )
-        return indices[drawn]
-
-    @tf.autograph.experimental.do_not_convert
-    def microbatches(number: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        drawn = tf.ensure_shape(tf.numpy_function(draw, [number], tf.int64, stateful=False), [None])
-        features, labels = read(drawn)
-        real = tf.shape(drawn)[0]
-        padding = tf.maximum(1, -(-real // size)) * size - real
-        # With zeros, which have the weight 0, and not with other examples.
-        return tuple(
-            tf.reshape(tf.pad(value, [[0, padding], *[[0, 0]] * len(inner)]), [-1, size, *inner])
-            for value, inner in ((features, shape), (labels, ()), (tf.ones([real]), ()))
-        )
-
-    bounds = [epoch * plan.steps_per_epoch * len(replicas) for epoch in epochs]
-    elements = tf.data.Dataset.range(*bounds).map(
-        microbatches, num_parallel_calls=READERS, deterministic=True
-    )
-    size_in_bytes = 4 * plan.expected_batch_size * int(np.prod(shape))
-    return finish(elements, ahead=1 if size_in_bytes > LARGE_ELEMENT else 2)
