@@ -9,8 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from tfkit.privacy.plan import DPSGD, Plan, calibrate, compute_epsilon, noise_for_share, noisy_mean
-from tfkit.privacy.statement import paragraph
+from tfkit.privacy.plan import DPSGD, Plan, calibrate, compute_epsilon, noise_for_share, noisy_mean, paragraph
 
 if TYPE_CHECKING:
     from tfkit.privacy.safe import make_private_safe

@@ -15,10 +15,9 @@ from tfkit.environment import cluster, files
 from tfkit.environment.packages import first_line
 from tfkit.environment.stack import keras, tf
 from tfkit.errors import ConfigError, PrivacyError
-from tfkit.privacy import sampling
 from tfkit.privacy.ledger import Ledger, refuse_after_private, spend
-from tfkit.privacy.statement import paragraph, statement
-from tfkit.privacy.step import attach
+from tfkit.privacy.plan import paragraph, statement
+from tfkit.privacy.step import attach, sampled_batches
 from tfkit.privacy.validation import check
 from tfkit.run import PRIVACY
 from tfkit.training.checkpoint import KeptWeights
@@ -150,7 +149,7 @@ class PrivateTraining(keras.callbacks.Callback):
           PrivacyError: it cannot be traced.
         """
         assert not skip, "private training is saved at the ends of epochs alone"
-        batches = sampling.dataset(
+        batches = sampled_batches(
             self._splits, self._plan, strategy=strategy, epochs=(first, last), secret=self._secret[16:]
         )
         self.model.make_train_function()
