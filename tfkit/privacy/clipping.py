@@ -187,9 +187,8 @@ def _by_examples(unit: Any, given: Any, original: Any, outputs: list[Any]) -> Gr
 def _assertions(unit: Any, alone: list[tf.Tensor], outputs: list[tf.Tensor]) -> list[Any]:
     """Assert that the layer gave each example alone what it gave it within the batch."""
     message = (
-        f"{_named(unit)} has no rule of its own, and gives an example alone something else than within the batch:"
-        " gradients cannot be told apart. Take out what mixes the examples, or arguments without a batch axis that are"
-        " as long as a batch."
+        f"{_named(unit)} has no rule of its own, and gives an example alone something else than within the batch."
+        " Take out what mixes the examples, or arguments without a batch axis that are as long as a batch."
     )
     checks = []
     for value, within in zip(alone, outputs, strict=True):

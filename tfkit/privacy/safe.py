@@ -61,9 +61,8 @@ def _clone(model: keras.Model, groups: int, copies: dict[int, tuple[Any, Any]]) 
     stock = type(model).__module__.split(".")[0] == keras.__name__
     if not stock or not (model._is_graph_network or isinstance(model, keras.Sequential)):
         raise PrivacyError(
-            f"{model.name!r} is a {type(model).__name__}, a subclass of keras.Model: its layers are called by code"
-            " that cannot be changed from outside.\n"
-            "  Use GroupNormalization in it, or freeze its BatchNormalization layers (layer.trainable = False)."
+            f"{model.name!r} is a {type(model).__name__}, a subclass, which cannot be changed from outside."
+            "\n  Use GroupNormalization in it, or freeze its BatchNormalization layers (layer.trainable = False)."
         )
     if not model.built:
         raise PrivacyError(f"{model.name!r} is not built.\n  Begin it with keras.Input(shape).")

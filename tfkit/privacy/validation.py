@@ -132,16 +132,14 @@ def _layers(model: keras.Model) -> Iterator[str]:
     normalizing = [layer.name for layer in batch_normalizations(model)]
     if normalizing:
         yield (
-            f"{_some(normalizing)} (BatchNormalization) computes with all examples of a batch and keeps moving"
-            " statistics of them, without clipping or noise. Freeze it (layer.trainable = False), or use"
-            " tfkit.privacy.make_private_safe(model), which puts GroupNormalization in its place."
+            f"{_some(normalizing)} (BatchNormalization) computes with statistics of the batch, without noise."
+            " Freeze it (layer.trainable = False), or use tfkit.privacy.make_private_safe(model)."
         )
     adapted = sorted({layer.name for layer in model._flatten_layers() if getattr(layer, "is_adapted", False)})
     if adapted:
         yield (
-            f"{_some(adapted)} was adapted to data: statistics of training examples would be published without noise."
-            " Give it public numbers or words (Normalization(mean=..., variance=...),"
-            " TextVectorization(vocabulary=...)), or use LayerNormalization."
+            f"{_some(adapted)} was adapted to data, and would publish statistics without noise. Give it public ones"
+            " (mean=..., variance=..., vocabulary=...), or use LayerNormalization."
         )
 
 
@@ -254,9 +252,8 @@ def _tried(
     if not _same_rows(first, second):
         if _same(first, forward(inputs)[0]):
             yield (
-                "What it says of one example changes when another example of the batch does: clipping one gradient"
-                " would not bound what one example can do. Take operations over the first axis (a mean over the batch,"
-                " contrastive terms, a reshape or transposition) out."
+                "What it says of one example changes when another example of the batch does. Take operations over the"
+                " first axis (a mean over the batch, contrastive terms, a reshape or transposition) out."
             )
         else:
             yield (

@@ -314,9 +314,8 @@ def save(
         difference = float(np.abs(exported - evaluation.probabilities).max())
         if agreement < MINIMUM_AGREEMENT:
             raise CheckError(
-                f"The exported model agrees with the trained one on {agreement:.3f} of the test split"
-                f" (it must be {MINIMUM_AGREEMENT}); the largest difference of a probability is {difference:.3f}."
-                "\n  It was not kept. Please report this with the run's config.yaml and versions.json."
+                f"The exported model agrees with the trained one on {agreement:.3f} of the test split, not"
+                f" {MINIMUM_AGREEMENT}: it was not kept.\n  Report this with the run's config.yaml and versions.json."
             )
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     return {

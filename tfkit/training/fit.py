@@ -99,9 +99,8 @@ def fit(
     if privacy and splits.pixel_range.measured:
         low, high = splits.pixel_range[:2]
         raise PrivacyError(
-            f"The images of 16 bits were scaled by what the training images use, {low} to {high}: that tells of single"
-            " ones, and epsilon does not cover it.\n  Give a range that does not come from them:"
-            " tfkit.load_images(..., pixel_range=(0, 65535)), or (0, 4095) for 12 bits."
+            f"16 bits were scaled by what the training images use, {low} to {high}, which epsilon does not cover.\n"
+            "  Give a range of your own: tfkit.load_images(..., pixel_range=(0, 65535)), or (0, 4095) for 12 bits."
         )
     config = {
         "function": "tfkit.fit",

@@ -186,9 +186,8 @@ def _forward(model: keras.Model, splits: Splits) -> np.ndarray:
     near = SAME * max(float(np.abs(values).max()), 1e-6)
     if np.abs(values - again).max() > near or np.abs(values[:1] - alone).max() > near:
         raise ConfigError(
-            "What the model gives for an example, training=False, changes from call to call, or with the other examples"
-            " of the batch: what is measured would not be what a user of the model gets.\n  Look for random numbers"
-            " that do not look at `training`, and for operations over the first axis (softmax or mean over the batch)."
+            "What the model gives for an example, training=False, changes from call to call or with the other examples."
+            "\n  Look for random numbers that ignore `training`, and for operations over the first axis (the batch)."
         )
     if not tf.distribute.has_strategy():  # with one, variables have several handles
         own = {id(variable.handle) for variable in model.variables}
@@ -215,8 +214,7 @@ def _validate(model: keras.Model, examples: Any, given: np.ndarray) -> None:
         raise ConfigError(
             f"The model cannot be validated on a batch, so it was not trained ({type(error).__name__}:"
             f" {first_line(error)}).\n  Leave out metrics that do not take class numbers, int64 [batch], beside outputs"
-            f" {given.shape[1:]}; return the loss from a test_step of the model's own; look for logarithms of 0."
-            "\n  model.evaluate(splits.validation, steps=1) shows where it fails."
+            f" {given.shape[1:]}; return the loss from a test_step of your own; look for logarithms of 0."
         ) from error
 
 
@@ -225,7 +223,6 @@ def _does_not_take(model: keras.Model, splits: Splits, error: Exception) -> str:
     takes = f" takes {inputs[0].shape[1:]}, and" if inputs else ""
     return (
         f"The model{takes} cannot be called on a batch: examples of {splits.origin} are {splits.spec.dtype.name}"
-        f" {splits.spec.shape} ({type(error).__name__}: {first_line(error)}).\n"
-        f"  Begin it with keras.Input({splits.spec.shape.as_list()}), and see that model(batch, training=False)"
-        " works in a tf.function."
+        f" {splits.spec.shape} ({type(error).__name__}: {first_line(error)}).\n  Begin it with"
+        f" keras.Input({splits.spec.shape.as_list()}); model(batch, training=False) must work in a tf.function."
     )
