@@ -68,7 +68,7 @@ class Stage:
     privacy: DPSGD | None = None
     cadence: Cadence | None = None
     profile: bool = False
-    verbose: Literal[0, 1, 2] | None = None
+    verbose: Annotated[int, fields.Range(ge=0, le=2)] | None = None
 
     def __post_init__(self) -> None:
         """Check the values."""
