@@ -99,14 +99,13 @@ class KeptWeights(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Compare with the best so far."""
         value = _finite_val_loss(epoch, logs or {})
-        if not self._best:
-            self.state = {"epoch": epoch, "value": value, "wait": 0}
-        elif self.state["value"] is None or value < self.state["value"]:
-            self.weights = self.model.get_weights()
-            self.state = {"epoch": epoch, "value": value, "wait": 0}
-        else:
+        if self._best and self.state["value"] is not None and value >= self.state["value"]:
             self.state = {**self.state, "wait": self.state["wait"] + 1}
             self.model.stop_training = self.model.stop_training or self.exhausted
+            return
+        self.state = {"epoch": epoch, "value": value, "wait": 0}
+        if self._best:
+            self.weights = self.model.get_weights()
 
     @property
     def exhausted(self) -> bool:
@@ -126,10 +125,10 @@ class KeptWeights(keras.callbacks.Callback):
 def _finite_val_loss(epoch: int, logs: dict[str, Any]) -> float:
     losses = {name: float(logs[name]) for name in ("loss", "val_loss") if name in logs}
     if not np.isfinite(list(losses.values())).all():
+        found = " and ".join(f"{name} is {value}" for name, value in losses.items())
         raise CheckError(
-            f"Training came apart in epoch {epoch + 1}: "
-            + " and ".join(f"{name} is {value}" for name, value in losses.items())
-            + ".\n  Lower the learning rate; if it stays so, look for values in the data that are not finite."
+            f"Training came apart in epoch {epoch + 1}: {found}.\n"
+            "  Lower the learning rate; if it stays so, look for values in the data that are not finite."
         )
     return losses["val_loss"]
 
