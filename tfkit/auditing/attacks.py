@@ -23,7 +23,7 @@ Predictions = tuple[np.ndarray, np.ndarray]
 
 
 class Scores(NamedTuple):
-    """What an attacker thinks of examples; larger means a member."""
+    """Scores that an attacker gives examples; larger means a member."""
 
     members: np.ndarray
     """float64 [n], of training examples."""
@@ -131,7 +131,7 @@ CANDIDATES = 40
 
 
 class LowerBound(NamedTuple):
-    """What was measured on the examples that were not used to choose how to measure.
+    """A bound from the examples that were not used to choose how to measure.
 
     Attributes:
       epsilon: no smaller epsilon can hold, with a confidence of 95 %; 0 where nothing was found.

@@ -420,7 +420,7 @@ def _is_scratch() -> bool:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Clipped:
-    """What a batch gives.
+    """The clipped sum of a batch, and what came with it.
 
     Attributes:
       gradients: one for each of the model's trainable variables: the sum over the examples of

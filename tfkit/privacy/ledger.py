@@ -35,7 +35,7 @@ _ANEW = "begin anew with --overwrite (tfkit.fit: resume=False), which spends aga
 
 
 class Ledger:
-    """How many epochs were ever begun in one stage of a run.
+    """Counts the epochs that were ever begun in one stage of a run.
 
     Args:
       run: of the training.

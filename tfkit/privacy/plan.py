@@ -339,7 +339,7 @@ class DPSGD:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan(DPSGD):
-    """What private training does, in numbers: the settings with nothing left open.
+    """The numbers of a private training: the settings with nothing left open.
 
     Attributes:
       noise_multiplier: the one that is accounted.

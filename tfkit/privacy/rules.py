@@ -31,7 +31,7 @@ shape; each() the gradients, formed; kept(which bool [batch]) the same with zero
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Contribution:
-    """What all contributions have: gradients, with the examples along one axis."""
+    """Gradients with the examples along one axis, as all contributions have them."""
 
     gradients: tf.Tensor
     _examples_axis: ClassVar[int] = 0

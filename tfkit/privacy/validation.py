@@ -1,4 +1,4 @@
-"""Whether an epsilon would hold for a model: everything that stands against it, at once, before anything is spent.
+"""Find whatever stands against an epsilon for a model, all at once, before anything is spent.
 
 What only shows when a model runs is found out on a few random examples; the model is left as it was. A model that
 cannot be trained privately because of its batch normalisation is made into one that can.

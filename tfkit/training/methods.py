@@ -199,7 +199,7 @@ class PrivateTraining(keras.callbacks.Callback):
 
 
 class _SavedAccount(tf.train.experimental.PythonState):
-    """What a checkpoint holds of the account, written with the weights: it tells whose weights they are.
+    """The account as a checkpoint holds it, written with the weights: it tells whose weights they are.
 
     Attributes:
       restored: identity and epochs begun of the account when the checkpoint was made; None: none was restored.

@@ -40,7 +40,7 @@ class Cadence:
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """How one stage of a run is trained.
+    """The settings of one stage of a training.
 
     Attributes:
       epochs: at most so many.
@@ -89,7 +89,7 @@ class Stage:
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """What one stage of training left.
+    """The result of one stage of training.
 
     Attributes:
       model: with the weights of the best epoch, by validation loss, or of the last.
