@@ -208,6 +208,8 @@ def _validate(model: keras.Model, examples: Any, given: np.ndarray) -> None:
             raise ValueError(
                 f"it gives {logs or 'nothing'}; the best epoch is chosen by 'loss', a finite number"
             )
+        if many := [name for name, value in logs.items() if np.ndim(value)]:
+            raise ValueError(f"{', '.join(many)} has many numbers, and a metric is one")
     except TfkitError:
         raise
     except Exception as error:
