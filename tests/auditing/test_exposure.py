@@ -69,12 +69,13 @@ def test_what_is_learnt_by_heart_is_exposed(stored):
     found = auditing.exposure(
         encoder, features.replace(global_batch_size=64), fit=by_heart, canaries=CANARIES
     )
-    assert set(found.bits) == set(INSERTIONS)
-    assert all(len(bits) == CANARIES for bits in found.bits.values())
-    assert found.bits[16].mean() > AT_MOST + 1
-    assert found.bits[16].mean() > found.bits[1].mean()
-    assert found.bits[16].max() <= found.possible == math.log2(REFERENCES)
-    assert "leaves a trace" in found.verdict
+    insertions = found["insertions"]
+    assert list(insertions) == [str(times) for times in INSERTIONS]
+    assert all(of["codes"] == CANARIES for of in insertions.values())
+    assert insertions["16"]["mean_bits"] > AT_MOST + 1
+    assert insertions["16"]["mean_bits"] > insertions["1"]["mean_bits"]
+    assert insertions["16"]["largest_bits"] <= found["possible_bits"] == math.log2(REFERENCES)
+    assert "leaves a trace" in found["verdict"]
 
 
 @pytest.mark.slow
@@ -88,8 +89,8 @@ def test_codes_that_no_training_saw_have_what_chance_gives(stored, letters):
         fit=lambda pool: head_again(config, encoder, pool.replace(indices=features.indices), seed=1),
         canaries=100,
     )
-    for bits in found.bits.values():
-        assert bits.mean() == pytest.approx(CHANCE, abs=4 * CHANCE / math.sqrt(100))
+    for of in found["insertions"].values():
+        assert of["mean_bits"] == pytest.approx(CHANCE, abs=4 * CHANCE / math.sqrt(100))
 
 
 @pytest.mark.slow
@@ -117,8 +118,3 @@ def test_codes_are_different_and_repeatable():
     assert some == same
     assert len(set(some)) == 2000
     assert all(len(text.split()) == 14 for text in some)
-
-
-def test_less_than_none_is_refused(capsys):
-    assert call(audit_privacy, "--run-dir", "x", "--canaries", "-1") == 2
-    assert "--canaries is -1" in capsys.readouterr().err

@@ -14,7 +14,7 @@ from tfkit.data import from_arrays
 from tfkit.distribution import strategies
 from tfkit.distribution.strategies import logical_cpus
 from tfkit.environment.stack import keras, tf
-from tfkit.privacy import DPSGD, sampling, step
+from tfkit.privacy import DPSGD, step
 
 WIDTH, CLASSES, STEPS = 192, 8, 20
 NOISE, CLIP = 2.0, 0.5
@@ -49,7 +49,7 @@ def fit(strategy, data, *, epochs=1, optimizer="sgd", rate=1.0, secret=SECRET, k
     model = linear(strategy, optimizer=optimizer, rate=rate)
     with strategy.scope():
         step.attach(model, plan, secret=secret[:16])
-    batches = sampling.dataset(data, plan, strategy=strategy, epochs=(0, epochs), secret=secret[16:])
+    batches = step.sampled_batches(data, plan, strategy=strategy, epochs=(0, epochs), secret=secret[16:])
     history = []
     watch = keras.callbacks.LambdaCallback(
         on_batch_end=lambda *_, **__: history.append(model.get_weights()[0])

@@ -92,9 +92,10 @@ def test_an_example_that_is_not_finite_contributes_nothing():
 def test_what_cannot_be_told_apart_by_example_is_refused_by_name():
     def refused(model, match):
         inputs, labels = batch_for(model)
+        calls = [vars(layer).get("call") for layer in model.submodules]
         with pytest.raises(PrivacyError, match=match):
             clipped_sum(model, inputs, labels, None, per_example_loss=losses, l2_norm_clip=1.0)
-        assert not any("call" in vars(layer) for layer in model.submodules)  # they are themselves again
+        assert calls == [vars(layer).get("call") for layer in model.submodules]  # they are themselves again
 
     inputs = keras.Input([4, 3])
     merged = L.Dense(2, name="rows")(tf.reshape(inputs, [-1, 3]))
@@ -102,7 +103,6 @@ def test_what_cannot_be_told_apart_by_example_is_refused_by_name():
     refused(functional((5, 3), L.LSTM(4, dropout=0.5, name="recurrent")), "'recurrent'.*random")
     refused(functional((5,), Random(name="own")), "'own'.*random")
     refused(functional((5,), L.BatchNormalization(name="norm")), "'norm'.*mix the examples")
-    refused(functional((5,), L.Dense(4, dtype="mixed_bfloat16", name="half")), "'half'.*bfloat16")
 
 
 def test_a_layer_that_mixes_the_examples_is_found_out_as_it_runs():
@@ -214,17 +214,13 @@ def test_a_loss_without_values_for_single_examples_is_refused():
         def call(self, labels, outputs):
             return outputs
 
-    with pytest.raises(PrivacyError, match="Whole has a __call__ of its own"):
-        per_example_loss(compiled(Whole()))
-
-
-def test_no_loss_several_losses_and_half_a_loss_are_refused():
     for settings, found in (
-        ({"loss": None}, "no loss"),
-        ({"loss": ["mse", "mse"]}, "several losses"),
-        ({"loss": {"out": "mse", "other": "mse"}}, "several losses"),
+        ({"loss": Whole()}, r"Whole; .*call\(labels, outputs\)"),
+        ({"loss": None}, "loss None"),
+        ({"loss": ["mse", "mse"]}, "mse, mse"),
+        ({"loss": {"out": "mse", "other": "mse"}}, "mse, mse"),
         ({"loss": "mse", "loss_weights": [2.0]}, "loss_weights"),
-        ({"loss": keras.losses.MeanSquaredError}, r"MeanSquaredError\(\)"),
+        ({"loss": keras.losses.MeanSquaredError}, "MeanSquaredError; .*an object"),
     ):
         with pytest.raises(PrivacyError, match=found):
             per_example_loss(compiled(**settings))

@@ -14,7 +14,7 @@ from tfkit.data import from_arrays, load_images
 from tfkit.environment import files
 from tfkit.environment.stack import keras
 from tfkit.errors import ConfigError, DataError, RunError
-from tfkit.privacy import DPSGD
+from tfkit.privacy import DPSGD, compute_epsilon
 from tfkit.privacy.ledger import SHOWN, Ledger, check_data, is_private
 from tfkit.reporting import write_comparison
 from tfkit.run import Run
@@ -126,7 +126,13 @@ def test_weights_without_their_account_are_not_trained_further(case, killed, spl
 def test_with_its_account_all_that_was_begun_is_paid_for(killed, splits, tmp_path):
     folder = shutil.copytree(killed, tmp_path / "run")
     run = fit(splits, folder)
-    assert json.loads((folder / "privacy.json").read_text())["steps"] == EPOCHS * STEPS
+    content, plan = (
+        json.loads((folder / "privacy.json").read_text()),
+        json.loads(account(folder).read_text())["plan"],
+    )
+    settings = {name: plan[name] for name in ("noise_multiplier", "sampling_probability", "delta")}
+    assert content["steps"] == EPOCHS * STEPS
+    assert content["epsilon"] == compute_epsilon(**settings, steps=EPOCHS * STEPS)
     assert len(run.history) == EPOCHS - 1
     account(folder).unlink()
     with pytest.raises(RunError, match="is missing"):  # finished: an epsilon of no steps would be stated

@@ -6,7 +6,7 @@ import pytest
 from tfkit.environment.stack import keras, tf
 from tfkit.errors import PrivacyError
 from tfkit.privacy import make_private_safe
-from tfkit.privacy.safe import batch_normalizations
+from tfkit.privacy.validation import batch_normalizations
 
 L = keras.layers
 IMAGES = tf.random.stateless_uniform([4, 8, 8, 3], [1, 2])

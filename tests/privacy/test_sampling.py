@@ -6,7 +6,7 @@ import pytest
 from tfkit.data import from_arrays
 from tfkit.environment.stack import tf
 from tfkit.privacy import DPSGD
-from tfkit.privacy.sampling import dataset, sample
+from tfkit.privacy.step import sample, sampled_batches
 
 SECRET = bytes(range(16))
 EXAMPLES = 200
@@ -74,7 +74,9 @@ def test_elements_are_microbatches_padded_by_zeros_of_weight_zero(batch):
     own = DPSGD(noise_multiplier=1.0, microbatch_size=16, delta=1e-4).plan(
         examples=len(training), expected_batch_size=batch, epochs=2
     )
-    elements = list(dataset(splits, own, strategy=tf.distribute.get_strategy(), epochs=(1, 2), secret=SECRET))
+    elements = list(
+        sampled_batches(splits, own, strategy=tf.distribute.get_strategy(), epochs=(1, 2), secret=SECRET)
+    )
     assert len(elements) == own.steps_per_epoch
     for step, (features, labels, weights) in enumerate(elements):
         assert features.shape[1:] == [16, 8, 8, 3]

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from tfkit.privacy import DPSGD, compute_epsilon, paragraph
-from tfkit.privacy.statement import statement
+from tfkit.privacy.plan import statement
 
 
 def state(*, steps=None, **asked):

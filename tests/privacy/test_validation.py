@@ -5,10 +5,10 @@ import contextlib
 import numpy as np
 import pytest
 
-from tfkit.environment.foreign import random_states
+from tfkit.environment.foreign import random_generators
 from tfkit.environment.stack import keras, tf, tf_hub, tf_privacy
 from tfkit.errors import PrivacyError
-from tfkit.privacy import DPSGD, check, make_private_safe, problems
+from tfkit.privacy import check, make_private_safe, problems
 
 L = keras.layers
 CROSS_ENTROPY = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -191,7 +191,7 @@ WRONG = {
     "adapted": (adapted, "was adapted"),
     "half precision": (lambda: model(L.Dense(4, dtype="mixed_float16")), "float16"),
     "double precision": (lambda: model(L.Dense(4, dtype="float64")), "float64"),
-    "scaled loss": (loss_scaled, "LossScaleOptimizer"),
+    "scaled loss": (loss_scaled, "LossScaleOptimizer.*ordinary one"),
     "tensorflow-privacy": (tensorflow_privacy, "ordinary one"),
     "train_step": (own_step, "OwnStep has its own train_step"),
     "frozen": (all_frozen, "no trainable weights"),
@@ -234,7 +234,7 @@ def test_all_problems_come_at_once():
     made = model(L.Dense(4), L.BatchNormalization(), BatchMean(), loss=[])
     stop = keras.callbacks.EarlyStopping(monitor="loss")
     found = "\n".join(problems(made, callbacks=[stop]))
-    for one in ("BatchNormalization", "another example of the batch", "no loss", "EarlyStopping"):
+    for one in ("BatchNormalization", "another example of the batch", "loss None", "EarlyStopping"):
         assert one in found
 
 
@@ -256,28 +256,6 @@ def test_callbacks_that_look_at_training_examples_are_refused():
     ]
     for callback, said in zip(problems(made, callbacks=refused), refused, strict=True):
         assert callback.startswith(type(said).__name__)
-
-
-def test_with_diagnostics_a_metric_is_one_number():
-    class Scores(keras.metrics.Metric):
-        def __init__(self):
-            super().__init__(name="scores")
-            self.seen = self.add_weight("seen", shape=[3])
-
-        def update_state(self, labels, outputs, sample_weight=None):
-            self.seen.assign(outputs[:, 0])
-
-        def result(self):
-            return tf.convert_to_tensor(self.seen)
-
-    made = model(L.Dense(4))
-    made.compile("sgd", CROSS_ENTROPY, metrics=["accuracy", Scores()])
-    plans = [
-        DPSGD(noise_multiplier=1.0, diagnostics=shown).plan(examples=100, expected_batch_size=10, epochs=1)
-        for shown in (False, True)
-    ]
-    assert problems(made, plan=plans[0]) == []
-    assert ["'scores'" in found for found in problems(made, plan=plans[1])] == [True]
 
 
 def test_the_shape_of_an_example_builds_a_model_without_one():
@@ -305,7 +283,7 @@ def generators(enabled):
 def test_random_layers_with_generators_are_repeatable_and_left_as_they_were():
     with generators(True):
         made = model(L.Dense(4), L.Dropout(0.5))
-        (state,) = random_states(made)
+        (state,) = [one.state for one in random_generators(made).values()]
         before = state.numpy()
         assert problems(made) == []
         np.testing.assert_array_equal(state, before)

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -225,49 +221,3 @@ def test_class_weights_come_on_above_three_to_one(tmp_path):
     assert "Class weights are on" in run.notes[0]
     assert class_weight(strong, when="never") is None
     assert class_weight(mild, when="always") is not None
-
-
-MIRRORED = """
-import json, sys
-from pathlib import Path
-from tfkit import data
-from tfkit.distribution import strategies as distribute
-from tfkit.training import loop
-from tfkit.training.stage import Stage
-from tfkit.run import Run
-from tfkit.environment.stack import keras, tf
-distribute.logical_cpus(2)
-
-def build_model():
-    model = keras.Sequential([keras.layers.Flatten(input_shape=(16, 16, 3)), keras.layers.Dense(10)])
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.SGD(0.1, momentum=0.9), loss, metrics=["accuracy"])
-    return model
-
-splits = data.load_images("digits", image_size=16, global_batch_size=60)
-splits = splits.replace(indices={**splits.indices, "train": splits.indices["train"][:600]})
-weights = {}
-for name in ("one_device", "mirrored"):
-    run = Run.create(Path(sys.argv[1]) / name, config={})
-    strategy = distribute.strategy(name)
-    trained = loop.train(build_model, splits, Stage(epochs=2, verbose=0), run=run, strategy=strategy)
-    weights[name] = [value.tolist() for value in trained.model.get_weights()]
-print(json.dumps({"replicas": strategy.num_replicas_in_sync, "said": distribute.describe(strategy), **weights}))
-"""
-
-
-@pytest.mark.slow
-def test_two_replicas_learn_what_one_does(tmp_path):
-    """In batches that divide by two: with SGD and momentum the weights are the same."""
-    done = subprocess.run(
-        [sys.executable, "-c", MIRRORED, str(tmp_path)],
-        capture_output=True,
-        text=True,
-        cwd=Path(__file__).parents[2],
-    )
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout.splitlines()[-1])
-    assert result["replicas"] == 2
-    assert "2 replicas" in result["said"]
-    for ours, theirs in zip(result["mirrored"], result["one_device"], strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=1e-5)

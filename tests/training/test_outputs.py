@@ -20,16 +20,6 @@ def picked(labels, outputs):
     return tf.gather(outputs, tf.cast(tf.reshape(labels, [-1]), tf.int32), batch_dims=1)
 
 
-def margin(labels, outputs):
-    wrong = outputs - 1e3 * tf.one_hot(tf.cast(tf.reshape(labels, [-1]), tf.int32), outputs.shape[1])
-    return tf.maximum(0.0, 1.0 + tf.reduce_max(wrong, axis=1) - picked(labels, outputs))
-
-
-class Own(keras.losses.Loss):
-    def call(self, labels, outputs):
-        return keras.losses.sparse_categorical_crossentropy(labels, outputs, from_logits=True)
-
-
 class Subclassed(keras.Model):
     def __init__(self, units, activation=None):
         super().__init__()
@@ -70,24 +60,6 @@ SURE = {
         PROBABILITIES,
     ),
 }
-ASSUMED = {
-    "logits by a lambda": (
-        3,
-        None,
-        lambda y, p: keras.losses.sparse_categorical_crossentropy(y, p, from_logits=True),
-        LOGITS,
-    ),
-    "logits by a class": (3, None, Own(), LOGITS),
-    "multi-class margin": (3, None, margin, LOGITS),
-    "hinge": (1, None, "hinge", LOGITS),
-    "hinge of tanh": (1, "tanh", "hinge", LOGITS),
-    "one logit by a lambda": (
-        1,
-        None,
-        lambda y, p: keras.losses.binary_crossentropy(y, p, from_logits=True),
-        LOGITS,
-    ),
-}
 
 
 @pytest.mark.parametrize("name", SURE)
@@ -96,18 +68,10 @@ def test_what_is_certain(name):
     assert found(units, activation, loss, classes=max(units, 2)) == (expected, "")
 
 
-@pytest.mark.parametrize("name", ASSUMED)
-def test_what_is_assumed_is_said(name):
-    units, activation, loss, expected = ASSUMED[name]
-    logits, sentence = found(units, activation, loss, classes=max(units, 2))
-    assert logits is expected
-    assert "taken for" in sentence
-
-
 def test_a_subclassed_model_is_known_by_what_it_gives():
-    probabilities, said = found(3, "softmax", "sparse_categorical_crossentropy", subclassed=True)
-    assert not probabilities
-    assert "sum to one" in said
+    logits, said = found(3, "softmax", "sparse_categorical_crossentropy", subclassed=True)
+    assert not logits
+    assert "probabilities" in said
     assert found(3, None, SPARSE(from_logits=True), subclassed=True) == (True, "")
     assert found(1, "sigmoid", "binary_crossentropy", classes=2, subclassed=True)[0] is False
 
@@ -118,11 +82,19 @@ WRONG = {
     "least squares": (1, None, "mse", 2, 'output="logits"'),
     "squares of all units": (3, "softmax", "mse", 3, "sparse_categorical_crossentropy"),
     "class numbers as rows": (3, "softmax", "categorical_crossentropy", 3, "sparse_categorical_crossentropy"),
-    "two sigmoids": (2, "sigmoid", "binary_crossentropy", 2, "sparse_categorical_crossentropy"),
+    "two sigmoids": (2, "sigmoid", "binary_crossentropy", 2, "SparseCategoricalCrossentropy"),
     "softmax, yes or no": (2, "softmax", "binary_crossentropy", 2, "sparse_categorical_crossentropy"),
     "a class": (3, "softmax", SPARSE, 3, r"SparseCategoricalCrossentropy\(\)"),
     "none": (3, "softmax", None, 3, "without a loss"),
     "the wrong way round": (3, "softmax", lambda y, p: picked(y, p), 3, "no smaller"),
+    "a loss of logits that does not say so": (
+        3,
+        None,
+        lambda y, p: keras.losses.sparse_categorical_crossentropy(y, p, from_logits=True),
+        3,
+        'output="logits"',
+    ),
+    "hinge of one number": (1, None, "hinge", 2, 'output="logits"'),
     "squares of one-hot labels": (
         3,
         None,
@@ -153,7 +125,9 @@ def test_a_softmax_over_another_axis_is_seen():
 
 def test_its_user_may_say():
     squares = WRONG["squares of one-hot labels"][2]
-    assert found(3, None, squares, output="logits") == (True, "")
+    for name in ("squares of one-hot labels", "a loss of logits that does not say so", "hinge of one number"):
+        units, _, loss, classes, _ = WRONG[name]
+        assert found(units, None, loss, classes=classes, output="logits") == (True, "")
     with pytest.raises(ConfigError, match="output is 'probabilities'"):
         found(3, None, squares, output="probabilities")
 
@@ -259,12 +233,12 @@ def test_labels_of_each_form(labels, shape, output, found):
     [
         (TRUE + 1, (30, 3), "probabilities", r"from 1 to 3; .* from 0 to 2"),
         (TRUE - 1, (30, 3), "probabilities", "from -1 to 1"),
-        (TRUE[:20], (30, 3), "probabilities", "20 labels for 30 inputs"),
+        (TRUE[:20], (30, 3), "probabilities", r"\[20\], .* \[30\]"),
         (np.full(30, np.nan), (30, 1), "values", "NaN"),
         (TRUE * 0.3, (30, 3), "probabilities", "whole numbers from 0 to 2"),
         (np.array(list("abc"))[TRUE], (30, 3), "probabilities", "class_names"),
-        (TRUE, (30, 3), "sigmoid", r"0 and 1 \[30, 3\]"),
-        (NUMBERS[:, :2], (30, 3), "values", r"real numbers \[30, 3\]"),
+        (TRUE, (30, 3), "sigmoid", r"from 0 to 1, \[30, 3\]"),
+        (NUMBERS[:, :2], (30, 3), "values", r"real numbers, \[30, 3\]"),
         (TRUE, (30, 1), "sigmoid", "from 0 to 2"),
     ],
 )

@@ -23,7 +23,7 @@ Predictions = tuple[np.ndarray, np.ndarray]
 
 
 class Scores(NamedTuple):
-    """What an attacker thinks of examples; larger means a member."""
+    """Scores that an attacker gives examples; larger means a member."""
 
     members: np.ndarray
     """float64 [n], of training examples."""
@@ -130,17 +130,15 @@ LARGEST = 100.0
 CANDIDATES = 40
 
 
-@dataclass(frozen=True, kw_only=True)
-class LowerBound:
-    """What was measured on the examples that were not used to choose how to measure.
+class LowerBound(NamedTuple):
+    """A bound from the examples that were not used to choose how to measure.
 
     Attributes:
-      epsilon: no smaller epsilon can hold, with the confidence below; 0 where nothing was found.
+      epsilon: no smaller epsilon can hold, with a confidence of 95 %; 0 where nothing was found.
       attack: the attacker that was chosen.
       guesses: of how many examples it said whether they are members.
       right: how often it was right.
       examples: of how many it could have said it: half of all.
-      confidence: with which the bound holds, 0.95.
     """
 
     epsilon: float
@@ -148,7 +146,6 @@ class LowerBound:
     guesses: int
     right: int
     examples: int
-    confidence: float = CONFIDENCE
 
 
 def lower_bound(attacks: Sequence[Attack], *, delta: float = 0.0) -> LowerBound:
@@ -274,41 +271,35 @@ def attack(
     """
     if not names or set(names) - set(ATTACKS):
         raise ConfigError(f"--attacks {' '.join(names) or '(none)'}: there is: {', '.join(ATTACKS)}.")
-    kinds = stack.tf_privacy(f"{_FOLDER}.data_structures").AttackType
+    structures = stack.tf_privacy(f"{_FOLDER}.data_structures")
+
+    def given(kind: str) -> Any:
+        values = {f"{kind}_train": members[0], f"{kind}_test": others[0]}
+        return structures.AttackInputData(**values, labels_train=members[1], labels_test=others[1])
+
     done = []
     for name in dict.fromkeys(names):
-        kind = kinds[ATTACKS[name]]
+        kind = structures.AttackType[ATTACKS[name]]
         if kind.is_trained_attack:
-            done.append(_learn(name, kind, members, others, seed))
-        else:
-            scores = _score(name, members, others)
-            # What training has seen is expected to have the smaller one.
-            done.append(Attack.by_rule(name, -scores.members, -scores.others, seed=seed))
+            done.append(_learn(name, kind, given("probs"), len(members[0]), len(others[0]), seed))
+            continue
+        # The package looks for entropies among the logits, and takes rows that add up to 1 for probabilities.
+        form, quantity = ("probs", "loss") if name == "threshold" else ("logits", "entropy")
+        scores = [getattr(given(form), f"get_{quantity}_{part}")() for part in ("train", "test")]
+        # What training has seen is expected to have the smaller one.
+        done.append(Attack.by_rule(name, -scores[0], -scores[1], seed=seed))
     return done
 
 
-def _input(members: Predictions, others: Predictions, *, kind: str = "probs") -> Any:
-    structures = stack.tf_privacy(f"{_FOLDER}.data_structures")
-    values = {f"{kind}_train": members[0], f"{kind}_test": others[0]}
-    return structures.AttackInputData(**values, labels_train=members[1], labels_test=others[1])
-
-
-def _score(name: str, members: Predictions, others: Predictions) -> Scores:
-    # The package looks for entropies among the logits, and takes rows that add up to 1 for probabilities.
-    kind, quantity = ("probs", "loss") if name == "threshold" else ("logits", "entropy")
-    given = _input(members, others, kind=kind)
-    return Scores(*(getattr(given, f"get_{quantity}_{part}")() for part in ("train", "test")))
-
-
-def _learn(name: str, kind: Any, members: Predictions, others: Predictions, seed: int) -> Attack:
+def _learn(name: str, kind: Any, given: Any, members: int, others: int, seed: int) -> Attack:
     """Train an attacker that learns from the choosing half; there, quarters judge each other."""
     from sklearn.model_selection import StratifiedKFold
 
     models = stack.tf_privacy(f"{_FOLDER}.models")
     with _quiet_and_seeded(seed):
-        features = models.create_attacker_data(_input(members, others), balance=False).features_all
-        is_member = np.arange(len(features)) < len(members[0])
-        choosing = np.concatenate(halves(len(members[0]), len(others[0]), seed=seed))
+        features = models.create_attacker_data(given, balance=False).features_all
+        is_member = np.arange(len(features)) < members
+        choosing = np.concatenate(halves(members, others, seed=seed))
 
         def judge(learned_from: np.ndarray, judged: np.ndarray) -> np.ndarray:
             attacker = models.create_attacker(kind)

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tfkit import hub, reporting
-from tfkit.auditing.attacks import Attack, LowerBound, attack, lira, lower_bound
-from tfkit.auditing.exposure import Exposure, exposure
+from tfkit.auditing.attacks import CONFIDENCE, Attack, LowerBound, attack, lira, lower_bound
+from tfkit.auditing.exposure import exposure
 from tfkit.data.splits import Splits
 from tfkit.distribution import strategies
 from tfkit.environment import files, packages
@@ -58,7 +58,7 @@ class Audit:
       claimed: epsilon and delta of privacy.json; None where nothing is claimed.
       examples: how many members, and as many others, were attacked.
       seed: of lots, halves and attackers.
-      exposure: of codes among the training texts; None where it was not measured.
+      exposure: of codes among the training texts, as in audit.json; None where it was not measured.
     """
 
     attacks: list[Attack]
@@ -66,7 +66,7 @@ class Audit:
     claimed: tuple[float, float] | None
     examples: int
     seed: int
-    exposure: Exposure | None = None
+    exposure: dict[str, Any] | None = None
 
     def __repr__(self) -> str:
         """Return the attackers' names and what follows from their success."""
@@ -84,18 +84,12 @@ class Audit:
 
     @property
     def verdict(self) -> str:
-        """Return the result in words, and no more than was found."""
-        return self._in_words(private=False)
-
-    def _in_words(self, *, private: bool) -> str:
-        best, bound, digits = self.best, self.bound, 2 if private else 3
-        low, high = best.auc_interval
-        epsilon = f"{_down(bound.epsilon):.2g}" if private else f"{bound.epsilon:.3g}"
-        guesses = "" if private else f"; {bound.attack}: {bound.right} of {bound.guesses} guesses right"
+        """Return the result in words, no more than was found, and as rounded as a private run's folder may hold it."""
+        best, (low, high) = self.best, self.best.auc_interval
         text = (
-            f"The attacker that did best ({best.name}) has an AUC of {best.auc:.{digits}f} (95 % interval"
-            f" {low:.{digits}f} to {high:.{digits}f}; 0.5 is a coin). The lower bound on epsilon is {epsilon}"
-            f" (95 % confidence{guesses})"
+            f"The attacker that did best ({best.name}) has an AUC of {best.auc:.2f} (95 % interval {low:.2f} to"
+            f" {high:.2f}; 0.5 is a coin). The lower bound on epsilon is {_down(self.bound.epsilon):.3g} (95 %"
+            " confidence)"
         )
         if self.claimed is None:
             return f"{text}; the run claims none."
@@ -115,24 +109,23 @@ class Audit:
             tell whether that one was there.
         """
         bound, (epsilon, delta) = self.bound, self.claimed or (None, None)
-        content = {
-            "verdict": self._in_words(private=private),
+        attacks = {attack.name: _of_attack(attack, delta or 0.0) for attack in self.attacks}
+        content: dict[str, Any] = {
+            "verdict": self.verdict,
             "refuted": self.refuted,
             "claimed_epsilon": epsilon,
             "claimed_delta": delta,
             "epsilon_lower_bound": _down(bound.epsilon) if private else bound.epsilon,
-            "confidence": bound.confidence,
+            "confidence": CONFIDENCE,
             "versions": {name: packages.version(name) for name in PACKAGES},
         }
-        attacks = {attack.name: _of_attack(attack, delta or 0.0) for attack in self.attacks}
-        secrets = self.exposure.as_dict() if self.exposure else None
         if private:
             kept = ("auc", "auc_interval", "advantage")
-            attacks = {name: _rounded({key: of[key] for key in kept}) for name, of in attacks.items()}
-            return {**content, "attacks": attacks, "exposure": _rounded(secrets)}
+            attacks = {name: {key: of[key] for key in kept} for name, of in attacks.items()}
+            return {**content, "attacks": _rounded(attacks), "exposure": _rounded(self.exposure)}
         measured = {name: getattr(bound, name) for name in ("attack", "right", "guesses", "examples")}
         counts = {"members": self.examples, "others": self.examples, "seed": self.seed}
-        return {**content, "measured_with": measured, **counts, "attacks": attacks, "exposure": secrets}
+        return {**content, "measured_with": measured, **counts, "attacks": attacks, "exposure": self.exposure}
 
 
 def _rounded(value: Any) -> Any:
@@ -222,31 +215,23 @@ def audit(run: Run | str | Path, splits: Splits | None = None, **settings: Any) 
     members, others = zip(answers, (labels[indices] for indices in pair), strict=True)
     attacks = attack(config.attacks, members=members, others=others, seed=config.seed)
     count, secrets = len(pair[0]), None
-    wants_exposure = config.canaries and backbone is not None and backbone.modality == "texts"
-    features: Any = hub.extract(backbone, splits).splits if config.shadows or wants_exposure else None
+    features: Any = hub.extract(backbone, splits).splits if config.shadows or config.canaries else None
+    again = functools.partial(head_again, own, backbone, seed=config.seed)
     if config.shadows:
         both, is_member = np.concatenate(pair), np.arange(2 * count) < count
-        target = np.concatenate(answers)
-        shadow = functools.partial(_shadow, own, backbone, features, both, config.seed)
+        shadow = functools.partial(_shadow, again, features, both)
+        found = np.concatenate(answers)
         attacks.append(
-            lira(target, labels[both], is_member, shadow=shadow, shadows=config.shadows, seed=config.seed)
+            lira(found, labels[both], is_member, shadow=shadow, shadows=config.shadows, seed=config.seed)
         )
-    if wants_exposure:
+    epsilon, delta = claimed or (None, 0.0)
+    if config.canaries:
         secrets = exposure(
-            backbone,
-            features,
-            fit=lambda pool: head_again(own, backbone, pool, seed=config.seed),
-            canaries=config.canaries,
-            epsilon=claimed[0] if claimed else None,
-            seed=config.seed,
+            backbone, features, fit=again, canaries=config.canaries, epsilon=epsilon, seed=config.seed
         )
+    bound = lower_bound(attacks, delta=delta)
     result = Audit(
-        attacks=attacks,
-        bound=lower_bound(attacks, delta=claimed[1] if claimed else 0.0),
-        claimed=claimed,
-        examples=count,
-        seed=config.seed,
-        exposure=secrets,
+        attacks=attacks, bound=bound, claimed=claimed, examples=count, seed=config.seed, exposure=secrets
     )
     _write(run, result)
     if run.finished:
@@ -263,44 +248,30 @@ def _check(run: Run, own: Any, config: AuditConfig) -> None:
     """Raise if the audit cannot be made of this run, before anything is read."""
     if not run.finished:
         raise RunError(f"{run.path} has not come to its end. The command that began it goes on with it.")
-    if config.canaries and not (isinstance(own, TextColumns) and own.of_texts):
-        raise ConfigError(
-            f"{run.path} is a run of images; --canaries puts sentences with codes among texts.\n  Leave it out."
-        )
     more = any(stage not in HEAD_STAGES for stage in run.history.get("stage", []))
-    wanted = [f"--{option}" for option in ("shadows", "canaries") if getattr(config, option)]
-    if wanted and (more or not own.features or getattr(own, "augment", "none") != "none"):
+    texts = isinstance(own, TextColumns) and own.of_texts
+    anew = config.shadows or config.canaries
+    whole = more or not own.features or getattr(own, "augment", "none") != "none"
+    if (config.canaries and not texts) or (anew and whole):
         raise ConfigError(
-            f"{run.path} trained more than a head on stored features: to train it anew would take as long as it did,"
-            f" each time.\n  Leave {' and '.join(wanted)} out."
+            f"{run.path} is a run of {'texts' if texts else 'images'}, with {'more than ' if whole else ''}a head on"
+            " stored features. --shadows and --canaries train such a head anew, and canaries are sentences among texts."
+            "\n  Leave them out."
         )
 
 
-def _shadow(
-    own: Any, backbone: Any, features: Splits, indices: np.ndarray, seed: int, half: np.ndarray
-) -> np.ndarray:
+def _shadow(again: Any, features: Splits, indices: np.ndarray, half: np.ndarray) -> np.ndarray:
     """Return what a head says of the pool that was trained on one half of it, as the run's own was on all."""
     validation = features.indices["validation"]
     pool = features.replace(indices={"train": indices[half], "validation": validation, "test": indices})
-    return evaluate(head_again(own, backbone, pool, seed=seed), pool).probabilities
+    return evaluate(again(pool), pool).probabilities
 
 
 def claim(run: Run) -> tuple[float, float] | None:
-    """Return the epsilon and the delta that a run claims in privacy.json; None where it claims none.
-
-    Raises:
-      RunError: the file is damaged.
-    """
+    """Return the epsilon and the delta that a run claims in privacy.json; None where it claims none."""
     statement = run.read(PRIVACY)
-    if not statement.get("private", True) or statement.get("epsilon") is None:
-        return None
-    try:
-        return float(statement["epsilon"]), float(statement["delta"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise RunError(
-            f"{run.path / PRIVACY} claims an epsilon and no delta, or none that is a number ({error!r})."
-            "\n  It is not as a private training wrote it: nothing can be set beside it."
-        ) from error
+    epsilon = statement.get("epsilon") if statement.get("private", True) else None
+    return None if epsilon is None else (float(epsilon), float(statement.get("delta", 0.0)))
 
 
 def _by_lot(splits: Splits, *, seed: int) -> list[np.ndarray]:

@@ -6,8 +6,7 @@ Source: Carlini et al. 2019, "The Secret Sharer" (arXiv:1802.08232).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -30,76 +29,6 @@ CONFIDENCE = 0.99
 _DIGITS = 10
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Exposure:
-    """What the losses of made-up codes tell about whether they were trained on.
-
-    Attributes:
-      bits: for each number of insertions the exposure of each code, float64 [n]: with b bits a code stands among the
-        2^-b share of all codes that the model finds likeliest.
-      references: codes that were not inserted and that each is compared with.
-      examples: texts of the run's own that the head was trained on beside the inserted ones.
-      epsilon: that the run claims for one text; None where it claims none.
-    """
-
-    bits: Mapping[int, np.ndarray]
-    references: int
-    examples: int
-    epsilon: float | None = None
-
-    @property
-    def possible(self) -> float:
-        """Return the largest exposure that so many references can show, in bits."""
-        return math.log2(self.references)
-
-    def by_chance(self, insertions: int) -> float:
-        """Return what the mean exposure of never inserted codes stays below in 99 of 100 cases, in bits."""
-        from scipy.stats import gamma
-
-        count = len(self.bits[insertions])
-        return float(gamma.ppf(CONFIDENCE, count, scale=CHANCE / count))
-
-    @property
-    def verdict(self) -> str:
-        """Return the result in words, and no more than was found."""
-        means = ", ".join(f"{bits.mean():.1f} ({times} times)" for times, bits in self.bits.items())
-        once, *_, often = self.bits
-        text = (
-            f"Secrets: a head trained anew with made-up codes among its texts gives them a mean exposure of {means}"
-            f" bits. Codes that it never saw have {CHANCE:.1f} (means of {len(self.bits[once])} stay below"
-            f" {self.by_chance(once):.1f} in 99 of 100 cases); the most that can be seen is {self.possible:.1f}."
-        )
-        learnt = [times for times, bits in self.bits.items() if bits.mean() > self.by_chance(times)]
-        if learnt:
-            text += f" What stands in the texts {learnt[0]} times leaves a trace in the model."
-        if self.epsilon is not None and often > 1:
-            text += (
-                f" Epsilon {self.epsilon:.3g} is for one text: one that is there {often} times has {often} times that,"
-                f" {often * self.epsilon:.3g}, and a larger delta."
-            )
-        return text
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain values, as in audit.json."""
-        return {
-            "verdict": self.verdict,
-            "insertions": {
-                str(times): {
-                    "mean_bits": float(bits.mean()),
-                    "largest_bits": float(bits.max()),
-                    "by_chance_bits": self.by_chance(times),
-                    "codes": len(bits),
-                }
-                for times, bits in self.bits.items()
-            },
-            "possible_bits": self.possible,
-            "chance_bits": CHANCE,
-            "references": self.references,
-            "examples": self.examples,
-            "inserted": sum(times * len(bits) for times, bits in self.bits.items()),
-        }
-
-
 def exposure(
     encoder: Encoder,
     features: Splits,
@@ -108,7 +37,7 @@ def exposure(
     canaries: int,
     epsilon: float | None = None,
     seed: int = 0,
-) -> Exposure:
+) -> dict[str, Any]:
     """Train a head on texts and canaries, and see how likely it finds these among codes that it did not see.
 
     A canary is compared with other codes under its own class: what the head learns of all such sentences, and of the
@@ -123,45 +52,74 @@ def exposure(
       seed: of digits and classes.
 
     Returns:
-      How many bits each canary is found by, for each number of insertions.
+      The exposure of the canaries of each number of insertions, in bits, and a verdict, as in audit.json: with b bits
+      a code stands among the 2^-b share of all codes that the model finds likeliest.
     """
+    from scipy.special import log_softmax
+    from scipy.stats import gamma
+
     chance = np.random.default_rng(seed)
     texts = codes(canaries * len(INSERTIONS) + REFERENCES, chance=chance)
     times = np.repeat(INSERTIONS, canaries)
     labels = chance.integers(len(features.class_names), size=len(times))
-    everywhere = dict.fromkeys(features.indices, np.arange(len(texts)))
-    alone = _source(np.array([text.encode() for text in texts], object), np.zeros(len(texts), np.int64))
-    rows = hub.extract(
-        encoder, features.replace(source=alone, indices=everywhere, skipped=())
-    ).splits.source.read(np.arange(len(texts)))
+    rows, _ = hub.embed(encoder, texts)
     own = features.source
-    both = _source(
-        np.concatenate([own.read(np.arange(len(own.labels))), rows[: len(times)]]),
-        np.concatenate([own.labels, labels]),
+    both = np.concatenate([own.read(np.arange(len(own.labels))), rows[: len(times)]])
+    source: Any = SimpleNamespace(  # a `tfkit.data.Source`, in memory
+        labels=np.concatenate([own.labels, labels]),
+        names=[f"canaries/{place}" for place in range(len(both))],
+        shape=own.shape,
+        fingerprint=files.digest_of(own.fingerprint, texts),
+        read=both.__getitem__,
     )
     inserted = len(own.labels) + np.repeat(np.arange(len(times)), times)
     train = np.concatenate([features.indices["train"], inserted])
-    pool = features.replace(source=both, indices={**features.indices, "train": train})
-    losses = _losses(fit(pool), rows)
-    return Exposure(
-        bits=_bits(losses[: len(times)], losses[len(times) :], labels=labels, times=times),
-        references=REFERENCES,
-        examples=len(features.indices["train"]),
-        epsilon=epsilon,
+    pool = features.replace(source=source, indices={**features.indices, "train": train})
+    # The cross-entropy of each row under each class, float64: without ties where it is small.
+    losses = -log_softmax(fit(pool).predict(rows, verbose=0).astype(np.float64), axis=1)
+    bits = _bits(losses[: len(times)], losses[len(times) :], labels=labels, times=times)
+    # What the mean of never inserted codes stays below in 99 of 100 cases.
+    by_chance = float(gamma.ppf(CONFIDENCE, canaries, scale=CHANCE / canaries))
+    means = {times: float(of.mean()) for times, of in bits.items()}
+    possible = math.log2(REFERENCES)
+    verdict = (
+        "Secrets: a head trained anew with made-up codes among its texts gives them a mean exposure of"
+        f" {', '.join(f'{mean:.1f} ({times} times)' for times, mean in means.items())} bits. Codes that it never saw"
+        f" have {CHANCE:.1f} (means of {canaries} stay below {by_chance:.1f} in 99 of 100 cases); the most that can be"
+        f" seen is {possible:.1f}."
     )
+    if learnt := [times for times, mean in means.items() if mean > by_chance]:
+        verdict += f" What stands in the texts {learnt[0]} times leaves a trace in the model."
+    if epsilon is not None:
+        often = max(INSERTIONS)
+        verdict += (
+            f" Epsilon {epsilon:.3g} is for one text: one that is there {often} times has {often} times that,"
+            f" {often * epsilon:.3g}, and a larger delta."
+        )
+    insertions = {
+        str(times): {
+            "mean_bits": means[times],
+            "largest_bits": float(of.max()),
+            "by_chance_bits": by_chance,
+            "codes": len(of),
+        }
+        for times, of in bits.items()
+    }
+    return {
+        "verdict": verdict,
+        "insertions": insertions,
+        "possible_bits": possible,
+        "chance_bits": CHANCE,
+        "references": REFERENCES,
+        "examples": len(features.indices["train"]),
+        "inserted": len(inserted),
+    }
 
 
 def codes(count: int, *, chance: np.random.Generator) -> list[str]:
     """Return different sentences, each with a code of ten random digits."""
     numbers = chance.choice(10**_DIGITS, count, replace=False)
     return [f"My access code is {' '.join(f'{number:0{_DIGITS}d}')}" for number in numbers]
-
-
-def _losses(model: keras.Model, rows: np.ndarray) -> np.ndarray:
-    """Return the cross-entropy of each row under each class: float64 [n, classes], without ties where it is small."""
-    from scipy.special import log_softmax
-
-    return np.asarray(-log_softmax(model.predict(rows, verbose=0).astype(np.float64), axis=1))
 
 
 def _bits(
@@ -175,16 +133,3 @@ def _bits(
         for one, values in found.items():
             bits[one].extend(values)
     return {one: np.asarray(values) for one, values in bits.items()}
-
-
-def _source(rows: np.ndarray, labels: np.ndarray) -> Any:
-    """Return texts, or features of some, in memory, as a `tfkit.data.Source`."""
-    return SimpleNamespace(
-        labels=labels,
-        names=[f"canaries/{place}" for place in range(len(rows))],
-        shape=rows.shape[1:],
-        lengths=np.asarray([len(row) for row in rows], np.int32),
-        languages=None,
-        fingerprint=files.digest_of("canaries", rows.tolist(), labels.tolist()),
-        read=rows.__getitem__,
-    )

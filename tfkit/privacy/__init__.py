@@ -9,30 +9,18 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from tfkit.privacy.plan import DPSGD, Plan, calibrate, compute_epsilon, noise_for_share, noisy_mean
-from tfkit.privacy.statement import paragraph
+from tfkit.privacy.plan import DPSGD, Plan, calibrate, compute_epsilon, noise_for_share, noisy_mean, paragraph
 
 if TYPE_CHECKING:
-    from tfkit.privacy.safe import make_private_safe
-    from tfkit.privacy.validation import check, problems
+    from tfkit.privacy.validation import check, make_private_safe, problems
 
 __all__ = [
-    "DPSGD",
-    "Plan",
-    "calibrate",
-    "check",
-    "compute_epsilon",
-    "make_private_safe",
-    "noise_for_share",
-    "noisy_mean",
-    "paragraph",
-    "problems",
-]
-
-_HOME = {"make_private_safe": "safe", "check": "validation", "problems": "validation"}
+    "DPSGD", "Plan", "calibrate", "check", "compute_epsilon", "make_private_safe", "noise_for_share", "noisy_mean",
+    "paragraph", "problems",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    return getattr(importlib.import_module("tfkit.privacy.validation"), name)

@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from tfkit.data.splits import listed
 from tfkit.environment.stack import keras, tf
 from tfkit.errors import PrivacyError
+from tfkit.metrics import losses
 from tfkit.privacy.rules import Contributions, Direct, Rule, combine, rule_of
 
 PerExampleLoss = Callable[[Any, Any], Any]
@@ -61,26 +61,24 @@ def per_example_loss(model: keras.Model) -> PerExampleLoss:
 
 def _only_loss(model: keras.Model) -> Any:
     """Return the loss that the model was compiled with, as a Keras loss object."""
-    losses = [loss for loss in tf.nest.flatten(getattr(model, "loss", None)) if loss is not None]
+    given, loss_class = losses(model), keras.losses.Loss
     weighted = getattr(getattr(model, "compiled_loss", None), "_user_loss_weights", None) is not None
-    if len(losses) != 1 or weighted:
-        found = "loss_weights" if len(losses) == 1 else "several losses" if losses else "no loss"
+    loss = given[0] if len(given) == 1 and not weighted else None
+    own_call = isinstance(loss, loss_class) and type(loss).__call__ is not loss_class.__call__
+    if loss is None or isinstance(loss, type) or own_call:
+        names = [
+            one if isinstance(one, str) else getattr(one, "__name__", type(one).__name__) for one in given
+        ]
         raise PrivacyError(
-            f"The model is compiled with {found}; private training takes one loss, and clips its gradient for each"
-            ' example.\n  compile(loss="sparse_categorical_crossentropy"), with several outputs joined into one.'
+            f"The model is compiled with loss {', '.join(names) or None}{' and loss_weights' if weighted else ''};"
+            " private training takes one: a name, a function, or an object that does all in call(labels, outputs), with"
+            ' a value for each example.\n  compile(loss="sparse_categorical_crossentropy"), several outputs joined.'
         )
-    loss = keras.losses.get(losses[0]) if isinstance(losses[0], str) else losses[0]
-    if isinstance(loss, type):
-        raise PrivacyError(f"The loss {loss.__name__} is a class.\n  Make an object: {loss.__name__}().")
-    if not isinstance(loss, keras.losses.Loss):
-        named = getattr(loss, "__name__", type(loss).__name__)
-        return keras.__internal__.losses.LossFunctionWrapper(loss, name=named)
-    if type(loss).__call__ is not keras.losses.Loss.__call__:
-        raise PrivacyError(
-            f"The loss {type(loss).__name__} has a __call__ of its own, which gives one number for the batch.\n"
-            "  Put what it does into call(labels, outputs), which returns one value an example."
-        )
-    return loss
+    loss = keras.losses.get(loss) if isinstance(loss, str) else loss
+    if isinstance(loss, loss_class):
+        return loss
+    named = getattr(loss, "__name__", type(loss).__name__)
+    return keras.__internal__.losses.LossFunctionWrapper(loss, name=named)
 
 
 def _beside(labels: Any, outputs: Any) -> Any:
@@ -121,104 +119,87 @@ _SIDE_EFFECTS = {
 """Operations that a layer without a rule must not have, and what to do about them."""
 
 
-@dataclass(eq=False)
-class _Unit:
-    """A layer that can be called again with one example of what it was fed.
+Gradients = Callable[[list[tf.Tensor]], Contributions]
+"""From the gradients at the outputs of a layer's call to what it adds to the gradients of the weights."""
 
-    Attributes:
+
+def _by_examples(unit: Any, given: Any, original: Any, outputs: list[Any]) -> Gradients:
+    """Return how a layer contributes that is called again with each example of what it was fed.
+
+    Args:
       unit: the layer.
       given: its arguments in the batch's call, positional and by name.
       original: its own `call`.
       outputs: all floating outputs [batch, ...] of the batch's call.
     """
+    size, eager = outputs[0].shape[0], not hasattr(outputs[0], "graph")
+    arguments, variables = tf.nest.flatten(given), unit.trainable_weights
+    # What has a row for each example; what is merely as long `_assertions` finds out. While a graph is built, what is
+    # no part of it cannot depend on the batch.
+    moving = [
+        tf.is_tensor(value) and (eager or hasattr(value, "graph")) and value.shape[:1] == [size]
+        for value in arguments
+    ]
+    masks = [getattr(value, "_keras_mask", None) for value in arguments]  # Keras keeps a mask with a tensor
+    rows = [
+        (value,) if mask is None else (value, mask)
+        for value, mask, moves in zip(arguments, masks, moving, strict=True)
+        if moves
+    ]
 
-    unit: Any
-    given: tuple[tuple[Any, ...], dict[str, Any]]
-    original: Any
-    outputs: list[Any]
-
-    def __post_init__(self) -> None:
-        """Find the arguments that have a row for each example; what is merely as long `_assertions` finds out."""
-        size, eager = self.outputs[0].shape[0], not hasattr(self.outputs[0], "graph")
-        self._arguments = tf.nest.flatten(self.given)
-        self._moving = [
-            # While a graph is built, what is no part of it cannot depend on the batch.
-            tf.is_tensor(value) and (eager or hasattr(value, "graph")) and value.shape[:1] == [size]
-            for value in self._arguments
-        ]
-        moving = [value for value, moves in zip(self._arguments, self._moving, strict=True) if moves]
-        # Keras keeps a mask with a tensor.
-        self._rows = [(value, *_mask_of(value)) for value in moving]
-
-    def contributions(self, gradients: list[tf.Tensor]) -> Contributions:
-        """Return each example's gradients of all the layer's trainable weights.
-
-        Args:
-          gradients: of the summed loss at the outputs.
-
-        Raises:
-          PrivacyError: the layer draws random numbers or changes variables, so that it cannot be called again.
-        """
-        variables = self.unit.trainable_weights
-        first = tf.nest.map_structure(lambda value: value[:1], self._rows)
-        _refuse_side_effects(self.unit, tf.function(self._call).get_concrete_function(first))
-
-        def alone(example: Any) -> Any:
-            rows, at_outputs = tf.nest.map_structure(lambda value: value[tf.newaxis], example)
-            with tf.GradientTape(watch_accessed_variables=False) as tape:
-                tape.watch(variables)
-                outputs = self._call(rows)
-            zero = tf.UnconnectedGradients.ZERO
-            found = tape.gradient(outputs, variables, at_outputs, unconnected_gradients=zero)
-            return [*map(tf.convert_to_tensor, found)], [value[0] for value in outputs]
-
-        dtypes = tf.nest.map_structure(lambda value: value.dtype, (variables, self.outputs))
-        each, outputs = _vectorized(alone, (self._rows, gradients), dtypes)
-        with tf.control_dependencies(self._assertions(outputs)):
-            size = gradients[0].shape[0]
-            return [
-                (variable, Direct(gradients=tf.ensure_shape(value, [size, *variable.shape])))
-                for variable, value in zip(variables, each, strict=True)
-            ]
-
-    def _call(self, rows: list[tuple[tf.Tensor, ...]]) -> list[tf.Tensor]:
+    def call(some: list[tuple[tf.Tensor, ...]]) -> list[tf.Tensor]:
         """Return the floating outputs for other values of what moves with the batch, each with its mask."""
-        rest, flat = iter(rows), []
-        for value, moves in zip(self._arguments, self._moving, strict=True):
+        rest, flat = iter(some), []
+        for value, moves in zip(arguments, moving, strict=True):
             if moves:
                 row, *mask = next(rest)
                 value = tf.identity(row)
                 if mask:
                     value._keras_mask = mask[0]
             flat.append(value)
-        args, kwargs = tf.nest.pack_sequence_as(self.given, flat)
-        with _unrolled(self.unit, rows[0][0].shape):
-            return _floating(self.original(*args, **kwargs))
+        args, kwargs = tf.nest.pack_sequence_as(given, flat)
+        with _unrolled(unit, some[0][0].shape):
+            return _floating(original(*args, **kwargs))
 
-    def _assertions(self, alone: list[tf.Tensor]) -> list[Any]:
-        """Assert that the layer gave each example alone what it gave it within the batch."""
-        message = (
-            f"{_named(self.unit)} has no rule of its own, and gives an example alone something else than within the"
-            " batch: gradients cannot be told apart. Take out what mixes the examples, or arguments without a batch"
-            " axis that are as long as a batch."
-        )
-        checks = []
-        for value, within in zip(alone, self.outputs, strict=True):
-            known = tf.math.is_finite(within) & tf.math.is_finite(value)
-            error, scale = (
-                tf.reduce_max(tf.abs(tf.where(known, numbers, 0.0))) for numbers in (value - within, within)
-            )
-            checks.append(tf.debugging.assert_less_equal(error, 1e-3 * scale + 1e-6, message=message))
-        return [check for check in checks if check is not None]
+    def alone(example: Any) -> Any:
+        own, at_outputs = tf.nest.map_structure(lambda value: value[tf.newaxis], example)
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(variables)
+            values = call(own)
+        zero = tf.UnconnectedGradients.ZERO
+        found = tape.gradient(values, variables, at_outputs, unconnected_gradients=zero)
+        return [*map(tf.convert_to_tensor, found)], [value[0] for value in values]
+
+    def contributions(gradients: list[tf.Tensor]) -> Contributions:
+        first = tf.nest.map_structure(lambda value: value[:1], rows)
+        _refuse_side_effects(unit, tf.function(call).get_concrete_function(first))
+        dtypes = tf.nest.map_structure(lambda value: value.dtype, (variables, outputs))
+        each, values = _vectorized(alone, (rows, gradients), dtypes)
+        with tf.control_dependencies(_assertions(unit, values, outputs)):
+            return [
+                (variable, Direct(gradients=tf.ensure_shape(value, [size, *variable.shape])))
+                for variable, value in zip(variables, each, strict=True)
+            ]
+
+    return contributions
+
+
+def _assertions(unit: Any, alone: list[tf.Tensor], outputs: list[tf.Tensor]) -> list[Any]:
+    """Assert that the layer gave each example alone what it gave it within the batch."""
+    message = (
+        f"{_named(unit)} has no rule of its own, and gives an example alone something else than within the batch."
+        " Take out what mixes the examples, or arguments without a batch axis that are as long as a batch."
+    )
+    checks = []
+    for value, within in zip(alone, outputs, strict=True):
+        known = tf.math.is_finite(within) & tf.math.is_finite(value)
+        error, scale = (tf.reduce_max(tf.abs(tf.where(known, one, 0.0))) for one in (value - within, within))
+        checks.append(tf.debugging.assert_less_equal(error, 1e-3 * scale + 1e-6, message=message))
+    return [check for check in checks if check is not None]
 
 
 def _named(layer: Any) -> str:
     return f"{layer.name!r} ({type(layer).__name__})"
-
-
-def _mask_of(value: Any) -> tuple[Any, ...]:
-    mask = getattr(value, "_keras_mask", None)
-    return () if mask is None else (mask,)
 
 
 def _floating(given: Any) -> list[tf.Tensor]:
@@ -274,8 +255,6 @@ def _replaced(attributes: list[tuple[Any, str, Any]]) -> Iterator[None]:
 
 
 _MISSING = object()
-Gradients = Callable[[list[tf.Tensor]], Contributions]
-"""From the gradients at the outputs of a layer's call to what it adds to the gradients of the weights."""
 
 
 @dataclass(eq=False)
@@ -306,8 +285,6 @@ class _Recorder:
     @contextlib.contextmanager
     def recording(self) -> Iterator[None]:
         """Let the layers note their calls in this block; their own `call` is back afterwards, however it ends."""
-        for refusal in refusals(self.model):
-            raise PrivacyError(refusal)
         self._trained = {weight.ref() for weight in self.model.trainable_weights}
         self._autograph = tf.__internal__.autograph.control_status_ctx()
         self._graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
@@ -347,8 +324,7 @@ class _Recorder:
         outputs = _floating(given)
         if not all(self._is_batch(unit, value) for value in outputs):
             return given
-        again = _Unit(unit, (args, kwargs), original, outputs)
-        self._note(outputs, again.contributions)
+        self._note(outputs, _by_examples(unit, (args, kwargs), original, outputs))
         return given
 
     def _by_rule(self, unit: Any, rule: Rule, original: Any, fed: Any, *args: Any, **kwargs: Any) -> Any:
@@ -422,51 +398,19 @@ def partition(model: Any, whole: list[Any]) -> tuple[list[Any], list[Any]]:
     def visit(layer: Any) -> None:
         if not layer.trainable_weights or any(layer is known for known in [*units, *containers]):
             return
-        if layer in whole or rule_of(layer) is not None or not _is_container(layer):
+        inner = [*layer._flatten_layers(include_self=False, recursive=False)]
+        loops = (keras.layers.RNN, keras.layers.Wrapper, keras.layers.StackedRNNCells)
+        # A container has no weight of its own, and calls others where they can be noted.
+        container = inner and not layer._trainable_weights and not isinstance(layer, loops)
+        if layer in whole or rule_of(layer) is not None or not container:
             units.append(layer)
             return
         containers.append(layer)
-        for inner in layer._flatten_layers(include_self=False, recursive=False):
-            visit(inner)
+        for one in inner:
+            visit(one)
 
     visit(model)
     return units, containers
-
-
-def _is_container(layer: Any) -> bool:
-    """Return whether a layer has no weight of its own, and calls others where they can be noted."""
-    loops = (keras.layers.RNN, keras.layers.Wrapper, keras.layers.StackedRNNCells)
-    inner = [*layer._flatten_layers(include_self=False, recursive=False)]
-    return bool(inner) and not layer._trainable_weights and not isinstance(layer, loops)
-
-
-def refusals(model: Any) -> Iterator[str]:
-    """Yield what is known to make gradients inseparable by example, each with its fix, before the model is run."""
-    layers = {id(layer): layer for layer in model._flatten_layers()}.values()
-    stateful = [layer.name for layer in layers if isinstance(layer, keras.layers.RNN) and layer.stateful]
-    if stateful:
-        yield f"{some(stateful)} is stateful: the examples of one batch meet those of the next. Set stateful=False."
-    hub = [layer.name for layer in layers if type(layer).__name__ == "KerasLayer" and layer.trainable_weights]
-    if hub:
-        yield (
-            f"{some(hub)} (hub.KerasLayer) is trainable, and nobody can see what it does with a batch."
-            " Set trainable=False and train on its features, or use a bundled backbone (python -m tfkit models)."
-        )
-    kinds = {
-        layer.name: {layer.compute_dtype or "float32", *(weight.dtype.base_dtype.name for weight in own)}
-        for layer in layers
-        if (own := layer._trainable_weights if layer.trainable else [])
-    }
-    if other := [name for name in kinds if kinds[name] != {"float32"}]:
-        yield (
-            f"{some(other)} computes in {' and '.join(sorted(set().union(*kinds.values()) - {'float32'}))}; norms and"
-            ' noise are made for float32. Make the model under keras.mixed_precision.set_global_policy("float32").'
-        )
-
-
-def some(names: list[str]) -> str:
-    """Return a list in a sentence, which does not grow with the model."""
-    return listed([*map(repr, names)])
 
 
 def _is_scratch() -> bool:
@@ -476,7 +420,7 @@ def _is_scratch() -> bool:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Clipped:
-    """What a batch gives.
+    """The clipped sum of a batch, and what came with it.
 
     Attributes:
       gradients: one for each of the model's trainable variables: the sum over the examples of
@@ -525,9 +469,9 @@ def clipped_sum(
             recorder = _Recorder(model, tape, tf.nest.flatten(inputs)[0].shape[0], whole)
             with recorder.recording():
                 outputs = model(inputs, training=training)
-            losses = per_example_loss(labels, outputs)
-            losses = losses if weights is None else losses * tf.cast(weights, losses.dtype)
-            total = tf.reduce_sum(losses)
+            values = per_example_loss(labels, outputs)
+            values = values if weights is None else values * tf.cast(weights, values.dtype)
+            total = tf.reduce_sum(values)
         if recorder.problems:
             listed = "\n  ".join(dict.fromkeys(recorder.problems))
             raise PrivacyError(f"Gradients cannot be told apart by example:\n  {listed}")
@@ -545,18 +489,17 @@ def clipped_sum(
                 by_variable[variable.ref()].append(contribution)
     used = {ref: combine(found) for ref, found in by_variable.items() if found}
     squares = tf.add_n([contribution.squared_norm() for contribution in used.values()])
-    norms = tf.sqrt(squares)
-    finite = tf.math.is_finite(squares)
+    norms, finite = tf.sqrt(squares), tf.math.is_finite(squares)
     factors = tf.where(finite, tf.minimum(1.0, l2_norm_clip / tf.maximum(norms, 1e-30)), 0.0)
     sums = tf.cond(
         tf.reduce_all(finite),
-        lambda: [contribution.weighted_sum(factors) for contribution in used.values()],
+        lambda: [one.weighted_sum(factors) for one in used.values()],
         # 0 times a number that is not finite is not 0.
-        lambda: [contribution.kept(finite).weighted_sum(factors) for contribution in used.values()],
+        lambda: [one.kept(finite).weighted_sum(factors) for one in used.values()],
     )
     by_ref = dict(zip(used, sums, strict=True))
     gradients = [
-        by_ref[ref] if (ref := variable.ref()) in by_ref else tf.zeros(variable.shape, variable.dtype)
-        for variable in model.trainable_variables
+        by_ref[ref] if ref in by_ref else tf.zeros(ref.deref().shape, ref.deref().dtype)
+        for ref in by_variable
     ]
-    return Clipped(gradients=gradients, norms=norms, losses=losses, outputs=outputs)
+    return Clipped(gradients=gradients, norms=norms, losses=values, outputs=outputs)

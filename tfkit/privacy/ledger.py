@@ -35,7 +35,7 @@ _ANEW = "begin anew with --overwrite (tfkit.fit: resume=False), which spends aga
 
 
 class Ledger:
-    """How many epochs were ever begun in one stage of a run.
+    """Counts the epochs that were ever begun in one stage of a run.
 
     Args:
       run: of the training.
@@ -55,9 +55,8 @@ class Ledger:
         others = [path.name for path in sorted(run.backup.glob("*")) if path.is_dir() and path.name != stage]
         if others:
             raise RunError(
-                f"{run.backup} holds what {' and '.join(others)} left, trained in this run before {stage}: its epsilon"
-                " would not cover that.\n  Train in a run folder of its own, on weights that do not come from the"
-                " private examples."
+                f"{run.backup} holds what {' and '.join(others)} left: the epsilon of {stage} would not cover that."
+                "\n  Train in a run folder of its own, on weights that do not come from the private examples."
             )
         if self.path.is_file():
             self._read()
@@ -107,9 +106,8 @@ class Ledger:
         if before > self.epochs_begun:
             raise RunError(
                 f"{self._run.path} tells of {self.epochs_begun} epochs of private training, and its record of {before}"
-                f" ({record}):\n  the folder is as it was at an earlier time, or a copy of it was trained further, and"
-                " an epsilon stated from it would be too small.\n  Bring back the folder that was trained last, or"
-                f" {_ANEW}."
+                f" ({record}): a copy was trained further, and an epsilon stated from it would be too small.\n  Bring"
+                f" back the folder that was trained last, or {_ANEW}."
             )
         _update(record, {"epochs_begun": self.epochs_begun})
 
@@ -149,13 +147,13 @@ def refuse_after_private(run: Run) -> None:
     account = _account(run)
     if account is not None:
         raise RunError(
-            f"{account} shows that this run was trained privately: training without privacy on the same examples would"
-            " leave its epsilon untrue.\n  Train in a run folder of its own."
+            f"{account}: this run was trained privately, and its epsilon would not cover a training without privacy."
+            "\n  Train in a run folder of its own."
         )
 
 
 def _account(run: Run) -> Path | None:
-    return next(iter(sorted(run.backup.glob(f"*/{LEDGER}"))), None)
+    return min(run.backup.glob(f"*/{LEDGER}"), default=None)
 
 
 FOLDER = "private"
@@ -263,10 +261,9 @@ def _path(name: Any) -> Path:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
         return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _update(path: Path, content: Mapping[str, Any]) -> None:

@@ -1,14 +1,15 @@
-"""DPSGD and its plan: epsilon from noise and back, for the sampler that really runs, by dp-accounting."""
+"""DPSGD, its plan and its statement: epsilon from noise and back, for the sampler that runs, by dp-accounting."""
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import logging
 import math
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 
@@ -126,12 +127,12 @@ def calibrate(
         while excess(low) <= 0 and low >= math.log(SMALLEST_NOISE):
             low, high, widen = low - widen, low, 2 * widen
         if excess(high) > 0 or excess(low) <= 0:
-            too = "small: use a larger target_epsilon, or fewer epochs"
-            if excess(low) <= 0:
-                too = "large to protect anybody: use a smaller target_epsilon (1 to 10 is usual), or noise_multiplier"
+            fix = "smaller target_epsilon (1 to 10 is usual), or noise_multiplier"
+            if excess(high) > 0:
+                fix = "larger target_epsilon, or fewer epochs"
             raise PrivacyError(
                 f"target_epsilon {target_epsilon:g} (steps: {steps:,}, delta: {delta:g}) needs a noise multiplier"
-                f" outside of {SMALLEST_NOISE:g} to {LARGEST_NOISE:g}. It is too {too}."
+                f" outside of {SMALLEST_NOISE:g} to {LARGEST_NOISE:g}. Use a {fix}."
             )
         log_noise, widen = brentq(excess, low, high), math.log(1.1)
     noise = math.exp(log_noise)
@@ -143,17 +144,17 @@ def calibrate(
 def _check(
     noise_multiplier: float, probability: float, steps: int, delta: float, sampler: str, accountant: str
 ) -> None:
-    problems = [
-        (0 <= noise_multiplier < math.inf, f"noise_multiplier is {noise_multiplier}; it must be 0 or more."),
-        (0 < probability <= 1, f"sampling_probability is {probability}; it must be above 0, and at most 1."),
-        (steps >= 0, f"steps is {steps}; it must be 0 or more."),
-        (SMALLEST_DELTA <= delta < 1, f"delta is {delta}; it must be in [{SMALLEST_DELTA:g}, 1)."),
-        (sampler in NEIGHBOURS, f"sampler is {sampler!r}; use one of: {', '.join(NEIGHBOURS)}."),
-        (accountant in ACCOUNTANTS, f"accountant is {accountant!r}; use one of: {', '.join(ACCOUNTANTS)}."),
-    ]
-    wrong = [problem for right, problem in problems if not right]
-    if wrong:
-        raise ConfigError("\n  ".join(["No epsilon can be computed:", *wrong]))
+    """Raise ConfigError with all values that are out of their range."""
+    problems = {
+        f"noise_multiplier {noise_multiplier}, 0 or more": 0 <= noise_multiplier < math.inf,
+        f"sampling_probability {probability}, above 0 and at most 1": 0 < probability <= 1,
+        f"steps {steps}, 0 or more": steps >= 0,
+        f"delta {delta}, in [{SMALLEST_DELTA:g}, 1)": SMALLEST_DELTA <= delta < 1,
+        f"sampler {sampler!r}, one of {', '.join(NEIGHBOURS)}": sampler in NEIGHBOURS,
+        f"accountant {accountant!r}, one of {', '.join(ACCOUNTANTS)}": accountant in ACCOUNTANTS,
+    }
+    if wrong := [problem for problem, right in problems.items() if not right]:
+        raise ConfigError("\n  ".join(["No epsilon can be computed; these must be:", *wrong]))
 
 
 @functools.lru_cache(maxsize=4096)
@@ -262,15 +263,6 @@ class DPSGD:
                 f" (found {self.target_epsilon} and {self.noise_multiplier})."
             )
 
-    def __repr__(self) -> str:
-        """Return the settings that were given, in one line."""
-        given = [
-            f"{field.name}={getattr(self, field.name)!r}"
-            for field in dataclasses.fields(self)
-            if getattr(self, field.name) != field.default
-        ]
-        return f"DPSGD({', '.join(given)})"
-
     def plan(self, *, examples: int, expected_batch_size: int, epochs: int) -> Plan:
         """Return what training so many epochs on so many examples takes.
 
@@ -283,18 +275,24 @@ class DPSGD:
           ConfigError: settings that cannot be, all at once.
           PrivacyError: a delta that protects nobody (with whatever else is wrong); a target that no noise reaches.
         """
-        problems, unsafe = [], self._unsafe_delta(examples)
-        if not 1 <= expected_batch_size <= examples:
+        problems: list[str] = []
+        if not 1 <= expected_batch_size <= examples or epochs < 1:
             problems.append(
-                f"The batch is {expected_batch_size}, the training split has {examples} examples: use a"
-                f" global_batch_size of at most {examples}."
+                f"The batch is {expected_batch_size}, the training split has {examples} examples, epochs is {epochs}:"
+                f" use a global_batch_size of at most {examples}, and at least 1 epoch."
             )
-        if epochs < 1:
-            problems.append(f"epochs is {epochs}; training takes at least 1.")
-        if problems or unsafe:
+        one_in = 1 / max(examples, 1)
+        unsafe = self.delta is not None and not SMALLEST_DELTA <= self.delta < one_in
+        if unsafe:
+            problems.append(
+                f"delta is {self.delta:g} with {examples} examples; it must be at least {SMALLEST_DELTA:g}, and below"
+                f" 1/n = {one_in:.2g}: with a delta of 1/n one may publish a whole example, drawn at random. Leave it"
+                f" out, or use --delta {min(1e-5, 0.1 * one_in):.0e}."
+            )
+        if problems:
             error = PrivacyError if unsafe else ConfigError
-            raise error("\n  ".join(["Private training cannot be planned:", *problems, *unsafe]))
-        delta = self.delta if self.delta is not None else min(1e-5, 0.1 / examples)
+            raise error("\n  ".join(["Private training cannot be planned:", *problems]))
+        delta = self.delta if self.delta is not None else min(1e-5, 0.1 * one_in)
         per_epoch = examples / expected_batch_size
         steps_per_epoch = math.ceil(per_epoch) if self.sampler == "shuffled" else max(1, round(per_epoch))
         probability = expected_batch_size / examples
@@ -311,13 +309,13 @@ class DPSGD:
             )
         assert noise is not None, "__post_init__ sees to it"
         gradient_noise, count_noise = self._split(noise, expected_batch_size)
-        closed = {
-            "noise_multiplier": noise,
-            "delta": delta,
-            "microbatch_size": self.microbatch_size or _microbatch(expected_batch_size),
-        }
+        # A quarter of the batch in one pass, but 32 to 256: the last pass of a sample is half padding on average, an
+        # eighth of the work then. Below 32 a pass costs about the same whatever is in it; above 256 it gains nothing.
+        quarter = max(expected_batch_size / 4, SMALLEST_MICROBATCH)
+        microbatch = math.ceil(min(quarter, LARGEST_MICROBATCH, expected_batch_size) / 8) * 8
+        closed = {"noise_multiplier": noise, "delta": delta}
         return Plan(
-            **{**vars(self), **closed},
+            **{**vars(self), **closed, "microbatch_size": self.microbatch_size or microbatch},
             gradient_noise_multiplier=gradient_noise,
             count_noise=count_noise,
             sampling_probability=probability,
@@ -326,15 +324,6 @@ class DPSGD:
             steps_per_epoch=steps_per_epoch,
             epochs=epochs,
         )
-
-    def _unsafe_delta(self, examples: int) -> list[str]:
-        if self.delta is None or examples < 1 or SMALLEST_DELTA <= self.delta < 1 / examples:
-            return []
-        return [
-            f"delta is {self.delta:g} with {examples} examples; it must be at least {SMALLEST_DELTA:g}, and below"
-            f" 1/n = {1 / examples:.2g}: with a delta of 1/n one may publish a whole example, drawn at random. Leave it"
-            f" out, or use --delta {min(1e-5, 0.1 / examples):.0e}."
-        ]
 
     def _split(self, noise: float, expected_batch_size: int) -> tuple[float, float]:
         """Return the noise for gradients and for the count, together worth `noise` (Andrew et al., theorem 1).
@@ -350,7 +339,7 @@ class DPSGD:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan(DPSGD):
-    """What private training does, in numbers: the settings with nothing left open.
+    """The numbers of a private training: the settings with nothing left open.
 
     Attributes:
       noise_multiplier: the one that is accounted.
@@ -406,17 +395,6 @@ class Plan(DPSGD):
         )
 
 
-def _microbatch(expected_batch_size: int) -> int:
-    """Return the examples in one pass: a quarter of the batch, but 32 to 256, and not above a small batch.
-
-    The last pass of a sample is half padding on average. A quarter makes that an eighth of the work, still so with
-    the sample dealt to a few replicas. Below 32 a pass costs about the same whatever is in it; above 256 it gains
-    nothing, and takes memory.
-    """
-    wanted = min(max(expected_batch_size / 4, SMALLEST_MICROBATCH), LARGEST_MICROBATCH, expected_batch_size)
-    return math.ceil(wanted / 8) * 8
-
-
 def noisy_mean(rows: np.ndarray, *, noise_multiplier: float, seed: int | None = None) -> np.ndarray:
     """Return the mean of vectors of length one, with the noise of a Gaussian mechanism.
 
@@ -451,3 +429,65 @@ def noise_for_share(whole: float, share: float) -> float:
       `whole` / sqrt(`share`), in units of the clipping norm.
     """
     return whole / math.sqrt(share)
+
+
+UNSAID = ("microbatch_size", "steps_per_epoch", "epochs")  # of a plan: no part of the promise
+LARGE = 100  # an epsilon whose odds are beyond words
+
+
+def statement(plan: Plan, *, steps: int, optimizer: str) -> dict[str, Any]:
+    """Return what holds for a training, as plain values for privacy.json.
+
+    Args:
+      plan: what was done.
+      steps: that were ever taken, in this process and in those before it.
+      optimizer: the name of its class.
+
+    Returns:
+      epsilon, delta, noise_multiplier, l2_norm_clip, sampler, sampling_probability, expected_batch_size, examples,
+      steps, accountant, neighbouring_relation, covered, not_covered, and more. epsilon is None where none holds,
+      and covered is empty where `private` is False.
+    """
+    import yaml
+
+    words = yaml.safe_load(Path(__file__).with_name("statement.yaml").read_text(encoding="utf-8"))
+    other = "rdp" if plan.accountant == "pld" else "pld"
+    epsilon = _finite(plan.epsilon(steps))
+    private = epsilon is not None and plan.noise_multiplier > 0 and not plan.deterministic_noise
+    return {
+        "private": private,
+        "epsilon": epsilon,
+        f"epsilon_{other}": _finite(plan.epsilon(steps, accountant=other)),
+        **{name: value for name, value in vars(plan).items() if name not in UNSAID},
+        "steps": steps,
+        "optimizer": optimizer,
+        "neighbouring_relation": NEIGHBOURS[plan.sampler],
+        "covered": words["covered"] if private else [],
+        "not_covered": words["not_covered"] + (words["diagnostics"] if plan.diagnostics else []),
+    }
+
+
+def paragraph(content: Mapping[str, Any]) -> str:
+    """Return the statement in words.
+
+    Args:
+      content: what `statement` returned, or privacy.json holds.
+
+    Returns:
+      Sentences for a review board: what is promised, by which method, and what is not covered.
+    """
+    import jinja2
+
+    templates = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), undefined=jinja2.StrictUndefined
+    )
+    epsilon, certainty, odds = content["epsilon"], 0.5, ""
+    if epsilon is not None:
+        certainty = 1 / (1 + math.exp(-epsilon))
+        odds = f"{math.exp(epsilon):.3g}" if epsilon < LARGE else f"e^{epsilon:.3g}"
+    text = templates.get_template("statement.txt.j2").render(content, certainty=certainty, odds=odds)
+    return " ".join(text.split())
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

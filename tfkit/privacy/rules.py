@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -32,7 +31,7 @@ shape; each() the gradients, formed; kept(which bool [batch]) the same with zero
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Contribution:
-    """What all contributions have: gradients, with the examples along one axis."""
+    """Gradients with the examples along one axis, as all contributions have them."""
 
     gradients: tf.Tensor
     _examples_axis: ClassVar[int] = 0
@@ -305,35 +304,6 @@ def examples_can_be_groups() -> bool:
         return bool(tf.reduce_all(tf.reshape(found, expected.shape) == expected))
 
 
-def _depthwise(layer: Any, fed: tf.Tensor, gradients: tf.Tensor) -> Contributions:
-    """Return the contributions of DepthwiseConv2D, whose channels have kernels of their own."""
-    kernel, (rows, columns) = layer.depthwise_kernel, layer.kernel_size
-    height, width = gradients.shape[1:3]
-    stride, (down, right) = layer.strides[-1], layer.dilation_rate
-    if layer.padding == "same":
-        vertical = _same_padding(fed.shape[1], height, rows, stride, down)
-        fed = tf.pad(
-            fed, [[0, 0], vertical, _same_padding(fed.shape[2], width, columns, stride, right), [0, 0]]
-        )
-    by_channel = tf.reshape(gradients, [-1, height, width, *kernel.shape[2:]])
-    # One tap at a time: patches would hold all of them at once, and oneDNN's own kernel takes gigabytes for many
-    # channels, whose pages cost ten times what the arithmetic does.
-    each = []
-    for top, left in itertools.product(range(0, rows * down, down), range(0, columns * right, right)):
-        seen = fed[:, top : top + (height - 1) * stride + 1 : stride]
-        seen = seen[:, :, left : left + (width - 1) * stride + 1 : stride]
-        each.append(tf.reduce_sum(seen[..., tf.newaxis] * by_channel, [1, 2]))
-    formed = tf.reshape(tf.stack(each, 1), [-1, *kernel.shape])
-    return [(kernel, Direct(gradients=formed)), *_bias(layer, gradients)]
-
-
-def _same_padding(size: int, outputs: int, taps: int, stride: int, rate: int) -> list[int]:
-    """Return the zeros that padding "same" puts before and behind one axis of an image."""
-    step = stride if outputs > 1 or size > 1 else 1
-    needed = max((outputs - 1) * step + (taps - 1) * rate + 1 - size, 0)
-    return [needed // 2, needed - needed // 2]
-
-
 def _as_channels(values: tf.Tensor) -> tf.Tensor:
     """Return [batch, h, w, channels] as one image with the channels of all examples: [1, h, w, batch * channels]."""
     batch, height, width, channels = values.shape
@@ -358,7 +328,6 @@ def rule_of(layer: Any, rank: int | None = None) -> Rule | None:
         keras.layers.EinsumDense: (_einsum_dense, _is_plain_einsum(layer, rank)),
         keras.layers.Conv1D: (_conv, _is_plain_conv(layer)),
         keras.layers.Conv2D: (_conv, _is_plain_conv(layer)),
-        keras.layers.DepthwiseConv2D: (_depthwise, _is_plain_conv(layer)),
         keras.layers.Embedding: (_embedding, not getattr(layer, "sparse", False)),
         keras.layers.LayerNormalization: (_normalization, _normalises_last(layer, rank)),
         keras.layers.GroupNormalization: (_normalization, _normalises_last(layer, rank)),

@@ -1,38 +1,107 @@
-"""The private training step, which takes the place of `train_step` on a stock tf_keras model, and its session in a run.
+"""The private training: samples as the accountant assumes them, and the step that takes the place of `train_step`.
 
 Clipped gradients are summed over the replicas, with the noise that was accounted.
 """
 
 from __future__ import annotations
 
-import json
-import math
-import secrets
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from tfkit import run
-from tfkit.data.splits import Splits
-from tfkit.environment import files
-from tfkit.environment.packages import first_line
+from tfkit.data.splits import READERS, Share, Splits, finish, reader
+from tfkit.distribution.replicas import distribute
 from tfkit.environment.stack import keras, tf
-from tfkit.errors import PrivacyError
-from tfkit.privacy import sampling
 from tfkit.privacy.clipping import Clipped, clipped_sum, per_example_loss, weight_penalties
-from tfkit.privacy.ledger import Ledger, spend
 from tfkit.privacy.plan import Plan
-from tfkit.privacy.statement import paragraph, statement
-from tfkit.privacy.validation import check
-from tfkit.run import Run
 
 CLIP_LEARNING_RATE = 0.2  # of an adaptive clipping norm
 QUANTILES = {"gradient_norm_p50": 0.5, "gradient_norm_p90": 0.9, "gradient_norm_max": 1.0}
+LARGE_ELEMENT = 64 * 2**20
+"""Bytes of a logical batch above which only one is made ahead."""
+
+
+def sampled_batches(
+    splits: Splits, plan: Plan, *, strategy: tf.distribute.Strategy, epochs: tuple[int, int], secret: bytes
+) -> Any:
+    """Return what the private step takes: one element a step, and a replica, of microbatches.
+
+    Every training example belongs to one replica, and each replica draws its own by itself: together that is one
+    Poisson sample, without a word between them. Chance comes from (secret, epoch, step, replica).
+
+    Args:
+      splits: their training examples.
+      plan: says how often, and how many at a time.
+      strategy: of the training.
+      epochs: the first, and the one after the last.
+      secret: bytes that nobody knows: whoever knows who was sampled has no amplification to overcome.
+
+    Returns:
+      A dataset, or a distributed one, of `plan.steps_per_epoch` elements an epoch: features float32
+      [k, m, *shape], labels int64 [k, m], weights float32 [k, m], 1 for an example and 0 for padding; m is
+      plan.microbatch_size, k as large as the sample needs.
+    """
+    indices, read = np.asarray(splits.indices["train"], np.int64), reader(splits.source)
+    size, shape = plan.microbatch_size, splits.source.shape
+
+    def of_process(share: Share | None) -> tf.data.Dataset:
+        share = share or Share(first=0, own=1, of=1)
+        first, own, count = share.first, share.own, share.of
+
+        def draw(number: np.ndarray) -> np.ndarray:
+            steps, replica = divmod(int(number), own)
+            epoch, step = divmod(steps, plan.steps_per_epoch)
+            place = {"epoch": epoch, "step": step, "replica": first + replica}
+            return indices[sample(len(indices), plan, secret=secret, count=count, **place)]
+
+        @tf.autograph.experimental.do_not_convert
+        def microbatches(number: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+            drawn = tf.ensure_shape(tf.numpy_function(draw, [number], tf.int64, stateful=False), [None])
+            features, labels = read(drawn)
+            real = tf.shape(drawn)[0]
+            padding = tf.maximum(1, -(-real // size)) * size - real
+            # With zeros, which have the weight 0, and not with other examples.
+            return tuple(
+                tf.reshape(tf.pad(value, [[0, padding], *[[0, 0]] * len(inner)]), [-1, size, *inner])
+                for value, inner in ((features, shape), (labels, ()), (tf.ones([real]), ()))
+            )
+
+        bounds = [epoch * plan.steps_per_epoch * own for epoch in epochs]
+        elements = tf.data.Dataset.range(*bounds).map(
+            microbatches, num_parallel_calls=READERS, deterministic=True
+        )
+        size_in_bytes = 4 * plan.expected_batch_size * int(np.prod(shape))
+        return finish(elements, ahead=1 if size_in_bytes > LARGE_ELEMENT else 2)
+
+    return distribute(strategy, of_process)
+
+
+def sample(
+    positions: int, plan: Plan, *, epoch: int, step: int, secret: bytes, replica: int = 0, count: int = 1
+) -> np.ndarray:
+    """Return the positions in the training split that one replica takes at one step: int64 [any number].
+
+    Args:
+      positions: how many training examples there are.
+      plan: says how often.
+      epoch: from 0.
+      step: of the epoch, from 0.
+      secret: see `sampled_batches`.
+      replica: from 0; replica r owns the positions r, r + count, r + 2 count, ...
+      count: of all replicas.
+    """
+    key = [int.from_bytes(secret[start : start + 8], "little") for start in range(0, len(secret), 8)]
+    if plan.sampler == "shuffled":
+        start = step * plan.expected_batch_size
+        order = np.random.default_rng([*key, epoch]).permutation(positions)
+        return order[start : start + plan.expected_batch_size][replica::count]
+    own = np.arange(replica, positions, count)
+    chance = np.random.default_rng([*key, epoch, step, replica]).random(len(own))
+    return own[chance < plan.sampling_probability]
 
 
 def attach(model: keras.Model, plan: Plan, *, secret: bytes) -> PrivateStep:
-    """Make `model.fit` train privately, on what `tfkit.privacy.sampling.dataset` yields.
+    """Make `model.fit` train privately, on what `sampled_batches` yields.
 
     Args:
       model: compiled and built; call this inside the scope of the strategy that it was made in.
@@ -192,141 +261,3 @@ class Diagnostics:
         """Forget what was taken in."""
         for mean in self._means.values():
             mean.reset_state()
-
-
-class Session(keras.callbacks.Callback):
-    """Ties a plan to a run; as a callback it accounts each epoch before its first step.
-
-    So an epoch that a killed process had begun is paid for, whatever came of it.
-
-    Args:
-      plan: what is accounted.
-      run: holds the ledger beside the backup, and gets privacy.json.
-      stage: of the training, names the folder of the backup.
-      seed: of the run; it decides noise and sampling only if the plan says so, which is then not private.
-
-    Raises:
-      RunError: what was spent before is not known.
-    """
-
-    def __init__(self, plan: Plan, *, run: Run, stage: str, seed: int) -> None:
-        super().__init__()
-        self._plan = plan
-        self._run = run
-        self._ledger = Ledger(run, stage)
-        self._ledger.check_plan(plan)
-        self._saved = _Saved(self._ledger)
-        self._secret = secrets.token_bytes(32)
-        if plan.deterministic_noise:
-            self._secret = bytes.fromhex(files.digest_of("deterministic noise", seed))
-        self.step: PrivateStep | None = None
-
-    @property
-    def epochs_begun(self) -> int:
-        """Return how many epochs have been begun, by this process and by those before it."""
-        return self._ledger.epochs_begun
-
-    @property
-    def state(self) -> tf.train.Checkpoint:
-        """Return what a checkpoint must hold besides model and optimizer."""
-        assert self.step is not None, "prepare() comes first"
-        return tf.train.Checkpoint(clip=self.step.clip, account=self._saved)
-
-    def prepare(self, model: keras.Model, splits: Splits, callbacks: Sequence[Any]) -> None:
-        """Check that the epsilon would hold for this model, and make its step the private one.
-
-        Raises:
-          PrivacyError: it would not; all reasons at once.
-        """
-        check(model, plan=self._plan, callbacks=callbacks, example_spec=splits.spec)
-        self.step = attach(model, self._plan, secret=self._secret[:16])
-
-    def begin(self, first: int) -> None:
-        """Make sure that the account is that of the weights, which begin at this epoch, before more is spent.
-
-        Raises:
-          RunError: it is not.
-        """
-        self._ledger.check_weights(epoch=first, saved=self._saved.restored)
-        if not self.epochs_begun:
-            spent = self._plan.epsilon(self._plan.steps)
-            private = math.isfinite(spent) and not self._plan.deterministic_noise
-            spend(self._run, epsilon=spent if private else None)
-
-    def batches(self, splits: Splits, *, strategy: tf.distribute.Strategy, first: int, last: int) -> Any:
-        """Return what `model.fit` gets for the epochs [first, last)."""
-        return sampling.dataset(
-            splits, self._plan, strategy=strategy, epochs=(first, last), secret=self._secret[16:]
-        )
-
-    def rehearse(self, model: keras.Model, training_batches: Any) -> None:
-        """Trace the private step as `fit` will take it, without taking it: nothing is computed, and nothing spent.
-
-        Raises:
-          PrivacyError: it cannot be traced.
-        """
-        model.make_train_function()
-        function = getattr(model, "train_tf_function", None)
-        if function is None:  # run_eagerly: there is nothing to trace
-            return
-        try:
-            function.get_concrete_function(iter(training_batches))
-        except PrivacyError:
-            raise
-        except Exception as error:
-            raise PrivacyError(
-                f"The private step cannot be taken ({type(error).__name__}: {first_line(error)}). Nothing was spent.\n"
-                "  tfkit.privacy.problems(model, example_spec=splits.spec) looks at the model."
-            ) from error
-
-    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Account the epoch before anything of it can be seen."""
-        self._ledger.begin_epoch()
-        if self.step is not None:
-            self.step.reset()
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Add what has been spent so far to the numbers of the epoch."""
-        if logs is not None:
-            if self._plan.noise_multiplier:
-                logs["epsilon"] = self._plan.epsilon(self._steps)
-            if self.step is not None and self._plan.adaptive_clip_quantile is not None:
-                logs["l2_norm_clip"] = float(self.step.clip.numpy())
-
-    def conclude(self, model: keras.Model) -> None:
-        """Write privacy.json and the numbers of metrics.json."""
-        content = statement(self._plan, steps=self._steps, optimizer=type(model.optimizer).__name__)
-        content["in_words"] = paragraph(content)
-        files.write_json(self._run.path / run.PRIVACY, content)
-        spend(self._run, epsilon=content["epsilon"] if content["private"] else None)
-        # What is not private has no epsilon, though a secret seed would have given one.
-        claimed = [*(["epsilon"] if content["private"] else []), "delta", "noise_multiplier"]
-        self._run.record({f"privacy/{name}": content[name] for name in claimed})
-        if not content["private"]:
-            self._run.note("This training is NOT PRIVATE: privacy.json says why.")
-
-    @property
-    def _steps(self) -> int:
-        """Return how many steps were ever begun."""
-        return self.epochs_begun * self._plan.steps_per_epoch
-
-
-class _Saved(tf.train.experimental.PythonState):
-    """What a backup holds of the account, written with the weights: it tells whose weights they are.
-
-    Attributes:
-      restored: identity and epochs begun of the account when the backup was made; None: none was restored.
-    """
-
-    def __init__(self, ledger: Ledger) -> None:
-        self._ledger = ledger
-        self.restored: tuple[str, int] | None = None
-
-    def serialize(self) -> str:
-        """Return the identity and the epochs begun."""
-        return json.dumps([self._ledger.identity, self._ledger.epochs_begun])
-
-    def deserialize(self, string_value: Any) -> None:
-        """Take them from a backup."""
-        identity, begun = json.loads(string_value)
-        self.restored = str(identity), int(begun)

@@ -1,33 +1,24 @@
-"""Whether an epsilon would hold for a model: everything that stands against it, at once, before anything is spent.
+"""Find whatever stands against an epsilon for a model, all at once, before anything is spent.
 
-What only shows when a model runs is found out on a few random examples; the model is left as it was.
+What only shows when a model runs is found out on a few random examples; the model is left as it was. A model that
+cannot be trained privately because of its batch normalisation is made into one that can.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from tfkit.data.splits import listed
 from tfkit.environment.foreign import compiled_metrics, random_generators
 from tfkit.environment.packages import first_line
 from tfkit.environment.stack import keras, tf
 from tfkit.errors import PrivacyError
-from tfkit.privacy.clipping import (
-    PerExampleLoss,
-    clipped_sum,
-    per_example_loss,
-    refusals,
-    some,
-    weight_penalties,
-)
-from tfkit.privacy.plan import Plan
-from tfkit.privacy.safe import batch_normalizations
+from tfkit.privacy.clipping import PerExampleLoss, clipped_sum, per_example_loss, weight_penalties
 
 EXAMPLES = 3  # odd: examples that meet in pairs, or from both ends, cannot be overlooked
 LABELS = np.zeros(EXAMPLES, np.int64)  # class numbers, as Splits have them
@@ -38,37 +29,28 @@ PUBLIC = ("epsilon", "l2_norm_clip", "learning_rate", "lr")
 """Numbers of an epoch that tell nothing of the training examples, or no more than is accounted."""
 
 
-def check(
-    model: keras.Model,
-    *,
-    plan: Plan | None = None,
-    callbacks: Sequence[Any] = (),
-    example_spec: tf.TensorSpec | None = None,
-) -> None:
-    """Raise if no epsilon would hold for the training of this model; arguments as of `problems`.
+def check(model: keras.Model, **settings: Any) -> None:
+    """Raise if no epsilon would hold for the training of this model.
 
     Args:
       model: as of `problems`.
-      plan: as of `problems`.
-      callbacks: as of `problems`.
-      example_spec: as of `problems`.
+      settings: as of `problems`.
 
     Raises:
       PrivacyError: all that stands against it, each with its fix.
     """
-    found = problems(model, plan=plan, callbacks=callbacks, example_spec=example_spec)
+    found = problems(model, **settings)
     if found:
         many = "a problem" if len(found) == 1 else f"{len(found)} problems"
-        listed = [f"  {number}. {problem}".replace("\n", "") for number, problem in enumerate(found, 1)]
+        numbered = [f"  {number}. {problem}".replace("\n", "") for number, problem in enumerate(found, 1)]
         raise PrivacyError(
-            "\n".join([f"No epsilon would hold for {model.name!r}, which has {many}:", *listed])
+            "\n".join([f"No epsilon would hold for {model.name!r}, which has {many}:", *numbered])
         )
 
 
 def problems(
     model: keras.Model,
     *,
-    plan: Plan | None = None,
     callbacks: Sequence[Any] = (),
     example_spec: tf.TensorSpec | None = None,
 ) -> list[str]:
@@ -79,76 +61,63 @@ def problems(
 
     Args:
       model: compiled; it is called on three random examples, and left as it was.
-      plan: of the training; None: only the model is looked at.
       callbacks: that the training would get.
       example_spec: of one example, without the batch; None: taken from the model.
 
     Returns:
       A sentence or two for each, with what to do about it.
     """
-    unbuilt = _build(model, example_spec)
-    if unbuilt:
-        return [unbuilt, *_compiled(model), *_callbacks(callbacks)]
-    found = [*_compiled(model), *_layers(model), *_callbacks(callbacks)]
-    if plan is not None and plan.diagnostics:
-        found += _metrics(model)
-    loss, refused = None, [*refusals(model)]
+    found = [*_compiled(model), *_callbacks(callbacks)]
+    try:
+        if example_spec is None and not getattr(model, "inputs", None):
+            raise ValueError("nobody knows the shape of an example")
+        if example_spec is not None and not model.built:
+            model(tf.zeros([EXAMPLES, *example_spec.shape], example_spec.dtype))
+    except Exception as error:
+        shape = getattr(example_spec, "shape", "?")
+        return [
+            f"It does not take examples of shape {shape} ({first_line(error)}). Begin it with keras.Input(shape), or"
+            " say example_spec=tf.TensorSpec(shape).",
+            *found,
+        ]
+    found += _layers(model)
+    loss, refused = None, [*_inseparable(model)]
     if model.optimizer is not None:
         try:
             loss = per_example_loss(model)
         except PrivacyError as error:
             refused.append(str(error))
     if not model.trainable_weights:
-        refused.append(
-            "It has no trainable weights: there is nothing to train. Set trainable = True on a layer."
-        )
+        refused.append("It has no trainable weights. Set trainable = True on a layer.")
     try:
-        with _left_as_it_was(model) as trial:
-            tried = [*trial.problems(loss, not refused, _random(model, example_spec))]
+        with _left_as_it_was(model) as run:
+            tried = [*_tried(model, run, loss, _random(model, example_spec), separable=not refused)]
     except Exception as error:
         reason = f"{type(error).__name__}: {first_line(error)}"
         tried = [f"It cannot be tried on {EXAMPLES} random examples ({reason}). Mend that first."]
     return [*found, *refused, *tried]
 
 
-def _build(model: keras.Model, example_spec: tf.TensorSpec | None) -> str | None:
-    """Give the model its weights, if it has none yet; what hinders that."""
-    if example_spec is None:
-        if getattr(model, "inputs", None):
-            return None
-        return (
-            "It cannot be tried: nobody knows the shape of an example. Begin it with keras.Input(shape), or say"
-            " example_spec=tf.TensorSpec(shape)."
-        )
-    try:
-        if not model.built:
-            model(tf.zeros([EXAMPLES, *example_spec.shape], example_spec.dtype))
-    except Exception as error:
-        return f"It does not take examples of shape {example_spec.shape} ({first_line(error)})."
-    return None
+def _some(names: Sequence[str]) -> str:
+    """Return a list in a sentence, which does not grow with the model."""
+    return listed([*map(repr, names)])
 
 
 def _compiled(model: keras.Model) -> Iterator[str]:
     """Yield what is wrong with what compile() was given."""
-    optimizer = model.optimizer
-    if optimizer is None:
+    kind = type(model.optimizer)
+    if model.optimizer is None:
         yield "It is not compiled. Call model.compile(optimizer, loss)."
-    elif isinstance(optimizer, keras.mixed_precision.LossScaleOptimizer):
+    elif issubclass(kind, keras.mixed_precision.LossScaleOptimizer) or any(
+        "tensorflow_privacy" in parent.__module__ for parent in kind.__mro__
+    ):
         yield (
-            "Its optimizer scales the loss for float16, which the clipping would not know of. Use the float32 policy,"
-            " and the optimizer inside of the LossScaleOptimizer."
-        )
-    elif any("tensorflow_privacy" in kind.__module__ for kind in type(optimizer).__mro__):
-        yield (
-            f"Its optimizer is {type(optimizer).__name__} of TensorFlow Privacy, but clipping and noise come from"
-            " tfkit here. Use the ordinary one, such as keras.optimizers.Adam: that makes DP-Adam."
+            f"Its optimizer is a {kind.__name__}, which scales or clips gradients itself. Use the ordinary one within,"
+            " such as keras.optimizers.Adam, and the float32 policy: with the noise of tfkit that is DP-Adam."
         )
     steps = getattr(model, "_steps_per_execution", None)  # a variable of the strategy's, or a number
     if steps is not None and (count := int(tf.convert_to_tensor(steps))) != 1:
-        yield (
-            f"steps_per_execution is {count}: Keras then wants numbers of each step; a private one has none. Leave it"
-            " out of compile()."
-        )
+        yield f"steps_per_execution is {count}, which wants numbers of each step. Leave it out of compile()."
     steps_of_keras = ("train_step", "compute_loss", "make_train_function")
     own = [name for name in steps_of_keras if getattr(type(model), name) is not getattr(keras.Model, name)]
     if own:
@@ -163,57 +132,89 @@ def _layers(model: keras.Model) -> Iterator[str]:
     normalizing = [layer.name for layer in batch_normalizations(model)]
     if normalizing:
         yield (
-            f"{some(normalizing)} (BatchNormalization) computes with all examples of a batch and keeps moving"
-            " statistics of them, without clipping or noise. Freeze it (layer.trainable = False), or use"
-            " tfkit.privacy.make_private_safe(model), which puts GroupNormalization in its place."
+            f"{_some(normalizing)} (BatchNormalization) computes with statistics of the batch, without noise."
+            " Freeze it (layer.trainable = False), or use tfkit.privacy.make_private_safe(model)."
         )
     adapted = sorted({layer.name for layer in model._flatten_layers() if getattr(layer, "is_adapted", False)})
     if adapted:
         yield (
-            f"{some(adapted)} was adapted to data: if those were the training examples, their statistics are published"
-            " without noise. Give it public numbers or words (Normalization(mean=..., variance=...),"
-            " TextVectorization(vocabulary=...)), or use LayerNormalization."
+            f"{_some(adapted)} was adapted to data, and would publish statistics without noise. Give it public ones"
+            " (mean=..., variance=..., vocabulary=...), or use LayerNormalization."
+        )
+
+
+def _inseparable(model: keras.Model) -> Iterator[str]:
+    """Yield what is known to make gradients inseparable by example, before the model is run."""
+    layers = {id(layer): layer for layer in model._flatten_layers()}.values()
+    stateful = [layer.name for layer in layers if isinstance(layer, keras.layers.RNN) and layer.stateful]
+    if stateful:
+        yield f"{_some(stateful)} is stateful: the examples of one batch meet those of the next. Set stateful=False."
+    hub = [layer.name for layer in layers if type(layer).__name__ == "KerasLayer" and layer.trainable_weights]
+    if hub:
+        yield (
+            f"{_some(hub)} (hub.KerasLayer) is trainable, and nobody can see what it does with a batch."
+            " Set trainable=False and train on its features, or use a bundled backbone (python -m tfkit models)."
+        )
+    kinds = {
+        layer.name: {layer.compute_dtype or "float32", *(weight.dtype.base_dtype.name for weight in own)}
+        for layer in layers
+        if (own := layer._trainable_weights if layer.trainable else [])
+    }
+    if other := [name for name in kinds if kinds[name] != {"float32"}]:
+        yield (
+            f"{_some(other)} computes in {' and '.join(sorted(set().union(*kinds.values()) - {'float32'}))}; norms and"
+            ' noise are made for float32. Make the model under keras.mixed_precision.set_global_policy("float32").'
         )
 
 
 def _callbacks(callbacks: Sequence[Any]) -> Iterator[str]:
     """Yield callbacks that look at the training examples' own numbers."""
     for callback in callbacks:
-        name = type(callback).__name__
         monitor = getattr(callback, "monitor", None)
         of_training = isinstance(monitor, str) and not monitor.startswith("val_") and monitor not in PUBLIC
+        unaccounted = (keras.callbacks.EarlyStopping, keras.callbacks.BackupAndRestore)
         # A checkpoint of every epoch only has a monitor.
-        if of_training and getattr(callback, "save_best_only", True):
+        if isinstance(callback, unaccounted) or (of_training and getattr(callback, "save_best_only", True)):
             yield (
-                f"{name} decides by {monitor!r}, which is measured on the training examples without noise."
-                ' Monitor a number of the validation split ("val_loss").'
+                f"{type(callback).__name__} decides by {monitor!r}, or repeats steps: the epsilon does not cover that."
+                ' Monitor a number of the validation split ("val_loss"); leave EarlyStopping and BackupAndRestore out:'
+                " plan fewer epochs, and tfkit.fit resumes by itself."
             )
-        elif isinstance(callback, keras.callbacks.EarlyStopping):
-            yield (
-                f"{name} would choose how long to train by looking at results, which the epsilon does not cover."
-                " Leave it out and plan fewer epochs."
-            )
-        if isinstance(callback, keras.callbacks.BackupAndRestore):
-            yield f"{name} would repeat steps that are not accounted. Leave it out: tfkit.fit resumes by itself."
 
 
-def _metrics(model: keras.Model) -> Iterator[str]:
-    """Yield metrics that are logged when diagnostics are asked for: one number each, not one an example."""
-    for metric in compiled_metrics(model) if model.optimizer is not None else []:
-        if isinstance(metric, keras.metrics.Metric) and metric.result().shape.rank != 0:
-            yield (
-                f"The metric {metric.name!r} has many numbers, which diagnostics would write for the training examples."
-                " Leave it out, or reduce it to one number."
-            )
+_Run = Callable[[Callable[[], Any]], tuple[Any, list[tuple[str, np.ndarray]]]]
 
 
 @contextlib.contextmanager
-def _left_as_it_was(model: keras.Model) -> Iterator[_Trial]:
-    """Try a model in this block: no layer normalises by the batch, no weights are zeros, behind which nothing shows."""
-    kept = _of_replicas(model.weights)
-    weights = [*kept, *_of_replicas(_states(model))]
+def _left_as_it_was(model: keras.Model) -> Iterator[_Run]:
+    """Try a model in this block: no layer normalises by the batch, no weights are zeros, behind which nothing shows.
+
+    Yields:
+      What calls a function as in training: in a graph, where loops are not unrolled, in each replica, from the same
+      state and with the same random numbers each time. It returns what the first replica gives, and the names and the
+      values of the model's weights thereafter.
+    """
+    own = _of_replicas(model.weights)
+    recurrent = [layer for layer in model.submodules if isinstance(layer, keras.layers.RNN)]
+    states = tf.nest.flatten([layer.states for layer in recurrent if layer.stateful])
+    states += [generator.state for generator in random_generators(model).values()]
+    weights = [*own, *_of_replicas([state for state in states if state is not None])]
     before = [weight.numpy() for weight in weights]
-    frozen = batch_normalizations(model)
+    frozen, strategy = batch_normalizations(model), model.distribute_strategy
+
+    def run(function: Callable[[], Any]) -> tuple[Any, list[tuple[str, np.ndarray]]]:
+        def graph() -> Any:
+            # Of this function only: the seed of the process is the user's.
+            tf.compat.v1.set_random_seed(1)
+            return function() if strategy is _NOT_DISTRIBUTED else strategy.run(function)
+
+        given = tf.function(graph)()
+        after = [(weight.name, weight.numpy()) for weight in own]
+        _assign(weights, values)
+        return tf.nest.map_structure(
+            lambda value: strategy.experimental_local_results(value)[0], given
+        ), after
+
     try:
         for weight in model.trainable_weights:
             value = weight.numpy()
@@ -222,149 +223,105 @@ def _left_as_it_was(model: keras.Model) -> Iterator[_Trial]:
                 weight.assign(value + noise.astype(value.dtype))
         for layer in frozen:
             layer.trainable = False
-        yield _Trial(model, len(kept), weights, [weight.numpy() for weight in weights])
+        values = [weight.numpy() for weight in weights]
+        yield run
     finally:
         for layer in frozen:
             layer.trainable = True
         _assign(weights, before)
 
 
-@dataclass(frozen=True, eq=False)
-class _Trial:
-    """A model, and the state that each of its runs begins with: that of its own weights, so many, and more."""
+def _tried(
+    model: keras.Model, run: _Run, loss: PerExampleLoss | None, inputs: Any, *, separable: bool
+) -> Iterator[str]:
+    """Yield what stands against an epsilon when the model runs as in training."""
+    added = 0
 
-    model: Any
-    own: int
-    weights: list[Any]
-    values: list[np.ndarray]
-
-    def problems(self, loss: PerExampleLoss | None, engine: bool, inputs: Any) -> Iterator[str]:
-        """Yield what stands against an epsilon when the model runs as in training."""
-        other = tf.nest.map_structure(_with_another_first, inputs)
-        first, state, added = self._forward(inputs)
-        second, other_state, _ = self._forward(other)
-        chance = not _same_rows(first, second)
-        if chance:
-            # Or examples that meet: with the same random numbers it is seen.
-            first, second, again = [
-                self._run(functools.partial(self.model, values, training=True), seeded=True)
-                for values in (inputs, other, inputs)
-            ]
-            if not _same(first, again):
-                yield (
-                    "It draws random numbers that no seed repeats: whether examples meet in it cannot be seen."
-                    " Draw them with tf.random or by Keras layers."
-                )
-                return
-            if not _same_rows(first, second):
-                yield (
-                    "What it says of one example changes when another example of the batch does: clipping one gradient"
-                    " would not bound what one example can do. Look for operations over the first axis (a mean over the"
-                    " batch, contrastive terms, a reshape or transposition) and take them out."
-                )
-                return
-        moved = [
-            weight.name
-            for weight, one, two in zip(self.weights[: self.own], state, other_state, strict=False)
-            if not _equal(one, two)
-        ]
-        if moved:
-            yield (
-                f"{some(moved)} takes in a statistic of the examples when the model is called in training, without"
-                " clipping or noise. Freeze its layer (layer.trainable = False), or call it with training=False."
-            )
-        if added > 0:
-            layers = self.model._flatten_layers()
-            active = sorted({layer.name for layer in layers if getattr(layer, "activity_regularizer", None)})
-            by = f"the activity_regularizer of {some(active)}" if active else "add_loss()"
-            yield (
-                f"It has losses of the examples by {by}, which are not clipped. Put them into the loss; regularisers of"
-                " weights are fine."
-            )
-        if not tf.is_tensor(first):
-            yield "It has several outputs. Join them into one, with one loss."
-        elif loss is not None:
-            if wrong := _of_loss(loss, first, second):
-                yield wrong
-            elif engine:
-                yield from self._of_gradients(loss, inputs, chance=chance)
-
-    def _forward(self, inputs: Any) -> tuple[Any, list[np.ndarray], int]:
-        """Return outputs, the weights thereafter, and how many losses there are that are not of weights."""
-        added = 0
-
-        def run() -> Any:
+    def forward(values: Any) -> Any:
+        def call() -> Any:
             nonlocal added
-            outputs = self.model(inputs, training=True)
-            penalties = [penalty() for penalty in weight_penalties(self.model)]
-            added = len(self.model.losses) - sum(penalty is not None for penalty in penalties)
+            outputs = model(values, training=True)
+            penalties = [penalty() for penalty in weight_penalties(model)]
+            added = len(model.losses) - sum(penalty is not None for penalty in penalties)
             return outputs
 
-        outputs = self._run(run, restore=False)
-        after = [weight.numpy() for weight in self.weights]
-        _assign(self.weights, self.values)
-        return outputs, after, added
+        return run(call)
 
-    def _run(self, run: Callable[[], Any], *, seeded: bool = False, restore: bool = True) -> Any:
-        """Return what it gives on the first replica; seeded: with the random numbers that any function gets here."""
-        strategy = self.model.distribute_strategy
-        distributed = strategy is not _NOT_DISTRIBUTED
-
-        def graph() -> Any:
-            # Of this function only: the seed of the process is the user's.
-            tf.compat.v1.set_random_seed(1)
-            return strategy.run(run) if distributed else run()
-
-        given = tf.function(graph)() if seeded or distributed else run()
-        if restore:
-            _assign(self.weights, self.values)
-        return tf.nest.map_structure(lambda value: strategy.experimental_local_results(value)[0], given)
-
-    def _of_gradients(self, loss: PerExampleLoss, inputs: Any, *, chance: bool) -> Iterator[str]:
-        """Yield where the sum of unclipped gradients is not the gradient of the sum."""
-        variables = self.model.trainable_variables
-        refused: list[str] = []
-
-        def ours() -> Any:
-            try:
-                clipped = clipped_sum(
-                    self.model, inputs, LABELS, None, per_example_loss=loss, l2_norm_clip=1e30
-                )
-            except PrivacyError as error:
-                refused.append(str(error))  # tf.function makes another message of it
-                raise
-            return clipped.gradients, clipped.outputs
-
-        def plain() -> Any:
-            with tf.GradientTape() as tape:
-                outputs = self.model(inputs, training=True)
-                total = tf.reduce_sum(loss(LABELS, outputs))
-            found = tape.gradient(total, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-            return [*map(tf.convert_to_tensor, found)], outputs
-
-        try:
-            # In a graph, as in training, where loops are not unrolled.
-            gradients, outputs = self._run(ours, seeded=True)
-            expected, same_outputs = self._run(plain, seeded=chance)
-        except (PrivacyError, tf.errors.InvalidArgumentError) as error:
-            # Of an assertion the message, without the numbers.
-            asserted = re.search(r"assertion failed: \[(.+?)\] \[", str(error))
-            yield from refused or [asserted[1] if asserted else first_line(error)]
-            return
-        largest = max(float(tf.reduce_max(tf.abs(value))) for value in expected)
-        if not _same(outputs, same_outputs) or not np.isfinite(largest):
-            return
-        wrong = [
-            variable.name
-            for variable, one, two in zip(variables, gradients, expected, strict=True)
-            if np.abs(one - two).max() > SAME_GRADIENT * (np.abs(two).max() + 1e-2 * largest)
-        ]
-        if wrong:
+    first, state = forward(inputs)
+    second, other_state = forward(tf.nest.map_structure(_with_another_first, inputs))
+    if not _same_rows(first, second):
+        if _same(first, forward(inputs)[0]):
             yield (
-                f"The gradients of {some(wrong)} for single examples do not add up to that of the batch: its layer"
-                " computes something else for other sizes of a batch, or the weight is used behind the layer's back."
-                " Take tf.shape(inputs)[0] out of what is computed; use each weight in the call of its own layer."
+                "What it says of one example changes when another example of the batch does. Take operations over the"
+                " first axis (a mean over the batch, contrastive terms, a reshape or transposition) out."
             )
+        else:
+            yield (
+                "It draws random numbers that no seed repeats: whether examples meet in it cannot be seen. Draw them"
+                " with tf.random or by Keras layers."
+            )
+        return
+    pairs = zip(state, other_state, strict=True)
+    if moved := [name for (name, one), (_, two) in pairs if not _equal(one, two)]:
+        yield (
+            f"{_some(moved)} takes in a statistic of the examples when the model is called in training, without"
+            " clipping or noise. Freeze its layer (layer.trainable = False), or call it with training=False."
+        )
+    if added > 0:
+        layers = model._flatten_layers()
+        active = sorted({layer.name for layer in layers if getattr(layer, "activity_regularizer", None)})
+        by = f"the activity_regularizer of {_some(active)}" if active else "add_loss()"
+        yield f"It has losses of the examples by {by}, which are not clipped. Put them into the loss."
+    if not tf.is_tensor(first):
+        yield "It has several outputs. Join them into one, with one loss."
+    elif loss is not None:
+        if wrong := _of_loss(loss, first, second):
+            yield wrong
+        elif separable:
+            yield from _of_gradients(model, run, loss, inputs)
+
+
+def _of_gradients(model: keras.Model, run: _Run, loss: PerExampleLoss, inputs: Any) -> Iterator[str]:
+    """Yield where the sum of unclipped gradients is not the gradient of the sum."""
+    variables = model.trainable_variables
+    refused: list[str] = []
+
+    def ours() -> Any:
+        try:
+            clipped = clipped_sum(model, inputs, LABELS, None, per_example_loss=loss, l2_norm_clip=1e30)
+        except PrivacyError as error:
+            refused.append(str(error))  # tf.function makes another message of it
+            raise
+        return clipped.gradients, clipped.outputs
+
+    def plain() -> Any:
+        with tf.GradientTape() as tape:
+            outputs = model(inputs, training=True)
+            total = tf.reduce_sum(loss(LABELS, outputs))
+        found = tape.gradient(total, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        return [*map(tf.convert_to_tensor, found)], outputs
+
+    try:
+        (gradients, outputs), _ = run(ours)
+        (expected, same_outputs), _ = run(plain)
+    except (PrivacyError, tf.errors.InvalidArgumentError) as error:
+        # Of an assertion the message, without the numbers.
+        asserted = re.search(r"assertion failed: \[(.+?)\] \[", str(error))
+        yield from refused or [asserted[1] if asserted else first_line(error)]
+        return
+    largest = max(float(tf.reduce_max(tf.abs(value))) for value in expected)
+    if not _same(outputs, same_outputs) or not np.isfinite(largest):
+        return
+    wrong = [
+        variable.name
+        for variable, one, two in zip(variables, gradients, expected, strict=True)
+        if np.abs(one - two).max() > SAME_GRADIENT * (np.abs(two).max() + 1e-2 * largest)
+    ]
+    if wrong:
+        yield (
+            f"The gradients of {_some(wrong)} for single examples do not add up to that of the batch. Take"
+            " tf.shape(inputs)[0] out of what is computed, and use each weight in the call of its own layer."
+        )
 
 
 def _of_loss(loss: PerExampleLoss, outputs: Any, others: Any) -> str | None:
@@ -436,13 +393,104 @@ def _of_replicas(weights: Sequence[Any]) -> list[Any]:
     return [one for weight in weights for one in getattr(weight, "values", [weight])]
 
 
-def _states(model: keras.Model) -> list[Any]:
-    """Return what else a run changes: the generators of dropout and its kin, and the states of stateful layers."""
-    recurrent = [
-        layer for layer in model.submodules if isinstance(layer, keras.layers.RNN) and layer.stateful
-    ]
-    states = tf.nest.flatten([layer.states for layer in recurrent])
-    return [
-        *(generator.state for generator in random_generators(model).values()),
-        *(state for state in states if state is not None),
-    ]
+SMALLEST_GROUP = 16
+"""Numbers that are normalised together at least, where there are no pixels: two would become +1 and -1."""
+
+
+def batch_normalizations(model: keras.Model) -> list[Any]:
+    """Return the layers of a model, nested ones too, that compute with all examples of a batch; frozen ones do not."""
+    kinds = (keras.layers.BatchNormalization, keras.layers.experimental.SyncBatchNormalization)
+    unique = {id(layer): layer for layer in model._flatten_layers()}
+    return [layer for layer in unique.values() if isinstance(layer, kinds) and layer.trainable]
+
+
+def make_private_safe(model: keras.Model, *, groups: int = 8) -> keras.Model:
+    """Return the same model with GroupNormalization in the place of every BatchNormalization that is not frozen.
+
+    Args:
+      model: functional or sequential, and built; it stays as it is.
+      groups: into which the channels are cut; where they do not divide, the next smaller number that does. Fewer
+        where a layer is fed [batch, channels], since a group must have 16 numbers or so to be normalised.
+
+    Returns:
+      A new model with the names, the weights and the frozen layers of the old one, and with scale and shift of its
+      normalisations; compiled, if the old one was, with its optimizer in the initial state. Its outputs are others:
+      train it before they are used.
+
+    Raises:
+      PrivacyError: layers are called by code that cannot be changed from outside: a subclass, a wrapper.
+
+    Source: Wu and He 2018 (arXiv:1803.08494); De et al. 2022 (arXiv:2204.13650) for its use in private training.
+    """
+    copies: dict[int, tuple[Any, Any]] = {}
+    new = _clone(model, groups, copies)
+    for old, copy in copies.values():
+        _copy_weights(old, copy)
+    left = batch_normalizations(new)
+    if left:
+        raise PrivacyError(
+            f"{left[0].name!r} (BatchNormalization) is inside of another layer, which cannot be taken apart.\n"
+            "  Use GroupNormalization in that layer, or freeze it (layer.trainable = False)."
+        )
+    if model.optimizer is not None:
+        given = [metric for metric in compiled_metrics(model) if metric is not None]
+        kind = keras.metrics.Metric  # one counts, and begins anew; names and functions have nothing to count
+        metrics = [one.from_config(one.get_config()) if isinstance(one, kind) else one for one in given]
+        optimizer = type(model.optimizer).from_config(model.optimizer.get_config())
+        new.compile(optimizer=optimizer, loss=model.loss, metrics=metrics)
+    return new
+
+
+def _clone(model: keras.Model, groups: int, copies: dict[int, tuple[Any, Any]]) -> keras.Model:
+    """Return a new model; copies remembers what came from what, so that a layer in two places stays one layer."""
+    stock = type(model).__module__.split(".")[0] == keras.__name__
+    if not stock or not (model._is_graph_network or isinstance(model, keras.Sequential)):
+        raise PrivacyError(
+            f"{model.name!r} is a {type(model).__name__}, a subclass, which cannot be changed from outside."
+            "\n  Use GroupNormalization in it, or freeze its BatchNormalization layers (layer.trainable = False)."
+        )
+    if not model.built:
+        raise PrivacyError(f"{model.name!r} is not built.\n  Begin it with keras.Input(shape).")
+
+    def copy_of(layer: Any) -> Any:
+        if id(layer) not in copies:
+            copy = _clone(layer, groups, copies) if _is_nested(layer) else _exchanged(layer, groups)
+            copies[id(layer)] = layer, copy
+        return copies[id(layer)][1]
+
+    return keras.models.clone_model(model, clone_function=copy_of)
+
+
+def _is_nested(layer: Any) -> bool:
+    return isinstance(layer, keras.Model) and bool(batch_normalizations(layer))
+
+
+def _exchanged(layer: Any, groups: int) -> Any:
+    """Return a new layer without weights: GroupNormalization for batch normalisation, and the same for all else."""
+    if layer not in batch_normalizations(layer):
+        return type(layer).from_config(layer.get_config())
+    config = layer.get_config()
+    kept = ["name", "dtype", "epsilon", "center", "scale", "beta_constraint", "gamma_constraint"]
+    kept += [f"{weight}_{kind}" for weight in ("beta", "gamma") for kind in ("initializer", "regularizer")]
+    axis = layer.axis[0] if isinstance(layer.axis, list | tuple) else layer.axis
+    channels = layer.moving_mean.shape[0]
+    if len(layer.input_spec.axes) != 1:
+        raise PrivacyError(
+            f"{layer.name!r} (BatchNormalization) normalises along several axes, which groups cannot.\n"
+            "  Use LayerNormalization there."
+        )
+    if layer.input_spec.ndim == 2:
+        groups = max(1, min(groups, channels // SMALLEST_GROUP))
+    groups = max(count for count in range(1, min(groups, channels) + 1) if channels % count == 0)
+    return keras.layers.GroupNormalization(groups=groups, axis=axis, **{name: config[name] for name in kept})
+
+
+def _copy_weights(old: Any, new: Any) -> None:
+    if _is_nested(old):
+        new._trainable = old._trainable  # not by its setter, which changes all layers inside
+    elif old in batch_normalizations(old):
+        new.set_weights([weight.numpy() for weight in (old.gamma, old.beta) if weight is not None])
+    else:
+        new.set_weights(old.get_weights())
+        for layer, copy in zip(old._flatten_layers(), new._flatten_layers(), strict=True):
+            copy._trainable = layer._trainable

@@ -6,7 +6,6 @@ What a step does is a function of (seed, epoch, step) and of the state before it
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
@@ -14,9 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -26,7 +23,7 @@ from tfkit.environment.heartbeat import Stop, progress
 from tfkit.environment.stack import keras, tf
 from tfkit.errors import CheckError, RunError
 from tfkit.run import Run
-from tfkit.settings import fields
+from tfkit.training.stage import Cadence as Cadence
 
 
 class StepSeeds(keras.callbacks.Callback):
@@ -70,29 +67,6 @@ class StepSeeds(keras.callbacks.Callback):
             self._reset(np.pad(keys, [(0, 0), (2, 0)]))
 
 
-class ProgressCallback(keras.callbacks.Callback):
-    """Tells the launcher, where there is one, how far training is: after every step, of validation too."""
-
-    def __init__(self, stage: str, *, epochs: int, steps_per_epoch: int) -> None:
-        super().__init__()
-        foreign.take_tensor_logs(self)
-        self._stage, self._epochs, self._steps = stage, epochs, steps_per_epoch
-        self._done, self._text = 0, ""
-
-    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Note the epoch."""
-        self._done = epoch * self._steps
-        self._text = f"{self._stage}, epoch {epoch + 1} of {self._epochs}"
-
-    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Report a step."""
-        progress(self._done + batch + 1, self._epochs * self._steps, self._text)
-
-    def on_test_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Report a step of validation."""
-        progress(self._done + self._steps, self._epochs * self._steps, f"{self._text}, validating")
-
-
 class KeptWeights(keras.callbacks.Callback):
     """Leaves the model with the weights of the epoch with the lowest validation loss, or of its last epoch.
 
@@ -125,14 +99,13 @@ class KeptWeights(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Compare with the best so far."""
         value = _finite_val_loss(epoch, logs or {})
-        if not self._best:
-            self.state = {"epoch": epoch, "value": value, "wait": 0}
-        elif self.state["value"] is None or value < self.state["value"]:
-            self.weights = self.model.get_weights()
-            self.state = {"epoch": epoch, "value": value, "wait": 0}
-        else:
+        if self._best and self.state["value"] is not None and value >= self.state["value"]:
             self.state = {**self.state, "wait": self.state["wait"] + 1}
             self.model.stop_training = self.model.stop_training or self.exhausted
+            return
+        self.state = {"epoch": epoch, "value": value, "wait": 0}
+        if self._best:
+            self.weights = self.model.get_weights()
 
     @property
     def exhausted(self) -> bool:
@@ -152,16 +125,13 @@ class KeptWeights(keras.callbacks.Callback):
 def _finite_val_loss(epoch: int, logs: dict[str, Any]) -> float:
     losses = {name: float(logs[name]) for name in ("loss", "val_loss") if name in logs}
     if not np.isfinite(list(losses.values())).all():
+        found = " and ".join(f"{name} is {value}" for name, value in losses.items())
         raise CheckError(
-            f"Training came apart in epoch {epoch + 1}: "
-            + " and ".join(f"{name} is {value}" for name, value in losses.items())
-            + ".\n  Lower the learning rate; if it stays so, look for values in the data that are not finite."
+            f"Training came apart in epoch {epoch + 1}: {found}.\n"
+            "  Lower the learning rate; if it stays so, look for values in the data that are not finite."
         )
     return losses["val_loss"]
 
-
-# At the ends of epochs at most one checkpoint in so many seconds: with epochs of milliseconds they would cost more.
-EPOCH_SECONDS = 5.0
 
 # How often several processes ask each other whether one was told to stop: that costs a message.
 _ASK_SECONDS = 1.0
@@ -171,27 +141,8 @@ KEPT = 2
 STATE, VARIABLES, BEST = "state.json", "variables", "best.npz"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Cadence:
-    """When a training is saved.
-
-    Attributes:
-      seconds: the longest time between checkpoints within an epoch; None: none are made there.
-      steps: within an epoch also every so many steps; None: no.
-      epoch_seconds: at the end of an epoch unless the last checkpoint is younger than this.
-    """
-
-    seconds: fields.Positive | None = 300.0
-    steps: fields.Count | None = None
-    epoch_seconds: Annotated[float, fields.Range(ge=0)] = EPOCH_SECONDS
-
-    def __post_init__(self) -> None:
-        """Check the values."""
-        fields.check(self)
-
-
 class Checkpoints(keras.callbacks.Callback):
-    """Saves model, optimizer, metrics and best weights; restores them before training.
+    """Saves model, optimizer, metrics and best weights; restores them before training; tells how far it is.
 
     All processes of a training take part in each save and restore: some variables are a sum over them. The chief's
     files remain: numbered folders, the last two of them.
@@ -221,16 +172,15 @@ class Checkpoints(keras.callbacks.Callback):
     ) -> None:
         super().__init__()
         foreign.take_tensor_logs(self)  # else Keras would fetch the metrics after every step
-        self._run, self._folder = run, run.backup / stage
+        self._run, self._stage, self._folder = run, stage, run.backup / stage
         self._kept, self._cluster, self._stop = weights, cluster, stop
         self._steps, self._cadence, self._variables = steps_per_epoch, cadence, dict(variables)
         self._checkpoint: tf.train.Checkpoint | None = None
-        self._newest: Path | None = None  # the checkpoint from which the best weights can be linked
         self._began = self._saved_at = self._asked_at = time.monotonic()
         self._asked_step, self._ask_next = 0, 1
         self._earlier_seconds = self.seconds = 0.0
         self._measured: dict[str, list[Any]] = {}
-        self.epoch = self.step = 0
+        self.epoch = self.step = self.epochs = 0
         self.finished = False
         self.rows: list[dict[str, Any]] = []
 
@@ -267,9 +217,8 @@ class Checkpoints(keras.callbacks.Callback):
                 " now: the batch, or the data, changed.\n  With --batch-size-per-replica it changes with the replicas:"
                 " give the same --global-batch-size instead, or begin anew with --overwrite."
             )
-        self._newest, self._kept.state, self._measured = folder, state["best"], state["metrics"]
-        self.rows, self._earlier_seconds = state["rows"], state["seconds"]
-        self.seconds = self._earlier_seconds
+        self._kept.state, self._measured, self.rows = state["best"], state["metrics"], state["rows"]
+        self.seconds = self._earlier_seconds = state["seconds"]
         self.epoch, self.step, self.finished = state["epoch"], state["step"], state["finished"]
 
     def maybe_load_initial_counters_from_ckpt(self, *_: Any, **__: Any) -> tuple[int, int]:
@@ -290,15 +239,29 @@ class Checkpoints(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Save where it is time, save and stop where that is asked; at the end of an epoch validation goes first."""
         self.step = batch + 1
+        self._report()
         if self._measured:
             self._add_measured()
         if self.step == self._steps:
             return
-        stop, save = self._decide()
-        if save or (stop and self._cadence.seconds is not None):
+        steps, seconds = self._cadence.steps, self._cadence.seconds
+        save, stop = bool(steps and self.step % steps == 0), False
+        if self._cluster.workers == 1 or self.step >= self._ask_next:
+            stop, age = self._agreed()
+            save = save or (seconds is not None and (stop or age >= seconds))
+        if save:
             self._save(epoch=self.epoch, step=self.step)
         if stop:
             self._interrupt()
+
+    def on_test_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Report a step of validation."""
+        self._report(", validating")
+
+    def _report(self, doing: str = "") -> None:
+        """Tell the launcher, where there is one, how far training is."""
+        text = f"{self._stage}, epoch {self.epoch + 1} of {self.epochs}{doing}"
+        progress(self.epoch * self._steps + self.step, self.epochs * self._steps, text)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Save, unless the last checkpoint is younger than the interval."""
@@ -313,15 +276,6 @@ class Checkpoints(keras.callbacks.Callback):
         """Save what training ended with."""
         foreign.begin_fit_at(self.model, None)
         self._save(epoch=self.rows[-1]["epoch"] + 1 if self.rows else 0, step=0, finished=True)
-
-    def _decide(self) -> tuple[bool, bool]:
-        """Return whether to stop and whether to save after this step: the same answer in every process."""
-        steps, seconds = self._cadence.steps, self._cadence.seconds
-        save = bool(steps and self.step % steps == 0)
-        if self._cluster.workers > 1 and self.step < self._ask_next:
-            return False, save
-        stop, age = self._agreed()
-        return stop, save or (seconds is not None and age >= seconds)
 
     def _agreed(self) -> tuple[bool, float]:
         """Return whether some process was told to stop, and the age of the last checkpoint by the chief's clock."""
@@ -355,11 +309,8 @@ class Checkpoints(keras.callbacks.Callback):
         except (OSError, tf.errors.OpError) as error:
             if finished or self._stop.requested:
                 raise
-            print(
-                f"A checkpoint failed ({packages.first_line(error)}); training goes on.",
-                file=sys.stderr,
-                flush=True,
-            )
+            failure = packages.first_line(error)
+            print(f"A checkpoint failed ({failure}); training goes on.", file=sys.stderr, flush=True)
         # A failed one is tried again after the whole interval, and not after every step.
         self._saved_at = now
 
@@ -378,27 +329,17 @@ class Checkpoints(keras.callbacks.Callback):
         with files.new_folder(target) as folder:
             self._checkpoint.write(str(folder / VARIABLES))
             if self._kept.weights is not None:
-                self._write_best(folder / BEST)
+                best: dict[str, Any] = {
+                    f"weight{place}": value for place, value in enumerate(self._kept.weights)
+                }
+                np.savez(folder / BEST, **best)
             for path in folder.iterdir():
                 with path.open("rb") as file:
                     os.fsync(file.fileno())
             digests = {path.name: files.digest_of(path) for path in sorted(folder.iterdir())}
             files.write_json(folder / STATE, {**state, "files": digests})
-        self._newest = target
         for old in sorted(self._numbers())[:-KEPT]:
             shutil.rmtree(self._folder / f"{old:08d}")
-
-    def _write_best(self, path: Path) -> None:
-        """Write the best weights, or link those of the checkpoint before where they are of the same epoch."""
-        if self._newest is not None:
-            earlier = json.loads((self._newest / STATE).read_text())["best"]
-            with contextlib.suppress(OSError):  # not every file system has hard links
-                if earlier["epoch"] == self._kept.state["epoch"]:
-                    os.link(self._newest / BEST, path)
-                    return
-        with files.new_file(path) as file:
-            arrays: dict[str, Any] = {f"weight{n}": value for n, value in enumerate(self._kept.weights or [])}
-            np.savez(file, **arrays)
 
     def _numbers(self) -> list[int]:
         return [int(path.name) for path in self._folder.glob("[0-9]*") if path.name.isdigit()]

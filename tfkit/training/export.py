@@ -250,8 +250,9 @@ def predict(model: Any, splits: Splits, indices: np.ndarray) -> np.ndarray:
         examples, outputs = iter(examples), []
         while batch := list(itertools.islice(examples, CHECKED_AT_A_TIME)):
             # Not tf.stack, which makes int32 of uint8.
-            examples_of_batch = batch if splits.kind == "texts" else np.stack(batch)
-            outputs.append(np.asarray(model(tf.constant(examples_of_batch))))
+            outputs.append(
+                np.asarray(model(tf.constant(batch if splits.kind == "texts" else np.stack(batch))))
+            )
         return outputs
 
     if splits.kind == "texts":  # of like lengths go together: the longest of a batch decides what it costs
@@ -298,10 +299,7 @@ def save(
     began = time.monotonic()
     logits = gives_logits(model) if logits is None else logits
     run.labels = splits.class_names
-    with (
-        files.new_folder(run.path / SAVED_MODEL) as folder,
-        tempfile.TemporaryDirectory() as scratch,
-    ):
+    with files.new_folder(run.path / SAVED_MODEL) as folder, tempfile.TemporaryDirectory() as scratch:
         with foreign.traced_for_saving():
             if splits.kind == "texts":
                 module = text_module(model, scratch=Path(scratch), logits=logits)
@@ -316,9 +314,8 @@ def save(
         difference = float(np.abs(exported - evaluation.probabilities).max())
         if agreement < MINIMUM_AGREEMENT:
             raise CheckError(
-                f"The exported model agrees with the trained one on {agreement:.3f} of the test split"
-                f" (it must be {MINIMUM_AGREEMENT}); the largest difference of a probability is {difference:.3f}."
-                "\n  It was not kept. Please report this with the run's config.yaml and versions.json."
+                f"The exported model agrees with the trained one on {agreement:.3f} of the test split, not"
+                f" {MINIMUM_AGREEMENT}: it was not kept.\n  Report this with the run's config.yaml and versions.json."
             )
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     return {

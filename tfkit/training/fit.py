@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tfkit.data.augment import Augmentation
     from tfkit.environment.stack import keras, tf
     from tfkit.privacy.plan import DPSGD
-    from tfkit.training.checkpoint import Cadence
+    from tfkit.training.stage import Cadence
 
 
 def fit(
@@ -82,36 +82,25 @@ def fit(
       run = tfkit.fit(build_model, tfkit.load_images("digits", image_size=32), run_dir="runs/mine", epochs=5)
       run.metrics["test/accuracy"]
     """
-    from tfkit.data.augment import Augmentation
     from tfkit.distribution.replicas import Replicas
     from tfkit.environment.packages import versions
     from tfkit.privacy.ledger import register
-    from tfkit.privacy.plan import DPSGD
     from tfkit.training import export
-    from tfkit.training.checkpoint import Cadence
 
     began = time.monotonic()
-    epochs = fields.fit(epochs, fields.Count, name="epochs")
-    seed = fields.fit(seed, fields.Seed, name="seed")
-    hints = {
-        "resume": (resume, bool),
-        "patience": (patience, fields.Count | None),
-        "class_weights": (class_weights, Literal["auto", "always", "never"]),
-        "augment": (augment, Augmentation | None),
-        "privacy": (privacy, DPSGD | None),
-        "cadence": (cadence, Cadence | None),
-        "verbose": (verbose, Literal[0, 1, 2] | None),
-        "output": (output, Outputs),
-    }
-    for name, (value, hint) in hints.items():
-        fields.fit(value, hint, name=name)
+    stage = Stage(
+        epochs=epochs, seed=seed, patience=patience, augment=augment, privacy=privacy, cadence=cadence,
+        verbose=verbose,
+    )  # fmt: skip
+    resume = fields.fit(resume, bool, name="resume")
+    class_weights = fields.fit(class_weights, Literal["auto", "always", "never"], name="class_weights")
+    output = fields.fit(output, Outputs, name="output")
     refuse_splits(splits)
     if privacy and splits.pixel_range.measured:
         low, high = splits.pixel_range[:2]
         raise PrivacyError(
-            f"The images of 16 bits were scaled by what the training images use, {low} to {high}: that tells of single"
-            " ones, and epsilon does not cover it.\n  Give a range that does not come from them:"
-            " tfkit.load_images(..., pixel_range=(0, 65535)), or (0, 4095) for 12 bits."
+            f"16 bits were scaled by what the training images use, {low} to {high}, which epsilon does not cover.\n"
+            "  Give a range of your own: tfkit.load_images(..., pixel_range=(0, 65535)), or (0, 4095) for 12 bits."
         )
     config = {
         "function": "tfkit.fit",
@@ -119,9 +108,9 @@ def fit(
         # Of private data nothing that is computed from them stands in the folder: see tfkit.privacy.ledger.
         **({} if privacy else {"data_fingerprint": splits.source.fingerprint}),
         "global_batch_size": splits.global_batch_size,
-        "epochs": epochs,
-        "seed": seed,
-        "patience": patience,
+        "epochs": stage.epochs,
+        "seed": stage.seed,
+        "patience": stage.patience,
         "class_weights": class_weights,
         "augment": repr(augment),
         "privacy": dataclasses.asdict(privacy) if privacy else None,
@@ -133,16 +122,8 @@ def fit(
         run.provenance = {"data": register(run, splits) if privacy else splits.provenance}
         # Class counts are private: weights from them are refused, if somebody insists, and not noted before.
         weights = "never" if privacy and class_weights == "auto" else class_weights
-        stage = Stage(
-            epochs=epochs,
-            seed=seed,
-            patience=patience,
-            class_weight=class_weight(splits, when=weights, run=None if privacy else run),
-            augment=augment,
-            privacy=privacy,
-            cadence=cadence,
-            verbose=verbose,
-        )
+        chosen_weights = class_weight(splits, when=weights, run=None if privacy else run)
+        stage = dataclasses.replace(stage, class_weight=chosen_weights)
         trained = train(
             build_model, splits, stage, run=run, strategy=chosen, callbacks=callbacks, output=output
         )

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tfkit.data.splits import Splits
 from tfkit.distribution import strategies
 from tfkit.environment import process
 from tfkit.environment.heartbeat import on_signals, phase
-from tfkit.environment.packages import first_line
-from tfkit.errors import ConfigError, TfkitError
 from tfkit.metrics import Outputs
 from tfkit.run import Run
 from tfkit.training.stage import Stage, Trained
@@ -21,7 +18,6 @@ from tfkit.training.validation import as_callbacks, make, try_on_a_batch
 
 if TYPE_CHECKING:
     from tfkit.environment.stack import keras, tf
-    from tfkit.training.checkpoint import Checkpoints
 
 
 def train(
@@ -58,13 +54,15 @@ def train(
     from tfkit.distribution.replicas import Replicas, validation
     from tfkit.environment.stack import keras, tf
     from tfkit.reporting.keras_callbacks import GRAPH, write_graph
-    from tfkit.training.checkpoint import Checkpoints, ProgressCallback, StepSeeds
+    from tfkit.training.checkpoint import Checkpoints, StepSeeds
     from tfkit.training.methods import PrivateTraining, StandardTraining
 
     callbacks = as_callbacks(callbacks)
     chosen = strategies.strategy(strategy)
     cluster = Replicas(chosen)
-    earlier = _rows_before(run, stage.name)
+    # The stages that came before this one, also when an interrupted run had gone further.
+    rows = [{str(name): value for name, value in row.items()} for row in run.history.to_dict("records")]
+    earlier = list(itertools.takewhile(lambda row: row["stage"] != stage.name, rows))
     method = (
         PrivateTraining(stage, splits, run=run) if stage.privacy else StandardTraining(stage, splits, run=run)
     )
@@ -91,6 +89,7 @@ def train(
             if assumption:
                 run.note(assumption)
         first, last = checkpoints.epoch, method.last_epoch(checkpoints.epoch)
+        checkpoints.epochs = last
         if checkpoints.finished or method.weights.exhausted or first == last:
             method.weights.put_back(model)
         else:
@@ -110,25 +109,23 @@ def train(
             )
             phase("training")
             training_batches = method.batches(first, last, chosen, skip=checkpoints.step)
-            with _explained_tracing(checkpoints):
-                model.fit(
-                    training_batches,
-                    initial_epoch=first,
-                    epochs=last,
-                    steps_per_epoch=method.steps_per_epoch,
-                    validation_data=validation(chosen, splits),
-                    validation_steps=splits.evaluation_steps("validation"),
-                    callbacks=[
-                        StepSeeds(stage.seed),
-                        *method.callbacks,
-                        *logging,
-                        method.weights,
-                        checkpoints,
-                        ProgressCallback(stage.name, epochs=last, steps_per_epoch=method.steps_per_epoch),
-                        *callbacks,
-                    ],
-                    verbose=_verbosity(stage.verbose, run),
-                )
+            model.fit(
+                training_batches,
+                initial_epoch=first,
+                epochs=last,
+                steps_per_epoch=method.steps_per_epoch,
+                validation_data=validation(chosen, splits),
+                validation_steps=splits.evaluation_steps("validation"),
+                callbacks=[
+                    StepSeeds(stage.seed),
+                    *method.callbacks,
+                    *logging,
+                    method.weights,
+                    checkpoints,
+                    *callbacks,
+                ],
+                verbose=_verbosity(stage.verbose, run),
+            )
             phase("working")
         method.conclude(model)
         weights = model.get_weights()
@@ -150,24 +147,6 @@ def train(
         seconds=checkpoints.seconds,
         logits=logits,
     )
-
-
-@contextlib.contextmanager
-def _explained_tracing(checkpoints: Checkpoints) -> Iterator[None]:
-    """Raise a ConfigError where Keras cannot trace the first step: a train_step or a loss of the user's own."""
-    place = checkpoints.epoch, checkpoints.step
-    try:
-        yield
-    except TfkitError:
-        raise
-    except Exception as error:
-        # AutoGraph marks what comes from tracing.
-        if (checkpoints.epoch, checkpoints.step) != place or not hasattr(error, "ag_error_metadata"):
-            raise
-        raise ConfigError(
-            f"The first step cannot be taken ({type(error).__name__}: {first_line(error)}).\n"
-            "  model.fit(splits.train, steps_per_epoch=1) shows where."
-        ) from error
 
 
 def _build_metrics(model: keras.Model) -> None:
@@ -192,9 +171,3 @@ def _verbosity(asked: int | None, run: Run) -> int:
         return asked
     # Keras draws on stdout.
     return 1 if process.watched(sys.stdout) else 2 if process.is_verbose() else 0
-
-
-def _rows_before(run: Run, stage: str) -> list[dict[str, Any]]:
-    """Return the history of the stages that came before this one, also when an interrupted run had gone further."""
-    rows = [{str(name): value for name, value in row.items()} for row in run.history.to_dict("records")]
-    return list(itertools.takewhile(lambda row: row["stage"] != stage, rows))

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import json
+import math
+import secrets
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from tfkit.distribution.replicas import are_uneven, check_readers, distribute, weigh_replicas
 from tfkit.distribution.strategies import sum_metrics_once_an_epoch
-from tfkit.environment import cluster
+from tfkit.environment import cluster, files
+from tfkit.environment.packages import first_line
 from tfkit.environment.stack import keras, tf
 from tfkit.errors import ConfigError, PrivacyError
-from tfkit.privacy.ledger import refuse_after_private
-from tfkit.training.checkpoint import Cadence, KeptWeights
+from tfkit.privacy.ledger import Ledger, refuse_after_private, spend
+from tfkit.privacy.plan import paragraph, statement
+from tfkit.privacy.step import attach, sampled_batches
+from tfkit.privacy.validation import check
+from tfkit.run import PRIVACY
+from tfkit.training.checkpoint import KeptWeights
+from tfkit.training.stage import Cadence
 
 if TYPE_CHECKING:
     from tfkit.data.splits import Share, Splits
@@ -69,31 +78,39 @@ class StandardTraining:
         """Do nothing: the model says all."""
 
 
-class PrivateTraining:
+class PrivateTraining(keras.callbacks.Callback):
     """Poisson samples, the private step, an account of what is spent; the last weights remain.
+
+    As a callback it accounts each epoch before its first step: what a killed process had begun is paid for.
 
     Raises:
       ConfigError: what was asked besides would look at single examples or at private counts.
       PrivacyError: the plan cannot be.
+      RunError: what was spent before is not known.
     """
 
     def __init__(self, stage: Stage, splits: Splits, *, run: Run) -> None:
-        from tfkit.privacy.step import Session
-
+        super().__init__()
         assert stage.privacy is not None
         _refuse_looking(stage)
-        plan = stage.privacy.plan(
+        self._plan = stage.privacy.plan(
             examples=len(splits.indices["train"]),
             expected_batch_size=splits.global_batch_size,
             epochs=stage.epochs,
         )
         self.weights = KeptWeights("last")
-        self.steps_per_epoch = plan.steps_per_epoch
+        self.steps_per_epoch = self._plan.steps_per_epoch
         # Each epoch costs privacy: none is to be lost with its process. Within one the samples are nobody's to repeat.
         self.cadence = Cadence(seconds=None, epoch_seconds=0.0)
-        self._epochs, self._splits, self._model = stage.epochs, splits, None
-        self._session = Session(plan, run=run, stage=stage.name, seed=stage.seed)
-        self.callbacks: Sequence[keras.callbacks.Callback] = [self._session]
+        self.callbacks: Sequence[keras.callbacks.Callback] = [self]
+        self._splits, self._run = splits, run
+        self._ledger = Ledger(run, stage.name)
+        self._ledger.check_plan(self._plan)
+        self._saved = _SavedAccount(self._ledger)
+        self._secret = secrets.token_bytes(32)
+        if self._plan.deterministic_noise:
+            self._secret = bytes.fromhex(files.digest_of("deterministic noise", stage.seed))
+        self._step: Any = None
 
     def prepare(
         self, model: keras.Model, callbacks: Sequence[Any], *, strategy: tf.distribute.Strategy
@@ -104,21 +121,26 @@ class PrivateTraining:
                 "The workers of parameter servers take steps whenever they like; the accountant counts steps that all"
                 " take together.\n  Take the strategy mirrored or multi_worker_mirrored."
             )
-        self._session.prepare(model, self._splits, callbacks)
-        self._model = model
-        return {"private": self._session.state}
+        check(model, callbacks=callbacks, example_spec=self._splits.spec)
+        self.model, self._step = model, attach(model, self._plan, secret=self._secret[:16])
+        return {"private": tf.train.Checkpoint(clip=self._step.clip, account=self._saved)}
 
     def last_epoch(self, first: int) -> int:
         """Return the epoch before which training ends; those that a killed process began are paid for, not repeated.
 
         Raises:
-          RunError: how many they are is not known.
+          RunError: the account is not that of the weights, which begin at epoch `first`.
         """
-        self._session.begin(first)
-        return max(first, self._epochs - (self._session.epochs_begun - first))
+        self._ledger.check_weights(epoch=first, saved=self._saved.restored)
+        begun = self._ledger.epochs_begun
+        if not begun:
+            spent = self._plan.epsilon(self._plan.steps)
+            private = math.isfinite(spent) and not self._plan.deterministic_noise
+            spend(self._run, epsilon=spent if private else None)
+        return max(first, self._plan.epochs - (begun - first))
 
     def batches(self, first: int, last: int, strategy: tf.distribute.Strategy, *, skip: int) -> Any:
-        """Return what `model.fit` gets for the epochs [first, last), after the step was traced.
+        """Return what `model.fit` gets for the epochs [first, last), after the step was traced without being taken.
 
         `fit` would trace it when the first epoch is accounted already.
 
@@ -126,13 +148,74 @@ class PrivateTraining:
           PrivacyError: it cannot be traced.
         """
         assert not skip, "private training is saved at the ends of epochs alone"
-        batches = self._session.batches(self._splits, strategy=strategy, first=first, last=last)
-        self._session.rehearse(self._model, batches)
+        batches = sampled_batches(
+            self._splits, self._plan, strategy=strategy, epochs=(first, last), secret=self._secret[16:]
+        )
+        self.model.make_train_function()
+        function = getattr(self.model, "train_tf_function", None)
+        if function is None:  # run_eagerly: there is nothing to trace
+            return batches
+        try:
+            function.get_concrete_function(iter(batches))
+        except PrivacyError:
+            raise
+        except Exception as error:
+            raise PrivacyError(
+                f"The private step cannot be taken ({type(error).__name__}: {first_line(error)}). Nothing was spent.\n"
+                "  tfkit.privacy.problems(model, example_spec=splits.spec) looks at the model."
+            ) from error
         return batches
 
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Account the epoch before anything of it can be seen."""
+        self._ledger.begin_epoch()
+        self._step.reset()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Add what has been spent so far to the numbers of the epoch."""
+        if logs is not None:
+            if self._plan.noise_multiplier:
+                logs["epsilon"] = self._plan.epsilon(self._steps)
+            if self._plan.adaptive_clip_quantile is not None:
+                logs["l2_norm_clip"] = float(self._step.clip.numpy())
+
     def conclude(self, model: keras.Model) -> None:
-        """Write privacy.json."""
-        self._session.conclude(model)
+        """Write privacy.json and the numbers of metrics.json."""
+        content = statement(self._plan, steps=self._steps, optimizer=type(model.optimizer).__name__)
+        content["in_words"] = paragraph(content)
+        files.write_json(self._run.path / PRIVACY, content)
+        spend(self._run, epsilon=content["epsilon"] if content["private"] else None)
+        # What is not private has no epsilon, though a secret seed would have given one.
+        claimed = [*(["epsilon"] if content["private"] else []), "delta", "noise_multiplier"]
+        self._run.record({f"privacy/{name}": content[name] for name in claimed})
+        if not content["private"]:
+            self._run.note("This training is NOT PRIVATE: privacy.json says why.")
+
+    @property
+    def _steps(self) -> int:
+        """Return how many steps were ever begun, by this process and by those before it."""
+        return self._ledger.epochs_begun * self.steps_per_epoch
+
+
+class _SavedAccount(tf.train.experimental.PythonState):
+    """The account as a checkpoint holds it, written with the weights: it tells whose weights they are.
+
+    Attributes:
+      restored: identity and epochs begun of the account when the checkpoint was made; None: none was restored.
+    """
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self.restored: tuple[str, int] | None = None
+
+    def serialize(self) -> str:
+        """Return the identity and the epochs begun."""
+        return json.dumps([self._ledger.identity, self._ledger.epochs_begun])
+
+    def deserialize(self, string_value: Any) -> None:
+        """Take them from a checkpoint."""
+        identity, begun = json.loads(string_value)
+        self.restored = str(identity), int(begun)
 
 
 def _refuse_looking(stage: Stage) -> None:
@@ -142,10 +225,8 @@ def _refuse_looking(stage: Stage) -> None:
         "augment": "private training takes the images as they are",
         "class_weight": "weights from the class counts would publish those counts",
     }
-    problems = [
-        f"{name}: {reason}. Leave it out."
-        for name, reason in reasons.items()
-        if getattr(stage, name) is not None
+    asked = [
+        f"{name}: {reasons[name]}. Leave it out." for name in reasons if getattr(stage, name) is not None
     ]
-    if problems:
-        raise ConfigError("These do not go together with privacy:\n  " + "\n  ".join(problems))
+    if asked:
+        raise ConfigError("\n  ".join(["These do not go together with privacy:", *asked]))

@@ -70,16 +70,13 @@ def _loss_name(loss: Any) -> str:
     return loss if isinstance(loss, str) else getattr(loss, "__name__", None) or type(loss).__name__
 
 
-_FAR, _SURE, _MOVED = 4.0, 0.9, 7.0  # a logit, a probability, and by how much logits are moved
+_FAR, _SURE = 4.0, 0.9  # a logit, and a probability, of a model that is sure
 
 
 def check_outputs(
     model: keras.Model, given: np.ndarray, *, class_names: Sequence[str], output: Outputs = "auto"
 ) -> tuple[bool, str]:
     """Return whether a classifier gives logits, and a sentence on what was assumed; none where it is certain.
-
-    A loss is tried: one of logits does not change when a number is added to all of them, and any loss of a classifier
-    is smaller where the model is right.
 
     Args:
       model: compiled.
@@ -99,34 +96,23 @@ def check_outputs(
             f" ({', '.join(class_names[:5])}{', ...' if classes > 5 else ''}).\n"
             f"  Its last layer must have {classes} units{single}."
         )
-    loss = _TriedLoss(model, given.shape)
     rows = given.reshape(len(given), -1).astype(np.float64)
     probable, takes_logits = sum_to_one(rows), [from_logits(one) for one in losses(model)]
     ending, name = (
         ("sigmoid", "BinaryCrossentropy") if units == 1 else ("softmax", "SparseCategoricalCrossentropy")
     )
     problem, assumption, logits = "", "", output == "logits"
-    if False in takes_logits and not probable:
-        loss.refuse_useless(logits=False)
     if output != "auto":
         problem = "" if logits or probable else "output is 'probabilities'"
     elif activation(model) == ending:
         # Keras takes the numbers before this activation for its loss, whatever the loss was told.
-        problem = (
-            ""
-            if probable
-            else f"The last layer is a {ending} over another axis than the last axis, the classes"
-        )
+        problem = "" if probable else f"Its {ending} is over another axis than the last axis, the classes"
     elif True in takes_logits and (units == 1 or not probable):
         logits = True
     elif False in takes_logits and not probable:
         problem = "The loss takes probabilities (from_logits=False)"
-    elif units > 1 and probable:
-        assumption = "taken for probabilities: they are in 0..1 and sum to one"
-    elif loss.is_of_logits() and not (units == 1 and loss.is_of_one_probability()):
-        logits, assumption = True, "taken for logits: the loss is as one of logits"
-    elif units == 1 and probable and (loss.is_of_one_probability() or False in takes_logits):
-        assumption = "taken for the second class's probability: it is in 0..1, and the loss fits"
+    elif probable and (units > 1 or False in takes_logits):
+        assumption = "The model's outputs are taken for probabilities: they are in 0..1, and fit its loss."
     else:
         problem = 'Neither the last layer nor the loss says what the outputs are (output="logits" would)'
     if problem:
@@ -134,88 +120,59 @@ def check_outputs(
             f"{problem}; before training the model gives {np.round(rows[0, :4], 3).tolist()} for an example.\n"
             f'  Compile with keras.losses.{name}(from_logits=True), or end the model with activation="{ending}".'
         )
-    loss.refuse_useless(logits=logits)
-    return logits, assumption and f"The model's outputs are {assumption}."
+    _refuse_useless_loss(model, given.shape, logits=logits)
+    return logits, assumption
 
 
-class _TriedLoss:
-    """The loss of a model, called as Keras calls it; nothing is known of one that a test_step of its own computes."""
+def _refuse_useless_loss(model: keras.Model, shape: Sequence[int], *, logits: bool) -> None:
+    """Raise ConfigError where the loss is no smaller if the model gives the right class; it is called as Keras does.
 
-    def __init__(self, model: keras.Model, shape: Sequence[int]) -> None:
-        from tfkit.environment.stack import keras
+    Nothing is known of a loss that a test_step of the model's own computes.
+    """
+    from tfkit.environment.stack import keras, tf
 
-        self._shape, self._units = shape, int(np.prod(shape[1:], dtype=np.int64))
-        (loss, *_), stock = losses(model) or [None], keras.Model
-        own_steps = (
-            type(model).test_step is not stock.test_step or type(model).compute_loss is not stock.compute_loss
+    (loss, *_), kind = losses(model) or [None], type(model)
+    own_steps = (
+        kind.test_step is not keras.Model.test_step or kind.compute_loss is not keras.Model.compute_loss
+    )
+    if loss is None and own_steps:
+        return
+    if loss is None or isinstance(loss, type):
+        found = (
+            "without a loss" if loss is None else f"with a class, and not with an object: {loss.__name__}()"
         )
-        if loss is None and not own_steps:
-            raise ConfigError(
-                "The model is compiled without a loss: nothing would compare its outputs with the labels.\n"
-                '  model.compile(optimizer, loss="sparse_categorical_crossentropy"); add_loss() may add to it.'
-            )
-        if isinstance(loss, type):
-            raise ConfigError(
-                f"The loss {loss.__name__} is a class.\n  Make an object of it: loss={loss.__name__}()."
-            )
-        self._name = _loss_name(loss)
-        loss = keras.losses.get(loss) if isinstance(loss, str) else loss
-        own_call = getattr(type(loss), "call", None)
-        self._function = loss.call if own_call not in (None, keras.losses.Loss.call) else loss
+        raise ConfigError(
+            f"The model is compiled {found}.\n"
+            '  model.compile(optimizer, loss="sparse_categorical_crossentropy"); add_loss() may add to it.'
+        )
+    name, units = _loss_name(loss), int(np.prod(shape[1:], dtype=np.int64))
+    loss = keras.losses.get(loss) if isinstance(loss, str) else loss
+    own_call = getattr(type(loss), "call", None)
+    function = loss.call if own_call not in (None, keras.losses.Loss.call) else loss
+    low, high = (-_FAR, _FAR) if logits else ((1 - _SURE) / max(units - 1, 1), _SURE)
+    # What a model gives that is sure of the first, the second or the last class.
+    sure = {label: np.where(np.arange(units) == label, high, low) for label in sorted({0, 1, units - 1})}
+    if units == 1:
+        sure = {0: np.array([low]), 1: np.array([high])}
 
-    def _value(self, label: int, row: Any) -> float:
-        """Return the loss of examples of a class for which the model gives a row, [units]."""
-        from tfkit.environment.stack import tf
-
-        shape = self._shape
+    def value(label: int, row: Any) -> float:
         outputs = tf.constant(np.broadcast_to(np.reshape(row, shape[1:]), shape), tf.float32)
         labels = tf.fill([shape[0], 1] if len(shape) == 2 else [shape[0]], np.int64(label))
-        try:
-            return float(tf.reduce_mean(tf.cast(self._function(labels, outputs), tf.float32)))
-        except Exception as error:
-            raise self._useless(f"{type(error).__name__}: {first_line(error)}") from error
+        return float(tf.reduce_mean(tf.cast(function(labels, outputs), tf.float32)))
 
-    def _useless(self, why: str) -> ConfigError:
-        fitting = "binary_crossentropy" if self._units == 1 else "sparse_categorical_crossentropy"
-        return ConfigError(
-            f"The loss {self._name!r} does not take class numbers, int64 [batch], beside outputs"
-            f' {["batch", *self._shape[1:]]} ({why}).\n  Use one that does: "{fitting}".'
-        )
-
-    def _rows(self, *, logits: bool) -> dict[int, np.ndarray]:
-        """Return what a model gives that is sure of a class: of the first, the second and the last."""
-        units = self._units
-        if units == 1:
-            return {0: np.array([-_FAR if logits else 1 - _SURE]), 1: np.array([_FAR if logits else _SURE])}
-        low, high = (-_FAR / 2, _FAR / 2) if logits else ((1 - _SURE) / (units - 1), _SURE)
-        return {label: np.where(np.arange(units) == label, high, low) for label in sorted({0, 1, units - 1})}
-
-    def refuse_useless(self, *, logits: bool) -> None:
-        """Raise ConfigError where the loss is no smaller if the model gives the right class."""
-        rows = self._rows(logits=logits)
-        if self._function is not None and not all(
-            self._value(right, rows[right]) < self._value(right, rows[wrong])
-            for right, wrong in itertools.permutations(rows, 2)
+    why = "it is no smaller where the model gives the right class"
+    try:
+        if all(
+            value(right, sure[right]) < value(right, sure[wrong])
+            for right, wrong in itertools.permutations(sure, 2)
         ):
-            raise self._useless("it is no smaller where the model gives the right class")
-
-    def is_of_logits(self) -> bool:
-        """Return whether it ignores a number added to all logits; of one, whether its sign is the class."""
-        if self._units == 1:
-            return self._same([((1, [z]), (0, [-z])) for z in (-_FAR, -0.5, 0.5, _FAR)])
-        return self._same(
-            [((label, row), (label, row + _MOVED)) for label, row in self._rows(logits=True).items()]
-        )
-
-    def is_of_one_probability(self) -> bool:
-        """Return whether the probability of one class is one less that of the other."""
-        return self._same([((1, [p]), (0, [1 - p])) for p in (0.1, 0.3, 0.7, 0.9)])
-
-    def _same(self, pairs: Sequence[Any]) -> bool:
-        if self._function is None:
-            return False
-        values = np.array([[self._value(*one), self._value(*other)] for one, other in pairs])
-        return bool(np.allclose(values[:, 0], values[:, 1], rtol=1e-3, atol=1e-5))
+            return
+    except Exception as error:
+        why = f"{type(error).__name__}: {first_line(error)}"
+    raise ConfigError(
+        f"The loss {name!r} does not take class numbers, int64 [batch], beside outputs {['batch', *shape[1:]]} ({why})."
+        f'\n  Use one that does: "{"binary" if units == 1 else "sparse_categorical"}_crossentropy".'
+    )
 
 
 def find(
@@ -288,18 +245,17 @@ def check(output: str, expected: np.ndarray) -> None:
     Raises:
       UsageError: no such kind, or one that the outputs contradict.
     """
-    if output not in OUTPUTS:
-        raise UsageError(f"There is no kind of output {output!r}; there are: auto, {', '.join(OUTPUTS)}.")
-    if output in OF_CLASSES and expected.shape[-1] == 1:
+    low, high, units = float(expected.min()), float(expected.max()), expected.shape[-1]
+    within = low >= -SUM_TOLERANCE and high <= 1 + SUM_TOLERANCE
+    if (
+        output not in OUTPUTS
+        or (output in OF_CLASSES and units == 1)
+        or (output in ("probabilities", "sigmoid") and not within)
+    ):
         raise UsageError(
-            f"output={output!r} is of two classes or more, and the model gives one number: take 'sigmoid' (or"
-            " 'sigmoid_logits') for yes or no, 'values' for a regression."
-        )
-    low, high = float(expected.min()), float(expected.max())
-    if output in ("probabilities", "sigmoid") and (low < -SUM_TOLERANCE or high > 1 + SUM_TOLERANCE):
-        other = "logits" if output == "probabilities" else "sigmoid_logits"
-        raise UsageError(
-            f"output={output!r}, but the model gives numbers from {low:.3g} to {high:.3g}: take {other!r}, or 'values'."
+            f"output={output!r} does not fit {units} number(s) an example from {low:.3g} to {high:.3g}: several of"
+            " classes are 'probabilities' or 'logits', one or several of yes or no 'sigmoid' (from 0 to 1) or"
+            " 'sigmoid_logits', real ones 'values'; 'auto' finds out."
         )
 
 
@@ -329,32 +285,26 @@ def as_labels(
     lead, units, of_classes = tuple(shape[:-1]), shape[-1], output in OF_CLASSES
     if given.dtype.kind in "OUS":
         given = _numbers(given, class_names)
-    if len(given) != shape[0]:
-        raise DataError(f"There are {len(given)} labels for {shape[0]} inputs.")
     if not np.isfinite(given.astype(np.float64)).all():
         raise DataError("Some labels are not finite numbers (NaN): leave these examples out.")
     wanted = lead if of_classes else (*lead, units)
-    one_hot = (*lead, units) if of_classes else (*lead, 2) if units == 1 and output in YES_OR_NO else None
+    one_hot = (*lead, 2) if units == 1 and output in YES_OR_NO else (*lead, units) if of_classes else None
     if given.shape == one_hot and (given >= 0).all() and np.allclose(given.sum(axis=-1), 1, atol=1e-3):
         given = given.argmax(axis=-1)
     if given.shape == (*lead, 1) or (given.shape == lead and units == 1):
         given = given.reshape(wanted)
-    if given.shape != wanted:
-        kind = "real numbers" if output == "values" else "whole numbers" if of_classes else "0 and 1"
-        also = f", or one-hot {[*lead, units]}" if of_classes else ""
-        raise DataError(
-            f"The labels are {list(given.shape)}; those of outputs {list(shape)} that are {output} are {kind}"
-            f" {list(wanted)}{also}."
-        )
-    if output == "values":
-        return given.astype(np.float64)
     most = (units if of_classes else 2) - 1
-    if (given.astype(np.float64) % 1).any() or given.min() < 0 or given.max() > most:
+    kind = "real numbers" if output == "values" else f"whole numbers from 0 to {most}"
+    whole = output == "values" or not (
+        (given.astype(np.float64) % 1).any() or given.min() < 0 or given.max() > most
+    )
+    if given.shape != wanted or not whole:
         raise DataError(
-            f"The labels run from {given.min():g} to {given.max():g}; those of {output} are whole numbers from 0 to"
-            f" {most}.\n  Number the classes from 0 in the order of the outputs; real values are output='values'."
+            f"The labels are {list(given.shape)}, from {given.min():g} to {given.max():g}; those of outputs"
+            f" {list(shape)} that are {output} are {kind}, {list(wanted)} or one-hot.\n  Number the classes from 0 in"
+            " the order of the outputs; real values are output='values'."
         )
-    return given.astype(np.int64)
+    return given.astype(np.float64 if output == "values" else np.int64)
 
 
 def _whole(labels: Any) -> bool:
@@ -373,14 +323,13 @@ def _of_two(given: np.ndarray) -> bool:
 
 
 def _numbers(given: np.ndarray, class_names: Sequence[str]) -> np.ndarray:
+    places = {name: place for place, name in enumerate(class_names)}
     names = [label.decode("utf-8", "replace") if isinstance(label, bytes) else label for label in given.flat]
-    places = {str(name): place for place, name in enumerate(class_names)}
     try:
-        return np.array([places[name] if isinstance(name, str) else float(name) for name in names]).reshape(
-            given.shape
-        )
+        numbers = [places[str(name)] if isinstance(name, str) else float(name) for name in names]
     except (KeyError, TypeError, ValueError) as err:
         raise DataError(
             f"A label is no number, and none of class_names ({', '.join(places) or 'give them'}, in the order of the"
             f" outputs): {err}."
         ) from err
+    return np.array(numbers).reshape(given.shape)

@@ -3,26 +3,44 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 
+from tfkit.data.augment import Augmentation
 from tfkit.data.splits import Splits
-from tfkit.errors import ConfigError
+from tfkit.privacy.plan import DPSGD
 from tfkit.run import Run
+from tfkit.settings import fields
 
 if TYPE_CHECKING:
-    from tfkit.data.augment import Augmentation
     from tfkit.environment.stack import keras
-    from tfkit.privacy.plan import DPSGD
-    from tfkit.training.checkpoint import Cadence
 
 IMBALANCE = 3.0
 
 
 @dataclass(frozen=True, kw_only=True)
+class Cadence:
+    """When a training is saved: with epochs of milliseconds a checkpoint each would cost more than they do.
+
+    Attributes:
+      seconds: the longest time between checkpoints within an epoch; None: none are made there.
+      steps: within an epoch also every so many steps; None: no.
+      epoch_seconds: at the end of an epoch unless the last checkpoint is younger than this.
+    """
+
+    seconds: fields.Positive | None = 300.0
+    steps: fields.Count | None = None
+    epoch_seconds: Annotated[float, fields.Range(ge=0)] = 5.0
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        fields.check(self)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Stage:
-    """How one stage of a run is trained.
+    """The settings of one stage of a training.
 
     Attributes:
       epochs: at most so many.
@@ -34,34 +52,31 @@ class Stage:
       class_weight: class index to weight in the loss.
       augment: applied to each training image anew in each epoch.
       privacy: train with differential privacy; see `tfkit.DPSGD`.
-      cadence: when it is saved; see `checkpoint.Cadence`. Private training is saved at the ends of epochs alone.
+      cadence: when it is saved; see `Cadence`. Private training is saved at the ends of epochs alone.
       profile: whether to trace steps 10 to 20 for TensorBoard, unless an earlier stage of the run has been traced.
       verbose: Keras's own: 1 a progress bar, 2 a line an epoch, 0 nothing; None is 1 in a terminal or notebook, else 2.
     """
 
-    epochs: int
+    epochs: fields.Count
     name: str = "train"
-    seed: int = 0
-    patience: int | None = None
+    seed: fields.Seed = 0
+    patience: fields.Count | None = None
     start_val_loss: float | None = None
     keep: Literal["best", "last"] = "best"
-    class_weight: dict[int, float] | None = None
+    class_weight: dict | None = None
     augment: Augmentation | None = None
     privacy: DPSGD | None = None
     cadence: Cadence | None = None
     profile: bool = False
-    verbose: int | None = None
+    verbose: Annotated[int, fields.Range(ge=0, le=2)] | None = None
 
     def __post_init__(self) -> None:
         """Check the values."""
-        if self.epochs < 1:
-            raise ConfigError(f"epochs is {self.epochs}; training takes at least 1.")
+        fields.check(self)
 
     @classmethod
     def of_settings(cls, config: Any, **changes: Any) -> Stage:
         """Return the stage that a recipe's settings describe, with some values in place of theirs."""
-        from tfkit.training.checkpoint import Cadence
-
         settings: dict[str, Any] = {
             "epochs": config.epochs,
             "seed": config.seed,
@@ -74,7 +89,7 @@ class Stage:
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """What one stage of training left.
+    """The result of one stage of training.
 
     Attributes:
       model: with the weights of the best epoch, by validation loss, or of the last.

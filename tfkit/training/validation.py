@@ -35,17 +35,19 @@ def make(build_model: Callable[[], keras.Model], splits: Splits) -> keras.Model:
     """
     from tfkit.environment.stack import keras
 
-    problem = "" if callable(build_model) and not isinstance(build_model, keras.Model) else "a model or value"
+    usable = (
+        callable(build_model) and not isinstance(build_model, keras.Model) and not is_keras_3(build_model)
+    )
     try:
         inspect.signature(build_model).bind()
-    except TypeError as error:
-        problem = f"called without arguments: {error}"
+    except TypeError:
+        usable = False
     except ValueError:
         pass  # written in C: it has no signature
-    if problem or is_keras_3(build_model):
+    if not usable:
         raise ConfigError(
-            f"build_model is {what(build_model)}, and must be a function that makes a model, without arguments"
-            f" ({problem}): it is called in the scope of the strategy.\n  {_EXAMPLE}\n"
+            f"build_model is {what(build_model)}, and must be a function without arguments that makes a model: it is"
+            f" called in the scope of the strategy.\n  {_EXAMPLE}\n"
             "  Give it what it needs by functools.partial(build_model, ...)."
         )
     try:
@@ -113,57 +115,35 @@ def try_on_a_batch(
 
 
 def _refuse_structure(model: keras.Model, splits: Splits) -> None:
+    """Raise ConfigError where a model takes or gives something else than one tensor of any number of examples."""
     from tfkit.environment.stack import keras
 
     inputs, outputs = getattr(model, "inputs", None) or [], getattr(model, "outputs", None) or []
-    stateful = [
-        layer.name for layer in model.submodules if isinstance(layer, keras.layers.RNN) and layer.stateful
-    ]
-    problems = []
-    if len(inputs) > 1:
-        problems.append(
-            f"It has {len(inputs)} inputs ({', '.join(one.name for one in inputs)}); an example of {splits.origin}"
-            f" is one tensor of shape {splits.spec.shape}. Begin it with one keras.Input, derive the others from it."
+    fixed = any(one.shape.rank and one.shape[0] is not None for one in inputs)
+    cut = any(one.dtype.is_integer and splits.spec.dtype.is_floating for one in inputs)
+    if len(inputs) > 1 or len(outputs) > 1 or fixed or cut:
+        takes = ", ".join(f"{one.name} {one.dtype.name} {one.shape}" for one in inputs)
+        raise ConfigError(
+            f"The model {model.name} takes {takes} and gives {', '.join(model.output_names)}; an example of"
+            f" {splits.origin} is one tensor, {splits.spec.dtype.name} {splits.spec.shape}, and has one label; batches"
+            f" differ in size.\n  Begin it with one keras.Input({splits.spec.shape.as_list()}), without a batch size or"
+            " another dtype, and keep one output: keras.Model(model.input, model.outputs[0])."
         )
-    if len(outputs) > 1:
-        problems.append(
-            f"It has {len(outputs)} outputs ({', '.join(model.output_names)}); an example has one label. Keep one:"
-            " keras.Model(model.input, model.outputs[0]), or join them."
-        )
-    if inputs and inputs[0].dtype.is_integer and splits.spec.dtype.is_floating:
-        problems.append(
-            f"Its input is {inputs[0].dtype.name}; the examples are {splits.spec.dtype.name}, images from 0 to 1, and"
-            " would be cut to whole numbers. Begin it with keras.Input(shape), without a dtype."
-        )
-    if inputs and inputs[0].shape.rank and inputs[0].shape[0] is not None:
-        problems.append(
-            f"It takes batches of {inputs[0].shape[0]} alone; the last of an epoch is smaller, and a user of the"
-            " exported model has one example. Begin it with keras.Input(shape), without a batch size."
-        )
-    if stateful:
-        problems.append(
+    layers = [layer for layer in model.submodules if isinstance(layer, keras.layers.RNN)]
+    if stateful := [layer.name for layer in layers if layer.stateful]:
+        raise ConfigError(
             f"{', '.join(stateful)} is stateful: what it gives for an example would depend on the batch before it."
-            " Leave stateful=True out."
+            "\n  Leave stateful=True out."
         )
-    if problems:
-        raise ConfigError(f"The model {model.name} cannot be trained here:\n  " + "\n  ".join(problems))
 
 
 def refuse_splits(splits: Any) -> None:
-    """Raise DataError where these are no splits, or labels are out of range."""
+    """Raise DataError where these are no splits."""
     if not isinstance(splits, Splits):
         raise DataError(
             f"splits is {what(splits)}; tfkit.Splits are expected, which are divided and can be repeated.\n"
             "  tfkit.from_arrays(images, labels), tfkit.load_images(folder) and tfkit.load_texts(file) make them."
         )
-    classes = len(splits.class_names)
-    for split, indices in splits.indices.items():
-        own = np.asarray(splits.source.labels)[indices]
-        if len(own) and (own.min() < 0 or own.max() >= classes):
-            raise DataError(
-                f"The labels of the {split} split reach from {own.min()} to {own.max()}; there are {classes}"
-                f" class_names, for 0 to {classes - 1}.\n  Give a name for each label."
-            )
 
 
 def _forward(model: keras.Model, splits: Splits) -> np.ndarray:
@@ -201,15 +181,13 @@ def _forward(model: keras.Model, splits: Splits) -> np.ndarray:
     )
     if not np.isfinite(values).all():
         raise ConfigError(
-            "The model gives numbers that are not finite before it is trained.\n  Look at its initial weights, and for"
-            " logarithms, roots and divisions in it."
+            "The model gives numbers that are not finite before it is trained.\n  Look at its weights and divisions."
         )
     near = SAME * max(float(np.abs(values).max()), 1e-6)
     if np.abs(values - again).max() > near or np.abs(values[:1] - alone).max() > near:
         raise ConfigError(
-            "What the model gives for an example, training=False, changes from call to call, or with the other examples"
-            " of the batch: what is measured would not be what a user of the model gets.\n  Look for random numbers"
-            " that do not look at `training`, and for operations over the first axis (softmax or mean over the batch)."
+            "What the model gives for an example, training=False, changes from call to call or with the other examples."
+            "\n  Look for random numbers that ignore `training`, and for operations over the first axis (the batch)."
         )
     if not tf.distribute.has_strategy():  # with one, variables have several handles
         own = {id(variable.handle) for variable in model.variables}
@@ -226,20 +204,20 @@ def _validate(model: keras.Model, examples: Any, given: np.ndarray) -> None:
     try:
         logs = model.evaluate(examples, steps=1, verbose=0, return_dict=True)
         model.reset_metrics()
+        if not np.isfinite(logs.get("loss", np.nan)):
+            raise ValueError(
+                f"it gives {logs or 'nothing'}; the best epoch is chosen by 'loss', a finite number"
+            )
+        if many := [name for name, value in logs.items() if np.ndim(value)]:
+            raise ValueError(f"{', '.join(many)} has many numbers, and a metric is one")
     except TfkitError:
         raise
     except Exception as error:
         raise ConfigError(
             f"The model cannot be validated on a batch, so it was not trained ({type(error).__name__}:"
             f" {first_line(error)}).\n  Leave out metrics that do not take class numbers, int64 [batch], beside outputs"
-            f" {given.shape[1:]}; model.evaluate(splits.validation, steps=1) shows where it fails."
+            f" {given.shape[1:]}; return the loss from a test_step of your own; look for logarithms of 0."
         ) from error
-    if not np.isfinite(logs.get("loss", np.nan)):
-        raise ConfigError(
-            f"Validation of a batch gives {logs or 'nothing'} before the model is trained: the best epoch is chosen by"
-            " 'loss', a finite number.\n  Return it from the model's own test_step too, as keras.Model.test_step does;"
-            " look for logarithms of 0 in the loss, and for labels outside of its units."
-        )
 
 
 def _does_not_take(model: keras.Model, splits: Splits, error: Exception) -> str:
@@ -247,7 +225,6 @@ def _does_not_take(model: keras.Model, splits: Splits, error: Exception) -> str:
     takes = f" takes {inputs[0].shape[1:]}, and" if inputs else ""
     return (
         f"The model{takes} cannot be called on a batch: examples of {splits.origin} are {splits.spec.dtype.name}"
-        f" {splits.spec.shape} ({type(error).__name__}: {first_line(error)}).\n"
-        f"  Begin it with keras.Input({splits.spec.shape.as_list()}), and see that model(batch, training=False)"
-        " works in a tf.function."
+        f" {splits.spec.shape} ({type(error).__name__}: {first_line(error)}).\n  Begin it with"
+        f" keras.Input({splits.spec.shape.as_list()}); model(batch, training=False) must work in a tf.function."
     )
