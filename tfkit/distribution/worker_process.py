@@ -26,6 +26,7 @@ _LAST_LINES = 20
 _LONGEST_LINE = 1 << 16
 # One Ctrl-C may arrive twice: from the terminal and from the program in front of this one.
 _SAME_SIGNAL_SECONDS = 1.0
+_REPORT_SECONDS = 30.0
 
 
 def usable_cores() -> tuple[int, ...]:
@@ -113,6 +114,7 @@ class Screen:
         """Show the lines of every worker with its name, or of the first alone as they are."""
         self.only_first = only_first
         self._bar: Any = None
+        self._reported = time.monotonic()
         self._lock = threading.RLock()
 
     def report(self, text: str) -> None:
@@ -120,8 +122,13 @@ class Screen:
         self.write(text, sys.stderr)
 
     def progress(self, beat: Heartbeat, *, restarts: int) -> None:
-        """Draw how far the training is, where somebody watches."""
-        if beat.trained is None or not process.watched():
+        """Show how far the training is: a bar where somebody watches, else a line now and then."""
+        if beat.trained is None:
+            return
+        if not process.watched():
+            if time.monotonic() - self._reported > _REPORT_SECONDS:
+                self._reported = time.monotonic()
+                self.report(f"Step {beat.step} of {beat.steps or 'an unknown number'}. {beat.text}")
             return
         from tqdm.auto import tqdm
 
