@@ -4,33 +4,30 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tfkit import hub
 from tfkit.data.augment import Augmentation
-from tfkit.data.splits import Splits
-from tfkit.environment import stack
+from tfkit.data.splits import Splits, draw
+from tfkit.distribution.replicas import Replicas
+from tfkit.environment import files, stack
 from tfkit.hub.encoders import Encoder
-from tfkit.metrics import evaluate
 from tfkit.run import Run
 from tfkit.settings.options import ImageModelConfig, TransferConfig
+from tfkit.text.tokenizers import WordPiece
+from tfkit.text.vocabulary import build as build_vocabulary
 from tfkit.training.loop import train
 from tfkit.training.stage import Stage, class_weight
-from tfkit.transfer.models import (
-    HIDDEN_OF_TEXTS,
-    Classifier,
-    head,
-    observe,
-    plain_top,
-    small_cnn,
-    whole_model,
-)
-
-if TYPE_CHECKING:
-    from tfkit.environment.stack import keras, tf
-    from tfkit.hub.encoders import Encoder
+from tfkit.transfer import models
+from tfkit.transfer.models import Classifier, Top, observe, observe_head, plain_top
+from tfkit.transfer.results import measure_tokens
 
 TOP_SHARE = 1 / 3
+VOCABULARY = "vocab.txt"
+FASTER = 3.0
+"""The vector of a piece is in few of the steps: the light model learns at so many times the rate of a head."""
+MAX_LENGTH = 256
+MOST_TEXTS = 50_000
 
 
 def fine_tune(
@@ -39,7 +36,7 @@ def fine_tune(
     splits: Splits,
     config: TransferConfig,
     *,
-    strategy: tf.distribute.Strategy,
+    strategy: stack.tf.distribute.Strategy,
 ) -> Classifier:
     """Train a classifier on a pretrained model, or what is left to train of an interrupted one.
 
@@ -53,46 +50,41 @@ def fine_tune(
     augment = Augmentation.preset(config.augment)
     features = _stored_features(run, encoder, splits, config)
     stage = functools.partial(
-        Stage.of_settings, config, class_weight=class_weight(splits, when=config.class_weights, run=run)
+        Stage.of_settings,
+        config,
+        augment=augment,
+        class_weight=class_weight(splits, when=config.class_weights, run=run),
     )
-    whole = functools.partial(whole_model, encoder, len(splits.class_names), spec=splits.spec)
-    of_head = _head_settings(config, encoder, splits)
-    if features is not None:
-        build = build_head(config, encoder, features)
-        trained = train(build, features, stage(name="head"), run=run, strategy=strategy)
-    else:
-        build = functools.partial(whole, trainable="none", **of_head)
-        trained = train(build, splits, stage(name="head", augment=augment), run=run, strategy=strategy)
+    whole = functools.partial(models.whole_model, encoder, classes=len(splits.class_names), spec=splits.spec)
+    top = _head_top(config, encoder, splits)
+    build = functools.partial(whole, top=top) if features is None else build_head(config, encoder, features)
+    trained = train(build, features or splits, stage(name="head"), run=run, strategy=strategy)
     seconds = trained.seconds
     stages = _fine_tuning_stages(run, encoder, splits, config)
     for name, epochs, trainable in stages:
         build = functools.partial(
             whole,
             trainable=trainable,
-            learning_rate=config.fine_tune_learning_rate,
-            steps=epochs * splits.steps_per_epoch,
             head=trained.model,
             top=plain_top(
-                warmup=config.warmup, layer_decay=config.layer_decay, hidden=_hidden_units(encoder)
+                config.fine_tune_learning_rate,
+                epochs * splits.steps_per_epoch,
+                warmup=config.warmup,
+                layer_decay=config.layer_decay,
+                hidden=_hidden_units(encoder),
             ),
             precision="mixed_float16" if stack.has_gpu() else "float32",
         )
         before = trained.val_loss
-        tuning = stage(name=name, epochs=epochs, augment=augment, start_val_loss=before)
+        tuning = stage(name=name, epochs=epochs, start_val_loss=before)
         trained = train(build, splits, tuning, run=run, strategy=strategy)
         seconds += trained.seconds
         if trained.best_epoch is None:
             run.note(f"Stage {name} is undone: no epoch had a validation loss below {before:.4f}.")
     run.record({"time/train_seconds": seconds})
     # Outside of the strategy's scope and in float32, whatever it was trained in: this is measured and exported.
-    model = whole(trainable="none", head=trained.model, **of_head)
-    if features is None or stages:
-        return observe(model, splits)
-    return Classifier(
-        model=model,
-        evaluation=evaluate(trained.model, features),
-        test_features=features.source.read(features.indices["test"]),
-    )
+    model = whole(head=trained.model, top=top)
+    return observe(model, splits) if features is None or stages else observe_head(model, trained, features)
 
 
 def train_all_layers(
@@ -101,9 +93,9 @@ def train_all_layers(
     splits: Splits,
     config: ImageModelConfig,
     *,
-    strategy: tf.distribute.Strategy,
+    strategy: stack.tf.distribute.Strategy,
 ) -> Classifier:
-    """Train all layers of a classifier at once, or what is left to train of an interrupted one.
+    """Train all layers of a classifier of images at once, or what is left to train of an interrupted one.
 
     Args:
       run: gets the logs, the measurements and what was decided.
@@ -113,36 +105,95 @@ def train_all_layers(
       strategy: of the training.
     """
     build = functools.partial(
-        small_cnn if backbone is None else functools.partial(whole_model, backbone, trainable="all"),
+        models.small_cnn
+        if backbone is None
+        else functools.partial(models.whole_model, backbone, trainable="all"),
         classes=len(splits.class_names),
         spec=splits.spec,
-        learning_rate=config.learning_rate,
-        steps=config.epochs * splits.steps_per_epoch,
-        top=plain_top(warmup=config.warmup, optimizer=config.optimizer),
+        top=plain_top(
+            config.learning_rate,
+            config.epochs * splits.steps_per_epoch,
+            warmup=config.warmup,
+            optimizer=config.optimizer,
+        ),
     )
+    stage = functools.partial(Stage.of_settings, config, augment=Augmentation.preset(config.augment))
+    return _train_at_once(run, build, splits, config, stage, strategy=strategy)
+
+
+def train_light(
+    run: Run,
+    splits: Splits,
+    config: Any,
+    *,
+    strategy: stack.tf.distribute.Strategy,
+) -> Classifier:
+    """Train the light model, a classifier of texts from scratch, or what is left to train of an interrupted one.
+
+    Args:
+      run: gets the logs, the measurements and what was decided.
+      splits: of texts.
+      config: of transfer_text: its epochs are those of the head, its rate three times the head's.
+      strategy: of the training.
+    """
+    max_length = config.max_length or MAX_LENGTH
+    run.decide(max_length=max_length, fine_tune_epochs=0)
+    tokenizer = _load_or_build_tokenizer(run, splits, strategy, max_length=max_length)
+    if run.is_chief:
+        measure_tokens(run, tokenizer, splits)
+    run.record({"time/features_seconds": 0.0})
+    rate, steps = FASTER * config.learning_rate, config.epochs * splits.steps_per_epoch
+    build = functools.partial(
+        models.light, tokenizer, len(splits.class_names), plain_top(rate, steps, warmup=config.warmup)
+    )
+    stage = functools.partial(Stage.of_settings, config, name="light")
+    return _train_at_once(run, build, splits, config, stage, strategy=strategy)
+
+
+def _train_at_once(
+    run: Run,
+    build: Callable[[], stack.keras.Model],
+    splits: Splits,
+    config: Any,
+    stage: Callable[..., Stage],
+    *,
+    strategy: stack.tf.distribute.Strategy,
+) -> Classifier:
     weights = class_weight(splits, when=config.class_weights, run=run)
-    stage = Stage.of_settings(config, class_weight=weights, augment=Augmentation.preset(config.augment))
-    trained = train(build, splits, stage, run=run, strategy=strategy)
+    trained = train(build, splits, stage(class_weight=weights), run=run, strategy=strategy)
     run.record({"time/train_seconds": trained.seconds})
     return observe(trained.model, splits)
 
 
-def build_head(config: TransferConfig, encoder: Encoder, features: Splits) -> Callable[[], keras.Model]:
+def build_head(config: TransferConfig, encoder: Encoder, features: Splits) -> Callable[[], stack.keras.Model]:
     """Return what builds the head that is trained on these features."""
-    settings = _head_settings(config, encoder, features)
-    return functools.partial(head, encoder.feature_size, len(features.class_names), **settings)
+    top = _head_top(config, encoder, features)
+    return functools.partial(models.head, encoder.feature_size, len(features.class_names), top)
 
 
-def _head_settings(config: TransferConfig, encoder: Encoder, splits: Splits) -> dict[str, Any]:
-    return {
-        "learning_rate": config.learning_rate,
-        "steps": config.epochs * splits.steps_per_epoch,
-        "top": plain_top(warmup=config.warmup, hidden=_hidden_units(encoder)),
-    }
+def _head_top(config: TransferConfig, encoder: Encoder, splits: Splits) -> Top:
+    steps = config.epochs * splits.steps_per_epoch
+    return plain_top(config.learning_rate, steps, warmup=config.warmup, hidden=_hidden_units(encoder))
 
 
 def _hidden_units(encoder: Encoder) -> int:
-    return HIDDEN_OF_TEXTS if encoder.modality == "texts" else 0
+    return models.HIDDEN_OF_TEXTS if encoder.modality == "texts" else 0
+
+
+def _load_or_build_tokenizer(
+    run: Run, splits: Splits, strategy: stack.tf.distribute.Strategy, *, max_length: int
+) -> WordPiece:
+    """Return a tokenizer whose vocabulary the chief has built once, however often the run is resumed."""
+    path = run.backup / VOCABULARY
+    if run.is_chief and not path.is_file():
+        train = splits.indices["train"]
+        chosen = train[draw(len(train), MOST_TEXTS)]
+        pieces = build_vocabulary(str(splits.source.raw(int(index))) for index in chosen)
+        files.write_hashed(path, "".join(f"{piece}\n" for piece in pieces).encode())
+        run.note(f"The vocabulary has {len(pieces)} pieces, made of the training texts.")
+    Replicas(strategy).barrier()
+    vocabulary = tuple(files.read_hashed(path).decode().split("\n")[:-1])
+    return WordPiece(vocabulary=vocabulary, max_length=max_length)
 
 
 def _stored_features(run: Run, encoder: Encoder, splits: Splits, config: TransferConfig) -> Splits | None:

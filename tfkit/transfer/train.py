@@ -182,8 +182,7 @@ def settings_of(run: Run, *, recipes: tuple[str, ...] = tuple(RECIPES), otherwis
 
 def _train(config: Any, run: Run, strategy: tf.distribute.Strategy, *, recipe: str) -> None:
     from tfkit.transfer.baseline import compare_with_baseline
-    from tfkit.transfer.fine_tuning import fine_tune, train_all_layers
-    from tfkit.transfer.light import train_light
+    from tfkit.transfer.fine_tuning import fine_tune, train_all_layers, train_light
     from tfkit.transfer.load import load
     from tfkit.transfer.private import train_private
     from tfkit.transfer.results import conclude, describe
@@ -202,7 +201,7 @@ def _train(config: Any, run: Run, strategy: tf.distribute.Strategy, *, recipe: s
     elif private:
         classifier = train_private(run, encoder, splits, config, strategy=strategy)
     elif encoder is None:
-        classifier = train_light(run, splits, config, strategy=strategy, max_length=config.max_length)
+        classifier = train_light(run, splits, config, strategy=strategy)
     else:
         classifier = fine_tune(run, encoder, splits, config, strategy=strategy)
     if run.is_chief:
