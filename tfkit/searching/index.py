@@ -19,7 +19,7 @@ from tfkit import hub, run_files
 from tfkit.environment import files
 from tfkit.errors import DataError, HubError, RunError
 from tfkit.hub import Encoder
-from tfkit.hub.features import opened_engine
+from tfkit.hub.features import engines_of
 from tfkit.searching.documents import Document
 
 _BLOCK = 1 << 16
@@ -313,9 +313,12 @@ class Index:
     @functools.cached_property
     def _encode(self) -> Any:
         """What makes vectors of questions, opened when the first comes."""
+        engines = engines_of(self.encoder)
+        if self.description["engine"] == "tensorflow":
+            return engines.tensorflow()
         opened = contextlib.ExitStack()
         weakref.finalize(self, opened.close)
-        return opened.enter_context(opened_engine(self.encoder, engine=self.description["engine"]))
+        return opened.enter_context(engines.litert(np.empty(0, object)))
 
 
 def _cut(texts: Sequence[str], encoder: Encoder) -> list[list[str]]:
