@@ -51,8 +51,7 @@ if TYPE_CHECKING:
     from tfkit.data.arrays import from_arrays
     from tfkit.data.loaders import load_images, load_texts, read_image
     from tfkit.data.splits import Splits
-    from tfkit.hub.encoders import Encoder
-    from tfkit.hub.resolver import load_model
+    from tfkit.hub.encoders import Encoder, load_model
     from tfkit.privacy.plan import DPSGD
     from tfkit.reporting.comparison import report
     from tfkit.run import Run

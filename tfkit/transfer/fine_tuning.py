@@ -6,6 +6,8 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from tfkit import hub
 from tfkit.data.augment import Augmentation
 from tfkit.data.splits import Splits, draw
@@ -28,6 +30,8 @@ FASTER = 3.0
 """The vector of a piece is in few of the steps: the light model learns at so many times the rate of a head."""
 MAX_LENGTH = 256
 MOST_TEXTS = 50_000
+_CHARACTERS = 4  # in a token of English, about
+_UNKNOWN_LENGTH = 128
 
 
 def fine_tune(
@@ -223,14 +227,13 @@ def _fine_tuning_stages(
             run.note(f"Fine-tuning is off: {encoder.handle} has no trainable weights.")
             run.decide(fine_tune_epochs=0)
             return []
-        cheap, cost = encoder.cost_of_epoch(splits)
-        affordable = cheap or stack.has_gpu()
-        epochs = encoder.fine_tune_epochs if affordable else 0
+        usual, cheap, cost = _cost_of_epoch(encoder, splits)
+        epochs = usual if cheap or stack.has_gpu() else 0
         run.note(
             f"Fine-tuning is on: {epochs} epochs of the whole model (--fine-tune-epochs 0 leaves it out)."
-            if affordable
+            if epochs
             else f"Fine-tuning is off: an epoch of {cost} takes minutes on a CPU"
-            f" (--fine-tune-epochs {encoder.fine_tune_epochs} turns it on)."
+            f" (--fine-tune-epochs {usual} turns it on)."
         )
         run.decide(fine_tune_epochs=epochs)
     first = round(epochs * TOP_SHARE) if config.unfreeze == "staged" else 0
@@ -239,3 +242,16 @@ def _fine_tuning_stages(
         first = 0
     stages = [("fine_tune_top", first, "top"), ("fine_tune", epochs - first, "all")]
     return [stage for stage in stages if stage[1]]
+
+
+def _cost_of_epoch(encoder: Encoder, splits: Splits) -> tuple[int, bool, str]:
+    """Return how many epochs are worth their time, whether one takes about a minute on a CPU, and what is computed."""
+    train = splits.indices["train"]
+    if encoder.modality == "images":
+        megapixels = len(train) * int(splits.spec.shape[0]) ** 2 / 1e6
+        return 5, megapixels <= 20, f"{megapixels:.0f} megapixels"
+    lengths = np.asarray(splits.source.lengths)[train]  # type: ignore[attr-defined]
+    longest = (encoder.max_length or _UNKNOWN_LENGTH) * _CHARACTERS
+    tokens = int(np.minimum(lengths, longest).sum() / _CHARACTERS)
+    # Two cores train 20,000 tokens of MiniLM in half a minute.
+    return 3, tokens * encoder.parameters <= 20_000 * 22_565_376, f"{tokens:,} tokens"
