@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from tfkit.data.loaders import load_texts
 from tfkit.data.splits import Skipped, listed
@@ -18,8 +18,7 @@ EMBEDDED = "docstrings"
 SUFFIXES = (".txt", ".md", ".markdown", ".rst", ".html", ".htm")
 
 
-@dataclass(frozen=True)
-class Document:
+class Document(NamedTuple):
     """A text and what it is called."""
 
     name: str
@@ -28,8 +27,7 @@ class Document:
     """All of it."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Documents:
+class Documents(NamedTuple):
     """All documents of one place."""
 
     documents: tuple[Document, ...]
@@ -40,7 +38,7 @@ class Documents:
     @property
     def fingerprint(self) -> str:
         """Digest of all names and texts."""
-        return files.digest_of(*((document.name, document.text) for document in self.documents))
+        return files.digest_of(*map(tuple, self.documents))
 
 
 def load_documents(source: str | Path, *, text_column: str | None = None) -> Documents:
@@ -69,7 +67,7 @@ def load_documents(source: str | Path, *, text_column: str | None = None) -> Doc
         # A name that is there twice is of one function and its overloads.
         of_name = {texts.names[i]: str(texts.raw(i)) for i in reversed(range(len(texts.labels)))}
         documents = tuple(Document(name, text) for name, text in reversed(of_name.items()))
-        return Documents(documents=documents, origin=splits.origin)
+        return Documents(documents, splits.origin)
     path = Path(source)
     if path.is_dir():
         if text_column:
@@ -131,4 +129,4 @@ def _checked(
     if not documents:
         what = f"text in a file that ends in {', '.join(SUFFIXES)}" if path.is_dir() else "row with a text"
         raise DataError("\n  ".join([f"{path} holds no {what}: there is nothing to search.", *notes]))
-    return Documents(documents=tuple(documents), origin=origin, notes=tuple(notes))
+    return Documents(tuple(documents), origin, tuple(notes))

@@ -22,29 +22,6 @@ from tfkit.hub import Encoder
 from tfkit.hub.features import engines_of
 from tfkit.searching.documents import Document
 
-_BLOCK = 1 << 16
-
-
-def nearest(vectors: np.ndarray, queries: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the indices [q, count] of the vectors with the largest dot products, and those, best first.
-
-    All vectors are compared, some at a time; ties go to the earlier vector.
-
-    Example:
-      >>> nearest(np.eye(3, dtype=np.float32), np.array([[0.1, 0.9, 0.2]], np.float32), 2)[0]
-      array([[1, 2]])
-    """
-    indices, scores = np.empty((len(queries), 0), np.int64), np.empty((len(queries), 0), np.float32)
-    for begin in range(0, len(vectors), _BLOCK):
-        block = queries @ np.asarray(vectors[begin : begin + _BLOCK]).T
-        best = np.argpartition(-block, min(count, block.shape[1]) - 1, axis=1)[:, :count]
-        indices = np.concatenate([indices, best + begin], axis=1)
-        scores = np.concatenate([scores, np.take_along_axis(block, best, 1)], axis=1)
-        order = np.lexsort((indices, -scores), axis=1)[:, :count]  # of the best until here
-        indices, scores = np.take_along_axis(indices, order, 1), np.take_along_axis(scores, order, 1)
-    return indices, scores
-
-
 _BOUNDARIES = (
     re.compile(r"\n\s*\n"),  # of paragraphs
     re.compile(r"\n"),  # of lines
@@ -132,11 +109,10 @@ _DESCRIBED: dict[str, Any] = {
     "digest": str,
     "engine": str,
     "fingerprint": str,
-    "files?": {"*": str},
+    "files": {"*": str},
 }
-_OVER = (
-    4  # passages that are looked at for each document that is wanted: a document may have several near ones
-)
+_OVER = 4  # passages looked at for each document that is wanted: a document may have several near ones
+_TOGETHER = 16  # questions whose scores are in memory together
 _WORDS_A_TOKEN = 0.6  # where an encoder does not show its tokens; of English, on the safe side
 
 
@@ -243,8 +219,7 @@ class Index:
             description = run_files.read_json(folder, DESCRIPTION, _DESCRIBED)
             if not description:
                 raise ValueError(f"it has no {DESCRIPTION}")
-            written = description.pop("files", None)  # indexes of earlier versions have none
-            if written is not None and written != _digests(folder, description):
+            if description.pop("files") != _digests(folder, description):
                 raise ValueError("its files are not what was written there")
             vectors = np.load(folder / EMBEDDINGS, mmap_mode="r")
             lines = (folder / PASSAGES).read_bytes().split(b"\n")[:-1]
@@ -261,10 +236,9 @@ class Index:
             encoder = hub.load_model(handle, modality="texts", preprocessor=preprocessor, max_length=length)
         if encoder.digest != description["digest"]:
             raise HubError(
-                f"{folder} was made with {handle} (max_length {length}, digest "
-                f"{description['digest'][:12]}); {encoder.handle} (max_length {encoder.max_length}, digest "
-                f"{encoder.digest[:12]}) is another encoder, whose vectors cannot be compared with its.\n"
-                "  Ask with the same one, or make the index anew: --overwrite."
+                f"{folder} was made with {handle} (max_length {length}); {encoder.handle} (max_length"
+                f" {encoder.max_length}) is another encoder, whose vectors cannot be compared with its.\n  Ask with the"
+                " same one, or make the index anew: --overwrite."
             )
         return cls(encoder, vectors, lines, description)
 
@@ -279,23 +253,22 @@ class Index:
 
     def queries(self, texts: Sequence[str], *, top: int = 5) -> list[list[Hit]]:
         """Return what `query` does for each of several texts."""
-        if not texts:
-            return []
         encoded = np.array([text.encode("utf-8", "replace") for text in texts], object)
-        vectors = _length_one(self._encode(encoded))
-        hits: list[list[Hit]] = [[] for _ in texts]
-        wanted, looked_at = list(range(len(texts))), _OVER * top
-        while wanted:
-            best_passages = nearest(self.vectors, vectors[wanted], min(looked_at, len(self.vectors)))
-            for place, indices, scores in zip(wanted, *best_passages, strict=True):
-                best: dict[str, Hit] = {}
-                for index, score in zip(indices, scores, strict=True):
-                    hit = self._hit(int(index), float(score))
-                    best.setdefault(hit.name, hit)
-                hits[place] = list(best.values())[:top]
-            wanted = [place for place in wanted if len(hits[place]) < top and looked_at < len(self.vectors)]
-            looked_at *= 2 * _OVER
-        return hits
+        vectors = _length_one(self._encode(encoded)) if texts else np.empty((0, 1))
+        blocks = [vectors[start : start + _TOGETHER] for start in range(0, len(texts), _TOGETHER)]
+        return [self._best(scores, top) for block in blocks for scores in block @ self.vectors.T]
+
+    def _best(self, scores: np.ndarray, top: int) -> list[Hit]:
+        """Return the best passage of each document, best first, ties to the earlier; `scores` are of all passages."""
+        best: dict[str, Hit] = {}
+        for count in (_OVER * top, _OVER**3 * top, len(scores)):
+            nearest = np.argpartition(-scores, min(count, len(scores)) - 1)[:count]
+            for index in nearest[np.lexsort((nearest, -scores[nearest]))]:
+                hit = self._hit(int(index), float(scores[index]))
+                best.setdefault(hit.name, hit)
+            if len(best) >= top:
+                break
+        return list(best.values())[:top]
 
     @property
     def passages(self) -> list[Hit]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -15,7 +15,7 @@ from tfkit.errors import DataError
 from tfkit.hub import Encoder
 from tfkit.run import HITS, INDEX, REPORT, Run
 from tfkit.searching.documents import Documents, load_documents
-from tfkit.searching.index import ENCODER, Hit, Index
+from tfkit.searching.index import ENCODER, Index
 from tfkit.settings.options import SearchConfig
 from tfkit.settings.parse import as_dict, from_keywords, run_dir, takes_settings
 
@@ -48,11 +48,11 @@ def search(documents: str | Path | None = None, *, query: str | Sequence[str], *
         path = Path(documents)
         name = "run_dir" if (path / INDEX).is_dir() else "data_file" if path.is_file() else "data_dir"
         settings[name] = path
-    questions = (query,) if isinstance(query, str) else tuple(query)
-    run = search_documents(from_keywords(SearchConfig, {**settings, "query": questions}, call="tfkit.search"))
-    rows = [
-        {"query": answer["query"], **hit} for answer in run.read(HITS)["answers"] for hit in answer["hits"]
+    settings["query"] = (query,) if isinstance(query, str) else tuple(query)
+    answers = search_documents(from_keywords(SearchConfig, settings, call="tfkit.search")).read(HITS)[
+        "answers"
     ]
+    rows = [{"query": answer["query"], **hit} for answer in answers for hit in answer["hits"]]
     return pd.DataFrame(rows, columns=["query", "name", "passage", "score", "text"])
 
 
@@ -165,12 +165,12 @@ def _questions(config: SearchConfig) -> list[str]:
     return texts
 
 
-def format_hits(question: str, hits: list[Hit], *, width: int = 100) -> list[str]:
-    """Return a question and what was found, as lines for a terminal."""
+def format_hits(question: str, hits: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return a question and what was found, as hits.json has it, as lines for a terminal."""
     lines = ["", question]
     for hit in hits:
-        text = " ".join(hit.text.split())
-        part = f" [{hit.passage + 1}]" if hit.passage else ""
-        lines.append(f"  {hit.score:.3f}  {hit.name}{part}")
-        lines.append(f"         {text if len(text) <= width else text[: width - 1] + '…'}")
+        part = f" [{hit['passage'] + 1}]" if hit["passage"] else ""
+        lines.append(f"  {hit['score']:.3f}  {hit['name']}{part}")
+        text = " ".join(hit["text"].split())
+        lines.append(f"         {text if len(text) <= 100 else text[:99] + '…'}")
     return lines
