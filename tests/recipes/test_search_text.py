@@ -17,7 +17,7 @@ from recipes.search_text import Config
 from tfkit import hub
 from tfkit.errors import DataError, HubError, RunError
 from tfkit.run import Run
-from tfkit.searching import Document, Index, documents, load_documents
+from tfkit.searching import Document, Index, load_documents
 
 ROOT = Path(__file__).parents[2]
 FILLER = "The weather was mild. " * 60
@@ -159,7 +159,7 @@ def test_a_table_and_the_embedded_documents(tmp_path):
     assert found.documents[0].text == "Dear all,\nthe lift is out of order."
     with pytest.raises(DataError, match="has no column 'text'"):
         load_documents(path, text_column="text")
-    embedded = load_documents(documents.EMBEDDED).documents
+    embedded = load_documents("docstrings").documents
     assert len(embedded) > 1000
     assert len({document.name for document in embedded}) == len(embedded)
 

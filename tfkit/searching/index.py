@@ -20,7 +20,6 @@ from tfkit.environment import files
 from tfkit.errors import DataError, HubError, RunError
 from tfkit.hub import Encoder
 from tfkit.hub.features import engines_of
-from tfkit.searching.documents import Document
 
 _BOUNDARIES = (
     re.compile(r"\n\s*\n"),  # of paragraphs
@@ -128,6 +127,15 @@ class Hit:
     """Which of the document's passages it is, from 0."""
     text: str
     """Of the passage."""
+
+
+class Document(NamedTuple):
+    """A text and what it is called."""
+
+    name: str
+    """The path of a file below its folder, or "mails.csv:17"."""
+    text: str
+    """All of it."""
 
 
 class Index:

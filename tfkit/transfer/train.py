@@ -27,8 +27,15 @@ from tfkit.settings.options import (
 from tfkit.settings.parse import as_dict, from_keywords, parse, run_dir, takes_settings
 
 if TYPE_CHECKING:
+    from tfkit.data.splits import Splits
     from tfkit.environment.stack import tf
+    from tfkit.hub.encoders import Encoder
     from tfkit.privacy.plan import DPSGD
+
+PRIVATE_SIZE = 160
+"""Small images are enlarged to this: better features than at 96, for a cost that is paid once."""
+
+SCRATCH_SIZE, EMBEDDED_SIZE = 64, 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,6 +166,58 @@ def train_classifier(config: Any, *, recipe: str) -> Run:
     return run
 
 
+def load(config: Any, *, global_batch_size: int, trainable: bool = False) -> tuple[Encoder | None, Splits]:
+    """Load the pretrained model, checked, and the splits, of images or of texts.
+
+    Args:
+      config: a `DataConfig`: which.
+      global_batch_size: of the splits.
+      trainable: whether the model is to be trained too.
+
+    Returns:
+      The model, None where it is one that is trained from scratch, and splits in the form that suits it.
+
+    Raises:
+      HubError: the model is not there, or not for this.
+      DataError: the examples cannot serve.
+    """
+    from tfkit import data, hub
+    from tfkit.data.splits import FULL_RANGE
+
+    reading = {"global_batch_size": global_batch_size, "seed": config.seed, "strict": config.strict}
+    if isinstance(config, TextColumns) and config.of_texts:
+        encoder = None
+        if config.model_handle != LIGHT:
+            encoder = hub.load_model(
+                config.encoder_handle,
+                modality="texts",
+                preprocessor=config.preprocessor,
+                sha256=config.sha256,
+                max_length=config.max_length,
+            ).check(trainable=trainable)
+        columns = {name: getattr(config, name) for name in ("text_column", "label_column", "language_column")}
+        return encoder, data.load_texts(
+            config.data_file or config.data_dir or config.dataset, **columns, **reading
+        )
+    private = isinstance(config, PrivateConfig)
+    # In private training never what the images use, which would tell of single ones.
+    reading["pixel_range"] = config.pixel_range or (FULL_RANGE if private else None)
+    source = config.data_dir or config.dataset
+    if config.model_handle == SCRATCH:
+        size = config.image_size or (SCRATCH_SIZE if config.data_dir else EMBEDDED_SIZE)
+        return None, data.load_images(source, image_size=size, **reading)
+    backbone = hub.load_model(
+        config.model_handle, modality="images", sha256=config.sha256, input_range=config.input_range
+    ).check(image_size=config.image_size, trainable=trainable)
+    reading["native_size"] = backbone.native_size
+    given = config.image_size or (backbone.native_size if backbone.fixed_size else None)
+    splits = data.load_images(source, image_size=given, **reading)
+    enlarged = min(PRIVATE_SIZE, backbone.native_size)
+    if given is None and private and config.features and int(splits.spec.shape[0]) < enlarged:
+        splits = data.load_images(source, image_size=enlarged, **reading)
+    return backbone, splits
+
+
 def settings_of(run: Run, *, recipes: tuple[str, ...] = tuple(RECIPES), otherwise: str) -> DataConfig:
     """Return the settings of the recipe that made a run.
 
@@ -183,7 +242,6 @@ def settings_of(run: Run, *, recipes: tuple[str, ...] = tuple(RECIPES), otherwis
 def _train(config: Any, run: Run, strategy: tf.distribute.Strategy, *, recipe: str) -> None:
     from tfkit.transfer.baseline import compare_with_baseline
     from tfkit.transfer.fine_tuning import fine_tune, train_all_layers, train_light
-    from tfkit.transfer.load import load
     from tfkit.transfer.private import train_private
     from tfkit.transfer.results import conclude, describe
 
