@@ -100,7 +100,6 @@ def _together(text: str, units: list[_Unit], room: int) -> list[str]:
 
 
 EMBEDDINGS, PASSAGES, DESCRIPTION = "embeddings.npy", "documents.jsonl", "index.json"
-ENCODER = "minilm-l6-v2"
 _DESCRIBED: dict[str, Any] = {
     "encoder": str,
     "preprocessor": (str, type(None)),

@@ -19,8 +19,8 @@ from tfkit.environment.packages import versions
 from tfkit.errors import DataError
 from tfkit.hub import Encoder
 from tfkit.run import HITS, INDEX, REPORT, Run
-from tfkit.searching.index import ENCODER, Document, Index
-from tfkit.settings.options import EMBEDDED, SearchConfig
+from tfkit.searching.index import Document, Index
+from tfkit.settings.options import EMBEDDED, ENCODER, SearchConfig
 from tfkit.settings.parse import as_dict, from_keywords, run_dir, takes_settings
 
 SUFFIXES = (".txt", ".md", ".markdown", ".rst", ".html", ".htm")

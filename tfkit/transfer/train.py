@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -246,11 +245,9 @@ def _train(config: Any, run: Run, strategy: tf.distribute.Strategy, *, recipe: s
     from tfkit.transfer.results import conclude, describe
 
     private, whole = isinstance(config, PrivateConfig), isinstance(config, ImageModelConfig)
-    if private:
-        trainable = not config.features
-    else:
+    if not private:
         config = strategies.scale_to_replicas(config, strategy, run)
-        trainable = whole or bool(config.fine_tune_epochs)
+    trainable = not config.features if private else whole or bool(config.fine_tune_epochs)
     encoder: Any
     encoder, splits = load(config, global_batch_size=config.global_batch_size or 1, trainable=trainable)
     describe(run, encoder, splits, recipe=recipe, show_examples=not private)
@@ -287,23 +284,17 @@ def _are_texts(settings: dict[str, Any]) -> bool:
     if settings.get("model_handle") == LIGHT:
         return True
     given = {name: settings[name] for name in ("data_dir", "data_file", "dataset") if name in settings}
-    paths: dict[str, Any] = {
-        name: Path(value) if name != "dataset" else value for name, value in given.items()
-    }
+    paths: dict[str, Any] = {n: Path(value) if n != "dataset" else value for n, value in given.items()}
     return TextColumns(**paths).of_texts if paths else False
 
 
 def _privacy_settings(privacy: DPSGD, settings: dict[str, Any]) -> dict[str, Any]:
     """Return the settings that say the same as the object, all of them but those that it leaves out."""
-    if privacy.release_noise:
+    values = {name: value for name, value in vars(privacy).items() if value is not None}
+    if values.pop("release_noise", None):
         raise ConfigError(
             "privacy.release_noise is chosen by tfkit.train: mean_budget= says how much it may cost."
         )
-    values = {
-        field.name: getattr(privacy, field.name)
-        for field in dataclasses.fields(privacy)
-        if field.name != "release_noise" and getattr(privacy, field.name) is not None
-    }
     if twice := sorted(set(values) & set(settings)):
         raise ConfigError(
             f"{twice[0]} is given twice: in privacy=DPSGD(...) and as {twice[0]}=. Leave one of them out."
