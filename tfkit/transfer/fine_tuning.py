@@ -91,80 +91,40 @@ def fine_tune(
     return observe(model, splits) if features is None or stages else observe_head(model, trained, features)
 
 
-def train_all_layers(
-    run: Run,
-    backbone: Encoder | None,
-    splits: Splits,
-    config: ImageModelConfig,
-    *,
-    strategy: stack.tf.distribute.Strategy,
+def train_at_once(
+    run: Run, encoder: Encoder | None, splits: Splits, config: Any, *, strategy: stack.tf.distribute.Strategy
 ) -> Classifier:
-    """Train all layers of a classifier of images at once, or what is left to train of an interrupted one.
+    """Train all layers of a classifier from the first step, or what is left to train of an interrupted one.
 
     Args:
       run: gets the logs, the measurements and what was decided.
-      backbone: whose layers are trained; None: a small network from scratch.
-      splits: of images, float32 [batch, s, s, 3] in [0, 1].
-      config: what to train.
+      encoder: of images, whose layers are trained; None: a small network of images, or the light model of texts.
+      splits: of images, float32 [batch, s, s, 3] in [0, 1], or of texts.
+      config: an `ImageModelConfig`, or of transfer_text, whose head's epochs and three times its rate are the light
+        model's.
       strategy: of the training.
     """
-    build = functools.partial(
-        models.small_cnn
-        if backbone is None
-        else functools.partial(models.whole_model, backbone, trainable="all"),
-        classes=len(splits.class_names),
-        spec=splits.spec,
-        top=plain_top(
-            config.learning_rate,
-            config.epochs * splits.steps_per_epoch,
-            warmup=config.warmup,
-            optimizer=config.optimizer,
-        ),
-    )
-    stage = functools.partial(Stage.of_settings, config, augment=Augmentation.preset(config.augment))
-    return _train_at_once(run, build, splits, config, stage, strategy=strategy)
-
-
-def train_light(
-    run: Run,
-    splits: Splits,
-    config: Any,
-    *,
-    strategy: stack.tf.distribute.Strategy,
-) -> Classifier:
-    """Train the light model, a classifier of texts from scratch, or what is left to train of an interrupted one.
-
-    Args:
-      run: gets the logs, the measurements and what was decided.
-      splits: of texts.
-      config: of transfer_text: its epochs are those of the head, its rate three times the head's.
-      strategy: of the training.
-    """
-    max_length = config.max_length or MAX_LENGTH
-    run.decide(max_length=max_length, fine_tune_epochs=0)
-    tokenizer = _load_or_build_tokenizer(run, splits, strategy, max_length=max_length)
-    if run.is_chief:
-        measure_tokens(run, tokenizer, splits)
-    run.record({"time/features_seconds": 0.0})
-    rate, steps = FASTER * config.learning_rate, config.epochs * splits.steps_per_epoch
-    build = functools.partial(
-        models.light, tokenizer, len(splits.class_names), plain_top(rate, steps, warmup=config.warmup)
-    )
-    stage = functools.partial(Stage.of_settings, config, name="light")
-    return _train_at_once(run, build, splits, config, stage, strategy=strategy)
-
-
-def _train_at_once(
-    run: Run,
-    build: Callable[[], stack.keras.Model],
-    splits: Splits,
-    config: Any,
-    stage: Callable[..., Stage],
-    *,
-    strategy: stack.tf.distribute.Strategy,
-) -> Classifier:
+    classes, steps, name = len(splits.class_names), config.epochs * splits.steps_per_epoch, "train"
+    build: Callable[[], stack.keras.Model]
+    if isinstance(config, ImageModelConfig):
+        top = plain_top(config.learning_rate, steps, warmup=config.warmup, optimizer=config.optimizer)
+        settings: dict[str, Any] = {"classes": classes, "spec": splits.spec, "top": top}
+        build = functools.partial(models.small_cnn, **settings)
+        if encoder is not None:
+            build = functools.partial(models.whole_model, encoder, trainable="all", **settings)
+    else:
+        name, max_length = "light", config.max_length or MAX_LENGTH
+        run.decide(max_length=max_length, fine_tune_epochs=0)
+        tokenizer = _load_or_build_tokenizer(run, splits, strategy, max_length=max_length)
+        if run.is_chief:
+            measure_tokens(run, tokenizer, splits)
+        run.record({"time/features_seconds": 0.0})
+        top = plain_top(FASTER * config.learning_rate, steps, warmup=config.warmup)
+        build = functools.partial(models.light, tokenizer, classes, top)
     weights = class_weight(splits, when=config.class_weights, run=run)
-    trained = train(build, splits, stage(class_weight=weights), run=run, strategy=strategy)
+    augment = Augmentation.preset(config.augment)
+    stage = Stage.of_settings(config, name=name, class_weight=weights, augment=augment)
+    trained = train(build, splits, stage, run=run, strategy=strategy)
     run.record({"time/train_seconds": trained.seconds})
     return observe(trained.model, splits)
 

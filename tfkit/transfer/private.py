@@ -105,9 +105,8 @@ def train_private_head(
     """
     stage, of_batches, rate, steps = _plan(config, features, verbose=verbose)
     assert stage.privacy is not None
-    mean = None
-    if stage.privacy.release_noise:
-        mean = _released_mean(run, features, config, stage.privacy.release_noise, strategy=strategy)
+    noise = stage.privacy.release_noise
+    mean = _released_mean(run, features, config, noise, strategy=strategy) if noise else None
     top = private_top(rate, steps, mean=mean)
     build = functools.partial(models.head, encoder.feature_size, len(features.class_names), top)
     return train(build, of_batches, stage, run=run, strategy=strategy), top

@@ -240,7 +240,7 @@ def settings_of(run: Run, *, recipes: tuple[str, ...] = tuple(RECIPES), otherwis
 
 def _train(config: Any, run: Run, strategy: tf.distribute.Strategy, *, recipe: str) -> None:
     from tfkit.transfer.baseline import compare_with_baseline
-    from tfkit.transfer.fine_tuning import fine_tune, train_all_layers, train_light
+    from tfkit.transfer.fine_tuning import fine_tune, train_at_once
     from tfkit.transfer.private import train_private
     from tfkit.transfer.results import conclude, describe
 
@@ -251,14 +251,8 @@ def _train(config: Any, run: Run, strategy: tf.distribute.Strategy, *, recipe: s
     encoder: Any
     encoder, splits = load(config, global_batch_size=config.global_batch_size or 1, trainable=trainable)
     describe(run, encoder, splits, recipe=recipe, show_examples=not private)
-    if whole:
-        classifier = train_all_layers(run, encoder, splits, config, strategy=strategy)
-    elif private:
-        classifier = train_private(run, encoder, splits, config, strategy=strategy)
-    elif encoder is None:
-        classifier = train_light(run, splits, config, strategy=strategy)
-    else:
-        classifier = fine_tune(run, encoder, splits, config, strategy=strategy)
+    job: Any = train_private if private else train_at_once if whole or encoder is None else fine_tune
+    classifier = job(run, encoder, splits, config, strategy=strategy)
     if run.is_chief:
         conclude(run, classifier, splits, show_examples=not private)
         if splits.kind == "texts" and not private:
