@@ -67,16 +67,12 @@ def fetch(handle: Handle, *, sha256: str | None = None, download: Download = Dow
     """
     name, road, location = handle.text, handle.road, handle.location
     if sha256 is not None and road not in ("http", "file") and not location.endswith(_ARCHIVES):
-        raise HubError(
-            f"{name} comes as no archive, so sha256= has nothing to compare with.\n"
-            "  Leave it out; the digest of the model itself is in Encoder.digest."
-        )
+        raise HubError(f"{name} comes as no archive: sha256= has nothing to compare with. Leave it out.")
     if road == "bundled":
         return bundled_model(location), bundled.MODELS[location].digest
     if road in ("folder", "kaggle"):
-        folder = saved_model.locate(
-            Path(location) if road == "folder" else _download_kaggle(location), name=name
-        )
+        downloaded = Path(location) if road == "folder" else _download_kaggle(location)
+        folder = saved_model.locate(downloaded, name=name)
         saved_model.verify(folder, name=name)
         return folder, folder_digest(folder)
 
@@ -122,9 +118,8 @@ def _unpack(fetched: Path, target: Path, *, name: str, sha256: str | None) -> di
         actual, folder = sha256_of(fetched), fetched.with_name("unpacked")
         if sha256 is not None and actual != sha256.lower():
             raise HubError(
-                f"{name}: its archive is not the expected one.\n  SHA-256 expected {sha256}\n"
-                f"  SHA-256 found    {actual}\n"
-                "  Nothing of it was kept. If the publisher has changed the model and you trust it, give the second."
+                f"{name}: its archive is not the expected one, and was not kept. If you trust it, give the second.\n"
+                f"  SHA-256 expected {sha256}\n  SHA-256 found    {actual}"
             )
         extract(fetched, folder, name=name)
     path = saved_model.locate(folder, name=name)
@@ -145,19 +140,13 @@ def download_file(url: str, path: Path, download: Download) -> None:
     import requests
     import urllib3
 
-    if download.retries < 0:
-        raise ValueError(f"retries={download.retries} must not be negative")
     for attempt in itertools.count(1):
         try:
             _receive(url, path, download.timeout_seconds)
             break
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
             response = getattr(error, "response", None)
-            passes = (
-                not isinstance(error, requests.exceptions.SSLError | requests.exceptions.InvalidURL)
-                if response is None
-                else response.status_code in _TRANSIENT
-            )
+            passes = response is None or response.status_code in _TRANSIENT
             if not passes or attempt > download.retries:
                 raise HubError(
                     f"{url} could not be fetched: {error} (attempts: {attempt}).\n  Check the handle and its version"
@@ -178,24 +167,22 @@ def _receive(url: str, path: Path, timeout_seconds: float) -> None:
     from tqdm.auto import tqdm
 
     query = {} if urlsplit(url).path.endswith(_ARCHIVES) else {"tf-hub-format": "compressed"}
-    plain = {"Accept-Encoding": "identity"}
+    options: dict[str, Any] = {"params": query, "headers": {"Accept-Encoding": "identity"}}
     with requests.Session() as session:
         session.max_redirects = 10
-        response = session.get(url, params=query, headers=plain, timeout=timeout_seconds, stream=True)
+        response = session.get(url, timeout=timeout_seconds, stream=True, **options)
         with response, path.open("wb") as file:
             response.raise_for_status()
             total = int(response.headers.get("Content-Length") or 0)
             received, window_start, window_bytes = 0, time.monotonic(), 0
-            options: dict[str, Any] = {"unit": "B", "unit_scale": True, "delay": 1, "leave": False}
-            with tqdm(total=total or None, desc=url, disable=not watched(), **options) as progress:
+            bar: dict[str, Any] = {"unit": "B", "unit_scale": True, "delay": 1, "leave": False}
+            with tqdm(total=total or None, desc=url, disable=not watched(), **bar) as progress:
                 # read1 hands over what has come; read would wait for a full chunk, which a trickle never fills.
                 while chunk := response.raw.read1(_CHUNK, decode_content=False):
                     received += file.write(chunk)
                     progress.update(len(chunk))
                     if max(received, total) > MAX_BYTES:
-                        raise HubError(
-                            f"{url} sends more than {MAX_BYTES:,} bytes, the most that a model has."
-                        )
+                        raise HubError(f"{url} sends more than {MAX_BYTES:,} bytes: that is no model.")
                     if (seconds := time.monotonic() - window_start) > timeout_seconds:
                         if received - window_bytes < MINIMUM_BYTES_PER_SECOND * seconds:
                             raise requests.Timeout(f"the transfer stalled after {received:,} bytes")

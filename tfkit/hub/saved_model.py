@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -40,11 +40,15 @@ class Tensor:
         return f"{self.dtype} [{', '.join('?' if n is None else str(n) for n in self.shape)}]"
 
 
+_Tensors = tuple[Tensor, ...]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Interface:
     """How a SavedModel is called and what is in it."""
 
-    way: Literal["callable", "signature", "tf1", "none"]
+    way: str
+    """"callable", "signature", "tf1" or "none"."""
     signature: str | None
     """The signature to call; None for a callable."""
     output_key: str | None
@@ -78,17 +82,15 @@ class Interface:
     @property
     def takes_strings(self) -> bool:
         """Return whether its one input is a batch of strings."""
-        if len(self.inputs) != 1 or self.inputs[0].dtype != "string":
-            return False
-        return self.inputs[0].shape is None or len(self.inputs[0].shape) == 1
+        return [tensor.dtype for tensor in self.inputs] == ["string"] and (
+            self.inputs[0].shape is None or len(self.inputs[0].shape) == 1
+        )
 
     @property
     def takes_images(self) -> bool:
         """Return whether its one input could be float32 [batch, height, width, 3]."""
-        if len(self.inputs) != 1 or self.inputs[0].dtype != "float32":
-            return False
-        shape = self.inputs[0].shape
-        return shape is None or (len(shape) == 4 and shape[-1] in (3, None))
+        shapes = [tensor.shape or (3,) * 4 for tensor in self.inputs if tensor.dtype == "float32"]
+        return len(self.inputs) == len(shapes) == 1 and len(shapes[0]) == 4 and shapes[0][-1] in (3, None)
 
 
 def read(folder: Path) -> Interface:
@@ -105,10 +107,7 @@ def read(folder: Path) -> Interface:
     nodes = graph.object_graph_def.nodes
     children = {child.local_name: nodes[child.node_id] for child in nodes[0].children} if nodes else {}
     call = children.get("__call__")
-    way: Literal["callable", "signature", "tf1", "none"] = "none"
-    signature = None
-    inputs: tuple[Tensor, ...] = ()
-    outputs: tuple[Tensor, ...] = ()
+    way, signature, inputs, outputs = "none", None, (), ()  # type: tuple[str, str | None, _Tensors, _Tensors]
     if not old and call is not None and call.WhichOneof("kind") == "function":
         way = "callable"
         inputs, outputs = _most_general(graph.object_graph_def, call.function.concrete_functions)
@@ -116,10 +115,10 @@ def read(folder: Path) -> Interface:
         names = [name for name in graph.signature_def if name != "__saved_model_init_op"]
         preferred = "default" if old else "serving_default"
         signature = preferred if preferred in names else names[0] if len(names) == 1 else None
-        if signature is not None:
-            way = "tf1" if old else "signature"
-            described = graph.signature_def[signature]
-            inputs, outputs = _signature_tensors(described.inputs), _signature_tensors(described.outputs)
+    if signature is not None:
+        way = "tf1" if old else "signature"
+        described = graph.signature_def[signature]
+        inputs, outputs = _signature_tensors(described.inputs), _signature_tensors(described.outputs)
     trained = children.get("trainable_variables") if way == "callable" else None
     single = way == "callable" and len(outputs) == 1 and outputs[0].name == ""
     return Interface(
@@ -180,18 +179,15 @@ def verify(folder: Path, *, name: str) -> None:
     if any(map(_has_variables, proto.meta_graphs)):
         needed.add(f"{VARIABLES}.index")
     if missing := sorted(path for path in needed if not (folder / path).is_file()):
-        raise HubError(
-            f"{name} is incomplete: {', '.join(missing[:5])} missing.\n  Fetch or export it again."
-        )
+        raise HubError(f"{name} is incomplete: {', '.join(missing[:5])} missing. Fetch or export it again.")
     if (folder / f"{VARIABLES}.index").is_file():
         try:
             reader = stack.tf.train.load_checkpoint(str(folder / VARIABLES))
             for variable in reader.get_variable_to_shape_map():
                 reader.get_tensor(variable)  # which compares its checksum
         except (stack.tf.errors.OpError, RuntimeError, ValueError) as error:
-            reason = str(error).splitlines()[0]
             raise HubError(
-                f"{name}: its weights are incomplete or damaged: {reason}\n  Fetch or export it again."
+                f"{name}: its weights are incomplete or damaged: {str(error).splitlines()[0]}\n  Fetch or export it again."
             ) from error
 
 
@@ -213,9 +209,7 @@ def input_range(folder: Path) -> tuple[float, float] | None:
     except OSError:
         return None
     scales = re.findall(r'"class_name": "Rescaling", "config": {[^{}]*"scale": ([0-9.e+-]+)', text)
-    if not scales:
-        return None
-    return (0.0, 255.0) if float(scales[0]) < 0.1 else (0.0, 1.0)
+    return None if not scales else (0.0, 255.0) if float(scales[0]) < 0.1 else (0.0, 1.0)
 
 
 def _most_general(graphs: Any, names: Iterable[str]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:

@@ -137,8 +137,9 @@ class Document(NamedTuple):
     """All of it."""
 
 
+@dataclass(eq=False)
 class Index:
-    """Finds passages of documents by meaning.
+    """Find passages of documents by meaning.
 
     index/
       embeddings.npy    float32 [passages, d], each of length 1
@@ -151,17 +152,11 @@ class Index:
       [Hit(score=0.61, name='terms.txt', passage=3, text='To end your contract, write to ...')]
     """
 
-    def __init__(
-        self,
-        encoder: Encoder,
-        vectors: np.ndarray,
-        lines: Sequence[bytes],
-        description: dict[str, Any],
-    ) -> None:
-        self.encoder = encoder
-        self.vectors = vectors
-        self.description = description
-        self._lines = lines
+    encoder: Encoder
+    vectors: np.ndarray
+    lines: Sequence[bytes]
+    """Those of documents.jsonl."""
+    description: dict[str, Any]
 
     @classmethod
     def build(cls, documents: Sequence[Document], encoder: Encoder, *, fingerprint: str = "") -> Index:
@@ -203,7 +198,7 @@ class Index:
         """Write the index as `folder`: all of it, or what was there before."""
         with files.new_folder(folder) as new:
             np.save(new / EMBEDDINGS, self.vectors)
-            (new / PASSAGES).write_bytes(b"".join(line + b"\n" for line in self._lines))
+            (new / PASSAGES).write_bytes(b"".join(line + b"\n" for line in self.lines))
             files.write_json(
                 new / DESCRIPTION, {**self.description, "files": _digests(new, self.description)}
             )
@@ -236,8 +231,7 @@ class Index:
             preprocessor = description["preprocessor"]
         except (OSError, ValueError, KeyError, EOFError) as error:
             raise RunError(
-                f"{folder} holds no whole index ({error}).\n"
-                "  Make one: python -m recipes.search_text --data-dir documents/ --run-dir runs/documents"
+                f"{folder} holds no whole index ({error}). Make one: python -m recipes.search_text --run-dir ..."
             ) from error
         if encoder is None:
             encoder = hub.load_model(handle, modality="texts", preprocessor=preprocessor, max_length=length)
@@ -280,11 +274,11 @@ class Index:
     @property
     def passages(self) -> list[Hit]:
         """Return all passages, as if each were found."""
-        return [self._hit(index, 1.0) for index in range(len(self._lines))]
+        return [self._hit(index, 1.0) for index in range(len(self.lines))]
 
     def _hit(self, index: int, score: float) -> Hit:
         try:
-            return Hit(score=score, **json.loads(self._lines[index]))
+            return Hit(score=score, **json.loads(self.lines[index]))
         except (ValueError, TypeError, RecursionError) as error:
             raise RunError(
                 f"Line {index + 1} of the index's {PASSAGES} is no passage. Make the index anew."
@@ -292,7 +286,7 @@ class Index:
 
     @functools.cached_property
     def _encode(self) -> Any:
-        """What makes vectors of questions, opened when the first comes."""
+        """Return what makes vectors of questions, opened when the first comes."""
         engines = engines_of(self.encoder)
         if self.description["engine"] == "tensorflow":
             return engines.tensorflow()
@@ -303,16 +297,14 @@ class Index:
 
 def _cut(texts: Sequence[str], encoder: Encoder) -> list[list[str]]:
     tokenizer = encoder.tokenizer
-    if tokenizer is None:
-        room = max(1, int((encoder.max_length or 128) * _WORDS_A_TOKEN))
-        return cut_passages(
-            texts, count=lambda some: np.array([len(text.split()) for text in some]), room=room
-        )
-    return cut_passages(
-        texts,
-        count=lambda some: tokenizer.tokenize(some).row_lengths().numpy(),
-        room=tokenizer.max_length - 2,
-    )
+
+    def count(some: list[str]) -> np.ndarray:
+        if tokenizer is None:
+            return np.array([len(text.split()) for text in some])
+        return np.asarray(tokenizer.tokenize(some).row_lengths())
+
+    words = max(1, int((encoder.max_length or 128) * _WORDS_A_TOKEN))
+    return cut_passages(texts, count=count, room=tokenizer.max_length - 2 if tokenizer else words)
 
 
 def _length_one(vectors: np.ndarray) -> np.ndarray:
