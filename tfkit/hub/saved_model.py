@@ -89,7 +89,7 @@ class Interface:
     @property
     def takes_images(self) -> bool:
         """Return whether its one input could be float32 [batch, height, width, 3]."""
-        shapes = [tensor.shape or (3,) * 4 for tensor in self.inputs if tensor.dtype == "float32"]
+        shapes = [(3,) * 4 if t.shape is None else t.shape for t in self.inputs if t.dtype == "float32"]
         return len(self.inputs) == len(shapes) == 1 and len(shapes[0]) == 4 and shapes[0][-1] in (3, None)
 
 
@@ -187,7 +187,7 @@ def verify(folder: Path, *, name: str) -> None:
                 reader.get_tensor(variable)  # which compares its checksum
         except (stack.tf.errors.OpError, RuntimeError, ValueError) as error:
             raise HubError(
-                f"{name}: its weights are incomplete or damaged: {str(error).splitlines()[0]}\n  Fetch or export it again."
+                f"{name}: its weights are incomplete or damaged: {str(error).splitlines()[0]} Fetch it again."
             ) from error
 
 

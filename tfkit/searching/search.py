@@ -55,10 +55,9 @@ def search(documents: str | Path | None = None, *, query: str | Sequence[str], *
         name = "run_dir" if (path / INDEX).is_dir() else "data_file" if path.is_file() else "data_dir"
         settings[name] = path
     settings["query"] = (query,) if isinstance(query, str) else tuple(query)
-    answers = search_documents(from_keywords(SearchConfig, settings, call="tfkit.search")).read(HITS)[
-        "answers"
-    ]
-    rows = [{"query": answer["query"], **hit} for answer in answers for hit in answer["hits"]]
+    run = search_documents(from_keywords(SearchConfig, settings, call="tfkit.search"))
+    found = [(answer["query"], answer["hits"]) for answer in run.read(HITS)["answers"]]
+    rows = [{"query": question, **hit} for question, hits in found for hit in hits]
     return pd.DataFrame(rows, columns=["query", "name", "passage", "score", "text"])
 
 
