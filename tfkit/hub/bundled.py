@@ -6,7 +6,6 @@ tf_keras model, for what must see its layers (compression).
 
 from __future__ import annotations
 
-import abc
 import dataclasses
 import functools
 import importlib.util
@@ -27,7 +26,7 @@ EXPORT_VERSION = 1  # part of the cache key and the digest: raise it when `expor
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bundled(abc.ABC):
+class Bundled:
     """Where a bundled model's weights are, and what is known of it."""
 
     name: str
@@ -45,10 +44,6 @@ class Bundled(abc.ABC):
         the process traced before.
         """
         return files.digest_of(self.name, self.sha256, EXPORT_VERSION)
-
-    @abc.abstractmethod
-    def export(self, folder: Path) -> None:
-        """Write the model into `folder` as a reusable TF2 SavedModel."""
 
     def weights_path(self) -> Path:
         """Return the installed weight file, checked against its known SHA-256."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -296,8 +295,7 @@ def compiled(model: stack.keras.Model, optimizer: Any) -> stack.keras.Model:
     return model
 
 
-@dataclass(frozen=True, kw_only=True)
-class Classifier:
+class Classifier(NamedTuple):
     """A trained model and what it says of the test split.
 
     Attributes:
@@ -316,20 +314,14 @@ def observe(model: stack.keras.Model, splits: Splits) -> Classifier:
     last = model.get_layer(CLASSIFIER)
     both = stack.keras.Model(model.input, [last.input, last.output])
     features, logits = both.predict(splits.test, verbose=0)
-    return Classifier(
-        model=model,
-        evaluation=evaluation(np.asarray(to_probabilities(logits, logits=True)), splits),
-        test_features=np.asarray(features, np.float32),
-    )
+    measured = evaluation(np.asarray(to_probabilities(logits, logits=True)), splits)
+    return Classifier(model, measured, np.asarray(features, np.float32))
 
 
 def observe_head(model: stack.keras.Model, trained: Trained, features: Splits) -> Classifier:
     """Return the whole model of a head that was trained on stored features, measured on these."""
-    return Classifier(
-        model=model,
-        evaluation=evaluate(trained.model, features),
-        test_features=features.source.read(features.indices["test"]),
-    )
+    test_features = features.source.read(features.indices["test"])
+    return Classifier(model, evaluate(trained.model, features), test_features)
 
 
 def rebuild(run: Run, backbone: Encoder | None, splits: Splits) -> stack.keras.Model:
