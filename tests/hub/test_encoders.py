@@ -109,7 +109,7 @@ def test_a_text_encoder(models):
     backbone = hub.load_model(models / "text", modality="images")
     assert backbone.feature_size == 8
     message = problems(backbone, image_size=224, trainable=True)
-    assert all(words in message for words in ("takes texts", "recipes.transfer_text", "0 trainable weights"))
+    assert all(words in message for words in ("string", "recipes.transfer_text", "0 trainable weights"))
     assert (backbone.native_size, backbone.notes) == (0, ())
 
 
@@ -145,11 +145,11 @@ def test_other_inputs(models, tools, image, words):
 
 def test_other_outputs(models, tools):
     maps = tools.export(models / "maps", lambda image, training=False: image[:, ::2, ::2])
-    assert "[?, ?, ?, 3], not a feature vector" in problems(hub.load_model(maps), image_size=32)
+    assert "[?, ?, ?, 3]: not plainly a feature vector" in problems(hub.load_model(maps), image_size=32)
     many = tools.export(
         models / "many", lambda image, training=False: {"a": image[:, 0, 0], "b": image[:, 1, 1]}
     )
-    assert "plainly the feature vector" in problems(hub.load_model(many), image_size=32)
+    assert "not plainly a feature vector" in problems(hub.load_model(many), image_size=32)
 
 
 def test_the_conventional_one_of_several_outputs_is_taken(models, tools):

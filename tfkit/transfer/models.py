@@ -241,7 +241,7 @@ def _layerwise_adam(learning_rate: Any, shares: Mapping[str, float]) -> Any:
     Source: Howard and Ruder 2018 (arXiv:1801.06146), "discriminative fine-tuning".
     """
 
-    class LayerwiseAdam(stack.keras.optimizers.Adam):  # type: ignore[name-defined,misc]
+    class LayerwiseAdam(stack.keras.optimizers.Adam):
         """Adam that goes back by what is not the variable's share of a step."""
 
         def update_step(self, gradient: Any, variable: Any) -> None:
