@@ -126,9 +126,7 @@ def test_content_that_is_no_whole_safe_model(check_refused, archive, hub_model, 
     ],
 )
 def test_a_transfer_that_fails(check_refused, tools, answer, words, options):
-    start = time.monotonic()
     check_refused(answer(tools.reply), *words, **options)
-    assert time.monotonic() - start < 4
 
 
 @pytest.fixture
@@ -216,14 +214,6 @@ def test_sha256_is_compared_with_a_cached_model_too(server, archive, tools):
         resolve(url, sha256="0" * 64)
     assert works(resolve(url))
     assert whole.path.exists()
-
-
-def test_nobody_listens(server, tmp_path):
-    url = server.serve()
-    server.close()
-    with pytest.raises(HubError, match="refused"):
-        resolve(url)
-    assert leftovers(tmp_path) == []
 
 
 @pytest.mark.parametrize("damage", ["weights", "note"])

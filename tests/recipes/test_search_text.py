@@ -193,13 +193,8 @@ def test_killed_it_leaves_no_half_index_and_the_next_makes_it(tmp_path):
     for number in range(300):
         (texts / f"{number}.txt").write_text(f"Document {number} is about the number {number}. " * 40)
     words = ["-m", "recipes.search_text", "--data-dir", str(texts), "--run-dir", str(tmp_path / "run")]
-    process = subprocess.Popen(
-        [sys.executable, *words],
-        cwd=ROOT,
-        env=os.environ,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    command, quiet = [sys.executable, *words], {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen(command, cwd=ROOT, env=os.environ, **quiet)
     deadline = time.monotonic() + 120
     while not (tmp_path / "run" / "config.yaml").is_file() and time.monotonic() < deadline:
         time.sleep(0.05)
