@@ -19,7 +19,7 @@ from tfkit.settings.options import SearchConfig
 
 @dataclass(frozen=True, kw_only=True)
 class Config(SearchConfig):
-    """Which documents, which encoder, which questions."""
+    """Say which documents, which encoder, which questions."""
 
 
 def run(config: Config) -> Run:

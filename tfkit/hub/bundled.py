@@ -27,7 +27,7 @@ EXPORT_VERSION = 1  # part of the cache key and the digest: raise it when `expor
 
 @dataclass(frozen=True, kw_only=True)
 class Bundled:
-    """Where a bundled model's weights are, and what is known of it."""
+    """Describe where a bundled model's weights are, and what is known of it."""
 
     name: str
     package: str
@@ -38,7 +38,7 @@ class Bundled:
 
     @property
     def digest(self) -> str:
-        """Digest of the weights and of how they are exported: the same in every cache.
+        """Return the digest of the weights and of how they are exported: the same in every cache.
 
         The bytes of an export are not: TensorFlow writes a random number into each, and numbers its functions by what
         the process traced before.

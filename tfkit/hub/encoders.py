@@ -179,28 +179,28 @@ class Encoder(Part, abc.ABC):
     modality: ClassVar[Modality]
 
     def __repr__(self) -> str:
-        """What it is, in a line."""
+        """Return what it is, in a line."""
         does = f"{self.modality} to {self.feature_size} features"
         return f"Encoder({self.handle!r}: {does}, {self.parameters:,} parameters)"
 
     @property
     def parameters(self) -> int:
-        """Numbers in all its variables."""
+        """Return how many numbers are in all its variables."""
         return self.interface.parameters
 
     @property
     def trainable_variables(self) -> int:
-        """Variables that fine-tuning changes; 0: it can only be used as it is."""
+        """Return how many variables fine-tuning changes; 0: it can only be used as it is."""
         return self.interface.trainable_variables
 
     @property
     def stages(self) -> bool:
-        """Whether its later half can be trained without its earlier one."""
+        """Return whether its later half can be trained without its earlier one."""
         return self.handle in bundled.MODELS
 
     @functools.cached_property
     def tokenizer(self) -> WordPiece | None:
-        """What makes a bundled encoder's ids of texts; None for any other."""
+        """Return what makes a bundled encoder's ids of texts; None for any other."""
         model = bundled.MODELS.get(self.handle)
         if isinstance(model, bundled.TextModel):
             return model.tokenizer(max_length=self.max_length or model.max_length)
@@ -208,7 +208,7 @@ class Encoder(Part, abc.ABC):
 
     @property
     def origin(self) -> dict[str, Any]:
-        """Where it came from and what it is, as plain values."""
+        """Return where it came from and what it is, as plain values."""
         names = ("handle", "digest", "licence", "parameters", "feature_size")
         return {name: getattr(self, name) for name in names}
 

@@ -38,7 +38,7 @@ _EXPECTED = (
 
 
 class Download(NamedTuple):
-    """How long to wait for a server, and how often to try again.
+    """Set how long to wait for a server, and how often to try again.
 
     Attributes:
       timeout_seconds: the longest wait for a connection, for the next byte, and the time in which a transfer must bring

@@ -34,7 +34,7 @@ class Tensor:
     shape: tuple[int | None, ...] | None
 
     def __str__(self) -> str:
-        """Such as "float32 [?, 224, 224, 3]"."""
+        """Return it such as "float32 [?, 224, 224, 3]"."""
         if self.shape is None:
             return f"{self.dtype} of any shape"
         return f"{self.dtype} [{', '.join('?' if n is None else str(n) for n in self.shape)}]"
@@ -45,7 +45,7 @@ _Tensors = tuple[Tensor, ...]
 
 @dataclass(frozen=True, kw_only=True)
 class Interface:
-    """How a SavedModel is called and what is in it."""
+    """Describe how a SavedModel is called and what is in it."""
 
     way: str
     """"callable", "signature", "tf1" or "none"."""

@@ -32,7 +32,7 @@ WARMUP_SHARE = 0.1
 
 
 class Top(NamedTuple):
-    """What stands on the features, and what trains it.
+    """Hold what stands on the features, and what trains it.
 
     Attributes:
       logits: from features [batch, d] and the number of classes; its last layer is named "classifier".

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -17,9 +17,7 @@ from tfkit.run import EVALUATION, PRIVACY, Run
 from tfkit.settings.options import DataConfig
 from tfkit.text.tokenizers import Tokenizer
 from tfkit.training.export import save
-
-if TYPE_CHECKING:
-    from tfkit.transfer.models import Classifier
+from tfkit.transfer.models import Classifier
 
 SAMPLES = 16
 PROJECTED = 1000

@@ -39,17 +39,17 @@ SCRATCH_SIZE, EMBEDDED_SIZE = 64, 32
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSettings(ImageConfig, ImageTransferConfig):
-    """What to train on, from which backbone, for how long."""
+    """Say what to train on, from which backbone, for how long."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TextSettings(TextConfig, TextTransferConfig):
-    """What to train on, from which encoder, for how long."""
+    """Say what to train on, from which encoder, for how long."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PrivateSettings(TextColumns, ImageConfig, PrivateConfig):
-    """What to train on, from which model, and how private."""
+    """Say what to train on, from which model, and how private."""
 
     dataset: str = "digits"
     """Where there is no --data-dir or --data-file: digits or mnist5k (embedded images), docstrings (embedded texts), or
@@ -58,7 +58,7 @@ class PrivateSettings(TextColumns, ImageConfig, PrivateConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class WholeModelSettings(ImageConfig, ImageModelConfig):
-    """What to train, on what, for how long."""
+    """Say what to train, on what, for how long."""
 
     model_handle: str = SCRATCH
     """cnn: a small convolutional network from scratch. Else a backbone, all of whose layers are trained: what
