@@ -159,20 +159,6 @@ def test_help_is_quick_to_come_and_wrong_words_are_explained(tmp_path):
     assert "Traceback" in recipe("--image-size", "3", "--debug").stderr
 
 
-def test_help_does_not_import_tensorflow():
-    program = (
-        "import sys\n"
-        "sys.argv = ['x', '--help']\n"
-        "import runpy\n"
-        "try: runpy.run_module('recipes.transfer_image', run_name='__main__')\n"
-        "except SystemExit: pass\n"
-        "heavy = {'tensorflow', 'tf_keras', 'numpy', 'pandas', 'sklearn', 'matplotlib'} & set(sys.modules)\n"
-        "assert not heavy, heavy\n"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 0, done.stderr
-
-
 def test_bad_input_ends_before_training(photos, tmp_path):
     (tmp_path / "one" / "cats").mkdir(parents=True)
     for wrong, error in (
