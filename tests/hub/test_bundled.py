@@ -83,9 +83,9 @@ def test_the_functional_model_can_be_compressed(functional):
     assert functional.input_shape == (None, 64, 64, 3)
 
 
-def test_too_small_an_image_is_refused():
-    with pytest.raises(HubError, match="image_size=32"):
-        MODEL.functional(image_size=31)
+def test_too_small_an_image_is_refused(backbone):
+    with pytest.raises(HubError, match="image_size=31 is too small"):
+        backbone.functional(image_size=31)
 
 
 def test_missing_package_names_the_command():

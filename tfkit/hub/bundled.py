@@ -84,11 +84,6 @@ class ImageModel(Bundled):
         """
         from tfkit.hub import networks
 
-        if image_size is not None and image_size < self.minimum_size:
-            raise HubError(
-                f"{self.name!r} halves images 5 times: {image_size} pixels a side are too few. The least is"
-                f" image_size={self.minimum_size}."
-            )
         model = networks.efficientnet_lite0(image_size=image_size)
         weights.assign(model, _torch_tensors(self.weights_path()), networks.lite0_name, title=self.name)
         return model

@@ -240,7 +240,10 @@ class Encoder(Part, abc.ABC):
           [batch, n], to float32 [batch, feature_size].
         """
         model = bundled.MODELS.get(self.handle)
-        return model.functional(**options) if model else None
+        if model is None:
+            return None
+        self.check(**options)
+        return model.functional(**options)
 
     @abc.abstractmethod
     def graph(self, spec: Any, *, trainable: str = "none") -> tuple[Any, Any]:
