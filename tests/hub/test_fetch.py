@@ -277,14 +277,6 @@ def extract(tmp_path, content, **limits):
     return tmp_path / "out"
 
 
-def test_contents_come_out(tmp_path, tools):
-    out = extract(tmp_path, tools.tar([("./", None), ("a/b", b"1"), ("c", b"")]))
-    assert {path.name: path.read_bytes() for path in out.rglob("*") if path.is_file()} == {
-        "b": b"1",
-        "c": b"",
-    }
-
-
 @pytest.mark.parametrize(
     ("content", "limits", "words"),
     [

@@ -14,7 +14,6 @@ import pytest
 from recipes import train_private, transfer_image
 from recipes.transfer_text import Config, run
 from tests.privacy import planted
-from tfkit import cli
 from tfkit.data import load_texts
 from tfkit.environment.stack import tf
 from tfkit.errors import ConfigError, DataError, HubError
@@ -161,18 +160,6 @@ def recipe(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", f"recipes.{name}", *arguments], cwd=ROOT, capture_output=True, text=True
     )
-
-
-@pytest.mark.slow
-def test_a_wrong_column_ends_it_at_once(mails, tmp_path, capsys):
-    arguments = ["--data-file", str(mails), "--text-column", "text", "--run-dir", str(tmp_path / "r")]
-    with pytest.raises(SystemExit) as ended:
-        cli.main(Config, run, arguments)
-    assert ended.value.code == 2
-    said = capsys.readouterr().err
-    assert "DataError" in said
-    assert "body" in said
-    assert "Traceback" not in said
 
 
 def test_settings_that_cannot_be_are_refused(mails, tmp_path):

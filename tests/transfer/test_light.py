@@ -88,13 +88,3 @@ def test_its_private_gradients_are_those_of_each_text_alone(texts, tokenizer):
     np.testing.assert_allclose(found.norms, norms, rtol=1e-4)
     for ours, theirs in zip(found.gradients, expected, strict=True):
         np.testing.assert_allclose(tf.convert_to_tensor(ours), theirs, atol=1e-5)
-
-
-def test_it_is_made_and_trained_by_replicas(texts, tokenizer):
-    x, y = texts
-    strategy = tf.distribute.OneDeviceStrategy("CPU:0")
-    with strategy.scope():
-        model = light(tokenizer, 2, plain_top(1e-2, 2))
-    before = model.get_weights()[0]
-    model.fit(tf.data.Dataset.from_tensor_slices((x[:32], y[:32])).batch(16), epochs=1, verbose=0)
-    assert not np.allclose(before, model.get_weights()[0])
