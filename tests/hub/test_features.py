@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from tests.hub.conftest import export
 from tfkit import data, hub
 from tfkit.environment import files
 from tfkit.environment.stack import tf
@@ -63,17 +64,11 @@ def small_model(tmp_path_factory):
     def make(name, call):
         weight = tf.Variable(tf.ones(()), name="weight")
 
-        @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.float32, name="image")])
-        def weighted(image):
+        def weighted(image, training=False):
             return call(image * weight)
 
-        module = tf.train.Checkpoint(weight=weight)
-        module.__call__ = weighted
-        module.variables = module.trainable_variables = [weight]
-        module.regularization_losses = []
         folder = tmp_path_factory.mktemp("models") / name
-        tf.saved_model.save(module, str(folder))
-        return hub.load_model(folder)
+        return hub.load_model(export(folder, weighted, variables=[weight]))
 
     return make
 

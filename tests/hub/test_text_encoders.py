@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from tests.hub.conftest import export
 from tfkit import hub
 from tfkit.data import Splits
 from tfkit.environment.stack import keras, tf
@@ -16,19 +17,6 @@ PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "good", "bad", "##ness", "day", "!
 TEXTS = ["good day", "bad day!", "", "goodness", "日本 😀", "good " * 40]
 STRINGS_OF_ONE = tf.TensorSpec((), tf.string)
 STRINGS = tf.TensorSpec((None,), tf.string, name="text")
-
-
-def save(folder, call, spec, *, variables=(), listed=True, modes=(False, True), **held):
-    """A SavedModel the way TF Hub publishes them; with listed=False the way tf.Module does."""
-    module = tf.train.Checkpoint(kept=list(variables), **held)
-    module.__call__ = tf.function(call)
-    for mode in modes or (None,):
-        module.__call__.get_concrete_function(spec, **({} if mode is None else {"training": mode}))
-    if listed:
-        module.variables = module.trainable_variables = list(variables)
-        module.regularization_losses = []
-    tf.saved_model.save(module, str(folder))
-    return folder
 
 
 def ids_encoder(folder, *, rows=9, output="pooled_output", **options):
@@ -45,7 +33,7 @@ def ids_encoder(folder, *, rows=9, output="pooled_output", **options):
 
     names = ("input_word_ids", "input_mask", "input_type_ids")
     spec = {name: tf.TensorSpec((None, None), tf.int32, name=name) for name in names}
-    return save(folder, call, spec, variables=[table], **options)
+    return export(folder, call, spec, variables=[table], **options)
 
 
 def preprocessor(folder, *, pieces=PIECES, left_out=(), packs=False):
@@ -78,7 +66,7 @@ def preprocessor(folder, *, pieces=PIECES, left_out=(), packs=False):
         ragged = tf.RaggedTensorSpec((None, None), tf.int32)
         for length in (8, 16):
             held["bert_pack_inputs"].__call__.get_concrete_function([ragged], length)
-    return save(folder, call, STRINGS, modes=(), **held)
+    return export(folder, call, STRINGS, modes=(), **held)
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +94,7 @@ def one_part(models):
         vectors = tf.stack([tf.strings.length(text), tf.strings.length(text, unit="UTF8_CHAR")], axis=1)
         return tf.cast(vectors, tf.float32) * weight
 
-    return save(models / "one", call, STRINGS, variables=[weight])
+    return export(models / "one", call, STRINGS, variables=[weight])
 
 
 def problems(encoder, **asked):
@@ -197,7 +185,7 @@ def test_an_encoder_without_a_vector(models, fitting):
     def call(text):
         return tf.strings.length(text)[:, tf.newaxis, tf.newaxis]
 
-    tokens = save(folder, call, STRINGS, modes=())
+    tokens = export(folder, call, STRINGS, modes=())
     assert "not plainly a feature vector" in problems(hub.load_model(tokens))
     message = problems(hub.load_model(other, preprocessor=fitting), trainable=True)
     assert "not plainly a feature vector" in message

@@ -162,16 +162,3 @@ def test_wrong_settings_end_with_a_sentence(arguments, said, scans, tmp_path, ca
     captured = capsys.readouterr().err
     assert said in captured
     assert "Traceback" not in captured
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        ((), "--run-dir is missing"),
-        (("--run-dir", "nowhere"), "holds no run"),
-        (("--run-dir", "x", "--shadows", "3"), "even number"),
-    ],
-)
-def test_an_audit_of_nothing_is_refused(arguments, said, capsys):
-    assert call(audit_privacy, *arguments) == 2
-    assert said in capsys.readouterr().err
