@@ -28,16 +28,6 @@ _BOUNDARIES = (
 )
 
 
-class _Unit(NamedTuple):
-    """A natural piece of a text."""
-
-    begin: int
-    end: int
-    tokens: int = 0
-    paragraph: int = -1
-    """Where the paragraph begins that was too long as a whole; -1 for one that is whole."""
-
-
 def cut_passages(
     texts: Sequence[str], *, count: Callable[[list[str]], np.ndarray], room: int
 ) -> list[list[str]]:
@@ -56,23 +46,31 @@ def cut_passages(
       >>> cut_passages(["One two. Three four five.\\n\\nSix."], count=by_words, room=4)
       [['One two.', 'Three four five.', 'Six.']]
     """
-    fitting: list[list[_Unit]] = [[] for _ in texts]
-    pending = [(place, _Unit(0, len(text))) for place, text in enumerate(texts)]
-    level = 0
+    # Of a piece: which text, from where, to where, and where the paragraph begins that was too long; -1: it was not.
+    pending, fitting, level = [(place, 0, len(text), -1) for place, text in enumerate(texts)], [], 0
     while pending:
-        counts = count([texts[place][unit.begin : unit.end] for place, unit in pending])
-        following = []
-        for (place, unit), tokens in zip(pending, counts, strict=True):
-            if tokens <= room or unit.end - unit.begin < 2:
-                fitting[place].append(unit._replace(tokens=int(tokens)))
+        counts = count([texts[place][begin:end] for place, begin, end, _ in pending])
+        pieces, pending = zip(pending, counts.tolist(), strict=True), []
+        for (place, begin, end, paragraph), tokens in pieces:
+            if tokens <= room or end - begin < 2:
+                fitting.append((place, begin, end, paragraph, tokens))
             else:
-                paragraph = unit.begin if level == 1 else unit.paragraph
-                parts = _split(texts[place], unit.begin, unit.end, level)
-                following += [
-                    (place, _Unit(*part, paragraph=paragraph)) for part in itertools.pairwise(parts)
-                ]
-        pending, level = following, level + 1
-    return [_together(text, sorted(units), room) for text, units in zip(texts, fitting, strict=True)]
+                paragraph = begin if level == 1 else paragraph
+                parts = itertools.pairwise(_split(texts[place], begin, end, level))
+                pending += [(place, *part, paragraph) for part in parts]
+        level += 1
+    # Neighbours join, as many as fit; but not the end of a long paragraph with what comes after it.
+    passages: list[list[tuple[int, int, int, int]]] = [[] for _ in texts]
+    for place, begin, end, paragraph, tokens in sorted(fitting):
+        joined = passages[place]
+        if joined and joined[-1][2] == paragraph and joined[-1][3] + tokens <= room:
+            begin, _, _, before = joined.pop()
+            tokens += before
+        joined.append((begin, end, paragraph, tokens))
+    cut = [
+        [text[begin:end].strip() for begin, end, *_ in of] for text, of in zip(texts, passages, strict=True)
+    ]
+    return [[passage for passage in of_text if passage] for of_text in cut]
 
 
 def _split(text: str, begin: int, end: int, level: int) -> list[int]:
@@ -85,18 +83,6 @@ def _split(text: str, begin: int, end: int, level: int) -> list[int]:
         inside = [begin + word for word in words if begin < begin + word < end]
         places = [min(inside, key=lambda word: abs(word - middle), default=middle)]
     return sorted({begin, *places, end})
-
-
-def _together(text: str, units: list[_Unit], room: int) -> list[str]:
-    """Join neighbours, as many as fit; but not the end of a long paragraph with what comes after it."""
-    passages: list[_Unit] = []
-    for unit in units:
-        before = passages[-1] if passages else None
-        if before and before.paragraph == unit.paragraph and before.tokens + unit.tokens <= room:
-            passages[-1] = before._replace(end=unit.end, tokens=before.tokens + unit.tokens)
-        else:
-            passages.append(unit)
-    return [passage for unit in passages if (passage := text[unit.begin : unit.end].strip())]
 
 
 EMBEDDINGS, PASSAGES, DESCRIPTION = "embeddings.npy", "documents.jsonl", "index.json"
