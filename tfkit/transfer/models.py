@@ -11,7 +11,7 @@ import numpy as np
 
 from tfkit.data.splits import Splits
 from tfkit.environment import stack
-from tfkit.errors import CheckError, RunError
+from tfkit.errors import RunError
 from tfkit.hub.encoders import Encoder, freeze
 from tfkit.metrics import Evaluation, evaluate, evaluation, to_probabilities
 from tfkit.run import Run
@@ -200,17 +200,12 @@ def whole_model(
       A batch of examples to logits float32 [batch, classes].
 
     Raises:
-      CheckError: the backbone was to be trained and has nothing that can be.
+      HubError: the backbone was to be trained and has nothing that can be.
     """
     # A hub.KerasLayer computes in what it was exported in.
     with _policy(precision if backbone.stages else "float32"):
         inputs, features = backbone.graph(spec, trainable=trainable)
     model = stack.keras.Model(inputs, top.logits(features, classes))
-    of_top = stack.keras.Model(features, model.output).trainable_variables
-    if trainable != "none" and len(model.trainable_variables) <= len(of_top):
-        raise CheckError(
-            f"{backbone.handle} has no trainable weights: fine-tuning would train the head alone."
-        )
     if head is not None and len(head.weights) == len(model.weights):
         model.set_weights(head.get_weights())
     elif head is not None:
