@@ -85,7 +85,7 @@ class ImageModel(Bundled):
         from tfkit.hub import networks
 
         model = networks.efficientnet_lite0(image_size=image_size)
-        weights.assign(model, _torch_tensors(self.weights_path()), networks.lite0_name, title=self.name)
+        weights.assign(model, _torch_tensors(self.weights_path()), networks.lite0_layers(), title=self.name)
         return model
 
     def export(self, folder: Path) -> None:
@@ -145,7 +145,7 @@ class TextModel(Bundled):
         tensors = load_file(self.weights_path())
         if rows is not None:
             tensors[networks.WORDS] = tensors[networks.WORDS][rows]
-        weights.assign(model, tensors, networks.minilm_name, title=self.name)
+        weights.assign(model, tensors, networks.MINILM_LAYERS, title=self.name)
         return model
 
     def export(self, folder: Path) -> None:

@@ -7,12 +7,10 @@ Every layer is one that pruning, clustering and quantization can look at.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import Any
 
 from tfkit.environment.stack import keras, tf
-from tfkit.hub.weights import keras_name
 from tfkit.text.layers import MaskedMean
 
 _STAGES = (
@@ -25,10 +23,10 @@ _STAGES = (
     (4, 5, 2, 6, 192),
     (1, 3, 1, 6, 320),
 )
-_LITE_LAYERS = {
-    "_conv_stem": "stem_conv", "_bn0": "stem_bn", "_conv_head": "top_conv", "_bn1": "top_bn",
-    "block_expand_conv": "expand_conv", "block_bn0": "expand_bn", "block_depthwise_conv": "dwconv",
-    "block_bn1": "dw_bn", "block_project_conv": "project_conv", "block_bn2": "project_bn",
+_LITE_LAYERS = {"_conv_stem": "stem_conv", "_bn0": "stem_bn", "_conv_head": "top_conv", "_bn1": "top_bn"}
+_LITE_BLOCK = {
+    "_expand_conv": "expand_conv", "_bn0": "expand_bn", "_depthwise_conv": "dwconv", "_bn1": "dw_bn",
+    "_project_conv": "project_conv", "_bn2": "project_bn",
 }  # fmt: skip
 
 
@@ -60,20 +58,13 @@ def efficientnet_lite0(*, image_size: int | None = None) -> keras.Model:
     return keras.Model(inputs, layers.GlobalAveragePooling2D(name="features")(x), name="efficientnet_lite0")
 
 
-def lite0_name(name: str) -> str | None:
-    """Return where a tensor of the torch port of EfficientNet-Lite0 goes; see `tfkit.hub.weights.assign`."""
-    match = re.fullmatch(r"(?:_blocks\.(\d+)\.)?(\w+)\.(\w+)", name)
-    if match is None:
-        return None
-    block, part, kind = match.groups()
-    if kind == "num_batches_tracked" or part == "_fc":
-        return ""
-    layer = _LITE_LAYERS.get(part if block is None else f"block{part}")
-    names = [name for name, *_ in _blocks()]
-    if layer is None or int(block or 0) >= len(names):
-        return None
-    layer = layer if block is None else f"{names[int(block)]}_{layer}"
-    return f"{layer}/{keras_name(kind, layer)}"
+def lite0_layers() -> dict[str, str]:
+    """Return where the tensors of the torch port of EfficientNet-Lite0 go; see `tfkit.hub.weights.assign`."""
+    layers = {r".*\.num_batches_tracked|_fc\.(weight|bias)": ""}
+    layers |= {rf"{part}\.(\w+)": layer for part, layer in _LITE_LAYERS.items()}
+    for i, (name, *_) in enumerate(_blocks()):
+        layers |= {rf"_blocks\.{i}\.{part}\.(\w+)": f"{name}_{layer}" for part, layer in _LITE_BLOCK.items()}
+    return layers
 
 
 def _blocks() -> Iterator[tuple[str, int, int, int, int]]:
@@ -102,7 +93,7 @@ POSITIONS = 512
 _WIDTH, _INNER, _BLOCKS, _HEADS = 384, 1536, 6, 12
 WORDS = "embeddings.word_embeddings.weight"
 """The checkpoint's name of the vectors of the pieces."""
-_MINILM_LAYERS = {
+MINILM_LAYERS = {
     r"embeddings\.word_embeddings\.weight": "words/embeddings",
     r"embeddings\.position_embeddings\.weight": "places/positions",
     r"embeddings\.token_type_embeddings\.weight": "places/types",
@@ -115,6 +106,7 @@ _MINILM_LAYERS = {
     r"encoder\.layer\.(\d)\.output\.LayerNorm\.(weight|bias)": r"layer\1_outer_norm",
     r"embeddings\.position_ids|pooler\.dense\.(weight|bias)": "",
 }
+"""Where the tensors of all-MiniLM-L6-v2 go; see `tfkit.hub.weights.assign`."""
 
 
 def minilm(
@@ -156,16 +148,6 @@ def minilm(
         x = _layer_norm(layers.Add(name=f"{name}_outer_add")([outer, x]), f"{name}_outer")
     mean = MaskedMean(name="mean")(x, mask=input_mask)
     return x, layers.UnitNormalization(name="sentence")(mean)
-
-
-def minilm_name(name: str) -> str | None:
-    """Return where a tensor of all-MiniLM-L6-v2 goes; see `tfkit.hub.weights.assign`."""
-    for pattern, layer in _MINILM_LAYERS.items():
-        if match := re.fullmatch(pattern, name):
-            place = match.expand(layer)
-            named = "/" in place or not place
-            return place if named else f"{place}/{keras_name(match[match.lastindex or 0], place)}"
-    return None
 
 
 def _layer_norm(x: Any, name: str) -> Any:
