@@ -123,7 +123,7 @@ class Document(NamedTuple):
     """All of it."""
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Index:
     """Find passages of documents by meaning.
 

@@ -189,7 +189,7 @@ class Documents(NamedTuple):
 
     @property
     def fingerprint(self) -> str:
-        """Digest of all names and texts."""
+        """Return the digest of all names and texts."""
         return files.digest_of(*map(tuple, self.documents))
 
 
