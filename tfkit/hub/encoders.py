@@ -155,6 +155,13 @@ class Part:
 class Encoder(Part, abc.ABC):
     """A verified pretrained model that turns images or texts into vectors.
 
+    Attributes:
+      handle: as the user wrote it.
+      path: a SavedModel folder, whole.
+      digest: of its content, and of all else that its vectors depend on.
+      interface: how it is called.
+      feature_size: numbers in a vector; 0 where the model gives none.
+
     Example:
       >>> encoder = load_model("efficientnet-lite0").check(image_size=96)  # doctest: +SKIP
       >>> encoder.layer()(images).shape  # doctest: +SKIP

@@ -139,10 +139,13 @@ class Index:
     """
 
     encoder: Encoder
+    """Of the questions."""
     vectors: np.ndarray
+    """float32 [passages, d], each of length 1."""
     lines: Sequence[bytes]
     """Those of documents.jsonl."""
     description: dict[str, Any]
+    """What index.json holds, but for the digests."""
 
     @classmethod
     def build(cls, documents: Sequence[Document], encoder: Encoder, *, fingerprint: str = "") -> Index:
