@@ -26,7 +26,7 @@ from tfkit.compression.sources import saved
 from tfkit.data.splits import draw
 from tfkit.environment import stack
 from tfkit.litert.interpreter import opened
-from tfkit.transfer.load import load
+from tfkit.transfer.train import load
 
 
 def static_int8(model: bytes, examples: list[np.ndarray]) -> bytes:

@@ -92,7 +92,7 @@ def export(folder: Path) -> Path:
 
     backbone = hub.load_model("efficientnet-lite0").check()
     splits = data.load_images("digits", image_size=backbone.native_size)
-    model = models.whole_model(backbone, 10, spec=splits.spec, learning_rate=1.0, steps=1, trainable="none")
+    model = models.whole_model(backbone, classes=10, spec=splits.spec, top=models.plain_top())
     with stack.traced_for_saving():
         module = image_module(model, splits, logits=gives_logits(model))
     tf.saved_model.save(module, str(folder / "saved_model"), signatures={"serving_default": module.serve})

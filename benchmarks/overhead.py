@@ -48,10 +48,9 @@ def conversion(*, anew: bool) -> tuple[float, float]:
 def first_step(*, prepared: bool) -> tuple[float, float]:
     model = models.whole_model(
         hub.load_model("efficientnet-lite0"),
-        10,
+        classes=10,
         spec=tf.TensorSpec([64, 64, 3]),
-        learning_rate=1e-3,
-        steps=1,
+        top=models.plain_top(1e-3),
         trainable="all",
     )
     images, labels = np.zeros([8, 64, 64, 3], np.float32), np.zeros([8], np.int64)

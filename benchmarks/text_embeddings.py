@@ -47,7 +47,7 @@ def main() -> None:
 def contest(name: str, texts: list[str], rounds: int) -> dict[str, Any]:
     """Both ways in turn, round after round; prints a row a way."""
     from tfkit import hub
-    from tfkit.hub.engines import TextEngines
+    from tfkit.hub.features import TextEngines
 
     encoder = hub.load_model("minilm-l6-v2").check()
     lengths = encoder.tokenizer.ids(texts).row_lengths().numpy()
@@ -55,15 +55,12 @@ def contest(name: str, texts: list[str], rounds: int) -> dict[str, Any]:
     stock = stock_way(encoder)
     kind = TextEngines(encoder)
     began = time.perf_counter()
-    with kind.choose(content[:4], engine="auto") as chosen:
+    with kind.choose(content[:4], engine="auto") as (ours, how):
         ready = time.perf_counter() - began
         ways: dict[str, Callable[[], np.ndarray]] = {
             "stock": lambda: stock(texts),
-            f"tfkit ({chosen.engine})": lambda: np.concatenate(
-                [
-                    chosen.compute(content[i : i + kind.batch_size])
-                    for i in range(0, len(content), kind.batch_size)
-                ]
+            f"tfkit ({how['engine']})": lambda: np.concatenate(
+                [ours(content[i : i + kind.batch_size]) for i in range(0, len(content), kind.batch_size)]
             ),
         }
         vectors = {way: compute() for way, compute in ways.items()}  # warm

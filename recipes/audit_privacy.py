@@ -20,7 +20,7 @@ from tfkit.settings.options import AuditConfig
 
 @dataclass(frozen=True, kw_only=True)
 class Config(AuditConfig):
-    """Which run, and with what. --run-dir names the run that is attacked; its model and settings stay as they are."""
+    """Say which run, and with what: --run-dir is attacked; its model and settings stay as they are."""
 
 
 def run(config: Config) -> Run:

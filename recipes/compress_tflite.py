@@ -19,7 +19,7 @@ from tfkit.settings.options import CompressConfig
 
 @dataclass(frozen=True, kw_only=True)
 class Config(CompressConfig):
-    """Which model, what is done to it, and what the result must keep to."""
+    """Say which model, what is done to it, and what the result must keep to."""
 
 
 def run(config: Config) -> Run:

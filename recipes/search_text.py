@@ -19,7 +19,7 @@ from tfkit.settings.options import SearchConfig
 
 @dataclass(frozen=True, kw_only=True)
 class Config(SearchConfig):
-    """Which documents, which encoder, which questions."""
+    """Say which documents, which encoder, which questions."""
 
 
 def run(config: Config) -> Run:
@@ -41,15 +41,10 @@ def run(config: Config) -> Run:
 
 def closing_lines(run: Run) -> list[str]:
     """Return what was found, and where the index is."""
-    from tfkit.searching import Hit
     from tfkit.searching.search import format_hits
 
     answers = json.loads((run.path / HITS).read_text())["answers"]
-    lines = [
-        line
-        for answer in answers
-        for line in format_hits(answer["query"], [Hit(**hit) for hit in answer["hits"]])
-    ]
+    lines = [line for answer in answers for line in format_hits(answer["query"], answer["hits"])]
     index = run.path / INDEX
     return [
         *lines,

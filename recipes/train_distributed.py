@@ -18,7 +18,7 @@ from tfkit.transfer.train import WholeModelSettings, train_classifier
 
 @dataclass(frozen=True, kw_only=True)
 class Config(WholeModelSettings):
-    """What to train, on what, for how long."""
+    """Say what to train, on what, for how long."""
 
 
 def run(config: Config) -> Run:

@@ -18,7 +18,7 @@ from tfkit.transfer.train import PrivateSettings, train_classifier
 
 @dataclass(frozen=True, kw_only=True)
 class Config(PrivateSettings):
-    """What to train on, from which model, and how private."""
+    """Say what to train on, from which model, and how private."""
 
 
 def run(config: Config) -> Run:

@@ -17,7 +17,7 @@ from tfkit.transfer.train import ImageSettings, train_classifier
 
 @dataclass(frozen=True, kw_only=True)
 class Config(ImageSettings):
-    """What to train on, from which backbone, for how long."""
+    """Say what to train on, from which backbone, for how long."""
 
 
 def run(config: Config) -> Run:

@@ -18,7 +18,7 @@ from tfkit.transfer.train import TextSettings, train_classifier
 
 @dataclass(frozen=True, kw_only=True)
 class Config(TextSettings):
-    """What to train on, from which encoder, for how long."""
+    """Say what to train on, from which encoder, for how long."""
 
 
 def run(config: Config) -> Run:

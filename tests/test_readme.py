@@ -22,7 +22,7 @@ BLOCKS = re.findall(r"^```(sh|python)\n(.*?)^```$", README, flags=re.DOTALL | re
 # What needs more than one machine, a scheduler, or half an hour: the test that runs it instead, or why none does.
 ELSEWHERE = {
     "uv run pytest": "this is it",
-    "https://": "tests/hub/test_resolver.py",
+    "https://": "tests/hub/test_fetch.py",
     "--hosts": "tests/distribution/test_launcher.py",
     "srun": "tests/distribution/test_slurm.py",
     "--engine ray": "tests/distribution/test_ray_engine.py",

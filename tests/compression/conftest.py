@@ -107,7 +107,7 @@ def classifier():
     features = hub.extract(backbone, splits).splits.source.read(train)
     # Solved and not trained step by step: the same head in every process, without a seed.
     solved = LogisticRegression(C=0.01, max_iter=2000).fit(features, splits.source.labels[train])
-    head = models.head(features.shape[1], 10, learning_rate=1e-2, steps=1)
+    head = models.head(features.shape[1], 10, models.plain_top())
     head.layers[-1].set_weights([solved.coef_.T.astype(np.float32), solved.intercept_.astype(np.float32)])
 
     pixels = keras.Input([SIZE, SIZE, 3])

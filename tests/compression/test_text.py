@@ -24,7 +24,7 @@ from tfkit.settings.options import CompressConfig
 from tfkit.text.tokenizers import WordPiece
 from tfkit.text.vocabulary import build
 from tfkit.training import export
-from tfkit.transfer.light import light
+from tfkit.transfer.models import light, plain_top
 
 HARD = (
     b"", b" \n\t ", b"\x00", b"a\x00b\x00", b"\xff\xfe\xc3 broken \xe2\x82", b"\xed\xa0\x80", b"x" * 100_000,
@@ -87,7 +87,7 @@ def splits():
 def model(splits):
     x, y = splits.source.texts[:-500], splits.source.labels[:-500]
     tokenizer = WordPiece(vocabulary=build(x, size=1500), max_length=96)
-    model = light(tokenizer, 3, learning_rate=1e-2, steps=10 * (len(x) // 32 + 1), dimension=32)
+    model = light(tokenizer, 3, plain_top(1e-2, 10 * (len(x) // 32 + 1)), dimension=32)
     model.fit(tf.data.Dataset.from_tensor_slices((x, y)).batch(32), epochs=10, verbose=0)
     return model
 

@@ -308,7 +308,7 @@ def test_private_training_does_not_look(tmp_path):
     """What the images use tells of single ones: the recipe takes the declared depth, tfkit.fit refuses."""
     from recipes import train_private
     from tfkit.privacy import DPSGD
-    from tfkit.transfer.load import load
+    from tfkit.transfer.train import load
 
     scans(tmp_path)
     assert load(train_private.Config(data_dir=tmp_path), global_batch_size=1)[1].pixel_range[:2] == FULL_RANGE

@@ -17,14 +17,16 @@ def empty_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("TFKIT_CACHE", str(tmp_path / "cache"))
 
 
+IMAGES = tf.TensorSpec((None, None, None, 3), tf.float32, name="image")
+
+
 def export(
-    folder, call, *, variables=(), trainable=None, listed=True, image=(None, None, None, 3), training=True
+    folder, call, spec=IMAGES, *, variables=(), trainable=None, listed=True, modes=(False, True), **held
 ):
-    """Write a SavedModel of `call(image, training=...)` the way TF Hub publishes them."""
-    spec = tf.TensorSpec(image, tf.float32, name="image")
-    module = tf.train.Checkpoint(held=list(variables))
+    """Write a SavedModel of `call(spec, training=...)` as TF Hub publishes them; listed=False as tf.Module does."""
+    module = tf.train.Checkpoint(kept=list(variables), **held)
     module.__call__ = tf.function(call)
-    for mode in (False, True) if training else (None,):
+    for mode in modes or (None,):
         module.__call__.get_concrete_function(spec, **({} if mode is None else {"training": mode}))
     if listed:
         module.variables = list(variables)

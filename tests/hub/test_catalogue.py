@@ -49,14 +49,12 @@ def test_where_a_handle_leads(handle, road, location):
         (KAGGLE, "no variation"),
         ("google/mobilenet-v2/tfLite/100-224/1", "tensorFlow2 variation"),
         ("minilm-l6", "minilm-l6-v2"),
+        ("no/such/folder", "no/such/folder"),
     ],
 )
-def test_what_cannot_be_understood(tmp_path, handle, words):
+def test_what_cannot_be_understood(handle, words):
     with pytest.raises(HubError, match=words):
         parse(handle)
-    (tmp_path / "my_model").mkdir()
-    with pytest.raises(HubError, match=f"nearest: {tmp_path}/my_model"):
-        hub.load_model(tmp_path / "my_modle")
 
 
 def test_a_folder_named_as_a_bundled_model_needs_a_path(tmp_path, monkeypatch):
@@ -89,19 +87,16 @@ def test_a_scheme_that_tensorflow_cannot_read():
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "words"),
+    ("name", "content"),
     [
-        ("model.tflite", b"\x1c\0\0\0TFL3" + bytes(100), "TFLite"),
-        ("model.bin", b"\x1c\0\0\0TFL3" + bytes(100), "TFLite"),
-        ("saved_model.pb", b"\x08\x01", "give the folder"),
-        ("model.pth", b"PK\x03\x04", "PyTorch"),
-        ("notes.txt", b"hello", "neither a SavedModel folder nor"),
-        ("page.tar.gz", b"  <html>", "web page"),
+        ("model.tflite", b"\x1c\0\0\0TFL3" + bytes(100)),
+        ("saved_model.pb", b"\x08\x01"),
+        ("page.tar.gz", b"  <html>"),
     ],
 )
-def test_files_of_other_kinds(tmp_path, name, content, words):
+def test_files_of_other_kinds(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(HubError, match=words):
+    with pytest.raises(HubError, match=rf"{name}[\s\S]*a folder, or a \.tar\.gz"):
         hub.load_model(tmp_path / name)
 
 

@@ -99,31 +99,24 @@ def test_neither_callable_nor_a_signature(models):
     assert "neither be called nor" in problems(hub.load_model(models / "checkpoint"))
 
 
-def test_a_text_encoder(models):
-    module = tf.train.Checkpoint()
-    module.__call__ = tf.function(
-        lambda text: tf.one_hot(tf.strings.length(text), 8),
-        input_signature=[tf.TensorSpec((None,), tf.string)],
-    )
-    tf.saved_model.save(module, str(models / "text"))
+def test_a_text_encoder(models, tools):
+    strings = tf.TensorSpec((None,), tf.string)
+    tools.export(models / "text", lambda text: tf.one_hot(tf.strings.length(text), 8), strings, modes=())
     backbone = hub.load_model(models / "text", modality="images")
     assert backbone.feature_size == 8
     message = problems(backbone, image_size=224, trainable=True)
-    assert all(words in message for words in ("takes texts", "recipes.transfer_text", "0 trainable weights"))
+    assert all(words in message for words in ("string", "recipes.transfer_text", "0 trainable weights"))
     assert (backbone.native_size, backbone.notes) == (0, ())
 
 
-def test_several_inputs(models):
-    module = tf.train.Checkpoint()
-    spec = tf.TensorSpec((None, 4), tf.int32)
-    module.__call__ = tf.function(
-        lambda inputs: tf.cast(inputs["ids"] * inputs["mask"], tf.float32),
-        input_signature=[{"ids": spec, "mask": spec}],
-    )
-    tf.saved_model.save(module, str(models / "dict"))
-    assert "takes ids int32 [?, 4], mask int32 [?, 4], not one batch" in problems(
-        hub.load_model(models / "dict")
-    )
+def test_several_inputs(models, tools):
+    ids = tf.TensorSpec((None, 4), tf.int32)
+
+    def call(inputs):
+        return tf.cast(inputs["ids"] * inputs["mask"], tf.float32)
+
+    model = hub.load_model(tools.export(models / "dict", call, {"ids": ids, "mask": ids}, modes=()))
+    assert "takes ids int32 [?, 4], mask int32 [?, 4], not one batch" in problems(model)
 
 
 @pytest.mark.parametrize(
@@ -139,17 +132,18 @@ def test_other_inputs(models, tools, image, words):
     def call(image, training=False):
         return tf.reshape(tf.reduce_mean(image, axis=1, keepdims=True), (-1, 1)) @ tf.ones((1, 4))
 
-    folder = tools.export(models / f"input{'x'.join(map(str, image))}", call, image=image)
+    spec = tf.TensorSpec(image, tf.float32, name="image")
+    folder = tools.export(models / f"input{'x'.join(map(str, image))}", call, spec)
     assert words in problems(hub.load_model(folder), image_size=32)
 
 
 def test_other_outputs(models, tools):
     maps = tools.export(models / "maps", lambda image, training=False: image[:, ::2, ::2])
-    assert "[?, ?, ?, 3], not a feature vector" in problems(hub.load_model(maps), image_size=32)
+    assert "[?, ?, ?, 3]: not plainly a feature vector" in problems(hub.load_model(maps), image_size=32)
     many = tools.export(
         models / "many", lambda image, training=False: {"a": image[:, 0, 0], "b": image[:, 1, 1]}
     )
-    assert "plainly the feature vector" in problems(hub.load_model(many), image_size=32)
+    assert "not plainly a feature vector" in problems(hub.load_model(many), image_size=32)
 
 
 def test_the_conventional_one_of_several_outputs_is_taken(models, tools):
@@ -176,7 +170,8 @@ def test_a_feature_size_that_the_model_does_not_state_is_measured(models, tools)
 
 
 def test_all_problems_come_at_once(models, tools):
-    folder = tools.export(models / "bad", lambda image, training=False: image, image=(None, 20, 20, 3))
+    spec = tf.TensorSpec((None, 20, 20, 3), tf.float32, name="image")
+    folder = tools.export(models / "bad", lambda image, training=False: image, spec)
     message = problems(hub.load_model(folder), image_size=32, trainable=True)
     assert message.count("\n  - ") == 3
 

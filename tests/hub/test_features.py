@@ -5,12 +5,13 @@ import dataclasses
 import numpy as np
 import pytest
 
+from tests.hub.conftest import export
 from tfkit import data, hub
 from tfkit.environment import files
 from tfkit.environment.stack import tf
 from tfkit.errors import CheckError, DataError, UsageError
 from tfkit.hub import extract
-from tfkit.hub.features import FeatureSource
+from tfkit.hub import features as hub_features
 
 SIZE = 64
 
@@ -63,17 +64,11 @@ def small_model(tmp_path_factory):
     def make(name, call):
         weight = tf.Variable(tf.ones(()), name="weight")
 
-        @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.float32, name="image")])
-        def weighted(image):
+        def weighted(image, training=False):
             return call(image * weight)
 
-        module = tf.train.Checkpoint(weight=weight)
-        module.__call__ = weighted
-        module.variables = module.trainable_variables = [weight]
-        module.regularization_losses = []
         folder = tmp_path_factory.mktemp("models") / name
-        tf.saved_model.save(module, str(folder))
-        return hub.load_model(folder)
+        return hub.load_model(export(folder, weighted, variables=[weight]))
 
     return make
 
@@ -207,10 +202,11 @@ def test_a_feature_that_is_not_finite_names_its_image(small_model, images, engin
         extract(backbone, splits_of(images), engine=engine, batch_size=8)
 
 
-def test_what_does_not_fit_in_memory_is_read_from_the_file(backbone, splits):
+def test_what_does_not_fit_in_memory_is_read_from_the_file(backbone, splits, monkeypatch):
     extraction = extract(backbone, splits)
     path = files.cache_dir("features") / extraction.splits.source.fingerprint / "features.npy"
-    from_file = FeatureSource(path, splits.source, size=1280, fingerprint="", in_memory=0)
+    monkeypatch.setattr(hub_features, "IN_MEMORY", 0)
+    from_file = hub_features.FeatureSource(path, splits.source, fingerprint="")
     for indices in ([3], [44, 0, 17, 17], []):
         indices = np.array(indices, np.int64)
         np.testing.assert_array_equal(from_file.read(indices), extraction.splits.source.read(indices))

@@ -126,9 +126,7 @@ def test_content_that_is_no_whole_safe_model(check_refused, archive, hub_model, 
     ],
 )
 def test_a_transfer_that_fails(check_refused, tools, answer, words, options):
-    start = time.monotonic()
     check_refused(answer(tools.reply), *words, **options)
-    assert time.monotonic() - start < 4
 
 
 @pytest.fixture
@@ -218,14 +216,6 @@ def test_sha256_is_compared_with_a_cached_model_too(server, archive, tools):
     assert whole.path.exists()
 
 
-def test_nobody_listens(server, tmp_path):
-    url = server.serve()
-    server.close()
-    with pytest.raises(HubError, match="refused"):
-        resolve(url)
-    assert leftovers(tmp_path) == []
-
-
 @pytest.mark.parametrize("damage", ["weights", "note"])
 def test_a_damaged_entry_is_fetched_again(server, archive, tools, damage):
     url = server.serve(tools.reply(archive))
@@ -285,14 +275,6 @@ def extract(tmp_path, content, **limits):
     path.write_bytes(content)
     unpack(path, tmp_path / "out", name="the model", **limits)
     return tmp_path / "out"
-
-
-def test_contents_come_out(tmp_path, tools):
-    out = extract(tmp_path, tools.tar([("./", None), ("a/b", b"1"), ("c", b"")]))
-    assert {path.name: path.read_bytes() for path in out.rglob("*") if path.is_file()} == {
-        "b": b"1",
-        "c": b"",
-    }
 
 
 @pytest.mark.parametrize(

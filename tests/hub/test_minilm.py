@@ -11,7 +11,7 @@ from tfkit.environment import packages
 from tfkit.environment.stack import keras, tf
 from tfkit.errors import HubError
 from tfkit.hub import bundled
-from tfkit.hub.networks import minilm_name
+from tfkit.hub.networks import MINILM_LAYERS
 from tfkit.hub.weights import assign
 
 MODEL = bundled.MODELS["minilm-l6-v2"]
@@ -174,7 +174,7 @@ def test_other_weights_are_refused():
     tensors["encoder.layer.3.output.dense.weight"] = np.zeros((384, 384), np.float32)
     tensors["encoder.layer.6.output.dense.bias"] = tensors.pop("encoder.layer.5.output.dense.bias")
     with pytest.raises(HubError, match=r"\(3 faults\)"):
-        assign(MODEL.functional(), tensors, minilm_name, title="MiniLM")
+        assign(MODEL.functional(), tensors, MINILM_LAYERS, title="MiniLM")
 
 
 def test_missing_package_does_not_bring_pytorch(monkeypatch):

@@ -10,7 +10,7 @@ import pytest
 
 from tfkit.errors import HubError
 from tfkit.hub import weights
-from tfkit.hub.networks import efficientnet_lite0, lite0_name
+from tfkit.hub.networks import efficientnet_lite0, lite0_layers
 
 MAGIC = 0x1950A86A20F9469CFC6C
 
@@ -150,6 +150,6 @@ def test_every_cut_is_noticed(tmp_path):
 def test_weights_that_do_not_fit_are_refused():
     wrong = {"surplus": np.zeros(3), "_bn0.weight": np.full(32, np.nan), "_bn0.bias": np.zeros(3)}
     with pytest.raises(HubError) as error:
-        weights.assign(efficientnet_lite0(image_size=32), wrong, lite0_name, title="Lite0")
+        weights.assign(efficientnet_lite0(image_size=32), wrong, lite0_layers(), title="Lite0")
     for fault in ("surplus is not known", "_bn0.weight has values", "_bn0.bias has shape"):
         assert fault in str(error.value)

@@ -17,7 +17,7 @@ from recipes.search_text import Config
 from tfkit import hub
 from tfkit.errors import DataError, HubError, RunError
 from tfkit.run import Run
-from tfkit.searching import Document, Index, documents, load_documents
+from tfkit.searching import Document, Index, load_documents
 
 ROOT = Path(__file__).parents[2]
 FILLER = "The weather was mild. " * 60
@@ -159,7 +159,7 @@ def test_a_table_and_the_embedded_documents(tmp_path):
     assert found.documents[0].text == "Dear all,\nthe lift is out of order."
     with pytest.raises(DataError, match="has no column 'text'"):
         load_documents(path, text_column="text")
-    embedded = load_documents(documents.EMBEDDED).documents
+    embedded = load_documents("docstrings").documents
     assert len(embedded) > 1000
     assert len({document.name for document in embedded}) == len(embedded)
 
@@ -193,13 +193,8 @@ def test_killed_it_leaves_no_half_index_and_the_next_makes_it(tmp_path):
     for number in range(300):
         (texts / f"{number}.txt").write_text(f"Document {number} is about the number {number}. " * 40)
     words = ["-m", "recipes.search_text", "--data-dir", str(texts), "--run-dir", str(tmp_path / "run")]
-    process = subprocess.Popen(
-        [sys.executable, *words],
-        cwd=ROOT,
-        env=os.environ,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    command, quiet = [sys.executable, *words], {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen(command, cwd=ROOT, env=os.environ, **quiet)
     deadline = time.monotonic() + 120
     while not (tmp_path / "run" / "config.yaml").is_file() and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -10,13 +10,13 @@ from tfkit.errors import UsageError
 from tfkit.text.layers import on_device, on_ids
 from tfkit.text.tokenizers import WordPiece
 from tfkit.text.vocabulary import build
-from tfkit.transfer.light import light
+from tfkit.transfer.models import light, plain_top
 
 
 @pytest.fixture(scope="module", params=[None, 40])
 def model(request, english):
     tokenizer = WordPiece(vocabulary=build(english[0][:200], size=500), max_length=40)
-    return light(tokenizer, 3, learning_rate=1e-2, steps=10, length=request.param)
+    return light(tokenizer, 3, plain_top(1e-2, 10), length=request.param)
 
 
 def test_one_string_as_in_a_batch(model, english, hard):

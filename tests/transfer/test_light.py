@@ -12,8 +12,7 @@ from tfkit.privacy import problems
 from tfkit.privacy.clipping import clipped_sum
 from tfkit.text.tokenizers import WordPiece
 from tfkit.text.vocabulary import build
-from tfkit.transfer.light import light
-from tfkit.transfer.models import private_top
+from tfkit.transfer.models import light, plain_top, private_top
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +42,7 @@ def test_it_learns(texts, tokenizer):
     x, y = texts
     cut = int(len(x) * 0.7)
     keras.utils.set_random_seed(0)
-    model = light(tokenizer, 2, learning_rate=1e-2, steps=20 * (cut // 32 + 1))
+    model = light(tokenizer, 2, plain_top(1e-2, 20 * (cut // 32 + 1)))
     train = tf.data.Dataset.from_tensor_slices((x[:cut], y[:cut])).batch(32)
     model.fit(train, epochs=20, verbose=0)
     accuracy = (model(tf.constant(x[cut:])).numpy().argmax(1) == y[cut:]).mean()
@@ -51,23 +50,23 @@ def test_it_learns(texts, tokenizer):
 
 
 def test_padding_is_no_word(texts, tokenizer):
-    model = light(tokenizer, 2, learning_rate=1e-2, steps=1)
+    model = light(tokenizer, 2, plain_top(1e-2))
     short, long = "a mean", texts[0][0]
     np.testing.assert_allclose(
         model(tf.constant([short, long]))[0], model(tf.constant([short]))[0], atol=1e-6
     )
-    filled = light(tokenizer, 2, learning_rate=1e-2, steps=1, length=64)
+    filled = light(tokenizer, 2, plain_top(1e-2), length=64)
     filled.set_weights(model.get_weights())
     np.testing.assert_allclose(filled(tf.constant([short])), model(tf.constant([short])), atol=1e-6)
 
 
 def test_an_epsilon_holds_for_it_with_rows_of_one_length(tokenizer):
-    assert problems(light(tokenizer, 2, learning_rate=1e-2, steps=1, length=64)) == []
+    assert problems(light(tokenizer, 2, plain_top(1e-2), length=64)) == []
 
 
 def test_its_private_gradients_are_those_of_each_text_alone(texts, tokenizer):
     """Of strings, with an embedding whose rows meet in a text, and again in another one."""
-    model = light(tokenizer, 2, learning_rate=1e-2, steps=1, length=64, top=private_top())
+    model = light(tokenizer, 2, private_top(1e-2), length=64)
     # A head of zeros, as it begins, would hide the embedding's gradient.
     model.layers[-1].set_weights([np.random.default_rng(0).normal(size=(64, 2)).astype(np.float32)])
     strings, labels = tf.constant([*texts[0][:5], texts[0][0]]), tf.constant([0, 1, 0, 1, 1, 1])
@@ -89,13 +88,3 @@ def test_its_private_gradients_are_those_of_each_text_alone(texts, tokenizer):
     np.testing.assert_allclose(found.norms, norms, rtol=1e-4)
     for ours, theirs in zip(found.gradients, expected, strict=True):
         np.testing.assert_allclose(tf.convert_to_tensor(ours), theirs, atol=1e-5)
-
-
-def test_it_is_made_and_trained_by_replicas(texts, tokenizer):
-    x, y = texts
-    strategy = tf.distribute.OneDeviceStrategy("CPU:0")
-    with strategy.scope():
-        model = light(tokenizer, 2, learning_rate=1e-2, steps=2)
-    before = model.get_weights()[0]
-    model.fit(tf.data.Dataset.from_tensor_slices((x[:32], y[:32])).batch(16), epochs=1, verbose=0)
-    assert not np.allclose(before, model.get_weights()[0])

@@ -23,8 +23,8 @@ def images(count=8):
 
 
 def whole(backbone, trainable, **changes):
-    settings = {"spec": SPEC, "learning_rate": 1e-3, "steps": 4, "trainable": trainable} | changes
-    return models.whole_model(backbone, 3, **settings)
+    top = models.plain_top(1e-3, 4)
+    return models.whole_model(backbone, classes=3, spec=SPEC, top=top, trainable=trainable, **changes)
 
 
 @pytest.mark.parametrize(("trainable", "changed"), [("none", 0.0), ("top", 0.5), ("all", 1.0)])
@@ -48,7 +48,7 @@ def test_training_changes_what_it_may_and_no_statistics(backbone, trainable, cha
 
 
 def test_the_whole_model_starts_where_the_head_ended(backbone):
-    head = models.head(backbone.feature_size, 3, learning_rate=1e-3, steps=1)
+    head = models.head(backbone.feature_size, 3, models.plain_top(1e-3))
     features = backbone.functional(image_size=SIZE)(images())
     expected = head(features).numpy()
     for trainable in ("none", "all"):
@@ -90,9 +90,8 @@ def test_a_hub_layer_sees_the_range_it_expects(backbone, tmp_path):
 
     tf.saved_model.save(Brightness(), str(tmp_path / "model"))
     resolved = hub.load_model(str(tmp_path / "model"), input_range=(0, 255))
-    model = models.whole_model(
-        resolved, 2, spec=SPEC, learning_rate=0.1, steps=1, trainable="all", top=models.plain_top(0.0)
-    )
+    top = models.plain_top(0.1, dropout=0.0)
+    model = models.whole_model(resolved, classes=2, spec=SPEC, trainable="all", top=top)
     features = keras.Model(model.input, model.get_layer(models.CLASSIFIER).input)
     np.testing.assert_allclose(features(images()), images().mean((1, 2)) * 255, rtol=1e-4)
     assert len(model.trainable_variables) == 3

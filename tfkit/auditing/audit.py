@@ -30,9 +30,8 @@ from tfkit.training.export import predict
 from tfkit.training.loop import train
 from tfkit.training.stage import Stage, class_weight
 from tfkit.transfer.fine_tuning import build_head
-from tfkit.transfer.load import load
 from tfkit.transfer.private import train_private_head
-from tfkit.transfer.train import settings_of
+from tfkit.transfer.train import load, settings_of
 
 if TYPE_CHECKING:
     from tfkit.environment.stack import keras

@@ -42,8 +42,7 @@ from tfkit.settings.parse import as_dict, from_keywords, run_dir, takes_settings
 from tfkit.training import loop
 from tfkit.training.stage import Stage
 from tfkit.transfer import models
-from tfkit.transfer.load import load
-from tfkit.transfer.train import settings_of
+from tfkit.transfer.train import load, settings_of
 
 if TYPE_CHECKING:
     from tfkit.environment.stack import keras

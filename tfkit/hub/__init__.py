@@ -1,8 +1,7 @@
 """Pretrained models: handles to verified SavedModels, to encoders, to layers and features."""
 
-from tfkit.hub.encoders import Encoder
+from tfkit.hub.encoders import Encoder, load_model
 from tfkit.hub.features import Extraction, embed, extract
 from tfkit.hub.fetch import Download
-from tfkit.hub.resolver import load_model
 
 __all__ = ["Download", "Encoder", "Extraction", "embed", "extract", "load_model"]

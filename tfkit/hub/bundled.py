@@ -6,7 +6,6 @@ tf_keras model, for what must see its layers (compression).
 
 from __future__ import annotations
 
-import abc
 import dataclasses
 import functools
 import importlib.util
@@ -27,8 +26,8 @@ EXPORT_VERSION = 1  # part of the cache key and the digest: raise it when `expor
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bundled(abc.ABC):
-    """Where a bundled model's weights are, and what is known of it."""
+class Bundled:
+    """Describe where a bundled model's weights are, and what is known of it."""
 
     name: str
     package: str
@@ -39,16 +38,12 @@ class Bundled(abc.ABC):
 
     @property
     def digest(self) -> str:
-        """Digest of the weights and of how they are exported: the same in every cache.
+        """Return the digest of the weights and of how they are exported: the same in every cache.
 
         The bytes of an export are not: TensorFlow writes a random number into each, and numbers its functions by what
         the process traced before.
         """
         return files.digest_of(self.name, self.sha256, EXPORT_VERSION)
-
-    @abc.abstractmethod
-    def export(self, folder: Path) -> None:
-        """Write the model into `folder` as a reusable TF2 SavedModel."""
 
     def weights_path(self) -> Path:
         """Return the installed weight file, checked against its known SHA-256."""
@@ -65,8 +60,7 @@ class Bundled(abc.ABC):
         path = Path(next(iter(spec.submodule_search_locations))) / file
         if not path.is_file() or sha256_of(path) != sha256:
             raise HubError(
-                f"{path}, which {self.name!r} is made from, is {'damaged' if path.exists() else 'missing'}: "
-                f"its SHA-256 must be\n  {sha256}.\n"
+                f"{path}, which {self.name!r} is made from, is missing or damaged: its SHA-256 must be {sha256}.\n"
                 f"  Install it again: {packages.command(self.package, reinstall=True)}"
             )
         return path
@@ -78,12 +72,11 @@ class ImageModel(Bundled):
 
     minimum_size: int
 
-    def functional(self, *, image_size: int | None = None, classifier: bool = False) -> stack.keras.Model:
+    def functional(self, *, image_size: int | None = None) -> stack.keras.Model:
         """Return the network with its ImageNet weights.
 
         Args:
           image_size: pixels a side; None takes any.
-          classifier: with the 1000 ImageNet classes on top in place of features.
 
         Returns:
           A flat functional tf_keras model, float32 [batch, image_size, image_size, 3] in [0, 1] to
@@ -91,16 +84,8 @@ class ImageModel(Bundled):
         """
         from tfkit.hub import networks
 
-        if image_size is not None and image_size < self.minimum_size:
-            raise HubError(
-                f"{self.name!r} cannot look at {image_size} x {image_size} pixels: it halves them 5 times.\n"
-                f"  The least is image_size={self.minimum_size}."
-            )
-        model = networks.efficientnet_lite0(image_size=image_size, classifier=classifier)
-        tensors = _torch_tensors(self.weights_path())
-        weights.assign(
-            model, tensors, networks.lite0_name, title="EfficientNet-Lite0", optional=("probabilities",)
-        )
+        model = networks.efficientnet_lite0(image_size=image_size)
+        weights.assign(model, _torch_tensors(self.weights_path()), networks.lite0_layers(), title=self.name)
         return model
 
     def export(self, folder: Path) -> None:
@@ -160,7 +145,7 @@ class TextModel(Bundled):
         tensors = load_file(self.weights_path())
         if rows is not None:
             tensors[networks.WORDS] = tensors[networks.WORDS][rows]
-        weights.assign(model, tensors, networks.minilm_name, title="MiniLM-L6-v2")
+        weights.assign(model, tensors, networks.MINILM_LAYERS, title=self.name)
         return model
 
     def export(self, folder: Path) -> None:

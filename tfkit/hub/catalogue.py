@@ -10,10 +10,9 @@ from __future__ import annotations
 import csv
 import difflib
 import functools
-import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from tfkit.errors import HubError
@@ -63,21 +62,7 @@ def find(handle: str) -> Known | None:
     return next((row for row in known_models() if wanted in (row.name, row.handle)), None)
 
 
-def feature_vector_of(handle: str) -> str | None:
-    """Return the feature vector that belongs to a classifier's handle; None for any other handle.
-
-    >>> feature_vector_of("https://tfhub.dev/google/imagenet/inception_v3/classification/5")
-    'https://tfhub.dev/google/imagenet/inception_v3/feature_vector/5'
-    """
-    if "/classification/" not in handle:
-        return None
-    # The EfficientNets of tensorflow/ write it with a hyphen.
-    ours = "feature-vector" if "/tensorflow/efficientnet/" in handle else "feature_vector"
-    return handle.replace("/classification/", f"/{ours}/")
-
-
-@dataclass(frozen=True)
-class Handle:
+class Handle(NamedTuple):
     """A handle that was understood."""
 
     text: str
@@ -110,7 +95,12 @@ def parse(handle: str | Path) -> Handle:
     parts = text.split("/")
     if len(parts) in (4, 5) and parts[2].lower() in _KAGGLE_FRAMEWORKS:
         return Handle(text, "kaggle", _kaggle(text, parts))
-    raise HubError(_not_found(text, path))
+    near = difflib.get_close_matches(text, [row.name for row in known_models()], n=5)
+    nearest = f" The nearest names: {', '.join(near)}." if near else ""
+    raise HubError(
+        f"{text!r} is neither a model known by name, nor a folder or file here.{nearest}\n  python -m tfkit models"
+        " lists what is known by name; a URL or a folder works too."
+    )
 
 
 def _of_url(url: str) -> tuple[Road, str]:
@@ -143,16 +133,3 @@ def _kaggle(text: str, parts: list[str]) -> str:
             "https://www.kaggle.com/models/google/mobilenet-v2/tensorFlow2/100-224-feature-vector/2"
         )
     return "/".join([*parts[:2], f"tensorFlow{framework[-1]}", *parts[3:]])
-
-
-def _not_found(text: str, path: Path) -> str:
-    if re.match(r"[./~]", text) or len(path.parts) > 1:
-        message = f"{text}: there is no such folder or file."
-        parent = next(parent for parent in path.absolute().parents if parent.is_dir())
-        names = [entry.name for entry in parent.iterdir() if not entry.name.startswith(".")]
-        near = [str(parent / name) for name in difflib.get_close_matches(path.name, names, n=5)]
-    else:
-        message = f"{text!r} is neither a model known by name, nor a folder here."
-        near = difflib.get_close_matches(text, [row.name for row in known_models()], n=5)
-    nearest = f"\n  The nearest: {', '.join(near)}." if near else ""
-    return f"{message}{nearest}\n  python -m tfkit models lists what is known by name; a URL or a folder works too."

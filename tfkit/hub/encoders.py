@@ -11,28 +11,109 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
-
-from tfkit.data.splits import Splits
-from tfkit.environment import stack
+from tfkit.environment import files, stack
 from tfkit.errors import HubError
 from tfkit.hub import bundled, saved_model
-from tfkit.hub.catalogue import Modality, feature_vector_of, find
+from tfkit.hub.catalogue import Known, Modality, find, parse
+from tfkit.hub.fetch import Download, bundled_model, fetch
 from tfkit.hub.saved_model import Interface, Tensor
 from tfkit.text.tokenizers import MASK, TYPES, WORDS, WordPiece
 
-_CHARACTERS = 4  # in a token of English, about
-_UNKNOWN_LENGTH = 128
 _SPARE = 0.9  # an embedding may have some rows more than there are pieces, for a round number
-# Rows of the embedding -> the preprocessor that makes so many ids.
-_PREPROCESSORS = {
-    21_128: "https://tfhub.dev/tensorflow/bert_zh_preprocess/3",
-    28_996: "https://tfhub.dev/tensorflow/bert_en_cased_preprocess/3",
-    30_000: "https://tfhub.dev/tensorflow/albert_en_preprocess/3",
-    30_522: "https://tfhub.dev/tensorflow/bert_en_uncased_preprocess/3",
-    119_547: "https://tfhub.dev/tensorflow/bert_multi_cased_preprocess/3",
-    501_153: "https://tfhub.dev/google/universal-sentence-encoder-cmlm/multilingual-preprocess/2",
-}
+_USUAL_SIZE = 224
+_ALTERNATIVE = (
+    "python -m tfkit models lists encoders; 'efficientnet-lite0' and 'minilm-l6-v2' (texts) are built in."
+)
+
+
+def load_model(
+    handle: str | Path,
+    *,
+    modality: Modality | None = None,
+    preprocessor: str | Path | None = None,
+    max_length: int | None = None,
+    input_range: tuple[float, float] | None = None,
+    sha256: str | None = None,
+    download: Download = Download(),  # noqa: B008
+) -> Encoder:
+    """Find, fetch and verify a pretrained model of images or of texts.
+
+    What is fetched goes into the cache (`$TFKIT_CACHE/hub`) when it is whole; from then on the handle needs no network.
+
+    Args:
+      handle: a bundled name ("efficientnet-lite0", "minilm-l6-v2"), a known name (python -m tfkit models), an http(s)
+        URL such as https://tfhub.dev/google/universal-sentence-encoder/4, a kaggle.com model URL, a gs:// location, a
+        SavedModel folder, or a .tar.gz of one.
+      modality: "images" or "texts", where the model's inputs do not show it.
+      preprocessor: handle of the model that makes ids of strings, where the model takes ids and is not one that
+        `python -m tfkit models` lists with its preprocessor.
+      max_length: ids of a text at most, the two at its ends among them; None takes the preprocessor's own length, 128
+        for most. Twice as many take twice as long, or longer.
+      input_range: the values that a model of images expects for black and for white, where it is known better than
+        from the handle: (0, 255) for most that Keras exported.
+      sha256: what the archive must have, in hex; for handles that come as an archive.
+      download: how long to wait for a server, and how often to try again.
+
+    Returns:
+      An `Encoder`. `.check()` says whether it can do a job, `.layer()` makes it a Keras layer.
+
+    Raises:
+      HubError: it was not found, did not come, or is not whole; or max_length is out of a bundled model's range.
+    """
+    parsed = parse(handle)
+    path, digest = fetch(parsed, sha256=sha256, download=download)
+    interface = saved_model.read(path)
+    row = find(parsed.text) or find(parsed.location)
+    licence = row.licence if row else "unknown"
+    common: dict[str, Any] = {"handle": parsed.text, "path": path, "interface": interface, "licence": licence}
+    if (modality or (row.modality if row else "texts" if interface.takes_texts else "images")) == "images":
+        fixed = next((t.shape[1] for t in interface.inputs if t.shape and len(t.shape) == 4), None)
+        usual = row.image_size if row else _USUAL_SIZE if interface.takes_images else 0
+        shown_range = input_range or ((0.0, 1.0) if row else saved_model.input_range(path))
+        low, high = map(float, shown_range or (0.0, 1.0))
+        note = (
+            f"{parsed.text} is taken to expect pixels in [0, 1], the TF Hub convention. If it expects others, say so:"
+            " load_model(handle, input_range=(0, 255))."
+        )
+        encoder: Encoder = ImageEncoder(
+            **common,
+            digest=digest if (low, high) == (0, 1) else files.digest_of(digest, (low, high)),
+            native_size=fixed or usual or 0,
+            fixed_size=fixed is not None,
+            input_range=(low, high),
+            notes=() if shown_range or not interface.takes_images else (note,),
+        )
+    else:
+        part = _preprocessor(parsed.location, preprocessor, row, max_length)
+        length = max_length or (part.interface.row_length if part else None)
+        if row and row.output in {tensor.name for tensor in interface.outputs}:
+            common["interface"] = replace(interface, output_key=row.output)
+        digest = files.digest_of(digest, part.digest if part else None, length)
+        encoder = TextEncoder(**common, digest=digest, preprocessor=part, max_length=length)
+    return encoder.with_feature_size()
+
+
+def _preprocessor(
+    location: str, chosen: str | Path | None, row: Known | None, max_length: int | None
+) -> Part | None:
+    model = bundled.MODELS.get(location)
+    if chosen is None and isinstance(model, bundled.TextModel):
+        length = max_length or model.max_length
+        if not 3 <= length <= model.positions:
+            raise HubError(
+                f"max_length={length}: {model.name} takes 3 to {model.positions} ids of a text, two at its ends among"
+                f" them; it was trained on {model.max_length}."
+            )
+        handle, path = model.name, bundled_model(model.name, max_length=length)
+        # Not that of the files: see `Bundled.digest`.
+        digest = files.digest_of(model.vocabulary_sha256, length, bundled.EXPORT_VERSION)
+    else:
+        wanted = chosen or (row.preprocessor if row else None)
+        if wanted is None:
+            return None
+        parsed = parse(wanted)
+        handle, (path, digest) = parsed.text, fetch(parsed)
+    return Part(handle=handle, path=path, digest=digest, interface=saved_model.read(path))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,12 +128,12 @@ class Part:
     """Of its content, and of all else that its vectors depend on."""
     interface: Interface
     """What it is called with, and what it gives."""
+    feature_size: int = 0
+    """Numbers in a vector; 0 where the model gives none."""
 
-    def keras_layer(
-        self, *, trainable: bool = False, size: int = 0, **options: Any
-    ) -> stack.tf_hub.KerasLayer:
-        """Return it as a stock hub.KerasLayer, loaded anew; `size` is that of its vectors, where it is known."""
-        interface, output = self.interface, self.interface.output
+    def keras_layer(self, *, trainable: bool = False, **options: Any) -> stack.tf_hub.KerasLayer:
+        """Return it as a stock hub.KerasLayer, loaded anew."""
+        interface, output, size = self.interface, self.interface.output, self.feature_size
         if size and (output is None or output.shape is None or None in output.shape[1:]):
             options["output_shape"] = [size]
         loaded = self.load()
@@ -75,14 +156,19 @@ class Part:
 class Encoder(Part, abc.ABC):
     """A verified pretrained model that turns images or texts into vectors.
 
+    Attributes:
+      handle: as the user wrote it.
+      path: a SavedModel folder, whole.
+      digest: of its content, and of all else that its vectors depend on.
+      interface: how it is called.
+      feature_size: numbers in a vector; 0 where the model gives none.
+
     Example:
       >>> encoder = load_model("efficientnet-lite0").check(image_size=96)  # doctest: +SKIP
       >>> encoder.layer()(images).shape  # doctest: +SKIP
       TensorShape([32, 1280])
     """
 
-    feature_size: int
-    """Numbers in a vector; 0 where the model gives none."""
     licence: str
     """An SPDX name, or "unknown"."""
     notes: tuple[str, ...] = ()
@@ -99,33 +185,30 @@ class Encoder(Part, abc.ABC):
     """Of texts: ids at most, the two at the ends among them; what is longer is cut. None: the model decides."""
 
     modality: ClassVar[Modality]
-    fine_tune_epochs: ClassVar[int]
-    """How many are worth their time."""
-    _alternative: ClassVar[str]
 
     def __repr__(self) -> str:
-        """What it is, in a line."""
+        """Return what it is, in a line."""
         does = f"{self.modality} to {self.feature_size} features"
         return f"Encoder({self.handle!r}: {does}, {self.parameters:,} parameters)"
 
     @property
     def parameters(self) -> int:
-        """Numbers in all its variables."""
+        """Return how many numbers are in all its variables."""
         return self.interface.parameters
 
     @property
     def trainable_variables(self) -> int:
-        """Variables that fine-tuning changes; 0: it can only be used as it is."""
+        """Return how many variables fine-tuning changes; 0: it can only be used as it is."""
         return self.interface.trainable_variables
 
     @property
     def stages(self) -> bool:
-        """Whether its later half can be trained without its earlier one."""
+        """Return whether its later half can be trained without its earlier one."""
         return self.handle in bundled.MODELS
 
     @functools.cached_property
     def tokenizer(self) -> WordPiece | None:
-        """What makes a bundled encoder's ids of texts; None for any other."""
+        """Return what makes a bundled encoder's ids of texts; None for any other."""
         model = bundled.MODELS.get(self.handle)
         if isinstance(model, bundled.TextModel):
             return model.tokenizer(max_length=self.max_length or model.max_length)
@@ -133,7 +216,7 @@ class Encoder(Part, abc.ABC):
 
     @property
     def origin(self) -> dict[str, Any]:
-        """Where it came from and what it is, as plain values."""
+        """Return where it came from and what it is, as plain values."""
         names = ("handle", "digest", "licence", "parameters", "feature_size")
         return {name: getattr(self, name) for name in names}
 
@@ -152,7 +235,7 @@ class Encoder(Part, abc.ABC):
         """
         if self.interface.way == "none" or (trainable and not self.trainable_variables):
             self.check(trainable=trainable)
-        return self.keras_layer(trainable=trainable, size=self.feature_size)
+        return self.keras_layer(trainable=trainable)
 
     def functional(self, **options: Any) -> stack.keras.Model | None:
         """Return the network and its weights as a flat functional tf_keras model; None if it is not bundled.
@@ -165,7 +248,10 @@ class Encoder(Part, abc.ABC):
           [batch, n], to float32 [batch, feature_size].
         """
         model = bundled.MODELS.get(self.handle)
-        return model.functional(**options) if model else None
+        if model is None:
+            return None
+        self.check(**options)
+        return model.functional(**options)
 
     @abc.abstractmethod
     def graph(self, spec: Any, *, trainable: str = "none") -> tuple[Any, Any]:
@@ -179,26 +265,19 @@ class Encoder(Part, abc.ABC):
           The Keras input, [batch, ...], and the features, float32 [batch, feature_size].
         """
 
-    @abc.abstractmethod
-    def cost_of_epoch(self, splits: Splits) -> tuple[bool, str]:
-        """Return whether an epoch of all its layers takes about a minute on a CPU, and what there is to compute."""
-
     def with_feature_size(self) -> Encoder:
         """Return the encoder with the size of its vectors: as its output states it, or from a trial; 0 if both fail."""
         output = self.interface.output
-        if output is None or self.interface.way == "none":
+        if output is None or (output.shape is not None and len(output.shape) != 2):
             return self
-        size = output.shape[-1] if output.shape and len(output.shape) == 2 else None
-        if size is None and (output.shape is None or len(output.shape) == 2):
-            with contextlib.suppress(
-                stack.tf.errors.OpError, ValueError, TypeError, AttributeError, KeyError
-            ):
-                _, size = self._trial().shape
+        size = output.shape[-1] if output.shape else None
+        errors = (stack.tf.errors.OpError, ValueError, TypeError, AttributeError, KeyError)
+        example = stack.tf.constant(["a text"])
+        if self.modality == "images":
+            example = stack.tf.zeros((1, self.native_size, self.native_size, 3))
+        with contextlib.suppress(*errors):
+            size = size or self.keras_layer()(example).shape[-1]
         return replace(self, feature_size=size or 0)
-
-    @abc.abstractmethod
-    def _trial(self) -> Any:
-        """Return the features of an example."""
 
     def check(self, *, trainable: bool = False, image_size: int | None = None) -> Encoder:
         """Make sure, before any training, that the model can do the job.
@@ -213,35 +292,34 @@ class Encoder(Part, abc.ABC):
         Raises:
           HubError: it cannot; the message lists every reason.
         """
-        problems = ["It can neither be called nor has it a signature to use. " + self._alternative]
-        if self.interface.way != "none":
-            problems = [*self._input_problems(image_size), *self._output_problems()]
-            if trainable and not self.trainable_variables:
-                problems.append(
-                    "It has 0 trainable weights: a module of the TF1 Hub format, one that is called through a signature"
-                    " or was exported without `trainable_variables`, and constants can only be used frozen"
-                    " (trainable=False, --fine-tune-epochs 0)."
-                )
-        if problems:
+        if problems := list(self._problems(trainable, image_size)):
             listed = "\n".join(f"  - {problem}" for problem in problems)
             raise HubError(f"{self.handle} cannot serve as an encoder of {self.modality} here:\n{listed}")
         return self
 
+    def _problems(self, trainable: bool, image_size: int | None) -> Iterator[str]:
+        output = self.interface.output
+        if self.interface.way == "none":
+            yield f"It can neither be called nor has it a signature to use. {_ALTERNATIVE}"
+            return
+        yield from self._input_problems(image_size)
+        if output is None or self.feature_size == 0 or not output.dtype.startswith("float"):
+            yield (
+                f"It gives {_listed(self.interface.outputs) or 'nothing'}: not plainly a feature vector, float32"
+                f" [batch, features], of a length that it states or that a trial shows. {_ALTERNATIVE}"
+            )
+        if "/classification/" in self.handle:
+            vectors = self.handle.replace("/classification/", "/feature_vector/")
+            yield f"It gives the scores of a finished classifier, not features. Those: {vectors}"
+        if trainable and not self.trainable_variables:
+            yield (
+                "It has 0 trainable weights: a module of the TF1 Hub format, one that is called through a signature or"
+                " was exported without `trainable_variables`, and constants can only be used frozen (trainable=False,"
+                " --fine-tune-epochs 0)."
+            )
+
     @abc.abstractmethod
     def _input_problems(self, image_size: int | None) -> Iterator[str]: ...
-
-    def _output_problems(self) -> Iterator[str]:
-        output = self.interface.output
-        if output is None:
-            listed = _listed(self.interface.outputs) or "nothing"
-            yield f"It gives {listed}, and none of them is plainly the feature vector. {self._alternative}"
-        elif self.feature_size == 0 or not output.dtype.startswith("float"):
-            yield (
-                f"It gives {output}, not a feature vector, float32 [batch, features], of a length that it states or"
-                f" that a trial shows. {self._alternative}"
-            )
-        if vectors := feature_vector_of(self.handle):
-            yield f"It gives the scores of a finished classifier, not features. Those: {vectors}"
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -249,10 +327,6 @@ class ImageEncoder(Encoder):
     """An encoder of images."""
 
     modality = "images"
-    fine_tune_epochs = 5
-    _alternative = (
-        "Take a feature-vector model: python -m tfkit models lists some, 'efficientnet-lite0' is built in."
-    )
 
     def graph(self, spec: Any, *, trainable: str = "none") -> tuple[Any, Any]:
         """See `Encoder`: [batch, s, s, 3] in [0, 1]."""
@@ -270,47 +344,29 @@ class ImageEncoder(Encoder):
         """See `Encoder`."""
         return {**super().origin, "native_size": self.native_size, "input_range": list(self.input_range)}
 
-    def cost_of_epoch(self, splits: Splits) -> tuple[bool, str]:
-        """See `Encoder`: megapixels, of which 20 are affordable."""
-        megapixels = len(splits.indices["train"]) * int(splits.spec.shape[0]) ** 2 / 1e6
-        return megapixels <= 20, f"{megapixels:.0f} megapixels"
-
     def scale(self, images: Any) -> Any:
         """Return images in [0, 1] (a tensor or an array of any shape) as the model expects them."""
         low, high = self.input_range
         return images if (low, high) == (0, 1) else images * (high - low) + low
 
-    def _trial(self) -> Any:
-        if not self.interface.takes_images:
-            raise ValueError("it takes no images")
-        return self.layer()(stack.tf.zeros((1, self.native_size, self.native_size, 3)))
-
     def _input_problems(self, image_size: int | None) -> Iterator[str]:
-        tensor, *others = inputs = self.interface.inputs or (Tensor("", "nothing", None),)
+        tensor, *others = self.interface.inputs or (Tensor("", "nothing", ()),)
         shape = (None, None, None, 3) if tensor.shape is None else tensor.shape
-        if self.interface.takes_texts:
+        float32_maps = not others and tensor.dtype == "float32" and len(shape) == 4
+        if not float32_maps or shape[-1] not in (3, None) or shape[1] != shape[2]:
             yield (
-                f"It takes texts ({_listed(inputs)}), not images. For texts: recipes.transfer_text --model-handle,"
-                f' from Python modality="texts". For images: {self._alternative}'
+                f"It takes {_listed(self.interface.inputs)}, not one batch of square images, float32 [batch, size,"
+                f" size, 3]. For texts: recipes.transfer_text, from Python modality='texts'. {_ALTERNATIVE}"
             )
-        elif (
-            others
-            or (tensor.dtype, len(shape)) != ("float32", 4)
-            or shape[-1] not in (3, None)
-            or shape[1] != shape[2]
-        ):
-            yield (
-                f"It takes {_listed(inputs)}, not one batch of square images, float32 [batch, size, size, 3]."
-                f" {self._alternative}"
-            )
-        else:
-            if shape[0] is not None:
-                yield f"It takes batches of exactly {shape[0]}. Export it with an open first dimension."
-            if image_size is not None and shape[1] not in (None, image_size):
-                yield f"It takes {shape[1]} x {shape[1]} pixels alone: image_size={shape[1]}, not {image_size}."
-            least = getattr(bundled.MODELS.get(self.handle), "minimum_size", 0)
-            if image_size is not None and image_size < least:
-                yield f"image_size={image_size} is too small for it: {least} is the least."
+            return
+        batch, side = shape[:2]
+        if batch is not None:
+            yield f"It takes batches of exactly {batch}. Export it with an open first dimension."
+        if image_size is not None and side not in (None, image_size):
+            yield f"It takes {side} x {side} pixels alone: image_size={side}, not {image_size}."
+        least = getattr(bundled.MODELS.get(self.handle), "minimum_size", 0)
+        if image_size is not None and image_size < least:
+            yield f"image_size={image_size} is too small for it: {least} is the least."
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -318,12 +374,10 @@ class TextEncoder(Encoder):
     """An encoder of texts: a SavedModel, and the one that makes its inputs of strings if it needs that."""
 
     modality = "texts"
-    fine_tune_epochs = 3
-    _alternative = "Take an encoder of texts: python -m tfkit models lists some, 'minilm-l6-v2' is built in."
 
     def layer(self, *, trainable: bool = False) -> stack.tf_hub.KerasLayer:
         """See `Encoder`; the parts must fit each other."""
-        return self.check(trainable=trainable).keras_layer(trainable=trainable, size=self.feature_size)
+        return self.check(trainable=trainable).keras_layer(trainable=trainable)
 
     def graph(self, spec: Any, *, trainable: str = "none") -> tuple[Any, Any]:
         """See `Encoder`: strings [batch].
@@ -331,11 +385,6 @@ class TextEncoder(Encoder):
         For a bundled encoder the layers between are a `text.layers.Tokens` and the flat ones of `functional`, both
         without the pieces that no text is cut into.
         """
-        if spec.dtype != stack.tf.string or spec.shape.rank != 0:
-            raise HubError(
-                f"{self.handle} encodes texts; the examples are {spec.dtype.name} of shape {tuple(spec.shape)}.\n"
-                "  Texts are read by tfkit.load_texts."
-            )
         texts = stack.keras.Input((), dtype=stack.tf.string, name="texts")
         model, tokenizer = bundled.MODELS.get(self.handle), self.tokenizer
         if tokenizer is None or not isinstance(model, bundled.TextModel):
@@ -355,21 +404,9 @@ class TextEncoder(Encoder):
         handle = self.preprocessor and self.preprocessor.handle
         return {**super().origin, "preprocessor": handle, "max_length": self.max_length}
 
-    def cost_of_epoch(self, splits: Splits) -> tuple[bool, str]:
-        """See `Encoder`: tokens, of which two cores train 20,000 of MiniLM in half a minute."""
-        lengths = np.asarray(splits.source.lengths)[splits.indices["train"]]  # type: ignore[attr-defined]
-        longest = (self.max_length or _UNKNOWN_LENGTH) * _CHARACTERS
-        tokens = int(np.minimum(lengths, longest).sum() / _CHARACTERS)
-        return tokens * self.parameters <= 20_000 * 22_565_376, f"{tokens:,} tokens"
-
-    def _trial(self) -> Any:
-        return self.keras_layer()(stack.tf.constant(["a text"]))
-
-    def keras_layer(
-        self, *, trainable: bool = False, size: int = 0, **options: Any
-    ) -> stack.tf_hub.KerasLayer:
+    def keras_layer(self, *, trainable: bool = False, **options: Any) -> stack.tf_hub.KerasLayer:
         """See `Part`; strings [b], by the preprocessor where there is one."""
-        layer = super().keras_layer(trainable=trainable, size=size, name="encoder", **options)
+        layer = super().keras_layer(trainable=trainable, name="encoder", **options)
         if self.preprocessor is None:
             return layer
         texts = stack.keras.Input((), dtype=stack.tf.string, name="texts")
@@ -380,7 +417,7 @@ class TextEncoder(Encoder):
 
     def _preprocessed(self, part: Part, texts: Any) -> Any:
         """Return the inputs of the encoder, in rows of `max_length`."""
-        if self.max_length in (None, native_length(part.interface)):
+        if self.max_length in (None, part.interface.row_length):
             inputs = part.keras_layer(
                 output_key=None,
                 signature_outputs_as_dict=bool(part.interface.signature) or None,
@@ -396,56 +433,44 @@ class TextEncoder(Encoder):
         return {tensor.name: inputs[tensor.name] for tensor in self.interface.inputs}
 
     def _input_problems(self, image_size: int | None) -> Iterator[str]:
-        inputs, part = self.interface.inputs, self.preprocessor
-        if self.interface.takes_images:
-            yield f"It takes images ({inputs[0]}): recipes.transfer_image is for those. {self._alternative}"
-        elif self.interface.takes_strings:
-            if part is not None:
-                yield f"It takes strings itself, and would get the ids of {part.handle}. Leave out preprocessor=."
-            elif self.max_length is not None:
-                yield f"It takes strings itself, and no max_length={self.max_length}. Leave it out."
-        elif WORDS not in {tensor.name for tensor in inputs}:
-            yield f"It takes {_listed(inputs)}: neither one batch of strings nor `{WORDS}`. {self._alternative}"
-        elif part is None:
-            named = _PREPROCESSORS.get(embedding_rows(self) or 0, "...")
+        names, part = {tensor.name for tensor in self.interface.inputs}, self.preprocessor
+        if self.interface.takes_strings:
+            if part is not None or self.max_length is not None:
+                yield "It takes strings itself. Leave out preprocessor= and max_length=."
+        elif WORDS not in names:
             yield (
-                f"It takes {_listed(inputs)} and needs a preprocessor that makes them of strings:"
-                f" preprocessor={named!r}. Its page names it; python -m tfkit models shows those of the well-known."
+                f"It takes {_listed(self.interface.inputs)}: neither one batch of strings nor `{WORDS}`. For images:"
+                f" recipes.transfer_image. {_ALTERNATIVE}"
+            )
+        elif part is None:
+            yield (
+                f"It takes {_listed(self.interface.inputs)} and needs a preprocessor that makes them of strings:"
+                " preprocessor='...'. Its page names it; python -m tfkit models shows those of the well-known."
             )
         else:
-            yield from self._preprocessor_problems(part)
+            yield from self._preprocessor_problems(part, names)
 
-    def _preprocessor_problems(self, part: Part) -> Iterator[str]:
-        row = find(self.handle)
+    def _preprocessor_problems(self, part: Part, names: set[str]) -> Iterator[str]:
+        row, shown = find(self.handle), part.interface
         other = f"Take the one that belongs to it: {row.preprocessor if row else 'its page names it'}."
-        outputs = {tensor.name for tensor in part.interface.outputs}
-        if part.interface.way == "none" or not part.interface.takes_strings:
-            takes = _listed(part.interface.inputs) or "nothing that it can be called with"
-            yield f"The preprocessor {part.handle} takes {takes}, not one batch of strings. {other}"
-        elif lacking := sorted({tensor.name for tensor in self.interface.inputs} - outputs):
-            gives = _listed(part.interface.outputs)
-            yield f"The preprocessor {part.handle} gives {gives}; the encoder also needs {', '.join(lacking)}. {other}"
+        lacking = sorted(names - {tensor.name for tensor in shown.outputs})
+        if lacking or not shown.takes_strings:
+            yield (
+                f"The preprocessor {part.handle} takes {_listed(shown.inputs)} and gives {_listed(shown.outputs)}, not"
+                f" one batch of strings to {', '.join(sorted(names))}. {other}"
+            )
         elif self.handle not in bundled.MODELS:
-            pieces, rows = _pieces_of(part.path), embedding_rows(self)
+            pieces, rows = _pieces_of(part.path), _embedding_rows(self)
             if pieces and rows and not _SPARE * rows <= pieces <= rows:
                 yield (
                     f"{part.handle} has {pieces:,} pieces, the encoder's embedding {rows:,} rows: they do not belong"
-                    f" together. {_PREPROCESSORS.get(rows, other)}"
+                    f" together. {other}"
                 )
-        native = native_length(part.interface)
-        if self.max_length != native and not {"tokenize", "bert_pack_inputs"} <= saved_model.children(
-            part.path
-        ):
+        if self.max_length != shown.row_length and not {"tokenize", "bert_pack_inputs"} <= shown.children:
             yield (
-                f"max_length={self.max_length}: {part.handle} makes rows of {native}, and has no `tokenize` and"
-                " `bert_pack_inputs` by which others are made. Leave it out."
+                f"max_length={self.max_length}: {part.handle} makes rows of {shown.row_length}, and has no `tokenize`"
+                " and `bert_pack_inputs` by which others are made. Leave it out."
             )
-
-
-def native_length(preprocessor: Interface) -> int | None:
-    """Return the length of the rows that a preprocessor makes by itself."""
-    words = next((tensor for tensor in preprocessor.outputs if tensor.name == WORDS), None)
-    return words.shape[-1] if words and words.shape else None
 
 
 def freeze(base: stack.keras.Model, trainable: str) -> None:
@@ -458,8 +483,7 @@ def freeze(base: stack.keras.Model, trainable: str) -> None:
         layer.trainable = place >= frozen and not normalises
 
 
-@functools.lru_cache(maxsize=8)
-def embedding_rows(encoder: TextEncoder) -> int | None:
+def _embedding_rows(encoder: TextEncoder) -> int | None:
     """Return how many ids the encoder knows; None where a trial does not show it.
 
     An embedding says so itself when it is given an id that it cannot have.

@@ -30,20 +30,15 @@ _TRANSIENT = (408, 425, 429, 500, 502, 503, 504)
 _LONGEST_PAUSE_SECONDS = 30.0
 _CHUNK = 1 << 20
 _ARCHIVES = (".tar.gz", ".tgz", ".tar")
-_KINDS = {
-    **dict.fromkeys((".pth", ".pt"), "is a PyTorch file"),
-    **dict.fromkeys(
-        (".h5", ".hdf5", ".keras"),
-        "is a Keras file: tf_keras.models.load_model(...).save('folder', save_format='tf') makes a SavedModel of it",
-    ),
-    ".tflite": "is a TFLite model, whose weights are fixed for a device",
-    ".pb": "is a part of a SavedModel: give the folder that it is in",
-    "<html": "is a web page: the address of a page about a model, or one that wants you to log in",
-}
+_EXPECTED = (
+    "A handle leads to a SavedModel: a folder, or a .tar.gz of one. A Keras file becomes one by"
+    " tf_keras.models.load_model(...).save('folder', save_format='tf'); a saved_model.pb alone is a part of one: give"
+    " the folder that it is in. A PyTorch or TFLite file, or a web page (a log-in?), cannot take its place."
+)
 
 
 class Download(NamedTuple):
-    """How long to wait for a server, and how often to try again.
+    """Set how long to wait for a server, and how often to try again.
 
     Attributes:
       timeout_seconds: the longest wait for a connection, for the next byte, and the time in which a transfer must bring
@@ -72,31 +67,26 @@ def fetch(handle: Handle, *, sha256: str | None = None, download: Download = Dow
     """
     name, road, location = handle.text, handle.road, handle.location
     if sha256 is not None and road not in ("http", "file") and not location.endswith(_ARCHIVES):
-        raise HubError(
-            f"{name} comes as no archive, so sha256= has nothing to compare with.\n"
-            "  Leave it out; the digest of the model itself is in Encoder.digest."
-        )
+        raise HubError(f"{name} comes as no archive: sha256= has nothing to compare with. Leave it out.")
     if road == "bundled":
         return bundled_model(location), bundled.MODELS[location].digest
     if road in ("folder", "kaggle"):
-        folder = saved_model.locate(
-            Path(location) if road == "folder" else _download_kaggle(location), name=name
-        )
+        downloaded = Path(location) if road == "folder" else _download_kaggle(location)
+        folder = saved_model.locate(downloaded, name=name)
         saved_model.verify(folder, name=name)
         return folder, folder_digest(folder)
-    if road == "file" and not _is_archive(Path(location)):
-        raise HubError(f"{name} {describe(Path(location))}")
 
     def make(folder: Path) -> dict[str, Any]:
         temporary = folder / "fetched"
         temporary.mkdir()
+        fetched = temporary / "archive"
         if road == "http":
-            download_file(location, temporary / "archive", download)
+            download_file(location, fetched, download)
         elif road == "remote":
-            copy(location, temporary / "archive")
+            copy(location, fetched)
         else:
-            shutil.copyfile(location, temporary / "archive")
-        info = _unpack(temporary / "archive", folder / MODEL, name=name, sha256=sha256)
+            shutil.copyfile(location, fetched)
+        info = _unpack(fetched, folder / MODEL, name=name, sha256=sha256)
         shutil.rmtree(temporary)
         return info
 
@@ -128,9 +118,8 @@ def _unpack(fetched: Path, target: Path, *, name: str, sha256: str | None) -> di
         actual, folder = sha256_of(fetched), fetched.with_name("unpacked")
         if sha256 is not None and actual != sha256.lower():
             raise HubError(
-                f"{name}: its archive is not the expected one.\n  SHA-256 expected {sha256}\n"
-                f"  SHA-256 found    {actual}\n"
-                "  Nothing of it was kept. If the publisher has changed the model and you trust it, give the second."
+                f"{name}: its archive is not the expected one, and was not kept. If you trust it, give the second.\n"
+                f"  SHA-256 expected {sha256}\n  SHA-256 found    {actual}"
             )
         extract(fetched, folder, name=name)
     path = saved_model.locate(folder, name=name)
@@ -151,27 +140,20 @@ def download_file(url: str, path: Path, download: Download) -> None:
     import requests
     import urllib3
 
-    if download.retries < 0:
-        raise ValueError(f"retries={download.retries} must not be negative")
     for attempt in itertools.count(1):
         try:
             _receive(url, path, download.timeout_seconds)
             break
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
             response = getattr(error, "response", None)
-            passes = (
-                not isinstance(error, requests.exceptions.SSLError | requests.exceptions.InvalidURL)
-                if response is None
-                else response.status_code in _TRANSIENT
-            )
+            passes = response is None or response.status_code in _TRANSIENT
             if not passes or attempt > download.retries:
                 raise HubError(
-                    f"{url} could not be fetched: {_innermost(error)} (attempts: {attempt}).\n  Check the handle, its"
-                    " version too (the number at its end): python -m tfkit models lists known ones. If the server was"
-                    " slow or away, try again with download=tfkit.hub.Download(timeout_seconds=..., retries=...). If it"
-                    " wants a log-in or a licence to be accepted, or its certificate is not trusted"
-                    " (REQUESTS_CA_BUNDLE=file.pem names a proxy's own), fetch the .tar.gz in another way and give its"
-                    " path.\n  Without a network, 'efficientnet-lite0' works."
+                    f"{url} could not be fetched: {error} (attempts: {attempt}).\n  Check the handle and its version"
+                    " (python -m tfkit models lists known ones). A slow server: download=tfkit.hub.Download("
+                    "timeout_seconds=..., retries=...). A log-in, a licence or a certificate"
+                    " (REQUESTS_CA_BUNDLE=file.pem names a proxy's own): fetch the .tar.gz in another way and give its"
+                    " path. Without a network, 'efficientnet-lite0' works."
                 ) from error
             after = "" if response is None else response.headers.get("Retry-After", "")
             pause = float(after) if after.isdecimal() else 0.5 * 2 ** (attempt - 1)
@@ -185,44 +167,26 @@ def _receive(url: str, path: Path, timeout_seconds: float) -> None:
     from tqdm.auto import tqdm
 
     query = {} if urlsplit(url).path.endswith(_ARCHIVES) else {"tf-hub-format": "compressed"}
-    plain = {"Accept-Encoding": "identity"}
+    options: dict[str, Any] = {"params": query, "headers": {"Accept-Encoding": "identity"}}
     with requests.Session() as session:
         session.max_redirects = 10
-        response = session.get(url, params=query, headers=plain, timeout=timeout_seconds, stream=True)
+        response = session.get(url, timeout=timeout_seconds, stream=True, **options)
         with response, path.open("wb") as file:
             response.raise_for_status()
             total = int(response.headers.get("Content-Length") or 0)
             received, window_start, window_bytes = 0, time.monotonic(), 0
-            options: dict[str, Any] = {"unit": "B", "unit_scale": True, "delay": 1, "leave": False}
-            with tqdm(total=total or None, desc=url, disable=not watched(), **options) as progress:
+            bar: dict[str, Any] = {"unit": "B", "unit_scale": True, "delay": 1, "leave": False}
+            with tqdm(total=total or None, desc=url, disable=not watched(), **bar) as progress:
                 # read1 hands over what has come; read would wait for a full chunk, which a trickle never fills.
                 while chunk := response.raw.read1(_CHUNK, decode_content=False):
                     received += file.write(chunk)
                     progress.update(len(chunk))
                     if max(received, total) > MAX_BYTES:
-                        raise HubError(
-                            f"{url} sends more than {MAX_BYTES:,} bytes, the most that a model has."
-                        )
+                        raise HubError(f"{url} sends more than {MAX_BYTES:,} bytes: that is no model.")
                     if (seconds := time.monotonic() - window_start) > timeout_seconds:
                         if received - window_bytes < MINIMUM_BYTES_PER_SECOND * seconds:
                             raise requests.Timeout(f"the transfer stalled after {received:,} bytes")
                         window_start, window_bytes = time.monotonic(), received
-
-
-def _innermost(error: BaseException) -> BaseException:
-    """Return the cause that says most: requests wraps urllib3's errors, which wrap the socket's."""
-    inner = [getattr(error, "reason", None), *error.args]
-    return next((_innermost(cause) for cause in inner if isinstance(cause, BaseException)), error)
-
-
-def describe(path: Path) -> str:
-    """Return a sentence on what a file is that is no model, by its first bytes or by its name, and what to do."""
-    with path.open("rb") as file:
-        start = file.read(512)
-    page = start.lstrip()[:15].lower().startswith((b"<!doctype html", b"<html"))
-    kind = ".tflite" if start[4:8] == b"TFL3" else "<html" if page else path.suffix.lower()
-    found = _KINDS.get(kind, "is neither a SavedModel folder nor a .tar.gz of one")
-    return f"{found}.\n  A handle leads to a SavedModel: a folder, or a .tar.gz of one."
 
 
 def extract(
@@ -247,16 +211,18 @@ def extract(
         nonlocal total
         total += member.size
         if total > max_bytes or len(seen) >= max_files:
-            raise _RefusedError(f"it unpacks to more than {max_bytes:,} bytes or {max_files:,} members")
+            raise tarfile.FilterError(f"it unpacks to more than {max_bytes:,} bytes or {max_files:,} members")
         if member.issym() or member.islnk():
-            raise _RefusedError(f"the member {member.name!r} is a link to {member.linkname!r}")
+            raise tarfile.FilterError(f"the member {member.name!r} is a link to {member.linkname!r}")
         if PurePosixPath(member.name) in seen:
-            raise _RefusedError(f"{member.name!r} is in it twice")
+            raise tarfile.FilterError(f"{member.name!r} is in it twice")
         seen.add(PurePosixPath(member.name))
         return tarfile.data_filter(member, path)
 
     try:
-        with gzip.open(archive) if _is_gzip(archive) else archive.open("rb") as stream:
+        with archive.open("rb") as file:
+            zipped = file.read(2) == b"\x1f\x8b"
+        with gzip.open(archive) if zipped else archive.open("rb") as stream:
             bounded = _Bounded(stream, max_bytes=max_bytes + _CHUNK + max_files * 2048)
             with tarfile.open(fileobj=bounded, mode="r:") as tar:  # type: ignore[call-overload]
                 tar.extractall(folder, filter=safe)
@@ -264,21 +230,17 @@ def extract(
                 pass
     except (tarfile.FilterError, FileExistsError, NotADirectoryError) as error:
         raise HubError(
-            f"{name}: its archive is not safe to unpack: {error}.\n"
-            "  A SavedModel needs nothing of the kind. Take the model from another place, or unpack it yourself "
-            "and give the folder."
+            f"{name}: its archive is not safe to unpack: {error}.\n  A SavedModel needs nothing of the kind. Take the"
+            " model from another place, or unpack it yourself and give the folder."
         ) from error
     except (EOFError, zlib.error, gzip.BadGzipFile, tarfile.TarError) as error:
-        what = f": its archive is cut short or damaged ({error}). Try again." if _is_archive(archive) else ""
-        raise HubError(f"{name}{what or f' {describe(archive)}'}") from error
+        raise HubError(
+            f"{name}: its archive is cut short or damaged, or is none ({error}). Try again.\n  {_EXPECTED}"
+        ) from error
     except OSError as error:
         raise HubError(
             f"{name} cannot be unpacked into {folder.parent}: {error.strerror or error}."
         ) from error
-
-
-class _RefusedError(tarfile.FilterError):
-    """The archive holds what no model's archive holds."""
 
 
 class _Bounded:
@@ -291,23 +253,14 @@ class _Bounded:
     def read(self, size: int = -1) -> bytes:
         # Contents are read in chunks, so a longer read is tarfile taking in an extended header at once.
         if not 0 <= size <= _CHUNK:
-            raise _RefusedError(f"a header of {size:,} bytes")
+            raise tarfile.FilterError(f"a header of {size:,} bytes")
         self.seek(self.tell())
         return self._stream.read(size)
 
     def seek(self, position: int) -> int:
         if position > self._max_bytes:
-            raise _RefusedError(f"it unpacks to more than {self._max_bytes:,} bytes")
+            raise tarfile.FilterError(f"it unpacks to more than {self._max_bytes:,} bytes")
         return self._stream.seek(position)
-
-
-def _is_archive(path: Path) -> bool:
-    return _is_gzip(path) or tarfile.is_tarfile(path)
-
-
-def _is_gzip(archive: Path) -> bool:
-    with archive.open("rb") as file:
-        return file.read(2) == b"\x1f\x8b"
 
 
 def copy(location: str, target: Path) -> None:
@@ -339,9 +292,7 @@ def _download_kaggle(handle: str) -> Path:
     if importlib.util.find_spec("kagglehub") is None:
         raise HubError(
             f"{handle} is a model on Kaggle, and the package that fetches from there is not installed.\n"
-            f"  Install it: {packages.command('kagglehub')}\n"
-            "  Or download the .tar.gz from the model's page and give its path; or take the model's tfhub.dev "
-            "address; or, without a network, 'efficientnet-lite0'."
+            f"  Install it: {packages.command('kagglehub')}\n  Or give the path of the .tar.gz from the model's page."
         )
     import kagglehub
 

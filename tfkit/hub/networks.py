@@ -7,12 +7,11 @@ Every layer is one that pruning, clustering and quantization can look at.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import Any
 
 from tfkit.environment.stack import keras, tf
-from tfkit.hub.weights import keras_name
+from tfkit.text.layers import MaskedMean
 
 _STAGES = (
     # repeats, kernel, strides of the first, expansion, filters
@@ -24,19 +23,18 @@ _STAGES = (
     (4, 5, 2, 6, 192),
     (1, 3, 1, 6, 320),
 )
-_LITE_LAYERS = {
-    "_conv_stem": "stem_conv", "_bn0": "stem_bn", "_conv_head": "top_conv", "_bn1": "top_bn", "_fc": "probabilities",
-    "block_expand_conv": "expand_conv", "block_bn0": "expand_bn", "block_depthwise_conv": "dwconv",
-    "block_bn1": "dw_bn", "block_project_conv": "project_conv", "block_bn2": "project_bn",
+_LITE_LAYERS = {"_conv_stem": "stem_conv", "_bn0": "stem_bn", "_conv_head": "top_conv", "_bn1": "top_bn"}
+_LITE_BLOCK = {
+    "_expand_conv": "expand_conv", "_bn0": "expand_bn", "_depthwise_conv": "dwconv", "_bn1": "dw_bn",
+    "_project_conv": "project_conv", "_bn2": "project_bn",
 }  # fmt: skip
 
 
-def efficientnet_lite0(*, image_size: int | None = None, classifier: bool = False) -> keras.Model:
+def efficientnet_lite0(*, image_size: int | None = None) -> keras.Model:
     """Build EfficientNet-Lite0 with random weights.
 
     Args:
       image_size: pixels a side, at least 32; None takes any.
-      classifier: with the ImageNet classes on top (probabilities [batch, 1000]) in place of features.
 
     Returns:
       float32 [batch, image_size, image_size, 3] in [0, 1] to float32 [batch, 1280].
@@ -57,26 +55,16 @@ def efficientnet_lite0(*, image_size: int | None = None, classifier: bool = Fals
         if strides == 1 and channels == filters:
             x = layers.Add(name=f"{name}_add")([x, before])
     x = _activated(_convolution(x, "top", 1280), "top")
-    x = layers.GlobalAveragePooling2D(name="features")(x)
-    if classifier:
-        x = layers.Dense(1000, activation="softmax", name="probabilities")(x)
-    return keras.Model(inputs, x, name="efficientnet_lite0")
+    return keras.Model(inputs, layers.GlobalAveragePooling2D(name="features")(x), name="efficientnet_lite0")
 
 
-def lite0_name(name: str) -> str | None:
-    """Return where a tensor of the torch port of EfficientNet-Lite0 goes; see `tfkit.hub.weights.assign`."""
-    match = re.fullmatch(r"(?:_blocks\.(\d+)\.)?(\w+)\.(\w+)", name)
-    if match is None:
-        return None
-    block, part, kind = match.groups()
-    if kind == "num_batches_tracked":
-        return ""
-    layer = _LITE_LAYERS.get(part if block is None else f"block{part}")
-    names = [name for name, *_ in _blocks()]
-    if layer is None or int(block or 0) >= len(names):
-        return None
-    layer = layer if block is None else f"{names[int(block)]}_{layer}"
-    return f"{layer}/{keras_name(kind, layer)}"
+def lite0_layers() -> dict[str, str]:
+    """Return where the tensors of the torch port of EfficientNet-Lite0 go; see `tfkit.hub.weights.assign`."""
+    layers = {r".*\.num_batches_tracked|_fc\.(weight|bias)": ""}
+    layers |= {rf"{part}\.(\w+)": layer for part, layer in _LITE_LAYERS.items()}
+    for i, (name, *_) in enumerate(_blocks()):
+        layers |= {rf"_blocks\.{i}\.{part}\.(\w+)": f"{name}_{layer}" for part, layer in _LITE_BLOCK.items()}
+    return layers
 
 
 def _blocks() -> Iterator[tuple[str, int, int, int, int]]:
@@ -105,7 +93,7 @@ POSITIONS = 512
 _WIDTH, _INNER, _BLOCKS, _HEADS = 384, 1536, 6, 12
 WORDS = "embeddings.word_embeddings.weight"
 """The checkpoint's name of the vectors of the pieces."""
-_MINILM_LAYERS = {
+MINILM_LAYERS = {
     r"embeddings\.word_embeddings\.weight": "words/embeddings",
     r"embeddings\.position_embeddings\.weight": "places/positions",
     r"embeddings\.token_type_embeddings\.weight": "places/types",
@@ -118,6 +106,7 @@ _MINILM_LAYERS = {
     r"encoder\.layer\.(\d)\.output\.LayerNorm\.(weight|bias)": r"layer\1_outer_norm",
     r"embeddings\.position_ids|pooler\.dense\.(weight|bias)": "",
 }
+"""Where the tensors of all-MiniLM-L6-v2 go; see `tfkit.hub.weights.assign`."""
 
 
 def minilm(
@@ -157,20 +146,8 @@ def minilm(
             layers.Activation("gelu", name=f"{name}_gelu")(inner)
         )
         x = _layer_norm(layers.Add(name=f"{name}_outer_add")([outer, x]), f"{name}_outer")
-    return x, Mean(name="sentence")([x, input_mask])
-
-
-def minilm_name(name: str) -> str | None:
-    """Return where a tensor of all-MiniLM-L6-v2 goes; see `tfkit.hub.weights.assign`."""
-    for pattern, layer in _MINILM_LAYERS.items():
-        if match := re.fullmatch(pattern, name):
-            place = match.expand(layer)
-            return (
-                place
-                if "/" in place or not place
-                else f"{place}/{keras_name(match[match.lastindex or 0], place)}"
-            )
-    return None
+    mean = MaskedMean(name="mean")(x, mask=input_mask)
+    return x, layers.UnitNormalization(name="sentence")(mean)
 
 
 def _layer_norm(x: Any, name: str) -> Any:
@@ -237,17 +214,3 @@ class Attention(keras.layers.Layer):
     def get_config(self) -> dict[str, Any]:
         """Return what makes another one."""
         return {**super().get_config(), "heads": self._heads}
-
-
-class Mean(keras.layers.Layer):
-    """The mean of the vectors of a text's tokens, at length 1.
-
-    Call: [float32 [b, n, d], mask int32 [b, n]].
-    """
-
-    def call(self, inputs: Any) -> Any:
-        """Return float32 [b, d]."""
-        x, mask = inputs
-        weights = tf.cast(mask, x.dtype)[..., tf.newaxis]
-        mean = tf.reduce_sum(x * weights, axis=1) / tf.maximum(tf.reduce_sum(weights, axis=1), 1.0)
-        return tf.math.l2_normalize(mean, axis=-1)

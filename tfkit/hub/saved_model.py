@@ -12,7 +12,9 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
+
+import numpy as np
 
 from tfkit.environment import stack
 from tfkit.errors import HubError
@@ -32,17 +34,21 @@ class Tensor:
     shape: tuple[int | None, ...] | None
 
     def __str__(self) -> str:
-        """Such as "float32 [?, 224, 224, 3]"."""
+        """Return it such as "float32 [?, 224, 224, 3]"."""
         if self.shape is None:
             return f"{self.dtype} of any shape"
         return f"{self.dtype} [{', '.join('?' if n is None else str(n) for n in self.shape)}]"
 
 
+_Tensors = tuple[Tensor, ...]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Interface:
-    """How a SavedModel is called and what is in it."""
+    """Describe how a SavedModel is called and what is in it."""
 
-    way: Literal["callable", "signature", "tf1", "none"]
+    way: str
+    """"callable", "signature", "tf1" or "none"."""
     signature: str | None
     """The signature to call; None for a callable."""
     output_key: str | None
@@ -53,12 +59,20 @@ class Interface:
     """Numbers in all its floating-point variables."""
     trainable_variables: int
     """Variables that hub.KerasLayer(trainable=True) would train."""
+    children: frozenset[str]
+    """Names of what its root has: functions, lists of variables, tables."""
 
     @property
     def output(self) -> Tensor | None:
         """Return the output that a layer gives, where it is clear which."""
         named = [tensor for tensor in self.outputs if tensor.name == self.output_key]
         return named[0] if named else self.outputs[0] if len(self.outputs) == 1 else None
+
+    @property
+    def row_length(self) -> int | None:
+        """Return the length of the rows of ids that a preprocessor makes by itself."""
+        words = next((tensor for tensor in self.outputs if tensor.name == WORDS), None)
+        return words.shape[-1] if words and words.shape else None
 
     @property
     def takes_texts(self) -> bool:
@@ -68,17 +82,15 @@ class Interface:
     @property
     def takes_strings(self) -> bool:
         """Return whether its one input is a batch of strings."""
-        if len(self.inputs) != 1 or self.inputs[0].dtype != "string":
-            return False
-        return self.inputs[0].shape is None or len(self.inputs[0].shape) == 1
+        return [tensor.dtype for tensor in self.inputs] == ["string"] and (
+            self.inputs[0].shape is None or len(self.inputs[0].shape) == 1
+        )
 
     @property
     def takes_images(self) -> bool:
         """Return whether its one input could be float32 [batch, height, width, 3]."""
-        if len(self.inputs) != 1 or self.inputs[0].dtype != "float32":
-            return False
-        shape = self.inputs[0].shape
-        return shape is None or (len(shape) == 4 and shape[-1] in (3, None))
+        shapes = [(3,) * 4 if t.shape is None else t.shape for t in self.inputs if t.dtype == "float32"]
+        return len(self.inputs) == len(shapes) == 1 and len(shapes[0]) == 4 and shapes[0][-1] in (3, None)
 
 
 def read(folder: Path) -> Interface:
@@ -89,13 +101,13 @@ def read(folder: Path) -> Interface:
     """
     proto = load_proto(folder)
     old = (folder / TF1_HUB_FILE).exists()
-    graph = _meta_graph(proto, tags=set() if old else {"serve"})
-    children = _children(graph)
+    tags = set() if old else {"serve"}
+    exact = [graph for graph in proto.meta_graphs if set(graph.meta_info_def.tags) == tags]
+    graph = (exact or proto.meta_graphs)[0]
+    nodes = graph.object_graph_def.nodes
+    children = {child.local_name: nodes[child.node_id] for child in nodes[0].children} if nodes else {}
     call = children.get("__call__")
-    way: Literal["callable", "signature", "tf1", "none"] = "none"
-    signature = None
-    inputs: tuple[Tensor, ...] = ()
-    outputs: tuple[Tensor, ...] = ()
+    way, signature, inputs, outputs = "none", None, (), ()  # type: tuple[str, str | None, _Tensors, _Tensors]
     if not old and call is not None and call.WhichOneof("kind") == "function":
         way = "callable"
         inputs, outputs = _most_general(graph.object_graph_def, call.function.concrete_functions)
@@ -103,10 +115,10 @@ def read(folder: Path) -> Interface:
         names = [name for name in graph.signature_def if name != "__saved_model_init_op"]
         preferred = "default" if old else "serving_default"
         signature = preferred if preferred in names else names[0] if len(names) == 1 else None
-        if signature is not None:
-            way = "tf1" if old else "signature"
-            described = graph.signature_def[signature]
-            inputs, outputs = _signature_tensors(described.inputs), _signature_tensors(described.outputs)
+    if signature is not None:
+        way = "tf1" if old else "signature"
+        described = graph.signature_def[signature]
+        inputs, outputs = _signature_tensors(described.inputs), _signature_tensors(described.outputs)
     trained = children.get("trainable_variables") if way == "callable" else None
     single = way == "callable" and len(outputs) == 1 and outputs[0].name == ""
     return Interface(
@@ -117,17 +129,8 @@ def read(folder: Path) -> Interface:
         outputs=outputs,
         parameters=_parameters(folder),
         trainable_variables=len({child.node_id for child in trained.children}) if trained else 0,
+        children=frozenset(children),
     )
-
-
-def children(folder: Path) -> set[str]:
-    """Return the names of what the root of the SavedModel in `folder` has: functions, lists of variables, tables."""
-    return set(_children(_meta_graph(load_proto(folder), tags={"serve"})))
-
-
-def _children(graph: Any) -> dict[str, Any]:
-    nodes = graph.object_graph_def.nodes
-    return {child.local_name: nodes[child.node_id] for child in nodes[0].children} if nodes else {}
 
 
 def load_proto(folder: Path) -> Any:
@@ -140,10 +143,8 @@ def load_proto(folder: Path) -> Any:
     proto = saved_model_pb2.SavedModel()
     try:
         proto.ParseFromString(path.read_bytes())
-    except FileNotFoundError as error:
-        raise HubError(f"{folder} has no saved_model.pb, so it is not a SavedModel.") from error
     except (OSError, DecodeError) as error:
-        raise HubError(f"{path} cannot be read: {error}.") from error
+        raise HubError(f"{path} cannot be read, so {folder} is no SavedModel: {error}.") from error
     if not proto.meta_graphs:
         raise HubError(f"{path} is empty or damaged: it describes no graph.")
     return proto
@@ -161,11 +162,9 @@ def locate(folder: Path, *, name: str) -> Path:
     if len(inside) == 1:
         return inside[0]
     listed = ", ".join(path.name for path in inside or sorted(folder.iterdir())[:5]) or "nothing"
-    if inside:
-        raise HubError(f"{name} holds several models: {listed}.\n  Give the folder of one of them.")
     raise HubError(
-        f"{name} has no saved_model.pb, neither at its root nor one level down (there is {listed}).\n"
-        "  So it is no SavedModel, or only a part of one. A TFLite, Keras or PyTorch file cannot take its place."
+        f"{name} has no saved_model.pb, neither at its root nor in one folder below it (there is {listed}).\n  Give the"
+        " folder of one SavedModel. A part of one, a TFLite, Keras or PyTorch file cannot take its place."
     )
 
 
@@ -180,18 +179,15 @@ def verify(folder: Path, *, name: str) -> None:
     if any(map(_has_variables, proto.meta_graphs)):
         needed.add(f"{VARIABLES}.index")
     if missing := sorted(path for path in needed if not (folder / path).is_file()):
-        raise HubError(
-            f"{name} is incomplete: {', '.join(missing[:5])} missing.\n  Fetch or export it again."
-        )
+        raise HubError(f"{name} is incomplete: {', '.join(missing[:5])} missing. Fetch or export it again.")
     if (folder / f"{VARIABLES}.index").is_file():
         try:
             reader = stack.tf.train.load_checkpoint(str(folder / VARIABLES))
             for variable in reader.get_variable_to_shape_map():
                 reader.get_tensor(variable)  # which compares its checksum
         except (stack.tf.errors.OpError, RuntimeError, ValueError) as error:
-            reason = str(error).splitlines()[0]
             raise HubError(
-                f"{name}: its weights are incomplete or damaged: {reason}\n  Fetch or export it again."
+                f"{name}: its weights are incomplete or damaged: {str(error).splitlines()[0]} Fetch it again."
             ) from error
 
 
@@ -213,14 +209,7 @@ def input_range(folder: Path) -> tuple[float, float] | None:
     except OSError:
         return None
     scales = re.findall(r'"class_name": "Rescaling", "config": {[^{}]*"scale": ([0-9.e+-]+)', text)
-    if not scales:
-        return None
-    return (0.0, 255.0) if float(scales[0]) < 0.1 else (0.0, 1.0)
-
-
-def _meta_graph(proto: Any, *, tags: set[str]) -> Any:
-    exact = [graph for graph in proto.meta_graphs if set(graph.meta_info_def.tags) == tags]
-    return (exact or list(proto.meta_graphs))[0]
+    return None if not scales else (0.0, 255.0) if float(scales[0]) < 0.1 else (0.0, 1.0)
 
 
 def _most_general(graphs: Any, names: Iterable[str]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
@@ -233,11 +222,8 @@ def _most_general(graphs: Any, names: Iterable[str]) -> tuple[tuple[Tensor, ...]
         inputs = tuple(_tensors(positional[0], "")) if positional else ()
         traces.append((inputs, tuple(_tensors(function.output_signature, ""))))
     # One that says how many dimensions it has says more of the model than one that leaves them open too.
-    return max(traces, key=lambda trace: sum(_open(tensor) for tensor in trace[0]), default=((), ()))
-
-
-def _open(tensor: Tensor) -> int:
-    return -1 if tensor.shape is None else tensor.shape.count(None)
+    open_dimensions = [sum(t.shape.count(None) if t.shape else -1 for t in inputs) for inputs, _ in traces]
+    return traces[int(np.argmax(open_dimensions))] if traces else ((), ())
 
 
 def _tensors(value: Any, name: str) -> Iterator[Tensor]:
@@ -245,22 +231,20 @@ def _tensors(value: Any, name: str) -> Iterator[Tensor]:
     kind = value.WhichOneof("kind")
     if kind in ("tensor_spec_value", "bounded_tensor_spec_value"):
         spec = getattr(value, kind)
-        yield Tensor(name, _dtype(spec.dtype), _shape(spec.shape))
+        yield Tensor(name, stack.tf.dtypes.as_dtype(spec.dtype).name, _shape(spec.shape))
     elif kind in ("list_value", "tuple_value"):
         for i, item in enumerate(getattr(value, kind).values):
             yield from _tensors(item, f"{name}{i}")
     elif kind == "dict_value":
         for key, item in sorted(value.dict_value.fields.items()):
             yield from _tensors(item, f"{name}{key}")
-    elif kind == "named_tuple_value":
-        for pair in value.named_tuple_value.values:
-            yield from _tensors(pair.value, f"{name}{pair.key}")
     elif kind == "type_spec_value":
         yield Tensor(name, value.type_spec_value.type_spec_class_name, None)
 
 
 def _signature_tensors(infos: Any) -> tuple[Tensor, ...]:
-    return tuple(Tensor(k, _dtype(v.dtype), _shape(v.tensor_shape)) for k, v in sorted(infos.items()))
+    dtype = stack.tf.dtypes.as_dtype
+    return tuple(Tensor(k, dtype(v.dtype).name, _shape(v.tensor_shape)) for k, v in sorted(infos.items()))
 
 
 def _output_key(outputs: tuple[Tensor, ...]) -> str | None:
@@ -281,10 +265,6 @@ def _parameters(folder: Path) -> int:
         for name, shape in reader.get_variable_to_shape_map().items()
         if types[name].is_floating and "optimizer" not in name.lower()
     )
-
-
-def _dtype(number: int) -> str:
-    return str(stack.tf.dtypes.as_dtype(number).name)
 
 
 def _shape(proto: Any) -> tuple[int | None, ...] | None:

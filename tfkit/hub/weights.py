@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 import math
 import pickle
+import re
 import struct
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -114,19 +115,18 @@ def read(path: Path) -> dict[str, np.ndarray]:
 def assign(
     model: stack.keras.Model,
     tensors: Mapping[str, np.ndarray],
-    rename: Callable[[str], str | None],
+    layers: Mapping[str, str],
     *,
     title: str,
-    optional: tuple[str, ...] = (),
 ) -> None:
     """Give `model` the weights of a published checkpoint: all of them.
 
     Args:
       model: flat.
       tensors: by the checkpoint's names.
-      rename: makes "layer/weight" of such a name; "" for what no model needs, None for what is not known.
+      layers: pattern of such a name to "layer/weight", or to "layer", whose weight the pattern's last group names as
+        torch does; "" for what no model needs.
       title: what the weights are of, for an error.
-      optional: layers that a model may be built without.
 
     Raises:
       HubError: a tensor is missing, superfluous, of another shape, or not finite.
@@ -140,8 +140,8 @@ def assign(
     missing = set(variables)
     # In one order in every process: several workers assign together, each variable for all of them.
     for name, value in sorted(tensors.items()):
-        place = rename(name)
-        if place is None or (place and place not in variables and place.split("/")[0] not in optional):
+        place = _place(name, layers)
+        if place is None or (place and place not in variables):
             faults.append(f"{name} is not known")
         elif place in variables:
             missing.discard(place)
@@ -156,6 +156,16 @@ def assign(
     if faults:
         listed = "\n  ".join(faults[:10])
         raise HubError(f"These are not the weights of {title} ({len(faults)} faults):\n  {listed}")
+
+
+def _place(name: str, layers: Mapping[str, str]) -> str | None:
+    """Return "layer/weight" of a tensor's name; "" for what no model needs, None for what is not known."""
+    for pattern, layer in layers.items():
+        if match := re.fullmatch(pattern, name):
+            place = match.expand(layer)
+            named = "/" in place or not place
+            return place if named else f"{place}/{keras_name(match[match.lastindex or 0], place)}"
+    return None
 
 
 def keras_name(kind: str, layer: str) -> str:

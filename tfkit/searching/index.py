@@ -19,47 +19,13 @@ from tfkit import hub, run_files
 from tfkit.environment import files
 from tfkit.errors import DataError, HubError, RunError
 from tfkit.hub import Encoder
-from tfkit.hub.features import opened_engine
-from tfkit.searching.documents import Document
-
-_BLOCK = 1 << 16
-
-
-def nearest(vectors: np.ndarray, queries: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the indices [q, count] of the vectors with the largest dot products, and those, best first.
-
-    All vectors are compared, some at a time; ties go to the earlier vector.
-
-    Example:
-      >>> nearest(np.eye(3, dtype=np.float32), np.array([[0.1, 0.9, 0.2]], np.float32), 2)[0]
-      array([[1, 2]])
-    """
-    indices, scores = np.empty((len(queries), 0), np.int64), np.empty((len(queries), 0), np.float32)
-    for begin in range(0, len(vectors), _BLOCK):
-        block = queries @ np.asarray(vectors[begin : begin + _BLOCK]).T
-        best = np.argpartition(-block, min(count, block.shape[1]) - 1, axis=1)[:, :count]
-        indices = np.concatenate([indices, best + begin], axis=1)
-        scores = np.concatenate([scores, np.take_along_axis(block, best, 1)], axis=1)
-        order = np.lexsort((indices, -scores), axis=1)[:, :count]  # of the best until here
-        indices, scores = np.take_along_axis(indices, order, 1), np.take_along_axis(scores, order, 1)
-    return indices, scores
-
+from tfkit.hub.features import engines_of
 
 _BOUNDARIES = (
     re.compile(r"\n\s*\n"),  # of paragraphs
     re.compile(r"\n"),  # of lines
     re.compile(r"(?<=[.!?…؟])\s+|(?<=[。！？])"),  # of sentences
 )
-
-
-class _Unit(NamedTuple):
-    """A natural piece of a text."""
-
-    begin: int
-    end: int
-    tokens: int = 0
-    paragraph: int = -1
-    """Where the paragraph begins that was too long as a whole; -1 for one that is whole."""
 
 
 def cut_passages(
@@ -80,23 +46,31 @@ def cut_passages(
       >>> cut_passages(["One two. Three four five.\\n\\nSix."], count=by_words, room=4)
       [['One two.', 'Three four five.', 'Six.']]
     """
-    fitting: list[list[_Unit]] = [[] for _ in texts]
-    pending = [(place, _Unit(0, len(text))) for place, text in enumerate(texts)]
-    level = 0
+    # Of a piece: which text, from where, to where, and where the paragraph begins that was too long; -1: it was not.
+    pending, fitting, level = [(place, 0, len(text), -1) for place, text in enumerate(texts)], [], 0
     while pending:
-        counts = count([texts[place][unit.begin : unit.end] for place, unit in pending])
-        following = []
-        for (place, unit), tokens in zip(pending, counts, strict=True):
-            if tokens <= room or unit.end - unit.begin < 2:
-                fitting[place].append(unit._replace(tokens=int(tokens)))
+        counts = count([texts[place][begin:end] for place, begin, end, _ in pending])
+        pieces, pending = zip(pending, counts.tolist(), strict=True), []
+        for (place, begin, end, paragraph), tokens in pieces:
+            if tokens <= room or end - begin < 2:
+                fitting.append((place, begin, end, paragraph, tokens))
             else:
-                paragraph = unit.begin if level == 1 else unit.paragraph
-                parts = _split(texts[place], unit.begin, unit.end, level)
-                following += [
-                    (place, _Unit(*part, paragraph=paragraph)) for part in itertools.pairwise(parts)
-                ]
-        pending, level = following, level + 1
-    return [_together(text, sorted(units), room) for text, units in zip(texts, fitting, strict=True)]
+                paragraph = begin if level == 1 else paragraph
+                parts = itertools.pairwise(_split(texts[place], begin, end, level))
+                pending += [(place, *part, paragraph) for part in parts]
+        level += 1
+    # Neighbours join, as many as fit; but not the end of a long paragraph with what comes after it.
+    passages: list[list[tuple[int, int, int, int]]] = [[] for _ in texts]
+    for place, begin, end, paragraph, tokens in sorted(fitting):
+        joined = passages[place]
+        if joined and joined[-1][2] == paragraph and joined[-1][3] + tokens <= room:
+            begin, _, _, before = joined.pop()
+            tokens += before
+        joined.append((begin, end, paragraph, tokens))
+    cut = [
+        [text[begin:end].strip() for begin, end, *_ in of] for text, of in zip(texts, passages, strict=True)
+    ]
+    return [[passage for passage in of_text if passage] for of_text in cut]
 
 
 def _split(text: str, begin: int, end: int, level: int) -> list[int]:
@@ -111,20 +85,7 @@ def _split(text: str, begin: int, end: int, level: int) -> list[int]:
     return sorted({begin, *places, end})
 
 
-def _together(text: str, units: list[_Unit], room: int) -> list[str]:
-    """Join neighbours, as many as fit; but not the end of a long paragraph with what comes after it."""
-    passages: list[_Unit] = []
-    for unit in units:
-        before = passages[-1] if passages else None
-        if before and before.paragraph == unit.paragraph and before.tokens + unit.tokens <= room:
-            passages[-1] = before._replace(end=unit.end, tokens=before.tokens + unit.tokens)
-        else:
-            passages.append(unit)
-    return [passage for unit in passages if (passage := text[unit.begin : unit.end].strip())]
-
-
 EMBEDDINGS, PASSAGES, DESCRIPTION = "embeddings.npy", "documents.jsonl", "index.json"
-ENCODER = "minilm-l6-v2"
 _DESCRIBED: dict[str, Any] = {
     "encoder": str,
     "preprocessor": (str, type(None)),
@@ -132,11 +93,10 @@ _DESCRIBED: dict[str, Any] = {
     "digest": str,
     "engine": str,
     "fingerprint": str,
-    "files?": {"*": str},
+    "files": {"*": str},
 }
-_OVER = (
-    4  # passages that are looked at for each document that is wanted: a document may have several near ones
-)
+_OVER = 4  # passages looked at for each document that is wanted: a document may have several near ones
+_TOGETHER = 16  # questions whose scores are in memory together
 _WORDS_A_TOKEN = 0.6  # where an encoder does not show its tokens; of English, on the safe side
 
 
@@ -154,8 +114,18 @@ class Hit:
     """Of the passage."""
 
 
+class Document(NamedTuple):
+    """A text and what it is called."""
+
+    name: str
+    """The path of a file below its folder, or "mails.csv:17"."""
+    text: str
+    """All of it."""
+
+
+@dataclass(eq=False, repr=False)
 class Index:
-    """Finds passages of documents by meaning.
+    """Find passages of documents by meaning.
 
     index/
       embeddings.npy    float32 [passages, d], each of length 1
@@ -168,17 +138,14 @@ class Index:
       [Hit(score=0.61, name='terms.txt', passage=3, text='To end your contract, write to ...')]
     """
 
-    def __init__(
-        self,
-        encoder: Encoder,
-        vectors: np.ndarray,
-        lines: Sequence[bytes],
-        description: dict[str, Any],
-    ) -> None:
-        self.encoder = encoder
-        self.vectors = vectors
-        self.description = description
-        self._lines = lines
+    encoder: Encoder
+    """Of the questions."""
+    vectors: np.ndarray
+    """float32 [passages, d], each of length 1."""
+    lines: Sequence[bytes]
+    """Those of documents.jsonl."""
+    description: dict[str, Any]
+    """What index.json holds, but for the digests."""
 
     @classmethod
     def build(cls, documents: Sequence[Document], encoder: Encoder, *, fingerprint: str = "") -> Index:
@@ -220,7 +187,7 @@ class Index:
         """Write the index as `folder`: all of it, or what was there before."""
         with files.new_folder(folder) as new:
             np.save(new / EMBEDDINGS, self.vectors)
-            (new / PASSAGES).write_bytes(b"".join(line + b"\n" for line in self._lines))
+            (new / PASSAGES).write_bytes(b"".join(line + b"\n" for line in self.lines))
             files.write_json(
                 new / DESCRIPTION, {**self.description, "files": _digests(new, self.description)}
             )
@@ -243,8 +210,7 @@ class Index:
             description = run_files.read_json(folder, DESCRIPTION, _DESCRIBED)
             if not description:
                 raise ValueError(f"it has no {DESCRIPTION}")
-            written = description.pop("files", None)  # indexes of earlier versions have none
-            if written is not None and written != _digests(folder, description):
+            if description.pop("files") != _digests(folder, description):
                 raise ValueError("its files are not what was written there")
             vectors = np.load(folder / EMBEDDINGS, mmap_mode="r")
             lines = (folder / PASSAGES).read_bytes().split(b"\n")[:-1]
@@ -254,17 +220,15 @@ class Index:
             preprocessor = description["preprocessor"]
         except (OSError, ValueError, KeyError, EOFError) as error:
             raise RunError(
-                f"{folder} holds no whole index ({error}).\n"
-                "  Make one: python -m recipes.search_text --data-dir documents/ --run-dir runs/documents"
+                f"{folder} holds no whole index ({error}). Make one: python -m recipes.search_text --run-dir ..."
             ) from error
         if encoder is None:
             encoder = hub.load_model(handle, modality="texts", preprocessor=preprocessor, max_length=length)
         if encoder.digest != description["digest"]:
             raise HubError(
-                f"{folder} was made with {handle} (max_length {length}, digest "
-                f"{description['digest'][:12]}); {encoder.handle} (max_length {encoder.max_length}, digest "
-                f"{encoder.digest[:12]}) is another encoder, whose vectors cannot be compared with its.\n"
-                "  Ask with the same one, or make the index anew: --overwrite."
+                f"{folder} was made with {handle} (max_length {length}); {encoder.handle} (max_length"
+                f" {encoder.max_length}) is another encoder, whose vectors cannot be compared with its.\n  Ask with the"
+                " same one, or make the index anew: --overwrite."
             )
         return cls(encoder, vectors, lines, description)
 
@@ -279,32 +243,31 @@ class Index:
 
     def queries(self, texts: Sequence[str], *, top: int = 5) -> list[list[Hit]]:
         """Return what `query` does for each of several texts."""
-        if not texts:
-            return []
         encoded = np.array([text.encode("utf-8", "replace") for text in texts], object)
-        vectors = _length_one(self._encode(encoded))
-        hits: list[list[Hit]] = [[] for _ in texts]
-        wanted, looked_at = list(range(len(texts))), _OVER * top
-        while wanted:
-            best_passages = nearest(self.vectors, vectors[wanted], min(looked_at, len(self.vectors)))
-            for place, indices, scores in zip(wanted, *best_passages, strict=True):
-                best: dict[str, Hit] = {}
-                for index, score in zip(indices, scores, strict=True):
-                    hit = self._hit(int(index), float(score))
-                    best.setdefault(hit.name, hit)
-                hits[place] = list(best.values())[:top]
-            wanted = [place for place in wanted if len(hits[place]) < top and looked_at < len(self.vectors)]
-            looked_at *= 2 * _OVER
-        return hits
+        vectors = _length_one(self._encode(encoded)) if texts else np.empty((0, 1))
+        blocks = [vectors[start : start + _TOGETHER] for start in range(0, len(texts), _TOGETHER)]
+        return [self._best(scores, top) for block in blocks for scores in block @ self.vectors.T]
+
+    def _best(self, scores: np.ndarray, top: int) -> list[Hit]:
+        """Return the best passage of each document, best first, ties to the earlier; `scores` are of all passages."""
+        best: dict[str, Hit] = {}
+        for count in (_OVER * top, _OVER**3 * top, len(scores)):
+            nearest = np.argpartition(-scores, min(count, len(scores)) - 1)[:count]
+            for index in nearest[np.lexsort((nearest, -scores[nearest]))]:
+                hit = self._hit(int(index), float(scores[index]))
+                best.setdefault(hit.name, hit)
+            if len(best) >= top:
+                break
+        return list(best.values())[:top]
 
     @property
     def passages(self) -> list[Hit]:
         """Return all passages, as if each were found."""
-        return [self._hit(index, 1.0) for index in range(len(self._lines))]
+        return [self._hit(index, 1.0) for index in range(len(self.lines))]
 
     def _hit(self, index: int, score: float) -> Hit:
         try:
-            return Hit(score=score, **json.loads(self._lines[index]))
+            return Hit(score=score, **json.loads(self.lines[index]))
         except (ValueError, TypeError, RecursionError) as error:
             raise RunError(
                 f"Line {index + 1} of the index's {PASSAGES} is no passage. Make the index anew."
@@ -312,24 +275,25 @@ class Index:
 
     @functools.cached_property
     def _encode(self) -> Any:
-        """What makes vectors of questions, opened when the first comes."""
+        """Return what makes vectors of questions, opened when the first comes."""
+        engines = engines_of(self.encoder)
+        if self.description["engine"] == "tensorflow":
+            return engines.tensorflow()
         opened = contextlib.ExitStack()
         weakref.finalize(self, opened.close)
-        return opened.enter_context(opened_engine(self.encoder, engine=self.description["engine"]))
+        return opened.enter_context(engines.litert(np.empty(0, object)))
 
 
 def _cut(texts: Sequence[str], encoder: Encoder) -> list[list[str]]:
     tokenizer = encoder.tokenizer
-    if tokenizer is None:
-        room = max(1, int((encoder.max_length or 128) * _WORDS_A_TOKEN))
-        return cut_passages(
-            texts, count=lambda some: np.array([len(text.split()) for text in some]), room=room
-        )
-    return cut_passages(
-        texts,
-        count=lambda some: tokenizer.tokenize(some).row_lengths().numpy(),
-        room=tokenizer.max_length - 2,
-    )
+
+    def count(some: list[str]) -> np.ndarray:
+        if tokenizer is None:
+            return np.array([len(text.split()) for text in some])
+        return np.asarray(tokenizer.tokenize(some).row_lengths())
+
+    words = max(1, int((encoder.max_length or 128) * _WORDS_A_TOKEN))
+    return cut_passages(texts, count=count, room=tokenizer.max_length - 2 if tokenizer else words)
 
 
 def _length_one(vectors: np.ndarray) -> np.ndarray:

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 from tfkit import hub, reporting
+from tfkit.data.loaders import load_texts
+from tfkit.data.splits import Skipped, listed
+from tfkit.data.tables import Nested, Table, choose_text, is_number, open_table, refuse_numbers, remark_notes
+from tfkit.data.text_decoding import Cleaner, decode, is_binary, read_document, short
 from tfkit.environment import files
 from tfkit.environment.packages import versions
 from tfkit.errors import DataError
 from tfkit.hub import Encoder
 from tfkit.run import HITS, INDEX, REPORT, Run
-from tfkit.searching.documents import Documents, load_documents
-from tfkit.searching.index import ENCODER, Hit, Index
-from tfkit.settings.options import SearchConfig
+from tfkit.searching.index import Document, Index
+from tfkit.settings.options import EMBEDDED, ENCODER, SearchConfig
 from tfkit.settings.parse import as_dict, from_keywords, run_dir, takes_settings
+
+SUFFIXES = (".txt", ".md", ".markdown", ".rst", ".html", ".htm")
 
 
 @takes_settings(SearchConfig)
@@ -48,11 +54,10 @@ def search(documents: str | Path | None = None, *, query: str | Sequence[str], *
         path = Path(documents)
         name = "run_dir" if (path / INDEX).is_dir() else "data_file" if path.is_file() else "data_dir"
         settings[name] = path
-    questions = (query,) if isinstance(query, str) else tuple(query)
-    run = search_documents(from_keywords(SearchConfig, {**settings, "query": questions}, call="tfkit.search"))
-    rows = [
-        {"query": answer["query"], **hit} for answer in run.read(HITS)["answers"] for hit in answer["hits"]
-    ]
+    settings["query"] = (query,) if isinstance(query, str) else tuple(query)
+    run = search_documents(from_keywords(SearchConfig, settings, call="tfkit.search"))
+    found = [(answer["query"], answer["hits"]) for answer in run.read(HITS)["answers"]]
+    rows = [{"query": question, **hit} for question, hits in found for hit in hits]
     return pd.DataFrame(rows, columns=["query", "name", "passage", "score", "text"])
 
 
@@ -154,8 +159,6 @@ def _questions(config: SearchConfig) -> list[str]:
     Raises:
       DataError: the file is no UTF-8 text.
     """
-    from tfkit.data.text_decoding import decode, is_binary
-
     texts = [text for text in config.query if text.strip()]
     if config.queries_file is not None:
         content = config.queries_file.read_bytes()
@@ -167,12 +170,117 @@ def _questions(config: SearchConfig) -> list[str]:
     return texts
 
 
-def format_hits(question: str, hits: list[Hit], *, width: int = 100) -> list[str]:
-    """Return a question and what was found, as lines for a terminal."""
+def format_hits(question: str, hits: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return a question and what was found, as hits.json has it, as lines for a terminal."""
     lines = ["", question]
     for hit in hits:
-        text = " ".join(hit.text.split())
-        part = f" [{hit.passage + 1}]" if hit.passage else ""
-        lines.append(f"  {hit.score:.3f}  {hit.name}{part}")
-        lines.append(f"         {text if len(text) <= width else text[: width - 1] + '…'}")
+        part = f" [{hit['passage'] + 1}]" if hit["passage"] else ""
+        lines.append(f"  {hit['score']:.3f}  {hit['name']}{part}")
+        text = " ".join(hit["text"].split())
+        lines.append(f"         {text if len(text) <= 100 else text[:99] + '…'}")
     return lines
+
+
+class Documents(NamedTuple):
+    """All documents of one place."""
+
+    documents: tuple[Document, ...]
+    origin: str
+    notes: tuple[str, ...] = ()
+    """What was passed over or changed, a sentence each."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Return the digest of all names and texts."""
+        return files.digest_of(*map(tuple, self.documents))
+
+
+def load_documents(source: str | Path, *, text_column: str | None = None) -> Documents:
+    """Return documents for a search.
+
+    HTML becomes the text that its reader sees; encodings are found out.
+
+    Args:
+      source: a folder, whose .txt, .md, .rst and .html files at any depth are documents; a .csv, .tsv, .jsonl or
+        .parquet file with a document a row; or "docstrings", the embedded ones.
+      text_column: of a table; left out, the one whose name says it.
+
+    Returns:
+      The documents, and what was left out and why.
+
+    Raises:
+      DataError: there is no document.
+
+    Example:
+      >>> load_documents("docstrings").documents[0].text  # doctest: +SKIP
+      'Compute the arithmetic mean along the specified axis.'
+    """
+    if source == EMBEDDED:
+        splits = load_texts(EMBEDDED)
+        texts = splits.source
+        # A name that is there twice is of one function and its overloads.
+        of_name = {texts.names[i]: str(texts.raw(i)) for i in reversed(range(len(texts.labels)))}
+        documents = tuple(Document(name, text) for name, text in reversed(of_name.items()))
+        return Documents(documents, splits.origin)
+    path = Path(source)
+    if path.is_dir():
+        if text_column:
+            raise DataError(f"{path} is a folder: it has no column {text_column!r}.")
+        return _checked(path, _of_folder(path), f"{path}/", [])
+    table = open_table(path)
+    column = choose_text(table, text_column=text_column)
+    notes = [*table.notes, f"{path.name}: The column '{short(table.columns[column])}' is searched."]
+    return _checked(path, _of_table(table, column, notes), str(path), notes)
+
+
+def _of_table(table: Table, column: int, notes: list[str]) -> Iterator[tuple[str, str] | Skipped]:
+    remarks: defaultdict[str, list[int]] = defaultdict(list)
+    rows = numbers = 0
+    for row in table.rows((column,)):
+        if isinstance(row, Skipped):
+            yield row
+            continue
+        if row.remark:
+            remarks[row.remark].append(row.line)
+        name, text = f"{table.path.name}:{row.line}", row.cells[0] or ""
+        rows += 1
+        numbers += is_number(text)
+        yield (
+            Skipped(name, "has a list or an object for a text") if isinstance(text, Nested) else (name, text)
+        )
+    refuse_numbers(table, column, numbers, rows)
+    notes += remark_notes(table.path.name, remarks)
+
+
+def _of_folder(folder: Path) -> Iterator[tuple[str, str] | Skipped]:
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if hidden or path.suffix.lower() not in SUFFIXES or not path.is_file():
+            continue
+        try:
+            yield name, read_document(path)[0]
+        except DataError as err:
+            yield Skipped(name, str(err))
+
+
+def _checked(
+    path: Path, examples: Iterable[tuple[str, str] | Skipped], origin: str, notes: list[str]
+) -> Documents:
+    """Return those that hold something; the others are counted and named."""
+    cleaner, documents, unusable, empty = Cleaner(), [], [], []
+    for example in examples:
+        if isinstance(example, Skipped):
+            unusable.append(f"{example.path} ({example.reason})")
+        elif text := cleaner(example[1]).strip():
+            documents.append(Document(example[0], text))
+        else:
+            empty.append(example[0])
+    for kind, names in (("are empty", empty), ("cannot be used", unusable)):
+        if names:
+            notes.append(f"{len(names)} documents {kind}: {listed(names, 3)}.")
+    notes += [note.split(" The model is")[0] for note in cleaner.notes()]
+    if not documents:
+        what = f"text in a file that ends in {', '.join(SUFFIXES)}" if path.is_dir() else "row with a text"
+        raise DataError("\n  ".join([f"{path} holds no {what}: there is nothing to search.", *notes]))
+    return Documents(tuple(documents), origin, tuple(notes))

@@ -7,7 +7,7 @@ import math
 import time
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -29,8 +29,7 @@ _TERMS = f"(?u)[{_UNSPACED}]|[^\\W{_UNSPACED}]+"
 """A word; of scripts that put no spaces between words (Thai to Chinese) a character: two of them are a pair."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Baseline:
+class Baseline(NamedTuple):
     """The best of a few models of words on the validation split.
 
     Attributes:
@@ -62,14 +61,12 @@ def baseline(splits: Splits) -> Baseline:
     from sklearn.linear_model import LogisticRegression
     from sklearn.multiclass import OneVsRestClassifier
 
-    labels = splits.source.labels
-    chosen = _sample(splits)
-    parts = [
-        _texts(splits, chosen),
-        *(_texts(splits, splits.indices[split]) for split in ("validation", "test")),
-    ]
+    labels, chosen = splits.source.labels, _sample(splits)
+    train, validation, test = (
+        _texts(splits, indices) for indices in (chosen, splits.indices["validation"], splits.indices["test"])
+    )
     truth, classes = labels[splits.indices["validation"]], len(splits.class_names)
-    tried = []
+    best, most_right = None, -1.0
     for longest in (1, 2):
         words = TfidfVectorizer(
             sublinear_tf=True,
@@ -78,25 +75,26 @@ def baseline(splits: Splits) -> Baseline:
             max_features=min(MOST_TERMS, MOST_WEIGHTS // classes),
         )
         try:
-            train = words.fit_transform(parts[0])
+            counts = words.fit_transform(train)
         except ValueError:  # no word in any text, such as emoji alone
             words = words.set_params(analyzer="char", token_pattern=None)
-            train = words.fit_transform(parts[0])
-        validation, test = words.transform(parts[1]), words.transform(parts[2])
+            counts = words.fit_transform(train)
+        on_validation, on_test = words.transform(validation), words.transform(test)
         for strength in STRENGTHS if classes <= FEW_CLASSES else STRENGTHS[1:2]:
             # A class at a time is the quickest for a few, all at once for many.
-            fast = LogisticRegression(C=strength, solver="liblinear", dual=True, random_state=0)
-            many = LogisticRegression(C=strength, max_iter=50)
+            model = LogisticRegression(C=strength, max_iter=50)
+            if classes <= FEW_CLASSES:
+                model = LogisticRegression(C=strength, solver="liblinear", dual=True, random_state=0)
+                model = OneVsRestClassifier(model)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ConvergenceWarning)
-                model = (OneVsRestClassifier(fast) if classes <= FEW_CLASSES else many).fit(
-                    train, labels[chosen]
-                )
-            found = Baseline(
-                predicted=model.predict(test), strength=strength, pairs=longest == 2, texts=len(chosen)
-            )
-            tried.append((float(np.mean(model.predict(validation) == truth)), found))
-    return max(tried, key=lambda one: one[0])[1]
+                model.fit(counts, labels[chosen])
+            right = float(np.mean(model.predict(on_validation) == truth))
+            if right > most_right:
+                predicted = model.predict(on_test)
+                best, most_right = Baseline(predicted, strength, longest == 2, len(chosen)), right
+    assert best is not None
+    return best
 
 
 def compare_with_baseline(run: Run, splits: Splits, measured: Evaluation, *, pretrained: bool) -> None:
@@ -125,22 +123,17 @@ def compare_with_baseline(run: Run, splits: Splits, measured: Evaluation, *, pre
             "time/baseline_seconds": time.monotonic() - began,
         }
     )
-    said = (
+    note = (
         f"TF-IDF of words{' and word pairs' if found.pairs else ''} and logistic regression (C = {found.strength:g},"
-        f" chosen on the validation split) reach {simple:.4f} on these test texts: the model is {gain:+.4f} from that,"
-        f" 95 % interval {low:+.4f} to {high:+.4f}."
+        f" chosen on the validation split, fitted to {found.texts} training texts) reach {simple:.4f} on these test"
+        f" texts: the model is {gain:+.4f} from that, 95 % interval {low:+.4f} to {high:+.4f}."
     )
-    if found.texts < len(splits.indices["train"]):
-        said += f" They were fitted to {found.texts} of the {len(splits.indices['train'])} training texts."
     halved = 1 - right.mean() <= (1 - simple) / 2
     if gain < 0:
-        said += " Counting words is better: take the simpler model."
+        note += " Counting words is better: take the simpler model."
     elif pretrained and gain < WORTH and not halved:
-        said += (
-            " That is little for what it costs: take the simpler model, or try --fine-tune-epochs 3, more data, or"
-            " another encoder."
-        )
-    run.note(said)
+        note += " That is little for what it costs: take the simpler model, or try --fine-tune-epochs 3 or more data."
+    run.note(note)
 
 
 def difference_interval(right: np.ndarray, right_there: np.ndarray) -> tuple[float, float]:
@@ -166,9 +159,8 @@ def difference_interval(right: np.ndarray, right_there: np.ndarray) -> tuple[flo
 def _sample(splits: Splits) -> np.ndarray:
     """Return training texts, evenly drawn from their order, which is a shuffled one; of each class one at least."""
     train = splits.indices["train"]
-    chosen = train[
-        np.unique(np.linspace(0, len(train) - 1, min(len(train), MOST_BASELINE_TEXTS)).astype(int))
-    ]
+    count = min(len(train), MOST_BASELINE_TEXTS)
+    chosen = train[np.unique(np.linspace(0, len(train) - 1, count).astype(int))]
     lengths = itertools.accumulate(map(len, _texts(splits, chosen)))
     classes = len(splits.class_names)
     most = min(MOST_IN_ALL, (20_000_000 if classes <= FEW_CLASSES else 1_000_000_000) // classes)

@@ -4,33 +4,34 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from tfkit import hub
 from tfkit.data.augment import Augmentation
-from tfkit.data.splits import Splits
-from tfkit.environment import stack
+from tfkit.data.splits import Splits, draw
+from tfkit.distribution.replicas import Replicas
+from tfkit.environment import files, stack
 from tfkit.hub.encoders import Encoder
-from tfkit.metrics import evaluate
 from tfkit.run import Run
 from tfkit.settings.options import ImageModelConfig, TransferConfig
+from tfkit.text.tokenizers import WordPiece
+from tfkit.text.vocabulary import build as build_vocabulary
 from tfkit.training.loop import train
 from tfkit.training.stage import Stage, class_weight
-from tfkit.transfer.models import (
-    HIDDEN_OF_TEXTS,
-    Classifier,
-    head,
-    observe,
-    plain_top,
-    small_cnn,
-    whole_model,
-)
-
-if TYPE_CHECKING:
-    from tfkit.environment.stack import keras, tf
-    from tfkit.hub.encoders import Encoder
+from tfkit.transfer import models
+from tfkit.transfer.models import Classifier, Top, observe, observe_head, plain_top
+from tfkit.transfer.results import measure_tokens
 
 TOP_SHARE = 1 / 3
+VOCABULARY = "vocab.txt"
+FASTER = 3.0
+"""The vector of a piece is in few of the steps: the light model learns at so many times the rate of a head."""
+MAX_LENGTH = 256
+MOST_TEXTS = 50_000
+_CHARACTERS = 4  # in a token of English, about
+_UNKNOWN_LENGTH = 128
 
 
 def fine_tune(
@@ -39,7 +40,7 @@ def fine_tune(
     splits: Splits,
     config: TransferConfig,
     *,
-    strategy: tf.distribute.Strategy,
+    strategy: stack.tf.distribute.Strategy,
 ) -> Classifier:
     """Train a classifier on a pretrained model, or what is left to train of an interrupted one.
 
@@ -53,96 +54,110 @@ def fine_tune(
     augment = Augmentation.preset(config.augment)
     features = _stored_features(run, encoder, splits, config)
     stage = functools.partial(
-        Stage.of_settings, config, class_weight=class_weight(splits, when=config.class_weights, run=run)
+        Stage.of_settings,
+        config,
+        augment=augment,
+        class_weight=class_weight(splits, when=config.class_weights, run=run),
     )
-    whole = functools.partial(whole_model, encoder, len(splits.class_names), spec=splits.spec)
-    of_head = _head_settings(config, encoder, splits)
-    if features is not None:
-        build = build_head(config, encoder, features)
-        trained = train(build, features, stage(name="head"), run=run, strategy=strategy)
-    else:
-        build = functools.partial(whole, trainable="none", **of_head)
-        trained = train(build, splits, stage(name="head", augment=augment), run=run, strategy=strategy)
+    whole = functools.partial(models.whole_model, encoder, classes=len(splits.class_names), spec=splits.spec)
+    top = _head_top(config, encoder, splits)
+    build = functools.partial(whole, top=top) if features is None else build_head(config, encoder, features)
+    trained = train(build, features or splits, stage(name="head"), run=run, strategy=strategy)
     seconds = trained.seconds
     stages = _fine_tuning_stages(run, encoder, splits, config)
     for name, epochs, trainable in stages:
         build = functools.partial(
             whole,
             trainable=trainable,
-            learning_rate=config.fine_tune_learning_rate,
-            steps=epochs * splits.steps_per_epoch,
             head=trained.model,
             top=plain_top(
-                warmup=config.warmup, layer_decay=config.layer_decay, hidden=_hidden_units(encoder)
+                config.fine_tune_learning_rate,
+                epochs * splits.steps_per_epoch,
+                warmup=config.warmup,
+                layer_decay=config.layer_decay,
+                hidden=_hidden_units(encoder),
             ),
             precision="mixed_float16" if stack.has_gpu() else "float32",
         )
         before = trained.val_loss
-        tuning = stage(name=name, epochs=epochs, augment=augment, start_val_loss=before)
+        tuning = stage(name=name, epochs=epochs, start_val_loss=before)
         trained = train(build, splits, tuning, run=run, strategy=strategy)
         seconds += trained.seconds
         if trained.best_epoch is None:
             run.note(f"Stage {name} is undone: no epoch had a validation loss below {before:.4f}.")
     run.record({"time/train_seconds": seconds})
     # Outside of the strategy's scope and in float32, whatever it was trained in: this is measured and exported.
-    model = whole(trainable="none", head=trained.model, **of_head)
-    if features is None or stages:
-        return observe(model, splits)
-    return Classifier(
-        model=model,
-        evaluation=evaluate(trained.model, features),
-        test_features=features.source.read(features.indices["test"]),
-    )
+    model = whole(head=trained.model, top=top)
+    return observe(model, splits) if features is None or stages else observe_head(model, trained, features)
 
 
-def train_all_layers(
-    run: Run,
-    backbone: Encoder | None,
-    splits: Splits,
-    config: ImageModelConfig,
-    *,
-    strategy: tf.distribute.Strategy,
+def train_at_once(
+    run: Run, encoder: Encoder | None, splits: Splits, config: Any, *, strategy: stack.tf.distribute.Strategy
 ) -> Classifier:
-    """Train all layers of a classifier at once, or what is left to train of an interrupted one.
+    """Train all layers of a classifier from the first step, or what is left to train of an interrupted one.
 
     Args:
       run: gets the logs, the measurements and what was decided.
-      backbone: whose layers are trained; None: a small network from scratch.
-      splits: of images, float32 [batch, s, s, 3] in [0, 1].
-      config: what to train.
+      encoder: of images, whose layers are trained; None: a small network of images, or the light model of texts.
+      splits: of images, float32 [batch, s, s, 3] in [0, 1], or of texts.
+      config: an `ImageModelConfig`, or of transfer_text, whose head's epochs and three times its rate are the light
+        model's.
       strategy: of the training.
     """
-    build = functools.partial(
-        small_cnn if backbone is None else functools.partial(whole_model, backbone, trainable="all"),
-        classes=len(splits.class_names),
-        spec=splits.spec,
-        learning_rate=config.learning_rate,
-        steps=config.epochs * splits.steps_per_epoch,
-        top=plain_top(warmup=config.warmup, optimizer=config.optimizer),
-    )
+    classes, steps, name = len(splits.class_names), config.epochs * splits.steps_per_epoch, "train"
+    build: Callable[[], stack.keras.Model]
+    if isinstance(config, ImageModelConfig):
+        top = plain_top(config.learning_rate, steps, warmup=config.warmup, optimizer=config.optimizer)
+        settings: dict[str, Any] = {"classes": classes, "spec": splits.spec, "top": top}
+        build = functools.partial(models.small_cnn, **settings)
+        if encoder is not None:
+            build = functools.partial(models.whole_model, encoder, trainable="all", **settings)
+    else:
+        name, max_length = "light", config.max_length or MAX_LENGTH
+        run.decide(max_length=max_length, fine_tune_epochs=0)
+        tokenizer = _load_or_build_tokenizer(run, splits, strategy, max_length=max_length)
+        if run.is_chief:
+            measure_tokens(run, tokenizer, splits)
+        run.record({"time/features_seconds": 0.0})
+        top = plain_top(FASTER * config.learning_rate, steps, warmup=config.warmup)
+        build = functools.partial(models.light, tokenizer, classes, top)
     weights = class_weight(splits, when=config.class_weights, run=run)
-    stage = Stage.of_settings(config, class_weight=weights, augment=Augmentation.preset(config.augment))
+    augment = Augmentation.preset(config.augment)
+    stage = Stage.of_settings(config, name=name, class_weight=weights, augment=augment)
     trained = train(build, splits, stage, run=run, strategy=strategy)
     run.record({"time/train_seconds": trained.seconds})
     return observe(trained.model, splits)
 
 
-def build_head(config: TransferConfig, encoder: Encoder, features: Splits) -> Callable[[], keras.Model]:
+def build_head(config: TransferConfig, encoder: Encoder, features: Splits) -> Callable[[], stack.keras.Model]:
     """Return what builds the head that is trained on these features."""
-    settings = _head_settings(config, encoder, features)
-    return functools.partial(head, encoder.feature_size, len(features.class_names), **settings)
+    top = _head_top(config, encoder, features)
+    return functools.partial(models.head, encoder.feature_size, len(features.class_names), top)
 
 
-def _head_settings(config: TransferConfig, encoder: Encoder, splits: Splits) -> dict[str, Any]:
-    return {
-        "learning_rate": config.learning_rate,
-        "steps": config.epochs * splits.steps_per_epoch,
-        "top": plain_top(warmup=config.warmup, hidden=_hidden_units(encoder)),
-    }
+def _head_top(config: TransferConfig, encoder: Encoder, splits: Splits) -> Top:
+    steps = config.epochs * splits.steps_per_epoch
+    return plain_top(config.learning_rate, steps, warmup=config.warmup, hidden=_hidden_units(encoder))
 
 
 def _hidden_units(encoder: Encoder) -> int:
-    return HIDDEN_OF_TEXTS if encoder.modality == "texts" else 0
+    return models.HIDDEN_OF_TEXTS if encoder.modality == "texts" else 0
+
+
+def _load_or_build_tokenizer(
+    run: Run, splits: Splits, strategy: stack.tf.distribute.Strategy, *, max_length: int
+) -> WordPiece:
+    """Return a tokenizer whose vocabulary the chief has built once, however often the run is resumed."""
+    path = run.backup / VOCABULARY
+    if run.is_chief and not path.is_file():
+        train = splits.indices["train"]
+        chosen = train[draw(len(train), MOST_TEXTS)]
+        pieces = build_vocabulary(str(splits.source.raw(int(index))) for index in chosen)
+        files.write_hashed(path, "".join(f"{piece}\n" for piece in pieces).encode())
+        run.note(f"The vocabulary has {len(pieces)} pieces, made of the training texts.")
+    Replicas(strategy).barrier()
+    vocabulary = tuple(files.read_hashed(path).decode().split("\n")[:-1])
+    return WordPiece(vocabulary=vocabulary, max_length=max_length)
 
 
 def _stored_features(run: Run, encoder: Encoder, splits: Splits, config: TransferConfig) -> Splits | None:
@@ -172,14 +187,13 @@ def _fine_tuning_stages(
             run.note(f"Fine-tuning is off: {encoder.handle} has no trainable weights.")
             run.decide(fine_tune_epochs=0)
             return []
-        cheap, cost = encoder.cost_of_epoch(splits)
-        affordable = cheap or stack.has_gpu()
-        epochs = encoder.fine_tune_epochs if affordable else 0
+        usual, cheap, cost = _cost_of_epoch(encoder, splits)
+        epochs = usual if cheap or stack.has_gpu() else 0
         run.note(
             f"Fine-tuning is on: {epochs} epochs of the whole model (--fine-tune-epochs 0 leaves it out)."
-            if affordable
+            if epochs
             else f"Fine-tuning is off: an epoch of {cost} takes minutes on a CPU"
-            f" (--fine-tune-epochs {encoder.fine_tune_epochs} turns it on)."
+            f" (--fine-tune-epochs {usual} turns it on)."
         )
         run.decide(fine_tune_epochs=epochs)
     first = round(epochs * TOP_SHARE) if config.unfreeze == "staged" else 0
@@ -188,3 +202,16 @@ def _fine_tuning_stages(
         first = 0
     stages = [("fine_tune_top", first, "top"), ("fine_tune", epochs - first, "all")]
     return [stage for stage in stages if stage[1]]
+
+
+def _cost_of_epoch(encoder: Encoder, splits: Splits) -> tuple[int, bool, str]:
+    """Return how many epochs are worth their time, whether one takes about a minute on a CPU, and what is computed."""
+    train = splits.indices["train"]
+    if encoder.modality == "images":
+        megapixels = len(train) * int(splits.spec.shape[0]) ** 2 / 1e6
+        return 5, megapixels <= 20, f"{megapixels:.0f} megapixels"
+    lengths = np.asarray(splits.source.lengths)[train]  # type: ignore[attr-defined]
+    longest = (encoder.max_length or _UNKNOWN_LENGTH) * _CHARACTERS
+    tokens = int(np.minimum(lengths, longest).sum() / _CHARACTERS)
+    # Two cores train 20,000 tokens of MiniLM in half a minute.
+    return 3, tokens * encoder.parameters <= 20_000 * 22_565_376, f"{tokens:,} tokens"

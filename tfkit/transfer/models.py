@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from tfkit.data.splits import Splits
-from tfkit.errors import CheckError, RunError
+from tfkit.environment import stack
+from tfkit.errors import RunError
 from tfkit.hub.encoders import Encoder, freeze
-from tfkit.metrics import Evaluation, evaluation, to_probabilities
+from tfkit.metrics import Evaluation, evaluate, evaluation, to_probabilities
 from tfkit.run import Run
-
-if TYPE_CHECKING:
-    from tfkit.environment.stack import keras, tf
+from tfkit.text.tokenizers import Tokenizer
+from tfkit.training.stage import Trained
 
 FILTERS = (16, 32, 64, 128)
 CLASSIFIER = "classifier"
+DIMENSION = 64
+"""Numbers that the light model learns for a piece of a text."""
 DROPOUT = 0.2
 HIDDEN_DROPOUT = (0.4, 0.5)
 HIDDEN_OF_TEXTS = 1024
@@ -29,96 +31,80 @@ features of 0.2 to 0.5), TF-IDF and logistic regression 0.724."""
 WARMUP_SHARE = 0.1
 
 
-@dataclass(frozen=True, kw_only=True)
-class Top:
-    """What stands on the features, and what trains it.
+class Top(NamedTuple):
+    """Hold what stands on the features, and what trains it.
 
     Attributes:
       logits: from features [batch, d] and the number of classes; its last layer is named "classifier".
-      optimizer: from the peak of the learning rate, the number of steps and the model.
+      optimizer: of the model.
     """
 
     logits: Callable[[Any, int], Any]
-    optimizer: Callable[[float, int, Any], Any]
+    optimizer: Callable[[Any], Any]
 
-
-def head(
-    feature_size: int, classes: int, *, learning_rate: float, steps: int, top: Top | None = None
-) -> keras.Model:
-    """Return a top on features, compiled.
-
-    Args:
-      feature_size: length of a feature vector.
-      classes: how many the model tells apart.
-      learning_rate: the peak, see `schedule`.
-      steps: of the whole training.
-      top: `plain_top()` when left out.
-
-    Returns:
-      float32 [batch, feature_size] to logits float32 [batch, classes].
-    """
-    from tfkit.environment.stack import keras
-
-    inputs = keras.Input([feature_size], name="features")
-    top = top or plain_top()
-    model = keras.Model(inputs, top.logits(inputs, classes))
-    return compiled(model, top.optimizer(learning_rate, steps, model))
+    def model(self, inputs: Any, features: Any, classes: int) -> stack.keras.Model:
+        """Return the compiled model from a Keras input, by its features, to logits."""
+        model = stack.keras.Model(inputs, self.logits(features, classes))
+        return compiled(model, self.optimizer(model))
 
 
 def plain_top(
-    dropout: float = DROPOUT,
+    learning_rate: float = 1.0,
+    steps: int = 1,
     *,
+    dropout: float = DROPOUT,
     warmup: float = WARMUP_SHARE,
     optimizer: str = "adam",
     layer_decay: float = 1.0,
     hidden: int = 0,
 ) -> Top:
-    """Return dropout and a dense layer, trained with `schedule` by `adam`, or by `sgd` with a momentum of 0.9.
+    """Return dropout and a dense layer, trained with `learning_rate_schedule`.
 
-    With `hidden` units there is a layer of them between, on features brought to one scale, with more dropout.
-    With a `layer_decay` below 1 the layers of a transformer learn at rates of their own, see `LayerwiseAdam`.
+    Args:
+      learning_rate: the peak.
+      steps: of the whole training.
+      dropout: of the features.
+      warmup: share of the steps over which the learning rate rises.
+      optimizer: "adam", or "sgd" with a momentum of 0.9.
+      layer_decay: below 1 the layers of a transformer learn at rates of their own, each at this share of the one above.
+      hidden: units of a layer between, on features brought to one scale, with more dropout; 0: none.
     """
-    from tfkit.environment.stack import keras
-
-    layers = keras.layers
+    layers = stack.keras.layers
 
     def logits(features: Any, classes: int) -> Any:
         if hidden:
             even = layers.LayerNormalization(center=False, scale=False, name="even")(features)
             noisy = layers.Dropout(HIDDEN_DROPOUT[0], name="dropout_of_features")(even)
             features = layers.Dense(hidden, activation="relu", dtype="float32", name="hidden")(noisy)
-        return _dense(
-            layers.Dropout(HIDDEN_DROPOUT[1] if hidden else dropout, name="dropout")(features), classes
-        )
+        noisy = layers.Dropout(HIDDEN_DROPOUT[1] if hidden else dropout, name="dropout")(features)
+        return _dense(noisy, classes)
 
-    def optimize(peak: float, steps: int, model: keras.Model) -> Any:
-        rate = learning_rate_schedule(peak, steps=steps, warmup=warmup)
+    def optimize(model: stack.keras.Model) -> Any:
+        rate = learning_rate_schedule(learning_rate, steps=steps, warmup=warmup)
         if layer_decay < 1:
-            from tfkit.transfer import layerwise
-
-            return layerwise.LayerwiseAdam(rate, shares=layerwise.shares(model, layer_decay))
+            return _layerwise_adam(rate, _shares(model, layer_decay))
         if optimizer == "adam":
-            return keras.optimizers.Adam(rate)
-        return keras.optimizers.SGD(rate, momentum=0.9)
+            return stack.keras.optimizers.Adam(rate)
+        return stack.keras.optimizers.SGD(rate, momentum=0.9)
 
-    return Top(logits=logits, optimizer=optimize)
+    return Top(logits, optimize)
 
 
-def private_top(mean: np.ndarray | None = None) -> Top:
+def private_top(learning_rate: float = 1.0, steps: int = 1, *, mean: np.ndarray | None = None) -> Top:
     """Return a private top: centred features of length one, a dense layer of zeros without bias, momentum.
 
     An example's gradient is as long as its features: with equal lengths clipping treats all alike, and what all
     features share would use up most of the length.
 
     Args:
+      learning_rate: the peak, see `learning_rate_schedule`.
+      steps: of the whole training.
       mean: float32 [d], of features of length one, public or released with noise; None: each example's own numbers
         are centred, which costs no privacy and helps less.
 
     Source: Tramèr and Boneh 2021 (arXiv:2011.11660); De et al. 2022 (arXiv:2204.13650).
     """
-    from tfkit.environment.stack import keras
-
-    layers = keras.layers
+    layers = stack.keras.layers
 
     def logits(features: Any, classes: int) -> Any:
         if mean is None:
@@ -129,26 +115,73 @@ def private_top(mean: np.ndarray | None = None) -> Top:
         even = layers.UnitNormalization(name="length_one")(centred)
         return _dense(even, classes, kernel_initializer="zeros", use_bias=False)
 
-    return Top(
-        logits=logits,
-        optimizer=lambda peak, steps, model: keras.optimizers.SGD(
-            learning_rate_schedule(peak, steps=steps), momentum=0.9
-        ),
-    )
+    def optimize(model: stack.keras.Model) -> Any:
+        return stack.keras.optimizers.SGD(learning_rate_schedule(learning_rate, steps=steps), momentum=0.9)
+
+    return Top(logits, optimize)
+
+
+def head(feature_size: int, classes: int, top: Top) -> stack.keras.Model:
+    """Return a top on features alone: float32 [batch, feature_size] to logits float32 [batch, classes], compiled."""
+    inputs = stack.keras.Input([feature_size], name="features")
+    return top.model(inputs, inputs, classes)
+
+
+def light(
+    tokenizer: Tokenizer, classes: int, top: Top, *, dimension: int = DIMENSION, length: int | None = None
+) -> stack.keras.Model:
+    """Return the mean of what is learned for each piece of a text, and a top on it, compiled.
+
+    With the 4,000 pieces of `text.vocabulary.build` and the dimension here its .tflite has 1.8 MB, tokenizer included.
+
+    Args:
+      tokenizer: of the texts.
+      classes: how many the model tells apart.
+      top: what stands on the mean; 3e-3 is a good peak of its learning rate.
+      dimension: numbers that are learned for a piece.
+      length: to which all texts are filled up; None: to the longest of the batch. Private training needs one.
+
+    Returns:
+      UTF-8 strings [b] to logits float32 [b, classes].
+    """
+    from tfkit.text.layers import MaskedMean, Tokens
+
+    texts = stack.keras.Input([], dtype=stack.tf.string, name="texts")
+    tokens = Tokens(tokenizer, length=length)(texts)
+    pieces = stack.keras.layers.Embedding(len(tokenizer.vocabulary), dimension, name="embedding")
+    features = MaskedMean(name="mean")(pieces(tokens["input_word_ids"]), mask=tokens["input_mask"])
+    return top.model(texts, features, classes)
+
+
+def small_cnn(*, classes: int, spec: stack.tf.TensorSpec, top: Top) -> stack.keras.Model:
+    """Return four convolutions, each of which halves the image, and a mean over what is left; 0.1 million weights.
+
+    Without batch normalisation, whose statistics would depend on how a batch is dealt to replicas.
+
+    Returns:
+      Compiled: float32 [batch, s, s, 3] in [0, 1] to logits float32 [batch, classes].
+    """
+    layers = stack.keras.layers
+    images = stack.keras.Input(spec.shape, name="images")
+    values = layers.Rescaling(2.0, offset=-1.0, name="centred")(images)
+    for place, filters in enumerate(FILTERS):
+        values = layers.Conv2D(
+            filters, 3, strides=2, padding="same", activation="relu", kernel_initializer="he_normal",
+            name=f"convolution_{place}",
+        )(values)  # fmt: skip
+    return top.model(images, layers.GlobalAveragePooling2D(name="mean")(values), classes)
 
 
 def whole_model(
     backbone: Encoder,
-    classes: int,
     *,
-    spec: tf.TensorSpec,
-    learning_rate: float,
-    steps: int,
-    trainable: str,
-    head: keras.Model | None = None,
-    top: Top | None = None,
+    classes: int,
+    spec: stack.tf.TensorSpec,
+    top: Top,
+    trainable: str = "none",
+    head: stack.keras.Model | None = None,
     precision: str = "float32",
-) -> keras.Model:
+) -> stack.keras.Model:
     """Return encoder and head as one compiled model.
 
     Batch normalisation stays in inference mode: its statistics are the backbone's, whatever the batch.
@@ -157,11 +190,9 @@ def whole_model(
       backbone: a bundled one becomes a functional model, any other a hub.KerasLayer.
       classes: how many the model tells apart.
       spec: of one example: of an image float32 [s, s, 3] in [0, 1], of a text a string.
-      learning_rate: the peak, see `schedule`.
-      steps: of this stage of the training.
+      top: what stands on it, and what trains this stage.
       trainable: `none` (the head alone), `top` (the later half of a functional backbone too) or `all`.
-      head: a trained model to start from: of `head`, or of `whole` for the same backbone.
-      top: as in `head`.
+      head: a trained model to start from: of `head`, or of this function for the same backbone.
       precision: Keras's dtype policy for what a functional backbone computes: `mixed_float16` is faster on a
         GPU. Weights and logits are float32 in any case.
 
@@ -169,29 +200,20 @@ def whole_model(
       A batch of examples to logits float32 [batch, classes].
 
     Raises:
-      CheckError: the backbone was to be trained and has nothing that can be.
+      HubError: the backbone was to be trained and has nothing that can be.
     """
-    from tfkit.environment.stack import keras
-
     # A hub.KerasLayer computes in what it was exported in.
     with _policy(precision if backbone.stages else "float32"):
         inputs, features = backbone.graph(spec, trainable=trainable)
-    top = top or plain_top()
-    model = keras.Model(inputs, top.logits(features, classes))
-    of_top = keras.Model(features, model.output).trainable_variables
-    if trainable != "none" and len(model.trainable_variables) <= len(of_top):
-        raise CheckError(
-            f"{backbone.handle} has no trainable weights: fine-tuning would train the head alone."
-        )
-    if head is not None:
-        if len(head.weights) == len(model.weights):
-            model.set_weights(head.get_weights())
-        else:
-            for layer in head.layers:
-                if layer.weights:
-                    model.get_layer(layer.name).set_weights(layer.get_weights())
+    model = stack.keras.Model(inputs, top.logits(features, classes))
+    if head is not None and len(head.weights) == len(model.weights):
+        model.set_weights(head.get_weights())
+    elif head is not None:
+        for layer in head.layers:
+            if layer.weights:
+                model.get_layer(layer.name).set_weights(layer.get_weights())
     with _policy(precision):  # float16 gradients need an optimizer that scales the loss
-        return compiled(model, top.optimizer(learning_rate, steps, model))
+        return compiled(model, top.optimizer(model))
 
 
 def learning_rate_schedule(peak: float, *, steps: int, warmup: float = WARMUP_SHARE) -> Any:
@@ -199,10 +221,8 @@ def learning_rate_schedule(peak: float, *, steps: int, warmup: float = WARMUP_SH
 
     Source: Loshchilov and Hutter 2017 (arXiv:1608.03983); Goyal et al. 2017 (arXiv:1706.02677) for the warm-up.
     """
-    from tfkit.environment.stack import keras
-
     rising = int(warmup * steps)
-    return keras.optimizers.schedules.CosineDecay(
+    return stack.keras.optimizers.schedules.CosineDecay(
         peak / 10 if rising else peak,
         decay_steps=max(steps - rising, 1),
         warmup_target=peak if rising else None,
@@ -210,42 +230,67 @@ def learning_rate_schedule(peak: float, *, steps: int, warmup: float = WARMUP_SH
     )
 
 
+def _layerwise_adam(learning_rate: Any, shares: Mapping[str, float]) -> Any:
+    """Return stock Adam, of whose step each variable takes its share: name to [0, 1], 1 for those not named.
+
+    Source: Howard and Ruder 2018 (arXiv:1801.06146), "discriminative fine-tuning".
+    """
+
+    class LayerwiseAdam(stack.keras.optimizers.Adam):
+        """Adam that goes back by what is not the variable's share of a step."""
+
+        def update_step(self, gradient: Any, variable: Any) -> None:
+            before = stack.tf.identity(variable)
+            super().update_step(gradient, variable)
+            if (share := shares.get(variable.name, 1.0)) < 1:
+                variable.assign(before + share * (variable - before))
+
+    return LayerwiseAdam(learning_rate)
+
+
+def _shares(model: stack.keras.Model, decay: float) -> dict[str, float]:
+    """Return for each variable of a transformer its share of the rate: `decay` to the power of the layers above it.
+
+    Its layers are named layer0_..., layer1_...; what stands before them counts as below the first, what stands behind
+    the last has the whole rate.
+    """
+    found, depth = {}, -1
+    for layer in model.layers:
+        matched = re.match(r"layer(\d+)_", layer.name)
+        depth = max(depth, int(matched[1])) if matched else depth
+        found.update({variable.name: depth for variable in layer.trainable_variables})
+    return {name: decay ** (depth - below) for name, below in found.items() if below != depth}
+
+
 @contextlib.contextmanager
 def _policy(name: str) -> Iterator[None]:
     """Let what Keras makes in the block compute in this precision."""
-    from tfkit.environment.stack import keras
-
-    before = keras.mixed_precision.global_policy()
-    keras.mixed_precision.set_global_policy(name)
+    before = stack.keras.mixed_precision.global_policy()
+    stack.keras.mixed_precision.set_global_policy(name)
     try:
         yield
     finally:
-        keras.mixed_precision.set_global_policy(before)
+        stack.keras.mixed_precision.set_global_policy(before)
 
 
 def _dense(features: Any, classes: int, **settings: Any) -> Any:
-    from tfkit.environment.stack import keras
-
     # float32 whatever the policy: a softmax of float16 logits loses small probabilities.
-    return keras.layers.Dense(classes, dtype="float32", name=CLASSIFIER, **settings)(features)
+    return stack.keras.layers.Dense(classes, dtype="float32", name=CLASSIFIER, **settings)(features)
 
 
-def compiled(model: keras.Model, optimizer: Any) -> keras.Model:
+def compiled(model: stack.keras.Model, optimizer: Any) -> stack.keras.Model:
     """Compile a model for logits and integer labels."""
-    from tfkit.environment.stack import keras
-
-    if keras.mixed_precision.global_policy().name == "mixed_float16":
-        optimizer = keras.mixed_precision.LossScaleOptimizer(optimizer)
+    if stack.keras.mixed_precision.global_policy().name == "mixed_float16":
+        optimizer = stack.keras.mixed_precision.LossScaleOptimizer(optimizer)
     model.compile(
         optimizer=optimizer,
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        loss=stack.keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
     )
     return model
 
 
-@dataclass(frozen=True, kw_only=True)
-class Classifier:
+class Classifier(NamedTuple):
     """A trained model and what it says of the test split.
 
     Attributes:
@@ -254,51 +299,27 @@ class Classifier:
       test_features: float32 [n, d], what its last layer sees of the test split, in the split's order.
     """
 
-    model: keras.Model
+    model: stack.keras.Model
     evaluation: Evaluation
     test_features: np.ndarray
 
 
-def observe(model: keras.Model, splits: Splits) -> Classifier:
+def observe(model: stack.keras.Model, splits: Splits) -> Classifier:
     """Put the test split through the model once, for its probabilities, and what the last layer saw."""
-    from tfkit.environment.stack import keras
-
     last = model.get_layer(CLASSIFIER)
-    both = keras.Model(model.input, [last.input, last.output])
+    both = stack.keras.Model(model.input, [last.input, last.output])
     features, logits = both.predict(splits.test, verbose=0)
-    return Classifier(
-        model=model,
-        evaluation=evaluation(np.asarray(to_probabilities(logits, logits=True)), splits),
-        test_features=np.asarray(features, np.float32),
-    )
+    measured = evaluation(np.asarray(to_probabilities(logits, logits=True)), splits)
+    return Classifier(model, measured, np.asarray(features, np.float32))
 
 
-def small_cnn(
-    *, classes: int, spec: tf.TensorSpec, learning_rate: float, steps: int, top: Top
-) -> keras.Model:
-    """Return four convolutions, each of which halves the image, and a mean over what is left; 0.1 million weights.
-
-    Without batch normalisation, whose statistics would depend on how a batch is dealt to replicas.
-
-    Returns:
-      Compiled: float32 [batch, s, s, 3] in [0, 1] to logits float32 [batch, classes].
-    """
-    from tfkit.environment.stack import keras
-
-    layers = keras.layers
-    images = keras.Input(spec.shape, name="images")
-    values = layers.Rescaling(2.0, offset=-1.0, name="centred")(images)
-    for place, filters in enumerate(FILTERS):
-        values = layers.Conv2D(
-            filters, 3, strides=2, padding="same", activation="relu", kernel_initializer="he_normal",
-            name=f"convolution_{place}",
-        )(values)  # fmt: skip
-    features = layers.GlobalAveragePooling2D(name="mean")(values)
-    model = keras.Model(images, top.logits(features, classes))
-    return compiled(model, top.optimizer(learning_rate, steps, model))
+def observe_head(model: stack.keras.Model, trained: Trained, features: Splits) -> Classifier:
+    """Return the whole model of a head that was trained on stored features, measured on these."""
+    test_features = features.source.read(features.indices["test"])
+    return Classifier(model, evaluate(trained.model, features), test_features)
 
 
-def rebuild(run: Run, backbone: Encoder | None, splits: Splits) -> keras.Model:
+def rebuild(run: Run, backbone: Encoder | None, splits: Splits) -> stack.keras.Model:
     """Return the trained model of a run of images.
 
     Args:
@@ -313,14 +334,8 @@ def rebuild(run: Run, backbone: Encoder | None, splits: Splits) -> keras.Model:
     Raises:
       RunError: what was exported is not this model.
     """
-    # It is not trained as it is here.
-    settings: dict[str, Any] = {"spec": splits.spec, "learning_rate": 1.0, "steps": 1}
-    classes = len(splits.class_names)
-    model = (
-        small_cnn(classes=classes, top=plain_top(), **settings)
-        if backbone is None
-        else whole_model(backbone, classes, trainable="none", **settings)
-    )
+    settings: dict[str, Any] = {"classes": len(splits.class_names), "spec": splits.spec, "top": plain_top()}
+    model = small_cnn(**settings) if backbone is None else whole_model(backbone, **settings)
     stored: list[Any] = list(run.model.variables_of_model)
     shapes = [tuple(variable.shape) for variable in stored]
     if shapes != [tuple(variable.shape) for variable in model.variables]:

@@ -5,17 +5,15 @@ from __future__ import annotations
 import dataclasses
 import functools
 import io
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import NamedTuple
 
 import numpy as np
 
 from tfkit import hub, privacy
 from tfkit.data.splits import Splits
-from tfkit.environment import files
+from tfkit.distribution.replicas import Replicas
+from tfkit.environment import files, stack
 from tfkit.hub.encoders import Encoder
-from tfkit.metrics import evaluate
 from tfkit.privacy.ledger import MEAN, Ledger
 from tfkit.privacy.plan import DPSGD
 from tfkit.run import Run
@@ -23,11 +21,7 @@ from tfkit.settings.options import ENCODER, PrivateConfig
 from tfkit.training.loop import train
 from tfkit.training.stage import Stage, Trained
 from tfkit.transfer import models
-from tfkit.transfer.light import light
-from tfkit.transfer.models import Classifier, observe
-
-if TYPE_CHECKING:
-    from tfkit.environment.stack import keras, tf
+from tfkit.transfer.models import Classifier, Top, observe, observe_head, private_top
 
 STAGE = "private"
 LARGEST_BATCH, EPOCHS = 4096, 80
@@ -42,7 +36,7 @@ def train_private(
     splits: Splits,
     config: PrivateConfig,
     *,
-    strategy: tf.distribute.Strategy,
+    strategy: stack.tf.distribute.Strategy,
 ) -> Classifier:
     """Train a classifier with differential privacy, or what is left to train of it.
 
@@ -64,38 +58,33 @@ def train_private(
         config = dataclasses.replace(config, features=False)
         run.decide(features=False, max_length=length)
         run.note(f"The vocabulary is that of {ENCODER}, which is public.")
-    plan = _plan(config, splits)
-    clip, rate = plan.privacy.l2_norm_clip, plan.learning_rate
+    stage, of_batches, rate, steps = _plan(config, splits)
+    assert stage.privacy is not None
     run.note(
-        f"Private training: {plan.epochs} epochs of samples of {plan.batch_size} expected examples, learning rate"
-        f" {rate:.3g}, clipping norm {clip:.3g}"
-        + (", features less their noisy mean." if plan.privacy.release_noise else ".")
+        f"Private training: {stage.epochs} epochs of samples of {of_batches.global_batch_size} expected examples,"
+        f" learning rate {rate:.3g}, clipping norm {stage.privacy.l2_norm_clip:.3g}"
+        + (", features less their noisy mean." if stage.privacy.release_noise else ".")
     )
-    run.decide(epochs=plan.epochs, learning_rate=float(rate), global_batch_size=plan.batch_size)
-    classes, seconds, settings = len(splits.class_names), 0.0, plan.settings(None)
+    run.decide(epochs=stage.epochs, learning_rate=float(rate), global_batch_size=of_batches.global_batch_size)
+    classes, top, seconds = len(splits.class_names), private_top(rate, steps), 0.0
     if encoder is None:
         tokenizer = hub.load_model(ENCODER, max_length=length).tokenizer
         assert tokenizer is not None, "it is bundled"
-        build = functools.partial(light, tokenizer, classes, length=length, **settings)
-        trained = _train(run, build, splits, config, plan, strategy=strategy)
+        build = functools.partial(models.light, tokenizer, classes, top, length=length)
+        trained = train(build, of_batches, stage, run=run, strategy=strategy)
         classifier = observe(trained.model, splits)
-    elif not config.features:
-        whole = functools.partial(models.whole_model, encoder, classes, spec=splits.spec, **settings)
-        build = functools.partial(whole, trainable="all")
-        trained = _train(run, build, splits, config, plan, strategy=strategy)
-        classifier = observe(whole(trainable="none", head=trained.model), splits)
     else:
-        extraction = hub.extract(encoder, splits)
-        run.say(extraction.summary)  # not kept: it counts private examples
-        features, seconds = extraction.splits, extraction.seconds
-        trained, settings = train_private_head(run, encoder, features, config, strategy=strategy)
-        classifier = Classifier(
-            model=models.whole_model(
-                encoder, classes, spec=splits.spec, trainable="none", head=trained.model, **settings
-            ),
-            evaluation=evaluate(trained.model, features),
-            test_features=features.source.read(features.indices["test"]),
-        )
+        whole = functools.partial(models.whole_model, encoder, classes=classes, spec=splits.spec)
+        if config.features:
+            extraction = hub.extract(encoder, splits)
+            run.say(extraction.summary)  # not kept: it counts private examples
+            features, seconds = extraction.splits, extraction.seconds
+            trained, top = train_private_head(run, encoder, features, config, strategy=strategy)
+            classifier = observe_head(whole(head=trained.model, top=top), trained, features)
+        else:
+            build = functools.partial(whole, trainable="all", top=top)
+            trained = train(build, of_batches, stage, run=run, strategy=strategy)
+            classifier = observe(whole(head=trained.model, top=top), splits)
     run.record({"time/features_seconds": seconds, "time/train_seconds": trained.seconds})
     return classifier
 
@@ -106,82 +95,60 @@ def train_private_head(
     features: Splits,
     config: PrivateConfig,
     *,
-    strategy: tf.distribute.Strategy,
+    strategy: stack.tf.distribute.Strategy,
     verbose: int | None = None,
-) -> tuple[Trained, dict[str, Any]]:
+) -> tuple[Trained, Top]:
     """Train the head alone, on features that are stored already, as `train_private` trains it.
 
     Returns:
-      What training left, and the settings of `models.head` and `models.whole_model` that it was built with.
+      What training left, and the top that it was built with.
     """
-    plan = _plan(config, features)
-    settings = plan.settings(_released_mean(run, features, config, plan, strategy=strategy))
-    build = functools.partial(models.head, encoder.feature_size, len(features.class_names), **settings)
-    return _train(run, build, features, config, plan, strategy=strategy, verbose=verbose), settings
+    stage, of_batches, rate, steps = _plan(config, features, verbose=verbose)
+    assert stage.privacy is not None
+    noise = stage.privacy.release_noise
+    mean = _released_mean(run, features, config, noise, strategy=strategy) if noise else None
+    top = private_top(rate, steps, mean=mean)
+    build = functools.partial(models.head, encoder.feature_size, len(features.class_names), top)
+    return train(build, of_batches, stage, run=run, strategy=strategy), top
 
 
 def _released_mean(
-    run: Run, features: Splits, config: PrivateConfig, plan: TrainingPlan, *, strategy: tf.distribute.Strategy
-) -> np.ndarray | None:
+    run: Run, features: Splits, config: PrivateConfig, noise: float, *, strategy: stack.tf.distribute.Strategy
+) -> np.ndarray:
     """Return the noisy mean of the training examples' features: released once for a run, however often it is resumed.
 
     Of several workers the chief draws it: each of them with noise of its own would be as many releases.
     """
-    from tfkit.distribution.replicas import Replicas
-
-    if not plan.privacy.release_noise:
-        return None
     path = run.backup / STAGE / MEAN
     Ledger(run, STAGE)  # a mean that is lost is not released once more
     if run.is_chief and not path.is_file():
         mean = privacy.noisy_mean(
             features.source.read(features.indices["train"]),
-            noise_multiplier=plan.privacy.release_noise,
+            noise_multiplier=noise,
             seed=config.seed if config.deterministic_noise else None,
         )
         content = io.BytesIO()
         np.save(content, mean)
         files.write_hashed(path, content.getvalue())
     Replicas(strategy).barrier()
-    return np.load(io.BytesIO(files.read_hashed(path)), allow_pickle=False)
+    return np.asarray(np.load(io.BytesIO(files.read_hashed(path)), allow_pickle=False))
 
 
-def _train(
-    run: Run,
-    build_model: Callable[[], keras.Model],
-    splits: Splits,
-    config: PrivateConfig,
-    plan: TrainingPlan,
-    *,
-    strategy: tf.distribute.Strategy,
-    verbose: int | None = None,
-) -> Trained:
-    stage = Stage(name=STAGE, epochs=plan.epochs, seed=config.seed, privacy=plan.privacy, verbose=verbose)
-    return train(
-        build_model, splits.replace(global_batch_size=plan.batch_size), stage, run=run, strategy=strategy
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingPlan:
+class _Plan(NamedTuple):
     """The settings of a private training with nothing left out.
 
     What is left out was found on mnist5k: by the validation split, on 500, 1,255 and 3,500 training examples, at
     epsilon 1, 3 and 8.
     """
 
-    privacy: DPSGD
-    batch_size: int
-    epochs: int
-    steps: int
+    stage: Stage
+    splits: Splits
+    """In batches of the expected size of a sample."""
     learning_rate: float
-
-    def settings(self, mean: np.ndarray | None) -> dict[str, Any]:
-        """Return what `models.head` and `models.whole_model` take."""
-        return {"learning_rate": self.learning_rate, "steps": self.steps, "top": models.private_top(mean)}
+    steps: int
 
 
-def _plan(config: PrivateConfig, splits: Splits) -> TrainingPlan:
+def _plan(config: PrivateConfig, splits: Splits, *, verbose: int | None = None) -> _Plan:
     examples = len(splits.indices["train"])
     largest, usual = (
         (LARGEST_BATCH, EPOCHS) if config.features else (LARGEST_BATCH_OF_IMAGES, EPOCHS_OF_IMAGES)
@@ -201,6 +168,5 @@ def _plan(config: PrivateConfig, splits: Splits) -> TrainingPlan:
     if rate is None:
         rate = 8.0 * min(max((min(epsilon, 10.0) * examples / 6000) ** (2 / 3), 1 / 8), 2.0)
         rate *= 1.0 if config.features else 1 / 16
-    return TrainingPlan(
-        privacy=mechanism, batch_size=batch_size, epochs=epochs, steps=plan.steps, learning_rate=rate
-    )
+    stage = Stage(name=STAGE, epochs=epochs, seed=config.seed, privacy=mechanism, verbose=verbose)
+    return _Plan(stage, splits.replace(global_batch_size=batch_size), rate, plan.steps)

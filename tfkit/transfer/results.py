@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from tfkit.data.splits import Splits, draw
+from tfkit.environment import stack
 from tfkit.hub.encoders import Encoder
 from tfkit.metrics import Evaluation
 from tfkit.privacy.ledger import register
@@ -14,12 +15,9 @@ from tfkit.reporting import examples, tensorboard
 from tfkit.reporting.examples import Examples
 from tfkit.run import EVALUATION, PRIVACY, Run
 from tfkit.settings.options import DataConfig
+from tfkit.text.tokenizers import Tokenizer
 from tfkit.training.export import save
-
-if TYPE_CHECKING:
-    from tfkit.hub.encoders import Encoder
-    from tfkit.text.tokenizers import Tokenizer
-    from tfkit.transfer.models import Classifier
+from tfkit.transfer.models import Classifier
 
 SAMPLES = 16
 PROJECTED = 1000
@@ -97,23 +95,18 @@ def conclude(run: Run, classifier: Classifier, splits: Splits, *, show_examples:
 
 def measure_tokens(run: Run, tokenizer: Tokenizer, splits: Splits) -> None:
     """Record how long the texts are in tokens, how many are cut, and how much of them the vocabulary does not know."""
-    from tfkit.environment.stack import tf
-
     train = splits.indices["train"]
     chosen = train[draw(len(train), MEASURED_TEXTS)]
     lengths, unknown = [], 0
     for start in range(0, len(chosen), 256):
-        pieces = tokenizer.tokenize(tf.constant(splits.source.read(chosen[start : start + 256])))
+        texts = splits.source.read(chosen[start : start + 256])
+        pieces = tokenizer.tokenize(stack.tf.constant(texts))
         lengths.append(pieces.row_lengths().numpy())
         unknown += int((pieces.flat_values.numpy() == tokenizer.id_of("[UNK]")).sum())
-    counts = np.concatenate(lengths)
-    room = tokenizer.max_length - 2
+    counts, room = np.concatenate(lengths), tokenizer.max_length - 2
     tensorboard.write_lengths(run.logdir, "tokens", np.minimum(counts, 4 * room))
-    median, cut, lost = (
-        float(np.median(counts)),
-        float((counts > room).mean()),
-        unknown / max(int(counts.sum()), 1),
-    )
+    median, cut = float(np.median(counts)), float((counts > room).mean())
+    lost = unknown / max(int(counts.sum()), 1)
     run.record({"data/median_tokens": median, "data/cut_share": cut, "data/unknown_token_share": lost})
     run.note(
         f"The median text has {median:.0f} tokens, the longest {counts.max()}; {cut:.1%} are cut to {room}."
@@ -137,39 +130,38 @@ def _write_samples(run: Run, splits: Splits) -> None:
     """Show some training examples, under the names of their classes."""
     train = splits.indices["train"]
     shown = train[draw(len(train), SAMPLES, classes=splits.source.labels[train])]
+    inputs = splits.source.read(shown) if splits.kind == "images" else _texts(splits, shown)
     captions = [splits.class_names[label] for label in splits.source.labels[shown]]
-    if splits.kind == "images":
-        tensorboard.write_images(run.logdir, "samples", splits.source.read(shown), captions=captions)
-    elif splits.kind == "texts":
-        texts = [str(splits.source.raw(int(index))) for index in shown]
-        tensorboard.write_texts(run.logdir, "samples", texts, captions=captions)
+    _write_examples(run, splits, "samples", inputs, captions)
 
 
-def _write_mistakes(run: Run, evaluation: Evaluation, splits: Splits) -> Examples | None:
+def _write_mistakes(run: Run, evaluation: Evaluation, splits: Splits) -> Examples:
     """Show the worst mistakes in TensorBoard; return them for the report."""
-    if splits.kind not in ("images", "texts"):
-        return None
     shown = Examples.of(evaluation, splits)
     captions = [evaluation.mistake(index) for index in shown.worst]
-    write = tensorboard.write_images if splits.kind == "images" else tensorboard.write_texts
-    write(run.logdir, "worst_mistakes", shown.worst_inputs, captions=captions)
+    _write_examples(run, splits, "worst_mistakes", shown.worst_inputs, captions)
     for language, (count, accuracy) in shown.by_language(evaluation).items():
         run.record({f"test/accuracy/{language}": accuracy, f"test/examples/{language}": count})
     return shown
 
 
+def _write_examples(run: Run, splits: Splits, name: str, inputs: Any, captions: list[str]) -> None:
+    write = tensorboard.write_images if splits.kind == "images" else tensorboard.write_texts
+    write(run.logdir, name, inputs, captions=captions)
+
+
+def _texts(splits: Splits, indices: np.ndarray) -> list[str]:
+    return [str(splits.source.raw(int(index))) for index in indices]
+
+
 def _write_projector(run: Run, features: np.ndarray, evaluation: Evaluation, splits: Splits) -> None:
     """Show what the last layer saw of the test split, float32 [n, d], in the Projector."""
-    shown = draw(len(evaluation.labels), PROJECTED)
+    shown, images = draw(len(evaluation.labels), PROJECTED), None
     indices = splits.indices["test"][shown]
+    names = [evaluation.names[index] for index in shown]
     if splits.kind == "texts":
-        names = [str(splits.source.raw(int(index)))[:NAME_CHARACTERS] for index in indices]
+        names = [text[:NAME_CHARACTERS] for text in _texts(splits, indices)]
     else:
-        names = [evaluation.names[index] for index in shown]
-    tensorboard.write_projector(
-        run.logdir,
-        features[shown],
-        labels=[evaluation.class_names[evaluation.labels[index]] for index in shown],
-        names=names,
-        images=splits.source.read(indices) if splits.kind == "images" else None,
-    )
+        images = splits.source.read(indices)
+    labels = [evaluation.class_names[evaluation.labels[index]] for index in shown]
+    tensorboard.write_projector(run.logdir, features[shown], labels=labels, names=names, images=images)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,23 +26,30 @@ from tfkit.settings.options import (
 from tfkit.settings.parse import as_dict, from_keywords, parse, run_dir, takes_settings
 
 if TYPE_CHECKING:
+    from tfkit.data.splits import Splits
     from tfkit.environment.stack import tf
+    from tfkit.hub.encoders import Encoder
     from tfkit.privacy.plan import DPSGD
+
+PRIVATE_SIZE = 160
+"""Small images are enlarged to this: better features than at 96, for a cost that is paid once."""
+
+SCRATCH_SIZE, EMBEDDED_SIZE = 64, 32
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSettings(ImageConfig, ImageTransferConfig):
-    """What to train on, from which backbone, for how long."""
+    """Say what to train on, from which backbone, for how long."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TextSettings(TextConfig, TextTransferConfig):
-    """What to train on, from which encoder, for how long."""
+    """Say what to train on, from which encoder, for how long."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PrivateSettings(TextColumns, ImageConfig, PrivateConfig):
-    """What to train on, from which model, and how private."""
+    """Say what to train on, from which model, and how private."""
 
     dataset: str = "digits"
     """Where there is no --data-dir or --data-file: digits or mnist5k (embedded images), docstrings (embedded texts), or
@@ -52,7 +58,7 @@ class PrivateSettings(TextColumns, ImageConfig, PrivateConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class WholeModelSettings(ImageConfig, ImageModelConfig):
-    """What to train, on what, for how long."""
+    """Say what to train, on what, for how long."""
 
     model_handle: str = SCRATCH
     """cnn: a small convolutional network from scratch. Else a backbone, all of whose layers are trained: what
@@ -159,6 +165,58 @@ def train_classifier(config: Any, *, recipe: str) -> Run:
     return run
 
 
+def load(config: Any, *, global_batch_size: int, trainable: bool = False) -> tuple[Encoder | None, Splits]:
+    """Load the pretrained model, checked, and the splits, of images or of texts.
+
+    Args:
+      config: a `DataConfig`: which.
+      global_batch_size: of the splits.
+      trainable: whether the model is to be trained too.
+
+    Returns:
+      The model, None where it is one that is trained from scratch, and splits in the form that suits it.
+
+    Raises:
+      HubError: the model is not there, or not for this.
+      DataError: the examples cannot serve.
+    """
+    from tfkit import data, hub
+    from tfkit.data.splits import FULL_RANGE
+
+    reading = {"global_batch_size": global_batch_size, "seed": config.seed, "strict": config.strict}
+    if isinstance(config, TextColumns) and config.of_texts:
+        encoder = None
+        if config.model_handle != LIGHT:
+            encoder = hub.load_model(
+                config.encoder_handle,
+                modality="texts",
+                preprocessor=config.preprocessor,
+                sha256=config.sha256,
+                max_length=config.max_length,
+            ).check(trainable=trainable)
+        columns = {name: getattr(config, name) for name in ("text_column", "label_column", "language_column")}
+        return encoder, data.load_texts(
+            config.data_file or config.data_dir or config.dataset, **columns, **reading
+        )
+    private = isinstance(config, PrivateConfig)
+    # In private training never what the images use, which would tell of single ones.
+    reading["pixel_range"] = config.pixel_range or (FULL_RANGE if private else None)
+    source = config.data_dir or config.dataset
+    if config.model_handle == SCRATCH:
+        size = config.image_size or (SCRATCH_SIZE if config.data_dir else EMBEDDED_SIZE)
+        return None, data.load_images(source, image_size=size, **reading)
+    backbone = hub.load_model(
+        config.model_handle, modality="images", sha256=config.sha256, input_range=config.input_range
+    ).check(image_size=config.image_size, trainable=trainable)
+    reading["native_size"] = backbone.native_size
+    given = config.image_size or (backbone.native_size if backbone.fixed_size else None)
+    splits = data.load_images(source, image_size=given, **reading)
+    enlarged = min(PRIVATE_SIZE, backbone.native_size)
+    if given is None and private and config.features and int(splits.spec.shape[0]) < enlarged:
+        splits = data.load_images(source, image_size=enlarged, **reading)
+    return backbone, splits
+
+
 def settings_of(run: Run, *, recipes: tuple[str, ...] = tuple(RECIPES), otherwise: str) -> DataConfig:
     """Return the settings of the recipe that made a run.
 
@@ -182,29 +240,19 @@ def settings_of(run: Run, *, recipes: tuple[str, ...] = tuple(RECIPES), otherwis
 
 def _train(config: Any, run: Run, strategy: tf.distribute.Strategy, *, recipe: str) -> None:
     from tfkit.transfer.baseline import compare_with_baseline
-    from tfkit.transfer.fine_tuning import fine_tune, train_all_layers
-    from tfkit.transfer.light import train_light
-    from tfkit.transfer.load import load
+    from tfkit.transfer.fine_tuning import fine_tune, train_at_once
     from tfkit.transfer.private import train_private
     from tfkit.transfer.results import conclude, describe
 
     private, whole = isinstance(config, PrivateConfig), isinstance(config, ImageModelConfig)
-    if private:
-        trainable = not config.features
-    else:
+    if not private:
         config = strategies.scale_to_replicas(config, strategy, run)
-        trainable = whole or bool(config.fine_tune_epochs)
+    trainable = not config.features if private else whole or bool(config.fine_tune_epochs)
     encoder: Any
     encoder, splits = load(config, global_batch_size=config.global_batch_size or 1, trainable=trainable)
     describe(run, encoder, splits, recipe=recipe, show_examples=not private)
-    if whole:
-        classifier = train_all_layers(run, encoder, splits, config, strategy=strategy)
-    elif private:
-        classifier = train_private(run, encoder, splits, config, strategy=strategy)
-    elif encoder is None:
-        classifier = train_light(run, splits, config, strategy=strategy, max_length=config.max_length)
-    else:
-        classifier = fine_tune(run, encoder, splits, config, strategy=strategy)
+    job: Any = train_private if private else train_at_once if whole or encoder is None else fine_tune
+    classifier = job(run, encoder, splits, config, strategy=strategy)
     if run.is_chief:
         conclude(run, classifier, splits, show_examples=not private)
         if splits.kind == "texts" and not private:
@@ -230,23 +278,17 @@ def _are_texts(settings: dict[str, Any]) -> bool:
     if settings.get("model_handle") == LIGHT:
         return True
     given = {name: settings[name] for name in ("data_dir", "data_file", "dataset") if name in settings}
-    paths: dict[str, Any] = {
-        name: Path(value) if name != "dataset" else value for name, value in given.items()
-    }
+    paths: dict[str, Any] = {n: Path(value) if n != "dataset" else value for n, value in given.items()}
     return TextColumns(**paths).of_texts if paths else False
 
 
 def _privacy_settings(privacy: DPSGD, settings: dict[str, Any]) -> dict[str, Any]:
     """Return the settings that say the same as the object, all of them but those that it leaves out."""
-    if privacy.release_noise:
+    values = {name: value for name, value in vars(privacy).items() if value is not None}
+    if values.pop("release_noise", None):
         raise ConfigError(
             "privacy.release_noise is chosen by tfkit.train: mean_budget= says how much it may cost."
         )
-    values = {
-        field.name: getattr(privacy, field.name)
-        for field in dataclasses.fields(privacy)
-        if field.name != "release_noise" and getattr(privacy, field.name) is not None
-    }
     if twice := sorted(set(values) & set(settings)):
         raise ConfigError(
             f"{twice[0]} is given twice: in privacy=DPSGD(...) and as {twice[0]}=. Leave one of them out."
