@@ -5,7 +5,7 @@ import pytest
 
 from tfkit.compression import convert, inspect
 from tfkit.compression.compare import ModelUnderTest, compare_outputs, predict
-from tfkit.compression.converter_process import ConversionRequest
+from tfkit.compression.convert import ConversionRequest
 from tfkit.compression.error_localisation import NAME, localise_error, selective_variant
 from tfkit.environment.stack import keras
 

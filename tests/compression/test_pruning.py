@@ -194,4 +194,4 @@ def test_it_counts_as_tfmot_does():
         theirs = tfmot.sparsity.keras.ConstantSparsity(0.5, begin, end, frequency)
         updates = [step for step in range(1, 31) if bool(theirs(np.int64(step))[0])]
         found = last_update(30, begin_step=begin, end_step=end, frequency=frequency)
-        assert found == (updates[-1] if updates else None)
+        assert found == (updates[-1] if updates else 0)

@@ -11,7 +11,6 @@ from tfkit.compression.results import write_inference_script
 from tfkit.data.image_files import read_image
 from tfkit.data.splits import resize
 from tfkit.environment.stack import litert, tf
-from tfkit.errors import UsageError
 from tfkit.litert import to_tflite
 
 
@@ -201,10 +200,3 @@ def test_several_inputs_and_outputs(python, tmp_path):
     assert done.returncode == 0, done.stderr
     assert " 15.0" in done.stdout
     assert "[ 6.  8. 10.]" in done.stdout
-
-
-def test_there_is_no_script_for_anything_else(tmp_path):
-    with pytest.raises(
-        UsageError, match=r"no infer\.py for 'sounds'; there is one for each of: images, texts, arrays"
-    ):
-        write_inference_script(tmp_path, takes="sounds")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tfkit.compression import convert, inspect, representative
-from tfkit.compression.compress import convert_and_choose, refuse_techniques_on_texts
+from tfkit.compression.compress import check_allowed, convert_and_choose
 from tfkit.compression.results import FOLDER, HOW, IDS_MODEL, _classify_texts, of_run
 from tfkit.data import Splits
 from tfkit.environment.stack import tf
@@ -186,7 +186,9 @@ def test_a_run_whose_tokenizer_tflite_lacks(run, splits):
 
 def test_techniques_are_refused_before_anything_is_trained(run):
     with pytest.raises(UsageError, match="is for models of images"):
-        refuse_techniques_on_texts(run, CompressConfig(from_run=run.path, techniques=("prune",)))
+        check_allowed(
+            run, CompressConfig(from_run=run.path, techniques=("prune",)), private=False, of_texts=True
+        )
 
 
 def test_strings_that_the_model_cannot_cut_on_a_device():

@@ -5,14 +5,13 @@ Each is a `Technique`: `wrapped = technique.wrap(model, steps=...)`, compile and
 """
 
 from tfkit.compression.benchmark import latency, peak_memory
-from tfkit.compression.clustering import Cluster
 from tfkit.compression.compare import compare
 from tfkit.compression.convert import VARIANTS, convert
 from tfkit.compression.inspect import Inventory, inspect, prove_int8
 from tfkit.compression.metadata import read_metadata, with_metadata
 from tfkit.compression.pruning import Prune
 from tfkit.compression.quantization import QuantizeAware
-from tfkit.compression.techniques import Technique, Treatment
+from tfkit.compression.techniques import Cluster, Technique, Treatment
 from tfkit.compression.variants import Choice, Gates, Table, Variant, choose
 
 __all__ = [

@@ -11,13 +11,12 @@ from typing import Any
 import numpy as np
 
 from tfkit.compression.benchmark import latency, peak_memory
-from tfkit.compression.convert import check_request, check_result, examples_for
-from tfkit.compression.converter_process import ConversionRequest, run_conversions
+from tfkit.compression.convert import ConversionRequest, examples_for, run_conversions
 from tfkit.compression.inspect import inspect
 from tfkit.compression.sources import InputShape, Source, saved
 from tfkit.compression.variants import Quality, Table, Variant, mark_pareto
 from tfkit.data.splits import FULL_RANGE, draw
-from tfkit.errors import CheckError, DataError, TfkitError, UsageError
+from tfkit.errors import CheckError, DataError, UsageError
 from tfkit.litert.interpreter import ParallelInterpreter
 from tfkit.training import outputs as kinds
 from tfkit.training.outputs import OF_CLASSES, YES_OR_NO, answers
@@ -46,7 +45,7 @@ class Comparison(Quality):
     worst: np.ndarray
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class ModelUnderTest:
     """A model that is converted, and the examples on which its variants are measured.
 
@@ -90,14 +89,10 @@ class ModelUnderTest:
         by_length = np.argsort([len(text) for text in texts], kind="stable")
         return np.asarray(texts[by_length[[len(texts) // 2]]])
 
-    @property
-    def example_count(self) -> int:
-        """How many representative examples there are: a sample already."""
-        several = isinstance(self.examples, Mapping)
-        return len(next(iter(self.examples.values())) if several else self.examples)
-
-    def __repr__(self) -> str:
-        return f"ModelUnderTest({self.count} {self.takes}, {self.output} {list(self.expected.shape)})"
+    def examples_of(self, source: Source) -> Mapping[str, np.ndarray] | None:
+        """Return the representative examples by the names of the inputs: a sample already."""
+        several = self.examples is None or isinstance(self.examples, Mapping)
+        return self.examples if several else dict.fromkeys(source.inputs, self.examples)
 
 
 def compare(
@@ -140,17 +135,14 @@ def compare(
       DataError: inputs or labels do not fit the model; the message says which, and why.
     """
     requests = [ConversionRequest(name=variant, variant=variant) for variant in variants]
-    for request in requests:
-        check_request(request)
     with saved(model, input_shape=input_shape, signature=signature) as source:
-        refuse_several_outputs(source)
         examples = examples_for(requests, source, representative_dataset)
         tested = under_test(source, inputs, labels=labels, class_names=class_names, output=output)
-        models, failed = convert_all(source, requests, examples)
+        models, failed = run_conversions(source, requests, examples=examples)
     return Table(
         variants=measure(models, compare_all(tested, models), threads=threads),
         models=models,
-        failed=failed,
+        failed={name: str(error) for name, error in failed.items()},
         examples=tested.count,
         notes=(tested.judged,),
     )
@@ -170,15 +162,19 @@ def under_test(
       settings: other attributes of `ModelUnderTest`.
 
     Raises:
-      UsageError: `output` is contradicted by the outputs; the model answers otherwise when it is asked again.
+      UsageError: the model has several outputs, `output` is contradicted by them, or they are others when asked again.
       DataError: there are no inputs, they or the labels do not fit, or they have no end.
       CheckError: the model gives values that are not finite.
     """
+    if len(source.outputs) > 1:
+        raise UsageError(
+            f"The model has {len(source.outputs)} outputs ({', '.join(source.outputs)}); variants are compared on one."
+            "\n  Give a model of each, keras.Model(model.inputs, model.outputs[0]); tfkit.convert converts it as"
+            " it is."
+        )
     arrays, beside = all_examples(source, inputs)
     labels = beside if labels is None else labels
     count = len(next(iter(arrays.values())))
-    if labels is not None and len(labels) != count:
-        raise DataError(f"There are {len(labels)} labels for {count} inputs.")
     expected = _predict_original(source, arrays)
     shown, known = _with_units(expected), "as was said"
     if output == "auto":
@@ -229,20 +225,6 @@ def all_examples(source: Source, data: Any) -> tuple[dict[str, np.ndarray], Any]
     return whole, None if any(part is None for part in labels) else np.concatenate(labels)
 
 
-def refuse_several_outputs(source: Source) -> None:
-    """Refuse what would need a judgement for each output.
-
-    Raises:
-      UsageError: the model has several.
-    """
-    if len(source.outputs) > 1:
-        raise UsageError(
-            f"The model has {len(source.outputs)} outputs ({', '.join(source.outputs)}); variants are compared on one."
-            "\n  Give a model of each, keras.Model(model.inputs, model.outputs[0]); tfkit.convert converts it as"
-            " it is."
-        )
-
-
 def _predict_original(source: Source, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
     from tfkit.environment.stack import tf
 
@@ -270,21 +252,6 @@ def _predict_original(source: Source, inputs: Mapping[str, np.ndarray]) -> np.nd
     return outputs
 
 
-def convert_all(
-    source: Source, requests: Sequence[ConversionRequest], examples: Mapping[str, np.ndarray] | None
-) -> tuple[dict[str, bytes], dict[str, str]]:
-    """Return the files that could be made, by name, and why the others could not."""
-    models: dict[str, bytes] = {}
-    failed: dict[str, str] = {}
-    results = run_conversions(source, requests, examples=examples)
-    for request in requests:
-        try:
-            models[request.name] = check_result(results[request.name], request)
-        except TfkitError as err:
-            failed[request.name] = str(err)
-    return models, failed
-
-
 def compare_all(tested: ModelUnderTest, models: Mapping[str, bytes]) -> dict[str, Comparison]:
     """Compare each file with the original, on all test examples."""
     return {
@@ -299,25 +266,20 @@ def compare_all(tested: ModelUnderTest, models: Mapping[str, bytes]) -> dict[str
     }
 
 
-def predict(
-    model: bytes, read: Callable[[np.ndarray], Any], count: int, *, cores: int | None = None
-) -> np.ndarray:
+def predict(model: bytes, read: Callable[[np.ndarray], Any], count: int) -> np.ndarray:
     """Run a .tflite on many examples, one on each core.
 
     Args:
       model: the content of the file; of one output.
       read: examples by their positions, as real numbers: images as pixels in 0..255; of several inputs by name.
       count: how many there are.
-      cores: how many to keep busy; None takes all.
 
     Returns:
       float32 [count, ...].
     """
-    with ParallelInterpreter(model, cores=cores) as interpreter:
-        starts = range(0, count, AT_A_TIME)
-        return np.concatenate(
-            [interpreter(read(np.arange(start, min(start + AT_A_TIME, count)))) for start in starts]
-        )
+    parts = np.split(np.arange(count), range(AT_A_TIME, count, AT_A_TIME))
+    with ParallelInterpreter(model) as interpreter:
+        return np.concatenate([interpreter(read(part)) for part in parts])
 
 
 def compare_outputs(
@@ -344,39 +306,25 @@ def compare_outputs(
         "outputs": outputs,
         "output": output,
         "max_difference": float(differences.max()),
-        **after,
     }
     if output == "values":
-        largest = differences.reshape(len(given), -1).max(axis=1)
-        return Comparison(
-            agreement=float(np.mean(differences <= _CLOSE * np.sqrt(_spread(wanted)))),
-            error=float(np.sqrt(np.mean(_residual(given, wanted)))),
-            r2_drop=before["r2"] - after["r2"] if after else None,
-            worst=np.argsort(-largest, kind="stable")[: np.count_nonzero(largest)],
-            **measured,
-        )
-    answered, original = answers(given, output), answers(wanted, output)
-    sureness = wanted.max(axis=-1) if output in OF_CLASSES else np.abs(wanted - YES_OR_NO[output])
-    differs = answered != original
-    surest = np.where(differs, sureness, -np.inf).reshape(len(given), -1).max(axis=1)
-    places = np.flatnonzero(np.isfinite(surest))
-    disagreement = float(differs.mean())
-    class_drop = {}
-    if labels is not None and len(class_names):
-        several = output in YES_OR_NO and labels.shape[-1] > 1
-        drops = _recall(original, labels, len(class_names), several) - _recall(
-            answered, labels, len(class_names), several
-        )
-        class_drop = {
-            str(name): float(drop) for name, drop in zip(class_names, drops, strict=True) if np.isfinite(drop)
-        }
-    return Comparison(
-        agreement=1.0 - disagreement,
-        accuracy_drop=before["accuracy"] - after["accuracy"] if after else disagreement,
-        class_drop=class_drop,
-        worst=places[np.argsort(-surest[places], kind="stable")],
-        **measured,
-    )
+        by_size = differences.reshape(len(given), -1).max(axis=1)
+        measured["agreement"] = float(np.mean(differences <= _CLOSE * np.sqrt(_spread(wanted))))
+        measured["error"] = float(np.sqrt(np.mean(_residual(given, wanted))))
+        measured["r2_drop"] = before["r2"] - after["r2"] if after else None
+    else:
+        answered, original = answers(given, output), answers(wanted, output)
+        differs = answered != original
+        sureness = wanted.max(axis=-1) if output in OF_CLASSES else np.abs(wanted - YES_OR_NO[output])
+        by_size = np.where(differs, 1 + sureness - sureness.min(), 0).reshape(len(given), -1).max(axis=1)
+        measured["agreement"] = float(1 - differs.mean())
+        measured["accuracy_drop"] = before["accuracy"] - after["accuracy"] if after else float(differs.mean())
+        if labels is not None and len(class_names):
+            recalls = [_recall(one, labels, len(class_names), output) for one in (original, answered)]
+            drops = zip(map(str, class_names), recalls[0] - recalls[1], strict=True)
+            measured["class_drop"] = {name: float(drop) for name, drop in drops if np.isfinite(drop)}
+    worst = np.argsort(-by_size, kind="stable")[: np.count_nonzero(by_size)]
+    return Comparison(worst=worst, **measured, **after)
 
 
 def quality(outputs: np.ndarray, output: str, labels: np.ndarray | None) -> dict[str, float]:
@@ -454,9 +402,10 @@ def _spread(wanted: np.ndarray) -> np.ndarray:
     return np.asarray(np.where(variances > 1e-9 * usual, variances, usual))
 
 
-def _recall(answered: np.ndarray, labels: np.ndarray, count: int, several: bool) -> np.ndarray:
+def _recall(answered: np.ndarray, labels: np.ndarray, count: int, output: str) -> np.ndarray:
     """Return the recall of each class, NaN of one without examples; of several sigmoids that of each one's yes."""
     from sklearn.metrics import recall_score
 
+    several = output in YES_OR_NO and labels.shape[-1] > 1
     rows = [one.reshape(-1, count) if several else one.ravel() for one in (labels, answered)]
     return np.asarray(recall_score(*rows, labels=range(count), average=None, zero_division=np.nan))

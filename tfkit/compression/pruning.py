@@ -64,12 +64,11 @@ def plan_schedule(
         end = max(begin + 1, begin + (end - begin) // every * every)
     schedule, reached = None, 0.0
     if 0 <= begin < end and every >= 1:
-        when = {"begin_step": begin, "end_step": end, "frequency": every}
+        make, sparsities = tfmot.sparsity.keras.PolynomialDecay, [initial_sparsity, final_sparsity]
         if kind == "constant":
-            schedule = tfmot.sparsity.keras.ConstantSparsity(final_sparsity, **when)
-        else:
-            schedule = tfmot.sparsity.keras.PolynomialDecay(initial_sparsity, final_sparsity, **when)
-        if (last := last_update(steps, **when)) is not None:
+            make, sparsities = tfmot.sparsity.keras.ConstantSparsity, [final_sparsity]
+        schedule = make(*sparsities, begin_step=begin, end_step=end, frequency=every)
+        if last := last_update(steps, begin_step=begin, end_step=end, frequency=every):
             reached = float(schedule(np.int64(last))[1])
     if schedule is None or reached < final_sparsity - TOLERANCE:
         raise ConfigError(
@@ -81,15 +80,15 @@ def plan_schedule(
     return schedule
 
 
-def last_update(steps: int, *, begin_step: int, end_step: int, frequency: int) -> int | None:
-    """Return the last step at which tfmot makes masks; None where it never does.
+def last_update(steps: int, *, begin_step: int, end_step: int, frequency: int) -> int:
+    """Return the last step at which tfmot makes masks; 0 where it never does.
 
     It counts steps from 1, and does at those from begin_step to end_step that lie a multiple of the frequency after
     begin_step.
     """
     final = min(end_step, steps)
     last = begin_step + (final - begin_step) // frequency * frequency
-    return last if final >= begin_step and last >= 1 else None
+    return last if final >= begin_step else 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,8 +139,8 @@ class Prune(Technique):
     @property
     def name(self) -> str:
         """Short, with what was asked for."""
-        kind = {"unstructured": "", "block": "block", "2:4": "2of4"}[self.structure]
-        return f"prune{kind}{'' if self.structure == '2:4' else f'{self.final_sparsity:g}'}"
+        block = "block" if self.structure == "block" else ""
+        return "prune2of4" if self.structure == "2:4" else f"prune{block}{self.final_sparsity:g}"
 
     def wrap(self, model: keras.Model, *, steps: int) -> keras.Model:
         """Return a clone whose kernels are pruned as it trains, see `Technique`.
@@ -152,12 +151,12 @@ class Prune(Technique):
         """
         from tfkit.environment.stack import tfmot
 
-        treated = self.treated(model)
+        treated, in_fours = self.treated(model), self.structure == "2:4"
         schedule = plan_schedule(
             fields.fit(steps, fields.Count, name="steps"),
             final_sparsity=self.sparsity,
-            initial_sparsity=0.0 if self.structure == "2:4" else self.initial_sparsity,
-            kind="constant" if self.structure == "2:4" else self.schedule,
+            initial_sparsity=0.0 if in_fours else self.initial_sparsity,
+            kind="constant" if in_fours else self.schedule,
             begin_step=self.begin_step,
             end_step=self.end_step,
             frequency=self.frequency,
@@ -219,12 +218,10 @@ class Prune(Technique):
         from tfkit.environment.stack import tf, tfmot, tfmot_module
 
         pruned = [
-            variable
-            for variable in variables
-            if short_name(variable).endswith("kernel")
-            and short_name(variable) != "depthwise_kernel"
-            and len(variable.shape) in (2, 4)
-            and not self._misfit(variable)
+            one
+            for one in variables
+            if short_name(one).endswith("kernel") and short_name(one) != "depthwise_kernel"
+            if len(one.shape) in (2, 4) and not self._misfit(one)
         ]
         if not pruned:
             raise CheckError("There are no kernels to prune among these variables.")

@@ -117,7 +117,7 @@ class QuantizeAware(Technique):
         measured = {"fake_quant_nodes": float(nodes), "kernels_changed": share}
         if self.preserve_sparsity:
             measured["sparsity"] = sparsity(new)
-            check_kept_zeros(self, old, new)
+            check_kept_zeros(self.name, old, new)
         if self.preserve_clusters:
             counts = {name: len(np.unique(value)) for name, value in old.items()}
             few = [name for name, count in counts.items() if count < min(old[name].size // 2, 257)]

@@ -29,26 +29,13 @@ KERAS = (".keras", ".h5", ".hdf5")
 SIGNATURE = "serving_default"
 """By TensorFlow's convention the one that is served."""
 
-_HDF5, _ZIP, _TFLITE = b"\x89HDF\r\n\x1a\n", b"PK\x03\x04", b"TFL3"
-_CONVERTED = "converted already\n  tfkit.inspect(open(..., 'rb').read()) looks into it."
-_CHECKPOINT = (
-    "a checkpoint: weights without the model\n"
-    "  Build the model, load them (model.load_weights, or tf.train.Checkpoint), and give the model."
+_HDF5 = b"\x89HDF\r\n\x1a\n"
+_OTHERS = (
+    "A .tflite file is converted already: tfkit.inspect looks into it. Weights alone (a checkpoint, .weights.h5) are"
+    " loaded into the model that you build; of a frozen graph give a function, tf.compat.v1.wrap_function; of a"
+    " SavedModel or an archive the folder; PyTorch and ONNX become a SavedModel by torch.onnx.export and onnx2tf."
 )
-_OTHERS_EXPORT = (
-    "of PyTorch or ONNX\n  torch.onnx.export and onnx2tf make a SavedModel of it, litert-torch a .tflite."
-)
-_OTHER_KINDS = {
-    ".tflite": _CONVERTED,
-    "saved_model.pb": "a part of a SavedModel\n  Give its folder.",
-    **dict.fromkeys((".ckpt", ".index", ".data-00000-of-00001", ".weights.h5"), _CHECKPOINT),
-    **dict.fromkeys((".onnx", ".pt", ".pth", ".safetensors"), _OTHERS_EXPORT),
-    **dict.fromkeys(
-        (".pb", ".pbtxt"), "a graph without signature\n  Give a function of it: tf.compat.v1.wrap_function."
-    ),
-    **dict.fromkeys((".zip", ".tar.gz", ".tgz"), "an archive\n  Unpack it, and give what is in it."),
-}
-"""How a file's name ends, what it is then, and what to do."""
+"""What to do with files of other kinds."""
 
 Shape = Sequence[int | None]
 InputShape = Shape | Mapping[str, Shape] | Sequence[Shape] | None
@@ -65,30 +52,17 @@ def read(path: Path) -> Any:
       path: .keras, or .h5 of a whole model; told by its content.
 
     Returns:
-      A model of Keras 2 or 3, as the file says; None for what is no file or folder of a known kind.
+      A model of Keras 2 or 3, as the file says.
 
     Raises:
       DataError: it is of another kind, damaged, has weights alone, or Lambda layers or layers of its author.
     """
-    if path.is_dir():
-        return _refuse_folder(path)
-    with path.open("rb") as file:
-        start = file.read(8)
-    if start[4:] == _TFLITE:
-        raise DataError(f"{path} is {_CONVERTED}")
-    for ending, problem in _OTHER_KINDS.items():
-        if path.name.lower().endswith(ending):
-            raise DataError(f"{path} is {problem}")
-    if not start.startswith((_HDF5, _ZIP)) and path.suffix.lower() not in KERAS:
-        return None
     try:
-        version, config = _version_and_config(path, is_hdf5=start.startswith(_HDF5))
+        version, config = _version_and_config(path)
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as err:
         raise DataError(
-            f"{path} is no Keras model, or a damaged one: {packages.first_line(err)}\n  Save or copy it again."
+            f"{path} is no whole model of Keras, or a damaged one: {packages.first_line(err)}\n  {_OTHERS}"
         ) from err
-    if not config:
-        raise DataError(f"{path} is {_CHECKPOINT}")
     if '"Lambda"' in config:
         raise DataError(
             f"{path} has Lambda layers: Python code, which would run here.\n"
@@ -108,23 +82,10 @@ def read(path: Path) -> Any:
         ) from err
 
 
-def _refuse_folder(path: Path) -> None:
-    """Refuse a folder without saved_model.pb, if it is of a kind that no handle can mean."""
-    inside = [file.parent for file in path.glob("*/saved_model.pb")]
-    inside += [file for file in path.iterdir() if file.suffix.lower() in (*KERAS, ".tflite", ".pb", ".onnx")]
-    if inside:
-        problem = f"no SavedModel itself\n  Give one: {', '.join(map(str, sorted(inside)[:3]))}."
-    elif (path / "variables").is_dir():
-        problem = "a SavedModel without its saved_model.pb: it was copied in part\n  Export it again."
-    elif (path / "checkpoint").is_file() or list(path.glob("*.index")):
-        problem = _CHECKPOINT
-    else:
-        return
-    raise DataError(f"{path} is {problem}")
-
-
-def _version_and_config(path: Path, *, is_hdf5: bool) -> tuple[str, str]:
-    """Return the version of Keras that wrote a file, and the model's configuration; "" for what is not there."""
+def _version_and_config(path: Path) -> tuple[str, str]:
+    """Return the version of Keras that wrote a file, and the model's configuration."""
+    with path.open("rb") as file:
+        is_hdf5 = file.read(8) == _HDF5
     if not is_hdf5:
         with zipfile.ZipFile(path) as archive:
             version = json.loads(archive.read("metadata.json"))["keras_version"]
@@ -132,7 +93,7 @@ def _version_and_config(path: Path, *, is_hdf5: bool) -> tuple[str, str]:
     import h5py
 
     with h5py.File(path) as file:
-        values = [file.attrs.get(name, "") for name in ("keras_version", "model_config")]
+        values = [file.attrs.get("keras_version", ""), file.attrs["model_config"]]
     version, config = (value if isinstance(value, str) else bytes(value).decode() for value in values)
     return version, config
 
@@ -152,14 +113,16 @@ def _loaded(model: Any) -> Any:
                 f"{path} is not a SavedModel that TensorFlow can load: {packages.first_line(err)}"
                 "\n  Export it again; a model with operations of its own needs their library imported first."
             ) from err
-    if not path.exists() and path.suffix.lower() in (*KERAS, *_OTHER_KINDS):
+    if path.is_file() and path.suffix not in (".tar", ".gz", ".tgz"):
+        return read(path)
+    if path.suffix.lower() in KERAS:
         raise DataError(f"There is no file {path} (from {Path.cwd()}).")
-    return (read(path) if path.exists() else None) or hub.load_model(str(model), modality="images")
+    if inside := sorted(str(file.parent) for file in path.glob("*/saved_model.pb")):
+        raise DataError(f"{path} is no SavedModel itself.\n  Give one: {', '.join(inside[:3])}.")
+    return hub.load_model(str(model), modality="images")
 
 
 def _opened(model: Any, input_shape: InputShape, signature: str | None) -> Opened:
-    if isinstance(model, bytes):
-        raise UsageError(f"This is bytes, such as a .tflite file holds: {_CONVERTED}")
     if hasattr(model, "signatures"):
         return _of_saved_model(model, signature)
     if _is_keras(model):
@@ -171,8 +134,8 @@ def _opened(model: Any, input_shape: InputShape, signature: str | None) -> Opene
     if callable(model):
         return _of_function(model, input_shape)
     raise UsageError(
-        f"A {type(model).__name__} cannot be converted. Give a Keras model, a SavedModel's folder, a model handle,"
-        " or a function together with input_shape."
+        f"A {type(model).__name__} cannot be converted (the bytes of a .tflite are converted already). Give a Keras"
+        " model, a SavedModel's folder, a model handle, or a function together with input_shape."
     )
 
 
@@ -261,18 +224,16 @@ def _of_function(function: Any, input_shape: InputShape, *, name: str = "this fu
         raise UsageError(
             f"What {name} takes is not known: give input_shape=(1, 224, 224, 3), or whatever it is (float32)."
         )
-    kept = [function] if hasattr(function, "_trackable_children") else []
-    shapes: dict[str, Any] = {"inputs": input_shape}
-    if isinstance(input_shape, Mapping):
-        shapes = dict(input_shape)
-    elif _is_several(input_shape):
-        shapes = {f"input_{n}": shape for n, shape in enumerate(input_shape)}
+    several, by_name = _is_several(input_shape), isinstance(input_shape, Mapping)
+    shapes: Any = {"inputs": input_shape}
+    if several:
+        shapes = input_shape if by_name else {f"input_{n}": shape for n, shape in enumerate(input_shape)}
 
     def call_function(inputs: dict[str, Any]) -> Any:
-        if isinstance(input_shape, Mapping):
-            return function(inputs)
-        return function(list(inputs.values()) if _is_several(input_shape) else inputs["inputs"])
+        values = list(inputs.values())
+        return function(inputs if by_name else values if several else values[0])
 
+    kept = [function] if hasattr(function, "_trackable_children") else []
     specs = {name: tf.TensorSpec(list(shape), tf.float32, name=name) for name, shape in shapes.items()}
     return call_function, specs, kept
 
@@ -293,32 +254,22 @@ def shapes_by_name(
         return {}
     if isinstance(input_shape, Mapping):
         given = {known_as.get(name, plain(name)): list(shape) for name, shape in input_shape.items()}
+        fits = set(given) <= set(names)
     else:
         shapes = input_shape if _is_several(input_shape) else [input_shape]
         given = {name: list(shape) for name, shape in zip(names, shapes, strict=False)}
-        given |= {f"shape {n}": [] for n in range(len(names), len(shapes))}
-    if not set(given) <= set(names) or (len(given) < len(names) and not isinstance(input_shape, Mapping)):
+        fits = len(shapes) == len(names)
+    if not fits:
         raise UsageError(
-            f"input_shape is of {', '.join(given)}; the model's inputs are {', '.join(names)}. Give them by name:"
+            f"input_shape is {input_shape}; the model's inputs are {', '.join(names)}. Give them by name:"
             f" input_shape={{{names[0]!r}: (1, ...), ...}}."
         )
     return given
 
 
-def _aliases(model: Any) -> dict[str, str]:
-    """Return the keys of a Keras model whose inputs are a dict, to the names of its inputs."""
-    structure = getattr(model, "input", None) if _is_keras(model) and model.inputs else None
-    if not isinstance(structure, Mapping):
-        return {}
-    return {key: plain(one.name) for key, one in structure.items()}
-
-
 def plain(name: str) -> str:
     """Return a name without what TensorFlow adds to it."""
     return name.split(":")[0].replace("/", "_")
-
-
-_SHOWN = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -375,16 +326,27 @@ def saved(model: Any, *, input_shape: InputShape = None, signature: str | None =
 
     model = _loaded(model)
     function, specs, keep = _opened(model, input_shape, signature)
-    known_as = _aliases(model)
+    keyed = getattr(model, "input", None) if _is_keras(model) and model.inputs else None
+    # The keys of a Keras model whose inputs are a dict, to the names of its inputs.
+    known_as = {key: plain(one.name) for key, one in keyed.items()} if isinstance(keyed, Mapping) else {}
     specs = _with_known_sizes(specs, shapes_by_name(input_shape, list(specs), known_as))
     module = tf.Module()
     module.kept = keep
-    _refuse_not_finite(keep)
+    parts = [[part] if isinstance(part, tf.Variable) else getattr(part, "variables", ()) for part in keep]
+    if bad := not_finite(variable for part in parts for variable in part):
+        raise CheckError(
+            f"The model has weights that are not finite numbers: {bad}.\n"
+            "  Its training came apart; no conversion mends that. Train it anew with a lower learning rate."
+        )
     names, of_saved_model = list(specs), hasattr(keep[0] if keep else None, "signatures")
 
     @tf.function(input_signature=list(specs.values()), autograph=False)
     def serve(*inputs: Any) -> dict[str, Any]:
-        return _by_name(function(dict(zip(names, inputs, strict=True))))
+        outputs = function(dict(zip(names, inputs, strict=True)))
+        if isinstance(outputs, Mapping):
+            return dict(outputs)
+        flat = tf.nest.flatten(outputs)
+        return {"output" if len(flat) == 1 else f"output_{place}": value for place, value in enumerate(flat)}
 
     module.serve = serve
     concrete = serve.get_concrete_function()
@@ -455,47 +417,17 @@ def _with_known_sizes(specs: dict[str, Any], shapes: Mapping[str, Any]) -> dict[
     settled = {}
     for name, spec in specs.items():
         shape = tf.TensorShape(shapes.get(name, spec.shape))
-        fits = spec.shape.is_compatible_with(shape)
         if shape.rank and shape[0] is None:
             shape = tf.TensorShape([1, *shape[1:]])
-        if not fits or not shape.is_fully_defined():
-            wanted = ", ".join(str(size or 224) for size in shape) if fits and shape.rank else "1, ..."
-            given = f"; input_shape {shape} does not fit" if name in shapes and not fits else ""
+        if not shape.is_fully_defined() or not spec.shape.is_compatible_with(shape):
+            known = f"input_shape gives {shapes[name]}" if name in shapes else "no more is known of it"
             raise UsageError(
-                f"The input {name!r} is {str(spec.shape).replace('None', '?')}{given}: a TFLite file plans its memory"
-                f" for one shape.\n  Give it: input_shape=({wanted}) with the sizes that you need (--input-shape), of"
-                f" several inputs by name: input_shape={{{name!r}: ({wanted}), ...}}."
+                f"The input {name!r} is {str(spec.shape).replace('None', '?')}, and {known}: a TFLite file plans its"
+                f" memory for one shape.\n  Give one that fits, input_shape=(1, 224, 224, 3) say (--input-shape); of"
+                f" several inputs by name: input_shape={{{name!r}: (1, ...), ...}}."
             )
         settled[name] = tf.TensorSpec(shape, spec.dtype, name=plain(name))
     return settled
-
-
-def _by_name(outputs: Any) -> dict[str, Any]:
-    """Return the outputs of a model by name."""
-    from tfkit.environment.stack import tf
-
-    if isinstance(outputs, Mapping):
-        return dict(outputs)
-    flat = tf.nest.flatten(outputs)
-    return {"output" if len(flat) == 1 else f"output_{place}": value for place, value in enumerate(flat)}
-
-
-def _refuse_not_finite(kept: list[Any]) -> None:
-    from tfkit.environment.stack import tf
-
-    variables = tf.nest.flatten(
-        [part if isinstance(part, tf.Variable) else list(getattr(part, "variables", ())) for part in kept]
-    )
-    bad = [
-        variable.name
-        for variable in variables
-        if getattr(variable.dtype, "is_floating", False) and not np.isfinite(variable.numpy()).all()
-    ]
-    if bad:
-        raise CheckError(
-            f"The model has {len(bad)} weights that are not finite numbers: {', '.join(bad[:_SHOWN])}.\n"
-            "  Its training came apart; no conversion mends that. Train it anew with a lower learning rate."
-        )
 
 
 def not_finite(variables: Iterable[Any]) -> str:

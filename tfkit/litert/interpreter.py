@@ -117,10 +117,7 @@ class _Worker:
                 "\n  The stock interpreter runs it: ai_edge_litert.interpreter.Interpreter."
             )
         (output,) = outputs
-        self._inputs = {"": Number(inputs[0])}
-        if len(inputs) > 1:
-            by_name = self._interpreter.get_signature_runner().get_input_details()
-            self._inputs = {name: Number(details) for name, details in by_name.items()}
+        self._inputs = inputs_of(self._interpreter)
         self._output = Number(output)
         self.input_shape = tuple(int(size) for size in inputs[0]["shape"])
         self.output_shape = tuple(int(size) for size in output["shape"])
@@ -184,6 +181,13 @@ class Number:
         if self._scale is None:
             return np.asarray(tensor, np.float32)
         return (tensor.astype(np.float32) - self._zero_point) * self._scale
+
+
+def inputs_of(interpreter: Any) -> dict[str, Number]:
+    """Return the inputs of a stock interpreter by their names; a single one as ""."""
+    (first, *others) = interpreter.get_input_details()
+    named = interpreter.get_signature_runner().get_input_details() if others else {"": first}
+    return {name: Number(details) for name, details in named.items()}
 
 
 def opened(model: bytes, *, threads: int, **options: Any) -> Any:
