@@ -55,25 +55,9 @@ def rotated(path):
     photo().save(path, exif=exif, quality=95)
 
 
-def translucent(path):
-    image = photo().convert("RGBA")
-    image.putalpha(Image.linear_gradient("L").resize(image.size))
-    image.save(path)
-
-
-def deep_grey(path):
-    grey = np.asarray(photo().convert("L")).astype(np.uint16) * 257
-    Image.fromarray(grey).save(path)
-
-
 PICTURES = {
     "large.jpg": lambda path: photo().resize((1600, 1100)).save(path),
     "rotated.jpg": rotated,
-    "translucent.png": translucent,
-    "palette.gif": lambda path: photo().quantize(32).save(path),
-    "deep.png": deep_grey,
-    "grey.png": lambda path: photo().convert("L").save(path),
-    "print.jpg": lambda path: photo().convert("CMYK").save(path),
     "one pixel.bmp": lambda path: photo().crop((300, 200, 301, 201)).save(path),
 }
 

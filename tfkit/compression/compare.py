@@ -1,23 +1,28 @@
-"""compare: a model and its .tflite variants on the same examples, all of them."""
+"""Compare a model and its .tflite variants: on the same examples, all of them, by size, time and memory."""
 
 from __future__ import annotations
 
 import dataclasses
 import gzip
+import os
+import subprocess
+import sys
+import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tfkit.compression.benchmark import latency, peak_memory
 from tfkit.compression.convert import ConversionRequest, examples_for, run_conversions
 from tfkit.compression.inspect import inspect
 from tfkit.compression.sources import InputShape, Source, saved
 from tfkit.compression.variants import Quality, Table, Variant, mark_pareto
 from tfkit.data.splits import FULL_RANGE, draw
 from tfkit.errors import CheckError, DataError, UsageError
-from tfkit.litert.interpreter import ParallelInterpreter
+from tfkit.litert.interpreter import ParallelInterpreter, opened
 from tfkit.training import outputs as kinds
 from tfkit.training.outputs import OF_CLASSES, YES_OR_NO, answers
 
@@ -50,9 +55,7 @@ class ModelUnderTest:
     """A model that is converted, and the examples on which its variants are measured.
 
     Attributes:
-      model: see `tfkit.compression.sources.saved`.
-      input_shape: of its input with a batch of 1, where the model does not say.
-      signature: of the model, where it has several.
+      source: the model.
       read: examples by their positions, as the model takes them: [b, ...], images as pixels in 0..255.
       count: how many there are.
       expected: float32 [n, ..., c], what the original gives for them.
@@ -66,9 +69,7 @@ class ModelUnderTest:
       pixel_range: of images, what becomes 0 and 255 of 16-bit values.
     """
 
-    model: Any
-    input_shape: InputShape = None
-    signature: str | None = None
+    source: Source
     read: Callable[[np.ndarray], Any]
     count: int
     expected: np.ndarray
@@ -89,10 +90,11 @@ class ModelUnderTest:
         by_length = np.argsort([len(text) for text in texts], kind="stable")
         return np.asarray(texts[by_length[[len(texts) // 2]]])
 
-    def examples_of(self, source: Source) -> Mapping[str, np.ndarray] | None:
-        """Return the representative examples by the names of the inputs: a sample already."""
+    @property
+    def examples_by_name(self) -> Mapping[str, np.ndarray] | None:
+        """The representative examples by the names of the inputs: a sample already."""
         several = self.examples is None or isinstance(self.examples, Mapping)
-        return self.examples if several else dict.fromkeys(source.inputs, self.examples)
+        return self.examples if several else dict.fromkeys(self.source.inputs, self.examples)
 
 
 def compare(
@@ -149,7 +151,13 @@ def compare(
 
 
 def under_test(
-    source: Source, inputs: Any, *, labels: Any, class_names: Sequence[str], output: str, **settings: Any
+    source: Source,
+    inputs: Any,
+    *,
+    labels: Any,
+    output: str,
+    class_names: Sequence[str] = (),
+    examples: Any = None,
 ) -> ModelUnderTest:
     """Ask the model itself for all inputs, twice for some, and find out what it gives.
 
@@ -159,7 +167,7 @@ def under_test(
       labels: see `compare`.
       class_names: see `compare`.
       output: see `compare`.
-      settings: other attributes of `ModelUnderTest`.
+      examples: see `ModelUnderTest`.
 
     Raises:
       UsageError: the model has several outputs, `output` is contradicted by them, or they are others when asked again.
@@ -175,7 +183,7 @@ def under_test(
     arrays, beside = all_examples(source, inputs)
     labels = beside if labels is None else labels
     count = len(next(iter(arrays.values())))
-    expected = _predict_original(source, arrays)
+    expected = predict_original(source, arrays)
     shown, known = _with_units(expected), "as was said"
     if output == "auto":
         output, known = kinds.find(
@@ -196,6 +204,7 @@ def under_test(
         return rows if len(rows) > 1 else next(iter(rows.values()))
 
     return ModelUnderTest(
+        source=source,
         read=read,
         count=count,
         expected=expected,
@@ -203,7 +212,7 @@ def under_test(
         judged=kinds.sentence(output, known),
         labels=labels,
         class_names=class_names,
-        **{"model": None, **settings},
+        examples=examples,
     )
 
 
@@ -219,13 +228,16 @@ def all_examples(source: Source, data: Any) -> tuple[dict[str, np.ndarray], Any]
     if not sum(len(next(iter(part.values()))) for part in parts):
         raise DataError(f"There are no inputs to compare on; the model takes {source.takes.described}.")
     whole = {name: np.concatenate([part[name] for part in parts]) for name in source.inputs}
-    for name, values in whole.items():
-        if values.dtype.kind in "fc" and not np.isfinite(values).all():
-            raise DataError(f"inputs has values of {name!r} that are not finite numbers (NaN).")
     return whole, None if any(part is None for part in labels) else np.concatenate(labels)
 
 
-def _predict_original(source: Source, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
+def predict_original(source: Source, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Return what the model itself gives for all inputs, by their names; some are given twice.
+
+    Raises:
+      CheckError: values that are not finite.
+      UsageError: it answers otherwise when it is asked again.
+    """
     from tfkit.environment.stack import tf
 
     batch, count = max(shape[0] for shape, _ in source.inputs.values()), len(next(iter(inputs.values())))
@@ -324,7 +336,7 @@ def compare_outputs(
             drops = zip(map(str, class_names), recalls[0] - recalls[1], strict=True)
             measured["class_drop"] = {name: float(drop) for name, drop in drops if np.isfinite(drop)}
     worst = np.argsort(-by_size, kind="stable")[: np.count_nonzero(by_size)]
-    return Comparison(worst=worst, **measured, **after)
+    return Comparison(worst=worst, **(measured | after))
 
 
 def quality(outputs: np.ndarray, output: str, labels: np.ndarray | None) -> dict[str, float]:
@@ -409,3 +421,129 @@ def _recall(answered: np.ndarray, labels: np.ndarray, count: int, output: str) -
     several = output in YES_OR_NO and labels.shape[-1] > 1
     rows = [one.reshape(-1, count) if several else one.ravel() for one in (labels, answered)]
     return np.asarray(recall_score(*rows, labels=range(count), average=None, zero_division=np.nan))
+
+
+WARM_UP = 3
+ROUNDS, _SECONDS = 10, 0.6  # how often it is the turn of each variant, and how long they last in all
+_LONGEST = 20_000  # characters of an argument of a process
+
+# In a process of its own, whose memory is the model's and hardly anything else's.
+_MEMORY = """
+import re, sys
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter, InterpreterWithCustomOps
+
+def kilobytes(name):
+    return int(re.search(rf"{name}:\\s+(\\d+)", open("/proc/self/status").read())[1])
+
+path, *text = sys.argv[1:]
+make, operations = Interpreter, {}
+if text:
+    from tensorflow_text import tflite_registrar
+    make, operations = InterpreterWithCustomOps, {"custom_op_registerers": tflite_registrar.SELECT_TFTEXT_OPS}
+    try:  # what importing them took at its peak is no part of what the model takes
+        open("/proc/self/clear_refs", "w").write("5")
+    except OSError:
+        pass
+before = kilobytes("VmRSS")
+interpreter = make(model_path=path, num_threads=1, **operations)
+interpreter.allocate_tensors()
+for details in interpreter.get_input_details():
+    zeros = np.zeros(details["shape"], details["dtype"])
+    interpreter.set_tensor(details["index"], np.array(text, object) if text else zeros)
+interpreter.invoke()
+print(kilobytes("VmHWM") - before)
+"""
+
+
+def latency(
+    models: Mapping[str, bytes], *, threads: Sequence[int] = (1, 2), example: np.ndarray | None = None
+) -> tuple[dict[str, dict[str, dict[str, float]]], float]:
+    """Time variants in turn: what else the machine does hits all of them alike.
+
+    Args:
+      models: name to the content of a .tflite file.
+      threads: for each number of them an interpreter of its own.
+      example: what the models are given, [1, ...], where their time depends on it, as that of texts does; None: zeros.
+
+    Returns:
+      For each name and number of threads the milliseconds of one call after warm-up, median and ninth decile:
+      {"int8": {"1": {"p50": 5.0, "p90": 5.4}}}; and how many cores other processes kept busy meanwhile.
+
+    Raises:
+      CheckError: a model needs operations that LiteRT lacks.
+    """
+    latencies: dict[str, dict[str, dict[str, float]]] = {name: {} for name in models}
+    other_cores = 0.0
+    for count in threads:
+        interpreters = {name: _warm_interpreter(model, count, example) for name, model in models.items()}
+        turn = _SECONDS / ROUNDS
+        calls = {name: max(1, round(turn / max(_seconds(one), 1e-6))) for name, one in interpreters.items()}
+        times: dict[str, list[float]] = {name: [] for name in models}
+        began, worked = time.perf_counter(), _seconds_of_others()
+        for _ in range(ROUNDS):
+            for name, interpreter in interpreters.items():
+                times[name] += [_seconds(interpreter) for _ in range(calls[name])]
+        others = (_seconds_of_others() - worked) / max(time.perf_counter() - began, 1e-9)
+        other_cores = max(other_cores, others)
+        for name, taken in times.items():
+            p50, p90 = np.percentile(taken, [50, 90]) * 1000
+            latencies[name][str(count)] = {"p50": float(p50), "p90": float(p90)}
+    return latencies, other_cores
+
+
+def peak_memory(model: bytes, *, example: np.ndarray | None = None) -> int | None:
+    """Measure the bytes that a process needs to load and run a model once on one thread, beyond what it had before.
+
+    Args:
+      model: the content of a .tflite file.
+      example: one text [1], for a model of texts.
+
+    Returns:
+      None where the system does not tell (it is Linux's /proc that does).
+
+    Raises:
+      CheckError: the process could not run the model.
+    """
+    if not Path("/proc/self/status").exists():
+        return None
+    text = []
+    if example is not None:
+        text = [example[0].decode("utf-8", errors="replace").replace("\0", " ")[:_LONGEST]]
+    with tempfile.TemporaryDirectory(prefix="tfkit-") as folder:
+        path = Path(folder, "model.tflite")
+        path.write_bytes(model)
+        command = [sys.executable, "-c", _MEMORY, str(path), *text]
+        ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    if ended.returncode:
+        last = (ended.stderr.strip().splitlines() or [f"exit code {ended.returncode}"])[-1]
+        raise CheckError(f"The model does not run in a process of its own: {last}")
+    return int(ended.stdout.strip().splitlines()[-1]) * 1024
+
+
+def _warm_interpreter(model: bytes, threads: int, example: np.ndarray | None) -> Any:
+    interpreter = opened(model, threads=threads)
+    for details in interpreter.get_input_details():
+        zeros = np.zeros(details["shape"], details["dtype"])
+        interpreter.set_tensor(details["index"], zeros if example is None else example)
+    for _ in range(WARM_UP):
+        interpreter.invoke()
+    return interpreter
+
+
+def _seconds(interpreter: Any) -> float:
+    interpreter.reset_all_variables()
+    began = time.perf_counter()
+    interpreter.invoke()
+    return time.perf_counter() - began
+
+
+def _seconds_of_others() -> float:
+    """Seconds that all cores have worked for others than this process, or were taken by a host."""
+    try:
+        first = Path("/proc/stat").read_text().split("\n", 1)[0]
+        user, nice, system, _, _, interrupts, soft, steal = map(int, first.split()[1:9])
+    except (OSError, ValueError):  # Linux's
+        return 0.0
+    worked = (user + nice + system + interrupts + soft + steal) / os.sysconf("SC_CLK_TCK")
+    return worked - time.process_time()

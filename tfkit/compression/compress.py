@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Sequence
@@ -48,7 +49,7 @@ class Candidate(NamedTuple):
 
     Attributes:
       technique: "prune0.8"; "" of the model as it is.
-      model: of the same inputs.
+      model: of the same inputs; None of the model as it is.
       quantizations: what to convert it to.
       notes: what training did, measured.
     """
@@ -132,8 +133,10 @@ def _compress_run(run: Run, origin: Run, config: CompressConfig) -> Choice:
     batch_size = getattr(origin_config, "global_batch_size", None) or 32
     backbone, splits = load(origin_config, global_batch_size=batch_size)
     check_data(origin, splits)
-    with files.lock_or_wait(run.path / f".{TFLITE}.lock", another="compresses this run"):
-        tested = of_run(origin, splits, examples=_examples(run, splits, config, private=private))
+    with (
+        files.lock_or_wait(run.path / f".{TFLITE}.lock", another="compresses this run"),
+        of_run(origin, splits, examples=_examples(run, splits, config, private=private)) as tested,
+    ):
         trained: list[Candidate] = []
         if private:
             run.note(
@@ -167,16 +170,14 @@ def check_allowed(origin: Run, config: CompressConfig, *, private: bool, of_text
         raise PrivacyError(
             f"{origin.path} was trained privately, and {', '.join(looking)} would look at its training examples again,"
             " which its epsilon does not cover.\n"
-            "  Quantization, and pruning without training after it, are post-processing and cost no privacy:"
-            " --techniques prune, or none; --variants dynamic, which needs no examples, or public ones of the same kind"
-            " for the ranges of integers, by --representative-data."
+            "  Post-processing costs no privacy: --techniques prune (without training after it), or none; --variants"
+            " dynamic, or public examples of the same kind for ranges of integers, by --representative-data."
         )
 
 
 def _compress_saved_model(run: Run, model: Any, config: CompressConfig) -> Choice:
     """Compress any model of one output."""
-    shape = config.input_shape or None
-    with saved(model, input_shape=shape, signature=config.signature) as source:
+    with saved(model, input_shape=config.input_shape or None, signature=config.signature) as source:
         data, labels = _read_data(source, config)
         # Ranges are measured on some, and the files compared on the others.
         count, most = len(next(iter(data.values()))), representative.affordable(source.takes)
@@ -185,31 +186,30 @@ def _compress_saved_model(run: Run, model: Any, config: CompressConfig) -> Choic
         for_ranges = draw(count, min(most, max(batch, count // 2)), classes=classes, seed=config.seed)
         others = np.setdiff1d(np.arange(count), for_ranges) if count > len(for_ranges) else for_ranges
         others = others[draw(len(others), max(most, COMPARED), seed=config.seed)]
+        ranged, compared = (
+            {name: values[places] for name, values in data.items()} for places in (for_ranges, others)
+        )
         tested = under_test(
             source,
-            {name: values[others] for name, values in data.items()},
+            compared,
             labels=None if labels is None else labels[others],
-            class_names=(),
             output=config.output,
-            model=model,
-            input_shape=shape,
-            signature=config.signature,
-            examples=representative.collect_representative(
-                {name: values[for_ranges] for name, values in data.items()},
-                source.takes,
-                count=len(for_ranges),
-            ),
+            examples=representative.collect_representative(ranged, source.takes, count=len(for_ranges)),
         )
-    if count < 2:
-        run.note("There is one example: the ranges of int8 are measured on the one on which it is compared.")
-    run.note(tested.judged)
-    if labels is None:
-        lost = "1 - R2 against the original" if tested.output == "values" else "the share of other answers"
-        run.note(
-            f"Nobody knows the true labels here (an array 'labels' in the .npz gives them): {lost} stands for what is"
-            f" lost, with the limit --max-accuracy-drop {config.max_accuracy_drop:g}."
-        )
-    return convert_and_choose(run, tested, config)
+        if count < 2:
+            run.note(
+                "There is one example: the ranges of int8 are measured on the one on which it is compared."
+            )
+        run.note(tested.judged)
+        if labels is None:
+            lost = (
+                "1 - R2 against the original" if tested.output == "values" else "the share of other answers"
+            )
+            run.note(
+                f"Nobody knows the true labels here (an array 'labels' in the .npz gives them): {lost} stands for what"
+                f" is lost, with the limit --max-accuracy-drop {config.max_accuracy_drop:g}."
+            )
+        return convert_and_choose(run, tested, config)
 
 
 def convert_and_choose(
@@ -238,7 +238,7 @@ def convert_and_choose(
     contents: dict[str, bytes] = {}
     failed: dict[str, str] = {}
     notes: dict[str, list[str]] = {}
-    for candidate in (Candidate("", tested.model, config.variants), *trained):
+    for candidate in (Candidate("", None, config.variants), *trained):
         converted, reasons = _convert(run, tested, candidate, config)
         contents |= {name: described(content, tested, name=name) for name, content in converted.items()}
         failed |= reasons
@@ -259,8 +259,8 @@ def convert_and_choose(
             limit=limit,
             request=_request(NAME, "int8", tested, config),
         )
-        run.note(f"int8 loses {lost:.4f} (limit {limit:g}). {located.sentence} {outcome}")
-        notes["int8"].append(located.sentence)
+        run.note(f"int8 loses {lost:.4f} (limit {limit:g}). {located} {outcome}")
+        notes["int8"].append(located)
         if content is None:
             failed[NAME] = outcome
         else:
@@ -284,28 +284,28 @@ def _convert(
 ) -> tuple[dict[str, bytes], dict[str, str]]:
     """Return the variants of one model, and why others could not be made."""
     prefix, variants = f"{candidate.technique}+" if candidate.technique else "", list(candidate.quantizations)
-    with saved(candidate.model, input_shape=tested.input_shape, signature=tested.signature) as source:
+    (shape, _), *_ = tested.source.inputs.values()
+    own = saved(candidate.model, input_shape=shape) if prefix else contextlib.nullcontext(tested.source)
+    with own as source:
         lacking = [one for one in variants if one in MEASURED]
         if tested.examples is None and not source.quantize_aware and lacking:
             run.note(
-                f"{' and '.join(lacking)} left out: the ranges of integers are measured on examples, and the training"
-                " examples are private. Public ones of the same kind, given by --representative-data, do; or take"
-                " dynamic, which needs none."
+                f"{' and '.join(lacking)} left out: their ranges are measured on examples, and those of training are"
+                " private. Public ones of the same kind, by --representative-data, do; or dynamic, which needs none."
             )
             variants = [one for one in variants if one not in lacking]
         process.say(f"Converting {candidate.technique or 'the model'} to {', '.join(variants)} ...")
         requests = [_request(f"{prefix}{one}", one, tested, config) for one in variants if one not in WEIGHTS]
-        contents, errors = run_conversions(source, requests, examples=tested.examples_of(source))
+        contents, errors = run_conversions(source, requests, examples=tested.examples_by_name)
     failed = {name: str(error) for name, error in errors.items()}
     for name, bits in [(f"{prefix}{one}", WEIGHTS[one]) for one in variants if one in WEIGHTS]:
-        if tested.takes == "texts":
-            failed[name] = (
-                "ai-edge-quantizer does not know the operations of tensorflow-text; dynamic has the same weights"
-            )
-        elif f"{prefix}float32" not in contents:
+        if f"{prefix}float32" not in contents:
             failed[name] = "it is made of the float32 variant, which is not there"
         else:
-            contents[name] = weights_only(contents[f"{prefix}float32"], bits=bits)
+            try:
+                contents[name] = weights_only(contents[f"{prefix}float32"], bits=bits)
+            except CheckError as err:  # of the operations of tensorflow-text, say
+                failed[name] = f"{err}; dynamic has int8 weights too"
     return contents, failed
 
 
@@ -448,13 +448,8 @@ def _examples(run: Run, splits: Splits, config: CompressConfig, *, private: bool
         return np.array(lines, dtype=object)
     size, pixel_range = int(splits.spec.shape[0]), splits.pixel_range[:2]
     pixels, _ = read_images(path, image_size=size, count=representative.EXAMPLES, pixel_range=pixel_range)
-    images = pixels.astype(np.float32)
-    if not private:
-        trained = representative.from_splits(splits, seed=config.seed)
-        for problem in representative.lint(images, trained):
-            run.warn(f"Beware of {path} as representative data: {problem}.")
-    run.note(f"The ranges of integers are measured on {len(images)} images of {path}.")
-    return representative.pinned(images)
+    run.note(f"The ranges of integers are measured on {len(pixels)} images of {path}.")
+    return representative.pinned(pixels.astype(np.float32))
 
 
 def _read_data(source: Source, config: CompressConfig) -> tuple[dict[str, Any], np.ndarray | None]:

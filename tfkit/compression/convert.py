@@ -45,12 +45,9 @@ _SELECT = (
     " needs the Flex delegate.\n  Or replace the layers that use them."
 )
 _CRASH_REMEDY = (
-    "It is TensorFlow's converter that crashed. Try variant='dynamic' or 'float16', select_tf_ops=True, or the model"
+    "It is TensorFlow's converter that crashed. Build a GRU or SimpleRNN layer with unroll=True (the same weights fit:"
+    " ranges are not measured within loops), or try variant='dynamic' or 'float16', select_tf_ops=True, or the model"
     " without its last layers, to find the one that it cannot take. A SIGKILL is mostly a lack of memory."
-)
-_LOOP_REMEDY = (
-    "The model has a loop, as of a GRU or SimpleRNN layer, inside of which the converter cannot measure ranges. Build"
-    " the layer with unroll=True (the same weights fit), take an LSTM, or variant='dynamic' or 'float16'."
 )
 
 
@@ -163,8 +160,7 @@ def examples_for(
     measured = [request.variant for request in requests if request.variant in MEASURED]
     if measured and representative_dataset is None and not source.quantize_aware:
         raise UsageError(
-            f"{measured[0]} needs a representative dataset: the ranges of its integers are measured on it, and without"
-            " one the converter silently leaves the activations in float.\n"
+            f"{measured[0]} needs a representative dataset, without which the converter silently leaves it in float.\n"
             "  Give some hundred examples: representative_dataset=array [n, ...], a tf.data.Dataset, or a function that"
             " yields lists of inputs. Or take variant='dynamic', which needs none."
         )
@@ -210,7 +206,7 @@ def run_conversions(
             failed[request.name] = CheckError(
                 f"The converter was ended by {ending[1] if ending else 'something'} at {request.name}"
                 f" ({request.variant}). Nothing else is lost.\n"
-                f"  {_LOOP_REMEDY if source.loops and measured else _CRASH_REMEDY}\n"
+                f"  {_CRASH_REMEDY}\n"
                 "  Its last words: " + "\n    ".join(last_words)
             )
         except BaseException:

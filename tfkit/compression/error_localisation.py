@@ -11,7 +11,6 @@ import numpy as np
 from tfkit.compression.compare import ModelUnderTest, compare_all
 from tfkit.compression.convert import ConversionRequest, run_conversions
 from tfkit.compression.inspect import inspect
-from tfkit.compression.sources import saved
 from tfkit.data.splits import draw
 from tfkit.environment import stack
 from tfkit.environment.foreign import operator_details
@@ -25,53 +24,22 @@ _COMPUTES = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "ADD", "MUL", "M
 
 
 class Step(NamedTuple):
-    """The error of one tensor.
+    """The error of the tensor that one operation makes.
 
     Attributes:
       tensor: its name, as the float32 file has it.
-      operation: that makes it: "CONV_2D".
       error: root mean square of the difference, relative to that of the float32 values.
       added: by how much that is more than at the tensors it is made of.
       readers: names of the tensors that are made of this one.
     """
 
     tensor: str
-    operation: str
     error: float
     added: float
     readers: tuple[str, ...]
 
 
-class ErrorLocalisation(NamedTuple):
-    """The errors in the order of execution.
-
-    Attributes:
-      steps: one for each tensor.
-      outside: what of the examples is outside of the range that the file has for its input; "" where nothing much is.
-    """
-
-    steps: list[Step]
-    outside: str
-
-    @property
-    def worst(self) -> list[Step]:
-        """Return the operations that compute, those that add most error first."""
-        return sorted((one for one in self.steps if one.operation in _COMPUTES), key=lambda one: -one.added)
-
-    @property
-    def sentence(self) -> str:
-        """Say where the error starts."""
-        if self.outside:
-            return (
-                f"The error starts at the input: {self.outside}. The representative data do not hold such values:"
-                " give some that do, of all classes and conditions."
-            )
-        named = ", ".join(f"{layer_name(step.tensor)} (+{step.added:.2f})" for step in self.worst[:_SHOWN])
-        last = self.steps[-1].error if self.steps else 0.0
-        return f"Most of the error starts at {named}; at the output it is {last:.2f} of the values."
-
-
-def localise_error(float32: bytes, quantized: bytes, examples: Sequence[Any]) -> ErrorLocalisation:
+def localise_error(float32: bytes, quantized: bytes, examples: Sequence[Any]) -> tuple[list[Step], str]:
     """Compare all tensors of a quantized .tflite with those of the float32 one.
 
     Args:
@@ -79,9 +47,18 @@ def localise_error(float32: bytes, quantized: bytes, examples: Sequence[Any]) ->
       quantized: the same model after it: its tensors have the same names.
       examples: inputs with their batch, real numbers as the float32 model takes them; of several inputs by name. Draw
         them from all: the first of an array may be of one class.
+
+    Returns:
+      The operations that compute, those that add most error first, none where the error starts at the input; and where
+      it starts, in a sentence.
     """
     one, other = _Watched(float32), _Watched(quantized)
     named = [example if isinstance(example, Mapping) else {"": example} for example in examples]
+    if outside := other.outside(named):
+        return [], (
+            f"The error starts at the input: {outside}. The representative data do not hold such values: give some that"
+            " do, of all classes and conditions."
+        )
     squares: dict[str, list[tuple[float, float]]] = {}  # of the differences, and of the float32 values
     for example in named:
         real, rounded = one.values(example), other.values(example)
@@ -91,13 +68,16 @@ def localise_error(float32: bytes, quantized: bytes, examples: Sequence[Any]) ->
                 squares.setdefault(name, []).append(pair)
     means = {name: np.mean(pairs, axis=0) for name, pairs in squares.items()}
     errors = {name: float(np.sqrt(mean[0] / max(mean[1], 1e-12))) for name, mean in means.items()}
-    steps = []
+    steps, last = [], 0.0
     for name, operation, sources in one.operations:
-        if name in errors:
+        last = errors.get(name, last)
+        if name in errors and operation in _COMPUTES:
             before = max((errors.get(source, 0.0) for source in sources), default=0.0)
             readers = tuple(reader for reader, _, read in one.operations if name in read)
-            steps.append(Step(name, operation, errors[name], errors[name] - before, readers))
-    return ErrorLocalisation(steps, other.outside(named))
+            steps.append(Step(name, errors[name], errors[name] - before, readers))
+    steps.sort(key=lambda step: -step.added)
+    worst = ", ".join(f"{layer_name(step.tensor)} (+{step.added:.2f})" for step in steps[:_SHOWN])
+    return steps, f"Most of the error starts at {worst}; at the output it is {last:.2f} of the values."
 
 
 def layer_name(tensor: str) -> str:
@@ -172,7 +152,7 @@ TRIES = (1, 3, 8, 16)
 
 def selective_variant(
     subject: ModelUnderTest, float32: bytes, int8: bytes, *, limit: float, request: ConversionRequest
-) -> tuple[bytes | None, ErrorLocalisation, str]:
+) -> tuple[bytes | None, str, str]:
     """Make an int8 model with a few float operations whose accuracy drop is within the limit.
 
     Args:
@@ -188,22 +168,21 @@ def selective_variant(
     drawn = subject.read(draw(subject.count, EXAMPLES))
     drawn = drawn if isinstance(drawn, Mapping) else {"": drawn}
     rows = zip(*(values[:, np.newaxis].astype(np.float32) for values in drawn.values()), strict=True)
-    located = localise_error(float32, int8, [dict(zip(drawn, row, strict=True)) for row in rows])
-    if located.outside:  # the representative data, and no layer
+    worst, located = localise_error(float32, int8, [dict(zip(drawn, row, strict=True)) for row in rows])
+    if not worst:  # the representative data, and no layer
         return None, located, "Keeping layers in float does not mend that."
-    worst, tried = located.worst, []
-    with saved(subject.model, input_shape=subject.input_shape, signature=subject.signature) as source:
-        for count in sorted({min(count, len(worst)) for count in TRIES} - {0}):
-            # What reads a tensor reads it in int8 unless it is kept too.
-            kept = dict.fromkeys(name for step in worst[:count] for name in (step.tensor, *step.readers))
-            mixed = dataclasses.replace(request, keep_float=tuple(kept))
-            made, failed = run_conversions(source, [mixed], examples=subject.examples_of(source))
-            if failed or "float32" not in inspect(made[mixed.name]).macs:
-                why = failed.get(mixed.name, "the converter kept none of them in float")
-                return None, located, f"Keeping layers in float failed: {why}"
-            drop = compare_all(subject, made)[mixed.name].drop
-            tried.append(f"{count} in float: {drop:.4f}")
-            if drop <= limit:
-                layers = ", ".join(dict.fromkeys(map(layer_name, kept)))
-                return made[mixed.name], located, f"With {layers} in float it loses {drop:.4f}."
+    tried = []
+    for count in sorted({min(count, len(worst)) for count in TRIES} - {0}):
+        # What reads a tensor reads it in int8 unless it is kept too.
+        kept = dict.fromkeys(name for step in worst[:count] for name in (step.tensor, *step.readers))
+        mixed = dataclasses.replace(request, keep_float=tuple(kept))
+        made, failed = run_conversions(subject.source, [mixed], examples=subject.examples_by_name)
+        if failed or "float32" not in inspect(made[mixed.name]).macs:
+            why = failed.get(mixed.name, "the converter kept none of them in float")
+            return None, located, f"Keeping layers in float failed: {why}"
+        drop = compare_all(subject, made)[mixed.name].drop
+        tried.append(f"{count} in float: {drop:.4f}")
+        if drop <= limit:
+            layers = ", ".join(dict.fromkeys(map(layer_name, kept)))
+            return made[mixed.name], located, f"With {layers} in float it loses {drop:.4f}."
     return None, located, f"Keeping the worst layers in float did not do ({'; '.join(tried)})."

@@ -124,7 +124,7 @@ class Prune(Technique):
 
     def __post_init__(self) -> None:
         """Check the values."""
-        fields.check(self)
+        super().__post_init__()
         if self.initial_sparsity >= self.final_sparsity:
             raise ConfigError(
                 f"Sparsity cannot grow from {self.initial_sparsity} to {self.final_sparsity}: shares are expected, the"

@@ -22,7 +22,6 @@ from tfkit.compression.techniques import (
     sparsity,
 )
 from tfkit.errors import CheckError, UsageError
-from tfkit.settings import fields
 
 if TYPE_CHECKING:
     from tfkit.environment.stack import keras
@@ -45,10 +44,6 @@ class QuantizeAware(Technique):
     preserve_sparsity: bool = False
     preserve_clusters: bool = False
     examples: Any = field(default=None, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        """Check the values."""
-        fields.check(self)
 
     @property
     def name(self) -> str:
@@ -88,13 +83,13 @@ class QuantizeAware(Technique):
             config = configs.Default8BitOutputQuantizeConfig() if is_scaling else None
             return quantization.quantize_annotate_layer(copy_layer(layer), config)
 
-        scheme: dict[str, Any] = {}
+        scheme = []
         if self.preserve_clusters:
-            scheme["scheme"] = combine.Default8BitClusterPreserveQuantizeScheme(self.preserve_sparsity)
+            scheme = [combine.Default8BitClusterPreserveQuantizeScheme(self.preserve_sparsity)]
         elif self.preserve_sparsity:
-            scheme["scheme"] = combine.Default8BitPrunePreserveQuantizeScheme()
+            scheme = [combine.Default8BitPrunePreserveQuantizeScheme()]
         with quantization.quantize_scope():
-            wrapped = quantization.quantize_apply(clone(model, annotate), **scheme)
+            wrapped = quantization.quantize_apply(clone(model, annotate), *scheme)
         if self.examples is not None:
             _begin_ranges(wrapped, model, self.examples)
         return wrapped
@@ -107,11 +102,10 @@ class QuantizeAware(Technique):
         """
         old, new = kernels(before), kernels(after)
         nodes, share = fake_quantization(after), changed(old, new)
-        if not nodes:
-            raise CheckError("qat: the model has no fake quantization: training did not see any rounding.")
-        if share < _LEAST_CHANGED:
+        if not nodes or share < _LEAST_CHANGED:
             raise CheckError(
-                f"qat: training changed {100 * share:.0f} % of the kernels: the others have no gradient.\n"
+                f"qat: {nodes} nodes of fake quantization, and training changed {100 * share:.0f} % of the kernels: it"
+                " saw no rounding, or the others have no gradient.\n"
                 "  Ranges in which all of a layer's outputs are alike do that: give QuantizeAware(examples=...)."
             )
         measured = {"fake_quant_nodes": float(nodes), "kernels_changed": share}
@@ -125,10 +119,8 @@ class QuantizeAware(Technique):
             channels = [channel for name in few for channel in np.moveaxis(new[name], -1, 0)]
             measured["distinct_weights"] = float(max(len(np.unique(channel)) for channel in channels))
             most = max(counts[name] for name in few)
-            if measured["distinct_weights"] > most + 1:
-                raise CheckError(
-                    f"qat: kernels of {most} distinct weights have channels of {measured['distinct_weights']:.0f} now."
-                )
+            if (now := measured["distinct_weights"]) > most + 1:
+                raise CheckError(f"qat: kernels of {most} distinct weights have channels of {now:.0f} now.")
         return measured
 
     def _decide(self, layer: Any) -> tuple[bool, str]:
@@ -152,8 +144,7 @@ def fake_quantization(model: keras.Model) -> int:
 
     specs = [tf.TensorSpec([1, *tensor.shape[1:]], tensor.dtype) for tensor in model.inputs]
     function = tf.function(lambda inputs: model(inputs, training=False), autograph=False)
-    concrete = function.get_concrete_function(specs[0] if len(specs) == 1 else specs)
-    graph = concrete.graph.as_graph_def()
+    graph = function.get_concrete_function(specs[0] if len(specs) == 1 else specs).graph.as_graph_def()
     nodes = [*graph.node, *(node for one in graph.library.function for node in one.node_def)]
     return sum(node.op.startswith("FakeQuant") for node in nodes)
 
@@ -173,13 +164,10 @@ def _begin_ranges(wrapped: keras.Model, model: keras.Model, examples: Any) -> No
     }
     values = {**keras.Model(own.inputs, tensors)(examples, training=False), "quantize_layer": examples}
     for layer in wrapped.layers:
-        name = layer.name.removeprefix("quant_")
-        if name not in values:
-            continue
         # 0 is within, as the integers must have one that is 0.
-        plain = np.asarray(values[name])
+        plain = np.asarray(values.get(layer.name.removeprefix("quant_"), 0.0))
         known = {"min": min(0.0, float(plain.min())), "max": max(0.0, float(plain.max()))}
-        for variable in layer.weights:
+        for variable in layer.weights if layer.name.removeprefix("quant_") in values else ():
             of, _, end = short_name(variable).rpartition("_")
             if of in _RANGED and end in known:
                 variable.assign(known[end])

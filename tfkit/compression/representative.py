@@ -40,7 +40,7 @@ class Inputs:
             forms, with or without batches.
 
         Raises:
-          DataError: it is none of these, names are missing, or shapes do not fit.
+          DataError: it is none of these, names are missing, shapes do not fit, or values are not finite.
         """
         for element in self._elements(data):
             values, labels = self._unpacked(element)
@@ -51,6 +51,9 @@ class Inputs:
             counts = {name: len(values) for name, values in arrays.items()}
             if len(set(counts.values())) > 1:
                 raise DataError(f"The inputs hold different numbers of examples: {counts}.")
+            for name, values in arrays.items():
+                if values.dtype.kind in "fc" and not np.isfinite(values).all():
+                    raise DataError(f"The data have values of {name!r} that are not finite numbers (NaN).")
             if isinstance(labels, list) or hasattr(labels, "__array__") or np.isscalar(labels):
                 yield arrays, np.asarray(labels)[np.newaxis] if single else np.asarray(labels)
             else:
@@ -142,7 +145,6 @@ EXAMPLES = 200
 _NUMBERS, _MOST = 20_000_000, 20_000  # in all examples, and examples: some seconds
 
 _LOTS, _CLASSES = "\0lots", "\0classes"  # columns beside the inputs
-_APART = 3.0  # standard deviations of a channel's mean over the images
 
 
 def from_splits(splits: Splits, *, count: int = EXAMPLES, seed: int = 0) -> np.ndarray:
@@ -204,11 +206,6 @@ def collect_representative(
     chance, read, held = np.random.default_rng(seed), 0, 0
     parts: list[dict[str, np.ndarray]] = []
     for arrays, labels in inputs.batches(data):
-        for name, values in arrays.items():
-            if values.dtype.kind not in "OSU" and not np.isfinite(values).all():
-                raise DataError(
-                    f"The representative dataset has values of {name!r} that are not finite numbers."
-                )
         size = len(next(iter(arrays.values())))
         part = {
             name: values.astype(object) if values.dtype.kind in "OSU" else values
@@ -256,27 +253,3 @@ def _classes(labels: np.ndarray | None, count: int) -> np.ndarray:
     if labels.size != count or (labels.dtype.kind == "f" and (labels % 1).any()):
         return np.zeros(count, np.int64)
     return labels.reshape(count).astype(str) if labels.dtype.kind in "OSU" else labels.reshape(count)
-
-
-def lint(images: np.ndarray, trained: np.ndarray) -> list[str]:
-    """Return what tells that representative images are not as those that the model was trained on.
-
-    Args:
-      images: float32 [n, s, s, 3], given for representative ones.
-      trained: of training, likewise prepared.
-
-    Returns:
-      A sentence for each way in which they differ.
-    """
-    high, expected = float(images.max()), float(trained.max())
-    if not 0.1 * expected < high < 10 * max(expected, 1e-9):
-        return [
-            f"the representative values reach {high:g}, those of training {expected:g}: they were scaled differently"
-        ]
-    here, usual = images.mean(axis=(0, 1, 2)), trained.mean(axis=(1, 2))
-    there, spread = usual.mean(axis=0), np.maximum(usual.std(axis=0), 0.02 * expected)
-    if (np.abs(here - there) <= _APART * spread).all():
-        return []
-    return [
-        f"their mean colour is {here.round(1)}, that of training {there.round(1)}: they show something else"
-    ]

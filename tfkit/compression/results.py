@@ -6,16 +6,16 @@ ids, for runtimes that lack the custom operations which cut a string.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from importlib.resources import files as resources
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from tfkit.compression.compare import Comparison, ModelUnderTest, predict, quality
+from tfkit.compression.compare import Comparison, ModelUnderTest, predict, predict_original, quality
 from tfkit.compression.convert import ConversionRequest, run_conversions
 from tfkit.compression.inspect import inspect
 from tfkit.compression.metadata import with_metadata
@@ -29,8 +29,8 @@ from tfkit.reporting.tensorboard import write_images, write_texts, write_variant
 from tfkit.run import EVALUATION, LABELS, METRICS, SAVED_MODEL, TFLITE, VARIANTS, Run
 from tfkit.text.tokenizers import START, WordPiece
 
-DEVICE, DEVICE_IDS, PROBABILITIES = "device", "device_ids", "probabilities"
-"""Signatures of an exported model of texts, and what they give."""
+DEVICE, DEVICE_IDS = "device", "device_ids"
+"""Signatures of an exported model of texts."""
 
 MODEL = "model.tflite"
 NAME = "infer.py"
@@ -38,21 +38,12 @@ WORST = 8
 
 _CHECKED_EXAMPLES = 8
 _TOLERANCE = 1e-3
-_RECORDED = (
-    "size_bytes",
-    "gzipped_bytes",
-    "accuracy",
-    "accuracy_drop",
-    "agreement",
-    "r2",
-    "r2_drop",
-    "rmse",
-    "error",
-)
+_RECORDED = ("accuracy", "accuracy_drop", "agreement", "r2", "r2_drop", "rmse", "error")
 
 
-def of_run(run: Run, splits: Splits, *, examples: np.ndarray | None) -> ModelUnderTest:
-    """Return the exported model of a run, with the test split that it was measured on.
+@contextlib.contextmanager
+def of_run(run: Run, splits: Splits, *, examples: np.ndarray | None) -> Iterator[ModelUnderTest]:
+    """Open the exported model of a run, with the test split that it was measured on, while the block runs.
 
     Args:
       run: finished.
@@ -61,7 +52,7 @@ def of_run(run: Run, splits: Splits, *, examples: np.ndarray | None) -> ModelUnd
         without public ones.
 
     Raises:
-      RunError: the run is of an earlier tfkit, or of other data.
+      RunError: the run is of an earlier tfkit, of other data, or of texts by a tokenizer that TFLite lacks.
       CheckError: its model does not give what evaluation.npz holds.
     """
     loaded = run.model
@@ -71,46 +62,38 @@ def of_run(run: Run, splits: Splits, *, examples: np.ndarray | None) -> ModelUnd
     test = np.asarray(splits.indices["test"])
     if len(measured.labels) != len(test) or (measured.labels != splits.source.labels[test]).any():
         raise RunError(f"{run.path} was measured on other test examples than {splits.origin} has now.")
-    tried = draw(len(test), _CHECKED_EXAMPLES)
-    rows = splits.source.read(test[tried])
-    if splits.kind == "texts":
-        probabilities = _classify_texts(run, loaded, rows)
-        settings: dict[str, Any] = {"model": loaded, "signature": DEVICE}
+    takes, pixel_range = splits.kind, FULL_RANGE
+    if takes == "texts":
+        if DEVICE not in loaded.signatures:
+            raise RunError(
+                f"{run.path / SAVED_MODEL} has no signature {DEVICE!r}: its encoder is a SavedModel that makes ids by"
+                " operations that TFLite lacks.\n"
+                "  Train on the bundled encoder, or with --model-handle light, whose tokenizers TFLite has."
+            )
+        opened = saved(loaded, signature=DEVICE)
     else:
-        model = pixel_function(loaded.classify, keep=loaded)
-        probabilities = np.asarray(model(rows.astype(np.float32)))
-        shape, pixel_range = (1, *rows.shape[1:]), splits.pixel_range[:2]
-        settings = {"model": model, "input_shape": shape, "pixel_range": pixel_range}
-    difference = float(np.abs(probabilities - measured.probabilities[tried]).max())
-    if difference > _TOLERANCE:
-        raise CheckError(
-            f"{run.path / SAVED_MODEL} gives other probabilities than {EVALUATION} holds"
-            f" (by {difference:.3g}).\n  One of them was changed after the run. Make the run anew."
+        pixel_range = splits.pixel_range[:2]
+        opened = saved(pixel_function(loaded.classify, keep=loaded), input_shape=(1, *splits.source.shape))
+    with opened as source:
+        tried = draw(len(test), _CHECKED_EXAMPLES)
+        given = predict_original(source, dict.fromkeys(source.inputs, splits.source.read(test[tried])))
+        difference = float(np.abs(given - measured.probabilities[tried]).max())
+        if difference > _TOLERANCE:
+            raise CheckError(
+                f"{run.path / SAVED_MODEL} gives other probabilities than {EVALUATION} holds"
+                f" (by {difference:.3g}).\n  One of them was changed after the run. Make the run anew."
+            )
+        yield ModelUnderTest(
+            source=source,
+            read=lambda positions: splits.source.read(test[positions]),
+            count=len(test),
+            expected=measured.probabilities,
+            labels=measured.labels,
+            class_names=measured.class_names,
+            examples=examples,
+            takes=takes,
+            pixel_range=pixel_range,
         )
-    return ModelUnderTest(
-        read=lambda positions: splits.source.read(test[positions]),
-        count=len(test),
-        expected=measured.probabilities,
-        labels=measured.labels,
-        class_names=measured.class_names,
-        examples=examples,
-        takes=splits.kind,
-        **settings,
-    )
-
-
-def _classify_texts(run: Run, loaded: Any, texts: np.ndarray) -> np.ndarray:
-    """Ask the model as a device does: one text at a time."""
-    from tfkit.environment.stack import tf
-
-    if DEVICE not in loaded.signatures:
-        raise RunError(
-            f"{run.path / SAVED_MODEL} has no signature {DEVICE!r}: its encoder is a SavedModel that makes ids by"
-            " operations that TFLite lacks.\n"
-            "  Train on the bundled encoder, or with --model-handle light, whose tokenizers TFLite has."
-        )
-    outputs = [loaded.signatures[DEVICE](texts=tf.constant([text])) for text in texts]
-    return np.concatenate([np.asarray(output[PROBABILITIES]) for output in outputs])
 
 
 def write_inference_script(
@@ -140,15 +123,6 @@ FOLDER, IDS_MODEL, VOCABULARY, HOW = "ids", "model.tflite", "vocab.txt", "ids.tx
 _WITHOUT_EXAMPLES = ("float32", "float16", "dynamic")
 _CHECKED = 50
 
-_HOW = """\
-model.tflite takes the ids of one text, int32 [1, {length}]: {inputs}.
-input_word_ids: that of [CLS], those of the pieces of the text ({most} at most, the rest is cut off), that of [SEP], and
-to the end those of [PAD]. input_mask: 1 for each id, 0 for [PAD]. An id is the number of the line in vocab.txt, from 0.
-How a text becomes pieces is WordPiece as BERT has it, lower case and accents folded: BertTokenizer of tensorflow-text
-or of other libraries.
-It gives the probabilities of the classes in labels.txt.
-"""
-
 
 def write_ids_variant(run: Run, tested: ModelUnderTest, *, quantization: str) -> str | None:
     """Write tflite/ids/: the part of the model behind its tokenizer, with the vocabulary.
@@ -164,13 +138,12 @@ def write_ids_variant(run: Run, tested: ModelUnderTest, *, quantization: str) ->
     folder = run.path / TFLITE / FOLDER
     shutil.rmtree(folder, ignore_errors=True)
     vocabulary = run.path / SAVED_MODEL / "assets" / VOCABULARY
-    if DEVICE_IDS not in getattr(tested.model, "signatures", {}) or not vocabulary.is_file():
+    pieces = tuple(vocabulary.read_text(encoding="utf-8").split("\n")) if vocabulary.is_file() else ()
+    # Of another tokenizer than WordPiece it has no such piece, and no such signature.
+    if START not in pieces or DEVICE_IDS not in (loaded := run.model).signatures:
         return None
-    pieces = tuple(vocabulary.read_text(encoding="utf-8").split("\n"))
-    if START not in pieces:
-        return None  # of another tokenizer than WordPiece
     variant = quantization if quantization in _WITHOUT_EXAMPLES else "dynamic"
-    with saved(tested.model, signature=DEVICE_IDS) as source:
+    with saved(loaded, signature=DEVICE_IDS) as source:
         made, failed = run_conversions(source, [ConversionRequest(name=variant, variant=variant)])
         inputs = source.inputs
     if failed:
@@ -187,7 +160,8 @@ def write_ids_variant(run: Run, tested: ModelUnderTest, *, quantization: str) ->
     agreement = np.mean(outputs.argmax(axis=1) == tested.expected[tried].argmax(axis=1))
     with files.new_folder(folder) as new:
         (new / IDS_MODEL).write_bytes(made[variant])
-        (new / HOW).write_text(_HOW.format(length=length, most=length - 2, inputs=", ".join(inputs)))
+        how = resources("tfkit.compression").joinpath(HOW).read_text(encoding="utf-8")
+        (new / HOW).write_text(how.format(length=length, most=length - 2, inputs=", ".join(inputs)))
         shutil.copyfile(vocabulary, new / VOCABULARY)
         shutil.copyfile(run.path / LABELS, new / LABELS)
     return (
@@ -265,7 +239,9 @@ def write_results(
     metrics = {name: value for name, value in run.metrics.items() if not name.startswith("lite/")}
     files.write_json(run.path / METRICS, metrics)
     for variant in table.variants:
-        values = {name: getattr(variant, name) for name in _RECORDED} | {"latency_ms": variant.latency}
+        values = {name: getattr(variant, name) for name in ("size_bytes", "gzipped_bytes", *_RECORDED)} | {
+            "latency_ms": variant.latency
+        }
         known = {name: value for name, value in values.items() if value is not None and value == value}
         run.record({f"lite/{variant.name}/{name}": value for name, value in known.items()})
     write_variants(run.logdir, content)

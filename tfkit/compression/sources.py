@@ -187,17 +187,14 @@ def _of_saved_model(model: Any, signature: str | None) -> Opened:
     if not names:
         raise UsageError(
             "The SavedModel has no serving signature: nothing says what it takes and gives.\n"
-            "  Save it with tf.saved_model.save(model, folder, signatures=...). Of TensorFlow 1 give the function"
-            " between two of its tensors: tf.saved_model.load(folder).prune('input:0', 'output:0'). A TF Hub model:"
-            " tfkit.convert(tfkit.load_model(handle), input_shape=...)."
+            "  Save it with signatures=...; of TensorFlow 1 give tf.saved_model.load(folder).prune('x:0', 'y:0') of two"
+            " of its tensors, of TF Hub tfkit.load_model(handle), with input_shape=..."
         )
     # Keras's export adds others to the one that is served, which do the same.
     key = signature or (names[0] if len(names) == 1 else SIGNATURE)
     if key not in names:
-        raise UsageError(
-            f"The SavedModel has no signature {key!r}; it has: {', '.join(names)}. Say which: --signature {names[0]}"
-            f' (signature="{names[0]}").'
-        )
+        said = f"The SavedModel has no signature {key!r}; it has: {', '.join(names)}."
+        raise UsageError(f'{said} Say which: --signature {names[0]} (signature="{names[0]}").')
     function = model.signatures[key]
     return (lambda inputs: function(**inputs)), dict(function.structured_input_signature[1]), [model]
 
@@ -284,7 +281,6 @@ class Source:
       quantize_aware: whether training has put fake quantization into it.
       last_operation: the type of that which makes the output, see `tfkit.training.outputs`.
       loss: that a Keras model was compiled with.
-      loops: whether it has loops, as recurrent layers do.
       cuts_text: whether it takes strings, which operations of tensorflow-text make numbers of.
       function: takes tensors by the names of `inputs`, gives tensors by the names of `outputs`.
     """
@@ -295,7 +291,6 @@ class Source:
     quantize_aware: bool
     last_operation: str
     loss: Any
-    loops: bool
     cuts_text: bool
     function: Callable[..., Mapping[str, tf.Tensor]]
 
@@ -380,7 +375,6 @@ def saved(model: Any, *, input_shape: InputShape = None, signature: str | None =
             quantize_aware=any(operation.startswith("FakeQuant") for operation in used),
             last_operation=last_operation(concrete),
             loss=compiled[0] if len(compiled) == 1 else None,
-            loops=any("While" in operation for operation in used),
             cuts_text=cuts_text,
             function=lambda **inputs: serve(*(inputs[name] for name in names)),
         )

@@ -42,6 +42,10 @@ class Treatment(NamedTuple):
 class Technique:
     """A technique that needs training: `wrap` a model, `fit` with the callbacks, `strip` it, `measure` the result."""
 
+    def __post_init__(self) -> None:
+        """Check the values."""
+        fields.check(self)
+
     @property
     def name(self) -> str:
         """Short, with what was asked for: "prune0.8"."""
@@ -201,9 +205,8 @@ def refuse_what_has_no_layers(model: keras.Model, *, technique: str) -> None:
             )
         elif type(layer).__name__ == "KerasLayer":
             problems.append(
-                f"{layer.name} is a hub.KerasLayer, whose layers TensorFlow Hub does not keep. A bundled backbone"
-                " has them: tfkit.load_model(name).functional(image_size=...);"
-                " tfkit.compression.Prune(...).prune_variables prunes any."
+                f"{layer.name} is a hub.KerasLayer, which keeps no layers. tfkit.load_model(name).functional() of a"
+                " bundled backbone has them; tfkit.compression.Prune(...).prune_variables prunes any."
             )
     if problems:
         raise UsageError(f"{technique} cannot take {model.name}:\n  " + "\n  ".join(problems))
@@ -236,10 +239,6 @@ class Cluster(Technique):
 
     number_of_clusters: Annotated[int, fields.Range(ge=2)] = 16
     preserve_sparsity: bool = False
-
-    def __post_init__(self) -> None:
-        """Check the value."""
-        fields.check(self)
 
     @property
     def name(self) -> str:

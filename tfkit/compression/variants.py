@@ -192,7 +192,7 @@ class Table:
         lines = []
         if self.variants:
             shown = self.frame.set_axis([f"{one.name}{' *' if one.pareto else ''}" for one in self.variants])
-            formats = {name: f"{{:{_COLUMNS[name][1]}}}".format for name in shown}
+            formats = {name: f"{{:{_COLUMNS[name][1]}}}".format for name in map(str, shown)}
             lines = [
                 shown.to_string(formatters=formats, na_rep=""),
                 "* no other is smaller, faster and more accurate",

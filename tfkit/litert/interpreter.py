@@ -6,7 +6,6 @@ import functools
 import queue
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -73,18 +72,19 @@ class ParallelInterpreter:
         Returns:
           float32 [n, ...], in the order of the inputs; those of a quantized model are made real.
         """
-        several = isinstance(inputs, Mapping)
-        count = len(next(iter(inputs.values())) if several else inputs)
+        named = inputs if isinstance(inputs, Mapping) else {"": inputs}
+        count = len(next(iter(named.values())))
         outputs = np.empty((count, *self.output_shape[1:]), np.float32)
         step = self.input_shape[0]
 
         def run(start: int) -> None:
             cut = slice(start, start + step)
-            taken: Any = {name: values[cut] for name, values in inputs.items()} if several else inputs[cut]
-            taken = prepare(taken) if prepare else taken
+            rows = {name: values[cut] for name, values in named.items()}
+            if prepare:
+                rows = {name: prepare(values) for name, values in rows.items()}
             worker = self._idle.get()
             try:
-                outputs[cut] = worker(taken)[: len(outputs[cut])]
+                outputs[cut] = worker(rows)[: len(outputs[cut])]
             finally:
                 self._idle.put(worker)
 
@@ -96,9 +96,7 @@ class ParallelInterpreter:
         """Return itself."""
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """End the threads."""
         self._pool.shutdown(cancel_futures=True)
 
@@ -124,16 +122,15 @@ class _Worker:
         self._open = np.asarray(inputs[0]["shape_signature"]) < 0
         self._shape = self.input_shape
 
-    def __call__(self, inputs: Any) -> np.ndarray:
+    def __call__(self, inputs: Mapping[str, Any]) -> np.ndarray:
         if "resources" in self._state:
             self._interpreter, self._shape = self._open_again(), self.input_shape
-        several = isinstance(inputs, Mapping)
-        for name, values in inputs.items() if several else [("", inputs)]:
+        for name, values in inputs.items():
             number = self._inputs[name]
             missing = self.input_shape[0] - len(values)
             if missing:  # the last examples, where the model takes several at a time
                 values = np.concatenate([values, np.zeros((missing, *values.shape[1:]), values.dtype)])
-            if not several and values.shape != self._shape and self._fits(values.shape):
+            if not name and values.shape != self._shape and self._fits(values.shape):
                 self._interpreter.resize_tensor_input(number.index, values.shape)
                 self._interpreter.allocate_tensors()
                 self._shape = values.shape
