@@ -21,6 +21,7 @@ from tfkit.compression.inspect import inspect
 from tfkit.compression.sources import InputShape, Source, saved
 from tfkit.compression.variants import Quality, Table, Variant, mark_pareto
 from tfkit.data.splits import FULL_RANGE, draw
+from tfkit.environment import stack
 from tfkit.errors import CheckError, DataError, UsageError
 from tfkit.litert.interpreter import ParallelInterpreter, opened
 from tfkit.training import outputs as kinds
@@ -238,14 +239,12 @@ def predict_original(source: Source, inputs: Mapping[str, np.ndarray]) -> np.nda
       CheckError: values that are not finite.
       UsageError: it answers otherwise when it is asked again.
     """
-    from tfkit.environment.stack import tf
-
     batch, count = max(shape[0] for shape, _ in source.inputs.values()), len(next(iter(inputs.values())))
 
     def predict(start: int) -> np.ndarray:
         positions = np.minimum(np.arange(start, start + batch), count - 1)
         rows = {
-            name: tf.constant(inputs[name][positions].astype(object if dtype == "string" else dtype))
+            name: stack.tf.constant(inputs[name][positions].astype(object if dtype == "string" else dtype))
             for name, (_, dtype) in source.inputs.items()
         }
         (output,) = source.function(**rows).values()

@@ -7,7 +7,7 @@ import dataclasses
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -23,7 +23,7 @@ from tfkit.compression.techniques import Cluster, Technique, sentence
 from tfkit.compression.variants import Choice, Gates, Table, choose
 from tfkit.data.image_files import read_images
 from tfkit.data.splits import Splits, draw
-from tfkit.environment import files, process
+from tfkit.environment import files, process, stack
 from tfkit.errors import CheckError, ConfigError, DataError, PrivacyError, RunError, UsageError
 from tfkit.privacy.ledger import check_data, is_private
 from tfkit.run import SAVED_MODEL, TFLITE, VARIANTS, Run
@@ -34,9 +34,6 @@ from tfkit.training.stage import Stage
 from tfkit.transfer import models
 from tfkit.transfer.load import load
 from tfkit.transfer.train import settings_of
-
-if TYPE_CHECKING:
-    from tfkit.environment.stack import keras
 
 COMPARED = 1000
 RANGED = 64
@@ -343,7 +340,7 @@ def stages(technique: str, config: CompressConfig, *, examples: Any = None) -> l
     return [possible[part] for part in parts]
 
 
-def train(run: Run, model: keras.Model, splits: Splits, config: CompressConfig) -> list[Candidate]:
+def train(run: Run, model: stack.keras.Model, splits: Splits, config: CompressConfig) -> list[Candidate]:
     """Train all techniques that are asked for, one after the other.
 
     Args:
@@ -366,7 +363,7 @@ def train(run: Run, model: keras.Model, splits: Splits, config: CompressConfig) 
             "Keras will warn that gradients of kernels do not exist in cluster+qat: their centroids have them, and"
             " that the kernels change is measured."
         )
-    trained: dict[str, tuple[keras.Model, list[str]]] = {"": (model, [])}
+    trained: dict[str, tuple[stack.keras.Model, list[str]]] = {"": (model, [])}
     candidates = []
     for technique, chain in chains.items():
         name = ""
@@ -388,18 +385,16 @@ def train(run: Run, model: keras.Model, splits: Splits, config: CompressConfig) 
 
 
 def _train_technique(
-    folder: Path, technique: Technique, model: keras.Model, splits: Splits, config: CompressConfig
-) -> keras.Model:
+    folder: Path, technique: Technique, model: stack.keras.Model, splits: Splits, config: CompressConfig
+) -> stack.keras.Model:
     from tfkit.reporting.keras_callbacks import Kernels
 
     epochs = config.epochs or EPOCHS[type(technique)]
     steps = epochs * splits.steps_per_epoch
 
     def build() -> Any:
-        from tfkit.environment.stack import keras
-
         schedule = models.learning_rate_schedule(config.learning_rate, steps=steps)
-        return models.compiled(technique.wrap(model, steps=steps), keras.optimizers.Adam(schedule))
+        return models.compiled(technique.wrap(model, steps=steps), stack.keras.optimizers.Adam(schedule))
 
     settings = {
         "technique": folder.name,

@@ -253,10 +253,8 @@ def _prepare_process(log: str) -> None:
 def _convert(
     model: Mapping[str, Any], request: ConversionRequest, examples: Mapping[str, np.ndarray]
 ) -> bytes:
-    from tfkit.environment.stack import tf
-
     converter = with_operations(
-        lambda: tf.lite.TFLiteConverter.from_saved_model(model["folder"], signature_keys=[SIGNATURE])
+        lambda: stack.tf.lite.TFLiteConverter.from_saved_model(model["folder"], signature_keys=[SIGNATURE])
     )
 
     inputs = model["inputs"]
@@ -272,12 +270,12 @@ def _convert(
                 name: values[step * (size := inputs[name][0][0]) :][:size] for name, values in typed.items()
             }
 
-    sets = tf.lite.OpsSet
+    sets = stack.tf.lite.OpsSet
     operations = [sets.TFLITE_BUILTINS]
     if request.variant != "float32":
-        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.optimizations = [stack.tf.lite.Optimize.DEFAULT]
     if request.variant == "float16":
-        converter.target_spec.supported_types = [tf.float16]
+        converter.target_spec.supported_types = [stack.tf.float16]
     if request.variant == "int8" and examples:
         # Nothing else: an operation that has no int8 form is an error and not a float one in between.
         operations = [sets.TFLITE_BUILTINS_INT8, *(operations if request.keep_float else [])]
@@ -286,8 +284,8 @@ def _convert(
     if request.select_tf_ops:
         operations.append(sets.SELECT_TF_OPS)
     converter.target_spec.supported_ops = operations
-    converter.inference_input_type = tf.dtypes.as_dtype(request.inference_input_type)
-    converter.inference_output_type = tf.dtypes.as_dtype(request.inference_output_type)
+    converter.inference_input_type = stack.tf.dtypes.as_dtype(request.inference_input_type)
+    converter.inference_output_type = stack.tf.dtypes.as_dtype(request.inference_output_type)
     if model["cuts_text"]:
         converter.allow_custom_ops = True
         register_custom_operations(converter, stack.tf_text.tflite_registrar.SELECT_TFTEXT_OPS)
@@ -299,8 +297,10 @@ def _convert(
         if not request.keep_float:
             return converter.convert()
         # Some operations in float32, as of tensorflow.org/lite/performance/quantization_debugger.
-        options = tf.lite.experimental.QuantizationDebugOptions(denylisted_nodes=list(request.keep_float))
-        return tf.lite.experimental.QuantizationDebugger(
+        options = stack.tf.lite.experimental.QuantizationDebugOptions(
+            denylisted_nodes=list(request.keep_float)
+        )
+        return stack.tf.lite.experimental.QuantizationDebugger(
             converter=converter, debug_dataset=representative, debug_options=options
         ).get_nondebug_quantized_model()
 

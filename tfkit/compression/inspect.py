@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tfkit.environment import stack
 from tfkit.errors import CheckError
 from tfkit.litert.converter import damaged, names_of, operator_names, read, state
 
@@ -178,9 +179,10 @@ def inspect(model: bytes) -> Inventory:
 
 
 def _inventory(tables: Any, model: bytes) -> Inventory:
-    from tfkit.environment.stack import litert_schema
-
-    types, names = names_of(litert_schema.TensorType), operator_names(litert_schema.Model.GetRootAs(model, 0))
+    types, names = (
+        names_of(stack.litert_schema.TensorType),
+        operator_names(stack.litert_schema.Model.GetRootAs(model, 0)),
+    )
     operators, kernels = [], []
     graphs: list[list[Tensor]] = []
     constants: dict[int, str] = {}  # type by buffer

@@ -6,7 +6,7 @@ Source: Jacob et al. 2018 (arXiv:1712.05877); tensorflow.org/model_optimization,
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -21,10 +21,8 @@ from tfkit.compression.techniques import (
     short_name,
     sparsity,
 )
+from tfkit.environment import stack
 from tfkit.errors import CheckError, UsageError
-
-if TYPE_CHECKING:
-    from tfkit.environment.stack import keras
 
 _RANGED = ("output", "post_activation", "quantize_layer")
 _LEAST_CHANGED = 0.9
@@ -50,7 +48,7 @@ class QuantizeAware(Technique):
         """Short."""
         return "qat"
 
-    def treatments(self, model: keras.Model) -> list[Treatment]:
+    def treatments(self, model: stack.keras.Model) -> list[Treatment]:
         """Return what will happen to every layer.
 
         Raises:
@@ -67,19 +65,17 @@ class QuantizeAware(Technique):
             )
         return treatments
 
-    def wrap(self, model: keras.Model, *, steps: int) -> keras.Model:
+    def wrap(self, model: stack.keras.Model, *, steps: int) -> stack.keras.Model:
         """Return a clone that is quantization-aware, see `Technique`."""
-        from tfkit.environment.stack import keras, tfmot, tfmot_module
-
         self.treatments(model)
-        quantization, combine = tfmot.quantization.keras, tfmot.experimental.combine
-        configs = tfmot_module("core.quantization.keras.default_8bit.default_8bit_quantize_configs")
+        quantization, combine = stack.tfmot.quantization.keras, stack.tfmot.experimental.combine
+        configs = stack.tfmot_module("core.quantization.keras.default_8bit.default_8bit_quantize_configs")
 
         def annotate(layer: Any) -> Any:
-            if isinstance(layer, keras.layers.InputLayer):
+            if isinstance(layer, stack.keras.layers.InputLayer):
                 return copy_layer(layer)
             # Of a layer without weights, which tfmot does not know, the output alone is quantized.
-            is_scaling = isinstance(layer, keras.layers.Rescaling)
+            is_scaling = isinstance(layer, stack.keras.layers.Rescaling)
             config = configs.Default8BitOutputQuantizeConfig() if is_scaling else None
             return quantization.quantize_annotate_layer(copy_layer(layer), config)
 
@@ -94,7 +90,7 @@ class QuantizeAware(Technique):
             _begin_ranges(wrapped, model, self.examples)
         return wrapped
 
-    def measure(self, before: keras.Model, after: keras.Model) -> dict[str, float]:
+    def measure(self, before: stack.keras.Model, after: stack.keras.Model) -> dict[str, float]:
         """Measure fake-quantization nodes, the share of kernels that training changed, and what was to be preserved.
 
         Raises:
@@ -124,45 +120,41 @@ class QuantizeAware(Technique):
         return measured
 
     def _decide(self, layer: Any) -> tuple[bool, str]:
-        from tfkit.environment.stack import keras, tfmot_module
-
-        if isinstance(layer, keras.layers.InputLayer):
+        if isinstance(layer, stack.keras.layers.InputLayer):
             return False, ""
-        if isinstance(layer, keras.layers.BatchNormalization):
+        if isinstance(layer, stack.keras.layers.BatchNormalization):
             return True, "folded into the layer before it"
-        if isinstance(layer, keras.layers.Rescaling):
+        if isinstance(layer, stack.keras.layers.Rescaling):
             return True, "its output gets a range"
-        registry = tfmot_module("core.quantization.keras.default_8bit.default_8bit_quantize_registry")
+        registry = stack.tfmot_module("core.quantization.keras.default_8bit.default_8bit_quantize_registry")
         if registry.Default8BitQuantizeRegistry().supports(layer):
             return True, "weights and outputs are rounded as int8 will round them"
         return False, f"tfmot cannot quantize a {type(layer).__name__}"
 
 
-def fake_quantization(model: keras.Model) -> int:
+def fake_quantization(model: stack.keras.Model) -> int:
     """Return the number of nodes of a model that quantize and dequantize as an int8 model will."""
-    from tfkit.environment.stack import tf
-
-    specs = [tf.TensorSpec([1, *tensor.shape[1:]], tensor.dtype) for tensor in model.inputs]
-    function = tf.function(lambda inputs: model(inputs, training=False), autograph=False)
+    specs = [stack.tf.TensorSpec([1, *tensor.shape[1:]], tensor.dtype) for tensor in model.inputs]
+    function = stack.tf.function(lambda inputs: model(inputs, training=False), autograph=False)
     graph = function.get_concrete_function(specs[0] if len(specs) == 1 else specs).graph.as_graph_def()
     nodes = [*graph.node, *(node for one in graph.library.function for node in one.node_def)]
     return sum(node.op.startswith("FakeQuant") for node in nodes)
 
 
-def _begin_ranges(wrapped: keras.Model, model: keras.Model, examples: Any) -> None:
+def _begin_ranges(wrapped: stack.keras.Model, model: stack.keras.Model, examples: Any) -> None:
     """Set the ranges of a quantization-aware model's tensors to what these are in the model it was made of.
 
     tfmot begins with -6 to 6 and moves by a thousandth a step. Layers without an activation go far beyond 6 in
     EfficientNet: cut there, their model gives the same for every image until some thousand steps have passed.
     """
-    from tfkit.environment.stack import keras
-
     # Layers of their own: those of a model that was stripped may have been called in other models before.
     own = clone(model, copy_layer)
     tensors = {
-        layer.name: layer.output for layer in own.layers if not isinstance(layer, keras.layers.InputLayer)
+        layer.name: layer.output
+        for layer in own.layers
+        if not isinstance(layer, stack.keras.layers.InputLayer)
     }
-    values = {**keras.Model(own.inputs, tensors)(examples, training=False), "quantize_layer": examples}
+    values = {**stack.keras.Model(own.inputs, tensors)(examples, training=False), "quantize_layer": examples}
     for layer in wrapped.layers:
         # 0 is within, as the integers must have one that is 0.
         plain = np.asarray(values.get(layer.name.removeprefix("quant_"), 0.0))

@@ -10,7 +10,7 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -21,9 +21,6 @@ from tfkit.errors import CheckError, DataError, UsageError
 from tfkit.litert.converter import is_of_text
 from tfkit.metrics import losses
 from tfkit.training.outputs import last_operation, operations
-
-if TYPE_CHECKING:
-    from tfkit.environment.stack import tf
 
 KERAS = (".keras", ".h5", ".hdf5")
 SIGNATURE = "serving_default"
@@ -104,10 +101,8 @@ def _loaded(model: Any) -> Any:
         return model
     path = Path(model).expanduser()
     if (path / "saved_model.pb").is_file():
-        from tfkit.environment.stack import tf
-
         try:
-            return with_operations(lambda: tf.saved_model.load(str(path)))
+            return with_operations(lambda: stack.tf.saved_model.load(str(path)))
         except Exception as err:  # whatever a broken file makes TensorFlow raise
             raise UsageError(
                 f"{path} is not a SavedModel that TensorFlow can load: {packages.first_line(err)}"
@@ -145,10 +140,8 @@ def _is_keras(model: Any) -> bool:
 
 def _of_keras(model: Any, input_shape: InputShape) -> Opened:
     """Open a model of Keras 2 or 3: no more is used of it than both have."""
-    from tfkit.environment.stack import tf
-
-    variables = [one if isinstance(one, tf.Variable) else one.value for one in model.variables]
-    if not all(isinstance(one, tf.Variable) for one in variables):
+    variables = [one if isinstance(one, stack.tf.Variable) else one.value for one in model.variables]
+    if not all(isinstance(one, stack.tf.Variable) for one in variables):
         raise UsageError(
             "The model's variables are no TensorFlow variables: it is of another Keras backend.\n"
             "  Start Python with KERAS_BACKEND=tensorflow, or convert from model.export(folder)."
@@ -158,7 +151,7 @@ def _of_keras(model: Any, input_shape: InputShape) -> Opened:
         return unnamed[0], unnamed[1], variables
     names = [plain(getattr(one, "name", f"input_{place}")) for place, one in enumerate(model.inputs)]
     specs = {
-        name: tf.TensorSpec(one.shape, one.dtype, name=name)
+        name: stack.tf.TensorSpec(one.shape, one.dtype, name=name)
         for name, one in zip(names, model.inputs, strict=True)
     }
 
@@ -171,11 +164,9 @@ def _of_keras(model: Any, input_shape: InputShape) -> Opened:
 
 def with_operations(load: Callable[[], Any]) -> Any:
     """Return what `load` gives of a SavedModel; with the operations of tensorflow-text where it lacks some."""
-    from tfkit.environment.stack import tf
-
     try:
         return load()
-    except (RuntimeError, tf.errors.NotFoundError) as err:
+    except (RuntimeError, stack.tf.errors.NotFoundError) as err:
         if "Op type not registered" not in str(err):
             raise
         assert stack.tf_text  # importing it brings them
@@ -200,8 +191,6 @@ def _of_saved_model(model: Any, signature: str | None) -> Opened:
 
 
 def _of_function(function: Any, input_shape: InputShape, *, name: str = "this function") -> Opened:
-    from tfkit.environment.stack import tf
-
     signature = getattr(function, "structured_input_signature", None)
     if signature is not None:  # a concrete function
         specs = {plain(spec.name or f"input_{place}"): spec for place, spec in enumerate(signature[0])}
@@ -215,7 +204,7 @@ def _of_function(function: Any, input_shape: InputShape, *, name: str = "this fu
         return call, specs, [function]
     if hasattr(function, "captured_inputs"):  # pruned out of a graph of TensorFlow 1
         count = len(function.inputs) - len(function.captured_inputs)
-        fed = {plain(one.name): tf.TensorSpec(one.shape, one.dtype) for one in function.inputs[:count]}
+        fed = {plain(one.name): stack.tf.TensorSpec(one.shape, one.dtype) for one in function.inputs[:count]}
         return (lambda inputs: function(*inputs.values())), fed, list(function.graph.variables)
     if input_shape is None:
         raise UsageError(
@@ -231,7 +220,9 @@ def _of_function(function: Any, input_shape: InputShape, *, name: str = "this fu
         return function(inputs if by_name else values if several else values[0])
 
     kept = [function] if hasattr(function, "_trackable_children") else []
-    specs = {name: tf.TensorSpec(list(shape), tf.float32, name=name) for name, shape in shapes.items()}
+    specs = {
+        name: stack.tf.TensorSpec(list(shape), stack.tf.float32, name=name) for name, shape in shapes.items()
+    }
     return call_function, specs, kept
 
 
@@ -292,7 +283,7 @@ class Source:
     last_operation: str
     loss: Any
     cuts_text: bool
-    function: Callable[..., Mapping[str, tf.Tensor]]
+    function: Callable[..., Mapping[str, stack.tf.Tensor]]
 
     @property
     def inputs(self) -> Mapping[str, tuple[tuple[int, ...], str]]:
@@ -317,17 +308,17 @@ def saved(model: Any, *, input_shape: InputShape = None, signature: str | None =
       HubError: the handle does not resolve.
       CheckError: weights that are not finite.
     """
-    from tfkit.environment.stack import tf
-
     model = _loaded(model)
     function, specs, keep = _opened(model, input_shape, signature)
     keyed = getattr(model, "input", None) if _is_keras(model) and model.inputs else None
     # The keys of a Keras model whose inputs are a dict, to the names of its inputs.
     known_as = {key: plain(one.name) for key, one in keyed.items()} if isinstance(keyed, Mapping) else {}
     specs = _with_known_sizes(specs, shapes_by_name(input_shape, list(specs), known_as))
-    module = tf.Module()
+    module = stack.tf.Module()
     module.kept = keep
-    parts = [[part] if isinstance(part, tf.Variable) else getattr(part, "variables", ()) for part in keep]
+    parts = [
+        [part] if isinstance(part, stack.tf.Variable) else getattr(part, "variables", ()) for part in keep
+    ]
     if bad := not_finite(variable for part in parts for variable in part):
         raise CheckError(
             f"The model has weights that are not finite numbers: {bad}.\n"
@@ -335,19 +326,19 @@ def saved(model: Any, *, input_shape: InputShape = None, signature: str | None =
         )
     names, of_saved_model = list(specs), hasattr(keep[0] if keep else None, "signatures")
 
-    @tf.function(input_signature=list(specs.values()), autograph=False)
+    @stack.tf.function(input_signature=list(specs.values()), autograph=False)
     def serve(*inputs: Any) -> dict[str, Any]:
         outputs = function(dict(zip(names, inputs, strict=True)))
         if isinstance(outputs, Mapping):
             return dict(outputs)
-        flat = tf.nest.flatten(outputs)
+        flat = stack.tf.nest.flatten(outputs)
         return {"output" if len(flat) == 1 else f"output_{place}": value for place, value in enumerate(flat)}
 
     module.serve = serve
     concrete = serve.get_concrete_function()
     used = operations(concrete)
     cuts_text = any(map(is_of_text, used))
-    strings = [name for name, spec in specs.items() if spec.dtype == tf.string]
+    strings = [name for name, spec in specs.items() if spec.dtype == stack.tf.string]
     if strings and not cuts_text:
         raise UsageError(
             f"The input {strings[0]!r} takes strings, and nothing in the model cuts them by tensorflow-text's fast"
@@ -357,7 +348,7 @@ def saved(model: Any, *, input_shape: InputShape = None, signature: str | None =
     compiled = losses(model) if _is_keras(model) else []
     with tempfile.TemporaryDirectory(prefix="tfkit-") as folder:
         try:
-            tf.saved_model.save(module, folder, signatures={SIGNATURE: serve})
+            stack.tf.saved_model.save(module, folder, signatures={SIGNATURE: serve})
         except AssertionError as err:  # of a variable that is not among the model's
             raise UsageError(
                 f"The model changes variables that are not its weights: {packages.first_line(err)}\n"
@@ -388,31 +379,28 @@ def pixel_function(classify: Callable[..., Any], *, keep: Any, softmax: bool = F
       keep: the object whose variables it uses.
       softmax: whether it gives logits.
     """
-    from tfkit.environment.stack import tf
 
-    class OfPixels(tf.Module):
+    class OfPixels(stack.tf.Module):
         def __init__(self) -> None:
             super().__init__()
             self.kept = keep
 
         def __call__(self, pixels: Any) -> Any:
-            outputs = classify(tf.cast(pixels, tf.float32) / 255.0)
-            return tf.nn.softmax(outputs) if softmax else outputs
+            outputs = classify(stack.tf.cast(pixels, stack.tf.float32) / 255.0)
+            return stack.tf.nn.softmax(outputs) if softmax else outputs
 
     return OfPixels()
 
 
 def _with_known_sizes(specs: dict[str, Any], shapes: Mapping[str, Any]) -> dict[str, Any]:
     """Return the same inputs with every size known: those of `shapes`, and a batch of 1 where it is open."""
-    from tfkit.environment.stack import tf
-
     if not specs:
         raise UsageError("The model takes no input: there is nothing to convert.")
     settled = {}
     for name, spec in specs.items():
-        shape = tf.TensorShape(shapes.get(name, spec.shape))
+        shape = stack.tf.TensorShape(shapes.get(name, spec.shape))
         if shape.rank and shape[0] is None:
-            shape = tf.TensorShape([1, *shape[1:]])
+            shape = stack.tf.TensorShape([1, *shape[1:]])
         if not shape.is_fully_defined() or not spec.shape.is_compatible_with(shape):
             known = f"input_shape gives {shapes[name]}" if name in shapes else "no more is known of it"
             raise UsageError(
@@ -420,7 +408,7 @@ def _with_known_sizes(specs: dict[str, Any], shapes: Mapping[str, Any]) -> dict[
                 f" memory for one shape.\n  Give one that fits, input_shape=(1, 224, 224, 3) say (--input-shape); of"
                 f" several inputs by name: input_shape={{{name!r}: (1, ...), ...}}."
             )
-        settled[name] = tf.TensorSpec(shape, spec.dtype, name=plain(name))
+        settled[name] = stack.tf.TensorSpec(shape, spec.dtype, name=plain(name))
     return settled
 
 

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 
 from tfkit.compression.sources import not_finite
-from tfkit.environment import foreign
+from tfkit.environment import foreign, stack
 from tfkit.environment.packages import what
 from tfkit.errors import CheckError, UsageError
 from tfkit.settings import fields
-
-if TYPE_CHECKING:
-    from tfkit.environment.stack import keras
 
 LOST = 0.01
 """So much of the sparsity may be lost where zeros are to be kept."""
@@ -51,7 +48,7 @@ class Technique:
         """Short, with what was asked for: "prune0.8"."""
         raise NotImplementedError
 
-    def treatments(self, model: keras.Model) -> list[Treatment]:
+    def treatments(self, model: stack.keras.Model) -> list[Treatment]:
         """Return what will happen to every layer, before anything is built.
 
         Raises:
@@ -66,11 +63,11 @@ class Technique:
             raise UsageError(f"{self.name} would change no layer of {model.name}:\n  {listed}")
         return treatments
 
-    def treated(self, model: keras.Model) -> set[str]:
+    def treated(self, model: stack.keras.Model) -> set[str]:
         """Return the names of the layers that are changed; errors as of `treatments`."""
         return {one.layer for one in self.treatments(model) if one.treated}
 
-    def wrap(self, model: keras.Model, *, steps: int) -> keras.Model:
+    def wrap(self, model: stack.keras.Model, *, steps: int) -> stack.keras.Model:
         """Return a trainable clone with the technique in it, not compiled; `model` stays as it is.
 
         Args:
@@ -79,15 +76,15 @@ class Technique:
         """
         raise NotImplementedError
 
-    def callbacks(self) -> list[keras.callbacks.Callback]:
+    def callbacks(self) -> list[stack.keras.callbacks.Callback]:
         """Return what `fit` needs."""
         return []
 
-    def strip(self, wrapped: keras.Model) -> keras.Model:
+    def strip(self, wrapped: stack.keras.Model) -> stack.keras.Model:
         """Return the trained model, ready for the next technique or for the converter."""
         return wrapped
 
-    def measure(self, before: keras.Model, after: keras.Model) -> dict[str, float]:
+    def measure(self, before: stack.keras.Model, after: stack.keras.Model) -> dict[str, float]:
         """Measure what training did.
 
         Args:
@@ -104,7 +101,7 @@ class Technique:
         raise NotImplementedError
 
 
-def clone(model: keras.Model, change: Callable[[Any], Any] | None = None) -> keras.Model:
+def clone(model: stack.keras.Model, change: Callable[[Any], Any] | None = None) -> stack.keras.Model:
     """Build a functional or Sequential model anew, with the same weights.
 
     Args:
@@ -114,9 +111,7 @@ def clone(model: keras.Model, change: Callable[[Any], Any] | None = None) -> ker
     Returns:
       Uncompiled.
     """
-    from tfkit.environment.stack import keras
-
-    copy = keras.models.clone_model(model, clone_function=change)
+    copy = stack.keras.models.clone_model(model, clone_function=change)
     # A wrapper calls itself what it likes; the layer inside of it has kept its name.
     inner = {own.name: own for own in (getattr(layer, "layer", layer) for layer in copy.layers)}
     for layer in model.layers:
@@ -135,7 +130,7 @@ def short_name(weight: Any) -> str:
     return str(weight.name.split("/")[-1].split(":")[0])
 
 
-def kernels(model: keras.Model) -> dict[str, np.ndarray]:
+def kernels(model: stack.keras.Model) -> dict[str, np.ndarray]:
     """Return the kernels of all layers by layer name, also of layers that are wrapped.
 
     A layer of several (a separable convolution) has them under its name and theirs.
@@ -175,16 +170,14 @@ def changed(before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarray]) -
     return len(moved) / len(common) if common else 0.0
 
 
-def refuse_what_has_no_layers(model: keras.Model, *, technique: str) -> None:
+def refuse_what_has_no_layers(model: stack.keras.Model, *, technique: str) -> None:
     """Make sure that all of a model's layers can be seen and exchanged.
 
     Raises:
       UsageError: it is no model of tf_keras, has no weights or such as are no numbers, is subclassed, or holds models
         or hub layers; the message names all of them.
     """
-    from tfkit.environment.stack import keras
-
-    if not isinstance(model, keras.Model):
+    if not isinstance(model, stack.keras.Model):
         raise UsageError(
             f"{technique} takes a model of tf_keras; this is {what(model)}.\n"
             "  Build it with `from tfkit.environment.stack import keras`; a Keras 3 file converts without it, as it is."
@@ -198,7 +191,7 @@ def refuse_what_has_no_layers(model: keras.Model, *, technique: str) -> None:
     elif bad := not_finite(model.weights):
         problems.append(f"weights are not finite numbers: {bad}. Train it anew with a lower learning rate.")
     for layer in model.layers:
-        if isinstance(layer, keras.Model):
+        if isinstance(layer, stack.keras.Model):
             problems.append(
                 f"{layer.name} is a model within the model. Call its layers on the outer inputs:"
                 " keras.Model(inner.input, head(inner.output)) is flat."
@@ -245,30 +238,26 @@ class Cluster(Technique):
         """Short, with what was asked for."""
         return f"cluster{self.number_of_clusters}"
 
-    def wrap(self, model: keras.Model, *, steps: int) -> keras.Model:
+    def wrap(self, model: stack.keras.Model, *, steps: int) -> stack.keras.Model:
         """Return a clone whose kernels are clustered, see `Technique`."""
-        from tfkit.environment.stack import keras, tfmot, tfmot_module
-
-        wrapper = tfmot_module("core.clustering.keras.experimental.cluster").cluster_weights
+        wrapper = stack.tfmot_module("core.clustering.keras.experimental.cluster").cluster_weights
         treated = self.treated(model)
         settings = {
             "number_of_clusters": self.number_of_clusters,
-            "cluster_centroids_init": tfmot.clustering.keras.CentroidInitialization.KMEANS_PLUS_PLUS,
+            "cluster_centroids_init": stack.tfmot.clustering.keras.CentroidInitialization.KMEANS_PLUS_PLUS,
             "preserve_sparsity": self.preserve_sparsity,
         }
         # The wrapper finds the first centroids among the weights of its layer, so the layer needs them before.
-        return keras.models.clone_model(
+        return stack.keras.models.clone_model(
             clone(model),
             clone_function=lambda layer: wrapper(layer, **settings) if layer.name in treated else layer,
         )
 
-    def strip(self, wrapped: keras.Model) -> keras.Model:
+    def strip(self, wrapped: stack.keras.Model) -> stack.keras.Model:
         """Return the clustered model without centroids."""
-        from tfkit.environment.stack import tfmot
+        return stack.tfmot.clustering.keras.strip_clustering(wrapped)
 
-        return tfmot.clustering.keras.strip_clustering(wrapped)
-
-    def measure(self, before: keras.Model, after: keras.Model) -> dict[str, float]:
+    def measure(self, before: stack.keras.Model, after: stack.keras.Model) -> dict[str, float]:
         """Measure the distinct weights of the treated kernel with most, the sparsity, and what share changed.
 
         Raises:
