@@ -68,7 +68,7 @@ def test_a_model_that_did_not_train_is_found_out(digits):
     assert fake_quantization(wrapped) > 0
     with pytest.raises(CheckError, match="changed 0 % of the kernels"):
         stage.measure(digits.model, wrapped)
-    with pytest.raises(CheckError, match="no fake quantization"):
+    with pytest.raises(CheckError, match="qat: 0 nodes of fake quantization"):
         stage.measure(digits.model, digits.model)
 
 
