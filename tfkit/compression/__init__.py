@@ -1,8 +1,8 @@
 """Compression that trains: pruning, clustering, quantization-aware training, with tfmot, measured.
 
-Each is a `tfkit.compression.techniques.Technique`: `wrapped = technique.wrap(model, steps=...)`, compile and fit it with
-its `callbacks()`, then `technique.strip(wrapped)` is an ordinary model and `technique.measure(model, stripped)` says what
-came out, or raises.
+Each is a `tfkit.compression.techniques.Technique`: `wrapped = technique.wrap(model, steps=...)`, compile and fit it
+with its `callbacks()`, then `technique.strip(wrapped)` is an ordinary model and `technique.measure(model, stripped)`
+says what came out, or raises.
 """
 
 from tfkit.compression.compare import compare
