@@ -296,13 +296,14 @@ def _convert(
         contents, errors = run_conversions(source, requests, examples=tested.examples_by_name)
     failed = {name: str(error) for name, error in errors.items()}
     for name, bits in [(f"{prefix}{one}", WEIGHTS[one]) for one in variants if one in WEIGHTS]:
-        if f"{prefix}float32" not in contents:
+        if tested.takes == "texts":
+            failed[name] = (
+                "ai-edge-quantizer does not know the operations of tensorflow-text; dynamic has the same weights"
+            )
+        elif f"{prefix}float32" not in contents:
             failed[name] = "it is made of the float32 variant, which is not there"
         else:
-            try:
-                contents[name] = weights_only(contents[f"{prefix}float32"], bits=bits)
-            except CheckError as err:  # of the operations of tensorflow-text, say
-                failed[name] = f"{err}; dynamic has int8 weights too"
+            contents[name] = weights_only(contents[f"{prefix}float32"], bits=bits)
     return contents, failed
 
 
