@@ -18,11 +18,9 @@ import numpy as np
 
 from recipes import transfer_image
 from tfkit.compression import Table, representative
-from tfkit.compression.compare import compare_outputs, convert_all, measure, predict
-from tfkit.compression.convert import WEIGHTS, weights_only
-from tfkit.compression.converter_process import ConversionRequest
+from tfkit.compression.compare import compare_outputs, measure, predict
+from tfkit.compression.convert import WEIGHTS, ConversionRequest, run_conversions, weights_only
 from tfkit.compression.results import of_run
-from tfkit.compression.sources import saved
 from tfkit.data.splits import draw
 from tfkit.environment import stack
 from tfkit.litert.interpreter import opened
@@ -54,8 +52,7 @@ def main() -> None:
         run = transfer_image.run(config)
         _, splits = load(config, global_batch_size=32, trainable=False)
         examples = representative.from_splits(splits)
-        subject = of_run(run, splits, examples=examples)
-        with saved(subject.model, input_shape=subject.input_shape) as source:
+        with of_run(run, splits, examples=examples) as subject:
             requests = [
                 ConversionRequest(name=name, variant=name)
                 for name in ("float32", "float16", "dynamic", "int16x8")
@@ -65,9 +62,7 @@ def main() -> None:
                     name="int8", variant="int8", inference_input_type="uint8", inference_output_type="uint8"
                 )
             )
-            made, failed = convert_all(
-                source, requests, representative.collect_representative(examples, source.takes)
-            )
+            made, errors = run_conversions(subject.source, requests, examples=subject.examples_by_name)
         float32 = made["float32"]
         made["aeq+static_int8"] = static_int8(
             float32, [one[np.newaxis] for one in examples[draw(len(examples), 100)]]
@@ -82,7 +77,12 @@ def main() -> None:
             for name, content in made.items()
         }  # fmt: skip
         variants = measure(made, compared)
-    table = Table(variants=variants, models=made, failed=failed, examples=subject.count)
+    table = Table(
+        variants=variants,
+        models=made,
+        failed={name: str(error) for name, error in errors.items()},
+        examples=subject.count,
+    )
     print(f"\nEfficientNet-Lite0, {arguments.image_size} pixels, {subject.count} test images")
     print(table)
     ratios = speed(made["int8"], float32, rounds=arguments.rounds)

@@ -19,7 +19,7 @@ import numpy as np
 
 from tfkit import hub
 from tfkit.compression import convert
-from tfkit.compression.converter_process import _running, end_converters
+from tfkit.compression.convert import _running, end_converters
 from tfkit.environment.stack import keras, tf
 from tfkit.training.loop import _build_metrics
 from tfkit.transfer import models

@@ -91,10 +91,9 @@ def classifier():
 
     from tfkit import data, hub
     from tfkit.compression import representative
-    from tfkit.compression.converter_process import ConversionRequest, run_conversions
+    from tfkit.compression.convert import ConversionRequest, run_conversions
     from tfkit.compression.sources import saved
     from tfkit.environment.stack import keras, tf
-    from tfkit.errors import TfkitError
     from tfkit.transfer import models
 
     # MNIST and not the 8 x 8 digits: these, enlarged, are so far from what the backbone knows that int8 itself gives
@@ -123,10 +122,8 @@ def classifier():
     ]
     with saved(model) as source:
         examples = {name: representative.from_splits(splits) for name in source.inputs}
-        files = run_conversions(source, requests, examples=examples)
-    for made in files.values():
-        if isinstance(made, TfkitError):
-            raise made
+        files, failed = run_conversions(source, requests, examples=examples)
+    assert not failed
     images = splits.source.read(np.asarray(splits.indices["test"][:IMAGES]))
     return Classifier(
         files=files,

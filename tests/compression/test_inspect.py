@@ -8,8 +8,7 @@ import pytest
 
 from tfkit.compression import convert, inspect, prove_int8
 from tfkit.environment.stack import keras
-from tfkit.errors import CheckError, DataError
-from tfkit.litert.interpreter import opened
+from tfkit.errors import CheckError
 
 
 @pytest.fixture(scope="module")
@@ -65,31 +64,6 @@ def test_zeros_and_distinct_weights_are_counted(model):
     zeros, size = int((kernel == 0).sum()), sum(np.prod(w.shape) for w in half.weights if "kernel" in w.name)
     assert census.sparsity == pytest.approx(zeros / size)
     assert census.distinct_weights == 2
-
-
-@pytest.mark.parametrize("damage", ["empty", "zip", "noise", "cut", "index"])
-def test_damaged_files_are_one_clear_error(float32, damage):
-    chance = np.random.default_rng(0)
-    cuts = [float32[:length] for length in range(8, len(float32), max(1, len(float32) // 40))]
-    broken = {
-        "empty": [b""],
-        "zip": [b"PK\x03\x04" + bytes(100)],
-        "noise": [b"\x1c\0\0\0TFL3" + chance.bytes(500) for _ in range(20)],
-        "cut": cuts[:-1],
-        "index": [b"\xff\xff\xff\x7fTFL3" + float32[8:]],
-    }[damage]
-    refused = 0
-    for content in broken:
-        try:  # a byte of a weight may be any
-            inspect(content)
-        except DataError:
-            refused += 1
-    assert refused >= len(broken) * 0.9
-
-
-def test_the_interpreter_refuses_what_is_no_model():
-    with pytest.raises(DataError, match=r"no \.tflite file"):
-        opened(b"PK\x03\x04" + bytes(100), threads=1)
 
 
 def test_no_tensorflow_is_needed(float32, tmp_path):

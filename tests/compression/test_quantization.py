@@ -1,4 +1,4 @@
-"""Quantization-aware training trains, keeps what it is told to keep, and ends in a file that is all int8."""
+"""Quantization-aware training and clustering train, and keep what they are told to keep, down to the file."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,8 @@ from tfkit.compression import Cluster, Prune, QuantizeAware, convert, inspect
 from tfkit.compression.quantization import fake_quantization
 from tfkit.compression.techniques import kernels
 from tfkit.environment.stack import keras
-from tfkit.errors import CheckError, UsageError
+from tfkit.errors import CheckError, ConfigError, UsageError
+from tfkit.litert import to_tflite
 
 
 def converted(digits, model):
@@ -67,7 +68,7 @@ def test_a_model_that_did_not_train_is_found_out(digits):
     assert fake_quantization(wrapped) > 0
     with pytest.raises(CheckError, match="changed 0 % of the kernels"):
         stage.measure(digits.model, wrapped)
-    with pytest.raises(CheckError, match="no fake quantization"):
+    with pytest.raises(CheckError, match="qat: 0 nodes of fake quantization"):
         stage.measure(digits.model, digits.model)
 
 
@@ -96,3 +97,33 @@ def test_ranges_begin_where_the_model_has_them():
     assert agreement(QuantizeAware(examples=examples)) > 0.9
     assert agreement(QuantizeAware()) < 0.6
     assert "examples" not in repr(QuantizeAware(examples=examples))
+
+
+@pytest.mark.slow
+def test_few_distinct_weights_in_keras_and_in_the_file(digits):
+    stage = Cluster(number_of_clusters=8)
+    weights = digits.model.get_weights()
+    before, after, _ = digits.train(stage)
+    found = stage.measure(before, after)
+    assert found["distinct_weights"] == 8
+    assert found["kernels_changed"] == 1.0
+    # The original still converts: the wrappers took a clone.
+    assert len(to_tflite(before, input_shape=[1, 8, 8, 1])) > 1000
+    assert all((one == other).all() for one, other in zip(weights, before.get_weights(), strict=True))
+    with pytest.raises(CheckError, match="more than 4 distinct weights"):
+        Cluster(number_of_clusters=4).measure(before, after)
+
+
+@pytest.mark.slow
+def test_clustering_keeps_zeros(digits):
+    _, pruned, _ = digits.train(Prune(final_sparsity=0.6))
+    stage = Cluster(number_of_clusters=8, preserve_sparsity=True)
+    before, after, _ = digits.train(stage, pruned)
+    found = stage.measure(before, after)
+    assert found["sparsity"] > 0.57
+    assert inspect(to_tflite(after, input_shape=[1, 8, 8, 1])).sparsity > 0.57
+
+
+def test_one_cluster_is_refused():
+    with pytest.raises(ConfigError, match="at least 2"):
+        Cluster(number_of_clusters=1)

@@ -11,7 +11,6 @@ from tfkit.compression.results import write_inference_script
 from tfkit.data.image_files import read_image
 from tfkit.data.splits import resize
 from tfkit.environment.stack import litert, tf
-from tfkit.errors import UsageError
 from tfkit.litert import to_tflite
 
 
@@ -56,25 +55,9 @@ def rotated(path):
     photo().save(path, exif=exif, quality=95)
 
 
-def translucent(path):
-    image = photo().convert("RGBA")
-    image.putalpha(Image.linear_gradient("L").resize(image.size))
-    image.save(path)
-
-
-def deep_grey(path):
-    grey = np.asarray(photo().convert("L")).astype(np.uint16) * 257
-    Image.fromarray(grey).save(path)
-
-
 PICTURES = {
     "large.jpg": lambda path: photo().resize((1600, 1100)).save(path),
     "rotated.jpg": rotated,
-    "translucent.png": translucent,
-    "palette.gif": lambda path: photo().quantize(32).save(path),
-    "deep.png": deep_grey,
-    "grey.png": lambda path: photo().convert("L").save(path),
-    "print.jpg": lambda path: photo().convert("CMYK").save(path),
     "one pixel.bmp": lambda path: photo().crop((300, 200, 301, 201)).save(path),
 }
 
@@ -201,10 +184,3 @@ def test_several_inputs_and_outputs(python, tmp_path):
     assert done.returncode == 0, done.stderr
     assert " 15.0" in done.stdout
     assert "[ 6.  8. 10.]" in done.stdout
-
-
-def test_there_is_no_script_for_anything_else(tmp_path):
-    with pytest.raises(
-        UsageError, match=r"no infer\.py for 'sounds'; there is one for each of: images, texts, arrays"
-    ):
-        write_inference_script(tmp_path, takes="sounds")

@@ -9,7 +9,7 @@ import pytest
 from tfkit.compression import convert
 from tfkit.compression.sources import read, shapes_by_name
 from tfkit.environment.stack import keras, keras_3, tf
-from tfkit.errors import DataError, UsageError
+from tfkit.errors import DataError, TfkitError, UsageError
 from tfkit.litert import ParallelInterpreter
 
 X = np.random.default_rng(0).random((5, 4), np.float32)
@@ -76,24 +76,24 @@ def test_files_of_other_kinds(tmp_path):
     (tmp_path / "run" / "saved_model" / "saved_model.pb").write_bytes(b"")
     (tmp_path / "part" / "variables").mkdir(parents=True)
     for name, says in (
-        ("model.weights.h5", "weights without the model"),
-        ("checkpoint", "weights without the model"),
-        ("checkpoint/c.index", "weights without the model"),
+        ("model.weights.h5", "model that you build"),
+        ("checkpoint", "no saved_model.pb"),
+        ("checkpoint/c.index", "Weights alone"),
         ("cut.h5", "damaged"),
-        ("text.keras", "no Keras model"),
+        ("text.keras", "no whole model of Keras"),
         ("some.tflite", "converted already"),
         ("frozen.pb", "wrap_function"),
         ("model.onnx", "onnx2tf"),
-        ("archive.zip", "Unpack it"),
+        ("archive.zip", "archive the folder"),
         ("torch.pt", "PyTorch"),
         ("damaged.keras", "damaged"),
         ("custom.keras", "custom_objects"),
         ("run", "Give one: .*saved_model"),
-        ("run/saved_model/saved_model.pb", "Give its folder"),
-        ("part", "copied in part"),
+        ("run/saved_model/saved_model.pb", "SavedModel or an archive the folder"),
+        ("part", "only a part of one"),
         ("missing.keras", "from "),
     ):
-        with pytest.raises(DataError, match=f"(?s){name}.*{says}"):
+        with pytest.raises(TfkitError, match=f"(?s){name}.*{says}"):
             convert(tmp_path / name)
 
 

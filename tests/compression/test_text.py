@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import inspect as python_inspect
+import shutil
 import subprocess
 import sys
-import types
 from dataclasses import dataclass
 
 import numpy as np
 import pytest
 
 from tfkit.compression import convert, inspect, representative
-from tfkit.compression.compress import convert_and_choose, refuse_techniques_on_texts
-from tfkit.compression.results import FOLDER, HOW, IDS_MODEL, _classify_texts, of_run
+from tfkit.compression.compress import check_allowed, convert_and_choose
+from tfkit.compression.results import FOLDER, HOW, IDS_MODEL, of_run
 from tfkit.data import Splits
 from tfkit.environment.stack import tf
 from tfkit.errors import RunError, UsageError
@@ -116,8 +116,8 @@ def compressed(run, splits):
         variants=("float32", "dynamic", "int8", "int16x8", "weights8"),
         max_accuracy_drop=0.02,
     )
-    subject = of_run(run, splits, examples=representative.from_splits(splits))
-    convert_and_choose(run, subject, config)
+    with of_run(run, splits, examples=representative.from_splits(splits)) as subject:
+        convert_and_choose(run, subject, config)
     return run
 
 
@@ -178,15 +178,30 @@ def test_a_process_that_never_heard_of_texts_opens_the_saved_model(run):
     assert done.stdout.split() == ["texts"]
 
 
-def test_a_run_whose_tokenizer_tflite_lacks(run, splits):
-    foreign = types.SimpleNamespace(signatures={"serving_default": None}, classify=None)
-    with pytest.raises(RunError, match="no signature 'device'"):
-        _classify_texts(run, foreign, splits.source.texts[:1])
+class Foreign(tf.Module):
+    """A run's model whose texts are cut by operations of its own."""
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
+    def __call__(self, texts):
+        return tf.zeros([1, 3]) + tf.cast(tf.strings.length(texts), tf.float32)[:, None]
+
+    classify = __call__
+
+
+def test_a_run_whose_tokenizer_tflite_lacks(run, splits, tmp_path):
+    foreign = Foreign()
+    shutil.copytree(run.path, tmp_path / "foreign", ignore=shutil.ignore_patterns(SAVED_MODEL))
+    tf.saved_model.save(foreign, str(tmp_path / "foreign" / SAVED_MODEL), signatures=foreign.classify)
+    opened = of_run(Run.open(tmp_path / "foreign"), splits, examples=None)
+    with pytest.raises(RunError, match="no signature 'device'"), opened:
+        pass
 
 
 def test_techniques_are_refused_before_anything_is_trained(run):
     with pytest.raises(UsageError, match="is for models of images"):
-        refuse_techniques_on_texts(run, CompressConfig(from_run=run.path, techniques=("prune",)))
+        check_allowed(
+            run, CompressConfig(from_run=run.path, techniques=("prune",)), private=False, of_texts=True
+        )
 
 
 def test_strings_that_the_model_cannot_cut_on_a_device():

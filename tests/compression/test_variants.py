@@ -2,11 +2,8 @@
 
 import dataclasses
 
-import pytest
-
 from tfkit.compression import Gates, Table, Variant, choose
 from tfkit.compression.variants import mark_pareto
-from tfkit.errors import ConfigError
 
 
 def variant(name, size, drop, latency=1.0, accuracy=0.9):
@@ -33,11 +30,11 @@ def test_the_smallest_within_the_limits():
 def test_the_verdict_says_what_the_rule_did():
     said = choose(ALL, Gates(max_accuracy_drop=0.01)).verdict
     assert "of the files at most 10 % larger than the smallest of 3 within the limits (of 4)" in said
-    assert "dynamic with 3,800 kB, the most accurate, 4,000 kB" in said
+    assert "dynamic with 3,800 kB, the closest to the original, 4,000 kB" in said
     assert "the smallest of 4 within the limits" in choose(ALL, Gates(max_accuracy_drop=0.5)).verdict
-    assert "the only one of 4 within the limits" in choose(ALL, Gates(max_accuracy_drop=0.001)).verdict
+    assert "the smallest of 1 within the limits (of 4)" in choose(ALL, Gates(max_accuracy_drop=0.001)).verdict
     like = variant("like", 3_900_000, DYNAMIC.accuracy_drop, 1.0)
-    assert "the fastest of the most accurate" in choose([DYNAMIC, like], Gates()).verdict
+    assert "the fastest" in choose([DYNAMIC, like], Gates()).verdict
 
 
 def test_real_values_have_no_accuracy():
@@ -69,15 +66,6 @@ def test_the_nearest_miss_is_named():
     assert "The nearest is dynamic: 3,800 kB (limit 3,000)." in found.verdict
     slow = choose(ALL, Gates(max_latency_ms=0.5, max_accuracy_drop=0.01))
     assert "The nearest is int8: 1.00 ms (limit 0.5)" in slow.verdict
-
-
-@pytest.mark.parametrize(
-    "limits",
-    [{"max_size_kb": 0}, {"max_latency_ms": -1}, {"max_accuracy_drop": 1.5}, {"max_accuracy_drop": -0.1}],
-)
-def test_limits_that_cannot_be(limits):
-    with pytest.raises(ConfigError, match="--max-"):
-        Gates(**limits)
 
 
 def test_those_that_no_other_beats_are_mark_pareto():

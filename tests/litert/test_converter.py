@@ -131,12 +131,12 @@ def mutants(model, count, *, seed):
 def test_mutants_are_read_or_refused_by_name(whole, read):
     refused = 0
     for mutant in mutants(whole, COUNT, seed=1):
-        began = time.perf_counter()
+        began = time.process_time()
         try:
             read(mutant)
         except DataError:
             refused += 1
-        assert time.perf_counter() - began < 5
+        assert time.process_time() - began < 5
     assert COUNT / 4 < refused < COUNT  # bits of weights make another model, not a damaged one
 
 
@@ -159,10 +159,10 @@ def test_counts_without_end_are_refused_at_once(whole):
     place = root._tab.Vector(root._tab.Offset(12)) - 4
     mutant = bytearray(whole) + bytes(8 << 20)
     mutant[place : place + 4] = (1 << 30).to_bytes(4, "little")
-    began = time.perf_counter()
+    began = time.process_time()
     with pytest.raises(DataError, match="damaged"):
         read_tables(bytes(mutant))
-    assert time.perf_counter() - began < 5
+    assert time.process_time() - began < 5
 
 
 def test_labels_that_unpack_without_end_are_refused(whole):

@@ -1,24 +1,29 @@
-"""compare: a model and its .tflite variants on the same examples, all of them."""
+"""Compare a model and its .tflite variants: on the same examples, all of them, by size, time and memory."""
 
 from __future__ import annotations
 
 import dataclasses
 import gzip
+import os
+import subprocess
+import sys
+import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tfkit.compression.benchmark import latency, peak_memory
-from tfkit.compression.convert import check_request, check_result, examples_for
-from tfkit.compression.converter_process import ConversionRequest, run_conversions
+from tfkit.compression.convert import ConversionRequest, examples_for, run_conversions
 from tfkit.compression.inspect import inspect
 from tfkit.compression.sources import InputShape, Source, saved
 from tfkit.compression.variants import Quality, Table, Variant, mark_pareto
 from tfkit.data.splits import FULL_RANGE, draw
-from tfkit.errors import CheckError, DataError, TfkitError, UsageError
-from tfkit.litert.interpreter import ParallelInterpreter
+from tfkit.environment import stack
+from tfkit.errors import CheckError, DataError, UsageError
+from tfkit.litert.interpreter import ParallelInterpreter, opened
 from tfkit.training import outputs as kinds
 from tfkit.training.outputs import OF_CLASSES, YES_OR_NO, answers
 
@@ -46,14 +51,12 @@ class Comparison(Quality):
     worst: np.ndarray
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class ModelUnderTest:
     """A model that is converted, and the examples on which its variants are measured.
 
     Attributes:
-      model: see `tfkit.compression.sources.saved`.
-      input_shape: of its input with a batch of 1, where the model does not say.
-      signature: of the model, where it has several.
+      source: the model.
       read: examples by their positions, as the model takes them: [b, ...], images as pixels in 0..255.
       count: how many there are.
       expected: float32 [n, ..., c], what the original gives for them.
@@ -67,9 +70,7 @@ class ModelUnderTest:
       pixel_range: of images, what becomes 0 and 255 of 16-bit values.
     """
 
-    model: Any
-    input_shape: InputShape = None
-    signature: str | None = None
+    source: Source
     read: Callable[[np.ndarray], Any]
     count: int
     expected: np.ndarray
@@ -91,13 +92,10 @@ class ModelUnderTest:
         return np.asarray(texts[by_length[[len(texts) // 2]]])
 
     @property
-    def example_count(self) -> int:
-        """How many representative examples there are: a sample already."""
-        several = isinstance(self.examples, Mapping)
-        return len(next(iter(self.examples.values())) if several else self.examples)
-
-    def __repr__(self) -> str:
-        return f"ModelUnderTest({self.count} {self.takes}, {self.output} {list(self.expected.shape)})"
+    def examples_by_name(self) -> Mapping[str, np.ndarray] | None:
+        """The representative examples by the names of the inputs: a sample already."""
+        several = self.examples is None or isinstance(self.examples, Mapping)
+        return self.examples if several else dict.fromkeys(self.source.inputs, self.examples)
 
 
 def compare(
@@ -140,24 +138,27 @@ def compare(
       DataError: inputs or labels do not fit the model; the message says which, and why.
     """
     requests = [ConversionRequest(name=variant, variant=variant) for variant in variants]
-    for request in requests:
-        check_request(request)
     with saved(model, input_shape=input_shape, signature=signature) as source:
-        refuse_several_outputs(source)
         examples = examples_for(requests, source, representative_dataset)
         tested = under_test(source, inputs, labels=labels, class_names=class_names, output=output)
-        models, failed = convert_all(source, requests, examples)
+        models, failed = run_conversions(source, requests, examples=examples)
     return Table(
         variants=measure(models, compare_all(tested, models), threads=threads),
         models=models,
-        failed=failed,
+        failed={name: str(error) for name, error in failed.items()},
         examples=tested.count,
         notes=(tested.judged,),
     )
 
 
 def under_test(
-    source: Source, inputs: Any, *, labels: Any, class_names: Sequence[str], output: str, **settings: Any
+    source: Source,
+    inputs: Any,
+    *,
+    labels: Any,
+    output: str,
+    class_names: Sequence[str] = (),
+    examples: Any = None,
 ) -> ModelUnderTest:
     """Ask the model itself for all inputs, twice for some, and find out what it gives.
 
@@ -167,19 +168,23 @@ def under_test(
       labels: see `compare`.
       class_names: see `compare`.
       output: see `compare`.
-      settings: other attributes of `ModelUnderTest`.
+      examples: see `ModelUnderTest`.
 
     Raises:
-      UsageError: `output` is contradicted by the outputs; the model answers otherwise when it is asked again.
+      UsageError: the model has several outputs, `output` is contradicted by them, or they are others when asked again.
       DataError: there are no inputs, they or the labels do not fit, or they have no end.
       CheckError: the model gives values that are not finite.
     """
+    if len(source.outputs) > 1:
+        raise UsageError(
+            f"The model has {len(source.outputs)} outputs ({', '.join(source.outputs)}); variants are compared on one."
+            "\n  Give a model of each, keras.Model(model.inputs, model.outputs[0]); tfkit.convert converts it as"
+            " it is."
+        )
     arrays, beside = all_examples(source, inputs)
     labels = beside if labels is None else labels
     count = len(next(iter(arrays.values())))
-    if labels is not None and len(labels) != count:
-        raise DataError(f"There are {len(labels)} labels for {count} inputs.")
-    expected = _predict_original(source, arrays)
+    expected = predict_original(source, arrays)
     shown, known = _with_units(expected), "as was said"
     if output == "auto":
         output, known = kinds.find(
@@ -200,6 +205,7 @@ def under_test(
         return rows if len(rows) > 1 else next(iter(rows.values()))
 
     return ModelUnderTest(
+        source=source,
         read=read,
         count=count,
         expected=expected,
@@ -207,7 +213,7 @@ def under_test(
         judged=kinds.sentence(output, known),
         labels=labels,
         class_names=class_names,
-        **{"model": None, **settings},
+        examples=examples,
     )
 
 
@@ -223,35 +229,22 @@ def all_examples(source: Source, data: Any) -> tuple[dict[str, np.ndarray], Any]
     if not sum(len(next(iter(part.values()))) for part in parts):
         raise DataError(f"There are no inputs to compare on; the model takes {source.takes.described}.")
     whole = {name: np.concatenate([part[name] for part in parts]) for name in source.inputs}
-    for name, values in whole.items():
-        if values.dtype.kind in "fc" and not np.isfinite(values).all():
-            raise DataError(f"inputs has values of {name!r} that are not finite numbers (NaN).")
     return whole, None if any(part is None for part in labels) else np.concatenate(labels)
 
 
-def refuse_several_outputs(source: Source) -> None:
-    """Refuse what would need a judgement for each output.
+def predict_original(source: Source, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Return what the model itself gives for all inputs, by their names; some are given twice.
 
     Raises:
-      UsageError: the model has several.
+      CheckError: values that are not finite.
+      UsageError: it answers otherwise when it is asked again.
     """
-    if len(source.outputs) > 1:
-        raise UsageError(
-            f"The model has {len(source.outputs)} outputs ({', '.join(source.outputs)}); variants are compared on one."
-            "\n  Give a model of each, keras.Model(model.inputs, model.outputs[0]); tfkit.convert converts it as"
-            " it is."
-        )
-
-
-def _predict_original(source: Source, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
-    from tfkit.environment.stack import tf
-
     batch, count = max(shape[0] for shape, _ in source.inputs.values()), len(next(iter(inputs.values())))
 
     def predict(start: int) -> np.ndarray:
         positions = np.minimum(np.arange(start, start + batch), count - 1)
         rows = {
-            name: tf.constant(inputs[name][positions].astype(object if dtype == "string" else dtype))
+            name: stack.tf.constant(inputs[name][positions].astype(object if dtype == "string" else dtype))
             for name, (_, dtype) in source.inputs.items()
         }
         (output,) = source.function(**rows).values()
@@ -270,21 +263,6 @@ def _predict_original(source: Source, inputs: Mapping[str, np.ndarray]) -> np.nd
     return outputs
 
 
-def convert_all(
-    source: Source, requests: Sequence[ConversionRequest], examples: Mapping[str, np.ndarray] | None
-) -> tuple[dict[str, bytes], dict[str, str]]:
-    """Return the files that could be made, by name, and why the others could not."""
-    models: dict[str, bytes] = {}
-    failed: dict[str, str] = {}
-    results = run_conversions(source, requests, examples=examples)
-    for request in requests:
-        try:
-            models[request.name] = check_result(results[request.name], request)
-        except TfkitError as err:
-            failed[request.name] = str(err)
-    return models, failed
-
-
 def compare_all(tested: ModelUnderTest, models: Mapping[str, bytes]) -> dict[str, Comparison]:
     """Compare each file with the original, on all test examples."""
     return {
@@ -299,25 +277,20 @@ def compare_all(tested: ModelUnderTest, models: Mapping[str, bytes]) -> dict[str
     }
 
 
-def predict(
-    model: bytes, read: Callable[[np.ndarray], Any], count: int, *, cores: int | None = None
-) -> np.ndarray:
+def predict(model: bytes, read: Callable[[np.ndarray], Any], count: int) -> np.ndarray:
     """Run a .tflite on many examples, one on each core.
 
     Args:
       model: the content of the file; of one output.
       read: examples by their positions, as real numbers: images as pixels in 0..255; of several inputs by name.
       count: how many there are.
-      cores: how many to keep busy; None takes all.
 
     Returns:
       float32 [count, ...].
     """
-    with ParallelInterpreter(model, cores=cores) as interpreter:
-        starts = range(0, count, AT_A_TIME)
-        return np.concatenate(
-            [interpreter(read(np.arange(start, min(start + AT_A_TIME, count)))) for start in starts]
-        )
+    parts = np.split(np.arange(count), range(AT_A_TIME, count, AT_A_TIME))
+    with ParallelInterpreter(model) as interpreter:
+        return np.concatenate([interpreter(read(part)) for part in parts])
 
 
 def compare_outputs(
@@ -344,39 +317,25 @@ def compare_outputs(
         "outputs": outputs,
         "output": output,
         "max_difference": float(differences.max()),
-        **after,
     }
     if output == "values":
-        largest = differences.reshape(len(given), -1).max(axis=1)
-        return Comparison(
-            agreement=float(np.mean(differences <= _CLOSE * np.sqrt(_spread(wanted)))),
-            error=float(np.sqrt(np.mean(_residual(given, wanted)))),
-            r2_drop=before["r2"] - after["r2"] if after else None,
-            worst=np.argsort(-largest, kind="stable")[: np.count_nonzero(largest)],
-            **measured,
-        )
-    answered, original = answers(given, output), answers(wanted, output)
-    sureness = wanted.max(axis=-1) if output in OF_CLASSES else np.abs(wanted - YES_OR_NO[output])
-    differs = answered != original
-    surest = np.where(differs, sureness, -np.inf).reshape(len(given), -1).max(axis=1)
-    places = np.flatnonzero(np.isfinite(surest))
-    disagreement = float(differs.mean())
-    class_drop = {}
-    if labels is not None and len(class_names):
-        several = output in YES_OR_NO and labels.shape[-1] > 1
-        drops = _recall(original, labels, len(class_names), several) - _recall(
-            answered, labels, len(class_names), several
-        )
-        class_drop = {
-            str(name): float(drop) for name, drop in zip(class_names, drops, strict=True) if np.isfinite(drop)
-        }
-    return Comparison(
-        agreement=1.0 - disagreement,
-        accuracy_drop=before["accuracy"] - after["accuracy"] if after else disagreement,
-        class_drop=class_drop,
-        worst=places[np.argsort(-surest[places], kind="stable")],
-        **measured,
-    )
+        by_size = differences.reshape(len(given), -1).max(axis=1)
+        measured["agreement"] = float(np.mean(differences <= _CLOSE * np.sqrt(_spread(wanted))))
+        measured["error"] = float(np.sqrt(np.mean(_residual(given, wanted))))
+        measured["r2_drop"] = before["r2"] - after["r2"] if after else None
+    else:
+        answered, original = answers(given, output), answers(wanted, output)
+        differs = answered != original
+        sureness = wanted.max(axis=-1) if output in OF_CLASSES else np.abs(wanted - YES_OR_NO[output])
+        by_size = np.where(differs, 1 + sureness - sureness.min(), 0).reshape(len(given), -1).max(axis=1)
+        measured["agreement"] = float(1 - differs.mean())
+        measured["accuracy_drop"] = before["accuracy"] - after["accuracy"] if after else float(differs.mean())
+        if labels is not None and len(class_names):
+            recalls = [_recall(one, labels, len(class_names), output) for one in (original, answered)]
+            drops = zip(map(str, class_names), recalls[0] - recalls[1], strict=True)
+            measured["class_drop"] = {name: float(drop) for name, drop in drops if np.isfinite(drop)}
+    worst = np.argsort(-by_size, kind="stable")[: np.count_nonzero(by_size)]
+    return Comparison(worst=worst, **(measured | after))
 
 
 def quality(outputs: np.ndarray, output: str, labels: np.ndarray | None) -> dict[str, float]:
@@ -454,9 +413,136 @@ def _spread(wanted: np.ndarray) -> np.ndarray:
     return np.asarray(np.where(variances > 1e-9 * usual, variances, usual))
 
 
-def _recall(answered: np.ndarray, labels: np.ndarray, count: int, several: bool) -> np.ndarray:
+def _recall(answered: np.ndarray, labels: np.ndarray, count: int, output: str) -> np.ndarray:
     """Return the recall of each class, NaN of one without examples; of several sigmoids that of each one's yes."""
     from sklearn.metrics import recall_score
 
+    several = output in YES_OR_NO and labels.shape[-1] > 1
     rows = [one.reshape(-1, count) if several else one.ravel() for one in (labels, answered)]
     return np.asarray(recall_score(*rows, labels=range(count), average=None, zero_division=np.nan))
+
+
+WARM_UP = 3
+ROUNDS, _SECONDS = 10, 0.6  # how often it is the turn of each variant, and how long they last in all
+_LONGEST = 20_000  # characters of an argument of a process
+
+# In a process of its own, whose memory is the model's and hardly anything else's.
+_MEMORY = """
+import re, sys
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter, InterpreterWithCustomOps
+
+def kilobytes(name):
+    return int(re.search(rf"{name}:\\s+(\\d+)", open("/proc/self/status").read())[1])
+
+path, *text = sys.argv[1:]
+make, operations = Interpreter, {}
+if text:
+    from tensorflow_text import tflite_registrar
+    make, operations = InterpreterWithCustomOps, {"custom_op_registerers": tflite_registrar.SELECT_TFTEXT_OPS}
+    try:  # what importing them took at its peak is no part of what the model takes
+        open("/proc/self/clear_refs", "w").write("5")
+    except OSError:
+        pass
+before = kilobytes("VmRSS")
+interpreter = make(model_path=path, num_threads=1, **operations)
+interpreter.allocate_tensors()
+for details in interpreter.get_input_details():
+    zeros = np.zeros(details["shape"], details["dtype"])
+    interpreter.set_tensor(details["index"], np.array(text, object) if text else zeros)
+interpreter.invoke()
+print(kilobytes("VmHWM") - before)
+"""
+
+
+def latency(
+    models: Mapping[str, bytes], *, threads: Sequence[int] = (1, 2), example: np.ndarray | None = None
+) -> tuple[dict[str, dict[str, dict[str, float]]], float]:
+    """Time variants in turn: what else the machine does hits all of them alike.
+
+    Args:
+      models: name to the content of a .tflite file.
+      threads: for each number of them an interpreter of its own.
+      example: what the models are given, [1, ...], where their time depends on it, as that of texts does; None: zeros.
+
+    Returns:
+      For each name and number of threads the milliseconds of one call after warm-up, median and ninth decile:
+      {"int8": {"1": {"p50": 5.0, "p90": 5.4}}}; and how many cores other processes kept busy meanwhile.
+
+    Raises:
+      CheckError: a model needs operations that LiteRT lacks.
+    """
+    latencies: dict[str, dict[str, dict[str, float]]] = {name: {} for name in models}
+    other_cores = 0.0
+    for count in threads:
+        interpreters = {name: _warm_interpreter(model, count, example) for name, model in models.items()}
+        turn = _SECONDS / ROUNDS
+        calls = {name: max(1, round(turn / max(_seconds(one), 1e-6))) for name, one in interpreters.items()}
+        times: dict[str, list[float]] = {name: [] for name in models}
+        began, worked = time.perf_counter(), _seconds_of_others()
+        for _ in range(ROUNDS):
+            for name, interpreter in interpreters.items():
+                times[name] += [_seconds(interpreter) for _ in range(calls[name])]
+        others = (_seconds_of_others() - worked) / max(time.perf_counter() - began, 1e-9)
+        other_cores = max(other_cores, others)
+        for name, taken in times.items():
+            p50, p90 = np.percentile(taken, [50, 90]) * 1000
+            latencies[name][str(count)] = {"p50": float(p50), "p90": float(p90)}
+    return latencies, other_cores
+
+
+def peak_memory(model: bytes, *, example: np.ndarray | None = None) -> int | None:
+    """Measure the bytes that a process needs to load and run a model once on one thread, beyond what it had before.
+
+    Args:
+      model: the content of a .tflite file.
+      example: one text [1], for a model of texts.
+
+    Returns:
+      None where the system does not tell (it is Linux's /proc that does).
+
+    Raises:
+      CheckError: the process could not run the model.
+    """
+    if not Path("/proc/self/status").exists():
+        return None
+    text = []
+    if example is not None:
+        text = [example[0].decode("utf-8", errors="replace").replace("\0", " ")[:_LONGEST]]
+    with tempfile.TemporaryDirectory(prefix="tfkit-") as folder:
+        path = Path(folder, "model.tflite")
+        path.write_bytes(model)
+        command = [sys.executable, "-c", _MEMORY, str(path), *text]
+        ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    if ended.returncode:
+        last = (ended.stderr.strip().splitlines() or [f"exit code {ended.returncode}"])[-1]
+        raise CheckError(f"The model does not run in a process of its own: {last}")
+    return int(ended.stdout.strip().splitlines()[-1]) * 1024
+
+
+def _warm_interpreter(model: bytes, threads: int, example: np.ndarray | None) -> Any:
+    interpreter = opened(model, threads=threads)
+    for details in interpreter.get_input_details():
+        zeros = np.zeros(details["shape"], details["dtype"])
+        interpreter.set_tensor(details["index"], zeros if example is None else example)
+    for _ in range(WARM_UP):
+        interpreter.invoke()
+    return interpreter
+
+
+def _seconds(interpreter: Any) -> float:
+    interpreter.reset_all_variables()
+    began = time.perf_counter()
+    interpreter.invoke()
+    return time.perf_counter() - began
+
+
+def _seconds_of_others() -> float:
+    """Seconds that all cores have worked for others than this process, or were taken by a host."""
+    try:
+        first = Path("/proc/stat").read_text().split("\n", 1)[0]
+        user, nice, system, _, _, interrupts, soft, steal = map(int, first.split()[1:9])
+    except (OSError, ValueError):  # Linux's
+        return 0.0
+    worked = (user + nice + system + interrupts + soft + steal) / os.sysconf("SC_CLK_TCK")
+    return worked - time.process_time()

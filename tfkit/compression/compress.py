@@ -2,38 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
 from tfkit.compression import representative
-from tfkit.compression.clustering import Cluster
-from tfkit.compression.compare import (
-    Comparison,
-    ModelUnderTest,
-    all_examples,
-    compare_all,
-    convert_all,
-    measure,
-    refuse_several_outputs,
-    under_test,
-)
-from tfkit.compression.convert import WEIGHTS, weights_only
-from tfkit.compression.converter_process import MEASURED, ConversionRequest
+from tfkit.compression.compare import ModelUnderTest, compare_all, measure, under_test
+from tfkit.compression.convert import MEASURED, WEIGHTS, ConversionRequest, run_conversions, weights_only
 from tfkit.compression.error_localisation import NAME, selective_variant
 from tfkit.compression.pruning import Prune
 from tfkit.compression.quantization import QuantizeAware
 from tfkit.compression.results import described, of_run, write_results
 from tfkit.compression.sources import Source, pixel_function, saved
-from tfkit.compression.techniques import Technique, sentence
+from tfkit.compression.techniques import Cluster, Technique, sentence
 from tfkit.compression.variants import Choice, Gates, Table, choose
 from tfkit.data.image_files import read_images
 from tfkit.data.splits import Splits, draw
-from tfkit.environment import files, process
+from tfkit.environment import files, process, stack
 from tfkit.errors import CheckError, ConfigError, DataError, PrivacyError, RunError, UsageError
 from tfkit.privacy.ledger import check_data, is_private
 from tfkit.run import SAVED_MODEL, TFLITE, VARIANTS, Run
@@ -43,9 +33,6 @@ from tfkit.training import loop
 from tfkit.training.stage import Stage
 from tfkit.transfer import models
 from tfkit.transfer.train import load, settings_of
-
-if TYPE_CHECKING:
-    from tfkit.environment.stack import keras
 
 COMPARED = 1000
 RANGED = 64
@@ -58,7 +45,7 @@ class Candidate(NamedTuple):
 
     Attributes:
       technique: "prune0.8"; "" of the model as it is.
-      model: of the same inputs.
+      model: of the same inputs; None of the model as it is.
       quantizations: what to convert it to.
       notes: what training did, measured.
     """
@@ -104,15 +91,23 @@ def compress_model(config: CompressConfig, model: Any = None) -> Run:
     """Do the job of `compress`, as `config` says; `model` stands for its --saved-model."""
     from tfkit import reporting
 
-    _check_source(config, model)
-    if config.from_run is not None and config.run_dir is None:
-        run = Run.open(config.from_run)
+    origin = config.from_run
+    if sum(source is not None for source in (origin, config.saved_model, model)) != 1:
+        raise ConfigError("Give the model: either --from-run RUN or --saved-model FOLDER.")
+    if origin is None and (config.techniques or config.representative_data is None):
+        raise ConfigError(
+            "A model that is no run's has no training examples: --saved-model needs --representative-data, images (or"
+            " .npy, .npz) of what it will see, by which ranges of int8 are measured and the files compared.\n"
+            "  And it takes no --techniques: these train. Give --from-run, or use tfkit.compression on a Keras model."
+        )
+    if origin is not None and config.run_dir is None:
+        run = Run.open(origin)
         run.check_writable()
     else:
         run = Run.create(run_dir(config, recipe="compress_tflite"), config=as_dict(config), overwrite=True)
     with run:
-        if config.from_run is not None:
-            choice = _compress_run(run, Run.open(config.from_run), config)
+        if origin is not None:
+            choice = _compress_run(run, Run.open(origin), config)
         else:
             choice = _compress_saved_model(run, config.saved_model if model is None else model, config)
         process.say(f"\n{Table.read(run.read(VARIANTS))}")
@@ -122,94 +117,95 @@ def compress_model(config: CompressConfig, model: Any = None) -> Run:
     return run
 
 
-def _check_source(config: CompressConfig, model: Any) -> None:
-    """Check that there is one model, and what it needs.
-
-    Raises:
-      ConfigError: there is none, or two; a model that is no run's has no data, or is to be trained.
-    """
-    if sum(source is not None for source in (config.from_run, config.saved_model, model)) != 1:
-        raise ConfigError("Give the model: either --from-run RUN or --saved-model FOLDER.")
-    if config.from_run is None and config.techniques:
-        raise ConfigError(
-            "--techniques train the model, which a SavedModel does not allow: its layers are not known any more."
-            "\n  Give --from-run, or use tfkit.compression on the Keras model from Python."
-        )
-    if config.from_run is None and config.representative_data is None:
-        raise ConfigError(
-            "--saved-model needs --representative-data: images (or .npy, .npz) of what it will see. On them the"
-            " ranges of int8 are measured, and the files compared with the model."
-        )
-
-
 def _compress_run(run: Run, origin: Run, config: CompressConfig) -> Choice:
     """Compress the model of the run `origin` into `run`, which may be the same."""
-    origin_config = settings_of(
+    origin_config: Any = settings_of(
         origin, otherwise=f"--saved-model {origin.path / SAVED_MODEL} --representative-data FOLDER"
     )
     if not origin.finished:
         raise RunError(f"{origin.path} has not come to its end. The command that began it goes on with it.")
     private = is_private(origin) or isinstance(origin_config, PrivateConfig)
-    if private:
-        _check_private(origin, config)
-    if getattr(origin_config, "of_texts", False):
-        refuse_techniques_on_texts(origin, config)
+    check_allowed(origin, config, private=private, of_texts=getattr(origin_config, "of_texts", False))
     batch_size = getattr(origin_config, "global_batch_size", None) or 32
-    backbone: Any
     backbone, splits = load(origin_config, global_batch_size=batch_size)
     check_data(origin, splits)
-    with files.lock_or_wait(run.path / f".{TFLITE}.lock", another="compresses this run"):
-        tested = of_run(origin, splits, examples=_examples(run, splits, config, private=private))
+    with (
+        files.lock_or_wait(run.path / f".{TFLITE}.lock", another="compresses this run"),
+        of_run(origin, splits, examples=_examples(run, splits, config, private=private)) as tested,
+    ):
         trained: list[Candidate] = []
         if private:
             run.note(
                 "The run is private: quantization, and pruning without training after it, are post-processing of its"
                 " model and leave its epsilon as it is. None of its training examples was looked at."
             )
-            if config.techniques:
-                trained = [_prune_at_once(run, origin, config)]
+            trained = [_prune_at_once(run, origin, config)] if config.techniques else []
         elif config.techniques:
-            model = models.rebuild(origin, backbone, splits)
+            model = models.rebuild(origin, cast(Any, backbone), splits)
             trained = train(run, model, splits.replace(global_batch_size=batch_size), config)
         return convert_and_choose(run, tested, config, trained=trained, private=private)
 
 
+def check_allowed(origin: Run, config: CompressConfig, *, private: bool, of_texts: bool) -> None:
+    """Refuse, before anything is trained, what a run's model does not allow.
+
+    Raises:
+      UsageError: techniques are asked for, of a model of texts.
+      PrivacyError: private training examples would be looked at again.
+    """
+    if of_texts and config.techniques:
+        raise UsageError(
+            f"{origin.path} is of texts; --techniques {' '.join(config.techniques)} is for models of images: most"
+            " weights of one of texts are tables of pieces and layers of attention, which these do not reach.\n"
+            "  Leave it out: dynamic has int8 weights, and needs no training."
+        )
+    looking = [technique for technique in config.techniques if technique != "prune"]
+    if config.representative_data is None and set(config.variants) <= set(MEASURED):
+        looking += config.variants
+    if private and looking:
+        raise PrivacyError(
+            f"{origin.path} was trained privately, and {', '.join(looking)} would look at its training examples again,"
+            " which its epsilon does not cover.\n"
+            "  Post-processing costs no privacy: --techniques prune (without training after it), or none; --variants"
+            " dynamic, or public examples of the same kind for ranges of integers, by --representative-data."
+        )
+
+
 def _compress_saved_model(run: Run, model: Any, config: CompressConfig) -> Choice:
     """Compress any model of one output."""
-    shape = config.input_shape or None
-    with saved(model, input_shape=shape, signature=config.signature) as source:
-        refuse_several_outputs(source)
+    with saved(model, input_shape=config.input_shape or None, signature=config.signature) as source:
         data, labels = _read_data(source, config)
         # Ranges are measured on some, and the files compared on the others.
-        count = len(next(iter(data.values())))
-        most = representative.affordable(source.takes)
+        count, most = len(next(iter(data.values()))), representative.affordable(source.takes)
         batch = max(sizes[0] for sizes, _ in source.inputs.values())
         classes = labels if labels is not None and labels.ndim == 1 and labels.dtype.kind != "f" else None
         for_ranges = draw(count, min(most, max(batch, count // 2)), classes=classes, seed=config.seed)
         others = np.setdiff1d(np.arange(count), for_ranges) if count > len(for_ranges) else for_ranges
         others = others[draw(len(others), max(most, COMPARED), seed=config.seed)]
-        examples, _ = all_examples(source, {name: values[for_ranges] for name, values in data.items()})
+        ranged, compared = (
+            {name: values[places] for name, values in data.items()} for places in (for_ranges, others)
+        )
         tested = under_test(
             source,
-            {name: values[others] for name, values in data.items()},
+            compared,
             labels=None if labels is None else labels[others],
-            class_names=(),
             output=config.output,
-            model=model,
-            input_shape=shape,
-            signature=config.signature,
-            examples=examples,
+            examples=representative.collect_representative(ranged, source.takes, count=len(for_ranges)),
         )
-    if count < 2:
-        run.note("There is one example: the ranges of int8 are measured on the one on which it is compared.")
-    run.note(tested.judged)
-    if labels is None:
-        lost = "1 - R2 against the original" if tested.output == "values" else "the share of other answers"
-        run.note(
-            f"Nobody knows the true labels here (an array 'labels' in the .npz gives them): {lost} stands for what is"
-            f" lost, with the limit --max-accuracy-drop {config.max_accuracy_drop:g}."
-        )
-    return convert_and_choose(run, tested, config)
+        if count < 2:
+            run.note(
+                "There is one example: the ranges of int8 are measured on the one on which it is compared."
+            )
+        run.note(tested.judged)
+        if labels is None:
+            lost = (
+                "1 - R2 against the original" if tested.output == "values" else "the share of other answers"
+            )
+            run.note(
+                f"Nobody knows the true labels here (an array 'labels' in the .npz gives them): {lost} stands for what"
+                f" is lost, with the limit --max-accuracy-drop {config.max_accuracy_drop:g}."
+            )
+        return convert_and_choose(run, tested, config)
 
 
 def convert_and_choose(
@@ -238,19 +234,34 @@ def convert_and_choose(
     contents: dict[str, bytes] = {}
     failed: dict[str, str] = {}
     notes: dict[str, list[str]] = {}
-    for candidate in (Candidate("", tested.model, config.variants), *trained):
+    for candidate in (Candidate("", None, config.variants), *trained):
         converted, reasons = _convert(run, tested, candidate, config)
-        contents |= converted
+        contents |= {name: described(content, tested, name=name) for name, content in converted.items()}
         failed |= reasons
         notes |= {name: list(candidate.notes) for name in converted}
     if not contents:
         listed = "\n  ".join(f"{name}: {reason}" for name, reason in failed.items())
         raise CheckError(f"No variant could be made.\n  {listed}")
-    contents = {name: described(content, tested, name=name) for name, content in contents.items()}
     process.say(f"Measuring {len(contents)} variants on {tested.count} examples ...")
     comparisons = compare_all(tested, contents)
-    _keep_layers_in_float(run, tested, config, comparisons, contents=contents, failed=failed, notes=notes)
-    gates = Gates(**{one.name: getattr(config, one.name) for one in dataclasses.fields(Gates)})
+    lost, limit = comparisons["int8"].drop if "int8" in contents else 0.0, config.max_accuracy_drop
+    # Of texts the tensors before and after the tokenizer are not of one kind.
+    if lost > limit and "float32" in contents and tested.examples is not None and tested.takes != "texts":
+        process.say(f"int8 loses {lost:.4f}: looking for the layers at which its error starts ...")
+        content, located, outcome = selective_variant(
+            tested,
+            contents["float32"],
+            contents["int8"],
+            limit=limit,
+            request=_request(NAME, "int8", tested, config),
+        )
+        run.note(f"int8 loses {lost:.4f} (limit {limit:g}). {located} {outcome}")
+        notes["int8"].append(located)
+        if content is None:
+            failed[NAME] = outcome
+        else:
+            contents[NAME], notes[NAME] = described(content, tested, name=NAME), [outcome]
+            comparisons |= compare_all(tested, {NAME: contents[NAME]})
     table = Table(
         variants=measure(contents, comparisons, notes=notes, example=tested.typical),
         models=contents,
@@ -258,6 +269,7 @@ def convert_and_choose(
         examples=tested.count,
         notes=(tested.judged,) if tested.judged else (),
     )
+    gates = Gates(**{one.name: getattr(config, one.name) for one in dataclasses.fields(Gates)})
     choice = choose(table.variants, gates)
     write_results(run, tested, table, comparisons, choice=choice, gates=gates, show_examples=not private)
     return choice
@@ -268,32 +280,29 @@ def _convert(
 ) -> tuple[dict[str, bytes], dict[str, str]]:
     """Return the variants of one model, and why others could not be made."""
     prefix, variants = f"{candidate.technique}+" if candidate.technique else "", list(candidate.quantizations)
-    examples = None
-    with saved(candidate.model, input_shape=tested.input_shape, signature=tested.signature) as source:
-        if tested.examples is not None:
-            examples = representative.collect_representative(
-                tested.examples, source.takes, count=tested.example_count
-            )
-        elif not source.quantize_aware and (lacking := [one for one in variants if one in MEASURED]):
+    (shape, _), *_ = tested.source.inputs.values()
+    own = saved(candidate.model, input_shape=shape) if prefix else contextlib.nullcontext(tested.source)
+    with own as source:
+        lacking = [one for one in variants if one in MEASURED]
+        if tested.examples is None and not source.quantize_aware and lacking:
             run.note(
-                f"{' and '.join(lacking)} left out: the ranges of integers are measured on examples, and the training"
-                " examples are private. Public ones of the same kind, given by --representative-data, do; or take"
-                " dynamic, which needs none."
+                f"{' and '.join(lacking)} left out: their ranges are measured on examples, and those of training are"
+                " private. Public ones of the same kind, by --representative-data, do; or dynamic, which needs none."
             )
             variants = [one for one in variants if one not in lacking]
         process.say(f"Converting {candidate.technique or 'the model'} to {', '.join(variants)} ...")
         requests = [_request(f"{prefix}{one}", one, tested, config) for one in variants if one not in WEIGHTS]
-        contents, failed = convert_all(source, requests, examples)
-    float32 = contents.get(f"{prefix}float32")
-    for variant in [one for one in variants if one in WEIGHTS]:
+        contents, errors = run_conversions(source, requests, examples=tested.examples_by_name)
+    failed = {name: str(error) for name, error in errors.items()}
+    for name, bits in [(f"{prefix}{one}", WEIGHTS[one]) for one in variants if one in WEIGHTS]:
         if tested.takes == "texts":
-            failed[f"{prefix}{variant}"] = (
+            failed[name] = (
                 "ai-edge-quantizer does not know the operations of tensorflow-text; dynamic has the same weights"
             )
-        elif float32 is None:
-            failed[f"{prefix}{variant}"] = "it is made of the float32 variant, which is not there"
+        elif f"{prefix}float32" not in contents:
+            failed[name] = "it is made of the float32 variant, which is not there"
         else:
-            contents[f"{prefix}{variant}"] = weights_only(float32, bits=WEIGHTS[variant])
+            contents[name] = weights_only(contents[f"{prefix}float32"], bits=bits)
     return contents, failed
 
 
@@ -309,37 +318,6 @@ def _request(name: str, variant: str, tested: ModelUnderTest, config: CompressCo
     )
 
 
-def _keep_layers_in_float(
-    run: Run,
-    tested: ModelUnderTest,
-    config: CompressConfig,
-    comparisons: dict[str, Comparison],
-    *,
-    contents: dict[str, bytes],
-    failed: dict[str, str],
-    notes: dict[str, list[str]],
-) -> None:
-    """Where int8 loses too much, add a variant with the layers in float at which its error starts."""
-    limit = config.max_accuracy_drop
-    lost = comparisons["int8"].drop if "int8" in contents else 0.0
-    # Of texts the tensors before and after the tokenizer are not of one kind.
-    if lost <= limit or "float32" not in contents or tested.examples is None or tested.takes == "texts":
-        return
-    process.say(f"int8 loses {lost:.4f}: looking for the layers at which its error starts ...")
-    request = _request(NAME, "int8", tested, config)
-    content, located, outcome = selective_variant(
-        tested, contents["float32"], contents["int8"], limit=limit, request=request
-    )
-    run.note(f"int8 loses {lost:.4f} (limit {limit:g}). {located.sentence} {outcome}")
-    notes["int8"].append(located.sentence)
-    if content is None:
-        failed[NAME] = outcome
-        return
-    contents[NAME] = described(content, tested, name=NAME)
-    notes[NAME] = [outcome]
-    comparisons |= compare_all(tested, {NAME: content})
-
-
 def stages(technique: str, config: CompressConfig, *, examples: Any = None) -> list[Technique]:
     """Return what "prune+cluster+qat" consists of: each keeps what those before it did.
 
@@ -349,21 +327,20 @@ def stages(technique: str, config: CompressConfig, *, examples: Any = None) -> l
       examples: a batch of inputs, by which the ranges of qat begin.
     """
     parts = technique.split("+")
+    kept = {"preserve_sparsity": "prune" in parts}
     possible: dict[str, Technique] = {
         "prune": Prune(
             final_sparsity=config.final_sparsity,
             schedule=config.pruning_schedule,
             structure=config.sparsity_structure,
         ),
-        "cluster": Cluster(number_of_clusters=config.number_of_clusters, preserve_sparsity="prune" in parts),
-        "qat": QuantizeAware(
-            preserve_sparsity="prune" in parts, preserve_clusters="cluster" in parts, examples=examples
-        ),
+        "cluster": Cluster(number_of_clusters=config.number_of_clusters, **kept),
+        "qat": QuantizeAware(preserve_clusters="cluster" in parts, examples=examples, **kept),
     }
     return [possible[part] for part in parts]
 
 
-def train(run: Run, model: keras.Model, splits: Splits, config: CompressConfig) -> list[Candidate]:
+def train(run: Run, model: stack.keras.Model, splits: Splits, config: CompressConfig) -> list[Candidate]:
     """Train all techniques that are asked for, one after the other.
 
     Args:
@@ -386,7 +363,7 @@ def train(run: Run, model: keras.Model, splits: Splits, config: CompressConfig) 
             "Keras will warn that gradients of kernels do not exist in cluster+qat: their centroids have them, and"
             " that the kernels change is measured."
         )
-    trained: dict[str, tuple[keras.Model, list[str]]] = {"": (model, [])}
+    trained: dict[str, tuple[stack.keras.Model, list[str]]] = {"": (model, [])}
     candidates = []
     for technique, chain in chains.items():
         name = ""
@@ -402,25 +379,22 @@ def train(run: Run, model: keras.Model, splits: Splits, config: CompressConfig) 
         after, notes = trained[name]
         predict = functools.partial(after, training=False)
         wanted = [one for one in trained_variants(technique) if one in config.variants]
-        candidates.append(
-            Candidate(name, pixel_function(predict, keep=after.variables, softmax=True), wanted, notes)
-        )
+        of_pixels = pixel_function(predict, keep=after.variables, softmax=True)
+        candidates.append(Candidate(name, of_pixels, wanted, notes))
     return candidates
 
 
 def _train_technique(
-    folder: Path, technique: Technique, model: keras.Model, splits: Splits, config: CompressConfig
-) -> keras.Model:
+    folder: Path, technique: Technique, model: stack.keras.Model, splits: Splits, config: CompressConfig
+) -> stack.keras.Model:
     from tfkit.reporting.keras_callbacks import Kernels
 
     epochs = config.epochs or EPOCHS[type(technique)]
     steps = epochs * splits.steps_per_epoch
 
     def build() -> Any:
-        from tfkit.environment.stack import keras
-
         schedule = models.learning_rate_schedule(config.learning_rate, steps=steps)
-        return models.compiled(technique.wrap(model, steps=steps), keras.optimizers.Adam(schedule))
+        return models.compiled(technique.wrap(model, steps=steps), stack.keras.optimizers.Adam(schedule))
 
     settings = {
         "technique": folder.name,
@@ -457,68 +431,20 @@ def _prune_at_once(run: Run, origin: Run, config: CompressConfig) -> Candidate:
     return Candidate(prune.name, pixel_function(loaded.classify, keep=loaded), wanted, [note])
 
 
-def refuse_techniques_on_texts(origin: Run, config: CompressConfig) -> None:
-    """Refuse to train a model of texts for the device.
-
-    Raises:
-      UsageError: techniques are asked for.
-    """
-    if config.techniques:
-        raise UsageError(
-            f"{origin.path} is of texts; --techniques {' '.join(config.techniques)} is for models of images: most"
-            " weights of one of texts are tables of pieces and layers of attention, which these do not reach.\n"
-            "  Leave it out: dynamic has int8 weights, and needs no training."
-        )
-
-
-def _check_private(origin: Run, config: CompressConfig) -> None:
-    """Refuse what would look at private training examples again."""
-    trains = [technique for technique in config.techniques if technique != "prune"]
-    if trains:
-        raise PrivacyError(
-            f"{origin.path} was trained privately, and {', '.join(trains)} would look at its training examples again,"
-            " which its epsilon does not cover.\n"
-            "  Quantization, and pruning without training after it, are post-processing and cost no privacy:"
-            " --techniques prune, or none."
-        )
-    if config.representative_data is None and set(config.variants) <= set(MEASURED):
-        raise PrivacyError(
-            f"{origin.path} was trained privately: the ranges of {' and '.join(config.variants)} would be measured on"
-            " its training examples, which its epsilon does not cover.\n"
-            "  Give public examples of the same kind by --representative-data, or add --variants dynamic, which needs"
-            " none."
-        )
-
-
 def _examples(run: Run, splits: Splits, config: CompressConfig, *, private: bool) -> np.ndarray | None:
     """Return representative images or texts; none for a private run without public ones."""
     path = config.representative_data
     if path is None:
         return None if private else representative.from_splits(splits, seed=config.seed)
     if splits.kind == "texts":
-        try:
-            lines = [line for line in path.read_bytes().splitlines() if line.strip()]
-        except OSError as err:
-            raise DataError(
-                f"--representative-data {path} cannot be read ({err.strerror}): for texts it is a file, one text a"
-                " line."
-            ) from err
+        lines = [line for line in path.read_bytes().splitlines() if line.strip()] if path.is_file() else []
         if not lines:
-            raise DataError(f"--representative-data {path} has no line with a text.")
+            raise DataError(f"--representative-data {path} is no file with a text in each line.")
         return np.array(lines, dtype=object)
-    pixels, _ = read_images(
-        path,
-        image_size=int(splits.spec.shape[0]),
-        count=representative.EXAMPLES,
-        pixel_range=splits.pixel_range[:2],
-    )
-    images = pixels.astype(np.float32)
-    if not private:
-        problems = representative.lint(images, representative.from_splits(splits, seed=config.seed))
-        if problems:
-            run.warn(f"Beware of {path} as representative data: {'; '.join(problems)}.")
-    run.note(f"The ranges of integers are measured on {len(images)} images of {path}.")
-    return representative.pinned(images)
+    size, pixel_range = int(splits.spec.shape[0]), splits.pixel_range[:2]
+    pixels, _ = read_images(path, image_size=size, count=representative.EXAMPLES, pixel_range=pixel_range)
+    run.note(f"The ranges of integers are measured on {len(pixels)} images of {path}.")
+    return representative.pinned(pixels.astype(np.float32))
 
 
 def _read_data(source: Source, config: CompressConfig) -> tuple[dict[str, Any], np.ndarray | None]:
@@ -544,12 +470,10 @@ def _read_data(source: Source, config: CompressConfig) -> tuple[dict[str, Any], 
         arrays = {name: np.atleast_1d(content[name]) for name in (*names, "labels") if name in content}
     except (OSError, ValueError, EOFError) as err:
         raise DataError(f"--representative-data {path} cannot be read: {err}") from err
-    if missing := [name for name in names if name not in arrays]:
-        raise DataError(
-            f"{path} has no array {missing[0]!r}, which the model takes; it has {', '.join(content)}. Give a .npz of"
-            f" {', '.join(names)}."
-        )
     counts = {name: len(values) for name, values in arrays.items()}
-    if len(set(counts.values())) > 1 or not min(counts.values()):
-        raise DataError(f"{path} holds examples of different numbers, or none: {counts}.")
+    if not set(names) <= set(arrays) or len(set(counts.values())) > 1 or not min(counts.values()):
+        raise DataError(
+            f"{path} holds {', '.join(content)}, with these numbers of examples of what is taken: {counts}. Give a .npz"
+            f" of {' and '.join(names)}, as many of each, and 'labels' where they are known."
+        )
     return arrays, None if "labels" in names else arrays.pop("labels", None)

@@ -1,26 +1,91 @@
-"""Convert one model of any kind to one .tflite file, and make sure that it is what was asked for."""
+"""Convert models of any kind to .tflite files, in a process of its own, and make sure that they are what was asked for.
+
+A crash of TensorFlow's converter is an error here, and not the end of the session. The process stays for the
+conversions that follow: it takes longer to import TensorFlow than to convert most models. It is one of loky, whose
+processes do not import the program that starts them: a script without `if __name__ == "__main__"` would run a second
+time.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import atexit
+import os
+import re
+import signal
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tfkit.compression import representative
-from tfkit.compression.converter_process import MEASURED, ConversionRequest, run_conversions
 from tfkit.compression.inspect import inspect, prove_int8
-from tfkit.compression.sources import InputShape, Source, saved
+from tfkit.compression.sources import SIGNATURE, InputShape, Source, saved, with_operations
 from tfkit.environment import packages, stack
+from tfkit.environment.foreign import register_custom_operations
 from tfkit.environment.process import quiet
 from tfkit.errors import CheckError, TfkitError, UsageError
+from tfkit.litert.converter import REMEDY, converted
+
+MEASURED = ("int8", "int16x8")
+"""Variants whose activations are integers: their ranges are measured on representative data."""
+
+IDLE_SECONDS = 120
+"""After which a process that is not given anything to convert ends, and frees its memory."""
 
 VARIANTS = ("float32", "float16", "dynamic", "int8", "int16x8")
-TYPES = {
-    "int8": ("float32", "uint8", "int8"),
-    "int16x8": ("float32", "int16"),
-}
+TYPES = {"int8": ("float32", "uint8", "int8"), "int16x8": ("float32", "int16")}
 """What a variant may take and give; all others take and give float32."""
+
+_LAST_LINES = 5
+_SELECT = (
+    "Keep them as TensorFlow operations with --select-tf-ops (select_tf_ops=True), which most can be: the device then"
+    " needs the Flex delegate.\n  Or replace the layers that use them."
+)
+_CRASH_REMEDY = (
+    "It is TensorFlow's converter that crashed. Build a GRU or SimpleRNN layer with unroll=True (the same weights fit:"
+    " ranges are not measured within loops), or try variant='dynamic' or 'float16', select_tf_ops=True, or the model"
+    " without its last layers, to find the one that it cannot take. A SIGKILL is mostly a lack of memory."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConversionRequest:
+    """One .tflite file that is wanted of a model.
+
+    Attributes:
+      name: what the file is called here.
+      variant: of `tfkit.compression.VARIANTS`.
+      inference_input_type: "float32", or for a quantized variant "uint8", "int8", "int16".
+      inference_output_type: likewise.
+      keep_float: names of operations that stay in float32 where the others are quantized.
+      select_tf_ops: whether operations that TFLite lacks stay TensorFlow's.
+
+    Raises:
+      UsageError: no such variant, or types that it cannot have.
+    """
+
+    name: str
+    variant: str
+    inference_input_type: str = "float32"
+    inference_output_type: str = "float32"
+    keep_float: tuple[str, ...] = ()
+    select_tf_ops: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what no file can be, before anything is converted."""
+        if self.variant not in VARIANTS:
+            raise UsageError(
+                f"There is no TFLite variant {self.variant!r}; there are: {', '.join(VARIANTS)}."
+            )
+        allowed = TYPES.get(self.variant, ("float32",))
+        if not {self.inference_input_type, self.inference_output_type} <= set(allowed):
+            raise UsageError(
+                f"inference_input_type is {self.inference_input_type!r}, inference_output_type"
+                f" {self.inference_output_type!r}; {self.variant} can have {' or '.join(allowed)}."
+            )
 
 
 def convert(
@@ -76,10 +141,12 @@ def convert(
         inference_output_type=inference_output_type,
         select_tf_ops=select_tf_ops,
     )
-    check_request(request)
     with saved(model, input_shape=input_shape, signature=signature) as source:
         examples = examples_for([request], source, representative_dataset)
-        return check_result(run_conversions(source, [request], examples=examples)[variant], request)
+        made, failed = run_conversions(source, [request], examples=examples)
+    if failed:
+        raise failed[variant]
+    return made[variant]
 
 
 def examples_for(
@@ -93,8 +160,7 @@ def examples_for(
     measured = [request.variant for request in requests if request.variant in MEASURED]
     if measured and representative_dataset is None and not source.quantize_aware:
         raise UsageError(
-            f"{measured[0]} needs a representative dataset: the ranges of its integers are measured on it, and without"
-            " one the converter silently leaves the activations in float.\n"
+            f"{measured[0]} needs a representative dataset, without which the converter silently leaves it in float.\n"
             "  Give some hundred examples: representative_dataset=array [n, ...], a tf.data.Dataset, or a function that"
             " yields lists of inputs. Or take variant='dynamic', which needs none."
         )
@@ -103,33 +169,142 @@ def examples_for(
     return representative.collect_representative(representative_dataset, source.takes)
 
 
-def check_request(request: ConversionRequest) -> None:
-    """Refuse what no file can be, before anything is converted.
+def run_conversions(
+    source: Source, requests: Sequence[ConversionRequest], *, examples: Mapping[str, np.ndarray] | None = None
+) -> tuple[dict[str, bytes], dict[str, TfkitError]]:
+    """Convert a model in several ways, and make sure that an int8 file computes in int8.
 
-    Raises:
-      UsageError: no such variant, or types that it cannot have.
+    Args:
+      source: see `tfkit.compression.sources.saved`.
+      requests: what is wanted.
+      examples: representative inputs by name, [n, ...]; needed by int8 and int16x8.
+
+    Returns:
+      The contents of .tflite files by the names of the requests, and the errors that prevent others.
     """
-    if request.variant not in VARIANTS:
-        raise UsageError(f"There is no TFLite variant {request.variant!r}; there are: {', '.join(VARIANTS)}.")
-    allowed = TYPES.get(request.variant, ("float32",))
-    for name in ("inference_input_type", "inference_output_type"):
-        if getattr(request, name) not in allowed:
-            raise UsageError(
-                f"{name} is {getattr(request, name)!r}; {request.variant} can have {' or '.join(allowed)}."
+    from joblib.externals.loky import BrokenProcessPool
+
+    model = {"folder": str(source.folder), "inputs": source.inputs, "cuts_text": source.cuts_text}
+    made: dict[str, bytes] = {}
+    failed: dict[str, TfkitError] = {}
+    for request in requests:
+        measured = request.variant in MEASURED
+        executor, log = _executor()
+        os.truncate(log, 0)
+        try:
+            task = executor.submit(_convert, model, request, (examples or {}) if measured else {})
+            content = task.result()
+            if request.variant == "int8" and not request.keep_float:
+                prove_int8(inspect(content), name=request.name)
+            made[request.name] = content
+        except TfkitError as err:
+            failed[request.name] = err
+        except BrokenProcessPool as err:
+            last_words = Path(log).read_text(errors="replace").split("\n")[-_LAST_LINES:]
+            end_converters()
+            ending = re.search(r"(\w+)\(-?\d+\)", str(err))
+            failed[request.name] = CheckError(
+                f"The converter was ended by {ending[1] if ending else 'something'} at {request.name}"
+                f" ({request.variant}). Nothing else is lost.\n"
+                f"  {_CRASH_REMEDY}\n"
+                "  Its last words: " + "\n    ".join(last_words)
             )
+        except BaseException:
+            end_converters()
+            raise
+    return made, failed
 
 
-def check_result(result: bytes | TfkitError, request: ConversionRequest) -> bytes:
-    """Return the file that a conversion gave, or raise its error.
+_running: list[tuple[Any, str]] = []
+os.register_at_fork(after_in_child=_running.clear)  # it is the other process's
 
-    Raises:
-      CheckError: an int8 file computes in float.
-    """
-    if isinstance(result, TfkitError):
-        raise result
-    if request.variant == "int8" and not request.keep_float:
-        prove_int8(inspect(result), name=request.name)
-    return result
+
+def _executor() -> tuple[Any, str]:
+    """Return the executor whose one process converts, and the file of what that prints."""
+    from joblib.externals.loky import ProcessPoolExecutor
+
+    if not _running:
+        descriptor, log = tempfile.mkstemp(prefix="tfkit-converter-")
+        os.close(descriptor)
+        executor = ProcessPoolExecutor(
+            max_workers=1, timeout=IDLE_SECONDS, initializer=_prepare_process, initargs=(log,)
+        )
+        _running.append((executor, log))
+    return _running[0]
+
+
+@atexit.register
+def end_converters() -> None:
+    """End the process that converts, and free its memory; the next conversion starts another."""
+    while _running:
+        executor, log = _running.pop()
+        executor.shutdown(kill_workers=True)
+        Path(log).unlink(missing_ok=True)
+
+
+def _prepare_process(log: str) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the other process
+    with Path(log).open("ab", buffering=0) as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    stack.tf.config.set_visible_devices([], "GPU")  # their memory too
+
+
+def _convert(
+    model: Mapping[str, Any], request: ConversionRequest, examples: Mapping[str, np.ndarray]
+) -> bytes:
+    converter = with_operations(
+        lambda: stack.tf.lite.TFLiteConverter.from_saved_model(model["folder"], signature_keys=[SIGNATURE])
+    )
+
+    inputs = model["inputs"]
+    steps = min((len(values) // inputs[name][0][0] for name, values in examples.items()), default=0)
+    typed = {
+        name: values.astype(object if inputs[name][1] == "string" else inputs[name][1])
+        for name, values in examples.items()
+    }
+
+    def representative() -> Iterator[dict[str, np.ndarray]]:
+        for step in range(steps):
+            yield {
+                name: values[step * (size := inputs[name][0][0]) :][:size] for name, values in typed.items()
+            }
+
+    sets = stack.tf.lite.OpsSet
+    operations = [sets.TFLITE_BUILTINS]
+    if request.variant != "float32":
+        converter.optimizations = [stack.tf.lite.Optimize.DEFAULT]
+    if request.variant == "float16":
+        converter.target_spec.supported_types = [stack.tf.float16]
+    if request.variant == "int8" and examples:
+        # Nothing else: an operation that has no int8 form is an error and not a float one in between.
+        operations = [sets.TFLITE_BUILTINS_INT8, *(operations if request.keep_float else [])]
+    if request.variant == "int16x8":
+        operations = [sets.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8]
+    if request.select_tf_ops:
+        operations.append(sets.SELECT_TF_OPS)
+    converter.target_spec.supported_ops = operations
+    converter.inference_input_type = stack.tf.dtypes.as_dtype(request.inference_input_type)
+    converter.inference_output_type = stack.tf.dtypes.as_dtype(request.inference_output_type)
+    if model["cuts_text"]:
+        converter.allow_custom_ops = True
+        register_custom_operations(converter, stack.tf_text.tflite_registrar.SELECT_TFTEXT_OPS)
+    if examples:
+        # Of a quantization-aware model too: its own ranges stay, what it left out (its input) gets some.
+        converter.representative_dataset = representative
+
+    def convert() -> Any:
+        if not request.keep_float:
+            return converter.convert()
+        # Some operations in float32, as of tensorflow.org/lite/performance/quantization_debugger.
+        options = stack.tf.lite.experimental.QuantizationDebugOptions(
+            denylisted_nodes=list(request.keep_float)
+        )
+        return stack.tf.lite.experimental.QuantizationDebugger(
+            converter=converter, debug_dataset=representative, debug_options=options
+        ).get_nondebug_quantized_model()
+
+    return converted(convert, remedy=REMEDY if request.select_tf_ops else _SELECT)
 
 
 WEIGHTS = {"weights8": 8, "weights4": 4}
@@ -149,10 +324,9 @@ def weights_only(model: bytes, *, bits: int) -> bytes:
       StackError: ai-edge-quantizer is not installed.
       CheckError: it cannot quantize the model.
     """
-    quantizer, recipe = stack.quantizer.quantizer.Quantizer(bytearray(model)), stack.quantizer.recipe
-    quantizer.load_quantization_recipe(
-        recipe.weight_only_wi8_afp32() if bits == 8 else recipe.weight_only_wi4_afp32()
-    )
+    quantizer, recipes = stack.quantizer.quantizer.Quantizer(bytearray(model)), stack.quantizer.recipe
+    recipe = recipes.weight_only_wi8_afp32 if bits == 8 else recipes.weight_only_wi4_afp32
+    quantizer.load_quantization_recipe(recipe())
     try:
         with quiet():
             return bytes(quantizer.quantize().quantized_model)

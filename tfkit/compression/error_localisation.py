@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from tfkit.compression.compare import ModelUnderTest, compare_all
-from tfkit.compression.converter_process import ConversionRequest, run_conversions
+from tfkit.compression.convert import ConversionRequest, run_conversions
 from tfkit.compression.inspect import inspect
-from tfkit.compression.representative import collect_representative
-from tfkit.compression.sources import saved
 from tfkit.data.splits import draw
 from tfkit.environment import stack
 from tfkit.environment.foreign import operator_details
-from tfkit.errors import TfkitError
-from tfkit.litert.interpreter import Number, opened
+from tfkit.litert.interpreter import Number, inputs_of, opened
 
 EXAMPLES = 16
 _SHOWN = 3
@@ -27,57 +23,23 @@ _COMPUTES = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "ADD", "MUL", "M
              "CONCATENATION")  # fmt: skip
 
 
-@dataclass(frozen=True, kw_only=True)
-class Step:
-    """The error of one tensor.
+class Step(NamedTuple):
+    """The error of the tensor that one operation makes.
 
     Attributes:
       tensor: its name, as the float32 file has it.
-      operation: that makes it: "CONV_2D".
       error: root mean square of the difference, relative to that of the float32 values.
       added: by how much that is more than at the tensors it is made of.
       readers: names of the tensors that are made of this one.
     """
 
     tensor: str
-    operation: str
     error: float
     added: float
     readers: tuple[str, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
-class ErrorLocalisation:
-    """The errors in the order of execution.
-
-    Attributes:
-      steps: one for each tensor.
-      outside: what of the examples is outside of the range that the file has for its input; "" where nothing much is.
-    """
-
-    steps: tuple[Step, ...]
-    outside: str = ""
-
-    @property
-    def worst(self) -> list[Step]:
-        """Return the operations that compute, those that add most error first."""
-        computing = (step for step in self.steps if step.operation in _COMPUTES)
-        return sorted(computing, key=lambda step: -step.added)
-
-    @property
-    def sentence(self) -> str:
-        """Say where the error starts."""
-        if self.outside:
-            return (
-                f"The error starts at the input: {self.outside}. The representative data do not hold such values:"
-                " give some that do, of all classes and conditions."
-            )
-        named = ", ".join(f"{layer_name(step.tensor)} (+{step.added:.2f})" for step in self.worst[:_SHOWN])
-        last = self.steps[-1].error if self.steps else 0.0
-        return f"Most of the error starts at {named}; at the output it is {last:.2f} of the values."
-
-
-def localise_error(float32: bytes, quantized: bytes, examples: Sequence[Any]) -> ErrorLocalisation:
+def localise_error(float32: bytes, quantized: bytes, examples: Sequence[Any]) -> tuple[list[Step], str]:
     """Compare all tensors of a quantized .tflite with those of the float32 one.
 
     Args:
@@ -85,29 +47,37 @@ def localise_error(float32: bytes, quantized: bytes, examples: Sequence[Any]) ->
       quantized: the same model after it: its tensors have the same names.
       examples: inputs with their batch, real numbers as the float32 model takes them; of several inputs by name. Draw
         them from all: the first of an array may be of one class.
+
+    Returns:
+      The operations that compute, those that add most error first, none where the error starts at the input; and where
+      it starts, in a sentence.
     """
     one, other = _Watched(float32), _Watched(quantized)
+    named = [example if isinstance(example, Mapping) else {"": example} for example in examples]
+    if outside := other.outside(named):
+        return [], (
+            f"The error starts at the input: {outside}. The representative data do not hold such values: give some that"
+            " do, of all classes and conditions."
+        )
     squares: dict[str, list[tuple[float, float]]] = {}  # of the differences, and of the float32 values
-    for example in examples:
-        real, quantized_values = one.values(example), other.values(example)
-        for name in real.keys() & quantized_values.keys():
-            if real[name].shape == quantized_values[name].shape:
-                pair = np.mean((real[name] - quantized_values[name]) ** 2), np.mean(real[name] ** 2)
-                squares.setdefault(name, []).append((float(pair[0]), float(pair[1])))
+    for example in named:
+        real, rounded = one.values(example), other.values(example)
+        for name in real.keys() & rounded.keys():
+            if real[name].shape == rounded[name].shape:
+                pair = float(np.mean((real[name] - rounded[name]) ** 2)), float(np.mean(real[name] ** 2))
+                squares.setdefault(name, []).append(pair)
     means = {name: np.mean(pairs, axis=0) for name, pairs in squares.items()}
     errors = {name: float(np.sqrt(mean[0] / max(mean[1], 1e-12))) for name, mean in means.items()}
-    steps = tuple(
-        Step(
-            tensor=name,
-            operation=operation,
-            error=errors[name],
-            added=errors[name] - max((errors.get(source, 0.0) for source in sources), default=0.0),
-            readers=tuple(reader for reader, _, read in one.operations if name in read),
-        )
-        for name, operation, sources in one.operations
-        if name in errors
-    )
-    return ErrorLocalisation(steps=steps, outside=other.outside(examples))
+    steps, last = [], 0.0
+    for name, operation, sources in one.operations:
+        last = errors.get(name, last)
+        if name in errors and operation in _COMPUTES:
+            before = max((errors.get(source, 0.0) for source in sources), default=0.0)
+            readers = tuple(reader for reader, _, read in one.operations if name in read)
+            steps.append(Step(name, errors[name], errors[name] - before, readers))
+    steps.sort(key=lambda step: -step.added)
+    worst = ", ".join(f"{layer_name(step.tensor)} (+{step.added:.2f})" for step in steps[:_SHOWN])
+    return steps, f"Most of the error starts at {worst}; at the output it is {last:.2f} of the values."
 
 
 def layer_name(tensor: str) -> str:
@@ -129,31 +99,30 @@ class _Watched:
         self._interpreter = opened(
             model, threads=1, experimental_preserve_all_tensors=True, experimental_op_resolver_type=resolver
         )
-        details = {int(one["index"]): one for one in self._interpreter.get_tensor_details()}
-        self._names = {index: str(one["name"]) for index, one in details.items()}
-        self._numbers = {index: Number(one) for index, one in details.items()}
-        inputs = self._interpreter.get_input_details()
-        self._inputs = {"": int(inputs[0]["index"])}
-        if len(inputs) > 1:
-            by_name = self._interpreter.get_signature_runner().get_input_details()
-            self._inputs = {name: int(one["index"]) for name, one in by_name.items()}
+        details = self._interpreter.get_tensor_details()
+        self._names = {int(one["index"]): str(one["name"]) for one in details}
+        self._numbers = {int(one["index"]): Number(one) for one in details}
+        self._inputs = inputs_of(self._interpreter)
         steps = operator_details(self._interpreter)
         # An input of real numbers is quantized by the first operation: its range is that tensor's.
-        self._quantized = {
-            int(step["inputs"][0]): int(step["outputs"][0]) for step in steps if step["op_name"] == "QUANTIZE"
-        }
+        quantize = [step for step in steps if step["op_name"] == "QUANTIZE"]
+        self._quantized = {int(step["inputs"][0]): int(step["outputs"][0]) for step in quantize}
         self._computed = sorted({int(index) for step in steps for index in step["outputs"] if index >= 0})
-        self.operations: list[tuple[str, str, list[str]]] = []
-        for step in steps:
-            sources = [self._names.get(int(index), "") for index in step["inputs"]]
-            for output in step["outputs"]:
-                self.operations.append((self._names[int(output)], str(step["op_name"]), sources))
+        self.operations = [
+            (
+                self._names[int(output)],
+                str(step["op_name"]),
+                [self._names.get(int(n), "") for n in step["inputs"]],
+            )
+            for step in steps
+            for output in step["outputs"]
+        ]
 
-    def values(self, example: Any) -> dict[str, np.ndarray]:
+    def values(self, example: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Return every computed tensor by name, as real numbers."""
-        for name, values in _by_name(example).items():
-            index = self._inputs[name]
-            self._interpreter.set_tensor(index, self._numbers[index].quantized(values))
+        for name, values in example.items():
+            number = self._inputs[name]
+            self._interpreter.set_tensor(number.index, number.quantized(values))
         self._interpreter.reset_all_variables()
         self._interpreter.invoke()
         return {
@@ -161,11 +130,11 @@ class _Watched:
             for index in self._computed
         }
 
-    def outside(self, examples: Sequence[Any]) -> str:
+    def outside(self, examples: Sequence[Mapping[str, np.ndarray]]) -> str:
         """Return what of the examples is outside of the range of its input, in words."""
-        for name, index in self._inputs.items():
-            number = self._numbers[self._quantized.get(index, index)]
-            values = np.concatenate([_by_name(example)[name] for example in examples])
+        for name, number in self._inputs.items():
+            number = self._numbers[self._quantized.get(number.index, number.index)]
+            values = np.concatenate([example[name] for example in examples])
             nearest = number.real(number.quantized(values))
             size, lost = np.sqrt(np.mean(values**2)), np.sqrt(np.mean((nearest - values) ** 2))
             if lost > _OUTSIDE * size and (values.max() > nearest.max() or values.min() < nearest.min()):
@@ -176,10 +145,6 @@ class _Watched:
         return ""
 
 
-def _by_name(example: Any) -> Mapping[str, np.ndarray]:
-    return example if isinstance(example, Mapping) else {"": example}
-
-
 NAME = "int8-selective"
 TRIES = (1, 3, 8, 16)
 """So many of the worst operations, with those that read what they make, are kept in float, one try after the other."""
@@ -187,7 +152,7 @@ TRIES = (1, 3, 8, 16)
 
 def selective_variant(
     subject: ModelUnderTest, float32: bytes, int8: bytes, *, limit: float, request: ConversionRequest
-) -> tuple[bytes | None, ErrorLocalisation, str]:
+) -> tuple[bytes | None, str, str]:
     """Make an int8 model with a few float operations whose accuracy drop is within the limit.
 
     Args:
@@ -200,26 +165,24 @@ def selective_variant(
     Returns:
       The .tflite, if one keeps to the limit; where the error of int8 starts; a sentence on what was tried.
     """
-    drawn = _by_name(subject.read(draw(subject.count, EXAMPLES)))
+    drawn = subject.read(draw(subject.count, EXAMPLES))
+    drawn = drawn if isinstance(drawn, Mapping) else {"": drawn}
     rows = zip(*(values[:, np.newaxis].astype(np.float32) for values in drawn.values()), strict=True)
-    located = localise_error(float32, int8, [dict(zip(drawn, row, strict=True)) for row in rows])
-    if located.outside:  # the representative data, and no layer
+    worst, located = localise_error(float32, int8, [dict(zip(drawn, row, strict=True)) for row in rows])
+    if not worst:  # the representative data, and no layer
         return None, located, "Keeping layers in float does not mend that."
-    worst, tried = located.worst, []
-    with saved(subject.model, input_shape=subject.input_shape, signature=subject.signature) as source:
-        examples = collect_representative(subject.examples, source.takes, count=subject.example_count)
-        for count in sorted({min(count, len(worst)) for count in TRIES} - {0}):
-            # What reads a tensor reads it in int8 unless it is kept too.
-            kept = dict.fromkeys(name for step in worst[:count] for name in (step.tensor, *step.readers))
-            mixed = dataclasses.replace(request, keep_float=tuple(kept))
-            content = run_conversions(source, [mixed], examples=examples)[mixed.name]
-            if isinstance(content, TfkitError):
-                return None, located, f"Keeping layers in float failed: {content}"
-            if "float32" not in inspect(content).macs:
-                return None, located, "The converter kept none of them in float."
-            drop = compare_all(subject, {NAME: content})[NAME].drop
-            tried.append(f"{count} in float: {drop:.4f}")
-            if drop <= limit:
-                layers = ", ".join(dict.fromkeys(map(layer_name, kept)))
-                return content, located, f"With {layers} in float it loses {drop:.4f}."
+    tried = []
+    for count in sorted({min(count, len(worst)) for count in TRIES} - {0}):
+        # What reads a tensor reads it in int8 unless it is kept too.
+        kept = dict.fromkeys(name for step in worst[:count] for name in (step.tensor, *step.readers))
+        mixed = dataclasses.replace(request, keep_float=tuple(kept))
+        made, failed = run_conversions(subject.source, [mixed], examples=subject.examples_by_name)
+        if failed or "float32" not in inspect(made[mixed.name]).macs:
+            why = failed.get(mixed.name, "the converter kept none of them in float")
+            return None, located, f"Keeping layers in float failed: {why}"
+        drop = compare_all(subject, made)[mixed.name].drop
+        tried.append(f"{count} in float: {drop:.4f}")
+        if drop <= limit:
+            layers = ", ".join(dict.fromkeys(map(layer_name, kept)))
+            return made[mixed.name], located, f"With {layers} in float it loses {drop:.4f}."
     return None, located, f"Keeping the worst layers in float did not do ({'; '.join(tried)})."

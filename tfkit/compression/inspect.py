@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import collections
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from tfkit.environment import stack
 from tfkit.errors import CheckError
 from tfkit.litert.converter import damaged, names_of, operator_names, read, state
 
@@ -29,19 +30,17 @@ _CARRIERS = ("QUANTIZE", "DEQUANTIZE", "RESHAPE", "CAST", "SHAPE", "PACK", "UNPA
              "SPLIT", "SPLIT_V")  # fmt: skip
 
 
-@dataclass(frozen=True, kw_only=True)
-class Tensor:
+class Tensor(NamedTuple):
     """An input or output of a model: quantized numbers stand for (number - zero_point) * scale."""
 
     name: str
     shape: tuple[int, ...]
     dtype: str
-    scale: float | None = None
-    zero_point: int | None = None
+    scale: float | None
+    zero_point: int | None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Operator:
+class Operator(NamedTuple):
     """One operation of the graph.
 
     Attributes:
@@ -49,14 +48,12 @@ class Operator:
       dtype: of what it computes with: "int8", "float32"; "float32 x int8" where float activations meet int8 weights.
       macs: multiply-accumulate operations for one example; 0 for operations that have none.
       output: the name of the tensor that it makes.
-      constants: indices of its constant inputs.
     """
 
     name: str
     dtype: str
     macs: int
     output: str
-    constants: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,11 +110,8 @@ class Inventory:
     def summary(self) -> str:
         """Return one line: "int8: 100.0 % of MACs; float32: SOFTMAX"."""
         shares = [f"{dtype}: {100 * share:.1f} % of MACs" for dtype, share in self.macs.items()]
-        rest = [
-            f"{dtype}: {', '.join(sorted(names))}"
-            for dtype, names in self.ops.items()
-            if dtype not in self.macs
-        ]
+        others = {dtype: sorted(names) for dtype, names in self.ops.items() if dtype not in self.macs}
+        rest = [f"{dtype}: {', '.join(names)}" for dtype, names in others.items()]
         kept = [f"keeps state ({', '.join(self.state)})"] if self.state else []
         return "; ".join([*shares, *rest, *kept])
 
@@ -133,13 +127,10 @@ def prove_int8(inventory: Inventory, *, name: str) -> None:
       CheckError: operations in float, or float weights; the message lists them.
     """
     share = inventory.macs.get("int8", 0.0 if inventory.macs else 1.0)
-    wrong = sorted(
-        {
-            f"{operator.name} ({operator.dtype}) {operator.output}"
-            for operator in inventory.operators
-            if operator.dtype.startswith("float") and operator.name not in _CARRIERS
-        }
-    )
+    floats = [
+        one for one in inventory.operators if one.dtype.startswith("float") and one.name not in _CARRIERS
+    ]
+    wrong = sorted({f"{one.name} ({one.dtype}) {one.output}" for one in floats})
     if share < INT8_SHARE or wrong:
         listed = "".join(f"\n    {operator}" for operator in wrong[:8])
         raise CheckError(
@@ -152,6 +143,13 @@ def prove_int8(inventory: Inventory, *, name: str) -> None:
 _NUMBERS = ("float32", "float16", "int32", "uint8", "int64", "int16", "int8")
 _WEIGHTED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV", "CONV_3D", "BATCH_MATMUL")
 """Operations whose second input is their weights."""
+
+_MIXED = {
+    ("float32", "int8"): "float32 x int8",
+    ("float32", "int4"): "float32 x int4",
+    ("int16", "int8"): "int16x8",
+}
+"""What operations compute with, by the types of their output and their weights, where these differ."""
 
 
 def inspect(model: bytes) -> Inventory:
@@ -181,104 +179,83 @@ def inspect(model: bytes) -> Inventory:
 
 
 def _inventory(tables: Any, model: bytes) -> Inventory:
-    graphs = [_Graph(tables, graph) for graph in tables.subgraphs]
-    operators = tuple(operator for graph in graphs for operator in graph.operators())
-    kernels = [kernel for graph in graphs for kernel in graph.kernels()]
-    values = sum(kernel.size for kernel in kernels)
+    types, names = (
+        names_of(stack.litert_schema.TensorType),
+        operator_names(stack.litert_schema.Model.GetRootAs(model, 0)),
+    )
+    operators, kernels = [], []
+    graphs: list[list[Tensor]] = []
+    constants: dict[int, str] = {}  # type by buffer
+    for graph in tables.subgraphs:
+        tensors = [_tensor(tensor, types) for tensor in graph.tensors or ()]
+        graphs.append(tensors)
+        buffers = [int(tensor.buffer) for tensor in graph.tensors or ()]
+        values = [
+            _values(tables.buffers[buffer].data, one) for buffer, one in zip(buffers, tensors, strict=True)
+        ]
+        constants |= {
+            buffer: one.dtype
+            for buffer, one, known in zip(buffers, tensors, values, strict=True)
+            if known is not None
+        }
+        stored: dict[int, int] = {}  # float16 weights are made float32 as the model runs
+        for step in graph.operators or ():
+            name = names[step.opcodeIndex]
+            inputs, outputs = [int(n) for n in step.inputs if n >= 0], [int(n) for n in step.outputs]
+            activation = tensors[(outputs or inputs)[0]] if outputs or inputs else None
+            dtype, macs = activation.dtype if activation else "unknown", 0
+            if name == "DEQUANTIZE":
+                stored[outputs[0]] = inputs[0]
+            if name in _WEIGHTED and len(inputs) > 1 and activation:
+                macs = _macs(name, [tensors[index].shape for index in inputs], activation.shape)
+                dtype = _MIXED.get((dtype, tensors[inputs[1]].dtype), dtype)
+                kernels.append(values[stored.get(inputs[1], inputs[1])])
+            operators.append(Operator(name, dtype, macs, tensors[outputs[0]].name if outputs else ""))
+    known_kernels = [kernel for kernel in kernels if kernel is not None]
+    count = sum(kernel.size for kernel in known_kernels)
     codes = {code.customCode.decode(errors="replace") for code in tables.operatorCodes if code.customCode}
     custom = sorted(codes & {operator.name for operator in operators})
-    constants = {
-        graph.buffers[index]: tensor.dtype
-        for graph in graphs
-        for index, tensor in enumerate(graph.tensors)
-        if graph.data(index) is not None
-    }
     weights: collections.Counter[str] = collections.Counter()
     for buffer, dtype in constants.items():
         weights[dtype] += len(tables.buffers[buffer].data)
     return Inventory(
         size_bytes=len(model),
-        inputs=tuple(graphs[0].tensors[index] for index in tables.subgraphs[0].inputs),
-        outputs=tuple(graphs[0].tensors[index] for index in tables.subgraphs[0].outputs),
-        operators=operators,
+        inputs=tuple(graphs[0][index] for index in tables.subgraphs[0].inputs),
+        outputs=tuple(graphs[0][index] for index in tables.subgraphs[0].outputs),
+        operators=tuple(operators),
         weights=dict(weights.most_common()),
         # The weights of all quantized kinds are symmetric: 0 stands for zero.
-        sparsity=sum(int(np.sum(kernel == 0)) for kernel in kernels) / values if values else 0.0,
-        distinct_weights=max((len(np.unique(kernel)) for kernel in kernels), default=0),
+        sparsity=sum(int(np.sum(kernel == 0)) for kernel in known_kernels) / count if count else 0.0,
+        distinct_weights=max((len(np.unique(kernel)) for kernel in known_kernels), default=0),
         flex_ops=tuple(name for name in custom if name.startswith("Flex")),
         custom_ops=tuple(name for name in custom if not name.startswith("Flex")),
         state=state(model),
     )
 
 
-class _Graph:
-    """One graph of a file."""
+def _values(data: Any, tensor: Tensor) -> np.ndarray | None:
+    """Return the values of a constant of numbers; None for a tensor that is computed."""
+    if data is None or not len(data):
+        return None
+    raw = np.asarray(data, np.uint8)
+    if tensor.dtype == "int4":  # two a byte, the lower one first
+        pairs = np.stack([raw << 4, raw & 0xF0], axis=-1).astype(np.uint8).view(np.int8) >> 4
+        return pairs.reshape(-1)[: math.prod(tensor.shape)]
+    return raw.view(tensor.dtype) if tensor.dtype in _NUMBERS else None
 
-    def __init__(self, tables: Any, graph: Any) -> None:
-        from tfkit.environment.stack import litert_schema
 
-        types = names_of(litert_schema.TensorType)
-        names = operator_names(tables.operatorCodes)
-        self._content = tables.buffers
-        self.buffers = [int(tensor.buffer) for tensor in graph.tensors or ()]
-        self.tensors = [_tensor(tensor, types) for tensor in graph.tensors or ()]
-        self._steps = [
-            (names[step.opcodeIndex], [int(n) for n in step.inputs if n >= 0], [int(n) for n in step.outputs])
-            for step in graph.operators or ()
-        ]
-
-    def data(self, index: int) -> np.ndarray | None:
-        """Return the values of a constant of numbers; None for a tensor that is computed."""
-        buffer, tensor = self._content[self.buffers[index]].data, self.tensors[index]
-        if buffer is None or not len(buffer):
-            return None
-        raw = np.asarray(buffer, np.uint8)
-        if tensor.dtype == "int4":  # two a byte, the lower one first
-            pairs = np.stack([raw << 4, raw & 0xF0], axis=-1).astype(np.uint8).view(np.int8) >> 4
-            return pairs.reshape(-1)[: int(np.prod(tensor.shape))]
-        return raw.view(tensor.dtype) if tensor.dtype in _NUMBERS else None
-
-    def operators(self) -> Iterator[Operator]:
-        """Yield the operations in the order of execution."""
-        for name, inputs, outputs in self._steps:
-            activations = [self.tensors[index] for index in outputs or inputs]
-            dtype, macs = activations[0].dtype if activations else "unknown", 0
-            if name in _WEIGHTED and len(inputs) > 1:
-                weights = self.tensors[inputs[1]]
-                macs = self._macs(name, inputs, activations[0].shape, weights.shape)
-                if dtype == "float32" and weights.dtype in ("int8", "int4"):
-                    dtype = f"float32 x {weights.dtype}"
-                elif (dtype, weights.dtype) == ("int16", "int8"):
-                    dtype = "int16x8"
-            yield Operator(
-                name=name,
-                dtype=dtype,
-                macs=macs,
-                output=self.tensors[outputs[0]].name if outputs else "",
-                constants=tuple(index for index in inputs if self.data(index) is not None),
-            )
-
-    def _macs(self, name: str, inputs: list[int], output: tuple[int, ...], weights: tuple[int, ...]) -> int:
-        if name == "TRANSPOSE_CONV":  # each input value meets the kernels of all outputs
-            return math.prod(self.tensors[inputs[2]].shape) * math.prod(weights[:3])
-        each = {
-            "CONV_2D": weights[1:],
-            "DEPTHWISE_CONV_2D": weights[1:3],
-            "FULLY_CONNECTED": weights[-1:],
-            "CONV_3D": weights[:-1],
-            "BATCH_MATMUL": self.tensors[inputs[0]].shape[-1:],
-        }
-        return math.prod(output) * math.prod(each[name])
-
-    def kernels(self) -> Iterator[np.ndarray]:
-        """Yield the constant weights of operators that multiply."""
-        # float16 weights are made float32 as the model runs.
-        stored = {outputs[0]: inputs[0] for name, inputs, outputs in self._steps if name == "DEQUANTIZE"}
-        for name, inputs, _ in self._steps:
-            if name in _WEIGHTED and len(inputs) > 1:
-                kernel = self.data(stored.get(inputs[1], inputs[1]))
-                if kernel is not None:
-                    yield kernel
+def _macs(name: str, shapes: Sequence[tuple[int, ...]], output: tuple[int, ...]) -> int:
+    weights = shapes[1]
+    if name == "TRANSPOSE_CONV":  # each input value meets the kernels of all outputs
+        return math.prod(shapes[2]) * math.prod(weights[:3])
+    each = {
+        "CONV_2D": weights[1:],
+        "DEPTHWISE_CONV_2D": weights[1:3],
+        "FULLY_CONNECTED": weights[-1:],
+        "CONV_3D": weights[:-1],
+        "BATCH_MATMUL": shapes[0][-1:],
+    }
+    return math.prod(output) * math.prod(each[name])
 
 
 def _tensor(tensor: Any, types: Mapping[int, str]) -> Tensor:

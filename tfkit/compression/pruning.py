@@ -7,17 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
 from tfkit.compression.techniques import Technique, changed, clone, copy_layer, kernels, short_name, sparsity
-from tfkit.environment import foreign
+from tfkit.environment import foreign, stack
 from tfkit.errors import CheckError, ConfigError
 from tfkit.settings import fields
-
-if TYPE_CHECKING:
-    from tfkit.environment.stack import keras
 
 BEGIN, END = 0.1, 0.7
 """Shares of the steps between which sparsity grows; what is left afterwards trains what remains."""
@@ -53,8 +50,6 @@ def plan_schedule(
     Raises:
       ConfigError: it would not prune, or not as far: what it would do, and values that would.
     """
-    from tfkit.environment.stack import tfmot
-
     if steps < 2:
         raise ConfigError(f"Pruning needs 2 training steps or more; there are {steps}. Train longer.")
     begin = round(BEGIN * steps) if begin_step is None else begin_step
@@ -64,12 +59,11 @@ def plan_schedule(
         end = max(begin + 1, begin + (end - begin) // every * every)
     schedule, reached = None, 0.0
     if 0 <= begin < end and every >= 1:
-        when = {"begin_step": begin, "end_step": end, "frequency": every}
+        make, sparsities = stack.tfmot.sparsity.keras.PolynomialDecay, [initial_sparsity, final_sparsity]
         if kind == "constant":
-            schedule = tfmot.sparsity.keras.ConstantSparsity(final_sparsity, **when)
-        else:
-            schedule = tfmot.sparsity.keras.PolynomialDecay(initial_sparsity, final_sparsity, **when)
-        if (last := last_update(steps, **when)) is not None:
+            make, sparsities = stack.tfmot.sparsity.keras.ConstantSparsity, [final_sparsity]
+        schedule = make(*sparsities, begin_step=begin, end_step=end, frequency=every)
+        if last := last_update(steps, begin_step=begin, end_step=end, frequency=every):
             reached = float(schedule(np.int64(last))[1])
     if schedule is None or reached < final_sparsity - TOLERANCE:
         raise ConfigError(
@@ -81,15 +75,15 @@ def plan_schedule(
     return schedule
 
 
-def last_update(steps: int, *, begin_step: int, end_step: int, frequency: int) -> int | None:
-    """Return the last step at which tfmot makes masks; None where it never does.
+def last_update(steps: int, *, begin_step: int, end_step: int, frequency: int) -> int:
+    """Return the last step at which tfmot makes masks; 0 where it never does.
 
     It counts steps from 1, and does at those from begin_step to end_step that lie a multiple of the frequency after
     begin_step.
     """
     final = min(end_step, steps)
     last = begin_step + (final - begin_step) // frequency * frequency
-    return last if final >= begin_step and last >= 1 else None
+    return last if final >= begin_step else 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +119,7 @@ class Prune(Technique):
 
     def __post_init__(self) -> None:
         """Check the values."""
-        fields.check(self)
+        super().__post_init__()
         if self.initial_sparsity >= self.final_sparsity:
             raise ConfigError(
                 f"Sparsity cannot grow from {self.initial_sparsity} to {self.final_sparsity}: shares are expected, the"
@@ -140,29 +134,27 @@ class Prune(Technique):
     @property
     def name(self) -> str:
         """Short, with what was asked for."""
-        kind = {"unstructured": "", "block": "block", "2:4": "2of4"}[self.structure]
-        return f"prune{kind}{'' if self.structure == '2:4' else f'{self.final_sparsity:g}'}"
+        block = "block" if self.structure == "block" else ""
+        return "prune2of4" if self.structure == "2:4" else f"prune{block}{self.final_sparsity:g}"
 
-    def wrap(self, model: keras.Model, *, steps: int) -> keras.Model:
+    def wrap(self, model: stack.keras.Model, *, steps: int) -> stack.keras.Model:
         """Return a clone whose kernels are pruned as it trains, see `Technique`.
 
         Raises:
           ConfigError: the schedule would not reach the final sparsity in so many steps.
           UsageError: see `treatments`.
         """
-        from tfkit.environment.stack import tfmot
-
-        treated = self.treated(model)
+        treated, in_fours = self.treated(model), self.structure == "2:4"
         schedule = plan_schedule(
             fields.fit(steps, fields.Count, name="steps"),
             final_sparsity=self.sparsity,
-            initial_sparsity=0.0 if self.structure == "2:4" else self.initial_sparsity,
-            kind="constant" if self.structure == "2:4" else self.schedule,
+            initial_sparsity=0.0 if in_fours else self.initial_sparsity,
+            kind="constant" if in_fours else self.schedule,
             begin_step=self.begin_step,
             end_step=self.end_step,
             frequency=self.frequency,
         )
-        wrapper = tfmot.sparsity.keras.prune_low_magnitude
+        wrapper = stack.tfmot.sparsity.keras.prune_low_magnitude
 
         def change(layer: Any) -> Any:
             own = copy_layer(layer)
@@ -170,19 +162,15 @@ class Prune(Technique):
 
         return clone(model, change)
 
-    def callbacks(self) -> list[keras.callbacks.Callback]:
+    def callbacks(self) -> list[stack.keras.callbacks.Callback]:
         """Count the steps, and apply the masks at the end of each epoch."""
-        from tfkit.environment.stack import tfmot
+        return [stack.tfmot.sparsity.keras.UpdatePruningStep()]
 
-        return [tfmot.sparsity.keras.UpdatePruningStep()]
-
-    def strip(self, wrapped: keras.Model) -> keras.Model:
+    def strip(self, wrapped: stack.keras.Model) -> stack.keras.Model:
         """Return the pruned model without masks."""
-        from tfkit.environment.stack import tfmot
+        return stack.tfmot.sparsity.keras.strip_pruning(wrapped)
 
-        return tfmot.sparsity.keras.strip_pruning(wrapped)
-
-    def measure(self, before: keras.Model, after: keras.Model) -> dict[str, float]:
+    def measure(self, before: stack.keras.Model, after: stack.keras.Model) -> dict[str, float]:
         """Measure the sparsity of all kernels, and the share of them that training changed.
 
         Raises:
@@ -216,25 +204,25 @@ class Prune(Technique):
         Raises:
           CheckError: there are none.
         """
-        from tfkit.environment.stack import tf, tfmot, tfmot_module
-
         pruned = [
-            variable
-            for variable in variables
-            if short_name(variable).endswith("kernel")
-            and short_name(variable) != "depthwise_kernel"
-            and len(variable.shape) in (2, 4)
-            and not self._misfit(variable)
+            one
+            for one in variables
+            if short_name(one).endswith("kernel") and short_name(one) != "depthwise_kernel"
+            if len(one.shape) in (2, 4) and not self._misfit(one)
         ]
         if not pruned:
             raise CheckError("There are no kernels to prune among these variables.")
-        once = tfmot.sparsity.keras.ConstantSparsity(
+        once = stack.tfmot.sparsity.keras.ConstantSparsity(
             self.final_sparsity, begin_step=1, end_step=1, frequency=1
         )
-        pruning = tfmot_module("core.sparsity.keras.pruning_impl").Pruning(
-            training_step_fn=lambda: tf.constant(1, tf.int64),
+        pruning = stack.tfmot_module("core.sparsity.keras.pruning_impl").Pruning(
+            training_step_fn=lambda: stack.tf.constant(1, stack.tf.int64),
             pruning_vars=[
-                (kernel, tf.Variable(tf.ones_like(kernel)), tf.Variable(0.0, dtype=kernel.dtype))
+                (
+                    kernel,
+                    stack.tf.Variable(stack.tf.ones_like(kernel)),
+                    stack.tf.Variable(0.0, dtype=kernel.dtype),
+                )
                 for kernel in pruned
             ],
             pruning_schedule=once,

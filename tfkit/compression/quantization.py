@@ -6,7 +6,7 @@ Source: Jacob et al. 2018 (arXiv:1712.05877); tensorflow.org/model_optimization,
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -21,11 +21,8 @@ from tfkit.compression.techniques import (
     short_name,
     sparsity,
 )
+from tfkit.environment import stack
 from tfkit.errors import CheckError, UsageError
-from tfkit.settings import fields
-
-if TYPE_CHECKING:
-    from tfkit.environment.stack import keras
 
 _RANGED = ("output", "post_activation", "quantize_layer")
 _LEAST_CHANGED = 0.9
@@ -46,16 +43,12 @@ class QuantizeAware(Technique):
     preserve_clusters: bool = False
     examples: Any = field(default=None, repr=False, compare=False)
 
-    def __post_init__(self) -> None:
-        """Check the values."""
-        fields.check(self)
-
     @property
     def name(self) -> str:
         """Short."""
         return "qat"
 
-    def treatments(self, model: keras.Model) -> list[Treatment]:
+    def treatments(self, model: stack.keras.Model) -> list[Treatment]:
         """Return what will happen to every layer.
 
         Raises:
@@ -72,34 +65,32 @@ class QuantizeAware(Technique):
             )
         return treatments
 
-    def wrap(self, model: keras.Model, *, steps: int) -> keras.Model:
+    def wrap(self, model: stack.keras.Model, *, steps: int) -> stack.keras.Model:
         """Return a clone that is quantization-aware, see `Technique`."""
-        from tfkit.environment.stack import keras, tfmot, tfmot_module
-
         self.treatments(model)
-        quantization, combine = tfmot.quantization.keras, tfmot.experimental.combine
-        configs = tfmot_module("core.quantization.keras.default_8bit.default_8bit_quantize_configs")
+        quantization, combine = stack.tfmot.quantization.keras, stack.tfmot.experimental.combine
+        configs = stack.tfmot_module("core.quantization.keras.default_8bit.default_8bit_quantize_configs")
 
         def annotate(layer: Any) -> Any:
-            if isinstance(layer, keras.layers.InputLayer):
+            if isinstance(layer, stack.keras.layers.InputLayer):
                 return copy_layer(layer)
             # Of a layer without weights, which tfmot does not know, the output alone is quantized.
-            is_scaling = isinstance(layer, keras.layers.Rescaling)
+            is_scaling = isinstance(layer, stack.keras.layers.Rescaling)
             config = configs.Default8BitOutputQuantizeConfig() if is_scaling else None
             return quantization.quantize_annotate_layer(copy_layer(layer), config)
 
-        scheme: dict[str, Any] = {}
+        scheme = []
         if self.preserve_clusters:
-            scheme["scheme"] = combine.Default8BitClusterPreserveQuantizeScheme(self.preserve_sparsity)
+            scheme = [combine.Default8BitClusterPreserveQuantizeScheme(self.preserve_sparsity)]
         elif self.preserve_sparsity:
-            scheme["scheme"] = combine.Default8BitPrunePreserveQuantizeScheme()
+            scheme = [combine.Default8BitPrunePreserveQuantizeScheme()]
         with quantization.quantize_scope():
-            wrapped = quantization.quantize_apply(clone(model, annotate), **scheme)
+            wrapped = quantization.quantize_apply(clone(model, annotate), *scheme)
         if self.examples is not None:
             _begin_ranges(wrapped, model, self.examples)
         return wrapped
 
-    def measure(self, before: keras.Model, after: keras.Model) -> dict[str, float]:
+    def measure(self, before: stack.keras.Model, after: stack.keras.Model) -> dict[str, float]:
         """Measure fake-quantization nodes, the share of kernels that training changed, and what was to be preserved.
 
         Raises:
@@ -107,17 +98,16 @@ class QuantizeAware(Technique):
         """
         old, new = kernels(before), kernels(after)
         nodes, share = fake_quantization(after), changed(old, new)
-        if not nodes:
-            raise CheckError("qat: the model has no fake quantization: training did not see any rounding.")
-        if share < _LEAST_CHANGED:
+        if not nodes or share < _LEAST_CHANGED:
             raise CheckError(
-                f"qat: training changed {100 * share:.0f} % of the kernels: the others have no gradient.\n"
+                f"qat: {nodes} nodes of fake quantization, and training changed {100 * share:.0f} % of the kernels: it"
+                " saw no rounding, or the others have no gradient.\n"
                 "  Ranges in which all of a layer's outputs are alike do that: give QuantizeAware(examples=...)."
             )
         measured = {"fake_quant_nodes": float(nodes), "kernels_changed": share}
         if self.preserve_sparsity:
             measured["sparsity"] = sparsity(new)
-            check_kept_zeros(self, old, new)
+            check_kept_zeros(self.name, old, new)
         if self.preserve_clusters:
             counts = {name: len(np.unique(value)) for name, value in old.items()}
             few = [name for name, count in counts.items() if count < min(old[name].size // 2, 257)]
@@ -125,61 +115,51 @@ class QuantizeAware(Technique):
             channels = [channel for name in few for channel in np.moveaxis(new[name], -1, 0)]
             measured["distinct_weights"] = float(max(len(np.unique(channel)) for channel in channels))
             most = max(counts[name] for name in few)
-            if measured["distinct_weights"] > most + 1:
-                raise CheckError(
-                    f"qat: kernels of {most} distinct weights have channels of {measured['distinct_weights']:.0f} now."
-                )
+            if (now := measured["distinct_weights"]) > most + 1:
+                raise CheckError(f"qat: kernels of {most} distinct weights have channels of {now:.0f} now.")
         return measured
 
     def _decide(self, layer: Any) -> tuple[bool, str]:
-        from tfkit.environment.stack import keras, tfmot_module
-
-        if isinstance(layer, keras.layers.InputLayer):
+        if isinstance(layer, stack.keras.layers.InputLayer):
             return False, ""
-        if isinstance(layer, keras.layers.BatchNormalization):
+        if isinstance(layer, stack.keras.layers.BatchNormalization):
             return True, "folded into the layer before it"
-        if isinstance(layer, keras.layers.Rescaling):
+        if isinstance(layer, stack.keras.layers.Rescaling):
             return True, "its output gets a range"
-        registry = tfmot_module("core.quantization.keras.default_8bit.default_8bit_quantize_registry")
+        registry = stack.tfmot_module("core.quantization.keras.default_8bit.default_8bit_quantize_registry")
         if registry.Default8BitQuantizeRegistry().supports(layer):
             return True, "weights and outputs are rounded as int8 will round them"
         return False, f"tfmot cannot quantize a {type(layer).__name__}"
 
 
-def fake_quantization(model: keras.Model) -> int:
+def fake_quantization(model: stack.keras.Model) -> int:
     """Return the number of nodes of a model that quantize and dequantize as an int8 model will."""
-    from tfkit.environment.stack import tf
-
-    specs = [tf.TensorSpec([1, *tensor.shape[1:]], tensor.dtype) for tensor in model.inputs]
-    function = tf.function(lambda inputs: model(inputs, training=False), autograph=False)
-    concrete = function.get_concrete_function(specs[0] if len(specs) == 1 else specs)
-    graph = concrete.graph.as_graph_def()
+    specs = [stack.tf.TensorSpec([1, *tensor.shape[1:]], tensor.dtype) for tensor in model.inputs]
+    function = stack.tf.function(lambda inputs: model(inputs, training=False), autograph=False)
+    graph = function.get_concrete_function(specs[0] if len(specs) == 1 else specs).graph.as_graph_def()
     nodes = [*graph.node, *(node for one in graph.library.function for node in one.node_def)]
     return sum(node.op.startswith("FakeQuant") for node in nodes)
 
 
-def _begin_ranges(wrapped: keras.Model, model: keras.Model, examples: Any) -> None:
+def _begin_ranges(wrapped: stack.keras.Model, model: stack.keras.Model, examples: Any) -> None:
     """Set the ranges of a quantization-aware model's tensors to what these are in the model it was made of.
 
     tfmot begins with -6 to 6 and moves by a thousandth a step. Layers without an activation go far beyond 6 in
     EfficientNet: cut there, their model gives the same for every image until some thousand steps have passed.
     """
-    from tfkit.environment.stack import keras
-
     # Layers of their own: those of a model that was stripped may have been called in other models before.
     own = clone(model, copy_layer)
     tensors = {
-        layer.name: layer.output for layer in own.layers if not isinstance(layer, keras.layers.InputLayer)
+        layer.name: layer.output
+        for layer in own.layers
+        if not isinstance(layer, stack.keras.layers.InputLayer)
     }
-    values = {**keras.Model(own.inputs, tensors)(examples, training=False), "quantize_layer": examples}
+    values = {**stack.keras.Model(own.inputs, tensors)(examples, training=False), "quantize_layer": examples}
     for layer in wrapped.layers:
-        name = layer.name.removeprefix("quant_")
-        if name not in values:
-            continue
         # 0 is within, as the integers must have one that is 0.
-        plain = np.asarray(values[name])
+        plain = np.asarray(values.get(layer.name.removeprefix("quant_"), 0.0))
         known = {"min": min(0.0, float(plain.min())), "max": max(0.0, float(plain.max()))}
-        for variable in layer.weights:
+        for variable in layer.weights if layer.name.removeprefix("quant_") in values else ():
             of, _, end = short_name(variable).rpartition("_")
             if of in _RANGED and end in known:
                 variable.assign(known[end])

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,19 +40,20 @@ class Inputs:
             forms, with or without batches.
 
         Raises:
-          DataError: it is none of these, names are missing, or shapes do not fit.
+          DataError: it is none of these, names are missing, shapes do not fit, or values are not finite.
         """
         for element in self._elements(data):
             values, labels = self._unpacked(element)
             named = self._named(values)
-            single = all(
-                np.shape(named[name]) == shape[1:] and len(shape) > 1
-                for name, (shape, _) in self.shapes.items()
-            )
+            shapes = {name: shape for name, (shape, _) in self.shapes.items()}
+            single = all(np.shape(named[name]) == shape[1:] != () for name, shape in shapes.items())
             arrays = {name: self._batch(np.asarray(values), name) for name, values in named.items()}
             counts = {name: len(values) for name, values in arrays.items()}
             if len(set(counts.values())) > 1:
                 raise DataError(f"The inputs hold different numbers of examples: {counts}.")
+            for name, values in arrays.items():
+                if values.dtype.kind in "fc" and not np.isfinite(values).all():
+                    raise DataError(f"The data have values of {name!r} that are not finite numbers (NaN).")
             if isinstance(labels, list) or hasattr(labels, "__array__") or np.isscalar(labels):
                 yield arrays, np.asarray(labels)[np.newaxis] if single else np.asarray(labels)
             else:
@@ -64,20 +64,16 @@ class Inputs:
             yield data
         elif hasattr(data, "as_numpy_iterator"):
             yield from data.as_numpy_iterator()
-        elif callable(data) and not hasattr(data, "__getitem__"):
-            yield from data()
-        elif isinstance(data, str | bytes) or not (
-            hasattr(data, "__getitem__") or isinstance(data, Iterable)
-        ):
+        elif hasattr(data, "__len__") and hasattr(data, "__getitem__") and not isinstance(data, str | bytes):
+            # A keras Sequence repeats where it is iterated.
+            yield from (data[place] for place in range(len(data)))
+        elif callable(data) or (isinstance(data, Iterable) and not isinstance(data, str | bytes)):
+            yield from data() if callable(data) else data
+        else:
             raise DataError(
                 f"A {type(data).__name__} is no representative dataset, and no inputs. Give an array [n, ...], arrays"
                 " by the names of the inputs, a tf.data.Dataset, or a function that yields lists of inputs."
             )
-        elif hasattr(data, "__len__") and hasattr(data, "__getitem__"):
-            # A keras Sequence repeats where it is iterated.
-            yield from (data[place] for place in range(len(data)))
-        else:
-            yield from data
 
     def _is_whole(self, data: Any) -> bool:
         """Return whether a list or tuple is one element with all examples, and not one element for each."""
@@ -93,29 +89,24 @@ class Inputs:
 
     def _unpacked(self, element: Any) -> tuple[Any, Any]:
         """Return inputs and labels of (inputs, labels, weights), as Keras takes elements apart."""
-        several = len(self.shapes)
         if isinstance(element, tuple) and element:
             nested = isinstance(element[0], Mapping | list | tuple)
-            if nested or (several == 1 and len(element) in (2, 3)):
+            if nested or (len(self.shapes) == 1 and len(element) in (2, 3)):
                 return element[0], element[1] if len(element) > 1 else None
-        if isinstance(element, list) and several == 1 and len(element) == 2 and np.ndim(element[0]):
-            return element[0], element[1]
         return element, None
 
     def _named(self, given: Any) -> dict[str, Any]:
         names = list(self.shapes)
         if isinstance(given, Mapping):
-            known = {
-                self.aliases.get(str(key), str(key).split(":")[0].replace("/", "_")): key for key in given
-            }
+            plain = {key: str(key).split(":")[0].replace("/", "_") for key in given}
+            known = {self.aliases.get(str(key), name): key for key, name in plain.items()}
             if missing := [name for name in names if name not in known]:
                 raise DataError(
                     f"The inputs lack {', '.join(missing)}; there is {', '.join(map(str, given))}."
                     f"\n  The model takes {self.described}."
                 )
             return {name: given[known[name]] for name in names}
-        flat = isinstance(given, list) and len(names) == 1 and not any(np.ndim(one) for one in given)
-        values = list(given) if isinstance(given, tuple | list) and not flat else [given]
+        values = list(given) if isinstance(given, tuple | list) else [given]
         if len(values) != len(names):
             raise DataError(
                 f"An element of the data holds {len(values)} arrays; the model takes {len(names)}: {self.described}."
@@ -153,7 +144,7 @@ EXAMPLES = 200
 
 _NUMBERS, _MOST = 20_000_000, 20_000  # in all examples, and examples: some seconds
 
-_APART = 3.0  # standard deviations of a channel's mean over the images
+_LOTS, _CLASSES = "\0lots", "\0classes"  # columns beside the inputs
 
 
 def from_splits(splits: Splits, *, count: int = EXAMPLES, seed: int = 0) -> np.ndarray:
@@ -212,31 +203,18 @@ def collect_representative(
     ends = isinstance(data, list | tuple) or hasattr(data, "__len__") or hasattr(data, "__array__")
     if hasattr(data, "cardinality"):
         ends = int(data.cardinality()) >= 0
-    chance, read = np.random.default_rng(seed), 0
-    kept: list[tuple[float, Any, dict[str, Any]]] = []
-
-    def keep_drawn() -> None:
-        lots, classes, _ = zip(*kept, strict=True)
-        chosen = draw(len(kept), count, classes=np.asarray(classes), lots=np.asarray(lots))
-        kept[:] = [
-            (*kept[place][:2], copy.deepcopy(kept[place][2])) for place in chosen
-        ]  # not a view of a batch
-
+    chance, read, held = np.random.default_rng(seed), 0, 0
+    parts: list[dict[str, np.ndarray]] = []
     for arrays, labels in inputs.batches(data):
-        for name, values in arrays.items():
-            if values.dtype.kind not in "OSU" and not np.isfinite(values).all():
-                raise DataError(
-                    f"The representative dataset has values of {name!r} that are not finite numbers."
-                )
         size = len(next(iter(arrays.values())))
-        lots, classes = chance.random(size), _classes(labels, size)
-        kept += [
-            (lots[place], classes[place], {name: values[place] for name, values in arrays.items()})
-            for place in draw(size, count, classes=classes, lots=lots)
-        ]
-        read += size
-        if len(kept) > 2 * count:
-            keep_drawn()
+        part = {
+            name: values.astype(object) if values.dtype.kind in "OSU" else values
+            for name, values in arrays.items()
+        }
+        parts.append(_drawn([{**part, _LOTS: chance.random(size), _CLASSES: _classes(labels, size)}], count))
+        read, held = read + size, held + min(size, count)
+        if held > 2 * count:
+            parts, held = [_drawn(parts, count)], count
         if read >= MOST_READ and not ends:
             warnings.warn(
                 f"{read} examples of the representative dataset were read: it does not say where it ends.",
@@ -248,13 +226,15 @@ def collect_representative(
             f"The representative dataset holds {read} examples; at least {batch} is needed, some hundred are good."
             "\n  Give examples of what the model will see: without them no range of int8 is known."
         )
-    keep_drawn()
-    return {
-        name: np.array(
-            [row[name] for _, _, row in kept], object if values.dtype.kind in "OSU" else values.dtype
-        )
-        for name, values in arrays.items()
-    }
+    drawn = _drawn(parts, count)
+    return {name: drawn[name] for name in inputs.shapes}
+
+
+def _drawn(parts: Sequence[Mapping[str, np.ndarray]], count: int) -> dict[str, np.ndarray]:
+    """Return at most so many rows of all parts, those with the smallest lots, as copies."""
+    columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    places = draw(len(columns[_LOTS]), count, classes=columns[_CLASSES], lots=columns[_LOTS])
+    return {name: values[places] for name, values in columns.items()}
 
 
 def affordable(inputs: Inputs) -> int:
@@ -273,30 +253,3 @@ def _classes(labels: np.ndarray | None, count: int) -> np.ndarray:
     if labels.size != count or (labels.dtype.kind == "f" and (labels % 1).any()):
         return np.zeros(count, np.int64)
     return labels.reshape(count).astype(str) if labels.dtype.kind in "OSU" else labels.reshape(count)
-
-
-def lint(images: np.ndarray, trained: np.ndarray) -> list[str]:
-    """Return what tells that representative images are not as those that the model was trained on.
-
-    Args:
-      images: float32 [n, s, s, 3], given for representative ones.
-      trained: of training, likewise prepared.
-
-    Returns:
-      A sentence for each way in which they differ.
-    """
-    high, expected = float(images.max()), float(trained.max())
-    if high <= 0.1 * expected or high >= 10 * max(expected, 1e-9):
-        return [
-            f"the representative values reach {high:g}, those of training {expected:g}: they were scaled differently"
-        ]
-    means, usual = images.mean(axis=(1, 2)), trained.mean(axis=(1, 2))
-    spreads = np.maximum(usual.std(axis=0), 0.02 * expected)
-    return [
-        f"their mean {colour} is {here:.3g}, that of training {there:.3g} (its spread is {spread:.2g}):"
-        " they show something else"
-        for colour, here, there, spread in zip(
-            ("red", "green", "blue"), means.mean(axis=0), usual.mean(axis=0), spreads, strict=False
-        )
-        if abs(here - there) > _APART * spread
-    ]

@@ -6,35 +6,34 @@ ids, for runtimes that lack the custom operations which cut a string.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from importlib.resources import files as resources
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from tfkit.compression.compare import Comparison, ModelUnderTest, predict, quality
-from tfkit.compression.converter_process import ConversionRequest, run_conversions
+from tfkit.compression.compare import Comparison, ModelUnderTest, predict, predict_original, quality
+from tfkit.compression.convert import ConversionRequest, run_conversions
 from tfkit.compression.inspect import inspect
 from tfkit.compression.metadata import with_metadata
 from tfkit.compression.sources import pixel_function, saved
 from tfkit.compression.variants import Choice, Gates, Table
 from tfkit.data.splits import FULL_RANGE, Splits, draw
 from tfkit.environment import files
-from tfkit.errors import CheckError, RunError, TfkitError, UsageError
+from tfkit.errors import CheckError, RunError
 from tfkit.reporting.examples import load
 from tfkit.reporting.tensorboard import write_images, write_texts, write_variants
 from tfkit.run import EVALUATION, LABELS, METRICS, SAVED_MODEL, TFLITE, VARIANTS, Run
 from tfkit.text.tokenizers import START, WordPiece
 
-DEVICE, DEVICE_IDS, PROBABILITIES = "device", "device_ids", "probabilities"
-"""Signatures of an exported model of texts, and what they give."""
+DEVICE, DEVICE_IDS = "device", "device_ids"
+"""Signatures of an exported model of texts."""
 
 MODEL = "model.tflite"
 NAME = "infer.py"
-KINDS = ("images", "texts", "arrays")
 WORST = 8
 
 _CHECKED_EXAMPLES = 8
@@ -42,8 +41,9 @@ _TOLERANCE = 1e-3
 _RECORDED = ("accuracy", "accuracy_drop", "agreement", "r2", "r2_drop", "rmse", "error")
 
 
-def of_run(run: Run, splits: Splits, *, examples: np.ndarray | None) -> ModelUnderTest:
-    """Return the exported model of a run, with the test split that it was measured on.
+@contextlib.contextmanager
+def of_run(run: Run, splits: Splits, *, examples: np.ndarray | None) -> Iterator[ModelUnderTest]:
+    """Open the exported model of a run, with the test split that it was measured on, while the block runs.
 
     Args:
       run: finished.
@@ -52,7 +52,7 @@ def of_run(run: Run, splits: Splits, *, examples: np.ndarray | None) -> ModelUnd
         without public ones.
 
     Raises:
-      RunError: the run is of an earlier tfkit, or of other data.
+      RunError: the run is of an earlier tfkit, of other data, or of texts by a tokenizer that TFLite lacks.
       CheckError: its model does not give what evaluation.npz holds.
     """
     loaded = run.model
@@ -62,46 +62,38 @@ def of_run(run: Run, splits: Splits, *, examples: np.ndarray | None) -> ModelUnd
     test = np.asarray(splits.indices["test"])
     if len(measured.labels) != len(test) or (measured.labels != splits.source.labels[test]).any():
         raise RunError(f"{run.path} was measured on other test examples than {splits.origin} has now.")
-    tried = draw(len(test), _CHECKED_EXAMPLES)
-    rows = splits.source.read(test[tried])
-    if splits.kind == "texts":
-        probabilities = _classify_texts(run, loaded, rows)
-        settings: dict[str, Any] = {"model": loaded, "signature": DEVICE, "takes": "texts"}
+    takes, pixel_range = splits.kind, FULL_RANGE
+    if takes == "texts":
+        if DEVICE not in loaded.signatures:
+            raise RunError(
+                f"{run.path / SAVED_MODEL} has no signature {DEVICE!r}: its encoder is a SavedModel that makes ids by"
+                " operations that TFLite lacks.\n"
+                "  Train on the bundled encoder, or with --model-handle light, whose tokenizers TFLite has."
+            )
+        opened = saved(loaded, signature=DEVICE)
     else:
-        model = pixel_function(loaded.classify, keep=loaded)
-        probabilities = np.asarray(model(rows.astype(np.float32)))
-        shape = (1, *rows.shape[1:])
         pixel_range = splits.pixel_range[:2]
-        settings = {"model": model, "input_shape": shape, "takes": "images", "pixel_range": pixel_range}
-    difference = float(np.abs(probabilities - measured.probabilities[tried]).max())
-    if difference > _TOLERANCE:
-        raise CheckError(
-            f"{run.path / SAVED_MODEL} gives other probabilities than {EVALUATION} holds"
-            f" (by {difference:.3g}).\n  One of them was changed after the run. Make the run anew."
+        opened = saved(pixel_function(loaded.classify, keep=loaded), input_shape=(1, *splits.source.shape))
+    with opened as source:
+        tried = draw(len(test), _CHECKED_EXAMPLES)
+        given = predict_original(source, dict.fromkeys(source.inputs, splits.source.read(test[tried])))
+        difference = float(np.abs(given - measured.probabilities[tried]).max())
+        if difference > _TOLERANCE:
+            raise CheckError(
+                f"{run.path / SAVED_MODEL} gives other probabilities than {EVALUATION} holds"
+                f" (by {difference:.3g}).\n  One of them was changed after the run. Make the run anew."
+            )
+        yield ModelUnderTest(
+            source=source,
+            read=lambda positions: splits.source.read(test[positions]),
+            count=len(test),
+            expected=measured.probabilities,
+            labels=measured.labels,
+            class_names=measured.class_names,
+            examples=examples,
+            takes=takes,
+            pixel_range=pixel_range,
         )
-    return ModelUnderTest(
-        read=lambda positions: splits.source.read(test[positions]),
-        count=len(test),
-        expected=measured.probabilities,
-        labels=measured.labels,
-        class_names=measured.class_names,
-        examples=examples,
-        **settings,
-    )
-
-
-def _classify_texts(run: Run, loaded: Any, texts: np.ndarray) -> np.ndarray:
-    """Ask the model as a device does: one text at a time."""
-    from tfkit.environment.stack import tf
-
-    if DEVICE not in loaded.signatures:
-        raise RunError(
-            f"{run.path / SAVED_MODEL} has no signature {DEVICE!r}: its encoder is a SavedModel that makes ids by"
-            " operations that TFLite lacks.\n"
-            "  Train on the bundled encoder, or with --model-handle light, whose tokenizers TFLite has."
-        )
-    outputs = [loaded.signatures[DEVICE](texts=tf.constant([text])) for text in texts]
-    return np.concatenate([np.asarray(output[PROBABILITIES]) for output in outputs])
 
 
 def write_inference_script(
@@ -121,12 +113,7 @@ def write_inference_script(
 
     Returns:
       Its path.
-
-    Raises:
-      UsageError: there is no script for that.
     """
-    if takes not in KINDS:
-        raise UsageError(f"There is no {NAME} for {takes!r}; there is one for each of: {', '.join(KINDS)}.")
     script = resources("tfkit.compression").joinpath(f"infer_{takes}.py.txt").read_text(encoding="utf-8")
     files.write_text(folder / NAME, script.replace(str(FULL_RANGE), str(tuple(pixel_range))))
     return folder / NAME
@@ -135,15 +122,6 @@ def write_inference_script(
 FOLDER, IDS_MODEL, VOCABULARY, HOW = "ids", "model.tflite", "vocab.txt", "ids.txt"
 _WITHOUT_EXAMPLES = ("float32", "float16", "dynamic")
 _CHECKED = 50
-
-_HOW = """\
-model.tflite takes the ids of one text, int32 [1, {length}]: {inputs}.
-input_word_ids: that of [CLS], those of the pieces of the text ({most} at most, the rest is cut off), that of [SEP], and
-to the end those of [PAD]. input_mask: 1 for each id, 0 for [PAD]. An id is the number of the line in vocab.txt, from 0.
-How a text becomes pieces is WordPiece as BERT has it, lower case and accents folded: BertTokenizer of tensorflow-text
-or of other libraries.
-It gives the probabilities of the classes in labels.txt.
-"""
 
 
 def write_ids_variant(run: Run, tested: ModelUnderTest, *, quantization: str) -> str | None:
@@ -160,34 +138,35 @@ def write_ids_variant(run: Run, tested: ModelUnderTest, *, quantization: str) ->
     folder = run.path / TFLITE / FOLDER
     shutil.rmtree(folder, ignore_errors=True)
     vocabulary = run.path / SAVED_MODEL / "assets" / VOCABULARY
-    if DEVICE_IDS not in getattr(tested.model, "signatures", {}) or not vocabulary.is_file():
+    pieces = tuple(vocabulary.read_text(encoding="utf-8").split("\n")) if vocabulary.is_file() else ()
+    # Of another tokenizer than WordPiece it has no such piece, and no such signature.
+    if START not in pieces or DEVICE_IDS not in (loaded := run.model).signatures:
         return None
-    pieces = tuple(vocabulary.read_text(encoding="utf-8").split("\n"))
-    if START not in pieces:
-        return None  # of another tokenizer than WordPiece
     variant = quantization if quantization in _WITHOUT_EXAMPLES else "dynamic"
-    with saved(tested.model, signature=DEVICE_IDS) as source:
-        content = run_conversions(source, [ConversionRequest(name=variant, variant=variant)])[variant]
+    with saved(loaded, signature=DEVICE_IDS) as source:
+        made, failed = run_conversions(source, [ConversionRequest(name=variant, variant=variant)])
         inputs = source.inputs
-    if isinstance(content, TfkitError):
-        return f"There is no ids-in variant: {content}"
+    if failed:
+        return f"There is no ids-in variant: {failed[variant]}"
     length = next(iter(inputs.values()))[0][1]
     # On the ids that the vocabulary gives: what a reader of ids.txt does.
     tried = draw(tested.count, _CHECKED)
     rows = WordPiece(vocabulary=pieces[:-1], max_length=length).dense(tested.read(tried), length=length)
-    outputs = predict(
-        content, lambda places: {name: np.asarray(rows[name])[places] for name in inputs}, len(tried)
-    )
+
+    def read(places: np.ndarray) -> dict[str, np.ndarray]:
+        return {name: np.asarray(rows[name])[places] for name in inputs}
+
+    outputs = predict(made[variant], read, len(tried))
     agreement = np.mean(outputs.argmax(axis=1) == tested.expected[tried].argmax(axis=1))
     with files.new_folder(folder) as new:
-        (new / IDS_MODEL).write_bytes(content)
-        (new / HOW).write_text(_HOW.format(length=length, most=length - 2, inputs=", ".join(inputs)))
-        for name, path in ((VOCABULARY, vocabulary), (LABELS, run.path / LABELS)):
-            if path.is_file():
-                shutil.copyfile(path, new / name)
+        (new / IDS_MODEL).write_bytes(made[variant])
+        how = resources("tfkit.compression").joinpath(HOW).read_text(encoding="utf-8")
+        (new / HOW).write_text(how.format(length=length, most=length - 2, inputs=", ".join(inputs)))
+        shutil.copyfile(vocabulary, new / VOCABULARY)
+        shutil.copyfile(run.path / LABELS, new / LABELS)
     return (
         f"{TFLITE}/{FOLDER}/ is for runtimes without the operations of tensorflow-text: {variant},"
-        f" {len(content) / 1000:,.0f} kB, takes ids; agreement {agreement:.3f} with the model from strings on"
+        f" {len(made[variant]) / 1000:,.0f} kB, takes ids; agreement {agreement:.3f} with the model from strings on"
         f" {len(tried)} texts."
     )
 
@@ -196,15 +175,11 @@ def described(model: bytes, tested: ModelUnderTest, *, name: str) -> bytes:
     """Return a classifier of images with its labels and its scaling inside; any other model as it is."""
     if tested.takes != "images" or not len(tested.class_names):
         return model
-    takes_float = inspect(model).inputs[0].dtype == "float32"
-    return with_metadata(
-        model,
-        name=name,
-        description=f"Tells {len(tested.class_names)} classes of images apart; takes their pixels, 0 to 255.",
-        labels=tested.class_names,
-        mean=0.0 if takes_float else None,
-        std=1.0 if takes_float else None,
+    scaling: dict[str, float] = (
+        {"mean": 0.0, "std": 1.0} if inspect(model).inputs[0].dtype == "float32" else {}
     )
+    description = f"Tells {len(tested.class_names)} classes of images apart; takes their pixels, 0 to 255."
+    return with_metadata(model, name=name, description=description, labels=tested.class_names, **scaling)
 
 
 def write_results(
@@ -230,16 +205,15 @@ def write_results(
     """
     folder = run.path / TFLITE
     folder.mkdir(exist_ok=True)
-    for variant in table.variants:
-        files.write_bytes(folder / variant.file, table.models[variant.name])
-    names = {variant.file for variant in table.variants} | {MODEL}
+    written = {variant.file: table.models[variant.name] for variant in table.variants}
+    if choice.chosen is not None:
+        written[MODEL] = table.models[choice.chosen.name]
+    for name, model in written.items():
+        files.write_bytes(folder / name, model)
     for old in folder.glob("*.tflite"):
-        if old.name not in names:  # of an earlier call: variants.json no longer tells of it
+        if old.name not in written:  # of an earlier call: variants.json no longer tells of it
             old.unlink()
-    if choice.chosen is None:
-        (folder / MODEL).unlink(missing_ok=True)
-    else:
-        files.write_bytes(folder / MODEL, table.models[choice.chosen.name])
+    if choice.chosen is not None:
         write_inference_script(folder, takes=tested.takes, pixel_range=tested.pixel_range)
         if tested.takes == "texts":  # an image's labels are inside of the file
             files.write_text(folder / LABELS, "".join(f"{name}\n" for name in tested.class_names))
@@ -248,12 +222,9 @@ def write_results(
                 files.write_bytes(folder / VOCABULARY, vocabulary.read_bytes())
             if note := write_ids_variant(run, tested, quantization=choice.chosen.quantization):
                 run.note(note)
+    measured = quality(tested.expected, tested.output, tested.labels)
     content = {
-        "source": {
-            "accuracy": None,
-            **quality(tested.expected, tested.output, tested.labels),
-            "examples": tested.count,
-        },
+        "source": {"accuracy": None, **measured, "examples": tested.count},
         "examples": tested.count,
         "output": tested.output,
         "notes": list(table.notes),
@@ -264,40 +235,30 @@ def write_results(
         "failed": [{"name": name, "reason": reason} for name, reason in table.failed.items()],
     }
     files.write_json(run.path / VARIANTS, content)
-    _record(run, table)
+    # Those of variants of an earlier call are no longer there.
+    metrics = {name: value for name, value in run.metrics.items() if not name.startswith("lite/")}
+    files.write_json(run.path / METRICS, metrics)
+    for variant in table.variants:
+        values = {name: getattr(variant, name) for name in ("size_bytes", "gzipped_bytes", *_RECORDED)} | {
+            "latency_ms": variant.latency
+        }
+        known = {name: value for name, value in values.items() if value is not None and value == value}
+        run.record({f"lite/{variant.name}/{name}": value for name, value in known.items()})
     write_variants(run.logdir, content)
     if show_examples and tested.takes != "arrays":
         for name, comparison in comparisons.items():
             _write_disagreements(run, tested, name, comparison)
 
 
-def _record(run: Run, table: Table) -> None:
-    # Those of variants of an earlier call are no longer there.
-    others = {name: value for name, value in run.metrics.items() if not name.startswith("lite/")}
-    files.write_json(run.path / METRICS, others)
-    for variant in table.variants:
-        values = {name: getattr(variant, name) for name in ("size_bytes", "gzipped_bytes", *_RECORDED)}
-        values["latency_ms"] = variant.latency
-        run.record(
-            {
-                f"lite/{variant.name}/{name}": value
-                for name, value in values.items()
-                if value is not None and value == value
-            }
-        )
-
-
 def _write_disagreements(run: Run, tested: ModelUnderTest, name: str, comparison: Comparison) -> None:
-    """Images or texts on which a variant and the original differ, those first of which the original was surest."""
+    """Write images or texts that a variant gives another class, those first of which the original was surest."""
     worst = comparison.worst[:WORST]
     if not len(worst):
         return
-    answers = [
-        values.reshape(len(values), -1).argmax(axis=1)
-        for values in (tested.expected[worst], comparison.outputs[worst])
+    ours, theirs = (outputs[worst].argmax(axis=-1) for outputs in (tested.expected, comparison.outputs))
+    captions = [
+        f"{tested.class_names[a]} → {tested.class_names[b]}" for a, b in zip(ours, theirs, strict=True)
     ]
-    names = tested.class_names if len(tested.class_names) else range(1 + int(np.max(answers)))
-    captions = [f"{names[ours]} → {names[theirs]}" for ours, theirs in zip(*answers, strict=True)]
     shown, title = tested.read(worst), f"lite/{name}"
     if tested.takes == "texts":
         texts = [text.decode("utf-8", errors="replace") for text in shown]

@@ -10,7 +10,7 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -22,33 +22,17 @@ from tfkit.litert.converter import is_of_text
 from tfkit.metrics import losses
 from tfkit.training.outputs import last_operation, operations
 
-if TYPE_CHECKING:
-    from tfkit.environment.stack import tf
-
 KERAS = (".keras", ".h5", ".hdf5")
 SIGNATURE = "serving_default"
 """By TensorFlow's convention the one that is served."""
 
-_HDF5, _ZIP, _TFLITE = b"\x89HDF\r\n\x1a\n", b"PK\x03\x04", b"TFL3"
-_CONVERTED = "converted already\n  tfkit.inspect(open(..., 'rb').read()) looks into it."
-_CHECKPOINT = (
-    "a checkpoint: weights without the model\n"
-    "  Build the model, load them (model.load_weights, or tf.train.Checkpoint), and give the model."
+_HDF5 = b"\x89HDF\r\n\x1a\n"
+_OTHERS = (
+    "A .tflite file is converted already: tfkit.inspect looks into it. Weights alone (a checkpoint, .weights.h5) are"
+    " loaded into the model that you build; of a frozen graph give a function, tf.compat.v1.wrap_function; of a"
+    " SavedModel or an archive the folder; PyTorch and ONNX become a SavedModel by torch.onnx.export and onnx2tf."
 )
-_OTHERS_EXPORT = (
-    "of PyTorch or ONNX\n  torch.onnx.export and onnx2tf make a SavedModel of it, litert-torch a .tflite."
-)
-_OTHER_KINDS = {
-    ".tflite": _CONVERTED,
-    "saved_model.pb": "a part of a SavedModel\n  Give its folder.",
-    **dict.fromkeys((".ckpt", ".index", ".data-00000-of-00001", ".weights.h5"), _CHECKPOINT),
-    **dict.fromkeys((".onnx", ".pt", ".pth", ".safetensors"), _OTHERS_EXPORT),
-    **dict.fromkeys(
-        (".pb", ".pbtxt"), "a graph without signature\n  Give a function of it: tf.compat.v1.wrap_function."
-    ),
-    **dict.fromkeys((".zip", ".tar.gz", ".tgz"), "an archive\n  Unpack it, and give what is in it."),
-}
-"""How a file's name ends, what it is then, and what to do."""
+"""What to do with files of other kinds."""
 
 Shape = Sequence[int | None]
 InputShape = Shape | Mapping[str, Shape] | Sequence[Shape] | None
@@ -65,30 +49,17 @@ def read(path: Path) -> Any:
       path: .keras, or .h5 of a whole model; told by its content.
 
     Returns:
-      A model of Keras 2 or 3, as the file says; None for what is no file or folder of a known kind.
+      A model of Keras 2 or 3, as the file says.
 
     Raises:
       DataError: it is of another kind, damaged, has weights alone, or Lambda layers or layers of its author.
     """
-    if path.is_dir():
-        return _refuse_folder(path)
-    with path.open("rb") as file:
-        start = file.read(8)
-    if start[4:] == _TFLITE:
-        raise DataError(f"{path} is {_CONVERTED}")
-    for ending, problem in _OTHER_KINDS.items():
-        if path.name.lower().endswith(ending):
-            raise DataError(f"{path} is {problem}")
-    if not start.startswith((_HDF5, _ZIP)) and path.suffix.lower() not in KERAS:
-        return None
     try:
-        version, config = _version_and_config(path, is_hdf5=start.startswith(_HDF5))
+        version, config = _version_and_config(path)
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as err:
         raise DataError(
-            f"{path} is no Keras model, or a damaged one: {packages.first_line(err)}\n  Save or copy it again."
+            f"{path} is no whole model of Keras, or a damaged one: {packages.first_line(err)}\n  {_OTHERS}"
         ) from err
-    if not config:
-        raise DataError(f"{path} is {_CHECKPOINT}")
     if '"Lambda"' in config:
         raise DataError(
             f"{path} has Lambda layers: Python code, which would run here.\n"
@@ -108,23 +79,10 @@ def read(path: Path) -> Any:
         ) from err
 
 
-def _refuse_folder(path: Path) -> None:
-    """Refuse a folder without saved_model.pb, if it is of a kind that no handle can mean."""
-    inside = [file.parent for file in path.glob("*/saved_model.pb")]
-    inside += [file for file in path.iterdir() if file.suffix.lower() in (*KERAS, ".tflite", ".pb", ".onnx")]
-    if inside:
-        problem = f"no SavedModel itself\n  Give one: {', '.join(map(str, sorted(inside)[:3]))}."
-    elif (path / "variables").is_dir():
-        problem = "a SavedModel without its saved_model.pb: it was copied in part\n  Export it again."
-    elif (path / "checkpoint").is_file() or list(path.glob("*.index")):
-        problem = _CHECKPOINT
-    else:
-        return
-    raise DataError(f"{path} is {problem}")
-
-
-def _version_and_config(path: Path, *, is_hdf5: bool) -> tuple[str, str]:
-    """Return the version of Keras that wrote a file, and the model's configuration; "" for what is not there."""
+def _version_and_config(path: Path) -> tuple[str, str]:
+    """Return the version of Keras that wrote a file, and the model's configuration."""
+    with path.open("rb") as file:
+        is_hdf5 = file.read(8) == _HDF5
     if not is_hdf5:
         with zipfile.ZipFile(path) as archive:
             version = json.loads(archive.read("metadata.json"))["keras_version"]
@@ -132,7 +90,7 @@ def _version_and_config(path: Path, *, is_hdf5: bool) -> tuple[str, str]:
     import h5py
 
     with h5py.File(path) as file:
-        values = [file.attrs.get(name, "") for name in ("keras_version", "model_config")]
+        values = [file.attrs.get("keras_version", ""), file.attrs["model_config"]]
     version, config = (value if isinstance(value, str) else bytes(value).decode() for value in values)
     return version, config
 
@@ -143,23 +101,23 @@ def _loaded(model: Any) -> Any:
         return model
     path = Path(model).expanduser()
     if (path / "saved_model.pb").is_file():
-        from tfkit.environment.stack import tf
-
         try:
-            return with_operations(lambda: tf.saved_model.load(str(path)))
+            return with_operations(lambda: stack.tf.saved_model.load(str(path)))
         except Exception as err:  # whatever a broken file makes TensorFlow raise
             raise UsageError(
                 f"{path} is not a SavedModel that TensorFlow can load: {packages.first_line(err)}"
                 "\n  Export it again; a model with operations of its own needs their library imported first."
             ) from err
-    if not path.exists() and path.suffix.lower() in (*KERAS, *_OTHER_KINDS):
+    if path.is_file() and path.suffix not in (".tar", ".gz", ".tgz"):
+        return read(path)
+    if path.suffix.lower() in KERAS:
         raise DataError(f"There is no file {path} (from {Path.cwd()}).")
-    return (read(path) if path.exists() else None) or hub.load_model(str(model), modality="images")
+    if inside := sorted(str(file.parent) for file in path.glob("*/saved_model.pb")):
+        raise DataError(f"{path} is no SavedModel itself.\n  Give one: {', '.join(inside[:3])}.")
+    return hub.load_model(str(model), modality="images")
 
 
 def _opened(model: Any, input_shape: InputShape, signature: str | None) -> Opened:
-    if isinstance(model, bytes):
-        raise UsageError(f"This is bytes, such as a .tflite file holds: {_CONVERTED}")
     if hasattr(model, "signatures"):
         return _of_saved_model(model, signature)
     if _is_keras(model):
@@ -171,8 +129,8 @@ def _opened(model: Any, input_shape: InputShape, signature: str | None) -> Opene
     if callable(model):
         return _of_function(model, input_shape)
     raise UsageError(
-        f"A {type(model).__name__} cannot be converted. Give a Keras model, a SavedModel's folder, a model handle,"
-        " or a function together with input_shape."
+        f"A {type(model).__name__} cannot be converted (the bytes of a .tflite are converted already). Give a Keras"
+        " model, a SavedModel's folder, a model handle, or a function together with input_shape."
     )
 
 
@@ -182,10 +140,8 @@ def _is_keras(model: Any) -> bool:
 
 def _of_keras(model: Any, input_shape: InputShape) -> Opened:
     """Open a model of Keras 2 or 3: no more is used of it than both have."""
-    from tfkit.environment.stack import tf
-
-    variables = [one if isinstance(one, tf.Variable) else one.value for one in model.variables]
-    if not all(isinstance(one, tf.Variable) for one in variables):
+    variables = [one if isinstance(one, stack.tf.Variable) else one.value for one in model.variables]
+    if not all(isinstance(one, stack.tf.Variable) for one in variables):
         raise UsageError(
             "The model's variables are no TensorFlow variables: it is of another Keras backend.\n"
             "  Start Python with KERAS_BACKEND=tensorflow, or convert from model.export(folder)."
@@ -195,7 +151,7 @@ def _of_keras(model: Any, input_shape: InputShape) -> Opened:
         return unnamed[0], unnamed[1], variables
     names = [plain(getattr(one, "name", f"input_{place}")) for place, one in enumerate(model.inputs)]
     specs = {
-        name: tf.TensorSpec(one.shape, one.dtype, name=name)
+        name: stack.tf.TensorSpec(one.shape, one.dtype, name=name)
         for name, one in zip(names, model.inputs, strict=True)
     }
 
@@ -208,11 +164,9 @@ def _of_keras(model: Any, input_shape: InputShape) -> Opened:
 
 def with_operations(load: Callable[[], Any]) -> Any:
     """Return what `load` gives of a SavedModel; with the operations of tensorflow-text where it lacks some."""
-    from tfkit.environment.stack import tf
-
     try:
         return load()
-    except (RuntimeError, tf.errors.NotFoundError) as err:
+    except (RuntimeError, stack.tf.errors.NotFoundError) as err:
         if "Op type not registered" not in str(err):
             raise
         assert stack.tf_text  # importing it brings them
@@ -224,24 +178,19 @@ def _of_saved_model(model: Any, signature: str | None) -> Opened:
     if not names:
         raise UsageError(
             "The SavedModel has no serving signature: nothing says what it takes and gives.\n"
-            "  Save it with tf.saved_model.save(model, folder, signatures=...). Of TensorFlow 1 give the function"
-            " between two of its tensors: tf.saved_model.load(folder).prune('input:0', 'output:0'). A TF Hub model:"
-            " tfkit.convert(tfkit.load_model(handle), input_shape=...)."
+            "  Save it with signatures=...; of TensorFlow 1 give tf.saved_model.load(folder).prune('x:0', 'y:0') of two"
+            " of its tensors, of TF Hub tfkit.load_model(handle), with input_shape=..."
         )
     # Keras's export adds others to the one that is served, which do the same.
     key = signature or (names[0] if len(names) == 1 else SIGNATURE)
     if key not in names:
-        raise UsageError(
-            f"The SavedModel has no signature {key!r}; it has: {', '.join(names)}. Say which: --signature {names[0]}"
-            f' (signature="{names[0]}").'
-        )
+        said = f"The SavedModel has no signature {key!r}; it has: {', '.join(names)}."
+        raise UsageError(f'{said} Say which: --signature {names[0]} (signature="{names[0]}").')
     function = model.signatures[key]
     return (lambda inputs: function(**inputs)), dict(function.structured_input_signature[1]), [model]
 
 
 def _of_function(function: Any, input_shape: InputShape, *, name: str = "this function") -> Opened:
-    from tfkit.environment.stack import tf
-
     signature = getattr(function, "structured_input_signature", None)
     if signature is not None:  # a concrete function
         specs = {plain(spec.name or f"input_{place}"): spec for place, spec in enumerate(signature[0])}
@@ -255,25 +204,25 @@ def _of_function(function: Any, input_shape: InputShape, *, name: str = "this fu
         return call, specs, [function]
     if hasattr(function, "captured_inputs"):  # pruned out of a graph of TensorFlow 1
         count = len(function.inputs) - len(function.captured_inputs)
-        fed = {plain(one.name): tf.TensorSpec(one.shape, one.dtype) for one in function.inputs[:count]}
+        fed = {plain(one.name): stack.tf.TensorSpec(one.shape, one.dtype) for one in function.inputs[:count]}
         return (lambda inputs: function(*inputs.values())), fed, list(function.graph.variables)
     if input_shape is None:
         raise UsageError(
             f"What {name} takes is not known: give input_shape=(1, 224, 224, 3), or whatever it is (float32)."
         )
-    kept = [function] if hasattr(function, "_trackable_children") else []
-    shapes: dict[str, Any] = {"inputs": input_shape}
-    if isinstance(input_shape, Mapping):
-        shapes = dict(input_shape)
-    elif _is_several(input_shape):
-        shapes = {f"input_{n}": shape for n, shape in enumerate(input_shape)}
+    several, by_name = _is_several(input_shape), isinstance(input_shape, Mapping)
+    shapes: Any = {"inputs": input_shape}
+    if several:
+        shapes = input_shape if by_name else {f"input_{n}": shape for n, shape in enumerate(input_shape)}
 
     def call_function(inputs: dict[str, Any]) -> Any:
-        if isinstance(input_shape, Mapping):
-            return function(inputs)
-        return function(list(inputs.values()) if _is_several(input_shape) else inputs["inputs"])
+        values = list(inputs.values())
+        return function(inputs if by_name else values if several else values[0])
 
-    specs = {name: tf.TensorSpec(list(shape), tf.float32, name=name) for name, shape in shapes.items()}
+    kept = [function] if hasattr(function, "_trackable_children") else []
+    specs = {
+        name: stack.tf.TensorSpec(list(shape), stack.tf.float32, name=name) for name, shape in shapes.items()
+    }
     return call_function, specs, kept
 
 
@@ -293,32 +242,22 @@ def shapes_by_name(
         return {}
     if isinstance(input_shape, Mapping):
         given = {known_as.get(name, plain(name)): list(shape) for name, shape in input_shape.items()}
+        fits = set(given) <= set(names)
     else:
         shapes = input_shape if _is_several(input_shape) else [input_shape]
         given = {name: list(shape) for name, shape in zip(names, shapes, strict=False)}
-        given |= {f"shape {n}": [] for n in range(len(names), len(shapes))}
-    if not set(given) <= set(names) or (len(given) < len(names) and not isinstance(input_shape, Mapping)):
+        fits = len(shapes) == len(names)
+    if not fits:
         raise UsageError(
-            f"input_shape is of {', '.join(given)}; the model's inputs are {', '.join(names)}. Give them by name:"
+            f"input_shape is {input_shape}; the model's inputs are {', '.join(names)}. Give them by name:"
             f" input_shape={{{names[0]!r}: (1, ...), ...}}."
         )
     return given
 
 
-def _aliases(model: Any) -> dict[str, str]:
-    """Return the keys of a Keras model whose inputs are a dict, to the names of its inputs."""
-    structure = getattr(model, "input", None) if _is_keras(model) and model.inputs else None
-    if not isinstance(structure, Mapping):
-        return {}
-    return {key: plain(one.name) for key, one in structure.items()}
-
-
 def plain(name: str) -> str:
     """Return a name without what TensorFlow adds to it."""
     return name.split(":")[0].replace("/", "_")
-
-
-_SHOWN = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -333,7 +272,6 @@ class Source:
       quantize_aware: whether training has put fake quantization into it.
       last_operation: the type of that which makes the output, see `tfkit.training.outputs`.
       loss: that a Keras model was compiled with.
-      loops: whether it has loops, as recurrent layers do.
       cuts_text: whether it takes strings, which operations of tensorflow-text make numbers of.
       function: takes tensors by the names of `inputs`, gives tensors by the names of `outputs`.
     """
@@ -344,9 +282,8 @@ class Source:
     quantize_aware: bool
     last_operation: str
     loss: Any
-    loops: bool
     cuts_text: bool
-    function: Callable[..., Mapping[str, tf.Tensor]]
+    function: Callable[..., Mapping[str, stack.tf.Tensor]]
 
     @property
     def inputs(self) -> Mapping[str, tuple[tuple[int, ...], str]]:
@@ -371,26 +308,37 @@ def saved(model: Any, *, input_shape: InputShape = None, signature: str | None =
       HubError: the handle does not resolve.
       CheckError: weights that are not finite.
     """
-    from tfkit.environment.stack import tf
-
     model = _loaded(model)
     function, specs, keep = _opened(model, input_shape, signature)
-    known_as = _aliases(model)
+    keyed = getattr(model, "input", None) if _is_keras(model) and model.inputs else None
+    # The keys of a Keras model whose inputs are a dict, to the names of its inputs.
+    known_as = {key: plain(one.name) for key, one in keyed.items()} if isinstance(keyed, Mapping) else {}
     specs = _with_known_sizes(specs, shapes_by_name(input_shape, list(specs), known_as))
-    module = tf.Module()
+    module = stack.tf.Module()
     module.kept = keep
-    _refuse_not_finite(keep)
+    parts = [
+        [part] if isinstance(part, stack.tf.Variable) else getattr(part, "variables", ()) for part in keep
+    ]
+    if bad := not_finite(variable for part in parts for variable in part):
+        raise CheckError(
+            f"The model has weights that are not finite numbers: {bad}.\n"
+            "  Its training came apart; no conversion mends that. Train it anew with a lower learning rate."
+        )
     names, of_saved_model = list(specs), hasattr(keep[0] if keep else None, "signatures")
 
-    @tf.function(input_signature=list(specs.values()), autograph=False)
+    @stack.tf.function(input_signature=list(specs.values()), autograph=False)
     def serve(*inputs: Any) -> dict[str, Any]:
-        return _by_name(function(dict(zip(names, inputs, strict=True))))
+        outputs = function(dict(zip(names, inputs, strict=True)))
+        if isinstance(outputs, Mapping):
+            return dict(outputs)
+        flat = stack.tf.nest.flatten(outputs)
+        return {"output" if len(flat) == 1 else f"output_{place}": value for place, value in enumerate(flat)}
 
     module.serve = serve
     concrete = serve.get_concrete_function()
     used = operations(concrete)
     cuts_text = any(map(is_of_text, used))
-    strings = [name for name, spec in specs.items() if spec.dtype == tf.string]
+    strings = [name for name, spec in specs.items() if spec.dtype == stack.tf.string]
     if strings and not cuts_text:
         raise UsageError(
             f"The input {strings[0]!r} takes strings, and nothing in the model cuts them by tensorflow-text's fast"
@@ -400,7 +348,7 @@ def saved(model: Any, *, input_shape: InputShape = None, signature: str | None =
     compiled = losses(model) if _is_keras(model) else []
     with tempfile.TemporaryDirectory(prefix="tfkit-") as folder:
         try:
-            tf.saved_model.save(module, folder, signatures={SIGNATURE: serve})
+            stack.tf.saved_model.save(module, folder, signatures={SIGNATURE: serve})
         except AssertionError as err:  # of a variable that is not among the model's
             raise UsageError(
                 f"The model changes variables that are not its weights: {packages.first_line(err)}\n"
@@ -418,7 +366,6 @@ def saved(model: Any, *, input_shape: InputShape = None, signature: str | None =
             quantize_aware=any(operation.startswith("FakeQuant") for operation in used),
             last_operation=last_operation(concrete),
             loss=compiled[0] if len(compiled) == 1 else None,
-            loops=any("While" in operation for operation in used),
             cuts_text=cuts_text,
             function=lambda **inputs: serve(*(inputs[name] for name in names)),
         )
@@ -432,70 +379,37 @@ def pixel_function(classify: Callable[..., Any], *, keep: Any, softmax: bool = F
       keep: the object whose variables it uses.
       softmax: whether it gives logits.
     """
-    from tfkit.environment.stack import tf
 
-    class OfPixels(tf.Module):
+    class OfPixels(stack.tf.Module):
         def __init__(self) -> None:
             super().__init__()
             self.kept = keep
 
         def __call__(self, pixels: Any) -> Any:
-            outputs = classify(tf.cast(pixels, tf.float32) / 255.0)
-            return tf.nn.softmax(outputs) if softmax else outputs
+            outputs = classify(stack.tf.cast(pixels, stack.tf.float32) / 255.0)
+            return stack.tf.nn.softmax(outputs) if softmax else outputs
 
     return OfPixels()
 
 
 def _with_known_sizes(specs: dict[str, Any], shapes: Mapping[str, Any]) -> dict[str, Any]:
     """Return the same inputs with every size known: those of `shapes`, and a batch of 1 where it is open."""
-    from tfkit.environment.stack import tf
-
     if not specs:
         raise UsageError("The model takes no input: there is nothing to convert.")
     settled = {}
     for name, spec in specs.items():
-        shape = tf.TensorShape(shapes.get(name, spec.shape))
-        fits = spec.shape.is_compatible_with(shape)
+        shape = stack.tf.TensorShape(shapes.get(name, spec.shape))
         if shape.rank and shape[0] is None:
-            shape = tf.TensorShape([1, *shape[1:]])
-        if not fits or not shape.is_fully_defined():
-            wanted = ", ".join(str(size or 224) for size in shape) if fits and shape.rank else "1, ..."
-            given = f"; input_shape {shape} does not fit" if name in shapes and not fits else ""
+            shape = stack.tf.TensorShape([1, *shape[1:]])
+        if not shape.is_fully_defined() or not spec.shape.is_compatible_with(shape):
+            known = f"input_shape gives {shapes[name]}" if name in shapes else "no more is known of it"
             raise UsageError(
-                f"The input {name!r} is {str(spec.shape).replace('None', '?')}{given}: a TFLite file plans its memory"
-                f" for one shape.\n  Give it: input_shape=({wanted}) with the sizes that you need (--input-shape), of"
-                f" several inputs by name: input_shape={{{name!r}: ({wanted}), ...}}."
+                f"The input {name!r} is {str(spec.shape).replace('None', '?')}, and {known}: a TFLite file plans its"
+                f" memory for one shape.\n  Give one that fits, input_shape=(1, 224, 224, 3) say (--input-shape); of"
+                f" several inputs by name: input_shape={{{name!r}: (1, ...), ...}}."
             )
-        settled[name] = tf.TensorSpec(shape, spec.dtype, name=plain(name))
+        settled[name] = stack.tf.TensorSpec(shape, spec.dtype, name=plain(name))
     return settled
-
-
-def _by_name(outputs: Any) -> dict[str, Any]:
-    """Return the outputs of a model by name."""
-    from tfkit.environment.stack import tf
-
-    if isinstance(outputs, Mapping):
-        return dict(outputs)
-    flat = tf.nest.flatten(outputs)
-    return {"output" if len(flat) == 1 else f"output_{place}": value for place, value in enumerate(flat)}
-
-
-def _refuse_not_finite(kept: list[Any]) -> None:
-    from tfkit.environment.stack import tf
-
-    variables = tf.nest.flatten(
-        [part if isinstance(part, tf.Variable) else list(getattr(part, "variables", ())) for part in kept]
-    )
-    bad = [
-        variable.name
-        for variable in variables
-        if getattr(variable.dtype, "is_floating", False) and not np.isfinite(variable.numpy()).all()
-    ]
-    if bad:
-        raise CheckError(
-            f"The model has {len(bad)} weights that are not finite numbers: {', '.join(bad[:_SHOWN])}.\n"
-            "  Its training came apart; no conversion mends that. Train it anew with a lower learning rate."
-        )
 
 
 def not_finite(variables: Iterable[Any]) -> str:

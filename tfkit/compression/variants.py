@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
 
 from tfkit.compression.inspect import NOTES
 from tfkit.settings import fields
@@ -189,14 +191,10 @@ class Table:
         """Return the table, and what failed."""
         lines = []
         if self.variants:
-            shown = self.frame.apply(
-                lambda column: column.map(
-                    lambda value: "" if value != value else format(value, _COLUMNS[column.name][1])
-                )
-            )
-            shown.index = [f"{one.name}{' *' if one.pareto else ''}" for one in self.variants]
+            shown = self.frame.set_axis([f"{one.name}{' *' if one.pareto else ''}" for one in self.variants])
+            formats = {name: f"{{:{_COLUMNS[name][1]}}}".format for name in map(str, shown)}
             lines = [
-                shown.to_string(justify="right"),
+                shown.to_string(formatters=formats, na_rep=""),
                 "* no other is smaller, faster and more accurate",
                 *self.notes,
             ]
@@ -216,10 +214,6 @@ class Table:
         return str(self.frame.to_html(float_format=lambda value: f"{value:.4g}"))
 
 
-def _milliseconds(threads: str, share: str) -> Callable[[Variant], float | None]:
-    return lambda one: one.latency_ms.get(threads, {}).get(share)
-
-
 _COLUMNS: dict[str, tuple[Callable[[Variant], float | None], str]] = {
     "size kB": (lambda one: one.size_bytes / KILO, ",.0f"),
     "gzip kB": (lambda one: one.gzipped_bytes / KILO, ",.0f"),
@@ -230,17 +224,11 @@ _COLUMNS: dict[str, tuple[Callable[[Variant], float | None], str]] = {
     "RMSE": (lambda one: one.rmse, ",.3g"),
     "error": (lambda one: one.error, ".4f"),
     "agreement": (lambda one: None if one.output == "values" else one.agreement, ".4f"),
-    "ms": (_milliseconds("1", "p50"), ",.3g"),
-    "ms p90": (_milliseconds("1", "p90"), ",.3g"),
-    "ms 2 threads": (_milliseconds("2", "p50"), ",.3g"),
-    "memory MB": (
-        lambda one: None if one.peak_memory_bytes is None else one.peak_memory_bytes / KILO**2,
-        ",.1f",
-    ),
-    "int8 MACs": (
-        lambda one: sum(share for dtype, share in one.macs.items() if dtype.startswith("int8")),
-        ".3f",
-    ),
+    "ms": (lambda one: one.latency, ",.3g"),
+    "ms p90": (lambda one: one.latency_ms.get("1", {}).get("p90"), ",.3g"),
+    "ms 2 threads": (lambda one: one.latency_ms.get("2", {}).get("p50"), ",.3g"),
+    "memory MB": (lambda one: one.peak_memory_bytes and one.peak_memory_bytes / KILO**2, ",.1f"),
+    "int8 MACs": (lambda one: sum(share for kind, share in one.macs.items() if kind[:4] == "int8"), ".3f"),
     "sparsity": (lambda one: one.sparsity, ".2f"),
 }
 """Columns of a table: what of a variant, and how it is printed."""
@@ -249,11 +237,9 @@ _COLUMNS: dict[str, tuple[Callable[[Variant], float | None], str]] = {
 def busy(variants: Sequence[Variant]) -> str:
     """Say that the machine was busy while times were taken; nothing where it was not."""
     most = max((variant.other_cores for variant in variants), default=0.0)
-    return (
-        f"other processes kept {most:.1f} of {os.cpu_count()} cores busy as they were taken"
-        if most > BUSY
-        else ""
-    )
+    if most <= BUSY:
+        return ""
+    return f"other processes kept {most:.1f} of {os.cpu_count()} cores busy as they were taken"
 
 
 def mark_pareto(variants: Sequence[Variant]) -> tuple[Variant, ...]:
@@ -261,13 +247,10 @@ def mark_pareto(variants: Sequence[Variant]) -> tuple[Variant, ...]:
     costs = [(one.size_bytes, one.latency or 0.0, one.drop) for one in variants]
 
     def is_beaten(own: tuple[float, ...]) -> bool:
-        return any(
-            other != own and all(its <= mine for its, mine in zip(other, own, strict=True)) for other in costs
-        )
+        return any(its != own and bool(np.all(np.less_equal(its, own))) for its in costs)
 
-    return tuple(
-        dataclasses.replace(one, pareto=not is_beaten(own)) for one, own in zip(variants, costs, strict=True)
-    )
+    pairs = zip(variants, costs, strict=True)
+    return tuple(dataclasses.replace(one, pareto=not is_beaten(own)) for one, own in pairs)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -296,7 +279,18 @@ class Gates:
 
     def misses(self, variant: Variant) -> list[tuple[str, float]]:
         """Return what the variant does not keep to: a phrase, and by which share of the limit it is beyond."""
-        return [(phrase, beyond) for phrase, beyond in self._measured(variant) if beyond > 0]
+        measured = []
+        if (limit := self.max_size_kb) is not None:
+            measured.append(
+                (f"{self.size(variant)} (limit {limit:,.0f})", self.size_bytes(variant) / KILO / limit - 1)
+            )
+        if (limit := self.max_accuracy_drop) is not None:
+            beyond = (variant.drop - limit - 1e-9) / max(limit, _LEAST_DROP)
+            measured.append((f"{variant.drop_name} {variant.drop:.4f} (limit {limit:g})", beyond))
+        if (limit := self.max_latency_ms) is not None:
+            latency = float("inf") if variant.latency is None else variant.latency
+            measured.append((f"{latency:.2f} ms (limit {limit:g})", latency / limit - 1))
+        return [(phrase, beyond) for phrase, beyond in measured if beyond > 0]
 
     def size_bytes(self, variant: Variant) -> int:
         """Return the size that counts."""
@@ -306,22 +300,8 @@ class Gates:
         """Return the size that counts, in words."""
         return f"{self.size_bytes(variant) / KILO:,.0f} kB{' gzipped' if self.gzipped else ''}"
 
-    def _measured(self, variant: Variant) -> Iterator[tuple[str, float]]:
-        if (limit := self.max_size_kb) is not None:
-            beyond = self.size_bytes(variant) / KILO / limit - 1
-            yield f"{self.size(variant)} (limit {limit:,.0f})", beyond
-        if (limit := self.max_accuracy_drop) is not None:
-            beyond = (variant.drop - limit - 1e-9) / max(limit, _LEAST_DROP)
-            yield f"{variant.drop_name} {variant.drop:.4f} (limit {limit:g})", beyond
-        if (limit := self.max_latency_ms) is not None:
-            if variant.latency is None:
-                yield "no latency was measured", float("inf")
-            else:
-                yield f"{variant.latency:.2f} ms (limit {limit:g})", variant.latency / limit - 1
 
-
-@dataclass(frozen=True, kw_only=True)
-class Choice:
+class Choice(NamedTuple):
     """The variant that was chosen, if any, and why.
 
     Attributes:
@@ -347,28 +327,17 @@ def choose(variants: Sequence[Variant], gates: Gates) -> Choice:
     if not fitting:
         nearest = min(variants, key=lambda variant: max(beyond for _, beyond in gates.misses(variant)))
         phrases = ", ".join(phrase for phrase, _ in gates.misses(nearest))
-        return Choice(
-            chosen=None,
-            verdict=f"None of {len(variants)} variants keeps to the limits. The nearest is {nearest.name}: {phrases}.",
-        )
+        none = f"None of {len(variants)} variants keeps to the limits."
+        return Choice(None, f"{none} The nearest is {nearest.name}: {phrases}.")
     smallest = fitting[0]
     small = [one for one in fitting if gates.size_bytes(one) <= gates.size_bytes(smallest) * (1 + LIKE_SIZE)]
     best = min(small, key=lambda one: (one.drop, one.latency or 0.0, gates.size_bytes(one)))
-    among = f"{len(fitting)} within the limits"
-    among += f" (of {len(variants)})" if len(fitting) < len(variants) else ""
-    if len(fitting) == 1:
-        why = f"the only one of {len(variants)} within the limits"
-    elif gates.size_bytes(best) == gates.size_bytes(smallest):
-        why = f"the smallest of {among}"
-    else:
-        better = "closest to the original" if best.accuracy is None and best.r2 is None else "most accurate"
-        better = f"fastest of the {better}" if best.drop == smallest.drop else better
+    why = f"the smallest of {len(fitting)} within the limits (of {len(variants)})"
+    if gates.size_bytes(best) > gates.size_bytes(smallest):
         why = (
-            f"of the files at most 10 % larger than the smallest of {among}, {smallest.name} with"
-            f" {gates.size_bytes(smallest) / KILO:,.0f} kB, the {better}"
+            f"of the files at most 10 % larger than {why}, {smallest.name} with {gates.size(smallest)}, the"
+            f" {'fastest' if best.drop == smallest.drop else 'closest to the original'}"
         )
     speed = "" if best.latency is None else f", {best.latency:.2f} ms on one thread"
     speed += f" ({busy([best])})" if speed and busy([best]) else ""
-    return Choice(
-        chosen=best, verdict=f"{best.name} is chosen: {why}, {gates.size(best)}, {best.quality}{speed}."
-    )
+    return Choice(best, f"{best.name} is chosen: {why}, {gates.size(best)}, {best.quality}{speed}.")

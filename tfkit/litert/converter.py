@@ -36,7 +36,10 @@ def read(model: bytes, *, name: str = "The model") -> Any:
     Raises:
       DataError: it is none, or damaged.
     """
-    check(model, name=name)
+    if len(model) < _SMALLEST or model[4:8] != IDENTIFIER:
+        raise DataError(
+            f"{name} is no .tflite file: it begins with {bytes(model[:8])!r} ({len(model)} bytes)."
+        )
     try:
         root = stack.litert_schema.Model.GetRootAs(model, 0)
         _refuse_endless(root)
@@ -56,18 +59,6 @@ def damaged(name: str, error: Exception) -> DataError:
     )
 
 
-def check(model: bytes, *, name: str = "The model") -> None:
-    """Refuse what cannot be a .tflite file, at no cost.
-
-    Raises:
-      DataError: it is none.
-    """
-    if len(model) < _SMALLEST or model[4:8] != IDENTIFIER:
-        raise DataError(
-            f"{name} is no .tflite file: it begins with {bytes(model[:8])!r} ({len(model)} bytes)."
-        )
-
-
 def is_of_text(operation: str) -> bool:
     """Return whether an operation, by its name in a graph or in a file, is one of tensorflow-text."""
     return operation.startswith(_OF_TEXT)
@@ -75,17 +66,17 @@ def is_of_text(operation: str) -> bool:
 
 def cuts_text(model: bytes) -> bool:
     """Return whether a .tflite file has custom operations of tensorflow-text; only its list of operations is read."""
-    return any(map(is_of_text, _operations(model)[1]))
+    return any(map(is_of_text, operator_names(stack.litert_schema.Model.GetRootAs(model, 0))))
 
 
-def _operations(model: bytes) -> tuple[Any, list[str]]:
-    """Return the file's root table, and the names of the operations in its list."""
-    root = stack.litert_schema.Model.GetRootAs(model, 0)
+def operator_names(root: Any) -> list[str]:
+    """Return the names of the operations in a file's list, "CONV_2D" or what a custom one is called, by their codes."""
     builtins = names_of(stack.litert_schema.BuiltinOperator)
     codes = [root.OperatorCodes(place) for place in range(root.OperatorCodesLength())]
-    return root, [
+    return [
         (code.CustomCode() or b"").decode(errors="replace")
-        or builtins.get(max(code.BuiltinCode(), code.DeprecatedBuiltinCode()), "")
+        # Codes above 126 do not fit into the older field.
+        or builtins.get(max(code.BuiltinCode(), code.DeprecatedBuiltinCode()), "UNKNOWN")
         for code in codes
     ]
 
@@ -111,7 +102,8 @@ def state(model: bytes) -> tuple[str, ...]:
       "variables": tensors that a fused LSTM goes on from, which `reset_all_variables` sets back; "resources": variables
       that only a new interpreter sets back; "random": each call draws other random numbers. Mostly nothing.
     """
-    root, names = _operations(model)
+    root = stack.litert_schema.Model.GetRootAs(model, 0)
+    names = operator_names(root)
     graphs = [root.Subgraphs(place) for place in range(root.SubgraphsLength())]
     used = [
         {names[graph.Operators(n).OpcodeIndex()] for n in range(graph.OperatorsLength())} for graph in graphs
@@ -155,17 +147,6 @@ def _refuse_dangling(tables: Any, *, most: int) -> None:
             shape = [] if tensor.shape is None else [abs(int(size)) for size in tensor.shape]
             if (data is None or not len(data)) and math.prod(shape) > MOST_NUMBERS:
                 raise ValueError(f"a tensor of shape {shape}")
-
-
-def operator_names(codes: Sequence[Any]) -> list[str]:
-    """Return the names of the operations of a file, "CONV_2D" or what a custom one is called, by their codes."""
-    builtins = names_of(stack.litert_schema.BuiltinOperator)
-    return [
-        (code.customCode or b"").decode(errors="replace")
-        # Codes above 126 do not fit into the older field.
-        or builtins.get(max(code.builtinCode, code.deprecatedBuiltinCode), "UNKNOWN")
-        for code in codes
-    ]
 
 
 def names_of(enumeration: type) -> dict[int, str]:

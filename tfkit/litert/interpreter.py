@@ -6,7 +6,6 @@ import functools
 import queue
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -73,18 +72,19 @@ class ParallelInterpreter:
         Returns:
           float32 [n, ...], in the order of the inputs; those of a quantized model are made real.
         """
-        several = isinstance(inputs, Mapping)
-        count = len(next(iter(inputs.values())) if several else inputs)
+        named = inputs if isinstance(inputs, Mapping) else {"": inputs}
+        count = len(next(iter(named.values())))
         outputs = np.empty((count, *self.output_shape[1:]), np.float32)
         step = self.input_shape[0]
 
         def run(start: int) -> None:
             cut = slice(start, start + step)
-            taken: Any = {name: values[cut] for name, values in inputs.items()} if several else inputs[cut]
-            taken = prepare(taken) if prepare else taken
+            rows = {name: values[cut] for name, values in named.items()}
+            if prepare:
+                rows = {name: prepare(values) for name, values in rows.items()}
             worker = self._idle.get()
             try:
-                outputs[cut] = worker(taken)[: len(outputs[cut])]
+                outputs[cut] = worker(rows)[: len(outputs[cut])]
             finally:
                 self._idle.put(worker)
 
@@ -96,9 +96,7 @@ class ParallelInterpreter:
         """Return itself."""
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """End the threads."""
         self._pool.shutdown(cancel_futures=True)
 
@@ -117,26 +115,22 @@ class _Worker:
                 "\n  The stock interpreter runs it: ai_edge_litert.interpreter.Interpreter."
             )
         (output,) = outputs
-        self._inputs = {"": Number(inputs[0])}
-        if len(inputs) > 1:
-            by_name = self._interpreter.get_signature_runner().get_input_details()
-            self._inputs = {name: Number(details) for name, details in by_name.items()}
+        self._inputs = inputs_of(self._interpreter)
         self._output = Number(output)
         self.input_shape = tuple(int(size) for size in inputs[0]["shape"])
         self.output_shape = tuple(int(size) for size in output["shape"])
         self._open = np.asarray(inputs[0]["shape_signature"]) < 0
         self._shape = self.input_shape
 
-    def __call__(self, inputs: Any) -> np.ndarray:
+    def __call__(self, inputs: Mapping[str, Any]) -> np.ndarray:
         if "resources" in self._state:
             self._interpreter, self._shape = self._open_again(), self.input_shape
-        several = isinstance(inputs, Mapping)
-        for name, values in inputs.items() if several else [("", inputs)]:
+        for name, values in inputs.items():
             number = self._inputs[name]
             missing = self.input_shape[0] - len(values)
             if missing:  # the last examples, where the model takes several at a time
                 values = np.concatenate([values, np.zeros((missing, *values.shape[1:]), values.dtype)])
-            if not several and values.shape != self._shape and self._fits(values.shape):
+            if not name and values.shape != self._shape and self._fits(values.shape):
                 self._interpreter.resize_tensor_input(number.index, values.shape)
                 self._interpreter.allocate_tensors()
                 self._shape = values.shape
@@ -184,6 +178,13 @@ class Number:
         if self._scale is None:
             return np.asarray(tensor, np.float32)
         return (tensor.astype(np.float32) - self._zero_point) * self._scale
+
+
+def inputs_of(interpreter: Any) -> dict[str, Number]:
+    """Return the inputs of a stock interpreter by their names; a single one as ""."""
+    (first, *others) = interpreter.get_input_details()
+    named = interpreter.get_signature_runner().get_input_details() if others else {"": first}
+    return {name: Number(details) for name, details in named.items()}
 
 
 def opened(model: bytes, *, threads: int, **options: Any) -> Any:
