@@ -29,7 +29,7 @@ from tfkit.errors import ConfigError
         (compress_tflite, {"from_run": "x", "techniques": ("prune",), "variants": ("dynamic",)}, "float32 and int8"),
         (compress_tflite, {"from_run": "x", "max_accuracy_drop": 1.0}, "--max-accuracy-drop is 1.0"),
         (compress_tflite, {"from_run": "x", "max_size_kb": 0.0}, "--max-size-kb is 0"),
-        (compress_tflite, {"from_run": "x", "saved_model": "y"}, "either --from-run RUN or --saved-model"),
+        (compress_tflite, {"from_run": "x", "saved_model": "y"}, "--from-run RUN or --saved-model"),
         (audit_privacy, {"run_dir": "x", "shadows": 3}, "even number of 4 or more"),
         (search_text, {"text_column": "body"}, "--text-column is of a table"),
     ],

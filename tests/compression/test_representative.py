@@ -5,6 +5,7 @@ import pytest
 
 from tfkit.compression import representative
 from tfkit.compression.representative import MOST_READ, Inputs
+from tfkit.data import from_arrays
 from tfkit.environment.stack import keras, tf
 from tfkit.errors import DataError
 
@@ -145,3 +146,13 @@ def test_texts_keep_their_bytes():
     texts = np.array([b"a", b"longer\0", b"c"], object)
     found = representative.collect_representative(texts, Inputs(shapes={"texts": ((1,), "string")}))["texts"]
     assert found.tolist() == texts.tolist()
+
+
+def test_images_unlike_those_of_training_are_told():
+    rng = np.random.default_rng(0)
+    photos = rng.integers(0, 256, (60, 8, 8, 3)).astype(np.uint8)
+    splits = from_arrays(photos, np.arange(60) % 2, image_size=8)
+    assert representative.compare_colours(photos[:20].astype(np.float32), splits) == ""
+    assert "mean colour" in representative.compare_colours(photos[:20] / np.float32(255), splits)
+    reddish = photos.astype(np.float32) * [1, 0.3, 0.3]
+    assert "mean colour" in representative.compare_colours(reddish, splits)

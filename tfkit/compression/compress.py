@@ -159,7 +159,7 @@ def check_allowed(origin: Run, config: CompressConfig, *, private: bool, of_text
             " weights of one of texts are tables of pieces and layers of attention, which these do not reach.\n"
             "  Leave it out: dynamic has int8 weights, and needs no training."
         )
-    looking = [technique for technique in config.techniques if technique != "prune"]
+    looking: list[str] = [technique for technique in config.techniques if technique != "prune"]
     if config.representative_data is None and set(config.variants) <= set(MEASURED):
         looking += config.variants
     if private and looking:
@@ -443,8 +443,11 @@ def _examples(run: Run, splits: Splits, config: CompressConfig, *, private: bool
         return np.array(lines, dtype=object)
     size, pixel_range = int(splits.spec.shape[0]), splits.pixel_range[:2]
     pixels, _ = read_images(path, image_size=size, count=representative.EXAMPLES, pixel_range=pixel_range)
-    run.note(f"The ranges of integers are measured on {len(pixels)} images of {path}.")
-    return representative.pinned(pixels.astype(np.float32))
+    images = pixels.astype(np.float32)
+    if not private and (difference := representative.compare_colours(images, splits, seed=config.seed)):
+        run.warn(f"Beware of {path} as representative data: {difference}.")
+    run.note(f"The ranges of integers are measured on {len(images)} images of {path}.")
+    return representative.pinned(images)
 
 
 def _read_data(source: Source, config: CompressConfig) -> tuple[dict[str, Any], np.ndarray | None]:

@@ -165,6 +165,23 @@ def from_splits(splits: Splits, *, count: int = EXAMPLES, seed: int = 0) -> np.n
     return examples if splits.kind == "texts" else pinned(examples.astype(np.float32))
 
 
+def compare_colours(images: np.ndarray, splits: Splits, *, seed: int = 0) -> str:
+    """Return in words how representative images differ from those of training, "" where they look alike.
+
+    Args:
+      images: float32 [n, s, s, 3] in 0..255.
+      splits: what the model was trained on.
+      seed: of the training images that are drawn.
+    """
+    trained = from_splits(splits, seed=seed).mean(axis=(1, 2))
+    mean, usual = images.mean(axis=(0, 1, 2)), trained.mean(axis=0)
+    if (np.abs(mean - usual) <= 3 * np.maximum(trained.std(axis=0), 5)).all():
+        return ""
+    return (
+        f"their mean colour is {mean.round(1)}, that of training {usual.round(1)}: they show something else"
+    )
+
+
 def pinned(images: np.ndarray) -> np.ndarray:
     """Return the same images with one black and one white value in the first: the input then has scale 1, zero point 0.
 

@@ -571,6 +571,8 @@ class CompressConfig(RecipeConfig):
         if self.from_run is not None and (self.signature or self.input_shape or self.output != "auto"):
             raise ConfigError("--signature, --input-shape and --output are for --saved-model, not a run.")
         path = self.saved_model
+        if path is not None and self.from_run is not None:
+            raise ConfigError("Give one model: --from-run RUN or --saved-model FOLDER.")
         if path is not None and path.suffix not in KERAS and not (path / "saved_model.pb").is_file():
             raise ConfigError(f"--saved-model {path} is no SavedModel: it has no saved_model.pb.")
         if not self.variants:
