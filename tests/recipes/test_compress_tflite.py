@@ -64,7 +64,7 @@ def test_a_runs_model_becomes_int8_and_is_as_good(compressed):
 
 @pytest.mark.slow
 def test_its_report_is_the_picture_in_the_readme(compressed, browser, screenshot, tmp_path):
-    """`--screenshots tests/report` takes it anew: tests/reporting/report.png."""
+    """`--screenshots tests/reporting` takes it anew: tests/reporting/report.png."""
     folder = shutil.copytree(
         compressed.path, tmp_path / "photos", ignore=shutil.ignore_patterns("logs", "backup", "saved_model")
     )
