@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.reporting.made import PRIVATE, full_run
+from tests.reporting.finished_runs import PRIVATE, full_run
 from tfkit import reporting
 
 

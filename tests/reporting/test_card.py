@@ -6,7 +6,7 @@ import re
 import pytest
 from markdown_it import MarkdownIt
 
-from tests.reporting.made import CLASSES, HOSTILE, LONG, PRIVATE, full_run
+from tests.reporting.finished_runs import CLASSES, HOSTILE, LONG, PRIVATE, full_run
 from tfkit import reporting
 from tfkit.reporting.figures import printable
 from tfkit.reporting.page import prose

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from tests.reporting.made import CLASSES, HOSTILE, PRIVATE, Page, digits, full_run
+from tests.reporting.finished_runs import CLASSES, HOSTILE, PRIVATE, Page, digits, full_run
 from tfkit import __main__, reporting
 from tfkit.errors import ConfigError, RunError
 from tfkit.reporting.comparison import report

@@ -11,7 +11,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from tests.reporting.made import LITE, PRIVATE, full_run
+from tests.reporting.finished_runs import LITE, PRIVATE, full_run
 from tfkit.errors import RunError
 from tfkit.reporting.comparison import report
 from tfkit.run import Run

@@ -11,7 +11,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.reporting.made import CLASSES, HOSTILE, PRIVATE, digits, full_run, page_of, with_evaluation
+from tests.reporting.finished_runs import (
+    CLASSES,
+    HOSTILE,
+    PRIVATE,
+    digits,
+    full_run,
+    page_of,
+    with_evaluation,
+)
 from tfkit import reporting
 from tfkit.environment.stack import tf
 from tfkit.metrics import Evaluation

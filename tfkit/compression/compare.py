@@ -84,7 +84,7 @@ class ModelUnderTest:
 
     @property
     def typical(self) -> np.ndarray | None:
-        """The input [1, ...] by which times are taken: for texts the one of median length, otherwise anything."""
+        """Return the input [1, ...] by which times are taken: of texts the one of median length."""
         if self.takes != "texts":
             return None
         texts = self.read(draw(self.count, _TYPICAL_OF))
@@ -93,7 +93,7 @@ class ModelUnderTest:
 
     @property
     def examples_by_name(self) -> Mapping[str, np.ndarray] | None:
-        """The representative examples by the names of the inputs: a sample already."""
+        """Return the representative examples by the names of the inputs: a sample already."""
         several = self.examples is None or isinstance(self.examples, Mapping)
         return self.examples if several else dict.fromkeys(self.source.inputs, self.examples)
 
@@ -538,7 +538,7 @@ def _seconds(interpreter: Any) -> float:
 
 
 def _seconds_of_others() -> float:
-    """Seconds that all cores have worked for others than this process, or were taken by a host."""
+    """Return the seconds that all cores have worked for others than this process, or were taken by a host."""
     try:
         first = Path("/proc/stat").read_text().split("\n", 1)[0]
         user, nice, system, _, _, interrupts, soft, steal = map(int, first.split()[1:9])

@@ -307,7 +307,7 @@ def _convert(
 
 
 def _request(name: str, variant: str, tested: ModelUnderTest, config: CompressConfig) -> ConversionRequest:
-    """Images go into an int8 file as the bytes that they are, and probabilities come out as bytes."""
+    """Return a request: images go into an int8 file as the bytes that they are, probabilities come out as bytes."""
     dtype = "uint8" if variant == "int8" and tested.takes == "images" else "float32"
     return ConversionRequest(
         name=name,

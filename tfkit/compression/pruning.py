@@ -128,12 +128,12 @@ class Prune(Technique):
 
     @property
     def sparsity(self) -> float:
-        """The share of zeros that is wanted of each kernel."""
+        """Return the share of zeros that is wanted of each kernel."""
         return 0.5 if self.structure == "2:4" else self.final_sparsity
 
     @property
     def name(self) -> str:
-        """Short, with what was asked for."""
+        """Return a short name with what was asked for."""
         block = "block" if self.structure == "block" else ""
         return "prune2of4" if self.structure == "2:4" else f"prune{block}{self.final_sparsity:g}"
 

@@ -45,7 +45,7 @@ class QuantizeAware(Technique):
 
     @property
     def name(self) -> str:
-        """Short."""
+        """Return a short name."""
         return "qat"
 
     def treatments(self, model: stack.keras.Model) -> list[Treatment]:

@@ -45,7 +45,7 @@ class Technique:
 
     @property
     def name(self) -> str:
-        """Short, with what was asked for: "prune0.8"."""
+        """Return a short name with what was asked for: "prune0.8"."""
         raise NotImplementedError
 
     def treatments(self, model: stack.keras.Model) -> list[Treatment]:
@@ -235,7 +235,7 @@ class Cluster(Technique):
 
     @property
     def name(self) -> str:
-        """Short, with what was asked for."""
+        """Return a short name with what was asked for."""
         return f"cluster{self.number_of_clusters}"
 
     def wrap(self, model: stack.keras.Model, *, steps: int) -> stack.keras.Model:

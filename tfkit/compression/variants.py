@@ -124,12 +124,12 @@ class Variant(Quality):
 
     @property
     def file(self) -> str:
-        """The name of its file."""
+        """Return the name of its file."""
         return f"{self.name}.tflite"
 
     @property
     def latency(self) -> float | None:
-        """Milliseconds for one example on one thread, the median."""
+        """Return the milliseconds for one example on one thread, the median."""
         return self.latency_ms.get("1", {}).get("p50")
 
     def as_dict(self) -> dict[str, Any]:
@@ -180,7 +180,7 @@ class Table:
 
     @property
     def frame(self) -> pd.DataFrame:
-        """One row a variant: sizes in kB (1000 bytes), latencies in milliseconds; columns that are known of some."""
+        """Return one row a variant: sizes in kB (1000 bytes), latencies in milliseconds."""
         import pandas as pd
 
         rows = [{name: value(one) for name, (value, _) in _COLUMNS.items()} for one in self.variants]

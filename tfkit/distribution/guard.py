@@ -21,7 +21,7 @@ VARIABLE = "TFKIT_JOB"
 
 
 def kill_all(sessions: Collection[int], token: str) -> None:
-    """SIGKILL to every process of the sessions, and to every one that has the job's token in its environment.
+    """Send SIGKILL to every process of the sessions, and to every one that has the job's token in its environment.
 
     A process that has both changed its session and cleared its environment is the only one that stays.
 

@@ -110,7 +110,7 @@ def _hosts(node_list: str) -> list[str]:
 
 
 def _tasks_per_node(text: str) -> list[int]:
-    """ "2(x3),1" is 2, 2, 2, 1."""
+    """Read 2(x3),1 as 2, 2, 2, 1."""
     parts = [re.fullmatch(r"(\d+)(?:\(x(\d+)\))?", part) for part in text.split(",")]
     if not all(parts):
         raise ConfigError(f"SLURM_STEP_TASKS_PER_NODE is {text!r}; something like 2(x3),1 was expected.")

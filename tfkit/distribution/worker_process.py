@@ -243,7 +243,7 @@ class Worker:
 
     @property
     def code(self) -> int | None:
-        """Its exit code, negative for a signal; None while it runs."""
+        """Return its exit code, negative for a signal; None while it runs."""
         return self.process.returncode
 
     def look(self) -> None:

@@ -46,7 +46,7 @@ class Cluster:
 
     @property
     def name(self) -> str:
-        """Of this process, for a message: "worker 1 (host2:2222)"."""
+        """Return the name of this process for a message: "worker 1 (host2:2222)"."""
         addresses = {"worker": self.workers, "ps": self.parameter_servers}.get(self.role, ())
         where = f" ({addresses[self.index]})" if self.index < len(addresses) else ""
         return f"{self.role} {self.index}{where}"

@@ -241,7 +241,7 @@ def _start_tensorflow() -> None:
 
 @contextlib.contextmanager
 def _kept() -> Iterator[None]:
-    """For imports of thousands of modules: what they make stays, and the garbage collector need not look at it.
+    """Keep what imports make from the garbage collector, which need not look at it.
 
     Not while they are imported, nor in each of its later passes, of which the tracing of a graph has many.
     """

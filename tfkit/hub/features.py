@@ -88,7 +88,7 @@ class Extraction:
 
     @property
     def summary(self) -> str:
-        """A sentence or two for the notes of a run."""
+        """Return a sentence or two for the notes of a run."""
         n, (d,) = len(self.splits.source.labels), self.splits.source.shape
         by = f"TensorFlow: {self.reason}"
         if self.engine == "litert":
