@@ -128,12 +128,12 @@ def takes_settings(*config_classes: type[Any]) -> Callable[[F], F]:
     def decorate(function: F) -> F:
         shown = inspect.signature(function)
         own = {name: value for name, value in shown.parameters.items() if value.kind is not value.VAR_KEYWORD}
-        fields = {field.name: field for one in config_classes for field in dataclasses.fields(one)}
-        hints = {name: hint for one in config_classes for name, hint in typing.get_type_hints(one).items()}
-        for field in fields.values():
-            if field.name not in ("config", "json", "quiet", "debug", *own):
-                keyword = inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY)
-                own[field.name] = keyword.replace(default=field.default, annotation=hints[field.name])
+        for config_class in config_classes:  # of several defaults the first class's is shown
+            hints = typing.get_type_hints(config_class)
+            for field in dataclasses.fields(config_class):
+                if field.name not in ("config", "json", "quiet", "debug", *own):
+                    keyword = inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY)
+                    own[field.name] = keyword.replace(default=field.default, annotation=hints[field.name])
         vars(function)["__signature__"] = shown.replace(parameters=[*own.values()])
         return function
 

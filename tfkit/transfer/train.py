@@ -96,7 +96,8 @@ def train(
       trainable: "auto": a head on the frozen model first, then perhaps all of it; "all": all layers of a model of
         images from the first step.
       settings: what the flags of recipes.transfer_image, transfer_text, train_private (with `privacy`) or
-        train_distributed (with `trainable="all"`) are called: `run_dir`, `epochs`, `strategy`, `seed`...
+        train_distributed (with `trainable="all"`) are called: `run_dir`, `epochs`, `strategy`, `seed`... Where they
+        have several defaults, the signature shows transfer_image's; `--help` of each shows its own.
 
     Returns:
       The finished run.
