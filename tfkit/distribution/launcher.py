@@ -6,12 +6,9 @@ goes on from the last checkpoint, which the program itself makes and finds (`tfk
 
 from __future__ import annotations
 
-import argparse
-import importlib
 import json
 import math
 import os
-import re
 import shlex
 import signal
 import subprocess
@@ -22,9 +19,8 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from tfkit import cli
 from tfkit.distribution import guard, network, worker_process
 from tfkit.distribution.worker_process import LOST_A_PEER, SAVED, Screen, Signals, Task, Worker, describe_exit
 from tfkit.environment import cluster, process
@@ -33,11 +29,11 @@ from tfkit.environment.heartbeat import AGAIN
 from tfkit.errors import ConfigError
 from tfkit.run import RESTARTED_VARIABLE
 from tfkit.settings import fields
-from tfkit.settings.parse import add_flags, from_words
 
 _Seconds = Annotated[float, fields.Range(ge=0)]
-_WHERE = ("task_index", "parameter_servers", "pin")
-_PATIENCE = ("max_restarts", "grace_seconds", "hang_seconds", "join_seconds")
+# The settings that have flags, by their group.
+WHERE = ("task_index", "parameter_servers", "pin")
+PATIENCE = ("max_restarts", "grace_seconds", "hang_seconds", "join_seconds")
 SERVER = ("-c", "from tfkit.distribution.replicas import serve; serve()")
 _LOOK_SECONDS = 0.2
 # A worker's death ends the others within moments: so long the launcher collects deaths before it names one.
@@ -109,7 +105,7 @@ class Job:
                 "What to run is missing. It comes after two dashes, as it would come after `python`:"
                 "\n  python -m tfkit launch --workers 2 -- -m recipes.train_distributed --epochs 5"
             )
-        if problems := fields.problems(self, ("workers", *_WHERE, *_PATIENCE), label=fields.flag):
+        if problems := fields.problems(self, ("workers", *WHERE, *PATIENCE), label=fields.flag):
             raise ConfigError("\n  ".join(problems))
         if self.hosts:
             task = {"type": "worker", "index": self.task_index}
@@ -458,78 +454,3 @@ def launch(job: Job) -> int:
     elif outcome.what:
         print(outcome.what, file=sys.stderr)
     return outcome.code
-
-
-_EXAMPLES = """
-examples:
-  python -m tfkit launch --workers 2 -- -m recipes.transfer_image --data-dir photos/ --run-dir runs/photos
-  python -m tfkit launch --hosts host1:2222,host2:2222 --task-index 0 -- -m recipes.train_distributed
-  python -m tfkit launch --private-network -- script.py
-
-exit codes:
-  0 done    1 given up, or a check failed    2 what was asked cannot be done
-  3 interrupted (SIGTERM, Ctrl-C, a peer's): saved; the same command goes on. What a scheduler requeues on.
-"""
-
-
-def parser() -> argparse.ArgumentParser:
-    """Return the parser of what stands before the two dashes."""
-    command = cli.Parser(
-        prog="python -m tfkit launch",
-        usage="%(prog)s [options] -- (-m MODULE | SCRIPT.py) [its options]",
-        description="Run a program in several processes that train together. Each gets its TF_CONFIG; when one"
-        " dies, all are started again, and the program goes on from its last backup.",
-        epilog=_EXAMPLES,
-        argument_default=argparse.SUPPRESS,
-    )
-    where = command.add_argument_group("where")
-    add_flags(where, Job, ["workers"])
-    all_hosts = "every worker of the job, the same list on each host; this command starts one of them"
-    where.add_argument("--hosts", metavar="HOST:PORT,...", help=all_hosts)
-    add_flags(where, Job, _WHERE)
-    where.add_argument("--engine", choices=("local", "ray"), help="who starts the processes (default: local)")
-    alone = "workers in a network of their own (Linux: unshare): nobody reaches their ports, and they reach nobody"
-    where.add_argument("--private-network", action="store_true", help=alone)
-    add_flags(command.add_argument_group("when something goes wrong"), Job, _PATIENCE)
-    return command
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Read the line, run the job; returns the exit code.
-
-    Raises:
-      ConfigError: what was asked cannot be done.
-    """
-    words = list(arguments)
-    cut = words.index("--") if "--" in words else len(words)
-    options = vars(parser().parse_args(words[:cut]))
-    _check_flags(options)
-    if options.pop("private_network", False):
-        network.enter_private([sys.executable, "-m", "tfkit", "launch", *words])
-    engine = options.pop("engine", "local")
-    job = Job(**from_words(Job, options), words=tuple(words[cut + 1 :]))
-    # Ray's module stands on this one.
-    return (
-        launch(job)
-        if engine == "local"
-        else int(importlib.import_module("tfkit.distribution.ray").launch(job))
-    )
-
-
-def _check_flags(options: dict[str, Any]) -> None:
-    """Split the hosts; refuse flags that contradict each other."""
-    hosts = [host for host in re.split(r"[\s,]+", options.pop("hosts", "")) if host]
-    if bool(hosts) != ("task_index" in options):
-        raise ConfigError(
-            "--hosts (every worker) and --task-index (which of them this machine is: 0, 1, ...) go together:"
-            " --hosts host1:2222,host2:2222 --task-index 0"
-        )
-    wrong = options.keys() & {"workers", "engine", "private_network"} if hosts else set()
-    reason = "--hosts, which says where each worker is"
-    if options.get("engine") == "ray" and "parameter_servers" in options:
-        wrong, reason = {"parameter_servers"}, "--engine ray"
-    if wrong:
-        flags = ", ".join(map(fields.flag, sorted(wrong)))
-        raise ConfigError(f"{flags} does not go with {reason}. Leave it out.")
-    if hosts:
-        options["hosts"] = hosts
