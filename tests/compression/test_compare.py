@@ -163,8 +163,8 @@ def test_what_cannot_be_compared_is_refused():
         ({"inputs": X[:, :5]}, DataError, r"\[200, 5\]"),
         ({"inputs": np.full((3, 8), np.nan)}, DataError, "NaN"),
         ({"inputs": tf.data.Dataset.from_tensor_slices(X).repeat()}, DataError, r"take\(n\)"),
-        ({"inputs": X, "labels": np.arange(5)}, DataError, "5 labels for 200"),
-        ({"inputs": X, "output": "softmax"}, UsageError, "probabilities, logits"),
+        ({"inputs": X, "labels": np.arange(5)}, DataError, r"labels are \[5\]"),
+        ({"inputs": X, "output": "softmax"}, UsageError, "'probabilities' or 'logits'"),
         ({"inputs": X, "labels": np.arange(200)}, DataError, "from 0 to 199"),
     ):
         with pytest.raises(error, match=culprit):

@@ -90,7 +90,7 @@ def test_files_of_other_kinds(tmp_path):
         ("custom.keras", "custom_objects"),
         ("run", "Give one: .*saved_model"),
         ("run/saved_model/saved_model.pb", "SavedModel or an archive the folder"),
-        ("part", "only a part of one"),
+        ("part", "A part of one"),
         ("missing.keras", "from "),
     ):
         with pytest.raises(TfkitError, match=f"(?s){name}.*{says}"):

