@@ -57,6 +57,12 @@ def test_the_absent_one_is_named(addresses):
     thread.join()
 
 
+def test_a_patience_that_is_no_number_is_named(addresses, monkeypatch):
+    monkeypatch.setenv("TFKIT_JOIN_SECONDS", "soon")
+    with pytest.raises(ConfigError, match="TFKIT_JOIN_SECONDS in the environment is 'soon'"):
+        wait_for_workers(Cluster(workers=addresses, index=0))
+
+
 def test_who_is_waited_for_is_said_at_once(addresses, capsys):
     workers = (addresses[0], "no-such-host.invalid:2222")
     with pytest.raises(AbsentError, match=r"worker 1 \(no-such-host.invalid:2222: "):

@@ -103,6 +103,7 @@ def test_a_job_that_comes_to_its_end_all_the_same_is_done(launch):
         ("--hosts localhost:2222 --task-index 1 -- -m this", ["--task-index", "worker 1", "1 worker"]),
         ("--hosts localhost:2222,localhost:2223 -- -m this", ["--task-index 0"]),
         ("--hosts , --task-index 0 -- -m this", ["--hosts host1:2222"]),
+        ("--hosts= -- -m this", ["--hosts host1:2222"]),
         ("--task-index 1 -- -m this", ["--hosts host1:2222"]),
         (
             "--hosts localhost:2222 --task-index 0 --workers 2 -- -m this",

@@ -84,6 +84,7 @@ FIRST = {"type": "worker", "index": 0}
         ({"cluster": {"worker": TWO}}, '"index" of "task" is None'),
         ({"cluster": {"worker": TWO}, "task": {"type": "worker"}}, '"index" of "task" is None'),
         ({"cluster": {"worker": TWO}, "task": "worker"}, '"task"'),
+        ({"cluster": {"worker": TWO}, "task": {"type": ["worker"], "index": 0}}, '"task"'),
         *(
             ({"cluster": {"worker": TWO}, "task": {"type": "worker", "index": wrong}}, str(wrong))
             for wrong in ("one", -1, True, 0.5, None, 2, [0])

@@ -72,6 +72,8 @@ def test_all_layers(photos, tmp_path):
         ({"strategy": "mirrorred"}, ConfigError, "strategy"),
         ({"data": "docstrings", "trainable": "all"}, ConfigError, "trainable[\\s\\S]*fine_tune_epochs"),
         ({"privacy": tfkit.DPSGD(target_epsilon=3), "target_epsilon": 2.0}, ConfigError, "target_epsilon"),
+        ({"data": "digits", "privacy": 3}, ConfigError, "expected a tfkit.DPSGD"),
+        ({"data": "digits", "privacy": {"target_epsilon": 3}}, ConfigError, "expected a tfkit.DPSGD"),
         ({"target_epsilon": 3.0, "noise_multiplier": 1.0}, ConfigError, "noise.multiplier"),
     ],
 )

@@ -68,8 +68,9 @@ def main(arguments: Sequence[str]) -> int:
 
 def _check_flags(options: dict[str, Any]) -> None:
     """Split the hosts; refuse flags that contradict each other."""
-    hosts = [host for host in re.split(r"[\s,]+", options.pop("hosts", "")) if host]
-    if bool(hosts) != ("task_index" in options):
+    has_hosts, listed = "hosts" in options, re.split(r"[\s,]+", options.pop("hosts", ""))
+    hosts = [host for host in listed if host]
+    if not has_hosts == bool(hosts) == ("task_index" in options):
         raise ConfigError(
             "--hosts (every worker) and --task-index (which of them this machine is: 0, 1, ...) go together:"
             " --hosts host1:2222,host2:2222 --task-index 0"

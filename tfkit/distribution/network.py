@@ -139,11 +139,18 @@ def wait_for_workers(cluster: Cluster, *, seconds: float | None = None) -> None:
 
     Raises:
       AbsentError: one did not come, or was started with another list of workers.
-      ConfigError: this worker's own port is taken.
+      ConfigError: this worker's own port is taken; TFKIT_JOIN_SECONDS is no number.
     """
     if cluster.size == 1:
         return
-    seconds = float(os.environ.get(SECONDS_VARIABLE, "300")) if seconds is None else seconds
+    if seconds is None:
+        text = os.environ.get(SECONDS_VARIABLE, "300")
+        try:
+            seconds = float(text)
+        except ValueError as error:
+            raise ConfigError(
+                f"{SECONDS_VARIABLE} in the environment is {text!r}; expected seconds, such as 300."
+            ) from error
     deadline = time.monotonic() + seconds
     report = time.monotonic() + _LINGER_SECONDS
     absent = {index: "" for index in range(cluster.size) if index != cluster.index}

@@ -81,6 +81,7 @@ def parse(content: Any) -> Cluster:
         addresses, task = content.get("cluster") or {}, content.get("task") or {}
         role, index = task.get("type", "worker"), task.get("index", None if addresses else 0)
         known = _known(addresses)
+        of_role = known.get(role, ())
     except (AttributeError, TypeError):
         raise ValueError(f'{reprlib.repr(content)} is no object with objects "cluster" and "task"') from None
     if isinstance(index, str) and index.isdecimal():
@@ -91,7 +92,7 @@ def parse(content: Any) -> Cluster:
         if (role, index) not in (("worker", 0), ("chief", 0), ("master", 0)):
             raise ValueError(f'this process is {role} {index}, and "cluster" names nobody')
         return Cluster()
-    if role not in known or not 0 <= index < len(known[role]):
+    if not 0 <= index < len(of_role):
         counts = ", ".join(f"{len(listed)} {job}" for job, listed in known.items())
         raise ValueError(f'this process is {role} {index}, and "cluster" has {counts}')
     if known["ps"] and not (known["chief"] and known["worker"]):

@@ -90,13 +90,13 @@ def calibrate(
     The Rényi accountant's answer comes first, being cheap and nearly right; the other is looked for around it.
 
     Args:
-      target_epsilon: above 0; `epsilon` of the result never exceeds it.
-      delta: as for `epsilon`, and so are the others.
+      target_epsilon: above 0; `compute_epsilon` of the result never exceeds it.
+      delta: as for `compute_epsilon`, and so are the others.
       sampling_probability: with which an example is in a step.
       steps: that will be taken, 1 or more.
       sampler: `poisson` or `shuffled`.
       accountant: `pld` or `rdp`.
-      release_noise: as for `epsilon`.
+      release_noise: as for `compute_epsilon`.
 
     Returns:
       Standard deviation of the noise in units of the clipping norm.

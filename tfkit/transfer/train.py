@@ -92,7 +92,8 @@ def train(
         Parquet), or the name of a data set: "digits", "mnist5k", "docstrings", "tfds:NAME". None: "digits".
       model: a TF Hub or Kaggle URL, a SavedModel folder or a bundled name; "cnn" and "light" are small models of images
         and of texts that are trained from scratch. None: the bundled one for images or for texts.
-      privacy: train with differential privacy; `target_epsilon=3` among the settings does the same.
+      privacy: train with differential privacy; `target_epsilon=3` among the settings does the same, with the recipe's
+        clipping norm of 0.3 in place of `DPSGD`'s 1.0.
       trainable: "auto": a head on the frozen model first, then perhaps all of it; "all": all layers of a model of
         images from the first step.
       settings: what the flags of recipes.transfer_image, transfer_text, train_private (with `privacy`) or
@@ -285,6 +286,10 @@ def _are_texts(settings: dict[str, Any]) -> bool:
 
 def _privacy_settings(privacy: DPSGD, settings: dict[str, Any]) -> dict[str, Any]:
     """Return the settings that say the same as the object, all of them but those that it leaves out."""
+    from tfkit.privacy.plan import DPSGD
+
+    if not isinstance(privacy, DPSGD):
+        raise ConfigError(f"privacy is {privacy!r}; expected a tfkit.DPSGD, such as DPSGD(target_epsilon=3).")
     values = {name: value for name, value in vars(privacy).items() if value is not None}
     if values.pop("release_noise", None):
         raise ConfigError(
