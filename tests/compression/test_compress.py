@@ -6,6 +6,7 @@ import pytest
 import tfkit
 from tfkit.environment.stack import keras
 from tfkit.errors import ConfigError, RunError
+from tfkit.run import Run
 
 
 @pytest.mark.parametrize(
@@ -30,6 +31,22 @@ def test_what_is_no_model_is_named(tmp_path):
         tfkit.compress(keras.Sequential([keras.Input([4]), keras.layers.Dense(2)]))
     with pytest.raises(ConfigError, match="from-run"):
         tfkit.compress(None)
+
+
+def test_a_mistaken_call_removes_nothing(tmp_path):
+    with Run.create(tmp_path / "run", config={"a": 1}) as run:
+        run.record({"test/accuracy": 1.0})
+    model = run.path / "saved_model"
+    model.mkdir()
+    calls = [
+        (run.path, run.path),  # the very run, whose model is asked for
+        (tmp_path / "nowhere", run.path),
+        (tmp_path / "nowhere.keras", run.path),
+    ]
+    for asked, folder in calls:
+        with pytest.raises((RunError, ConfigError)):
+            tfkit.compress(asked, run_dir=folder, representative_data=tmp_path)
+        assert model.is_dir()
 
 
 @pytest.mark.slow

@@ -54,13 +54,22 @@ def test_two_inputs(data):
 @pytest.mark.parametrize(
     "data",
     [Z, [Z], {"x": Z}, (Z, Y), tensors(Z), tensors((Z, Y)), tensors((Z, Y, Y)), tensors(({"x": Z}, Y)),
-     list(Z), iter(Z), lambda: ([z[None]] for z in Z), tf.constant(Z)],
+     list(Z), iter(Z), lambda: ([z[None]] for z in Z), tf.constant(Z), Z.tolist()],
 )  # fmt: skip
 def test_one_input(data):
     np.testing.assert_array_equal(np.concatenate([part["x"] for part, _ in ONE.batches(data)]), Z)
 
 
-@pytest.mark.parametrize("data", [(Z, Y), tensors((Z, Y)), tensors((Z, Y)).unbatch(), tensors((Z, Y, Y))])
+@pytest.mark.parametrize(
+    "data",
+    [
+        (Z, Y),
+        tensors((Z, Y)),
+        tensors((Z, Y)).unbatch(),
+        tensors((Z, Y, Y)),
+        lambda: iter([[Z[:5], Y[:5]], [Z[5:], Y[5:]]]),
+    ],
+)
 def test_labels_beside_them(data):
     np.testing.assert_array_equal(np.concatenate([labels for _, labels in ONE.batches(data)]), Y)
 

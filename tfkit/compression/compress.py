@@ -100,14 +100,15 @@ def compress_model(config: CompressConfig, model: Any = None) -> Run:
             " .npy, .npz) of what it will see, by which ranges of int8 are measured and the files compared.\n"
             "  And it takes no --techniques: these train. Give --from-run, or use tfkit.compression on a Keras model."
         )
-    if origin is not None and config.run_dir is None:
-        run = Run.open(origin)
+    opened = None if origin is None else Run.open(origin)
+    if opened is not None and (config.run_dir is None or config.run_dir.resolve() == opened.path.resolve()):
+        run = opened  # to make it anew would remove the model
         run.check_writable()
     else:
         run = Run.create(run_dir(config, recipe="compress_tflite"), config=as_dict(config), overwrite=True)
     with run:
-        if origin is not None:
-            choice = _compress_run(run, Run.open(origin), config)
+        if opened is not None:
+            choice = _compress_run(run, opened, config)
         else:
             choice = _compress_saved_model(run, config.saved_model if model is None else model, config)
         process.say(f"\n{Table.read(run.read(VARIANTS))}")

@@ -93,6 +93,8 @@ class Inputs:
             nested = isinstance(element[0], Mapping | list | tuple)
             if nested or (len(self.shapes) == 1 and len(element) in (2, 3)):
                 return element[0], element[1] if len(element) > 1 else None
+        if isinstance(element, list) and len(self.shapes) == 1 and len(element) == 2 and np.ndim(element[0]):
+            return element[0], element[1]
         return element, None
 
     def _named(self, given: Any) -> dict[str, Any]:
@@ -106,7 +108,8 @@ class Inputs:
                     f"\n  The model takes {self.described}."
                 )
             return {name: given[known[name]] for name in names}
-        values = list(given) if isinstance(given, tuple | list) else [given]
+        row = isinstance(given, list) and len(names) == 1 and not any(map(np.ndim, given))
+        values = list(given) if isinstance(given, tuple | list) and not row else [given]
         if len(values) != len(names):
             raise DataError(
                 f"An element of the data holds {len(values)} arrays; the model takes {len(names)}: {self.described}."

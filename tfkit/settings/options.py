@@ -573,7 +573,8 @@ class CompressConfig(RecipeConfig):
         path = self.saved_model
         if path is not None and self.from_run is not None:
             raise ConfigError("Give one model: --from-run RUN or --saved-model FOLDER.")
-        if path is not None and path.suffix not in KERAS and not (path / "saved_model.pb").is_file():
+        is_file = path is not None and path.suffix in KERAS and path.is_file()
+        if path is not None and not is_file and not (path / "saved_model.pb").is_file():
             raise ConfigError(f"--saved-model {path} is no SavedModel: it has no saved_model.pb.")
         if not self.variants:
             raise ConfigError("--variants is empty: nothing would be made.")
