@@ -105,7 +105,10 @@ def compress_model(config: CompressConfig, model: Any = None) -> Run:
         run = opened  # to make it anew would remove the model
         run.check_writable()
     else:
-        run = Run.create(run_dir(config, recipe="compress_tflite"), config=as_dict(config), overwrite=True)
+        folder = run_dir(config, recipe="compress_tflite")
+        # Files made before are made anew; a model that was trained there is nobody's to remove.
+        again = (folder / VARIANTS).is_file() and not (folder / SAVED_MODEL).exists()
+        run = Run.create(folder, config=as_dict(config), overwrite=config.overwrite or again)
     with run:
         if opened is not None:
             choice = _compress_run(run, opened, config)
