@@ -522,8 +522,8 @@ def _unclear(table: Table, missing: Sequence[str]) -> DataError:
 
 def _named(table: Table, name: str | None, flag: str) -> int | None:
     if not table.sample:
-        unusable = next(table.rows(()), None)
-        why = f"no row that can be used: {unusable.path} {unusable.reason}" if unusable else "no rows"
+        row = next(table.rows(()), None)
+        why = f"no row that can be used: {row.path} {row.reason}" if isinstance(row, Skipped) else "no rows"
         raise DataError(f"{table.path} has columns ({listed([*map(short, table.columns)])}), but {why}.")
     if name is None:
         return None
