@@ -42,7 +42,10 @@ def test_a_mistaken_call_removes_nothing(tmp_path):
         (run.path, run.path),  # the very run, whose model is asked for
         (tmp_path / "nowhere", run.path),
         (tmp_path / "nowhere.keras", run.path),
-        (keras.Sequential([keras.Input([4]), keras.layers.Dense(2)]), run.path),  # another model, another folder
+        (
+            keras.Sequential([keras.Input([4]), keras.layers.Dense(2)]),
+            run.path,
+        ),  # another model, another folder
     ]
     for asked, folder in calls:
         with pytest.raises((RunError, ConfigError)):

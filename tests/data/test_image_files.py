@@ -431,6 +431,11 @@ def test_small_images_are_trained_small(tmp_path):
     assert load_images(tmp_path / "large").source.shape == (224, 224, 3)
 
 
+def test_a_side_has_a_pixel_or_more(tmp_path):
+    with pytest.raises(DataError, match="image_size is 0"):
+        load_images(fill(tmp_path), image_size=0)
+
+
 def test_an_unknown_dataset_says_what_to_install():
     with pytest.raises(DataError, match="pip install tensorflow-datasets"):
         load_images("tfds:beans")

@@ -16,7 +16,7 @@ import pytest
 from pyarrow import parquet
 
 from tfkit.data import Skipped, load_texts, tables
-from tfkit.data.tables import FLAGS, OPEN, STRAY, Row, choose, open_table
+from tfkit.data.tables import FLAGS, OPEN, STRAY, Row, choose, choose_text, open_table
 from tfkit.errors import DataError
 
 ROWS = [["hello, you\nthere", "a"], ['she said "no"', "b"], ["שלום; 你好 😀", "a"], ["Größe\tM | L", "b"]]
@@ -323,7 +323,7 @@ def test_no_row_is_lost(tmp_path, seed):
     assert table.columns == ("id", "text", "label")
     found = list(table.rows((0, 1, 2)))
     if damage == 0:
-        plain = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+        plain = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
         assert [list(row.cells) for row in found] == [cells for cells in plain if cells][1:]
         assert [row.line for row in found] == [line for line, _, _ in rows]
         assert not any(row.remark for row in found)
@@ -366,6 +366,8 @@ def rows_of(tmp_path, text):
     [
         (r'"he said \"hi\" to me",a', r'"he said \"hi\" to me"', STRAY),
         ('"he said "hi" to me",a', '"he said "hi" to me"', STRAY),
+        ('"he said "hi" to me","a"', '"he said "hi" to me"', STRAY),
+        ('  "Dear all, he said ""hi""", "a"', 'Dear all, he said "hi"', ""),
         ('"Best" film,a', '"Best" film', STRAY),
         ('"never closed,a', '"never closed', STRAY),
         ('5" pipe,a', '5" pipe', ""),
@@ -377,6 +379,13 @@ def test_a_quote_that_does_not_fit_takes_no_row_with_it(tmp_path, line, text, re
     found = rows_of(tmp_path, f"text,label\n{PLAIN}{line}\n{PLAIN}")
     assert len(found) == 81
     assert found[40] == (42, [text, "a"], remark)
+
+
+def test_a_table_without_a_row_that_can_be_used_says_why(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("text,label\n" + "'well, yes','a'\n" * 9)
+    with pytest.raises(DataError, match=r"no row that can be used: a.csv:2 has 3 fields instead of 2"):
+        choose_text(open_table(path), text_column=None)
 
 
 def test_a_missing_label_makes_no_line_of_a_text_a_row(tmp_path):

@@ -190,3 +190,16 @@ def test_keras_layers_can_be_stacked_on_it(hub_model):
     before = kernel.numpy().copy()
     model.fit(tf.ones((4, 8, 8, 3)), tf.zeros((4, 2)), verbose=0)
     assert not np.allclose(kernel, before)
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"modality": "video"}, "expected 'images' or 'texts'"),
+        ({"max_length": 8}, r"a model of images, which has no max_length=.\n.*modality='texts'"),
+        ({"modality": "texts", "input_range": (0, 255)}, "a model of texts, which has no input_range="),
+    ],
+)
+def test_no_option_is_ignored(hub_model, options, match):
+    with pytest.raises(HubError, match=match):
+        hub.load_model(str(hub_model), **options)

@@ -65,6 +65,7 @@ def test_all_layers(photos, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "error", "culprit_and_fix"),
     [
+        ({"data": [1, 2]}, DataError, "not a list"),
         ({"data": "no/such/folder"}, DataError, "no/such/folder[\\s\\S]*mnist5k"),
         ({"epoch": 3}, ConfigError, "epoch=[\\s\\S]*epochs"),
         ({"epochs": 0}, ConfigError, "epochs"),

@@ -419,7 +419,7 @@ def load_folder(
 
     # Before anything is decoded: what is too little is refused, and the training images decide the range.
     training = cut_folder(found, found.files, cutting, cut_of(found.files))["train"]
-    size = image_size or _choose_size(found, native_size)
+    size = _choose_size(found, image_size, native_size)
     used = _used_ranges(found)
     if pixel_range is not None:
         scaling = PixelRange(*pixel_range, images=len(used))
@@ -436,7 +436,9 @@ def load_folder(
     )  # fmt: skip
 
 
-def _choose_size(found: Scan, native_size: int) -> int:
+def _choose_size(found: Scan, image_size: int | None, native_size: int) -> int:
+    if image_size is not None:
+        return choose_size(np.empty(0), image_size=image_size, native_size=native_size)
     some = found.files[:: len(found.files) // _SIZES_READ + 1]
     sides = [*filter(None, in_parallel(longer_side, [found.root / image.name for image in some]))]
     return choose_size(np.asarray(sides or [native_size]), image_size=None, native_size=native_size)

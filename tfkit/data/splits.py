@@ -100,6 +100,8 @@ def resize(image: Image.Image, size: int) -> np.ndarray:
 def choose_size(longer_sides: np.ndarray, *, image_size: int | None, native_size: int) -> int:
     """Return the side to train at: what was asked, else 64 (tiny images), 96 (small ones) or the model's own."""
     if image_size is not None:
+        if image_size < 1:
+            raise DataError(f"image_size is {image_size}: a side has 1 pixel or more.")
         return image_size
     usual = np.median(longer_sides)
     return min(64 if usual <= TINY else 96 if usual <= SMALL else native_size, native_size)

@@ -10,6 +10,7 @@ import difflib
 import functools
 import itertools
 import json
+import re
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -140,8 +141,8 @@ def _read_rows(
     """Yield the first and the last line of each row, its cells, and what is odd about it; blank lines are left out.
 
     The csv module reads strictly. Where it meets a quote that cannot be right, or one that encloses lines of which the
-    first is a row by itself, that line is taken as it is written and the others are read again: a quote that is never
-    closed takes no other row with it.
+    first is a row by itself, that line is taken as it is written, but for quotes that enclose a cell, and the others
+    are read again: a quote that is never closed takes no other row with it.
 
     Args:
       path: of the file.
@@ -151,6 +152,7 @@ def _read_rows(
         a few, such as labels, tell a row from a line of a text.
     """
     again, held, damaged, line = deque[str](), list[str](), False, 1
+    enclosed = re.compile('"[^"]*"')
     # Of the whole process, so it is only ever raised.
     csv.field_size_limit(max(csv.field_size_limit(), 2 * LONGEST_ROW))
 
@@ -164,7 +166,8 @@ def _read_rows(
             yield text
 
     def as_written(text: str) -> list[str]:
-        return text.rstrip("\r\n").split(delimiter)
+        cells = [cell.lstrip(" ") for cell in text.rstrip("\r\n").split(delimiter)]
+        return [cell[1:-1] if enclosed.fullmatch(cell) else cell for cell in cells]
 
     def is_row(cells: list[str], *, surely: bool = True) -> bool:
         few = min(seen, key=len)
@@ -187,7 +190,8 @@ def _read_rows(
             held.clear()
             remark = ""
             try:
-                cells = next(csv.reader(next_lines(), delimiter=delimiter, strict=True))
+                reader = csv.reader(next_lines(), delimiter=delimiter, skipinitialspace=True, strict=True)
+                cells = next(reader)
                 several = len(held) > 1 and bool(seen)
                 stray = several and has_rows(cells)
             except StopIteration:
@@ -518,7 +522,9 @@ def _unclear(table: Table, missing: Sequence[str]) -> DataError:
 
 def _named(table: Table, name: str | None, flag: str) -> int | None:
     if not table.sample:
-        raise DataError(f"{table.path} has columns ({listed([*map(short, table.columns)])}), but no rows.")
+        row = next(table.rows(()), None)
+        why = f"no row that can be used: {row.path} {row.reason}" if isinstance(row, Skipped) else "no rows"
+        raise DataError(f"{table.path} has columns ({listed([*map(short, table.columns)])}), but {why}.")
     if name is None:
         return None
     if (count := table.columns.count(name)) > 1:

@@ -36,7 +36,7 @@ from tfkit.errors import DataError
 
 _Item = TypeVar("_Item")
 
-RECIPE, _READING = 3, 4
+RECIPE, _READING = 3, 5
 """Parts of the fingerprint, and of the key of every store: raise the latter when the same file gives other texts."""
 
 SKIPPED_LISTED = 10_000

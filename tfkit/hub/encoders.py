@@ -66,7 +66,11 @@ def load_model(
     row = find(parsed.text) or find(parsed.location)
     licence = row.licence if row else "unknown"
     common: dict[str, Any] = {"handle": parsed.text, "path": path, "interface": interface, "licence": licence}
-    if (modality or (row.modality if row else "texts" if interface.takes_texts else "images")) == "images":
+    kind = modality or (row.modality if row else "texts" if interface.takes_texts else "images")
+    _check_options(
+        parsed.text, kind, preprocessor=preprocessor, max_length=max_length, input_range=input_range
+    )
+    if kind == "images":
         fixed = next((t.shape[1] for t in interface.inputs if t.shape and len(t.shape) == 4), None)
         usual = row.image_size if row else _USUAL_SIZE if interface.takes_images else 0
         shown_range = input_range or ((0.0, 1.0) if row else saved_model.input_range(path))
@@ -93,12 +97,25 @@ def load_model(
     return encoder.with_feature_size()
 
 
+def _check_options(handle: str, kind: str, **options: Any) -> None:
+    """Refuse a modality that there is not, and an option of the other one."""
+    if kind not in ("images", "texts"):
+        raise HubError(f"modality={kind!r}: expected 'images' or 'texts'.")
+    foreign = ("input_range",) if kind == "texts" else ("preprocessor", "max_length")
+    if ignored := [f"{name}=" for name in foreign if options[name] is not None]:
+        other = "images" if kind == "texts" else "texts"
+        raise HubError(
+            f"{handle} is taken for a model of {kind}, which has no {' and no '.join(ignored)}."
+            f"\n  If it is one of {other}: modality={other!r}."
+        )
+
+
 def _preprocessor(
     location: str, chosen: str | Path | None, row: Known | None, max_length: int | None
 ) -> Part | None:
     model = bundled.MODELS.get(location)
     if chosen is None and isinstance(model, bundled.TextModel):
-        length = max_length or model.max_length
+        length = model.max_length if max_length is None else max_length
         if not 3 <= length <= model.positions:
             raise HubError(
                 f"max_length={length}: {model.name} takes 3 to {model.positions} ids of a text, two at its ends among"

@@ -262,6 +262,11 @@ def _train(config: Any, run: Run, strategy: tf.distribute.Strategy, *, recipe: s
 
 
 def _data_settings(data: str | Path) -> dict[str, Any]:
+    if not isinstance(data, str | Path):
+        raise DataError(
+            f"tfkit.train reads files and folders, not a {type(data).__name__}."
+            "\n  Arrays of images: tfkit.fit(model, tfkit.from_arrays(...)). A DataFrame of texts: frame.to_csv(...)."
+        )
     path = Path(data)
     if path.is_dir():
         return {"data_dir": path}
