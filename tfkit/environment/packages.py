@@ -6,7 +6,6 @@ All answers come from the packages' metadata: nothing is imported.
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import importlib.util
 import os
 import platform
@@ -16,9 +15,6 @@ import shutil
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
-
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
 
 TENSORFLOW_MINORS = ("2.19", "2.20", "2.21")
 
@@ -68,6 +64,8 @@ class Problem(NamedTuple):
 
 def version(package: str) -> str | None:
     """Return the installed version of a package, or None."""
+    import importlib.metadata  # with what it imports a third of `import tfkit`
+
     builds = ("tensorflow", "tensorflow-cpu", "tensorflow-tpu")  # TensorFlow goes by several names
     for name in builds if package == "tensorflow" else (package,):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -124,6 +122,8 @@ def problems(*packages: str) -> list[Problem]:
 
 
 def _problem(package: str) -> str | None:
+    from packaging.requirements import Requirement
+
     installed, needed = version(package), requirement(package)
     if package == "setuptools":
         if importlib.util.find_spec("pkg_resources") is not None:
@@ -174,6 +174,10 @@ def versions() -> dict[str, Any]:
       doctor would say of the packages without trying them; empty where all is well), "packages" (name to
       version of all that are installed).
     """
+    import importlib.metadata
+
+    from packaging.utils import canonicalize_name
+
     distributions = importlib.metadata.distributions()
     return {
         "tfkit": version("tfkit"),

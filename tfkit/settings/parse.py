@@ -6,6 +6,7 @@ import argparse
 import ast
 import dataclasses
 import difflib
+import functools
 import inspect
 import re
 import textwrap
@@ -195,7 +196,8 @@ def _recipe_parser(config_class: type[Any], *, prog: str, description: str) -> P
 
 def add_flags(group: argparse._ActionsContainer, config_class: type[Any], names: Iterable[str]) -> None:
     """Add fields of a dataclass to a parser as flags: the string below each is its help."""
-    hints, docs = typing.get_type_hints(config_class), documentation(config_class)
+    hints = typing.get_type_hints(config_class)
+    docs = documentation(config_class)  # type: ignore[arg-type]  # classes are hashable
     defaults = {field.name: field.default for field in dataclasses.fields(config_class)}
     for name in names:
         text = f"{docs.get(name, '')} {_shown(defaults[name])}".strip().replace("%", "%%")
@@ -232,6 +234,7 @@ def _shown(default: Any) -> str:
     return f"(default: {' '.join(map(str, default)) if isinstance(default, tuple) else default})"
 
 
+@functools.cache  # of each group of flags
 def documentation(config_class: type[Any]) -> dict[str, str]:
     """Return the string below each field, of the class or of the nearest one above it, on one line."""
     docs: dict[str, str] = {}
