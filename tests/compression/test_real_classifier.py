@@ -88,7 +88,7 @@ def test_a_real_client_finds_the_classes_that_keras_finds(classifier, with_label
     expected = classifier.probabilities.argmax(axis=1)
     for place, name in enumerate(with_labels):
         answers = found[place * len(expected) : (place + 1) * len(expected)]
-        assert sum(index == best for (index, _, _), best in zip(answers, expected, strict=True)) >= 56, name
+        assert sum(index == best for (index, _, _), best in zip(answers, expected, strict=True)) >= 58, name
         for (index, label, score), image in zip(answers, classifier.images, strict=True):
             assert label == classifier.labels[index]
             # The pixels reach the model unchanged: its own scores come back, not those of a scaled image.

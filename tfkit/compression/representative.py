@@ -163,8 +163,13 @@ def from_splits(splits: Splits, *, count: int = EXAMPLES, seed: int = 0) -> np.n
     """
     indices = np.asarray(splits.indices["train"])
     labels = splits.source.labels[indices]
-    most = max(count, len(np.unique(labels)))
-    examples = splits.source.read(indices[draw(len(indices), most, classes=labels, seed=seed)])
+    chance, classes = np.random.default_rng(seed), np.unique(labels)
+    each = max(1, count // len(classes))
+    chosen = [
+        chance.choice(of_class, min(each, len(of_class)), replace=False)
+        for of_class in (indices[labels == label] for label in classes)
+    ]  # not `draw`: with other examples every int8 file would be another
+    examples = splits.source.read(chance.permutation(np.concatenate(chosen)))
     return examples if splits.kind == "texts" else pinned(examples.astype(np.float32))
 
 
