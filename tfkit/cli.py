@@ -1,4 +1,4 @@
-"""What every recipe does on the command line: read the settings, run, say how it ended.
+"""Run a recipe from the command line: read the settings, run, say how it ended.
 
 A disk that is full or a folder that cannot be written ends with 2: what was asked cannot be done.
 """

@@ -1,4 +1,4 @@
-"""What can go wrong, as one tree.
+"""Define the exceptions, as one tree.
 
     TfkitError              exit code 1: the base of all of them
     ├── StackError          a package is missing, too old, or fights another (python -m tfkit doctor)
@@ -26,7 +26,7 @@ class StackError(TfkitError):
 
 
 class UsageError(TfkitError):
-    """What was asked cannot be done; asking differently can."""
+    """Say that what was asked cannot be done; asking differently can."""
 
     exit_code = 2
 

@@ -39,7 +39,7 @@ _TYPICAL_OF = 1000
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Comparison(Quality):
-    """What a variant gives beside what the original gives.
+    """Hold what a variant gives beside what the original gives.
 
     Attributes:
       outputs: float32 [n, ...] of the variant.

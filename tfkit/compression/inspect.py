@@ -58,7 +58,7 @@ class Operator(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Inventory:
-    """What a .tflite file consists of.
+    """List what a .tflite file consists of.
 
     Attributes:
       size_bytes: of the file.

@@ -18,7 +18,7 @@ MOST_READ = 50_000
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """What a model takes.
+    """Describe what a model takes.
 
     Attributes:
       shapes: name to shape with its batch, and dtype; in the model's order.

@@ -1,4 +1,4 @@
-"""What a compression reads of a run and leaves in its tflite/: the files, the chosen one, the script that runs it.
+"""Read what a compression needs of a run and leaves in its tflite/: the files, the chosen one, the script that runs it.
 
 infer.py is for each kind of input a script that is read and copied. A model of texts also gets a variant that takes
 ids, for runtimes that lack the custom operations which cut a string.

@@ -21,7 +21,7 @@ _PREFIXES = ("quant_", "prune_low_magnitude_", "cluster_")
 
 
 class Treatment(NamedTuple):
-    """What a technique will do to one layer.
+    """Describe what a technique will do to one layer.
 
     Attributes:
       layer: its name.

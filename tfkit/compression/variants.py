@@ -27,7 +27,7 @@ _LEAST_DROP = 0.005  # the unit of a drop where the limit is below it
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class Quality:
-    """How good the outputs of a variant are, by themselves and beside those of the original.
+    """Measure how good the outputs of a variant are, by themselves and beside those of the original.
 
     Attributes:
       output: what they are, one of `tfkit.training.outputs.OUTPUTS`.
@@ -255,7 +255,7 @@ def mark_pareto(variants: Sequence[Variant]) -> tuple[Variant, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class Gates:
-    """What a variant must keep to.
+    """Hold the limits that a variant must keep to.
 
     Attributes:
       max_size_kb: of the file, in units of 1000 bytes.

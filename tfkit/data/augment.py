@@ -100,7 +100,7 @@ PRESETS = ("none", "light", "standard", "randaugment")
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """How far an image may be changed in training. All zero leaves it as it is.
+    """Say how far an image may be changed in training. All zero leaves it as it is.
 
     Each amount is drawn evenly from [-amount, +amount], anew for every example and epoch, from
     (seed, epoch, position of the example in the epoch) alone: repeated, it is bit-equal.

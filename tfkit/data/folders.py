@@ -31,7 +31,7 @@ _SYSTEM_FOLDERS = frozenset({"__MACOSX", "@eaDir", "__pycache__"})
 
 
 class Kind(NamedTuple):
-    """What is looked for, and what it is called in a message."""
+    """Name what is looked for, and what it is called in a message."""
 
     singular: str
     plural: str
@@ -60,7 +60,7 @@ class FoundFile(NamedTuple):
 
 @dataclass
 class Scan:
-    """What a folder holds."""
+    """List what a folder holds."""
 
     root: Path
     kind: Kind = IMAGES

@@ -271,7 +271,7 @@ _SIZES_READ = 500
 
 
 class _File(NamedTuple):
-    """What the store knows of one file."""
+    """Hold what the store knows of one file."""
 
     name: str
     size: int

@@ -36,7 +36,7 @@ FULL_RANGE = (0, 65535)
 
 
 class PixelRange(NamedTuple):
-    """How the images of 16 bits of a set become 8-bit ones: one range for all of them."""
+    """Say how the images of 16 bits of a set become 8-bit ones: one range for all of them."""
 
     low: int = 0
     """This value, and what is below it, becomes 0."""
@@ -584,7 +584,7 @@ class Splits:
 
 
 class Cutting(NamedTuple):
-    """How the examples of a source are cut, whatever they are."""
+    """Say how the examples of a source are cut, whatever they are."""
 
     held_out: Mapping[str, float]
     """Split -> its fraction, such as {"validation": 0.15, "test": 0.15}."""

@@ -124,7 +124,7 @@ _SIGNATURES = (
 
 
 class Encoding(NamedTuple):
-    """How the bytes of a file are read."""
+    """Say how the bytes of a file are read."""
 
     name: str
     errors: str = "strict"

@@ -1,4 +1,4 @@
-"""What a model handle means: the models that are known by name, and the road by which a handle's model comes.
+"""Look up a model handle: the models that are known by name, and the road by which a handle's model comes.
 
 Sizes and outputs in models.csv are as the publishers describe them (github.com/tensorflow/tfhub.dev), from memory; a
 page that names no licence is under Apache-2.0, the default of TF Hub's publishing guide. Parameters are those of the

@@ -24,7 +24,7 @@ _Augment = Literal["none", "light", "standard", "randaugment"]
 
 @dataclass(frozen=True, kw_only=True)
 class RecipeConfig:
-    """What every recipe takes."""
+    """Hold what every recipe takes."""
 
     start_here: ClassVar[tuple[str, ...]] = ("data_dir", "model_handle", "run_dir", "epochs", "strategy")
     """The flags that --help begins with."""
@@ -149,7 +149,7 @@ class StrategyConfig(RecipeConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class ReplicaConfig(StrategyConfig):
-    """How to train a classifier: how large a batch is, what a batch that grows with the replicas does, when it ends."""
+    """Say how to train: how large a batch is, what a batch that grows with the replicas does, when it ends."""
 
     global_batch_size: fields.Count = 32
     """Examples in a training step, over all replicas."""
@@ -172,7 +172,7 @@ class ReplicaConfig(StrategyConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class TransferConfig(ReplicaConfig):
-    """How to train a classifier on a pretrained model: first its head, then perhaps all of it."""
+    """Say how to train a classifier on a pretrained model: first its head, then perhaps all of it."""
 
     epochs: fields.Count = 30
     """Epochs of the head, on the frozen model, at most."""
@@ -220,7 +220,7 @@ class ImageConfig(DataConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class ImageTransferConfig(TransferConfig):
-    """How to train a classifier of images on a pretrained backbone: first its head, then perhaps all of it."""
+    """Say how to train a classifier of images on a pretrained backbone: first its head, then perhaps all of it."""
 
     start_here = ("data_dir", "model_handle", "run_dir", "epochs", "fine_tune_epochs")
 
@@ -234,7 +234,7 @@ class ImageTransferConfig(TransferConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class ImageModelConfig(ReplicaConfig):
-    """How to train all layers of a classifier of images."""
+    """Say how to train all layers of a classifier of images."""
 
     epochs: fields.Count = 10
     """Epochs at most."""
@@ -322,7 +322,7 @@ class TextConfig(TextColumns):
 
 @dataclass(frozen=True, kw_only=True)
 class TextTransferConfig(TransferConfig):
-    """How to train a classifier of texts on a pretrained encoder: first its head, then perhaps all of it."""
+    """Say how to train a classifier of texts on a pretrained encoder: first its head, then perhaps all of it."""
 
     learning_rate: fields.Positive = 1e-3
 
@@ -339,7 +339,7 @@ class TextTransferConfig(TransferConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class PrivateConfig(StrategyConfig):
-    """How to train a classifier on a public pretrained backbone with differential privacy."""
+    """Say how to train a classifier on a public pretrained backbone with differential privacy."""
 
     start_here = ("data_dir", "model_handle", "run_dir", "epochs", "target_epsilon")
 

@@ -1,4 +1,4 @@
-"""What a tokenizer keeps of a text, what it folds, and what it loses: hard strings, there and back."""
+"""Check what a tokenizer keeps of a text, folds and loses: hard strings, there and back."""
 
 from __future__ import annotations
 
