@@ -1,4 +1,4 @@
-"""The tokenizers beside each other: rows as a model takes them, pairs, and what TFLite makes of them."""
+"""The tokenizers beside each other: rows as a model takes them, and what TFLite makes of them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tfkit.errors import DataError
 from tfkit.litert import ParallelInterpreter
 from tfkit.text.checks import check
 from tfkit.text.layers import MaskedMean, Tokens, on_device
-from tfkit.text.tokenizers import SentencePiece, Whitespace, WordPiece
+from tfkit.text.tokenizers import SentencePiece, WordPiece
 
 BERT = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -85,33 +85,9 @@ def test_models_that_are_none(of_sentences, tmp_path):
         SentencePiece(model=of_sentences, start="[CLS]")
 
 
-def test_whole_words():
-    words = Whitespace(vocabulary=(*BERT, "GET", "/a", "good"), max_length=5)
-    rows = words.ids(["GET /a goodness", "  good\tgood ", "", "get " + "x" * 500, "GET GET GET GET"])
-    assert rows.to_list() == [[2, 4, 5, 1, 3], [2, 6, 6, 3], [2, 3], [2, 1, 1, 3], [2, 4, 4, 4, 3]]
-    assert Whitespace(vocabulary=(*BERT, "get"), lower_case=True).ids(["GÉT"]).to_list() == [[2, 4, 3]]
-
-
-def test_pairs_lose_the_end_of_the_longer_text(of_pieces):
-    rows = of_pieces.dense_pairs(["the cat", "the cat the"], ["a b c d e f g h", "a"])
-    cat, the = of_pieces.id_of("cat"), of_pieces.id_of("the")
-    letters = [of_pieces.id_of(letter) for letter in "abcde"]
-    assert rows["input_word_ids"].numpy().tolist() == [
-        [2, the, cat, 3, *letters, 3],
-        [2, the, cat, the, 3, letters[0], 3, 0, 0, 0],
-    ]
-    assert rows["input_type_ids"].numpy().tolist() == [[0] * 4 + [1] * 6, [0] * 5 + [1] * 2 + [0] * 3]
-    assert rows["input_mask"].numpy().sum(1).tolist() == [10, 7]
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["words", "sentences"])
-def test_tflite_cuts_as_they_do(kind, of_sentences, hard, tmp_path):
-    tokenizer = (
-        Whitespace(vocabulary=(*BERT, "the", "cat", "sat", "a"), max_length=20)
-        if kind == "words"
-        else SentencePiece(model=of_sentences, max_length=20, fast=True)
-    )
+def test_tflite_cuts_as_it_does(of_sentences, hard, tmp_path):
+    tokenizer = SentencePiece(model=of_sentences, max_length=20, fast=True)
     texts = keras.Input([], dtype=tf.string, name="texts")
     tokens = Tokens(tokenizer)(texts)
     vectors = keras.layers.Embedding(len(tokenizer.vocabulary), 4)(tokens["input_word_ids"])

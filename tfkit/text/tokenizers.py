@@ -1,4 +1,4 @@
-"""Tokenizers inside of a TensorFlow graph, on tensorflow-text: WordPiece, SentencePiece, whole words."""
+"""Tokenizers inside of a TensorFlow graph, on tensorflow-text: WordPiece and SentencePiece."""
 
 from __future__ import annotations
 
@@ -74,44 +74,18 @@ class Tokenizer:
         Returns:
           `input_word_ids`, `input_mask` (1 for an id, 0 for padding) and `input_type_ids` (0), int32 [b, length].
         """
-        rows = self.ids(strings)
-        return self._filled(rows, stack.tf.zeros_like(rows), length)
-
-    def dense_pairs(
-        self, first: Any, second: Any, *, length: int | None = None
-    ) -> dict[str, stack.tf.Tensor]:
-        """Return two texts in a row, such as a question and a passage: start, the first, end, the second, end.
-
-        What is too long for `max_length` loses pieces at the end of the longer text until both are equally long.
-
-        Args:
-          first: UTF-8 [b].
-          second: UTF-8 [b].
-          length: as of `dense`.
-
-        Returns:
-          As `dense`; `input_type_ids` is 1 for the second text and the end behind it.
-        """
-        trimmer = stack.tf_text.RoundRobinTrimmer(max_seq_length=self.max_length - 3)
-        texts = trimmer.trim([self.tokenize(first), self.tokenize(second)])
-        rows, types = stack.tf_text.combine_segments(
-            texts, start_of_sequence_id=self.edges.start, end_of_segment_id=self.edges.end
-        )
-        return self._filled(rows, types, length)
+        if length is not None and length < self.max_length:
+            raise DataError(f"length is {length}; rows are cut at max_length, which is {self.max_length}.")
+        rows, shape = self.ids(strings), [None, length]
+        return {
+            WORDS: rows.to_tensor(self.edges.pad, shape=shape),
+            MASK: stack.tf.ones_like(rows).to_tensor(0, shape=shape),
+            TYPES: stack.tf.zeros_like(rows).to_tensor(0, shape=shape),
+        }
 
     def id_of(self, piece: str) -> int:
         """Return where a piece stands in the vocabulary."""
         return self.vocabulary.index(piece)
-
-    def _filled(self, rows: Any, types: Any, length: int | None) -> dict[str, Any]:
-        if length is not None and length < self.max_length:
-            raise DataError(f"length is {length}; rows are cut at max_length, which is {self.max_length}.")
-        shape = [None, length]
-        return {
-            WORDS: rows.to_tensor(self.edges.pad, shape=shape),
-            MASK: stack.tf.ones_like(rows).to_tensor(0, shape=shape),
-            TYPES: types.to_tensor(0, shape=shape),
-        }
 
 
 PAD, UNKNOWN, START, END = "[PAD]", "[UNK]", "[CLS]", "[SEP]"
@@ -119,25 +93,7 @@ SPECIAL = (PAD, UNKNOWN, START, END)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class _Listed(Tokenizer):
-    """A tokenizer whose pieces are given as a list, with those of BERT's edges among them."""
-
-    vocabulary: tuple[str, ...]
-    max_length: int = 128
-
-    def __post_init__(self) -> None:
-        """Refuse a vocabulary that lacks a special piece or holds any twice."""
-        if lacking := [piece for piece in SPECIAL if piece not in self.vocabulary]:
-            raise DataError(
-                f"The vocabulary ({len(self.vocabulary)} pieces) lacks {', '.join(lacking)}.\n"
-                f"  Such a vocabulary holds {', '.join(SPECIAL)}, one piece a line."
-            )
-        if twice := sorted(piece for piece, count in Counter(self.vocabulary).items() if count > 1):
-            raise DataError(f"The vocabulary holds {', '.join(map(repr, twice[:5]))} more than once.")
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class WordPiece(_Listed):
+class WordPiece(Tokenizer):
     """Strings to ids of word pieces, by tf_text.FastBertTokenizer.
 
     The normalisation is that of BERT: control characters go, CJK characters become words of their own; with
@@ -158,7 +114,19 @@ class WordPiece(_Listed):
       [[2, 4, 5, 6, 3], [2, 4, 3]]
     """
 
+    vocabulary: tuple[str, ...]
+    max_length: int = 128
     lower_case: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse a vocabulary that lacks a special piece or holds any twice."""
+        if lacking := [piece for piece in SPECIAL if piece not in self.vocabulary]:
+            raise DataError(
+                f"The vocabulary ({len(self.vocabulary)} pieces) lacks {', '.join(lacking)}.\n"
+                f"  Such a vocabulary holds {', '.join(SPECIAL)}, one piece a line."
+            )
+        if twice := sorted(piece for piece, count in Counter(self.vocabulary).items() if count > 1):
+            raise DataError(f"The vocabulary holds {', '.join(map(repr, twice[:5]))} more than once.")
 
     @functools.cached_property
     def _tokenizer(self) -> Any:
@@ -168,55 +136,6 @@ class WordPiece(_Listed):
                 vocab=list(self.vocabulary),
                 token_out_type=stack.tf.int32,
                 lower_case_nfd_strip_accents=self.lower_case,
-            )
-
-
-_WITHIN = "\ue000"  # of private use: no word begins with it, so that words are found whole or not at all
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Whitespace(_Listed):
-    """Strings to ids of whole words, by tf_text.WhitespaceTokenizer; punctuation stays with its word.
-
-    For texts that are cut already: identifiers, logs, the output of another tokenizer.
-
-    Attributes:
-      vocabulary: words, with [PAD], [UNK], [CLS] and [SEP] among them. What is not in it is [UNK].
-      lower_case: whether case and accents are folded, as BERT does it; the vocabulary must be folded too.
-      max_length: ids of a text at most, [CLS] and [SEP] among them.
-
-    Raises:
-      DataError: the vocabulary lacks one of the four, or holds a word twice.
-
-    Example:
-      >>> words = Whitespace(vocabulary=("[PAD]", "[UNK]", "[CLS]", "[SEP]", "GET", "/index.html"))
-      >>> words.ids(["GET /index.html", "PUT /index.html"]).to_list()
-      [[2, 4, 5, 3], [2, 1, 5, 3]]
-    """
-
-    lower_case: bool = False
-
-    def tokenize(self, strings: Any) -> stack.tf.RaggedTensor:
-        """Return the ids of the words of each string, without [CLS] and [SEP], not cut: int32 [b, (words)]."""
-        words = stack.tf_text.WhitespaceTokenizer().tokenize(self._normalizer.normalize(strings))
-        # A lookup by the word pieces' operation, which TFLite has; a table of strings it has not.
-        ids = self._lookup.tokenize(words.flat_values).flat_values
-        return words.with_flat_values(stack.tf.ensure_shape(ids, [None]))
-
-    @functools.cached_property
-    def _normalizer(self) -> Any:
-        with stack.tf.init_scope():  # see WordPiece
-            return stack.tf_text.FastBertNormalizer(lower_case_nfd_strip_accents=self.lower_case)
-
-    @functools.cached_property
-    def _lookup(self) -> Any:
-        with stack.tf.init_scope():
-            return stack.tf_text.FastWordpieceTokenizer(
-                vocab=list(self.vocabulary),
-                suffix_indicator=_WITHIN,
-                unknown_token=UNKNOWN,
-                no_pretokenization=True,
-                token_out_type=stack.tf.int32,
             )
 
 
