@@ -11,7 +11,7 @@ import functools
 import itertools
 import json
 import re
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -98,10 +98,42 @@ class Nested(str):
     __slots__ = ()
 
 
-def remark_notes(file: str, remarks: Mapping[str, Sequence[int]]) -> Iterator[str]:
-    """Yield a sentence on each kind of oddness, with the first lines of those that a reader collected."""
+def read_rows(table: Table, columns: tuple[int, ...], notes: list[str]) -> Rows:
+    """Yield the rows of some columns, the first of which has the texts; a note is appended on what is odd about them.
+
+    Raises:
+      DataError: the texts are numbers in all rows: there is nothing to read.
+    """
+    remarks: defaultdict[str, list[int]] = defaultdict(list)
+    rows = numbers = 0
+    for row in table.rows(columns):
+        if isinstance(row, Row):
+            rows += 1
+            text = row.cells[0] or ""
+            numbers += len(text) < 30 and _is_number(text)
+            if row.remark:
+                remarks[row.remark].append(row.line)
+            if isinstance(text, Nested):
+                row = Skipped(f"{table.path.name}:{row.line}", "has a list or an object for a text")
+        yield row
+    if rows and numbers == rows:
+        values = [value for value in table.values(columns[0]) if value.strip()]
+        raise DataError(
+            f"The text column '{short(table.columns[columns[0]])}' of {table.path} holds numbers"
+            f" ({', '.join(values[:3])}, ...): there is nothing to read.\n{_listing(table)}"
+        )
     for remark, lines in remarks.items():
-        yield f"{len(lines)} rows {remark} ({listed([f'{file}:{line}' for line in lines], 3)})."
+        places = listed([f"{table.path.name}:{line}" for line in lines], 3)
+        notes.append(f"{len(lines)} rows {remark} ({places}).")
+
+
+def _is_number(value: str) -> bool:
+    """Return whether a cell holds a number and nothing else."""
+    try:
+        float(value.replace(",", "."))
+    except ValueError:
+        return False
+    return True
 
 
 def open_table(path: Path) -> Table:
@@ -552,26 +584,3 @@ def _listing(table: Table) -> str:
     if (more := len(table.columns) - 20) > 0:
         lines.append(f"  ... ({more} more)")
     return "\n".join(lines)
-
-
-def refuse_numbers(table: Table, text: int, numbers: int, rows: int) -> None:
-    """Refuse a column of texts that are numbers in all of its rows.
-
-    Raises:
-      DataError: there is nothing to read.
-    """
-    if rows and numbers == rows:
-        values = [value for value in table.values(text) if value.strip()]
-        raise DataError(
-            f"The text column '{short(table.columns[text])}' of {table.path} holds numbers"
-            f" ({', '.join(values[:3])}, ...): there is nothing to read.\n{_listing(table)}"
-        )
-
-
-def is_number(value: str) -> bool:
-    """Return whether a cell holds a number and nothing else."""
-    try:
-        float(value.replace(",", "."))
-    except ValueError:
-        return False
-    return True

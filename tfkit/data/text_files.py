@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import unicodedata
 from array import array
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -17,17 +17,7 @@ from tfkit.data.folders import TEXTS, Scan, class_name_warnings, scan, skipped_t
 from tfkit.data.labels import LabelCleaner, check_labels
 from tfkit.data.splits import Cutting, Skipped, Splits, cut_by_class, listed
 from tfkit.data.store import Store, Writer, prepare
-from tfkit.data.tables import (
-    FLAGS,
-    Nested,
-    Row,
-    Table,
-    choose,
-    is_number,
-    open_table,
-    refuse_numbers,
-    remark_notes,
-)
+from tfkit.data.tables import FLAGS, Row, Table, choose, open_table, read_rows
 from tfkit.data.text_decoding import Cleaner, known_as, read_document, short
 from tfkit.environment import files
 from tfkit.environment.files import digest_of
@@ -292,22 +282,16 @@ def _progress(examples: Iterable[_Item]) -> Iterable[_Item]:
 def _read_table(table: Table, chosen: Sequence[int], notes: list[str]) -> Iterator[Example | Skipped]:
     name, first = table.path.name, table.columns[chosen[1]]
     cleaner, as_label = Cleaner(), LabelCleaner()
-    remarks: defaultdict[str, list[int]] = defaultdict(list)
     known: Counter[str] = Counter()
-    wrong = good = numbers = 0
-    for row in _progress(table.rows(tuple(chosen))):
+    wrong = good = 0
+    for row in _progress(read_rows(table, tuple(chosen), notes)):
         if not isinstance(row, Row):
-            wrong += row.reason.startswith("has ")
+            wrong += " fields instead of " in row.reason
             yield row
             continue
         good += 1
-        if row.remark:
-            remarks[row.remark].append(row.line)
         place = f"{name}:{row.line}"
         text, cell, *language = (value or "" for value in row.cells)
-        if isinstance(text, Nested):
-            yield Skipped(place, "has a list or an object for a text")
-            continue
         text, label = cleaner(text), as_label(cell)
         known[label] += 1
         if len(known) > _MANY_LABELS and len(known) > good / 2:  # before the memory is full of them
@@ -317,9 +301,7 @@ def _read_table(table: Table, chosen: Sequence[int], notes: list[str]) -> Iterat
         elif not label:
             yield Skipped(place, f"has no label ({short(cell)!r})" if cell.strip() else "has no label")
         else:
-            numbers += len(text) < 30 and is_number(text)
             yield Example(text, label, row.line, "".join(language).strip())
-    refuse_numbers(table, chosen[0], numbers, good)
     if wrong > good:
         raise DataError(
             f"{table.path}: {wrong} of {wrong + good} rows have another number of fields than the first line.\n"
@@ -330,7 +312,7 @@ def _read_table(table: Table, chosen: Sequence[int], notes: list[str]) -> Iterat
             f"{name}: Its first line is taken for names, but {short(first)!r} is the label of {known[first]} rows:"
             " if it is a row, write a line of names above it."
         )
-    notes += [*as_label.notes(), *remark_notes(name, remarks), *cleaner.notes()]
+    notes += [*as_label.notes(), *cleaner.notes()]
 
 
 def _column(table: Table, label: int) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path, PurePosixPath
@@ -12,7 +11,7 @@ from typing import Any, NamedTuple
 from tfkit import hub, reporting
 from tfkit.data.loaders import load_texts
 from tfkit.data.splits import Skipped, listed
-from tfkit.data.tables import Nested, Table, choose_text, is_number, open_table, refuse_numbers, remark_notes
+from tfkit.data.tables import choose_text, open_table, read_rows
 from tfkit.data.text_decoding import Cleaner, decode, is_binary, read_document, short
 from tfkit.environment import files
 from tfkit.environment.packages import versions
@@ -230,26 +229,11 @@ def load_documents(source: str | Path, *, text_column: str | None = None) -> Doc
     table = open_table(path)
     column = choose_text(table, text_column=text_column)
     notes = [*table.notes, f"{path.name}: The column '{short(table.columns[column])}' is searched."]
-    return _checked(path, _of_table(table, column, notes), str(path), notes)
-
-
-def _of_table(table: Table, column: int, notes: list[str]) -> Iterator[tuple[str, str] | Skipped]:
-    remarks: defaultdict[str, list[int]] = defaultdict(list)
-    rows = numbers = 0
-    for row in table.rows((column,)):
-        if isinstance(row, Skipped):
-            yield row
-            continue
-        if row.remark:
-            remarks[row.remark].append(row.line)
-        name, text = f"{table.path.name}:{row.line}", row.cells[0] or ""
-        rows += 1
-        numbers += is_number(text)
-        yield (
-            Skipped(name, "has a list or an object for a text") if isinstance(text, Nested) else (name, text)
-        )
-    refuse_numbers(table, column, numbers, rows)
-    notes += remark_notes(table.path.name, remarks)
+    rows = (
+        row if isinstance(row, Skipped) else (f"{path.name}:{row.line}", row.cells[0] or "")
+        for row in read_rows(table, (column,), notes)
+    )
+    return _checked(path, rows, str(path), notes)
 
 
 def _of_folder(folder: Path) -> Iterator[tuple[str, str] | Skipped]:
