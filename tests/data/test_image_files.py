@@ -15,7 +15,7 @@ from PIL import Image
 import tfkit
 from tests.data.pictures import png
 from tfkit.data import load_images
-from tfkit.data.image_files import Unreadable, choose_range, longer_side, read_image, used_range
+from tfkit.data.image_files import Unreadable, choose_range, decode_image, longer_side, used_range
 from tfkit.data.splits import FULL_RANGE, as_bytes
 from tfkit.errors import ConfigError, DataError, PrivacyError
 
@@ -40,7 +40,7 @@ def colours(image):
 def test_every_format(tmp_path, ending):
     path = tmp_path / f"image.{ending}"
     quarters().save(path)
-    image = read_image(path)
+    image = decode_image(path)
     assert (image.mode, image.size) == ("RGB", (60, 40))
     for seen, meant in zip(colours(image), (RED, GREEN, BLUE), strict=True):
         assert np.abs(seen - meant).max() < 30
@@ -48,7 +48,7 @@ def test_every_format(tmp_path, ending):
 
 def test_the_content_decides_and_not_the_name(tmp_path):
     quarters().save(tmp_path / "image.jpg", format="PNG")
-    assert tuple(colours(read_image(tmp_path / "image.jpg"))[0]) == RED
+    assert tuple(colours(decode_image(tmp_path / "image.jpg"))[0]) == RED
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -65,7 +65,7 @@ def test_exif_rotation(tmp_path, orientation, ending):
     exif = Image.Exif()
     exif[0x0112] = orientation
     image.save(tmp_path / f"i.{ending}", exif=exif)
-    upright = read_image(tmp_path / f"i.{ending}")
+    upright = decode_image(tmp_path / f"i.{ending}")
     assert upright.size == (60, 40)
     for seen, meant in zip(colours(upright), (RED, GREEN, BLUE), strict=True):
         assert np.abs(seen - meant).max() < 30
@@ -88,34 +88,34 @@ def test_transparency_is_laid_over_white(tmp_path, mode):
     else:
         Image.new("RGB", (4, 4), (200, 0, 0)).save(path, transparency=(200, 0, 0))
         expected = (255, 255, 255)
-    assert np.abs(np.asarray(read_image(path)).astype(int) - expected).max() <= 1
+    assert np.abs(np.asarray(decode_image(path)).astype(int) - expected).max() <= 1
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("value", [0, 300, 32768, 65535])
 def test_sixteen_bits_are_scaled_and_not_clipped(tmp_path, channels, value):
     png(np.full((2, 2, channels), value, np.uint16), tmp_path / "deep.png")
-    assert np.abs(np.asarray(read_image(tmp_path / "deep.png")) - value / 257).max() <= 1
+    assert np.abs(np.asarray(decode_image(tmp_path / "deep.png")) - value / 257).max() <= 1
 
 
 def test_the_first_frame_of_an_animation(tmp_path):
     frames = [Image.new("RGB", (10, 10), colour) for colour in (RED, BLUE)]
     for ending in ("gif", "webp"):
         frames[0].save(tmp_path / f"a.{ending}", save_all=True, append_images=frames[1:], duration=50)
-        assert np.abs(np.asarray(read_image(tmp_path / f"a.{ending}"))[5, 5].astype(int) - RED).max() < 30
+        assert np.abs(np.asarray(decode_image(tmp_path / f"a.{ending}"))[5, 5].astype(int) - RED).max() < 30
 
 
 def test_grey_and_cmyk(tmp_path):
     Image.new("L", (4, 4), 100).save(tmp_path / "grey.jpg")
     Image.new("CMYK", (8, 8), (0, 255, 255, 0)).save(tmp_path / "print.jpg")
-    assert np.abs(np.asarray(read_image(tmp_path / "grey.jpg")).astype(int) - 100).max() <= 2
-    assert np.asarray(read_image(tmp_path / "print.jpg"))[4, 4].argmax() == 0
+    assert np.abs(np.asarray(decode_image(tmp_path / "grey.jpg")).astype(int) - 100).max() <= 2
+    assert np.asarray(decode_image(tmp_path / "print.jpg"))[4, 4].argmax() == 0
 
 
 def test_a_big_jpeg_is_decoded_smaller_but_never_below_what_is_needed(tmp_path):
     quarters((2000, 1500)).save(tmp_path / "big.jpg")
-    assert read_image(tmp_path / "big.jpg", at_least=448).size == (1000, 750)
-    assert read_image(tmp_path / "big.jpg", at_least=1600).size == (2000, 1500)
+    assert decode_image(tmp_path / "big.jpg", at_least=448).size == (1000, 750)
+    assert decode_image(tmp_path / "big.jpg", at_least=1600).size == (2000, 1500)
     assert longer_side(tmp_path / "big.jpg") == 2000
 
 
@@ -148,19 +148,19 @@ def test_a_broken_file_is_unreadable_and_says_why(tmp_path, kind):
     content, reason = BROKEN[kind]
     (tmp_path / "broken.png").write_bytes(content)
     with pytest.raises(Unreadable, match=reason):
-        read_image(tmp_path / "broken.png")
+        decode_image(tmp_path / "broken.png")
 
 
 def test_a_missing_file_is_unreadable(tmp_path):
     with pytest.raises(Unreadable, match="no such file"):
-        read_image(tmp_path / "gone.png")
+        decode_image(tmp_path / "gone.png")
     assert longer_side(tmp_path / "gone.png") is None
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
 def test_damaged_exif_does_not_cost_the_picture(tmp_path):
     quarters().save(tmp_path / "i.jpg", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff\x01\x12garbage")
-    assert read_image(tmp_path / "i.jpg").size == (60, 40)
+    assert decode_image(tmp_path / "i.jpg").size == (60, 40)
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "RGB"])
@@ -176,23 +176,23 @@ def test_a_huge_image_is_the_same_picture_at_a_fraction_of_its_size(tmp_path, mo
     exif[0x0112] = 6
     image.save(tmp_path / "huge.png", compress_level=1, exif=exif)
     image.resize((600, 400)).save(tmp_path / "small.png", exif=exif)
-    made = read_image(tmp_path / "huge.png", at_least=400)
+    made = decode_image(tmp_path / "huge.png", at_least=400)
     assert (made.mode, made.size) == ("RGB", (400, 600))
-    expected = np.asarray(read_image(tmp_path / "small.png")).astype(int)
+    expected = np.asarray(decode_image(tmp_path / "small.png")).astype(int)
     assert np.abs(np.asarray(made) - expected).mean() < 1
     if mode == "P":
-        assert read_image(tmp_path / "huge.png").size == (4000, 6000)
+        assert decode_image(tmp_path / "huge.png").size == (4000, 6000)
 
 
 PEAK = """
 import resource, sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from tfkit.data.image_files import read_image
+from tfkit.data.image_files import decode_image
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 before = peak()
 with ThreadPoolExecutor(4) as pool:
-    list(pool.map(lambda path: read_image(Path(path), at_least=400), 4 * sys.argv[1:]))
+    list(pool.map(lambda path: decode_image(Path(path), at_least=400), 4 * sys.argv[1:]))
 print((peak() - before) * 1024)
 """
 
@@ -208,7 +208,7 @@ def test_memory_is_that_of_one_huge_image_however_many_threads_decode(tmp_path):
 def test_a_huge_webp_is_refused_with_its_pixels(tmp_path):
     Image.new("RGB", (8200, 5000)).save(tmp_path / "huge.webp", lossless=True, quality=0, method=0)
     with pytest.raises(Unreadable, match=r"41,000,000 pixels.*JPEG"):
-        read_image(tmp_path / "huge.webp", at_least=400)
+        decode_image(tmp_path / "huge.webp", at_least=400)
 
 
 def scans(root, *, low=700, high=900, count=12, side=40, **splits):

@@ -10,9 +10,8 @@ import pytest
 from tfkit.environment.stack import keras, tf
 from tfkit.errors import DataError
 from tfkit.litert import ParallelInterpreter
-from tfkit.text.checks import check
 from tfkit.text.layers import MaskedMean, Tokens, on_device
-from tfkit.text.tokenizers import SentencePiece, WordPiece
+from tfkit.text.tokenizers import SentencePiece, WordPiece, check
 
 BERT = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 LETTERS = "abcdefghijklmnopqrstuvwxyz"

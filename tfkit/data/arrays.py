@@ -86,9 +86,13 @@ def from_arrays(
     """
     pictures = _as_uint8(np.asarray(images))
     numbers = _as_labels(labels, len(pictures))
-    count = min(numbers.max() + 1, len(numbers))  # what is beyond is refused
-    names = tuple(class_names) if class_names is not None else tuple(map(str, range(count)))
-    _check_classes(numbers, names)
+    names = tuple(class_names or map(str, range(min(numbers.max() + 1, len(numbers)))))
+    if numbers.max() >= len(names) or len(set(names)) < len(names) or len(names) < 2:
+        raise DataError(
+            f"labels reach from 0 to {numbers.max()}, and the classes are {listed(names)}; a classifier needs two or"
+            " more, each with a name of its own, and labels that count them.\n"
+            "  From numbers with gaps: numpy.unique(labels, return_inverse=True), whose first result are class_names."
+        )
     size = choose_size(np.max(pictures.shape[1:3]), image_size=image_size, native_size=native_size)
     source = ArraySource(pictures, numbers, image_size=size, prefix=name)
     held_out = {"validation": validation_fraction, "test": test_fraction}
@@ -132,16 +136,3 @@ def _as_labels(given: Any, count: int) -> np.ndarray:
     if labels.min() < 0:
         raise DataError(f"labels contains {labels.min()}; they count from 0.")
     return labels.astype(np.int64)
-
-
-def _check_classes(labels: np.ndarray, class_names: tuple[str, ...]) -> None:
-    if labels.max() >= len(class_names):
-        raise DataError(
-            f"labels reach {labels.max()}, but there are {len(class_names)} class_names.\n"
-            "  From numbers with gaps: numpy.unique(labels, return_inverse=True), whose first result are class_names."
-        )
-    if len(set(class_names)) < len(class_names):
-        twice = sorted({name for name in class_names if class_names.count(name) > 1})
-        raise DataError(f"class_names holds {listed(twice)} more than once.")
-    if len(class_names) < 2:
-        raise DataError("labels has one class; a classifier needs two or more.")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import itertools
-import json
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -55,7 +55,7 @@ class Unreadable(Exception):
     """This file gives no picture; the message says why in a few words."""
 
 
-def read_image(
+def decode_image(
     path: Path, *, at_least: int | None = None, pixel_range: tuple[int, int] = FULL_RANGE
 ) -> Image.Image:
     """Decode a JPEG, PNG, GIF (first frame), BMP or WebP file.
@@ -81,8 +81,20 @@ def read_image(
     return _rgb(image)
 
 
-def read_pixels(path: str | Path) -> np.ndarray:
-    """See `tfkit.read_image`."""
+def read_image(path: str | Path) -> np.ndarray:
+    """Read an image file as an exported model takes it: upright, with transparency and depth as they are.
+
+    `run.model(tfkit.read_image("photo.jpg"))` sees what training would have made of that file.
+
+    Args:
+      path: a JPEG, PNG, GIF (first frame), BMP or WebP file.
+
+    Returns:
+      uint8 [h, w, 3], or [h, w, 4] with transparency; uint16 with 1 to 4 channels of a PNG of 16 bits.
+
+    Raises:
+      DataError: the file cannot be read.
+    """
     try:
         image = _decode(Path(path), None)
     except Unreadable as err:
@@ -216,21 +228,19 @@ def _used_ranges(found: Scan) -> dict[str, tuple[int, int]]:
 
     The first time the head of every file is read, and those of 16 bits are decoded; others cost nothing more.
     """
-    place = files.cache_dir("depths") / f"{files.digest_of(str(found.root.resolve()), 2)}.json"
-    stamp = _stamp(found.files)
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        known = json.loads(place.read_text())
-        if known["stamp"] == stamp:
-            return {name: (int(low), int(high)) for name, (low, high) in known["used"].items()}
-    used = {}
-    for image in found.files:
-        with contextlib.suppress(OSError, DataError):  # whoever prepares it says why
-            with (found.root / image.name).open("rb") as file:
-                deep = _has_sixteen_bits(file)
-            if deep:
-                used[image.name] = used_range(read_pixels(found.root / image.name))
-    files.write_json(place, {"stamp": stamp, "used": used})
-    return used
+
+    def write(writer: Writer, _: Store | None) -> None:
+        used = {}
+        for image in found.files:
+            with contextlib.suppress(OSError, DataError):  # whoever prepares it says why
+                with (found.root / image.name).open("rb") as file:
+                    deep = _has_sixteen_bits(file)
+                if deep:
+                    used[image.name] = used_range(read_image(found.root / image.name))
+        writer.finish({"stamp": stamp, "used": used})
+
+    key, stamp = files.digest_of(str(found.root.resolve()), 3), _stamp(found.files)
+    return dict(prepare("depths", key, write, size=0, stamp=stamp).entry["used"])
 
 
 def choose_range(training: Sequence[tuple[int, int]], *, images: int) -> PixelRange:
@@ -347,7 +357,7 @@ def _all_files(prepared: Store) -> list[_File]:
 
 
 def _square(path: Path, image_size: int, pixel_range: tuple[int, int]) -> np.ndarray:
-    return resize(read_image(path, at_least=2 * image_size, pixel_range=pixel_range), image_size)
+    return resize(decode_image(path, at_least=2 * image_size, pixel_range=pixel_range), image_size)
 
 
 def in_parallel(function: Callable[..., Any], items: Iterable[Any]) -> Iterator[Any]:
@@ -389,8 +399,8 @@ class FolderSource:
         return np.frombuffer(bytearray(rows), np.uint8).reshape(-1, *self.shape)
 
     def raw(self, index: int) -> np.ndarray:
-        """Decode its file: see `read_pixels`."""
-        return read_pixels(self._root / self.names[index])
+        """Decode its file: see `tfkit.read_image`."""
+        return read_image(self._root / self.names[index])
 
     def _decode(self, index: int) -> np.ndarray:
         return _square(self._root / self.names[index], self.shape[0], self._pixel_range)
@@ -406,19 +416,10 @@ def load_folder(
 ) -> Splits:
     """Load `folder`/<class>/<image> or `folder`/<split>/<class>/<image>; see `load_images`."""
     found = scan(folder)
-
-    def cut_of(images: Sequence[FoundFile]) -> Callable[..., dict[str, np.ndarray]]:
-        def cut(members: np.ndarray, **how: Any) -> dict[str, np.ndarray]:
-            here = [images[index] for index in members]
-            return cut_by_class(
-                [image.name for image in here], np.asarray([image.label for image in here], int),
-                class_names=found.class_names, noun="images", **how,
-            )  # fmt: skip
-
-        return cut
-
     # Before anything is decoded: what is too little is refused, and the training images decide the range.
-    training = cut_folder(found, found.files, cutting, cut_of(found.files))["train"]
+    training = cut_folder(
+        found, found.files, cutting, functools.partial(_cut, found.files, found.class_names)
+    )["train"]
     size = _choose_size(found, image_size, native_size)
     used = _used_ranges(found)
     if pixel_range is not None:
@@ -429,11 +430,19 @@ def load_folder(
     prepared = prepare_images(found.root, found.files, image_size=size, pixel_range=scaling[:2])
     source = FolderSource(found.root, found.files, prepared, image_size=size, pixel_range=scaling[:2])
     return splits_of_folder(
-        found, source, source.images, cutting, cut_of(source.images), digests=source.digests,
+        found, source, source.images, cutting, functools.partial(_cut, source.images, found.class_names),
+        digests=source.digests,
         unreadable=[Skipped(file.name, file.reason) for file in _all_files(prepared) if file.reason],
         pixel_range=scaling,
         notes=[*_notes(source, prepared), *_range_notes(scaling, used, total=len(source.names))],
     )  # fmt: skip
+
+
+def _cut(
+    images: Sequence[FoundFile], class_names: Sequence[str], members: np.ndarray, **how: Any
+) -> dict[str, np.ndarray]:
+    names, labels = [images[index].name for index in members], [images[index].label for index in members]
+    return cut_by_class(names, np.asarray(labels, int), class_names=class_names, noun="images", **how)
 
 
 def _choose_size(found: Scan, image_size: int | None, native_size: int) -> int:

@@ -5,21 +5,18 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tqdm.auto import tqdm
 
 from tfkit.data.embedded import EMBEDDED, load_docstrings, load_embedded
-from tfkit.data.image_files import load_folder, read_pixels
+from tfkit.data.image_files import load_folder
 from tfkit.data.splits import SPLIT_NAMES, Cutting, Splits, check_fractions
 from tfkit.data.tables import FLAGS
 from tfkit.data.text_files import load_documents, load_table
 from tfkit.environment import files, packages
 from tfkit.environment.process import watched
 from tfkit.errors import DataError
-
-if TYPE_CHECKING:
-    import numpy as np
 
 
 def _load_tfds(source: str, cutting: Cutting, **options: Any) -> Splits:
@@ -82,23 +79,6 @@ def _unpack(builder: Any, split: str, folder: Path) -> None:
         ending = ".jpg" if content.startswith(b"\xff\xd8") else ".png"
         # An image that a dataset holds twice in a class is one image.
         (place / f"{hashlib.sha256(content).hexdigest()[:24]}{ending}").write_bytes(content)
-
-
-def read_image(path: str | Path) -> np.ndarray:
-    """Read an image file as an exported model takes it: upright, with transparency and depth as they are.
-
-    `run.model(tfkit.read_image("photo.jpg"))` sees what training would have made of that file.
-
-    Args:
-      path: a JPEG, PNG, GIF (first frame), BMP or WebP file.
-
-    Returns:
-      uint8 [h, w, 3], or [h, w, 4] with transparency; uint16 with 1 to 4 channels of a PNG of 16 bits.
-
-    Raises:
-      DataError: the file cannot be read.
-    """
-    return read_pixels(path)
 
 
 def load_images(

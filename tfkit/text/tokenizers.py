@@ -1,9 +1,12 @@
-"""Tokenizers inside of a TensorFlow graph, on tensorflow-text: WordPiece and SentencePiece."""
+"""Tokenizers inside of a TensorFlow graph, on tensorflow-text, vocabularies for them, and what they keep of a text."""
 
 from __future__ import annotations
 
 import functools
+import re
+import unicodedata
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -203,3 +206,158 @@ class SentencePiece(Tokenizer):
                 f"{self.model} is no model of SentencePiece that {kind.__name__} takes: {packages.first_line(err)}\n"
                 "  fast=True takes unigram models alone."
             ) from err
+
+
+SIZE = 4000
+CHARACTERS = 2_000_000
+"""So many are read at most: what a vocabulary of some thousand pieces is made of, is settled after that."""
+
+LONGEST_WORD = 25
+"""Characters of a word that counts; longer ones are addresses and encoded files more often than words."""
+
+_BATCH = 256
+_ITERATIONS = 2  # of four by default: a third takes as long again, and changes one piece in fifty
+_LEAST_COUNT = 2
+
+
+def build_vocabulary(
+    texts: Iterable[str | bytes], *, size: int = SIZE, lower_case: bool = True
+) -> tuple[str, ...]:
+    """Return the word pieces that cut these texts best, by tf_text's bert_vocab_from_dataset, always the same.
+
+    It reads 2,000,000 characters at most, which takes five to ten seconds: where there are more, the beginning of
+    each text, of all texts the same length. Give it training texts alone: it is learned from them.
+
+    Args:
+      texts: of the corpus; bytes are UTF-8.
+      size: of the vocabulary at most; 5 % less may come out, and far less of a small corpus.
+      lower_case: whether case and accents are folded, as of the WordPiece that is to use it.
+
+    Returns:
+      What WordPiece takes: the four special ones, single characters, then pieces, the most frequent ones first.
+
+    Raises:
+      DataError: the texts hold no word, or the size has no room for words.
+
+    Example:
+      >>> build_vocabulary(["the cat sat on the mat", "the cat"], size=60)[:6]
+      ('[PAD]', '[UNK]', '[CLS]', '[SEP]', 'a', 'c')
+    """
+    if size < (least := len(SPECIAL) + 16):
+        raise DataError(f"size is {size}; a vocabulary of less than {least} pieces has no room for words.")
+    # What no UTF-8 can hold becomes a replacement character.
+    encoded = [text if isinstance(text, bytes) else text.encode(errors="replace") for text in texts]
+    read = _evenly([text.decode(errors="replace") for text in encoded])
+    characters = sum(map(len, read))
+    dataset = stack.tf.data.Dataset.from_tensor_slices([text.encode() for text in read] or [b""])
+    try:
+        pieces = stack.tf_text_vocabulary.bert_vocab_from_dataset(
+            dataset.batch(_BATCH),
+            vocab_size=size,
+            reserved_tokens=list(SPECIAL),
+            bert_tokenizer_params={"lower_case": lower_case},
+            learn_params={
+                # Pieces do not overlap, so that no more than `size` of them can be as frequent as this; the search
+                # for the count that a piece must have begins there instead of at that of the most frequent word.
+                "upper_thresh": max(_LEAST_COUNT, characters // size),
+                "lower_thresh": _LEAST_COUNT,
+                "num_iterations": _ITERATIONS,
+                "max_token_length": LONGEST_WORD,
+                # Each comes twice, at the beginning of a word and within: they must leave room for words.
+                "max_unique_chars": min(1000, size // 8),
+            },
+        )
+    except StopIteration as err:  # of an empty count of words
+        raise DataError(
+            f"The {len(read)} texts hold no word: there is nothing to build a vocabulary of."
+        ) from err
+    return tuple(pieces[:size])
+
+
+def _evenly(texts: list[str]) -> list[str]:
+    """Return the beginnings of all texts, cut at one length where they have more than `CHARACTERS`."""
+    left, count = CHARACTERS, len(texts)
+    for place, length in enumerate(sorted(map(len, texts))):
+        limit = left // (count - place)
+        if length > limit:
+            return [text[:limit] for text in texts]
+        left -= length
+    return texts
+
+
+_CASES = {
+    "plain words": "the cat sat",
+    "upper case": "The CAT",
+    "accents": "café naïve",
+    "combining accents": "cafe\u0301",
+    "German ß": "straße",
+    "ligatures": "ﬁne",
+    "ellipsis": "wait…",
+    "full width": "ＡＢＣ",
+    "numbers": "3.14 and 1,000",
+    "punctuation": "don't e-mail: a@b.org!",
+    "CJK": "你好",
+    "kana": "カタカナ",
+    "Hangul": "한국어",
+    "Arabic": "مرحبا",
+    "Hebrew": "שלום",
+    "Cyrillic": "привет",
+    "Devanagari": "नमस्ते",
+    "emoji": "😀",
+    "joined emoji": "👩‍👧",
+    "control characters": "a\u0000b",
+    "zero-width space": "a\u200bb",
+    "invalid UTF-8": "a \udcff b",
+    "literal [MASK]": "a [MASK] b",
+    "an unknown word": "qzxjvkw",
+}
+
+
+def check(tokenizer: Tokenizer) -> Any:
+    """Send hard strings through a tokenizer and back, and name what did not return.
+
+    Args:
+      tokenizer: that gives rows of ids, and says what they stand for.
+
+    Returns:
+      A pandas DataFrame by the name of the string, such as "CJK": the `text`, what its pieces say (`back`), and the
+      `outcome`:
+      "kept" (the same but for spaces), "folded" (other characters), "lost" ([UNK], or nothing, for a part of it), or
+      "special" (text was read as a piece such as [MASK]).
+
+    Example:
+      >>> letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
+      >>> pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *letters, *(f"##{letter}" for letter in letters)]
+      >>> table = check(WordPiece(vocabulary=tuple(pieces)))
+      >>> table.outcome["upper case"], table.back["upper case"], table.outcome["CJK"]
+      ('folded', 'the cat', 'lost')
+    """
+    import pandas as pd
+
+    # Half of a surrogate pair stands for a byte that is no UTF-8.
+    texts = [text.encode(errors="surrogateescape") for text in _CASES.values()]
+    pieces = [[tokenizer.vocabulary[place] for place in row] for row in tokenizer.tokenize(texts).to_list()]
+    table = pd.DataFrame({"text": [text.decode(errors="replace") for text in texts]}, index=list(_CASES))
+    table["back"] = list(map(_back, pieces))
+    table["outcome"] = list(map(_outcome, table.text, pieces))
+    return table.rename_axis("case")
+
+
+def _back(pieces: list[str]) -> str:
+    """Return what pieces say, put together."""
+    parts = [piece[2:] if re.match("##.", piece) else f" {piece}" for piece in pieces]
+    return "".join(parts).replace(" ▁", " ").replace("▁", " ").strip()
+
+
+def _outcome(text: str, pieces: list[str]) -> str:
+    if "[MASK]" in pieces:
+        return "special"
+    if not pieces or {"[UNK]", "<unk>"} & set(pieces):
+        return "lost"
+    before, after = ("".join(unicodedata.normalize("NFC", s).split()) for s in (text, _back(pieces)))
+    if before == after:
+        return "kept"
+    # The loss of mere marks and controls is a folding.
+    kinds = list(map(unicodedata.category, unicodedata.normalize("NFD", text)))
+    marks = sum(map(kinds.count, ("Mn", "Cf", "Cc")))
+    return "lost" if len(after) < len(before.replace("\ufffd", "")) - marks else "folded"
