@@ -86,11 +86,13 @@ def from_arrays(
     """
     pictures = _as_uint8(np.asarray(images))
     numbers = _as_labels(labels, len(pictures))
-    names = tuple(class_names or map(str, range(min(numbers.max() + 1, len(numbers)))))
+    count = min(numbers.max() + 1, len(numbers))  # what is beyond is refused
+    names = tuple(map(str, range(count)) if class_names is None else class_names)
     if numbers.max() >= len(names) or len(set(names)) < len(names) or len(names) < 2:
+        twice = {name for name in names if names.count(name) > 1}
         raise DataError(
-            f"labels reach from 0 to {numbers.max()}, and the classes are {listed(names)}; a classifier needs two or"
-            " more, each with a name of its own, and labels that count them.\n"
+            f"labels reach {numbers.max()}, and there are {len(names)} class_names, {listed(sorted(twice) or names)}"
+            f"{' more than once' * bool(twice)}; a classifier needs two or more classes, each with a name of its own.\n"
             "  From numbers with gaps: numpy.unique(labels, return_inverse=True), whose first result are class_names."
         )
     size = choose_size(np.max(pictures.shape[1:3]), image_size=image_size, native_size=native_size)

@@ -384,20 +384,15 @@ def splits_of_folder(
     """
     skipped, plural = (*found.skipped, *unreadable), found.kind.plural
     counts = Counter(skip.reason for skip in (found.skipped if reasons else skipped)) + Counter(reasons)
-    unusable = skipped_text(skipped, plural, counts) if skipped else ""
-    if cutting.strict and skipped:
-        raise DataError(f"{found.root}/ has {unusable}.\n  Without strict they are skipped.")
-    hint = f"\n  {unusable}." if skipped else ""
-    indices = cut_folder(found, files, cutting, cut, hint)
+    unusable = skipped_notes(f"{found.root}/", skipped, plural, counts, strict=cutting.strict)
+    indices = cut_folder(found, files, cutting, cut, "".join(f"\n  {note}" for note in unusable))
     seen: set[object] = set()
     leaked = 0
     for rows in indices.values():
         here = [digests[index] for index in rows]
         leaked += sum(digest in seen for digest in here)
         seen.update(here)
-    said = [*found.notes]
-    if skipped:
-        said.append(f"{found.root}/ has {unusable}.")
+    said = [*found.notes, *unusable]
     if found.others:
         said.append(
             f"Passed over, because hidden or no {plural}: {found.others.total()} ({listed(_counts(found))})."
@@ -423,19 +418,30 @@ _REASONS = 6
 """So many are listed, the most frequent ones."""
 
 
-def skipped_text(skipped: Sequence[Skipped], plural: str, counts: Mapping[str, int] | None = None) -> str:
-    """Return how many examples cannot be used, and for each reason the first ones.
+def skipped_notes(
+    where: str, skipped: Sequence[Skipped], plural: str, counts: Mapping[str, int], *, strict: bool
+) -> list[str]:
+    """Return a sentence on how many examples cannot be used, and for each reason the first ones; none where all can.
 
     Args:
+      where: the file or folder.
       skipped: the examples, or the first of them.
       plural: what they are: "rows", "images".
-      counts: of each reason, where `skipped` has not all.
+      counts: of each reason, also of those that `skipped` has not.
+      strict: whether there may be any.
+
+    Raises:
+      DataError: there are some, and `strict`.
     """
-    reasons = Counter(counts or [reason for _, reason in skipped])
-    parts = []
+    if not skipped:
+        return []
+    reasons, parts = Counter(counts), []
     for reason, count in reasons.most_common(_REASONS):
         places = [path for path, why in skipped if why == reason][:3]
         parts.append(f"{reason}: {count} ({', '.join(places)}{', ...' * (count > len(places))})")
     if others := reasons.total() - sum(count for _, count in reasons.most_common(_REASONS)):
         parts.append(f"other reasons: {others}")
-    return f"{reasons.total()} {plural} that cannot be used: {'; '.join(parts)}"
+    note = f"{where} has {reasons.total()} {plural} that cannot be used: {'; '.join(parts)}."
+    if strict:
+        raise DataError(f"{note}\n  Without strict they are skipped.")
+    return [note]

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from tqdm.auto import tqdm
 
-from tfkit.data.folders import TEXTS, Scan, class_name_warnings, scan, skipped_text, splits_of_folder
+from tfkit.data.folders import TEXTS, Scan, class_name_warnings, scan, skipped_notes, splits_of_folder
 from tfkit.data.labels import LabelCleaner, check_labels
 from tfkit.data.splits import Cutting, Skipped, Splits, cut_by_class, listed
 from tfkit.data.store import Store, Writer, prepare
@@ -252,26 +252,28 @@ def load_table(path: Path, cutting: Cutting, asked: Mapping[str, str | None]) ->
         | dict(zip(FLAGS, (table.columns[column] for column in chosen), strict=False)),
     )
     source.names = LineNames(path.name, source.places)
-    skipped = skipped_text(source.skipped, "rows", source.entry["reasons"]) if source.skipped else ""
-    if cutting.strict and skipped:
-        raise DataError(f"{path} has {skipped}.\n  Without strict they are skipped.")
-    notes = [*table.notes, *notes, *_check_classes(source, table, chosen[1], skipped)]
+    names, where = source.class_names, _column(table, chosen[1])
+    skipped = skipped_notes(f"{path}", source.skipped, "rows", source.entry["reasons"], strict=cutting.strict)
+    context = "".join(f"\n  {note}" for note in (*table.notes, *source.entry["notes"], *skipped))
+    if len(names) < 2:
+        found = ", ".join(repr(short(name)) for name in names) or "no value"
+        raise DataError(
+            f"{where} has {found} in all {len(source.labels)} rows that can be used; a classifier needs two values or"
+            f" more.{context}"
+        )
+    counts = np.bincount(source.labels, minlength=len(names)).tolist()
+    notes = [*table.notes, *notes, *check_labels(dict(zip(names, counts, strict=True)), where=where)]
+    if unprintable := [ascii(short(name)) for name in names if not name.isprintable()]:
+        raise DataError(
+            f"{where} has values with characters that cannot be printed: {listed(unprintable)}.\n"
+            f"  Class names are written to labels.txt, one a line.{context}"
+        )
     groups = Groups(source.digests, source.labels)
+    how: dict[str, Any] = {"held_out": cutting.held_out, "seed": cutting.seed, "where": f"{path}: "}
     return cutting.splits(
-        source,
-        groups.cut(
-            source.class_names, held_out=cutting.held_out, seed=cutting.seed, where=f"{path}: ",
-            hint=f"\n  It has {skipped}." if skipped else "",
-        ),
-        class_names=source.class_names,
-        origin=str(path),
-        skipped=source.skipped,
-        notes=(
-            *notes,
-            *([f"{path} has {skipped}."] if skipped else ()),
-            *_notes(source, groups, "rows"),
-            *class_name_warnings(source.class_names),
-        ),
+        source, groups.cut(names, hint="".join(f"\n  {note}" for note in skipped), **how),
+        class_names=names, origin=str(path), skipped=source.skipped,
+        notes=(*notes, *skipped, *_notes(source, groups, "rows"), *class_name_warnings(names)),
     )  # fmt: skip
 
 
@@ -317,26 +319,6 @@ def _read_table(table: Table, chosen: Sequence[int], notes: list[str]) -> Iterat
 
 def _column(table: Table, label: int) -> str:
     return f"The label column '{short(table.columns[label])}' of {table.path}"
-
-
-def _check_classes(source: TextSource, table: Table, label: int, skipped: str) -> list[str]:
-    """Refuse labels that are no classes; notes on those that may be none."""
-    rows, names, where = len(source.labels), source.class_names, _column(table, label)
-    context = "".join(f"\n  {note}" for note in (*table.notes, *source.entry["notes"]))
-    if len(names) < 2:
-        found = f"one value, {short(names[0])!r}, in all" if rows else "no value in"
-        raise DataError(
-            f"{where} has {found} {rows} rows that can be used; a classifier needs two or more."
-            f"{f' It has {skipped}.' if skipped else ''}{context}"
-        )
-    counts = np.bincount(source.labels, minlength=len(names)).tolist()
-    notes = check_labels(dict(zip(names, counts, strict=True)), where=where)
-    if unprintable := [ascii(short(name)) for name in names if not name.isprintable()]:
-        raise DataError(
-            f"{where} has values with characters that cannot be printed: {listed(unprintable)}.\n"
-            f"  Class names are written to labels.txt, one a line.{context}"
-        )
-    return notes
 
 
 def load_documents(folder: Path, cutting: Cutting) -> Splits:
