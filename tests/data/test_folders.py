@@ -179,7 +179,7 @@ def test_permission_denied(tmp_path_factory, request):
     (root / "cats").chmod(0)
     request.getfixturevalue("somebody")
     text = problem(root)
-    assert "cats cannot be read: permission denied" in text
+    assert "cats cannot be read: Permission denied" in text
     assert "chmod -R u+rX" in text
 
 

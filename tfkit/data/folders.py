@@ -150,10 +150,9 @@ def _read_folder(path: Path, result: Scan, above: tuple[tuple[int, int], ...] = 
     try:
         identity = path.stat().st_dev, path.stat().st_ino
         entries = sorted(os.scandir(path), key=lambda entry: entry.name)
-    except PermissionError as err:
-        raise DataError(f"{path} cannot be read: permission denied.\n  chmod -R u+rX {path}") from err
     except OSError as err:
-        raise DataError(f"{path} cannot be read: {err.strerror}.") from err
+        fix = f"\n  chmod -R u+rX {path}" if isinstance(err, PermissionError) else ""
+        raise DataError(f"{path} cannot be read: {err.strerror}.{fix}") from err
     if identity in above:
         raise DataError(
             f"{path} is a link to a folder that it lies in ({path.resolve()}): it has no end.\n"
