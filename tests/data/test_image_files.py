@@ -71,24 +71,24 @@ def test_exif_rotation(tmp_path, orientation, ending):
         assert np.abs(seen - meant).max() < 30
 
 
-@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "RGB key"])
-def test_transparency_is_laid_over_white(tmp_path, mode):
-    path = tmp_path / "image.png"
-    if mode == "RGBA":
-        Image.new("RGBA", (4, 4), (200, 0, 0, 51)).save(path)
-        expected = (244, 204, 204)
-    elif mode == "LA":
-        Image.new("LA", (4, 4), (0, 51)).save(path)
-        expected = (204, 204, 204)
-    elif mode == "P":
-        image = Image.new("P", (4, 4), 1)
-        image.putpalette([9, 9, 9, 200, 0, 0])
-        image.save(path, transparency=bytes([255, 51]))
-        expected = (244, 204, 204)
-    else:
-        Image.new("RGB", (4, 4), (200, 0, 0)).save(path, transparency=(200, 0, 0))
-        expected = (255, 255, 255)
-    assert np.abs(np.asarray(decode_image(path)).astype(int) - expected).max() <= 1
+def paletted():
+    image = Image.new("P", (4, 4), 1)
+    image.putpalette([9, 9, 9, 200, 0, 0])
+    return image
+
+
+@pytest.mark.parametrize(
+    ("image", "options", "expected"),
+    [
+        (Image.new("RGBA", (4, 4), (200, 0, 0, 51)), {}, (244, 204, 204)),
+        (Image.new("LA", (4, 4), (0, 51)), {}, (204, 204, 204)),
+        (paletted(), {"transparency": bytes([255, 51])}, (244, 204, 204)),
+        (Image.new("RGB", (4, 4), (200, 0, 0)), {"transparency": (200, 0, 0)}, (255, 255, 255)),
+    ],
+)
+def test_transparency_is_laid_over_white(tmp_path, image, options, expected):
+    image.save(tmp_path / "image.png", **options)
+    assert np.abs(np.asarray(decode_image(tmp_path / "image.png")).astype(int) - expected).max() <= 1
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -140,21 +140,17 @@ BROKEN = {
     "truncated jpeg": (saved(NOISE, "JPEG")[:1500], "truncated"),
     "only a head": (saved(NOISE)[:40], "damaged at its start"),
     "bomb": (bomb(), "decompression bomb"),
+    "gone": (None, "no such file"),
 }
 
 
 @pytest.mark.parametrize("kind", BROKEN)
 def test_a_broken_file_is_unreadable_and_says_why(tmp_path, kind):
     content, reason = BROKEN[kind]
-    (tmp_path / "broken.png").write_bytes(content)
+    if content is not None:
+        (tmp_path / "broken.png").write_bytes(content)
     with pytest.raises(Unreadable, match=reason):
         decode_image(tmp_path / "broken.png")
-
-
-def test_a_missing_file_is_unreadable(tmp_path):
-    with pytest.raises(Unreadable, match="no such file"):
-        decode_image(tmp_path / "gone.png")
-    assert longer_side(tmp_path / "gone.png") is None
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
@@ -260,9 +256,8 @@ def test_a_range_can_be_given(tmp_path):
     scans(tmp_path)
     splits = tfkit.load_images(tmp_path, image_size=40, pixel_range=(0, 4095))
     assert (splits.pixel_range[:2], splits.pixel_range.measured) == ((0, 4095), False)
-    np.testing.assert_array_equal(
-        pixels(splits)[0], np.rint(splits.source.raw(0) / (4095 / 255)).repeat(3, -1)
-    )
+    expected = np.rint(splits.source.raw(0) / (4095 / 255)).repeat(3, -1)
+    np.testing.assert_array_equal(pixels(splits)[0], expected)
     with pytest.raises(DataError, match="pixel_range"):
         tfkit.load_images(tmp_path, image_size=40, pixel_range=(5, 5))
     from recipes import transfer_image
@@ -281,7 +276,7 @@ def test_eight_bits_beside_sixteen_are_taken_as_they_are(tmp_path):
 
 
 def test_the_prepared_images_are_those_of_the_range(tmp_path):
-    """A new image that changes the range changes what was prepared, and the key of what is computed from it."""
+    """Another range changes what was prepared, and the key of what is computed from it."""
     first = tfkit.load_images(scans(tmp_path), image_size=40)
     again = tfkit.load_images(tmp_path, image_size=40)
     assert first.source.fingerprint == again.source.fingerprint
@@ -312,14 +307,9 @@ def test_private_training_does_not_look(tmp_path):
 
     scans(tmp_path)
     assert load(train_private.Config(data_dir=tmp_path), global_batch_size=1)[1].pixel_range[:2] == FULL_RANGE
+    splits, privacy = tfkit.load_images(tmp_path, image_size=40), DPSGD(target_epsilon=3, delta=1e-3)
     with pytest.raises(PrivacyError, match="pixel_range"):
-        tfkit.fit(
-            lambda: None,
-            tfkit.load_images(tmp_path, image_size=40),
-            run_dir=tmp_path / "run",
-            epochs=1,
-            privacy=DPSGD(target_epsilon=3, delta=1e-3),
-        )
+        tfkit.fit(lambda: None, splits, run_dir=tmp_path / "run", epochs=1, privacy=privacy)
     assert not (tmp_path / "run").exists()
 
 
@@ -375,10 +365,7 @@ def test_a_class_without_readable_images_is_an_error(tmp_path):
     for number in range(4):
         (tmp_path / f"c/{number}.png").parent.mkdir(exist_ok=True)
         (tmp_path / f"c/{number}.png").write_bytes(b"broken" * 9)
-    with pytest.raises(
-        DataError,
-        match=r"(?s)1 of 3 classes have fewer than 3 images: 'c' \(0\).*not an image.*: 4 \(c/0\.png",
-    ):
+    with pytest.raises(DataError, match=r"(?s)fewer than 3 images: 'c' \(0\).*not an image.*: 4 \(c/0\.png"):
         load_images(tmp_path)
 
 
@@ -431,11 +418,8 @@ def test_small_images_are_trained_small(tmp_path):
     assert load_images(tmp_path / "large").source.shape == (224, 224, 3)
 
 
-def test_a_side_has_a_pixel_or_more(tmp_path):
+def test_what_cannot_be_loaded_says_why(tmp_path):
     with pytest.raises(DataError, match="image_size is 0"):
         load_images(fill(tmp_path), image_size=0)
-
-
-def test_an_unknown_dataset_says_what_to_install():
     with pytest.raises(DataError, match="pip install tensorflow-datasets"):
         load_images("tfds:beans")
