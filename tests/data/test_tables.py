@@ -67,10 +67,8 @@ def test_json_lines(tmp_path):
     assert [cells[:2] for cells in found[:4]] == ROWS
     assert found[5] == ["5", None, None, '{"é": 1}']
     skipped = [f"{row.path} {row.reason.split(' (')[0]}" for row in rows if isinstance(row, Skipped)]
-    no_object = [
-        f"a.jsonl:{line} is no object, but of type {kind}"
-        for line, kind in ((6, "list"), (7, "int"), (8, "str"))
-    ]
+    kinds = enumerate(("list", "int", "str"), 6)
+    no_object = [f"a.jsonl:{line} is no object, but of type {kind}" for line, kind in kinds]
     assert skipped == ["a.jsonl:5 is no JSON", *no_object, "a.jsonl:9 is no JSON"]
 
 
@@ -243,20 +241,9 @@ def test_a_large_document_is_not_read_into_memory(tmp_path, monkeypatch):
         load_texts(path)
 
 
-WORDS = [
-    "good",
-    "film",
-    "über",
-    'he said "no"',
-    "well, so",
-    "a; b",
-    "line\nbreak",
-    "tab\there",
-    "it's",
-    "שלום",
-    "|",
-    "",
-]
+WORDS = (
+    "good", "film", "über", 'he said "no"', "well, so", "a; b", "line\nbreak", "tab\there", "it's", "שלום", "|", ""
+)  # fmt: skip
 
 
 def written(chance, *, count, delimiter, end, damage):

@@ -8,13 +8,6 @@ from tfkit.data.splits import Skipped, Source, Splits
 from tfkit.data.text_decoding import plain_text
 
 __all__ = [
-    "Augmentation",
-    "Skipped",
-    "Source",
-    "Splits",
-    "from_arrays",
-    "load_images",
-    "load_texts",
-    "plain_text",
+    "Augmentation", "Skipped", "Source", "Splits", "from_arrays", "load_images", "load_texts", "plain_text",
     "read_image",
-]
+]  # fmt: skip

@@ -236,13 +236,10 @@ def _take_files(
             taken = files[split][child.path.name] = []
             for path in child.all_files():
                 name = path.relative_to(result.root).as_posix()
-                reason = ""
                 try:
-                    status = path.stat()
-                    if not stat.S_ISREG(status.st_mode):
-                        reason = "not a regular file"
-                    elif not status.st_size:
-                        reason = "empty file"
+                    status, reason = path.stat(), ""
+                    if not stat.S_ISREG(status.st_mode) or not status.st_size:
+                        reason = "empty file" if stat.S_ISREG(status.st_mode) else "not a regular file"
                 except OSError as err:
                     reason = f"a link that leads nowhere ({err.strerror})"
                 if not name.isprintable():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-import itertools
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -23,6 +22,7 @@ from tfkit.data.splits import (
     RECIPE,
     Cutting,
     PixelRange,
+    Range,
     Skipped,
     Splits,
     as_bytes,
@@ -55,9 +55,7 @@ class Unreadable(Exception):
     """This file gives no picture; the message says why in a few words."""
 
 
-def decode_image(
-    path: Path, *, at_least: int | None = None, pixel_range: tuple[int, int] = FULL_RANGE
-) -> Image.Image:
+def decode_image(path: Path, *, at_least: int | None = None, pixel_range: Range = FULL_RANGE) -> Image.Image:
     """Decode a JPEG, PNG, GIF (first frame), BMP or WebP file.
 
     EXIF rotation is applied, transparency is laid over white, 16 bits a channel become 8.
@@ -295,7 +293,7 @@ class _File(NamedTuple):
 
 
 def prepare_images(
-    root: Path, images: Sequence[FoundFile], *, image_size: int, pixel_range: tuple[int, int] = FULL_RANGE
+    root: Path, images: Sequence[FoundFile], *, image_size: int, pixel_range: Range = FULL_RANGE
 ) -> Store:
     """Return the store of these images: uint8 [s, s, 3] of each that can be read. What did not change is kept.
 
@@ -309,17 +307,15 @@ def prepare_images(
     """
 
     def write(writer: Writer, old: Store | None) -> None:
-        known: dict[tuple[str, int, int], tuple[_File, int | None]] = {}
-        if old:
-            number = itertools.count()
-            known = {file[:3]: (file, None if file.reason else next(number)) for file in _all_files(old)}
+        # A file that cannot be read has an example too, of no bytes.
+        known = {file[:3]: (file, number) for number, file in enumerate(_all_files(old) if old else ())}
 
         def prepare_file(image: FoundFile) -> tuple[_File, bytes]:
             stamp = (image.name, image.size, image.mtime_ns)
-            file, number = known.get(stamp, (None, None))
-            if file and (number is None or not writer.has_room):
+            file, number = known.get(stamp, (None, 0))
+            if file and (file.reason or not writer.has_room):
                 return file, b""
-            if file and number is not None and old and old.descriptor is not None:
+            if file and old and old.descriptor is not None:
                 return file, old.read(number)
             try:
                 pixels = _square(root / image.name, image_size, pixel_range)
@@ -329,23 +325,15 @@ def prepare_images(
             except Unreadable as err:
                 return _File(*stamp, "", str(err)), b""
 
-        written = []
-        for file, content in tqdm(
-            in_parallel(prepare_file, images),
-            total=len(images), desc="Preparing images", unit="image", delay=1, disable=not watched(),
-        ):  # fmt: skip
+        written, prepared = [], in_parallel(prepare_file, images)
+        progress = {"desc": "Preparing images", "unit": "image", "delay": 1, "disable": not watched()}
+        for file, content in tqdm(prepared, total=len(images), **progress):
             written.append(file)
-            if not file.reason:
-                writer.add(content)
+            writer.add(content)
         writer.finish({"stamp": _stamp(images), "origin": str(root), "files": written})
 
-    return prepare(
-        "images",
-        files.digest_of(str(root.resolve()), image_size, pixel_range, RECIPE),
-        write,
-        size=len(images) * image_size**2 * 3,
-        stamp=_stamp(images),
-    )
+    key = files.digest_of(str(root.resolve()), image_size, pixel_range, RECIPE, 2)
+    return prepare("images", key, write, size=len(images) * image_size**2 * 3, stamp=_stamp(images))
 
 
 def _stamp(images: Sequence[FoundFile]) -> str:
@@ -356,7 +344,7 @@ def _all_files(prepared: Store) -> list[_File]:
     return [_File(*file) for file in prepared.entry["files"]]
 
 
-def _square(path: Path, image_size: int, pixel_range: tuple[int, int]) -> np.ndarray:
+def _square(path: Path, image_size: int, pixel_range: Range) -> np.ndarray:
     return resize(decode_image(path, at_least=2 * image_size, pixel_range=pixel_range), image_size)
 
 
@@ -379,23 +367,24 @@ class FolderSource:
         prepared: Store,
         *,
         image_size: int,
-        pixel_range: tuple[int, int] = FULL_RANGE,
+        pixel_range: Any = FULL_RANGE,
     ) -> None:
         """Take the readable ones among `images`, in the order of the store."""
-        known = _all_files(prepared)
-        self.images = [image for image, file in zip(images, known, strict=True) if not file.reason]
+        known = _all_files(store)
+        self._rows = [number for number, file in enumerate(known) if not file.reason]
+        self.images = [images[number] for number in self._rows]
         self.labels = np.asarray([image.label for image in self.images], np.int64)
         self.names: Sequence[str] = [image.name for image in self.images]
         self.shape: tuple[int, ...] = (image_size, image_size, 3)
-        self.digests = [file.digest for file in known if not file.reason]
+        self.digests = [known[number].digest for number in self._rows]
         self.fingerprint = files.digest_of(self.digests, image_size, pixel_range, RECIPE)
-        self._root, self._store, self._pixel_range = root, prepared, pixel_range
+        self._root, self._store, self._pixel_range = root, store, pixel_range
 
     def read(self, indices: np.ndarray) -> np.ndarray:
         """Return uint8 [b, s, s, 3]."""
         if self._store.descriptor is None:
             return np.stack([*in_parallel(self._decode, indices)])
-        rows = b"".join(self._store.read(int(index)) for index in indices)
+        rows = b"".join(self._store.read(self._rows[index]) for index in indices)
         return np.frombuffer(bytearray(rows), np.uint8).reshape(-1, *self.shape)
 
     def raw(self, index: int) -> np.ndarray:
@@ -412,7 +401,7 @@ def load_folder(
     *,
     image_size: int | None,
     native_size: int,
-    pixel_range: tuple[int, int] | None,
+    pixel_range: Range | None,
 ) -> Splits:
     """Load `folder`/<class>/<image> or `folder`/<split>/<class>/<image>; see `load_images`."""
     found = scan(folder)
@@ -468,7 +457,7 @@ def _notes(source: FolderSource, prepared: Store) -> Iterator[str]:
 
 
 def read_images(
-    folder: str | Path, *, image_size: int, count: int, pixel_range: tuple[int, int] = FULL_RANGE
+    folder: str | Path, *, image_size: int, count: int, pixel_range: Range = FULL_RANGE
 ) -> tuple[np.ndarray, list[str]]:
     """Read images below a folder, whatever its subfolders, prepared as training prepares them.
 

@@ -34,7 +34,9 @@ Tensor = Dataset = Any
 
 TINY, SMALL = 16, 96  # longer sides, of the median image
 
-FULL_RANGE = (0, 65535)
+Range = tuple[int, int]
+
+FULL_RANGE: Range = (0, 65535)
 """What black and white are in an image of 16 bits, where nothing else is known."""
 
 
