@@ -326,7 +326,12 @@ def prepare_images(
                 return _File(*stamp, "", str(err)), b""
 
         written, prepared = [], in_parallel(prepare_file, images)
-        progress = {"desc": "Preparing images", "unit": "image", "delay": 1, "disable": not watched()}
+        progress: dict[str, Any] = {
+            "desc": "Preparing images",
+            "unit": "image",
+            "delay": 1,
+            "disable": not watched(),
+        }
         for file, content in tqdm(prepared, total=len(images), **progress):
             written.append(file)
             writer.add(content)
@@ -370,7 +375,7 @@ class FolderSource:
         pixel_range: Any = FULL_RANGE,
     ) -> None:
         """Take the readable ones among `images`, in the order of the store."""
-        known = _all_files(store)
+        known = _all_files(prepared)
         self._rows = [number for number, file in enumerate(known) if not file.reason]
         self.images = [images[number] for number in self._rows]
         self.labels = np.asarray([image.label for image in self.images], np.int64)
@@ -378,7 +383,7 @@ class FolderSource:
         self.shape: tuple[int, ...] = (image_size, image_size, 3)
         self.digests = [known[number].digest for number in self._rows]
         self.fingerprint = files.digest_of(self.digests, image_size, pixel_range, RECIPE)
-        self._root, self._store, self._pixel_range = root, store, pixel_range
+        self._root, self._store, self._pixel_range = root, prepared, pixel_range
 
     def read(self, indices: np.ndarray) -> np.ndarray:
         """Return uint8 [b, s, s, 3]."""
