@@ -91,38 +91,31 @@ def check_labels(counts: Mapping[str, int], *, where: str) -> list[str]:
             "  Each would be a class. Give a column that says yes or no to one label, and train for each such column;\n"
             "  or only the rows that have one. Of objects, pandas.json_normalize(records) makes columns."
         )
-    many = len(names) > rows / 2 and len(names) > _FEW_NUMBERS
-    shown = ", ".join(f"{short(name)!r} ({count})" for name, count in Counter(counts).most_common(3))
-    seen = f"{where} has {len(names)} values in {rows} rows ({shown}, ..."
-    if all(_NUMBER.fullmatch(name) for name in names):
-        return _number_notes(names, f"{seen})", where, many=many)
-    dates = sum(bool(_DATE.fullmatch(name)) for name in names)
-    dated = dates >= 0.9 * len(names) and len(names) > _FEW_NUMBERS
-    if many or dated or any(len(name) > _LONGEST for name in names):
-        raise DataError(
-            f"{seen}): it looks like {'dates or times' if dated else 'an id or a text'}, not like a class.\n"
-            "  Give another one: label_column (--label-column)."
-        )
-    return []
-
-
-def _number_notes(names: list[str], seen: str, where: str, *, many: bool) -> list[str]:
-    """Refuse labels that are quantities; notes on those that may be."""
-    numbers = sorted((float(name.rstrip("%").replace(",", ".")), name) for name in names)
+    many, few = len(names) > max(rows / 2, _FEW_NUMBERS), len(names) <= _FEW_NUMBERS
+    numeric = all(_NUMBER.fullmatch(name) for name in names)
+    numbers = sorted((float(name.rstrip("%").replace(",", ".")), name) for name in names if numeric)
     fractions = any(not value.is_integer() for value, _ in numbers)
-    reach = f"from {numbers[0][1]} to {numbers[-1][1]}"
-    if many or (fractions and len(names) > _FEW_NUMBERS):
+    kind = ""
+    if numeric:
+        kind = "quantities" if many or (fractions and not few) else ""
+    elif sum(bool(_DATE.fullmatch(name)) for name in names) >= 0.9 * len(names) and not few:
+        kind = "dates or times"
+    elif many or any(len(name) > _LONGEST for name in names):
+        kind = "an id or a text"
+    if kind:
+        shown = ", ".join(f"{short(name)!r} ({count})" for name, count in Counter(counts).most_common(3))
         raise DataError(
-            f"{seen}, {reach}: it holds numbers, and each would be a class. Cut them in ranges:\n"
+            f"{where} has {len(names)} values in {rows} rows ({shown}, ...): it looks like {kind}, and each value would"
+            " be a class.\n  Give another one: label_column (--label-column). Of quantities make ranges:\n"
             "  frame['label'] = pandas.cut(frame[COLUMN], 3, labels=['low', 'medium', 'high'])"
         )
     notes = []
     if twice := [name for (value, name), (after, _) in itertools.pairwise(numbers) if value == after]:
         notes.append(f"{where} has one number in several spellings, each a class: {listed(twice)}.")
-    if fractions or len(names) > _MANY_NUMBERS:
+    if fractions or (numeric and len(names) > _MANY_NUMBERS):
         notes.append(
-            f"{where} holds {len(names)} numbers, {reach}: each is a class of its own, near to no other. If they are"
-            " quantities, cut them in ranges (pandas.cut)."
+            f"{where} holds {len(names)} numbers, from {numbers[0][1]} to {numbers[-1][1]}: each is a class of its own,"
+            " near to no other. If they are quantities, cut them in ranges (pandas.cut)."
         )
     return notes
 
