@@ -58,10 +58,12 @@ def _tfds_builder(source: str) -> Any:
     features = builder.info.features
     parts = dict(features.items()) if isinstance(features, tfds.features.FeaturesDict) else {}
     kinds = {"image": tfds.features.Image, "label": tfds.features.ClassLabel}
-    if not all(isinstance(parts.get(name), kind) for name, kind in kinds.items()):
-        raise DataError(f"{source} has {features}; expected an 'image' (Image) and a 'label' (ClassLabel).")
-    if "train" not in builder.info.splits:
-        raise DataError(f"{source} has no split 'train', but {', '.join(builder.info.splits)}.")
+    whole = all(isinstance(parts.get(name), kind) for name, kind in kinds.items())
+    if not whole or "train" not in builder.info.splits:
+        raise DataError(
+            f"{source} has {features} and the splits {', '.join(builder.info.splits)}; expected an 'image' (Image), a"
+            " 'label' (ClassLabel) and a split 'train'."
+        )
     return builder
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from tfkit.environment.stack import keras, tf
@@ -98,9 +98,8 @@ def on_ids(model: keras.Model, *, length: int, probabilities: Callable[[Any], An
 
     @tf.function(input_signature=specs, autograph=False)
     def device(*ids: Any) -> dict[str, Any]:
-        return {
-            "probabilities": probabilities(behind(dict(zip(behind.input, ids, strict=True)), training=False))
-        }
+        fed = dict(zip(behind.input, ids, strict=True))
+        return {"probabilities": probabilities(behind(fed, training=False))}
 
     return device
 
@@ -108,7 +107,8 @@ def on_ids(model: keras.Model, *, length: int, probabilities: Callable[[Any], An
 def behind_tokens(model: keras.Model) -> keras.Model:
     """Return what stands behind the tokenizer: from its used outputs, by name, to the model's output."""
     outputs = _tokens(model).output
-    used = {id(tensor) for tensor in _fed(model)}
+    nodes = [node for layer in model.layers for node in layer.inbound_nodes]
+    used = {id(tensor) for node in nodes for tensor in node.keras_inputs}
     return keras.Model({name: output for name, output in outputs.items() if id(output) in used}, model.output)
 
 
@@ -120,13 +120,6 @@ def _tokens(model: keras.Model) -> Tokens:
             f" {TOKENS!r} behind its input; there is {', '.join(layer.name for layer in model.layers[:5])}, ..."
         )
     return tokens[0]
-
-
-def _fed(model: keras.Model) -> Iterator[Any]:
-    """Yield all tensors that a layer of the model is fed."""
-    for layer in model.layers:
-        for node in layer.inbound_nodes:
-            yield from node.keras_inputs
 
 
 def _filled(row: Any, length: int | None, tokenizer: Any, name: str) -> Any:

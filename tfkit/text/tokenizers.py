@@ -286,31 +286,13 @@ def _evenly(texts: list[str]) -> list[str]:
 
 
 _CASES = {
-    "plain words": "the cat sat",
-    "upper case": "The CAT",
-    "accents": "café naïve",
-    "combining accents": "cafe\u0301",
-    "German ß": "straße",
-    "ligatures": "ﬁne",
-    "ellipsis": "wait…",
-    "full width": "ＡＢＣ",
-    "numbers": "3.14 and 1,000",
-    "punctuation": "don't e-mail: a@b.org!",
-    "CJK": "你好",
-    "kana": "カタカナ",
-    "Hangul": "한국어",
-    "Arabic": "مرحبا",
-    "Hebrew": "שלום",
-    "Cyrillic": "привет",
-    "Devanagari": "नमस्ते",
-    "emoji": "😀",
-    "joined emoji": "👩‍👧",
-    "control characters": "a\u0000b",
-    "zero-width space": "a\u200bb",
-    "invalid UTF-8": "a \udcff b",
-    "literal [MASK]": "a [MASK] b",
-    "an unknown word": "qzxjvkw",
-}
+    "plain words": "the cat sat", "upper case": "The CAT", "accents": "café naïve", "combining accents": "cafe\u0301",
+    "German ß": "straße", "ligatures": "ﬁne", "ellipsis": "wait…", "full width": "ＡＢＣ", "numbers": "3.14 and 1,000",
+    "punctuation": "don't e-mail: a@b.org!", "CJK": "你好", "kana": "カタカナ", "Hangul": "한국어", "Arabic": "مرحبا",
+    "Hebrew": "שלום", "Cyrillic": "привет", "Devanagari": "नमस्ते", "emoji": "😀", "joined emoji": "👩‍👧",
+    "control characters": "a\u0000b", "zero-width space": "a\u200bb", "invalid UTF-8": "a \udcff b",
+    "literal [MASK]": "a [MASK] b", "an unknown word": "qzxjvkw",
+}  # fmt: skip
 
 
 def check(tokenizer: Tokenizer) -> Any:
