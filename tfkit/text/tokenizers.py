@@ -1,4 +1,4 @@
-"""Tokenizers inside of a TensorFlow graph, on tensorflow-text, vocabularies for them, and what they keep of a text."""
+"""Word pieces inside of a TensorFlow graph, on tensorflow-text: the tokenizer, its vocabulary, what it keeps of a text."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from tfkit.environment import packages, stack
+from tfkit.environment import stack
 from tfkit.errors import DataError
 
 WORDS, MASK, TYPES = "input_word_ids", "input_mask", "input_type_ids"
 """TF Hub's names of the inputs of an encoder of text."""
+
+
+PAD, UNKNOWN, START, END = "[PAD]", "[UNK]", "[CLS]", "[SEP]"
+SPECIAL = (PAD, UNKNOWN, START, END)
 
 
 class Edges(NamedTuple):
@@ -26,17 +29,51 @@ class Edges(NamedTuple):
     pad: int
 
 
-class Tokenizer:
-    """Strings to ids, inside of a TensorFlow graph.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class WordPiece:
+    """Strings to ids of word pieces, by tf_text.FastBertTokenizer.
+
+    The normalisation is that of BERT: control characters go, CJK characters become words of their own; with
+    `lower_case` also Unicode NFD, lower case, and accents go.
 
     Attributes:
-      vocabulary: the pieces, each at the place of its id.
-      max_length: ids of a text at most, those at its edges among them.
+      vocabulary: one piece a line of vocab.txt; within a word it begins with "##". [PAD], [UNK], [CLS] and [SEP] are
+        among them.
+      lower_case: whether case and accents are folded.
+      max_length: ids of a text at most, [CLS] and [SEP] among them; what is longer is cut off at the end.
+
+    Raises:
+      DataError: the vocabulary lacks one of the four, or holds a piece twice.
+
+    Example:
+      >>> pieces = WordPiece(vocabulary=("[PAD]", "[UNK]", "[CLS]", "[SEP]", "good", "##ness", "!"), max_length=6)
+      >>> pieces.ids(["Goodness!", "good"]).to_list()
+      [[2, 4, 5, 6, 3], [2, 4, 3]]
     """
 
     vocabulary: tuple[str, ...]
-    max_length: int
-    _tokenizer: Any
+    max_length: int = 128
+    lower_case: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse a vocabulary that lacks a special piece or holds any twice."""
+        if lacking := [piece for piece in SPECIAL if piece not in self.vocabulary]:
+            raise DataError(
+                f"The vocabulary ({len(self.vocabulary)} pieces) lacks {', '.join(lacking)}.\n"
+                f"  Such a vocabulary holds {', '.join(SPECIAL)}, one piece a line."
+            )
+        if twice := sorted(piece for piece, count in Counter(self.vocabulary).items() if count > 1):
+            raise DataError(f"The vocabulary holds {', '.join(map(repr, twice[:5]))} more than once.")
+
+    @functools.cached_property
+    def _tokenizer(self) -> Any:
+        # Its tables are tensors: made in the graph that first asks for them, no other could use them.
+        with stack.tf.init_scope():
+            return stack.tf_text.FastBertTokenizer(
+                vocab=list(self.vocabulary),
+                token_out_type=stack.tf.int32,
+                lower_case_nfd_strip_accents=self.lower_case,
+            )
 
     @functools.cached_property
     def edges(self) -> Edges:
@@ -89,123 +126,6 @@ class Tokenizer:
     def id_of(self, piece: str) -> int:
         """Return where a piece stands in the vocabulary."""
         return self.vocabulary.index(piece)
-
-
-PAD, UNKNOWN, START, END = "[PAD]", "[UNK]", "[CLS]", "[SEP]"
-SPECIAL = (PAD, UNKNOWN, START, END)
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class WordPiece(Tokenizer):
-    """Strings to ids of word pieces, by tf_text.FastBertTokenizer.
-
-    The normalisation is that of BERT: control characters go, CJK characters become words of their own; with
-    `lower_case` also Unicode NFD, lower case, and accents go.
-
-    Attributes:
-      vocabulary: one piece a line of vocab.txt; within a word it begins with "##". [PAD], [UNK], [CLS] and [SEP] are
-        among them.
-      lower_case: whether case and accents are folded.
-      max_length: ids of a text at most, [CLS] and [SEP] among them; what is longer is cut off at the end.
-
-    Raises:
-      DataError: the vocabulary lacks one of the four, or holds a piece twice.
-
-    Example:
-      >>> pieces = WordPiece(vocabulary=("[PAD]", "[UNK]", "[CLS]", "[SEP]", "good", "##ness", "!"), max_length=6)
-      >>> pieces.ids(["Goodness!", "good"]).to_list()
-      [[2, 4, 5, 6, 3], [2, 4, 3]]
-    """
-
-    vocabulary: tuple[str, ...]
-    max_length: int = 128
-    lower_case: bool = True
-
-    def __post_init__(self) -> None:
-        """Refuse a vocabulary that lacks a special piece or holds any twice."""
-        if lacking := [piece for piece in SPECIAL if piece not in self.vocabulary]:
-            raise DataError(
-                f"The vocabulary ({len(self.vocabulary)} pieces) lacks {', '.join(lacking)}.\n"
-                f"  Such a vocabulary holds {', '.join(SPECIAL)}, one piece a line."
-            )
-        if twice := sorted(piece for piece, count in Counter(self.vocabulary).items() if count > 1):
-            raise DataError(f"The vocabulary holds {', '.join(map(repr, twice[:5]))} more than once.")
-
-    @functools.cached_property
-    def _tokenizer(self) -> Any:
-        # Its tables are tensors: made in the graph that first asks for them, no other could use them.
-        with stack.tf.init_scope():
-            return stack.tf_text.FastBertTokenizer(
-                vocab=list(self.vocabulary),
-                token_out_type=stack.tf.int32,
-                lower_case_nfd_strip_accents=self.lower_case,
-            )
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class SentencePiece(Tokenizer):
-    """Strings to ids of sentence pieces, by tf_text.SentencepieceTokenizer.
-
-    What is normalised, and how, is in the model file.
-
-    Attributes:
-      model: a .model file as the sentencepiece library trains them.
-      start: the piece at the beginning of a row; "[CLS]" of ALBERT, "<s>" of XLM-RoBERTa.
-      end: that at the end of a text; "[SEP]", "</s>".
-      pad: that behind a row; "<pad>".
-      max_length: ids of a text at most, those at its edges among them.
-      fast: by tf_text.FastSentencepieceTokenizer, which TFLite has too; of unigram models alone.
-
-    Raises:
-      DataError: the file is no such model, or lacks a piece.
-    """
-
-    model: Path
-    start: str = "<s>"
-    end: str = "</s>"
-    pad: str = "<pad>"
-    max_length: int = 128
-    fast: bool = False
-
-    def __post_init__(self) -> None:
-        """Read the model, and refuse one that lacks a piece of the edges."""
-        if lacking := {self.start, self.end, self.pad} - set(self.vocabulary):
-            raise DataError(
-                f"{self.model} ({len(self.vocabulary)} pieces) lacks {', '.join(sorted(lacking))}. It begins with"
-                f" {', '.join(self.vocabulary[:6])}.\n"
-                "  Say which of its pieces stand at the edges: start=, end=, pad=."
-            )
-
-    @functools.cached_property
-    def edges(self) -> Edges:
-        """Return the ids of `start`, `end` and `pad`."""
-        return Edges(*map(self.id_of, (self.start, self.end, self.pad)))
-
-    @functools.cached_property
-    def vocabulary(self) -> tuple[str, ...]:  # type: ignore[override]
-        """Return the pieces; "▁" is the space before a word."""
-        pieces = self._reader.id_to_string(stack.tf.range(self._reader.vocab_size())).numpy()
-        return tuple(piece.decode("utf-8", errors="replace") for piece in pieces)
-
-    @functools.cached_property
-    def _tokenizer(self) -> Any:
-        return self._opened(stack.tf_text.FastSentencepieceTokenizer) if self.fast else self._reader
-
-    @functools.cached_property
-    def _reader(self) -> Any:
-        return self._opened(stack.tf_text.SentencepieceTokenizer, out_type=stack.tf.int32)
-
-    def _opened(self, kind: Any, **options: Any) -> Any:
-        try:
-            with stack.tf.init_scope():
-                tokenizer = kind(model=self.model.read_bytes(), **options)
-                tokenizer.vocab_size()
-                return tokenizer
-        except (OSError, stack.tf.errors.OpError, RuntimeError, ValueError) as err:
-            raise DataError(
-                f"{self.model} is no model of SentencePiece that {kind.__name__} takes: {packages.first_line(err)}\n"
-                "  fast=True takes unigram models alone."
-            ) from err
 
 
 SIZE = 4000
@@ -295,7 +215,7 @@ _CASES = {
 }  # fmt: skip
 
 
-def check(tokenizer: Tokenizer) -> Any:
+def check(tokenizer: WordPiece) -> Any:
     """Send hard strings through a tokenizer and back, and name what did not return.
 
     Args:
@@ -327,14 +247,13 @@ def check(tokenizer: Tokenizer) -> Any:
 
 def _back(pieces: list[str]) -> str:
     """Return what pieces say, put together."""
-    parts = [piece[2:] if re.match("##.", piece) else f" {piece}" for piece in pieces]
-    return "".join(parts).replace(" ▁", " ").replace("▁", " ").strip()
+    return "".join(piece[2:] if re.match("##.", piece) else f" {piece}" for piece in pieces).strip()
 
 
 def _outcome(text: str, pieces: list[str]) -> str:
     if "[MASK]" in pieces:
         return "special"
-    if not pieces or {"[UNK]", "<unk>"} & set(pieces):
+    if not pieces or UNKNOWN in pieces:
         return "lost"
     before, after = ("".join(unicodedata.normalize("NFC", s).split()) for s in (text, _back(pieces)))
     if before == after:
