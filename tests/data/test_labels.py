@@ -9,7 +9,7 @@ import random
 import pytest
 
 from tfkit.data import load_texts
-from tfkit.data.labels import LabelCleaner, check_labels
+from tfkit.data.text_files import LabelCleaner, check_labels
 from tfkit.errors import DataError
 
 R = random.Random(0)

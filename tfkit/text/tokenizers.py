@@ -1,4 +1,4 @@
-"""Word pieces inside of a TensorFlow graph, on tensorflow-text: the tokenizer, its vocabulary, what it keeps of a text."""
+"""Word pieces inside of a TensorFlow graph, on tensorflow-text: tokenizer, vocabulary, and what is kept of a text."""
 
 from __future__ import annotations
 
