@@ -16,7 +16,7 @@ import pytest
 from pyarrow import parquet
 
 from tfkit.data import Skipped, load_texts, tables
-from tfkit.data.tables import FLAGS, OPEN, STRAY, Row, choose, choose_text, open_table
+from tfkit.data.tables import FLAGS, OPEN, STRAY, Row, choose, open_table
 from tfkit.errors import DataError
 
 ROWS = [["hello, you\nthere", "a"], ['she said "no"', "b"], ["שלום; 你好 😀", "a"], ["Größe\tM | L", "b"]]
@@ -352,7 +352,7 @@ def test_a_table_without_a_row_that_can_be_used_says_why(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text("text,label\n" + "'well, yes','a'\n" * 9)
     with pytest.raises(DataError, match=r"no row that can be used: a.csv:2 has 3 fields instead of 2"):
-        choose_text(open_table(path), text_column=None)
+        choose(open_table(path), {"text_column": None})
 
 
 def test_a_missing_label_makes_no_line_of_a_text_a_row(tmp_path):

@@ -1,4 +1,4 @@
-"""Texts of a table or of a folder as Splits: read once into a store, and one text is in one split only."""
+"""Texts of a table or of a folder as Splits: read once into a store, labels as classes, one text in one split only."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ import numpy as np
 from tfkit import hub, reporting, run_files
 from tfkit.data.loaders import load_texts
 from tfkit.data.splits import Skipped, listed
-from tfkit.data.tables import choose_text, open_table, read_rows
+from tfkit.data.tables import choose, open_table, read_rows
 from tfkit.data.text_decoding import Cleaner, decode, is_binary, read_document, short
 from tfkit.environment import files
 from tfkit.environment.packages import versions
@@ -523,7 +523,7 @@ def load_documents(source: str | Path, *, text_column: str | None = None) -> Doc
             raise DataError(f"{path} is a folder: it has no column {text_column!r}.")
         return _checked(path, _of_folder(path), f"{path}/", [])
     table = open_table(path)
-    column = choose_text(table, text_column=text_column)
+    (column,), _ = choose(table, {"text_column": text_column})
     notes = [*table.notes, f"{path.name}: The column '{short(table.columns[column])}' is searched."]
     rows = (
         row if isinstance(row, Skipped) else (f"{path.name}:{row.line}", row.cells[0] or "")
