@@ -71,21 +71,6 @@ def test_what_gives_a_package_away_is_not_there(splits):
     assert len(folded) == len(everything)
 
 
-def test_words_alone_tell_much_but_not_all(splits):
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.linear_model import LogisticRegression
-
-    def part(split):
-        rows = splits.indices[split]
-        return [splits.source.raw(int(row)) for row in rows], splits.source.labels[rows]
-
-    texts, labels = part("train")
-    words = TfidfVectorizer()
-    model = LogisticRegression(max_iter=200).fit(words.fit_transform(texts), labels)
-    texts, labels = part("test")
-    assert 0.65 < model.score(words.transform(texts), labels) < 0.85
-
-
 PROGRAM = """
 import sys
 from tfkit.data import load_texts

@@ -44,11 +44,8 @@ def test_every_format(tmp_path, ending):
     assert (image.mode, image.size) == ("RGB", (60, 40))
     for seen, meant in zip(colours(image), (RED, GREEN, BLUE), strict=True):
         assert np.abs(seen - meant).max() < 30
-
-
-def test_the_content_decides_and_not_the_name(tmp_path):
-    quarters().save(tmp_path / "image.jpg", format="PNG")
-    assert tuple(colours(decode_image(tmp_path / "image.jpg"))[0]) == RED
+    path.rename(tmp_path / "image.jpe")  # the content decides, and not the name
+    np.testing.assert_array_equal(decode_image(tmp_path / "image.jpe"), image)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -60,25 +60,6 @@ def test_each_epoch_has_every_example_once_in_an_order_of_its_own(splits):
     assert len(numbers(splits.train)) == steps
 
 
-def test_features_go_through_as_they_are(splits):
-    class Features:
-        labels = splits.source.labels
-        names = splits.source.names
-        shape = (5,)
-        fingerprint = "features"
-
-        def read(self, indices):
-            return np.repeat(indices[:, None], 5, axis=1).astype(np.float32)
-
-        def raw(self, index):
-            return splits.source.raw(index)
-
-    features, labels = next(iter(splits.replace(source=Features()).test))
-    assert features.shape == (len(splits.indices["test"]), 5)
-    assert (features[:, 0] == splits.indices["test"]).numpy().all()
-    assert (labels == splits.indices["test"] % 4).numpy().all()
-
-
 def test_augmented_epochs_repeat_bit_for_bit(splits):
     augment = Augmentation.preset("standard")
     steps = splits.steps_per_epoch
