@@ -68,7 +68,7 @@ def test_one_class_only(photos):
     (photos / "old").mkdir()
     put(photos, "a.png", "b.png", "c.png")
     text = problem(photos)
-    for fact in ("'cats' (4)", f"{photos}/<class>/<image>", "'old'", "3 (a.png, b.png, c.png)"):
+    for fact in ("'cats' (4)", f"{photos}/<class>/<image>", "'old'", "(3): a.png, b.png, c.png"):
         assert fact in text
 
 
@@ -80,7 +80,7 @@ def test_one_class_only(photos):
             "",
             ["1 without", "'birds'", ".heic 2"],
         ),
-        (["a.png", "b.png"], "", ["0 class folders with images", "outside a class folder: 2"]),
+        (["a.png", "b.png"], "", ["0 class folders with images", "outside a class folder (2)"]),
         (["photos/cats/1.png"], "photo", ["Did you mean", "photos?"]),
         (["cats/1.png"], "cats/1.png", ["is a file"]),
         ([], "", ["0 class folders with images"]),

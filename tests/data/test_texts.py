@@ -274,7 +274,7 @@ def test_folders_without_classes(tmp_path):
     (tmp_path / "flat").mkdir()
     (tmp_path / "flat/a.txt").write_text("text")
     with pytest.raises(
-        DataError, match=r"(?s)0 class folders with texts.*<class>/<text>.*Texts outside a class folder: 1"
+        DataError, match=r"(?s)0 class folders with texts.*<class>/<text>.*Texts outside a class folder \(1\)"
     ):
         load_texts(tmp_path / "flat")
     folder = write_folder(tmp_path / "reviews")

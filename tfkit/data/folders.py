@@ -287,13 +287,13 @@ def _check_classes(folder: _Folder, classes: Mapping[str, list[FoundFile]], resu
         "Folders of classes": full,
         f"Folders without {kind.plural}": empty,
         f"Folders that hold {kind.plural}, deeper (give the one above the classes)": deeper,
-        f"{kind.plural.capitalize()} outside a class folder": outside,
+        f"{kind.plural.capitalize()} outside a class folder ({len(outside)})": outside,
         f"Files that are no {kind.plural} ({', '.join(sorted(kind.suffixes))})": _counts(result),
     }
     raise DataError(
         f"{path}/ has {len(full)} class folders with {kind.plural}, and {len(empty)} without; a classifier needs two or"
         f" more, and none without.\n  Expected {path}/<class>/<{kind.singular}>: add some, or remove the empty ones."
-        + "".join(f"\n  {what}: {len(which)} ({listed(which)})." for what, which in facts.items() if which)
+        + "".join(f"\n  {what}: {listed(which)}." for what, which in facts.items() if which)
     )
 
 

@@ -376,14 +376,16 @@ def search_documents(config: SearchConfig) -> Run:
         named = None if config.model_handle is None and config.max_length is None else _load_encoder(config)
         return _answer(run, Index.open(run.path / INDEX, encoder=named), questions, config)
     with Run.create(folder, config=as_dict(config), overwrite=config.overwrite) as run:
+        began = time.monotonic()
+        source = config.data_dir or config.data_file or config.dataset
+        documents = load_documents(source, text_column=config.text_column)
         if run.finished:
             index = Index.open(run.path / INDEX)
-            if _read_documents(config).fingerprint != index.description["fingerprint"]:
+            if documents.fingerprint != index.description["fingerprint"]:
                 run.say("The documents have changed since the index was made; --overwrite makes it anew.")
             return _answer(run, index, questions, config)
-        began = time.monotonic()
         run.versions = versions()
-        index = _make_index(run, _read_documents(config), config)
+        index = _make_index(run, documents, config)
         _answer(run, index, questions, config)
         run.record({"time/total_seconds": time.monotonic() - began})
         reporting.write_report(run)
@@ -440,12 +442,6 @@ def _load_encoder(config: SearchConfig) -> Encoder:
         preprocessor=config.preprocessor,
         max_length=config.max_length,
     )
-
-
-def _read_documents(config: SearchConfig) -> Documents:
-    """Return the documents that a config names."""
-    source = config.data_dir or config.data_file or config.dataset
-    return load_documents(source, text_column=config.text_column)
 
 
 def _questions(config: SearchConfig) -> list[str]:
