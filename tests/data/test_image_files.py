@@ -409,10 +409,8 @@ def test_the_fingerprint_follows_the_contents_and_the_size(tmp_path):
 def test_small_images_are_trained_small(tmp_path):
     fill(tmp_path / "small")
     assert load_images(tmp_path / "small").source.shape == (96, 96, 3)
-    for number in range(4):
-        for name in "ab":
-            picture(tmp_path / "large" / name / f"{number}.png", seed=number, size=(40, 120))
-    assert load_images(tmp_path / "large").source.shape == (224, 224, 3)
+    picture(tmp_path / "small" / "a" / "0.png", seed=1, size=(900, 900))  # the median decides
+    assert load_images(tmp_path / "small").source.shape == (96, 96, 3)
 
 
 def test_what_cannot_be_loaded_says_why(tmp_path):

@@ -156,10 +156,3 @@ def test_names_of_hugging_face_labels_and_lists_in_parquet(tmp_path):
     parquet.write_table(lists, tmp_path / "b.parquet")
     with pytest.raises(DataError, match="several labels"):
         load_texts(tmp_path / "b.parquet")
-
-
-def test_a_dataframe_is_told_how(tmp_path):
-    import pandas
-
-    with pytest.raises(DataError, match="to_parquet"):
-        load_texts(pandas.DataFrame({"text": ["a"], "label": ["b"]}))

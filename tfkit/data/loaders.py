@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 from tqdm.auto import tqdm
 
 from tfkit.data.embedded import load_docstrings
@@ -49,8 +50,6 @@ class ArraySource:
         """Return uint8 [b, s, s, 3]."""
         if self._images.shape[1:] == self.shape:
             return self._images[indices]
-        from PIL import Image
-
         return np.stack([resize(Image.fromarray(self.raw(int(index))), self.shape[0]) for index in indices])
 
     def raw(self, index: int) -> np.ndarray:
