@@ -7,6 +7,7 @@ import functools
 import hashlib
 import os
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -414,7 +415,9 @@ def load_folder(
     training = cut_folder(
         found, found.files, cutting, functools.partial(_cut, found.files, found.class_names)
     )["train"]
-    size = _choose_size(found, image_size, native_size)
+    some = [] if image_size is not None else found.files[:: len(found.files) // _SIZES_READ + 1]
+    sides = [*filter(None, in_parallel(longer_side, [found.root / image.name for image in some]))]
+    size = choose_size(np.asarray(sides or [native_size]), image_size=image_size, native_size=native_size)
     used = _used_ranges(found)
     if pixel_range is not None:
         scaling = PixelRange(*pixel_range, images=len(used))
@@ -439,19 +442,9 @@ def _cut(
     return cut_by_class(names, np.asarray(labels, int), class_names=class_names, noun="images", **how)
 
 
-def _choose_size(found: Scan, image_size: int | None, native_size: int) -> int:
-    if image_size is not None:
-        return choose_size(np.empty(0), image_size=image_size, native_size=native_size)
-    some = found.files[:: len(found.files) // _SIZES_READ + 1]
-    sides = [*filter(None, in_parallel(longer_side, [found.root / image.name for image in some]))]
-    return choose_size(np.asarray(sides or [native_size]), image_size=None, native_size=native_size)
-
-
 def _notes(source: FolderSource, prepared: Store) -> Iterator[str]:
-    classes: dict[str, set[int]] = {}
-    for digest, label in zip(source.digests, source.labels.tolist(), strict=True):
-        classes.setdefault(digest, set()).add(label)
-    if contradictions := sum(len(classes[digest]) > 1 for digest in source.digests):
+    classes = Counter(digest for digest, _ in {*zip(source.digests, source.labels.tolist(), strict=True)})
+    if contradictions := sum(classes[digest] > 1 for digest in source.digests):
         yield f"{contradictions} images are byte for byte in two classes: no classifier can have both right."
     size = source.shape[0]
     if prepared.descriptor is None:

@@ -13,7 +13,7 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -27,8 +27,6 @@ from tfkit.environment import files
 from tfkit.environment.files import digest_of
 from tfkit.environment.process import watched
 from tfkit.errors import DataError
-
-_Item = TypeVar("_Item")
 
 RECIPE, _READING = 3, 5
 """Parts of the fingerprint, and of the key of every store: raise the latter when the same file gives other texts."""
@@ -281,7 +279,7 @@ def load_table(path: Path, cutting: Cutting, asked: Mapping[str, str | None]) ->
     )  # fmt: skip
 
 
-def _progress(examples: Iterable[_Item]) -> Iterable[_Item]:
+def _progress(examples: Iterable[Any]) -> Iterable[Any]:
     return tqdm(examples, desc="Reading texts", unit="text", delay=1, disable=not watched())
 
 
