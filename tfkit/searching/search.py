@@ -170,7 +170,16 @@ class Index:
         """
         if not documents:
             raise DataError("There are no documents: there is nothing to search.")
-        cut = _cut([document.text for document in documents], encoder)
+        tokenizer = encoder.tokenizer
+
+        def count(some: list[str]) -> np.ndarray:
+            if tokenizer is None:
+                return np.array([len(text.split()) for text in some])
+            return np.asarray(tokenizer.tokenize(some).row_lengths())
+
+        words = max(1, int((encoder.max_length or 128) * _WORDS_A_TOKEN))
+        room = tokenizer.max_length - 2 if tokenizer else words
+        cut = cut_passages([document.text for document in documents], count=count, room=room)
         texts = [text for parts in cut for text in parts]
         vectors, how = hub.embed(encoder, texts)
         part = encoder.preprocessor
@@ -291,18 +300,6 @@ class Index:
         opened = contextlib.ExitStack()
         weakref.finalize(self, opened.close)
         return opened.enter_context(engines.litert(np.empty(0, object)))
-
-
-def _cut(texts: Sequence[str], encoder: Encoder) -> list[list[str]]:
-    tokenizer = encoder.tokenizer
-
-    def count(some: list[str]) -> np.ndarray:
-        if tokenizer is None:
-            return np.array([len(text.split()) for text in some])
-        return np.asarray(tokenizer.tokenize(some).row_lengths())
-
-    words = max(1, int((encoder.max_length or 128) * _WORDS_A_TOKEN))
-    return cut_passages(texts, count=count, room=tokenizer.max_length - 2 if tokenizer else words)
 
 
 def _length_one(vectors: np.ndarray) -> np.ndarray:
