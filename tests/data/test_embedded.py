@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from tfkit.data import load_images, load_texts, text_files
-from tfkit.data.embedded import EACH, LONGEST, PACKAGES, SHORTEST, prose
+from tfkit.data.embedded import EACH, LONGEST, PACKAGES, SHORTEST
 
 
 def test_digits_are_upright_dark_and_light_digits_with_their_labels():
@@ -84,10 +84,3 @@ def test_another_process_finds_the_same_and_imports_none(splits, tmp_path, monke
     monkeypatch.setenv("TFKIT_CACHE", str(tmp_path))
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True)
     assert done.stdout.split() == [splits.source.fingerprint, *["False"] * 4]
-
-
-def test_prose():
-    text = "svd(a, full=True)\n\nDecompose `a` as in :func:`scipy.linalg.svd`,\nsee https://x.org/y.\n\nParameters\n---"
-    assert prose(text) == "Decompose a as in svd, see"
-    assert prose(">>> 1 + 1") == ""
-    assert prose("A tf.Tensor of np.float64, or a data frame.") == "A of float64, or a ."

@@ -51,12 +51,8 @@ def test_more_text_than_is_read_costs_no_more_and_every_text_counts():
     assert tokenizers._evenly(["short", *texts])[0] == "short"
 
 
-@pytest.mark.parametrize("texts", [[], [""], ["\x00 \n"]])
-def test_texts_without_a_word(texts):
-    with pytest.raises(DataError, match="hold no word"):
-        build_vocabulary(texts)
-
-
-def test_no_room_for_words():
-    with pytest.raises(DataError, match="size is 10"):
-        build_vocabulary(["some text"], size=10)
+@pytest.mark.parametrize("texts", [[], [""], ["\x00 \n"], ["some text"]])
+def test_what_gives_no_vocabulary(texts):
+    size, message = (10, "size is 10") if texts == ["some text"] else (4000, "hold no word")
+    with pytest.raises(DataError, match=message):
+        build_vocabulary(texts, size=size)
