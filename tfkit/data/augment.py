@@ -6,13 +6,13 @@ import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeAlias
 
 from tfkit.environment import stack
 from tfkit.errors import ConfigError
 from tfkit.settings import fields
 
-Tensor = Any
+Tensor: TypeAlias = Any
 """A tf.Tensor; TensorFlow is imported when the first one is made."""
 
 _OPERATIONS = (

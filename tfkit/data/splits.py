@@ -14,7 +14,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 RECIPE = "upright, alpha over white, antialiased bilinear; 2"
 """Part of every key under which something made from prepared pixels is stored: change it with the pixels."""
 
-Tensor = Dataset = Any
+Tensor: TypeAlias = Any
+Dataset: TypeAlias = Any
 """tf.Tensor and tf.data.Dataset; TensorFlow is imported when the first one is made."""
 
 TINY, SMALL = 16, 96  # longer sides, of the median image

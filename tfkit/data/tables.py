@@ -520,7 +520,8 @@ def choose(table: Table, asked: Mapping[str, str | None]) -> tuple[tuple[int, ..
             f"Which columns of {table.path} to take is not obvious: give {' and '.join(missing)} ({flags}).\n"
             f"{_listing(table)}"
         )
-    numbers, notes = tuple(column for flag in needed if (column := chosen[flag]) is not None), []
+    notes: list[str] = []
+    numbers = tuple(column for flag in needed if (column := chosen[flag]) is not None)
     if len(numbers) == 1:
         return numbers, notes
     text, label = (f"'{short(table.columns[number])}'" for number in numbers)
