@@ -8,7 +8,7 @@ from tests.compression.conftest import answers
 from tests.data.pictures import KINDS, picture
 from tfkit.compression import with_metadata
 from tfkit.compression.results import write_inference_script
-from tfkit.data.image_files import read_image
+from tfkit.data.image_files import decode_image
 from tfkit.data.splits import resize
 from tfkit.environment.stack import litert, tf
 from tfkit.litert import to_tflite
@@ -65,7 +65,7 @@ PICTURES = {
 @pytest.mark.parametrize("name", PICTURES)
 def test_a_picture_of_any_kind_is_seen_as_training_sees_it(folder, python, name):
     PICTURES[name](folder / name)
-    seen = resize(read_image(folder / name, at_least=2 * 32), 32)
+    seen = resize(decode_image(folder / name, at_least=2 * 32), 32)
     expected = corners(tf.cast(seen, tf.float32)[None]).numpy()[0]
     found = answers(python(folder / "infer.py", folder / name))
     for label, score in found.items():
@@ -84,7 +84,7 @@ def test_its_pixels_are_those_of_training(tmp_path, kind, pixel_range):
         with pytest.raises(ValueError, match="16 bits a colour"):
             namespace["pixels"](tmp_path / "picture", 32, 32)
         return
-    expected = resize(read_image(tmp_path / "picture", at_least=64, pixel_range=pixel_range), 32)
+    expected = resize(decode_image(tmp_path / "picture", at_least=64, pixel_range=pixel_range), 32)
     found = namespace["pixels"](tmp_path / "picture", 32, 32)
     assert np.abs(found - expected).max() <= (2 if kind.startswith("16 RGB") else 0)
 

@@ -41,16 +41,8 @@ def test_nested_folders_and_upper_case_endings_belong_to_their_class(photos):
 
 
 def test_hidden_files_and_others_are_counted_and_passed_over(photos):
-    put(
-        photos,
-        ".DS_Store",
-        "cats/.hidden.png",
-        ".git/x.png",
-        "__MACOSX/cats/._0.png",
-        "cats/x.txt",
-        "y",
-        content=b"x",
-    )
+    hidden = (".DS_Store", "cats/.hidden.png", ".git/x.png", "__MACOSX/cats/._0.png")
+    put(photos, *hidden, "cats/x.txt", "y", content=b"x")
     found = scan(photos)
     assert len(found.files) == 8
     assert found.others == {"hidden": 4, ".txt": 1, "no ending": 1}
@@ -65,17 +57,6 @@ def test_empty_files_and_images_outside_a_class_are_listed(photos):
     ]
 
 
-@pytest.mark.parametrize(
-    "names", [("train", "validation", "test"), ("Train", "val", "TEST"), ("train", "valid")]
-)
-def test_a_folder_that_is_split_already(tmp_path, names):
-    for name in names:
-        put(tmp_path, *(f"{name}/{kind}/{number}.png" for kind in "ab" for number in range(3)))
-    found = scan(tmp_path)
-    assert found.class_names == ("a", "b")
-    assert {file.split for file in found.files} == set(("train", "validation", "test")[: len(names)])
-
-
 def problem(root, kind=IMAGES):
     with pytest.raises(DataError) as caught:
         scan(root, kind)
@@ -87,27 +68,26 @@ def test_one_class_only(photos):
     (photos / "old").mkdir()
     put(photos, "a.png", "b.png", "c.png")
     text = problem(photos)
-    for fact in (
-        "('cats') with 4 images",
-        f"{photos}/<class>/<image>",
-        "'old'",
-        "3 (a.png, b.png, ... (1 more))",
-    ):
+    for fact in ("'cats' (4)", f"{photos}/<class>/<image>", "'old'", "(3): a.png, b.png, c.png"):
         assert fact in text
 
 
 @pytest.mark.parametrize(
     ("names", "root", "facts"),
     [
-        (["cats/1.png", "dogs/1.png", "birds/a.heic", "birds/b.HEIC"], "", ["1 of 3", "'birds'", ".heic 2"]),
-        (["a.png", "b.png"], "", ["no class folder with images", "outside a class folder: 2"]),
+        (
+            ["cats/1.png", "dogs/1.png", "birds/a.heic", "birds/b.HEIC"],
+            "",
+            ["1 without", "'birds'", ".heic 2"],
+        ),
+        (["a.png", "b.png"], "", ["0 class folders with images", "outside a class folder (2)"]),
         (["photos/cats/1.png"], "photo", ["Did you mean", "photos?"]),
         (["cats/1.png"], "cats/1.png", ["is a file"]),
-        ([], "", ["no class folder with images"]),
+        ([], "", ["0 class folders with images"]),
         (
             ["train/a/1.png", "train/b/1.png", "test/a/2.png", "test/c/2.png"],
             "",
-            ["test/ has not the same class folders", "b, c"],
+            ["not the same class", "b, c"],
         ),
     ],
 )
@@ -117,14 +97,6 @@ def test_what_is_no_folder_of_classes_is_refused(tmp_path, names, root, facts):
     assert str(tmp_path) in text
     for fact in facts:
         assert fact in text
-
-
-def test_split_folders_beside_others(tmp_path):
-    put(tmp_path, "train/a/1.png", "train/b/1.png", "test/a/2.png", "test/b/2.png", "extra/a/1.png")
-    assert "extra/" in problem(tmp_path)
-    shutil.rmtree(tmp_path / "extra")
-    put(tmp_path, "val/a/1.png", "valid/a/1.png")
-    assert "two folders for one split: val/, valid/" in problem(tmp_path)
 
 
 def test_a_link_in_a_circle(photos):
@@ -179,7 +151,7 @@ def test_permission_denied(tmp_path_factory, request):
     (root / "cats").chmod(0)
     request.getfixturevalue("somebody")
     text = problem(root)
-    assert "cats cannot be read: permission denied" in text
+    assert "cats cannot be read: Permission denied" in text
     assert "chmod -R u+rX" in text
 
 
@@ -203,30 +175,20 @@ def crossed(outer, inner):
 @pytest.mark.parametrize(
     "names",
     [
-        ("Training", "Testing"),
-        ("TRAIN", "VAL", "TEST"),
-        ("train", "test1"),
-        ("x_train", "x_test"),
-        ("TrainingSet", "ValSet", "TestSet"),
-        ("train_images", "test_images"),
-        ("20news-bydate-train", "20news-bydate-test"),
-        ("fruits-360_Training", "fruits-360_Testing"),
-        ("train", "dev"),
-        ("training", "eval", "holdout"),
-        ("Trainingsdaten", "Validierungsdaten", "Testdaten"),
-        ("trainset", "hold_out"),
-        ("train2017", "val2017"),
-        ("train", "validate"),
+        "Training Testing", "TRAIN VAL TEST", "train test1", "x_train x_test", "TrainingSet ValSet TestSet",
+        "train_images test_images", "20news-bydate-train 20news-bydate-test", "train dev", "train validate",
+        "fruits-360_Training fruits-360_Testing", "training eval holdout", "trainset hold_out", "train2017 val2017",
+        "Trainingsdaten Validierungsdaten Testdaten", "train validation test", "train valid",
     ],
-    ids="+".join,
-)
+)  # fmt: skip
 def test_names_that_are_nearly_those_of_splits(tmp_path, names):
+    names = names.split()
     found = scan(fill(tmp_path, *crossed(names, ("cat", "dog"))))
     assert found.class_names == ("cat", "dog")
     splits = {file.name.split("/")[0]: file.split for file in found.files}
     assert splits[names[0]] == "train"
     assert len(set(splits.values())) == len(names)
-    near = [name for name in names if name.lower() not in ("train", "val", "test", "validation")]
+    near = [name for name in names if name.lower() not in ("train", "val", "valid", "test", "validation")]
     assert all(f"'{name}' as the {splits[name]} split" in "".join(found.notes) for name in near)
     assert bool(near) == bool(found.notes)
 
@@ -234,18 +196,12 @@ def test_names_that_are_nearly_those_of_splits(tmp_path, names):
 @pytest.mark.parametrize(
     "names",
     [
-        ("Training", "Resting"),
-        ("Training", "Testing", "Resting"),
-        ("test1", "test2"),
-        ("test_positive", "test_negative"),
-        ("trainer", "tester"),
-        ("evaluate", "valley"),
-        ("mask", "no mask"),
-        ("train", "bus", "car"),
+        "Training Resting", "Training Testing Resting", "test1 test2", "test_positive test_negative", "trainer tester",
+        "evaluate valley", "mask no_mask", "train bus car",
     ],
-    ids="+".join,
-)
+)  # fmt: skip
 def test_classes_of_such_names_are_classes(tmp_path, names):
+    names = names.split()
     found = scan(fill(tmp_path, *names))
     assert found.class_names == tuple(sorted(names))
     assert found.notes == []
@@ -255,23 +211,19 @@ def test_classes_of_such_names_are_classes(tmp_path, names):
 @pytest.mark.parametrize(
     ("places", "culprit", "remedy"),
     [
-        (["Training", "Testing"], "Training/ holds 4", "Rename folders"),
-        (["train", "test"], "nothing says which class", "train/<class>/"),
-        (["train/cat", "train/dog", "test"], "/test/ holds 4", "move out"),
-        (["x_train/cat", "x_train/dog", "x_test"], "x_test/ holds 4", "move out"),
-        (crossed(("test", "val"), ("cat", "dog")), "none to train on", "train/<class>/"),
-        (["testing/cat", "testing/dog"], "none to train on", "train/<class>/"),
-        (crossed(("Train", "train1", "test"), ("cat", "dog")), "two folders for one split", "train1"),
-        (crossed(("Training", "Testing", "extra"), ("cat", "dog")), "beside them extra/", "move out"),
+        (["Training", "Testing"], "Training/ as train without folders", "Rename folders"),
+        (["train", "test"], "train/ as train without folders", "train/<class>/"),
+        (["train/cat", "train/dog", "test"], "/test/ as test without", "move out"),
+        (["x_train/cat", "x_train/dog", "x_test"], "x_test/ as test without", "move out"),
+        (crossed(("test", "val"), ("cat", "dog")), "val/ as validation", "train/<class>/"),
+        (["testing/cat", "testing/dog"], "testing/ as test", "train/<class>/"),
+        (crossed(("Train", "train1", "test"), ("cat", "dog")), "train1/ as train", "one of each"),
+        (crossed(("Training", "Testing", "extra"), ("cat", "dog")), "extra/ as none", "move out"),
         (crossed(("cat", "dog"), ("train", "test")), "inside the classes (cat/test/", "test/cat/"),
         (crossed(("cat", "dog", "owl"), ("Training", "x_test")), "inside the classes (cat/", "Training/cat/"),
-        (["photos/photos/cat", "photos/photos/dog"], "one class folder ('photos')", "photos/photos/"),
-        (
-            crossed(("photos/train", "photos/test"), ("cat", "dog")),
-            "('photos')",
-            "photos/test/",
-        ),
-        (crossed(("train/train", "test/test"), ("cat", "dog")), "('train')", "train/train/"),
+        (["photos/photos/cat", "photos/photos/dog"], "'photos' (8)", "photos/photos/"),
+        (crossed(("photos/train", "photos/test"), ("cat", "dog")), "'photos' (16)", "photos/test/"),
+        (crossed(("train/train", "test/test"), ("cat", "dog")), "'train' (8)", "train/train/"),
         (["images", "masks"], "images/ and masks/", "classifiers"),
         (crossed(("train", "valid"), ("images", "labels")), "images/ and labels/", "classifiers"),
         (["JPEGImages", "Annotations", "ImageSets"], "JPEGImages/ and Annotations/", "classifiers"),

@@ -60,25 +60,6 @@ def test_each_epoch_has_every_example_once_in_an_order_of_its_own(splits):
     assert len(numbers(splits.train)) == steps
 
 
-def test_features_go_through_as_they_are(splits):
-    class Features:
-        labels = splits.source.labels
-        names = splits.source.names
-        shape = (5,)
-        fingerprint = "features"
-
-        def read(self, indices):
-            return np.repeat(indices[:, None], 5, axis=1).astype(np.float32)
-
-        def raw(self, index):
-            return splits.source.raw(index)
-
-    features, labels = next(iter(splits.replace(source=Features()).test))
-    assert features.shape == (len(splits.indices["test"]), 5)
-    assert (features[:, 0] == splits.indices["test"]).numpy().all()
-    assert (labels == splits.indices["test"] % 4).numpy().all()
-
-
 def test_augmented_epochs_repeat_bit_for_bit(splits):
     augment = Augmentation.preset("standard")
     steps = splits.steps_per_epoch
@@ -144,20 +125,14 @@ def test_one_held_out_split_and_none():
 
 
 def test_a_name_is_the_same_composed_or_not():
-    assert list(split_of([f"é{n}" for n in range(50)]).values()) == list(
-        split_of([f"e\u0301{n}" for n in range(50)]).values()
-    )
+    composed, apart = (split_of([f"{letter}{n}" for n in range(50)]) for letter in ("é", "e\u0301"))
+    assert [*composed.values()] == [*apart.values()]
 
 
 def test_too_few_examples_are_named_with_their_classes():
+    labels, how = np.asarray([0, 0, 0, 0, 1, 1]), {"held_out": HELD_OUT, "seed": 0}
     with pytest.raises(DataError, match=r"1 of 2 classes have fewer than 3 examples: 'dog' \(2\)"):
-        cut_by_class(
-            list("abcdef"),
-            np.asarray([0, 0, 0, 0, 1, 1]),
-            class_names=["cat", "dog"],
-            held_out=HELD_OUT,
-            seed=0,
-        )
+        cut_by_class(list("abcdef"), labels, class_names=["cat", "dog"], **how)
 
 
 @pytest.mark.parametrize("fractions", [(0, 0.15), (0.5, 0.5), (-0.1, 0.1), (0.1, 1.5)])
@@ -243,15 +218,8 @@ def test_class_weights_come_with_the_examples():
 
 
 SIZES = [
-    (427, 640, 224),
-    (8, 8, 96),
-    (1, 1, 32),
-    (3, 500, 96),
-    (501, 2, 33),
-    (37, 53, 224),
-    (223, 225, 224),
-    (900, 1300, 7),
-]
+    (427, 640, 224), (8, 8, 96), (1, 1, 32), (3, 500, 96), (501, 2, 33), (37, 53, 224), (223, 225, 224), (900, 1300, 7)
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("height", "width", "size"), SIZES)
@@ -279,10 +247,12 @@ def test_one_graph_takes_every_size_and_type():
             assert (squared == np.round(squared)).all()
 
 
-def test_the_size_follows_the_median_image():
-    assert choose_size(np.asarray([20, 96, 4000]), image_size=None, native_size=224) == 96
-    assert choose_size(np.asarray([20, 97, 4000]), image_size=None, native_size=224) == 224
-    assert choose_size(np.asarray([17]), image_size=None, native_size=224) == 96
-    assert choose_size(np.asarray([16]), image_size=None, native_size=224) == 64
-    assert choose_size(np.asarray([20]), image_size=None, native_size=64) == 64
-    assert choose_size(np.asarray([20]), image_size=160, native_size=64) == 160
+@pytest.mark.parametrize(
+    ("sides", "asked", "native", "size"),
+    [
+        ([20, 96, 4000], None, 224, 96), ([20, 97, 4000], None, 224, 224), ([17], None, 224, 96),
+        ([16], None, 224, 64), ([20], None, 64, 64), ([20], 160, 64, 160),
+    ],
+)  # fmt: skip
+def test_the_size_follows_the_median_image(sides, asked, native, size):
+    assert choose_size(np.asarray(sides), image_size=asked, native_size=native) == size

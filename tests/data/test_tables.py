@@ -16,7 +16,7 @@ import pytest
 from pyarrow import parquet
 
 from tfkit.data import Skipped, load_texts, tables
-from tfkit.data.tables import FLAGS, OPEN, STRAY, Row, choose, choose_text, open_table
+from tfkit.data.tables import FLAGS, OPEN, STRAY, Row, choose, open_table
 from tfkit.errors import DataError
 
 ROWS = [["hello, you\nthere", "a"], ['she said "no"', "b"], ["שלום; 你好 😀", "a"], ["Größe\tM | L", "b"]]
@@ -58,29 +58,18 @@ def test_a_first_line_that_is_a_row(tmp_path):
 def test_json_lines(tmp_path):
     path = tmp_path / "a.jsonl"
     lines = [json.dumps({"text": text, "label": label, "n": 1}) for text, label in ROWS]
-    lines += [
-        "{broken",
-        "[1]",
-        "7",
-        '"words"',
-        str({"text": "x"}),
-        "",
-        json.dumps({"text": "half of a pair: \ud800", "more": [1, True]}),
-    ]
+    lines += ["{broken", "[1]", "7", '"words"', str({"text": "x"}), ""]
+    lines += [json.dumps({"text": "half of a pair: \ud800", "more": [1, True]})]
     lines += [json.dumps({"text": 5.0, "label": None, "more": {"é": 1}})]
     path.write_text("\n".join(lines) + "\n")
     table, found, rows = everything(path)
     assert table.columns == ("text", "label", "n", "more")
     assert [cells[:2] for cells in found[:4]] == ROWS
     assert found[5] == ["5", None, None, '{"é": 1}']
-    skipped = [(row.path, row.reason.split(" (")[0]) for row in rows if isinstance(row, Skipped)]
-    assert skipped == [
-        ("a.jsonl:5", "is no JSON"),
-        ("a.jsonl:6", "is no object, but of type list"),
-        ("a.jsonl:7", "is no object, but of type int"),
-        ("a.jsonl:8", "is no object, but of type str"),
-        ("a.jsonl:9", "is no JSON"),
-    ]
+    skipped = [f"{row.path} {row.reason.split(' (')[0]}" for row in rows if isinstance(row, Skipped)]
+    kinds = enumerate(("list", "int", "str"), 6)
+    no_object = [f"a.jsonl:{line} is no object, but of type {kind}" for line, kind in kinds]
+    assert skipped == ["a.jsonl:5 is no JSON", *no_object, "a.jsonl:9 is no JSON"]
 
 
 def test_parquet(tmp_path):
@@ -142,9 +131,8 @@ def test_forms_of_csv(tmp_path, content, ending):
     path = tmp_path / f"a.{ending}"
     body = content.splitlines(keepends=True)
     begin = 2 if content.startswith("sep") else 1
-    path.write_text(
-        "".join(body[:begin]) + "".join("".join(body[begin:]).format(f"x {n}", f"y {n}") for n in range(20))
-    )
+    rows = ("".join(body[begin:]).format(f"x {n}", f"y {n}") for n in range(20))
+    path.write_text("".join(body[:begin]) + "".join(rows))
     table, found, _ = everything(path)
     assert table.columns[:2] == ("text", "label")
     expected = [cells for n in range(20) for cells in ([f"x {n}", "a"], [f"y {n}", "b"])]
@@ -162,13 +150,8 @@ def test_a_first_line_that_may_be_a_row_is_said(tmp_path):
 
 def test_numbers_in_the_head_of_a_column_of_texts(tmp_path):
     path = tmp_path / "a.csv"
-    path.write_text(
-        "text,label\n"
-        + "".join(
-            f"{n if n < 500 else 'words'} {n},{'ab'[n % 2]}\n".replace(" ", "" if n < 500 else " ")
-            for n in range(600)
-        )
-    )
+    texts = [str(n) if n < 500 else f"words {n}" for n in range(600)]
+    path.write_text("text,label\n" + "".join(f"{text},{'ab'[n % 2]}\n" for n, text in enumerate(texts)))
     assert len(load_texts(path).source.names) == 600
 
 
@@ -208,9 +191,7 @@ def test_forms(tmp_path, name, content):
     path.write_text(content)
     table, found, rows = everything(path)
     places = [table.columns.index(column) for column in COLUMNS]
-    assert [[cells[place] for place in places] for cells in found] == [
-        [*record.values()] for record in RECORDS
-    ]
+    assert [[cells[place] for place in places] for cells in found] == [[*row.values()] for row in RECORDS]
     assert len(rows) == len(RECORDS)
 
 
@@ -237,10 +218,7 @@ def test_a_name_that_comes_late_is_a_column(tmp_path):
         ("[" * 200_000, "is no JSON"),
         (str(RECORDS), "is no JSON"),
         (" ".join(map(json.dumps, RECORDS)), "is no JSON"),
-        (
-            json.dumps({"columns": ["text", "label"], "data": [list(row.values()) for row in RECORDS]}),
-            "columns",
-        ),
+        (json.dumps({"columns": ["text"], "data": [[*row.values()] for row in RECORDS]}), "columns"),
         (json.dumps({f"id {n}": row for n, row in enumerate(RECORDS)}), "--text-column"),
         ("\n".join(f'{{"id {n}": {{"text": "a"}}, "x{n}": 1}}' for n in range(3000)), r"more\)"),
     ],
@@ -263,20 +241,9 @@ def test_a_large_document_is_not_read_into_memory(tmp_path, monkeypatch):
         load_texts(path)
 
 
-WORDS = [
-    "good",
-    "film",
-    "über",
-    'he said "no"',
-    "well, so",
-    "a; b",
-    "line\nbreak",
-    "tab\there",
-    "it's",
-    "שלום",
-    "|",
-    "",
-]
+WORDS = (
+    "good", "film", "über", 'he said "no"', "well, so", "a; b", "line\nbreak", "tab\there", "it's", "שלום", "|", ""
+)  # fmt: skip
 
 
 def written(chance, *, count, delimiter, end, damage):
@@ -385,7 +352,7 @@ def test_a_table_without_a_row_that_can_be_used_says_why(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text("text,label\n" + "'well, yes','a'\n" * 9)
     with pytest.raises(DataError, match=r"no row that can be used: a.csv:2 has 3 fields instead of 2"):
-        choose_text(open_table(path), text_column=None)
+        choose(open_table(path), {"text_column": None})
 
 
 def test_a_missing_label_makes_no_line_of_a_text_a_row(tmp_path):

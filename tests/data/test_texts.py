@@ -16,15 +16,9 @@ from tfkit.environment.stack import tf
 from tfkit.errors import ConfigError, DataError
 
 SCRIPTS = (
-    "plain ASCII",
-    "Grüße, naïve café",
-    "שלום עולם",
-    "مرحبا بالعالم",
-    "你好，世界",
-    "こんにちは",
-    "👩‍👩‍👧 😀",
+    "plain ASCII", "Grüße, naïve café", "שלום עולם", "مرحبا بالعالم", "你好，世界", "こんにちは", "👩‍👩‍👧 😀",
     "e\u0301 \u202eabc\u202c",
-)
+)  # fmt: skip
 
 
 def split_of(splits):
@@ -73,7 +67,7 @@ def test_contradicting_labels_are_said_and_in_one_split(tmp_path):
     rows = [*numbered(100), *[(f"message number {number}", "class 1") for number in range(0, 20, 2)]]
     splits = load_texts(write(tmp_path / "a.csv", rows))
     assert any(
-        note.startswith("20 rows have a text that is there with another label too") for note in splits.notes
+        note.startswith("20 rows have a text that is there with another label") for note in splits.notes
     )
     where = split_of(splits)
     for split, indices in splits.indices.items():
@@ -93,18 +87,8 @@ def test_a_growing_or_shuffled_file_keeps_its_splits(tmp_path, seed):
 
 
 def test_rows_that_cannot_be_used_are_counted_and_named(tmp_path):
-    path = write(
-        tmp_path / "a.csv",
-        [
-            *numbered(40),
-            ("two\nlines", "class 0"),
-            ("", "class 1"),
-            (" \n", "class 1"),
-            ("x", ""),
-            ("y", "NaN"),
-            ("z",),
-        ],
-    )
+    odd = [("two\nlines", "class 0"), ("", "class 1"), (" \n", "class 1"), ("x", ""), ("y", "NaN"), ("z",)]
+    path = write(tmp_path / "a.csv", [*numbered(40), *odd])
     splits = load_texts(path)
     assert [tuple(one) for one in splits.skipped] == [
         ("a.csv:44", "has no text"),
@@ -118,7 +102,7 @@ def test_rows_that_cannot_be_used_are_counted_and_named(tmp_path):
         "5 rows that cannot be used: has no text: 2 (a.csv:44, a.csv:45)" in note for note in splits.notes
     )
     with pytest.raises(
-        DataError, match=r"(?s)5 rows that cannot be used.*has 1 fields instead of 2: 1 \(a.csv:49\)"
+        DataError, match=r"5 rows that cannot be used.*has 1 fields instead of 2: 1 \(a.csv:49\)"
     ):
         load_texts(path, strict=True)
 
@@ -135,7 +119,6 @@ def test_languages_are_those_of_a_column(tmp_path):
 
 
 def test_numbers_as_classes_are_in_their_order(tmp_path):
-    splits = load_texts(write(tmp_path / "a.csv", numbered(60, classes=12, text="m {}")))
     rows = [(text, label.removeprefix("class ")) for text, label in numbered(60, classes=12)]
     splits = load_texts(write(tmp_path / "b.csv", rows))
     assert splits.class_names == tuple(map(str, range(12)))
@@ -143,15 +126,12 @@ def test_numbers_as_classes_are_in_their_order(tmp_path):
 
 
 def test_mails_come_through(tmp_path):
-    splits = load_texts(
-        write_mails(tmp_path / "mails.csv", count=400), text_column="body", label_column="folder"
-    )
+    path = write_mails(tmp_path / "mails.csv", count=400)
+    splits = load_texts(path, text_column="body", label_column="folder")
     assert set(splits.source.languages) == {"en", "de", "fr", "es"}
     everything = "".join(texts(splits))
-    assert "\x00" not in everything
-    assert "<td>" not in everything
-    assert "Ã¼" not in everything  # UTF-8 that was read as Latin-1
-    assert "\ufffd" not in everything
+    # No control characters, no marks of HTML, no UTF-8 that was read as Latin-1, nothing that was not read.
+    assert not [sign for sign in ("\x00", "<td>", "Ã¼", "\ufffd") if sign in everything]
     assert "“quoted”, with commas; and semicolons" in everything
     for part in ("lines with other letters", "has no label", "texts are HTML", "more than once"):
         assert any(part in note for note in splits.notes)
@@ -159,14 +139,8 @@ def test_mails_come_through(tmp_path):
 
 def test_it_does_not_start_tensorflow(tmp_path):
     path = write(tmp_path / "a.csv", numbered(20))
-    program = (
-        "import sys; from tfkit.data import load_texts; load_texts(sys.argv[1]); "
-        "print('tensorflow' in sys.modules)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=True
-    )
-    assert done.stdout == "False\n"
+    program = "import sys, tfkit; tfkit.load_texts(sys.argv[1]); print('tensorflow' in sys.modules)"
+    assert subprocess.check_output([sys.executable, "-c", program, path], text=True) == "False\n"
 
 
 @pytest.mark.parametrize(
@@ -175,33 +149,29 @@ def test_it_does_not_start_tensorflow(tmp_path):
         (
             [(f"text {n}", f"id {n}") for n in range(50)],
             {},
-            "(?s)has 50 values in 50 rows .*: it looks like an id",
+            "has 50 values in 50 rows .*: it looks like an id",
         ),
         (
             [(str(n), f"class {n % 2}") for n in range(50)],
             {},
-            r"(?s)'text'.*holds numbers \(0, 1, 2.*label: 'class 0'",
+            r"(?s)'text'.*numbers \(0, 1, 2.*label: 'class 0'",
         ),
-        ([(f"text {n}", "only") for n in range(50)], {}, "has one value, 'only', in all 50 rows"),
+        ([(f"text {n}", "only") for n in range(50)], {}, "has 'only' in all 50 rows"),
         (
             [("", "a"), ("", "b")],
             {},
-            r"no value in 0 rows.* It has 2 rows that cannot be used: has no text: 2",
+            r"(?s)no value in all 0 rows.*2 rows that cannot be used: has no text: 2",
         ),
         ([], {}, "has columns .text, label., but no rows"),
         ([("same text", "ab"[n % 2]) for n in range(50)], {}, r"fewer than 3 different texts"),
         (
             [*numbered(20), ("x", "rare"), ("y", "rare")],
             {},
-            r"1 of 3 classes have .* different texts: 'rare' \(2\)",
+            r"1 of 3 classes .* different texts: 'rare' \(2\)",
         ),
         (numbered(20), {"text_column": "label", "label_column": "label"}, "'label', is given for two things"),
         (numbered(20), {"text_column": "txt"}, "no column 'txt' .text_column.. Did you mean 'text'"),
-        (
-            [*numbered(20), ("x", "a\x07b"), ("y", "a\x07b"), ("z", "a\x07b")],
-            {},
-            "cannot be printed: 'a.x07b'",
-        ),
+        ([*numbered(20), *((text, "a\x07b") for text in "xyz")], {}, "cannot be printed: 'a.x07b'"),
         ([*numbered(20), *[("a", "b", "c")] * 30], {}, "30 of 50 rows have another number of fields"),
     ],
 )
@@ -231,6 +201,8 @@ def test_a_source_that_is_no_table(tmp_path):
             load_texts(tmp_path / name)
     with pytest.raises(DataError, match="its subfolders are the classes"):
         load_texts(tmp_path, text_column="body")
+    with pytest.raises(DataError, match="to_parquet"):
+        load_texts(object())
     with pytest.raises(ConfigError, match="cannot be cut"):
         load_texts(Path("a.csv"), test_fraction=0.9)
 
@@ -286,10 +258,7 @@ def test_splits_of_the_folder_are_kept_and_leaks_counted(tmp_path):
     assert all(splits.source.names[row].startswith("test/") for row in splits.indices["test"])
     assert not any(splits.source.names[row].startswith("test/") for row in splits.indices["validation"])
     assert splits.duplicates == 10
-    assert any(
-        note.startswith("10 validation or test texts have the content of one in an earlier split")
-        for note in splits.notes
-    )
+    assert any(note.startswith("10 validation or test texts have the content") for note in splits.notes)
 
 
 def test_a_document_that_is_there_twice_is_in_one_split(tmp_path):
@@ -307,12 +276,12 @@ def test_folders_without_classes(tmp_path):
     (tmp_path / "flat").mkdir()
     (tmp_path / "flat/a.txt").write_text("text")
     with pytest.raises(
-        DataError, match=r"(?s)no class folder with texts.*<class>/<text>.*Texts outside a class folder: 1"
+        DataError, match=r"(?s)0 class folders with texts.*<class>/<text>.*Texts outside a class folder \(1\)"
     ):
         load_texts(tmp_path / "flat")
     folder = write_folder(tmp_path / "reviews")
     (folder / "empty").mkdir()
-    with pytest.raises(DataError, match="1 of 3 class folders without texts"):
+    with pytest.raises(DataError, match=r"(?s)1 without.*'empty'"):
         load_texts(folder)
     (folder / "empty/blank.txt").write_text("  ")
     with pytest.raises(DataError, match=r"(?s)'empty' \(0\).*has no text: 1"):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tfkit.searching.index import cut_passages
+from tfkit.searching.search import cut_passages
 
 
 def words(texts):

@@ -8,14 +8,13 @@ import pytest
 from tfkit.environment.stack import keras, tf
 from tfkit.errors import UsageError
 from tfkit.text.layers import on_device, on_ids
-from tfkit.text.tokenizers import WordPiece
-from tfkit.text.vocabulary import build
+from tfkit.text.tokenizers import WordPiece, build_vocabulary
 from tfkit.transfer.models import light, plain_top
 
 
 @pytest.fixture(scope="module", params=[None, 40])
 def model(request, english):
-    tokenizer = WordPiece(vocabulary=build(english[0][:200], size=500), max_length=40)
+    tokenizer = WordPiece(vocabulary=build_vocabulary(english[0][:200], size=500), max_length=40)
     return light(tokenizer, 3, plain_top(1e-2, 10), length=request.param)
 
 

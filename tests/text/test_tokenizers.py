@@ -1,60 +1,17 @@
-"""The tokenizers beside each other: rows as a model takes them, pairs, and what TFLite makes of them."""
+"""The tokenizers beside each other: rows as a model takes them, and what TFLite makes of them."""
 
 from __future__ import annotations
-
-import struct
 
 import numpy as np
 import pytest
 
 from tfkit.environment.stack import keras, tf
-from tfkit.errors import DataError
 from tfkit.litert import ParallelInterpreter
-from tfkit.text.checks import check
 from tfkit.text.layers import MaskedMean, Tokens, on_device
-from tfkit.text.tokenizers import SentencePiece, Whitespace, WordPiece
+from tfkit.text.tokenizers import WordPiece, check
 
 BERT = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
-
-
-def field(number, wire, content):
-    """Of a protocol buffer."""
-    return bytes([number << 3 | wire]) + content
-
-
-def sentence_pieces(path, pieces):
-    """A unigram model without normalisation: (piece, score, type), type 1 a normal one, 2 the unknown, 3 a control."""
-    model = b""
-    for piece, score, kind in pieces:
-        word = piece.encode()
-        content = (
-            field(1, 2, bytes([len(word)]) + word)
-            + field(2, 5, struct.pack("<f", score))
-            + field(3, 0, bytes([kind]))
-        )
-        model += field(1, 2, bytes([len(content)]) + content)
-    trainer = field(3, 0, b"\x01")
-    normalizer = (
-        field(1, 2, b"\x08identity") + field(3, 0, b"\x01") + field(4, 0, b"\x01") + field(5, 0, b"\x01")
-    )
-    model += field(2, 2, bytes([len(trainer)]) + trainer) + field(3, 2, bytes([len(normalizer)]) + normalizer)
-    path.write_bytes(model)
-    return path
-
-
-@pytest.fixture(scope="module")
-def of_sentences(tmp_path_factory):
-    words = [
-        ("▁the", -2.0, 1),
-        ("▁cat", -3.0, 1),
-        ("s", -4.0, 1),
-        ("▁sat", -3.5, 1),
-        ("▁", -6.0, 1),
-        ("cat", -5.0, 1),
-    ]
-    controls = [("<unk>", 0.0, 2), ("<s>", 0.0, 3), ("</s>", 0.0, 3), ("<pad>", 0.0, 3)]
-    return sentence_pieces(tmp_path_factory.mktemp("pieces") / "a.model", [*controls, *words])
 
 
 @pytest.fixture(scope="module")
@@ -64,57 +21,11 @@ def of_pieces():
     )
 
 
-def test_sentence_pieces(of_sentences):
-    tokenizer = SentencePiece(model=of_sentences, max_length=6)
-    assert tokenizer.ids(["the cats sat", "the", "zzz"]).to_list() == [
-        [1, 4, 5, 6, 7, 2],
-        [1, 4, 2],
-        [1, 8, 0, 2],
-    ]
-    assert tokenizer.dense(["the"], length=6)["input_word_ids"].numpy().tolist() == [[1, 4, 2, 3, 3, 3]]
-    fast = SentencePiece(model=of_sentences, max_length=6, fast=True)
-    assert fast.ids(["the cats sat", "the"]).to_list() == [[1, 4, 5, 6, 7, 2], [1, 4, 2]]
-    assert SentencePiece(model=of_sentences).vocabulary[4] == "▁the"
-
-
-def test_models_that_are_none(of_sentences, tmp_path):
-    (tmp_path / "no.model").write_bytes(b"no model")
-    with pytest.raises(DataError, match="is no model of SentencePiece"):
-        SentencePiece(model=tmp_path / "no.model")
-    with pytest.raises(DataError, match=r"lacks \[CLS\].*\n.*start="):
-        SentencePiece(model=of_sentences, start="[CLS]")
-
-
-def test_whole_words():
-    words = Whitespace(vocabulary=(*BERT, "GET", "/a", "good"), max_length=5)
-    rows = words.ids(["GET /a goodness", "  good\tgood ", "", "get " + "x" * 500, "GET GET GET GET"])
-    assert rows.to_list() == [[2, 4, 5, 1, 3], [2, 6, 6, 3], [2, 3], [2, 1, 1, 3], [2, 4, 4, 4, 3]]
-    assert Whitespace(vocabulary=(*BERT, "get"), lower_case=True).ids(["GÉT"]).to_list() == [[2, 4, 3]]
-
-
-def test_pairs_lose_the_end_of_the_longer_text(of_pieces):
-    rows = of_pieces.dense_pairs(["the cat", "the cat the"], ["a b c d e f g h", "a"])
-    cat, the = of_pieces.id_of("cat"), of_pieces.id_of("the")
-    letters = [of_pieces.id_of(letter) for letter in "abcde"]
-    assert rows["input_word_ids"].numpy().tolist() == [
-        [2, the, cat, 3, *letters, 3],
-        [2, the, cat, the, 3, letters[0], 3, 0, 0, 0],
-    ]
-    assert rows["input_type_ids"].numpy().tolist() == [[0] * 4 + [1] * 6, [0] * 5 + [1] * 2 + [0] * 3]
-    assert rows["input_mask"].numpy().sum(1).tolist() == [10, 7]
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["words", "sentences"])
-def test_tflite_cuts_as_they_do(kind, of_sentences, hard, tmp_path):
-    tokenizer = (
-        Whitespace(vocabulary=(*BERT, "the", "cat", "sat", "a"), max_length=20)
-        if kind == "words"
-        else SentencePiece(model=of_sentences, max_length=20, fast=True)
-    )
+def test_tflite_cuts_as_it_does(of_pieces, hard, tmp_path):
     texts = keras.Input([], dtype=tf.string, name="texts")
-    tokens = Tokens(tokenizer)(texts)
-    vectors = keras.layers.Embedding(len(tokenizer.vocabulary), 4)(tokens["input_word_ids"])
+    tokens = Tokens(of_pieces)(texts)
+    vectors = keras.layers.Embedding(len(of_pieces.vocabulary), 4)(tokens["input_word_ids"])
     model = keras.Model(texts, keras.layers.Dense(3)(MaskedMean()(vectors, mask=tokens["input_mask"])))
     given = [b"the cat sat", b"the", b"cats", *hard]
     expected = tf.nn.softmax(model(tf.constant(given)))

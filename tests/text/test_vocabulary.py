@@ -5,14 +5,13 @@ from __future__ import annotations
 import pytest
 
 from tfkit.errors import DataError
-from tfkit.text import vocabulary
-from tfkit.text.tokenizers import WordPiece
-from tfkit.text.vocabulary import build
+from tfkit.text import tokenizers
+from tfkit.text.tokenizers import WordPiece, build_vocabulary
 
 
 @pytest.fixture(scope="module")
 def pieces(english):
-    return build(english[0], size=1000)
+    return build_vocabulary(english[0], size=1000)
 
 
 def test_its_texts_are_cut_without_unknown_pieces(english, pieces):
@@ -27,20 +26,18 @@ def test_its_texts_are_cut_without_unknown_pieces(english, pieces):
 
 
 def test_it_is_the_same_each_time(english, pieces):
-    assert build(iter(english[0]), size=1000) == pieces
+    assert build_vocabulary(iter(english[0]), size=1000) == pieces
 
 
 def test_case_is_kept_where_asked_for(english):
-    cased = build(english[0][:200], size=800, lower_case=False)
+    cased = build_vocabulary(english[0][:200], size=800, lower_case=False)
     assert any(piece[0].isupper() for piece in cased[30:])
-    assert (
-        WordPiece(vocabulary=cased, lower_case=False).tokenize(["The"]).to_list()
-        != WordPiece(vocabulary=cased, lower_case=False).tokenize(["the"]).to_list()
-    )
+    upper, lower = WordPiece(vocabulary=cased, lower_case=False).tokenize(["The", "the"]).to_list()
+    assert upper != lower
 
 
 def test_whatever_is_in_the_texts(hard):
-    pieces = build([*hard, "lone \ud800 surrogate"], size=300)
+    pieces = build_vocabulary([*hard, "lone \ud800 surrogate"], size=300)
     assert len(pieces) <= 300
     rows = WordPiece(vocabulary=pieces).ids(list(hard))
     assert all(row[0] == 2 and row[-1] == 3 for row in rows.to_list())
@@ -48,18 +45,14 @@ def test_whatever_is_in_the_texts(hard):
 
 def test_more_text_than_is_read_costs_no_more_and_every_text_counts():
     texts = [f"beginning{number} " + "filler " * 50_000 for number in range(20)]
-    read = vocabulary._evenly(texts)
-    assert sum(map(len, read)) <= vocabulary.CHARACTERS
+    read = tokenizers._evenly(texts)
+    assert sum(map(len, read)) <= tokenizers.CHARACTERS
     assert len({len(text) for text in read}) == 1
-    assert vocabulary._evenly(["short", *texts])[0] == "short"
+    assert tokenizers._evenly(["short", *texts])[0] == "short"
 
 
-@pytest.mark.parametrize("texts", [[], [""], ["\x00 \n"]])
-def test_texts_without_a_word(texts):
-    with pytest.raises(DataError, match="hold no word"):
-        build(texts)
-
-
-def test_no_room_for_words():
-    with pytest.raises(DataError, match="size is 10"):
-        build(["some text"], size=10)
+@pytest.mark.parametrize("texts", [[], [""], ["\x00 \n"], ["some text"]])
+def test_what_gives_no_vocabulary(texts):
+    size, message = (10, "size is 10") if texts == ["some text"] else (4000, "hold no word")
+    with pytest.raises(DataError, match=message):
+        build_vocabulary(texts, size=size)

@@ -9,7 +9,7 @@ from PIL import Image, ImageOps
 import tfkit
 from tests.data.pictures import KINDS, picture
 from tfkit import data
-from tfkit.data.image_files import read_image
+from tfkit.data.image_files import decode_image
 from tfkit.data.splits import resize
 from tfkit.environment.stack import keras, tf, tf_hub
 from tfkit.errors import CheckError
@@ -78,7 +78,7 @@ def of_prepared(model, image):
 def test_a_file_gives_what_training_would_have_made_of_it(kind, model, exported, tmp_path):
     """By tfkit.read_image, and by README's program without tfkit wherever Pillow can read the file whole."""
     picture(kind, tmp_path / "a")
-    expected = of_prepared(model, read_image(tmp_path / "a"))
+    expected = of_prepared(model, decode_image(tmp_path / "a"))
     found = exported.model(tfkit.read_image(tmp_path / "a")).numpy()
     np.testing.assert_allclose(found, expected, atol=0.02)
     if kind not in (

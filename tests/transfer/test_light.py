@@ -10,8 +10,7 @@ import pytest
 from tfkit.environment.stack import keras, tf
 from tfkit.privacy import problems
 from tfkit.privacy.clipping import clipped_sum
-from tfkit.text.tokenizers import WordPiece
-from tfkit.text.vocabulary import build
+from tfkit.text.tokenizers import WordPiece, build_vocabulary
 from tfkit.transfer.models import light, plain_top, private_top
 
 
@@ -35,7 +34,7 @@ def texts():
 
 @pytest.fixture(scope="module")
 def tokenizer(texts):
-    return WordPiece(vocabulary=build(texts[0][:200], size=600), max_length=64)
+    return WordPiece(vocabulary=build_vocabulary(texts[0][:200], size=600), max_length=64)
 
 
 def test_it_learns(texts, tokenizer):

@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeAlias
 
 from tfkit.environment import stack
 from tfkit.errors import ConfigError
 from tfkit.settings import fields
 
+Tensor: TypeAlias = Any
+"""A tf.Tensor; TensorFlow is imported when the first one is made."""
+
 _OPERATIONS = (
-    "random_shear",
-    "random_translation",
-    "random_rotation",
-    "random_brightness",
-    "random_color_degeneration",
-    "random_contrast",
-    "random_sharpness",
-    "random_posterization",
-    "solarization",
-    "auto_contrast",
-    "equalization",
-)
+    "random_shear", "random_translation", "random_rotation", "random_brightness", "random_color_degeneration",
+    "random_contrast", "random_sharpness", "random_posterization", "solarization", "auto_contrast", "equalization",
+)  # fmt: skip
 
 
-def _rand_augment(*, strength: float, operations: int = 2) -> Callable[..., stack.tf.Tensor]:
+def _rand_augment(*, strength: float, operations: int = 2) -> Callable[..., Tensor]:
     """Return a graph function that applies random operations to each image, one after the other.
 
     `keras.layers.RandAugment` itself draws from a counter that it keeps, takes the same operations for a
@@ -50,47 +45,44 @@ def _rand_augment(*, strength: float, operations: int = 2) -> Callable[..., stac
     for step in steps:
         step.backend.set_backend("tensorflow")
 
-    def branch(step: Any, batch: stack.tf.Tensor, seed: stack.tf.Tensor) -> Callable[[], stack.tf.Tensor]:
-        def run() -> stack.tf.Tensor:
+    tf = stack.tf
+
+    def branch(step: Any, batch: Tensor, seed: Tensor) -> Callable[[], Tensor]:
+        def run() -> Tensor:
             drawn = step.get_random_transformation(batch, training=True, seed=_example_seeds(seed))
-            return stack.tf.ensure_shape(step.transform_images(batch, drawn, training=True), batch.shape)
+            return tf.ensure_shape(step.transform_images(batch, drawn, training=True), batch.shape)
 
         return run
 
-    def augment(example: tuple[stack.tf.Tensor, stack.tf.Tensor]) -> stack.tf.Tensor:
+    def augment(example: tuple[Tensor, Tensor]) -> Tensor:
         image, seed = example
-        chosen = stack.tf.random.stateless_uniform(
-            [operations], seed=seed, maxval=len(steps), dtype=stack.tf.int32
-        )
-        batch = image[stack.tf.newaxis] * 255.0
+        chosen = tf.random.stateless_uniform([operations], seed=seed, maxval=len(steps), dtype=tf.int32)
+        batch = image[tf.newaxis] * 255.0
         for number in range(operations):
-            branches = [branch(step, batch, stack.tf.add(seed, [number + 1, 0])) for step in steps]
-            batch = stack.tf.switch_case(chosen[number], branches)
-        return stack.tf.clip_by_value(batch[0] / 255.0, 0.0, 1.0)
+            branches = [branch(step, batch, tf.add(seed, [number + 1, 0])) for step in steps]
+            batch = tf.switch_case(chosen[number], branches)
+        return tf.clip_by_value(batch[0] / 255.0, 0.0, 1.0)
 
-    def batch(images: stack.tf.Tensor, seeds: stack.tf.Tensor) -> stack.tf.Tensor:
-        return stack.tf.map_fn(
-            augment,
-            (images, seeds),
-            fn_output_signature=stack.tf.TensorSpec(images.shape[1:], stack.tf.float32),
-        )
+    def batch(images: Tensor, seeds: Tensor) -> Tensor:
+        spec = tf.TensorSpec(images.shape[1:], tf.float32)
+        return tf.map_fn(augment, (images, seeds), fn_output_signature=spec)
 
     return batch
 
 
-def _example_seeds(seed: stack.tf.Tensor) -> Any:
+def _example_seeds(seed: Tensor) -> Any:
     """Return what Keras takes its next seed from: each seed taken gives another, all of them decided by `seed`."""
+    tf = stack.tf
 
     class ExampleSeeds(stack.keras_3.random.SeedGenerator):
         def __init__(self) -> None:
             """Leave out the variable that Keras counts in."""
             self.count = 0
 
-        def next(self, ordered: bool = True) -> stack.tf.Tensor:
+        def next(self, ordered: bool = True) -> Tensor:
             self.count += 1
-            return stack.tf.bitcast(stack.tf.cast(seed, stack.tf.int32), stack.tf.uint32) + stack.tf.constant(
-                [0, self.count * 7919], stack.tf.uint32
-            )
+            taken = tf.constant([0, self.count * 7919], tf.uint32)
+            return tf.bitcast(tf.cast(seed, tf.int32), tf.uint32) + taken
 
     return ExampleSeeds()
 
@@ -145,11 +137,12 @@ class Augmentation:
         Raises:
           ConfigError: there is no preset of this name.
         """
+        light = cls(flip=True, rotation_degrees=10.0, zoom=0.1)
         presets = {
             "none": None,
-            "light": cls(flip=True, rotation_degrees=10.0, zoom=0.1),
-            "standard": cls(
-                flip=True,
+            "light": light,
+            "standard": dataclasses.replace(
+                light,
                 rotation_degrees=20.0,
                 zoom=0.2,
                 shift=0.1,
@@ -163,7 +156,7 @@ class Augmentation:
             raise ConfigError(f"There is no augmentation '{name}'; there are {', '.join(PRESETS)}.")
         return presets[name]
 
-    def function(self, *, seed: int) -> Callable[..., stack.tf.Tensor]:
+    def function(self, *, seed: int) -> Callable[..., Tensor]:
         """Return a graph function that changes a batch.
 
         Args:
@@ -173,48 +166,48 @@ class Augmentation:
           (images float32 [b, s, s, 3] in [0, 1], epoch int64 [b], position int64 [b]) -> images, where
           position is where in its epoch an example stands. To be made outside of a graph.
         """
+        tf = stack.tf
         operations = _rand_augment(strength=self.randaugment) if self.randaugment else None
 
-        def change(
-            images: stack.tf.Tensor, epoch: stack.tf.Tensor, position: stack.tf.Tensor
-        ) -> stack.tf.Tensor:
-            seeds = stack.tf.stack(
-                [stack.tf.constant(seed, stack.tf.int64) * _PRIME + epoch, position], axis=1
-            )
+        def change(images: Tensor, epoch: Tensor, position: Tensor) -> Tensor:
+            seeds = tf.stack([tf.constant(seed, tf.int64) * _PRIME + epoch, position], axis=1)
             draws = _draws(seeds)
             if self.flip or self.rotation_degrees or self.zoom or self.shift:
-                images = _project(images, self._transforms(draws, images.shape[1]))
+                transforms, shape = self._transforms(draws, images.shape[1]), tf.shape(images)[1:3]
+                moved = tf.raw_ops.ImageProjectiveTransformV3(
+                    images=images, transforms=transforms, output_shape=shape, fill_value=0.0,
+                    interpolation="BILINEAR", fill_mode="REFLECT",
+                )  # fmt: skip
+                images = tf.ensure_shape(moved, images.shape)
             if self.brightness or self.contrast or self.saturation:
                 images = self._colour(images, draws)
             return operations(images, seeds) if operations else images
 
         return change
 
-    def _transforms(self, draws: dict[str, stack.tf.Tensor], side: int) -> stack.tf.Tensor:
+    def _transforms(self, draws: dict[str, Tensor], side: int) -> Tensor:
         """Return for each image the 8 numbers that take an output pixel to the input pixel: [b, 8]."""
+        tf = stack.tf
         angle = draws["rotation"] * self.rotation_degrees * (math.pi / 180)
         scale = 1.0 / (1.0 + draws["zoom"] * self.zoom)
-        mirror = stack.tf.where(draws["flip"] > 0, -1.0, 1.0) if self.flip else stack.tf.ones_like(angle)
-        a, b = stack.tf.cos(angle) * scale * mirror, -stack.tf.sin(angle) * scale
-        c, d = stack.tf.sin(angle) * scale * mirror, stack.tf.cos(angle) * scale
+        mirror = tf.where(draws["flip"] > 0, -1.0, 1.0) if self.flip else tf.ones_like(angle)
+        a, b = tf.cos(angle) * scale * mirror, -tf.sin(angle) * scale
+        c, d = tf.sin(angle) * scale * mirror, tf.cos(angle) * scale
         # Around the middle of the image, then moved.
         middle = (side - 1.0) / 2.0
         right = middle - a * middle - b * middle + draws["right"] * self.shift * side
         down = middle - c * middle - d * middle + draws["down"] * self.shift * side
-        zero = stack.tf.zeros_like(a)
-        return stack.tf.stack([a, b, right, c, d, down, zero, zero], axis=1)
+        zero = tf.zeros_like(a)
+        return tf.stack([a, b, right, c, d, down, zero, zero], axis=1)
 
-    def _colour(self, images: stack.tf.Tensor, draws: dict[str, stack.tf.Tensor]) -> stack.tf.Tensor:
+    def _colour(self, images: Tensor, draws: dict[str, Tensor]) -> Tensor:
         """Do what tf.image.adjust_saturation, _contrast and _brightness do, with one amount for each image."""
-
-        def amount(name: str) -> stack.tf.Tensor:
-            return (draws[name] * getattr(self, name))[:, None, None, None]
-
+        amounts = {name: draws[name][:, None, None, None] * getattr(self, name) for name in _DRAWN[-3:]}
         grey = stack.tf.image.rgb_to_grayscale(images)
-        images = grey + (images - grey) * (1.0 + amount("saturation"))
+        images = grey + (images - grey) * (1.0 + amounts["saturation"])
         mean = stack.tf.reduce_mean(images, axis=[1, 2], keepdims=True)
-        images = mean + (images - mean) * (1.0 + amount("contrast"))
-        return stack.tf.clip_by_value(images + amount("brightness"), 0.0, 1.0)
+        images = mean + (images - mean) * (1.0 + amounts["contrast"])
+        return stack.tf.clip_by_value(images + amounts["brightness"], 0.0, 1.0)
 
 
 _DRAWN = ("flip", "rotation", "zoom", "right", "down", "brightness", "contrast", "saturation")
@@ -224,24 +217,12 @@ _DRAWN = ("flip", "rotation", "zoom", "right", "down", "brightness", "contrast",
 _PRIME = 1_000_003
 
 
-def _draws(seeds: stack.tf.Tensor) -> dict[str, stack.tf.Tensor]:
+def _draws(seeds: Tensor) -> dict[str, Tensor]:
     """Return for each example and amount a number in [-1, 1): name -> float32 [b]."""
-    table = stack.tf.map_fn(
-        lambda seed: stack.tf.random.stateless_uniform([len(_DRAWN)], seed=seed, minval=-1.0, maxval=1.0),
+    tf = stack.tf
+    table = tf.map_fn(
+        lambda seed: tf.random.stateless_uniform([len(_DRAWN)], seed=seed, minval=-1.0, maxval=1.0),
         seeds,
-        fn_output_signature=stack.tf.TensorSpec([len(_DRAWN)], stack.tf.float32),
+        fn_output_signature=tf.TensorSpec([len(_DRAWN)], tf.float32),
     )
-    return dict(zip(_DRAWN, stack.tf.unstack(table, axis=1), strict=True))
-
-
-def _project(images: stack.tf.Tensor, transforms: stack.tf.Tensor) -> stack.tf.Tensor:
-
-    projected = stack.tf.raw_ops.ImageProjectiveTransformV3(
-        images=images,
-        transforms=transforms,
-        output_shape=stack.tf.shape(images)[1:3],
-        fill_value=0.0,
-        interpolation="BILINEAR",
-        fill_mode="REFLECT",
-    )
-    return stack.tf.ensure_shape(projected, images.shape)
+    return dict(zip(_DRAWN, tf.unstack(table, axis=1), strict=True))

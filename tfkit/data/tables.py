@@ -11,7 +11,7 @@ import functools
 import itertools
 import json
 import re
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -98,10 +98,42 @@ class Nested(str):
     __slots__ = ()
 
 
-def remark_notes(file: str, remarks: Mapping[str, Sequence[int]]) -> Iterator[str]:
-    """Yield a sentence on each kind of oddness, with the first lines of those that a reader collected."""
+def read_rows(table: Table, columns: tuple[int, ...], notes: list[str]) -> Rows:
+    """Yield the rows of some columns, the first of which has the texts; a note is appended on what is odd about them.
+
+    Raises:
+      DataError: the texts are numbers in all rows: there is nothing to read.
+    """
+    remarks: defaultdict[str, list[int]] = defaultdict(list)
+    rows = numbers = 0
+    for row in table.rows(columns):
+        if isinstance(row, Row):
+            rows += 1
+            text = row.cells[0] or ""
+            numbers += len(text) < 30 and _is_number(text)
+            if row.remark:
+                remarks[row.remark].append(row.line)
+            if isinstance(text, Nested):
+                row = Skipped(f"{table.path.name}:{row.line}", "has a list or an object for a text")
+        yield row
+    if rows and numbers == rows:
+        values = [value for value in table.values(columns[0]) if value.strip()]
+        raise DataError(
+            f"The text column '{short(table.columns[columns[0]])}' of {table.path} holds numbers"
+            f" ({', '.join(values[:3])}, ...): there is nothing to read.\n{_listing(table)}"
+        )
     for remark, lines in remarks.items():
-        yield f"{len(lines)} rows {remark} ({listed([f'{file}:{line}' for line in lines], 3)})."
+        places = listed([f"{table.path.name}:{line}" for line in lines], 3)
+        notes.append(f"{len(lines)} rows {remark} ({places}).")
+
+
+def _is_number(value: str) -> bool:
+    """Return whether a cell holds a number and nothing else."""
+    try:
+        float(value.replace(",", "."))
+    except ValueError:
+        return False
+    return True
 
 
 def open_table(path: Path) -> Table:
@@ -441,16 +473,14 @@ def _text(value: Any) -> str | None:
 
 
 # Names that say it, the likeliest first, between spaces.
-_TEXTS = (
-    "text body message content review comment sentence description mail email e-mail tweet post document utterance "
-    "question headline abstract title subject"
-)
-_LABELS = "label labels class category folder target sentiment topic intent tag type"
-_LANGUAGES = "language lang locale"
+_NAMES = {
+    "text_column": "text body message content review comment sentence description mail email e-mail tweet post document"
+    " utterance question headline abstract title subject",
+    "label_column": "label labels class category folder target sentiment topic intent tag type",
+    "language_column": "language lang locale",
+}
+FLAGS = tuple(_NAMES)
 _MOST_LANGUAGES = 100
-
-
-FLAGS = ("text_column", "label_column", "language_column")
 
 
 def choose(table: Table, asked: Mapping[str, str | None]) -> tuple[tuple[int, ...], list[str]]:
@@ -458,7 +488,7 @@ def choose(table: Table, asked: Mapping[str, str | None]) -> tuple[tuple[int, ..
 
     Args:
       table: it.
-      asked: for each of `FLAGS` the name of a column, or None.
+      asked: for each of `FLAGS` the name of a column, or None; "text_column" alone for a use that needs no labels.
 
     Returns:
       The numbers of those to read (text, label, and language if there is one), and notes on what was taken for granted.
@@ -466,58 +496,45 @@ def choose(table: Table, asked: Mapping[str, str | None]) -> tuple[tuple[int, ..
     Raises:
       DataError: a column is not there, is not obvious, or cannot be what it is taken for.
     """
-    text, label, language = (_named(table, asked[flag], flag) for flag in FLAGS)
-    given = [column for column in (text, label, language) if column is not None]
+    chosen = {flag: _named(table, name, flag) for flag, name in asked.items()}
+    given = [column for column in chosen.values() if column is not None]
     if len(set(given)) < len(given):
         raise DataError(
             f"One column of {table.path}, '{short(table.columns[given[0]])}', is given for two things; the text, its"
             f" label and its language are columns of their own.\n{_listing(table)}"
         )
-    text = _obvious(table, _TEXTS, given) if text is None else text
-    label = _obvious(table, _LABELS, [*given, text]) if label is None else label
-    rest = [column for column in range(len(table.columns)) if column not in (text, label, language)]
-    if text is None and label is None and len(table.columns) == 2:
-        text = max((0, 1), key=lambda column: sum(map(len, table.values(column))))
-        label = 1 - text
-    elif len(rest) == 1 and (text is None) != (label is None):
-        text, label = (rest[0], label) if text is None else (text, rest[0])
-    if text is None or label is None:
-        raise _unclear(
-            table, [flag for flag, column in zip(FLAGS, (text, label), strict=False) if column is None]
+    needed = [flag for flag in FLAGS[:2] if flag in chosen]
+    for flag in needed:
+        if chosen[flag] is None:
+            chosen[flag] = _obvious(table, flag, chosen)
+    rest = [column for column in range(len(table.columns)) if column not in chosen.values()]
+    missing = [flag for flag in needed if chosen[flag] is None]
+    if len(missing) == len(table.columns) == 2:
+        longer = max((0, 1), key=lambda column: sum(map(len, table.values(column))))
+        chosen |= {"text_column": longer, "label_column": 1 - longer}
+    elif len(missing) == len(rest) == 1:
+        chosen[missing[0]] = rest[0]
+    elif missing:
+        flags = " ".join("--" + name.replace("_", "-") for name in missing)
+        raise DataError(
+            f"Which columns of {table.path} to take is not obvious: give {' and '.join(missing)} ({flags}).\n"
+            f"{_listing(table)}"
         )
-    notes = []
+    notes: list[str] = []
+    numbers = tuple(column for flag in needed if (column := chosen[flag]) is not None)
+    if len(numbers) == 1:
+        return numbers, notes
+    text, label = (f"'{short(table.columns[number])}'" for number in numbers)
     if None in (asked["text_column"], asked["label_column"]):
-        names = f"'{short(table.columns[text])}' is taken as the text, '{short(table.columns[label])}' as the label"
-        notes.append(f"{table.path.name}: The column {names}.")
+        notes.append(f"{table.path.name}: The column {text} is taken as the text, {label} as the label.")
+    language = chosen["language_column"]
     if language is None:
-        language = _obvious(table, _LANGUAGES, [text, label])
+        language = _obvious(table, "language_column", chosen)
         if language is None or len(set(table.values(language))) > _MOST_LANGUAGES:
-            return (text, label), notes
+            return numbers, notes
         name = short(table.columns[language])
         notes.append(f"{table.path.name}: The column '{name}' is taken as the language.")
-    return (text, label, language), notes
-
-
-def choose_text(table: Table, *, text_column: str | None) -> int:
-    """Return the column of the texts alone, for a use that needs no labels; see `choose`.
-
-    Raises:
-      DataError: it is not there, or none is obvious.
-    """
-    text = _named(table, text_column, "text_column")
-    if text is None:
-        text = 0 if len(table.columns) == 1 else _obvious(table, _TEXTS, [])
-    if text is None:
-        raise _unclear(table, ["text_column"])
-    return text
-
-
-def _unclear(table: Table, missing: Sequence[str]) -> DataError:
-    flags = " ".join("--" + name.replace("_", "-") for name in missing)
-    return DataError(
-        f"Which columns of {table.path} to take is not obvious: give {' and '.join(missing)} ({flags}).\n"
-        f"{_listing(table)}"
-    )
+    return (*numbers, language), notes
 
 
 def _named(table: Table, name: str | None, flag: str) -> int | None:
@@ -536,11 +553,11 @@ def _named(table: Table, name: str | None, flag: str) -> int | None:
     raise DataError(f"{table.path} has no column '{name}' ({flag}).{hint}\n{_listing(table)}")
 
 
-def _obvious(table: Table, names: str, taken: Sequence[int | None]) -> int | None:
-    """Return the column that bears the first of these names."""
+def _obvious(table: Table, flag: str, chosen: Mapping[str, int | None]) -> int | None:
+    """Return the column that bears the first of the names that say it, and is not chosen for another thing."""
     of_name = {column.lower(): number for number, column in reversed([*enumerate(table.columns)])}
-    numbers = (of_name[name] for name in names.split() if name in of_name)
-    return next((number for number in numbers if number not in taken), None)
+    numbers = (of_name[name] for name in _NAMES[flag].split() if name in of_name)
+    return next((number for number in numbers if number not in chosen.values()), None)
 
 
 def _listing(table: Table) -> str:
@@ -552,26 +569,3 @@ def _listing(table: Table) -> str:
     if (more := len(table.columns) - 20) > 0:
         lines.append(f"  ... ({more} more)")
     return "\n".join(lines)
-
-
-def refuse_numbers(table: Table, text: int, numbers: int, rows: int) -> None:
-    """Refuse a column of texts that are numbers in all of its rows.
-
-    Raises:
-      DataError: there is nothing to read.
-    """
-    if rows and numbers == rows:
-        values = [value for value in table.values(text) if value.strip()]
-        raise DataError(
-            f"The text column '{short(table.columns[text])}' of {table.path} holds numbers"
-            f" ({', '.join(values[:3])}, ...): there is nothing to read.\n{_listing(table)}"
-        )
-
-
-def is_number(value: str) -> bool:
-    """Return whether a cell holds a number and nothing else."""
-    try:
-        float(value.replace(",", "."))
-    except ValueError:
-        return False
-    return True

@@ -1,40 +1,32 @@
-"""Texts of a table or of a folder as Splits: read once into a store, and one text is in one split only."""
+"""Texts of a table or of a folder as Splits: read once into a store, labels as classes, one text in one split only."""
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import hashlib
+import itertools
+import json
+import re
 import unicodedata
 from array import array
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm.auto import tqdm
 
-from tfkit.data.folders import TEXTS, Scan, class_name_warnings, scan, skipped_text, splits_of_folder
-from tfkit.data.labels import LabelCleaner, check_labels
+from tfkit.data.folders import TEXTS, Scan, class_name_warnings, scan, skipped_notes, splits_of_folder
 from tfkit.data.splits import Cutting, Skipped, Splits, cut_by_class, listed
 from tfkit.data.store import Store, Writer, prepare
-from tfkit.data.tables import (
-    FLAGS,
-    Nested,
-    Row,
-    Table,
-    choose,
-    is_number,
-    open_table,
-    refuse_numbers,
-    remark_notes,
-)
+from tfkit.data.tables import FLAGS, Row, Table, choose, open_table, read_rows
 from tfkit.data.text_decoding import Cleaner, known_as, read_document, short
 from tfkit.environment import files
 from tfkit.environment.files import digest_of
 from tfkit.environment.process import watched
 from tfkit.errors import DataError
-
-_Item = TypeVar("_Item")
 
 RECIPE, _READING = 3, 5
 """Parts of the fingerprint, and of the key of every store: raise the latter when the same file gives other texts."""
@@ -262,52 +254,48 @@ def load_table(path: Path, cutting: Cutting, asked: Mapping[str, str | None]) ->
         | dict(zip(FLAGS, (table.columns[column] for column in chosen), strict=False)),
     )
     source.names = LineNames(path.name, source.places)
-    skipped = skipped_text(source.skipped, "rows", source.entry["reasons"]) if source.skipped else ""
-    if cutting.strict and skipped:
-        raise DataError(f"{path} has {skipped}.\n  Without strict they are skipped.")
-    notes = [*table.notes, *notes, *_check_classes(source, table, chosen[1], skipped)]
+    names, where = source.class_names, _column(table, chosen[1])
+    skipped = skipped_notes(f"{path}", source.skipped, "rows", source.entry["reasons"], strict=cutting.strict)
+    context = "".join(f"\n  {note}" for note in (*table.notes, *source.entry["notes"], *skipped))
+    if len(names) < 2:
+        found = ", ".join(repr(short(name)) for name in names) or "no value"
+        raise DataError(
+            f"{where} has {found} in all {len(source.labels)} rows that can be used; a classifier needs two values or"
+            f" more.{context}"
+        )
+    counts = np.bincount(source.labels, minlength=len(names)).tolist()
+    notes = [*table.notes, *notes, *check_labels(dict(zip(names, counts, strict=True)), where=where)]
+    if unprintable := [ascii(short(name)) for name in names if not name.isprintable()]:
+        raise DataError(
+            f"{where} has values with characters that cannot be printed: {listed(unprintable)}.\n"
+            f"  Class names are written to labels.txt, one a line.{context}"
+        )
     groups = Groups(source.digests, source.labels)
+    how: dict[str, Any] = {"held_out": cutting.held_out, "seed": cutting.seed, "where": f"{path}: "}
     return cutting.splits(
-        source,
-        groups.cut(
-            source.class_names, held_out=cutting.held_out, seed=cutting.seed, where=f"{path}: ",
-            hint=f"\n  It has {skipped}." if skipped else "",
-        ),
-        class_names=source.class_names,
-        origin=str(path),
-        skipped=source.skipped,
-        notes=(
-            *notes,
-            *([f"{path} has {skipped}."] if skipped else ()),
-            *_notes(source, groups, "rows"),
-            *class_name_warnings(source.class_names),
-        ),
+        source, groups.cut(names, hint="".join(f"\n  {note}" for note in skipped), **how),
+        class_names=names, origin=str(path), skipped=source.skipped,
+        notes=(*notes, *skipped, *_notes(source, groups, "rows"), *class_name_warnings(names)),
     )  # fmt: skip
 
 
-def _progress(examples: Iterable[_Item]) -> Iterable[_Item]:
+def _progress(examples: Iterable[Any]) -> Iterable[Any]:
     return tqdm(examples, desc="Reading texts", unit="text", delay=1, disable=not watched())
 
 
 def _read_table(table: Table, chosen: Sequence[int], notes: list[str]) -> Iterator[Example | Skipped]:
     name, first = table.path.name, table.columns[chosen[1]]
     cleaner, as_label = Cleaner(), LabelCleaner()
-    remarks: defaultdict[str, list[int]] = defaultdict(list)
     known: Counter[str] = Counter()
-    wrong = good = numbers = 0
-    for row in _progress(table.rows(tuple(chosen))):
+    wrong = good = 0
+    for row in _progress(read_rows(table, tuple(chosen), notes)):
         if not isinstance(row, Row):
-            wrong += row.reason.startswith("has ")
+            wrong += " fields instead of " in row.reason
             yield row
             continue
         good += 1
-        if row.remark:
-            remarks[row.remark].append(row.line)
         place = f"{name}:{row.line}"
         text, cell, *language = (value or "" for value in row.cells)
-        if isinstance(text, Nested):
-            yield Skipped(place, "has a list or an object for a text")
-            continue
         text, label = cleaner(text), as_label(cell)
         known[label] += 1
         if len(known) > _MANY_LABELS and len(known) > good / 2:  # before the memory is full of them
@@ -317,9 +305,7 @@ def _read_table(table: Table, chosen: Sequence[int], notes: list[str]) -> Iterat
         elif not label:
             yield Skipped(place, f"has no label ({short(cell)!r})" if cell.strip() else "has no label")
         else:
-            numbers += len(text) < 30 and is_number(text)
             yield Example(text, label, row.line, "".join(language).strip())
-    refuse_numbers(table, chosen[0], numbers, good)
     if wrong > good:
         raise DataError(
             f"{table.path}: {wrong} of {wrong + good} rows have another number of fields than the first line.\n"
@@ -330,31 +316,11 @@ def _read_table(table: Table, chosen: Sequence[int], notes: list[str]) -> Iterat
             f"{name}: Its first line is taken for names, but {short(first)!r} is the label of {known[first]} rows:"
             " if it is a row, write a line of names above it."
         )
-    notes += [*as_label.notes(), *remark_notes(name, remarks), *cleaner.notes()]
+    notes += [*as_label.notes(), *cleaner.notes()]
 
 
 def _column(table: Table, label: int) -> str:
     return f"The label column '{short(table.columns[label])}' of {table.path}"
-
-
-def _check_classes(source: TextSource, table: Table, label: int, skipped: str) -> list[str]:
-    """Refuse labels that are no classes; notes on those that may be none."""
-    rows, names, where = len(source.labels), source.class_names, _column(table, label)
-    context = "".join(f"\n  {note}" for note in (*table.notes, *source.entry["notes"]))
-    if len(names) < 2:
-        found = f"one value, {short(names[0])!r}, in all" if rows else "no value in"
-        raise DataError(
-            f"{where} has {found} {rows} rows that can be used; a classifier needs two or more."
-            f"{f' It has {skipped}.' if skipped else ''}{context}"
-        )
-    counts = np.bincount(source.labels, minlength=len(names)).tolist()
-    notes = check_labels(dict(zip(names, counts, strict=True)), where=where)
-    if unprintable := [ascii(short(name)) for name in names if not name.isprintable()]:
-        raise DataError(
-            f"{where} has values with characters that cannot be printed: {listed(unprintable)}.\n"
-            f"  Class names are written to labels.txt, one a line.{context}"
-        )
-    return notes
 
 
 def load_documents(folder: Path, cutting: Cutting) -> Splits:
@@ -400,3 +366,138 @@ def _read_folder(found: Scan, notes: list[str]) -> Iterator[Example | Skipped]:
     for encoding, of in names.items():
         notes.append(f"Not in UTF-8, but read as {known_as(encoding)}: {len(of)} files ({listed(of, 3)}).")
     notes += cleaner.notes()
+
+
+# What pandas takes for missing, with the cases that it lacks.
+_MISSING = frozenset({"", "#n/a", "#n/a n/a", "#na", "-nan", "<na>", "n/a", "nan", "null"})
+_MISSING_AS_WRITTEN = frozenset({"NA", "None"})
+_WHOLE = re.compile(r"[+-]?\d+[.,]0+")
+_NUMBER = re.compile(r"[+-]?(\d+([.,]\d+)?|[.,]\d+)([eE][+-]?\d+)?%?")
+_DATE = re.compile(r"\d{1,4}([-/.])\d{1,2}\1\d{1,4}([T ].*)?|\d{1,2}:\d{2}(:\d{2})?")
+_FEW_NUMBERS = 10
+_MANY_NUMBERS = 20
+_LONGEST = 200
+
+
+class LabelCleaner:
+    """Labels as they are compared; counts what it changes."""
+
+    def __init__(self) -> None:
+        self.missing: Counter[str] = Counter()
+        self._whole = self._lists = 0
+
+    def __call__(self, value: str) -> str:
+        """Return a label; empty where it is missing. A list of one label is that label, and 1.0 is 1."""
+        label = _normal(value)
+        if isinstance(found := _as_list(label), list) and len(found) < 2:
+            label = _normal("" if found in ([], [None]) else str(found[0]))
+            self._lists += 1
+        if label.lower() in _MISSING or label in _MISSING_AS_WRITTEN:
+            if label:
+                self.missing[label[:_LONGEST]] += 1
+            return ""
+        if _WHOLE.fullmatch(label):
+            self._whole += 1
+            label = re.split("[.,]", label)[0]
+        return label
+
+    def notes(self) -> Iterator[str]:
+        """Yield what was changed."""
+        if self.missing:
+            shown = listed([f"{label!r} ({count})" for label, count in self.missing.most_common()])
+            yield f"Labels that count as missing, as pandas has it: {shown}. A class needs another name."
+        if self._lists:
+            yield f"{self._lists} labels are lists of one or none: that one is taken."
+        if self._whole:
+            yield f"{self._whole} labels are whole numbers with decimals: 1.0 is taken as 1."
+
+
+def _normal(value: str) -> str:
+    return unicodedata.normalize("NFC", " ".join(value.split()))
+
+
+def check_labels(counts: Mapping[str, int], *, where: str) -> list[str]:
+    """Refuse labels that are no classes.
+
+    Args:
+      counts: of each label.
+      where: "The label column 'score' of mails.csv".
+
+    Returns:
+      A note where they can be either.
+
+    Raises:
+      DataError: they are several at once, quantities, dates, ids or texts; with what would work.
+    """
+    names, rows = list(counts), sum(counts.values())
+    several = [name for name in names if _as_list(name) is not None]
+    sign = "written as lists or objects"
+    for mark in ";|,":
+        if not several:
+            several, sign = _joined(names, mark), f"joined by {mark!r}"
+    if several:
+        often = max(several, key=lambda name: counts[name])
+        raise DataError(
+            f"{where} has several labels in {sum(counts[name] for name in several)} of {rows} rows, {sign}:"
+            f" {short(often)!r} ({counts[often]} times) and {len(several) - 1} other combinations.\n"
+            "  Each would be a class. Give a column that says yes or no to one label, and train for each such column;\n"
+            "  or only the rows that have one. Of objects, pandas.json_normalize(records) makes columns."
+        )
+    many, few = len(names) > max(rows / 2, _FEW_NUMBERS), len(names) <= _FEW_NUMBERS
+    numeric = all(_NUMBER.fullmatch(name) for name in names)
+    numbers = sorted((float(name.rstrip("%").replace(",", ".")), name) for name in names if numeric)
+    fractions = any(not value.is_integer() for value, _ in numbers)
+    kind = ""
+    if numeric:
+        kind = "quantities" if many or (fractions and not few) else ""
+    elif sum(bool(_DATE.fullmatch(name)) for name in names) >= 0.9 * len(names) and not few:
+        kind = "dates or times"
+    elif many or any(len(name) > _LONGEST for name in names):
+        kind = "an id or a text"
+    if kind:
+        shown = ", ".join(f"{short(name)!r} ({count})" for name, count in Counter(counts).most_common(3))
+        raise DataError(
+            f"{where} has {len(names)} values in {rows} rows ({shown}, ...): it looks like {kind}, and each value would"
+            " be a class.\n  Give another one: label_column (--label-column). Of quantities make ranges:\n"
+            "  frame['label'] = pandas.cut(frame[COLUMN], 3, labels=['low', 'medium', 'high'])"
+        )
+    notes = []
+    if twice := [name for (value, name), (after, _) in itertools.pairwise(numbers) if value == after]:
+        notes.append(f"{where} has one number in several spellings, each a class: {listed(twice)}.")
+    if fractions or (numeric and len(names) > _MANY_NUMBERS):
+        notes.append(
+            f"{where} holds {len(names)} numbers, from {numbers[0][1]} to {numbers[-1][1]}: each is a class of its own,"
+            " near to no other. If they are quantities, cut them in ranges (pandas.cut)."
+        )
+    return notes
+
+
+def _joined(names: list[str], mark: str) -> list[str]:
+    """Return the labels that are put together of others by this sign: each part is met in other labels too."""
+    if mark == "," and all(re.fullmatch(r"[+-]?\d+(,\d+)?", name) for name in names):
+        pairs = sum("," in name for name in names)
+        if pairs == len(names) or (2 * pairs > len(names) > _FEW_NUMBERS):
+            return []  # decimals
+    split = {name: [part.strip() for part in name.split(mark) if part.strip()] for name in names}
+    found = {name: parts for name, parts in split.items() if len(parts) > 1}
+    met = Counter(part for parts in split.values() for part in set(parts))
+    of_found = {part for parts in found.values() for part in parts}
+    again = sum(met[part] > 1 for part in of_found)
+    turned = Counter(frozenset(parts) for parts in found.values())
+    likely = again >= 0.8 * len(of_found) and len(met) < len(names)
+    return list(found) if likely or max(turned.values(), default=0) > 1 else []
+
+
+def _as_list(label: str) -> list[Any] | dict[str, Any] | None:
+    """Return a list, or an object, as JSON or as Python writes it."""
+    if label[:1] not in ("[", "(", "{") or len(label) > 10_000:
+        return None
+    if "' '" in label:  # as NumPy prints one: ['joy' 'anger']
+        return re.findall(r"'([^']*)'", label)
+    for parse in (json.loads, ast.literal_eval):
+        with contextlib.suppress(ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
+            found = parse(label)
+            if isinstance(found, dict):
+                return found
+            return list(found) if isinstance(found, list | tuple | set) else None
+    return None

@@ -1,6 +1,5 @@
 """Search by meaning: documents to passages to vectors to an index that answers strings."""
 
-from tfkit.searching.index import Document, Hit, Index
-from tfkit.searching.search import load_documents
+from tfkit.searching.search import Document, Hit, Index, load_documents
 
 __all__ = ["Document", "Hit", "Index", "load_documents"]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from tfkit.environment.stack import keras, tf
 from tfkit.errors import UsageError
-from tfkit.text.tokenizers import MASK, TYPES, WORDS, Tokenizer
+from tfkit.text.tokenizers import MASK, TYPES, WORDS, WordPiece
 
 TOKENS = "tokens"
 """The layer's name: what stands after it takes ids."""
@@ -20,7 +20,7 @@ class Tokens(keras.layers.Layer):
     [b, length] where that is given.
     """
 
-    def __init__(self, tokenizer: Tokenizer, *, length: int | None = None, name: str = TOKENS) -> None:
+    def __init__(self, tokenizer: WordPiece, *, length: int | None = None, name: str = TOKENS) -> None:
         super().__init__(name=name, trainable=False, dtype="int32")
         self.tokenizer = tokenizer
         self.length = length
@@ -98,9 +98,8 @@ def on_ids(model: keras.Model, *, length: int, probabilities: Callable[[Any], An
 
     @tf.function(input_signature=specs, autograph=False)
     def device(*ids: Any) -> dict[str, Any]:
-        return {
-            "probabilities": probabilities(behind(dict(zip(behind.input, ids, strict=True)), training=False))
-        }
+        fed = dict(zip(behind.input, ids, strict=True))
+        return {"probabilities": probabilities(behind(fed, training=False))}
 
     return device
 
@@ -108,7 +107,8 @@ def on_ids(model: keras.Model, *, length: int, probabilities: Callable[[Any], An
 def behind_tokens(model: keras.Model) -> keras.Model:
     """Return what stands behind the tokenizer: from its used outputs, by name, to the model's output."""
     outputs = _tokens(model).output
-    used = {id(tensor) for tensor in _fed(model)}
+    nodes = [node for layer in model.layers for node in layer.inbound_nodes]
+    used = {id(tensor) for node in nodes for tensor in node.keras_inputs}
     return keras.Model({name: output for name, output in outputs.items() if id(output) in used}, model.output)
 
 
@@ -120,13 +120,6 @@ def _tokens(model: keras.Model) -> Tokens:
             f" {TOKENS!r} behind its input; there is {', '.join(layer.name for layer in model.layers[:5])}, ..."
         )
     return tokens[0]
-
-
-def _fed(model: keras.Model) -> Iterator[Any]:
-    """Yield all tensors that a layer of the model is fed."""
-    for layer in model.layers:
-        for node in layer.inbound_nodes:
-            yield from node.keras_inputs
 
 
 def _filled(row: Any, length: int | None, tokenizer: Any, name: str) -> Any:

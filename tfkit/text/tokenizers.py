@@ -1,18 +1,24 @@
-"""Tokenizers inside of a TensorFlow graph, on tensorflow-text: WordPiece, SentencePiece, whole words."""
+"""Word pieces inside of a TensorFlow graph, on tensorflow-text: tokenizer, vocabulary, and what is kept of a text."""
 
 from __future__ import annotations
 
 import functools
+import re
+import unicodedata
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from tfkit.environment import packages, stack
+from tfkit.environment import stack
 from tfkit.errors import DataError
 
 WORDS, MASK, TYPES = "input_word_ids", "input_mask", "input_type_ids"
 """TF Hub's names of the inputs of an encoder of text."""
+
+
+PAD, UNKNOWN, START, END = "[PAD]", "[UNK]", "[CLS]", "[SEP]"
+SPECIAL = (PAD, UNKNOWN, START, END)
 
 
 class Edges(NamedTuple):
@@ -23,17 +29,51 @@ class Edges(NamedTuple):
     pad: int
 
 
-class Tokenizer:
-    """Strings to ids, inside of a TensorFlow graph.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class WordPiece:
+    """Strings to ids of word pieces, by tf_text.FastBertTokenizer.
+
+    The normalisation is that of BERT: control characters go, CJK characters become words of their own; with
+    `lower_case` also Unicode NFD, lower case, and accents go.
 
     Attributes:
-      vocabulary: the pieces, each at the place of its id.
-      max_length: ids of a text at most, those at its edges among them.
+      vocabulary: one piece a line of vocab.txt; within a word it begins with "##". [PAD], [UNK], [CLS] and [SEP] are
+        among them.
+      lower_case: whether case and accents are folded.
+      max_length: ids of a text at most, [CLS] and [SEP] among them; what is longer is cut off at the end.
+
+    Raises:
+      DataError: the vocabulary lacks one of the four, or holds a piece twice.
+
+    Example:
+      >>> pieces = WordPiece(vocabulary=("[PAD]", "[UNK]", "[CLS]", "[SEP]", "good", "##ness", "!"), max_length=6)
+      >>> pieces.ids(["Goodness!", "good"]).to_list()
+      [[2, 4, 5, 6, 3], [2, 4, 3]]
     """
 
     vocabulary: tuple[str, ...]
-    max_length: int
-    _tokenizer: Any
+    max_length: int = 128
+    lower_case: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse a vocabulary that lacks a special piece or holds any twice."""
+        if lacking := [piece for piece in SPECIAL if piece not in self.vocabulary]:
+            raise DataError(
+                f"The vocabulary ({len(self.vocabulary)} pieces) lacks {', '.join(lacking)}.\n"
+                f"  Such a vocabulary holds {', '.join(SPECIAL)}, one piece a line."
+            )
+        if twice := sorted(piece for piece, count in Counter(self.vocabulary).items() if count > 1):
+            raise DataError(f"The vocabulary holds {', '.join(map(repr, twice[:5]))} more than once.")
+
+    @functools.cached_property
+    def _tokenizer(self) -> Any:
+        # Its tables are tensors: made in the graph that first asks for them, no other could use them.
+        with stack.tf.init_scope():
+            return stack.tf_text.FastBertTokenizer(
+                vocab=list(self.vocabulary),
+                token_out_type=stack.tf.int32,
+                lower_case_nfd_strip_accents=self.lower_case,
+            )
 
     @functools.cached_property
     def edges(self) -> Edges:
@@ -74,213 +114,151 @@ class Tokenizer:
         Returns:
           `input_word_ids`, `input_mask` (1 for an id, 0 for padding) and `input_type_ids` (0), int32 [b, length].
         """
-        rows = self.ids(strings)
-        return self._filled(rows, stack.tf.zeros_like(rows), length)
-
-    def dense_pairs(
-        self, first: Any, second: Any, *, length: int | None = None
-    ) -> dict[str, stack.tf.Tensor]:
-        """Return two texts in a row, such as a question and a passage: start, the first, end, the second, end.
-
-        What is too long for `max_length` loses pieces at the end of the longer text until both are equally long.
-
-        Args:
-          first: UTF-8 [b].
-          second: UTF-8 [b].
-          length: as of `dense`.
-
-        Returns:
-          As `dense`; `input_type_ids` is 1 for the second text and the end behind it.
-        """
-        trimmer = stack.tf_text.RoundRobinTrimmer(max_seq_length=self.max_length - 3)
-        texts = trimmer.trim([self.tokenize(first), self.tokenize(second)])
-        rows, types = stack.tf_text.combine_segments(
-            texts, start_of_sequence_id=self.edges.start, end_of_segment_id=self.edges.end
-        )
-        return self._filled(rows, types, length)
+        if length is not None and length < self.max_length:
+            raise DataError(f"length is {length}; rows are cut at max_length, which is {self.max_length}.")
+        rows, shape = self.ids(strings), [None, length]
+        return {
+            WORDS: rows.to_tensor(self.edges.pad, shape=shape),
+            MASK: stack.tf.ones_like(rows).to_tensor(0, shape=shape),
+            TYPES: stack.tf.zeros_like(rows).to_tensor(0, shape=shape),
+        }
 
     def id_of(self, piece: str) -> int:
         """Return where a piece stands in the vocabulary."""
         return self.vocabulary.index(piece)
 
-    def _filled(self, rows: Any, types: Any, length: int | None) -> dict[str, Any]:
-        if length is not None and length < self.max_length:
-            raise DataError(f"length is {length}; rows are cut at max_length, which is {self.max_length}.")
-        shape = [None, length]
-        return {
-            WORDS: rows.to_tensor(self.edges.pad, shape=shape),
-            MASK: stack.tf.ones_like(rows).to_tensor(0, shape=shape),
-            TYPES: types.to_tensor(0, shape=shape),
-        }
+
+SIZE = 4000
+CHARACTERS = 2_000_000
+"""So many are read at most: what a vocabulary of some thousand pieces is made of, is settled after that."""
+
+LONGEST_WORD = 25
+"""Characters of a word that counts; longer ones are addresses and encoded files more often than words."""
+
+_BATCH = 256
+_ITERATIONS = 2  # of four by default: a third takes as long again, and changes one piece in fifty
+_LEAST_COUNT = 2
 
 
-PAD, UNKNOWN, START, END = "[PAD]", "[UNK]", "[CLS]", "[SEP]"
-SPECIAL = (PAD, UNKNOWN, START, END)
+def build_vocabulary(
+    texts: Iterable[str | bytes], *, size: int = SIZE, lower_case: bool = True
+) -> tuple[str, ...]:
+    """Return the word pieces that cut these texts best, by tf_text's bert_vocab_from_dataset, always the same.
 
+    It reads 2,000,000 characters at most, which takes five to ten seconds: where there are more, the beginning of
+    each text, of all texts the same length. Give it training texts alone: it is learned from them.
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Listed(Tokenizer):
-    """A tokenizer whose pieces are given as a list, with those of BERT's edges among them."""
+    Args:
+      texts: of the corpus; bytes are UTF-8.
+      size: of the vocabulary at most; 5 % less may come out, and far less of a small corpus.
+      lower_case: whether case and accents are folded, as of the WordPiece that is to use it.
 
-    vocabulary: tuple[str, ...]
-    max_length: int = 128
-
-    def __post_init__(self) -> None:
-        """Refuse a vocabulary that lacks a special piece or holds any twice."""
-        if lacking := [piece for piece in SPECIAL if piece not in self.vocabulary]:
-            raise DataError(
-                f"The vocabulary ({len(self.vocabulary)} pieces) lacks {', '.join(lacking)}.\n"
-                f"  Such a vocabulary holds {', '.join(SPECIAL)}, one piece a line."
-            )
-        if twice := sorted(piece for piece, count in Counter(self.vocabulary).items() if count > 1):
-            raise DataError(f"The vocabulary holds {', '.join(map(repr, twice[:5]))} more than once.")
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class WordPiece(_Listed):
-    """Strings to ids of word pieces, by tf_text.FastBertTokenizer.
-
-    The normalisation is that of BERT: control characters go, CJK characters become words of their own; with
-    `lower_case` also Unicode NFD, lower case, and accents go.
-
-    Attributes:
-      vocabulary: one piece a line of vocab.txt; within a word it begins with "##". [PAD], [UNK], [CLS] and [SEP] are
-        among them.
-      lower_case: whether case and accents are folded.
-      max_length: ids of a text at most, [CLS] and [SEP] among them; what is longer is cut off at the end.
+    Returns:
+      What WordPiece takes: the four special ones, single characters, then pieces, the most frequent ones first.
 
     Raises:
-      DataError: the vocabulary lacks one of the four, or holds a piece twice.
+      DataError: the texts hold no word, or the size has no room for words.
 
     Example:
-      >>> pieces = WordPiece(vocabulary=("[PAD]", "[UNK]", "[CLS]", "[SEP]", "good", "##ness", "!"), max_length=6)
-      >>> pieces.ids(["Goodness!", "good"]).to_list()
-      [[2, 4, 5, 6, 3], [2, 4, 3]]
+      >>> build_vocabulary(["the cat sat on the mat", "the cat"], size=60)[:6]
+      ('[PAD]', '[UNK]', '[CLS]', '[SEP]', 'a', 'c')
     """
+    if size < (least := len(SPECIAL) + 16):
+        raise DataError(f"size is {size}; a vocabulary of less than {least} pieces has no room for words.")
+    # What no UTF-8 can hold becomes a replacement character.
+    encoded = [text if isinstance(text, bytes) else text.encode(errors="replace") for text in texts]
+    read = _evenly([text.decode(errors="replace") for text in encoded])
+    characters = sum(map(len, read))
+    dataset = stack.tf.data.Dataset.from_tensor_slices([text.encode() for text in read] or [b""])
+    try:
+        pieces = stack.tf_text_vocabulary.bert_vocab_from_dataset(
+            dataset.batch(_BATCH),
+            vocab_size=size,
+            reserved_tokens=list(SPECIAL),
+            bert_tokenizer_params={"lower_case": lower_case},
+            learn_params={
+                # Pieces do not overlap, so that no more than `size` of them can be as frequent as this; the search
+                # for the count that a piece must have begins there instead of at that of the most frequent word.
+                "upper_thresh": max(_LEAST_COUNT, characters // size),
+                "lower_thresh": _LEAST_COUNT,
+                "num_iterations": _ITERATIONS,
+                "max_token_length": LONGEST_WORD,
+                # Each comes twice, at the beginning of a word and within: they must leave room for words.
+                "max_unique_chars": min(1000, size // 8),
+            },
+        )
+    except StopIteration as err:  # of an empty count of words
+        raise DataError(
+            f"The {len(read)} texts hold no word: there is nothing to build a vocabulary of."
+        ) from err
+    return tuple(pieces[:size])
 
-    lower_case: bool = True
 
-    @functools.cached_property
-    def _tokenizer(self) -> Any:
-        # Its tables are tensors: made in the graph that first asks for them, no other could use them.
-        with stack.tf.init_scope():
-            return stack.tf_text.FastBertTokenizer(
-                vocab=list(self.vocabulary),
-                token_out_type=stack.tf.int32,
-                lower_case_nfd_strip_accents=self.lower_case,
-            )
-
-
-_WITHIN = "\ue000"  # of private use: no word begins with it, so that words are found whole or not at all
+def _evenly(texts: list[str]) -> list[str]:
+    """Return the beginnings of all texts, cut at one length where they have more than `CHARACTERS`."""
+    left, count = CHARACTERS, len(texts)
+    for place, length in enumerate(sorted(map(len, texts))):
+        limit = left // (count - place)
+        if length > limit:
+            return [text[:limit] for text in texts]
+        left -= length
+    return texts
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Whitespace(_Listed):
-    """Strings to ids of whole words, by tf_text.WhitespaceTokenizer; punctuation stays with its word.
+_CASES = {
+    "plain words": "the cat sat", "upper case": "The CAT", "accents": "café naïve", "combining accents": "cafe\u0301",
+    "German ß": "straße", "ligatures": "ﬁne", "ellipsis": "wait…", "full width": "ＡＢＣ", "numbers": "3.14 and 1,000",
+    "punctuation": "don't e-mail: a@b.org!", "CJK": "你好", "kana": "カタカナ", "Hangul": "한국어", "Arabic": "مرحبا",
+    "Hebrew": "שלום", "Cyrillic": "привет", "Devanagari": "नमस्ते", "emoji": "😀", "joined emoji": "👩‍👧",
+    "control characters": "a\u0000b", "zero-width space": "a\u200bb", "invalid UTF-8": "a \udcff b",
+    "literal [MASK]": "a [MASK] b", "an unknown word": "qzxjvkw",
+}  # fmt: skip
 
-    For texts that are cut already: identifiers, logs, the output of another tokenizer.
 
-    Attributes:
-      vocabulary: words, with [PAD], [UNK], [CLS] and [SEP] among them. What is not in it is [UNK].
-      lower_case: whether case and accents are folded, as BERT does it; the vocabulary must be folded too.
-      max_length: ids of a text at most, [CLS] and [SEP] among them.
+def check(tokenizer: WordPiece) -> Any:
+    """Send hard strings through a tokenizer and back, and name what did not return.
 
-    Raises:
-      DataError: the vocabulary lacks one of the four, or holds a word twice.
+    Args:
+      tokenizer: that gives rows of ids, and says what they stand for.
+
+    Returns:
+      A pandas DataFrame by the name of the string, such as "CJK": the `text`, what its pieces say (`back`), and the
+      `outcome`:
+      "kept" (the same but for spaces), "folded" (other characters), "lost" ([UNK], or nothing, for a part of it), or
+      "special" (text was read as a piece such as [MASK]).
 
     Example:
-      >>> words = Whitespace(vocabulary=("[PAD]", "[UNK]", "[CLS]", "[SEP]", "GET", "/index.html"))
-      >>> words.ids(["GET /index.html", "PUT /index.html"]).to_list()
-      [[2, 4, 5, 3], [2, 1, 5, 3]]
+      >>> letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
+      >>> pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *letters, *(f"##{letter}" for letter in letters)]
+      >>> table = check(WordPiece(vocabulary=tuple(pieces)))
+      >>> table.outcome["upper case"], table.back["upper case"], table.outcome["CJK"]
+      ('folded', 'the cat', 'lost')
     """
+    import pandas as pd
 
-    lower_case: bool = False
-
-    def tokenize(self, strings: Any) -> stack.tf.RaggedTensor:
-        """Return the ids of the words of each string, without [CLS] and [SEP], not cut: int32 [b, (words)]."""
-        words = stack.tf_text.WhitespaceTokenizer().tokenize(self._normalizer.normalize(strings))
-        # A lookup by the word pieces' operation, which TFLite has; a table of strings it has not.
-        ids = self._lookup.tokenize(words.flat_values).flat_values
-        return words.with_flat_values(stack.tf.ensure_shape(ids, [None]))
-
-    @functools.cached_property
-    def _normalizer(self) -> Any:
-        with stack.tf.init_scope():  # see WordPiece
-            return stack.tf_text.FastBertNormalizer(lower_case_nfd_strip_accents=self.lower_case)
-
-    @functools.cached_property
-    def _lookup(self) -> Any:
-        with stack.tf.init_scope():
-            return stack.tf_text.FastWordpieceTokenizer(
-                vocab=list(self.vocabulary),
-                suffix_indicator=_WITHIN,
-                unknown_token=UNKNOWN,
-                no_pretokenization=True,
-                token_out_type=stack.tf.int32,
-            )
+    # Half of a surrogate pair stands for a byte that is no UTF-8.
+    texts = [text.encode(errors="surrogateescape") for text in _CASES.values()]
+    pieces = [[tokenizer.vocabulary[place] for place in row] for row in tokenizer.tokenize(texts).to_list()]
+    table = pd.DataFrame({"text": [text.decode(errors="replace") for text in texts]}, index=list(_CASES))
+    table["back"] = list(map(_back, pieces))
+    table["outcome"] = list(map(_outcome, table.text, pieces))
+    return table.rename_axis("case")
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class SentencePiece(Tokenizer):
-    """Strings to ids of sentence pieces, by tf_text.SentencepieceTokenizer.
+def _back(pieces: list[str]) -> str:
+    """Return what pieces say, put together."""
+    return "".join(piece[2:] if re.match("##.", piece) else f" {piece}" for piece in pieces).strip()
 
-    What is normalised, and how, is in the model file.
 
-    Attributes:
-      model: a .model file as the sentencepiece library trains them.
-      start: the piece at the beginning of a row; "[CLS]" of ALBERT, "<s>" of XLM-RoBERTa.
-      end: that at the end of a text; "[SEP]", "</s>".
-      pad: that behind a row; "<pad>".
-      max_length: ids of a text at most, those at its edges among them.
-      fast: by tf_text.FastSentencepieceTokenizer, which TFLite has too; of unigram models alone.
-
-    Raises:
-      DataError: the file is no such model, or lacks a piece.
-    """
-
-    model: Path
-    start: str = "<s>"
-    end: str = "</s>"
-    pad: str = "<pad>"
-    max_length: int = 128
-    fast: bool = False
-
-    def __post_init__(self) -> None:
-        """Read the model, and refuse one that lacks a piece of the edges."""
-        if lacking := {self.start, self.end, self.pad} - set(self.vocabulary):
-            raise DataError(
-                f"{self.model} ({len(self.vocabulary)} pieces) lacks {', '.join(sorted(lacking))}. It begins with"
-                f" {', '.join(self.vocabulary[:6])}.\n"
-                "  Say which of its pieces stand at the edges: start=, end=, pad=."
-            )
-
-    @functools.cached_property
-    def edges(self) -> Edges:
-        """Return the ids of `start`, `end` and `pad`."""
-        return Edges(*map(self.id_of, (self.start, self.end, self.pad)))
-
-    @functools.cached_property
-    def vocabulary(self) -> tuple[str, ...]:  # type: ignore[override]
-        """Return the pieces; "▁" is the space before a word."""
-        pieces = self._reader.id_to_string(stack.tf.range(self._reader.vocab_size())).numpy()
-        return tuple(piece.decode("utf-8", errors="replace") for piece in pieces)
-
-    @functools.cached_property
-    def _tokenizer(self) -> Any:
-        return self._opened(stack.tf_text.FastSentencepieceTokenizer) if self.fast else self._reader
-
-    @functools.cached_property
-    def _reader(self) -> Any:
-        return self._opened(stack.tf_text.SentencepieceTokenizer, out_type=stack.tf.int32)
-
-    def _opened(self, kind: Any, **options: Any) -> Any:
-        try:
-            with stack.tf.init_scope():
-                tokenizer = kind(model=self.model.read_bytes(), **options)
-                tokenizer.vocab_size()
-                return tokenizer
-        except (OSError, stack.tf.errors.OpError, RuntimeError, ValueError) as err:
-            raise DataError(
-                f"{self.model} is no model of SentencePiece that {kind.__name__} takes: {packages.first_line(err)}\n"
-                "  fast=True takes unigram models alone."
-            ) from err
+def _outcome(text: str, pieces: list[str]) -> str:
+    if "[MASK]" in pieces:
+        return "special"
+    if not pieces or UNKNOWN in pieces:
+        return "lost"
+    before, after = ("".join(unicodedata.normalize("NFC", s).split()) for s in (text, _back(pieces)))
+    if before == after:
+        return "kept"
+    # The loss of mere marks and controls is a folding.
+    kinds = list(map(unicodedata.category, unicodedata.normalize("NFD", text)))
+    marks = sum(map(kinds.count, ("Mn", "Cf", "Cc")))
+    return "lost" if len(after) < len(before.replace("\ufffd", "")) - marks else "folded"

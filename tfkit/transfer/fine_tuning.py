@@ -16,8 +16,7 @@ from tfkit.environment import files, stack
 from tfkit.hub.encoders import Encoder
 from tfkit.run import Run
 from tfkit.settings.options import ImageModelConfig, TransferConfig
-from tfkit.text.tokenizers import WordPiece
-from tfkit.text.vocabulary import build as build_vocabulary
+from tfkit.text.tokenizers import WordPiece, build_vocabulary
 from tfkit.training.loop import train
 from tfkit.training.stage import Stage, class_weight
 from tfkit.transfer import models

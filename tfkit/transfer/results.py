@@ -15,7 +15,7 @@ from tfkit.reporting import examples, tensorboard
 from tfkit.reporting.examples import Examples
 from tfkit.run import EVALUATION, PRIVACY, Run
 from tfkit.settings.options import DataConfig
-from tfkit.text.tokenizers import Tokenizer
+from tfkit.text.tokenizers import WordPiece
 from tfkit.training.export import save
 from tfkit.transfer.models import Classifier
 
@@ -93,7 +93,7 @@ def conclude(run: Run, classifier: Classifier, splits: Splits, *, show_examples:
         _write_projector(run, classifier.test_features, evaluation, splits)
 
 
-def measure_tokens(run: Run, tokenizer: Tokenizer, splits: Splits) -> None:
+def measure_tokens(run: Run, tokenizer: WordPiece, splits: Splits) -> None:
     """Record how long the texts are in tokens, how many are cut, and how much of them the vocabulary does not know."""
     train = splits.indices["train"]
     chosen = train[draw(len(train), MEASURED_TEXTS)]
