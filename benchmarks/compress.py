@@ -17,13 +17,13 @@ from pathlib import Path
 import numpy as np
 
 from recipes import transfer_image
-from tfkit.compression import Table, representative
+from tfkit.compression import representative
 from tfkit.compression.compare import compare_outputs, measure, predict
 from tfkit.compression.convert import WEIGHTS, ConversionRequest, run_conversions, weights_only
 from tfkit.compression.results import of_run
 from tfkit.data.splits import draw
 from tfkit.environment import stack
-from tfkit.litert.interpreter import opened
+from tfkit.litert import opened
 from tfkit.transfer.train import load
 
 
@@ -62,7 +62,7 @@ def main() -> None:
                     name="int8", variant="int8", inference_input_type="uint8", inference_output_type="uint8"
                 )
             )
-            made, errors = run_conversions(subject.source, requests, examples=subject.examples_by_name)
+            made, errors = run_conversions(subject.source, requests, examples=subject.examples)
         float32 = made["float32"]
         made["aeq+static_int8"] = static_int8(
             float32, [one[np.newaxis] for one in examples[draw(len(examples), 100)]]
@@ -76,13 +76,7 @@ def main() -> None:
             )
             for name, content in made.items()
         }  # fmt: skip
-        variants = measure(made, compared)
-    table = Table(
-        variants=variants,
-        models=made,
-        failed={name: str(error) for name, error in errors.items()},
-        examples=subject.count,
-    )
+        table = measure(subject, made, compared, failed=errors)
     print(f"\nEfficientNet-Lite0, {arguments.image_size} pixels, {subject.count} test images")
     print(table)
     ratios = speed(made["int8"], float32, rounds=arguments.rounds)
@@ -92,7 +86,7 @@ def main() -> None:
     )
     arguments.json.parent.mkdir(parents=True, exist_ok=True)
     arguments.json.write_text(
-        json.dumps({"variants": [one.as_dict() for one in variants], "ratios": ratios}, indent=2) + "\n"
+        json.dumps({"variants": [one.as_dict() for one in table.variants], "ratios": ratios}, indent=2) + "\n"
     )
 
 

@@ -114,11 +114,10 @@ def classifier():
     logits = head(backbone.functional(image_size=SIZE)(scaled, training=False))
     model = keras.Model(pixels, keras.layers.Softmax()(logits))
 
+    types = {"inference_input_type": "uint8", "inference_output_type": "uint8"}
     requests = [
         ConversionRequest(name="float32", variant="float32"),
-        ConversionRequest(
-            name="int8", variant="int8", inference_input_type="uint8", inference_output_type="uint8"
-        ),
+        ConversionRequest(name="int8", variant="int8", **types),
     ]
     with saved(model) as source:
         examples = {name: representative.from_splits(splits) for name in source.inputs}

@@ -18,13 +18,8 @@ LAYERS = keras.layers
 
 def network(units, activation=None, loss=None):
     keras.utils.set_random_seed(0)
-    model = keras.Sequential(
-        [
-            keras.Input([8]),
-            LAYERS.Dense(16, "relu"),
-            LAYERS.Dense(units, activation, bias_initializer="normal"),
-        ]
-    )
+    last = LAYERS.Dense(units, activation, bias_initializer="normal")
+    model = keras.Sequential([keras.Input([8]), LAYERS.Dense(16, "relu"), last])
     if loss is not None:
         model.compile("adam", loss)
     return model
@@ -67,34 +62,16 @@ def test_a_broken_file_of_a_regression():
 
 
 @pytest.mark.slow
-def test_logits_are_taken_with_labels():
-    model = network(2, loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    labels = model.predict(X, verbose=0).argmax(1)
-    table, _, file_says = both(model, labels=labels)
-    assert table["float32"].accuracy == 1.0
-    assert table["int8"].accuracy == np.mean(file_says.argmax(1) == labels) < 0.9
-
-
-@pytest.mark.slow
 def test_two_inputs_by_name_and_in_a_dataset_with_labels():
     zeta, alpha = (keras.Input([None, 4], name=name) for name in ("zeta", "alpha"))
     pooled = [LAYERS.GlobalAveragePooling1D()(one) for one in (zeta, alpha)]
     model = keras.Model([zeta, alpha], LAYERS.Dense(3, "softmax")(LAYERS.Concatenate()(pooled)))
-    z, a = (
-        CHANCE.normal(size=(60, 5, 4)).astype(np.float32),
-        CHANCE.normal(size=(60, 3, 4)).astype(np.float32),
-    )
+    z, a = (CHANCE.normal(size=(60, length, 4)).astype(np.float32) for length in (5, 3))
     labels = model.predict([z, a], verbose=0).argmax(1)
     shapes = {"alpha": (1, 3, 4), "zeta": (1, 5, 4)}
     data = tf.data.Dataset.from_tensor_slices(({"alpha": a, "zeta": z}, labels)).batch(7)
-    table = compare(
-        model,
-        inputs=data,
-        variants=("float32", "int8"),
-        representative_dataset=[z, a],
-        input_shape=shapes,
-        threads=(),
-    )
+    asked = {"representative_dataset": [z, a], "input_shape": shapes, "threads": ()}
+    table = compare(model, inputs=data, variants=("float32", "int8"), **asked)
     assert table["float32"].accuracy == 1.0
     assert table["float32"].max_difference < 1e-5
     assert table["int8"].accuracy > 0.9
@@ -138,9 +115,8 @@ def test_other_state_is_said_and_not_judged(tmp_path):
         np.testing.assert_array_equal(interpreter(np.zeros((3, 4), np.float32)), np.ones((3, 4)))
     with pytest.raises(UsageError, match="asked again"):
         compare(tmp_path, inputs=X[:, :4], variants=("float32",))
-    stateful = keras.Sequential(
-        [keras.Input([6, 4], batch_size=1), LAYERS.LSTM(5, stateful=True), LAYERS.Dense(3)]
-    )
+    inputs = keras.Input([6, 4], batch_size=1)
+    stateful = keras.Sequential([inputs, LAYERS.LSTM(5, stateful=True), LAYERS.Dense(3)])
     with pytest.raises(UsageError, match="stateful=False"):
         convert(stateful)
 

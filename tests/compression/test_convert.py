@@ -13,32 +13,20 @@ import numpy as np
 import pytest
 
 from tfkit.compression import convert, inspect, representative
-from tfkit.compression.convert import (
-    ConversionRequest,
-    _executor,
-    end_converters,
-    run_conversions,
-    weights_only,
-)
+from tfkit.compression.convert import ConversionRequest, _executor, end_converters, run_conversions
 from tfkit.compression.sources import saved
 from tfkit.environment.stack import keras, keras_3, tf
 from tfkit.errors import CheckError, DataError, UsageError
-from tfkit.litert import ParallelInterpreter, to_tflite
-from tfkit.litert.interpreter import opened
+from tfkit.litert import ParallelInterpreter, opened, to_tflite
 
 IMAGES = np.random.default_rng(0).random((64, 8, 8, 3), np.float32)
 
 
 def network(library):
-    return library.Sequential(
-        [
-            library.Input((8, 8, 3)),
-            library.layers.Conv2D(4, 3, activation="relu"),
-            library.layers.Dropout(0.2),
-            library.layers.GlobalAveragePooling2D(),
-            library.layers.Dense(2, activation="softmax"),
-        ]
-    )
+    layers = library.layers
+    ending = [layers.GlobalAveragePooling2D(), layers.Dense(2, activation="softmax")]
+    beginning = [library.Input((8, 8, 3)), layers.Conv2D(4, 3, activation="relu"), layers.Dropout(0.2)]
+    return library.Sequential([*beginning, *ending])
 
 
 @pytest.fixture(scope="module")
@@ -93,11 +81,8 @@ def test_a_handle_of_a_model():
 def test_variants_are_what_they_are_called(model):
     with saved(model) as source:
         requests = [ConversionRequest(name=one, variant=one) for one in ("float16", "dynamic", "int16x8")]
-        requests.append(
-            ConversionRequest(
-                name="bytes", variant="int8", inference_input_type="uint8", inference_output_type="int8"
-            )
-        )
+        types = {"inference_input_type": "uint8", "inference_output_type": "int8"}
+        requests.append(ConversionRequest(name="bytes", variant="int8", **types))
         examples = representative.collect_representative(IMAGES, source.takes)
         made, failed = run_conversions(source, requests, examples=examples)
     assert not failed
@@ -146,11 +131,8 @@ def test_a_converter_without_work_ends_by_itself(monkeypatch, model):
 
 
 def test_int8_without_examples_is_refused_and_not_made_in_float(model):
-    with pytest.raises(
-        UsageError, match=r"(?s)int8 needs a representative dataset.*variant='dynamic'"
-    ) as caught:
+    with pytest.raises(UsageError, match=r"(?s)int8 needs a representative dataset.*variant='dynamic'"):
         convert(model, variant="int8")
-    assert "silently" in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -207,7 +189,7 @@ def test_saved_models_that_do_not_say_what_they_take(tmp_path):
         convert(several, signature="images", input_shape=(1, 8, 8, 4))
     served = stored(tmp_path / "served", serving_default="numbers", images="images")
     assert inspect(convert(served)).inputs[0].shape == (1, 4)
-    with pytest.raises(UsageError, match="'text' takes strings"):
+    with pytest.raises(UsageError, match="'text' takes strings, and nothing in the model cuts them"):
         convert(stored(tmp_path / "words", serving_default="words"))
 
 
@@ -221,18 +203,16 @@ def test_operations_that_tflite_lacks_are_named_with_the_way_to_keep_them(tmp_pa
 
 def test_what_cannot_be_a_model(tmp_path, model):
     (tmp_path / "saved_model.pb").write_bytes(b"no protocol buffer")
-    with pytest.raises(UsageError, match="not a SavedModel that TensorFlow can load"):
-        convert(tmp_path)
-    with pytest.raises(UsageError, match="converted already"):
-        convert(b"....TFL3")
-    with pytest.raises(UsageError, match="A int cannot be converted"):
-        convert(3)
-    with pytest.raises(UsageError, match="give input_shape"):
-        convert(lambda x: x)
-    with pytest.raises(UsageError, match="no TFLite variant 'int4'"):
-        convert(model, variant="int4")
-    with pytest.raises(UsageError, match="float16 can have float32"):
-        convert(model, variant="float16", inference_input_type="uint8")
+    for given, options, culprit in (
+        (tmp_path, {}, "not a SavedModel that TensorFlow can load"),
+        (b"....TFL3", {}, "converted already"),
+        (3, {}, "A int cannot be converted"),
+        (lambda x: x, {}, "give input_shape"),
+        (model, {"variant": "int4"}, "no TFLite variant 'int4'"),
+        (model, {"variant": "float16", "inference_input_type": "uint8"}, "float16 can have float32"),
+    ):
+        with pytest.raises(UsageError, match=culprit):
+            convert(given, **options)
 
 
 def test_weights_that_are_not_finite_are_named():
@@ -246,8 +226,7 @@ def test_weights_that_are_not_finite_are_named():
 def test_integer_weights_alone(bits, smaller, error):
     keras.utils.set_random_seed(0)
     dense = keras.Sequential([keras.Input([64]), keras.layers.Dense(256, "relu"), keras.layers.Dense(8)])
-    float32 = to_tflite(dense, input_shape=[1, 64])
-    content = weights_only(float32, bits=bits)
+    float32, content = to_tflite(dense, input_shape=[1, 64]), convert(dense, variant=f"weights{bits}")
     assert len(content) < smaller * len(float32)
     assert f"int{bits}" in inspect(content).weights
     examples = np.random.default_rng(0).random((20, 64), np.float32)

@@ -15,15 +15,8 @@ from tfkit.errors import CheckError
 def model():
     keras.utils.set_random_seed(0)
     layers = keras.layers
-    return keras.Sequential(
-        [
-            keras.Input([8, 8, 3]),
-            layers.Conv2D(4, 3, use_bias=False),
-            layers.DepthwiseConv2D(3),
-            layers.Flatten(),
-            layers.Dense(5),
-        ]
-    )
+    convolutions = [layers.Conv2D(4, 3, use_bias=False), layers.DepthwiseConv2D(3)]
+    return keras.Sequential([keras.Input([8, 8, 3]), *convolutions, layers.Flatten(), layers.Dense(5)])
 
 
 @pytest.fixture(scope="module")

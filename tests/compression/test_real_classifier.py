@@ -46,7 +46,7 @@ def run(model, image):
     return (values - zero) * scale if scale else values
 
 
-def test_the_model_computes_what_it_did_and_its_buffers_are_aligned(classifier, with_labels):
+def test_the_model_and_its_other_metadata_stay_and_its_buffers_are_aligned(classifier, with_labels):
     """Generated flatbuffer code aligns data to 4 bytes, where the schema asks for 16."""
     for name, model in with_labels.items():
         for image in classifier.images[:3]:
@@ -57,10 +57,6 @@ def test_the_model_computes_what_it_did_and_its_buffers_are_aligned(classifier, 
         assert len(starts) > 50
         assert {start % 16 for start in starts} == {0}
         assert len(model) < len(classifier.files[name]) + 10_000
-
-
-def test_other_metadata_and_the_signature_stay(classifier, with_labels):
-    for name, model in with_labels.items():
         before = litert_schema.ModelT.InitFromPackedBuf(classifier.files[name])
         after = litert_schema.ModelT.InitFromPackedBuf(model)
         added = {entry.name for entry in after.metadata} - {entry.name for entry in before.metadata}
@@ -78,11 +74,8 @@ def test_a_real_client_finds_the_classes_that_keras_finds(classifier, with_label
     files = [str(tmp_path / f"{name}.tflite") for name in with_labels]
     done = subprocess.run(
         [sys.executable, "-c", MEDIAPIPE, str(tmp_path / "images.npy"), *files],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
+        capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     expected = classifier.probabilities.argmax(axis=1)
@@ -95,17 +88,14 @@ def test_a_real_client_finds_the_classes_that_keras_finds(classifier, with_label
             assert score == pytest.approx(run(with_labels[name], image).max(), abs=1e-4)
 
 
-@pytest.mark.parametrize(("variant", "difference"), [("float32", 1e-4), ("int8", None)])
-def test_it_answers_what_keras_answers(classifier, with_labels, python, tmp_path, variant, difference):
-    (tmp_path / "model.tflite").write_bytes(with_labels[variant])
-    script = write_inference_script(tmp_path)
-    agreed = 0
+def test_infer_answers_what_keras_answers(classifier, with_labels, python, tmp_path):
+    """By the bytes of an int8 file; what it prints of a float32 one is in test_results."""
+    (tmp_path / "model.tflite").write_bytes(with_labels["int8"])
+    script, agreed = write_inference_script(tmp_path), 0
     for image, expected in zip(classifier.images[:8], classifier.probabilities[:8], strict=True):
         Image.fromarray(image).save(tmp_path / "photo.png")
         found = answers(python(script, tmp_path / "photo.png"))
         assert len(found) == 5
         assert list(found.values()) == sorted(found.values(), reverse=True)
         agreed += next(iter(found)) == classifier.labels[expected.argmax()]
-        for label, score in found.items() if difference else ():
-            assert score == pytest.approx(expected[classifier.labels.index(label)], abs=difference)
-    assert agreed >= (8 if difference else 7)
+    assert agreed >= 7

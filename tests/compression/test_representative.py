@@ -62,14 +62,9 @@ def test_one_input(data):
 
 @pytest.mark.parametrize(
     "data",
-    [
-        (Z, Y),
-        tensors((Z, Y)),
-        tensors((Z, Y)).unbatch(),
-        tensors((Z, Y, Y)),
-        lambda: iter([[Z[:5], Y[:5]], [Z[5:], Y[5:]]]),
-    ],
-)
+    [(Z, Y), tensors((Z, Y)), tensors((Z, Y)).unbatch(), tensors((Z, Y, Y)),
+     lambda: iter([[Z[:5], Y[:5]], [Z[5:], Y[5:]]])],
+)  # fmt: skip
 def test_labels_beside_them(data):
     np.testing.assert_array_equal(np.concatenate([labels for _, labels in ONE.batches(data)]), Y)
 
@@ -97,10 +92,8 @@ def test_a_list_is_not_guessed_where_nothing_has_an_order():
 
 INPUTS = Inputs(shapes={"x": ((1, 2), "float32")})
 LARGE = Inputs(shapes={"x": ((1, 224, 224, 3), "float32")})
-ROWS = np.repeat([[0.0, 1], [10, 11], [20, 21]], [9000, 900, 100], axis=0).astype(
-    np.float32
-)  # class after class
-CLASSES = np.repeat([0, 1, 2], [9000, 900, 100])
+CLASSES = np.repeat([0, 1, 2], [9000, 900, 100])  # class after class
+ROWS = np.array([[0, 1], [10, 11], [20, 21]], np.float32)[CLASSES]
 
 
 def counts(sample):
@@ -108,14 +101,7 @@ def counts(sample):
 
 
 @pytest.mark.parametrize(
-    "data",
-    [
-        ROWS,
-        lambda: iter(ROWS),
-        list(ROWS[:, None]),
-        tf.data.Dataset.from_tensor_slices(ROWS).batch(33),
-        {"x": ROWS},
-    ],
+    "data", [ROWS, lambda: iter(ROWS), list(ROWS[:, None]), tensors(ROWS, 33), {"x": ROWS}]
 )
 def test_the_last_rows_are_in_it_as_well(data):
     found = counts(representative.collect_representative(data, INPUTS, count=500))

@@ -6,7 +6,7 @@ from PIL import Image
 
 from tests.compression.conftest import answers
 from tests.data.pictures import KINDS, picture
-from tfkit.compression import with_metadata
+from tfkit.compression import convert, with_metadata
 from tfkit.compression.results import write_inference_script
 from tfkit.data.image_files import decode_image
 from tfkit.data.splits import resize
@@ -49,26 +49,13 @@ def photo():
     return Image.fromarray(load_sample_image("flower.jpg"))
 
 
-def rotated(path):
-    exif = Image.Exif()
+def test_a_picture_is_seen_as_training_sees_it_from_anywhere(folder, python, tmp_path_factory):
+    elsewhere, exif = tmp_path_factory.mktemp("elsewhere"), Image.Exif()
     exif[0x0112] = 6  # the camera was held upright
-    photo().save(path, exif=exif, quality=95)
-
-
-PICTURES = {
-    "large.jpg": lambda path: photo().resize((1600, 1100)).save(path),
-    "rotated.jpg": rotated,
-    "one pixel.bmp": lambda path: photo().crop((300, 200, 301, 201)).save(path),
-}
-
-
-@pytest.mark.parametrize("name", PICTURES)
-def test_a_picture_of_any_kind_is_seen_as_training_sees_it(folder, python, name):
-    PICTURES[name](folder / name)
-    seen = resize(decode_image(folder / name, at_least=2 * 32), 32)
+    photo().resize((1600, 1100)).save(elsewhere / "photo.jpg", exif=exif)
+    seen = resize(decode_image(elsewhere / "photo.jpg", at_least=2 * 32), 32)
     expected = corners(tf.cast(seen, tf.float32)[None]).numpy()[0]
-    found = answers(python(folder / "infer.py", folder / name))
-    for label, score in found.items():
+    for label, score in answers(python(folder / "infer.py", "photo.jpg", cwd=elsewhere)).items():
         assert score == pytest.approx(expected[int(label.split()[1])], abs=6e-5)  # printed with four digits
 
 
@@ -87,12 +74,6 @@ def test_its_pixels_are_those_of_training(tmp_path, kind, pixel_range):
     expected = resize(decode_image(tmp_path / "picture", at_least=64, pixel_range=pixel_range), 32)
     found = namespace["pixels"](tmp_path / "picture", 32, 32)
     assert np.abs(found - expected).max() <= (2 if kind.startswith("16 RGB") else 0)
-
-
-def test_it_is_run_from_anywhere(folder, python, tmp_path_factory):
-    elsewhere = tmp_path_factory.mktemp("elsewhere")
-    photo().save(elsewhere / "photo.jpg")
-    assert answers(python(folder / "infer.py", "photo.jpg", cwd=elsewhere))
 
 
 def test_labels_may_stand_beside_the_model_or_be_absent(folder, python):
@@ -117,24 +98,12 @@ def test_wrong_arguments_get_a_line(folder, python):
     assert "Traceback" not in done.stderr
 
 
-def quantized(function, *, examples):
-    """[1, 4] as int8, in this process."""
-    concrete = tf.function(function, autograph=False).get_concrete_function(tf.TensorSpec([1, 4], tf.float32))
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete], tf.Module())
-    converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    converter.representative_dataset = lambda: ([row[None]] for row in examples)
-    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-    converter.inference_input_type = converter.inference_output_type = tf.int8
-    return converter.convert()
-
-
 @pytest.mark.parametrize("kind", ["float32", "int8"])
 def test_arrays(python, tmp_path, kind):
     examples = np.random.default_rng(0).normal(size=(100, 4)).astype(np.float32)
-    model = to_tflite(tf.nn.softmax, input_shape=[1, 4])
-    if kind == "int8":
-        model = quantized(tf.nn.softmax, examples=examples)
-    (tmp_path / "model.tflite").write_bytes(model)
+    asked = {"variant": kind, "input_shape": (1, 4), "representative_dataset": examples}
+    types = {"inference_input_type": kind, "inference_output_type": kind}
+    (tmp_path / "model.tflite").write_bytes(convert(tf.nn.softmax, **asked, **types))
     script = write_inference_script(tmp_path, takes="arrays")
     np.save(tmp_path / "one.npy", examples[0])
     expected = tf.nn.softmax(examples[0]).numpy()
@@ -170,10 +139,7 @@ def test_several_inputs_and_outputs(python, tmp_path):
         def both(self, a, b):
             return {"sum": tf.reduce_sum(a, 1) + tf.reduce_sum(b, 1), "twice": 2 * b}
 
-    pair = Pair()
-    function = pair.both.get_concrete_function()
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([function], pair)
-    model = converter.convert()
+    model = convert(Pair().both.get_concrete_function())
     (tmp_path / "model.tflite").write_bytes(model)
     script = write_inference_script(tmp_path, takes="arrays")
     inputs = {2: np.array([1.0, 2.0]), 3: np.array([3.0, 4.0, 5.0])}

@@ -9,9 +9,7 @@ from tfkit.compression.compare import compare
 from tfkit.compression.convert import VARIANTS, convert
 from tfkit.compression.inspect import inspect, prove_int8
 from tfkit.compression.metadata import read_metadata, with_metadata
-from tfkit.compression.pruning import Prune
-from tfkit.compression.quantization import QuantizeAware
-from tfkit.compression.techniques import Cluster
+from tfkit.compression.techniques import Cluster, Prune, QuantizeAware
 from tfkit.compression.variants import Gates, Table, Variant, choose
 
 __all__ = [

@@ -23,7 +23,7 @@ from tfkit.compression.variants import Quality, Table, Variant, mark_pareto
 from tfkit.data.splits import FULL_RANGE, draw
 from tfkit.environment import stack
 from tfkit.errors import CheckError, DataError, UsageError
-from tfkit.litert.interpreter import ParallelInterpreter, opened
+from tfkit.litert import ParallelInterpreter, opened
 from tfkit.training import outputs as kinds
 from tfkit.training.outputs import OF_CLASSES, YES_OR_NO, answers
 
@@ -64,8 +64,7 @@ class ModelUnderTest:
       judged: a sentence, how that was known.
       labels: as `tfkit.training.outputs.as_labels` gives them; None where nobody knows.
       class_names: c of them; none where nobody knows.
-      examples: representative inputs [m, ...] as the model takes them, of several inputs by name; None where it may
-        have none.
+      examples: representative inputs by name, [m, ...] as the model takes them; None where it may have none.
       takes: "images" (pixels in 0..255), "texts" (UTF-8) or "arrays".
       pixel_range: of images, what becomes 0 and 255 of 16-bit values.
     """
@@ -78,7 +77,7 @@ class ModelUnderTest:
     judged: str = ""
     labels: np.ndarray | None
     class_names: Sequence[str]
-    examples: Any = None
+    examples: Mapping[str, np.ndarray] | None = None
     takes: str = "arrays"
     pixel_range: tuple[int, int] = FULL_RANGE
 
@@ -90,12 +89,6 @@ class ModelUnderTest:
         texts = self.read(draw(self.count, _TYPICAL_OF))
         by_length = np.argsort([len(text) for text in texts], kind="stable")
         return np.asarray(texts[by_length[[len(texts) // 2]]])
-
-    @property
-    def examples_by_name(self) -> Mapping[str, np.ndarray] | None:
-        """Return the representative examples by the names of the inputs: a sample already."""
-        several = self.examples is None or isinstance(self.examples, Mapping)
-        return self.examples if several else dict.fromkeys(self.source.inputs, self.examples)
 
 
 def compare(
@@ -142,13 +135,7 @@ def compare(
         examples = examples_for(requests, source, representative_dataset)
         tested = under_test(source, inputs, labels=labels, class_names=class_names, output=output)
         models, failed = run_conversions(source, requests, examples=examples)
-    return Table(
-        variants=measure(models, compare_all(tested, models), threads=threads),
-        models=models,
-        failed={name: str(error) for name, error in failed.items()},
-        examples=tested.count,
-        notes=(tested.judged,),
-    )
+    return measure(tested, models, compare_all(tested, models), failed=failed, threads=threads)
 
 
 def under_test(
@@ -178,8 +165,7 @@ def under_test(
     if len(source.outputs) > 1:
         raise UsageError(
             f"The model has {len(source.outputs)} outputs ({', '.join(source.outputs)}); variants are compared on one."
-            "\n  Give a model of each, keras.Model(model.inputs, model.outputs[0]); tfkit.convert converts it as"
-            " it is."
+            "\n  Give a model of each: keras.Model(model.inputs, model.outputs[0])."
         )
     arrays, beside = all_examples(source, inputs)
     labels = beside if labels is None else labels
@@ -257,24 +243,16 @@ def predict_original(source: Source, inputs: Mapping[str, np.ndarray]) -> np.nda
     if np.abs(predict(0) - first).max() > 1e-3 * (1 + np.abs(first).max()):
         raise UsageError(
             "The model answers otherwise when it is asked again: it keeps state (stateful=True, a counter) or draws"
-            " random numbers, and no file of it can be judged on single examples.\n"
-            "  Build recurrent layers with stateful=False (the same weights fit), and leave out what is random."
+            " random numbers.\n  Build recurrent layers with stateful=False, and leave out what is random."
         )
     return outputs
 
 
 def compare_all(tested: ModelUnderTest, models: Mapping[str, bytes]) -> dict[str, Comparison]:
     """Compare each file with the original, on all test examples."""
-    return {
-        name: compare_outputs(
-            predict(content, tested.read, tested.count),
-            tested.expected,
-            output=tested.output,
-            labels=tested.labels,
-            class_names=tested.class_names,
-        )
-        for name, content in models.items()
-    }
+    known: dict[str, Any] = {name: getattr(tested, name) for name in ("output", "labels", "class_names")}
+    outputs = {name: predict(model, tested.read, tested.count) for name, model in models.items()}
+    return {name: compare_outputs(given, tested.expected, **known) for name, given in outputs.items()}
 
 
 def predict(model: bytes, read: Callable[[np.ndarray], Any], count: int) -> np.ndarray:
@@ -313,11 +291,7 @@ def compare_outputs(
     given, wanted = _with_units(outputs), _with_units(expected)
     differences = np.abs(given - wanted)
     before, after = quality(wanted, output, labels), quality(given, output, labels)
-    measured: dict[str, Any] = {
-        "outputs": outputs,
-        "output": output,
-        "max_difference": float(differences.max()),
-    }
+    measured: dict[str, Any] = {"max_difference": float(differences.max())}
     if output == "values":
         by_size = differences.reshape(len(given), -1).max(axis=1)
         measured["agreement"] = float(np.mean(differences <= _CLOSE * np.sqrt(_spread(wanted))))
@@ -331,11 +305,11 @@ def compare_outputs(
         measured["agreement"] = float(1 - differs.mean())
         measured["accuracy_drop"] = before["accuracy"] - after["accuracy"] if after else float(differs.mean())
         if labels is not None and len(class_names):
-            recalls = [_recall(one, labels, len(class_names), output) for one in (original, answered)]
-            drops = zip(map(str, class_names), recalls[0] - recalls[1], strict=True)
+            was, now = (_recall(one, labels, len(class_names), output) for one in (original, answered))
+            drops = zip(map(str, class_names), was - now, strict=True)
             measured["class_drop"] = {name: float(drop) for name, drop in drops if np.isfinite(drop)}
     worst = np.argsort(-by_size, kind="stable")[: np.count_nonzero(by_size)]
-    return Comparison(worst=worst, **(measured | after))
+    return Comparison(outputs=outputs, output=output, worst=worst, **(measured | after))
 
 
 def quality(outputs: np.ndarray, output: str, labels: np.ndarray | None) -> dict[str, float]:
@@ -352,43 +326,52 @@ def quality(outputs: np.ndarray, output: str, labels: np.ndarray | None) -> dict
 
 
 def measure(
+    tested: ModelUnderTest,
     models: Mapping[str, bytes],
     comparisons: Mapping[str, Comparison],
     *,
+    failed: Mapping[str, Any],
     threads: Sequence[int] = (1, 2),
     notes: Mapping[str, Sequence[str]] | None = None,
-    example: np.ndarray | None = None,
-) -> tuple[Variant, ...]:
+) -> Table:
     """Measure variants: sizes, operations, times, memory; and mark those that no other beats.
 
     Args:
+      tested: what they were made of.
       models: name to content; a name is TECHNIQUE+QUANTIZATION or QUANTIZATION.
       comparisons: by name, see `compare_outputs`.
+      failed: by name, why others could not be made.
       threads: for which latencies are measured.
       notes: by name, what was done to a variant.
-      example: on which times are taken, where they depend on it.
     """
+    example = tested.typical
     latencies, other_cores = latency(models, threads=threads, example=example)
     measured = []
     for name, content in models.items():
         inspected = inspect(content)
         technique, _, quantization = name.rpartition("+")
-        measured.append(
-            Variant(
-                name=name,
-                technique=technique,
-                quantization=quantization,
-                gzipped_bytes=len(gzip.compress(content, mtime=0)),
-                latency_ms=latencies[name],
-                other_cores=other_cores,
-                peak_memory_bytes=peak_memory(content, example=example),
-                **{one: getattr(inspected, one) for one in _INSPECTED},
-                needs=(*inspected.flex_ops, *inspected.custom_ops),
-                notes=(*(notes or {}).get(name, ()), *inspected.notes),
-                **{one.name: getattr(comparisons[name], one.name) for one in dataclasses.fields(Quality)},
-            )
+        known = {one: getattr(inspected, one) for one in _INSPECTED}
+        known |= {one.name: getattr(comparisons[name], one.name) for one in dataclasses.fields(Quality)}
+        variant = Variant(
+            name=name,
+            technique=technique,
+            quantization=quantization,
+            gzipped_bytes=len(gzip.compress(content, mtime=0)),
+            latency_ms=latencies[name],
+            other_cores=other_cores,
+            peak_memory_bytes=peak_memory(content, example=example),
+            needs=(*inspected.flex_ops, *inspected.custom_ops),
+            notes=(*(notes or {}).get(name, ()), *inspected.notes),
+            **known,
         )
-    return mark_pareto(measured)
+        measured.append(variant)
+    return Table(
+        variants=mark_pareto(measured),
+        models=models,
+        failed={name: str(reason) for name, reason in failed.items()},
+        examples=tested.count,
+        notes=(tested.judged,) if tested.judged else (),
+    )
 
 
 def _with_units(outputs: np.ndarray) -> np.ndarray:
@@ -430,22 +413,22 @@ _LONGEST = 20_000  # characters of an argument of a process
 _MEMORY = """
 import re, sys
 import numpy as np
-from ai_edge_litert.interpreter import Interpreter, InterpreterWithCustomOps
+from ai_edge_litert.interpreter import InterpreterWithCustomOps
 
 def kilobytes(name):
     return int(re.search(rf"{name}:\\s+(\\d+)", open("/proc/self/status").read())[1])
 
 path, *text = sys.argv[1:]
-make, operations = Interpreter, {}
+operations = []
 if text:
     from tensorflow_text import tflite_registrar
-    make, operations = InterpreterWithCustomOps, {"custom_op_registerers": tflite_registrar.SELECT_TFTEXT_OPS}
+    operations = tflite_registrar.SELECT_TFTEXT_OPS
     try:  # what importing them took at its peak is no part of what the model takes
         open("/proc/self/clear_refs", "w").write("5")
     except OSError:
         pass
 before = kilobytes("VmRSS")
-interpreter = make(model_path=path, num_threads=1, **operations)
+interpreter = InterpreterWithCustomOps(operations, model_path=path, num_threads=1)
 interpreter.allocate_tensors()
 for details in interpreter.get_input_details():
     zeros = np.zeros(details["shape"], details["dtype"])

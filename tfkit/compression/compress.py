@@ -13,18 +13,16 @@ import numpy as np
 
 from tfkit.compression import representative
 from tfkit.compression.compare import ModelUnderTest, compare_all, measure, under_test
-from tfkit.compression.convert import MEASURED, WEIGHTS, ConversionRequest, run_conversions, weights_only
+from tfkit.compression.convert import MEASURED, ConversionRequest, run_conversions
 from tfkit.compression.error_localisation import NAME, selective_variant
-from tfkit.compression.pruning import Prune
-from tfkit.compression.quantization import QuantizeAware
 from tfkit.compression.results import described, of_run, write_results
 from tfkit.compression.sources import Source, pixel_function, saved
-from tfkit.compression.techniques import Cluster, Technique, sentence
+from tfkit.compression.techniques import Cluster, Prune, QuantizeAware, Technique, sentence
 from tfkit.compression.variants import Choice, Gates, Table, choose
 from tfkit.data.image_files import read_images
 from tfkit.data.splits import Splits, draw
 from tfkit.environment import files, process, stack
-from tfkit.errors import CheckError, ConfigError, DataError, PrivacyError, RunError, UsageError
+from tfkit.errors import CheckError, ConfigError, DataError, PrivacyError, RunError, TfkitError, UsageError
 from tfkit.privacy.ledger import check_data, is_private
 from tfkit.run import SAVED_MODEL, TFLITE, VARIANTS, Run
 from tfkit.settings.options import KERAS, CompressConfig, PrivateConfig, trained_variants
@@ -96,9 +94,8 @@ def compress_model(config: CompressConfig, model: Any = None) -> Run:
         raise ConfigError("Give the model: either --from-run RUN or --saved-model FOLDER.")
     if origin is None and (config.techniques or config.representative_data is None):
         raise ConfigError(
-            "A model that is no run's has no training examples: --saved-model needs --representative-data, images (or"
-            " .npy, .npz) of what it will see, by which ranges of int8 are measured and the files compared.\n"
-            "  And it takes no --techniques: these train. Give --from-run, or use tfkit.compression on a Keras model."
+            "--saved-model needs --representative-data, images (or .npy, .npz) of what it will see, and takes no"
+            " --techniques, which train: give --from-run, or use tfkit.compression on a Keras model."
         )
     opened = None if origin is None else Run.open(origin)
     if opened is not None and (config.run_dir is None or config.run_dir.resolve() == opened.path.resolve()):
@@ -140,8 +137,8 @@ def _compress_run(run: Run, origin: Run, config: CompressConfig) -> Choice:
         trained: list[Candidate] = []
         if private:
             run.note(
-                "The run is private: quantization, and pruning without training after it, are post-processing of its"
-                " model and leave its epsilon as it is. None of its training examples was looked at."
+                "The run is private: quantization and pruning at once are post-processing, and leave its epsilon as it"
+                " is. None of its training examples was looked at."
             )
             trained = [_prune_at_once(run, origin, config)] if config.techniques else []
         elif config.techniques:
@@ -159,8 +156,7 @@ def check_allowed(origin: Run, config: CompressConfig, *, private: bool, of_text
     """
     if of_texts and config.techniques:
         raise UsageError(
-            f"{origin.path} is of texts; --techniques {' '.join(config.techniques)} is for models of images: most"
-            " weights of one of texts are tables of pieces and layers of attention, which these do not reach.\n"
+            f"{origin.path} is of texts; --techniques {' '.join(config.techniques)} is for models of images.\n"
             "  Leave it out: dynamic has int8 weights, and needs no training."
         )
     looking: list[str] = [technique for technique in config.techniques if technique != "prune"]
@@ -169,9 +165,8 @@ def check_allowed(origin: Run, config: CompressConfig, *, private: bool, of_text
     if private and looking:
         raise PrivacyError(
             f"{origin.path} was trained privately, and {', '.join(looking)} would look at its training examples again,"
-            " which its epsilon does not cover.\n"
-            "  Post-processing costs no privacy: --techniques prune (without training after it), or none; --variants"
-            " dynamic, or public examples of the same kind for ranges of integers, by --representative-data."
+            " which its epsilon does not cover.\n  What costs no privacy: --techniques prune (at once), --variants"
+            " dynamic, or public examples of the same kind by --representative-data."
         )
 
 
@@ -186,28 +181,21 @@ def _compress_saved_model(run: Run, model: Any, config: CompressConfig) -> Choic
         for_ranges = draw(count, min(most, max(batch, count // 2)), classes=classes, seed=config.seed)
         others = np.setdiff1d(np.arange(count), for_ranges) if count > len(for_ranges) else for_ranges
         others = others[draw(len(others), max(most, COMPARED), seed=config.seed)]
-        ranged, compared = (
-            {name: values[places] for name, values in data.items()} for places in (for_ranges, others)
-        )
+        ranged = {name: values[for_ranges] for name, values in data.items()}
         tested = under_test(
             source,
-            compared,
+            {name: values[others] for name, values in data.items()},
             labels=None if labels is None else labels[others],
             output=config.output,
             examples=representative.collect_representative(ranged, source.takes, count=len(for_ranges)),
         )
         if count < 2:
-            run.note(
-                "There is one example: the ranges of int8 are measured on the one on which it is compared."
-            )
+            run.note("There is one example: the ranges of int8 are measured on what they are compared on.")
         run.note(tested.judged)
         if labels is None:
-            lost = (
-                "1 - R2 against the original" if tested.output == "values" else "the share of other answers"
-            )
             run.note(
-                f"Nobody knows the true labels here (an array 'labels' in the .npz gives them): {lost} stands for what"
-                f" is lost, with the limit --max-accuracy-drop {config.max_accuracy_drop:g}."
+                "The true labels are not known (an array 'labels' in the .npz gives them): --max-accuracy-drop limits"
+                " the share of other answers, of values 1 - R2 against the original."
             )
         return convert_and_choose(run, tested, config)
 
@@ -236,7 +224,7 @@ def convert_and_choose(
       UsageError, CheckError: as of `tfkit.convert`, where no variant at all can be made.
     """
     contents: dict[str, bytes] = {}
-    failed: dict[str, str] = {}
+    failed: dict[str, Any] = {}
     notes: dict[str, list[str]] = {}
     for candidate in (Candidate("", None, config.variants), *trained):
         converted, reasons = _convert(run, tested, candidate, config)
@@ -252,12 +240,9 @@ def convert_and_choose(
     # Of texts the tensors before and after the tokenizer are not of one kind.
     if lost > limit and "float32" in contents and tested.examples is not None and tested.takes != "texts":
         process.say(f"int8 loses {lost:.4f}: looking for the layers at which its error starts ...")
+        asked = _request(NAME, "int8", tested, config)
         content, located, outcome = selective_variant(
-            tested,
-            contents["float32"],
-            contents["int8"],
-            limit=limit,
-            request=_request(NAME, "int8", tested, config),
+            tested, contents["float32"], contents["int8"], limit=limit, request=asked
         )
         run.note(f"int8 loses {lost:.4f} (limit {limit:g}). {located} {outcome}")
         notes["int8"].append(located)
@@ -266,13 +251,7 @@ def convert_and_choose(
         else:
             contents[NAME], notes[NAME] = described(content, tested, name=NAME), [outcome]
             comparisons |= compare_all(tested, {NAME: contents[NAME]})
-    table = Table(
-        variants=measure(contents, comparisons, notes=notes, example=tested.typical),
-        models=contents,
-        failed=failed,
-        examples=tested.count,
-        notes=(tested.judged,) if tested.judged else (),
-    )
+    table = measure(tested, contents, comparisons, failed=failed, notes=notes)
     gates = Gates(**{one.name: getattr(config, one.name) for one in dataclasses.fields(Gates)})
     choice = choose(table.variants, gates)
     write_results(run, tested, table, comparisons, choice=choice, gates=gates, show_examples=not private)
@@ -281,7 +260,7 @@ def convert_and_choose(
 
 def _convert(
     run: Run, tested: ModelUnderTest, candidate: Candidate, config: CompressConfig
-) -> tuple[dict[str, bytes], dict[str, str]]:
+) -> tuple[dict[str, bytes], dict[str, TfkitError]]:
     """Return the variants of one model, and why others could not be made."""
     prefix, variants = f"{candidate.technique}+" if candidate.technique else "", list(candidate.quantizations)
     (shape, _), *_ = tested.source.inputs.values()
@@ -290,24 +269,13 @@ def _convert(
         lacking = [one for one in variants if one in MEASURED]
         if tested.examples is None and not source.quantize_aware and lacking:
             run.note(
-                f"{' and '.join(lacking)} left out: their ranges are measured on examples, and those of training are"
-                " private. Public ones of the same kind, by --representative-data, do; or dynamic, which needs none."
+                f"{' and '.join(lacking)} left out: the training examples are private. Give public examples of the same"
+                " kind by --representative-data, or take dynamic, which needs none."
             )
             variants = [one for one in variants if one not in lacking]
         process.say(f"Converting {candidate.technique or 'the model'} to {', '.join(variants)} ...")
-        requests = [_request(f"{prefix}{one}", one, tested, config) for one in variants if one not in WEIGHTS]
-        contents, errors = run_conversions(source, requests, examples=tested.examples_by_name)
-    failed = {name: str(error) for name, error in errors.items()}
-    for name, bits in [(f"{prefix}{one}", WEIGHTS[one]) for one in variants if one in WEIGHTS]:
-        if tested.takes == "texts":
-            failed[name] = (
-                "ai-edge-quantizer does not know the operations of tensorflow-text; dynamic has the same weights"
-            )
-        elif f"{prefix}float32" not in contents:
-            failed[name] = "it is made of the float32 variant, which is not there"
-        else:
-            contents[name] = weights_only(contents[f"{prefix}float32"], bits=bits)
-    return contents, failed
+        requests = [_request(f"{prefix}{one}", one, tested, config) for one in variants]
+        return run_conversions(source, requests, examples=tested.examples)
 
 
 def _request(name: str, variant: str, tested: ModelUnderTest, config: CompressConfig) -> ConversionRequest:
@@ -362,11 +330,6 @@ def train(run: Run, model: stack.keras.Model, splits: Splits, config: CompressCo
     chains = {technique: stages(technique, config, examples=examples) for technique in config.techniques}
     for part in [part for chain in chains.values() for part in chain]:
         run.note(sentence(part.treatments(model), technique=part.name))
-    if any("cluster" in technique and "qat" in technique for technique in chains):
-        run.note(
-            "Keras will warn that gradients of kernels do not exist in cluster+qat: their centroids have them, and"
-            " that the kernels change is measured."
-        )
     trained: dict[str, tuple[stack.keras.Model, list[str]]] = {"": (model, [])}
     candidates = []
     for technique, chain in chains.items():
@@ -401,14 +364,9 @@ def _train_technique(
         return models.compiled(technique.wrap(model, steps=steps), stack.keras.optimizers.Adam(schedule))
 
     settings = {
-        "technique": folder.name,
-        "stage": repr(technique),
-        "epochs": epochs,
-        "learning_rate": config.learning_rate,
-        "global_batch_size": splits.global_batch_size,
-        "seed": config.seed,
-        "data": splits.source.fingerprint,
-    }
+        "technique": folder.name, "stage": repr(technique), "epochs": epochs, "learning_rate": config.learning_rate,
+        "global_batch_size": splits.global_batch_size, "seed": config.seed, "data": splits.source.fingerprint,
+    }  # fmt: skip
     # An earlier training of other settings is replaced.
     differs = (folder / "config.yaml").is_file() and Run.open(folder).config != settings
     process.say(f"Training {folder.name}: {epochs} epochs of {splits.steps_per_epoch} steps ...")
@@ -462,8 +420,7 @@ def _read_data(source: Source, config: CompressConfig) -> tuple[dict[str, Any], 
         shape, dtype = source.inputs[names[0]]
         if len(names) > 1 or len(shape) != 4 or shape[3] != 3 or shape[1] != shape[2]:
             raise DataError(
-                f"The model takes {source.takes.described}, which is no square image: --representative-data must be a"
-                " .npy or .npz of its inputs."
+                f"The model takes {source.takes.described}, no square image: give a .npy or .npz of its inputs."
             )
         images, _ = read_images(path, image_size=shape[1], count=COMPARED + representative.EXAMPLES)
         if dtype != "uint8":
@@ -480,7 +437,7 @@ def _read_data(source: Source, config: CompressConfig) -> tuple[dict[str, Any], 
     counts = {name: len(values) for name, values in arrays.items()}
     if not set(names) <= set(arrays) or len(set(counts.values())) > 1 or not min(counts.values()):
         raise DataError(
-            f"{path} holds {', '.join(content)}, with these numbers of examples of what is taken: {counts}. Give a .npz"
-            f" of {' and '.join(names)}, as many of each, and 'labels' where they are known."
+            f"{path} holds {', '.join(content)}, and of what is taken so many examples: {counts}. Give a .npz of"
+            f" {' and '.join(names)}, as many of each, and 'labels' where they are known."
         )
     return arrays, None if "labels" in names else arrays.pop("labels", None)

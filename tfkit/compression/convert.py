@@ -27,7 +27,7 @@ from tfkit.environment import packages, stack
 from tfkit.environment.foreign import register_custom_operations
 from tfkit.environment.process import quiet
 from tfkit.errors import CheckError, TfkitError, UsageError
-from tfkit.litert.converter import REMEDY, converted
+from tfkit.litert import REMEDY, converted
 
 MEASURED = ("int8", "int16x8")
 """Variants whose activations are integers: their ranges are measured on representative data."""
@@ -35,19 +35,17 @@ MEASURED = ("int8", "int16x8")
 IDLE_SECONDS = 120
 """After which a process that is not given anything to convert ends, and frees its memory."""
 
-VARIANTS = ("float32", "float16", "dynamic", "int8", "int16x8")
+VARIANTS = ("float32", "float16", "dynamic", "int8", "int16x8", "weights8", "weights4")
+WEIGHTS = {"weights8": 8, "weights4": 4}
+"""Variants of float32 activations whose weights are integers of so many bits, made float as the model runs."""
+
 TYPES = {"int8": ("float32", "uint8", "int8"), "int16x8": ("float32", "int16")}
 """What a variant may take and give; all others take and give float32."""
 
-_LAST_LINES = 5
-_SELECT = (
-    "Keep them as TensorFlow operations with --select-tf-ops (select_tf_ops=True), which most can be: the device then"
-    " needs the Flex delegate.\n  Or replace the layers that use them."
-)
+_SELECT = "Keep them with --select-tf-ops (select_tf_ops=True), for the Flex delegate, or replace the layers."
 _CRASH_REMEDY = (
-    "It is TensorFlow's converter that crashed. Build a GRU or SimpleRNN layer with unroll=True (the same weights fit:"
-    " ranges are not measured within loops), or try variant='dynamic' or 'float16', select_tf_ops=True, or the model"
-    " without its last layers, to find the one that it cannot take. A SIGKILL is mostly a lack of memory."
+    "Build a GRU or SimpleRNN layer with unroll=True (ranges are not measured within loops), or try variant='dynamic',"
+    " or the model without its last layers. A SIGKILL is mostly a lack of memory."
 )
 
 
@@ -105,7 +103,8 @@ def convert(
       model: a tf_keras model, a Keras 3 model, the .keras or .h5 file of one, a SavedModel's folder, a model handle, a
         hub.KerasLayer, or a function.
       variant: "float32"; "float16" (weights); "dynamic" (int8 weights, float32 activations); "int8" (all int8, weights
-        per channel); "int16x8" (int16 activations, int8 weights).
+        per channel); "int16x8" (int16 activations, int8 weights); "weights8", "weights4" (float32 with integer weights,
+        by ai-edge-quantizer).
       representative_dataset: for int8 and int16x8, some hundred examples of what the model will see: an array [n, ...],
         arrays by the names of several inputs, a tf.data.Dataset, or a function that yields lists of inputs; with labels
         as (inputs, labels) each class has its share. Of very many a seeded sample is drawn (of 20,000 at most, of large
@@ -161,8 +160,8 @@ def examples_for(
     if measured and representative_dataset is None and not source.quantize_aware:
         raise UsageError(
             f"{measured[0]} needs a representative dataset, without which the converter silently leaves it in float.\n"
-            "  Give some hundred examples: representative_dataset=array [n, ...], a tf.data.Dataset, or a function that"
-            " yields lists of inputs. Or take variant='dynamic', which needs none."
+            "  Give some hundred examples: representative_dataset=array [n, ...] or a tf.data.Dataset. Or take"
+            " variant='dynamic', which needs none."
         )
     if not measured or representative_dataset is None:
         return None
@@ -192,22 +191,19 @@ def run_conversions(
         executor, log = _executor()
         os.truncate(log, 0)
         try:
-            task = executor.submit(_convert, model, request, (examples or {}) if measured else {})
-            content = task.result()
+            content = executor.submit(_convert, model, request, (examples or {}) if measured else {}).result()
             if request.variant == "int8" and not request.keep_float:
                 prove_int8(inspect(content), name=request.name)
             made[request.name] = content
         except TfkitError as err:
             failed[request.name] = err
         except BrokenProcessPool as err:
-            last_words = Path(log).read_text(errors="replace").split("\n")[-_LAST_LINES:]
+            last_words = "\n    ".join(Path(log).read_text(errors="replace").split("\n")[-5:])
             end_converters()
             ending = re.search(r"(\w+)\(-?\d+\)", str(err))
             failed[request.name] = CheckError(
-                f"The converter was ended by {ending[1] if ending else 'something'} at {request.name}"
-                f" ({request.variant}). Nothing else is lost.\n"
-                f"  {_CRASH_REMEDY}\n"
-                "  Its last words: " + "\n    ".join(last_words)
+                f"TensorFlow's converter was ended by {ending[1] if ending else 'something'} at {request.name}"
+                f" ({request.variant}).\n  {_CRASH_REMEDY}\n  Its last words: {last_words}"
             )
         except BaseException:
             end_converters()
@@ -253,26 +249,27 @@ def _prepare_process(log: str) -> None:
 def _convert(
     model: Mapping[str, Any], request: ConversionRequest, examples: Mapping[str, np.ndarray]
 ) -> bytes:
+    if model["cuts_text"] and request.variant in WEIGHTS:
+        raise CheckError(
+            "ai-edge-quantizer does not know the operations of tensorflow-text; dynamic has the same weights."
+        )
     converter = with_operations(
         lambda: stack.tf.lite.TFLiteConverter.from_saved_model(model["folder"], signature_keys=[SIGNATURE])
     )
 
-    inputs = model["inputs"]
-    steps = min((len(values) // inputs[name][0][0] for name, values in examples.items()), default=0)
-    typed = {
-        name: values.astype(object if inputs[name][1] == "string" else inputs[name][1])
-        for name, values in examples.items()
-    }
+    batches = {}
+    for name, values in examples.items():
+        (batch, *_), dtype = model["inputs"][name]
+        whole = values[: len(values) // batch * batch].astype(object if dtype == "string" else dtype)
+        batches[name] = whole.reshape(-1, batch, *whole.shape[1:])
 
     def representative() -> Iterator[dict[str, np.ndarray]]:
-        for step in range(steps):
-            yield {
-                name: values[step * (size := inputs[name][0][0]) :][:size] for name, values in typed.items()
-            }
+        for rows in zip(*batches.values(), strict=False):
+            yield dict(zip(batches, rows, strict=True))
 
     sets = stack.tf.lite.OpsSet
     operations = [sets.TFLITE_BUILTINS]
-    if request.variant != "float32":
+    if request.variant not in ("float32", *WEIGHTS):
         converter.optimizations = [stack.tf.lite.Optimize.DEFAULT]
     if request.variant == "float16":
         converter.target_spec.supported_types = [stack.tf.float16]
@@ -297,18 +294,15 @@ def _convert(
         if not request.keep_float:
             return converter.convert()
         # Some operations in float32, as of tensorflow.org/lite/performance/quantization_debugger.
-        options = stack.tf.lite.experimental.QuantizationDebugOptions(
-            denylisted_nodes=list(request.keep_float)
-        )
-        return stack.tf.lite.experimental.QuantizationDebugger(
+        lite = stack.tf.lite.experimental
+        options = lite.QuantizationDebugOptions(denylisted_nodes=list(request.keep_float))
+        debugger = lite.QuantizationDebugger(
             converter=converter, debug_dataset=representative, debug_options=options
-        ).get_nondebug_quantized_model()
+        )
+        return debugger.get_nondebug_quantized_model()
 
-    return converted(convert, remedy=REMEDY if request.select_tf_ops else _SELECT)
-
-
-WEIGHTS = {"weights8": 8, "weights4": 4}
-"""Variants of float32 activations whose weights are integers of so many bits, made float as the model runs."""
+    content = converted(convert, remedy=REMEDY if request.select_tf_ops else _SELECT)
+    return weights_only(content, bits=WEIGHTS[request.variant]) if request.variant in WEIGHTS else content
 
 
 def weights_only(model: bytes, *, bits: int) -> bytes:

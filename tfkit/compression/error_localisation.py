@@ -14,7 +14,7 @@ from tfkit.compression.inspect import inspect
 from tfkit.data.splits import draw
 from tfkit.environment import stack
 from tfkit.environment.foreign import operator_details
-from tfkit.litert.interpreter import Number, inputs_of, opened
+from tfkit.litert import Number, inputs_of, opened
 
 EXAMPLES = 16
 _SHOWN = 3
@@ -28,13 +28,12 @@ class Step(NamedTuple):
 
     Attributes:
       tensor: its name, as the float32 file has it.
-      error: root mean square of the difference, relative to that of the float32 values.
-      added: by how much that is more than at the tensors it is made of.
+      added: by how much the root mean square of its difference, relative to that of the float32 values, is larger than
+        that of the tensors it is made of.
       readers: names of the tensors that are made of this one.
     """
 
     tensor: str
-    error: float
     added: float
     readers: tuple[str, ...]
 
@@ -74,7 +73,7 @@ def localise_error(float32: bytes, quantized: bytes, examples: Sequence[Any]) ->
         if name in errors and operation in _COMPUTES:
             before = max((errors.get(source, 0.0) for source in sources), default=0.0)
             readers = tuple(reader for reader, _, read in one.operations if name in read)
-            steps.append(Step(name, errors[name], errors[name] - before, readers))
+            steps.append(Step(name, errors[name] - before, readers))
     steps.sort(key=lambda step: -step.added)
     worst = ", ".join(f"{layer_name(step.tensor)} (+{step.added:.2f})" for step in steps[:_SHOWN])
     return steps, f"Most of the error starts at {worst}; at the output it is {last:.2f} of the values."
@@ -108,12 +107,9 @@ class _Watched:
         quantize = [step for step in steps if step["op_name"] == "QUANTIZE"]
         self._quantized = {int(step["inputs"][0]): int(step["outputs"][0]) for step in quantize}
         self._computed = sorted({int(index) for step in steps for index in step["outputs"] if index >= 0})
+        names = self._names
         self.operations = [
-            (
-                self._names[int(output)],
-                str(step["op_name"]),
-                [self._names.get(int(n), "") for n in step["inputs"]],
-            )
+            (names[int(output)], str(step["op_name"]), [names.get(int(n), "") for n in step["inputs"]])
             for step in steps
             for output in step["outputs"]
         ]
@@ -138,10 +134,8 @@ class _Watched:
             nearest = number.real(number.quantized(values))
             size, lost = np.sqrt(np.mean(values**2)), np.sqrt(np.mean((nearest - values) ** 2))
             if lost > _OUTSIDE * size and (values.max() > nearest.max() or values.min() < nearest.min()):
-                return (
-                    f"the input{f' {name!r}' if name else ''} goes from {values.min():.3g} to {values.max():.3g}, and"
-                    f" the file takes {nearest.min():.3g} to {nearest.max():.3g}"
-                )
+                taken = f"the file takes {nearest.min():.3g} to {nearest.max():.3g}"
+                return f"the input {name} goes from {values.min():.3g} to {values.max():.3g}, and {taken}"
         return ""
 
 
@@ -176,7 +170,7 @@ def selective_variant(
         # What reads a tensor reads it in int8 unless it is kept too.
         kept = dict.fromkeys(name for step in worst[:count] for name in (step.tensor, *step.readers))
         mixed = dataclasses.replace(request, keep_float=tuple(kept))
-        made, failed = run_conversions(subject.source, [mixed], examples=subject.examples_by_name)
+        made, failed = run_conversions(subject.source, [mixed], examples=subject.examples)
         if failed or "float32" not in inspect(made[mixed.name]).macs:
             why = failed.get(mixed.name, "the converter kept none of them in float")
             return None, located, f"Keeping layers in float failed: {why}"

@@ -12,7 +12,7 @@ import numpy as np
 
 from tfkit.environment import stack
 from tfkit.errors import CheckError
-from tfkit.litert.converter import damaged, names_of, operator_names, read, state
+from tfkit.litert import damaged, names_of, operator_names, read, state
 
 INT8_SHARE = 0.999
 """So much of an int8 file's multiply-accumulate operations must be in int8."""
@@ -23,7 +23,7 @@ NOTES = {
     "resources": "It keeps state in resource variables: only a new interpreter begins anew.",
     "random": "It draws random numbers: the same example gets another answer each time.",
 }
-"""What an application must do about each kind of state, see `tfkit.litert.converter.state`."""
+"""What an application must do about each kind of state, see `tfkit.litert.state`."""
 
 # They carry numbers from one type to another, or do not compute with them.
 _CARRIERS = ("QUANTIZE", "DEQUANTIZE", "RESHAPE", "CAST", "SHAPE", "PACK", "UNPACK", "STRIDED_SLICE",
@@ -70,7 +70,7 @@ class Inventory:
       distinct_weights: the largest number of distinct values in one kernel; 0 without kernels.
       flex_ops: TensorFlow operations that the device must bring the Flex delegate for.
       custom_ops: other operations that it must bring.
-      state: what it keeps from one call to the next, see `tfkit.litert.converter.state`; mostly nothing.
+      state: what it keeps from one call to the next, see `tfkit.litert.state`; mostly nothing.
     """
 
     size_bytes: int
@@ -109,11 +109,11 @@ class Inventory:
     @property
     def summary(self) -> str:
         """Return one line: "int8: 100.0 % of MACs; float32: SOFTMAX"."""
-        shares = [f"{dtype}: {100 * share:.1f} % of MACs" for dtype, share in self.macs.items()]
-        others = {dtype: sorted(names) for dtype, names in self.ops.items() if dtype not in self.macs}
-        rest = [f"{dtype}: {', '.join(names)}" for dtype, names in others.items()]
-        kept = [f"keeps state ({', '.join(self.state)})"] if self.state else []
-        return "; ".join([*shares, *rest, *kept])
+        parts = [f"{dtype}: {100 * share:.1f} % of MACs" for dtype, share in self.macs.items()]
+        parts += [
+            f"{kind}: {', '.join(sorted(ops))}" for kind, ops in self.ops.items() if kind not in self.macs
+        ]
+        return "; ".join([*parts, f"keeps state ({', '.join(self.state)})"] if self.state else parts)
 
 
 def prove_int8(inventory: Inventory, *, name: str) -> None:
@@ -127,16 +127,15 @@ def prove_int8(inventory: Inventory, *, name: str) -> None:
       CheckError: operations in float, or float weights; the message lists them.
     """
     share = inventory.macs.get("int8", 0.0 if inventory.macs else 1.0)
-    floats = [
-        one for one in inventory.operators if one.dtype.startswith("float") and one.name not in _CARRIERS
-    ]
+    computing = [one for one in inventory.operators if one.name not in _CARRIERS]
+    floats = [one for one in computing if one.dtype.startswith("float")]
     wrong = sorted({f"{one.name} ({one.dtype}) {one.output}" for one in floats})
     if share < INT8_SHARE or wrong:
         listed = "".join(f"\n    {operator}" for operator in wrong[:8])
         raise CheckError(
             f"{name} is no int8 model: {100 * share:.1f} % of its multiply-accumulate operations are in int8, and"
-            f" {len(wrong)} operations are in float:{listed}\n  Without a representative dataset that is so for all of"
-            " them; single ones have no int8 form: replace these, or take variant='dynamic'."
+            f" {len(wrong)} operations are in float:{listed}\n  Give a representative dataset; single operations that"
+            " have no int8 form replace, or take variant='dynamic'."
         )
 
 
@@ -179,25 +178,19 @@ def inspect(model: bytes) -> Inventory:
 
 
 def _inventory(tables: Any, model: bytes) -> Inventory:
-    types, names = (
-        names_of(stack.litert_schema.TensorType),
-        operator_names(stack.litert_schema.Model.GetRootAs(model, 0)),
-    )
+    root = stack.litert_schema.Model.GetRootAs(model, 0)
+    types, names = names_of(stack.litert_schema.TensorType), operator_names(root)
     operators, kernels = [], []
-    graphs: list[list[Tensor]] = []
-    constants: dict[int, str] = {}  # type by buffer
+    ends: list[tuple[Tensor, ...]] = []
+    constants: dict[int, tuple[str, int]] = {}  # type and bytes by buffer
     for graph in tables.subgraphs:
-        tensors = [_tensor(tensor, types) for tensor in graph.tensors or ()]
-        graphs.append(tensors)
-        buffers = [int(tensor.buffer) for tensor in graph.tensors or ()]
-        values = [
-            _values(tables.buffers[buffer].data, one) for buffer, one in zip(buffers, tensors, strict=True)
-        ]
-        constants |= {
-            buffer: one.dtype
-            for buffer, one, known in zip(buffers, tensors, values, strict=True)
-            if known is not None
-        }
+        tensors, values = [_tensor(tensor, types) for tensor in graph.tensors or ()], []
+        for tensor, one in zip(graph.tensors or (), tensors, strict=True):
+            data = tables.buffers[tensor.buffer].data
+            values.append(_values(data, one))
+            if values[-1] is not None:
+                constants[int(tensor.buffer)] = one.dtype, len(data)
+        ends += [tuple(tensors[index] for index in indices) for indices in (graph.inputs, graph.outputs)]
         stored: dict[int, int] = {}  # float16 weights are made float32 as the model runs
         for step in graph.operators or ():
             name = names[step.opcodeIndex]
@@ -211,22 +204,22 @@ def _inventory(tables: Any, model: bytes) -> Inventory:
                 dtype = _MIXED.get((dtype, tensors[inputs[1]].dtype), dtype)
                 kernels.append(values[stored.get(inputs[1], inputs[1])])
             operators.append(Operator(name, dtype, macs, tensors[outputs[0]].name if outputs else ""))
-    known_kernels = [kernel for kernel in kernels if kernel is not None]
-    count = sum(kernel.size for kernel in known_kernels)
+    known = [kernel for kernel in kernels if kernel is not None]
+    count = sum(kernel.size for kernel in known)
     codes = {code.customCode.decode(errors="replace") for code in tables.operatorCodes if code.customCode}
     custom = sorted(codes & {operator.name for operator in operators})
     weights: collections.Counter[str] = collections.Counter()
-    for buffer, dtype in constants.items():
-        weights[dtype] += len(tables.buffers[buffer].data)
+    for dtype, size in constants.values():
+        weights[dtype] += size
     return Inventory(
         size_bytes=len(model),
-        inputs=tuple(graphs[0][index] for index in tables.subgraphs[0].inputs),
-        outputs=tuple(graphs[0][index] for index in tables.subgraphs[0].outputs),
+        inputs=ends[0],
+        outputs=ends[1],
         operators=tuple(operators),
         weights=dict(weights.most_common()),
         # The weights of all quantized kinds are symmetric: 0 stands for zero.
-        sparsity=sum(int(np.sum(kernel == 0)) for kernel in known_kernels) / count if count else 0.0,
-        distinct_weights=max((len(np.unique(kernel)) for kernel in known_kernels), default=0),
+        sparsity=sum(int(np.sum(kernel == 0)) for kernel in known) / count if count else 0.0,
+        distinct_weights=max((len(np.unique(kernel)) for kernel in known), default=0),
         flex_ops=tuple(name for name in custom if name.startswith("Flex")),
         custom_ops=tuple(name for name in custom if not name.startswith("Flex")),
         state=state(model),

@@ -18,10 +18,10 @@ import numpy as np
 from flatbuffers.number_types import Int8Flags
 from flatbuffers.table import Table
 
+from tfkit import litert
 from tfkit.compression.inspect import Tensor, inspect
-from tfkit.environment import stack
+from tfkit.environment import packages, stack
 from tfkit.errors import DataError, UsageError
-from tfkit.litert import converter
 
 IDENTIFIER = b"M001"
 ENTRY = b"TFLITE_METADATA"
@@ -42,7 +42,6 @@ _FEATURE, _IMAGE, _NORMALIZATION, _AXIS_LABELS = 1, 2, 1, 2
 _ALIGNMENT = 16  # bytes: what schema.fbs asks for a buffer's data, and kernels rely on
 _CHANNELS = {1: "GRAYSCALE", 3: "RGB"}
 _COLOR_SPACES = {1: 2, 3: 1}
-_AGAIN = "Convert the model again, or copy the file again."
 
 
 def with_metadata(
@@ -75,18 +74,23 @@ def with_metadata(
 
     Source: https://ai.google.dev/edge/litert/conversion/tensorflow/metadata
     """
-    tables = _unpacked(model)
+    tables = litert.read(model)
+    if any(buffer.offset > 1 for buffer in tables.buffers):
+        raise DataError(
+            "This .tflite file has weights behind the part that can be rewritten, as files over 2 GB do.\n"
+            "  Hand it on without metadata."
+        )
     image, scores = _image_and_scores(model)
     labels = [" ".join(label.splitlines()) for label in labels]
     if len(labels) != scores.shape[-1]:
         raise UsageError(
-            f"The model tells {scores.shape[-1]} classes apart, and {len(labels)} labels are given"
-            f" ({', '.join(labels[:4])} ...).\n  Give one a class, in the order of training: labels.txt of the run."
+            f"The model tells {scores.shape[-1]} classes apart, and {len(labels)} labels are given: one a class, in the"
+            " order of training (labels.txt of the run)."
         )
     if (mean is None) != (std is None) or std == 0 or (mean is None and image.dtype == "float32"):
         raise UsageError(
-            f"The model takes {image.dtype}, and mean is {mean}, std {std}: clients refuse a model that does not say"
-            " how a pixel becomes such a number.\n"
+            f"The model takes {image.dtype}, and mean is {mean}, std {std}: clients need to know how a pixel becomes"
+            " such a number.\n"
             "  Give both, for (pixel - mean) / std: mean=0, std=1 if it takes pixels from 0 to 255 as they are."
         )
     height, width, channels = image.shape[-3:]
@@ -119,7 +123,7 @@ def with_metadata(
         tables.metadata = [*(tables.metadata or []), entry]
     tables.buffers[entry.buffer].data = np.frombuffer(inner.Output(), np.uint8)
     builder = _AlignedBuilder(1 << 20)
-    builder.Finish(tables.Pack(builder), converter.IDENTIFIER)
+    builder.Finish(tables.Pack(builder), litert.IDENTIFIER)
     content = io.BytesIO()
     content.write(builder.Output())
     with zipfile.ZipFile(content, "w") as archive:
@@ -165,99 +169,66 @@ def read_metadata(model: bytes) -> dict[str, Any]:
     Raises:
       DataError: this is no .tflite file, or it or its metadata are damaged.
     """
-    tables = _unpacked(model)
+    tables = litert.read(model)
     entry = next((entry for entry in tables.metadata or [] if entry.name == ENTRY), None)
     if entry is None:
         return {}
     try:
         buffer = bytes(tables.buffers[entry.buffer].data)
         if buffer[4:8] != IDENTIFIER:
-            raise ValueError(f"its file identifier is {buffer[4:8]!r} and not {IDENTIFIER!r}")
+            raise ValueError(f"their file identifier is {buffer[4:8]!r} and not {IDENTIFIER!r}")
         root = Table(buffer, Table(buffer, 0).Indirect(0))
-        found: dict[str, Any] = {"name": _text(root, _NAME), "description": _text(root, _DESCRIPTION)}
+        found = {"name": _text(root, _NAME), "description": _text(root, _DESCRIPTION)}
         outputs = (tensor for graph in _tables(root, _SUBGRAPHS) for tensor in _tables(graph, _OUTPUTS))
         files = (file for tensor in outputs for file in _tables(tensor, _FILES))
-        named = next((_text(file, _NAME) for file in files if _number(file, 2) == _AXIS_LABELS), None)
+        named = (_text(file, _NAME) for file in files if file.GetSlot(8, 0, Int8Flags) == _AXIS_LABELS)
+        labels = None
+        if name := next(named, None):
+            with zipfile.ZipFile(io.BytesIO(model)) as archive:
+                if archive.getinfo(name).file_size > MOST_LABELS:
+                    raise ValueError(f"{name} would take {archive.getinfo(name).file_size:,} bytes")
+                labels = archive.read(name).decode().removesuffix("\n").split("\n")
     except (
         Exception
-    ) as err:  # offsets that point anywhere: struct.error, IndexError, TypeError, UnicodeError, ...
-        reason = err if isinstance(err, ValueError) else "its tables are damaged"
-        raise DataError(f"The metadata of this .tflite file is not readable: {reason}.\n  {_AGAIN}") from err
-    if named is not None:
-        found["labels"] = _unzipped(model, named).removesuffix("\n").split("\n")
-    return {key: value for key, value in found.items() if value is not None}
-
-
-def _place(table: Table, slot: int) -> int:
-    """Return where a table has a field, 0 for nowhere: behind the two sizes with which its vtable begins."""
-    offset = int(table.Offset(4 + 2 * slot))
-    return table.Pos + offset if offset else 0
+    ) as err:  # offsets that point anywhere, an archive whose end is missing: any error there is
+        raise DataError(
+            f"The metadata of this .tflite file are damaged, or its labels are: {packages.first_line(err)}\n"
+            "  Convert the model again, or copy the file again."
+        ) from err
+    return {key: value for key, value in {**found, "labels": labels}.items() if value is not None}
 
 
 def _text(table: Table, slot: int) -> str | None:
-    place = _place(table, slot)
-    return str(table.String(place).decode()) if place else None
-
-
-def _number(table: Table, slot: int) -> int:
-    place = _place(table, slot)
-    return int(table.Get(Int8Flags, place)) if place else 0
+    offset = table.Offset(4 + 2 * slot)  # behind the two sizes with which its vtable begins
+    return str(table.String(table.Pos + offset).decode()) if offset else None
 
 
 def _tables(table: Table, slot: int) -> Iterator[Table]:
-    place = _place(table, slot)
-    if not place:
+    if not (offset := table.Offset(4 + 2 * slot)):
         return
-    start, length = table.Vector(place - table.Pos), table.VectorLen(place - table.Pos)
+    start, length = table.Vector(offset), table.VectorLen(offset)
     if length > MOST:
-        raise ValueError("it has a vector without end")
+        raise ValueError("a vector without end")
     for index in range(length):
         yield Table(table.Bytes, table.Indirect(start + 4 * index))
-
-
-def _unzipped(model: bytes, name: str) -> str:
-    try:
-        with zipfile.ZipFile(io.BytesIO(model)) as archive:
-            if archive.getinfo(name).file_size > MOST_LABELS:
-                raise ValueError(f"{name} would take {archive.getinfo(name).file_size:,} bytes")
-            return archive.read(name).decode()
-    except Exception as err:  # BadZipFile, KeyError, zlib.error, NotImplementedError, UnicodeError, ...
-        raise DataError(
-            f"This .tflite file says that it holds {name}, which is not in it or damaged: its end is missing.\n"
-            f"  {_AGAIN}"
-        ) from err
 
 
 def _image_and_scores(model: bytes) -> tuple[Tensor, Tensor]:
     """Return what the model takes and gives, if that makes it a classifier of images."""
     inventory = inspect(model)
-    inputs, outputs = inventory.inputs, inventory.outputs
+    ends = [(one.dtype, *one.shape) for one in (*inventory.inputs, *inventory.outputs)]
+    shapes = [one[1:] for one in ends]
     if (
-        (len(inputs), len(outputs)) != (1, 1)
-        or (len(inputs[0].shape) != 4 or inputs[0].shape[-1] not in _CHANNELS)
-        or outputs[0].shape != (1, *outputs[0].shape[-1:])
+        len(inventory.inputs) != 1
+        or [len(shape) for shape in shapes] != [4, 2]
+        or (shapes[0][-1] not in _CHANNELS or shapes[1][0] != 1)
     ):
-        taken, given = (
-            ", ".join(f"{end.dtype} {list(end.shape)}" for end in ends) for ends in (inputs, outputs)
-        )
         raise UsageError(
-            f"The model takes {taken} and gives {given}, and not one image [1, height, width, 3] and the scores of"
-            " classes [1, classes]: this metadata would tell clients to feed it pictures.\n"
-            "  Hand it on without metadata (labels.txt beside it is enough for infer.py), or convert the part of it"
-            " that ends in class probabilities."
+            f"The model takes and gives {', '.join(f'{kind} {shape}' for kind, *shape in ends)}, and not one image"
+            " [1, height, width, 3] and the scores of classes [1, classes]: clients would feed it pictures.\n"
+            "  Hand it on without metadata, or convert the part of it that ends in class probabilities."
         )
-    return inputs[0], outputs[0]
-
-
-def _unpacked(model: bytes) -> Any:
-    """Return a model as objects of the schema."""
-    tables = converter.read(model)
-    if any(buffer.offset > 1 for buffer in tables.buffers):
-        raise DataError(
-            "This .tflite file has weights behind the part that can be rewritten, as files over 2 GB do.\n"
-            "  Hand it on without metadata."
-        )
-    return tables
+    return inventory.inputs[0], inventory.outputs[0]
 
 
 class _AlignedBuilder(flatbuffers.Builder):

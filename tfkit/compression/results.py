@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tfkit.compression.compare import Comparison, ModelUnderTest, predict, predict_original, quality
+from tfkit.compression.compare import Comparison, ModelUnderTest, predict_original, quality
 from tfkit.compression.convert import ConversionRequest, run_conversions
 from tfkit.compression.inspect import inspect
 from tfkit.compression.metadata import with_metadata
@@ -24,6 +24,7 @@ from tfkit.compression.variants import Choice, Gates, Table
 from tfkit.data.splits import FULL_RANGE, Splits, draw
 from tfkit.environment import files
 from tfkit.errors import CheckError, RunError
+from tfkit.litert import ParallelInterpreter
 from tfkit.reporting.examples import load
 from tfkit.reporting.tensorboard import write_images, write_texts, write_variants
 from tfkit.run import EVALUATION, LABELS, METRICS, SAVED_MODEL, TFLITE, VARIANTS, Run
@@ -38,7 +39,8 @@ WORST = 8
 
 _CHECKED_EXAMPLES = 8
 _TOLERANCE = 1e-3
-_RECORDED = ("accuracy", "accuracy_drop", "agreement", "r2", "r2_drop", "rmse", "error")
+_RECORDED = ("size_bytes", "gzipped_bytes", "accuracy", "accuracy_drop", "agreement", "r2", "r2_drop", "rmse", "error",
+             "latency_ms")  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -66,9 +68,8 @@ def of_run(run: Run, splits: Splits, *, examples: np.ndarray | None) -> Iterator
     if takes == "texts":
         if DEVICE not in loaded.signatures:
             raise RunError(
-                f"{run.path / SAVED_MODEL} has no signature {DEVICE!r}: its encoder is a SavedModel that makes ids by"
-                " operations that TFLite lacks.\n"
-                "  Train on the bundled encoder, or with --model-handle light, whose tokenizers TFLite has."
+                f"{run.path / SAVED_MODEL} has no signature {DEVICE!r}: its encoder makes ids by operations that TFLite"
+                " lacks.\n  Train on the bundled encoder, or with --model-handle light."
             )
         opened = saved(loaded, signature=DEVICE)
     else:
@@ -80,8 +81,8 @@ def of_run(run: Run, splits: Splits, *, examples: np.ndarray | None) -> Iterator
         difference = float(np.abs(given - measured.probabilities[tried]).max())
         if difference > _TOLERANCE:
             raise CheckError(
-                f"{run.path / SAVED_MODEL} gives other probabilities than {EVALUATION} holds"
-                f" (by {difference:.3g}).\n  One of them was changed after the run. Make the run anew."
+                f"{run.path / SAVED_MODEL} gives other probabilities than {EVALUATION} holds (by {difference:.3g})."
+                "\n  One of them was changed after the run. Make the run anew."
             )
         yield ModelUnderTest(
             source=source,
@@ -90,7 +91,7 @@ def of_run(run: Run, splits: Splits, *, examples: np.ndarray | None) -> Iterator
             expected=measured.probabilities,
             labels=measured.labels,
             class_names=measured.class_names,
-            examples=examples,
+            examples=None if examples is None else dict.fromkeys(source.inputs, examples),
             takes=takes,
             pixel_range=pixel_range,
         )
@@ -152,11 +153,8 @@ def write_ids_variant(run: Run, tested: ModelUnderTest, *, quantization: str) ->
     # On the ids that the vocabulary gives: what a reader of ids.txt does.
     tried = draw(tested.count, _CHECKED)
     rows = WordPiece(vocabulary=pieces[:-1], max_length=length).dense(tested.read(tried), length=length)
-
-    def read(places: np.ndarray) -> dict[str, np.ndarray]:
-        return {name: np.asarray(rows[name])[places] for name in inputs}
-
-    outputs = predict(made[variant], read, len(tried))
+    with ParallelInterpreter(made[variant]) as interpreter:
+        outputs = interpreter({name: np.asarray(rows[name]) for name in inputs})
     agreement = np.mean(outputs.argmax(axis=1) == tested.expected[tried].argmax(axis=1))
     with files.new_folder(folder) as new:
         (new / IDS_MODEL).write_bytes(made[variant])
@@ -165,9 +163,8 @@ def write_ids_variant(run: Run, tested: ModelUnderTest, *, quantization: str) ->
         shutil.copyfile(vocabulary, new / VOCABULARY)
         shutil.copyfile(run.path / LABELS, new / LABELS)
     return (
-        f"{TFLITE}/{FOLDER}/ is for runtimes without the operations of tensorflow-text: {variant},"
-        f" {len(made[variant]) / 1000:,.0f} kB, takes ids; agreement {agreement:.3f} with the model from strings on"
-        f" {len(tried)} texts."
+        f"{TFLITE}/{FOLDER}/ is for runtimes without the operations of tensorflow-text: {variant}, takes ids; agreement"
+        f" {agreement:.3f} with the model from strings on {len(tried)} texts."
     )
 
 
@@ -175,11 +172,11 @@ def described(model: bytes, tested: ModelUnderTest, *, name: str) -> bytes:
     """Return a classifier of images with its labels and its scaling inside; any other model as it is."""
     if tested.takes != "images" or not len(tested.class_names):
         return model
-    scaling: dict[str, float] = (
-        {"mean": 0.0, "std": 1.0} if inspect(model).inputs[0].dtype == "float32" else {}
-    )
+    mean, std = (0.0, 1.0) if inspect(model).inputs[0].dtype == "float32" else (None, None)
     description = f"Tells {len(tested.class_names)} classes of images apart; takes their pixels, 0 to 255."
-    return with_metadata(model, name=name, description=description, labels=tested.class_names, **scaling)
+    return with_metadata(
+        model, name=name, description=description, labels=tested.class_names, mean=mean, std=std
+    )
 
 
 def write_results(
@@ -237,13 +234,10 @@ def write_results(
     files.write_json(run.path / VARIANTS, content)
     # Those of variants of an earlier call are no longer there.
     metrics = {name: value for name, value in run.metrics.items() if not name.startswith("lite/")}
-    files.write_json(run.path / METRICS, metrics)
     for variant in table.variants:
-        values = {name: getattr(variant, name) for name in ("size_bytes", "gzipped_bytes", *_RECORDED)} | {
-            "latency_ms": variant.latency
-        }
-        known = {name: value for name, value in values.items() if value is not None and value == value}
-        run.record({f"lite/{variant.name}/{name}": value for name, value in known.items()})
+        row = variant.as_dict() | {"latency_ms": variant.latency}
+        metrics |= {f"lite/{variant.name}/{name}": row[name] for name in _RECORDED if row[name] is not None}
+    files.write_json(run.path / METRICS, metrics)
     write_variants(run.logdir, content)
     if show_examples and tested.takes != "arrays":
         for name, comparison in comparisons.items():
@@ -256,12 +250,11 @@ def _write_disagreements(run: Run, tested: ModelUnderTest, name: str, comparison
     if not len(worst):
         return
     ours, theirs = (outputs[worst].argmax(axis=-1) for outputs in (tested.expected, comparison.outputs))
-    captions = [
-        f"{tested.class_names[a]} → {tested.class_names[b]}" for a, b in zip(ours, theirs, strict=True)
-    ]
-    shown, title = tested.read(worst), f"lite/{name}"
+    names = tested.class_names
+    captions = [f"{names[a]} → {names[b]}" for a, b in zip(ours, theirs, strict=True)]
+    shown = tested.read(worst)
     if tested.takes == "texts":
         texts = [text.decode("utf-8", errors="replace") for text in shown]
-        write_texts(run.logdir, title, texts, captions=captions)
+        write_texts(run.logdir, f"lite/{name}", texts, captions=captions)
     else:
-        write_images(run.logdir, title, shown, captions=captions)
+        write_images(run.logdir, f"lite/{name}", shown, captions=captions)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import json
 import tempfile
 import zipfile
@@ -18,7 +19,7 @@ from tfkit import hub
 from tfkit.compression.representative import Inputs
 from tfkit.environment import packages, stack
 from tfkit.errors import CheckError, DataError, UsageError
-from tfkit.litert.converter import is_of_text
+from tfkit.litert import is_of_text
 from tfkit.metrics import losses
 from tfkit.training.outputs import last_operation, operations
 
@@ -67,10 +68,9 @@ def read(path: Path) -> Any:
         )
     load = (stack.keras_3 if version.startswith("3") else stack.keras).models.load_model
     try:
-        try:
+        with contextlib.suppress(Exception):  # of a loss of its author, say
             return load(path, safe_mode=True)  # with its loss, which says what its outputs are
-        except Exception:  # of a loss of its author, say
-            return load(path, compile=False, safe_mode=True)
+        return load(path, compile=False, safe_mode=True)
     except Exception as err:  # whatever a stranger's file makes Keras raise
         raise DataError(
             f"{path} (Keras {version or '2'}) does not load: {packages.first_line(err)}\n"
@@ -90,8 +90,8 @@ def _version_and_config(path: Path) -> tuple[str, str]:
     import h5py
 
     with h5py.File(path) as file:
-        values = [file.attrs.get("keras_version", ""), file.attrs["model_config"]]
-    version, config = (value if isinstance(value, str) else bytes(value).decode() for value in values)
+        texts = [file.attrs.get("keras_version", ""), file.attrs["model_config"]]
+    version, config = (text if isinstance(text, str) else bytes(text).decode() for text in texts)
     return version, config
 
 
@@ -143,23 +143,20 @@ def _of_keras(model: Any, input_shape: InputShape) -> Opened:
     variables = [one if isinstance(one, stack.tf.Variable) else one.value for one in model.variables]
     if not all(isinstance(one, stack.tf.Variable) for one in variables):
         raise UsageError(
-            "The model's variables are no TensorFlow variables: it is of another Keras backend.\n"
-            "  Start Python with KERAS_BACKEND=tensorflow, or convert from model.export(folder)."
+            "The model is of another Keras backend: start Python with KERAS_BACKEND=tensorflow, or convert from"
+            " model.export(folder)."
         )
     if not model.inputs:  # subclassed, and not called yet
-        unnamed = _of_function(functools.partial(model, training=False), input_shape, name=model.name)
-        return unnamed[0], unnamed[1], variables
-    names = [plain(getattr(one, "name", f"input_{place}")) for place, one in enumerate(model.inputs)]
-    specs = {
-        name: stack.tf.TensorSpec(one.shape, one.dtype, name=name)
-        for name, one in zip(names, model.inputs, strict=True)
-    }
+        call, specs, _ = _of_function(functools.partial(model, training=False), input_shape, name=model.name)
+        return call, specs, variables
+    named = {plain(getattr(one, "name", f"input_{n}")): one for n, one in enumerate(model.inputs)}
+    specs = {name: stack.tf.TensorSpec(one.shape, one.dtype, name=name) for name, one in named.items()}
 
-    def call(inputs: dict[str, Any]) -> Any:
-        given = [inputs[name] for name in names]
+    def call_model(inputs: dict[str, Any]) -> Any:
+        given = [inputs[name] for name in named]
         return model(given[0] if len(given) == 1 else given, training=False)
 
-    return call, specs, variables
+    return call_model, specs, variables
 
 
 def with_operations(load: Callable[[], Any]) -> Any:
@@ -177,15 +174,15 @@ def _of_saved_model(model: Any, signature: str | None) -> Opened:
     names = list(model.signatures)
     if not names:
         raise UsageError(
-            "The SavedModel has no serving signature: nothing says what it takes and gives.\n"
-            "  Save it with signatures=...; of TensorFlow 1 give tf.saved_model.load(folder).prune('x:0', 'y:0') of two"
-            " of its tensors, of TF Hub tfkit.load_model(handle), with input_shape=..."
+            "The SavedModel has no serving signature: save it with signatures=...; of TensorFlow 1 give"
+            " tf.saved_model.load(folder).prune('x:0', 'y:0'), of TF Hub tfkit.load_model(handle), with input_shape=..."
         )
     # Keras's export adds others to the one that is served, which do the same.
     key = signature or (names[0] if len(names) == 1 else SIGNATURE)
     if key not in names:
-        said = f"The SavedModel has no signature {key!r}; it has: {', '.join(names)}."
-        raise UsageError(f'{said} Say which: --signature {names[0]} (signature="{names[0]}").')
+        raise UsageError(
+            f"The SavedModel has no signature {key!r}; it has: {', '.join(names)}. Say which: --signature {names[0]}."
+        )
     function = model.signatures[key]
     return (lambda inputs: function(**inputs)), dict(function.structured_input_signature[1]), [model]
 
@@ -193,19 +190,18 @@ def _of_saved_model(model: Any, signature: str | None) -> Opened:
 def _of_function(function: Any, input_shape: InputShape, *, name: str = "this function") -> Opened:
     signature = getattr(function, "structured_input_signature", None)
     if signature is not None:  # a concrete function
-        specs = {plain(spec.name or f"input_{place}"): spec for place, spec in enumerate(signature[0])}
-        specs.update(signature[1])
-        positional = len(signature[0])
+        positional, by_key = signature
+        specs = {plain(spec.name or f"input_{n}"): spec for n, spec in enumerate(positional)} | by_key
 
         def call(inputs: dict[str, Any]) -> Any:
-            given = list(inputs.items())
-            return function(*(value for _, value in given[:positional]), **dict(given[positional:]))
+            given, count = list(inputs.items()), len(positional)
+            return function(*(value for _, value in given[:count]), **dict(given[count:]))
 
         return call, specs, [function]
     if hasattr(function, "captured_inputs"):  # pruned out of a graph of TensorFlow 1
-        count = len(function.inputs) - len(function.captured_inputs)
-        fed = {plain(one.name): stack.tf.TensorSpec(one.shape, one.dtype) for one in function.inputs[:count]}
-        return (lambda inputs: function(*inputs.values())), fed, list(function.graph.variables)
+        fed = function.inputs[: len(function.inputs) - len(function.captured_inputs)]
+        specs = {plain(one.name): stack.tf.TensorSpec(one.shape, one.dtype) for one in fed}
+        return (lambda inputs: function(*inputs.values())), specs, list(function.graph.variables)
     if input_shape is None:
         raise UsageError(
             f"What {name} takes is not known: give input_shape=(1, 224, 224, 3), or whatever it is (float32)."
@@ -220,39 +216,16 @@ def _of_function(function: Any, input_shape: InputShape, *, name: str = "this fu
         return function(inputs if by_name else values if several else values[0])
 
     kept = [function] if hasattr(function, "_trackable_children") else []
-    specs = {
-        name: stack.tf.TensorSpec(list(shape), stack.tf.float32, name=name) for name, shape in shapes.items()
-    }
-    return call_function, specs, kept
+    float32 = stack.tf.float32
+    return (
+        call_function,
+        {key: stack.tf.TensorSpec(list(one), float32, key) for key, one in shapes.items()},
+        kept,
+    )
 
 
 def _is_several(input_shape: Any) -> bool:
     return any(not isinstance(one, int | None) for one in input_shape)
-
-
-def shapes_by_name(
-    input_shape: Any, names: Sequence[str], known_as: Mapping[str, str]
-) -> dict[str, list[int | None]]:
-    """Return the shapes that were given, by the names of the inputs.
-
-    Raises:
-      UsageError: they do not fit the inputs.
-    """
-    if input_shape is None:
-        return {}
-    if isinstance(input_shape, Mapping):
-        given = {known_as.get(name, plain(name)): list(shape) for name, shape in input_shape.items()}
-        fits = set(given) <= set(names)
-    else:
-        shapes = input_shape if _is_several(input_shape) else [input_shape]
-        given = {name: list(shape) for name, shape in zip(names, shapes, strict=False)}
-        fits = len(shapes) == len(names)
-    if not fits:
-        raise UsageError(
-            f"input_shape is {input_shape}; the model's inputs are {', '.join(names)}. Give them by name:"
-            f" input_shape={{{names[0]!r}: (1, ...), ...}}."
-        )
-    return given
 
 
 def plain(name: str) -> str:
@@ -313,16 +286,15 @@ def saved(model: Any, *, input_shape: InputShape = None, signature: str | None =
     keyed = getattr(model, "input", None) if _is_keras(model) and model.inputs else None
     # The keys of a Keras model whose inputs are a dict, to the names of its inputs.
     known_as = {key: plain(one.name) for key, one in keyed.items()} if isinstance(keyed, Mapping) else {}
-    specs = _with_known_sizes(specs, shapes_by_name(input_shape, list(specs), known_as))
+    specs = with_known_sizes(specs, input_shape, known_as)
     module = stack.tf.Module()
     module.kept = keep
-    parts = [
+    variables = (
         [part] if isinstance(part, stack.tf.Variable) else getattr(part, "variables", ()) for part in keep
-    ]
-    if bad := not_finite(variable for part in parts for variable in part):
+    )
+    if bad := not_finite(itertools.chain(*variables)):
         raise CheckError(
-            f"The model has weights that are not finite numbers: {bad}.\n"
-            "  Its training came apart; no conversion mends that. Train it anew with a lower learning rate."
+            f"The model has weights that are not finite numbers: {bad}.\n  Train it anew with a lower learning rate."
         )
     names, of_saved_model = list(specs), hasattr(keep[0] if keep else None, "signatures")
 
@@ -341,9 +313,8 @@ def saved(model: Any, *, input_shape: InputShape = None, signature: str | None =
     strings = [name for name, spec in specs.items() if spec.dtype == stack.tf.string]
     if strings and not cuts_text:
         raise UsageError(
-            f"The input {strings[0]!r} takes strings, and nothing in the model cuts them by tensorflow-text's fast"
-            " tokenizers, which TFLite has.\n  Take tfkit.text.layers.on_device of a model from strings, or convert the"
-            " part behind the preprocessing and prepare the texts outside of it."
+            f"The input {strings[0]!r} takes strings, and nothing in the model cuts them by a fast tokenizer of"
+            " tensorflow-text.\n  Take tfkit.text.layers.on_device, or convert the part behind the preprocessing."
         )
     compiled = losses(model) if _is_keras(model) else []
     with tempfile.TemporaryDirectory(prefix="tfkit-") as folder:
@@ -352,8 +323,7 @@ def saved(model: Any, *, input_shape: InputShape = None, signature: str | None =
         except AssertionError as err:  # of a variable that is not among the model's
             raise UsageError(
                 f"The model changes variables that are not its weights: {packages.first_line(err)}\n"
-                "  Build recurrent layers with stateful=False (the same weights fit); a counter or cache of a layer"
-                " must be an attribute of it."
+                "  Build recurrent layers with stateful=False; a counter or cache must be an attribute of its layer."
             ) from err
         yield Source(
             folder=Path(folder),
@@ -392,21 +362,34 @@ def pixel_function(classify: Callable[..., Any], *, keep: Any, softmax: bool = F
     return OfPixels()
 
 
-def _with_known_sizes(specs: dict[str, Any], shapes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the same inputs with every size known: those of `shapes`, and a batch of 1 where it is open."""
+def with_known_sizes(
+    specs: Mapping[str, Any], input_shape: Any, known_as: Mapping[str, str]
+) -> dict[str, Any]:
+    """Return the same inputs with every size known: those of `input_shape`, and a batch of 1 where it is open.
+
+    Raises:
+      UsageError: it does not fit the inputs, or leaves sizes open.
+    """
     if not specs:
         raise UsageError("The model takes no input: there is nothing to convert.")
+    if isinstance(input_shape, Mapping):
+        shapes = {known_as.get(name, plain(name)): shape for name, shape in input_shape.items()}
+        fits = shapes.keys() <= specs.keys()
+    else:
+        given = [] if input_shape is None else input_shape if _is_several(input_shape) else [input_shape]
+        shapes, fits = dict(zip(specs, given, strict=False)), len(given) in (0, len(specs))
+    if not fits:
+        raise UsageError(f"input_shape is {input_shape}; give one by name of each input: {', '.join(specs)}.")
     settled = {}
     for name, spec in specs.items():
         shape = stack.tf.TensorShape(shapes.get(name, spec.shape))
         if shape.rank and shape[0] is None:
             shape = stack.tf.TensorShape([1, *shape[1:]])
         if not shape.is_fully_defined() or not spec.shape.is_compatible_with(shape):
-            known = f"input_shape gives {shapes[name]}" if name in shapes else "no more is known of it"
+            known = f"input_shape gives {shape.as_list()}" if name in shapes else "no more is known of it"
             raise UsageError(
                 f"The input {name!r} is {str(spec.shape).replace('None', '?')}, and {known}: a TFLite file plans its"
-                f" memory for one shape.\n  Give one that fits, input_shape=(1, 224, 224, 3) say (--input-shape); of"
-                f" several inputs by name: input_shape={{{name!r}: (1, ...), ...}}."
+                f" memory for one shape.\n  Give one that fits: --input-shape, input_shape={{{name!r}: (1, ...), ...}}."
             )
         settled[name] = stack.tf.TensorSpec(shape, spec.dtype, name=plain(name))
     return settled

@@ -1,23 +1,40 @@
-"""Train for the device: what the techniques have in common, the layers, their clones, their weights; and clustering."""
+"""Train for the device by tfmot: pruning, clustering, quantization-aware training, each measured.
+
+Sources: pruning: Zhu and Gupta 2017 (arXiv:1710.01878), 2:4: Mishra et al. 2021 (arXiv:2104.08378); clustering: Han et
+al. 2016 (arXiv:1510.00149); quantization-aware training: Jacob et al. 2018 (arXiv:1712.05877).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 
 from tfkit.compression.sources import not_finite
 from tfkit.environment import foreign, stack
 from tfkit.environment.packages import what
-from tfkit.errors import CheckError, UsageError
+from tfkit.errors import CheckError, ConfigError, UsageError
 from tfkit.settings import fields
 
 LOST = 0.01
 """So much of the sparsity may be lost where zeros are to be kept."""
 
 _PREFIXES = ("quant_", "prune_low_magnitude_", "cluster_")
+
+
+BEGIN, END = 0.1, 0.7
+"""Shares of the steps between which sparsity grows; what is left afterwards trains what remains."""
+
+UPDATES = 50
+"""About so many times are the masks made anew."""
+
+TOLERANCE = 0.01
+"""By so much may sparsity stay below what was asked for."""
+
+_RANGED = ("output", "post_activation", "quantize_layer")
+_LEAST_CHANGED = 0.9
 
 
 class Treatment(NamedTuple):
@@ -34,6 +51,11 @@ class Treatment(NamedTuple):
     kind: str
     treated: bool
     how: str
+
+
+def listed(treatments: Iterable[Treatment]) -> str:
+    """Return a line for each layer: its name, its class, what happens to it."""
+    return "".join(f"\n  {one.layer} ({one.kind}): {one.how}" for one in treatments)
 
 
 class Technique:
@@ -55,12 +77,10 @@ class Technique:
           UsageError: the model cannot be taken apart, or nothing in it can be treated.
         """
         refuse_what_has_no_layers(model, technique=self.name)
-        treatments = [
-            Treatment(layer.name, type(layer).__name__, *self._decide(layer)) for layer in model.layers
-        ]
+        layers = model.layers
+        treatments = [Treatment(one.name, type(one).__name__, *self._decide(one)) for one in layers]
         if not any(one.treated for one in treatments):
-            listed = "\n  ".join(f"{one.layer} ({one.kind}): {one.how}" for one in treatments)
-            raise UsageError(f"{self.name} would change no layer of {model.name}:\n  {listed}")
+            raise UsageError(f"{self.name} would change no layer of {model.name}:{listed(treatments)}")
         return treatments
 
     def treated(self, model: stack.keras.Model) -> set[str]:
@@ -185,21 +205,20 @@ def refuse_what_has_no_layers(model: stack.keras.Model, *, technique: str) -> No
     problems = []
     if not foreign.knows_its_layers(model) or not model.built:
         problems.append(
-            f"its layers or their weights are not known to Keras: {type(model).__name__} is subclassed, or was not"
-            " built. Begin it with keras.Input(shape), by the functional API: keras.Model(inputs, outputs)."
+            f"{type(model).__name__} is subclassed, or was not built: its layers or weights are not known. Begin it"
+            " with keras.Input(shape), by the functional API: keras.Model(inputs, outputs)."
         )
     elif bad := not_finite(model.weights):
         problems.append(f"weights are not finite numbers: {bad}. Train it anew with a lower learning rate.")
     for layer in model.layers:
         if isinstance(layer, stack.keras.Model):
             problems.append(
-                f"{layer.name} is a model within the model. Call its layers on the outer inputs:"
-                " keras.Model(inner.input, head(inner.output)) is flat."
+                f"{layer.name} is a model within the model: keras.Model(inner.input, head(inner.output)) is flat."
             )
         elif type(layer).__name__ == "KerasLayer":
             problems.append(
-                f"{layer.name} is a hub.KerasLayer, which keeps no layers. tfkit.load_model(name).functional() of a"
-                " bundled backbone has them; tfkit.compression.Prune(...).prune_variables prunes any."
+                f"{layer.name} is a hub.KerasLayer, which keeps no layers: take tfkit.load_model(name).functional(), or"
+                " tfkit.compression.Prune(...).prune_variables."
             )
     if problems:
         raise UsageError(f"{technique} cannot take {model.name}:\n  " + "\n  ".join(problems))
@@ -219,8 +238,6 @@ def sentence(treatments: Sequence[Treatment], *, technique: str) -> str:
 @dataclass(frozen=True, kw_only=True)
 class Cluster(Technique):
     """Leave each kernel so many distinct weights, which compress well, and train these.
-
-    Source: Han et al. 2016 (arXiv:1510.00149).
 
     Args:
       number_of_clusters: distinct weights in a kernel.
@@ -291,3 +308,331 @@ class Cluster(Technique):
         if min(sizes) <= self.number_of_clusters:
             return False, f"it has no more than {self.number_of_clusters} weights"
         return True, f"its kernel gets {self.number_of_clusters} distinct weights"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prune(Technique):
+    """Make the smallest weights of every kernel zero, while training the others.
+
+    Args:
+      final_sparsity: share of zeros in each kernel at the end; of 2:4 it is 0.5.
+      schedule: "polynomial": sparsity grows step by step; "constant": it is there at begin_step.
+      begin_step: step of the first mask. Left out, this and the next two follow from the steps that are trained.
+      end_step: step of the last mask.
+      frequency: steps from one mask to the next.
+      initial_sparsity: at begin_step, of the polynomial schedule.
+      structure: "unstructured"; "block": neighbours in a dense kernel together; "2:4": two of each four.
+      block_size: of "block", rows and columns.
+
+    Raises:
+      ConfigError: a value that cannot be.
+
+    Example:
+      >>> Prune(final_sparsity=0.75).name
+      'prune0.75'
+    """
+
+    final_sparsity: Annotated[float, fields.Range(gt=0, lt=1)] = 0.8
+    schedule: Literal["polynomial", "constant"] = "polynomial"
+    begin_step: fields.Whole | None = None
+    end_step: fields.Count | None = None
+    frequency: fields.Count | None = None
+    initial_sparsity: fields.Share = 0.0
+    structure: Literal["unstructured", "block", "2:4"] = "unstructured"
+    block_size: tuple[fields.Count, fields.Count] = (1, 4)
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        super().__post_init__()
+        if self.initial_sparsity >= self.final_sparsity:
+            raise ConfigError(
+                f"Sparsity cannot grow from {self.initial_sparsity} to {self.final_sparsity}: shares are expected, the"
+                " latter larger and below 1."
+            )
+
+    @property
+    def sparsity(self) -> float:
+        """Return the share of zeros that is wanted of each kernel."""
+        return 0.5 if self.structure == "2:4" else self.final_sparsity
+
+    @property
+    def name(self) -> str:
+        """Return a short name with what was asked for."""
+        block = "block" if self.structure == "block" else ""
+        return "prune2of4" if self.structure == "2:4" else f"prune{block}{self.final_sparsity:g}"
+
+    def wrap(self, model: stack.keras.Model, *, steps: int) -> stack.keras.Model:
+        """Return a clone whose kernels are pruned as it trains, see `Technique`.
+
+        Raises:
+          ConfigError: see `plan_schedule`.
+          UsageError: see `treatments`.
+        """
+        treated = self.treated(model)
+        schedule = self.plan_schedule(fields.fit(steps, fields.Count, name="steps"))
+        wrapper = stack.tfmot.sparsity.keras.prune_low_magnitude
+
+        def change(layer: Any) -> Any:
+            own = copy_layer(layer)
+            return wrapper(own, schedule, **self._structure()) if layer.name in treated else own
+
+        return clone(model, change)
+
+    def plan_schedule(self, steps: int) -> Any:
+        """Return a schedule of tfmot for so many steps, in which the final sparsity is reached and trained with.
+
+        Left out, it begins at a tenth of the steps, ends at seven tenths, and has some 50 updates.
+
+        Raises:
+          ConfigError: it would not prune, or not as far: what it would do, and values that would.
+        """
+        if steps < 2:
+            raise ConfigError(f"Pruning needs 2 training steps or more; there are {steps}. Train longer.")
+        begin = round(BEGIN * steps) if self.begin_step is None else self.begin_step
+        end = max(begin + 1, round(END * steps)) if self.end_step is None else self.end_step
+        every = self.frequency or max(1, round((end - begin) / UPDATES))
+        if self.end_step is None:  # the last mask is to be made at the very end
+            end = max(begin + 1, begin + (end - begin) // every * every)
+        schedule, reached = None, 0.0
+        if begin < end:
+            make, sparsities = (
+                stack.tfmot.sparsity.keras.PolynomialDecay,
+                [self.initial_sparsity, self.sparsity],
+            )
+            if self.schedule == "constant" or self.structure == "2:4":
+                make, sparsities = stack.tfmot.sparsity.keras.ConstantSparsity, [self.sparsity]
+            schedule = make(*sparsities, begin_step=begin, end_step=end, frequency=every)
+            # tfmot counts steps from 1, and makes masks at those a multiple of the frequency after begin_step.
+            if (last := begin + (min(end, steps) - begin) // every * every) >= max(begin, 1):
+                reached = float(schedule(np.int64(last))[1])
+        if schedule is None or reached < self.sparsity - TOLERANCE:
+            raise ConfigError(
+                f"This pruning schedule (begin_step={begin}, end_step={end}, frequency={every}) would not reach"
+                f" {self.sparsity:g} in {steps} steps: sparsity would stay at {reached:.2f}, silently.\n  begin_step="
+                f"{round(BEGIN * steps)}, end_step={max(1, round(END * steps))} and frequency="
+                f"{max(1, round((END - BEGIN) * steps / UPDATES))} do; left out, they are chosen so."
+            )
+        return schedule
+
+    def callbacks(self) -> list[stack.keras.callbacks.Callback]:
+        """Count the steps, and apply the masks at the end of each epoch."""
+        return [stack.tfmot.sparsity.keras.UpdatePruningStep()]
+
+    def strip(self, wrapped: stack.keras.Model) -> stack.keras.Model:
+        """Return the pruned model without masks."""
+        return stack.tfmot.sparsity.keras.strip_pruning(wrapped)
+
+    def measure(self, before: stack.keras.Model, after: stack.keras.Model) -> dict[str, float]:
+        """Measure the sparsity of all kernels, and the share of them that training changed.
+
+        Raises:
+          CheckError: a kernel has fewer zeros than were asked for.
+        """
+        values, treated = kernels(after), self.treated(before)
+        shares = {name: 1 - np.count_nonzero(value) / value.size for name, value in values.items()}
+        short = [
+            f"{name} {share:.2f}"
+            for name, share in shares.items()
+            if name.split("/")[0] in treated
+            and not name.endswith("depthwise_kernel")
+            and share < self.sparsity - max(TOLERANCE, 2 / values[name].size)
+        ]
+        if short:
+            raise CheckError(
+                f"{self.name}: {len(short)} kernels have fewer zeros than {self.sparsity:g}: {', '.join(short[:5])}.\n"
+                "  The schedule did not come to its end: train for as many steps as `wrap` was told."
+            )
+        return {"sparsity": sparsity(values), "kernels_changed": changed(kernels(before), values)}
+
+    def prune_variables(self, variables: Sequence[Any]) -> float:
+        """Make zeros in trained kernels, in place, without any example: what private training may be followed by.
+
+        Args:
+          variables: of any model: those of 2 and 4 axes whose name ends in "kernel" are pruned, and no others.
+
+        Returns:
+          The sparsity of these.
+
+        Raises:
+          CheckError: there are none.
+        """
+        pruned = [
+            one
+            for one in variables
+            if short_name(one).endswith("kernel") and short_name(one) != "depthwise_kernel"
+            if len(one.shape) in (2, 4) and not self._misfit(one)
+        ]
+        if not pruned:
+            raise CheckError("There are no kernels to prune among these variables.")
+        tf, constant = stack.tf, stack.tfmot.sparsity.keras.ConstantSparsity
+        masks = [tf.Variable(tf.ones_like(kernel)) for kernel in pruned]
+        thresholds = [tf.Variable(0.0, dtype=kernel.dtype) for kernel in pruned]
+        pruning = stack.tfmot_module("core.sparsity.keras.pruning_impl").Pruning(
+            training_step_fn=lambda: tf.constant(1, tf.int64),
+            pruning_vars=list(zip(pruned, masks, thresholds, strict=True)),
+            pruning_schedule=constant(self.final_sparsity, begin_step=1, end_step=1, frequency=1),
+            block_pooling_type="AVG",
+            **self._structure(),
+        )
+        pruning.conditional_mask_update()
+        pruning.weight_mask_op()
+        return sparsity({kernel.name: kernel.numpy() for kernel in pruned})
+
+    def _structure(self) -> dict[str, Any]:
+        return {
+            "block_size": list(self.block_size) if self.structure == "block" else [1, 1],
+            "sparsity_m_by_n": (2, 4) if self.structure == "2:4" else None,
+        }
+
+    def _misfit(self, weight: Any) -> str:
+        if self.structure == "block" and len(weight.shape) != 2:
+            return "blocks need a kernel of two axes"
+        if self.structure == "2:4" and (len(weight.shape) not in (2, 4) or weight.shape[-2] % 4):
+            return "2:4 needs inputs in fours"
+        return ""
+
+    def _decide(self, layer: Any) -> tuple[bool, str]:
+        if not layer.weights:
+            return False, ""
+        names = foreign.prunable_weights(layer)
+        if names is None and not hasattr(layer, "get_prunable_weights"):
+            return False, f"tfmot cannot prune a {type(layer).__name__}"
+        if names == []:
+            return False, "small, and sensitive" if "Conv" in type(layer).__name__ else ""
+        misfits = [self._misfit(weight) for weight in layer.weights if short_name(weight) in (names or ())]
+        misfit = next(filter(None, misfits), "")
+        return not misfit, misfit or f"{self.sparsity:g} of its kernel becomes zero"
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizeAware(Technique):
+    """Train with fake quantization of weights (per channel) and activations, so that int8 costs little.
+
+    Args:
+      preserve_sparsity: keep zeros zero: after pruning (PQAT).
+      preserve_clusters: keep the distinct weights of each kernel few: after clustering (CQAT, with zeros PCQAT).
+      examples: a batch of inputs, by which the ranges of tensors begin; without them all are -6 to 6, from which
+        they need thousands of steps to where they belong.
+    """
+
+    preserve_sparsity: bool = False
+    preserve_clusters: bool = False
+    examples: Any = field(default=None, repr=False, compare=False)
+
+    @property
+    def name(self) -> str:
+        """Return a short name."""
+        return "qat"
+
+    def treatments(self, model: stack.keras.Model) -> list[Treatment]:
+        """Return what will happen to every layer.
+
+        Raises:
+          UsageError: the model is not flat, or has layers that cannot be quantized, all of which are named.
+        """
+        treatments = super().treatments(model)
+        impossible = [one for one in treatments if not one.treated and one.how]
+        if impossible:
+            raise UsageError(
+                f"qat: {len(impossible)} layers would stay in float within an int8 model:{listed(impossible)}\n"
+                "  Exchange them, or convert with variant='int8' after training, which needs no layers."
+            )
+        return treatments
+
+    def wrap(self, model: stack.keras.Model, *, steps: int) -> stack.keras.Model:
+        """Return a clone that is quantization-aware, see `Technique`."""
+        self.treatments(model)
+        quantization, combine = stack.tfmot.quantization.keras, stack.tfmot.experimental.combine
+        configs = stack.tfmot_module("core.quantization.keras.default_8bit.default_8bit_quantize_configs")
+
+        def annotate(layer: Any) -> Any:
+            if isinstance(layer, stack.keras.layers.InputLayer):
+                return copy_layer(layer)
+            # Of a layer without weights, which tfmot does not know, the output alone is quantized.
+            is_scaling = isinstance(layer, stack.keras.layers.Rescaling)
+            config = configs.Default8BitOutputQuantizeConfig() if is_scaling else None
+            return quantization.quantize_annotate_layer(copy_layer(layer), config)
+
+        scheme = []
+        if self.preserve_clusters:
+            scheme = [combine.Default8BitClusterPreserveQuantizeScheme(self.preserve_sparsity)]
+        elif self.preserve_sparsity:
+            scheme = [combine.Default8BitPrunePreserveQuantizeScheme()]
+        with quantization.quantize_scope():
+            wrapped = quantization.quantize_apply(clone(model, annotate), *scheme)
+        if self.examples is not None:
+            _begin_ranges(wrapped, model, self.examples)
+        return wrapped
+
+    def measure(self, before: stack.keras.Model, after: stack.keras.Model) -> dict[str, float]:
+        """Measure fake-quantization nodes, the share of kernels that training changed, and what was to be preserved.
+
+        Raises:
+          CheckError: there are no such nodes, kernels did not train, or zeros or clusters were lost.
+        """
+        old, new = kernels(before), kernels(after)
+        nodes, share = fake_quantization(after), changed(old, new)
+        if not nodes or share < _LEAST_CHANGED:
+            raise CheckError(
+                f"qat: {nodes} nodes of fake quantization, and training changed {100 * share:.0f} % of the kernels.\n"
+                "  Ranges in which all of a layer's outputs are alike do that: give QuantizeAware(examples=...)."
+            )
+        measured = {"fake_quant_nodes": float(nodes), "kernels_changed": share}
+        if self.preserve_sparsity:
+            measured["sparsity"] = sparsity(new)
+            check_kept_zeros(self.name, old, new)
+        if self.preserve_clusters:
+            counts = {name: len(np.unique(value)) for name, value in old.items()}
+            few = [name for name, count in counts.items() if count < min(old[name].size // 2, 257)]
+            # Convolutions get their centroids channel by channel, as int8 gives each a scale.
+            channels = [channel for name in few for channel in np.moveaxis(new[name], -1, 0)]
+            measured["distinct_weights"] = float(max(len(np.unique(channel)) for channel in channels))
+            most = max(counts[name] for name in few)
+            if (now := measured["distinct_weights"]) > most + 1:
+                raise CheckError(f"qat: kernels of {most} distinct weights have channels of {now:.0f} now.")
+        return measured
+
+    def _decide(self, layer: Any) -> tuple[bool, str]:
+        if isinstance(layer, stack.keras.layers.InputLayer):
+            return False, ""
+        if isinstance(layer, stack.keras.layers.BatchNormalization):
+            return True, "folded into the layer before it"
+        if isinstance(layer, stack.keras.layers.Rescaling):
+            return True, "its output gets a range"
+        registry = stack.tfmot_module("core.quantization.keras.default_8bit.default_8bit_quantize_registry")
+        if registry.Default8BitQuantizeRegistry().supports(layer):
+            return True, "weights and outputs are rounded as int8 will round them"
+        return False, f"tfmot cannot quantize a {type(layer).__name__}"
+
+
+def fake_quantization(model: stack.keras.Model) -> int:
+    """Return the number of nodes of a model that quantize and dequantize as an int8 model will."""
+    specs = [stack.tf.TensorSpec([1, *tensor.shape[1:]], tensor.dtype) for tensor in model.inputs]
+    function = stack.tf.function(lambda inputs: model(inputs, training=False), autograph=False)
+    graph = function.get_concrete_function(specs[0] if len(specs) == 1 else specs).graph.as_graph_def()
+    nodes = [*graph.node, *(node for one in graph.library.function for node in one.node_def)]
+    return sum(node.op.startswith("FakeQuant") for node in nodes)
+
+
+def _begin_ranges(wrapped: stack.keras.Model, model: stack.keras.Model, examples: Any) -> None:
+    """Set the ranges of a quantization-aware model's tensors to what these are in the model it was made of.
+
+    tfmot begins with -6 to 6 and moves by a thousandth a step. Layers without an activation go far beyond 6 in
+    EfficientNet: cut there, their model gives the same for every image until some thousand steps have passed.
+    """
+    # Layers of their own: those of a model that was stripped may have been called in other models before.
+    own = clone(model, copy_layer)
+    tensors = {
+        layer.name: layer.output
+        for layer in own.layers
+        if not isinstance(layer, stack.keras.layers.InputLayer)
+    }
+    values = {**stack.keras.Model(own.inputs, tensors)(examples, training=False), "quantize_layer": examples}
+    for layer in wrapped.layers:
+        # 0 is within, as the integers must have one that is 0.
+        plain = np.asarray(values.get(layer.name.removeprefix("quant_"), 0.0))
+        known = {"min": min(0.0, float(plain.min())), "max": max(0.0, float(plain.max()))}
+        for variable in layer.weights if layer.name.removeprefix("quant_") in values else ():
+            of, _, end = short_name(variable).rpartition("_")
+            if of in _RANGED and end in known:
+                variable.assign(known[end])

@@ -163,11 +163,9 @@ class Table:
     def read(cls, content: Mapping[str, Any]) -> Table:
         """Return the table of what variants.json holds; the files are beside it."""
         known = {one.name for one in dataclasses.fields(Variant)}
+        rows = [{name: row[name] for name in known & row.keys()} for row in content["variants"]]
         return cls(
-            variants=tuple(
-                Variant(**{name: value for name, value in row.items() if name in known})
-                for row in content["variants"]
-            ),
+            variants=tuple(Variant(**row) for row in rows),
             models={},
             failed={row["name"]: row["reason"] for row in content["failed"]},
             examples=content["examples"],
@@ -193,11 +191,8 @@ class Table:
         if self.variants:
             shown = self.frame.set_axis([f"{one.name}{' *' if one.pareto else ''}" for one in self.variants])
             formats = {name: f"{{:{_COLUMNS[name][1]}}}".format for name in map(str, shown)}
-            lines = [
-                shown.to_string(formatters=formats, na_rep=""),
-                "* no other is smaller, faster and more accurate",
-                *self.notes,
-            ]
+            table = shown.to_string(formatters=formats, na_rep="")
+            lines = [table, "* no other is smaller, faster and more accurate", *self.notes]
         if others := busy(self.variants):
             lines.append(f"Times are too long: {others}.")
         for note in NOTES.values():
@@ -281,9 +276,8 @@ class Gates:
         """Return what the variant does not keep to: a phrase, and by which share of the limit it is beyond."""
         measured = []
         if (limit := self.max_size_kb) is not None:
-            measured.append(
-                (f"{self.size(variant)} (limit {limit:,.0f})", self.size_bytes(variant) / KILO / limit - 1)
-            )
+            beyond = self.size_bytes(variant) / KILO / limit - 1
+            measured.append((f"{self.size(variant)} (limit {limit:,.0f})", beyond))
         if (limit := self.max_accuracy_drop) is not None:
             beyond = (variant.drop - limit - 1e-9) / max(limit, _LEAST_DROP)
             measured.append((f"{variant.drop_name} {variant.drop:.4f} (limit {limit:g})", beyond))
@@ -333,11 +327,8 @@ def choose(variants: Sequence[Variant], gates: Gates) -> Choice:
     small = [one for one in fitting if gates.size_bytes(one) <= gates.size_bytes(smallest) * (1 + LIKE_SIZE)]
     best = min(small, key=lambda one: (one.drop, one.latency or 0.0, gates.size_bytes(one)))
     why = f"the smallest of {len(fitting)} within the limits (of {len(variants)})"
-    if gates.size_bytes(best) > gates.size_bytes(smallest):
-        why = (
-            f"of the files at most 10 % larger than {why}, {smallest.name} with {gates.size(smallest)}, the"
-            f" {'fastest' if best.drop == smallest.drop else 'closest to the original'}"
-        )
+    if best is not smallest:
+        why = f"at most 10 % larger than {why}, {smallest.name} with {gates.size(smallest)}, and better"
     speed = "" if best.latency is None else f", {best.latency:.2f} ms on one thread"
     speed += f" ({busy([best])})" if speed and busy([best]) else ""
     return Choice(best, f"{best.name} is chosen: {why}, {gates.size(best)}, {best.quality}{speed}.")

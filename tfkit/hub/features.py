@@ -27,8 +27,7 @@ from tfkit.environment import files, packages, process, stack
 from tfkit.environment.files import Cache
 from tfkit.errors import CheckError, DataError, StackError, UsageError
 from tfkit.hub.encoders import Encoder
-from tfkit.litert.converter import to_tflite
-from tfkit.litert.interpreter import ParallelInterpreter
+from tfkit.litert import ParallelInterpreter, to_tflite
 from tfkit.text.tokenizers import MASK, WORDS, WordPiece
 
 IN_MEMORY = 256 * 2**20

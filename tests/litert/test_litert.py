@@ -1,6 +1,7 @@
 """What is converted computes what TensorFlow computes; whatever reads a mutant of it says DataError."""
 
 import io
+import os
 import random
 import subprocess
 import sys
@@ -11,16 +12,16 @@ import numpy as np
 import pytest
 
 from tfkit.compression import inspect, read_metadata, with_metadata
-from tfkit.environment.stack import keras, litert_schema, tf, tf_hub
+from tfkit.environment.stack import keras, litert_schema, tf
 from tfkit.errors import CheckError, DataError
 from tfkit.litert import ParallelInterpreter, to_tflite
-from tfkit.litert.converter import read as read_tables
+from tfkit.litert import read as read_tables
 
 COUNT = 400
 OPENED = """
 import pathlib, sys
 from tfkit.errors import CheckError, DataError
-from tfkit.litert.interpreter import opened
+from tfkit.litert import opened
 for path in sorted(pathlib.Path(sys.argv[1]).iterdir()):
     try:
         opened(path.read_bytes(), threads=1)
@@ -34,17 +35,10 @@ for path in sorted(pathlib.Path(sys.argv[1]).iterdir()):
 def model():
     """A convolutional net whose batch normalization has statistics of its own."""
     keras.utils.set_random_seed(0)
-    model = keras.Sequential(
-        [
-            keras.Input((16, 16, 3)),
-            keras.layers.Conv2D(8, 3, use_bias=False),
-            keras.layers.BatchNormalization(),
-            keras.layers.ReLU(6.0),
-            keras.layers.Dropout(0.5),
-            keras.layers.GlobalAveragePooling2D(),
-            keras.layers.Dense(5),
-        ]
-    )
+    layers = keras.layers
+    beginning = [layers.Conv2D(8, 3, use_bias=False), layers.BatchNormalization(), layers.ReLU(6.0)]
+    ending = [layers.Dropout(0.5), layers.GlobalAveragePooling2D(), layers.Dense(5)]
+    model = keras.Sequential([keras.Input((16, 16, 3)), *beginning, *ending])
     normalization = model.layers[1]
     rng = np.random.default_rng(0)
     normalization.set_weights([rng.uniform(0.5, 2, weight.shape) for weight in normalization.get_weights()])
@@ -63,13 +57,6 @@ def run(content, images):
 
 def test_keras_model(model, images):
     found = run(to_tflite(model, input_shape=[1, 16, 16, 3]), images)
-    np.testing.assert_allclose(found, model.predict(images, verbose=0), rtol=1e-4, atol=1e-5)
-
-
-def test_hub_layer_of_a_saved_model(model, images, tmp_path):
-    model.save(tmp_path / "saved", include_optimizer=False)
-    layer = tf_hub.KerasLayer(str(tmp_path / "saved"))
-    found = run(to_tflite(layer, input_shape=[4, 16, 16, 3]), images)
     np.testing.assert_allclose(found, model.predict(images, verbose=0), rtol=1e-4, atol=1e-5)
 
 
@@ -172,3 +159,50 @@ def test_labels_that_unpack_without_end_are_refused(whole):
         archive.writestr("labels.txt", b"a\n" * (20 << 20))
     with pytest.raises(DataError, match=r"labels\.txt"):
         read_metadata(content.getvalue())
+
+
+def sums(images):
+    """A number that tells an example from all others."""
+    return tf.reduce_sum(images, axis=(1, 2))
+
+
+@pytest.fixture(scope="module", params=[1, 4])
+def summing(request):
+    return to_tflite(sums, input_shape=[request.param, 3, 2, 5])
+
+
+@pytest.mark.parametrize("n", [0, 1, 3, 4, 57])
+def test_any_number_of_examples_in_order(summing, n):
+    examples = np.arange(n * 30, dtype=np.float32).reshape(n, 3, 2, 5)
+    with ParallelInterpreter(summing, cores=3) as interpreter:
+        np.testing.assert_array_equal(interpreter(examples), examples.sum(axis=(1, 2)))
+        np.testing.assert_array_equal(interpreter(examples[::-1]), examples[::-1].sum(axis=(1, 2)))
+
+
+def test_examples_are_prepared_by_the_workers(summing):
+    examples = np.random.default_rng(0).integers(0, 256, (9, 3, 2, 5), np.uint8)
+    with ParallelInterpreter(summing) as interpreter:
+        found = interpreter(examples, prepare=lambda some: some.astype(np.float32) * 2)
+    np.testing.assert_array_equal(found, examples.sum(axis=(1, 2)) * 2)
+
+
+def test_what_goes_wrong_in_a_worker_is_raised_and_the_next_call_works(summing):
+    examples = np.ones((9, 3, 2, 5), np.float32)
+    with ParallelInterpreter(summing) as interpreter:
+        with pytest.raises(ZeroDivisionError):
+            interpreter(examples, prepare=lambda some: some * (1 // 0))
+        with pytest.raises(RuntimeError, match="resize dimension"):
+            interpreter(np.ones((9, 3, 2, 4), np.float32))
+        np.testing.assert_array_equal(interpreter(examples), np.full((9, 5), 6))
+
+
+def test_as_many_workers_as_this_process_may_use(summing):
+    allowed = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(allowed)})
+        with ParallelInterpreter(summing) as interpreter:
+            assert interpreter.workers == 1
+    finally:
+        os.sched_setaffinity(0, allowed)
+    with ParallelInterpreter(summing) as interpreter:
+        assert interpreter.workers <= len(allowed)

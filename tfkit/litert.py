@@ -1,0 +1,412 @@
+"""LiteRT: functions to .tflite files, such files read with care, and an interpreter that keeps all cores busy.
+
+A file is a stranger's until it was found whole.
+"""
+
+from __future__ import annotations
+
+import math
+import queue
+import re
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from tfkit.environment import packages, stack
+from tfkit.environment.process import quiet
+from tfkit.errors import CheckError, DataError
+
+IDENTIFIER = b"TFL3"
+MOST_TABLES = 250_000
+"""Tensors, operators and buffers that a file may have; the verifier of flatbuffers stops at four times as many."""
+
+MOST_NUMBERS = 2**28
+"""Numbers in a tensor that is computed: as float32, 1 GB."""
+
+_SMALLEST = 8
+_OF_TEXT = ("FastBertNormalize", "FastWordpieceTokenize", "TFText>")
+_RANDOM = ("RANDOM_UNIFORM", "RANDOM_STANDARD_NORMAL", "MULTINOMIAL")
+_FLEX_RANDOM, _FLEX_ASSIGN = ("FlexRandom", "FlexMultinomial", "FlexStatefulRandom"), "FlexAssign"
+
+
+def read(model: bytes, *, name: str = "The model") -> Any:
+    """Return the tables of a .tflite file, as ModelT of the LiteRT schema; nothing of it is run.
+
+    Args:
+      model: the file's content.
+      name: what an error calls it.
+
+    Raises:
+      DataError: it is none, or damaged.
+    """
+    if len(model) < _SMALLEST or model[4:8] != IDENTIFIER:
+        raise DataError(
+            f"{name} is no .tflite file: it begins with {bytes(model[:8])!r} ({len(model)} bytes)."
+        )
+    try:
+        root = stack.litert_schema.Model.GetRootAs(model, 0)
+        _refuse_endless(root)
+        tables = stack.litert_schema.ModelT.InitFromObj(root)
+        _refuse_dangling(tables, most=max(len(model), MOST_TABLES))
+    except Exception as err:  # a flatbuffer that was cut or overwritten raises whatever its bytes make it
+        raise damaged(name, err) from err
+    return tables
+
+
+def damaged(name: str, error: Exception) -> DataError:
+    """Return the error of a .tflite file that is not what a converter wrote."""
+    reason = f"{type(error).__name__}: {error}"
+    return DataError(
+        f"{name} is a damaged .tflite file ({reason:.300})."
+        "\n  Convert it or copy it again: a .tflite file is cut short by an interrupted download, say."
+    )
+
+
+def is_of_text(operation: str) -> bool:
+    """Return whether an operation, by its name in a graph or in a file, is one of tensorflow-text."""
+    return operation.startswith(_OF_TEXT)
+
+
+def cuts_text(model: bytes) -> bool:
+    """Return whether a .tflite file has custom operations of tensorflow-text; only its list of operations is read."""
+    return any(map(is_of_text, operator_names(stack.litert_schema.Model.GetRootAs(model, 0))))
+
+
+def operator_names(root: Any) -> list[str]:
+    """Return the names of the operations in a file's list, "CONV_2D" or what a custom one is called, by their codes."""
+    builtins = names_of(stack.litert_schema.BuiltinOperator)
+    codes = [root.OperatorCodes(place) for place in range(root.OperatorCodesLength())]
+    return [
+        (code.CustomCode() or b"").decode(errors="replace")
+        # Codes above 126 do not fit into the older field.
+        or builtins.get(max(code.BuiltinCode(), code.DeprecatedBuiltinCode()), "UNKNOWN")
+        for code in codes
+    ]
+
+
+def _refuse_endless(root: Any) -> None:
+    """Refuse counts that are damaged: reading so many tables would take minutes."""
+    counts = (root.SubgraphsLength, root.OperatorCodesLength, root.BuffersLength, root.MetadataLength)
+    tables = sum(count() for count in counts)
+    if tables <= MOST_TABLES:
+        graphs = [root.Subgraphs(place) for place in range(root.SubgraphsLength())]
+        tables += sum(graph.TensorsLength() + graph.OperatorsLength() for graph in graphs)
+    if tables > MOST_TABLES:
+        raise ValueError(f"it has {tables:,} tables")
+
+
+def state(model: bytes) -> tuple[str, ...]:
+    """Return what a .tflite file keeps from one call to the next.
+
+    Args:
+      model: the file's content.
+
+    Returns:
+      "variables": tensors that a fused LSTM goes on from, which `reset_all_variables` sets back; "resources": variables
+      that only a new interpreter sets back; "random": each call draws other random numbers. Mostly nothing.
+    """
+    root = stack.litert_schema.Model.GetRootAs(model, 0)
+    names = operator_names(root)
+    graphs = [root.Subgraphs(place) for place in range(root.SubgraphsLength())]
+    used = [
+        {names[graph.Operators(n).OpcodeIndex()] for n in range(graph.OperatorsLength())} for graph in graphs
+    ]
+    # What a file assigns once, before its first call, is no state; that stands in graphs of its own.
+    often = used[:1] if "CALL_ONCE" in used[0] else used
+    kinds = []
+    if any(graph.Tensors(n).IsVariable() for graph in graphs for n in range(graph.TensorsLength())):
+        kinds.append("variables")
+    if any(name == "ASSIGN_VARIABLE" or name.startswith(_FLEX_ASSIGN) for some in often for name in some):
+        kinds.append("resources")
+    if any(name in _RANDOM or name.startswith(_FLEX_RANDOM) for some in used for name in some):
+        kinds.append("random")
+    return tuple(kinds)
+
+
+def _refuse_dangling(tables: Any, *, most: int) -> None:
+    """Refuse indices that point outside of their tables: the interpreter would follow them."""
+    if not tables.subgraphs:
+        raise ValueError("it has no graph")
+    for graph in tables.subgraphs:
+        tensors, operators = graph.tensors or (), graph.operators or ()
+        ends = [np.asarray(indices, np.int64) for indices in (graph.inputs, graph.outputs)]
+        pairs = [indices for operator in operators for indices in (operator.inputs, operator.outputs)]
+        inner = [np.asarray(indices, np.int64) for indices in pairs if indices is not None]
+        if sum(map(len, [*ends, *inner])) > most:
+            raise ValueError("operators of more tensors than the file has bytes")
+        codes = np.array([operator.opcodeIndex for operator in operators], np.int64)
+        buffers = np.array([tensor.buffer for tensor in tensors], np.int64)
+        bounds = [(indices, 0, len(tensors)) for indices in ends]
+        bounds += [(indices, -1, len(tensors)) for indices in inner]  # -1: an input that is left out
+        bounds += [(codes, 0, len(tables.operatorCodes)), (buffers, 0, len(tables.buffers))]
+        if any(((indices < least) | (indices >= count)).any() for indices, least, count in bounds):
+            raise ValueError("an index points at a tensor, an operation or a buffer that is not there")
+        for tensor in tensors:
+            data = tables.buffers[tensor.buffer].data
+            shape = [] if tensor.shape is None else [abs(int(size)) for size in tensor.shape]
+            if (data is None or not len(data)) and math.prod(shape) > MOST_NUMBERS:
+                raise ValueError(f"a tensor of shape {shape}")
+
+
+def names_of(enumeration: type) -> dict[int, str]:
+    """Return the names of an enumeration of the schema by value, such as of BuiltinOperator."""
+    return {value: name for name, value in vars(enumeration).items() if isinstance(value, int)}
+
+
+REMEDY = "Replace the layers that use them; TensorFlow itself runs the model as it is."
+
+
+def to_tflite(
+    model: Callable[[stack.tf.Tensor], stack.tf.Tensor],
+    *,
+    input_shape: Sequence[int | None],
+    dtype: str = "float32",
+) -> bytes:
+    """Convert a function to float32 TFLite, in this process: quick, for what is known to convert.
+
+    Args:
+      model: a tf_keras model, a hub.KerasLayer, a tf.function, or any other function that TensorFlow can
+        trace: of one tensor, to one tensor. It is called as it infers, not as it trains.
+      input_shape: of that tensor, with the batch. With a batch of 1 the interpreter plans its memory best;
+        None makes an input that is resized.
+      dtype: of that tensor; ids of words are "int32".
+
+    Returns:
+      The content of a .tflite file.
+
+    Raises:
+      CheckError: the model has operations that TFLite lacks, or cannot be converted for another reason.
+
+    Example:
+      >>> from tfkit.environment.stack import tf
+      >>> to_tflite(tf.nn.relu, input_shape=[1, 4])[4:8]
+      b'TFL3'
+    """
+    function = stack.tf.function(lambda inputs: model(inputs), autograph=False).get_concrete_function(
+        stack.tf.TensorSpec(list(input_shape), dtype)
+    )
+    # The model itself is handed over only so that its variables live on.
+    converter = stack.tf.lite.TFLiteConverter.from_concrete_functions([function], model)
+    # Its default way saves all of the model as a SavedModel first, with every layer traced four times: 16 s
+    # for EfficientNet-Lite0 where freezing the one function that is converted takes 1.3 s, for the same bytes.
+    converter.experimental_lower_to_saved_model = False
+    return converted(converter.convert)
+
+
+def converted(convert: Callable[[], Any], *, remedy: str = REMEDY) -> bytes:
+    """Return what a converter makes, or what is in its way, in words.
+
+    Args:
+      convert: such as the method of a tf.lite.TFLiteConverter.
+      remedy: what to do about operations that TFLite lacks.
+
+    Raises:
+      CheckError: it fails.
+    """
+    try:
+        with quiet():
+            return bytes(convert())
+    except Exception as err:  # the converter's own error, and whatever TensorFlow raises on the way there
+        listed = re.findall(r"^\s*(?:TF Select|Custom) ops: (.+)$", str(err), flags=re.MULTILINE)
+        if lacking := sorted({name.strip() for names in listed for name in names.split(",")}):
+            raise CheckError(
+                f"The model does not convert to TFLite, which lacks {', '.join(lacking)}.\n  {remedy}"
+            ) from err
+        raise CheckError(f"The model does not convert to TFLite: {packages.first_line(err)}") from err
+
+
+MOST_WORKERS = 16  # each has a copy of the weights
+
+
+class ParallelInterpreter:
+    """Runs a TFLite model over any number of examples, with as many workers as there are cores.
+
+    A worker is an interpreter with one thread of its own that takes one example after the other; invoking
+    it does not hold Python's global lock. Threads that share the work of one example wait for each other
+    after every layer, the more so the smaller the layers are.
+
+    Each call of a file with state (a fused LSTM goes on where it ended) begins as the first one does.
+
+    Example:
+      >>> from tfkit.litert import to_tflite
+      >>> from tfkit.environment.stack import tf
+      >>> with ParallelInterpreter(to_tflite(tf.nn.relu, input_shape=[1, 2])) as relu:
+      ...     relu(np.array([[1, -1], [-2, 2], [3, 4]], np.float32))
+      array([[1., 0.],
+             [0., 2.],
+             [3., 4.]], dtype=float32)
+    """
+
+    def __init__(self, model: bytes, *, cores: int | None = None) -> None:
+        """Make the workers.
+
+        Args:
+          model: of one output [b, ...], and one input [b, ...] or several.
+          cores: how many to keep busy; None takes those that this process may use (its affinity, its
+            container's limit).
+        """
+        from joblib import cpu_count
+
+        cores = cores or cpu_count()
+        self.workers = min(cores, MOST_WORKERS)
+        self._idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
+        with quiet():
+            for _ in range(self.workers):
+                self._idle.put(worker := _Worker(model, threads=cores // self.workers))
+        self.input_shape = worker.input_shape
+        self.output_shape = worker.output_shape
+        self._pool = ThreadPoolExecutor(self.workers)
+
+    def __call__(self, inputs: Any, *, prepare: Callable[[Any], np.ndarray] | None = None) -> np.ndarray:
+        """Return the model's output for each example.
+
+        Args:
+          inputs: [n, ...], of which real numbers of the model's input shape are made. A quantized model gets them
+            by its own scale: one of images that takes uint8 with scale 1 gets pixels as they are. Of a model of
+            strings objects [n], `str` or UTF-8 bytes. Or a list of what `prepare` makes arrays of: sizes that the
+            model leaves open may differ from one to the next, at half a millisecond each time that they do. Of a
+            model of several inputs arrays by their names.
+          prepare: makes them, for the few examples of a call and on the worker's thread; None where `inputs`
+            are the real numbers already.
+
+        Returns:
+          float32 [n, ...], in the order of the inputs; those of a quantized model are made real.
+        """
+        named = inputs if isinstance(inputs, Mapping) else {"": inputs}
+        count = len(next(iter(named.values())))
+        outputs = np.empty((count, *self.output_shape[1:]), np.float32)
+        step = self.input_shape[0]
+
+        def run(start: int) -> None:
+            cut = slice(start, start + step)
+            rows = {name: values[cut] for name, values in named.items()}
+            if prepare:
+                rows = {name: prepare(values) for name, values in rows.items()}
+            worker = self._idle.get()
+            try:
+                outputs[cut] = worker(rows)[: len(outputs[cut])]
+            finally:
+                self._idle.put(worker)
+
+        for done in [self._pool.submit(run, start) for start in range(0, count, step)]:
+            done.result()
+        return outputs
+
+    def __enter__(self) -> ParallelInterpreter:
+        """Return itself."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """End the threads."""
+        self._pool.shutdown(cancel_futures=True)
+
+
+class _Worker:
+    """One stock interpreter; used by one thread at a time."""
+
+    def __init__(self, model: bytes, *, threads: int) -> None:
+        self._open_again = lambda: opened(model, threads=threads)
+        self._interpreter = self._open_again()
+        self._state = state(model)
+        inputs, outputs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
+        if not inputs or len(outputs) != 1:
+            raise DataError(
+                f"The model has {len(inputs)} inputs and {len(outputs)} outputs; one of one output is computed here."
+                "\n  The stock interpreter runs it: ai_edge_litert.interpreter.Interpreter."
+            )
+        (output,) = outputs
+        self._inputs = inputs_of(self._interpreter)
+        self._output = Number(output)
+        self.input_shape = tuple(int(size) for size in inputs[0]["shape"])
+        self.output_shape = tuple(int(size) for size in output["shape"])
+        self._shape = self.input_shape
+
+    def __call__(self, inputs: Mapping[str, Any]) -> np.ndarray:
+        if "resources" in self._state:
+            self._interpreter, self._shape = self._open_again(), self.input_shape
+        for name, values in inputs.items():
+            number = self._inputs[name]
+            missing = self.input_shape[0] - len(values)
+            if missing:  # the last examples, where the model takes several at a time
+                values = np.concatenate([values, np.zeros((missing, *values.shape[1:]), values.dtype)])
+            if (
+                not name and values.shape != self._shape
+            ):  # strict: sizes that the model leaves open, no others
+                self._interpreter.resize_tensor_input(number.index, values.shape, strict=True)
+                self._interpreter.allocate_tensors()
+                self._shape = values.shape
+            self._interpreter.set_tensor(number.index, number.quantized(values))
+        if "variables" in self._state:
+            self._interpreter.reset_all_variables()
+        self._interpreter.invoke()
+        return self._output.real(self._interpreter.get_tensor(self._output.index))
+
+
+class Number:
+    """How a tensor of a model stands for real numbers: as they are, or as (number - zero point) * scale.
+
+    Args:
+      details: of the tensor, as the stock interpreter gives them.
+    """
+
+    def __init__(self, details: dict[str, Any]) -> None:
+        self.index = int(details["index"])
+        self.dtype = np.dtype(details["dtype"])
+        scale, zero_point = details["quantization"]
+        # Integers without a scale, such as the ids of words, stand for themselves.
+        self._scale = np.float32(scale) if scale and self.dtype.kind in "iu" else None
+        self._zero_point = int(zero_point)
+
+    def quantized(self, values: np.ndarray) -> np.ndarray:
+        """Return the tensor that stands for real numbers; those beyond its range become the nearest in it."""
+        if self.dtype.kind == "S":  # strings: as objects, since numpy's own end before their last NUL
+            return np.asarray(values, object)
+        if self._scale is None:
+            return np.asarray(values, self.dtype)
+        range_ = np.iinfo(self.dtype)
+        return np.clip(np.rint(values / self._scale) + self._zero_point, range_.min, range_.max).astype(
+            self.dtype
+        )
+
+    def real(self, tensor: np.ndarray) -> np.ndarray:
+        """Return the real numbers that a tensor stands for: float32."""
+        if self._scale is None:
+            return np.asarray(tensor, np.float32)
+        return (tensor.astype(np.float32) - self._zero_point) * self._scale
+
+
+def inputs_of(interpreter: Any) -> dict[str, Number]:
+    """Return the inputs of a stock interpreter by their names; a single one as ""."""
+    (first, *others) = interpreter.get_input_details()
+    named = interpreter.get_signature_runner().get_input_details() if others else {"": first}
+    return {name: Number(details) for name, details in named.items()}
+
+
+def opened(model: bytes, *, threads: int, **options: Any) -> Any:
+    """Return a stock interpreter with its tensors allocated, and with the operations of tensorflow-text if needed.
+
+    Args:
+      model: the content of a .tflite file.
+      threads: that one call may use.
+      options: of the stock interpreter.
+
+    Raises:
+      DataError: it is no .tflite file, or damaged.
+      CheckError: it needs operations that are not there.
+    """
+    # The interpreter reads what offsets and indices point at, wherever that is: a damaged file can end the process.
+    read(model)
+    operations = stack.tf_text.tflite_registrar.SELECT_TFTEXT_OPS if cuts_text(model) else []
+    make = stack.litert.InterpreterWithCustomOps
+    try:
+        interpreter = make(operations, model_content=model, num_threads=threads, **options)
+        interpreter.allocate_tensors()
+    except (RuntimeError, ValueError) as err:
+        raise CheckError(
+            f"The interpreter does not take the model: {packages.first_line(err)}\n"
+            "  Operations named Flex... need TensorFlow's Flex delegate, custom ones their library; neither is part of"
+            " LiteRT."
+        ) from err
+    return interpreter
