@@ -53,9 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         # It has a parser of its own: what follows its two dashes is another program's.
         if words[:1] == ["launch"]:
-            from tfkit.distribution import command
+            from tfkit.distribution import launcher
 
-            return command.main(words[1:])
+            return launcher.main(words[1:])
         chosen = parser.parse_args(words)
         return int(chosen.run(chosen))
     except BrokenPipeError:

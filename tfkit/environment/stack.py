@@ -73,7 +73,7 @@ _PACKAGE_OF = {
 # Keras reads it when tf.keras is first used, which may be before tfkit is asked for anything.
 os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 
-_tuned: bool | None = None  # None until TensorFlow is started
+_started = False
 
 
 def __getattr__(name: str) -> Any:
@@ -140,15 +140,6 @@ def has_gpu() -> bool:
     return bool(devices()["GPU"])
 
 
-def malloc_is_tuned() -> bool:
-    """Return whether glibc keeps the memory of tensors in this process, since TensorFlow was first asked for.
-
-    Returns:
-      False on another C library than glibc.
-    """
-    return _tuned is True
-
-
 def load_saved_model(folder: str | os.PathLike[str]) -> Any:
     """Return `tf.saved_model.load(folder)`, whose call is traced once for inputs of all sizes.
 
@@ -213,8 +204,8 @@ def _import(module: str, package: str) -> ModuleType:
 
 def _start_tensorflow() -> None:
     """Import TensorFlow under tf_keras, with the allocator tuned; every call but the first does nothing."""
-    global _tuned
-    if _tuned is not None:
+    global _started
+    if _started:
         return
     _require("tensorflow", "tf-keras")
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
@@ -230,13 +221,13 @@ def _start_tensorflow() -> None:
             "  Set TF_USE_LEGACY_KERAS=1 in the environment, or `import tfkit` before tf.keras is used, and start again"
             " (Restart Python; a notebook: Runtime > Restart session)."
         )
-    tuned = process.tune_malloc()
+    process.tune_malloc()
     with quiet(), _kept():
         tensorflow = _import("tensorflow", "tensorflow")
         if not process.has_accelerator():
             # The search for one complains once that there is none; let it do so here, where that is dropped.
             tensorflow.config.list_physical_devices()
-    _tuned = tuned
+    _started = True
 
 
 @contextlib.contextmanager
