@@ -46,6 +46,12 @@ def until(found: Callable[[], T], seconds: float, output: Callable[[], str] = st
     return value
 
 
+def newest(run_dir: Path) -> int:
+    """The epoch of the newest backup; -1 where there is none."""
+    states = sorted((run_dir / "backup" / "train").glob("[0-9]*/state.json"))
+    return json.loads(states[-1].read_text())["epoch"] if states else -1
+
+
 def start(*words: str, **environment: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         words,

@@ -66,17 +66,17 @@ def test_restarts_are_used_up(job):
     assert len(job.starts(1)) == 2
 
 
-@runs("train(3)\nif me: heartbeat.give_up('--epochs is -1'); sys.exit(2)\ntime.sleep(600)")
-def test_wrong_usage_is_not_restarted(job):
-    assert job.ended() == 2
-    assert "worker 1 gave up: --epochs is -1" in job.said
-    assert len(job.starts(0)) == 1
+GIVES_UP = "train(3)\nif me == {me}: heartbeat.give_up('it is wrong'); sys.exit({code})\ntime.sleep(600)"
 
 
-@runs("train(3)\nif not me: heartbeat.give_up('the export differs'); sys.exit(1)\ntime.sleep(600)")
-def test_a_failed_check_is_not_restarted(job):
-    assert job.ended() == 1
-    assert "worker 0 gave up: the export differs" in job.said
+@pytest.mark.parametrize(
+    ("me", "code"),
+    [pytest.param(*how, marks=runs(GIVES_UP.format(me=how[0], code=how[1]))) for how in ((1, 2), (0, 1))],
+    ids=["wrong usage", "a failed check"],
+)
+def test_what_a_restart_would_not_mend_is_not_restarted(job, me, code):
+    assert job.ended() == code
+    assert f"worker {me} gave up: it is wrong" in job.said
     assert len(job.starts(0)) == 1
 
 
@@ -85,12 +85,6 @@ def test_an_error_at_once_is_not_restarted(job):
     assert job.ended() == 1
     assert "ModuleNotFoundError" in job.said
     assert len(job.starts(0)) == 1
-
-
-@runs("train(3)\nif not started: raise ValueError")
-def test_an_error_in_training_is_restarted(job):
-    assert job.ended() == 0
-    assert len(job.starts(0)) == 2
 
 
 @runs(

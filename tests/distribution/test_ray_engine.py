@@ -95,12 +95,6 @@ def parent(pid):
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
-def newest(run_dir):
-    """The epoch of the newest backup; 0 where there is none."""
-    states = sorted((run_dir / "backup" / "train").glob("[0-9]*/state.json"))
-    return json.loads(states[-1].read_text())["epoch"] if states else 0
-
-
 @pytest.fixture(scope="module")
 def story(tmp_path_factory):
     """One job on Ray, and what was seen from outside; beside it the same without Ray."""
@@ -114,7 +108,7 @@ def story(tmp_path_factory):
     with (folder / "single.log").open("w") as log:
         undisturbed = subprocess.Popen(single, stdout=log, stderr=log, cwd=folder)
     try:
-        launched.until(lambda: newest(folder / "trained") >= 1, "backup of epoch 1")
+        launched.until(lambda: processes.newest(folder / "trained") >= 1, "backup of epoch 1")
         first, (child, _) = launched.trainer(0)[0], launched.trainer(1)
         os.kill(parent(child), signal.SIGKILL)  # Ray's worker; ours is its child
         killed = time.monotonic()
@@ -192,7 +186,4 @@ def test_without_ray_the_command_that_installs_it(monkeypatch):
 def test_the_first_reason_to_stop_is_the_jobs_exit_code():
     coordinator = Coordinator()
     assert [coordinator.start(rank) for rank in (0, 1, 0)] == [0, 0, 1]
-    assert coordinator.code() is None
-    coordinator.stop(2)
-    coordinator.stop(3)
-    assert coordinator.code() == 2
+    assert [coordinator.stop(code) for code in (None, 2, 3, None)] == [None, 2, 2, 2]

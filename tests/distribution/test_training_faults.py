@@ -56,7 +56,7 @@ class Launched:
         return processes.until(found, PATIENCE, lambda: f"{what}: {self.output}")
 
     def until_backup(self, epoch: int) -> None:
-        self.until(lambda: newest(self.run_dir) >= epoch, f"a backup of epoch {epoch}")
+        self.until(lambda: processes.newest(self.run_dir) >= epoch, f"a backup of epoch {epoch}")
 
     def until_printed(self, text: str, times: int = 1) -> None:
         self.until(lambda: self.output.count(text) >= times, text)
@@ -71,12 +71,6 @@ class Launched:
         finally:
             self.process.kill()
             assert not left_behind(self.run_dir), "processes were left behind"
-
-
-def newest(run_dir: Path) -> int:
-    """The epoch of the newest backup; -1 where there is none."""
-    states = sorted((run_dir / "backup" / "train").glob("[0-9]*/state.json"))
-    return json.loads(states[-1].read_text())["epoch"] if states else -1
 
 
 def left_behind(run_dir: Path) -> list[int]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 
 import pytest
 
+from tests.distribution import processes
 from tfkit.environment import files
 from tfkit.environment.files import Cache, folder_digest
 from tfkit.errors import RunError, UsageError
@@ -27,15 +27,10 @@ def test_a_block_that_fails_leaves_what_was_there(tmp_path):
             raise ZeroDivisionError
     assert path.read_text() == "old"
     assert (folder / "a").read_text() == "old"
+    with files.new_folder(folder) as new:  # it is replaced as a whole
+        (new / "b").write_text("new")
+    assert [found.name for found in folder.iterdir()] == ["b"]
     assert sorted(found.name for found in tmp_path.iterdir()) == ["file", "folder"]
-
-
-def test_a_folder_is_replaced_as_a_whole(tmp_path):
-    for name in ("a", "b"):
-        with files.new_folder(tmp_path / "folder") as new:
-            (new / name).write_text(name)
-    assert [found.name for found in (tmp_path / "folder").iterdir()] == ["b"]
-    assert [found.name for found in tmp_path.iterdir()] == ["folder"]
 
 
 def test_json_holds_what_other_readers_read(tmp_path):
@@ -65,17 +60,8 @@ def test_digests_tell_contents_and_order_apart(tmp_path):
     (tmp_path / "a").write_text("same")
     (tmp_path / "b").write_text("same")
     assert files.digest_of(tmp_path / "a") == files.digest_of(tmp_path / "b")
-    assert (
-        len(
-            {
-                files.digest_of("ab", "c"),
-                files.digest_of("a", "bc"),
-                files.digest_of("abc"),
-                files.digest_of("c", "ab"),
-            }
-        )
-        == 4
-    )
+    parts = [("ab", "c"), ("a", "bc"), ("abc",), ("c", "ab")]
+    assert len({files.digest_of(*each) for each in parts}) == len(parts)
 
 
 def test_a_cache_that_cannot_be_is_named(monkeypatch, tmp_path):
@@ -133,10 +119,7 @@ def test_processes_that_ask_at_a_time_make_it_once(tmp_path):
 def test_a_killed_maker_leaves_nothing_in_the_way(tmp_path):
     log = tmp_path / "log"
     process = subprocess.Popen([sys.executable, "-c", MAKER.replace("0.3", "60"), str(log)])
-    for _ in range(600):
-        if log.exists():
-            break
-        time.sleep(0.05)
+    processes.until(log.exists, 30)
     process.kill()
     process.wait()
     entry = Cache("hub").get("key", whole)

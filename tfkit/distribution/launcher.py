@@ -295,7 +295,7 @@ class Attempt:
         return Outcome(kind="done", code=0) if outcome.kind == "interrupted" and has_finished else outcome
 
     def _start(self, folder: Path, watchdog: subprocess.Popen[bytes]) -> None:
-        (place, count), usable = self.job.share(), worker_process.usable_cores()
+        (place, count), usable = self.job.share(), process.usable_cores()
         cores = worker_process.shares(usable, count) if self.job.pin else ()
         gpus = worker_process.gpu_shares(count)
         tasks = self.job.tasks()
@@ -306,8 +306,8 @@ class Attempt:
             where = f"core{'s' * (threads > 1)} {', '.join(map(str, own))}" if own else "any core"
             environment = {
                 **process.malloc_environment(),
-                **os.environ,
                 **worker_process.threads_environment(threads),
+                **os.environ,
                 "PYTHONUNBUFFERED": "1",
                 # So that --overwrite, which the words may hold, removes nothing at a restart.
                 RESTARTED_VARIABLE: str(self._restarts),
@@ -362,20 +362,19 @@ class Attempt:
 
     def _stop(self, outcome: Outcome) -> None:
         """Let the workers end by themselves if they can, and make them if they cannot."""
-        if outcome.kind != "interrupted":
-            for worker in self.workers:
-                worker.send(signal.SIGKILL if worker in outcome.hanging else signal.SIGTERM)
-            is_done = outcome.kind == "done"
-            self._wait(self.workers, 0.0 if is_done else min(_AFTER_DEATH_SECONDS, self.job.grace_seconds))
-            return
-        savers = [worker for worker in self.workers if not worker.task.serves]  # servers have nothing to save
-        if self._signals.count:
-            grace = f"{self.job.grace_seconds:g} s to save and stop; again: at once."
-            self._screen.report(f"{self._signals.name}: the workers have {grace}")
-            for worker in savers:
+        grace, is_interrupted = self.job.grace_seconds, outcome.kind == "interrupted"
+        # Servers have nothing to save.
+        workers = [worker for worker in self.workers if not (is_interrupted and worker.task.serves)]
+        if is_interrupted and self._signals.count:
+            what = f"the workers have {grace:g} s to save and stop; again: at once."
+            self._screen.report(f"{self._signals.name}: {what}")
+        if self._signals.count or not is_interrupted:  # else they have told each other
+            for worker in workers:
                 worker.look()
-                worker.send(signal.SIGTERM)
-        if late := self._wait(savers, self.job.grace_seconds):
+                worker.send(signal.SIGKILL if worker in outcome.hanging else signal.SIGTERM)
+        patience = {"interrupted": grace, "done": 0.0}.get(outcome.kind, min(_AFTER_DEATH_SECONDS, grace))
+        late = self._wait(workers, patience)
+        if late and is_interrupted:
             names = ", ".join(worker.name for worker in late)
             self._screen.report(f"Killed, for not stopping in time: {names}. What was saved before is whole.")
 
@@ -440,7 +439,7 @@ def run(job: Job, *, screen: Screen) -> Outcome:
 
 
 _PROGRAM = "import sys; from tfkit.distribution.launcher import work; sys.exit(work(sys.argv[1]))"
-_FUNCTION, _RESULT, _ERROR = "function.pickle", "result.pickle", "error.txt"
+_FUNCTION, _RESULT = "function.pickle", "result.pickle"
 
 
 def launch(fn: Callable[[], T], *, workers: int = 2, max_restarts: int = 0, **patience: Any) -> T:
@@ -498,8 +497,7 @@ def launch(fn: Callable[[], T], *, workers: int = 2, max_restarts: int = 0, **pa
         if outcome.kind == "interrupted":
             raise KeyboardInterrupt(outcome.what)
         if outcome.kind != "done":
-            shown = Path(folder, _ERROR)
-            raise WorkerError(shown.read_text() if shown.is_file() else str(outcome))
+            raise WorkerError(str(outcome))
         result: T = pickle.loads(Path(folder, _RESULT).read_bytes())
         return result
 
@@ -508,22 +506,18 @@ def work(name: str) -> int:
     """Run the function of the folder in this worker; returns the exit code."""
     import cloudpickle
 
-    folder = Path(name)
     heartbeat.start()
-    this = cluster.current()
     try:
-        result = pickle.loads((folder / _FUNCTION).read_bytes())()
-        if this.is_chief:
-            files.write_bytes(folder / _RESULT, cloudpickle.dumps(result))
+        result = pickle.loads(Path(name, _FUNCTION).read_bytes())()
+        if cluster.current().is_chief:
+            files.write_bytes(Path(name, _RESULT), cloudpickle.dumps(result))
     except KeyboardInterrupt:
         return SAVED
     except Exception as error:
         traceback.print_exc()
         if cluster.is_loss_of_peer(error):
             return LOST_A_PEER
-        if not (folder / _ERROR).exists():
-            files.write_text(folder / _ERROR, f"In {this.name}:\n{traceback.format_exc()}")
-        heartbeat.give_up(f"{type(error).__name__}: {error}")
+        heartbeat.give_up(traceback.format_exc().rstrip())
         return 1
     return 0
 

@@ -185,13 +185,10 @@ def make_room(folder: Path, *, keep: str, limit: int) -> None:
       keep: the store that stays.
       limit: bytes that the others may take together.
     """
-    stores = [path for path in folder.iterdir() if path.is_dir() and path.name != keep]
-    by_use = sorted(stores, key=lambda path: path.stat().st_mtime, reverse=True)
-    total = 0
-    for path in by_use:
+    stores, total = [path for path in folder.iterdir() if path.is_dir() and path.name != keep], 0
+    for path in sorted(stores, key=lambda path: path.stat().st_mtime, reverse=True):
         total += sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-        leftover = path.name.startswith(".")
-        if not leftover and total <= limit:
+        if not path.name.startswith(".") and total <= limit:
             continue
         key = path.name.lstrip(".").split(".")[0]
         # A store that another process works on stays: it holds the lock.

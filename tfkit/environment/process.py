@@ -42,6 +42,12 @@ _quieting = False
 _muted = False
 
 
+def usable_cores() -> list[int]:
+    """Return the cores that this process may use, by number."""
+    has_affinity = hasattr(os, "sched_getaffinity")
+    return sorted(os.sched_getaffinity(0)) if has_affinity else list(range(os.cpu_count() or 1))
+
+
 def watched(stream: TextIO | None = None) -> bool:
     """Return whether somebody sees progress as it happens: in a terminal or a notebook, not in a file or a pipe.
 
