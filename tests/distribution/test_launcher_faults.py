@@ -21,7 +21,14 @@ if not started:
 """
 
 
-def check_killed(job, victim):
+@pytest.mark.parametrize(
+    "victim",
+    [
+        pytest.param(1, marks=runs(SURVIVES.format(victim=1) + "    os._exit(4)")),
+        pytest.param(0, marks=runs(SURVIVES.format(victim=0) + "    die(6)")),
+    ],
+)
+def test_who_is_killed_is_named_and_all_start_again(job, victim):
     assert job.ended() == 0
     assert f"worker {victim} died (SIGKILL) at step " in job.said
     assert "(restart 1 of 3)" in job.said
@@ -31,16 +38,6 @@ def check_killed(job, victim):
     again = re.search(r"Training again after ([0-9.]+) s", job.said)
     assert again is not None
     assert 0 < float(again[1]) < 30
-
-
-@runs(SURVIVES.format(victim=1) + "    os._exit(4)")
-def test_a_killed_worker_is_named_and_all_start_again(job):
-    check_killed(job, 1)
-
-
-@runs(SURVIVES.format(victim=0) + "    die(6)")
-def test_a_killed_chief_is_named_and_all_start_again(job):
-    check_killed(job, 0)
 
 
 @runs(

@@ -163,20 +163,3 @@ def test_told_to_stop_it_saves_and_one_process_goes_on_with_it(tmp_path, undistu
     other = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
     assert other.returncode == 2
     assert "another config" in other.stderr
-
-
-@pytest.mark.slow
-def test_a_second_job_on_the_same_folder_is_refused(tmp_path):
-    first = Launched(tmp_path / "run")
-    first.until(lambda: (tmp_path / "run" / "config.yaml").is_file(), "its folder")
-    first_log, first_process = first.log, first.process
-    command = [sys.executable, "-m", "tfkit", "launch", "--workers", "2", "--private-network", "--"]
-    second = subprocess.run(
-        [*command, *flags(tmp_path / "run")], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE
-    )
-    assert second.returncode == 2, second.stderr[-2000:]
-    assert "is in use" in second.stderr
-    assert "restart" not in second.stderr
-    assert first_process.poll() is None, first_log.read_text()[-2000:]
-    first_process.send_signal(signal.SIGTERM)
-    assert first.ended() == 3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import math
 import os
 from collections.abc import Iterator
@@ -57,10 +58,6 @@ def sum_metrics_once_an_epoch(model: keras.Model) -> None:
 
 STRATEGIES = get_args(get_type_hints(StrategyConfig)["strategy"])
 
-# TensorFlow opens the port and sets up the collectives of a process once; those of a second MirroredStrategy over CPUs
-# would take the first one's shapes for theirs.
-_of_process: dict[str, Any] = {}
-
 
 def strategy(name: str | tf.distribute.Strategy = "auto") -> tf.distribute.Strategy:
     """Return the stock strategy of that name.
@@ -102,12 +99,13 @@ def strategy(name: str | tf.distribute.Strategy = "auto") -> tf.distribute.Strat
     if name == "one_device":
         # tf.distribute.OneDeviceStrategy would put each batch through a multi-device iterator for nothing.
         return stack.tf.distribute.get_strategy()
-    if name not in _of_process:
-        _of_process[name] = _create(name, here)
-    return _of_process[name]
+    return _create(name)
 
 
-def _create(name: str, here: cluster.Cluster) -> tf.distribute.Strategy:
+# TensorFlow opens the port and sets up the collectives of a process once; those of a second MirroredStrategy over CPUs
+# would take the first one's shapes for theirs.
+@functools.cache
+def _create(name: str) -> tf.distribute.Strategy:
     if name == "central_storage":
         return stack.tf.distribute.experimental.CentralStorageStrategy()
     if name == "mirrored":
@@ -116,8 +114,8 @@ def _create(name: str, here: cluster.Cluster) -> tf.distribute.Strategy:
     if name == "parameter_server":
         from tfkit.distribution.replicas import lead
 
-        return lead(here)
-    return _tpu() if name == "tpu" else _multi_worker(here)
+        return lead(cluster.current())
+    return _tpu() if name == "tpu" else _multi_worker()
 
 
 def describe(chosen: tf.distribute.Strategy) -> str:
@@ -163,9 +161,9 @@ def logical_cpus(count: int) -> None:
         ) from error
 
 
-def _multi_worker(here: cluster.Cluster) -> tf.distribute.Strategy:
+def _multi_worker() -> tf.distribute.Strategy:
     heartbeat.phase("joining")
-    wait_for_workers(here)
+    wait_for_workers(cluster.current())
     try:
         # With TensorFlow's default options: all gradients of a step in one message. What else there is was measured
         # with two workers and gains nothing: RING takes the same time, and packs of 128 KiB (`bytes_per_pack`), of

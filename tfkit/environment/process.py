@@ -151,10 +151,9 @@ def tune_malloc() -> bool:
     Only on Linux with glibc and without an accelerator, and not with TFKIT_MALLOC=0 or where variables of
     glibc are set. Measured on two cores: a convolutional net trains 1.2 times as fast.
     """
-    if any(name in os.environ for name, _, _ in _MALLOC):
-        return malloc_environment().items() <= os.environ.items()
-    if not malloc_environment():
-        return False
+    wanted = malloc_environment()
+    if not wanted or any(name in os.environ for name in wanted):
+        return bool(wanted) and wanted.items() <= os.environ.items()
     library = ctypes.CDLL(None)
     return all(library.mallopt(option, value) == 1 for _, option, value in _MALLOC)
 
