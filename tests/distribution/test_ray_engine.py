@@ -38,11 +38,11 @@ needs_ray = pytest.mark.skipif(
 )
 
 
-class Launched:
+class Launched(processes.Started):
     """The driver in a network of its own: TensorFlow's port is open to every interface, and Ray needs none."""
 
     def __init__(self, *words, folder, temporary):
-        self.mark, self.log = uuid.uuid4().hex, folder / "launched.log"
+        self.mark = uuid.uuid4().hex
         alone = ["unshare", *([] if os.getuid() == 0 else ["-r"]), "-n"]
         environment = {"HOME": str(folder / "home"), "TMPDIR": str(temporary), "MARK": self.mark}
         environment |= {name: value for name, value in os.environ.items() if "RAY" not in name} | environment
@@ -54,18 +54,7 @@ class Launched:
             sys.executable,
             HERE / "ray_driver.py",
         )
-        with self.log.open("w") as log:
-            self.process = subprocess.Popen(
-                [*alone, *driver, *words], cwd=folder, env=environment, stdout=log, stderr=log
-            )
-
-    @property
-    def lines(self):
-        return self.log.read_text(errors="replace").splitlines()
-
-    def until(self, found, what):
-        """What `found()` gives as soon as it gives something."""
-        return processes.until(found, PATIENCE, lambda: f"{what}: " + "\n".join(self.lines[-40:]))
+        super().__init__([*alone, *driver, *words], folder / "launched.log", cwd=folder, env=environment)
 
     def end(self):
         """After a test that failed; what is there is its own."""
@@ -102,23 +91,20 @@ def story(tmp_path_factory):
     with (folder / "single.log").open("w") as log:
         undisturbed = subprocess.Popen(single, stdout=log, stderr=log, cwd=folder)
     try:
-        launched.until(lambda: processes.newest(folder / "trained") >= 1, "backup of epoch 1")
+        launched.until(lambda: processes.newest(folder / "trained") >= 1)
         first, (child, _) = launched.trainer(0)[0], launched.trainer(1)
         os.kill(parent(child), signal.SIGKILL)  # Ray's worker; ours is its child
         killed = time.monotonic()
-        launched.until(
-            lambda: child not in launched.left_behind(),
-            "end of the training process whose Ray worker was killed",
-        )
+        launched.until(lambda: child not in launched.left_behind())  # whose Ray worker was killed
 
         def again():
             process, heard = launched.trainer(0) or (first, None)
             beat = read(heard) if process != first else None
             return beat and beat.trained
 
-        seen["seconds from kill to training"] = launched.until(again, "training again") - killed
-        seen["code"] = launched.process.wait(PATIENCE)
-        seen["lines"] = launched.lines
+        seen["seconds from kill to training"] = launched.until(again) - killed
+        seen["code"] = launched.ended()
+        seen["lines"] = launched.printed.splitlines()
         deadline = time.monotonic() + 60  # Ray's daemons end when they miss their driver
         while (left := launched.left_behind()) and time.monotonic() < deadline:
             time.sleep(0.5)

@@ -158,10 +158,10 @@ class Job:
         for role, index in here:
             name = "chief" if role == "chief" else f"{role} {index}"
             serves = self.parameter_servers > 0 and role != "chief"
-            config = json.dumps({"cluster": jobs, "task": {"type": role, "index": index}})
+            config = {"TF_CONFIG": json.dumps({"cluster": jobs, "task": {"type": role, "index": index}})}
             is_alone = jobs == {"worker": [jobs[role][index]]}
             words = SERVER if serves else self.words
-            tasks.append(Task(name, jobs[role][index], words, "" if is_alone else config, serves))
+            tasks.append(Task(name, jobs[role][index], words, {} if is_alone else config, serves))
         return tasks
 
 
@@ -317,11 +317,9 @@ class Attempt:
             if gpus:
                 visible = environment["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, gpus[number]))
                 where += f", GPU {visible or 'none: there are fewer than workers'}"
-            lines.append(f"  {task.name:<9}{task.address if task.tf_config else ''}  {where}")
-            environment |= self.job.environment
+            lines.append(f"  {task.name:<9}{task.address if task.environment else ''}  {where}")
             environment.pop("TF_CONFIG", None)
-            if task.tf_config:
-                environment["TF_CONFIG"] = task.tf_config
+            environment |= {**self.job.environment, **task.environment}
             worker = Worker(task, environment=environment, cores=own, folder=folder, screen=self._screen)
             self.workers.append(worker)
             guard.watch(watchdog, [each.process.pid for each in self.workers])
@@ -329,7 +327,7 @@ class Attempt:
             return
         if self.job.pin and not cores:
             lines.append(f"  Not pinned: {count} processes share {len(usable)} core(s), so none has its own.")
-        if tasks[0].tf_config:
+        if tasks[0].environment:
             lines += network.warning([task.address for task in tasks], hosts=self.job.hosts)
         for line in lines:
             self._screen.report(line)

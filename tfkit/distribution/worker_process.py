@@ -161,14 +161,14 @@ class Task(NamedTuple):
       name: for a person: "worker 1", "chief".
       address: "host:port" where it listens.
       words: what follows `python`.
-      tf_config: its TF_CONFIG; empty where it is alone.
+      environment: with its TF_CONFIG; empty where it is alone.
       serves: whether it only serves the chief, which runs the user's program.
     """
 
     name: str
     address: str
     words: tuple[str, ...]
-    tf_config: str
+    environment: dict[str, str]
     serves: bool
 
 
