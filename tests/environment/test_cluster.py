@@ -67,8 +67,8 @@ WRONG = "b|b:|:1|http://b:1|b:1/| b:1|b :1|b:0|b:65536|b:-1|b:x|::1:1"
         ({"cluster": {"worker": ["a:1", "a:1"]}, "task": FIRST}, "worker 0 and worker 1"),
         ({"cluster": {"chief": ["a:1"], "worker": ["a:1"]}, "task": FIRST}, "chief 0 and worker 0"),
         ({"cluster": {"chief": TWO}, "task": {"type": "chief", "index": 0}}, "more than one"),
-        ({"cluster": {"worker": TWO}}, '"index" None'),
-        ({"cluster": {"worker": TWO}, "task": {"type": "worker"}}, '"index" None'),
+        ({"cluster": {"worker": TWO}}, '"task" is worker None'),
+        ({"cluster": {"worker": TWO}, "task": {"type": "worker"}}, '"task" is worker None'),
         ({"cluster": {"worker": TWO}, "task": "worker"}, '"task"'),
         ({"cluster": {"worker": TWO}, "task": {"type": ["worker"], "index": 0}}, '"task"'),
         *(
@@ -76,8 +76,8 @@ WRONG = "b|b:|:1|http://b:1|b:1/| b:1|b :1|b:0|b:65536|b:-1|b:x|::1:1"
             for wrong in ("one", -1, True, 0.5, None, 2, [0])
         ),
         ({"cluster": {"worker": TWO}, "task": {"type": "evaluator", "index": 0}}, "evaluator"),
-        ({"cluster": {"worker": TWO}, "task": {"type": "chief", "index": 0}}, '"type" chief'),
-        ({"cluster": {"worker": TWO}, "task": {"type": None, "index": 0}}, '"type" None'),
+        ({"cluster": {"worker": TWO}, "task": {"type": "chief", "index": 0}}, "chief 0"),
+        ({"cluster": {"worker": TWO}, "task": {"type": None, "index": 0}}, "None 0"),
         ({"cluster": {"worker": TWO, "ps": ["c:1"]}, "task": FIRST}, "need a chief"),
         ({"cluster": {"chief": ["a:1"], "ps": ["c:1"]}, "task": {"type": "ps", "index": 0}}, "need a chief"),
         ({"cluster": {"worker": []}, "task": FIRST}, "0 worker"),

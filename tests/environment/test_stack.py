@@ -9,7 +9,7 @@ import pytest
 
 from tfkit.environment import stack
 from tfkit.environment.packages import versions
-from tfkit.environment.stack import keras, litert, tf, tf_hub, tf_text, tfmot
+from tfkit.environment.stack import keras, tf, tf_hub, tfmot
 
 pytestmark = pytest.mark.stack
 
@@ -35,12 +35,6 @@ def test_keras_3_can_be_had_beside_it_and_tf_keras_stays():
     assert stack.keras_3.__version__.startswith("3.")
     assert stack.keras_3.backend.backend() == "tensorflow"
     assert tf.keras.Model is keras.Model is not stack.keras_3.Model
-
-
-def test_every_module_is_the_real_one():
-    assert tf.__version__ == importlib.metadata.version("tensorflow")
-    assert tf_text.WhitespaceTokenizer().tokenize(["two words"]).to_list() == [[b"two", b"words"]]
-    assert issubclass(litert.Interpreter, object)
 
 
 PRIVATE = """
@@ -159,9 +153,8 @@ def test_starting_is_silent_and_warnings_are_not():
 
 def test_versions_are_those_of_the_packages_and_their_own():
     found = versions()
-    assert found["tfkit"] == importlib.metadata.version("tfkit")
     assert found["python"] == sys.version.split()[0]
     assert found["cores"] >= 1
     assert found["cpu"]
-    for package in ("tensorflow", "tf-keras", "numpy", "protobuf"):
+    for package in ("tensorflow", "tf-keras", "numpy", "protobuf", "tfkit"):
         assert found["packages"][package] == importlib.metadata.version(package)

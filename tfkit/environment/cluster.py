@@ -90,8 +90,7 @@ def parse(content: Any) -> Cluster:
         return Cluster()
     if type(index) is not int or not 0 <= index < len(of_role):
         counts = ", ".join(f"{len(listed)} {job}" for job, listed in known.items())
-        shown = f'"type" {role} and "index" {reprlib.repr(index)}'
-        raise ValueError(f'"task" has {shown}, which is none of the processes of "cluster": {counts}')
+        raise ValueError(f'"task" is {role} {reprlib.repr(index)}, and "cluster" has {counts}')
     if known["ps"] and not (known["chief"] and known["worker"]):
         raise ValueError('"cluster" has parameter servers ("ps"), which need a chief and workers')
     if known["chief"] and not known["ps"]:
