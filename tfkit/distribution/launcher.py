@@ -554,29 +554,19 @@ def parser() -> argparse.ArgumentParser:
     return command
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Read the line, run the job; returns the exit code.
+def parse(words: Sequence[str]) -> tuple[Job, str]:
+    """Return the job that a command line describes, and the engine that is to run it: `local` or `ray`.
 
     Raises:
       ConfigError: what was asked cannot be done.
     """
-    words = list(arguments)
     cut = words.index("--") if "--" in words else len(words)
     options = vars(parser().parse_args(words[:cut]))
     _check_flags(options)
     if options.pop("private_network", False):
         network.enter_private([sys.executable, "-m", "tfkit", "launch", *words])
     engine = options.pop("engine", "local")
-    job = Job(**options, words=tuple(words[cut + 1 :]))
-    if engine == "ray":
-        from tfkit.distribution import ray
-
-        return ray.launch(job)
-    outcome = run(job, screen=Screen())
-    ends = {"interrupted": f"Interrupted. {AGAIN}", "done": outcome.what}
-    if text := ends.get(outcome.kind, f"WorkerError: {outcome}"):
-        print(text, file=sys.stderr)
-    return outcome.code
+    return Job(**options, words=tuple(words[cut + 1 :])), engine
 
 
 def _check_flags(options: dict[str, Any]) -> None:
@@ -597,3 +587,12 @@ def _check_flags(options: dict[str, Any]) -> None:
         raise ConfigError(f"{flags} does not go with {reason}. Leave it out.")
     if hosts:
         options["hosts"] = tuple(hosts)
+
+
+def run_and_report(job: Job) -> int:
+    """Run a job; say how it ended, and return the exit code."""
+    outcome = run(job, screen=Screen())
+    ends = {"interrupted": f"Interrupted. {AGAIN}", "done": outcome.what}
+    if text := ends.get(outcome.kind, f"WorkerError: {outcome}"):
+        print(text, file=sys.stderr)
+    return outcome.code
