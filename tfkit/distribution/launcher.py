@@ -532,8 +532,12 @@ exit codes:
 """
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the parser of what stands before the two dashes."""
+def parse(words: Sequence[str]) -> tuple[Job, str]:
+    """Return the job that a command line describes, and the engine that is to run it: `local` or `ray`.
+
+    Raises:
+      ConfigError: what was asked cannot be done.
+    """
     command = cli.Parser(
         prog="python -m tfkit launch",
         usage="%(prog)s [options] -- (-m MODULE | SCRIPT.py) [its options]",
@@ -551,17 +555,8 @@ def parser() -> argparse.ArgumentParser:
     alone = "workers in a network of their own (Linux: unshare): nobody reaches their ports, and they reach nobody"
     where.add_argument("--private-network", action="store_true", help=alone)
     add_flags(command.add_argument_group("when something goes wrong"), Job, PATIENCE)
-    return command
-
-
-def parse(words: Sequence[str]) -> tuple[Job, str]:
-    """Return the job that a command line describes, and the engine that is to run it: `local` or `ray`.
-
-    Raises:
-      ConfigError: what was asked cannot be done.
-    """
     cut = words.index("--") if "--" in words else len(words)
-    options = vars(parser().parse_args(words[:cut]))
+    options = vars(command.parse_args(words[:cut]))
     _check_flags(options)
     if options.pop("private_network", False):
         network.enter_private([sys.executable, "-m", "tfkit", "launch", *words])

@@ -105,26 +105,12 @@ def show(*, as_json: bool = False) -> int:
     if as_json:
         diagnosis = diagnose()
         print(json.dumps(diagnosis, indent=2))
-    else:
-        has = packages.versions()
-        machine = f"Python {has['python']}, {has['cpu']}, {has['cores']} cores, {has['platform']}"
-        print(f"tfkit {has['tfkit']} on {machine}\n")
-        diagnosis = diagnose(_print_row)
-        _print_rest(**diagnosis)
-    return 0 if diagnosis["ok"] else 1
-
-
-def _print_row(row: dict[str, Any]) -> None:
-    mark = "optional" if "purpose" in row else "ok" if row["ok"] else "BROKEN"
-    text = row.get("detail") or ("" if row["version"] else "not installed: ") + row["purpose"]
-    print(f"{mark:<9} {row['package']:<32} {row['version'] or '-':<8} {text}", flush=True)
-    if row["command"] and (mark == "BROKEN" or not row["version"]):
-        print(f"{'':10}{row['command']}", flush=True)
-
-
-def _print_rest(
-    ok: bool, machine: dict[str, Any], cache: dict[str, Any], start: dict[str, Any], checks: Any, **_: Any
-) -> None:
+        return 0 if diagnosis["ok"] else 1
+    has = packages.versions()
+    where = f"Python {has['python']}, {has['cpu']}, {has['cores']} cores, {has['platform']}"
+    print(f"tfkit {has['tfkit']} on {where}\n")
+    diagnosis = diagnose(_print_row)
+    machine, start, cache, checks = (diagnosis[name] for name in ("machine", "start", "cache", "checks"))
     print()
     if machine:
         print("Devices ", ", ".join(f"{len(names)} {kind}" for kind, names in machine["devices"].items()))
@@ -138,10 +124,19 @@ def _print_rest(
     broken = [check for check in checks if not check["ok"]]
     if broken:
         print(f"{len(broken)} of {len(checks)} are broken.")
-    elif ok:
+    elif diagnosis["ok"]:
         print("Everything works.")
     if commands := dict.fromkeys(check["command"] for check in broken if check["command"]):
         print(f"To repair all of it:\n\n    {' && '.join(commands)}")
+    return 0 if diagnosis["ok"] else 1
+
+
+def _print_row(row: dict[str, Any]) -> None:
+    mark = "optional" if "purpose" in row else "ok" if row["ok"] else "BROKEN"
+    text = row.get("detail") or ("" if row["version"] else "not installed: ") + row["purpose"]
+    print(f"{mark:<9} {row['package']:<32} {row['version'] or '-':<8} {text}", flush=True)
+    if row["command"] and (mark == "BROKEN" or not row["version"]):
+        print(f"{'':10}{row['command']}", flush=True)
 
 
 def run(package: str) -> dict[str, Any]:

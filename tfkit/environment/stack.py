@@ -199,7 +199,13 @@ def _import(module: str, package: str) -> ModuleType:
             return importlib.import_module(module)
     # A package of a wrong version fails with AttributeError, TypeError, NotFoundError, whatever comes first.
     except Exception as err:
-        raise _import_error(module, package, err) from err
+        missing = (getattr(err, "name", None) or "").split(".")[0]
+        is_other = isinstance(err, ModuleNotFoundError) and missing != module.split(".")[0]
+        repair = command(_PACKAGE_OF.get(missing, missing)) if is_other else command(package, reinstall=True)
+        found = f"{module} ({package} {packages.version(package)})"
+        raise StackError(
+            f"{found} does not import: {packages.first_line(err)}{packages.REPAIR}{repair}"
+        ) from err
 
 
 def _start_tensorflow() -> None:
@@ -244,17 +250,6 @@ def _kept() -> Iterator[None]:
         gc.freeze()
         if collects:
             gc.enable()
-
-
-def _import_error(module: str, package: str, err: Exception) -> StackError:
-    """Return what to do about a module that does not import though its package is there."""
-    missing = (getattr(err, "name", None) or "").split(".")[0]
-    if isinstance(err, ModuleNotFoundError) and missing != module.split(".")[0]:
-        repair = command(_PACKAGE_OF.get(missing, missing))
-    else:
-        repair = command(package, reinstall=True)
-    cause = f"{module} ({package} {packages.version(package)}) does not import: {packages.first_line(err)}"
-    return StackError(f"{cause}{packages.REPAIR}{repair}")
 
 
 _PRIVACY = "tensorflow_privacy"
