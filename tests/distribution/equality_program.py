@@ -41,10 +41,11 @@ def build_model(optimizer, *, normalised=False):
     body = [layers.Conv2D(6, 3, use_bias=not normalised), *normalisation, layers.ReLU(), layers.Flatten()]
     head = layers.Dense(CLASSES, kernel_regularizer=keras.regularizers.L2(1e-3))
     model = keras.Sequential([keras.Input([8, 8, 3]), *body, head])
-    kinds = keras.optimizers
-    optimizers = {"sgd": kinds.SGD(0.1), "momentum": kinds.SGD(0.05, momentum=0.9), "adam": kinds.Adam(3e-3)}
+    rates = {"sgd": (0.1, 0.0), "momentum": (0.05, 0.9)}
+    adam = optimizer == "adam"
+    chosen = keras.optimizers.Adam(3e-3) if adam else keras.optimizers.SGD(*rates[optimizer])
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(optimizers[optimizer], loss, metrics=["accuracy"])
+    model.compile(chosen, loss, metrics=["accuracy"])
     return model
 
 
