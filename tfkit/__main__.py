@@ -53,9 +53,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         # It has a parser of its own: what follows its two dashes is another program's.
         if words[:1] == ["launch"]:
-            from tfkit.distribution import command
+            from tfkit.distribution import launcher, ray
 
-            return command.main(words[1:])
+            job, engine = launcher.parse(words[1:])
+            return ray.launch(job) if engine == "ray" else launcher.run_and_report(job)
         chosen = parser.parse_args(words)
         return int(chosen.run(chosen))
     except BrokenPipeError:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -16,7 +15,6 @@ import pytest
 from tests.distribution import processes
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 60
 
 # Each start of a worker leaves a file `start-<worker>-<number>` that says what it found.
 PRELUDE = """
@@ -71,42 +69,20 @@ def script(tmp_path: Path) -> Callable[[str], Path]:
     return lambda program: written(tmp_path, program)
 
 
-class Launch:
+class Launch(processes.Started):
     """A launcher that runs a program in a process of its own."""
 
     def __init__(self, folder: Path, program: str, *options: str, before: str) -> None:
         self.folder = folder
         script = written(folder, program, before=before)
-        self.out, self.errors = folder / "out", folder / "errors"
-        with self.out.open("wb") as out, self.errors.open("wb") as errors:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "tfkit", "launch", *options, "--", str(script)],
-                env={**os.environ, "PYTHONPATH": str(ROOT)},
-                stdout=out,
-                stderr=errors,
-                stdin=subprocess.DEVNULL,
-            )
-
-    def ended(self, seconds: float = PATIENCE) -> int:
-        """Its exit code."""
-        return self.process.wait(timeout=seconds)
-
-    @property
-    def said(self) -> str:
-        return self.errors.read_text(errors="replace")
-
-    @property
-    def printed(self) -> str:
-        return self.out.read_text(errors="replace")
+        words = [sys.executable, "-m", "tfkit", "launch", *options, "--", script]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        super().__init__(words, folder / "out", folder / "errors", env=environment)
 
     def starts(self, worker: int) -> list[dict]:
         """What each start of a worker found, in order."""
         paths = sorted(self.folder.glob(f"start-{worker}-*"), key=lambda path: int(path.name.split("-")[2]))
         return [json.loads(path.read_text()) for path in paths]
-
-    def until(self, true: Callable[[], object], seconds: float = PATIENCE) -> None:
-        """Wait until something holds."""
-        processes.until(true, seconds, lambda: self.said)
 
     def left(self) -> list[str]:
         """The command lines of processes that run this job's program or came of it."""

@@ -38,23 +38,14 @@ def build_model(optimizer, *, normalised=False):
     """A convolution, a weight decay, and if asked a batch normalisation over all replicas."""
     layers = keras.layers
     normalisation = [layers.BatchNormalization(synchronized=True)] if normalised else []
-    model = keras.Sequential(
-        [
-            keras.Input([8, 8, 3]),
-            layers.Conv2D(6, 3, use_bias=not normalised),
-            *normalisation,
-            layers.ReLU(),
-            layers.Flatten(),
-            layers.Dense(CLASSES, kernel_regularizer=keras.regularizers.L2(1e-3)),
-        ]
-    )
-    optimizers = {
-        "sgd": lambda: keras.optimizers.SGD(0.1),
-        "momentum": lambda: keras.optimizers.SGD(0.05, momentum=0.9),
-        "adam": lambda: keras.optimizers.Adam(3e-3),
-    }
+    body = [layers.Conv2D(6, 3, use_bias=not normalised), *normalisation, layers.ReLU(), layers.Flatten()]
+    head = layers.Dense(CLASSES, kernel_regularizer=keras.regularizers.L2(1e-3))
+    model = keras.Sequential([keras.Input([8, 8, 3]), *body, head])
+    rates = {"sgd": (0.1, 0.0), "momentum": (0.05, 0.9)}
+    adam = optimizer == "adam"
+    chosen = keras.optimizers.Adam(3e-3) if adam else keras.optimizers.SGD(*rates[optimizer])
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(optimizers[optimizer](), loss, metrics=["accuracy"])
+    model.compile(chosen, loss, metrics=["accuracy"])
     return model
 
 
@@ -74,22 +65,14 @@ def measured(strategy, case, folder):
     settings = CASES[case]
     data = splits(examples=180, batch=settings["batch"])
     run = Run.create(folder / case.replace(" ", "-"), config={})
-    trained = train(
-        lambda: build_model(settings["optimizer"], normalised=settings.get("normalised", False)),
-        data,
-        Stage(
-            epochs=2,
-            seed=5,
-            keep="last",
-            class_weight={label: 0.5 + label for label in range(CLASSES)}
-            if settings.get("weighted")
-            else None,
-            augment=Augmentation.preset("light") if settings.get("augment") else None,
-            verbose=0,
-        ),
-        run=run,
-        strategy=strategy,
-    )
+    weights = {label: 0.5 + label for label in range(CLASSES)} if settings.get("weighted") else None
+    augment = Augmentation.preset("light") if settings.get("augment") else None
+    stage = Stage(epochs=2, seed=5, keep="last", class_weight=weights, augment=augment, verbose=0)
+
+    def model():
+        return build_model(settings["optimizer"], normalised=settings.get("normalised", False))
+
+    trained = train(model, data, stage, run=run, strategy=strategy)
     run.close()
     names = ("loss", "accuracy", "val_loss", "val_accuracy")
     return {

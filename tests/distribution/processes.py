@@ -8,9 +8,9 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 
@@ -44,6 +44,42 @@ def until(found: Callable[[], T], seconds: float, output: Callable[[], str] = st
         assert time.monotonic() < deadline, f"in vain: {output()[-3000:]}"
         time.sleep(0.05)
     return value
+
+
+class Started:
+    """A program in a process of its own, and what it printed."""
+
+    def __init__(
+        self, words: Sequence[object], log: Path, errors: Path | None = None, **options: Any
+    ) -> None:
+        self.log, self.errors = log, errors or log
+        log.write_bytes(b"")
+        with log.open("ab") as out, self.errors.open("ab") as err:
+            self.process = subprocess.Popen(
+                list(map(str, words)), stdin=subprocess.DEVNULL, stdout=out, stderr=err, **options
+            )
+
+    def ended(self, seconds: float = PATIENCE) -> int:
+        """Its exit code."""
+        return self.process.wait(timeout=seconds)
+
+    @property
+    def said(self) -> str:
+        return self.errors.read_text(errors="replace")
+
+    @property
+    def printed(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def until(self, found: Callable[[], T], seconds: float = PATIENCE) -> T:
+        """What `found()` gives as soon as it gives something."""
+        return until(found, seconds, lambda: self.said)
+
+
+def newest(run_dir: Path) -> int:
+    """The epoch of the newest backup; -1 where there is none."""
+    states = sorted((run_dir / "backup" / "train").glob("[0-9]*/state.json"))
+    return json.loads(states[-1].read_text())["epoch"] if states else -1
 
 
 def start(*words: str, **environment: str) -> subprocess.Popen[str]:

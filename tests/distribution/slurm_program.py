@@ -28,17 +28,10 @@ def train() -> None:
         model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     data = tf.data.Dataset.from_tensor_slices(((digits.data / 16).astype("float32"), digits.target)).batch(64)
     losses = model.fit(data, epochs=2, verbose=0).history["loss"]
-    print(
-        json.dumps(
-            {
-                "node": os.environ["SLURMD_NODENAME"],
-                "replicas": strategy.num_replicas_in_sync,
-                "losses": losses,
-                "weights": float(sum(abs(weight).sum() for weight in model.get_weights())),
-                **json.loads(os.environ["TF_CONFIG"]),
-            }
-        )
-    )
+    weights = float(sum(abs(weight).sum() for weight in model.get_weights()))
+    found = {"node": os.environ["SLURMD_NODENAME"], "replicas": strategy.num_replicas_in_sync}
+    found |= {"losses": losses, "weights": weights, **json.loads(os.environ["TF_CONFIG"])}
+    print(json.dumps(found))
 
 
 def end(how: str, folder: Path) -> None:

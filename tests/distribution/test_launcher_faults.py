@@ -21,7 +21,14 @@ if not started:
 """
 
 
-def check_killed(job, victim):
+@pytest.mark.parametrize(
+    "victim",
+    [
+        pytest.param(1, marks=runs(SURVIVES.format(victim=1) + "    os._exit(4)")),
+        pytest.param(0, marks=runs(SURVIVES.format(victim=0) + "    die(6)")),
+    ],
+)
+def test_who_is_killed_is_named_and_all_start_again(job, victim):
     assert job.ended() == 0
     assert f"worker {victim} died (SIGKILL) at step " in job.said
     assert "(restart 1 of 3)" in job.said
@@ -31,16 +38,6 @@ def check_killed(job, victim):
     again = re.search(r"Training again after ([0-9.]+) s", job.said)
     assert again is not None
     assert 0 < float(again[1]) < 30
-
-
-@runs(SURVIVES.format(victim=1) + "    os._exit(4)")
-def test_a_killed_worker_is_named_and_all_start_again(job):
-    check_killed(job, 1)
-
-
-@runs(SURVIVES.format(victim=0) + "    die(6)")
-def test_a_killed_chief_is_named_and_all_start_again(job):
-    check_killed(job, 0)
 
 
 @runs(
@@ -66,17 +63,17 @@ def test_restarts_are_used_up(job):
     assert len(job.starts(1)) == 2
 
 
-@runs("train(3)\nif me: heartbeat.give_up('--epochs is -1'); sys.exit(2)\ntime.sleep(600)")
-def test_wrong_usage_is_not_restarted(job):
-    assert job.ended() == 2
-    assert "worker 1 gave up: --epochs is -1" in job.said
-    assert len(job.starts(0)) == 1
+GIVES_UP = "train(3)\nif me == {me}: heartbeat.give_up('it is wrong'); sys.exit({code})\ntime.sleep(600)"
 
 
-@runs("train(3)\nif not me: heartbeat.give_up('the export differs'); sys.exit(1)\ntime.sleep(600)")
-def test_a_failed_check_is_not_restarted(job):
-    assert job.ended() == 1
-    assert "worker 0 gave up: the export differs" in job.said
+@pytest.mark.parametrize(
+    ("me", "code"),
+    [pytest.param(*how, marks=runs(GIVES_UP.format(me=how[0], code=how[1]))) for how in ((1, 2), (0, 1))],
+    ids=["wrong usage", "a failed check"],
+)
+def test_what_a_restart_would_not_mend_is_not_restarted(job, me, code):
+    assert job.ended() == code
+    assert f"worker {me} gave up: it is wrong" in job.said
     assert len(job.starts(0)) == 1
 
 
@@ -85,12 +82,6 @@ def test_an_error_at_once_is_not_restarted(job):
     assert job.ended() == 1
     assert "ModuleNotFoundError" in job.said
     assert len(job.starts(0)) == 1
-
-
-@runs("train(3)\nif not started: raise ValueError")
-def test_an_error_in_training_is_restarted(job):
-    assert job.ended() == 0
-    assert len(job.starts(0)) == 2
 
 
 @runs(

@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import uuid
 from pathlib import Path
@@ -39,39 +38,23 @@ needs_ray = pytest.mark.skipif(
 )
 
 
-class Launched:
+class Launched(processes.Started):
     """The driver in a network of its own: TensorFlow's port is open to every interface, and Ray needs none."""
 
     def __init__(self, *words, folder, temporary):
-        self.mark, self.lines = uuid.uuid4().hex, []
+        self.mark = uuid.uuid4().hex
         alone = ["unshare", *([] if os.getuid() == 0 else ["-r"]), "-n"]
         environment = {"HOME": str(folder / "home"), "TMPDIR": str(temporary), "MARK": self.mark}
-        self.process = subprocess.Popen(
-            [
-                *(*alone, "bash", "-c", 'ip link set lo up; exec "$@"', "bash"),
-                *(sys.executable, str(HERE / "ray_driver.py"), *words),
-            ],
-            cwd=folder,
-            env={**{name: value for name, value in os.environ.items() if "RAY" not in name}, **environment},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
+        environment |= {name: value for name, value in os.environ.items() if "RAY" not in name} | environment
+        driver = (
+            "bash",
+            "-c",
+            'ip link set lo up; exec "$@"',
+            "bash",
+            sys.executable,
+            HERE / "ray_driver.py",
         )
-        self.reader = threading.Thread(target=self._read, daemon=True)
-        self.reader.start()
-
-    def _read(self):
-        self.lines += (line.rstrip("\n") for line in self.process.stdout)
-
-    def ended(self):
-        """Its exit code."""
-        code = self.process.wait(PATIENCE)
-        self.reader.join(timeout=5)
-        return code
-
-    def until(self, found, what):
-        """What `found()` gives as soon as it gives something."""
-        return processes.until(found, PATIENCE, lambda: f"{what}: " + "\n".join(self.lines[-40:]))
+        super().__init__([*alone, *driver, *words], folder / "launched.log", cwd=folder, env=environment)
 
     def end(self):
         """After a test that failed; what is there is its own."""
@@ -95,12 +78,6 @@ def parent(pid):
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
-def newest(run_dir):
-    """The epoch of the newest backup; 0 where there is none."""
-    states = sorted((run_dir / "backup" / "train").glob("[0-9]*/state.json"))
-    return json.loads(states[-1].read_text())["epoch"] if states else 0
-
-
 @pytest.fixture(scope="module")
 def story(tmp_path_factory):
     """One job on Ray, and what was seen from outside; beside it the same without Ray."""
@@ -114,23 +91,20 @@ def story(tmp_path_factory):
     with (folder / "single.log").open("w") as log:
         undisturbed = subprocess.Popen(single, stdout=log, stderr=log, cwd=folder)
     try:
-        launched.until(lambda: newest(folder / "trained") >= 1, "backup of epoch 1")
+        launched.until(lambda: processes.newest(folder / "trained") >= 1)
         first, (child, _) = launched.trainer(0)[0], launched.trainer(1)
         os.kill(parent(child), signal.SIGKILL)  # Ray's worker; ours is its child
         killed = time.monotonic()
-        launched.until(
-            lambda: child not in launched.left_behind(),
-            "end of the training process whose Ray worker was killed",
-        )
+        launched.until(lambda: child not in launched.left_behind())  # whose Ray worker was killed
 
         def again():
             process, heard = launched.trainer(0) or (first, None)
             beat = read(heard) if process != first else None
             return beat and beat.trained
 
-        seen["seconds from kill to training"] = launched.until(again, "training again") - killed
+        seen["seconds from kill to training"] = launched.until(again) - killed
         seen["code"] = launched.ended()
-        seen["lines"] = launched.lines
+        seen["lines"] = launched.printed.splitlines()
         deadline = time.monotonic() + 60  # Ray's daemons end when they miss their driver
         while (left := launched.left_behind()) and time.monotonic() < deadline:
             time.sleep(0.5)
@@ -151,6 +125,8 @@ def test_a_killed_worker_costs_nothing_but_time(story):
     printed = "\n".join(story["lines"])
     print(f"seconds from kill to training: {story['seconds from kill to training']:.1f}")
     assert story["code"] == 0, printed[-3000:]
+    assert not story["left behind"]
+    assert story["files left"] == []
     assert "all start again" in printed  # on a busy machine Ray may take more for dead than was killed
     (epoch, *_) = re.findall(r"Resumed train at epoch (\d) of 6", printed)
     assert int(epoch) > 1
@@ -176,13 +152,6 @@ def test_ray_knows_what_the_run_folder_holds(story):
     assert (checkpoint / "saved_model.pb").read_bytes() == model.read_bytes()
 
 
-@needs_ray
-@pytest.mark.slow
-def test_nothing_is_left_behind(story):
-    assert not story["left behind"]
-    assert story["files left"] == []
-
-
 def test_without_ray_the_command_that_installs_it(monkeypatch):
     monkeypatch.setattr(packages, "version", lambda package: None)
     with pytest.raises(ConfigError, match=r"--engine ray: .* not installed[\s\S]*To repair it: .*ray"):
@@ -192,7 +161,4 @@ def test_without_ray_the_command_that_installs_it(monkeypatch):
 def test_the_first_reason_to_stop_is_the_jobs_exit_code():
     coordinator = Coordinator()
     assert [coordinator.start(rank) for rank in (0, 1, 0)] == [0, 0, 1]
-    assert coordinator.code() is None
-    coordinator.stop(2)
-    coordinator.stop(3)
-    assert coordinator.code() == 2
+    assert [coordinator.stop(code) for code in (None, 2, 3, None)] == [None, 2, 2, 2]

@@ -14,6 +14,8 @@ from tfkit.settings.options import ReplicaConfig
 def test_names_give_stock_strategies():
     assert strategy("auto") is tf.distribute.get_strategy()
     assert strategy("one_device") is tf.distribute.get_strategy()
+    assert describe(strategy("auto")) == "one_device: 1 replica on CPU:0"
+    assert isinstance(strategy("central_storage"), tf.distribute.experimental.CentralStorageStrategy)
     mirrored = strategy("mirrored")
     assert isinstance(mirrored, tf.distribute.MirroredStrategy)
     assert mirrored.num_replicas_in_sync == len(tf.config.list_logical_devices("CPU"))
@@ -45,15 +47,6 @@ def test_a_strategy_of_one_process_does_not_suit_two_workers(monkeypatch):
     )
     with pytest.raises(ConfigError, match=r"2 workers, and --strategy mirrored is for one process"):
         strategy("mirrored")
-
-
-def test_the_default_is_said_in_one_line():
-    assert describe(strategy("auto")) == "one_device: 1 replica on CPU:0"
-
-
-def test_central_storage_is_the_stock_one():
-    chosen = strategy("central_storage")
-    assert isinstance(chosen, tf.distribute.experimental.CentralStorageStrategy)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

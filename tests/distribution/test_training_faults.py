@@ -33,50 +33,32 @@ def flags(run_dir: Path, *more: str) -> list[str]:
     return ["-m", "recipes.train_distributed", *RECIPE, "--run-dir", str(run_dir), *more]
 
 
-class Launched:
+class Launched(processes.Started):
     """`python -m tfkit launch` with two workers, and what it printed."""
 
     def __init__(
         self, run_dir: Path, *options: str, recipe: tuple[str, ...] = ("--backup-steps", "10")
     ) -> None:
         self.run_dir = run_dir
-        self.log = run_dir.with_suffix(".log")
         words = ["launch", "--workers", "2", "--private-network", *options, "--", *flags(run_dir, *recipe)]
-        with self.log.open("w") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "tfkit", *words], cwd=ROOT, stdout=log, stderr=subprocess.STDOUT
-            )
-
-    @property
-    def output(self) -> str:
-        return self.log.read_text(errors="replace")
-
-    def until(self, found, what: str):
-        """What `found()` gives as soon as it gives something."""
-        return processes.until(found, PATIENCE, lambda: f"{what}: {self.output}")
+        super().__init__([sys.executable, "-m", "tfkit", *words], run_dir.with_suffix(".log"), cwd=ROOT)
 
     def until_backup(self, epoch: int) -> None:
-        self.until(lambda: newest(self.run_dir) >= epoch, f"a backup of epoch {epoch}")
+        self.until(lambda: processes.newest(self.run_dir) >= epoch)
 
     def until_printed(self, text: str, times: int = 1) -> None:
-        self.until(lambda: self.output.count(text) >= times, text)
+        self.until(lambda: self.printed.count(text) >= times)
 
     def worker(self, index: int) -> int:
         """The process id of a worker that runs now."""
-        return self.until(lambda: workers_of(self.run_dir).get(index, 0), f"worker {index}")
+        return self.until(lambda: workers_of(self.run_dir).get(index, 0))
 
-    def ended(self) -> int:
+    def ended(self, seconds: float = PATIENCE) -> int:
         try:
-            return self.process.wait(timeout=PATIENCE)
+            return super().ended(seconds)
         finally:
             self.process.kill()
             assert not left_behind(self.run_dir), "processes were left behind"
-
-
-def newest(run_dir: Path) -> int:
-    """The epoch of the newest backup; -1 where there is none."""
-    states = sorted((run_dir / "backup" / "train").glob("[0-9]*/state.json"))
-    return json.loads(states[-1].read_text())["epoch"] if states else -1
 
 
 def left_behind(run_dir: Path) -> list[int]:
@@ -125,11 +107,11 @@ def test_killed_and_frozen_it_ends_as_if_nothing_had_been(tmp_path, undisturbed)
     stopped = time.monotonic()
     job.until_printed("restart 2 of 8")
     assert time.monotonic() - stopped < 30
-    job.until(lambda: list((tmp_path / "run").glob("*saved_model*")), "the export")
+    job.until(lambda: list((tmp_path / "run").glob("*saved_model*")))
     os.kill(job.worker(0), signal.SIGKILL)
-    assert job.ended() == 0, job.output[-3000:]
+    assert job.ended() == 0, job.printed[-3000:]
     assert_same(tmp_path / "run", undisturbed)
-    printed = job.output
+    printed = job.printed
     assert "worker 1 died (SIGKILL)" in printed
     assert "worker 0 died (SIGKILL)" in printed
     assert re.search(r"worker 1 (stopped answering|has not answered)", printed)
@@ -149,7 +131,7 @@ def test_told_to_stop_it_saves_and_one_process_goes_on_with_it(tmp_path, undistu
         job = Launched(tmp_path / "run", recipe=())
         job.until_printed(moment)
         job.process.send_signal(signal.SIGTERM)
-        assert job.ended() == 3, job.output[-3000:]
+        assert job.ended() == 3, job.printed[-3000:]
     state = json.loads(sorted((tmp_path / "run/backup/train").glob("[0-9]*/state.json"))[-1].read_text())
     assert not state["finished"]
     assert state["epoch"] >= 1
@@ -169,20 +151,3 @@ def test_told_to_stop_it_saves_and_one_process_goes_on_with_it(tmp_path, undistu
     other = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
     assert other.returncode == 2
     assert "another config" in other.stderr
-
-
-@pytest.mark.slow
-def test_a_second_job_on_the_same_folder_is_refused(tmp_path):
-    first = Launched(tmp_path / "run")
-    first.until(lambda: (tmp_path / "run" / "config.yaml").is_file(), "its folder")
-    first_log, first_process = first.log, first.process
-    command = [sys.executable, "-m", "tfkit", "launch", "--workers", "2", "--private-network", "--"]
-    second = subprocess.run(
-        [*command, *flags(tmp_path / "run")], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE
-    )
-    assert second.returncode == 2, second.stderr[-2000:]
-    assert "is in use" in second.stderr
-    assert "restart" not in second.stderr
-    assert first_process.poll() is None, first_log.read_text()[-2000:]
-    first_process.send_signal(signal.SIGTERM)
-    assert first.ended() == 3

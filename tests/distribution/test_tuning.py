@@ -20,20 +20,9 @@ def workers():
 
 
 @pytest.mark.slow
-def test_a_step_talks_once(workers):
-    """The gradients, and nothing else."""
-    assert len(workers) == 2
-    for worker in workers:
-        assert worker["tuned"]["collectives"] == 1 < worker["stock"]["collectives"]
-
-
-@pytest.mark.slow
-def test_what_is_reported_is_of_all_workers(workers):
-    """Were it of one worker, the two would differ from one another and from Keras."""
-    for worker in workers:
-        for what in ("history", "evaluated"):
-            assert worker["tuned"][what].keys() == worker["stock"][what].keys()
-            for name, value in worker["stock"][what].items():
-                assert worker["tuned"][what][name] == pytest.approx(value, rel=1e-5)
-        assert worker["tuned"]["weights"] == pytest.approx(worker["stock"]["weights"], rel=1e-5)
-    assert workers[0]["tuned"] == workers[1]["tuned"]
+def test_a_step_talks_once_and_what_is_reported_is_of_all_workers(workers):
+    """The gradients, and nothing else; were the numbers of one worker, the two would differ."""
+    assert [worker["collectives"] for worker in workers] == [1, 1]
+    assert workers[0] == workers[1]
+    for name, value in workers[0]["evaluated"].items():
+        assert workers[0]["history"][f"val_{name}"][-1] == pytest.approx(value, rel=1e-5)

@@ -47,6 +47,7 @@ def test_parameter_servers_have_a_chief_that_leads(monkeypatch):
 
 TWO = ["a:1", "b:1"]
 FIRST = {"type": "worker", "index": 0}
+WRONG = "b|b:|:1|http://b:1|b:1/| b:1|b :1|b:0|b:65536|b:-1|b:x|::1:1"
 
 
 @pytest.mark.parametrize(
@@ -56,33 +57,18 @@ FIRST = {"type": "worker", "index": 0}
         (TWO, "['a:1', 'b:1']"),
         ({"cluster": TWO, "task": FIRST}, '"cluster"'),
         ({"cluster": {"worker": "a:1"}, "task": FIRST}, "\"worker\" is 'a:1'"),
-        ({"cluster": {"worker": {"0": "a:1"}}, "task": FIRST}, "\"worker\" is {'0'"),
         ({"cluster": {"worker": None}, "task": FIRST}, '"worker" is None'),
         ({"cluster": {"workers": TWO}, "task": FIRST}, 'job "workers"; known are chief, worker'),
         ({"cluster": {"master": TWO[:1]}, "task": {"type": "master", "index": 0}}, "known are chief, worker"),
         *(
             ({"cluster": {"worker": ["a:1", wrong]}, "task": FIRST}, f"worker 1 is {wrong!r}")
-            for wrong in (
-                "b",
-                "b:",
-                ":1",
-                "http://b:1",
-                "b:1/",
-                " b:1",
-                "b :1",
-                "b:0",
-                "b:65536",
-                "b:-1",
-                "b:x",
-                "::1:1",
-                7,
-            )
+            for wrong in [*WRONG.split("|"), 7]
         ),
         ({"cluster": {"worker": ["a:1", "a:1"]}, "task": FIRST}, "worker 0 and worker 1"),
         ({"cluster": {"chief": ["a:1"], "worker": ["a:1"]}, "task": FIRST}, "chief 0 and worker 0"),
         ({"cluster": {"chief": TWO}, "task": {"type": "chief", "index": 0}}, "more than one"),
-        ({"cluster": {"worker": TWO}}, '"index" of "task" is None'),
-        ({"cluster": {"worker": TWO}, "task": {"type": "worker"}}, '"index" of "task" is None'),
+        ({"cluster": {"worker": TWO}}, '"task" is worker None'),
+        ({"cluster": {"worker": TWO}, "task": {"type": "worker"}}, '"task" is worker None'),
         ({"cluster": {"worker": TWO}, "task": "worker"}, '"task"'),
         ({"cluster": {"worker": TWO}, "task": {"type": ["worker"], "index": 0}}, '"task"'),
         *(
@@ -95,8 +81,8 @@ FIRST = {"type": "worker", "index": 0}
         ({"cluster": {"worker": TWO, "ps": ["c:1"]}, "task": FIRST}, "need a chief"),
         ({"cluster": {"chief": ["a:1"], "ps": ["c:1"]}, "task": {"type": "ps", "index": 0}}, "need a chief"),
         ({"cluster": {"worker": []}, "task": FIRST}, "0 worker"),
-        ({"cluster": {}, "task": {"type": "worker", "index": 1}}, "names nobody"),
-        ({"task": {"type": "ps", "index": 0}}, "names nobody"),
+        ({"cluster": {}, "task": {"type": "worker", "index": 1}}, "0 worker"),
+        ({"task": {"type": "ps", "index": 0}}, "0 worker"),
     ],
 )
 def test_what_cannot_be_meant_is_named(monkeypatch, content, culprit):

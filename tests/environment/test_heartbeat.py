@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-import pytest
-
-from tests.distribution import processes
 from tfkit import cli
 from tfkit.environment import heartbeat
 from tfkit.environment.heartbeat import VARIABLE, read
@@ -27,10 +23,6 @@ def start(code: str, path: Path | None, **options) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True, **options
     )
-
-
-def until(true):
-    return processes.until(true, 20)
 
 
 def test_what_is_said_is_read(tmp_path):
@@ -53,27 +45,6 @@ heartbeat.phase("working"); heartbeat.give_up("the check failed")
     assert began < beat.trained < beat.progressed < beat.beat < time.monotonic()
     path.write_text('{"beat"')
     assert read(path) is None
-
-
-def test_a_process_that_is_stopped_does_not_beat(tmp_path):
-    path = tmp_path / "worker.json"
-    process = start(
-        "import time; from tfkit.environment import heartbeat; heartbeat.start(); time.sleep(600)", path
-    )
-    try:
-        until(lambda: read(path))
-        first = read(path).beat
-        until(lambda: read(path).beat > first + 0.5)
-        process.send_signal(signal.SIGSTOP)
-        time.sleep(0.2)
-        last = read(path).beat
-        time.sleep(2.5)
-        assert read(path).beat == last
-        process.send_signal(signal.SIGCONT)
-        until(lambda: read(path).beat > last)
-    finally:
-        process.kill()
-        process.wait()
 
 
 def test_without_a_launcher_nothing_happens(tmp_path):
@@ -118,31 +89,6 @@ print((time.thread_time() - began) / 20000)
 """
     for path in (tmp_path / "worker.json", None):
         assert float(start(code, path).communicate()[0]) < 2e-5
-
-
-@pytest.mark.parametrize("leads", [True, False])
-def test_a_worker_whose_launcher_is_gone_ends_itself(tmp_path, leads):
-    """Only where it leads its own group: elsewhere that would be the terminal's other programs."""
-    path = tmp_path / "worker.json"
-    code = (
-        "import os, time; from tfkit.environment import heartbeat; heartbeat.start();"
-        "print(os.getpid(), flush=True); time.sleep(600)"
-    )
-    launcher = f"""
-import os, subprocess, sys
-subprocess.Popen([sys.executable, "-c", {code!r}], start_new_session={leads})
-import time; time.sleep(600)
-"""
-    process = start(launcher, path, start_new_session=True)
-    worker = int(process.stdout.readline())
-    until(lambda: read(path))
-    process.kill()
-    process.wait()
-    if leads:
-        until(lambda: worker not in [pid for pid, _, _ in processes.running()])
-    else:
-        time.sleep(2.5)
-        os.kill(worker, signal.SIGKILL)
 
 
 def test_a_backup_is_named_only_where_there_is_one(tmp_path, monkeypatch):

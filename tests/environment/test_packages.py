@@ -13,6 +13,7 @@ from tfkit.environment import packages
 
 REPO = Path(packages.__file__).parents[2]
 PRIVACY = "--no-deps --ignore-requires-python tensorflow-privacy==0.9.0"
+TEXT = "'tensorflow-text==2.21.*,!=2.21.0'"
 SOUND = {
     "tensorflow": "2.21.0",
     "tf-keras": "2.21.0",
@@ -35,9 +36,8 @@ def installed(folder: Path, versions: dict[str, str | None]) -> list[dict[str, s
         if version is not None:
             information = folder / f"{name.replace('-', '_')}-{version}.dist-info"
             information.mkdir()
-            (information / "METADATA").write_text(
-                f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
-            )
+            metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+            (information / "METADATA").write_text(metadata)
     if versions["setuptools"] and int(versions["setuptools"].split(".")[0]) < 82:
         (folder / "pkg_resources").mkdir()
     code = "import json, dataclasses; from tfkit.environment import packages as p; "
@@ -60,23 +60,16 @@ def test_a_sound_environment_has_no_problems(tmp_path):
         ("setuptools", "82.0.0", "setuptools 82.0.0 has no pkg_resources", "'setuptools<81'"),
         ("setuptools", None, "there is no pkg_resources", "'setuptools<81'"),
         ("tf-keras", "2.20.1", "tf-keras 2.20.1 does not fit", "'tf-keras==2.21.*'"),
-        (
-            "tensorflow-text",
-            "2.20.1",
-            "tensorflow-text 2.20.1 does not fit",
-            "'tensorflow-text==2.21.*,!=2.21.0'",
-        ),
-        ("tensorflow-text", "2.21.0", "tensorflow-text 2.21.0 does not fit", "!=2.21.0'"),
-        ("tensorflow-text", None, "tensorflow-text is not installed", "'tensorflow-text==2.21.*,!=2.21.0'"),
+        ("tensorflow-text", "2.20.1", "tensorflow-text 2.20.1 does not fit", TEXT),
+        ("tensorflow-text", "2.21.0", "tensorflow-text 2.21.0 does not fit", TEXT),
+        ("tensorflow-text", None, "tensorflow-text is not installed", TEXT),
         ("tensorflow-hub", None, "tensorflow-hub is not installed", "install tensorflow-hub"),
         ("tensorflow-privacy", None, "tensorflow-privacy is not installed", PRIVACY),
         ("tensorflow-privacy", "0.8.11", "tensorflow-privacy 0.8.11 does not fit", PRIVACY),
         ("scikit-learn", "1.7.2", "scikit-learn 1.7.2 does not fit", "'scikit-learn>=1.6,<1.7'"),
     ],
 )
-def test_each_thing_that_cannot_work_is_found_and_has_its_command(
-    tmp_path, package, version, found, asked_for
-):
+def test_each_thing_that_cannot_work_has_its_command(tmp_path, package, version, found, asked_for):
     (problem,) = installed(tmp_path, SOUND | {package: version})
     assert problem["package"] == package
     assert problem["cause"].startswith(found)
@@ -91,10 +84,9 @@ def test_an_older_tensorflow_asks_for_what_fits_it(tmp_path):
 
 
 def test_an_unknown_tensorflow_is_a_problem(tmp_path):
-    found = installed(
-        tmp_path, SOUND | {"tensorflow": "2.18.0", "tf-keras": "2.18.0", "tensorflow-text": "2.18.0"}
-    )
-    assert {problem["package"] for problem in found} == {"tensorflow", "tf-keras", "tensorflow-text"}
+    names = ["tensorflow", "tf-keras", "tensorflow-text"]
+    found = installed(tmp_path, SOUND | dict.fromkeys(names, "2.18.0"))
+    assert [problem["package"] for problem in found] == names
     assert "tensorflow>=2.19,<2.22" in found[0]["cause"]
 
 

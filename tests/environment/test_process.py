@@ -31,33 +31,21 @@ def python(code: str, **variables: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
 
 
-def test_tuned_malloc_keeps_the_memory_of_a_freed_tensor():
-    tuned, megabytes = python(TUNE + TOUCH).stdout.split()
-    assert tuned == "True"
-    assert int(megabytes) > 200
-
-
-def test_malloc_is_left_alone_on_request():
-    tuned, megabytes = python(TUNE + TOUCH, TFKIT_MALLOC="0").stdout.split()
-    assert tuned == "False"
-    assert int(megabytes) < 100
+@pytest.mark.parametrize(
+    ("variables", "tuned"),
+    [({}, True), ({"TFKIT_MALLOC": "0"}, False), ({"MALLOC_TRIM_THRESHOLD_": "131072"}, False)],
+    ids=["tuned", "left alone on request", "the user's own variables win"],
+)
+def test_tuned_malloc_keeps_the_memory_of_a_freed_tensor(variables, tuned):
+    found, megabytes = python(TUNE + TOUCH, **variables).stdout.split()
+    assert found == str(tuned)
+    assert int(megabytes) > 200 if tuned else int(megabytes) < 100
 
 
 def test_the_environment_tunes_a_worker_as_the_call_does(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
     assert int(python(TOUCH, **process.malloc_environment()).stdout) > 200
     assert python(TUNE, **process.malloc_environment()).stdout == "True\n"
-
-
-def test_malloc_variables_of_the_user_win():
-    tuned, megabytes = python(TUNE + TOUCH, MALLOC_TRIM_THRESHOLD_="131072").stdout.split()
-    assert tuned == "False"
-    assert int(megabytes) < 100
-
-
-def test_a_worker_is_not_tuned_on_request(monkeypatch):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
-    assert process.malloc_environment() != {}
     monkeypatch.setenv("TFKIT_MALLOC", "0")
     assert process.malloc_environment() == {}
 
@@ -87,22 +75,22 @@ def test_the_last_words_of_a_crash_get_through():
     assert done.stderr.startswith(NEWS)
 
 
-def test_blocks_can_be_nested_and_what_python_prints_keeps_its_place():
-    code = (
-        "import sys\nfrom tfkit.environment.process import quiet\nprint('1', file=sys.stderr)\n"
-        "with quiet():\n    print('2', file=sys.stderr)\n"
-        "    with quiet():\n        print('3', file=sys.stderr)\n"
-        "    print('4', file=sys.stderr)\nprint('5', file=sys.stderr)"
-    )
-    assert python(code).stderr.split() == ["1", "2", "3", "4", "5"]
-
-
-def test_an_exception_passes_and_stderr_comes_back():
-    code = (
-        "import os\nfrom tfkit.environment.process import quiet\n"
-        f"try:\n    with quiet(): raise KeyError\nexcept KeyError:\n    os.write(2, {NOISE.encode()!r})"
-    )
-    assert python(code).stderr == NOISE
+def test_blocks_can_be_nested_and_an_exception_passes():
+    """What Python prints keeps its place, and stderr comes back."""
+    code = f"""
+import os, sys
+from tfkit.environment.process import quiet
+def say(text): print(text, file=sys.stderr)
+say(1)
+try:
+    with quiet():
+        say(2)
+        with quiet(): say(3)
+        raise KeyError
+except KeyError: say(4)
+os.write(2, {NOISE.encode()!r})
+"""
+    assert python(code).stderr == f"1\n2\n3\n4\n{NOISE}"
 
 
 @pytest.mark.parametrize("hidden", [True, False])

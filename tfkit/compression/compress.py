@@ -131,7 +131,7 @@ def _compress_run(run: Run, origin: Run, config: CompressConfig) -> Choice:
     backbone, splits = load(origin_config, global_batch_size=batch_size)
     check_data(origin, splits)
     with (
-        files.lock_or_wait(run.path / f".{TFLITE}.lock", another="compresses this run"),
+        files.lock(run.path / f".{TFLITE}.lock", another="compresses this run"),
         of_run(origin, splits, examples=_examples(run, splits, config, private=private)) as tested,
     ):
         trained: list[Candidate] = []

@@ -119,7 +119,7 @@ def prepare(
       stamp: of the state of the files; `write` keeps it as entry["stamp"].
     """
     cache = files.cache_dir(kind)
-    with files.lock_or_wait(cache / f"{key}.lock", another=f"prepares the same {kind}"):
+    with files.lock(cache / f"{key}.lock", another=f"prepares the same {kind}"):
         files.remove_leftovers(cache, key)
         old = None
         if (cache / key).is_dir():

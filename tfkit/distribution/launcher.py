@@ -1,4 +1,4 @@
-"""`python -m tfkit launch`: run a program in several processes that train together, to its end.
+"""`python -m tfkit launch`, and `tfkit.distribution.launch(fn)`: a job in several processes, run to its end.
 
 TensorFlow's collectives cannot take back a single worker, so a death ends the whole attempt, and the next one
 goes on from the last checkpoint, which the program itself makes and finds (`tfkit.fit` does).
@@ -6,30 +6,37 @@ goes on from the last checkpoint, which the program itself makes and finds (`tfk
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import os
+import pickle
+import re
 import shlex
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+import traceback
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
+from tfkit import cli
 from tfkit.distribution import guard, network, worker_process
 from tfkit.distribution.worker_process import LOST_A_PEER, SAVED, Screen, Signals, Task, Worker, describe_exit
-from tfkit.environment import cluster, process
+from tfkit.environment import cluster, files, heartbeat, process
 from tfkit.environment.cluster import split
 from tfkit.environment.heartbeat import AGAIN
-from tfkit.errors import ConfigError
+from tfkit.errors import ConfigError, WorkerError
 from tfkit.run import RESTARTED_VARIABLE
 from tfkit.settings import fields
+from tfkit.settings.parse import add_flags
 
+T = TypeVar("T")
 _Seconds = Annotated[float, fields.Range(ge=0)]
 # The settings that have flags, by their group.
 WHERE = ("task_index", "parameter_servers", "pin")
@@ -115,8 +122,6 @@ class Job:
                 raise ConfigError(
                     f"--hosts, --task-index: {error}.\n  Such as host1:2222,10.0.0.2:2222"
                 ) from error
-            if self.parameter_servers:
-                raise ConfigError("--parameter-servers is for one machine (--workers), not with --hosts.")
 
     def share(self) -> tuple[int, int]:
         """Return the place of this launcher's first process among those of this machine, and their number."""
@@ -153,10 +158,10 @@ class Job:
         for role, index in here:
             name = "chief" if role == "chief" else f"{role} {index}"
             serves = self.parameter_servers > 0 and role != "chief"
-            config = json.dumps({"cluster": jobs, "task": {"type": role, "index": index}})
+            config = {"TF_CONFIG": json.dumps({"cluster": jobs, "task": {"type": role, "index": index}})}
             is_alone = jobs == {"worker": [jobs[role][index]]}
             words = SERVER if serves else self.words
-            tasks.append(Task(name, jobs[role][index], words, "" if is_alone else config, serves))
+            tasks.append(Task(name, jobs[role][index], words, {} if is_alone else config, serves))
         return tasks
 
 
@@ -290,7 +295,7 @@ class Attempt:
         return Outcome(kind="done", code=0) if outcome.kind == "interrupted" and has_finished else outcome
 
     def _start(self, folder: Path, watchdog: subprocess.Popen[bytes]) -> None:
-        (place, count), usable = self.job.share(), worker_process.usable_cores()
+        (place, count), usable = self.job.share(), process.usable_cores()
         cores = worker_process.shares(usable, count) if self.job.pin else ()
         gpus = worker_process.gpu_shares(count)
         tasks = self.job.tasks()
@@ -301,8 +306,8 @@ class Attempt:
             where = f"core{'s' * (threads > 1)} {', '.join(map(str, own))}" if own else "any core"
             environment = {
                 **process.malloc_environment(),
-                **os.environ,
                 **worker_process.threads_environment(threads),
+                **os.environ,
                 "PYTHONUNBUFFERED": "1",
                 # So that --overwrite, which the words may hold, removes nothing at a restart.
                 RESTARTED_VARIABLE: str(self._restarts),
@@ -312,11 +317,9 @@ class Attempt:
             if gpus:
                 visible = environment["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, gpus[number]))
                 where += f", GPU {visible or 'none: there are fewer than workers'}"
-            lines.append(f"  {task.name:<9}{task.address if task.tf_config else ''}  {where}")
-            environment |= self.job.environment
+            lines.append(f"  {task.name:<9}{task.address if task.environment else ''}  {where}")
             environment.pop("TF_CONFIG", None)
-            if task.tf_config:
-                environment["TF_CONFIG"] = task.tf_config
+            environment |= {**self.job.environment, **task.environment}
             worker = Worker(task, environment=environment, cores=own, folder=folder, screen=self._screen)
             self.workers.append(worker)
             guard.watch(watchdog, [each.process.pid for each in self.workers])
@@ -324,7 +327,7 @@ class Attempt:
             return
         if self.job.pin and not cores:
             lines.append(f"  Not pinned: {count} processes share {len(usable)} core(s), so none has its own.")
-        if tasks[0].tf_config:
+        if tasks[0].environment:
             lines += network.warning([task.address for task in tasks], hosts=self.job.hosts)
         for line in lines:
             self._screen.report(line)
@@ -357,20 +360,19 @@ class Attempt:
 
     def _stop(self, outcome: Outcome) -> None:
         """Let the workers end by themselves if they can, and make them if they cannot."""
-        if outcome.kind != "interrupted":
-            for worker in self.workers:
-                worker.send(signal.SIGKILL if worker in outcome.hanging else signal.SIGTERM)
-            is_done = outcome.kind == "done"
-            self._wait(self.workers, 0.0 if is_done else min(_AFTER_DEATH_SECONDS, self.job.grace_seconds))
-            return
-        savers = [worker for worker in self.workers if not worker.task.serves]  # servers have nothing to save
-        if self._signals.count:
-            grace = f"{self.job.grace_seconds:g} s to save and stop; again: at once."
-            self._screen.report(f"{self._signals.name}: the workers have {grace}")
-            for worker in savers:
+        grace, is_interrupted = self.job.grace_seconds, outcome.kind == "interrupted"
+        # Servers have nothing to save.
+        workers = [worker for worker in self.workers if not (is_interrupted and worker.task.serves)]
+        if is_interrupted and self._signals.count:
+            what = f"the workers have {grace:g} s to save and stop; again: at once."
+            self._screen.report(f"{self._signals.name}: {what}")
+        if self._signals.count or not is_interrupted:  # else they have told each other
+            for worker in workers:
                 worker.look()
-                worker.send(signal.SIGTERM)
-        if late := self._wait(savers, self.job.grace_seconds):
+                worker.send(signal.SIGKILL if worker in outcome.hanging else signal.SIGTERM)
+        patience = {"interrupted": grace, "done": 0.0}.get(outcome.kind, min(_AFTER_DEATH_SECONDS, grace))
+        late = self._wait(workers, patience)
+        if late and is_interrupted:
             names = ", ".join(worker.name for worker in late)
             self._screen.report(f"Killed, for not stopping in time: {names}. What was saved before is whole.")
 
@@ -434,23 +436,158 @@ def run(job: Job, *, screen: Screen) -> Outcome:
                 return _interrupted(signals)
 
 
-def launch(job: Job) -> int:
-    """Run a program in several processes that train together, and report on stderr how that goes.
+_PROGRAM = "import sys; from tfkit.distribution.launcher import work; sys.exit(work(sys.argv[1]))"
+_FUNCTION, _RESULT = "function.pickle", "result.pickle"
 
-        launch(Job(words=("-m", "recipes.train_distributed", "--epochs", "5"), workers=2))
+
+def launch(fn: Callable[[], T], *, workers: int = 2, max_restarts: int = 0, **patience: Any) -> T:
+    """Run a function in several processes that train together, and return what the first of them returns.
+
+        def train():
+            strategy = tfkit.distribution.strategy("multi_worker_mirrored")
+            with strategy.scope():
+                model = build()
+            return model.fit(dataset, epochs=3).history
+
+        history = tfkit.distribution.launch(train, workers=2)
+
+    The function and what it refers to are copied into the workers, so it may be defined in a cell; it imports
+    TensorFlow there. The first worker's output appears as it is printed. Interrupting the cell stops the
+    workers: each gets SIGTERM first, to save.
+
+    Args:
+      fn: takes nothing; its value in the first worker must be picklable.
+      workers: processes on this machine.
+      max_restarts: how often to start all again after a death; for a function that goes on from a checkpoint.
+      patience: `grace_seconds`, `hang_seconds`, `join_seconds` and `pin` of `Job`.
 
     Returns:
-      The exit code: 0 all done; 1 given up after the last restart, or a check failed; 2 what was asked cannot
-      be done; 3 interrupted: the same call goes on from there.
+      What `fn` returned in the first worker; what it returned in the others is dropped.
 
     Raises:
-      ConfigError: a port that the job names is taken.
+      WorkerError: the function raised in a worker (the traceback is shown), or a worker died.
+      ConfigError: the function cannot be copied, or a setting is out of range.
+      KeyboardInterrupt: the cell was interrupted; no worker is left.
     """
+    import cloudpickle
+
+    name = getattr(fn, "__qualname__", str(fn))
+    try:
+        copy = cloudpickle.dumps(fn)
+    except Exception as error:
+        raise ConfigError(
+            f"{name!r} cannot be copied into the workers: {type(error).__name__}: {error}"
+            "\n  It refers to something that belongs to this process (a model, a dataset, an open file)."
+            " Make that inside the function."
+        ) from error
+    # Readable by this user alone: a pickle runs code where it is read.
+    with tempfile.TemporaryDirectory(prefix="tfkit-function-") as folder:
+        Path(folder, _FUNCTION).write_bytes(copy)
+        job = Job(
+            words=("-c", _PROGRAM, folder),
+            workers=workers,
+            max_restarts=max_restarts,
+            environment={"PYTHONPATH": os.pathsep.join(dict.fromkeys(filter(None, sys.path)))},
+            title=f"{name}()",
+            **patience,
+        )
+        outcome = run(job, screen=Screen(only_first=True))
+        if outcome.kind == "interrupted":
+            raise KeyboardInterrupt(outcome.what)
+        if outcome.kind != "done":
+            raise WorkerError(str(outcome))
+        result: T = pickle.loads(Path(folder, _RESULT).read_bytes())
+        return result
+
+
+def work(name: str) -> int:
+    """Run the function of the folder in this worker; returns the exit code."""
+    import cloudpickle
+
+    heartbeat.start()
+    try:
+        result = pickle.loads(Path(name, _FUNCTION).read_bytes())()
+        if cluster.current().is_chief:
+            files.write_bytes(Path(name, _RESULT), cloudpickle.dumps(result))
+    except KeyboardInterrupt:
+        return SAVED
+    except Exception as error:
+        traceback.print_exc()
+        if cluster.is_loss_of_peer(error):
+            return LOST_A_PEER
+        heartbeat.give_up(traceback.format_exc().rstrip())
+        return 1
+    return 0
+
+
+_EXAMPLES = """
+examples:
+  python -m tfkit launch --workers 2 -- -m recipes.transfer_image --data-dir photos/ --run-dir runs/photos
+  python -m tfkit launch --hosts host1:2222,host2:2222 --task-index 0 -- -m recipes.train_distributed
+  python -m tfkit launch --private-network -- script.py
+
+exit codes:
+  0 done    1 given up, or a check failed    2 what was asked cannot be done
+  3 interrupted (SIGTERM, Ctrl-C, a peer's): saved; the same command goes on. What a scheduler requeues on.
+"""
+
+
+def parse(words: Sequence[str]) -> tuple[Job, str]:
+    """Return the job that a command line describes, and the engine that is to run it: `local` or `ray`.
+
+    Raises:
+      ConfigError: what was asked cannot be done.
+    """
+    command = cli.Parser(
+        prog="python -m tfkit launch",
+        usage="%(prog)s [options] -- (-m MODULE | SCRIPT.py) [its options]",
+        description="Run a program in several processes that train together. Each gets its TF_CONFIG; when one"
+        " dies, all are started again, and the program goes on from its last backup.",
+        epilog=_EXAMPLES,
+        argument_default=argparse.SUPPRESS,
+    )
+    where = command.add_argument_group("where")
+    add_flags(where, Job, ["workers"])
+    all_hosts = "every worker of the job, the same list on each host; this command starts one of them"
+    where.add_argument("--hosts", metavar="HOST:PORT,...", help=all_hosts)
+    add_flags(where, Job, WHERE)
+    where.add_argument("--engine", choices=("local", "ray"), help="who starts the processes (default: local)")
+    alone = "workers in a network of their own (Linux: unshare): nobody reaches their ports, and they reach nobody"
+    where.add_argument("--private-network", action="store_true", help=alone)
+    add_flags(command.add_argument_group("when something goes wrong"), Job, PATIENCE)
+    cut = words.index("--") if "--" in words else len(words)
+    options = vars(command.parse_args(words[:cut]))
+    _check_flags(options)
+    if options.pop("private_network", False):
+        network.enter_private([sys.executable, "-m", "tfkit", "launch", *words])
+    engine = options.pop("engine", "local")
+    return Job(**options, words=tuple(words[cut + 1 :])), engine
+
+
+def _check_flags(options: dict[str, Any]) -> None:
+    """Split the hosts; refuse flags that contradict each other."""
+    has_hosts, listed = "hosts" in options, re.split(r"[\s,]+", options.pop("hosts", ""))
+    hosts = [host for host in listed if host]
+    if not has_hosts == bool(hosts) == ("task_index" in options):
+        raise ConfigError(
+            "--hosts (every worker) and --task-index (which of them this machine is: 0, 1, ...) go together:"
+            " --hosts host1:2222,host2:2222 --task-index 0"
+        )
+    of_one_machine = {"workers", "engine", "private_network", "parameter_servers"}
+    wrong, reason = options.keys() & of_one_machine if hosts else set(), "--hosts"
+    if options.get("engine") == "ray" and "parameter_servers" in options:
+        wrong, reason = {"parameter_servers"}, "--engine ray"
+    if wrong:
+        flags = ", ".join(map(fields.flag, sorted(wrong)))
+        raise ConfigError(f"{flags} does not go with {reason}. Leave it out.")
+    if hosts:
+        options["hosts"] = tuple(hosts)
+
+
+def run_and_report(job: Job) -> int:
+    """Run a job; say how it ended, and return the exit code."""
     outcome = run(job, screen=Screen())
-    if outcome.kind == "interrupted":
-        print(f"Interrupted. {AGAIN}", file=sys.stderr)
-    elif outcome.kind != "done":
-        print(f"WorkerError: {outcome}", file=sys.stderr)
-    elif outcome.what:
-        print(outcome.what, file=sys.stderr)
+    ends = {"interrupted": f"Interrupted. {AGAIN}", "done": outcome.what}
+    if text := ends.get(outcome.kind, f"WorkerError: {outcome}"):
+        print(text, file=sys.stderr)
     return outcome.code

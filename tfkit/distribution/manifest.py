@@ -11,8 +11,6 @@ import argparse
 import dataclasses
 import re
 import shlex
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
@@ -21,9 +19,8 @@ from tfkit.environment import files
 from tfkit.errors import ConfigError, RunError
 from tfkit.run import Run
 from tfkit.settings import fields
-from tfkit.settings.parse import add_flags, flag_value, flags, from_words
+from tfkit.settings.parse import add_flags, flag_value, flags
 
-PORT = 2222
 KINDS = {
     "slurm": "a batch script for Slurm's sbatch",
     "tfjob": "Kubernetes: a TFJob for Kubeflow's training operator",
@@ -38,7 +35,7 @@ _TIME = fields.Pattern(r"\d+(:\d\d){0,2}|\d+-\d+(:\d\d){0,2}", "of hours:minutes
 _PODS = ("image", "namespace", "shared_claim", "shared_mount")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ScheduledJob:
     """Describe what runs, and on how much; which flags there are follows from the fields."""
 
@@ -94,14 +91,9 @@ class ScheduledJob:
         elif kind != "slurm" and not PurePosixPath(run_dir).is_relative_to(self.shared_mount):
             problems.append(f"--run-dir {run_dir} is not under --shared-mount {self.shared_mount}.")
         if kind != "slurm" and "--overwrite" in self.words:
-            problems.append(
-                "--overwrite: each new pod would obey it and remove the backup that it is to go on from, and"
-                " Kubernetes does not tell a pod that it is not the first. Give a new --run-dir instead."
-            )
+            problems.append("--overwrite: each new pod would begin anew. Give a new --run-dir instead.")
         if "-m" in self.words[2:]:
-            problems.append(
-                "Two programs: with --from-run, only flags that change what the run asked for follow --."
-            )
+            problems.append("Two programs: with --from-run, only flags that change it follow --.")
         if problems:
             raise ConfigError("This job cannot be described:\n  " + "\n  ".join(problems))
 
@@ -129,22 +121,19 @@ def manifest(kind: str, job: ScheduledJob) -> str:
     job.check(kind)
     templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        keep_trailing_newline=True,
     )
     templates.filters["quoted"] = _quoted
+    template = templates.get_template("slurm.sh.j2" if kind == "slurm" else f"{kind}.yaml.j2")
+    line = shlex.join(job.words) + ("" if flag_value(job.words, "cluster") else " --cluster slurm")
+    text = template.render(job=job, line=line, ports=(LOWEST_PORT, HIGHEST_PORT))
     if kind == "slurm":
-        cluster = [] if flag_value(job.words, "cluster") else ["--cluster", "slurm"]
-        words = shlex.join([*job.words, *cluster])
-        ports = (LOWEST_PORT, HIGHEST_PORT)
-        return templates.get_template("slurm.sh.j2").render(job=job, words=words, ports=ports)
-    text = templates.get_template(f"{kind}.yaml.j2").render(job=job, port=PORT)
+        return f"{text}\n"
     data_dir = flag_value(job.words, "data-dir")
     if data_dir is not None and not PurePosixPath(data_dir).is_relative_to(job.shared_mount):
         text = f"# --data-dir {_quoted(data_dir)} is not under {job.shared_mount}: the image must hold it.\n{text}"
-    return re.sub(r"\n\s*\n", "\n", text.lstrip())
+    return re.sub(r"\n\s*\n", "\n", f"{text.strip()}\n")
 
 
 def _quoted(text: str) -> str:
@@ -154,12 +143,11 @@ def _quoted(text: str) -> str:
     return yaml.safe_dump(text, default_style='"', allow_unicode=True, width=float("inf")).strip()
 
 
-def words_of(run_dir: Path, *, changes: Sequence[str] = ()) -> tuple[str, ...]:
+def words_of(run_dir: Path) -> tuple[str, ...]:
     """Return what follows `python` in the command line that asks for what a run was asked for, on whatever machines.
 
     Args:
-      run_dir: of a run that a recipe made or began.
-      changes: flags that override what the run's config.yaml says. `--run-dir` belongs here: config.yaml has none.
+      run_dir: of a run that a recipe made or began; its config.yaml, and so what is returned, has no `--run-dir`.
 
     Raises:
       RunError: no recipe made that folder.
@@ -167,11 +155,8 @@ def words_of(run_dir: Path, *, changes: Sequence[str] = ()) -> tuple[str, ...]:
     run = Run.open(run_dir)
     recipe = run.provenance.get("recipe", {}).get("name")
     if not recipe or not recipe.isidentifier():
-        raise RunError(
-            f"{run_dir} was made by no recipe: its provenance.json names none."
-            "\n  Say what is to run: ... -- -m recipes.train_distributed --run-dir RUN"
-        )
-    return ("-m", f"recipes.{recipe}", *flags(run.config), *changes)
+        raise RunError(f"{run_dir} was made by no recipe. Say what is to run: -- -m recipes.NAME ...")
+    return ("-m", f"recipes.{recipe}", *flags(run.config))
 
 
 def add_command(commands: argparse._SubParsersAction[Any]) -> None:
@@ -192,8 +177,7 @@ def add_command(commands: argparse._SubParsersAction[Any]) -> None:
 
 def write(options: argparse.Namespace) -> int:
     """Do what the command line asks for; returns the exit code."""
-    own = _flags_of(options.kind)
-    settings = from_words(ScheduledJob, {name: value for name, value in vars(options).items() if name in own})
+    settings = {name: getattr(options, name) for name in _flags_of(options.kind) if name in options}
     words = options.words
     if options.from_run is not None:
         folder = options.from_run.resolve()
@@ -204,7 +188,7 @@ def write(options: argparse.Namespace) -> int:
             wanted = ScheduledJob(words=(), **settings)
             parent = folder.parent if options.kind == "slurm" else PurePosixPath(wanted.shared_mount)
             words = [*words, "--run-dir", str(parent / f"{wanted.name}-{wanted.workers}-workers")]
-        words = words_of(options.from_run, changes=words)
+        words = [*words_of(options.from_run), *words]
     text = manifest(options.kind, ScheduledJob(words=tuple(words), **settings))
     if options.output is None:
         print(text, end="")

@@ -52,12 +52,9 @@ class Coordinator:
         self._starts.append(rank)
         return self._starts.count(rank) - 1
 
-    def stop(self, code: int) -> None:
-        """Let all save and stop; the first to say so gives the exit code of the job."""
+    def stop(self, code: int | None = None) -> int | None:
+        """Let all save and stop, where a code is given; return the first that was, the job's exit code, or None."""
         self._code = code if self._code is None else self._code
-
-    def code(self) -> int | None:
-        """Return the exit code with which all must stop."""
         return self._code
 
 
@@ -80,7 +77,7 @@ def train(config: dict[str, Any]) -> None:
         screen.report(f"A worker died: all start again ({restarts} of {config['job'].max_restarts}).")
 
     def wait_for_stop() -> None:
-        while ray.get(coordinator.code.remote()) is None:
+        while ray.get(coordinator.stop.remote()) is None:
             time.sleep(_POLL_SECONDS)
         signals.handle(signal.SIGTERM)
 
@@ -96,7 +93,7 @@ def train(config: dict[str, Any]) -> None:
         screen.report(str(outcome))
         if outcome.kind != "died":  # no restart would mend it
             ray.get(coordinator.stop.remote(outcome.code))
-        if ray.get(coordinator.code.remote()) is None:
+        if ray.get(coordinator.stop.remote()) is None:
             raise RuntimeError(outcome.what)
         return
     # All workers must report equally often.
@@ -134,10 +131,7 @@ def launch(job: Job) -> int:
     """
     for problem in packages.problems("ray"):
         raise ConfigError(f"--engine ray: {problem.cause}.{packages.REPAIR}{problem.command}")
-    where = os.environ.get("RAY_ADDRESS", "this machine")
-    print(
-        f"Launching {job.workers} workers on Ray ({where}): python {shlex.join(job.words)}", file=sys.stderr
-    )
+    print(f"Launching {job.workers} workers on Ray: python {shlex.join(job.words)}", file=sys.stderr)
     value = flag_value(job.words, "run-dir")
     run_dir = Path(value).resolve() if value else None
     # Beside the run folder and not in it: a run begins in an empty one. Another launch may be at work there.
@@ -217,7 +211,7 @@ def _fit(job: Job, run_dir: Path | None, storage: Path) -> int:
             if signals.count:
                 coordinator.stop.remote(SAVED)
             thread.join(_POLL_SECONDS)
-            code = ray.get(coordinator.code.remote())
+            code = ray.get(coordinator.stop.remote())
             patience -= 0 if code is None else _POLL_SECONDS
         if signals.count > 1:
             return SAVED

@@ -55,10 +55,15 @@ def tf_config(*, port_base: int | None = None) -> str:
         )
     rank, step, job = (int(os.environ[name]) for name in numbers)
     node_list, tasks = (os.environ[name] for name in texts)
-    hosts, counts = _hosts(node_list), _tasks_per_node(tasks)
-    if len(hosts) != len(counts):
+    hosts, parts = (
+        _hosts(node_list),
+        [re.fullmatch(r"(\d+)(?:\(x(\d+)\))?", part) for part in tasks.split(",")],
+    )
+    counts = [int(part[1]) for part in parts if part for _ in range(int(part[2] or 1))]  # 2(x3),1: 2, 2, 2, 1
+    if not all(parts) or len(hosts) != len(counts):
         raise ConfigError(
-            f"Slurm names {len(hosts)} nodes ({node_list}) and the tasks of {len(counts)} ({tasks})."
+            f"Slurm names {len(hosts)} nodes ({node_list}), and as their numbers of tasks {tasks!r}; one for each,"
+            " as in 2(x3),1, was expected."
         )
     if port_base is None:
         port_base = default_port(job, step)
@@ -107,11 +112,3 @@ def _hosts(node_list: str) -> list[str]:
             " or set TF_CONFIG outside of it."
         ) from error
     return done.stdout.split()
-
-
-def _tasks_per_node(text: str) -> list[int]:
-    """Read 2(x3),1 as 2, 2, 2, 1."""
-    parts = [re.fullmatch(r"(\d+)(?:\(x(\d+)\))?", part) for part in text.split(",")]
-    if not all(parts):
-        raise ConfigError(f"SLURM_STEP_TASKS_PER_NODE is {text!r}; something like 2(x3),1 was expected.")
-    return [int(part[1]) for part in parts if part for _ in range(int(part[2] or 1))]

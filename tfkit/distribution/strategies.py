@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import math
 import os
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
 
 from tfkit.distribution import slurm
 from tfkit.distribution.network import wait_for_workers
-from tfkit.environment import cluster, heartbeat
+from tfkit.environment import cluster, heartbeat, stack
 from tfkit.environment.process import quiet
 from tfkit.errors import ConfigError, RunError
 from tfkit.run import CONFIG, Run
@@ -37,12 +38,10 @@ def sum_metrics_once_an_epoch(model: keras.Model) -> None:
     Args:
       model: compiled, not yet trained; its `get_metrics_result` is replaced, on this object alone.
     """
-    from tfkit.environment.stack import tf
-
     of_all_workers = model.get_metrics_result
 
     def get_metrics_result() -> dict[str, Any]:
-        if tf.executing_eagerly():
+        if stack.tf.executing_eagerly():
             return of_all_workers()
         results: dict[str, Any] = {}
         for metric in model.metrics:
@@ -58,10 +57,6 @@ def sum_metrics_once_an_epoch(model: keras.Model) -> None:
 
 
 STRATEGIES = get_args(get_type_hints(StrategyConfig)["strategy"])
-
-# TensorFlow opens the port and sets up the collectives of a process once; those of a second MirroredStrategy over CPUs
-# would take the first one's shapes for theirs.
-_of_process: dict[str, Any] = {}
 
 
 def strategy(name: str | tf.distribute.Strategy = "auto") -> tf.distribute.Strategy:
@@ -87,13 +82,11 @@ def strategy(name: str | tf.distribute.Strategy = "auto") -> tf.distribute.Strat
       ConfigError: no strategy has that name; it does not suit TF_CONFIG; TensorFlow has started too far for it.
       AbsentError: a worker did not come.
     """
-    from tfkit.environment.stack import tf
-
-    if isinstance(name, tf.distribute.Strategy):
+    if isinstance(name, stack.tf.distribute.Strategy):
         return name
     here = cluster.current()
     if name == "auto":
-        alone = "mirrored" if len(tf.config.list_physical_devices("GPU")) > 1 else "one_device"
+        alone = "mirrored" if len(stack.tf.config.list_physical_devices("GPU")) > 1 else "one_device"
         name = "multi_worker_mirrored" if here.size > 1 else alone
         name = "parameter_server" if here.parameter_servers else name
     if name not in STRATEGIES:
@@ -105,25 +98,24 @@ def strategy(name: str | tf.distribute.Strategy = "auto") -> tf.distribute.Strat
         )
     if name == "one_device":
         # tf.distribute.OneDeviceStrategy would put each batch through a multi-device iterator for nothing.
-        return tf.distribute.get_strategy()
-    if name not in _of_process:
-        _of_process[name] = _create(name, here)
-    return _of_process[name]
+        return stack.tf.distribute.get_strategy()
+    return _create(name)
 
 
-def _create(name: str, here: cluster.Cluster) -> tf.distribute.Strategy:
-    from tfkit.environment.stack import tf
-
+# TensorFlow opens the port and sets up the collectives of a process once; those of a second MirroredStrategy over CPUs
+# would take the first one's shapes for theirs.
+@functools.cache
+def _create(name: str) -> tf.distribute.Strategy:
     if name == "central_storage":
-        return tf.distribute.experimental.CentralStorageStrategy()
+        return stack.tf.distribute.experimental.CentralStorageStrategy()
     if name == "mirrored":
-        devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
-        return tf.distribute.MirroredStrategy([device.name for device in devices])
+        devices = stack.tf.config.list_logical_devices("GPU") or stack.tf.config.list_logical_devices("CPU")
+        return stack.tf.distribute.MirroredStrategy([device.name for device in devices])
     if name == "parameter_server":
         from tfkit.distribution.replicas import lead
 
-        return lead(here)
-    return _tpu() if name == "tpu" else _multi_worker(here)
+        return lead(cluster.current())
+    return _tpu() if name == "tpu" else _multi_worker()
 
 
 def describe(chosen: tf.distribute.Strategy) -> str:
@@ -135,11 +127,9 @@ def describe(chosen: tf.distribute.Strategy) -> str:
     Returns:
       Such as "MirroredStrategy: 2 replicas on GPU:0, GPU:1".
     """
-    from tfkit.environment.stack import tf
-
     count, here = chosen.num_replicas_in_sync, cluster.current()
-    if chosen is tf.distribute.get_strategy() and not tf.distribute.has_strategy():
-        kind = "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
+    if chosen is stack.tf.distribute.get_strategy() and not stack.tf.distribute.has_strategy():
+        kind = "GPU" if stack.tf.config.list_physical_devices("GPU") else "CPU"
         return f"one_device: 1 replica on {kind}:0"
     name = type(chosen).__name__.removesuffix("V1").removesuffix("V2")
     name = {"CollectiveAllReduceStrategy": "MultiWorkerMirroredStrategy"}.get(name, name)
@@ -157,13 +147,13 @@ def logical_cpus(count: int) -> None:
     Raises:
       ConfigError: TensorFlow has started already; this must come before its first operation.
     """
-    from tfkit.environment.stack import tf
-
-    cpu = tf.config.list_physical_devices("CPU")[0]
-    if len(tf.config.get_logical_device_configuration(cpu) or ()) == count:
+    cpu = stack.tf.config.list_physical_devices("CPU")[0]
+    if len(stack.tf.config.get_logical_device_configuration(cpu) or ()) == count:
         return  # an earlier job of this process has done it
     try:
-        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * count)
+        stack.tf.config.set_logical_device_configuration(
+            cpu, [stack.tf.config.LogicalDeviceConfiguration()] * count
+        )
     except RuntimeError as error:
         raise ConfigError(
             "logical_cpus() came too late: TensorFlow has run an operation in this process."
@@ -171,17 +161,15 @@ def logical_cpus(count: int) -> None:
         ) from error
 
 
-def _multi_worker(here: cluster.Cluster) -> tf.distribute.Strategy:
-    from tfkit.environment.stack import tf
-
+def _multi_worker() -> tf.distribute.Strategy:
     heartbeat.phase("joining")
-    wait_for_workers(here)
+    wait_for_workers(cluster.current())
     try:
         # With TensorFlow's default options: all gradients of a step in one message. What else there is was measured
         # with two workers and gains nothing: RING takes the same time, and packs of 128 KiB (`bytes_per_pack`), of
         # which the first could travel during the backward pass, take 0.6 ms more.
         with quiet():
-            strategy = tf.distribute.MultiWorkerMirroredStrategy()
+            strategy = stack.tf.distribute.MultiWorkerMirroredStrategy()
     except RuntimeError as error:
         if "program startup" not in str(error):
             raise
@@ -196,18 +184,16 @@ def _multi_worker(here: cluster.Cluster) -> tf.distribute.Strategy:
 
 
 def _tpu() -> tf.distribute.Strategy:
-    from tfkit.environment.stack import tf
-
     try:
-        resolver = tf.distribute.cluster_resolver.TPUClusterResolver()
-        tf.config.experimental_connect_to_cluster(resolver)
-        tf.tpu.experimental.initialize_tpu_system(resolver)
-    except (ValueError, RuntimeError, tf.errors.OpError) as error:
+        resolver = stack.tf.distribute.cluster_resolver.TPUClusterResolver()
+        stack.tf.config.experimental_connect_to_cluster(resolver)
+        stack.tf.tpu.experimental.initialize_tpu_system(resolver)
+    except (ValueError, RuntimeError, stack.tf.errors.OpError) as error:
         raise ConfigError(
             f"--strategy tpu: no TPU is reached ({str(error).splitlines()[0]}).\n"
             "  Run on a TPU VM, or name one in TPU_NAME. This project had no TPU to try: it may need more than that."
         ) from error
-    return tf.distribute.TPUStrategy(resolver)
+    return stack.tf.distribute.TPUStrategy(resolver)
 
 
 R = TypeVar("R", bound=ReplicaConfig)

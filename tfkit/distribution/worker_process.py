@@ -29,13 +29,6 @@ _SAME_SIGNAL_SECONDS = 1.0
 _REPORT_SECONDS = 30.0
 
 
-def usable_cores() -> tuple[int, ...]:
-    """Return the cores that this process may use, by number."""
-    if hasattr(os, "sched_getaffinity"):
-        return tuple(sorted(os.sched_getaffinity(0)))
-    return tuple(range(os.cpu_count() or 1))
-
-
 def shares(items: Sequence[int], count: int) -> tuple[tuple[int, ...], ...]:
     """Return the items in `count` runs of neighbours, as even as can be; none where there are fewer items than that.
 
@@ -51,18 +44,14 @@ def shares(items: Sequence[int], count: int) -> tuple[tuple[int, ...], ...]:
     return tuple(tuple(items[start:end]) for start, end in itertools.pairwise(starts))
 
 
-def threads_environment(cores: int, *, within: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Return the variables that give TensorFlow and OpenMP as many threads as cores; what is set in `within` stays.
+def threads_environment(cores: int) -> dict[str, str]:
+    """Return the variables that give TensorFlow and OpenMP as many threads as cores.
 
     Operations that run side by side get two threads at least: one that waits for the other workers must not
     keep the next from being started. One was measured to be no faster (`benchmarks/scaling.py`).
     """
-    wanted = {
-        "TF_NUM_INTRAOP_THREADS": str(cores),
-        "TF_NUM_INTEROP_THREADS": str(max(cores, 2)),
-        "OMP_NUM_THREADS": str(cores),
-    }
-    return {name: value for name, value in wanted.items() if name not in within}
+    inter = {"TF_NUM_INTEROP_THREADS": str(max(cores, 2))}
+    return dict.fromkeys(("TF_NUM_INTRAOP_THREADS", "OMP_NUM_THREADS"), str(cores)) | inter
 
 
 def gpu_shares(count: int) -> tuple[tuple[int, ...], ...]:
@@ -135,13 +124,11 @@ class Screen:
         with self._lock, contextlib.suppress(OSError, ValueError):
             if self._bar is None:
                 # A resumed training is not as fast as if it had made the earlier steps now.
-                self._bar = tqdm(unit="step", initial=beat.step, total=beat.steps or None, dynamic_ncols=True)
+                self._bar = tqdm(unit="step", initial=beat.step, dynamic_ncols=True)
             self._bar.n, self._bar.total = beat.step, beat.steps or None
             # After the last step it exports and reports, for as long as that takes.
             text = beat.text if beat.phase == "training" else beat.phase
-            self._bar.set_description_str(text, refresh=False)
-            self._bar.set_postfix({"restarts": restarts} if restarts else {}, refresh=False)
-            self._bar.refresh()
+            self._bar.set_description_str(text + f", restart {restarts}" * (restarts > 0))
 
     def close(self) -> None:
         """Leave the bar as it is."""
@@ -174,14 +161,14 @@ class Task(NamedTuple):
       name: for a person: "worker 1", "chief".
       address: "host:port" where it listens.
       words: what follows `python`.
-      tf_config: its TF_CONFIG; empty where it is alone.
+      environment: with its TF_CONFIG; empty where it is alone.
       serves: whether it only serves the chief, which runs the user's program.
     """
 
     name: str
     address: str
     words: tuple[str, ...]
-    tf_config: str
+    environment: dict[str, str]
     serves: bool
 
 

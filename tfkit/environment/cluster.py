@@ -86,15 +86,11 @@ def parse(content: Any) -> Cluster:
         raise ValueError(f'{reprlib.repr(content)} is no object with objects "cluster" and "task"') from None
     if isinstance(index, str) and index.isdecimal():
         index = int(index)  # templates of Kubernetes put it into quotes, and TensorFlow reads it
-    if type(index) is not int:
-        raise ValueError(f'the "index" of "task" is {reprlib.repr(index)}, not a number from 0')
-    if not addresses:
-        if (role, index) not in (("worker", 0), ("chief", 0), ("master", 0)):
-            raise ValueError(f'this process is {role} {index}, and "cluster" names nobody')
+    if not addresses and role in ("worker", "chief", "master") and type(index) is int and index == 0:
         return Cluster()
-    if not 0 <= index < len(of_role):
+    if type(index) is not int or not 0 <= index < len(of_role):
         counts = ", ".join(f"{len(listed)} {job}" for job, listed in known.items())
-        raise ValueError(f'this process is {role} {index}, and "cluster" has {counts}')
+        raise ValueError(f'"task" is {role} {reprlib.repr(index)}, and "cluster" has {counts}')
     if known["ps"] and not (known["chief"] and known["worker"]):
         raise ValueError('"cluster" has parameter servers ("ps"), which need a chief and workers')
     if known["chief"] and not known["ps"]:

@@ -11,7 +11,7 @@ import shlex
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -21,11 +21,14 @@ from tfkit.environment import files, packages, process, stack
 from tfkit.errors import CheckError, StackError, UsageError
 
 
-def diagnose(tell: Callable[[dict[str, Any]], None] = lambda check: None) -> dict[str, Any]:
+def diagnose(tell: Callable[[dict[str, Any]], None] = lambda row: None) -> dict[str, Any]:
     """Examine this environment, which takes half a minute.
 
+    All checks run in one process, for TensorFlow takes seconds to start. Should a package bring that down, that is its
+    result, and the rest go on in another.
+
     Args:
-      tell: called with each check as it is done.
+      tell: called with each check as it is done, and with each optional package.
 
     Returns:
       "ok"; "versions" (of `packages.versions`); "checks", a list of "package", "version", "ok", "detail",
@@ -33,17 +36,23 @@ def diagnose(tell: Callable[[dict[str, Any]], None] = lambda check: None) -> dic
       "purpose", "command"; "machine": "devices", "keras", "malloc_is_tuned"; "start": "compiled" and "command"
       (what makes TensorFlow start sooner, or None); "cache": "path", "ok", "detail", "bytes". Ready for JSON.
     """
-    cache = _cache()
-    checks: list[dict[str, Any]] = []
-    for row in _rows():
-        checks.append(row)
-        if "package" in row:
+    cache, checks, optional, pool = _cache(), [], [], None
+    with tempfile.NamedTemporaryFile() as noise:
+        for package in CHECKS:
+            pool = pool or ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _mute, (noise.name,))
+            try:
+                row = pool.submit(run, package).result()
+            except BrokenProcessPool:
+                pool, last = None, Path(noise.name).read_text(errors="replace").strip().splitlines()[-1:]
+                detail = ": ".join(["brought its process down", *last])
+                row = _row(package, False, detail, packages.command(package, reinstall=True))
+            checks.append(row)
             tell(row)
-    machine = checks.pop()
-    optional = []
+        machine = pool.submit(describe).result() if pool else {}
     for name, purpose in packages.OPTIONAL.items():
         row = {"package": name, "version": packages.version(name)}
         optional.append(row | {"purpose": purpose, "command": packages.command(name)})
+        tell(optional[-1])
     return {
         "ok": cache["ok"] and all(check["ok"] for check in checks),
         "versions": packages.versions(),
@@ -53,28 +62,6 @@ def diagnose(tell: Callable[[dict[str, Any]], None] = lambda check: None) -> dic
         "start": _start(),
         "cache": cache,
     }
-
-
-def _rows() -> Iterator[dict[str, Any]]:
-    """Yield what each check found, and at last what TensorFlow runs on.
-
-    All run in one process, for TensorFlow takes seconds to start. Should a package bring that down, that is its
-    result, and the rest go on in another.
-    """
-    pool = None
-    with tempfile.NamedTemporaryFile() as noise:
-        for package in CHECKS:
-            pool = pool or ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _mute, (noise.name,))
-            try:
-                yield pool.submit(run, package).result()
-            except BrokenProcessPool:
-                pool, last = None, Path(noise.name).read_text(errors="replace").strip().splitlines()[-1:]
-                detail, repair = (
-                    ["brought its process down", *last],
-                    packages.command(package, reinstall=True),
-                )
-                yield _row(package, False, ": ".join(detail), repair)
-        yield pool.submit(describe).result() if pool else {}
 
 
 def _mute(name: str) -> None:
@@ -102,15 +89,15 @@ def _start() -> dict[str, Any]:
 
 def _cache() -> dict[str, Any]:
     """Return whether the cache folder can be written to, and how much is in it."""
-    path = str(files.cache_root())
+    found: dict[str, Any] = {"path": str(files.cache_root()), "ok": True, "detail": "writable", "bytes": None}
     try:
         folder = files.cache_dir()
         with tempfile.TemporaryFile(dir=folder):
-            size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-        return {"path": path, "ok": True, "detail": "writable", "bytes": size}
+            found["bytes"] = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     except (OSError, UsageError) as err:
         detail = f"{str(err).splitlines()[0]} Name another folder: export {files.CACHE_VARIABLE}=FOLDER"
-        return {"path": path, "ok": False, "detail": detail, "bytes": None}
+        found |= {"ok": False, "detail": detail}
+    return found
 
 
 def show(*, as_json: bool = False) -> int:
@@ -120,12 +107,27 @@ def show(*, as_json: bool = False) -> int:
         print(json.dumps(diagnosis, indent=2))
         return 0 if diagnosis["ok"] else 1
     has = packages.versions()
-    machine = f"Python {has['python']}, {has['cpu']}, {has['cores']} cores, {has['platform']}"
-    print(f"tfkit {has['tfkit']} on {machine}\n")
+    where = f"Python {has['python']}, {has['cpu']}, {has['cores']} cores, {has['platform']}"
+    print(f"tfkit {has['tfkit']} on {where}\n")
     diagnosis = diagnose(_print_row)
-    for row in diagnosis["optional"]:
-        _print_row(row)
-    _print_rest(diagnosis)
+    machine, start, cache, checks = (diagnosis[name] for name in ("machine", "start", "cache", "checks"))
+    print()
+    if machine:
+        print("Devices ", ", ".join(f"{len(names)} {kind}" for kind, names in machine["devices"].items()))
+        print(f"Keras    {machine['keras']} is tf.keras")
+        print("Memory  ", "glibc malloc is tuned" if machine["malloc_is_tuned"] else "malloc is as it comes")
+    if start["command"]:
+        kept = "each process compiles TensorFlow's modules anew: Python may not keep them. To mend that:"
+        print(f"Start    {kept}\n{'':10}{start['command']}")
+    size = "" if cache["bytes"] is None else f", {cache['bytes'] / 1e6:,.0f} MB"
+    print(f"Cache    {cache['path']}: {cache['detail']}{size}\n")
+    broken = [check for check in checks if not check["ok"]]
+    if broken:
+        print(f"{len(broken)} of {len(checks)} are broken.")
+    elif diagnosis["ok"]:
+        print("Everything works.")
+    if commands := dict.fromkeys(check["command"] for check in broken if check["command"]):
+        print(f"To repair all of it:\n\n    {' && '.join(commands)}")
     return 0 if diagnosis["ok"] else 1
 
 
@@ -135,29 +137,6 @@ def _print_row(row: dict[str, Any]) -> None:
     print(f"{mark:<9} {row['package']:<32} {row['version'] or '-':<8} {text}", flush=True)
     if row["command"] and (mark == "BROKEN" or not row["version"]):
         print(f"{'':10}{row['command']}", flush=True)
-
-
-def _print_rest(diagnosis: dict[str, Any]) -> None:
-    machine, cache, start = diagnosis["machine"], diagnosis["cache"], diagnosis["start"]
-    print()
-    if machine:
-        print("Devices ", ", ".join(f"{len(names)} {kind}" for kind, names in machine["devices"].items()))
-        print(f"Keras    {machine['keras']} is tf.keras")
-        print("Memory  ", "glibc malloc is tuned" if machine["malloc_is_tuned"] else "malloc is as it comes")
-    if start["command"]:
-        print(
-            "Start    each process compiles TensorFlow's modules anew: Python may not keep them. To mend that:"
-        )
-        print(f"{'':10}{start['command']}")
-    size = "" if cache["bytes"] is None else f", {cache['bytes'] / 1e6:,.0f} MB"
-    print(f"Cache    {cache['path']}: {cache['detail']}{size}\n")
-    broken = [check for check in diagnosis["checks"] if not check["ok"]]
-    if broken:
-        print(f"{len(broken)} of {len(diagnosis['checks'])} are broken.")
-    elif diagnosis["ok"]:
-        print("Everything works.")
-    if commands := dict.fromkeys(check["command"] for check in broken if check["command"]):
-        print(f"To repair all of it:\n\n    {' && '.join(commands)}")
 
 
 def run(package: str) -> dict[str, Any]:
@@ -185,7 +164,7 @@ def describe() -> dict[str, Any]:
     except StackError:  # its own check says why
         return {}
     keras = f"{in_force} {packages.version(in_force)}"
-    return {"devices": stack.devices(), "keras": keras, "malloc_is_tuned": stack.malloc_is_tuned()}
+    return {"devices": stack.devices(), "keras": keras, "malloc_is_tuned": process.tune_malloc()}
 
 
 def _tensorflow() -> tuple[Any, Any]:

@@ -130,47 +130,37 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def lock(path: Path, *, wait: bool = True) -> Iterator[bool]:
+def lock(path: Path, *, wait: bool = True, another: str = "") -> Iterator[bool]:
     """Hold an exclusive lock on `path` (made if absent); yields whether it was obtained.
 
     The kernel releases it when the process ends, however it ends.
+
+    Args:
+      path: of the lock.
+      wait: whether to wait where another process holds it.
+      another: what that process does, to be said before waiting: "Waiting for another process that ...".
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
+        obtained = True
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            yield False
-            return
-        yield True
-
-
-@contextlib.contextmanager
-def lock_or_wait(path: Path, *, another: str) -> Iterator[None]:
-    """Hold a lock; where another process holds it, say so and wait.
-
-    Args:
-      path: see `lock`.
-      another: what that process does: "Waiting for another process that ...".
-    """
-    with lock(path, wait=False) as free:
-        if free:
-            yield
-            return
-    print(f"Waiting for another process that {another}.", file=sys.stderr)
-    with lock(path):
-        yield
+            obtained = wait
+            if wait and another:
+                print(f"Waiting for another process that {another}.", file=sys.stderr)
+            if wait:
+                fcntl.flock(file, fcntl.LOCK_EX)
+        yield obtained
 
 
 def digest_of(*parts: object) -> str:
     """Return the first 32 hex digits of SHA-256 over the parts: paths by their content, all else by its text."""
     total = hashlib.sha256()
     for part in parts:
-        if isinstance(part, Path):
-            with part.open("rb") as file:
-                total.update(hashlib.file_digest(file, "sha256").digest())
-        else:
-            total.update(repr(part).encode() + b"\0")
+        total.update(
+            bytes.fromhex(sha256_of(part)) if isinstance(part, Path) else repr(part).encode() + b"\0"
+        )
     return total.hexdigest()[:32]
 
 
@@ -195,13 +185,10 @@ def make_room(folder: Path, *, keep: str, limit: int) -> None:
       keep: the store that stays.
       limit: bytes that the others may take together.
     """
-    stores = [path for path in folder.iterdir() if path.is_dir() and path.name != keep]
-    by_use = sorted(stores, key=lambda path: path.stat().st_mtime, reverse=True)
-    total = 0
-    for path in by_use:
+    stores, total = [path for path in folder.iterdir() if path.is_dir() and path.name != keep], 0
+    for path in sorted(stores, key=lambda path: path.stat().st_mtime, reverse=True):
         total += sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-        leftover = path.name.startswith(".")
-        if not leftover and total <= limit:
+        if not path.name.startswith(".") and total <= limit:
             continue
         key = path.name.lstrip(".").split(".")[0]
         # A store that another process works on stays: it holds the lock.
@@ -262,7 +249,7 @@ class Cache:
           accept: whether an entry with this information will do.
         """
         folder = self.folder / key
-        with lock_or_wait(self.folder / f"{key}.lock", another=f"makes the same entry of {self.name}"):
+        with lock(self.folder / f"{key}.lock", another=f"makes the same entry of {self.name}"):
             info = _read(folder)
             if info is not None and accept(info):
                 return Entry(folder, info, True)

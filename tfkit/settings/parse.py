@@ -19,7 +19,7 @@ from typing import Any, NoReturn, TypeVar
 from tfkit import run_files
 from tfkit.environment import files
 from tfkit.errors import ConfigError
-from tfkit.settings.fields import fit, flag
+from tfkit.settings.fields import flag
 from tfkit.settings.options import RecipeConfig
 
 GROUPS = {
@@ -139,12 +139,6 @@ def takes_settings(*config_classes: type[Any]) -> Callable[[F], F]:
         return function
 
     return decorate
-
-
-def from_words(config_class: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what `add_flags` has read, as the fields of the class have it."""
-    hints = typing.get_type_hints(config_class, include_extras=True)
-    return {name: fit(value, hints[name], name=flag(name)) for name, value in values.items()}
 
 
 def _settings(config_class: type[C], given: Mapping[str, Any]) -> C:
