@@ -18,7 +18,7 @@ from tfkit.privacy import DPSGD, compute_epsilon
 from tfkit.privacy.ledger import SHOWN, Ledger, check_data, is_private
 from tfkit.reporting import write_comparison
 from tfkit.run import Run
-from tfkit.training.loop import train
+from tfkit.training.fit import train
 from tfkit.training.stage import Stage
 
 EPOCHS, STEPS = 6, 4

@@ -11,9 +11,8 @@ import numpy as np
 from tfkit import data
 from tfkit.environment.stack import keras
 from tfkit.run import Run
-from tfkit.training import loop
-from tfkit.training.checkpoint import Cadence
-from tfkit.training.stage import Stage
+from tfkit.training import fit
+from tfkit.training.stage import Cadence, Stage
 
 
 def build_model():
@@ -49,7 +48,7 @@ def train(run_dir, callbacks=()):
     splits = data.load_images("digits", image_size=16, global_batch_size=64)
     run = Run.create(run_dir, config={})
     try:
-        return loop.train(
+        return fit.train(
             build_model,
             splits,
             Stage(epochs=5, cadence=Cadence(epoch_seconds=0.0, steps=7), verbose=0),

@@ -13,9 +13,8 @@ from tfkit import data
 from tfkit.environment.stack import keras
 from tfkit.errors import CheckError, RunError
 from tfkit.run import Run
-from tfkit.training import loop
-from tfkit.training.checkpoint import Cadence
-from tfkit.training.stage import Stage, class_weight
+from tfkit.training import fit
+from tfkit.training.stage import Cadence, Stage, class_weight
 
 
 def digits(**changes):
@@ -85,7 +84,7 @@ def train(run_dir, *, callbacks=(), epochs=5, splits=None, **changes):
     } | changes
     try:
         stage = Stage(epochs=epochs, **settings)
-        return loop.train(build_model, splits or digits(), stage, run=run, callbacks=callbacks)
+        return fit.train(build_model, splits or digits(), stage, run=run, callbacks=callbacks)
     finally:
         run.close()
 

@@ -84,8 +84,8 @@ WRONG = {
     "class numbers as rows": (3, "softmax", "categorical_crossentropy", 3, "sparse_categorical_crossentropy"),
     "two sigmoids": (2, "sigmoid", "binary_crossentropy", 2, "SparseCategoricalCrossentropy"),
     "softmax, yes or no": (2, "softmax", "binary_crossentropy", 2, "sparse_categorical_crossentropy"),
-    "a class": (3, "softmax", SPARSE, 3, r"SparseCategoricalCrossentropy\(\)"),
-    "none": (3, "softmax", None, 3, "without a loss"),
+    "a class": (3, "softmax", SPARSE, 3, r"SparseCategoricalCrossentropy'[\s\S]*as an object"),
+    "none": (3, "softmax", None, 3, r"loss None[\s\S]*loss=.sparse_categorical_crossentropy"),
     "the wrong way round": (3, "softmax", lambda y, p: picked(y, p), 3, "no smaller"),
     "a loss of logits that does not say so": (
         3,

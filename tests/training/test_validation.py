@@ -11,7 +11,7 @@ from tfkit import data
 from tfkit.environment.stack import keras, tf
 from tfkit.errors import ConfigError, DataError, UsageError
 from tfkit.run import Run
-from tfkit.training import loop
+from tfkit.training import fit
 from tfkit.training.stage import Stage
 
 L = keras.layers
@@ -312,7 +312,7 @@ def test_trying_changes_nothing_and_what_it_traced_is_used(splits, tmp_path):
         with Run.create(tmp_path / str(outputs), config={}) as run:
             stage = Stage(epochs=2, seed=3, verbose=0)
             trained.append(
-                loop.train(build_model, splits, stage, run=run, strategy="one_device", output=outputs)
+                fit.train(build_model, splits, stage, run=run, strategy="one_device", output=outputs)
             )
     for one, other in zip(trained[0].model.get_weights(), trained[1].model.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)

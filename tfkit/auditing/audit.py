@@ -27,7 +27,7 @@ from tfkit.run import AUDIT, METRICS, PRIVACY, Run
 from tfkit.settings.options import AuditConfig, PrivateConfig, TextColumns
 from tfkit.settings.parse import from_keywords
 from tfkit.training.export import predict
-from tfkit.training.loop import train
+from tfkit.training.fit import train
 from tfkit.training.stage import Stage, class_weight
 from tfkit.transfer.fine_tuning import build_head
 from tfkit.transfer.private import train_private_head

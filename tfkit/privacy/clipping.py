@@ -444,7 +444,6 @@ def clipped_sum(
     *,
     per_example_loss: Callable[[Any, Any], tf.Tensor],
     l2_norm_clip: float | tf.Tensor,
-    training: bool = True,
 ) -> Clipped:
     """Return the sum of the examples' clipped gradients.
 
@@ -455,7 +454,6 @@ def clipped_sum(
       weights: float32 [batch] that multiply the losses before anything is clipped; 0 is padding. None: all 1.
       per_example_loss: from labels and outputs to float32 [batch].
       l2_norm_clip: C, above 0.
-      training: as the model is called.
 
     Returns:
       See `Clipped`. An example whose gradient is not finite contributes nothing.
@@ -468,7 +466,7 @@ def clipped_sum(
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             recorder = _Recorder(model, tape, tf.nest.flatten(inputs)[0].shape[0], whole)
             with recorder.recording():
-                outputs = model(inputs, training=training)
+                outputs = model(inputs, training=True)
             values = per_example_loss(labels, outputs)
             values = values if weights is None else values * tf.cast(weights, values.dtype)
             total = tf.reduce_sum(values)
@@ -497,9 +495,6 @@ def clipped_sum(
         # 0 times a number that is not finite is not 0.
         lambda: [one.kept(finite).weighted_sum(factors) for one in used.values()],
     )
-    by_ref = dict(zip(used, sums, strict=True))
-    gradients = [
-        by_ref[ref] if ref in by_ref else tf.zeros(ref.deref().shape, ref.deref().dtype)
-        for ref in by_variable
-    ]
+    by_ref = {ref: tf.zeros(ref.deref().shape, ref.deref().dtype) for ref in by_variable}
+    gradients = [*(by_ref | dict(zip(used, sums, strict=True))).values()]
     return Clipped(gradients=gradients, norms=norms, losses=values, outputs=outputs)
