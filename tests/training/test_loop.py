@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 
 import numpy as np
@@ -146,6 +147,26 @@ def test_a_damaged_newest_backup_is_passed_over(tmp_path, uninterrupted):
     assert any("newest checkpoint is damaged" in note for note in Run.open(tmp_path).notes)
     assert any("epoch 3 of 5, step 5 of 20" in note for note in Run.open(tmp_path).notes)
     assert_same(resumed, uninterrupted)
+
+
+class FullDisk(keras.callbacks.Callback):
+    """No file becomes longer than 20 kB for two epochs."""
+
+    def on_epoch_begin(self, epoch, logs=None):
+        _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000 if epoch in (1, 2) else hard, hard))
+
+
+def test_a_full_disk_costs_backups_and_nothing_else(tmp_path, uninterrupted, capfd):
+    often = Cadence(epoch_seconds=0.0, steps=7)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        disturbed = train(tmp_path, cadence=often, callbacks=[FullDisk()])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "A checkpoint failed" in capfd.readouterr().err
+    assert_same(disturbed, uninterrupted)
+    assert [path.name[0] for path in (tmp_path / "backup" / "train").iterdir()] == ["0", "0"]
 
 
 def test_another_batch_size_is_no_way_to_go_on(tmp_path):

@@ -254,8 +254,7 @@ def _check(run: Run, own: Any, config: AuditConfig) -> None:
     if (config.canaries and not texts) or (anew and whole):
         raise ConfigError(
             f"{run.path} is a run of {'texts' if texts else 'images'}, with {'more than ' if whole else ''}a head on"
-            " stored features. --shadows and --canaries train such a head anew, and canaries are sentences among texts."
-            "\n  Leave them out."
+            " stored features; --shadows train such a head anew, --canaries with codes among texts.\n  Leave them out."
         )
 
 

@@ -50,9 +50,8 @@ def per_example_loss(model: keras.Model) -> PerExampleLoss:
         shape, size = values.shape, outputs.shape[0]
         if not shape.rank or (size is not None and shape[0] != size):
             raise PrivacyError(
-                f"The loss {name!r} gives values of shape {shape} for {size} examples: what belongs to one example"
-                " cannot be clipped alone.\n  Return one value an example, without a mean over the first axis; give"
-                " the model an output of shape [batch, 1], not [batch]."
+                f"The loss {name!r} gives values of shape {shape} for {size} examples.\n  Return one value an example,"
+                " without a mean over the first axis; give the model an output of shape [batch, 1], not [batch]."
             )
         return _mean_of_each(tf.cast(values, tf.float32), getattr(outputs, "_keras_mask", None))
 
@@ -66,13 +65,13 @@ def _only_loss(model: keras.Model) -> Any:
     loss = given[0] if len(given) == 1 and not weighted else None
     own_call = isinstance(loss, loss_class) and type(loss).__call__ is not loss_class.__call__
     if loss is None or isinstance(loss, type) or own_call:
-        names = [
+        kinds = (
             one if isinstance(one, str) else getattr(one, "__name__", type(one).__name__) for one in given
-        ]
+        )
+        names = ", ".join([*kinds, *(["loss_weights"] if weighted else [])])
         raise PrivacyError(
-            f"The model is compiled with loss {', '.join(names) or None}{' and loss_weights' if weighted else ''};"
-            " private training takes one: a name, a function, or an object that does all in call(labels, outputs), with"
-            ' a value for each example.\n  compile(loss="sparse_categorical_crossentropy"), several outputs joined.'
+            f"The model is compiled with loss {names or None}; private training takes one: a name, a function, or an"
+            " object that does all in call(labels, outputs), with a value for each example; several outputs joined."
         )
     loss = keras.losses.get(loss) if isinstance(loss, str) else loss
     if isinstance(loss, loss_class):
@@ -187,8 +186,8 @@ def _by_examples(unit: Any, given: Any, original: Any, outputs: list[Any]) -> Gr
 def _assertions(unit: Any, alone: list[tf.Tensor], outputs: list[tf.Tensor]) -> list[Any]:
     """Assert that the layer gave each example alone what it gave it within the batch."""
     message = (
-        f"{_named(unit)} has no rule of its own, and gives an example alone something else than within the batch."
-        " Take out what mixes the examples, or arguments without a batch axis that are as long as a batch."
+        f"{_named(unit)} gives an example alone something else than within the batch: take out what mixes the examples,"
+        " or arguments without a batch axis that are as long as a batch."
     )
     checks = []
     for value, within in zip(alone, outputs, strict=True):
@@ -376,9 +375,8 @@ class _Recorder:
             return True
         found = "sparse or ragged tensors" if not dense else f"{rows[0]} rows" if rows else "one number"
         self.problems.append(
-            f"{_named(unit)} takes or gives {found} for {self.batch_size} examples. Keep the batch as the first axis:"
-            " Dense and EinsumDense take [batch, time, ...] as it is. Use to_dense() or to_tensor() before it, and"
-            " batch with drop_remainder=True where a size is unknown (None)."
+            f"{_named(unit)} takes or gives {found} for {self.batch_size} examples. Keep the batch as the first axis,"
+            " dense (to_dense(), to_tensor()) and of known size: Dense takes [batch, time, ...] as it is."
         )
         return False
 

@@ -105,9 +105,8 @@ class Ledger:
         before = _read(record).get("epochs_begun", 0)
         if before > self.epochs_begun:
             raise RunError(
-                f"{self._run.path} tells of {self.epochs_begun} epochs of private training, and its record of {before}"
-                f" ({record}): a copy was trained further, and an epsilon stated from it would be too small.\n  Bring"
-                f" back the folder that was trained last, or {_ANEW}."
+                f"{self._run.path} tells of {self.epochs_begun} epochs, and its record {record} of {before}: a copy was"
+                f" trained further.\n  Bring back the folder that was trained last, or {_ANEW}."
             )
         _update(record, {"epochs_begun": self.epochs_begun})
 
@@ -188,8 +187,8 @@ def register(run: Run, splits: Splits) -> dict[str, Any]:
         return {**shown(data), RECORD: name}
     if account is not None:
         raise DataError(
-            f"{account} shows that {run.path} was begun, and its {PROVENANCE} does not say on which data.\n  Bring the"
-            f" folder back as a whole, or {_ANEW}."
+            f"{account} was begun, and {PROVENANCE} does not say on which data.\n  Bring the folder back as a whole, or"
+            f" {_ANEW}."
         )
     records = sorted((files.cache_root() / FOLDER).glob("*.json"), key=lambda path: path.stat().st_mtime_ns)
     earlier = [
@@ -234,15 +233,13 @@ def check_data(run: Run, splits: Splits) -> None:
     there = known(data)
     if RECORD in data and not set(KEPT) <= set(there):
         raise DataError(
-            f"{run.path} is a private run: what it was trained on is told by {_path(data[RECORD])} alone, in the cache"
-            " of the machine that trained it.\n  Copy it here from there and keep it to yourself, or train anew"
-            " (--overwrite), which spends again on the same people."
+            f"What {run.path} was trained on is told by {_path(data[RECORD])} alone, in the cache of the machine that"
+            f" trained it.\n  Copy it here from there and keep it to yourself, or {_ANEW}."
         )
     if any(there.get(name) != given[name] for name in KEPT):
         raise DataError(
-            f"{run.path} was trained on other data ({data.get('origin')}), or on other splits of them, than"
-            f" these ({splits.origin}, seed {splits.seed}): what it was trained on could not be told from the rest.\n"
-            "  Give the data and the seed as they were, or train anew."
+            f"{run.path} was trained on other data ({data.get('origin')}), or on other splits of them, than these"
+            f" ({splits.origin}, seed {splits.seed}).\n  Give the data and the seed as they were, or train anew."
         )
 
 

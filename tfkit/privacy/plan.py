@@ -254,9 +254,8 @@ class DPSGD:
         one_in = 1 / examples
         if self.delta is not None and not SMALLEST_DELTA <= self.delta < one_in:
             raise PrivacyError(
-                f"delta is {self.delta:g} with {examples} examples; it must be at least {SMALLEST_DELTA:g}, and below"
-                f" 1/n = {one_in:.2g}: with a delta of 1/n one may publish a whole example, drawn at random. Leave it"
-                f" out, or use --delta {min(1e-5, 0.1 * one_in):.0e}."
+                f"delta is {self.delta:g}; it must be at least {SMALLEST_DELTA:g}, and below 1/n = {one_in:.2g}, with"
+                f" which one may publish a whole example. Leave it out, or use --delta {min(1e-5, 0.1 * one_in):.0e}."
             )
         delta = self.delta if self.delta is not None else min(1e-5, 0.1 * one_in)
         per_epoch = examples / expected_batch_size

@@ -176,9 +176,8 @@ def _callbacks(callbacks: Sequence[Any]) -> Iterator[str]:
         # A checkpoint of every epoch only has a monitor.
         if isinstance(callback, unaccounted) or (of_training and getattr(callback, "save_best_only", True)):
             yield (
-                f"{type(callback).__name__} decides by {monitor!r}, or repeats steps: the epsilon does not cover that."
-                ' Monitor a number of the validation split ("val_loss"); leave EarlyStopping and BackupAndRestore out:'
-                " plan fewer epochs, and tfkit.fit resumes by itself."
+                f"{type(callback).__name__} decides by {monitor!r}, or repeats steps, which epsilon does not cover."
+                ' Monitor "val_loss"; leave EarlyStopping and BackupAndRestore out: tfkit.fit resumes by itself.'
             )
 
 

@@ -123,8 +123,8 @@ class PrivateTraining(keras.callbacks.Callback):
         """Check that the epsilon would hold for this model, and make its step the private one."""
         if isinstance(strategy, tf.distribute.ParameterServerStrategy):
             raise PrivacyError(
-                "The workers of parameter servers take steps whenever they like; the accountant counts steps that all"
-                " take together.\n  Take the strategy mirrored or multi_worker_mirrored."
+                "The workers of parameter servers do not take their steps together, as the accountant counts them.\n"
+                "  Take the strategy mirrored or multi_worker_mirrored."
             )
         check(model, callbacks=callbacks, example_spec=self._splits.spec)
         self.model, self._step = model, attach(model, self._plan, secret=self._secret[:16])

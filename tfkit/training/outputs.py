@@ -251,9 +251,8 @@ def check(output: str, expected: np.ndarray) -> None:
         or (output in ("probabilities", "sigmoid") and not within)
     ):
         raise UsageError(
-            f"output={output!r} does not fit {units} number(s) an example from {low:.3g} to {high:.3g}: several of"
-            " classes are 'probabilities' or 'logits', one or several of yes or no 'sigmoid' (from 0 to 1) or"
-            " 'sigmoid_logits', real ones 'values'; 'auto' finds out."
+            f"output={output!r} does not fit {units} number(s) an example from {low:.3g} to {high:.3g}.\n  Give one of"
+            f" {', '.join(f'{name!r} ({words})' for name, words in OUTPUTS.items())}; 'auto' finds out."
         )
 
 
@@ -298,9 +297,8 @@ def as_labels(
     )
     if given.shape != wanted or not whole:
         raise DataError(
-            f"The labels are {list(given.shape)}, from {given.min():g} to {given.max():g}; those of outputs"
-            f" {list(shape)} that are {output} are {kind}, {list(wanted)} or one-hot.\n  Number the classes from 0 in"
-            " the order of the outputs; real values are output='values'."
+            f"The labels are {list(given.shape)}, from {given.min():g} to {given.max():g}; those of {output} are"
+            f" {kind}, {list(wanted)} or one-hot.\n  Number classes from 0; real values are output='values'."
         )
     return given.astype(np.float64 if output == "values" else np.int64)
 
