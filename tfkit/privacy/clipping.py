@@ -19,7 +19,7 @@ from typing import Any
 from tfkit.environment.stack import keras, tf
 from tfkit.errors import PrivacyError
 from tfkit.metrics import losses
-from tfkit.privacy.rules import Contributions, Direct, Rule, combine, rule_of
+from tfkit.privacy.rules import Contributions, Rule, combine, formed, rule_of
 
 PerExampleLoss = Callable[[Any, Any], Any]
 
@@ -176,7 +176,7 @@ def _by_examples(unit: Any, given: Any, original: Any, outputs: list[Any]) -> Gr
         each, values = _vectorized(alone, (rows, gradients), dtypes)
         with tf.control_dependencies(_assertions(unit, values, outputs)):
             return [
-                (variable, Direct(gradients=tf.ensure_shape(value, [size, *variable.shape])))
+                (variable, formed(tf.ensure_shape(value, [size, *variable.shape])))
                 for variable, value in zip(variables, each, strict=True)
             ]
 

@@ -114,9 +114,7 @@ def fit(
         # Of private data nothing that is computed from them stands in the folder: see tfkit.privacy.ledger.
         **({} if privacy else {"data_fingerprint": splits.source.fingerprint}),
         "global_batch_size": splits.global_batch_size,
-        "epochs": stage.epochs,
-        "seed": stage.seed,
-        "patience": stage.patience,
+        **{name: getattr(stage, name) for name in ("epochs", "seed", "patience")},
         "class_weights": class_weights,
         "augment": repr(augment),
         "privacy": dataclasses.asdict(privacy) if privacy else None,
@@ -127,9 +125,9 @@ def fit(
         run.versions = versions()
         run.provenance = {"data": register(run, splits) if privacy else splits.provenance}
         # Class counts are private: weights from them are refused, if somebody insists, and not noted before.
-        weights = "never" if privacy and class_weights == "auto" else class_weights
-        chosen_weights = class_weight(splits, when=weights, run=None if privacy else run)
-        stage = dataclasses.replace(stage, class_weight=chosen_weights)
+        when = "never" if privacy and class_weights == "auto" else class_weights
+        weights = class_weight(splits, when=when, run=None if privacy else run)
+        stage = dataclasses.replace(stage, class_weight=weights)
         trained = train(
             build_model, splits, stage, run=run, strategy=chosen, callbacks=callbacks, output=output
         )
@@ -139,9 +137,8 @@ def fit(
             run.record(measured.metrics("test"))
             save(run.path / EVALUATION, measured)
             run.record(export.save(trained.model, run, splits, evaluation=measured, logits=trained.logits))
-            run.record(
-                {"time/train_seconds": trained.seconds, "time/total_seconds": time.monotonic() - began}
-            )
+            total = time.monotonic() - began
+            run.record({"time/train_seconds": trained.seconds, "time/total_seconds": total})
         Replicas(chosen).barrier()
     return run
 
@@ -218,10 +215,8 @@ def train(
             method.weights.put_back(model)
         else:
             if first or checkpoints.step:
-                within = (
-                    f", step {checkpoints.step + 1} of {method.steps_per_epoch}" if checkpoints.step else ""
-                )
-                run.note(f"Resumed {stage.name} at epoch {first + 1} of {last}{within}.")
+                step = f"step {checkpoints.step + 1} of {method.steps_per_epoch}"
+                run.note(f"Resumed {stage.name} at epoch {first + 1} of {last}, {step}.")
             logging = reporting.callbacks(
                 run.logdir,
                 first_epoch=len(earlier),
@@ -233,6 +228,7 @@ def train(
             )
             phase("training")
             training_batches = method.batches(first, last, chosen, skip=checkpoints.step)
+            kept = [*logging, method.weights, checkpoints]
             model.fit(
                 training_batches,
                 initial_epoch=first,
@@ -240,14 +236,7 @@ def train(
                 steps_per_epoch=method.steps_per_epoch,
                 validation_data=validation(chosen, splits),
                 validation_steps=splits.evaluation_steps("validation"),
-                callbacks=[
-                    StepSeeds(stage.seed),
-                    *method.callbacks,
-                    *logging,
-                    method.weights,
-                    checkpoints,
-                    *callbacks,
-                ],
+                callbacks=[StepSeeds(stage.seed), *method.callbacks, *kept, *callbacks],
                 verbose=_verbosity(stage.verbose, run),
             )
             phase("working")
