@@ -98,11 +98,8 @@ def test_lira_finds_members_that_a_loss_alone_does_not_tell():
 
     is_member = np.arange(pool) < pool // 2
     target = train(np.flatnonzero(is_member))
-    (by_loss,) = attack(
-        ("threshold",),
-        members=(target[is_member], labels[is_member]),
-        others=(target[~is_member], labels[~is_member]),
-    )
+    members, others = ((target[which], labels[which]) for which in (is_member, ~is_member))
+    (by_loss,) = attack(("threshold",), members=members, others=others)
     found = lira(target, labels, is_member, shadow=train, shadows=16)
     assert found.auc > by_loss.auc + 0.02
     assert found.auc > 0.7

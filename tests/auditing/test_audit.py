@@ -22,13 +22,12 @@ def small_digits(labels=None, *, examples=600, held_out=0.4, batch=32):
     return from_arrays(images, labels, image_size=8, global_batch_size=batch, **settings)
 
 
-def mlp(optimizer="adam"):
+def mlp():
     inputs = keras.Input([8, 8, 3])
     hidden = keras.layers.Dense(256, activation="relu")(keras.layers.Flatten()(inputs))
     model = keras.Model(inputs, keras.layers.Dense(10)(hidden))
-    model.compile(
-        optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"]
-    )
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("adam", loss, metrics=["accuracy"])
     return model
 
 

@@ -22,20 +22,13 @@ def digits(**changes):
     return data.load_images("digits", image_size=16, global_batch_size=64, **changes)
 
 
-def build_model(classes=10, optimizer="adam"):
+def build_model():
     """A small model with everything that has state: dropout, batch norm, Adam's moments."""
-    model = keras.Sequential(
-        [
-            keras.layers.Conv2D(4, 3, strides=2, input_shape=(16, 16, 3)),
-            keras.layers.BatchNormalization(),
-            keras.layers.ReLU(),
-            keras.layers.Flatten(),
-            keras.layers.Dropout(0.3),
-            keras.layers.Dense(classes),
-        ]
-    )
+    layers = keras.layers
+    body = [layers.Conv2D(4, 3, strides=2), layers.BatchNormalization(), layers.ReLU(), layers.Flatten()]
+    model = keras.Sequential([keras.Input([16, 16, 3]), *body, layers.Dropout(0.3), layers.Dense(10)])
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(optimizer, loss, metrics=["accuracy"])
+    model.compile("adam", loss, metrics=["accuracy"])
     return model
 
 
@@ -76,13 +69,8 @@ class DieAt(TermAt):
 
 def train(run_dir, *, callbacks=(), epochs=5, splits=None, **changes):
     run = Run.create(run_dir, config={})
-    settings = {
-        "seed": 7,
-        "patience": 3,
-        "verbose": 0,
-        "augment": data.Augmentation.preset("light"),
-        "cadence": Cadence(epoch_seconds=0.0),
-    } | changes
+    usual = {"seed": 7, "patience": 3, "verbose": 0, "cadence": Cadence(epoch_seconds=0.0)}
+    settings = {**usual, "augment": data.Augmentation.preset("light"), **changes}
     try:
         stage = Stage(epochs=epochs, **settings)
         return fit.train(build_model, splits or digits(), stage, run=run, callbacks=callbacks)
@@ -127,10 +115,8 @@ def test_killed_within_an_epoch_it_goes_on_from_the_last_backup_there(tmp_path, 
     with pytest.raises(RuntimeError, match="dead"):
         train(tmp_path, callbacks=[DieAt(*place)], cadence=often)
     resumed = train(tmp_path, cadence=often)
-    assert any(
-        f"epoch {place[0] + 1} of 5, step {place[1] // 4 * 4 + 1} of 20" in note
-        for note in Run.open(tmp_path).notes
-    )
+    resumed_at = f"epoch {place[0] + 1} of 5, step {place[1] // 4 * 4 + 1} of 20"
+    assert any(resumed_at in note for note in Run.open(tmp_path).notes)
     assert_same(resumed, uninterrupted)
 
 
