@@ -17,12 +17,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tfkit import run
 from tfkit.data.splits import Splits
 from tfkit.environment import files
 from tfkit.errors import DataError, RunError
 from tfkit.privacy.plan import Plan
-from tfkit.run import PRIVACY, PROVENANCE, Run
+from tfkit.run import HISTORY, LOGS, PRIVACY, PROVENANCE, Run
 
 LEDGER, MEAN = "ledger.json", "mean.npy"
 ACCOUNTED = (
@@ -60,8 +59,11 @@ class Ledger:
             )
         if self.path.is_file():
             self._read()
-        else:
-            self._refuse_lost()
+            return
+        traces = [run.shared / name for name in (PRIVACY, HISTORY, f"{LOGS}/train")]
+        for path in (*sorted(self._folder.glob("[0-9]*")), *traces):
+            if path.exists():
+                raise self._wrong(f"is missing, and {path} shows that this training had begun")
 
     def check_plan(self, plan: Plan) -> None:
         """Raise where the epochs that were begun before were accounted otherwise."""
@@ -122,13 +124,6 @@ class Ledger:
         beside = self._folder / MEAN
         if mean is not None and not (beside.is_file() and files.digest_of(beside) == mean):
             raise self._wrong(f"counts epochs on a mean that {beside} does not hold")
-
-    def _refuse_lost(self) -> None:
-        shared = self._run.shared
-        traces = [shared / run.PRIVACY, shared / run.HISTORY, shared / run.LOGS / "train"]
-        for path in (*sorted(self._folder.glob("[0-9]*")), *traces):
-            if path.exists():
-                raise self._wrong(f"is missing, and {path} shows that this training had begun")
 
     def _wrong(self, what: str) -> RunError:
         return RunError(
