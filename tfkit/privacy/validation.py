@@ -327,12 +327,10 @@ def _of_loss(loss: PerExampleLoss, outputs: Any, others: Any) -> str | None:
     """Return why the loss does not take class numbers, or does not give each example its own."""
     try:
         values, other_values = (loss(LABELS, each) for each in (outputs, others))
-    except PrivacyError as error:
-        return str(error)
-    except (ValueError, TypeError, tf.errors.OpError) as error:
+    except (PrivacyError, ValueError, TypeError, tf.errors.OpError) as error:
         return (
-            f"Its loss does not take class numbers int64 [batch] beside outputs {outputs.shape}"
-            f' ({first_line(error)}). Use one that does, such as "sparse_categorical_crossentropy".'
+            f"Its loss does not take class numbers int64 [batch] beside outputs {outputs.shape} ({first_line(error)})."
+            ' Use one with a value for each example, such as "sparse_categorical_crossentropy".'
         )
     if _same_rows(values, other_values):
         return None
