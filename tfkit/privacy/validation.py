@@ -49,10 +49,7 @@ def check(model: keras.Model, **settings: Any) -> None:
 
 
 def problems(
-    model: keras.Model,
-    *,
-    callbacks: Sequence[Any] = (),
-    example_spec: tf.TensorSpec | None = None,
+    model: keras.Model, *, callbacks: Sequence[Any] = (), example_spec: tf.TensorSpec | None = None
 ) -> list[str]:
     """Return what stands against an epsilon for the training of this model.
 

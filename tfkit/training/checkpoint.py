@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -77,11 +77,7 @@ class KeptWeights(keras.callbacks.Callback):
     """
 
     def __init__(
-        self,
-        keep: Literal["best", "last"] = "best",
-        *,
-        patience: int | None = None,
-        start: float | None = None,
+        self, keep: str = "best", *, patience: int | None = None, start: float | None = None
     ) -> None:
         super().__init__()
         self._best = keep == "best"
@@ -152,24 +148,14 @@ class Checkpoints(keras.callbacks.Callback):
       method: of `tfkit.training.methods`; the callback that is its `weights` must stand before this one in the list.
       cluster: the processes that train.
       stop: is looked at after every step.
-      variables: further state by name, such as `{"private": variables}`.
     """
 
-    def __init__(
-        self,
-        run: Run,
-        stage: str,
-        *,
-        method: Any,
-        cluster: Replicas,
-        stop: Stop,
-        variables: Mapping[str, Any],
-    ) -> None:
+    def __init__(self, run: Run, stage: str, *, method: Any, cluster: Replicas, stop: Stop) -> None:
         super().__init__()
         foreign.take_tensor_logs(self)  # else Keras would fetch the metrics after every step
         self._run, self._stage, self._folder = run, stage, run.backup / stage
         self._kept, self._steps, self._cadence = method.weights, method.steps_per_epoch, method.cadence
-        self._cluster, self._stop, self._variables = cluster, stop, dict(variables)
+        self._cluster, self._stop = cluster, stop
         self._checkpoint: tf.train.Checkpoint | None = None
         self._began = self._saved_at = self._asked_at = time.monotonic()
         self._asked_step, self._ask_next = 0, 1
@@ -179,18 +165,21 @@ class Checkpoints(keras.callbacks.Callback):
         self.finished = False
         self.rows: list[dict[str, Any]] = []
 
-    def restore(self, model: keras.Model) -> None:
+    def restore(self, model: keras.Model, variables: Mapping[str, Any]) -> None:
         """Bring `model` to where the last checkpoint left it: `epoch`, `step` and `finished` say where that is.
+
+        Args:
+          model: of the training.
+          variables: further state by name that belongs to the checkpoints, such as `{"private": variables}`.
 
         Raises:
           RunError: the checkpoints cannot be read, or belong to another model.
         """
         if hasattr(model.optimizer, "build"):
             model.optimizer.build(model.trainable_variables)
-        self._checkpoint = tf.train.Checkpoint(model=model, optimizer=model.optimizer, **self._variables)
-        chosen, damage = (
-            self._newest_whole() if self._cluster.index == 0 else (0, "the chief found it damaged")
-        )
+        self._checkpoint = tf.train.Checkpoint(model=model, optimizer=model.optimizer, **variables)
+        of_chief = 0, "the chief found it damaged"
+        chosen, damage = self._newest_whole() if self._cluster.index == 0 else of_chief
         chosen = int(self._cluster.of_chief([chosen])[0])
         if chosen == 0:
             return

@@ -194,15 +194,8 @@ def train(
     keras.backend.experimental.enable_tf_random_generator()
     with chosen.scope(), on_signals() as stop:
         model = make(build_model, splits)
-        checkpoints = Checkpoints(
-            run,
-            stage.name,
-            method=method,
-            cluster=cluster,
-            stop=stop,
-            variables=method.prepare(model, callbacks, strategy=chosen),
-        )
-        checkpoints.restore(model)
+        checkpoints = Checkpoints(run, stage.name, method=method, cluster=cluster, stop=stop)
+        checkpoints.restore(model, method.prepare(model, callbacks, strategy=chosen))
         logits = None
         _build_metrics(model)
         if output is not None:

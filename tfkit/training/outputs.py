@@ -178,12 +178,7 @@ def _refuse_useless_loss(model: keras.Model, shape: Sequence[int], *, logits: bo
 
 
 def find(
-    expected: np.ndarray,
-    *,
-    last: str,
-    loss: Any = None,
-    labels: Any = None,
-    class_names: Sequence[str] = (),
+    expected: np.ndarray, *, last: str, loss: Any = None, labels: Any = None, class_names: Sequence[str] = ()
 ) -> tuple[str, str]:
     """Find out what outputs are, of a model of any kind.
 
