@@ -10,7 +10,7 @@ import numpy as np
 
 from tfkit.environment.packages import first_line
 from tfkit.errors import ConfigError, DataError, UsageError
-from tfkit.metrics import Outputs, activation, from_logits, losses
+from tfkit.metrics import SUM_TOLERANCE, Outputs, activation, from_logits, losses
 
 if TYPE_CHECKING:
     from tfkit.environment.stack import keras
@@ -29,7 +29,6 @@ OF_CLASSES = ("probabilities", "logits")
 YES_OR_NO = {"sigmoid": 0.5, "sigmoid_logits": 0.0}
 """Above which number it is yes."""
 
-SUM_TOLERANCE = 1e-3
 _HALF_SUM_TOLERANCE = 0.02  # of a softmax in half floats
 _CARRIES = ("Identity", "Reshape", "Squeeze", "ExpandDims", "StopGradient", "Transpose", "Cast", "EnsureShape",
             "FakeQuantWithMinMaxVars", "FakeQuantWithMinMaxArgs")  # fmt: skip
