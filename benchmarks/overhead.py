@@ -21,7 +21,7 @@ from tfkit import hub
 from tfkit.compression import convert
 from tfkit.compression.convert import _running, end_converters
 from tfkit.environment.stack import keras, tf
-from tfkit.training.loop import _build_metrics
+from tfkit.training.fit import _build_metrics
 from tfkit.transfer import models
 
 

@@ -67,7 +67,7 @@ def train(tf: Any, keras: Any, job: dict[str, Any]) -> None:
     from tfkit.data import from_arrays
     from tfkit.distribution import strategies
     from tfkit.run import Run
-    from tfkit.training import loop
+    from tfkit.training import fit
     from tfkit.training.stage import Stage
 
     if job.get("metrics_every_step"):
@@ -80,7 +80,7 @@ def train(tf: Any, keras: Any, job: dict[str, Any]) -> None:
     data = data.replace(indices={**data.indices, "train": endless[:whole]})
     with tempfile.TemporaryDirectory() as folder:
         run = Run.create(Path(folder) / "run", config={})
-        loop.train(
+        fit.train(
             lambda: compiled(keras, job),
             data,
             Stage(epochs=1, verbose=0),

@@ -43,12 +43,13 @@ def test_an_attacker_that_learns_is_judged_on_what_it_has_not_learnt_from():
     chance = np.random.default_rng(2)
     members, others = said_of(chance, 100, sure=1), said_of(chance, 80, sure=1)
     by_rule, learned = attack(("threshold", "knn"), members=members, others=others)
-    assert (len(by_rule.judged.members), len(by_rule.judged.others)) == (100, 80)
-    assert (len(learned.judged.members), len(learned.judged.others)) == (50, 40)
+    assert [*map(len, by_rule.judged)] == [100, 80]
+    assert [*map(len, learned.judged)] == [50, 40]
     for one in (by_rule, learned):
-        assert [len(scores) for half in (one.choosing, one.measured) for scores in half] == [50, 40, 50, 40]
+        halves = one.of(one.choosing), one.of(~one.choosing)
+        assert [len(scores) for half in halves for scores in half] == [50, 40, 50, 40]
     again = attack(("knn",), members=members, others=others)[0]
-    assert np.array_equal(again.judged.members, learned.judged.members)
+    assert np.array_equal(again.judged[0], learned.judged[0])
 
 
 def test_the_global_random_generator_is_left_as_it_was():
@@ -97,11 +98,8 @@ def test_lira_finds_members_that_a_loss_alone_does_not_tell():
 
     is_member = np.arange(pool) < pool // 2
     target = train(np.flatnonzero(is_member))
-    (by_loss,) = attack(
-        ("threshold",),
-        members=(target[is_member], labels[is_member]),
-        others=(target[~is_member], labels[~is_member]),
-    )
+    members, others = ((target[which], labels[which]) for which in (is_member, ~is_member))
+    (by_loss,) = attack(("threshold",), members=members, others=others)
     found = lira(target, labels, is_member, shadow=train, shadows=16)
     assert found.auc > by_loss.auc + 0.02
     assert found.auc > 0.7

@@ -4,13 +4,12 @@ import csv
 import json
 import math
 
-import numpy as np
 import pytest
 
 from recipes import audit_privacy, train_private, transfer_text
 from tfkit import auditing, cli, data, hub
 from tfkit.auditing.audit import head_again
-from tfkit.auditing.exposure import CHANCE, INSERTIONS, REFERENCES, codes
+from tfkit.auditing.exposure import CHANCE, INSERTIONS, REFERENCES
 from tfkit.environment.stack import keras
 from tfkit.run import Run
 
@@ -111,10 +110,3 @@ def test_a_private_run_does_not_give_them_away(letters, tmp_path, capsys):
     assert "16 times has 16 times that" in found["verdict"]
     assert found["verdict"] in capsys.readouterr().out
     assert "mean exposure" in (folder / "report.html").read_text()
-
-
-def test_codes_are_different_and_repeatable():
-    some, same = (codes(2000, chance=np.random.default_rng(3)) for _ in range(2))
-    assert some == same
-    assert len(set(some)) == 2000
-    assert all(len(text.split()) == 14 for text in some)

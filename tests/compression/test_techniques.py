@@ -115,9 +115,8 @@ def test_a_hub_layer_is_refused_and_its_variables_are_pruned_all_the_same(tmp_pa
 def test_an_interrupted_pruning_goes_on_where_it_was(digits, tmp_path):
     from tfkit.data import from_arrays
     from tfkit.run import Run
-    from tfkit.training.checkpoint import Cadence
-    from tfkit.training.loop import train
-    from tfkit.training.stage import Stage
+    from tfkit.training.fit import train
+    from tfkit.training.stage import Cadence, Stage
 
     splits = from_arrays(digits.images[:300], digits.labels[:300], image_size=16, global_batch_size=32)
     stage, epochs = Prune(final_sparsity=0.7), 4

@@ -18,7 +18,7 @@ from tfkit.distribution.strategies import describe, logical_cpus
 from tfkit.environment import cluster
 from tfkit.environment.stack import keras
 from tfkit.run import Run
-from tfkit.training.loop import train
+from tfkit.training.fit import train
 from tfkit.training.stage import Stage
 
 CLASSES = 4

@@ -198,10 +198,7 @@ def subclassed(kind=Subclassed):
 MODELS = {
     "dense": lambda: functional((5,), L.Dense(4, activation="tanh")),
     "dense over time": lambda: functional((40, 3), L.Dense(2, use_bias=False)),
-    "dense over two axes": lambda: functional((4, 3, 5), L.Dense(2)),
-    "conv1d": lambda: functional(
-        (9, 3), L.Conv1D(4, 3, dilation_rate=2, padding="causal", activation="relu")
-    ),
+    "conv1d": lambda: functional((9, 3), L.Conv1D(4, 3, dilation_rate=2, padding="causal"), L.ReLU()),
     "conv1d strides": lambda: functional((9, 3), L.Conv1D(4, 2, strides=2, padding="same")),
     "conv2d": lambda: functional(
         (8, 7, 3), L.Conv2D(4, (3, 2), strides=2, padding="same", activation="relu")
@@ -209,11 +206,9 @@ MODELS = {
     "conv2d dilated": lambda: functional((8, 8, 2), L.Conv2D(3, 3, dilation_rate=2)),
     "conv2d groups": lambda: functional((6, 6, 4), L.Conv2D(4, 3, groups=2)),
     "depthwise": lambda: functional((8, 8, 3), L.DepthwiseConv2D(3, depth_multiplier=2, padding="same")),
-    "depthwise1d": lambda: functional((8, 3), L.DepthwiseConv1D(3, strides=2)),
     "separable": lambda: functional(
         (8, 8, 3), L.SeparableConv2D(5, 3, depth_multiplier=2, activation="relu")
     ),
-    "separable1d": lambda: functional((8, 3), L.SeparableConv1D(5, 3, strides=2, padding="same")),
     "layer norm": lambda: functional((5, 4), L.LayerNormalization()),
     "layer norm axes": lambda: functional((5, 4), L.LayerNormalization(axis=(1, 2))),
     "group norm": lambda: functional((5, 5, 6), L.GroupNormalization(3)),
@@ -223,7 +218,6 @@ MODELS = {
         (5, 4), L.EinsumDense("abc,dc->adb", output_shape=(3, 5), bias_axes="db")
     ),
     "attention": lambda: attention((5, 4)),
-    "prelu": lambda: functional((5,), L.Dense(4), L.PReLU()),
     "lstm": lambda: functional((5, 3), L.LSTM(4)),
     "bidirectional": lambda: functional((4, 3), L.Bidirectional(L.GRU(3, return_sequences=True))),
     "time distributed": lambda: functional((4, 3), L.TimeDistributed(L.Dense(2))),

@@ -65,9 +65,7 @@ def images(folder: Path) -> Path:
 def texts(path: Path) -> Path:
     """A table of letters of two wards: rare words, repeated and contradicting ones, one without a label."""
     said = {"east": "The patient has a fever and zqletterword {}.", "west": "A broken arm, zqletterword {}."}
-    rows = [
-        [text.format(number), ward, "zqothercolumn"] for number in range(53) for ward, text in said.items()
-    ]
+    rows = [[text.format(n), ward, "zqothercolumn"] for n in range(53) for ward, text in said.items()]
     rows += [["Seen zqtwiceword", "east", ""]] * 3
     rows += [["Maybe zqcontradicted", "east", ""], ["Maybe zqcontradicted", "west", ""]]
     rows += [["Nobody knows zqunlabelled", "", ""], ["On and on zqlongword " * 400, "west", "zqrareword"]]
@@ -98,13 +96,11 @@ def leaks(folder: Path, words: tuple[str, ...], more: dict[str, bytes]) -> list[
             wanted[f"{word} in {encoding}"] = word.lower().encode(encoding)
     found = []
     for path in sorted(folder.rglob("*")):
-        for content in (
-            str(path.relative_to(folder)).encode(),
-            *(pieces(path.read_bytes()) if path.is_file() else ()),
-        ):
-            small = content.lower()
+        contents = pieces(path.read_bytes()) if path.is_file() else ()
+        for content in (str(path.relative_to(folder)).encode(), *contents):
+            both = content, content.lower()
             found += [
-                (name, str(path)) for name, value in wanted.items() if value in small or value in content
+                (name, str(path)) for name, value in wanted.items() if any(value in one for one in both)
             ]
     return found
 

@@ -33,12 +33,8 @@ def linear(strategy, *, rate=1.0, optimizer="sgd"):
 
 def splits(*, blank=False, examples=90, batch=24):
     chance = np.random.default_rng(0)
-    images = (
-        np.zeros([examples, 8, 8, 3], np.uint8) if blank else chance.integers(0, 256, [examples, 8, 8, 3])
-    )
-    return from_arrays(
-        images.astype(np.uint8), np.arange(examples) % CLASSES, image_size=8, global_batch_size=batch
-    )
+    images = chance.integers(0, 1 if blank else 256, [examples, 8, 8, 3], np.uint8)
+    return from_arrays(images, np.arange(examples) % CLASSES, image_size=8, global_batch_size=batch)
 
 
 def fit(strategy, data, *, epochs=1, optimizer="sgd", rate=1.0, secret=SECRET, keep=None, **asked):
@@ -50,12 +46,10 @@ def fit(strategy, data, *, epochs=1, optimizer="sgd", rate=1.0, secret=SECRET, k
     with strategy.scope():
         step.attach(model, plan, secret=secret[:16])
     batches = step.sampled_batches(data, plan, strategy=strategy, epochs=(0, epochs), secret=secret[16:])
-    history = []
-    watch = keras.callbacks.LambdaCallback(
-        on_batch_end=lambda *_, **__: history.append(model.get_weights()[0])
-    )
+    seen = []
+    watch = keras.callbacks.LambdaCallback(on_batch_end=lambda *_, **__: seen.append(model.get_weights()[0]))
     model.fit(batches, epochs=epochs, steps_per_epoch=plan.steps_per_epoch, callbacks=[watch], verbose=0)
-    return np.diff(np.stack([np.zeros([WIDTH, CLASSES]), *history]), axis=0), plan
+    return np.diff(np.stack([np.zeros([WIDTH, CLASSES]), *seen]), axis=0), plan
 
 
 def noise_ratio(strategy):
@@ -69,6 +63,10 @@ def noise_ratio(strategy):
     return {"ratio": float(updates[:STEPS].std() / expected), "correlation": float(again)}
 
 
+def total(*given, **asked):
+    return fit(*given, **asked)[0].sum(0).ravel()[:400].tolist()
+
+
 def measured(strategy):
     everything = splits(batch=len(splits().indices["train"]))
     small = splits(examples=24, batch=2)
@@ -76,15 +74,12 @@ def measured(strategy):
     return {
         "noise": noise_ratio(strategy),
         "signal": {
-            name: fit(strategy, everything, optimizer=name, rate=rate, **exact)[0]
-            .sum(0)
-            .ravel()[:400]
-            .tolist()
+            name: total(strategy, everything, optimizer=name, rate=rate, **exact)
             for name, rate in (("sgd", 1.0), ("adam", 0.01))
         },
         # Two expected examples for up to four replicas: most local batches are empty.
         "sparse_is_finite": bool(np.isfinite(fit(strategy, small, noise_multiplier=1.0)[0]).all()),
-        "shuffled": fit(strategy, splits(), sampler="shuffled", **exact)[0].sum(0).ravel()[:400].tolist(),
+        "shuffled": total(strategy, splits(), sampler="shuffled", **exact),
     }
 
 

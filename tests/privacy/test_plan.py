@@ -130,11 +130,6 @@ def test_calibrated_noise_spends_the_target_and_never_more(setting):
         assert 0.995 * target < compute_epsilon(noise_multiplier=noise, **setting) <= target
 
 
-def test_privacy_loss_distributions_need_less_noise_than_renyi():
-    setting = {"target_epsilon": 3.0, **SMALL}
-    assert 0.85 < calibrate(**setting) / calibrate(**setting, accountant="rdp") < 0.97
-
-
 def test_targets_out_of_reach_say_what_would_be_within():
     with pytest.raises(PrivacyError, match="larger target_epsilon"):
         calibrate(target_epsilon=1e-3, sampling_probability=1, steps=100_000, delta=1e-5)
@@ -212,24 +207,14 @@ def test_all_that_is_wrong_is_told_at_once():
     with pytest.raises(ConfigError) as caught:
         DPSGD(**wrong)
     assert all(f"{name} is {value!r}" in str(caught.value) for name, value in wrong.items())
-    with pytest.raises(PrivacyError) as caught:
-        DPSGD(target_epsilon=3, delta=0.01).plan(examples=1000, expected_batch_size=1024, epochs=0)
-    for words in (
-        "delta is 0.01",
-        "1/n = 0.001",
-        "--delta 1e-05",
-        "global_batch_size of at most 1000",
-        "epochs",
-    ):
-        assert words in str(caught.value)
-    with pytest.raises(ConfigError, match="training split has 0 examples"):  # no matter of privacy
-        DPSGD(target_epsilon=3, delta=1e-5).plan(examples=0, expected_batch_size=256, epochs=1)
-
-
-@pytest.mark.parametrize("delta", [1 / 1258, 0.5, 1e-30])
-def test_a_delta_that_protects_nobody_or_cannot_be_had(delta):
-    with pytest.raises(PrivacyError, match="--delta 1e-05"):
-        DPSGD(target_epsilon=3, delta=delta).plan(**DIGITS)
+    for delta in (1 / 1258, 0.5, 1e-30):  # it protects nobody, or cannot be had
+        with pytest.raises(PrivacyError, match=rf"delta is {delta:g}.*1/n = 0.00079.*--delta 1e-05"):
+            DPSGD(target_epsilon=3, delta=delta).plan(**DIGITS)
+    for batch, examples, epochs in ((1024, 1000, 1), (10, 1000, 0), (256, 0, 1)):
+        with pytest.raises(ConfigError, match=f"split has {examples} examples.*global_batch_size") as caught:
+            DPSGD(target_epsilon=3, delta=1e-5).plan(
+                examples=examples, expected_batch_size=batch, epochs=epochs
+            )
 
 
 def test_the_noise_on_the_sum_has_the_multiplier_and_the_mean_is_of_unit_vectors():

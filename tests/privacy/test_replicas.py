@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from subprocess import PIPE
 
 import numpy as np
 import pytest
@@ -18,13 +19,8 @@ PORTS = (21871, 21872)
 
 
 def start(*command, **environment):
-    return subprocess.Popen(
-        command,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+    return subprocess.Popen(command, env=environment, stdout=PIPE, stderr=PIPE, text=True)
 
 
 def answer(process):
@@ -47,9 +43,8 @@ def mirrored():
 def workers():
     """Two processes in a network of their own: TensorFlow's port is open to every interface."""
     cluster = {"worker": [f"127.0.0.1:{port}" for port in PORTS]}
-    configs = [
-        json.dumps({"cluster": cluster, "task": {"type": "worker", "index": index}}) for index in (0, 1)
-    ]
+    tasks = [{"type": "worker", "index": index} for index in (0, 1)]
+    configs = [json.dumps({"cluster": cluster, "task": task}) for task in tasks]
     script = (
         'ip link set lo up; TF_CONFIG="$SECOND" "$@" >/dev/null & other=$!; '
         'TF_CONFIG="$FIRST" "$@"; code=$?; wait $other || code=$?; exit $code'

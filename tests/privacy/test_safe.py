@@ -30,11 +30,9 @@ def network():
     value = L.Dense(4, name="head")(L.GlobalAveragePooling2D()(value))
     model = keras.Model(inputs, value)
     model.get_layer("first").trainable = False
-    model.compile(
-        keras.optimizers.Adam(0.003),
-        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy", keras.metrics.SparseTopKCategoricalAccuracy(2)],
-    )
+    metrics = ["accuracy", keras.metrics.SparseTopKCategoricalAccuracy(2)]
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(0.003), loss, metrics=metrics)
     return model
 
 
@@ -49,9 +47,8 @@ def test_names_weights_and_frozen_layers_stay():
     assert isinstance(new.get_layer("frozen").get_layer("frozen_normalization"), L.BatchNormalization)
     before = {weight.name: weight for weight in old.weights}
     assert {weight.name for weight in new.weights} < set(before)
-    assert [weight.name for weight in new.trainable_weights] == [
-        weight.name for weight in old.trainable_weights
-    ]
+    trained, trained_before = ([weight.name for weight in made.trainable_weights] for made in (new, old))
+    assert trained == trained_before
     for weight in new.weights:
         np.testing.assert_array_equal(weight.numpy(), before[weight.name].numpy())
         assert weight is not before[weight.name]
@@ -89,16 +86,8 @@ def test_the_new_model_is_compiled_alike_trains_and_leaves_the_old_one_alone():
 
 def test_without_pixels_a_group_has_numbers_enough():
     """Groups of one or two numbers would be normalised to nothing: the layer would be constant."""
-    model = keras.Sequential(
-        [
-            keras.Input([5]),
-            L.Dense(64),
-            L.BatchNormalization(),
-            L.Dense(12),
-            L.BatchNormalization(name="small"),
-        ]
-    )
-    new = make_private_safe(model)
+    layers = [L.Dense(64), L.BatchNormalization(), L.Dense(12), L.BatchNormalization(name="small")]
+    new = make_private_safe(keras.Sequential([keras.Input([5]), *layers]))
     assert [layer.groups for layer in new.layers if isinstance(layer, L.GroupNormalization)] == [4, 1]
     assert new.optimizer is None
     assert np.std(new(tf.random.stateless_normal([6, 5], [1, 1]))[:, 0]) > 0.1

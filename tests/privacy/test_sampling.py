@@ -58,9 +58,9 @@ def test_chance_follows_from_secret_epoch_and_step():
 def test_shuffled_epochs_see_each_example_once():
     shuffled = plan(batch=30, sampler="shuffled")
     for epoch in range(2):
+        settings = {"epoch": epoch, "secret": SECRET}
         steps = [
-            sample(EXAMPLES, shuffled, epoch=epoch, step=step, secret=SECRET)
-            for step in range(shuffled.steps_per_epoch)
+            sample(EXAMPLES, shuffled, step=step, **settings) for step in range(shuffled.steps_per_epoch)
         ]
         assert list(map(len, steps)) == [30] * 6 + [20]
         assert sorted(np.concatenate(steps)) == list(range(EXAMPLES))
@@ -74,9 +74,8 @@ def test_elements_are_microbatches_padded_by_zeros_of_weight_zero(batch):
     own = DPSGD(noise_multiplier=1.0, microbatch_size=16, delta=1e-4).plan(
         examples=len(training), expected_batch_size=batch, epochs=2
     )
-    elements = list(
-        sampled_batches(splits, own, strategy=tf.distribute.get_strategy(), epochs=(1, 2), secret=SECRET)
-    )
+    strategy = tf.distribute.get_strategy()
+    elements = list(sampled_batches(splits, own, strategy=strategy, epochs=(1, 2), secret=SECRET))
     assert len(elements) == own.steps_per_epoch
     for step, (features, labels, weights) in enumerate(elements):
         assert features.shape[1:] == [16, 8, 8, 3]

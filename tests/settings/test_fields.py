@@ -17,7 +17,7 @@ from tfkit.data import Augmentation
 from tfkit.errors import ConfigError
 from tfkit.privacy import DPSGD
 from tfkit.settings import fields
-from tfkit.training.checkpoint import Cadence
+from tfkit.training.stage import Cadence
 
 RECIPES = [path.stem for path in (Path(__file__).parents[2] / "recipes").glob("*.py") if path.stem[0] != "_"]
 NEEDED = {

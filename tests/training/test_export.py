@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
@@ -13,7 +16,7 @@ from tfkit.data.image_files import decode_image
 from tfkit.data.splits import resize
 from tfkit.environment.stack import keras, tf, tf_hub
 from tfkit.errors import CheckError
-from tfkit.metrics import Evaluation, evaluate
+from tfkit.metrics import evaluate
 from tfkit.run import Run
 from tfkit.training.export import over_white, save, to_bytes
 
@@ -50,12 +53,7 @@ def test_it_agrees_with_what_was_trained(model, splits, tmp_path):
 def test_one_that_differs_is_an_error_and_is_not_kept(model, splits, tmp_path):
     run = Run.create(tmp_path, config={})
     measured = evaluate(model, splits)
-    other = Evaluation(
-        labels=measured.labels,
-        probabilities=np.roll(measured.probabilities, 1, axis=1),
-        names=measured.names,
-        class_names=measured.class_names,
-    )
+    other = dataclasses.replace(measured, probabilities=np.roll(measured.probabilities, 1, axis=1))
     with pytest.raises(CheckError, match="agrees with the trained one on 0"):
         save(model, run, splits, evaluation=other)
     assert [path.name for path in tmp_path.iterdir() if "saved_model" in path.name] == []
@@ -81,11 +79,8 @@ def test_a_file_gives_what_training_would_have_made_of_it(kind, model, exported,
     expected = of_prepared(model, decode_image(tmp_path / "a"))
     found = exported.model(tfkit.read_image(tmp_path / "a")).numpy()
     np.testing.assert_allclose(found, expected, atol=0.02)
-    if kind not in (
-        "16 with transparency",
-        "16 RGB",
-        "16 RGBA",
-    ):  # of which Pillow keeps 8 bits, or no transparency
+    eight_bits = ("16 with transparency", "16 RGB", "16 RGBA")  # Pillow keeps 8 bits, or no transparency
+    if kind not in eight_bits:
         image = ImageOps.exif_transpose(Image.open(tmp_path / "a"))
         image = image if image.mode.startswith("I;16") else image.convert("RGBA")
         np.testing.assert_allclose(exported.model(np.asarray(image)).numpy(), found, atol=1e-3)
@@ -102,17 +97,11 @@ def test_white_below_is_rounded_as_pillow_does():
 
 def test_ranks_channels_and_types_agree(exported):
     grey = np.random.default_rng(0).integers(0, 256, (20, 30), dtype=np.uint8)
+    opaque = np.full_like(grey, 255)
     ways = [
-        grey,
-        grey[..., None],
-        np.repeat(grey[..., None], 3, -1),
-        np.stack([grey] * 3 + [grey * 0 + 255], -1),
+        np.stack(channels, -1) for channels in ([grey], [grey] * 3, [grey] * 3 + [opaque], [grey, opaque])
     ]
-    ways += [
-        np.stack([grey, grey * 0 + 255], -1),
-        grey.astype(np.uint16) * 257,
-        (grey / 255).astype(np.float32),
-    ]
+    ways += [grey, grey.astype(np.uint16) * 257, (grey / 255).astype(np.float32)]
     restored = tf.saved_model.load(str(exported.path / "saved_model"))
     first = exported.model(grey).numpy()
     assert first.shape == (10,)
@@ -160,14 +149,9 @@ def test_it_is_not_traced_for_every_size(exported):
 def test_hub_trains_it_further(exported, splits, tmp_path):
     """A reusable SavedModel: weights change in training, and batch normalisation learns its statistics."""
     layers = keras.layers
-    model = keras.Sequential(
-        [
-            layers.Conv2D(4, 3, strides=4, input_shape=(24, 24, 3), kernel_regularizer="l2"),
-            layers.BatchNormalization(),
-            layers.Flatten(),
-            layers.Dense(10, activation="softmax"),
-        ]
-    )
+    first = layers.Conv2D(4, 3, strides=4, input_shape=(24, 24, 3), kernel_regularizer="l2")
+    last = layers.Dense(10, activation="softmax")
+    model = keras.Sequential([first, layers.BatchNormalization(), layers.Flatten(), last])
     model.compile("sgd", "sparse_categorical_crossentropy")
     run = Run.create(tmp_path, config={})
     save(model, run, splits, evaluation=evaluate(model, splits))
@@ -218,16 +202,11 @@ def test_features_and_probabilities_go_as_they_are(tmp_path):
     rng = np.random.default_rng(0)
     images = data.from_arrays(rng.integers(0, 256, (60, 8, 8), np.uint8), np.arange(60) % 2, image_size=8)
 
-    class Means:
-        labels, names, shape, fingerprint = images.source.labels, images.source.names, (3,), "means"
+    def read(indices):
+        return images.source.read(indices).mean((1, 2)).astype(np.float32)
 
-        def read(self, indices):
-            return images.source.read(indices).mean((1, 2)).astype(np.float32)
-
-        def raw(self, index):
-            return images.source.raw(index)
-
-    splits = images.replace(source=Means())
+    labels = {"labels": images.source.labels, "names": images.source.names}
+    splits = images.replace(source=SimpleNamespace(**labels, shape=(3,), fingerprint="means", read=read))
     model = keras.Sequential([keras.layers.Dense(2, activation="softmax", input_shape=(3,))])
     model.compile("sgd", "sparse_categorical_crossentropy")
     run = Run.create(tmp_path, config={})

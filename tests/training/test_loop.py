@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 
 import numpy as np
@@ -13,29 +14,21 @@ from tfkit import data
 from tfkit.environment.stack import keras
 from tfkit.errors import CheckError, RunError
 from tfkit.run import Run
-from tfkit.training import loop
-from tfkit.training.checkpoint import Cadence
-from tfkit.training.stage import Stage, class_weight
+from tfkit.training import fit
+from tfkit.training.stage import Cadence, Stage, class_weight
 
 
 def digits(**changes):
     return data.load_images("digits", image_size=16, global_batch_size=64, **changes)
 
 
-def build_model(classes=10, optimizer="adam"):
+def build_model():
     """A small model with everything that has state: dropout, batch norm, Adam's moments."""
-    model = keras.Sequential(
-        [
-            keras.layers.Conv2D(4, 3, strides=2, input_shape=(16, 16, 3)),
-            keras.layers.BatchNormalization(),
-            keras.layers.ReLU(),
-            keras.layers.Flatten(),
-            keras.layers.Dropout(0.3),
-            keras.layers.Dense(classes),
-        ]
-    )
+    layers = keras.layers
+    body = [layers.Conv2D(4, 3, strides=2), layers.BatchNormalization(), layers.ReLU(), layers.Flatten()]
+    model = keras.Sequential([keras.Input([16, 16, 3]), *body, layers.Dropout(0.3), layers.Dense(10)])
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(optimizer, loss, metrics=["accuracy"])
+    model.compile("adam", loss, metrics=["accuracy"])
     return model
 
 
@@ -76,16 +69,11 @@ class DieAt(TermAt):
 
 def train(run_dir, *, callbacks=(), epochs=5, splits=None, **changes):
     run = Run.create(run_dir, config={})
-    settings = {
-        "seed": 7,
-        "patience": 3,
-        "verbose": 0,
-        "augment": data.Augmentation.preset("light"),
-        "cadence": Cadence(epoch_seconds=0.0),
-    } | changes
+    usual = {"seed": 7, "patience": 3, "verbose": 0, "cadence": Cadence(epoch_seconds=0.0)}
+    settings = {**usual, "augment": data.Augmentation.preset("light"), **changes}
     try:
         stage = Stage(epochs=epochs, **settings)
-        return loop.train(build_model, splits or digits(), stage, run=run, callbacks=callbacks)
+        return fit.train(build_model, splits or digits(), stage, run=run, callbacks=callbacks)
     finally:
         run.close()
 
@@ -127,10 +115,8 @@ def test_killed_within_an_epoch_it_goes_on_from_the_last_backup_there(tmp_path, 
     with pytest.raises(RuntimeError, match="dead"):
         train(tmp_path, callbacks=[DieAt(*place)], cadence=often)
     resumed = train(tmp_path, cadence=often)
-    assert any(
-        f"epoch {place[0] + 1} of 5, step {place[1] // 4 * 4 + 1} of 20" in note
-        for note in Run.open(tmp_path).notes
-    )
+    resumed_at = f"epoch {place[0] + 1} of 5, step {place[1] // 4 * 4 + 1} of 20"
+    assert any(resumed_at in note for note in Run.open(tmp_path).notes)
     assert_same(resumed, uninterrupted)
 
 
@@ -147,6 +133,26 @@ def test_a_damaged_newest_backup_is_passed_over(tmp_path, uninterrupted):
     assert any("newest checkpoint is damaged" in note for note in Run.open(tmp_path).notes)
     assert any("epoch 3 of 5, step 5 of 20" in note for note in Run.open(tmp_path).notes)
     assert_same(resumed, uninterrupted)
+
+
+class FullDisk(keras.callbacks.Callback):
+    """No file becomes longer than 20 kB for two epochs."""
+
+    def on_epoch_begin(self, epoch, logs=None):
+        _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000 if epoch in (1, 2) else hard, hard))
+
+
+def test_a_full_disk_costs_backups_and_nothing_else(tmp_path, uninterrupted, capfd):
+    often = Cadence(epoch_seconds=0.0, steps=7)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        disturbed = train(tmp_path, cadence=often, callbacks=[FullDisk()])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "A checkpoint failed" in capfd.readouterr().err
+    assert_same(disturbed, uninterrupted)
+    assert [path.name[0] for path in (tmp_path / "backup" / "train").iterdir()] == ["0", "0"]
 
 
 def test_another_batch_size_is_no_way_to_go_on(tmp_path):

@@ -20,6 +20,18 @@ def picked(labels, outputs):
     return tf.gather(outputs, tf.cast(tf.reshape(labels, [-1]), tf.int32), batch_dims=1)
 
 
+def focal(labels, outputs):
+    return -((1 - picked(labels, outputs)) ** 2) * tf.math.log(picked(labels, outputs))
+
+
+def of_logits(labels, outputs):
+    return keras.losses.sparse_categorical_crossentropy(labels, outputs, from_logits=True)
+
+
+def squares(labels, outputs):
+    return tf.reduce_sum((outputs - tf.one_hot(tf.cast(tf.reshape(labels, [-1]), tf.int32), 3)) ** 2, 1)
+
+
 class Subclassed(keras.Model):
     def __init__(self, units, activation=None):
         super().__init__()
@@ -53,12 +65,7 @@ SURE = {
     "a logit": (1, None, BINARY(from_logits=True), LOGITS),
     "sigmoid, squared error": (1, "sigmoid", "mse", PROBABILITIES),
     "sigmoid, hinge": (1, "sigmoid", "hinge", PROBABILITIES),
-    "softmax, focal loss": (
-        3,
-        "softmax",
-        lambda y, p: -((1 - picked(y, p)) ** 2) * tf.math.log(picked(y, p)),
-        PROBABILITIES,
-    ),
+    "softmax, focal loss": (3, "softmax", focal, PROBABILITIES),
 }
 
 
@@ -84,24 +91,12 @@ WRONG = {
     "class numbers as rows": (3, "softmax", "categorical_crossentropy", 3, "sparse_categorical_crossentropy"),
     "two sigmoids": (2, "sigmoid", "binary_crossentropy", 2, "SparseCategoricalCrossentropy"),
     "softmax, yes or no": (2, "softmax", "binary_crossentropy", 2, "sparse_categorical_crossentropy"),
-    "a class": (3, "softmax", SPARSE, 3, r"SparseCategoricalCrossentropy\(\)"),
-    "none": (3, "softmax", None, 3, "without a loss"),
+    "a class": (3, "softmax", SPARSE, 3, r"SparseCategoricalCrossentropy'[\s\S]*as an object"),
+    "none": (3, "softmax", None, 3, r"loss None[\s\S]*loss=.sparse_categorical_crossentropy"),
     "the wrong way round": (3, "softmax", lambda y, p: picked(y, p), 3, "no smaller"),
-    "a loss of logits that does not say so": (
-        3,
-        None,
-        lambda y, p: keras.losses.sparse_categorical_crossentropy(y, p, from_logits=True),
-        3,
-        'output="logits"',
-    ),
+    "a loss of logits that does not say so": (3, None, of_logits, 3, 'output="logits"'),
     "hinge of one number": (1, None, "hinge", 2, 'output="logits"'),
-    "squares of one-hot labels": (
-        3,
-        None,
-        lambda y, p: tf.reduce_sum((p - tf.one_hot(tf.cast(tf.reshape(y, [-1]), tf.int32), 3)) ** 2, 1),
-        3,
-        'output="logits"',
-    ),
+    "squares of one-hot labels": (3, None, squares, 3, 'output="logits"'),
 }
 
 
@@ -124,7 +119,6 @@ def test_a_softmax_over_another_axis_is_seen():
 
 
 def test_its_user_may_say():
-    squares = WRONG["squares of one-hot labels"][2]
     for name in ("squares of one-hot labels", "a loss of logits that does not say so", "hinge of one number"):
         units, _, loss, classes, _ = WRONG[name]
         assert found(units, None, loss, classes=classes, output="logits") == (True, "")
@@ -280,9 +274,6 @@ def test_each_kind_is_judged_as_by_hand():
     assert values.drop == pytest.approx(r2_score(NUMBERS * 2, NUMBERS) - values.r2)
     alone = compare_outputs(NUMBERS + 1, NUMBERS, output="values")
     assert alone.drop == pytest.approx(1 - r2_score(NUMBERS, NUMBERS + 1))
-    assert alone.agreement == 0.0
-    tokens = compare_outputs(NUMBERS.reshape(10, 3, 3), -NUMBERS.reshape(10, 3, 3), output="logits")
-    assert tokens.agreement == classes.agreement
 
 
 def test_the_surest_of_the_original_come_first():

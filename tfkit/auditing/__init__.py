@@ -3,8 +3,8 @@
 python -m recipes.audit_privacy --run-dir runs/private
 """
 
-from tfkit.auditing.attacks import ATTACKS, Attack, LowerBound, Scores, attack, lower_bound
+from tfkit.auditing.attacks import ATTACKS, Attack, LowerBound, attack, lower_bound
 from tfkit.auditing.audit import Audit, audit
 from tfkit.auditing.exposure import exposure
 
-__all__ = ["ATTACKS", "Attack", "Audit", "LowerBound", "Scores", "attack", "audit", "exposure", "lower_bound"]
+__all__ = ["ATTACKS", "Attack", "Audit", "LowerBound", "attack", "audit", "exposure", "lower_bound"]

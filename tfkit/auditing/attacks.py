@@ -6,7 +6,6 @@ The attackers are those of TensorFlow's empirical privacy tests.
 from __future__ import annotations
 
 import contextlib
-import functools
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -22,21 +21,14 @@ Predictions = tuple[np.ndarray, np.ndarray]
 """A model's answers to examples: probabilities float32 [n, c], and their labels int64 [n]."""
 
 
-class Scores(NamedTuple):
-    """Scores that an attacker gives examples; larger means a member."""
-
-    members: np.ndarray
-    """float64 [n], of training examples."""
-
-    others: np.ndarray
-    """float64 [m], of examples that training has not seen."""
+Scores = tuple[np.ndarray, np.ndarray]
+"""What an attacker gives training examples, float64 [n], and others, float64 [m]; larger means a member."""
 
 
-def halves(members: int, others: int, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return which members and which others belong to the choosing half, by lot: bool [members], bool [others]."""
+def halves(members: int, others: int, *, seed: int) -> np.ndarray:
+    """Return which of the members, and of the others after them, belong to the choosing half, by lot: bool [n]."""
     chance = np.random.default_rng(seed)
-    first, second = (chance.permutation(count) < count // 2 for count in (members, others))
-    return first, second
+    return np.concatenate([chance.permutation(count) < count // 2 for count in (members, others)])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -45,33 +37,39 @@ class Attack:
 
     Attributes:
       name: of `tfkit.auditing.ATTACKS`, or "lira".
-      choosing: of the half of the examples from which the attacker may learn, and by which thresholds are chosen.
-      measured: of the other half, of which nothing was known then.
+      scores: float64 [n], of members and others; larger means a member.
+      is_member: bool [n].
+      choosing: bool [n], the half from which the attacker may learn, and by which thresholds are chosen; nothing was
+        known of the other half then.
       learned: whether it learnt from the choosing half who is a member: then only the other half judges it.
     """
 
     name: str
-    choosing: Scores
-    measured: Scores
+    scores: np.ndarray
+    is_member: np.ndarray
+    choosing: np.ndarray
     learned: bool = False
 
     @classmethod
     def by_rule(cls, name: str, members: np.ndarray, others: np.ndarray, *, seed: int) -> Attack:
         """Return an attacker that follows a rule and has learnt nothing about who is a member."""
         scores = [np.asarray(values, np.float64).ravel() for values in (members, others)]
-        pairs = [*zip(scores, halves(*map(len, scores), seed=seed), strict=True)]
+        counts = [*map(len, scores)]
         return cls(
             name=name,
-            choosing=Scores(*(values[half] for values, half in pairs)),
-            measured=Scores(*(values[~half] for values, half in pairs)),
+            scores=np.concatenate(scores),
+            is_member=np.repeat([True, False], counts),
+            choosing=halves(*counts, seed=seed),
         )
 
-    @functools.cached_property
+    def of(self, which: np.ndarray) -> Scores:
+        """Return the scores of these members and of these others, bool [n]."""
+        return self.scores[which & self.is_member], self.scores[which & ~self.is_member]
+
+    @property
     def judged(self) -> Scores:
         """Return the scores by which the attacker is judged."""
-        if self.learned:
-            return self.measured
-        return Scores(*(np.concatenate(pair) for pair in zip(self.choosing, self.measured, strict=True)))
+        return self.of(~self.choosing if self.learned else np.ones_like(self.choosing))
 
     @property
     def auc(self) -> float:
@@ -166,10 +164,11 @@ def lower_bound(attacks: Sequence[Attack], *, delta: float = 0.0) -> LowerBound:
       The bound, at 95 % confidence; 0 where nothing is refuted.
     """
     chosen, (_, *thresholds) = max(
-        ((attack, _choose(attack.choosing)) for attack in attacks), key=lambda pair: pair[1][0]
+        ((attack, _choose(attack.of(attack.choosing))) for attack in attacks), key=lambda pair: pair[1][0]
     )
-    guesses, right = map(int, _count(chosen.measured, *thresholds))
-    examples = sum(map(len, chosen.measured))
+    measured = chosen.of(~chosen.choosing)
+    guesses, right = map(int, _count(measured, *thresholds))
+    examples = sum(map(len, measured))
     epsilon = refuted_epsilon(right, guesses, examples=examples, delta=delta)
     return LowerBound(epsilon=epsilon, attack=chosen.name, guesses=guesses, right=right, examples=examples)
 
@@ -299,7 +298,7 @@ def _learn(name: str, kind: Any, given: Any, members: int, others: int, seed: in
     with _quiet_and_seeded(seed):
         features = models.create_attacker_data(given, balance=False).features_all
         is_member = np.arange(len(features)) < members
-        choosing = np.concatenate(halves(members, others, seed=seed))
+        choosing = halves(members, others, seed=seed)
 
         def judge(learned_from: np.ndarray, judged: np.ndarray) -> np.ndarray:
             attacker = models.create_attacker(kind)
@@ -312,10 +311,7 @@ def _learn(name: str, kind: Any, given: Any, members: int, others: int, seed: in
         quarters = StratifiedKFold(2, shuffle=True, random_state=seed)
         for one, other in quarters.split(places, is_member[places]):
             scores[places[other]] = judge(places[one], places[other])
-    first, second = (
-        Scores(scores[half & is_member], scores[half & ~is_member]) for half in (choosing, ~choosing)
-    )
-    return Attack(name=name, choosing=first, measured=second, learned=True)
+    return Attack(name=name, scores=scores, is_member=is_member, choosing=choosing, learned=True)
 
 
 @contextlib.contextmanager

@@ -27,7 +27,7 @@ from tfkit.run import AUDIT, METRICS, PRIVACY, Run
 from tfkit.settings.options import AuditConfig, PrivateConfig, TextColumns
 from tfkit.settings.parse import from_keywords
 from tfkit.training.export import predict
-from tfkit.training.loop import train
+from tfkit.training.fit import train
 from tfkit.training.stage import Stage, class_weight
 from tfkit.transfer.fine_tuning import build_head
 from tfkit.transfer.private import train_private_head
@@ -254,8 +254,7 @@ def _check(run: Run, own: Any, config: AuditConfig) -> None:
     if (config.canaries and not texts) or (anew and whole):
         raise ConfigError(
             f"{run.path} is a run of {'texts' if texts else 'images'}, with {'more than ' if whole else ''}a head on"
-            " stored features. --shadows and --canaries train such a head anew, and canaries are sentences among texts."
-            "\n  Leave them out."
+            " stored features; --shadows train such a head anew, --canaries with codes among texts.\n  Leave them out."
         )
 
 

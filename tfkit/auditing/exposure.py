@@ -83,10 +83,9 @@ def exposure(
     means = {times: float(of.mean()) for times, of in bits.items()}
     possible = math.log2(REFERENCES)
     verdict = (
-        "Secrets: a head trained anew with made-up codes among its texts gives them a mean exposure of"
-        f" {', '.join(f'{mean:.1f} ({times} times)' for times, mean in means.items())} bits. Codes that it never saw"
-        f" have {CHANCE:.1f} (means of {canaries} stay below {by_chance:.1f} in 99 of 100 cases); the most that can be"
-        f" seen is {possible:.1f}."
+        "Secrets: made-up codes among the texts of a head trained anew have a mean exposure of"
+        f" {', '.join(f'{mean:.1f} ({times} times)' for times, mean in means.items())} bits, others {CHANCE:.1f} (below"
+        f" {by_chance:.1f} in 99 of 100 means of {canaries}); the most that can be seen is {possible:.1f}."
     )
     if learnt := [times for times, mean in means.items() if mean > by_chance]:
         verdict += f" What stands in the texts {learnt[0]} times leaves a trace in the model."

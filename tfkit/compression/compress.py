@@ -27,7 +27,7 @@ from tfkit.privacy.ledger import check_data, is_private
 from tfkit.run import SAVED_MODEL, TFLITE, VARIANTS, Run
 from tfkit.settings.options import KERAS, CompressConfig, PrivateConfig, trained_variants
 from tfkit.settings.parse import as_dict, from_keywords, run_dir, takes_settings
-from tfkit.training import loop
+from tfkit.training import fit
 from tfkit.training.stage import Stage
 from tfkit.transfer import models
 from tfkit.transfer.train import load, settings_of
@@ -371,7 +371,7 @@ def _train_technique(
     differs = (folder / "config.yaml").is_file() and Run.open(folder).config != settings
     process.say(f"Training {folder.name}: {epochs} epochs of {splits.steps_per_epoch} steps ...")
     with Run.create(folder, config=settings, overwrite=differs) as run:
-        trained = loop.train(
+        trained = fit.train(
             build,
             splits,
             Stage(epochs=epochs, seed=config.seed, keep="last"),

@@ -19,7 +19,7 @@ from typing import Any
 from tfkit.environment.stack import keras, tf
 from tfkit.errors import PrivacyError
 from tfkit.metrics import losses
-from tfkit.privacy.rules import Contributions, Direct, Rule, combine, rule_of
+from tfkit.privacy.rules import Contributions, Rule, combine, formed, rule_of
 
 PerExampleLoss = Callable[[Any, Any], Any]
 
@@ -50,9 +50,8 @@ def per_example_loss(model: keras.Model) -> PerExampleLoss:
         shape, size = values.shape, outputs.shape[0]
         if not shape.rank or (size is not None and shape[0] != size):
             raise PrivacyError(
-                f"The loss {name!r} gives values of shape {shape} for {size} examples: what belongs to one example"
-                " cannot be clipped alone.\n  Return one value an example, without a mean over the first axis; give"
-                " the model an output of shape [batch, 1], not [batch]."
+                f"The loss {name!r} gives values of shape {shape} for {size} examples.\n  Return one value an example,"
+                " without a mean over the first axis; give the model an output of shape [batch, 1], not [batch]."
             )
         return _mean_of_each(tf.cast(values, tf.float32), getattr(outputs, "_keras_mask", None))
 
@@ -66,13 +65,13 @@ def _only_loss(model: keras.Model) -> Any:
     loss = given[0] if len(given) == 1 and not weighted else None
     own_call = isinstance(loss, loss_class) and type(loss).__call__ is not loss_class.__call__
     if loss is None or isinstance(loss, type) or own_call:
-        names = [
+        kinds = (
             one if isinstance(one, str) else getattr(one, "__name__", type(one).__name__) for one in given
-        ]
+        )
+        names = ", ".join([*kinds, *(["loss_weights"] if weighted else [])])
         raise PrivacyError(
-            f"The model is compiled with loss {', '.join(names) or None}{' and loss_weights' if weighted else ''};"
-            " private training takes one: a name, a function, or an object that does all in call(labels, outputs), with"
-            ' a value for each example.\n  compile(loss="sparse_categorical_crossentropy"), several outputs joined.'
+            f"The model is compiled with loss {names or None}; private training takes one: a name, a function, or an"
+            " object that does all in call(labels, outputs), with a value for each example; several outputs joined."
         )
     loss = keras.losses.get(loss) if isinstance(loss, str) else loss
     if isinstance(loss, loss_class):
@@ -177,7 +176,7 @@ def _by_examples(unit: Any, given: Any, original: Any, outputs: list[Any]) -> Gr
         each, values = _vectorized(alone, (rows, gradients), dtypes)
         with tf.control_dependencies(_assertions(unit, values, outputs)):
             return [
-                (variable, Direct(gradients=tf.ensure_shape(value, [size, *variable.shape])))
+                (variable, formed(tf.ensure_shape(value, [size, *variable.shape])))
                 for variable, value in zip(variables, each, strict=True)
             ]
 
@@ -187,8 +186,8 @@ def _by_examples(unit: Any, given: Any, original: Any, outputs: list[Any]) -> Gr
 def _assertions(unit: Any, alone: list[tf.Tensor], outputs: list[tf.Tensor]) -> list[Any]:
     """Assert that the layer gave each example alone what it gave it within the batch."""
     message = (
-        f"{_named(unit)} has no rule of its own, and gives an example alone something else than within the batch."
-        " Take out what mixes the examples, or arguments without a batch axis that are as long as a batch."
+        f"{_named(unit)} gives an example alone something else than within the batch: take out what mixes the examples,"
+        " or arguments without a batch axis that are as long as a batch."
     )
     checks = []
     for value, within in zip(alone, outputs, strict=True):
@@ -376,9 +375,8 @@ class _Recorder:
             return True
         found = "sparse or ragged tensors" if not dense else f"{rows[0]} rows" if rows else "one number"
         self.problems.append(
-            f"{_named(unit)} takes or gives {found} for {self.batch_size} examples. Keep the batch as the first axis:"
-            " Dense and EinsumDense take [batch, time, ...] as it is. Use to_dense() or to_tensor() before it, and"
-            " batch with drop_remainder=True where a size is unknown (None)."
+            f"{_named(unit)} takes or gives {found} for {self.batch_size} examples. Keep the batch as the first axis,"
+            " dense (to_dense(), to_tensor()) and of known size: Dense takes [batch, time, ...] as it is."
         )
         return False
 
@@ -444,7 +442,6 @@ def clipped_sum(
     *,
     per_example_loss: Callable[[Any, Any], tf.Tensor],
     l2_norm_clip: float | tf.Tensor,
-    training: bool = True,
 ) -> Clipped:
     """Return the sum of the examples' clipped gradients.
 
@@ -455,7 +452,6 @@ def clipped_sum(
       weights: float32 [batch] that multiply the losses before anything is clipped; 0 is padding. None: all 1.
       per_example_loss: from labels and outputs to float32 [batch].
       l2_norm_clip: C, above 0.
-      training: as the model is called.
 
     Returns:
       See `Clipped`. An example whose gradient is not finite contributes nothing.
@@ -468,7 +464,7 @@ def clipped_sum(
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             recorder = _Recorder(model, tape, tf.nest.flatten(inputs)[0].shape[0], whole)
             with recorder.recording():
-                outputs = model(inputs, training=training)
+                outputs = model(inputs, training=True)
             values = per_example_loss(labels, outputs)
             values = values if weights is None else values * tf.cast(weights, values.dtype)
             total = tf.reduce_sum(values)
@@ -497,9 +493,6 @@ def clipped_sum(
         # 0 times a number that is not finite is not 0.
         lambda: [one.kept(finite).weighted_sum(factors) for one in used.values()],
     )
-    by_ref = dict(zip(used, sums, strict=True))
-    gradients = [
-        by_ref[ref] if ref in by_ref else tf.zeros(ref.deref().shape, ref.deref().dtype)
-        for ref in by_variable
-    ]
+    by_ref = {ref: tf.zeros(ref.deref().shape, ref.deref().dtype) for ref in by_variable}
+    gradients = [*(by_ref | dict(zip(used, sums, strict=True))).values()]
     return Clipped(gradients=gradients, norms=norms, losses=values, outputs=outputs)

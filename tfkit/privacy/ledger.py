@@ -17,12 +17,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tfkit import run
 from tfkit.data.splits import Splits
 from tfkit.environment import files
 from tfkit.errors import DataError, RunError
 from tfkit.privacy.plan import Plan
-from tfkit.run import PRIVACY, PROVENANCE, Run
+from tfkit.run import HISTORY, LOGS, PRIVACY, PROVENANCE, Run
 
 LEDGER, MEAN = "ledger.json", "mean.npy"
 ACCOUNTED = (
@@ -60,8 +59,11 @@ class Ledger:
             )
         if self.path.is_file():
             self._read()
-        else:
-            self._refuse_lost()
+            return
+        traces = [run.shared / name for name in (PRIVACY, HISTORY, f"{LOGS}/train")]
+        for path in (*sorted(self._folder.glob("[0-9]*")), *traces):
+            if path.exists():
+                raise self._wrong(f"is missing, and {path} shows that this training had begun")
 
     def check_plan(self, plan: Plan) -> None:
         """Raise where the epochs that were begun before were accounted otherwise."""
@@ -105,9 +107,8 @@ class Ledger:
         before = _read(record).get("epochs_begun", 0)
         if before > self.epochs_begun:
             raise RunError(
-                f"{self._run.path} tells of {self.epochs_begun} epochs of private training, and its record of {before}"
-                f" ({record}): a copy was trained further, and an epsilon stated from it would be too small.\n  Bring"
-                f" back the folder that was trained last, or {_ANEW}."
+                f"{self._run.path} tells of {self.epochs_begun} epochs, and its record {record} of {before}: a copy was"
+                f" trained further.\n  Bring back the folder that was trained last, or {_ANEW}."
             )
         _update(record, {"epochs_begun": self.epochs_begun})
 
@@ -123,13 +124,6 @@ class Ledger:
         beside = self._folder / MEAN
         if mean is not None and not (beside.is_file() and files.digest_of(beside) == mean):
             raise self._wrong(f"counts epochs on a mean that {beside} does not hold")
-
-    def _refuse_lost(self) -> None:
-        shared = self._run.shared
-        traces = [shared / run.PRIVACY, shared / run.HISTORY, shared / run.LOGS / "train"]
-        for path in (*sorted(self._folder.glob("[0-9]*")), *traces):
-            if path.exists():
-                raise self._wrong(f"is missing, and {path} shows that this training had begun")
 
     def _wrong(self, what: str) -> RunError:
         return RunError(
@@ -188,8 +182,8 @@ def register(run: Run, splits: Splits) -> dict[str, Any]:
         return {**shown(data), RECORD: name}
     if account is not None:
         raise DataError(
-            f"{account} shows that {run.path} was begun, and its {PROVENANCE} does not say on which data.\n  Bring the"
-            f" folder back as a whole, or {_ANEW}."
+            f"{account} was begun, and {PROVENANCE} does not say on which data.\n  Bring the folder back as a whole, or"
+            f" {_ANEW}."
         )
     records = sorted((files.cache_root() / FOLDER).glob("*.json"), key=lambda path: path.stat().st_mtime_ns)
     earlier = [
@@ -234,15 +228,13 @@ def check_data(run: Run, splits: Splits) -> None:
     there = known(data)
     if RECORD in data and not set(KEPT) <= set(there):
         raise DataError(
-            f"{run.path} is a private run: what it was trained on is told by {_path(data[RECORD])} alone, in the cache"
-            " of the machine that trained it.\n  Copy it here from there and keep it to yourself, or train anew"
-            " (--overwrite), which spends again on the same people."
+            f"What {run.path} was trained on is told by {_path(data[RECORD])} alone, in the cache of the machine that"
+            f" trained it.\n  Copy it here from there and keep it to yourself, or {_ANEW}."
         )
     if any(there.get(name) != given[name] for name in KEPT):
         raise DataError(
-            f"{run.path} was trained on other data ({data.get('origin')}), or on other splits of them, than"
-            f" these ({splits.origin}, seed {splits.seed}): what it was trained on could not be told from the rest.\n"
-            "  Give the data and the seed as they were, or train anew."
+            f"{run.path} was trained on other data ({data.get('origin')}), or on other splits of them, than these"
+            f" ({splits.origin}, seed {splits.seed}).\n  Give the data and the seed as they were, or train anew."
         )
 
 

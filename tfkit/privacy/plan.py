@@ -67,36 +67,43 @@ def compute_epsilon(
       >>> round(compute_epsilon(**case), 2), round(compute_epsilon(**case, accountant="rdp"), 2)
       (1.13, 1.28)
     """
-    _check(noise_multiplier, sampling_probability, steps, delta, sampler, accountant)
+    problems = {
+        f"noise_multiplier {noise_multiplier}, 0 or more": 0 <= noise_multiplier < math.inf,
+        f"sampling_probability {sampling_probability}, above 0 and at most 1": 0 < sampling_probability <= 1,
+        f"steps {steps}, 0 or more": steps >= 0,
+        f"delta {delta}, in [{SMALLEST_DELTA:g}, 1)": SMALLEST_DELTA <= delta < 1,
+        f"sampler {sampler!r}, one of {', '.join(NEIGHBOURS)}": sampler in NEIGHBOURS,
+        f"accountant {accountant!r}, one of {', '.join(ACCOUNTANTS)}": accountant in ACCOUNTANTS,
+    }
+    if wrong := [problem for problem, right in problems.items() if not right]:
+        raise ConfigError("\n  ".join(["No epsilon can be computed; these must be:", *wrong]))
     if steps == 0 and not release_noise:
         return 0.0
     if noise_multiplier == 0:
         return math.inf
-    return _spent(noise_multiplier, sampling_probability, steps, delta, sampler, accountant, release_noise)
+    import dp_accounting as dp
+
+    step: dp_accounting.DpEvent = dp.GaussianDpEvent(noise_multiplier)
+    if sampler == "shuffled":
+        # 1/(1/49) is a little above 49: rounded up as it is, an epoch would have 50 steps, and fewer be accounted.
+        steps = math.ceil(steps / math.ceil(1 / sampling_probability * (1 - 1e-12)))
+    elif sampling_probability < 1:
+        step = dp.PoissonSampledDpEvent(sampling_probability, step)
+    events = [dp.SelfComposedDpEvent(step, steps)] if steps else []
+    events += [dp.GaussianDpEvent(release_noise)] if release_noise else []
+    return _spent(dp.ComposedDpEvent(tuple(events)), delta, accountant)
 
 
-def calibrate(
-    *,
-    target_epsilon: float,
-    delta: float,
-    sampling_probability: float,
-    steps: int,
-    sampler: str = "poisson",
-    accountant: str = "pld",
-    release_noise: float = 0.0,
-) -> float:
+def calibrate(*, target_epsilon: float, steps: int, accountant: str = "pld", **mechanism: Any) -> float:
     """Return the smallest noise multiplier whose epsilon is not above the target, but at most about 0.2 % below it.
 
     The Rényi accountant's answer comes first, being cheap and nearly right; the other is looked for around it.
 
     Args:
       target_epsilon: above 0; `compute_epsilon` of the result never exceeds it.
-      delta: as for `compute_epsilon`, and so are the others.
-      sampling_probability: with which an example is in a step.
       steps: that will be taken, 1 or more.
-      sampler: `poisson` or `shuffled`.
       accountant: `pld` or `rdp`.
-      release_noise: as for `compute_epsilon`.
+      mechanism: the other arguments of `compute_epsilon`: sampling_probability, delta, sampler, release_noise.
 
     Returns:
       Standard deviation of the noise in units of the clipping norm.
@@ -107,12 +114,11 @@ def calibrate(
     """
     from scipy.optimize import brentq
 
-    _check(1.0, sampling_probability, steps, delta, sampler, accountant)
     if not 0 < target_epsilon < math.inf or steps < 1:
         raise ConfigError(f"Noise for epsilon {target_epsilon:g} in {steps} steps: both must be above 0.")
 
     def spent(noise: float, by: str) -> float:
-        return _spent(noise, sampling_probability, steps, delta, sampler, by, release_noise)
+        return compute_epsilon(noise_multiplier=noise, steps=steps, accountant=by, **mechanism)
 
     log_noise, widen = 0.0, math.log(1.5)
     for by in dict.fromkeys(("rdp", accountant)):
@@ -131,8 +137,8 @@ def calibrate(
             if excess(high) > 0:
                 fix = "larger target_epsilon, or fewer epochs"
             raise PrivacyError(
-                f"target_epsilon {target_epsilon:g} (steps: {steps:,}, delta: {delta:g}) needs a noise multiplier"
-                f" outside of {SMALLEST_NOISE:g} to {LARGEST_NOISE:g}. Use a {fix}."
+                f"target_epsilon {target_epsilon:g} (steps: {steps:,}, delta: {mechanism['delta']:g}) needs a noise"
+                f" multiplier outside of {SMALLEST_NOISE:g} to {LARGEST_NOISE:g}. Use a {fix}."
             )
         log_noise, widen = brentq(excess, low, high), math.log(1.1)
     noise = math.exp(log_noise)
@@ -141,29 +147,10 @@ def calibrate(
     return noise
 
 
-def _check(
-    noise_multiplier: float, probability: float, steps: int, delta: float, sampler: str, accountant: str
-) -> None:
-    """Raise ConfigError with all values that are out of their range."""
-    problems = {
-        f"noise_multiplier {noise_multiplier}, 0 or more": 0 <= noise_multiplier < math.inf,
-        f"sampling_probability {probability}, above 0 and at most 1": 0 < probability <= 1,
-        f"steps {steps}, 0 or more": steps >= 0,
-        f"delta {delta}, in [{SMALLEST_DELTA:g}, 1)": SMALLEST_DELTA <= delta < 1,
-        f"sampler {sampler!r}, one of {', '.join(NEIGHBOURS)}": sampler in NEIGHBOURS,
-        f"accountant {accountant!r}, one of {', '.join(ACCOUNTANTS)}": accountant in ACCOUNTANTS,
-    }
-    if wrong := [problem for problem, right in problems.items() if not right]:
-        raise ConfigError("\n  ".join(["No epsilon can be computed; these must be:", *wrong]))
-
-
 @functools.lru_cache(maxsize=4096)
-def _spent(
-    noise: float, probability: float, steps: int, delta: float, sampler: str, accountant: str, release: float
-) -> float:
+def _spent(event: dp_accounting.DpEvent, delta: float, accountant: str) -> float:
     from dp_accounting import pld, rdp
 
-    event = _event(noise, probability, steps, sampler, release)
     # Some of the many orders of Rényi's accountant do not converge, and warn: it takes the others.
     logger = logging.getLogger("absl")
     before = logger.level
@@ -171,7 +158,7 @@ def _spent(
     try:
         if accountant == "rdp":
             return float(rdp.RdpAccountant().compose(event).get_epsilon(delta))
-        rough = _spent(noise, probability, steps, delta, sampler, "rdp", release)
+        rough = _spent(event, delta, "rdp")
         if rough == math.inf:
             return rough
         ledger = pld.PLDAccountant(value_discretization_interval=_interval(rough))
@@ -191,22 +178,6 @@ def _interval(rough: float) -> float:
     if rough <= 0 or 1 <= rough <= 2:
         return 1e-4
     return 1e-4 * 2.0 ** max(math.ceil(math.log2(rough)), -7)
-
-
-def _event(
-    noise: float, probability: float, steps: int, sampler: str, release: float
-) -> dp_accounting.DpEvent:
-    import dp_accounting as dp
-
-    step: dp_accounting.DpEvent = dp.GaussianDpEvent(noise)
-    if sampler == "shuffled":
-        # 1/(1/49) is a little above 49: rounded up as it is, an epoch would have 50 steps, and fewer be accounted.
-        per_epoch = math.ceil(1 / probability * (1 - 1e-12))
-        steps = math.ceil(steps / per_epoch)
-    elif probability < 1:
-        step = dp.PoissonSampledDpEvent(probability, step)
-    events = [dp.SelfComposedDpEvent(step, steps)] if steps else []
-    return dp.ComposedDpEvent([*events, *([dp.GaussianDpEvent(release)] if release else [])])
 
 
 COUNT_NOISE_SHARE = 0.05
@@ -272,41 +243,31 @@ class DPSGD:
           epochs: in each of which an example is expected once.
 
         Raises:
-          ConfigError: settings that cannot be, all at once.
-          PrivacyError: a delta that protects nobody (with whatever else is wrong); a target that no noise reaches.
+          ConfigError: more examples in a batch than there are, or no epoch.
+          PrivacyError: a delta that protects nobody; a target that no noise reaches.
         """
-        problems: list[str] = []
         if not 1 <= expected_batch_size <= examples or epochs < 1:
-            problems.append(
+            raise ConfigError(
                 f"The batch is {expected_batch_size}, the training split has {examples} examples, epochs is {epochs}:"
                 f" use a global_batch_size of at most {examples}, and at least 1 epoch."
             )
-        one_in = 1 / max(examples, 1)
-        unsafe = self.delta is not None and not SMALLEST_DELTA <= self.delta < one_in
-        if unsafe:
-            problems.append(
-                f"delta is {self.delta:g} with {examples} examples; it must be at least {SMALLEST_DELTA:g}, and below"
-                f" 1/n = {one_in:.2g}: with a delta of 1/n one may publish a whole example, drawn at random. Leave it"
-                f" out, or use --delta {min(1e-5, 0.1 * one_in):.0e}."
+        one_in = 1 / examples
+        if self.delta is not None and not SMALLEST_DELTA <= self.delta < one_in:
+            raise PrivacyError(
+                f"delta is {self.delta:g}; it must be at least {SMALLEST_DELTA:g}, and below 1/n = {one_in:.2g}, with"
+                f" which one may publish a whole example. Leave it out, or use --delta {min(1e-5, 0.1 * one_in):.0e}."
             )
-        if problems:
-            error = PrivacyError if unsafe else ConfigError
-            raise error("\n  ".join(["Private training cannot be planned:", *problems]))
         delta = self.delta if self.delta is not None else min(1e-5, 0.1 * one_in)
         per_epoch = examples / expected_batch_size
         steps_per_epoch = math.ceil(per_epoch) if self.sampler == "shuffled" else max(1, round(per_epoch))
         probability = expected_batch_size / examples
         noise = self.noise_multiplier
         if self.target_epsilon is not None:
+            mechanism = {name: getattr(self, name) for name in ("accountant", "sampler", "release_noise")}
             noise = calibrate(
-                target_epsilon=self.target_epsilon,
-                delta=delta,
-                sampling_probability=probability,
-                steps=steps_per_epoch * epochs,
-                sampler=self.sampler,
-                accountant=self.accountant,
-                release_noise=self.release_noise,
-            )
+                target_epsilon=self.target_epsilon, steps=steps_per_epoch * epochs, delta=delta,
+                sampling_probability=probability, **mechanism,
+            )  # fmt: skip
         assert noise is not None, "__post_init__ sees to it"
         gradient_noise, count_noise = self._split(noise, expected_batch_size)
         # A quarter of the batch in one pass, but 32 to 256: the last pass of a sample is half padding on average, an
@@ -384,15 +345,9 @@ class Plan(DPSGD):
 
     def epsilon(self, steps: int, *, accountant: str | None = None) -> float:
         """Return what so many steps have spent: infinity without noise, 0 without steps."""
-        return compute_epsilon(
-            noise_multiplier=self.noise_multiplier,
-            sampling_probability=self.sampling_probability,
-            steps=steps,
-            delta=self.delta,
-            sampler=self.sampler,
-            accountant=accountant or self.accountant,
-            release_noise=self.release_noise,
-        )
+        names = ("noise_multiplier", "sampling_probability", "delta", "sampler", "release_noise")
+        mechanism = {name: getattr(self, name) for name in names}
+        return compute_epsilon(**mechanism, steps=steps, accountant=accountant or self.accountant)
 
 
 def noisy_mean(rows: np.ndarray, *, noise_multiplier: float, seed: int | None = None) -> np.ndarray:

@@ -87,10 +87,10 @@ class Outer(_Contribution):
     def each(self) -> tf.Tensor:
         """Return all gradients, formed."""
         if self._single:
-            formed = self.fed[:, :, tf.newaxis] * self.gradients[:, tf.newaxis, :]
+            each = self.fed[:, :, tf.newaxis] * self.gradients[:, tf.newaxis, :]
         else:
-            formed = tf.matmul(self.fed, self.gradients, transpose_a=True)
-        return tf.reshape(formed, [-1, *self.shape])
+            each = tf.matmul(self.fed, self.gradients, transpose_a=True)
+        return tf.reshape(each, [-1, *self.shape])
 
     @property
     def _single(self) -> bool:
@@ -108,33 +108,8 @@ class Outer(_Contribution):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Direct(_Contribution):
-    """Gradients that are small enough to be formed: of biases, scales, and of layers without a rule.
-
-    Attributes:
-      gradients: float32 [batch, *shape of the variable].
-    """
-
-    gradients: tf.Tensor
-
-    def squared_norm(self) -> tf.Tensor:
-        """Return the sums of squares."""
-        return _square_sum(self.gradients)
-
-    def weighted_sum(self, factors: tf.Tensor) -> tf.Tensor:
-        """Return the sum by one matrix product."""
-        shape = self.gradients.shape[1:]
-        rows = tf.reshape(self.gradients, [-1, shape.num_elements()])
-        return tf.reshape(tf.linalg.matvec(rows, factors, transpose_a=True), shape)
-
-    def each(self) -> tf.Tensor:
-        """Return them as they are."""
-        return self.gradients
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Sliced(_Contribution):
-    """Formed gradients as convolutions give them, with the examples in the middle.
+class Formed(_Contribution):
+    """Formed gradients with the examples in the middle, as convolutions give them.
 
     Attributes:
       gradients: float32 [p, batch, q].
@@ -156,6 +131,12 @@ class Sliced(_Contribution):
     def each(self) -> tf.Tensor:
         """Return them with the examples first."""
         return tf.reshape(tf.transpose(self.gradients, [1, 0, 2]), [-1, *self.shape])
+
+
+def formed(gradients: tf.Tensor) -> Formed:
+    """Return gradients [batch, *shape of the variable] that are small: of biases, scales, layers without a rule."""
+    shape = tuple(gradients.shape[1:])
+    return Formed(gradients=tf.reshape(gradients, [1, -1, math.prod(shape)]), shape=shape)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -211,7 +192,7 @@ def combine(contributions: Sequence[Any]) -> Any:
             gradients=tf.concat([one.gradients for one in contributions], 1),
             shape=contributions[0].shape,
         )
-    return Direct(gradients=tf.add_n([one.each() for one in contributions]))
+    return formed(tf.add_n([one.each() for one in contributions]))
 
 
 def _square_sum(values: tf.Tensor) -> tf.Tensor:
@@ -237,13 +218,13 @@ def _rows(values: tf.Tensor) -> tf.Tensor:
     return tf.reshape(values, [-1, count, width])
 
 
-def _broadcast(variable: Any, gradients: tf.Tensor) -> tuple[Any, Direct]:
+def _broadcast(variable: Any, gradients: tf.Tensor) -> tuple[Any, Formed]:
     """Return the contribution of a variable that was broadcast to [batch, ...]: summed over the axes it lacks."""
     shape = variable.shape
     spare = len(gradients.shape) - 1 - len(shape)
     axes = [*range(1, 1 + spare), *(1 + spare + place for place, size in enumerate(shape) if size == 1)]
     summed = tf.reshape(tf.reduce_sum(gradients, axes), [-1, *shape]) if axes else gradients
-    return variable, Direct(gradients=summed)
+    return variable, formed(summed)
 
 
 def _conv(layer: Any, fed: tf.Tensor, gradients: tf.Tensor) -> Contributions:
@@ -259,8 +240,8 @@ def _conv(layer: Any, fed: tf.Tensor, gradients: tf.Tensor) -> Contributions:
     padding = "SAME" if layer.padding == "same" else "VALID"
     dense = all(rate == 1 for rate in layer.dilation_rate)
     if dense and _formed_is_smaller(shape, at_output.shape) and examples_can_be_groups():
-        formed = _of_groups(fed, at_output, size=size, strides=strides, padding=padding)
-        kernel: Any = Sliced(gradients=tf.reshape(formed, [-1, fed.shape[0], shape[-1]]), shape=shape)
+        of_kernel = _of_groups(fed, at_output, size=size, strides=strides, padding=padding)
+        kernel: Any = Formed(gradients=tf.reshape(of_kernel, [-1, fed.shape[0], shape[-1]]), shape=shape)
     else:
         rates = [1, *([1] * (2 - len(layer.dilation_rate))), *layer.dilation_rate, 1]
         patches = tf.image.extract_patches(fed, [1, *size, 1], strides, rates, padding)
@@ -364,7 +345,7 @@ def _letters(layer: Any, rank: int) -> tuple[str, str, str]:
 def _einsum_dense(layer: Any, fed: tf.Tensor, gradients: tf.Tensor) -> Contributions:
     of_fed, of_kernel, of_out = _letters(layer, len(fed.shape))
     kernel = tf.einsum(f"{of_fed},{of_out}->{of_fed[0]}{of_kernel}", fed, gradients)
-    return [(layer.kernel, Direct(gradients=kernel)), *_bias(layer, gradients)]
+    return [(layer.kernel, formed(kernel)), *_bias(layer, gradients)]
 
 
 def _is_plain_conv(layer: Any) -> bool:

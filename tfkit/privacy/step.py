@@ -126,6 +126,8 @@ class PrivateStep:
 
     Attributes:
       clip: float32 scalar variable, the clipping norm C; it moves with adaptive clipping only.
+      diagnostics: means without noise of the training examples by name, for those who may see them: they are not
+        private. Empty unless the plan asks for them.
     """
 
     def __init__(self, model: keras.Model, plan: Plan, *, secret: bytes) -> None:
@@ -138,7 +140,8 @@ class PrivateStep:
         self.clip = tf.Variable(
             plan.l2_norm_clip, trainable=False, aggregation=tf.VariableAggregation.MEAN, name="l2_norm_clip"
         )
-        self._watched = Diagnostics(model) if plan.diagnostics else None
+        names = ("loss", "clipped_fraction", *QUANTILES) if plan.diagnostics else ()
+        self.diagnostics = {name: keras.metrics.Mean(name=name) for name in names}
 
     def __call__(self, data: Any) -> dict[str, Any]:
         """Take one step; Keras calls this in place of `train_step`, in replica context.
@@ -162,12 +165,10 @@ class PrivateStep:
             share = count / self._plan.expected_batch_size + 0.5
             rate = CLIP_LEARNING_RATE * (share - self._plan.adaptive_clip_quantile)
             self.clip.assign(self.clip * tf.exp(-rate))
-        return self._watched.results() if self._watched else {}
-
-    def reset(self) -> None:
-        """Begin the diagnostics anew, as at the start of an epoch."""
-        if self._watched:
-            self._watched.reset()
+        if not self.diagnostics:
+            return {}
+        metrics = {metric.name: metric for metric in self._model.compiled_metrics.metrics} | self.diagnostics
+        return {name: metric.result() for name, metric in metrics.items()}
 
     def _over_microbatches(
         self, features: Any, labels: Any, weights: Any
@@ -184,8 +185,8 @@ class PrivateStep:
                 per_example_loss=self._loss,
                 l2_norm_clip=self.clip,
             )
-            if self._watched:
-                self._watched.update(clipped, labels[index], weight, self.clip)
+            if self.diagnostics:
+                self._diagnose(clipped, labels[index], weight)
             votes = tf.where(clipped.norms <= self.clip, 0.5, -0.5)
             return clipped.gradients, tf.reduce_sum(tf.where(weight > 0, votes, 0.0))
 
@@ -231,33 +232,14 @@ class PrivateStep:
         else:
             optimizer.apply_gradients(pairs, skip_gradients_aggregation=True)
 
-
-class Diagnostics:
-    """Noise-free numbers about the training examples, for those who may see them: they are not private."""
-
-    def __init__(self, model: keras.Model) -> None:
-        self._model = model
-        names = ("loss", "clipped_fraction", *QUANTILES)
-        self._means = {name: keras.metrics.Mean(name=name) for name in names}
-
-    def update(self, clipped: Clipped, labels: Any, weights: tf.Tensor, clip: Any) -> None:
-        """Take in one microbatch; examples of weight 0 are padding."""
-        real = tf.cast(weights > 0, tf.float32)
-        self._means["loss"].update_state(tf.math.divide_no_nan(clipped.losses, weights), weights)
-        self._means["clipped_fraction"].update_state(tf.cast(clipped.norms > clip, tf.float32), real)
+    def _diagnose(self, clipped: Clipped, labels: Any, weights: tf.Tensor) -> None:
+        """Take in one microbatch, without its padding; a quantile is the mean of the microbatches' ones."""
+        real, means = tf.cast(weights > 0, tf.float32), self.diagnostics
+        means["loss"].update_state(tf.math.divide_no_nan(clipped.losses, weights), weights)
+        means["clipped_fraction"].update_state(tf.cast(clipped.norms > self.clip, tf.float32), real)
         count = tf.reduce_sum(real)
         norms = tf.sort(tf.where(real > 0, clipped.norms, 0.0), direction="DESCENDING")
         for name, quantile in QUANTILES.items():
             place = tf.cast(tf.math.floor((1.0 - quantile) * tf.maximum(count - 1.0, 0.0)), tf.int32)
-            self._means[name].update_state(norms[place], count)
+            means[name].update_state(norms[place], count)
         self._model.compiled_metrics.update_state(labels, clipped.outputs, weights)
-
-    def results(self) -> dict[str, tf.Tensor]:
-        """Return means over the microbatches since the last reset; a quantile is the mean of the microbatches' ones."""
-        metrics = {metric.name: metric for metric in self._model.compiled_metrics.metrics} | self._means
-        return {name: metric.result() for name, metric in metrics.items()}
-
-    def reset(self) -> None:
-        """Forget what was taken in."""
-        for mean in self._means.values():
-            mean.reset_state()

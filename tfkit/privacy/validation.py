@@ -49,10 +49,7 @@ def check(model: keras.Model, **settings: Any) -> None:
 
 
 def problems(
-    model: keras.Model,
-    *,
-    callbacks: Sequence[Any] = (),
-    example_spec: tf.TensorSpec | None = None,
+    model: keras.Model, *, callbacks: Sequence[Any] = (), example_spec: tf.TensorSpec | None = None
 ) -> list[str]:
     """Return what stands against an epsilon for the training of this model.
 
@@ -176,9 +173,8 @@ def _callbacks(callbacks: Sequence[Any]) -> Iterator[str]:
         # A checkpoint of every epoch only has a monitor.
         if isinstance(callback, unaccounted) or (of_training and getattr(callback, "save_best_only", True)):
             yield (
-                f"{type(callback).__name__} decides by {monitor!r}, or repeats steps: the epsilon does not cover that."
-                ' Monitor a number of the validation split ("val_loss"); leave EarlyStopping and BackupAndRestore out:'
-                " plan fewer epochs, and tfkit.fit resumes by itself."
+                f"{type(callback).__name__} decides by {monitor!r}, or repeats steps, which epsilon does not cover."
+                ' Monitor "val_loss"; leave EarlyStopping and BackupAndRestore out: tfkit.fit resumes by itself.'
             )
 
 
@@ -262,7 +258,7 @@ def _tried(
             )
         return
     pairs = zip(state, other_state, strict=True)
-    if moved := [name for (name, one), (_, two) in pairs if not _equal(one, two)]:
+    if moved := [name for (name, one), (_, two) in pairs if not np.array_equal(one, two, equal_nan=True)]:
         yield (
             f"{_some(moved)} takes in a statistic of the examples when the model is called in training, without"
             " clipping or noise. Freeze its layer (layer.trainable = False), or call it with training=False."
@@ -328,12 +324,10 @@ def _of_loss(loss: PerExampleLoss, outputs: Any, others: Any) -> str | None:
     """Return why the loss does not take class numbers, or does not give each example its own."""
     try:
         values, other_values = (loss(LABELS, each) for each in (outputs, others))
-    except PrivacyError as error:
-        return str(error)
-    except (ValueError, TypeError, tf.errors.OpError) as error:
+    except (PrivacyError, ValueError, TypeError, tf.errors.OpError) as error:
         return (
-            f"Its loss does not take class numbers int64 [batch] beside outputs {outputs.shape}"
-            f' ({first_line(error)}). Use one that does, such as "sparse_categorical_crossentropy".'
+            f"Its loss does not take class numbers int64 [batch] beside outputs {outputs.shape} ({first_line(error)})."
+            ' Use one with a value for each example, such as "sparse_categorical_crossentropy".'
         )
     if _same_rows(values, other_values):
         return None
@@ -359,8 +353,8 @@ def _random(model: keras.Model, example_spec: tf.TensorSpec | None) -> Any:
 
 
 def _with_another_first(values: tf.Tensor) -> tf.Tensor:
-    first, others = values[:1], values[1:]
-    return tf.concat([first + " else" if values.dtype == tf.string else 1 - first, others], 0)
+    first = values[:1]
+    return tf.concat([first + " else" if values.dtype == tf.string else 1 - first, values[1:]], 0)
 
 
 def _same(first: Any, second: Any, *, rows: slice = slice(None)) -> bool:
@@ -378,14 +372,9 @@ def _same_rows(first: Any, second: Any) -> bool:
     return _same(first, second, rows=slice(1, None))
 
 
-def _equal(one: np.ndarray, two: np.ndarray) -> bool:
-    return np.array_equal(one, two, equal_nan=one.dtype.kind == "f")
-
-
 def _assign(weights: Sequence[Any], values: Sequence[np.ndarray]) -> None:
     for weight, value in zip(weights, values, strict=True):
-        if not _equal(value, weight.numpy()):
-            weight.assign(value)
+        weight.assign(value)
 
 
 def _of_replicas(weights: Sequence[Any]) -> list[Any]:
@@ -469,9 +458,6 @@ def _exchanged(layer: Any, groups: int) -> Any:
     """Return a new layer without weights: GroupNormalization for batch normalisation, and the same for all else."""
     if layer not in batch_normalizations(layer):
         return type(layer).from_config(layer.get_config())
-    config = layer.get_config()
-    kept = ["name", "dtype", "epsilon", "center", "scale", "beta_constraint", "gamma_constraint"]
-    kept += [f"{weight}_{kind}" for weight in ("beta", "gamma") for kind in ("initializer", "regularizer")]
     axis = layer.axis[0] if isinstance(layer.axis, list | tuple) else layer.axis
     channels = layer.moving_mean.shape[0]
     if len(layer.input_spec.axes) != 1:
@@ -482,7 +468,9 @@ def _exchanged(layer: Any, groups: int) -> Any:
     if layer.input_spec.ndim == 2:
         groups = max(1, min(groups, channels // SMALLEST_GROUP))
     groups = max(count for count in range(1, min(groups, channels) + 1) if channels % count == 0)
-    return keras.layers.GroupNormalization(groups=groups, axis=axis, **{name: config[name] for name in kept})
+    config = keras.layers.GroupNormalization().get_config()
+    config |= {name: value for name, value in layer.get_config().items() if name in config}
+    return keras.layers.GroupNormalization(**{**config, "groups": groups, "axis": axis})
 
 
 def _copy_weights(old: Any, new: Any) -> None:

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -23,7 +23,6 @@ from tfkit.environment.heartbeat import Stop, progress
 from tfkit.environment.stack import keras, tf
 from tfkit.errors import CheckError, RunError
 from tfkit.run import Run
-from tfkit.training.stage import Cadence as Cadence
 
 
 class StepSeeds(keras.callbacks.Callback):
@@ -78,11 +77,7 @@ class KeptWeights(keras.callbacks.Callback):
     """
 
     def __init__(
-        self,
-        keep: Literal["best", "last"] = "best",
-        *,
-        patience: int | None = None,
-        start: float | None = None,
+        self, keep: str = "best", *, patience: int | None = None, start: float | None = None
     ) -> None:
         super().__init__()
         self._best = keep == "best"
@@ -150,31 +145,17 @@ class Checkpoints(keras.callbacks.Callback):
     Args:
       run: of the training.
       stage: names the folder.
-      weights: the callback whose state belongs to the checkpoints; it must stand before this one in the list.
+      method: of `tfkit.training.methods`; the callback that is its `weights` must stand before this one in the list.
       cluster: the processes that train.
       stop: is looked at after every step.
-      steps_per_epoch: batches in an epoch.
-      cadence: when it saves.
-      variables: further state by name, such as `{"private": variables}`.
     """
 
-    def __init__(
-        self,
-        run: Run,
-        stage: str,
-        *,
-        weights: KeptWeights,
-        cluster: Replicas,
-        stop: Stop,
-        steps_per_epoch: int,
-        cadence: Cadence,
-        variables: Mapping[str, Any],
-    ) -> None:
+    def __init__(self, run: Run, stage: str, *, method: Any, cluster: Replicas, stop: Stop) -> None:
         super().__init__()
         foreign.take_tensor_logs(self)  # else Keras would fetch the metrics after every step
         self._run, self._stage, self._folder = run, stage, run.backup / stage
-        self._kept, self._cluster, self._stop = weights, cluster, stop
-        self._steps, self._cadence, self._variables = steps_per_epoch, cadence, dict(variables)
+        self._kept, self._steps, self._cadence = method.weights, method.steps_per_epoch, method.cadence
+        self._cluster, self._stop = cluster, stop
         self._checkpoint: tf.train.Checkpoint | None = None
         self._began = self._saved_at = self._asked_at = time.monotonic()
         self._asked_step, self._ask_next = 0, 1
@@ -184,28 +165,33 @@ class Checkpoints(keras.callbacks.Callback):
         self.finished = False
         self.rows: list[dict[str, Any]] = []
 
-    def restore(self, model: keras.Model) -> None:
+    def restore(self, model: keras.Model, variables: Mapping[str, Any]) -> None:
         """Bring `model` to where the last checkpoint left it: `epoch`, `step` and `finished` say where that is.
+
+        Args:
+          model: of the training.
+          variables: further state by name that belongs to the checkpoints, such as `{"private": variables}`.
 
         Raises:
           RunError: the checkpoints cannot be read, or belong to another model.
         """
         if hasattr(model.optimizer, "build"):
             model.optimizer.build(model.trainable_variables)
-        self._checkpoint = tf.train.Checkpoint(model=model, optimizer=model.optimizer, **self._variables)
-        chosen, damage = self._newest_whole() if self._cluster.index == 0 else (0, "")
+        self._checkpoint = tf.train.Checkpoint(model=model, optimizer=model.optimizer, **variables)
+        of_chief = 0, "the chief found it damaged"
+        chosen, damage = self._newest_whole() if self._cluster.index == 0 else of_chief
         chosen = int(self._cluster.of_chief([chosen])[0])
         if chosen == 0:
             return
         folder = self._folder / f"{chosen:08d}"
         try:
             if chosen < 0:
-                raise ValueError(damage or "the chief found it damaged")
+                raise ValueError(damage)
             state = json.loads((folder / STATE).read_text())
             self._checkpoint.read(str(folder / VARIABLES)).assert_existing_objects_matched()
             if (folder / BEST).is_file():
                 with np.load(folder / BEST, allow_pickle=False) as kept:
-                    self._kept.weights = [kept[f"weight{place}"] for place in range(len(kept.files))]
+                    self._kept.weights = [kept[f"arr_{place}"] for place in range(len(kept.files))]
         except (ValueError, LookupError, OSError, AssertionError, tf.errors.OpError) as error:
             raise RunError(
                 f"The checkpoint in {self._folder} cannot be restored: {packages.first_line(error)}"
@@ -329,10 +315,7 @@ class Checkpoints(keras.callbacks.Callback):
         with files.new_folder(target) as folder:
             self._checkpoint.write(str(folder / VARIABLES))
             if self._kept.weights is not None:
-                best: dict[str, Any] = {
-                    f"weight{place}": value for place, value in enumerate(self._kept.weights)
-                }
-                np.savez(folder / BEST, **best)
+                np.savez(folder / BEST, *self._kept.weights)
             for path in folder.iterdir():
                 with path.open("rb") as file:
                     os.fsync(file.fileno())

@@ -1,23 +1,29 @@
-"""Train a model of your own into a run folder with its measurements and its SavedModel: tfkit.fit."""
+"""Train a model into a run folder: tfkit.fit for a model of one's own, and the loop that all training goes through.
+
+The loop is a stock `model.fit`, in a strategy's scope, that can be killed and goes on.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from tfkit.data.splits import Splits
 from tfkit.distribution import strategies
+from tfkit.environment import process
+from tfkit.environment.heartbeat import on_signals, phase
 from tfkit.errors import PrivacyError
 from tfkit.metrics import Outputs, evaluate
 from tfkit.reporting.examples import save
 from tfkit.run import EVALUATION, Run
 from tfkit.settings import fields
-from tfkit.training.loop import train
-from tfkit.training.stage import Stage, class_weight
-from tfkit.training.validation import refuse_splits
+from tfkit.training.stage import Stage, Trained, class_weight
+from tfkit.training.validation import as_callbacks, make, refuse_splits, try_on_a_batch
 
 if TYPE_CHECKING:
     from tfkit.data.augment import Augmentation
@@ -108,9 +114,7 @@ def fit(
         # Of private data nothing that is computed from them stands in the folder: see tfkit.privacy.ledger.
         **({} if privacy else {"data_fingerprint": splits.source.fingerprint}),
         "global_batch_size": splits.global_batch_size,
-        "epochs": stage.epochs,
-        "seed": stage.seed,
-        "patience": stage.patience,
+        **{name: getattr(stage, name) for name in ("epochs", "seed", "patience")},
         "class_weights": class_weights,
         "augment": repr(augment),
         "privacy": dataclasses.asdict(privacy) if privacy else None,
@@ -121,9 +125,9 @@ def fit(
         run.versions = versions()
         run.provenance = {"data": register(run, splits) if privacy else splits.provenance}
         # Class counts are private: weights from them are refused, if somebody insists, and not noted before.
-        weights = "never" if privacy and class_weights == "auto" else class_weights
-        chosen_weights = class_weight(splits, when=weights, run=None if privacy else run)
-        stage = dataclasses.replace(stage, class_weight=chosen_weights)
+        when = "never" if privacy and class_weights == "auto" else class_weights
+        weights = class_weight(splits, when=when, run=None if privacy else run)
+        stage = dataclasses.replace(stage, class_weight=weights)
         trained = train(
             build_model, splits, stage, run=run, strategy=chosen, callbacks=callbacks, output=output
         )
@@ -133,8 +137,143 @@ def fit(
             run.record(measured.metrics("test"))
             save(run.path / EVALUATION, measured)
             run.record(export.save(trained.model, run, splits, evaluation=measured, logits=trained.logits))
-            run.record(
-                {"time/train_seconds": trained.seconds, "time/total_seconds": time.monotonic() - began}
-            )
+            total = time.monotonic() - began
+            run.record({"time/train_seconds": trained.seconds, "time/total_seconds": total})
         Replicas(chosen).barrier()
     return run
+
+
+def train(
+    build_model: Callable[[], keras.Model],
+    splits: Splits,
+    stage: Stage,
+    *,
+    run: Run,
+    strategy: str | tf.distribute.Strategy = "auto",
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    output: Outputs | None = None,
+) -> Trained:
+    """Train one stage of a run, or what is left of it.
+
+    Args:
+      build_model: returns a compiled model; called inside the strategy's scope.
+      splits: batches of (features, label).
+      stage: how.
+      run: gets history and TensorBoard logs, and holds the checkpoints.
+      strategy: see `tfkit.distribution.strategies.strategy`.
+      callbacks: of your own; what they keep is not part of the checkpoints.
+      output: of a model of a user's own: what they say that its outputs are. It is tried on a batch before the first
+        step. None: a model of ours, not tried.
+
+    Raises:
+      ConfigError: a model that cannot be trained on these examples, or not be judged afterwards.
+      DataError: labels out of range; a model with more or fewer outputs than classes.
+      PrivacyError: no epsilon would hold for the model or the settings.
+      RunError: a damaged checkpoint; of private training also one without the account of what was spent.
+      KeyboardInterrupt: SIGTERM or SIGINT came; the state was saved, the same call goes on from there.
+      CheckError: the loss is no longer a finite number.
+    """
+    from tfkit import reporting
+    from tfkit.distribution.replicas import Replicas, validation
+    from tfkit.environment.stack import keras, tf
+    from tfkit.reporting.keras_callbacks import GRAPH, write_graph
+    from tfkit.training.checkpoint import Checkpoints, StepSeeds
+    from tfkit.training.methods import PrivateTraining, StandardTraining
+
+    callbacks = as_callbacks(callbacks)
+    chosen = strategies.strategy(strategy)
+    cluster = Replicas(chosen)
+    # The stages that came before this one, also when an interrupted run had gone further.
+    rows = [{str(name): value for name, value in row.items()} for row in run.history.to_dict("records")]
+    earlier = list(itertools.takewhile(lambda row: row["stage"] != stage.name, rows))
+    method = (
+        PrivateTraining(stage, splits, run=run) if stage.privacy else StandardTraining(stage, splits, run=run)
+    )
+    keras.utils.set_random_seed(stage.seed)
+    # Dropout then draws from a tf.random.Generator, which StepSeeds can reset; else from a hidden counter.
+    keras.backend.experimental.enable_tf_random_generator()
+    with chosen.scope(), on_signals() as stop:
+        model = make(build_model, splits)
+        checkpoints = Checkpoints(run, stage.name, method=method, cluster=cluster, stop=stop)
+        checkpoints.restore(model, method.prepare(model, callbacks, strategy=chosen))
+        logits = None
+        _build_metrics(model)
+        if output is not None:
+            logits, assumption = try_on_a_batch(model, splits, strategy=chosen, asked=output)
+            if assumption:
+                run.note(assumption)
+        first, last = checkpoints.epoch, method.last_epoch(checkpoints.epoch)
+        checkpoints.epochs = last
+        if checkpoints.finished or method.weights.exhausted or first == last:
+            method.weights.put_back(model)
+        else:
+            if first or checkpoints.step:
+                step = f"step {checkpoints.step + 1} of {method.steps_per_epoch}"
+                run.note(f"Resumed {stage.name} at epoch {first + 1} of {last}, {step}.")
+            logging = reporting.callbacks(
+                run.logdir,
+                first_epoch=len(earlier),
+                steps_per_epoch=method.steps_per_epoch,
+                examples_per_epoch=len(splits.indices["train"]),
+                stage=stage.name,
+                of_each=cluster.of_each,
+                profile=stage.profile and run.is_chief,
+            )
+            phase("training")
+            training_batches = method.batches(first, last, chosen, skip=checkpoints.step)
+            kept = [*logging, method.weights, checkpoints]
+            model.fit(
+                training_batches,
+                initial_epoch=first,
+                epochs=last,
+                steps_per_epoch=method.steps_per_epoch,
+                validation_data=validation(chosen, splits),
+                validation_steps=splits.evaluation_steps("validation"),
+                callbacks=[StepSeeds(stage.seed), *method.callbacks, *kept, *callbacks],
+                verbose=_verbosity(stage.verbose, run),
+            )
+            phase("working")
+        method.conclude(model)
+        weights = model.get_weights()
+        if stop.requested:
+            raise KeyboardInterrupt(f"stopped after {stage.name}")
+    rows = [{"stage": stage.name, **row, "epoch": len(earlier) + row["epoch"]} for row in checkpoints.rows]
+    run.write_history([*earlier, *rows])
+    if chosen is not tf.distribute.get_strategy():
+        # What comes after training is the work of one process on one device: an ordinary model serves it.
+        model = make(build_model, splits)
+        model.set_weights(weights)
+        if cluster.workers > 1 and run.is_chief:
+            write_graph(model, run.logdir / GRAPH / stage.name)
+    return Trained(
+        model=model,
+        rows=rows,
+        best_epoch=method.weights.state["epoch"],
+        val_loss=method.weights.state["value"],
+        seconds=checkpoints.seconds,
+        logits=logits,
+    )
+
+
+def _build_metrics(model: keras.Model) -> None:
+    """Make the metrics' variables now: made while `fit` traces its step, they have it traced a second time.
+
+    The optimizer's are made by `training.checkpoint`. A model of several outputs, or of open shapes, is left to Keras.
+    """
+    from tfkit.environment.stack import tf
+
+    outputs: Sequence[Any] = getattr(model, "outputs", None) or []
+    if len(outputs) != 1 or not outputs[0].shape[1:].is_fully_defined():
+        return
+    predictions, labels = tf.zeros([1, *outputs[0].shape[1:]], outputs[0].dtype), tf.zeros([1], tf.int64)
+    model.compiled_loss.build(predictions)
+    model.compiled_metrics.build(predictions, labels)
+
+
+def _verbosity(asked: int | None, run: Run) -> int:
+    if not run.is_chief:
+        return 0
+    if asked is not None:
+        return asked
+    # Keras draws on stdout.
+    return 1 if process.watched(sys.stdout) else 2 if process.is_verbose() else 0

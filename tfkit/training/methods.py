@@ -92,7 +92,12 @@ class PrivateTraining(keras.callbacks.Callback):
     def __init__(self, stage: Stage, splits: Splits, *, run: Run) -> None:
         super().__init__()
         assert stage.privacy is not None
-        _refuse_looking(stage)
+        looking = {"patience": stage.patience, "augment": stage.augment, "class_weight": stage.class_weight}
+        if asked := [name for name, value in looking.items() if value is not None]:
+            raise ConfigError(
+                f"{', '.join(asked)} and privacy do not go together: a stop chosen by looking and weights from the"
+                " counts of private classes are not accounted, and images are taken as they are.\n  Leave it out."
+            )
         self._plan = stage.privacy.plan(
             examples=len(splits.indices["train"]),
             expected_batch_size=splits.global_batch_size,
@@ -118,8 +123,8 @@ class PrivateTraining(keras.callbacks.Callback):
         """Check that the epsilon would hold for this model, and make its step the private one."""
         if isinstance(strategy, tf.distribute.ParameterServerStrategy):
             raise PrivacyError(
-                "The workers of parameter servers take steps whenever they like; the accountant counts steps that all"
-                " take together.\n  Take the strategy mirrored or multi_worker_mirrored."
+                "The workers of parameter servers do not take their steps together, as the accountant counts them.\n"
+                "  Take the strategy mirrored or multi_worker_mirrored."
             )
         check(model, callbacks=callbacks, example_spec=self._splits.spec)
         self.model, self._step = model, attach(model, self._plan, secret=self._secret[:16])
@@ -169,7 +174,8 @@ class PrivateTraining(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Account the epoch before anything of it can be seen."""
         self._ledger.begin_epoch()
-        self._step.reset()
+        for mean in self._step.diagnostics.values():
+            mean.reset_state()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Add what has been spent so far to the numbers of the epoch."""
@@ -216,17 +222,3 @@ class _SavedAccount(tf.train.experimental.PythonState):
         """Take them from a checkpoint."""
         identity, begun = json.loads(string_value)
         self.restored = str(identity), int(begun)
-
-
-def _refuse_looking(stage: Stage) -> None:
-    """Refuse what does not go together with privacy, all at once."""
-    reasons = {
-        "patience": "training ends after the planned epochs; a stop chosen by looking is not accounted",
-        "augment": "private training takes the images as they are",
-        "class_weight": "weights from the class counts would publish those counts",
-    }
-    asked = [
-        f"{name}: {reasons[name]}. Leave it out." for name in reasons if getattr(stage, name) is not None
-    ]
-    if asked:
-        raise ConfigError("\n  ".join(["These do not go together with privacy:", *asked]))

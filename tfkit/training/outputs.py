@@ -10,12 +10,18 @@ import numpy as np
 
 from tfkit.environment.packages import first_line
 from tfkit.errors import ConfigError, DataError, UsageError
-from tfkit.metrics import Outputs, activation, from_logits, losses
+from tfkit.metrics import SUM_TOLERANCE, Outputs, activation, from_logits, losses
 
 if TYPE_CHECKING:
     from tfkit.environment.stack import keras
 
-OUTPUTS = ("probabilities", "logits", "sigmoid", "sigmoid_logits", "values")
+OUTPUTS = {
+    "probabilities": "probabilities of classes",
+    "logits": "logits of classes",
+    "sigmoid": "probabilities of yes, each for itself",
+    "sigmoid_logits": "logits of yes, each for itself",
+    "values": "real values, judged by their error",
+}
 """Of one class of several (softmax, or what goes into it), of yes or no for each unit, one or several (likewise), or
 real numbers, as of a regression."""
 
@@ -23,7 +29,6 @@ OF_CLASSES = ("probabilities", "logits")
 YES_OR_NO = {"sigmoid": 0.5, "sigmoid_logits": 0.0}
 """Above which number it is yes."""
 
-SUM_TOLERANCE = 1e-3
 _HALF_SUM_TOLERANCE = 0.02  # of a softmax in half floats
 _CARRIES = ("Identity", "Reshape", "Squeeze", "ExpandDims", "StopGradient", "Transpose", "Cast", "EnsureShape",
             "FakeQuantWithMinMaxVars", "FakeQuantWithMinMaxArgs")  # fmt: skip
@@ -66,8 +71,12 @@ def sum_to_one(values: np.ndarray, *, tolerance: float = SUM_TOLERANCE) -> bool:
     return within and (values.shape[-1] == 1 or bool((np.abs(sums - 1) <= tolerance).all()))
 
 
-def _loss_name(loss: Any) -> str:
-    return loss if isinstance(loss, str) else getattr(loss, "__name__", None) or type(loss).__name__
+def _loss_name(loss: Any) -> Any:
+    return (
+        loss
+        if loss is None or isinstance(loss, str)
+        else getattr(loss, "__name__", None) or type(loss).__name__
+    )
 
 
 _FAR, _SURE = 4.0, 0.9  # a logit, and a probability, of a model that is sure
@@ -132,19 +141,10 @@ def _refuse_useless_loss(model: keras.Model, shape: Sequence[int], *, logits: bo
     from tfkit.environment.stack import keras, tf
 
     (loss, *_), kind = losses(model) or [None], type(model)
-    own_steps = (
+    if loss is None and (
         kind.test_step is not keras.Model.test_step or kind.compute_loss is not keras.Model.compute_loss
-    )
-    if loss is None and own_steps:
+    ):
         return
-    if loss is None or isinstance(loss, type):
-        found = (
-            "without a loss" if loss is None else f"with a class, and not with an object: {loss.__name__}()"
-        )
-        raise ConfigError(
-            f"The model is compiled {found}.\n"
-            '  model.compile(optimizer, loss="sparse_categorical_crossentropy"); add_loss() may add to it.'
-        )
     name, units = _loss_name(loss), int(np.prod(shape[1:], dtype=np.int64))
     loss = keras.losses.get(loss) if isinstance(loss, str) else loss
     own_call = getattr(type(loss), "call", None)
@@ -171,17 +171,13 @@ def _refuse_useless_loss(model: keras.Model, shape: Sequence[int], *, logits: bo
         why = f"{type(error).__name__}: {first_line(error)}"
     raise ConfigError(
         f"The loss {name!r} does not take class numbers, int64 [batch], beside outputs {['batch', *shape[1:]]} ({why})."
-        f'\n  Use one that does: "{"binary" if units == 1 else "sparse_categorical"}_crossentropy".'
+        "\n  Compile with one that does, by name or as an object (of a class with brackets):"
+        f' model.compile(optimizer, loss="{"binary" if units == 1 else "sparse_categorical"}_crossentropy").'
     )
 
 
 def find(
-    expected: np.ndarray,
-    *,
-    last: str,
-    loss: Any = None,
-    labels: Any = None,
-    class_names: Sequence[str] = (),
+    expected: np.ndarray, *, last: str, loss: Any = None, labels: Any = None, class_names: Sequence[str] = ()
 ) -> tuple[str, str]:
     """Find out what outputs are, of a model of any kind.
 
@@ -228,15 +224,11 @@ def find(
 
 def sentence(output: str, known: str) -> str:
     """Say as what outputs are judged, and how to say otherwise."""
-    judged = {
-        "probabilities": "probabilities of classes",
-        "logits": "logits of classes",
-        "sigmoid": "probabilities of yes, each for itself",
-        "sigmoid_logits": "logits of yes, each for itself",
-        "values": "real values, judged by their error",
-    }[output]
     others = ", ".join(other for other in OUTPUTS if other != output)
-    return f"The outputs are taken for {judged}: {known}. If they are not, give output (--output), one of {others}."
+    return (
+        f"The outputs are taken for {OUTPUTS[output]}: {known}. If they are not, give output (--output), one of"
+        f" {others}."
+    )
 
 
 def check(output: str, expected: np.ndarray) -> None:
@@ -253,9 +245,8 @@ def check(output: str, expected: np.ndarray) -> None:
         or (output in ("probabilities", "sigmoid") and not within)
     ):
         raise UsageError(
-            f"output={output!r} does not fit {units} number(s) an example from {low:.3g} to {high:.3g}: several of"
-            " classes are 'probabilities' or 'logits', one or several of yes or no 'sigmoid' (from 0 to 1) or"
-            " 'sigmoid_logits', real ones 'values'; 'auto' finds out."
+            f"output={output!r} does not fit {units} number(s) an example from {low:.3g} to {high:.3g}.\n  Give one of"
+            f" {', '.join(f'{name!r} ({words})' for name, words in OUTPUTS.items())}; 'auto' finds out."
         )
 
 
@@ -300,9 +291,8 @@ def as_labels(
     )
     if given.shape != wanted or not whole:
         raise DataError(
-            f"The labels are {list(given.shape)}, from {given.min():g} to {given.max():g}; those of outputs"
-            f" {list(shape)} that are {output} are {kind}, {list(wanted)} or one-hot.\n  Number the classes from 0 in"
-            " the order of the outputs; real values are output='values'."
+            f"The labels are {list(given.shape)}, from {given.min():g} to {given.max():g}; those of {output} are"
+            f" {kind}, {list(wanted)} or one-hot.\n  Number classes from 0; real values are output='values'."
         )
     return given.astype(np.float64 if output == "values" else np.int64)
 

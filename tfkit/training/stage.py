@@ -77,14 +77,9 @@ class Stage:
     @classmethod
     def of_settings(cls, config: Any, **changes: Any) -> Stage:
         """Return the stage that a recipe's settings describe, with some values in place of theirs."""
-        settings: dict[str, Any] = {
-            "epochs": config.epochs,
-            "seed": config.seed,
-            "patience": config.patience,
-            "cadence": Cadence(seconds=60.0 * config.backup_minutes, steps=config.backup_steps),
-            "profile": config.profile,
-        }
-        return cls(**{**settings, **changes})
+        cadence = Cadence(seconds=60.0 * config.backup_minutes, steps=config.backup_steps)
+        settings = {name: getattr(config, name) for name in ("epochs", "seed", "patience", "profile")}
+        return cls(**{"cadence": cadence, **settings, **changes})
 
 
 @dataclass(frozen=True, kw_only=True)

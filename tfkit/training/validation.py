@@ -46,9 +46,8 @@ def make(build_model: Callable[[], keras.Model], splits: Splits) -> keras.Model:
         pass  # written in C: it has no signature
     if not usable:
         raise ConfigError(
-            f"build_model is {what(build_model)}, and must be a function without arguments that makes a model: it is"
-            f" called in the scope of the strategy.\n  {_EXAMPLE}\n"
-            "  Give it what it needs by functools.partial(build_model, ...)."
+            f"build_model is {what(build_model)}, and must be a function without arguments that makes a model"
+            f" (functools.partial gives it what it needs).\n  {_EXAMPLE}"
         )
     try:
         model = build_model()
@@ -124,10 +123,9 @@ def _refuse_structure(model: keras.Model, splits: Splits) -> None:
     if len(inputs) > 1 or len(outputs) > 1 or fixed or cut:
         takes = ", ".join(f"{one.name} {one.dtype.name} {one.shape}" for one in inputs)
         raise ConfigError(
-            f"The model {model.name} takes {takes} and gives {', '.join(model.output_names)}; an example of"
-            f" {splits.origin} is one tensor, {splits.spec.dtype.name} {splits.spec.shape}, and has one label; batches"
-            f" differ in size.\n  Begin it with one keras.Input({splits.spec.shape.as_list()}), without a batch size or"
-            " another dtype, and keep one output: keras.Model(model.input, model.outputs[0])."
+            f"The model {model.name} takes {takes} and gives {', '.join(model.output_names)}; an example is one"
+            f" {splits.spec.dtype.name} tensor.\n  Begin it with one keras.Input({splits.spec.shape.as_list()}),"
+            " without batch size or another dtype, and keep one output: keras.Model(model.input, model.outputs[0])."
         )
     layers = [layer for layer in model.submodules if isinstance(layer, keras.layers.RNN)]
     if stateful := [layer.name for layer in layers if layer.stateful]:
@@ -171,9 +169,8 @@ def _forward(model: keras.Model, splits: Splits) -> np.ndarray:
     ):  # fmt: skip
         kinds = ", ".join(f"{type(one).__name__} {one.dtype.name} {one.shape}" for one in outputs)
         raise ConfigError(
-            f"The model gives {kinds} for {len(features)} examples; one tensor of numbers is judged,"
-            f" [{len(features)}, {len(splits.class_names)}].\n  Return that one (metrics by model.add_metric), with"
-            " keras.layers.GlobalAveragePooling2D() or keras.layers.Flatten() before its last layer."
+            f"The model gives {kinds} for {len(features)} examples, not [{len(features)}, {len(splits.class_names)}].\n"
+            "  Return one tensor; put keras.layers.GlobalAveragePooling2D() or Flatten() before the last layer."
         )
     values, alone, again = (
         np.asarray(tf.cast(tf.nest.flatten(one)[0], tf.float32))
@@ -214,9 +211,8 @@ def _validate(model: keras.Model, examples: Any, given: np.ndarray) -> None:
         raise
     except Exception as error:
         raise ConfigError(
-            f"The model cannot be validated on a batch, so it was not trained ({type(error).__name__}:"
-            f" {first_line(error)}).\n  Leave out metrics that do not take class numbers, int64 [batch], beside outputs"
-            f" {given.shape[1:]}; return the loss from a test_step of your own; look for logarithms of 0."
+            f"The model cannot be validated on a batch ({type(error).__name__}: {first_line(error)}).\n  Leave out"
+            f" metrics that do not take class numbers beside outputs {given.shape[1:]}; return a finite loss."
         ) from error
 
 
@@ -224,7 +220,6 @@ def _does_not_take(model: keras.Model, splits: Splits, error: Exception) -> str:
     inputs = getattr(model, "inputs", None)
     takes = f" takes {inputs[0].shape[1:]}, and" if inputs else ""
     return (
-        f"The model{takes} cannot be called on a batch: examples of {splits.origin} are {splits.spec.dtype.name}"
-        f" {splits.spec.shape} ({type(error).__name__}: {first_line(error)}).\n  Begin it with"
+        f"The model{takes} cannot be called on a batch ({type(error).__name__}: {first_line(error)}).\n  Begin it with"
         f" keras.Input({splits.spec.shape.as_list()}); model(batch, training=False) must work in a tf.function."
     )

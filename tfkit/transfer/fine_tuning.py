@@ -17,7 +17,7 @@ from tfkit.hub.encoders import Encoder
 from tfkit.run import Run
 from tfkit.settings.options import ImageModelConfig, TransferConfig
 from tfkit.text.tokenizers import WordPiece, build_vocabulary
-from tfkit.training.loop import train
+from tfkit.training.fit import train
 from tfkit.training.stage import Stage, class_weight
 from tfkit.transfer import models
 from tfkit.transfer.models import Classifier, Top, observe, observe_head, plain_top

@@ -18,7 +18,7 @@ from tfkit.privacy.ledger import MEAN, Ledger
 from tfkit.privacy.plan import DPSGD
 from tfkit.run import Run
 from tfkit.settings.options import ENCODER, PrivateConfig
-from tfkit.training.loop import train
+from tfkit.training.fit import train
 from tfkit.training.stage import Stage, Trained
 from tfkit.transfer import models
 from tfkit.transfer.models import Classifier, Top, observe, observe_head, private_top
