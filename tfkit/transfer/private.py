@@ -17,7 +17,7 @@ from tfkit.hub.encoders import Encoder
 from tfkit.privacy.ledger import MEAN, Ledger
 from tfkit.privacy.plan import DPSGD
 from tfkit.run import Run
-from tfkit.settings.options import ENCODER, PrivateConfig
+from tfkit.settings.options import ENCODER, PrivateSettings
 from tfkit.training.loop import train
 from tfkit.training.stage import Stage, Trained
 from tfkit.transfer import models
@@ -34,7 +34,7 @@ def train_private(
     run: Run,
     encoder: Encoder | None,
     splits: Splits,
-    config: PrivateConfig,
+    config: PrivateSettings,
     *,
     strategy: stack.tf.distribute.Strategy,
 ) -> Classifier:
@@ -93,7 +93,7 @@ def train_private_head(
     run: Run,
     encoder: Encoder,
     features: Splits,
-    config: PrivateConfig,
+    config: PrivateSettings,
     *,
     strategy: stack.tf.distribute.Strategy,
     verbose: int | None = None,
@@ -113,7 +113,12 @@ def train_private_head(
 
 
 def _released_mean(
-    run: Run, features: Splits, config: PrivateConfig, noise: float, *, strategy: stack.tf.distribute.Strategy
+    run: Run,
+    features: Splits,
+    config: PrivateSettings,
+    noise: float,
+    *,
+    strategy: stack.tf.distribute.Strategy,
 ) -> np.ndarray:
     """Return the noisy mean of the training examples' features: released once for a run, however often it is resumed.
 
@@ -148,7 +153,7 @@ class _Plan(NamedTuple):
     steps: int
 
 
-def _plan(config: PrivateConfig, splits: Splits, *, verbose: int | None = None) -> _Plan:
+def _plan(config: PrivateSettings, splits: Splits, *, verbose: int | None = None) -> _Plan:
     examples = len(splits.indices["train"])
     largest, usual = (
         (LARGEST_BATCH, EPOCHS) if config.features else (LARGEST_BATCH_OF_IMAGES, EPOCHS_OF_IMAGES)
