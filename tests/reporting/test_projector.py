@@ -6,7 +6,6 @@ from google.protobuf import text_format
 from PIL import Image
 from tensorboard.plugins import projector
 
-from tfkit.errors import CheckError
 from tfkit.reporting.tensorboard import write_projector
 
 
@@ -77,17 +76,3 @@ def test_without_images_there_is_no_sprite(tmp_path):
     write_projector(tmp_path, np.eye(3), **named)
     assert not config_of(tmp_path).sprite.image_path
     assert not (tmp_path / "projector" / "sprite.png").exists()
-
-
-@pytest.mark.parametrize(
-    ("features", "others", "message"),
-    [
-        (np.zeros((0, 3)), {"labels": []}, r"features \[n, d\]"),
-        (np.zeros((2, 3)), {"labels": ["a"]}, r"found \[2, 3\] and \[1, 2\]"),
-        (np.zeros((1, 3)), {"labels": ["a"], "images": np.zeros((2, 4, 4, 3))}, r"\[1, 1, 2\]"),
-        (np.array([[np.nan, 0.0]]), {"labels": ["a"]}, "1 of the numbers not finite"),
-    ],
-)
-def test_what_does_not_fit_is_refused(tmp_path, features, others, message):
-    with pytest.raises(CheckError, match=message):
-        write_projector(tmp_path, features, names=["a"] * len(features), **others)
