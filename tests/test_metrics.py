@@ -98,13 +98,6 @@ def test_no_mistakes_at_all():
     assert 0.3 < low < 0.5
 
 
-def test_interval_is_wilsons(digits):
-    n, p, z = len(digits.labels), digits.accuracy, 1.959964
-    middle, half = p + z**2 / (2 * n), z * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
-    expected = [(middle - half) / (1 + z**2 / n), (middle + half) / (1 + z**2 / n)]
-    assert list(digits.accuracy_interval) == pytest.approx(expected, abs=1e-6)
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

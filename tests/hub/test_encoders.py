@@ -169,27 +169,11 @@ def test_a_feature_size_that_the_model_does_not_state_is_measured(models, tools)
     assert model(tf.ones((2, 32, 32, 3))).shape == (2, 2)
 
 
-def test_all_problems_come_at_once(models, tools):
-    spec = tf.TensorSpec((None, 20, 20, 3), tf.float32, name="image")
-    folder = tools.export(models / "bad", lambda image, training=False: image, spec)
-    message = problems(hub.load_model(folder), image_size=32, trainable=True)
-    assert message.count("\n  - ") == 3
-
-
 def test_a_classifier_is_told_from_a_feature_vector(server, archive, tools):
     url = server.serve(tools.reply(archive), path="/google/imagenet/tiny/classification/5")
     message = problems(hub.load_model(url), image_size=32)
     assert "scores of a finished classifier" in message
     assert f"{server.url}/google/imagenet/tiny/feature_vector/5" in message
-
-
-def test_keras_layers_can_be_stacked_on_it(hub_model):
-    model = keras.Sequential([hub.load_model(hub_model).layer(trainable=True), keras.layers.Dense(2)])
-    model.compile("sgd", "mse")
-    kernel = model.layers[0].trainable_weights[0]
-    before = kernel.numpy().copy()
-    model.fit(tf.ones((4, 8, 8, 3)), tf.zeros((4, 2)), verbose=0)
-    assert not np.allclose(kernel, before)
 
 
 @pytest.mark.parametrize(

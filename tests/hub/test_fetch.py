@@ -65,6 +65,10 @@ def member(name, kind=tarfile.REGTYPE):
     return lambda model, tools: tools.tar(tools.members(model), extra=[info])
 
 
+def always(content):
+    return lambda archive: content
+
+
 def trickle(handler):
     """A byte now and then resets every time-out of a socket; the transfer as a whole must still end."""
     handler.send_response(200)
@@ -99,6 +103,7 @@ def stall(handler):
         *((member("odd", kind), "'odd'") for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE)),
         (member("odd", tarfile.FIFOTYPE), "'odd'"),
         (lambda archive: b"<!DOCTYPE html><html>Log in</html>", "web page"),
+        *((always(start), "damaged") for start in (b"", b"\x1f\x8b", b"\x1f\x8bgarbage")),
     ],
 )
 def test_content_that_is_no_whole_safe_model(check_refused, archive, hub_model, tools, content, words):
@@ -155,13 +160,8 @@ def test_a_model_comes_the_way_tfhub_dev_sends_it(server, archive, tools, tmp_pa
     assert (backbone.handle, backbone.feature_size, backbone.parameters) == (url, 4, 16)
     assert tmp_path in backbone.path.parents
     assert sorted(path.name for path in backbone.path.parent.iterdir()) == ["entry.json", "model"]
-
-
-def test_a_cached_handle_needs_no_network(server, archive, tools):
-    url = server.serve(tools.reply(archive))
-    first = resolve(url)
     server.close()
-    assert resolve(url) == first
+    assert resolve(url, sha256=hashlib.sha256(archive).hexdigest()) == backbone  # without a network
 
 
 def test_an_archive_address_is_asked_for_as_it_is(server, archive, tools):
@@ -176,16 +176,12 @@ def test_model_one_level_down_is_taken(server, hub_model, tools):
     assert (backbone.path / "saved_model.pb").is_file()
 
 
-def test_the_servers_own_pause_is_kept(server, archive, tools):
-    url = server.serve(tools.reply(status=503, headers=[("Retry-After", "1")]), tools.reply(archive))
-    start = time.monotonic()
-    resolve(url, retries=1)
-    assert time.monotonic() - start >= 1
-
-
-def test_what_may_pass_is_tried_again(server, archive, tools):
+def test_what_may_pass_is_tried_again_after_the_servers_own_pause(server, archive, tools):
     cut = tools.reply(archive[:50], length=len(archive))
-    assert works(resolve(server.serve(cut, tools.reply(status=500), tools.reply(archive)), retries=2))
+    busy = tools.reply(status=503, headers=[("Retry-After", "2")])
+    start = time.monotonic()
+    assert works(resolve(server.serve(cut, busy, tools.reply(archive)), retries=2))
+    assert time.monotonic() - start >= 2  # its own would be 0.5 s and 1 s
     assert len(server.requests) == 3
 
 
@@ -248,13 +244,6 @@ def test_an_archive_that_changed_is_another_model(hub_model, archive, tools, tmp
     assert hub.load_model(packed).digest != first.digest
 
 
-def test_incomplete_local_folder(hub_model, tmp_path):
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "saved_model.pb").write_bytes((hub_model / "saved_model.pb").read_bytes())
-    with pytest.raises(HubError, match=r"model is incomplete: variables/variables\.index"):
-        hub.load_model(tmp_path / "model")
-
-
 def test_sha256_of_a_folder_is_refused(hub_model):
     with pytest.raises(HubError, match="no archive"):
         hub.load_model(hub_model, sha256="0" * 64)
@@ -305,9 +294,3 @@ def header_of(size):
     info = tarfile.TarInfo("header")
     info.type, info.size = tarfile.XHDTYPE, size
     return gzip.compress(info.tobuf(tarfile.USTAR_FORMAT) + bytes(size), 1)
-
-
-@pytest.mark.parametrize("content", [b"", b"\x1f\x8b", b"\x1f\x8bgarbage", b"garbage" * 100])
-def test_no_archive_at_all(tmp_path, content):
-    with pytest.raises(HubError, match="the model"):
-        extract(tmp_path, content)

@@ -201,39 +201,9 @@ def test_a_strangers_saved_model(tmp_path, capsys):
     metrics = Run.open(tmp_path / "run").metrics
     assert "lite/int8/accuracy_drop" not in metrics
     assert metrics["lite/int8/error"] == found["int8"]["error"]
-    images = chance.random((40, 32, 32, 3), np.float32)
-    classes = model.predict(images, verbose=0).argmax(1)
-    (name,) = (
-        tf.saved_model.load(str(tmp_path / "model"))
-        .signatures["serving_default"]
-        .structured_input_signature[1]
-    )
-    np.savez(tmp_path / "data.npz", labels=classes, **{name: images})
-    given = ("--representative-data", tmp_path / "data.npz", "--variants", "float32")
-    assert call(compress_tflite, *asked, *given) == 0
-    (found,) = Run.open(tmp_path / "run").read("tflite/variants.json")["variants"]
-    assert (found["output"], found["accuracy"]) == ("logits", 1.0)
-    np.save(tmp_path / "wrong.npy", np.zeros((4, 9)))
-    assert call(compress_tflite, *asked, "--representative-data", tmp_path / "wrong.npy") == 2
-    assert "[n, 32, 32, 3]" in capsys.readouterr().err
     (tmp_path / "empty").mkdir()
     assert call(compress_tflite, *asked, "--representative-data", tmp_path / "empty") == 2
     assert "no image that can be read" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ((), "either --from-run RUN or --saved-model"),
-        (("--saved-model", "nowhere"), "no saved_model.pb"),
-        (("--from-run", "x", "--techniques", "qat+prune"), "prune+qat"),
-        (("--from-run", "x", "--final-sparsity", "1.5"), "--final-sparsity"),
-        (("--from-run", "nowhere"), "holds no run"),
-    ],
-)
-def test_what_cannot_be_asked(arguments, message, capsys):
-    assert call(compress_tflite, *arguments) == 2
-    assert message in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -148,19 +148,3 @@ def test_a_false_claim_fails_the_audit_with_exit_code_1(finished, tmp_path, caps
     assert call(audit_privacy, "--run-dir", str(folder)) == 1
     assert "refuted" in capsys.readouterr().err
     assert json.loads((folder / "audit.json").read_text())["refuted"] is True
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (("--target-epsilon", "3", "--noise-multiplier", "1"), "--target-epsilon and --noise-multiplier"),
-        (("--delta", "0.5"), "1/n"),
-        (("--global-batch-size", "100000"), "at most"),
-    ],
-)
-def test_wrong_settings_end_with_a_sentence(arguments, said, scans, tmp_path, capsys):
-    words = ("--data-dir", str(scans), "--run-dir", str(tmp_path / "run"), *QUICK, *arguments)
-    assert call(train_private, *words) == 2
-    captured = capsys.readouterr().err
-    assert said in captured
-    assert "Traceback" not in captured

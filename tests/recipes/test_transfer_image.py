@@ -126,23 +126,6 @@ def test_killed_and_started_again_it_ends_as_if_nothing_had_been(finished, tmp_p
         np.testing.assert_array_equal(one.numpy(), other.numpy())
 
 
-def test_help_is_quick_to_come_and_wrong_words_are_explained(tmp_path):
-    done = recipe("--help")
-    assert done.returncode == 0
-    assert "--fine-tune-epochs" in done.stdout
-    for arguments, code, said in (
-        (["--data-dir", str(tmp_path / "nowhere")], 2, "is not a folder"),
-        (["--epoch", "3"], 2, "--epochs"),
-        (["--image-size", "3"], 2, "at least 16 and at most 1024"),
-        (["--config", str(tmp_path / "no.yaml")], 2, "cannot be read"),
-    ):
-        done = recipe(*arguments, "--run-dir", str(tmp_path / "run"))
-        assert done.returncode == code, done.stderr
-        assert said in done.stderr
-        assert "Traceback" not in done.stderr
-    assert "Traceback" in recipe("--image-size", "3", "--debug").stderr
-
-
 def test_bad_input_ends_before_training(photos, tmp_path):
     (tmp_path / "one" / "cats").mkdir(parents=True)
     for wrong, error in (

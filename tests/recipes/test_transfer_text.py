@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recipes import train_private, transfer_image
+from recipes import train_private
 from recipes.transfer_text import Config, run
 from tests.privacy import planted
 from tfkit.data import load_texts
 from tfkit.environment.stack import tf
-from tfkit.errors import ConfigError, DataError, HubError
+from tfkit.errors import ConfigError
 from tfkit.run import Run
 
 ROOT = Path(__file__).parents[2]
@@ -171,15 +171,3 @@ def test_settings_that_cannot_be_are_refused(mails, tmp_path):
     ):
         with pytest.raises(ConfigError, match=said):
             Config(**wrong)
-
-
-@pytest.mark.slow
-def test_a_model_for_texts_is_not_one_for_images_nor_the_other_way(photos, mails, tmp_path):
-    with pytest.raises(HubError, match="transfer_text"):
-        transfer_image.run(
-            transfer_image.Config(data_dir=photos, model_handle="minilm-l6-v2", run_dir=tmp_path / "one")
-        )
-    with pytest.raises(HubError, match="transfer_image"):
-        run(Config(data_file=mails, model_handle="efficientnet-lite0", run_dir=tmp_path / "two", **QUICK))
-    with pytest.raises(DataError, match="text"):
-        run(Config(data_dir=photos, run_dir=tmp_path / "three"))

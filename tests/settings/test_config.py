@@ -99,19 +99,6 @@ def test_files_that_are_no_settings(tmp_path, content, message):
         read(f"--config={file}")
 
 
-@pytest.mark.parametrize(
-    "text", ["learning_rate: fast\n", "kind: c\n", "strict: perhaps\n", "learning_rate: true\n"]
-)
-def test_values_that_cannot_be_are_named(tmp_path, text, capsys):
-    file = tmp_path / "config.yaml"
-    file.write_text(text)
-    with pytest.raises(ConfigError) as error:
-        read("--config", str(file))
-    key, value = text.strip().split(": ")
-    assert key.replace("_", "-") in str(error.value) or value in str(error.value)
-    assert capsys.readouterr() == ("", "")
-
-
 def test_the_default_folder_is_a_function_of_the_settings():
     assert run_dir(Config(), recipe="x") == run_dir(Config(debug=True, json=True, quiet=True), recipe="x")
     assert run_dir(Config(), recipe="x") != run_dir(Config(learning_rate=2.0), recipe="x")

@@ -1,4 +1,4 @@
-"""The light model: it learns words, and it can be trained privately and by several replicas."""
+"""The light model: padding is no word, and it can be trained privately."""
 
 from __future__ import annotations
 
@@ -17,41 +17,17 @@ from tfkit.transfer.models import light, plain_top, private_top
 
 @pytest.fixture(scope="module")
 def texts():
-    """Docstrings of two packages, whose names they do not tell."""
-    import pandas
-    import scipy.stats
-
-    found = {}
-    for label, module in enumerate((scipy.stats, pandas.DataFrame)):
-        for name in sorted(vars(module)):
-            text = inspect.getdoc(getattr(module, name)) if not name.startswith("_") else None
-            if text and len(text) > 60:
-                found.setdefault(
-                    text.replace("scipy", "it").replace("pandas", "it").replace("pd.", "it."), label
-                )
-    order = np.random.default_rng(0).permutation(len(found))
-    return np.array(list(found), dtype=object)[order], np.array(list(found.values()))[order]
+    return [inspect.getdoc(getattr(np.linalg, name)) for name in np.linalg.__all__]
 
 
 @pytest.fixture(scope="module")
 def tokenizer(texts):
-    return WordPiece(vocabulary=build(texts[0][:200], size=600), max_length=64)
-
-
-def test_it_learns(texts, tokenizer):
-    x, y = texts
-    cut = int(len(x) * 0.7)
-    keras.utils.set_random_seed(0)
-    model = light(tokenizer, 2, plain_top(1e-2, 20 * (cut // 32 + 1)))
-    train = tf.data.Dataset.from_tensor_slices((x[:cut], y[:cut])).batch(32)
-    model.fit(train, epochs=20, verbose=0)
-    accuracy = (model(tf.constant(x[cut:])).numpy().argmax(1) == y[cut:]).mean()
-    assert accuracy > max(np.bincount(y[cut:])) / len(y[cut:]) + 0.15
+    return WordPiece(vocabulary=build(texts, size=600), max_length=64)
 
 
 def test_padding_is_no_word(texts, tokenizer):
     model = light(tokenizer, 2, plain_top(1e-2))
-    short, long = "a mean", texts[0][0]
+    short, long = "a mean", texts[0]
     np.testing.assert_allclose(
         model(tf.constant([short, long]))[0], model(tf.constant([short]))[0], atol=1e-6
     )
@@ -69,7 +45,7 @@ def test_its_private_gradients_are_those_of_each_text_alone(texts, tokenizer):
     model = light(tokenizer, 2, private_top(1e-2), length=64)
     # A head of zeros, as it begins, would hide the embedding's gradient.
     model.layers[-1].set_weights([np.random.default_rng(0).normal(size=(64, 2)).astype(np.float32)])
-    strings, labels = tf.constant([*texts[0][:5], texts[0][0]]), tf.constant([0, 1, 0, 1, 1, 1])
+    strings, labels = tf.constant([*texts[:5], texts[0]]), tf.constant([0, 1, 0, 1, 1, 1])
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="none")
     norms, expected = [], [np.zeros(variable.shape) for variable in model.trainable_variables]
     alone = []
