@@ -5,9 +5,8 @@ import json
 import numpy as np
 import pytest
 from sklearn import metrics
-from sklearn.datasets import load_digits
-from sklearn.linear_model import LogisticRegression
 
+from tests.reporting.finished_runs import classified
 from tfkit.data import load_images
 from tfkit.errors import CheckError, RunError
 from tfkit.metrics import Evaluation
@@ -16,15 +15,7 @@ from tfkit.reporting.examples import Examples, load, save
 
 @pytest.fixture(scope="module")
 def digits() -> Evaluation:
-    images, labels = load_digits(return_X_y=True)
-    # Trained on few examples on purpose: the tests need mistakes.
-    model = LogisticRegression(max_iter=300).fit(images[:300], labels[:300])
-    return Evaluation(
-        labels=labels[300:],
-        probabilities=model.predict_proba(images[300:]),
-        names=[f"digits/{index}" for index in range(300, len(images))],
-        class_names=list("0123456789"),
-    )
+    return classified(tuple("0123456789"))[0]
 
 
 def _in_doubles(evaluation: Evaluation) -> np.ndarray:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from recipes.transfer_image import Config, run
+from tests.hub.conftest import export
 from tfkit.environment.stack import tf
 from tfkit.errors import ConfigError, DataError, HubError, RunError
 from tfkit.run import Run
@@ -153,25 +154,15 @@ def test_another_way_to_train(photos, tmp_path):
     assert list(done.history["stage"].unique()) == ["head", "fine_tune_top", "fine_tune"]
 
 
-class Edges(tf.train.Checkpoint):
-    """A network of one's own, as a SavedModel of TF Hub's form: eight learned edges and how much of each there is."""
-
-    def __init__(self):
-        super().__init__()
-        self.kernel = tf.Variable(tf.random.stateless_normal([3, 3, 3, 8], seed=[1, 2]))
-        self.variables = self.trainable_variables = [self.kernel]
-        self.regularization_losses = []
-
-    @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3]), tf.TensorSpec([], tf.bool)])
-    def __call__(self, images, training=False):
-        return tf.reduce_mean(tf.nn.relu(tf.nn.conv2d(images, self.kernel, 1, "SAME")), [1, 2])
-
-
 @pytest.mark.slow
 def test_a_hub_model_of_ones_own(photos, tmp_path):
     """A SavedModel folder that is no bundled one is fine-tuned as a hub.KerasLayer."""
-    folder = tmp_path / "exported"
-    tf.saved_model.save(Edges(), str(folder))
+    kernel = tf.Variable(tf.random.stateless_normal([3, 3, 3, 8], seed=[1, 2]))
+
+    def edges(images, training=False):
+        return tf.reduce_mean(tf.nn.relu(tf.nn.conv2d(images, kernel, 1, "SAME")), [1, 2])
+
+    folder = export(tmp_path / "exported", edges, variables=[kernel])
     settings = {"epochs": 2, "fine_tune_epochs": 1, "global_batch_size": 16, "image_size": 64}
     done = run(Config(data_dir=photos, run_dir=tmp_path / "run", model_handle=str(folder), **settings))
     assert done.metrics["export/agreement"] == 1.0

@@ -49,17 +49,21 @@ PRIVATE = {
 
 
 @functools.cache
-def digits(classes=CLASSES, smoothing=1.0):
+def classified(classes, *, names="digits/{}", last=1797, smoothing=1.0):
+    """What a classifier of few examples, which makes mistakes, says of real digits; and these: uint8 [n, 8, 8, 3]."""
     images, labels = load_digits(return_X_y=True)
     model = LogisticRegression(max_iter=100, C=smoothing, tol=1e-2).fit(images[:300], labels[:300])
     measured = Evaluation(
-        labels=labels[300:],
-        probabilities=model.predict_proba(images[300:]),
-        names=[f"{HOSTILE}/{index}\udcff.png" for index in range(300, len(images))],
+        labels=labels[300:last],
+        probabilities=model.predict_proba(images[300:last]),
+        names=[names.format(index) for index in range(300, last)],
         class_names=classes,
     )
-    grey = (load_digits().images[300:] * 255 / 16).astype(np.uint8)
-    pixels = np.repeat(grey[..., None], 3, axis=-1)
+    return measured, np.repeat(np.round(images[300:last] * 255 / 16).astype(np.uint8), 3).reshape(-1, 8, 8, 3)
+
+
+def digits(smoothing=1.0):
+    measured, pixels = classified(CLASSES, names=f"{HOSTILE}/{{}}\udcff.png", smoothing=smoothing)
     worst = measured.worst(16)
     pictures = Examples(
         worst=worst, worst_inputs=pixels[worst], samples=pixels[:16], sample_labels=measured.labels[:16]

@@ -10,7 +10,6 @@ from tensorboard.plugins.hparams import metadata as hparams_metadata
 from tensorboard.plugins.pr_curve import metadata as pr_metadata
 from tensorboard.util import tensor_util
 
-from tfkit.metrics import Evaluation
 from tfkit.reporting import figures
 from tfkit.reporting.tensorboard import write_evaluation, write_hparams, write_images
 
@@ -53,22 +52,6 @@ def test_captions_are_drawn_and_never_read_as_formulas(images, tmp_path, read):
 def test_no_mistakes_is_no_picture(tmp_path, read):
     write_images(tmp_path, "worst", np.zeros((0, 8, 8, 3), np.uint8), captions=[])
     assert read(tmp_path).Runs()["images"]["tensors"] == []
-
-
-@pytest.mark.parametrize("classes", [2, 50, 300])
-def test_a_confusion_matrix_of_any_size_is_a_picture(classes, tmp_path, read):
-    random = np.random.default_rng(classes)
-    labels = random.integers(0, classes, 600)
-    evaluation = Evaluation(
-        labels=labels,
-        probabilities=np.eye(classes)[np.where(random.random(600) < 0.1, random.permutation(labels), labels)],
-        names=[str(index) for index in range(600)],
-        class_names=[f"a class with a long name {index}" for index in range(classes)],
-    )
-    write_evaluation(tmp_path, evaluation)
-    height, width, _ = picture(read(tmp_path), "test", "confusion").shape
-    assert 300 < width < 1800
-    assert 100 < height < 1800
 
 
 def test_confused_pairs_are_the_matrix_without_its_diagonal(evaluation):
