@@ -13,6 +13,7 @@ import pytest
 
 from recipes import train_private
 from recipes.transfer_text import Config, run
+from tests.composition.composed import SAID, THINGS
 from tests.privacy import planted
 from tfkit.data import load_texts
 from tfkit.environment.stack import tf
@@ -22,17 +23,11 @@ from tfkit.run import Run
 ROOT = Path(__file__).parents[2]
 HOSTILE = "<script>alert('x')</script>"
 QUICK = {"epochs": 4, "global_batch_size": 16, "text_column": "body", "label_column": "folder"}
-SAID = {
-    "billing": "The invoice for {} is wrong: please refund the {} that I paid twice.",
-    "delivery": "My parcel with the {} has not arrived; where is the {} now?",
-    "praise": "What a lovely {}! The {} works better than I had hoped, thank you.",
-}
 AUF_DEUTSCH = {
     "billing": "Die Rechnung für {} stimmt nicht, bitte erstatten Sie {}.",
     "delivery": "Mein Paket mit {} ist nicht angekommen. Wo bleibt {}?",
     "praise": "Was für ein schönes Ding: {}! Auch {} gefällt mir, vielen Dank.",
 }
-THINGS = ("lamp", "kettle", "chair", "camera", "carpet", "bicycle", "radio", "blanket", "mirror", "clock")
 
 
 @pytest.fixture(scope="session")

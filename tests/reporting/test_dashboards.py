@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 
-import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
@@ -127,29 +126,9 @@ def test_nobody_else_is_asked(asked):
     assert asked == []
 
 
-def test_runs_are_compared_by_their_best_numbers(runs):
-    from tfkit.run import Run
-
-    metrics = Run.open(runs / "photos").metrics
-    history = Run.open(runs / "photos").history
-    assert metrics["best/val_loss"] == pytest.approx(history["val_loss"].min())
-    assert metrics["best/val_accuracy"] == history["val_accuracy"][int(metrics["best/epoch"]) - 1]
-    assert metrics["last/val_loss"] == history["val_loss"].iloc[-1]
-
-
 def test_the_trace_is_of_steps_10_to_20(runs):
     (trace,) = (runs / "photos" / "logs" / "train" / "plugins" / "profile").glob("*/*.xplane.pb")
     content = trace.read_bytes()
     assert b"train" in content
     assert len(content) > 10_000
     assert not list((runs / "private" / "logs").rglob("*.xplane.pb"))
-
-
-def test_sparsity_grows_to_what_was_asked(runs):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-    from tensorboard.util import tensor_util
-
-    logs = EventAccumulator(str(runs / "pruned" / "logs" / "weights")).Reload()
-    values = [float(tensor_util.make_ndarray(event.tensor_proto)) for event in logs.Tensors("sparsity")]
-    assert np.all(np.diff(values) >= 0)
-    assert values[-1] == pytest.approx(0.75, abs=0.02)

@@ -3,6 +3,7 @@
 import io
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 from sklearn.metrics import precision_score, recall_score
@@ -11,7 +12,7 @@ from tensorboard.plugins.pr_curve import metadata as pr_metadata
 from tensorboard.util import tensor_util
 
 from tfkit.reporting import figures
-from tfkit.reporting.tensorboard import write_evaluation, write_hparams, write_images
+from tfkit.reporting.tensorboard import best, write_evaluation, write_hparams, write_images
 
 
 def picture(multiplexer, run, tag) -> np.ndarray:
@@ -97,3 +98,11 @@ def test_hparams_are_at_the_root_with_their_metrics(tmp_path, read):
     assert metrics[-1] == "test/loss"
     (event,) = multiplexer.Tensors("run", "test/accuracy")
     assert tensor_util.make_ndarray(event.tensor_proto) == np.float32(0.97)
+
+
+def test_the_best_epoch_is_that_of_the_lowest_validation_loss():
+    history = pd.DataFrame({"val_loss": [0.5, 0.2, 0.3], "val_accuracy": [0.6, 0.7, 0.8]})
+    found = {"epoch": 2, "val_loss": 0.2, "val_accuracy": 0.7}
+    last = {"last/val_loss": 0.3, "last/val_accuracy": 0.8}
+    assert best(history) == {f"best/{name}": value for name, value in found.items()} | last
+    assert best(history[[]]) == {}
