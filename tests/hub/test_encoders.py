@@ -109,16 +109,6 @@ def test_a_text_encoder(models, tools):
     assert (backbone.native_size, backbone.notes) == (0, ())
 
 
-def test_several_inputs(models, tools):
-    ids = tf.TensorSpec((None, 4), tf.int32)
-
-    def call(inputs):
-        return tf.cast(inputs["ids"] * inputs["mask"], tf.float32)
-
-    model = hub.load_model(tools.export(models / "dict", call, {"ids": ids, "mask": ids}, modes=()))
-    assert "takes ids int32 [?, 4], mask int32 [?, 4], not one batch" in problems(model)
-
-
 @pytest.mark.parametrize(
     ("image", "words"),
     [

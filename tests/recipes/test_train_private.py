@@ -106,12 +106,7 @@ def test_to_do_it_again_is_said_to_spend_again(finished, scans, capsys):
     assert call(train_private, "--run-dir", str(finished.path), *asked_of(scans)) == 0
     assert "once more" in capsys.readouterr().out
     # An error after the data were read, and before anything is spent.
-    again = (
-        "--run-dir",
-        str(finished.path.with_name("again")),
-        "--config",
-        str(finished.path / "config.yaml"),
-    )
+    again = (f"--run-dir={finished.path.with_name('again')}", f"--config={finished.path / 'config.yaml'}")
     assert call(train_private, *again, "--global-batch-size", "100000") == 2
     said = capsys.readouterr().err
     assert "spends again on the same people" in said

@@ -16,7 +16,7 @@ import pytest
 from recipes.transfer_image import Config, run
 from tests.hub.conftest import export
 from tfkit.environment.stack import tf
-from tfkit.errors import ConfigError, DataError, HubError, RunError
+from tfkit.errors import RunError
 from tfkit.run import Run
 
 ROOT = Path(__file__).parents[2]
@@ -125,22 +125,6 @@ def test_killed_and_started_again_it_ends_as_if_nothing_had_been(finished, tmp_p
     theirs = finished.model.variables_of_model
     for one, other in zip(ours, theirs, strict=True):
         np.testing.assert_array_equal(one.numpy(), other.numpy())
-
-
-def test_bad_input_ends_before_training(photos, tmp_path):
-    (tmp_path / "one" / "cats").mkdir(parents=True)
-    for wrong, error in (
-        ({"data_dir": tmp_path / "one"}, DataError),
-        ({"model_handle": "efficientnet-lite9"}, HubError),
-        ({"model_handle": str(tmp_path / "one")}, HubError),
-        ({"dataset": "digit"}, DataError),
-    ):
-        data_dir = None if "dataset" in wrong else photos
-        with pytest.raises(error):
-            run(Config(run_dir=tmp_path / "run", **{"data_dir": data_dir, **wrong}))
-        assert not (tmp_path / "run" / "backup").exists()
-    with pytest.raises(ConfigError):
-        Config(data_dir=tmp_path / "nowhere")
 
 
 @pytest.mark.slow

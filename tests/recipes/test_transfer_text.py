@@ -131,17 +131,15 @@ def test_the_light_model_trains_from_scratch_and_on_two_replicas(mails, tmp_path
 @pytest.mark.parametrize("handle", ["minilm-l6-v2", "light"])
 def test_private_training_leaves_no_text_in_the_folder(tmp_path, capsys, handle):
     letters = planted.texts(tmp_path / "letters.csv")
-    config = train_private.Config(
-        data_file=letters,
-        text_column="body",
-        label_column="ward",
-        max_length=16,
-        model_handle=handle,
-        target_epsilon=8,
-        epochs=5,
-        run_dir=tmp_path / "private",
-    )
-    private = train_private.run(config)
+    settings = {
+        "text_column": "body",
+        "label_column": "ward",
+        "max_length": 16,
+        "target_epsilon": 8,
+        "epochs": 5,
+    }
+    where = {"data_file": letters, "run_dir": tmp_path / "private", "model_handle": handle}
+    private = train_private.run(train_private.Config(**where, **settings))
     assert private.metrics["privacy/epsilon"] <= 8
     assert "baseline/accuracy" not in private.metrics, "it was fitted without privacy"
     assert not [name for name in private.metrics if name.startswith("data/") and "token" in name]

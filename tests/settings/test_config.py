@@ -56,13 +56,7 @@ def test_a_default_that_is_not_used_is_no_part_of_what_was_asked(tmp_path):
 
 @pytest.mark.parametrize(
     ("place", "texts"),
-    [
-        ("pos/1.txt", True),
-        ("Training/pos/1.txt", True),
-        ("pos/1.md", True),
-        ("a/1.png", False),
-        ("a/b/1.jpg", False),
-    ],
+    [("pos/1.txt", True), ("Training/pos/1.md", True), ("a/1.png", False), ("a/b/1.jpg", False)],
 )
 def test_a_folder_is_told_to_be_of_texts_also_where_it_is_split_already(tmp_path, place, texts):
     from recipes import train_private

@@ -6,8 +6,6 @@ import dataclasses
 import importlib
 import inspect
 import re
-import types
-import typing
 from pathlib import Path
 
 import pytest
@@ -34,13 +32,6 @@ def shown(recipe, capsys):
         )
     assert ended.value.code == 0
     return capsys.readouterr().out
-
-
-def plain(hint):
-    """A type, whether or not its value may be left out."""
-    options = [one for one in typing.get_args(hint) if one is not types.NoneType]
-    is_union = typing.get_origin(hint) in (types.UnionType, typing.Union)
-    return options[0] if is_union and len(options) == 1 else hint
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -75,21 +66,6 @@ def test_every_flag_says_what_it_is_and_what_happens_without_it(recipe):
         assert text.endswith("."), field.name
         if field.default in (None, ()):
             assert "Left out" in text or "nstead of" in text, f"{field.name}: {text}"
-
-
-def test_a_flag_is_the_same_wherever_it_is():
-    """Of one type, and in what every recipe has also in the same words."""
-    types_, words = {}, {}
-    common = {*GROUPS["output"].split(), *GROUPS["devices"].split()} - {"run_dir"}
-    for recipe in RECIPES:
-        config_class = config_of(recipe)
-        hints, docs = typing.get_type_hints(config_class), documentation(config_class)
-        for field in dataclasses.fields(config_class):
-            types_.setdefault(field.name, {})[str(plain(hints[field.name]))] = recipe
-            if field.name in common:
-                words.setdefault(field.name, set()).add(docs[field.name])
-    assert not {name: found for name, found in types_.items() if len(found) > 1}
-    assert all(len(texts) == 1 for texts in words.values())
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
