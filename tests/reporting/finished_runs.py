@@ -116,16 +116,47 @@ def with_evaluation(run, **changed):
     return run
 
 
-class Page(html.parser.HTMLParser):
-    """Tags, attributes and text as a browser gets them."""
+class Parsed(html.parser.HTMLParser):
+    """Tags, attributes, text and the cells of tables as a browser gets them."""
+
+    def __init__(self, source):
+        super().__init__()
+        self.source = source
+        self.tags, self.attributes, self.words, self.rows, self._in_cell = [], [], [], [], False
+        self.feed(source)
+
+    @property
+    def text(self):
+        return " ".join("".join(self.words).split())
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += [(tag, name, value) for name, value in attrs]
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+            self._in_cell = True
+
+    def handle_endtag(self, tag):
+        self._in_cell = self._in_cell and tag not in ("td", "th")
+
+    def handle_data(self, data):
+        self.words.append(data)
+        if self._in_cell:
+            self.rows[-1][-1] += data
+
+
+class Page(Parsed):
+    """A report, or a comparison."""
 
     def __init__(self, path):
-        super().__init__()
+        super().__init__(path.read_text(encoding="utf-8"))
         self.run = path.parent
-        self.source = path.read_text(encoding="utf-8")
-        self.tags, self.attributes, self.words = [], [], []
-        self.feed(self.source)
-        self.text = " ".join(" ".join(self.words).split())
+
+    @property
+    def text(self):
+        return " ".join(" ".join(self.words).split())
 
     @property
     def sources(self):
@@ -146,13 +177,6 @@ class Page(html.parser.HTMLParser):
     def alternatives(self):
         """What the images are for who does not see them."""
         return [value for tag, name, value in self.attributes if tag == "img" and name == "alt"]
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        self.attributes += [(tag, name, value) for name, value in attrs]
-
-    def handle_data(self, data):
-        self.words.append(data)
 
 
 def page_of(run):
