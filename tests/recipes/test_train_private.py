@@ -102,21 +102,6 @@ def test_to_do_it_again_is_said_to_spend_again(finished, scans, capsys):
 
 
 @pytest.mark.slow
-def test_a_run_that_lost_its_account_ends_with_the_way_out(finished, tmp_path, capsys):
-    folder = shutil.copytree(finished.path, tmp_path / "copy")
-    account = folder / "backup" / "private" / "ledger.json"
-    account.unlink()
-    (folder / "report.html").unlink()
-    assert call(train_private, "--run-dir", str(folder), "--config", str(folder / "config.yaml")) == 2
-    said = capsys.readouterr().err
-    assert str(account) in said
-    assert "--overwrite" in said
-    (folder / "backup" / "private" / "mean.npy").unlink()  # lost as well: not released once more
-    assert call(train_private, "--run-dir", str(folder), "--config", str(folder / "config.yaml")) == 2
-    assert not (folder / "backup" / "private" / "mean.npy").exists()
-
-
-@pytest.mark.slow
 def test_codes_are_not_put_among_images(finished, capsys):
     assert call(audit_privacy, "--run-dir", str(finished.path), "--canaries", "10") == 2
     assert "among texts" in capsys.readouterr().err
