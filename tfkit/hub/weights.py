@@ -121,7 +121,8 @@ def assign(
       title: what the weights are of, for an error.
 
     Raises:
-      HubError: a tensor is missing, superfluous, of another shape, or not finite.
+      HubError: a tensor is missing or superfluous.
+      ValueError: one has another shape.
     """
     variables = {
         f"{layer.name}/{variable.name.split('/')[-1].split(':')[0]}": variable
@@ -129,25 +130,17 @@ def assign(
         for variable in layer.weights
     }
     faults = []
-    missing = set(variables)
     # In one order in every process: several workers assign together, each variable for all of them.
     for name, value in sorted(tensors.items()):
         place = _place(name, layers)
         if place is None or (place and place not in variables):
-            faults.append(f"{name} is not known")
-        elif place in variables:
-            missing.discard(place)
-            value = value.transpose(_axes(place, value.ndim))
-            if value.shape != tuple(variables[place].shape):
-                faults.append(f"{name} has shape {value.shape}, not {tuple(variables[place].shape)}")
-            elif not np.isfinite(value).all():
-                faults.append(f"{name} has values that are not finite")
-            else:
-                variables[place].assign(value)
-    faults += [f"{place} is missing" for place in sorted(missing)]
-    if faults:
-        listed = "\n  ".join(faults[:10])
-        raise HubError(f"These are not the weights of {title} ({len(faults)} faults):\n  {listed}")
+            faults.append(name)
+        elif place:
+            variables.pop(place).assign(value.transpose(_axes(place, value.ndim)))
+    if faults or variables:
+        raise HubError(
+            f"These are not the weights of {title}: {faults} are not known, {[*variables]} are missing."
+        )
 
 
 def _place(name: str, layers: Mapping[str, str]) -> str | None:
