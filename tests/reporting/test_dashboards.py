@@ -7,7 +7,7 @@ import re
 import pytest
 from sklearn.datasets import load_digits
 
-from recipes import train_private, transfer_image
+import tfkit
 from tfkit import reporting
 from tfkit.compression import Prune
 from tfkit.environment.stack import keras
@@ -21,14 +21,9 @@ def runs(photos, scans, tmp_path_factory):
     """A run of photos, one of private photos, and a model that is pruned."""
     folder = tmp_path_factory.mktemp("runs")
     settings = {"image_size": 32, "patience": 12, "global_batch_size": 16, "fine_tune_epochs": 0}
-    transfer_image.run(
-        transfer_image.Config(data_dir=photos, run_dir=folder / "photos", epochs=6, profile=True, **settings)
-    )
-    train_private.run(
-        train_private.Config(
-            data_dir=scans, run_dir=folder / "private", epochs=3, target_epsilon=8, delta=1e-4, image_size=32
-        )
-    )
+    tfkit.train(photos, run_dir=folder / "photos", epochs=6, profile=True, **settings)
+    settings = {"target_epsilon": 8, "delta": 1e-4, "image_size": 32}
+    tfkit.train(scans, run_dir=folder / "private", epochs=3, **settings)
     x, y = load_digits(return_X_y=True)
     dense = keras.layers.Dense
     model = keras.Sequential(
