@@ -31,18 +31,23 @@ def test_no_module_imports_one_that_imports_it():
 
 
 @pytest.mark.parametrize(
-    ("line", "breach"),
+    ("file", "line", "breach"),
     [
-        ("from tfkit import training", "tfkit.data is not allowed to import tfkit.training"),
-        ("import tensorflow_hub", "tfkit is not allowed to import tensorflow_hub"),
-        ("import recipes", "tfkit is not allowed to import recipes"),
+        (
+            "tfkit/data/extra.py",
+            "from tfkit import training",
+            "tfkit.data is not allowed to import tfkit.training",
+        ),
+        ("tfkit/data/extra.py", "import tensorflow_hub", "tfkit is not allowed to import tensorflow_hub"),
+        ("tfkit/hub/extra.py", "import recipes", "tfkit is not allowed to import recipes"),
+        ("tfkit/misplaced.py", "", "misplaced"),
     ],
 )
-def test_a_breach_is_seen(tmp_path, line, breach):
+def test_a_breach_is_seen(tmp_path, file, line, breach):
     for name in ("tfkit", "recipes"):
         shutil.copytree(REPO / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(REPO / "pyproject.toml", tmp_path)
-    (tmp_path / "tfkit" / "data" / "extra.py").write_text(f"{line}\n")
+    (tmp_path / file).write_text(f"{line}\n")
     done = lint(tmp_path)
     assert done.returncode == 1
     assert breach in done.stdout

@@ -72,8 +72,8 @@ def test_what_the_author_wrote_stays_and_is_plain_text(run, card):
     "name", [*CLASSES, "\\|", "a\\", "``", "1. a", "+ a", "---", "a@b.org", "~~a~~", ":x:"]
 )
 def test_a_cell_shows_what_it_was_given(name):
-    cells = rendered(f"| a | b |\n| --- | --- |\n| {prose(name)} | 1 |\n").rows[1]
-    assert cells == [printable(name), "1"]
+    table = rendered(f"| a | b |\n| --- | --- |\n| {prose(name)} | 1 |\n")
+    assert (table.rows[1], table.attributes) == ([printable(name), "1"], [])
     alone = rendered(f"{prose(name)}\n\nend")
     assert alone.tags == ["p", "p"]
     assert alone.text == f"{printable(name)}end" or alone.text == f"{printable(name)} end"
