@@ -15,7 +15,7 @@ from tfkit.reporting.examples import Examples, load, save
 
 @pytest.fixture(scope="module")
 def digits() -> Evaluation:
-    return classified(tuple("0123456789"))[0]
+    return classified(tuple("0123456789"), smoothing=0.1)[0]
 
 
 def _in_doubles(evaluation: Evaluation) -> np.ndarray:
