@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 from tfkit import cli
 from tfkit.run import Run
-from tfkit.transfer.train import TextSettings, train_classifier
+from tfkit.settings.options import TextSettings
+from tfkit.transfer.train import train_classifier
 
 
 @dataclass(frozen=True, kw_only=True)

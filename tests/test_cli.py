@@ -159,16 +159,7 @@ def test_of_several_workers_one_says_what_is_wrong_with_the_words():
 
 @pytest.mark.slow
 def test_a_recipe_talks_to_programs_and_to_files(photos, tmp_path, capsys):
-    asked = [
-        "--data-dir",
-        str(photos),
-        "--run-dir",
-        str(tmp_path / "run"),
-        "--epochs",
-        "1",
-        "--image-size",
-        "16",
-    ]
+    asked = ["--data-dir", str(photos), "--run-dir", str(tmp_path / "run"), "--epochs=1", "--image-size=16"]
     program = [sys.executable, "-m", "recipes.train_distributed", *asked, "--json"]
     done = subprocess.run(program, capture_output=True, cwd=ROOT, timeout=240)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -25,77 +25,45 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from tfkit import errors
-from tfkit.environment import stack
+from tfkit import errors as errors
+from tfkit.environment import stack as stack
 
 if TYPE_CHECKING:
-    from tfkit import (
-        auditing,
-        compression,
-        data,
-        distribution,
-        environment,
-        hub,
-        privacy,
-        reporting,
-        searching,
-        text,
-        training,
-    )
-    from tfkit.auditing.audit import audit
-    from tfkit.compression.compare import compare
-    from tfkit.compression.compress import compress
-    from tfkit.compression.convert import convert
-    from tfkit.compression.inspect import inspect
-    from tfkit.compression.variants import Table
-    from tfkit.data import Splits, from_arrays, load_images, load_texts, read_image
-    from tfkit.hub import Encoder, load_model
-    from tfkit.privacy import DPSGD
-    from tfkit.reporting.comparison import report
-    from tfkit.run import Run
-    from tfkit.searching.search import search
-    from tfkit.training.fit import fit
-    from tfkit.transfer.train import train
+    from tfkit import auditing as auditing
+    from tfkit import compression as compression
+    from tfkit import data as data
+    from tfkit import distribution as distribution
+    from tfkit import environment as environment
+    from tfkit import hub as hub
+    from tfkit import privacy as privacy
+    from tfkit import reporting as reporting
+    from tfkit import searching as searching
+    from tfkit import text as text
+    from tfkit import training as training
+    from tfkit.auditing.audit import audit as audit
+    from tfkit.compression.compare import compare as compare
+    from tfkit.compression.compress import compress as compress
+    from tfkit.compression.convert import convert as convert
+    from tfkit.compression.inspect import inspect as inspect
+    from tfkit.compression.variants import Table as Table
+    from tfkit.data import Splits as Splits
+    from tfkit.data import from_arrays as from_arrays
+    from tfkit.data import load_images as load_images
+    from tfkit.data import load_texts as load_texts
+    from tfkit.data import read_image as read_image
+    from tfkit.hub import Encoder as Encoder
+    from tfkit.hub import load_model as load_model
+    from tfkit.privacy import DPSGD as DPSGD
+    from tfkit.reporting.comparison import report as report
+    from tfkit.run import Run as Run
+    from tfkit.searching.search import search as search
+    from tfkit.training.fit import fit as fit
+    from tfkit.transfer.train import train as train
 
     __version__: str
 
-__all__ = [
-    "DPSGD",
-    "Encoder",
-    "Run",
-    "Splits",
-    "Table",
-    "__version__",
-    "audit",
-    "auditing",
-    "compare",
-    "compress",
-    "compression",
-    "convert",
-    "data",
-    "distribution",
-    "environment",
-    "errors",
-    "fit",
-    "from_arrays",
-    "hub",
-    "inspect",
-    "load_images",
-    "load_model",
-    "load_texts",
-    "privacy",
-    "read_image",
-    "report",
-    "reporting",
-    "search",
-    "searching",
-    "stack",
-    "text",
-    "train",
-    "training",
-]
-
 _HOMES = {
+    "": "auditing compression data distribution environment errors hub privacy reporting searching stack text training",
     "auditing": "audit",
     "compression": "Table compare convert inspect",
     "compression.compress": "compress",
@@ -108,7 +76,8 @@ _HOMES = {
     "training.fit": "fit",
     "transfer.train": "train",
 }
-_HOME = {name: f"tfkit.{module}" for module, names in _HOMES.items() for name in names.split()}
+_HOME = {name: module for module, names in _HOMES.items() for name in names.split()}
+__all__ = sorted([*_HOME, "__version__"])
 
 
 def __getattr__(name: str) -> Any:
@@ -117,11 +86,12 @@ def __getattr__(name: str) -> Any:
     if name == "__version__":
         value: Any = importlib.import_module("importlib.metadata").version("tfkit")
     else:
-        module = importlib.import_module(_HOME.get(name, f"tfkit.{name}"))
-        value = getattr(module, name) if name in _HOME else module
+        home = _HOME[name]
+        module = importlib.import_module(f"tfkit.{home or name}")
+        value = getattr(module, name) if home else module
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return __all__

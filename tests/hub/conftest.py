@@ -149,13 +149,3 @@ def reply(content=b"", *, status=200, headers=(), length=None):
             handler.close_connection = True
 
     return answer
-
-
-@pytest.fixture(scope="session")
-def tools():
-    """The helpers above, for test modules."""
-
-    class Tools:
-        export, members, tar, reply = (staticmethod(f) for f in (export, members, tar, reply))
-
-    return Tools

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from tests.hub.conftest import export, reply
 from tfkit import hub
 from tfkit.environment.stack import keras, tf
 from tfkit.errors import HubError
@@ -79,7 +80,7 @@ def test_a_tf1_module_works_frozen(tf1_hub_module):
 
 
 @pytest.mark.parametrize(("variables", "parameters"), [(True, 12), (False, 0)])
-def test_a_plain_module_and_constants_work_frozen(models, tools, variables, parameters):
+def test_a_plain_module_and_constants_work_frozen(models, variables, parameters):
     kernel = (tf.Variable if variables else tf.constant)(tf.ones((3, 4)))
     folder = models / f"plain{parameters}"
 
@@ -87,7 +88,7 @@ def test_a_plain_module_and_constants_work_frozen(models, tools, variables, para
         return tf.reduce_mean(image, axis=(1, 2)) @ kernel
 
     backbone = hub.load_model(
-        tools.export(folder, call, variables=[kernel] if variables else [], listed=not variables)
+        export(folder, call, variables=[kernel] if variables else [], listed=not variables)
     )
     assert (backbone.feature_size, backbone.parameters, backbone.trainable_variables) == (4, parameters, 0)
     assert backbone.check(image_size=32) is backbone
@@ -99,24 +100,14 @@ def test_neither_callable_nor_a_signature(models):
     assert "neither be called nor" in problems(hub.load_model(models / "checkpoint"))
 
 
-def test_a_text_encoder(models, tools):
+def test_a_text_encoder(models):
     strings = tf.TensorSpec((None,), tf.string)
-    tools.export(models / "text", lambda text: tf.one_hot(tf.strings.length(text), 8), strings, modes=())
+    export(models / "text", lambda text: tf.one_hot(tf.strings.length(text), 8), strings, modes=())
     backbone = hub.load_model(models / "text", modality="images")
     assert backbone.feature_size == 8
     message = problems(backbone, image_size=224, trainable=True)
     assert all(words in message for words in ("string", "recipes.transfer_text", "0 trainable weights"))
     assert (backbone.native_size, backbone.notes) == (0, ())
-
-
-def test_several_inputs(models, tools):
-    ids = tf.TensorSpec((None, 4), tf.int32)
-
-    def call(inputs):
-        return tf.cast(inputs["ids"] * inputs["mask"], tf.float32)
-
-    model = hub.load_model(tools.export(models / "dict", call, {"ids": ids, "mask": ids}, modes=()))
-    assert "takes ids int32 [?, 4], mask int32 [?, 4], not one batch" in problems(model)
 
 
 @pytest.mark.parametrize(
@@ -128,25 +119,23 @@ def test_several_inputs(models, tools):
         ((None, 32, 48, 3), "[?, 32, 48, 3]"),
     ],
 )
-def test_other_inputs(models, tools, image, words):
+def test_other_inputs(models, image, words):
     def call(image, training=False):
         return tf.reshape(tf.reduce_mean(image, axis=1, keepdims=True), (-1, 1)) @ tf.ones((1, 4))
 
     spec = tf.TensorSpec(image, tf.float32, name="image")
-    folder = tools.export(models / f"input{'x'.join(map(str, image))}", call, spec)
+    folder = export(models / f"input{'x'.join(map(str, image))}", call, spec)
     assert words in problems(hub.load_model(folder), image_size=32)
 
 
-def test_other_outputs(models, tools):
-    maps = tools.export(models / "maps", lambda image, training=False: image[:, ::2, ::2])
+def test_other_outputs(models):
+    maps = export(models / "maps", lambda image, training=False: image[:, ::2, ::2])
     assert "[?, ?, ?, 3]: not plainly a feature vector" in problems(hub.load_model(maps), image_size=32)
-    many = tools.export(
-        models / "many", lambda image, training=False: {"a": image[:, 0, 0], "b": image[:, 1, 1]}
-    )
+    many = export(models / "many", lambda image, training=False: {"a": image[:, 0, 0], "b": image[:, 1, 1]})
     assert "not plainly a feature vector" in problems(hub.load_model(many), image_size=32)
 
 
-def test_the_conventional_one_of_several_outputs_is_taken(models, tools):
+def test_the_conventional_one_of_several_outputs_is_taken(models):
     def call(image, training=False):
         return {
             "block1": image[:, ::2, ::2],
@@ -154,42 +143,26 @@ def test_the_conventional_one_of_several_outputs_is_taken(models, tools):
             "other": image[:, 0, 0],
         }
 
-    backbone = hub.load_model(tools.export(models / "endpoints", call)).check(image_size=32)
+    backbone = hub.load_model(export(models / "endpoints", call)).check(image_size=32)
     assert backbone.layer()(tf.ones((2, 32, 32, 3))).shape == (2, 3)
 
 
-def test_a_feature_size_that_the_model_does_not_state_is_measured(models, tools):
+def test_a_feature_size_that_the_model_does_not_state_is_measured(models):
     def call(image, training=False):
         means = tf.reduce_mean(image, axis=(1, 2))
         return tf.reshape(means, tf.concat([tf.shape(image)[:1], [-1]], axis=0))
 
-    backbone = hub.load_model(tools.export(models / "unstated", call)).check(image_size=32)
+    backbone = hub.load_model(export(models / "unstated", call)).check(image_size=32)
     assert backbone.feature_size == 3
     model = keras.Sequential([backbone.layer(), keras.layers.Dense(2)])
     assert model(tf.ones((2, 32, 32, 3))).shape == (2, 2)
 
 
-def test_all_problems_come_at_once(models, tools):
-    spec = tf.TensorSpec((None, 20, 20, 3), tf.float32, name="image")
-    folder = tools.export(models / "bad", lambda image, training=False: image, spec)
-    message = problems(hub.load_model(folder), image_size=32, trainable=True)
-    assert message.count("\n  - ") == 3
-
-
-def test_a_classifier_is_told_from_a_feature_vector(server, archive, tools):
-    url = server.serve(tools.reply(archive), path="/google/imagenet/tiny/classification/5")
+def test_a_classifier_is_told_from_a_feature_vector(server, archive):
+    url = server.serve(reply(archive), path="/google/imagenet/tiny/classification/5")
     message = problems(hub.load_model(url), image_size=32)
     assert "scores of a finished classifier" in message
     assert f"{server.url}/google/imagenet/tiny/feature_vector/5" in message
-
-
-def test_keras_layers_can_be_stacked_on_it(hub_model):
-    model = keras.Sequential([hub.load_model(hub_model).layer(trainable=True), keras.layers.Dense(2)])
-    model.compile("sgd", "mse")
-    kernel = model.layers[0].trainable_weights[0]
-    before = kernel.numpy().copy()
-    model.fit(tf.ones((4, 8, 8, 3)), tf.zeros((4, 2)), verbose=0)
-    assert not np.allclose(kernel, before)
 
 
 @pytest.mark.parametrize(

@@ -91,20 +91,11 @@ def test_every_feature_is_tensorflows(backbone, splits, expected, asked, engine)
     assert extraction.engine == engine
     assert extraction.max_relative_difference < 1e-4
     assert relative_differences(read_all(extraction), expected).max() < 1e-4
-
-
-def test_splits_of_features_are_those_of_the_images(backbone, splits, expected):
-    """Row by row: the features of an image are where the image was, under its label and its name."""
-    features = extract(backbone, splits).splits
+    features = extraction.splits
     assert features.spec == tf.TensorSpec([1280], tf.float32)
     assert features.source.names == splits.source.names
+    np.testing.assert_array_equal(features.source.labels, splits.source.labels)
     np.testing.assert_array_equal(features.source.raw(3), splits.source.raw(3))
-    for name in ("train", "validation", "test"):
-        found, labels = (np.concatenate(parts) for parts in zip(*getattr(features, name), strict=True))
-        images, same = (np.concatenate(parts) for parts in zip(*getattr(splits, name), strict=True))
-        np.testing.assert_array_equal(labels, same)
-        again = backbone.functional(image_size=SIZE).predict(images, verbose=0)
-        assert relative_differences(found, again).max() < 1e-4
 
 
 @pytest.mark.usefixtures("empty_cache")

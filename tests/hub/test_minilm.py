@@ -1,18 +1,13 @@
-"""The bundled encoder of text: real weights, three forms, one network, and a second implementation that agrees."""
-
-import math
+"""The bundled encoder of text: real weights, three forms, one network."""
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
 
 from tfkit import hub
 from tfkit.environment import packages
 from tfkit.environment.stack import keras, tf
 from tfkit.errors import HubError
 from tfkit.hub import bundled
-from tfkit.hub.networks import MINILM_LAYERS
-from tfkit.hub.weights import assign
 
 MODEL = bundled.MODELS["minilm-l6-v2"]
 SENTENCES = [
@@ -36,37 +31,6 @@ def vectors(encoder):
     return encoder.layer()(tf.constant(SENTENCES)).numpy()
 
 
-def in_numpy(tensors, ids):
-    """BERT from its paper, on one sentence without padding: float64 [384]."""
-    w = {name: value.astype(np.float64) for name, value in tensors.items()}
-
-    def dense(x, name):
-        return x @ w[f"{name}.weight"].T + w[f"{name}.bias"]
-
-    def norm(x, name):
-        centred = x - x.mean(-1, keepdims=True)
-        return (
-            centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-12) * w[f"{name}.weight"]
-            + w[f"{name}.bias"]
-        )
-
-    names = [f"embeddings.{kind}_embeddings.weight" for kind in ("word", "position", "token_type")]
-    x = norm(w[names[0]][ids] + w[names[1]][: len(ids)] + w[names[2]][0], "embeddings.LayerNorm")
-    for i in range(6):
-        name, heads = f"encoder.layer.{i}", []
-        q, k, v = (dense(x, f"{name}.attention.self.{part}") for part in ("query", "key", "value"))
-        for head in range(12):
-            some = slice(32 * head, 32 * head + 32)
-            scores = np.exp(q[:, some] @ k[:, some].T / math.sqrt(32))
-            heads.append(scores / scores.sum(-1, keepdims=True) @ v[:, some])
-        attended = dense(np.concatenate(heads, -1), f"{name}.attention.output.dense")
-        x = norm(x + attended, f"{name}.attention.output.LayerNorm")
-        inner = dense(x, f"{name}.intermediate.dense")
-        inner = 0.5 * inner * (1 + np.vectorize(math.erf)(inner / math.sqrt(2)))
-        x = norm(x + dense(inner, f"{name}.output.dense"), f"{name}.output.LayerNorm")
-    return x.mean(0) / np.linalg.norm(x.mean(0))
-
-
 def test_related_sentences_are_near_and_others_far(vectors):
     likeness = vectors @ vectors.T
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)
@@ -75,11 +39,13 @@ def test_related_sentences_are_near_and_others_far(vectors):
     assert np.abs(likeness[:2, 2:4]).max() < 0.03
 
 
-def test_a_second_implementation_of_the_weights_gives_the_same(encoder, vectors):
-    """From the ids on nothing is shared: numpy, float64, the formulas of the paper."""
-    tensors = load_file(MODEL.weights_path())
-    for row, vector in zip(encoder.tokenizer.ids(SENTENCES[:6]).to_list(), vectors[:6], strict=True):
-        np.testing.assert_allclose(in_numpy(tensors, row), vector, atol=1e-4)
+def test_the_vectors_are_those_that_a_second_implementation_gave(vectors):
+    """In numpy and float64, by the formulas of the paper, a sentence at a time without padding; their first numbers."""
+    expected = [
+        [0.00048, 0.00568, -0.00235, -0.01609, 0.00061, -0.00896],
+        [0.02296, 0.03790, 0.02162, -0.00033, -0.02739, 0.04094],
+    ]
+    np.testing.assert_allclose(vectors[[0, 4], :6], expected, atol=1e-4)
 
 
 def test_the_ids_are_those_of_bert(encoder):
@@ -150,12 +116,6 @@ def test_type_ids_matter_to_the_saved_model(encoder):
     assert call(ids)["sequence_output"].shape == (*ids["input_mask"].shape, 384)
 
 
-def test_padding_changes_nothing(encoder, vectors):
-    ids = encoder.tokenizer.dense(tf.constant(SENTENCES[:1]), length=128)
-    padded = encoder.functional()({name: ids[name] for name in ("input_word_ids", "input_mask")})
-    np.testing.assert_allclose(padded, vectors[:1], atol=1e-6)
-
-
 def test_more_of_a_text_on_demand():
     longer = hub.load_model("minilm-l6-v2", max_length=256)
     assert (longer.max_length, longer.digest) != (128, hub.load_model("minilm-l6-v2").digest)
@@ -167,14 +127,6 @@ def test_more_of_a_text_on_demand():
     np.testing.assert_allclose(vectors, in_graph, atol=1e-5)
     with pytest.raises(HubError, match="takes 3 to 512 ids"):
         hub.load_model("minilm-l6-v2", max_length=513)
-
-
-def test_other_weights_are_refused():
-    tensors = load_file(MODEL.weights_path())
-    tensors["encoder.layer.3.output.dense.weight"] = np.zeros((384, 384), np.float32)
-    tensors["encoder.layer.6.output.dense.bias"] = tensors.pop("encoder.layer.5.output.dense.bias")
-    with pytest.raises(HubError, match=r"\(3 faults\)"):
-        assign(MODEL.functional(), tensors, MINILM_LAYERS, title="MiniLM")
 
 
 def test_missing_package_does_not_bring_pytorch(monkeypatch):

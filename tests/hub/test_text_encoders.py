@@ -168,15 +168,6 @@ def test_a_vocabulary_that_does_not_fit(ids, models, count):
     assert "max_length=16" in problems(hub.load_model(ids, preprocessor=other, max_length=16))
 
 
-def test_a_plain_module_works_frozen(models, fitting):
-    plain = ids_encoder(models / "plain", listed=False)
-    encoder = hub.load_model(plain, preprocessor=fitting).check()
-    assert encoder.layer()(tf.constant(TEXTS)).shape == (6, 8)
-    assert "0 trainable weights" in problems(encoder, trainable=True)
-    with pytest.raises(HubError, match="0 trainable weights"):
-        encoder.layer(trainable=True)
-
-
 def test_an_encoder_without_a_vector(models, fitting):
     """All that is wrong at once."""
     other = ids_encoder(models / "other", output="some", listed=False)

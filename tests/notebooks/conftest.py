@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import nbformat
 import pytest
-from nbclient import NotebookClient
+
+from tests.notebooks import execute as program
 
 ROOT = Path(__file__).parents[2]
 
@@ -33,7 +32,7 @@ class Executed:
 
 
 @pytest.fixture
-def execute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Executed]]:
+def execute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Executed]:
     """`execute("transfer_image")` runs it with its own settings."""
     # The kernel finds the recipes as an installed package would offer them, and TensorBoard's own notes end here.
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
@@ -41,14 +40,8 @@ def execute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
 
     def run(name: str) -> Executed:
-        notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
-        NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
-        outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
-        return Executed(folder=tmp_path, outputs=outputs)
+        program.main(str(ROOT / "notebooks" / f"{name}.ipynb"), str(tmp_path))
+        cells = nbformat.read(tmp_path / "executed.ipynb", as_version=4).cells
+        return Executed(folder=tmp_path, outputs=[one for cell in cells for one in cell.get("outputs", [])])
 
-    yield run
-    from tensorboard import manager
-
-    # %tensorboard leaves a server behind, on purpose, and a note of it in TMPDIR, which is this test's alone.
-    for info in manager.get_all():
-        os.kill(info.pid, signal.SIGTERM)
+    return run

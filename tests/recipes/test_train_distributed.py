@@ -11,7 +11,6 @@ import pytest
 
 from recipes.train_distributed import Config, run
 from tfkit.environment.stack import tf
-from tfkit.errors import ConfigError
 from tfkit.run import Run
 
 ROOT = Path(__file__).parents[2]
@@ -55,8 +54,3 @@ def test_parameter_servers_are_rehearsed_in_one_process(tmp_path):
     finished = Run.open(tmp_path / "run")
     assert finished.metrics["test/accuracy"] > 0.6
     assert any("ParameterServerStrategy" in note for note in finished.notes)
-
-
-def test_devices_of_a_rehearsal_are_for_mirrored():
-    with pytest.raises(ConfigError, match="--logical-cpus is for --strategy mirrored"):
-        Config(logical_cpus=2, strategy="one_device")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 
 import numpy as np
@@ -46,15 +45,11 @@ def finished(tmp_path_factory, scans):
 @pytest.mark.slow
 def test_one_command_gives_a_model_and_a_statement_that_stands(finished):
     said = json.loads((finished.path / "privacy.json").read_text())
-    needed = (
-        "epsilon delta noise_multiplier l2_norm_clip sampler sampling_probability expected_batch_size examples steps"
-        " accountant neighbouring_relation covered not_covered"
-    )
-    assert set(needed.split()) <= set(said)
+    assert {"sampler", "steps", "accountant", "neighbouring_relation", "covered", "not_covered"} <= set(said)
     assert 7.8 < said["epsilon"] <= 8
-    assert finished.metrics["privacy/epsilon"] == said["epsilon"]
-    assert finished.metrics["privacy/delta"] == 1e-4
-    assert finished.metrics["privacy/noise_multiplier"] == said["noise_multiplier"]
+    assert said["delta"] == 1e-4
+    for name in ("epsilon", "delta", "noise_multiplier"):
+        assert finished.metrics[f"privacy/{name}"] == said[name]
     assert finished.metrics["export/agreement"] == 1.0
     assert finished.config["global_batch_size"] == said["expected_batch_size"]
     assert finished.config["learning_rate"] > 0
@@ -64,25 +59,9 @@ def test_one_command_gives_a_model_and_a_statement_that_stands(finished):
 
 
 @pytest.mark.slow
-def test_no_example_is_shown_or_named_in_the_folder(finished):
-    page = (finished.path / "report.html").read_text()
-    assert "data:image/" in page
-    assert set(re.findall(r"data:image/[a-z+]+", page)) == {"data:image/svg+xml"}  # drawings of numbers alone
-    assert "differentially private with epsilon" in page
-    assert "Not covered" in page
-    measured, pictures = load(finished.path / "evaluation.npz")
-    assert pictures is None
-    assert measured.names[0] == "test/0"
-    assert not (finished.logdir / "images").exists()
-    assert finished.provenance["data"]["origin"]
-    assert "counts" not in finished.provenance["data"]
-
-
-@pytest.mark.slow
 def test_the_audit_leaves_the_run_as_it_is_and_adds_what_it_found(finished, capsys):
-    before = {
-        name: (finished.path / name).read_bytes() for name in ("config.yaml", "privacy.json", "labels.txt")
-    }
+    names = ("config.yaml", "privacy.json", "labels.txt")
+    before = {name: (finished.path / name).read_bytes() for name in names}
     assert call(audit_privacy, "--run-dir", str(finished.path), "--shadows", "4") == 0
     assert "proves nothing" in capsys.readouterr().out
     found = json.loads((finished.path / "audit.json").read_text())
@@ -97,6 +76,10 @@ def test_the_audit_leaves_the_run_as_it_is_and_adds_what_it_found(finished, caps
 def test_nothing_of_the_examples_is_in_the_folder_after_training_and_audit(finished, scans):
     splits = load_images(scans, image_size=32, seed=1)
     assert planted.leaks(finished.path, planted.IN_IMAGES, planted.secrets(splits, scans)) == []
+    measured, pictures = load(finished.path / "evaluation.npz")
+    assert (measured.names[0], pictures) == ("test/0", None)
+    assert "data:image/png" not in (finished.path / "report.html").read_text()
+    assert not (finished.logdir / "images").exists()
     counts = {*splits.counts["train"].values(), *planted.EACH.values(), len(splits.source.labels)}
     assert [found for found in planted.numbers(finished.path) if found[1] in counts] == []
 
@@ -106,31 +89,11 @@ def test_to_do_it_again_is_said_to_spend_again(finished, scans, capsys):
     assert call(train_private, "--run-dir", str(finished.path), *asked_of(scans)) == 0
     assert "once more" in capsys.readouterr().out
     # An error after the data were read, and before anything is spent.
-    again = (
-        "--run-dir",
-        str(finished.path.with_name("again")),
-        "--config",
-        str(finished.path / "config.yaml"),
-    )
+    again = (f"--run-dir={finished.path.with_name('again')}", f"--config={finished.path / 'config.yaml'}")
     assert call(train_private, *again, "--global-batch-size", "100000") == 2
     said = capsys.readouterr().err
     assert "spends again on the same people" in said
     assert str(finished.path) in said
-
-
-@pytest.mark.slow
-def test_a_run_that_lost_its_account_ends_with_the_way_out(finished, tmp_path, capsys):
-    folder = shutil.copytree(finished.path, tmp_path / "copy")
-    account = folder / "backup" / "private" / "ledger.json"
-    account.unlink()
-    (folder / "report.html").unlink()
-    assert call(train_private, "--run-dir", str(folder), "--config", str(folder / "config.yaml")) == 2
-    said = capsys.readouterr().err
-    assert str(account) in said
-    assert "--overwrite" in said
-    (folder / "backup" / "private" / "mean.npy").unlink()  # lost as well: not released once more
-    assert call(train_private, "--run-dir", str(folder), "--config", str(folder / "config.yaml")) == 2
-    assert not (folder / "backup" / "private" / "mean.npy").exists()
 
 
 @pytest.mark.slow
@@ -148,19 +111,3 @@ def test_a_false_claim_fails_the_audit_with_exit_code_1(finished, tmp_path, caps
     assert call(audit_privacy, "--run-dir", str(folder)) == 1
     assert "refuted" in capsys.readouterr().err
     assert json.loads((folder / "audit.json").read_text())["refuted"] is True
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (("--target-epsilon", "3", "--noise-multiplier", "1"), "--target-epsilon and --noise-multiplier"),
-        (("--delta", "0.5"), "1/n"),
-        (("--global-batch-size", "100000"), "at most"),
-    ],
-)
-def test_wrong_settings_end_with_a_sentence(arguments, said, scans, tmp_path, capsys):
-    words = ("--data-dir", str(scans), "--run-dir", str(tmp_path / "run"), *QUICK, *arguments)
-    assert call(train_private, *words) == 2
-    captured = capsys.readouterr().err
-    assert said in captured
-    assert "Traceback" not in captured

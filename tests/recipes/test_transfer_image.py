@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 from recipes.transfer_image import Config, run
+from tests.hub.conftest import export
 from tfkit.environment.stack import tf
-from tfkit.errors import ConfigError, DataError, HubError, RunError
+from tfkit.errors import RunError
 from tfkit.run import Run
 
 ROOT = Path(__file__).parents[2]
@@ -60,16 +61,10 @@ def test_the_run_folder_holds_all_that_is_promised(finished):
     metrics = finished.metrics
     assert metrics["test/accuracy"] > 0.8
     assert metrics["export/agreement"] == 1.0
-    for name in ("test/loss", "time/features_seconds", "time/train_seconds", "time/total_seconds"):
-        assert metrics[name] > 0
-    assert metrics["data/skipped_files"] == 0
-    assert "test/top_5_accuracy" not in metrics
-    assert {f"test/recall/digit {digit}" for digit in range(3)} <= set(metrics)
+    times = {f"time/{part}_seconds" for part in ("features", "train", "total")}
+    assert {*times, "test/loss", *(f"test/recall/digit {digit}" for digit in range(3))} <= set(metrics)
     assert finished.versions["problems"] == []
-    assert finished.versions["strategy"].startswith("one_device")
-    assert "dataset" not in finished.config  # of the embedded sets, which this is not
     assert finished.config["image_size"] == finished.provenance["data"]["shape"][0]
-    assert finished.config["fine_tune_epochs"] > 0
     assert finished.labels == ["digit 0", "digit 1", "digit 2"]
     assert list(finished.history["stage"].unique()) == ["head", "fine_tune"]
     assert not [note for note in finished.notes if "undone" in note]
@@ -126,39 +121,6 @@ def test_killed_and_started_again_it_ends_as_if_nothing_had_been(finished, tmp_p
         np.testing.assert_array_equal(one.numpy(), other.numpy())
 
 
-def test_help_is_quick_to_come_and_wrong_words_are_explained(tmp_path):
-    done = recipe("--help")
-    assert done.returncode == 0
-    assert "--fine-tune-epochs" in done.stdout
-    for arguments, code, said in (
-        (["--data-dir", str(tmp_path / "nowhere")], 2, "is not a folder"),
-        (["--epoch", "3"], 2, "--epochs"),
-        (["--image-size", "3"], 2, "at least 16 and at most 1024"),
-        (["--config", str(tmp_path / "no.yaml")], 2, "cannot be read"),
-    ):
-        done = recipe(*arguments, "--run-dir", str(tmp_path / "run"))
-        assert done.returncode == code, done.stderr
-        assert said in done.stderr
-        assert "Traceback" not in done.stderr
-    assert "Traceback" in recipe("--image-size", "3", "--debug").stderr
-
-
-def test_bad_input_ends_before_training(photos, tmp_path):
-    (tmp_path / "one" / "cats").mkdir(parents=True)
-    for wrong, error in (
-        ({"data_dir": tmp_path / "one"}, DataError),
-        ({"model_handle": "efficientnet-lite9"}, HubError),
-        ({"model_handle": str(tmp_path / "one")}, HubError),
-        ({"dataset": "digit"}, DataError),
-    ):
-        data_dir = None if "dataset" in wrong else photos
-        with pytest.raises(error):
-            run(Config(run_dir=tmp_path / "run", **{"data_dir": data_dir, **wrong}))
-        assert not (tmp_path / "run" / "backup").exists()
-    with pytest.raises(ConfigError):
-        Config(data_dir=tmp_path / "nowhere")
-
-
 @pytest.mark.slow
 def test_another_way_to_train(photos, tmp_path):
     """Augmented, so without stored features; unfrozen in stages."""
@@ -170,25 +132,15 @@ def test_another_way_to_train(photos, tmp_path):
     assert list(done.history["stage"].unique()) == ["head", "fine_tune_top", "fine_tune"]
 
 
-class Edges(tf.train.Checkpoint):
-    """A network of one's own, as a SavedModel of TF Hub's form: eight learned edges and how much of each there is."""
-
-    def __init__(self):
-        super().__init__()
-        self.kernel = tf.Variable(tf.random.stateless_normal([3, 3, 3, 8], seed=[1, 2]))
-        self.variables = self.trainable_variables = [self.kernel]
-        self.regularization_losses = []
-
-    @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3]), tf.TensorSpec([], tf.bool)])
-    def __call__(self, images, training=False):
-        return tf.reduce_mean(tf.nn.relu(tf.nn.conv2d(images, self.kernel, 1, "SAME")), [1, 2])
-
-
 @pytest.mark.slow
 def test_a_hub_model_of_ones_own(photos, tmp_path):
     """A SavedModel folder that is no bundled one is fine-tuned as a hub.KerasLayer."""
-    folder = tmp_path / "exported"
-    tf.saved_model.save(Edges(), str(folder))
+    kernel = tf.Variable(tf.random.stateless_normal([3, 3, 3, 8], seed=[1, 2]))
+
+    def edges(images, training=False):
+        return tf.reduce_mean(tf.nn.relu(tf.nn.conv2d(images, kernel, 1, "SAME")), [1, 2])
+
+    folder = export(tmp_path / "exported", edges, variables=[kernel])
     settings = {"epochs": 2, "fine_tune_epochs": 1, "global_batch_size": 16, "image_size": 64}
     done = run(Config(data_dir=photos, run_dir=tmp_path / "run", model_handle=str(folder), **settings))
     assert done.metrics["export/agreement"] == 1.0

@@ -11,28 +11,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recipes import train_private, transfer_image
+from recipes import train_private
 from recipes.transfer_text import Config, run
+from tests.composition.composed import SAID, THINGS
 from tests.privacy import planted
 from tfkit.data import load_texts
 from tfkit.environment.stack import tf
-from tfkit.errors import ConfigError, DataError, HubError
+from tfkit.errors import ConfigError
 from tfkit.run import Run
 
 ROOT = Path(__file__).parents[2]
 HOSTILE = "<script>alert('x')</script>"
 QUICK = {"epochs": 4, "global_batch_size": 16, "text_column": "body", "label_column": "folder"}
-SAID = {
-    "billing": "The invoice for {} is wrong: please refund the {} that I paid twice.",
-    "delivery": "My parcel with the {} has not arrived; where is the {} now?",
-    "praise": "What a lovely {}! The {} works better than I had hoped, thank you.",
-}
 AUF_DEUTSCH = {
     "billing": "Die Rechnung für {} stimmt nicht, bitte erstatten Sie {}.",
     "delivery": "Mein Paket mit {} ist nicht angekommen. Wo bleibt {}?",
     "praise": "Was für ein schönes Ding: {}! Auch {} gefällt mir, vielen Dank.",
 }
-THINGS = ("lamp", "kettle", "chair", "camera", "carpet", "bicycle", "radio", "blanket", "mirror", "clock")
 
 
 @pytest.fixture(scope="session")
@@ -78,9 +73,7 @@ def test_the_run_folder_holds_all_that_is_promised(finished):
     assert metrics["test/examples/en"] + metrics["test/examples/de"] == metrics["test/examples"]
     assert list(finished.history["stage"].unique()) == ["head", "fine_tune"]
     page = (finished.path / "report.html").read_text()
-    assert "simple baseline" in page
-    assert "Languages" in page
-    assert HOSTILE not in page
+    assert ("simple baseline" in page, "Languages" in page, HOSTILE in page) == (True, True, False)
     assert (finished.path / "saved_model/assets/vocab.txt").read_text(encoding="utf-8").startswith("[PAD]\n")
     assert {path.name for path in finished.logdir.iterdir()} >= {"texts", "test", "projector"}
 
@@ -136,17 +129,15 @@ def test_the_light_model_trains_from_scratch_and_on_two_replicas(mails, tmp_path
 @pytest.mark.parametrize("handle", ["minilm-l6-v2", "light"])
 def test_private_training_leaves_no_text_in_the_folder(tmp_path, capsys, handle):
     letters = planted.texts(tmp_path / "letters.csv")
-    config = train_private.Config(
-        data_file=letters,
-        text_column="body",
-        label_column="ward",
-        max_length=16,
-        model_handle=handle,
-        target_epsilon=8,
-        epochs=5,
-        run_dir=tmp_path / "private",
-    )
-    private = train_private.run(config)
+    settings = {
+        "text_column": "body",
+        "label_column": "ward",
+        "max_length": 16,
+        "target_epsilon": 8,
+        "epochs": 5,
+    }
+    where = {"data_file": letters, "run_dir": tmp_path / "private", "model_handle": handle}
+    private = train_private.run(train_private.Config(**where, **settings))
     assert private.metrics["privacy/epsilon"] <= 8
     assert "baseline/accuracy" not in private.metrics, "it was fitted without privacy"
     assert not [name for name in private.metrics if name.startswith("data/") and "token" in name]
@@ -171,15 +162,3 @@ def test_settings_that_cannot_be_are_refused(mails, tmp_path):
     ):
         with pytest.raises(ConfigError, match=said):
             Config(**wrong)
-
-
-@pytest.mark.slow
-def test_a_model_for_texts_is_not_one_for_images_nor_the_other_way(photos, mails, tmp_path):
-    with pytest.raises(HubError, match="transfer_text"):
-        transfer_image.run(
-            transfer_image.Config(data_dir=photos, model_handle="minilm-l6-v2", run_dir=tmp_path / "one")
-        )
-    with pytest.raises(HubError, match="transfer_image"):
-        run(Config(data_file=mails, model_handle="efficientnet-lite0", run_dir=tmp_path / "two", **QUICK))
-    with pytest.raises(DataError, match="text"):
-        run(Config(data_dir=photos, run_dir=tmp_path / "three"))

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sklearn.datasets import load_digits
-from sklearn.linear_model import LogisticRegression
 from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
 
+from tests.reporting.finished_runs import classified
 from tfkit.metrics import Evaluation
 
 NAMES = ("zero", "a/b", "<b>two</b>", "$\\frac{3}$", "4\t\n4", "five", "six", "seven", "中文", "nine")
@@ -20,21 +19,13 @@ NAMES = ("zero", "a/b", "<b>two</b>", "$\\frac{3}$", "4\t\n4", "five", "six", "s
 
 @pytest.fixture(scope="session")
 def evaluation() -> Evaluation:
-    images, labels = load_digits(return_X_y=True)
-    model = LogisticRegression(max_iter=300).fit(images[:300], labels[:300])
-    return Evaluation(
-        labels=labels[300:800],
-        probabilities=model.predict_proba(images[300:800]),
-        names=[f"digits/{index}" for index in range(300, 800)],
-        class_names=NAMES,
-    )
+    return classified(NAMES, last=800)[0]
 
 
 @pytest.fixture(scope="session")
 def images() -> np.ndarray:
     """The images of `evaluation`: uint8 [500, 8, 8, 3]."""
-    grey = (load_digits().images[300:800] * 255 / 16).astype(np.uint8)
-    return np.repeat(grey[..., None], 3, axis=-1)
+    return classified(NAMES, last=800)[1]
 
 
 @pytest.fixture(scope="session")

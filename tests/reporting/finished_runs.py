@@ -49,17 +49,21 @@ PRIVATE = {
 
 
 @functools.cache
-def digits(classes=CLASSES, smoothing=1.0):
+def classified(classes, *, names="digits/{}", last=1797, smoothing=1.0):
+    """What a classifier of few examples, which makes mistakes, says of real digits; and these: uint8 [n, 8, 8, 3]."""
     images, labels = load_digits(return_X_y=True)
     model = LogisticRegression(max_iter=100, C=smoothing, tol=1e-2).fit(images[:300], labels[:300])
     measured = Evaluation(
-        labels=labels[300:],
-        probabilities=model.predict_proba(images[300:]),
-        names=[f"{HOSTILE}/{index}\udcff.png" for index in range(300, len(images))],
+        labels=labels[300:last],
+        probabilities=model.predict_proba(images[300:last]),
+        names=[names.format(index) for index in range(300, last)],
         class_names=classes,
     )
-    grey = (load_digits().images[300:] * 255 / 16).astype(np.uint8)
-    pixels = np.repeat(grey[..., None], 3, axis=-1)
+    return measured, np.repeat(np.round(images[300:last] * 255 / 16).astype(np.uint8), 3).reshape(-1, 8, 8, 3)
+
+
+def digits(smoothing=1.0):
+    measured, pixels = classified(CLASSES, names=f"{HOSTILE}/{{}}\udcff.png", smoothing=smoothing)
     worst = measured.worst(16)
     pictures = Examples(
         worst=worst, worst_inputs=pixels[worst], samples=pixels[:16], sample_labels=measured.labels[:16]
@@ -112,16 +116,47 @@ def with_evaluation(run, **changed):
     return run
 
 
-class Page(html.parser.HTMLParser):
-    """Tags, attributes and text as a browser gets them."""
+class Parsed(html.parser.HTMLParser):
+    """Tags, attributes, text and the cells of tables as a browser gets them."""
+
+    def __init__(self, source):
+        super().__init__()
+        self.source = source
+        self.tags, self.attributes, self.words, self.rows, self._in_cell = [], [], [], [], False
+        self.feed(source)
+
+    @property
+    def text(self):
+        return " ".join("".join(self.words).split())
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += [(tag, name, value) for name, value in attrs]
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+            self._in_cell = True
+
+    def handle_endtag(self, tag):
+        self._in_cell = self._in_cell and tag not in ("td", "th")
+
+    def handle_data(self, data):
+        self.words.append(data)
+        if self._in_cell:
+            self.rows[-1][-1] += data
+
+
+class Page(Parsed):
+    """A report, or a comparison."""
 
     def __init__(self, path):
-        super().__init__()
+        super().__init__(path.read_text(encoding="utf-8"))
         self.run = path.parent
-        self.source = path.read_text(encoding="utf-8")
-        self.tags, self.attributes, self.words = [], [], []
-        self.feed(self.source)
-        self.text = " ".join(" ".join(self.words).split())
+
+    @property
+    def text(self):
+        return " ".join(" ".join(self.words).split())
 
     @property
     def sources(self):
@@ -142,13 +177,6 @@ class Page(html.parser.HTMLParser):
     def alternatives(self):
         """What the images are for who does not see them."""
         return [value for tag, name, value in self.attributes if tag == "img" and name == "alt"]
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        self.attributes += [(tag, name, value) for name, value in attrs]
-
-    def handle_data(self, data):
-        self.words.append(data)
 
 
 def page_of(run):

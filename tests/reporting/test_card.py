@@ -1,41 +1,19 @@
 """model_card.md, rendered as CommonMark with GitHub's tables: a stranger's words stay words."""
 
-import html.parser
 import re
 
 import pytest
 from markdown_it import MarkdownIt
 
-from tests.reporting.finished_runs import CLASSES, HOSTILE, LONG, PRIVATE, full_run
+from tests.reporting.finished_runs import CLASSES, HOSTILE, LONG, PRIVATE, Parsed, full_run
 from tfkit import reporting
 from tfkit.reporting.figures import printable
 from tfkit.reporting.page import prose
 from tfkit.run import Run
 
 
-class Rendered(html.parser.HTMLParser):
-    def __init__(self, text):
-        super().__init__()
-        self.tags, self.words, self.rows, self._cell = [], [], [], False
-        self.feed(MarkdownIt("commonmark").enable("table").render(text))
-        self.text = " ".join("".join(self.words).split())
-
-    def handle_starttag(self, tag, attrs):
-        assert not [name for name, _ in attrs if name not in ("style", "class")]
-        self.tags.append(tag)
-        if tag == "tr":
-            self.rows.append([])
-        if tag in ("td", "th"):
-            self.rows[-1].append("")
-            self._cell = True
-
-    def handle_endtag(self, tag):
-        self._cell = self._cell and tag not in ("td", "th")
-
-    def handle_data(self, data):
-        self.words.append(data)
-        if self._cell:
-            self.rows[-1][-1] += data
+def rendered(text):
+    return Parsed(MarkdownIt("commonmark").enable("table").render(text))
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +28,7 @@ def run(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def card(run):
-    return Rendered((run.path / "model_card.md").read_text(encoding="utf-8"))
+    return rendered((run.path / "model_card.md").read_text(encoding="utf-8"))
 
 
 def test_nothing_of_the_data_is_markup(card):
@@ -58,6 +36,7 @@ def test_nothing_of_the_data_is_markup(card):
         *("h1", "h2", "p", "ul", "li", "strong", "code", "pre", "br", "blockquote"),
         *("table", "thead", "tbody", "tr", "th", "td"),
     }
+    assert {name for _, name, _ in card.attributes} <= {"style", "class"}
     assert card.tags.count("h1") == 1
     assert {len(row) for row in card.rows} == {2, 6}
 
@@ -93,9 +72,9 @@ def test_what_the_author_wrote_stays_and_is_plain_text(run, card):
     "name", [*CLASSES, "\\|", "a\\", "``", "1. a", "+ a", "---", "a@b.org", "~~a~~", ":x:"]
 )
 def test_a_cell_shows_what_it_was_given(name):
-    cells = Rendered(f"| a | b |\n| --- | --- |\n| {prose(name)} | 1 |\n").rows[1]
-    assert cells == [printable(name), "1"]
-    alone = Rendered(f"{prose(name)}\n\nend")
+    table = rendered(f"| a | b |\n| --- | --- |\n| {prose(name)} | 1 |\n")
+    assert (table.rows[1], table.attributes) == ([printable(name), "1"], [])
+    alone = rendered(f"{prose(name)}\n\nend")
     assert alone.tags == ["p", "p"]
     assert alone.text == f"{printable(name)}end" or alone.text == f"{printable(name)} end"
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import re
 
-import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from recipes import train_private, transfer_image
+import tfkit
 from tfkit import reporting
 from tfkit.compression import Prune
 from tfkit.environment.stack import keras
@@ -22,14 +21,9 @@ def runs(photos, scans, tmp_path_factory):
     """A run of photos, one of private photos, and a model that is pruned."""
     folder = tmp_path_factory.mktemp("runs")
     settings = {"image_size": 32, "patience": 12, "global_batch_size": 16, "fine_tune_epochs": 0}
-    transfer_image.run(
-        transfer_image.Config(data_dir=photos, run_dir=folder / "photos", epochs=6, profile=True, **settings)
-    )
-    train_private.run(
-        train_private.Config(
-            data_dir=scans, run_dir=folder / "private", epochs=3, target_epsilon=8, delta=1e-4, image_size=32
-        )
-    )
+    tfkit.train(photos, run_dir=folder / "photos", epochs=6, profile=True, **settings)
+    settings = {"target_epsilon": 8, "delta": 1e-4, "image_size": 32}
+    tfkit.train(scans, run_dir=folder / "private", epochs=3, **settings)
     x, y = load_digits(return_X_y=True)
     dense = keras.layers.Dense
     model = keras.Sequential(
@@ -127,29 +121,9 @@ def test_nobody_else_is_asked(asked):
     assert asked == []
 
 
-def test_runs_are_compared_by_their_best_numbers(runs):
-    from tfkit.run import Run
-
-    metrics = Run.open(runs / "photos").metrics
-    history = Run.open(runs / "photos").history
-    assert metrics["best/val_loss"] == pytest.approx(history["val_loss"].min())
-    assert metrics["best/val_accuracy"] == history["val_accuracy"][int(metrics["best/epoch"]) - 1]
-    assert metrics["last/val_loss"] == history["val_loss"].iloc[-1]
-
-
 def test_the_trace_is_of_steps_10_to_20(runs):
     (trace,) = (runs / "photos" / "logs" / "train" / "plugins" / "profile").glob("*/*.xplane.pb")
     content = trace.read_bytes()
     assert b"train" in content
     assert len(content) > 10_000
     assert not list((runs / "private" / "logs").rglob("*.xplane.pb"))
-
-
-def test_sparsity_grows_to_what_was_asked(runs):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-    from tensorboard.util import tensor_util
-
-    logs = EventAccumulator(str(runs / "pruned" / "logs" / "weights")).Reload()
-    values = [float(tensor_util.make_ndarray(event.tensor_proto)) for event in logs.Tensors("sparsity")]
-    assert np.all(np.diff(values) >= 0)
-    assert values[-1] == pytest.approx(0.75, abs=0.02)

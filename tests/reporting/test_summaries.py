@@ -3,6 +3,7 @@
 import io
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 from sklearn.metrics import precision_score, recall_score
@@ -10,10 +11,8 @@ from tensorboard.plugins.hparams import metadata as hparams_metadata
 from tensorboard.plugins.pr_curve import metadata as pr_metadata
 from tensorboard.util import tensor_util
 
-from tfkit.errors import CheckError
-from tfkit.metrics import Evaluation
 from tfkit.reporting import figures
-from tfkit.reporting.tensorboard import write_evaluation, write_hparams, write_images
+from tfkit.reporting.tensorboard import best, write_evaluation, write_hparams, write_images
 
 
 def picture(multiplexer, run, tag) -> np.ndarray:
@@ -51,38 +50,9 @@ def test_captions_are_drawn_and_never_read_as_formulas(images, tmp_path, read):
         assert not np.array_equal(pixels, drawn(""))
 
 
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
-        ({"images": np.zeros((2, 8, 8, 3), np.float32)}, "must be uint8"),
-        ({"images": np.zeros((8, 8, 3), np.uint8)}, "must be uint8"),
-        ({"images": np.zeros((2, 8, 8, 3), np.uint8), "captions": ["one"]}, "1 captions"),
-    ],
-)
-def test_what_is_no_picture_is_refused(tmp_path, wrong, message):
-    with pytest.raises(CheckError, match=message):
-        write_images(tmp_path, "samples", **wrong)
-
-
 def test_no_mistakes_is_no_picture(tmp_path, read):
     write_images(tmp_path, "worst", np.zeros((0, 8, 8, 3), np.uint8), captions=[])
     assert read(tmp_path).Runs()["images"]["tensors"] == []
-
-
-@pytest.mark.parametrize("classes", [2, 50, 300])
-def test_a_confusion_matrix_of_any_size_is_a_picture(classes, tmp_path, read):
-    random = np.random.default_rng(classes)
-    labels = random.integers(0, classes, 600)
-    evaluation = Evaluation(
-        labels=labels,
-        probabilities=np.eye(classes)[np.where(random.random(600) < 0.1, random.permutation(labels), labels)],
-        names=[str(index) for index in range(600)],
-        class_names=[f"a class with a long name {index}" for index in range(classes)],
-    )
-    write_evaluation(tmp_path, evaluation)
-    height, width, _ = picture(read(tmp_path), "test", "confusion").shape
-    assert 300 < width < 1800
-    assert 100 < height < 1800
 
 
 def test_confused_pairs_are_the_matrix_without_its_diagonal(evaluation):
@@ -128,3 +98,11 @@ def test_hparams_are_at_the_root_with_their_metrics(tmp_path, read):
     assert metrics[-1] == "test/loss"
     (event,) = multiplexer.Tensors("run", "test/accuracy")
     assert tensor_util.make_ndarray(event.tensor_proto) == np.float32(0.97)
+
+
+def test_the_best_epoch_is_that_of_the_lowest_validation_loss():
+    history = pd.DataFrame({"val_loss": [0.5, 0.2, 0.3], "val_accuracy": [0.6, 0.7, 0.8]})
+    found = {"epoch": 2, "val_loss": 0.2, "val_accuracy": 0.7}
+    last = {"last/val_loss": 0.3, "last/val_accuracy": 0.8}
+    assert best(history) == {f"best/{name}": value for name, value in found.items()} | last
+    assert best(history[[]]) == {}

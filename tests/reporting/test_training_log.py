@@ -94,16 +94,6 @@ def test_speed_leaves_validation_out(digits, tmp_path):
     assert history["examples_per_second"][1] == pytest.approx(1000 * BATCH / step_ms)
 
 
-def test_stages_stand_one_after_the_other(digits, tmp_path, read):
-    train(build(), digits, tmp_path, epochs=3, stage="head")
-    train(build(), digits, tmp_path, epochs=2, stage="fine_tune", first_epoch=3)
-    multiplexer = read(tmp_path)
-    for run in ("train", "validation"):
-        assert {tuple(steps(multiplexer, run, tag)) for tag in multiplexer.Runs()[run]["tensors"]} == {
-            (0, 1, 2, 3, 4)
-        }
-
-
 def test_a_resumed_run_repeats_no_epoch(digits, tmp_path, read):
     """A process was killed after it had logged epoch 3; the last backup is of the end of epoch 1."""
     train(build(), digits, tmp_path, epochs=2, stage="head")

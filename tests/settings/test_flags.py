@@ -6,8 +6,6 @@ import dataclasses
 import importlib
 import inspect
 import re
-import types
-import typing
 from pathlib import Path
 
 import pytest
@@ -20,11 +18,6 @@ RECIPES = sorted(
     path.stem for path in (ROOT / "recipes").glob("*.py") if "cli.main(Config" in path.read_text()
 )
 assert len(RECIPES) >= 7
-UNIT = re.compile(
-    r"examples?|epochs?|steps?|minutes|seconds|ms|pixels|tokens|texts|documents|share|bytes|replica|devices|models|codes"
-    r"|values|length|epsilon|weights|accuracy|peak|rate|standard deviation|probability|median time",
-    re.IGNORECASE,
-)
 
 
 def config_of(recipe):
@@ -39,13 +32,6 @@ def shown(recipe, capsys):
         )
     assert ended.value.code == 0
     return capsys.readouterr().out
-
-
-def plain(hint):
-    """A type, whether or not its value may be left out."""
-    options = [one for one in typing.get_args(hint) if one is not types.NoneType]
-    is_union = typing.get_origin(hint) in (types.UnionType, typing.Union)
-    return options[0] if is_union and len(options) == 1 else hint
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -72,31 +58,14 @@ def test_help_is_grouped_and_has_an_example_and_the_exit_codes(recipe, capsys):
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_every_flag_says_what_it_is_in_which_unit_and_what_happens_without_it(recipe):
+def test_every_flag_says_what_it_is_and_what_happens_without_it(recipe):
     config_class = config_of(recipe)
-    hints, docs = typing.get_type_hints(config_class), documentation(config_class)
+    docs = documentation(config_class)
     for field in dataclasses.fields(config_class):
         text = docs.get(field.name, "")
         assert text.endswith("."), field.name
         if field.default in (None, ()):
             assert "Left out" in text or "nstead of" in text, f"{field.name}: {text}"
-        if plain(hints[field.name]) in (int, float) and field.name not in ("seed", "top"):
-            assert UNIT.search(text), f"{field.name} has no unit: {text}"
-
-
-def test_a_flag_is_the_same_wherever_it_is():
-    """Of one type, and in what every recipe has also in the same words."""
-    types_, words = {}, {}
-    common = {*GROUPS["output"].split(), *GROUPS["devices"].split()} - {"run_dir"}
-    for recipe in RECIPES:
-        config_class = config_of(recipe)
-        hints, docs = typing.get_type_hints(config_class), documentation(config_class)
-        for field in dataclasses.fields(config_class):
-            types_.setdefault(field.name, {})[str(plain(hints[field.name]))] = recipe
-            if field.name in common:
-                words.setdefault(field.name, set()).add(docs[field.name])
-    assert not {name: found for name, found in types_.items() if len(found) > 1}
-    assert all(len(texts) == 1 for texts in words.values())
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

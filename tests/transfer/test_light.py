@@ -1,4 +1,4 @@
-"""The light model: it learns words, and it can be trained privately and by several replicas."""
+"""The light model: padding is no word, and it can be trained privately."""
 
 from __future__ import annotations
 
@@ -16,41 +16,17 @@ from tfkit.transfer.models import light, plain_top, private_top
 
 @pytest.fixture(scope="module")
 def texts():
-    """Docstrings of two packages, whose names they do not tell."""
-    import pandas
-    import scipy.stats
-
-    found = {}
-    for label, module in enumerate((scipy.stats, pandas.DataFrame)):
-        for name in sorted(vars(module)):
-            text = inspect.getdoc(getattr(module, name)) if not name.startswith("_") else None
-            if text and len(text) > 60:
-                found.setdefault(
-                    text.replace("scipy", "it").replace("pandas", "it").replace("pd.", "it."), label
-                )
-    order = np.random.default_rng(0).permutation(len(found))
-    return np.array(list(found), dtype=object)[order], np.array(list(found.values()))[order]
+    return [inspect.getdoc(getattr(np.linalg, name)) for name in np.linalg.__all__]
 
 
 @pytest.fixture(scope="module")
 def tokenizer(texts):
-    return WordPiece(vocabulary=build_vocabulary(texts[0][:200], size=600), max_length=64)
-
-
-def test_it_learns(texts, tokenizer):
-    x, y = texts
-    cut = int(len(x) * 0.7)
-    keras.utils.set_random_seed(0)
-    model = light(tokenizer, 2, plain_top(1e-2, 20 * (cut // 32 + 1)))
-    train = tf.data.Dataset.from_tensor_slices((x[:cut], y[:cut])).batch(32)
-    model.fit(train, epochs=20, verbose=0)
-    accuracy = (model(tf.constant(x[cut:])).numpy().argmax(1) == y[cut:]).mean()
-    assert accuracy > max(np.bincount(y[cut:])) / len(y[cut:]) + 0.15
+    return WordPiece(vocabulary=build_vocabulary(texts, size=600), max_length=64)
 
 
 def test_padding_is_no_word(texts, tokenizer):
     model = light(tokenizer, 2, plain_top(1e-2))
-    short, long = "a mean", texts[0][0]
+    short, long = "a mean", texts[0]
     np.testing.assert_allclose(
         model(tf.constant([short, long]))[0], model(tf.constant([short]))[0], atol=1e-6
     )
@@ -68,22 +44,18 @@ def test_its_private_gradients_are_those_of_each_text_alone(texts, tokenizer):
     model = light(tokenizer, 2, private_top(1e-2), length=64)
     # A head of zeros, as it begins, would hide the embedding's gradient.
     model.layers[-1].set_weights([np.random.default_rng(0).normal(size=(64, 2)).astype(np.float32)])
-    strings, labels = tf.constant([*texts[0][:5], texts[0][0]]), tf.constant([0, 1, 0, 1, 1, 1])
+    strings, labels = tf.constant([*texts[:5], texts[0]]), tf.constant([0, 1, 0, 1, 1, 1])
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="none")
-    norms, expected = [], [np.zeros(variable.shape) for variable in model.trainable_variables]
     alone = []
     for index in range(6):
         with tf.GradientTape() as tape:
             value = loss(labels[index : index + 1], model(strings[index : index + 1]))
-        gradients = [
-            tf.convert_to_tensor(one).numpy() for one in tape.gradient(value, model.trainable_variables)
-        ]
-        alone.append(gradients)
-        norms.append(np.sqrt(sum((one**2).sum() for one in gradients)))
+        gradients = tape.gradient(value, model.trainable_variables)
+        alone.append([tf.convert_to_tensor(one).numpy() for one in gradients])
+    norms = np.array([np.sqrt(sum((one**2).sum() for one in gradients)) for gradients in alone])
     clip = float(np.median(norms))  # some are clipped, some are not
-    for gradients, norm in zip(alone, norms, strict=True):
-        expected = [total + one * min(1, clip / norm) for total, one in zip(expected, gradients, strict=True)]
     found = clipped_sum(model, strings, labels, tf.ones([6]), per_example_loss=loss, l2_norm_clip=clip)
     np.testing.assert_allclose(found.norms, norms, rtol=1e-4)
-    for ours, theirs in zip(found.gradients, expected, strict=True):
-        np.testing.assert_allclose(tf.convert_to_tensor(ours), theirs, atol=1e-5)
+    for ours, theirs in zip(found.gradients, zip(*alone, strict=True), strict=True):
+        expected = np.tensordot(np.minimum(1, clip / norms), theirs, 1)
+        np.testing.assert_allclose(tf.convert_to_tensor(ours), expected, atol=1e-5)

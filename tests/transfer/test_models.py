@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from tests.hub.conftest import export
 from tfkit import hub
 from tfkit.environment.stack import keras, tf
 from tfkit.transfer import models
@@ -76,19 +77,12 @@ def test_the_learning_rate_warms_up_and_decays():
 def test_a_hub_layer_sees_the_range_it_expects(backbone, tmp_path):
     """A backbone that is no bundled one gets its images scaled, and is a hub.KerasLayer."""
 
-    class Brightness(tf.train.Checkpoint):
-        def __init__(self):
-            super().__init__()
-            self.scale = tf.Variable(tf.ones([3]))
-            self.variables = [self.scale]
-            self.trainable_variables = [self.scale]
-            self.regularization_losses = []
+    scale = tf.Variable(tf.ones([3]))
 
-        @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3]), tf.TensorSpec([], tf.bool)])
-        def __call__(self, pixels, training=False):
-            return tf.reduce_mean(pixels, [1, 2]) * self.scale
+    def brightness(pixels, training=False):
+        return tf.reduce_mean(pixels, [1, 2]) * scale
 
-    tf.saved_model.save(Brightness(), str(tmp_path / "model"))
+    export(tmp_path / "model", brightness, variables=[scale])
     resolved = hub.load_model(str(tmp_path / "model"), input_range=(0, 255))
     top = models.plain_top(0.1, dropout=0.0)
     model = models.whole_model(resolved, classes=2, spec=SPEC, trainable="all", top=top)

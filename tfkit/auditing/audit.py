@@ -24,7 +24,7 @@ from tfkit.metrics import evaluate
 from tfkit.privacy.ledger import check_data, is_private
 from tfkit.reporting.tensorboard import write_audit
 from tfkit.run import AUDIT, METRICS, PRIVACY, Run
-from tfkit.settings.options import AuditConfig, PrivateConfig, TextColumns
+from tfkit.settings.options import AuditConfig, PrivateSettings, TextColumns
 from tfkit.settings.parse import from_keywords
 from tfkit.training.export import predict
 from tfkit.training.fit import train
@@ -313,7 +313,7 @@ def head_again(config: Any, backbone: Encoder, pool: Splits, *, seed: int) -> ke
     """Train a head with the run's own settings, private or not; nothing of its training is left on disk.
 
     Args:
-      config: of the recipe that made the run: a `TransferConfig` or a `PrivateConfig`.
+      config: of the recipe that made the run: a `TransferConfig` or a `PrivateSettings`.
       backbone: that the features are of.
       pool: of features, with the training split in place.
       seed: of what is drawn, but for the noise of private training.
@@ -323,7 +323,7 @@ def head_again(config: Any, backbone: Encoder, pool: Splits, *, seed: int) -> ke
     """
     examples = len(pool.indices["train"])
     with tempfile.TemporaryDirectory() as folder, Run.create(Path(folder) / "run", config={}) as run:
-        if isinstance(config, PrivateConfig):
+        if isinstance(config, PrivateSettings):
             # What suited the run's own number of examples may be too large for fewer of them, or for more.
             batch = min(config.global_batch_size, examples) if config.global_batch_size else None
             delta = config.delta if config.delta and config.delta < 1 / examples else None

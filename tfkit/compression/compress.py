@@ -25,7 +25,7 @@ from tfkit.environment import files, process, stack
 from tfkit.errors import CheckError, ConfigError, DataError, PrivacyError, RunError, TfkitError, UsageError
 from tfkit.privacy.ledger import check_data, is_private
 from tfkit.run import SAVED_MODEL, TFLITE, VARIANTS, Run
-from tfkit.settings.options import KERAS, CompressConfig, PrivateConfig, trained_variants
+from tfkit.settings.options import KERAS, CompressConfig, PrivateSettings, trained_variants
 from tfkit.settings.parse import as_dict, from_keywords, run_dir, takes_settings
 from tfkit.training import fit
 from tfkit.training.stage import Stage
@@ -125,7 +125,7 @@ def _compress_run(run: Run, origin: Run, config: CompressConfig) -> Choice:
     )
     if not origin.finished:
         raise RunError(f"{origin.path} has not come to its end. The command that began it goes on with it.")
-    private = is_private(origin) or isinstance(origin_config, PrivateConfig)
+    private = is_private(origin) or isinstance(origin_config, PrivateSettings)
     check_allowed(origin, config, private=private, of_texts=getattr(origin_config, "of_texts", False))
     batch_size = getattr(origin_config, "global_batch_size", None) or 32
     backbone, splits = load(origin_config, global_batch_size=batch_size)

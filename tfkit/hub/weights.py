@@ -10,7 +10,7 @@ import struct
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -26,25 +26,8 @@ _NORMALIZATION = {
 }
 
 
-def _rebuild_tensor(storage: Any, offset: int, shape: tuple, strides: tuple, *_: object) -> _Tensor:
-    dtype, key, numel = storage
-    return _Tensor(dtype, key, numel, offset, shape, strides)
-
-
-class _Tensor(NamedTuple):
-    dtype: np.dtype[Any]
-    key: str
-    numel: int
-    offset: int
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
-
-    def of(self, data: np.ndarray) -> np.ndarray:
-        if math.prod(self.shape) > len(data) or min((0, *self.strides)) < 0:
-            raise ValueError(f"a tensor of shape {self.shape} in a storage of {len(data)} elements")
-        size = self.dtype.itemsize  # numpy refuses what would reach beyond the data
-        steps = [stride * size for stride in self.strides]
-        return np.ndarray(self.shape, self.dtype, data, self.offset * size, steps).copy()
+def _rebuild_tensor(storage: Any, offset: int, shape: tuple, strides: tuple, *_: object) -> tuple:
+    return storage, (offset, shape, strides)
 
 
 _ALLOWED: dict[tuple[str, str], Any] = {
@@ -93,23 +76,32 @@ def read(path: Path) -> dict[str, np.ndarray]:
         header, protocol, order, tensors, keys = (_Unpickler(file).load() for _ in range(5))
         if [header, protocol] != _HEADER or order.get("little_endian") is not True:
             raise ValueError(f"it starts with {header!r:.80}")
-        storages = {tensor.key: tensor for tensor in tensors.values()}
+        storages = {key: (dtype, numel) for (dtype, key, numel), _ in tensors.values()}
         data = {}
         for key in keys:
             start = file.tell() + 8
             (numel,) = struct.unpack("<q", file.read(8))
-            if numel != storages[key].numel or numel < 0:
-                raise ValueError(f"storage {key} says {storages[key].numel} and {numel} elements")
-            data[key] = np.frombuffer(content, storages[key].dtype, numel, start)
+            dtype, expected = storages[key]
+            if numel != expected or numel < 0:
+                raise ValueError(f"storage {key} says {expected} and {numel} elements")
+            data[key] = np.frombuffer(content, dtype, numel, start)
             file.seek(start + data[key].nbytes)
         if file.tell() != len(content):
             raise ValueError(f"{len(content) - file.tell()} bytes follow its last storage")
-        return {name: tensor.of(data[tensor.key]) for name, tensor in tensors.items()}
+        return {name: _array(data[key], *layout) for name, ((_, key, _), layout) in tensors.items()}
     except Exception as error:  # a damaged pickle can raise any of a dozen types
         raise HubError(
             f"{path} is not a whole torch weight file: {error}.\n"
             "  It was refused before any of it was used. Install the package that it belongs to again."
         ) from error
+
+
+def _array(data: np.ndarray, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> np.ndarray:
+    if math.prod(shape) > len(data) or min((0, *strides)) < 0:
+        raise ValueError(f"a tensor of shape {shape} in a storage of {len(data)} elements")
+    steps = [stride * data.itemsize for stride in strides]
+    # NumPy refuses what would reach beyond the data.
+    return np.ndarray(shape, data.dtype, data, offset * data.itemsize, steps).copy()
 
 
 def assign(
@@ -129,7 +121,8 @@ def assign(
       title: what the weights are of, for an error.
 
     Raises:
-      HubError: a tensor is missing, superfluous, of another shape, or not finite.
+      HubError: a tensor is missing or superfluous.
+      ValueError: one has another shape.
     """
     variables = {
         f"{layer.name}/{variable.name.split('/')[-1].split(':')[0]}": variable
@@ -137,25 +130,17 @@ def assign(
         for variable in layer.weights
     }
     faults = []
-    missing = set(variables)
     # In one order in every process: several workers assign together, each variable for all of them.
     for name, value in sorted(tensors.items()):
         place = _place(name, layers)
         if place is None or (place and place not in variables):
-            faults.append(f"{name} is not known")
-        elif place in variables:
-            missing.discard(place)
-            value = value.transpose(_axes(place, value.ndim))
-            if value.shape != tuple(variables[place].shape):
-                faults.append(f"{name} has shape {value.shape}, not {tuple(variables[place].shape)}")
-            elif not np.isfinite(value).all():
-                faults.append(f"{name} has values that are not finite")
-            else:
-                variables[place].assign(value)
-    faults += [f"{place} is missing" for place in sorted(missing)]
-    if faults:
-        listed = "\n  ".join(faults[:10])
-        raise HubError(f"These are not the weights of {title} ({len(faults)} faults):\n  {listed}")
+            faults.append(name)
+        elif place:
+            variables.pop(place).assign(value.transpose(_axes(place, value.ndim)))
+    if faults or variables:
+        raise HubError(
+            f"These are not the weights of {title}: {faults} are not known, {[*variables]} are missing."
+        )
 
 
 def _place(name: str, layers: Mapping[str, str]) -> str | None:

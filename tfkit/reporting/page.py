@@ -137,15 +137,14 @@ def classes(facts: Facts) -> list[dict[str, Any]]:
     measured, trained = facts.measured, facts.counts.get("train", {})
     if measured is None:
         return []
-    columns = {name: getattr(measured, name) for name in ("recall", "precision", "average_precision")}
-    rows = {
+    rows: dict[str, Any] = {
         "name": list(measured.class_names),
         "train": [trained.get(name) for name in measured.class_names],
         "examples": measured.counts,
+        **{name: getattr(measured, name) for name in ("recall", "precision", "average_precision")},
     }
     # As objects: a name may be no Unicode, and a count is a whole number or None.
-    table = pd.DataFrame(rows | columns, dtype=object)
-    found: Any = table.sort_values("recall", kind="stable").to_dict("records")
+    found: Any = pd.DataFrame(rows, dtype=object).sort_values("recall", kind="stable").to_dict("records")
     return list(found)
 
 

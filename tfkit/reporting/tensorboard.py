@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tfkit.environment import files
-from tfkit.errors import CheckError, RunError
+from tfkit.errors import RunError
 from tfkit.metrics import Evaluation
 from tfkit.reporting import figures
 from tfkit.reporting.figures import printable
@@ -51,20 +51,10 @@ def write_projector(
       labels: n class names.
       names: n names of the examples.
       images: uint8 [n, h, w, 3].
-
-    Raises:
-      CheckError: the lengths do not agree, or a feature is not finite.
     """
     from google.protobuf import text_format
     from tensorboard.plugins import projector
 
-    features = np.asarray(features, np.float32)
-    lengths = [len(features), *(len(values) for values in (labels, names, images) if values is not None)]
-    if features.ndim != 2 or not features.size or len(set(lengths)) > 1 or not np.isfinite(features).all():
-        raise CheckError(
-            f"The Projector takes finite features [n, d], and n labels, names and images; found {list(features.shape)}"
-            f" and {lengths[1:]}, {int((~np.isfinite(features)).sum())} of the numbers not finite."
-        )
     kept = slice(None, None, math.ceil(len(features) / MOST_POINTS))
     config = projector.ProjectorConfig()
     embedding = config.embeddings.add()
@@ -145,17 +135,7 @@ def write_images(
       name: of the picture, such as "samples" or "worst_mistakes"; one that is there is replaced.
       images: uint8 [k, h, w, 3] or [k, h, w, 1]; for none nothing is written.
       captions: k of them: a class name, or "true → predicted (93 %)" as of `Evaluation.mistake`.
-
-    Raises:
-      CheckError: another type or shape, or not as many captions as images.
     """
-    images = np.asarray(images)
-    fits = images.dtype == np.uint8 and images.ndim == 4 and images.shape[-1] in (1, 3)
-    if not fits or len(images if captions is None else captions) != len(images):
-        raise CheckError(
-            f"{name}: images must be uint8 [k, h, w, 3], with k captions or none; found {images.dtype}"
-            f" {list(images.shape)}, and {len(captions or ())} captions."
-        )
     drawn = {name: figures.image_grid(images, captions)} if len(images) else {}
     _write_figures(logdir / "images", name, drawn)
 

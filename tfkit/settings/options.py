@@ -219,37 +219,6 @@ class ImageConfig(DataConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageTransferConfig(TransferConfig):
-    """Say how to train a classifier of images on a pretrained backbone: first its head, then perhaps all of it."""
-
-    start_here = ("data_dir", "model_handle", "run_dir", "epochs", "fine_tune_epochs")
-
-    fine_tune_epochs: fields.Whole | None = None
-    """Of the whole model after that, at most. Left out: 5 on a GPU, and on a CPU where an epoch has at most
-    20 megapixels; else 0."""
-
-    augment: _Augment = "none"
-    """Random changes of the training images. Switches stored features off."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImageModelConfig(ReplicaConfig):
-    """Say how to train all layers of a classifier of images."""
-
-    epochs: fields.Count = 10
-    """Epochs at most."""
-
-    learning_rate: fields.Positive = 1e-3
-    """The peak, after warm-up and before cosine decay."""
-
-    optimizer: Literal["adam", "sgd"] = "adam"
-    """sgd has a momentum of 0.9."""
-
-    augment: _Augment = "none"
-    """Random changes of the training images."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class TextSource(SourceConfig):
     """Where texts are, and how they are read."""
 
@@ -293,8 +262,22 @@ class TextColumns(TextSource, DataConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextConfig(TextColumns):
-    """Which texts, and which model made for texts."""
+class ImageSettings(ImageConfig, TransferConfig):
+    """Say what to train on, from which backbone, for how long."""
+
+    start_here = ("data_dir", "model_handle", "run_dir", "epochs", "fine_tune_epochs")
+
+    fine_tune_epochs: fields.Whole | None = None
+    """Of the whole model after that, at most. Left out: 5 on a GPU, and on a CPU where an epoch has at most
+    20 megapixels; else 0."""
+
+    augment: _Augment = "none"
+    """Random changes of the training images. Switches stored features off."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextSettings(TextColumns, TransferConfig):
+    """Say what to train on, from which encoder, for how long."""
 
     start_here = ("data_file", "data_dir", "model_handle", "run_dir", "epochs")
     layout = "<class>/<text>.txt"
@@ -309,21 +292,6 @@ class TextConfig(TextColumns):
     """TF Hub or Kaggle model URL, local SavedModel folder, .tar.gz, a bundled name (python -m tfkit models lists
     them), or light: a small model trained from scratch. A SavedModel is a program: run a stranger's in a sandbox."""
 
-    @property
-    def of_texts(self) -> bool:
-        """Return that all of these are."""
-        return True
-
-    @property
-    def encoder_handle(self) -> str:
-        """Return the model as it was asked for."""
-        return self.model_handle
-
-
-@dataclass(frozen=True, kw_only=True)
-class TextTransferConfig(TransferConfig):
-    """Say how to train a classifier of texts on a pretrained encoder: first its head, then perhaps all of it."""
-
     learning_rate: fields.Positive = 1e-3
 
     fine_tune_epochs: fields.Whole | None = None
@@ -336,12 +304,26 @@ class TextTransferConfig(TransferConfig):
     layer_decay: Annotated[float, fields.Range(gt=0, le=1)] = 0.85
     """In fine-tuning each layer learns at this share of the rate of the layer above it; 1: all alike."""
 
+    @property
+    def of_texts(self) -> bool:
+        """Return that all of these are."""
+        return True
+
+    @property
+    def encoder_handle(self) -> str:
+        """Return the model as it was asked for."""
+        return self.model_handle
+
 
 @dataclass(frozen=True, kw_only=True)
-class PrivateConfig(StrategyConfig):
-    """Say how to train a classifier on a public pretrained backbone with differential privacy."""
+class PrivateSettings(TextColumns, ImageConfig, StrategyConfig):
+    """Say what to train on, from which model, and how private."""
 
     start_here = ("data_dir", "model_handle", "run_dir", "epochs", "target_epsilon")
+
+    dataset: str = "digits"
+    """Where there is no --data-dir or --data-file: digits or mnist5k (embedded images), docstrings (embedded texts), or
+    tfds:NAME (tensorflow-datasets)."""
 
     target_epsilon: fields.Positive | None = None
     """Privacy budget epsilon: the noise is chosen so that it is not exceeded.
@@ -405,6 +387,27 @@ class PrivateConfig(StrategyConfig):
             raise ConfigError("--target-epsilon and --noise-multiplier both decide the noise: give one.")
         if self.target_epsilon is None and self.noise_multiplier is None:
             object.__setattr__(self, "target_epsilon", 3.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WholeModelSettings(ImageConfig, ReplicaConfig):
+    """Say what to train, on what, for how long."""
+
+    model_handle: str = SCRATCH
+    """cnn: a small convolutional network from scratch. Else a backbone, all of whose layers are trained: what
+    recipes.transfer_image takes."""
+
+    epochs: fields.Count = 10
+    """Epochs at most."""
+
+    learning_rate: fields.Positive = 1e-3
+    """The peak, after warm-up and before cosine decay."""
+
+    optimizer: Literal["adam", "sgd"] = "adam"
+    """sgd has a momentum of 0.9."""
+
+    augment: _Augment = "none"
+    """Random changes of the training images."""
 
 
 @dataclass(frozen=True, kw_only=True)

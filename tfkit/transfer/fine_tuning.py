@@ -15,7 +15,7 @@ from tfkit.distribution.replicas import Replicas
 from tfkit.environment import files, stack
 from tfkit.hub.encoders import Encoder
 from tfkit.run import Run
-from tfkit.settings.options import ImageModelConfig, TransferConfig
+from tfkit.settings.options import TransferConfig, WholeModelSettings
 from tfkit.text.tokenizers import WordPiece, build_vocabulary
 from tfkit.training.fit import train
 from tfkit.training.stage import Stage, class_weight
@@ -99,13 +99,13 @@ def train_at_once(
       run: gets the logs, the measurements and what was decided.
       encoder: of images, whose layers are trained; None: a small network of images, or the light model of texts.
       splits: of images, float32 [batch, s, s, 3] in [0, 1], or of texts.
-      config: an `ImageModelConfig`, or of transfer_text, whose head's epochs and three times its rate are the light
+      config: an `WholeModelSettings`, or of transfer_text, whose head's epochs and three times its rate are the light
         model's.
       strategy: of the training.
     """
     classes, steps, name = len(splits.class_names), config.epochs * splits.steps_per_epoch, "train"
     build: Callable[[], stack.keras.Model]
-    if isinstance(config, ImageModelConfig):
+    if isinstance(config, WholeModelSettings):
         top = plain_top(config.learning_rate, steps, warmup=config.warmup, optimizer=config.optimizer)
         settings: dict[str, Any] = {"classes": classes, "spec": splits.spec, "top": top}
         build = functools.partial(models.small_cnn, **settings)

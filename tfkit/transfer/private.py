@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import io
-from typing import NamedTuple
 
 import numpy as np
 
@@ -17,7 +16,7 @@ from tfkit.hub.encoders import Encoder
 from tfkit.privacy.ledger import MEAN, Ledger
 from tfkit.privacy.plan import DPSGD
 from tfkit.run import Run
-from tfkit.settings.options import ENCODER, PrivateConfig
+from tfkit.settings.options import ENCODER, PrivateSettings
 from tfkit.training.fit import train
 from tfkit.training.stage import Stage, Trained
 from tfkit.transfer import models
@@ -34,7 +33,7 @@ def train_private(
     run: Run,
     encoder: Encoder | None,
     splits: Splits,
-    config: PrivateConfig,
+    config: PrivateSettings,
     *,
     strategy: stack.tf.distribute.Strategy,
 ) -> Classifier:
@@ -93,7 +92,7 @@ def train_private_head(
     run: Run,
     encoder: Encoder,
     features: Splits,
-    config: PrivateConfig,
+    config: PrivateSettings,
     *,
     strategy: stack.tf.distribute.Strategy,
     verbose: int | None = None,
@@ -113,7 +112,12 @@ def train_private_head(
 
 
 def _released_mean(
-    run: Run, features: Splits, config: PrivateConfig, noise: float, *, strategy: stack.tf.distribute.Strategy
+    run: Run,
+    features: Splits,
+    config: PrivateSettings,
+    noise: float,
+    *,
+    strategy: stack.tf.distribute.Strategy,
 ) -> np.ndarray:
     """Return the noisy mean of the training examples' features: released once for a run, however often it is resumed.
 
@@ -134,21 +138,17 @@ def _released_mean(
     return np.asarray(np.load(io.BytesIO(files.read_hashed(path)), allow_pickle=False))
 
 
-class _Plan(NamedTuple):
-    """The settings of a private training with nothing left out.
+def _plan(
+    config: PrivateSettings, splits: Splits, *, verbose: int | None = None
+) -> tuple[Stage, Splits, float, int]:
+    """Return the settings of a private training with nothing left out.
 
     What is left out was found on mnist5k: by the validation split, on 500, 1,255 and 3,500 training examples, at
     epsilon 1, 3 and 8.
+
+    Returns:
+      The stage, the splits in batches of the expected size of a sample, the learning rate, and the number of steps.
     """
-
-    stage: Stage
-    splits: Splits
-    """In batches of the expected size of a sample."""
-    learning_rate: float
-    steps: int
-
-
-def _plan(config: PrivateConfig, splits: Splits, *, verbose: int | None = None) -> _Plan:
     examples = len(splits.indices["train"])
     largest, usual = (
         (LARGEST_BATCH, EPOCHS) if config.features else (LARGEST_BATCH_OF_IMAGES, EPOCHS_OF_IMAGES)
@@ -169,4 +169,4 @@ def _plan(config: PrivateConfig, splits: Splits, *, verbose: int | None = None) 
         rate = 8.0 * min(max((min(epsilon, 10.0) * examples / 6000) ** (2 / 3), 1 / 8), 2.0)
         rate *= 1.0 if config.features else 1 / 16
     stage = Stage(name=STAGE, epochs=epochs, seed=config.seed, privacy=mechanism, verbose=verbose)
-    return _Plan(stage, splits.replace(global_batch_size=batch_size), rate, plan.steps)
+    return stage, splits.replace(global_batch_size=batch_size), rate, plan.steps

@@ -130,9 +130,8 @@ def _write_samples(run: Run, splits: Splits) -> None:
     """Show some training examples, under the names of their classes."""
     train = splits.indices["train"]
     shown = train[draw(len(train), SAMPLES, classes=splits.source.labels[train])]
-    inputs = splits.source.read(shown) if splits.kind == "images" else _texts(splits, shown)
     captions = [splits.class_names[label] for label in splits.source.labels[shown]]
-    _write_examples(run, splits, "samples", inputs, captions)
+    _write_examples(run, splits, "samples", _inputs(splits, shown), captions)
 
 
 def _write_mistakes(run: Run, evaluation: Evaluation, splits: Splits) -> Examples:
@@ -150,18 +149,18 @@ def _write_examples(run: Run, splits: Splits, name: str, inputs: Any, captions: 
     write(run.logdir, name, inputs, captions=captions)
 
 
-def _texts(splits: Splits, indices: np.ndarray) -> list[str]:
+def _inputs(splits: Splits, indices: np.ndarray) -> Any:
+    if splits.kind == "images":
+        return splits.source.read(indices)
     return [str(splits.source.raw(int(index))) for index in indices]
 
 
 def _write_projector(run: Run, features: np.ndarray, evaluation: Evaluation, splits: Splits) -> None:
     """Show what the last layer saw of the test split, float32 [n, d], in the Projector."""
-    shown, images = draw(len(evaluation.labels), PROJECTED), None
-    indices = splits.indices["test"][shown]
-    names = [evaluation.names[index] for index in shown]
+    shown = draw(len(evaluation.labels), PROJECTED)
+    inputs = _inputs(splits, splits.indices["test"][shown])
+    names, images = [evaluation.names[index] for index in shown], inputs
     if splits.kind == "texts":
-        names = [text[:NAME_CHARACTERS] for text in _texts(splits, indices)]
-    else:
-        images = splits.source.read(indices)
+        names, images = [text[:NAME_CHARACTERS] for text in inputs], None
     labels = [evaluation.class_names[evaluation.labels[index]] for index in shown]
     tensorboard.write_projector(run.logdir, features[shown], labels=labels, names=names, images=images)

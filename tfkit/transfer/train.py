@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,13 +14,11 @@ from tfkit.settings.options import (
     LIGHT,
     SCRATCH,
     DataConfig,
-    ImageConfig,
-    ImageModelConfig,
-    ImageTransferConfig,
-    PrivateConfig,
+    ImageSettings,
+    PrivateSettings,
     TextColumns,
-    TextConfig,
-    TextTransferConfig,
+    TextSettings,
+    WholeModelSettings,
 )
 from tfkit.settings.parse import as_dict, from_keywords, parse, run_dir, takes_settings
 
@@ -35,34 +32,6 @@ PRIVATE_SIZE = 160
 """Small images are enlarged to this: better features than at 96, for a cost that is paid once."""
 
 SCRATCH_SIZE, EMBEDDED_SIZE = 64, 32
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImageSettings(ImageConfig, ImageTransferConfig):
-    """Say what to train on, from which backbone, for how long."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TextSettings(TextConfig, TextTransferConfig):
-    """Say what to train on, from which encoder, for how long."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PrivateSettings(TextColumns, ImageConfig, PrivateConfig):
-    """Say what to train on, from which model, and how private."""
-
-    dataset: str = "digits"
-    """Where there is no --data-dir or --data-file: digits or mnist5k (embedded images), docstrings (embedded texts), or
-    tfds:NAME (tensorflow-datasets)."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class WholeModelSettings(ImageConfig, ImageModelConfig):
-    """Say what to train, on what, for how long."""
-
-    model_handle: str = SCRATCH
-    """cnn: a small convolutional network from scratch. Else a backbone, all of whose layers are trained: what
-    recipes.transfer_image takes."""
 
 
 RECIPES: dict[str, type[DataConfig]] = {
@@ -200,7 +169,7 @@ def load(config: Any, *, global_batch_size: int, trainable: bool = False) -> tup
         return encoder, data.load_texts(
             config.data_file or config.data_dir or config.dataset, **columns, **reading
         )
-    private = isinstance(config, PrivateConfig)
+    private = isinstance(config, PrivateSettings)
     # In private training never what the images use, which would tell of single ones.
     reading["pixel_range"] = config.pixel_range or (FULL_RANGE if private else None)
     source = config.data_dir or config.dataset
@@ -246,7 +215,7 @@ def _train(config: Any, run: Run, strategy: tf.distribute.Strategy, *, recipe: s
     from tfkit.transfer.private import train_private
     from tfkit.transfer.results import conclude, describe
 
-    private, whole = isinstance(config, PrivateConfig), isinstance(config, ImageModelConfig)
+    private, whole = isinstance(config, PrivateSettings), isinstance(config, WholeModelSettings)
     if not private:
         config = strategies.scale_to_replicas(config, strategy, run)
     trainable = not config.features if private else whole or bool(config.fine_tune_epochs)
