@@ -207,7 +207,7 @@ def test_every_recipe_refuses_a_read_only_folder_before_it_begins(tmp_path):
         pytest.skip("no mounts of one's own here: unshare -m needs root")
     done = subprocess.run(
         ["unshare", "-m", "sh", "-c", f'{words} && cd {tmp_path} && exec "$0" program.py', sys.executable],
-        capture_output=True, text=True, timeout=120, check=False,
+        capture_output=True, text=True, timeout=600, check=False,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
     )  # fmt: skip
     said = dict(line.split() for line in done.stdout.splitlines() if len(line.split()) == 2)

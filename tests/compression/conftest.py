@@ -171,7 +171,7 @@ def python(bare):
             capture_output=True,
             encoding="utf-8",
             check=False,
-            timeout=120,
+            timeout=600,
             **{"cwd": bare, **options},
         )
 

@@ -16,7 +16,7 @@ import pytest
 
 T = TypeVar("T")
 ROOT = Path(__file__).parents[2]
-PATIENCE = 300
+PATIENCE = 900
 # TensorFlow's port is open to every interface, and asks nobody who they are.
 ALONE = ["unshare", *([] if os.getuid() == 0 else ["-r"]), "-n"]
 BOTH = (

@@ -31,7 +31,7 @@ def begin(folder: Path, program: str):
 
 def ended(folder: Path, program: str) -> tuple[str, str]:
     """What it prints; nothing of it is left."""
-    printed = begin(folder, program).communicate(timeout=60)
+    printed = begin(folder, program).communicate(timeout=600)
     assert leftovers(folder) == []
     return printed
 
@@ -124,6 +124,6 @@ except KeyboardInterrupt:
     assert process.stdout.readline() == "training\n"
     time.sleep(0.5)
     process.send_signal(signal.SIGINT)
-    out, errors = process.communicate(timeout=60)
+    out, errors = process.communicate(timeout=600)
     assert out.splitlines() == ["saved", "interrupted"], errors
     assert leftovers(tmp_path) == []

@@ -28,7 +28,7 @@ from tfkit.run import Run
 
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
-PATIENCE = 240
+PATIENCE = 900
 RECIPE = [
     *("-m", "recipes.train_distributed", "--dataset", "digits", "--image-size", "16", "--epochs", "6"),
     *("--optimizer", "sgd", "--learning-rate", "0.02", "--backup-steps", "10", "--global-batch-size", "32"),

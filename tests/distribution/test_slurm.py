@@ -95,7 +95,7 @@ def on_slurm(folder, script, *words):
         capture_output=True,
         text=True,
         check=False,
-        timeout=240,
+        timeout=600,
         env={**os.environ, "PYTHONPATH": str(HERE.parents[1])},
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]

@@ -21,7 +21,7 @@ from tests.distribution import processes
 from tfkit.run import Run
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 240
+PATIENCE = 900
 # Batches that do not divide by two, weights of classes, dropout, momentum; backups within epochs.
 RECIPE = [
     *("--image-size", "16", "--epochs", "8", "--global-batch-size", "31", "--class-weights", "always"),

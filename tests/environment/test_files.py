@@ -103,7 +103,7 @@ def test_processes_that_ask_at_a_time_make_it_once(tmp_path):
     log = tmp_path / "log"
     command = [sys.executable, "-c", MAKER, str(log)]
     started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
-    contents = {process.communicate(timeout=60)[0] for process in started}
+    contents = {process.communicate(timeout=600)[0] for process in started}
     assert len(contents) == 1
     assert contents != {""}
     assert log.read_text() == "made\n"

@@ -15,7 +15,7 @@ import pytest
 from tfkit.run import Run
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 540
+PATIENCE = 900
 # TensorFlow's port is open to every interface, and asks nobody who they are.
 ALONE = ["unshare", *([] if os.getuid() == 0 else ["-r"]), "-n"]
 

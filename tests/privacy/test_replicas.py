@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = Path(__file__).with_name("replicas_program.py")
-PATIENCE = 300
+PATIENCE = 900
 PORTS = (21871, 21872)
 
 

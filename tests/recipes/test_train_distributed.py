@@ -49,7 +49,7 @@ def test_parameter_servers_are_rehearsed_in_one_process(tmp_path):
     flags = ["--epochs", "2", "--image-size", "16", "--strategy", "parameter_server"]
     words = [sys.executable, "-m", "recipes.train_distributed", *flags, "--run-dir", str(tmp_path / "run")]
     alone = ["unshare", "-r", "-n", "sh", "-c", 'ip link set lo up; exec "$@"', "sh", *words]
-    done = subprocess.run(alone, cwd=ROOT, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(alone, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     finished = Run.open(tmp_path / "run")
     assert finished.metrics["test/accuracy"] > 0.6

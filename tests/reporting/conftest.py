@@ -60,6 +60,6 @@ def serving():
             yield address
         finally:
             server.terminate()
-            server.wait(timeout=30)
+            server.wait(timeout=600)
 
     return serve
