@@ -1,0 +1,1 @@
+"""Write a trained model in the form that a browser or a model server takes."""
