@@ -140,7 +140,7 @@ def test_what_cannot_be_compared_is_refused():
         ({"inputs": np.full((3, 8), np.nan)}, DataError, "NaN"),
         ({"inputs": tf.data.Dataset.from_tensor_slices(X).repeat()}, DataError, r"take\(n\)"),
         ({"inputs": X, "labels": np.arange(5)}, DataError, r"labels are \[5\]"),
-        ({"inputs": X, "output": "softmax"}, UsageError, "'probabilities' or 'logits'"),
+        ({"inputs": X, "output": "softmax"}, UsageError, "'softmax'[^\n]*\n.*'probabilities'.*'logits'"),
         ({"inputs": X, "labels": np.arange(200)}, DataError, "from 0 to 199"),
     ):
         with pytest.raises(error, match=culprit):

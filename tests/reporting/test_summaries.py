@@ -101,7 +101,7 @@ def test_hparams_are_at_the_root_with_their_metrics(tmp_path, read):
 
 
 def test_the_best_epoch_is_that_of_the_lowest_validation_loss():
-    history = pd.DataFrame({"val_loss": [0.5, 0.2, 0.3], "val_accuracy": [0.6, 0.7, 0.8]})
+    history = pd.DataFrame({"epoch": [0, 1, 2], "val_loss": [0.5, 0.2, 0.3], "val_accuracy": [0.6, 0.7, 0.8]})
     found = {"epoch": 2, "val_loss": 0.2, "val_accuracy": 0.7}
     last = {"last/val_loss": 0.3, "last/val_accuracy": 0.8}
     assert best(history) == {f"best/{name}": value for name, value in found.items()} | last
