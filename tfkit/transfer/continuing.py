@@ -21,17 +21,10 @@ from tfkit.settings.options import LIGHT
 from tfkit.training.stage import Stage, Trained
 from tfkit.transfer.models import CLASSIFIER
 
-MODEL = [
-    "model_handle",
-    "sha256",
-    "preprocessor",
-    "input_range",
-    "image_size",
-    "pixel_range",
-    "max_length",
-    "seed",
-]
-DATA = ["data_dir", "data_file", "dataset", "text_column", "label_column", "language_column"]
+MODEL = (
+    "model_handle", "sha256", "preprocessor", "input_range", "image_size", "pixel_range", "max_length", "seed",
+)  # fmt: skip
+DATA = ("data_dir", "data_file", "dataset", "text_column", "label_column", "language_column")
 VOCABULARY, CONTINUED = "vocab.txt", "continued_from"
 _KEY = "variables/{}/.ATTRIBUTES/VARIABLE_VALUE"
 
@@ -54,9 +47,8 @@ def find_source(config: Any, folder: Path, *, recipe: str) -> Run:
     made_by, handle = source.provenance.get("recipe", {}).get("name"), source.config.get("model_handle")
     reasons = {
         "is the --run-dir too.\n  Give the new run one of its own": source.path.resolve() == folder.resolve(),
-        "was trained privately: this would spend again on the same people, and the epsilon of both would have to be"
-        " accounted together, which tfkit does not.\n  Train anew, with the --target-epsilon and the epochs of the"
-        " whole: python -m recipes.train_private": is_private(source),
+        "was trained privately: both would spend on the same people, and tfkit does not account their epsilon together."
+        "\n  Train anew, for all epochs: python -m recipes.train_private": is_private(source),
         f"was made by {made_by or 'no recipe'}, not {recipe}.\n  Each recipe continues its own runs; tfkit.fit those"
         " whose weights build_model loads": made_by != recipe,
         "has not come to its end.\n  The command that began it goes on with it": not source.finished,
@@ -122,9 +114,8 @@ class Start:
         origin = {"run": name, "recipe": source.provenance["recipe"]["name"], "test_accuracy": accuracy}
         earlier = {key: of for key, of in source.provenance.items() if key == CONTINUED}
         run.provenance = {**run.provenance, CONTINUED: {**origin, "weights": digest, **earlier}}
-        same = [
-            f"{k} {v}" for k, v in run.config.items() if k in MODEL and v == source.config.get(k) is not None
-        ]
+        now, then = run.config, source.config
+        same = [f"{k} {v}" for k, v in now.items() if k in MODEL + DATA and v == then.get(k) is not None]
         (run.note if known else run.warn)(
             f"Starts from the weights of {name} (test accuracy {accuracy}), with its {', '.join(same)}. It knows"
             f" {len(known)} of the {len(new)} classes; of its own {len(old) - len(known)} are left out."
