@@ -220,5 +220,5 @@ def _read(variables: Path) -> list[np.ndarray]:
         shapes = reader.get_variable_to_shape_map()
         keys = itertools.takewhile(shapes.__contains__, map(_KEY.format, itertools.count()))
         return [reader.get_tensor(key) for key in keys]
-    except (ValueError, RuntimeError, stack.tf.errors.OpError) as error:
+    except (ValueError, LookupError, RuntimeError, stack.tf.errors.OpError) as error:
         raise run_files.damaged(variables, packages.first_line(error)) from error
