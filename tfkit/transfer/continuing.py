@@ -204,8 +204,8 @@ class Start:
             if seen:
                 run.warn(
                     f"{seen} of the {len(test)} test examples {'were' if kept else 'may have been'} among those that"
-                    f" {self.source.path} was trained or validated on: they flatter test/accuracy, and"
-                    " test/accuracy_never_seen is that of the others. A seed cuts images by their names in the folder,"
+                    f" {self.source.path} was trained or validated on: they flatter test/accuracy;"
+                    " test/accuracy_never_seen is that of the others, if any. A seed cuts images by their names in the folder,"
                     " texts by their words: keep both as they were."
                 )
         with files.new_file(run.path / TRAINED_ON) as file:
