@@ -205,8 +205,8 @@ class Start:
                 run.warn(
                     f"{seen} of the {len(test)} test examples {'were' if kept else 'may have been'} among those that"
                     f" {self.source.path} was trained or validated on: they flatter test/accuracy;"
-                    " test/accuracy_never_seen is of the others, if any. A seed cuts images by their names in the folder,"
-                    " texts by their words: keep both as they were."
+                    " test/accuracy_never_seen is of the others, if any. A seed cuts images by their names in the"
+                    " folder, texts by their words: keep both as they were."
                 )
         with files.new_file(run.path / TRAINED_ON) as file:
             np.savez_compressed(file, digests=np.union1d(own, earlier))
