@@ -209,7 +209,9 @@ class Start:
                     " folder, texts by their words: keep both as they were."
                 )
         with files.new_file(run.path / TRAINED_ON) as file:
-            np.savez_compressed(file, digests=np.union1d(own, earlier))
+            np.savez_compressed(
+                file, digests=np.unique(np.concatenate([own, earlier, digests[test[~fresh]]]))
+            )
         return fresh
 
 
