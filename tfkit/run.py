@@ -29,6 +29,7 @@ HISTORY = "history.csv"
 PROVENANCE = "provenance.json"
 VERSIONS = "versions.json"
 EVALUATION = "evaluation.npz"
+TRAINED_ON = "trained_on.npz"
 SAVED_MODEL = "saved_model"
 LOGS = "logs"
 BACKUP = "backup"
@@ -51,7 +52,7 @@ _REQUESTED = "# Decided by the run; what was asked: "
 
 MADE = (
     *(CONFIG, LABELS, METRICS, NOTES, HISTORY, PROVENANCE, VERSIONS, EVALUATION, MODEL_CARD, REPORT),
-    *(SAVED_MODEL, LOGS, BACKUP, PRIVACY, AUDIT, TFLITE, INDEX, HITS),
+    *(SAVED_MODEL, LOGS, BACKUP, PRIVACY, AUDIT, TFLITE, INDEX, HITS, TRAINED_ON),
 )
 SHOWN = (CONFIG, METRICS, PROVENANCE, VERSIONS, PRIVACY, AUDIT, VARIANTS, HISTORY, EVALUATION)
 """What a report is made of."""

@@ -250,7 +250,7 @@ def _check(run: Run, own: Any, config: AuditConfig) -> None:
     more = any(stage not in HEAD_STAGES for stage in run.history.get("stage", []))
     texts = isinstance(own, TextColumns) and own.of_texts
     anew = config.shadows or config.canaries
-    whole = more or not own.features or getattr(own, "augment", "none") != "none"
+    whole = more or not own.features or getattr(own, "augment", "none") != "none" or own.continue_from
     if (config.canaries and not texts) or (anew and whole):
         raise ConfigError(
             f"{run.path} is a run of {'texts' if texts else 'images'}, with {'more than ' if whole else ''}a head on"

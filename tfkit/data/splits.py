@@ -361,6 +361,7 @@ class Source(Protocol):
         """Return one example as the user has it: an image as `tfkit.read_image` gives it, a text str."""
 
     # A source of features that are all in memory may offer them as `rows`, float32 [n, *shape].
+    # A source of images or texts has `digests`, n of them, of the contents of each.
     # A source of texts has `lengths`, int32 [n], in characters, and `languages`, n str or None.
 
 

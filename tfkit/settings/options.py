@@ -112,6 +112,10 @@ class DataConfig(SourceConfig):
     sha256: str | None = None
     """What the downloaded archive must hash to. Left out: it is not checked."""
 
+    continue_from: Path | None = None
+    """Finished run of this recipe, not private, whose weights this one starts from, with more epochs, more data, or
+    more or fewer classes. Its model, sizes, seed and data hold where they are left out here. Left out: no run."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class StrategyConfig(RecipeConfig):
@@ -367,6 +371,9 @@ class PrivateSettings(TextColumns, ImageConfig, StrategyConfig):
     """Share of examples that is to stay unclipped: the clipping norm follows, at a cost that is accounted.
     Left out: the norm stays."""
 
+    continue_from: Path | None = None
+    """Refused: tfkit does not account the epsilon of two runs on the same people together."""
+
     deterministic_noise: bool = False
     """Noise and samples from --seed, for tests: repeatable and NOT private."""
 
@@ -376,6 +383,11 @@ class PrivateSettings(TextColumns, ImageConfig, StrategyConfig):
     def __post_init__(self) -> None:
         """Check what can be checked without the data."""
         super().__post_init__()
+        if self.continue_from is not None:
+            raise ConfigError(
+                "--continue-from and privacy do not go together: both runs spend on the same people, and tfkit does not"
+                " account their epsilon together.\n  Train anew, with --target-epsilon and --epochs of the whole."
+            )
         has_servers = self.strategy == "auto" and cluster.current().parameter_servers
         if self.strategy == "parameter_server" or has_servers:
             raise ConfigError(

@@ -239,6 +239,10 @@ def train(
             raise KeyboardInterrupt(f"stopped after {stage.name}")
     rows = [{"stage": stage.name, **row, "epoch": len(earlier) + row["epoch"]} for row in checkpoints.rows]
     run.write_history([*earlier, *rows])
+    if method.weights.state["epoch"] is None and stage.start_val_loss is not None:
+        run.note(
+            f"Stage {stage.name} is undone: no epoch had a validation loss below {stage.start_val_loss:.4f}."
+        )
     if chosen is not tf.distribute.get_strategy():
         # What comes after training is the work of one process on one device: an ordinary model serves it.
         model = make(build_model, splits)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -20,6 +21,7 @@ from tfkit.text.tokenizers import WordPiece, build_vocabulary
 from tfkit.training.fit import train
 from tfkit.training.stage import Stage, class_weight
 from tfkit.transfer import models
+from tfkit.transfer.continuing import Start
 from tfkit.transfer.models import Classifier, Top, observe, observe_head, plain_top
 from tfkit.transfer.results import measure_tokens
 
@@ -40,6 +42,7 @@ def fine_tune(
     config: TransferConfig,
     *,
     strategy: stack.tf.distribute.Strategy,
+    start: Start,
 ) -> Classifier:
     """Train a classifier on a pretrained model, or what is left to train of an interrupted one.
 
@@ -49,9 +52,9 @@ def fine_tune(
       splits: of images, float32 [batch, s, s, 3] in [0, 1], or of texts.
       config: what to train.
       strategy: of all stages: a model of one strategy cannot be read in another's scope.
+      start: what the head starts from, and an encoder that was fine-tuned before.
     """
     augment = Augmentation.preset(config.augment)
-    features = _stored_features(run, encoder, splits, config)
     stage = functools.partial(
         Stage.of_settings,
         config,
@@ -60,8 +63,15 @@ def fine_tune(
     )
     whole = functools.partial(models.whole_model, encoder, classes=len(splits.class_names), spec=splits.spec)
     top = _head_top(config, encoder, splits)
+    if config.features and start.is_tuned(functools.partial(whole, top=top)):
+        run.note(
+            f"Stored features are off: they would be those of {encoder.handle} before it was fine-tuned."
+        )
+        run.decide(features=False)
+        config = dataclasses.replace(config, features=False)
+    features = _stored_features(run, encoder, splits, config)
     build = functools.partial(whole, top=top) if features is None else build_head(config, encoder, features)
-    trained = train(build, features or splits, stage(name="head"), run=run, strategy=strategy)
+    trained = start.train(build, features or splits, stage(name="head"), run=run, strategy=strategy)
     seconds = trained.seconds
     stages = _fine_tuning_stages(run, encoder, splits, config)
     for name, epochs, trainable in stages:
@@ -78,12 +88,9 @@ def fine_tune(
             ),
             precision="mixed_float16" if stack.has_gpu() else "float32",
         )
-        before = trained.val_loss
-        tuning = stage(name=name, epochs=epochs, start_val_loss=before)
+        tuning = stage(name=name, epochs=epochs, start_val_loss=trained.val_loss)
         trained = train(build, splits, tuning, run=run, strategy=strategy)
         seconds += trained.seconds
-        if trained.best_epoch is None:
-            run.note(f"Stage {name} is undone: no epoch had a validation loss below {before:.4f}.")
     run.record({"time/train_seconds": seconds})
     # Outside of the strategy's scope and in float32, whatever it was trained in: this is measured and exported.
     model = whole(head=trained.model, top=top)
@@ -91,7 +98,7 @@ def fine_tune(
 
 
 def train_at_once(
-    run: Run, encoder: Encoder | None, splits: Splits, config: Any, *, strategy: stack.tf.distribute.Strategy
+    run: Run, encoder: Encoder | None, splits: Splits, config: Any, *, strategy: Any, start: Start
 ) -> Classifier:
     """Train all layers of a classifier from the first step, or what is left to train of an interrupted one.
 
@@ -101,7 +108,8 @@ def train_at_once(
       splits: of images, float32 [batch, s, s, 3] in [0, 1], or of texts.
       config: an `WholeModelSettings`, or of transfer_text, whose head's epochs and three times its rate are the light
         model's.
-      strategy: of the training.
+      strategy: of the training, a tf.distribute.Strategy.
+      start: what all layers start from.
     """
     classes, steps, name = len(splits.class_names), config.epochs * splits.steps_per_epoch, "train"
     build: Callable[[], stack.keras.Model]
@@ -123,7 +131,7 @@ def train_at_once(
     weights = class_weight(splits, when=config.class_weights, run=run)
     augment = Augmentation.preset(config.augment)
     stage = Stage.of_settings(config, name=name, class_weight=weights, augment=augment)
-    trained = train(build, splits, stage, run=run, strategy=strategy)
+    trained = start.train(build, splits, stage, run=run, strategy=strategy)
     run.record({"time/train_seconds": trained.seconds})
     return observe(trained.model, splits)
 

@@ -48,6 +48,7 @@ def describe(
     """
     run.labels = splits.class_names
     run.provenance = {
+        **run.provenance,
         "recipe": {"name": recipe},
         "data": splits.provenance if show_examples else register(run, splits),
         "model": encoder.origin if encoder is not None else {"handle": "a network trained from scratch"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -24,7 +25,6 @@ from tfkit.settings.parse import as_dict, from_keywords, parse, run_dir, takes_s
 
 if TYPE_CHECKING:
     from tfkit.data.splits import Splits
-    from tfkit.environment.stack import tf
     from tfkit.hub.encoders import Encoder
     from tfkit.privacy.plan import DPSGD
 
@@ -68,6 +68,7 @@ def train(
       settings: what the flags of recipes.transfer_image, transfer_text, train_private (with `privacy`) or
         train_distributed (with `trainable="all"`) are called: `run_dir`, `epochs`, `strategy`, `seed`... Where they
         have several defaults, the signature shows transfer_image's; `--help` of each shows its own.
+        `continue_from` may be a finished `Run`: its recipe, and what it was trained with, hold where they are left out.
 
     Returns:
       The finished run.
@@ -84,6 +85,10 @@ def train(
         settings["model_handle"] = model
     if data is not None:
         settings.update(_data_settings(data))
+    made_by = None
+    if (earlier := settings.get("continue_from")) is not None:
+        settings["continue_from"] = path = getattr(earlier, "path", earlier)
+        made_by = Run.open(path).provenance.get("recipe", {}).get("name")
     private = privacy is not None or {"target_epsilon", "noise_multiplier"} & set(settings)
     if privacy is not None:
         settings.update(_privacy_settings(privacy, settings))
@@ -91,6 +96,8 @@ def train(
         recipe = "train_private"
     elif trainable == "all" or model == SCRATCH:
         recipe = "train_distributed"
+    elif made_by in RECIPES:
+        recipe = made_by
     else:
         recipe = "transfer_text" if _are_texts(settings) else "transfer_image"
     if trainable == "all" and (private or _are_texts(settings)):
@@ -116,6 +123,12 @@ def train_classifier(config: Any, *, recipe: str) -> Run:
     """
     strategies.locate(config)
     folder = run_dir(config, recipe=recipe)
+    source = None
+    if config.continue_from is not None:
+        from tfkit.transfer import continuing
+
+        source = continuing.find_source(config, folder, recipe=recipe)
+        config = continuing.take_settings(config, source)
     with Run.create(folder, config=as_dict(config), overwrite=config.overwrite) as run:
         if run.finished:
             again = ", and spend its epsilon on the same people once more" if run.read(PRIVACY) else ""
@@ -129,7 +142,7 @@ def train_classifier(config: Any, *, recipe: str) -> Run:
         began = time.monotonic()
         with strategies.cluster_strategy(config, run) as strategy:
             run.versions = {**versions(), "strategy": strategies.describe(strategy)}
-            _train(config, run, strategy, recipe=recipe)
+            _train(config, run, strategy, source, recipe=recipe)
             if run.is_chief:
                 run.record({"time/total_seconds": time.monotonic() - began})
                 reporting.write_report(run)
@@ -209,8 +222,9 @@ def settings_of(run: Run, *, recipes: tuple[str, ...] = tuple(RECIPES), otherwis
     return parse(RECIPES[recipe], ["--config", str(run.path / CONFIG)], prog=recipe, description="")
 
 
-def _train(config: Any, run: Run, strategy: tf.distribute.Strategy, *, recipe: str) -> None:
+def _train(config: Any, run: Run, strategy: Any, source: Run | None, *, recipe: str) -> None:
     from tfkit.transfer.baseline import compare_with_baseline
+    from tfkit.transfer.continuing import Start
     from tfkit.transfer.fine_tuning import fine_tune, train_at_once
     from tfkit.transfer.private import train_private
     from tfkit.transfer.results import conclude, describe
@@ -221,11 +235,17 @@ def _train(config: Any, run: Run, strategy: tf.distribute.Strategy, *, recipe: s
     trainable = not config.features if private else whole or bool(config.fine_tune_epochs)
     encoder: Any
     encoder, splits = load(config, global_batch_size=config.global_batch_size or 1, trainable=trainable)
+    start = Start() if source is None else Start.of(source, run, splits)
     describe(run, encoder, splits, recipe=recipe, show_examples=not private)
-    job: Any = train_private if private else train_at_once if whole or encoder is None else fine_tune
+    never_seen: Any = () if private else start.remember(run, splits)
+    job: Any = train_at_once if whole or encoder is None else fine_tune
+    job = train_private if private else functools.partial(job, start=start)
     classifier = job(run, encoder, splits, config, strategy=strategy)
     if run.is_chief:
         conclude(run, classifier, splits, show_examples=not private)
+        if 0 < sum(never_seen) < len(never_seen):
+            right = classifier.evaluation.predicted == classifier.evaluation.labels
+            run.record({"test/accuracy_never_seen": float(right[never_seen].mean())})
         if splits.kind == "texts" and not private:
             compare_with_baseline(run, splits, classifier.evaluation, pretrained=encoder is not None)
 

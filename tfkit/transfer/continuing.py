@@ -1,0 +1,226 @@
+"""Start a training from a finished run: find it, take over settings and weights, count what it has seen before."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tfkit import run_files
+from tfkit.data.splits import Splits
+from tfkit.environment import files, packages, stack
+from tfkit.errors import RunError
+from tfkit.privacy.ledger import is_private
+from tfkit.reporting import examples
+from tfkit.run import EVALUATION, SAVED_MODEL, TRAINED_ON, Run
+from tfkit.settings.options import LIGHT
+from tfkit.training.stage import Stage, Trained
+from tfkit.transfer.models import CLASSIFIER
+
+MODEL = (
+    "model_handle", "sha256", "preprocessor", "input_range", "image_size", "pixel_range", "max_length", "seed",
+)  # fmt: skip
+DATA = ("data_dir", "data_file", "dataset", "text_column", "label_column", "language_column")
+VOCABULARY, CONTINUED = "vocab.txt", "continued_from"
+_KEY = "variables/{}/.ATTRIBUTES/VARIABLE_VALUE"
+
+Build = Callable[[], Any]
+"""Returns a compiled Keras model whose last layer, of a kernel and a bias, tells the classes apart."""
+
+
+def find_source(config: Any, folder: Path, *, recipe: str) -> Run:
+    """Return the run that a new one is to start from. Neither its weights nor data are read.
+
+    Args:
+      config: of the new run.
+      folder: of the new run.
+      recipe: of the new run.
+
+    Raises:
+      RunError: it is the new run itself, not finished, of another recipe or another model, or private.
+    """
+    source = Run.open(config.continue_from)
+    made_by, handle = source.provenance.get("recipe", {}).get("name"), source.config.get("model_handle")
+    reasons = {
+        "is the --run-dir too.\n  Give the new run one of its own": source.path.resolve() == folder.resolve(),
+        "was trained privately: both would spend on the same people, and tfkit does not account their epsilon together."
+        "\n  Train anew, for all epochs: python -m recipes.train_private": is_private(source),
+        f"was made by {made_by or 'no recipe'}, not {recipe}.\n  Each recipe continues its own runs; tfkit.fit those"
+        " whose weights build_model loads": made_by != recipe,
+        "has not come to its end.\n  The command that began it goes on with it": not source.finished,
+        f"is on the model {handle}, not {config.model_handle}, and its weights fit no other.\n  Leave --model-handle"
+        " out": config.model_handle not in (type(config).model_handle, handle),
+    }
+    for reason, holds in reasons.items():
+        if holds:
+            raise RunError(f"--continue-from {source.path} {reason}.")
+    return source
+
+
+def take_settings(config: Any, source: Run) -> Any:
+    """Return the settings with the source's model, sizes and seed in place of those left out, and its data likewise.
+
+    The seed cuts the splits: by the same one a training example of the source is no test example of the new run.
+
+    Args:
+      config: of the new run; a setting at its default counts as left out.
+      source: see `find_source`.
+
+    Raises:
+      ConfigError: its data are no longer there, or config.yaml is damaged.
+    """
+    defaults = {field.name: field.default for field in dataclasses.fields(config)}
+    left_out = {name for name, default in defaults.items() if getattr(config, name) == default}
+    earlier = {"pixel_range": source.provenance.get("data", {}).get("pixel_range"), **source.config}
+    names = MODEL if {*DATA} & {*defaults} - left_out else MODEL + DATA
+    taken = {name: earlier[name] for name in names if name in left_out and earlier.get(name) is not None}
+    return dataclasses.replace(config, **taken)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Start:
+    """Hold what a training starts from. `Start()`: from no run.
+
+    Attributes:
+      source: the run.
+      weights: of its exported model, in the order of the layers; the last two are those of the classes, [d, c] and [c].
+      places: of the classes that both know: in the new last layer, and in the source's.
+    """
+
+    source: Run | None = None
+    weights: Sequence[np.ndarray] = ()
+    places: tuple[Sequence[int], Sequence[int]] = ((), ())
+
+    @classmethod
+    def of(cls, source: Run, run: Run, splits: Splits) -> Start:
+        """Read the source; write into the notes and the provenance of the new run what is taken over.
+
+        Raises:
+          RunError: it is damaged, or no longer what this run was begun from.
+        """
+        variables, old = source.path / SAVED_MODEL / "variables", source.labels
+        new = [" ".join(label.split()) for label in splits.class_names]
+        known = [label for label in new if label in old]
+        digest, weights = files.folder_digest(variables), _read(variables)
+        if not weights or weights[-1].shape != (len(old),):
+            raise run_files.damaged(variables, f"it does not end with a layer of {len(old)} classes")
+        if run.provenance.get(CONTINUED, {}).get("weights", digest) != digest:
+            raise RunError(f"{source.path} was made anew since {run.path} began.\n  Begin anew: --overwrite.")
+        name, accuracy = source.path.resolve().name, source.metrics.get("test/accuracy")
+        origin = {"run": name, "recipe": source.provenance["recipe"]["name"], "test_accuracy": accuracy}
+        earlier = {key: of for key, of in source.provenance.items() if key == CONTINUED}
+        run.provenance = {**run.provenance, CONTINUED: {**origin, "weights": digest, **earlier}}
+        now, then = run.config, source.config
+        same = [f"{k} {v}" for k, v in now.items() if k in MODEL + DATA and v == then.get(k) is not None]
+        (run.note if known else run.warn)(
+            f"Starts from the weights of {name} (test accuracy {accuracy}), with its {', '.join(same)}. It knows"
+            f" {len(known)} of the {len(new)} classes; of its own {len(old) - len(known)} are left out."
+        )
+        path = run.backup / VOCABULARY
+        if run.is_chief and source.config.get("model_handle") == LIGHT and not path.is_file():
+            pieces = run_files.read_text(source.path, f"{SAVED_MODEL}/assets/{VOCABULARY}") or ""
+            files.write_hashed(path, pieces.encode())
+        places = [*map(new.index, known)], [*map(old.index, known)]
+        return cls(source=source, weights=weights, places=places)
+
+    def into(self, build: Build) -> Build:
+        """Return what builds the same model, or its head, with these weights; those of a new class begin as zeros."""
+
+        def built() -> Any:
+            model = build()
+            own = model.get_weights()
+            taken = self.weights[-len(own) :]  # the head stands at the end
+            shapes = [[*(array.shape for array in of[:-2]), *map(len, of[-2:-1])] for of in (own, taken)]
+            if shapes[0] != shapes[1]:
+                raise RunError(
+                    f"{self.source!r} has not the weights of the model that is built here: the encoder has changed"
+                    " since, or it is damaged.\n  Train without --continue-from."
+                )
+            last = [np.zeros_like(array) for array in own[-2:]]
+            for array, earlier in zip(last, taken[-2:], strict=True):
+                array[..., self.places[0]] = earlier[..., self.places[1]]
+            model.set_weights([*taken[:-2], *last])
+            return model
+
+        return built
+
+    def is_tuned(self, build: Build) -> bool:
+        """Return whether the source's encoder is no longer the published one, of which features are stored.
+
+        Args:
+          build: of the whole model, with the published weights.
+        """
+        if self.source is None:
+            return False
+        model = build()
+        count = sum(len(layer.weights) for layer in model.layers if layer.name not in ("hidden", CLASSIFIER))
+        pairs = zip(model.get_weights()[:count], self.weights, strict=False)
+        return not all(np.array_equal(published, own) for published, own in pairs)
+
+    def train(self, build: Build, splits: Splits, stage: Stage, *, run: Run, strategy: Any) -> Trained:
+        """Train a stage from here, as `tfkit.training.fit.train` does; where no epoch is better, nothing is changed."""
+        from tfkit.distribution.replicas import Replicas
+        from tfkit.training.fit import train
+
+        if self.source is None:
+            return train(build, splits, stage, run=run, strategy=strategy)
+        build = self.into(build)
+        loss, accuracy = build().evaluate(splits.validation, verbose=0)
+        run.note(f"Before the first step the validation accuracy is {accuracy:.4f}, the loss {loss:.4f}.")
+        # One number for all workers: they stop by it.
+        stage = dataclasses.replace(stage, start_val_loss=float(Replicas(strategy).of_chief([loss])[0]))
+        return train(build, splits, stage, run=run, strategy=strategy)
+
+    def remember(self, run: Run, splits: Splits) -> np.ndarray:
+        """Keep digests of the examples that decide the weights, and tell which test examples have decided them before.
+
+        Args:
+          run: gets trained_on.npz, where those of the source stand too, and a number, and a warning if it is not 0.
+          splits: of images or texts.
+
+        Returns:
+          bool [n], of each test example: whether no earlier run, as far as is known, was trained or validated on it.
+        """
+        contents = np.asarray(splits.source.digests).tolist()  # type: ignore[attr-defined]
+        digests = np.array([int(files.digest_of(content)[:16], 16) for content in contents], np.uint64)
+        own = digests[np.concatenate([splits.indices["train"], splits.indices["validation"]])]
+        test, earlier = splits.indices["test"], own[:0]
+        fresh = np.ones(len(test), bool)
+        if self.source is not None:
+            kept = run_files.read_arrays(self.source.path, TRAINED_ON)
+            earlier = kept.get("digests", earlier)
+            if earlier.dtype != own.dtype:
+                raise run_files.damaged(self.source.path / TRAINED_ON, "it holds no digests")
+            fresh = ~np.isin(digests[test], earlier)
+            if not kept:  # made by a tfkit that kept none
+                tested = {*examples.load(self.source.path / EVALUATION)[0].names}
+                fresh = np.array([splits.source.names[index] in tested for index in test])
+            seen = len(test) - int(fresh.sum())
+            run.record({"data/test_examples_seen_before": seen})
+            if seen:
+                run.warn(
+                    f"{seen} of the {len(test)} test examples {'were' if kept else 'may have been'} among those that"
+                    f" {self.source.path} was trained or validated on: they flatter test/accuracy;"
+                    " test/accuracy_never_seen is of the others, if any. A seed cuts images by their names in the"
+                    " folder, texts by their words: keep both as they were."
+                )
+        with files.new_file(run.path / TRAINED_ON) as file:
+            np.savez_compressed(
+                file, digests=np.unique(np.concatenate([own, earlier, digests[test[~fresh]]]))
+            )
+        return fresh
+
+
+def _read(variables: Path) -> list[np.ndarray]:
+    """Return the variables of an exported model, in its order. The program in its SavedModel is not loaded."""
+    try:
+        reader = stack.tf.train.load_checkpoint(str(variables / "variables"))
+        shapes = reader.get_variable_to_shape_map()
+        keys = itertools.takewhile(shapes.__contains__, map(_KEY.format, itertools.count()))
+        return [reader.get_tensor(key) for key in keys]
+    except (ValueError, LookupError, RuntimeError, stack.tf.errors.OpError) as error:
+        raise run_files.damaged(variables, packages.first_line(error)) from error
