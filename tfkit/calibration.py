@@ -1,8 +1,8 @@
 """Probabilities that mean something: the temperature of a classifier, and sets of classes with a chosen coverage.
 
 A temperature divides the logits, so that what is said with 90 % is right nine times of ten; which class is the most
-probable one does not change. Split conformal sets hold the true class as often as was asked for, on examples of the same
-kind as those that the scores come from, however good the model is.
+probable one does not change. Split conformal sets hold the true class as often as was asked for, on examples of the
+kind that the scores come from, however good the model is.
 
 Source: Guo et al. 2017 (arXiv:1706.04599); Vovk, Gammerman and Shafer 2005; Angelopoulos and Bates 2021
 (arXiv:2107.07511).
@@ -10,16 +10,28 @@ Source: Guo et al. 2017 (arXiv:1706.04599); Vovk, Gammerman and Shafer 2005; Ang
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from tfkit.errors import DataError, UsageError
+from tfkit.data.splits import draw
+from tfkit.errors import CheckError, DataError, UsageError
+from tfkit.metrics import Evaluation
+from tfkit.run import CALIBRATION, Run
+from tfkit.run_files import damaged
 
 __all__ = [
-    "conformal_scores", "expected_calibration_error", "fit_temperature", "prediction_sets", "with_temperature",
+    "calibrate", "conformal_scores", "expected_calibration_error", "fit_temperature", "prediction_sets",
+    "with_temperature",
 ]  # fmt: skip
+
+COVERAGES = (0.9, 0.95, 0.99)
+FEWEST, FEWEST_FOR_TEMPERATURE = 19, 100
+"""Validation examples: for a coverage of 0.95, and for a temperature that is more than chance."""
+
+MOST_SCORES = 10_000
 
 BINS = 15
 LOWEST, HIGHEST = 0.05, 20.0
@@ -53,11 +65,14 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
 
 
 def with_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarray:
-    """Return the probabilities, float32 [n, c], that a model gives once its logits are divided by a temperature.
+    """Return the probabilities that a model gives once its logits are divided by a temperature.
 
     Args:
       probabilities: float32 [n, c], at a temperature of 1.
       temperature: above 0; its inverse takes it back.
+
+    Returns:
+      float32 [n, c].
 
     Raises:
       UsageError: the temperature is not above 0.
@@ -137,7 +152,7 @@ def conformal_scores(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarra
 
 
 def prediction_sets(probabilities: np.ndarray, scores: np.ndarray, coverage: float) -> np.ndarray:
-    """Return for each example which classes are in its set, bool [n, c].
+    """Return for each example which classes are in its set.
 
     Sets hold the true class in `coverage` of all cases, on examples of the kind that the scores are of. A set of
     several classes says that the model cannot tell; an empty one that it is none of these, or like nothing it knows.
@@ -147,6 +162,9 @@ def prediction_sets(probabilities: np.ndarray, scores: np.ndarray, coverage: flo
       scores: float64 [m], of `conformal_scores`; run.read("calibration.json")["scores"].
       coverage: above 0 and below 1, such as 0.95.
 
+    Returns:
+      bool [n, c].
+
     Raises:
       UsageError: the coverage is no such share.
       DataError: there are too few scores for it.
@@ -154,18 +172,105 @@ def prediction_sets(probabilities: np.ndarray, scores: np.ndarray, coverage: flo
     if not 0 < coverage < 1:
         raise UsageError(f"The coverage is {coverage:g}; it must be above 0 and below 1, such as 0.95.")
     count = len(scores)
-    rank = _rank(count, coverage)
-    if rank > count:
-        needed = math.ceil(round(coverage / (1 - coverage), 9))
+    if examples_needed(coverage) > count:
         raise DataError(
-            f"A coverage of {coverage:g} needs the scores of {needed:,} examples; there are {count:,}.\n"
+            f"A coverage of {coverage:g} needs the scores of {examples_needed(coverage):,} examples; there are"
+            f" {count:,}.\n"
             f"  Ask for {math.floor(1000 * count / (count + 1)) / 1000:g} at most, or train with more validation"
             " examples: half of them give scores."
         )
+    rank = math.ceil(round((count + 1) * coverage, 9))  # 20 * 0.95 may be 19.000000000000004
     threshold = np.sort(np.asarray(scores, np.float64))[rank - 1]
     return 1 - np.asarray(probabilities, np.float64) <= threshold
 
 
-def _rank(count: int, coverage: float) -> int:
-    """Return which of the sorted scores, from 1, is the limit; rounded where 20 * 0.95 would be 19.000000000000004."""
-    return math.ceil(round((count + 1) * coverage, 9))
+def examples_needed(coverage: float) -> int:
+    """Return how many scores sets of this coverage need at least."""
+    return math.ceil(round(coverage / (1 - coverage), 9))
+
+
+def calibrate(
+    validation: Evaluation, test: Evaluation, *, seed: int = 0
+) -> tuple[Evaluation, dict[str, Any]]:
+    """Fit the temperature to one half of the validation split, take the scores of the other, and measure on the test.
+
+    The halves are drawn, of each class one half. Of fewer than 100 examples all give scores, and the temperature is 1.
+
+    Args:
+      validation: of the validation split, at a temperature of 1; at least 19 examples.
+      test: of the test split, likewise.
+      seed: of the halves.
+
+    Returns:
+      The test split's evaluation at the temperature, of the same classes, and what calibration.json holds: see
+      docs/calibration.md.
+
+    Raises:
+      CheckError: an example would be classified otherwise.
+    """
+    labels = validation.labels
+    order = np.lexsort((np.random.default_rng(seed).random(len(labels)), labels))
+    fitted, scored = (order[::2], order[1::2]) if len(order) >= FEWEST_FOR_TEMPERATURE else (order[:0], order)
+    temperature = 1.0
+    if len(fitted):
+        temperature = fit_temperature(_log(validation.probabilities[fitted]), labels[fitted])
+    after = dataclasses.replace(test, probabilities=with_temperature(test.probabilities, temperature))
+    # But for a rounding where two classes are equal.
+    if (
+        np.take_along_axis(after.probabilities, test.predicted[:, None], 1)[:, 0]
+        < after.probabilities.max(1) - 1e-6
+    ).any():
+        raise CheckError(f"A temperature of {temperature} changes which class is the most probable one.")
+    scores = conformal_scores(with_temperature(validation.probabilities[scored], temperature), labels[scored])
+    scores = scores[draw(len(scores), MOST_SCORES, seed=seed)]
+    content = {
+        "temperature": temperature,
+        "examples": {"temperature": len(fitted), "scores": len(scores), "test": len(test.labels)},
+        "ece_before": expected_calibration_error(test.probabilities, test.labels),
+        "ece": expected_calibration_error(after.probabilities, test.labels),
+        "nll_before": test.loss,
+        "nll": after.loss,
+        "coverage": {
+            f"{coverage:g}": _covered(after, prediction_sets(after.probabilities, scores, coverage))
+            for coverage in COVERAGES
+            if examples_needed(coverage) <= len(scores)
+        },
+        "scores": scores.tolist(),
+    }
+    return after, content
+
+
+def _covered(test: Evaluation, sets: np.ndarray) -> dict[str, Any]:
+    """Return what sets, bool [n, c], are worth on these examples."""
+    from scipy.stats import binomtest
+
+    sizes, hits = sets.sum(axis=1), int(sets[np.arange(len(sets)), test.labels].sum())
+    interval = binomtest(hits, len(sets)).proportion_ci(method="wilson")
+    return {
+        "measured": hits / len(sets),
+        "interval": [float(interval.low), float(interval.high)],
+        "mean_size": float(sizes.mean()),
+        "empty_share": float((sizes == 0).mean()),
+    }
+
+
+def temperature_of(run: Run) -> float:
+    """Return the temperature that is built into a run's exported model; 1 where it was not calibrated.
+
+    Raises:
+      RunError: calibration.json is damaged.
+    """
+    value = float(run.read(CALIBRATION).get("temperature", 1.0))
+    if not LOWEST <= value <= HIGHEST:
+        raise damaged(run.path / CALIBRATION, f"its temperature is {value:g}")
+    return value
+
+
+def numbers(content: dict[str, Any]) -> dict[str, float]:
+    """Return calibration.json as metrics: `calibration/ece`, `calibration/coverage_95`..."""
+    found = {name: content[name] for name in ("temperature", "ece_before", "ece", "nll_before", "nll")}
+    for asked, of in content["coverage"].items():
+        percent = f"{100 * float(asked):g}"
+        found[f"coverage_{percent}"] = of["measured"]
+        found |= {f"{name}_{percent}": of[name] for name in ("mean_size", "empty_share")}
+    return {f"calibration/{name}": value for name, value in found.items()}

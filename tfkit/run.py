@@ -36,6 +36,7 @@ REPORT = "report.html"
 MODEL_CARD = "model_card.md"
 PRIVACY = "privacy.json"
 AUDIT = "audit.json"
+CALIBRATION = "calibration.json"
 TFLITE = "tflite"
 VARIANTS = f"{TFLITE}/variants.json"
 INDEX = "index"
@@ -51,9 +52,9 @@ _REQUESTED = "# Decided by the run; what was asked: "
 
 MADE = (
     *(CONFIG, LABELS, METRICS, NOTES, HISTORY, PROVENANCE, VERSIONS, EVALUATION, MODEL_CARD, REPORT),
-    *(SAVED_MODEL, LOGS, BACKUP, PRIVACY, AUDIT, TFLITE, INDEX, HITS),
+    *(SAVED_MODEL, LOGS, BACKUP, PRIVACY, AUDIT, CALIBRATION, TFLITE, INDEX, HITS),
 )
-SHOWN = (CONFIG, METRICS, PROVENANCE, VERSIONS, PRIVACY, AUDIT, VARIANTS, HISTORY, EVALUATION)
+SHOWN = (CONFIG, METRICS, PROVENANCE, VERSIONS, PRIVACY, AUDIT, CALIBRATION, VARIANTS, HISTORY, EVALUATION)
 """What a report is made of."""
 
 READ = (*(name for name in MADE if name != BACKUP), LOCK, f".{TFLITE}.lock", INTENDED_USE)
@@ -182,6 +183,13 @@ SHAPES: dict[str, dict[str, Any]] = {
         "exposure?": ({
             "verdict": str, "insertions": {"*": {"codes": NUMBER, "mean_bits": MAYBE, "largest_bits": MAYBE}},
         }, NOTHING),
+    },
+    CALIBRATION: {
+        "temperature": NUMBER, "examples": {"temperature": int, "scores": int, "test": int}, "scores": [NUMBER],
+        "ece_before": NUMBER, "ece": NUMBER, "nll_before": NUMBER, "nll": NUMBER,
+        "coverage": {
+            "*": {"measured": NUMBER, "interval": [NUMBER], "mean_size": NUMBER, "empty_share": NUMBER},
+        },
     },
     VARIANTS: {
         "verdict": str, "examples": int, "source": {"accuracy": MAYBE}, "chosen": TEXT,

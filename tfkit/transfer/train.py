@@ -13,6 +13,7 @@ from tfkit.settings.options import (
     EMBEDDED,
     LIGHT,
     SCRATCH,
+    UNCOVERED,
     DataConfig,
     ImageSettings,
     PrivateSettings,
@@ -225,7 +226,9 @@ def _train(config: Any, run: Run, strategy: tf.distribute.Strategy, *, recipe: s
     job: Any = train_private if private else train_at_once if whole or encoder is None else fine_tune
     classifier = job(run, encoder, splits, config, strategy=strategy)
     if run.is_chief:
-        conclude(run, classifier, splits, show_examples=not private)
+        if private:
+            run.note(f"Calibration is left off: it {UNCOVERED}.")
+        conclude(run, classifier, splits, calibrated=config.calibrate, show_examples=not private)
         if splits.kind == "texts" and not private:
             compare_with_baseline(run, splits, classifier.evaluation, pretrained=encoder is not None)
 
