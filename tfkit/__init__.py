@@ -64,8 +64,8 @@ if TYPE_CHECKING:
     __version__: str
 
 _HOMES = {
-    "": "auditing calibration compression data distribution environment errors hub privacy reporting searching stack text"
-    " training",
+    "": "auditing calibration compression data distribution environment errors hub privacy reporting searching stack"
+    " text training",
     "auditing": "audit",
     "compression": "Table compare convert inspect",
     "compression.compress": "compress",
