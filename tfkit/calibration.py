@@ -215,11 +215,8 @@ def calibrate(
     if len(fitted):
         temperature = fit_temperature(_log(validation.probabilities[fitted]), labels[fitted])
     after = dataclasses.replace(test, probabilities=with_temperature(test.probabilities, temperature))
-    # But for a rounding where two classes are equal.
-    if (
-        np.take_along_axis(after.probabilities, test.predicted[:, None], 1)[:, 0]
-        < after.probabilities.max(1) - 1e-6
-    ).any():
+    kept = np.take_along_axis(after.probabilities, test.predicted[:, np.newaxis], axis=1)[:, 0]
+    if (kept < after.probabilities.max(axis=1) - 1e-6).any():  # where two are equal, rounding decides
         raise CheckError(f"A temperature of {temperature} changes which class is the most probable one.")
     scores = conformal_scores(with_temperature(validation.probabilities[scored], temperature), labels[scored])
     scores = scores[draw(len(scores), MOST_SCORES, seed=seed)]

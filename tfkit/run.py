@@ -165,6 +165,8 @@ NOTHING = type(None)
 MAYBE = (*NUMBER, NOTHING)
 TEXT = (str, NOTHING)
 
+_COVERED = {"measured": NUMBER, "interval": [NUMBER], "mean_size": NUMBER, "empty_share": NUMBER}
+
 SHAPES: dict[str, dict[str, Any]] = {
     METRICS: {"*": NUMBER},
     VERSIONS: {"packages?": {"*": TEXT}, "problems?": [str]},
@@ -187,9 +189,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     CALIBRATION: {
         "temperature": NUMBER, "examples": {"temperature": int, "scores": int, "test": int}, "scores": [NUMBER],
         "ece_before": NUMBER, "ece": NUMBER, "nll_before": NUMBER, "nll": NUMBER,
-        "coverage": {
-            "*": {"measured": NUMBER, "interval": [NUMBER], "mean_size": NUMBER, "empty_share": NUMBER},
-        },
+        "coverage": {"0.9?": _COVERED, "0.95?": _COVERED, "0.99?": _COVERED},
     },
     VARIANTS: {
         "verdict": str, "examples": int, "source": {"accuracy": MAYBE}, "chosen": TEXT,

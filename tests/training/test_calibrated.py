@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import tfkit
 from recipes import train_distributed
+from tests.conftest import write_digits
 from tfkit import data
 from tfkit.calibration import calibrate, prediction_sets, temperature_of, with_temperature
 from tfkit.compression.compare import compare_all
@@ -32,20 +35,20 @@ def build_model():
         [layers.Flatten(input_shape=(16, 16, 3)), layers.Dense(64, "relu"), layers.Dense(10)]
     )
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.Adam(1e-2), loss, metrics=["accuracy"])
+    model.compile(keras.optimizers.Adam(3e-2), loss, metrics=["accuracy"])
     return model
 
 
 @pytest.fixture(scope="module")
 def splits():
-    return data.load_images("digits", image_size=16)
+    return data.load_images("digits", image_size=16, global_batch_size=128)
 
 
 @pytest.fixture(scope="module")
 def run(splits, tmp_path_factory):
     """Of a model that is far too sure: nothing stops its training."""
     folder = tmp_path_factory.mktemp("runs") / "sure"
-    done = tfkit.fit(build_model, splits, run_dir=folder, epochs=30, calibrate=True, verbose=0)
+    done = tfkit.fit(build_model, splits, run_dir=folder, epochs=20, calibrate=True, verbose=0)
     tfkit.report(done)
     return done
 
@@ -163,3 +166,22 @@ def test_what_is_trained_for_a_device_keeps_the_temperature(small, tmp_path):
     assert temperature_of(copy) == 3.0
     with pytest.raises(RunError, match="gives other probabilities"):
         models.rebuild(copy, None, data.load_images("digits", image_size=32))
+
+
+@pytest.mark.slow
+def test_the_programs_of_the_docs_run(small, tmp_path, monkeypatch, capsys):
+    run, _ = small
+    text = (Path(__file__).parents[2] / "docs" / "calibration.md").read_text()
+    of_a_run, of_arrays = re.findall(r"^```python\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)
+    shutil.copytree(run.path, tmp_path / "runs" / "digits")
+    shutil.copy(
+        write_digits(tmp_path / "all", classes=8, each=1) / "digit 7" / "7.png", tmp_path / "seven.png"
+    )
+    monkeypatch.chdir(tmp_path)
+    exec(compile(of_a_run, "docs", "exec"), {})
+    printed = capsys.readouterr().out.strip()
+    assert printed == "none of these" or set(re.findall(r"\w+", printed)) <= set(run.labels)
+    exec(compile(of_arrays, "docs", "exec"), {})
+    temperature, before, after = map(float, capsys.readouterr().out.split())
+    assert temperature > 1
+    assert after < before

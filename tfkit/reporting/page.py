@@ -25,6 +25,7 @@ from jinja2.exceptions import UndefinedError
 from markupsafe import Markup
 
 from tfkit import run, run_files
+from tfkit.calibration import temperature_of
 from tfkit.environment import files
 from tfkit.errors import RunError
 from tfkit.metrics import Evaluation
@@ -57,6 +58,7 @@ class Facts:
       privacy: of privacy.json.
       audit: of audit.json.
       calibration: of calibration.json.
+      temperature: of it, 1 where there is none.
       lite: of tflite/variants.json.
       chosen: the TFLite variant that was chosen.
       data: where the examples came from; without counts and without what was left out.
@@ -81,7 +83,7 @@ class Facts:
         self.metrics, self.notes = run_.metrics, run_.notes
         self.config, self.versions = run_.config, run_.versions
         self.privacy, self.audit, self.lite = map(run_.read, (run.PRIVACY, run.AUDIT, run.VARIANTS))
-        self.calibration = run_.read(run.CALIBRATION)
+        self.calibration, self.temperature = run_.read(run.CALIBRATION), temperature_of(run_)
         self.model: dict[str, Any] = run_.provenance.get("model", {})
         self.recipe: str | None = run_.provenance.get("recipe", {}).get("name")
         self.data = dict(run_.provenance.get("data", {}))
@@ -380,7 +382,7 @@ def _drawn(facts: Facts) -> dict[str, Any]:
         content["confusion"] = svg(figures.confusion(measured), alt=alt, smallest=0.7)
     if measured and (known := facts.calibration):
         alt = f"Reliability. Expected calibration error {known['ece_before']:.3f} before, {known['ece']:.3f} after."
-        drawn = figures.reliability(measured, temperature=known["temperature"])
+        drawn = figures.reliability(measured, temperature=facts.temperature)
         content["reliability"] = svg(drawn, alt=alt)
     if measured and examples:
         show = png if examples.kind == "images" else str
