@@ -53,9 +53,13 @@ def test_a_known_temperature_is_found(true):
     np.testing.assert_allclose(with_temperature(after, 1 / found), before, atol=1e-5)
 
 
-def test_without_a_mistake_nothing_is_made_surer():
+@pytest.mark.parametrize(("mistakes", "is_fitted"), [(0, False), (4, False), (5, True)])
+def test_few_mistakes_tell_no_temperature(mistakes, is_fitted):
+    """Surer would seem better without end where all are right."""
     logits, _ = drawn(200)
-    assert fit_temperature(logits, logits.argmax(axis=1)) == 1.0
+    labels = logits.argmax(axis=1)
+    labels[:mistakes] = (labels[:mistakes] + 1) % 5
+    assert (fit_temperature(logits, labels) != 1.0) == is_fitted
 
 
 def test_zero_probabilities_have_a_temperature_too():

@@ -29,7 +29,10 @@ __all__ = [
 
 COVERAGES = (0.9, 0.95, 0.99)
 FEWEST, FEWEST_FOR_TEMPERATURE = 19, 100
-"""Validation examples: for a coverage of 0.95, and for a temperature that is more than chance."""
+"""Validation examples: for a coverage of 0.95, and for halves of which one gives a temperature."""
+
+FEWEST_MISTAKES = 5
+"""With 2 mistakes of 133, temperatures of 1.35 and 1.5 raised the cross-entropy and the error of other examples."""
 
 MOST_SCORES = 10_000
 
@@ -46,14 +49,14 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
       labels: int [n], the true classes.
 
     Returns:
-      A number in [0.05, 20], of four digits: above 1 where the model was too sure. 1 where no example is a mistake:
-      surer would seem better without end.
+      A number in [0.05, 20], of four digits: above 1 where the model was too sure. 1 where fewer than 5 examples are
+      mistakes: how sure of these it was is chance.
     """
     from scipy.optimize import minimize_scalar
     from scipy.special import log_softmax
 
     values, truth = np.asarray(logits, np.float64), np.asarray(labels)
-    if (values.argmax(axis=1) == truth).all():
+    if (values.argmax(axis=1) != truth).sum() < FEWEST_MISTAKES:
         return 1.0
 
     def cross_entropy(log_temperature: float) -> float:

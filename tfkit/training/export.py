@@ -303,11 +303,14 @@ def calibrate(
     files.write_json(run.path / CALIBRATION, content)
     run.record(numbers)
     tensorboard.write_calibration(run.logdir, after, temperature=temperature, numbers=numbers)
-    fitted = f"fitted to {used['temperature']}" if used["temperature"] else "not fitted to so few"
+    few = " There were too few examples, or mistakes among them, for another." if temperature == 1 else ""
     run.note(
-        f"Calibration: the temperature is {temperature:g}, {fitted} validation examples; {used['scores']} give the"
-        f" scores of sets. The expected calibration error on the test split is {content['ece']:.3f}, without the"
-        f" temperature {content['ece_before']:.3f}."
+        f"Calibration: the temperature is {temperature:g}, by {used['temperature']} validation examples.{few}"
+        f" {used['scores']} give the scores of sets."
+    )
+    run.note(
+        f"With the temperature the expected calibration error on the test split is {content['ece']:.3f}, without it"
+        f" {content['ece_before']:.3f}; the cross-entropy {content['nll']:.3f} and {content['nll_before']:.3f}."
     )
     return after, temperature
 
