@@ -18,7 +18,7 @@ import numpy as np
 
 from tfkit.data.splits import draw
 from tfkit.errors import CheckError, DataError, UsageError
-from tfkit.metrics import Evaluation
+from tfkit.metrics import SMALLEST_NORMAL, Evaluation
 from tfkit.run import CALIBRATION, Run
 from tfkit.run_files import damaged
 
@@ -92,8 +92,7 @@ def with_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarra
 
 def _log(probabilities: np.ndarray) -> np.ndarray:
     """Return logarithms, float64; of 0 that of the smallest number that float32 has."""
-    smallest = float(np.finfo(np.float32).tiny)
-    return np.log(np.maximum(np.asarray(probabilities, np.float64), smallest))
+    return np.log(np.maximum(np.asarray(probabilities, np.float64), SMALLEST_NORMAL))
 
 
 class Reliability(NamedTuple):

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 SUM_TOLERANCE = 1e-3
 SMALLEST_PROBABILITY = float(np.finfo(np.float32).eps)
+SMALLEST_NORMAL = float(np.finfo(np.float32).tiny)
 TOP = 5
 
 
@@ -257,7 +258,7 @@ def to_probabilities(outputs: Any, *, logits: bool, temperature: float = 1.0) ->
     elif given.dtype != tf.float32:  # a softmax in float16 does not quite sum to one
         values /= tf.reduce_sum(values, axis=1, keepdims=True)
     if not logits and temperature != 1:
-        return tf.nn.softmax(tf.math.log(tf.maximum(values, tf.float32.min_normal)) / temperature)
+        return tf.nn.softmax(tf.math.log(tf.maximum(values, SMALLEST_NORMAL)) / temperature)
     return values
 
 
