@@ -86,7 +86,7 @@ def export(folder: Path) -> Path:
     from tfkit import data, hub
     from tfkit.environment import stack
     from tfkit.environment.stack import tf
-    from tfkit.metrics import gives_logits
+    from tfkit.metrics import gives_logits, to_probabilities
     from tfkit.training.export import image_module
     from tfkit.transfer import models
 
@@ -94,7 +94,10 @@ def export(folder: Path) -> Path:
     splits = data.load_images("digits", image_size=backbone.native_size)
     model = models.whole_model(backbone, classes=10, spec=splits.spec, top=models.plain_top())
     with stack.traced_for_saving():
-        module = image_module(model, splits, logits=gives_logits(model))
+        logits = gives_logits(model)
+        module = image_module(
+            model, splits, probabilities=lambda outputs: to_probabilities(outputs, logits=logits)
+        )
     tf.saved_model.save(module, str(folder / "saved_model"), signatures={"serving_default": module.serve})
     return folder / "saved_model"
 

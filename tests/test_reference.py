@@ -46,7 +46,7 @@ def test_what_has_a_page(modules):
     names = [module.__name__ for module in modules]
     packages = {f"tfkit.{name}" for name in tfkit.__all__ if hasattr(getattr(tfkit, name), "__path__")}
     recipes = {name for name in names if name.startswith("recipes.")}
-    assert set(names) == {"tfkit", "recipes", "tfkit.errors", *packages, *recipes}
+    assert set(names) == {"tfkit", "recipes", "tfkit.calibration", "tfkit.errors", *packages, *recipes}
     assert len(recipes) == 7
 
 

@@ -30,6 +30,7 @@ from tfkit.environment import stack as stack
 
 if TYPE_CHECKING:
     from tfkit import auditing as auditing
+    from tfkit import calibration as calibration
     from tfkit import compression as compression
     from tfkit import data as data
     from tfkit import distribution as distribution
@@ -63,7 +64,8 @@ if TYPE_CHECKING:
     __version__: str
 
 _HOMES = {
-    "": "auditing compression data distribution environment errors hub privacy reporting searching stack text training",
+    "": "auditing calibration compression data distribution environment errors hub privacy reporting searching stack"
+    " text training",
     "auditing": "audit",
     "compression": "Table compare convert inspect",
     "compression.compress": "compress",

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 SUM_TOLERANCE = 1e-3
 SMALLEST_PROBABILITY = float(np.finfo(np.float32).eps)
+SMALLEST_NORMAL = float(np.finfo(np.float32).tiny)
 TOP = 5
 
 
@@ -232,13 +233,14 @@ def activation(model: keras.Model) -> str | None:
     return "softmax" if isinstance(layer, keras.layers.Softmax) else name
 
 
-def to_probabilities(outputs: Any, *, logits: bool) -> tf.Tensor:
+def to_probabilities(outputs: Any, *, logits: bool, temperature: float = 1.0) -> tf.Tensor:
     """Return class probabilities float32 [n, classes] of what a classifier gives.
 
     Args:
       outputs: one tensor, also within a list or dict: [n, classes], with further axes of size 1 or without; or of one
         unit [n, 1] or [n], of the second of two classes.
       logits: whether they are logits; else they are probabilities.
+      temperature: what logits are divided by, and of probabilities their logarithms; see `tfkit.calibration`.
     """
     from tfkit.environment.stack import tf
 
@@ -246,32 +248,39 @@ def to_probabilities(outputs: Any, *, logits: bool) -> tf.Tensor:
     units = int(np.prod(given.shape[1:], dtype=np.int64))
     values = tf.cast(given, tf.float32)
     values = values if given.shape.rank == 2 else tf.reshape(values, [-1, units])
+    if logits and temperature != 1:
+        values /= temperature
     if units == 1:
         first, second = (tf.sigmoid(-values), tf.sigmoid(values)) if logits else (1.0 - values, values)
-        return tf.concat([first, second], axis=1)
-    if logits:
-        return tf.nn.softmax(values)
-    if given.dtype != tf.float32:  # a softmax in float16 does not quite sum to one
+        values = tf.concat([first, second], axis=1)
+    elif logits:
+        values = tf.nn.softmax(values)
+    elif given.dtype != tf.float32:  # a softmax in float16 does not quite sum to one
         values /= tf.reduce_sum(values, axis=1, keepdims=True)
+    if not logits and temperature != 1:
+        return tf.nn.softmax(tf.math.log(tf.maximum(values, SMALLEST_NORMAL)) / temperature)
     return values
 
 
-def evaluate(model: keras.Model, splits: Splits, *, logits: bool | None = None) -> Evaluation:
-    """Evaluate a model on the test split.
+def evaluate(
+    model: keras.Model, splits: Splits, *, logits: bool | None = None, split: str = "test"
+) -> Evaluation:
+    """Evaluate a model on the test split, or another one.
 
     Args:
       model: compiled.
       splits: that it was trained on.
       logits: whether it gives logits; None: what its loss takes.
+      split: "validation" or "test".
     """
     logits = gives_logits(model) if logits is None else logits
-    outputs = model.predict(splits.test, verbose=0)
-    return evaluation(np.asarray(to_probabilities(outputs, logits=logits)), splits)
+    outputs = model.predict(splits.in_order(split), verbose=0)
+    return evaluation(np.asarray(to_probabilities(outputs, logits=logits)), splits, split=split)
 
 
-def evaluation(probabilities: np.ndarray, splits: Splits) -> Evaluation:
-    """Return the evaluation of probabilities [n, classes] of the test split, in its stable order."""
-    indices = splits.indices["test"]
+def evaluation(probabilities: np.ndarray, splits: Splits, *, split: str = "test") -> Evaluation:
+    """Return the evaluation of probabilities [n, classes] of a split, in its stable order."""
+    indices = splits.indices[split]
     return Evaluation(
         labels=splits.source.labels[indices],
         probabilities=probabilities,

@@ -37,6 +37,7 @@ REPORT = "report.html"
 MODEL_CARD = "model_card.md"
 PRIVACY = "privacy.json"
 AUDIT = "audit.json"
+CALIBRATION = "calibration.json"
 TFLITE = "tflite"
 VARIANTS = f"{TFLITE}/variants.json"
 INDEX = "index"
@@ -52,9 +53,9 @@ _REQUESTED = "# Decided by the run; what was asked: "
 
 MADE = (
     *(CONFIG, LABELS, METRICS, NOTES, HISTORY, PROVENANCE, VERSIONS, EVALUATION, MODEL_CARD, REPORT),
-    *(SAVED_MODEL, LOGS, BACKUP, PRIVACY, AUDIT, TFLITE, INDEX, HITS, TRAINED_ON),
+    *(SAVED_MODEL, LOGS, BACKUP, PRIVACY, AUDIT, CALIBRATION, TFLITE, INDEX, HITS, TRAINED_ON),
 )
-SHOWN = (CONFIG, METRICS, PROVENANCE, VERSIONS, PRIVACY, AUDIT, VARIANTS, HISTORY, EVALUATION)
+SHOWN = (CONFIG, METRICS, PROVENANCE, VERSIONS, PRIVACY, AUDIT, CALIBRATION, VARIANTS, HISTORY, EVALUATION)
 """What a report is made of."""
 
 READ = (*(name for name in MADE if name != BACKUP), LOCK, f".{TFLITE}.lock", INTENDED_USE)
@@ -165,6 +166,8 @@ NOTHING = type(None)
 MAYBE = (*NUMBER, NOTHING)
 TEXT = (str, NOTHING)
 
+_COVERED = {"measured": NUMBER, "interval": [NUMBER], "mean_size": NUMBER, "empty_share": NUMBER}
+
 SHAPES: dict[str, dict[str, Any]] = {
     METRICS: {"*": NUMBER},
     VERSIONS: {"packages?": {"*": TEXT}, "problems?": [str]},
@@ -183,6 +186,11 @@ SHAPES: dict[str, dict[str, Any]] = {
         "exposure?": ({
             "verdict": str, "insertions": {"*": {"codes": NUMBER, "mean_bits": MAYBE, "largest_bits": MAYBE}},
         }, NOTHING),
+    },
+    CALIBRATION: {
+        "temperature": NUMBER, "examples": {"temperature": int, "scores": int, "test": int}, "scores": [NUMBER],
+        "ece_before": NUMBER, "ece": NUMBER, "nll_before": NUMBER, "nll": NUMBER,
+        "coverage": {"0.9?": _COVERED, "0.95?": _COVERED, "0.99?": _COVERED},
     },
     VARIANTS: {
         "verdict": str, "examples": int, "source": {"accuracy": MAYBE}, "chosen": TEXT,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from tests.text.conftest import HARD, docstrings
+from tfkit.calibration import with_temperature
 from tfkit.compression import inspect, representative
 from tfkit.compression.compress import check_allowed, convert_and_choose
 from tfkit.compression.results import FOLDER, HOW, IDS_MODEL, of_run
@@ -24,6 +26,8 @@ from tfkit.settings.options import CompressConfig
 from tfkit.text.tokenizers import WordPiece, build_vocabulary
 from tfkit.training import export
 from tfkit.transfer.models import light, plain_top
+
+TEMPERATURE = 1.7  # of the exported model
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,9 @@ def run(splits, model, tmp_path_factory):
         labels=splits.source.labels[test], probabilities=tf.nn.softmax(logits).numpy(),
         names=[splits.source.names[place] for place in test], class_names=splits.class_names,
     )  # fmt: skip
-    export.save(model, run, splits, evaluation=measured)
+    warmer = with_temperature(measured.probabilities, TEMPERATURE)
+    measured = dataclasses.replace(measured, probabilities=warmer)
+    export.save(model, run, splits, evaluation=measured, temperature=TEMPERATURE)
     save(run.path / EVALUATION, measured)
     return run
 
@@ -157,6 +163,21 @@ def test_a_process_that_never_heard_of_texts_opens_the_saved_model(run):
     folder = run.path / SAVED_MODEL
     done = subprocess.run([sys.executable, "-c", script, folder], check=True, capture_output=True, text=True)
     assert done.stdout.split() == ["texts"]
+
+
+def test_the_signatures_of_devices_have_the_temperature(run, splits):
+    loaded, (measured, _) = run.model, load(run.path / EVALUATION)
+    vocabulary = (run.path / SAVED_MODEL / "assets" / "vocab.txt").read_text().split("\n")[:-1]
+    tokenizer = WordPiece(vocabulary=tuple(vocabulary), max_length=96)
+    for place, index in enumerate(splits.indices["test"][:5]):
+        text = splits.source.read(np.array([index]))
+        ids = tokenizer.dense(text, length=96)
+        fed = {name: ids[name] for name in loaded.signatures["device_ids"].structured_input_signature[1]}
+        for given in (
+            loaded.signatures["device"](texts=tf.constant(text)),
+            loaded.signatures["device_ids"](**fed),
+        ):
+            np.testing.assert_allclose(given["probabilities"][0], measured.probabilities[place], atol=1e-5)
 
 
 class Foreign(tf.Module):

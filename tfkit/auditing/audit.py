@@ -15,6 +15,7 @@ import numpy as np
 from tfkit import hub, reporting
 from tfkit.auditing.attacks import CONFIDENCE, Attack, LowerBound, attack, lira, lower_bound
 from tfkit.auditing.exposure import exposure
+from tfkit.calibration import temperature_of, with_temperature
 from tfkit.data.splits import Splits
 from tfkit.distribution import strategies
 from tfkit.environment import files, packages
@@ -219,7 +220,8 @@ def audit(run: Run | str | Path, splits: Splits | None = None, **settings: Any) 
     if config.shadows:
         both, is_member = np.concatenate(pair), np.arange(2 * count) < count
         shadow = functools.partial(_shadow, again, features, both)
-        found = np.concatenate(answers)
+        # The shadows have no temperature: the run's own is taken back.
+        found = with_temperature(np.concatenate(answers), 1 / temperature_of(run))
         attacks.append(
             lira(found, labels[both], is_member, shadow=shadow, shadows=config.shadows, seed=config.seed)
         )

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 
+from tfkit.calibration import temperature_of
 from tfkit.compression import representative
 from tfkit.compression.compare import ModelUnderTest, compare_all, measure, under_test
 from tfkit.compression.convert import MEASURED, ConversionRequest, run_conversions
@@ -143,7 +144,8 @@ def _compress_run(run: Run, origin: Run, config: CompressConfig) -> Choice:
             trained = [_prune_at_once(run, origin, config)] if config.techniques else []
         elif config.techniques:
             model = models.rebuild(origin, cast(Any, backbone), splits)
-            trained = train(run, model, splits.replace(global_batch_size=batch_size), config)
+            of_batches = splits.replace(global_batch_size=batch_size)
+            trained = train(run, model, of_batches, config, temperature=temperature_of(origin))
         return convert_and_choose(run, tested, config, trained=trained, private=private)
 
 
@@ -312,7 +314,9 @@ def stages(technique: str, config: CompressConfig, *, examples: Any = None) -> l
     return [possible[part] for part in parts]
 
 
-def train(run: Run, model: stack.keras.Model, splits: Splits, config: CompressConfig) -> list[Candidate]:
+def train(
+    run: Run, model: stack.keras.Model, splits: Splits, config: CompressConfig, *, temperature: float = 1.0
+) -> list[Candidate]:
     """Train all techniques that are asked for, one after the other.
 
     Args:
@@ -321,6 +325,7 @@ def train(run: Run, model: stack.keras.Model, splits: Splits, config: CompressCo
       model: flat, of images in [0, 1], to logits.
       splits: that it was trained on, of the batch size of training.
       config: which techniques.
+      temperature: of the run's exported model.
 
     Raises:
       UsageError: a technique cannot take the model; all layers are looked at before any training.
@@ -346,7 +351,7 @@ def train(run: Run, model: stack.keras.Model, splits: Splits, config: CompressCo
         after, notes = trained[name]
         predict = functools.partial(after, training=False)
         wanted = [one for one in trained_variants(technique) if one in config.variants]
-        of_pixels = pixel_function(predict, keep=after.variables, softmax=True)
+        of_pixels = pixel_function(predict, keep=after.variables, temperature=temperature)
         candidates.append(Candidate(name, of_pixels, wanted, notes))
     return candidates
 

@@ -341,13 +341,13 @@ def saved(model: Any, *, input_shape: InputShape = None, signature: str | None =
         )
 
 
-def pixel_function(classify: Callable[..., Any], *, keep: Any, softmax: bool = False) -> Any:
+def pixel_function(classify: Callable[..., Any], *, keep: Any, temperature: float | None = None) -> Any:
     """Return a model of images in 0..1 as one of raw pixels in 0..255: what every .tflite of images here takes.
 
     Args:
       classify: float32 [b, s, s, 3] in [0, 1] to float32 [b, c].
       keep: the object whose variables it uses.
-      softmax: whether it gives logits.
+      temperature: of a model that gives logits; None: it gives probabilities.
     """
 
     class OfPixels(stack.tf.Module):
@@ -357,7 +357,7 @@ def pixel_function(classify: Callable[..., Any], *, keep: Any, softmax: bool = F
 
         def __call__(self, pixels: Any) -> Any:
             outputs = classify(stack.tf.cast(pixels, stack.tf.float32) / 255.0)
-            return stack.tf.nn.softmax(outputs) if softmax else outputs
+            return outputs if temperature is None else stack.tf.nn.softmax(outputs / temperature)
 
     return OfPixels()
 

@@ -15,6 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tfkit import calibration
+from tfkit.calibration import with_temperature
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -206,6 +209,34 @@ def roc(evaluation: Evaluation) -> Figure:
     title = "area" if len(shown) == len(curves) else f"area, the lowest of {len(curves)} classes"
     axes = "share of the others taken for the class", "share of the class that is found"
     return _roc_chart(shown, *axes, title=title)
+
+
+def reliability(evaluation: Evaluation, *, temperature: float) -> Figure:
+    """Draw how often the model is right over how sure it is, before and after the temperature; the diagonal is exact.
+
+    Args:
+      evaluation: at the temperature.
+      temperature: that is taken back for the line of before.
+    """
+    figure, axis = _new_chart(5.0, 4.0, "probability of the predicted class", "share that is right")
+    axis.plot([0, 1], [0, 1], color="#999", linewidth=0.8, linestyle=":")
+    before = with_temperature(evaluation.probabilities, 1 / temperature)
+    lines = {
+        "before": (before, "#b8560f", "--", "s"),
+        "after": (evaluation.probabilities, "#1f5fae", "-", "o"),
+    }
+    for name, (probabilities, colour, dashes, marker) in lines.items():
+        of = calibration.reliability(probabilities, evaluation.labels)
+        there = of.examples > 0
+        text = f"{name} (error {of.error:.3f})"
+        axis.plot(of.confidence[there], of.accuracy[there], color=colour, linestyle=dashes, label=text)
+        # The area of a point is the share of the examples.
+        sizes = 400 * of.examples[there] / of.examples.sum()
+        axis.scatter(
+            of.confidence[there], of.accuracy[there], s=sizes, color=colour, marker=marker, alpha=0.6
+        )
+    axis.legend(fontsize=9, frameon=False)
+    return figure
 
 
 def attack_roc(attacks: Mapping[str, Mapping[str, Any]]) -> Figure:

@@ -25,6 +25,7 @@ from jinja2.exceptions import UndefinedError
 from markupsafe import Markup
 
 from tfkit import run, run_files
+from tfkit.calibration import temperature_of
 from tfkit.environment import files
 from tfkit.errors import RunError
 from tfkit.metrics import Evaluation
@@ -56,6 +57,8 @@ class Facts:
       examples: that go with it.
       privacy: of privacy.json.
       audit: of audit.json.
+      calibration: of calibration.json.
+      temperature: of it, 1 where there is none.
       lite: of tflite/variants.json.
       chosen: the TFLite variant that was chosen.
       data: where the examples came from; without counts and without what was left out.
@@ -80,6 +83,7 @@ class Facts:
         self.metrics, self.notes = run_.metrics, run_.notes
         self.config, self.versions = run_.config, run_.versions
         self.privacy, self.audit, self.lite = map(run_.read, (run.PRIVACY, run.AUDIT, run.VARIANTS))
+        self.calibration, self.temperature = run_.read(run.CALIBRATION), temperature_of(run_)
         self.model: dict[str, Any] = run_.provenance.get("model", {})
         self.recipe: str | None = run_.provenance.get("recipe", {}).get("name")
         self.data = dict(run_.provenance.get("data", {}))
@@ -89,7 +93,7 @@ class Facts:
             raise run_files.damaged(self.path / run.VARIANTS, f"it has {len(variants):,} variants")
         self.chosen = next((row for row in variants if row["name"] == self.lite["chosen"]), None)
         if ledger.is_private(run_):
-            self.examples, self.data = None, ledger.shown(self.data)
+            self.examples, self.data, self.calibration = None, ledger.shown(self.data), {}
             self.privacy = self.privacy or STATEMENT_LOST
             if not self.privacy.get("diagnostics"):
                 self.history = self.history.drop(columns=["loss", "accuracy"], errors="ignore")
@@ -366,7 +370,9 @@ def _plain(value: Any) -> Any:
 def _drawn(facts: Facts) -> dict[str, Any]:
     """Return the figures, photos and texts of the page; absent ones are None or empty."""
     measured, examples, lite = facts.measured, facts.examples, facts.lite
-    content: dict[str, Any] = dict.fromkeys(("worst", "samples", "languages", "pareto", "confusion"), ())
+    content: dict[str, Any] = dict.fromkeys(
+        ("worst", "samples", "languages", "pareto", "confusion", "reliability"), ()
+    )
     content["curves"] = _curves(facts)
     if lite:
         content["pareto"] = svg(figures.pareto(lite), alt=lite["verdict"], smallest=0.7)
@@ -374,6 +380,10 @@ def _drawn(facts: Facts) -> dict[str, Any]:
         pairs = [f"{true} taken for {guess}: {n}" for true, guess, n in figures.confused_pairs(measured, 5)]
         alt = f"Confusion matrix. Most frequent: {'; '.join(pairs) or 'no mistakes'}."
         content["confusion"] = svg(figures.confusion(measured), alt=alt, smallest=0.7)
+    if measured and (known := facts.calibration):
+        alt = f"Reliability. Expected calibration error {known['ece_before']:.3f} before, {known['ece']:.3f} after."
+        drawn = figures.reliability(measured, temperature=facts.temperature)
+        content["reliability"] = svg(drawn, alt=alt)
     if measured and examples:
         show = png if examples.kind == "images" else str
         content["worst"] = [

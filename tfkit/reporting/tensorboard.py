@@ -180,6 +180,27 @@ def write_evaluation(logdir: Path, evaluation: Evaluation) -> None:
             tf.summary.experimental.write_raw_pb(proto.SerializeToString(), step=0)
 
 
+def write_calibration(
+    logdir: Path, evaluation: Evaluation, *, temperature: float, numbers: Mapping[str, float]
+) -> None:
+    """Write the reliability diagram of the test split as a picture, and what was measured as scalars.
+
+    Args:
+      logdir: of the run.
+      evaluation: at the temperature.
+      temperature: see `figures.reliability`.
+      numbers: by their tags.
+    """
+    _write_figures(
+        logdir / "test",
+        "reliability",
+        {"reliability": figures.reliability(evaluation, temperature=temperature)},
+    )
+    with event_writer(logdir / "test", kind="calibration") as tf:
+        for name, value in numbers.items():
+            tf.summary.scalar(name, value, step=0)
+
+
 def write_hparams(logdir: Path, config: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
     """Write the settings and the final numbers of a run, so that the hparams dashboard compares runs.
 

@@ -19,6 +19,9 @@ SCRATCH = "cnn"
 
 LIGHT = "light"
 """The model handle that stands for a small model trained from scratch, on a vocabulary of its own."""
+UNCOVERED = "looks at validation examples, which epsilon does not cover"
+"""Why a private run is not calibrated."""
+
 _Augment = Literal["none", "light", "standard", "randaugment"]
 
 
@@ -172,6 +175,10 @@ class ReplicaConfig(StrategyConfig):
 
     class_weights: Literal["auto", "always", "never"] = "auto"
     """Weigh classes by rarity. auto: when the largest has over 3 times the examples of the smallest."""
+
+    calibrate: bool = True
+    """Fit a temperature to the validation split, so that probabilities mean what they say, and take the scores of sets
+    of classes from it. The most probable class stays the same."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -377,6 +384,9 @@ class PrivateSettings(TextColumns, ImageConfig, StrategyConfig):
     deterministic_noise: bool = False
     """Noise and samples from --seed, for tests: repeatable and NOT private."""
 
+    calibrate: bool = False
+    """Refused: validation examples, which epsilon does not cover, would be looked at."""
+
     diagnostics: bool = False
     """Log loss, gradient norms and the clipped share of the training examples: without noise, so they leak."""
 
@@ -395,6 +405,8 @@ class PrivateSettings(TextColumns, ImageConfig, StrategyConfig):
                 " weights of any age, and the accountant counts steps that all take together.\n"
                 "  Take --strategy mirrored or multi_worker_mirrored (python -m tfkit launch --workers N)."
             )
+        if self.calibrate:
+            raise ConfigError(f"--calibrate {UNCOVERED}.\n  Leave it out.")
         if self.target_epsilon is not None and self.noise_multiplier is not None:
             raise ConfigError("--target-epsilon and --noise-multiplier both decide the noise: give one.")
         if self.target_epsilon is None and self.noise_multiplier is None:

@@ -16,14 +16,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tfkit import calibration
 from tfkit.data.splits import FULL_RANGE, Splits, to_square
 from tfkit.environment import files, foreign, stack
 from tfkit.errors import CheckError
 from tfkit.metrics import Evaluation, gives_logits, to_probabilities
-from tfkit.run import SAVED_MODEL, Run
+from tfkit.reporting import tensorboard
+from tfkit.run import CALIBRATION, SAVED_MODEL, Run
 
 if TYPE_CHECKING:
     from tfkit.environment.stack import keras
+
+Probabilities = Callable[[Any], Any]
+"""Makes float32 [b, classes] of what a model gives."""
 
 
 def module_of(model: keras.Model, call: Any, spec: Any, *, classify: Any) -> Any:
@@ -60,26 +65,32 @@ def module_of(model: keras.Model, call: Any, spec: Any, *, classify: Any) -> Any
     return module
 
 
-def classifier(model: keras.Model, spec: Any, *, logits: bool, training: bool = False) -> Any:
+def classifier(model: keras.Model, spec: Any, *, probabilities: Probabilities, training: bool = False) -> Any:
     """Return a tf.function from a batch of what the model was trained on to probabilities, float32 [b, classes].
 
     It is traced once and called by all others: tracing a backbone takes seconds.
+
+    Args:
+      model: the trained one.
+      spec: of a batch.
+      probabilities: makes them of what the model gives, see `tfkit.metrics.to_probabilities`.
+      training: whether it is called as in training.
     """
     from tfkit.environment.stack import tf
 
     @tf.function(input_signature=[spec])
     def classify(inputs: Any) -> Any:
-        return to_probabilities(model(inputs, training=training), logits=logits)
+        return probabilities(model(inputs, training=training))
 
     return classify
 
 
-def feature_module(model: keras.Model, splits: Splits, *, logits: bool) -> Any:
+def feature_module(model: keras.Model, splits: Splits, *, probabilities: Probabilities) -> Any:
     """Return what is saved of a model of rows of numbers: it takes what it was trained on."""
     from tfkit.environment.stack import tf
 
     spec = tf.TensorSpec([None, *splits.spec.shape], splits.spec.dtype, name="features")
-    call = classifier(model, spec, logits=logits)
+    call = classifier(model, spec, probabilities=probabilities)
     return module_of(model, call, spec, classify=call)
 
 
@@ -102,13 +113,14 @@ _OVERSHOOT = 0.5
 """Bicubic resizing leaves [0, 1] by less; what is meant as [-1, 1] or [0, 255] by more."""
 
 
-def image_module(model: keras.Model, splits: Splits, *, logits: bool) -> Any:
+def image_module(model: keras.Model, splits: Splits, *, probabilities: Probabilities) -> Any:
     """Return what is saved of a classifier of images; see `tfkit.training.export.save`."""
     from tfkit.environment.stack import tf
 
     size = int(splits.spec.shape[0])
     spec = tf.TensorSpec([None, size, size, 3], tf.float32)
-    ways = {training: classifier(model, spec, logits=logits, training=training) for training in (False, True)}
+    make = functools.partial(classifier, model, spec, probabilities=probabilities)
+    ways = {training: make(training=training) for training in (False, True)}
 
     @tf.function(autograph=False)
     def call(images: Any, training: bool = False) -> Any:
@@ -118,12 +130,10 @@ def image_module(model: keras.Model, splits: Splits, *, logits: bool) -> Any:
         grey = tf.fill([tf.cast(rank < 3, tf.int32)], 1)
         batch = images if images.shape.rank == 4 else tf.reshape(images, tf.concat([single, shape, grey], 0))
         colours = over_white(to_bytes(batch, splits.pixel_range[:2]))
-        probabilities = ways[training](to_square(colours, size) / 255.0)
+        rows = ways[training](to_square(colours, size) / 255.0)
         if images.shape.rank == 4:
-            return probabilities
-        return tf.reshape(
-            probabilities, tf.concat([shape[: tf.maximum(rank - 3, 0)], tf.shape(probabilities)[1:]], 0)
-        )
+            return rows
+        return tf.reshape(rows, tf.concat([shape[: tf.maximum(rank - 3, 0)], tf.shape(rows)[1:]], 0))
 
     deep = splits.pixel_range.images == len(splits.source.names)
     served = tf.uint16 if deep else tf.uint8
@@ -191,7 +201,7 @@ def over_white(images: Any) -> Any:
 VOCABULARY = "vocab.txt"
 
 
-def text_module(model: keras.Model, *, scratch: Path, logits: bool) -> Any:
+def text_module(model: keras.Model, *, scratch: Path, probabilities: Probabilities) -> Any:
     """Return what is saved of a classifier of texts.
 
     It takes UTF-8 strings, [] or [batch], and gives float32 [classes] or [batch, classes]; `serving_default` takes
@@ -202,14 +212,14 @@ def text_module(model: keras.Model, *, scratch: Path, logits: bool) -> Any:
     Args:
       model: from strings [batch] to logits or probabilities.
       scratch: a folder that exists until the module is saved.
-      logits: whether the model gives logits.
+      probabilities: see `classifier`.
     """
     from tfkit.environment.stack import tf
     from tfkit.text.layers import TOKENS, Tokens, on_device, on_ids
 
-    probabilities = functools.partial(to_probabilities, logits=logits)
     spec = tf.TensorSpec([None], tf.string, name="texts")
-    ways = {training: classifier(model, spec, logits=logits, training=training) for training in (False, True)}
+    make = functools.partial(classifier, model, spec, probabilities=probabilities)
+    ways = {training: make(training=training) for training in (False, True)}
 
     @tf.function(autograph=False)
     def call(texts: Any, training: bool = False) -> Any:
@@ -269,8 +279,50 @@ def predict(model: Any, splits: Splits, indices: np.ndarray) -> np.ndarray:
 MINIMUM_AGREEMENT = 0.98
 
 
+def calibrate(
+    run: Run, validation: Evaluation, evaluation: Evaluation, *, seed: int
+) -> tuple[Evaluation, float]:
+    """Fit a temperature and take the scores of conformal sets, see `tfkit.calibration`, and record what comes of it.
+
+    Args:
+      run: gets calibration.json, metrics `calibration/...`, a note, and the reliability diagram in TensorBoard.
+      validation: of the validation split, which they are made of.
+      evaluation: of the test split, on which they are measured.
+      seed: of the halves of the validation split.
+
+    Returns:
+      The evaluation of the test split at the temperature, and the temperature: both for `save`.
+    """
+    if (count := len(validation.labels)) < calibration.FEWEST:
+        run.note(
+            f"Calibration is left off: it takes {calibration.FEWEST} validation examples; there are {count}."
+        )
+        return evaluation, 1.0
+    after, content = calibration.calibrate(validation, evaluation, seed=seed)
+    temperature, used, numbers = content["temperature"], content["examples"], calibration.numbers(content)
+    files.write_json(run.path / CALIBRATION, content)
+    run.record(numbers)
+    tensorboard.write_calibration(run.logdir, after, temperature=temperature, numbers=numbers)
+    few = " There were too few examples, or mistakes among them, for another." if temperature == 1 else ""
+    run.note(
+        f"Calibration: the temperature is {temperature:g}, by {used['temperature']} validation examples.{few}"
+        f" {used['scores']} give the scores of sets."
+    )
+    run.note(
+        f"With the temperature the expected calibration error on the test split is {content['ece']:.3f}, without it"
+        f" {content['ece_before']:.3f}; the cross-entropy {content['nll']:.3f} and {content['nll_before']:.3f}."
+    )
+    return after, temperature
+
+
 def save(
-    model: keras.Model, run: Run, splits: Splits, *, evaluation: Evaluation, logits: bool | None = None
+    model: keras.Model,
+    run: Run,
+    splits: Splits,
+    *,
+    evaluation: Evaluation,
+    logits: bool | None = None,
+    temperature: float = 1.0,
 ) -> dict[str, float]:
     """Write saved_model/ and labels.txt, load them again, and compare with the trained model on the test split.
 
@@ -286,8 +338,9 @@ def save(
       model: the trained model, of images in [0, 1], texts or features, giving logits or probabilities.
       run: the folder to write into.
       splits: what it was trained on.
-      evaluation: of `model` on the test split.
+      evaluation: of `model` on the test split, at the temperature.
       logits: whether `model` gives logits; None: what its loss was told.
+      temperature: is built in: of `calibrate`.
 
     Returns:
       `export/agreement`: the share of test examples, as the user has them, to which the loaded model gives the
@@ -298,14 +351,15 @@ def save(
     """
     began = time.monotonic()
     logits = gives_logits(model) if logits is None else logits
+    probabilities = functools.partial(to_probabilities, logits=logits, temperature=temperature)
     run.labels = splits.class_names
     with files.new_folder(run.path / SAVED_MODEL) as folder, tempfile.TemporaryDirectory() as scratch:
         with foreign.traced_for_saving():
             if splits.kind == "texts":
-                module = text_module(model, scratch=Path(scratch), logits=logits)
+                module = text_module(model, scratch=Path(scratch), probabilities=probabilities)
             else:
                 make = image_module if splits.kind == "images" else feature_module
-                module = make(model, splits, logits=logits)
+                module = make(model, splits, probabilities=probabilities)
         names = [name for name in ("device", "device_ids") if hasattr(module, name)]
         signatures = {"serving_default": module.serve} | {name: getattr(module, name) for name in names}
         stack.tf.saved_model.save(module, str(folder), signatures=signatures)

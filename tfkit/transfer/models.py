@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from tfkit.calibration import temperature_of
 from tfkit.data.splits import Splits
 from tfkit.environment import stack
 from tfkit.errors import RunError
 from tfkit.hub.encoders import Encoder, freeze
 from tfkit.metrics import Evaluation, evaluate, evaluation, to_probabilities
-from tfkit.run import Run
+from tfkit.run import CALIBRATION, SAVED_MODEL, Run
 from tfkit.text.tokenizers import WordPiece
 from tfkit.training.stage import Trained
 
@@ -29,6 +31,7 @@ HIDDEN_OF_TEXTS = 1024
 linear layer reached 0.686, one of 1,024 units before it 0.788 (chosen there, among 512 to 2,048 and dropout of the
 features of 0.2 to 0.5), TF-IDF and logistic regression 0.724."""
 WARMUP_SHARE = 0.1
+TOLERANCE = 1e-3
 
 
 class Top(NamedTuple):
@@ -297,11 +300,13 @@ class Classifier(NamedTuple):
       model: images float32 [batch, s, s, 3] in [0, 1], or texts [batch], to logits [batch, classes].
       evaluation: on the test split.
       test_features: float32 [n, d], what its last layer sees of the test split, in the split's order.
+      validate: returns the evaluation on the validation split.
     """
 
     model: stack.keras.Model
     evaluation: Evaluation
     test_features: np.ndarray
+    validate: Callable[[], Evaluation]
 
 
 def observe(model: stack.keras.Model, splits: Splits) -> Classifier:
@@ -310,13 +315,15 @@ def observe(model: stack.keras.Model, splits: Splits) -> Classifier:
     both = stack.keras.Model(model.input, [last.input, last.output])
     features, logits = both.predict(splits.test, verbose=0)
     measured = evaluation(np.asarray(to_probabilities(logits, logits=True)), splits)
-    return Classifier(model, measured, np.asarray(features, np.float32))
+    validate = functools.partial(evaluate, model, splits, logits=True, split="validation")
+    return Classifier(model, measured, np.asarray(features, np.float32), validate)
 
 
 def observe_head(model: stack.keras.Model, trained: Trained, features: Splits) -> Classifier:
     """Return the whole model of a head that was trained on stored features, measured on these."""
     test_features = features.source.read(features.indices["test"])
-    return Classifier(model, evaluate(trained.model, features), test_features)
+    validate = functools.partial(evaluate, trained.model, features, split="validation")
+    return Classifier(model, evaluate(trained.model, features), test_features, validate)
 
 
 def rebuild(run: Run, backbone: Encoder | None, splits: Splits) -> stack.keras.Model:
@@ -336,7 +343,8 @@ def rebuild(run: Run, backbone: Encoder | None, splits: Splits) -> stack.keras.M
     """
     settings: dict[str, Any] = {"classes": len(splits.class_names), "spec": splits.spec, "top": plain_top()}
     model = small_cnn(**settings) if backbone is None else whole_model(backbone, **settings)
-    stored: list[Any] = list(run.model.variables_of_model)
+    exported = run.model
+    stored: list[Any] = list(exported.variables_of_model)
     shapes = [tuple(variable.shape) for variable in stored]
     if shapes != [tuple(variable.shape) for variable in model.variables]:
         raise RunError(
@@ -345,5 +353,12 @@ def rebuild(run: Run, backbone: Encoder | None, splits: Splits) -> stack.keras.M
             "\n  It was made by another tfkit, or changed. Make the run anew."
         )
     model.set_weights([variable.numpy() for variable in stored])
+    grey = stack.tf.fill([1, *splits.spec.shape], 0.5)
+    given = to_probabilities(model(grey), logits=True, temperature=temperature_of(run))
+    if np.abs(given - exported.classify(grey)).max() > TOLERANCE:
+        raise RunError(
+            f"{run.path / SAVED_MODEL} gives other probabilities than its variables do at the temperature of"
+            f" {CALIBRATION}.\n  One of the two was changed after the run. Make the run anew."
+        )
     freeze(model, "all")
     return model

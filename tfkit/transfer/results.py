@@ -16,7 +16,7 @@ from tfkit.reporting.examples import Examples
 from tfkit.run import EVALUATION, PRIVACY, Run
 from tfkit.settings.options import DataConfig
 from tfkit.text.tokenizers import WordPiece
-from tfkit.training.export import save
+from tfkit.training.export import calibrate, save
 from tfkit.transfer.models import Classifier
 
 SAMPLES = 16
@@ -66,21 +66,27 @@ def describe(
             measure_tokens(run, encoder.tokenizer, splits)
 
 
-def conclude(run: Run, classifier: Classifier, splits: Splits, *, show_examples: bool = True) -> None:
+def conclude(
+    run: Run, classifier: Classifier, splits: Splits, *, calibrated: bool, show_examples: bool = True
+) -> None:
     """Measure the classifier on the test split, export it, and draw what came out.
 
     Args:
       run: gets metrics.json, saved_model/, evaluation.npz and TensorBoard's pictures.
       classifier: the trained model.
       splits: of images or texts.
+      calibrated: whether the model gets a temperature, and the run the scores of prediction sets.
       show_examples: off: test examples are numbered instead of named, and none is shown.
 
     Raises:
       CheckError: the exported model is not the trained one.
     """
     evaluation = classifier.evaluation if show_examples else classifier.evaluation.numbered()
+    temperature = 1.0
+    if calibrated:
+        evaluation, temperature = calibrate(run, classifier.validate(), evaluation, seed=splits.seed)
     run.record(evaluation.metrics("test"))
-    run.record(save(classifier.model, run, splits, evaluation=evaluation))
+    run.record(save(classifier.model, run, splits, evaluation=evaluation, temperature=temperature))
     shown = _write_mistakes(run, evaluation, splits) if show_examples else None
     examples.save(run.path / EVALUATION, evaluation, shown)
     tensorboard.write_evaluation(run.logdir, evaluation)

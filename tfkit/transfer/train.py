@@ -14,6 +14,7 @@ from tfkit.settings.options import (
     EMBEDDED,
     LIGHT,
     SCRATCH,
+    UNCOVERED,
     DataConfig,
     ImageSettings,
     PrivateSettings,
@@ -242,7 +243,9 @@ def _train(config: Any, run: Run, strategy: Any, source: Run | None, *, recipe: 
     job = train_private if private else functools.partial(job, start=start)
     classifier = job(run, encoder, splits, config, strategy=strategy)
     if run.is_chief:
-        conclude(run, classifier, splits, show_examples=not private)
+        if private:
+            run.note(f"Calibration is left off: it {UNCOVERED}.")
+        conclude(run, classifier, splits, calibrated=config.calibrate, show_examples=not private)
         if 0 < sum(never_seen) < len(never_seen):
             right = classifier.evaluation.predicted == classifier.evaluation.labels
             run.record({"test/accuracy_never_seen": float(right[never_seen].mean())})
