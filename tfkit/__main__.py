@@ -21,6 +21,7 @@ examples:
   python -m tfkit doctor
   python -m tfkit launch --workers 2 -- -m recipes.transfer_image --data-dir photos/ --run-dir runs/photos
   python -m tfkit report runs/photos runs/private --output runs/compare.html
+  python -m tfkit predict runs/photos new_photos/ --output predictions.csv
 
 {EXIT_CODES}
 """
@@ -47,6 +48,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     report.add_argument("runs", nargs="+", metavar="RUN", help=help)
     help = "the page that compares several runs; compare.html in the folder that holds them when left out"
     report.add_argument("--output", metavar="FILE", help=help)
+    predict = add("predict", "predict new images, texts or rows of numbers by a finished run", _predict)
+    predict.add_argument(
+        "folder", metavar="RUN", help="a run folder; its model is run: of a stranger in a sandbox"
+    )
+    help = "files, folders, patterns; tables of texts; .npy files of features"
+    predict.add_argument("data", nargs="+", metavar="DATA", help=help)
+    predict.add_argument("--output", metavar="FILE", help=".csv or .jsonl; on the screen when left out")
+    help = "add prediction sets that hold the true class so often, such as 0.95"
+    predict.add_argument("--coverage", type=float, help=help)
+    predict.add_argument("--text-column", metavar="NAME", help="of a table, where its name does not say it")
+    predict.add_argument("--label-column", metavar="NAME", help="of a table, with the true classes")
+    help = "whether subfolders, or a column, are the true classes; found out when left out"
+    predict.add_argument("--labels", action=argparse.BooleanOptionalAction, help=help)
+    help = "keep the evaluation of labelled data under this name, and show it in the run's report"
+    predict.add_argument("--report", metavar="NAME", help=help)
+    predict.add_argument("--strict", action="store_true", help="exit with 1 where something cannot be read")
+    predict.add_argument("--json", action="store_true", help="print JSON, a row or the summary a line")
     add_command(commands)
     commands.add_parser("launch", help="run a program in several processes that train together")
     words = sys.argv[1:] if arguments is None else list(arguments)
@@ -90,6 +108,12 @@ def _models(chosen: argparse.Namespace) -> int:
         if row.preprocessor:
             print(f"    preprocessor {row.preprocessor}")
     return 0
+
+
+def _predict(chosen: argparse.Namespace) -> int:
+    from tfkit.inference.predict import command
+
+    return command(chosen)
 
 
 def _report(chosen: argparse.Namespace) -> int:
