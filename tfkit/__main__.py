@@ -48,23 +48,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     report.add_argument("runs", nargs="+", metavar="RUN", help=help)
     help = "the page that compares several runs; compare.html in the folder that holds them when left out"
     report.add_argument("--output", metavar="FILE", help=help)
-    predict = add("predict", "predict new images, texts or rows of numbers by a finished run", _predict)
+    predict = add("predict", "predict new images or texts by a finished run", _predict)
     predict.add_argument(
-        "folder", metavar="RUN", help="a run folder; its model is run: of a stranger in a sandbox"
+        "folder", metavar="RUN", help="a run folder; its model is run: a stranger's in a sandbox"
     )
-    help = "files, folders, patterns; tables of texts; .npy files of features"
-    predict.add_argument("data", nargs="+", metavar="DATA", help=help)
-    predict.add_argument("--output", metavar="FILE", help=".csv or .jsonl; on the screen when left out")
-    help = "add prediction sets that hold the true class so often, such as 0.95"
+    predict.add_argument("data", nargs="+", metavar="DATA", help="files, folders, patterns; tables of texts")
+    for flag, help in (
+        ("--output", ".csv or .jsonl file; on the screen when left out"),
+        ("--text-column", "of a table, where its name does not say it"),
+        ("--label-column", "of a table, with the true classes"),
+        ("--report", "keep under this name what labelled data say of the model, for the run's report"),
+    ):
+        predict.add_argument(flag, metavar="NAME", help=help)
+    help = "add prediction sets that hold the true class so often: 0.95"
     predict.add_argument("--coverage", type=float, help=help)
-    predict.add_argument("--text-column", metavar="NAME", help="of a table, where its name does not say it")
-    predict.add_argument("--label-column", metavar="NAME", help="of a table, with the true classes")
-    help = "whether subfolders, or a column, are the true classes; found out when left out"
-    predict.add_argument("--labels", action=argparse.BooleanOptionalAction, help=help)
-    help = "keep the evaluation of labelled data under this name, and show it in the run's report"
-    predict.add_argument("--report", metavar="NAME", help=help)
-    predict.add_argument("--strict", action="store_true", help="exit with 1 where something cannot be read")
-    predict.add_argument("--json", action="store_true", help="print JSON, a row or the summary a line")
+    help = "the subfolders, or a column, are the true classes, whatever they are called"
+    predict.add_argument("--labels", action="store_true", help=help)
+    predict.add_argument("--strict", action="store_true", help="exit with 1 if something cannot be read")
+    predict.add_argument("--json", action="store_true", help="print JSON: a row a line, or the summary")
     add_command(commands)
     commands.add_parser("launch", help="run a program in several processes that train together")
     words = sys.argv[1:] if arguments is None else list(arguments)

@@ -462,7 +462,7 @@ class Run(contextlib.AbstractContextManager["Run"]):
         strict: bool = False,
         text_column: str | None = None,
         label_column: str | None = None,
-        labels: bool | None = None,
+        labels: bool = False,
         report: str | None = None,
     ) -> pd.DataFrame:
         """Predict the classes of new images, texts or rows of numbers, with the exported model.
@@ -472,14 +472,14 @@ class Run(contextlib.AbstractContextManager["Run"]):
             of these, an array uint8, uint16 or float [n, h, w, c], or a list of arrays [h, w, c]; a file is read as
             training reads it, an array is what `Run.model` takes. For one of texts a list of strings, a DataFrame, or
             the path of a table (CSV, TSV, JSON, JSONL, Parquet), a text file or a folder of them. For one of
-            `tfkit.fit` on features float [n, ...], or .npy files of them.
+            `tfkit.fit` on features float [n, ...].
           output: a .csv or .jsonl file to write as well: all of it, or what was there before.
           coverage: of prediction sets, such as 0.95: adds the columns `set`, the labels joined by "|", and `abstain`,
             whether the set is empty.
           strict: whether an example that cannot be read is an error; else its row has the reason.
           text_column: of a table; left out, the one whose name says it.
           label_column: of a table, with the true classes; left out, one that is named so and whose values are classes.
-          labels: whether the subfolders, or the column, are the true classes; None: where all are named like classes.
+          labels: that the subfolders, or the column, are the true classes; else they are where all are named so.
           report: a name under which what the predictions of labelled data are worth is kept in the run folder
             (other_data/NAME.json) and shown in its report.
 

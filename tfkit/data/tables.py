@@ -288,7 +288,8 @@ def _sniff(
     path: Path, encoding: Encoding, usual: str, *, one_column: bool
 ) -> tuple[str, list[list[str]], list[set[str]]]:
     """Return the delimiter by which most rows have as many cells as the first, the first rows, and their values."""
-    results, single = [], None
+    results = []
+    single: tuple[str, list[list[str]], list[set[str]]] | None = None
     for delimiter in dict.fromkeys((usual, *_DELIMITERS)):
         seen: list[set[str]] = []
         head, odd, size = [], 0, 0

@@ -17,8 +17,9 @@ from tfkit.data.text_decoding import TABLE_ENDINGS, Cleaner, packed_ending, read
 from tfkit.data.text_files import LabelCleaner
 from tfkit.errors import DataError
 
-OVERSHOOT = 0.5
-"""Floats may be so far outside of [0, 1] or [0, 255], as the exported model has it: see `training.export.to_bytes`."""
+_OVERSHOOT = (
+    0.5  # of floats beyond [0, 1] or [0, 255], as the exported model has it: `training.export.to_bytes`
+)
 
 
 @dataclass(slots=True)
@@ -58,8 +59,8 @@ class Asked(NamedTuple):
     text_column: str | None = None
     label_column: str | None = None
 
-    labels: bool | None = None
-    """Whether subfolders, or a column, are the true classes; None: where all of them are named like classes."""
+    labels: bool = False
+    """Whether subfolders, or a column, are the true classes; else they are where all of them are named like classes."""
 
 
 def open_data(data: Any, *, shape: Sequence[int], asked: Asked) -> Data:
@@ -73,35 +74,31 @@ def open_data(data: Any, *, shape: Sequence[int], asked: Asked) -> Data:
     Raises:
       DataError: it is of another kind than the run was trained on, not there, or empty.
     """
-    if not shape and hasattr(data, "columns"):
+    if len(shape) not in (0, 3):
+        return Data(_of_rows(data, shape))
+    if hasattr(data, "columns") and not shape:
         return _of_tables([of_frame(data)], asked)
-    data = [Path(data)] if isinstance(data, str | Path) else data
-    items = list(data) if not shape or not isinstance(data, np.ndarray) else []
-    strings = Path if not shape else (str, Path)
-    if items and all(isinstance(item, strings) for item in items):
-        paths = [path for item in items for path in _matches(item)]
-        if len(shape) in (0, 3):
-            return _of_files(paths, asked, is_image=bool(shape))
-        data = _numbers(paths)
-    elif not shape:
-        if not items or not all(isinstance(item, str) for item in items):
-            raise DataError(
-                "The run was trained on texts: give a list of strings, a DataFrame, a table, text files."
-            )
-        cleaner = Cleaner()
-        return Data(_of_text(str(place), cleaner(text)) for place, text in enumerate(items))
-    if len(shape) == 3:
-        return Data(_of_pixels(data if isinstance(data, np.ndarray) else items))
-    return Data(_of_rows(data, shape))
+    items = [Path(data)] if isinstance(data, str | Path) else list(data)
+    if items and all(isinstance(item, (str, Path) if shape else Path) for item in items):
+        return _of_files([path for item in items for path in _matches(item)], asked, is_image=bool(shape))
+    if shape:
+        return Data(_of_arrays(data if isinstance(data, np.ndarray) else items))
+    if not items or not all(isinstance(item, str) for item in items):
+        raise DataError(
+            "The run was trained on texts: give strings in a list, a DataFrame, a table, text files."
+        )
+    cleaner = Cleaner()
+    return Data(_of_text(str(place), cleaner(text)) for place, text in enumerate(items))
 
 
 def _matches(word: str | Path) -> list[Path]:
     """Return the file or folder of that name, or all that a pattern matches."""
     path = Path(word).expanduser()
-    found = [path] if path.exists() else [Path(one) for one in sorted(glob.glob(str(path), recursive=True))]  # noqa: PTH207
-    if not found:
-        raise no_such_path(path, "file or folder")
-    return found
+    if path.exists():
+        return [path]
+    if found := sorted(glob.glob(str(path), recursive=True)):  # noqa: PTH207  an absolute one too
+        return [*map(Path, found)]
+    raise no_such_path(path, "file or folder")
 
 
 def _named(path: Path) -> str:
@@ -112,30 +109,25 @@ def _named(path: Path) -> str:
 def _of_files(paths: Sequence[Path], asked: Asked, *, is_image: bool) -> Data:
     """Return image files; or the rows of tables, or text files."""
     kind, notes, found = IMAGES if is_image else TEXTS, list[str](), list[Example]()
-    if not is_image:
-        tables = [path for path in paths if path.is_file() and packed_ending(path) in TABLE_ENDINGS]
-        if 0 < len(tables) < len(paths):
-            raise DataError(
-                f"{tables[0]} is a table, and others are none: give tables, or text files and folders."
-            )
-        if tables:
-            return _of_tables([open_table(path, one_column=True) for path in tables], asked)
-    if asked.text_column or asked.label_column:
-        raise DataError(f"{paths[0]} is no table: leave text_column and label_column (--text-column) out.")
+    texts = [] if is_image else [path for path in paths if path.is_file()]
+    tables = [path for path in texts if packed_ending(path) in TABLE_ENDINGS]
+    if len(tables) == len(paths):
+        return _of_tables([open_table(path, one_column=True) for path in tables], asked)
+    if tables or asked.text_column or asked.label_column:
+        other = next(path for path in paths if path not in tables)
+        raise DataError(f"{other} is no table: it has no columns, and is not read with one that has.")
     for path in paths:
-        if path.is_dir():
-            files, others = files_below(path, kind)
-            passed = listed([f"{ending} {count}" for ending, count in others.most_common()])
-            if not files:
-                endings = ", ".join(sorted(kind.suffixes))
-                raise DataError(
-                    f"{path} holds no {kind.singular} ({endings}); it has: {passed or 'nothing'}."
-                )
-            notes += [f"{path}: passed over, because hidden or no {kind.plural}: {passed}."] * bool(others)
-            truths = _truths(path, files, asked, notes)
-            found += [Example(_named(file), file, truth) for file, truth in zip(files, truths, strict=True)]
-        else:
+        if not path.is_dir():
             found.append(Example(_named(path), path))
+            continue
+        files, others = files_below(path, kind)
+        passed = listed([f"{ending} {count}" for ending, count in others.most_common()])
+        if not files:
+            endings = ", ".join(sorted(kind.suffixes))
+            raise DataError(f"{path} holds no {kind.singular} ({endings}); it has: {passed or 'nothing'}.")
+        notes += [f"{path}: passed over, because hidden or no {kind.plural}: {passed}."] if others else []
+        truths = _truths(path, files, asked, notes)
+        found += [Example(_named(file), file, truth) for file, truth in zip(files, truths, strict=True)]
     labelled = any(example.truth for example in found)
     return Data(found if is_image else _documents(found, notes), labelled, notes)
 
@@ -145,72 +137,58 @@ def _truths(folder: Path, files: Sequence[Path], asked: Asked, notes: list[str])
     parts = [file.relative_to(folder).parts for file in files]
     truths = [" ".join(part[0].split()) if len(part) > 1 else None for part in parts]
     others = {*truths}.difference(asked.class_names)
-    if asked.labels or (asked.labels is None and not others):
+    if asked.labels or not others:
         notes.append(f"{folder}: its subfolders are taken for the true classes.")
         return truths
-    if asked.labels is None and len(others) < len({*truths}):
+    if len(others) < len({*truths}):
         shown = listed([repr(name) if name else "files beside them" for name in others], 3)
-        notes.append(
-            f"{folder}: some subfolders are named like classes, and not {shown}; --labels takes all for such."
-        )
+        notes.append(f"{folder}: some subfolders are classes, and not {shown}; --labels takes all for such.")
     return [None] * len(files)
 
 
-def _of_pixels(images: Any) -> list[Example]:
-    """Return images in memory; floats as the exported model takes them, all of one array alike."""
-    if isinstance(images, np.ndarray):
-        if images.ndim != 4:
-            raise DataError(
-                f"The array has shape {list(images.shape)}; images are [n, height, width, channels].\n"
-                "  One image: array[None]. Grey ones, [n, height, width]: array[..., None]."
-            )
-        images = _as_pixels(images, "The array")
-    elif not images or not all(isinstance(image, np.ndarray) and image.ndim in (2, 3) for image in images):
-        kinds = listed(sorted({type(image).__name__ for image in images}))
-        raise DataError(
-            f"The run was trained on images; the list holds: {kinds or 'nothing'}.\n  Give paths alone, or arrays alone"
-            " [height, width, channels]; of a PIL image numpy.asarray(image.convert('RGB'))."
+def _of_arrays(images: Any) -> list[Example]:
+    if isinstance(images, np.ndarray) and images.ndim == 4:
+        images = [*_as_pixels(images)]  # floats of one array are in one range
+    if (
+        not isinstance(images, list)
+        or not all(getattr(image, "ndim", 0) in (2, 3) for image in images)
+        or not images
+    ):
+        advice = (
+            "one image: array[None], grey ones: array[..., None], of PIL: numpy.asarray(image.convert('RGB'))"
         )
-    else:
-        wide = (image if image.ndim == 3 else image[..., None] for image in images)
-        images = [_as_pixels(image, f"Image {place}") for place, image in enumerate(wide)]
-    return [Example(str(place), image) for place, image in enumerate(images)]
+        wanted = "paths alone, an array [n, height, width, channels], or a list of arrays [height, width, channels]"
+        raise DataError(f"The run was trained on images: give {wanted}.\n  {advice}.")
+    colours = (image if image.ndim == 3 else image[..., np.newaxis] for image in images)
+    return [Example(str(place), _as_pixels(image)) for place, image in enumerate(colours)]
 
 
-def _as_pixels(images: np.ndarray, what: str) -> np.ndarray:
+def _as_pixels(images: np.ndarray) -> np.ndarray:
+    """Return uint8 or uint16; floats as the exported model takes them."""
+    found = f"An array of images is {images.dtype} {list(images.shape)}"
     if images.dtype.kind == "f" and images.size:
         low, high = float(images.min()), float(images.max())
-        if not -OVERSHOOT <= low <= high <= 255 + OVERSHOOT:
-            raise DataError(
-                f"{what} is from {low:g} to {high:g}; floats are in [0, 1] or [0, 255]. Or give uint8."
-            )
-        scale = np.float32(1 if high > 1 + OVERSHOOT else 255)
-        scaled = np.clip(images.astype(np.float32, copy=False) * scale, 0, 255)
-        images = np.floor(scaled + np.float32(0.5)).astype(np.uint8)
+        if not -_OVERSHOOT <= low <= high <= 255 + _OVERSHOOT:
+            raise DataError(f"{found}, from {low:g} to {high:g}; floats are in [0, 1] or [0, 255].")
+        scaled = images.astype(np.float32) * np.float32(1 if high > 1 + _OVERSHOOT else 255)
+        images = np.floor(np.clip(scaled, 0, 255) + np.float32(0.5)).astype(np.uint8)
     if images.dtype not in (np.uint8, np.uint16) or not 1 <= images.shape[-1] <= 4 or not images.size:
-        found = f"{images.dtype} {list(images.shape)}"
-        raise DataError(
-            f"{what} is {found}; images are uint8, uint16 or float, of 1 to 4 channels in the last axis."
-        )
+        raise DataError(f"{found}; it must be uint8, uint16 or float, with 1 to 4 channels in the last axis.")
     return images
-
-
-def _numbers(paths: Sequence[Path]) -> np.ndarray:
-    try:
-        return np.concatenate([np.load(path, allow_pickle=False) for path in paths])
-    except (ValueError, OSError, EOFError) as err:
-        raise DataError(f"The run was trained on rows of numbers: give .npy files of them. {err}") from err
 
 
 def _of_rows(data: Any, shape: Sequence[int]) -> list[Example]:
     try:
         rows = np.asarray(data, np.float32)
-    except (ValueError, TypeError) as err:
-        raise DataError(f"The run was trained on rows of numbers; given is no array of them: {err}") from err
+    except (ValueError, TypeError):
+        rows = np.zeros(0, np.float32)
     if rows.shape[1:] != tuple(shape) or not len(rows):
-        raise DataError(f"The array has shape {list(rows.shape)}; the run was trained on {['n', *shape]}.")
+        raise DataError(f"The run was trained on rows of numbers: give an array of shape {['n', *shape]}.")
     bad = ~np.isfinite(rows.reshape(len(rows), -1)).all(axis=1)
-    return [Example(str(place), row, error="is not finite" * bad[place]) for place, row in enumerate(rows)]
+    return [
+        Example(str(place), row, error="is not finite" if bad[place] else "")
+        for place, row in enumerate(rows)
+    ]
 
 
 def _of_text(name: str, text: str, truth: str | None = None) -> Example:
@@ -234,13 +212,13 @@ def _of_tables(tables: Sequence[Table], asked: Asked) -> Data:
     def read() -> Iterator[Example]:
         cleaner, as_label = Cleaner(), LabelCleaner()
         for table, columns in zip(tables, chosen, strict=True):
-            place = f"{table.path.name}:" if table.path.suffix else ""
+            place = f"{table.path.name}:" if table.path.suffix else ""  # a DataFrame has an index
             for row in read_rows(table, columns, notes):
                 if isinstance(row, Skipped):
                     yield Example(row.path, "", error=row.reason)
-                    continue
-                text, *label = (cell or "" for cell in row.cells)
-                yield _of_text(f"{place}{row.line}", cleaner(text), as_label("".join(label)) or None)
+                else:
+                    text, *label = (cell or "" for cell in row.cells)
+                    yield _of_text(f"{place}{row.line}", cleaner(text), as_label("".join(label)) or None)
         notes.extend(cleaner.notes())
 
     return Data(read(), any(len(columns) > 1 for columns in chosen), notes)
@@ -248,21 +226,24 @@ def _of_tables(tables: Sequence[Table], asked: Asked) -> Data:
 
 def _columns(table: Table, asked: Asked, notes: list[str]) -> tuple[int, ...]:
     """Return the number of the column of texts, and of that of the true classes where there is one."""
-    columns, required = tuple[int, ...](), bool(asked.labels or asked.label_column)
-    if asked.labels is not False:
-        both = {"text_column": asked.text_column, "label_column": asked.label_column, "language_column": None}
-        try:
-            columns = choose(table, both)[0][:2]
-        except DataError:
-            if required:
-                raise
-        found = {*map(LabelCleaner(), table.values(columns[1]))} - {""} if columns else set()
-        if not required and not (found and found <= {*asked.class_names}):
-            columns = ()
-    columns = columns or choose(table, {"text_column": asked.text_column})[0]
-    taken = " for the texts, and ".join(f"{table.columns[column]!r:.80}" for column in columns)
+    asked_for = {
+        "text_column": asked.text_column,
+        "label_column": asked.label_column,
+        "language_column": None,
+    }
+    required, columns, found = asked.labels or asked.label_column, tuple[int, ...](), set[str]()
+    try:
+        columns = choose(table, asked_for)[0][:2]
+        found = {*map(LabelCleaner(), table.values(columns[1]))} - {""}
+    except DataError:
+        if required:
+            raise
+    if not required and (not found or found - {*asked.class_names}):
+        columns = choose(table, {"text_column": asked.text_column})[0]
+    named = [f"{table.columns[column]!r:.80}" for column in columns]
+    taken = dict(zip(("texts", "true classes"), named, strict=False))
     notes += [
         *table.notes,
-        f"{table.path.name} is read by {taken} for the {'true classes' if columns[1:] else 'texts'}.",
+        f"{table.path.name}: {', '.join(f'the {what} are in {of}' for what, of in taken.items())}.",
     ]
     return columns

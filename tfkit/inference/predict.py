@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import itertools
 import json
 import re
 import sys
 import time
-import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -34,7 +34,7 @@ from tfkit.inference.inputs import Asked, Example, open_data
 from tfkit.litert import ParallelInterpreter, to_tflite
 from tfkit.metrics import Evaluation
 from tfkit.privacy.ledger import is_private
-from tfkit.reporting.figures import confused_pairs
+from tfkit.reporting.figures import confused_pairs, printable
 from tfkit.reporting.page import write_report
 from tfkit.run import OTHER_DATA, SAVED_MODEL, Run
 
@@ -47,6 +47,7 @@ FEW = 256
 RESERVED = ("name", "label", "probability", "truth", "set", "abstain", "error")
 """Columns of predictions; that of a class of such a name has "class:" before it."""
 
+_FLAGS = ("coverage", "report", "text_column", "label_column", "labels")
 _BLOCK = 256  # examples that are read, computed and written together
 _BATCH = 32
 _SAMPLE = 16  # images that both engines must agree on
@@ -56,14 +57,17 @@ _CONVERSION = 1  # part of the cache key of converted models: raise it when they
 Compute = Callable[[Sequence[Example]], np.ndarray]
 """Examples to probabilities float32 [n, classes]; those that cannot be read get their error."""
 
-_loaded: weakref.WeakKeyDictionary[Run, tuple[int, Any]] = weakref.WeakKeyDictionary()
-
 
 def predict(run: Run, data: Any, *, output: str | Path | None = None, **how: Any) -> pd.DataFrame:
     """Do what `tfkit.Run.predict` says."""
     frames: list[pd.DataFrame] = []
     with _writer(output, data) as write:
-        facts = stream(run, data, lambda frame: (frames.append(frame), write(frame)), **how)
+
+        def take(frame: pd.DataFrame) -> None:
+            frames.append(frame)
+            write(frame)
+
+        facts = stream(run, data, take, **how)
     predictions = pd.concat(frames, ignore_index=True)
     predictions.attrs.update(facts)
     return predictions
@@ -71,18 +75,13 @@ def predict(run: Run, data: Any, *, output: str | Path | None = None, **how: Any
 
 def command(chosen: argparse.Namespace) -> int:
     """Do what `python -m tfkit predict` was asked for; returns the exit code."""
-    how = {
-        name: getattr(chosen, name)
-        for name in ("coverage", "report", "text_column", "label_column", "labels")
-    }
+    how = {name: getattr(chosen, name) for name in _FLAGS}
     run, data = Run.open(chosen.folder), [*map(Path, chosen.data)]
 
     def show(frame: pd.DataFrame) -> None:
-        if not chosen.json:
-            frame = frame[[name for name in RESERVED if name in frame]].astype({"probability": float})
-            print(frame.to_csv(sep="\t", index=False, header=False, float_format="%.4f"), end="")
-        else:
-            print(_lines(frame), end="")
+        rows = frame[[name for name in RESERVED if name in frame]].astype({"probability": float})
+        table = rows.to_csv(sep="\t", index=False, header=False, float_format="%.4f")
+        tqdm.write(_lines(frame) if chosen.json else table, end="", file=sys.stdout)
 
     with _writer(chosen.output, data) as write:
         facts = stream(run, data, write if chosen.output else show, **how)
@@ -115,7 +114,7 @@ def stream(
     Returns:
       How many `examples` there were and how many are `unreadable`; of labelled ones what the predictions are worth.
     """
-    names, about = run.labels, run.provenance.get("data", {})
+    names, about = [*map(printable, run.labels)], run.provenance.get("data", {})
     if (shape := about.get("shape")) is None:
         raise RunError(f"{run.path} is no finished run of a classifier: nothing can be predicted by it.")
     found = open_data(data, shape=shape, asked=Asked(names, **how))
@@ -145,11 +144,11 @@ def stream(
     if counts["unreadable"]:
         _tell(f"{counts['unreadable']} of {counts['examples']} cannot be read: 'error' says why.")
     facts = dict(counts) | (_evaluated(measured, names) if found.labelled else {})
+    if found.labelled and Path(str(about.get("origin"))).resolve() in map(Path.resolve, _paths(data)):
+        _tell("The run was trained on a part of these: its report says what it is worth on others.")
     if report is not None and "accuracy" in facts:
-        given = [
-            str(item) for item in (data if isinstance(data, list) else [data]) if isinstance(item, str | Path)
-        ]
-        files.write_json(run.path / OTHER_DATA / f"{report}.json", {"origin": listed(given, 3), **facts})
+        content = {"origin": listed(_paths(data), 3), **facts}
+        files.write_json(run.path / OTHER_DATA / f"{report}.json", content)
         _tell(f"It is in {write_report(run)}, under 'On other data'.")
     return facts
 
@@ -183,10 +182,10 @@ def _writer(output: str | Path | None, data: Any) -> Iterator[Callable[[pd.DataF
     if output is None:
         yield lambda frame: None
         return
-    path, given = Path(output), data if isinstance(data, list) else [data]
+    path = Path(output)
     if path.suffix not in (".csv", ".jsonl") or path.is_dir():
         raise ConfigError(f"The output {path} is no file of predictions: give it the ending .csv or .jsonl.")
-    if any(isinstance(item, str | Path) and Path(item).resolve() == path.resolve() for item in given):
+    if path.resolve() in map(Path.resolve, _paths(data)):
         raise ConfigError(f"The output {path} is what is to be read: give it another name.")
     with files.new_file(path) as file:
 
@@ -198,6 +197,11 @@ def _writer(output: str | Path | None, data: Any) -> Iterator[Callable[[pd.DataF
         yield write
 
 
+def _paths(data: Any) -> list[Path]:
+    items = data if isinstance(data, list) else [data]
+    return [Path(item) for item in items if isinstance(item, str | Path) and "\0" not in str(item)]
+
+
 def _lines(frame: pd.DataFrame) -> str:
     return str(frame.to_json(orient="records", lines=True, force_ascii=False))
 
@@ -205,96 +209,89 @@ def _lines(frame: pd.DataFrame) -> str:
 def _frame(
     block: Sequence[Example], probabilities: np.ndarray, names: Sequence[str], in_sets: Any, *, labelled: bool
 ) -> pd.DataFrame:
-    columns: list[str] = []
-    for name in names:
-        while name in RESERVED or name in columns:
-            name = f"class:{name}"
-        columns.append(name)
-    best = np.nan_to_num(probabilities).argmax(axis=1)
-    values: dict[str, list[Any]] = {
+    best, readable = np.nan_to_num(probabilities).argmax(axis=1), [not example.error for example in block]
+    columns: dict[str, Any] = {
         "name": [example.name for example in block],
-        "label": [names[place] for place in best],
-        "error": [example.error or None for example in block],
+        "label": np.where(readable, np.array(names, object)[best], None),
+        "probability": probabilities[np.arange(len(block)), best],
     }
+    for name, of_class in zip(names, probabilities.T, strict=True):
+        while name in columns or name in RESERVED:
+            name = f"class:{name}"
+        columns[name] = of_class
     if labelled:
-        values["truth"] = [example.truth for example in block]
+        columns["truth"] = [example.truth for example in block]
     if in_sets is not None:
-        values["set"] = ["|".join(itertools.compress(names, row)) for row in in_sets(probabilities)]
-        values["abstain"] = [not one for one in values["set"]]
-    frame = pd.DataFrame(values, dtype=object)
-    frame.loc[frame["error"].notna(), frame.columns.intersection(["label", "set", "abstain"])] = None
-    frame.insert(2, "probability", probabilities[np.arange(len(block)), best])
-    first, error = frame[["name", "label", "probability"]], frame["error"]
-    rest = frame.drop(columns=[*first, "error"])
-    return pd.concat([first, pd.DataFrame(probabilities, columns=columns), rest, error], axis=1)
+        sets = np.array(["|".join(itertools.compress(names, row)) for row in in_sets(probabilities)], object)
+        columns |= {"set": np.where(readable, sets, None), "abstain": np.where(readable, sets == "", None)}
+    return pd.DataFrame(columns | {"error": [example.error or None for example in block]})
 
 
 def _in_sets(run: Run, coverage: float | None) -> Callable[[np.ndarray], np.ndarray] | None:
     """Return what gives for probabilities [n, classes] which classes are in each prediction set, bool."""
     if coverage is None:
         return None
-    scores = run.read("calibration.json").get("scores")
-    if not scores:
-        raise RunError(
-            f"{run.path} has no scores in calibration.json, by which a coverage is kept: it is of an earlier tfkit, is"
-            " private, or has too few validation examples.\n  Train it anew, or leave coverage out."
-        )
+    scores = np.asarray(run.read("calibration.json").get("scores", []), np.float64)
+    if not scores.size:
+        why = "it is private, of an earlier tfkit, or of too few validation examples.\n  Train anew"
+        raise RunError(f"{run.path} has no scores in calibration.json to keep a coverage by: {why}.")
     from tfkit.calibration import prediction_sets
 
-    return lambda probabilities: prediction_sets(np.nan_to_num(probabilities), np.asarray(scores), coverage)
+    prediction_sets(
+        np.ones((1, 1), np.float32), scores, coverage
+    )  # refuses what cannot be kept, before minutes
+    return lambda probabilities: prediction_sets(np.nan_to_num(probabilities), scores, coverage)
 
 
 def _check_report(run: Run, report: str, *, labelled: bool) -> None:
     """Refuse, before anything is computed, an evaluation that cannot or may not be kept in the run folder."""
     if not re.fullmatch(r"\w[\w .-]{0,59}", report):
         raise ConfigError(
-            f"The report {report!r} needs a name of letters, digits, '.', '_', '-': at most 60."
+            f"{report!r} is no name of a report: of letters, digits, '.', '_', '-', at most 60."
         )
     if is_private(run):
-        raise PrivacyError(
-            f"{run.path} was trained privately: how it does on these examples, which may be its own, is not written"
-            " into its folder.\n  Leave the report out; it is said all the same."
+        why = (
+            "what it does with these examples, which may be its own, is not kept there. Leave the report out"
         )
+        raise PrivacyError(f"{run.path} was trained privately: {why}.")
     if not labelled:
-        raise DataError(
-            "A report needs the true classes: subfolders or a column of them.\n  --labels or --label-column"
-            " (labels=True, label_column=...) says where they are."
-        )
+        advice = "--labels or --label-column (labels=True, label_column=...) says where they are"
+        raise DataError(f"A report needs the true classes: subfolders or a column of them.\n  {advice}.")
     run.check_writable()
 
 
 def _evaluated(measured: Sequence[tuple[Example, np.ndarray]], names: Sequence[str]) -> dict[str, Any]:
     """Return what the predictions of labelled examples are worth, and say it."""
     others = Counter(example.truth for example, _ in measured if example.truth not in names)
-    unknown = {name: count for name, count in others.items() if name is not None}
-    facts: dict[str, Any] = {"unlabelled": others[None], "unknown_classes": unknown}
-    if unknown:
-        shown = listed([f"'{name}' ({count})" for name, count in unknown.items()])
+    facts: dict[str, Any] = {"unlabelled": others.pop(None, 0), "unknown_classes": dict(others)}
+    if others:
+        shown = listed([f"{name!r} ({count})" for name, count in others.items()])
         _tell(f"Not evaluated, because these are no classes of the run: {shown}.")
-    known = [(example, row) for example, row in measured if example.truth in names]
-    if not known:
-        return facts
-    evaluation = Evaluation(
-        labels=np.array([names.index(str(example.truth)) for example, _ in known]),
-        probabilities=np.stack([row for _, row in known]),
-        names=[example.name for example, _ in known],
-        class_names=names,
-    )
-    (low, high), pairs = evaluation.accuracy_interval, confused_pairs(evaluation)
-    _tell(
-        f"Accuracy {evaluation.accuracy:.4f} on {len(known)} examples, 95 % interval {low:.4f} to {high:.4f}."
-    )
-    _tell(
-        f"Confused most: {listed([f'{true} taken for {guess} ({n})' for true, guess, n in pairs], 3) or 'none'}."
-    )
-    numbers = {"evaluated": len(known), "accuracy": evaluation.accuracy, "accuracy_interval": [low, high]}
-    return facts | numbers | {"confused": [list(pair) for pair in pairs]}
+    if known := [(example, row) for example, row in measured if example.truth in names]:
+        of, rows = zip(*known, strict=True)
+        labels = np.array([names.index(example.truth) for example in of])
+        evaluation = Evaluation(
+            labels=labels,
+            probabilities=np.stack(rows),
+            names=[example.name for example in of],
+            class_names=names,
+        )
+        (low, high), pairs = evaluation.accuracy_interval, confused_pairs(evaluation)
+        mistakes = listed([f"{true} taken for {guess} ({count})" for true, guess, count in pairs], 3)
+        _tell(
+            f"Accuracy {evaluation.accuracy:.4f} ({low:.4f} to {high:.4f}, 95 % interval) on {len(of)} examples."
+        )
+        _tell(f"Confused most: {mistakes or 'none'}.")
+        facts |= {"evaluated": len(of), "accuracy": evaluation.accuracy, "accuracy_interval": [low, high]}
+        facts["confused"] = [list(pair) for pair in pairs]
+    return facts
 
 
 @contextlib.contextmanager
 def _engine(run: Run, shape: Sequence[int], examples: Any) -> Iterator[Compute]:
     """Yield what computes probabilities, while the block runs."""
-    model = _model(run)
+    saved = run.shared / SAVED_MODEL
+    model = _model(run.shared.resolve(), saved.stat().st_mtime if saved.is_dir() else 0.0)
     if len(shape) != 3 or any(_is_raw(example.value, shape) for example in examples):
         yield lambda some: _called(model, some)
         return
@@ -357,10 +354,8 @@ def _called(model: Any, examples: Sequence[Example]) -> np.ndarray:
         value = examples[place].value
         return getattr(value, "shape", ()), str(getattr(value, "dtype", ""))
 
-    order, outputs = (
-        sorted(range(len(examples)), key=lambda place: (alike(place), len(examples[place].value))),
-        [],
-    )
+    outputs: list[np.ndarray] = []
+    order = sorted(range(len(examples)), key=lambda place: (alike(place), len(examples[place].value)))
     for _, group in itertools.groupby(order, key=alike):
         for batch in _batches((examples[place].value for place in group), _BATCH):
             is_text = isinstance(batch[0], str)
@@ -369,15 +364,10 @@ def _called(model: Any, examples: Sequence[Example]) -> np.ndarray:
     return np.concatenate(outputs)[np.argsort(order)]
 
 
-def _model(run: Run) -> Any:
-    """Return the exported model; of one `Run` it is loaded once."""
-    file = run.shared / SAVED_MODEL / "saved_model.pb"
-    changed = file.stat().st_mtime_ns if file.is_file() else 0
-    if run not in _loaded or _loaded[run][0] != changed:
-        _loaded[run] = changed, run.model
-    if not hasattr(model := _loaded[run][1], "classify"):
-        raise RunError(f"{file.parent} was written by an earlier tfkit. Make the run anew.")
-    return model
+@functools.lru_cache(maxsize=1)
+def _model(run_dir: Path, changed: float) -> Any:
+    """Return the exported model of a run; whoever asks again for the same one gets it at once."""
+    return Run(run_dir).model
 
 
 def _converted(run: Run, model: Any, shape: Sequence[int]) -> bytes:
