@@ -1,4 +1,4 @@
-"""`run.predict` on a folder of photos against features of the same photos by the same backbone, in turn, in one process.
+"""`run.predict` on a folder of photos against features of the same photos by the same backbone, in turn.
 
     python benchmarks/predict.py                               (10,000 JPEGs of 320 x 240, 96 pixels, 3 rounds)
     python benchmarks/predict.py --count 2000 --image-size 224 --run runs/photos

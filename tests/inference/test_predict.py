@@ -121,14 +121,14 @@ def test_classes_that_are_close_are_left_to_the_model_and_litert_to_nothing_that
     np.testing.assert_allclose(expected, model, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_of_image_is_read_as_the_exported_model_reads_it(run, tmp_path, kind):
-    picture(kind, tmp_path / "picture")
-    found = probabilities(run.predict(tmp_path / "picture"), run)
-    raw = run.model(tfkit.read_image(tmp_path / "picture"))
-    np.testing.assert_allclose(
-        found[0], raw, atol=0.02
-    )  # it resizes in its graph: pixels may be 1 of 255 apart
+def test_every_kind_of_image_is_read_as_the_exported_model_reads_it(run, tmp_path):
+    model, paths = run.model, [tmp_path / kind for kind in KINDS]
+    for kind, path in zip(KINDS, paths, strict=True):
+        picture(kind, path)
+    found = probabilities(run.predict(paths), run)
+    for path, row in zip(paths, found, strict=True):
+        # It resizes in its graph: pixels may be 1 of 255 apart.
+        np.testing.assert_allclose(row, model(tfkit.read_image(path)), atol=0.02, err_msg=path.name)
 
 
 def test_arrays_get_what_the_exported_model_gives(run):
@@ -226,7 +226,9 @@ def test_labelled_folders_are_evaluated_and_the_report_says_so(own, tmp_path, ca
 
 
 def test_a_private_run_keeps_nothing_of_it(own, photos, tmp_path):
-    (own.path / "privacy.json").write_text(json.dumps({"private": True, "epsilon": 3.0, "delta": 1e-5}))
+    statement = {"private": True, "epsilon": 3.0, "delta": 1e-5, "in_words": "Nobody can tell."}
+    statement["neighbouring_relation"] = "adding or removing one example"
+    (own.path / "privacy.json").write_text(json.dumps(statement))
     assert own.predict(photos).attrs["accuracy"] > 0.9
     with pytest.raises(PrivacyError, match="report"):
         own.predict(photos, report="mine")
@@ -332,12 +334,12 @@ def test_prediction_sets(own, photos, tmp_path):
     [
         ("new_fotos", "new_fotos"),
         ("*.nothing", "nothing"),
-        ([], "nothing"),
+        ([], "images"),
         (np.zeros((24, 24, 3), np.uint8), r"array\[None\]"),
         (np.zeros((2, 24, 24, 3)) + 300, r"300"),
         (np.zeros((2, 24, 24, 5), np.uint8), "channels"),
         (np.zeros((2, 24, 24, 3), np.int64), "int64"),
-        ([np.zeros((24, 24, 3), np.uint8), "a.png"], "Paths alone"),
+        ([np.zeros((24, 24, 3), np.uint8), "a.png"], "paths alone"),
         ([Image.new("RGB", (9, 9))], "convert"),
     ],
 )

@@ -83,12 +83,13 @@ def open_data(data: Any, *, shape: Sequence[int], asked: Asked) -> Data:
         return _of_files([path for item in items for path in _matches(item)], asked, is_image=bool(shape))
     if shape:
         return Data(_of_arrays(data if isinstance(data, np.ndarray) else items))
-    if not items or not all(isinstance(item, str) for item in items):
+    texts = [item for item in items if isinstance(item, str)]
+    if not texts or len(texts) < len(items):
         raise DataError(
             "The run was trained on texts: give strings in a list, a DataFrame, a table, text files."
         )
     cleaner = Cleaner()
-    return Data(_of_text(str(place), cleaner(text)) for place, text in enumerate(items))
+    return Data(_of_text(str(place), cleaner(text)) for place, text in enumerate(texts))
 
 
 def _matches(word: str | Path) -> list[Path]:
@@ -184,7 +185,7 @@ def _of_rows(data: Any, shape: Sequence[int]) -> list[Example]:
         rows = np.zeros(0, np.float32)
     if rows.shape[1:] != tuple(shape) or not len(rows):
         raise DataError(f"The run was trained on rows of numbers: give an array of shape {['n', *shape]}.")
-    bad = ~np.isfinite(rows.reshape(len(rows), -1)).all(axis=1)
+    bad = [not np.isfinite(row).all() for row in rows]
     return [
         Example(str(place), row, error="is not finite" if bad[place] else "")
         for place, row in enumerate(rows)

@@ -209,10 +209,11 @@ def _lines(frame: pd.DataFrame) -> str:
 def _frame(
     block: Sequence[Example], probabilities: np.ndarray, names: Sequence[str], in_sets: Any, *, labelled: bool
 ) -> pd.DataFrame:
-    best, readable = np.nan_to_num(probabilities).argmax(axis=1), [not example.error for example in block]
+    best, failed = np.nan_to_num(probabilities).argmax(axis=1), [bool(example.error) for example in block]
+    nothing = np.array(None, object)
     columns: dict[str, Any] = {
         "name": [example.name for example in block],
-        "label": np.where(readable, np.array(names, object)[best], None),
+        "label": np.where(failed, nothing, np.array(names, object)[best]),
         "probability": probabilities[np.arange(len(block)), best],
     }
     for name, of_class in zip(names, probabilities.T, strict=True):
@@ -223,7 +224,7 @@ def _frame(
         columns["truth"] = [example.truth for example in block]
     if in_sets is not None:
         sets = np.array(["|".join(itertools.compress(names, row)) for row in in_sets(probabilities)], object)
-        columns |= {"set": np.where(readable, sets, None), "abstain": np.where(readable, sets == "", None)}
+        columns |= {"set": np.where(failed, nothing, sets), "abstain": np.where(failed, nothing, sets == "")}
     return pd.DataFrame(columns | {"error": [example.error or None for example in block]})
 
 
@@ -322,7 +323,7 @@ def _engine(run: Run, shape: Sequence[int], examples: Any) -> Iterator[Compute]:
         probabilities = by_litert(some)
         second, first = np.partition(probabilities, -2, axis=1)[:, -2:].T
         if len(close := np.flatnonzero(first - second <= 2 * TOLERANCE)):
-            probabilities[close] = by_model([some[place] for place in close])
+            probabilities[close] = by_model([some[int(place)] for place in close])
         return probabilities
 
     with contextlib.ExitStack() as opened:
