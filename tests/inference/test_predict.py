@@ -197,7 +197,7 @@ def test_a_file_is_whole_or_not_there_and_json_lines_say_the_same(run, photos, t
     assert printed[0][:2] == [frame["name"][0], frame["label"][0]]
 
 
-def test_labelled_folders_are_evaluated_and_the_report_says_so(own, tmp_path, capsys):
+def test_labelled_folders_are_evaluated_and_the_report_says_so(own, photos, tmp_path, capsys):
     other = write_digits(tmp_path / "other", classes=4, each=60)
     frame = own.predict(other)
     assert "accuracy" not in frame.attrs
@@ -213,6 +213,8 @@ def test_labelled_folders_are_evaluated_and_the_report_says_so(own, tmp_path, ca
     assert low < right / 180 < high
     mistakes = known[known["label"] != known["truth"]].value_counts(["truth", "label"])
     assert {(true, guess): count for true, guess, count in frame.attrs["confused"]} == mistakes.to_dict()
+    with pytest.raises(DataError, match="not trained on"):
+        own.predict(photos, report="mine")
     kept = json.loads((own.path / "other_data/more digits.json").read_text())
     assert kept == {"origin": str(other), **frame.attrs}
     page, card = ((own.path / name).read_text() for name in ("report.html", "model_card.md"))
@@ -284,7 +286,7 @@ def test_labels_of_tables_and_rows_that_say_nothing(of_texts, tmp_path):
     assert of_texts.predict(table[:3]).attrs["evaluated"] == 2
     with pytest.raises(DataError, match="bodi"):
         of_texts.predict(table, text_column="bodi")
-    with pytest.raises(DataError, match="report needs the true classes"):
+    with pytest.raises(DataError, match="report needs true classes"):
         of_texts.predict(table, report="mails")
 
 

@@ -118,8 +118,9 @@ def stream(
     if (shape := about.get("shape")) is None:
         raise RunError(f"{run.path} is no finished run of a classifier: nothing can be predicted by it.")
     found = open_data(data, shape=shape, asked=Asked(names, **how))
+    trained_on_them = Path(str(about.get("origin"))).resolve() in map(Path.resolve, _paths(data))
     if report is not None:
-        _check_report(run, report, labelled=found.labelled)
+        _check_report(run, report, is_other=found.labelled and not trained_on_them)
     in_sets = _in_sets(run, coverage)
     noun = {0: "texts", 3: "images"}.get(len(shape), "rows")
     counts, measured = Counter(examples=0, unreadable=0), list[tuple[Example, np.ndarray]]()
@@ -144,7 +145,7 @@ def stream(
     if counts["unreadable"]:
         _tell(f"{counts['unreadable']} of {counts['examples']} cannot be read: 'error' says why.")
     facts = dict(counts) | (_evaluated(measured, names) if found.labelled else {})
-    if found.labelled and Path(str(about.get("origin"))).resolve() in map(Path.resolve, _paths(data)):
+    if found.labelled and trained_on_them:
         _tell("The run was trained on a part of these: its report says what it is worth on others.")
     if report is not None and "accuracy" in facts:
         content = {"origin": listed(_paths(data), 3), **facts}
@@ -244,7 +245,7 @@ def _in_sets(run: Run, coverage: float | None) -> Callable[[np.ndarray], np.ndar
     return lambda probabilities: prediction_sets(np.nan_to_num(probabilities), scores, coverage)
 
 
-def _check_report(run: Run, report: str, *, labelled: bool) -> None:
+def _check_report(run: Run, report: str, *, is_other: bool) -> None:
     """Refuse, before anything is computed, an evaluation that cannot or may not be kept in the run folder."""
     if not re.fullmatch(r"\w[\w .-]{0,59}", report):
         raise ConfigError(
@@ -255,9 +256,9 @@ def _check_report(run: Run, report: str, *, labelled: bool) -> None:
             "what it does with these examples, which may be its own, is not kept there. Leave the report out"
         )
         raise PrivacyError(f"{run.path} was trained privately: {why}.")
-    if not labelled:
-        advice = "--labels or --label-column (labels=True, label_column=...) says where they are"
-        raise DataError(f"A report needs the true classes: subfolders or a column of them.\n  {advice}.")
+    if not is_other:
+        advice = "Say where they are: --labels or --label-column (labels=True, label_column=...)"
+        raise DataError(f"A report needs true classes, of data that the run was not trained on.\n  {advice}.")
     run.check_writable()
 
 
