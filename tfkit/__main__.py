@@ -21,6 +21,7 @@ examples:
   python -m tfkit doctor
   python -m tfkit launch --workers 2 -- -m recipes.transfer_image --data-dir photos/ --run-dir runs/photos
   python -m tfkit report runs/photos runs/private --output runs/compare.html
+  python -m tfkit predict runs/photos new_photos/ --output predictions.csv
 
 {EXIT_CODES}
 """
@@ -47,6 +48,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     report.add_argument("runs", nargs="+", metavar="RUN", help=help)
     help = "the page that compares several runs; compare.html in the folder that holds them when left out"
     report.add_argument("--output", metavar="FILE", help=help)
+    predict = add("predict", "predict new images or texts by a finished run", _predict)
+    predict.add_argument(
+        "folder", metavar="RUN", help="a run folder; its model is run: a stranger's in a sandbox"
+    )
+    predict.add_argument("data", nargs="+", metavar="DATA", help="files, folders, patterns; tables of texts")
+    for flag, help in (
+        ("--output", ".csv or .jsonl file; on the screen when left out"),
+        ("--text-column", "of a table, where its name does not say it"),
+        ("--label-column", "of a table, with the true classes"),
+        ("--report", "keep under this name what labelled data say of the model, for the run's report"),
+    ):
+        predict.add_argument(flag, metavar="NAME", help=help)
+    help = "add prediction sets that hold the true class so often: 0.95"
+    predict.add_argument("--coverage", type=float, help=help)
+    help = "the subfolders, or a column, are the true classes, whatever they are called"
+    predict.add_argument("--labels", action="store_true", help=help)
+    predict.add_argument("--strict", action="store_true", help="exit with 1 if something cannot be read")
+    predict.add_argument("--json", action="store_true", help="print JSON: a row a line, or the summary")
     add_command(commands)
     commands.add_parser("launch", help="run a program in several processes that train together")
     words = sys.argv[1:] if arguments is None else list(arguments)
@@ -90,6 +109,12 @@ def _models(chosen: argparse.Namespace) -> int:
         if row.preprocessor:
             print(f"    preprocessor {row.preprocessor}")
     return 0
+
+
+def _predict(chosen: argparse.Namespace) -> int:
+    from tfkit.inference.predict import command
+
+    return command(chosen)
 
 
 def _report(chosen: argparse.Namespace) -> int:

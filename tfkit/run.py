@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import importlib
 import io
 import json
 import math
@@ -42,6 +43,7 @@ TFLITE = "tflite"
 VARIANTS = f"{TFLITE}/variants.json"
 INDEX = "index"
 HITS = "hits.json"
+OTHER_DATA = "other_data"
 LOCK = ".lock"
 INTENDED_USE = "intended_use.md"
 """The author's own file in the run folder; no run writes or removes it."""
@@ -53,7 +55,7 @@ _REQUESTED = "# Decided by the run; what was asked: "
 
 MADE = (
     *(CONFIG, LABELS, METRICS, NOTES, HISTORY, PROVENANCE, VERSIONS, EVALUATION, MODEL_CARD, REPORT),
-    *(SAVED_MODEL, LOGS, BACKUP, PRIVACY, AUDIT, CALIBRATION, TFLITE, INDEX, HITS, TRAINED_ON),
+    *(SAVED_MODEL, LOGS, BACKUP, PRIVACY, AUDIT, CALIBRATION, TFLITE, INDEX, HITS, TRAINED_ON, OTHER_DATA),
 )
 SHOWN = (CONFIG, METRICS, PROVENANCE, VERSIONS, PRIVACY, AUDIT, CALIBRATION, VARIANTS, HISTORY, EVALUATION)
 """What a report is made of."""
@@ -202,6 +204,13 @@ SHAPES: dict[str, dict[str, Any]] = {
         }],
     },
 }  # fmt: skip
+
+
+ON_OTHER_DATA = {
+    "origin": str, "examples": int, "unreadable": int, "evaluated": int, "unlabelled": int,
+    "unknown_classes": {"*": int}, "accuracy": NUMBER, "accuracy_interval": [NUMBER], "confused": [[(str, int)]],
+}  # fmt: skip
+"""What a file of other_data/ holds."""
 
 
 class Run(contextlib.AbstractContextManager["Run"]):
@@ -452,6 +461,60 @@ class Run(contextlib.AbstractContextManager["Run"]):
             return stack.load_saved_model(folder)
         except (OSError, ValueError, LookupError, RuntimeError, TypeError, stack.tf.errors.OpError) as error:
             raise run_files.damaged(folder, packages.first_line(error)) from error
+
+    def predict(
+        self,
+        data: Any,
+        *,
+        output: str | Path | None = None,
+        coverage: float | None = None,
+        strict: bool = False,
+        text_column: str | None = None,
+        label_column: str | None = None,
+        labels: bool = False,
+        report: str | None = None,
+    ) -> pd.DataFrame:
+        """Predict the classes of new images, texts or rows of numbers, with the exported model.
+
+        Args:
+          data: for a run of images the path of a file or folder (read at any depth), a pattern ("new/**/*.jpg"), a list
+            of these, an array uint8, uint16 or float [n, h, w, c], or a list of arrays [h, w, c]; a file is read as
+            training reads it, an array is what `Run.model` takes. For one of texts a list of strings, a DataFrame, or
+            the path of a table (CSV, TSV, JSON, JSONL, Parquet), a text file or a folder of them. For one of
+            `tfkit.fit` on features float [n, ...].
+          output: a .csv or .jsonl file to write as well: all of it, or what was there before.
+          coverage: of prediction sets, such as 0.95: adds the columns `set`, the labels joined by "|", and `abstain`,
+            whether the set is empty.
+          strict: whether an example that cannot be read is an error; else its row has the reason.
+          text_column: of a table; left out, the one whose name says it.
+          label_column: of a table, with the true classes; left out, one that is named so and whose values are classes.
+          labels: that the subfolders, or the column, are the true classes; else they are where all are named so.
+          report: a name under which what the predictions of labelled data are worth is kept in the run folder
+            (other_data/NAME.json) and shown in its report.
+
+        Returns:
+          A row for each example: `name`, `label`, `probability` (of that label), a column float32 for each class, in
+          front of whose name "class:" stands where another column has it; `truth` of labelled data; `error`, None
+          where it could be read. `attrs` has how many were `examples` and `unreadable`, and of labelled data
+          `evaluated`, `accuracy`, `accuracy_interval` (95 %), `confused` (true, predicted, how often), `unlabelled` and
+          `unknown_classes`.
+
+        Raises:
+          DataError: the data are of another kind than the run was trained on, not there, or empty.
+          RunError: the run is not finished, or cannot keep the coverage.
+          PrivacyError: a report of a private run.
+
+        Example:
+          >>> Run.open("runs/photos").predict("new_photos/")[["name", "label", "probability"]]  # doctest: +SKIP
+                         name label  probability
+          0  new_photos/a.jpg   cat     0.981432
+        """
+        asked = {"text_column": text_column, "label_column": label_column, "labels": labels, "report": report}
+        inference: Any = importlib.import_module("tfkit.inference.predict")
+        found: pd.DataFrame = inference.predict(
+            self, data, output=output, coverage=coverage, strict=strict, **asked
+        )
+        return found
 
     def read(self, name: str) -> dict[str, Any]:
         """Return what a JSON file of the folder holds, such as `privacy.json`; nothing where there is none."""

@@ -86,11 +86,35 @@ def test_labels_may_stand_beside_the_model_or_be_absent(folder, python):
     assert answers(python(folder / "infer.py", folder / "photo.jpg")) == named
 
 
+def test_many_pictures_and_folders_get_a_line_each(folder, python):
+    (folder / "new" / "deeper").mkdir(parents=True)
+    places = {"photo.jpg": 1, "new/a.png": 3, "new/deeper/b.JPG": 5}
+    for name, turn in places.items():
+        photo().rotate(90 * turn).save(folder / name)
+    (folder / "new" / "notes.txt").write_text("no picture, by its ending")
+    expected = {
+        name: next(iter(answers(python(folder / "infer.py", folder / name)).items())) for name in places
+    }
+    done = python(folder / "infer.py", folder / "photo.jpg", folder / "new")
+    assert done.returncode == 0, done.stderr
+    rows = [line.split("\t") for line in done.stdout.splitlines()]
+    assert {name: (label, float(score)) for name, label, score in rows} == {
+        str(folder / name): best for name, best in expected.items()
+    }
+    (folder / "new" / "broken.png").write_bytes((folder / "new" / "a.png").read_bytes()[:99])
+    done = python(folder / "infer.py", folder / "new")
+    assert done.returncode == 1
+    assert done.stdout.count("\n") == 2
+    assert "broken.png cannot be read as a picture" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_wrong_arguments_get_a_line(folder, python):
     (folder / "notes.txt").write_text("no picture")
-    for arguments in ([], ["--help"], ["missing.jpg"], [folder], ["a.jpg", "b.jpg"]):
+    for arguments in ([], ["--help"], ["missing.jpg"], [folder / "notes.txt", "b.jpg"]):
         done = python(folder / "infer.py", *arguments)
-        assert (done.returncode, done.stderr) == (2, "usage: python infer.py photo.jpg\n"), arguments
+        assert (done.returncode, done.stdout) == (2, ""), arguments
+        assert done.stderr == "usage: python infer.py photo.jpg ... (or folders of them)\n"
     done = python(folder / "infer.py", folder / "notes.txt")
     assert done.returncode == 1
     assert done.stderr.count("\n") <= 2  # LiteRT announces its delegate

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -128,7 +129,7 @@ def test_each_of_500_strings_gets_the_class_that_keras_gives(compressed, splits)
 
 
 @pytest.mark.slow
-def test_infer_runs_it_in_a_process_of_its_own(compressed, splits):
+def test_infer_runs_it_in_a_process_of_its_own(compressed, splits, tmp_path):
     folder = compressed.path / TFLITE
     text = splits.source.raw(int(splits.indices["test"][0]))
     done = subprocess.run(
@@ -138,6 +139,17 @@ def test_infer_runs_it_in_a_process_of_its_own(compressed, splits):
     measured, _ = load(compressed.path / EVALUATION)
     expected = splits.class_names[int(measured.probabilities[0].argmax())]
     assert done.stdout.decode().split()[1] == expected
+    (tmp_path / "mails").mkdir()
+    (tmp_path / "mails" / "a.txt").write_text(text)
+    (tmp_path / "mails" / "b.md").write_text("")
+    (tmp_path / "mails" / "c.txt").write_bytes(b"\xff\xfe\x00")
+    words = [sys.executable, folder / "infer.py", "--files", tmp_path / "mails"]
+    many = subprocess.run(words, capture_output=True, text=True, check=False)
+    rows = [line.split("\t") for line in many.stdout.splitlines()]
+    assert [Path(name).name for name, _, _ in rows] == ["a.txt", "b.md"]
+    assert rows[0][1:] == [expected, done.stdout.decode().split()[0]]
+    assert many.returncode == 1
+    assert "c.txt cannot be read as a text" in many.stderr
     assert (folder / "vocab.txt").read_text().startswith("[PAD]\n[UNK]\n")
 
 

@@ -145,6 +145,18 @@ def scan(root: str | Path, kind: Kind = IMAGES) -> Scan:
     return result
 
 
+def files_below(root: Path, kind: Kind) -> tuple[list[Path], Counter[str]]:
+    """Return the files of a kind below a folder at any depth, by name, and how many others there are, by their ending.
+
+    Links are followed; hidden files and folders are passed over.
+
+    Raises:
+      DataError: a part of it cannot be read, or it runs in a circle.
+    """
+    result = Scan(root, kind)
+    return [*_read_folder(root, result).all_files()], result.others
+
+
 def _read_folder(path: Path, result: Scan, above: tuple[tuple[int, int], ...] = ()) -> _Folder:
     """Read what is below a folder, by name; files of another kind are counted."""
     try:

@@ -136,8 +136,12 @@ def _is_number(value: str) -> bool:
     return True
 
 
-def open_table(path: Path) -> Table:
+def open_table(path: Path, *, one_column: bool = False) -> Table:
     """Look at the first rows of a table.
+
+    Args:
+      path: of the file.
+      one_column: whether a .csv or .tsv may have no more than one: texts without labels.
 
     Raises:
       DataError: there is no such file, it is of no known kind, empty, or not what its ending says.
@@ -159,7 +163,7 @@ def open_table(path: Path) -> Table:
             raise DataError(f"{path} is a packed Parquet file, which is packed by itself: unpack it first.")
         return _open_parquet(path)
     if ending in TABLE_ENDINGS:
-        return _open_json(path) if "js" in ending else _open_delimited(path)
+        return _open_json(path) if "js" in ending else _open_delimited(path, one_column=one_column)
     check_text(head, str(path))
     raise DataError(
         f"{path} has the ending '{ending}'; tables end in {', '.join(TABLE_ENDINGS)}, packed or not.\n"
@@ -246,12 +250,12 @@ def _read_rows(
             line += len(held)
 
 
-def _open_delimited(path: Path) -> Table:
+def _open_delimited(path: Path, *, one_column: bool) -> Table:
     """Look at the first rows of a CSV or TSV file: its delimiter, and whether its first line has names."""
     encoding = of_file(path)
     notes = [*encoding.notes]
     usual = "," if packed_ending(path) == ".csv" else "\t"
-    delimiter, head, seen = _sniff(path, encoding, usual)
+    delimiter, head, seen = _sniff(path, encoding, usual, one_column=one_column)
     if delimiter != usual:
         notes.append(f"{path.name}: Its columns are separated by {_DELIMITERS[delimiter]}.")
     names = [name.strip("\ufeff \t\r\n") for name in head[0]]
@@ -280,9 +284,12 @@ def _open_delimited(path: Path) -> Table:
     return Table(path=path, columns=tuple(names), rows=rows, size=encoding.size, notes=notes)
 
 
-def _sniff(path: Path, encoding: Encoding, usual: str) -> tuple[str, list[list[str]], list[set[str]]]:
+def _sniff(
+    path: Path, encoding: Encoding, usual: str, *, one_column: bool
+) -> tuple[str, list[list[str]], list[set[str]]]:
     """Return the delimiter by which most rows have as many cells as the first, the first rows, and their values."""
     results = []
+    single: tuple[str, list[list[str]], list[set[str]]] | None = None
     for delimiter in dict.fromkeys((usual, *_DELIMITERS)):
         seen: list[set[str]] = []
         head, odd, size = [], 0, 0
@@ -293,11 +300,15 @@ def _sniff(path: Path, encoding: Encoding, usual: str) -> tuple[str, list[list[s
             if size > _HEAD:
                 break
         width = len(head[0]) if head else 0
+        if width == 1 and delimiter == usual and one_column:
+            single = delimiter, head, seen
         if width > 1:
             if delimiter == usual != ",":
                 return delimiter, head, seen
             agreeing = round(sum(len(cells) == width for cells in head) / len(head), 2)
             results.append(((agreeing, width, -odd), delimiter, head, seen))
+    if not results and single:
+        return single
     if not results:
         first = "".join(head[0]) if head else ""
         raise DataError(
@@ -442,6 +453,19 @@ def _open_parquet(path: Path) -> Table:
             f"{path} has more than one column {listed([*map(short, twice)])}: rename all but one."
         )
     return _table_of_records(path, columns, read, Encoding("utf-8"))
+
+
+def of_frame(frame: Any) -> Table:
+    """Return the table of a pandas DataFrame, whose rows are numbered by its index."""
+    columns = tuple(map(str, frame.columns))
+
+    def read(names: list[str]) -> Iterator[tuple[int, dict[str, Any] | str]]:
+        part = frame.iloc[:, [columns.index(name) for name in names]]
+        part = part.astype(object).where(part.notna(), None)
+        for index, *values in part.itertuples(name=None):
+            yield index, dict(zip(names, values, strict=True))
+
+    return _table_of_records(Path(type(frame).__name__), columns, read, Encoding("utf-8"))
 
 
 def _class_labels(content: bytes) -> dict[str, dict[int, str | None]]:

@@ -61,6 +61,7 @@ class Facts:
       temperature: of it, 1 where there is none.
       lite: of tflite/variants.json.
       chosen: the TFLite variant that was chosen.
+      other_data: of other_data/NAME.json, by name: what the model is worth on data that are not the run's.
       data: where the examples came from; without counts and without what was left out.
       counts: split to class to number of examples.
       skipped: (path, reason), the first 50.
@@ -84,6 +85,11 @@ class Facts:
         self.config, self.versions = run_.config, run_.versions
         self.privacy, self.audit, self.lite = map(run_.read, (run.PRIVACY, run.AUDIT, run.VARIANTS))
         self.calibration, self.temperature = run_.read(run.CALIBRATION), temperature_of(run_)
+        found = sorted((self.path / run.OTHER_DATA).glob("*.json"))[: run_files.MOST_LISTED]
+        at = {path.stem: f"{run.OTHER_DATA}/{path.name}" for path in found}
+        self.other_data = {
+            name: run_files.read_json(self.path, file, run.ON_OTHER_DATA) for name, file in at.items()
+        }
         self.model: dict[str, Any] = run_.provenance.get("model", {})
         self.recipe: str | None = run_.provenance.get("recipe", {}).get("name")
         self.data = dict(run_.provenance.get("data", {}))
@@ -93,7 +99,8 @@ class Facts:
             raise run_files.damaged(self.path / run.VARIANTS, f"it has {len(variants):,} variants")
         self.chosen = next((row for row in variants if row["name"] == self.lite["chosen"]), None)
         if ledger.is_private(run_):
-            self.examples, self.data, self.calibration = None, ledger.shown(self.data), {}
+            self.examples, self.data = None, ledger.shown(self.data)
+            self.calibration, self.other_data = {}, {}
             self.privacy = self.privacy or STATEMENT_LOST
             if not self.privacy.get("diagnostics"):
                 self.history = self.history.drop(columns=["loss", "accuracy"], errors="ignore")

@@ -1,0 +1,250 @@
+"""What is predicted: files, folders, patterns, tables, arrays and lists become examples, each with a name."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tfkit.data.folders import IMAGES, TEXTS, files_below
+from tfkit.data.splits import Skipped, listed, no_such_path
+from tfkit.data.tables import Table, choose, of_frame, open_table, read_rows
+from tfkit.data.text_decoding import TABLE_ENDINGS, Cleaner, packed_ending, read_document
+from tfkit.data.text_files import LabelCleaner
+from tfkit.errors import DataError
+
+_OVERSHOOT = (
+    0.5  # of floats beyond [0, 1] or [0, 255], as the exported model has it: `training.export.to_bytes`
+)
+
+
+@dataclass(slots=True)
+class Example:
+    """One image, text or row of numbers.
+
+    Attributes:
+      name: the path of a file, "mails.csv:17", or the place in what was given.
+      value: the Path of an image, pixels uint8 or uint16 [h, w, c], a str, or numbers float32.
+      truth: its class, where that is known.
+      error: why it cannot be read; empty where it can.
+    """
+
+    name: str
+    value: Any
+    truth: str | None = None
+    error: str = ""
+
+
+class Data(NamedTuple):
+    """What was given, to be read once."""
+
+    examples: Iterable[Example]
+    """A list; of texts an iterator: a table may be larger than the memory."""
+
+    labelled: bool = False
+    """Whether the true classes are known, of some at least."""
+
+    notes: Sequence[str] = ()
+    """What was taken for granted, a sentence each; of texts complete when all are read."""
+
+
+class Asked(NamedTuple):
+    """Say how the data are read."""
+
+    class_names: Sequence[str]
+    text_column: str | None = None
+    label_column: str | None = None
+
+    labels: bool = False
+    """Whether subfolders, or a column, are the true classes; else they are where all of them are named like classes."""
+
+
+def open_data(data: Any, *, shape: Sequence[int], asked: Asked) -> Data:
+    """Find out what was given, and refuse what it cannot be; no file but the head of a table is read yet.
+
+    Args:
+      data: see `tfkit.Run.predict`.
+      shape: of one example in training: [] of a text, [s, s, 3] of an image, else of a row of numbers.
+      asked: how it is read.
+
+    Raises:
+      DataError: it is of another kind than the run was trained on, not there, or empty.
+    """
+    if len(shape) not in (0, 3):
+        return Data(_of_rows(data, shape))
+    if hasattr(data, "columns") and not shape:
+        return _of_tables([of_frame(data)], asked)
+    items = [Path(data)] if isinstance(data, str | Path) else list(data)
+    if items and all(isinstance(item, (str, Path) if shape else Path) for item in items):
+        return _of_files([path for item in items for path in _matches(item)], asked, is_image=bool(shape))
+    if shape:
+        return Data(_of_arrays(data if isinstance(data, np.ndarray) else items))
+    texts = [item for item in items if isinstance(item, str)]
+    if not texts or len(texts) < len(items):
+        raise DataError(
+            "The run was trained on texts: give strings in a list, a DataFrame, a table, text files."
+        )
+    cleaner = Cleaner()
+    return Data(_of_text(str(place), cleaner(text)) for place, text in enumerate(texts))
+
+
+def _matches(word: str | Path) -> list[Path]:
+    """Return the file or folder of that name, or all that a pattern matches."""
+    path = Path(word).expanduser()
+    if path.exists():
+        return [path]
+    if found := sorted(glob.glob(str(path), recursive=True)):  # noqa: PTH207  an absolute one too
+        return [*map(Path, found)]
+    raise no_such_path(path, "file or folder")
+
+
+def _named(path: Path) -> str:
+    """Return a path as text; as a Python literal where its name is no UTF-8, or holds control characters."""
+    return str(path) if str(path).isprintable() else ascii(str(path))[1:-1]
+
+
+def _of_files(paths: Sequence[Path], asked: Asked, *, is_image: bool) -> Data:
+    """Return image files; or the rows of tables, or text files."""
+    kind, notes, found = IMAGES if is_image else TEXTS, list[str](), list[Example]()
+    texts = [] if is_image else [path for path in paths if path.is_file()]
+    tables = [path for path in texts if packed_ending(path) in TABLE_ENDINGS]
+    if len(tables) == len(paths):
+        return _of_tables([open_table(path, one_column=True) for path in tables], asked)
+    if tables or asked.text_column or asked.label_column:
+        other = next(path for path in paths if path not in tables)
+        raise DataError(f"{other} is no table: it has no columns, and is not read with one that has.")
+    for path in paths:
+        if not path.is_dir():
+            found.append(Example(_named(path), path))
+            continue
+        files, others = files_below(path, kind)
+        passed = listed([f"{ending} {count}" for ending, count in others.most_common()])
+        if not files:
+            endings = ", ".join(sorted(kind.suffixes))
+            raise DataError(f"{path} holds no {kind.singular} ({endings}); it has: {passed or 'nothing'}.")
+        notes += [f"{path}: passed over, because hidden or no {kind.plural}: {passed}."] if others else []
+        truths = _truths(path, files, asked, notes)
+        found += [Example(_named(file), file, truth) for file, truth in zip(files, truths, strict=True)]
+    labelled = any(example.truth for example in found)
+    return Data(found if is_image else _documents(found, notes), labelled, notes)
+
+
+def _truths(folder: Path, files: Sequence[Path], asked: Asked, notes: list[str]) -> list[str | None]:
+    """Return for each file its subfolder, where the subfolders are classes; else None."""
+    parts = [file.relative_to(folder).parts for file in files]
+    truths = [" ".join(part[0].split()) if len(part) > 1 else None for part in parts]
+    others = {*truths}.difference(asked.class_names)
+    if asked.labels or not others:
+        notes.append(f"{folder}: its subfolders are taken for the true classes.")
+        return truths
+    if len(others) < len({*truths}):
+        shown = listed([repr(name) if name else "files beside them" for name in others], 3)
+        notes.append(f"{folder}: some subfolders are classes, and not {shown}; --labels takes all for such.")
+    return [None] * len(files)
+
+
+def _of_arrays(images: Any) -> list[Example]:
+    if isinstance(images, np.ndarray) and images.ndim == 4:
+        images = [*_as_pixels(images)]  # floats of one array are in one range
+    if (
+        not isinstance(images, list)
+        or not all(getattr(image, "ndim", 0) in (2, 3) for image in images)
+        or not images
+    ):
+        advice = (
+            "one image: array[None], grey ones: array[..., None], of PIL: numpy.asarray(image.convert('RGB'))"
+        )
+        wanted = "paths alone, an array [n, height, width, channels], or a list of arrays [height, width, channels]"
+        raise DataError(f"The run was trained on images: give {wanted}.\n  {advice}.")
+    colours = (image if image.ndim == 3 else image[..., np.newaxis] for image in images)
+    return [Example(str(place), _as_pixels(image)) for place, image in enumerate(colours)]
+
+
+def _as_pixels(images: np.ndarray) -> np.ndarray:
+    """Return uint8 or uint16; floats as the exported model takes them."""
+    found = f"An array of images is {images.dtype} {list(images.shape)}"
+    if images.dtype.kind == "f" and images.size:
+        low, high = float(images.min()), float(images.max())
+        if not -_OVERSHOOT <= low <= high <= 255 + _OVERSHOOT:
+            raise DataError(f"{found}, from {low:g} to {high:g}; floats are in [0, 1] or [0, 255].")
+        scaled = images.astype(np.float32) * np.float32(1 if high > 1 + _OVERSHOOT else 255)
+        images = np.floor(np.clip(scaled, 0, 255) + np.float32(0.5)).astype(np.uint8)
+    if images.dtype not in (np.uint8, np.uint16) or not 1 <= images.shape[-1] <= 4 or not images.size:
+        raise DataError(f"{found}; it must be uint8, uint16 or float, with 1 to 4 channels in the last axis.")
+    return images
+
+
+def _of_rows(data: Any, shape: Sequence[int]) -> list[Example]:
+    try:
+        rows = np.asarray(data, np.float32)
+    except (ValueError, TypeError):
+        rows = np.zeros(0, np.float32)
+    if rows.shape[1:] != tuple(shape) or not len(rows):
+        raise DataError(f"The run was trained on rows of numbers: give an array of shape {['n', *shape]}.")
+    bad = [not np.isfinite(row).all() for row in rows]
+    return [
+        Example(str(place), row, error="is not finite" if bad[place] else "")
+        for place, row in enumerate(rows)
+    ]
+
+
+def _of_text(name: str, text: str, truth: str | None = None) -> Example:
+    return Example(name, text, truth, "" if text.strip() else "has no text")
+
+
+def _documents(found: Sequence[Example], notes: list[str]) -> Iterator[Example]:
+    cleaner = Cleaner()
+    for example in found:
+        try:
+            yield _of_text(example.name, cleaner(read_document(example.value)[0]), example.truth)
+        except DataError as err:
+            yield Example(example.name, "", example.truth, str(err))
+    notes.extend(cleaner.notes())
+
+
+def _of_tables(tables: Sequence[Table], asked: Asked) -> Data:
+    notes: list[str] = []
+    chosen = [_columns(table, asked, notes) for table in tables]
+
+    def read() -> Iterator[Example]:
+        cleaner, as_label = Cleaner(), LabelCleaner()
+        for table, columns in zip(tables, chosen, strict=True):
+            place = f"{table.path.name}:" if table.path.suffix else ""  # a DataFrame has an index
+            for row in read_rows(table, columns, notes):
+                if isinstance(row, Skipped):
+                    yield Example(row.path, "", error=row.reason)
+                else:
+                    text, *label = (cell or "" for cell in row.cells)
+                    yield _of_text(f"{place}{row.line}", cleaner(text), as_label("".join(label)) or None)
+        notes.extend(cleaner.notes())
+
+    return Data(read(), any(len(columns) > 1 for columns in chosen), notes)
+
+
+def _columns(table: Table, asked: Asked, notes: list[str]) -> tuple[int, ...]:
+    """Return the number of the column of texts, and of that of the true classes where there is one."""
+    asked_for = {
+        "text_column": asked.text_column,
+        "label_column": asked.label_column,
+        "language_column": None,
+    }
+    required, columns, found = asked.labels or asked.label_column, tuple[int, ...](), set[str]()
+    try:
+        columns = choose(table, asked_for)[0][:2]
+        found = {*map(LabelCleaner(), table.values(columns[1]))} - {""}
+    except DataError:
+        if required:
+            raise
+    if not required and (not found or found - {*asked.class_names}):
+        columns = choose(table, {"text_column": asked.text_column})[0]
+    named = [f"{table.columns[column]!r:.80}" for column in columns]
+    taken = dict(zip(("texts", "true classes"), named, strict=False))
+    notes += [
+        *table.notes,
+        f"{table.path.name}: {', '.join(f'the {what} are in {of}' for what, of in taken.items())}.",
+    ]
+    return columns

@@ -1,0 +1,386 @@
+"""What a finished run says of new images, texts or rows of numbers: streamed, into a DataFrame, a file or lines.
+
+An image file is read as training reads it. What computes is the exported model: by TensorFlow, or for many images on a
+CPU by LiteRT on all cores, where that gives the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import itertools
+import json
+import re
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+import pandas as pd
+from tqdm.auto import tqdm
+
+from tfkit.data.image_files import Unreadable, decode_image
+from tfkit.data.splits import FULL_RANGE, draw, listed, resize
+from tfkit.environment import files, packages, process, stack
+from tfkit.errors import CheckError, ConfigError, DataError, PrivacyError, RunError, StackError
+from tfkit.hub.features import images_per_call
+from tfkit.inference.inputs import Asked, Example, open_data
+from tfkit.litert import ParallelInterpreter, to_tflite
+from tfkit.metrics import Evaluation
+from tfkit.privacy.ledger import is_private
+from tfkit.reporting.figures import confused_pairs, printable
+from tfkit.reporting.page import write_report
+from tfkit.run import OTHER_DATA, SAVED_MODEL, Run
+
+TOLERANCE = 1e-4
+"""How far LiteRT may be from the exported model in a probability; where two classes are closer, the model decides."""
+
+FEW = 256
+"""Below so many images a conversion to LiteRT costs more than it saves."""
+
+RESERVED = ("name", "label", "probability", "truth", "set", "abstain", "error")
+"""Columns of predictions; that of a class of such a name has "class:" before it."""
+
+_FLAGS = ("coverage", "report", "text_column", "label_column", "labels")
+_BLOCK = 256  # examples that are read, computed and written together
+_BATCH = 32
+_SAMPLE = 16  # images that both engines must agree on
+_TOLD_SECONDS = 4.0
+_CONVERSION = 1  # part of the cache key of converted models: raise it when they become others
+
+Compute = Callable[[Sequence[Example]], np.ndarray]
+"""Examples to probabilities float32 [n, classes]; those that cannot be read get their error."""
+
+
+def predict(run: Run, data: Any, *, output: str | Path | None = None, **how: Any) -> pd.DataFrame:
+    """Do what `tfkit.Run.predict` says."""
+    frames: list[pd.DataFrame] = []
+    with _writer(output, data) as write:
+
+        def take(frame: pd.DataFrame) -> None:
+            frames.append(frame)
+            write(frame)
+
+        facts = stream(run, data, take, **how)
+    predictions = pd.concat(frames, ignore_index=True)
+    predictions.attrs.update(facts)
+    return predictions
+
+
+def command(chosen: argparse.Namespace) -> int:
+    """Do what `python -m tfkit predict` was asked for; returns the exit code."""
+    how = {name: getattr(chosen, name) for name in _FLAGS}
+    run, data = Run.open(chosen.folder), [*map(Path, chosen.data)]
+
+    def show(frame: pd.DataFrame) -> None:
+        rows = frame[[name for name in RESERVED if name in frame]].astype({"probability": float})
+        table = rows.to_csv(sep="\t", index=False, header=False, float_format="%.4f")
+        tqdm.write(_lines(frame) if chosen.json else table, end="", file=sys.stdout)
+
+    with _writer(chosen.output, data) as write:
+        facts = stream(run, data, write if chosen.output else show, **how)
+    if chosen.output:
+        print(json.dumps(facts) if chosen.json else f"{chosen.output}: {facts['examples']} rows")
+    return int(chosen.strict and facts["unreadable"] > 0)
+
+
+def stream(
+    run: Run,
+    data: Any,
+    take: Callable[[pd.DataFrame], Any],
+    *,
+    coverage: float | None = None,
+    strict: bool = False,
+    report: str | None = None,
+    **how: Any,
+) -> dict[str, Any]:
+    """Predict block by block: the memory that it takes does not grow with the data.
+
+    Args:
+      run: finished.
+      data: as of `tfkit.Run.predict`, which explains the other arguments too.
+      take: is given the predictions of each block.
+      coverage: of prediction sets.
+      strict: whether an example that cannot be read is an error.
+      report: the name under which the evaluation is kept.
+      how: other fields of `tfkit.inference.inputs.Asked`.
+
+    Returns:
+      How many `examples` there were and how many are `unreadable`; of labelled ones what the predictions are worth.
+    """
+    names, about = [*map(printable, run.labels)], run.provenance.get("data", {})
+    if (shape := about.get("shape")) is None:
+        raise RunError(f"{run.path} is no finished run of a classifier: nothing can be predicted by it.")
+    found = open_data(data, shape=shape, asked=Asked(names, **how))
+    trained_on_them = Path(str(about.get("origin"))).resolve() in map(Path.resolve, _paths(data))
+    if report is not None:
+        _check_report(run, report, is_other=found.labelled and not trained_on_them)
+    in_sets = _in_sets(run, coverage)
+    noun = {0: "texts", 3: "images"}.get(len(shape), "rows")
+    counts, measured = Counter(examples=0, unreadable=0), list[tuple[Example, np.ndarray]]()
+    _tell(f"Predicting {noun} by {run.path}.")
+    with _engine(run, shape, found.examples) as compute:
+        for block in _watched(found.examples, noun):
+            probabilities = np.full((len(block), len(names)), np.nan, np.float32)
+            if readable := [place for place, example in enumerate(block) if not example.error]:
+                probabilities[readable] = compute([block[place] for place in readable])
+            bad = [place for place, example in enumerate(block) if example.error]
+            if bad and strict:
+                first = block[bad[0]]
+                raise DataError(f"{first.name}: {first.error}.\n  Without strict it is a row that says so.")
+            probabilities[bad] = np.nan
+            counts.update(examples=len(block), unreadable=len(bad))
+            if found.labelled:
+                pairs = zip(block, probabilities, strict=True)
+                measured += [(example, row) for example, row in pairs if not example.error]
+            take(_frame(block, probabilities, names, in_sets, labelled=found.labelled))
+    for note in found.notes:
+        _tell(note)
+    if counts["unreadable"]:
+        _tell(f"{counts['unreadable']} of {counts['examples']} cannot be read: 'error' says why.")
+    facts = dict(counts) | (_evaluated(measured, names) if found.labelled else {})
+    if found.labelled and trained_on_them:
+        _tell("The run was trained on a part of these: its report says what it is worth on others.")
+    if report is not None and "accuracy" in facts:
+        content = {"origin": listed(_paths(data), 3), **facts}
+        files.write_json(run.path / OTHER_DATA / f"{report}.json", content)
+        _tell(f"It is in {write_report(run)}, under 'On other data'.")
+    return facts
+
+
+def _tell(text: str) -> None:
+    if process.is_verbose():
+        tqdm.write(text, file=sys.stderr)
+
+
+def _batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    items = iter(items)
+    while batch := list(itertools.islice(items, size)):
+        yield batch
+
+
+def _watched(examples: Iterable[Example], noun: str) -> Iterator[list[Example]]:
+    """Yield blocks of examples; how far it is is drawn in a terminal, elsewhere a line every few seconds."""
+    total, told, watched = getattr(examples, "__len__", lambda: None)(), time.monotonic(), process.watched()
+    with tqdm(total=total, desc="Predicting", unit=noun[:-1], delay=1, disable=not watched) as progress:
+        for number, block in enumerate(_batches(examples, _BLOCK)):
+            yield block
+            progress.update(len(block))
+            if not watched and time.monotonic() - told > _TOLD_SECONDS:
+                _tell(f"{number * _BLOCK + len(block)} {noun}{f' of {total}' if total else ''} are done.")
+                told = time.monotonic()
+
+
+@contextlib.contextmanager
+def _writer(output: str | Path | None, data: Any) -> Iterator[Callable[[pd.DataFrame], Any]]:
+    """Yield what writes predictions to a file, which is there when the block has ended well."""
+    if output is None:
+        yield lambda frame: None
+        return
+    path = Path(output)
+    if path.suffix not in (".csv", ".jsonl") or path.is_dir():
+        raise ConfigError(f"The output {path} is no file of predictions: give it the ending .csv or .jsonl.")
+    if path.resolve() in map(Path.resolve, _paths(data)):
+        raise ConfigError(f"The output {path} is what is to be read: give it another name.")
+    with files.new_file(path) as file:
+
+        def write(frame: pd.DataFrame) -> None:
+            is_table = path.suffix == ".csv"
+            text = frame.to_csv(index=False, header=not file.tell()) if is_table else _lines(frame)
+            file.write(text.encode("utf-8", "backslashreplace"))
+
+        yield write
+
+
+def _paths(data: Any) -> list[Path]:
+    items = data if isinstance(data, list) else [data]
+    return [Path(item) for item in items if isinstance(item, str | Path) and "\0" not in str(item)]
+
+
+def _lines(frame: pd.DataFrame) -> str:
+    return str(frame.to_json(orient="records", lines=True, force_ascii=False))
+
+
+def _frame(
+    block: Sequence[Example], probabilities: np.ndarray, names: Sequence[str], in_sets: Any, *, labelled: bool
+) -> pd.DataFrame:
+    best, failed = np.nan_to_num(probabilities).argmax(axis=1), [bool(example.error) for example in block]
+    nothing = np.array(None, object)
+    columns: dict[str, Any] = {
+        "name": [example.name for example in block],
+        "label": np.where(failed, nothing, np.array(names, object)[best]),
+        "probability": probabilities[np.arange(len(block)), best],
+    }
+    for name, of_class in zip(names, probabilities.T, strict=True):
+        while name in columns or name in RESERVED:
+            name = f"class:{name}"
+        columns[name] = of_class
+    if labelled:
+        columns["truth"] = [example.truth for example in block]
+    if in_sets is not None:
+        sets = np.array(["|".join(itertools.compress(names, row)) for row in in_sets(probabilities)], object)
+        columns |= {"set": np.where(failed, nothing, sets), "abstain": np.where(failed, nothing, sets == "")}
+    return pd.DataFrame(columns | {"error": [example.error or None for example in block]})
+
+
+def _in_sets(run: Run, coverage: float | None) -> Callable[[np.ndarray], np.ndarray] | None:
+    """Return what gives for probabilities [n, classes] which classes are in each prediction set, bool."""
+    if coverage is None:
+        return None
+    scores = np.asarray(run.read("calibration.json").get("scores", []), np.float64)
+    if not scores.size:
+        why = "it is private, of an earlier tfkit, or of too few validation examples.\n  Train anew"
+        raise RunError(f"{run.path} has no scores in calibration.json to keep a coverage by: {why}.")
+    from tfkit.calibration import prediction_sets
+
+    prediction_sets(
+        np.ones((1, 1), np.float32), scores, coverage
+    )  # refuses what cannot be kept, before minutes
+    return lambda probabilities: prediction_sets(np.nan_to_num(probabilities), scores, coverage)
+
+
+def _check_report(run: Run, report: str, *, is_other: bool) -> None:
+    """Refuse, before anything is computed, an evaluation that cannot or may not be kept in the run folder."""
+    if not re.fullmatch(r"\w[\w .-]{0,59}", report):
+        raise ConfigError(
+            f"{report!r} is no name of a report: of letters, digits, '.', '_', '-', at most 60."
+        )
+    if is_private(run):
+        why = (
+            "what it does with these examples, which may be its own, is not kept there. Leave the report out"
+        )
+        raise PrivacyError(f"{run.path} was trained privately: {why}.")
+    if not is_other:
+        advice = "Say where they are: --labels or --label-column (labels=True, label_column=...)"
+        raise DataError(f"A report needs true classes, of data that the run was not trained on.\n  {advice}.")
+    run.check_writable()
+
+
+def _evaluated(measured: Sequence[tuple[Example, np.ndarray]], names: Sequence[str]) -> dict[str, Any]:
+    """Return what the predictions of labelled examples are worth, and say it."""
+    others = Counter(example.truth for example, _ in measured if example.truth not in names)
+    facts: dict[str, Any] = {"unlabelled": others.pop(None, 0), "unknown_classes": dict(others)}
+    if others:
+        shown = listed([f"{name!r} ({count})" for name, count in others.items()])
+        _tell(f"Not evaluated, because these are no classes of the run: {shown}.")
+    if known := [(example, row) for example, row in measured if example.truth in names]:
+        of, rows = zip(*known, strict=True)
+        labels = np.array([names.index(example.truth) for example in of])
+        evaluation = Evaluation(
+            labels=labels,
+            probabilities=np.stack(rows),
+            names=[example.name for example in of],
+            class_names=names,
+        )
+        (low, high), pairs = evaluation.accuracy_interval, confused_pairs(evaluation)
+        mistakes = listed([f"{true} taken for {guess} ({count})" for true, guess, count in pairs], 3)
+        _tell(
+            f"Accuracy {evaluation.accuracy:.4f} ({low:.4f} to {high:.4f}, 95 % interval) on {len(of)} examples."
+        )
+        _tell(f"Confused most: {mistakes or 'none'}.")
+        facts |= {"evaluated": len(of), "accuracy": evaluation.accuracy, "accuracy_interval": [low, high]}
+        facts["confused"] = [list(pair) for pair in pairs]
+    return facts
+
+
+@contextlib.contextmanager
+def _engine(run: Run, shape: Sequence[int], examples: Any) -> Iterator[Compute]:
+    """Yield what computes probabilities, while the block runs."""
+    saved = run.shared / SAVED_MODEL
+    model = _model(run.shared.resolve(), saved.stat().st_mtime if saved.is_dir() else 0.0)
+    if len(shape) != 3 or any(_is_raw(example.value, shape) for example in examples):
+        yield lambda some: _called(model, some)
+        return
+    about = run.provenance["data"]
+    range_ = tuple(about.get("pixel_range") or run.config.get("pixel_range") or FULL_RANGE)
+
+    def pixels(example: Example) -> np.ndarray:
+        if isinstance(example.value, np.ndarray):
+            return example.value
+        try:
+            return resize(decode_image(example.value, at_least=2 * shape[0], pixel_range=range_), shape[0])
+        except Unreadable as err:
+            example.error = str(err)
+            return np.zeros(shape, np.uint8)
+
+    def scaled(images: Iterable[np.ndarray]) -> np.ndarray:
+        return np.stack([*images]).astype(np.float32) / np.float32(255)
+
+    def by_model(some: Sequence[Example]) -> np.ndarray:
+        # Those of the next batches are decoded while one is computed.
+        batches = _batches(pool.map(pixels, some), _BATCH)
+        return np.concatenate([np.asarray(model.classify(scaled(batch))) for batch in batches])
+
+    def by_litert(some: Sequence[Example]) -> np.ndarray:
+        return interpreter(some, prepare=lambda few: scaled(map(pixels, few)))
+
+    def by_both(some: Sequence[Example]) -> np.ndarray:
+        probabilities = by_litert(some)
+        second, first = np.partition(probabilities, -2, axis=1)[:, -2:].T
+        if len(close := np.flatnonzero(first - second <= 2 * TOLERANCE)):
+            probabilities[close] = by_model([some[int(place)] for place in close])
+        return probabilities
+
+    with contextlib.ExitStack() as opened:
+        pool = ThreadPoolExecutor(joblib.cpu_count())
+        opened.callback(pool.shutdown, cancel_futures=True)
+        compute = by_model
+        if len(examples) >= FEW and not stack.has_gpu():
+            try:
+                interpreter = opened.enter_context(ParallelInterpreter(_converted(run, model, shape)))
+                sample = [examples[place] for place in draw(len(examples), _SAMPLE)]
+                if (far := float(np.abs(by_litert(sample) - by_model(sample)).max())) > TOLERANCE:
+                    raise CheckError(f"LiteRT is {far:.2g} from the exported model")
+                _tell(f"LiteRT computes: within {far:.1g} of the exported model on {len(sample)} of them.")
+                compute = by_both
+            except (CheckError, DataError, StackError, RuntimeError, ValueError) as error:
+                _tell(f"TensorFlow computes: {str(error).splitlines()[0]}")
+        yield compute
+
+
+def _is_raw(value: Any, shape: Sequence[int]) -> bool:
+    """Return whether these are pixels that the exported model itself has to prepare."""
+    return isinstance(value, np.ndarray) and (value.shape != tuple(shape) or value.dtype != np.uint8)
+
+
+def _called(model: Any, examples: Sequence[Example]) -> np.ndarray:
+    """Return what the exported model gives, called on batches of one shape, texts of like length together."""
+
+    def alike(place: int) -> tuple[Any, ...]:
+        value = examples[place].value
+        return getattr(value, "shape", ()), str(getattr(value, "dtype", ""))
+
+    outputs: list[np.ndarray] = []
+    order = sorted(range(len(examples)), key=lambda place: (alike(place), len(examples[place].value)))
+    for _, group in itertools.groupby(order, key=alike):
+        for batch in _batches((examples[place].value for place in group), _BATCH):
+            is_text = isinstance(batch[0], str)
+            given = [text.encode("utf-8", "replace") for text in batch] if is_text else np.stack(batch)
+            outputs.append(np.asarray(model(stack.tf.constant(given))))
+    return np.concatenate(outputs)[np.argsort(order)]
+
+
+@functools.lru_cache(maxsize=1)
+def _model(run_dir: Path, changed: float) -> Any:
+    """Return the exported model of a run; whoever asks again for the same one gets it at once."""
+    return Run(run_dir).model
+
+
+def _converted(run: Run, model: Any, shape: Sequence[int]) -> bytes:
+    """Return the exported model of prepared pixels as TFLite, converted once and cached."""
+    form = (images_per_call(shape[0]), *shape)
+
+    def make(folder: Path) -> dict[str, str]:
+        _tell("The model is converted to LiteRT; the next time it is there.")
+        (folder / "model.tflite").write_bytes(to_tflite(model.classify, input_shape=form))
+        return {}
+
+    of = files.folder_digest(run.shared / SAVED_MODEL)
+    key = files.digest_of("predict", of, form, packages.version("tensorflow"), _CONVERSION)
+    return (files.Cache("tflite").get(key, make).path / "model.tflite").read_bytes()
