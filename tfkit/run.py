@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import importlib
 import io
 import json
 import math
@@ -443,6 +444,11 @@ class Run(contextlib.AbstractContextManager["Run"]):
             return stack.load_saved_model(folder)
         except (OSError, ValueError, LookupError, RuntimeError, TypeError, stack.tf.errors.OpError) as error:
             raise run_files.damaged(folder, packages.first_line(error)) from error
+
+    def explain(self, data: Any, *, output: str | Path | None = None, label: str | None = None) -> Any:
+        """Show which places of images, or which words of texts, spoke for a class: see `tfkit.inference.explain`."""
+        explain = importlib.import_module("tfkit.inference.explain").explain
+        return explain(self, data, output=output, label=label)
 
     def read(self, name: str) -> dict[str, Any]:
         """Return what a JSON file of the folder holds, such as `privacy.json`; nothing where there is none."""
