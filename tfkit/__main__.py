@@ -14,7 +14,7 @@ from tfkit import cli
 from tfkit.distribution.manifest import add_command
 from tfkit.environment.files import write_text
 from tfkit.errors import TfkitError
-from tfkit.run import REPORT, Run
+from tfkit.run import REPORT
 from tfkit.settings.parse import EXIT_CODES
 
 _EPILOG = f"""
@@ -49,23 +49,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     help = "the page that compares several runs; compare.html in the folder that holds them when left out"
     report.add_argument("--output", metavar="FILE", help=help)
     explain = add(
-        "explain", "show which places of an image, or which words of a text, spoke for its class", _explain
+        "explain", "show which places of an image, or words of a text, spoke for its class", _explain
     )
     explain.add_argument("folder", metavar="RUN", help="a run folder; its model is a program, and is run")
-    explain.add_argument(
-        "files", nargs="+", metavar="FILE", type=Path, help="images or texts, or folders of them"
-    )
-    help = "the folder for pictures and numbers; left out: explanations/ for images, nothing for texts"
-    explain.add_argument("--output", metavar="FOLDER", help=help)
-    explain.add_argument(
-        "--label", metavar="CLASS", help="the class to ask about; left out: the most probable one"
-    )
+    explain.add_argument("files", nargs="+", metavar="FILE", type=Path, help="images or texts")
+    help = "for pictures, a page and numbers; explanations/ when left out"
+    explain.add_argument("--output", metavar="FOLDER", default="explanations", help=help)
+    explain.add_argument("--label", metavar="CLASS", help="to ask about; the most probable one when left out")
     labels = add("labels", "list the examples of a run whose labels are probably wrong", _labels)
     labels.add_argument("folder", metavar="RUN", help="a run folder; its data are read again")
     labels.add_argument("--output", metavar="FILE.csv", help="for all of them")
-    labels.add_argument(
-        "--most", metavar="N", type=int, default=20, help="how many are printed; 20 when left out"
-    )
+    labels.add_argument("--most", metavar="N", type=int, default=20, help="are printed; 20 when left out")
     add_command(commands)
     commands.add_parser("launch", help="run a program in several processes that train together")
     words = sys.argv[1:] if arguments is None else list(arguments)
@@ -123,13 +117,8 @@ def _report(chosen: argparse.Namespace) -> int:
 def _explain(chosen: argparse.Namespace) -> int:
     from tfkit.inference.explain import explain
 
-    run = Run.open(chosen.folder)
-    of_images = run.provenance.get("data", {}).get("shape") != []
-    output = chosen.output or ("explanations" if of_images else None)
-    for explanation in explain(run, chosen.files, output=output, label=chosen.label):
-        print(explanation)
-    if output:
-        print(f"written to   {output}")
+    print(*explain(chosen.folder, chosen.files, output=chosen.output, label=chosen.label), sep="\n")
+    print(f"written to   {chosen.output}")
     return 0
 
 
@@ -139,7 +128,7 @@ def _labels(chosen: argparse.Namespace) -> int:
 
     found = find_label_errors(chosen.folder)
     print(f"{len(found)} examples are probably labelled wrongly; the most suspicious first:")
-    for row in found.head(chosen.most).itertuples():
+    for row in found.head(max(chosen.most, 0)).itertuples():
         print(f"{row.score:.3f}  {printable(row.name)} ({row.split}): {row.given}, rather {row.suggested}")
     if chosen.output:
         write_text(Path(chosen.output), found.to_csv(index=False))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -56,17 +56,14 @@ def find_label_errors(run: Run | str | Path) -> pd.DataFrame:
             " of it is covered by no epsilon.\n  Look for them before training, in a run without privacy that you keep"
             " to yourself."
         )
-    otherwise = (
-        "tfkit.inference.label_errors(probabilities, labels), with out-of-sample probabilities of your own"
-    )
+    otherwise = "tfkit.inference.label_errors(probabilities, labels), with your own ones, out of sample"
     config = settings_of(run, recipes=RECIPES, otherwise=otherwise)
     encoder, splits = load(config, global_batch_size=1)
     if run.provenance.get("data", {}).get("fingerprint") != splits.source.fingerprint:
         run.say(f"{splits.origin} has changed since {run.path} was made of it: it is looked at as it is now.")
     if encoder is None:
-        handle = ENCODER if splits.kind == "texts" else DataConfig.model_handle
-        run.say(f"The model was trained from scratch: the features are those of {handle}.")
-        encoder = hub.load_model(handle)
+        encoder = hub.load_model(ENCODER if splits.kind == "texts" else DataConfig.model_handle)
+        run.say(f"The model was trained from scratch: the features are those of {encoder.handle}.")
         encoder.check(image_size=int(splits.spec.shape[0]) if splits.kind == "images" else None)
     extraction = hub.extract(encoder, splits)
     run.say(extraction.summary)
@@ -92,24 +89,16 @@ def out_of_sample(features: np.ndarray, labels: np.ndarray, *, seed: int = 0) ->
     Returns:
       float32 [n, c].
     """
-    from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import StratifiedKFold
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
     probabilities = np.zeros((len(labels), int(labels.max()) + 1), np.float32)
-    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
-    progress: dict[str, Any] = {
-        "total": FOLDS,
-        "desc": "Cross-validating",
-        "unit": "fold",
-        "disable": not watched(),
-    }
+    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(features, labels)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        warnings.filterwarnings("ignore", message="The least populated class")
-        for fitted, held_out in tqdm(folds.split(features, labels), **progress):
+        warnings.simplefilter("ignore")  # of a class of fewer than five, of steps that are used up
+        for fitted, held_out in tqdm(folds, "Cross-validating", FOLDS, unit="fold", disable=not watched()):
             model = make_pipeline(StandardScaler(), LogisticRegression(C=STRENGTH, max_iter=100))
             model.fit(features[fitted], labels[fitted])
             probabilities[np.ix_(held_out, model.classes_)] = model.predict_proba(features[held_out])
@@ -138,32 +127,20 @@ def label_errors(probabilities: np.ndarray, labels: np.ndarray) -> pd.DataFrame:
     import pandas as pd
 
     probabilities, labels = np.asarray(probabilities, np.float64), np.asarray(labels)
-    if (
-        probabilities.ndim != 2
-        or labels.shape != probabilities.shape[:1]
-        or labels.dtype.kind not in "iu"
-        or not np.isfinite(probabilities).all()
-        or ((labels < 0) | (labels >= probabilities.shape[1])).any()
+    fit = probabilities.ndim == 2 and labels.shape == probabilities.shape[:1] and labels.dtype.kind in "iu"
+    if not (
+        fit and np.isfinite(probabilities).all() and np.isin(labels, range(probabilities.shape[1])).all()
     ):
         raise DataError(
-            f"label_errors takes finite probabilities [n, c] and integer labels [n] below c; these are"
-            f" {probabilities.dtype} {list(probabilities.shape)} and {labels.dtype} {list(labels.shape)}."
-            "\n  Names as labels: numpy.unique(labels, return_inverse=True)."
+            f"label_errors takes finite probabilities [n, c] and integer labels [n] below c, not {probabilities.shape}"
+            f" and {labels.dtype} {labels.shape}.\n  Names as labels: numpy.unique(labels, return_inverse=True)."
         )
     counts = np.bincount(labels, minlength=probabilities.shape[1])
     own = probabilities[np.arange(len(labels)), labels]
     thresholds = np.bincount(labels, own, minlength=len(counts)) / np.maximum(counts, 1)
     thresholds[counts == 0] = np.inf  # nobody is labelled so
     confident = np.where(probabilities >= thresholds, probabilities, -1.0)
-    suggested = confident.argmax(axis=1)
-    listed = np.flatnonzero((confident.max(axis=1) >= 0) & (suggested != labels))
-    rows = pd.DataFrame(
-        {
-            "given": labels[listed],
-            "suggested": suggested[listed],
-            "probability": own[listed],
-            "score": (1 + probabilities[listed, suggested[listed]] - own[listed]) / 2,
-        },
-        index=listed,
-    )
-    return rows.sort_values("score", ascending=False, kind="stable")
+    suggested = np.where(confident.max(axis=1) >= 0, confident.argmax(axis=1), labels)
+    score = (1 + probabilities[np.arange(len(labels)), suggested] - own) / 2
+    rows = pd.DataFrame({"given": labels, "suggested": suggested, "probability": own, "score": score})
+    return rows[suggested != labels].sort_values("score", ascending=False, kind="stable")

@@ -8,8 +8,10 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from tqdm.auto import tqdm
 
 from tfkit.environment import stack
+from tfkit.environment.process import watched
 from tfkit.transfer.baseline import UNSPACED
 
 CELLS = 4
@@ -84,16 +86,16 @@ def integrated_gradients(
     """
     tf, parts = stack.tf, (np.arange(steps, dtype=np.float32) + 0.5) / steps
     added = np.zeros(images.shape, np.float32)
-    for (place, image), black_or_white in itertools.product(enumerate(images), BASELINES):
-        way = image - np.float32(black_or_white)
-        for start in range(0, steps, _AT_A_TIME):
-            shares = parts[start : start + _AT_A_TIME, None, None, None]
-            batch = tf.constant(black_or_white + shares * way, tf.float32)
+    progress = tqdm(images, "Explaining", unit="image", delay=1, disable=not watched())
+    for place, image in enumerate(progress):
+        batches = np.split(parts, range(_AT_A_TIME, steps, _AT_A_TIME))
+        for baseline, shares in itertools.product(BASELINES, batches):
+            batch = tf.constant(baseline + shares[:, None, None, None] * (image - baseline), tf.float32)
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(batch)
                 of_class = classify(batch)[:, int(classes[place])]
             slopes = tape.gradient(of_class, batch).numpy().sum(axis=0)
-            added[place] += way * slopes / (steps * len(BASELINES))
+            added[place] += (image - baseline) * slopes / (steps * len(BASELINES))
     return added.sum(axis=-1)
 
 
@@ -124,11 +126,8 @@ def pieces_of(text: str) -> list[str]:
     ["Don't ", 'panic, ', 'it ', 'is ', '东', '西', '.']
     """
     starts = [match.start() for match in re.finditer(f"[{UNSPACED}]|[^\\s{UNSPACED}]+", text)]
-    edges = [0, *starts[1:]]
-    return [
-        text[start:end]
-        for start, end in itertools.pairwise([*edges[:: -(-len(edges) // MOST_PIECES)], len(text)])
-    ]
+    edges = [0, *starts[1:]][:: max(1, -(-len(starts) // MOST_PIECES))]
+    return [text[start:end] for start, end in itertools.pairwise([*edges, len(text)])]
 
 
 def occlusion(
@@ -153,8 +152,6 @@ def occlusion(
     answers = []
     while batch := [*itertools.islice(texts, _AT_A_TIME)]:
         answers.append(np.asarray(classify(tf.constant(batch))))
-    whole, *left_out = np.concatenate(answers)
-    label = int(whole.argmax()) if label is None else label
-    return whole, [
-        (piece, float(whole[label] - one[label])) for piece, one in zip(pieces, left_out, strict=True)
-    ]
+    probabilities = np.concatenate(answers)
+    of_class = probabilities[:, probabilities[0].argmax() if label is None else label]
+    return probabilities[0], [*zip(pieces, (of_class[0] - of_class[1:]).tolist(), strict=True)]
