@@ -210,7 +210,7 @@ def test_a_private_run_explains_nothing_that_it_was_trained_on(run, data, tmp_pa
     assert not (tmp_path / "out").exists()
     shutil.copy(own, tmp_path / "new.png")
     assert private.explain(tmp_path / "new.png")[0].heat.max() > 0
-    assert "training examples" in capsys.readouterr().out
+    assert "training example" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -221,7 +221,7 @@ def test_a_private_run_explains_nothing_that_it_was_trained_on(run, data, tmp_pa
         ({"data": []}, UsageError, "0 images"),
         ({"data": [np.zeros((8, 8, 3), np.uint8)] * 201}, UsageError, "200"),
         ({"data": {"a": 1}}, DataError, "dict"),
-        ({"data": Path(__file__).parent}, DataError, "no file"),
+        ({"data": Path(__file__).parent}, DataError, "takes files"),
         ({"data": 3}, DataError, "int"),
         ({"data": np.zeros((8, 8, 7), np.uint8)}, DataError, "image 0[\\s\\S]*uint8"),
         ({"data": np.full((8, 8, 3), 900.0)}, DataError, "image 0[\\s\\S]*uint8"),

@@ -143,7 +143,9 @@ def _examples(data: Any, *, texts: bool) -> Iterator[tuple[str, Any]]:
         raise UsageError(f"{len(several)} images or texts are given: explain takes 1 to {MOST} of them.")
     for number, one in enumerate(several):
         if isinstance(one, Path) or (isinstance(one, str) and not texts):
-            if not Path(one).is_file():  # a pipe would be waited for
+            if Path(one).exists() and not Path(one).is_file():  # a pipe would be waited for
+                raise DataError(f"{one} is no file: explain takes files, {one}/*.")
+            if not Path(one).exists():
                 raise no_such_path(Path(one), "file")
             yield str(one), Path(one)
         elif isinstance(one, str if texts else np.ndarray):

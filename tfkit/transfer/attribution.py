@@ -15,7 +15,8 @@ from tfkit.environment.process import watched
 from tfkit.transfer.baseline import UNSPACED
 
 CELLS = 4
-"""The last feature map of an EfficientNet has 2 cells a side where images have 64 pixels: one with as many is taken."""
+"""A side of a feature map has so many at least: of EfficientNet-Lite0 at 64 pixels the last one has 2, and no more than
+chance of the mass was in the quarter of the image where the object was (0.24); with 4 it was 0.53, with 8 0.32."""
 
 STEPS = 32
 BASELINES = (0.0, 1.0)
