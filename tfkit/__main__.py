@@ -129,7 +129,9 @@ def _labels(chosen: argparse.Namespace) -> int:
     found = find_label_errors(chosen.folder)
     print(f"{len(found)} examples are probably labelled wrongly; the most suspicious first:")
     for row in found.head(max(chosen.most, 0)).itertuples():
-        print(f"{row.score:.3f}  {printable(row.name)} ({row.split}): {row.given}, rather {row.suggested}")
+        print(
+            f"{row.score:.3f}  {printable(str(row.name))} ({row.split}): {row.given}, rather {row.suggested}"
+        )
     if chosen.output:
         write_text(Path(chosen.output), found.to_csv(index=False))
         print(f"written to   {chosen.output}")

@@ -70,7 +70,9 @@ def mails(tmp_path_factory):
     """A finished run of the light model of texts."""
     folder = tmp_path_factory.mktemp("mails")
     with (folder / "mails.csv").open("w", newline="") as file:
-        rows = [(f"Invoice {n} is wrong." if n % 2 else f"I like lamp {n}.", n % 2) for n in range(80)]
+        rows = [
+            (f"Invoice {n // 2} is wrong." if n % 2 else f"I like lamp {n // 2}.", n % 2) for n in range(80)
+        ]
         csv.writer(file).writerows(
             [("body", "folder"), *((text, ("praise", "billing")[n]) for text, n in rows)]
         )
@@ -87,7 +89,7 @@ def fitted(images, tmp_path_factory):
     def build():
         return small_cnn(classes=3, spec=splits.spec, top=plain_top(3e-3, 100))
 
-    return tfkit.fit(build, splits, run_dir=tmp_path_factory.mktemp("runs") / "fitted", epochs=3, verbose=0)
+    return tfkit.fit(build, splits, run_dir=tmp_path_factory.mktemp("runs") / "fitted", epochs=8, verbose=0)
 
 
 def quadrant(heat, corner):

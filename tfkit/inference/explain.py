@@ -193,8 +193,8 @@ def _of_images(run: Run, examples: list[tuple[str, Any]], wanted: int | None) ->
     if maps is None:
         method = "integrated gradients"
         maps = heat_of(integrated_gradients(exported.classify, images, classes))
-    for of_image, picture, heat in zip(probabilities, pictures, maps, strict=True):
-        yield of_image, {"method": method, "picture": picture, "heat": enlarged(heat, picture)}
+    for of_image, shown, heat in zip(probabilities, pictures, maps, strict=True):
+        yield of_image, {"method": method, "picture": shown, "heat": enlarged(heat, shown)}
 
 
 def enlarged(heat: np.ndarray, picture: np.ndarray) -> np.ndarray:
