@@ -9,6 +9,8 @@
     tfkit.compress(run, max_accuracy_drop=0.01)        .tflite files, measured, and the chosen one
     tfkit.audit(run)                                   attacks, a lower bound on epsilon
     tfkit.report(run)                                  report.html, model_card.md; several runs: side by side
+    run.explain("a.jpg", output="explanations/")       where it looked; of a text, which words counted
+    tfkit.find_label_errors(run)                       examples whose label is probably wrong
     tfkit.search("documents/", query="how do I cancel")
     content = tfkit.convert(model, variant="int8", representative_dataset=images)        inspect, compare
     encoder = tfkit.load_model("efficientnet-lite0")   a verified model; .layer() is a stock hub.KerasLayer
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from tfkit import distribution as distribution
     from tfkit import environment as environment
     from tfkit import hub as hub
+    from tfkit import inference as inference
     from tfkit import privacy as privacy
     from tfkit import reporting as reporting
     from tfkit import searching as searching
@@ -54,6 +57,7 @@ if TYPE_CHECKING:
     from tfkit.data import read_image as read_image
     from tfkit.hub import Encoder as Encoder
     from tfkit.hub import load_model as load_model
+    from tfkit.inference.label_errors import find_label_errors as find_label_errors
     from tfkit.privacy import DPSGD as DPSGD
     from tfkit.reporting.comparison import report as report
     from tfkit.run import Run as Run
@@ -64,13 +68,14 @@ if TYPE_CHECKING:
     __version__: str
 
 _HOMES = {
-    "": "auditing calibration compression data distribution environment errors hub privacy reporting searching stack"
-    " text training",
+    "": "auditing calibration compression data distribution environment errors hub inference privacy reporting searching"
+    " stack text training",
     "auditing": "audit",
     "compression": "Table compare convert inspect",
     "compression.compress": "compress",
     "data": "Splits from_arrays load_images load_texts read_image",
     "hub": "Encoder load_model",
+    "inference": "find_label_errors",
     "privacy": "DPSGD",
     "reporting": "report",
     "run": "Run",

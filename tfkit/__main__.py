@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tfkit import cli
 from tfkit.distribution.manifest import add_command
+from tfkit.environment.files import write_text
 from tfkit.errors import TfkitError
 from tfkit.run import REPORT
 from tfkit.settings.parse import EXIT_CODES
@@ -66,6 +67,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     predict.add_argument("--labels", action="store_true", help=help)
     predict.add_argument("--strict", action="store_true", help="exit with 1 if something cannot be read")
     predict.add_argument("--json", action="store_true", help="print JSON: a row a line, or the summary")
+    explain = add(
+        "explain", "show which places of an image, or words of a text, spoke for its class", _explain
+    )
+    explain.add_argument("folder", metavar="RUN", help="a run folder; its model is a program, and is run")
+    explain.add_argument("files", nargs="+", metavar="FILE", type=Path, help="images or texts")
+    help = "for pictures, a page and numbers; explanations/ when left out"
+    explain.add_argument("--output", metavar="FOLDER", default="explanations", help=help)
+    explain.add_argument("--label", metavar="CLASS", help="to ask about; the most probable one when left out")
+    labels = add("labels", "list the examples of a run whose labels are probably wrong", _labels)
+    labels.add_argument("folder", metavar="RUN", help="a run folder; its data are read again")
+    labels.add_argument("--output", metavar="FILE.csv", help="for all of them")
+    labels.add_argument("--most", metavar="N", type=int, default=20, help="are printed; 20 when left out")
     add_command(commands)
     commands.add_parser("launch", help="run a program in several processes that train together")
     words = sys.argv[1:] if arguments is None else list(arguments)
@@ -123,6 +136,30 @@ def _report(chosen: argparse.Namespace) -> int:
     page = report(*chosen.runs, output=chosen.output)
     pages = [Path(run) / REPORT for run in chosen.runs]
     print(*dict.fromkeys([*pages, page]), sep="\n")
+    return 0
+
+
+def _explain(chosen: argparse.Namespace) -> int:
+    from tfkit.inference.explain import explain
+
+    print(*explain(chosen.folder, chosen.files, output=chosen.output, label=chosen.label), sep="\n")
+    print(f"written to   {chosen.output}")
+    return 0
+
+
+def _labels(chosen: argparse.Namespace) -> int:
+    from tfkit.inference.label_errors import find_label_errors
+    from tfkit.reporting.figures import printable
+
+    found = find_label_errors(chosen.folder)
+    print(f"{len(found)} examples are probably labelled wrongly; the most suspicious first:")
+    for row in found.head(max(chosen.most, 0)).itertuples():
+        print(
+            f"{row.score:.3f}  {printable(str(row.name))} ({row.split}): {row.given}, rather {row.suggested}"
+        )
+    if chosen.output:
+        write_text(Path(chosen.output), found.to_csv(index=False))
+        print(f"written to   {chosen.output}")
     return 0
 
 

@@ -516,6 +516,11 @@ class Run(contextlib.AbstractContextManager["Run"]):
         )
         return found
 
+    def explain(self, data: Any, *, output: str | Path | None = None, label: str | None = None) -> Any:
+        """Show which places of images, or which words of texts, spoke for a class: see `tfkit.inference.explain`."""
+        explain = importlib.import_module("tfkit.inference.explain").explain
+        return explain(self, data, output=output, label=label)
+
     def read(self, name: str) -> dict[str, Any]:
         """Return what a JSON file of the folder holds, such as `privacy.json`; nothing where there is none."""
         return run_files.read_json(self._read_from, name, SHAPES.get(name, dict))

@@ -46,7 +46,9 @@ class Launched(processes.Started):
         alone = ["unshare", *([] if os.getuid() == 0 else ["-r"]), "-n"]
         environment = {name: value for name, value in os.environ.items() if "RAY" not in name}
         environment |= {"HOME": str(folder / "home"), "TMPDIR": str(temporary), "MARK": self.mark}
-        environment["RAY_worker_niceness"] = "0"  # at Ray's 15 they would wait for whatever else the machine does
+        environment["RAY_worker_niceness"] = (
+            "0"  # at Ray's 15 they would wait for whatever else the machine does
+        )
         driver = (
             "bash",
             "-c",

@@ -22,6 +22,7 @@ from tests.reporting.finished_runs import (
 )
 from tfkit import reporting
 from tfkit.environment.stack import tf
+from tfkit.errors import RunError
 from tfkit.metrics import Evaluation
 from tfkit.reporting.examples import save
 from tfkit.run import Run
@@ -108,9 +109,22 @@ def test_pictures_are_the_worst_mistakes(page):
     assert evaluation.mistake(pictures.worst[0]).startswith(f"{CLASSES[truth]} → {CLASSES[guess]} (")
 
 
+def test_beside_a_mistake_is_where_the_model_looked(run):
+    heat = np.zeros((16, 8, 8), np.uint8)
+    heat[:, 2, 3] = 255
+    page = page_of(with_evaluation(run, heat=heat))
+    assert len(page.photos) == 48
+    assert sum(text.startswith("Where it looked: ") for text in page.alternatives) == 16
+    shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(page.photos[1].partition(",")[2]))), int)
+    assert np.unravel_index(shown.sum(axis=-1).argmax(), (8, 8)) == (2, 3)
+    for wrong in (heat[:3], heat[:, :4], heat.astype(float), heat > 0):
+        with pytest.raises(RunError, match=r"evaluation\.npz"):
+            page_of(with_evaluation(run, heat=wrong))
+
+
 def test_the_worst_images_in_the_world_stay_under_2_mb(run):
     noise = np.random.default_rng(0).integers(0, 256, (16, 224, 224, 3), np.uint8)
-    with_evaluation(run, worst_inputs=noise, samples=noise)
+    with_evaluation(run, worst_inputs=noise, samples=noise, heat=noise[..., 0])
     (run.path / "history.csv").unlink()
     assert reporting.write_report(run).stat().st_size < 2_000_000
 

@@ -36,6 +36,7 @@ class Examples:
       samples: of others, uint8 [m, s, s, 3] or str [m].
       sample_labels: int64 [m].
       languages: str [n], of all examples of the evaluation; [0] where nobody knows.
+      heat: uint8 [k, s, s], where the model looked in the worst; [0] where that is not known.
     """
 
     worst: np.ndarray
@@ -43,6 +44,7 @@ class Examples:
     samples: np.ndarray
     sample_labels: np.ndarray
     languages: np.ndarray = field(default_factory=lambda: np.array([], np.str_))
+    heat: np.ndarray = field(default_factory=lambda: np.array([], np.uint8))
 
     @classmethod
     def of(cls, evaluation: Evaluation, splits: Splits, *, worst: int = 16, samples: int = 16) -> Examples:
@@ -115,6 +117,8 @@ def load(path: Path) -> tuple[Evaluation, Examples | None]:
             _belong(examples.worst, examples.worst_inputs, limit=len(evaluation.labels))
             and _belong(examples.sample_labels, examples.samples, limit=classes)
             and examples.samples.dtype.kind == examples.worst_inputs.dtype.kind
+            and (not examples.heat.size or examples.heat.shape == examples.worst_inputs.shape[:3])
+            and examples.heat.dtype == np.uint8
         ):
             raise ValueError("its examples are not of its evaluation")
     except (ValueError, KeyError, TypeError, AttributeError, CheckError) as error:

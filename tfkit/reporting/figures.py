@@ -120,6 +120,22 @@ def image_grid(images: np.ndarray, captions: Sequence[str] | None = None) -> Fig
     return figure
 
 
+def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
+    """Lay a heat map over an image in grey: dark where it is 0, yellow where it is 1.
+
+    Args:
+      image: uint8 [h, w, 3].
+      heat: float [h, w] in [0, 1].
+
+    Returns:
+      uint8 [h, w, 3].
+    """
+    import matplotlib as mpl
+
+    grey = image.mean(axis=-1, keepdims=True)
+    return np.rint(0.4 * grey + 0.6 * 255 * mpl.colormaps["inferno"](heat)[..., :3]).astype(np.uint8)
+
+
 def confusion(evaluation: Evaluation) -> Figure:
     """Draw the confusion matrix, or for more than 50 classes the pairs that are confused most often."""
     if len(evaluation.class_names) > MATRIX_CLASSES:

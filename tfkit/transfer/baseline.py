@@ -22,10 +22,10 @@ MOST_BASELINE_TEXTS, MOST_CHARACTERS, MOST_IN_ALL = 20_000, 10_000, 10_000_000
 MOST_TERMS, MOST_WEIGHTS = 200_000, 4_000_000
 STRENGTHS, FEW_CLASSES = (1.0, 10.0, 100.0), 10
 
-_UNSPACED = (
+UNSPACED = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U0003ffff"
 )
-_TERMS = f"(?u)[{_UNSPACED}]|[^\\W{_UNSPACED}]+"
+_TERMS = f"(?u)[{UNSPACED}]|[^\\W{UNSPACED}]+"
 """A word; of scripts that put no spaces between words (Thai to Chinese) a character: two of them are a pair."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from tfkit.run import EVALUATION, PRIVACY, Run
 from tfkit.settings.options import DataConfig
 from tfkit.text.tokenizers import WordPiece
 from tfkit.training.export import calibrate, save
+from tfkit.transfer.attribution import grad_cam
 from tfkit.transfer.models import Classifier
 
 SAMPLES = 16
@@ -87,7 +89,7 @@ def conclude(
         evaluation, temperature = calibrate(run, classifier.validate(), evaluation, seed=splits.seed)
     run.record(evaluation.metrics("test"))
     run.record(save(classifier.model, run, splits, evaluation=evaluation, temperature=temperature))
-    shown = _write_mistakes(run, evaluation, splits) if show_examples else None
+    shown = _write_mistakes(run, classifier.model, evaluation, splits) if show_examples else None
     examples.save(run.path / EVALUATION, evaluation, shown)
     tensorboard.write_evaluation(run.logdir, evaluation)
     history = run.history
@@ -141,9 +143,14 @@ def _write_samples(run: Run, splits: Splits) -> None:
     _write_examples(run, splits, "samples", _inputs(splits, shown), captions)
 
 
-def _write_mistakes(run: Run, evaluation: Evaluation, splits: Splits) -> Examples:
-    """Show the worst mistakes in TensorBoard; return them for the report."""
+def _write_mistakes(run: Run, model: Any, evaluation: Evaluation, splits: Splits) -> Examples:
+    """Show the worst mistakes in TensorBoard; return them for the report, of images with where the model looked."""
     shown = Examples.of(evaluation, splits)
+    if splits.kind == "images" and len(shown.worst):
+        classes = evaluation.predicted[shown.worst]
+        heat = grad_cam(model, shown.worst_inputs.astype(np.float32) / 255, classes)
+        if heat is not None:
+            shown = dataclasses.replace(shown, heat=np.rint(255 * heat).astype(np.uint8))
     captions = [evaluation.mistake(index) for index in shown.worst]
     _write_examples(run, splits, "worst_mistakes", shown.worst_inputs, captions)
     for language, (count, accuracy) in shown.by_language(evaluation).items():

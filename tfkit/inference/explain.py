@@ -1,0 +1,241 @@
+"""Explain predictions: which places of an image, or which words of a text, spoke for a class."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from tqdm.auto import tqdm
+
+from tfkit import hub
+from tfkit.data.image_files import read_image
+from tfkit.data.splits import FULL_RANGE, listed, no_such_path, resize
+from tfkit.data.text_decoding import Cleaner, read_document
+from tfkit.environment import files, packages, stack
+from tfkit.environment.process import watched
+from tfkit.errors import ConfigError, DataError, PrivacyError, RunError, UsageError
+from tfkit.hub.bundled import MODELS
+from tfkit.privacy.ledger import is_private
+from tfkit.reporting.figures import overlay, printable
+from tfkit.reporting.page import render
+from tfkit.run import Run
+from tfkit.settings.options import SCRATCH
+from tfkit.training.export import over_white, to_bytes
+from tfkit.transfer.attribution import grad_cam, heat_of, integrated_gradients, occlusion
+from tfkit.transfer.models import rebuild
+
+LARGEST = 512
+"""Pixels of the longer side of a picture that is kept."""
+
+SMALLEST = 256
+"""Pixels of the longer side of a picture that is written: smaller ones are enlarged, pixel by pixel."""
+
+MOST = 200
+"""Examples at a time: explanations are looked at."""
+
+MOST_CHARACTERS = 1_000_000
+PAGE, NUMBERS = "explanations.html", "explanations.json"
+
+Answer = tuple[np.ndarray, dict[str, Any]]
+"""Probabilities of the classes, float32 [c], and what an `Explanation` holds besides."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Explanation:
+    """What spoke for a class in one image or text.
+
+    Attributes:
+      name: of the file; "image 0", "text 0" of what is in memory.
+      label: the class that was asked about, by default the most probable one.
+      probability: of that class, as the exported model gives it.
+      method: "Grad-CAM", "integrated gradients" or "occlusion".
+      picture: of an image, uint8 [h, w, 3], no side above 512 pixels.
+      heat: of an image, float32 [h, w] in [0, 1]: the largest spoke most for the class.
+      words: of a text, its pieces in their order, each with what it adds to the probability.
+    """
+
+    name: str
+    label: str
+    probability: float
+    method: str
+    picture: np.ndarray | None = None
+    heat: np.ndarray | None = None
+    words: tuple[tuple[str, float], ...] = ()
+
+    def __repr__(self) -> str:
+        """Return the name, the class, its probability, and of a text the words of the largest weights."""
+        said = f"{printable(self.name)}: {self.label} ({100 * self.probability:.1f} %)"
+        words = ", ".join(f"{printable(word)} {weight:+.3f}" for word, weight in self.strongest(8))
+        return f"{said}  {words}" if words else said
+
+    def strongest(self, most: int) -> list[tuple[str, float]]:
+        """Return the words of the largest weights, whatever their sign.
+
+        Args:
+          most: how many.
+        """
+        return sorted(self.words, key=lambda word: -abs(word[1]))[:most]
+
+
+def explain(
+    run: Run | str | Path, data: Any, *, output: str | Path | None = None, label: str | None = None
+) -> list[Explanation]:
+    """Show which places of images, or which words of texts, spoke for a class in a run's model.
+
+    Images: Grad-CAM where the model has convolutions (bundled encoders, the small network), else integrated gradients.
+    Texts: the words are left out one by one; in a text of over 300 words several together.
+
+    Args:
+      run: of a classifier of images or texts, or its folder.
+      data: a file or a list of files; images also as arrays [h, w] or [h, w, c], as the exported model takes them, or
+        [n, h, w, c]. For a model of texts a str is a text, and a pathlib.Path a file of one.
+      output: a folder for a picture of each image, the image on its left (000-NAME.png), or for explanations.html of
+        texts; and for explanations.json, the numbers. None: nothing is written.
+      label: the class that is asked about, by name; None: of each example the most probable one.
+
+    Returns:
+      One for each image or text.
+
+    Raises:
+      ConfigError: the run has no class of that name.
+      DataError: a file is not there or cannot be read.
+      PrivacyError: a file is one of those that a private run was trained on.
+      RunError: the run holds no model of images or texts.
+      UsageError: more than 200 are given, or the output is no folder.
+
+    Example:
+      run.explain("a.jpg", output="explanations")
+    """
+    run = run if isinstance(run, Run) else Run.open(run)
+    shape, names = run.provenance.get("data", {}).get("shape"), run.labels
+    if not isinstance(shape, list) or None in shape or shape not in ([], [*shape[:1] * 2, 3]):
+        other = "For rows of numbers: sklearn.inspection.permutation_importance."
+        raise RunError(f"{run.path} is no run of images or texts, but takes shape {shape}.\n  {other}")
+    if label is not None and label not in names:
+        raise ConfigError(f"{run.path} has no class {label!r}; it has {listed([*map(repr, names)], 20)}.")
+    if output is not None and Path(output).exists() and not Path(output).is_dir():
+        raise UsageError(f"{output} is a file: give a folder, which is made if it is not there (--output).")
+    examples = [*_examples(data, texts=shape == [])]
+    if is_private(run):
+        _refuse_known(run, [example for _, example in examples if isinstance(example, Path)])
+    wanted, found = None if label is None else names.index(label), []
+    answers = (_of_images if shape else _of_texts)(run, examples, wanted)
+    for (name, _), (probabilities, facts) in zip(examples, answers, strict=True):
+        place = probabilities.argmax() if wanted is None else wanted
+        chance = float(probabilities[place])
+        found.append(Explanation(name=name, label=names[place], probability=chance, **facts))
+    if output is not None:
+        _write(found, Path(output))
+    return found
+
+
+def _examples(data: Any, *, texts: bool) -> Iterator[tuple[str, Any]]:
+    """Yield names, and paths of files or what is in memory."""
+    several = data if isinstance(data, list | tuple) or getattr(data, "ndim", 0) == 4 else [data]
+    if not 0 < len(several) <= MOST:
+        raise UsageError(f"{len(several)} images or texts are given: explain takes 1 to {MOST} of them.")
+    for number, one in enumerate(several):
+        if isinstance(one, Path) or (isinstance(one, str) and not texts):
+            if Path(one).exists() and not Path(one).is_file():  # a pipe would be waited for
+                raise DataError(f"{one} is no file: explain takes files, {one}/*.")
+            if not Path(one).exists():
+                raise no_such_path(Path(one), "file")
+            yield str(one), Path(one)
+        elif isinstance(one, str if texts else np.ndarray):
+            yield f"{'text' if texts else 'image'} {number}", one
+        else:
+            takes = "texts (str) and files (pathlib.Path)" if texts else "files and arrays [h, w, c]"
+            raise DataError(f"This run explains {takes}, not a {type(one).__name__}.")
+
+
+def _refuse_known(run: Run, paths: list[Path]) -> None:
+    sources = [Path(run.config[name]).resolve() for name in ("data_dir", "data_file") if run.config.get(name)]
+    known = [path for path in paths for source in sources if path.resolve().is_relative_to(source)]
+    why = "The epsilon of a private run says nothing about what an explanation of a training example shows"
+    if known:
+        raise PrivacyError(f"{why}: {known[0]} is in the data of {run.path}.\n  Give others.")
+    run.say(f"{why}: explain only examples of your own that were not among them.")
+
+
+def _of_images(run: Run, examples: list[tuple[str, Any]], wanted: int | None) -> Iterator[Answer]:
+    data, config = run.provenance["data"], run.config
+    pixel_range = tuple(data.get("pixel_range") or config.get("pixel_range") or FULL_RANGE)
+    size, tf, pictures, squares = int(data["shape"][0]), stack.tf, [], []
+    for name, image in examples:  # all of them, before a model is loaded
+        image = read_image(image) if isinstance(image, Path) else image
+        try:
+            pixels = over_white(to_bytes(tf.constant(np.atleast_3d(image)[np.newaxis]), pixel_range))
+            picture = Image.fromarray(pixels[0].numpy().astype(np.uint8))
+            squares.append(resize(picture, size))
+        except (ValueError, TypeError, tf.errors.OpError) as error:
+            found = f"{image.dtype} {image.shape}, not uint8 [h, w], [h, w, 1], [h, w, 3] or [h, w, 4]"
+            raise DataError(f"{name} is {found}: {packages.first_line(error)}") from error
+        picture.thumbnail((LARGEST, LARGEST))
+        pictures.append(np.asarray(picture))
+    run.say(f"Explaining {len(examples)} images by {run.path}.")
+    exported, images = run.model, np.stack(squares).astype(np.float32) / 255
+    probabilities = np.concatenate([exported.classify(image[np.newaxis]).numpy() for image in images])
+    classes = probabilities.argmax(axis=1) if wanted is None else np.full(len(images), wanted)
+    recipe, handle = run.provenance.get("recipe", {}).get("name"), config.get("model_handle")
+    maps, method = None, "Grad-CAM"
+    # A private head has other layers; other backbones show none of theirs.
+    if recipe in ("transfer_image", "train_distributed") and (handle == SCRATCH or handle in MODELS):
+        backbone = None if handle == SCRATCH else hub.load_model(handle, modality="images")
+        like: Any = SimpleNamespace(class_names=run.labels, spec=tf.TensorSpec(data["shape"], tf.float32))
+        maps = grad_cam(rebuild(run, backbone, like), images, classes)
+    if maps is None:
+        method = "integrated gradients"
+        maps = heat_of(integrated_gradients(exported.classify, images, classes))
+    for of_image, shown, heat in zip(probabilities, pictures, maps, strict=True):
+        yield of_image, {"method": method, "picture": shown, "heat": enlarged(heat, shown)}
+
+
+def enlarged(heat: np.ndarray, picture: np.ndarray) -> np.ndarray:
+    """Return a map [s, s] in [0, 1] at the size [h, w] of the image that was made square."""
+    values = Image.fromarray(heat).resize(picture.shape[1::-1], Image.Resampling.BILINEAR)
+    return np.clip(np.asarray(values, np.float32), 0, 1)
+
+
+def _of_texts(run: Run, examples: list[tuple[str, Any]], wanted: int | None) -> Iterator[Answer]:
+    texts, cleaner = [], Cleaner()
+    for name, text in examples:
+        try:
+            texts.append(cleaner(read_document(text)[0] if isinstance(text, Path) else text))
+        except DataError as error:
+            raise DataError(f"{name} {error}.") from error
+        if not texts[-1].strip() or len(texts[-1]) > MOST_CHARACTERS:
+            found = f"{len(texts[-1]):,} characters" if texts[-1].strip() else "no words"
+            raise DataError(f"{name} has {found}; explain takes words, up to {MOST_CHARACTERS:,} characters.")
+    run.say(f"Explaining {len(examples)} texts by {run.path}.")
+    model = run.model
+    for text in tqdm(texts, "Explaining", unit="text", delay=1, disable=not watched()):
+        probabilities, words = occlusion(model, text, wanted)
+        yield probabilities, {"method": "occlusion", "words": tuple(words)}
+
+
+def _write(explanations: list[Explanation], folder: Path) -> None:
+    """Write a picture of each image or a page of all texts, and the numbers."""
+    rows: list[dict[str, Any]] = []
+    for number, one in enumerate(explanations):
+        rows.append({"label": one.label, "probability": one.probability, "method": one.method})
+        rows[-1]["name"] = printable(one.name)
+        if one.picture is None or one.heat is None:
+            rows[-1]["words"] = [[printable(word), weight] for word, weight in one.words]
+            continue
+        stem = re.sub(r"[^A-Za-z0-9.-]+", "_", Path(one.name).stem)[:80]
+        rows[-1]["picture"] = name = f"{number:03d}-{stem}.png"
+        by = -(-SMALLEST // max(one.heat.shape))
+        picture, content = one.picture.repeat(by, 0).repeat(by, 1), io.BytesIO()
+        both = np.concatenate([picture, overlay(picture, enlarged(one.heat, picture))], axis=1)
+        Image.fromarray(both).save(content, "PNG")
+        files.write_bytes(folder / name, content.getvalue())
+    files.write_json(folder / NUMBERS, rows)
+    if explanations[0].words:
+        files.write_text(folder / PAGE, render("explanations.html.j2", {"explanations": explanations}))
