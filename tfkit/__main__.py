@@ -20,6 +20,7 @@ _EPILOG = f"""
 examples:
   python -m tfkit doctor
   python -m tfkit launch --workers 2 -- -m recipes.transfer_image --data-dir photos/ --run-dir runs/photos
+  python -m tfkit export runs/photos browser
   python -m tfkit report runs/photos runs/private --output runs/compare.html
 
 {EXIT_CODES}
@@ -47,6 +48,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     report.add_argument("runs", nargs="+", metavar="RUN", help=help)
     help = "the page that compares several runs; compare.html in the folder that holds them when left out"
     report.add_argument("--output", metavar="FILE", help=help)
+    export = add("export", "write a run's model for a browser, TensorFlow.js or a model server", _export)
+    export.add_argument("run_dir", metavar="RUN", help="the folder of a finished run")
+    export.add_argument("target", metavar="TARGET", help="browser, tfjs or serving")
+    export.add_argument("--output", metavar="FOLDER", help="where it goes; RUN/TARGET when left out")
+    for flag, more in {
+        "--runtime": {
+            "metavar": "PLACE",
+            "help": "browser: a folder or an address with LiteRT.js; else npm gets it",
+        },
+        "--measure": {"action": "store_true", "help": "browser: time each file in headless Chromium"},
+        "--dtype": {"help": "tfjs: float32 (as it is left out) or float16, of half the bytes"},
+    }.items():
+        export.add_argument(flag, default=argparse.SUPPRESS, **more)
     add_command(commands)
     commands.add_parser("launch", help="run a program in several processes that train together")
     words = sys.argv[1:] if arguments is None else list(arguments)
@@ -89,6 +103,15 @@ def _models(chosen: argparse.Namespace) -> int:
             print(f"    {row.handle}")
         if row.preprocessor:
             print(f"    preprocessor {row.preprocessor}")
+    return 0
+
+
+def _export(chosen: argparse.Namespace) -> int:
+    from tfkit.exporting.export import export
+
+    of_all = ("run", "run_dir", "target", "output")
+    options = {name: value for name, value in vars(chosen).items() if name not in of_all}
+    print(export(chosen.run_dir, chosen.target, output=chosen.output, **options))
     return 0
 
 
