@@ -1,6 +1,7 @@
 """The page in a real Chromium, used as a person would; what JavaScript prepares is what training does."""
 
 import json
+import re
 import shutil
 import subprocess
 from importlib.resources import files as resources
@@ -20,7 +21,6 @@ from tfkit.data.splits import to_square
 from tfkit.environment.stack import tf
 from tfkit.errors import CheckError, ConfigError, RunError, StackError
 from tfkit.exporting import browser as exporting
-from tfkit.run import Run
 from tfkit.text.tokenizers import WordPiece
 
 pytestmark = pytest.mark.slow
@@ -321,10 +321,22 @@ def test_measure(run, page, runtime, capsys):
     assert "headless Chromium" in (run.path / "report.html").read_text()
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_tensorflow_js_in_node(run, tmp_path, capsys, dtype):
-    folder = tfkit.export(run, "tfjs", output=tmp_path / dtype, dtype=dtype)
-    assert "In Node" in capsys.readouterr().out
-    size = sum(path.stat().st_size for path in folder.glob("*.bin"))
-    assert 12e6 < size * (2 if dtype == "float16" else 1) < 15e6
-    assert Run.open(run.path).labels == (folder / "labels.txt").read_text().splitlines()
+def test_the_programs_of_the_documentation(run, page, tmp_path, monkeypatch, capsys):
+    """Of a run without .tflite files; the runtime comes from npm, and the graph model runs in Node."""
+    text = (Path(__file__).parents[2] / "docs/browser.md").read_text()
+    for name in ("runs", "runs/photos"):
+        (tmp_path / name).mkdir()
+    for part in run.path.iterdir():
+        if part.name not in ("browser", "tflite"):
+            (shutil.copytree if part.is_dir() else shutil.copy)(part, tmp_path / "runs/photos" / part.name)
+    monkeypatch.chdir(tmp_path)
+    programs = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(programs) == 2
+    for program in programs:
+        exec(program, {})
+    printed = capsys.readouterr().out
+    assert re.search(r"^ +(\[.*\])$", text, re.MULTILINE)[1] in printed
+    assert "['.json']" in printed
+    assert "In Node (wasm)" in printed
+    size = sum(path.stat().st_size for path in Path("runs/photos/tfjs").glob("*.bin"))
+    assert 6e6 < size < 7e6

@@ -11,10 +11,10 @@ import contextlib
 import functools
 import hashlib
 import http.server
+import importlib.util
 import json
 import os
 import re
-import shlex
 import shutil
 import subprocess
 import tempfile
@@ -51,13 +51,14 @@ RUNTIME = {
 """What is taken of @litertjs/core and @litertjs/wasm-utils (Apache-2.0), and its SHA-256."""
 
 ENTRIES = {"@litertjs/core": "core/dist/index.js", "@litertjs/wasm-utils": "wasm-utils/dist/index.js"}
+NPM = "npm install --ignore-scripts"
 PACKAGES = [f"{name}@{VERSION}" for name in ENTRIES]
-INSTALL = ("npm", "install", "--ignore-scripts")
+_GET = " ".join([NPM, *PACKAGES])
 
 _CHECKED, _TOLERANCE = 8, 1e-4
 
 ABOUT = "about.json"
-PAGE = resources("tfkit.exporting").joinpath("page")
+PAGE = resources("tfkit.exporting") / "page"
 _ADDRESS = r"(https://|http://(localhost|127\.0\.0\.1)\b)[\w.:/@~-]*"
 
 
@@ -81,8 +82,8 @@ def export_browser(run: Run, folder: Path, *, runtime: str | None = None, measur
       CheckError: the .tflite made here, or the runtime, is not what it must be.
     """
     shape = shape_of(run)
-    if measure:
-        _playwright()
+    if measure and importlib.util.find_spec("playwright") is None:
+        raise StackError("--measure opens Chromium by Playwright, which is not here: pip install playwright")
     is_address = runtime is not None and "://" in runtime
     place = None if is_address else _runtime(runtime)
     pixel_range = tuple(run.provenance["data"].get("pixel_range", FULL_RANGE))
@@ -142,7 +143,7 @@ def random_inputs(source: Source) -> dict[str, np.ndarray]:
 
 def write_inputs(run: Run, folder: Path, shape: Sequence[int]) -> None:
     """Write the JavaScript that prepares inputs, the labels, and of texts the vocabulary."""
-    files.write_text(folder / "prepare.js", PAGE.joinpath("prepare.js").read_text(encoding="utf-8"))
+    files.write_text(folder / "prepare.js", (PAGE / "prepare.js").read_text(encoding="utf-8"))
     shutil.copyfile(run.path / LABELS, folder / LABELS)
     if not shape:
         shutil.copyfile(run.path / SAVED_MODEL / "assets" / VOCABULARY, folder / VOCABULARY)
@@ -157,8 +158,8 @@ def call(words: Sequence[str], failure: str, **options: Any) -> None:
 
 def npm_install(packages: Sequence[str], folder: str | Path) -> Path:
     """Let npm put packages below a folder, out of its own cache where it can; returns its node_modules."""
-    words = [*INSTALL, "--no-audit", "--no-fund", "--prefer-offline", "--prefix", str(folder), *packages]
-    call(words, f"npm fails ({shlex.join([*INSTALL, *packages])})", cwd=folder)
+    words = [*NPM.split(), "--no-audit", "--no-fund", "--prefer-offline", "--prefix", str(folder), *packages]
+    call(words, f"npm does not get {' '.join(packages)}", cwd=folder)
     return Path(folder, "node_modules")
 
 
@@ -214,7 +215,7 @@ def _runtime(runtime: str | None) -> Path:
     places = [Path(runtime, *parts) for parts in (("node_modules", "@litertjs"), ("@litertjs",), (), ("..",))]
     place = next((place for place in places if (place / "core/package.json").is_file()), None)
     if place is None:
-        raise ConfigError(f"{runtime} holds no LiteRT.js. Get it there: {shlex.join([*INSTALL, *PACKAGES])}")
+        raise ConfigError(f"{runtime} holds no LiteRT.js. Get it there: {_GET}")
     return place
 
 
@@ -222,22 +223,20 @@ def _install(folder: Path) -> Mapping[str, Any]:
     if shutil.which("npm") is None:
         raise StackError(
             f"LiteRT.js {VERSION} is needed, and npm, which gets it, is not installed here.\n  Where npm is:"
-            f" {shlex.join([*INSTALL, *PACKAGES])}\n  and here --runtime THAT_FOLDER; or --runtime"
+            f" {_GET}\n  and here --runtime THAT_FOLDER; or --runtime"
             " https://cdn.jsdelivr.net/npm for a page that is online."
         )
     process.say(f"Getting LiteRT.js {VERSION} by npm (12 MB) ...")
     with tempfile.TemporaryDirectory(prefix="tfkit-npm-") as scratch:
         _copy(npm_install(PACKAGES, scratch) / "@litertjs", folder)
-    return {"packages": PACKAGES}
+    return {}
 
 
 def _copy(place: Path, folder: Path) -> None:
     """Copy the files of `RUNTIME`, if they are what they must be."""
     for name, digest in RUNTIME.items():
         if not (place / name).is_file() or files.sha256_of(place / name) != digest:
-            raise CheckError(
-                f"{place / name} is not that of LiteRT.js {VERSION}: {shlex.join([*INSTALL, *PACKAGES])}"
-            )
+            raise CheckError(f"{place / name} is not that of LiteRT.js {VERSION}: {_GET}")
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(place / name, folder / name)
 
@@ -250,12 +249,10 @@ def _write_page(folder: Path, run: Run, *, kind: str, address: str | None) -> No
         raise ConfigError(
             f"--runtime {address} is no folder, and no plain address that begins with https://."
         )
-    at = {
-        name: f"{address.rstrip('/')}/{name}@{VERSION}/{entry.split('/', 1)[1]}"
-        if address
-        else f"./runtime/{entry}"
-        for name, entry in ENTRIES.items()
-    }
+    at = {name: f"./runtime/{entry}" for name, entry in ENTRIES.items()}
+    if address is not None:
+        base = address.rstrip("/")
+        at = {name: f"{base}/{name}@{VERSION}/{entry.split('/', 1)[1]}" for name, entry in ENTRIES.items()}
     sums = {at[name]: f"sha256-{_base64(bytes.fromhex(RUNTIME[entry]))}" for name, entry in ENTRIES.items()}
     imports = json.dumps({"imports": at, "integrity": sums})
     own = f"'self' {'/'.join(address.split('/')[:3])}" if address else "'self'"
@@ -265,25 +262,17 @@ def _write_page(folder: Path, run: Run, *, kind: str, address: str | None) -> No
         " img-src data:; base-uri 'none'; form-action 'none'"
     )
     template = Environment(autoescape=True, trim_blocks=True).from_string(
-        PAGE.joinpath("index.html.j2").read_text()
+        (PAGE / "index.html.j2").read_text()
     )
     title = f"Which is it: {', '.join(run.labels[:4])}{', ...' * (len(run.labels) > 4)}?"
     html = template.render(title=title, kind=kind, policy=policy, imports=imports)
     files.write_text(folder / "index.html", html)
     for name in ("app.js", "style.css"):
-        files.write_text(folder / name, PAGE.joinpath(name).read_text(encoding="utf-8"))
+        files.write_text(folder / name, (PAGE / name).read_text(encoding="utf-8"))
 
 
 def _base64(digest: bytes) -> str:
     return base64.b64encode(digest).decode()
-
-
-def _playwright() -> Any:
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError as err:
-        raise StackError("--measure opens Chromium by Playwright: pip install playwright") from err
-    return sync_playwright
 
 
 @contextlib.contextmanager
@@ -297,15 +286,19 @@ def served(folder: Path) -> Iterator[str]:
     handler = functools.partial(Quiet, directory=str(folder))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-        server.shutdown()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}"
+        finally:
+            server.shutdown()
 
 
 def _measured(run: Run, folder: Path, variants: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Time each .tflite in headless Chromium; returns the variants, the fastest within the limits first."""
+    from playwright.sync_api import sync_playwright
+
     process.say("Timing each .tflite in headless Chromium ...")
     program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    with served(folder) as address, _playwright()() as playwright:
+    with served(folder) as address, sync_playwright() as playwright:
         try:
             # Root cannot have Chromium's sandbox.
             browser = playwright.chromium.launch(executable_path=program, chromium_sandbox=os.getuid() != 0)

@@ -1,5 +1,5 @@
 // Run a graph model of TensorFlow.js in Node, with its wasm back end: node tfjs.mjs MODULES MODEL INPUTS OUTPUTS
-// INPUTS and OUTPUTS are JSON: a list of {name: [shape, type, values]}, one an example; a list of rows.
+// INPUTS is JSON, a list of {name: [shape, type, values]}, one an example; so is OUTPUTS: {rows, milliseconds}.
 import fs from 'node:fs';
 import {createRequire} from 'node:module';
 import path from 'node:path';
@@ -15,8 +15,10 @@ const {modelTopology, weightsManifest, signature} = JSON.parse(fs.readFileSync(p
 const parts = weightsManifest.flatMap((group) => group.paths).map((name) => fs.readFileSync(path.join(folder, name)));
 const weightData = new Uint8Array(Buffer.concat(parts)).buffer, weightSpecs = weightsManifest.flatMap((group) => group.weights);
 const model = await loadGraphModel({load: async () => ({modelTopology, weightSpecs, weightData, signature})});
-const rows = JSON.parse(fs.readFileSync(inputs)).map((example) => {
+const took = [], rows = JSON.parse(fs.readFileSync(inputs)).map((example) => {
   const tensors = Object.entries(example).map(([name, [shape, type, values]]) => [name, tf.tensor(values, shape, type)]);
-  return Array.from(model.predict(Object.fromEntries(tensors)).dataSync());
+  const began = performance.now(), row = Array.from(model.predict(Object.fromEntries(tensors)).dataSync());
+  took.push(performance.now() - began);
+  return row;
 });
-fs.writeFileSync(outputs, JSON.stringify(rows));
+fs.writeFileSync(outputs, JSON.stringify({rows, milliseconds: took.sort((a, b) => a - b)[took.length >> 1]}));
