@@ -86,8 +86,8 @@ def export_browser(run: Run, folder: Path, *, runtime: str | None = None, measur
         raise StackError("--measure opens Chromium by Playwright, which is not here: pip install playwright")
     is_address = runtime is not None and "://" in runtime
     place = None if is_address else _runtime(runtime)
-    pixel_range = tuple(run.provenance["data"].get("pixel_range", FULL_RANGE))
-    about: dict[str, Any] = {"labels": run.labels, "deep": pixel_range != FULL_RANGE}
+    scaled = run.provenance["data"].get("pixel_range", [*FULL_RANGE]) != [*FULL_RANGE]
+    about: dict[str, Any] = {"labels": run.labels, "deep": scaled}
     with files.new_folder(folder) as new:
         if place is not None:
             _copy(place, new / "runtime")
@@ -151,9 +151,12 @@ def write_inputs(run: Run, folder: Path, shape: Sequence[int]) -> None:
 
 def call(words: Sequence[str], failure: str, **options: Any) -> None:
     """Run another program; StackError with what it says last where it fails."""
-    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=1200, **options)
-    if done.returncode:
-        raise StackError(f"{failure}: {done.stderr.strip()[-400:]}")
+    try:
+        subprocess.run(words, capture_output=True, text=True, check=True, timeout=1200, **options)
+    except subprocess.CalledProcessError as err:
+        raise StackError(f"{failure}: {err.stderr.strip()[-400:]}") from err
+    except (subprocess.TimeoutExpired, OSError) as err:
+        raise StackError(f"{failure}: {err}") from err
 
 
 def npm_install(packages: Sequence[str], folder: str | Path) -> Path:
@@ -172,11 +175,14 @@ def _models(run: Run, shape: Sequence[int]) -> dict[str, bytes]:
         }
     else:
         models = {f"{FOLDER}.tflite": path.read_bytes() for path in folder.glob(f"{FOLDER}/{IDS_MODEL}")}
-    inventories = {name: inspect(content) for name, content in models.items()}
-    # LiteRT.js has none of TensorFlow's operations.
-    models = {name: models[name] for name, one in inventories.items() if not (one.flex_ops or one.custom_ops)}
-    if models:
-        return models
+    fitting = {}
+    for name, content in models.items():
+        one = inspect(content)
+        # LiteRT.js has none of TensorFlow's operations.
+        if len(one.outputs) == 1 and not (one.flex_ops or one.custom_ops):
+            fitting[name] = content
+    if fitting:
+        return fitting
     process.say("Converting to float32 (tfkit.compress makes smaller files) ...")
     with source_of(run, shape) as source:
         made, failed = run_conversions(source, [ConversionRequest(name="float32", variant="float32")])
@@ -310,7 +316,7 @@ def _measured(run: Run, folder: Path, variants: list[dict[str, Any]]) -> list[di
                              "Install it: python -m playwright install chromium") from err  # fmt: skip
     compressed = run.read(VARIANTS)
     drops = {row["name"]: row["accuracy_drop"] or 0.0 for row in compressed.get("variants", [])}
-    limit = compressed.get("gates", {}).get("max_accuracy_drop", 0.0)
+    limit = compressed.get("gates", {}).get("max_accuracy_drop") or 0.0
     ordered = sorted(variants, key=lambda row: (drops.get(row["name"], 0.0) > limit, times[row["name"]]))
     listed = ", ".join(f"{row['name']} {times[row['name']]:.1f} ms" for row in ordered)
     sentence = (

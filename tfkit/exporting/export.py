@@ -11,10 +11,7 @@ from typing import Any
 
 from tfkit.environment import files
 from tfkit.errors import ConfigError, RunError
-from tfkit.run import Run
-
-TARGETS = ("browser", "tfjs", "serving")
-"""Each is written by `export_TARGET` of a module of its name, in this package."""
+from tfkit.run import EXPORTS, Run
 
 MARK = "export.json"
 """Stands in every folder that `export` has made: no other is replaced."""
@@ -40,7 +37,8 @@ def export(run: Run | str | Path, target: str, *, output: str | Path | None = No
     Example:
       tfkit.export("runs/photos", "browser")
     """
-    _check_known(target, TARGETS, "There is no target", "there are")
+    # Each is written by `export_TARGET` of a module of its name.
+    _check_known(target, EXPORTS, "There is no target", "there are")
     function = getattr(importlib.import_module(f"tfkit.exporting.{target}"), f"export_{target}")
     known = list(inspect.signature(function).parameters)[2:]
     for name in options:

@@ -7,7 +7,6 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Mapping
-from importlib.resources import as_file
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +63,8 @@ def export_tfjs(run: Run, folder: Path, *, dtype: str = "float32") -> Path:
         lost = " It gave another class on 4 of 20 images when it was measured." if dtype == "uint8" else ""
         raise ConfigError(f"--dtype {dtype} is not offered.{lost} There are float32 and float16.")
     shape = browser.shape_of(run)
-    wheel = files.Cache("tensorflowjs").get(VERSION, _install_converter).path
     process.say(f"Converting to TensorFlow.js, {dtype} ...")
+    wheel = files.Cache("tensorflowjs").get(VERSION, _install_converter).path
     with browser.source_of(run, shape) as source, files.new_folder(folder) as new:
         words = [sys.executable, "-c", _CONVERT, str(wheel), str(source.folder), str(new), dtype]
         browser.call(words, "tensorflowjs does not convert the model")
@@ -88,12 +87,12 @@ def export_tfjs(run: Run, folder: Path, *, dtype: str = "float32") -> Path:
 
 def _install_converter(folder: Path) -> dict[str, Any]:
     """Unpack tensorflowjs, none of whose pins fit TensorFlow 2.21, where nothing else finds it."""
+    package, python = f"tensorflowjs=={VERSION}", sys.executable
     pip = (
-        ["uv", "pip", "install", "--python", sys.executable]
+        ["uv", "pip", "install", "--python", python]
         if shutil.which("uv")
-        else [sys.executable, "-m", "pip", "install"]
+        else [python, "-m", "pip", "install"]
     )
-    package = f"tensorflowjs=={VERSION}"
     browser.call([*pip, "--no-deps", "--target", str(folder), package], f"{package} cannot be had")
     return {}
 
@@ -107,19 +106,14 @@ def _in_node(folder: Path, inputs: Mapping[str, np.ndarray]) -> tuple[np.ndarray
         return {}
 
     modules = files.Cache("tfjs").get(VERSION, install).path
-    count = len(next(iter(inputs.values())))
+    rows = (dict(zip(inputs, row, strict=True)) for row in zip(*inputs.values(), strict=True))
     examples = [
-        {
-            name: [[1, *one.shape[1:]], str(one.dtype), one[place].ravel().tolist()]
-            for name, one in inputs.items()
-        }
-        for place in range(count)
+        {name: [[1, *one.shape], str(one.dtype), one.ravel().tolist()] for name, one in row.items()}
+        for row in rows
     ]
-    with (
-        tempfile.TemporaryDirectory(prefix="tfkit-") as scratch,
-        as_file(browser.PAGE / "tfjs.mjs") as program,
-    ):
-        given, made = Path(scratch, "in.json"), Path(scratch, "out.json")
+    with tempfile.TemporaryDirectory(prefix="tfkit-") as scratch:
+        given, made, program = (Path(scratch, name) for name in ("in.json", "out.json", "tfjs.mjs"))
+        program.write_text((browser.PAGE / program.name).read_text(encoding="utf-8"))
         given.write_text(json.dumps(examples))
         browser.call(
             ["node", *map(str, (program, modules, folder, given, made))], "Node does not run the model"
