@@ -21,6 +21,7 @@ from tfkit.data.splits import to_square
 from tfkit.environment.stack import tf
 from tfkit.errors import CheckError, ConfigError, RunError, StackError
 from tfkit.exporting import browser as exporting
+from tfkit.hub import bundled
 from tfkit.text.tokenizers import WordPiece
 
 pytestmark = pytest.mark.slow
@@ -76,7 +77,7 @@ def pictures(run, tmp_path_factory):
     exif = Image.Exif()
     exif[0x0112] = 6  # taken with the camera on its side
     flower.save(folder / "upright.png", exif=exif)
-    flower.resize((17, 400)).save(folder / "narrow.png")
+    flower.resize((17, 400)).save(folder / "narrow.bmp")
     alpha = flower.resize((64, 48))
     alpha.putalpha(Image.fromarray(np.tile(np.arange(64, dtype=np.uint8) * 4, (48, 1))))
     alpha.save(folder / "alpha.png")
@@ -142,13 +143,14 @@ JSON.parse(sizes).forEach(([width, height, size], place) => fs.writeFileSync(
     node(program, tmp_path, json.dumps(sizes))
     for place, (_, _, size) in enumerate(sizes):
         image = np.load(tmp_path / f"{place}.npy")
-        made = np.fromfile(tmp_path / f"{place}.out", np.uint8).reshape(size, size, 3)
-        np.testing.assert_array_equal(made, resize(Image.fromarray(image), size))
+        made = np.fromfile(tmp_path / f"{place}.out", np.uint8).reshape(size, size, 3).astype(int)
+        # Pillow 13 begins with the height where that is cheaper, and rounds after it.
+        assert np.abs(made - resize(Image.fromarray(image), size)).max() <= 1
         assert np.abs(made - to_square(image, size).numpy()).max() <= 1
 
 
 def test_the_pieces_are_those_of_the_tokenizer(tmp_path):
-    pieces = tfkit.load_model("minilm-l6-v2", modality="texts").tokenizer.vocabulary
+    pieces = bundled.MODELS["minilm-l6-v2"].tokenizer(max_length=128).vocabulary
     random = np.random.default_rng(0)
     plain, _ = docstrings(np, json, shutil)
     mixed = ["".join(map(chr, random.choice([*range(32, 0x530), *range(0x5D0, 0x700), *range(0x900, 0xE00),
@@ -181,7 +183,7 @@ def test_twenty_pictures_get_the_classes_that_keras_gives(browser, run, page, pi
             expected = model(tfkit.read_image(path)).numpy()
             assert shown == HOSTILE[expected.argmax()], path
             trained = resize(decode_image(path), SIZE)[np.newaxis] / np.float32(255)
-            if path.suffix == ".png" and "alpha" not in path.name:  # decoders of JPEG round in their own ways
+            if path.suffix == ".png":  # decoders of JPEG round in their own ways
                 differences.append(np.abs(given - model.classify(tf.constant(trained)).numpy()[0]).max())
         assert len(differences) > 15
         assert max(differences) < 1e-5
