@@ -270,8 +270,7 @@ def _write_page(folder: Path, run: Run, *, kind: str, address: str | None) -> No
     template = Environment(autoescape=True, trim_blocks=True).from_string(
         (PAGE / "index.html.j2").read_text()
     )
-    title = f"Which is it: {', '.join(run.labels[:4])}{', ...' * (len(run.labels) > 4)}?"
-    html = template.render(title=title, kind=kind, policy=policy, imports=imports)
+    html = template.render(labels=run.labels, kind=kind, policy=policy, imports=imports)
     files.write_text(folder / "index.html", html)
     for name in ("app.js", "style.css"):
         files.write_text(folder / name, (PAGE / name).read_text(encoding="utf-8"))

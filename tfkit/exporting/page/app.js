@@ -42,7 +42,7 @@ async function classify(prepared) {
     row.lastChild.textContent = share;
     return row;
   }));
-  say(`${element('classes').firstChild.innerText.split('\n')[0]}. ${variant.name} took ${milliseconds.toFixed(1)} ms.`);
+  say(`${variant.name} took ${milliseconds.toFixed(1)} ms: ${element('classes').firstChild.firstChild.textContent}`);
   return probabilities;
 }
 
