@@ -7,6 +7,7 @@
     run = tfkit.fit(build_model, splits, run_dir="runs/mine", epochs=10)       your own compiled tf_keras model
     splits = tfkit.load_images("photos/")              load_texts, from_arrays
     tfkit.compress(run, max_accuracy_drop=0.01)        .tflite files, measured, and the chosen one
+    tfkit.export(run, "browser")                       a page with the model in it; "tfjs", "serving"
     tfkit.audit(run)                                   attacks, a lower bound on epsilon
     tfkit.report(run)                                  report.html, model_card.md; several runs: side by side
     run.explain("a.jpg", output="explanations/")       where it looked; of a text, which words counted
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from tfkit.data import load_images as load_images
     from tfkit.data import load_texts as load_texts
     from tfkit.data import read_image as read_image
+    from tfkit.exporting.export import export as export
     from tfkit.hub import Encoder as Encoder
     from tfkit.hub import load_model as load_model
     from tfkit.inference.label_errors import find_label_errors as find_label_errors
@@ -68,12 +70,13 @@ if TYPE_CHECKING:
     __version__: str
 
 _HOMES = {
-    "": "auditing calibration compression data distribution environment errors hub inference privacy reporting searching"
-    " stack text training",
+    "": "auditing calibration compression data distribution environment errors hub inference privacy reporting"
+    " searching stack text training",
     "auditing": "audit",
     "compression": "Table compare convert inspect",
     "compression.compress": "compress",
     "data": "Splits from_arrays load_images load_texts read_image",
+    "exporting.export": "export",
     "hub": "Encoder load_model",
     "inference": "find_label_errors",
     "privacy": "DPSGD",

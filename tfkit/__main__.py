@@ -21,6 +21,7 @@ _EPILOG = f"""
 examples:
   python -m tfkit doctor
   python -m tfkit launch --workers 2 -- -m recipes.transfer_image --data-dir photos/ --run-dir runs/photos
+  python -m tfkit export runs/photos browser
   python -m tfkit report runs/photos runs/private --output runs/compare.html
   python -m tfkit predict runs/photos new_photos/ --output predictions.csv
 
@@ -79,6 +80,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     labels.add_argument("folder", metavar="RUN", help="a run folder; its data are read again")
     labels.add_argument("--output", metavar="FILE.csv", help="for all of them")
     labels.add_argument("--most", metavar="N", type=int, default=20, help="are printed; 20 when left out")
+    export = add("export", "write a run's model for a browser, TensorFlow.js or a model server", _export)
+    export.add_argument("run_dir", metavar="RUN", help="the folder of a finished run")
+    export.add_argument("target", metavar="TARGET", help="browser, tfjs or serving")
+    export.add_argument("--output", metavar="FOLDER", help="where it goes; RUN/TARGET when left out")
+    given, help = argparse.SUPPRESS, "browser: a folder or an address with LiteRT.js; else npm gets it"
+    export.add_argument("--runtime", metavar="PLACE", default=given, help=help)
+    help = "browser: time each file in headless Chromium"
+    export.add_argument("--measure", action="store_true", default=given, help=help)
+    help = "tfjs: float32 (as it is left out) or float16, of half the bytes"
+    export.add_argument("--dtype", default=given, help=help)
     add_command(commands)
     commands.add_parser("launch", help="run a program in several processes that train together")
     words = sys.argv[1:] if arguments is None else list(arguments)
@@ -128,6 +139,15 @@ def _predict(chosen: argparse.Namespace) -> int:
     from tfkit.inference.predict import command
 
     return command(chosen)
+
+
+def _export(chosen: argparse.Namespace) -> int:
+    from tfkit.exporting.export import export
+
+    of_all = ("run", "run_dir", "target", "output")
+    options = {name: value for name, value in vars(chosen).items() if name not in of_all}
+    print(export(chosen.run_dir, chosen.target, output=chosen.output, **options))
+    return 0
 
 
 def _report(chosen: argparse.Namespace) -> int:

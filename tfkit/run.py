@@ -45,6 +45,9 @@ INDEX = "index"
 HITS = "hits.json"
 OTHER_DATA = "other_data"
 LOCK = ".lock"
+EXPORTS = ("browser", "tfjs", "serving")
+"""Folders of `tfkit.export`: of a model that is replaced they tell no longer."""
+
 INTENDED_USE = "intended_use.md"
 """The author's own file in the run folder; no run writes or removes it."""
 
@@ -56,6 +59,7 @@ _REQUESTED = "# Decided by the run; what was asked: "
 MADE = (
     *(CONFIG, LABELS, METRICS, NOTES, HISTORY, PROVENANCE, VERSIONS, EVALUATION, MODEL_CARD, REPORT),
     *(SAVED_MODEL, LOGS, BACKUP, PRIVACY, AUDIT, CALIBRATION, TFLITE, INDEX, HITS, TRAINED_ON, OTHER_DATA),
+    *EXPORTS,
 )
 SHOWN = (CONFIG, METRICS, PROVENANCE, VERSIONS, PRIVACY, AUDIT, CALIBRATION, VARIANTS, HISTORY, EVALUATION)
 """What a report is made of."""
@@ -196,6 +200,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     },
     VARIANTS: {
         "verdict": str, "examples": int, "source": {"accuracy": MAYBE}, "chosen": TEXT,
+        "gates?": {"max_accuracy_drop?": MAYBE},
         "failed": [{"name": str, "reason": str}],
         "variants": [{
             "name": str, "size_bytes": int, "gzipped_bytes": int, "accuracy": MAYBE, "accuracy_drop": MAYBE,

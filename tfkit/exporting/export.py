@@ -1,0 +1,67 @@
+"""export: a finished run in the form that a browser or a model server takes, in a folder of its own."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tfkit.environment import files
+from tfkit.errors import ConfigError, RunError
+from tfkit.run import EXPORTS, Run
+
+MARK = "export.json"
+"""Stands in every folder that `export` has made: no other is replaced."""
+
+
+def export(run: Run | str | Path, target: str, *, output: str | Path | None = None, **options: Any) -> Path:
+    """Write the model of a finished run in another form, checked, into a folder of its own.
+
+    Args:
+      run: a finished run, or its folder.
+      target: "browser", "tfjs" or "serving".
+      output: the folder; RUN/TARGET when left out. One that an earlier export made is replaced.
+      options: of the target, see `tfkit.exporting.browser.export_browser` and its neighbours.
+
+    Returns:
+      The folder.
+
+    Raises:
+      ConfigError: the target or an option is unknown.
+      RunError: the run has not come to its end, or the folder holds something else.
+      CheckError: what was written is not equal to the run's model.
+
+    Example:
+      tfkit.export("runs/photos", "browser")
+    """
+    # Each is written by `export_TARGET` of a module of its name.
+    _check_known(target, EXPORTS, "There is no target", "there are")
+    function = getattr(importlib.import_module(f"tfkit.exporting.{target}"), f"export_{target}")
+    known = list(inspect.signature(function).parameters)[2:]
+    for name in options:
+        _check_known(name, known, f"export to {target} has no option", "it has")
+    opened = Run.open(run.path if isinstance(run, Run) else run)
+    if not opened.finished:
+        raise RunError(f"{opened.path} has not come to its end. The command that began it goes on with it.")
+    folder = opened.path / target if output is None else Path(output)
+    if output is None:
+        opened.check_writable()
+    if folder.exists() and not (folder.is_dir() and ((folder / MARK).is_file() or not any(folder.iterdir()))):
+        raise RunError(
+            f"{folder} holds other things, and is not replaced.\n  Give a new folder: --output FOLDER."
+        )
+    written: Path = function(opened, folder, **options)
+    files.write_json(written / MARK, {"target": target})
+    return written
+
+
+def _check_known(word: str, known: Sequence[str], sentence: str, there: str) -> None:
+    if word not in known:
+        near = difflib.get_close_matches(word, known, n=1)
+        raise ConfigError(
+            f"{sentence} {word!r}; {there}: {', '.join(known)}."
+            + (f"\n  Did you mean {near[0]}?" if near else "")
+        )
