@@ -59,6 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         },
         "--measure": {"action": "store_true", "help": "browser: time each file in headless Chromium"},
         "--dtype": {"help": "tfjs: float32 (as it is left out) or float16, of half the bytes"},
+        "--name": {"help": "serving: the model's name in addresses; the run folder's when left out"},
     }.items():
         export.add_argument(flag, default=argparse.SUPPRESS, **more)
     add_command(commands)

@@ -11,7 +11,6 @@ import re
 import shutil
 import signal
 import socket
-import statistics
 import subprocess
 import sys
 import time
@@ -47,7 +46,9 @@ def build_model():
 def run(photos, tmp_path_factory):
     splits = tfkit.load_images(photos, image_size=24)
     folder = tmp_path_factory.mktemp("served") / "runs/digits"
-    return tfkit.fit(build_model, splits, run_dir=folder, epochs=5, verbose=0)
+    run = tfkit.fit(build_model, splits, run_dir=folder, epochs=5, verbose=0)
+    tfkit.report(run)
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -130,15 +131,18 @@ def kserve(exported, tmp_path_factory):
 
 
 def tensor(image, **changed):
-    content = {"name": "images", "datatype": "UINT8", "shape": list(image.shape), "data": image.ravel().tolist()}
+    content = {
+        "name": "images",
+        "datatype": "UINT8",
+        "shape": list(image.shape),
+        "data": image.ravel().tolist(),
+    }
     return {"inputs": [{**content, **changed}]}
 
 
 def files(*contents):
     encoded = [base64.b64encode(content).decode() for content in contents]
-    return {
-        "inputs": [{"name": "images", "datatype": "BYTES", "shape": [len(encoded)], "data": encoded}]
-    }
+    return {"inputs": [{"name": "images", "datatype": "BYTES", "shape": [len(encoded)], "data": encoded}]}
 
 
 def ask(port, content, *, path="/v2/models/digits/infer", **headers):
@@ -199,7 +203,8 @@ def malformed(tmp_path_factory):
 
 def listening(port):
     """The addresses at which somebody listens on this port, as /proc writes them."""
-    rows = [line.split() for name in ("tcp", "tcp6") for line in open(f"/proc/net/{name}").readlines()[1:]]
+    tables = [Path("/proc/net", name).read_text().splitlines()[1:] for name in ("tcp", "tcp6")]
+    rows = [line.split() for table in tables for line in table]
     return {row[1].split(":")[0] for row in rows if row[3] == "0A" and int(row[1].split(":")[1], 16) == port}
 
 
@@ -349,7 +354,7 @@ def test_each_folder_is_whole_and_says_nothing_of_the_examples(exported, run, ph
             copy = exported / folder / path.relative_to(run.path / "saved_model")
             assert copy.read_bytes() == path.read_bytes()
             assert not copy.is_symlink()
-    assert (exported / "mlserver/labels.txt").read_text().splitlines() == run.labels
+    assert (exported / "mlserver/digits/labels.txt").read_text().splitlines() == run.labels
     written = b"".join(path.read_bytes() for path in exported.rglob("*") if path.is_file())
     assert str(photos).encode() not in written
     assert os.fsencode(run.path) not in written
