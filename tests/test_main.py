@@ -28,6 +28,7 @@ def test_models_lists_every_known_one(capsys):
         (["models", "--jso"], "unrecognized arguments: --jso"),
         (["launch", "--worker", "2"], "--worker"),
         (["report", "nowhere"], "holds no run"),
+        (["export", "nowhere", "browsr"], "Did you mean browser?"),
     ],
 )
 def test_wrong_words_end_with_2_and_a_sentence(words, said, capsys):
@@ -57,5 +58,5 @@ def test_help_names_the_commands_and_the_exit_codes(capsys):
     with pytest.raises(SystemExit):
         main(["--help"])
     printed = capsys.readouterr().out
-    for part in ("3 interrupted", "doctor", "models", "report", "manifest", "launch"):
+    for part in ("3 interrupted", "doctor", "models", "report", "export", "manifest", "launch"):
         assert part in printed

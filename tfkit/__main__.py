@@ -52,16 +52,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     export.add_argument("run_dir", metavar="RUN", help="the folder of a finished run")
     export.add_argument("target", metavar="TARGET", help="browser, tfjs or serving")
     export.add_argument("--output", metavar="FOLDER", help="where it goes; RUN/TARGET when left out")
-    for flag, more in {
-        "--runtime": {
-            "metavar": "PLACE",
-            "help": "browser: a folder or an address with LiteRT.js; else npm gets it",
-        },
-        "--measure": {"action": "store_true", "help": "browser: time each file in headless Chromium"},
-        "--dtype": {"help": "tfjs: float32 (as it is left out) or float16, of half the bytes"},
-        "--name": {"help": "serving: the model's name in addresses; the run folder's when left out"},
-    }.items():
-        export.add_argument(flag, default=argparse.SUPPRESS, **more)
+    given, help = argparse.SUPPRESS, "browser: a folder or an address with LiteRT.js; else npm gets it"
+    export.add_argument("--runtime", metavar="PLACE", default=given, help=help)
+    help = "browser: time each file in headless Chromium"
+    export.add_argument("--measure", action="store_true", default=given, help=help)
+    help = "tfjs: float32 (as it is left out) or float16, of half the bytes"
+    export.add_argument("--dtype", default=given, help=help)
+    help = "serving: the model's name in addresses; the run folder's when left out"
+    export.add_argument("--name", default=given, help=help)
     add_command(commands)
     commands.add_parser("launch", help="run a program in several processes that train together")
     words = sys.argv[1:] if arguments is None else list(arguments)

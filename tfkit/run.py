@@ -41,6 +41,9 @@ VARIANTS = f"{TFLITE}/variants.json"
 INDEX = "index"
 HITS = "hits.json"
 LOCK = ".lock"
+EXPORTS = ("browser", "tfjs", "serving")
+"""Folders of `tfkit.export`: of a model that is replaced they tell no longer."""
+
 INTENDED_USE = "intended_use.md"
 """The author's own file in the run folder; no run writes or removes it."""
 
@@ -52,6 +55,7 @@ _REQUESTED = "# Decided by the run; what was asked: "
 MADE = (
     *(CONFIG, LABELS, METRICS, NOTES, HISTORY, PROVENANCE, VERSIONS, EVALUATION, MODEL_CARD, REPORT),
     *(SAVED_MODEL, LOGS, BACKUP, PRIVACY, AUDIT, TFLITE, INDEX, HITS),
+    *EXPORTS,
 )
 SHOWN = (CONFIG, METRICS, PROVENANCE, VERSIONS, PRIVACY, AUDIT, VARIANTS, HISTORY, EVALUATION)
 """What a report is made of."""
@@ -185,6 +189,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     },
     VARIANTS: {
         "verdict": str, "examples": int, "source": {"accuracy": MAYBE}, "chosen": TEXT,
+        "gates?": {"max_accuracy_drop?": MAYBE},
         "failed": [{"name": str, "reason": str}],
         "variants": [{
             "name": str, "size_bytes": int, "gzipped_bytes": int, "accuracy": MAYBE, "accuracy_drop": MAYBE,

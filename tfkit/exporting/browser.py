@@ -11,6 +11,7 @@ import contextlib
 import functools
 import hashlib
 import http.server
+import importlib.util
 import json
 import os
 import re
@@ -18,7 +19,7 @@ import shutil
 import subprocess
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files as resources
 from pathlib import Path
 from typing import Any
@@ -26,15 +27,17 @@ from typing import Any
 import numpy as np
 
 from tfkit import reporting
-from tfkit.compression.convert import convert
+from tfkit.compression.compare import predict_original
+from tfkit.compression.convert import ConversionRequest, run_conversions
 from tfkit.compression.inspect import inspect
 from tfkit.compression.results import DEVICE_IDS, FOLDER, IDS_MODEL, MODEL, VOCABULARY
-from tfkit.compression.sources import pixel_function
+from tfkit.compression.sources import Source, pixel_function, saved
 from tfkit.data.splits import FULL_RANGE
 from tfkit.environment import files, process
 from tfkit.errors import CheckError, ConfigError, StackError
 from tfkit.litert import ParallelInterpreter
-from tfkit.run import SAVED_MODEL, TFLITE, VARIANTS, Run
+from tfkit.run import LABELS, SAVED_MODEL, TFLITE, VARIANTS, Run
+from tfkit.text.tokenizers import WORDS
 
 VERSION = "2.5.3"
 RUNTIME = {
@@ -48,9 +51,15 @@ RUNTIME = {
 """What is taken of @litertjs/core and @litertjs/wasm-utils (Apache-2.0), and its SHA-256."""
 
 ENTRIES = {"@litertjs/core": "core/dist/index.js", "@litertjs/wasm-utils": "wasm-utils/dist/index.js"}
-INSTALL = f"npm install --ignore-scripts {' '.join(f'{name}@{VERSION}' for name in ENTRIES)}"
+NPM = "npm install --ignore-scripts"
+PACKAGES = [f"{name}@{VERSION}" for name in ENTRIES]
+_GET = " ".join([NPM, *PACKAGES])
 
 _CHECKED, _TOLERANCE = 8, 1e-4
+
+ABOUT = "about.json"
+PAGE = resources("tfkit.exporting") / "page"
+_ADDRESS = r"(https://|http://(localhost|127\.0\.0\.1)\b)[\w.:/@~-]*"
 
 
 def export_browser(run: Run, folder: Path, *, runtime: str | None = None, measure: bool = False) -> Path:
@@ -72,98 +81,137 @@ def export_browser(run: Run, folder: Path, *, runtime: str | None = None, measur
       StackError: LiteRT.js is not there, and npm cannot get it; or there is nothing to measure with.
       CheckError: the .tflite made here, or the runtime, is not what it must be.
     """
-    kind = {3: "pictures", 0: "texts"}.get(len(shape := run.provenance.get("data", {}).get("shape", [0])))
-    if kind is None:
-        raise ConfigError(f"{run.path} is of rows of numbers; a page is for pictures and texts.")
-    if measure:
-        _playwright()
+    shape = shape_of(run)
+    if measure and importlib.util.find_spec("playwright") is None:
+        raise StackError("--measure opens Chromium by Playwright, which is not here: pip install playwright")
     is_address = runtime is not None and "://" in runtime
     place = None if is_address else _runtime(runtime)
-    low, high = run.provenance.get("data", {}).get("pixel_range", FULL_RANGE)
-    about: dict[str, Any] = {"labels": run.labels, "deep": (low, high) != FULL_RANGE}
+    scaled = run.provenance["data"].get("pixel_range", [*FULL_RANGE]) != [*FULL_RANGE]
+    about: dict[str, Any] = {"labels": run.labels, "deep": scaled}
     with files.new_folder(folder) as new:
         if place is not None:
             _copy(place, new / "runtime")
-        variants, models = _variants(run, shape)
-        about["variants"] = variants
+        _write_page(new, run, kind="pictures" if shape else "texts", address=runtime if is_address else None)
+        write_inputs(run, new, shape)
+        models = _models(run, shape)
         for name, content in models.items():
-            (new / name).write_bytes(content)
-        if shape:
-            about["size"] = shape[0]
-        else:
-            about["length"] = inspect(next(iter(models.values()))).inputs[0].shape[1]
-            shutil.copyfile(run.path / SAVED_MODEL / "assets" / VOCABULARY, new / VOCABULARY)
-        _write_page(new, kind=kind, labels=run.labels, runtime=runtime if is_address else None)
-        files.write_json(new / "about.json", about)
+            files.write_bytes(new / name, content)
+        about["variants"] = _rows(run, models)
+        takes = inspect(next(iter(models.values()))).inputs[0].shape
+        about["size" if shape else "length"] = takes[1]
+        files.write_json(new / ABOUT, about)
         if measure:
-            about["variants"] = _measured(run, new, variants)
-            files.write_json(new / "about.json", about)
+            about["variants"] = _measured(run, new, about["variants"])
+            files.write_json(new / ABOUT, about)
     process.say(
-        f"Open it: python -m http.server --bind 127.0.0.1 --directory {folder} 8000   # http://127.0.0.1:8000"
+        f"Open it: python -m http.server 8000 --bind 127.0.0.1 --directory {folder}   # http://127.0.0.1:8000"
     )
     return folder
 
 
-def _variants(run: Run, shape: Any) -> tuple[list[dict[str, Any]], dict[str, bytes]]:
-    """Return what is known of each .tflite of the run, the chosen one first, and their contents by file name."""
-    compressed = run.read(VARIANTS)
-    known = {row["name"]: row for row in compressed.get("variants", [])}
+def shape_of(run: Run) -> list[int]:
+    """Return the shape of one image, or [] of a text; ConfigError of anything else."""
+    shape = run.provenance.get("data", {}).get("shape", [0])
+    if len(shape) not in (0, 3):
+        raise ConfigError(f"{run.path} is of rows of numbers; a page is for pictures and texts.")
+    return list(shape)
+
+
+@contextlib.contextmanager
+def source_of(run: Run, shape: Sequence[int]) -> Iterator[Source]:
+    """Open the part of the run's model that JavaScript feeds: from pixels in 0..255, or from the ids of a text."""
+    loaded = run.model
+    if not shape and DEVICE_IDS not in loaded.signatures:
+        raise ConfigError(
+            f"The tokenizer of {run.path} is not WordPiece, which alone is known in JavaScript.\n"
+            "  Train on the bundled encoder, or with --model-handle light."
+        )
+    pixels = pixel_function(loaded.classify, keep=loaded) if shape else None
+    with saved(pixels, input_shape=(1, *shape)) if shape else saved(loaded, signature=DEVICE_IDS) as source:
+        yield source
+
+
+def random_inputs(source: Source) -> dict[str, np.ndarray]:
+    """Return random inputs by name, [n, ...]: a private run shows no examples."""
+    random = np.random.default_rng(0)
+    return {
+        name: random.integers(0, 256 if dtype == "float32" else 16 if name == WORDS else 2, (_CHECKED, *shape[1:]))
+        .astype(dtype)
+        for name, (shape, dtype) in source.inputs.items()
+    }  # fmt: skip
+
+
+def write_inputs(run: Run, folder: Path, shape: Sequence[int]) -> None:
+    """Write the JavaScript that prepares inputs, the labels, and of texts the vocabulary."""
+    files.write_text(folder / "prepare.js", (PAGE / "prepare.js").read_text(encoding="utf-8"))
+    shutil.copyfile(run.path / LABELS, folder / LABELS)
+    if not shape:
+        shutil.copyfile(run.path / SAVED_MODEL / "assets" / VOCABULARY, folder / VOCABULARY)
+
+
+def call(words: Sequence[str], failure: str, **options: Any) -> None:
+    """Run another program; StackError with what it says last where it fails."""
+    try:
+        subprocess.run(words, capture_output=True, text=True, check=True, timeout=1200, **options)
+    except subprocess.CalledProcessError as err:
+        raise StackError(f"{failure}: {err.stderr.strip()[-400:]}") from err
+    except (subprocess.TimeoutExpired, OSError) as err:
+        raise StackError(f"{failure}: {err}") from err
+
+
+def npm_install(packages: Sequence[str], folder: str | Path) -> Path:
+    """Let npm put packages below a folder, out of its own cache where it can; returns its node_modules."""
+    words = [*NPM.split(), "--no-audit", "--no-fund", "--prefer-offline", "--prefix", str(folder), *packages]
+    call(words, f"npm does not get {' '.join(packages)}", cwd=folder)
+    return Path(folder, "node_modules")
+
+
+def _models(run: Run, shape: Sequence[int]) -> dict[str, bytes]:
+    """Return the .tflite files of the run by name; one of float32, converted now and proven, where it has none."""
     folder = run.path / TFLITE
     if shape:
-        models = {path.name: path.read_bytes() for path in folder.glob("*.tflite") if path.name != MODEL}
+        models = {
+            path.name: path.read_bytes() for path in sorted(folder.glob("*.tflite")) if path.name != MODEL
+        }
     else:
         models = {f"{FOLDER}.tflite": path.read_bytes() for path in folder.glob(f"{FOLDER}/{IDS_MODEL}")}
-    inventories = {name: inspect(content) for name, content in models.items()}
-    # LiteRT.js has none of TensorFlow's operations.
-    models = {name: models[name] for name, one in inventories.items() if not (one.flex_ops or one.custom_ops)}
-    models = models or {"float32.tflite": _converted(run, shape)}
+    fitting = {}
+    for name, content in models.items():
+        one = inspect(content)
+        # LiteRT.js has none of TensorFlow's operations.
+        if len(one.outputs) == 1 and not (one.flex_ops or one.custom_ops):
+            fitting[name] = content
+    if fitting:
+        return fitting
+    process.say("Converting to float32 (tfkit.compress makes smaller files) ...")
+    with source_of(run, shape) as source:
+        made, failed = run_conversions(source, [ConversionRequest(name="float32", variant="float32")])
+        if failed:
+            raise failed["float32"]
+        inputs = random_inputs(source)
+        expected = predict_original(source, inputs)
+    with ParallelInterpreter(made["float32"]) as interpreter:
+        given = interpreter(inputs if len(inputs) > 1 else inputs.popitem()[1])
+    difference = float(np.abs(given - expected).max())
+    if difference > _TOLERANCE:
+        raise CheckError(
+            f"The float32 .tflite gives other probabilities than {run.path} (by {difference:.3g})."
+        )
+    return {"float32.tflite": made["float32"]}
+
+
+def _rows(run: Run, models: Mapping[str, bytes]) -> list[dict[str, Any]]:
+    """Return what the page says of each file, the chosen one first."""
+    compressed = run.read(VARIANTS)
+    known = {f"{row['name']}.tflite": row["accuracy"] for row in compressed.get("variants", [])}
     rows = []
     for name, content in sorted(
         models.items(), key=lambda item: item[0] != f"{compressed.get('chosen')}.tflite"
     ):
         (given,) = inspect(content).outputs
-        quantized = {"scale": given.scale or 1.0, "zero_point": given.zero_point or 0}
-        accuracy = known.get(Path(name).stem, {}).get("accuracy")
-        row = {"name": Path(name).stem, "file": name, "size_bytes": len(content), "accuracy": accuracy}
-        rows.append(row | quantized)
-    return rows, models
-
-
-def _converted(run: Run, shape: Any) -> bytes:
-    """Return the run's model as a float32 .tflite, proven on random inputs: a private run shows no examples."""
-    from tfkit.environment.stack import tf
-
-    process.say(
-        "The run has no .tflite files yet (tfkit compress makes smaller ones): converting to float32 ..."
-    )
-    loaded, random = run.model, np.random.default_rng(0)
-    inputs: Any
-    if shape:
-        content = convert(pixel_function(loaded.classify, keep=loaded), input_shape=(1, *shape))
-        inputs = random.integers(0, 256, (_CHECKED, *shape)).astype(np.float32)
-        expected = loaded.classify(tf.constant(inputs / np.float32(255)))
-    else:
-        if DEVICE_IDS not in loaded.signatures:
-            raise ConfigError(
-                f"The tokenizer of {run.path} is not WordPiece, which alone is known in JavaScript.\n"
-                "  Train on the bundled encoder, or with --model-handle light."
-            )
-        content, signature = convert(loaded, signature=DEVICE_IDS), loaded.signatures[DEVICE_IDS]
-        pieces = len((run.path / SAVED_MODEL / "assets" / VOCABULARY).read_text().split("\n")) - 1
-        inputs = {
-            name: random.integers("mask" in name, pieces if "word" in name else 1 + ("mask" in name),
-                                  (_CHECKED, spec.shape[1]), np.int32)
-            for name, spec in signature.structured_input_signature[1].items()
-        }  # fmt: skip
-        rows = [{name: tf.constant(ids[n : n + 1]) for name, ids in inputs.items()} for n in range(_CHECKED)]
-        expected = np.concatenate([signature(**row)["probabilities"] for row in rows])
-    with ParallelInterpreter(content) as interpreter:
-        difference = float(np.abs(interpreter(inputs) - expected).max())
-    if difference > _TOLERANCE:
-        raise CheckError(
-            f"The float32 .tflite gives other probabilities than {run.path} (by {difference:.3g})."
-        )
-    return content
+        row = {"name": Path(name).stem, "file": name, "size_bytes": len(content), "accuracy": known.get(name)}
+        rows.append(row | {"scale": given.scale or 1.0, "zero_point": given.zero_point or 0})
+    return rows
 
 
 def _runtime(runtime: str | None) -> Path:
@@ -173,87 +221,63 @@ def _runtime(runtime: str | None) -> Path:
     places = [Path(runtime, *parts) for parts in (("node_modules", "@litertjs"), ("@litertjs",), (), ("..",))]
     place = next((place for place in places if (place / "core/package.json").is_file()), None)
     if place is None:
-        raise ConfigError(f"{runtime} holds no LiteRT.js. Get it into a folder: {INSTALL}")
+        raise ConfigError(f"{runtime} holds no LiteRT.js. Get it there: {_GET}")
     return place
 
 
 def _install(folder: Path) -> Mapping[str, Any]:
-    npm = shutil.which("npm")
-    if npm is None:
+    if shutil.which("npm") is None:
         raise StackError(
-            f"LiteRT.js {VERSION} is needed, and npm, which gets it, is not installed here.\n  Where npm is: {INSTALL}"
-            "\n  and then --runtime THAT_FOLDER; or --runtime https://cdn.jsdelivr.net/npm for a page that is online."
+            f"LiteRT.js {VERSION} is needed, and npm, which gets it, is not installed here.\n  Where npm is:"
+            f" {_GET}\n  and here --runtime THAT_FOLDER; or --runtime"
+            " https://cdn.jsdelivr.net/npm for a page that is online."
         )
     process.say(f"Getting LiteRT.js {VERSION} by npm (12 MB) ...")
     with tempfile.TemporaryDirectory(prefix="tfkit-npm-") as scratch:
-        words = [
-            npm,
-            *INSTALL.split()[1:],
-            "--no-audit",
-            "--no-fund",
-            "--prefer-offline",
-            "--prefix",
-            scratch,
-        ]
-        done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=scratch, timeout=600)
-        if done.returncode:
-            raise StackError(f"npm does not get LiteRT.js: {done.stderr.strip()[-300:]}\n  Try it: {INSTALL}")
-        _copy(Path(scratch, "node_modules/@litertjs"), folder)
-    return {"packages": list(ENTRIES)}
+        _copy(npm_install(PACKAGES, scratch) / "@litertjs", folder)
+    return {}
 
 
 def _copy(place: Path, folder: Path) -> None:
     """Copy the files of `RUNTIME`, if they are what they must be."""
     for name, digest in RUNTIME.items():
         if not (place / name).is_file() or files.sha256_of(place / name) != digest:
-            raise CheckError(f"{place / name} is not that of LiteRT.js {VERSION}. Get it anew: {INSTALL}")
+            raise CheckError(f"{place / name} is not that of LiteRT.js {VERSION}: {_GET}")
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(place / name, folder / name)
 
 
-def _write_page(folder: Path, *, kind: str, labels: list[str], runtime: str | None) -> None:
+def _write_page(folder: Path, run: Run, *, kind: str, address: str | None) -> None:
     """Write index.html, whose policy forbids every connection but to where it and the runtime are, and its files."""
     from jinja2 import Environment
 
-    if runtime is not None and not re.fullmatch(
-        r"(https://|http://(localhost|127\.0\.0\.1)\b)[\w.:/@~-]*", runtime
-    ):
+    if address is not None and not re.fullmatch(_ADDRESS, address):
         raise ConfigError(
-            f"--runtime {runtime} is no folder, and no plain address that begins with https://."
+            f"--runtime {address} is no folder, and no plain address that begins with https://."
         )
-    at = {
-        name: f"./runtime/{entry}" if runtime is None
-        else f"{runtime.rstrip('/')}/{name}@{VERSION}/{entry.split('/', 1)[1]}"
-        for name, entry in ENTRIES.items()
-    }  # fmt: skip
+    at = {name: f"./runtime/{entry}" for name, entry in ENTRIES.items()}
+    if address is not None:
+        base = address.rstrip("/")
+        at = {name: f"{base}/{name}@{VERSION}/{entry.split('/', 1)[1]}" for name, entry in ENTRIES.items()}
     sums = {at[name]: f"sha256-{_base64(bytes.fromhex(RUNTIME[entry]))}" for name, entry in ENTRIES.items()}
     imports = json.dumps({"imports": at, "integrity": sums})
-    own = "'self'" if runtime is None else f"'self' {'/'.join(runtime.split('/')[:3])}"
-    known = f"'sha256-{_base64(hashlib.sha256(imports.encode()).digest())}'"
+    own = f"'self' {'/'.join(address.split('/')[:3])}" if address else "'self'"
+    inline = f"'sha256-{_base64(hashlib.sha256(imports.encode()).digest())}'"
     policy = (
-        f"default-src 'none'; script-src {own} 'wasm-unsafe-eval' {known};"
-        f" connect-src {own}; style-src 'self'; img-src data:; base-uri 'none'; form-action 'none'"
+        f"default-src 'none'; script-src {own} 'wasm-unsafe-eval' {inline}; connect-src {own}; style-src 'self';"
+        " img-src data:; base-uri 'none'; form-action 'none'"
     )
-    page = resources("tfkit.exporting").joinpath("page")
-    environment = Environment(autoescape=True, trim_blocks=True)
-    shown = ", ".join(labels[:4]) + (", ..." if len(labels) > 4 else "")
-    template = environment.from_string(page.joinpath("index.html.j2").read_text(encoding="utf-8"))
-    html = template.render(title=f"Which is it: {shown}?", kind=kind, policy=policy, imports=imports)
+    template = Environment(autoescape=True, trim_blocks=True).from_string(
+        (PAGE / "index.html.j2").read_text()
+    )
+    html = template.render(labels=run.labels, kind=kind, policy=policy, imports=imports)
     files.write_text(folder / "index.html", html)
-    for name in ("app.js", "prepare.js", "style.css"):
-        files.write_text(folder / name, page.joinpath(name).read_text(encoding="utf-8"))
+    for name in ("app.js", "style.css"):
+        files.write_text(folder / name, (PAGE / name).read_text(encoding="utf-8"))
 
 
 def _base64(digest: bytes) -> str:
     return base64.b64encode(digest).decode()
-
-
-def _playwright() -> Any:
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError as err:
-        raise StackError("--measure opens Chromium by Playwright: pip install playwright") from err
-    return sync_playwright
 
 
 @contextlib.contextmanager
@@ -267,15 +291,19 @@ def served(folder: Path) -> Iterator[str]:
     handler = functools.partial(Quiet, directory=str(folder))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-        server.shutdown()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}"
+        finally:
+            server.shutdown()
 
 
 def _measured(run: Run, folder: Path, variants: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Time each .tflite in headless Chromium; returns the variants, the fastest within the limits first."""
+    from playwright.sync_api import sync_playwright
+
     process.say("Timing each .tflite in headless Chromium ...")
     program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    with served(folder) as address, _playwright()() as playwright:
+    with served(folder) as address, sync_playwright() as playwright:
         try:
             # Root cannot have Chromium's sandbox.
             browser = playwright.chromium.launch(executable_path=program, chromium_sandbox=os.getuid() != 0)
@@ -287,7 +315,7 @@ def _measured(run: Run, folder: Path, variants: list[dict[str, Any]]) -> list[di
                              "Install it: python -m playwright install chromium") from err  # fmt: skip
     compressed = run.read(VARIANTS)
     drops = {row["name"]: row["accuracy_drop"] or 0.0 for row in compressed.get("variants", [])}
-    limit = compressed.get("gates", {}).get("max_accuracy_drop", 0.0)
+    limit = compressed.get("gates", {}).get("max_accuracy_drop") or 0.0
     ordered = sorted(variants, key=lambda row: (drops.get(row["name"], 0.0) > limit, times[row["name"]]))
     listed = ", ".join(f"{row['name']} {times[row['name']]:.1f} ms" for row in ordered)
     sentence = (

@@ -5,20 +5,13 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tfkit.environment import files
 from tfkit.errors import ConfigError, RunError
-from tfkit.run import Run
-
-TARGETS = {
-    "browser": "a page that runs the model in any browser, with LiteRT.js; nothing leaves the page",
-    "tfjs": "a graph model of TensorFlow.js",
-    "serving": "a model repository for a real server, and how to start it",
-}
-"""What there is, each written by `export_TARGET` of a module of its name."""
+from tfkit.run import EXPORTS, Run
 
 MARK = "export.json"
 """Stands in every folder that `export` has made: no other is replaced."""
@@ -44,9 +37,12 @@ def export(run: Run | str | Path, target: str, *, output: str | Path | None = No
     Example:
       tfkit.export("runs/photos", "browser")
     """
-    _check_known(target, list(TARGETS), "There is no target", "there are")
-    function = _function(target)
-    _check_options(function, options, target)
+    # Each is written by `export_TARGET` of a module of its name.
+    _check_known(target, EXPORTS, "There is no target", "there are")
+    function = getattr(importlib.import_module(f"tfkit.exporting.{target}"), f"export_{target}")
+    known = list(inspect.signature(function).parameters)[2:]
+    for name in options:
+        _check_known(name, known, f"export to {target} has no option", "it has")
     opened = Run.open(run.path if isinstance(run, Run) else run)
     if not opened.finished:
         raise RunError(f"{opened.path} has not come to its end. The command that began it goes on with it.")
@@ -57,23 +53,12 @@ def export(run: Run | str | Path, target: str, *, output: str | Path | None = No
         raise RunError(
             f"{folder} holds other things, and is not replaced.\n  Give a new folder: --output FOLDER."
         )
-    written = function(opened, folder, **options)
+    written: Path = function(opened, folder, **options)
     files.write_json(written / MARK, {"target": target})
     return written
 
 
-def _function(target: str) -> Callable[..., Path]:
-    module = importlib.import_module(f"tfkit.exporting.{target}")
-    return getattr(module, f"export_{target}")
-
-
-def _check_options(function: Callable[..., Path], options: dict[str, Any], target: str) -> None:
-    known = list(inspect.signature(function).parameters)[2:]
-    for name in options:
-        _check_known(name, known, f"export to {target} has no option", "it has")
-
-
-def _check_known(word: str, known: list[str], sentence: str, there: str) -> None:
+def _check_known(word: str, known: Sequence[str], sentence: str, there: str) -> None:
     if word not in known:
         near = difflib.get_close_matches(word, known, n=1)
         raise ConfigError(

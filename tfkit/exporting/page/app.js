@@ -11,7 +11,10 @@ async function load(chosen) {
   model?.delete();
   model = await loadAndCompile(encodeURIComponent(chosen.file), {accelerator: 'wasm'});
   variant = chosen;
+  await run(blank());  // the first one makes room
 }
+
+const blank = () => tokenizer ? tokenizer.row('') : {image: new Uint8Array(3 * about.size ** 2)};
 
 // What is prepared once, {image} or {ids, mask}, to probabilities in the order of the labels, and milliseconds.
 export async function run(prepared) {
@@ -39,7 +42,7 @@ async function classify(prepared) {
     row.lastChild.textContent = share;
     return row;
   }));
-  say(`${element('classes').firstChild.innerText.split('\n')[0]}. ${variant.name} took ${milliseconds.toFixed(1)} ms.`);
+  say(`${variant.name} took ${milliseconds.toFixed(1)} ms: ${element('classes').firstChild.firstChild.textContent}`);
   return probabilities;
 }
 
@@ -69,13 +72,12 @@ export const text = (words) => classify(tokenizer.row(words));
 
 // The median of each file's milliseconds in this browser, after as many rounds that do not count.
 export async function measure() {
-  const blank = tokenizer ? tokenizer.row('') : {image: new Uint8Array(3 * about.size ** 2)};
   const before = variant, times = {};
   for (const one of about.variants) {
     say(`Timing ${one.name} ...`);
     await load(one);
     const took = [];
-    for (let round = 0; round < 2 * ROUNDS; round++) took.push((await run(blank)).milliseconds);
+    for (let round = 0; round < 2 * ROUNDS; round++) took.push((await run(blank())).milliseconds);
     times[one.name] = took.slice(ROUNDS).sort((a, b) => a - b)[ROUNDS / 2];
   }
   await load(before);
