@@ -124,8 +124,9 @@ def mlserver(exported, tmp_path_factory):
 def kserve(exported, tmp_path_factory):
     folder = tmp_path_factory.mktemp("kserve")
     python = environment(exported / "kserve/requirements.txt", folder / "env")
+    shutil.copytree(exported / "kserve", folder / "kserve")
     (port,) = free_ports(1)
-    words = [python, exported / "kserve/serve.py", "--http_port", port]
+    words = [python, folder / "kserve/serve.py", "--http_port", port]
     with served(words, port, folder / "log", cwd=folder) as process:
         yield {"http": port, "process": process}
 
