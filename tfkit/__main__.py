@@ -90,6 +90,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     export.add_argument("--measure", action="store_true", default=given, help=help)
     help = "tfjs: float32 (as it is left out) or float16, of half the bytes"
     export.add_argument("--dtype", default=given, help=help)
+    help = "serving: the model's name in addresses; the run folder's when left out"
+    export.add_argument("--name", default=given, help=help)
     add_command(commands)
     commands.add_parser("launch", help="run a program in several processes that train together")
     words = sys.argv[1:] if arguments is None else list(arguments)

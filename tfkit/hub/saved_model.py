@@ -185,7 +185,7 @@ def verify(folder: Path, *, name: str) -> None:
             reader = stack.tf.train.load_checkpoint(str(folder / VARIABLES))
             for variable in reader.get_variable_to_shape_map():
                 reader.get_tensor(variable)  # which compares its checksum
-        except (stack.tf.errors.OpError, RuntimeError, ValueError) as error:
+        except (stack.tf.errors.OpError, RuntimeError, ValueError, LookupError) as error:
             raise HubError(
                 f"{name}: its weights are incomplete or damaged: {str(error).splitlines()[0]} Fetch it again."
             ) from error
