@@ -397,7 +397,7 @@ def test_a_model_that_no_run_exports_is_refused(signatures, run, tmp_path):
     shutil.copytree(run.path, tmp_path / "run", ignore=shutil.ignore_patterns("serving", "saved_model"))
     module, spec = tf.Module(), tf.TensorSpec([None], tf.float32)
     module.add = tf.function(lambda a, b: {"sum": a + b}, input_signature=[spec, spec], autograph=False)
-    chosen = {name: module.add for name in signatures}
+    chosen = dict.fromkeys(signatures, module.add)
     tf.saved_model.save(module, str(tmp_path / "run/saved_model"), signatures=chosen)
     with pytest.raises(RunError, match="serving_default"):
         tfkit.export(tmp_path / "run", "serving")
