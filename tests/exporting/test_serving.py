@@ -178,6 +178,7 @@ MALFORMED = {
     "a picture of 16 bits": None,
     "half a picture": None,
     "a picture of too many pixels": None,
+    "pictures of too many pixels together": None,
     "257 pictures": None,
     "no JSON": b"{oh",
     "bytes": bytes(range(256)),
@@ -189,14 +190,16 @@ MALFORMED = {
 
 @pytest.fixture(scope="module")
 def malformed(tmp_path_factory):
-    folder, large = tmp_path_factory.mktemp("files"), io.BytesIO()
+    folder, large, part = tmp_path_factory.mktemp("files"), io.BytesIO(), io.BytesIO()
     picture("16 RGB", folder / "deep")
     picture("CMYK", folder / "jpeg")
     Image.new("1", (6000, 6000)).save(large, "PNG")
+    Image.new("1", (3000, 3000)).save(part, "PNG")
     made = {
         "a picture of 16 bits": files((folder / "deep").read_bytes()),
         "half a picture": files((folder / "jpeg").read_bytes()[:400]),
         "a picture of too many pixels": files(large.getvalue()),
+        "pictures of too many pixels together": files(*[part.getvalue()] * 3),
         "257 pictures": files(*[(folder / "jpeg").read_bytes()] * 257),
     }
     return {**MALFORMED, **made}
