@@ -26,7 +26,7 @@ import tfkit
 from tests.data.pictures import KINDS, picture
 from tfkit.__main__ import main
 from tfkit.environment.stack import keras, tf
-from tfkit.errors import ConfigError, HubError
+from tfkit.errors import ConfigError, HubError, RunError
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 600
@@ -178,6 +178,7 @@ MALFORMED = {
     "a picture of 16 bits": None,
     "half a picture": None,
     "a picture of too many pixels": None,
+    "pictures of too many pixels together": None,
     "257 pictures": None,
     "no JSON": b"{oh",
     "bytes": bytes(range(256)),
@@ -189,14 +190,16 @@ MALFORMED = {
 
 @pytest.fixture(scope="module")
 def malformed(tmp_path_factory):
-    folder, large = tmp_path_factory.mktemp("files"), io.BytesIO()
+    folder, large, part = tmp_path_factory.mktemp("files"), io.BytesIO(), io.BytesIO()
     picture("16 RGB", folder / "deep")
     picture("CMYK", folder / "jpeg")
     Image.new("1", (6000, 6000)).save(large, "PNG")
+    Image.new("1", (3000, 3000)).save(part, "PNG")
     made = {
         "a picture of 16 bits": files((folder / "deep").read_bytes()),
         "half a picture": files((folder / "jpeg").read_bytes()[:400]),
         "a picture of too many pixels": files(large.getvalue()),
+        "pictures of too many pixels together": files(*[part.getvalue()] * 3),
         "257 pictures": files(*[(folder / "jpeg").read_bytes()] * 257),
     }
     return {**MALFORMED, **made}
@@ -390,3 +393,15 @@ def test_a_damaged_model_is_refused_and_what_was_there_stays(run, tmp_path):
     with pytest.raises(HubError, match="saved_model"):
         tfkit.export(tmp_path / "my run", "serving")
     assert {path: path.read_bytes() for path in output.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("signatures", [[], ["serving_default"]])
+def test_a_model_that_no_run_exports_is_refused(signatures, run, tmp_path):
+    shutil.copytree(run.path, tmp_path / "run", ignore=shutil.ignore_patterns("serving", "saved_model"))
+    module, spec = tf.Module(), tf.TensorSpec([None], tf.float32)
+    module.add = tf.function(lambda a, b: {"sum": a + b}, input_signature=[spec, spec], autograph=False)
+    chosen = dict.fromkeys(signatures, module.add)
+    tf.saved_model.save(module, str(tmp_path / "run/saved_model"), signatures=chosen)
+    with pytest.raises(RunError, match="serving_default"):
+        tfkit.export(tmp_path / "run", "serving")
+    assert not (tmp_path / "run/serving").exists()

@@ -124,7 +124,7 @@ def _input(folder: Path) -> dict[str, Any]:
         if datatype and shape and math.prod(map(abs, shape)) < 2**20:
             return {"name": key, "datatype": datatype, "shape": shape}
     raise damaged(
-        folder, f"its signature serving_default takes {sorted(inputs) or 'nothing'}, or of another kind"
+        folder, f"what serving_default takes is not the one input of a run's model, but {sorted(inputs)}"
     )
 
 
