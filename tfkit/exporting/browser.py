@@ -162,7 +162,7 @@ def call(words: Sequence[str], failure: str, **options: Any) -> None:
 
 def npm_install(packages: Sequence[str], folder: str | Path) -> Path:
     """Let npm put packages below a folder, out of its own cache where it can; returns its node_modules."""
-    flags = "--no-audit --no-fund --prefer-offline --fetch-retries=1 --prefix".split()
+    flags = ["--no-audit", "--no-fund", "--prefer-offline", "--fetch-retries=1", "--prefix"]
     words = [*NPM.split(), *flags, str(folder), *packages]
     call(words, f"npm does not get {' '.join(packages)}", cwd=folder)
     return Path(folder, "node_modules")
