@@ -20,6 +20,7 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import files as resources
 from pathlib import Path
 from typing import Any
@@ -161,7 +162,8 @@ def call(words: Sequence[str], failure: str, **options: Any) -> None:
 
 def npm_install(packages: Sequence[str], folder: str | Path) -> Path:
     """Let npm put packages below a folder, out of its own cache where it can; returns its node_modules."""
-    words = [*NPM.split(), "--no-audit", "--no-fund", "--prefer-offline", "--prefix", str(folder), *packages]
+    flags = ["--no-audit", "--no-fund", "--prefer-offline", "--fetch-retries=1", "--prefix"]
+    words = [*NPM.split(), *flags, str(folder), *packages]
     call(words, f"npm does not get {' '.join(packages)}", cwd=folder)
     return Path(folder, "node_modules")
 
@@ -297,30 +299,34 @@ def served(folder: Path) -> Iterator[str]:
             server.shutdown()
 
 
-def _measured(run: Run, folder: Path, variants: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Time each .tflite in headless Chromium; returns the variants, the fastest within the limits first."""
+def _times(folder: Path) -> tuple[dict[str, float], str]:
+    """Return the milliseconds of each .tflite in headless Chromium, by name, and its version."""
     from playwright.sync_api import sync_playwright
 
-    process.say("Timing each .tflite in headless Chromium ...")
     program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    with served(folder) as address, sync_playwright() as playwright:
-        try:
+    try:
+        with served(folder) as address, sync_playwright() as playwright:
             # Root cannot have Chromium's sandbox.
             browser = playwright.chromium.launch(executable_path=program, chromium_sandbox=os.getuid() != 0)
             page = browser.new_page()
             page.goto(address)
-            times = page.evaluate("import('./app.js').then((page) => page.measure())")
-        except Exception as err:  # whatever Playwright raises: no browser, no answer
-            raise StackError(f"Chromium does not run the page: {str(err).splitlines()[0]}\n  "
-                             "Install it: python -m playwright install chromium") from err  # fmt: skip
+            return page.evaluate("import('./app.js').then((page) => page.measure())"), browser.version
+    except Exception as err:  # whatever Playwright raises: no browser, no answer
+        raise StackError(f"Chromium does not run the page: {str(err).splitlines()[0]}\n  "
+                         "Install it: python -m playwright install chromium") from err  # fmt: skip
+
+
+def _measured(run: Run, folder: Path, variants: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Time each .tflite; returns the variants, the fastest within the limits first."""
+    process.say("Timing each .tflite in headless Chromium ...")
+    with ThreadPoolExecutor(1) as thread:  # without an event loop, which a notebook has
+        times, version = thread.submit(_times, folder).result()
     compressed = run.read(VARIANTS)
     drops = {row["name"]: row["accuracy_drop"] or 0.0 for row in compressed.get("variants", [])}
     limit = compressed.get("gates", {}).get("max_accuracy_drop") or 0.0
     ordered = sorted(variants, key=lambda row: (drops.get(row["name"], 0.0) > limit, times[row["name"]]))
     listed = ", ".join(f"{row['name']} {times[row['name']]:.1f} ms" for row in ordered)
-    sentence = (
-        f"One example in headless Chromium {browser.version}: {listed}; {ordered[0]['name']} is shown first."
-    )
+    sentence = f"One example in headless Chromium {version}: {listed}; {ordered[0]['name']} is shown first."
     if os.access(run.path, os.W_OK):
         run.note(sentence)
         run.record({f"browser/{name}_ms": milliseconds for name, milliseconds in times.items()})
