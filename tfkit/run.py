@@ -522,7 +522,16 @@ class Run(contextlib.AbstractContextManager["Run"]):
         return found
 
     def explain(self, data: Any, *, output: str | Path | None = None, label: str | None = None) -> Any:
-        """Show which places of images, or which words of texts, spoke for a class: see `tfkit.inference.explain`."""
+        """Show which places of images, or which words of texts, spoke for a class: see `tfkit.inference.explain`.
+
+        Args:
+          data: files, images or texts.
+          output: a folder for pictures, a page and numbers; None: nothing is written.
+          label: the class that is asked about; None: the most probable one.
+
+        Returns:
+          A list with a `tfkit.inference.Explanation` of each.
+        """
         explain = importlib.import_module("tfkit.inference.explain").explain
         return explain(self, data, output=output, label=label)
 

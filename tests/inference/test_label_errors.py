@@ -1,5 +1,8 @@
 """Label errors: of labels that the test has flipped, most are among the first that are listed."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -61,9 +64,9 @@ def flipped_photos(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_the_files_of_a_run_that_are_in_a_wrong_folder(flipped_photos, tmp_path, capsys):
+def test_the_files_of_a_run_that_are_in_a_wrong_folder(flipped_photos, tmp_path, monkeypatch, capsys):
     folder, wrong = flipped_photos
-    run = tfkit.train(folder, model="cnn", image_size=32, epochs=1, run_dir=tmp_path / "run")
+    run = tfkit.train(folder, model="cnn", image_size=32, epochs=1, run_dir=tmp_path / "runs" / "photos")
     found = tfkit.find_label_errors(run)
     assert list(found) == ["name", "split", "given", "suggested", "probability", "score"]
     assert found["name"].head(len(wrong)).isin(wrong).sum() >= 0.6 * len(wrong)
@@ -76,6 +79,13 @@ def test_the_files_of_a_run_that_are_in_a_wrong_folder(flipped_photos, tmp_path,
     assert found["name"][0] in printed
     assert printed.count(", rather ") == 3
     pd.testing.assert_frame_equal(pd.read_csv(table), found, check_dtype=False)
+    monkeypatch.chdir(tmp_path)
+    page = (Path(__file__).parents[2] / "docs" / "explain.md").read_text()
+    programs = [one for one in re.findall(r"```python\n(.*?)```", page, re.S) if "label_errors(" in one]
+    assert len(programs) == 2
+    for program in programs:
+        exec(program, {})
+    assert found["name"][0] in capsys.readouterr().out
     (run.path / "privacy.json").write_text('{"private": true, "epsilon": 3.0}')
     with pytest.raises(PrivacyError, match="private"):
         tfkit.find_label_errors(run.path)
