@@ -214,7 +214,7 @@ def test_killed_and_started_again_it_ends_as_if_nothing_had_been(small, photos, 
 @pytest.mark.slow
 def test_what_it_was_trained_on_is_counted_where_it_is_tested(small, reseeded, photos, tmp_path):
     """By the contents of files, whatever they are called; with another seed most of the new test split is not new."""
-    old, new, third = (tfkit.load_images(photos, image_size=16, seed=seed) for seed in (0, 8, 2))
+    old, new, third = (tfkit.load_images(photos, image_size=16, seed=seed) for seed in (0, 8, 4))
     seen, seen_then = deciding(old), deciding(old) | deciding(new)
     expected = [old.source.names[i] in seen for i in new.indices["test"]]
     assert 0.5 < np.mean(expected) < 1
@@ -228,7 +228,7 @@ def test_what_it_was_trained_on_is_counted_where_it_is_tested(small, reseeded, p
     with Run.create(tmp_path / "third", config={}) as run:
         fresh = Start(source=reseeded).remember(run, third)
         assert fresh.tolist() == [old.source.names[i] not in seen_then for i in third.indices["test"]]
-        assert fresh.any()
+        assert 0 < fresh.sum() < sum(old.source.names[i] not in deciding(new) for i in third.indices["test"])
     renamed = tmp_path / "renamed"
     for place, path in enumerate(sorted(photos.glob("*/*.png"))):
         (renamed / path.parent.name).mkdir(parents=True, exist_ok=True)
