@@ -372,7 +372,7 @@ class PrivateSettings(TextColumns, ImageConfig, StrategyConfig):
     Left out: the norm stays."""
 
     continue_from: Path | None = None
-    """Refused: tfkit does not account the epsilon of two runs on the same people together."""
+    """Refused: the epsilon of two runs on the same people is not accounted together. Left out: none, as it must be."""
 
     deterministic_noise: bool = False
     """Noise and samples from --seed, for tests: repeatable and NOT private."""
