@@ -501,8 +501,8 @@ class Run(contextlib.AbstractContextManager["Run"]):
           A row for each example: `name`, `label`, `probability` (of that label), a column float32 for each class, in
           front of whose name "class:" stands where another column has it; `truth` of labelled data; `error`, None
           where it could be read. `attrs` has how many were `examples` and `unreadable`, and of labelled data
-          `evaluated`, `accuracy`, `accuracy_interval` (95 %), `confused` (true, predicted, how often), `unlabelled` and
-          `unknown_classes`.
+          `evaluated`, `accuracy`, `accuracy_interval` (95 %), `confused` (true, predicted, how often: the 30 most
+          frequent pairs), `unlabelled` and `unknown_classes`.
 
         Raises:
           DataError: the data are of another kind than the run was trained on, not there, or empty.

@@ -86,7 +86,7 @@ def open_data(data: Any, *, shape: Sequence[int], asked: Asked) -> Data:
     texts = [item for item in items if isinstance(item, str)]
     if not texts or len(texts) < len(items):
         raise DataError(
-            "The run was trained on texts: give strings in a list, a DataFrame, a table, text files."
+            "The run was trained on texts: give a list of strings, a DataFrame, a table or files."
         )
     cleaner = Cleaner()
     return Data(_of_text(str(place), cleaner(text)) for place, text in enumerate(texts))
@@ -150,13 +150,10 @@ def _truths(folder: Path, files: Sequence[Path], asked: Asked, notes: list[str])
 def _of_arrays(images: Any) -> list[Example]:
     if isinstance(images, np.ndarray) and images.ndim == 4:
         images = [*_as_pixels(images)]  # floats of one array are in one range
-    if (
-        not isinstance(images, list)
-        or not all(getattr(image, "ndim", 0) in (2, 3) for image in images)
-        or not images
-    ):
+    axes = {getattr(image, "ndim", 0) for image in images} if isinstance(images, list) else set[int]()
+    if not axes or axes - {2, 3}:
         advice = (
-            "one image: array[None], grey ones: array[..., None], of PIL: numpy.asarray(image.convert('RGB'))"
+            "One image: array[None]; grey ones: array[..., None]; of PIL: numpy.asarray(image.convert('RGB'))"
         )
         wanted = "paths alone, an array [n, height, width, channels], or a list of arrays [height, width, channels]"
         raise DataError(f"The run was trained on images: give {wanted}.\n  {advice}.")
@@ -185,11 +182,8 @@ def _of_rows(data: Any, shape: Sequence[int]) -> list[Example]:
         rows = np.zeros(0, np.float32)
     if rows.shape[1:] != tuple(shape) or not len(rows):
         raise DataError(f"The run was trained on rows of numbers: give an array of shape {['n', *shape]}.")
-    bad = [not np.isfinite(row).all() for row in rows]
-    return [
-        Example(str(place), row, error="is not finite" if bad[place] else "")
-        for place, row in enumerate(rows)
-    ]
+    errors = ["" if np.isfinite(row).all() else "is not finite" for row in rows]
+    return [Example(str(place), row, error=errors[place]) for place, row in enumerate(rows)]
 
 
 def _of_text(name: str, text: str, truth: str | None = None) -> Example:
@@ -227,24 +221,16 @@ def _of_tables(tables: Sequence[Table], asked: Asked) -> Data:
 
 def _columns(table: Table, asked: Asked, notes: list[str]) -> tuple[int, ...]:
     """Return the number of the column of texts, and of that of the true classes where there is one."""
-    asked_for = {
-        "text_column": asked.text_column,
-        "label_column": asked.label_column,
-        "language_column": None,
-    }
+    text = {"text_column": asked.text_column}
     required, columns, found = asked.labels or asked.label_column, tuple[int, ...](), set[str]()
     try:
-        columns = choose(table, asked_for)[0][:2]
+        columns = choose(table, text | {"label_column": asked.label_column, "language_column": None})[0][:2]
         found = {*map(LabelCleaner(), table.values(columns[1]))} - {""}
     except DataError:
         if required:
             raise
     if not required and (not found or found - {*asked.class_names}):
-        columns = choose(table, {"text_column": asked.text_column})[0]
-    named = [f"{table.columns[column]!r:.80}" for column in columns]
-    taken = dict(zip(("texts", "true classes"), named, strict=False))
-    notes += [
-        *table.notes,
-        f"{table.path.name}: {', '.join(f'the {what} are in {of}' for what, of in taken.items())}.",
-    ]
+        columns = choose(table, text)[0]
+    taken = " and the true classes in ".join(f"{table.columns[column]!r:.80}" for column in columns)
+    notes += [*table.notes, f"{table.path.name}: the texts are in {taken}."]
     return columns

@@ -138,7 +138,7 @@ def stream(
             counts.update(examples=len(block), unreadable=len(bad))
             if found.labelled:
                 pairs = zip(block, probabilities, strict=True)
-                measured += [(example, row) for example, row in pairs if not example.error]
+                measured += [(Example(one.name, None, one.truth), row) for one, row in pairs if not one.error]
             take(_frame(block, probabilities, names, in_sets, labelled=found.labelled))
     for note in found.notes:
         _tell(note)
@@ -248,13 +248,9 @@ def _in_sets(run: Run, coverage: float | None) -> Callable[[np.ndarray], np.ndar
 def _check_report(run: Run, report: str, *, is_other: bool) -> None:
     """Refuse, before anything is computed, an evaluation that cannot or may not be kept in the run folder."""
     if not re.fullmatch(r"\w[\w .-]{0,59}", report):
-        raise ConfigError(
-            f"{report!r} is no name of a report: of letters, digits, '.', '_', '-', at most 60."
-        )
+        raise ConfigError(f"{report!r} is no name of a report: at most 60 letters, digits, '.', '_', '-'.")
     if is_private(run):
-        why = (
-            "what it does with these examples, which may be its own, is not kept there. Leave the report out"
-        )
+        why = "what it says of these examples, which may be its own, is not kept there. Leave report out"
         raise PrivacyError(f"{run.path} was trained privately: {why}.")
     if not is_other:
         advice = "Say where they are: --labels or --label-column (labels=True, label_column=...)"
@@ -271,18 +267,13 @@ def _evaluated(measured: Sequence[tuple[Example, np.ndarray]], names: Sequence[s
         _tell(f"Not evaluated, because these are no classes of the run: {shown}.")
     if known := [(example, row) for example, row in measured if example.truth in names]:
         of, rows = zip(*known, strict=True)
+        about = {"names": [example.name for example in of], "class_names": names}
         labels = np.array([names.index(example.truth) for example in of])
-        evaluation = Evaluation(
-            labels=labels,
-            probabilities=np.stack(rows),
-            names=[example.name for example in of],
-            class_names=names,
-        )
+        evaluation = Evaluation(labels=labels, probabilities=np.stack(rows), **about)
         (low, high), pairs = evaluation.accuracy_interval, confused_pairs(evaluation)
         mistakes = listed([f"{true} taken for {guess} ({count})" for true, guess, count in pairs], 3)
-        _tell(
-            f"Accuracy {evaluation.accuracy:.4f} ({low:.4f} to {high:.4f}, 95 % interval) on {len(of)} examples."
-        )
+        interval = f"{low:.4f} to {high:.4f}, 95 % interval"
+        _tell(f"Accuracy {evaluation.accuracy:.4f} ({interval}) on {len(of)} examples.")
         _tell(f"Confused most: {mistakes or 'none'}.")
         facts |= {"evaluated": len(of), "accuracy": evaluation.accuracy, "accuracy_interval": [low, high]}
         facts["confused"] = [list(pair) for pair in pairs]
