@@ -121,8 +121,8 @@ def reliability(probabilities: np.ndarray, labels: np.ndarray, bins: int = BINS)
     places = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
     counts = np.bincount(places, minlength=bins)
     with np.errstate(invalid="ignore"):
-        means = [np.bincount(places, weights=one, minlength=bins) / counts for one in (confidence, right)]
-    return Reliability(*means, counts)
+        sure, accurate = (np.bincount(places, one, minlength=bins) / counts for one in (confidence, right))
+    return Reliability(sure, accurate, counts)
 
 
 def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int = BINS) -> float:
