@@ -61,6 +61,7 @@ def folder(tmp_path_factory) -> Path:
     photo = next((folder / "photos" / "digit 1").iterdir())
     for name in ("photo.jpg", "some.jpg"):
         shutil.copy(photo, folder / name)
+    shutil.copytree(folder / "photos" / "digit 2", folder / "new_photos")
     asked = {
         "delivery": "Where is parcel {}?",
         "billing": "Invoice {} is wrong.",
