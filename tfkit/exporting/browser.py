@@ -36,6 +36,7 @@ from tfkit.compression.sources import Source, pixel_function, saved
 from tfkit.data.splits import FULL_RANGE
 from tfkit.environment import files, process
 from tfkit.errors import CheckError, ConfigError, StackError
+from tfkit.exporting.export import new_export
 from tfkit.litert import ParallelInterpreter
 from tfkit.run import LABELS, SAVED_MODEL, TFLITE, VARIANTS, Run
 from tfkit.text.tokenizers import WORDS
@@ -89,7 +90,7 @@ def export_browser(run: Run, folder: Path, *, runtime: str | None = None, measur
     place = None if is_address else _runtime(runtime)
     scaled = run.provenance["data"].get("pixel_range", [*FULL_RANGE]) != [*FULL_RANGE]
     about: dict[str, Any] = {"labels": run.labels, "deep": scaled}
-    with files.new_folder(folder) as new:
+    with new_export(folder) as new:
         if place is not None:
             _copy(place, new / "runtime")
         _write_page(new, run, kind="pictures" if shape else "texts", address=runtime if is_address else None)

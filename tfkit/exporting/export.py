@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +55,15 @@ def export(run: Run | str | Path, target: str, *, output: str | Path | None = No
             f"{folder} holds other things, and is not replaced.\n  Give a new folder: --output FOLDER."
         )
     written: Path = function(opened, folder, **options)
-    files.write_json(written / MARK, {"target": target})
     return written
+
+
+@contextlib.contextmanager
+def new_export(folder: Path) -> Iterator[Path]:
+    """Make a folder that appears under its name when it is whole, and that a later export may replace."""
+    with files.new_folder(folder) as new:
+        yield new
+        files.write_json(new / MARK, {"made_by": "tfkit.export"})
 
 
 def _check_known(word: str, known: Sequence[str], sentence: str, there: str) -> None:

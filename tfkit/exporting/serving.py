@@ -14,6 +14,7 @@ import numpy as np
 
 from tfkit.environment import files, packages, process, stack
 from tfkit.errors import ConfigError
+from tfkit.exporting.export import new_export
 from tfkit.hub.saved_model import load_proto, verify
 from tfkit.run import LABELS, SAVED_MODEL, Run
 from tfkit.run_files import damaged
@@ -90,7 +91,7 @@ def export_serving(run: Run, folder: Path, *, name: str | None = None) -> Path:
         "tensorflow_serving/batching.config": BATCHING,
         f"{versions}/{LABELS}": labels,
     }
-    with files.new_folder(folder) as new:
+    with new_export(folder) as new:
         for place in (f"{repository}/{SAVED_MODEL}", f"kserve/{SAVED_MODEL}", f"{versions}/1"):
             shutil.copytree(source, new / place, copy_function=_link)
         for place, text in texts.items():

@@ -16,6 +16,7 @@ from tfkit.compression.compare import predict_original
 from tfkit.environment import files, process
 from tfkit.errors import CheckError, ConfigError
 from tfkit.exporting import browser
+from tfkit.exporting.export import new_export
 from tfkit.run import Run
 
 VERSION = "4.22.0"
@@ -65,7 +66,7 @@ def export_tfjs(run: Run, folder: Path, *, dtype: str = "float32") -> Path:
     shape = browser.shape_of(run)
     process.say(f"Converting to TensorFlow.js, {dtype} ...")
     wheel = files.Cache("tensorflowjs").get(VERSION, _install_converter).path
-    with browser.source_of(run, shape) as source, files.new_folder(folder) as new:
+    with browser.source_of(run, shape) as source, new_export(folder) as new:
         words = [sys.executable, "-c", _CONVERT, str(wheel), str(source.folder), str(new), dtype]
         browser.call(words, "tensorflowjs does not convert the model")
         browser.write_inputs(run, new, shape)
