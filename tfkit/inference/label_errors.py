@@ -128,9 +128,8 @@ def label_errors(probabilities: np.ndarray, labels: np.ndarray) -> pd.DataFrame:
 
     probabilities, labels = np.asarray(probabilities, np.float64), np.asarray(labels)
     fit = probabilities.ndim == 2 and labels.shape == probabilities.shape[:1] and labels.dtype.kind in "iu"
-    if not (
-        fit and np.isfinite(probabilities).all() and np.isin(labels, range(probabilities.shape[1])).all()
-    ):
+    fit = fit and np.isfinite(probabilities).all()
+    if not (fit and np.isin(labels, range(probabilities.shape[1])).all()):
         raise DataError(
             f"label_errors takes finite probabilities [n, c] and integer labels [n] below c, not {probabilities.shape}"
             f" and {labels.dtype} {labels.shape}.\n  Names as labels: numpy.unique(labels, return_inverse=True)."
