@@ -250,7 +250,7 @@ def _check_report(run: Run, report: str, *, is_other: bool) -> None:
         why = "what it says of these examples, which may be its own, is not kept there. Leave report out"
         raise PrivacyError(f"{run.path} was trained privately: {why}.")
     if not is_other:
-        advice = "Say where they are: --labels or --label-column (labels=True, label_column=...)"
+        advice = "Give others, or say where they are: --labels, --label-column (labels=, label_column=)"
         raise DataError(f"A report needs true classes, of data that the run was not trained on.\n  {advice}.")
     if not run.finished and "time/total_seconds" not in run.metrics:  # by a report it would count as finished
         raise RunError(f"{run.path} has not come to its end: the command that began it goes on with it.")
