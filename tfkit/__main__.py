@@ -51,9 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     help = "the page that compares several runs; compare.html in the folder that holds them when left out"
     report.add_argument("--output", metavar="FILE", help=help)
     predict = add("predict", "predict new images or texts by a finished run", _predict)
-    predict.add_argument(
-        "folder", metavar="RUN", help="a run folder; its model is run: a stranger's in a sandbox"
-    )
+    help = "a run folder; its model is run: a stranger's in a sandbox"
+    predict.add_argument("folder", metavar="RUN", help=help)
     predict.add_argument("data", nargs="+", metavar="DATA", help="files, folders, patterns; tables of texts")
     for flag, help in (
         ("--output", ".csv or .jsonl file; on the screen when left out"),
@@ -68,9 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     predict.add_argument("--labels", action="store_true", help=help)
     predict.add_argument("--strict", action="store_true", help="exit with 1 if something cannot be read")
     predict.add_argument("--json", action="store_true", help="print JSON: a row a line, or the summary")
-    explain = add(
-        "explain", "show which places of an image, or words of a text, spoke for its class", _explain
-    )
+    explain = add("explain", "show which places of an image, or words of a text, spoke for a class", _explain)
     explain.add_argument("folder", metavar="RUN", help="a run folder; its model is a program, and is run")
     explain.add_argument("files", nargs="+", metavar="FILE", type=Path, help="images or texts")
     help = "for pictures, a page and numbers; explanations/ when left out"
@@ -176,9 +173,8 @@ def _labels(chosen: argparse.Namespace) -> int:
     found = find_label_errors(chosen.folder)
     print(f"{len(found)} examples are probably labelled wrongly; the most suspicious first:")
     for row in found.head(max(chosen.most, 0)).itertuples():
-        print(
-            f"{row.score:.3f}  {printable(str(row.name))} ({row.split}): {row.given}, rather {row.suggested}"
-        )
+        line = f"{row.name} ({row.split}): {row.given}, rather {row.suggested}"
+        print(f"{row.score:.3f}  {printable(line)}")
     if chosen.output:
         write_text(Path(chosen.output), found.to_csv(index=False))
         print(f"written to   {chosen.output}")

@@ -213,9 +213,7 @@ def calibrate(
     labels = validation.labels
     order = np.lexsort((np.random.default_rng(seed).random(len(labels)), labels))
     fitted, scored = (order[::2], order[1::2]) if len(order) >= FEWEST_FOR_TEMPERATURE else (order[:0], order)
-    temperature = 1.0
-    if len(fitted):
-        temperature = fit_temperature(_log(validation.probabilities[fitted]), labels[fitted])
+    temperature = fit_temperature(_log(validation.probabilities[fitted]), labels[fitted])  # of none it is 1
     after = dataclasses.replace(test, probabilities=with_temperature(test.probabilities, temperature))
     kept = np.take_along_axis(after.probabilities, test.predicted[:, np.newaxis], axis=1)[:, 0]
     if (kept < after.probabilities.max(axis=1) - 1e-6).any():  # where two are equal, rounding decides

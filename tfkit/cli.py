@@ -107,7 +107,7 @@ def explain(error: BaseException) -> str:
     if isinstance(error, OSError) and error.filename:
         advice = "--debug shows where."
         if _is_of_folder(error):
-            advice = "Choose another --run-dir, or another cache (export TFKIT_CACHE=/some/folder)."
+            advice = "Choose another --run-dir or --output, or another cache (export TFKIT_CACHE=/a/folder)."
         return f"{error.filename} cannot be written or read: {error.strerror}.\n  {advice}"
     first = textwrap.shorten(str(error) or repr(error), 600)
     return f"Unexpected {type(error).__name__}: {first}\n  tfkit did not foresee this: --debug shows where it arose."

@@ -499,7 +499,7 @@ class Run(contextlib.AbstractContextManager["Run"]):
 
         Returns:
           A row for each example: `name`, `label`, `probability` (of that label), a column float32 for each class, in
-          front of whose name "class:" stands where another column has it; `truth` of labelled data; `error`, None
+          front of whose name "class:" stands where another column has it; `truth` of labelled data; `error`, missing
           where it could be read. `attrs` has how many were `examples` and `unreadable`, and of labelled data
           `evaluated`, `accuracy`, `accuracy_interval` (95 %), `confused` (true, predicted, how often: the 30 most
           frequent pairs), `unlabelled` and `unknown_classes`.
@@ -515,10 +515,8 @@ class Run(contextlib.AbstractContextManager["Run"]):
           0  new_photos/a.jpg   cat     0.981432
         """
         asked = {"text_column": text_column, "label_column": label_column, "labels": labels, "report": report}
-        inference: Any = importlib.import_module("tfkit.inference.predict")
-        found: pd.DataFrame = inference.predict(
-            self, data, output=output, coverage=coverage, strict=strict, **asked
-        )
+        predict = importlib.import_module("tfkit.inference.predict").predict
+        found: pd.DataFrame = predict(self, data, output=output, coverage=coverage, strict=strict, **asked)
         return found
 
     def explain(self, data: Any, *, output: str | Path | None = None, label: str | None = None) -> Any:

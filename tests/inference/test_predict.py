@@ -135,7 +135,13 @@ def test_arrays_get_what_the_exported_model_gives(run):
     rng, model = np.random.default_rng(0), run.model
     images = rng.integers(0, 256, (40, 30, 17, 3), np.uint8)
     expected = model(images).numpy()
-    for given in (images, images.astype(np.float32), images / np.float32(255), [*images]):
+    for given in (
+        images,
+        images.astype(np.float32),
+        images / np.float32(255),
+        [*images],
+        tf.constant(images),
+    ):
         np.testing.assert_array_equal(probabilities(run.predict(given), run), expected)
     # Floats of one array are in one range, also in a batch that is all but black.
     dark = images.astype(np.float32) * 0.005
@@ -288,6 +294,11 @@ def test_labels_of_tables_and_rows_that_say_nothing(of_texts, tmp_path):
         of_texts.predict(table, text_column="bodi")
     with pytest.raises(DataError, match="report needs true classes"):
         of_texts.predict(table, report="mails")
+    with pytest.raises(RunError, match="not come to its end"):
+        of_texts.predict(table[:3], report="mails")
+    for other in ({"body": ["where is my parcel?"]}, 7, "where is my parcel? " * 99):
+        with pytest.raises(DataError):
+            of_texts.predict(other)
 
 
 def test_rows_of_features(tmp_path):
@@ -343,6 +354,10 @@ def test_prediction_sets(own, photos, tmp_path):
         (np.zeros((2, 24, 24, 3), np.int64), "int64"),
         ([np.zeros((24, 24, 3), np.uint8), "a.png"], "paths alone"),
         ([Image.new("RGB", (9, 9))], "convert"),
+        (Image.new("RGB", (9, 9)), "convert"),
+        ([tf.zeros((9, 9, 3))], "paths alone"),
+        (pd.DataFrame({"path": ["a.png"]}), "paths alone"),
+        (("new_fotos",), "new_fotos"),
     ],
 )
 def test_what_is_no_image_is_refused_with_what_would_be(run, given, culprit):

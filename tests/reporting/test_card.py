@@ -52,6 +52,7 @@ def test_the_page_says_what_the_card_says(run, card):
     assert "Training was differentially private. Covered: the weights." in card.text
     assert f"int8 is chosen, says {HOSTILE}." in card.text
     assert "2.21.0" in card.text
+    assert ["variant", "kB", "accuracy", "drop", "agreement", "ms, 1 thread"] in card.rows
     assert f"--config {run.path}/config.yaml" in card.text
 
 

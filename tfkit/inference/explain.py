@@ -41,7 +41,6 @@ MOST = 200
 """Examples at a time: explanations are looked at."""
 
 MOST_CHARACTERS = 1_000_000
-PAGE, NUMBERS = "explanations.html", "explanations.json"
 
 Answer = tuple[np.ndarray, dict[str, Any]]
 """Probabilities of the classes, float32 [c], and what an `Explanation` holds besides."""
@@ -71,7 +70,7 @@ class Explanation:
 
     def __repr__(self) -> str:
         """Return the name, the class, its probability, and of a text the words of the largest weights."""
-        said = f"{printable(self.name)}: {self.label} ({100 * self.probability:.1f} %)"
+        said = printable(f"{self.name}: {self.label} ({100 * self.probability:.1f} %)")
         words = ", ".join(f"{printable(word)} {weight:+.3f}" for word, weight in self.strongest(8))
         return f"{said}  {words}" if words else said
 
@@ -220,10 +219,10 @@ def _of_texts(run: Run, examples: list[tuple[str, Any]], wanted: int | None) -> 
         yield probabilities, {"method": "occlusion", "words": tuple(words)}
 
 
-def _write(explanations: list[Explanation], folder: Path) -> None:
+def _write(found: list[Explanation], folder: Path) -> None:
     """Write a picture of each image or a page of all texts, and the numbers."""
     rows: list[dict[str, Any]] = []
-    for number, one in enumerate(explanations):
+    for number, one in enumerate(found):
         rows.append({"label": one.label, "probability": one.probability, "method": one.method})
         rows[-1]["name"] = printable(one.name)
         if one.picture is None or one.heat is None:
@@ -236,6 +235,7 @@ def _write(explanations: list[Explanation], folder: Path) -> None:
         both = np.concatenate([picture, overlay(picture, enlarged(one.heat, picture))], axis=1)
         Image.fromarray(both).save(content, "PNG")
         files.write_bytes(folder / name, content.getvalue())
-    files.write_json(folder / NUMBERS, rows)
-    if explanations[0].words:
-        files.write_text(folder / PAGE, render("explanations.html.j2", {"explanations": explanations}))
+    files.write_json(folder / "explanations.json", rows)
+    if found[0].words:
+        page = render("explanations.html.j2", {"explanations": found})
+        files.write_text(folder / "explanations.html", page)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,9 +17,8 @@ from tfkit.data.text_decoding import TABLE_ENDINGS, Cleaner, packed_ending, read
 from tfkit.data.text_files import LabelCleaner
 from tfkit.errors import DataError
 
-_OVERSHOOT = (
-    0.5  # of floats beyond [0, 1] or [0, 255], as the exported model has it: `training.export.to_bytes`
-)
+_OVERSHOOT = 0.5
+"""Of floats beyond [0, 1] or [0, 255], as the exported model has it: `training.export.to_bytes`."""
 
 
 @dataclass(slots=True)
@@ -78,28 +77,27 @@ def open_data(data: Any, *, shape: Sequence[int], asked: Asked) -> Data:
         return Data(_of_rows(data, shape))
     if hasattr(data, "columns") and not shape:
         return _of_tables([of_frame(data)], asked)
-    items = [Path(data)] if isinstance(data, str | Path) else list(data)
+    data = data.numpy() if hasattr(data, "numpy") else data  # a tensor
+    named = isinstance(data, Mapping) or hasattr(data, "columns") or not isinstance(data, Iterable)
+    items = [Path(data)] if isinstance(data, str | Path) else [] if named else [*data]
     if items and all(isinstance(item, (str, Path) if shape else Path) for item in items):
         return _of_files([path for item in items for path in _matches(item)], asked, is_image=bool(shape))
     if shape:
         return Data(_of_arrays(data if isinstance(data, np.ndarray) else items))
     texts = [item for item in items if isinstance(item, str)]
     if not texts or len(texts) < len(items):
-        raise DataError(
-            "The run was trained on texts: give a list of strings, a DataFrame, a table or files."
-        )
+        raise DataError("The run was trained on texts: give a list of strings, a DataFrame, tables or files.")
     cleaner = Cleaner()
     return Data(_of_text(str(place), cleaner(text)) for place, text in enumerate(texts))
 
 
 def _matches(word: str | Path) -> list[Path]:
     """Return the file or folder of that name, or all that a pattern matches."""
-    path = Path(word).expanduser()
-    if path.exists():
-        return [path]
-    if found := sorted(glob.glob(str(path), recursive=True)):  # noqa: PTH207  an absolute one too
-        return [*map(Path, found)]
-    raise no_such_path(path, "file or folder")
+    path = str(Path(word).expanduser())
+    found = glob.glob(glob.escape(path)) or sorted(glob.glob(path, recursive=True))  # noqa: PTH207
+    if not found:
+        raise no_such_path(Path(path), "file or folder")
+    return [*map(Path, found)]
 
 
 def _named(path: Path) -> str:
@@ -150,11 +148,10 @@ def _truths(folder: Path, files: Sequence[Path], asked: Asked, notes: list[str])
 def _of_arrays(images: Any) -> list[Example]:
     if isinstance(images, np.ndarray) and images.ndim == 4:
         images = [*_as_pixels(images)]  # floats of one array are in one range
-    axes = {getattr(image, "ndim", 0) for image in images} if isinstance(images, list) else set[int]()
+    several = images if isinstance(images, list) else []
+    axes = {image.ndim if isinstance(image, np.ndarray) else 0 for image in several}
     if not axes or axes - {2, 3}:
-        advice = (
-            "One image: array[None]; grey ones: array[..., None]; of PIL: numpy.asarray(image.convert('RGB'))"
-        )
+        advice = "One image: array[None]; grey: array[..., None]; of PIL: numpy.asarray(image.convert('RGB'))"
         wanted = "paths alone, an array [n, height, width, channels], or a list of arrays [height, width, channels]"
         raise DataError(f"The run was trained on images: give {wanted}.\n  {advice}.")
     colours = (image if image.ndim == 3 else image[..., np.newaxis] for image in images)

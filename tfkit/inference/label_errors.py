@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 from tqdm.auto import tqdm
 
 from tfkit import hub
@@ -16,9 +16,6 @@ from tfkit.privacy.ledger import is_private
 from tfkit.run import Run
 from tfkit.settings.options import ENCODER, DataConfig
 from tfkit.transfer.train import load, settings_of
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 FOLDS = 5
 STRENGTH = 1e-2
@@ -124,13 +121,10 @@ def label_errors(probabilities: np.ndarray, labels: np.ndarray) -> pd.DataFrame:
 
     Source: Northcutt, Jiang and Chuang 2021 (arXiv:1911.00068), the confident joint and its off-diagonal examples.
     """
-    import pandas as pd
-
     probabilities, labels = np.asarray(probabilities, np.float64), np.asarray(labels)
     fit = probabilities.ndim == 2 and labels.shape == probabilities.shape[:1] and labels.dtype.kind in "iu"
-    if not (
-        fit and np.isfinite(probabilities).all() and np.isin(labels, range(probabilities.shape[1])).all()
-    ):
+    fit = fit and np.isfinite(probabilities).all()
+    if not (fit and np.isin(labels, range(probabilities.shape[1])).all()):
         raise DataError(
             f"label_errors takes finite probabilities [n, c] and integer labels [n] below c, not {probabilities.shape}"
             f" and {labels.dtype} {labels.shape}.\n  Names as labels: numpy.unique(labels, return_inverse=True)."

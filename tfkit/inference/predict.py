@@ -25,6 +25,7 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
+from tfkit.calibration import prediction_sets
 from tfkit.data.image_files import Unreadable, decode_image
 from tfkit.data.splits import FULL_RANGE, draw, listed, resize
 from tfkit.environment import files, packages, process, stack
@@ -199,7 +200,7 @@ def _writer(output: str | Path | None, data: Any) -> Iterator[Callable[[pd.DataF
 
 
 def _paths(data: Any) -> list[Path]:
-    items = data if isinstance(data, list) else [data]
+    items = data if isinstance(data, list | tuple) else [data]
     return [Path(item) for item in items if isinstance(item, str | Path) and "\0" not in str(item)]
 
 
@@ -237,11 +238,7 @@ def _in_sets(run: Run, coverage: float | None) -> Callable[[np.ndarray], np.ndar
     if not scores.size:
         why = "it is private, of an earlier tfkit, or of too few validation examples.\n  Train anew"
         raise RunError(f"{run.path} has no scores in calibration.json to keep a coverage by: {why}.")
-    from tfkit.calibration import prediction_sets
-
-    prediction_sets(
-        np.ones((1, 1), np.float32), scores, coverage
-    )  # refuses what cannot be kept, before minutes
+    prediction_sets(np.ones((1, 1), np.float32), scores, coverage)  # refuses before minutes are spent
     return lambda probabilities: prediction_sets(np.nan_to_num(probabilities), scores, coverage)
 
 
@@ -253,8 +250,10 @@ def _check_report(run: Run, report: str, *, is_other: bool) -> None:
         why = "what it says of these examples, which may be its own, is not kept there. Leave report out"
         raise PrivacyError(f"{run.path} was trained privately: {why}.")
     if not is_other:
-        advice = "Say where they are: --labels or --label-column (labels=True, label_column=...)"
+        advice = "Give others, or say where they are: --labels, --label-column (labels=, label_column=)"
         raise DataError(f"A report needs true classes, of data that the run was not trained on.\n  {advice}.")
+    if not run.finished and "time/total_seconds" not in run.metrics:  # by a report it would count as finished
+        raise RunError(f"{run.path} has not come to its end: the command that began it goes on with it.")
     run.check_writable()
 
 

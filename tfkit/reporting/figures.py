@@ -236,21 +236,16 @@ def reliability(evaluation: Evaluation, *, temperature: float) -> Figure:
     """
     figure, axis = _new_chart(5.0, 4.0, "probability of the predicted class", "share that is right")
     axis.plot([0, 1], [0, 1], color="#999", linewidth=0.8, linestyle=":")
-    before = with_temperature(evaluation.probabilities, 1 / temperature)
-    lines = {
-        "before": (before, "#b8560f", "--", "s"),
-        "after": (evaluation.probabilities, "#1f5fae", "-", "o"),
-    }
-    for name, (probabilities, colour, dashes, marker) in lines.items():
-        of = calibration.reliability(probabilities, evaluation.labels)
+    # Of a temperature of 1 both are one.
+    styles = {1 / temperature: ("before", "#b8560f", "--", "s"), 1: ("as exported", "#1f5fae", "-", "o")}
+    for times, (name, colour, dashes, marker) in styles.items():
+        of = calibration.reliability(with_temperature(evaluation.probabilities, times), evaluation.labels)
         there = of.examples > 0
-        text = f"{name} (error {of.error:.3f})"
-        axis.plot(of.confidence[there], of.accuracy[there], color=colour, linestyle=dashes, label=text)
+        x, y, text = of.confidence[there], of.accuracy[there], f"{name} (error {of.error:.3f})"
+        axis.plot(x, y, color=colour, linestyle=dashes, label=text)
         # The area of a point is the share of the examples.
         sizes = 400 * of.examples[there] / of.examples.sum()
-        axis.scatter(
-            of.confidence[there], of.accuracy[there], s=sizes, color=colour, marker=marker, alpha=0.6
-        )
+        axis.scatter(x, y, s=sizes, color=colour, marker=marker, alpha=0.6)
     axis.legend(fontsize=9, frameon=False)
     return figure
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import functools
 import io
 import re
 import shlex
@@ -86,10 +87,8 @@ class Facts:
         self.privacy, self.audit, self.lite = map(run_.read, (run.PRIVACY, run.AUDIT, run.VARIANTS))
         self.calibration, self.temperature = run_.read(run.CALIBRATION), temperature_of(run_)
         found = sorted((self.path / run.OTHER_DATA).glob("*.json"))[: run_files.MOST_LISTED]
-        at = {path.stem: f"{run.OTHER_DATA}/{path.name}" for path in found}
-        self.other_data = {
-            name: run_files.read_json(self.path, file, run.ON_OTHER_DATA) for name, file in at.items()
-        }
+        read = functools.partial(run_files.read_json, self.path, shape=run.ON_OTHER_DATA)
+        self.other_data = {path.stem: read(f"{run.OTHER_DATA}/{path.name}") for path in found}
         self.model: dict[str, Any] = run_.provenance.get("model", {})
         self.recipe: str | None = run_.provenance.get("recipe", {}).get("name")
         self.data = dict(run_.provenance.get("data", {}))
@@ -377,9 +376,8 @@ def _plain(value: Any) -> Any:
 def _drawn(facts: Facts) -> dict[str, Any]:
     """Return the figures, photos and texts of the page; absent ones are None or empty."""
     measured, examples, lite = facts.measured, facts.examples, facts.lite
-    content: dict[str, Any] = dict.fromkeys(
-        ("worst", "samples", "languages", "pareto", "confusion", "reliability"), ()
-    )
+    names = ("worst", "samples", "languages", "pareto", "confusion", "reliability")
+    content: dict[str, Any] = dict.fromkeys(names, ())
     content["curves"] = _curves(facts)
     if lite:
         content["pareto"] = svg(figures.pareto(lite), alt=lite["verdict"], smallest=0.7)
@@ -389,8 +387,7 @@ def _drawn(facts: Facts) -> dict[str, Any]:
         content["confusion"] = svg(figures.confusion(measured), alt=alt, smallest=0.7)
     if measured and (known := facts.calibration):
         alt = f"Reliability. Expected calibration error {known['ece_before']:.3f} before, {known['ece']:.3f} after."
-        drawn = figures.reliability(measured, temperature=facts.temperature)
-        content["reliability"] = svg(drawn, alt=alt)
+        content["reliability"] = svg(figures.reliability(measured, temperature=facts.temperature), alt=alt)
     if measured and examples:
         show = png if examples.kind == "images" else str
         content["worst"] = [

@@ -180,22 +180,16 @@ def write_evaluation(logdir: Path, evaluation: Evaluation) -> None:
             tf.summary.experimental.write_raw_pb(proto.SerializeToString(), step=0)
 
 
-def write_calibration(
-    logdir: Path, evaluation: Evaluation, *, temperature: float, numbers: Mapping[str, float]
-) -> None:
+def write_calibration(logdir: Path, evaluation: Evaluation, *, numbers: Mapping[str, float]) -> None:
     """Write the reliability diagram of the test split as a picture, and what was measured as scalars.
 
     Args:
       logdir: of the run.
       evaluation: at the temperature.
-      temperature: see `figures.reliability`.
-      numbers: by their tags.
+      numbers: by their tags, `calibration/temperature` among them.
     """
-    _write_figures(
-        logdir / "test",
-        "reliability",
-        {"reliability": figures.reliability(evaluation, temperature=temperature)},
-    )
+    drawn = figures.reliability(evaluation, temperature=numbers["calibration/temperature"])
+    _write_figures(logdir / "test", "reliability", {"reliability": drawn})
     with event_writer(logdir / "test", kind="calibration") as tf:
         for name, value in numbers.items():
             tf.summary.scalar(name, value, step=0)

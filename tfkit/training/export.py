@@ -293,19 +293,19 @@ def calibrate(
     Returns:
       The evaluation of the test split at the temperature, and the temperature: both for `save`.
     """
-    if (count := len(validation.labels)) < calibration.FEWEST:
+    if (few := len(validation.labels)) < calibration.FEWEST:
         run.note(
-            f"Calibration is left off: it takes {calibration.FEWEST} validation examples; there are {count}."
+            f"Calibration is left off: it takes {calibration.FEWEST} validation examples; there are {few}."
         )
         return evaluation, 1.0
     after, content = calibration.calibrate(validation, evaluation, seed=seed)
     temperature, used, numbers = content["temperature"], content["examples"], calibration.numbers(content)
     files.write_json(run.path / CALIBRATION, content)
     run.record(numbers)
-    tensorboard.write_calibration(run.logdir, after, temperature=temperature, numbers=numbers)
-    few = " There were too few examples, or mistakes among them, for another." if temperature == 1 else ""
+    tensorboard.write_calibration(run.logdir, after, numbers=numbers)
+    why = " There were too few examples, or mistakes among them, for another." if temperature == 1 else ""
     run.note(
-        f"Calibration: the temperature is {temperature:g}, by {used['temperature']} validation examples.{few}"
+        f"Calibration: the temperature is {temperature:g}, by {used['temperature']} validation examples.{why}"
         f" {used['scores']} give the scores of sets."
     )
     run.note(

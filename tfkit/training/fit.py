@@ -147,15 +147,8 @@ def fit(
                 measured, temperature = export.calibrate(run, validation, measured, seed=stage.seed)
             run.record(measured.metrics("test"))
             save(run.path / EVALUATION, measured)
-            exported = export.save(
-                trained.model,
-                run,
-                splits,
-                evaluation=measured,
-                logits=trained.logits,
-                temperature=temperature,
-            )
-            run.record(exported)
+            how: Any = {"logits": trained.logits, "temperature": temperature}
+            run.record(export.save(trained.model, run, splits, evaluation=measured, **how))
             total = time.monotonic() - began
             run.record({"time/train_seconds": trained.seconds, "time/total_seconds": total})
         Replicas(chosen).barrier()

@@ -117,8 +117,8 @@ class Start:
         now, then = run.config, source.config
         same = [f"{k} {v}" for k, v in now.items() if k in MODEL + DATA and v == then.get(k) is not None]
         (run.note if known else run.warn)(
-            f"Starts from the weights of {name} (test accuracy {accuracy}), with its {', '.join(same)}. It knows"
-            f" {len(known)} of the {len(new)} classes; of its own {len(old) - len(known)} are left out."
+            f"Starts from the weights of {name} (test accuracy {accuracy or 0:.4f}), with its {', '.join(same)}. It"
+            f" knows {len(known)} of the {len(new)} classes; of its own {len(old) - len(known)} are left out."
         )
         path = run.backup / VOCABULARY
         if run.is_chief and source.config.get("model_handle") == LIGHT and not path.is_file():
@@ -208,10 +208,9 @@ class Start:
                     " test/accuracy_never_seen is of the others, if any. A seed cuts images by their names in the"
                     " folder, texts by their words: keep both as they were."
                 )
+        known = np.unique(np.concatenate([own, earlier, digests[test[~fresh]]]))
         with files.new_file(run.path / TRAINED_ON) as file:
-            np.savez_compressed(
-                file, digests=np.unique(np.concatenate([own, earlier, digests[test[~fresh]]]))
-            )
+            np.savez_compressed(file, digests=known)
         return fresh
 
 
