@@ -89,12 +89,8 @@ def export_tfjs(run: Run, folder: Path, *, dtype: str = "float32") -> Path:
 def _install_converter(folder: Path) -> dict[str, Any]:
     """Unpack tensorflowjs, none of whose pins fit TensorFlow 2.21, where nothing else finds it."""
     package, python = f"tensorflowjs=={VERSION}", sys.executable
-    pip = (
-        ["uv", "pip", "install", "--python", python]
-        if shutil.which("uv")
-        else [python, "-m", "pip", "install"]
-    )
-    browser.call([*pip, "--no-deps", "--target", str(folder), package], f"{package} cannot be had")
+    words = [*(["uv"] if shutil.which("uv") else [python, "-m"]), "pip", "install", "--python", python]
+    browser.call([*words, "--no-deps", "--target", str(folder), package], f"{package} cannot be had")
     return {}
 
 
@@ -107,17 +103,17 @@ def _in_node(folder: Path, inputs: Mapping[str, np.ndarray]) -> tuple[np.ndarray
         return {}
 
     modules = files.Cache("tfjs").get(VERSION, install).path
-    rows = (dict(zip(inputs, row, strict=True)) for row in zip(*inputs.values(), strict=True))
     examples = [
-        {name: [[1, *one.shape], str(one.dtype), one.ravel().tolist()] for name, one in row.items()}
-        for row in rows
+        {
+            name: [[1, *one.shape], str(one.dtype), one.ravel().tolist()]
+            for name, one in zip(inputs, row, strict=True)
+        }
+        for row in zip(*inputs.values(), strict=True)
     ]
     with tempfile.TemporaryDirectory(prefix="tfkit-") as scratch:
-        given, made, program = (Path(scratch, name) for name in ("in.json", "out.json", "tfjs.mjs"))
-        program.write_text((browser.PAGE / program.name).read_text(encoding="utf-8"))
+        given, made = Path(scratch, "in.json"), Path(scratch, "out.json")
         given.write_text(json.dumps(examples))
-        browser.call(
-            ["node", *map(str, (program, modules, folder, given, made))], "Node does not run the model"
-        )
+        words = ["node", *map(str, (browser.PAGE / "tfjs.mjs", modules, folder, given, made))]
+        browser.call(words, "Node does not run the model")
         content = json.loads(made.read_text())
         return np.asarray(content["rows"], np.float32), float(content["milliseconds"])
