@@ -224,7 +224,7 @@ def _runtime(runtime: str | None) -> Path:
     places = [Path(runtime, *parts) for parts in (("node_modules", "@litertjs"), ("@litertjs",), (), ("..",))]
     place = next((place for place in places if (place / "core/package.json").is_file()), None)
     if place is None:
-        raise ConfigError(f"{runtime} holds no LiteRT.js. Get it there: {_GET}")
+        raise ConfigError(f"--runtime {runtime!r} holds no LiteRT.js. Get it there: {_GET}")
     return place
 
 

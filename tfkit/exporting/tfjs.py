@@ -45,15 +45,15 @@ convert_tf_saved_model(source, target, signature_def="serving_default",
 def export_tfjs(run: Run, folder: Path, *, dtype: str = "float32") -> Path:
     """Write a graph model for TensorFlow.js, and the JavaScript that prepares what it takes.
 
-    It takes pixels, float32 [1, s, s, 3] in 0..255, or ids, int32 [1, length]: prepare.js makes them.
+    It takes pixels, float32 [1, s, s, 3] in 0..255: prepare.js makes them.
 
     Args:
-      run: finished, of images or of texts with a WordPiece tokenizer.
+      run: finished, of images.
       folder: where it goes.
       dtype: of the weights, "float32" or "float16".
 
     Returns:
-      The folder: model.json, its weights, labels.txt, prepare.js, of texts vocab.txt.
+      The folder: model.json, its weights, labels.txt, prepare.js.
 
     Raises:
       ConfigError: the run cannot be exported so, or there is no such dtype.
@@ -64,10 +64,16 @@ def export_tfjs(run: Run, folder: Path, *, dtype: str = "float32") -> Path:
         lost = " It gave another class on 4 of 20 images when it was measured." if dtype == "uint8" else ""
         raise ConfigError(f"--dtype {dtype} is not offered.{lost} There are float32 and float16.")
     shape = browser.shape_of(run)
+    if not shape:
+        # Its converter knows no Erfc, of which gelu is made; with that replaced its layer normalization is another.
+        raise ConfigError(
+            f"TensorFlow.js does not compute a model of texts rightly: python -m tfkit export {run.path} browser"
+        )
     process.say(f"Converting to TensorFlow.js, {dtype} ...")
     wheel = files.Cache("tensorflowjs").get(VERSION, _install_converter).path
     with browser.source_of(run, shape) as source, new_export(folder) as new:
-        words = [sys.executable, "-c", _CONVERT, str(wheel), str(source.folder), str(new), dtype]
+        # -B: what is compiled would change the cache's entry.
+        words = [sys.executable, "-B", "-c", _CONVERT, str(wheel), str(source.folder), str(new), dtype]
         browser.call(words, "tensorflowjs does not convert the model")
         browser.write_inputs(run, new, shape)
         inputs = browser.random_inputs(source)
