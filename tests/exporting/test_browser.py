@@ -1,13 +1,14 @@
 """The page in a real Chromium, used as a person would; what JavaScript prepares is what training does."""
 
+import contextlib
 import json
+import os
 import re
 import shutil
 import subprocess
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-from importlib.resources import files as resources
 from pathlib import Path
 
 import numpy as np
@@ -21,15 +22,18 @@ from tfkit.__main__ import main
 from tfkit.compression.sources import pixel_function
 from tfkit.data.image_files import decode_image, resize
 from tfkit.data.splits import to_square
+from tfkit.environment.files import Cache
 from tfkit.environment.stack import tf
 from tfkit.errors import CheckError, ConfigError, RunError, StackError
 from tfkit.exporting import browser as exporting
+from tfkit.exporting import tfjs
+from tfkit.exporting.browser import source_of
 from tfkit.hub import bundled
 from tfkit.text.tokenizers import WordPiece
 
 pytestmark = pytest.mark.slow
 
-SIZE = 32
+SIZE = int(os.environ.get("SIZE", "32"))
 HOSTILE = ['<img src="x" onerror="document.title=1">', "digit & 1", "\u202edigit 2 </script>"]
 
 
@@ -89,11 +93,29 @@ def pictures(run, tmp_path_factory):
     return [*sorted(folder.iterdir()), *pictures_of(run)[::8][:14]]
 
 
+@contextlib.contextmanager
+def served(folder):
+    """The address, on loopback, of a server that lends a folder to pages of any address."""
+
+    class Handler(SimpleHTTPRequestHandler):
+        def end_headers(self):
+            self.send_header("Access-Control-Allow-Origin", "*")
+            super().end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(folder))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
 class Visit:
     """A page that is open in Chromium, and what it did."""
 
     def __init__(self, browser, folder, **settings):
-        self.stack = exporting.served(folder)
+        self.stack = served(folder)
         self.address = self.stack.__enter__()
         self.context = browser.new_context(**settings)
         self.page = self.context.new_page()
@@ -126,8 +148,7 @@ class Visit:
 
 
 def node(program, *arguments):
-    page = resources("tfkit.exporting").joinpath("page")
-    code = f"import {{resize, WordPiece}} from '{page}/prepare.js'; import fs from 'node:fs';\n{program}"
+    code = f"import {{resize, WordPiece}} from '{exporting.PAGE}/prepare.js'; import fs from 'node:fs';\n{program}"
     words = ["node", "--input-type=module", "-e", code, *map(str, arguments)]
     subprocess.run(words, check=True, timeout=600)
 
@@ -259,6 +280,8 @@ def mails(tmp_path_factory):
 
 def test_texts(browser, mails, runtime):
     folder = tfkit.export(mails, "browser", runtime=str(runtime))
+    with pytest.raises(ConfigError, match="export RUN browser"):
+        tfkit.export(mails, "tfjs")
     texts = [*docstrings(json, shutil)[0][:10], "", "Ünïcode 你好 😀"]
     with Visit(browser, folder) as visit:
         for text in texts:
@@ -284,14 +307,7 @@ def test_a_runtime_that_is_somewhere_else(browser, run, runtime, page, tmp_path,
         tfkit.export(run, "browser", output=tmp_path / "page", runtime='http://example.org/"><script>')
     assert not (tmp_path / "page").exists()
 
-    class Public(SimpleHTTPRequestHandler):
-        def end_headers(self):
-            self.send_header("Access-Control-Allow-Origin", "*")
-            super().end_headers()
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Public, directory=str(tmp_path / "npm"))) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        address = f"http://127.0.0.1:{server.server_address[1]}"
+    with served(tmp_path / "npm") as address:
         folder = tfkit.export(run, "browser", output=tmp_path / "page", runtime=address)
         assert not (folder / "runtime").exists()
         with Visit(browser, folder) as visit:
@@ -303,7 +319,6 @@ def test_a_runtime_that_is_somewhere_else(browser, run, runtime, page, tmp_path,
             asked = (visit.address, address, "data:")
             assert [url for url in visit.requests if not url.startswith(asked)] == []
             assert visit.errors == []
-        server.shutdown()
 
 
 def test_what_is_refused(run, page, runtime, tmp_path, capsys):
@@ -338,6 +353,47 @@ def test_measure(run, page, runtime, capsys):
     assert times.keys() == {"float32", "int8"}
     assert run.metrics["browser/int8_ms"] == times["int8"] > 0
     assert "headless Chromium" in (run.path / "report.html").read_text()
+
+
+def test_tensorflow_js_in_chromium_gives_what_it_gives_in_node(browser, run, page, pictures, tmp_path):
+    """By its wasm back end; and what a picture takes there and in LiteRT.js, in turn."""
+    name, parts = (
+        "model",
+        ("core/dist/tf-core", "converter/dist/tf-converter", "backend-wasm/dist/tf-backend-wasm"),
+    )
+    folder = tfkit.export(run, "tfjs", output=tmp_path / name)
+    (tmp_path / "node_modules").symlink_to(Cache("tfjs").folder / tfjs.VERSION / "node_modules")
+    scripts = [f'<script src="node_modules/@tensorflow/tfjs-{part}.min.js"></script>' for part in parts]
+    (tmp_path / "index.html").write_text("".join(scripts))
+    images = np.stack([resize(decode_image(path), SIZE) for path in pictures])
+    with source_of(run, images.shape[1:]) as source:
+        (takes,) = source.inputs
+    expected, _ = tfjs._in_node(folder, {takes: images.astype(np.float32)})
+    load = """async () => {
+        tf.wasm.setWasmPaths('node_modules/@tensorflow/tfjs-backend-wasm/dist/');
+        await tf.setBackend('wasm');
+        globalThis.model = await tf.loadGraphModel('model/model.json');
+        globalThis.run = async (values, shape) => {
+            const image = tf.tensor(values, shape, 'float32'), began = performance.now();
+            const row = await model.predict(image).data();
+            return [[...row], performance.now() - began];
+        } }"""
+    litert = (
+        "import('./app.js').then(async (page) => (await page.run({image: new Uint8Array(%s)})).milliseconds)"
+    )
+    with served(tmp_path) as address, Visit(browser, page) as visit:
+        theirs, took = browser.new_page(), {"TensorFlow.js": [], "LiteRT.js": []}
+        theirs.goto(address)
+        theirs.evaluate(load)
+        assert theirs.evaluate("tf.getBackend()") == "wasm"
+        for image, row in zip(images, expected, strict=True):
+            values = image.ravel().tolist()
+            given, milliseconds = theirs.evaluate(f"run({values}, {[1, *image.shape]})")
+            np.testing.assert_allclose(given, row, atol=1e-4)
+            took["TensorFlow.js"].append(milliseconds)
+            took["LiteRT.js"].append(visit.page.evaluate(litert % values))
+        theirs.close()
+    print({name: round(float(np.median(milliseconds)), 1) for name, milliseconds in took.items()})
 
 
 def test_the_programs_of_the_documentation(run, page, tmp_path, monkeypatch, capsys):

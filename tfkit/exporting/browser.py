@@ -8,22 +8,20 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import functools
 import hashlib
-import http.server
 import importlib.util
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import tempfile
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from importlib.resources import files as resources
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 
@@ -56,11 +54,12 @@ ENTRIES = {"@litertjs/core": "core/dist/index.js", "@litertjs/wasm-utils": "wasm
 NPM = "npm install --ignore-scripts"
 PACKAGES = [f"{name}@{VERSION}" for name in ENTRIES]
 _GET = " ".join([NPM, *PACKAGES])
-
-_CHECKED, _TOLERANCE = 8, 1e-4
+_ELSE = f"""
+  Where npm gets packages: {_GET}
+  and here --runtime THAT_FOLDER; or --runtime https://cdn.jsdelivr.net/npm for a page that is online."""
 
 ABOUT = "about.json"
-PAGE = resources("tfkit.exporting") / "page"
+PAGE = Path(__file__).with_name("page")
 _ADDRESS = r"(https://|http://(localhost|127\.0\.0\.1)\b)[\w.:/@~-]*"
 
 
@@ -106,7 +105,8 @@ def export_browser(run: Run, folder: Path, *, runtime: str | None = None, measur
             about["variants"] = _measured(run, new, about["variants"])
             files.write_json(new / ABOUT, about)
     process.say(
-        f"Open it: python -m http.server 8000 --bind 127.0.0.1 --directory {folder}   # http://127.0.0.1:8000"
+        "Open it: python -m http.server 8000 --bind 127.0.0.1"
+        f" --directory {shlex.quote(str(folder))}   # http://127.0.0.1:8000"
     )
     return folder
 
@@ -137,7 +137,7 @@ def random_inputs(source: Source) -> dict[str, np.ndarray]:
     """Return random inputs by name, [n, ...]: a private run shows no examples."""
     random = np.random.default_rng(0)
     return {
-        name: random.integers(0, 256 if dtype == "float32" else 16 if name == WORDS else 2, (_CHECKED, *shape[1:]))
+        name: random.integers(0, 256 if dtype == "float32" else 16 if name == WORDS else 2, (8, *shape[1:]))
         .astype(dtype)
         for name, (shape, dtype) in source.inputs.items()
     }  # fmt: skip
@@ -145,27 +145,27 @@ def random_inputs(source: Source) -> dict[str, np.ndarray]:
 
 def write_inputs(run: Run, folder: Path, shape: Sequence[int]) -> None:
     """Write the JavaScript that prepares inputs, the labels, and of texts the vocabulary."""
-    files.write_text(folder / "prepare.js", (PAGE / "prepare.js").read_text(encoding="utf-8"))
+    shutil.copyfile(PAGE / "prepare.js", folder / "prepare.js")
     shutil.copyfile(run.path / LABELS, folder / LABELS)
     if not shape:
         shutil.copyfile(run.path / SAVED_MODEL / "assets" / VOCABULARY, folder / VOCABULARY)
 
 
-def call(words: Sequence[str], failure: str, **options: Any) -> None:
-    """Run another program; StackError with what it says last where it fails."""
+def call(words: Sequence[str], failure: str, *, advice: str = "", **options: Any) -> None:
+    """Run another program; StackError with what it says last, and the advice, where it fails."""
     try:
         subprocess.run(words, capture_output=True, text=True, check=True, timeout=1200, **options)
-    except subprocess.CalledProcessError as err:
-        raise StackError(f"{failure}: {err.stderr.strip()[-400:]}") from err
-    except (subprocess.TimeoutExpired, OSError) as err:
-        raise StackError(f"{failure}: {err}") from err
+    except (subprocess.SubprocessError, OSError) as err:
+        raise StackError(
+            f"{failure}: {str(getattr(err, 'stderr', None) or err).strip()[-400:]}{advice}"
+        ) from err
 
 
-def npm_install(packages: Sequence[str], folder: str | Path) -> Path:
+def npm_install(packages: Sequence[str], folder: str | Path, *, advice: str = "") -> Path:
     """Let npm put packages below a folder, out of its own cache where it can; returns its node_modules."""
     flags = ["--no-audit", "--no-fund", "--prefer-offline", "--fetch-retries=1", "--prefix"]
     words = [*NPM.split(), *flags, str(folder), *packages]
-    call(words, f"npm does not get {' '.join(packages)}", cwd=folder)
+    call(words, f"npm does not get {' '.join(packages)}", advice=advice, cwd=folder)
     return Path(folder, "node_modules")
 
 
@@ -196,7 +196,7 @@ def _models(run: Run, shape: Sequence[int]) -> dict[str, bytes]:
     with ParallelInterpreter(made["float32"]) as interpreter:
         given = interpreter(inputs if len(inputs) > 1 else inputs.popitem()[1])
     difference = float(np.abs(given - expected).max())
-    if difference > _TOLERANCE:
+    if difference > 1e-4:
         raise CheckError(
             f"The float32 .tflite gives other probabilities than {run.path} (by {difference:.3g})."
         )
@@ -224,20 +224,14 @@ def _runtime(runtime: str | None) -> Path:
     places = [Path(runtime, *parts) for parts in (("node_modules", "@litertjs"), ("@litertjs",), (), ("..",))]
     place = next((place for place in places if (place / "core/package.json").is_file()), None)
     if place is None:
-        raise ConfigError(f"{runtime} holds no LiteRT.js. Get it there: {_GET}")
+        raise ConfigError(f"--runtime {runtime!r} holds no LiteRT.js. Get it there: {_GET}")
     return place
 
 
 def _install(folder: Path) -> Mapping[str, Any]:
-    if shutil.which("npm") is None:
-        raise StackError(
-            f"LiteRT.js {VERSION} is needed, and npm, which gets it, is not installed here.\n  Where npm is:"
-            f" {_GET}\n  and here --runtime THAT_FOLDER; or --runtime"
-            " https://cdn.jsdelivr.net/npm for a page that is online."
-        )
     process.say(f"Getting LiteRT.js {VERSION} by npm (12 MB) ...")
     with tempfile.TemporaryDirectory(prefix="tfkit-npm-") as scratch:
-        _copy(npm_install(PACKAGES, scratch) / "@litertjs", folder)
+        _copy(npm_install(PACKAGES, scratch, advice=_ELSE) / "@litertjs", folder)
     return {}
 
 
@@ -270,34 +264,16 @@ def _write_page(folder: Path, run: Run, *, kind: str, address: str | None) -> No
         f"default-src 'none'; script-src {own} 'wasm-unsafe-eval' {inline}; connect-src {own}; style-src 'self';"
         " img-src data:; base-uri 'none'; form-action 'none'"
     )
-    template = Environment(autoescape=True, trim_blocks=True).from_string(
-        (PAGE / "index.html.j2").read_text()
-    )
+    source = (PAGE / "index.html.j2").read_text()
+    template = Environment(autoescape=True, trim_blocks=True).from_string(source)
     html = template.render(labels=run.labels, kind=kind, policy=policy, imports=imports)
     files.write_text(folder / "index.html", html)
     for name in ("app.js", "style.css"):
-        files.write_text(folder / name, (PAGE / name).read_text(encoding="utf-8"))
+        shutil.copyfile(PAGE / name, folder / name)
 
 
 def _base64(digest: bytes) -> str:
     return base64.b64encode(digest).decode()
-
-
-@contextlib.contextmanager
-def served(folder: Path) -> Iterator[str]:
-    """Serve a folder to this machine alone, while the block runs; yields its address."""
-
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_: Any) -> None:
-            """Say nothing."""
-
-    handler = functools.partial(Quiet, directory=str(folder))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        try:
-            yield f"http://127.0.0.1:{server.server_address[1]}"
-        finally:
-            server.shutdown()
 
 
 def _times(folder: Path) -> tuple[dict[str, float], str]:
@@ -306,11 +282,16 @@ def _times(folder: Path) -> tuple[dict[str, float], str]:
 
     program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     try:
-        with served(folder) as address, sync_playwright() as playwright:
+        with sync_playwright() as playwright:
             # Root cannot have Chromium's sandbox.
             browser = playwright.chromium.launch(executable_path=program, chromium_sandbox=os.getuid() != 0)
             page = browser.new_page()
-            page.goto(address)
+            # Answered here: no port is opened.
+            page.route(
+                "http://localhost/**",
+                lambda route: route.fulfill(path=folder / unquote(urlsplit(route.request.url).path[1:])),
+            )
+            page.goto("http://localhost/index.html")
             return page.evaluate("import('./app.js').then((page) => page.measure())"), browser.version
     except Exception as err:  # whatever Playwright raises: no browser, no answer
         raise StackError(f"Chromium does not run the page: {str(err).splitlines()[0]}\n  "

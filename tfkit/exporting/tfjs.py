@@ -45,15 +45,15 @@ convert_tf_saved_model(source, target, signature_def="serving_default",
 def export_tfjs(run: Run, folder: Path, *, dtype: str = "float32") -> Path:
     """Write a graph model for TensorFlow.js, and the JavaScript that prepares what it takes.
 
-    It takes pixels, float32 [1, s, s, 3] in 0..255, or ids, int32 [1, length]: prepare.js makes them.
+    It takes pixels, float32 [1, s, s, 3] in 0..255: prepare.js makes them.
 
     Args:
-      run: finished, of images or of texts with a WordPiece tokenizer.
+      run: finished, of images.
       folder: where it goes.
       dtype: of the weights, "float32" or "float16".
 
     Returns:
-      The folder: model.json, its weights, labels.txt, prepare.js, of texts vocab.txt.
+      The folder: model.json, its weights, labels.txt, prepare.js.
 
     Raises:
       ConfigError: the run cannot be exported so, or there is no such dtype.
@@ -64,10 +64,17 @@ def export_tfjs(run: Run, folder: Path, *, dtype: str = "float32") -> Path:
         lost = " It gave another class on 4 of 20 images when it was measured." if dtype == "uint8" else ""
         raise ConfigError(f"--dtype {dtype} is not offered.{lost} There are float32 and float16.")
     shape = browser.shape_of(run)
+    if not shape:
+        # Its converter knows no Erfc, of which gelu is made; with that replaced its layer normalization is another.
+        raise ConfigError(
+            f"{run.path} is of texts, whose models TensorFlow.js does not compute rightly.\n"
+            "  The page does: python -m tfkit export RUN browser"
+        )
     process.say(f"Converting to TensorFlow.js, {dtype} ...")
     wheel = files.Cache("tensorflowjs").get(VERSION, _install_converter).path
     with browser.source_of(run, shape) as source, new_export(folder) as new:
-        words = [sys.executable, "-c", _CONVERT, str(wheel), str(source.folder), str(new), dtype]
+        # -B: what is compiled would change the cache's entry.
+        words = [sys.executable, "-B", "-c", _CONVERT, str(wheel), str(source.folder), str(new), dtype]
         browser.call(words, "tensorflowjs does not convert the model")
         browser.write_inputs(run, new, shape)
         inputs = browser.random_inputs(source)
@@ -89,12 +96,8 @@ def export_tfjs(run: Run, folder: Path, *, dtype: str = "float32") -> Path:
 def _install_converter(folder: Path) -> dict[str, Any]:
     """Unpack tensorflowjs, none of whose pins fit TensorFlow 2.21, where nothing else finds it."""
     package, python = f"tensorflowjs=={VERSION}", sys.executable
-    pip = (
-        ["uv", "pip", "install", "--python", python]
-        if shutil.which("uv")
-        else [python, "-m", "pip", "install"]
-    )
-    browser.call([*pip, "--no-deps", "--target", str(folder), package], f"{package} cannot be had")
+    words = [*(["uv"] if shutil.which("uv") else [python, "-m"]), "pip", "install", "--python", python]
+    browser.call([*words, "--no-deps", "--target", str(folder), package], f"{package} cannot be had")
     return {}
 
 
@@ -107,17 +110,17 @@ def _in_node(folder: Path, inputs: Mapping[str, np.ndarray]) -> tuple[np.ndarray
         return {}
 
     modules = files.Cache("tfjs").get(VERSION, install).path
-    rows = (dict(zip(inputs, row, strict=True)) for row in zip(*inputs.values(), strict=True))
     examples = [
-        {name: [[1, *one.shape], str(one.dtype), one.ravel().tolist()] for name, one in row.items()}
-        for row in rows
+        {
+            name: [[1, *one.shape], str(one.dtype), one.ravel().tolist()]
+            for name, one in zip(inputs, row, strict=True)
+        }
+        for row in zip(*inputs.values(), strict=True)
     ]
     with tempfile.TemporaryDirectory(prefix="tfkit-") as scratch:
-        given, made, program = (Path(scratch, name) for name in ("in.json", "out.json", "tfjs.mjs"))
-        program.write_text((browser.PAGE / program.name).read_text(encoding="utf-8"))
+        given, made = Path(scratch, "in.json"), Path(scratch, "out.json")
         given.write_text(json.dumps(examples))
-        browser.call(
-            ["node", *map(str, (program, modules, folder, given, made))], "Node does not run the model"
-        )
+        words = ["node", *map(str, (browser.PAGE / "tfjs.mjs", modules, folder, given, made))]
+        browser.call(words, "Node does not run the model")
         content = json.loads(made.read_text())
         return np.asarray(content["rows"], np.float32), float(content["milliseconds"])
