@@ -96,7 +96,8 @@ def export_tfjs(run: Run, folder: Path, *, dtype: str = "float32") -> Path:
 def _install_converter(folder: Path) -> dict[str, Any]:
     """Unpack tensorflowjs, none of whose pins fit TensorFlow 2.21, where nothing else finds it."""
     package, python = f"tensorflowjs=={VERSION}", sys.executable
-    words = [*(["uv"] if shutil.which("uv") else [python, "-m"]), "pip", "install", "--python", python]
+    uv = ["uv", "pip", "install", "--python", python]
+    words = uv if shutil.which("uv") else [python, "-m", "pip", "install"]
     browser.call([*words, "--no-deps", "--target", str(folder), package], f"{package} cannot be had")
     return {}
 
