@@ -358,7 +358,7 @@ pathlib.Path("answers").write_text(json.dumps(answers))"""
     temporary = Path(tempfile.mkdtemp(prefix="t", dir="/tmp"))  # Ray's sockets have short names
     own = {name: value for name, value in os.environ.items() if "RAY" not in name and name != "PYTHONPATH"}
     own |= {"RAY_worker_niceness": "0", "RAY_TMPDIR": str(temporary), "HOME": str(tmp_path)}
-    words = [*alone, python, shutil.copytree(exported / "ray", tmp_path / "ray") / "serve.py", client]
+    words = [*alone, python, exported / "ray/serve.py", client]
     done = subprocess.run(words, cwd=tmp_path, env=own, capture_output=True, text=True, timeout=PATIENCE)
     shutil.rmtree(temporary)
     assert (tmp_path / "answers").exists(), done.stdout[-2000:] + done.stderr[-2000:]

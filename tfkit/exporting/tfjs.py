@@ -67,8 +67,7 @@ def export_tfjs(run: Run, folder: Path, *, dtype: str = "float32") -> Path:
     if not shape:
         # Its converter knows no Erfc, of which gelu is made; with that replaced its layer normalization is another.
         raise ConfigError(
-            f"{run.path} is of texts, whose models TensorFlow.js does not compute rightly.\n"
-            "  The page does: python -m tfkit export RUN browser"
+            f"TensorFlow.js does not compute a model of texts rightly: python -m tfkit export {run.path} browser"
         )
     process.say(f"Converting to TensorFlow.js, {dtype} ...")
     wheel = files.Cache("tensorflowjs").get(VERSION, _install_converter).path
