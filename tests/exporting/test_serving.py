@@ -13,7 +13,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -321,56 +320,6 @@ def test_kserve_answers_as_the_model_does_by_both_protocols(run, kserve):
 
 
 @pytest.mark.slow
-def test_ray_serve_answers_as_the_model_does(run, exported, malformed, tmp_path):
-    """In a network of its own, for Ray opens ports; a client in it sends what the file holds, and keeps the answers."""
-    python = environment(exported / "ray/requirements.txt", tmp_path / "env")
-    rng = np.random.default_rng(2)
-    images = [rng.integers(0, 256, (1, *size, 3), dtype=np.uint8) for size in rng.integers(8, 64, (20, 2))]
-    asked = [
-        json.dumps(tensor(image) if place % 2 else files(encoded(image[0])))
-        for place, image in enumerate(images)
-    ]
-    wrong = [
-        content if isinstance(content, bytes) else json.dumps(content).encode()
-        for content in malformed.values()
-    ]
-    for place, body in enumerate([*wrong, *map(str.encode, asked)]):
-        (tmp_path / f"{place:03}.json").write_bytes(body)
-    client = """
-import json, pathlib, time, urllib.error, urllib.request
-def ask(body=None):
-    path = "infer" if body else "ready"
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:8080/v2/models/digits/{path}", body, timeout=600) as answer:
-            return answer.status, answer.read().decode()
-    except urllib.error.HTTPError as error:
-        return error.code, error.read().decode()
-    except OSError as error:
-        return 0, str(error)
-while ask()[0] != 200:
-    time.sleep(0.5)
-answers = [ask(path.read_bytes() or b" ") for path in sorted(pathlib.Path().glob("*.json"))]
-pathlib.Path("answers").write_text(json.dumps(answers))"""
-    started = (
-        'ip link set lo up; "$0" "$1" 8080 & server=$!; "$0" -c "$2" & wait -n; kill $server; wait $server'
-    )
-    alone = ["unshare", *([] if os.getuid() == 0 else ["-r"]), "-n", "bash", "-c", started]
-    temporary = Path(tempfile.mkdtemp(prefix="t", dir="/tmp"))  # Ray's sockets have short names
-    own = {name: value for name, value in os.environ.items() if "RAY" not in name and name != "PYTHONPATH"}
-    own |= {"RAY_worker_niceness": "0", "RAY_TMPDIR": str(temporary), "HOME": str(tmp_path)}
-    words = [*alone, python, exported / "ray/serve.py", client]
-    done = subprocess.run(words, cwd=tmp_path, env=own, capture_output=True, text=True, timeout=PATIENCE)
-    shutil.rmtree(temporary)
-    assert (tmp_path / "answers").exists(), done.stdout[-2000:] + done.stderr[-2000:]
-    answers = json.loads((tmp_path / "answers").read_text())
-    assert all(400 <= status < 500 for status, _ in answers[: len(wrong)]), answers[: len(wrong)]
-    for image, (status, text) in zip(images, answers[len(wrong) :], strict=True):
-        assert status == 200, text
-        (output,) = json.loads(text)["outputs"]
-        np.testing.assert_allclose([output["data"]], run.model(image).numpy(), atol=1e-5)
-
-
-@pytest.mark.slow
 def test_the_programs_of_the_docs_print_what_they_show(run, photos, mlserver, kserve):
     folder = run.path.parents[1]
     shutil.copy(next((photos / "digit 2").iterdir()), folder / "photo.png")
@@ -409,12 +358,7 @@ def test_warm_up_requests_are_those_of_tensorflow_serving(exported, run, tmp_pat
 
 
 def test_each_folder_is_whole_and_says_nothing_of_the_examples(exported, run, photos):
-    for folder in (
-        "mlserver/digits/saved_model",
-        "kserve/saved_model",
-        "ray/saved_model",
-        "tensorflow_serving/digits/1",
-    ):
+    for folder in ("mlserver/digits/saved_model", "kserve/saved_model", "tensorflow_serving/digits/1"):
         for path in (path for path in (run.path / "saved_model").rglob("*") if path.is_file()):
             copy = exported / folder / path.relative_to(run.path / "saved_model")
             assert copy.read_bytes() == path.read_bytes()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shutil
@@ -18,7 +19,7 @@ from tfkit.hub.saved_model import load_proto, verify
 from tfkit.run import LABELS, SAVED_MODEL, Run
 from tfkit.run_files import damaged
 
-MLSERVER, KSERVE, RAY = "mlserver==1.7.1", "kserve==0.21.0", "ray[serve]==2.60.0"
+MLSERVER, KSERVE = "mlserver==1.7.1", "kserve==0.21.0"
 """What was started with the files that are written here."""
 
 DATATYPES = {"uint8": "UINT8", "uint16": "UINT16", "float32": "FP32", "string": "BYTES"}
@@ -38,7 +39,7 @@ max_enqueued_batches { value: 64 }
 
 
 def export_serving(run: Run, folder: Path, *, name: str | None = None) -> Path:
-    """Write a run's model for MLServer, KServe, Ray Serve and TensorFlow Serving; README.txt says how each is started.
+    """Write a run's model for MLServer, KServe and TensorFlow Serving, and a README.txt that says how each is started.
 
     Each gets a folder that needs no other. The files of the model in them are hard links where the disk has those.
 
@@ -62,7 +63,7 @@ def export_serving(run: Run, folder: Path, *, name: str | None = None) -> Path:
             f"--name {name!r} cannot stand in the address of a server."
             "\n  Take 1 to 64 letters, digits, - and _, such as --name photos"
         )
-    process.say(f"Writing the model {name} for MLServer, KServe, Ray Serve and TensorFlow Serving.")
+    process.say(f"Writing the model {name} for MLServer, KServe and TensorFlow Serving.")
     source = run.path / SAVED_MODEL
     verify(source, name=str(source))
     takes = _input(source)
@@ -83,19 +84,15 @@ def export_serving(run: Run, folder: Path, *, name: str | None = None) -> Path:
         f"{repository}/model-settings.json": json.dumps(settings, indent=2),
         f"{repository}/runtime.py": _template("mlserver.py"),
         f"{repository}/classifier.py": _template("classifier.py"),
+        "kserve/requirements.txt": f"{KSERVE}\n{pinned}",
+        f"kserve/{LABELS}": labels,
+        "kserve/serve.py": _template("kserve.py").replace("MODEL_NAME", name),
+        "kserve/classifier.py": _template("classifier.py"),
         "tensorflow_serving/batching.config": BATCHING,
         f"{versions}/{LABELS}": labels,
     }
-    for engine, package in (("kserve", KSERVE), ("ray", RAY)):
-        texts |= {
-            f"{engine}/requirements.txt": f"{package}\n{pinned}",
-            f"{engine}/{LABELS}": labels,
-            f"{engine}/serve.py": _template(f"{engine}.py").replace("MODEL_NAME", name),
-            f"{engine}/classifier.py": _template("classifier.py"),
-        }
-    models = (f"{repository}/{SAVED_MODEL}", f"kserve/{SAVED_MODEL}", f"ray/{SAVED_MODEL}", f"{versions}/1")
     with new_export(folder) as new:
-        for place in models:
+        for place in (f"{repository}/{SAVED_MODEL}", f"kserve/{SAVED_MODEL}", f"{versions}/1"):
             shutil.copytree(source, new / place, copy_function=_link)
         for place, text in texts.items():
             files.write_text(new / place, text)
@@ -125,7 +122,7 @@ def _input(folder: Path) -> dict[str, Any]:
     for key, info in inputs.items() if len(inputs) == 1 else ():
         datatype = DATATYPES.get(stack.tf.dtypes.as_dtype(info.dtype).name)
         shape = [dim.size for dim in info.tensor_shape.dim]
-        if datatype and shape:
+        if datatype and shape and math.prod(map(abs, shape)) < 2**20:
             return {"name": key, "datatype": datatype, "shape": shape}
     raise damaged(
         folder, f"what serving_default takes is not the one input of a run's model, but {sorted(inputs)}"
