@@ -65,7 +65,10 @@ def environment(requirements, folder, *more):
         pytest.skip(f"no uv here, by which an environment is made: pip install uv; then {install}")
     subprocess.run([uv, "venv", "-q", "--python", sys.executable, folder], check=True)
     words = [uv, "pip", "install", "-q", "--python", folder, "-r", requirements, *more]
-    done = subprocess.run(list(map(str, words)), capture_output=True, text=True, timeout=PATIENCE)
+    try:
+        done = subprocess.run(list(map(str, words)), capture_output=True, text=True, timeout=PATIENCE)
+    except subprocess.TimeoutExpired:
+        pytest.skip(f"the packages of {requirements.parent.name} do not come within {PATIENCE} s: {install}")
     if done.returncode and "No solution found" not in done.stderr:
         pytest.skip(f"the packages of {requirements.parent.name} cannot be reached: {install}")
     assert done.returncode == 0, done.stderr
