@@ -96,7 +96,7 @@ def _log(probabilities: np.ndarray) -> np.ndarray:
 
 
 class Reliability(NamedTuple):
-    """How often a classifier is right, by how sure it is.
+    """Hold how often a classifier is right, by how sure it is.
 
     Attributes:
       confidence: float64 [bins], the mean probability of the predicted class of the examples in each bin.

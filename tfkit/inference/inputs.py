@@ -1,4 +1,4 @@
-"""What is predicted: files, folders, patterns, tables, arrays and lists become examples, each with a name."""
+"""Make examples, each with a name, of what is to be predicted: files, folders, patterns, tables, arrays, lists."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Example:
 
 
 class Data(NamedTuple):
-    """What was given, to be read once."""
+    """Hold what was given, to be read once."""
 
     examples: Iterable[Example]
     """A list; of texts an iterator: a table may be larger than the memory."""
