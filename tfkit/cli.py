@@ -152,8 +152,9 @@ def closing_lines(run: Run) -> list[str]:
     """Return the lines that end a recipe: how good, how private, where, how to load it, how to look at it."""
     metrics, model = run.metrics, run.path / "saved_model"
     nan = float("nan")
-    accuracy, examples = metrics.get("test/accuracy", nan), int(metrics.get("test/examples", 0))
-    lines = [f"accuracy     {accuracy:.4f} on {examples} test examples that training never saw"]
+    task, examples = run.task, int(metrics.get("test/examples", 0))
+    name, score = task.score.replace("_f1", " F1"), metrics.get(f"test/{task.score}", nan)
+    lines = [f"{name:<12} {score:.4f} on {examples} test examples that training never saw"]
     if "baseline/accuracy" in metrics:
         gain = f"{metrics.get('baseline/gain', 0.0):+.4f}"
         if "baseline/gain_low" in metrics:

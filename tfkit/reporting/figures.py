@@ -216,7 +216,7 @@ def roc(evaluation: Evaluation) -> Figure:
 
     curves = []
     for index, name in enumerate(evaluation.class_names):
-        truth = evaluation.labels == index
+        truth = evaluation.truth[:, index]
         # A class of which there is no example, or nothing else, has no curve.
         if truth.any() and not truth.all():
             wrong, right, _ = roc_curve(truth, evaluation.probabilities[:, index])

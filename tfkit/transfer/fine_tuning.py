@@ -85,6 +85,7 @@ def fine_tune(
                 warmup=config.warmup,
                 layer_decay=config.layer_decay,
                 hidden=_hidden_units(encoder),
+                task=splits.task,
             ),
             precision="mixed_float16" if stack.has_gpu() else "float32",
         )
@@ -114,7 +115,8 @@ def train_at_once(
     classes, steps, name = len(splits.class_names), config.epochs * splits.steps_per_epoch, "train"
     build: Callable[[], stack.keras.Model]
     if isinstance(config, WholeModelSettings):
-        top = plain_top(config.learning_rate, steps, warmup=config.warmup, optimizer=config.optimizer)
+        how: dict[str, Any] = {"warmup": config.warmup, "optimizer": config.optimizer, "task": splits.task}
+        top = plain_top(config.learning_rate, steps, **how)
         settings: dict[str, Any] = {"classes": classes, "spec": splits.spec, "top": top}
         build = functools.partial(models.small_cnn, **settings)
         if encoder is not None:
@@ -126,7 +128,7 @@ def train_at_once(
         if run.is_chief:
             measure_tokens(run, tokenizer, splits)
         run.record({"time/features_seconds": 0.0})
-        top = plain_top(FASTER * config.learning_rate, steps, warmup=config.warmup)
+        top = plain_top(FASTER * config.learning_rate, steps, warmup=config.warmup, task=splits.task)
         build = functools.partial(models.light, tokenizer, classes, top)
     weights = class_weight(splits, when=config.class_weights, run=run)
     augment = Augmentation.preset(config.augment)
@@ -144,7 +146,8 @@ def build_head(config: TransferConfig, encoder: Encoder, features: Splits) -> Ca
 
 def _head_top(config: TransferConfig, encoder: Encoder, splits: Splits) -> Top:
     steps = config.epochs * splits.steps_per_epoch
-    return plain_top(config.learning_rate, steps, warmup=config.warmup, hidden=_hidden_units(encoder))
+    how: dict[str, Any] = {"hidden": _hidden_units(encoder), "task": splits.task}
+    return plain_top(config.learning_rate, steps, warmup=config.warmup, **how)
 
 
 def _hidden_units(encoder: Encoder) -> int:

@@ -255,7 +255,7 @@ def _train(config: Any, run: Run, strategy: Any, source: Run | None, *, recipe: 
             run.note(f"Calibration is left off: it {UNCOVERED}.")
         conclude(run, classifier, splits, calibrated=config.calibrate, show_examples=not private)
         if 0 < sum(never_seen) < len(never_seen):
-            right = classifier.evaluation.predicted == classifier.evaluation.labels
+            right = classifier.evaluation.right
             run.record({"test/accuracy_never_seen": float(right[never_seen].mean())})
         if splits.kind == "texts" and not private:
             compare_with_baseline(run, splits, classifier.evaluation, pretrained=encoder is not None)
