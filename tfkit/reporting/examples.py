@@ -12,7 +12,8 @@ import numpy as np
 from tfkit import run_files
 from tfkit.environment import files
 from tfkit.errors import CheckError
-from tfkit.metrics import EVALUATIONS, Evaluation
+from tfkit.metrics import Evaluation
+from tfkit.tasks import EVALUATIONS
 
 if TYPE_CHECKING:
     from tfkit.data.splits import Splits
