@@ -153,7 +153,7 @@ def closing_lines(run: Run) -> list[str]:
     metrics, model = run.metrics, run.path / "saved_model"
     nan = float("nan")
     task, examples = run.task, int(metrics.get("test/examples", 0))
-    name, score = task.score.replace("_f1", " F1"), metrics.get(f"test/{task.score}", nan)
+    name, score = task.title, metrics.get(f"test/{task.score}", nan)
     lines = [f"{name:<12} {score:.4f} on {examples} test examples that training never saw"]
     if "baseline/accuracy" in metrics:
         gain = f"{metrics.get('baseline/gain', 0.0):+.4f}"

@@ -38,7 +38,7 @@ class ClassesInOrder(keras.layers.Layer):
     Call: float32 [b, c - 1] to float32 [b, c]. The first number shifts all logits, each other one widens the step to
     the next, which is never negative: no class has a probability below 0. Zeros make all classes alike.
 
-    Source: cumulative logits, Agresti 2010, Analysis of Ordinal Categorical Data, chapter 3, with steps of each example.
+    Source: cumulative logits (Agresti 2010, Analysis of Ordinal Categorical Data, chapter 3); steps are those of an example.
     """
 
     def call(self, values: Any) -> Any:
@@ -59,14 +59,14 @@ class NormalLikelihood(keras.losses.Loss):
     Call: labels float32 [b] or [b, 1], and mean and scale, float32 [b, 2]; to float32 [b].
     """
 
-    def __init__(self, *, bounds: tuple[float, float] | None = None, name: str = "normal_likelihood") -> None:
+    def __init__(self, *, bounds: tuple[float, ...] = (), name: str = "normal_likelihood") -> None:
         super().__init__(name=name)
         self.bounds = bounds
 
     def call(self, labels: Any, outputs: Any) -> Any:
         """Return one of each example; a label beyond the bounds counts as the nearer one."""
         values = tf.reshape(tf.cast(labels, tf.float32), [-1])
-        if self.bounds is not None:
+        if self.bounds:
             values = tf.clip_by_value(values, *self.bounds)
         return -tfp.distributions.Normal(outputs[:, 0], outputs[:, 1]).log_prob(values)
 

@@ -63,7 +63,9 @@ class ValueEvaluation(Evaluation):
         count, given = len(self.names), (self.labels.shape, self.probabilities.shape)
         settings = (self.quantiles.shape, self.likelihood.shape, self.centre.shape)
         if given != ((count,), (count, 2)) or not count or settings != ((2,), (2,), ()):
-            return [f"numbers [n], means and scales [n, 2] and n names are needed; found {given} and {count}."]
+            return [
+                f"numbers [n], means and scales [n, 2] and n names are needed; found {given} and {count}."
+            ]
         wrong = ~np.isfinite(self.probabilities).all(axis=1) | ~np.isfinite(self.labels.astype(float))
         wrong |= self.probabilities[:, 1] <= 0
         return [f"{wrong.sum()} examples have no finite mean or no scale above 0."] if wrong.any() else []
@@ -112,7 +114,9 @@ class ValueEvaluation(Evaluation):
         """Return the 95 % intervals of R2, MAE and RMSE, float64 [3, 2]: percentiles of resampled examples."""
         chance, count = np.random.default_rng(0), len(self.labels)
         rows = (chance.integers(count, size=count) for _ in range(RESAMPLED))
-        return np.percentile([_scores(self.labels[of], self.residuals[of]) for of in rows], [2.5, 97.5], axis=0).T
+        return np.percentile(
+            [_scores(self.labels[of], self.residuals[of]) for of in rows], [2.5, 97.5], axis=0
+        ).T
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -167,7 +171,10 @@ class ValueEvaluation(Evaluation):
             numbers[f"mean_width_{percent}"] = float(2 * reach * self.scales.mean())
         if np.isfinite(self.centre):
             off = self.labels - self.centre
-            numbers |= {"mae_of_mean": float(np.abs(off).mean()), "rmse_of_mean": float(np.sqrt(np.mean(off**2)))}
+            numbers |= {
+                "mae_of_mean": float(np.abs(off).mean()),
+                "rmse_of_mean": float(np.sqrt(np.mean(off**2))),
+            }
         return {f"{prefix}/{name}": float(value) for name, value in numbers.items() if np.isfinite(value)}
 
 
@@ -226,6 +233,7 @@ def conformal_quantile(scores: Any, coverage: float) -> float:
     rank = math.ceil(round((len(scores) + 1) * coverage, 9))
     if rank > len(scores):
         raise DataError(
-            f"A coverage of {coverage:g} needs more scores than {len(scores)}: half of the validation examples give them."
+            f"A coverage of {coverage:g} needs more scores than {len(scores)}: half of the validation examples give"
+            " them."
         )
     return float(np.sort(np.asarray(scores, np.float64))[rank - 1])

@@ -46,8 +46,13 @@ class Classes:
     calibrated: ClassVar[bool] = True
     labels: ClassVar[str] = "class numbers, int64 [batch],"
 
+    @property
+    def title(self) -> str:
+        """Return what models are judged by, in words."""
+        return self.score.replace("_f1", " F1").replace("r2", "R2")
+
     def units(self, classes: int) -> int:
-        """Return how many numbers a model gives for an example."""
+        """Return how many numbers the last dense layer gives."""
         return classes
 
     def prepared(self, labels: np.ndarray, bounds: tuple[float, float] | None) -> Classes:
@@ -241,7 +246,7 @@ class Value(Classes):
     Attributes:
       centre: what the mean begins with: of the training labels, or the middle of a range known without them.
       spread: what the scale begins with: their standard deviation, or half of the range.
-      bounds: the range; labels beyond it count as its ends. None where the training labels decided.
+      bounds: the range; labels beyond it count as its ends. none where the training labels decided.
       degrees: of freedom of the distribution; 0: a normal one.
       factor: what scales are multiplied by in it.
       scores: |truth - mean| / scale of validation examples, sorted; none where nobody may look at them.
@@ -257,7 +262,7 @@ class Value(Classes):
 
     centre: float = 0.0
     spread: float = 1.0
-    bounds: tuple[float, float] | None = None
+    bounds: tuple[float, ...] = ()
     degrees: float = 0.0
     factor: float = 1.0
     scores: tuple[float, ...] = ()
@@ -268,7 +273,7 @@ class Value(Classes):
         centre, spread = (low + high) / 2, (high - low) / 2
         if bounds is None:
             centre, spread = float(np.mean(labels, dtype=np.float64)), float(np.std(labels, dtype=np.float64))
-        return dataclasses.replace(self, centre=centre, spread=spread or 1.0, bounds=bounds)
+        return dataclasses.replace(self, centre=centre, spread=spread or 1.0, bounds=bounds or ())
 
     def units(self, classes: int) -> int:
         """Return how many numbers the last dense layer gives: for mean and scale."""
@@ -316,7 +321,7 @@ class Value(Classes):
         return {
             "quantiles": [self.reach(coverage, outputs) for coverage in COVERAGES],
             "likelihood": (self.degrees or math.inf, self.factor),
-            "centre": self.centre if self.bounds is None and self.spread != 1 else math.nan,
+            "centre": math.nan if self.bounds or self.spread == 1 else self.centre,
         }
 
     def reach(self, coverage: float, outputs: np.ndarray) -> float:
@@ -343,7 +348,11 @@ class Value(Classes):
         labels, outputs = validation.labels, validation.probabilities
         order = np.random.default_rng(0).permutation(len(labels))
         if len(order) < FEWEST:
-            return measured, self, f"Intervals are those of the likelihood: {len(order)} validation examples are few."
+            return (
+                measured,
+                self,
+                f"Intervals are those of the likelihood: {len(order)} validation examples are few.",
+            )
         fitted, scored = (order[::2], order[1::2]) if len(order) >= 2 * FEWEST_FITTED else (order[:0], order)
         degrees, factor = fit_likelihood(labels[fitted], outputs[fitted]) if len(fitted) else (math.inf, 1.0)
         scores = np.sort(np.abs(labels - outputs[:, 0])[scored] / outputs[scored, 1])
@@ -366,7 +375,9 @@ class Value(Classes):
     def strata(self, labels: np.ndarray, classes: int) -> np.ndarray:
         """Return of each example its quantile, of ten at most."""
         parts = max(1, min(10, len(labels) // 20))
-        return np.searchsorted(np.unique(np.quantile(labels, np.arange(1, parts) / parts)), labels, side="right")
+        return np.searchsorted(
+            np.unique(np.quantile(labels, np.arange(1, parts) / parts)), labels, side="right"
+        )
 
     def words(self, label: Any, class_names: Sequence[str]) -> str:
         """Return the number of one example as a text."""

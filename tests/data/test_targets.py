@@ -181,7 +181,11 @@ def test_texts_with_several_labels_or_none(tmp_path):
         for n in range(200)
     ]
     splits = load_texts(table(tmp_path, rows, head=("text", "label")))
-    assert (splits.task.name, splits.class_names, len(splits.source.names)) == ("labels", ("x", "y", "z"), 200)
+    assert (splits.task.name, splits.class_names, len(splits.source.names)) == (
+        "labels",
+        ("x", "y", "z"),
+        200,
+    )
     assert [splits.source.raw(n) for n in (0, 199)] == ["text 0", "text 199"]
     assert (
         splits.source.labels.sum(axis=1) == [len(label.split("|")) if label else 0 for _, label in rows]

@@ -123,7 +123,11 @@ def from_arrays(
     strata, parts = target.strata()
     indices = cut_by_class(source.names, strata, class_names=parts, held_out=cutting.held_out, seed=seed)
     target.check_cut(indices, where="labels")
-    about: Any = {"class_names": target.class_names, "task": target.task, "origin": "images in memory"}
+    about: Any = {
+        "class_names": target.class_names,
+        "task": target.task,
+        "origin": "images in memory",
+    }
     return cutting.splits(source, indices, **about)
 
 

@@ -247,7 +247,7 @@ def _train(config: Any, run: Run, strategy: Any, source: Run | None, *, recipe: 
     encoder, splits = load(config, global_batch_size=config.global_batch_size or 1, trainable=trainable)
     if private and config.task == "auto" and splits.task.name != "classes":
         raise ConfigError(
-            f"The labels look like the task {splits.task.name}, and privacy needs to be told: --task {splits.task.name}."
+            f"The labels look like those of another task, and privacy has to be told: --task {splits.task.name}."
             "\n  A decision by the data would tell of them."
         )
     start = Start() if source is None else Start.of(source, run, splits)
