@@ -38,7 +38,7 @@ class ClassesInOrder(keras.layers.Layer):
     Call: float32 [b, c - 1] to float32 [b, c]. The first number shifts all logits, each other one widens the step to
     the next, which is never negative: no class has a probability below 0. Zeros make all classes alike.
 
-    Source: cumulative logits (Agresti 2010, Analysis of Ordinal Categorical Data, chapter 3); steps are those of an example.
+    Source: cumulative logits (Agresti 2010, Analysis of Ordinal Categorical Data, chapter 3), with steps of an example.
     """
 
     def call(self, values: Any) -> Any:
