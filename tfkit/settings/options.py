@@ -11,7 +11,7 @@ from tfkit.environment import cluster
 from tfkit.errors import ConfigError
 from tfkit.settings import fields
 
-ENCODER, EMBEDDED = "minilm-l6-v2", "docstrings"
+ENCODER, EMBEDDED = "minilm-l6-v2", "sentiment"
 _IMAGES = {".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp"}
 _TEXTS = {".txt", ".text", ".md", ".html", ".htm"}
 SCRATCH = "cnn"
@@ -335,7 +335,7 @@ class TextSettings(TextColumns, TransferConfig):
     """Folder with one subfolder a class and a .txt file a text, instead of --data-file."""
 
     dataset: str = EMBEDDED
-    """Where there is neither: docstrings (embedded: of installed packages, by package)."""
+    """Where there is neither: sentiment (embedded: short messages, negative, neutral or positive)."""
 
     model_handle: str = ENCODER
     """TF Hub or Kaggle model URL, local SavedModel folder, .tar.gz, a bundled name (python -m tfkit models lists
@@ -371,7 +371,7 @@ class PrivateSettings(TextColumns, ImageConfig, StrategyConfig):
     start_here = ("data_dir", "model_handle", "run_dir", "epochs", "target_epsilon")
 
     dataset: str = "digits"
-    """Where there is no --data-dir or --data-file: digits or mnist5k (embedded images), docstrings (embedded texts), or
+    """Where there is no --data-dir or --data-file: digits or mnist5k (embedded images), sentiment (embedded texts), or
     tfds:NAME (tensorflow-datasets)."""
 
     target_epsilon: fields.Positive | None = None
@@ -488,7 +488,7 @@ class SearchConfig(TextSource):
     """Folder of .txt, .md, .rst or .html files, at any depth. Left out: --data-file, or what --run-dir holds."""
 
     dataset: str = EMBEDDED
-    """Where there is neither: docstrings (embedded: of installed packages)."""
+    """Where there is neither: sentiment (embedded: short messages)."""
 
     model_handle: str | None = None
     """TF Hub or Kaggle model URL, local SavedModel folder, .tar.gz, or a bundled name (python -m tfkit models lists

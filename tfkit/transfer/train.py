@@ -60,7 +60,7 @@ def train(
     Args:
       data: a folder with one subfolder a class of images or of texts, a table of texts (CSV, TSV, JSON, JSONL,
         Parquet), or of images where `image_column` is given, or the name of a data set: "digits", "mnist5k",
-        "docstrings", "tfds:NAME". None: "digits".
+        "sentiment", "tfds:NAME". None: "digits".
       model: a TF Hub or Kaggle URL, a SavedModel folder or a bundled name; "cnn" and "light" are small models of images
         and of texts that are trained from scratch. None: the bundled one for images or for texts.
       privacy: train with differential privacy; `target_epsilon=3` among the settings does the same, with the recipe's
@@ -276,7 +276,7 @@ def _data_settings(data: str | Path) -> dict[str, Any]:
         return {"dataset": str(data)}
     raise DataError(
         f"There is no {path}: neither a folder, nor a file, nor a data set."
-        "\n  Data sets that need no files: digits, mnist5k (images), docstrings (texts), tfds:NAME."
+        "\n  Data sets that need no files: digits, mnist5k (images), sentiment (texts), tfds:NAME."
     )
 
 
