@@ -28,7 +28,7 @@ from tfkit.environment.files import Cache
 from tfkit.errors import CheckError, DataError, StackError, UsageError
 from tfkit.hub.encoders import Encoder
 from tfkit.litert import ParallelInterpreter, to_tflite
-from tfkit.text.tokenizers import MASK, WORDS, WordPiece
+from tfkit.text.tokenizers import MASK, WORDS, Tokenizer
 
 IN_MEMORY = 256 * 2**20
 """Bytes of features that are kept in memory; more are read from the file on demand."""
@@ -424,7 +424,7 @@ class TextEngines(Engines):
                 batch_size=len(texts),
             )
 
-    def _rows(self, texts: np.ndarray, tokenizer: WordPiece) -> list[np.ndarray]:
+    def _rows(self, texts: np.ndarray, tokenizer: Tokenizer) -> list[np.ndarray]:
         """Return the ids of each text, int32 [up to max_length]; count those that are cut."""
         room = tokenizer.max_length - 2
         # Of a text of a hundred kilobytes the beginning is enough, if it holds enough words.
@@ -438,7 +438,7 @@ class TextEngines(Engines):
         return [np.concatenate([[first], row[:room], [last]]).astype(np.int32) for row in rows]
 
 
-def _pieces(tokenizer: WordPiece, texts: list[bytes]) -> list[np.ndarray]:
+def _pieces(tokenizer: Tokenizer, texts: list[bytes]) -> list[np.ndarray]:
     ragged = tokenizer.tokenize(stack.tf.constant(texts, stack.tf.string))
     return np.split(ragged.flat_values.numpy(), ragged.row_splits.numpy()[1:-1])
 
