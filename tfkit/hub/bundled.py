@@ -132,7 +132,9 @@ class TextModel(Bundled, abc.ABC):
         """Return a flat model from strings [b], a Keras input, over a `text.layers.Tokens` to float32 [b, features]."""
         from tfkit.text.layers import Tokens
 
-        return self.weighted(stack.keras.Model(texts, self.outputs(Tokens(tokenizer)(texts))["pooled_output"]))
+        return self.weighted(
+            stack.keras.Model(texts, self.outputs(Tokens(tokenizer)(texts))["pooled_output"])
+        )
 
     def functional(self, **options: Any) -> stack.keras.Model:
         """Return the network with its weights.
@@ -145,7 +147,7 @@ class TextModel(Bundled, abc.ABC):
         return self.weighted(stack.keras.Model(inputs, outputs, name=self.name.replace("-", "_")))
 
     def export(self, folder: Path) -> None:
-        """Write the encoder into `folder`: a dict of ids to `pooled_output` and, where it has one, `sequence_output`."""
+        """Write the encoder into `folder`: a dict of ids to `pooled_output`; MiniLM has `sequence_output` too."""
         inputs = _ids(WORDS, MASK, TYPES)
         model = self.weighted(stack.keras.Model(inputs, self.outputs(inputs)))
         specs = {name: stack.tf.TensorSpec((None, None), stack.tf.int32, name=name) for name in inputs}
@@ -238,10 +240,16 @@ class Multilingual(TextModel):
 
         with np.load(self.weights_path(), allow_pickle=False) as file:
             tensors = dict(file)
-        # The table is dealt to blocks, and what the package computes at once is in three parts.
-        blocks = [tensors[f"q{block + 1}"] for block in range(networks.MULTILINGUAL_BLOCKS)]
+        # The rows are dealt to 17 blocks in turn, and what we project at once is kept in three parts.
+        blocks = [tensors[f"q{block}"] for block in range(1, 1 + len(tensors["lo"]))]
         tensors["rows"] = np.stack(blocks, axis=1)
-        for joined, part in {"proj": "proj", "proj_b": "proj_b", "ngrams_g": "ln_g", "ngrams_b": "ln_b"}.items():
+        tensors |= {name: np.tile(tensors[name], len(blocks[0])) for name in ("scale", "lo")}
+        for joined, part in {
+            "proj": "proj",
+            "proj_b": "proj_b",
+            "ngrams_g": "ln_g",
+            "ngrams_b": "ln_b",
+        }.items():
             tensors[joined] = np.concatenate([tensors[f"{part}{n}"] for n in networks.NGRAMS], axis=-1)
         for name, kept in networks.MULTILINGUAL_TENSORS.items():
             layer = model.get_layer(name)

@@ -42,9 +42,9 @@ def load_model(
     What is fetched goes into the cache (`$TFKIT_CACHE/hub`) when it is whole; from then on the handle needs no network.
 
     Args:
-      handle: a bundled name ("efficientnet-lite0", "minilm-l6-v2", "multilingual"), a known name (python -m tfkit models), an http(s)
-        URL such as https://tfhub.dev/google/universal-sentence-encoder/4, a kaggle.com model URL, a gs:// location, a
-        SavedModel folder, or a .tar.gz of one.
+      handle: a bundled name ("efficientnet-lite0", "minilm-l6-v2", "multilingual"), a known name (python -m tfkit
+        models), an http(s) URL such as https://tfhub.dev/google/universal-sentence-encoder/4, a kaggle.com model URL, a
+        gs:// location, a SavedModel folder, or a .tar.gz of one.
       modality: "images" or "texts", where the model's inputs do not show it.
       preprocessor: handle of the model that makes ids of strings, where the model takes ids and is not one that
         `python -m tfkit models` lists with its preprocessor.

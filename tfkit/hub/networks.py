@@ -152,7 +152,6 @@ def minilm(
 
 
 NGRAMS = (2, 3, 5)
-MULTILINGUAL_BLOCKS = 17
 MULTILINGUAL_TENSORS = {
     "words": "rows scale lo",
     "ngrams": "proj proj_b",
@@ -176,7 +175,7 @@ def multilingual(input_word_ids: Any, input_mask: Any) -> Any:
       The vectors of the texts, float32 [b, 512] of length 1.
     """
     layers = keras.layers
-    words = ByteEmbedding(pieces=128_010, width=512, blocks=MULTILINGUAL_BLOCKS, name="words")(input_word_ids)
+    words = ByteEmbedding(pieces=128_010, width=512, name="words")(input_word_ids)
     parts, projected = [words], _layer_norm(layers.Dense(3 * 256, name="ngrams")(words), "ngrams")
     for n, x in zip(NGRAMS, tf.split(projected, 3, axis=-1), strict=True):
         for name in (f"ngram{n}_1", f"ngram{n}_2"):
@@ -266,27 +265,26 @@ class Attention(keras.layers.Layer):
 
 
 class ByteEmbedding(keras.layers.Layer):
-    """Vectors of ids, of which a byte a number is kept: it times a scale, plus an offset. It is not trained.
+    """Vectors of ids, of which a byte a number is kept: it times a scale of the row, plus an offset. It is not trained.
 
-    Call: int32 [b, n] to float32 [b, n, width]. Rows are dealt to `blocks` in turn, each with its scale and offset.
+    Call: int32 [b, n] to float32 [b, n, width].
     """
 
-    def __init__(self, *, pieces: int, width: int, blocks: int, **options: Any) -> None:
+    def __init__(self, *, pieces: int, width: int, **options: Any) -> None:
         super().__init__(**options)
-        self._counts = {"pieces": pieces, "width": width, "blocks": blocks}
+        self._counts = {"pieces": pieces, "width": width}
 
     def build(self, shape: Any) -> None:
-        """Create the bytes, and a scale and an offset for each block."""
-        rows, width, blocks = self._counts.values()
+        """Create the bytes, and a scale and an offset for each row."""
+        rows, width = self._counts.values()
         fixed: Any = {"initializer": "zeros", "trainable": False}
         self.rows = self.add_weight("rows", (rows, width), dtype="uint8", **fixed)
-        self.scale = self.add_weight("scale", (blocks, 1), **fixed)
-        self.offset = self.add_weight("offset", (blocks, 1), **fixed)
+        self.scale = self.add_weight("scale", (rows, 1), **fixed)
+        self.offset = self.add_weight("offset", (rows, 1), **fixed)
 
     def call(self, ids: Any) -> Any:
         """Return float32 [b, n, width]."""
-        block = ids % self._counts["blocks"]
-        scale, offset = tf.gather(self.scale, block), tf.gather(self.offset, block)
+        scale, offset = tf.gather(self.scale, ids), tf.gather(self.offset, ids)
         return tf.cast(tf.gather(self.rows, ids), scale.dtype) * scale + offset
 
     def get_config(self) -> dict[str, Any]:

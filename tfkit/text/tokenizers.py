@@ -1,4 +1,4 @@
-"""Pieces of words inside of a TensorFlow graph, on tensorflow-text: tokenizers, a vocabulary, what is kept of a text."""
+"""Pieces of words inside of a TensorFlow graph, on tensorflow-text: tokenizers, vocabulary, what they keep of a text."""
 
 from __future__ import annotations
 
