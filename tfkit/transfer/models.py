@@ -17,7 +17,7 @@ from tfkit.errors import RunError
 from tfkit.hub.encoders import Encoder, freeze
 from tfkit.metrics import Evaluation, evaluate, evaluation, to_probabilities
 from tfkit.run import CALIBRATION, SAVED_MODEL, Run
-from tfkit.text.tokenizers import WordPiece
+from tfkit.text.tokenizers import Tokenizer
 from tfkit.training.stage import Trained
 
 FILTERS = (16, 32, 64, 128)
@@ -131,7 +131,7 @@ def head(feature_size: int, classes: int, top: Top) -> stack.keras.Model:
 
 
 def light(
-    tokenizer: WordPiece, classes: int, top: Top, *, dimension: int = DIMENSION, length: int | None = None
+    tokenizer: Tokenizer, classes: int, top: Top, *, dimension: int = DIMENSION, length: int | None = None
 ) -> stack.keras.Model:
     """Return the mean of what is learned for each piece of a text, and a top on it, compiled.
 
@@ -151,7 +151,7 @@ def light(
 
     texts = stack.keras.Input([], dtype=stack.tf.string, name="texts")
     tokens = Tokens(tokenizer, length=length)(texts)
-    pieces = stack.keras.layers.Embedding(len(tokenizer.vocabulary), dimension, name="embedding")
+    pieces = stack.keras.layers.Embedding(tokenizer.size, dimension, name="embedding")
     features = MaskedMean(name="mean")(pieces(tokens["input_word_ids"]), mask=tokens["input_mask"])
     return top.model(texts, features, classes)
 
