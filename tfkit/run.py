@@ -44,6 +44,8 @@ VARIANTS = f"{TFLITE}/variants.json"
 INDEX = "index"
 HITS = "hits.json"
 OTHER_DATA = "other_data"
+TRIALS, TABLE, DATABASE, BEST = "trials", "trials.csv", "search.db", "best"
+"""Of a search: a folder a trial, a row a trial, Optuna's storage, the run of the best settings."""
 LOCK = ".lock"
 EXPORTS = ("browser", "tfjs", "serving")
 """Folders of `tfkit.export`: of a model that is replaced they tell no longer."""
@@ -59,7 +61,7 @@ _REQUESTED = "# Decided by the run; what was asked: "
 MADE = (
     *(CONFIG, LABELS, METRICS, NOTES, HISTORY, PROVENANCE, VERSIONS, EVALUATION, MODEL_CARD, REPORT),
     *(SAVED_MODEL, LOGS, BACKUP, PRIVACY, AUDIT, CALIBRATION, TFLITE, INDEX, HITS, TRAINED_ON, OTHER_DATA),
-    *EXPORTS,
+    *(*EXPORTS, TRIALS, TABLE, DATABASE, BEST),
 )
 SHOWN = (CONFIG, METRICS, PROVENANCE, VERSIONS, PRIVACY, AUDIT, CALIBRATION, VARIANTS, HISTORY, EVALUATION)
 """What a report is made of."""

@@ -55,7 +55,7 @@ def plain_top(
     learning_rate: float = 1.0,
     steps: int = 1,
     *,
-    dropout: float = DROPOUT,
+    dropout: float | None = None,
     warmup: float = WARMUP_SHARE,
     optimizer: str = "adam",
     layer_decay: float = 1.0,
@@ -66,7 +66,7 @@ def plain_top(
     Args:
       learning_rate: the peak.
       steps: of the whole training.
-      dropout: of the features.
+      dropout: of what the last layer gets; None: 0.2, or 0.5 behind a layer between.
       warmup: share of the steps over which the learning rate rises.
       optimizer: "adam", or "sgd" with a momentum of 0.9.
       layer_decay: below 1 the layers of a transformer learn at rates of their own, each at this share of the one above.
@@ -79,7 +79,8 @@ def plain_top(
             even = layers.LayerNormalization(center=False, scale=False, name="even")(features)
             noisy = layers.Dropout(HIDDEN_DROPOUT[0], name="dropout_of_features")(even)
             features = layers.Dense(hidden, activation="relu", dtype="float32", name="hidden")(noisy)
-        noisy = layers.Dropout(HIDDEN_DROPOUT[1] if hidden else dropout, name="dropout")(features)
+        usual = HIDDEN_DROPOUT[1] if hidden else DROPOUT
+        noisy = layers.Dropout(usual if dropout is None else dropout, name="dropout")(features)
         return _dense(noisy, classes)
 
     def optimize(model: stack.keras.Model) -> Any:
@@ -341,7 +342,8 @@ def rebuild(run: Run, backbone: Encoder | None, splits: Splits) -> stack.keras.M
     Raises:
       RunError: what was exported is not this model.
     """
-    settings: dict[str, Any] = {"classes": len(splits.class_names), "spec": splits.spec, "top": plain_top()}
+    settings: dict[str, Any] = {"classes": len(splits.class_names), "spec": splits.spec}
+    settings["top"] = plain_top(hidden=run.config.get("hidden") or 0)
     model = small_cnn(**settings) if backbone is None else whole_model(backbone, **settings)
     exported = run.model
     stored: list[Any] = list(exported.variables_of_model)
