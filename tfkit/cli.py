@@ -40,13 +40,13 @@ def main(
     """Run a recipe as a program; never returns.
 
     Args:
-      config_class: the recipe's settings; the recipe's module docstring is the help text.
-      run: takes the settings, does the job, returns the finished run.
+      config_class: the recipe's settings.
+      run: takes the settings, does the job, returns the finished run; its module's docstring is the help text.
       arguments: instead of those of the command line.
       closing: gives the lines that are printed at the end; `closing_lines` when left out.
     """
     words = sys.argv[1:] if arguments is None else list(arguments)
-    module = inspect.getmodule(config_class)
+    module = inspect.getmodule(run)
     spec = getattr(module, "__spec__", None)
     prog = f"python -m {spec.name}" if spec else config_class.__module__
     start()

@@ -30,12 +30,14 @@ class Example:
       value: the Path of an image, pixels uint8 or uint16 [h, w, c], a str, or numbers float32.
       truth: its class, where that is known.
       error: why it cannot be read; empty where it can.
+      language: of a row of a table that says it; else empty.
     """
 
     name: str
     value: Any
     truth: str | None = None
     error: str = ""
+    language: str = ""
 
 
 class Data(NamedTuple):
@@ -209,25 +211,27 @@ def _of_tables(tables: Sequence[Table], asked: Asked) -> Data:
                 if isinstance(row, Skipped):
                     yield Example(row.path, "", error=row.reason)
                 else:
-                    text, *label = (cell or "" for cell in row.cells)
-                    yield _of_text(f"{place}{row.line}", cleaner(text), as_label("".join(label)) or None)
+                    text, label, language, *_ = (*(cell or "" for cell in row.cells), "", "")
+                    example = _of_text(f"{place}{row.line}", cleaner(text), as_label(label) or None)
+                    example.language = language.strip()
+                    yield example
         notes.extend(cleaner.notes())
 
     return Data(read(), any(len(columns) > 1 for columns in chosen), notes)
 
 
 def _columns(table: Table, asked: Asked, notes: list[str]) -> tuple[int, ...]:
-    """Return the number of the column of texts, and of that of the true classes where there is one."""
+    """Return the number of the column of texts, and where they are there of the true classes and their languages."""
     text = {"text_column": asked.text_column}
     required, columns, found = asked.labels or asked.label_column, tuple[int, ...](), set[str]()
     try:
-        columns = choose(table, text | {"label_column": asked.label_column, "language_column": None})[0][:2]
+        columns = choose(table, text | {"label_column": asked.label_column, "language_column": None})[0]
         found = {*map(LabelCleaner(), table.values(columns[1]))} - {"", None}
     except DataError:
         if required:
             raise
     if not required and (not found or found - {*asked.class_names}):
         columns = choose(table, text)[0]
-    taken = " and the true classes in ".join(f"{table.columns[column]!r:.80}" for column in columns)
+    taken = " and the true classes in ".join(f"{table.columns[column]!r:.80}" for column in columns[:2])
     notes += [*table.notes, f"{table.path.name}: the texts are in {taken}."]
     return columns

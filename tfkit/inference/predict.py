@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import functools
 import itertools
 import json
@@ -35,6 +36,7 @@ from tfkit.inference.inputs import Asked, Example, open_data
 from tfkit.litert import ParallelInterpreter, to_tflite
 from tfkit.metrics import Evaluation
 from tfkit.privacy.ledger import is_private
+from tfkit.reporting.examples import by_language
 from tfkit.reporting.figures import confused_pairs, printable
 from tfkit.reporting.page import write_report
 from tfkit.run import OTHER_DATA, SAVED_MODEL, Run
@@ -139,7 +141,8 @@ def stream(
             counts.update(examples=len(block), unreadable=len(bad))
             if found.labelled:
                 pairs = zip(block, probabilities, strict=True)
-                measured += [(Example(one.name, None, one.truth), row) for one, row in pairs if not one.error]
+                kept = ((dataclasses.replace(one, value=None), row) for one, row in pairs if not one.error)
+                measured += kept
             take(_frame(block, probabilities, names, in_sets, labelled=found.labelled))
     for note in found.notes:
         _tell(note)
@@ -276,6 +279,11 @@ def _evaluated(measured: Sequence[tuple[Example, np.ndarray]], names: Sequence[s
         _tell(f"Confused most: {mistakes or 'none'}.")
         facts |= {"evaluated": len(of), "accuracy": evaluation.accuracy, "accuracy_interval": [low, high]}
         facts["confused"] = [list(pair) for pair in pairs]
+        languages = by_language(evaluation, np.array([example.language or "?" for example in of]))
+        if len(languages) > 1:
+            facts["languages"] = {printable(name): list(of) for name, of in languages.items()}
+            of_each = [f"{name} {right:.4f} ({count})" for name, (count, right) in facts["languages"].items()]
+            _tell(f"Of each language: {', '.join(of_each)}.")
     return facts
 
 

@@ -23,7 +23,7 @@ from tfkit.transfer.models import CLASSIFIER
 
 MODEL = (
     "model_handle", "sha256", "preprocessor", "input_range", "image_size", "pixel_range", "max_length", "seed",
-    "task", "class_order", "label_range",
+    "task", "class_order", "label_range", "hidden",
 )  # fmt: skip
 DATA = ("data_dir", "data_file", "dataset", "text_column", "image_column", "label_column", "language_column")
 VOCABULARY, CONTINUED = "vocab.txt", "continued_from"
@@ -162,19 +162,22 @@ class Start:
         pairs = zip(model.get_weights()[:count], self.weights, strict=False)
         return not all(np.array_equal(published, own) for published, own in pairs)
 
-    def train(self, build: Build, splits: Splits, stage: Stage, *, run: Run, strategy: Any) -> Trained:
+    def train(
+        self, build: Build, splits: Splits, stage: Stage, *, run: Run, strategy: Any, callbacks: Sequence[Any]
+    ) -> Trained:
         """Train a stage from here, as `tfkit.training.fit.train` does; where no epoch is better, nothing is changed."""
         from tfkit.distribution.replicas import Replicas
         from tfkit.training.fit import train
 
+        how = {"run": run, "strategy": strategy, "callbacks": callbacks}
         if self.source is None:
-            return train(build, splits, stage, run=run, strategy=strategy)
+            return train(build, splits, stage, **how)
         build = self.into(build)
         loss, accuracy = build().evaluate(splits.validation, verbose=0)
         run.note(f"Before the first step the validation accuracy is {accuracy:.4f}, the loss {loss:.4f}.")
         # One number for all workers: they stop by it.
         stage = dataclasses.replace(stage, start_val_loss=float(Replicas(strategy).of_chief([loss])[0]))
-        return train(build, splits, stage, run=run, strategy=strategy)
+        return train(build, splits, stage, **how)
 
     def remember(self, run: Run, splits: Splits) -> np.ndarray:
         """Keep digests of the examples that decide the weights, and tell which test examples have decided them before.

@@ -18,7 +18,7 @@ from tfkit.hub.encoders import Encoder, freeze
 from tfkit.metrics import Evaluation, evaluate, evaluation
 from tfkit.run import CALIBRATION, SAVED_MODEL, Run
 from tfkit.tasks import Classes
-from tfkit.text.tokenizers import WordPiece
+from tfkit.text.tokenizers import Tokenizer
 from tfkit.training.stage import Trained
 
 FILTERS = (16, 32, 64, 128)
@@ -58,7 +58,7 @@ def plain_top(
     learning_rate: float = 1.0,
     steps: int = 1,
     *,
-    dropout: float = DROPOUT,
+    dropout: float | None = None,
     warmup: float = WARMUP_SHARE,
     optimizer: str = "adam",
     layer_decay: float = 1.0,
@@ -70,7 +70,7 @@ def plain_top(
     Args:
       learning_rate: the peak.
       steps: of the whole training.
-      dropout: of the features.
+      dropout: of what the last layer gets; None: 0.2, or 0.5 behind a layer between.
       warmup: share of the steps over which the learning rate rises.
       optimizer: "adam", or "sgd" with a momentum of 0.9.
       layer_decay: below 1 the layers of a transformer learn at rates of their own, each at this share of the one above.
@@ -84,7 +84,8 @@ def plain_top(
             even = layers.LayerNormalization(center=False, scale=False, name="even")(features)
             noisy = layers.Dropout(HIDDEN_DROPOUT[0], name="dropout_of_features")(even)
             features = layers.Dense(hidden, activation="relu", dtype="float32", name="hidden")(noisy)
-        noisy = layers.Dropout(HIDDEN_DROPOUT[1] if hidden else dropout, name="dropout")(features)
+        usual = HIDDEN_DROPOUT[1] if hidden else DROPOUT
+        noisy = layers.Dropout(usual if dropout is None else dropout, name="dropout")(features)
         return _dense(noisy, task.units(classes))
 
     def optimize(model: stack.keras.Model) -> Any:
@@ -143,7 +144,7 @@ def head(feature_size: int, classes: int, top: Top) -> stack.keras.Model:
 
 
 def light(
-    tokenizer: WordPiece, classes: int, top: Top, *, dimension: int = DIMENSION, length: int | None = None
+    tokenizer: Tokenizer, classes: int, top: Top, *, dimension: int = DIMENSION, length: int | None = None
 ) -> stack.keras.Model:
     """Return the mean of what is learned for each piece of a text, and a top on it, compiled.
 
@@ -163,7 +164,7 @@ def light(
 
     texts = stack.keras.Input([], dtype=stack.tf.string, name="texts")
     tokens = Tokens(tokenizer, length=length)(texts)
-    pieces = stack.keras.layers.Embedding(len(tokenizer.vocabulary), dimension, name="embedding")
+    pieces = stack.keras.layers.Embedding(tokenizer.size, dimension, name="embedding")
     features = MaskedMean(name="mean")(pieces(tokens["input_word_ids"]), mask=tokens["input_mask"])
     return top.model(texts, features, classes)
 
@@ -354,11 +355,8 @@ def rebuild(run: Run, backbone: Encoder | None, splits: Splits) -> stack.keras.M
     Raises:
       RunError: what was exported is not this model.
     """
-    settings: dict[str, Any] = {
-        "classes": len(splits.class_names),
-        "spec": splits.spec,
-        "top": plain_top(task=splits.task),
-    }
+    settings: dict[str, Any] = {"classes": len(splits.class_names), "spec": splits.spec}
+    settings["top"] = plain_top(hidden=run.config.get("hidden") or 0, task=splits.task)
     model = small_cnn(**settings) if backbone is None else whole_model(backbone, **settings)
     exported = run.model
     stored: list[Any] = list(exported.variables_of_model)
