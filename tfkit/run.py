@@ -218,7 +218,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 ON_OTHER_DATA = {
     "origin": str, "examples": int, "unreadable": int, "evaluated": int, "unlabelled": int,
-    "unknown_classes": {"*": int}, "accuracy": NUMBER, "accuracy_interval": [NUMBER], "confused": [[(str, int)]],
+    "unknown_classes": {"*": int}, "accuracy?": NUMBER, "accuracy_interval?": [NUMBER], "confused": [[(str, int)]],
     "languages?": {"*": [NUMBER]},
 }  # fmt: skip
 """What a file of other_data/ holds."""

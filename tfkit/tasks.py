@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -30,6 +31,7 @@ class Classes:
       metric: what Keras measures beside the loss.
       weighted: whether classes may have weights in the loss.
       calibrated: whether a temperature and prediction sets are defined.
+      tunes: whether the validation split decides what turns outputs into answers.
       labels: what a loss takes, in words.
     """
 
@@ -39,7 +41,13 @@ class Classes:
     metric: ClassVar[str] = "accuracy"
     weighted: ClassVar[bool] = True
     calibrated: ClassVar[bool] = True
+    tunes: ClassVar[bool] = False
     labels: ClassVar[str] = "class numbers, int64 [batch],"
+
+    @property
+    def score_name(self) -> str:
+        """Return the score in words."""
+        return self.score.replace("_f1", " F1")
 
     def units(self, classes: int) -> int:
         """Return how many numbers a model gives for an example."""
@@ -69,19 +77,13 @@ class Classes:
         """Return the evaluation of what `probabilities` gives for labelled examples."""
         return Evaluation(probabilities=outputs, **examples)
 
-    def tune(
-        self, measured: Evaluation, validate: Callable[[], Evaluation]
-    ) -> tuple[Evaluation, Classes, str]:
-        """Choose by the validation split what turns outputs into answers.
+    def tuned(self, validation: Evaluation) -> tuple[Classes, str]:
+        """Return the task with what turns outputs into answers, chosen by the validation split, and a note on it."""
+        return self, ""
 
-        Args:
-          measured: of the test split.
-          validate: returns the evaluation of the validation split.
-
-        Returns:
-          The evaluation of the test split by it, the task that keeps it, and a note; "" where there is nothing.
-        """
-        return measured, self, ""
+    def judge(self, measured: Evaluation) -> Evaluation:
+        """Return the same evaluation by what this task has chosen."""
+        return measured
 
     def counts(self, labels: np.ndarray, classes: int) -> np.ndarray:
         """Return int64 [classes]: how many of the labelled examples have each class."""
@@ -94,6 +96,27 @@ class Classes:
     def words(self, label: Any, class_names: Sequence[str]) -> str:
         """Return the label of one example as a text."""
         return str(class_names[label])
+
+    def read(self, text: str | None, names: Sequence[str], cut: Callable[[str], Sequence[str]]) -> Any:
+        """Return the label that a text says, as `Splits` have it; None where it says none of these.
+
+        Args:
+          text: of a cell, or a folder's name; None: there is nothing.
+          names: of the classes.
+          cut: makes of a text the labels that it holds.
+        """
+        return names.index(text) if text in names else None
+
+    def answers(self, probabilities: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
+        """Return the columns of predictions that say what outputs [n, units] decide."""
+        best = probabilities.argmax(axis=1)
+        chosen = np.array(names, object)[best]
+        return {"label": chosen, "probability": probabilities[np.arange(len(best)), best]}
+
+    def close(self, probabilities: np.ndarray, tolerance: float) -> np.ndarray:
+        """Return bool [n]: whether outputs that far away would decide otherwise."""
+        second, first = np.partition(probabilities, -2, axis=1)[:, -2:].T
+        return np.asarray(first - second <= 2 * tolerance)
 
     def sure(self, units: int) -> list[tuple[Any, np.ndarray]]:
         """Return labels that differ, each with float [units] of 0 and 1: the answer of who is sure of it."""
@@ -120,6 +143,7 @@ class Labels(Classes):
     metric: ClassVar[str] = "binary_accuracy"
     weighted: ClassVar[bool] = False
     calibrated: ClassVar[bool] = False
+    tunes: ClassVar[bool] = True
     labels: ClassVar[str] = "labels of 0 and 1, float32 [batch, labels],"
 
     thresholds: tuple[float, ...] = ()
@@ -152,19 +176,20 @@ class Labels(Classes):
         """Return the evaluation by the thresholds."""
         return LabelsEvaluation(probabilities=outputs, thresholds=self.thresholds, **examples)
 
-    def tune(
-        self, measured: Evaluation, validate: Callable[[], Evaluation]
-    ) -> tuple[Evaluation, Labels, str]:
+    def tuned(self, validation: Evaluation) -> tuple[Labels, str]:
         """Choose the thresholds: see `tfkit.metrics.best_thresholds`."""
-        validation, names = validate(), measured.class_names
         chosen, left = best_thresholds(validation.labels, validation.probabilities)
-        task = dataclasses.replace(self, thresholds=tuple(chosen.tolist()))
+        names = validation.class_names
         listed = ", ".join(f"{name} {threshold:.2f}" for name, threshold in zip(names, chosen, strict=True))
         note = f"Thresholds by the best F1 on the validation split: {listed}."
         if left.any():
-            few = ", ".join(name for name, out in zip(names, left, strict=True) if out)
-            note += f" 0.5 for {few}, of which there are too few examples there, or too few others."
-        return dataclasses.replace(measured, thresholds=task.thresholds), task, note  # type: ignore[call-arg]
+            few = ", ".join(itertools.compress(names, left))
+            note += f" 0.5 for {few}: too few examples there have it, or lack it."
+        return dataclasses.replace(self, thresholds=tuple(chosen.tolist())), note
+
+    def judge(self, measured: Evaluation) -> Evaluation:
+        """Return the same evaluation by these thresholds."""
+        return dataclasses.replace(measured, thresholds=self.thresholds)  # type: ignore[call-arg]
 
     def counts(self, labels: np.ndarray, classes: int) -> np.ndarray:
         """Return int64 [classes]: how many of the examples have each label."""
@@ -180,12 +205,32 @@ class Labels(Classes):
         found = [name for name, there in zip(class_names, label, strict=True) if there]
         return SEPARATOR.join(found) or "(none)"
 
+    def read(self, text: str | None, names: Sequence[str], cut: Callable[[str], Sequence[str]]) -> Any:
+        """Return 0 and 1 for each label; of no text all 0, None of a text with another label."""
+        found = [text] if text in names else cut(text or "")
+        return [float(name in found) for name in names] if {*found} <= {*names} else None
+
+    def answers(self, probabilities: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
+        """Return the labels of each example, joined by "|"."""
+        said = probabilities >= self.edges
+        return {"label": np.array([SEPARATOR.join(itertools.compress(names, row)) for row in said], object)}
+
+    def close(self, probabilities: np.ndarray, tolerance: float) -> np.ndarray:
+        """Return whether a probability is that near to its threshold."""
+        return np.asarray((np.abs(probabilities - self.edges) <= tolerance).any(axis=1))
+
+    @property
+    def edges(self) -> np.ndarray:
+        """Return the thresholds, float64 [c], or [] of the same for all."""
+        return np.asarray(self.thresholds or 0.5)
+
     def sure(self, units: int) -> list[tuple[Any, np.ndarray]]:
         """Return no label, the first, the last, and all."""
         rows = np.unique([np.zeros(units), *np.eye(units)[[0, -1]], np.ones(units)], axis=0)
         return [(row.astype(np.float32), row) for row in rows]
 
 
+CLASSES = Classes()
 TASKS: dict[str, type[Classes]] = {task.name: task for task in (Classes, Labels)}
 
 

@@ -23,7 +23,7 @@ from tfkit.errors import CheckError
 from tfkit.metrics import Evaluation, gives_logits
 from tfkit.reporting import tensorboard
 from tfkit.run import CALIBRATION, SAVED_MODEL, TASK, Run
-from tfkit.tasks import Classes
+from tfkit.tasks import CLASSES
 
 if TYPE_CHECKING:
     from tfkit.environment.stack import keras
@@ -299,9 +299,10 @@ def tune(
       The evaluation of the test split by what was chosen.
     """
     task, note = splits.task, ""
-    if not private:
-        measured, task, note = task.tune(measured, validate)
-    if task != Classes():
+    if task.tunes and not private:
+        task, note = task.tuned(validate())
+        measured = task.judge(measured)
+    if task != CLASSES:
         files.write_json(run.path / TASK, task.describe())
     if note:
         run.note(note)

@@ -17,7 +17,7 @@ from tfkit.errors import RunError
 from tfkit.hub.encoders import Encoder, freeze
 from tfkit.metrics import Evaluation, evaluate, evaluation
 from tfkit.run import CALIBRATION, SAVED_MODEL, Run
-from tfkit.tasks import Classes
+from tfkit.tasks import CLASSES, Classes
 from tfkit.text.tokenizers import Tokenizer
 from tfkit.training.stage import Trained
 
@@ -46,7 +46,7 @@ class Top(NamedTuple):
 
     logits: Callable[[Any, int], Any]
     optimizer: Callable[[Any], Any]
-    task: Classes = Classes()
+    task: Classes = CLASSES
 
     def model(self, inputs: Any, features: Any, classes: int) -> stack.keras.Model:
         """Return the compiled model from a Keras input, by its features, to logits."""
@@ -63,7 +63,7 @@ def plain_top(
     optimizer: str = "adam",
     layer_decay: float = 1.0,
     hidden: int = 0,
-    task: Classes = Classes(),  # noqa: B008  frozen
+    task: Classes = CLASSES,
 ) -> Top:
     """Return dropout and a dense layer, trained with `learning_rate_schedule`.
 
@@ -104,7 +104,7 @@ def private_top(
     steps: int = 1,
     *,
     mean: np.ndarray | None = None,
-    task: Classes = Classes(),  # noqa: B008  frozen
+    task: Classes = CLASSES,
 ) -> Top:
     """Return a private top: centred features of length one, a dense layer of zeros without bias, momentum.
 
@@ -294,12 +294,7 @@ def _dense(features: Any, classes: int, **settings: Any) -> Any:
     return stack.keras.layers.Dense(classes, dtype="float32", name=CLASSIFIER, **settings)(features)
 
 
-def compiled(
-    model: stack.keras.Model,
-    optimizer: Any,
-    *,
-    task: Classes = Classes(),  # noqa: B008  frozen
-) -> stack.keras.Model:
+def compiled(model: stack.keras.Model, optimizer: Any, *, task: Classes = CLASSES) -> stack.keras.Model:
     """Compile a model for logits and the labels of a task."""
     if stack.keras.mixed_precision.global_policy().name == "mixed_float16":
         optimizer = stack.keras.mixed_precision.LossScaleOptimizer(optimizer)
