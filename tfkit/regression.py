@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from tfkit.errors import CheckError, DataError
+from tfkit.errors import DataError, UsageError
 from tfkit.metrics import RESAMPLED, Evaluation
 
 COVERAGES = (0.9, 0.95)
@@ -224,12 +224,13 @@ def conformal_quantile(scores: Any, coverage: float) -> float:
       coverage: above 0 and below 1.
 
     Raises:
+      UsageError: the coverage is no such share.
       DataError: there are too few scores for it.
 
     Source: Lei et al. 2018 (arXiv:1604.04173), split conformal with scaled residuals.
     """
     if not 0 < coverage < 1:
-        raise CheckError(f"The coverage is {coverage:g}; it must be above 0 and below 1, such as 0.95.")
+        raise UsageError(f"The coverage is {coverage:g}; it must be above 0 and below 1, such as 0.95.")
     rank = math.ceil(round((len(scores) + 1) * coverage, 9))
     if rank > len(scores):
         raise DataError(

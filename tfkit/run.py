@@ -46,6 +46,8 @@ VARIANTS = f"{TFLITE}/variants.json"
 INDEX = "index"
 HITS = "hits.json"
 OTHER_DATA = "other_data"
+TRIALS, TABLE, DATABASE, BEST = "trials", "trials.csv", "search.db", "best"
+"""Of a search: a folder a trial, a row a trial, Optuna's storage, the run of the best settings."""
 LOCK = ".lock"
 EXPORTS = ("browser", "tfjs", "serving")
 """Folders of `tfkit.export`: of a model that is replaced they tell no longer."""
@@ -60,35 +62,10 @@ _REQUESTED = "# Decided by the run; what was asked: "
 
 MADE = (
     *(CONFIG, LABELS, METRICS, NOTES, HISTORY, PROVENANCE, VERSIONS, EVALUATION, MODEL_CARD, REPORT),
-    *(
-        SAVED_MODEL,
-        LOGS,
-        BACKUP,
-        PRIVACY,
-        AUDIT,
-        CALIBRATION,
-        TASK,
-        TFLITE,
-        INDEX,
-        HITS,
-        TRAINED_ON,
-        OTHER_DATA,
-    ),
-    *EXPORTS,
+    *(SAVED_MODEL, LOGS, BACKUP, PRIVACY, AUDIT, CALIBRATION, TFLITE, INDEX, HITS, TRAINED_ON, OTHER_DATA),
+    *(*EXPORTS, TRIALS, TABLE, DATABASE, BEST, TASK),
 )
-SHOWN = (
-    CONFIG,
-    METRICS,
-    PROVENANCE,
-    VERSIONS,
-    PRIVACY,
-    AUDIT,
-    CALIBRATION,
-    TASK,
-    VARIANTS,
-    HISTORY,
-    EVALUATION,
-)
+SHOWN = (CONFIG, METRICS, PROVENANCE, VERSIONS, PRIVACY, AUDIT, CALIBRATION, VARIANTS, HISTORY, EVALUATION)
 """What a report is made of."""
 
 READ = (*(name for name in MADE if name != BACKUP), LOCK, f".{TFLITE}.lock", INTENDED_USE)
@@ -227,7 +204,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     },
     TASK: {
         "name?": str, "thresholds?": [NUMBER], "centre?": NUMBER, "spread?": NUMBER, "degrees?": NUMBER,
-        "factor?": NUMBER, "bounds?": [NUMBER], "scores?": [NUMBER],
+        "factor?": NUMBER, "bounds?": [NUMBER], "scores?": [NUMBER], "coverage?": NUMBER,
     },
     VARIANTS: {
         "verdict": str, "examples": int, "source": {"accuracy": MAYBE}, "chosen": TEXT,
@@ -244,7 +221,8 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 ON_OTHER_DATA = {
     "origin": str, "examples": int, "unreadable": int, "evaluated": int, "unlabelled": int,
-    "unknown_classes": {"*": int}, "accuracy": NUMBER, "accuracy_interval": [NUMBER], "confused": [[(str, int)]],
+    "unknown_classes": {"*": int}, "accuracy?": NUMBER, "accuracy_interval?": [NUMBER], "confused": [[(str, int)]],
+    "languages?": {"*": [NUMBER]},
 }  # fmt: skip
 """What a file of other_data/ holds."""
 
@@ -541,7 +519,8 @@ class Run(contextlib.AbstractContextManager["Run"]):
           front of whose name "class:" stands where another column has it; `truth` of labelled data; `error`, missing
           where it could be read. `attrs` has how many were `examples` and `unreadable`, and of labelled data
           `evaluated`, `accuracy`, `accuracy_interval` (95 %), `confused` (true, predicted, how often: the 30 most
-          frequent pairs), `unlabelled` and `unknown_classes`.
+          frequent pairs), `unlabelled` and `unknown_classes`; of a table with a column of languages (called language,
+          lang or locale) `languages`, each with its number of examples and their accuracy.
 
         Raises:
           DataError: the data are of another kind than the run was trained on, not there, or empty.

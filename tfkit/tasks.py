@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -35,6 +36,8 @@ class Classes:
       metric: what Keras measures beside the loss.
       weighted: whether classes may have weights in the loss.
       calibrated: whether a temperature and prediction sets are defined.
+      tunes: whether the validation split decides what turns outputs into answers.
+      each: whether an exported model gives a number for each class, else mean and scale.
       labels: what a loss takes, in words.
     """
 
@@ -44,11 +47,13 @@ class Classes:
     metric: ClassVar[str] = "accuracy"
     weighted: ClassVar[bool] = True
     calibrated: ClassVar[bool] = True
+    tunes: ClassVar[bool] = False
+    each: ClassVar[bool] = True
     labels: ClassVar[str] = "class numbers, int64 [batch],"
 
     @property
-    def title(self) -> str:
-        """Return what models are judged by, in words."""
+    def score_name(self) -> str:
+        """Return the score in words."""
         return self.score.replace("_f1", " F1").replace("r2", "R2")
 
     def units(self, classes: int) -> int:
@@ -91,19 +96,17 @@ class Classes:
         """Return the evaluation of what `probabilities` gives for labelled examples."""
         return Evaluation(probabilities=outputs, **examples)
 
-    def tune(
-        self, measured: Evaluation, validate: Callable[[], Evaluation]
-    ) -> tuple[Evaluation, Classes, str]:
-        """Choose by the validation split what turns outputs into answers.
+    def tuned(self, validation: Evaluation) -> tuple[Classes, str]:
+        """Return the task with what turns outputs into answers, chosen by the validation split, and a note on it."""
+        return self, ""
 
-        Args:
-          measured: of the test split.
-          validate: returns the evaluation of the validation split.
+    def judge(self, measured: Evaluation) -> Evaluation:
+        """Return the same evaluation by what this task has chosen."""
+        return measured
 
-        Returns:
-          The evaluation of the test split by it, the task that keeps it, and a note; "" where there is nothing.
-        """
-        return measured, self, ""
+    def at(self, coverage: float) -> Classes:
+        """Return the task with intervals of this coverage."""
+        return self
 
     def counts(self, labels: np.ndarray, classes: int) -> np.ndarray:
         """Return int64 [classes]: how many of the labelled examples have each class."""
@@ -116,6 +119,27 @@ class Classes:
     def words(self, label: Any, class_names: Sequence[str]) -> str:
         """Return the label of one example as a text."""
         return str(class_names[label])
+
+    def read(self, text: str | None, names: Sequence[str], cut: Callable[[str], Sequence[str]]) -> Any:
+        """Return the label that a text says, as `Splits` have it; None where it says none of these.
+
+        Args:
+          text: of a cell, or a folder's name; None: there is nothing.
+          names: of the classes.
+          cut: makes of a text the labels that it holds.
+        """
+        return names.index(text) if text in names else None
+
+    def answers(self, probabilities: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
+        """Return the columns of predictions that say what outputs [n, units] decide."""
+        best = probabilities.argmax(axis=1)
+        chosen = np.array(names, object)[best]
+        return {"label": chosen, "probability": probabilities[np.arange(len(best)), best]}
+
+    def close(self, probabilities: np.ndarray, tolerance: float) -> np.ndarray:
+        """Return bool [n]: whether outputs that far away would decide otherwise."""
+        second, first = np.partition(probabilities, -2, axis=1)[:, -2:].T
+        return np.asarray(first - second <= 2 * tolerance)
 
     def sure(self, units: int) -> list[tuple[Any, np.ndarray]]:
         """Return labels that differ, each with float [units] of 0 and 1: the answer of who is sure of it."""
@@ -142,6 +166,7 @@ class Labels(Classes):
     metric: ClassVar[str] = "binary_accuracy"
     weighted: ClassVar[bool] = False
     calibrated: ClassVar[bool] = False
+    tunes: ClassVar[bool] = True
     labels: ClassVar[str] = "labels of 0 and 1, float32 [batch, labels],"
 
     thresholds: tuple[float, ...] = ()
@@ -178,19 +203,20 @@ class Labels(Classes):
         """Return the evaluation by the thresholds."""
         return LabelsEvaluation(probabilities=outputs, thresholds=self.thresholds, **examples)
 
-    def tune(
-        self, measured: Evaluation, validate: Callable[[], Evaluation]
-    ) -> tuple[Evaluation, Labels, str]:
+    def tuned(self, validation: Evaluation) -> tuple[Labels, str]:
         """Choose the thresholds: see `tfkit.metrics.best_thresholds`."""
-        validation, names = validate(), measured.class_names
         chosen, left = best_thresholds(validation.labels, validation.probabilities)
-        task = dataclasses.replace(self, thresholds=tuple(chosen.tolist()))
+        names = validation.class_names
         listed = ", ".join(f"{name} {threshold:.2f}" for name, threshold in zip(names, chosen, strict=True))
         note = f"Thresholds by the best F1 on the validation split: {listed}."
         if left.any():
-            few = ", ".join(name for name, out in zip(names, left, strict=True) if out)
-            note += f" 0.5 for {few}, of which there are too few examples there, or too few others."
-        return dataclasses.replace(measured, thresholds=task.thresholds), task, note  # type: ignore[call-arg]
+            few = ", ".join(itertools.compress(names, left))
+            note += f" 0.5 for {few}: too few examples there have it, or lack it."
+        return dataclasses.replace(self, thresholds=tuple(chosen.tolist())), note
+
+    def judge(self, measured: Evaluation) -> Evaluation:
+        """Return the same evaluation by these thresholds."""
+        return dataclasses.replace(measured, thresholds=self.thresholds)  # type: ignore[call-arg]
 
     def counts(self, labels: np.ndarray, classes: int) -> np.ndarray:
         """Return int64 [classes]: how many of the examples have each label."""
@@ -205,6 +231,25 @@ class Labels(Classes):
         """Return the labels of one example, joined by "|"; "(none)" of one without."""
         found = [name for name, there in zip(class_names, label, strict=True) if there]
         return SEPARATOR.join(found) or "(none)"
+
+    def read(self, text: str | None, names: Sequence[str], cut: Callable[[str], Sequence[str]]) -> Any:
+        """Return 0 and 1 for each label; of no text all 0, None of a text with another label."""
+        found = [text] if text in names else cut(text or "")
+        return [float(name in found) for name in names] if {*found} <= {*names} else None
+
+    def answers(self, probabilities: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
+        """Return the labels of each example, joined by "|"."""
+        said = probabilities >= self.edges
+        return {"label": np.array([SEPARATOR.join(itertools.compress(names, row)) for row in said], object)}
+
+    def close(self, probabilities: np.ndarray, tolerance: float) -> np.ndarray:
+        """Return whether a probability is that near to its threshold."""
+        return np.asarray((np.abs(probabilities - self.edges) <= tolerance).any(axis=1))
+
+    @property
+    def edges(self) -> np.ndarray:
+        """Return the thresholds, float64 [c], or [] of the same for all."""
+        return np.asarray(self.thresholds or 0.5)
 
     def sure(self, units: int) -> list[tuple[Any, np.ndarray]]:
         """Return no label, the first, the last, and all."""
@@ -250,6 +295,7 @@ class Value(Classes):
       degrees: of freedom of the distribution; 0: a normal one.
       factor: what scales are multiplied by in it.
       scores: |truth - mean| / scale of validation examples, sorted; none where nobody may look at them.
+      coverage: of the intervals of predictions.
     """
 
     name: ClassVar[str] = "value"
@@ -258,6 +304,8 @@ class Value(Classes):
     metric: ClassVar[str] = "mean_absolute_error"
     weighted: ClassVar[bool] = False
     calibrated: ClassVar[bool] = False
+    tunes: ClassVar[bool] = True
+    each: ClassVar[bool] = False
     labels: ClassVar[str] = "numbers, float32 [batch],"
 
     centre: float = 0.0
@@ -266,6 +314,7 @@ class Value(Classes):
     degrees: float = 0.0
     factor: float = 1.0
     scores: tuple[float, ...] = ()
+    coverage: float = COVERAGES[0]
 
     def prepared(self, labels: np.ndarray, bounds: tuple[float, float] | None) -> Value:
         """Return the task of these training labels, or of a range that is known without them."""
@@ -338,20 +387,20 @@ class Value(Classes):
 
         if self.scores:
             return conformal_quantile(self.scores, coverage)
-        if np.all(outputs[:, 1] == 1):  # a model of one number, of whose error nothing is known
+        if len(outputs) and np.all(
+            outputs[:, 1] == 1
+        ):  # a model of one number, of whose error nothing is known
             return math.nan
         return float(self.factor * t.ppf((1 + coverage) / 2, self.degrees or math.inf))
 
-    def tune(self, measured: Evaluation, validate: Callable[[], Evaluation]) -> tuple[Evaluation, Value, str]:
+    def tuned(self, validation: Evaluation) -> tuple[Value, str]:
         """Choose the distribution by one half of the validation split, and take the scores of the other."""
-        validation = validate()
         labels, outputs = validation.labels, validation.probabilities
         order = np.random.default_rng(0).permutation(len(labels))
         if len(order) < FEWEST:
             return (
-                measured,
                 self,
-                f"Intervals are those of the likelihood: {len(order)} validation examples are few.",
+                f"Intervals are those of the likelihood: {len(order)} validation examples are too few.",
             )
         fitted, scored = (order[::2], order[1::2]) if len(order) >= 2 * FEWEST_FITTED else (order[:0], order)
         degrees, factor = fit_likelihood(labels[fitted], outputs[fitted]) if len(fitted) else (math.inf, 1.0)
@@ -362,11 +411,14 @@ class Value(Classes):
             scores=tuple(float(f"{score:.6g}") for score in kept),
         )  # fmt: skip
         kind = f"Student's t with {degrees:g} degrees of freedom" if task.degrees else "normal"
-        note = (
+        return task, (
             f"The likeliest distribution on the validation split is {kind}, its scale {factor:g} times the model's."
             f" The scaled errors of {len(scores)} validation examples give the intervals."
         )
-        return dataclasses.replace(measured, **task._measured_by(outputs)), task, note
+
+    def judge(self, measured: Evaluation) -> Evaluation:
+        """Return the same evaluation by these intervals."""
+        return dataclasses.replace(measured, **self._measured_by(measured.probabilities))
 
     def counts(self, labels: np.ndarray, classes: int) -> np.ndarray:
         """Return int64 [1]: how many labelled examples there are."""
@@ -379,15 +431,43 @@ class Value(Classes):
             np.unique(np.quantile(labels, np.arange(1, parts) / parts)), labels, side="right"
         )
 
+    def at(self, coverage: float) -> Value:
+        """Return the task with intervals of this coverage.
+
+        Raises:
+          DataError: there are too few scores for it.
+          UsageError: it is no such share.
+        """
+        self.reach(coverage, np.zeros((0, 2)))  # refuses before minutes are spent
+        return dataclasses.replace(self, coverage=coverage)
+
     def words(self, label: Any, class_names: Sequence[str]) -> str:
         """Return the number of one example as a text."""
         return f"{label:.6g}"
+
+    def read(self, text: str | None, names: Sequence[str], cut: Callable[[str], Sequence[str]]) -> Any:
+        """Return the number that a text is; None where it is none."""
+        try:
+            return float(text or "")
+        except ValueError:
+            return None
+
+    def answers(self, probabilities: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
+        """Return the number of each example, and the ends of its interval."""
+        mean, scale = probabilities.T.astype(np.float64)
+        reach = self.reach(self.coverage, probabilities) * scale
+        return {"value": mean, "low": mean - reach, "high": mean + reach}
+
+    def close(self, probabilities: np.ndarray, tolerance: float) -> np.ndarray:
+        """Return that nothing is decided."""
+        return np.zeros(len(probabilities), bool)
 
     def sure(self, units: int) -> list[tuple[Any, np.ndarray]]:
         """Return two numbers, each with who says it."""
         return [(0.0, np.zeros(units)), (1.0, np.ones(units))]
 
 
+CLASSES = Classes()
 TASKS: dict[str, type[Classes]] = {task.name: task for task in (Classes, Labels, Order, Value)}
 
 

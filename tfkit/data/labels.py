@@ -342,6 +342,11 @@ def _parts(text: str, mark: str) -> list[str]:
     return [part for part in map(_normal, several) if part]
 
 
+def cut(text: str) -> list[str]:
+    """Return the labels that one text holds, in a list or joined by one of "|", ";" and ","."""
+    return _parts(text, _several([text], asked=True)[0])
+
+
 def _joined(names: Sequence[str], mark: str) -> list[str]:
     """Return the labels that are put together of others by this sign: each part is met in other labels too."""
     if mark == "," and all(re.fullmatch(r"[+-]?\d+(,\d+)?", name) for name in names):

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 from tqdm.auto import tqdm
 
-from tfkit.data.embedded import load_docstrings
+from tfkit.data.embedded import load_sentiment
 from tfkit.data.image_files import load_folder, load_image_table
 from tfkit.data.labels import Targets, Task, with_task
 from tfkit.data.splits import (
@@ -35,7 +35,7 @@ from tfkit.errors import DataError
 from tfkit.settings import fields
 from tfkit.tasks import task_of
 
-EMBEDDED, EMBEDDED_TEXTS = ("digits", "mnist5k"), "docstrings"
+EMBEDDED, EMBEDDED_TEXTS = ("digits", "mnist5k"), "sentiment"
 
 
 class ArraySource:
@@ -393,7 +393,7 @@ def load_texts(
     Args:
       source: a .csv, .tsv, .json, .jsonl or .parquet file, the former also as .gz, .bz2, .xz or .zip; a folder with one
         subfolder a class and one .txt file a document,
-        or with train/, validation/ and test/ of such folders; or an embedded set ("docstrings").
+        or with train/, validation/ and test/ of such folders; or an embedded set ("sentiment").
       text_column: of a table; left out, the one whose name says it.
       label_column: of a table; left out, the one whose name says it, or the other one of two.
       language_column: of a table; its values become `splits.source.languages`.
@@ -429,7 +429,7 @@ def load_texts(
     path = Path(source)
     # A command line gives a Path, also for the name of a set; a file or folder of that name then goes first.
     if str(source) == EMBEDDED_TEXTS and (isinstance(source, str) or not path.exists()):
-        return with_task(load_docstrings(cutting), **meaning)
+        return with_task(load_sentiment(cutting), **meaning)
     asked = dict(zip(FLAGS, (text_column, label_column, language_column), strict=True))
     if not path.is_dir():
         return load_table(path, cutting, asked, **meaning)

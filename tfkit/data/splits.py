@@ -20,7 +20,7 @@ import numpy as np
 
 from tfkit.environment import files, stack
 from tfkit.errors import ConfigError, DataError
-from tfkit.tasks import Classes
+from tfkit.tasks import CLASSES, Classes
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -417,7 +417,7 @@ class Splits:
     notes: tuple[str, ...] = ()
     """What was decided on the way and why, one sentence each."""
 
-    task: Classes = Classes()  # noqa: RUF009  frozen
+    task: Classes = CLASSES
     """What the labels mean."""
 
     @property
@@ -548,6 +548,7 @@ class Splits:
     @property
     def provenance(self) -> dict[str, Any]:
         """Return where the examples came from and how they were cut, as plain values."""
+        sizes = {split: len(rows) for split, rows in self.indices.items()}
         return {
             "origin": self.origin,
             "fingerprint": self.source.fingerprint,
@@ -564,11 +565,7 @@ class Splits:
             "other_files": self.other_files,
             "duplicates": self.duplicates,
             **({"pixel_range": list(self.pixel_range[:2])} if self.pixel_range.images else {}),
-            **(
-                {"sizes": {split: len(rows) for split, rows in self.indices.items()}}
-                if self.task.name != Classes.name
-                else {}
-            ),
+            **({} if self.task == CLASSES else {"sizes": sizes}),
         }
 
     def __repr__(self) -> str:

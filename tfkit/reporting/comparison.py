@@ -98,7 +98,7 @@ def _overview(all_facts: Sequence[Facts]) -> Rows:
     columns = []
     for facts, beside in zip(all_facts, _against_best(all_facts), strict=True):
         measured, chosen = facts.measured, facts.chosen or {}
-        size, accuracy = chosen.get("size_bytes"), chosen.get("accuracy")
+        size, accuracy = chosen.get("size_bytes"), chosen.get(facts.task.score)
         columns.append(
             {
                 f"test {facts.score_name}": None if facts.score is None else share(facts.score),
@@ -108,7 +108,7 @@ def _overview(all_facts: Sequence[Facts]) -> Rows:
                 "epsilon": _epsilon(facts.privacy),
                 "best TFLite variant": chosen.get("name"),
                 "its size, kB": None if size is None else kilobytes(size),
-                "its accuracy": None if accuracy is None else share(accuracy),
+                f"its {facts.score_name}": None if accuracy is None else share(accuracy),
                 "its ms, 1 thread": chosen.get("latency_ms", {}).get("1", {}).get("p50"),
                 "seconds in all": facts.metrics.get("time/total_seconds"),
                 "beside the best": beside,

@@ -83,13 +83,23 @@ class Examples:
 
     def by_language(self, evaluation: Evaluation) -> dict[str, tuple[int, float]]:
         """Return language to its number of examples and their accuracy, the most frequent one first."""
-        right = evaluation.right
-        names, counts = np.unique(self.languages, return_counts=True)
-        found = {
-            str(name): (int(count), float(right[self.languages == name].mean()))
-            for name, count in zip(names, counts, strict=True)
-        }
-        return dict(sorted(found.items(), key=lambda item: -item[1][0]))
+        return by_language(evaluation, self.languages)
+
+
+def by_language(evaluation: Evaluation, languages: np.ndarray) -> dict[str, tuple[int, float]]:
+    """Return language to its number of examples and their accuracy, the most frequent one first.
+
+    Args:
+      evaluation: of examples.
+      languages: of each of them, str [n]; [0] where nobody knows.
+    """
+    right = evaluation.right
+    names, counts = np.unique(languages, return_counts=True)
+    found = {
+        str(name): (int(count), float(right[languages == name].mean()))
+        for name, count in zip(names, counts, strict=True)
+    }
+    return dict(sorted(found.items(), key=lambda item: -item[1][0]))
 
 
 def save(path: Path, evaluation: Evaluation, examples: Examples | None = None) -> None:

@@ -88,7 +88,7 @@ class Facts:
         self.config, self.versions = run_.config, run_.versions
         self.privacy, self.audit, self.lite = map(run_.read, (run.PRIVACY, run.AUDIT, run.VARIANTS))
         self.calibration, self.temperature = run_.read(run.CALIBRATION), temperature_of(run_)
-        self.task, self.score_name = run_.task, run_.task.title
+        self.task, self.score_name = run_.task, run_.task.score_name
         found = sorted((self.path / run.OTHER_DATA).glob("*.json"))[: run_files.MOST_LISTED]
         read = functools.partial(run_files.read_json, self.path, shape=run.ON_OTHER_DATA)
         self.other_data = {path.stem: read(f"{run.OTHER_DATA}/{path.name}") for path in found}

@@ -11,7 +11,7 @@ from tfkit.environment import cluster
 from tfkit.errors import ConfigError
 from tfkit.settings import fields
 
-ENCODER, EMBEDDED = "minilm-l6-v2", "docstrings"
+ENCODER, EMBEDDED = "minilm-l6-v2", "sentiment"
 _IMAGES = {".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp"}
 _TEXTS = {".txt", ".text", ".md", ".html", ".htm"}
 SCRATCH = "cnn"
@@ -32,6 +32,9 @@ class RecipeConfig:
 
     start_here: ClassVar[tuple[str, ...]] = ("data_dir", "model_handle", "run_dir", "epochs", "strategy")
     """The flags that --help begins with."""
+
+    given: ClassVar[frozenset[str]] = frozenset()
+    """Of an object that was made of a command line, of keywords or of YAML: the settings that they named."""
 
     config: Path | None = None
     """YAML file with any of these settings (a run's config.yaml replays it); flags override it.
@@ -231,6 +234,12 @@ class TransferConfig(ReplicaConfig):
     unfreeze: Literal["all", "staged"] = "all"
     """staged: a third of the fine-tuning epochs goes to the later half of the model (bundled ones)."""
 
+    hidden: fields.Whole | None = None
+    """Units of a layer between the features and the classes; 0: none. Left out: 0 for images, 1024 for texts."""
+
+    dropout: fields.Share | None = None
+    """Share of what the last layer gets that is dropped in training. Left out: 0.2, or 0.5 after a layer between."""
+
     features: bool = True
     """Compute the frozen model's features once and store them; off: run it in every epoch."""
 
@@ -335,7 +344,7 @@ class TextSettings(TextColumns, TransferConfig):
     """Folder with one subfolder a class and a .txt file a text, instead of --data-file."""
 
     dataset: str = EMBEDDED
-    """Where there is neither: docstrings (embedded: of installed packages, by package)."""
+    """Where there is neither: sentiment (embedded: short messages, negative, neutral or positive)."""
 
     model_handle: str = ENCODER
     """TF Hub or Kaggle model URL, local SavedModel folder, .tar.gz, a bundled name (python -m tfkit models lists
@@ -371,7 +380,7 @@ class PrivateSettings(TextColumns, ImageConfig, StrategyConfig):
     start_here = ("data_dir", "model_handle", "run_dir", "epochs", "target_epsilon")
 
     dataset: str = "digits"
-    """Where there is no --data-dir or --data-file: digits or mnist5k (embedded images), docstrings (embedded texts), or
+    """Where there is no --data-dir or --data-file: digits or mnist5k (embedded images), sentiment (embedded texts), or
     tfds:NAME (tensorflow-datasets)."""
 
     target_epsilon: fields.Positive | None = None
@@ -415,6 +424,10 @@ class PrivateSettings(TextColumns, ImageConfig, StrategyConfig):
     adaptive_clip_quantile: Annotated[float, fields.Range(gt=0, lt=1)] | None = None
     """Share of examples that is to stay unclipped: the clipping norm follows, at a cost that is accounted.
     Left out: the norm stays."""
+
+    expected_trials: Annotated[int, fields.Range(ge=2)] | None = None
+    """This training is one of so many on average, of which the best is released, as recipes.tune does: the noise is
+    that of the whole search, and so is epsilon. Left out: one training by itself."""
 
     continue_from: Path | None = None
     """Refused: tfkit does not account the epsilon of two runs on the same people together. Left out: no run."""
@@ -478,6 +491,29 @@ class WholeModelSettings(ImageConfig, ReplicaConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class TuneConfig(RecipeConfig):
+    """How the settings of a recipe that trains are searched."""
+
+    start_here = ("data_dir", "trials", "minutes", "target", "run_dir")
+
+    trials: fields.Count = 20
+    """Settings that are tried. In private training their number is drawn by chance, and this is its mean."""
+
+    minutes: fields.Positive | None = None
+    """Time after which no further trial begins, counted over all calls. Left out: no limit."""
+
+    target: Literal["loss", "accuracy"] = "loss"
+    """What of the validation split decides. In private training it is the accuracy, with noise."""
+
+    model_handles: tuple[str, ...] = ()
+    """Pretrained models to choose from, in place of --model-handle. Left out: that one alone."""
+
+    search_whole: bool = False
+    """Let each trial be the whole recipe, and search augmentation and fine-tuning too: minutes a trial. Off: a trial is
+    a head on stored features, of a second or so; what the recipe does after that, it does for the best one."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class SearchConfig(TextSource):
     """Which documents, which encoder, which questions."""
 
@@ -488,7 +524,7 @@ class SearchConfig(TextSource):
     """Folder of .txt, .md, .rst or .html files, at any depth. Left out: --data-file, or what --run-dir holds."""
 
     dataset: str = EMBEDDED
-    """Where there is neither: docstrings (embedded: of installed packages)."""
+    """Where there is neither: sentiment (embedded: short messages)."""
 
     model_handle: str | None = None
     """TF Hub or Kaggle model URL, local SavedModel folder, .tar.gz, or a bundled name (python -m tfkit models lists

@@ -7,7 +7,7 @@ from typing import Any
 
 from tfkit.environment.stack import keras, tf
 from tfkit.errors import UsageError
-from tfkit.text.tokenizers import MASK, TYPES, WORDS, WordPiece
+from tfkit.text.tokenizers import MASK, TYPES, WORDS, Tokenizer
 
 TOKENS = "tokens"
 """The layer's name: what stands after it takes ids."""
@@ -20,7 +20,7 @@ class Tokens(keras.layers.Layer):
     [b, length] where that is given.
     """
 
-    def __init__(self, tokenizer: WordPiece, *, length: int | None = None, name: str = TOKENS) -> None:
+    def __init__(self, tokenizer: Tokenizer, *, length: int | None = None, name: str = TOKENS) -> None:
         super().__init__(name=name, trainable=False, dtype="int32")
         self.tokenizer = tokenizer
         self.length = length
@@ -33,7 +33,7 @@ class Tokens(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         """Return what TensorBoard's graph shows; the tokenizer itself is in the SavedModel alone."""
-        pieces, longest = len(self.tokenizer.vocabulary), self.tokenizer.max_length
+        pieces, longest = self.tokenizer.size, self.tokenizer.max_length
         return {**super().get_config(), "pieces": pieces, "longest": longest, "length": self.length}
 
 

@@ -23,7 +23,7 @@ from tfkit.errors import CheckError
 from tfkit.metrics import Evaluation, gives_logits
 from tfkit.reporting import tensorboard
 from tfkit.run import CALIBRATION, SAVED_MODEL, TASK, Run
-from tfkit.tasks import Classes
+from tfkit.tasks import CLASSES
 
 if TYPE_CHECKING:
     from tfkit.environment.stack import keras
@@ -217,6 +217,7 @@ def text_module(model: keras.Model, *, scratch: Path, probabilities: Probabiliti
     """
     from tfkit.environment.stack import tf
     from tfkit.text.layers import TOKENS, Tokens, on_device, on_ids
+    from tfkit.text.tokenizers import WordPiece
 
     spec = tf.TensorSpec([None], tf.string, name="texts")
     make = functools.partial(classifier, model, spec, probabilities=probabilities)
@@ -233,6 +234,8 @@ def text_module(model: keras.Model, *, scratch: Path, probabilities: Probabiliti
     tokens = next((layer for layer in model.layers if layer.name == TOKENS), None)
     if isinstance(tokens, Tokens):
         module.device = on_device(model, probabilities=probabilities)
+    # Others than word pieces nobody can cut a text into by a list of them.
+    if isinstance(tokens, Tokens) and isinstance(tokens.tokenizer, WordPiece):
         length = tokens.length or tokens.tokenizer.max_length
         module.device_ids = on_ids(model, length=length, probabilities=probabilities)
         path = scratch / VOCABULARY
@@ -296,9 +299,10 @@ def tune(
       The evaluation of the test split by what was chosen.
     """
     task, note = splits.task, ""
-    if not private:
-        measured, task, note = task.tune(measured, validate)
-    if task != Classes():
+    if task.tunes and not private:
+        task, note = task.tuned(validate())
+        measured = task.judge(measured)
+    if task != CLASSES:
         files.write_json(run.path / TASK, task.describe())
     if note:
         run.note(note)

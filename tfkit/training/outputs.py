@@ -12,7 +12,7 @@ from tfkit.data.splits import typed_labels
 from tfkit.environment.packages import first_line
 from tfkit.errors import ConfigError, DataError, UsageError
 from tfkit.metrics import SUM_TOLERANCE, Outputs, activation, from_logits, losses
-from tfkit.tasks import Classes
+from tfkit.tasks import CLASSES, Classes
 
 if TYPE_CHECKING:
     from tfkit.environment.stack import keras
@@ -90,7 +90,7 @@ def check_outputs(
     *,
     class_names: Sequence[str],
     output: Outputs = "auto",
-    task: Classes = Classes(),  # noqa: B008  frozen
+    task: Classes = CLASSES,
 ) -> tuple[bool, str]:
     """Return whether a classifier gives logits, and a sentence on what was assumed; none where it is certain.
 
@@ -265,10 +265,20 @@ def check(output: str, expected: np.ndarray) -> None:
         )
 
 
-def answers(outputs: np.ndarray, output: str) -> np.ndarray:
-    """Return what outputs [n, ..., c] decide: classes int64 [n, ...], or yes and no as 1 and 0 [n, ..., c]."""
+def answers(outputs: np.ndarray, output: str, thresholds: Any = None) -> np.ndarray:
+    """Return what outputs [n, ..., c] decide: classes int64 [n, ...], or yes and no as 1 and 0 [n, ..., c].
+
+    Args:
+      outputs: of a model.
+      output: what they are.
+      thresholds: [c], from which number on it is yes; None: above 0.5, or the logit 0.
+    """
     if output in OF_CLASSES:
         return outputs.argmax(axis=-1)
+    if output == "values":
+        return outputs[..., 0]
+    if thresholds is not None:
+        return (outputs >= thresholds).astype(np.int64)
     return (outputs > YES_OR_NO[output]).astype(np.int64)
 
 

@@ -17,8 +17,8 @@ from tfkit.errors import RunError
 from tfkit.hub.encoders import Encoder, freeze
 from tfkit.metrics import Evaluation, evaluate, evaluation, gives_logits
 from tfkit.run import CALIBRATION, SAVED_MODEL, Run
-from tfkit.tasks import Classes
-from tfkit.text.tokenizers import WordPiece
+from tfkit.tasks import CLASSES, Classes
+from tfkit.text.tokenizers import Tokenizer
 from tfkit.training.stage import Trained
 
 FILTERS = (16, 32, 64, 128)
@@ -46,7 +46,7 @@ class Top(NamedTuple):
 
     logits: Callable[[Any, int], Any]
     optimizer: Callable[[Any], Any]
-    task: Classes = Classes()
+    task: Classes = CLASSES
 
     def model(self, inputs: Any, features: Any, classes: int) -> stack.keras.Model:
         """Return the compiled model from a Keras input, by its features, to logits."""
@@ -58,19 +58,19 @@ def plain_top(
     learning_rate: float = 1.0,
     steps: int = 1,
     *,
-    dropout: float = DROPOUT,
+    dropout: float | None = None,
     warmup: float = WARMUP_SHARE,
     optimizer: str = "adam",
     layer_decay: float = 1.0,
     hidden: int = 0,
-    task: Classes = Classes(),  # noqa: B008  frozen
+    task: Classes = CLASSES,
 ) -> Top:
     """Return dropout and a dense layer, trained with `learning_rate_schedule`.
 
     Args:
       learning_rate: the peak.
       steps: of the whole training.
-      dropout: of the features.
+      dropout: of what the last layer gets; None: 0.2, or 0.5 behind a layer between.
       warmup: share of the steps over which the learning rate rises.
       optimizer: "adam", or "sgd" with a momentum of 0.9.
       layer_decay: below 1 the layers of a transformer learn at rates of their own, each at this share of the one above.
@@ -84,7 +84,8 @@ def plain_top(
             even = layers.LayerNormalization(center=False, scale=False, name="even")(features)
             noisy = layers.Dropout(HIDDEN_DROPOUT[0], name="dropout_of_features")(even)
             features = layers.Dense(hidden, activation="relu", dtype="float32", name="hidden")(noisy)
-        noisy = layers.Dropout(HIDDEN_DROPOUT[1] if hidden else dropout, name="dropout")(features)
+        usual = HIDDEN_DROPOUT[1] if hidden else DROPOUT
+        noisy = layers.Dropout(usual if dropout is None else dropout, name="dropout")(features)
         return task.finish(_dense(noisy, task.units(classes)), classes)
 
     def optimize(model: stack.keras.Model) -> Any:
@@ -103,7 +104,7 @@ def private_top(
     steps: int = 1,
     *,
     mean: np.ndarray | None = None,
-    task: Classes = Classes(),  # noqa: B008  frozen
+    task: Classes = CLASSES,
 ) -> Top:
     """Return a private top: centred features of length one, a dense layer of zeros without bias, momentum.
 
@@ -144,7 +145,7 @@ def head(feature_size: int, classes: int, top: Top) -> stack.keras.Model:
 
 
 def light(
-    tokenizer: WordPiece, classes: int, top: Top, *, dimension: int = DIMENSION, length: int | None = None
+    tokenizer: Tokenizer, classes: int, top: Top, *, dimension: int = DIMENSION, length: int | None = None
 ) -> stack.keras.Model:
     """Return the mean of what is learned for each piece of a text, and a top on it, compiled.
 
@@ -164,7 +165,7 @@ def light(
 
     texts = stack.keras.Input([], dtype=stack.tf.string, name="texts")
     tokens = Tokens(tokenizer, length=length)(texts)
-    pieces = stack.keras.layers.Embedding(len(tokenizer.vocabulary), dimension, name="embedding")
+    pieces = stack.keras.layers.Embedding(tokenizer.size, dimension, name="embedding")
     features = MaskedMean(name="mean")(pieces(tokens["input_word_ids"]), mask=tokens["input_mask"])
     return top.model(texts, features, classes)
 
@@ -294,12 +295,7 @@ def _dense(features: Any, classes: int, **settings: Any) -> Any:
     return stack.keras.layers.Dense(classes, dtype="float32", name=CLASSIFIER, **settings)(features)
 
 
-def compiled(
-    model: stack.keras.Model,
-    optimizer: Any,
-    *,
-    task: Classes = Classes(),  # noqa: B008  frozen
-) -> stack.keras.Model:
+def compiled(model: stack.keras.Model, optimizer: Any, *, task: Classes = CLASSES) -> stack.keras.Model:
     """Compile a model for logits and the labels of a task."""
     if stack.keras.mixed_precision.global_policy().name == "mixed_float16":
         optimizer = stack.keras.mixed_precision.LossScaleOptimizer(optimizer)
@@ -355,11 +351,8 @@ def rebuild(run: Run, backbone: Encoder | None, splits: Splits) -> stack.keras.M
     Raises:
       RunError: what was exported is not this model.
     """
-    settings: dict[str, Any] = {
-        "classes": len(splits.class_names),
-        "spec": splits.spec,
-        "top": plain_top(task=splits.task),
-    }
+    settings: dict[str, Any] = {"classes": len(splits.class_names), "spec": splits.spec}
+    settings["top"] = plain_top(hidden=run.config.get("hidden") or 0, task=splits.task)
     model = small_cnn(**settings) if backbone is None else whole_model(backbone, **settings)
     exported = run.model
     stored: list[Any] = list(exported.variables_of_model)

@@ -16,7 +16,7 @@ from tfkit.reporting import examples, tensorboard
 from tfkit.reporting.examples import Examples
 from tfkit.run import EVALUATION, PRIVACY, Run
 from tfkit.settings.options import DataConfig
-from tfkit.text.tokenizers import WordPiece
+from tfkit.text.tokenizers import Tokenizer
 from tfkit.training.export import calibrate, save, tune
 from tfkit.transfer.attribution import grad_cam
 from tfkit.transfer.models import Classifier
@@ -103,7 +103,7 @@ def conclude(
         _write_projector(run, classifier.test_features, evaluation, splits)
 
 
-def measure_tokens(run: Run, tokenizer: WordPiece, splits: Splits) -> None:
+def measure_tokens(run: Run, tokenizer: Tokenizer, splits: Splits) -> None:
     """Record how long the texts are in tokens, how many are cut, and how much of them the vocabulary does not know."""
     train = splits.indices["train"]
     chosen = train[draw(len(train), MEASURED_TEXTS)]
@@ -112,7 +112,7 @@ def measure_tokens(run: Run, tokenizer: WordPiece, splits: Splits) -> None:
         texts = splits.source.read(chosen[start : start + 256])
         pieces = tokenizer.tokenize(stack.tf.constant(texts))
         lengths.append(pieces.row_lengths().numpy())
-        unknown += int((pieces.flat_values.numpy() == tokenizer.id_of("[UNK]")).sum())
+        unknown += int((pieces.flat_values.numpy() == tokenizer.unknown).sum())
     counts, room = np.concatenate(lengths), tokenizer.max_length - 2
     tensorboard.write_lengths(run.logdir, "tokens", np.minimum(counts, 4 * room))
     median, cut = float(np.median(counts)), float((counts > room).mean())

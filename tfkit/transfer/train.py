@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -60,7 +59,7 @@ def train(
     Args:
       data: a folder with one subfolder a class of images or of texts, a table of texts (CSV, TSV, JSON, JSONL,
         Parquet), or of images where `image_column` is given, or the name of a data set: "digits", "mnist5k",
-        "docstrings", "tfds:NAME". None: "digits".
+        "sentiment", "tfds:NAME". None: "digits".
       model: a TF Hub or Kaggle URL, a SavedModel folder or a bundled name; "cnn" and "light" are small models of images
         and of texts that are trained from scratch. None: the bundled one for images or for texts.
       privacy: train with differential privacy; `target_epsilon=3` among the settings does the same, with the recipe's
@@ -82,6 +81,31 @@ def train(
     Example:
       run = tfkit.train("photos/", run_dir="runs/photos", epochs=10)
       run.metrics["test/accuracy"]
+    """
+    recipe, settings = resolve(data, model=model, privacy=privacy, trainable=trainable, settings=settings)
+    return train_classifier(from_keywords(RECIPES[recipe], settings, call="tfkit.train"), recipe=recipe)
+
+
+def resolve(
+    data: str | Path | None,
+    *,
+    model: str | None,
+    privacy: DPSGD | None,
+    trainable: str,
+    settings: dict[str, Any],
+) -> tuple[str, dict[str, Any]]:
+    """Return which recipe does what a call of `train` asks for, and its settings by their flags' names.
+
+    Args:
+      data: as of `train`, and so are the others.
+      model: of the recipe's `model_handle`.
+      privacy: of train_private.
+      trainable: "auto" or "all".
+      settings: the keywords beside these.
+
+    Raises:
+      ConfigError: these do not go together.
+      DataError: there are no such data.
     """
     if model is not None:
         settings["model_handle"] = model
@@ -107,7 +131,7 @@ def train(
             'trainable="all" is for images without privacy.\n  Private training of all layers: features=False.'
             "  Texts: fine_tune_epochs=3."
         )
-    return train_classifier(from_keywords(RECIPES[recipe], settings, call="tfkit.train"), recipe=recipe)
+    return recipe, settings
 
 
 def train_classifier(config: Any, *, recipe: str) -> Run:
@@ -211,6 +235,21 @@ def _load(config: Any, *, global_batch_size: int, trainable: bool) -> tuple[Enco
     return backbone, splits
 
 
+def job_of(config: Any, encoder: Encoder | None) -> Any:
+    """Return what trains by these settings: `fine_tune`, `train_at_once` or `train_private`.
+
+    Args:
+      config: of a recipe.
+      encoder: None: a model that is trained from scratch.
+    """
+    from tfkit.transfer.fine_tuning import fine_tune, train_at_once
+    from tfkit.transfer.private import train_private
+
+    if isinstance(config, PrivateSettings):
+        return train_private
+    return train_at_once if isinstance(config, WholeModelSettings) or encoder is None else fine_tune
+
+
 def settings_of(run: Run, *, recipes: tuple[str, ...] = tuple(RECIPES), otherwise: str) -> DataConfig:
     """Return the settings of the recipe that made a run.
 
@@ -235,8 +274,6 @@ def settings_of(run: Run, *, recipes: tuple[str, ...] = tuple(RECIPES), otherwis
 def _train(config: Any, run: Run, strategy: Any, source: Run | None, *, recipe: str) -> None:
     from tfkit.transfer.baseline import compare_with_baseline
     from tfkit.transfer.continuing import Start
-    from tfkit.transfer.fine_tuning import fine_tune, train_at_once
-    from tfkit.transfer.private import train_private
     from tfkit.transfer.results import conclude, describe
 
     private, whole = isinstance(config, PrivateSettings), isinstance(config, WholeModelSettings)
@@ -253,9 +290,8 @@ def _train(config: Any, run: Run, strategy: Any, source: Run | None, *, recipe: 
     start = Start() if source is None else Start.of(source, run, splits)
     describe(run, encoder, splits, recipe=recipe, show_examples=not private)
     never_seen: Any = () if private else start.remember(run, splits)
-    job: Any = train_at_once if whole or encoder is None else fine_tune
-    job = train_private if private else functools.partial(job, start=start)
-    classifier = job(run, encoder, splits, config, strategy=strategy)
+    how = {} if private else {"start": start}
+    classifier = job_of(config, encoder)(run, encoder, splits, config, strategy=strategy, **how)
     if run.is_chief:
         if private:
             run.note(f"Calibration is left off: it {UNCOVERED}.")
@@ -282,7 +318,7 @@ def _data_settings(data: str | Path) -> dict[str, Any]:
         return {"dataset": str(data)}
     raise DataError(
         f"There is no {path}: neither a folder, nor a file, nor a data set."
-        "\n  Data sets that need no files: digits, mnist5k (images), docstrings (texts), tfds:NAME."
+        "\n  Data sets that need no files: digits, mnist5k (images), sentiment (texts), tfds:NAME."
     )
 
 
