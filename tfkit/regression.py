@@ -54,10 +54,11 @@ class ValueEvaluation(Evaluation):
 
     def __post_init__(self) -> None:
         """Bring the fields to their types and check that they belong together."""
-        for name in ("quantiles", "likelihood", "centre"):
+        for name in ("labels", "quantiles", "likelihood", "centre"):
             object.__setattr__(self, name, np.asarray(getattr(self, name), np.float64))
+        labels = self.labels
         super().__post_init__()
-        object.__setattr__(self, "labels", np.asarray(self.labels, np.float64))
+        object.__setattr__(self, "labels", labels)  # which are whole numbers of classes
 
     def _problems(self) -> list[str]:
         count, given = len(self.names), (self.labels.shape, self.probabilities.shape)
@@ -160,9 +161,15 @@ class ValueEvaluation(Evaluation):
         from scipy.stats import binomtest
 
         count = len(self.labels)
-        numbers = {"examples": float(count), "nll": self.loss if np.isfinite(self.quantiles).all() else math.nan}
+        numbers = {
+            "examples": float(count),
+            "nll": self.loss if np.isfinite(self.quantiles).all() else math.nan,
+        }
         for name, value, (low, high) in zip(
-            ("r2", "mae", "rmse"), _scores(self.labels, self.residuals), map(within_95, self.resampled.T), strict=True
+            ("r2", "mae", "rmse"),
+            _scores(self.labels, self.residuals),
+            map(within_95, self.resampled.T),
+            strict=True,
         ):
             numbers |= {name: value, f"{name}_low": low, f"{name}_high": high}
         for coverage, reach in zip(COVERAGES, self.quantiles, strict=True):
