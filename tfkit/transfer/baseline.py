@@ -6,8 +6,8 @@ import itertools
 import math
 import time
 import warnings
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -56,18 +56,15 @@ def baseline(splits: Splits) -> Baseline:
     Args:
       splits: of texts.
     """
-    from sklearn.exceptions import ConvergenceWarning
     from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.multiclass import OneVsRestClassifier
 
-    labels, chosen = splits.source.labels, _sample(splits)
+    labels, chosen = splits.source.labels, sample(splits)
     train, validation, test = (
         _texts(splits, indices) for indices in (chosen, splits.indices["validation"], splits.indices["test"])
     )
-    truth, classes = labels[splits.indices["validation"]], len(splits.class_names)
-    best, most_right = None, -1.0
-    for longest in (1, 2):
+    classes = len(splits.class_names)
+
+    def counted(longest: int) -> tuple[Any, Any, Any]:
         words = TfidfVectorizer(
             sublinear_tf=True,
             token_pattern=_TERMS,
@@ -79,7 +76,35 @@ def baseline(splits: Splits) -> Baseline:
         except ValueError:  # no word in any text, such as emoji alone
             words = words.set_params(analyzer="char", token_pattern=None)
             counts = words.fit_transform(train)
-        on_validation, on_test = words.transform(validation), words.transform(test)
+        return (longest, words.transform(test)), counts, words.transform(validation)
+
+    truth = labels[splits.indices["validation"]]
+    (longest, on_test), model, strength = fit_best(
+        map(counted, (1, 2)), labels[chosen], truth, classes=classes
+    )
+    return Baseline(model.predict(on_test), strength, longest == 2, len(chosen))
+
+
+def fit_best(
+    candidates: Iterable[tuple[Any, Any, Any]], labels: np.ndarray, truth: np.ndarray, *, classes: int
+) -> tuple[Any, Any, float]:
+    """Return the logistic regression that is right most often on the validation split, of equals the first.
+
+    Args:
+      candidates: key, training examples [n, terms] and validation examples [m, terms], sparse.
+      labels: of the training examples, int64 [n].
+      truth: of the validation examples, int64 [m].
+      classes: that there are.
+
+    Returns:
+      The key of its examples, the model, and scikit-learn's C.
+    """
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.multiclass import OneVsRestClassifier
+
+    best, most_right = None, -1.0
+    for key, counts, on_validation in candidates:
         for strength in STRENGTHS if classes <= FEW_CLASSES else STRENGTHS[1:2]:
             # A class at a time is the quickest for a few, all at once for many.
             model = LogisticRegression(C=strength, max_iter=50)
@@ -88,11 +113,10 @@ def baseline(splits: Splits) -> Baseline:
                 model = OneVsRestClassifier(model)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ConvergenceWarning)
-                model.fit(counts, labels[chosen])
+                model.fit(counts, labels)
             right = float(np.mean(model.predict(on_validation) == truth))
             if right > most_right:
-                predicted = model.predict(on_test)
-                best, most_right = Baseline(predicted, strength, longest == 2, len(chosen)), right
+                best, most_right = (key, model, strength), right
     assert best is not None
     return best
 
@@ -156,7 +180,7 @@ def difference_interval(right: np.ndarray, right_there: np.ndarray) -> tuple[flo
     return max(difference - half, -1.0), min(difference + half, 1.0)
 
 
-def _sample(splits: Splits) -> np.ndarray:
+def sample(splits: Splits) -> np.ndarray:
     """Return training texts, evenly drawn from their order, which is a shuffled one; of each class one at least."""
     train = splits.indices["train"]
     count = min(len(train), MOST_BASELINE_TEXTS)
