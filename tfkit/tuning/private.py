@@ -65,7 +65,9 @@ def check(config: Any) -> None:
         "--diagnostics shows numbers without noise, by which trials could be compared": config.diagnostics,
     }
     if wrong := [reason for reason, holds in reasons.items() if holds]:
-        raise ConfigError("A private search cannot be like this:\n  " + "\n  ".join(wrong) + ".\n  Leave it out.")
+        raise ConfigError(
+            "A private search cannot be like this:\n  " + "\n  ".join(wrong) + ".\n  Leave it out."
+        )
     if config.deterministic_noise or config.noise_multiplier == 0:
         raise PrivacyError(
             "--deterministic-noise and --noise-multiplier 0 make trials without an epsilon: a search over them has none"
@@ -103,7 +105,9 @@ def _search(run: Run, own: Any, space: Mapping[str, Any], loaded: Any, strategy:
     encoder, splits, _ = loaded(own)
     stage, of_batches, *_ = plan_training(own, splits)
     plan = stage.privacy.plan(
-        examples=len(splits.indices["train"]), expected_batch_size=of_batches.global_batch_size, epochs=stage.epochs
+        examples=len(splits.indices["train"]),
+        expected_batch_size=of_batches.global_batch_size,
+        epochs=stage.epochs,
     )
     noise, begun = plan.score_noise, ledger.RECORD in run.provenance.get("data", {})
     if not begun:
@@ -150,10 +154,16 @@ def _search(run: Run, own: Any, space: Mapping[str, Any], loaded: Any, strategy:
         seconds = time.monotonic() - began
         run.say(
             f"A trial is done, in {seconds:.0f} s. "
-            + ("It was the last." if ended else f"On average {seconds * plan.expected_trials:.0f} s are left.")
+            + (
+                "It was the last."
+                if ended
+                else f"On average {seconds * plan.expected_trials:.0f} s are left."
+            )
         )
     if state["best"] is None:
-        raise CheckError("All trials of the private search failed. Train once with recipes.train_private, to see why.")
+        raise CheckError(
+            "All trials of the private search failed. Train once with recipes.train_private, to see why."
+        )
     with files.new_folder(run.path / BEST) as best:
         shutil.copytree(folder / state["best"], best, dirs_exist_ok=True)
         files.write_json(best / "provenance.json", {"data": run.provenance["data"]})
