@@ -101,7 +101,9 @@ def fine_tune(
     return observe(model, splits) if features is None or stages else observe_head(model, trained, features)
 
 
-def train_head(encoder: Encoder, features: Splits, config: TransferConfig, *, start: Start, **how: Any) -> Trained:
+def train_head(
+    encoder: Encoder, features: Splits, config: TransferConfig, *, start: Start, **how: Any
+) -> Trained:
     """Train a head on stored features, or what is left to train of it.
 
     Args:
