@@ -22,7 +22,7 @@ LIGHT = "light"
 UNCOVERED = "looks at validation examples, which epsilon does not cover"
 """Why a private run is not calibrated."""
 
-_Augment = Literal["none", "light", "standard", "randaugment"]
+_Augment = Literal["none", "light", "standard", "randaugment", "mixup", "cutmix"]
 _Task = Literal["auto", "classes", "order", "labels", "value"]
 
 
@@ -339,7 +339,7 @@ class ImageSettings(ImageConfig, TransferConfig):
     20 megapixels; else 0."""
 
     augment: _Augment = "none"
-    """Random changes of the training images. Switches stored features off."""
+    """Random changes of the training images; mixup and cutmix mix two of them. Switches stored features off."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -499,6 +499,8 @@ class PrivateSettings(TextColumns, ImageConfig, StrategyConfig):
             raise ConfigError("--target-epsilon and --noise-multiplier both decide the noise: give one.")
         if self.target_epsilon is None and self.noise_multiplier is None:
             object.__setattr__(self, "target_epsilon", 3.0)
+        if self.expected_trials is not None:  # of which the other accountant knows no bound
+            object.__setattr__(self, "accountant", "rdp")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -519,7 +521,7 @@ class WholeModelSettings(ImageConfig, ReplicaConfig):
     """sgd has a momentum of 0.9."""
 
     augment: _Augment = "none"
-    """Random changes of the training images."""
+    """Random changes of the training images; mixup and cutmix mix two of them."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,6 +27,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import secrets
 import shutil
 import time
@@ -36,8 +37,9 @@ from typing import Any
 
 import numpy as np
 
-from tfkit.environment import files, packages, process
-from tfkit.errors import CheckError, ConfigError, PrivacyError, RunError, TfkitError
+from tfkit.data.splits import Splits
+from tfkit.environment import files, packages
+from tfkit.errors import CheckError, ConfigError, PrivacyError, RunError
 from tfkit.privacy import ledger
 from tfkit.run import BEST, Run
 from tfkit.settings.parse import as_dict
@@ -57,7 +59,7 @@ def check(config: Any) -> None:
       PrivacyError: the trials would have no epsilon.
     """
     reasons = {
-        "--minutes ends a search when the data make it slow, and the number of trials must be drawn by lot": config.minutes,
+        "--minutes ends a search where the data are slow; the number of trials must be drawn by lot": config.minutes,
         "--trials 1 is no search: python -m recipes.train_private": config.trials == 1,
         "--model-handles is not for private training: each model would have a cost of its own": config.model_handles,
         "--search-whole is not for private training, which has nothing beside its settings": config.search_whole,
@@ -101,9 +103,20 @@ def find(run: Run, config: Any, own: Any, space: Mapping[str, Any], loaded: Any,
     return dataclasses.replace(own, **{name: best.config[name] for name in space})
 
 
+def without_test(splits: Splits, **changes: Any) -> Splits:
+    """Return splits in which the validation examples stand in the place of the test examples too: of a trial.
+
+    Args:
+      splits: that the search is on.
+      changes: of other fields.
+    """
+    return splits.replace(indices={**splits.indices, "test": splits.indices["validation"]}, **changes)
+
+
 def _search(run: Run, own: Any, space: Mapping[str, Any], loaded: Any, strategy: Any) -> None:
     encoder, splits, _ = loaded(own)
-    stage, of_batches, *_ = plan_training(own, splits)
+    of_all = own if encoder is not None else dataclasses.replace(own, features=False)
+    stage, of_batches, *_ = plan_training(of_all, splits)
     plan = stage.privacy.plan(
         examples=len(splits.indices["train"]),
         expected_batch_size=of_batches.global_batch_size,
@@ -114,8 +127,8 @@ def _search(run: Run, own: Any, space: Mapping[str, Any], loaded: Any, strategy:
         run.provenance = {"data": ledger.register(run, splits)}
         run.note(
             f"A private search of {plan.expected_trials} trials on average, each with noise multiplier"
-            f" {plan.noise_multiplier:.4g} and noise of {noise:.3g} on the number of validation examples that are right:"
-            f" epsilon {plan.epsilon(plan.steps):.4g} in all."
+            f" {plan.noise_multiplier:.4g} and noise of {noise:.3g} on the number of validation examples that are"
+            f" right: epsilon {plan.epsilon(plan.steps):.4g} in all."
         )
     else:
         ledger.check_data(run, splits)
@@ -137,11 +150,11 @@ def _search(run: Run, own: Any, space: Mapping[str, Any], loaded: Any, strategy:
         began, name, score = time.monotonic(), str(state["number"]), -math.inf
         chosen = dataclasses.replace(own, **state["drawn"])
         try:
-            with process.muted(), Run.create(folder / name, config=as_dict(chosen)) as trial:
-                classifier = train_private(trial, encoder, splits, chosen, strategy=strategy)
+            with Run.create(folder / name, config=as_dict(chosen)) as trial:
+                classifier = train_private(trial, encoder, without_test(splits), chosen, strategy=strategy)
             chance = np.random.default_rng(secrets.randbits(256))
             score = classifier.evaluation.correct + noise * chance.standard_normal()
-        except (TfkitError, ArithmeticError, ValueError, RuntimeError) as error:
+        except CheckError as error:  # it came apart, which the data decide: the lowest score
             run.warn(f"A trial failed: {packages.first_line(error)}")
         if score > state["score"]:
             state |= {"best": name, "score": score}
@@ -165,13 +178,30 @@ def _search(run: Run, own: Any, space: Mapping[str, Any], loaded: Any, strategy:
             "All trials of the private search failed. Train once with recipes.train_private, to see why."
         )
     with files.new_folder(run.path / BEST) as best:
-        shutil.copytree(folder / state["best"], best, dirs_exist_ok=True)
+        # Its logs tell the time, and by that how many trials came after it.
+        shutil.copytree(
+            folder / state["best"], best, dirs_exist_ok=True, ignore=shutil.ignore_patterns("logs")
+        )
         files.write_json(best / "provenance.json", {"data": run.provenance["data"]})
     shutil.rmtree(folder)
 
 
+def forget_times(folder: Path) -> None:
+    """Take from the files of a search what tells how long it took and how many trials it had: their dates, and the
+    numbers that TensorFlow counts event files by.
+
+    Args:
+      folder: of the search, finished.
+    """
+    for number, path in enumerate(sorted(folder.rglob("*tfevents*"))):
+        _, _, kind = path.name.rpartition(".")
+        path.rename(path.with_name(f"events.out.tfevents.{number:010d}.best.{kind}"))
+    for path in (folder, *folder.rglob("*")):
+        os.utime(path)
+
+
 def _draw(space: Mapping[str, Any]) -> dict[str, Any]:
-    """Draw settings from fixed distributions: by the system's entropy, so that they do not tell how many came before."""
+    """Draw settings by the system's entropy: by a seed, those of the best would tell how many came before."""
     import optuna
 
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=secrets.randbits(32)))

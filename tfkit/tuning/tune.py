@@ -10,14 +10,16 @@ No trial has the test examples: in its splits validation stands in their place t
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import importlib
+import logging
 import math
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -25,10 +27,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import pandas as pd
 
 from tfkit import run_files
+from tfkit.data.augment import PRESETS
 from tfkit.distribution import strategies
 from tfkit.environment import cluster, files, packages, process
 from tfkit.errors import CheckError, ConfigError, StackError
-from tfkit.run import BACKUP, BEST, DATABASE, TABLE, TRIALS, Run
+from tfkit.run import BACKUP, BEST, DATABASE, PRIVACY, TABLE, TRIALS, Run
 from tfkit.settings.options import (
     ImageSettings,
     PrivateSettings,
@@ -40,6 +43,8 @@ from tfkit.settings.options import (
 )
 from tfkit.settings.parse import as_dict, from_keywords, run_dir, takes_settings
 from tfkit.transfer.train import RECIPES, job_of, load, resolve, train_classifier
+from tfkit.tuning import private
+from tfkit.tuning.private import without_test
 
 if TYPE_CHECKING:
     from tfkit.data.splits import Splits
@@ -141,10 +146,8 @@ def search(config: Any) -> Run:
         run.record({"search/trials_asked": config.trials})
         run.versions = packages.versions()
         run.note(f"Searched are {', '.join(space)}; all other settings are as they were given.")
-        find = _find
-        if isinstance(own, PrivateSettings):
-            from tfkit.tuning.private import find
-        with strategies.cluster_strategy(own, run) as strategy:
+        find = private.find if isinstance(own, PrivateSettings) else _find
+        with strategies.cluster_strategy(own, run) as strategy, _quiet():
             loaded = functools.cache(functools.partial(_load, own))
             best = find(run, config, own, space, lambda chosen: loaded(chosen.model_handle), strategy)
         # The devices are divided already.
@@ -152,8 +155,27 @@ def search(config: Any) -> Run:
         found = train_classifier(best, recipe=recipe)
         run.provenance = {name: of for name, of in found.provenance.items() if name in ("data", "model")}
         run.record({name: value for name, value in found.metrics.items() if name.startswith("privacy/")})
+        if statement := found.read(PRIVACY):
+            files.write_json(folder / PRIVACY, statement)
         write_report(run)
+        if isinstance(own, PrivateSettings):
+            private.forget_times(folder)
     return found
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep from warning while the block runs: Optuna of each study, TensorFlow of functions traced for each trial."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    logger = logging.getLogger("tensorflow")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _check(config: Any) -> None:
@@ -162,6 +184,8 @@ def _check(config: Any) -> None:
         raise ConfigError(
             "--continue-from is for one training: a search begins with the published model. Leave it out."
         )
+    if isinstance(config, PrivateSettings):
+        private.check(config)
     try:
         importlib.import_module("optuna")
     except ImportError as error:
@@ -187,8 +211,9 @@ def search_space(config: Any, own: Any) -> dict[str, Any]:
 
     if isinstance(own, PrivateSettings):
         # Nothing on which the noise depends: all trials then cost the same.
+        scale = 1.0 if own.features else 1 / 16
         space: dict[str, Any] = {
-            "learning_rate": Number(0.25, 32, log=True),
+            "learning_rate": Number(0.25 * scale, 32 * scale, log=True),
             "l2_norm_clip": Number(0.03, 3, log=True),
         }
     else:
@@ -204,7 +229,7 @@ def search_space(config: Any, own: Any) -> dict[str, Any]:
             space |= {
                 "fine_tune_epochs": Whole(0, 10),
                 "fine_tune_learning_rate": Number(1e-5, 1e-3, log=True),
-                "augment": Choice(("none", "light", "standard", "randaugment")),
+                "augment": Choice(PRESETS),
                 "layer_decay": Number(0.7, 1),
                 "optimizer": Choice(("adam", "sgd")),
             }
@@ -222,14 +247,13 @@ def search_space(config: Any, own: Any) -> dict[str, Any]:
 
 
 def _load(own: Any, model_handle: str) -> tuple[Any, Splits, Splits | None]:
-    """Return a model and its splits, in which the validation examples stand for the test examples too."""
+    """Return a model, its splits, and the splits of its features where they are stored."""
     from tfkit import hub
 
     own = dataclasses.replace(own, model_handle=model_handle)
     stored = getattr(own, "features", False)
     trainable = not stored if isinstance(own, PrivateSettings) else isinstance(own, WholeModelSettings)
     encoder, splits = load(own, global_batch_size=own.global_batch_size or 1, trainable=trainable)
-    splits = splits.replace(indices={**splits.indices, "test": splits.indices["validation"]})
     if encoder is None or not stored:
         return encoder, splits, None
     process.say(f"The features of {encoder.handle} are computed, unless they are stored already.")
@@ -243,6 +267,8 @@ def _find(run: Run, config: Any, own: Any, space: Mapping[str, Any], loaded: Loa
     import optuna
     from optuna.trial import TrialState
 
+    if "model_handle" not in space:
+        loaded(own)  # what is wrong with the data is no failure of a trial
     study, next_trial = _open_study(run, config, space)
     if not study.trials:  # what the recipe does by itself is among them
         study.enqueue_trial(_usual(own, config, space))
@@ -265,7 +291,9 @@ def _find(run: Run, config: Any, own: Any, space: Mapping[str, Any], loaded: Loa
         shutil.rmtree(_folder(run, trial) / BACKUP, ignore_errors=True)
         trial.set_user_attr("seconds", round(time.monotonic() - began, 2))
         study.tell(trial, value, state=state)
-        files.write_text(run.path / TABLE, pd.DataFrame(_rows(study)).to_csv(index=False))
+        files.write_text(
+            run.path / TABLE, pd.DataFrame(_rows(study)).to_csv(index=False, float_format="%.6g")
+        )
         _tell(run, config, _rows(study))
     rows = _rows(study)
     done = [row for row in rows if row["state"] == "complete"]
@@ -299,7 +327,6 @@ def _open_study(run: Run, config: Any, space: Mapping[str, Any]) -> tuple[Any, C
     from sqlalchemy import URL
     from sqlalchemy.exc import SQLAlchemyError
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     path = (run.path / DATABASE).resolve()
     try:
         storage = optuna.storages.RDBStorage(str(URL.create("sqlite", database=str(path))))
@@ -358,10 +385,10 @@ def _try(run: Run, config: Any, own: Any, trial: Any, loaded: Loaded, strategy: 
         chosen = strategies.scale_to_replicas(chosen, strategy, trial_run)
         try:
             if isinstance(own, TransferConfig) and features is not None and not config.search_whole:
-                features = features.replace(global_batch_size=chosen.global_batch_size)
+                features = without_test(features, global_batch_size=chosen.global_batch_size)
                 train_head(encoder, features, chosen, run=trial_run, **how)
             else:
-                splits = splits.replace(global_batch_size=chosen.global_batch_size)
+                splits = without_test(splits, global_batch_size=chosen.global_batch_size)
                 job_of(chosen, encoder)(trial_run, encoder, splits, chosen, **how)
         finally:
             keras.backend.clear_session()
