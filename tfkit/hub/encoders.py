@@ -17,12 +17,13 @@ from tfkit.hub import bundled, saved_model
 from tfkit.hub.catalogue import Known, Modality, find, parse
 from tfkit.hub.fetch import Download, bundled_model, fetch
 from tfkit.hub.saved_model import Interface, Tensor
-from tfkit.text.tokenizers import MASK, TYPES, WORDS, WordPiece
+from tfkit.text.tokenizers import MASK, TYPES, WORDS, Tokenizer
 
 _SPARE = 0.9  # an embedding may have some rows more than there are pieces, for a round number
 _USUAL_SIZE = 224
 _ALTERNATIVE = (
-    "python -m tfkit models lists encoders; 'efficientnet-lite0' and 'minilm-l6-v2' (texts) are built in."
+    "python -m tfkit models lists encoders; 'efficientnet-lite0' and, of texts, 'minilm-l6-v2' and"
+    " 'multilingual' are built in."
 )
 
 
@@ -41,9 +42,9 @@ def load_model(
     What is fetched goes into the cache (`$TFKIT_CACHE/hub`) when it is whole; from then on the handle needs no network.
 
     Args:
-      handle: a bundled name ("efficientnet-lite0", "minilm-l6-v2"), a known name (python -m tfkit models), an http(s)
-        URL such as https://tfhub.dev/google/universal-sentence-encoder/4, a kaggle.com model URL, a gs:// location, a
-        SavedModel folder, or a .tar.gz of one.
+      handle: a bundled name ("efficientnet-lite0", "minilm-l6-v2", "multilingual"), a known name (python -m tfkit
+        models), an http(s) URL such as https://tfhub.dev/google/universal-sentence-encoder/4, a kaggle.com model URL, a
+        gs:// location, a SavedModel folder, or a .tar.gz of one.
       modality: "images" or "texts", where the model's inputs do not show it.
       preprocessor: handle of the model that makes ids of strings, where the model takes ids and is not one that
         `python -m tfkit models` lists with its preprocessor.
@@ -93,7 +94,8 @@ def load_model(
         if row and row.output in {tensor.name for tensor in interface.outputs}:
             common["interface"] = replace(interface, output_key=row.output)
         digest = files.digest_of(digest, part.digest if part else None, length)
-        encoder = TextEncoder(**common, digest=digest, preprocessor=part, max_length=length)
+        notes = tuple(filter(None, [getattr(bundled.MODELS.get(parsed.location), "note", "")]))
+        encoder = TextEncoder(**common, digest=digest, preprocessor=part, max_length=length, notes=notes)
     return encoder.with_feature_size()
 
 
@@ -119,7 +121,7 @@ def _preprocessor(
         if not 3 <= length <= model.positions:
             raise HubError(
                 f"max_length={length}: {model.name} takes 3 to {model.positions} ids of a text, two at its ends among"
-                f" them; it was trained on {model.max_length}."
+                f" them; unless said {model.max_length}."
             )
         handle, path = model.name, bundled_model(model.name, max_length=length)
         # Not that of the files: see `Bundled.digest`.
@@ -198,6 +200,8 @@ class Encoder(Part, abc.ABC):
     """Of images: the values that it expects for black and for white."""
     preprocessor: Part | None = None
     """Of texts: what makes ids of strings; None where the encoder takes strings itself, or where it is not known."""
+    windows: bool = False
+    """Of texts: whether all of a text is read, in windows of `max_length`; see `TextEncoder.whole`."""
     max_length: int | None = None
     """Of texts: ids at most, the two at the ends among them; what is longer is cut. None: the model decides."""
 
@@ -224,7 +228,7 @@ class Encoder(Part, abc.ABC):
         return self.handle in bundled.MODELS
 
     @functools.cached_property
-    def tokenizer(self) -> WordPiece | None:
+    def tokenizer(self) -> Tokenizer | None:
         """Return what makes a bundled encoder's ids of texts; None for any other."""
         model = bundled.MODELS.get(self.handle)
         if isinstance(model, bundled.TextModel):
@@ -399,27 +403,42 @@ class TextEncoder(Encoder):
     def graph(self, spec: Any, *, trainable: str = "none") -> tuple[Any, Any]:
         """See `Encoder`: strings [batch].
 
-        For a bundled encoder the layers between are a `text.layers.Tokens` and the flat ones of `functional`, both
-        without the pieces that no text is cut into.
+        For a bundled encoder the layers between are a `text.layers.Tokens` and the flat ones of `functional`; of
+        MiniLM both without the pieces that no text is cut into.
         """
         texts = stack.keras.Input((), dtype=stack.tf.string, name="texts")
         model, tokenizer = bundled.MODELS.get(self.handle), self.tokenizer
+        if self.windows and tokenizer is not None:
+            from tfkit.text.layers import Windows
+
+            return texts, Windows(tokenizer, self.functional())(texts)
         if tokenizer is None or not isinstance(model, bundled.TextModel):
             return texts, self.layer(trainable=trainable != "none")(texts)
-        from tfkit.hub.networks import minilm
-        from tfkit.text.layers import Tokens
+        base = model.in_graph(texts, tokenizer)
+        freeze(base, trainable)
+        return texts, base.output
 
-        tokenizer, rows = model.reachable(tokenizer)
-        tokens = Tokens(tokenizer)(texts)
-        _, features = minilm(tokens[WORDS], tokens[MASK], longest=tokenizer.max_length, pieces=len(rows))
-        freeze(model.weighted(stack.keras.Model(texts, features), rows=rows), trainable)
-        return texts, features
+    def whole(self) -> TextEncoder:
+        """Return the encoder of whole documents, which stays frozen: mean and maximum of the vectors of their windows.
+
+        Raises:
+          HubError: its tokenizer is inside of a SavedModel, and cannot cut a document.
+        """
+        if self.tokenizer is None:
+            texts = [name for name, model in bundled.MODELS.items() if isinstance(model, bundled.TextModel)]
+            raise HubError(
+                f"{self.handle} has its tokenizer in a SavedModel, and cannot cut a document into windows.\n"
+                f"  Take a bundled encoder ({', '.join(texts)}), or --windows first."
+            )
+        digest = files.digest_of(self.digest, "windows")
+        return replace(self, windows=True, feature_size=2 * self.feature_size, digest=digest)
 
     @property
     def origin(self) -> dict[str, Any]:
         """See `Encoder`."""
         handle = self.preprocessor and self.preprocessor.handle
-        return {**super().origin, "preprocessor": handle, "max_length": self.max_length}
+        pooling = {"pooling": "mean and maximum of windows"} if self.windows else {}
+        return {**super().origin, "preprocessor": handle, "max_length": self.max_length, **pooling}
 
     def keras_layer(self, *, trainable: bool = False, **options: Any) -> stack.tf_hub.KerasLayer:
         """See `Part`; strings [b], by the preprocessor where there is one."""

@@ -88,7 +88,7 @@ def fine_tune(
                 config.fine_tune_learning_rate,
                 epochs * splits.steps_per_epoch,
                 layer_decay=config.layer_decay,
-                **_top_settings(config, encoder),
+                **_top_settings(config, encoder, splits),
             ),
             precision="mixed_float16" if stack.has_gpu() else "float32",
         )
@@ -143,7 +143,8 @@ def train_at_once(
     classes, steps, name = len(splits.class_names), config.epochs * splits.steps_per_epoch, "train"
     build: Callable[[], stack.keras.Model]
     if isinstance(config, WholeModelSettings):
-        top = plain_top(config.learning_rate, steps, warmup=config.warmup, optimizer=config.optimizer)
+        how: dict[str, Any] = {"warmup": config.warmup, "optimizer": config.optimizer, "task": splits.task}
+        top = plain_top(config.learning_rate, steps, **how)
         settings: dict[str, Any] = {"classes": classes, "spec": splits.spec, "top": top}
         build = functools.partial(models.small_cnn, **settings)
         if encoder is not None:
@@ -155,7 +156,7 @@ def train_at_once(
         if run.is_chief:
             measure_tokens(run, tokenizer, splits)
         run.record({"time/features_seconds": 0.0})
-        top = plain_top(FASTER * config.learning_rate, steps, **_top_settings(config, None))
+        top = plain_top(FASTER * config.learning_rate, steps, **_top_settings(config, None, splits))
         build = functools.partial(models.light, tokenizer, classes, top)
     weights = class_weight(splits, when=config.class_weights, run=run)
     augment = Augmentation.preset(config.augment)
@@ -173,13 +174,13 @@ def build_head(config: TransferConfig, encoder: Encoder, features: Splits) -> Ca
 
 def _head_top(config: TransferConfig, encoder: Encoder, splits: Splits) -> Top:
     steps = config.epochs * splits.steps_per_epoch
-    return plain_top(config.learning_rate, steps, **_top_settings(config, encoder))
+    return plain_top(config.learning_rate, steps, **_top_settings(config, encoder, splits))
 
 
-def _top_settings(config: TransferConfig, encoder: Encoder | None) -> dict[str, Any]:
+def _top_settings(config: TransferConfig, encoder: Encoder | None, splits: Splits) -> dict[str, Any]:
     usual = models.HIDDEN_OF_TEXTS if encoder is not None and encoder.modality == "texts" else 0
     hidden = usual if config.hidden is None else config.hidden
-    return {"warmup": config.warmup, "hidden": hidden, "dropout": config.dropout}
+    return {"warmup": config.warmup, "hidden": hidden, "dropout": config.dropout, "task": splits.task}
 
 
 def _load_or_build_tokenizer(
@@ -220,6 +221,13 @@ def _fine_tuning_stages(
 ) -> list[tuple[str, int, str]]:
     """Return the stages that train the encoder: (name, epochs, what is trainable)."""
     epochs = config.fine_tune_epochs
+    if epochs is None and encoder.windows:
+        run.note(
+            "Fine-tuning is off: whole documents are read (--windows first --fine-tune-epochs 3 trains on their"
+            " beginnings)."
+        )
+        run.decide(fine_tune_epochs=0)
+        return []
     if epochs is None:
         if not encoder.trainable_variables:
             run.note(f"Fine-tuning is off: {encoder.handle} has no trainable weights.")

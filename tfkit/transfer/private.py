@@ -65,7 +65,7 @@ def train_private(
         + (", features less their noisy mean." if stage.privacy.release_noise else ".")
     )
     run.decide(epochs=stage.epochs, learning_rate=float(rate), global_batch_size=of_batches.global_batch_size)
-    classes, top, seconds = len(splits.class_names), private_top(rate, steps), 0.0
+    classes, top, seconds = len(splits.class_names), private_top(rate, steps, task=splits.task), 0.0
     if encoder is None:
         tokenizer = hub.load_model(ENCODER, max_length=length).tokenizer
         assert tokenizer is not None, "it is bundled"
@@ -106,7 +106,7 @@ def train_private_head(
     assert stage.privacy is not None
     noise = stage.privacy.release_noise
     mean = _released_mean(run, features, config, noise, strategy=strategy) if noise else None
-    top = private_top(rate, steps, mean=mean)
+    top = private_top(rate, steps, mean=mean, task=features.task)
     build = functools.partial(models.head, encoder.feature_size, len(features.class_names), top)
     return train(build, of_batches, stage, run=run, strategy=strategy), top
 
