@@ -129,6 +129,11 @@ def find(search: Search) -> Any:
 def _search(search: Search) -> None:
     run, own = search.run, search.own
     encoder, splits, _ = search.loaded(own.model_handle)
+    if splits.task.name != "classes":
+        raise PrivacyError(
+            f"The task is {splits.task.name!r}: of classes alone one example changes the score by 1 at most, as the"
+            " noise on it takes for granted.\n  Train once with recipes.train_private."
+        )
     of_all = own if encoder is not None else dataclasses.replace(own, features=False)
     stage, of_batches, *_ = plan_training(of_all, splits)
     sizes = {"examples": len(splits.indices["train"]), "expected_batch_size": of_batches.global_batch_size}
