@@ -200,7 +200,7 @@ class Augmentation:
           seed: of the run.
 
         Returns:
-          (images float32 [b, s, s, 3], labels int64 [b], other images and labels of these shapes, epoch int64 [b],
+          (images float32 [b, s, s, 3], labels [b, ...], other images and labels of these shapes, epoch int64 [b],
           position int64 [b]) -> images, labels.
         """
         if self.mix == "none":
@@ -226,6 +226,7 @@ class Augmentation:
                 )
                 own = 1.0 - tf.cast(rows[:, :, None, None] & columns[:, None, :, None], tf.float32)
             kept = lot < tf.reduce_mean(own, axis=[1, 2, 3])
+            kept = tf.reshape(kept, [-1, *([1] * (len(labels.shape) - 1))])
             return own * images + (1.0 - own) * others, tf.where(kept, labels, other_labels)
 
         return mix

@@ -85,31 +85,6 @@ def train(
       run = tfkit.train("photos/", run_dir="runs/photos", epochs=10)
       run.metrics["test/accuracy"]
     """
-    recipe, settings = resolve(data, model=model, privacy=privacy, trainable=trainable, settings=settings)
-    return train_classifier(from_keywords(RECIPES[recipe], settings, call="tfkit.train"), recipe=recipe)
-
-
-def resolve(
-    data: str | Path | None,
-    *,
-    model: str | None,
-    privacy: DPSGD | None,
-    trainable: str,
-    settings: dict[str, Any],
-) -> tuple[str, dict[str, Any]]:
-    """Return which recipe does what a call of `train` asks for, and its settings by their flags' names.
-
-    Args:
-      data: as of `train`, and so are the others.
-      model: of the recipe's `model_handle`.
-      privacy: of train_private.
-      trainable: "auto" or "all".
-      settings: the keywords beside these.
-
-    Raises:
-      ConfigError: these do not go together.
-      DataError: there are no such data.
-    """
     if model is not None:
         settings["model_handle"] = model
     if data is not None:
@@ -134,7 +109,7 @@ def resolve(
             'trainable="all" is for images without privacy.\n  Private training of all layers: features=False.'
             "  Texts: fine_tune_epochs=3."
         )
-    return recipe, settings
+    return train_classifier(from_keywords(RECIPES[recipe], settings, call="tfkit.train"), recipe=recipe)
 
 
 def train_classifier(config: Any, *, recipe: str) -> Run:
