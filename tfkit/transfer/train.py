@@ -229,7 +229,8 @@ def _reads_all(config: Any, encoder: Encoder, splits: Splits) -> bool:
 
     if config.windows != "auto" or encoder.tokenizer is None:
         return config.windows == "all"
-    if isinstance(config, PrivateSettings) or getattr(config, "fine_tune_epochs", 0) or not config.features:
+    tuned = isinstance(config, TextSettings) and config.fine_tune_epochs
+    if isinstance(config, PrivateSettings) or tuned or not config.features:
         return False
     train, room = splits.indices["train"], encoder.tokenizer.max_length - 2
     texts = splits.source.read(train[draw(len(train), MEASURED)])
