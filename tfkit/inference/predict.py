@@ -124,23 +124,24 @@ def stream(
     names, about = [*map(printable, run.labels)], run.provenance.get("data", {})
     if (shape := about.get("shape")) is None:
         raise RunError(f"{run.path} is no finished run of a classifier: nothing can be predicted by it.")
-    if augment and (len(shape) != 3 or coverage is not None or report is not None):
+    task = run.task if coverage is None else run.task.at(coverage)
+    if augment and (len(shape) != 3 or not task.each or coverage is not None or report is not None):
         raise ConfigError(
-            "augment is for images, and what the run knows of its coverage and its accuracy is of single views.\n  Leave"
-            " it out, or coverage and report."
+            "augment is for classes and labels of images, and what the run knows of its coverage and its accuracy is of"
+            " single views.\n  Leave it out, or coverage and report."
         )
-    asked = Asked(names, run.task, **how)
+    asked = Asked(names, task, **how)
     found = open_data(data, shape=shape, asked=asked)
     trained_on_them = Path(str(about.get("origin"))).resolve() in map(Path.resolve, _paths(data))
     if report is not None:
         _check_report(run, report, is_other=found.labelled and not trained_on_them)
-    in_sets = _in_sets(run, coverage)
+    in_sets = _in_sets(run, coverage) if task.each else None
     noun = {0: "texts", 3: "images"}.get(len(shape), "rows")
     counts, measured = Counter(examples=0, unreadable=0), list[tuple[Example, np.ndarray]]()
     _tell(f"Predicting {noun} by {run.path}.")
     with _engine(run, shape, found.examples, moves=MOVES if augment else ()) as compute:
         for block in _watched(found.examples, noun):
-            probabilities = np.full((len(block), len(names)), np.nan, np.float32)
+            probabilities = np.full((len(block), len(names) if task.each else 2), np.nan, np.float32)
             if readable := [place for place, example in enumerate(block) if not example.error]:
                 probabilities[readable] = compute([block[place] for place in readable])
             bad = [place for place, example in enumerate(block) if example.error]
@@ -228,7 +229,7 @@ def _frame(
     columns: dict[str, Any] = {"name": [example.name for example in block]}
     for name, values in asked.task.answers(np.nan_to_num(probabilities), names).items():
         columns[name] = np.where(failed, nothing if values.dtype == object else np.float32(np.nan), values)
-    for name, of_class in zip(names, probabilities.T, strict=True):
+    for name, of_class in zip(names, probabilities.T, strict=True) if asked.task.each else ():
         while name in columns or name in RESERVED:
             name = f"class:{name}"
         columns[name] = of_class
@@ -296,6 +297,8 @@ def _evaluated(measured: Sequence[tuple[Example, np.ndarray]], asked: Asked) -> 
             mistakes = listed([f"{true} taken for {guess} ({count})" for true, guess, count in pairs], 3)
             _tell(f"Confused most: {mistakes or 'none'}.")
             facts["confused"] = [list(pair) for pair in pairs]
+        elif not asked.task.each:
+            _tell(f"It is {evaluation.in_words('examples')}.")
         languages = by_language(evaluation, np.array([example.language or "?" for example in of]))
         if len(languages) > 1:
             facts["languages"] = {printable(name): list(of) for name, of in languages.items()}
