@@ -1,6 +1,6 @@
 """Vectors of texts against the stock way, on the same texts and weights, in turn, in one process.
 
-    python benchmarks/text_embeddings.py                      (embedded docstrings, and whole ones, 5 rounds)
+    python benchmarks/text_embeddings.py                      (embedded messages, and docstrings, 5 rounds)
     python benchmarks/text_embeddings.py --texts mails.txt    (one text a line)
 
 Stock: hub.KerasLayer of the preprocessor, hub.KerasLayer of the encoder, `model.predict`, batches of 32, rows of 128
@@ -38,7 +38,7 @@ def main() -> None:
     if options.texts:
         corpora = {options.texts.name: options.texts.read_text().splitlines()}
     else:
-        corpora = {"docstrings (embedded)": embedded(), "whole docstrings of scipy": whole_docstrings()}
+        corpora = {"sentiment (embedded)": embedded(), "whole docstrings of scipy": whole_docstrings()}
     results = [contest(name, some(texts, options.count), options.rounds) for name, texts in corpora.items()]
     if options.json:
         options.json.write_text(json.dumps(results, indent=2))
@@ -118,7 +118,7 @@ def embedded() -> list[str]:
     """The texts that tfkit's recipes have without a download."""
     from tfkit import data
 
-    source = data.load_texts("docstrings").source
+    source = data.load_texts("sentiment").source
     return [str(source.raw(i)) for i in range(len(source.labels))]
 
 

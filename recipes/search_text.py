@@ -1,7 +1,7 @@
 """Search documents by what they mean, not by the words that they use.
 
 Examples:
-    python -m recipes.search_text --query "mean of an array"              (embedded docstrings and encoder, offline)
+    python -m recipes.search_text --query "my suitcase is lost"           (embedded messages and encoder, offline)
     python -m recipes.search_text --data-dir documents/ --run-dir runs/documents --query "how do I cancel"
     python -m recipes.search_text --run-dir runs/documents --query "who pays for a return"    (embeds nothing again)
     python -m recipes.search_text --data-file mails.csv --text-column body --queries-file questions.txt --top 3

@@ -1,7 +1,7 @@
 """Train a classifier of texts: raw strings in, class probabilities out, the tokenizer inside.
 
 Examples:
-    python -m recipes.transfer_text                                    (embedded docstrings and encoder, offline)
+    python -m recipes.transfer_text                                    (embedded messages and encoder, offline)
     python -m recipes.transfer_text --data-file mails.csv --text-column body --label-column folder
     python -m recipes.transfer_text --data-dir reviews/                (one subfolder a class, one .txt a document)
     python -m recipes.transfer_text --data-file mails.csv --model-handle light     (under 2 MB, from scratch)

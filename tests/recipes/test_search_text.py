@@ -149,7 +149,7 @@ def test_a_table_and_the_embedded_documents(tmp_path):
     assert found.documents[0].text == "Dear all,\nthe lift is out of order."
     with pytest.raises(DataError, match="has no column 'text'"):
         load_documents(path, text_column="text")
-    embedded = load_documents("docstrings").documents
+    embedded = load_documents("sentiment").documents
     assert len(embedded) > 1000
     assert len({document.name for document in embedded}) == len(embedded)
 

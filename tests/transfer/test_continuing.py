@@ -296,7 +296,7 @@ def _cut(folder: Path) -> None:
             "model cnn, not eff[\\s\\S]*Leave",
         ),
         (None, {"target_epsilon": 3.0}, ConfigError, "continue_from= and privacy[\\s\\S]*Train anew"),
-        (None, {"data": "docstrings", "trainable": "auto", "recipe": "text"}, RunError, "train_distributed"),
+        (None, {"data": "sentiment", "trainable": "auto", "recipe": "text"}, RunError, "train_distributed"),
         (_cut, {}, RunError, "damaged"),
         (lambda folder: (folder / "labels.txt").write_text("cat\ndog\n"), {}, RunError, "2 classes"),
         (lambda folder: np.savez(folder / TRAINED_ON, digests=np.array(["a"])), {}, RunError, "trained_on"),

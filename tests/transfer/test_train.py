@@ -71,7 +71,7 @@ def test_all_layers(photos, tmp_path):
         ({"epochs": 0}, ConfigError, "epochs"),
         ({"image_size": 8}, ConfigError, "image.size"),
         ({"strategy": "mirrorred"}, ConfigError, "strategy"),
-        ({"data": "docstrings", "trainable": "all"}, ConfigError, "trainable[\\s\\S]*fine_tune_epochs"),
+        ({"data": "sentiment", "trainable": "all"}, ConfigError, "trainable[\\s\\S]*fine_tune_epochs"),
         ({"privacy": tfkit.DPSGD(target_epsilon=3), "target_epsilon": 2.0}, ConfigError, "target_epsilon"),
         ({"data": "digits", "privacy": 3}, ConfigError, "expected a tfkit.DPSGD"),
         ({"data": "digits", "privacy": {"target_epsilon": 3}}, ConfigError, "expected a tfkit.DPSGD"),
@@ -86,7 +86,7 @@ def test_wrong_arguments_are_refused_before_anything_is_made(arguments, error, c
 
 def test_texts_are_told_from_images(mails, photos):
     assert _are_texts({"data_file": mails})
-    assert _are_texts({"dataset": "docstrings"})
+    assert _are_texts({"dataset": "sentiment"})
     assert not _are_texts({"data_dir": photos})
     assert not _are_texts({})
 

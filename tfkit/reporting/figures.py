@@ -216,7 +216,7 @@ def roc(evaluation: Evaluation) -> Figure:
 
     curves = []
     for index, name in enumerate(evaluation.class_names):
-        truth = evaluation.labels == index
+        truth = evaluation.truth[:, index]
         # A class of which there is no example, or nothing else, has no curve.
         if truth.any() and not truth.all():
             wrong, right, _ = roc_curve(truth, evaluation.probabilities[:, index])
@@ -294,7 +294,9 @@ def pareto(content: Mapping[str, Any]) -> Figure:
       content: of variants.json; of real values R2 is drawn. Without labels the agreement with the original is.
     """
     variants = content["variants"]
-    complete = [name for name in ("accuracy", "r2") if all(one.get(name) is not None for one in variants)]
+    complete = [
+        name for name in ("micro_f1", "accuracy", "r2") if all(one.get(name) is not None for one in variants)
+    ]
     quality = complete[0] if complete else "agreement"
     figure, axes = new_figure(11.0, 4.0, 1, 2)
     names = ("size, MB", "milliseconds on one thread")
@@ -309,7 +311,7 @@ def pareto(content: Mapping[str, Any]) -> Figure:
                 axis.scatter(x, y, s=220, facecolors="none", edgecolors=colour)
     for axis, name in zip(axes[0], names, strict=True):
         axis.margins(x=0.1, y=0.15)
-        _style(axis, name, "R2" if quality == "r2" else quality)
+        _style(axis, name, {"r2": "R2", "micro_f1": "micro F1"}.get(quality, quality))
     handles = axes[0, 0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside right upper", fontsize=8, frameon=False)
     return figure

@@ -326,7 +326,7 @@ def search(documents: str | Path | None = None, *, query: str | Sequence[str], *
 
     Args:
       documents: a folder of .txt, .md, .rst or .html files, a table (CSV, TSV, JSON, JSONL, Parquet), or a run folder
-        of an earlier search. None: the embedded docstrings.
+        of an earlier search. None: the embedded messages.
       query: one question, or several.
       settings: what the flags of recipes.search_text are called: `run_dir`, `top`, `model_handle`, `text_column`...
 
@@ -490,7 +490,7 @@ def load_documents(source: str | Path, *, text_column: str | None = None) -> Doc
 
     Args:
       source: a folder, whose .txt, .md, .rst and .html files at any depth are documents; a .csv, .tsv, .jsonl or
-        .parquet file with a document a row; or "docstrings", the embedded ones.
+        .parquet file with a document a row; or "sentiment", the embedded ones.
       text_column: of a table; left out, the one whose name says it.
 
     Returns:
@@ -500,8 +500,8 @@ def load_documents(source: str | Path, *, text_column: str | None = None) -> Doc
       DataError: there is no document.
 
     Example:
-      >>> load_documents("docstrings").documents[0].text  # doctest: +SKIP
-      'Compute the arithmetic mean along the specified axis.'
+      >>> load_documents("sentiment").documents[0].name  # doctest: +SKIP
+      'sentiment:27333'
     """
     if source == EMBEDDED:
         splits = load_texts(EMBEDDED)

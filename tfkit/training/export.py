@@ -20,9 +20,10 @@ from tfkit import calibration
 from tfkit.data.splits import FULL_RANGE, Splits, to_square
 from tfkit.environment import files, foreign, stack
 from tfkit.errors import CheckError
-from tfkit.metrics import Evaluation, gives_logits, to_probabilities
+from tfkit.metrics import Evaluation, gives_logits
 from tfkit.reporting import tensorboard
-from tfkit.run import CALIBRATION, SAVED_MODEL, Run
+from tfkit.run import CALIBRATION, SAVED_MODEL, TASK, Run
+from tfkit.tasks import CLASSES
 
 if TYPE_CHECKING:
     from tfkit.environment.stack import keras
@@ -73,7 +74,7 @@ def classifier(model: keras.Model, spec: Any, *, probabilities: Probabilities, t
     Args:
       model: the trained one.
       spec: of a batch.
-      probabilities: makes them of what the model gives, see `tfkit.metrics.to_probabilities`.
+      probabilities: makes them of what the model gives, see `tfkit.tasks`.
       training: whether it is called as in training.
     """
     from tfkit.environment.stack import tf
@@ -282,6 +283,32 @@ def predict(model: Any, splits: Splits, indices: np.ndarray) -> np.ndarray:
 MINIMUM_AGREEMENT = 0.98
 
 
+def tune(
+    run: Run, splits: Splits, measured: Evaluation, validate: Callable[[], Evaluation], *, private: bool
+) -> Evaluation:
+    """Let the task choose by the validation split what turns outputs into answers, and keep it in task.json.
+
+    Args:
+      run: gets task.json, of another task than classes, and a note.
+      splits: that it was trained on.
+      measured: of the test split.
+      validate: returns the evaluation of the validation split.
+      private: whether nothing may be chosen by examples: the validation split is not covered by an epsilon.
+
+    Returns:
+      The evaluation of the test split by what was chosen.
+    """
+    task, note = splits.task, ""
+    if task.tunes and not private:
+        task, note = task.tuned(validate())
+        measured = task.judge(measured)
+    if task != CLASSES:
+        files.write_json(run.path / TASK, task.describe())
+    if note:
+        run.note(note)
+    return measured
+
+
 def calibrate(
     run: Run, validation: Evaluation, evaluation: Evaluation, *, seed: int
 ) -> tuple[Evaluation, float]:
@@ -354,7 +381,7 @@ def save(
     """
     began = time.monotonic()
     logits = gives_logits(model) if logits is None else logits
-    probabilities = functools.partial(to_probabilities, logits=logits, temperature=temperature)
+    probabilities = functools.partial(splits.task.probabilities, logits=logits, temperature=temperature)
     run.labels = splits.class_names
     with files.new_folder(run.path / SAVED_MODEL) as folder, tempfile.TemporaryDirectory() as scratch:
         with foreign.traced_for_saving():
@@ -367,7 +394,7 @@ def save(
         signatures = {"serving_default": module.serve} | {name: getattr(module, name) for name in names}
         stack.tf.saved_model.save(module, str(folder), signatures=signatures)
         exported = predict(stack.load_saved_model(folder), splits, splits.indices["test"])
-        agreement = float(np.mean(exported.argmax(axis=1) == evaluation.probabilities.argmax(axis=1)))
+        agreement = evaluation.agreement(exported)
         difference = float(np.abs(exported - evaluation.probabilities).max())
         if agreement < MINIMUM_AGREEMENT:
             raise CheckError(

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import itertools
-import math
 import time
 import warnings
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from tfkit.data.splits import Splits
-from tfkit.metrics import Evaluation
+from tfkit.metrics import Evaluation, evaluation
 from tfkit.run import Run
 
 WORTH = 0.03
@@ -33,16 +32,21 @@ class Baseline(NamedTuple):
     """The best of a few models of words on the validation split.
 
     Attributes:
-      predicted: int64 [n], the class of each test text.
+      measured: on the test texts.
       strength: scikit-learn's C.
       pairs: whether pairs of neighbouring words count too.
       texts: training texts that it was fitted to.
     """
 
-    predicted: np.ndarray
+    measured: Evaluation
     strength: float
     pairs: bool
     texts: int
+
+    @property
+    def predicted(self) -> np.ndarray:
+        """Return int64 [n], the class of each test text; of labels [n, c]."""
+        return self.measured.predicted
 
 
 def baseline(splits: Splits) -> Baseline:
@@ -56,18 +60,15 @@ def baseline(splits: Splits) -> Baseline:
     Args:
       splits: of texts.
     """
-    from sklearn.exceptions import ConvergenceWarning
     from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.multiclass import OneVsRestClassifier
 
-    labels, chosen = splits.source.labels, _sample(splits)
+    labels, chosen = splits.source.labels, sample(splits)
     train, validation, test = (
         _texts(splits, indices) for indices in (chosen, splits.indices["validation"], splits.indices["test"])
     )
-    truth, classes = labels[splits.indices["validation"]], len(splits.class_names)
-    best, most_right = None, -1.0
-    for longest in (1, 2):
+    classes = len(splits.class_names)
+
+    def counted(longest: int) -> tuple[Any, Any, Any]:
         words = TfidfVectorizer(
             sublinear_tf=True,
             token_pattern=_TERMS,
@@ -79,20 +80,45 @@ def baseline(splits: Splits) -> Baseline:
         except ValueError:  # no word in any text, such as emoji alone
             words = words.set_params(analyzer="char", token_pattern=None)
             counts = words.fit_transform(train)
-        on_validation, on_test = words.transform(validation), words.transform(test)
+        return (longest, words.transform(test)), counts, words.transform(validation)
+
+    (longest, on_test), model, strength, tuned = fit_best(map(counted, (1, 2)), labels[chosen], splits)
+    there = tuned.judge(evaluation(model.predict_proba(on_test), splits))
+    return Baseline(there, strength, longest == 2, len(chosen))
+
+
+def fit_best(
+    candidates: Iterable[tuple[Any, Any, Any]], labels: np.ndarray, splits: Splits
+) -> tuple[Any, Any, float, Any]:
+    """Return the logistic regression that is right most often on the validation split, of equals the first.
+
+    Args:
+      candidates: key, training examples [n, terms] and validation examples [m, terms], sparse.
+      labels: of the training examples, int64 [n]; of several labels float32 [n, c].
+      splits: with the validation labels, and the task.
+
+    Returns:
+      The key of its examples, the model, scikit-learn's C, and the task as the validation split tuned it.
+    """
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.multiclass import OneVsRestClassifier
+
+    best, most_right, classes = None, -1.0, len(splits.class_names)
+    for key, counts, on_validation in candidates:
         for strength in STRENGTHS if classes <= FEW_CLASSES else STRENGTHS[1:2]:
             # A class at a time is the quickest for a few, all at once for many.
             model = LogisticRegression(C=strength, max_iter=50)
-            if classes <= FEW_CLASSES:
+            if classes <= FEW_CLASSES or labels.ndim > 1:
                 model = LogisticRegression(C=strength, solver="liblinear", dual=True, random_state=0)
                 model = OneVsRestClassifier(model)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ConvergenceWarning)
-                model.fit(counts, labels[chosen])
-            right = float(np.mean(model.predict(on_validation) == truth))
-            if right > most_right:
-                predicted = model.predict(on_test)
-                best, most_right = Baseline(predicted, strength, longest == 2, len(chosen)), right
+                model.fit(counts, labels)
+            seen = evaluation(model.predict_proba(on_validation), splits, split="validation")
+            tuned, _ = splits.task.tuned(seen)
+            if (score := tuned.judge(seen).score) > most_right:
+                best, most_right = (key, model, strength, tuned), score
     assert best is not None
     return best
 
@@ -109,12 +135,11 @@ def compare_with_baseline(run: Run, splits: Splits, measured: Evaluation, *, pre
     """
     began = time.monotonic()
     found = baseline(splits)
-    right, right_there = measured.predicted == measured.labels, found.predicted == measured.labels
-    simple, gain = float(right_there.mean()), float(right.mean() - right_there.mean())
-    low, high = difference_interval(right, right_there)
+    simple, gain = found.measured.score, measured.score - found.measured.score
+    low, high = measured.gain_interval(found.measured)
     run.record(
         {
-            "baseline/accuracy": simple,
+            f"baseline/{splits.task.score}": simple,
             "baseline/gain": gain,
             "baseline/gain_low": low,
             "baseline/gain_high": high,
@@ -128,7 +153,7 @@ def compare_with_baseline(run: Run, splits: Splits, measured: Evaluation, *, pre
         f" chosen on the validation split, fitted to {found.texts} training texts) reach {simple:.4f} on these test"
         f" texts: the model is {gain:+.4f} from that, 95 % interval {low:+.4f} to {high:+.4f}."
     )
-    halved = 1 - right.mean() <= (1 - simple) / 2
+    halved = 1 - measured.score <= (1 - simple) / 2
     if gain < 0:
         note += " Counting words is better: take the simpler model."
     elif pretrained and gain < WORTH and not halved:
@@ -136,27 +161,7 @@ def compare_with_baseline(run: Run, splits: Splits, measured: Evaluation, *, pre
     run.note(note)
 
 
-def difference_interval(right: np.ndarray, right_there: np.ndarray) -> tuple[float, float]:
-    """Return the 95 % interval of the difference of two accuracies on the same examples.
-
-    Only examples that one has right and the other wrong tell them apart, so it is narrower than two intervals of
-    their own, where the two models mostly fail together.
-
-    Args:
-      right: bool [n], of the one.
-      right_there: bool [n], of the other, on the same examples.
-
-    Source: Agresti and Min 2005 (Statistics in Medicine 24:729): Wald's for paired proportions, half an example added
-    to each of the four cells.
-    """
-    won, lost = int((right & ~right_there).sum()), int((~right & right_there).sum())
-    count = len(right) + 2
-    difference = (won - lost) / count
-    half = 1.959964 * math.sqrt(max(won + lost + 1 - (won - lost) ** 2 / count, 0.0)) / count
-    return max(difference - half, -1.0), min(difference + half, 1.0)
-
-
-def _sample(splits: Splits) -> np.ndarray:
+def sample(splits: Splits) -> np.ndarray:
     """Return training texts, evenly drawn from their order, which is a shuffled one; of each class one at least."""
     train = splits.indices["train"]
     count = min(len(train), MOST_BASELINE_TEXTS)
@@ -165,7 +170,8 @@ def _sample(splits: Splits) -> np.ndarray:
     classes = len(splits.class_names)
     most = min(MOST_IN_ALL, (20_000_000 if classes <= FEW_CLASSES else 1_000_000_000) // classes)
     within = sum(length <= most for length in lengths)
-    firsts = train[np.unique(splits.source.labels[train], return_index=True)[1]]
+    strata = splits.task.strata(splits.source.labels[train], classes)
+    firsts = train[np.unique(strata, return_index=True)[1]]
     return np.unique(np.concatenate([chosen[: max(within, 1)], firsts]))
 
 

@@ -17,7 +17,7 @@ from tfkit.reporting.examples import Examples
 from tfkit.run import EVALUATION, PRIVACY, Run
 from tfkit.settings.options import DataConfig
 from tfkit.text.tokenizers import Tokenizer
-from tfkit.training.export import calibrate, save
+from tfkit.training.export import calibrate, save, tune
 from tfkit.transfer.attribution import grad_cam
 from tfkit.transfer.models import Classifier
 
@@ -65,7 +65,7 @@ def describe(
         run.record({f"data/{split}_examples": len(indices) for split, indices in splits.indices.items()})
         _write_samples(run, splits)
         if encoder is not None and encoder.tokenizer is not None:
-            measure_tokens(run, encoder.tokenizer, splits)
+            measure_tokens(run, encoder.tokenizer, splits, windows=encoder.windows)
 
 
 def conclude(
@@ -85,7 +85,8 @@ def conclude(
     """
     evaluation = classifier.evaluation if show_examples else classifier.evaluation.numbered()
     temperature = 1.0
-    if calibrated:
+    evaluation = tune(run, splits, evaluation, classifier.validate, private=not show_examples)
+    if calibrated and splits.task.calibrated:
         evaluation, temperature = calibrate(run, classifier.validate(), evaluation, seed=splits.seed)
     run.record(evaluation.metrics("test"))
     run.record(save(classifier.model, run, splits, evaluation=evaluation, temperature=temperature))
@@ -102,8 +103,15 @@ def conclude(
         _write_projector(run, classifier.test_features, evaluation, splits)
 
 
-def measure_tokens(run: Run, tokenizer: Tokenizer, splits: Splits) -> None:
-    """Record how long the texts are in tokens, how many are cut, and how much of them the vocabulary does not know."""
+def measure_tokens(run: Run, tokenizer: Tokenizer, splits: Splits, *, windows: bool = False) -> None:
+    """Record how long the texts are in tokens, how many are cut, and how much of them the vocabulary does not know.
+
+    Args:
+      run: gets metrics, a histogram and a note.
+      tokenizer: of the texts.
+      splits: whose training texts are measured.
+      windows: whether all of a text is read.
+    """
     train = splits.indices["train"]
     chosen = train[draw(len(train), MEASURED_TEXTS)]
     lengths, unknown = [], 0
@@ -114,11 +122,14 @@ def measure_tokens(run: Run, tokenizer: Tokenizer, splits: Splits) -> None:
         unknown += int((pieces.flat_values.numpy() == tokenizer.unknown).sum())
     counts, room = np.concatenate(lengths), tokenizer.max_length - 2
     tensorboard.write_lengths(run.logdir, "tokens", np.minimum(counts, 4 * room))
-    median, cut = float(np.median(counts)), float((counts > room).mean())
+    median, longer = float(np.median(counts)), float((counts > room).mean())
+    cut, shown = (0.0 if windows else longer), f"{longer:.1%} are cut to {room}."
+    if windows:
+        shown = f"{longer:.1%} are longer than {room}: all is read, in {np.ceil(counts / room).sum():.0f} windows."
     lost = unknown / max(int(counts.sum()), 1)
     run.record({"data/median_tokens": median, "data/cut_share": cut, "data/unknown_token_share": lost})
     run.note(
-        f"The median text has {median:.0f} tokens, the longest {counts.max()}; {cut:.1%} are cut to {room}."
+        f"The median text has {median:.0f} tokens, the longest {counts.max()}; {shown}"
         f" {lost:.2%} of the tokens are not in the vocabulary."
     )
 
@@ -129,7 +140,7 @@ def _decided_settings(run: Run, encoder: Encoder | None, splits: Splits) -> dict
     if splits.kind == "images":
         decided["image_size"] = int(splits.source.shape[0])
     if encoder is not None and encoder.modality == "texts":
-        decided["max_length"] = encoder.max_length
+        decided |= {"max_length": encoder.max_length, "windows": "all" if encoder.windows else "first"}
         if run.is_chief and run.config.get("model_handle") == DataConfig.model_handle:
             decided["model_handle"] = encoder.handle  # the default is one for images
     return decided
@@ -138,8 +149,9 @@ def _decided_settings(run: Run, encoder: Encoder | None, splits: Splits) -> dict
 def _write_samples(run: Run, splits: Splits) -> None:
     """Show some training examples, under the names of their classes."""
     train = splits.indices["train"]
-    shown = train[draw(len(train), SAMPLES, classes=splits.source.labels[train])]
-    captions = [splits.class_names[label] for label in splits.source.labels[shown]]
+    labels, names = splits.source.labels, splits.class_names
+    shown = train[draw(len(train), SAMPLES, classes=splits.task.strata(labels[train], len(names)))]
+    captions = [splits.task.words(label, names) for label in labels[shown]]
     _write_examples(run, splits, "samples", _inputs(splits, shown), captions)
 
 
@@ -147,14 +159,15 @@ def _write_mistakes(run: Run, model: Any, evaluation: Evaluation, splits: Splits
     """Show the worst mistakes in TensorBoard; return them for the report, of images with where the model looked."""
     shown = Examples.of(evaluation, splits)
     if splits.kind == "images" and len(shown.worst):
-        classes = evaluation.predicted[shown.worst]
+        classes = evaluation.shown_class(shown.worst)
         heat = grad_cam(model, shown.worst_inputs.astype(np.float32) / 255, classes)
         if heat is not None:
             shown = dataclasses.replace(shown, heat=np.rint(255 * heat).astype(np.uint8))
     captions = [evaluation.mistake(index) for index in shown.worst]
     _write_examples(run, splits, "worst_mistakes", shown.worst_inputs, captions)
     for language, (count, accuracy) in shown.by_language(evaluation).items():
-        run.record({f"test/accuracy/{language}": accuracy, f"test/examples/{language}": count})
+        name = "accuracy" if splits.task.score == "accuracy" else "subset_accuracy"
+        run.record({f"test/{name}/{language}": accuracy, f"test/examples/{language}": count})
     return shown
 
 
@@ -176,5 +189,5 @@ def _write_projector(run: Run, features: np.ndarray, evaluation: Evaluation, spl
     names, images = [evaluation.names[index] for index in shown], inputs
     if splits.kind == "texts":
         names, images = [text[:NAME_CHARACTERS] for text in inputs], None
-    labels = [evaluation.class_names[evaluation.labels[index]] for index in shown]
+    labels = [splits.task.words(evaluation.labels[index], evaluation.class_names) for index in shown]
     tensorboard.write_projector(run.logdir, features[shown], labels=labels, names=names, images=images)

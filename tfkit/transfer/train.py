@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -34,6 +33,9 @@ PRIVATE_SIZE = 160
 
 SCRATCH_SIZE, EMBEDDED_SIZE = 64, 32
 
+WORTH_WINDOWS, MEASURED, BYTES_A_PIECE = 0.05, 2000, 20
+"""The share of longer texts from which on all windows are read, told by so many texts, by so many bytes for a piece."""
+
 
 RECIPES: dict[str, type[DataConfig]] = {
     "transfer_image": ImageSettings,
@@ -59,7 +61,8 @@ def train(
 
     Args:
       data: a folder with one subfolder a class of images or of texts, a table of texts (CSV, TSV, JSON, JSONL,
-        Parquet), or the name of a data set: "digits", "mnist5k", "docstrings", "tfds:NAME". None: "digits".
+        Parquet), or of images where `image_column` is given, or the name of a data set: "digits", "mnist5k",
+        "sentiment", "tfds:NAME". None: "digits".
       model: a TF Hub or Kaggle URL, a SavedModel folder or a bundled name; "cnn" and "light" are small models of images
         and of texts that are trained from scratch. None: the bundled one for images or for texts.
       privacy: train with differential privacy; `target_epsilon=3` among the settings does the same, with the recipe's
@@ -81,6 +84,31 @@ def train(
     Example:
       run = tfkit.train("photos/", run_dir="runs/photos", epochs=10)
       run.metrics["test/accuracy"]
+    """
+    recipe, settings = resolve(data, model=model, privacy=privacy, trainable=trainable, settings=settings)
+    return train_classifier(from_keywords(RECIPES[recipe], settings, call="tfkit.train"), recipe=recipe)
+
+
+def resolve(
+    data: str | Path | None,
+    *,
+    model: str | None,
+    privacy: DPSGD | None,
+    trainable: str,
+    settings: dict[str, Any],
+) -> tuple[str, dict[str, Any]]:
+    """Return which recipe does what a call of `train` asks for, and its settings by their flags' names.
+
+    Args:
+      data: as of `train`, and so are the others.
+      model: of the recipe's `model_handle`.
+      privacy: of train_private.
+      trainable: "auto" or "all".
+      settings: the keywords beside these.
+
+    Raises:
+      ConfigError: these do not go together.
+      DataError: there are no such data.
     """
     if model is not None:
         settings["model_handle"] = model
@@ -106,7 +134,7 @@ def train(
             'trainable="all" is for images without privacy.\n  Private training of all layers: features=False.'
             "  Texts: fine_tune_epochs=3."
         )
-    return train_classifier(from_keywords(RECIPES[recipe], settings, call="tfkit.train"), recipe=recipe)
+    return recipe, settings
 
 
 def train_classifier(config: Any, *, recipe: str) -> Run:
@@ -169,8 +197,9 @@ def load(config: Any, *, global_batch_size: int, trainable: bool = False) -> tup
     from tfkit.data.splits import FULL_RANGE
 
     reading = {"global_batch_size": global_batch_size, "seed": config.seed, "strict": config.strict}
+    reading |= {name: getattr(config, name) for name in ("label_column", "task", "class_order")}
     if isinstance(config, TextColumns) and config.of_texts:
-        encoder = None
+        encoder: Any = None
         if config.model_handle != LIGHT:
             encoder = hub.load_model(
                 config.encoder_handle,
@@ -179,16 +208,18 @@ def load(config: Any, *, global_batch_size: int, trainable: bool = False) -> tup
                 sha256=config.sha256,
                 max_length=config.max_length,
             ).check(trainable=trainable)
-        columns = {name: getattr(config, name) for name in ("text_column", "label_column", "language_column")}
-        return encoder, data.load_texts(
-            config.data_file or config.data_dir or config.dataset, **columns, **reading
-        )
+        columns = {name: getattr(config, name) for name in ("text_column", "language_column")}
+        splits = data.load_texts(config.data_file or config.data_dir or config.dataset, **columns, **reading)
+        if encoder is not None and _reads_all(config, encoder, splits):
+            encoder = encoder.whole()
+        return encoder, splits
     private = isinstance(config, PrivateSettings)
     # In private training never what the images use, which would tell of single ones.
     reading["pixel_range"] = config.pixel_range or (FULL_RANGE if private else None)
-    source = config.data_dir or config.dataset
+    reading["image_column"] = config.image_column
+    source = config.data_file or config.data_dir or config.dataset
     if config.model_handle == SCRATCH:
-        size = config.image_size or (SCRATCH_SIZE if config.data_dir else EMBEDDED_SIZE)
+        size = config.image_size or (SCRATCH_SIZE if config.names_data else EMBEDDED_SIZE)
         return None, data.load_images(source, image_size=size, **reading)
     backbone = hub.load_model(
         config.model_handle, modality="images", sha256=config.sha256, input_range=config.input_range
@@ -200,6 +231,36 @@ def load(config: Any, *, global_batch_size: int, trainable: bool = False) -> tup
     if given is None and private and config.features and int(splits.spec.shape[0]) < enlarged:
         splits = data.load_images(source, image_size=enlarged, **reading)
     return backbone, splits
+
+
+def job_of(config: Any, encoder: Encoder | None) -> Any:
+    """Return what trains by these settings: `fine_tune`, `train_at_once` or `train_private`.
+
+    Args:
+      config: of a recipe.
+      encoder: None: a model that is trained from scratch.
+    """
+    from tfkit.transfer.fine_tuning import fine_tune, train_at_once
+    from tfkit.transfer.private import train_private
+
+    if isinstance(config, PrivateSettings):
+        return train_private
+    return train_at_once if isinstance(config, WholeModelSettings) or encoder is None else fine_tune
+
+
+def _reads_all(config: Any, encoder: Encoder, splits: Splits) -> bool:
+    """Return whether texts are read whole, as asked, else by how many training texts are longer than a window."""
+    from tfkit.data.splits import draw
+
+    if config.windows != "auto" or encoder.tokenizer is None:
+        return config.windows == "all"
+    if isinstance(config, PrivateSettings) or getattr(config, "fine_tune_epochs", 0) or not config.features:
+        return False
+    train, room = splits.indices["train"], encoder.tokenizer.max_length - 2
+    texts = splits.source.read(train[draw(len(train), MEASURED)])
+    # The beginning of a text tells whether it is longer than a window.
+    pieces = encoder.tokenizer.tokenize([text[: BYTES_A_PIECE * room] for text in texts])
+    return bool((pieces.row_lengths().numpy() > room).mean() > WORTH_WINDOWS)
 
 
 def settings_of(run: Run, *, recipes: tuple[str, ...] = tuple(RECIPES), otherwise: str) -> DataConfig:
@@ -220,15 +281,16 @@ def settings_of(run: Run, *, recipes: tuple[str, ...] = tuple(RECIPES), otherwis
             f"{run.path} was made by {recipe or 'no recipe'}; this takes runs of {' and '.join(recipes)}."
             f"\n  For others: {otherwise}."
         )
-    return parse(RECIPES[recipe], ["--config", str(run.path / CONFIG)], prog=recipe, description="")
+    earlier = hasattr(RECIPES[recipe], "windows") and "windows" not in run.config  # there were none yet
+    words = ["--config", str(run.path / CONFIG), *(["--windows", "first"] if earlier else [])]
+    return parse(RECIPES[recipe], words, prog=recipe, description="")
 
 
 def _train(config: Any, run: Run, strategy: Any, source: Run | None, *, recipe: str) -> None:
     from tfkit.transfer.baseline import compare_with_baseline
     from tfkit.transfer.continuing import Start
-    from tfkit.transfer.fine_tuning import fine_tune, train_at_once
-    from tfkit.transfer.private import train_private
     from tfkit.transfer.results import conclude, describe
+    from tfkit.transfer.words import mix_words
 
     private, whole = isinstance(config, PrivateSettings), isinstance(config, WholeModelSettings)
     if not private:
@@ -236,18 +298,24 @@ def _train(config: Any, run: Run, strategy: Any, source: Run | None, *, recipe: 
     trainable = not config.features if private else whole or bool(config.fine_tune_epochs)
     encoder: Any
     encoder, splits = load(config, global_batch_size=config.global_batch_size or 1, trainable=trainable)
+    if private and config.task == "auto" and (meant := splits.task.name) != "classes":
+        raise ConfigError(
+            f"The labels look like the task {meant}, and privacy needs to be told: --task {meant}."
+            "\n  A decision by the data would tell of them."
+        )
     start = Start() if source is None else Start.of(source, run, splits)
     describe(run, encoder, splits, recipe=recipe, show_examples=not private)
     never_seen: Any = () if private else start.remember(run, splits)
-    job: Any = train_at_once if whole or encoder is None else fine_tune
-    job = train_private if private else functools.partial(job, start=start)
-    classifier = job(run, encoder, splits, config, strategy=strategy)
+    how = {} if private else {"start": start}
+    classifier = job_of(config, encoder)(run, encoder, splits, config, strategy=strategy, **how)
     if run.is_chief:
         if private:
             run.note(f"Calibration is left off: it {UNCOVERED}.")
+        if splits.kind == "texts" and not private:
+            classifier = mix_words(run, classifier, splits, when=config.words)
         conclude(run, classifier, splits, calibrated=config.calibrate, show_examples=not private)
         if 0 < sum(never_seen) < len(never_seen):
-            right = classifier.evaluation.predicted == classifier.evaluation.labels
+            right = classifier.evaluation.right
             run.record({"test/accuracy_never_seen": float(right[never_seen].mean())})
         if splits.kind == "texts" and not private:
             compare_with_baseline(run, splits, classifier.evaluation, pretrained=encoder is not None)
@@ -268,7 +336,7 @@ def _data_settings(data: str | Path) -> dict[str, Any]:
         return {"dataset": str(data)}
     raise DataError(
         f"There is no {path}: neither a folder, nor a file, nor a data set."
-        "\n  Data sets that need no files: digits, mnist5k (images), docstrings (texts), tfds:NAME."
+        "\n  Data sets that need no files: digits, mnist5k (images), sentiment (texts), tfds:NAME."
     )
 
 
@@ -276,6 +344,8 @@ def _are_texts(settings: dict[str, Any]) -> bool:
     """Return whether the data, or else the model, are of texts."""
     if settings.get("model_handle") == LIGHT:
         return True
+    if settings.get("image_column") is not None:
+        return False
     given = {name: settings[name] for name in ("data_dir", "data_file", "dataset") if name in settings}
     paths: dict[str, Any] = {n: Path(value) if n != "dataset" else value for n, value in given.items()}
     return TextColumns(**paths).of_texts if paths else False
