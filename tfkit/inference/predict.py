@@ -29,6 +29,7 @@ from tqdm.auto import tqdm
 from tfkit.calibration import prediction_sets
 from tfkit.data.image_files import Unreadable, decode_image
 from tfkit.data.splits import FULL_RANGE, draw, listed, resize
+from tfkit.data.tables import MOST_LANGUAGES
 from tfkit.environment import files, packages, process, stack
 from tfkit.errors import CheckError, ConfigError, DataError, PrivacyError, RunError, StackError
 from tfkit.hub.features import images_per_call
@@ -300,10 +301,10 @@ def _evaluated(measured: Sequence[tuple[Example, np.ndarray]], asked: Asked) -> 
         elif not asked.task.each:
             _tell(f"It is {evaluation.in_words('examples')}.")
         languages = by_language(evaluation, np.array([example.language or "?" for example in of]))
-        if len(languages) > 1:
+        if 1 < len(languages) <= MOST_LANGUAGES:
             facts["languages"] = {printable(name): list(of) for name, of in languages.items()}
             of_each = [f"{name} {right:.4f} ({count})" for name, (count, right) in facts["languages"].items()]
-            _tell(f"Of each language: {', '.join(of_each)}.")
+            _tell(f"Of each language: {listed(of_each, 20)}.")
     return facts
 
 
