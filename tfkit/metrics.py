@@ -397,6 +397,20 @@ class LabelsEvaluation(Evaluation):
         return {f"{prefix}/{name}": value for name, value in numbers.items() if np.isfinite(value)}
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class OrderEvaluation(Evaluation):
+    """Probabilities of classes in an order, and what they are worth: how many steps off they are counts too."""
+
+    def metrics(self, prefix: str = "test") -> dict[str, float]:
+        """Return those of classes, the mean error in steps, and Cohen's kappa with quadratic weights."""
+        from sklearn.metrics import cohen_kappa_score
+
+        kappa = float(cohen_kappa_score(self.labels, self.predicted, weights="quadratic"))
+        steps = float(np.abs(self.predicted - self.labels).mean())
+        more = {f"{prefix}/mae_steps": steps, f"{prefix}/quadratic_weighted_kappa": kappa}
+        return super().metrics(prefix) | {name: value for name, value in more.items() if np.isfinite(value)}
+
+
 def difference_interval(right: np.ndarray, right_there: np.ndarray) -> tuple[float, float]:
     """Return the 95 % interval of the difference of two accuracies on the same examples.
 
@@ -459,10 +473,6 @@ def best_thresholds(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.n
         halfway = ((lower + edges) / 2)[f1[:-1] >= f1[:-1].max() - 1e-12]
         chosen[place] = np.clip(halfway[np.abs(halfway - 0.5).argmin()], 1e-6, 1 - 1e-6)
     return chosen, left
-
-
-EVALUATIONS: dict[str, type[Evaluation]] = {"classes": Evaluation, "labels": LabelsEvaluation}
-"""By what evaluation.npz calls them."""
 
 
 def _first(evaluation: Evaluation, wrong: dict[str, Any]) -> list[str]:

@@ -50,9 +50,11 @@ FEW = 256
 RESERVED = ("name", "label", "probability", "truth", "set", "abstain", "error")
 """Columns of predictions; that of a class of such a name has "class:" before it."""
 
-_FLAGS = ("coverage", "report", "text_column", "label_column", "labels")
+_FLAGS = ("augment", "coverage", "report", "text_column", "label_column", "labels")
 _BLOCK = 256  # examples that are read, computed and written together
 _BATCH = 32
+MOVES = ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))
+"""By how many 32nds of its side an image is moved down and to the right for each of the views whose mean is taken."""
 _SAMPLE = 16  # images that both engines must agree on
 _TOLD_SECONDS = 4.0
 _CONVERSION = 1  # part of the cache key of converted models: raise it when they become others
@@ -102,6 +104,7 @@ def stream(
     coverage: float | None = None,
     strict: bool = False,
     report: str | None = None,
+    augment: bool = False,
     **how: Any,
 ) -> dict[str, Any]:
     """Predict block by block: the memory that it takes does not grow with the data.
@@ -113,6 +116,7 @@ def stream(
       coverage: of prediction sets.
       strict: whether an example that cannot be read is an error.
       report: the name under which the evaluation is kept.
+      augment: whether images are judged by the mean over views of them.
       how: other fields of `tfkit.inference.inputs.Asked`.
 
     Returns:
@@ -121,18 +125,24 @@ def stream(
     names, about = [*map(printable, run.labels)], run.provenance.get("data", {})
     if (shape := about.get("shape")) is None:
         raise RunError(f"{run.path} is no finished run of a classifier: nothing can be predicted by it.")
-    asked = Asked(names, run.task, **how)
+    task = run.task if coverage is None else run.task.at(coverage)
+    if augment and (len(shape) != 3 or not task.each or coverage is not None or report is not None):
+        raise ConfigError(
+            "augment is for classes and labels of images, and what the run knows of its coverage and its accuracy is of"
+            " single views.\n  Leave it out, or coverage and report."
+        )
+    asked = Asked(names, task, **how)
     found = open_data(data, shape=shape, asked=asked)
     trained_on_them = Path(str(about.get("origin"))).resolve() in map(Path.resolve, _paths(data))
     if report is not None:
         _check_report(run, report, is_other=found.labelled and not trained_on_them)
-    in_sets = _in_sets(run, coverage)
+    in_sets = _in_sets(run, coverage) if task.each else None
     noun = {0: "texts", 3: "images"}.get(len(shape), "rows")
     counts, measured = Counter(examples=0, unreadable=0), list[tuple[Example, np.ndarray]]()
     _tell(f"Predicting {noun} by {run.path}.")
-    with _engine(run, shape, found.examples) as compute:
+    with _engine(run, shape, found.examples, moves=MOVES if augment else ()) as compute:
         for block in _watched(found.examples, noun):
-            probabilities = np.full((len(block), len(names)), np.nan, np.float32)
+            probabilities = np.full((len(block), len(names) if task.each else 2), np.nan, np.float32)
             if readable := [place for place, example in enumerate(block) if not example.error]:
                 probabilities[readable] = compute([block[place] for place in readable])
             bad = [place for place, example in enumerate(block) if example.error]
@@ -220,7 +230,7 @@ def _frame(
     columns: dict[str, Any] = {"name": [example.name for example in block]}
     for name, values in asked.task.answers(np.nan_to_num(probabilities), names).items():
         columns[name] = np.where(failed, nothing if values.dtype == object else np.float32(np.nan), values)
-    for name, of_class in zip(names, probabilities.T, strict=True):
+    for name, of_class in zip(names, probabilities.T, strict=True) if asked.task.each else ():
         while name in columns or name in RESERVED:
             name = f"class:{name}"
         columns[name] = of_class
@@ -289,6 +299,8 @@ def _evaluated(measured: Sequence[tuple[Example, np.ndarray]], asked: Asked) -> 
             mistakes = listed([f"{true} taken for {guess} ({count})" for true, guess, count in pairs], 3)
             _tell(f"Confused most: {mistakes or 'none'}.")
             facts["confused"] = [list(pair) for pair in pairs]
+        elif not asked.task.each:
+            _tell(f"It is {evaluation.in_words('examples')}.")
         languages = by_language(evaluation, np.array([example.language or "?" for example in of]))
         if len(languages) > 1:
             facts["languages"] = {printable(name): list(of) for name, of in languages.items()}
@@ -298,11 +310,15 @@ def _evaluated(measured: Sequence[tuple[Example, np.ndarray]], asked: Asked) -> 
 
 
 @contextlib.contextmanager
-def _engine(run: Run, shape: Sequence[int], examples: Any) -> Iterator[Compute]:
+def _engine(run: Run, shape: Sequence[int], examples: Any, *, moves: Any = ()) -> Iterator[Compute]:
     """Yield what computes probabilities, while the block runs."""
     saved = run.shared / SAVED_MODEL
     model = _model(run.shared.resolve(), saved.stat().st_mtime if saved.is_dir() else 0.0)
     if len(shape) != 3 or any(_is_raw(example.value, shape) for example in examples):
+        if moves:
+            raise DataError(
+                f"augment takes files, or arrays uint8 of the model's own size {[*shape]}. Leave it out."
+            )
         yield lambda some: _called(model, some)
         return
     about = run.provenance["data"]
@@ -334,6 +350,14 @@ def _engine(run: Run, shape: Sequence[int], examples: Any) -> Iterator[Compute]:
             probabilities[close] = by_model([some[int(place)] for place in close])
         return probabilities
 
+    def by_views(some: Sequence[Example]) -> np.ndarray:
+        images = [*pool.map(pixels, some)]
+        views = [
+            [Example(one.name, _moved(image, *by)) for one, image in zip(some, images, strict=True)]
+            for by in moves
+        ]
+        return np.mean([compute(view) for view in views], axis=0)
+
     with contextlib.ExitStack() as opened:
         pool = ThreadPoolExecutor(joblib.cpu_count())
         opened.callback(pool.shutdown, cancel_futures=True)
@@ -348,7 +372,17 @@ def _engine(run: Run, shape: Sequence[int], examples: Any) -> Iterator[Compute]:
                 compute = by_both
             except (CheckError, DataError, StackError, RuntimeError, ValueError) as error:
                 _tell(f"TensorFlow computes: {str(error).splitlines()[0]}")
-        yield compute
+        yield by_views if moves else compute
+
+
+def _moved(image: np.ndarray, down: int, right: int) -> np.ndarray:
+    """Return an image moved by so many 32nds of its side; what comes into view is its edge."""
+    side = len(image)
+    step = max(1, round(side / 32))
+    top, left = (1 - down) * step, (1 - right) * step
+    return np.pad(image, ((step, step), (step, step), (0, 0)), mode="edge")[
+        top : top + side, left : left + side
+    ]
 
 
 def _is_raw(value: Any, shape: Sequence[int]) -> bool:
