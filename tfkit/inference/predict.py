@@ -40,6 +40,7 @@ from tfkit.reporting.examples import by_language
 from tfkit.reporting.figures import confused_pairs, printable
 from tfkit.reporting.page import write_report
 from tfkit.run import OTHER_DATA, SAVED_MODEL, Run
+from tfkit.tasks import refuse
 
 TOLERANCE = 1e-4
 """How far LiteRT may be from the exported model in a probability; where two classes are closer, the model decides."""
@@ -246,9 +247,10 @@ def _in_sets(run: Run, coverage: float | None) -> Callable[[np.ndarray], np.ndar
     """Return what gives for probabilities [n, classes] which classes are in each prediction set, bool."""
     if coverage is None:
         return None
+    refuse(run.task, "classes", what="coverage", why="a set of its labels has none. Leave it out.")
     scores = np.asarray(run.read("calibration.json").get("scores", []), np.float64)
     if not scores.size:
-        why = "it is private, of several labels, of an earlier tfkit, or of too few validation examples.\n  Train anew"
+        why = "it is private, of an earlier tfkit, or of too few validation examples.\n  Train anew"
         raise RunError(f"{run.path} has no scores in calibration.json to keep a coverage by: {why}.")
     prediction_sets(np.ones((1, 1), np.float32), scores, coverage)  # refuses before minutes are spent
     return lambda probabilities: prediction_sets(np.nan_to_num(probabilities), scores, coverage)
