@@ -91,7 +91,8 @@ def test_the_best_of_the_trials_is_trained_as_a_plain_run_and_tested_once(finish
         assert not (trial.path / "backup").exists()
         assert [*trial.logdir.glob("*hparams*")]
     page = (folder / "report.html").read_text()
-    assert all(f"<td>{value}" in page for value in ("complete", "1", "3"))
+    assert ">Trials</h2>" in page
+    assert page.count("<td>complete</td>") == 3
     assert Run.open(folder).config.keys().isdisjoint(SEARCHED)
     assert f"search       {folder}" in "\n".join(tune.closing_lines(finished))
 

@@ -126,8 +126,8 @@ def stream(
         raise RunError(f"{run.path} is no finished run of a classifier: nothing can be predicted by it.")
     if augment and (len(shape) != 3 or coverage is not None or report is not None):
         raise ConfigError(
-            "augment is for images, and what the run knows of its coverage and its accuracy is of single views.\n  Leave"
-            " it out, or coverage and report."
+            "augment is for images, and what a run knows of its coverage and accuracy is of single views.\n  Leave it"
+            " out, or coverage and report."
         )
     asked = Asked(names, run.task, **how)
     found = open_data(data, shape=shape, asked=asked)
