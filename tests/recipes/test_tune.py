@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -50,9 +51,16 @@ def divided(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def finished(divided, tmp_path_factory):
-    run_dir = tmp_path_factory.mktemp("runs") / "search"
-    return tfkit.tune("transfer_image", data_dir=divided / "photos", run_dir=run_dir, trials=3, **QUICK)
+def finished(divided):
+    """The run of the program in docs/tune.md."""
+    (program,) = re.findall(
+        r"^```python\n(.*?)^```$", (ROOT / "docs/tune.md").read_text(), re.DOTALL | re.MULTILINE
+    )
+    names: dict[str, Any] = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(divided)
+        exec(compile(program, "docs/tune.md", "exec"), names)
+    return Run.open(divided / names["run"].path)
 
 
 def table(folder):
