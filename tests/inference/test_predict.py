@@ -407,14 +407,14 @@ def test_augment_is_the_mean_over_moved_views(run, photos, tmp_path, capsys):
     broken.write_bytes(b"no image")
     predictions = run.predict([*paths, broken], augment=True)
     images = np.stack([np.asarray(tfkit.read_image(path)) for path in paths])
-    moved = []
+    moved, model = [], run.model
     for down, right in ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1)):
         rows, columns = (np.clip(np.arange(SIZE) - by, 0, SIZE - 1) for by in (down, right))
-        moved.append(np.asarray(run.model.classify(images[:, rows][:, :, columns] / np.float32(255))))
+        moved.append(np.asarray(model.classify(images[:, rows][:, :, columns] / np.float32(255))))
     given = predictions[[*run.labels]].to_numpy()[:-1]
     np.testing.assert_allclose(given, np.mean(moved, axis=0), atol=1e-5)
     assert np.abs(np.mean(moved, axis=0) - moved[0]).max() > 1e-4
-    assert "cannot identify" in predictions["error"].iloc[-1] or predictions["error"].iloc[-1]
+    assert predictions["error"].iloc[-1]
     assert pd.isna(predictions["label"].iloc[-1])
     for more in ({"coverage": 0.9}, {"report": "name"}):
         with pytest.raises(ConfigError, match="augment"):
