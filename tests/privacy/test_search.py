@@ -99,7 +99,7 @@ ASKED = {"target_epsilon": 3.0, "delta": 1e-4, "image_size": 32, "epochs": 4, "t
 
 @pytest.fixture(scope="module")
 def found(scans, cache, tmp_path_factory):
-    """A search of three trials that was interrupted in the second one: the folders that were left, and what came out."""
+    """A search of three trials that was interrupted in the second one: what was left, and what came out."""
     run_dir, drawn, splits_of_trials = tmp_path_factory.mktemp("runs") / "search", [], []
 
     def train(run, encoder, splits: Splits, config, *, strategy):
@@ -178,14 +178,7 @@ def test_what_is_released_is_the_best_trial_and_one_epsilon_for_all(found, cache
     assert json.loads(record.read_text())["spent"] == said["epsilon"]
     assert not [*cache.glob("private/*-trials")]
     assert Run.open(folder).read("privacy.json") == said
-    assert (
-        "Trials"
-        not in (folder / "report.html")
-        .read_text()
-        .split("<main>")[1]
-        .split("Numbers")[0]
-        .split("Notes")[0][:200]
-    )
+    assert ">Trials</h2>" not in (folder / "report.html").read_text()
     again = tfkit.tune("train_private", data_dir=scans, run_dir=folder, **ASKED)
     assert again.path == run.path
     assert "holds the finished search" in capsys.readouterr().out

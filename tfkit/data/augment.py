@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 from tfkit.environment import stack
 from tfkit.errors import ConfigError
@@ -87,8 +87,7 @@ def _example_seeds(seed: Tensor) -> Any:
     return ExampleSeeds()
 
 
-PRESETS = ("none", "light", "standard", "randaugment", "mixup", "cutmix")
-MIXUP_ALPHA = 0.2
+PRESETS = ("none", "light", "standard", "randaugment")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,11 +126,6 @@ class Augmentation:
     randaugment: fields.Share = 0.0
     """Strength of two random operations of `keras.layers.RandAugment`, 0 to 1."""
 
-    mix: Literal["none", "mixup", "cutmix"] = "none"
-    """Blend each image with another one (Zhang et al. 2018, arXiv:1710.09412), or paste a part of it (Yun et al. 2019,
-    arXiv:1905.04899). The label is drawn, that of either with the probability of its share: on average the loss is that
-    of shared labels, and any loss that takes labels will do."""
-
     def __post_init__(self) -> None:
         """Refuse amounts that have no meaning."""
         fields.check(self)
@@ -157,8 +151,6 @@ class Augmentation:
                 saturation=0.2,
             ),
             "randaugment": cls(flip=True, randaugment=0.3),
-            "mixup": cls(mix="mixup"),
-            "cutmix": cls(mix="cutmix"),
         }
         if name not in presets:
             raise ConfigError(f"There is no augmentation '{name}'; there are {', '.join(PRESETS)}.")
@@ -193,44 +185,6 @@ class Augmentation:
 
         return change
 
-    def mixing(self, *, seed: int) -> Callable[..., tuple[Tensor, Tensor]] | None:
-        """Return a graph function that mixes examples with others; None where none is mixed.
-
-        Args:
-          seed: of the run.
-
-        Returns:
-          (images float32 [b, s, s, 3], labels [b, ...], other images and labels of these shapes, epoch int64 [b],
-          position int64 [b]) -> images, labels.
-        """
-        if self.mix == "none":
-            return None
-        tf = stack.tf
-
-        def draw(seed: Tensor) -> Tensor:
-            gammas = tf.random.stateless_gamma([2], seed=seed, alpha=MIXUP_ALPHA)
-            of_beta = gammas[0] / tf.maximum(tf.reduce_sum(gammas), 1e-12)
-            return tf.concat([[of_beta], tf.random.stateless_uniform([4], seed=tf.add(seed, [1, 0]))], axis=0)
-
-        def mix(
-            images: Tensor, labels: Tensor, others: Tensor, other_labels: Tensor, epoch: Tensor, at: Tensor
-        ) -> Any:
-            seeds = tf.stack([tf.constant(seed, tf.int64) * _PRIME + epoch, at + _MIXED], axis=1)
-            drawn = tf.map_fn(draw, seeds, fn_output_signature=tf.TensorSpec([5], tf.float32))
-            own, lot, size, down, right = tf.unstack(drawn, axis=1)
-            own = own[:, None, None, None]
-            if self.mix == "cutmix":
-                places = (tf.range(images.shape[1], dtype=tf.float32) + 0.5) / images.shape[1]
-                rows, columns = (
-                    tf.abs(places - middle[:, None]) < tf.sqrt(size)[:, None] / 2 for middle in (down, right)
-                )
-                own = 1.0 - tf.cast(rows[:, :, None, None] & columns[:, None, :, None], tf.float32)
-            kept = lot < tf.reduce_mean(own, axis=[1, 2, 3])
-            kept = tf.reshape(kept, [-1, *([1] * (len(labels.shape) - 1))])
-            return own * images + (1.0 - own) * others, tf.where(kept, labels, other_labels)
-
-        return mix
-
     def _transforms(self, draws: dict[str, Tensor], side: int) -> Tensor:
         """Return for each image the 8 numbers that take an output pixel to the input pixel: [b, 8]."""
         tf = stack.tf
@@ -261,7 +215,6 @@ _DRAWN = ("flip", "rotation", "zoom", "right", "down", "brightness", "contrast",
 
 # Keeps the seeds of neighbouring runs apart for as many epochs.
 _PRIME = 1_000_003
-_MIXED = 2**40  # apart from the seeds of the other changes
 
 
 def _draws(seeds: Tensor) -> dict[str, Tensor]:

@@ -241,7 +241,6 @@ def draw(
 
 
 READERS = 2
-_OTHERS = 2**32  # apart from all seeds of runs
 _BATCHES_AHEAD = 2
 
 
@@ -468,32 +467,23 @@ class Splits:
         indices = np.asarray(self.indices["train"], np.int64)
         read = reader(self.source)
         change = augment.function(seed=self.seed) if augment else None
-        mix = augment.mixing(seed=self.seed) if augment else None
         of_class = [class_weight[label] for label in range(len(class_weight))] if class_weight else None
         weighed = share is not None and share.leaves_out_some(len(indices), batch_size=self.global_batch_size)
 
         def one_epoch(epoch: Tensor) -> Dataset:
             # Batch first: a thousand positions at once take no longer than one.
-            def order(positions: Tensor) -> tuple[Tensor, ...]:
-                def shuffled(seed: int) -> Tensor:
-                    seeds, last = tf.stack([tf.constant(seed, tf.int64), epoch]), len(indices) - 1
-                    places = tf.random.experimental.index_shuffle(positions, seed=seeds, max_index=last)
-                    return tf.gather(indices, places)
-
-                others = [shuffled(self.seed + _OTHERS)] if mix else []
-                return shuffled(self.seed), tf.fill(tf.shape(positions), epoch), positions, *others
+            def order(positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+                seed, last = tf.stack([tf.constant(self.seed, tf.int64), epoch]), len(indices) - 1
+                places = tf.random.experimental.index_shuffle(positions, seed=seed, max_index=last)
+                return tf.gather(indices, places), tf.fill(tf.shape(positions), epoch), positions
 
             return tf.data.Dataset.range(len(indices)).batch(self.global_batch_size).map(order)
 
         # Autograph finds nothing to convert, and takes seconds for it.
         @tf.autograph.experimental.do_not_convert
-        def examples(index: Tensor, epoch: Tensor, position: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
-            (features, labels), (*others, weight) = read(index), rest
+        def examples(index: Tensor, epoch: Tensor, position: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
+            features, labels = read(index)
             features = change(features, epoch, position) if change else features
-            if mix and change:
-                other, other_labels = read(others[0])
-                other = change(other, epoch, position + len(indices))
-                features, labels = mix(features, labels, other, other_labels, epoch, position)
             if of_class is not None:
                 weight *= tf.gather(tf.constant(of_class, tf.float32), labels)
             return (features, labels, weight) if weighed or of_class else (features, labels)

@@ -22,7 +22,7 @@ LIGHT = "light"
 UNCOVERED = "looks at validation examples, which epsilon does not cover"
 """Why a private run is not calibrated."""
 
-_Augment = Literal["none", "light", "standard", "randaugment", "mixup", "cutmix"]
+_Augment = Literal["none", "light", "standard", "randaugment"]
 _Task = Literal["auto", "classes", "order", "labels", "value"]
 
 
@@ -339,7 +339,7 @@ class ImageSettings(ImageConfig, TransferConfig):
     20 megapixels; else 0."""
 
     augment: _Augment = "none"
-    """Random changes of the training images; mixup and cutmix mix two of them. Switches stored features off."""
+    """Random changes of the training images. Switches stored features off."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -521,7 +521,7 @@ class WholeModelSettings(ImageConfig, ReplicaConfig):
     """sgd has a momentum of 0.9."""
 
     augment: _Augment = "none"
-    """Random changes of the training images; mixup and cutmix mix two of them."""
+    """Random changes of the training images."""
 
 
 @dataclass(frozen=True, kw_only=True)

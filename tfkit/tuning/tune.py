@@ -86,7 +86,7 @@ def with_search(name: str) -> type[Any]:
     settings: type[Any] = RECIPES[name]
 
     @dataclass(frozen=True, kw_only=True)
-    class Config(TuneConfig, settings):  # type: ignore[valid-type,misc]
+    class Config(TuneConfig, settings):
         """Say what to train on, and how to search."""
 
         recipe: ClassVar[str] = name
@@ -110,7 +110,7 @@ def search(config: Any) -> Run:
 
     _check(config)
     recipe, settings = config.recipe, RECIPES[config.recipe]
-    own = settings(**{field.name: getattr(config, field.name) for field in dataclasses.fields(settings)})
+    own: Any = settings(**{field.name: getattr(config, field.name) for field in dataclasses.fields(settings)})
     space = search_space(config, own)
     asked = {name: value for name, value in as_dict(config).items() if name not in space}
     folder = run_dir(config, recipe=f"tune-{recipe}")
@@ -234,7 +234,7 @@ def _find(search: Search) -> Any:
     from optuna.trial import TrialState
 
     run, config, own, space = search[:4]
-    handle, *_ = (*config.model_handles, own.model_handle)
+    handle = next(iter(config.model_handles), own.model_handle)
     search.loaded(handle)  # what is wrong with the data is no failure of a trial
     study = _open_study(search)
     if not study.trials:  # what the recipe does by itself is among them
