@@ -19,7 +19,7 @@ class MeanAndScale(keras.layers.Layer):
     """
 
     def __init__(self, *, centre: float, spread: float, **settings: Any) -> None:
-        super().__init__(dtype="float32", **settings)
+        super().__init__(**{"dtype": "float32", **settings})
         self.centre, self.spread = centre, spread
 
     def call(self, values: Any) -> Any:

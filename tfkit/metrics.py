@@ -323,11 +323,11 @@ class LabelsEvaluation(Evaluation):
     @property
     def interval(self) -> tuple[float, float]:
         """Return the 95 % interval of micro F1 on further examples of the same kind (percentiles of a bootstrap)."""
-        return _within_95(self.resampled[:, 0])
+        return within_95(self.resampled[:, 0])
 
     def gain_interval(self, other: Evaluation) -> tuple[float, float]:
         """Return the 95 % interval of micro F1 less that of another model on the same examples."""
-        return _within_95(self.resampled[:, 0] - other.resampled[:, 0])  # type: ignore[attr-defined]
+        return within_95(self.resampled[:, 0] - other.resampled[:, 0])  # type: ignore[attr-defined]
 
     def in_words(self, noun: str) -> str:
         """Return of how many the score is, of examples of that noun."""
@@ -383,7 +383,7 @@ class LabelsEvaluation(Evaluation):
 
     def metrics(self, prefix: str = "test") -> dict[str, float]:
         """Return flat names to finite numbers: F1 with intervals, mean average precision, what is wrong, each label."""
-        (low, high), (macro_low, macro_high) = map(_within_95, self.resampled.T)
+        (low, high), (macro_low, macro_high) = map(within_95, self.resampled.T)
         areas = self.average_precision
         numbers: dict[str, float] = {
             "micro_f1": self.score, "micro_f1_low": low, "micro_f1_high": high,
@@ -442,7 +442,8 @@ def micro_f1(labels: np.ndarray, predicted: np.ndarray) -> float:
     return float(2 * both / max(either, 1))
 
 
-def _within_95(values: np.ndarray) -> tuple[float, float]:
+def within_95(values: np.ndarray) -> tuple[float, float]:
+    """Return what 95 % of values lie within, as many below it as above."""
     low, high = np.percentile(values, [2.5, 97.5])
     return float(low), float(high)
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from tfkit.errors import DataError, UsageError
-from tfkit.metrics import RESAMPLED, Evaluation
+from tfkit.metrics import RESAMPLED, Evaluation, within_95
 
 COVERAGES = (0.9, 0.95)
 """Of the intervals that are measured."""
@@ -110,25 +110,27 @@ class ValueEvaluation(Evaluation):
         return _scores(self.labels, self.residuals)[0]
 
     @functools.cached_property
-    def _intervals(self) -> np.ndarray:
-        """Return the 95 % intervals of R2, MAE and RMSE, float64 [3, 2]: percentiles of resampled examples."""
+    def resampled(self) -> np.ndarray:
+        """Return R2, MAE and RMSE of a thousand samples of the examples, float64 [1000, 3]; always the same ones."""
         chance, count = np.random.default_rng(0), len(self.labels)
-        rows = (chance.integers(count, size=count) for _ in range(RESAMPLED))
-        return np.percentile(
-            [_scores(self.labels[of], self.residuals[of]) for of in rows], [2.5, 97.5], axis=0
-        ).T
+        samples = (chance.integers(count, size=count) for _ in range(RESAMPLED))
+        return np.array([_scores(self.labels[rows], self.residuals[rows]) for rows in samples])
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Return the 95 % interval of R2 on further examples of the same kind."""
-        low, high = self._intervals[0]
-        return float(low), float(high)
+        """Return the 95 % interval of R2 on further examples of the same kind (percentiles of a bootstrap)."""
+        return within_95(self.resampled[:, 0])
+
+    def gain_interval(self, other: Evaluation) -> tuple[float, float]:
+        """Return the 95 % interval of R2 less that of another model on the same examples."""
+        return within_95(self.resampled[:, 0] - other.resampled[:, 0])  # type: ignore[attr-defined]
 
     def in_words(self, noun: str) -> str:
         """Return of how many the score is, of examples of that noun."""
         error, held = float(np.abs(self.residuals).mean()), self.covered(0.9)
         count = len(self.labels)
-        return f"{error:.4g} off on average on {count:,} test {noun}; intervals of 90 % hold {held:,} of them"
+        words = f"{error:.4g} off on average on {count:,} test {noun}"
+        return words if np.isnan(self.quantiles[0]) else f"{words}; intervals of 90 % hold {held:,} of them"
 
     @property
     def loss(self) -> float:
@@ -158,12 +160,20 @@ class ValueEvaluation(Evaluation):
         from scipy.stats import binomtest
 
         count = len(self.labels)
-        numbers = {"examples": float(count), "nll": self.loss}
+        numbers = {
+            "examples": float(count),
+            "nll": self.loss if np.isfinite(self.quantiles).all() else math.nan,
+        }
         for name, value, (low, high) in zip(
-            ("r2", "mae", "rmse"), _scores(self.labels, self.residuals), self._intervals, strict=True
+            ("r2", "mae", "rmse"),
+            _scores(self.labels, self.residuals),
+            map(within_95, self.resampled.T),
+            strict=True,
         ):
-            numbers |= {name: value, f"{name}_low": float(low), f"{name}_high": float(high)}
+            numbers |= {name: value, f"{name}_low": low, f"{name}_high": high}
         for coverage, reach in zip(COVERAGES, self.quantiles, strict=True):
+            if math.isnan(reach):  # of a model that says no scale, and nothing was measured
+                continue
             found, percent = binomtest(self.covered(coverage), count), f"{100 * coverage:g}"
             between = found.proportion_ci(method="wilson")
             numbers[f"coverage_{percent}"] = found.statistic
