@@ -16,7 +16,7 @@ from typing import Any
 
 from tfkit import cli
 from tfkit.errors import ConfigError
-from tfkit.run import TABLE, Run
+from tfkit.run import Run
 from tfkit.transfer.train import RECIPES
 from tfkit.tuning.tune import search, with_search
 
@@ -39,24 +39,20 @@ def run(config: Any) -> Run:
 def closing_lines(run: Run) -> list[str]:
     """Say what the best settings are worth, and where all of them are."""
     folder = run.path.parent
-    table = [f"all trials   {folder / TABLE}"] if (folder / TABLE).is_file() else []
-    return [*cli.closing_lines(run), *table, f"search       {folder / 'report.html'}"]
+    return [*cli.closing_lines(run), f"search       {folder / 'report.html'}"]
 
 
 def main(words: list[str]) -> None:
     """Search by a command line: the name of a recipe, then flags of the search and of the recipe. Never returns."""
-    parser = cli.Parser(
-        prog="python -m recipes.tune", usage="python -m recipes.tune RECIPE [FLAGS]", description=__doc__
-    )
+    parser = cli.Parser(prog="python -m recipes.tune", usage="%(prog)s RECIPE [FLAGS]", description=__doc__)
     parser.add_argument(
         "recipe", choices=RECIPES, help="whose settings are searched; RECIPE --help lists the flags"
     )
     try:
-        recipe = parser.parse_args(words[:1]).recipe
+        cli.main(with_search(parser.parse_args(words[:1]).recipe), run, words[1:], closing=closing_lines)
     except ConfigError as error:
         print(cli.explain(error), file=sys.stderr)
         sys.exit(cli.exit_code(error))
-    cli.main(with_search(recipe), run, words[1:], closing=closing_lines)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@
     run = tfkit.train("photos/")                       images or texts to a finished run
     run = tfkit.train("scans/", privacy=tfkit.DPSGD(target_epsilon=3))
     run = tfkit.fit(build_model, splits, run_dir="runs/mine", epochs=10)       your own compiled tf_keras model
-    run = tfkit.tune("photos/", trials=20)             settings searched on validation, the best trained
+    run = tfkit.tune("transfer_image", trials=20)      settings searched by validation, the best one trained
     splits = tfkit.load_images("photos/")              load_texts, from_arrays
     tfkit.compress(run, max_accuracy_drop=0.01)        .tflite files, measured, and the chosen one
     tfkit.export(run, "browser")                       a page with the model in it; "tfjs", "serving"

@@ -260,6 +260,7 @@ def _check(run: Run, own: Any, config: AuditConfig) -> None:
     texts = isinstance(own, TextColumns) and own.of_texts
     anew = config.shadows or config.canaries
     whole = more or not own.features or getattr(own, "augment", "none") != "none" or own.continue_from
+    whole = whole or getattr(own, "words", "no") == "yes"
     if (config.canaries and not texts) or (anew and whole):
         raise ConfigError(
             f"{run.path} is a run of {'texts' if texts else 'images'}, with {'more than ' if whole else ''}a head on"

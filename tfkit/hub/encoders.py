@@ -200,6 +200,8 @@ class Encoder(Part, abc.ABC):
     """Of images: the values that it expects for black and for white."""
     preprocessor: Part | None = None
     """Of texts: what makes ids of strings; None where the encoder takes strings itself, or where it is not known."""
+    windows: bool = False
+    """Of texts: whether all of a text is read, in windows of `max_length`; see `TextEncoder.whole`."""
     max_length: int | None = None
     """Of texts: ids at most, the two at the ends among them; what is longer is cut. None: the model decides."""
 
@@ -406,17 +408,37 @@ class TextEncoder(Encoder):
         """
         texts = stack.keras.Input((), dtype=stack.tf.string, name="texts")
         model, tokenizer = bundled.MODELS.get(self.handle), self.tokenizer
+        if self.windows and tokenizer is not None:
+            from tfkit.text.layers import Windows
+
+            return texts, Windows(tokenizer, self.functional())(texts)
         if tokenizer is None or not isinstance(model, bundled.TextModel):
             return texts, self.layer(trainable=trainable != "none")(texts)
         base = model.in_graph(texts, tokenizer)
         freeze(base, trainable)
         return texts, base.output
 
+    def whole(self) -> TextEncoder:
+        """Return the encoder of whole documents, which stays frozen: mean and maximum of the vectors of their windows.
+
+        Raises:
+          HubError: its tokenizer is inside of a SavedModel, and cannot cut a document.
+        """
+        if self.tokenizer is None:
+            texts = [name for name, model in bundled.MODELS.items() if isinstance(model, bundled.TextModel)]
+            raise HubError(
+                f"{self.handle} has its tokenizer in a SavedModel, and cannot cut a document into windows.\n"
+                f"  Take a bundled encoder ({', '.join(texts)}), or --windows first."
+            )
+        digest = files.digest_of(self.digest, "windows")
+        return replace(self, windows=True, feature_size=2 * self.feature_size, digest=digest)
+
     @property
     def origin(self) -> dict[str, Any]:
         """See `Encoder`."""
         handle = self.preprocessor and self.preprocessor.handle
-        return {**super().origin, "preprocessor": handle, "max_length": self.max_length}
+        pooling = {"pooling": "mean and maximum of windows"} if self.windows else {}
+        return {**super().origin, "preprocessor": handle, "max_length": self.max_length, **pooling}
 
     def keras_layer(self, *, trainable: bool = False, **options: Any) -> stack.tf_hub.KerasLayer:
         """See `Part`; strings [b], by the preprocessor where there is one."""

@@ -41,6 +41,8 @@ _EXTRACTION = 1  # part of the key of stored features: raise it when they become
 _CONVERSION = 1  # part of the cache key of converted models: raise it when they become others
 _BATCH = 32  # of TensorFlow: texts of nearly one length
 _BYTES_A_PIECE = 20  # so many hold more than one, but for text that is no language
+_PROBED_BYTES = 4000  # of a document that is read in windows: some of them
+_CHARACTERS = 200_000  # of such documents that are read and computed at a time
 _SPARE = 100  # pieces that the last word may have had, which the cut went through
 
 Engine = Callable[[np.ndarray], np.ndarray]
@@ -80,6 +82,8 @@ class Extraction:
     cut: int
     """Texts that are longer than the encoder takes: what is at their ends is not in their features. 0 where the
     encoder does not show it."""
+    windows: int = 0
+    """Of texts that are read whole: how many windows they were cut into; 0 where they are not."""
     seconds: float
     """That this call took."""
     reused: bool
@@ -96,6 +100,8 @@ class Extraction:
         if self.reused:
             stored = f"stored already (computed by {by})."
         cut = f" {self.cut} texts ({self.cut / n:.1%}) are longer than the encoder takes, and cut."
+        if self.windows:
+            cut = f" {self.cut} texts ({self.cut / n:.1%}) are longer than a window: all were read, in {self.windows}."
         return f"{n} x {d} features were {stored}{cut if self.cut else ''}"
 
 
@@ -194,10 +200,13 @@ def _chosen(
 ) -> Iterator[tuple[Iterator[np.ndarray], dict[str, Any]]]:
     """Yield the batches of features of a source, and, complete when they are all taken, how they were computed."""
     engines = engines_of(encoder)
-    with engines.choose(source.read(_probe_indices(source)), engine=engine) as (compute, how):
-        engines.cut = 0
+    probe = source.read(_probe_indices(source))
+    if encoder.windows:
+        probe = np.array([text[:_PROBED_BYTES] for text in probe], object)
+    with engines.choose(probe, engine=engine) as (compute, how):
+        engines.cut = engines.windows = 0
         yield _computed(source, compute, engines, batch_size=batch_size or engines.batch_size), how
-        how["cut"] = engines.cut
+        how |= {"cut": engines.cut, "windows": engines.windows}
 
 
 def _probe_indices(source: Any) -> np.ndarray:
@@ -213,6 +222,11 @@ def _computed(source: Any, compute: Engine, engines: Engines, *, batch_size: int
     """Yield the features in the source's order, batch by batch; the next batch is read while one is computed."""
     n = len(source.labels)
     batches = [np.arange(start, min(start + batch_size, n)) for start in range(0, n, batch_size)]
+    if engines.encoder.windows:  # by what they hold: a document may be a book
+        held = np.cumsum(source.lengths) // _CHARACTERS
+        batches = [
+            part for batch in batches for part in np.split(batch, np.flatnonzero(np.diff(held[batch])) + 1)
+        ]
     options: dict[str, Any] = {"unit": engines.unit, "delay": 1, "disable": not process.watched()}
     with ThreadPoolExecutor(1) as reader, tqdm(total=n, desc="Computing features", **options) as progress:
         read = reader.submit(source.read, batches[0])
@@ -244,6 +258,8 @@ class Engines(abc.ABC):
         self.encoder: Any = encoder
         self.cut = 0
         """How many of the computed examples were longer than the model takes."""
+        self.windows = 0
+        """How many windows the computed texts were cut into."""
         self._model: Any = None
 
     @property
@@ -407,7 +423,7 @@ class TextEngines(Engines):
             words = stack.tf.RaggedTensor.from_row_lengths(np.concatenate(rows), lengths).to_tensor()
             return compute(words, stack.tf.sequence_mask(lengths, dtype=stack.tf.int32))
 
-        return lambda texts: _by_length(self._rows(texts, tokenizer), padded)
+        return self._of_texts(lambda rows: _by_length(rows, padded))
 
     @contextlib.contextmanager
     def litert(self, probe: np.ndarray) -> Iterator[Engine]:
@@ -428,11 +444,38 @@ class TextEngines(Engines):
 
         with ParallelInterpreter(self._converted(convert=convert)) as interpreter:
             # The longest first, so that all cores end together.
-            yield lambda texts: _by_length(
-                self._rows(texts, tokenizer),
-                lambda rows: interpreter(rows[::-1], prepare=np.stack)[::-1],
-                batch_size=len(texts),
+            yield self._of_texts(
+                lambda rows: _by_length(
+                    rows,
+                    lambda some: interpreter(some[::-1], prepare=np.stack)[::-1],
+                    batch_size=len(rows),
+                )
             )
+
+    def _of_texts(self, compute: Callable[[list[np.ndarray]], np.ndarray]) -> Engine:
+        """Return the engine of texts that `compute`, of rows of ids to vectors, makes possible."""
+        tokenizer: Any = self.encoder.tokenizer
+        if not self.encoder.windows:
+            return lambda texts: compute(self._rows(texts, tokenizer))
+
+        def pooled(texts: np.ndarray) -> np.ndarray:
+            """See `tfkit.text.layers.Windows`, which does the same in a graph."""
+            from tfkit.text.layers import window_sizes
+
+            pieces, (first, last, _) = _pieces(tokenizer, list(texts)), tokenizer.edges
+            lengths = np.array(list(map(len, pieces)))
+            counts, sizes = (of.numpy() for of in window_sizes(lengths, room=tokenizer.max_length - 2))
+            rows = [
+                np.concatenate([[first], of[place * size : (place + 1) * size], [last]]).astype(np.int32)
+                for of, count, size in zip(pieces, counts, sizes, strict=True)
+                for place in range(count)
+            ]
+            self.cut, self.windows = self.cut + int((counts > 1).sum()), self.windows + len(rows)
+            vectors, starts = compute(rows), np.cumsum(counts) - counts
+            mean = np.add.reduceat(vectors, starts) / counts[:, np.newaxis]
+            return np.concatenate([mean, np.maximum.reduceat(vectors, starts)], axis=1).astype(np.float32)
+
+        return pooled
 
     def _rows(self, texts: np.ndarray, tokenizer: Tokenizer) -> list[np.ndarray]:
         """Return the ids of each text, int32 [up to max_length]; count those that are cut."""

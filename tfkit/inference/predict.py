@@ -29,6 +29,7 @@ from tqdm.auto import tqdm
 from tfkit.calibration import prediction_sets
 from tfkit.data.image_files import Unreadable, decode_image
 from tfkit.data.splits import FULL_RANGE, draw, listed, resize
+from tfkit.data.tables import MOST_LANGUAGES
 from tfkit.environment import files, packages, process, stack
 from tfkit.errors import CheckError, ConfigError, DataError, PrivacyError, RunError, StackError
 from tfkit.hub.features import images_per_call
@@ -39,6 +40,7 @@ from tfkit.reporting.examples import by_language
 from tfkit.reporting.figures import confused_pairs, printable
 from tfkit.reporting.page import write_report
 from tfkit.run import OTHER_DATA, SAVED_MODEL, Run
+from tfkit.tasks import refuse
 
 TOLERANCE = 1e-4
 """How far LiteRT may be from the exported model in a probability; where two classes are closer, the model decides."""
@@ -49,9 +51,11 @@ FEW = 256
 RESERVED = ("name", "label", "probability", "truth", "set", "abstain", "error")
 """Columns of predictions; that of a class of such a name has "class:" before it."""
 
-_FLAGS = ("coverage", "report", "text_column", "label_column", "labels")
+_FLAGS = ("augment", "coverage", "report", "text_column", "label_column", "labels")
 _BLOCK = 256  # examples that are read, computed and written together
 _BATCH = 32
+MOVES = ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))
+"""By how many 32nds of its side an image is moved down and to the right for each of the views whose mean is taken."""
 _SAMPLE = 16  # images that both engines must agree on
 _TOLD_SECONDS = 4.0
 _CONVERSION = 1  # part of the cache key of converted models: raise it when they become others
@@ -101,6 +105,7 @@ def stream(
     coverage: float | None = None,
     strict: bool = False,
     report: str | None = None,
+    augment: bool = False,
     **how: Any,
 ) -> dict[str, Any]:
     """Predict block by block: the memory that it takes does not grow with the data.
@@ -112,6 +117,7 @@ def stream(
       coverage: of prediction sets.
       strict: whether an example that cannot be read is an error.
       report: the name under which the evaluation is kept.
+      augment: whether images are judged by the mean over views of them.
       how: other fields of `tfkit.inference.inputs.Asked`.
 
     Returns:
@@ -121,6 +127,11 @@ def stream(
     if (shape := about.get("shape")) is None:
         raise RunError(f"{run.path} is no finished run of a classifier: nothing can be predicted by it.")
     task = run.task if coverage is None else run.task.at(coverage)
+    if augment and (len(shape) != 3 or not task.each or coverage is not None or report is not None):
+        raise ConfigError(
+            "augment is for classes and labels of images, and what the run knows of its coverage and its accuracy is of"
+            " single views.\n  Leave it out, or coverage and report."
+        )
     asked = Asked(names, task, **how)
     found = open_data(data, shape=shape, asked=asked)
     trained_on_them = Path(str(about.get("origin"))).resolve() in map(Path.resolve, _paths(data))
@@ -130,7 +141,7 @@ def stream(
     noun = {0: "texts", 3: "images"}.get(len(shape), "rows")
     counts, measured = Counter(examples=0, unreadable=0), list[tuple[Example, np.ndarray]]()
     _tell(f"Predicting {noun} by {run.path}.")
-    with _engine(run, shape, found.examples) as compute:
+    with _engine(run, shape, found.examples, moves=MOVES if augment else ()) as compute:
         for block in _watched(found.examples, noun):
             probabilities = np.full((len(block), len(names) if task.each else 2), np.nan, np.float32)
             if readable := [place for place, example in enumerate(block) if not example.error]:
@@ -236,9 +247,10 @@ def _in_sets(run: Run, coverage: float | None) -> Callable[[np.ndarray], np.ndar
     """Return what gives for probabilities [n, classes] which classes are in each prediction set, bool."""
     if coverage is None:
         return None
+    refuse(run.task, "classes", what="coverage", why="a set of its labels has none. Leave it out.")
     scores = np.asarray(run.read("calibration.json").get("scores", []), np.float64)
     if not scores.size:
-        why = "it is private, of several labels, of an earlier tfkit, or of too few validation examples.\n  Train anew"
+        why = "it is private, of an earlier tfkit, or of too few validation examples.\n  Train anew"
         raise RunError(f"{run.path} has no scores in calibration.json to keep a coverage by: {why}.")
     prediction_sets(np.ones((1, 1), np.float32), scores, coverage)  # refuses before minutes are spent
     return lambda probabilities: prediction_sets(np.nan_to_num(probabilities), scores, coverage)
@@ -291,19 +303,23 @@ def _evaluated(measured: Sequence[tuple[Example, np.ndarray]], asked: Asked) -> 
         elif not asked.task.each:
             _tell(f"It is {evaluation.in_words('examples')}.")
         languages = by_language(evaluation, np.array([example.language or "?" for example in of]))
-        if len(languages) > 1:
+        if 1 < len(languages) <= MOST_LANGUAGES:
             facts["languages"] = {printable(name): list(of) for name, of in languages.items()}
             of_each = [f"{name} {right:.4f} ({count})" for name, (count, right) in facts["languages"].items()]
-            _tell(f"Of each language: {', '.join(of_each)}.")
+            _tell(f"Of each language: {listed(of_each, 20)}.")
     return facts
 
 
 @contextlib.contextmanager
-def _engine(run: Run, shape: Sequence[int], examples: Any) -> Iterator[Compute]:
+def _engine(run: Run, shape: Sequence[int], examples: Any, *, moves: Any = ()) -> Iterator[Compute]:
     """Yield what computes probabilities, while the block runs."""
     saved = run.shared / SAVED_MODEL
     model = _model(run.shared.resolve(), saved.stat().st_mtime if saved.is_dir() else 0.0)
     if len(shape) != 3 or any(_is_raw(example.value, shape) for example in examples):
+        if moves:
+            raise DataError(
+                f"augment takes files, or arrays uint8 of the model's own size {[*shape]}. Leave it out."
+            )
         yield lambda some: _called(model, some)
         return
     about = run.provenance["data"]
@@ -335,6 +351,14 @@ def _engine(run: Run, shape: Sequence[int], examples: Any) -> Iterator[Compute]:
             probabilities[close] = by_model([some[int(place)] for place in close])
         return probabilities
 
+    def by_views(some: Sequence[Example]) -> np.ndarray:
+        images = [*pool.map(pixels, some)]
+        views = [
+            [Example(one.name, _moved(image, *by)) for one, image in zip(some, images, strict=True)]
+            for by in moves
+        ]
+        return np.mean([compute(view) for view in views], axis=0)
+
     with contextlib.ExitStack() as opened:
         pool = ThreadPoolExecutor(joblib.cpu_count())
         opened.callback(pool.shutdown, cancel_futures=True)
@@ -349,7 +373,17 @@ def _engine(run: Run, shape: Sequence[int], examples: Any) -> Iterator[Compute]:
                 compute = by_both
             except (CheckError, DataError, StackError, RuntimeError, ValueError) as error:
                 _tell(f"TensorFlow computes: {str(error).splitlines()[0]}")
-        yield compute
+        yield by_views if moves else compute
+
+
+def _moved(image: np.ndarray, down: int, right: int) -> np.ndarray:
+    """Return an image moved by so many 32nds of its side; what comes into view is its edge."""
+    side = len(image)
+    step = max(1, round(side / 32))
+    top, left = (1 - down) * step, (1 - right) * step
+    return np.pad(image, ((step, step), (step, step), (0, 0)), mode="edge")[
+        top : top + side, left : left + side
+    ]
 
 
 def _is_raw(value: Any, shape: Sequence[int]) -> bool:

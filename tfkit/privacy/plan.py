@@ -370,9 +370,12 @@ class Plan(DPSGD):
         """
         if self.expected_trials is None:
             return None
-        mechanism = {"delta": self.delta, "expected_trials": self.expected_trials, "accountant": "rdp"}
-        epsilon = self.epsilon(self.steps)
-        return calibrate(target_epsilon=epsilon, steps=1, sampling_probability=1.0, **mechanism)
+        mechanism = {
+            "delta": self.delta,
+            "sampling_probability": 1.0,
+            "expected_trials": self.expected_trials,
+        }
+        return calibrate(target_epsilon=self.epsilon(self.steps), steps=1, accountant="rdp", **mechanism)
 
     def epsilon(self, steps: int, *, accountant: str | None = None) -> float:
         """Return what so many steps have spent: infinity without noise, 0 without steps."""
@@ -441,10 +444,10 @@ def statement(plan: Plan, *, steps: int, optimizer: str) -> dict[str, Any]:
     other = "rdp" if plan.accountant == "pld" else "pld"
     epsilon = _finite(plan.epsilon(steps))
     private = epsilon is not None and plan.noise_multiplier > 0 and not plan.deterministic_noise
-    how, unsaid = words["searched"], UNSAID
+    how, unsaid = words["searched"], [*UNSAID]
     beside = {"score_noise": plan.score_noise} if private else {}
     if plan.expected_trials is None:
-        how, unsaid = words["by_itself"], (*UNSAID, "expected_trials")
+        how, unsaid = words["by_itself"], [*UNSAID, "expected_trials"]
         beside = {f"epsilon_{other}": _finite(plan.epsilon(steps, accountant=other))}
     return {
         "private": private,

@@ -70,6 +70,7 @@ class Facts:
       skipped: (path, reason), the first 50.
       split_sizes: split to number of examples.
       history: a pandas DataFrame, one row an epoch.
+      trials: of trials.csv: of each trial of a search, column to what stands there.
       author: paragraphs of intended_use.md, each a list of lines.
     """
 
@@ -96,12 +97,16 @@ class Facts:
         self.recipe: str | None = run_.provenance.get("recipe", {}).get("name")
         self.data = dict(run_.provenance.get("data", {}))
         self.history = run_.history
+        table = run_files.read_text(self.path, run.TABLE)
+        self.trials = (
+            pd.read_csv(io.StringIO(table), dtype=str, keep_default_na=False) if table else pd.DataFrame()
+        )
         variants: list[dict[str, Any]] = self.lite.get("variants", [])
         if len(variants) > run_files.MOST_LISTED:
             raise run_files.damaged(self.path / run.VARIANTS, f"it has {len(variants):,} variants")
         self.chosen = next((row for row in variants if row["name"] == self.lite["chosen"]), None)
         if ledger.is_private(run_):
-            self.examples, self.data = None, ledger.shown(self.data)
+            self.examples, self.data, self.trials = None, ledger.shown(self.data), pd.DataFrame()
             self.calibration, self.other_data = {}, {}
             self.privacy = self.privacy or STATEMENT_LOST
             if not self.privacy.get("diagnostics"):

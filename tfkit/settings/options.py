@@ -291,7 +291,7 @@ class TextSource(SourceConfig):
     """Handle of the model that makes ids of strings. Left out: the one that belongs to the encoder."""
 
     max_length: Annotated[int, fields.Range(ge=4, le=512)] | None = None
-    """Tokens of a text at most; what is longer is cut off. Left out: what the encoder was made for."""
+    """Tokens of a text, or of a window of it, at most. Left out: what the encoder was made for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -300,6 +300,15 @@ class TextColumns(TextSource, DataConfig):
 
     language_column: str | None = None
     """A column of languages: accuracy is then reported for each of them too. Left out: for all together."""
+
+    windows: Literal["auto", "first", "all"] = "auto"
+    """What is read of a text of more than --max-length tokens: all, in windows of so many, or the first of them.
+    auto: all, where over 5 % of the training texts are longer and no encoder is fine-tuned; the first in private
+    training, since it would tell of them."""
+
+    words: Literal["auto", "yes", "no"] = "auto"
+    """Count word pieces beside the encoder (TF-IDF). auto: where that lowers the loss on the validation split by more
+    than chance does."""
 
     @property
     def of_texts(self) -> bool:
@@ -361,6 +370,17 @@ class TextSettings(TextColumns, TransferConfig):
 
     layer_decay: Annotated[float, fields.Range(gt=0, le=1)] = 0.85
     """In fine-tuning each layer learns at this share of the rate of the layer above it; 1: all alike."""
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without the data."""
+        super().__post_init__()
+        if self.windows == "all" and (
+            self.model_handle == LIGHT or self.fine_tune_epochs or not self.features
+        ):
+            raise ConfigError(
+                "--windows all is for a frozen encoder's stored features: not for --model-handle light (--max-length"
+                " 512 reads more), nor with --fine-tune-epochs or --no-features: memory would grow with a document."
+            )
 
     @property
     def of_texts(self) -> bool:
@@ -429,6 +449,9 @@ class PrivateSettings(TextColumns, ImageConfig, StrategyConfig):
     """This training is one of so many on average, of which the best is released, as recipes.tune does: the noise is
     that of the whole search, and so is epsilon. Left out: one training by itself."""
 
+    words: Literal["auto", "yes", "no"] = "no"
+    """Refused: a model of words would be fitted to the texts without noise."""
+
     continue_from: Path | None = None
     """Refused: tfkit does not account the epsilon of two runs on the same people together. Left out: no run."""
 
@@ -456,6 +479,15 @@ class PrivateSettings(TextColumns, ImageConfig, StrategyConfig):
                 " weights of any age, and the accountant counts steps that all take together.\n"
                 "  Take --strategy mirrored or multi_worker_mirrored (python -m tfkit launch --workers N)."
             )
+        if self.words == "yes":
+            raise ConfigError(
+                "--words yes and privacy do not go together: the model of words is fitted without noise.\n"
+                "  Leave it out."
+            )
+        if self.windows == "all" and (self.model_handle == LIGHT or not self.features):
+            raise ConfigError(
+                "--windows all is for a head on stored features: not for light, nor --no-features."
+            )
         if self.task == "value" and self.label_range is None:
             raise ConfigError(
                 "--task value and privacy need --label-range LOW HIGH: what the numbers lie between, known without the"
@@ -467,6 +499,8 @@ class PrivateSettings(TextColumns, ImageConfig, StrategyConfig):
             raise ConfigError("--target-epsilon and --noise-multiplier both decide the noise: give one.")
         if self.target_epsilon is None and self.noise_multiplier is None:
             object.__setattr__(self, "target_epsilon", 3.0)
+        if self.expected_trials is not None:  # of which the other accountant knows no bound
+            object.__setattr__(self, "accountant", "rdp")
 
 
 @dataclass(frozen=True, kw_only=True)

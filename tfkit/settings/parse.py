@@ -27,7 +27,7 @@ GROUPS = {
     " label_range pixel_range strict from_run "
     "saved_model signature input_shape output representative_data",
     "question": "query queries_file top",
-    "model": "model_handle continue_from sha256 input_range image_size preprocessor max_length",
+    "model": "model_handle continue_from sha256 input_range image_size preprocessor max_length windows words",
     "attack": "attacks shadows canaries",
     "compression": "variants techniques final_sparsity pruning_schedule sparsity_structure number_of_clusters"
     " select_tf_ops",

@@ -1,4 +1,4 @@
-"""Pieces of words inside of a TensorFlow graph, on tensorflow-text: tokenizers, vocabulary, what they keep of a text."""
+"""Pieces of words in a TensorFlow graph, by tensorflow-text: tokenizers, a vocabulary, and what is kept of a text."""
 
 from __future__ import annotations
 
@@ -35,13 +35,25 @@ class Tokenizer(abc.ABC):
 
     max_length: int
     """Ids of a text at most, those at its edges among them; what is longer is cut off at the end."""
-    edges: Edges
-    """The ids at the edges of a row."""
-    unknown: int
-    """The id of what no piece stands for."""
-    size: int
-    """How many pieces there are."""
-    _tokenizer: Any
+
+    @property
+    @abc.abstractmethod
+    def edges(self) -> Edges:
+        """Return the ids at the edges of a row."""
+
+    @property
+    @abc.abstractmethod
+    def unknown(self) -> int:
+        """Return the id of what no piece stands for."""
+
+    @property
+    @abc.abstractmethod
+    def size(self) -> int:
+        """Return how many pieces there are."""
+
+    @property
+    @abc.abstractmethod
+    def _tokenizer(self) -> Any: ...
 
     def tokenize(self, strings: Any) -> stack.tf.RaggedTensor:
         """Return the ids of the pieces of each string, without those at the edges, not cut.

@@ -6,7 +6,7 @@ import itertools
 import math
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -63,18 +63,15 @@ def baseline(splits: Splits) -> Baseline:
     Args:
       splits: of texts.
     """
-    from sklearn.exceptions import ConvergenceWarning
     from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.linear_model import LogisticRegression, Ridge
-    from sklearn.multiclass import OneVsRestClassifier
 
-    labels, chosen = splits.source.labels, _sample(splits)
+    labels, chosen = splits.source.labels, sample(splits)
     train, validation, test = (
         _texts(splits, indices) for indices in (chosen, splits.indices["validation"], splits.indices["test"])
     )
     classes = len(splits.class_names)
-    best, most_right = None, -math.inf
-    for longest in (1, 2):
+
+    def counted(longest: int) -> tuple[Any, Any, Any]:
         words = TfidfVectorizer(
             sublinear_tf=True,
             token_pattern=_TERMS,
@@ -86,7 +83,32 @@ def baseline(splits: Splits) -> Baseline:
         except ValueError:  # no word in any text, such as emoji alone
             words = words.set_params(analyzer="char", token_pattern=None)
             counts = words.fit_transform(train)
-        on_validation, on_test = words.transform(validation), words.transform(test)
+        return (longest, words.transform(test)), counts, words.transform(validation)
+
+    (longest, on_test), model, strength, tuned = fit_best(map(counted, (1, 2)), labels[chosen], splits)
+    there = tuned.judge(evaluation(_outputs(model, on_test), splits))
+    return Baseline(there, strength, longest == 2, len(chosen))
+
+
+def fit_best(
+    candidates: Iterable[tuple[Any, Any, Any]], labels: np.ndarray, splits: Splits
+) -> tuple[Any, Any, float, Any]:
+    """Return the logistic regression that is right most often on the validation split, of equals the first.
+
+    Args:
+      candidates: key, training examples [n, terms] and validation examples [m, terms], sparse.
+      labels: of the training examples, int64 [n]; of several labels float32 [n, c].
+      splits: with the validation labels, and the task.
+
+    Returns:
+      The key of its examples, the model, scikit-learn's C, and the task as the validation split tuned it.
+    """
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression, Ridge
+    from sklearn.multiclass import OneVsRestClassifier
+
+    best, most_right, classes = None, -math.inf, len(splits.class_names)
+    for key, counts, on_validation in candidates:
         for strength in STRENGTHS if classes <= FEW_CLASSES else STRENGTHS[1:2]:
             # A class at a time is the quickest for a few, all at once for many.
             model = LogisticRegression(C=strength, max_iter=50)
@@ -96,12 +118,11 @@ def baseline(splits: Splits) -> Baseline:
             model = model if splits.task.each else Ridge(alpha=1 / strength)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ConvergenceWarning)
-                model.fit(counts, labels[chosen])
+                model.fit(counts, labels)
             seen = evaluation(_outputs(model, on_validation), splits, split="validation")
             tuned, _ = splits.task.tuned(seen)
             if (score := tuned.judge(seen).score) > most_right:
-                there = tuned.judge(evaluation(_outputs(model, on_test), splits))
-                best, most_right = Baseline(there, strength, longest == 2, len(chosen)), score
+                best, most_right = (key, model, strength, tuned), score
     assert best is not None
     return best
 
@@ -152,7 +173,7 @@ def compare_with_baseline(run: Run, splits: Splits, measured: Evaluation, *, pre
     run.note(note)
 
 
-def _sample(splits: Splits) -> np.ndarray:
+def sample(splits: Splits) -> np.ndarray:
     """Return training texts, evenly drawn from their order, which is a shuffled one; of each class one at least."""
     train = splits.indices["train"]
     count = min(len(train), MOST_BASELINE_TEXTS)

@@ -22,8 +22,8 @@ from tfkit.training.stage import Stage, Trained
 from tfkit.transfer.models import CLASSIFIER
 
 MODEL = (
-    "model_handle", "sha256", "preprocessor", "input_range", "image_size", "pixel_range", "max_length", "seed",
-    "task", "class_order", "label_range", "hidden",
+    "model_handle", "sha256", "preprocessor", "input_range", "image_size", "pixel_range", "max_length", "windows",
+    "seed", "task", "class_order", "label_range", "hidden",
 )  # fmt: skip
 DATA = ("data_dir", "data_file", "dataset", "text_column", "image_column", "label_column", "language_column")
 VOCABULARY, CONTINUED = "vocab.txt", "continued_from"
@@ -78,7 +78,11 @@ def take_settings(config: Any, source: Run) -> Any:
     """
     defaults = {field.name: field.default for field in dataclasses.fields(config)}
     left_out = {name for name, default in defaults.items() if getattr(config, name) == default}
-    earlier = {"pixel_range": source.provenance.get("data", {}).get("pixel_range"), **source.config}
+    earlier = {
+        "windows": "first",
+        "pixel_range": source.provenance.get("data", {}).get("pixel_range"),
+        **source.config,
+    }
     names = MODEL if {*DATA} & {*defaults} - left_out else MODEL + DATA
     taken = {name: earlier[name] for name in names if name in left_out and earlier.get(name) is not None}
     return dataclasses.replace(config, **taken)

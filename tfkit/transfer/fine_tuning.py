@@ -221,6 +221,13 @@ def _fine_tuning_stages(
 ) -> list[tuple[str, int, str]]:
     """Return the stages that train the encoder: (name, epochs, what is trainable)."""
     epochs = config.fine_tune_epochs
+    if epochs is None and encoder.windows:
+        run.note(
+            "Fine-tuning is off: whole documents are read (--windows first --fine-tune-epochs 3 trains on their"
+            " beginnings)."
+        )
+        run.decide(fine_tune_epochs=0)
+        return []
     if epochs is None:
         if not encoder.trainable_variables:
             run.note(f"Fine-tuning is off: {encoder.handle} has no trainable weights.")

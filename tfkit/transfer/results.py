@@ -65,7 +65,7 @@ def describe(
         run.record({f"data/{split}_examples": len(indices) for split, indices in splits.indices.items()})
         _write_samples(run, splits)
         if encoder is not None and encoder.tokenizer is not None:
-            measure_tokens(run, encoder.tokenizer, splits)
+            measure_tokens(run, encoder.tokenizer, splits, windows=encoder.windows)
 
 
 def conclude(
@@ -103,8 +103,15 @@ def conclude(
         _write_projector(run, classifier.test_features, evaluation, splits)
 
 
-def measure_tokens(run: Run, tokenizer: Tokenizer, splits: Splits) -> None:
-    """Record how long the texts are in tokens, how many are cut, and how much of them the vocabulary does not know."""
+def measure_tokens(run: Run, tokenizer: Tokenizer, splits: Splits, *, windows: bool = False) -> None:
+    """Record how long the texts are in tokens, how many are cut, and how much of them the vocabulary does not know.
+
+    Args:
+      run: gets metrics, a histogram and a note.
+      tokenizer: of the texts.
+      splits: whose training texts are measured.
+      windows: whether all of a text is read.
+    """
     train = splits.indices["train"]
     chosen = train[draw(len(train), MEASURED_TEXTS)]
     lengths, unknown = [], 0
@@ -115,11 +122,14 @@ def measure_tokens(run: Run, tokenizer: Tokenizer, splits: Splits) -> None:
         unknown += int((pieces.flat_values.numpy() == tokenizer.unknown).sum())
     counts, room = np.concatenate(lengths), tokenizer.max_length - 2
     tensorboard.write_lengths(run.logdir, "tokens", np.minimum(counts, 4 * room))
-    median, cut = float(np.median(counts)), float((counts > room).mean())
+    median, longer = float(np.median(counts)), float((counts > room).mean())
+    cut, shown = (0.0 if windows else longer), f"{longer:.1%} are cut to {room}."
+    if windows:
+        shown = f"{longer:.1%} are longer than {room}: all is read, in {np.ceil(counts / room).sum():.0f} windows."
     lost = unknown / max(int(counts.sum()), 1)
     run.record({"data/median_tokens": median, "data/cut_share": cut, "data/unknown_token_share": lost})
     run.note(
-        f"The median text has {median:.0f} tokens, the longest {counts.max()}; {cut:.1%} are cut to {room}."
+        f"The median text has {median:.0f} tokens, the longest {counts.max()}; {shown}"
         f" {lost:.2%} of the tokens are not in the vocabulary."
     )
 
@@ -130,7 +140,7 @@ def _decided_settings(run: Run, encoder: Encoder | None, splits: Splits) -> dict
     if splits.kind == "images":
         decided["image_size"] = int(splits.source.shape[0])
     if encoder is not None and encoder.modality == "texts":
-        decided["max_length"] = encoder.max_length
+        decided |= {"max_length": encoder.max_length, "windows": "all" if encoder.windows else "first"}
         if run.is_chief and run.config.get("model_handle") == DataConfig.model_handle:
             decided["model_handle"] = encoder.handle  # the default is one for images
     return decided

@@ -33,6 +33,9 @@ PRIVATE_SIZE = 160
 
 SCRATCH_SIZE, EMBEDDED_SIZE = 64, 32
 
+WORTH_WINDOWS, MEASURED, BYTES_A_PIECE = 0.05, 2000, 20
+"""The share of longer texts from which on all windows are read, told by so many texts, by so many bytes for a piece."""
+
 
 RECIPES: dict[str, type[DataConfig]] = {
     "transfer_image": ImageSettings,
@@ -82,31 +85,6 @@ def train(
       run = tfkit.train("photos/", run_dir="runs/photos", epochs=10)
       run.metrics["test/accuracy"]
     """
-    recipe, settings = resolve(data, model=model, privacy=privacy, trainable=trainable, settings=settings)
-    return train_classifier(from_keywords(RECIPES[recipe], settings, call="tfkit.train"), recipe=recipe)
-
-
-def resolve(
-    data: str | Path | None,
-    *,
-    model: str | None,
-    privacy: DPSGD | None,
-    trainable: str,
-    settings: dict[str, Any],
-) -> tuple[str, dict[str, Any]]:
-    """Return which recipe does what a call of `train` asks for, and its settings by their flags' names.
-
-    Args:
-      data: as of `train`, and so are the others.
-      model: of the recipe's `model_handle`.
-      privacy: of train_private.
-      trainable: "auto" or "all".
-      settings: the keywords beside these.
-
-    Raises:
-      ConfigError: these do not go together.
-      DataError: there are no such data.
-    """
     if model is not None:
         settings["model_handle"] = model
     if data is not None:
@@ -131,7 +109,7 @@ def resolve(
             'trainable="all" is for images without privacy.\n  Private training of all layers: features=False.'
             "  Texts: fine_tune_epochs=3."
         )
-    return recipe, settings
+    return train_classifier(from_keywords(RECIPES[recipe], settings, call="tfkit.train"), recipe=recipe)
 
 
 def train_classifier(config: Any, *, recipe: str) -> Run:
@@ -202,7 +180,7 @@ def _load(config: Any, *, global_batch_size: int, trainable: bool) -> tuple[Enco
     reading = {"global_batch_size": global_batch_size, "seed": config.seed, "strict": config.strict}
     reading |= {name: getattr(config, name) for name in ("label_column", "task", "class_order")}
     if isinstance(config, TextColumns) and config.of_texts:
-        encoder = None
+        encoder: Any = None
         if config.model_handle != LIGHT:
             encoder = hub.load_model(
                 config.encoder_handle,
@@ -212,9 +190,10 @@ def _load(config: Any, *, global_batch_size: int, trainable: bool) -> tuple[Enco
                 max_length=config.max_length,
             ).check(trainable=trainable)
         columns = {name: getattr(config, name) for name in ("text_column", "language_column")}
-        return encoder, data.load_texts(
-            config.data_file or config.data_dir or config.dataset, **columns, **reading
-        )
+        splits = data.load_texts(config.data_file or config.data_dir or config.dataset, **columns, **reading)
+        if encoder is not None and _reads_all(config, encoder, splits):
+            encoder = encoder.whole()
+        return encoder, splits
     private = isinstance(config, PrivateSettings)
     # In private training never what the images use, which would tell of single ones.
     reading["pixel_range"] = config.pixel_range or (FULL_RANGE if private else None)
@@ -250,6 +229,22 @@ def job_of(config: Any, encoder: Encoder | None) -> Any:
     return train_at_once if isinstance(config, WholeModelSettings) or encoder is None else fine_tune
 
 
+def _reads_all(config: Any, encoder: Encoder, splits: Splits) -> bool:
+    """Return whether texts are read whole, as asked, else by how many training texts are longer than a window."""
+    from tfkit.data.splits import draw
+
+    if config.windows != "auto" or encoder.tokenizer is None:
+        return config.windows == "all"
+    tuned = isinstance(config, TextSettings) and config.fine_tune_epochs
+    if isinstance(config, PrivateSettings) or tuned or not config.features:
+        return False
+    train, room = splits.indices["train"], encoder.tokenizer.max_length - 2
+    texts = splits.source.read(train[draw(len(train), MEASURED)])
+    # The beginning of a text tells whether it is longer than a window.
+    pieces = encoder.tokenizer.tokenize([text[: BYTES_A_PIECE * room] for text in texts])
+    return bool((pieces.row_lengths().numpy() > room).mean() > WORTH_WINDOWS)
+
+
 def settings_of(run: Run, *, recipes: tuple[str, ...] = tuple(RECIPES), otherwise: str) -> DataConfig:
     """Return the settings of the recipe that made a run.
 
@@ -268,13 +263,16 @@ def settings_of(run: Run, *, recipes: tuple[str, ...] = tuple(RECIPES), otherwis
             f"{run.path} was made by {recipe or 'no recipe'}; this takes runs of {' and '.join(recipes)}."
             f"\n  For others: {otherwise}."
         )
-    return parse(RECIPES[recipe], ["--config", str(run.path / CONFIG)], prog=recipe, description="")
+    earlier = hasattr(RECIPES[recipe], "windows") and "windows" not in run.config  # there were none yet
+    words = ["--config", str(run.path / CONFIG), *(["--windows", "first"] if earlier else [])]
+    return parse(RECIPES[recipe], words, prog=recipe, description="")
 
 
 def _train(config: Any, run: Run, strategy: Any, source: Run | None, *, recipe: str) -> None:
     from tfkit.transfer.baseline import compare_with_baseline
     from tfkit.transfer.continuing import Start
     from tfkit.transfer.results import conclude, describe
+    from tfkit.transfer.words import mix_words
 
     private, whole = isinstance(config, PrivateSettings), isinstance(config, WholeModelSettings)
     if not private:
@@ -295,6 +293,8 @@ def _train(config: Any, run: Run, strategy: Any, source: Run | None, *, recipe: 
     if run.is_chief:
         if private:
             run.note(f"Calibration is left off: it {UNCOVERED}.")
+        if splits.kind == "texts" and not private:
+            classifier = mix_words(run, classifier, splits, when=config.words)
         conclude(run, classifier, splits, calibrated=config.calibrate, show_examples=not private)
         if 0 < sum(never_seen) < len(never_seen):
             right = classifier.evaluation.right

@@ -27,62 +27,89 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import secrets
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from tfkit.environment import files, packages, process
-from tfkit.errors import CheckError, ConfigError, PrivacyError, RunError, TfkitError
+from tfkit.data.splits import Splits
+from tfkit.environment import files, packages
+from tfkit.errors import CheckError, ConfigError, PrivacyError, RunError
 from tfkit.privacy import ledger
-from tfkit.run import BEST, Run
+from tfkit.run import BEST, LOGS, PROVENANCE, Run
 from tfkit.settings.parse import as_dict
 from tfkit.transfer.private import plan_training, train_private
 
 STATE = "search.json"
 
 
+class Search(NamedTuple):
+    """Hold what a search is made of.
+
+    Attributes:
+      run: of the search, being written.
+      config: of the search, of a class of `tfkit.tuning.tune.with_search`.
+      own: the settings of its recipe.
+      space: Optuna's distributions of the settings that are searched.
+      loaded: from a model handle to the model, its splits, and those of its stored features or None.
+      strategy: a tf.distribute.Strategy.
+    """
+
+    run: Run
+    config: Any
+    own: Any
+    space: Mapping[str, Any]
+    loaded: Callable[[str], tuple[Any, Any, Any]]
+    strategy: Any
+
+
+def without_test(splits: Splits, **changes: Any) -> Splits:
+    """Return splits in which the validation examples stand in the place of the test examples too: of a trial.
+
+    Args:
+      splits: that the search is on.
+      changes: of other fields.
+    """
+    return splits.replace(indices={**splits.indices, "test": splits.indices["validation"]}, **changes)
+
+
 def check(config: Any) -> None:
     """Raise where no epsilon would hold for the search, before anything is read.
 
     Args:
-      config: of a search, of `tfkit.tuning.tune.with_search`.
+      config: of the search.
 
     Raises:
       ConfigError: what was asked does not go together with privacy.
       PrivacyError: the trials would have no epsilon.
     """
     reasons = {
-        "--minutes ends a search when the data make it slow, and the number of trials must be drawn by lot": config.minutes,
-        "--trials 1 is no search: python -m recipes.train_private": config.trials == 1,
-        "--model-handles is not for private training: each model would have a cost of its own": config.model_handles,
-        "--search-whole is not for private training, which has nothing beside its settings": config.search_whole,
-        "--expected-trials is decided by --trials": config.expected_trials,
-        "--diagnostics shows numbers without noise, by which trials could be compared": config.diagnostics,
+        "minutes": "the number of trials must be drawn by lot, whatever their time",
+        "model_handles": "all trials must spend the same",
+        "search_whole": "all trials must spend the same",
+        "expected_trials": "--trials decides it",
+        "diagnostics": "numbers without noise tell of all trials",
     }
-    if wrong := [reason for reason, holds in reasons.items() if holds]:
-        raise ConfigError("A private search cannot be like this:\n  " + "\n  ".join(wrong) + ".\n  Leave it out.")
+    wrong = [f"--{name.replace('_', '-')}: {why}" for name, why in reasons.items() if getattr(config, name)]
+    if wrong or config.trials == 1:
+        raise ConfigError("\n  ".join(["A private search of 2 trials or more takes none of these:", *wrong]))
     if config.deterministic_noise or config.noise_multiplier == 0:
         raise PrivacyError(
             "--deterministic-noise and --noise-multiplier 0 make trials without an epsilon: a search over them has none"
-            " either.\n  Leave them out, or search with recipes.tune transfer_image."
+            " either.\n  Leave them out."
         )
 
 
-def find(run: Run, config: Any, own: Any, space: Mapping[str, Any], loaded: Any, strategy: Any) -> Any:
+def find(search: Search) -> Any:
     """Search, or do what is left of a search, and put the run of the best trial into the folder `best`.
 
     Args:
-      run: of the search.
-      config: of the search.
-      own: the recipe's settings.
-      space: Optuna's distributions of the settings that are drawn.
-      loaded: gives model, splits and stored features.
-      strategy: of the training.
+      search: of recipes.train_private.
 
     Returns:
       The settings of the best trial, whose training is done: what is left is to measure and export it.
@@ -92,29 +119,28 @@ def find(run: Run, config: Any, own: Any, space: Mapping[str, Any], loaded: Any,
       PrivacyError: no noise gives so small an epsilon.
       RunError: the folder of the trials is lost.
     """
-    own = dataclasses.replace(own, expected_trials=config.trials)
-    if not (run.path / BEST).is_dir():
-        _search(run, own, space, loaded, strategy)
-    best = Run.open(run.path / BEST)
-    return dataclasses.replace(own, **{name: best.config[name] for name in space})
+    search = search._replace(own=dataclasses.replace(search.own, expected_trials=search.config.trials))
+    if not (search.run.path / BEST).is_dir():
+        _search(search)
+    best = Run.open(search.run.path / BEST).config
+    return dataclasses.replace(search.own, **{name: best[name] for name in search.space})
 
 
-def _search(run: Run, own: Any, space: Mapping[str, Any], loaded: Any, strategy: Any) -> None:
-    encoder, splits, _ = loaded(own)
-    stage, of_batches, *_ = plan_training(own, splits)
-    plan = stage.privacy.plan(
-        examples=len(splits.indices["train"]), expected_batch_size=of_batches.global_batch_size, epochs=stage.epochs
-    )
-    noise, begun = plan.score_noise, ledger.RECORD in run.provenance.get("data", {})
-    if not begun:
-        run.provenance = {"data": ledger.register(run, splits)}
-        run.note(
-            f"A private search of {plan.expected_trials} trials on average, each with noise multiplier"
-            f" {plan.noise_multiplier:.4g} and noise of {noise:.3g} on the number of validation examples that are right:"
-            f" epsilon {plan.epsilon(plan.steps):.4g} in all."
+def _search(search: Search) -> None:
+    run, own = search.run, search.own
+    encoder, splits, _ = search.loaded(own.model_handle)
+    if splits.task.name != "classes":
+        raise PrivacyError(
+            f"The task is {splits.task.name!r}: of classes alone one example changes the score by 1 at most, as the"
+            " noise on it takes for granted.\n  Train once with recipes.train_private."
         )
-    else:
-        ledger.check_data(run, splits)
+    of_all = own if encoder is not None else dataclasses.replace(own, features=False)
+    stage, of_batches, *_ = plan_training(of_all, splits)
+    sizes = {"examples": len(splits.indices["train"]), "expected_batch_size": of_batches.global_batch_size}
+    plan = stage.privacy.plan(**sizes, epochs=stage.epochs)  # type: ignore[union-attr]
+    noise, begun = plan.score_noise, ledger.RECORD in run.provenance.get("data", {})
+    assert noise is not None, "it is of a search"
+    run.provenance = {"data": ledger.register(run, splits)}  # refuses other data than it was begun on
     folder = files.cache_dir(ledger.FOLDER) / f"{run.provenance['data'][ledger.RECORD]}-trials"
     if begun and not (folder / STATE).is_file():
         raise RunError(
@@ -122,46 +148,67 @@ def _search(run: Run, own: Any, space: Mapping[str, Any], loaded: Any, strategy:
             " back, or begin anew with --overwrite, which spends again on the same people."
         )
     if not begun:
+        run.note(
+            f"A private search of {plan.expected_trials} trials on average, each with a noise multiplier of"
+            f" {plan.noise_multiplier:.4g} in training, and noise of {noise:.3g} on the number of validation examples"
+            f" that are right: epsilon {plan.epsilon(plan.steps):.4g} in all."
+        )
         ledger.spend(run, epsilon=plan.epsilon(plan.steps))
         folder.mkdir(mode=0o700)
         _keep(folder, {"number": 0, "drawn": None, "best": None, "score": -math.inf, "ended": False})
     state = json.loads((folder / STATE).read_text())
     while not state["ended"]:
-        if state["drawn"] is None:
-            state["drawn"] = _draw(space)
-            _keep(folder, state)
+        state["drawn"] = state["drawn"] or _draw(search.space)
+        _keep(folder, state)
         began, name, score = time.monotonic(), str(state["number"]), -math.inf
         chosen = dataclasses.replace(own, **state["drawn"])
         try:
-            with process.muted(), Run.create(folder / name, config=as_dict(chosen)) as trial:
-                classifier = train_private(trial, encoder, splits, chosen, strategy=strategy)
-            chance = np.random.default_rng(secrets.randbits(256))
-            score = classifier.evaluation.correct + noise * chance.standard_normal()
-        except (TfkitError, ArithmeticError, ValueError, RuntimeError) as error:
-            run.warn(f"A trial failed: {packages.first_line(error)}")
+            with Run.create(folder / name, config=as_dict(chosen)) as trial:
+                held = without_test(splits)
+                measured = train_private(trial, encoder, held, chosen, strategy=search.strategy).evaluation
+            score = measured.correct + noise * np.random.default_rng(secrets.randbits(256)).standard_normal()
+        except CheckError as error:  # it came apart, which the data decide: the lowest score
+            run.say(f"A trial failed: {packages.first_line(error)}")
         if score > state["score"]:
             state |= {"best": name, "score": score}
-        ended = secrets.randbelow(plan.expected_trials) == 0
-        state |= {"number": state["number"] + 1, "drawn": None, "ended": ended}
+        state |= {
+            "number": state["number"] + 1,
+            "drawn": None,
+            "ended": secrets.randbelow(own.expected_trials) == 0,
+        }
         _keep(folder, state)
         for other in folder.glob("[0-9]*"):
             if other.name != state["best"]:
                 shutil.rmtree(other)
-        seconds = time.monotonic() - began
-        run.say(
-            f"A trial is done, in {seconds:.0f} s. "
-            + ("It was the last." if ended else f"On average {seconds * plan.expected_trials:.0f} s are left.")
-        )
+        left = 0.0 if state["ended"] else (time.monotonic() - began) * own.expected_trials
+        run.say(f"A trial is done; on average {left:.0f} s are left.")
     if state["best"] is None:
-        raise CheckError("All trials of the private search failed. Train once with recipes.train_private, to see why.")
+        raise CheckError(
+            "All trials of the private search failed. Train once with recipes.train_private, to see why."
+        )
     with files.new_folder(run.path / BEST) as best:
-        shutil.copytree(folder / state["best"], best, dirs_exist_ok=True)
-        files.write_json(best / "provenance.json", {"data": run.provenance["data"]})
+        # Its logs tell the time, and by that how many trials came after it.
+        shutil.copytree(folder / state["best"], best, dirs_exist_ok=True, ignore=shutil.ignore_patterns(LOGS))
+        files.write_json(best / PROVENANCE, {"data": run.provenance["data"]})
     shutil.rmtree(folder)
 
 
+def forget_times(folder: Path) -> None:
+    """Take from the files of a search what tells how long it took and how many trials it had: their dates, and the
+    numbers that TensorFlow counts event files by.
+
+    Args:
+      folder: of the search, finished.
+    """
+    for number, path in enumerate(sorted(folder.rglob("*tfevents*"))):
+        _, _, kind = path.name.rpartition(".")
+        path.rename(path.with_name(f"events.out.tfevents.{number:010d}.best.{kind}"))
+    for path in (folder, *folder.rglob("*")):
+        os.utime(path)
+
+
 def _draw(space: Mapping[str, Any]) -> dict[str, Any]:
-    """Draw settings from fixed distributions: by the system's entropy, so that they do not tell how many came before."""
+    """Draw settings by the system's entropy: by a seed, those of the best would tell how many came before."""
     import optuna
 
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=secrets.randbits(32)))
