@@ -37,6 +37,7 @@ from tfkit.errors import CheckError, ConfigError, StackError
 from tfkit.exporting.export import new_export
 from tfkit.litert import ParallelInterpreter
 from tfkit.run import LABELS, SAVED_MODEL, TFLITE, VARIANTS, Run
+from tfkit.tasks import refuse
 from tfkit.text.tokenizers import WORDS
 
 VERSION = "2.5.3"
@@ -82,6 +83,8 @@ def export_browser(run: Run, folder: Path, *, runtime: str | None = None, measur
       StackError: LiteRT.js is not there, and npm cannot get it; or there is nothing to measure with.
       CheckError: the .tflite made here, or the runtime, is not what it must be.
     """
+    why = "it shows the probability of each class. Take tflite/infer.py, or the target serving."
+    refuse(run.task, "classes", "order", "labels", what="The page for browsers", why=why)
     shape = shape_of(run)
     if measure and importlib.util.find_spec("playwright") is None:
         raise StackError("--measure opens Chromium by Playwright, which is not here: pip install playwright")

@@ -67,7 +67,11 @@ def export_serving(run: Run, folder: Path, *, name: str | None = None) -> Path:
     source = run.path / SAVED_MODEL
     verify(source, name=str(source))
     takes = _input(source)
-    gives = {"name": "probabilities", "datatype": "FP32", "shape": [-1, len(run.labels)]}
+    gives = {
+        "name": "probabilities",
+        "datatype": "FP32",
+        "shape": [-1, len(run.labels) if run.task.each else 2],
+    }
     needs = ["tensorflow", "pillow", *(["tensorflow-text"] if takes["datatype"] == "BYTES" else [])]
     pinned = "".join(f"{package}=={packages.version(package)}\n" for package in needs)
     labels = "".join(f"{label}\n" for label in run.labels)
