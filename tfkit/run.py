@@ -202,7 +202,10 @@ SHAPES: dict[str, dict[str, Any]] = {
         "ece_before": NUMBER, "ece": NUMBER, "nll_before": NUMBER, "nll": NUMBER,
         "coverage": {"0.9?": _COVERED, "0.95?": _COVERED, "0.99?": _COVERED},
     },
-    TASK: {"name?": str, "thresholds?": [NUMBER]},
+    TASK: {
+        "name?": str, "thresholds?": [NUMBER], "centre?": NUMBER, "spread?": NUMBER, "degrees?": NUMBER,
+        "factor?": NUMBER, "bounds?": [NUMBER], "scores?": [NUMBER], "coverage?": NUMBER,
+    },
     VARIANTS: {
         "verdict": str, "examples": int, "source": {"accuracy": MAYBE}, "chosen": TEXT,
         "gates?": {"max_accuracy_drop?": MAYBE},

@@ -62,7 +62,7 @@ def some(splits):
 def test_a_table_of_images_with_several_labels(folder, write):
     rows = [(name_of(place), write(tags(digit))) for place, digit in enumerate(DIGITS.target[:COUNT])]
     splits = load_images(table(folder, rows), image_size=16)
-    assert splits.task == "labels"
+    assert splits.task.name == "labels"
     assert splits.class_names == ("even", "loop", "prime")
     assert len(splits.source.names) == COUNT, "one without labels is an example too"
     assert (
@@ -104,7 +104,7 @@ def test_numbers_and_an_order(folder):
     with pytest.raises(DataError, match="Say which: task='value'"):
         load_images(path, image_size=16)
     splits = load_images(path, image_size=16, task="value")
-    assert (splits.task, splits.class_names) == ("value", ("label",))
+    assert (splits.task.name, splits.class_names) == ("value", ("label",))
     assert (splits.source.labels == truth(splits, lambda digit: digit / 4)).all()
     assert splits.source.labels.dtype == np.float32
     means = [splits.source.labels[rows].mean() for rows in splits.indices.values()]
@@ -123,7 +123,7 @@ def test_numbers_and_an_order(folder):
     with pytest.raises(DataError, match=r"what is no number: 'high', 'low'"):
         load_images(path, task="value")
     splits = load_images(path, image_size=16, task="order", class_order=("low", "high"))
-    assert (splits.class_names, splits.task) == (("low", "high"), "order")
+    assert (splits.class_names, splits.task.name) == (("low", "high"), "order")
     assert (splits.source.labels == truth(splits, lambda digit: digit > 4)).all()
 
 
@@ -181,7 +181,11 @@ def test_texts_with_several_labels_or_none(tmp_path):
         for n in range(200)
     ]
     splits = load_texts(table(tmp_path, rows, head=("text", "label")))
-    assert (splits.task, splits.class_names, len(splits.source.names)) == ("labels", ("x", "y", "z"), 200)
+    assert (splits.task.name, splits.class_names, len(splits.source.names)) == (
+        "labels",
+        ("x", "y", "z"),
+        200,
+    )
     assert [splits.source.raw(n) for n in (0, 199)] == ["text 0", "text 199"]
     assert (
         splits.source.labels.sum(axis=1) == [len(label.split("|")) if label else 0 for _, label in rows]
@@ -201,7 +205,7 @@ def test_texts_with_several_labels_or_none(tmp_path):
 def test_texts_with_numbers_and_folders_of_numbers(tmp_path):
     rows = [(f"text {n % 150}", n % 150 / 7 + (n > 150)) for n in range(300)]
     splits = load_texts(table(tmp_path, rows, head=("text", "label")))
-    assert splits.task == "value"
+    assert splits.task.name == "value"
     assert np.allclose(splits.source.labels, [value for _, value in rows])
     texts = [{splits.source.raw(index) for index in rows} for rows in splits.indices.values()]
     assert sum(map(len, texts)) == 150, "each text is in one split, whatever its numbers"
@@ -213,7 +217,7 @@ def test_texts_with_numbers_and_folders_of_numbers(tmp_path):
     for task in ("value", "order"):
         splits = load_images("digits", image_size=16, task=task)
         assert splits.source.labels.tolist() == DIGITS.target.tolist()
-        assert splits.task == task
+        assert splits.task.name == task
 
 
 def test_arrays():
@@ -226,4 +230,4 @@ def test_arrays():
         images, several, task="labels", class_names=[name for name, _ in LABELS], image_size=16
     )
     assert splits.class_names == ("even", "loop", "prime")
-    assert from_arrays(images, DIGITS.target[:COUNT], task="order", image_size=16).task == "order"
+    assert from_arrays(images, DIGITS.target[:COUNT], task="order", image_size=16).task.name == "order"

@@ -65,6 +65,7 @@ class ModelUnderTest:
       judged: a sentence, how that was known.
       labels: as `tfkit.training.outputs.as_labels` gives them; None where nobody knows.
       thresholds: of a run of labels, [c].
+      reach: of a run of numbers, by how many scales an interval of 90 % goes beyond the mean.
       class_names: c of them; none where nobody knows.
       examples: representative inputs by name, [m, ...] as the model takes them; None where it may have none.
       takes: "images" (pixels in 0..255), "texts" (UTF-8) or "arrays".
@@ -79,6 +80,7 @@ class ModelUnderTest:
     judged: str = ""
     labels: np.ndarray | None
     thresholds: np.ndarray | None = None
+    reach: float | None = None
     class_names: Sequence[str]
     examples: Mapping[str, np.ndarray] | None = None
     takes: str = "arrays"
@@ -339,6 +341,8 @@ def quality(
         answered = answers(outputs, output, thresholds)
         found = {"accuracy": float(np.mean(answered == labels))}
         return found if thresholds is None else {**found, "micro_f1": micro_f1(labels, answered)}
+    labels = _with_units(labels)
+    outputs = outputs[..., : labels.shape[-1]]  # of the mean; there is no true scale
     return {
         "r2": 1.0 - float(np.mean(_residual(outputs, labels))),
         "rmse": float(np.sqrt(np.mean((outputs - labels) ** 2))),

@@ -28,7 +28,7 @@ from tfkit.litert import ParallelInterpreter
 from tfkit.reporting.examples import load
 from tfkit.reporting.tensorboard import write_images, write_texts, write_variants
 from tfkit.run import EVALUATION, LABELS, METRICS, SAVED_MODEL, TFLITE, VARIANTS, Run
-from tfkit.tasks import Classes, Labels
+from tfkit.tasks import TASKS
 from tfkit.text.tokenizers import START, WordPiece
 from tfkit.training.outputs import answers
 
@@ -94,6 +94,7 @@ def of_run(run: Run, splits: Splits, *, examples: np.ndarray | None) -> Iterator
             output=splits.task.output,
             labels=measured.labels,
             thresholds=getattr(measured, "thresholds", None),
+            reach=getattr(measured, "quantiles", [None])[0],
             class_names=measured.class_names,
             examples=None if examples is None else dict.fromkeys(source.inputs, examples),
             takes=takes,
@@ -107,6 +108,7 @@ def write_inference_script(
     takes: str = "images",
     pixel_range: tuple[int, int] = FULL_RANGE,
     thresholds: np.ndarray | None = None,
+    reach: float | None = None,
 ) -> Path:
     """Write infer.py, which runs the model.tflite that stands beside it; of images and arrays without TensorFlow.
 
@@ -120,6 +122,7 @@ def write_inference_script(
       takes: "images" or "texts" for a model of one of them to the scores of classes, "arrays" for any other.
       pixel_range: of images, what becomes 0 and 255 of 16-bit values.
       thresholds: of labels: from which score on an example has one.
+      reach: of numbers: by how many scales an interval of 90 % goes beyond the mean.
 
     Returns:
       Its path.
@@ -127,6 +130,7 @@ def write_inference_script(
     script = resources("tfkit.compression").joinpath(f"infer_{takes}.py.txt").read_text(encoding="utf-8")
     script = script.replace(str(FULL_RANGE), str(tuple(pixel_range)))
     edges = [] if thresholds is None else [round(float(edge), 6) for edge in thresholds]
+    script = script.replace("REACH = None", f"REACH = {None if reach is None else round(float(reach), 6)}")
     files.write_text(folder / NAME, script.replace("THRESHOLDS = []", f"THRESHOLDS = {edges}"))
     return folder / NAME
 
@@ -169,7 +173,7 @@ def write_ids_variant(run: Run, tested: ModelUnderTest, *, quantization: str) ->
     ours, theirs = (
         answers(one, tested.output, tested.thresholds) for one in (outputs, tested.expected[tried])
     )
-    agreement = np.mean(ours == theirs)
+    agreement = np.mean(np.isclose(ours, theirs, rtol=0.01))
     with files.new_folder(folder) as new:
         (new / IDS_MODEL).write_bytes(made[variant])
         how = resources("tfkit.compression").joinpath(HOW).read_text(encoding="utf-8")
@@ -184,7 +188,7 @@ def write_ids_variant(run: Run, tested: ModelUnderTest, *, quantization: str) ->
 
 def described(model: bytes, tested: ModelUnderTest, *, name: str) -> bytes:
     """Return a classifier of images with its labels and its scaling inside; any other model as it is."""
-    if tested.takes != "images" or not len(tested.class_names):
+    if tested.takes != "images" or not len(tested.class_names) or tested.output == "values":
         return model
     mean, std = (0.0, 1.0) if inspect(model).inputs[0].dtype == "float32" else (None, None)
     description = f"Tells {len(tested.class_names)} classes of images apart; takes their pixels, 0 to 255."
@@ -226,7 +230,11 @@ def write_results(
             old.unlink()
     if choice.chosen is not None:
         write_inference_script(
-            folder, takes=tested.takes, pixel_range=tested.pixel_range, thresholds=tested.thresholds
+            folder,
+            takes=tested.takes,
+            pixel_range=tested.pixel_range,
+            thresholds=tested.thresholds,
+            reach=tested.reach,
         )
         if tested.takes == "texts":  # an image's labels are inside of the file
             files.write_text(folder / LABELS, "".join(f"{name}\n" for name in tested.class_names))
@@ -269,7 +277,7 @@ def _write_disagreements(run: Run, tested: ModelUnderTest, name: str, comparison
         answers(outputs[worst], tested.output, tested.thresholds)
         for outputs in (tested.expected, comparison.outputs)
     ]
-    task = Labels() if tested.output == Labels.output else Classes()
+    task = next(kind() for kind in TASKS.values() if kind.output == tested.output)
     captions = [
         " → ".join(task.words(one, tested.class_names) for one in pair) for pair in zip(*both, strict=True)
     ]

@@ -501,7 +501,7 @@ def load_image_table(
     target.check_cut(splits.indices, where=where)
     splits.source.labels = target.labels
     return splits.replace(
-        origin=str(path), class_names=target.class_names, task=target.meaning,
+        origin=str(path), class_names=target.class_names, task=target.task,
         notes=(*splits.notes, *class_name_warnings(target.class_names)),
     )  # fmt: skip
 

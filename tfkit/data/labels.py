@@ -193,35 +193,19 @@ class Targets(NamedTuple):
       labels: int64 [n] of classes; float32 [n, c] of 0 and 1 of several labels; float32 [n] of numbers.
     """
 
-    task: Task
+    task: Classes
     class_names: tuple[str, ...]
     labels: np.ndarray
 
-    @property
-    def meaning(self) -> Classes:
-        """Return the task as `Splits` have it."""
-        return task_of({"name": self.task})
-
     def strata(self) -> tuple[np.ndarray, list[str]]:
-        """Return int64 [n], the part of which each example is cut and drawn, and the names of these parts.
-
-        A class; of several labels the rarest that an example has; of numbers up to ten quantiles.
-        """
+        """Return int64 [n], the part of which each example is cut and drawn, and the names of these parts."""
+        groups = self.task.strata(self.labels, len(self.class_names))
         if self.labels.dtype.kind == "i":
-            return self.labels, [*self.class_names]
-        if self.labels.ndim == 2:
-            counts = np.where(self.labels > 0, self.labels.sum(axis=0), np.inf)
-            groups = np.where(self.labels.any(axis=1), counts.argmin(axis=1), len(self.class_names))
-            names = [*self.class_names, "none of them"]
-        else:
-            parts = max(1, min(10, len(self.labels) // 20))
-            edges = np.unique(np.quantile(self.labels, np.arange(1, parts) / parts))
-            groups = np.searchsorted(edges, self.labels, side="right")
-            names = [f"below {edge:g}" for edge in edges] + ["the largest numbers"]
-        sizes = np.bincount(groups, minlength=len(names))
+            return groups, [*self.class_names]
+        sizes = np.bincount(groups)
         groups = np.where(sizes[groups] < _FEWEST, sizes.argmax(), groups)  # with others, where it is no part
         known, groups = np.unique(groups, return_inverse=True)
-        return groups, [names[number] for number in known]
+        return groups, [f"part {number}" for number in known]
 
     def check_cut(self, indices: Mapping[str, np.ndarray], *, where: str) -> None:
         """Refuse splits of which one lacks a label.
@@ -266,7 +250,7 @@ def make_targets(
     Raises:
       DataError: they cannot mean this.
     """
-    values = _numbers(names)
+    values, meaning = _numbers(names), task_of({"name": task})
     if class_order and task != "order":
         raise DataError(f"class_order (--class-order) is for --task order; the task is {task}.")
     if task == "value":
@@ -279,7 +263,7 @@ def make_targets(
             raise DataError(
                 f"{where} has the same number, {names[0]}, everywhere: there is nothing to learn."
             )
-        return Targets(task, (name,), np.asarray(values, np.float32)[codes])
+        return Targets(meaning, (name,), np.asarray(values, np.float32)[codes])
     if task == "labels":
         mark, _ = _several(names, asked=True)
         parts = [_parts(text, mark) for text in names]
@@ -287,7 +271,7 @@ def make_targets(
         if not labels:
             raise DataError(f"{where} has no label in any row.")
         rows = np.asarray([[label in of for label in labels] for of in parts], np.float32)
-        return Targets(task, labels, rows[codes])
+        return Targets(meaning, labels, rows[codes])
     if len(names) < 2:
         found = ", ".join(repr(short(text)) for text in names) or "no value"
         raise DataError(
@@ -295,7 +279,7 @@ def make_targets(
             f" more.{context}"
         )
     if task == "classes":
-        return Targets(task, tuple(names), codes)
+        return Targets(meaning, tuple(names), codes)
     if class_order and {*class_order} != {*names}:
         odd = sorted({*class_order} ^ {*names})
         raise DataError(
@@ -307,7 +291,7 @@ def make_targets(
             "  Say their order, from the lowest to the highest: class_order=('low', 'high') (--class-order low high)."
         )
     order = [*class_order] or [text for _, text in sorted(zip(values or [], names, strict=True))]
-    return Targets(task, tuple(order), np.asarray([order.index(text) for text in names])[codes])
+    return Targets(meaning, tuple(order), np.asarray([order.index(text) for text in names])[codes])
 
 
 def with_task(splits: Splits, task: Task, class_order: Sequence[str] = ()) -> Splits:
@@ -321,7 +305,7 @@ def with_task(splits: Splits, task: Task, class_order: Sequence[str] = ()) -> Sp
     names, where = splits.class_names, f"{splits.origin}"
     target = make_targets(names, splits.source.labels, task=task, where=where, class_order=class_order)
     splits.source.labels = target.labels
-    return splits.replace(class_names=target.class_names, task=target.meaning)
+    return splits.replace(class_names=target.class_names, task=target.task)
 
 
 def in_order(names: Iterable[str]) -> list[str]:

@@ -33,6 +33,7 @@ from tfkit.environment import files, packages
 from tfkit.environment.process import watched
 from tfkit.errors import DataError
 from tfkit.settings import fields
+from tfkit.tasks import task_of
 
 EMBEDDED, EMBEDDED_TEXTS = ("digits", "mnist5k"), "sentiment"
 
@@ -124,7 +125,7 @@ def from_arrays(
     target.check_cut(indices, where="labels")
     about: Any = {
         "class_names": target.class_names,
-        "task": target.meaning,
+        "task": target.task,
         "origin": "images in memory",
     }
     return cutting.splits(source, indices, **about)
@@ -154,7 +155,7 @@ def _as_targets(labels: Any, count: int, task: Task, class_names: Sequence[str] 
         names = tuple(class_names or (map(str, range(values.shape[1])) if several else ("value",)))
         if len(names) != (values.shape[1] if several else 1):
             raise DataError(f"There are {len(names)} class_names for labels of shape {list(given.shape)}.")
-        return Targets(task, names, values)
+        return Targets(task_of({"name": task}), names, values)
     numbers = _as_labels(labels, count)
     count = min(numbers.max() + 1, len(numbers))  # what is beyond is refused
     names = tuple(map(str, range(count)) if class_names is None else class_names)
@@ -165,7 +166,7 @@ def _as_targets(labels: Any, count: int, task: Task, class_names: Sequence[str] 
             f"{' more than once' * bool(twice)}; a classifier needs two or more classes, each with a name of its own.\n"
             "  From numbers with gaps: numpy.unique(labels, return_inverse=True), whose first result are class_names."
         )
-    return Targets("order" if task == "order" else "classes", names, numbers)
+    return Targets(task_of({"name": task if task == "order" else "classes"}), names, numbers)
 
 
 def _as_uint8(images: np.ndarray) -> np.ndarray:

@@ -549,7 +549,7 @@ _NAMES = {
     "language_column": "language lang locale",
 }
 FLAGS = ("text_column", "label_column", "language_column")
-_MOST_LANGUAGES = 100
+MOST_LANGUAGES = 100
 
 
 def choose(table: Table, asked: Mapping[str, str | None]) -> tuple[tuple[int, ...], list[str]]:
@@ -602,7 +602,7 @@ def choose(table: Table, asked: Mapping[str, str | None]) -> tuple[tuple[int, ..
     language = chosen.get("language_column")
     if language is None and kind == "text":
         language = _obvious(table, "language_column", chosen)
-        if language is None or len(set(table.values(language))) > _MOST_LANGUAGES:
+        if language is None or len(set(table.values(language))) > MOST_LANGUAGES:
             return numbers, notes
         name = short(table.columns[language])
         notes.append(f"{table.path.name}: The column '{name}' is taken as the language.")

@@ -311,7 +311,7 @@ def load_table(
     )
     target.check_cut(indices, where=where)
     return cutting.splits(
-        source, indices, class_names=target.class_names, task=target.meaning, origin=str(path), skipped=skipped,
+        source, indices, class_names=target.class_names, task=target.task, origin=str(path), skipped=skipped,
         notes=(
             *table.notes, *notes, *decided, *unusable, *_notes(source, groups, "rows"),
             *class_name_warnings(target.class_names),

@@ -54,7 +54,7 @@ def find_label_errors(run: Run | str | Path) -> pd.DataFrame:
             " of it is covered by no epsilon.\n  Look for them before training, in a run without privacy that you keep"
             " to yourself."
         )
-    refuse(run.task, "classes", what="find_label_errors", why="of each label by itself take label_errors.")
+    refuse(run.task, "classes", what="find_label_errors", why="take label_errors for each label, yes or no.")
     otherwise = "tfkit.inference.label_errors(probabilities, labels), with your own ones, out of sample"
     config = settings_of(run, recipes=RECIPES, otherwise=otherwise)
     encoder, splits = load(config, global_batch_size=1)

@@ -29,6 +29,7 @@ from tqdm.auto import tqdm
 from tfkit.calibration import prediction_sets
 from tfkit.data.image_files import Unreadable, decode_image
 from tfkit.data.splits import FULL_RANGE, draw, listed, resize
+from tfkit.data.tables import MOST_LANGUAGES
 from tfkit.environment import files, packages, process, stack
 from tfkit.errors import CheckError, ConfigError, DataError, PrivacyError, RunError, StackError
 from tfkit.hub.features import images_per_call
@@ -39,6 +40,7 @@ from tfkit.reporting.examples import by_language
 from tfkit.reporting.figures import confused_pairs, printable
 from tfkit.reporting.page import write_report
 from tfkit.run import OTHER_DATA, SAVED_MODEL, Run
+from tfkit.tasks import refuse
 
 TOLERANCE = 1e-4
 """How far LiteRT may be from the exported model in a probability; where two classes are closer, the model decides."""
@@ -124,23 +126,24 @@ def stream(
     names, about = [*map(printable, run.labels)], run.provenance.get("data", {})
     if (shape := about.get("shape")) is None:
         raise RunError(f"{run.path} is no finished run of a classifier: nothing can be predicted by it.")
-    if augment and (len(shape) != 3 or coverage is not None or report is not None):
+    task = run.task if coverage is None else run.task.at(coverage)
+    if augment and (len(shape) != 3 or not task.each or coverage is not None or report is not None):
         raise ConfigError(
-            "augment is for images, and what a run knows of its coverage and accuracy is of single views.\n  Leave it"
-            " out, or coverage and report."
+            "augment is for classes and labels of images, and what the run knows of its coverage and its accuracy is of"
+            " single views.\n  Leave it out, or coverage and report."
         )
-    asked = Asked(names, run.task, **how)
+    asked = Asked(names, task, **how)
     found = open_data(data, shape=shape, asked=asked)
     trained_on_them = Path(str(about.get("origin"))).resolve() in map(Path.resolve, _paths(data))
     if report is not None:
         _check_report(run, report, is_other=found.labelled and not trained_on_them)
-    in_sets = _in_sets(run, coverage)
+    in_sets = _in_sets(run, coverage) if task.each else None
     noun = {0: "texts", 3: "images"}.get(len(shape), "rows")
     counts, measured = Counter(examples=0, unreadable=0), list[tuple[Example, np.ndarray]]()
     _tell(f"Predicting {noun} by {run.path}.")
     with _engine(run, shape, found.examples, moves=MOVES if augment else ()) as compute:
         for block in _watched(found.examples, noun):
-            probabilities = np.full((len(block), len(names)), np.nan, np.float32)
+            probabilities = np.full((len(block), len(names) if task.each else 2), np.nan, np.float32)
             if readable := [place for place, example in enumerate(block) if not example.error]:
                 probabilities[readable] = compute([block[place] for place in readable])
             bad = [place for place, example in enumerate(block) if example.error]
@@ -228,7 +231,7 @@ def _frame(
     columns: dict[str, Any] = {"name": [example.name for example in block]}
     for name, values in asked.task.answers(np.nan_to_num(probabilities), names).items():
         columns[name] = np.where(failed, nothing if values.dtype == object else np.float32(np.nan), values)
-    for name, of_class in zip(names, probabilities.T, strict=True):
+    for name, of_class in zip(names, probabilities.T, strict=True) if asked.task.each else ():
         while name in columns or name in RESERVED:
             name = f"class:{name}"
         columns[name] = of_class
@@ -244,9 +247,10 @@ def _in_sets(run: Run, coverage: float | None) -> Callable[[np.ndarray], np.ndar
     """Return what gives for probabilities [n, classes] which classes are in each prediction set, bool."""
     if coverage is None:
         return None
+    refuse(run.task, "classes", what="coverage", why="a set of its labels has none. Leave it out.")
     scores = np.asarray(run.read("calibration.json").get("scores", []), np.float64)
     if not scores.size:
-        why = "it is private, of several labels, of an earlier tfkit, or of too few validation examples.\n  Train anew"
+        why = "it is private, of an earlier tfkit, or of too few validation examples.\n  Train anew"
         raise RunError(f"{run.path} has no scores in calibration.json to keep a coverage by: {why}.")
     prediction_sets(np.ones((1, 1), np.float32), scores, coverage)  # refuses before minutes are spent
     return lambda probabilities: prediction_sets(np.nan_to_num(probabilities), scores, coverage)
@@ -296,11 +300,13 @@ def _evaluated(measured: Sequence[tuple[Example, np.ndarray]], asked: Asked) -> 
             mistakes = listed([f"{true} taken for {guess} ({count})" for true, guess, count in pairs], 3)
             _tell(f"Confused most: {mistakes or 'none'}.")
             facts["confused"] = [list(pair) for pair in pairs]
+        elif not asked.task.each:
+            _tell(f"It is {evaluation.in_words('examples')}.")
         languages = by_language(evaluation, np.array([example.language or "?" for example in of]))
-        if len(languages) > 1:
+        if 1 < len(languages) <= MOST_LANGUAGES:
             facts["languages"] = {printable(name): list(of) for name, of in languages.items()}
             of_each = [f"{name} {right:.4f} ({count})" for name, (count, right) in facts["languages"].items()]
-            _tell(f"Of each language: {', '.join(of_each)}.")
+            _tell(f"Of each language: {listed(of_each, 20)}.")
     return facts
 
 

@@ -12,7 +12,8 @@ import numpy as np
 from tfkit import run_files
 from tfkit.environment import files
 from tfkit.errors import CheckError
-from tfkit.metrics import EVALUATIONS, Evaluation
+from tfkit.metrics import Evaluation
+from tfkit.tasks import EVALUATIONS
 
 if TYPE_CHECKING:
     from tfkit.data.splits import Splits
@@ -34,7 +35,7 @@ class Examples:
       worst: int64 [k], indices into the evaluation, see `Evaluation.worst`.
       worst_inputs: of these, uint8 [k, s, s, 3] or str [k].
       samples: of others, uint8 [m, s, s, 3] or str [m].
-      sample_labels: int64 [m]; of labels [m, c].
+      sample_labels: int64 [m]; of labels [m, c]; of numbers float [m].
       languages: str [n], of all examples of the evaluation; [0] where nobody knows.
       heat: uint8 [k, s, s], where the model looked in the worst; [0] where that is not known.
     """
@@ -131,7 +132,7 @@ def load(path: Path) -> tuple[Evaluation, Examples | None]:
             examples.worst.ndim == 1
             and _belong(examples.worst, examples.worst_inputs, limit=len(evaluation.labels))
             and examples.sample_labels.shape[1:] == evaluation.labels.shape[1:]
-            and _belong(examples.sample_labels, examples.samples, limit=classes)
+            and _belong(_as_classes(examples.sample_labels, evaluation), examples.samples, limit=classes)
             and examples.samples.dtype.kind == examples.worst_inputs.dtype.kind
             and (not examples.heat.size or examples.heat.shape == examples.worst_inputs.shape[:3])
             and examples.heat.dtype == np.uint8
@@ -140,6 +141,12 @@ def load(path: Path) -> tuple[Evaluation, Examples | None]:
     except (ValueError, KeyError, TypeError, AttributeError, CheckError) as error:
         raise run_files.damaged(path, f"it holds no evaluation: {error}") from error
     return evaluation, examples
+
+
+def _as_classes(labels: np.ndarray, evaluation: Evaluation) -> np.ndarray:
+    """Return labels of samples as they are, and of numbers zeros: they have no range, but are finite."""
+    of_numbers = evaluation.labels.dtype.kind == "f" and labels.dtype.kind == "f"
+    return np.zeros(len(labels), np.int64) if of_numbers and np.isfinite(labels).all() else labels
 
 
 def _belong(places: np.ndarray, inputs: np.ndarray, *, limit: int) -> bool:

@@ -17,6 +17,7 @@ import numpy as np
 
 from tfkit import calibration
 from tfkit.calibration import with_temperature
+from tfkit.data.splits import draw
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -225,6 +226,30 @@ def roc(evaluation: Evaluation) -> Figure:
     title = "area" if len(shown) == len(curves) else f"area, the lowest of {len(curves)} classes"
     axes = "share of the others taken for the class", "share of the class that is found"
     return _roc_chart(shown, *axes, title=title)
+
+
+def residuals(evaluation: Evaluation) -> Figure:
+    """Draw predicted over true numbers, with intervals of 90 %, and the errors over the predicted ones.
+
+    Args:
+      evaluation: a `tfkit.regression.ValueEvaluation`, of which a thousand examples are drawn.
+    """
+    measured: Any = evaluation
+    figure, axes = new_figure(11.0, 4.2, 1, 2)
+    shown = draw(len(measured.labels), 1000)
+    truth, mean, reach = (
+        of[shown] for of in (measured.labels, measured.predicted, measured.quantiles[0] * measured.scales)
+    )
+    dots = {"fmt": "o", "markersize": 3, "color": "#1f5fae", "ecolor": "#1f5fae33", "elinewidth": 1}
+    axes[0, 0].errorbar(truth, mean, yerr=np.nan_to_num(reach), **dots)
+    ends = [min(truth.min(), mean.min()), max(truth.max(), mean.max())]
+    axes[0, 0].plot(ends, ends, color="#999", linewidth=0.8, linestyle=":")
+    axes[0, 1].scatter(mean, truth - mean, s=9, color="#1f5fae")
+    axes[0, 1].axhline(0, color="#999", linewidth=0.8, linestyle=":")
+    name = label(measured.class_names[0])
+    _style(axes[0, 0], f"true {name}", f"predicted {name}")
+    _style(axes[0, 1], f"predicted {name}", "true less predicted")
+    return figure
 
 
 def reliability(evaluation: Evaluation, *, temperature: float) -> Figure:

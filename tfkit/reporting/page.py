@@ -111,7 +111,7 @@ class Facts:
             self.privacy = self.privacy or STATEMENT_LOST
             if not self.privacy.get("diagnostics"):
                 self.history = self.history.drop(
-                    columns=["loss", "accuracy", "binary_accuracy"], errors="ignore"
+                    columns=["loss", "accuracy", "binary_accuracy", "mean_absolute_error"], errors="ignore"
                 )
         self.counts: dict[str, dict[str, int]] = self.data.pop("counts", {})
         self.skipped = self.data.pop("skipped", [])[:50]
@@ -156,7 +156,7 @@ def readable(*folders: Path) -> Iterator[None]:
 def classes(facts: Facts) -> list[dict[str, Any]]:
     """Return one row a class, those found worst first; what is not defined is NaN."""
     measured, trained = facts.measured, facts.counts.get("train", {})
-    if measured is None:
+    if measured is None or not measured.columns:
         return []
     rows: dict[str, Any] = {
         "name": list(measured.class_names),
@@ -388,7 +388,7 @@ def _plain(value: Any) -> Any:
 def _drawn(facts: Facts) -> dict[str, Any]:
     """Return the figures, photos and texts of the page; absent ones are None or empty."""
     measured, examples, lite = facts.measured, facts.examples, facts.lite
-    names = ("worst", "samples", "languages", "pareto", "confusion", "reliability")
+    names = ("worst", "samples", "languages", "pareto", "confusion", "residuals", "reliability")
     content: dict[str, Any] = dict.fromkeys(names, ())
     content["curves"] = _curves(facts)
     if lite:
@@ -397,6 +397,10 @@ def _drawn(facts: Facts) -> dict[str, Any]:
         pairs = [f"{true} taken for {guess}: {n}" for true, guess, n in figures.confused_pairs(measured, 5)]
         alt = f"Confusion matrix. Most frequent: {'; '.join(pairs) or 'no mistakes'}."
         content["confusion"] = svg(figures.confusion(measured), alt=alt, smallest=0.7)
+    if measured and "residuals" in measured.figures:
+        content["residuals"] = svg(
+            figures.residuals(measured), alt=measured.in_words(facts.modality), smallest=0.7
+        )
     if measured and (known := facts.calibration):
         alt = f"Reliability. Expected calibration error {known['ece_before']:.3f} before, {known['ece']:.3f} after."
         content["reliability"] = svg(figures.reliability(measured, temperature=facts.temperature), alt=alt)
@@ -430,7 +434,7 @@ def _curves(facts: Facts) -> list[Any]:
     epochs = (history["epoch"] + 1).tolist()
     starts = {str(stage): rows["epoch"].min() + 1 for stage, rows in history.groupby("stage", sort=False)}
     shown = []
-    for name in ("loss", "accuracy", "binary_accuracy", "learning_rate", "epsilon"):
+    for name in ("loss", "accuracy", "binary_accuracy", "mean_absolute_error", "learning_rate", "epsilon"):
         columns = {"training" if f"val_{name}" in history else name: name, "validation": f"val_{name}"}
         lines = {title: (epochs, history[key].tolist()) for title, key in columns.items() if key in history}
         if lines:

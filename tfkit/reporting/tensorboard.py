@@ -166,7 +166,8 @@ def write_evaluation(logdir: Path, evaluation: Evaluation) -> None:
 
     drawn = {name: getattr(figures, name)(evaluation) for name in evaluation.figures}
     _write_figures(logdir / "test", "figures", drawn)
-    truth = evaluation.truth
+    if not (truth := evaluation.truth).size:
+        return  # of numbers there are no curves
     # TensorBoard sorts what it is given into 201 buckets from 0 to 1; rounding may have left 1.0000001.
     probabilities = np.clip(evaluation.probabilities, 0, 1)
     curves = [("pr/all classes", "all classes", truth.ravel(), probabilities.ravel())]
@@ -240,7 +241,7 @@ def best(history: DataFrame) -> dict[str, float]:
         return {}
     place: Any = history["val_loss"].idxmin()
     found = {"best/epoch": history["epoch"][place] + 1}
-    for name in ("val_loss", "val_accuracy", "val_binary_accuracy"):
+    for name in ("val_loss", "val_accuracy", "val_binary_accuracy", "val_mean_absolute_error"):
         if name in history:
             found |= {f"best/{name}": history[name][place], f"last/{name}": history[name].iloc[-1]}
     return {name: float(value) for name, value in found.items() if math.isfinite(value)}
@@ -254,6 +255,7 @@ _CHARTS = {
     "Training": {
         "loss": "epoch_loss",
         "accuracy": "epoch_(binary_)?accuracy",
+        "error": "epoch_mean_absolute_error",
         "learning rate": "epoch_learning_rate",
     },
     "Privacy": {"epsilon spent": "epoch_epsilon", "length that gradients are cut to": "epoch_l2_norm_clip"},

@@ -308,7 +308,7 @@ class TextColumns(TextSource, DataConfig):
 
     words: Literal["auto", "yes", "no"] = "auto"
     """Count word pieces beside the encoder (TF-IDF). auto: where that lowers the loss on the validation split by more
-    than its standard error."""
+    than chance does."""
 
     @property
     def of_texts(self) -> bool:

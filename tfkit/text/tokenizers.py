@@ -64,8 +64,7 @@ class Tokenizer(abc.ABC):
         Returns:
           int32 [b, (pieces)].
         """
-        # Sums of int32 have TensorFlow print an error on processors without AVX-512, which is none.
-        return self._tokenizer.tokenize(strings).with_row_splits_dtype(stack.tf.int64)
+        return self._tokenizer.tokenize(strings)
 
     def ids(self, strings: Any) -> stack.tf.RaggedTensor:
         """Return the ids of each string as a model takes them: start, the pieces, end ([CLS] and [SEP] of BERT).

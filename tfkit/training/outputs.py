@@ -107,7 +107,7 @@ def check_outputs(
     """
     classes, units = len(class_names), int(np.prod(given.shape[1:], dtype=np.int64))
     of_two = classes == 2 and isinstance(task.sure(1)[0][0], int)
-    if units != task.units(classes) and not (of_two and units == 1):
+    if not task.fits(units, classes):
         single = ", or one with a sigmoid" if of_two else ""
         raise DataError(
             f"The model gives {list(given.shape[1:])} numbers an example; the data has {classes} {task.name}"
@@ -116,6 +116,9 @@ def check_outputs(
         )
     rows = given.reshape(len(given), -1).astype(np.float64)
     ending, _, name = task.ending(units)
+    if not ending:  # any number
+        _refuse_useless_loss(model, given.shape, logits=False, task=task)
+        return False, ""
     alone, takes_logits = ending == "sigmoid", [from_logits(one) for one in losses(model)]
     probable = sum_to_one(rows.reshape(-1, 1) if alone else rows)
     problem, assumption, logits = "", "", output == "logits"
@@ -272,6 +275,8 @@ def answers(outputs: np.ndarray, output: str, thresholds: Any = None) -> np.ndar
     """
     if output in OF_CLASSES:
         return outputs.argmax(axis=-1)
+    if output == "values":
+        return outputs[..., 0]
     if thresholds is not None:
         return (outputs >= thresholds).astype(np.int64)
     return (outputs > YES_OR_NO[output]).astype(np.int64)

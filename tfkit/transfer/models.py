@@ -15,7 +15,7 @@ from tfkit.data.splits import Splits
 from tfkit.environment import stack
 from tfkit.errors import RunError
 from tfkit.hub.encoders import Encoder, freeze
-from tfkit.metrics import Evaluation, evaluate, evaluation
+from tfkit.metrics import Evaluation, evaluate, evaluation, gives_logits
 from tfkit.run import CALIBRATION, SAVED_MODEL, Run
 from tfkit.tasks import CLASSES, Classes
 from tfkit.text.tokenizers import Tokenizer
@@ -86,7 +86,7 @@ def plain_top(
             features = layers.Dense(hidden, activation="relu", dtype="float32", name="hidden")(noisy)
         usual = HIDDEN_DROPOUT[1] if hidden else DROPOUT
         noisy = layers.Dropout(usual if dropout is None else dropout, name="dropout")(features)
-        return _dense(noisy, task.units(classes))
+        return task.finish(_dense(noisy, task.units(classes)), classes)
 
     def optimize(model: stack.keras.Model) -> Any:
         rate = learning_rate_schedule(learning_rate, steps=steps, warmup=warmup)
@@ -129,7 +129,8 @@ def private_top(
             scaled = layers.UnitNormalization(name="length_one_before")(features)
             centred = layers.Normalization(mean=mean, variance=np.ones_like(mean), name="centred")(scaled)
         even = layers.UnitNormalization(name="length_one")(centred)
-        return _dense(even, task.units(classes), kernel_initializer="zeros", use_bias=False)
+        raw = _dense(even, task.units(classes), kernel_initializer="zeros", use_bias=False)
+        return task.finish(raw, classes)
 
     def optimize(model: stack.keras.Model) -> Any:
         return stack.keras.optimizers.SGD(learning_rate_schedule(learning_rate, steps=steps), momentum=0.9)
@@ -321,10 +322,10 @@ class Classifier(NamedTuple):
 def observe(model: stack.keras.Model, splits: Splits) -> Classifier:
     """Put the test split through the model once, for its probabilities, and what the last layer saw."""
     last = model.get_layer(CLASSIFIER)
-    both = stack.keras.Model(model.input, [last.input, last.output])
-    features, logits = both.predict(splits.test, verbose=0)
-    measured = evaluation(np.asarray(splits.task.probabilities(logits, logits=True)), splits)
-    validate = functools.partial(evaluate, model, splits, logits=True, split="validation")
+    both = stack.keras.Model(model.input, [last.input, model.output])
+    features, outputs = both.predict(splits.test, verbose=0)
+    measured = evaluation(np.asarray(splits.task.probabilities(outputs, logits=gives_logits(model))), splits)
+    validate = functools.partial(evaluate, model, splits, split="validation")
     return Classifier(model, measured, np.asarray(features, np.float32), validate)
 
 
@@ -364,7 +365,8 @@ def rebuild(run: Run, backbone: Encoder | None, splits: Splits) -> stack.keras.M
         )
     model.set_weights([variable.numpy() for variable in stored])
     grey = stack.tf.fill([1, *splits.spec.shape], 0.5)
-    given = splits.task.probabilities(model(grey), logits=True, temperature=temperature_of(run))
+    how: Any = {"logits": gives_logits(model), "temperature": temperature_of(run)}
+    given = splits.task.probabilities(model(grey), **how)
     if np.abs(given - exported.classify(grey)).max() > TOLERANCE:
         raise RunError(
             f"{run.path / SAVED_MODEL} gives other probabilities than its variables do at the temperature of"

@@ -168,6 +168,12 @@ def load(config: Any, *, global_batch_size: int, trainable: bool = False) -> tup
       HubError: the model is not there, or not for this.
       DataError: the examples cannot serve.
     """
+    encoder, splits = _load(config, global_batch_size=global_batch_size, trainable=trainable)
+    labels = splits.source.labels[splits.indices["train"]]
+    return encoder, splits.replace(task=splits.task.prepared(labels, config.label_range))
+
+
+def _load(config: Any, *, global_batch_size: int, trainable: bool) -> tuple[Encoder | None, Splits]:
     from tfkit import data, hub
     from tfkit.data.splits import FULL_RANGE
 
@@ -229,7 +235,8 @@ def _reads_all(config: Any, encoder: Encoder, splits: Splits) -> bool:
 
     if config.windows != "auto" or encoder.tokenizer is None:
         return config.windows == "all"
-    if isinstance(config, PrivateSettings) or getattr(config, "fine_tune_epochs", 0) or not config.features:
+    tuned = isinstance(config, TextSettings) and config.fine_tune_epochs
+    if isinstance(config, PrivateSettings) or tuned or not config.features:
         return False
     train, room = splits.indices["train"], encoder.tokenizer.max_length - 2
     texts = splits.source.read(train[draw(len(train), MEASURED)])
@@ -273,9 +280,9 @@ def _train(config: Any, run: Run, strategy: Any, source: Run | None, *, recipe: 
     trainable = not config.features if private else whole or bool(config.fine_tune_epochs)
     encoder: Any
     encoder, splits = load(config, global_batch_size=config.global_batch_size or 1, trainable=trainable)
-    if private and config.task == "auto" and (meant := splits.task.name) != "classes":
+    if private and config.task == "auto" and splits.task.name != "classes":
         raise ConfigError(
-            f"The labels look like the task {meant}, and privacy needs to be told: --task {meant}."
+            f"The labels look like those of another task, and privacy has to be told: --task {splits.task.name}."
             "\n  A decision by the data would tell of them."
         )
     start = Start() if source is None else Start.of(source, run, splits)

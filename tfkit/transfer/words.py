@@ -2,102 +2,147 @@
 
 from __future__ import annotations
 
-import functools
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.optimize import minimize
+from scipy.sparse import csr_matrix, vstack
+from scipy.special import softmax
 
 from tfkit.calibration import FEWEST
 from tfkit.data.splits import Splits
 from tfkit.environment import stack
-from tfkit.metrics import evaluation
+from tfkit.metrics import Evaluation, evaluation
 from tfkit.run import Run
 from tfkit.tasks import CLASSES
-from tfkit.transfer.baseline import MOST_WEIGHTS, fit_best, sample
+from tfkit.transfer.baseline import fit_best, sample
 from tfkit.transfer.models import Classifier, compiled
 
+MOST_CONSTANTS = 16_000_000
+"""Terms times classes: 64 MB of an exported model."""
+
 _TEXTS_AT_A_TIME = 256
+
+
+class Words(NamedTuple):
+    """A model of counted pieces beside an encoder.
+
+    Attributes:
+      constants: what a `tfkit.text.layers.CountedPieces` takes: idf, kernel, bias, pairs.
+      strength: scikit-learn's C.
+      powers: in the product, of the encoder and of words.
+      losses: mean cross-entropy on the validation split, without words at the best temperature, and with them.
+      helps: whether that of the whole split falls by more than the 1 that a further parameter brings by chance (Akaike
+        1974).
+      probabilities: of both together, float32 [n, classes], of the validation and of the test split.
+    """
+
+    constants: dict[str, Any]
+    strength: float
+    powers: list[float]
+    losses: list[float]
+    helps: bool
+    probabilities: list[np.ndarray]
 
 
 def mix_words(run: Run, classifier: Classifier, splits: Splits, *, when: str) -> Classifier:
     """Return the classifier with a model of counted pieces beside it, or as it is where that does not help.
 
-    TF-IDF of the tokenizer's pieces, with or without pairs of neighbours, and logistic regression are tuned as
-    `tfkit.transfer.baseline` is. What both models say is multiplied, each to a power that the validation split decides.
-
     Args:
       run: gets what was decided and why.
       classifier: of texts.
       splits: of texts.
-      when: "yes"; "no"; or "auto": where the cross-entropy on the validation split falls by more than its standard
-        error, against the classifier at its best temperature.
-
-    Source: Cheng et al. 2016 (arXiv:1606.07792) for wide and deep; Hinton 2002 (Neural Computation 14:1771) for
-    products of models.
+      when: "yes", "no", or "auto": where it helps.
     """
     from tfkit.text.layers import PAIRS, TOKENS, WINDOWS, CountedPieces, Mix
 
-    began = time.monotonic()
+    began, reason = time.monotonic(), ""
     tokenizer: Any = None
     for layer in classifier.model.layers:
         tokenizer = layer.tokenizer if layer.name in (TOKENS, WINDOWS) else tokenizer
-    classes, reason = len(splits.class_names), ""
     if splits.task.output != CLASSES.output:
         reason = f"that is for classes, not for {splits.task.name}"
     elif tokenizer is None:
         reason = "the encoder has its tokenizer in a SavedModel"
     elif len(splits.indices["validation"]) < FEWEST and when == "auto":
         reason = f"there are less than {FEWEST} validation examples to decide by"
-    elif classes * (tokenizer.size + PAIRS) > 4 * MOST_WEIGHTS:
-        reason = f"{classes} classes would take too many weights"
+    elif len(splits.class_names) * (tokenizer.size + PAIRS) > MOST_CONSTANTS:
+        reason = f"{len(splits.class_names)} classes would take too many weights"
     if when == "no" or reason:
         run.decide(words="no")
         if when != "no":
             run.note(f"Words are not counted: {reason}.")
         return classifier
-    key, model, strength, parts = _fit(splits, tokenizer)
-    pairs, idf = key
-    coefficients = [part for one in getattr(model, "estimators_", [model]) for part in one.coef_]
-    bias = [part for one in getattr(model, "estimators_", [model]) for part in one.intercept_]
-    if len(bias) == 1:  # of two classes that of the second
-        coefficients, bias = [np.zeros_like(coefficients[0]), *coefficients], [0.0, *bias]
-    kernel = np.stack(coefficients, axis=1)
-    validation = classifier.validate()
-    deep = [np.log(np.maximum(of.probabilities, 1e-30)) for of in (validation, classifier.evaluation)]
-    wide = [counts @ kernel + bias for counts in parts]
-    alone, both = (_powers(deep[0], wide[0], validation.labels, words=words) for words in (False, True))
-    loss = [_losses(powers, deep[0], wide[0], validation.labels) for powers in (alone, both)]
-    gain = loss[0] - loss[1]
-    on = when == "yes" or gain.mean() > gain.std() / np.sqrt(len(gain))
+    found = fit_words(splits, tokenizer, [classifier.validate(), classifier.evaluation])
+    on = when == "yes" or found.helps
     run.decide(words="yes" if on else "no")
     run.record({"time/words_seconds": time.monotonic() - began})
     run.note(
         f"Words are {'' if on else 'not '}counted beside the encoder (--words {'no' if on else 'yes'} changes that)."
-        f" With them the cross-entropy on the validation split is {loss[1].mean():.4f}, without them"
-        f" {loss[0].mean():.4f}. They are TF-IDF of word pieces{' and pairs of them' if pairs else ''}, C ="
-        f" {strength:g}; the powers in the product are {both[0]:.2f} for the encoder, {both[1]:.2f} for words."
+        f" With them the cross-entropy on the validation split is {found.losses[1]:.4f}, without them"
+        f" {found.losses[0]:.4f}. They are TF-IDF of word pieces{' and pairs' if found.constants['pairs'] else ''}, C ="
+        f" {found.strength:g}; the powers in the product are {found.powers[0]:.2f} for the encoder,"
+        f" {found.powers[1]:.2f} for words."
     )
     if not on:
         return classifier
-    counted = CountedPieces(tokenizer, idf=idf, kernel=kernel, bias=bias, pairs=pairs)
-    texts = classifier.model.input
-    mixed = stack.keras.Model(texts, Mix(both.tolist())([classifier.model.output, counted(texts)]))
-    of_validation, of_test = (
-        evaluation(_probabilities(both, *of), splits, split=split)
-        for split, of in zip(("validation", "test"), zip(deep, wide, strict=True), strict=True)
-    )
+    texts, counted = classifier.model.input, CountedPieces(tokenizer, **found.constants)
+    mixed = stack.keras.Model(texts, Mix(found.powers)([classifier.model.output, counted(texts)]))
+    of_validation = evaluation(found.probabilities[0], splits, split="validation")
     return classifier._replace(
         model=compiled(mixed, stack.keras.optimizers.SGD()),
-        evaluation=of_test,
+        evaluation=evaluation(found.probabilities[1], splits),
         validate=lambda: of_validation,
     )
 
 
+def fit_words(splits: Splits, tokenizer: Any, measured: Sequence[Evaluation]) -> Words:
+    """Fit a model of counted pieces, and find the powers at which its product with an encoder's is best.
+
+    TF-IDF of the tokenizer's pieces, with or without pairs of neighbours, and logistic regression are tuned as
+    `tfkit.transfer.baseline` is; the powers have the lowest cross-entropy on the validation split.
+
+    Args:
+      splits: of texts.
+      tokenizer: cuts them.
+      measured: the encoder's classifier on the validation and on the test split.
+
+    Source: Cheng et al. 2016 (arXiv:1606.07792) for wide and deep; Hinton 2002 (Neural Computation 14:1771) for
+    products of models.
+    """
+    (pairs, idf), model, strength, counts = _fit(splits, tokenizer)
+    models = getattr(model, "estimators_", [model])
+    coefficients, bias = (
+        np.concatenate([getattr(one, name) for one in models]) for name in ("coef_", "intercept_")
+    )
+    if len(bias) == 1:  # of two classes that of the second
+        coefficients, bias = np.concatenate([0 * coefficients, coefficients]), np.concatenate([[0.0], bias])
+    deep = [np.log(np.maximum(of.probabilities, 1e-30)) for of in measured]
+    wide = [part @ coefficients.T + bias for part in counts]
+    labels = measured[0].labels
+
+    def loss(powers: Any) -> float:
+        right = _product(powers, deep[0], wide[0])[np.arange(len(labels)), labels]
+        return float(-np.log(np.maximum(right, 1e-30)).mean())
+
+    best = [minimize(loss, [1.0, 0.1 * words], bounds=[(0, None), (0, words)]) for words in (0, 10)]
+    losses, powers = [found.fun for found in best], best[1].x.tolist()
+    return Words(
+        {"idf": idf, "kernel": coefficients.T, "bias": bias, "pairs": pairs}, strength, powers, losses,
+        (losses[0] - losses[1]) * len(labels) > 1,
+        [_product(powers, *of).astype(np.float32) for of in zip(deep, wide, strict=True)],
+    )  # fmt: skip
+
+
+def _product(powers: Sequence[float], deep: np.ndarray, wide: np.ndarray) -> np.ndarray:
+    return np.asarray(softmax(powers[0] * deep + powers[1] * wide, axis=1))
+
+
 def _fit(splits: Splits, tokenizer: Any) -> tuple[tuple[bool, np.ndarray], Any, float, list[Any]]:
     """Return the key of the best model (with pairs? and the idf), it, its C, and the other splits as it takes them."""
-    from sklearn.feature_extraction.text import TfidfTransformer
+    from sklearn.feature_extraction.text import TfidfTransformer  # takes a second
 
     train, labels = sample(splits), splits.source.labels
     others = {}
@@ -118,8 +163,6 @@ def _fit(splits: Splits, tokenizer: Any) -> tuple[tuple[bool, np.ndarray], Any, 
 
 def _counts(splits: Splits, indices: np.ndarray, tokenizer: Any, *, pairs: bool) -> Any:
     """Return how often each term is in each text, a scipy.sparse matrix [n, terms]; see `CountedPieces`."""
-    from scipy.sparse import csr_matrix, vstack
-
     from tfkit.text.layers import MOST_COUNTED, PAIRS, pair_numbers
 
     pieces = tokenizer.size
@@ -135,26 +178,3 @@ def _counts(splits: Splits, indices: np.ndarray, tokenizer: Any, *, pairs: bool)
         shape = (len(texts), pieces + PAIRS * pairs)
         parts.append(csr_matrix((np.ones(len(terms)), (rows, terms)), shape=shape))
     return vstack(parts, format="csr")
-
-
-def _powers(deep: np.ndarray, wide: np.ndarray, labels: np.ndarray, *, words: bool) -> np.ndarray:
-    """Return the powers, of the encoder and of words, float64 [2], 0 or more, of the lowest mean loss."""
-    from scipy.optimize import minimize
-
-    bounds = [(0, None), (0, None if words else 0)]
-    loss = functools.partial(_losses, deep=deep, wide=wide, labels=labels)
-    return np.asarray(minimize(lambda powers: loss(powers).mean(), [1.0, 0.1 * words], bounds=bounds).x)
-
-
-def _losses(
-    powers: Sequence[float] | np.ndarray, deep: np.ndarray, wide: np.ndarray, labels: np.ndarray
-) -> np.ndarray:
-    return np.asarray(
-        -np.log(np.maximum(_probabilities(powers, deep, wide), 1e-30))[np.arange(len(labels)), labels]
-    )
-
-
-def _probabilities(powers: Any, deep: np.ndarray, wide: np.ndarray) -> np.ndarray:
-    from scipy.special import softmax
-
-    return np.asarray(softmax(powers[0] * deep + powers[1] * wide, axis=1), np.float32)
