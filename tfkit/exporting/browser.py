@@ -125,8 +125,8 @@ def source_of(run: Run, shape: Sequence[int]) -> Iterator[Source]:
     loaded = run.model
     if not shape and DEVICE_IDS not in loaded.signatures:
         raise ConfigError(
-            f"The tokenizer of {run.path} is not WordPiece, which alone is known in JavaScript.\n"
-            "  Train on the bundled encoder, or with --model-handle light."
+            f"The tokenizer of {run.path} is not WordPiece, which alone is known in JavaScript, or it reads whole"
+            " documents.\n  Train on the bundled encoder, or with --model-handle light, and --windows first."
         )
     pixels = pixel_function(loaded.classify, keep=loaded) if shape else None
     with saved(pixels, input_shape=(1, *shape)) if shape else saved(loaded, signature=DEVICE_IDS) as source:
