@@ -131,6 +131,10 @@ def shape_of(run: Run) -> list[int]:
 def source_of(run: Run, shape: Sequence[int]) -> Iterator[Source]:
     """Open the part of the run's model that JavaScript feeds: from pixels in 0..255, or from the ids of a text."""
     loaded = run.model
+    if not shape and DEVICE_IDS not in loaded.signatures:
+        raise ConfigError(
+            f"{run.path} reads whole documents, by operations that JavaScript lacks.\n  Train with --windows first."
+        )
     pixels = pixel_function(loaded.classify, keep=loaded) if shape else None
     with saved(pixels, input_shape=(1, *shape)) if shape else saved(loaded, signature=DEVICE_IDS) as source:
         yield source
