@@ -229,6 +229,10 @@ def write_results(
         "chosen": choice.chosen.name if choice.chosen else None,
         "verdict": choice.verdict,
         "variants": [variant.as_dict() for variant in table.variants],
+        "operations": {
+            "original": dict(tested.source.op_counts),
+            **{name: inspect(model).op_counts for name, model in table.models.items()},
+        },
         "failed": [{"name": name, "reason": reason} for name, reason in table.failed.items()],
     }
     files.write_json(run.path / VARIANTS, content)
