@@ -148,21 +148,20 @@ _KNOWN_AS = {"DepthwiseConv2dNative": "DEPTHWISE_CONV_2D", "Conv2D": "CONV_2D", 
              "AddV2": "ADD", "FusedBatchNormV3": "batch normalization"}  # fmt: skip
 
 
-def operation_table(counts: Mapping[str, Mapping[str, int]]) -> str:
-    """Return how many operations of each kind several forms of a model have, as a table in text.
+def operation_table(counts: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:
+    """Return how many operations of each kind several forms of a model have.
 
     Args:
       counts: by the form ("original", "int8"), then by the operation's name, as TensorFlow or LiteRT call it.
-    """
-    import pandas as pd
 
-    merged: dict[str, collections.Counter[str]] = {}
-    for form, of_form in counts.items():
-        column = merged.setdefault(form, collections.Counter())
+    Returns:
+      columns: the forms; rows: the operation's name to a count for each form, the most frequent first.
+    """
+    rows: dict[str, list[int]] = {}
+    for place, of_form in enumerate(counts.values()):
         for name, count in of_form.items():
-            column[_KNOWN_AS.get(name, name.upper())] += count
-    frame = pd.DataFrame(merged).fillna(0).astype(int)
-    return str(frame.sort_values([*frame], ascending=False).to_string())
+            rows.setdefault(_KNOWN_AS.get(name, name.upper()), [0] * len(counts))[place] += count
+    return {"columns": [*counts], "rows": dict(sorted(rows.items(), key=lambda row: row[1], reverse=True))}
 
 
 _NUMBERS = ("float32", "float16", "int32", "uint8", "int64", "int16", "int8")

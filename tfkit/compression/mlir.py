@@ -35,9 +35,12 @@ def tflite_module(path: Path) -> str:
     """
     inspect(path.read_bytes())
     try:
-        return str(run_in_converter(flatbuffer_to_mlir, str(path)))
+        text = str(run_in_converter(flatbuffer_to_mlir, str(path)))
     except Exception as err:  # whatever the native code raises, or what it dies of
         raise DataError(f"MLIR cannot read {path}: {packages.first_line(err)}.") from err
+    if not text:  # the importer's way to fail
+        raise DataError(f"MLIR cannot read {path}: TensorFlow's importer found it damaged.")
+    return text
 
 
 def stablehlo_module(model: Any) -> str:
@@ -72,7 +75,7 @@ def command(chosen: argparse.Namespace) -> int:
         print(f"{path}: {inventory.size_bytes:,} bytes; {inventory.summary}")
         for title, tensors in (("takes", inventory.inputs), ("gives", inventory.outputs)):
             print(*(f"{title}  {one.name}: {one.dtype} {list(one.shape)}" for one in tensors), sep="\n")
-        print(*inventory.notes, operation_table({path.name: inventory.op_counts}), sep="\n")
+        print(*inventory.notes, _lines(operation_table({path.name: inventory.op_counts})), sep="\n")
         made = _modules([path], None) if chosen.mlir else iter(())
     else:
         run = Run.open(path)
@@ -83,13 +86,19 @@ def command(chosen: argparse.Namespace) -> int:
             )
         variants = run.read(VARIANTS)
         if operations := variants.get("operations"):
-            print(operation_table(operations))
+            print(_lines(operations))
         paths = [run.path / TFLITE / f"{row['name']}.tflite" for row in variants.get("variants", ())]
         made = _modules(paths, run) if chosen.mlir else iter(())
     for target, text in made:
         files.write_text(target, text)
         print(f"written to   {target}  ({len(text):,} characters)", flush=True)
     return 0
+
+
+def _lines(table: dict[str, Any]) -> str:
+    import pandas as pd
+
+    return str(pd.DataFrame.from_dict(table["rows"], orient="index", columns=table["columns"]).to_string())
 
 
 def _modules(paths: list[Path], run: Run | None) -> Iterator[tuple[Path, str]]:
