@@ -91,6 +91,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     export.add_argument("--dtype", default=given, help=help)
     help = "serving: the model's name in addresses; the run folder's when left out"
     export.add_argument("--name", default=given, help=help)
+    inspect = add("inspect", "count the operations of a .tflite file, or of a run before and after", _inspect)
+    inspect.add_argument("model", metavar="FILE_OR_RUN", help="a .tflite file, or a run that was compressed")
+    help = (
+        "write each in MLIR too, to read what the compiler made of it: FILE.mlir; of a run's model StableHLO"
+    )
+    inspect.add_argument("--mlir", action="store_true", help=help)
     add_command(commands)
     commands.add_parser("launch", help="run a program in several processes that train together")
     words = sys.argv[1:] if arguments is None else list(arguments)
@@ -149,6 +155,12 @@ def _export(chosen: argparse.Namespace) -> int:
     options = {name: value for name, value in vars(chosen).items() if name not in of_all}
     print(export(chosen.run_dir, chosen.target, output=chosen.output, **options))
     return 0
+
+
+def _inspect(chosen: argparse.Namespace) -> int:
+    from tfkit.compression.mlir import command
+
+    return command(chosen)
 
 
 def _report(chosen: argparse.Namespace) -> int:

@@ -208,7 +208,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     },
     VARIANTS: {
         "verdict": str, "examples": int, "source": {"accuracy": MAYBE}, "chosen": TEXT,
-        "gates?": {"max_accuracy_drop?": MAYBE},
+        "gates?": {"max_accuracy_drop?": MAYBE}, "operations?": {"columns": [str], "rows": {"*": [int]}},
         "failed": [{"name": str, "reason": str}],
         "variants": [{
             "name": str, "size_bytes": int, "gzipped_bytes": int, "accuracy": MAYBE, "accuracy_drop": MAYBE,

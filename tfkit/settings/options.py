@@ -22,7 +22,7 @@ LIGHT = "light"
 UNCOVERED = "looks at validation examples, which epsilon does not cover"
 """Why a private run is not calibrated."""
 
-_Augment = Literal["none", "light", "standard", "randaugment"]
+_Augment = Literal["none", "light", "standard", "randaugment", "autoaugment", "autoaugment-cifar"]
 _Task = Literal["auto", "classes", "order", "labels", "value"]
 
 
