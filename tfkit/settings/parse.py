@@ -31,9 +31,9 @@ GROUPS = {
     "compression": "variants techniques final_sparsity pruning_schedule sparsity_structure number_of_clusters"
     " select_tf_ops",
     "limit": "max_size_kb gzipped max_accuracy_drop max_latency_ms",
-    "training": "epochs learning_rate fine_tune_epochs fine_tune_learning_rate layer_decay unfreeze optimizer warmup"
-    " patience features class_weights augment global_batch_size batch_size_per_replica learning_rate_scaling seed"
-    " calibrate",
+    "training": "agent environment steps epochs learning_rate fine_tune_epochs fine_tune_learning_rate layer_decay"
+    " unfreeze optimizer warmup patience features class_weights augment global_batch_size batch_size_per_replica"
+    " learning_rate_scaling seed calibrate",
     "privacy": "target_epsilon delta noise_multiplier l2_norm_clip adaptive_clip_quantile mean_budget sampler"
     " accountant microbatch_size deterministic_noise diagnostics",
     "devices": "strategy cluster logical_cpus backup_minutes backup_steps profile",
