@@ -278,7 +278,10 @@ class _DeepQ:
             num_episodes=1,
         )
         play = tf.function(driver.run, autograph=False)
-        batches = iter(self._buffer.as_dataset(sample_batch_size=64, num_steps=2))
+        options = tf.data.Options()
+        options.autotune.enabled = False  # it would draw ahead, from a buffer that an episode is being written to
+        options.experimental_optimization.inject_prefetch = False
+        batches = iter(self._buffer.as_dataset(sample_batch_size=64, num_steps=2).with_options(options))
         loss, start = 0.0, int(self._counter)
         while int(self._counter) < min(_ROUND * (number + 1), self._steps):
             play()
