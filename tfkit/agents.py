@@ -129,7 +129,11 @@ def verdict(run: Run) -> list[str]:
             f" {found['full_information_accuracy']:.4f} by ridge regression that was told every class",
         ]
     loaded = f'tf.saved_model.load("{run.path / POLICY}").action(time_step)'
-    return [*worth, f"policy       {loaded}", f"TFLite       {run.path / FILE}   # observation to action"]
+    return [
+        *worth,
+        f"policy       {loaded}   # import tensorflow_probability.python.distributions first",
+        f"TFLite       {run.path / FILE}   # observation to action",
+    ]
 
 
 def _save(run: Run, learner: _Learner, rows: list[dict[str, Any]]) -> None:
@@ -214,7 +218,7 @@ class _DeepQ:
     def __init__(self, config: AgentConfig) -> None:
         self._library = library = stack.tf_agents
         tf, self._seed, self._environment = stack.tf, config.seed, config.environment
-        self._steps = config.steps or 20_000
+        self._steps = config.steps or 15_000
         self.rounds = -(-self._steps // _ROUND)
         first = self._begun(_TRAINING, count=1)
         observation, action = first.observation_spec(), first.action_spec()
@@ -230,18 +234,20 @@ class _DeepQ:
             )
         stack.keras.utils.set_random_seed(*_seeds(self._seed, _DRAWS, count=1))
         self._counter = tf.Variable(0, dtype=tf.int64)
+        schedule = stack.keras.optimizers.schedules.CosineDecay
         self._network = library.networks.q_network.QNetwork(observation, action, fc_layer_params=(100, 50))
         self._agent = library.agents.dqn.dqn_agent.DdqnAgent(
             first.time_step_spec(),
             action,
             q_network=self._network,
-            optimizer=stack.keras.optimizers.Adam(config.learning_rate),
+            optimizer=stack.keras.optimizers.Adam(schedule(config.learning_rate, self._steps)),
             epsilon_greedy=lambda: tf.maximum(
                 0.05, 1 - tf.cast(self._counter, tf.float32) / (0.1 * self._steps)
             ),
             td_errors_loss_fn=library.utils.common.element_wise_huber_loss,
             target_update_period=200,
             gamma=0.99,
+            reward_scale_factor=0.1,  # values near one, which a fresh network and the loss are made for
             train_step_counter=self._counter,
         )
         self._agent.initialize()
@@ -279,9 +285,11 @@ class _DeepQ:
         )
         play = tf.function(driver.run, autograph=False)
         options = tf.data.Options()
-        options.autotune.enabled = False  # it would draw ahead, from a buffer that an episode is being written to
+        options.autotune.enabled = (
+            False  # it would draw ahead, from a buffer that an episode is being written to
+        )
         options.experimental_optimization.inject_prefetch = False
-        batches = iter(self._buffer.as_dataset(sample_batch_size=64, num_steps=2).with_options(options))
+        batches = iter(self._buffer.as_dataset(sample_batch_size=128, num_steps=2).with_options(options))
         loss, start = 0.0, int(self._counter)
         while int(self._counter) < min(_ROUND * (number + 1), self._steps):
             play()

@@ -393,6 +393,10 @@ class Run(contextlib.AbstractContextManager["Run"]):
             process.say(sentence)
 
     def _unfinished(self, name: str) -> RunError:
+        if self.finished:
+            return RunError(
+                f"{self._read_from} is a finished run without {name}: it is no classifier's, or was not copied whole."
+            )
         return RunError(f"{self._read_from} has no {name} yet. The command that began the run finishes it.")
 
     @property

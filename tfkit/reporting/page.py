@@ -418,7 +418,7 @@ def _curves(facts: Facts) -> list[Any]:
     epochs = (history["epoch"] + 1).tolist()
     starts = {str(stage): rows["epoch"].min() + 1 for stage, rows in history.groupby("stage", sort=False)}
     shown = []
-    for name in ("loss", "accuracy", "learning_rate", "epsilon"):
+    for name in ("loss", "accuracy", "return", "learning_rate", "epsilon"):
         columns = {"training" if f"val_{name}" in history else name: name, "validation": f"val_{name}"}
         lines = {title: (epochs, history[key].tolist()) for title, key in columns.items() if key in history}
         if lines:

@@ -515,10 +515,10 @@ class AgentConfig(RecipeConfig):
     end."""
 
     steps: fields.Count | None = None
-    """Actions of training. Left out: 20000 of dqn, of linucb one for each training digit."""
+    """Actions of training. Left out: 15000 of dqn, of linucb one for each training digit."""
 
-    learning_rate: fields.Positive = 1e-3
-    """Of dqn: of its optimizer, Adam."""
+    learning_rate: fields.Positive = 5e-4
+    """Of dqn: of its optimizer, Adam, before cosine decay."""
 
     @property
     def unused(self) -> tuple[str, ...]:
