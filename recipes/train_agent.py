@@ -8,10 +8,12 @@ Examples:
 
 from __future__ import annotations
 
+import logging
+import warnings
 from dataclasses import dataclass
 
 from tfkit import cli
-from tfkit.run import Run
+from tfkit.run import POLICY, Run
 from tfkit.settings.options import AgentConfig
 
 
@@ -39,10 +41,11 @@ def run(config: Config) -> Run:
 
 def closing_lines(run: Run) -> list[str]:
     """Return what the policy is worth, and where it is."""
-    from tfkit.agents import verdict
-
-    return ["", *verdict(run), *cli.where_to_look(run)]
+    found = [f"{name.removeprefix('agent/'):<26} {value:.6g}" for name, value in run.metrics.items()]
+    return ["", *found, f"policy                     {run.path / POLICY}", *cli.where_to_look(run)]
 
 
 if __name__ == "__main__":
+    logging.disable(logging.WARNING)  # TF-Agents, gym and TensorFlow speak of each other's age
+    warnings.simplefilter("ignore")
     cli.main(Config, run, closing=closing_lines)

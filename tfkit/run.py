@@ -60,8 +60,7 @@ _REQUESTED = "# Decided by the run; what was asked: "
 MADE = (
     *(CONFIG, LABELS, METRICS, NOTES, HISTORY, PROVENANCE, VERSIONS, EVALUATION, MODEL_CARD, REPORT),
     *(SAVED_MODEL, LOGS, BACKUP, PRIVACY, AUDIT, CALIBRATION, TFLITE, INDEX, HITS, TRAINED_ON, OTHER_DATA),
-    POLICY,
-    *EXPORTS,
+    *(POLICY, *EXPORTS),
 )
 SHOWN = (CONFIG, METRICS, PROVENANCE, VERSIONS, PRIVACY, AUDIT, CALIBRATION, VARIANTS, HISTORY, EVALUATION)
 """What a report is made of."""
@@ -393,11 +392,10 @@ class Run(contextlib.AbstractContextManager["Run"]):
             process.say(sentence)
 
     def _unfinished(self, name: str) -> RunError:
+        why = "yet. The command that began the run finishes it."
         if self.finished:
-            return RunError(
-                f"{self._read_from} is a finished run without {name}: it is no classifier's, or was not copied whole."
-            )
-        return RunError(f"{self._read_from} has no {name} yet. The command that began the run finishes it.")
+            why = "although it is finished: it is no classifier's, or was not copied whole."
+        return RunError(f"{self._read_from} has no {name} {why}")
 
     @property
     def labels(self) -> list[str]:
