@@ -21,27 +21,20 @@ import pytest
 from recipes import train_agent
 from tfkit import cli, litert
 from tfkit.environment.stack import tf
-from tfkit.errors import RunError
+from tfkit.errors import ConfigError, RunError
 from tfkit.run import Run
-from tfkit.settings.parse import parse
+from tfkit.settings.parse import flags, parse
 
 ROOT = Path(__file__).parents[2]
 DOCS = (ROOT / "docs/agents.md").read_text()
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 PATIENCE = 600
-DQN = ("--steps=1200", "--seed=1")
-# One process, for TensorFlow takes seconds to start: an unbroken run, a bandit, and what is refused.
-PROGRAM = """
-import json
+DQN = {"steps": 2000, "learning_rate": 1e-3, "seed": 1}
+# One process, for TensorFlow takes seconds to start.
+PROGRAM = f"""
 from recipes.train_agent import Config, run
-from tfkit.errors import TfkitError
-run(Config(steps=1200, seed=1, run_dir="unbroken"))
+run(Config(**{DQN}, run_dir="unbroken"))
 run(Config(agent="linucb", steps=400, run_dir="bandit"))
-for name in ("CartPol-v1", "FrozenLake-v1", "Pendulum-v1", "Blackjack-v1"):
-    try:
-        run(Config(environment=name, run_dir="refused"))
-    except TfkitError as error:
-        print(json.dumps([type(error).__name__, str(error)]))
 """
 
 pytestmark = pytest.mark.slow
@@ -75,26 +68,22 @@ def started(python, folder, *words):
 
 @pytest.fixture(scope="module")
 def folder(python, tmp_path_factory):
-    """Folder with the runs `unbroken` and `bandit`, and what the program printed."""
+    """Folder with the runs `unbroken` and `bandit`."""
     folder = tmp_path_factory.mktemp("runs")
     with started(python, folder, "-c", PROGRAM) as process:
-        out, err = process.communicate(timeout=PATIENCE)
+        _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, err
-    assert err == ""
-    (folder / "printed").write_text(out)
     return folder
 
 
 def test_it_acts_better_than_by_chance(folder):
     run = Run.open(folder / "unbroken")
     found = run.metrics
-    assert found["agent/mean_return_low"] > 1.3 * found["agent/random_return"]
+    assert found["agent/mean_return_low"] > 2 * found["agent/random_return"]
     assert found["agent/mean_return_low"] < found["agent/mean_return"] < found["agent/mean_return_high"]
     assert 15 < found["agent/random_return"] < 30  # 22, as Gym's documentation has it
     assert found["agent/saved_model_agreement"] == found["agent/tflite_agreement"] == 1.0
-    assert found["agent/states"] == 500
-    assert run.history["val_return"].tolist()[0] < found["agent/best_val_return"] + 1e-3
-    assert run.finished
+    assert run.history["steps"].tolist()[-1] >= 2000
     with pytest.raises(RunError, match="no classifier"):
         run.predict(np.zeros([1, 4]))
     page = (run.path / "report.html").read_text()
@@ -104,20 +93,20 @@ def test_it_acts_better_than_by_chance(folder):
 
 
 def test_a_killed_run_ends_as_an_unbroken_one(python, folder):
-    words = ("-m", "recipes.train_agent", *DQN, "--run-dir=killed", "--json")
+    words = ("-m", "recipes.train_agent", *flags(DQN), "--run-dir=killed", "--json")
     with started(python, folder, *words) as process:
-        backup, deadline = folder / "killed/backup/agent/00000001", time.monotonic() + PATIENCE
-        while not backup.is_dir() and process.poll() is None and time.monotonic() < deadline:
+        backup, deadline = folder / "killed/backup/agent/checkpoint", time.monotonic() + PATIENCE
+        while not backup.is_file() and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.05)
         process.kill()
         process.communicate()
-    assert backup.is_dir()
+    assert backup.is_file()
     assert not (folder / "killed/report.html").exists()
     with started(python, folder, *words) as process:
         out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, err
-    assert "Going on after round 1 of 2." in err
-    assert json.loads(out)["metrics"]["agent/states"] == 500
+    assert [line.split(":")[0] for line in err.splitlines() if line] == ["Round 2 of 2"]  # and no notices
+    assert json.loads(out)["metrics"]["agent/episodes"] == 100
     for name in ("history.csv", "tflite/policy.tflite", "config.yaml"):
         assert (folder / "killed" / name).read_bytes() == (folder / "unbroken" / name).read_bytes()
 
@@ -132,12 +121,10 @@ def test_a_bandit_learns_from_its_choices_alone(folder):
     assert "contextual bandit" in (folder / "bandit/model_card.md").read_text()
 
 
-def test_an_environment_that_does_not_fit_is_refused(folder):
-    refused = [json.loads(line) for line in (folder / "printed").read_text().splitlines() if line[0] == "["]
-    assert [kind for kind, _ in refused] == ["ConfigError"] * 4
-    assert "Did you mean: `CartPole`" in refused[0][1]
-    assert all("CartPole-v1" in text for _, text in refused[1:])
-    assert not (folder / "refused").exists()
+@pytest.mark.parametrize("name", ["CartPol-v1", "FrozenLake-v1"])
+def test_an_environment_that_does_not_fit_is_refused(name):
+    with pytest.raises(ConfigError, match=f"--environment is '{name}'; expected one of 'CartPole-v1'"):
+        train_agent.Config(environment=name)
 
 
 def test_what_the_page_shows_works_without_tf_agents(folder, tmp_path, monkeypatch, capsys):
