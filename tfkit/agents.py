@@ -57,9 +57,8 @@ def train_agent(config: AgentConfig) -> Run:
         if run.finished:
             return run
         run.versions, run.provenance = packages.versions(), {"recipe": {"name": "train_agent"}}
-        manager = stack.tf.train.CheckpointManager(
-            agent.checkpoint, run.backup / "agent", 1, checkpoint_name="0"
-        )
+        kept = {"max_to_keep": 1, "checkpoint_name": "0"}  # a number, as backups have
+        manager = stack.tf.train.CheckpointManager(agent.checkpoint, run.backup / "agent", **kept)
         rows = _restore(run, manager)
         for number in range(len(rows), agent.rounds):
             rows.append({"stage": config.agent, "epoch": number, **agent.learn(number)})
@@ -128,17 +127,11 @@ def _seeds(*place: int, count: int = 1) -> list[int]:
     return list(map(int, np.random.SeedSequence(place).generate_state(count)))
 
 
-def _assign(variables: Any, values: Any) -> None:
-    for variable, value in zip(variables, values, strict=True):
-        variable.assign(value)
-
-
 def _deep_q(config: AgentConfig) -> SimpleNamespace:
     """Return a double deep Q-network, which keeps the weights that did best in validation episodes after a round."""
     tf, keras, library, seed = stack.tf, stack.keras, stack.tf_agents, config.seed
+    common, kinds = library.utils.common, library.environments
     steps, counter, best_return = config.steps or 15_000, tf.Variable(0, dtype=tf.int64), tf.Variable(-np.inf)
-    kinds, function = library.environments, library.utils.common.function
-    kinds.suite_gym.gym.logger.set_level(40)  # it tells that it is old
 
     def begun(*place: int, count: int = 1) -> Any:
         """Return a batch of environments, seeded by what they are for."""
@@ -149,7 +142,7 @@ def _deep_q(config: AgentConfig) -> SimpleNamespace:
 
     def play(policy: Any, *place: int, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the returns [count] of one episode in each of several environments, and the states [n, d] in them."""
-        environments, act = begun(*place, count=count), function(policy.action)
+        environments, act = begun(*place, count=count), common.function(policy.action)
         step, returns, playing, states = environments.reset(), np.zeros(count), np.ones(count, bool), []
         while playing.any():
             states.append(step.observation.numpy()[playing])
@@ -165,7 +158,7 @@ def _deep_q(config: AgentConfig) -> SimpleNamespace:
     agent = library.agents.dqn.dqn_agent.DdqnAgent(
         first.time_step_spec(), specs[1], q_network=network, optimizer=keras.optimizers.Adam(rate), gamma=0.99,
         epsilon_greedy=lambda: tf.maximum(0.05, 1 - tf.cast(counter, tf.float32) / (0.1 * steps)),
-        td_errors_loss_fn=library.utils.common.element_wise_huber_loss, target_update_period=200,
+        td_errors_loss_fn=common.element_wise_huber_loss, target_update_period=200,
         reward_scale_factor=0.1, train_step_counter=counter,  # values near one, which a fresh network is made for
     )  # fmt: skip
     agent.initialize()
@@ -187,35 +180,30 @@ def _deep_q(config: AgentConfig) -> SimpleNamespace:
         batches = iter(buffer.as_dataset(sample_batch_size=128, num_steps=2).with_options(options))
         played, returned = metrics.EnvironmentSteps(), metrics.AverageReturnMetric(buffer_size=ROUND)
         drivers, observers = library.drivers.dynamic_episode_driver, [buffer.add_batch, played, returned]
-        driver = drivers.DynamicEpisodeDriver(
-            begun(_TRAINING, number), agent.collect_policy, observers, num_episodes=1
-        )
-        episode = function(driver.run)
+        driver = drivers.DynamicEpisodeDriver(begun(_TRAINING, number), agent.collect_policy, observers)
+        episode = common.function(driver.run)
         while int(counter) < min(ROUND * (number + 1), steps):
             episode()
             loss += float(train(batches, tf.cast(played.result() - counter + start, tf.int32)))
         validated = play(agent.policy, _VALIDATION, count=VALIDATION_EPISODES)[0].mean()
         if validated > best_return:
-            _assign([*best, best_return], [*network.variables, validated])
+            best_return.assign(validated)
+            common.soft_variables_update(network.variables, best)
         measured = {"loss": loss / int(played.result()), "return": float(returned.result())}
         return {"steps": int(counter), **measured, "val_return": float(validated)}
 
     def measure() -> tuple[dict[str, float], np.ndarray]:
         """Return what the best weights, and actions at random, are worth in episodes that training never saw."""
-        _assign(network.variables, best)
+        common.soft_variables_update(best, network.variables)
         returns, states = play(agent.policy, _TEST, count=EPISODES)
         keras.utils.set_random_seed(seed)
         chance = library.policies.random_tf_policy.RandomTFPolicy(first.time_step_spec(), specs[1])
         at_random = {"agent/random_return": play(chance, _TEST, count=EPISODES)[0].mean()}
         return {"agent/episodes": EPISODES, **_mean("mean_return", returns, seed), **at_random}, states
 
-    rounds, kept = (
-        -(-steps // ROUND),
-        {"agent": agent, "buffer": buffer, "best": best, "best_return": best_return},
-    )
     functions = {"learn": learn, "measure": measure, "values": lambda states: network(states)[0]}
-    checkpoint = tf.train.Checkpoint(**kept)
-    return SimpleNamespace(rounds=rounds, policy=agent.policy, checkpoint=checkpoint, **functions)
+    checkpoint = tf.train.Checkpoint(agent=agent, buffer=buffer, best=best, best_return=best_return)
+    return SimpleNamespace(rounds=-(-steps // ROUND), policy=agent.policy, checkpoint=checkpoint, **functions)
 
 
 def _lin_ucb(config: AgentConfig) -> SimpleNamespace:
@@ -233,19 +221,16 @@ def _lin_ucb(config: AgentConfig) -> SimpleNamespace:
     states, tests, right, right_tests = parts
     steps, regret = config.steps or len(states), tf.Variable(0.0)
     if steps > len(states):
-        raise ConfigError(
-            f"--steps is {steps}; there are {len(states)} training digits, each of which is shown once."
-        )
+        raise ConfigError(f"--steps is {steps}; of the {len(states)} training digits each is shown once.")
     step_spec = library.trajectories.time_step.time_step_spec(tf.TensorSpec([64], tf.float32, "observation"))
     arms = library.specs.BoundedTensorSpec([], tf.int32, 0, 9, name="action")
     model = bandits.agents.linear_bandit_agent.LinearBanditVariableCollection(64, 10, use_eigendecomp=True)
-    make, solved = bandits.agents.lin_ucb_agent.LinearUCBAgent, {"use_eigendecomp": True}
-    agent = make(step_spec, arms, variable_collection=model, alpha=0.5, **solved)
+    agents, policies = bandits.agents.lin_ucb_agent, bandits.policies.linear_bandit_policy
+    own = {"variable_collection": model, "use_eigendecomp": True}
+    agent = agents.LinearUCBAgent(step_spec, arms, alpha=0.5, **own)
     # Once it has learned, it need not explore: the greedy policy of the same model.
     tables = model.cov_matrix_list, model.data_vector_list, model.num_samples_list, step_spec
-    greedy = bandits.policies.linear_bandit_policy.LinearBanditPolicy(
-        arms, *tables, theta=model.theta, alpha=0.0
-    )
+    greedy = policies.LinearBanditPolicy(arms, *tables, theta=model.theta, alpha=0.0)
 
     @tf.function(autograph=False)
     def choose(context: Any, best: Any) -> Any:
