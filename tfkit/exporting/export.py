@@ -47,6 +47,7 @@ def export(run: Run | str | Path, target: str, *, output: str | Path | None = No
     opened = Run.open(run.path if isinstance(run, Run) else run)
     if not opened.finished:
         raise RunError(f"{opened.path} has not come to its end. The command that began it goes on with it.")
+    _ = opened.labels  # of a run that is no classifier there are none, which is said
     folder = opened.path / target if output is None else Path(output)
     if output is None:
         opened.check_writable()

@@ -613,6 +613,31 @@ class AuditConfig(RecipeConfig):
             raise ConfigError(f"--shadows is {self.shadows}; an even number of 4 or more is needed, or 0.")
 
 
+@dataclass(frozen=True, kw_only=True)
+class AgentConfig(RecipeConfig):
+    """Which agent learns what, for how long."""
+
+    start_here = ("agent", "environment", "steps", "run_dir", "seed")
+
+    agent: Literal["dqn", "linucb"] = "dqn"
+    """dqn: a double deep Q-network, in an environment of gym. linucb: a contextual bandit, which is shown handwritten
+    digits one after the other and told only whether the class that it chose is right."""
+
+    environment: Literal["CartPole-v1", "CartPole-v0", "Acrobot-v1", "MountainCar-v0"] = "CartPole-v1"
+    """Of dqn: where it acts, an environment of gym."""
+
+    steps: fields.Count | None = None
+    """Actions of training. Left out: 15000 of dqn, of linucb one for each training digit."""
+
+    learning_rate: fields.Positive = 5e-4
+    """Of dqn: of its optimizer, Adam, before cosine decay."""
+
+    @property
+    def unused(self) -> tuple[str, ...]:
+        """Return what describes a deep Q-network, where there is none."""
+        return ("environment", "learning_rate") if self.agent == "linucb" else ()
+
+
 KERAS = (".keras", ".h5", ".hdf5")
 """Suffixes of the files of whole models of Keras."""
 
