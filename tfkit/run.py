@@ -45,7 +45,7 @@ INDEX = "index"
 HITS = "hits.json"
 OTHER_DATA = "other_data"
 LOCK = ".lock"
-EXPORTS = ("browser", "tfjs", "serving")
+EXPORTS = ("browser", "tfjs", "serving", "tfx")
 """Folders of `tfkit.export`: of a model that is replaced they tell no longer."""
 
 INTENDED_USE = "intended_use.md"

@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 
 from tfkit.data.embedded import load_docstrings
 from tfkit.data.image_files import load_folder
+from tfkit.data.records import is_records
 from tfkit.data.splits import (
     RECIPE,
     SPLIT_NAMES,
@@ -332,9 +333,8 @@ def load_texts(
     is not UTF-8, the columns where they were not given, rows that cannot be used, texts that are there twice.
 
     Args:
-      source: a .csv, .tsv, .json, .jsonl or .parquet file, the former also as .gz, .bz2, .xz or .zip; a folder with one
-        subfolder a class and one .txt file a document,
-        or with train/, validation/ and test/ of such folders; or an embedded set ("docstrings").
+      source: a .csv, .tsv, .json, .jsonl or .parquet file, the former also as .gz, .bz2, .xz or .zip; TFRecords of
+        tf.Examples, a file, a pattern or a folder of shards; a folder with one subfolder a class and one .txt file a document, or with train/, validation/ and test/ of such folders; or an embedded set ("docstrings").
       text_column: of a table; left out, the one whose name says it.
       label_column: of a table; left out, the one whose name says it, or the other one of two.
       language_column: of a table; its values become `splits.source.languages`.
@@ -369,7 +369,7 @@ def load_texts(
     if str(source) == EMBEDDED_TEXTS and (isinstance(source, str) or not path.exists()):
         return load_docstrings(cutting)
     asked = dict(zip(FLAGS, (text_column, label_column, language_column), strict=True))
-    if not path.is_dir():
+    if not path.is_dir() or is_records(path):
         return load_table(path, cutting, asked)
     if any(asked.values()):
         raise DataError(f"{path} is a folder: its subfolders are the classes, and it has no columns.")

@@ -245,15 +245,15 @@ def load_table(path: Path, cutting: Cutting, asked: Mapping[str, str | None]) ->
     """Load a table; see `load_texts` and `choose`."""
     table = open_table(path)
     chosen, notes = choose(table, asked)
-    status = path.stat()
+    status = table.path.stat()
     source = read_texts(
-        digest_of(str(path.resolve()), status.st_size, status.st_mtime_ns, table.columns, chosen),
+        digest_of(str(table.path.resolve()), status.st_size, status.st_mtime_ns, table.columns, chosen),
         lambda notes: _read_table(table, chosen, notes),
         size=2 * max(status.st_size, table.size),  # what is not in UTF-8 may grow by half
         columns=dict.fromkeys(FLAGS)
         | dict(zip(FLAGS, (table.columns[column] for column in chosen), strict=False)),
     )
-    source.names = LineNames(path.name, source.places)
+    source.names = LineNames(table.path.name, source.places)
     names, where = source.class_names, _column(table, chosen[1])
     skipped = skipped_notes(f"{path}", source.skipped, "rows", source.entry["reasons"], strict=cutting.strict)
     context = "".join(f"\n  {note}" for note in (*table.notes, *source.entry["notes"], *skipped))

@@ -1,0 +1,121 @@
+"""export_tfx: a run's model as the trainer of a TFX pipeline, which needs no tfkit."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tfkit.data.splits import to_square
+from tfkit.environment import files, packages, process, stack
+from tfkit.errors import CheckError, ConfigError
+from tfkit.exporting import browser
+from tfkit.exporting.export import new_export, template
+from tfkit.privacy.ledger import is_private
+from tfkit.run import LABELS, SAVED_MODEL, Run
+from tfkit.training.export import over_white
+
+VERSION = "1.21.0"
+"""Of TFX, whose TensorFlow Transform is tried with what is written here."""
+
+TOLERANCE = 1e-5
+"""Of a probability: the same operations on the same values."""
+
+FEATURE = "feature {{ name: {} type: BYTES presence {{ min_fraction: 1 min_count: 1 }} shape {{ }} }}\n"
+
+
+def export_tfx(run: Run, folder: Path) -> Path:
+    """Write a trainer module and a pipeline for TFX, in which a run's model is trained further on tf.Examples.
+
+    Args:
+      run: finished, of images of 8 bits or of texts, and not private.
+      folder: where they go.
+
+    Returns:
+      The folder: trainer.py, pipeline.py, schema.pbtxt, requirements.txt, README.txt, labels.txt and model/, a
+      SavedModel from texts or from the contents of image files, string [batch], to probabilities float32
+      [batch, classes], as hub.KerasLayer takes it.
+
+    Raises:
+      ConfigError: the run is of something else, or private.
+      CheckError: what is written is not equal to the run's model.
+    """
+    shape = browser.shape_of(run)
+    if is_private(run):
+        raise ConfigError(
+            f"{run.path} was trained with differential privacy, and a TFX pipeline would train its model without: what"
+            f" comes of it had not its epsilon.\n  To serve it: python -m tfkit export {run.path} serving"
+        )
+    process.say(f"Writing the model of {run.path} for a TFX pipeline ...")
+    texts, model = not shape, run.model
+    asked = [run.config.get(name) for name in ("text_column" if texts else "image_column", "label_column")]
+    names = [
+        name or usual for name, usual in zip(asked, ("text" if texts else "image", "label"), strict=True)
+    ]
+    packed = ["tensorflow", "tf-keras", "tensorboard", *["tensorflow-text"] * texts]
+    needs = [f"tfx=={VERSION}", "setuptools<81", *(f"{name}=={packages.version(name)}" for name in packed)]
+    trainer = template("tfx_trainer.py").replace(
+        "EXTRA_IMPORT", "import tensorflow_text  # noqa: F401\n" * texts
+    )
+    for place, value in zip(("INPUT_NAME", "LABEL_NAME"), names, strict=True):
+        trainer = trainer.replace(f'"{place}"', json.dumps(value, ensure_ascii=False))
+    name = re.sub("[^a-z0-9]+", "-", run.path.resolve().name.lower()).strip("-")[:100] or "model"
+    words = {"name": name, "input": names[0], "label": names[1], "tfx": VERSION}
+    words["content"] = "a text in UTF-8" if texts else "the content of a JPEG, PNG, GIF or BMP file, upright"
+    features = (FEATURE.format(json.dumps(name, ensure_ascii=False)) for name in names)
+    contents = {
+        "trainer.py": trainer.replace("LABEL_NAMES", json.dumps(run.labels, ensure_ascii=False)),
+        "pipeline.py": template("tfx_pipeline.py").replace("PIPELINE_NAME", name),
+        "schema.pbtxt": "".join(features),
+        "requirements.txt": "".join(f"{need}\n" for need in needs),
+        "README.txt": template("tfx_readme").format(**words),
+        LABELS: "".join(f"{label}\n" for label in run.labels),
+    }
+    with new_export(folder) as new:
+        if texts:
+            shutil.copytree(run.path / SAVED_MODEL, new / "model")
+        else:
+            stack.tf.saved_model.save(_of_contents(model, shape[0]), str(new / "model"))
+            _check(model, stack.tf.saved_model.load(str(new / "model")))
+        for place, content in contents.items():
+            files.write_text(new / place, content)
+    return folder
+
+
+def _of_contents(model: Any, size: int) -> Any:
+    """Return a module from the contents of image files, string [b], that prepares them as training does."""
+    tf = stack.tf
+
+    def prepare(content: Any) -> Any:
+        image = tf.io.decode_image(content, expand_animations=False)
+        return to_square(over_white(tf.cast(image[tf.newaxis], tf.float32)), size)[0] / 255.0
+
+    @tf.function(autograph=False)
+    def call(contents: Any, training: bool = False) -> Any:
+        pixels = tf.map_fn(prepare, contents, fn_output_signature=tf.TensorSpec([size, size, 3]))
+        return model(pixels, training=training)
+
+    for training in (False, True):
+        call.get_concrete_function(tf.TensorSpec([None], tf.string, name="contents"), training=training)
+    module = tf.train.Checkpoint()
+    module.model, module.__call__ = model, call
+    for name in ("variables", "trainable_variables", "regularization_losses"):
+        setattr(module, name, list(getattr(model, name)))
+    return module
+
+
+def _check(model: Any, written: Any) -> None:
+    """Compare the two on random images of several sizes and numbers of channels; a private run shows no examples."""
+    random = np.random.default_rng(0)
+    images = [random.integers(0, 256, (40 + 9 * n, 50, n), np.uint8) for n in (1, 3, 4)]
+    contents = [stack.tf.io.encode_png(image).numpy() for image in images]
+    expected = [np.asarray(model(image[np.newaxis]))[0] for image in images]
+    difference = float(np.abs(np.asarray(written(stack.tf.constant(contents))) - expected).max())
+    if not difference <= TOLERANCE:
+        raise CheckError(
+            f"The model of image files gives other probabilities than the run's (by {difference:.3g})."
+        )
