@@ -5,7 +5,6 @@
 prints a JSON line: what Transform and the exported model give for the first examples.
 """
 
-import glob
 import importlib.util
 import json
 import sys
@@ -55,8 +54,8 @@ trainer.run_fn(
 
 serialized = [
     record.numpy()
-    for file in sorted(glob.glob(f"{records}/*.tfrecord"))
-    for record in tf.data.TFRecordDataset(file).take(12)
+    for file in sorted(records.glob("*.tfrecord"))
+    for record in tf.data.TFRecordDataset(str(file)).take(12)
 ]
 model = tf.saved_model.load(str(work / "model"))
 given = model.signatures["serving_default"](examples=tf.constant(serialized))["probabilities"].numpy()

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from google.protobuf.message import DecodeError
 from tqdm.auto import tqdm
 
 from tfkit.data.splits import listed
@@ -65,7 +66,8 @@ def as_table(path: Path) -> tuple[Path, list[str]]:
     Returns:
       The .jsonl file, whose lines are the records in the order of the files' names, and notes on how they are read. A
       feature of bytes is a text, or the name of an image file in a folder beside it; one value stands alone, several
-      are a list; of over a thousand values only their number is kept.
+      are a list; of over a thousand values, and of
+      bytes that are neither, only the number is kept.
 
     Raises:
       DataError: there are none, one is damaged, or a record is no tf.Example.
@@ -97,6 +99,8 @@ def as_table(path: Path) -> tuple[Path, list[str]]:
             for features in shown:
                 row = {name: _cell(feature, folder) for name, feature in features.items()}
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            if not file.tell():
+                raise DataError(f"{path} holds no record: {listed([shard.name for shard in shards])}.")
         return {}
 
     return files.Cache("tfrecords").get(files.digest_of(status, name, _READING), make).path / name, notes
@@ -116,11 +120,12 @@ def _examples(path: Path) -> Iterator[Mapping[str, Any]]:
             number += 1
             features = tf.train.Example.FromString(record).features.feature
             if not features:
-                raise ValueError("no features")
+                raise DecodeError("no features")
             yield features
     except tf.errors.OpError as err:
-        raise _damaged(path, number + 1, err.message.split(";")[0].split("\n")[0]) from err
-    except ValueError as err:  # protobuf's DecodeError is one
+        why = re.sub(r"\{\{.*?\}\} | \[Op.*", "", err.message)
+        raise _damaged(path, number + 1, why) from err
+    except DecodeError as err:
         raise DataError(
             f"{path}: record {number} is no tf.Example with features; tf.train.SequenceExample and other messages are"
             " not read.\n  Write each row as tf.train.Example(features=...).SerializeToString()"
@@ -154,15 +159,15 @@ def _cell(feature: Any, folder: Path) -> Any:
     """Return the value of a feature, a list of several, or None."""
     values = getattr(feature, feature.WhichOneof("kind") or "", None)
     if values is None or len(values.value) > _MOST_VALUES:
-        return values and f"({len(values.value):,} values)"
+        return values and {"values": len(values.value)}
     cells = [_decoded(value, folder) if isinstance(value, bytes) else value for value in values.value]
     return cells[0] if len(cells) == 1 else cells or None
 
 
-def _decoded(content: bytes, folder: Path) -> str:
+def _decoded(content: bytes, folder: Path) -> Any:
     """Return a text, or the name of the file that an image is written to."""
     if image := _IMAGE.match(content):
         name = f"{IMAGES}/{hashlib.sha256(content).hexdigest()[:24]}.{image.lastgroup}"
         (folder / name).write_bytes(content)
         return name
-    return f"({len(content):,} bytes)" if b"\0" in content[:1000] else decode(content)[0]
+    return {"bytes": len(content)} if b"\0" in content[:1000] else decode(content)[0]

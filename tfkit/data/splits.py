@@ -410,6 +410,9 @@ class Splits:
     notes: tuple[str, ...] = ()
     """What was decided on the way and why, one sentence each."""
 
+    task: Any = "classes"
+    """What the labels mean."""
+
     @property
     def train(self) -> Dataset:
         """Return the training batches, in the order of epoch 0."""

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tfkit.data.folders import IMAGES, TEXTS, files_below
+from tfkit.data.labels import LabelCleaner
 from tfkit.data.records import is_records
 from tfkit.data.splits import Skipped, listed, no_such_path
 from tfkit.data.tables import Table, choose, of_frame, open_table, read_rows
 from tfkit.data.text_decoding import TABLE_ENDINGS, Cleaner, packed_ending, read_document
-from tfkit.data.text_files import LabelCleaner
 from tfkit.errors import DataError
 
 _OVERSHOOT = 0.5
@@ -223,7 +223,7 @@ def _columns(table: Table, asked: Asked, notes: list[str]) -> tuple[int, ...]:
     required, columns, found = asked.labels or asked.label_column, tuple[int, ...](), set[str]()
     try:
         columns = choose(table, text | {"label_column": asked.label_column, "language_column": None})[0][:2]
-        found = {*map(LabelCleaner(), table.values(columns[1]))} - {""}
+        found = {*map(LabelCleaner(), table.values(columns[1]))} - {"", None}
     except DataError:
         if required:
             raise

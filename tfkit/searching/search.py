@@ -18,8 +18,8 @@ import numpy as np
 
 from tfkit import hub, reporting, run_files
 from tfkit.data.loaders import load_texts
-from tfkit.data.splits import Skipped, listed
 from tfkit.data.records import is_records
+from tfkit.data.splits import Skipped, listed
 from tfkit.data.tables import choose, open_table, read_rows
 from tfkit.data.text_decoding import Cleaner, decode, is_binary, read_document, short
 from tfkit.environment import files

@@ -23,6 +23,7 @@ UNCOVERED = "looks at validation examples, which epsilon does not cover"
 """Why a private run is not calibrated."""
 
 _Augment = Literal["none", "light", "standard", "randaugment"]
+_Task = Literal["auto", "classes", "order", "labels", "value"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +111,21 @@ class SourceConfig(RecipeConfig):
 class DataConfig(SourceConfig):
     """Which examples, and which pretrained model."""
 
+    label_column: str | None = None
+    """The column of the labels in --data-file; several of 1 and 0, joined by commas: even,prime. Left out: found by its
+    name where that is plain."""
+
+    task: _Task = "auto"
+    """What the labels mean: one of several classes; likewise, and these have an order; any of several labels ("a|b");
+    or a real number. auto: what the column shows, which a note says; classes where they are folders."""
+
+    class_order: tuple[str, ...] = ()
+    """Of --task order: the classes from the lowest to the highest. Left out: they are numbers."""
+
+    label_range: tuple[float, float] | None = None
+    """Of --task value in private training, which needs it: what the numbers lie between, known without the data.
+    Numbers beyond are taken as its ends. Left out: what the training examples have."""
+
     strict: bool = False
     """Make an example that cannot be read an error instead of skipping it."""
 
@@ -123,6 +139,21 @@ class DataConfig(SourceConfig):
     continue_from: Path | None = None
     """Finished run of this recipe, not private, whose weights this one starts from, with more epochs, more data, or
     more or fewer classes. Its model, sizes, seed and data hold where they are left out here. Left out: no run."""
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without the data."""
+        super().__post_init__()
+        if self.class_order and self.task != "order":
+            raise ConfigError(f"--class-order is for --task order; the task is {self.task}.")
+        if len({*self.class_order}) < len(self.class_order):
+            raise ConfigError(f"--class-order names a class twice: {' '.join(self.class_order)}.")
+        if self.label_range is not None and self.task != "value":
+            raise ConfigError(f"--label-range is for --task value; the task is {self.task}.")
+        low, high = self.label_range or (0.0, 1.0)
+        if not low < high:
+            raise ConfigError(
+                f"--label-range is {low:g} {high:g}; expected two numbers, the lower one first."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,6 +247,13 @@ class TransferConfig(ReplicaConfig):
 class ImageConfig(DataConfig):
     """Which images, and which model made for images."""
 
+    data_file: Path | None = None
+    """Table with a row an image, instead of --data-dir: its path from the folder of the table on, and its label; or
+    TFRecords of tf.Examples with images."""
+
+    image_column: str | None = None
+    """The column of the paths in --data-file. Left out: found by its name where that is plain."""
+
     input_range: tuple[float, float] | None = None
     """What the model expects for black and white. Left out: what is known of it, else 0 1 (TF Hub's convention)."""
 
@@ -229,6 +267,8 @@ class ImageConfig(DataConfig):
     def __post_init__(self) -> None:
         """Check what can be checked without the data."""
         super().__post_init__()
+        if self.image_column is not None and self.data_file is None:
+            raise ConfigError("--image-column is of a table: give it as --data-file.")
         low, high = self.pixel_range or (0, 1)
         if not 0 <= low < high <= 65535:
             raise ConfigError(f"--pixel-range is {low} {high}; expected two of 0 to 65535, in order.")
@@ -239,8 +279,8 @@ class TextSource(SourceConfig):
     """Where texts are, and how they are read."""
 
     data_file: Path | None = None
-    """CSV, TSV, JSON, JSONL (also .gz, .zip) or Parquet with a row a text, or TFRecords of tf.Examples (a file, a folder
-    or a pattern), instead of --data-dir."""
+    """CSV, TSV, JSON, JSONL (also .gz, .zip) or Parquet with a row a text, or TFRecords of tf.Examples (a file, a
+    folder or a pattern), instead of --data-dir."""
 
     text_column: str | None = None
     """The column of the texts. Left out: found by its name where that is plain."""
@@ -256,15 +296,14 @@ class TextSource(SourceConfig):
 class TextColumns(TextSource, DataConfig):
     """Where texts and labels are in a file."""
 
-    label_column: str | None = None
-    """The column of the classes. Left out: found by its name where that is plain."""
-
     language_column: str | None = None
     """A column of languages: accuracy is then reported for each of them too. Left out: for all together."""
 
     @property
     def of_texts(self) -> bool:
         """Return whether the data are texts, where they could be images too."""
+        if getattr(self, "image_column", None) is not None:
+            return False
         if self.data_dir is None:
             return self.data_file is not None or self.dataset == EMBEDDED
         # Of classes, and of splits of classes.
@@ -410,6 +449,11 @@ class PrivateSettings(TextColumns, ImageConfig, StrategyConfig):
                 "Parameter servers do not go together with privacy: their workers take steps whenever they like, on"
                 " weights of any age, and the accountant counts steps that all take together.\n"
                 "  Take --strategy mirrored or multi_worker_mirrored (python -m tfkit launch --workers N)."
+            )
+        if self.task == "value" and self.label_range is None:
+            raise ConfigError(
+                "--task value and privacy need --label-range LOW HIGH: what the numbers lie between, known without the"
+                " data. What the training examples have would tell of single ones."
             )
         if self.calibrate:
             raise ConfigError(f"--calibrate {UNCOVERED}.\n  Leave it out.")

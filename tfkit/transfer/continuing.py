@@ -23,8 +23,9 @@ from tfkit.transfer.models import CLASSIFIER
 
 MODEL = (
     "model_handle", "sha256", "preprocessor", "input_range", "image_size", "pixel_range", "max_length", "seed",
+    "task", "class_order", "label_range",
 )  # fmt: skip
-DATA = ("data_dir", "data_file", "dataset", "text_column", "label_column", "language_column")
+DATA = ("data_dir", "data_file", "dataset", "text_column", "image_column", "label_column", "language_column")
 VOCABULARY, CONTINUED = "vocab.txt", "continued_from"
 _KEY = "variables/{}/.ATTRIBUTES/VARIABLE_VALUE"
 

@@ -59,7 +59,8 @@ def train(
 
     Args:
       data: a folder with one subfolder a class of images or of texts, a table of texts (CSV, TSV, JSON, JSONL,
-        Parquet), or the name of a data set: "digits", "mnist5k", "docstrings", "tfds:NAME". None: "digits".
+        Parquet), or of images where `image_column` is given, or the name of a data set: "digits", "mnist5k",
+        "docstrings", "tfds:NAME". None: "digits".
       model: a TF Hub or Kaggle URL, a SavedModel folder or a bundled name; "cnn" and "light" are small models of images
         and of texts that are trained from scratch. None: the bundled one for images or for texts.
       privacy: train with differential privacy; `target_epsilon=3` among the settings does the same, with the recipe's
@@ -169,6 +170,7 @@ def load(config: Any, *, global_batch_size: int, trainable: bool = False) -> tup
     from tfkit.data.splits import FULL_RANGE
 
     reading = {"global_batch_size": global_batch_size, "seed": config.seed, "strict": config.strict}
+    reading |= {name: getattr(config, name) for name in ("label_column", "task", "class_order")}
     if isinstance(config, TextColumns) and config.of_texts:
         encoder = None
         if config.model_handle != LIGHT:
@@ -179,16 +181,17 @@ def load(config: Any, *, global_batch_size: int, trainable: bool = False) -> tup
                 sha256=config.sha256,
                 max_length=config.max_length,
             ).check(trainable=trainable)
-        columns = {name: getattr(config, name) for name in ("text_column", "label_column", "language_column")}
+        columns = {name: getattr(config, name) for name in ("text_column", "language_column")}
         return encoder, data.load_texts(
             config.data_file or config.data_dir or config.dataset, **columns, **reading
         )
     private = isinstance(config, PrivateSettings)
     # In private training never what the images use, which would tell of single ones.
     reading["pixel_range"] = config.pixel_range or (FULL_RANGE if private else None)
-    source = config.data_dir or config.dataset
+    reading["image_column"] = config.image_column
+    source = config.data_file or config.data_dir or config.dataset
     if config.model_handle == SCRATCH:
-        size = config.image_size or (SCRATCH_SIZE if config.data_dir else EMBEDDED_SIZE)
+        size = config.image_size or (SCRATCH_SIZE if config.names_data else EMBEDDED_SIZE)
         return None, data.load_images(source, image_size=size, **reading)
     backbone = hub.load_model(
         config.model_handle, modality="images", sha256=config.sha256, input_range=config.input_range
@@ -236,6 +239,11 @@ def _train(config: Any, run: Run, strategy: Any, source: Run | None, *, recipe: 
     trainable = not config.features if private else whole or bool(config.fine_tune_epochs)
     encoder: Any
     encoder, splits = load(config, global_batch_size=config.global_batch_size or 1, trainable=trainable)
+    if private and config.task == "auto" and splits.task != "classes":
+        raise ConfigError(
+            f"The labels look like the task {splits.task}, and privacy needs to be told: --task {splits.task}."
+            "\n  A decision by the data would tell of them."
+        )
     start = Start() if source is None else Start.of(source, run, splits)
     describe(run, encoder, splits, recipe=recipe, show_examples=not private)
     never_seen: Any = () if private else start.remember(run, splits)
@@ -278,6 +286,8 @@ def _are_texts(settings: dict[str, Any]) -> bool:
     """Return whether the data, or else the model, are of texts."""
     if settings.get("model_handle") == LIGHT:
         return True
+    if settings.get("image_column") is not None:
+        return False
     given = {name: settings[name] for name in ("data_dir", "data_file", "dataset") if name in settings}
     paths: dict[str, Any] = {n: Path(value) if n != "dataset" else value for n, value in given.items()}
     return TextColumns(**paths).of_texts if paths else False
