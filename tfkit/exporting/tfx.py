@@ -50,6 +50,11 @@ def export_tfx(run: Run, folder: Path) -> Path:
             f"{run.path} was trained with differential privacy, and a TFX pipeline would train its model without: what"
             f" comes of it had not its epsilon.\n  To serve it: python -m tfkit export {run.path} serving"
         )
+    if "pixel_range" in run.provenance["data"]:
+        raise ConfigError(
+            f"{run.path} was trained on images of 16 bits, of which TensorFlow's decode_image keeps 8: a TFX pipeline"
+            " would see others.\n  Train on images of 8 bits."
+        )
     process.say(f"Writing the model of {run.path} for a TFX pipeline ...")
     texts, model = not shape, run.model
     asked = [run.config.get(name) for name in ("text_column" if texts else "image_column", "label_column")]
@@ -57,7 +62,12 @@ def export_tfx(run: Run, folder: Path) -> Path:
         name or usual for name, usual in zip(asked, ("text" if texts else "image", "label"), strict=True)
     ]
     packed = ["tensorflow", "tf-keras", "tensorboard", *["tensorflow-text"] * texts]
-    needs = [f"tfx=={VERSION}", "setuptools<81", *(f"{name}=={packages.version(name)}" for name in packed)]
+    needs = [
+        f"tfx=={VERSION}",
+        "pip",
+        "setuptools<81",
+        *(f"{name}=={packages.version(name)}" for name in packed),
+    ]
     trainer = template("tfx_trainer.py").replace(
         "EXTRA_IMPORT", "import tensorflow_text  # noqa: F401\n" * texts
     )
@@ -80,7 +90,7 @@ def export_tfx(run: Run, folder: Path) -> Path:
             shutil.copytree(run.path / SAVED_MODEL, new / "model")
         else:
             stack.tf.saved_model.save(_of_contents(model, shape[0]), str(new / "model"))
-            _check(model, stack.tf.saved_model.load(str(new / "model")))
+        _check(model, stack.tf.saved_model.load(str(new / "model")), texts=texts)
         for place, content in contents.items():
             files.write_text(new / place, content)
     return folder
@@ -108,14 +118,27 @@ def _of_contents(model: Any, size: int) -> Any:
     return module
 
 
-def _check(model: Any, written: Any) -> None:
-    """Compare the two on random images of several sizes and numbers of channels; a private run shows no examples."""
-    random = np.random.default_rng(0)
-    images = [random.integers(0, 256, (40 + 9 * n, 50, n), np.uint8) for n in (1, 3, 4)]
-    contents = [stack.tf.io.encode_png(image).numpy() for image in images]
-    expected = [np.asarray(model(image[np.newaxis]))[0] for image in images]
-    difference = float(np.abs(np.asarray(written(stack.tf.constant(contents))) - expected).max())
+def _check(model: Any, written: Any, *, texts: bool) -> None:
+    """Compare the two on random inputs; images of several sizes and numbers of channels. A run shows no examples here.
+
+    Raises:
+      ConfigError: what the model gives are not the probabilities of classes.
+      CheckError: the two differ.
+    """
+    tf, random = stack.tf, np.random.default_rng(0)
+    if texts:
+        contents = ["", "a text", "Another text, of more words."]
+        expected = np.asarray(model(tf.constant(contents)))
+    else:
+        images = [random.integers(0, 256, (40 + 9 * n, 50, n), np.uint8) for n in (1, 3, 4)]
+        contents = [tf.io.encode_png(image).numpy() for image in images]
+        expected = np.concatenate([model(image[np.newaxis]) for image in images])
+    if not np.allclose(expected.sum(axis=1), 1, atol=1e-3):
+        raise ConfigError(
+            "What the model gives does not sum to one: it is no classifier of one class an example."
+        )
+    difference = float(np.abs(np.asarray(written(tf.constant(contents))) - expected).max())
     if not difference <= TOLERANCE:
         raise CheckError(
-            f"The model of image files gives other probabilities than the run's (by {difference:.3g})."
+            f"What is written gives other probabilities than the run's model (by {difference:.3g})."
         )
