@@ -95,11 +95,12 @@ def test_every_kind_of_feature_is_told(tmp_path):
 
 def test_images_of_records_are_what_their_files_are(photos, tmp_path):
     paths = sorted(photos.glob("*/*.png"))
-    records = (example(image=path.read_bytes(), label=path.parent.name) for path in paths)
+    records = [example(image=path.read_bytes(), label=path.parent.name) for path in (*paths, paths[0])]
     splits = load_images(write_records(tmp_path / "photos.tfrecord", records), image_size=24)
     by_folder = load_images(photos, image_size=24)
     assert splits.class_names == by_folder.class_names
-    assert sum(map(len, splits.indices.values())) == len({path.read_bytes() for path in paths})
+    assert len(splits.source.labels) == len(paths) == len({path.read_bytes() for path in paths})
+    assert "1 images repeat" in " ".join(splits.notes)
 
     def contents(of):
         labels = [of.class_names[label] for label in of.source.labels]

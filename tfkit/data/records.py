@@ -50,11 +50,14 @@ def is_records(path: Path) -> bool:
 
 def _shards(path: Path) -> list[Path]:
     """Return the files; of a folder those in it, or in its folders of splits."""
-    if path.is_dir():
-        found = [*path.iterdir(), *path.glob("Split-*/*")]
-    else:
-        found = [path] if path.exists() else [*map(Path, glob.glob(str(path), recursive=True))]  # noqa: PTH207
-    return sorted(file for file in found if _NAME.search(file.name) and file.is_file())
+    try:
+        if path.is_dir():
+            found = [*path.iterdir(), *path.glob("Split-*/*")]
+        else:
+            found = [path] if path.exists() else [*map(Path, glob.glob(str(path), recursive=True))]  # noqa: PTH207
+        return sorted(file for file in found if _NAME.search(file.name) and file.is_file())
+    except OSError:  # whoever reads it as something else says what is in the way
+        return []
 
 
 def as_table(path: Path) -> tuple[Path, list[str]]:
@@ -66,8 +69,8 @@ def as_table(path: Path) -> tuple[Path, list[str]]:
     Returns:
       The .jsonl file, whose lines are the records in the order of the files' names, and notes on how they are read. A
       feature of bytes is a text, or the name of an image file in a folder beside it; one value stands alone, several
-      are a list; of over a thousand values, and of
-      bytes that are neither, only the number is kept.
+      are a list; of over a thousand values, and of bytes that are neither, only the number is kept. An image that is
+      there several times is one file.
 
     Raises:
       DataError: there are none, one is damaged, or a record is no tf.Example.
@@ -89,21 +92,25 @@ def as_table(path: Path) -> tuple[Path, list[str]]:
             f" alone, and then: python -m tfkit predict RUN {path / splits[0]}"
         )
     status = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in shards]
-    name = f"{re.sub('[*?]', '_', path.name) or 'records'}.jsonl"
+    name = f"{re.sub('[*?]', '_', path.name)[:200] or 'records'}.jsonl"
 
     def make(folder: Path) -> Mapping[str, Any]:
+        images: list[str] = []
         (folder / IMAGES).mkdir()
         records = (record for shard in shards for record in _examples(shard))
         shown = tqdm(records, desc="Reading TFRecords", unit="record", delay=1, disable=not watched())
         with (folder / name).open("w", encoding="utf-8", errors="replace") as file:
             for features in shown:
-                row = {name: _cell(feature, folder) for name, feature in features.items()}
+                row = {column: _cell(feature, folder, images) for column, feature in features.items()}
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
             if not file.tell():
                 raise DataError(f"{path} holds no record: {listed([shard.name for shard in shards])}.")
-        return {}
+        return {"repeated": len(images) - len({*images})}
 
-    return files.Cache("tfrecords").get(files.digest_of(status, name, _READING), make).path / name, notes
+    entry = files.Cache("tfrecords").get(files.digest_of(status, name, _READING), make)
+    if repeated := entry.info["repeated"]:
+        notes.append(f"{path}: {repeated} images repeat the content of another one, and count once with it.")
+    return entry.path / name, notes
 
 
 def _examples(path: Path) -> Iterator[Mapping[str, Any]]:
@@ -155,19 +162,20 @@ def _damaged(path: Path, number: int, why: str) -> DataError:
     )
 
 
-def _cell(feature: Any, folder: Path) -> Any:
+def _cell(feature: Any, folder: Path, images: list[str]) -> Any:
     """Return the value of a feature, a list of several, or None."""
     values = getattr(feature, feature.WhichOneof("kind") or "", None)
     if values is None or len(values.value) > _MOST_VALUES:
         return values and {"values": len(values.value)}
-    cells = [_decoded(value, folder) if isinstance(value, bytes) else value for value in values.value]
+    cells = [_decoded(value, folder, images) if isinstance(value, bytes) else value for value in values.value]
     return cells[0] if len(cells) == 1 else cells or None
 
 
-def _decoded(content: bytes, folder: Path) -> Any:
+def _decoded(content: bytes, folder: Path, images: list[str]) -> Any:
     """Return a text, or the name of the file that an image is written to."""
     if image := _IMAGE.match(content):
         name = f"{IMAGES}/{hashlib.sha256(content).hexdigest()[:24]}.{image.lastgroup}"
         (folder / name).write_bytes(content)
+        images.append(name)
         return name
     return {"bytes": len(content)} if b"\0" in content[:1000] else decode(content)[0]

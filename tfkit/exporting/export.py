@@ -75,6 +75,6 @@ def _check_known(word: str, known: Sequence[str], sentence: str, there: str) -> 
     if word not in known:
         near = difflib.get_close_matches(word, known, n=1)
         raise ConfigError(
-            f"{sentence} {word!r}; {there}: {', '.join(known)}."
+            f"{sentence} {word!r}; {there}: {', '.join(known) or 'none'}."
             + (f"\n  Did you mean {near[0]}?" if near else "")
         )
