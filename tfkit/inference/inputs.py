@@ -223,7 +223,7 @@ def _columns(table: Table, asked: Asked, notes: list[str]) -> tuple[int, ...]:
     required, columns, found = asked.labels or asked.label_column, tuple[int, ...](), set[str]()
     try:
         columns = choose(table, text | {"label_column": asked.label_column, "language_column": None})[0][:2]
-        found = {*map(LabelCleaner(), table.values(columns[1]))} - {"", None}
+        found = {label for label in map(LabelCleaner(), table.values(columns[1])) if label}
     except DataError:
         if required:
             raise
