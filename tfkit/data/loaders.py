@@ -318,9 +318,8 @@ def load_images(
 
     Args:
       source: a folder with one subfolder a class, or with train/, validation/ and test/ of such folders; a table with
-        the paths of images, from its own folder on, and their labels; TFRecords of
-        tf.Examples with images and labels; an embedded set ("digits", "mnist5k"); or "tfds:NAME", a dataset of
-        tensorflow-datasets.
+        the paths of images, from its own folder on, and their labels; TFRecords of tf.Examples with images and
+        labels; an embedded set ("digits", "mnist5k"); or "tfds:NAME", a dataset of tensorflow-datasets.
       image_size: side of the square to train at; None takes `native_size`, or 96 for small images and 64
         for tiny ones (of at most 96 and 16 pixels).
       native_size: what the model was made for.

@@ -48,7 +48,7 @@ def export_tfx(run: Run, folder: Path) -> Path:
     if is_private(run):
         raise ConfigError(
             f"{run.path} was trained with differential privacy, and a TFX pipeline would train its model without: what"
-            f" comes of it had not its epsilon.\n  To serve it: python -m tfkit export {run.path} serving"
+            f" comes of it would not have its epsilon.\n  To serve it: python -m tfkit export {run.path} serving"
         )
     if "pixel_range" in run.provenance["data"]:
         raise ConfigError(
@@ -58,9 +58,7 @@ def export_tfx(run: Run, folder: Path) -> Path:
     process.say(f"Writing the model of {run.path} for a TFX pipeline ...")
     texts, model = not shape, run.model
     asked = [run.config.get(name) for name in ("text_column" if texts else "image_column", "label_column")]
-    names = [
-        name or usual for name, usual in zip(asked, ("text" if texts else "image", "label"), strict=True)
-    ]
+    names = [asked[0] or ("text" if texts else "image"), asked[1] or "label"]
     packed = ["tensorflow", "tf-keras", "tensorboard", *["tensorflow-text"] * texts]
     needs = [
         f"tfx=={VERSION}",
@@ -68,9 +66,8 @@ def export_tfx(run: Run, folder: Path) -> Path:
         "setuptools<81",
         *(f"{name}=={packages.version(name)}" for name in packed),
     ]
-    trainer = template("tfx_trainer.py").replace(
-        "EXTRA_IMPORT", "import tensorflow_text  # noqa: F401\n" * texts
-    )
+    operations = "import tensorflow_text  # noqa: F401\n" * texts
+    trainer = template("tfx_trainer.py").replace("EXTRA_IMPORT", operations)
     for place, value in zip(("INPUT_NAME", "LABEL_NAME"), names, strict=True):
         trainer = trainer.replace(f'"{place}"', json.dumps(value, ensure_ascii=False))
     name = re.sub("[^a-z0-9]+", "-", run.path.resolve().name.lower()).strip("-")[:100] or "model"
@@ -135,7 +132,7 @@ def _check(model: Any, written: Any, *, texts: bool) -> None:
         expected = np.concatenate([model(image[np.newaxis]) for image in images])
     if not np.allclose(expected.sum(axis=1), 1, atol=1e-3):
         raise ConfigError(
-            "What the model gives does not sum to one: it is no classifier of one class an example."
+            "The model's outputs do not sum to one: it is no classifier of one class an example."
         )
     difference = float(np.abs(np.asarray(written(tf.constant(contents))) - expected).max())
     if not difference <= TOLERANCE:

@@ -345,13 +345,8 @@ def search(documents: str | Path | None = None, *, query: str | Sequence[str], *
 
     if documents is not None:
         path = Path(documents)
-        name = (
-            "run_dir"
-            if (path / INDEX).is_dir()
-            else "data_file"
-            if path.is_file() or is_records(path)
-            else "data_dir"
-        )
+        is_table = path.is_file() or is_records(path)
+        name = "run_dir" if (path / INDEX).is_dir() else "data_file" if is_table else "data_dir"
         settings[name] = path
     settings["query"] = (query,) if isinstance(query, str) else tuple(query)
     run = search_documents(from_keywords(SearchConfig, settings, call="tfkit.search"))
