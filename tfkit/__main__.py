@@ -79,9 +79,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     labels.add_argument("folder", metavar="RUN", help="a run folder; its data are read again")
     labels.add_argument("--output", metavar="FILE.csv", help="for all of them")
     labels.add_argument("--most", metavar="N", type=int, default=20, help="are printed; 20 when left out")
-    export = add("export", "write a run's model for a browser, TensorFlow.js or a model server", _export)
+    export = add("export", "write a run's model for a browser, TensorFlow.js, a model server or TFX", _export)
     export.add_argument("run_dir", metavar="RUN", help="the folder of a finished run")
-    export.add_argument("target", metavar="TARGET", help="browser, tfjs or serving")
+    export.add_argument("target", metavar="TARGET", help="browser, tfjs, serving or tfx")
     export.add_argument("--output", metavar="FOLDER", help="where it goes; RUN/TARGET when left out")
     given, help = argparse.SUPPRESS, "browser: a folder or an address with LiteRT.js; else npm gets it"
     export.add_argument("--runtime", metavar="PLACE", default=given, help=help)

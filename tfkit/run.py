@@ -50,7 +50,7 @@ OTHER_DATA = "other_data"
 TRIALS, TABLE, DATABASE, BEST = "trials", "trials.csv", "search.db", "best"
 """Of a search: a folder a trial, a row a trial, Optuna's storage, the run of the best settings."""
 LOCK = ".lock"
-EXPORTS = ("browser", "tfjs", "serving")
+EXPORTS = ("browser", "tfjs", "serving", "tfx")
 """Folders of `tfkit.export`: of a model that is replaced they tell no longer."""
 
 INTENDED_USE = "intended_use.md"

@@ -102,7 +102,12 @@ class SourceConfig(RecipeConfig):
             kind = "a file: give it as --data-file" if is_table else "not a folder"
             raise ConfigError(f"--data-dir {folder} is {kind}. Expected {folder}/{self.layout}.")
         if file is not None and not file.is_file():
-            raise ConfigError(f"--data-file {file} is not a file. For a folder: --data-dir.")
+            from tfkit.data.records import is_records
+
+            if not is_records(file):
+                raise ConfigError(
+                    f"--data-file {file} is not a file, nor a folder of TFRecords. For a folder: --data-dir."
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,7 +257,8 @@ class ImageConfig(DataConfig):
     """Which images, and which model made for images."""
 
     data_file: Path | None = None
-    """Table with a row an image, instead of --data-dir: its path from the folder of the table on, and its label."""
+    """Table with a row an image, instead of --data-dir: its path from the folder of the table on, and its label; or
+    TFRecords of tf.Examples with images."""
 
     image_column: str | None = None
     """The column of the paths in --data-file. Left out: found by its name where that is plain."""
@@ -282,7 +288,8 @@ class TextSource(SourceConfig):
     """Where texts are, and how they are read."""
 
     data_file: Path | None = None
-    """CSV, TSV, JSON, JSONL (also .gz, .zip) or Parquet with a row a text, instead of --data-dir."""
+    """CSV, TSV, JSON, JSONL (also .gz, .zip) or Parquet with a row a text, or TFRecords of tf.Examples (a file, a
+    folder or a pattern), instead of --data-dir."""
 
     text_column: str | None = None
     """The column of the texts. Left out: found by its name where that is plain."""
