@@ -488,7 +488,8 @@ class TextEncoder(Encoder):
 
     def _preprocessor_problems(self, part: Part, names: set[str]) -> Iterator[str]:
         row, shown = find(self.handle), part.interface
-        other = f"Take the one that belongs to it: {row.preprocessor if row else 'its page names it'}."
+        own = row.preprocessor or "leave preprocessor= out" if row else "its page names it"
+        other = f"Take the one that belongs to it: {own}."
         lacking = sorted(names - {tensor.name for tensor in shown.outputs})
         if lacking or not shown.takes_strings:
             yield (
