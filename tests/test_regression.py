@@ -33,6 +33,7 @@ def evaluation(labels, outputs, **about):
 
 def test_errors_are_those_of_scikit_learn(diabetes):
     labels, outputs = diabetes
+    labels = labels + 0.25
     found = evaluation(labels, outputs, centre=150.0).metrics()
     mean = outputs[:, 0].astype(np.float32)
     assert found["test/r2"] == pytest.approx(sk.r2_score(labels, mean))

@@ -50,7 +50,8 @@ class ClassesInOrder(keras.layers.Layer):
         down = np.triu(np.ones((steps, steps), np.float32))[1:] * np.diff(even)[:, np.newaxis]
         logits = even[0] + values[:, :1] + (tf.matmul(wider, down) if steps > 1 else 0.0)
         tail = tf.sigmoid(logits)
-        return tf.concat([1.0 - tail[:, :1], tail[:, :-1] - tail[:, 1:], tail[:, -1:]], axis=1)
+        # Rounding may make a difference of two sigmoids a little less than 0.
+        return tf.nn.relu(tf.concat([1.0 - tail[:, :1], tail[:, :-1] - tail[:, 1:], tail[:, -1:]], axis=1))
 
 
 class NormalLikelihood(keras.losses.Loss):

@@ -54,10 +54,11 @@ class ValueEvaluation(Evaluation):
 
     def __post_init__(self) -> None:
         """Bring the fields to their types and check that they belong together."""
-        for name in ("quantiles", "likelihood", "centre"):
+        for name in ("labels", "quantiles", "likelihood", "centre"):
             object.__setattr__(self, name, np.asarray(getattr(self, name), np.float64))
+        labels = self.labels
         super().__post_init__()
-        object.__setattr__(self, "labels", np.asarray(self.labels, np.float64))
+        object.__setattr__(self, "labels", labels)  # which are whole numbers of classes
 
     def _problems(self) -> list[str]:
         count, given = len(self.names), (self.labels.shape, self.probabilities.shape)
