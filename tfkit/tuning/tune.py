@@ -30,8 +30,7 @@ from tfkit.distribution import strategies
 from tfkit.environment import cluster, files, packages, process
 from tfkit.errors import CheckError, ConfigError, StackError
 from tfkit.run import BACKUP, BEST, DATABASE, PRIVACY, TABLE, TRIALS, Run
-from tfkit.settings import options
-from tfkit.settings.options import PrivateSettings, TuneConfig
+from tfkit.settings.options import PrivateSettings, TuneConfig, WholeModelSettings
 from tfkit.settings.parse import as_dict, from_keywords, run_dir, takes_settings
 from tfkit.transfer.train import RECIPES, job_of, load, train_classifier
 from tfkit.tuning import private
@@ -80,9 +79,7 @@ def with_search(name: str) -> type[Any]:
       ConfigError: no recipe that trains has this name.
     """
     if name not in RECIPES:
-        raise ConfigError(
-            f"{name!r} is no recipe whose settings are searched; there are {', '.join(RECIPES)}."
-        )
+        raise ConfigError(f"{name!r} is no recipe that trains; there are {', '.join(RECIPES)}.")
     settings: type[Any] = RECIPES[name]
 
     @dataclass(frozen=True, kw_only=True)
@@ -122,9 +119,8 @@ def search(config: Any) -> Run:
         run.versions = packages.versions()
         run.note(f"Searched are {', '.join(space)}; all other settings are as they were given.")
         with strategies.cluster_strategy(own, run) as strategy:
-            logging.getLogger("tensorflow").setLevel(
-                logging.ERROR
-            )  # it counts functions that are traced again
+            # It counts functions that are traced again, as those of each trial are.
+            logging.getLogger("tensorflow").setLevel(logging.ERROR)
             loaded = functools.cache(functools.partial(_load, own))
             find = private.find if isinstance(own, PrivateSettings) else _find
             best = find(Search(run, config, own, space, loaded, strategy))
@@ -143,24 +139,20 @@ def search(config: Any) -> Run:
 def _check(config: Any) -> None:
     """Raise where a search would make no sense, before anything is read."""
     if config.continue_from is not None:
-        raise ConfigError(
-            "--continue-from is for one training: a search begins with the published model. Leave it out."
-        )
+        raise ConfigError("--continue-from is for one training: a search begins with a published model.")
     if isinstance(config, PrivateSettings):
         private.check(config)
     try:
         optuna = importlib.import_module("optuna")
     except ImportError as error:
-        raise StackError(
-            "The search is Optuna's, which is not installed. It is tfkit's extra `tune`."
-            f"{packages.REPAIR}{packages.command('optuna')}"
-        ) from error
+        what = "The search is Optuna's, which is not installed: tfkit's extra `tune`."
+        raise StackError(f"{what}{packages.REPAIR}{packages.command('optuna')}") from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     strategies.locate(config)
     if cluster.current().size > 1:
         raise ConfigError(
-            "A search is the work of one process, and this job has several workers.\n  Search on one machine"
-            " (--strategy mirrored takes all its GPUs), then train with best/config.yaml on all."
+            "A search is the work of one process, and this job has several workers.\n  Search on one machine,"
+            " --strategy mirrored on all its GPUs; then train with best/config.yaml on all."
         )
 
 
@@ -180,33 +172,24 @@ def search_space(config: Any, own: Any) -> dict[str, Any]:
 
     if isinstance(own, PrivateSettings):  # nothing on which the noise depends: all trials cost the same
         low, high = (1, 16) if own.features else (1 / 16, 1)
-        space: dict[str, Any] = {
-            "learning_rate": Number(low, high, log=True),
-            "l2_norm_clip": Number(0.1, 1, log=True),
-        }
+        space: dict[str, Any] = {"l2_norm_clip": Number(0.1, 1, log=True)}
     else:
-        usual = type(own).learning_rate
-        space = {"learning_rate": Number(usual / 30, usual * 10, log=True), "epochs": Whole(10, 40)}
-        space |= {
-            "hidden": Choice((None, 0, 128, 512, 1024)),
-            "dropout": Choice((None, 0.0, 0.1, 0.3, 0.5, 0.7)),
-        }
+        low, high = type(own).learning_rate / 30, type(own).learning_rate * 10
+        space = {"epochs": Whole(10, 40), "hidden": Choice((None, 0, 128, 512, 1024))}
+        space["dropout"] = Choice((None, 0.0, 0.1, 0.3, 0.5, 0.7))
         if own.batch_size_per_replica is None:
             space["global_batch_size"] = Choice((32, 64, 128, 256))
+    space = {"learning_rate": Number(low, high, log=True), **space}
     if config.search_whole:
         space |= {"fine_tune_epochs": Choice((None, 0, 2, 5, 10)), "augment": Choice(PRESETS)}
-        space |= {
-            "fine_tune_learning_rate": Number(1e-5, 1e-3, log=True),
-            "optimizer": Choice(("adam", "sgd")),
-        }
+        space["fine_tune_learning_rate"] = Number(1e-5, 1e-3, log=True)
+        space["optimizer"] = Choice(("adam", "sgd"))
     has = {field.name for field in dataclasses.fields(own)}
     space = {name: values for name, values in space.items() if name in has and name not in config.given}
     if config.model_handles:
         space["model_handle"] = Choice(tuple(dict.fromkeys(config.model_handles)))
     if not space:
-        raise ConfigError(
-            "All settings that a search knows of are given. Leave some out: it finds values for them."
-        )
+        raise ConfigError("All settings that a search knows of are given. Leave some out: it finds them.")
     return space
 
 
@@ -216,9 +199,7 @@ def _load(own: Any, model_handle: str) -> tuple[Any, Splits, Splits | None]:
 
     own = dataclasses.replace(own, model_handle=model_handle)
     stored = getattr(own, "features", False)
-    trainable = (
-        not stored if isinstance(own, PrivateSettings) else isinstance(own, options.WholeModelSettings)
-    )
+    trainable = not stored if isinstance(own, PrivateSettings) else isinstance(own, WholeModelSettings)
     encoder, splits = load(own, global_batch_size=own.global_batch_size or 1, trainable=trainable)
     if encoder is None or not stored:
         return encoder, splits, None
@@ -244,7 +225,7 @@ def _find(search: Search) -> Any:
         spent, number = sum(row["seconds"] for row in rows), len(rows) + 1
         if config.minutes is not None and spent >= 60 * config.minutes:
             run.note(
-                f"The search ended after {spent / 60:.1f} minutes and {len(rows)} of {config.trials} trials."
+                f"After {spent / 60:.1f} minutes and {len(rows)} of {config.trials} trials the search ended."
             )
             break
         # By its number: an interrupted search tries what an uninterrupted one would have tried.
@@ -261,9 +242,8 @@ def _find(search: Search) -> Any:
         shutil.rmtree(folder / BACKUP, ignore_errors=True)
         trial.set_user_attr("seconds", round(time.monotonic() - began, 2))
         study.tell(trial, value, state=state)
-        files.write_text(
-            run.path / TABLE, pd.DataFrame(_rows(study)).to_csv(index=False, float_format="%.6g")
-        )
+        table = pd.DataFrame(_rows(study)).to_csv(index=False, float_format="%.6g")
+        files.write_text(run.path / TABLE, table)
         _tell(search, _rows(study))
     best = _best(config, rows)
     if best is None:
@@ -276,9 +256,7 @@ def _find(search: Search) -> Any:
     run.record({f"search/best_{name}": best[name] for name in _MEASURED if best[name] is not None})
     run.record({"search/seconds": sum(row["seconds"] for row in rows)})
     values = {name: best[name] for name in space}
-    run.note(
-        f"Trial {best['trial']} is the best by val_{config.target}: {_shown(values) or 'as the recipe is'}."
-    )
+    run.note(f"Trial {best['trial']} is the best by val_{config.target}: {_shown(values)}.")
     return dataclasses.replace(own, **values)
 
 
