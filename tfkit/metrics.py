@@ -267,13 +267,11 @@ class LabelsEvaluation(Evaluation):
         if not fit or not ((thresholds > 0) & (thresholds <= 1)).all():
             found = f"{list(labels.shape)}, {list(probabilities.shape)} and {thresholds.tolist()[:8]}"
             return [
-                f"labels and probabilities {list(shape)} and thresholds in (0, 1] are needed; found {found}."
+                f"labels, probabilities {list(shape)} and thresholds in (0, 1] are needed; found {found}."
             ]
         wrong = {
             "a label that is neither 0 nor 1": ~np.isin(labels, (0, 1)).all(axis=1),
-            "a probability outside 0..1 (logits?)": ~((probabilities >= 0) & (probabilities <= 1)).all(
-                axis=1
-            ),
+            "a probability outside 0..1 (logits?)": ~(np.abs(probabilities - 0.5) <= 0.5).all(axis=1),
         }
         return _first(self, wrong)
 
@@ -296,28 +294,27 @@ class LabelsEvaluation(Evaluation):
         """Return the share of the same yes and no by other probabilities [n, c]."""
         return float(np.mean((probabilities >= self.thresholds) == self.predicted))
 
+    @functools.cached_property
+    def _yes(self) -> np.ndarray:
+        """Return int64 [n, 2, c]: right ones, and those of labels and answers together."""
+        return np.stack([self.labels & self.predicted, self.labels + self.predicted], axis=1)
+
     @property
     def score(self) -> float:
         """Return micro F1: of all pairs of an example and a label."""
-        return micro_f1(self.truth, self.predicted)
-
-    @property
-    def macro_f1(self) -> float:
-        """Return the mean F1 of the labels that occur, or were said to."""
-        return float(np.nanmean(self.f1)) if np.isfinite(self.f1).any() else 0.0
+        return f1_scores(*self._yes.sum(axis=0))[0]
 
     @functools.cached_property
     def resampled(self) -> np.ndarray:
-        """Return micro and macro F1 of examples drawn with replacement, float64 [1000, 2]; the same draws for all."""
+        """Return micro and macro F1 of examples drawn with replacement, float64 [1000, 2]; the same draws for all.
+
+        Of very many examples and labels there are fewer draws, 100 at least.
+        """
         chance, count = np.random.default_rng(0), len(self.labels)
-        hits = np.stack([self.labels & self.predicted, self.labels + self.predicted], axis=1).astype(float)
-        scores = []
-        for _ in range(RESAMPLED):
+        yes, scores = self._yes.astype(np.float32), []
+        for _ in range(max(FEWEST_RESAMPLED, min(RESAMPLED, MOST_RESAMPLED // yes.size))):
             times = np.bincount(chance.integers(count, size=count), minlength=count)
-            both, either = np.tensordot(times, hits, axes=1)
-            of_each = 2 * _share(both, either)
-            micro = 2 * both.sum() / max(either.sum(), 1)
-            scores.append([micro, np.nanmean(of_each) if np.isfinite(of_each).any() else 0.0])
+            scores.append(f1_scores(*np.tensordot(times.astype(np.float32), yes, axes=1)))
         return np.array(scores)
 
     @property
@@ -347,18 +344,17 @@ class LabelsEvaluation(Evaluation):
     @functools.cached_property
     def f1(self) -> np.ndarray:
         """Return float64 [c]: the harmonic mean of precision and recall; NaN where there is no yes."""
-        either = (self.labels + self.predicted).sum(axis=0)
-        return 2 * _share((self.labels & self.predicted).sum(axis=0), either)
+        return 2 * _share(*self._yes.sum(axis=0))
 
     @property
     def recall(self) -> np.ndarray:
         """Return float64 [c]: the share of those with a label who were found; NaN of a label that nobody has."""
-        return _share((self.labels & self.predicted).sum(axis=0), self.counts)
+        return _share(self._yes[:, 0].sum(axis=0), self.counts)
 
     @property
     def precision(self) -> np.ndarray:
         """Return float64 [c]: the share of right ones where a label was said; NaN of one that never was."""
-        return _share((self.labels & self.predicted).sum(axis=0), self.predicted.sum(axis=0))
+        return _share(self._yes[:, 0].sum(axis=0), self.predicted.sum(axis=0))
 
     @property
     def _wrong_by(self) -> np.ndarray:
@@ -387,7 +383,7 @@ class LabelsEvaluation(Evaluation):
         areas = self.average_precision
         numbers: dict[str, float] = {
             "micro_f1": self.score, "micro_f1_low": low, "micro_f1_high": high,
-            "macro_f1": self.macro_f1, "macro_f1_low": macro_low, "macro_f1_high": macro_high,
+            "macro_f1": f1_scores(*self._yes.sum(axis=0))[1], "macro_f1_low": macro_low, "macro_f1_high": macro_high,
             "mean_average_precision": float(np.nanmean(areas)) if np.isfinite(areas).any() else np.nan,
             "hamming_loss": float(np.mean(self.predicted != self.labels)),
             "subset_accuracy": self.accuracy, "loss": self.loss, "examples": len(self.labels),
@@ -431,15 +427,22 @@ def difference_interval(right: np.ndarray, right_there: np.ndarray) -> tuple[flo
     return max(difference - half, -1.0), min(difference + half, 1.0)
 
 
-RESAMPLED = 1000
+RESAMPLED, FEWEST_RESAMPLED, MOST_RESAMPLED = 1000, 100, 1_000_000_000
+"""Bootstrap samples, and numbers that they may take in all."""
+
 FEWEST_OF_LABEL = 10
 """Examples with a label, and without it, by which a threshold is chosen."""
 
 
-def micro_f1(labels: np.ndarray, predicted: np.ndarray) -> float:
-    """Return F1 over all pairs of an example and a label, [n, c] of 0 and 1; 0 where there is no yes."""
-    both, either = np.logical_and(labels, predicted).sum(), labels.sum() + predicted.sum()
-    return float(2 * both / max(either, 1))
+def f1_scores(both: np.ndarray, either: np.ndarray) -> tuple[float, float]:
+    """Return micro and macro F1, over the labels with any yes; 0 where there is none.
+
+    Args:
+      both: [c], of each label how many have it and were said to.
+      either: [c], how many have it and how many were said to, together.
+    """
+    of_each = _share(2 * both, either)[either > 0]
+    return float(2 * both.sum() / max(either.sum(), 1)), float(of_each.mean()) if len(of_each) else 0.0
 
 
 def within_95(values: np.ndarray) -> tuple[float, float]:

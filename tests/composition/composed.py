@@ -17,7 +17,7 @@ from recipes import train_distributed, train_private, transfer_text
 from tfkit.distribution.strategies import logical_cpus
 from tfkit.run import Run
 
-MEDIA, REGIMES = ("image", "text"), ("plain", "private")
+MEDIA, REGIMES = ("image", "text", "labels"), ("plain", "private")
 STRATEGIES = ("one_device", "mirrored", "multi_worker")
 CASES = tuple(itertools.product(MEDIA, REGIMES))
 EACH, SIDE = 40, 32
@@ -44,6 +44,18 @@ def write_images(folder: Path, *, first: int = 0) -> Path:
     return folder
 
 
+def write_table(folder: Path) -> Path:
+    """A table of these images, each with any of two labels."""
+    rows = [["file", "labels"]]
+    for path in sorted(folder.glob("*/*.png")):
+        digit = int(path.parent.name[-1])
+        said = [name for name, yes in (("even", digit % 2 == 0), ("loop", digit == 0)) if yes]
+        rows.append([str(path.relative_to(folder)), "|".join(said)])
+    with (folder / "labels.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    return folder
+
+
 def write_texts(path: Path) -> Path:
     """Messages of three kinds."""
     with path.open("w", newline="") as file:
@@ -61,13 +73,20 @@ def train(medium: str, regime: str, *, strategy: str, folder: Path) -> Run:
     where = {"run_dir": made, "strategy": "auto" if strategy == "multi_worker" else strategy}
     private = {"target_epsilon": 8.0, "delta": 1e-3, "epochs": 4}
     images = {"data_dir": folder / "images", "image_size": SIDE}
+    table = {
+        "data_file": folder / "images/labels.csv",
+        "image_column": "file",
+        "image_size": SIDE,
+        "task": "labels",
+    }
     texts = {"data_file": folder / "texts.csv", "model_handle": "light"}
     if regime == "private":
-        more = images if medium == "image" else {**texts, "max_length": 16}
+        more = {"image": images, "labels": table, "text": {**texts, "max_length": 16}}[medium]
         return train_private.run(train_private.Config(**where, **private, **more))
-    if medium == "image":
+    if medium != "text":
+        data = images if medium == "image" else table
         return train_distributed.run(
-            train_distributed.Config(**where, **images, epochs=4, global_batch_size=16)
+            train_distributed.Config(**where, **data, epochs=4, global_batch_size=16)
         )
     return transfer_text.run(
         transfer_text.Config(**where, **texts, epochs=4, max_length=16, global_batch_size=16)

@@ -27,20 +27,22 @@ ASKED = {
     ("image", "private"): ("prune",),
     ("text", "plain"): (),
     ("text", "private"): (),
+    ("labels", "plain"): ("prune", "qat"),
+    ("labels", "private"): ("prune",),
 }
 """What is trained further, in one call for each kind of run: all others refuse it, which is tried too."""
 
 _CAPTION = (
     "Each kind of run is trained under each strategy on 120 examples; what it leaves is alike, so that the runs of"
     " one_device stand for the others in what is made of them. Images: `train_distributed`, and `train_private` on"
-    " features; texts: the light model. Made by `uv run python tests/composition/matrix.py --write`; a test makes it"
-    " anew and compares."
+    " features; texts: the light model; labels: images of a table, each with any of two labels. Made by"
+    " `uv run python tests/composition/matrix.py --write`; a test makes it anew and compares."
 )
 
 
 def write_data(folder: Path) -> None:
     """Examples to train on, and others that stand for public ones."""
-    composed.write_images(folder / "images")
+    composed.write_table(composed.write_images(folder / "images"))
     composed.write_images(folder / "public", first=2 * composed.EACH)
     composed.write_texts(folder / "texts.csv")
 
@@ -63,7 +65,7 @@ def settings(folder: Path, medium: str, regime: str, *, public: bool = True) -> 
     where = {"from_run": folder / "one_device" / f"{medium}-{regime}", "epochs": 1, "max_accuracy_drop": 0.9}
     if regime == "plain" or not public:
         return where
-    return {**where, "representative_data": folder / ("public" if medium == "image" else "texts.csv")}
+    return {**where, "representative_data": folder / ("texts.csv" if medium == "text" else "public")}
 
 
 def compress(folder: Path, medium: str, regime: str) -> Run:

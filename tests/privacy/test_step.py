@@ -121,17 +121,34 @@ def plan(**asked):
     return DPSGD(**asked).plan(examples=1000, expected_batch_size=BATCH, epochs=1)
 
 
-def test_the_noise_is_what_is_accounted():
-    """With padding alone the update is noise: standard deviation z * C / B."""
-    model = one_layer(shape=(64, 64, 3))
+@pytest.mark.parametrize(
+    ("units", "labels"), [(1, tf.zeros([1, BATCH], tf.int64)), (3, tf.zeros([1, BATCH, 3]))]
+)
+def test_the_noise_is_what_is_accounted(units, labels):
+    """With padding alone the update is noise: standard deviation z * C / B; also of a loss of several labels."""
+    model = one_layer(units, shape=(64, 64, 3))
     before = model.get_weights()[0].copy()
     step.attach(model, plan(noise_multiplier=2.0, l2_norm_clip=0.5), secret=bytes(range(16)))
     inputs = tf.random.stateless_normal([1, BATCH, 64, 64, 3], [1, 2])
-    given = tf.data.Dataset.from_tensors((inputs, tf.zeros([1, BATCH], tf.int64), tf.zeros([1, BATCH])))
+    given = tf.data.Dataset.from_tensors((inputs, labels, tf.zeros([1, BATCH])))
     model.fit(given, verbose=0)
     noise = model.get_weights()[0] - before
     assert noise.std() == pytest.approx(2.0 * 0.5 / BATCH, rel=0.03)
     assert abs(noise.mean()) < 4 * noise.std() / np.sqrt(noise.size)
+
+
+def test_an_example_of_several_labels_moves_the_step_by_no_more_than_the_norm():
+    """Two samples that differ by one example, no noise: the steps are at most C / B apart, and that much apart here."""
+    chance, steps = np.random.default_rng(0), []
+    images, labels = chance.random([1, BATCH, 8, 8, 3]).astype(np.float32), np.ones([1, BATCH, 3], np.float32)
+    for weights in (np.ones([1, BATCH]), np.r_[0.0, np.ones(BATCH - 1)][None]):
+        model = one_layer(3)
+        model.set_weights([np.zeros_like(one) for one in model.get_weights()])
+        step.attach(model, plan(noise_multiplier=0.0, l2_norm_clip=0.1), secret=bytes(16))
+        given = (images, labels, weights.astype(np.float32))
+        model.fit(tf.data.Dataset.from_tensors(tuple(map(tf.constant, given))), verbose=0)
+        steps.append(np.concatenate([one.ravel() for one in model.get_weights()]))
+    assert np.linalg.norm(steps[0] - steps[1]) == pytest.approx(0.1 / BATCH, rel=1e-4)
 
 
 def fit_one_layer(build_model, splits, run_dir, **asked):

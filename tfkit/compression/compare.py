@@ -24,7 +24,7 @@ from tfkit.data.splits import FULL_RANGE, draw
 from tfkit.environment import stack
 from tfkit.errors import CheckError, DataError, UsageError
 from tfkit.litert import ParallelInterpreter, opened
-from tfkit.metrics import micro_f1
+from tfkit.metrics import f1_scores
 from tfkit.training import outputs as kinds
 from tfkit.training.outputs import OF_CLASSES, YES_OR_NO, answers
 
@@ -340,7 +340,9 @@ def quality(
     if output != "values":
         answered = answers(outputs, output, thresholds)
         found = {"accuracy": float(np.mean(answered == labels))}
-        return found if thresholds is None else {**found, "micro_f1": micro_f1(labels, answered)}
+        if thresholds is not None:
+            found["micro_f1"], _ = f1_scores((answered & labels).sum(axis=0), (answered + labels).sum(axis=0))
+        return found
     labels = _with_units(labels)
     outputs = outputs[..., : labels.shape[-1]]  # of the mean; there is no true scale
     return {
