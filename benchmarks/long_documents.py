@@ -6,7 +6,8 @@
 Short: the embedded messages. Long: whole docstrings of five installed packages, 1,000 characters or more, 120 a
 package, to be told apart by package; names of packages, their aliases and their own words for their objects are left
 out. A row is a head on stored features as recipes.transfer_text trains it; words alone are its baseline, tuned on the
-same validation split; "and words" is --words yes. The intervals are of the differences of two models on the same test texts of all seeds, paired (Agresti and Min 2005).
+same validation split; "and words" is --words yes. The intervals are of the differences of two models on the
+same test texts of all seeds, paired (Agresti and Min 2005).
 Times and memory are of an exported model, each document in a process of its own.
 """
 

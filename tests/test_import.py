@@ -35,7 +35,7 @@ def test_nothing_heavy_is_imported(code):
     assert not imported_by(code) & set(HEAVY)
 
 
-@pytest.mark.parametrize("recipe", ["transfer_image", "compress_tflite", "search_text"])
+@pytest.mark.parametrize("recipe", ["transfer_image", "compress_tflite", "search_text", "train_agent"])
 def test_the_help_of_a_recipe_starts_nothing(recipe):
     code = f"from recipes import {recipe} as r\nfrom tfkit import cli\nimport contextlib\n"
     code += "with contextlib.suppress(SystemExit): cli.main(r.Config, r.run, ['--help'])"

@@ -1,9 +1,12 @@
 """A number and an order through the house: trained, predicted, compressed, explained, reported, or refused."""
 
+import contextlib
 import csv
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -17,6 +20,7 @@ from tfkit.errors import ConfigError, DataError, TfkitError
 from tfkit.run import Run
 
 DIGITS = load_digits()
+DOCS = Path(__file__).parents[1] / "docs/tasks.md"
 COUNT = 400
 PIXELS = np.rint(DIGITS.images[:COUNT] * 255 / 16).astype(np.uint8)[..., np.newaxis]
 RNG = np.random.default_rng(0)
@@ -26,7 +30,8 @@ ANGLES = RNG.uniform(-45, 45, COUNT).round(1)
 @pytest.fixture(scope="module")
 def table(tmp_path_factory):
     """Scanned digits, each turned by a known angle."""
-    folder = tmp_path_factory.mktemp("turned")
+    folder = tmp_path_factory.mktemp("numbers") / "turned"
+    folder.mkdir()
     for place, angle in enumerate(ANGLES):
         turned = (
             Image.fromarray(PIXELS[place, ..., 0]).resize((32, 32), Image.Resampling.BICUBIC).rotate(angle)
@@ -40,14 +45,16 @@ def table(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(table):
-    settings = {
-        "image_column": "file",
-        "image_size": 32,
-        "epochs": 6,
-        "seed": 1,
-        "run_dir": table.parent / "run",
-    }
-    return tfkit.train(table, model="cnn", learning_rate=5e-3, **settings)
+    """What the program of docs/tasks.md makes of fewer digits."""
+    (program,) = (
+        block
+        for block in re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL)
+        if "angles" in block
+    )
+    made = {}
+    with contextlib.chdir(table.parent.parent):
+        exec(program, made)
+        return Run.open(made["run"].path.resolve())
 
 
 def test_a_number_is_learned_with_intervals(run):

@@ -79,9 +79,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     labels.add_argument("folder", metavar="RUN", help="a run folder; its data are read again")
     labels.add_argument("--output", metavar="FILE.csv", help="for all of them")
     labels.add_argument("--most", metavar="N", type=int, default=20, help="are printed; 20 when left out")
-    export = add("export", "write a run's model for a browser, TensorFlow.js or a model server", _export)
+    export = add("export", "write a run's model for a browser, TensorFlow.js, a model server or TFX", _export)
     export.add_argument("run_dir", metavar="RUN", help="the folder of a finished run")
-    export.add_argument("target", metavar="TARGET", help="browser, tfjs or serving")
+    export.add_argument("target", metavar="TARGET", help="browser, tfjs, serving or tfx")
     export.add_argument("--output", metavar="FOLDER", help="where it goes; RUN/TARGET when left out")
     given, help = argparse.SUPPRESS, "browser: a folder or an address with LiteRT.js; else npm gets it"
     export.add_argument("--runtime", metavar="PLACE", default=given, help=help)
@@ -91,6 +91,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     export.add_argument("--dtype", default=given, help=help)
     help = "serving: the model's name in addresses; the run folder's when left out"
     export.add_argument("--name", default=given, help=help)
+    inspect = add("inspect", "count the operations of a .tflite file, or of a run before and after", _inspect)
+    inspect.add_argument("model", metavar="FILE_OR_RUN", help="a .tflite file, or a run that was compressed")
+    help = (
+        "write each in MLIR too, to read what the compiler made of it: FILE.mlir; of a run's model StableHLO"
+    )
+    inspect.add_argument("--mlir", action="store_true", help=help)
     add_command(commands)
     commands.add_parser("launch", help="run a program in several processes that train together")
     words = sys.argv[1:] if arguments is None else list(arguments)
@@ -149,6 +155,12 @@ def _export(chosen: argparse.Namespace) -> int:
     options = {name: value for name, value in vars(chosen).items() if name not in of_all}
     print(export(chosen.run_dir, chosen.target, output=chosen.output, **options))
     return 0
+
+
+def _inspect(chosen: argparse.Namespace) -> int:
+    from tfkit.compression.mlir import command
+
+    return command(chosen)
 
 
 def _report(chosen: argparse.Namespace) -> int:

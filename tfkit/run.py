@@ -44,12 +44,13 @@ TASK = "task.json"
 TFLITE = "tflite"
 VARIANTS = f"{TFLITE}/variants.json"
 INDEX = "index"
+POLICY = "policy"
 HITS = "hits.json"
 OTHER_DATA = "other_data"
 TRIALS, TABLE, DATABASE, BEST = "trials", "trials.csv", "search.db", "best"
 """Of a search: a folder a trial, a row a trial, Optuna's storage, the run of the best settings."""
 LOCK = ".lock"
-EXPORTS = ("browser", "tfjs", "serving")
+EXPORTS = ("browser", "tfjs", "serving", "tfx")
 """Folders of `tfkit.export`: of a model that is replaced they tell no longer."""
 
 INTENDED_USE = "intended_use.md"
@@ -63,7 +64,7 @@ _REQUESTED = "# Decided by the run; what was asked: "
 MADE = (
     *(CONFIG, LABELS, METRICS, NOTES, HISTORY, PROVENANCE, VERSIONS, EVALUATION, MODEL_CARD, REPORT),
     *(SAVED_MODEL, LOGS, BACKUP, PRIVACY, AUDIT, CALIBRATION, TFLITE, INDEX, HITS, TRAINED_ON, OTHER_DATA),
-    *(*EXPORTS, TRIALS, TABLE, DATABASE, BEST, TASK),
+    *(POLICY, *EXPORTS, TRIALS, TABLE, DATABASE, BEST, TASK),
 )
 SHOWN = (CONFIG, METRICS, PROVENANCE, VERSIONS, PRIVACY, AUDIT, CALIBRATION, VARIANTS, HISTORY, EVALUATION)
 """What a report is made of."""
@@ -208,7 +209,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     },
     VARIANTS: {
         "verdict": str, "examples": int, "source": {"accuracy": MAYBE}, "chosen": TEXT,
-        "gates?": {"max_accuracy_drop?": MAYBE},
+        "gates?": {"max_accuracy_drop?": MAYBE}, "operations?": {"columns": [str], "rows": {"*": [int]}},
         "failed": [{"name": str, "reason": str}],
         "variants": [{
             "name": str, "size_bytes": int, "gzipped_bytes": int, "accuracy": MAYBE, "accuracy_drop": MAYBE,
@@ -400,7 +401,10 @@ class Run(contextlib.AbstractContextManager["Run"]):
             process.say(sentence)
 
     def _unfinished(self, name: str) -> RunError:
-        return RunError(f"{self._read_from} has no {name} yet. The command that began the run finishes it.")
+        why = "yet. The command that began the run finishes it."
+        if self.finished:
+            why = "although it is finished: it is no classifier's, or was not copied whole."
+        return RunError(f"{self._read_from} has no {name} {why}")
 
     @property
     def labels(self) -> list[str]:

@@ -38,6 +38,7 @@ class Classes:
       calibrated: whether a temperature and prediction sets are defined.
       tunes: whether the validation split decides what turns outputs into answers.
       each: whether an exported model gives a number for each class, else mean and scale.
+      noun: what a model tells apart, or says.
       labels: what a loss takes, in words.
     """
 
@@ -49,6 +50,7 @@ class Classes:
     calibrated: ClassVar[bool] = True
     tunes: ClassVar[bool] = False
     each: ClassVar[bool] = True
+    noun: ClassVar[str] = "classes"
     labels: ClassVar[str] = "class numbers, int64 [batch],"
 
     @property
@@ -161,6 +163,7 @@ class Labels(Classes):
     """
 
     name: ClassVar[str] = "labels"
+    noun: ClassVar[str] = "labels"
     output: ClassVar[str] = "sigmoid"
     score: ClassVar[str] = "micro_f1"
     metric: ClassVar[str] = "binary_accuracy"
@@ -306,6 +309,7 @@ class Value(Classes):
     calibrated: ClassVar[bool] = False
     tunes: ClassVar[bool] = True
     each: ClassVar[bool] = False
+    noun: ClassVar[str] = "number"
     labels: ClassVar[str] = "numbers, float32 [batch],"
 
     centre: float = 0.0

@@ -97,6 +97,14 @@ def test_one_command_for_several_packages_keeps_the_stale_ones_apart(monkeypatch
     assert second.endswith("-m pip install --no-deps --ignore-requires-python tensorflow-privacy==0.9.0")
 
 
+def test_what_uv_alone_can_resolve_has_its_commands_too(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    first, second = packages.command("tf-agents").split(" && ")
+    assert first.endswith("-m pip install gin-config gym==0.23.1 pygame")
+    assert second.endswith("-m pip install --no-deps tf-agents==0.19.0")
+    assert packages.command("tf-agents", "gym", "pygame").count("gym==") == 1
+
+
 def test_a_damaged_package_is_installed_again_without_touching_others(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "prefix", str(tmp_path))
     command = packages.command("tensorflow-hub", reinstall=True)
@@ -110,3 +118,4 @@ def test_a_checkout_that_uv_manages_is_repaired_by_uv(monkeypatch, tmp_path):
     assert packages.command("tensorflow-privacy") == "uv sync"
     assert packages.command("tensorflow-hub", reinstall=True) == "uv sync --reinstall-package=tensorflow-hub"
     assert packages.command("kagglehub") == "uv sync --extra=kaggle"
+    assert packages.command("tf-agents") == "uv sync --extra=agents"

@@ -192,7 +192,7 @@ def test_what_is_given_is_not_searched(tmp_path):
         ("transfer_image", {"trials": 0}, "trials="),
         ("transfer_image", {"continue_from": "runs/other"}, "--continue-from"),
         ("train_private", {"minutes": 3}, "--minutes"),
-        ("train_private", {"trials": 1}, "2 trials"),
+        ("train_private", {"trials": 1}, "--trials of 2"),
         ("train_private", {"expected_trials": 4}, "--expected-trials"),
         ("train_private", {"model_handles": ["a", "b"]}, "--model-handles"),
         ("train_private", {"diagnostics": True}, "--diagnostics"),

@@ -13,7 +13,7 @@ import os
 import re
 import signal
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -209,6 +209,20 @@ def run_conversions(
             end_converters()
             raise
     return made, failed
+
+
+def run_in_converter(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function in the process that converts, which native code may end in place of this one.
+
+    Raises:
+      BrokenProcessPool: the process was ended; the next call starts another.
+    """
+    executor, _ = _executor()
+    try:
+        return executor.submit(function, *arguments).result()
+    except BaseException:
+        end_converters()
+        raise
 
 
 _running: list[tuple[Any, str]] = []

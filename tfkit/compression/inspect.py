@@ -107,6 +107,11 @@ class Inventory:
         return {dtype: dict(names) for dtype, names in counted.items()}
 
     @property
+    def op_counts(self) -> dict[str, int]:
+        """Return the number of operations by name, whatever they compute with."""
+        return dict(collections.Counter(one.name for one in self.operators))
+
+    @property
     def summary(self) -> str:
         """Return one line: "int8: 100.0 % of MACs; float32: SOFTMAX"."""
         parts = [f"{dtype}: {100 * share:.1f} % of MACs" for dtype, share in self.macs.items()]
@@ -137,6 +142,26 @@ def prove_int8(inventory: Inventory, *, name: str) -> None:
             f" {len(wrong)} operations are in float:{listed}\n  Give a representative dataset; single operations that"
             " have no int8 form replace, or take variant='dynamic'."
         )
+
+
+_KNOWN_AS = {"DepthwiseConv2dNative": "DEPTHWISE_CONV_2D", "Conv2D": "CONV_2D", "MatMul": "FULLY_CONNECTED",
+             "AddV2": "ADD", "FusedBatchNormV3": "batch normalization"}  # fmt: skip
+
+
+def operation_table(counts: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:
+    """Return how many operations of each kind several forms of a model have.
+
+    Args:
+      counts: by the form ("original", "int8"), then by the operation's name, as TensorFlow or LiteRT call it.
+
+    Returns:
+      columns: the forms; rows: the operation's name to a count for each form, the most frequent first.
+    """
+    rows: dict[str, list[int]] = {}
+    for place, of_form in enumerate(counts.values()):
+        for name, count in of_form.items():
+            rows.setdefault(_KNOWN_AS.get(name, name.upper()), [0] * len(counts))[place] += count
+    return {"columns": [*counts], "rows": dict(sorted(rows.items(), key=lambda row: row[1], reverse=True))}
 
 
 _NUMBERS = ("float32", "float16", "int32", "uint8", "int64", "int16", "int8")

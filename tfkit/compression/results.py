@@ -17,7 +17,7 @@ import numpy as np
 
 from tfkit.compression.compare import Comparison, ModelUnderTest, predict_original, quality
 from tfkit.compression.convert import ConversionRequest, run_conversions
-from tfkit.compression.inspect import inspect
+from tfkit.compression.inspect import inspect, operation_table
 from tfkit.compression.metadata import with_metadata
 from tfkit.compression.sources import pixel_function, saved
 from tfkit.compression.variants import Choice, Gates, Table
@@ -253,6 +253,10 @@ def write_results(
         "chosen": choice.chosen.name if choice.chosen else None,
         "verdict": choice.verdict,
         "variants": [variant.as_dict() for variant in table.variants],
+        "operations": operation_table(
+            {"original": tested.source.op_counts}
+            | {name: inspect(model).op_counts for name, model in table.models.items()}
+        ),
         "failed": [{"name": name, "reason": reason} for name, reason in table.failed.items()],
     }
     files.write_json(run.path / VARIANTS, content)

@@ -21,7 +21,7 @@ from tfkit.environment import packages, stack
 from tfkit.errors import CheckError, DataError, UsageError
 from tfkit.litert import is_of_text
 from tfkit.metrics import losses
-from tfkit.training.outputs import last_operation, operations
+from tfkit.training.outputs import last_operation, op_counts, operations
 
 KERAS = (".keras", ".h5", ".hdf5")
 SIGNATURE = "serving_default"
@@ -246,6 +246,7 @@ class Source:
       last_operation: the type of that which makes the output, see `tfkit.training.outputs`.
       loss: that a Keras model was compiled with.
       cuts_text: whether it takes strings, which operations of tensorflow-text make numbers of.
+      op_counts: how often each operation of TensorFlow runs for an example.
       function: takes tensors by the names of `inputs`, gives tensors by the names of `outputs`.
     """
 
@@ -256,6 +257,7 @@ class Source:
     last_operation: str
     loss: Any
     cuts_text: bool
+    op_counts: Mapping[str, int]
     function: Callable[..., Mapping[str, stack.tf.Tensor]]
 
     @property
@@ -337,6 +339,7 @@ def saved(model: Any, *, input_shape: InputShape = None, signature: str | None =
             last_operation=last_operation(concrete),
             loss=compiled[0] if len(compiled) == 1 else None,
             cuts_text=cuts_text,
+            op_counts=op_counts(concrete),
             function=lambda **inputs: serve(*(inputs[name] for name in names)),
         )
 

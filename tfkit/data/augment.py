@@ -6,8 +6,9 @@ import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
+from tfkit.data.autoaugment import autoaugment
 from tfkit.environment import stack
 from tfkit.errors import ConfigError
 from tfkit.settings import fields
@@ -87,7 +88,7 @@ def _example_seeds(seed: Tensor) -> Any:
     return ExampleSeeds()
 
 
-PRESETS = ("none", "light", "standard", "randaugment")
+PRESETS = ("none", "light", "standard", "randaugment", "autoaugment", "autoaugment-cifar")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,6 +127,9 @@ class Augmentation:
     randaugment: fields.Share = 0.0
     """Strength of two random operations of `keras.layers.RandAugment`, 0 to 1."""
 
+    autoaugment: Literal["", "imagenet", "cifar"] = ""
+    """One sub-policy of this policy of AutoAugment for each image."""
+
     def __post_init__(self) -> None:
         """Refuse amounts that have no meaning."""
         fields.check(self)
@@ -151,6 +155,8 @@ class Augmentation:
                 saturation=0.2,
             ),
             "randaugment": cls(flip=True, randaugment=0.3),
+            "autoaugment": cls(flip=True, autoaugment="imagenet"),
+            "autoaugment-cifar": cls(flip=True, autoaugment="cifar"),
         }
         if name not in presets:
             raise ConfigError(f"There is no augmentation '{name}'; there are {', '.join(PRESETS)}.")
@@ -167,7 +173,8 @@ class Augmentation:
           position is where in its epoch an example stands. To be made outside of a graph.
         """
         tf = stack.tf
-        operations = _rand_augment(strength=self.randaugment) if self.randaugment else None
+        operations = [_rand_augment(strength=self.randaugment)] if self.randaugment else []
+        operations += [autoaugment(self.autoaugment)] if self.autoaugment else []
 
         def change(images: Tensor, epoch: Tensor, position: Tensor) -> Tensor:
             seeds = tf.stack([tf.constant(seed, tf.int64) * _PRIME + epoch, position], axis=1)
@@ -181,7 +188,9 @@ class Augmentation:
                 images = tf.ensure_shape(moved, images.shape)
             if self.brightness or self.contrast or self.saturation:
                 images = self._colour(images, draws)
-            return operations(images, seeds) if operations else images
+            for operation in operations:
+                images = operation(images, seeds)
+            return images
 
         return change
 

@@ -472,7 +472,7 @@ def load_image_table(
     table = with_joined_columns(open_table(path), asked["label_column"])
     chosen, notes = choose(table, asked)
     where = f"The label column '{short(table.columns[chosen[1]])}' of {path}"
-    found = Scan(path.parent, notes=[*table.notes, *notes])
+    found = Scan(table.path.parent, notes=[*table.notes, *notes])
     labels = _read_table(table, chosen, found)
     counts = Counter(filter(None, labels.values()))
     task, decided = settle_task(task, counts, where=where, joined=table.joined)

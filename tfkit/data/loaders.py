@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from tfkit.data.embedded import load_sentiment
 from tfkit.data.image_files import load_folder, load_image_table
 from tfkit.data.labels import Targets, Task, with_task
+from tfkit.data.records import is_records
 from tfkit.data.splits import (
     RECIPE,
     SPLIT_NAMES,
@@ -322,8 +323,8 @@ def load_images(
 
     Args:
       source: a folder with one subfolder a class, or with train/, validation/ and test/ of such folders; a table with
-        the paths of images, from its own folder on, and their labels; an embedded set ("digits", "mnist5k"); or
-        "tfds:NAME", a dataset of tensorflow-datasets.
+        the paths of images, from its own folder on, and their labels; TFRecords of tf.Examples with images and
+        labels; an embedded set ("digits", "mnist5k"); or "tfds:NAME", a dataset of tensorflow-datasets.
       image_size: side of the square to train at; None takes `native_size`, or 96 for small images and 64
         for tiny ones (of at most 96 and 16 pixels).
       native_size: what the model was made for.
@@ -363,7 +364,7 @@ def load_images(
     if str(source).startswith("tfds:"):
         return with_task(_load_tfds(str(source), cutting, **sizes), **meaning)
     asked = {"image_column": image_column, "label_column": label_column}
-    if Path(source).is_file():
+    if Path(source).is_file() or is_records(Path(source)):
         return load_image_table(Path(source), cutting, asked, **meaning, **sizes)
     if any(asked.values()):
         raise DataError(f"{source} is no file: columns are of a table of images.")
@@ -391,9 +392,9 @@ def load_texts(
     is not UTF-8, the columns where they were not given, rows that cannot be used, texts that are there twice.
 
     Args:
-      source: a .csv, .tsv, .json, .jsonl or .parquet file, the former also as .gz, .bz2, .xz or .zip; a folder with one
-        subfolder a class and one .txt file a document,
-        or with train/, validation/ and test/ of such folders; or an embedded set ("sentiment").
+      source: a .csv, .tsv, .json, .jsonl or .parquet file, the former also as .gz, .bz2, .xz or .zip; TFRecords of
+        tf.Examples, a file, a pattern or a folder of shards; a folder with one subfolder a class and one .txt file a
+        document, or with train/, validation/ and test/ of such folders; or an embedded set ("sentiment").
       text_column: of a table; left out, the one whose name says it.
       label_column: of a table; left out, the one whose name says it, or the other one of two.
       language_column: of a table; its values become `splits.source.languages`.
@@ -431,7 +432,7 @@ def load_texts(
     if str(source) == EMBEDDED_TEXTS and (isinstance(source, str) or not path.exists()):
         return with_task(load_sentiment(cutting), **meaning)
     asked = dict(zip(FLAGS, (text_column, label_column, language_column), strict=True))
-    if not path.is_dir():
+    if not path.is_dir() or is_records(path):
         return load_table(path, cutting, asked, **meaning)
     if any(asked.values()):
         raise DataError(f"{path} is a folder: its subfolders are the classes, and it has no columns.")

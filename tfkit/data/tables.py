@@ -1,4 +1,4 @@
-"""Tables row by row, whatever they are stored in: CSV, TSV, JSON or Parquet, never more than a few rows in memory.
+"""Tables row by row, whatever they are stored in: CSV, TSV, JSON, Parquet, TFRecords; few rows are in memory at a time.
 
 A row that cannot be used is named by its line (in a JSON document and in Parquet by its number, from 1).
 """
@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tfkit.data.records import as_table, is_records
 from tfkit.data.splits import Skipped, listed, no_such_path
 from tfkit.data.text_decoding import (
     TABLE_ENDINGS,
@@ -144,12 +145,17 @@ def open_table(path: Path, *, one_column: bool = False) -> Table:
     """Look at the first rows of a table.
 
     Args:
-      path: of the file.
+      path: of the file; of TFRecords also a folder or a pattern, whose table is a file of the cache.
       one_column: whether a .csv or .tsv may have no more than one: texts without labels.
 
     Raises:
       DataError: there is no such file, it is of no known kind, empty, or not what its ending says.
     """
+    if is_records(path):
+        path, notes = as_table(path)
+        table = _open_json(path)
+        table.notes[:0] = notes
+        return table
     if not path.exists():
         raise no_such_path(path, "file")
     if not path.is_file():

@@ -269,9 +269,9 @@ def load_table(
     """Load a table; see `load_texts` and `choose`."""
     table = with_joined_columns(open_table(path), asked.get("label_column"))
     chosen, notes = choose(table, asked)
-    status = path.stat()
+    status = table.path.stat()
     source = read_texts(
-        digest_of(str(path.resolve()), status.st_size, status.st_mtime_ns, table.columns, chosen, task),
+        digest_of(str(table.path.resolve()), status.st_size, status.st_mtime_ns, table.columns, chosen, task),
         lambda notes: _read_table(table, chosen, notes, task),
         size=2 * max(status.st_size, table.size),  # what is not in UTF-8 may grow by half
         columns=dict.fromkeys(FLAGS)
@@ -284,11 +284,11 @@ def load_table(
     if task != "labels" and names[:1] == ("",):
         blank = source.labels == 0
         places = itertools.islice(source.places[blank], max(0, SKIPPED_LISTED - len(skipped)))
-        skipped = (*skipped, *(Skipped(f"{path.name}:{line}", "has no label") for line in places))
+        skipped = (*skipped, *(Skipped(f"{table.path.name}:{line}", "has no label") for line in places))
         reasons["has no label"] += int(blank.sum())
         source, names = source.only(~blank), names[1:]
         source.labels = source.labels - 1
-    source.names = LineNames(path.name, source.places)
+    source.names = LineNames(table.path.name, source.places)
     unusable = skipped_notes(f"{path}", skipped, "rows", reasons, strict=cutting.strict)
     context = "".join(f"\n  {note}" for note in (*table.notes, *source.entry["notes"], *unusable))
     if unprintable := [ascii(short(name)) for name in names if not name.isprintable()]:

@@ -183,6 +183,14 @@ def _multi_worker() -> tf.distribute.Strategy:
     return strategy
 
 
+TPU_CELL = """
+    %pip uninstall -q -y tensorflow
+    %pip install -q tensorflow-tpu==2.20.0 tf-keras==2.20.0 tensorflow-text==2.20.0
+    %env TPU_NAME=local
+    !python -m recipes.train_distributed --strategy tpu --data-dir photos/
+"""
+
+
 def _tpu() -> tf.distribute.Strategy:
     try:
         resolver = stack.tf.distribute.cluster_resolver.TPUClusterResolver()
@@ -191,7 +199,9 @@ def _tpu() -> tf.distribute.Strategy:
     except (ValueError, RuntimeError, stack.tf.errors.OpError) as error:
         raise ConfigError(
             f"--strategy tpu: no TPU is reached ({str(error).splitlines()[0]}).\n"
-            "  Run on a TPU VM, or name one in TPU_NAME. This project had no TPU to try: it may need more than that."
+            "  It needs a TPU VM or a Colab runtime of kind TPU, a TensorFlow built for it, and TPU_NAME (local\n"
+            f"  there, the TPU's name elsewhere). As a cell of Colab:\n{TPU_CELL}\n"
+            "  Not tried: this project had no TPU, and it may need more than that."
         ) from error
     return stack.tf.distribute.TPUStrategy(resolver)
 

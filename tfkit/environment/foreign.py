@@ -42,6 +42,12 @@ def register_custom_operations(converter: Any, operations: Any) -> None:
     converter.target_spec._experimental_custom_op_registerers = operations
 
 
+def flatbuffer_to_mlir(path: str) -> str:
+    """Return a .tflite file as MLIR; operations of tensorflow-text are custom ones (TensorFlow 2.19 to 2.21)."""
+    wrapper = importlib.import_module("tensorflow.compiler.mlir.lite.python.wrap_converter")
+    return str(wrapper.wrapped_flat_buffer_file_to_mlir(path, True))
+
+
 def operator_details(interpreter: Any) -> list[dict[str, Any]]:
     """Return name, inputs and outputs of each operation of an interpreter (ai-edge-litert 2.3)."""
     return list(interpreter._get_ops_details())

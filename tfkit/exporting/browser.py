@@ -37,6 +37,7 @@ from tfkit.errors import CheckError, ConfigError, StackError
 from tfkit.exporting.export import new_export
 from tfkit.litert import ParallelInterpreter
 from tfkit.run import LABELS, SAVED_MODEL, TFLITE, VARIANTS, Run
+from tfkit.tasks import refuse
 from tfkit.text.tokenizers import WORDS
 
 VERSION = "2.5.3"
@@ -82,7 +83,15 @@ def export_browser(run: Run, folder: Path, *, runtime: str | None = None, measur
       StackError: LiteRT.js is not there, and npm cannot get it; or there is nothing to measure with.
       CheckError: the .tflite made here, or the runtime, is not what it must be.
     """
+    why = "it shows the probability of each class. Take tflite/infer.py, or the target serving."
+    refuse(run.task, "classes", "order", "labels", what="The page for browsers", why=why)
     shape = shape_of(run)
+    listed = (run.path / SAVED_MODEL / "assets" / VOCABULARY).is_file()
+    if not shape and (run.config.get("windows") == "all" or not listed):
+        raise ConfigError(
+            f"{run.path} reads texts by a tokenizer other than WordPiece, or whole documents: JavaScript here does"
+            " neither.\n  Train on minilm-l6-v2 or with --model-handle light, and with --windows first."
+        )
     if measure and importlib.util.find_spec("playwright") is None:
         raise StackError("--measure opens Chromium by Playwright, which is not here: pip install playwright")
     is_address = runtime is not None and "://" in runtime
@@ -112,15 +121,10 @@ def export_browser(run: Run, folder: Path, *, runtime: str | None = None, measur
 
 
 def shape_of(run: Run) -> list[int]:
-    """Return the shape of one image, or [] of a text that JavaScript can cut; ConfigError of anything else."""
+    """Return the shape of one image, or [] of a text; ConfigError of anything else."""
     shape = run.provenance.get("data", {}).get("shape", [0])
     if len(shape) not in (0, 3):
-        raise ConfigError(f"{run.path} is of rows of numbers; a page is for pictures and texts.")
-    if not shape and not (run.path / SAVED_MODEL / "assets" / VOCABULARY).is_file():
-        raise ConfigError(
-            f"The tokenizer of {run.path} is not WordPiece, which alone is known in JavaScript.\n"
-            "  Train on minilm-l6-v2, or with --model-handle light."
-        )
+        raise ConfigError(f"{run.path} is of rows of numbers; this export is for pictures and texts.")
     return list(shape)
 
 

@@ -23,7 +23,7 @@ def export(run: Run | str | Path, target: str, *, output: str | Path | None = No
 
     Args:
       run: a finished run, or its folder.
-      target: "browser", "tfjs" or "serving".
+      target: "browser", "tfjs", "serving" or "tfx".
       output: the folder; RUN/TARGET when left out. One that an earlier export made is replaced.
       options: of the target, see `tfkit.exporting.browser.export_browser` and its neighbours.
 
@@ -47,6 +47,7 @@ def export(run: Run | str | Path, target: str, *, output: str | Path | None = No
     opened = Run.open(run.path if isinstance(run, Run) else run)
     if not opened.finished:
         raise RunError(f"{opened.path} has not come to its end. The command that began it goes on with it.")
+    _ = opened.labels  # of a run that is no classifier there are none, which is said
     folder = opened.path / target if output is None else Path(output)
     if output is None:
         opened.check_writable()
@@ -66,10 +67,15 @@ def new_export(folder: Path) -> Iterator[Path]:
         files.write_json(new / MARK, {"made_by": "tfkit.export"})
 
 
+def template(name: str) -> str:
+    """Return the text of a file that is written into exports, as it is kept beside this one."""
+    return Path(__file__).with_name(f"{name}.txt").read_text()
+
+
 def _check_known(word: str, known: Sequence[str], sentence: str, there: str) -> None:
     if word not in known:
         near = difflib.get_close_matches(word, known, n=1)
         raise ConfigError(
-            f"{sentence} {word!r}; {there}: {', '.join(known)}."
+            f"{sentence} {word!r}; {there}: {', '.join(known) or 'none'}."
             + (f"\n  Did you mean {near[0]}?" if near else "")
         )

@@ -14,7 +14,7 @@ import numpy as np
 
 from tfkit.environment import files, packages, process, stack
 from tfkit.errors import ConfigError
-from tfkit.exporting.export import new_export
+from tfkit.exporting.export import new_export, template
 from tfkit.hub.saved_model import load_proto, verify
 from tfkit.run import LABELS, SAVED_MODEL, Run
 from tfkit.run_files import damaged
@@ -67,7 +67,11 @@ def export_serving(run: Run, folder: Path, *, name: str | None = None) -> Path:
     source = run.path / SAVED_MODEL
     verify(source, name=str(source))
     takes = _input(source)
-    gives = {"name": "probabilities", "datatype": "FP32", "shape": [-1, len(run.labels)]}
+    gives = {
+        "name": "probabilities",
+        "datatype": "FP32",
+        "shape": [-1, len(run.labels) if run.task.each else 2],
+    }
     needs = ["tensorflow", "pillow", *(["tensorflow-text"] if takes["datatype"] == "BYTES" else [])]
     pinned = "".join(f"{package}=={packages.version(package)}\n" for package in needs)
     labels = "".join(f"{label}\n" for label in run.labels)
@@ -77,17 +81,17 @@ def export_serving(run: Run, folder: Path, *, name: str | None = None) -> Path:
         "parameters": {"uri": f"./{SAVED_MODEL}"}, "inputs": [takes], "outputs": [gives],
     }  # fmt: skip
     texts = {
-        "README.txt": _template("readme").format(name=name, tensorflow=packages.version("tensorflow")),
+        "README.txt": template("serving_readme").format(name=name, tensorflow=packages.version("tensorflow")),
         "mlserver/settings.json": json.dumps(SETTINGS, indent=2),
         "mlserver/requirements.txt": f"{MLSERVER}\n{pinned}",
         f"{repository}/{LABELS}": labels,
         f"{repository}/model-settings.json": json.dumps(settings, indent=2),
-        f"{repository}/runtime.py": _template("mlserver.py"),
-        f"{repository}/classifier.py": _template("classifier.py"),
+        f"{repository}/runtime.py": template("serving_mlserver.py"),
+        f"{repository}/classifier.py": template("serving_classifier.py"),
         "kserve/requirements.txt": f"{KSERVE}\n{pinned}",
         f"kserve/{LABELS}": labels,
-        "kserve/serve.py": _template("kserve.py").replace("MODEL_NAME", name),
-        "kserve/classifier.py": _template("classifier.py"),
+        "kserve/serve.py": template("serving_kserve.py").replace("MODEL_NAME", name),
+        "kserve/classifier.py": template("serving_classifier.py"),
         "tensorflow_serving/batching.config": BATCHING,
         f"{versions}/{LABELS}": labels,
     }
@@ -98,10 +102,6 @@ def export_serving(run: Run, folder: Path, *, name: str | None = None) -> Path:
             files.write_text(new / place, text)
         _write_warmup(new / versions / "1/assets.extra/tf_serving_warmup_requests", name, takes)
     return folder
-
-
-def _template(name: str) -> str:
-    return Path(__file__).with_name(f"serving_{name}.txt").read_text()
 
 
 def _link(source: str, target: str) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 
 from tfkit.data.folders import IMAGES, TEXTS, files_below
 from tfkit.data.labels import LabelCleaner, cut
+from tfkit.data.records import is_records
 from tfkit.data.splits import Skipped, listed, no_such_path
 from tfkit.data.tables import Table, choose, of_frame, open_table, read_rows
 from tfkit.data.text_decoding import TABLE_ENDINGS, Cleaner, packed_ending, read_document
@@ -116,8 +117,8 @@ def _named(path: Path) -> str:
 def _of_files(paths: Sequence[Path], asked: Asked, *, is_image: bool) -> Data:
     """Return image files; or the rows of tables, or text files."""
     kind, notes, found = IMAGES if is_image else TEXTS, list[str](), list[Example]()
-    texts = [] if is_image else [path for path in paths if path.is_file()]
-    tables = [path for path in texts if packed_ending(path) in TABLE_ENDINGS]
+    texts = [] if is_image else [path for path in paths if path.is_file() or is_records(path)]
+    tables = [path for path in texts if is_records(path) or packed_ending(path) in TABLE_ENDINGS]
     if len(tables) == len(paths):
         return _of_tables([open_table(path, one_column=True) for path in tables], asked)
     if tables or asked.text_column or asked.label_column:

@@ -434,7 +434,9 @@ def _curves(facts: Facts) -> list[Any]:
     epochs = (history["epoch"] + 1).tolist()
     starts = {str(stage): rows["epoch"].min() + 1 for stage, rows in history.groupby("stage", sort=False)}
     shown = []
-    for name in ("loss", "accuracy", "binary_accuracy", "mean_absolute_error", "learning_rate", "epsilon"):
+    for name in (
+        "loss", "accuracy", "binary_accuracy", "mean_absolute_error", "return", "learning_rate", "epsilon",
+    ):  # fmt: skip
         columns = {"training" if f"val_{name}" in history else name: name, "validation": f"val_{name}"}
         lines = {title: (epochs, history[key].tolist()) for title, key in columns.items() if key in history}
         if lines:

@@ -18,6 +18,7 @@ import numpy as np
 
 from tfkit import hub, reporting, run_files
 from tfkit.data.loaders import load_texts
+from tfkit.data.records import is_records
 from tfkit.data.splits import Skipped, listed
 from tfkit.data.tables import choose, open_table, read_rows
 from tfkit.data.text_decoding import Cleaner, decode, is_binary, read_document, short
@@ -344,7 +345,8 @@ def search(documents: str | Path | None = None, *, query: str | Sequence[str], *
 
     if documents is not None:
         path = Path(documents)
-        name = "run_dir" if (path / INDEX).is_dir() else "data_file" if path.is_file() else "data_dir"
+        is_table = path.is_file() or is_records(path)
+        name = "run_dir" if (path / INDEX).is_dir() else "data_file" if is_table else "data_dir"
         settings[name] = path
     settings["query"] = (query,) if isinstance(query, str) else tuple(query)
     run = search_documents(from_keywords(SearchConfig, settings, call="tfkit.search"))
@@ -511,7 +513,7 @@ def load_documents(source: str | Path, *, text_column: str | None = None) -> Doc
         documents = tuple(Document(name, text) for name, text in reversed(of_name.items()))
         return Documents(documents, splits.origin)
     path = Path(source)
-    if path.is_dir():
+    if path.is_dir() and not is_records(path):
         if text_column:
             raise DataError(f"{path} is a folder: it has no column {text_column!r}.")
         return _checked(path, _of_folder(path), f"{path}/", [])

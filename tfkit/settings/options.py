@@ -22,7 +22,7 @@ LIGHT = "light"
 UNCOVERED = "looks at validation examples, which epsilon does not cover"
 """Why a private run is not calibrated."""
 
-_Augment = Literal["none", "light", "standard", "randaugment"]
+_Augment = Literal["none", "light", "standard", "randaugment", "autoaugment", "autoaugment-cifar"]
 _Task = Literal["auto", "classes", "order", "labels", "value"]
 
 
@@ -102,7 +102,12 @@ class SourceConfig(RecipeConfig):
             kind = "a file: give it as --data-file" if is_table else "not a folder"
             raise ConfigError(f"--data-dir {folder} is {kind}. Expected {folder}/{self.layout}.")
         if file is not None and not file.is_file():
-            raise ConfigError(f"--data-file {file} is not a file. For a folder: --data-dir.")
+            from tfkit.data.records import is_records
+
+            if not is_records(file):
+                raise ConfigError(
+                    f"--data-file {file} is not a file, nor a folder of TFRecords. For a folder: --data-dir."
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,7 +257,8 @@ class ImageConfig(DataConfig):
     """Which images, and which model made for images."""
 
     data_file: Path | None = None
-    """Table with a row an image, instead of --data-dir: its path from the folder of the table on, and its label."""
+    """Table with a row an image, instead of --data-dir: its path from the folder of the table on, and its label; or
+    TFRecords of tf.Examples with images."""
 
     image_column: str | None = None
     """The column of the paths in --data-file. Left out: found by its name where that is plain."""
@@ -282,7 +288,8 @@ class TextSource(SourceConfig):
     """Where texts are, and how they are read."""
 
     data_file: Path | None = None
-    """CSV, TSV, JSON, JSONL (also .gz, .zip) or Parquet with a row a text, instead of --data-dir."""
+    """CSV, TSV, JSON, JSONL (also .gz, .zip) or Parquet with a row a text, or TFRecords of tf.Examples (a file, a
+    folder or a pattern), instead of --data-dir."""
 
     text_column: str | None = None
     """The column of the texts. Left out: found by its name where that is plain."""
@@ -611,6 +618,31 @@ class AuditConfig(RecipeConfig):
             raise ConfigError("--run-dir is missing: the folder of the run that is to be attacked.")
         if self.shadows and (self.shadows < 4 or self.shadows % 2):
             raise ConfigError(f"--shadows is {self.shadows}; an even number of 4 or more is needed, or 0.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgentConfig(RecipeConfig):
+    """Which agent learns what, for how long."""
+
+    start_here = ("agent", "environment", "steps", "run_dir", "seed")
+
+    agent: Literal["dqn", "linucb"] = "dqn"
+    """dqn: a double deep Q-network, in an environment of gym. linucb: a contextual bandit, which is shown handwritten
+    digits one after the other and told only whether the class that it chose is right."""
+
+    environment: Literal["CartPole-v1", "CartPole-v0", "Acrobot-v1", "MountainCar-v0"] = "CartPole-v1"
+    """Of dqn: where it acts, an environment of gym."""
+
+    steps: fields.Count | None = None
+    """Actions of training. Left out: 15000 of dqn, of linucb one for each training digit."""
+
+    learning_rate: fields.Positive = 5e-4
+    """Of dqn: of its optimizer, Adam, before cosine decay."""
+
+    @property
+    def unused(self) -> tuple[str, ...]:
+        """Return what describes a deep Q-network, where there is none."""
+        return ("environment", "learning_rate") if self.agent == "linucb" else ()
 
 
 KERAS = (".keras", ".h5", ".hdf5")

@@ -113,12 +113,12 @@ class Windows(keras.layers.Layer):
         counts, size = window_sizes(length, room=self.tokenizer.max_length - 2)
         filled = tf.reshape(tf.pad(pieces, [[0, counts * size - length]]), [counts, size])
         vectors = self._vectors(filled, tf.minimum(size, length - size * tf.range(counts)))
-        return tf.concat([tf.reduce_mean(vectors, 0), tf.reduce_max(vectors, 0)], axis=0)[tf.newaxis]
+        return tf.concat([tf.reduce_mean(vectors, 0, True), tf.reduce_max(vectors, 0, True)], axis=1)
 
     def _vectors(self, pieces: Any, lengths: Any) -> Any:
         """Return float32 [windows, d] of rows of pieces, int32 [windows, n], each with what fills it up behind it."""
-        edges, lengths = self.tokenizer.edges, tf.cast(lengths, tf.int32)[:, tf.newaxis]
-        places = tf.range(tf.shape(pieces)[1] + 2)[tf.newaxis]
+        edges, lengths = self.tokenizer.edges, tf.expand_dims(tf.cast(lengths, tf.int32), 1)
+        places = tf.expand_dims(tf.range(tf.shape(pieces)[1] + 2), 0)  # TFLite has no slice that adds an axis
         row = tf.pad(pieces, [[0, 0], [1, 1]], constant_values=edges.start)
         row = tf.where(places < lengths + 1, row, tf.where(places == lengths + 1, edges.end, edges.pad))
         return self.network({WORDS: row, MASK: tf.cast(places < lengths + 2, tf.int32)}, training=False)
@@ -171,10 +171,10 @@ class CountedPieces(keras.layers.Layer):
         if self.pairs:
             terms = tf.concat([terms, self.idf.shape[0] - PAIRS + pair_numbers(terms)], axis=0)
             mask = tf.concat([mask, mask[1:]], axis=0)
-        counts = tf.scatter_nd(terms[:, tf.newaxis], tf.cast(mask, tf.float32), self.idf.shape)
+        counts = tf.scatter_nd(tf.expand_dims(terms, 1), tf.cast(mask, tf.float32), self.idf.shape)
         values = self.idf * tf.where(counts > 0, 1 + tf.math.log(tf.maximum(counts, 1)), 0.0)
         values *= tf.math.rsqrt(tf.maximum(tf.reduce_sum(values * values), 1e-12))
-        return tf.matmul(values[tf.newaxis], self.kernel) + self.bias
+        return tf.matmul(tf.expand_dims(values, 0), self.kernel) + self.bias
 
     def get_config(self) -> dict[str, Any]:
         """Return what TensorBoard's graph shows."""
@@ -208,7 +208,7 @@ class MaskedMean(keras.layers.Layer):
 
     def call(self, vectors: Any, mask: Any) -> Any:
         """Return the mean."""
-        weights = tf.cast(mask, vectors.dtype)[:, :, tf.newaxis]
+        weights = tf.expand_dims(tf.cast(mask, vectors.dtype), 2)
         return tf.reduce_sum(vectors * weights, axis=1) / tf.reduce_sum(weights, axis=1)
 
 

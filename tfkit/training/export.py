@@ -216,7 +216,7 @@ def text_module(model: keras.Model, *, scratch: Path, probabilities: Probabiliti
       probabilities: see `classifier`.
     """
     from tfkit.environment.stack import tf
-    from tfkit.text.layers import TOKENS, Tokens, on_device, on_ids
+    from tfkit.text.layers import TOKENS, WINDOWS, Tokens, Windows, on_device, on_ids
     from tfkit.text.tokenizers import WordPiece
 
     spec = tf.TensorSpec([None], tf.string, name="texts")
@@ -231,16 +231,16 @@ def text_module(model: keras.Model, *, scratch: Path, probabilities: Probabiliti
     for shape, training in (([None], False), ([], False), ([None], True)):
         call.get_concrete_function(tf.TensorSpec(shape, tf.string, name="texts"), training=training)
     module = module_of(model, call, spec, classify=ways[False])
-    tokens = next((layer for layer in model.layers if layer.name == TOKENS), None)
-    if isinstance(tokens, Tokens):
+    tokens = next((layer for layer in model.layers if layer.name in (TOKENS, WINDOWS)), None)
+    if isinstance(tokens, Tokens | Windows):
         module.device = on_device(model, probabilities=probabilities)
-    # Others than word pieces nobody can cut a text into by a list of them.
-    if isinstance(tokens, Tokens) and isinstance(tokens.tokenizer, WordPiece):
-        length = tokens.length or tokens.tokenizer.max_length
-        module.device_ids = on_ids(model, length=length, probabilities=probabilities)
+    if isinstance(tokens, Tokens | Windows) and isinstance(tokens.tokenizer, WordPiece):
         path = scratch / VOCABULARY
         files.write_text(path, "".join(f"{piece}\n" for piece in tokens.tokenizer.vocabulary))
         module.vocabulary = tf.saved_model.Asset(str(path))
+        if isinstance(tokens, Tokens):  # a row of ids is no whole document
+            length = tokens.length or tokens.tokenizer.max_length
+            module.device_ids = on_ids(model, length=length, probabilities=probabilities)
     return module
 
 

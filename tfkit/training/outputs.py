@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -64,6 +65,26 @@ def operations(concrete: Any) -> set[str]:
     graph = concrete.graph.as_graph_def()
     nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
     return {node.op for node in nodes}
+
+
+_NO_COMPUTATION = ("Const", "Identity", "IdentityN", "NoOp", "Placeholder", "ReadVariableOp", "StopGradient")
+
+
+def op_counts(concrete: Any) -> dict[str, int]:
+    """Return how often each operation runs in a concrete function and what it calls; loops and branches count once."""
+    graph = concrete.graph.as_graph_def()
+    functions = {function.signature.name: function.node_def for function in graph.library.function}
+
+    def count(nodes: Any) -> collections.Counter[str]:
+        counts: collections.Counter[str] = collections.Counter()
+        for node in nodes:
+            if node.op in ("PartitionedCall", "StatefulPartitionedCall"):
+                counts += count(functions[node.attr["f"].func.name])
+            elif node.op not in _NO_COMPUTATION:
+                counts[node.op] += 1
+        return counts
+
+    return dict(count(graph.node))
 
 
 def sum_to_one(values: np.ndarray, *, tolerance: float = SUM_TOLERANCE) -> bool:

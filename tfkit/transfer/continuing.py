@@ -52,7 +52,7 @@ def find_source(config: Any, folder: Path, *, recipe: str) -> Run:
         "\n  Train anew, for all epochs: python -m recipes.train_private": is_private(source),
         f"was made by {made_by or 'no recipe'}, not {recipe}.\n  Each recipe continues its own runs; tfkit.fit those"
         " whose weights build_model loads": made_by != recipe,
-        f"is of the task {source.task.name}, whose last layer no other training takes over.\n  Train anew": source.task.name
+        f"is of the task {source.task.name}, whose last layer nobody takes over.\n  Train anew": source.task.name
         in ("order", "value"),
         "has not come to its end.\n  The command that began it goes on with it": not source.finished,
         f"is on the model {handle}, not {config.model_handle}, and its weights fit no other.\n  Leave --model-handle"

@@ -309,10 +309,12 @@ def _data_settings(data: str | Path) -> dict[str, Any]:
             f"tfkit.train reads files and folders, not a {type(data).__name__}."
             "\n  Arrays of images: tfkit.fit(model, tfkit.from_arrays(...)). A DataFrame of texts: frame.to_csv(...)."
         )
+    from tfkit.data.records import is_records
+
     path = Path(data)
-    if path.is_dir():
+    if path.is_dir() and not is_records(path):
         return {"data_dir": path}
-    if path.is_file():
+    if path.is_file() or is_records(path):
         return {"data_file": path}
     if str(data) in ("digits", "mnist5k", EMBEDDED) or str(data).startswith("tfds:"):
         return {"dataset": str(data)}

@@ -39,7 +39,7 @@ import numpy as np
 
 from tfkit.data.splits import Splits
 from tfkit.environment import files, packages
-from tfkit.errors import CheckError, ConfigError, PrivacyError, RunError
+from tfkit.errors import CheckError, PrivacyError, RunError
 from tfkit.privacy import ledger
 from tfkit.run import BEST, LOGS, PROVENANCE, Run
 from tfkit.settings.parse import as_dict
@@ -85,8 +85,7 @@ def check(config: Any) -> None:
       config: of the search.
 
     Raises:
-      ConfigError: what was asked does not go together with privacy.
-      PrivacyError: the trials would have no epsilon.
+      PrivacyError: what was asked does not go together with privacy.
     """
     reasons = {
         "minutes": "the number of trials must be drawn by lot, whatever their time",
@@ -94,15 +93,12 @@ def check(config: Any) -> None:
         "search_whole": "all trials must spend the same",
         "expected_trials": "--trials decides it",
         "diagnostics": "numbers without noise tell of all trials",
+        "deterministic_noise": "its trials have no epsilon, and so the search has none",
     }
     wrong = [f"--{name.replace('_', '-')}: {why}" for name, why in reasons.items() if getattr(config, name)]
-    if wrong or config.trials == 1:
-        raise ConfigError("\n  ".join(["A private search of 2 trials or more takes none of these:", *wrong]))
-    if config.deterministic_noise or config.noise_multiplier == 0:
-        raise PrivacyError(
-            "--deterministic-noise and --noise-multiplier 0 make trials without an epsilon: a search over them has none"
-            " either.\n  Leave them out."
-        )
+    if wrong or config.trials == 1 or config.noise_multiplier == 0:
+        few = "A private search has --trials of 2 or more and a --noise-multiplier above 0, and takes none of these:"
+        raise PrivacyError("\n  ".join([few, *wrong]))
 
 
 def find(search: Search) -> Any:
@@ -171,16 +167,13 @@ def _search(search: Search) -> None:
             run.say(f"A trial failed: {packages.first_line(error)}")
         if score > state["score"]:
             state |= {"best": name, "score": score}
-        state |= {
-            "number": state["number"] + 1,
-            "drawn": None,
-            "ended": secrets.randbelow(own.expected_trials) == 0,
-        }
+        ended = secrets.randbelow(own.expected_trials) == 0
+        state |= {"number": state["number"] + 1, "drawn": None, "ended": ended}
         _keep(folder, state)
         for other in folder.glob("[0-9]*"):
             if other.name != state["best"]:
                 shutil.rmtree(other)
-        left = 0.0 if state["ended"] else (time.monotonic() - began) * own.expected_trials
+        left = 0.0 if ended else (time.monotonic() - began) * own.expected_trials
         run.say(f"A trial is done; on average {left:.0f} s are left.")
     if state["best"] is None:
         raise CheckError(

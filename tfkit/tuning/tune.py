@@ -179,10 +179,10 @@ def search_space(config: Any, own: Any) -> dict[str, Any]:
     from optuna.distributions import IntDistribution as Whole
 
     if isinstance(own, PrivateSettings):  # nothing on which the noise depends: all trials cost the same
-        low, high = (0.25, 32) if own.features else (0.016, 2)
+        low, high = (1, 16) if own.features else (1 / 16, 1)
         space: dict[str, Any] = {
             "learning_rate": Number(low, high, log=True),
-            "l2_norm_clip": Number(0.03, 3, log=True),
+            "l2_norm_clip": Number(0.1, 1, log=True),
         }
     else:
         usual = type(own).learning_rate
