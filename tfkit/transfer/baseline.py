@@ -130,7 +130,7 @@ def fit_best(
 def _outputs(model: Any, counts: Any, splits: Splits) -> np.ndarray:
     """Return probabilities, or of a regression numbers, each with a scale of 1."""
     if hasattr(model, "predict_proba"):
-        return np.asarray(model.predict_proba(counts))[:, -len(splits.class_names) :]  # of one label the yes alone
+        return np.asarray(model.predict_proba(counts))[:, -len(splits.class_names) :]  # of one label: yes
     return np.stack([model.predict(counts), np.ones(counts.shape[0])], axis=1)
 
 
