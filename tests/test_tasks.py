@@ -167,10 +167,12 @@ def test_labels_are_read_and_written_as_one_text():
 def test_the_task_of_a_run(tmp_path):
     run = Run.create(tmp_path / "run", config={})
     assert run.task == CLASSES
+    run.labels = ["even", "prime"]
     chosen = Labels(thresholds=(0.25, 0.5))
     (run.path / "task.json").write_text('{"name": "labels", "thresholds": [0.25, 0.5]}')
     assert run.task == chosen == task_of(chosen.describe())
-    for odd in ('{"name": "dreams"}', '{"name": "labels", "width": 3}', '{"thresholds": ["a"]}', "[]"):
+    for odd in ('{"name": "dreams"}', '{"name": "labels", "width": 3}', '{"thresholds": ["a"]}', "[]",
+                '{"name": "labels", "thresholds": [0.5]}'):  # fmt: skip
         (run.path / "task.json").write_text(odd)
         with pytest.raises(RunError, match=r"task\.json"):
             _ = run.task

@@ -423,7 +423,10 @@ class Run(contextlib.AbstractContextManager["Run"]):
     def task(self) -> Classes:
         """Return what the labels mean, and what turns outputs into answers; of classes where task.json is not there."""
         try:
-            return task_of(self.read(TASK))
+            task = task_of(self.read(TASK))
+            if getattr(task, "thresholds", ()) and len(task.thresholds) != len(self.labels):  # type: ignore[attr-defined]
+                raise DataError(f"it has not a threshold for each of {len(self.labels)} labels")
+            return task
         except DataError as error:
             raise run_files.damaged(self._read_from / TASK, packages.first_line(error)) from error
 

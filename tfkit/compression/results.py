@@ -229,13 +229,8 @@ def write_results(
         if old.name not in written:  # of an earlier call: variants.json no longer tells of it
             old.unlink()
     if choice.chosen is not None:
-        write_inference_script(
-            folder,
-            takes=tested.takes,
-            pixel_range=tested.pixel_range,
-            thresholds=tested.thresholds,
-            reach=tested.reach,
-        )
+        names = ("takes", "pixel_range", "thresholds", "reach")
+        write_inference_script(folder, **{name: getattr(tested, name) for name in names})
         if tested.takes == "texts":  # an image's labels are inside of the file
             files.write_text(folder / LABELS, "".join(f"{name}\n" for name in tested.class_names))
             vocabulary = run.path / SAVED_MODEL / "assets" / VOCABULARY
@@ -277,14 +272,10 @@ def _write_disagreements(run: Run, tested: ModelUnderTest, name: str, comparison
     worst = comparison.worst[:WORST]
     if not len(worst):
         return
-    both = [
-        answers(outputs[worst], tested.output, tested.thresholds)
-        for outputs in (tested.expected, comparison.outputs)
-    ]
+    outputs, names = (tested.expected[worst], comparison.outputs[worst]), tested.class_names
+    both = [answers(one, tested.output, tested.thresholds) for one in outputs]
     task = next(kind() for kind in TASKS.values() if kind.output == tested.output)
-    captions = [
-        " → ".join(task.words(one, tested.class_names) for one in pair) for pair in zip(*both, strict=True)
-    ]
+    captions = [" → ".join(task.words(one, names) for one in pair) for pair in zip(*both, strict=True)]
     shown = tested.read(worst)
     if tested.takes == "texts":
         texts = [text.decode("utf-8", errors="replace") for text in shown]

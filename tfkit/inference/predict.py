@@ -286,15 +286,10 @@ def _evaluated(measured: Sequence[tuple[Example, np.ndarray]], asked: Asked) -> 
         evaluation = asked.task.evaluation(np.stack(rows), labels=np.array(labels), **about)
         (low, high), score = evaluation.interval, asked.task.score
         interval = f"{low:.4f} to {high:.4f}, 95 % interval"
-        _tell(
-            f"{asked.task.score_name.capitalize()} {evaluation.score:.4f} ({interval}) on {len(of)} examples."
-        )
-        facts |= {
-            "evaluated": len(of),
-            score: evaluation.score,
-            f"{score}_interval": [low, high],
-            "confused": [],
-        }
+        name = asked.task.score_name.capitalize()
+        _tell(f"{name} {evaluation.score:.4f} ({interval}) on {len(of)} examples.")
+        facts |= {"evaluated": len(of), score: evaluation.score, "confused": []}
+        facts[f"{score}_interval"] = [low, high]
         if "confusion" in evaluation.figures:
             pairs = confused_pairs(evaluation)
             mistakes = listed([f"{true} taken for {guess} ({count})" for true, guess, count in pairs], 3)

@@ -86,7 +86,7 @@ def baseline(splits: Splits) -> Baseline:
         return (longest, words.transform(test)), counts, words.transform(validation)
 
     (longest, on_test), model, strength, tuned = fit_best(map(counted, (1, 2)), labels[chosen], splits)
-    there = tuned.judge(evaluation(_outputs(model, on_test), splits))
+    there = tuned.judge(evaluation(_outputs(model, on_test, splits), splits))
     return Baseline(there, strength, longest == 2, len(chosen))
 
 
@@ -119,7 +119,7 @@ def fit_best(
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ConvergenceWarning)
                 model.fit(counts, labels)
-            seen = evaluation(_outputs(model, on_validation), splits, split="validation")
+            seen = evaluation(_outputs(model, on_validation, splits), splits, split="validation")
             tuned, _ = splits.task.tuned(seen)
             if (score := tuned.judge(seen).score) > most_right:
                 best, most_right = (key, model, strength, tuned), score
@@ -127,10 +127,10 @@ def fit_best(
     return best
 
 
-def _outputs(model: Any, counts: Any) -> np.ndarray:
+def _outputs(model: Any, counts: Any, splits: Splits) -> np.ndarray:
     """Return probabilities, or of a regression numbers, each with a scale of 1."""
     if hasattr(model, "predict_proba"):
-        return np.asarray(model.predict_proba(counts))
+        return np.asarray(model.predict_proba(counts))[:, -len(splits.class_names) :]  # of one label: yes
     return np.stack([model.predict(counts), np.ones(counts.shape[0])], axis=1)
 
 
