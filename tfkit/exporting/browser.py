@@ -124,7 +124,7 @@ def shape_of(run: Run) -> list[int]:
     """Return the shape of one image, or [] of a text; ConfigError of anything else."""
     shape = run.provenance.get("data", {}).get("shape", [0])
     if len(shape) not in (0, 3):
-        raise ConfigError(f"{run.path} is of rows of numbers; this export is for pictures and texts.")
+        raise ConfigError(f"{run.path} is of rows of numbers; a page is for pictures and texts.")
     return list(shape)
 
 
