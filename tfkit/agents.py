@@ -52,8 +52,8 @@ def train_agent(config: AgentConfig) -> Run:
     """
     began = time.monotonic()
     agent = (_deep_q if config.agent == "dqn" else _lin_ucb)(config)
-    asked = {"config": as_dict(config), "overwrite": config.overwrite}
-    with Run.create(run_dir(config, recipe="train_agent"), **asked) as run:
+    folder = run_dir(config, recipe="train_agent")
+    with Run.create(folder, config=as_dict(config), overwrite=config.overwrite) as run:
         if run.finished:
             return run
         run.versions, run.provenance = packages.versions(), {"recipe": {"name": "train_agent"}}
@@ -254,7 +254,7 @@ def _lin_ucb(config: AgentConfig) -> SimpleNamespace:
         """Return what it chose wrongly as it learned, and what the model is worth on the test digits."""
         told = RidgeClassifier(alpha=1.0, fit_intercept=False).fit(states[:steps], right[:steps])
         full = {"agent/full_information_accuracy": told.score(tests, right_tests)}
-        hits = np.float64(np.argmax(values(tests), axis=1) == right_tests)
+        hits = (np.argmax(values(tests), axis=1) == right_tests).astype(float)
         found = {"agent/decisions": steps, "agent/regret": int(regret), "agent/random_regret": 0.9 * steps}
         return {**found, **_mean("test_accuracy", hits, config.seed), **full}, states
 
