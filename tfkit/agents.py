@@ -30,7 +30,6 @@ EPISODES, VALIDATION_EPISODES, ROUND, STATES = 100, 10, 1000, 500
 """Of the test; after each round; actions of a round of dqn; in which what was exported must act as the policy does."""
 
 _DRAWS, _TRAINING, _VALIDATION, _TEST = range(4)
-_ROWS = "rows.json"
 
 
 @quiet()
@@ -57,12 +56,12 @@ def train_agent(config: AgentConfig) -> Run:
         if run.finished:
             return run
         run.versions, run.provenance = packages.versions(), {"recipe": {"name": "train_agent"}}
-        kept = {"max_to_keep": 1, "checkpoint_name": "0"}  # a number, as backups have
-        manager = stack.tf.train.CheckpointManager(agent.checkpoint, run.backup / "agent", **kept)
+        # One is kept, under a number, as all backups are.
+        manager = stack.tf.train.CheckpointManager(agent.checkpoint, run.backup / "agent", 1, None, "0")
         rows = _restore(run, manager)
         for number in range(len(rows), agent.rounds):
             rows.append({"stage": config.agent, "epoch": number, **agent.learn(number)})
-            files.write_json(run.backup / _ROWS, {"rows": rows})
+            files.write_json(run.backup / f"{len(rows)}.json", {"rows": rows})
             manager.save(checkpoint_number=len(rows))
             _show(run, rows, agent.rounds)
         metrics, states = agent.measure()
@@ -74,11 +73,12 @@ def train_agent(config: AgentConfig) -> Run:
 def _restore(run: Run, manager: Any) -> list[dict[str, Any]]:
     """Put the agent where its last checkpoint was, and return the rows until then."""
     try:
-        number = (manager.restore_or_initialize() or "-0").rpartition("-")[2]
-        rows: list[dict[str, Any]] = run_files.read_json(run.backup, _ROWS, {"rows?": [dict]}).get("rows", [])
-    except stack.tf.errors.OpError as error:
+        if latest := manager.restore_or_initialize():
+            number = latest.rpartition("-")[2]
+            return list(run_files.read_json(run.backup, f"{number}.json", {"rows": [dict]})["rows"])
+    except (LookupError, stack.tf.errors.OpError) as error:
         raise run_files.damaged(run.backup / "agent", packages.first_line(error)) from error
-    return rows[: int(number)]  # a process that is killed may have written a row, and no checkpoint
+    return []
 
 
 def _show(run: Run, rows: list[dict[str, Any]], rounds: int) -> None:
@@ -107,8 +107,7 @@ def _export(run: Run, agent: Any, met: np.ndarray) -> dict[str, float]:
         for name, found in actions.items():
             lost = values.max(axis=1) - np.take_along_axis(values, found[:, None], axis=1)[:, 0]
             if not (lost <= 1e-5 * np.abs(values).max()).all():  # but for ties, which rounding decides
-                cause = f"The exported {name} acts otherwise than the policy in some of {len(states)} states."
-                raise CheckError(f"{cause}\n  It is not kept: train with another --seed.")
+                raise CheckError(f"The exported {name} acts otherwise than the policy: take another --seed.")
         files.write_bytes(run.path / TFLITE / "policy.tflite", content)
     best = values.argmax(axis=1)
     return {f"agent/{name}_agreement": (found == best).mean() for name, found in actions.items()}
