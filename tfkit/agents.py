@@ -4,9 +4,10 @@ Training is done in rounds, and a checkpoint follows each. What a round does is 
 the state before it (weights, optimizer, replay buffer, counters): it begins with an environment and random numbers of
 its own. So a run that is killed and started again ends with the weights of an unbroken one.
 
-An agent in training, as `_deep_q` and `_lin_ucb` make it, has `rounds`; `policy` and `checkpoint`, of TF-Agents and of
-TensorFlow; `learn(number)`, which does a round and returns what was measured in it; `measure()`, which returns what
-the policy is worth and the states float32 [n, d] that it met; and `values(states)`, what it expects of each action.
+An agent in training, as `_deep_q` and `_lin_ucb` make it, has `steps`, and so many `rounds`; `policy` and
+`checkpoint`, of TF-Agents and TensorFlow; `learn(number)`, which does a round and returns what was measured in it;
+`measure()`, which returns what the policy is worth and the states float32 [n, d] that it met; and `values(states)`,
+what it expects of each action: float32 [n, actions].
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ def train_agent(config: AgentConfig) -> Run:
         if run.finished:
             return run
         run.versions, run.provenance = packages.versions(), {"recipe": {"name": "train_agent"}}
+        run.decide(steps=agent.steps)
         # One is kept, under a number, as all backups are.
         manager = stack.tf.train.CheckpointManager(agent.checkpoint, run.backup / "agent", 1, None, "0")
         rows = _restore(run, manager)
@@ -202,7 +204,8 @@ def _deep_q(config: AgentConfig) -> SimpleNamespace:
 
     functions = {"learn": learn, "measure": measure, "values": lambda states: network(states)[0]}
     checkpoint = tf.train.Checkpoint(agent=agent, buffer=buffer, best=best, best_return=best_return)
-    return SimpleNamespace(rounds=-(-steps // ROUND), policy=agent.policy, checkpoint=checkpoint, **functions)
+    counts = {"steps": steps, "rounds": -(-steps // ROUND)}
+    return SimpleNamespace(policy=agent.policy, checkpoint=checkpoint, **counts, **functions)
 
 
 def _lin_ucb(config: AgentConfig) -> SimpleNamespace:
@@ -257,6 +260,6 @@ def _lin_ucb(config: AgentConfig) -> SimpleNamespace:
         found = {"agent/decisions": steps, "agent/regret": int(regret), "agent/random_regret": 0.9 * steps}
         return {**found, **_mean("test_accuracy", hits, config.seed), **full}, states
 
-    functions = {"learn": learn, "measure": measure, "values": values}
+    functions = {"learn": learn, "measure": measure, "values": values, "steps": steps}
     checkpoint = tf.train.Checkpoint(model=model, regret=regret)
     return SimpleNamespace(rounds=-(-steps // 100), policy=greedy, checkpoint=checkpoint, **functions)
