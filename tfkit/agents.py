@@ -28,7 +28,7 @@ from tfkit.settings.options import AgentConfig
 from tfkit.settings.parse import as_dict, run_dir
 
 EPISODES, VALIDATION_EPISODES, ROUND, STATES = 100, 10, 1000, 500
-"""Of the test; after each round; actions of a round of dqn; in which what was exported must act as the policy does."""
+"""Episodes of the test and after each round; actions of a round of dqn; states in which what was exported is asked."""
 
 _DRAWS, _TRAINING, _VALIDATION, _TEST = range(4)
 
@@ -55,6 +55,7 @@ def train_agent(config: AgentConfig) -> Run:
     folder = run_dir(config, recipe="train_agent")
     with Run.create(folder, config=as_dict(config), overwrite=config.overwrite) as run:
         if run.finished:
+            run.say(f"{folder} holds the finished run of this very config; --overwrite would do it again.")
             return run
         run.versions, run.provenance = packages.versions(), {"recipe": {"name": "train_agent"}}
         run.decide(steps=agent.steps)

@@ -516,7 +516,7 @@ class AgentConfig(RecipeConfig):
     steps: fields.Count | None = None
     """Actions of training. Left out: 15000 of dqn, of linucb one for each training digit."""
 
-    learning_rate: fields.Positive = 5e-4
+    learning_rate: Annotated[float, fields.Range(gt=0, le=0.1)] = 5e-4
     """Of dqn: of its optimizer, Adam, before cosine decay."""
 
     @property
