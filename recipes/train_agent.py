@@ -2,7 +2,7 @@
 
 Examples:
     python -m recipes.train_agent --run-dir runs/cartpole                  (balances a pole; about a minute)
-    python -m recipes.train_agent --environment Acrobot-v1 --steps 40000 --seed 1
+    python -m recipes.train_agent --environment CartPole-v0 --steps 10000 --seed 1
     python -m recipes.train_agent --agent linucb --run-dir runs/bandit
 """
 
@@ -42,7 +42,7 @@ def run(config: Config) -> Run:
 def closing_lines(run: Run) -> list[str]:
     """Return what the policy is worth, and where it is."""
     found = [f"{name.removeprefix('agent/'):<26} {value:.6g}" for name, value in run.metrics.items()]
-    return ["", *found, f"policy                     {run.path / POLICY}", *cli.where_to_look(run)]
+    return ["", *found, "", f"policy       {run.path / POLICY}", *cli.where_to_look(run)]
 
 
 if __name__ == "__main__":

@@ -4,9 +4,10 @@ Training is done in rounds, and a checkpoint follows each. What a round does is 
 the state before it (weights, optimizer, replay buffer, counters): it begins with an environment and random numbers of
 its own. So a run that is killed and started again ends with the weights of an unbroken one.
 
-An agent in training, as `_deep_q` and `_lin_ucb` make it, has `rounds`; `policy` and `checkpoint`, of TF-Agents and of
-TensorFlow; `learn(number)`, which does a round and returns what was measured in it; `measure()`, which returns what
-the policy is worth and the states float32 [n, d] that it met; and `values(states)`, what it expects of each action.
+An agent in training, as `_deep_q` and `_lin_ucb` make it, has `steps`, and so many `rounds`; `policy` and
+`checkpoint`, of TF-Agents and TensorFlow; `learn(number)`, which does a round and returns what was measured in it;
+`measure()`, which returns what the policy is worth and the states float32 [n, d] that it met; and `values(states)`,
+what it expects of each action: float32 [n, actions].
 """
 
 from __future__ import annotations
@@ -27,10 +28,9 @@ from tfkit.settings.options import AgentConfig
 from tfkit.settings.parse import as_dict, run_dir
 
 EPISODES, VALIDATION_EPISODES, ROUND, STATES = 100, 10, 1000, 500
-"""Of the test; after each round; actions of a round of dqn; in which what was exported must act as the policy does."""
+"""Episodes of the test and after each round; actions of a round of dqn; states in which what was exported is asked."""
 
 _DRAWS, _TRAINING, _VALIDATION, _TEST = range(4)
-_ROWS = "rows.json"
 
 
 @quiet()
@@ -52,17 +52,19 @@ def train_agent(config: AgentConfig) -> Run:
     """
     began = time.monotonic()
     agent = (_deep_q if config.agent == "dqn" else _lin_ucb)(config)
-    asked = {"config": as_dict(config), "overwrite": config.overwrite}
-    with Run.create(run_dir(config, recipe="train_agent"), **asked) as run:
+    folder = run_dir(config, recipe="train_agent")
+    with Run.create(folder, config=as_dict(config), overwrite=config.overwrite) as run:
         if run.finished:
+            run.say(f"{folder} holds the finished run of this very config; --overwrite would do it again.")
             return run
         run.versions, run.provenance = packages.versions(), {"recipe": {"name": "train_agent"}}
-        kept = {"max_to_keep": 1, "checkpoint_name": "0"}  # a number, as backups have
-        manager = stack.tf.train.CheckpointManager(agent.checkpoint, run.backup / "agent", **kept)
+        run.decide(steps=agent.steps)
+        # One is kept, under a number, as all backups are.
+        manager = stack.tf.train.CheckpointManager(agent.checkpoint, run.backup / "agent", 1, None, "0")
         rows = _restore(run, manager)
         for number in range(len(rows), agent.rounds):
             rows.append({"stage": config.agent, "epoch": number, **agent.learn(number)})
-            files.write_json(run.backup / _ROWS, {"rows": rows})
+            files.write_json(run.backup / f"{len(rows)}.json", {"rows": rows})
             manager.save(checkpoint_number=len(rows))
             _show(run, rows, agent.rounds)
         metrics, states = agent.measure()
@@ -74,11 +76,12 @@ def train_agent(config: AgentConfig) -> Run:
 def _restore(run: Run, manager: Any) -> list[dict[str, Any]]:
     """Put the agent where its last checkpoint was, and return the rows until then."""
     try:
-        number = (manager.restore_or_initialize() or "-0").rpartition("-")[2]
-        rows: list[dict[str, Any]] = run_files.read_json(run.backup, _ROWS, {"rows?": [dict]}).get("rows", [])
-    except stack.tf.errors.OpError as error:
+        if latest := manager.restore_or_initialize():
+            number = latest.rpartition("-")[2]
+            return list(run_files.read_json(run.backup, f"{number}.json", {"rows": [dict]})["rows"])
+    except (LookupError, stack.tf.errors.OpError) as error:
         raise run_files.damaged(run.backup / "agent", packages.first_line(error)) from error
-    return rows[: int(number)]  # a process that is killed may have written a row, and no checkpoint
+    return []
 
 
 def _show(run: Run, rows: list[dict[str, Any]], rounds: int) -> None:
@@ -107,8 +110,7 @@ def _export(run: Run, agent: Any, met: np.ndarray) -> dict[str, float]:
         for name, found in actions.items():
             lost = values.max(axis=1) - np.take_along_axis(values, found[:, None], axis=1)[:, 0]
             if not (lost <= 1e-5 * np.abs(values).max()).all():  # but for ties, which rounding decides
-                cause = f"The exported {name} acts otherwise than the policy in some of {len(states)} states."
-                raise CheckError(f"{cause}\n  It is not kept: train with another --seed.")
+                raise CheckError(f"The exported {name} acts otherwise than the policy: take another --seed.")
         files.write_bytes(run.path / TFLITE / "policy.tflite", content)
     best = values.argmax(axis=1)
     return {f"agent/{name}_agreement": (found == best).mean() for name, found in actions.items()}
@@ -203,7 +205,8 @@ def _deep_q(config: AgentConfig) -> SimpleNamespace:
 
     functions = {"learn": learn, "measure": measure, "values": lambda states: network(states)[0]}
     checkpoint = tf.train.Checkpoint(agent=agent, buffer=buffer, best=best, best_return=best_return)
-    return SimpleNamespace(rounds=-(-steps // ROUND), policy=agent.policy, checkpoint=checkpoint, **functions)
+    counts = {"steps": steps, "rounds": -(-steps // ROUND)}
+    return SimpleNamespace(policy=agent.policy, checkpoint=checkpoint, **counts, **functions)
 
 
 def _lin_ucb(config: AgentConfig) -> SimpleNamespace:
@@ -254,10 +257,10 @@ def _lin_ucb(config: AgentConfig) -> SimpleNamespace:
         """Return what it chose wrongly as it learned, and what the model is worth on the test digits."""
         told = RidgeClassifier(alpha=1.0, fit_intercept=False).fit(states[:steps], right[:steps])
         full = {"agent/full_information_accuracy": told.score(tests, right_tests)}
-        hits = np.float64(np.argmax(values(tests), axis=1) == right_tests)
+        hits = (np.argmax(values(tests), axis=1) == right_tests).astype(float)
         found = {"agent/decisions": steps, "agent/regret": int(regret), "agent/random_regret": 0.9 * steps}
         return {**found, **_mean("test_accuracy", hits, config.seed), **full}, states
 
-    functions = {"learn": learn, "measure": measure, "values": values}
+    functions = {"learn": learn, "measure": measure, "values": values, "steps": steps}
     checkpoint = tf.train.Checkpoint(model=model, regret=regret)
     return SimpleNamespace(rounds=-(-steps // 100), policy=greedy, checkpoint=checkpoint, **functions)

@@ -67,7 +67,6 @@ _LAZY = {
 _PACKAGE_OF = {
     "absl": "absl-py",
     "attr": "attrs",
-    "gin": "gin-config",
     "google": "protobuf",
     "PIL": "pillow",
     "pkg_resources": "setuptools",

@@ -626,13 +626,13 @@ class AgentConfig(RecipeConfig):
     """dqn: a double deep Q-network, in an environment of gym. linucb: a contextual bandit, which is shown handwritten
     digits one after the other and told only whether the class that it chose is right."""
 
-    environment: Literal["CartPole-v1", "CartPole-v0", "Acrobot-v1", "MountainCar-v0"] = "CartPole-v1"
-    """Of dqn: where it acts, an environment of gym."""
+    environment: Literal["CartPole-v1", "CartPole-v0"] = "CartPole-v1"
+    """Of dqn: where it acts. Episodes of v1 end after 500 steps, those of v0 after 200."""
 
     steps: fields.Count | None = None
     """Actions of training. Left out: 15000 of dqn, of linucb one for each training digit."""
 
-    learning_rate: fields.Positive = 5e-4
+    learning_rate: Annotated[float, fields.Range(gt=0, le=0.1)] = 5e-4
     """Of dqn: of its optimizer, Adam, before cosine decay."""
 
     @property
