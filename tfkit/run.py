@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any
 from tfkit import run_files
 from tfkit.environment import cluster, files, heartbeat, packages, process, stack
 from tfkit.errors import DataError, RunError
-from tfkit.tasks import Classes, task_of
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from tfkit.tasks import Classes
 
 CONFIG = "config.yaml"
 LABELS = "labels.txt"
@@ -422,6 +423,8 @@ class Run(contextlib.AbstractContextManager["Run"]):
     @property
     def task(self) -> Classes:
         """Return what the labels mean, and what turns outputs into answers; of classes where task.json is not there."""
+        from tfkit.tasks import task_of
+
         try:
             task = task_of(self.read(TASK))
             if getattr(task, "thresholds", ()) and len(task.thresholds) != len(self.labels):  # type: ignore[attr-defined]
