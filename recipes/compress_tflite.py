@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tfkit import cli
-from tfkit.run import TFLITE, VARIANTS, Run
+from tfkit.run import LABELS, TFLITE, VARIANTS, Run
 from tfkit.settings.options import CompressConfig
 
 
@@ -43,7 +43,7 @@ def run(config: Config) -> Run:
 def closing_lines(run: Run) -> list[str]:
     """Say what was chosen, and where it is."""
     folder, takes = run.path / TFLITE, "photo.jpg   # needs ai-edge-litert, numpy, pillow"
-    if (folder / "ids").is_dir() or (folder / "vocab.txt").is_file():
+    if (folder / LABELS).is_file():  # beside the file of a model of texts; inside of one of images
         takes = '"a text"   # needs ai-edge-litert, tensorflow-text'
     elif run.config.get("saved_model"):
         takes = "input.npy   # an array for each input; needs ai-edge-litert, numpy"

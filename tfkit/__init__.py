@@ -5,6 +5,7 @@
     run = tfkit.train("photos/")                       images or texts to a finished run
     run = tfkit.train("scans/", privacy=tfkit.DPSGD(target_epsilon=3))
     run = tfkit.fit(build_model, splits, run_dir="runs/mine", epochs=10)       your own compiled tf_keras model
+    run = tfkit.tune("transfer_image", trials=20)      settings searched by validation, the best one trained
     splits = tfkit.load_images("photos/")              load_texts, from_arrays
     tfkit.compress(run, max_accuracy_drop=0.01)        .tflite files, measured, and the chosen one
     tfkit.export(run, "browser")                       a page with the model in it; "tfjs", "serving"
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from tfkit import searching as searching
     from tfkit import text as text
     from tfkit import training as training
+    from tfkit import tuning as tuning
     from tfkit.auditing.audit import audit as audit
     from tfkit.compression.compare import compare as compare
     from tfkit.compression.compress import compress as compress
@@ -66,12 +68,13 @@ if TYPE_CHECKING:
     from tfkit.searching.search import search as search
     from tfkit.training.fit import fit as fit
     from tfkit.transfer.train import train as train
+    from tfkit.tuning.tune import tune as tune
 
     __version__: str
 
 _HOMES = {
     "": "auditing calibration compression data distribution environment errors hub inference privacy reporting"
-    " searching stack text training",
+    " searching stack text training tuning",
     "auditing": "audit",
     "compression": "Table compare convert inspect",
     "compression.compress": "compress",
@@ -85,6 +88,7 @@ _HOMES = {
     "searching.search": "search",
     "training.fit": "fit",
     "transfer.train": "train",
+    "tuning.tune": "tune",
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names.split()}
 __all__ = sorted([*_HOME, "__version__"])

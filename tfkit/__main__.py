@@ -65,6 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     predict.add_argument("--coverage", type=float, help=help)
     help = "the subfolders, or a column, are the true classes, whatever they are called"
     predict.add_argument("--labels", action="store_true", help=help)
+    help = "of images: the mean over five views of each, five times the work"
+    predict.add_argument("--augment", action="store_true", help=help)
     predict.add_argument("--strict", action="store_true", help="exit with 1 if something cannot be read")
     predict.add_argument("--json", action="store_true", help="print JSON: a row a line, or the summary")
     explain = add("explain", "show which places of an image, or words of a text, spoke for a class", _explain)

@@ -40,13 +40,13 @@ def main(
     """Run a recipe as a program; never returns.
 
     Args:
-      config_class: the recipe's settings; the recipe's module docstring is the help text.
-      run: takes the settings, does the job, returns the finished run.
+      config_class: the recipe's settings.
+      run: takes the settings, does the job, returns the finished run; its module's docstring is the help text.
       arguments: instead of those of the command line.
       closing: gives the lines that are printed at the end; `closing_lines` when left out.
     """
     words = sys.argv[1:] if arguments is None else list(arguments)
-    module = inspect.getmodule(config_class)
+    module = inspect.getmodule(run)
     spec = getattr(module, "__spec__", None)
     prog = f"python -m {spec.name}" if spec else config_class.__module__
     start()
@@ -152,15 +152,16 @@ def closing_lines(run: Run) -> list[str]:
     """Return the lines that end a recipe: how good, how private, where, how to load it, how to look at it."""
     metrics, model = run.metrics, run.path / "saved_model"
     nan = float("nan")
-    accuracy, examples = metrics.get("test/accuracy", nan), int(metrics.get("test/examples", 0))
-    lines = [f"accuracy     {accuracy:.4f} on {examples} test examples that training never saw"]
-    if "baseline/accuracy" in metrics:
+    task, examples = run.task, int(metrics.get("test/examples", 0))
+    score, baseline_name = metrics.get(f"test/{task.score}", nan), f"baseline/{task.score}"
+    lines = [f"{task.score_name:<12} {score:.4f} on {examples} test examples that training never saw"]
+    if baseline_name in metrics:
         gain = f"{metrics.get('baseline/gain', 0.0):+.4f}"
         if "baseline/gain_low" in metrics:
             low, high = metrics["baseline/gain_low"], metrics["baseline/gain_high"]
             gain += f", 95 % interval {low:+.4f} to {high:+.4f}"
-        by_words = metrics["baseline/accuracy"]
-        baseline = f"{by_words:.4f} by TF-IDF and logistic regression on the same split ({gain})"
+        by_words, kind = metrics[baseline_name], "logistic" if task.each else "ridge"
+        baseline = f"{by_words:.4f} by TF-IDF and {kind} regression on the same split ({gain})"
         lines.append(f"baseline     {baseline}")
         if gain.startswith("-"):
             lines.insert(0, f"Counting words is better: {baseline}.")

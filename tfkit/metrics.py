@@ -1,16 +1,19 @@
-"""Evaluation: the class probabilities that a model gives labelled examples, and every number that follows from them."""
+"""Evaluation: the probabilities that a model gives labelled examples, and every number that follows from them.
+
+Of one of several classes (`Evaluation`), or of any of several labels (`LabelsEvaluation`).
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
-from tfkit.data.splits import Splits
 from tfkit.errors import CheckError
 
 if TYPE_CHECKING:
@@ -53,6 +56,12 @@ class Evaluation:
     names: Sequence[str]
     class_names: Sequence[str]
 
+    figures: ClassVar[tuple[str, ...]] = ("confusion", "roc")
+    """What shows it, of `tfkit.reporting.figures`."""
+
+    columns: ClassVar[tuple[str, ...]] = ("recall", "precision", "average_precision")
+    """What a table of the classes has, the one by which the worst comes first in front."""
+
     def __post_init__(self) -> None:
         """Bring the fields to their types and check that they belong together."""
         set_field = functools.partial(object.__setattr__, self)
@@ -60,7 +69,7 @@ class Evaluation:
         set_field("probabilities", np.asarray(self.probabilities, np.float32))
         set_field("names", tuple(map(str, self.names)))
         set_field("class_names", tuple(map(str, self.class_names)))
-        if problems := _problems(self):
+        if problems := self._problems():
             raise CheckError("An evaluation cannot be made of these:\n  " + "\n  ".join(problems))
         set_field("labels", self.labels.astype(np.int64))
 
@@ -74,9 +83,41 @@ class Evaluation:
         return self.probabilities.argmax(axis=1)
 
     @property
+    def right(self) -> np.ndarray:
+        """Return bool [n]: whether an example was classified right."""
+        return self.predicted == self.labels
+
+    @property
+    def truth(self) -> np.ndarray:
+        """Return bool [n, c]: whether an example is of a class."""
+        return np.eye(len(self.class_names), dtype=bool)[self.labels]
+
+    def agreement(self, probabilities: np.ndarray) -> float:
+        """Return the share of examples that get the same answer by other probabilities [n, c]."""
+        return float(np.mean(probabilities.argmax(axis=1) == self.predicted))
+
+    @property
+    def score(self) -> float:
+        """Return the number by which models are judged: the accuracy."""
+        return self.accuracy
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Return the 95 % interval of the score."""
+        return self.accuracy_interval
+
+    def gain_interval(self, other: Evaluation) -> tuple[float, float]:
+        """Return the 95 % interval of the score less that of another model on the same examples."""
+        return difference_interval(self.right, other.right)
+
+    def in_words(self, noun: str) -> str:
+        """Return of how many the score is, of examples of that noun."""
+        return f"{self.correct:,} of {len(self.labels):,} test {noun} right"
+
+    @property
     def correct(self) -> int:
         """Return how many examples were classified right."""
-        return int((self.predicted == self.labels).sum())
+        return int(self.right.sum())
 
     @property
     def accuracy(self) -> float:
@@ -126,7 +167,7 @@ class Evaluation:
 
         areas = np.full(len(self.class_names), np.nan)
         for index in np.flatnonzero(self.counts):
-            areas[index] = average_precision_score(self.labels == index, self.probabilities[:, index])
+            areas[index] = average_precision_score(self.truth[:, index], self.probabilities[:, index])
         return areas
 
     def worst(self, k: int) -> np.ndarray:
@@ -134,6 +175,10 @@ class Evaluation:
         mistakes = np.flatnonzero(self.predicted != self.labels)
         sureness = self.probabilities[mistakes, self.predicted[mistakes]]
         return mistakes[np.argsort(-sureness, kind="stable")][:k]
+
+    def shown_class(self, indices: np.ndarray) -> np.ndarray:
+        """Return int64 [k]: of mistakes the class that the model took them for."""
+        return self.predicted[indices]
 
     def mistake(self, index: int) -> str:
         """Return one prediction in words: "cat → dog (93 %)"."""
@@ -161,24 +206,281 @@ class Evaluation:
                 numbers[f"{prefix}/recall/{name}"] = float(recall)
         return numbers
 
+    def _problems(self) -> list[str]:
+        """Return what does not fit together, or what no probability or label can be, one sentence each."""
+        labels, probabilities = self.labels, self.probabilities
+        classes, names = len(self.class_names), len(self.names)
+        is_list = labels.ndim == 1 and labels.size > 0 and labels.dtype.kind in "iu"
+        if not is_list or probabilities.shape != (labels.size, classes) or names != labels.size:
+            found = f"{labels.dtype} {list(labels.shape)}, {list(probabilities.shape)} and {names}"
+            return [
+                f"integer labels [n], probabilities [n, {classes}] and n names are needed; found {found}."
+            ]
+        sums = probabilities.sum(axis=1, dtype=np.float64)
+        wrong = {
+            f"a label outside 0..{classes - 1}": (labels < 0) | (labels >= classes),
+            "a probability that is not finite": ~np.isfinite(probabilities).all(axis=1),
+            "a negative probability": (probabilities < 0).any(axis=1),
+            "probabilities that do not sum to one (logits?)": ~(np.abs(sums - 1) <= SUM_TOLERANCE),
+        }
+        return _first(self, wrong)
 
-def _problems(evaluation: Evaluation) -> list[str]:
-    """Return what does not fit together, or what no probability or label can be, one sentence each."""
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LabelsEvaluation(Evaluation):
+    """Probabilities of labels, of which an example may have any number, and what they are worth.
+
+    What an `Evaluation` says of a class holds here of a label: who has it, and who was said to have it.
+
+    Attributes:
+      labels: int64 [n, c] of 0 and 1.
+      probabilities: float32 [n, c] in [0, 1], each for itself.
+      thresholds: float64 [c], from which probability on an example has the label; none: 0.5 for all.
+
+    Example:
+      >>> films = LabelsEvaluation(
+      ...     labels=[[1, 0], [1, 1], [0, 0]],
+      ...     probabilities=[[0.9, 0.1], [0.8, 0.4], [0.2, 0.1]],
+      ...     names=["a", "b", "c"],
+      ...     class_names=["comedy", "war"],
+      ...     thresholds=[0.5, 0.3],
+      ... )
+      >>> films.score, films.predicted[1].tolist()
+      (1.0, [1, 1])
+    """
+
+    thresholds: Any = ()
+
+    figures: ClassVar[tuple[str, ...]] = ("roc",)
+    columns: ClassVar[tuple[str, ...]] = ("f1", "recall", "precision", "average_precision", "thresholds")
+
+    def __post_init__(self) -> None:
+        """Bring the fields to their types and check that they belong together."""
+        chosen = self.thresholds if np.size(self.thresholds) else np.full(len(self.class_names), 0.5)
+        object.__setattr__(self, "thresholds", np.asarray(chosen, np.float64))
+        super().__post_init__()
+
+    def _problems(self) -> list[str]:
+        labels, probabilities, classes = self.labels, self.probabilities, len(self.class_names)
+        shape, thresholds = (len(self.names), classes), self.thresholds
+        fit = labels.shape == probabilities.shape == shape and labels.size and thresholds.shape == (classes,)
+        if not fit or not ((thresholds > 0) & (thresholds <= 1)).all():
+            found = f"{list(labels.shape)}, {list(probabilities.shape)} and {thresholds.tolist()[:8]}"
+            return [
+                f"labels and probabilities {list(shape)} and thresholds in (0, 1] are needed; found {found}."
+            ]
+        wrong = {
+            "a label that is neither 0 nor 1": ~np.isin(labels, (0, 1)).all(axis=1),
+            "a probability outside 0..1 (logits?)": ~((probabilities >= 0) & (probabilities <= 1)).all(
+                axis=1
+            ),
+        }
+        return _first(self, wrong)
+
+    @functools.cached_property
+    def predicted(self) -> np.ndarray:
+        """Return int64 [n, c]: 1 where an example is said to have a label."""
+        return (self.probabilities >= self.thresholds).astype(np.int64)
+
+    @property
+    def right(self) -> np.ndarray:
+        """Return bool [n]: whether an example got all its labels, and no other."""
+        return (self.predicted == self.labels).all(axis=1)
+
+    @property
+    def truth(self) -> np.ndarray:
+        """Return bool [n, c]: whether an example has a label."""
+        return self.labels.astype(bool)
+
+    def agreement(self, probabilities: np.ndarray) -> float:
+        """Return the share of the same yes and no by other probabilities [n, c]."""
+        return float(np.mean((probabilities >= self.thresholds) == self.predicted))
+
+    @property
+    def score(self) -> float:
+        """Return micro F1: of all pairs of an example and a label."""
+        return micro_f1(self.truth, self.predicted)
+
+    @property
+    def macro_f1(self) -> float:
+        """Return the mean F1 of the labels that occur, or were said to."""
+        return float(np.nanmean(self.f1)) if np.isfinite(self.f1).any() else 0.0
+
+    @functools.cached_property
+    def resampled(self) -> np.ndarray:
+        """Return micro and macro F1 of examples drawn with replacement, float64 [1000, 2]; the same draws for all."""
+        chance, count = np.random.default_rng(0), len(self.labels)
+        hits = np.stack([self.labels & self.predicted, self.labels + self.predicted], axis=1).astype(float)
+        scores = []
+        for _ in range(RESAMPLED):
+            times = np.bincount(chance.integers(count, size=count), minlength=count)
+            both, either = np.tensordot(times, hits, axes=1)
+            of_each = 2 * _share(both, either)
+            micro = 2 * both.sum() / max(either.sum(), 1)
+            scores.append([micro, np.nanmean(of_each) if np.isfinite(of_each).any() else 0.0])
+        return np.array(scores)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Return the 95 % interval of micro F1 on further examples of the same kind (percentiles of a bootstrap)."""
+        return within_95(self.resampled[:, 0])
+
+    def gain_interval(self, other: Evaluation) -> tuple[float, float]:
+        """Return the 95 % interval of micro F1 less that of another model on the same examples."""
+        return within_95(self.resampled[:, 0] - other.resampled[:, 0])  # type: ignore[attr-defined]
+
+    def in_words(self, noun: str) -> str:
+        """Return of how many the score is, of examples of that noun."""
+        return f"{len(self.class_names):,} labels on {len(self.labels):,} test {noun}; {self.correct:,} have all right"
+
+    @property
+    def loss(self) -> float:
+        """Return the mean binary cross-entropy in nats, over examples and labels."""
+        of_truth = np.where(self.truth, self.probabilities, 1 - self.probabilities).astype(np.float64)
+        return float(-np.log(np.maximum(of_truth, SMALLEST_PROBABILITY)).mean())
+
+    @property
+    def counts(self) -> np.ndarray:
+        """Return int64 [c]: how many examples have each label."""
+        return self.labels.sum(axis=0)
+
+    @functools.cached_property
+    def f1(self) -> np.ndarray:
+        """Return float64 [c]: the harmonic mean of precision and recall; NaN where there is no yes."""
+        either = (self.labels + self.predicted).sum(axis=0)
+        return 2 * _share((self.labels & self.predicted).sum(axis=0), either)
+
+    @property
+    def recall(self) -> np.ndarray:
+        """Return float64 [c]: the share of those with a label who were found; NaN of a label that nobody has."""
+        return _share((self.labels & self.predicted).sum(axis=0), self.counts)
+
+    @property
+    def precision(self) -> np.ndarray:
+        """Return float64 [c]: the share of right ones where a label was said; NaN of one that never was."""
+        return _share((self.labels & self.predicted).sum(axis=0), self.predicted.sum(axis=0))
+
+    @property
+    def _wrong_by(self) -> np.ndarray:
+        """Return float64 [n, c]: how far the probability of a wrong yes or no is from the truth; 0 of a right one."""
+        return np.abs(self.labels - self.probabilities) * (self.predicted != self.labels)
+
+    def worst(self, k: int) -> np.ndarray:
+        """Return int64 [k or fewer]: the examples with the labels that the model was surest and wrong of."""
+        by = self._wrong_by.max(axis=1)
+        return np.argsort(-by, kind="stable")[: min(k, np.count_nonzero(by))]
+
+    def shown_class(self, indices: np.ndarray) -> np.ndarray:
+        """Return int64 [k]: of mistakes the label that is most wrong."""
+        return self._wrong_by[indices].argmax(axis=1)
+
+    def mistake(self, index: int) -> str:
+        """Return the most wrong label in words: "war: no → yes (93 %)"."""
+        (label,) = self.shown_class(np.array([index]))
+        truth, guess = (("no", "yes")[int(rows[index, label])] for rows in (self.labels, self.predicted))
+        sureness = f"{100 * self.probabilities[index, label]:.0f} %"
+        return f"{self.class_names[label]}: {truth} → {guess} ({sureness})"
+
+    def metrics(self, prefix: str = "test") -> dict[str, float]:
+        """Return flat names to finite numbers: F1 with intervals, mean average precision, what is wrong, each label."""
+        (low, high), (macro_low, macro_high) = map(within_95, self.resampled.T)
+        areas = self.average_precision
+        numbers: dict[str, float] = {
+            "micro_f1": self.score, "micro_f1_low": low, "micro_f1_high": high,
+            "macro_f1": self.macro_f1, "macro_f1_low": macro_low, "macro_f1_high": macro_high,
+            "mean_average_precision": float(np.nanmean(areas)) if np.isfinite(areas).any() else np.nan,
+            "hamming_loss": float(np.mean(self.predicted != self.labels)),
+            "subset_accuracy": self.accuracy, "loss": self.loss, "examples": len(self.labels),
+        }  # fmt: skip
+        for of in self.columns:
+            numbers |= zip((f"{of}/{name}" for name in self.class_names), getattr(self, of), strict=True)
+        return {f"{prefix}/{name}": value for name, value in numbers.items() if np.isfinite(value)}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class OrderEvaluation(Evaluation):
+    """Probabilities of classes in an order, and what they are worth: how many steps off they are counts too."""
+
+    def metrics(self, prefix: str = "test") -> dict[str, float]:
+        """Return those of classes, the mean error in steps, and Cohen's kappa with quadratic weights."""
+        from sklearn.metrics import cohen_kappa_score
+
+        kappa = float(cohen_kappa_score(self.labels, self.predicted, weights="quadratic"))
+        steps = float(np.abs(self.predicted - self.labels).mean())
+        more = {f"{prefix}/mae_steps": steps, f"{prefix}/quadratic_weighted_kappa": kappa}
+        return super().metrics(prefix) | {name: value for name, value in more.items() if np.isfinite(value)}
+
+
+def difference_interval(right: np.ndarray, right_there: np.ndarray) -> tuple[float, float]:
+    """Return the 95 % interval of the difference of two accuracies on the same examples.
+
+    Only examples that one has right and the other wrong tell them apart, so it is narrower than two intervals of
+    their own, where the two models mostly fail together.
+
+    Args:
+      right: bool [n], of the one.
+      right_there: bool [n], of the other, on the same examples.
+
+    Source: Agresti and Min 2005 (Statistics in Medicine 24:729): Wald's for paired proportions, half an example added
+    to each of the four cells.
+    """
+    won, lost = int((right & ~right_there).sum()), int((~right & right_there).sum())
+    count = len(right) + 2
+    difference = (won - lost) / count
+    half = 1.959964 * math.sqrt(max(won + lost + 1 - (won - lost) ** 2 / count, 0.0)) / count
+    return max(difference - half, -1.0), min(difference + half, 1.0)
+
+
+RESAMPLED = 1000
+FEWEST_OF_LABEL = 10
+"""Examples with a label, and without it, by which a threshold is chosen."""
+
+
+def micro_f1(labels: np.ndarray, predicted: np.ndarray) -> float:
+    """Return F1 over all pairs of an example and a label, [n, c] of 0 and 1; 0 where there is no yes."""
+    both, either = np.logical_and(labels, predicted).sum(), labels.sum() + predicted.sum()
+    return float(2 * both / max(either, 1))
+
+
+def within_95(values: np.ndarray) -> tuple[float, float]:
+    """Return what 95 % of values lie within, as many below it as above."""
+    low, high = np.percentile(values, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def best_thresholds(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return for each label the threshold of the best F1.
+
+    It is halfway between two probabilities; of equally good ones the nearest to 0.5. Where fewer than 10 examples have
+    a label, or lack it, the best one would be chance: 0.5 stays.
+
+    Args:
+      labels: int [n, c] of 0 and 1, of examples that were not trained on.
+      probabilities: float32 [n, c].
+
+    Returns:
+      float64 [c] in (0, 1), and bool [c]: where 0.5 was left.
+    """
+    from sklearn.metrics import precision_recall_curve
+
+    counts = labels.sum(axis=0)
+    left = np.minimum(counts, len(labels) - counts) < FEWEST_OF_LABEL
+    chosen = np.full(labels.shape[1], 0.5)
+    for place in np.flatnonzero(~left):
+        precision, recall, edges = precision_recall_curve(labels[:, place], probabilities[:, place])
+        f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
+        # An edge is the lowest probability that is a yes: above it stands the highest one that is a no.
+        lower = np.concatenate([[0.0], edges[:-1]])
+        halfway = ((lower + edges) / 2)[f1[:-1] >= f1[:-1].max() - 1e-12]
+        chosen[place] = np.clip(halfway[np.abs(halfway - 0.5).argmin()], 1e-6, 1 - 1e-6)
+    return chosen, left
+
+
+def _first(evaluation: Evaluation, wrong: dict[str, Any]) -> list[str]:
+    """Return what is wrong with which examples, bool [n], a sentence each, with the first of them."""
     labels, probabilities = evaluation.labels, evaluation.probabilities
-    classes, names = len(evaluation.class_names), len(evaluation.names)
-    is_list = labels.ndim == 1 and labels.size > 0 and labels.dtype.kind in "iu"
-    if not is_list or probabilities.shape != (labels.size, classes) or names != labels.size:
-        found = f"{labels.dtype} {list(labels.shape)}, {list(probabilities.shape)} and {names}"
-        return [f"integer labels [n], probabilities [n, {classes}] and n names are needed; found {found}."]
-    sums = probabilities.sum(axis=1, dtype=np.float64)
-    wrong = {
-        f"a label outside 0..{classes - 1}": (labels < 0) | (labels >= classes),
-        "a probability that is not finite": ~np.isfinite(probabilities).all(axis=1),
-        "a negative probability": (probabilities < 0).any(axis=1),
-        "probabilities that do not sum to one (logits?)": ~(np.abs(sums - 1) <= SUM_TOLERANCE),
-    }
     return [
-        f"{what} in {int(where.sum())} of {len(labels)} examples, first in {evaluation.names[where.argmax()]!r}:"
+        f"{what} in {int(where.sum())} of {len(labels)} examples, first in {evaluation.names[int(where.argmax())]!r}:"
         f" label {labels[where.argmax()]}, probabilities {probabilities[where.argmax()].round(4).tolist()[:8]}."
         for what, where in wrong.items()
         if where.any()
@@ -263,27 +565,28 @@ def to_probabilities(outputs: Any, *, logits: bool, temperature: float = 1.0) ->
 
 
 def evaluate(
-    model: keras.Model, splits: Splits, *, logits: bool | None = None, split: str = "test"
+    model: keras.Model, splits: Any, *, logits: bool | None = None, split: str = "test"
 ) -> Evaluation:
     """Evaluate a model on the test split, or another one.
 
     Args:
       model: compiled.
-      splits: that it was trained on.
+      splits: `Splits` that it was trained on.
       logits: whether it gives logits; None: what its loss takes.
       split: "validation" or "test".
     """
     logits = gives_logits(model) if logits is None else logits
     outputs = model.predict(splits.in_order(split), verbose=0)
-    return evaluation(np.asarray(to_probabilities(outputs, logits=logits)), splits, split=split)
+    return evaluation(np.asarray(splits.task.probabilities(outputs, logits=logits)), splits, split=split)
 
 
-def evaluation(probabilities: np.ndarray, splits: Splits, *, split: str = "test") -> Evaluation:
-    """Return the evaluation of probabilities [n, classes] of a split, in its stable order."""
+def evaluation(probabilities: np.ndarray, splits: Any, *, split: str = "test") -> Evaluation:
+    """Return the evaluation of what the task of `Splits` gives of a split, [n, classes], in its stable order."""
     indices = splits.indices[split]
-    return Evaluation(
+    found: Evaluation = splits.task.evaluation(
+        probabilities,
         labels=splits.source.labels[indices],
-        probabilities=probabilities,
         names=[splits.source.names[index] for index in indices],
         class_names=splits.class_names,
     )
+    return found

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from tfkit import run_files
 from tfkit.environment import cluster, files, heartbeat, packages, process, stack
-from tfkit.errors import RunError
+from tfkit.errors import DataError, RunError
+from tfkit.tasks import Classes, task_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,11 +40,14 @@ MODEL_CARD = "model_card.md"
 PRIVACY = "privacy.json"
 AUDIT = "audit.json"
 CALIBRATION = "calibration.json"
+TASK = "task.json"
 TFLITE = "tflite"
 VARIANTS = f"{TFLITE}/variants.json"
 INDEX = "index"
 HITS = "hits.json"
 OTHER_DATA = "other_data"
+TRIALS, TABLE, DATABASE, BEST = "trials", "trials.csv", "search.db", "best"
+"""Of a search: a folder a trial, a row a trial, Optuna's storage, the run of the best settings."""
 LOCK = ".lock"
 EXPORTS = ("browser", "tfjs", "serving")
 """Folders of `tfkit.export`: of a model that is replaced they tell no longer."""
@@ -59,7 +63,7 @@ _REQUESTED = "# Decided by the run; what was asked: "
 MADE = (
     *(CONFIG, LABELS, METRICS, NOTES, HISTORY, PROVENANCE, VERSIONS, EVALUATION, MODEL_CARD, REPORT),
     *(SAVED_MODEL, LOGS, BACKUP, PRIVACY, AUDIT, CALIBRATION, TFLITE, INDEX, HITS, TRAINED_ON, OTHER_DATA),
-    *EXPORTS,
+    *(*EXPORTS, TRIALS, TABLE, DATABASE, BEST, TASK),
 )
 SHOWN = (CONFIG, METRICS, PROVENANCE, VERSIONS, PRIVACY, AUDIT, CALIBRATION, VARIANTS, HISTORY, EVALUATION)
 """What a report is made of."""
@@ -198,6 +202,10 @@ SHAPES: dict[str, dict[str, Any]] = {
         "ece_before": NUMBER, "ece": NUMBER, "nll_before": NUMBER, "nll": NUMBER,
         "coverage": {"0.9?": _COVERED, "0.95?": _COVERED, "0.99?": _COVERED},
     },
+    TASK: {
+        "name?": str, "thresholds?": [NUMBER], "centre?": NUMBER, "spread?": NUMBER, "degrees?": NUMBER,
+        "factor?": NUMBER, "bounds?": [NUMBER], "scores?": [NUMBER], "coverage?": NUMBER,
+    },
     VARIANTS: {
         "verdict": str, "examples": int, "source": {"accuracy": MAYBE}, "chosen": TEXT,
         "gates?": {"max_accuracy_drop?": MAYBE},
@@ -213,7 +221,8 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 ON_OTHER_DATA = {
     "origin": str, "examples": int, "unreadable": int, "evaluated": int, "unlabelled": int,
-    "unknown_classes": {"*": int}, "accuracy": NUMBER, "accuracy_interval": [NUMBER], "confused": [[(str, int)]],
+    "unknown_classes": {"*": int}, "accuracy?": NUMBER, "accuracy_interval?": [NUMBER], "confused": [[(str, int)]],
+    "languages?": {"*": [NUMBER]},
 }  # fmt: skip
 """What a file of other_data/ holds."""
 
@@ -407,6 +416,14 @@ class Run(contextlib.AbstractContextManager["Run"]):
         files.write_text(self.path / LABELS, "".join(" ".join(name.split()) + "\n" for name in class_names))
 
     @property
+    def task(self) -> Classes:
+        """Return what the labels mean, and what turns outputs into answers; of classes where task.json is not there."""
+        try:
+            return task_of(self.read(TASK))
+        except DataError as error:
+            raise run_files.damaged(self._read_from / TASK, packages.first_line(error)) from error
+
+    @property
     def provenance(self) -> dict[str, dict[str, Any]]:
         """Return where the data and the model came from."""
         return dict(self.read(PROVENANCE))
@@ -478,6 +495,7 @@ class Run(contextlib.AbstractContextManager["Run"]):
         label_column: str | None = None,
         labels: bool = False,
         report: str | None = None,
+        augment: bool = False,
     ) -> pd.DataFrame:
         """Predict the classes of new images, texts or rows of numbers, with the exported model.
 
@@ -496,13 +514,16 @@ class Run(contextlib.AbstractContextManager["Run"]):
           labels: that the subfolders, or the column, are the true classes; else they are where all are named so.
           report: a name under which what the predictions of labelled data are worth is kept in the run folder
             (other_data/NAME.json) and shown in its report.
+          augment: judge each image by the mean over five views of it, as it is and moved by a 32nd of its side in each
+            direction (test-time augmentation): five times the work. Not with coverage or report.
 
         Returns:
           A row for each example: `name`, `label`, `probability` (of that label), a column float32 for each class, in
           front of whose name "class:" stands where another column has it; `truth` of labelled data; `error`, missing
           where it could be read. `attrs` has how many were `examples` and `unreadable`, and of labelled data
           `evaluated`, `accuracy`, `accuracy_interval` (95 %), `confused` (true, predicted, how often: the 30 most
-          frequent pairs), `unlabelled` and `unknown_classes`.
+          frequent pairs), `unlabelled` and `unknown_classes`; of a table with a column of languages (called language,
+          lang or locale) `languages`, each with its number of examples and their accuracy.
 
         Raises:
           DataError: the data are of another kind than the run was trained on, not there, or empty.
@@ -514,7 +535,8 @@ class Run(contextlib.AbstractContextManager["Run"]):
                          name label  probability
           0  new_photos/a.jpg   cat     0.981432
         """
-        asked = {"text_column": text_column, "label_column": label_column, "labels": labels, "report": report}
+        asked = {"text_column": text_column, "label_column": label_column, "labels": labels}
+        asked |= {"report": report, "augment": augment}
         predict = importlib.import_module("tfkit.inference.predict").predict
         found: pd.DataFrame = predict(self, data, output=output, coverage=coverage, strict=strict, **asked)
         return found
@@ -542,7 +564,7 @@ class Run(contextlib.AbstractContextManager["Run"]):
         facts = ["finished" if self.finished else "not finished"]
         try:
             facts += filter(None, [self.provenance.get("recipe", {}).get("name")])
-            shown = ("test/accuracy", "privacy/epsilon")
+            shown = (f"test/{self.task.score}", "privacy/epsilon")
             facts += [f"{name} {value:.4g}" for name, value in self.metrics.items() if name in shown]
         except RunError:
             facts = ["damaged"]

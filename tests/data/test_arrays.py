@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tfkit.data import from_arrays
-from tfkit.errors import DataError
+from tfkit.errors import ConfigError, DataError
 
 RNG = np.random.default_rng(0)
 LABELS = np.arange(40) % 2
@@ -42,11 +42,11 @@ def images(**changes):
         (images(images=np.zeros((40, 5, 5), np.int64)), "type int64"),
         (images(labels=LABELS[:39]), r"expected integers \[40\]"),
         (images(labels=np.eye(2)[LABELS]), r"argmax\(1\)"),
-        (images(labels=np.ones((40, 3), int)), r"labels\[:, 0\]"),
+        (images(labels=np.ones((40, 3), int)), "task='labels'"),
         (images(labels=np.full((40, 2), 0.5)), "probabilities"),
-        (images(labels=[[0], [0, 1]] * 20), "yes or no"),
+        (images(labels=[[0], [0, 1]] * 20), "task='labels'"),
         (images(labels=LABELS / 1.0), r"labels\.astype\(int\)"),
-        (images(labels=LABELS + 0.25), "digitize"),
+        (images(labels=LABELS + 0.25), "task='value'"),
         (images(labels=np.arange(40) * 10**12), r"return_inverse=True"),
         (images(labels=[f"{n % 2}" for n in range(40)]), r"return_inverse=True"),
         (images(labels=LABELS - 1), "count from 0"),
@@ -54,10 +54,18 @@ def images(**changes):
         (images(class_names=["a"]), "there are 1 class_names"),
         (images(class_names=["a", "a"]), "more than once"),
         (images(class_names=["a", "b", "c"]), r"'c' \(0\)"),
+        (images(task="label"), "task is 'label'"),
+        (images(task="value", labels=LABELS * 0.0), "not all the same"),
+        (images(task="value", labels=np.where(LABELS, np.nan, 1)), "finite"),
+        (images(task="value", labels=np.ones((40, 2))), r"finite numbers, not all the same, \[40\]"),
+        (images(task="value", class_names=["a", "b"]), "2 class_names"),
+        (images(task="labels"), r"0 and 1, \[40, labels\]"),
+        (images(task="labels", labels=np.eye(3)[LABELS] * 2), "0 and 1"),
+        (images(task="labels", labels=np.eye(3)[LABELS]), r"'2' \(0\)"),
     ],
 )
 def test_what_cannot_be_used_is_refused(arguments, message):
-    with pytest.raises(DataError, match=message):
+    with pytest.raises((DataError, ConfigError), match=message):
         from_arrays(**arguments)
 
 

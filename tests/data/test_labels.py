@@ -9,7 +9,7 @@ import random
 import pytest
 
 from tfkit.data import load_texts
-from tfkit.data.text_files import LabelCleaner, check_labels
+from tfkit.data.labels import LabelCleaner, decide_task
 from tfkit.errors import DataError
 
 R = random.Random(0)
@@ -22,21 +22,33 @@ def checked(values):
     counts = {}
     for label in filter(None, map(cleaner, values)):
         counts[label] = counts.get(label, 0) + 1
-    return list(counts), check_labels(counts, where="The label column 'x' of a.csv"), list(cleaner.notes())
+    task, said = decide_task(counts, where="The label column 'x' of a.csv")
+    return list(counts), said, list(cleaner.notes()), task
 
 
-@pytest.mark.parametrize("sign", [", ", ",", ";", "|"])
-def test_several_labels_joined_by_a_sign(sign):
-    with pytest.raises(DataError, match=r"several labels in \d+ of 300 rows(?s:.*)yes or no"):
+@pytest.mark.parametrize("sign", [", ", ","])
+def test_commas_may_join_labels_or_be_part_of_one(sign):
+    with pytest.raises(
+        DataError, match=r"several labels in \d+ of 300 rows(?s:.*)--task classes(?s:.*)--task labels"
+    ):
         checked(sign.join(found) for found in SEVERAL)
+
+
+@pytest.mark.parametrize("sign", [";", "|"])
+def test_several_labels_joined_by_a_sign(sign):
+    *_, (note,), _, task = checked(sign.join(found) for found in SEVERAL)
+    assert task == "labels"
+    assert "of 300 rows" in note
+    assert "--task classes" in note
 
 
 @pytest.mark.parametrize(
     "write", [json.dumps, str, lambda found: str(tuple(found)), lambda found: str(set(found))]
 )
 def test_several_labels_as_lists(write):
-    with pytest.raises(DataError, match=r"several labels in \d+ of 300 rows, written as lists"):
-        checked(map(write, SEVERAL))
+    *_, (note,), _, task = checked(map(write, SEVERAL))
+    assert task == "labels"
+    assert "written as lists" in note
 
 
 @pytest.mark.parametrize(
@@ -60,17 +72,18 @@ def test_several_labels_as_lists(write):
     ],
 )
 def test_classes_that_look_like_several_are_classes(names):
-    assert checked(names * 30) == (names, [], [])
+    found, notes, others, task = checked(names * 30)
+    assert (found, others, task) == (names, [], "classes")
+    assert all("--task order, or --task value" in note for note in notes)
+    assert bool(notes) == names[0].removeprefix("-").isdecimal()
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ([R.randint(0, 50) / 10 for _ in range(600)], "it looks like quantities(?s:.*)pandas.cut"),
-        ([str(R.randint(0, 50) / 10).replace(".", ",") for _ in range(600)], "it looks like quantities"),
-        ([R.randint(0, 10) / 2 for _ in range(300)], "it looks like quantities"),
-        ([R.random() for _ in range(300)], "300 values in 300 rows.*it looks like quantities"),
-        (range(1000, 1300), "300 values in 300 rows.*it looks like quantities"),
+        (range(1000, 1300), "300 numbers(?s:.*)quantities or ids(?s:.*)--task value"),
+        ([*range(25)] * 40, "25 numbers(?s:.*)Say which: task='value'"),
+        ([0, 0.5, 1.0] * 40, "3 numbers, from 0 to 1(?s:.*)Say which: task='value'"),
         ([f"2024-{1 + n % 12:02}-{1 + n % 28:02}" for n in range(600)], "it looks like dates or times"),
         ([f"{1 + n % 28}.{1 + n % 12}.2024 10:00" for n in range(600)], "it looks like dates or times"),
         ([f"{n:032x}" for n in range(100)], "an id or a text"),
@@ -86,16 +99,27 @@ def test_what_is_no_class_is_refused(values, message):
 
 @pytest.mark.parametrize(
     "values",
-    [range(1990, 2021), [1, 1.5, 2, 2.5], [f"{n * 311:05}" for n in range(60)], [0, 0.5, 1.0]],
+    [
+        [R.randint(0, 50) / 10 for _ in range(600)],
+        [str(R.randint(0, 50) / 10).replace(".", ",") for _ in range(600)],
+        [R.randint(0, 10) / 2 for _ in range(300)],
+        [R.random() for _ in range(300)],
+        [*range(1990, 2021)] * 40,
+    ],
 )
-def test_numbers_that_may_be_classes_are_said(values):
-    names, notes, _ = checked(map(str, [*values] * 40))
-    assert len(names) == len(values)
-    assert "pandas.cut" in notes[0]
+def test_many_numbers_are_values(values):
+    names, (note,), _, task = checked(map(str, values))
+    assert task == "value"
+    assert f"holds {len(names)} numbers" in note
+    assert "--task" in note
+
+
+def test_numbers_with_leading_zeros_are_classes():
+    assert checked([f"{n * 311:05}" for n in range(60)] * 40)[1::2] == ([], "classes")
 
 
 def test_one_class_in_several_spellings():
-    names, said, notes = checked(["1", "1.0", "1 ", "0", "1,00", "01"] * 20)
+    names, said, notes, _ = checked(["1", "1.0", "1 ", "0", "1,00", "01"] * 20)
     assert names == ["1", "0", "01"]
     assert "several spellings" in said[0]
     assert notes == ["40 labels are whole numbers with decimals: 1.0 is taken as 1."]
@@ -136,8 +160,13 @@ def test_nested_cells_are_no_texts_and_no_labels(tmp_path):
     ]
     several = ({"text": f"t {n}", "labels": found} for n, found in enumerate(SEVERAL))
     path.write_text("\n".join(map(json.dumps, several)))
-    with pytest.raises(DataError, match=r"several labels in \d+ of 300 rows, written as lists"):
-        load_texts(path)
+    splits = load_texts(path)
+    assert splits.class_names == tuple(sorted(EMOTIONS))
+    of_names = [
+        [name for name, there in zip(splits.class_names, row, strict=True) if there]
+        for row in splits.source.labels
+    ]
+    assert of_names == [sorted(found) for found in SEVERAL]
 
 
 def test_names_of_hugging_face_labels_and_lists_in_parquet(tmp_path):
@@ -154,5 +183,5 @@ def test_names_of_hugging_face_labels_and_lists_in_parquet(tmp_path):
     assert [tuple(one) for one in splits.skipped] == [("a.parquet:41", "has no label")]
     lists = pyarrow.table({"text": [f"text {n}" for n in range(300)], "labels": SEVERAL})
     parquet.write_table(lists, tmp_path / "b.parquet")
-    with pytest.raises(DataError, match="several labels"):
-        load_texts(tmp_path / "b.parquet")
+    assert load_texts(tmp_path / "b.parquet").class_names == tuple(sorted(EMOTIONS))
+    assert load_texts(tmp_path / "b.parquet", task="classes").source.labels.ndim == 1

@@ -90,7 +90,7 @@ def test_rows_that_cannot_be_used_are_counted_and_named(tmp_path):
     odd = [("two\nlines", "class 0"), ("", "class 1"), (" \n", "class 1"), ("x", ""), ("y", "NaN"), ("z",)]
     path = write(tmp_path / "a.csv", [*numbered(40), *odd])
     splits = load_texts(path)
-    assert [tuple(one) for one in splits.skipped] == [
+    assert sorted(tuple(one) for one in splits.skipped) == [
         ("a.csv:44", "has no text"),
         ("a.csv:45", "has no text"),
         ("a.csv:47", "has no label"),

@@ -399,3 +399,27 @@ def test_the_programs_of_the_documentation(run, of_texts, photos, tmp_path, monk
             assert words[:3] == ["python", "-m", "tfkit"], line
             assert main(words[3:]) == 0, capsys.readouterr().err
     assert Path("predictions.csv").is_file()
+
+
+def test_augment_is_the_mean_over_moved_views(run, photos, tmp_path, capsys):
+    paths = sorted(photos.glob("*/*.png"))[::30]
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no image")
+    predictions = run.predict([*paths, broken], augment=True)
+    images = np.stack([np.asarray(tfkit.read_image(path)) for path in paths])
+    moved, model = [], run.model
+    for down, right in ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1)):
+        rows, columns = (np.clip(np.arange(SIZE) - by, 0, SIZE - 1) for by in (down, right))
+        moved.append(np.asarray(model.classify(images[:, rows][:, :, columns] / np.float32(255))))
+    given = predictions[[*run.labels]].to_numpy()[:-1]
+    np.testing.assert_allclose(given, np.mean(moved, axis=0), atol=1e-5)
+    assert np.abs(np.mean(moved, axis=0) - moved[0]).max() > 1e-4
+    assert predictions["error"].iloc[-1]
+    assert pd.isna(predictions["label"].iloc[-1])
+    for more in ({"coverage": 0.9}, {"report": "name"}):
+        with pytest.raises(ConfigError, match="augment"):
+            run.predict(paths, augment=True, **more)
+    with pytest.raises(DataError, match="augment"):
+        run.predict(np.zeros([2, 50, 40, 3], np.uint8), augment=True)
+    assert main(["predict", str(run.path), str(paths[0]), "--augment"]) == 0
+    assert f"{predictions['probability'][0]:.4f}" in capsys.readouterr().out

@@ -75,7 +75,11 @@ def test_no_number_of_a_setting_is_without_bounds():
         if {int, float} & set(options(typing.get_type_hints(kind)[field.name]))
         and "Range(" not in repr(typing.get_type_hints(kind, include_extras=True)[field.name])
     }
-    assert {name.split(".")[-1] for name in free} == {"input_range", "pixel_range"}  # checked as a whole
+    assert {name.split(".")[-1] for name in free} == {
+        "input_range",
+        "label_range",
+        "pixel_range",
+    }  # checked as a whole
 
 
 @dataclass(frozen=True, kw_only=True)

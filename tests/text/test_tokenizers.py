@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tfkit.environment.stack import keras, tf
+from tfkit.hub.bundled import MODELS
 from tfkit.litert import ParallelInterpreter
 from tfkit.text.layers import MaskedMean, Tokens, on_device
 from tfkit.text.tokenizers import WordPiece, check
@@ -22,10 +23,12 @@ def of_pieces():
 
 
 @pytest.mark.slow
-def test_tflite_cuts_as_it_does(of_pieces, hard, tmp_path):
+@pytest.mark.parametrize("kind", ["words", "sentences"])
+def test_tflite_cuts_as_it_does(of_pieces, hard, tmp_path, kind):
+    tokenizer = of_pieces if kind == "words" else MODELS["multilingual"].tokenizer(max_length=10)
     texts = keras.Input([], dtype=tf.string, name="texts")
-    tokens = Tokens(of_pieces)(texts)
-    vectors = keras.layers.Embedding(len(of_pieces.vocabulary), 4)(tokens["input_word_ids"])
+    tokens = Tokens(tokenizer)(texts)
+    vectors = keras.layers.Embedding(tokenizer.size, 4)(tokens["input_word_ids"])
     model = keras.Model(texts, keras.layers.Dense(3)(MaskedMean()(vectors, mask=tokens["input_mask"])))
     given = [b"the cat sat", b"the", b"cats", *hard]
     expected = tf.nn.softmax(model(tf.constant(given)))

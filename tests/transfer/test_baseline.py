@@ -8,9 +8,9 @@ from scipy.stats import bootstrap
 
 from tfkit import cli
 from tfkit.data import load_texts
-from tfkit.metrics import Evaluation
+from tfkit.metrics import Evaluation, difference_interval
 from tfkit.run import Run
-from tfkit.transfer.baseline import baseline, compare_with_baseline, difference_interval
+from tfkit.transfer.baseline import baseline, compare_with_baseline
 
 
 def texts(folder, rows):

@@ -135,7 +135,7 @@ def test_counted_pieces_are_scikit_learns_tf_idf(documents, pairs):
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     tokenizer, source = hub.load_model("minilm-l6-v2").tokenizer, load_texts(documents).source
-    texts, size = source.read(np.arange(20)), len(tokenizer.vocabulary)
+    texts, size = source.read(np.arange(20)), tokenizer.size
     rows = [tokenizer.tokenize([text]).flat_values.numpy() for text in texts]
     terms = [[*row, *(size + pair_numbers(row))] if pairs else [*row] for row in rows]
     numbers = sorted({int(number) for row in terms for number in row})

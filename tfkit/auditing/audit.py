@@ -27,6 +27,7 @@ from tfkit.reporting.tensorboard import write_audit
 from tfkit.run import AUDIT, METRICS, PRIVACY, Run
 from tfkit.settings.options import AuditConfig, PrivateSettings, TextColumns
 from tfkit.settings.parse import from_keywords
+from tfkit.tasks import refuse
 from tfkit.training.export import predict
 from tfkit.training.fit import train
 from tfkit.training.stage import Stage, class_weight
@@ -196,6 +197,12 @@ def audit(run: Run | str | Path, splits: Splits | None = None, **settings: Any) 
     run = run if isinstance(run, Run) else Run.open(run)
     config = from_keywords(AuditConfig, {**settings, "run_dir": run.path}, call="tfkit.audit")
     claimed = claim(run)
+    refuse(
+        run.task,
+        "classes",
+        what="tfkit.audit",
+        why="its attackers look at the probability of one true class.",
+    )
     run.check_writable()
     backbone: Any = None
     own: Any = None

@@ -24,6 +24,7 @@ from tfkit.data.splits import FULL_RANGE, draw
 from tfkit.environment import stack
 from tfkit.errors import CheckError, DataError, UsageError
 from tfkit.litert import ParallelInterpreter, opened
+from tfkit.metrics import micro_f1
 from tfkit.training import outputs as kinds
 from tfkit.training.outputs import OF_CLASSES, YES_OR_NO, answers
 
@@ -63,6 +64,8 @@ class ModelUnderTest:
       output: what that is, of `tfkit.training.outputs.OUTPUTS`.
       judged: a sentence, how that was known.
       labels: as `tfkit.training.outputs.as_labels` gives them; None where nobody knows.
+      thresholds: of a run of labels, [c].
+      reach: of a run of numbers, by how many scales an interval of 90 % goes beyond the mean.
       class_names: c of them; none where nobody knows.
       examples: representative inputs by name, [m, ...] as the model takes them; None where it may have none.
       takes: "images" (pixels in 0..255), "texts" (UTF-8) or "arrays".
@@ -76,6 +79,8 @@ class ModelUnderTest:
     output: str = "probabilities"
     judged: str = ""
     labels: np.ndarray | None
+    thresholds: np.ndarray | None = None
+    reach: float | None = None
     class_names: Sequence[str]
     examples: Mapping[str, np.ndarray] | None = None
     takes: str = "arrays"
@@ -250,7 +255,9 @@ def predict_original(source: Source, inputs: Mapping[str, np.ndarray]) -> np.nda
 
 def compare_all(tested: ModelUnderTest, models: Mapping[str, bytes]) -> dict[str, Comparison]:
     """Compare each file with the original, on all test examples."""
-    known: dict[str, Any] = {name: getattr(tested, name) for name in ("output", "labels", "class_names")}
+    known: dict[str, Any] = {
+        name: getattr(tested, name) for name in ("output", "labels", "class_names", "thresholds")
+    }
     outputs = {name: predict(model, tested.read, tested.count) for name, model in models.items()}
     return {name: compare_outputs(given, tested.expected, **known) for name, given in outputs.items()}
 
@@ -278,6 +285,7 @@ def compare_outputs(
     output: str = "probabilities",
     labels: np.ndarray | None = None,
     class_names: Sequence[str] = (),
+    thresholds: np.ndarray | None = None,
 ) -> Comparison:
     """Set what a variant gives beside what the original gave.
 
@@ -287,10 +295,11 @@ def compare_outputs(
       output: what they are, one of `tfkit.training.outputs.OUTPUTS`.
       labels: as `tfkit.training.outputs.as_labels` gives them.
       class_names: c of them, or of one sigmoid those of no and yes.
+      thresholds: of labels, [c]: micro F1 is measured too.
     """
     given, wanted = _with_units(outputs), _with_units(expected)
     differences = np.abs(given - wanted)
-    before, after = quality(wanted, output, labels), quality(given, output, labels)
+    before, after = (quality(one, output, labels, thresholds) for one in (wanted, given))
     measured: dict[str, Any] = {"max_difference": float(differences.max())}
     if output == "values":
         by_size = differences.reshape(len(given), -1).max(axis=1)
@@ -298,12 +307,18 @@ def compare_outputs(
         measured["error"] = float(np.sqrt(np.mean(_residual(given, wanted))))
         measured["r2_drop"] = before["r2"] - after["r2"] if after else None
     else:
-        answered, original = answers(given, output), answers(wanted, output)
+        answered, original = (answers(one, output, thresholds) for one in (given, wanted))
         differs = answered != original
-        sureness = wanted.max(axis=-1) if output in OF_CLASSES else np.abs(wanted - YES_OR_NO[output])
+        sureness = (
+            wanted.max(axis=-1)
+            if output in OF_CLASSES
+            else np.abs(wanted - (YES_OR_NO[output] if thresholds is None else thresholds))
+        )
         by_size = np.where(differs, 1 + sureness - sureness.min(), 0).reshape(len(given), -1).max(axis=1)
         measured["agreement"] = float(1 - differs.mean())
         measured["accuracy_drop"] = before["accuracy"] - after["accuracy"] if after else float(differs.mean())
+        if "micro_f1" in after:
+            measured["micro_f1_drop"] = before["micro_f1"] - after["micro_f1"]
         if labels is not None and len(class_names):
             was, now = (_recall(one, labels, len(class_names), output) for one in (original, answered))
             drops = zip(map(str, class_names), was - now, strict=True)
@@ -312,13 +327,22 @@ def compare_outputs(
     return Comparison(outputs=outputs, output=output, worst=worst, **(measured | after))
 
 
-def quality(outputs: np.ndarray, output: str, labels: np.ndarray | None) -> dict[str, float]:
-    """Return how good outputs are by their labels: `accuracy`, or of values `r2` and `rmse`; nothing without labels."""
+def quality(
+    outputs: np.ndarray, output: str, labels: np.ndarray | None, thresholds: np.ndarray | None = None
+) -> dict[str, float]:
+    """Return how good outputs are by their labels: `accuracy`, or of values `r2` and `rmse`; nothing without labels.
+
+    With thresholds it has `micro_f1` too.
+    """
     if labels is None:
         return {}
     outputs = _with_units(outputs)
     if output != "values":
-        return {"accuracy": float(np.mean(answers(outputs, output) == labels))}
+        answered = answers(outputs, output, thresholds)
+        found = {"accuracy": float(np.mean(answered == labels))}
+        return found if thresholds is None else {**found, "micro_f1": micro_f1(labels, answered)}
+    labels = _with_units(labels)
+    outputs = outputs[..., : labels.shape[-1]]  # of the mean; there is no true scale
     return {
         "r2": 1.0 - float(np.mean(_residual(outputs, labels))),
         "rmse": float(np.sqrt(np.mean((outputs - labels) ** 2))),
@@ -400,7 +424,7 @@ def _recall(answered: np.ndarray, labels: np.ndarray, count: int, output: str) -
     """Return the recall of each class, NaN of one without examples; of several sigmoids that of each one's yes."""
     from sklearn.metrics import recall_score
 
-    several = output in YES_OR_NO and labels.shape[-1] > 1
+    several = output in YES_OR_NO and labels.shape[-1] == count
     rows = [one.reshape(-1, count) if several else one.ravel() for one in (labels, answered)]
     return np.asarray(recall_score(*rows, labels=range(count), average=None, zero_division=np.nan))
 

@@ -351,7 +351,8 @@ def train(
         after, notes = trained[name]
         predict = functools.partial(after, training=False)
         wanted = [one for one in trained_variants(technique) if one in config.variants]
-        of_pixels = pixel_function(predict, keep=after.variables, temperature=temperature)
+        exported = functools.partial(splits.task.probabilities, logits=True, temperature=temperature)
+        of_pixels = pixel_function(predict, keep=after.variables, probabilities=exported)
         candidates.append(Candidate(name, of_pixels, wanted, notes))
     return candidates
 
@@ -366,7 +367,8 @@ def _train_technique(
 
     def build() -> Any:
         schedule = models.learning_rate_schedule(config.learning_rate, steps=steps)
-        return models.compiled(technique.wrap(model, steps=steps), stack.keras.optimizers.Adam(schedule))
+        wrapped = technique.wrap(model, steps=steps)
+        return models.compiled(wrapped, stack.keras.optimizers.Adam(schedule), task=splits.task)
 
     settings = {
         "technique": folder.name, "stage": repr(technique), "epochs": epochs, "learning_rate": config.learning_rate,

@@ -162,7 +162,7 @@ def from_splits(splits: Splits, *, count: int = EXAMPLES, seed: int = 0) -> np.n
       Of images float32 [n, s, s, 3] in 0..255, see `pinned`; of texts bytes [n].
     """
     indices = np.asarray(splits.indices["train"])
-    labels = splits.source.labels[indices]
+    labels = splits.task.strata(splits.source.labels[indices], len(splits.class_names))
     chance, classes = np.random.default_rng(seed), np.unique(labels)
     each = max(1, count // len(classes))
     chosen = [

@@ -28,7 +28,9 @@ from tfkit.litert import ParallelInterpreter
 from tfkit.reporting.examples import load
 from tfkit.reporting.tensorboard import write_images, write_texts, write_variants
 from tfkit.run import EVALUATION, LABELS, METRICS, SAVED_MODEL, TFLITE, VARIANTS, Run
+from tfkit.tasks import TASKS
 from tfkit.text.tokenizers import START, WordPiece
+from tfkit.training.outputs import answers
 
 DEVICE, DEVICE_IDS = "device", "device_ids"
 """Signatures of an exported model of texts."""
@@ -40,7 +42,7 @@ WORST = 8
 _CHECKED_EXAMPLES = 8
 _TOLERANCE = 1e-3
 _RECORDED = ("size_bytes", "gzipped_bytes", "accuracy", "accuracy_drop", "agreement", "r2", "r2_drop", "rmse", "error",
-             "latency_ms")  # fmt: skip
+             "micro_f1", "micro_f1_drop", "latency_ms")  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -89,7 +91,10 @@ def of_run(run: Run, splits: Splits, *, examples: np.ndarray | None) -> Iterator
             read=lambda positions: splits.source.read(test[positions]),
             count=len(test),
             expected=measured.probabilities,
+            output=splits.task.output,
             labels=measured.labels,
+            thresholds=getattr(measured, "thresholds", None),
+            reach=getattr(measured, "quantiles", [None])[0],
             class_names=measured.class_names,
             examples=None if examples is None else dict.fromkeys(source.inputs, examples),
             takes=takes,
@@ -98,7 +103,12 @@ def of_run(run: Run, splits: Splits, *, examples: np.ndarray | None) -> Iterator
 
 
 def write_inference_script(
-    folder: Path, *, takes: str = "images", pixel_range: tuple[int, int] = FULL_RANGE
+    folder: Path,
+    *,
+    takes: str = "images",
+    pixel_range: tuple[int, int] = FULL_RANGE,
+    thresholds: np.ndarray | None = None,
+    reach: float | None = None,
 ) -> Path:
     """Write infer.py, which runs the model.tflite that stands beside it; of images and arrays without TensorFlow.
 
@@ -111,12 +121,17 @@ def write_inference_script(
       folder: where it goes.
       takes: "images" or "texts" for a model of one of them to the scores of classes, "arrays" for any other.
       pixel_range: of images, what becomes 0 and 255 of 16-bit values.
+      thresholds: of labels: from which score on an example has one.
+      reach: of numbers: by how many scales an interval of 90 % goes beyond the mean.
 
     Returns:
       Its path.
     """
     script = resources("tfkit.compression").joinpath(f"infer_{takes}.py.txt").read_text(encoding="utf-8")
-    files.write_text(folder / NAME, script.replace(str(FULL_RANGE), str(tuple(pixel_range))))
+    script = script.replace(str(FULL_RANGE), str(tuple(pixel_range)))
+    edges = [] if thresholds is None else [round(float(edge), 6) for edge in thresholds]
+    script = script.replace("REACH = None", f"REACH = {None if reach is None else round(float(reach), 6)}")
+    files.write_text(folder / NAME, script.replace("THRESHOLDS = []", f"THRESHOLDS = {edges}"))
     return folder / NAME
 
 
@@ -155,7 +170,10 @@ def write_ids_variant(run: Run, tested: ModelUnderTest, *, quantization: str) ->
     rows = WordPiece(vocabulary=pieces[:-1], max_length=length).dense(tested.read(tried), length=length)
     with ParallelInterpreter(made[variant]) as interpreter:
         outputs = interpreter({name: np.asarray(rows[name]) for name in inputs})
-    agreement = np.mean(outputs.argmax(axis=1) == tested.expected[tried].argmax(axis=1))
+    ours, theirs = (
+        answers(one, tested.output, tested.thresholds) for one in (outputs, tested.expected[tried])
+    )
+    agreement = np.mean(np.isclose(ours, theirs, rtol=0.01))
     with files.new_folder(folder) as new:
         (new / IDS_MODEL).write_bytes(made[variant])
         how = resources("tfkit.compression").joinpath(HOW).read_text(encoding="utf-8")
@@ -170,7 +188,7 @@ def write_ids_variant(run: Run, tested: ModelUnderTest, *, quantization: str) ->
 
 def described(model: bytes, tested: ModelUnderTest, *, name: str) -> bytes:
     """Return a classifier of images with its labels and its scaling inside; any other model as it is."""
-    if tested.takes != "images" or not len(tested.class_names):
+    if tested.takes != "images" or not len(tested.class_names) or tested.output == "values":
         return model
     mean, std = (0.0, 1.0) if inspect(model).inputs[0].dtype == "float32" else (None, None)
     description = f"Tells {len(tested.class_names)} classes of images apart; takes their pixels, 0 to 255."
@@ -211,7 +229,13 @@ def write_results(
         if old.name not in written:  # of an earlier call: variants.json no longer tells of it
             old.unlink()
     if choice.chosen is not None:
-        write_inference_script(folder, takes=tested.takes, pixel_range=tested.pixel_range)
+        write_inference_script(
+            folder,
+            takes=tested.takes,
+            pixel_range=tested.pixel_range,
+            thresholds=tested.thresholds,
+            reach=tested.reach,
+        )
         if tested.takes == "texts":  # an image's labels are inside of the file
             files.write_text(folder / LABELS, "".join(f"{name}\n" for name in tested.class_names))
             vocabulary = run.path / SAVED_MODEL / "assets" / VOCABULARY
@@ -219,7 +243,7 @@ def write_results(
                 files.write_bytes(folder / VOCABULARY, vocabulary.read_bytes())
             if note := write_ids_variant(run, tested, quantization=choice.chosen.quantization):
                 run.note(note)
-    measured = quality(tested.expected, tested.output, tested.labels)
+    measured = quality(tested.expected, tested.output, tested.labels, tested.thresholds)
     content = {
         "source": {"accuracy": None, **measured, "examples": tested.count},
         "examples": tested.count,
@@ -249,9 +273,14 @@ def _write_disagreements(run: Run, tested: ModelUnderTest, name: str, comparison
     worst = comparison.worst[:WORST]
     if not len(worst):
         return
-    ours, theirs = (outputs[worst].argmax(axis=-1) for outputs in (tested.expected, comparison.outputs))
-    names = tested.class_names
-    captions = [f"{names[a]} → {names[b]}" for a, b in zip(ours, theirs, strict=True)]
+    both = [
+        answers(outputs[worst], tested.output, tested.thresholds)
+        for outputs in (tested.expected, comparison.outputs)
+    ]
+    task = next(kind() for kind in TASKS.values() if kind.output == tested.output)
+    captions = [
+        " → ".join(task.words(one, tested.class_names) for one in pair) for pair in zip(*both, strict=True)
+    ]
     shown = tested.read(worst)
     if tested.takes == "texts":
         texts = [text.decode("utf-8", errors="replace") for text in shown]

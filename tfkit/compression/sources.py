@@ -341,13 +341,15 @@ def saved(model: Any, *, input_shape: InputShape = None, signature: str | None =
         )
 
 
-def pixel_function(classify: Callable[..., Any], *, keep: Any, temperature: float | None = None) -> Any:
+def pixel_function(
+    classify: Callable[..., Any], *, keep: Any, probabilities: Callable[[Any], Any] = lambda given: given
+) -> Any:
     """Return a model of images in 0..1 as one of raw pixels in 0..255: what every .tflite of images here takes.
 
     Args:
       classify: float32 [b, s, s, 3] in [0, 1] to float32 [b, c].
       keep: the object whose variables it uses.
-      temperature: of a model that gives logits; None: it gives probabilities.
+      probabilities: makes them of what it gives.
     """
 
     class OfPixels(stack.tf.Module):
@@ -356,8 +358,7 @@ def pixel_function(classify: Callable[..., Any], *, keep: Any, temperature: floa
             self.kept = keep
 
         def __call__(self, pixels: Any) -> Any:
-            outputs = classify(stack.tf.cast(pixels, stack.tf.float32) / 255.0)
-            return outputs if temperature is None else stack.tf.nn.softmax(outputs / temperature)
+            return probabilities(classify(stack.tf.cast(pixels, stack.tf.float32) / 255.0))
 
     return OfPixels()
 

@@ -41,6 +41,8 @@ class Quality:
       rmse: of values, with labels: root mean square of the differences from them.
       error: of values: root mean square difference from the original, as a share of the spread (standard deviation)
         of each of its outputs; 1 - error^2 is R2 against the original.
+      micro_f1: of labels with thresholds: F1 over all pairs of an example and a label.
+      micro_f1_drop: that of the original less that; limits apply to it.
       max_difference: the largest one of an output.
       class_drop: by class, recall of the original less the variant's.
     """
@@ -53,6 +55,8 @@ class Quality:
     r2_drop: float | None = None
     rmse: float | None = None
     error: float | None = None
+    micro_f1: float | None = None
+    micro_f1_drop: float | None = None
     max_difference: float
     class_drop: Mapping[str, float] = field(default_factory=dict)
 
@@ -60,7 +64,7 @@ class Quality:
     def drop(self) -> float:
         """Return what limits apply to: the drop of accuracy or R2; without labels other answers, or 1 - R2."""
         if self.output != "values":
-            return float(self.accuracy_drop)
+            return float(self.accuracy_drop if self.micro_f1_drop is None else self.micro_f1_drop)
         return float((self.error or 0.0) ** 2 if self.r2_drop is None else self.r2_drop)
 
     @property
@@ -68,7 +72,8 @@ class Quality:
         """Return what a limit is of."""
         if self.output == "values":
             return "1 - R2 against the original" if self.r2_drop is None else "R2 drop"
-        return "disagreement" if self.accuracy is None else "accuracy drop"
+        known = "accuracy drop" if self.micro_f1 is None else "micro F1 drop"
+        return "disagreement" if self.accuracy is None else known
 
     @property
     def quality(self) -> str:
@@ -78,7 +83,8 @@ class Quality:
             return error if self.r2 is None else f"R2 {self.r2:.4f} ({0.0 - self.drop:+.4f}), {error}"
         if self.accuracy is None:
             return f"agreement {self.agreement:.4f} with the original"
-        return f"accuracy {self.accuracy:.4f} ({0.0 - self.drop:+.4f})"
+        known = f"accuracy {self.accuracy:.4f}" if self.micro_f1 is None else f"micro F1 {self.micro_f1:.4f}"
+        return f"{known} ({0.0 - self.drop:+.4f})"
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.quality})"
@@ -212,6 +218,8 @@ class Table:
 _COLUMNS: dict[str, tuple[Callable[[Variant], float | None], str]] = {
     "size kB": (lambda one: one.size_bytes / KILO, ",.0f"),
     "gzip kB": (lambda one: one.gzipped_bytes / KILO, ",.0f"),
+    "micro F1": (lambda one: one.micro_f1, ".4f"),
+    "F1 drop": (lambda one: one.micro_f1_drop, ".4f"),
     "accuracy": (lambda one: one.accuracy, ".4f"),
     "drop": (lambda one: None if one.accuracy is None else one.accuracy_drop, ".4f"),
     "R2": (lambda one: one.r2, ".4f"),
@@ -254,8 +262,9 @@ class Gates:
 
     Attributes:
       max_size_kb: of the file, in units of 1000 bytes.
-      max_accuracy_drop: accuracy of the original less the variant's; without labels the share of other answers; of
-        values R2 of the original less the variant's, without labels 1 - R2 against the original.
+      max_accuracy_drop: accuracy of the original less the variant's (of a run of labels micro F1); without labels the
+        share of other answers; of values R2 of the original less the variant's, without labels 1 - R2 against the
+        original.
       max_latency_ms: median for one example on one thread of this machine.
       gzipped: whether the size is that of the file gzipped, as it is downloaded.
 

@@ -17,7 +17,16 @@ from joblib import Parallel, delayed
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError, WebPImagePlugin  # noqa: F401  (registers WebP)
 from tqdm.auto import tqdm
 
-from tfkit.data.folders import IMAGES, FoundFile, Scan, cut_folder, scan, splits_of_folder
+from tfkit.data.folders import (
+    IMAGES,
+    FoundFile,
+    Scan,
+    class_name_warnings,
+    cut_folder,
+    scan,
+    splits_of_folder,
+)  # fmt: skip
+from tfkit.data.labels import LabelCleaner, Targets, Task, in_order, make_targets, settle_task
 from tfkit.data.splits import (
     FULL_RANGE,
     RECIPE,
@@ -30,9 +39,12 @@ from tfkit.data.splits import (
     choose_size,
     cut_by_class,
     draw,
+    listed,
     resize,
 )
 from tfkit.data.store import Store, Writer, prepare
+from tfkit.data.tables import Table, choose, open_table, with_joined_columns
+from tfkit.data.text_decoding import short
 from tfkit.environment import files
 from tfkit.environment.process import watched
 from tfkit.errors import DataError
@@ -411,10 +423,22 @@ def load_folder(
 ) -> Splits:
     """Load `folder`/<class>/<image> or `folder`/<split>/<class>/<image>; see `load_images`."""
     found = scan(folder)
+    sizes: Any = {"image_size": image_size, "native_size": native_size, "pixel_range": pixel_range}
+    return _load(found, cutting, functools.partial(_cut, class_names=found.class_names), **sizes)
+
+
+def _load(
+    found: Scan,
+    cutting: Cutting,
+    cut: Callable[..., dict[str, np.ndarray]],
+    *,
+    image_size: int | None,
+    native_size: int,
+    pixel_range: Range | None,
+) -> Splits:
+    """Load files, whose first argument `cut` takes beside what `_cut` takes."""
     # Before anything is decoded: what is too little is refused, and the training images decide the range.
-    training = cut_folder(
-        found, found.files, cutting, functools.partial(_cut, found.files, found.class_names)
-    )["train"]
+    training = cut_folder(found, found.files, cutting, functools.partial(cut, found.files))["train"]
     some = [] if image_size is not None else found.files[:: len(found.files) // _SIZES_READ + 1]
     sides = [*filter(None, in_parallel(longer_side, [found.root / image.name for image in some]))]
     size = choose_size(np.asarray(sides or [native_size]), image_size=image_size, native_size=native_size)
@@ -427,7 +451,7 @@ def load_folder(
     prepared = prepare_images(found.root, found.files, image_size=size, pixel_range=scaling[:2])
     source = FolderSource(found.root, found.files, prepared, image_size=size, pixel_range=scaling[:2])
     return splits_of_folder(
-        found, source, source.images, cutting, functools.partial(_cut, source.images, found.class_names),
+        found, source, source.images, cutting, functools.partial(cut, source.images),
         digests=source.digests,
         unreadable=[Skipped(file.name, file.reason) for file in _all_files(prepared) if file.reason],
         pixel_range=scaling,
@@ -435,8 +459,101 @@ def load_folder(
     )  # fmt: skip
 
 
+def load_image_table(
+    path: Path,
+    cutting: Cutting,
+    asked: Mapping[str, str | None],
+    *,
+    task: Task,
+    class_order: Sequence[str],
+    **sizes: Any,
+) -> Splits:
+    """Load the images that a table names, by their paths from its folder on; see `load_images` and `choose`."""
+    table = with_joined_columns(open_table(path), asked["label_column"])
+    chosen, notes = choose(table, asked)
+    where = f"The label column '{short(table.columns[chosen[1]])}' of {path}"
+    found = Scan(path.parent, notes=[*table.notes, *notes])
+    labels = _read_table(table, chosen, found)
+    counts = Counter(filter(None, labels.values()))
+    task, decided = settle_task(task, counts, where=where, joined=table.joined)
+    found.notes += decided
+    names = in_order({*labels.values()} if task == "labels" else {*counts})
+    codes = {label: code for code, label in enumerate(names)}
+    for name, label in labels.items():
+        if label in codes:
+            status = (found.root / name).stat()
+            found.files.append(FoundFile(name, codes[label], None, status.st_size, status.st_mtime_ns))
+        else:
+            found.skipped.append(Skipped(name, "has no label"))
+    how: dict[str, Any] = {"task": task, "where": where, "class_order": class_order}
+
+    def targets(images: Sequence[FoundFile]) -> Targets:
+        codes = np.asarray([image.label for image in images], np.int64)
+        return make_targets(names, codes, name=table.columns[chosen[1]], **how)
+
+    def cut(images: Sequence[FoundFile], members: np.ndarray, **how: Any) -> dict[str, np.ndarray]:
+        strata, parts = targets([images[index] for index in members]).strata()
+        files = [images[index].name for index in members]
+        return cut_by_class(files, strata, class_names=parts, noun="images", **how)
+
+    splits = _load(found, cutting, cut, **sizes)
+    target = targets(splits.source.images)  # type: ignore[attr-defined]
+    target.check_cut(splits.indices, where=where)
+    splits.source.labels = target.labels
+    return splits.replace(
+        origin=str(path), class_names=target.class_names, task=target.task,
+        notes=(*splits.notes, *class_name_warnings(target.class_names)),
+    )  # fmt: skip
+
+
+def _read_table(table: Table, chosen: Sequence[int], found: Scan) -> dict[str, str]:
+    """Return the label of each image that is there, as it is written; empty: none.
+
+    Raises:
+      DataError: a path leads out of the folder, or has several labels; none is there.
+    """
+    as_label, labels, root = LabelCleaner(), dict[str, str](), found.root.resolve()
+    for row in table.rows(tuple(chosen)):
+        if isinstance(row, Skipped):
+            found.skipped.append(row)
+            continue
+        place, name = f"{table.path.name}:{row.line}", (row.cells[0] or "").strip()
+        try:
+            real = (root / name).resolve()
+            is_file = bool(name) and name.isprintable() and real.is_file()
+        except (OSError, ValueError, RuntimeError):  # too long, or a zero byte
+            real, is_file = root, False
+        if not real.is_relative_to(root):
+            raise DataError(
+                f"{place} names {short(name)!r}, which leads to {real.parent}, out of the folder of the table.\n"
+                f"  Paths are relative to {root}: move the images there, or the table to where they are."
+            )
+        if not is_file or real.suffix.lower() not in IMAGES.suffixes:
+            reason = "names no image" if is_file else "names a file that is not there"
+            found.skipped.append(Skipped(f"{place} {short(name)}", reason if name else "names no file"))
+            continue
+        # As a folder is read: what is above the file may be a link, and is one file under one name.
+        name = os.path.relpath(root / name, root)
+        if (label := as_label(row.cells[1] or "")) is None:
+            found.skipped.append(Skipped(place, "has no label"))
+        elif labels.setdefault(name, label) != label:
+            raise DataError(
+                f"{place} has another label for {name} than a row above:"
+                f" {short(label)!r} and {short(labels[name])!r}.\n"
+                "  A row is an image. Several labels of one stand in one cell, joined by '|':"
+                " frame.groupby(IMAGE)[LABEL].agg('|'.join).reset_index()"
+            )
+    found.notes += as_label.notes()
+    if not labels:
+        raise DataError(
+            f"{table.path} names no image that is there ({listed([skip.path for skip in found.skipped], 3)}).\n"
+            f"  Paths are relative to {root}, with the ending: {', '.join(sorted(IMAGES.suffixes))}."
+        )
+    return labels
+
+
 def _cut(
-    images: Sequence[FoundFile], class_names: Sequence[str], members: np.ndarray, **how: Any
+    images: Sequence[FoundFile], members: np.ndarray, *, class_names: Sequence[str], **how: Any
 ) -> dict[str, np.ndarray]:
     names, labels = [images[index].name for index in members], [images[index].label for index in members]
     return cut_by_class(names, np.asarray(labels, int), class_names=class_names, noun="images", **how)

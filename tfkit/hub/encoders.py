@@ -17,12 +17,13 @@ from tfkit.hub import bundled, saved_model
 from tfkit.hub.catalogue import Known, Modality, find, parse
 from tfkit.hub.fetch import Download, bundled_model, fetch
 from tfkit.hub.saved_model import Interface, Tensor
-from tfkit.text.tokenizers import MASK, TYPES, WORDS, WordPiece
+from tfkit.text.tokenizers import MASK, TYPES, WORDS, Tokenizer
 
 _SPARE = 0.9  # an embedding may have some rows more than there are pieces, for a round number
 _USUAL_SIZE = 224
 _ALTERNATIVE = (
-    "python -m tfkit models lists encoders; 'efficientnet-lite0' and 'minilm-l6-v2' (texts) are built in."
+    "python -m tfkit models lists encoders; 'efficientnet-lite0' and, of texts, 'minilm-l6-v2' and"
+    " 'multilingual' are built in."
 )
 
 
@@ -41,9 +42,9 @@ def load_model(
     What is fetched goes into the cache (`$TFKIT_CACHE/hub`) when it is whole; from then on the handle needs no network.
 
     Args:
-      handle: a bundled name ("efficientnet-lite0", "minilm-l6-v2"), a known name (python -m tfkit models), an http(s)
-        URL such as https://tfhub.dev/google/universal-sentence-encoder/4, a kaggle.com model URL, a gs:// location, a
-        SavedModel folder, or a .tar.gz of one.
+      handle: a bundled name ("efficientnet-lite0", "minilm-l6-v2", "multilingual"), a known name (python -m tfkit
+        models), an http(s) URL such as https://tfhub.dev/google/universal-sentence-encoder/4, a kaggle.com model URL, a
+        gs:// location, a SavedModel folder, or a .tar.gz of one.
       modality: "images" or "texts", where the model's inputs do not show it.
       preprocessor: handle of the model that makes ids of strings, where the model takes ids and is not one that
         `python -m tfkit models` lists with its preprocessor.
@@ -93,7 +94,8 @@ def load_model(
         if row and row.output in {tensor.name for tensor in interface.outputs}:
             common["interface"] = replace(interface, output_key=row.output)
         digest = files.digest_of(digest, part.digest if part else None, length)
-        encoder = TextEncoder(**common, digest=digest, preprocessor=part, max_length=length)
+        notes = tuple(filter(None, [getattr(bundled.MODELS.get(parsed.location), "note", "")]))
+        encoder = TextEncoder(**common, digest=digest, preprocessor=part, max_length=length, notes=notes)
     return encoder.with_feature_size()
 
 
@@ -119,7 +121,7 @@ def _preprocessor(
         if not 3 <= length <= model.positions:
             raise HubError(
                 f"max_length={length}: {model.name} takes 3 to {model.positions} ids of a text, two at its ends among"
-                f" them; it was trained on {model.max_length}."
+                f" them; unless said {model.max_length}."
             )
         handle, path = model.name, bundled_model(model.name, max_length=length)
         # Not that of the files: see `Bundled.digest`.
@@ -226,7 +228,7 @@ class Encoder(Part, abc.ABC):
         return self.handle in bundled.MODELS
 
     @functools.cached_property
-    def tokenizer(self) -> WordPiece | None:
+    def tokenizer(self) -> Tokenizer | None:
         """Return what makes a bundled encoder's ids of texts; None for any other."""
         model = bundled.MODELS.get(self.handle)
         if isinstance(model, bundled.TextModel):
@@ -401,8 +403,8 @@ class TextEncoder(Encoder):
     def graph(self, spec: Any, *, trainable: str = "none") -> tuple[Any, Any]:
         """See `Encoder`: strings [batch].
 
-        For a bundled encoder the layers between are a `text.layers.Tokens` and the flat ones of `functional`, both
-        without the pieces that no text is cut into.
+        For a bundled encoder the layers between are a `text.layers.Tokens` and the flat ones of `functional`; of
+        MiniLM both without the pieces that no text is cut into.
         """
         texts = stack.keras.Input((), dtype=stack.tf.string, name="texts")
         model, tokenizer = bundled.MODELS.get(self.handle), self.tokenizer
@@ -412,14 +414,9 @@ class TextEncoder(Encoder):
             return texts, Windows(tokenizer, self.functional())(texts)
         if tokenizer is None or not isinstance(model, bundled.TextModel):
             return texts, self.layer(trainable=trainable != "none")(texts)
-        from tfkit.hub.networks import minilm
-        from tfkit.text.layers import Tokens
-
-        tokenizer, rows = model.reachable(tokenizer)
-        tokens = Tokens(tokenizer)(texts)
-        _, features = minilm(tokens[WORDS], tokens[MASK], longest=tokenizer.max_length, pieces=len(rows))
-        freeze(model.weighted(stack.keras.Model(texts, features), rows=rows), trainable)
-        return texts, features
+        base = model.in_graph(texts, tokenizer)
+        freeze(base, trainable)
+        return texts, base.output
 
     def whole(self) -> TextEncoder:
         """Return the encoder of whole documents, which stays frozen: mean and maximum of the vectors of their windows.

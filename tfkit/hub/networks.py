@@ -1,7 +1,8 @@
-"""The networks of the bundled models as flat tf_keras models: EfficientNet-Lite0 and MiniLM-L6.
+"""The networks of the bundled models as flat tf_keras models: EfficientNet-Lite0, MiniLM-L6 and a multilingual one.
 
 Sources: github.com/tensorflow/tpu, models/official/efficientnet/lite, and Tan & Le 2019 (arXiv:1905.11946); Devlin
-et al. 2018 (arXiv:1810.04805), Wang et al. 2020 (arXiv:2002.10957), Reimers & Gurevych 2019 (arXiv:1908.10084).
+et al. 2018 (arXiv:1810.04805), Wang et al. 2020 (arXiv:2002.10957), Reimers & Gurevych 2019 (arXiv:1908.10084); Yang et
+al. 2019 (arXiv:1907.04307) and, of Google's universal-sentence-encoder-multilingual 3, the shapes of its weights.
 Every layer is one that pruning, clustering and quantization can look at.
 """
 
@@ -150,6 +151,53 @@ def minilm(
     return x, layers.UnitNormalization(name="sentence")(mean)
 
 
+NGRAMS = (2, 3, 5)
+MULTILINGUAL_TENSORS = {
+    "words": "rows scale lo",
+    "ngrams": "proj proj_b",
+    "ngrams_norm": "ngrams_g ngrams_b",
+    **{f"ngram{n}_{place}": f"w{place}_{n} b{place}_{n}" for n in NGRAMS for place in (1, 2)},
+    "all_norm": "ln_g ln_b",
+    "summed": "cnn_W cnn_b",
+    **{name: name for name in ("d0", "d1", "d2", "d3", "p1", "p3")},
+}
+"""Layer to the tensors that are its weights; those of the three n-grams' projections are one."""
+
+
+def multilingual(input_word_ids: Any, input_mask: Any) -> Any:
+    """Apply the universal sentence encoder of 16 languages, with convolutions, to these ids, as new layers.
+
+    Args:
+      input_word_ids: Keras tensor, int32 [b, n].
+      input_mask: the same, 1 for an id and 0 for padding.
+
+    Returns:
+      The vectors of the texts, float32 [b, 512] of length 1.
+    """
+    layers = keras.layers
+    words = ByteEmbedding(pieces=128_010, width=512, name="words")(input_word_ids)
+    parts, projected = [words], _layer_norm(layers.Dense(3 * 256, name="ngrams")(words), "ngrams")
+    for n, x in zip(NGRAMS, tf.split(projected, 3, axis=-1), strict=True):
+        for name in (f"ngram{n}_1", f"ngram{n}_2"):
+            convolution = layers.Conv1D(256, n, padding="same", activation="relu", name=name)
+            # No n-gram reaches into the padding.
+            x = layers.Add(name=f"{name}_add")([convolution(Masked(name=f"{name}_masked")(x, input_mask)), x])
+        parts.append(x)
+    x = _layer_norm(layers.Concatenate(name="all")(parts), "all")
+    # A sum over the root of the length, as a mean: fewer rows for the dense layer.
+    x = layers.Dense(512, name="summed")(MaskedMean(name="mean")(x, input_mask))
+    x = TimesRootLength(name="times_root_length")(x, input_mask)
+
+    def dense(x: Any, size: int, name: str, activation: str | None = None) -> Any:
+        return layers.Dense(size, activation=activation, use_bias=False, name=name)(x)
+
+    first = dense(dense(x, 320, "d0", "relu"), 320, "d1")
+    x = layers.ReLU(name="first")(layers.Add(name="first_add")([dense(x, 320, "p1"), first]))
+    second = dense(dense(x, 512, "d2", "relu"), 512, "d3")
+    x = layers.Activation("tanh", name="second")(layers.Add(name="second_add")([dense(x, 512, "p3"), second]))
+    return layers.UnitNormalization(name="sentence")(x)
+
+
 def _layer_norm(x: Any, name: str) -> Any:
     return keras.layers.LayerNormalization(epsilon=1e-12, name=f"{name}_norm")(x)
 
@@ -216,3 +264,47 @@ class Attention(keras.layers.Layer):
     def get_config(self) -> dict[str, Any]:
         """Return what makes another one."""
         return {**super().get_config(), "heads": self._heads}
+
+
+class ByteEmbedding(keras.layers.Layer):
+    """Vectors of ids, of which a byte a number is kept: it times a scale of the row, plus an offset. It is not trained.
+
+    Call: int32 [b, n] to float32 [b, n, width].
+    """
+
+    def __init__(self, *, pieces: int, width: int, **options: Any) -> None:
+        super().__init__(**options)
+        self._counts = {"pieces": pieces, "width": width}
+
+    def build(self, shape: Any) -> None:
+        """Create the bytes, and a scale and an offset for each row."""
+        rows, width = self._counts.values()
+        fixed: Any = {"initializer": "zeros", "trainable": False}
+        self.rows = self.add_weight("rows", (rows, width), dtype="uint8", **fixed)
+        self.scale = self.add_weight("scale", (rows, 1), **fixed)
+        self.offset = self.add_weight("offset", (rows, 1), **fixed)
+
+    def call(self, ids: Any) -> Any:
+        """Return float32 [b, n, width]."""
+        scale, offset = tf.gather(self.scale, ids), tf.gather(self.offset, ids)
+        return tf.cast(tf.gather(self.rows, ids), scale.dtype) * scale + offset
+
+    def get_config(self) -> dict[str, Any]:
+        """Return what makes another one."""
+        return {**super().get_config(), **self._counts}
+
+
+class Masked(keras.layers.Layer):
+    """Vectors float32 [b, n, d], and 0 where the mask, int32 [b, n], has 0."""
+
+    def call(self, vectors: Any, mask: Any) -> Any:
+        """Return float32 [b, n, d]."""
+        return vectors * tf.cast(mask, vectors.dtype)[:, :, tf.newaxis]
+
+
+class TimesRootLength(keras.layers.Layer):
+    """Vectors float32 [b, d] times the root of how many ids their texts have, by the mask, int32 [b, n]."""
+
+    def call(self, vectors: Any, mask: Any) -> Any:
+        """Return float32 [b, d]."""
+        return vectors * tf.sqrt(tf.reduce_sum(tf.cast(mask, vectors.dtype), axis=1, keepdims=True))

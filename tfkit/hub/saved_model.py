@@ -56,7 +56,7 @@ class Interface:
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     parameters: int
-    """Numbers in all its floating-point variables."""
+    """Numbers in all its variables, in floating point or bytes."""
     trainable_variables: int
     """Variables that hub.KerasLayer(trainable=True) would train."""
     children: frozenset[str]
@@ -255,7 +255,7 @@ def _output_key(outputs: tuple[Tensor, ...]) -> str | None:
 
 
 def _parameters(folder: Path) -> int:
-    """Return how many numbers the floating-point variables hold, without those of an optimizer."""
+    """Return how many numbers the variables hold, in floating point or bytes, without those of an optimizer."""
     if not (folder / f"{VARIABLES}.index").is_file():
         return 0
     reader = stack.tf.train.load_checkpoint(str(folder / VARIABLES))
@@ -263,7 +263,7 @@ def _parameters(folder: Path) -> int:
     return sum(
         math.prod(shape)
         for name, shape in reader.get_variable_to_shape_map().items()
-        if types[name].is_floating and "optimizer" not in name.lower()
+        if (types[name].is_floating or types[name] == stack.tf.uint8) and "optimizer" not in name.lower()
     )
 
 

@@ -186,8 +186,9 @@ def _of_images(run: Run, examples: list[tuple[str, Any]], wanted: int | None) ->
     maps, method = None, "Grad-CAM"
     # A private head has other layers; other backbones show none of theirs.
     if recipe in ("transfer_image", "train_distributed") and (handle == SCRATCH or handle in MODELS):
+        spec = tf.TensorSpec(data["shape"], tf.float32)
         backbone = None if handle == SCRATCH else hub.load_model(handle, modality="images")
-        like: Any = SimpleNamespace(class_names=run.labels, spec=tf.TensorSpec(data["shape"], tf.float32))
+        like: Any = SimpleNamespace(class_names=run.labels, spec=spec, task=run.task)
         maps = grad_cam(rebuild(run, backbone, like), images, classes)
     if maps is None:
         method = "integrated gradients"

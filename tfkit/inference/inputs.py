@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tfkit.data.folders import IMAGES, TEXTS, files_below
+from tfkit.data.labels import LabelCleaner, cut
 from tfkit.data.splits import Skipped, listed, no_such_path
 from tfkit.data.tables import Table, choose, of_frame, open_table, read_rows
 from tfkit.data.text_decoding import TABLE_ENDINGS, Cleaner, packed_ending, read_document
-from tfkit.data.text_files import LabelCleaner
 from tfkit.errors import DataError
+from tfkit.tasks import CLASSES, Classes
 
 _OVERSHOOT = 0.5
 """Of floats beyond [0, 1] or [0, 255], as the exported model has it: `training.export.to_bytes`."""
@@ -30,12 +31,14 @@ class Example:
       value: the Path of an image, pixels uint8 or uint16 [h, w, c], a str, or numbers float32.
       truth: its class, where that is known.
       error: why it cannot be read; empty where it can.
+      language: of a row of a table that says it; else empty.
     """
 
     name: str
     value: Any
     truth: str | None = None
     error: str = ""
+    language: str = ""
 
 
 class Data(NamedTuple):
@@ -55,11 +58,16 @@ class Asked(NamedTuple):
     """Say how the data are read."""
 
     class_names: Sequence[str]
+    task: Classes = CLASSES
     text_column: str | None = None
     label_column: str | None = None
 
     labels: bool = False
     """Whether subfolders, or a column, are the true classes; else they are where all of them are named like classes."""
+
+    def label(self, text: str | None) -> Any:
+        """Return the label that a text says, as `Splits` have it; None where it is none of the run's."""
+        return self.task.read(text, self.class_names, cut)
 
 
 def open_data(data: Any, *, shape: Sequence[int], asked: Asked) -> Data:
@@ -209,25 +217,27 @@ def _of_tables(tables: Sequence[Table], asked: Asked) -> Data:
                 if isinstance(row, Skipped):
                     yield Example(row.path, "", error=row.reason)
                 else:
-                    text, *label = (cell or "" for cell in row.cells)
-                    yield _of_text(f"{place}{row.line}", cleaner(text), as_label("".join(label)) or None)
+                    text, label, language, *_ = (*(cell or "" for cell in row.cells), "", "")
+                    example = _of_text(f"{place}{row.line}", cleaner(text), as_label(label) or None)
+                    example.language = language.strip()
+                    yield example
         notes.extend(cleaner.notes())
 
     return Data(read(), any(len(columns) > 1 for columns in chosen), notes)
 
 
 def _columns(table: Table, asked: Asked, notes: list[str]) -> tuple[int, ...]:
-    """Return the number of the column of texts, and of that of the true classes where there is one."""
+    """Return the number of the column of texts, and where they are there of the true classes and their languages."""
     text = {"text_column": asked.text_column}
     required, columns, found = asked.labels or asked.label_column, tuple[int, ...](), set[str]()
     try:
-        columns = choose(table, text | {"label_column": asked.label_column, "language_column": None})[0][:2]
-        found = {*map(LabelCleaner(), table.values(columns[1]))} - {""}
+        columns = choose(table, text | {"label_column": asked.label_column, "language_column": None})[0]
+        found = {label for label in map(LabelCleaner(), table.values(columns[1])) if label}
     except DataError:
         if required:
             raise
-    if not required and (not found or found - {*asked.class_names}):
+    if not required and (not found or any(asked.label(one) is None for one in found)):
         columns = choose(table, text)[0]
-    taken = " and the true classes in ".join(f"{table.columns[column]!r:.80}" for column in columns)
+    taken = " and the true classes in ".join(f"{table.columns[column]!r:.80}" for column in columns[:2])
     notes += [*table.notes, f"{table.path.name}: the texts are in {taken}."]
     return columns

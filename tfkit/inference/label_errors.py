@@ -15,6 +15,7 @@ from tfkit.errors import DataError, PrivacyError
 from tfkit.privacy.ledger import is_private
 from tfkit.run import Run
 from tfkit.settings.options import ENCODER, DataConfig
+from tfkit.tasks import refuse
 from tfkit.transfer.train import load, settings_of
 
 FOLDS = 5
@@ -53,6 +54,7 @@ def find_label_errors(run: Run | str | Path) -> pd.DataFrame:
             " of it is covered by no epsilon.\n  Look for them before training, in a run without privacy that you keep"
             " to yourself."
         )
+    refuse(run.task, "classes", what="find_label_errors", why="take label_errors for each label, yes or no.")
     otherwise = "tfkit.inference.label_errors(probabilities, labels), with your own ones, out of sample"
     config = settings_of(run, recipes=RECIPES, otherwise=otherwise)
     encoder, splits = load(config, global_batch_size=1)

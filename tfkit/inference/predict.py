@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import functools
 import itertools
 import json
@@ -28,16 +29,18 @@ from tqdm.auto import tqdm
 from tfkit.calibration import prediction_sets
 from tfkit.data.image_files import Unreadable, decode_image
 from tfkit.data.splits import FULL_RANGE, draw, listed, resize
+from tfkit.data.tables import MOST_LANGUAGES
 from tfkit.environment import files, packages, process, stack
 from tfkit.errors import CheckError, ConfigError, DataError, PrivacyError, RunError, StackError
 from tfkit.hub.features import images_per_call
 from tfkit.inference.inputs import Asked, Example, open_data
 from tfkit.litert import ParallelInterpreter, to_tflite
-from tfkit.metrics import Evaluation
 from tfkit.privacy.ledger import is_private
+from tfkit.reporting.examples import by_language
 from tfkit.reporting.figures import confused_pairs, printable
 from tfkit.reporting.page import write_report
 from tfkit.run import OTHER_DATA, SAVED_MODEL, Run
+from tfkit.tasks import refuse
 
 TOLERANCE = 1e-4
 """How far LiteRT may be from the exported model in a probability; where two classes are closer, the model decides."""
@@ -48,9 +51,11 @@ FEW = 256
 RESERVED = ("name", "label", "probability", "truth", "set", "abstain", "error")
 """Columns of predictions; that of a class of such a name has "class:" before it."""
 
-_FLAGS = ("coverage", "report", "text_column", "label_column", "labels")
+_FLAGS = ("augment", "coverage", "report", "text_column", "label_column", "labels")
 _BLOCK = 256  # examples that are read, computed and written together
 _BATCH = 32
+MOVES = ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))
+"""By how many 32nds of its side an image is moved down and to the right for each of the views whose mean is taken."""
 _SAMPLE = 16  # images that both engines must agree on
 _TOLD_SECONDS = 4.0
 _CONVERSION = 1  # part of the cache key of converted models: raise it when they become others
@@ -80,7 +85,8 @@ def command(chosen: argparse.Namespace) -> int:
     run, data = Run.open(chosen.folder), [*map(Path, chosen.data)]
 
     def show(frame: pd.DataFrame) -> None:
-        rows = frame[[name for name in RESERVED if name in frame]].astype({"probability": float})
+        rows = frame[[name for name in RESERVED if name in frame]]
+        rows = rows.astype({name: float for name in ("probability",) if name in rows})
         table = rows.to_csv(sep="\t", index=False, header=False, float_format="%.4f")
         tqdm.write(_lines(frame) if chosen.json else table, end="", file=sys.stdout)
 
@@ -99,6 +105,7 @@ def stream(
     coverage: float | None = None,
     strict: bool = False,
     report: str | None = None,
+    augment: bool = False,
     **how: Any,
 ) -> dict[str, Any]:
     """Predict block by block: the memory that it takes does not grow with the data.
@@ -110,6 +117,7 @@ def stream(
       coverage: of prediction sets.
       strict: whether an example that cannot be read is an error.
       report: the name under which the evaluation is kept.
+      augment: whether images are judged by the mean over views of them.
       how: other fields of `tfkit.inference.inputs.Asked`.
 
     Returns:
@@ -118,17 +126,24 @@ def stream(
     names, about = [*map(printable, run.labels)], run.provenance.get("data", {})
     if (shape := about.get("shape")) is None:
         raise RunError(f"{run.path} is no finished run of a classifier: nothing can be predicted by it.")
-    found = open_data(data, shape=shape, asked=Asked(names, **how))
+    task = run.task if coverage is None else run.task.at(coverage)
+    if augment and (len(shape) != 3 or not task.each or coverage is not None or report is not None):
+        raise ConfigError(
+            "augment is for classes and labels of images, and what the run knows of its coverage and its accuracy is of"
+            " single views.\n  Leave it out, or coverage and report."
+        )
+    asked = Asked(names, task, **how)
+    found = open_data(data, shape=shape, asked=asked)
     trained_on_them = Path(str(about.get("origin"))).resolve() in map(Path.resolve, _paths(data))
     if report is not None:
         _check_report(run, report, is_other=found.labelled and not trained_on_them)
-    in_sets = _in_sets(run, coverage)
+    in_sets = _in_sets(run, coverage) if task.each else None
     noun = {0: "texts", 3: "images"}.get(len(shape), "rows")
     counts, measured = Counter(examples=0, unreadable=0), list[tuple[Example, np.ndarray]]()
     _tell(f"Predicting {noun} by {run.path}.")
-    with _engine(run, shape, found.examples) as compute:
+    with _engine(run, shape, found.examples, moves=MOVES if augment else ()) as compute:
         for block in _watched(found.examples, noun):
-            probabilities = np.full((len(block), len(names)), np.nan, np.float32)
+            probabilities = np.full((len(block), len(names) if task.each else 2), np.nan, np.float32)
             if readable := [place for place, example in enumerate(block) if not example.error]:
                 probabilities[readable] = compute([block[place] for place in readable])
             bad = [place for place, example in enumerate(block) if example.error]
@@ -139,16 +154,17 @@ def stream(
             counts.update(examples=len(block), unreadable=len(bad))
             if found.labelled:
                 pairs = zip(block, probabilities, strict=True)
-                measured += [(Example(one.name, None, one.truth), row) for one, row in pairs if not one.error]
-            take(_frame(block, probabilities, names, in_sets, labelled=found.labelled))
+                kept = ((dataclasses.replace(one, value=None), row) for one, row in pairs if not one.error)
+                measured += kept
+            take(_frame(block, probabilities, asked, in_sets, labelled=found.labelled))
     for note in found.notes:
         _tell(note)
     if counts["unreadable"]:
         _tell(f"{counts['unreadable']} of {counts['examples']} cannot be read: 'error' says why.")
-    facts = dict(counts) | (_evaluated(measured, names) if found.labelled else {})
+    facts = dict(counts) | (_evaluated(measured, asked) if found.labelled else {})
     if found.labelled and trained_on_them:
         _tell("The run was trained on a part of these: its report says what it is worth on others.")
-    if report is not None and "accuracy" in facts:
+    if report is not None and "evaluated" in facts:
         content = {"origin": listed(_paths(data), 3), **facts}
         files.write_json(run.path / OTHER_DATA / f"{report}.json", content)
         _tell(f"It is in {write_report(run)}, under 'On other data'.")
@@ -209,16 +225,13 @@ def _lines(frame: pd.DataFrame) -> str:
 
 
 def _frame(
-    block: Sequence[Example], probabilities: np.ndarray, names: Sequence[str], in_sets: Any, *, labelled: bool
+    block: Sequence[Example], probabilities: np.ndarray, asked: Asked, in_sets: Any, *, labelled: bool
 ) -> pd.DataFrame:
-    best, failed = np.nan_to_num(probabilities).argmax(axis=1), [bool(example.error) for example in block]
-    nothing = np.array(None, object)
-    columns: dict[str, Any] = {
-        "name": [example.name for example in block],
-        "label": np.where(failed, nothing, np.array(names, object)[best]),
-        "probability": probabilities[np.arange(len(block)), best],
-    }
-    for name, of_class in zip(names, probabilities.T, strict=True):
+    names, failed, nothing = asked.class_names, [bool(one.error) for one in block], np.array(None, object)
+    columns: dict[str, Any] = {"name": [example.name for example in block]}
+    for name, values in asked.task.answers(np.nan_to_num(probabilities), names).items():
+        columns[name] = np.where(failed, nothing if values.dtype == object else np.float32(np.nan), values)
+    for name, of_class in zip(names, probabilities.T, strict=True) if asked.task.each else ():
         while name in columns or name in RESERVED:
             name = f"class:{name}"
         columns[name] = of_class
@@ -234,6 +247,7 @@ def _in_sets(run: Run, coverage: float | None) -> Callable[[np.ndarray], np.ndar
     """Return what gives for probabilities [n, classes] which classes are in each prediction set, bool."""
     if coverage is None:
         return None
+    refuse(run.task, "classes", what="coverage", why="a set of its labels has none. Leave it out.")
     scores = np.asarray(run.read("calibration.json").get("scores", []), np.float64)
     if not scores.size:
         why = "it is private, of an earlier tfkit, or of too few validation examples.\n  Train anew"
@@ -257,34 +271,55 @@ def _check_report(run: Run, report: str, *, is_other: bool) -> None:
     run.check_writable()
 
 
-def _evaluated(measured: Sequence[tuple[Example, np.ndarray]], names: Sequence[str]) -> dict[str, Any]:
+def _evaluated(measured: Sequence[tuple[Example, np.ndarray]], asked: Asked) -> dict[str, Any]:
     """Return what the predictions of labelled examples are worth, and say it."""
-    others = Counter(example.truth for example, _ in measured if example.truth not in names)
+    truths = [asked.label(example.truth) for example, _ in measured]
+    pairs_of = [*zip(measured, truths, strict=True)]
+    others = Counter(example.truth for (example, _), truth in pairs_of if truth is None)
     facts: dict[str, Any] = {"unlabelled": others.pop(None, 0), "unknown_classes": dict(others)}
     if others:
         shown = listed([f"{name!r} ({count})" for name, count in others.items()])
         _tell(f"Not evaluated, because these are no classes of the run: {shown}.")
-    if known := [(example, row) for example, row in measured if example.truth in names]:
-        of, rows = zip(*known, strict=True)
-        about = {"names": [example.name for example in of], "class_names": names}
-        labels = np.array([names.index(example.truth) for example in of])
-        evaluation = Evaluation(labels=labels, probabilities=np.stack(rows), **about)
-        (low, high), pairs = evaluation.accuracy_interval, confused_pairs(evaluation)
-        mistakes = listed([f"{true} taken for {guess} ({count})" for true, guess, count in pairs], 3)
+    if known := [(example, row, truth) for (example, row), truth in pairs_of if truth is not None]:
+        of, rows, labels = zip(*known, strict=True)
+        about = {"names": [example.name for example in of], "class_names": asked.class_names}
+        evaluation = asked.task.evaluation(np.stack(rows), labels=np.array(labels), **about)
+        (low, high), score = evaluation.interval, asked.task.score
         interval = f"{low:.4f} to {high:.4f}, 95 % interval"
-        _tell(f"Accuracy {evaluation.accuracy:.4f} ({interval}) on {len(of)} examples.")
-        _tell(f"Confused most: {mistakes or 'none'}.")
-        facts |= {"evaluated": len(of), "accuracy": evaluation.accuracy, "accuracy_interval": [low, high]}
-        facts["confused"] = [list(pair) for pair in pairs]
+        _tell(
+            f"{asked.task.score_name.capitalize()} {evaluation.score:.4f} ({interval}) on {len(of)} examples."
+        )
+        facts |= {
+            "evaluated": len(of),
+            score: evaluation.score,
+            f"{score}_interval": [low, high],
+            "confused": [],
+        }
+        if "confusion" in evaluation.figures:
+            pairs = confused_pairs(evaluation)
+            mistakes = listed([f"{true} taken for {guess} ({count})" for true, guess, count in pairs], 3)
+            _tell(f"Confused most: {mistakes or 'none'}.")
+            facts["confused"] = [list(pair) for pair in pairs]
+        elif not asked.task.each:
+            _tell(f"It is {evaluation.in_words('examples')}.")
+        languages = by_language(evaluation, np.array([example.language or "?" for example in of]))
+        if 1 < len(languages) <= MOST_LANGUAGES:
+            facts["languages"] = {printable(name): list(of) for name, of in languages.items()}
+            of_each = [f"{name} {right:.4f} ({count})" for name, (count, right) in facts["languages"].items()]
+            _tell(f"Of each language: {listed(of_each, 20)}.")
     return facts
 
 
 @contextlib.contextmanager
-def _engine(run: Run, shape: Sequence[int], examples: Any) -> Iterator[Compute]:
+def _engine(run: Run, shape: Sequence[int], examples: Any, *, moves: Any = ()) -> Iterator[Compute]:
     """Yield what computes probabilities, while the block runs."""
     saved = run.shared / SAVED_MODEL
     model = _model(run.shared.resolve(), saved.stat().st_mtime if saved.is_dir() else 0.0)
     if len(shape) != 3 or any(_is_raw(example.value, shape) for example in examples):
+        if moves:
+            raise DataError(
+                f"augment takes files, or arrays uint8 of the model's own size {[*shape]}. Leave it out."
+            )
         yield lambda some: _called(model, some)
         return
     about = run.provenance["data"]
@@ -312,10 +347,17 @@ def _engine(run: Run, shape: Sequence[int], examples: Any) -> Iterator[Compute]:
 
     def by_both(some: Sequence[Example]) -> np.ndarray:
         probabilities = by_litert(some)
-        second, first = np.partition(probabilities, -2, axis=1)[:, -2:].T
-        if len(close := np.flatnonzero(first - second <= 2 * TOLERANCE)):
+        if len(close := np.flatnonzero(run.task.close(probabilities, TOLERANCE))):
             probabilities[close] = by_model([some[int(place)] for place in close])
         return probabilities
+
+    def by_views(some: Sequence[Example]) -> np.ndarray:
+        images = [*pool.map(pixels, some)]
+        views = [
+            [Example(one.name, _moved(image, *by)) for one, image in zip(some, images, strict=True)]
+            for by in moves
+        ]
+        return np.mean([compute(view) for view in views], axis=0)
 
     with contextlib.ExitStack() as opened:
         pool = ThreadPoolExecutor(joblib.cpu_count())
@@ -331,7 +373,17 @@ def _engine(run: Run, shape: Sequence[int], examples: Any) -> Iterator[Compute]:
                 compute = by_both
             except (CheckError, DataError, StackError, RuntimeError, ValueError) as error:
                 _tell(f"TensorFlow computes: {str(error).splitlines()[0]}")
-        yield compute
+        yield by_views if moves else compute
+
+
+def _moved(image: np.ndarray, down: int, right: int) -> np.ndarray:
+    """Return an image moved by so many 32nds of its side; what comes into view is its edge."""
+    side = len(image)
+    step = max(1, round(side / 32))
+    top, left = (1 - down) * step, (1 - right) * step
+    return np.pad(image, ((step, step), (step, step), (0, 0)), mode="edge")[
+        top : top + side, left : left + side
+    ]
 
 
 def _is_raw(value: Any, shape: Sequence[int]) -> bool:

@@ -39,6 +39,7 @@ def compute_epsilon(
     sampler: str = "poisson",
     accountant: str = "pld",
     release_noise: float = 0.0,
+    expected_trials: int | None = None,
 ) -> float:
     """Return the epsilon that holds at `delta` after some steps of DP-SGD.
 
@@ -52,6 +53,8 @@ def compute_epsilon(
         amplification by sampling: an epoch is one Gaussian mechanism.
       accountant: `pld` (privacy loss distributions, the tighter one) or `rdp` (Rényi divergences).
       release_noise: noise multiplier of one Gaussian release from all examples that comes on top; 0: none.
+      expected_trials: mean of the geometric number of such trainings of which the best one alone is released, 2 or
+        more; None: one training. `pld` knows no bound for a search: Rényi's accountant is taken.
 
     Returns:
       An upper bound; infinity without noise, 0 without steps.
@@ -60,7 +63,8 @@ def compute_epsilon(
       ConfigError: an argument out of its range, all of them at once.
 
     Source: Abadi et al. 2016 (arXiv:1607.00133); Mironov et al. 2019 (arXiv:1908.10530) for RDP; Koskela et al.
-    2020 (arXiv:1906.03049) and Doroshenko et al. 2022 (arXiv:2207.04380) for PLD.
+    2020 (arXiv:1906.03049) and Doroshenko et al. 2022 (arXiv:2207.04380) for PLD; Papernot and Steinke 2022
+    (arXiv:2110.03620, theorem 2) for searches.
 
     Example:
       >>> case = dict(noise_multiplier=1.1, sampling_probability=256 / 60000, steps=3515, delta=1e-5)
@@ -74,6 +78,7 @@ def compute_epsilon(
         f"delta {delta}, in [{SMALLEST_DELTA:g}, 1)": SMALLEST_DELTA <= delta < 1,
         f"sampler {sampler!r}, one of {', '.join(NEIGHBOURS)}": sampler in NEIGHBOURS,
         f"accountant {accountant!r}, one of {', '.join(ACCOUNTANTS)}": accountant in ACCOUNTANTS,
+        f"expected_trials {expected_trials}, 2 or more": expected_trials is None or expected_trials >= 2,
     }
     if wrong := [problem for problem, right in problems.items() if not right]:
         raise ConfigError("\n  ".join(["No epsilon can be computed; these must be:", *wrong]))
@@ -91,7 +96,11 @@ def compute_epsilon(
         step = dp.PoissonSampledDpEvent(sampling_probability, step)
     events = [dp.SelfComposedDpEvent(step, steps)] if steps else []
     events += [dp.GaussianDpEvent(release_noise)] if release_noise else []
-    return _spent(dp.ComposedDpEvent(tuple(events)), delta, accountant)
+    training: dp_accounting.DpEvent = dp.ComposedDpEvent(tuple(events))
+    if expected_trials is not None:
+        training = dp.dp_event.RepeatAndSelectDpEvent(training, mean=expected_trials, shape=1)
+        accountant = "rdp"
+    return _spent(training, delta, accountant)
 
 
 def calibrate(*, target_epsilon: float, steps: int, accountant: str = "pld", **mechanism: Any) -> float:
@@ -103,7 +112,8 @@ def calibrate(*, target_epsilon: float, steps: int, accountant: str = "pld", **m
       target_epsilon: above 0; `compute_epsilon` of the result never exceeds it.
       steps: that will be taken, 1 or more.
       accountant: `pld` or `rdp`.
-      mechanism: the other arguments of `compute_epsilon`: sampling_probability, delta, sampler, release_noise.
+      mechanism: the other arguments of `compute_epsilon`: sampling_probability, delta, sampler, release_noise,
+        expected_trials.
 
     Returns:
       Standard deviation of the noise in units of the clipping norm.
@@ -180,6 +190,7 @@ def _interval(rough: float) -> float:
     return 1e-4 * 2.0 ** max(math.ceil(math.log2(rough)), -7)
 
 
+_MECHANISM = ("accountant", "sampler", "release_noise", "expected_trials")
 COUNT_NOISE_SHARE = 0.05
 LARGEST_MICROBATCH = 256
 SMALLEST_MICROBATCH = 32
@@ -207,6 +218,8 @@ class DPSGD:
       diagnostics: log loss, metrics and gradient norms of the training examples without noise: they leak.
       release_noise: noise multiplier of a Gaussian release from the same examples that is used in the training, such as
         `tfkit.privacy.noisy_mean`; it is accounted along. 0: none.
+      expected_trials: this is one of so many trainings on average (their number is geometric, and kept secret), of
+        which the best one alone is released; epsilon is that of the search, by `rdp`. None: one training.
 
     Example:
       >>> DPSGD(target_epsilon=3, delta=1e-5).plan(examples=1258, expected_batch_size=256, epochs=30).steps
@@ -224,6 +237,7 @@ class DPSGD:
     deterministic_noise: bool = False
     diagnostics: bool = False
     release_noise: Annotated[float, fields.Range(ge=0)] = 0.0
+    expected_trials: Annotated[int, fields.Range(ge=2)] | None = None
 
     def __post_init__(self) -> None:
         """Check what can be checked without the data."""
@@ -233,6 +247,8 @@ class DPSGD:
                 "Either target_epsilon or noise_multiplier decides the noise: give one of them"
                 f" (found {self.target_epsilon} and {self.noise_multiplier})."
             )
+        if self.expected_trials is not None:
+            object.__setattr__(self, "accountant", "rdp")
 
     def plan(self, *, examples: int, expected_batch_size: int, epochs: int) -> Plan:
         """Return what training so many epochs on so many examples takes.
@@ -263,7 +279,7 @@ class DPSGD:
         probability = expected_batch_size / examples
         noise = self.noise_multiplier
         if self.target_epsilon is not None:
-            mechanism = {name: getattr(self, name) for name in ("accountant", "sampler", "release_noise")}
+            mechanism = {name: getattr(self, name) for name in _MECHANISM}
             noise = calibrate(
                 target_epsilon=self.target_epsilon, steps=steps_per_epoch * epochs, delta=delta,
                 sampling_probability=probability, **mechanism,
@@ -322,6 +338,7 @@ class Plan(DPSGD):
       deterministic_noise: noise from the seed, for tests: nothing is private then.
       diagnostics: whether numbers without noise are logged, which leak.
       release_noise: of a Gaussian release from all examples beside the steps; 0: none.
+      expected_trials: mean number of trainings of which this was the best; None: one by itself.
     """
 
     noise_multiplier: float
@@ -343,10 +360,27 @@ class Plan(DPSGD):
         """Return the steps of the whole training."""
         return self.steps_per_epoch * self.epochs
 
+    @property
+    def score_noise(self) -> float | None:
+        """Return the standard deviation of the noise on the score of a trial in a search; None where there is none.
+
+        The score is how many validation examples are classified right, which one of them changes by 1 at most. Who is
+        among the validation examples enters a trial by its score alone, and so a search over such scores has for them
+        the epsilon that it has for the training examples, who enter by the training.
+        """
+        if self.expected_trials is None:
+            return None
+        mechanism = {
+            "delta": self.delta,
+            "sampling_probability": 1.0,
+            "expected_trials": self.expected_trials,
+        }
+        return calibrate(target_epsilon=self.epsilon(self.steps), steps=1, accountant="rdp", **mechanism)
+
     def epsilon(self, steps: int, *, accountant: str | None = None) -> float:
         """Return what so many steps have spent: infinity without noise, 0 without steps."""
-        names = ("noise_multiplier", "sampling_probability", "delta", "sampler", "release_noise")
-        mechanism = {name: getattr(self, name) for name in names}
+        names = ("noise_multiplier", "sampling_probability", "delta", *_MECHANISM)
+        mechanism = {name: getattr(self, name) for name in names if name != "accountant"}
         return compute_epsilon(**mechanism, steps=steps, accountant=accountant or self.accountant)
 
 
@@ -400,7 +434,8 @@ def statement(plan: Plan, *, steps: int, optimizer: str) -> dict[str, Any]:
 
     Returns:
       epsilon, delta, noise_multiplier, l2_norm_clip, sampler, sampling_probability, expected_batch_size, examples,
-      steps, accountant, neighbouring_relation, covered, not_covered, and more. epsilon is None where none holds,
+      steps, accountant, neighbouring_relation, covered, not_covered, and more; of a search also expected_trials and
+      score_noise. epsilon is None where none holds,
       and covered is empty where `private` is False.
     """
     import yaml
@@ -409,16 +444,23 @@ def statement(plan: Plan, *, steps: int, optimizer: str) -> dict[str, Any]:
     other = "rdp" if plan.accountant == "pld" else "pld"
     epsilon = _finite(plan.epsilon(steps))
     private = epsilon is not None and plan.noise_multiplier > 0 and not plan.deterministic_noise
+    how, unsaid = words["searched"], [*UNSAID]
+    beside = {"score_noise": plan.score_noise} if private else {}
+    if plan.expected_trials is None:
+        how, unsaid = words["by_itself"], [*UNSAID, "expected_trials"]
+        beside = {f"epsilon_{other}": _finite(plan.epsilon(steps, accountant=other))}
     return {
         "private": private,
         "epsilon": epsilon,
-        f"epsilon_{other}": _finite(plan.epsilon(steps, accountant=other)),
-        **{name: value for name, value in vars(plan).items() if name not in UNSAID},
+        **beside,
+        **{name: value for name, value in vars(plan).items() if name not in unsaid},
         "steps": steps,
         "optimizer": optimizer,
         "neighbouring_relation": NEIGHBOURS[plan.sampler],
-        "covered": words["covered"] if private else [],
-        "not_covered": words["not_covered"] + (words["diagnostics"] if plan.diagnostics else []),
+        "covered": words["covered"] + how["covered"] if private else [],
+        "not_covered": words["not_covered"]
+        + how["not_covered"]
+        + (words["diagnostics"] if plan.diagnostics else []),
     }
 
 

@@ -38,8 +38,8 @@ def sampled_batches(
 
     Returns:
       A dataset, or a distributed one, of `plan.steps_per_epoch` elements an epoch: features float32
-      [k, m, *shape], labels int64 [k, m], weights float32 [k, m], 1 for an example and 0 for padding; m is
-      plan.microbatch_size, k as large as the sample needs.
+      [k, m, *shape], labels [k, m, ...] as `Splits` have them, weights float32 [k, m], 1 for an example and 0 for
+      padding; m is plan.microbatch_size, k as large as the sample needs.
     """
     indices, read = np.asarray(splits.indices["train"], np.int64), reader(splits.source)
     size, shape = plan.microbatch_size, splits.source.shape
@@ -63,7 +63,7 @@ def sampled_batches(
             # With zeros, which have the weight 0, and not with other examples.
             return tuple(
                 tf.reshape(tf.pad(value, [[0, padding], *[[0, 0]] * len(inner)]), [-1, size, *inner])
-                for value, inner in ((features, shape), (labels, ()), (tf.ones([real]), ()))
+                for value, inner in ((features, shape), (labels, labels.shape[1:]), (tf.ones([real]), ()))
             )
 
         bounds = [epoch * plan.steps_per_epoch * own for epoch in epochs]

@@ -21,7 +21,7 @@ from tfkit.errors import PrivacyError
 from tfkit.privacy.clipping import PerExampleLoss, clipped_sum, per_example_loss, weight_penalties
 
 EXAMPLES = 3  # odd: examples that meet in pairs, or from both ends, cannot be overlooked
-LABELS = np.zeros(EXAMPLES, np.int64)  # class numbers, as Splits have them
+LABELS = np.zeros(EXAMPLES, np.int64)  # class numbers, as Splits of classes have them
 SAME = 1e-5  # of the largest number: two outputs of the same operations
 SAME_GRADIENT = 1e-3  # of the largest number: two ways to sum up the same gradient
 _NOT_DISTRIBUTED = tf.distribute.get_strategy()
@@ -49,7 +49,11 @@ def check(model: keras.Model, **settings: Any) -> None:
 
 
 def problems(
-    model: keras.Model, *, callbacks: Sequence[Any] = (), example_spec: tf.TensorSpec | None = None
+    model: keras.Model,
+    *,
+    callbacks: Sequence[Any] = (),
+    example_spec: tf.TensorSpec | None = None,
+    label_spec: tf.TensorSpec | None = None,
 ) -> list[str]:
     """Return what stands against an epsilon for the training of this model.
 
@@ -60,6 +64,7 @@ def problems(
       model: compiled; it is called on three random examples, and left as it was.
       callbacks: that the training would get.
       example_spec: of one example, without the batch; None: taken from the model.
+      label_spec: of what the loss takes for one; None: a class number, int64 [].
 
     Returns:
       A sentence or two for each, with what to do about it.
@@ -81,7 +86,7 @@ def problems(
     loss, refused = None, [*_inseparable(model)]
     if model.optimizer is not None:
         try:
-            loss = per_example_loss(model)
+            loss = _on_zeros(per_example_loss(model), label_spec)
         except PrivacyError as error:
             refused.append(str(error))
     if not model.trainable_weights:
@@ -93,6 +98,13 @@ def problems(
         reason = f"{type(error).__name__}: {first_line(error)}"
         tried = [f"It cannot be tried on {EXAMPLES} random examples ({reason}). Mend that first."]
     return [*found, *refused, *tried]
+
+
+def _on_zeros(loss: PerExampleLoss, label_spec: tf.TensorSpec | None) -> PerExampleLoss:
+    """Return the loss for labels of another kind than class numbers, all 0."""
+    if label_spec is None or label_spec.dtype.is_integer:
+        return loss
+    return lambda _, outputs: loss(tf.zeros([EXAMPLES, *label_spec.shape], label_spec.dtype), outputs)
 
 
 def _some(names: Sequence[str]) -> str:
@@ -326,7 +338,8 @@ def _of_loss(loss: PerExampleLoss, outputs: Any, others: Any) -> str | None:
         values, other_values = (loss(LABELS, each) for each in (outputs, others))
     except (PrivacyError, ValueError, TypeError, tf.errors.OpError) as error:
         return (
-            f"Its loss does not take class numbers int64 [batch] beside outputs {outputs.shape} ({first_line(error)})."
+            f"Its loss does not take the labels (as a rule class numbers int64 [batch]) beside outputs {outputs.shape}"
+            f" ({first_line(error)})."
             ' Use one with a value for each example, such as "sparse_categorical_crossentropy".'
         )
     if _same_rows(values, other_values):

@@ -98,17 +98,17 @@ def _overview(all_facts: Sequence[Facts]) -> Rows:
     columns = []
     for facts, beside in zip(all_facts, _against_best(all_facts), strict=True):
         measured, chosen = facts.measured, facts.chosen or {}
-        size, accuracy = chosen.get("size_bytes"), chosen.get("accuracy")
+        size, accuracy = chosen.get("size_bytes"), chosen.get(facts.task.score)
         columns.append(
             {
-                "test accuracy": None if facts.accuracy is None else share(facts.accuracy),
-                "95 % interval": measured and " to ".join(map(share, measured.accuracy_interval)),
+                f"test {facts.score_name}": None if facts.score is None else share(facts.score),
+                "95 % interval": measured and " to ".join(map(share, measured.interval)),
                 "test examples": measured and len(measured.labels),
                 "backbone": facts.model.get("handle"),
                 "epsilon": _epsilon(facts.privacy),
                 "best TFLite variant": chosen.get("name"),
                 "its size, kB": None if size is None else kilobytes(size),
-                "its accuracy": None if accuracy is None else share(accuracy),
+                f"its {facts.score_name}": None if accuracy is None else share(accuracy),
                 "its ms, 1 thread": chosen.get("latency_ms", {}).get("1", {}).get("p50"),
                 "seconds in all": facts.metrics.get("time/total_seconds"),
                 "beside the best": beside,
@@ -129,13 +129,13 @@ def _against_best(all_facts: Sequence[Facts]) -> list[str | None]:
     """Return McNemar's exact test against the best run, where both were tested on the very same examples."""
     from scipy.stats import binomtest
 
-    best = max(all_facts, key=lambda facts: facts.accuracy or 0.0)
+    best = max(all_facts, key=lambda facts: facts.score or 0.0)
     words: list[str | None] = []
     for facts in all_facts:
         if facts is best or not (best.measured and facts.measured and _same_test(best, facts)):
             words.append(None)
             continue
-        right, right_there = (one.predicted == one.labels for one in (best.measured, facts.measured))
+        right, right_there = best.measured.right, facts.measured.right
         lost, won = int((right & ~right_there).sum()), int((~right & right_there).sum())
         chance = binomtest(won, won + lost).pvalue if won + lost else 1.0
         words.append(f"{lost} more wrong, {won} more right; by chance: p = {chance:.2g}")

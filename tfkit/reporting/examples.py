@@ -13,6 +13,7 @@ from tfkit import run_files
 from tfkit.environment import files
 from tfkit.errors import CheckError
 from tfkit.metrics import Evaluation
+from tfkit.tasks import EVALUATIONS
 
 if TYPE_CHECKING:
     from tfkit.data.splits import Splits
@@ -23,7 +24,7 @@ EXCERPT = 300
 MOST_SHOWN = 256
 """Examples that a report has room for."""
 
-_FIELDS = [field.name for field in dataclasses.fields(Evaluation)]
+_KIND = "evaluation"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -34,7 +35,7 @@ class Examples:
       worst: int64 [k], indices into the evaluation, see `Evaluation.worst`.
       worst_inputs: of these, uint8 [k, s, s, 3] or str [k].
       samples: of others, uint8 [m, s, s, 3] or str [m].
-      sample_labels: int64 [m].
+      sample_labels: int64 [m]; of labels [m, c]; of numbers float [m].
       languages: str [n], of all examples of the evaluation; [0] where nobody knows.
       heat: uint8 [k, s, s], where the model looked in the worst; [0] where that is not known.
     """
@@ -82,18 +83,31 @@ class Examples:
 
     def by_language(self, evaluation: Evaluation) -> dict[str, tuple[int, float]]:
         """Return language to its number of examples and their accuracy, the most frequent one first."""
-        right = evaluation.predicted == evaluation.labels
-        names, counts = np.unique(self.languages, return_counts=True)
-        found = {
-            str(name): (int(count), float(right[self.languages == name].mean()))
-            for name, count in zip(names, counts, strict=True)
-        }
-        return dict(sorted(found.items(), key=lambda item: -item[1][0]))
+        return by_language(evaluation, self.languages)
+
+
+def by_language(evaluation: Evaluation, languages: np.ndarray) -> dict[str, tuple[int, float]]:
+    """Return language to its number of examples and their accuracy, the most frequent one first.
+
+    Args:
+      evaluation: of examples.
+      languages: of each of them, str [n]; [0] where nobody knows.
+    """
+    right = evaluation.right
+    names, counts = np.unique(languages, return_counts=True)
+    found = {
+        str(name): (int(count), float(right[languages == name].mean()))
+        for name, count in zip(names, counts, strict=True)
+    }
+    return dict(sorted(found.items(), key=lambda item: -item[1][0]))
 
 
 def save(path: Path, evaluation: Evaluation, examples: Examples | None = None) -> None:
     """Write both into one .npz without pickles."""
-    arrays: dict[str, Any] = {name: np.asarray(getattr(evaluation, name)) for name in _FIELDS}
+    arrays: dict[str, Any] = {
+        field.name: np.asarray(getattr(evaluation, field.name)) for field in dataclasses.fields(evaluation)
+    }
+    arrays |= {_KIND: np.array(next(k for k, of in EVALUATIONS.items() if of is type(evaluation)))}
     arrays |= vars(examples) if examples is not None else {}
     with files.new_file(path) as file:
         np.savez_compressed(file, **arrays)
@@ -107,15 +121,18 @@ def load(path: Path) -> tuple[Evaluation, Examples | None]:
     """
     arrays = run_files.read_arrays(path.parent, path.name)
     try:
-        values: dict[str, Any] = {name: arrays.pop(name) for name in _FIELDS}
-        evaluation = Evaluation(**values)
+        kind = EVALUATIONS[str(arrays.pop(_KIND, next(iter(EVALUATIONS))))]
+        values: dict[str, Any] = {field.name: arrays.pop(field.name) for field in dataclasses.fields(kind)}
+        evaluation = kind(**values)
         classes = len(evaluation.class_names)
         if 8 * classes**2 > run_files.UNPACKED + run_files.RATIO * path.stat().st_size:
             raise ValueError(f"{classes} classes of {len(evaluation.labels)} examples")
         examples = Examples(**arrays) if arrays else None
         if examples and not (
-            _belong(examples.worst, examples.worst_inputs, limit=len(evaluation.labels))
-            and _belong(examples.sample_labels, examples.samples, limit=classes)
+            examples.worst.ndim == 1
+            and _belong(examples.worst, examples.worst_inputs, limit=len(evaluation.labels))
+            and examples.sample_labels.shape[1:] == evaluation.labels.shape[1:]
+            and _belong(_as_classes(examples.sample_labels, evaluation), examples.samples, limit=classes)
             and examples.samples.dtype.kind == examples.worst_inputs.dtype.kind
             and (not examples.heat.size or examples.heat.shape == examples.worst_inputs.shape[:3])
             and examples.heat.dtype == np.uint8
@@ -126,9 +143,15 @@ def load(path: Path) -> tuple[Evaluation, Examples | None]:
     return evaluation, examples
 
 
+def _as_classes(labels: np.ndarray, evaluation: Evaluation) -> np.ndarray:
+    """Return labels of samples as they are, and of numbers zeros: they have no range, but are finite."""
+    of_numbers = evaluation.labels.dtype.kind == "f" and labels.dtype.kind == "f"
+    return np.zeros(len(labels), np.int64) if of_numbers and np.isfinite(labels).all() else labels
+
+
 def _belong(places: np.ndarray, inputs: np.ndarray, *, limit: int) -> bool:
     """Return whether indices or labels are in range, and each has its image or text."""
-    is_list = places.ndim == 1 and places.dtype.kind in "iu" and len(places) == len(inputs) <= MOST_SHOWN
+    is_list = places.ndim > 0 and places.dtype.kind in "iu" and len(places) == len(inputs) <= MOST_SHOWN
     is_image = inputs.dtype == np.uint8 and inputs.ndim == 4 and inputs.shape[3] == 3
     is_shown = is_image or inputs.dtype.kind == "U"
     return is_list and is_shown and not ((places < 0) | (places >= limit)).any()

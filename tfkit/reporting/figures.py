@@ -17,6 +17,7 @@ import numpy as np
 
 from tfkit import calibration
 from tfkit.calibration import with_temperature
+from tfkit.data.splits import draw
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -216,7 +217,7 @@ def roc(evaluation: Evaluation) -> Figure:
 
     curves = []
     for index, name in enumerate(evaluation.class_names):
-        truth = evaluation.labels == index
+        truth = evaluation.truth[:, index]
         # A class of which there is no example, or nothing else, has no curve.
         if truth.any() and not truth.all():
             wrong, right, _ = roc_curve(truth, evaluation.probabilities[:, index])
@@ -225,6 +226,30 @@ def roc(evaluation: Evaluation) -> Figure:
     title = "area" if len(shown) == len(curves) else f"area, the lowest of {len(curves)} classes"
     axes = "share of the others taken for the class", "share of the class that is found"
     return _roc_chart(shown, *axes, title=title)
+
+
+def residuals(evaluation: Evaluation) -> Figure:
+    """Draw predicted over true numbers, with intervals of 90 %, and the errors over the predicted ones.
+
+    Args:
+      evaluation: a `tfkit.regression.ValueEvaluation`, of which a thousand examples are drawn.
+    """
+    measured: Any = evaluation
+    figure, axes = new_figure(11.0, 4.2, 1, 2)
+    shown = draw(len(measured.labels), 1000)
+    truth, mean, reach = (
+        of[shown] for of in (measured.labels, measured.predicted, measured.quantiles[0] * measured.scales)
+    )
+    dots = {"fmt": "o", "markersize": 3, "color": "#1f5fae", "ecolor": "#1f5fae33", "elinewidth": 1}
+    axes[0, 0].errorbar(truth, mean, yerr=np.nan_to_num(reach), **dots)
+    ends = [min(truth.min(), mean.min()), max(truth.max(), mean.max())]
+    axes[0, 0].plot(ends, ends, color="#999", linewidth=0.8, linestyle=":")
+    axes[0, 1].scatter(mean, truth - mean, s=9, color="#1f5fae")
+    axes[0, 1].axhline(0, color="#999", linewidth=0.8, linestyle=":")
+    name = label(measured.class_names[0])
+    _style(axes[0, 0], f"true {name}", f"predicted {name}")
+    _style(axes[0, 1], f"predicted {name}", "true less predicted")
+    return figure
 
 
 def reliability(evaluation: Evaluation, *, temperature: float) -> Figure:
@@ -294,7 +319,9 @@ def pareto(content: Mapping[str, Any]) -> Figure:
       content: of variants.json; of real values R2 is drawn. Without labels the agreement with the original is.
     """
     variants = content["variants"]
-    complete = [name for name in ("accuracy", "r2") if all(one.get(name) is not None for one in variants)]
+    complete = [
+        name for name in ("micro_f1", "accuracy", "r2") if all(one.get(name) is not None for one in variants)
+    ]
     quality = complete[0] if complete else "agreement"
     figure, axes = new_figure(11.0, 4.0, 1, 2)
     names = ("size, MB", "milliseconds on one thread")
@@ -309,7 +336,7 @@ def pareto(content: Mapping[str, Any]) -> Figure:
                 axis.scatter(x, y, s=220, facecolors="none", edgecolors=colour)
     for axis, name in zip(axes[0], names, strict=True):
         axis.margins(x=0.1, y=0.15)
-        _style(axis, name, "R2" if quality == "r2" else quality)
+        _style(axis, name, {"r2": "R2", "micro_f1": "micro F1"}.get(quality, quality))
     handles = axes[0, 0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside right upper", fontsize=8, frameon=False)
     return figure

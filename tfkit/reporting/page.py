@@ -59,6 +59,8 @@ class Facts:
       privacy: of privacy.json.
       audit: of audit.json.
       calibration: of calibration.json.
+      task: of task.json.
+      score_name: what models are judged by, in words.
       temperature: of it, 1 where there is none.
       lite: of tflite/variants.json.
       chosen: the TFLite variant that was chosen.
@@ -68,6 +70,7 @@ class Facts:
       skipped: (path, reason), the first 50.
       split_sizes: split to number of examples.
       history: a pandas DataFrame, one row an epoch.
+      trials: of trials.csv: of each trial of a search, column to what stands there.
       author: paragraphs of intended_use.md, each a list of lines.
     """
 
@@ -86,6 +89,7 @@ class Facts:
         self.config, self.versions = run_.config, run_.versions
         self.privacy, self.audit, self.lite = map(run_.read, (run.PRIVACY, run.AUDIT, run.VARIANTS))
         self.calibration, self.temperature = run_.read(run.CALIBRATION), temperature_of(run_)
+        self.task, self.score_name = run_.task, run_.task.score_name
         found = sorted((self.path / run.OTHER_DATA).glob("*.json"))[: run_files.MOST_LISTED]
         read = functools.partial(run_files.read_json, self.path, shape=run.ON_OTHER_DATA)
         self.other_data = {path.stem: read(f"{run.OTHER_DATA}/{path.name}") for path in found}
@@ -93,19 +97,26 @@ class Facts:
         self.recipe: str | None = run_.provenance.get("recipe", {}).get("name")
         self.data = dict(run_.provenance.get("data", {}))
         self.history = run_.history
+        table = run_files.read_text(self.path, run.TABLE)
+        self.trials = (
+            pd.read_csv(io.StringIO(table), dtype=str, keep_default_na=False) if table else pd.DataFrame()
+        )
         variants: list[dict[str, Any]] = self.lite.get("variants", [])
         if len(variants) > run_files.MOST_LISTED:
             raise run_files.damaged(self.path / run.VARIANTS, f"it has {len(variants):,} variants")
         self.chosen = next((row for row in variants if row["name"] == self.lite["chosen"]), None)
         if ledger.is_private(run_):
-            self.examples, self.data = None, ledger.shown(self.data)
+            self.examples, self.data, self.trials = None, ledger.shown(self.data), pd.DataFrame()
             self.calibration, self.other_data = {}, {}
             self.privacy = self.privacy or STATEMENT_LOST
             if not self.privacy.get("diagnostics"):
-                self.history = self.history.drop(columns=["loss", "accuracy"], errors="ignore")
+                self.history = self.history.drop(
+                    columns=["loss", "accuracy", "binary_accuracy", "mean_absolute_error"], errors="ignore"
+                )
         self.counts: dict[str, dict[str, int]] = self.data.pop("counts", {})
         self.skipped = self.data.pop("skipped", [])[:50]
-        self.split_sizes = {split: sum(of_class.values()) for split, of_class in self.counts.items()}
+        sums = {split: sum(of_class.values()) for split, of_class in self.counts.items()}
+        self.split_sizes = self.data.pop("sizes", sums)
         axes = len(self.data.get("shape", [0]))
         of_data = {0: "texts", 3: "images"}.get(axes, "examples")
         self.modality = self.examples.kind if self.examples else of_data
@@ -114,9 +125,9 @@ class Facts:
         self.author = [[line.strip() for line in one.strip().splitlines()] for one in paragraphs]
 
     @property
-    def accuracy(self) -> float | None:
-        """Return the accuracy on the test split; None where nobody measured it."""
-        return self.measured.accuracy if self.measured else self.metrics.get("test/accuracy")
+    def score(self) -> float | None:
+        """Return what models are judged by, of the test split: the accuracy; None where nobody measured it."""
+        return self.measured.score if self.measured else self.metrics.get(f"test/{self.task.score}")
 
     @property
     def numbers(self) -> dict[str, float]:
@@ -145,16 +156,17 @@ def readable(*folders: Path) -> Iterator[None]:
 def classes(facts: Facts) -> list[dict[str, Any]]:
     """Return one row a class, those found worst first; what is not defined is NaN."""
     measured, trained = facts.measured, facts.counts.get("train", {})
-    if measured is None:
+    if measured is None or not measured.columns:
         return []
     rows: dict[str, Any] = {
         "name": list(measured.class_names),
         "train": [trained.get(name) for name in measured.class_names],
         "examples": measured.counts,
-        **{name: getattr(measured, name) for name in ("recall", "precision", "average_precision")},
+        **{name: getattr(measured, name) for name in measured.columns},
     }
     # As objects: a name may be no Unicode, and a count is a whole number or None.
-    found: Any = pd.DataFrame(rows, dtype=object).sort_values("recall", kind="stable").to_dict("records")
+    table = pd.DataFrame(rows, dtype=object).sort_values(measured.columns[0], kind="stable")
+    found: Any = table.to_dict("records")
     return list(found)
 
 
@@ -376,15 +388,19 @@ def _plain(value: Any) -> Any:
 def _drawn(facts: Facts) -> dict[str, Any]:
     """Return the figures, photos and texts of the page; absent ones are None or empty."""
     measured, examples, lite = facts.measured, facts.examples, facts.lite
-    names = ("worst", "samples", "languages", "pareto", "confusion", "reliability")
+    names = ("worst", "samples", "languages", "pareto", "confusion", "residuals", "reliability")
     content: dict[str, Any] = dict.fromkeys(names, ())
     content["curves"] = _curves(facts)
     if lite:
         content["pareto"] = svg(figures.pareto(lite), alt=lite["verdict"], smallest=0.7)
-    if measured:
+    if measured and "confusion" in measured.figures:
         pairs = [f"{true} taken for {guess}: {n}" for true, guess, n in figures.confused_pairs(measured, 5)]
         alt = f"Confusion matrix. Most frequent: {'; '.join(pairs) or 'no mistakes'}."
         content["confusion"] = svg(figures.confusion(measured), alt=alt, smallest=0.7)
+    if measured and "residuals" in measured.figures:
+        content["residuals"] = svg(
+            figures.residuals(measured), alt=measured.in_words(facts.modality), smallest=0.7
+        )
     if measured and (known := facts.calibration):
         alt = f"Reliability. Expected calibration error {known['ece_before']:.3f} before, {known['ece']:.3f} after."
         content["reliability"] = svg(figures.reliability(measured, temperature=facts.temperature), alt=alt)
@@ -397,7 +413,7 @@ def _drawn(facts: Facts) -> dict[str, Any]:
         for item, example, heat in zip(content["worst"], examples.worst_inputs, examples.heat, strict=False):
             item["overlay"] = png(figures.overlay(example, heat / 255))
         content["samples"] = [
-            {"shown": show(example), "caption": measured.class_names[label]}
+            {"shown": show(example), "caption": facts.task.words(label, measured.class_names)}
             for label, example in zip(examples.sample_labels, examples.samples, strict=True)
         ]
         content["languages"] = examples.by_language(measured)
@@ -418,7 +434,7 @@ def _curves(facts: Facts) -> list[Any]:
     epochs = (history["epoch"] + 1).tolist()
     starts = {str(stage): rows["epoch"].min() + 1 for stage, rows in history.groupby("stage", sort=False)}
     shown = []
-    for name in ("loss", "accuracy", "learning_rate", "epsilon"):
+    for name in ("loss", "accuracy", "binary_accuracy", "mean_absolute_error", "learning_rate", "epsilon"):
         columns = {"training" if f"val_{name}" in history else name: name, "validation": f"val_{name}"}
         lines = {title: (epochs, history[key].tolist()) for title, key in columns.items() if key in history}
         if lines:

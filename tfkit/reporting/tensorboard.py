@@ -154,8 +154,9 @@ def write_variants(logdir: Path, content: Mapping[str, Any]) -> None:
 def write_evaluation(logdir: Path, evaluation: Evaluation) -> None:
     """Write what the test split says: the confusion matrix and ROC as pictures, and precision-recall curves.
 
-    Beyond 50 classes the matrix is the pairs that are confused most often. There is a precision-recall curve for each
-    class that occurs, and one over all: it counts every (example, class) pair as a yes-or-no question (micro-average).
+    Of labels there is no matrix; beyond 50 classes it is the pairs that are confused most often. There is a
+    precision-recall curve for each class that occurs, and one over all: it counts every (example, class) pair as a
+    yes-or-no question (micro-average).
 
     Args:
       logdir: of the run.
@@ -163,9 +164,10 @@ def write_evaluation(logdir: Path, evaluation: Evaluation) -> None:
     """
     from tensorboard.plugins.pr_curve import summary
 
-    drawn = {"confusion": figures.confusion(evaluation), "roc": figures.roc(evaluation)}
+    drawn = {name: getattr(figures, name)(evaluation) for name in evaluation.figures}
     _write_figures(logdir / "test", "figures", drawn)
-    truth = np.eye(len(evaluation.class_names), dtype=bool)[evaluation.labels]
+    if not (truth := evaluation.truth).size:
+        return  # of numbers there are no curves
     # TensorBoard sorts what it is given into 201 buckets from 0 to 1; rounding may have left 1.0000001.
     probabilities = np.clip(evaluation.probabilities, 0, 1)
     curves = [("pr/all classes", "all classes", truth.ravel(), probabilities.ravel())]
@@ -239,7 +241,7 @@ def best(history: DataFrame) -> dict[str, float]:
         return {}
     place: Any = history["val_loss"].idxmin()
     found = {"best/epoch": history["epoch"][place] + 1}
-    for name in ("val_loss", "val_accuracy"):
+    for name in ("val_loss", "val_accuracy", "val_binary_accuracy", "val_mean_absolute_error"):
         if name in history:
             found |= {f"best/{name}": history[name][place], f"last/{name}": history[name].iloc[-1]}
     return {name: float(value) for name, value in found.items() if math.isfinite(value)}
@@ -250,7 +252,12 @@ SPARSITY = "sparsity"
 
 # Category to title to the tags of the lines, a regular expression.
 _CHARTS = {
-    "Training": {"loss": "epoch_loss", "accuracy": "epoch_accuracy", "learning rate": "epoch_learning_rate"},
+    "Training": {
+        "loss": "epoch_loss",
+        "accuracy": "epoch_(binary_)?accuracy",
+        "error": "epoch_mean_absolute_error",
+        "learning rate": "epoch_learning_rate",
+    },
     "Privacy": {"epsilon spent": "epoch_epsilon", "length that gradients are cut to": "epoch_l2_norm_clip"},
     "Sparsity": {"share of zeros in the kernels": SPARSITY},
     "Speed": {"examples per second": "epoch_examples_per_second", "milliseconds of a step": "epoch_step_ms"},

@@ -23,6 +23,7 @@ UNCOVERED = "looks at validation examples, which epsilon does not cover"
 """Why a private run is not calibrated."""
 
 _Augment = Literal["none", "light", "standard", "randaugment"]
+_Task = Literal["auto", "classes", "order", "labels", "value"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +32,9 @@ class RecipeConfig:
 
     start_here: ClassVar[tuple[str, ...]] = ("data_dir", "model_handle", "run_dir", "epochs", "strategy")
     """The flags that --help begins with."""
+
+    given: ClassVar[frozenset[str]] = frozenset()
+    """Of an object that was made of a command line, of keywords or of YAML: the settings that they named."""
 
     config: Path | None = None
     """YAML file with any of these settings (a run's config.yaml replays it); flags override it.
@@ -105,6 +109,21 @@ class SourceConfig(RecipeConfig):
 class DataConfig(SourceConfig):
     """Which examples, and which pretrained model."""
 
+    label_column: str | None = None
+    """The column of the labels in --data-file; several of 1 and 0, joined by commas: even,prime. Left out: found by its
+    name where that is plain."""
+
+    task: _Task = "auto"
+    """What the labels mean: one of several classes; likewise, and these have an order; any of several labels ("a|b");
+    or a real number. auto: what the column shows, which a note says; classes where they are folders."""
+
+    class_order: tuple[str, ...] = ()
+    """Of --task order: the classes from the lowest to the highest. Left out: they are numbers."""
+
+    label_range: tuple[float, float] | None = None
+    """Of --task value in private training, which needs it: what the numbers lie between, known without the data.
+    Numbers beyond are taken as its ends. Left out: what the training examples have."""
+
     strict: bool = False
     """Make an example that cannot be read an error instead of skipping it."""
 
@@ -118,6 +137,21 @@ class DataConfig(SourceConfig):
     continue_from: Path | None = None
     """Finished run of this recipe, not private, whose weights this one starts from, with more epochs, more data, or
     more or fewer classes. Its model, sizes, seed and data hold where they are left out here. Left out: no run."""
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without the data."""
+        super().__post_init__()
+        if self.class_order and self.task != "order":
+            raise ConfigError(f"--class-order is for --task order; the task is {self.task}.")
+        if len({*self.class_order}) < len(self.class_order):
+            raise ConfigError(f"--class-order names a class twice: {' '.join(self.class_order)}.")
+        if self.label_range is not None and self.task != "value":
+            raise ConfigError(f"--label-range is for --task value; the task is {self.task}.")
+        low, high = self.label_range or (0.0, 1.0)
+        if not low < high:
+            raise ConfigError(
+                f"--label-range is {low:g} {high:g}; expected two numbers, the lower one first."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,6 +234,12 @@ class TransferConfig(ReplicaConfig):
     unfreeze: Literal["all", "staged"] = "all"
     """staged: a third of the fine-tuning epochs goes to the later half of the model (bundled ones)."""
 
+    hidden: fields.Whole | None = None
+    """Units of a layer between the features and the classes; 0: none. Left out: 0 for images, 1024 for texts."""
+
+    dropout: fields.Share | None = None
+    """Share of what the last layer gets that is dropped in training. Left out: 0.2, or 0.5 after a layer between."""
+
     features: bool = True
     """Compute the frozen model's features once and store them; off: run it in every epoch."""
 
@@ -210,6 +250,12 @@ class TransferConfig(ReplicaConfig):
 @dataclass(frozen=True, kw_only=True)
 class ImageConfig(DataConfig):
     """Which images, and which model made for images."""
+
+    data_file: Path | None = None
+    """Table with a row an image, instead of --data-dir: its path from the folder of the table on, and its label."""
+
+    image_column: str | None = None
+    """The column of the paths in --data-file. Left out: found by its name where that is plain."""
 
     input_range: tuple[float, float] | None = None
     """What the model expects for black and white. Left out: what is known of it, else 0 1 (TF Hub's convention)."""
@@ -224,6 +270,8 @@ class ImageConfig(DataConfig):
     def __post_init__(self) -> None:
         """Check what can be checked without the data."""
         super().__post_init__()
+        if self.image_column is not None and self.data_file is None:
+            raise ConfigError("--image-column is of a table: give it as --data-file.")
         low, high = self.pixel_range or (0, 1)
         if not 0 <= low < high <= 65535:
             raise ConfigError(f"--pixel-range is {low} {high}; expected two of 0 to 65535, in order.")
@@ -250,9 +298,6 @@ class TextSource(SourceConfig):
 class TextColumns(TextSource, DataConfig):
     """Where texts and labels are in a file."""
 
-    label_column: str | None = None
-    """The column of the classes. Left out: found by its name where that is plain."""
-
     language_column: str | None = None
     """A column of languages: accuracy is then reported for each of them too. Left out: for all together."""
 
@@ -268,6 +313,8 @@ class TextColumns(TextSource, DataConfig):
     @property
     def of_texts(self) -> bool:
         """Return whether the data are texts, where they could be images too."""
+        if getattr(self, "image_column", None) is not None:
+            return False
         if self.data_dir is None:
             return self.data_file is not None or self.dataset == EMBEDDED
         # Of classes, and of splits of classes.
@@ -398,6 +445,10 @@ class PrivateSettings(TextColumns, ImageConfig, StrategyConfig):
     """Share of examples that is to stay unclipped: the clipping norm follows, at a cost that is accounted.
     Left out: the norm stays."""
 
+    expected_trials: Annotated[int, fields.Range(ge=2)] | None = None
+    """This training is one of so many on average, of which the best is released, as recipes.tune does: the noise is
+    that of the whole search, and so is epsilon. Left out: one training by itself."""
+
     words: Literal["auto", "yes", "no"] = "no"
     """Refused: a model of words would be fitted to the texts without noise."""
 
@@ -437,12 +488,19 @@ class PrivateSettings(TextColumns, ImageConfig, StrategyConfig):
             raise ConfigError(
                 "--windows all is for a head on stored features: not for light, nor --no-features."
             )
+        if self.task == "value" and self.label_range is None:
+            raise ConfigError(
+                "--task value and privacy need --label-range LOW HIGH: what the numbers lie between, known without the"
+                " data. What the training examples have would tell of single ones."
+            )
         if self.calibrate:
             raise ConfigError(f"--calibrate {UNCOVERED}.\n  Leave it out.")
         if self.target_epsilon is not None and self.noise_multiplier is not None:
             raise ConfigError("--target-epsilon and --noise-multiplier both decide the noise: give one.")
         if self.target_epsilon is None and self.noise_multiplier is None:
             object.__setattr__(self, "target_epsilon", 3.0)
+        if self.expected_trials is not None:  # of which the other accountant knows no bound
+            object.__setattr__(self, "accountant", "rdp")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -464,6 +522,29 @@ class WholeModelSettings(ImageConfig, ReplicaConfig):
 
     augment: _Augment = "none"
     """Random changes of the training images."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneConfig(RecipeConfig):
+    """How the settings of a recipe that trains are searched."""
+
+    start_here = ("data_dir", "trials", "minutes", "target", "run_dir")
+
+    trials: fields.Count = 20
+    """Settings that are tried. In private training their number is drawn by chance, and this is its mean."""
+
+    minutes: fields.Positive | None = None
+    """Time after which no further trial begins, counted over all calls. Left out: no limit."""
+
+    target: Literal["loss", "accuracy"] = "loss"
+    """What of the validation split decides. In private training it is the accuracy, with noise."""
+
+    model_handles: tuple[str, ...] = ()
+    """Pretrained models to choose from, in place of --model-handle. Left out: that one alone."""
+
+    search_whole: bool = False
+    """Let each trial be the whole recipe, and search augmentation and fine-tuning too: minutes a trial. Off: a trial is
+    a head on stored features, of a second or so; what the recipe does after that, it does for the best one."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,19 +23,21 @@ from tfkit.settings.fields import flag
 from tfkit.settings.options import RecipeConfig
 
 GROUPS = {
-    "data": "data_dir data_file dataset text_column label_column language_column pixel_range strict from_run "
+    "data": "data_dir data_file dataset text_column image_column label_column language_column task class_order"
+    " label_range pixel_range strict from_run "
     "saved_model signature input_shape output representative_data",
     "question": "query queries_file top",
     "model": "model_handle continue_from sha256 input_range image_size preprocessor max_length windows words",
     "attack": "attacks shadows canaries",
     "compression": "variants techniques final_sparsity pruning_schedule sparsity_structure number_of_clusters"
     " select_tf_ops",
+    "search": "trials minutes target model_handles search_whole",
     "limit": "max_size_kb gzipped max_accuracy_drop max_latency_ms",
     "training": "epochs learning_rate fine_tune_epochs fine_tune_learning_rate layer_decay unfreeze optimizer warmup"
-    " patience features class_weights augment global_batch_size batch_size_per_replica learning_rate_scaling seed"
-    " calibrate",
+    " patience hidden dropout features class_weights augment global_batch_size batch_size_per_replica"
+    " learning_rate_scaling seed calibrate",
     "privacy": "target_epsilon delta noise_multiplier l2_norm_clip adaptive_clip_quantile mean_budget sampler"
-    " accountant microbatch_size deterministic_noise diagnostics",
+    " accountant expected_trials microbatch_size deterministic_noise diagnostics",
     "devices": "strategy cluster logical_cpus backup_minutes backup_steps profile",
     "output": "run_dir overwrite config json quiet debug",
 }
@@ -148,7 +150,9 @@ def _settings(config_class: type[C], given: Mapping[str, Any]) -> C:
     if values.get("config") is not None:
         names = [field.name for field in dataclasses.fields(config_class)]
         values = _read_yaml(Path(values["config"]), names) | values
-    return config_class(**values)
+    config = config_class(**values)
+    object.__setattr__(config, "given", frozenset(values))
+    return config
 
 
 def _kinds(hint: Any) -> tuple[Any, ...]:

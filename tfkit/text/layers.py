@@ -7,7 +7,7 @@ from typing import Any
 
 from tfkit.environment.stack import keras, tf
 from tfkit.errors import UsageError
-from tfkit.text.tokenizers import MASK, TYPES, WORDS, WordPiece
+from tfkit.text.tokenizers import MASK, TYPES, WORDS, Tokenizer
 
 TOKENS = "tokens"
 """The layer's name: what stands after it takes ids."""
@@ -35,7 +35,7 @@ class Tokens(keras.layers.Layer):
     [b, length] where that is given.
     """
 
-    def __init__(self, tokenizer: WordPiece, *, length: int | None = None, name: str = TOKENS) -> None:
+    def __init__(self, tokenizer: Tokenizer, *, length: int | None = None, name: str = TOKENS) -> None:
         super().__init__(name=name, trainable=False, dtype="int32")
         self.tokenizer = tokenizer
         self.length = length
@@ -48,7 +48,7 @@ class Tokens(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         """Return what TensorBoard's graph shows; the tokenizer itself is in the SavedModel alone."""
-        pieces, longest = len(self.tokenizer.vocabulary), self.tokenizer.max_length
+        pieces, longest = self.tokenizer.size, self.tokenizer.max_length
         return {**super().get_config(), "pieces": pieces, "longest": longest, "length": self.length}
 
 
@@ -81,7 +81,7 @@ class Windows(keras.layers.Layer):
         it is.
     """
 
-    def __init__(self, tokenizer: WordPiece, network: keras.Model) -> None:
+    def __init__(self, tokenizer: Tokenizer, network: keras.Model) -> None:
         network.trainable = False
         super().__init__(name=WINDOWS, trainable=False)
         self.tokenizer, self.network = tokenizer, network
@@ -149,7 +149,7 @@ class CountedPieces(keras.layers.Layer):
       pairs: whether there are pairs.
     """
 
-    def __init__(self, tokenizer: WordPiece, *, idf: Any, kernel: Any, bias: Any, pairs: bool) -> None:
+    def __init__(self, tokenizer: Tokenizer, *, idf: Any, kernel: Any, bias: Any, pairs: bool) -> None:
         super().__init__(name="counted_pieces", trainable=False)
         with tf.init_scope():
             self.idf, self.kernel, self.bias = (

@@ -1,13 +1,14 @@
-"""Word pieces inside of a TensorFlow graph, on tensorflow-text: tokenizer, vocabulary, and what is kept of a text."""
+"""Pieces of words in a TensorFlow graph, by tensorflow-text: tokenizers, a vocabulary, and what is kept of a text."""
 
 from __future__ import annotations
 
+import abc
 import functools
 import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from tfkit.environment import stack
@@ -29,8 +30,77 @@ class Edges(NamedTuple):
     pad: int
 
 
+class Tokenizer(abc.ABC):
+    """Strings to ids, inside of a TensorFlow graph."""
+
+    max_length: int
+    """Ids of a text at most, those at its edges among them; what is longer is cut off at the end."""
+
+    @property
+    @abc.abstractmethod
+    def edges(self) -> Edges:
+        """Return the ids at the edges of a row."""
+
+    @property
+    @abc.abstractmethod
+    def unknown(self) -> int:
+        """Return the id of what no piece stands for."""
+
+    @property
+    @abc.abstractmethod
+    def size(self) -> int:
+        """Return how many pieces there are."""
+
+    @property
+    @abc.abstractmethod
+    def _tokenizer(self) -> Any: ...
+
+    def tokenize(self, strings: Any) -> stack.tf.RaggedTensor:
+        """Return the ids of the pieces of each string, without those at the edges, not cut.
+
+        Args:
+          strings: UTF-8 [b].
+
+        Returns:
+          int32 [b, (pieces)].
+        """
+        return self._tokenizer.tokenize(strings)
+
+    def ids(self, strings: Any) -> stack.tf.RaggedTensor:
+        """Return the ids of each string as a model takes them: start, the pieces, end ([CLS] and [SEP] of BERT).
+
+        Args:
+          strings: UTF-8 [b].
+
+        Returns:
+          int32 [b, (ids)], each row of 2 to `max_length`.
+        """
+        pieces = self.tokenize(strings)[:, : self.max_length - 2]
+        edge = stack.tf.ones([pieces.nrows(), 1], stack.tf.int32)
+        return stack.tf.concat([edge * self.edges.start, pieces, edge * self.edges.end], axis=1)
+
+    def dense(self, strings: Any, *, length: int | None = None) -> dict[str, stack.tf.Tensor]:
+        """Return the inputs of an encoder of TF Hub's text convention.
+
+        Args:
+          strings: UTF-8 [b].
+          length: of the rows, `max_length` or more; None: that of the longest row.
+
+        Returns:
+          `input_word_ids`, `input_mask` (1 for an id, 0 for padding) and `input_type_ids` (0), int32 [b, length].
+        """
+        if length is not None and length < self.max_length:
+            raise DataError(f"length is {length}; rows are cut at max_length, which is {self.max_length}.")
+        rows, shape = self.ids(strings), [None, length]
+        return {
+            WORDS: rows.to_tensor(self.edges.pad, shape=shape),
+            MASK: stack.tf.ones_like(rows).to_tensor(0, shape=shape),
+            TYPES: stack.tf.zeros_like(rows).to_tensor(0, shape=shape),
+        }
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
-class WordPiece:
+class WordPiece(Tokenizer):
     """Strings to ids of word pieces, by tf_text.FastBertTokenizer.
 
     The normalisation is that of BERT: control characters go, CJK characters become words of their own; with
@@ -77,55 +147,54 @@ class WordPiece:
 
     @functools.cached_property
     def edges(self) -> Edges:
-        """Return the ids at the edges of a row: those of [CLS], [SEP] and [PAD]."""
+        """Return the ids of [CLS], [SEP] and [PAD]."""
         return Edges(self.id_of(START), self.id_of(END), self.id_of(PAD))
 
-    def tokenize(self, strings: Any) -> stack.tf.RaggedTensor:
-        """Return the ids of the pieces of each string, without those at the edges, not cut.
+    @functools.cached_property
+    def unknown(self) -> int:
+        """Return the id of [UNK]."""
+        return self.id_of(UNKNOWN)
 
-        Args:
-          strings: UTF-8 [b].
-
-        Returns:
-          int32 [b, (pieces)].
-        """
-        return self._tokenizer.tokenize(strings)
-
-    def ids(self, strings: Any) -> stack.tf.RaggedTensor:
-        """Return the ids of each string as a model takes them: start, the pieces, end ([CLS] and [SEP] of BERT).
-
-        Args:
-          strings: UTF-8 [b].
-
-        Returns:
-          int32 [b, (ids)], each row of 2 to `max_length`.
-        """
-        pieces = self.tokenize(strings)[:, : self.max_length - 2]
-        edge = stack.tf.ones([pieces.nrows(), 1], stack.tf.int32)
-        return stack.tf.concat([edge * self.edges.start, pieces, edge * self.edges.end], axis=1)
-
-    def dense(self, strings: Any, *, length: int | None = None) -> dict[str, stack.tf.Tensor]:
-        """Return the inputs of an encoder of TF Hub's text convention.
-
-        Args:
-          strings: UTF-8 [b].
-          length: of the rows, `max_length` or more; None: that of the longest row.
-
-        Returns:
-          `input_word_ids`, `input_mask` (1 for an id, 0 for padding) and `input_type_ids` (0), int32 [b, length].
-        """
-        if length is not None and length < self.max_length:
-            raise DataError(f"length is {length}; rows are cut at max_length, which is {self.max_length}.")
-        rows, shape = self.ids(strings), [None, length]
-        return {
-            WORDS: rows.to_tensor(self.edges.pad, shape=shape),
-            MASK: stack.tf.ones_like(rows).to_tensor(0, shape=shape),
-            TYPES: stack.tf.zeros_like(rows).to_tensor(0, shape=shape),
-        }
+    @property
+    def size(self) -> int:
+        """Return how many pieces there are."""
+        return len(self.vocabulary)
 
     def id_of(self, piece: str) -> int:
         """Return where a piece stands in the vocabulary."""
         return self.vocabulary.index(piece)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SentencePiece(Tokenizer):
+    """Strings to ids of sentence pieces, by tf_text.FastSentencepieceTokenizer, which TFLite has too.
+
+    How a text is normalised is in the model. Characters that it does not know and that stand together are one unknown
+    piece, and no text is read as a piece such as "<s>": as tf_text.SentencepieceTokenizer does it.
+
+    Attributes:
+      model: the content of a .model file as the sentencepiece library trains it, of unigrams.
+      max_length: ids of a text at most, <s> and </s> among them; what is longer is cut off at the end.
+
+    Source: Kudo and Richardson 2018 (arXiv:1808.06226).
+    """
+
+    model: bytes = field(repr=False)
+    max_length: int = 128
+
+    # Where that library puts <s>, </s> and <unk>. Nothing reads what fills a row up: it is masked.
+    edges = Edges(1, 2, 0)
+    unknown = 0
+
+    @functools.cached_property
+    def _tokenizer(self) -> Any:
+        with stack.tf.init_scope():
+            return stack.tf_text.FastSentencepieceTokenizer(model=self.model)
+
+    @property
+    def size(self) -> int:
+        """Return how many pieces there are."""
+        return int(self._tokenizer.vocab_size())
 
 
 SIZE = 4000

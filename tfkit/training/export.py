@@ -20,9 +20,10 @@ from tfkit import calibration
 from tfkit.data.splits import FULL_RANGE, Splits, to_square
 from tfkit.environment import files, foreign, stack
 from tfkit.errors import CheckError
-from tfkit.metrics import Evaluation, gives_logits, to_probabilities
+from tfkit.metrics import Evaluation, gives_logits
 from tfkit.reporting import tensorboard
-from tfkit.run import CALIBRATION, SAVED_MODEL, Run
+from tfkit.run import CALIBRATION, SAVED_MODEL, TASK, Run
+from tfkit.tasks import CLASSES
 
 if TYPE_CHECKING:
     from tfkit.environment.stack import keras
@@ -73,7 +74,7 @@ def classifier(model: keras.Model, spec: Any, *, probabilities: Probabilities, t
     Args:
       model: the trained one.
       spec: of a batch.
-      probabilities: makes them of what the model gives, see `tfkit.metrics.to_probabilities`.
+      probabilities: makes them of what the model gives, see `tfkit.tasks`.
       training: whether it is called as in training.
     """
     from tfkit.environment.stack import tf
@@ -216,6 +217,7 @@ def text_module(model: keras.Model, *, scratch: Path, probabilities: Probabiliti
     """
     from tfkit.environment.stack import tf
     from tfkit.text.layers import TOKENS, WINDOWS, Tokens, Windows, on_device, on_ids
+    from tfkit.text.tokenizers import WordPiece
 
     spec = tf.TensorSpec([None], tf.string, name="texts")
     make = functools.partial(classifier, model, spec, probabilities=probabilities)
@@ -232,10 +234,10 @@ def text_module(model: keras.Model, *, scratch: Path, probabilities: Probabiliti
     tokens = next((layer for layer in model.layers if layer.name in (TOKENS, WINDOWS)), None)
     if isinstance(tokens, Tokens | Windows):
         module.device = on_device(model, probabilities=probabilities)
-    if isinstance(tokens, Tokens):  # a row of ids is no whole document
+    # Others than word pieces nobody can cut a text into by a list of them; and a row of ids is no whole document.
+    if isinstance(tokens, Tokens) and isinstance(tokens.tokenizer, WordPiece):
         length = tokens.length or tokens.tokenizer.max_length
         module.device_ids = on_ids(model, length=length, probabilities=probabilities)
-    if isinstance(tokens, Tokens | Windows):
         path = scratch / VOCABULARY
         files.write_text(path, "".join(f"{piece}\n" for piece in tokens.tokenizer.vocabulary))
         module.vocabulary = tf.saved_model.Asset(str(path))
@@ -279,6 +281,32 @@ def predict(model: Any, splits: Splits, indices: np.ndarray) -> np.ndarray:
 
 
 MINIMUM_AGREEMENT = 0.98
+
+
+def tune(
+    run: Run, splits: Splits, measured: Evaluation, validate: Callable[[], Evaluation], *, private: bool
+) -> Evaluation:
+    """Let the task choose by the validation split what turns outputs into answers, and keep it in task.json.
+
+    Args:
+      run: gets task.json, of another task than classes, and a note.
+      splits: that it was trained on.
+      measured: of the test split.
+      validate: returns the evaluation of the validation split.
+      private: whether nothing may be chosen by examples: the validation split is not covered by an epsilon.
+
+    Returns:
+      The evaluation of the test split by what was chosen.
+    """
+    task, note = splits.task, ""
+    if task.tunes and not private:
+        task, note = task.tuned(validate())
+        measured = task.judge(measured)
+    if task != CLASSES:
+        files.write_json(run.path / TASK, task.describe())
+    if note:
+        run.note(note)
+    return measured
 
 
 def calibrate(
@@ -353,7 +381,7 @@ def save(
     """
     began = time.monotonic()
     logits = gives_logits(model) if logits is None else logits
-    probabilities = functools.partial(to_probabilities, logits=logits, temperature=temperature)
+    probabilities = functools.partial(splits.task.probabilities, logits=logits, temperature=temperature)
     run.labels = splits.class_names
     with files.new_folder(run.path / SAVED_MODEL) as folder, tempfile.TemporaryDirectory() as scratch:
         with foreign.traced_for_saving():
@@ -366,7 +394,7 @@ def save(
         signatures = {"serving_default": module.serve} | {name: getattr(module, name) for name in names}
         stack.tf.saved_model.save(module, str(folder), signatures=signatures)
         exported = predict(stack.load_saved_model(folder), splits, splits.indices["test"])
-        agreement = float(np.mean(exported.argmax(axis=1) == evaluation.probabilities.argmax(axis=1)))
+        agreement = evaluation.agreement(exported)
         difference = float(np.abs(exported - evaluation.probabilities).max())
         if agreement < MINIMUM_AGREEMENT:
             raise CheckError(

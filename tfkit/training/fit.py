@@ -6,6 +6,7 @@ The loop is a stock `model.fit`, in a strategy's scope, that can be killed and g
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import sys
 import time
@@ -13,7 +14,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from tfkit.data.splits import Splits
+from tfkit import tasks
+from tfkit.data.splits import Splits, typed_labels
 from tfkit.distribution import strategies
 from tfkit.environment import process
 from tfkit.environment.heartbeat import on_signals, phase
@@ -107,6 +109,8 @@ def fit(
     output = fields.fit(output, Outputs, name="output")
     calibrate = fields.fit(calibrate, bool, name="calibrate")
     refuse_splits(splits)
+    if calibrate and not splits.task.calibrated:
+        tasks.refuse(splits.task, "classes", what="calibrate=True", why="leave it out.")
     if privacy and calibrate:
         raise PrivacyError(f"calibrate=True {UNCOVERED}.\n  Leave it out.")
     if privacy and splits.pixel_range.measured:
@@ -142,9 +146,12 @@ def fit(
         if run.is_chief:
             measured = evaluate(trained.model, splits, logits=trained.logits)
             measured, temperature = measured.numbered() if privacy else measured, 1.0
+            of_validation: Any = functools.partial(
+                evaluate, trained.model, splits, logits=trained.logits, split="validation"
+            )
+            measured = export.tune(run, splits, measured, of_validation, private=bool(privacy))
             if calibrate:
-                validation = evaluate(trained.model, splits, logits=trained.logits, split="validation")
-                measured, temperature = export.calibrate(run, validation, measured, seed=stage.seed)
+                measured, temperature = export.calibrate(run, of_validation(), measured, seed=stage.seed)
             run.record(measured.metrics("test"))
             save(run.path / EVALUATION, measured)
             how: Any = {"logits": trained.logits, "temperature": temperature}
@@ -209,7 +216,7 @@ def train(
         checkpoints = Checkpoints(run, stage.name, method=method, cluster=cluster, stop=stop)
         checkpoints.restore(model, method.prepare(model, callbacks, strategy=chosen))
         logits = None
-        _build_metrics(model)
+        _build_metrics(model, splits)
         if output is not None:
             logits, assumption = try_on_a_batch(model, splits, strategy=chosen, asked=output)
             if assumption:
@@ -271,7 +278,7 @@ def train(
     )
 
 
-def _build_metrics(model: keras.Model) -> None:
+def _build_metrics(model: keras.Model, splits: Splits) -> None:
     """Make the metrics' variables now: made while `fit` traces its step, they have it traced a second time.
 
     The optimizer's are made by `training.checkpoint`. A model of several outputs, or of open shapes, is left to Keras.
@@ -281,7 +288,8 @@ def _build_metrics(model: keras.Model) -> None:
     outputs: Sequence[Any] = getattr(model, "outputs", None) or []
     if len(outputs) != 1 or not outputs[0].shape[1:].is_fully_defined():
         return
-    predictions, labels = tf.zeros([1, *outputs[0].shape[1:]], outputs[0].dtype), tf.zeros([1], tf.int64)
+    predictions = tf.zeros([1, *outputs[0].shape[1:]], outputs[0].dtype)
+    labels = tf.constant(typed_labels(splits.source.labels[:1]))
     model.compiled_loss.build(predictions)
     model.compiled_metrics.build(predictions, labels)
 

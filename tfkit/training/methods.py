@@ -8,6 +8,7 @@ import secrets
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from tfkit.data.splits import typed_labels
 from tfkit.distribution.replicas import are_uneven, check_readers, distribute, weigh_replicas
 from tfkit.distribution.strategies import sum_metrics_once_an_epoch
 from tfkit.environment import cluster, files
@@ -126,7 +127,9 @@ class PrivateTraining(keras.callbacks.Callback):
                 "The workers of parameter servers do not take their steps together, as the accountant counts them.\n"
                 "  Take the strategy mirrored or multi_worker_mirrored."
             )
-        check(model, callbacks=callbacks, example_spec=self._splits.spec)
+        labels = typed_labels(self._splits.source.labels[:0])
+        label_spec = tf.TensorSpec(labels.shape[1:], labels.dtype)
+        check(model, callbacks=callbacks, example_spec=self._splits.spec, label_spec=label_spec)
         self.model, self._step = model, attach(model, self._plan, secret=self._secret[:16])
         return {"private": tf.train.Checkpoint(clip=self._step.clip, account=self._saved)}
 

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tfkit.data.splits import typed_labels
 from tfkit.environment.packages import first_line
 from tfkit.errors import ConfigError, DataError, UsageError
 from tfkit.metrics import SUM_TOLERANCE, Outputs, activation, from_logits, losses
+from tfkit.tasks import CLASSES, Classes
 
 if TYPE_CHECKING:
     from tfkit.environment.stack import keras
@@ -83,7 +85,12 @@ _FAR, _SURE = 4.0, 0.9  # a logit, and a probability, of a model that is sure
 
 
 def check_outputs(
-    model: keras.Model, given: np.ndarray, *, class_names: Sequence[str], output: Outputs = "auto"
+    model: keras.Model,
+    given: np.ndarray,
+    *,
+    class_names: Sequence[str],
+    output: Outputs = "auto",
+    task: Classes = CLASSES,
 ) -> tuple[bool, str]:
     """Return whether a classifier gives logits, and a sentence on what was assumed; none where it is certain.
 
@@ -92,31 +99,37 @@ def check_outputs(
       given: float [n, ...], what it gives for examples, before training.
       class_names: of the data.
       output: what its user says that its outputs are.
+      task: of the data.
 
     Raises:
       DataError: it has as many outputs as these classes do not have.
       ConfigError: its loss cannot teach it these classes, or its outputs can be read in several ways.
     """
     classes, units = len(class_names), int(np.prod(given.shape[1:], dtype=np.int64))
-    if units != classes and (units, classes) != (1, 2):
-        single = ", or one with a sigmoid" if classes == 2 else ""
+    of_two = classes == 2 and isinstance(task.sure(1)[0][0], int)
+    if not task.fits(units, classes):
+        single = ", or one with a sigmoid" if of_two else ""
         raise DataError(
-            f"The model gives {list(given.shape[1:])} numbers an example; the data has {classes} classes"
+            f"The model gives {list(given.shape[1:])} numbers an example; the data has {classes} {task.name}"
             f" ({', '.join(class_names[:5])}{', ...' if classes > 5 else ''}).\n"
             f"  Its last layer must have {classes} units{single}."
         )
     rows = given.reshape(len(given), -1).astype(np.float64)
-    probable, takes_logits = sum_to_one(rows), [from_logits(one) for one in losses(model)]
-    ending, name = (
-        ("sigmoid", "BinaryCrossentropy") if units == 1 else ("softmax", "SparseCategoricalCrossentropy")
-    )
+    ending, _, name = task.ending(units)
+    if not ending:  # any number
+        _refuse_useless_loss(model, given.shape, logits=False, task=task)
+        return False, ""
+    alone, takes_logits = ending == "sigmoid", [from_logits(one) for one in losses(model)]
+    probable = sum_to_one(rows.reshape(-1, 1) if alone else rows)
     problem, assumption, logits = "", "", output == "logits"
     if output != "auto":
         problem = "" if logits or probable else "output is 'probabilities'"
     elif activation(model) == ending:
         # Keras takes the numbers before this activation for its loss, whatever the loss was told.
         problem = "" if probable else f"Its {ending} is over another axis than the last axis, the classes"
-    elif True in takes_logits and (units == 1 or not probable):
+    elif alone and activation(model) == "softmax":
+        problem = "A softmax gives one label what it takes from the others"
+    elif True in takes_logits and (alone or not probable):
         logits = True
     elif False in takes_logits and not probable:
         problem = "The loss takes probabilities (from_logits=False)"
@@ -129,12 +142,12 @@ def check_outputs(
             f"{problem}; before training the model gives {np.round(rows[0, :4], 3).tolist()} for an example.\n"
             f'  Compile with keras.losses.{name}(from_logits=True), or end the model with activation="{ending}".'
         )
-    _refuse_useless_loss(model, given.shape, logits=logits)
+    _refuse_useless_loss(model, given.shape, logits=logits, task=task)
     return logits, assumption
 
 
-def _refuse_useless_loss(model: keras.Model, shape: Sequence[int], *, logits: bool) -> None:
-    """Raise ConfigError where the loss is no smaller if the model gives the right class; it is called as Keras does.
+def _refuse_useless_loss(model: keras.Model, shape: Sequence[int], *, logits: bool, task: Classes) -> None:
+    """Raise ConfigError where the loss is no smaller if the model gives the right answer; it is called as Keras does.
 
     Nothing is known of a loss that a test_step of the model's own computes.
     """
@@ -149,30 +162,32 @@ def _refuse_useless_loss(model: keras.Model, shape: Sequence[int], *, logits: bo
     loss = keras.losses.get(loss) if isinstance(loss, str) else loss
     own_call = getattr(type(loss), "call", None)
     function = loss.call if own_call not in (None, keras.losses.Loss.call) else loss
-    low, high = (-_FAR, _FAR) if logits else ((1 - _SURE) / max(units - 1, 1), _SURE)
-    # What a model gives that is sure of the first, the second or the last class.
-    sure = {label: np.where(np.arange(units) == label, high, low) for label in sorted({0, 1, units - 1})}
-    if units == 1:
-        sure = {0: np.array([low]), 1: np.array([high])}
+    ending, usual, _ = task.ending(units)
+    low, high = (-_FAR, _FAR)
+    if not logits:
+        low, high = (1 - _SURE) / (max(units - 1, 1) if ending == "softmax" else 1), _SURE
 
-    def value(label: int, row: Any) -> float:
+    def value(label: Any, row: Any) -> float:
         outputs = tf.constant(np.broadcast_to(np.reshape(row, shape[1:]), shape), tf.float32)
-        labels = tf.fill([shape[0], 1] if len(shape) == 2 else [shape[0]], np.int64(label))
+        label = typed_labels(label)
+        axes = label.shape or ([1] if len(shape) == 2 else [])
+        labels = tf.constant(np.broadcast_to(label, [shape[0], *axes]))
         return float(tf.reduce_mean(tf.cast(function(labels, outputs), tf.float32)))
 
-    why = "it is no smaller where the model gives the right class"
+    why = "it is no smaller where the model gives the right answer"
+    answers = [(label, np.where(yes > 0, high, low)) for label, yes in task.sure(units)]
     try:
         if all(
-            value(right, sure[right]) < value(right, sure[wrong])
-            for right, wrong in itertools.permutations(sure, 2)
+            value(label, row) < value(label, other)
+            for (label, row), (_, other) in itertools.permutations(answers, 2)
         ):
             return
     except Exception as error:
         why = f"{type(error).__name__}: {first_line(error)}"
     raise ConfigError(
-        f"The loss {name!r} does not take class numbers, int64 [batch], beside outputs {['batch', *shape[1:]]} ({why})."
+        f"The loss {name!r} does not take {task.labels} beside outputs {['batch', *shape[1:]]} ({why})."
         "\n  Compile with one that does, by name or as an object (of a class with brackets):"
-        f' model.compile(optimizer, loss="{"binary" if units == 1 else "sparse_categorical"}_crossentropy").'
+        f' model.compile(optimizer, loss="{usual}").'
     )
 
 
@@ -250,10 +265,20 @@ def check(output: str, expected: np.ndarray) -> None:
         )
 
 
-def answers(outputs: np.ndarray, output: str) -> np.ndarray:
-    """Return what outputs [n, ..., c] decide: classes int64 [n, ...], or yes and no as 1 and 0 [n, ..., c]."""
+def answers(outputs: np.ndarray, output: str, thresholds: Any = None) -> np.ndarray:
+    """Return what outputs [n, ..., c] decide: classes int64 [n, ...], or yes and no as 1 and 0 [n, ..., c].
+
+    Args:
+      outputs: of a model.
+      output: what they are.
+      thresholds: [c], from which number on it is yes; None: above 0.5, or the logit 0.
+    """
     if output in OF_CLASSES:
         return outputs.argmax(axis=-1)
+    if output == "values":
+        return outputs[..., 0]
+    if thresholds is not None:
+        return (outputs >= thresholds).astype(np.int64)
     return (outputs > YES_OR_NO[output]).astype(np.int64)
 
 

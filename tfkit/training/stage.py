@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 
+from tfkit import tasks
 from tfkit.data.augment import Augmentation
 from tfkit.data.splits import Splits
 from tfkit.privacy.plan import DPSGD
@@ -113,7 +114,14 @@ def class_weight(splits: Splits, *, when: str, run: Run | None = None) -> dict[i
 
     Returns:
       Class index to weight, mean 1 over the examples; None when they are off.
+
+    Raises:
+      ConfigError: they are asked for, of a task that has none.
     """
+    if not splits.task.weighted:
+        if when == "always":
+            tasks.refuse(splits.task, "classes", what="class_weights", why="leave them out (auto).")
+        return None
     counts = np.array(list(splits.counts["train"].values()))
     ratio = counts.max() / max(counts.min(), 1)
     if when == "never" or (when == "auto" and ratio <= IMBALANCE):

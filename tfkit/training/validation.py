@@ -107,9 +107,9 @@ def try_on_a_batch(
     from tfkit.environment.stack import tf
 
     given = _forward(model, splits)
-    found = check_outputs(model, given, class_names=splits.class_names, output=asked)
+    found = check_outputs(model, given, class_names=splits.class_names, output=asked, task=splits.task)
     if not isinstance(strategy, tf.distribute.ParameterServerStrategy):  # they evaluate with `fit` alone
-        _validate(model, validation(strategy, splits), given)
+        _validate(model, validation(strategy, splits), given, splits)
     return found
 
 
@@ -196,7 +196,7 @@ def _forward(model: keras.Model, splits: Splits) -> np.ndarray:
     return values
 
 
-def _validate(model: keras.Model, examples: Any, given: np.ndarray) -> None:
+def _validate(model: keras.Model, examples: Any, given: np.ndarray, splits: Splits) -> None:
     """Take one step of the validation, as `fit` takes them."""
     try:
         logs = model.evaluate(examples, steps=1, verbose=0, return_dict=True)
@@ -212,7 +212,7 @@ def _validate(model: keras.Model, examples: Any, given: np.ndarray) -> None:
     except Exception as error:
         raise ConfigError(
             f"The model cannot be validated on a batch ({type(error).__name__}: {first_line(error)}).\n  Leave out"
-            f" metrics that do not take class numbers beside outputs {given.shape[1:]}; return a finite loss."
+            f" metrics that do not take {splits.task.labels} beside outputs {given.shape[1:]}; return a finite loss."
         ) from error
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tfkit import run_files
+from tfkit import run_files, tasks
 from tfkit.data.splits import Splits
 from tfkit.environment import files, packages, stack
 from tfkit.errors import RunError
@@ -23,9 +23,9 @@ from tfkit.transfer.models import CLASSIFIER
 
 MODEL = (
     "model_handle", "sha256", "preprocessor", "input_range", "image_size", "pixel_range", "max_length", "windows",
-    "seed",
+    "seed", "task", "class_order", "label_range", "hidden",
 )  # fmt: skip
-DATA = ("data_dir", "data_file", "dataset", "text_column", "label_column", "language_column")
+DATA = ("data_dir", "data_file", "dataset", "text_column", "image_column", "label_column", "language_column")
 VOCABULARY, CONTINUED = "vocab.txt", "continued_from"
 _KEY = "variables/{}/.ATTRIBUTES/VARIABLE_VALUE"
 
@@ -115,15 +115,20 @@ class Start:
             raise run_files.damaged(variables, f"it does not end with a layer of {len(old)} classes")
         if run.provenance.get(CONTINUED, {}).get("weights", digest) != digest:
             raise RunError(f"{source.path} was made anew since {run.path} began.\n  Begin anew: --overwrite.")
-        name, accuracy = source.path.resolve().name, source.metrics.get("test/accuracy")
+        task, name = source.task, source.path.resolve().name
+        tasks.refuse(
+            splits.task, task.name, what=f"--continue-from {source.path}", why="its head is another."
+        )
+        accuracy = source.metrics.get(f"test/{task.score}")
         origin = {"run": name, "recipe": source.provenance["recipe"]["name"], "test_accuracy": accuracy}
         earlier = {key: of for key, of in source.provenance.items() if key == CONTINUED}
         run.provenance = {**run.provenance, CONTINUED: {**origin, "weights": digest, **earlier}}
         now, then = run.config, source.config
         same = [f"{k} {v}" for k, v in now.items() if k in MODEL + DATA and v == then.get(k) is not None]
         (run.note if known else run.warn)(
-            f"Starts from the weights of {name} (test accuracy {accuracy or 0:.4f}), with its {', '.join(same)}. It"
-            f" knows {len(known)} of the {len(new)} classes; of its own {len(old) - len(known)} are left out."
+            f"Starts from the weights of {name} (test {task.score_name} {accuracy or 0:.4f}), with its"
+            f" {', '.join(same)}. It knows {len(known)} of the {len(new)} {task.name}; of its own"
+            f" {len(old) - len(known)} are left out."
         )
         path = run.backup / VOCABULARY
         if run.is_chief and source.config.get("model_handle") == LIGHT and not path.is_file():
@@ -166,19 +171,23 @@ class Start:
         pairs = zip(model.get_weights()[:count], self.weights, strict=False)
         return not all(np.array_equal(published, own) for published, own in pairs)
 
-    def train(self, build: Build, splits: Splits, stage: Stage, *, run: Run, strategy: Any) -> Trained:
+    def train(
+        self, build: Build, splits: Splits, stage: Stage, *, run: Run, strategy: Any, callbacks: Sequence[Any]
+    ) -> Trained:
         """Train a stage from here, as `tfkit.training.fit.train` does; where no epoch is better, nothing is changed."""
         from tfkit.distribution.replicas import Replicas
         from tfkit.training.fit import train
 
+        how = {"run": run, "strategy": strategy, "callbacks": callbacks}
         if self.source is None:
-            return train(build, splits, stage, run=run, strategy=strategy)
+            return train(build, splits, stage, **how)
         build = self.into(build)
         loss, accuracy = build().evaluate(splits.validation, verbose=0)
-        run.note(f"Before the first step the validation accuracy is {accuracy:.4f}, the loss {loss:.4f}.")
+        name = splits.task.metric.replace("_", " ")
+        run.note(f"Before the first step the validation {name} is {accuracy:.4f}, the loss {loss:.4f}.")
         # One number for all workers: they stop by it.
         stage = dataclasses.replace(stage, start_val_loss=float(Replicas(strategy).of_chief([loss])[0]))
-        return train(build, splits, stage, run=run, strategy=strategy)
+        return train(build, splits, stage, **how)
 
     def remember(self, run: Run, splits: Splits) -> np.ndarray:
         """Keep digests of the examples that decide the weights, and tell which test examples have decided them before.

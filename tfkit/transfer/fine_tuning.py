@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from tfkit.run import Run
 from tfkit.settings.options import TransferConfig, WholeModelSettings
 from tfkit.text.tokenizers import WordPiece, build_vocabulary
 from tfkit.training.fit import train
-from tfkit.training.stage import Stage, class_weight
+from tfkit.training.stage import Stage, Trained, class_weight
 from tfkit.transfer import models
 from tfkit.transfer.continuing import Start
 from tfkit.transfer.models import Classifier, Top, observe, observe_head, plain_top
@@ -43,6 +43,7 @@ def fine_tune(
     *,
     strategy: stack.tf.distribute.Strategy,
     start: Start,
+    callbacks: Sequence[Any] = (),
 ) -> Classifier:
     """Train a classifier on a pretrained model, or what is left to train of an interrupted one.
 
@@ -53,6 +54,7 @@ def fine_tune(
       config: what to train.
       strategy: of all stages: a model of one strategy cannot be read in another's scope.
       start: what the head starts from, and an encoder that was fine-tuned before.
+      callbacks: further ones of Keras, of all stages.
     """
     augment = Augmentation.preset(config.augment)
     stage = functools.partial(
@@ -70,8 +72,11 @@ def fine_tune(
         run.decide(features=False)
         config = dataclasses.replace(config, features=False)
     features = _stored_features(run, encoder, splits, config)
-    build = functools.partial(whole, top=top) if features is None else build_head(config, encoder, features)
-    trained = start.train(build, features or splits, stage(name="head"), run=run, strategy=strategy)
+    how: dict[str, Any] = {"run": run, "strategy": strategy, "callbacks": callbacks}
+    if features is None:
+        trained = start.train(functools.partial(whole, top=top), splits, stage(name="head"), **how)
+    else:
+        trained = train_head(encoder, features, config, start=start, **how)
     seconds = trained.seconds
     stages = _fine_tuning_stages(run, encoder, splits, config)
     for name, epochs, trainable in stages:
@@ -82,14 +87,13 @@ def fine_tune(
             top=plain_top(
                 config.fine_tune_learning_rate,
                 epochs * splits.steps_per_epoch,
-                warmup=config.warmup,
                 layer_decay=config.layer_decay,
-                hidden=_hidden_units(encoder),
+                **_top_settings(config, encoder, splits),
             ),
             precision="mixed_float16" if stack.has_gpu() else "float32",
         )
         tuning = stage(name=name, epochs=epochs, start_val_loss=trained.val_loss)
-        trained = train(build, splits, tuning, run=run, strategy=strategy)
+        trained = train(build, splits, tuning, **how)
         seconds += trained.seconds
     run.record({"time/train_seconds": seconds})
     # Outside of the strategy's scope and in float32, whatever it was trained in: this is measured and exported.
@@ -97,8 +101,32 @@ def fine_tune(
     return observe(model, splits) if features is None or stages else observe_head(model, trained, features)
 
 
+def train_head(
+    encoder: Encoder, features: Splits, config: TransferConfig, *, start: Start, **how: Any
+) -> Trained:
+    """Train a head on stored features, or what is left to train of it.
+
+    Args:
+      encoder: whose features they are.
+      features: splits of them.
+      config: what to train.
+      start: what it starts from.
+      how: run, strategy and callbacks, as of `fine_tune`.
+    """
+    weights = class_weight(features, when=config.class_weights)
+    stage = Stage.of_settings(config, name="head", class_weight=weights)
+    return start.train(build_head(config, encoder, features), features, stage, **how)
+
+
 def train_at_once(
-    run: Run, encoder: Encoder | None, splits: Splits, config: Any, *, strategy: Any, start: Start
+    run: Run,
+    encoder: Encoder | None,
+    splits: Splits,
+    config: Any,
+    *,
+    strategy: Any,
+    start: Start,
+    callbacks: Sequence[Any] = (),
 ) -> Classifier:
     """Train all layers of a classifier from the first step, or what is left to train of an interrupted one.
 
@@ -110,11 +138,13 @@ def train_at_once(
         model's.
       strategy: of the training, a tf.distribute.Strategy.
       start: what all layers start from.
+      callbacks: further ones of Keras.
     """
     classes, steps, name = len(splits.class_names), config.epochs * splits.steps_per_epoch, "train"
     build: Callable[[], stack.keras.Model]
     if isinstance(config, WholeModelSettings):
-        top = plain_top(config.learning_rate, steps, warmup=config.warmup, optimizer=config.optimizer)
+        how: dict[str, Any] = {"warmup": config.warmup, "optimizer": config.optimizer, "task": splits.task}
+        top = plain_top(config.learning_rate, steps, **how)
         settings: dict[str, Any] = {"classes": classes, "spec": splits.spec, "top": top}
         build = functools.partial(models.small_cnn, **settings)
         if encoder is not None:
@@ -126,12 +156,12 @@ def train_at_once(
         if run.is_chief:
             measure_tokens(run, tokenizer, splits)
         run.record({"time/features_seconds": 0.0})
-        top = plain_top(FASTER * config.learning_rate, steps, warmup=config.warmup)
+        top = plain_top(FASTER * config.learning_rate, steps, **_top_settings(config, None, splits))
         build = functools.partial(models.light, tokenizer, classes, top)
     weights = class_weight(splits, when=config.class_weights, run=run)
     augment = Augmentation.preset(config.augment)
     stage = Stage.of_settings(config, name=name, class_weight=weights, augment=augment)
-    trained = start.train(build, splits, stage, run=run, strategy=strategy)
+    trained = start.train(build, splits, stage, run=run, strategy=strategy, callbacks=callbacks)
     run.record({"time/train_seconds": trained.seconds})
     return observe(trained.model, splits)
 
@@ -144,11 +174,13 @@ def build_head(config: TransferConfig, encoder: Encoder, features: Splits) -> Ca
 
 def _head_top(config: TransferConfig, encoder: Encoder, splits: Splits) -> Top:
     steps = config.epochs * splits.steps_per_epoch
-    return plain_top(config.learning_rate, steps, warmup=config.warmup, hidden=_hidden_units(encoder))
+    return plain_top(config.learning_rate, steps, **_top_settings(config, encoder, splits))
 
 
-def _hidden_units(encoder: Encoder) -> int:
-    return models.HIDDEN_OF_TEXTS if encoder.modality == "texts" else 0
+def _top_settings(config: TransferConfig, encoder: Encoder | None, splits: Splits) -> dict[str, Any]:
+    usual = models.HIDDEN_OF_TEXTS if encoder is not None and encoder.modality == "texts" else 0
+    hidden = usual if config.hidden is None else config.hidden
+    return {"warmup": config.warmup, "hidden": hidden, "dropout": config.dropout, "task": splits.task}
 
 
 def _load_or_build_tokenizer(

@@ -15,9 +15,10 @@ from tfkit.data.splits import Splits
 from tfkit.environment import stack
 from tfkit.errors import RunError
 from tfkit.hub.encoders import Encoder, freeze
-from tfkit.metrics import Evaluation, evaluate, evaluation, to_probabilities
+from tfkit.metrics import Evaluation, evaluate, evaluation, gives_logits
 from tfkit.run import CALIBRATION, SAVED_MODEL, Run
-from tfkit.text.tokenizers import WordPiece
+from tfkit.tasks import CLASSES, Classes
+from tfkit.text.tokenizers import Tokenizer
 from tfkit.training.stage import Trained
 
 FILTERS = (16, 32, 64, 128)
@@ -40,37 +41,41 @@ class Top(NamedTuple):
     Attributes:
       logits: from features [batch, d] and the number of classes; its last layer is named "classifier".
       optimizer: of the model.
+      task: what the labels mean: it decides the loss.
     """
 
     logits: Callable[[Any, int], Any]
     optimizer: Callable[[Any], Any]
+    task: Classes = CLASSES
 
     def model(self, inputs: Any, features: Any, classes: int) -> stack.keras.Model:
         """Return the compiled model from a Keras input, by its features, to logits."""
         model = stack.keras.Model(inputs, self.logits(features, classes))
-        return compiled(model, self.optimizer(model))
+        return compiled(model, self.optimizer(model), task=self.task)
 
 
 def plain_top(
     learning_rate: float = 1.0,
     steps: int = 1,
     *,
-    dropout: float = DROPOUT,
+    dropout: float | None = None,
     warmup: float = WARMUP_SHARE,
     optimizer: str = "adam",
     layer_decay: float = 1.0,
     hidden: int = 0,
+    task: Classes = CLASSES,
 ) -> Top:
     """Return dropout and a dense layer, trained with `learning_rate_schedule`.
 
     Args:
       learning_rate: the peak.
       steps: of the whole training.
-      dropout: of the features.
+      dropout: of what the last layer gets; None: 0.2, or 0.5 behind a layer between.
       warmup: share of the steps over which the learning rate rises.
       optimizer: "adam", or "sgd" with a momentum of 0.9.
       layer_decay: below 1 the layers of a transformer learn at rates of their own, each at this share of the one above.
       hidden: units of a layer between, on features brought to one scale, with more dropout; 0: none.
+      task: what the labels mean.
     """
     layers = stack.keras.layers
 
@@ -79,8 +84,9 @@ def plain_top(
             even = layers.LayerNormalization(center=False, scale=False, name="even")(features)
             noisy = layers.Dropout(HIDDEN_DROPOUT[0], name="dropout_of_features")(even)
             features = layers.Dense(hidden, activation="relu", dtype="float32", name="hidden")(noisy)
-        noisy = layers.Dropout(HIDDEN_DROPOUT[1] if hidden else dropout, name="dropout")(features)
-        return _dense(noisy, classes)
+        usual = HIDDEN_DROPOUT[1] if hidden else DROPOUT
+        noisy = layers.Dropout(usual if dropout is None else dropout, name="dropout")(features)
+        return task.finish(_dense(noisy, task.units(classes)), classes)
 
     def optimize(model: stack.keras.Model) -> Any:
         rate = learning_rate_schedule(learning_rate, steps=steps, warmup=warmup)
@@ -90,10 +96,16 @@ def plain_top(
             return stack.keras.optimizers.Adam(rate)
         return stack.keras.optimizers.SGD(rate, momentum=0.9)
 
-    return Top(logits, optimize)
+    return Top(logits, optimize, task)
 
 
-def private_top(learning_rate: float = 1.0, steps: int = 1, *, mean: np.ndarray | None = None) -> Top:
+def private_top(
+    learning_rate: float = 1.0,
+    steps: int = 1,
+    *,
+    mean: np.ndarray | None = None,
+    task: Classes = CLASSES,
+) -> Top:
     """Return a private top: centred features of length one, a dense layer of zeros without bias, momentum.
 
     An example's gradient is as long as its features: with equal lengths clipping treats all alike, and what all
@@ -104,6 +116,7 @@ def private_top(learning_rate: float = 1.0, steps: int = 1, *, mean: np.ndarray 
       steps: of the whole training.
       mean: float32 [d], of features of length one, public or released with noise; None: each example's own numbers
         are centred, which costs no privacy and helps less.
+      task: what the labels mean.
 
     Source: Tramèr and Boneh 2021 (arXiv:2011.11660); De et al. 2022 (arXiv:2204.13650).
     """
@@ -116,12 +129,13 @@ def private_top(learning_rate: float = 1.0, steps: int = 1, *, mean: np.ndarray 
             scaled = layers.UnitNormalization(name="length_one_before")(features)
             centred = layers.Normalization(mean=mean, variance=np.ones_like(mean), name="centred")(scaled)
         even = layers.UnitNormalization(name="length_one")(centred)
-        return _dense(even, classes, kernel_initializer="zeros", use_bias=False)
+        raw = _dense(even, task.units(classes), kernel_initializer="zeros", use_bias=False)
+        return task.finish(raw, classes)
 
     def optimize(model: stack.keras.Model) -> Any:
         return stack.keras.optimizers.SGD(learning_rate_schedule(learning_rate, steps=steps), momentum=0.9)
 
-    return Top(logits, optimize)
+    return Top(logits, optimize, task)
 
 
 def head(feature_size: int, classes: int, top: Top) -> stack.keras.Model:
@@ -131,7 +145,7 @@ def head(feature_size: int, classes: int, top: Top) -> stack.keras.Model:
 
 
 def light(
-    tokenizer: WordPiece, classes: int, top: Top, *, dimension: int = DIMENSION, length: int | None = None
+    tokenizer: Tokenizer, classes: int, top: Top, *, dimension: int = DIMENSION, length: int | None = None
 ) -> stack.keras.Model:
     """Return the mean of what is learned for each piece of a text, and a top on it, compiled.
 
@@ -151,7 +165,7 @@ def light(
 
     texts = stack.keras.Input([], dtype=stack.tf.string, name="texts")
     tokens = Tokens(tokenizer, length=length)(texts)
-    pieces = stack.keras.layers.Embedding(len(tokenizer.vocabulary), dimension, name="embedding")
+    pieces = stack.keras.layers.Embedding(tokenizer.size, dimension, name="embedding")
     features = MaskedMean(name="mean")(pieces(tokens["input_word_ids"]), mask=tokens["input_mask"])
     return top.model(texts, features, classes)
 
@@ -216,7 +230,7 @@ def whole_model(
             if layer.weights:
                 model.get_layer(layer.name).set_weights(layer.get_weights())
     with _policy(precision):  # float16 gradients need an optimizer that scales the loss
-        return compiled(model, top.optimizer(model))
+        return compiled(model, top.optimizer(model), task=top.task)
 
 
 def learning_rate_schedule(peak: float, *, steps: int, warmup: float = WARMUP_SHARE) -> Any:
@@ -281,15 +295,11 @@ def _dense(features: Any, classes: int, **settings: Any) -> Any:
     return stack.keras.layers.Dense(classes, dtype="float32", name=CLASSIFIER, **settings)(features)
 
 
-def compiled(model: stack.keras.Model, optimizer: Any) -> stack.keras.Model:
-    """Compile a model for logits and integer labels."""
+def compiled(model: stack.keras.Model, optimizer: Any, *, task: Classes = CLASSES) -> stack.keras.Model:
+    """Compile a model for logits and the labels of a task."""
     if stack.keras.mixed_precision.global_policy().name == "mixed_float16":
         optimizer = stack.keras.mixed_precision.LossScaleOptimizer(optimizer)
-    model.compile(
-        optimizer=optimizer,
-        loss=stack.keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"],
-    )
+    model.compile(optimizer=optimizer, loss=task.loss(), metrics=task.keras_metrics())
     return model
 
 
@@ -312,10 +322,10 @@ class Classifier(NamedTuple):
 def observe(model: stack.keras.Model, splits: Splits) -> Classifier:
     """Put the test split through the model once, for its probabilities, and what the last layer saw."""
     last = model.get_layer(CLASSIFIER)
-    both = stack.keras.Model(model.input, [last.input, last.output])
-    features, logits = both.predict(splits.test, verbose=0)
-    measured = evaluation(np.asarray(to_probabilities(logits, logits=True)), splits)
-    validate = functools.partial(evaluate, model, splits, logits=True, split="validation")
+    both = stack.keras.Model(model.input, [last.input, model.output])
+    features, outputs = both.predict(splits.test, verbose=0)
+    measured = evaluation(np.asarray(splits.task.probabilities(outputs, logits=gives_logits(model))), splits)
+    validate = functools.partial(evaluate, model, splits, split="validation")
     return Classifier(model, measured, np.asarray(features, np.float32), validate)
 
 
@@ -341,7 +351,8 @@ def rebuild(run: Run, backbone: Encoder | None, splits: Splits) -> stack.keras.M
     Raises:
       RunError: what was exported is not this model.
     """
-    settings: dict[str, Any] = {"classes": len(splits.class_names), "spec": splits.spec, "top": plain_top()}
+    settings: dict[str, Any] = {"classes": len(splits.class_names), "spec": splits.spec}
+    settings["top"] = plain_top(hidden=run.config.get("hidden") or 0, task=splits.task)
     model = small_cnn(**settings) if backbone is None else whole_model(backbone, **settings)
     exported = run.model
     stored: list[Any] = list(exported.variables_of_model)
@@ -354,7 +365,8 @@ def rebuild(run: Run, backbone: Encoder | None, splits: Splits) -> stack.keras.M
         )
     model.set_weights([variable.numpy() for variable in stored])
     grey = stack.tf.fill([1, *splits.spec.shape], 0.5)
-    given = to_probabilities(model(grey), logits=True, temperature=temperature_of(run))
+    how: Any = {"logits": gives_logits(model), "temperature": temperature_of(run)}
+    given = splits.task.probabilities(model(grey), **how)
     if np.abs(given - exported.classify(grey)).max() > TOLERANCE:
         raise RunError(
             f"{run.path / SAVED_MODEL} gives other probabilities than its variables do at the temperature of"

@@ -57,7 +57,7 @@ def train_private(
         config = dataclasses.replace(config, features=False)
         run.decide(features=False, max_length=length)
         run.note(f"The vocabulary is that of {ENCODER}, which is public.")
-    stage, of_batches, rate, steps = _plan(config, splits)
+    stage, of_batches, rate, steps = plan_training(config, splits)
     assert stage.privacy is not None
     run.note(
         f"Private training: {stage.epochs} epochs of samples of {of_batches.global_batch_size} expected examples,"
@@ -65,7 +65,7 @@ def train_private(
         + (", features less their noisy mean." if stage.privacy.release_noise else ".")
     )
     run.decide(epochs=stage.epochs, learning_rate=float(rate), global_batch_size=of_batches.global_batch_size)
-    classes, top, seconds = len(splits.class_names), private_top(rate, steps), 0.0
+    classes, top, seconds = len(splits.class_names), private_top(rate, steps, task=splits.task), 0.0
     if encoder is None:
         tokenizer = hub.load_model(ENCODER, max_length=length).tokenizer
         assert tokenizer is not None, "it is bundled"
@@ -102,11 +102,11 @@ def train_private_head(
     Returns:
       What training left, and the top that it was built with.
     """
-    stage, of_batches, rate, steps = _plan(config, features, verbose=verbose)
+    stage, of_batches, rate, steps = plan_training(config, features, verbose=verbose)
     assert stage.privacy is not None
     noise = stage.privacy.release_noise
     mean = _released_mean(run, features, config, noise, strategy=strategy) if noise else None
-    top = private_top(rate, steps, mean=mean)
+    top = private_top(rate, steps, mean=mean, task=features.task)
     build = functools.partial(models.head, encoder.feature_size, len(features.class_names), top)
     return train(build, of_batches, stage, run=run, strategy=strategy), top
 
@@ -138,7 +138,7 @@ def _released_mean(
     return np.asarray(np.load(io.BytesIO(files.read_hashed(path)), allow_pickle=False))
 
 
-def _plan(
+def plan_training(
     config: PrivateSettings, splits: Splits, *, verbose: int | None = None
 ) -> tuple[Stage, Splits, float, int]:
     """Return the settings of a private training with nothing left out.
@@ -161,7 +161,13 @@ def _plan(
     # Below that the mean is mostly noise.
     enough = epsilon * examples >= FEWEST_FOR_MEAN
     if config.features and config.mean_budget and enough and plan.noise_multiplier:
-        alone = privacy.calibrate(target_epsilon=epsilon, delta=plan.delta, sampling_probability=1.0, steps=1)
+        alone = privacy.calibrate(
+            target_epsilon=epsilon,
+            delta=plan.delta,
+            sampling_probability=1.0,
+            steps=1,
+            expected_trials=config.expected_trials,
+        )
         noise = privacy.noise_for_share(alone, config.mean_budget)
         mechanism = dataclasses.replace(mechanism, release_noise=noise)
     rate = config.learning_rate

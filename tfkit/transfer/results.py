@@ -16,8 +16,8 @@ from tfkit.reporting import examples, tensorboard
 from tfkit.reporting.examples import Examples
 from tfkit.run import EVALUATION, PRIVACY, Run
 from tfkit.settings.options import DataConfig
-from tfkit.text.tokenizers import WordPiece
-from tfkit.training.export import calibrate, save
+from tfkit.text.tokenizers import Tokenizer
+from tfkit.training.export import calibrate, save, tune
 from tfkit.transfer.attribution import grad_cam
 from tfkit.transfer.models import Classifier
 
@@ -85,7 +85,8 @@ def conclude(
     """
     evaluation = classifier.evaluation if show_examples else classifier.evaluation.numbered()
     temperature = 1.0
-    if calibrated:
+    evaluation = tune(run, splits, evaluation, classifier.validate, private=not show_examples)
+    if calibrated and splits.task.calibrated:
         evaluation, temperature = calibrate(run, classifier.validate(), evaluation, seed=splits.seed)
     run.record(evaluation.metrics("test"))
     run.record(save(classifier.model, run, splits, evaluation=evaluation, temperature=temperature))
@@ -102,7 +103,7 @@ def conclude(
         _write_projector(run, classifier.test_features, evaluation, splits)
 
 
-def measure_tokens(run: Run, tokenizer: WordPiece, splits: Splits, *, windows: bool = False) -> None:
+def measure_tokens(run: Run, tokenizer: Tokenizer, splits: Splits, *, windows: bool = False) -> None:
     """Record how long the texts are in tokens, how many are cut, and how much of them the vocabulary does not know.
 
     Args:
@@ -118,7 +119,7 @@ def measure_tokens(run: Run, tokenizer: WordPiece, splits: Splits, *, windows: b
         texts = splits.source.read(chosen[start : start + 256])
         pieces = tokenizer.tokenize(stack.tf.constant(texts))
         lengths.append(pieces.row_lengths().numpy())
-        unknown += int((pieces.flat_values.numpy() == tokenizer.id_of("[UNK]")).sum())
+        unknown += int((pieces.flat_values.numpy() == tokenizer.unknown).sum())
     counts, room = np.concatenate(lengths), tokenizer.max_length - 2
     tensorboard.write_lengths(run.logdir, "tokens", np.minimum(counts, 4 * room))
     median, longer = float(np.median(counts)), float((counts > room).mean())
@@ -148,8 +149,9 @@ def _decided_settings(run: Run, encoder: Encoder | None, splits: Splits) -> dict
 def _write_samples(run: Run, splits: Splits) -> None:
     """Show some training examples, under the names of their classes."""
     train = splits.indices["train"]
-    shown = train[draw(len(train), SAMPLES, classes=splits.source.labels[train])]
-    captions = [splits.class_names[label] for label in splits.source.labels[shown]]
+    labels, names = splits.source.labels, splits.class_names
+    shown = train[draw(len(train), SAMPLES, classes=splits.task.strata(labels[train], len(names)))]
+    captions = [splits.task.words(label, names) for label in labels[shown]]
     _write_examples(run, splits, "samples", _inputs(splits, shown), captions)
 
 
@@ -157,14 +159,15 @@ def _write_mistakes(run: Run, model: Any, evaluation: Evaluation, splits: Splits
     """Show the worst mistakes in TensorBoard; return them for the report, of images with where the model looked."""
     shown = Examples.of(evaluation, splits)
     if splits.kind == "images" and len(shown.worst):
-        classes = evaluation.predicted[shown.worst]
+        classes = evaluation.shown_class(shown.worst)
         heat = grad_cam(model, shown.worst_inputs.astype(np.float32) / 255, classes)
         if heat is not None:
             shown = dataclasses.replace(shown, heat=np.rint(255 * heat).astype(np.uint8))
     captions = [evaluation.mistake(index) for index in shown.worst]
     _write_examples(run, splits, "worst_mistakes", shown.worst_inputs, captions)
     for language, (count, accuracy) in shown.by_language(evaluation).items():
-        run.record({f"test/accuracy/{language}": accuracy, f"test/examples/{language}": count})
+        name = "accuracy" if splits.task.score == "accuracy" else "subset_accuracy"
+        run.record({f"test/{name}/{language}": accuracy, f"test/examples/{language}": count})
     return shown
 
 
@@ -186,5 +189,5 @@ def _write_projector(run: Run, features: np.ndarray, evaluation: Evaluation, spl
     names, images = [evaluation.names[index] for index in shown], inputs
     if splits.kind == "texts":
         names, images = [text[:NAME_CHARACTERS] for text in inputs], None
-    labels = [evaluation.class_names[evaluation.labels[index]] for index in shown]
+    labels = [splits.task.words(evaluation.labels[index], evaluation.class_names) for index in shown]
     tensorboard.write_projector(run.logdir, features[shown], labels=labels, names=names, images=images)

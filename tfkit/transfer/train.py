@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -62,7 +61,8 @@ def train(
 
     Args:
       data: a folder with one subfolder a class of images or of texts, a table of texts (CSV, TSV, JSON, JSONL,
-        Parquet), or the name of a data set: "digits", "mnist5k", "sentiment", "tfds:NAME". None: "digits".
+        Parquet), or of images where `image_column` is given, or the name of a data set: "digits", "mnist5k",
+        "sentiment", "tfds:NAME". None: "digits".
       model: a TF Hub or Kaggle URL, a SavedModel folder or a bundled name; "cnn" and "light" are small models of images
         and of texts that are trained from scratch. None: the bundled one for images or for texts.
       privacy: train with differential privacy; `target_epsilon=3` among the settings does the same, with the recipe's
@@ -168,10 +168,17 @@ def load(config: Any, *, global_batch_size: int, trainable: bool = False) -> tup
       HubError: the model is not there, or not for this.
       DataError: the examples cannot serve.
     """
+    encoder, splits = _load(config, global_batch_size=global_batch_size, trainable=trainable)
+    labels = splits.source.labels[splits.indices["train"]]
+    return encoder, splits.replace(task=splits.task.prepared(labels, config.label_range))
+
+
+def _load(config: Any, *, global_batch_size: int, trainable: bool) -> tuple[Encoder | None, Splits]:
     from tfkit import data, hub
     from tfkit.data.splits import FULL_RANGE
 
     reading = {"global_batch_size": global_batch_size, "seed": config.seed, "strict": config.strict}
+    reading |= {name: getattr(config, name) for name in ("label_column", "task", "class_order")}
     if isinstance(config, TextColumns) and config.of_texts:
         encoder: Any = None
         if config.model_handle != LIGHT:
@@ -182,7 +189,7 @@ def load(config: Any, *, global_batch_size: int, trainable: bool = False) -> tup
                 sha256=config.sha256,
                 max_length=config.max_length,
             ).check(trainable=trainable)
-        columns = {name: getattr(config, name) for name in ("text_column", "label_column", "language_column")}
+        columns = {name: getattr(config, name) for name in ("text_column", "language_column")}
         splits = data.load_texts(config.data_file or config.data_dir or config.dataset, **columns, **reading)
         if encoder is not None and _reads_all(config, encoder, splits):
             encoder = encoder.whole()
@@ -190,9 +197,10 @@ def load(config: Any, *, global_batch_size: int, trainable: bool = False) -> tup
     private = isinstance(config, PrivateSettings)
     # In private training never what the images use, which would tell of single ones.
     reading["pixel_range"] = config.pixel_range or (FULL_RANGE if private else None)
-    source = config.data_dir or config.dataset
+    reading["image_column"] = config.image_column
+    source = config.data_file or config.data_dir or config.dataset
     if config.model_handle == SCRATCH:
-        size = config.image_size or (SCRATCH_SIZE if config.data_dir else EMBEDDED_SIZE)
+        size = config.image_size or (SCRATCH_SIZE if config.names_data else EMBEDDED_SIZE)
         return None, data.load_images(source, image_size=size, **reading)
     backbone = hub.load_model(
         config.model_handle, modality="images", sha256=config.sha256, input_range=config.input_range
@@ -204,6 +212,21 @@ def load(config: Any, *, global_batch_size: int, trainable: bool = False) -> tup
     if given is None and private and config.features and int(splits.spec.shape[0]) < enlarged:
         splits = data.load_images(source, image_size=enlarged, **reading)
     return backbone, splits
+
+
+def job_of(config: Any, encoder: Encoder | None) -> Any:
+    """Return what trains by these settings: `fine_tune`, `train_at_once` or `train_private`.
+
+    Args:
+      config: of a recipe.
+      encoder: None: a model that is trained from scratch.
+    """
+    from tfkit.transfer.fine_tuning import fine_tune, train_at_once
+    from tfkit.transfer.private import train_private
+
+    if isinstance(config, PrivateSettings):
+        return train_private
+    return train_at_once if isinstance(config, WholeModelSettings) or encoder is None else fine_tune
 
 
 def _reads_all(config: Any, encoder: Encoder, splits: Splits) -> bool:
@@ -248,8 +271,6 @@ def settings_of(run: Run, *, recipes: tuple[str, ...] = tuple(RECIPES), otherwis
 def _train(config: Any, run: Run, strategy: Any, source: Run | None, *, recipe: str) -> None:
     from tfkit.transfer.baseline import compare_with_baseline
     from tfkit.transfer.continuing import Start
-    from tfkit.transfer.fine_tuning import fine_tune, train_at_once
-    from tfkit.transfer.private import train_private
     from tfkit.transfer.results import conclude, describe
     from tfkit.transfer.words import mix_words
 
@@ -259,12 +280,16 @@ def _train(config: Any, run: Run, strategy: Any, source: Run | None, *, recipe: 
     trainable = not config.features if private else whole or bool(config.fine_tune_epochs)
     encoder: Any
     encoder, splits = load(config, global_batch_size=config.global_batch_size or 1, trainable=trainable)
+    if private and config.task == "auto" and splits.task.name != "classes":
+        raise ConfigError(
+            f"The labels look like those of another task, and privacy has to be told: --task {splits.task.name}."
+            "\n  A decision by the data would tell of them."
+        )
     start = Start() if source is None else Start.of(source, run, splits)
     describe(run, encoder, splits, recipe=recipe, show_examples=not private)
     never_seen: Any = () if private else start.remember(run, splits)
-    job: Any = train_at_once if whole or encoder is None else fine_tune
-    job = train_private if private else functools.partial(job, start=start)
-    classifier = job(run, encoder, splits, config, strategy=strategy)
+    how = {} if private else {"start": start}
+    classifier = job_of(config, encoder)(run, encoder, splits, config, strategy=strategy, **how)
     if run.is_chief:
         if private:
             run.note(f"Calibration is left off: it {UNCOVERED}.")
@@ -272,7 +297,7 @@ def _train(config: Any, run: Run, strategy: Any, source: Run | None, *, recipe: 
             classifier = mix_words(run, classifier, splits, when=config.words)
         conclude(run, classifier, splits, calibrated=config.calibrate, show_examples=not private)
         if 0 < sum(never_seen) < len(never_seen):
-            right = classifier.evaluation.predicted == classifier.evaluation.labels
+            right = classifier.evaluation.right
             run.record({"test/accuracy_never_seen": float(right[never_seen].mean())})
         if splits.kind == "texts" and not private:
             compare_with_baseline(run, splits, classifier.evaluation, pretrained=encoder is not None)
@@ -301,6 +326,8 @@ def _are_texts(settings: dict[str, Any]) -> bool:
     """Return whether the data, or else the model, are of texts."""
     if settings.get("model_handle") == LIGHT:
         return True
+    if settings.get("image_column") is not None:
+        return False
     given = {name: settings[name] for name in ("data_dir", "data_file", "dataset") if name in settings}
     paths: dict[str, Any] = {n: Path(value) if n != "dataset" else value for n, value in given.items()}
     return TextColumns(**paths).of_texts if paths else False

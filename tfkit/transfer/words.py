@@ -16,6 +16,7 @@ from tfkit.data.splits import Splits
 from tfkit.environment import stack
 from tfkit.metrics import Evaluation, evaluation
 from tfkit.run import Run
+from tfkit.tasks import CLASSES
 from tfkit.transfer.baseline import fit_best, sample
 from tfkit.transfer.models import Classifier, compiled
 
@@ -61,11 +62,13 @@ def mix_words(run: Run, classifier: Classifier, splits: Splits, *, when: str) ->
     tokenizer: Any = None
     for layer in classifier.model.layers:
         tokenizer = layer.tokenizer if layer.name in (TOKENS, WINDOWS) else tokenizer
-    if tokenizer is None:
+    if splits.task.output != CLASSES.output:
+        reason = f"that is for classes, not for {splits.task.name}"
+    elif tokenizer is None:
         reason = "the encoder has its tokenizer in a SavedModel"
     elif len(splits.indices["validation"]) < FEWEST and when == "auto":
         reason = f"there are less than {FEWEST} validation examples to decide by"
-    elif len(splits.class_names) * (len(tokenizer.vocabulary) + PAIRS) > MOST_CONSTANTS:
+    elif len(splits.class_names) * (tokenizer.size + PAIRS) > MOST_CONSTANTS:
         reason = f"{len(splits.class_names)} classes would take too many weights"
     if when == "no" or reason:
         run.decide(words="no")
@@ -154,10 +157,7 @@ def _fit(splits: Splits, tokenizer: Any) -> tuple[tuple[bool, np.ndarray], Any, 
         others[pairs] = weighed[1:]
         return (pairs, weigh.idf_), *weighed[:2]
 
-    key, model, strength = fit_best(
-        map(counted, (False, True)), labels[train], labels[splits.indices["validation"]],
-        classes=len(splits.class_names),
-    )  # fmt: skip
+    key, model, strength, _ = fit_best(map(counted, (False, True)), labels[train], splits)
     return key, model, strength, others[key[0]]
 
 
@@ -165,7 +165,7 @@ def _counts(splits: Splits, indices: np.ndarray, tokenizer: Any, *, pairs: bool)
     """Return how often each term is in each text, a scipy.sparse matrix [n, terms]; see `CountedPieces`."""
     from tfkit.text.layers import MOST_COUNTED, PAIRS, pair_numbers
 
-    pieces = len(tokenizer.vocabulary)
+    pieces = tokenizer.size
     parts = []
     for start in range(0, len(indices), _TEXTS_AT_A_TIME):
         texts = splits.source.read(indices[start : start + _TEXTS_AT_A_TIME])

@@ -1,0 +1,378 @@
+"""What a column of labels means: classes, classes in an order, several labels each, or a number."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import itertools
+import json
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from tfkit.data.splits import Splits, listed
+from tfkit.data.text_decoding import short
+from tfkit.errors import DataError
+from tfkit.tasks import Classes, task_of
+
+Task = Literal["auto", "classes", "order", "labels", "value"]
+"""One of several classes; likewise, and these have an order; any number of labels; a real number. auto: decided."""
+
+# What pandas takes for missing, with the cases that it lacks.
+_MISSING = frozenset({"", "#n/a", "#n/a n/a", "#na", "-nan", "<na>", "n/a", "nan", "null"})
+_MISSING_AS_WRITTEN = frozenset({"NA", "None"})
+_WHOLE = re.compile(r"[+-]?\d+[.,]0+")
+_NUMBER = re.compile(r"[+-]?(\d+([.,]\d+)?|[.,]\d+)([eE][+-]?\d+)?%?")
+_DATE = re.compile(r"\d{1,4}([-/.])\d{1,2}\1\d{1,4}([T ].*)?|\d{1,2}:\d{2}(:\d{2})?")
+_FEW_NUMBERS = 10
+_MANY_NUMBERS = 20
+_LONGEST = 200
+
+
+class LabelCleaner:
+    """Labels as they are compared; counts what it changes."""
+
+    def __init__(self) -> None:
+        self.missing: Counter[str] = Counter()
+        self._whole = self._lists = 0
+
+    def __call__(self, value: str) -> str | None:
+        """Return a label; empty where there is none, None for a word that says so. 1.0 is 1, a list of one that one."""
+        label = _normal(value)
+        if isinstance(found := _as_list(label), list) and len(found) < 2:
+            label = _normal("" if found in ([], [None]) else str(found[0]))
+            self._lists += 1
+        if label.lower() in _MISSING or label in _MISSING_AS_WRITTEN:
+            if not label:
+                return ""
+            self.missing[label[:_LONGEST]] += 1
+            return None
+        if _WHOLE.fullmatch(label):
+            self._whole += 1
+            label = re.split("[.,]", label)[0]
+        return label
+
+    def notes(self) -> Iterator[str]:
+        """Yield what was changed."""
+        if self.missing:
+            shown = listed([f"{label!r} ({count})" for label, count in self.missing.most_common()])
+            yield f"Labels that count as missing, as pandas has it: {shown}. A class needs another name."
+        if self._lists:
+            yield f"{self._lists} labels are lists of one or none: that one is taken."
+        if self._whole:
+            yield f"{self._whole} labels are whole numbers with decimals: 1.0 is taken as 1."
+
+
+def _normal(value: str) -> str:
+    return unicodedata.normalize("NFC", " ".join(value.split()))
+
+
+def settle_task(task: Task, counts: Mapping[str, int], *, where: str, joined: bool) -> tuple[Task, list[str]]:
+    """Return the task that was asked for, or the one that is plain, and what there is to say of it.
+
+    Args:
+      task: as it was asked for.
+      counts: of each label.
+      where: as in `decide_task`.
+      joined: whether several columns said which labels an example has.
+
+    Raises:
+      DataError: see `decide_task` and `check_classes`.
+    """
+    if task == "auto":
+        return ("labels", []) if joined else decide_task(counts, where=where)
+    return task, check_classes(counts, where=where) if task == "classes" else []
+
+
+def decide_task(counts: Mapping[str, int], *, where: str) -> tuple[Task, list[str]]:
+    """Return what labels mean, and a sentence where that is not plain.
+
+    Args:
+      counts: of each label.
+      where: "The label column 'score' of mails.csv".
+
+    Raises:
+      DataError: they can mean several things, or they are ids, dates, texts or objects.
+    """
+    names, rows = list(counts), sum(counts.values())
+    mark, several = _several(names)
+    if several:
+        often = max(several, key=lambda name: counts[name])
+        sign = "written as lists or objects" if mark == "[" else f"joined by {mark!r}"
+        found = (
+            f"{where} has several labels in {sum(counts[name] for name in several)} of {rows} rows, {sign}:"
+            f" {short(often)!r} ({counts[often]} times) and {len(several) - 1} other combinations."
+        )
+        if any(isinstance(_as_list(name), dict) for name in several):
+            raise DataError(f"{found}\n  Of objects, pandas.json_normalize(records) makes columns.")
+        if mark == ",":
+            raise DataError(
+                f"{found}\n  Say whether each is a class, task='classes' (--task classes), or several labels:"
+                " task='labels' (--task labels)."
+            )
+        return "labels", [f"{found} Each example has any of them (--task classes: one of the combinations)."]
+    numbers = _numbers(names)
+    if not numbers or any(re.fullmatch(r"0\d+", name) for name in names):  # such as postal codes
+        return "classes", check_classes(counts, where=where)
+    low, high = min(numbers), max(numbers)
+    span = f"{where} holds {len(names)} numbers, from {low:g} to {high:g}"
+    fractions, many = any(value % 1 for value in numbers), len(names) > max(rows / 2, _FEW_NUMBERS)
+    choices = "task='value' (--task value) or 'classes', or 'order', of classes in an order"
+    if fractions and len(names) > _FEW_NUMBERS:
+        return "value", [f"{span}: they are taken for real numbers (--task value)."]
+    if many:
+        raise DataError(
+            f"{span}, in {rows} rows: quantities or ids.\n  Of quantities say task='value' (--task value)."
+        )
+    dense = low in (0, 1) and high - low == len(names) - 1
+    if fractions or (len(names) > _MANY_NUMBERS and dense):
+        raise DataError(f"{span}, that may be quantities, ratings or names.\n  Say which: {choices}.")
+    if len(names) > _MANY_NUMBERS:
+        return "value", [f"{span}: they are taken for quantities (--task classes: each is a class)."]
+    notes = check_classes(counts, where=where)
+    if len(names) > 2:
+        notes.append(
+            f"{span}: each is taken for a class, near to no other (else --task order, or --task value)."
+        )
+    return "classes", notes
+
+
+def check_classes(counts: Mapping[str, int], *, where: str) -> list[str]:
+    """Refuse labels of which each is hardly a class: dates, ids, texts.
+
+    Args:
+      counts: of each label.
+      where: as in `decide_task`.
+
+    Returns:
+      A note on numbers in several spellings.
+
+    Raises:
+      DataError: with what would work.
+    """
+    names, rows = list(counts), sum(counts.values())
+    many, few = len(names) > max(rows / 2, _FEW_NUMBERS), len(names) <= _FEW_NUMBERS
+    kind = ""
+    if sum(bool(_DATE.fullmatch(name)) for name in names) >= 0.9 * len(names) and not few:
+        kind = "dates or times"
+    elif many or any(len(name) > _LONGEST for name in names):
+        kind = "an id or a text"
+    if kind:
+        shown = ", ".join(f"{short(name)!r} ({count})" for name, count in Counter(counts).most_common(3))
+        raise DataError(
+            f"{where} has {len(names)} values in {rows} rows ({shown}, ...): it looks like {kind}, and each value would"
+            " be a class.\n  Give another one: label_column (--label-column)."
+        )
+    numbers = sorted(zip(_numbers(names) or [], names, strict=False))
+    twice = [name for (value, name), (after, _) in itertools.pairwise(numbers) if value == after]
+    return [f"{where} has one number in several spellings, each a class: {listed(twice)}."] if twice else []
+
+
+def is_number(label: str) -> bool:
+    """Return whether a label is a number, a decimal comma and a percent sign allowed."""
+    return _NUMBER.fullmatch(label) is not None
+
+
+def _numbers(names: Sequence[str]) -> list[float] | None:
+    """Return the labels as numbers, a decimal comma and a percent sign allowed; None where one is none."""
+    if not all(map(is_number, names)):
+        return None
+    return [float(name.rstrip("%").replace(",", ".")) for name in names]
+
+
+class Targets(NamedTuple):
+    """Hold what a model learns to give for each example.
+
+    Attributes:
+      task: what they mean.
+      class_names: of the classes, in their order, or of the labels; of a number, what it is called.
+      labels: int64 [n] of classes; float32 [n, c] of 0 and 1 of several labels; float32 [n] of numbers.
+    """
+
+    task: Classes
+    class_names: tuple[str, ...]
+    labels: np.ndarray
+
+    def strata(self) -> tuple[np.ndarray, list[str]]:
+        """Return int64 [n], the part of which each example is cut and drawn, and the names of these parts."""
+        groups = self.task.strata(self.labels, len(self.class_names))
+        if self.labels.dtype.kind == "i":
+            return groups, [*self.class_names]
+        sizes = np.bincount(groups)
+        groups = np.where(sizes[groups] < _FEWEST, sizes.argmax(), groups)  # with others, where it is no part
+        known, groups = np.unique(groups, return_inverse=True)
+        return groups, [f"part {number}" for number in known]
+
+    def check_cut(self, indices: Mapping[str, np.ndarray], *, where: str) -> None:
+        """Refuse splits of which one lacks a label.
+
+        Raises:
+          DataError: with the labels and how often they occur.
+        """
+        if self.labels.ndim == 2:
+            absent = np.any([self.labels[rows].sum(axis=0) == 0 for rows in indices.values()], axis=0)
+            totals = self.labels.sum(axis=0).astype(int)
+            if rare := [f"{name!r} ({totals[i]})" for i, name in enumerate(self.class_names) if absent[i]]:
+                raise DataError(
+                    f"{where} has labels too rare to be in each of {', '.join(indices)}: {listed(rare)}.\n"
+                    "  Add examples that have them, or leave these labels out."
+                )
+
+
+_FEWEST = 3
+
+
+def make_targets(
+    names: Sequence[str],
+    codes: np.ndarray,
+    *,
+    task: Task,
+    where: str,
+    class_order: Sequence[str] = (),
+    name: str = "value",
+    context: str = "",
+) -> Targets:
+    """Return the targets of labels as they are written.
+
+    Args:
+      names: the different labels, sorted; empty: none.
+      codes: int64 [n], of each example which of these it has.
+      task: what they mean; not "auto".
+      where: as in `decide_task`.
+      class_order: for "order": the classes from the lowest to the highest; left out, they must be numbers.
+      name: what a number is called.
+      context: what else is known, for messages.
+
+    Raises:
+      DataError: they cannot mean this.
+    """
+    values, meaning = _numbers(names), task_of({"name": task})
+    if class_order and task != "order":
+        raise DataError(f"class_order (--class-order) is for --task order; the task is {task}.")
+    if task == "value":
+        if values is None:
+            others = [f"{short(text)!r}" for text in names if not is_number(text)]
+            raise DataError(
+                f"{where} has what is no number: {listed(others)}.\n  Leave these rows out, or --task classes."
+            )
+        if len({*values}) < 2:
+            raise DataError(
+                f"{where} has the same number, {names[0]}, everywhere: there is nothing to learn."
+            )
+        return Targets(meaning, (name,), np.asarray(values, np.float32)[codes])
+    if task == "labels":
+        mark, _ = _several(names, asked=True)
+        parts = [_parts(text, mark) for text in names]
+        labels = tuple(in_order({part for of in parts for part in of}))
+        if not labels:
+            raise DataError(f"{where} has no label in any row.")
+        rows = np.asarray([[label in of for label in labels] for of in parts], np.float32)
+        return Targets(meaning, labels, rows[codes])
+    if len(names) < 2:
+        found = ", ".join(repr(short(text)) for text in names) or "no value"
+        raise DataError(
+            f"{where} has {found} in all {len(codes)} rows that can be used; a classifier needs two values or"
+            f" more.{context}"
+        )
+    if task == "classes":
+        return Targets(meaning, tuple(names), codes)
+    if class_order and {*class_order} != {*names}:
+        odd = sorted({*class_order} ^ {*names})
+        raise DataError(
+            f"class_order (--class-order) must name each class once; only one of the two has {listed(odd)}."
+        )
+    if not class_order and values is None:
+        raise DataError(
+            f"{where} has classes that are no numbers: {listed(names)}.\n"
+            "  Say their order, from the lowest to the highest: class_order=('low', 'high') (--class-order low high)."
+        )
+    order = [*class_order] or [text for _, text in sorted(zip(values or [], names, strict=True))]
+    return Targets(meaning, tuple(order), np.asarray([order.index(text) for text in names])[codes])
+
+
+def with_task(splits: Splits, task: Task, class_order: Sequence[str] = ()) -> Splits:
+    """Return splits of classes as ones of another task: folders whose names are numbers, or have an order.
+
+    Raises:
+      DataError: they cannot be.
+    """
+    if task in ("auto", "classes") and not class_order:
+        return splits
+    names, where = splits.class_names, f"{splits.origin}"
+    target = make_targets(names, splits.source.labels, task=task, where=where, class_order=class_order)
+    splits.source.labels = target.labels
+    return splits.replace(class_names=target.class_names, task=target.task)
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Return labels sorted, as numbers where all are whole ones."""
+    names = [*names]
+    numbers = all(name.isascii() and name.isdecimal() for name in names)
+    return sorted(names, key=int if numbers else str)
+
+
+def _several(names: Sequence[str], *, asked: bool = False) -> tuple[str, list[str]]:
+    """Return how several labels are put into one, "[" or what joins them, and which of these are.
+
+    Args:
+      names: the different labels.
+      asked: whether they are known to hold several: a sign then counts wherever it is.
+    """
+    if lists := [name for name in names if _as_list(name) is not None]:
+        return "[", lists
+    for mark in "|;,":
+        if found := [name for name in names if mark in name] if asked else _joined(names, mark):
+            return mark, found
+    return "[", []
+
+
+def _parts(text: str, mark: str) -> list[str]:
+    """Return the single labels of one."""
+    several = (
+        text.split(mark)
+        if mark != "["
+        else [text]
+        if (found := _as_list(text)) is None
+        else [*map(str, found)]
+    )
+    return [part for part in map(_normal, several) if part]
+
+
+def cut(text: str) -> list[str]:
+    """Return the labels that one text holds, in a list or joined by one of "|", ";" and ","."""
+    return _parts(text, _several([text], asked=True)[0])
+
+
+def _joined(names: Sequence[str], mark: str) -> list[str]:
+    """Return the labels that are put together of others by this sign: each part is met in other labels too."""
+    if mark == "," and all(re.fullmatch(r"[+-]?\d+(,\d+)?", name) for name in names):
+        pairs = sum("," in name for name in names)
+        if pairs == len(names) or (2 * pairs > len(names) > _FEW_NUMBERS):
+            return []  # decimals
+    split = {name: [part.strip() for part in name.split(mark) if part.strip()] for name in names}
+    found = {name: parts for name, parts in split.items() if len(parts) > 1}
+    met = Counter(part for parts in split.values() for part in set(parts))
+    of_found = {part for parts in found.values() for part in parts}
+    again = sum(met[part] > 1 for part in of_found)
+    turned = Counter(frozenset(parts) for parts in found.values())
+    likely = again >= 0.8 * len(of_found) and len(met) < len(names)
+    return list(found) if likely or max(turned.values(), default=0) > 1 else []
+
+
+def _as_list(label: str) -> list[Any] | dict[str, Any] | None:
+    """Return a list, or an object, as JSON or as Python writes it."""
+    if label[:1] not in ("[", "(", "{") or len(label) > 10_000:
+        return None
+    if "' '" in label:  # as NumPy prints one: ['joy' 'anger']
+        return re.findall(r"'([^']*)'", label)
+    for parse in (json.loads, ast.literal_eval):
+        with contextlib.suppress(ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
+            found = parse(label)
+            if isinstance(found, dict):
+                return found
+            return list(found) if isinstance(found, list | tuple | set) else None
+    return None

@@ -1,0 +1,221 @@
+"""Search the settings of private training, so that one epsilon holds for the search as a whole.
+
+Source: Papernot and Steinke 2022 (arXiv:2110.03620). If one trial (settings drawn independently of the data, training,
+score) is private, so is this: do a random number of trials, release the best and nothing of the others. Three things
+make the theorem hold here, and each costs something:
+
+- The number of trials is geometric: after each of them the search ends with probability 1 / mean. It stays secret, so
+  there is no limit of time, and neither storage nor table of trials.
+- Settings are drawn by lot and never by what earlier trials gave; nothing is stopped by comparison with others. Only
+  those are searched on which the noise does not depend, learning rate and clipping norm, so that all trials spend the
+  same.
+- The score is a part of the mechanism. It is the number of validation examples that were classified right, with
+  Gaussian noise. Nobody is among the training and the validation examples, so who is a training example enters a trial
+  by the training alone, and who is a validation example by the score alone: the noise of each is chosen for the same
+  epsilon (`tfkit.privacy.plan.Plan.score_noise`). An exact score would have made the weights that are released, which
+  without a search do not depend on validation examples at all, depend on them without any promise.
+
+What is released is the model of the best trial as it was trained. It is not trained again, which would spend again.
+
+Until it is found all trials are in a folder of the owner's cache, whose name the run's provenance holds, and an
+interrupted search goes on from there: the coin is tossed after each trial, and the lot of the one that was interrupted
+is kept. Where that folder is lost nobody knows what was spent, and the search is refused.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tfkit.data.splits import Splits
+from tfkit.environment import files, packages
+from tfkit.errors import CheckError, ConfigError, PrivacyError, RunError
+from tfkit.privacy import ledger
+from tfkit.run import BEST, LOGS, PROVENANCE, Run
+from tfkit.settings.parse import as_dict
+from tfkit.transfer.private import plan_training, train_private
+
+STATE = "search.json"
+
+
+class Search(NamedTuple):
+    """Hold what a search is made of.
+
+    Attributes:
+      run: of the search, being written.
+      config: of the search, of a class of `tfkit.tuning.tune.with_search`.
+      own: the settings of its recipe.
+      space: Optuna's distributions of the settings that are searched.
+      loaded: from a model handle to the model, its splits, and those of its stored features or None.
+      strategy: a tf.distribute.Strategy.
+    """
+
+    run: Run
+    config: Any
+    own: Any
+    space: Mapping[str, Any]
+    loaded: Callable[[str], tuple[Any, Any, Any]]
+    strategy: Any
+
+
+def without_test(splits: Splits, **changes: Any) -> Splits:
+    """Return splits in which the validation examples stand in the place of the test examples too: of a trial.
+
+    Args:
+      splits: that the search is on.
+      changes: of other fields.
+    """
+    return splits.replace(indices={**splits.indices, "test": splits.indices["validation"]}, **changes)
+
+
+def check(config: Any) -> None:
+    """Raise where no epsilon would hold for the search, before anything is read.
+
+    Args:
+      config: of the search.
+
+    Raises:
+      ConfigError: what was asked does not go together with privacy.
+      PrivacyError: the trials would have no epsilon.
+    """
+    reasons = {
+        "minutes": "the number of trials must be drawn by lot, whatever their time",
+        "model_handles": "all trials must spend the same",
+        "search_whole": "all trials must spend the same",
+        "expected_trials": "--trials decides it",
+        "diagnostics": "numbers without noise tell of all trials",
+    }
+    wrong = [f"--{name.replace('_', '-')}: {why}" for name, why in reasons.items() if getattr(config, name)]
+    if wrong or config.trials == 1:
+        raise ConfigError("\n  ".join(["A private search of 2 trials or more takes none of these:", *wrong]))
+    if config.deterministic_noise or config.noise_multiplier == 0:
+        raise PrivacyError(
+            "--deterministic-noise and --noise-multiplier 0 make trials without an epsilon: a search over them has none"
+            " either.\n  Leave them out."
+        )
+
+
+def find(search: Search) -> Any:
+    """Search, or do what is left of a search, and put the run of the best trial into the folder `best`.
+
+    Args:
+      search: of recipes.train_private.
+
+    Returns:
+      The settings of the best trial, whose training is done: what is left is to measure and export it.
+
+    Raises:
+      CheckError: all trials failed.
+      PrivacyError: no noise gives so small an epsilon.
+      RunError: the folder of the trials is lost.
+    """
+    search = search._replace(own=dataclasses.replace(search.own, expected_trials=search.config.trials))
+    if not (search.run.path / BEST).is_dir():
+        _search(search)
+    best = Run.open(search.run.path / BEST).config
+    return dataclasses.replace(search.own, **{name: best[name] for name in search.space})
+
+
+def _search(search: Search) -> None:
+    run, own = search.run, search.own
+    encoder, splits, _ = search.loaded(own.model_handle)
+    if splits.task.name != "classes":
+        raise PrivacyError(
+            f"The task is {splits.task.name!r}: of classes alone one example changes the score by 1 at most, as the"
+            " noise on it takes for granted.\n  Train once with recipes.train_private."
+        )
+    of_all = own if encoder is not None else dataclasses.replace(own, features=False)
+    stage, of_batches, *_ = plan_training(of_all, splits)
+    sizes = {"examples": len(splits.indices["train"]), "expected_batch_size": of_batches.global_batch_size}
+    plan = stage.privacy.plan(**sizes, epochs=stage.epochs)  # type: ignore[union-attr]
+    noise, begun = plan.score_noise, ledger.RECORD in run.provenance.get("data", {})
+    assert noise is not None, "it is of a search"
+    run.provenance = {"data": ledger.register(run, splits)}  # refuses other data than it was begun on
+    folder = files.cache_dir(ledger.FOLDER) / f"{run.provenance['data'][ledger.RECORD]}-trials"
+    if begun and not (folder / STATE).is_file():
+        raise RunError(
+            f"{run.path} was begun, and its trials in {folder} are lost: nobody can tell what was spent.\n  Bring them"
+            " back, or begin anew with --overwrite, which spends again on the same people."
+        )
+    if not begun:
+        run.note(
+            f"A private search of {plan.expected_trials} trials on average, each with a noise multiplier of"
+            f" {plan.noise_multiplier:.4g} in training, and noise of {noise:.3g} on the number of validation examples"
+            f" that are right: epsilon {plan.epsilon(plan.steps):.4g} in all."
+        )
+        ledger.spend(run, epsilon=plan.epsilon(plan.steps))
+        folder.mkdir(mode=0o700)
+        _keep(folder, {"number": 0, "drawn": None, "best": None, "score": -math.inf, "ended": False})
+    state = json.loads((folder / STATE).read_text())
+    while not state["ended"]:
+        state["drawn"] = state["drawn"] or _draw(search.space)
+        _keep(folder, state)
+        began, name, score = time.monotonic(), str(state["number"]), -math.inf
+        chosen = dataclasses.replace(own, **state["drawn"])
+        try:
+            with Run.create(folder / name, config=as_dict(chosen)) as trial:
+                held = without_test(splits)
+                measured = train_private(trial, encoder, held, chosen, strategy=search.strategy).evaluation
+            score = measured.correct + noise * np.random.default_rng(secrets.randbits(256)).standard_normal()
+        except CheckError as error:  # it came apart, which the data decide: the lowest score
+            run.say(f"A trial failed: {packages.first_line(error)}")
+        if score > state["score"]:
+            state |= {"best": name, "score": score}
+        state |= {
+            "number": state["number"] + 1,
+            "drawn": None,
+            "ended": secrets.randbelow(own.expected_trials) == 0,
+        }
+        _keep(folder, state)
+        for other in folder.glob("[0-9]*"):
+            if other.name != state["best"]:
+                shutil.rmtree(other)
+        left = 0.0 if state["ended"] else (time.monotonic() - began) * own.expected_trials
+        run.say(f"A trial is done; on average {left:.0f} s are left.")
+    if state["best"] is None:
+        raise CheckError(
+            "All trials of the private search failed. Train once with recipes.train_private, to see why."
+        )
+    with files.new_folder(run.path / BEST) as best:
+        # Its logs tell the time, and by that how many trials came after it.
+        shutil.copytree(folder / state["best"], best, dirs_exist_ok=True, ignore=shutil.ignore_patterns(LOGS))
+        files.write_json(best / PROVENANCE, {"data": run.provenance["data"]})
+    shutil.rmtree(folder)
+
+
+def forget_times(folder: Path) -> None:
+    """Take from the files of a search what tells how long it took and how many trials it had: their dates, and the
+    numbers that TensorFlow counts event files by.
+
+    Args:
+      folder: of the search, finished.
+    """
+    for number, path in enumerate(sorted(folder.rglob("*tfevents*"))):
+        _, _, kind = path.name.rpartition(".")
+        path.rename(path.with_name(f"events.out.tfevents.{number:010d}.best.{kind}"))
+    for path in (folder, *folder.rglob("*")):
+        os.utime(path)
+
+
+def _draw(space: Mapping[str, Any]) -> dict[str, Any]:
+    """Draw settings by the system's entropy: by a seed, those of the best would tell how many came before."""
+    import optuna
+
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=secrets.randbits(32)))
+    return dict(study.ask(dict(space)).params)
+
+
+def _keep(folder: Path, state: Mapping[str, Any]) -> None:
+    """Write how far the search is; its owner alone reads it."""
+    with files.new_file(folder / STATE, mode=0o600) as file:
+        file.write(json.dumps(state).encode())

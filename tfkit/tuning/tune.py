@@ -1,0 +1,403 @@
+"""Search the settings of a recipe that trains by Optuna, on the validation split, and train with the best ones.
+
+<run_dir>/search.db     Optuna's storage: what an interrupted search goes on from
+<run_dir>/trials.csv    a row a trial
+<run_dir>/trials/007/   config, history, numbers and TensorBoard's logs of a trial; no model
+<run_dir>/best/         the run of the best settings, as its recipe makes it
+
+No trial has the test examples: in its splits validation stands in their place too.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib
+import logging
+import math
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import pandas as pd
+
+from tfkit import run_files
+from tfkit.data.augment import PRESETS
+from tfkit.distribution import strategies
+from tfkit.environment import cluster, files, packages, process
+from tfkit.errors import CheckError, ConfigError, StackError
+from tfkit.run import BACKUP, BEST, DATABASE, PRIVACY, TABLE, TRIALS, Run
+from tfkit.settings import options
+from tfkit.settings.options import PrivateSettings, TuneConfig
+from tfkit.settings.parse import as_dict, from_keywords, run_dir, takes_settings
+from tfkit.transfer.train import RECIPES, job_of, load, train_classifier
+from tfkit.tuning import private
+from tfkit.tuning.private import Search, without_test
+
+if TYPE_CHECKING:
+    from tfkit.data.splits import Splits
+
+TOLD_SECONDS = 4.0
+_MEASURED = ("val_loss", "val_accuracy")
+
+
+@takes_settings(TuneConfig, *RECIPES.values())
+def tune(recipe: str, **settings: Any) -> Run:
+    """Search the settings of a training by the validation split, train with the best, and measure that once.
+
+    What is given is fixed, what is left out is searched: learning rate, epochs, batch size, units and dropout of the
+    head, with `search_whole=True` augmentation and fine-tuning too. A call that was interrupted goes on when it is made
+    again. Of train_private learning rate and clipping norm are searched, and epsilon is that of the whole search; see
+    `tfkit.tuning.private`.
+
+    Args:
+      recipe: "transfer_image", "transfer_text", "train_distributed" or "train_private".
+      settings: `trials`, `minutes`, `target`, `model_handles`, `search_whole`, and what the recipe's flags are called.
+
+    Returns:
+      The finished run of the best settings, in the folder `best` of the search's.
+
+    Raises:
+      ConfigError: there is no such recipe, a setting cannot be, or nothing is left to search.
+      CheckError: all trials failed.
+      StackError: Optuna is not installed.
+      TfkitError: see `tfkit.errors`.
+
+    Example:
+      run = tfkit.tune("transfer_image", data_dir="photos/", trials=20, minutes=30)
+      run.config["learning_rate"], run.metrics["test/accuracy"]
+    """
+    return search(from_keywords(with_search(recipe), settings, call="tfkit.tune"))
+
+
+def with_search(name: str) -> type[Any]:
+    """Return the settings of the recipe of this name together with those of a search, as one dataclass.
+
+    Raises:
+      ConfigError: no recipe that trains has this name.
+    """
+    if name not in RECIPES:
+        raise ConfigError(
+            f"{name!r} is no recipe whose settings are searched; there are {', '.join(RECIPES)}."
+        )
+    settings: type[Any] = RECIPES[name]
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(TuneConfig, settings):
+        """Say what to train on, and how to search."""
+
+        recipe: ClassVar[str] = name
+
+    return Config
+
+
+def search(config: Any) -> Run:
+    """Do a search, or what is left of it, or nothing where it is done.
+
+    Args:
+      config: of a class that `with_search` made.
+
+    Returns:
+      The run of the best settings.
+
+    Raises:
+      TfkitError: see `tune`.
+    """
+    from tfkit.reporting.page import write_report
+
+    _check(config)
+    recipe, settings = config.recipe, RECIPES[config.recipe]
+    own: Any = settings(**{field.name: getattr(config, field.name) for field in dataclasses.fields(settings)})
+    space = search_space(config, own)
+    asked = {name: value for name, value in as_dict(config).items() if name not in space}
+    folder = run_dir(config, recipe=f"tune-{recipe}")
+    with Run.create(folder, config=asked, overwrite=config.overwrite) as run:
+        if run.finished:
+            run.say(f"{folder} holds the finished search of this very config; --overwrite would do it again.")
+            return Run.open(folder / BEST)
+        run.record({"search/trials_asked": config.trials})
+        run.versions = packages.versions()
+        run.note(f"Searched are {', '.join(space)}; all other settings are as they were given.")
+        with strategies.cluster_strategy(own, run) as strategy:
+            logging.getLogger("tensorflow").setLevel(
+                logging.ERROR
+            )  # it counts functions that are traced again
+            loaded = functools.cache(functools.partial(_load, own))
+            find = private.find if isinstance(own, PrivateSettings) else _find
+            best = find(Search(run, config, own, space, loaded, strategy))
+        # The devices are divided already.
+        best = dataclasses.replace(best, run_dir=folder / BEST, overwrite=False, logical_cpus=0)
+        found = train_classifier(best, recipe=recipe)
+        run.provenance = {name: of for name, of in found.provenance.items() if name in ("data", "model")}
+        if statement := found.read(PRIVACY):
+            files.write_json(folder / PRIVACY, statement)
+        write_report(run)
+        if statement:
+            private.forget_times(folder)
+    return found
+
+
+def _check(config: Any) -> None:
+    """Raise where a search would make no sense, before anything is read."""
+    if config.continue_from is not None:
+        raise ConfigError(
+            "--continue-from is for one training: a search begins with the published model. Leave it out."
+        )
+    if isinstance(config, PrivateSettings):
+        private.check(config)
+    try:
+        optuna = importlib.import_module("optuna")
+    except ImportError as error:
+        raise StackError(
+            "The search is Optuna's, which is not installed. It is tfkit's extra `tune`."
+            f"{packages.REPAIR}{packages.command('optuna')}"
+        ) from error
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    strategies.locate(config)
+    if cluster.current().size > 1:
+        raise ConfigError(
+            "A search is the work of one process, and this job has several workers.\n  Search on one machine"
+            " (--strategy mirrored takes all its GPUs), then train with best/config.yaml on all."
+        )
+
+
+def search_space(config: Any, own: Any) -> dict[str, Any]:
+    """Return the Optuna distribution of each setting that is searched: what was given is not among them.
+
+    Args:
+      config: of the search.
+      own: of the recipe.
+
+    Raises:
+      ConfigError: none is left.
+    """
+    from optuna.distributions import CategoricalDistribution as Choice
+    from optuna.distributions import FloatDistribution as Number
+    from optuna.distributions import IntDistribution as Whole
+
+    if isinstance(own, PrivateSettings):  # nothing on which the noise depends: all trials cost the same
+        low, high = (0.25, 32) if own.features else (0.016, 2)
+        space: dict[str, Any] = {
+            "learning_rate": Number(low, high, log=True),
+            "l2_norm_clip": Number(0.03, 3, log=True),
+        }
+    else:
+        usual = type(own).learning_rate
+        space = {"learning_rate": Number(usual / 30, usual * 10, log=True), "epochs": Whole(10, 40)}
+        space |= {
+            "hidden": Choice((None, 0, 128, 512, 1024)),
+            "dropout": Choice((None, 0.0, 0.1, 0.3, 0.5, 0.7)),
+        }
+        if own.batch_size_per_replica is None:
+            space["global_batch_size"] = Choice((32, 64, 128, 256))
+    if config.search_whole:
+        space |= {"fine_tune_epochs": Choice((None, 0, 2, 5, 10)), "augment": Choice(PRESETS)}
+        space |= {
+            "fine_tune_learning_rate": Number(1e-5, 1e-3, log=True),
+            "optimizer": Choice(("adam", "sgd")),
+        }
+    has = {field.name for field in dataclasses.fields(own)}
+    space = {name: values for name, values in space.items() if name in has and name not in config.given}
+    if config.model_handles:
+        space["model_handle"] = Choice(tuple(dict.fromkeys(config.model_handles)))
+    if not space:
+        raise ConfigError(
+            "All settings that a search knows of are given. Leave some out: it finds values for them."
+        )
+    return space
+
+
+def _load(own: Any, model_handle: str) -> tuple[Any, Splits, Splits | None]:
+    """Return a model, its splits, and the splits of its features where they are stored."""
+    from tfkit import hub
+
+    own = dataclasses.replace(own, model_handle=model_handle)
+    stored = getattr(own, "features", False)
+    trainable = (
+        not stored if isinstance(own, PrivateSettings) else isinstance(own, options.WholeModelSettings)
+    )
+    encoder, splits = load(own, global_batch_size=own.global_batch_size or 1, trainable=trainable)
+    if encoder is None or not stored:
+        return encoder, splits, None
+    process.say(f"The features of {encoder.handle} are computed, unless they are stored already.")
+    extraction = hub.extract(encoder, splits)
+    process.say(extraction.summary)
+    return encoder, splits, extraction.splits
+
+
+def _find(search: Search) -> Any:
+    """Return the recipe's settings with the best of the values that were tried in place of its own."""
+    import optuna
+    from optuna.trial import TrialState
+
+    run, config, own, space = search[:4]
+    handle = next(iter(config.model_handles), own.model_handle)
+    search.loaded(handle)  # what is wrong with the data is no failure of a trial
+    study = _open_study(search)
+    if not study.trials:  # what the recipe does by itself is among them
+        usual = {**vars(own), "model_handle": handle}
+        study.enqueue_trial({name: usual[name] for name in space})
+    while len(rows := _rows(study)) < config.trials:
+        spent, number = sum(row["seconds"] for row in rows), len(rows) + 1
+        if config.minutes is not None and spent >= 60 * config.minutes:
+            run.note(
+                f"The search ended after {spent / 60:.1f} minutes and {len(rows)} of {config.trials} trials."
+            )
+            break
+        # By its number: an interrupted search tries what an uninterrupted one would have tried.
+        study.sampler = optuna.samplers.TPESampler(seed=int(files.digest_of(config.seed, number)[:8], 16))
+        trial, folder = study.ask(dict(space)), run.path / TRIALS / f"{number:03d}"
+        began, state, value = time.monotonic(), TrialState.COMPLETE, None
+        try:
+            value = _try(search, trial, folder)
+        except optuna.TrialPruned:
+            state = TrialState.PRUNED
+        except Exception as error:  # what ends the process is none: such a trial goes on with the next call
+            state = TrialState.FAIL
+            trial.set_user_attr("error", f"{type(error).__name__}: {packages.first_line(error)}")
+        shutil.rmtree(folder / BACKUP, ignore_errors=True)
+        trial.set_user_attr("seconds", round(time.monotonic() - began, 2))
+        study.tell(trial, value, state=state)
+        files.write_text(
+            run.path / TABLE, pd.DataFrame(_rows(study)).to_csv(index=False, float_format="%.6g")
+        )
+        _tell(search, _rows(study))
+    best = _best(config, rows)
+    if best is None:
+        raise CheckError(
+            f"No trial came to its end: {rows[0]['error'] if rows else 'there was no time'}.\n  All of them are in"
+            f" {run.path / TABLE}. Train once with the recipe itself; then search with --overwrite."
+        )
+    states = [row["state"] for row in rows]
+    run.record({f"search/trials_{state}": states.count(state) for state in ("complete", "pruned", "fail")})
+    run.record({f"search/best_{name}": best[name] for name in _MEASURED if best[name] is not None})
+    run.record({"search/seconds": sum(row["seconds"] for row in rows)})
+    values = {name: best[name] for name in space}
+    run.note(
+        f"Trial {best['trial']} is the best by val_{config.target}: {_shown(values) or 'as the recipe is'}."
+    )
+    return dataclasses.replace(own, **values)
+
+
+def _open_study(search: Search) -> Any:
+    """Return the study in the run folder, new or as an earlier process left it."""
+    import optuna
+    from optuna.trial import TrialState
+    from sqlalchemy import URL
+
+    path = (search.run.path / DATABASE).resolve()
+    try:
+        study = optuna.create_study(
+            storage=str(URL.create("sqlite", database=str(path))),
+            study_name="search",
+            load_if_exists=True,
+            direction="minimize" if search.config.target == "loss" else "maximize",
+            pruner=optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=5),
+        )
+        for trial in study.get_trials(states=(TrialState.RUNNING,)):  # of a process that was killed
+            study.tell(trial.number, state=TrialState.FAIL)
+            study.enqueue_trial(trial.params)
+    except Exception as error:  # of SQLAlchemy, or of Optuna
+        raise run_files.damaged(path, packages.first_line(error)) from error
+    return study
+
+
+def _try(search: Search, trial: Any, folder: Path) -> float:
+    """Train by the trial's settings in a folder of its own; return what the validation split says."""
+    from tfkit.environment.stack import keras
+    from tfkit.reporting import tensorboard
+    from tfkit.transfer.continuing import Start
+    from tfkit.transfer.fine_tuning import train_head
+
+    config, chosen = search.config, dataclasses.replace(search.own, **trial.params)
+    encoder, splits, features = search.loaded(chosen.model_handle)
+    watch = _watch(trial, config)
+    how = {"strategy": search.strategy, "start": Start(), "callbacks": [watch]}
+    with process.muted(), Run.create(folder, config=as_dict(chosen)) as run:
+        chosen = strategies.scale_to_replicas(chosen, search.strategy, run)
+        batch = {"global_batch_size": chosen.global_batch_size}
+        try:
+            if features is not None and not config.search_whole:
+                train_head(encoder, without_test(features, **batch), chosen, run=run, **how)
+            else:
+                job_of(chosen, encoder)(run, encoder, without_test(splits, **batch), chosen, **how)
+        finally:
+            keras.backend.clear_session()
+            measured = tensorboard.best(run.history) or watch.best
+            run.record(measured)
+            tensorboard.write_hparams(run.logdir, trial.params, measured)
+            for name in _MEASURED:
+                trial.set_user_attr(name, measured.get(f"best/{name}"))
+    return measured[f"best/val_{config.target}"]
+
+
+def _watch(trial: Any, config: Any) -> Any:
+    """Return a Keras callback that reports each epoch to the pruner, and to who waits for it."""
+    import optuna
+
+    from tfkit.environment.stack import keras
+
+    verbose, name = process.is_verbose(), f"val_{config.target}"
+
+    class Watch(keras.callbacks.Callback):
+        def __init__(self) -> None:
+            super().__init__()
+            self.step, self.told, self.best = -1, time.monotonic(), dict[str, float]()
+
+        def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+            values = {key: float(value) for key, value in (logs or {}).items() if key in _MEASURED}
+            if name not in values:
+                raise CheckError(f"this training measures no {name}, which --target asks for")
+            if values["val_loss"] < self.best.get("best/val_loss", math.inf):
+                self.best = {f"best/{key}": value for key, value in values.items()}
+            self.step = max(epoch, self.step + 1)  # each stage counts from 0
+            trial.report(values[name], self.step)
+            if verbose and time.monotonic() - self.told > TOLD_SECONDS:
+                print(f"  epoch {self.step + 1}: {_shown(values)}", flush=True)
+                self.told = time.monotonic()
+            if trial.should_prune():
+                raise optuna.TrialPruned
+
+    return Watch()
+
+
+def _rows(study: Any) -> list[dict[str, Any]]:
+    """Return what is known of each trial that ended, in their order: of the table."""
+    ended = [trial for trial in study.get_trials(deepcopy=False) if "seconds" in trial.user_attrs]
+    return [
+        {
+            "trial": number,
+            "state": trial.state.name.lower(),
+            **{name: trial.user_attrs.get(name) for name in (*_MEASURED, "seconds")},
+            **trial.params,
+            "error": trial.user_attrs.get("error"),
+        }
+        for number, trial in enumerate(ended, 1)
+    ]
+
+
+def _best(config: Any, rows: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """Return the row of the best trial, of equal accuracies that with the lower loss; None where none is complete."""
+    sign, done = -1 if config.target == "accuracy" else 1, [row for row in rows if row["state"] == "complete"]
+    return min(done, key=lambda row: (sign * row[f"val_{config.target}"], row["val_loss"]), default=None)
+
+
+def _tell(search: Search, rows: list[dict[str, Any]]) -> None:
+    """Say how the last trial ended, which is the best, and how long the search will take."""
+    config, row, spent = search.config, rows[-1], sum(row["seconds"] for row in rows)
+    about = _shown({name: value for name, value in row.items() if name not in ("trial", "state", "seconds")})
+    left = spent / len(rows) * (config.trials - len(rows))
+    if config.minutes is not None:
+        left = min(left, max(60 * config.minutes - spent, 0.0))
+    best = _best(config, rows)
+    text = f"Trial {row['trial']} of {config.trials}: {row['state']} after {row['seconds']:.1f} s, {about}."
+    best_one = f" The best is trial {best['trial']}." if best else ""
+    (search.run.warn if row["error"] else search.run.say)(f"{text}{best_one} About {left:.0f} s left.")
+
+
+def _shown(values: Mapping[str, Any]) -> str:
+    texts = {name: f"{value:.3g}" if isinstance(value, float) else value for name, value in values.items()}
+    return ", ".join(f"{name} {text}" for name, text in texts.items() if text is not None)
