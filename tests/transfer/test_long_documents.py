@@ -130,7 +130,7 @@ def test_it_is_compressed_with_windows_and_words(run, documents):
     assert run.metrics["lite/dynamic/agreement"] > 0.8
     text = load_texts(documents).source.read(np.array([0]))
     with ParallelInterpreter((run.path / "tflite/float32.tflite").read_bytes()) as interpreter:
-        given = interpreter({"texts": text})
+        given = interpreter(text)
     np.testing.assert_allclose(given[0], run.model(tf.constant(text)).numpy()[0], atol=1e-4)
 
 
