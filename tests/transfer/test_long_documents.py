@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import runpy
 from pathlib import Path
 
 import numpy as np
@@ -19,23 +20,23 @@ from tfkit.environment.stack import keras, tf
 from tfkit.errors import ConfigError, HubError
 from tfkit.litert import ParallelInterpreter
 from tfkit.metrics import evaluation
+from tfkit.run import Run
 from tfkit.text.layers import AT_A_TIME, CountedPieces, Windows, pair_numbers, window_sizes
 from tfkit.text.tokenizers import MASK, WORDS
 from tfkit.transfer.words import fit_words
 
-LENGTH = 24
-"""Ids of a window: a short docstring has several."""
+DOCS = Path(__file__).parents[2] / "docs/long_documents.md"
 
 
 @pytest.fixture(scope="module")
 def documents(tmp_path_factory) -> Path:
-    """96 docstrings of numpy and of scipy.stats, 300 to 700 characters of each."""
+    """96 docstrings of numpy and of scipy.stats, 300 to 900 characters of each."""
     import numpy
     import scipy.stats
 
     texts, labels = docstrings(numpy, scipy.stats)
     rows = pd.DataFrame({"text": texts, "label": np.array(["numpy", "stats"])[labels]})
-    rows.text = rows.text.str[:700]
+    rows.text = rows.text.str[:900]
     rows = rows[rows.text.str.len() >= 300].drop_duplicates("text").groupby("label").head(48)
     path = tmp_path_factory.mktemp("documents") / "documents.csv"
     rows.to_csv(path, index=False)
@@ -44,10 +45,13 @@ def documents(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def run(documents):
-    settings = {"max_length": LENGTH, "epochs": 3, "words": "yes"}
-    return transfer_text.run(
-        transfer_text.Config(data_file=documents, run_dir=documents.parent / "run", **settings)
-    )
+    """What the program of docs/long_documents.md makes."""
+    (program,) = re.findall(r"^```python\n(.*?)^```$", DOCS.read_text(), flags=re.DOTALL | re.MULTILINE)
+    (documents.parent / "program.py").write_text(program)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(documents.parent)
+        runpy.run_path("program.py")
+    return Run.open(documents.parent / "runs/documents")
 
 
 def test_windows_hold_all_pieces_and_none_is_empty():
@@ -73,10 +77,10 @@ def test_memory_does_not_grow_with_a_document():
 
 
 def test_the_layer_computes_what_was_stored(documents):
-    encoder = hub.load_model("minilm-l6-v2", max_length=LENGTH).whole()
+    encoder = hub.load_model("minilm-l6-v2").whole()
     splits = load_texts(documents)
     extraction = hub.extract(encoder, splits)
-    assert extraction.windows > 4 * len(splits.source.labels)
+    assert extraction.windows > 1.3 * len(splits.source.labels)
     assert encoder.feature_size == 2 * 384
     texts, features = encoder.graph(splits.spec)
     of_layer = keras.Model(texts, features).predict(tf.constant(splits.source.read(np.arange(12))), verbose=0)
@@ -92,7 +96,7 @@ def test_a_run_reads_whole_documents_and_says_so(run):
     assert run.metrics["export/agreement"] == 1
     assert run.metrics["export/max_difference"] < 1e-4
     notes = (run.path / "notes.txt").read_text()
-    assert re.search(r"longer than 22: all is read, in \d{3,} windows", notes)
+    assert re.search(r"longer than 126: all is read, in \d{2,} windows", notes)
     assert "Words are counted beside the encoder (--words no" in notes
 
 
@@ -126,7 +130,7 @@ def test_it_is_compressed_with_windows_and_words(run, documents):
     assert run.metrics["lite/dynamic/agreement"] > 0.8
     text = load_texts(documents).source.read(np.array([0]))
     with ParallelInterpreter((run.path / "tflite/float32.tflite").read_bytes()) as interpreter:
-        given = interpreter({"texts": text})
+        given = interpreter(text)
     np.testing.assert_allclose(given[0], run.model(tf.constant(text)).numpy()[0], atol=1e-4)
 
 
@@ -135,7 +139,7 @@ def test_counted_pieces_are_scikit_learns_tf_idf(documents, pairs):
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     tokenizer, source = hub.load_model("minilm-l6-v2").tokenizer, load_texts(documents).source
-    texts, size = source.read(np.arange(20)), len(tokenizer.vocabulary)
+    texts, size = source.read(np.arange(20)), tokenizer.size
     rows = [tokenizer.tokenize([text]).flat_values.numpy() for text in texts]
     terms = [[*row, *(size + pair_numbers(row))] if pairs else [*row] for row in rows]
     numbers = sorted({int(number) for row in terms for number in row})
@@ -170,7 +174,6 @@ def test_words_help_where_the_encoder_knows_nothing_and_not_where_it_knows_all(d
 def test_a_private_run_reads_what_it_is_told_to(documents, tmp_path):
     settings = {
         "data_file": documents,
-        "max_length": LENGTH,
         "epochs": 2,
         "target_epsilon": 8.0,
         "delta": 1e-2,

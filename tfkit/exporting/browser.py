@@ -86,8 +86,7 @@ def export_browser(run: Run, folder: Path, *, runtime: str | None = None, measur
     why = "it shows the probability of each class. Take tflite/infer.py, or the target serving."
     refuse(run.task, "classes", "order", "labels", what="The page for browsers", why=why)
     shape = shape_of(run)
-    listed = (run.path / SAVED_MODEL / "assets" / VOCABULARY).is_file()
-    if not shape and (run.config.get("windows") == "all" or not listed):
+    if not shape and not (run.path / SAVED_MODEL / "assets" / VOCABULARY).is_file():
         raise ConfigError(
             f"{run.path} reads texts by a tokenizer other than WordPiece, or whole documents: JavaScript here does"
             " neither.\n  Train on minilm-l6-v2 or with --model-handle light, and with --windows first."

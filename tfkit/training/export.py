@@ -234,7 +234,10 @@ def text_module(model: keras.Model, *, scratch: Path, probabilities: Probabiliti
     tokens = next((layer for layer in model.layers if layer.name in (TOKENS, WINDOWS)), None)
     if isinstance(tokens, Tokens | Windows):
         module.device = on_device(model, probabilities=probabilities)
-    if isinstance(tokens, Tokens | Windows) and isinstance(tokens.tokenizer, WordPiece):
+    # Others than word pieces nobody can cut a text into by a list of them; and a row of ids is no whole document.
+    if isinstance(tokens, Tokens) and isinstance(tokens.tokenizer, WordPiece):
+        length = tokens.length or tokens.tokenizer.max_length
+        module.device_ids = on_ids(model, length=length, probabilities=probabilities)
         path = scratch / VOCABULARY
         files.write_text(path, "".join(f"{piece}\n" for piece in tokens.tokenizer.vocabulary))
         module.vocabulary = tf.saved_model.Asset(str(path))

@@ -127,7 +127,8 @@ def fit_words(splits: Splits, tokenizer: Any, measured: Sequence[Evaluation]) ->
         right = _product(powers, deep[0], wide[0])[np.arange(len(labels)), labels]
         return float(-np.log(np.maximum(right, 1e-30)).mean())
 
-    best = [minimize(loss, [1.0, 0.1 * words], bounds=[(0, None), (0, words)]) for words in (0, 10)]
+    # Bounded: where a few validation examples are all told rightly, ever larger powers would be better.
+    best = [minimize(loss, [1.0, 0.1 * words], bounds=[(0, 1), (0, words)]) for words in (0, 2)]
     losses, powers = [found.fun for found in best], best[1].x.tolist()
     return Words(
         {"idf": idf, "kernel": coefficients.T, "bias": bias, "pairs": pairs}, strength, powers, losses,
