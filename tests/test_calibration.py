@@ -12,7 +12,6 @@ from tfkit.calibration import (
     FEWEST,
     calibrate,
     conformal_scores,
-    examples_needed,
     expected_calibration_error,
     fit_temperature,
     prediction_sets,
@@ -21,6 +20,7 @@ from tfkit.calibration import (
 from tfkit.environment import files
 from tfkit.errors import CheckError, DataError, UsageError
 from tfkit.metrics import Evaluation
+from tfkit.regression import examples_needed
 from tfkit.run import CALIBRATION, SHAPES, Run
 
 

@@ -79,7 +79,7 @@ def test_predictions_are_numbers_with_intervals(run, table):
     assert np.abs(frame["value"] - ANGLES).mean() < 22
     wide = run.predict([table.parent / "0.png"], coverage=0.95)
     assert wide["high"][0] - wide["low"][0] > frame["high"][0] - frame["low"][0]
-    with pytest.raises(DataError, match="needs more scores"):
+    with pytest.raises(DataError, match="needs the scores of 999 examples"):
         run.predict([table.parent / "0.png"], coverage=0.999)
 
 

@@ -74,7 +74,7 @@ def test_split_conformal_intervals_hold(diabetes):
     columns = task.at(0.5).answers(wrong[test], ["value"])
     inside = (columns["low"] <= labels[test]) & (labels[test] <= columns["high"])
     assert 0.3 < inside.mean() < 0.7
-    with pytest.raises(DataError, match="needs more scores than 100"):
+    with pytest.raises(DataError, match="needs the scores of 999 examples; there are 100"):
         task.at(0.999)
     with pytest.raises(UsageError, match="above 0 and below 1"):
         task.at(1.5)

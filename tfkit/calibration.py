@@ -17,8 +17,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tfkit.data.splits import draw
-from tfkit.errors import CheckError, DataError, UsageError
+from tfkit.errors import CheckError, UsageError
 from tfkit.metrics import SMALLEST_NORMAL, Evaluation
+from tfkit.regression import conformal_quantile, examples_needed
 from tfkit.run import CALIBRATION, Run
 from tfkit.run_files import damaged
 
@@ -171,24 +172,7 @@ def prediction_sets(probabilities: np.ndarray, scores: np.ndarray, coverage: flo
       UsageError: the coverage is no such share.
       DataError: there are too few scores for it.
     """
-    if not 0 < coverage < 1:
-        raise UsageError(f"The coverage is {coverage:g}; it must be above 0 and below 1, such as 0.95.")
-    count = len(scores)
-    if examples_needed(coverage) > count:
-        raise DataError(
-            f"A coverage of {coverage:g} needs the scores of {examples_needed(coverage):,} examples; there are"
-            f" {count:,}.\n"
-            f"  Ask for {math.floor(1000 * count / (count + 1)) / 1000:g} at most, or train with more validation"
-            " examples: half of them give scores."
-        )
-    rank = math.ceil(round((count + 1) * coverage, 9))  # 20 * 0.95 may be 19.000000000000004
-    threshold = np.sort(np.asarray(scores, np.float64))[rank - 1]
-    return 1 - np.asarray(probabilities, np.float64) <= threshold
-
-
-def examples_needed(coverage: float) -> int:
-    """Return how many scores sets of this coverage need at least."""
-    return math.ceil(round(coverage / (1 - coverage), 9))
+    return 1 - np.asarray(probabilities, np.float64) <= conformal_quantile(scores, coverage)
 
 
 def calibrate(

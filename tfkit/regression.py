@@ -242,10 +242,18 @@ def conformal_quantile(scores: Any, coverage: float) -> float:
     """
     if not 0 < coverage < 1:
         raise UsageError(f"The coverage is {coverage:g}; it must be above 0 and below 1, such as 0.95.")
-    rank = math.ceil(round((len(scores) + 1) * coverage, 9))
-    if rank > len(scores):
+    count = len(scores)
+    if examples_needed(coverage) > count:
         raise DataError(
-            f"A coverage of {coverage:g} needs more scores than {len(scores)}: half of the validation examples give"
-            " them."
+            f"A coverage of {coverage:g} needs the scores of {examples_needed(coverage):,} examples; there are"
+            f" {count:,}.\n"
+            f"  Ask for {math.floor(1000 * count / (count + 1)) / 1000:g} at most, or train with more validation"
+            " examples: half of them give scores."
         )
+    rank = math.ceil(round((count + 1) * coverage, 9))  # 20 * 0.95 may be 19.000000000000004
     return float(np.sort(np.asarray(scores, np.float64))[rank - 1])
+
+
+def examples_needed(coverage: float) -> int:
+    """Return how many scores a coverage needs at least."""
+    return math.ceil(round(coverage / (1 - coverage), 9))

@@ -391,9 +391,9 @@ class Value(Classes):
 
         if self.scores:
             return conformal_quantile(self.scores, coverage)
-        if len(outputs) and np.all(
-            outputs[:, 1] == 1
-        ):  # a model of one number, of whose error nothing is known
+        if (
+            len(outputs) and (outputs[:, 1] == 1).all()
+        ):  # a model of one number: nothing is known of its error
             return math.nan
         return float(self.factor * t.ppf((1 + coverage) / 2, self.degrees or math.inf))
 
@@ -402,10 +402,7 @@ class Value(Classes):
         labels, outputs = validation.labels, validation.probabilities
         order = np.random.default_rng(0).permutation(len(labels))
         if len(order) < FEWEST:
-            return (
-                self,
-                f"Intervals are those of the likelihood: {len(order)} validation examples are too few.",
-            )
+            return self, f"{len(order)} validation examples are too few for intervals by their errors."
         fitted, scored = (order[::2], order[1::2]) if len(order) >= 2 * FEWEST_FITTED else (order[:0], order)
         degrees, factor = fit_likelihood(labels[fitted], outputs[fitted]) if len(fitted) else (math.inf, 1.0)
         scores = np.sort(np.abs(labels - outputs[:, 0])[scored] / outputs[scored, 1])
@@ -431,9 +428,8 @@ class Value(Classes):
     def strata(self, labels: np.ndarray, classes: int) -> np.ndarray:
         """Return of each example its quantile, of ten at most."""
         parts = max(1, min(10, len(labels) // 20))
-        return np.searchsorted(
-            np.unique(np.quantile(labels, np.arange(1, parts) / parts)), labels, side="right"
-        )
+        edges = np.unique(np.quantile(labels, np.arange(1, parts) / parts))
+        return np.searchsorted(edges, labels, side="right")
 
     def at(self, coverage: float) -> Value:
         """Return the task with intervals of this coverage.

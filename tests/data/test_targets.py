@@ -118,7 +118,7 @@ def test_numbers_and_an_order(folder):
     )
     with pytest.raises(DataError, match=r"no numbers: high, low(?s:.*)--class-order low high"):
         load_images(path, task="order")
-    with pytest.raises(DataError, match="only one of the two has mid"):
+    with pytest.raises(DataError, match="once; it is low mid high, and the classes are high, low"):
         load_images(path, task="order", class_order=("low", "mid", "high"))
     with pytest.raises(DataError, match=r"what is no number: 'high', 'low'"):
         load_images(path, task="value")

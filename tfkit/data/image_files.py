@@ -513,7 +513,8 @@ def _read_table(table: Table, chosen: Sequence[int], found: Scan) -> dict[str, s
       DataError: a path leads out of the folder, or has several labels; none is there.
     """
     as_label, labels, root = LabelCleaner(), dict[str, str](), found.root.resolve()
-    for row in table.rows(tuple(chosen)):
+    rows = table.rows(tuple(chosen))
+    for row in tqdm(rows, desc="Reading the table", unit="row", delay=1, disable=not watched()):
         if isinstance(row, Skipped):
             found.skipped.append(row)
             continue
@@ -532,8 +533,7 @@ def _read_table(table: Table, chosen: Sequence[int], found: Scan) -> dict[str, s
             reason = "names no image" if is_file else "names a file that is not there"
             found.skipped.append(Skipped(f"{place} {short(name)}", reason if name else "names no file"))
             continue
-        # As a folder is read: what is above the file may be a link, and is one file under one name.
-        name = os.path.relpath(root / name, root)
+        name = real.relative_to(root).as_posix()  # one file has one name
         if (label := as_label(row.cells[1] or "")) is None:
             found.skipped.append(Skipped(place, "has no label"))
         elif labels.setdefault(name, label) != label:

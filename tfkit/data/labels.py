@@ -280,11 +280,9 @@ def make_targets(
         )
     if task == "classes":
         return Targets(meaning, tuple(names), codes)
-    if class_order and {*class_order} != {*names}:
-        odd = sorted({*class_order} ^ {*names})
-        raise DataError(
-            f"class_order (--class-order) must name each class once; only one of the two has {listed(odd)}."
-        )
+    if class_order and sorted(class_order) != sorted(names):
+        found = f"{' '.join(class_order)}, and the classes are {listed(names)}"
+        raise DataError(f"class_order (--class-order) must name each class once; it is {found}.")
     if not class_order and values is None:
         raise DataError(
             f"{where} has classes that are no numbers: {listed(names)}.\n"

@@ -124,12 +124,8 @@ def from_arrays(
     strata, parts = target.strata()
     indices = cut_by_class(source.names, strata, class_names=parts, held_out=cutting.held_out, seed=seed)
     target.check_cut(indices, where="labels")
-    about: Any = {
-        "class_names": target.class_names,
-        "task": target.task,
-        "origin": "images in memory",
-    }
-    return cutting.splits(source, indices, **about)
+    about: Any = {"class_names": target.class_names, "task": target.task}
+    return cutting.splits(source, indices, origin="images in memory", **about)
 
 
 def _as_targets(labels: Any, count: int, task: Task, class_names: Sequence[str] | None) -> Targets:
@@ -139,14 +135,9 @@ def _as_targets(labels: Any, count: int, task: Task, class_names: Sequence[str] 
       DataError: they do not fit the task.
     """
     if task in ("labels", "value"):
-        given = np.asarray(labels)
-        fits = (
-            given.ndim == (2 if task == "labels" else 1)
-            and len(given) == count
-            and given.dtype.kind in "biuf"
-        )
+        given, several = np.asarray(labels), task == "labels"
+        fits = given.shape[:1] == (count,) and given.ndim == 1 + several and given.dtype.kind in "biuf"
         values = given.astype(np.float32) if fits else np.zeros(0, np.float32)
-        several = task == "labels"
         right = np.isin(values, (0, 1)).all() if several else np.isfinite(values).all() and len({*values}) > 1
         if not fits or not right:
             wanted = (

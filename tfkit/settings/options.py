@@ -146,10 +146,6 @@ class DataConfig(SourceConfig):
     def __post_init__(self) -> None:
         """Check what can be checked without the data."""
         super().__post_init__()
-        if self.class_order and self.task != "order":
-            raise ConfigError(f"--class-order is for --task order; the task is {self.task}.")
-        if len({*self.class_order}) < len(self.class_order):
-            raise ConfigError(f"--class-order names a class twice: {' '.join(self.class_order)}.")
         if self.label_range is not None and self.task != "value":
             raise ConfigError(f"--label-range is for --task value; the task is {self.task}.")
         low, high = self.label_range or (0.0, 1.0)
