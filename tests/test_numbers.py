@@ -114,8 +114,11 @@ def test_what_a_number_is_not_for_says_why(run, table, tmp_path):
         with pytest.raises(TfkitError) as raised:
             call()
         assert "value" in str(raised.value) or "no class 'no'" in str(raised.value)
-    (found,) = run.explain(table.parent / "0.png")
-    assert found.label == "angle"
+    (found, other) = run.explain([table.parent / "0.png", table.parent / "1.png"])
+    assert (found.label, other.label) == ("angle", "angle")
+    values = run.predict([table.parent / "0.png", table.parent / "1.png"])["value"]
+    assert [found.probability, other.probability] == pytest.approx([*values], abs=0.1)
+    assert f"angle ({found.probability:.4g})" in repr(found)
     assert found.heat.max() > 0
 
 

@@ -53,11 +53,12 @@ class Explanation:
     Attributes:
       name: of the file; "image 0", "text 0" of what is in memory.
       label: the class that was asked about, by default the most probable one.
-      probability: of that class, as the exported model gives it.
+      probability: of that class, as the exported model gives it; of a number that itself.
       method: "Grad-CAM", "integrated gradients" or "occlusion".
       picture: of an image, uint8 [h, w, 3], no side above 512 pixels.
       heat: of an image, float32 [h, w] in [0, 1]: the largest spoke most for the class.
       words: of a text, its pieces in their order, each with what it adds to the probability.
+      is_number: whether it is of a number, and not of a class.
     """
 
     name: str
@@ -67,10 +68,16 @@ class Explanation:
     picture: np.ndarray | None = None
     heat: np.ndarray | None = None
     words: tuple[tuple[str, float], ...] = ()
+    is_number: bool = False
+
+    @property
+    def said(self) -> str:
+        """Return what the model says, in words: "8.8", or of a class "93.1 %"."""
+        return f"{self.probability:.4g}" if self.is_number else f"{100 * self.probability:.1f} %"
 
     def __repr__(self) -> str:
         """Return the name, the class, its probability, and of a text the words of the largest weights."""
-        said = printable(f"{self.name}: {self.label} ({100 * self.probability:.1f} %)")
+        said = printable(f"{self.name}: {self.label} ({self.said})")
         words = ", ".join(f"{printable(word)} {weight:+.3f}" for word, weight in self.strongest(8))
         return f"{said}  {words}" if words else said
 
@@ -124,12 +131,17 @@ def explain(
     examples = [*_examples(data, texts=shape == [])]
     if is_private(run):
         _refuse_known(run, [example for _, example in examples if isinstance(example, Path)])
-    wanted, found = None if label is None else names.index(label), []
+    # Of a number, its mean is the first that the model gives.
+    wanted, found = (None if label is None and run.task.each else names.index(label or names[0])), []
     answers = (_of_images if shape else _of_texts)(run, examples, wanted)
     for (name, _), (probabilities, facts) in zip(examples, answers, strict=True):
         place = probabilities.argmax() if wanted is None else wanted
         chance = float(probabilities[place])
-        found.append(Explanation(name=name, label=names[place], probability=chance, **facts))
+        found.append(
+            Explanation(
+                name=name, label=names[place], probability=chance, is_number=not run.task.each, **facts
+            )
+        )
     if output is not None:
         _write(found, Path(output))
     return found
