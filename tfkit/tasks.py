@@ -33,6 +33,7 @@ class Classes:
       name: of the task, in settings and in task.json.
       output: what an exported model gives, one of `tfkit.training.outputs.OUTPUTS`.
       score: the metric by which models are judged, without its prefix.
+      share: the metric that `Evaluation.right` is the mean of, likewise.
       metric: what Keras measures beside the loss.
       weighted: whether classes may have weights in the loss.
       calibrated: whether a temperature and prediction sets are defined.
@@ -45,6 +46,7 @@ class Classes:
     name: ClassVar[str] = "classes"
     output: ClassVar[str] = "probabilities"
     score: ClassVar[str] = "accuracy"
+    share: ClassVar[str] = "accuracy"
     metric: ClassVar[str] = "accuracy"
     weighted: ClassVar[bool] = True
     calibrated: ClassVar[bool] = True
@@ -166,6 +168,7 @@ class Labels(Classes):
     noun: ClassVar[str] = "labels"
     output: ClassVar[str] = "sigmoid"
     score: ClassVar[str] = "micro_f1"
+    share: ClassVar[str] = "subset_accuracy"
     metric: ClassVar[str] = "binary_accuracy"
     weighted: ClassVar[bool] = False
     calibrated: ClassVar[bool] = False
@@ -304,6 +307,7 @@ class Value(Classes):
     name: ClassVar[str] = "value"
     output: ClassVar[str] = "values"
     score: ClassVar[str] = "r2"
+    share: ClassVar[str] = "coverage_90"
     metric: ClassVar[str] = "mean_absolute_error"
     weighted: ClassVar[bool] = False
     calibrated: ClassVar[bool] = False

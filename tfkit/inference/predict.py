@@ -301,7 +301,9 @@ def _evaluated(measured: Sequence[tuple[Example, np.ndarray]], asked: Asked) -> 
         if 1 < len(languages) <= MOST_LANGUAGES:
             facts["languages"] = {printable(name): list(of) for name, of in languages.items()}
             of_each = [f"{name} {right:.4f} ({count})" for name, (count, right) in facts["languages"].items()]
-            _tell(f"Of each language: {listed(of_each, 20)}.")
+            _tell(
+                f"{asked.task.share.replace('_', ' ').capitalize()} of each language: {listed(of_each, 20)}."
+            )
     return facts
 
 

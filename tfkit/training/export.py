@@ -241,9 +241,6 @@ def text_module(model: keras.Model, *, scratch: Path, probabilities: Probabiliti
         path = scratch / VOCABULARY
         files.write_text(path, "".join(f"{piece}\n" for piece in tokens.tokenizer.vocabulary))
         module.vocabulary = tf.saved_model.Asset(str(path))
-        if isinstance(tokens, Tokens):  # a row of ids is no whole document
-            length = tokens.length or tokens.tokenizer.max_length
-            module.device_ids = on_ids(model, length=length, probabilities=probabilities)
     return module
 
 
