@@ -32,6 +32,7 @@ _NOISE = (
     r"TF-TRT Warning: Could not find TensorRT",
     r"tf_tfl_flatbuffer_helpers.cc:[0-9]+\] Ignored (output_format|drop_control_dependency)\.",
     r"^INFO: Created TensorFlow Lite XNNPACK delegate for CPU\.",
+    r"oneDNN supports DT_INT64 only on platforms with AVX-512",
     r"^Gym has been unmaintained|^Please upgrade to Gymnasium|^See the migration guide at .*gymnasium",
 )
 # On a machine without an accelerator these are no news; with one they are the reason why it is not used.
