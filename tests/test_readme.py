@@ -32,6 +32,11 @@ ELSEWHERE = {
     ".ci/run": "it runs this",
     "git clone": "needs the published repository",
     "tensorboard --logdir": "tests/reporting/test_dashboards.py",
+    "--model-handle multilingual": "tests/recipes/test_languages.py",
+    "--label-column tags": "tests/transfer/test_labels.py",
+    "--label-column age": "tests/test_numbers.py",
+    "recipes.tune": "tests/recipes/test_tune.py",
+    "recipes.train_agent": "tests/recipes/test_train_agent.py",
 }
 # TensorFlow's port is open to every interface, and asks nobody who they are.
 ALONE = f"unshare {'' if os.getuid() == 0 else '-r'} -n bash -c "
