@@ -414,7 +414,9 @@ class Value(Classes):
         kind = f"Student's t with {degrees:g} degrees of freedom" if task.degrees else "normal"
         note = f"The scaled errors of {len(scores)} validation examples give the intervals."
         if len(fitted):
-            note += f" The likeliest distribution of {len(fitted)} others is {kind}, its scale {factor:g} times the model's."
+            note += (
+                f" The likeliest distribution of {len(fitted)} others is {kind}, {factor:g} times as wide."
+            )
         return task, note
 
     def judge(self, measured: Evaluation) -> Evaluation:
