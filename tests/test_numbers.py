@@ -24,6 +24,7 @@ DOCS = Path(__file__).parents[1] / "docs/tasks.md"
 COUNT = 400
 PIXELS = np.rint(DIGITS.images[:COUNT] * 255 / 16).astype(np.uint8)[..., np.newaxis]
 RNG = np.random.default_rng(0)
+pytestmark = pytest.mark.slow
 ANGLES = RNG.uniform(-45, 45, COUNT).round(1)
 
 
@@ -166,11 +167,11 @@ def splits():
     return tfkit.from_arrays(PIXELS, ink, task="value", class_names=["ink"], image_size=8)
 
 
-@pytest.mark.parametrize("loss", ["mse", "mae", keras.losses.Huber()])
+@pytest.mark.parametrize("loss", ["mae", keras.losses.Huber()])
 def test_a_regression_of_ones_own(splits, tmp_path, loss):
     run = tfkit.fit(own_model(loss), splits, run_dir=tmp_path / "a", epochs=25, verbose=0)
     assert run.metrics["test/r2"] > 0.7
-    assert run.metrics["test/coverage_90_low"] < 0.9
+    assert run.metrics["test/coverage_90"] > 0.75
     frame = run.predict(PIXELS[:50])
     assert np.abs(frame["value"] - DIGITS.images[:50, :4].mean((1, 2))).mean() < 1
     assert (frame["high"] > frame["low"]).all()

@@ -416,10 +416,12 @@ class Value(Classes):
             scores=tuple(float(f"{score:.6g}") for score in kept),
         )  # fmt: skip
         kind = f"Student's t with {degrees:g} degrees of freedom" if task.degrees else "normal"
-        return task, (
-            f"The likeliest distribution on the validation split is {kind}, its scale {factor:g} times the model's."
-            f" The scaled errors of {len(scores)} validation examples give the intervals."
-        )
+        note = f"The scaled errors of {len(scores)} validation examples give the intervals."
+        if len(fitted):
+            note += (
+                f" The likeliest distribution of {len(fitted)} others is {kind}, {factor:g} times as wide."
+            )
+        return task, note
 
     def judge(self, measured: Evaluation) -> Evaluation:
         """Return the same evaluation by these intervals."""
