@@ -311,7 +311,7 @@ class TextColumns(TextSource, DataConfig):
 
     words: Literal["auto", "yes", "no"] = "auto"
     """Count word pieces beside the encoder (TF-IDF). auto: where that lowers the loss on the validation split by more
-    than chance does."""
+    than chance does; not beside light, which stays small."""
 
     @property
     def of_texts(self) -> bool:

@@ -294,7 +294,9 @@ def _train(config: Any, run: Run, strategy: Any, source: Run | None, *, recipe: 
         if private:
             run.note(f"Calibration is left off: it {UNCOVERED}.")
         if splits.kind == "texts" and not private:
-            classifier = mix_words(run, classifier, splits, when=config.words)
+            # A small model stays small, and keeps its int8 form, unless words are asked for.
+            when = "no" if config.words == "auto" and encoder is None else config.words
+            classifier = mix_words(run, classifier, splits, when=when)
         conclude(run, classifier, splits, calibrated=config.calibrate, show_examples=not private)
         if 0 < sum(never_seen) < len(never_seen):
             right = classifier.evaluation.right
