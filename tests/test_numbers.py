@@ -15,6 +15,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 import tfkit
+from tfkit.__main__ import main
 from tfkit.environment.stack import keras
 from tfkit.errors import ConfigError, DataError, TfkitError
 from tfkit.run import Run
@@ -61,7 +62,8 @@ def run(table):
 def test_a_number_is_learned_with_intervals(run):
     metrics = run.metrics
     assert metrics["test/mae"] < metrics["test/mae_of_mean"] * 0.8
-    assert metrics["test/coverage_90_low"] < 0.9 < metrics["test/coverage_90_high"]
+    assert metrics["test/coverage_90"] == pytest.approx(0.9, abs=0.12)
+    assert metrics["test/coverage_90_low"] < metrics["test/coverage_90"] < metrics["test/coverage_90_high"]
     assert run.task.name == "value"
     assert run.labels == ["angle"]
     assert run.task.centre == pytest.approx(0, abs=5)
@@ -71,6 +73,15 @@ def test_a_number_is_learned_with_intervals(run):
     assert "true less predicted" in page or "mean absolute error" in page
     assert "R2" in card
     assert (run.path / "labels.txt").read_text() == "angle\n"
+
+
+def test_the_command_prints_the_number_and_its_interval(run, table, capsys):
+    path = table.parent / "0.png"
+    assert main(["predict", str(run.path), str(path)]) == 0
+    expected = run.predict([path]).loc[0, ["value", "low", "high"]].astype(float)
+    name, *numbers, _ = capsys.readouterr().out.split("\n")[-2].split("\t")
+    assert name == str(path)
+    assert [*map(float, numbers)] == pytest.approx(expected.tolist(), abs=1e-3)
 
 
 def test_predictions_are_numbers_with_intervals(run, table):

@@ -85,7 +85,8 @@ def command(chosen: argparse.Namespace) -> int:
     run, data = Run.open(chosen.folder), [*map(Path, chosen.data)]
 
     def show(frame: pd.DataFrame) -> None:
-        rows = frame[[name for name in RESERVED if name in frame]]
+        shown = RESERVED if "label" in frame else ("name", "value", "low", "high", *RESERVED[1:])
+        rows = frame[[name for name in shown if name in frame]]
         rows = rows.astype({name: float for name in ("probability",) if name in rows})
         table = rows.to_csv(sep="\t", index=False, header=False, float_format="%.4f")
         tqdm.write(_lines(frame) if chosen.json else table, end="", file=sys.stdout)
