@@ -372,7 +372,7 @@ class Plan(DPSGD):
 
     def noise_of_release(self, epsilon: float) -> float:
         """Return the noise multiplier of one Gaussian release from all examples that by itself spends `epsilon`."""
-        mechanism = {"delta": self.delta, "expected_trials": self.expected_trials}
+        mechanism: dict[str, Any] = {"delta": self.delta, "expected_trials": self.expected_trials}
         return calibrate(target_epsilon=epsilon, steps=1, sampling_probability=1.0, **mechanism)
 
     def epsilon(self, steps: int, *, accountant: str | None = None) -> float:
