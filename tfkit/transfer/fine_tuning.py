@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -61,13 +60,8 @@ def fine_tune(
     stage = functools.partial(Stage.of_settings, config, augment=augment, class_weight=weights)
     whole = functools.partial(models.whole_model, encoder, classes=len(splits.class_names), spec=splits.spec)
     top = _top(config, encoder, splits, config.learning_rate, config.epochs)
-    if config.features and start.is_tuned(functools.partial(whole, top=top)):
-        run.note(
-            f"Stored features are off: they would be those of {encoder.handle} before it was fine-tuned."
-        )
-        run.decide(features=False)
-        config = dataclasses.replace(config, features=False)
-    features = _stored_features(run, encoder, splits, config)
+    begins_tuned = config.features and start.is_tuned(functools.partial(whole, top=top))
+    features = _stored_features(run, encoder, splits, config, begins_tuned=begins_tuned)
     how: dict[str, Any] = {"run": run, "strategy": strategy, "callbacks": callbacks}
     if features is None:
         trained = start.train(functools.partial(whole, top=top), splits, stage(name="head"), **how)
@@ -131,14 +125,13 @@ def train_at_once(
       callbacks: further ones of Keras.
     """
     classes, steps, name = len(splits.class_names), config.epochs * splits.steps_per_epoch, "train"
-    build: Callable[[], stack.keras.Model]
     if isinstance(config, WholeModelSettings):
         how: dict[str, Any] = {"warmup": config.warmup, "optimizer": config.optimizer, "task": splits.task}
         top = plain_top(config.learning_rate, steps, **how)
-        settings: dict[str, Any] = {"classes": classes, "spec": splits.spec, "top": top}
-        build = functools.partial(models.small_cnn, **settings)
+        network: Any = models.small_cnn
         if encoder is not None:
-            build = functools.partial(models.whole_model, encoder, trainable="all", **settings)
+            network = functools.partial(models.whole_model, encoder, trainable="all")
+        build = functools.partial(network, classes=classes, spec=splits.spec, top=top)
     else:
         name, max_length = "light", config.max_length or MAX_LENGTH
         run.decide(max_length=max_length, fine_tune_epochs=0)
@@ -187,15 +180,18 @@ def _load_or_build_tokenizer(
     return WordPiece(vocabulary=vocabulary, max_length=max_length)
 
 
-def _stored_features(run: Run, encoder: Encoder, splits: Splits, config: TransferConfig) -> Splits | None:
+def _stored_features(
+    run: Run, encoder: Encoder, splits: Splits, config: TransferConfig, *, begins_tuned: bool
+) -> Splits | None:
     """Return the splits with stored features in place of the examples; None where they do not serve."""
     run.record({"time/features_seconds": 0.0})
     if not config.features:
         return None
-    if config.augment != "none":
-        run.note(
-            f"Stored features are off: augmentation ({config.augment}) makes other images in each epoch."
-        )
+    if begins_tuned or config.augment != "none":
+        why = f"augmentation ({config.augment}) makes other images in each epoch"
+        if begins_tuned:
+            why = f"they would be those of {encoder.handle} before it was fine-tuned"
+        run.note(f"Stored features are off: {why}.")
         run.decide(features=False)
         return None
     extraction = hub.extract(encoder, splits)

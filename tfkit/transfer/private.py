@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import io
+from typing import Any
 
 import numpy as np
 
@@ -23,8 +24,7 @@ from tfkit.transfer import models
 from tfkit.transfer.models import Classifier, Top, observe, observe_head, private_top
 
 STAGE = "private"
-LARGEST_BATCH, EPOCHS = 4096, 80
-LARGEST_BATCH_OF_IMAGES, EPOCHS_OF_IMAGES = 256, 15
+OF_FEATURES, OF_IMAGES = (4096, 80), (256, 15)  # the largest batch, and epochs
 LIGHT_LENGTH = 64
 FEWEST_FOR_MEAN = 1000  # examples times epsilon
 
@@ -109,12 +109,7 @@ def train_private_head(
 
 
 def _released_mean(
-    run: Run,
-    features: Splits,
-    config: PrivateSettings,
-    noise: float,
-    *,
-    strategy: stack.tf.distribute.Strategy,
+    run: Run, features: Splits, config: PrivateSettings, noise: float, *, strategy: Any
 ) -> np.ndarray:
     """Return the noisy mean of the training examples' features: released once for a run, however often it is resumed.
 
@@ -123,11 +118,9 @@ def _released_mean(
     path = run.backup / STAGE / MEAN
     Ledger(run, STAGE)  # a mean that is lost is not released once more
     if run.is_chief and not path.is_file():
-        mean = privacy.noisy_mean(
-            features.source.read(features.indices["train"]),
-            noise_multiplier=noise,
-            seed=config.seed if config.deterministic_noise else None,
-        )
+        seed = config.seed if config.deterministic_noise else None
+        rows = features.source.read(features.indices["train"])
+        mean = privacy.noisy_mean(rows, noise_multiplier=noise, seed=seed)
         content = io.BytesIO()
         np.save(content, mean)
         files.write_hashed(path, content.getvalue())
@@ -147,9 +140,7 @@ def plan_training(
       The stage, the splits in batches of the expected size of a sample, the learning rate, and the plan.
     """
     examples = len(splits.indices["train"])
-    largest, usual = (
-        (LARGEST_BATCH, EPOCHS) if config.features else (LARGEST_BATCH_OF_IMAGES, EPOCHS_OF_IMAGES)
-    )
+    largest, usual = OF_FEATURES if config.features else OF_IMAGES
     batch_size, epochs = config.global_batch_size or min(examples, largest), config.epochs or usual
     names = {field.name for field in dataclasses.fields(DPSGD)}
     mechanism = DPSGD(**{name: value for name, value in vars(config).items() if name in names})

@@ -369,8 +369,8 @@ def _tell(search: Search, rows: list[dict[str, Any]]) -> None:
         left = min(left, max(60 * config.minutes - spent, 0.0))
     best = _best(config, rows)
     text = f"Trial {row['trial']} of {config.trials}: {row['state']} after {row['seconds']:.1f} s, {about}."
-    best_one = f" The best is trial {best['trial']}." if best else ""
-    (search.run.warn if row["error"] else search.run.say)(f"{text}{best_one} About {left:.0f} s left.")
+    text += f" The best is trial {best['trial']}." if best else ""
+    (search.run.warn if row["error"] else search.run.say)(f"{text} About {left:.0f} s left.")
 
 
 def _shown(values: Mapping[str, Any]) -> str:
