@@ -50,7 +50,7 @@ def main() -> None:
             image_size=arguments.image_size, fine_tune_epochs=0, run_dir=Path(folder) / "run"
         )
         run = transfer_image.run(config)
-        _, splits = load(config, global_batch_size=32, trainable=False)
+        _, splits = load(config, global_batch_size=32)
         examples = representative.from_splits(splits)
         with of_run(run, splits, examples=examples) as subject:
             requests = [

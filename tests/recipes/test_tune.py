@@ -162,9 +162,21 @@ def test_where_all_fail_the_first_reason_is_the_error(photos, tmp_path, monkeypa
         tfkit.tune("transfer_image", data_dir=photos, run_dir=tmp_path / "s", trials=2, minutes=1)
 
 
+def test_fine_tuning_that_is_asked_for_is_checked_before_the_first_trial(photos, tmp_path, monkeypatch):
+    def check(encoder, *, trainable, image_size=None):
+        raise CheckError(f"trainable {trainable}")
+
+    monkeypatch.setattr("tfkit.hub.encoders.Encoder.check", check)
+    for number, (epochs, trainable) in enumerate([(None, False), (0, False), (2, True)]):
+        with pytest.raises(CheckError, match=f"trainable {trainable}"):
+            tfkit.tune(
+                "transfer_image", data_dir=photos, run_dir=tmp_path / str(number), fine_tune_epochs=epochs
+            )
+
+
 def space_of(recipe, **given):
     config = from_keywords(with_search(recipe), given, call="tfkit.tune")
-    return search_space(config, config)
+    return search_space(config)
 
 
 def test_what_is_given_is_not_searched(tmp_path):
@@ -180,6 +192,10 @@ def test_what_is_given_is_not_searched(tmp_path):
     assert set(space_of("train_private")) == {"learning_rate", "l2_norm_clip"}
     (tmp_path / "some.yaml").write_text("learning_rate: 0.003\n")
     assert "learning_rate" not in space_of("transfer_image", config=tmp_path / "some.yaml")
+    # All layers learn at smaller rates than a head; of a light model there is no head on stored features.
+    for all_layers in ({"features": False}, {"model_handle": "light", "dataset": "sentiment"}):
+        assert space_of("train_private", **all_layers)["learning_rate"].high == 1
+    assert space_of("train_private")["learning_rate"].high == 16
     with pytest.raises(ConfigError, match="Leave some out"):
         space_of("train_private", learning_rate=1.0, l2_norm_clip=1.0)
 

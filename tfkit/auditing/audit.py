@@ -212,7 +212,7 @@ def audit(run: Run | str | Path, splits: Splits | None = None, **settings: Any) 
             otherwise = "tfkit.audit(run, splits) without shadows and canaries"
         own = settings_of(run, recipes=RECIPES, otherwise=otherwise)
         _check(run, own, config)
-        backbone, read = load(own, global_batch_size=own.global_batch_size or 1)
+        backbone, read = load(own)
         splits = splits or read
     check_data(run, splits)
     pair, labels = _by_lot(splits, seed=config.seed), splits.source.labels

@@ -368,14 +368,12 @@ class Plan(DPSGD):
         among the validation examples enters a trial by its score alone, and so a search over such scores has for them
         the epsilon that it has for the training examples, who enter by the training.
         """
-        if self.expected_trials is None:
-            return None
-        mechanism = {
-            "delta": self.delta,
-            "sampling_probability": 1.0,
-            "expected_trials": self.expected_trials,
-        }
-        return calibrate(target_epsilon=self.epsilon(self.steps), steps=1, accountant="rdp", **mechanism)
+        return None if self.expected_trials is None else self.noise_of_release(self.epsilon(self.steps))
+
+    def noise_of_release(self, epsilon: float) -> float:
+        """Return the noise multiplier of one Gaussian release from all examples that by itself spends `epsilon`."""
+        mechanism: dict[str, Any] = {"delta": self.delta, "expected_trials": self.expected_trials}
+        return calibrate(target_epsilon=epsilon, steps=1, sampling_probability=1.0, **mechanism)
 
     def epsilon(self, steps: int, *, accountant: str | None = None) -> float:
         """Return what so many steps have spent: infinity without noise, 0 without steps."""

@@ -487,7 +487,9 @@ class PrivateSettings(TextColumns, ImageConfig, StrategyConfig):
                 "--words yes and privacy do not go together: the model of words is fitted without noise.\n"
                 "  Leave it out."
             )
-        if self.windows == "all" and (self.model_handle == LIGHT or not self.features):
+        if self.model_handle == LIGHT:  # which is trained with its embedding
+            object.__setattr__(self, "features", False)
+        if self.windows == "all" and not self.features:
             raise ConfigError(
                 "--windows all is for a head on stored features: not for light, nor --no-features."
             )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -57,21 +56,12 @@ def fine_tune(
       callbacks: further ones of Keras, of all stages.
     """
     augment = Augmentation.preset(config.augment)
-    stage = functools.partial(
-        Stage.of_settings,
-        config,
-        augment=augment,
-        class_weight=class_weight(splits, when=config.class_weights, run=run),
-    )
+    weights = class_weight(splits, when=config.class_weights, run=run)
+    stage = functools.partial(Stage.of_settings, config, augment=augment, class_weight=weights)
     whole = functools.partial(models.whole_model, encoder, classes=len(splits.class_names), spec=splits.spec)
-    top = _head_top(config, encoder, splits)
-    if config.features and start.is_tuned(functools.partial(whole, top=top)):
-        run.note(
-            f"Stored features are off: they would be those of {encoder.handle} before it was fine-tuned."
-        )
-        run.decide(features=False)
-        config = dataclasses.replace(config, features=False)
-    features = _stored_features(run, encoder, splits, config)
+    top = _top(config, encoder, splits, config.learning_rate, config.epochs)
+    begins_tuned = config.features and start.is_tuned(functools.partial(whole, top=top))
+    features = _stored_features(run, encoder, splits, config, begins_tuned=begins_tuned)
     how: dict[str, Any] = {"run": run, "strategy": strategy, "callbacks": callbacks}
     if features is None:
         trained = start.train(functools.partial(whole, top=top), splits, stage(name="head"), **how)
@@ -79,18 +69,12 @@ def fine_tune(
         trained = train_head(encoder, features, config, start=start, **how)
     seconds = trained.seconds
     stages = _fine_tuning_stages(run, encoder, splits, config)
+    precision = "mixed_float16" if stack.has_gpu() else "float32"
     for name, epochs, trainable in stages:
+        rate, decay = config.fine_tune_learning_rate, config.layer_decay
+        tuned = _top(config, encoder, splits, rate, epochs, layer_decay=decay)
         build = functools.partial(
-            whole,
-            trainable=trainable,
-            head=trained.model,
-            top=plain_top(
-                config.fine_tune_learning_rate,
-                epochs * splits.steps_per_epoch,
-                layer_decay=config.layer_decay,
-                **_top_settings(config, encoder, splits),
-            ),
-            precision="mixed_float16" if stack.has_gpu() else "float32",
+            whole, trainable=trainable, head=trained.model, top=tuned, precision=precision
         )
         tuning = stage(name=name, epochs=epochs, start_val_loss=trained.val_loss)
         trained = train(build, splits, tuning, **how)
@@ -141,14 +125,13 @@ def train_at_once(
       callbacks: further ones of Keras.
     """
     classes, steps, name = len(splits.class_names), config.epochs * splits.steps_per_epoch, "train"
-    build: Callable[[], stack.keras.Model]
     if isinstance(config, WholeModelSettings):
         how: dict[str, Any] = {"warmup": config.warmup, "optimizer": config.optimizer, "task": splits.task}
         top = plain_top(config.learning_rate, steps, **how)
-        settings: dict[str, Any] = {"classes": classes, "spec": splits.spec, "top": top}
-        build = functools.partial(models.small_cnn, **settings)
+        network: Any = models.small_cnn
         if encoder is not None:
-            build = functools.partial(models.whole_model, encoder, trainable="all", **settings)
+            network = functools.partial(models.whole_model, encoder, trainable="all")
+        build = functools.partial(network, classes=classes, spec=splits.spec, top=top)
     else:
         name, max_length = "light", config.max_length or MAX_LENGTH
         run.decide(max_length=max_length, fine_tune_epochs=0)
@@ -156,7 +139,7 @@ def train_at_once(
         if run.is_chief:
             measure_tokens(run, tokenizer, splits)
         run.record({"time/features_seconds": 0.0})
-        top = plain_top(FASTER * config.learning_rate, steps, **_top_settings(config, None, splits))
+        top = _top(config, None, splits, FASTER * config.learning_rate, config.epochs)
         build = functools.partial(models.light, tokenizer, classes, top)
     weights = class_weight(splits, when=config.class_weights, run=run)
     augment = Augmentation.preset(config.augment)
@@ -168,19 +151,17 @@ def train_at_once(
 
 def build_head(config: TransferConfig, encoder: Encoder, features: Splits) -> Callable[[], stack.keras.Model]:
     """Return what builds the head that is trained on these features."""
-    top = _head_top(config, encoder, features)
+    top = _top(config, encoder, features, config.learning_rate, config.epochs)
     return functools.partial(models.head, encoder.feature_size, len(features.class_names), top)
 
 
-def _head_top(config: TransferConfig, encoder: Encoder, splits: Splits) -> Top:
-    steps = config.epochs * splits.steps_per_epoch
-    return plain_top(config.learning_rate, steps, **_top_settings(config, encoder, splits))
-
-
-def _top_settings(config: TransferConfig, encoder: Encoder | None, splits: Splits) -> dict[str, Any]:
+def _top(
+    config: TransferConfig, encoder: Encoder | None, splits: Splits, rate: float, epochs: int, **how: Any
+) -> Top:
     usual = models.HIDDEN_OF_TEXTS if encoder is not None and encoder.modality == "texts" else 0
     hidden = usual if config.hidden is None else config.hidden
-    return {"warmup": config.warmup, "hidden": hidden, "dropout": config.dropout, "task": splits.task}
+    how |= {"warmup": config.warmup, "hidden": hidden, "dropout": config.dropout, "task": splits.task}
+    return plain_top(rate, epochs * splits.steps_per_epoch, **how)
 
 
 def _load_or_build_tokenizer(
@@ -199,15 +180,18 @@ def _load_or_build_tokenizer(
     return WordPiece(vocabulary=vocabulary, max_length=max_length)
 
 
-def _stored_features(run: Run, encoder: Encoder, splits: Splits, config: TransferConfig) -> Splits | None:
+def _stored_features(
+    run: Run, encoder: Encoder, splits: Splits, config: TransferConfig, *, begins_tuned: bool
+) -> Splits | None:
     """Return the splits with stored features in place of the examples; None where they do not serve."""
     run.record({"time/features_seconds": 0.0})
     if not config.features:
         return None
-    if config.augment != "none":
-        run.note(
-            f"Stored features are off: augmentation ({config.augment}) makes other images in each epoch."
-        )
+    if begins_tuned or config.augment != "none":
+        why = f"augmentation ({config.augment}) makes other images in each epoch"
+        if begins_tuned:
+            why = f"they would be those of {encoder.handle} before it was fine-tuned"
+        run.note(f"Stored features are off: {why}.")
         run.decide(features=False)
         return None
     extraction = hub.extract(encoder, splits)
@@ -221,26 +205,18 @@ def _fine_tuning_stages(
 ) -> list[tuple[str, int, str]]:
     """Return the stages that train the encoder: (name, epochs, what is trainable)."""
     epochs = config.fine_tune_epochs
-    if epochs is None and encoder.windows:
-        run.note(
-            "Fine-tuning is off: whole documents are read (--windows first --fine-tune-epochs 3 trains on their"
-            " beginnings)."
-        )
-        run.decide(fine_tune_epochs=0)
-        return []
     if epochs is None:
-        if not encoder.trainable_variables:
-            run.note(f"Fine-tuning is off: {encoder.handle} has no trainable weights.")
-            run.decide(fine_tune_epochs=0)
-            return []
-        usual, cheap, cost = _cost_of_epoch(encoder, splits)
-        epochs = usual if cheap or stack.has_gpu() else 0
-        run.note(
-            f"Fine-tuning is on: {epochs} epochs of the whole model (--fine-tune-epochs 0 leaves it out)."
-            if epochs
-            else f"Fine-tuning is off: an epoch of {cost} takes minutes on a CPU"
-            f" (--fine-tune-epochs {usual} turns it on)."
-        )
+        epochs = 0
+        if encoder.windows:
+            why = "whole documents are read (--windows first --fine-tune-epochs 3 trains on their beginnings)"
+        elif not encoder.trainable_variables:
+            why = f"{encoder.handle} has no trainable weights"
+        else:
+            usual, cheap, cost = _cost_of_epoch(encoder, splits)
+            epochs = usual if cheap or stack.has_gpu() else 0
+            why = f"an epoch of {cost} takes minutes on a CPU (--fine-tune-epochs {usual} turns it on)"
+        on = f"Fine-tuning is on: {epochs} epochs of the whole model (--fine-tune-epochs 0 leaves it out)."
+        run.note(on if epochs else f"Fine-tuning is off: {why}.")
         run.decide(fine_tune_epochs=epochs)
     first = round(epochs * TOP_SHARE) if config.unfreeze == "staged" else 0
     if first and not encoder.stages:

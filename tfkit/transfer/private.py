@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import io
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from tfkit.distribution.replicas import Replicas
 from tfkit.environment import files, stack
 from tfkit.hub.encoders import Encoder
 from tfkit.privacy.ledger import MEAN, Ledger
-from tfkit.privacy.plan import DPSGD
+from tfkit.privacy.plan import DPSGD, Plan
 from tfkit.run import Run
 from tfkit.settings.options import ENCODER, PrivateSettings
 from tfkit.training.fit import train
@@ -23,8 +24,7 @@ from tfkit.transfer import models
 from tfkit.transfer.models import Classifier, Top, observe, observe_head, private_top
 
 STAGE = "private"
-LARGEST_BATCH, EPOCHS = 4096, 80
-LARGEST_BATCH_OF_IMAGES, EPOCHS_OF_IMAGES = 256, 15
+OF_FEATURES, OF_IMAGES = (4096, 80), (256, 15)  # the largest batch, and epochs
 LIGHT_LENGTH = 64
 FEWEST_FOR_MEAN = 1000  # examples times epsilon
 
@@ -54,18 +54,16 @@ def train_private(
     """
     if encoder is None:
         length = getattr(config, "max_length", None) or LIGHT_LENGTH
-        config = dataclasses.replace(config, features=False)
-        run.decide(features=False, max_length=length)
+        run.decide(max_length=length)
         run.note(f"The vocabulary is that of {ENCODER}, which is public.")
-    stage, of_batches, rate, steps = plan_training(config, splits)
-    assert stage.privacy is not None
+    stage, of_batches, rate, plan = plan_training(config, splits)
     run.note(
         f"Private training: {stage.epochs} epochs of samples of {of_batches.global_batch_size} expected examples,"
-        f" learning rate {rate:.3g}, clipping norm {stage.privacy.l2_norm_clip:.3g}"
-        + (", features less their noisy mean." if stage.privacy.release_noise else ".")
+        f" learning rate {rate:.3g}, clipping norm {plan.l2_norm_clip:.3g}"
+        + (", features less their noisy mean." if plan.release_noise else ".")
     )
     run.decide(epochs=stage.epochs, learning_rate=float(rate), global_batch_size=of_batches.global_batch_size)
-    classes, top, seconds = len(splits.class_names), private_top(rate, steps, task=splits.task), 0.0
+    classes, top, seconds = len(splits.class_names), private_top(rate, plan.steps, task=splits.task), 0.0
     if encoder is None:
         tokenizer = hub.load_model(ENCODER, max_length=length).tokenizer
         assert tokenizer is not None, "it is bundled"
@@ -102,22 +100,16 @@ def train_private_head(
     Returns:
       What training left, and the top that it was built with.
     """
-    stage, of_batches, rate, steps = plan_training(config, features, verbose=verbose)
-    assert stage.privacy is not None
-    noise = stage.privacy.release_noise
+    stage, of_batches, rate, plan = plan_training(config, features, verbose=verbose)
+    noise = plan.release_noise
     mean = _released_mean(run, features, config, noise, strategy=strategy) if noise else None
-    top = private_top(rate, steps, mean=mean, task=features.task)
+    top = private_top(rate, plan.steps, mean=mean, task=features.task)
     build = functools.partial(models.head, encoder.feature_size, len(features.class_names), top)
     return train(build, of_batches, stage, run=run, strategy=strategy), top
 
 
 def _released_mean(
-    run: Run,
-    features: Splits,
-    config: PrivateSettings,
-    noise: float,
-    *,
-    strategy: stack.tf.distribute.Strategy,
+    run: Run, features: Splits, config: PrivateSettings, noise: float, *, strategy: Any
 ) -> np.ndarray:
     """Return the noisy mean of the training examples' features: released once for a run, however often it is resumed.
 
@@ -126,11 +118,9 @@ def _released_mean(
     path = run.backup / STAGE / MEAN
     Ledger(run, STAGE)  # a mean that is lost is not released once more
     if run.is_chief and not path.is_file():
-        mean = privacy.noisy_mean(
-            features.source.read(features.indices["train"]),
-            noise_multiplier=noise,
-            seed=config.seed if config.deterministic_noise else None,
-        )
+        seed = config.seed if config.deterministic_noise else None
+        rows = features.source.read(features.indices["train"])
+        mean = privacy.noisy_mean(rows, noise_multiplier=noise, seed=seed)
         content = io.BytesIO()
         np.save(content, mean)
         files.write_hashed(path, content.getvalue())
@@ -140,39 +130,32 @@ def _released_mean(
 
 def plan_training(
     config: PrivateSettings, splits: Splits, *, verbose: int | None = None
-) -> tuple[Stage, Splits, float, int]:
+) -> tuple[Stage, Splits, float, Plan]:
     """Return the settings of a private training with nothing left out.
 
     What is left out was found on mnist5k: by the validation split, on 500, 1,255 and 3,500 training examples, at
     epsilon 1, 3 and 8.
 
     Returns:
-      The stage, the splits in batches of the expected size of a sample, the learning rate, and the number of steps.
+      The stage, the splits in batches of the expected size of a sample, the learning rate, and the plan.
     """
     examples = len(splits.indices["train"])
-    largest, usual = (
-        (LARGEST_BATCH, EPOCHS) if config.features else (LARGEST_BATCH_OF_IMAGES, EPOCHS_OF_IMAGES)
-    )
+    largest, usual = OF_FEATURES if config.features else OF_IMAGES
     batch_size, epochs = config.global_batch_size or min(examples, largest), config.epochs or usual
     names = {field.name for field in dataclasses.fields(DPSGD)}
     mechanism = DPSGD(**{name: value for name, value in vars(config).items() if name in names})
-    plan = mechanism.plan(examples=examples, expected_batch_size=batch_size, epochs=epochs)
+    sizes = {"examples": examples, "expected_batch_size": batch_size, "epochs": epochs}
+    plan = mechanism.plan(**sizes)
     epsilon = config.target_epsilon or min(plan.epsilon(plan.steps), 10.0)
     # Below that the mean is mostly noise.
     enough = epsilon * examples >= FEWEST_FOR_MEAN
     if config.features and config.mean_budget and enough and plan.noise_multiplier:
-        alone = privacy.calibrate(
-            target_epsilon=epsilon,
-            delta=plan.delta,
-            sampling_probability=1.0,
-            steps=1,
-            expected_trials=config.expected_trials,
-        )
-        noise = privacy.noise_for_share(alone, config.mean_budget)
+        noise = privacy.noise_for_share(plan.noise_of_release(epsilon), config.mean_budget)
         mechanism = dataclasses.replace(mechanism, release_noise=noise)
+        plan = mechanism.plan(**sizes)
     rate = config.learning_rate
     if rate is None:
         rate = 8.0 * min(max((min(epsilon, 10.0) * examples / 6000) ** (2 / 3), 1 / 8), 2.0)
         rate *= 1.0 if config.features else 1 / 16
     stage = Stage(name=STAGE, epochs=epochs, seed=config.seed, privacy=mechanism, verbose=verbose)
-    return stage, splits.replace(global_batch_size=batch_size), rate, plan.steps
+    return stage, splits.replace(global_batch_size=batch_size), rate, plan

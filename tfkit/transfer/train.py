@@ -153,13 +153,12 @@ def train_classifier(config: Any, *, recipe: str) -> Run:
     return run
 
 
-def load(config: Any, *, global_batch_size: int, trainable: bool = False) -> tuple[Encoder | None, Splits]:
-    """Load the pretrained model, checked, and the splits, of images or of texts.
+def load(config: Any, *, global_batch_size: int | None = None) -> tuple[Encoder | None, Splits]:
+    """Load the pretrained model, checked for what is asked of it, and the splits, of images or of texts.
 
     Args:
-      config: a `DataConfig`: which.
-      global_batch_size: of the splits.
-      trainable: whether the model is to be trained too.
+      config: of a class in `RECIPES`.
+      global_batch_size: of the splits; None: that of the config, or 1 where it is still open.
 
     Returns:
       The model, None where it is one that is trained from scratch, and splits in the form that suits it.
@@ -168,37 +167,36 @@ def load(config: Any, *, global_batch_size: int, trainable: bool = False) -> tup
       HubError: the model is not there, or not for this.
       DataError: the examples cannot serve.
     """
-    encoder, splits = _load(config, global_batch_size=global_batch_size, trainable=trainable)
+    encoder, splits = _load(config, global_batch_size or config.global_batch_size or 1)
     labels = splits.source.labels[splits.indices["train"]]
     return encoder, splits.replace(task=splits.task.prepared(labels, config.label_range))
 
 
-def _load(config: Any, *, global_batch_size: int, trainable: bool) -> tuple[Encoder | None, Splits]:
+def _load(config: Any, global_batch_size: int) -> tuple[Encoder | None, Splits]:
     from tfkit import data, hub
     from tfkit.data.splits import FULL_RANGE
 
     reading = {"global_batch_size": global_batch_size, "seed": config.seed, "strict": config.strict}
     reading |= {name: getattr(config, name) for name in ("label_column", "task", "class_order")}
+    source = config.data_file or config.data_dir or config.dataset
+    private = isinstance(config, PrivateSettings)
+    whole = not config.features if private else isinstance(config, WholeModelSettings)
+    trainable = whole or bool(getattr(config, "fine_tune_epochs", None))
     if isinstance(config, TextColumns) and config.of_texts:
         encoder: Any = None
         if config.model_handle != LIGHT:
-            encoder = hub.load_model(
-                config.encoder_handle,
-                modality="texts",
-                preprocessor=config.preprocessor,
-                sha256=config.sha256,
-                max_length=config.max_length,
-            ).check(trainable=trainable)
+            how = {name: getattr(config, name) for name in ("preprocessor", "sha256", "max_length")}
+            encoder = hub.load_model(config.encoder_handle, modality="texts", **how).check(
+                trainable=trainable
+            )
         columns = {name: getattr(config, name) for name in ("text_column", "language_column")}
-        splits = data.load_texts(config.data_file or config.data_dir or config.dataset, **columns, **reading)
+        splits = data.load_texts(source, **columns, **reading)
         if encoder is not None and _reads_all(config, encoder, splits):
             encoder = encoder.whole()
         return encoder, splits
-    private = isinstance(config, PrivateSettings)
     # In private training never what the images use, which would tell of single ones.
     reading["pixel_range"] = config.pixel_range or (FULL_RANGE if private else None)
     reading["image_column"] = config.image_column
-    source = config.data_file or config.data_dir or config.dataset
     if config.model_handle == SCRATCH:
         size = config.image_size or (SCRATCH_SIZE if config.names_data else EMBEDDED_SIZE)
         return None, data.load_images(source, image_size=size, **reading)
@@ -274,12 +272,11 @@ def _train(config: Any, run: Run, strategy: Any, source: Run | None, *, recipe: 
     from tfkit.transfer.results import conclude, describe
     from tfkit.transfer.words import mix_words
 
-    private, whole = isinstance(config, PrivateSettings), isinstance(config, WholeModelSettings)
+    private = isinstance(config, PrivateSettings)
     if not private:
         config = strategies.scale_to_replicas(config, strategy, run)
-    trainable = not config.features if private else whole or bool(config.fine_tune_epochs)
     encoder: Any
-    encoder, splits = load(config, global_batch_size=config.global_batch_size or 1, trainable=trainable)
+    encoder, splits = load(config)
     if private and config.task == "auto" and splits.task.name != "classes":
         raise ConfigError(
             f"The labels look like those of another task, and privacy has to be told: --task {splits.task.name}."

@@ -18,8 +18,8 @@ make the theorem hold here, and each costs something:
 What is released is the model of the best trial as it was trained. It is not trained again, which would spend again.
 
 Until it is found all trials are in a folder of the owner's cache, whose name the run's provenance holds, and an
-interrupted search goes on from there: the coin is tossed after each trial, and the lot of the one that was interrupted
-is kept. Where that folder is lost nobody knows what was spent, and the search is refused.
+interrupted search goes on from there: after each trial the coin is tossed, the settings of the next are drawn, and both
+are kept. Where that folder is lost nobody knows what was spent, and the search is refused.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tfkit import tasks
 from tfkit.data.splits import Splits
 from tfkit.environment import files, packages
 from tfkit.errors import CheckError, PrivacyError, RunError
@@ -125,15 +126,9 @@ def find(search: Search) -> Any:
 def _search(search: Search) -> None:
     run, own = search.run, search.own
     encoder, splits, _ = search.loaded(own.model_handle)
-    if splits.task.name != "classes":
-        raise PrivacyError(
-            f"The task is {splits.task.name!r}: of classes alone one example changes the score by 1 at most, as the"
-            " noise on it takes for granted.\n  Train once with recipes.train_private."
-        )
-    of_all = own if encoder is not None else dataclasses.replace(own, features=False)
-    stage, of_batches, *_ = plan_training(of_all, splits)
-    sizes = {"examples": len(splits.indices["train"]), "expected_batch_size": of_batches.global_batch_size}
-    plan = stage.privacy.plan(**sizes, epochs=stage.epochs)  # type: ignore[union-attr]
+    why = "of others one example changes the score by more than its noise is for. Use recipes.train_private."
+    tasks.refuse(splits.task, "classes", what="A private search", why=why)
+    *_, plan = plan_training(own, splits)
     noise, begun = plan.score_noise, ledger.RECORD in run.provenance.get("data", {})
     assert noise is not None, "it is of a search"
     run.provenance = {"data": ledger.register(run, splits)}  # refuses other data than it was begun on
@@ -151,11 +146,9 @@ def _search(search: Search) -> None:
         )
         ledger.spend(run, epsilon=plan.epsilon(plan.steps))
         folder.mkdir(mode=0o700)
-        _keep(folder, {"number": 0, "drawn": None, "best": None, "score": -math.inf, "ended": False})
+        _keep(folder, {"number": 0, "drawn": _draw(search.space), "best": None, "score": -math.inf})
     state = json.loads((folder / STATE).read_text())
-    while not state["ended"]:
-        state["drawn"] = state["drawn"] or _draw(search.space)
-        _keep(folder, state)
+    while state["drawn"] is not None:
         began, name, score = time.monotonic(), str(state["number"]), -math.inf
         chosen = dataclasses.replace(own, **state["drawn"])
         try:
@@ -168,7 +161,7 @@ def _search(search: Search) -> None:
         if score > state["score"]:
             state |= {"best": name, "score": score}
         ended = secrets.randbelow(own.expected_trials) == 0
-        state |= {"number": state["number"] + 1, "drawn": None, "ended": ended}
+        state |= {"number": state["number"] + 1, "drawn": None if ended else _draw(search.space)}
         _keep(folder, state)
         for other in folder.glob("[0-9]*"):
             if other.name != state["best"]:
@@ -209,6 +202,5 @@ def _draw(space: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _keep(folder: Path, state: Mapping[str, Any]) -> None:
-    """Write how far the search is; its owner alone reads it."""
-    with files.new_file(folder / STATE, mode=0o600) as file:
-        file.write(json.dumps(state).encode())
+    """Write how far the search is; the folder is its owner's alone."""
+    files.write_text(folder / STATE, json.dumps(state))  # JSON of Python: the first score is -Infinity

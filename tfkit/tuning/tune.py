@@ -30,7 +30,7 @@ from tfkit.distribution import strategies
 from tfkit.environment import cluster, files, packages, process
 from tfkit.errors import CheckError, ConfigError, StackError
 from tfkit.run import BACKUP, BEST, DATABASE, PRIVACY, TABLE, TRIALS, Run
-from tfkit.settings.options import PrivateSettings, TuneConfig, WholeModelSettings
+from tfkit.settings.options import PrivateSettings, TuneConfig
 from tfkit.settings.parse import as_dict, from_keywords, run_dir, takes_settings
 from tfkit.transfer.train import RECIPES, job_of, load, train_classifier
 from tfkit.tuning import private
@@ -108,7 +108,7 @@ def search(config: Any) -> Run:
     _check(config)
     recipe, settings = config.recipe, RECIPES[config.recipe]
     own: Any = settings(**{field.name: getattr(config, field.name) for field in dataclasses.fields(settings)})
-    space = search_space(config, own)
+    space = search_space(config)
     asked = {name: value for name, value in as_dict(config).items() if name not in space}
     folder = run_dir(config, recipe=f"tune-{recipe}")
     with Run.create(folder, config=asked, overwrite=config.overwrite) as run:
@@ -156,12 +156,11 @@ def _check(config: Any) -> None:
         )
 
 
-def search_space(config: Any, own: Any) -> dict[str, Any]:
+def search_space(config: Any) -> dict[str, Any]:
     """Return the Optuna distribution of each setting that is searched: what was given is not among them.
 
     Args:
-      config: of the search.
-      own: of the recipe.
+      config: of the search, of a class that `with_search` made.
 
     Raises:
       ConfigError: none is left.
@@ -170,22 +169,22 @@ def search_space(config: Any, own: Any) -> dict[str, Any]:
     from optuna.distributions import FloatDistribution as Number
     from optuna.distributions import IntDistribution as Whole
 
-    if isinstance(own, PrivateSettings):  # nothing on which the noise depends: all trials cost the same
-        low, high = (1, 16) if own.features else (1 / 16, 1)
+    if isinstance(config, PrivateSettings):  # nothing on which the noise depends: all trials cost the same
+        low, high = (1, 16) if config.features else (1 / 16, 1)
         space: dict[str, Any] = {"l2_norm_clip": Number(0.1, 1, log=True)}
     else:
-        low, high = type(own).learning_rate / 30, type(own).learning_rate * 10
+        low, high = type(config).learning_rate / 30, type(config).learning_rate * 10
         space = {"epochs": Whole(10, 40), "hidden": Choice((None, 0, 128, 512, 1024))}
         space["dropout"] = Choice((None, 0.0, 0.1, 0.3, 0.5, 0.7))
-        if own.batch_size_per_replica is None:
+        if config.batch_size_per_replica is None:
             space["global_batch_size"] = Choice((32, 64, 128, 256))
     space = {"learning_rate": Number(low, high, log=True), **space}
     if config.search_whole:
         space |= {"fine_tune_epochs": Choice((None, 0, 2, 5, 10)), "augment": Choice(PRESETS)}
         space["fine_tune_learning_rate"] = Number(1e-5, 1e-3, log=True)
         space["optimizer"] = Choice(("adam", "sgd"))
-    has = {field.name for field in dataclasses.fields(own)}
-    space = {name: values for name, values in space.items() if name in has and name not in config.given}
+    not_given = vars(config).keys() - config.given
+    space = {name: values for name, values in space.items() if name in not_given}
     if config.model_handles:
         space["model_handle"] = Choice(tuple(dict.fromkeys(config.model_handles)))
     if not space:
@@ -198,10 +197,8 @@ def _load(own: Any, model_handle: str) -> tuple[Any, Splits, Splits | None]:
     from tfkit import hub
 
     own = dataclasses.replace(own, model_handle=model_handle)
-    stored = getattr(own, "features", False)
-    trainable = not stored if isinstance(own, PrivateSettings) else isinstance(own, WholeModelSettings)
-    encoder, splits = load(own, global_batch_size=own.global_batch_size or 1, trainable=trainable)
-    if encoder is None or not stored:
+    encoder, splits = load(own)
+    if encoder is None or not getattr(own, "features", False):
         return encoder, splits, None
     process.say(f"The features of {encoder.handle} are computed, unless they are stored already.")
     extraction = hub.extract(encoder, splits)
@@ -248,7 +245,7 @@ def _find(search: Search) -> Any:
     best = _best(config, rows)
     if best is None:
         raise CheckError(
-            f"No trial came to its end: {rows[0]['error'] if rows else 'there was no time'}.\n  All of them are in"
+            f"No trial came to its end: {rows[0]['error']}.\n  All of them are in"
             f" {run.path / TABLE}. Train once with the recipe itself; then search with --overwrite."
         )
     states = [row["state"] for row in rows]
@@ -372,8 +369,8 @@ def _tell(search: Search, rows: list[dict[str, Any]]) -> None:
         left = min(left, max(60 * config.minutes - spent, 0.0))
     best = _best(config, rows)
     text = f"Trial {row['trial']} of {config.trials}: {row['state']} after {row['seconds']:.1f} s, {about}."
-    best_one = f" The best is trial {best['trial']}." if best else ""
-    (search.run.warn if row["error"] else search.run.say)(f"{text}{best_one} About {left:.0f} s left.")
+    text += f" The best is trial {best['trial']}." if best else ""
+    (search.run.warn if row["error"] else search.run.say)(f"{text} About {left:.0f} s left.")
 
 
 def _shown(values: Mapping[str, Any]) -> str:
