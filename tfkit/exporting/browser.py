@@ -88,7 +88,7 @@ def export_browser(run: Run, folder: Path, *, runtime: str | None = None, measur
     shape = shape_of(run)
     if not shape and not (run.path / SAVED_MODEL / "assets" / VOCABULARY).is_file():
         raise ConfigError(
-            f"The tokenizer of {run.path} is not WordPiece, or it reads whole documents: JavaScript here can do neither."
+            f"The tokenizer of {run.path} is not WordPiece, or reads whole documents: JavaScript here can do neither."
             "\n  Train on minilm-l6-v2 or with --model-handle light, and with --windows first."
         )
     if measure and importlib.util.find_spec("playwright") is None:
