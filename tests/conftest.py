@@ -70,7 +70,7 @@ BUDGET = {
 
 
 # Files are dealt in this order: what takes minutes comes first, so that both processes end together.
-LONG = ("test_readme.py", "composition", "notebooks", "recipes", "distribution", "compression")
+LONG = ("test_readme.py", "composition", "notebooks", "recipes", "transfer", "distribution", "compression")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -23,6 +23,7 @@ from tfkit.metrics import evaluation
 from tfkit.run import Run
 from tfkit.text.layers import AT_A_TIME, CountedPieces, Windows, pair_numbers, window_sizes
 from tfkit.text.tokenizers import MASK, WORDS
+from tfkit.transfer.train import load
 from tfkit.transfer.words import fit_words
 
 DOCS = Path(__file__).parents[2] / "docs/long_documents.md"
@@ -37,7 +38,7 @@ def documents(tmp_path_factory) -> Path:
     texts, labels = docstrings(numpy, scipy.stats)
     rows = pd.DataFrame({"text": texts, "label": np.array(["numpy", "stats"])[labels]})
     rows.text = rows.text.str[:900]
-    rows = rows[rows.text.str.len() >= 300].drop_duplicates("text").groupby("label").head(48)
+    rows = rows[rows.text.str.len() >= 300].drop_duplicates("text").groupby("label").head(24)
     path = tmp_path_factory.mktemp("documents") / "documents.csv"
     rows.to_csv(path, index=False)
     return path
@@ -127,7 +128,7 @@ def test_a_device_gets_the_same_of_any_text(run, documents):
 def test_it_is_compressed_with_windows_and_words(run, documents):
     tfkit.compress(run, variants=["float32", "dynamic"])
     assert run.metrics["lite/float32/agreement"] == 1
-    assert run.metrics["lite/dynamic/agreement"] > 0.8
+    assert run.metrics["lite/dynamic/agreement"] > 0.7
     text = load_texts(documents).source.read(np.array([0]))
     with ParallelInterpreter((run.path / "tflite/float32.tflite").read_bytes()) as interpreter:
         given = interpreter(text)
@@ -183,8 +184,8 @@ def test_a_private_run_reads_what_it_is_told_to(documents, tmp_path):
     assert (private.config["windows"], private.config["words"]) == ("all", "no")
     assert private.metrics["export/max_difference"] < 1e-4
     assert not {"data/cut_share", "data/median_tokens", "time/words_seconds"} & set(private.metrics)
-    left_open = train_private.run(dataclasses.replace(config, run_dir=tmp_path / "first", windows="auto"))
-    assert left_open.config["windows"] == "first"
+    left_open, _ = load(dataclasses.replace(config, windows="auto"), global_batch_size=32)
+    assert not left_open.windows
 
 
 @pytest.mark.parametrize(
