@@ -9,7 +9,7 @@ from sklearn import metrics
 from tests.reporting.finished_runs import classified
 from tfkit.data import load_images
 from tfkit.errors import CheckError, RunError
-from tfkit.metrics import Evaluation
+from tfkit.metrics import Evaluation, largest_difference
 from tfkit.reporting.examples import Examples, load, save
 
 
@@ -164,3 +164,10 @@ def test_pictures_are_the_images_of_those_examples():
     assert np.array_equal(pictures.worst_inputs, splits.source.read(test[worst]))
     assert np.array_equal(pictures.samples[[0, -1]], splits.source.read(test[[0, -1]]))
     assert (len(pictures.samples), pictures.sample_labels[[0, -1]].tolist()) == (7, truth[[0, -1]].tolist())
+
+
+def test_outputs_are_compared_in_the_unit_that_they_have():
+    """Seven digits of a price are as good as those of a probability."""
+    prices = np.float32([[300_000.0, 2_000.0], [10.0, 1.0]])
+    assert largest_difference(prices * np.float32(1 + 1e-6), prices) < 3e-6
+    assert largest_difference(np.float32([[0.2, 0.8]]), np.float32([[0.3, 0.7]])) == pytest.approx(0.1)

@@ -407,6 +407,16 @@ class OrderEvaluation(Evaluation):
         return super().metrics(prefix) | {name: value for name, value in more.items() if np.isfinite(value)}
 
 
+def largest_difference(outputs: np.ndarray, expected: np.ndarray) -> float:
+    """Return the largest difference of two models' outputs, of numbers beyond 1 as a share of the largest.
+
+    Args:
+      outputs: float32 [n, units].
+      expected: likewise, by whose largest number it is divided where that is above 1: float32 has seven digits.
+    """
+    return float(np.abs(outputs - expected).max() / max(1.0, float(np.abs(expected).max())))
+
+
 def difference_interval(right: np.ndarray, right_there: np.ndarray) -> tuple[float, float]:
     """Return the 95 % interval of the difference of two accuracies on the same examples.
 

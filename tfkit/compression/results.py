@@ -25,6 +25,7 @@ from tfkit.data.splits import FULL_RANGE, Splits, draw
 from tfkit.environment import files
 from tfkit.errors import CheckError, RunError
 from tfkit.litert import ParallelInterpreter
+from tfkit.metrics import largest_difference
 from tfkit.reporting.examples import load
 from tfkit.reporting.tensorboard import write_images, write_texts, write_variants
 from tfkit.run import EVALUATION, LABELS, METRICS, SAVED_MODEL, TFLITE, VARIANTS, Run
@@ -80,10 +81,10 @@ def of_run(run: Run, splits: Splits, *, examples: np.ndarray | None) -> Iterator
     with opened as source:
         tried = draw(len(test), _CHECKED_EXAMPLES)
         given = predict_original(source, dict.fromkeys(source.inputs, splits.source.read(test[tried])))
-        difference = float(np.abs(given - measured.probabilities[tried]).max())
+        difference = largest_difference(given, measured.probabilities[tried])
         if difference > _TOLERANCE:
             raise CheckError(
-                f"{run.path / SAVED_MODEL} gives other probabilities than {EVALUATION} holds (by {difference:.3g})."
+                f"{run.path / SAVED_MODEL} gives other outputs than {EVALUATION} holds (by {difference:.3g})."
                 "\n  One of them was changed after the run. Make the run anew."
             )
         yield ModelUnderTest(

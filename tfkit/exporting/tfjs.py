@@ -17,6 +17,7 @@ from tfkit.environment import files, process
 from tfkit.errors import CheckError, ConfigError
 from tfkit.exporting import browser
 from tfkit.exporting.export import new_export
+from tfkit.metrics import largest_difference
 from tfkit.run import Run
 
 VERSION = "4.22.0"
@@ -79,13 +80,11 @@ def export_tfjs(run: Run, folder: Path, *, dtype: str = "float32") -> Path:
         inputs = browser.random_inputs(source)
         if shutil.which("node") and shutil.which("npm"):
             made, milliseconds = _in_node(new, inputs)
-            difference = float(np.abs(made - predict_original(source, inputs)).max())
+            difference = largest_difference(made, predict_original(source, inputs))
             if difference > TOLERANCE[dtype]:
-                raise CheckError(
-                    f"In TensorFlow.js the model gives other probabilities (by {difference:.3g})."
-                )
+                raise CheckError(f"In TensorFlow.js the model gives other outputs (by {difference:.3g}).")
             process.say(
-                f"In Node (wasm) no probability differs by over {difference:.2g}; one takes {milliseconds:.1f} ms."
+                f"In Node (wasm) no output differs by over {difference:.2g}; one takes {milliseconds:.1f} ms."
             )
         else:
             process.say("It was NOT run: there is no Node with npm here to check it in.")

@@ -35,6 +35,7 @@ from tfkit.errors import CheckError, ConfigError, DataError, PrivacyError, RunEr
 from tfkit.hub.features import images_per_call
 from tfkit.inference.inputs import Asked, Example, open_data
 from tfkit.litert import ParallelInterpreter, to_tflite
+from tfkit.metrics import largest_difference
 from tfkit.privacy.ledger import is_private
 from tfkit.reporting.examples import by_language
 from tfkit.reporting.figures import confused_pairs, printable
@@ -365,7 +366,7 @@ def _engine(run: Run, shape: Sequence[int], examples: Any, *, moves: Any = ()) -
             try:
                 interpreter = opened.enter_context(ParallelInterpreter(_converted(run, model, shape)))
                 sample = [examples[place] for place in draw(len(examples), _SAMPLE)]
-                if (far := float(np.abs(by_litert(sample) - by_model(sample)).max())) > TOLERANCE:
+                if (far := largest_difference(by_litert(sample), by_model(sample))) > TOLERANCE:
                     raise CheckError(f"LiteRT is {far:.2g} from the exported model")
                 _tell(f"LiteRT computes: within {far:.1g} of the exported model on {len(sample)} of them.")
                 compute = by_both

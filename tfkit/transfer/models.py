@@ -15,7 +15,7 @@ from tfkit.data.splits import Splits
 from tfkit.environment import stack
 from tfkit.errors import RunError
 from tfkit.hub.encoders import Encoder, freeze
-from tfkit.metrics import Evaluation, evaluate, evaluation, gives_logits
+from tfkit.metrics import Evaluation, evaluate, evaluation, gives_logits, largest_difference
 from tfkit.run import CALIBRATION, SAVED_MODEL, Run
 from tfkit.tasks import CLASSES, Classes
 from tfkit.text.tokenizers import Tokenizer
@@ -367,7 +367,7 @@ def rebuild(run: Run, backbone: Encoder | None, splits: Splits) -> stack.keras.M
     grey = stack.tf.fill([1, *splits.spec.shape], 0.5)
     how: Any = {"logits": gives_logits(model), "temperature": temperature_of(run)}
     given = splits.task.probabilities(model(grey), **how)
-    if np.abs(given - exported.classify(grey)).max() > TOLERANCE:
+    if largest_difference(np.asarray(given), np.asarray(exported.classify(grey))) > TOLERANCE:
         raise RunError(
             f"{run.path / SAVED_MODEL} gives other probabilities than its variables do at the temperature of"
             f" {CALIBRATION}.\n  One of the two was changed after the run. Make the run anew."
