@@ -42,6 +42,12 @@ def test_the_help_of_a_recipe_starts_nothing(recipe):
     assert not imported_by(code) & {"tensorflow", "tf_keras", "matplotlib", "pandas", "sklearn", "jinja2"}
 
 
+def test_the_help_of_a_search_starts_nothing():
+    code = "import contextlib\nfrom recipes import tune\nwith contextlib.suppress(SystemExit): "
+    found = imported_by(code + "tune.main(['transfer_image', '--help'])")
+    assert not found & {"tensorflow", "tf_keras", "matplotlib", "pandas", "sklearn", "jinja2", "optuna"}
+
+
 def test_every_public_name_exists():
     for name in tfkit.__all__:
         assert getattr(tfkit, name) is not None

@@ -22,8 +22,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import pandas as pd
-
 from tfkit import run_files
 from tfkit.data.augment import PRESETS
 from tfkit.distribution import strategies
@@ -209,6 +207,7 @@ def _load(own: Any, model_handle: str) -> tuple[Any, Splits, Splits | None]:
 def _find(search: Search) -> Any:
     """Return the recipe's settings with the best of the values that were tried in place of its own."""
     import optuna
+    import pandas as pd
     from optuna.trial import TrialState
 
     run, config, own, space = search[:4]
