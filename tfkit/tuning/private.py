@@ -44,6 +44,7 @@ from tfkit.errors import CheckError, PrivacyError, RunError
 from tfkit.privacy import ledger
 from tfkit.run import BEST, LOGS, PROVENANCE, Run
 from tfkit.settings.parse import as_dict
+from tfkit.transfer.private import plan_training, train_private
 
 STATE = "search.json"
 
@@ -125,8 +126,6 @@ def find(search: Search) -> Any:
 def _search(search: Search) -> None:
     run, own = search.run, search.own
     encoder, splits, _ = search.loaded(own.model_handle)
-    from tfkit.transfer.private import plan_training, train_private
-
     why = "of others one example changes the score by more than its noise is for. Use recipes.train_private."
     tasks.refuse(splits.task, "classes", what="A private search", why=why)
     *_, plan = plan_training(own, splits)

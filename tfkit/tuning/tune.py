@@ -31,11 +31,10 @@ from tfkit.run import BACKUP, BEST, DATABASE, PRIVACY, TABLE, TRIALS, Run
 from tfkit.settings.options import PrivateSettings, TuneConfig
 from tfkit.settings.parse import as_dict, from_keywords, run_dir, takes_settings
 from tfkit.transfer.train import RECIPES, job_of, load, train_classifier
-from tfkit.tuning import private
-from tfkit.tuning.private import Search, without_test
 
 if TYPE_CHECKING:
     from tfkit.data.splits import Splits
+    from tfkit.tuning.private import Search
 
 TOLD_SECONDS = 4.0
 _MEASURED = ("val_loss", "val_accuracy")
@@ -102,6 +101,7 @@ def search(config: Any) -> Run:
       TfkitError: see `tune`.
     """
     from tfkit.reporting.page import write_report
+    from tfkit.tuning import private
 
     _check(config)
     recipe, settings = config.recipe, RECIPES[config.recipe]
@@ -121,7 +121,7 @@ def search(config: Any) -> Run:
             logging.getLogger("tensorflow").setLevel(logging.ERROR)
             loaded = functools.cache(functools.partial(_load, own))
             find = private.find if isinstance(own, PrivateSettings) else _find
-            best = find(Search(run, config, own, space, loaded, strategy))
+            best = find(private.Search(run, config, own, space, loaded, strategy))
         # The devices are divided already.
         best = dataclasses.replace(best, run_dir=folder / BEST, overwrite=False, logical_cpus=0)
         found = train_classifier(best, recipe=recipe)
@@ -139,6 +139,8 @@ def _check(config: Any) -> None:
     if config.continue_from is not None:
         raise ConfigError("--continue-from is for one training: a search begins with a published model.")
     if isinstance(config, PrivateSettings):
+        from tfkit.tuning import private
+
         private.check(config)
     try:
         optuna = importlib.import_module("optuna")
@@ -285,6 +287,7 @@ def _try(search: Search, trial: Any, folder: Path) -> float:
     from tfkit.reporting import tensorboard
     from tfkit.transfer.continuing import Start
     from tfkit.transfer.fine_tuning import train_head
+    from tfkit.tuning.private import without_test
 
     config, chosen = search.config, dataclasses.replace(search.own, **trial.params)
     encoder, splits, features = search.loaded(chosen.model_handle)
