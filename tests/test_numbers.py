@@ -21,7 +21,7 @@ from tfkit.errors import ConfigError, DataError, TfkitError
 from tfkit.run import Run
 
 DIGITS = load_digits()
-DOCS = Path(__file__).parents[1] / "docs/tasks.md"
+DOCS = Path(__file__).parents[1] / "docs/manual/how-to/tasks.md"
 COUNT = 400
 PIXELS = np.rint(DIGITS.images[:COUNT] * 255 / 16).astype(np.uint8)[..., np.newaxis]
 RNG = np.random.default_rng(0)
@@ -47,7 +47,7 @@ def table(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(table):
-    """What the program of docs/tasks.md makes of fewer digits."""
+    """What the program of docs/manual/how-to/tasks.md makes of fewer digits."""
     (program,) = (
         block
         for block in re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL)

@@ -189,7 +189,7 @@ def calibrate(
 
     Returns:
       The test split's evaluation at the temperature, of the same classes, and what calibration.json holds: see
-      docs/calibration.md.
+      docs/manual/how-to/calibration.md.
 
     Raises:
       CheckError: an example would be classified otherwise.

@@ -398,7 +398,7 @@ def test_tensorflow_js_in_chromium_gives_what_it_gives_in_node(browser, run, pag
 
 def test_the_programs_of_the_documentation(run, page, tmp_path, monkeypatch, capsys):
     """Of a run without .tflite files; the runtime comes from npm, and the graph model runs in Node."""
-    text = (Path(__file__).parents[2] / "docs/browser.md").read_text()
+    text = (Path(__file__).parents[2] / "docs/manual/how-to/browser.md").read_text()
     for name in ("runs", "runs/photos"):
         (tmp_path / name).mkdir()
     for part in run.path.iterdir():

@@ -30,7 +30,7 @@ from tfkit.errors import ConfigError, HubError, RunError
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 600
-DOCS = (ROOT / "docs/serving.md").read_text()
+DOCS = (ROOT / "docs/manual/how-to/serving.md").read_text()
 PROGRAMS = re.findall(r"^```python\n(.*?)^```\n\n```text\n(.*?)^```", DOCS, flags=re.DOTALL | re.MULTILINE)
 LIMIT = 16 * 2**20
 

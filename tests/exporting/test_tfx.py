@@ -21,7 +21,7 @@ from tfkit.environment.stack import tf, tf_hub
 from tfkit.errors import ConfigError
 
 TRIAL = Path(__file__).with_name("tfx_trial.py")
-DOCS = (Path(__file__).parents[2] / "docs/tfx.md").read_text()
+DOCS = (Path(__file__).parents[2] / "docs/manual/how-to/tfx.md").read_text()
 WORDS = {"invoice": ["parcel", "order", "refund"], "account": ["password", "login", "user"]}
 
 

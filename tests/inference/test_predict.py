@@ -29,7 +29,7 @@ from tfkit.run import EVALUATION, Run
 from tfkit.training.export import save
 
 SIZE = 24
-DOCS = Path(__file__).parents[2] / "docs/predict.md"
+DOCS = Path(__file__).parents[2] / "docs/manual/how-to/predict.md"
 
 
 def network():

@@ -1,4 +1,4 @@
-"""The job of someone whose labels are in one language and whose texts are in many: docs/languages.md, as it stands."""
+"""The job of someone whose labels are in one language and whose texts are in many: docs/manual/how-to/languages.md, as it stands."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tfkit.environment.stack import tf
 from tfkit.errors import ConfigError, PrivacyError
 from tfkit.run import Run
 
-DOCS = (Path(__file__).parents[2] / "docs/languages.md").read_text()
+DOCS = (Path(__file__).parents[2] / "docs/manual/how-to/languages.md").read_text()
 EACH = 120
 LANGUAGES = ("en", "de", "fr", "ja", "tr")
 DOCUMENTS = {

@@ -26,7 +26,7 @@ from tfkit.run import Run
 from tfkit.settings.parse import flags, parse
 
 ROOT = Path(__file__).parents[2]
-DOCS = (ROOT / "docs/agents.md").read_text()
+DOCS = (ROOT / "docs/manual/how-to/agents.md").read_text()
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 PATIENCE = 900
 DQN = {"steps": 2000, "learning_rate": 1e-3, "seed": 1}
@@ -135,7 +135,7 @@ def test_what_the_page_shows_works_without_tf_agents(folder, tmp_path, monkeypat
     (tmp_path / "runs/cartpole").symlink_to(folder / "unbroken")
     monkeypatch.chdir(tmp_path)
     (program,) = re.findall(r"^```python\n(.*?)^```", DOCS, flags=re.DOTALL | re.MULTILINE)
-    exec(compile(program, "docs/agents.md", "exec"), {})
+    exec(compile(program, "docs/manual/how-to/agents.md", "exec"), {})
     first, second = capsys.readouterr().out.split()
     assert first == second
     assert first in ("0", "1")

@@ -52,14 +52,14 @@ def divided(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def finished(divided):
-    """The run of the program in docs/tune.md."""
+    """The run of the program in docs/manual/how-to/tune.md."""
     (program,) = re.findall(
-        r"^```python\n(.*?)^```$", (ROOT / "docs/tune.md").read_text(), re.DOTALL | re.MULTILINE
+        r"^```python\n(.*?)^```$", (ROOT / "docs/manual/how-to/tune.md").read_text(), re.DOTALL | re.MULTILINE
     )
     names: dict[str, Any] = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(divided)
-        exec(compile(program, "docs/tune.md", "exec"), names)
+        exec(compile(program, "docs/manual/how-to/tune.md", "exec"), names)
     return Run.open(divided / names["run"].path)
 
 

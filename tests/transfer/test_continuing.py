@@ -49,7 +49,7 @@ def write_mails(path: Path, *, classes: int, each: int) -> Path:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """A user's folder in which the program of docs/continuing.md has run: photos/, ten/, runs/."""
+    """A user's folder in which the program of docs/manual/how-to/continuing.md has run: photos/, ten/, runs/."""
     folder = tmp_path_factory.mktemp("user")
     write_digits(folder / "photos", classes=8, each=50)
     write_digits(folder / "ten", classes=10, each=60)

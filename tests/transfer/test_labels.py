@@ -23,7 +23,7 @@ from tfkit.reporting.examples import load
 from tfkit.run import Run
 from tfkit.tasks import Labels
 
-DOCS = Path(__file__).parents[2] / "docs/tasks.md"
+DOCS = Path(__file__).parents[2] / "docs/manual/how-to/tasks.md"
 NAMES = ["even", "loop", "prime"]
 OF_DIGIT = np.array([[d % 2 == 0, d in (0, 6, 8, 9), d in (2, 3, 5, 7)] for d in range(10)], int)
 COUNT = 400
@@ -50,7 +50,7 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def run(folder) -> Run:
-    """What the first program of docs/tasks.md makes."""
+    """What the first program of docs/manual/how-to/tasks.md makes."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         exec(compile(programs()[0], str(DOCS), "exec"), {})

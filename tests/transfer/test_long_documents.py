@@ -26,7 +26,7 @@ from tfkit.text.tokenizers import MASK, WORDS
 from tfkit.transfer.train import load
 from tfkit.transfer.words import fit_words
 
-DOCS = Path(__file__).parents[2] / "docs/long_documents.md"
+DOCS = Path(__file__).parents[2] / "docs/manual/how-to/long_documents.md"
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def documents(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def run(documents):
-    """What the program of docs/long_documents.md makes."""
+    """What the program of docs/manual/how-to/long_documents.md makes."""
     (program,) = re.findall(r"^```python\n(.*?)^```$", DOCS.read_text(), flags=re.DOTALL | re.MULTILINE)
     (documents.parent / "program.py").write_text(program)
     with pytest.MonkeyPatch.context() as patch:
