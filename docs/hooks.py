@@ -27,4 +27,3 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
         return f"```text\n{done.stdout.rstrip()}\n```"
 
     return re.sub(r"<!-- help: (.+?) -->", text_of, markdown)
-
