@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any
 
 from tfkit import errors as errors
 from tfkit.environment import stack as stack
+from tfkit.environment.packages import DISTRIBUTION as _DISTRIBUTION
 
 if TYPE_CHECKING:
     from tfkit import auditing as auditing
@@ -98,7 +99,7 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'tfkit' has no attribute {name!r}")
     if name == "__version__":
-        value: Any = importlib.import_module("importlib.metadata").version("tfkit")
+        value: Any = importlib.import_module("tfkit.environment.packages").version(_DISTRIBUTION)
     else:
         home = _HOME[name]
         module = importlib.import_module(f"tfkit.{home or name}")

@@ -36,7 +36,7 @@ def test_every_package_does_its_real_thing():
     for check in healthy["checks"]:
         assert check["ok"], check
         assert check["version"] == packages.version(check["package"])
-    assert set(packages.REQUIRED) - {"scikit-learn"} == set(CHECKS)
+    assert {packages.DISTRIBUTION, *packages.REQUIRED} - {"scikit-learn"} == set(CHECKS)
     assert healthy["machine"]["devices"]["CPU"]
     assert healthy["machine"]["keras"] == f"tf_keras {packages.version('tf-keras')}"
     assert healthy["cache"]["path"] == os.environ["TFKIT_CACHE"]

@@ -76,6 +76,15 @@ def test_each_thing_that_cannot_work_has_its_command(tmp_path, package, version,
     assert f"-m pip install {asked_for}" in problem["command"] or problem["command"].endswith(asked_for)
 
 
+def test_another_project_of_the_same_name_is_a_problem(tmp_path):
+    """`pip install tfkit` brings a toolkit of PyTorch, which has a package `tfkit` too."""
+    (problem,) = installed(tmp_path, SOUND | {packages.DISTRIBUTION: "0.1.0", "tfkit": "0.9.0"})
+    assert problem["package"] == "tfkit"
+    assert "tfkit 0.9.0 is another project" in problem["cause"]
+    assert "uninstall -y tfkit && " in problem["command"]
+    assert problem["command"].endswith(packages.DISTRIBUTION)
+
+
 def test_an_older_tensorflow_asks_for_what_fits_it(tmp_path):
     found = installed(tmp_path, SOUND | {"tensorflow": "2.19.1"})
     assert [problem["package"] for problem in found] == ["tf-keras", "tensorflow-text"]

@@ -156,5 +156,5 @@ def test_versions_are_those_of_the_packages_and_their_own():
     assert found["python"] == sys.version.split()[0]
     assert found["cores"] >= 1
     assert found["cpu"]
-    for package in ("tensorflow", "tf-keras", "numpy", "protobuf", "tfkit"):
+    for package in ("tensorflow", "tf-keras", "numpy", "protobuf", "tfkit-tensorflow"):
         assert found["packages"][package] == importlib.metadata.version(package)

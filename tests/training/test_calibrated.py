@@ -174,7 +174,7 @@ def test_what_is_trained_for_a_device_keeps_the_temperature(small, tmp_path):
 @pytest.mark.slow
 def test_the_programs_of_the_docs_run(small, tmp_path, monkeypatch, capsys):
     run, _ = small
-    text = (Path(__file__).parents[2] / "docs" / "calibration.md").read_text()
+    text = (Path(__file__).parents[2] / "docs/manual/how-to/calibration.md").read_text()
     of_a_run, of_arrays = re.findall(r"^```python\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)
     shutil.copytree(run.path, tmp_path / "runs" / "digits")
     shutil.copy(

@@ -167,6 +167,12 @@ def describe() -> dict[str, Any]:
     return {"devices": stack.devices(), "keras": keras, "malloc_is_tuned": process.tune_malloc()}
 
 
+def _names() -> tuple[Any, Any]:
+    for problem in packages.namesakes():
+        raise StackError(f"{problem.cause}{packages.REPAIR}{problem.command}")
+    return True, True
+
+
 def _tensorflow() -> tuple[Any, Any]:
     tf = stack.tf
     return float(tf.reduce_sum(tf.matmul(tf.ones((64, 3)), tf.ones((3, 64))))), 64.0 * 64 * 3
@@ -263,6 +269,7 @@ def _tensorboard() -> tuple[Any, Any]:
 
 
 CHECKS: dict[str, tuple[str, Callable[[], tuple[Any, Any]]]] = {
+    packages.DISTRIBUTION: ("is alone with its names", _names),
     "tensorflow": ("multiplies matrices", _tensorflow),
     "tf-keras": ("trains, and is tf.keras", _tf_keras),
     "setuptools": ("has pkg_resources, which tensorflow-hub imports", _setuptools),

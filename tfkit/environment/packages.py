@@ -18,6 +18,9 @@ from typing import Any, NamedTuple
 
 from tfkit.environment import process
 
+DISTRIBUTION = "tfkit-tensorflow"
+"""What installers call tfkit: the names of its two packages, `tfkit` and `recipes`, are other projects' there."""
+
 TENSORFLOW_MINORS = ("2.19", "2.20", "2.21")
 
 REQUIRED = (
@@ -125,7 +128,24 @@ def command(*packages: str, reinstall: bool = False) -> str:
 def problems(*packages: str) -> list[Problem]:
     """Return what cannot work among these packages, or all that tfkit needs, as far as metadata tells."""
     causes = {package: _problem(package) for package in packages or REQUIRED}
-    return [Problem(package, cause, command(package)) for package, cause in causes.items() if cause]
+    found = [Problem(package, cause, command(package)) for package, cause in causes.items() if cause]
+    return found if packages else [*namesakes(), *found]
+
+
+def namesakes() -> list[Problem]:
+    """Return the other projects whose files take the place of tfkit's own."""
+    import importlib.metadata
+
+    found = []
+    for name in ("tfkit", "recipes"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            there = importlib.metadata.metadata(name)
+            cause = f"{name} {there['Version']} is another project, whose files take the place of {DISTRIBUTION}'s"
+            remedy = (
+                f"{shlex.join([*_pip(), 'uninstall', '-y', name])} && {command(DISTRIBUTION, reinstall=True)}"
+            )
+            found.append(Problem(name, cause, remedy))
+    return found
 
 
 def _problem(package: str) -> str | None:
@@ -187,7 +207,7 @@ def versions() -> dict[str, Any]:
 
     distributions = importlib.metadata.distributions()
     return {
-        "tfkit": version("tfkit"),
+        "tfkit": version(DISTRIBUTION),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpu": _cpu(),
