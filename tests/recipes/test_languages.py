@@ -1,4 +1,4 @@
-"""The job of someone whose labels are in one language and whose texts are in many: how-to/languages.md, as it stands."""
+"""The job of someone whose labels are in one language and whose texts are in many, as in how-to/languages.md."""
 
 from __future__ import annotations
 
