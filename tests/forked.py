@@ -23,6 +23,7 @@ import runpy
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import types
@@ -175,6 +176,7 @@ def _become(
         os.dup2(file, number)
         os.close(file)
     sys.stdout.reconfigure(line_buffering=os.isatty(1))
+    tempfile.tempdir = None  # TMPDIR may be another one
     if new_session:
         os.setsid()
     elif process_group >= 0:

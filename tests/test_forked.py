@@ -13,7 +13,7 @@ import pytest
 from tests import forked
 
 LOOK = """
-import json, os, resource, signal, sys, threading
+import json, os, resource, signal, sys, tempfile, threading
 here = {
     "argv": sys.argv, "orig_argv": sys.orig_argv, "name": __name__, "main": vars(sys.modules["__main__"]) is globals(),
     "path": sys.path, "cwd": os.getcwd(), "environ": dict(os.environ), "parent": os.getppid(),
@@ -25,7 +25,7 @@ here = {
     "cores": sorted(os.sched_getaffinity(0)),
     "buffered": sys.stdout.line_buffering, "encoding": sys.stdout.encoding,
     "interactive": hasattr(sys, "ps1"), "masked": sorted(signal.pthread_sigmask(signal.SIG_BLOCK, [])),
-    "stdin": sys.stdin.read(),
+    "stdin": sys.stdin.read(), "temporary": tempfile.gettempdir(),
 }
 print(json.dumps(here))
 """
@@ -37,7 +37,8 @@ def test_it_sees_what_a_plain_one_sees(tmp_path, how, new_session):
     (tmp_path / "look.py").write_text(LOOK)
     words = {"-c": ["-c", LOOK], "script": ["look.py"], "-m": ["-m", "look"]}[how]
     options = {
-        "cwd": tmp_path, "env": {**os.environ, "PYTHONPATH": str(tmp_path / "more"), "NEW": "ä"},
+        "cwd": tmp_path,
+        "env": {**os.environ, "PYTHONPATH": str(tmp_path / "more"), "NEW": "ä", "TMPDIR": str(tmp_path)},
         "stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True,
         "start_new_session": new_session,
     }  # fmt: skip
