@@ -1,7 +1,7 @@
-"""The matrix of compositions: what goes together, found by doing it, as a table for the README.
+"""The matrix of compositions: what goes together, found by doing it, as a table for the manual.
 
 uv run python tests/composition/matrix.py            (prints it: about three minutes)
-uv run python tests/composition/matrix.py --write    (puts it into README.md)
+uv run python tests/composition/matrix.py --write    (puts it into docs/manual/matrix.md)
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from tfkit.errors import UsageError
 from tfkit.run import Run
 
 ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs/manual/matrix.md"
 BEGIN, END = "<!-- matrix -->\n", "<!-- /matrix -->\n"
 TECHNIQUES, VARIANTS = ("none", "prune", "qat"), ("float32", "int8")
 ASKED = {
@@ -146,9 +147,9 @@ def make(folder: Path) -> str:
     return table(folder)
 
 
-def of_readme() -> str:
+def of_manual() -> str:
     """What stands there now."""
-    return (ROOT / "README.md").read_text().partition(BEGIN)[2].partition(END)[0]
+    return PAGE.read_text().partition(BEGIN)[2].partition(END)[0]
 
 
 if __name__ == "__main__":
@@ -156,5 +157,5 @@ if __name__ == "__main__":
         found = make(Path(made_in))
     print(found)
     if "--write" in sys.argv:
-        before, _, rest = (ROOT / "README.md").read_text().partition(BEGIN)
-        (ROOT / "README.md").write_text(f"{before}{BEGIN}{found}{END}{rest.partition(END)[2]}")
+        before, _, rest = PAGE.read_text().partition(BEGIN)
+        PAGE.write_text(f"{before}{BEGIN}{found}{END}{rest.partition(END)[2]}")

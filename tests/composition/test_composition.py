@@ -25,8 +25,8 @@ def table(folder) -> str:
 
 
 @pytest.mark.slow
-def test_the_matrix_is_that_of_the_readme(table):
-    assert table == matrix.of_readme(), "uv run python tests/composition/matrix.py --write"
+def test_the_matrix_is_that_of_the_manual(table):
+    assert table == matrix.of_manual(), "uv run python tests/composition/matrix.py --write"
     assert "NO" not in table
 
 
