@@ -262,7 +262,7 @@ def test_the_programs_of_the_documentation_run(run, mails, data, tmp_path, monke
     (tmp_path / "new").mkdir()
     Image.open(next((data / "digit 2").iterdir())).save(tmp_path / "new" / "a.jpg", quality=95)
     monkeypatch.chdir(tmp_path)
-    page = (Path(__file__).parents[2] / "docs" / "explain.md").read_text()
+    page = (Path(__file__).parents[2] / "docs/manual/how-to/explain.md").read_text()
     programs = [one for one in re.findall(r"```python\n(.*?)```", page, re.S) if ".explain(" in one]
     assert len(programs) == 2
     for program in programs:

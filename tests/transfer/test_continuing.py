@@ -27,7 +27,7 @@ from tfkit.run import PRIVACY, PROVENANCE, REPORT, TRAINED_ON, Run
 from tfkit.transfer.continuing import Start, _read
 
 ROOT = Path(__file__).parents[2]
-DOCS = (ROOT / "docs" / "continuing.md").read_text()
+DOCS = (ROOT / "docs/manual/how-to/continuing.md").read_text()
 CNN = {"image_size": 16, "model": "cnn", "learning_rate": 1e-2, "epochs": 3}
 SAID = {
     "billing": "Please refund lamp {}, the invoice is wrong.",
