@@ -1,4 +1,4 @@
-"""From a TensorFlow Hub model to one that is fine-tuned, distributed, private, compressed, on stock TensorFlow 2.
+"""From a TensorFlow Hub model to a fine-tuned, distributed, private, compressed one, on stock TensorFlow 2.
 
     import tfkit
 
@@ -92,11 +92,12 @@ _HOMES = {
     "tuning.tune": "tune",
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names.split()}
-__all__ = sorted([*_HOME, "__version__"])
+# Not `__all__`: help(tfkit) would then be the help of every name.
+_NAMES = sorted([*_HOME, "__version__"])
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
+    if name not in _NAMES:
         raise AttributeError(f"module 'tfkit' has no attribute {name!r}")
     if name == "__version__":
         value: Any = importlib.import_module("tfkit.environment.packages").version(_DISTRIBUTION)
@@ -109,4 +110,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return _NAMES

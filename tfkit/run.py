@@ -569,6 +569,10 @@ class Run(contextlib.AbstractContextManager["Run"]):
         """Return what a JSON file of the folder holds, such as `privacy.json`; nothing where there is none."""
         return run_files.read_json(self._read_from, name, SHAPES.get(name, dict))
 
+    def __fspath__(self) -> str:
+        """Return the folder, so that a run may stand where a path may."""
+        return str(self.path)
+
     def __repr__(self) -> str:
         """Return the folder, the recipe, the accuracy and, of private training, the epsilon."""
         facts = ["finished" if self.finished else "not finished"]

@@ -8,7 +8,7 @@ import math
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
@@ -37,6 +37,7 @@ from tfkit.transfer.train import load, settings_of
 
 if TYPE_CHECKING:
     from tfkit.environment.stack import keras
+    from tfkit.settings.keywords import AuditKeywords
 
 BINS = 40
 CURVE_POINTS = 201
@@ -170,7 +171,7 @@ def _of_attack(attack: Attack, delta: float) -> dict[str, Any]:
     }
 
 
-def audit(run: Run | str | Path, splits: Splits | None = None, **settings: Any) -> Audit:
+def audit(run: Run | str | Path, splits: Splits | None = None, **settings: Unpack[AuditKeywords]) -> Audit:
     """Attack the exported model of a run with its own training and test examples, and write what comes of it.
 
     The result holds as far as training and test examples are alike but for the training: splits that tfkit made are;

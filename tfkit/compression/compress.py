@@ -7,7 +7,7 @@ import dataclasses
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Unpack, cast
 
 import numpy as np
 
@@ -33,6 +33,9 @@ from tfkit.training.stage import Stage
 from tfkit.transfer import models
 from tfkit.transfer.train import load, settings_of
 
+if TYPE_CHECKING:
+    from tfkit.settings.keywords import CompressKeywords
+
 COMPARED = 1000
 RANGED = 64
 TRAINING = "training"
@@ -56,7 +59,7 @@ class Candidate(NamedTuple):
 
 
 @takes_settings(CompressConfig)
-def compress(model: Any, **settings: Any) -> Run:
+def compress(model: Any, **settings: Unpack[CompressKeywords]) -> Run:
     """Make the smallest TFLite file of a trained model that is still as good, and prove it.
 
     Args:
@@ -78,12 +81,12 @@ def compress(model: Any, **settings: Any) -> Run:
       run = tfkit.compress("runs/photos", max_accuracy_drop=0.01)
       run.metrics["lite/int8/size_bytes"]
     """
-    source = model.path if isinstance(model, Run) else model
+    source, values = model.path if isinstance(model, Run) else model, dict[str, Any](settings)
     if isinstance(source, str | Path):
         path, model = Path(source), None
         is_run = path.suffix not in KERAS and not (path / "saved_model.pb").is_file()
-        settings = {"from_run" if is_run else "saved_model": path, **settings}
-    return compress_model(from_keywords(CompressConfig, settings, call="tfkit.compress"), model)
+        values = {"from_run" if is_run else "saved_model": path, **values}
+    return compress_model(from_keywords(CompressConfig, values, call="tfkit.compress"), model)
 
 
 def compress_model(config: CompressConfig, model: Any = None) -> Run:

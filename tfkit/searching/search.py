@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
 
 import numpy as np
 
@@ -30,6 +30,9 @@ from tfkit.hub.features import engines_of
 from tfkit.run import HITS, INDEX, REPORT, Run
 from tfkit.settings.options import EMBEDDED, ENCODER, SearchConfig
 from tfkit.settings.parse import as_dict, from_keywords, run_dir, takes_settings
+
+if TYPE_CHECKING:
+    from tfkit.settings.keywords import SearchKeywords
 
 _BOUNDARIES = (
     re.compile(r"\n\s*\n"),  # of paragraphs
@@ -320,7 +323,9 @@ SUFFIXES = (".txt", ".md", ".markdown", ".rst", ".html", ".htm")
 
 
 @takes_settings(SearchConfig)
-def search(documents: str | Path | None = None, *, query: str | Sequence[str], **settings: Any) -> Any:
+def search(
+    documents: str | Path | None = None, *, query: str | Sequence[str], **settings: Unpack[SearchKeywords]
+) -> Any:
     """Find the passages of documents that answer questions by their meaning.
 
     The index is made once, in the run folder; the same call with other questions embeds nothing again.
@@ -343,13 +348,13 @@ def search(documents: str | Path | None = None, *, query: str | Sequence[str], *
     """
     import pandas as pd
 
+    values: dict[str, Any] = {**settings, "query": (query,) if isinstance(query, str) else tuple(query)}
     if documents is not None:
         path = Path(documents)
         is_table = path.is_file() or is_records(path)
         name = "run_dir" if (path / INDEX).is_dir() else "data_file" if is_table else "data_dir"
-        settings[name] = path
-    settings["query"] = (query,) if isinstance(query, str) else tuple(query)
-    run = search_documents(from_keywords(SearchConfig, settings, call="tfkit.search"))
+        values[name] = path
+    run = search_documents(from_keywords(SearchConfig, values, call="tfkit.search"))
     found = [(answer["query"], answer["hits"]) for answer in run.read(HITS)["answers"]]
     rows = [{"query": question, **hit} for question, hits in found for hit in hits]
     return pd.DataFrame(rows, columns=["query", "name", "passage", "score", "text"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from tfkit.distribution import strategies
 from tfkit.errors import ConfigError, DataError, RunError
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from tfkit.data.splits import Splits
     from tfkit.hub.encoders import Encoder
     from tfkit.privacy.plan import DPSGD
+    from tfkit.settings.keywords import TrainKeywords
 
 PRIVATE_SIZE = 160
 """Small images are enlarged to this: better features than at 96, for a cost that is paid once."""
@@ -53,7 +54,7 @@ def train(
     model: str | None = None,
     privacy: DPSGD | None = None,
     trainable: Literal["auto", "all"] = "auto",
-    **settings: Any,
+    **settings: Unpack[TrainKeywords],
 ) -> Run:
     """Train a classifier of images or texts on a pretrained model, measure it, export it, and write its report.
 
@@ -85,17 +86,18 @@ def train(
       run = tfkit.train("photos/", run_dir="runs/photos", epochs=10)
       run.metrics["test/accuracy"]
     """
+    values: dict[str, Any] = {**settings}
     if model is not None:
-        settings["model_handle"] = model
+        values["model_handle"] = model
     if data is not None:
-        settings.update(_data_settings(data))
+        values.update(_data_settings(data))
     made_by = None
-    if (earlier := settings.get("continue_from")) is not None:
-        settings["continue_from"] = path = getattr(earlier, "path", earlier)
+    if (earlier := values.get("continue_from")) is not None:
+        values["continue_from"] = path = getattr(earlier, "path", earlier)
         made_by = Run.open(path).provenance.get("recipe", {}).get("name")
-    private = privacy is not None or {"target_epsilon", "noise_multiplier"} & set(settings)
+    private = privacy is not None or {"target_epsilon", "noise_multiplier"} & set(values)
     if privacy is not None:
-        settings.update(_privacy_settings(privacy, settings))
+        values.update(_privacy_settings(privacy, values))
     if private:
         recipe = "train_private"
     elif trainable == "all" or model == SCRATCH:
@@ -103,13 +105,13 @@ def train(
     elif made_by in RECIPES:
         recipe = made_by
     else:
-        recipe = "transfer_text" if _are_texts(settings) else "transfer_image"
-    if trainable == "all" and (private or _are_texts(settings)):
+        recipe = "transfer_text" if _are_texts(values) else "transfer_image"
+    if trainable == "all" and (private or _are_texts(values)):
         raise ConfigError(
             'trainable="all" is for images without privacy.\n  Private training of all layers: features=False.'
             "  Texts: fine_tune_epochs=3."
         )
-    return train_classifier(from_keywords(RECIPES[recipe], settings, call="tfkit.train"), recipe=recipe)
+    return train_classifier(from_keywords(RECIPES[recipe], values, call="tfkit.train"), recipe=recipe)
 
 
 def train_classifier(config: Any, *, recipe: str) -> Run:

@@ -20,7 +20,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
 from tfkit import run_files
 from tfkit.distribution import strategies
@@ -33,6 +33,7 @@ from tfkit.transfer.train import RECIPES, job_of, load, train_classifier
 
 if TYPE_CHECKING:
     from tfkit.data.splits import Splits
+    from tfkit.settings.keywords import TuneKeywords
     from tfkit.tuning.private import Search
 
 TOLD_SECONDS = 4.0
@@ -40,7 +41,7 @@ _MEASURED = ("val_loss", "val_accuracy")
 
 
 @takes_settings(TuneConfig, *RECIPES.values())
-def tune(recipe: str, **settings: Any) -> Run:
+def tune(recipe: str, **settings: Unpack[TuneKeywords]) -> Run:
     """Search the settings of a training by the validation split, train with the best, and measure that once.
 
     What is given is fixed, what is left out is searched: learning rate, epochs, batch size, units and dropout of the

@@ -1,0 +1,223 @@
+"""The keyword arguments of tfkit's verbs, made of the settings: `uv run python -m tests.keywords --write`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Literal, TypedDict
+
+_Path = str | os.PathLike[str]
+
+
+class TrainKeywords(TypedDict, total=False):
+    """Of tfkit.train."""
+
+    config: _Path | None
+    run_dir: _Path | None
+    overwrite: bool
+    seed: int
+    strategy: Literal[
+        "auto",
+        "one_device",
+        "mirrored",
+        "multi_worker_mirrored",
+        "central_storage",
+        "parameter_server",
+        "tpu",
+    ]
+    cluster: Literal["tf_config", "slurm"]
+    logical_cpus: int
+    backup_minutes: float
+    backup_steps: int | None
+    profile: bool
+    global_batch_size: int | None
+    batch_size_per_replica: int | None
+    learning_rate_scaling: Literal["linear", "sqrt", "none"]
+    warmup: float
+    patience: int
+    class_weights: Literal["auto", "always", "never"]
+    calibrate: bool
+    epochs: int | None
+    learning_rate: float | None
+    fine_tune_epochs: int | None
+    fine_tune_learning_rate: float
+    unfreeze: Literal["all", "staged"]
+    hidden: int | None
+    dropout: float | None
+    features: bool
+    data_dir: _Path | None
+    dataset: str
+    label_column: str | None
+    task: Literal["auto", "classes", "order", "labels", "value"]
+    class_order: Sequence[str]
+    label_range: Sequence[float] | None
+    strict: bool
+    model_handle: str
+    sha256: str | None
+    continue_from: _Path | None
+    data_file: _Path | None
+    image_column: str | None
+    input_range: Sequence[float] | None
+    image_size: int | None
+    pixel_range: Sequence[int] | None
+    augment: Literal["none", "light", "standard", "randaugment", "autoaugment", "autoaugment-cifar"]
+    text_column: str | None
+    preprocessor: str | None
+    max_length: int | None
+    language_column: str | None
+    windows: Literal["auto", "first", "all"]
+    words: Literal["auto", "yes", "no"]
+    layer_decay: float
+    target_epsilon: float | None
+    delta: float | None
+    noise_multiplier: float | None
+    l2_norm_clip: float
+    mean_budget: float
+    sampler: Literal["poisson", "shuffled"]
+    accountant: Literal["pld", "rdp"]
+    microbatch_size: int | None
+    adaptive_clip_quantile: float | None
+    expected_trials: int | None
+    deterministic_noise: bool
+    diagnostics: bool
+    optimizer: Literal["adam", "sgd"]
+
+
+class TuneKeywords(TypedDict, total=False):
+    """Of tfkit.tune."""
+
+    config: _Path | None
+    run_dir: _Path | None
+    overwrite: bool
+    seed: int
+    trials: int
+    minutes: float | None
+    target: Literal["loss", "accuracy"]
+    model_handles: Sequence[str]
+    search_whole: bool
+    strategy: Literal[
+        "auto",
+        "one_device",
+        "mirrored",
+        "multi_worker_mirrored",
+        "central_storage",
+        "parameter_server",
+        "tpu",
+    ]
+    cluster: Literal["tf_config", "slurm"]
+    logical_cpus: int
+    backup_minutes: float
+    backup_steps: int | None
+    profile: bool
+    global_batch_size: int | None
+    batch_size_per_replica: int | None
+    learning_rate_scaling: Literal["linear", "sqrt", "none"]
+    warmup: float
+    patience: int
+    class_weights: Literal["auto", "always", "never"]
+    calibrate: bool
+    epochs: int | None
+    learning_rate: float | None
+    fine_tune_epochs: int | None
+    fine_tune_learning_rate: float
+    unfreeze: Literal["all", "staged"]
+    hidden: int | None
+    dropout: float | None
+    features: bool
+    data_dir: _Path | None
+    dataset: str
+    label_column: str | None
+    task: Literal["auto", "classes", "order", "labels", "value"]
+    class_order: Sequence[str]
+    label_range: Sequence[float] | None
+    strict: bool
+    model_handle: str
+    sha256: str | None
+    continue_from: _Path | None
+    data_file: _Path | None
+    image_column: str | None
+    input_range: Sequence[float] | None
+    image_size: int | None
+    pixel_range: Sequence[int] | None
+    augment: Literal["none", "light", "standard", "randaugment", "autoaugment", "autoaugment-cifar"]
+    text_column: str | None
+    preprocessor: str | None
+    max_length: int | None
+    language_column: str | None
+    windows: Literal["auto", "first", "all"]
+    words: Literal["auto", "yes", "no"]
+    layer_decay: float
+    target_epsilon: float | None
+    delta: float | None
+    noise_multiplier: float | None
+    l2_norm_clip: float
+    mean_budget: float
+    sampler: Literal["poisson", "shuffled"]
+    accountant: Literal["pld", "rdp"]
+    microbatch_size: int | None
+    adaptive_clip_quantile: float | None
+    expected_trials: int | None
+    deterministic_noise: bool
+    diagnostics: bool
+    optimizer: Literal["adam", "sgd"]
+
+
+class SearchKeywords(TypedDict, total=False):
+    """Of tfkit.search."""
+
+    config: _Path | None
+    run_dir: _Path | None
+    overwrite: bool
+    seed: int
+    data_dir: _Path | None
+    dataset: str
+    data_file: _Path | None
+    text_column: str | None
+    preprocessor: str | None
+    max_length: int | None
+    model_handle: str | None
+    queries_file: _Path | None
+    top: int
+
+
+class CompressKeywords(TypedDict, total=False):
+    """Of tfkit.compress."""
+
+    config: _Path | None
+    run_dir: _Path | None
+    overwrite: bool
+    seed: int
+    from_run: _Path | None
+    saved_model: _Path | None
+    signature: str | None
+    input_shape: Sequence[int]
+    input_range: Sequence[float]
+    output: Literal["auto", "probabilities", "logits", "sigmoid", "sigmoid_logits", "values"]
+    representative_data: _Path | None
+    variants: Sequence[Literal["float32", "float16", "dynamic", "int8", "int16x8", "weights8", "weights4"]]
+    techniques: Sequence[
+        Literal["prune", "cluster", "qat", "prune+cluster", "prune+qat", "cluster+qat", "prune+cluster+qat"]
+    ]
+    final_sparsity: float
+    pruning_schedule: Literal["polynomial", "constant"]
+    sparsity_structure: Literal["unstructured", "block", "2:4"]
+    number_of_clusters: int
+    epochs: int | None
+    learning_rate: float
+    max_size_kb: float | None
+    gzipped: bool
+    max_accuracy_drop: float
+    max_latency_ms: float | None
+    select_tf_ops: bool
+
+
+class AuditKeywords(TypedDict, total=False):
+    """Of tfkit.audit."""
+
+    config: _Path | None
+    run_dir: _Path | None
+    overwrite: bool
+    seed: int
+    attacks: Sequence[Literal["threshold", "logistic", "entropy", "forest", "mlp", "knn"]]
+    shadows: int
+    canaries: int
