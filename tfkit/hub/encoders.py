@@ -275,12 +275,13 @@ class Encoder(Part, abc.ABC):
         return model.functional(**options)
 
     @abc.abstractmethod
-    def graph(self, spec: Any, *, trainable: str = "none") -> tuple[Any, Any]:
+    def graph(self, spec: Any, *, trainable: str = "none", base: Any = None) -> tuple[Any, Any]:
         """Return what a functional model that stands on it begins with.
 
         Args:
           spec: tf.TensorSpec of one example: an image [s, s, 3] in [0, 1], or a scalar string.
           trainable: `none`, `top` (the later half, of a bundled one) or `all`; batch normalisation is not.
+          base: of images: what `functional` returned for that size, to stand on; None: it is built anew.
 
         Returns:
           The Keras input, [batch, ...], and the features, float32 [batch, feature_size].
@@ -349,9 +350,9 @@ class ImageEncoder(Encoder):
 
     modality = "images"
 
-    def graph(self, spec: Any, *, trainable: str = "none") -> tuple[Any, Any]:
+    def graph(self, spec: Any, *, trainable: str = "none", base: Any = None) -> tuple[Any, Any]:
         """See `Encoder`: [batch, s, s, 3] in [0, 1]."""
-        base = self.functional(image_size=int(spec.shape[0]))
+        base = base or self.functional(image_size=int(spec.shape[0]))
         if base is not None:
             freeze(base, trainable)
             return base.input, base.output
@@ -400,7 +401,7 @@ class TextEncoder(Encoder):
         """See `Encoder`; the parts must fit each other."""
         return self.check(trainable=trainable).keras_layer(trainable=trainable)
 
-    def graph(self, spec: Any, *, trainable: str = "none") -> tuple[Any, Any]:
+    def graph(self, spec: Any, *, trainable: str = "none", base: Any = None) -> tuple[Any, Any]:
         """See `Encoder`: strings [batch].
 
         For a bundled encoder the layers between are a `text.layers.Tokens` and the flat ones of `functional`; of

@@ -61,7 +61,8 @@ def fine_tune(
     whole = functools.partial(models.whole_model, encoder, classes=len(splits.class_names), spec=splits.spec)
     top = _top(config, encoder, splits, config.learning_rate, config.epochs)
     begins_tuned = config.features and start.is_tuned(functools.partial(whole, top=top))
-    features = _stored_features(run, encoder, splits, config, begins_tuned=begins_tuned)
+    extraction = _stored_features(run, encoder, splits, config, begins_tuned=begins_tuned)
+    features, base = (extraction.splits, extraction.model) if extraction else (None, None)
     how: dict[str, Any] = {"run": run, "strategy": strategy, "callbacks": callbacks}
     if features is None:
         trained = start.train(functools.partial(whole, top=top), splits, stage(name="head"), **how)
@@ -81,7 +82,7 @@ def fine_tune(
         seconds += trained.seconds
     run.record({"time/train_seconds": seconds})
     # Outside of the strategy's scope and in float32, whatever it was trained in: this is measured and exported.
-    model = whole(head=trained.model, top=top)
+    model = whole(head=trained.model, top=top, base=base)
     return observe(model, splits) if features is None or stages else observe_head(model, trained, features)
 
 
@@ -182,8 +183,8 @@ def _load_or_build_tokenizer(
 
 def _stored_features(
     run: Run, encoder: Encoder, splits: Splits, config: TransferConfig, *, begins_tuned: bool
-) -> Splits | None:
-    """Return the splits with stored features in place of the examples; None where they do not serve."""
+) -> hub.Extraction | None:
+    """Return the stored features; None where they do not serve."""
     run.record({"time/features_seconds": 0.0})
     if not config.features:
         return None
@@ -197,7 +198,7 @@ def _stored_features(
     extraction = hub.extract(encoder, splits)
     run.note(extraction.summary)
     run.record({"time/features_seconds": extraction.seconds})
-    return extraction.splits
+    return extraction
 
 
 def _fine_tuning_stages(

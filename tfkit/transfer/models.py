@@ -19,6 +19,7 @@ from tfkit.metrics import Evaluation, evaluate, evaluation, gives_logits, larges
 from tfkit.run import CALIBRATION, SAVED_MODEL, Run
 from tfkit.tasks import CLASSES, Classes
 from tfkit.text.tokenizers import Tokenizer
+from tfkit.training.export import Frozen
 from tfkit.training.stage import Trained
 
 FILTERS = (16, 32, 64, 128)
@@ -198,6 +199,7 @@ def whole_model(
     trainable: str = "none",
     head: stack.keras.Model | None = None,
     precision: str = "float32",
+    base: stack.keras.Model | None = None,
 ) -> stack.keras.Model:
     """Return encoder and head as one compiled model.
 
@@ -212,6 +214,7 @@ def whole_model(
       head: a trained model to start from: of `head`, or of this function for the same backbone.
       precision: Keras's dtype policy for what a functional backbone computes: `mixed_float16` is faster on a
         GPU. Weights and logits are float32 in any case.
+      base: the flat backbone itself, where there is one already: of `hub.Extraction`.
 
     Returns:
       A batch of examples to logits float32 [batch, classes].
@@ -221,7 +224,7 @@ def whole_model(
     """
     # A hub.KerasLayer computes in what it was exported in.
     with _policy(precision if backbone.stages else "float32"):
-        inputs, features = backbone.graph(spec, trainable=trainable)
+        inputs, features = backbone.graph(spec, trainable=trainable, base=base)
     model = stack.keras.Model(inputs, top.logits(features, classes))
     if head is not None and len(head.weights) == len(model.weights):
         model.set_weights(head.get_weights())
@@ -311,12 +314,14 @@ class Classifier(NamedTuple):
       evaluation: on the test split.
       test_features: float32 [n, d], what its last layer sees of the test split, in the split's order.
       validate: returns the evaluation on the validation split.
+      frozen: of a head on stored features: what stood still.
     """
 
     model: stack.keras.Model
     evaluation: Evaluation
     test_features: np.ndarray
     validate: Callable[[], Evaluation]
+    frozen: Frozen | None = None
 
 
 def observe(model: stack.keras.Model, splits: Splits) -> Classifier:
@@ -333,7 +338,9 @@ def observe_head(model: stack.keras.Model, trained: Trained, features: Splits) -
     """Return the whole model of a head that was trained on stored features, measured on these."""
     test_features = features.source.read(features.indices["test"])
     validate = functools.partial(evaluate, trained.model, features, split="validation")
-    return Classifier(model, evaluate(trained.model, features), test_features, validate)
+    first = trained.model.layers[1].name  # behind the input
+    frozen = Frozen(model.get_layer(first).input, test_features)
+    return Classifier(model, evaluate(trained.model, features), test_features, validate, frozen)
 
 
 def rebuild(run: Run, backbone: Encoder | None, splits: Splits) -> stack.keras.Model:

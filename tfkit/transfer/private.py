@@ -77,7 +77,8 @@ def train_private(
             run.say(extraction.summary)  # not kept: it counts private examples
             features, seconds = extraction.splits, extraction.seconds
             trained, top = train_private_head(run, encoder, features, config, strategy=strategy)
-            classifier = observe_head(whole(head=trained.model, top=top), trained, features)
+            model = whole(head=trained.model, top=top, base=extraction.model)
+            classifier = observe_head(model, trained, features)
         else:
             build = functools.partial(whole, trainable="all", top=top)
             trained = train(build, of_batches, stage, run=run, strategy=strategy)

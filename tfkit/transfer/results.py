@@ -89,7 +89,8 @@ def conclude(
     if calibrated and splits.task.calibrated:
         evaluation, temperature = calibrate(run, classifier.validate(), evaluation, seed=splits.seed)
     run.record(evaluation.metrics("test"))
-    run.record(save(classifier.model, run, splits, evaluation=evaluation, temperature=temperature))
+    how: Any = {"temperature": temperature, "frozen": classifier.frozen}
+    run.record(save(classifier.model, run, splits, evaluation=evaluation, **how))
     shown = _write_mistakes(run, classifier.model, evaluation, splits) if show_examples else None
     examples.save(run.path / EVALUATION, evaluation, shown)
     tensorboard.write_evaluation(run.logdir, evaluation)
