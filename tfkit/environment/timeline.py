@@ -194,14 +194,14 @@ class Usage:
     Attributes:
       seconds: by the clock on the wall.
       cpu_seconds: of this process, user and system, and of its child processes that have ended.
-      peak_bytes: the most memory that this process had resident during the stage; 0 where /proc does not tell. It is
-        exact where the stage had more than all before it (VmHWM); else the largest of four looks a second. That mark is
-        not set back between stages (/proc/self/clear_refs): GNU time and schedulers read it as well.
+      peak_bytes: the most memory that this process had resident during the stage, with what its allocator kept for
+        later; 0 where /proc does not tell. It is exact where the stage had more than all before it (VmHWM); else the
+        largest of four looks a second. VmHWM is not set back between stages: GNU time and schedulers read it too.
     """
 
     seconds: float = 0.0
     cpu_seconds: float = 0.0
-    peak_bytes: int = 0
+    peak_bytes: float = 0
 
     def __add__(self, later: Usage) -> Usage:
         peak = max(self.peak_bytes, later.peak_bytes)
