@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from tfkit.environment import files, stack
+from tfkit.environment.timeline import stage
 from tfkit.errors import HubError
 from tfkit.hub import bundled, saved_model
 from tfkit.hub.catalogue import Known, Modality, find, parse
@@ -27,6 +28,7 @@ _ALTERNATIVE = (
 )
 
 
+@stage("model", "Loading the pretrained model")
 def load_model(
     handle: str | Path,
     *,
@@ -301,6 +303,7 @@ class Encoder(Part, abc.ABC):
             size = size or self.keras_layer()(example).shape[-1]
         return replace(self, feature_size=size or 0)
 
+    @stage("model", "Trying the pretrained model")
     def check(self, *, trainable: bool = False, image_size: int | None = None) -> Encoder:
         """Make sure, before any training, that the model can do the job.
 

@@ -20,11 +20,11 @@ from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from tfkit.data.splits import Source, Splits, draw
-from tfkit.environment import files, packages, process, stack
+from tfkit.environment import files, packages, stack
 from tfkit.environment.files import Cache
+from tfkit.environment.timeline import doing, stage
 from tfkit.errors import CheckError, DataError, StackError, UsageError
 from tfkit.hub.encoders import Encoder
 from tfkit.litert import ParallelInterpreter, to_tflite
@@ -161,7 +161,8 @@ def extract(
                 file.write(np.ascontiguousarray(batch, "<f4").tobytes())
         return how
 
-    entry = Cache("features").get(key, make)
+    with stage("features", "Preparing the features"):
+        entry = Cache("features").get(key, make)
     features = FeatureSource(entry.path / _FEATURES, source, fingerprint=key)
     return Extraction(
         splits=splits.replace(source=features),
@@ -231,8 +232,8 @@ def _computed(source: Any, compute: Engine, engines: Engines, *, batch_size: int
         batches = [
             part for batch in batches for part in np.split(batch, np.flatnonzero(np.diff(held[batch])) + 1)
         ]
-    options: dict[str, Any] = {"unit": engines.unit, "delay": 1, "disable": not process.watched()}
-    with ThreadPoolExecutor(1) as reader, tqdm(total=n, desc="Computing features", **options) as progress:
+    told = doing("Computing features", total=n, unit=engines.unit)
+    with ThreadPoolExecutor(1) as reader, told as progress:
         read = reader.submit(source.read, batches[0])
         for batch, following in zip(batches, [*batches[1:], None], strict=True):
             examples = read.result()
@@ -246,7 +247,7 @@ def _computed(source: Any, compute: Engine, engines: Engines, *, batch_size: int
                     f" ({np.sum(~finite)} such in a batch of {len(batch)}).\n  Nothing can be trained on them. A model"
                     " that expects another input range than it gets does this; so do damaged weights."
                 )
-            progress.update(len(batch))
+            progress.advance(len(batch))
             yield features
 
 

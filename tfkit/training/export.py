@@ -19,6 +19,7 @@ import numpy as np
 from tfkit import calibration
 from tfkit.data.splits import FULL_RANGE, Splits, draw, to_square
 from tfkit.environment import files, foreign, stack
+from tfkit.environment.timeline import stage
 from tfkit.errors import CheckError
 from tfkit.metrics import Evaluation, gives_logits, largest_difference
 from tfkit.reporting import tensorboard
@@ -463,6 +464,7 @@ def calibrate(
     return after, temperature
 
 
+@stage("export", "Exporting the model, and checking what was exported")
 def save(
     model: keras.Model,
     run: Run,

@@ -8,10 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from tfkit.environment import stack
-from tfkit.environment.process import watched
+from tfkit.environment.timeline import track
 from tfkit.transfer.baseline import UNSPACED
 
 CELLS = 4
@@ -88,8 +87,7 @@ def integrated_gradients(
     """
     tf, parts = stack.tf, (np.arange(steps, dtype=np.float32) + 0.5) / steps
     added = np.zeros(images.shape, np.float32)
-    progress = tqdm(images, "Explaining", unit="image", delay=1, disable=not watched())
-    for place, image in enumerate(progress):
+    for place, image in enumerate(track(images, "Explaining", unit="image")):
         batches = np.split(parts, range(_AT_A_TIME, steps, _AT_A_TIME))
         for baseline, shares in itertools.product(BASELINES, batches):
             batch = tf.constant(baseline + shares[:, None, None, None] * (image - baseline), tf.float32)

@@ -13,6 +13,7 @@ import numpy as np
 from tfkit.calibration import temperature_of
 from tfkit.data.splits import Splits
 from tfkit.environment import stack
+from tfkit.environment.timeline import stage
 from tfkit.errors import RunError
 from tfkit.hub.encoders import Encoder, freeze
 from tfkit.metrics import Evaluation, evaluate, evaluation, gives_logits, largest_difference
@@ -190,6 +191,7 @@ def small_cnn(*, classes: int, spec: stack.tf.TensorSpec, top: Top) -> stack.ker
     return top.model(images, layers.GlobalAveragePooling2D(name="mean")(values), classes)
 
 
+@stage("model", "Building the model")
 def whole_model(
     backbone: Encoder,
     *,
@@ -324,6 +326,7 @@ class Classifier(NamedTuple):
     frozen: Frozen | None = None
 
 
+@stage("measure", "Measuring on the test split")
 def observe(model: stack.keras.Model, splits: Splits) -> Classifier:
     """Put the test split through the model once, for its probabilities, and what the last layer saw."""
     last = model.get_layer(CLASSIFIER)
