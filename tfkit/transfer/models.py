@@ -57,7 +57,7 @@ class Top(NamedTuple):
 
 
 def plain_top(
-    learning_rate: float = 1.0,
+    learning_rate: Any = 1.0,
     steps: int = 1,
     *,
     dropout: float | None = None,
@@ -70,7 +70,7 @@ def plain_top(
     """Return dropout and a dense layer, trained with `learning_rate_schedule`.
 
     Args:
-      learning_rate: the peak.
+      learning_rate: the peak, or a schedule of Keras.
       steps: of the whole training.
       dropout: of what the last layer gets; None: 0.2, or 0.5 behind a layer between.
       warmup: share of the steps over which the learning rate rises.
@@ -91,7 +91,9 @@ def plain_top(
         return task.finish(_dense(noisy, task.units(classes)), classes)
 
     def optimize(model: stack.keras.Model) -> Any:
-        rate = learning_rate_schedule(learning_rate, steps=steps, warmup=warmup)
+        rate = learning_rate
+        if not isinstance(rate, stack.keras.optimizers.schedules.LearningRateSchedule):
+            rate = learning_rate_schedule(rate, steps=steps, warmup=warmup)
         if layer_decay < 1:
             return _layerwise_adam(rate, _shares(model, layer_decay))
         if optimizer == "adam":
@@ -243,13 +245,33 @@ def learning_rate_schedule(peak: float, *, steps: int, warmup: float = WARMUP_SH
 
     Source: Loshchilov and Hutter 2017 (arXiv:1608.03983); Goyal et al. 2017 (arXiv:1706.02677) for the warm-up.
     """
-    rising = int(warmup * steps)
+    rising, falling = _rising_and_falling(steps, warmup)
     return stack.keras.optimizers.schedules.CosineDecay(
         peak / 10 if rising else peak,
-        decay_steps=max(steps - rising, 1),
+        decay_steps=falling,
         warmup_target=peak if rising else None,
         warmup_steps=rising,
     )
+
+
+def open_schedule(peak: float) -> Any:
+    """Return a `learning_rate_schedule` whose steps are variables: `set_steps` says how many when they are known."""
+    rising, falling = (stack.tf.Variable(1, trainable=False, dtype=stack.tf.int64) for _ in range(2))
+    return stack.keras.optimizers.schedules.CosineDecay(
+        peak / 10, decay_steps=falling, warmup_target=peak, warmup_steps=rising
+    )
+
+
+def set_steps(schedule: Any, steps: int, *, warmup: float = WARMUP_SHARE) -> None:
+    """Spread an `open_schedule` over so many steps, also when what it trains is traced already."""
+    variables = schedule.warmup_steps, schedule.decay_steps
+    for variable, value in zip(variables, _rising_and_falling(steps, warmup), strict=True):
+        variable.assign(value)
+
+
+def _rising_and_falling(steps: int, warmup: float) -> tuple[int, int]:
+    rising = int(warmup * steps)
+    return rising, max(steps - rising, 1)
 
 
 def _layerwise_adam(learning_rate: Any, shares: Mapping[str, float]) -> Any:
