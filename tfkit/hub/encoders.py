@@ -360,6 +360,12 @@ class ImageEncoder(Encoder):
         scaled = stack.keras.layers.Rescaling(high - low, offset=low, name="input_range")(inputs)
         return inputs, self.layer(trainable=trainable != "none")(scaled, training=False)
 
+    def for_images(self, image_size: int) -> ImageEncoder:
+        """Return the encoder as it is for images of so many pixels a side, of which some make more features."""
+        model = bundled.MODELS.get(self.handle)
+        size = model.feature_size(image_size) if isinstance(model, bundled.ImageModel) else None
+        return self if size is None else replace(self, feature_size=size)
+
     @property
     def origin(self) -> dict[str, Any]:
         """See `Encoder`."""

@@ -26,7 +26,7 @@ from tfkit.data.splits import Source, Splits, draw
 from tfkit.environment import files, packages, process, stack
 from tfkit.environment.files import Cache
 from tfkit.errors import CheckError, DataError, StackError, UsageError
-from tfkit.hub.encoders import Encoder
+from tfkit.hub.encoders import Encoder, ImageEncoder
 from tfkit.litert import ParallelInterpreter, to_tflite
 from tfkit.text.tokenizers import MASK, WORDS, SentencePiece, Tokenizer
 
@@ -144,6 +144,8 @@ def extract(
             f"{splits.origin} holds examples of shape {source.shape}; {encoder.handle} makes features of"
             f" {encoder.modality}.\n  tfkit.load_{encoder.modality} makes splits of those."
         )
+    if isinstance(encoder, ImageEncoder):
+        encoder = encoder.for_images(int(source.shape[0]))
     versions = (packages.version("tensorflow"), packages.version("ai-edge-litert"))
     key = files.digest_of(encoder.digest, source.fingerprint, source.shape, engine, *versions, _EXTRACTION)
 

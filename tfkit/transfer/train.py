@@ -209,7 +209,7 @@ def _load(config: Any, global_batch_size: int) -> tuple[Encoder | None, Splits]:
     enlarged = min(PRIVATE_SIZE, backbone.native_size)
     if given is None and private and config.features and int(splits.spec.shape[0]) < enlarged:
         splits = data.load_images(source, image_size=enlarged, **reading)
-    return backbone, splits
+    return backbone.for_images(int(splits.spec.shape[0])), splits
 
 
 def job_of(config: Any, encoder: Encoder | None) -> Any:
