@@ -412,8 +412,8 @@ class PrivateSettings(TextColumns, ImageConfig, StrategyConfig):
 
     model_handle: str = AUTO
     """TF Hub or Kaggle model URL, gs:// or local SavedModel folder, .tar.gz, a bundled name (python -m tfkit models
-    lists them), or light. A SavedModel is a program: run a stranger's in a sandbox. auto: of grey images of up to 64
-    pixels scattering, which has no weights; of others efficientnet-lite0; of texts minilm-l6-v2."""
+    lists them), or light. A SavedModel is a program: run a stranger's in a sandbox. auto: of classes of grey images of
+    up to 32 pixels scattering, which has no weights; of others efficientnet-lite0; of texts minilm-l6-v2."""
 
     target_epsilon: fields.Positive | None = None
     """Privacy budget epsilon: the noise is chosen so that it is not exceeded.
@@ -426,14 +426,15 @@ class PrivateSettings(TextColumns, ImageConfig, StrategyConfig):
     """Standard deviation of the noise in units of the clipping norm, instead of --target-epsilon."""
 
     l2_norm_clip: fields.Positive | None = None
-    """Length to which the gradient of each example is cut. Left out: 0.3, on scattering features 0.1."""
+    """Length to which the gradient of each example is cut. Left out: 0.3, on scattering features 0.05."""
 
     global_batch_size: fields.Count | None = None
     """Expected examples in a training step, over all replicas: the true number is random and private.
-    Left out: all, up to 4096 of features and 256 of images."""
+    Left out: all, or a quarter on scattering features; up to 4096 of features and 256 of images."""
 
     epochs: fields.Count | None = None
-    """Epochs, each of so many steps that an example is expected once. Left out: 80 on features, 15 on images."""
+    """Epochs, each of so many steps that an example is expected once. Left out: 80 on features, 15 on images;
+    on scattering features 40, or as many as make 400 steps."""
 
     learning_rate: fields.Positive | None = None
     """The peak, after warm-up and before cosine decay. Left out: larger for more examples and more epsilon."""

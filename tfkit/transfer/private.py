@@ -32,16 +32,22 @@ class Usual(NamedTuple):
 
     largest_batch: int
     epochs: int
-    fewest_steps: int
-    l2_norm_clip: float
-    mean_budget: float
-    most_growth: float
-    """Of the learning rate with examples and epsilon."""
+    learning_rate: float
+    """For 6,000 examples at epsilon 1; it grows with both."""
+    largest_rate: float
+    """As a multiple of that."""
+    l2_norm_clip: float = 0.3
+    mean_budget: float = 0.0
+    share_of_batch: float = 1.0
+    """Of the examples: a batch has no more."""
 
 
-OF_FEATURES = Usual(4096, 80, 0, 0.3, 0.2, 2.0)
-OF_SCATTERING = Usual(4096, 40, 80, 0.05, 0.0, 5.0)  # Tramèr and Boneh 2021, for features of length one
-OF_IMAGES = Usual(256, 15, 0, 0.3, 0.0, 2.0)
+OF_FEATURES = Usual(4096, 80, learning_rate=8.0, largest_rate=2.0, mean_budget=0.2)
+OF_IMAGES = Usual(256, 15, learning_rate=0.5, largest_rate=2.0)
+# Tramèr and Boneh 2021 (arXiv:2011.11660): batches and epochs for 60,000 examples, and nearly all gradients are cut, so
+# that a step is as long as clipping norm times learning rate. Fewer examples take nearly as many steps.
+OF_SCATTERING = Usual(4096, 40, learning_rate=40.0, largest_rate=10.0, l2_norm_clip=0.05, share_of_batch=0.25)
+FEWEST_STEPS = 400
 LIGHT_LENGTH = 64
 FEWEST_FOR_MEAN = 1000  # examples times epsilon
 
@@ -158,10 +164,13 @@ def plan_training(
       The stage, the splits in batches of the expected size of a sample, the learning rate, and the plan.
     """
     examples = len(splits.indices["train"])
-    scatters = encoder is not None and encoder.scatters
+    # Gradients of classes are never longer than a number; those of values may be, and were not tried.
+    scatters = encoder is not None and encoder.scatters and splits.task.name == "classes"
     usual = OF_SCATTERING if scatters else OF_FEATURES if config.features else OF_IMAGES
-    batch_size = config.global_batch_size or min(examples, usual.largest_batch)
-    epochs = config.epochs or max(usual.epochs, math.ceil(usual.fewest_steps * batch_size / examples))
+    most = min(math.ceil(usual.share_of_batch * examples), usual.largest_batch)
+    batch_size, epochs = config.global_batch_size or most, config.epochs or usual.epochs
+    if scatters and config.epochs is None:
+        epochs = max(epochs, FEWEST_STEPS * batch_size // examples)
     names = {field.name for field in dataclasses.fields(DPSGD)}
     settings = {**vars(config), "l2_norm_clip": config.l2_norm_clip or usual.l2_norm_clip}
     mechanism = DPSGD(**{name: value for name, value in settings.items() if name in names})
@@ -177,11 +186,8 @@ def plan_training(
         plan = mechanism.plan(**sizes)
     rate = config.learning_rate
     if rate is None:
-        rate = 8.0 * min(max((min(epsilon, 10.0) * examples / 6000) ** (2 / 3), 1 / 8), usual.most_growth)
-        rate *= 1.0 if config.features else 1 / 16
-    if (
-        config.learning_rate is None and scatters
-    ):  # nearly all gradients are cut, and the length is part of the rate
-        rate /= plan.l2_norm_clip
+        growth = (min(epsilon, 10.0) * examples / 6000) ** (2 / 3)
+        rate = usual.learning_rate * min(max(growth, 1 / 8), usual.largest_rate)
+        rate *= usual.l2_norm_clip / plan.l2_norm_clip if scatters else 1.0
     stage = Stage(name=STAGE, epochs=epochs, seed=config.seed, privacy=mechanism, verbose=verbose)
     return stage, splits.replace(global_batch_size=batch_size), rate, plan

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 PRIVATE_SIZE = 160
 """Small images are enlarged to this: better features than at 96, for a cost that is paid once."""
 
-SCATTERED_SIZE = 64
-"""The largest grey images that private training takes scattering for: its wavelets are of a few pixels."""
+SCATTERED_SIZE = 32
+"""Pixels of the largest grey images that private training takes scattering for by itself."""
 
 SCRATCH_SIZE, EMBEDDED_SIZE = 64, 32
 
@@ -225,7 +225,7 @@ def _load(config: Any, global_batch_size: int) -> tuple[Encoder | None, Splits]:
 def _suitable(splits: Splits, config: Any) -> tuple[str, tuple[str, ...]]:
     """Return the bundled model for a private training on images, by the format of the set alone, and why."""
     small = splits.side <= SCATTERED_SIZE >= (config.image_size or 0)
-    if not (config.features and splits.grey and small):
+    if not (config.features and splits.grey and small and splits.task.name == "classes"):
         return DataConfig.model_handle, ()
     return SCATTERING, (
         f"The model is {SCATTERING}: the images have no colour and are small ({splits.side} pixels). Their format alone"
