@@ -427,7 +427,8 @@ class PrivateSettings(TextColumns, ImageConfig, StrategyConfig):
     """Epochs, each of so many steps that an example is expected once. Left out: 80 on features, 15 on images."""
 
     learning_rate: fields.Positive | None = None
-    """The peak, after warm-up and before cosine decay. Left out: larger for more examples and more epsilon."""
+    """The peak, after warm-up: a head on features keeps it, other models decay it to zero by a cosine.
+    Left out: larger for more examples and more epsilon."""
 
     features: bool = True
     """Train a head on stored features of the frozen backbone; off: train all layers (bundled backbones)."""
