@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import grimp
-import pytest
 
 REPO = Path(__file__).parents[1]
 
@@ -30,24 +29,22 @@ def test_no_module_imports_one_that_imports_it():
     graphlib.TopologicalSorter(imports).prepare()  # raises CycleError, with the cycle
 
 
-@pytest.mark.parametrize(
-    ("file", "line", "breach"),
-    [
+def test_breaches_are_seen(tmp_path):
+    for name in ("tfkit", "recipes"):
+        shutil.copytree(REPO / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(REPO / "pyproject.toml", tmp_path)
+    breaches = [
         (
             "tfkit/data/extra.py",
             "from tfkit import training",
             "tfkit.data is not allowed to import tfkit.training",
         ),
-        ("tfkit/data/extra.py", "import tensorflow_hub", "tfkit is not allowed to import tensorflow_hub"),
+        ("tfkit/data/more.py", "import tensorflow_hub", "tfkit is not allowed to import tensorflow_hub"),
         ("tfkit/hub/extra.py", "import recipes", "tfkit is not allowed to import recipes"),
         ("tfkit/misplaced.py", "", "misplaced"),
-    ],
-)
-def test_a_breach_is_seen(tmp_path, file, line, breach):
-    for name in ("tfkit", "recipes"):
-        shutil.copytree(REPO / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(REPO / "pyproject.toml", tmp_path)
-    (tmp_path / file).write_text(f"{line}\n")
+    ]
+    for file, line, _ in breaches:
+        (tmp_path / file).write_text(f"{line}\n")
     done = lint(tmp_path)
     assert done.returncode == 1
-    assert breach in done.stdout
+    assert [breach for _, _, breach in breaches if breach not in done.stdout] == []

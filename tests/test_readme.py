@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import forked
 from tests.conftest import write_digits
 from tfkit.environment.stack import keras
 
@@ -37,6 +38,14 @@ ELSEWHERE = {
     "--label-column age": "tests/test_numbers.py",
     "recipes.tune": "tests/recipes/test_tune.py",
     "recipes.train_agent": "tests/recipes/test_train_agent.py",
+}
+# What takes minutes on the embedded data is done with smaller images or fewer epochs; on the user's own few images and
+# texts each command is run as it stands.
+FEWER = {
+    "recipes.transfer_image": ("--image-size=48", "--epochs=5", "--fine-tune-epochs=1"),
+    "recipes.transfer_text": ("--epochs=5",),
+    "recipes.train_private --target-epsilon 3": ("--image-size=48",),
+    "recipes.train_distributed --strategy mirrored --logical-cpus 2 --epochs 2": ("--image-size=32",),
 }
 # TensorFlow's port is open to every interface, and asks nobody who they are.
 ALONE = f"unshare {'' if os.getuid() == 0 else '-r'} -n bash -c "
@@ -119,14 +128,25 @@ def program(text: str, folder: Path) -> None:
 
 def command(line: str) -> None:
     words = shlex.split(line)
-    recipe = next((word for word in words if word.startswith("recipes.")), "")
-    if words[:4] == ["uv", "run", "python", "-m"] and words[4] == recipe and "--logical-cpus" not in words:
-        with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
-            patch.setattr(sys, "argv", words[4:])
-            runpy.run_module(recipe, run_name="__main__", alter_sys=True)
-        assert ended.value.code == 0
+    if words[:4] != ["uv", "run", "python", "-m"]:
+        shell(re.sub(r"^python ", f"{sys.executable} ", line), alone=False)
+        return
+    module = words[4:]
+    module += FEWER.get(" ".join(module), ())
+    if "launch" in module or "predict" in module:  # a process as the user starts it
+        shell(shlex.join([sys.executable, "-m", *module]), alone="launch" in module)
+    elif module[0] == "tfkit" or "--logical-cpus" in module:
+        done = forked.run([sys.executable, "-m", *module], capture_output=True, text=True, env=environment())
+        assert done.returncode == 0, done.stderr[-3000:]
     else:
-        shell(re.sub(r"^(uv run )?python ", f"{sys.executable} ", line), alone=" launch " in line)
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
+            patch.setattr(sys, "argv", module)
+            runpy.run_module(module[0], run_name="__main__", alter_sys=True)
+        assert ended.value.code == 0
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
 def shell(line: str, *, alone: bool) -> None:
@@ -135,9 +155,13 @@ def shell(line: str, *, alone: bool) -> None:
         shell=True,
         capture_output=True,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env=environment(),
     )
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_what_is_shortened_stands_there():
+    assert set(FEWER) <= {step.removeprefix("uv run python -m ") for _, step in STEPS}
 
 
 def test_what_is_not_run_here_is_run_there():

@@ -12,7 +12,6 @@ import json
 import math
 import os
 import stat
-import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -162,6 +161,8 @@ def read_arrays(folder: Path, name: str) -> dict[str, np.ndarray]:
 
 
 def _unpacked(packed: BinaryIO) -> Iterator[tuple[str, np.ndarray]]:
+    import zipfile
+
     import numpy as np
     from numpy.lib import format
 

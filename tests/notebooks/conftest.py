@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+import shutil
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import nbformat
 import pytest
 
+from tests import forked
 from tests.notebooks import execute as program
 
 ROOT = Path(__file__).parents[2]
@@ -31,17 +34,37 @@ class Executed:
         return sum("image/png" in output.get("data", {}) for output in self.outputs)
 
 
-@pytest.fixture
-def execute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Executed]:
-    """`execute("transfer_image")` runs it with its own settings."""
-    # The kernel finds the recipes as an installed package would offer them, and TensorBoard's own notes end here.
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where the notebooks of a file run one after the other: their TensorBoards are one, if they ask alike."""
+    folder = tmp_path_factory.mktemp("notebooks")
+    with pytest.MonkeyPatch.context() as patch:
+        # The kernel finds the recipes as an installed package would offer them, and TensorBoard's own notes end here.
+        patch.setenv("PYTHONPATH", str(ROOT))
+        patch.setenv("TMPDIR", str(folder))
+        patch.setattr("tempfile.tempdir", str(folder))
+        # That of test_train_distributed.py is a plain process.
+        patch.setattr("jupyter_client.launcher.Popen", forked.Popen)
+        yield folder
+        program.end_tensorboards()
 
-    def run(name: str) -> Executed:
-        program.main(str(ROOT / "notebooks" / f"{name}.ipynb"), str(tmp_path))
-        cells = nbformat.read(tmp_path / "executed.ipynb", as_version=4).cells
-        return Executed(folder=tmp_path, outputs=[one for cell in cells for one in cell.get("outputs", [])])
+
+@pytest.fixture
+def execute(folder: Path) -> Callable[..., Executed]:
+    """`execute("transfer_image", image_size=48)` runs it, with other values of its settings."""
+
+    def run(name: str, **settings: object) -> Executed:
+        shutil.rmtree(folder / "runs", ignore_errors=True)
+        notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
+        (cell,) = (cell for cell in notebook.cells if cell.source.startswith("#@title Settings"))
+        for setting, value in settings.items():
+            cell.source, count = re.subn(
+                rf"^{setting} = .*?(?=  #@param)", f"{setting} = {value!r}", cell.source, flags=re.MULTILINE
+            )
+            assert count == 1
+        program.execute(notebook, str(folder))
+        return Executed(
+            folder=folder, outputs=[output for cell in notebook.cells for output in cell.get("outputs", [])]
+        )
 
     return run

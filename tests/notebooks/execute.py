@@ -14,12 +14,18 @@ from nbclient import NotebookClient
 
 
 def main(path: str, folder: str) -> None:
-    notebook = nbformat.read(path, as_version=4)
+    try:
+        execute(nbformat.read(path, as_version=4), folder)
+    finally:
+        end_tensorboards()
+
+
+def execute(notebook: nbformat.NotebookNode, folder: str) -> None:
+    """Run its cells in a folder, and write it there."""
     try:
         NotebookClient(notebook, timeout=600, resources={"metadata": {"path": folder}}).execute()
     finally:
         nbformat.write(notebook, f"{folder}/executed.ipynb")
-        end_tensorboards()
 
 
 def end_tensorboards() -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from recipes.transfer_image import Config, run
+from tests import forked
 from tests.hub.conftest import export
 from tfkit.environment.stack import tf
 from tfkit.errors import RunError
@@ -32,14 +33,14 @@ def finished(photos, tmp_path_factory) -> Run:
 
 def recipe(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "recipes.transfer_image", *arguments]
-    return subprocess.run(
+    return forked.run(
         command, capture_output=True, text=True, cwd=cwd, env={**os.environ, "PYTHONPATH": str(ROOT)}
     )
 
 
-def stopped(arguments: list[str], sign: Path, *, by: signal.Signals) -> int:
+def stopped(start, arguments: list[str], sign: Path, *, by: signal.Signals) -> int:
     """The exit code of a recipe that gets a signal as soon as a file appears."""
-    process = subprocess.Popen(
+    process = start(
         [sys.executable, "-m", "recipes.transfer_image", *arguments], cwd=ROOT, stdout=subprocess.DEVNULL
     )
     while not sign.exists():
@@ -104,8 +105,9 @@ def test_killed_and_started_again_it_ends_as_if_nothing_had_been(finished, tmp_p
     From nothing but config.yaml, in another folder: it replays a run to the last digit.
     """
     arguments = ["--config", str(finished.path / "config.yaml"), "--run-dir", str(tmp_path / "run")]
-    assert stopped(arguments, tmp_path / "run" / "backup" / "head" / "00000001", by=signal.SIGINT) == 3
-    assert stopped(arguments, tmp_path / "run" / "logs" / "graph" / "fine_tune", by=signal.SIGKILL) == -9
+    head, fine_tune = tmp_path / "run/backup/head/00000001", tmp_path / "run/logs/graph/fine_tune"
+    assert stopped(subprocess.Popen, arguments, head, by=signal.SIGINT) == 3
+    assert stopped(forked.Popen, arguments, fine_tune, by=signal.SIGKILL) == -9
     assert not Run.open(tmp_path / "run").finished
     done = recipe(*arguments)
     assert done.returncode == 0, done.stderr
@@ -123,7 +125,7 @@ def test_killed_and_started_again_it_ends_as_if_nothing_had_been(finished, tmp_p
 @pytest.mark.slow
 def test_another_way_to_train(photos, tmp_path):
     """Augmented, so without stored features; unfrozen in stages."""
-    settings = {**QUICK, "augment": "standard", "fine_tune_epochs": 2, "unfreeze": "staged"}
+    settings = {**QUICK, "augment": "standard", "fine_tune_epochs": 2, "unfreeze": "staged", "image_size": 32}
     done = run(Config(data_dir=photos, run_dir=tmp_path, **settings))
     assert done.metrics["export/agreement"] == 1.0
     assert done.metrics["time/features_seconds"] == 0

@@ -13,6 +13,7 @@ import pytest
 
 from recipes import train_private
 from recipes.transfer_text import Config, run
+from tests import forked
 from tests.composition.composed import SAID, THINGS
 from tests.privacy import planted
 from tfkit.data import load_texts
@@ -148,7 +149,7 @@ def test_private_training_leaves_no_text_in_the_folder(tmp_path, capsys, handle)
 
 
 def recipe(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
+    return forked.run(
         [sys.executable, "-m", f"recipes.{name}", *arguments], cwd=ROOT, capture_output=True, text=True
     )
 

@@ -18,6 +18,7 @@ import pytest
 
 import tfkit
 from recipes import tune
+from tests import forked
 from tests.conftest import write_digits
 from tfkit.errors import CheckError, ConfigError, RunError, StackError, UsageError
 from tfkit.run import Run
@@ -107,9 +108,7 @@ def test_neither_a_kill_nor_the_test_labels_change_what_is_tried(finished, divid
     words = ["transfer_image", "--data-dir", divided / "poisoned", "--run-dir", search, "--trials", "3"]
     words = [*map(str, words), "--image-size", "32", "--epochs", "3", "--fine-tune-epochs", "0"]
     program = [sys.executable, "-m", "recipes.tune", *words]
-    process = subprocess.Popen(
-        program, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL
-    )
+    process = forked.Popen(program, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL)
     began = time.monotonic()
     # In the second trial: its folder is there, and the table has the first alone.
     while not (search / "trials" / "002" / "config.yaml").is_file():

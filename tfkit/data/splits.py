@@ -414,6 +414,12 @@ class Splits:
     pixel_range: PixelRange = WHOLE_RANGE
     """How images of 16 bits become those of 8 bits that `train`, `validation` and `test` hold."""
 
+    side: int = 0
+    """Of images as they are: the median of the longer sides of some hundred, in pixels; 0: not known."""
+
+    grey: bool = False
+    """Of images: whether they are of a format without colour, all of them or nearly so."""
+
     notes: tuple[str, ...] = ()
     """What was decided on the way and why, one sentence each."""
 

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
 
 from tfkit.distribution import slurm
-from tfkit.distribution.network import wait_for_workers
 from tfkit.environment import cluster, heartbeat, stack
 from tfkit.environment.process import quiet
 from tfkit.errors import ConfigError, RunError
@@ -163,6 +162,8 @@ def logical_cpus(count: int) -> None:
 
 def _multi_worker() -> tf.distribute.Strategy:
     heartbeat.phase("joining")
+    from tfkit.distribution.network import wait_for_workers
+
     wait_for_workers(cluster.current())
     try:
         # With TensorFlow's default options: all gradients of a step in one message. What else there is was measured

@@ -227,6 +227,11 @@ class Encoder(Part, abc.ABC):
         """Return whether its later half can be trained without its earlier one."""
         return self.handle in bundled.MODELS
 
+    @property
+    def scatters(self) -> bool:
+        """Return whether it is the scattering transform, whose features are brought to one scale by themselves."""
+        return isinstance(bundled.MODELS.get(self.handle), bundled.ScatteringModel)
+
     @functools.cached_property
     def tokenizer(self) -> Tokenizer | None:
         """Return what makes a bundled encoder's ids of texts; None for any other."""
@@ -240,6 +245,12 @@ class Encoder(Part, abc.ABC):
         """Return where it came from and what it is, as plain values."""
         names = ("handle", "digest", "licence", "parameters", "feature_size")
         return {name: getattr(self, name) for name in names}
+
+    def for_images(self, image_size: int) -> Encoder:
+        """Return the encoder as it is for images of so many pixels a side: some make more features of larger ones."""
+        model = bundled.MODELS.get(self.handle)
+        size = model.feature_size(image_size) if isinstance(model, bundled.ImageModel) else None
+        return self if size is None else replace(self, feature_size=size)
 
     def layer(self, *, trainable: bool = False) -> stack.tf_hub.KerasLayer:
         """Return the model as a layer, loaded anew.

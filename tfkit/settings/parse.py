@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import ast
 import dataclasses
-import difflib
 import functools
 import inspect
+import itertools
 import re
+import sys
 import textwrap
 import types
 import typing
@@ -165,6 +166,8 @@ def _kinds(hint: Any) -> tuple[Any, ...]:
 
 
 def _nearest(word: str, known: Iterable[str], form: str = "{}") -> str:
+    import difflib  # for those who mistyped
+
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f"; did you mean {form.format(near[0])}?" if near else ""
 
@@ -239,14 +242,27 @@ def documentation(config_class: type[Any]) -> dict[str, str]:
     """Return the string below each field, of the class or of the nearest one above it, on one line."""
     docs: dict[str, str] = {}
     for base in reversed(config_class.__mro__):
-        if not dataclasses.is_dataclass(base) or not Path(inspect.getsourcefile(base) or "").is_file():
-            continue
-        (definition,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
-        assert isinstance(definition, ast.ClassDef)
-        for field, after in zip(definition.body, definition.body[1:], strict=False):
-            match field, after:
-                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
-                    docs[name] = " ".join(text.split())
+        if dataclasses.is_dataclass(base) and base.__module__ in sys.modules:
+            docs |= _field_docstrings(base.__module__).get(base.__name__, {})
+    return docs
+
+
+@functools.cache  # inspect.getsource would read the module once a class
+def _field_docstrings(module: str) -> dict[str, dict[str, str]]:
+    """Return the string below each field of each class of a module; nothing where it has no source."""
+    path = getattr(sys.modules[module], "__file__", None) or ""
+    if not Path(path).is_file():
+        return {}
+    docs: dict[str, dict[str, str]] = {}
+    for node in ast.walk(ast.parse(Path(path).read_bytes())):
+        if isinstance(node, ast.ClassDef):
+            docs[node.name] = {}
+            for field, after in itertools.pairwise(node.body):
+                match field, after:
+                    case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(
+                        value=ast.Constant(value=str(text))
+                    ):
+                        docs[node.name][name] = " ".join(text.split())
     return docs
 
 

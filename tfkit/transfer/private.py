@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import io
-from typing import Any
+import math
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,7 +25,23 @@ from tfkit.transfer import models
 from tfkit.transfer.models import Classifier, Top, observe, observe_head, private_top
 
 STAGE = "private"
-OF_FEATURES, OF_IMAGES = (4096, 80), (256, 15)  # the largest batch, and epochs
+
+
+class Usual(NamedTuple):
+    """Hold what a private training takes where a setting is left out."""
+
+    largest_batch: int
+    epochs: int
+    fewest_steps: int
+    l2_norm_clip: float
+    mean_budget: float
+    most_growth: float
+    """Of the learning rate with examples and epsilon."""
+
+
+OF_FEATURES = Usual(4096, 80, 0, 0.3, 0.2, 2.0)
+OF_SCATTERING = Usual(4096, 40, 80, 0.05, 0.0, 5.0)  # Tramèr and Boneh 2021, for features of length one
+OF_IMAGES = Usual(256, 15, 0, 0.3, 0.0, 2.0)
 LIGHT_LENGTH = 64
 FEWEST_FOR_MEAN = 1000  # examples times epsilon
 FINAL_SHARE = 1.0
@@ -59,13 +76,14 @@ def train_private(
         length = getattr(config, "max_length", None) or LIGHT_LENGTH
         run.decide(max_length=length)
         run.note(f"The vocabulary is that of {ENCODER}, which is public.")
-    stage, of_batches, rate, plan = plan_training(config, splits)
+    stage, of_batches, rate, plan = plan_training(config, splits, encoder)
     run.note(
         f"Private training: {stage.epochs} epochs of samples of {of_batches.global_batch_size} expected examples,"
         f" learning rate {rate:.3g}, clipping norm {plan.l2_norm_clip:.3g}"
         + (", features less their noisy mean." if plan.release_noise else ".")
     )
     run.decide(epochs=stage.epochs, learning_rate=float(rate), global_batch_size=of_batches.global_batch_size)
+    run.decide(l2_norm_clip=plan.l2_norm_clip)
     classes, top, seconds = len(splits.class_names), private_top(rate, plan.steps, task=splits.task), 0.0
     if encoder is None:
         tokenizer = hub.load_model(ENCODER, max_length=length).tokenizer
@@ -103,7 +121,7 @@ def train_private_head(
     Returns:
       What training left, and the top that it was built with.
     """
-    stage, of_batches, rate, plan = plan_training(config, features, verbose=verbose)
+    stage, of_batches, rate, plan = plan_training(config, features, encoder, verbose=verbose)
     noise = plan.release_noise
     mean = _released_mean(run, features, config, noise, strategy=strategy) if noise else None
     top = private_top(rate, plan.steps, mean=mean, final_share=FINAL_SHARE, task=features.task)
@@ -132,7 +150,7 @@ def _released_mean(
 
 
 def plan_training(
-    config: PrivateSettings, splits: Splits, *, verbose: int | None = None
+    config: PrivateSettings, splits: Splits, encoder: Encoder | None, *, verbose: int | None = None
 ) -> tuple[Stage, Splits, float, Plan]:
     """Return the settings of a private training with nothing left out.
 
@@ -143,22 +161,30 @@ def plan_training(
       The stage, the splits in batches of the expected size of a sample, the learning rate, and the plan.
     """
     examples = len(splits.indices["train"])
-    largest, usual = OF_FEATURES if config.features else OF_IMAGES
-    batch_size, epochs = config.global_batch_size or min(examples, largest), config.epochs or usual
+    scatters = encoder is not None and encoder.scatters
+    usual = OF_SCATTERING if scatters else OF_FEATURES if config.features else OF_IMAGES
+    batch_size = config.global_batch_size or min(examples, usual.largest_batch)
+    epochs = config.epochs or max(usual.epochs, math.ceil(usual.fewest_steps * batch_size / examples))
     names = {field.name for field in dataclasses.fields(DPSGD)}
-    mechanism = DPSGD(**{name: value for name, value in vars(config).items() if name in names})
+    settings = {**vars(config), "l2_norm_clip": config.l2_norm_clip or usual.l2_norm_clip}
+    mechanism = DPSGD(**{name: value for name, value in settings.items() if name in names})
     sizes = {"examples": examples, "expected_batch_size": batch_size, "epochs": epochs}
     plan = mechanism.plan(**sizes)
     epsilon = config.target_epsilon or min(plan.epsilon(plan.steps), 10.0)
     # Below that the mean is mostly noise.
     enough = epsilon * examples >= FEWEST_FOR_MEAN
-    if config.features and config.mean_budget and enough and plan.noise_multiplier:
-        noise = privacy.noise_for_share(plan.noise_of_release(epsilon), config.mean_budget)
+    mean_budget = usual.mean_budget if config.mean_budget is None else config.mean_budget
+    if config.features and mean_budget and enough and plan.noise_multiplier:
+        noise = privacy.noise_for_share(plan.noise_of_release(epsilon), mean_budget)
         mechanism = dataclasses.replace(mechanism, release_noise=noise)
         plan = mechanism.plan(**sizes)
     rate = config.learning_rate
     if rate is None:
-        rate = 8.0 * min(max((min(epsilon, 10.0) * examples / 6000) ** (2 / 3), 1 / 8), 2.0)
+        rate = 8.0 * min(max((min(epsilon, 10.0) * examples / 6000) ** (2 / 3), 1 / 8), usual.most_growth)
         rate *= 1.0 if config.features else 1 / 16
+    if (
+        config.learning_rate is None and scatters
+    ):  # nearly all gradients are cut, and the length is part of the rate
+        rate /= plan.l2_norm_clip
     stage = Stage(name=STAGE, epochs=epochs, seed=config.seed, privacy=mechanism, verbose=verbose)
     return stage, splits.replace(global_batch_size=batch_size), rate, plan

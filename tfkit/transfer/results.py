@@ -15,7 +15,6 @@ from tfkit.privacy.ledger import register
 from tfkit.reporting import examples, tensorboard
 from tfkit.reporting.examples import Examples
 from tfkit.run import EVALUATION, PRIVACY, Run
-from tfkit.settings.options import DataConfig
 from tfkit.text.tokenizers import Tokenizer
 from tfkit.training.export import calibrate, save, tune
 from tfkit.transfer.attribution import grad_cam
@@ -141,8 +140,8 @@ def _decided_settings(run: Run, encoder: Encoder | None, splits: Splits) -> dict
         decided["image_size"] = int(splits.source.shape[0])
     if encoder is not None and encoder.modality == "texts":
         decided |= {"max_length": encoder.max_length, "windows": "all" if encoder.windows else "first"}
-        if run.is_chief and run.config.get("model_handle") == DataConfig.model_handle:
-            decided["model_handle"] = encoder.handle  # the default is one for images
+    if encoder is not None:
+        decided["model_handle"] = encoder.handle  # the default may stand for one of several
     return decided
 
 

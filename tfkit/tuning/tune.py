@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from tfkit import run_files
-from tfkit.data.augment import PRESETS
 from tfkit.distribution import strategies
 from tfkit.environment import cluster, files, packages, process
 from tfkit.errors import CheckError, ConfigError, StackError
@@ -180,7 +179,9 @@ def search_space(config: Any) -> dict[str, Any]:
             space["global_batch_size"] = Choice((32, 64, 128, 256))
     space = {"learning_rate": Number(low, high, log=True), **space}
     if config.search_whole:
-        space |= {"fine_tune_epochs": Choice((None, 0, 2, 5, 10)), "augment": Choice(PRESETS)}
+        from tfkit.data import augment
+
+        space |= {"fine_tune_epochs": Choice((None, 0, 2, 5, 10)), "augment": Choice(augment.PRESETS)}
         space["fine_tune_learning_rate"] = Number(1e-5, 1e-3, log=True)
         space["optimizer"] = Choice(("adam", "sgd"))
     not_given = vars(config).keys() - config.given
