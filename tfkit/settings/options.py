@@ -433,7 +433,8 @@ class PrivateSettings(TextColumns, ImageConfig, StrategyConfig):
     on scattering features 40, or as many as make 400 steps."""
 
     learning_rate: fields.Positive | None = None
-    """The peak, after warm-up and before cosine decay. Left out: larger for more examples and more epsilon."""
+    """The peak, after warm-up: a head on features keeps it, other models decay it to zero by a cosine.
+    Left out: larger for more examples and more epsilon."""
 
     features: bool = True
     """Train a head on stored features of the frozen backbone; off: train all layers (bundled backbones)."""

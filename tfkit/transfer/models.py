@@ -108,6 +108,7 @@ def private_top(
     steps: int = 1,
     *,
     mean: np.ndarray | None = None,
+    final_share: float = 0.0,
     task: Classes = CLASSES,
 ) -> Top:
     """Return a private top: centred features of length one, a dense layer of zeros without bias, momentum.
@@ -120,6 +121,7 @@ def private_top(
       steps: of the whole training.
       mean: float32 [d], of features of length one, public or released with noise; None: each example's own numbers
         are centred, which costs no privacy and helps less.
+      final_share: of the peak, that is left of the learning rate at the end.
       task: what the labels mean.
 
     Source: Tramèr and Boneh 2021 (arXiv:2011.11660); De et al. 2022 (arXiv:2204.13650).
@@ -137,7 +139,8 @@ def private_top(
         return task.finish(raw, classes)
 
     def optimize(model: stack.keras.Model) -> Any:
-        return stack.keras.optimizers.SGD(learning_rate_schedule(learning_rate, steps=steps), momentum=0.9)
+        rate = learning_rate_schedule(learning_rate, steps=steps, final_share=final_share)
+        return stack.keras.optimizers.SGD(rate, momentum=0.9)
 
     return Top(logits, optimize, task)
 
@@ -240,8 +243,11 @@ def whole_model(
         return compiled(model, top.optimizer(model), task=top.task)
 
 
-def learning_rate_schedule(peak: float, *, steps: int, warmup: float = WARMUP_SHARE) -> Any:
-    """Return a learning rate: linear warm-up over a share of the steps, a tenth as a rule, then a cosine down to zero.
+def learning_rate_schedule(
+    peak: float, *, steps: int, warmup: float = WARMUP_SHARE, final_share: float = 0.0
+) -> Any:
+    """Return a learning rate: linear warm-up over a share of the steps, a tenth as a rule, then a cosine down to zero,
+    or to a share of the peak: with 1 it stays there.
 
     Source: Loshchilov and Hutter 2017 (arXiv:1608.03983); Goyal et al. 2017 (arXiv:1706.02677) for the warm-up.
     """
@@ -249,6 +255,7 @@ def learning_rate_schedule(peak: float, *, steps: int, warmup: float = WARMUP_SH
     return stack.keras.optimizers.schedules.CosineDecay(
         peak / 10 if rising else peak,
         decay_steps=falling,
+        alpha=final_share,
         warmup_target=peak if rising else None,
         warmup_steps=rising,
     )
