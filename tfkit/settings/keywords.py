@@ -40,6 +40,7 @@ class TrainKeywords(TypedDict, total=False):
     epochs: int | None
     learning_rate: float | None
     fine_tune_epochs: int | None
+    fine_tune_minutes: float | None
     fine_tune_learning_rate: float
     unfreeze: Literal["all", "staged"]
     hidden: int | None
@@ -71,8 +72,8 @@ class TrainKeywords(TypedDict, total=False):
     target_epsilon: float | None
     delta: float | None
     noise_multiplier: float | None
-    l2_norm_clip: float
-    mean_budget: float
+    l2_norm_clip: float | None
+    mean_budget: float | None
     sampler: Literal["poisson", "shuffled"]
     accountant: Literal["pld", "rdp"]
     microbatch_size: int | None
@@ -119,6 +120,7 @@ class TuneKeywords(TypedDict, total=False):
     epochs: int | None
     learning_rate: float | None
     fine_tune_epochs: int | None
+    fine_tune_minutes: float | None
     fine_tune_learning_rate: float
     unfreeze: Literal["all", "staged"]
     hidden: int | None
@@ -150,8 +152,8 @@ class TuneKeywords(TypedDict, total=False):
     target_epsilon: float | None
     delta: float | None
     noise_multiplier: float | None
-    l2_norm_clip: float
-    mean_budget: float
+    l2_norm_clip: float | None
+    mean_budget: float | None
     sampler: Literal["poisson", "shuffled"]
     accountant: Literal["pld", "rdp"]
     microbatch_size: int | None
