@@ -77,7 +77,7 @@ def test_worst_are_the_surest_mistakes(digits):
     others = np.setdiff1d(np.flatnonzero(digits.predicted != digits.labels), worst)
     assert sureness[others].max() <= sureness[worst].min()
     assert tiny().worst(9).tolist() == [1]
-    assert tiny().mistake(1) == "cat → dog (60 %)"
+    assert tiny().mistake(1) == "cat, predicted dog (0.60)"
 
 
 def test_no_mistakes_at_all():

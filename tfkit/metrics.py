@@ -113,7 +113,7 @@ class Evaluation:
 
     def in_words(self, noun: str) -> str:
         """Return of how many the score is, of examples of that noun."""
-        return f"{self.correct:,} of {len(self.labels):,} test {noun} right"
+        return f"{self.correct:,} of {len(self.labels):,} test {noun} correct"
 
     @property
     def correct(self) -> int:
@@ -182,10 +182,10 @@ class Evaluation:
         return self.predicted[indices]
 
     def mistake(self, index: int) -> str:
-        """Return one prediction in words: "cat → dog (93 %)"."""
+        """Return one prediction in words: "cat, predicted dog (0.93)"."""
         truth, guess = self.labels[index], self.predicted[index]
         sureness = self.probabilities[index, guess]
-        return f"{self.class_names[truth]} → {self.class_names[guess]} ({sureness:.0%})".replace("%", " %")
+        return f"{self.class_names[truth]}, predicted {self.class_names[guess]} ({sureness:.2f})"
 
     def metrics(self, prefix: str = "test") -> dict[str, float]:
         """Return flat names to finite numbers: accuracy, loss, examples, recall of every class that occurs.
@@ -329,7 +329,8 @@ class LabelsEvaluation(Evaluation):
 
     def in_words(self, noun: str) -> str:
         """Return of how many the score is, of examples of that noun."""
-        return f"{len(self.class_names):,} labels on {len(self.labels):,} test {noun}; {self.correct:,} have all right"
+        labels = f"{len(self.class_names):,} labels on {len(self.labels):,} test {noun}"
+        return f"{labels}; {self.correct:,} have all labels correct"
 
     @property
     def loss(self) -> float:
@@ -372,11 +373,11 @@ class LabelsEvaluation(Evaluation):
         return self._wrong_by[indices].argmax(axis=1)
 
     def mistake(self, index: int) -> str:
-        """Return the most wrong label in words: "war: no → yes (93 %)"."""
+        """Return the most wrong label in words: "war: no, predicted yes (0.93)"."""
         (label,) = self.shown_class(np.array([index]))
         truth, guess = (("no", "yes")[int(rows[index, label])] for rows in (self.labels, self.predicted))
-        sureness = f"{100 * self.probabilities[index, label]:.0f} %"
-        return f"{self.class_names[label]}: {truth} → {guess} ({sureness})"
+        sureness = f"{self.probabilities[index, label]:.2f}"
+        return f"{self.class_names[label]}: {truth}, predicted {guess} ({sureness})"
 
     def metrics(self, prefix: str = "test") -> dict[str, float]:
         """Return flat names to finite numbers: F1 with intervals, mean average precision, what is wrong, each label."""

@@ -130,8 +130,10 @@ class ValueEvaluation(Evaluation):
         """Return of how many the score is, of examples of that noun."""
         error, held = float(np.abs(self.residuals).mean()), self.covered(0.9)
         count = len(self.labels)
-        words = f"{error:.4g} off on average on {count:,} test {noun}"
-        return words if np.isnan(self.quantiles[0]) else f"{words}; intervals of 90 % hold {held:,} of them"
+        words = f"mean absolute error {error:.4g} on {count:,} test {noun}"
+        return (
+            words if np.isnan(self.quantiles[0]) else f"{words}; the 90 % intervals contain {held:,} of them"
+        )
 
     @property
     def loss(self) -> float:
@@ -152,9 +154,9 @@ class ValueEvaluation(Evaluation):
         return np.zeros(len(indices), np.int64)
 
     def mistake(self, index: int) -> str:
-        """Return one prediction in words: "3 → 4.1 (3.2 to 5)"."""
+        """Return one prediction in words: "3, predicted 4.1 (3.2 to 5)"."""
         mean, reach = self.predicted[index], self.quantiles[0] * self.scales[index]
-        return f"{self.labels[index]:.3g} → {mean:.3g} ({mean - reach:.3g} to {mean + reach:.3g})"
+        return f"{self.labels[index]:.3g}, predicted {mean:.3g} ({mean - reach:.3g} to {mean + reach:.3g})"
 
     def metrics(self, prefix: str = "test") -> dict[str, float]:
         """Return flat names to finite numbers: errors with intervals, coverage and width of the intervals."""

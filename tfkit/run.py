@@ -208,6 +208,7 @@ SHAPES: dict[str, dict[str, Any]] = {
         "name?": str, "thresholds?": [NUMBER], "centre?": NUMBER, "spread?": NUMBER, "degrees?": NUMBER,
         "factor?": NUMBER, "bounds?": [NUMBER], "scores?": [NUMBER], "coverage?": NUMBER,
     },
+    HITS: {"answers?": [{"query": str, "hits": [{"score": NUMBER, "name": str, "text": str}]}]},
     VARIANTS: {
         "verdict": str, "examples": int, "source": {"accuracy": MAYBE}, "chosen": TEXT,
         "gates?": {"max_accuracy_drop?": MAYBE}, "operations?": {"columns": [str], "rows": {"*": [int]}},

@@ -46,12 +46,12 @@ def test_everything_is_on_the_page(page):
     evaluation, _ = digits()
     low, high = evaluation.accuracy_interval
     assert f"{100 * evaluation.accuracy:.1f} %" in page.text
-    assert f"{evaluation.correct:,} of 1,497 test images right" in page.text
+    assert f"{evaluation.correct:,} of 1,497 test images correct" in page.text
     assert f"{100 * low:.1f} % to {100 * high:.1f} %" in page.text
     assert headings(page) == [
-        "Summary", "Intended use and limits", "Data", "Backbone", "Classes", "TFLite", "What the run decided",
-        "Training", "What is taken for what", "The worst mistakes", "Test images as the model sees them", "Environment",
-        "How to reproduce", "All numbers",
+        "Summary", "Training curves", "Confusion matrix", "Worst mistakes", "Classes",
+        "Test images as the model sees them", "TFLite", "Decisions of this run", "Intended use", "Data", "Backbone",
+        "How to reproduce", "All numbers", "Environment",
     ]  # fmt: skip
     assert "900 images: 300 train, 300 validation, 300 test" in page.text
     for part in (
@@ -61,7 +61,7 @@ def test_everything_is_on_the_page(page):
         "licence not known",
     ):
         assert part in page.text
-    for part in ("Trained without differential privacy", "To be written", f"{HOSTILE}.png: not an image"):
+    for part in ("Trained without differential privacy", "Not stated", f"{HOSTILE}.png: not an image"):
         assert part in page.text
     assert "trained on</th>" in page.source
     assert len(page.figures) == 5
@@ -106,7 +106,7 @@ def test_pictures_are_the_worst_mistakes(page):
     shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(page.photos[0].partition(",")[2]))))
     assert np.array_equal(shown, pictures.worst_inputs[0])
     truth, guess = evaluation.labels[pictures.worst[0]], evaluation.predicted[pictures.worst[0]]
-    assert evaluation.mistake(pictures.worst[0]).startswith(f"{CLASSES[truth]} → {CLASSES[guess]} (")
+    assert evaluation.mistake(pictures.worst[0]).startswith(f"{CLASSES[truth]}, predicted {CLASSES[guess]} (")
 
 
 def test_beside_a_mistake_is_where_the_model_looked(run):
@@ -114,7 +114,7 @@ def test_beside_a_mistake_is_where_the_model_looked(run):
     heat[:, 2, 3] = 255
     page = page_of(with_evaluation(run, heat=heat))
     assert len(page.photos) == 48
-    assert sum(text.startswith("Where it looked: ") for text in page.alternatives) == 16
+    assert sum(text.startswith("Grad-CAM: ") for text in page.alternatives) == 16
     shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(page.photos[1].partition(",")[2]))), int)
     assert np.unravel_index(shown.sum(axis=-1).argmax(), (8, 8)) == (2, 3)
     for wrong in (heat[:3], heat[:, :4], heat.astype(float), heat > 0):
@@ -135,7 +135,7 @@ def test_a_private_run_shows_nothing_that_privacy_withholds(tmp_path):
     page = page_of(run)
     card = (run.path / "model_card.md").read_text()
     assert "differentially private with epsilon 3 at delta 1e-05" in page.text
-    assert headings(page)[5] == "Privacy"
+    assert headings(page).index("Privacy") < headings(page).index("TFLite")
     assert not page.photos
     for text in (page.text, card):
         assert "not an image" not in text
@@ -150,11 +150,11 @@ def test_a_private_run_shows_nothing_that_privacy_withholds(tmp_path):
 @pytest.mark.parametrize(
     ("present", "wanted"),
     [
-        ("history.csv", ["Training"]),
-        ("evaluation.npz", ["Summary", "Classes", "What is taken for what", "The worst mistakes"]),
+        ("history.csv", ["Training curves"]),
+        ("evaluation.npz", ["Summary", "Confusion matrix", "Worst mistakes", "Classes"]),
         ("provenance.json", ["Summary", "Data", "Backbone"]),
         ("versions.json", ["Environment"]),
-        ("notes.txt", ["What the run decided"]),
+        ("notes.txt", ["Decisions of this run"]),
         ("metrics.json", ["All numbers"]),
     ],
 )
@@ -163,13 +163,13 @@ def test_each_file_of_a_run_is_shown_without_the_others(tmp_path, page, present,
     shutil.copy(page.run / present, run.path)
     shown = headings(page_of(run))
     assert [heading for heading in shown if heading in wanted] == wanted
-    always = {"Intended use and limits", "How to reproduce", "Test images as the model sees them"}
+    always = {"Intended use", "How to reproduce", "Test images as the model sees them"}
     assert not {*shown} - {*wanted} - always
 
 
 def test_a_run_of_nothing_but_its_config(tmp_path):
     page = page_of(Run.create(tmp_path / "bare", config={"epochs": 1}))
-    assert headings(page) == ["Intended use and limits", "How to reproduce"]
+    assert headings(page) == ["Intended use", "How to reproduce"]
     assert "epochs 1" in page.text
 
 

