@@ -118,7 +118,7 @@ _timelines: list[Timeline] = []
 _lock = threading.Lock()
 _thread: threading.Thread | None = None
 _said_at = 0.0
-_begins_with_process = False
+_begins_with_process: bool | None = None
 
 quiet_about_steps = False
 """Whether somebody else, a launcher, says how far the training is."""
@@ -290,8 +290,7 @@ class Timeline(contextlib.AbstractContextManager["Timeline"]):
 
     @property
     def seconds(self) -> float:
-        """Return the seconds of all stages until now."""
-        self._book(self._names[-1])
+        """Return the seconds of all stages, until the end of the last one or the last call of `metrics`."""
         return sum(used.seconds for used in self.usage.values())
 
     def metrics(self, before: str = "") -> dict[str, float]:
@@ -341,9 +340,9 @@ def _age() -> float:
 
 
 def begin_with_process() -> None:
-    """Let the next timeline begin where this process did: what a program does first."""
+    """Let the first timeline of this process begin where the process did: what a program does first."""
     global _begins_with_process
-    _begins_with_process = True
+    _begins_with_process = _begins_with_process is None
 
 
 def _start() -> None:
@@ -356,8 +355,8 @@ def _start() -> None:
 
 def _begin_anew() -> None:
     """Forget, in a fork, what its parent does: it has the parent's memory and not its threads."""
-    global _thread, _lock
-    _thread, _lock = None, threading.Lock()
+    global _thread, _lock, _begins_with_process
+    _thread, _lock, _begins_with_process = None, threading.Lock(), None
     _activities.clear()
     _timelines.clear()
 
