@@ -57,10 +57,8 @@ class Activity:
         self.text, self.total, self.unit, self.done = text, total, unit, 0
         self.began = time.monotonic()
         self._counted_from: tuple[float, int] | None = (self.began, 0) if unit else None
-        self._bar: Any = None
-        self._options = {"desc": text, "total": total, "unit": unit, "delay": _DRAWN, **bar}
-        if unit and process.watched():
-            self._bar = _tqdm(**self._options)
+        drawn = unit and process.watched()
+        self._bar = _tqdm(desc=text, total=total, unit=unit, delay=_DRAWN, **bar) if drawn else None
 
     def advance(self, count: int = 1) -> None:
         """Count what was done since the last call."""
@@ -94,10 +92,11 @@ class Activity:
         """Draw it in a terminal; returns whether somebody sees how far it is."""
         if not sys.stderr.isatty():
             return self._bar is not None  # a notebook draws it as it counts
-        if self._bar is not None:
-            self._bar.refresh()
-        elif self._counted_from is None and time.monotonic() - self.began > _DRAWN:
-            self._bar = _tqdm(desc=self.text, bar_format="{desc}: {elapsed}", leave=False)
+        if time.monotonic() - self.began > _DRAWN:
+            if self._bar is None and self._counted_from is None:
+                self._bar = _tqdm(desc=self.text, bar_format="{desc}: {elapsed}", leave=False)
+            elif self._bar is not None:
+                self._bar.refresh()
         return True  # what counts without a bar is drawn by others, as training by Keras
 
     def close(self) -> None:
