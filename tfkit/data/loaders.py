@@ -124,6 +124,7 @@ def from_arrays(
     indices = cut_by_class(source.names, strata, class_names=parts, held_out=cutting.held_out, seed=seed)
     target.check_cut(indices, where="labels")
     about: Any = {"class_names": target.class_names, "task": target.task}
+    about |= {"side": max(pictures.shape[1:3]), "grey": pictures.ndim == 3 or pictures.shape[3] == 1}
     return cutting.splits(source, indices, origin="images in memory", **about)
 
 

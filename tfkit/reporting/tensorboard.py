@@ -120,9 +120,16 @@ def event_writer(folder: Path, *, kind: str) -> Iterator[Any]:
 
 def _write_figures(folder: Path, kind: str, drawn: Mapping[str, Figure]) -> None:
     """Write figures as pictures in the images dashboard; earlier ones of this kind are replaced."""
+    from PIL import Image
+    from tensorboard.plugins.image.metadata import create_summary_metadata
+
     with event_writer(folder, kind=kind) as tf:
         for name, figure in drawn.items():
-            tf.summary.image(name, figures.pixels(figure)[None], step=0)
+            # As tf.summary.image does, which takes pixels, and would compress them once more.
+            content = figures.as_png(figure)
+            size = [str(side).encode() for side in Image.open(io.BytesIO(content)).size]
+            metadata = create_summary_metadata(display_name=None, description=None)
+            tf.summary.write(name, tf.constant([*size, content]), step=0, metadata=metadata)
 
 
 def write_images(

@@ -296,11 +296,12 @@ class Index:
     def _encode(self) -> Any:
         """Return what makes vectors of questions, opened when the first comes."""
         engines = engines_of(self.encoder)
+        no_probe = np.empty(0, object)
         if self.description["engine"] == "tensorflow":
-            return engines.tensorflow()
+            return engines.tensorflow(no_probe)
         opened = contextlib.ExitStack()
         weakref.finalize(self, opened.close)
-        return opened.enter_context(engines.litert(np.empty(0, object)))
+        return opened.enter_context(engines.litert(no_probe))
 
 
 def _length_one(vectors: np.ndarray) -> np.ndarray:

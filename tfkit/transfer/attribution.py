@@ -40,13 +40,14 @@ def grad_cam(model: stack.keras.Model, images: np.ndarray, classes: np.ndarray) 
     tf, seen = stack.tf, _feature_map(model)
     if seen is None:
         return None
-    both = stack.keras.Model(model.input, [seen, model.output])
+    # Recorded is what is differentiated: a tape over the whole model would go back to its first layer.
+    below, above = stack.keras.Model(model.input, seen), stack.keras.Model(seen, model.output)
     maps = []
     for start in range(0, len(images), _AT_A_TIME):
-        batch = tf.constant(images[start : start + _AT_A_TIME], tf.float32)
+        activations = below(tf.constant(images[start : start + _AT_A_TIME], tf.float32), training=False)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(batch)
-            activations, logits = both(batch, training=False)
+            tape.watch(activations)
+            logits = above(activations, training=False)
             scores = tf.gather(logits, classes[start : start + _AT_A_TIME], axis=1, batch_dims=1)
         weights = tf.reduce_mean(tape.gradient(scores, activations), axis=[1, 2], keepdims=True)
         spoken = tf.nn.relu(tf.reduce_sum(weights * activations, axis=-1, keepdims=True))

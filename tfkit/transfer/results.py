@@ -16,7 +16,6 @@ from tfkit.privacy.ledger import register
 from tfkit.reporting import examples, tensorboard
 from tfkit.reporting.examples import Examples
 from tfkit.run import EVALUATION, PRIVACY, Run
-from tfkit.settings.options import DataConfig
 from tfkit.text.tokenizers import Tokenizer
 from tfkit.training.export import calibrate, save, tune
 from tfkit.transfer.attribution import grad_cam
@@ -91,7 +90,8 @@ def conclude(
     if calibrated and splits.task.calibrated:
         evaluation, temperature = calibrate(run, classifier.validate(), evaluation, seed=splits.seed)
     run.record(evaluation.metrics("test"))
-    run.record(save(classifier.model, run, splits, evaluation=evaluation, temperature=temperature))
+    how: Any = {"temperature": temperature, "frozen": classifier.frozen}
+    run.record(save(classifier.model, run, splits, evaluation=evaluation, **how))
     with stage("figures", "Drawing what came out, for TensorBoard and the report"):
         shown = _write_mistakes(run, classifier.model, evaluation, splits) if show_examples else None
         examples.save(run.path / EVALUATION, evaluation, shown)
@@ -144,8 +144,8 @@ def _decided_settings(run: Run, encoder: Encoder | None, splits: Splits) -> dict
         decided["image_size"] = int(splits.source.shape[0])
     if encoder is not None and encoder.modality == "texts":
         decided |= {"max_length": encoder.max_length, "windows": "all" if encoder.windows else "first"}
-        if run.is_chief and run.config.get("model_handle") == DataConfig.model_handle:
-            decided["model_handle"] = encoder.handle  # the default is one for images
+    if encoder is not None:
+        decided["model_handle"] = encoder.handle  # the default may stand for one of several
     return decided
 
 
