@@ -79,7 +79,7 @@ class Activity:
         now = time.monotonic()
         so_far = f"{now - self.began:.0f} s so far"
         if self._counted_from is None:
-            return f"{self.text}: {so_far}."
+            return f"{self.text}: {so_far}." if now - self.began >= 1 else f"{self.text} ..."
         if not self.total:
             return f"{self.text}: {self.done:,} {self.unit}s, {so_far}."
         since, first = self._counted_from
@@ -373,9 +373,10 @@ def _watch() -> None:
             if not _activities or not process.is_verbose() or sys.stderr is None:
                 continue
             now = time.monotonic()
-            # What is counted tells more than what its parts do, once it has lasted.
+            # What is counted tells more than what its parts do, once it has lasted; before it tells nothing.
             counted = [one for one in _activities if one.unit and now - one.began >= EVERY]
-            current = (counted or _activities)[-1]
+            others = [one for one in _activities if not one.unit]
+            current = (counted or others or _activities)[-1]
             if quiet_about_steps or current.draw():
                 continue
             if now - max(_said_at, process.said_at, _activities[0].began) >= EVERY and _is_chief():
