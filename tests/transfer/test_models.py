@@ -85,6 +85,8 @@ def test_the_learning_rate_warms_up_and_decays():
     assert (np.diff(values[:11]) > 0).all()
     assert (np.diff(values[10:]) < 0).all()
     assert values[100] == pytest.approx(0, abs=1e-6)
+    kept = models.learning_rate_schedule(0.5, steps=100, final_share=1.0)
+    assert [float(kept(step)) for step in (0, 10, 50, 100)] == pytest.approx([0.05, 0.5, 0.5, 0.5])
     assert float(models.learning_rate_schedule(0.5, steps=3)(0)) == pytest.approx(0.5), (
         "too short for a warm-up"
     )
