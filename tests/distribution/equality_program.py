@@ -52,7 +52,12 @@ def build_model(optimizer, *, normalised=False):
 # Of 125 training examples: the last batches have 29, 17, 5 and 35 examples.
 CASES = {
     "sgd, uneven last batch": {"optimizer": "sgd", "batch": 32},
-    "momentum, class weights, uneven": {"optimizer": "momentum", "batch": 27, "weighted": True},
+    "momentum, class weights, uneven, in pieces": {
+        "optimizer": "momentum",
+        "batch": 27,
+        "weighted": True,
+        "piece": 4,
+    },
     "adam, augmented, tiny last batch": {"optimizer": "adam", "batch": 40, "augment": True},
     "adam, batch normalisation over replicas, uneven": {"optimizer": "adam", "batch": 45, "normalised": True},
 }
@@ -67,7 +72,16 @@ def measured(strategy, case, folder):
     run = Run.create(folder / case.replace(" ", "-"), config={})
     weights = {label: 0.5 + label for label in range(CLASSES)} if settings.get("weighted") else None
     augment = Augmentation.preset("light") if settings.get("augment") else None
-    stage = Stage(epochs=2, seed=5, keep="last", class_weight=weights, augment=augment, verbose=0)
+    piece = settings.get("piece") if strategy.num_replicas_in_sync > 1 else None  # one process: whole batches
+    stage = Stage(
+        epochs=2,
+        seed=5,
+        keep="last",
+        class_weight=weights,
+        augment=augment,
+        verbose=0,
+        physical_batch_size=piece,
+    )
 
     def model():
         return build_model(settings["optimizer"], normalised=settings.get("normalised", False))

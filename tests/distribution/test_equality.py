@@ -43,6 +43,6 @@ def test_weights_and_metrics_are_those_of_one_process(trained, where, case):
 def test_the_cases_are_what_they_say(trained):
     last = {case: trained["1"][case]["last_batch"] for case in program.CASES}
     assert 0 < last["adam, augmented, tiny last batch"] < 8
-    assert last["momentum, class weights, uneven"] % 2 == 1
+    assert last["momentum, class weights, uneven, in pieces"] % 2 == 1
     assert "8 replicas" in trained["8"]["strategy"]
     assert "2 workers" in trained["workers"]["strategy"]

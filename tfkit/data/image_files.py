@@ -15,7 +15,6 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 from joblib import Parallel, delayed
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError, WebPImagePlugin  # noqa: F401  (registers WebP)
-from tqdm.auto import tqdm
 
 from tfkit.data.folders import (
     IMAGES,
@@ -46,7 +45,7 @@ from tfkit.data.store import Store, Writer, prepare
 from tfkit.data.tables import Table, choose, open_table, with_joined_columns
 from tfkit.data.text_decoding import short
 from tfkit.environment import files
-from tfkit.environment.process import watched
+from tfkit.environment.timeline import track
 from tfkit.errors import DataError
 
 _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP")
@@ -339,13 +338,7 @@ def prepare_images(
                 return _File(*stamp, "", str(err)), b""
 
         written, prepared = [], in_parallel(prepare_file, images)
-        progress: dict[str, Any] = {
-            "desc": "Preparing images",
-            "unit": "image",
-            "delay": 1,
-            "disable": not watched(),
-        }
-        for file, content in tqdm(prepared, total=len(images), **progress):
+        for file, content in track(prepared, "Preparing images", unit="image", total=len(images)):
             written.append(file)
             writer.add(content)
         writer.finish({"stamp": _stamp(images), "origin": str(root), "files": written})
@@ -514,7 +507,7 @@ def _read_table(table: Table, chosen: Sequence[int], found: Scan) -> dict[str, s
     """
     as_label, labels, root = LabelCleaner(), dict[str, str](), found.root.resolve()
     rows = table.rows(tuple(chosen))
-    for row in tqdm(rows, desc="Reading the table", unit="row", delay=1, disable=not watched()):
+    for row in track(rows, "Reading the table", unit="row"):
         if isinstance(row, Skipped):
             found.skipped.append(row)
             continue

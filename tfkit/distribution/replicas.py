@@ -80,23 +80,33 @@ def weigh_replicas(model: keras.Model) -> None:
     compute_loss, compute_metrics = model.compute_loss, model.compute_metrics
 
     def weighed(x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None) -> Any:
-        y, y_pred, sample_weight = _real(y, y_pred, sample_weight)
+        y, y_pred, sample_weight = real_examples(y, y_pred, sample_weight)
         loss = compute_loss(x, y, y_pred, sample_weight)
-        if is_sum or loss is None:
-            return loss
-        replicas = tf.distribute.get_replica_context()
-        own = tf.cast(tf.shape(tf.nest.flatten(y)[0])[0], loss.dtype)
-        everybody = replicas.all_reduce(tf.distribute.ReduceOp.SUM, own)
-        return loss * own * replicas.num_replicas_in_sync / everybody
+        return loss if is_sum or loss is None else loss * weight_of_replica(y)
 
     def counted(x: Any, y: Any, y_pred: Any, sample_weight: Any) -> Any:
-        return compute_metrics(x, *_real(y, y_pred, sample_weight))
+        return compute_metrics(x, *real_examples(y, y_pred, sample_weight))
 
     model.compute_loss, model.compute_metrics = weighed, counted
 
 
-def _real(y: Any, y_pred: Any, sample_weight: Any) -> tuple[Any, Any, Any]:
-    """Return the same without a lone example of weight 0."""
+def weight_of_replica(labels: Any) -> tf.Tensor:
+    """Return what the mean of this replica's examples counts for: their number, by the mean number of a replica.
+
+    Args:
+      labels: of the replica's examples, without a lone one of weight 0.
+
+    Returns:
+      float32 scalar. A collective: every replica must ask.
+    """
+    replicas = tf.distribute.get_replica_context()
+    own = tf.cast(tf.shape(tf.nest.flatten(labels)[0])[0], tf.float32)
+    everybody = replicas.all_reduce(tf.distribute.ReduceOp.SUM, own)
+    return own * replicas.num_replicas_in_sync / everybody
+
+
+def real_examples(y: Any, y_pred: Any, sample_weight: Any) -> tuple[Any, Any, Any]:
+    """Return labels, outputs and weights without a lone example of weight 0."""
     if sample_weight is None:
         return y, y_pred, sample_weight
     weights = tf.nest.flatten(sample_weight)[0]

@@ -231,7 +231,11 @@ class TransferConfig(ReplicaConfig):
     """Of the head: the peak, after warm-up and before cosine decay."""
 
     fine_tune_epochs: fields.Whole | None = None
-    """Of the whole model after that, at most. Left out: decided by what an epoch costs here."""
+    """Of the whole model after that, at most. Left out: 5 (texts: 3), or as many as --fine-tune-minutes allows."""
+
+    fine_tune_minutes: fields.Positive | None = None
+    """Fine-tuning has as many epochs as fit this time, told by the first steps. Left out: 1 on a CPU, and any where
+    there is a GPU or where --fine-tune-epochs is given."""
 
     fine_tune_learning_rate: fields.Positive = 3e-4
     """Of the whole model: the peak."""
@@ -341,10 +345,6 @@ class ImageSettings(ImageConfig, TransferConfig):
 
     start_here = ("data_dir", "model_handle", "run_dir", "epochs", "fine_tune_epochs")
 
-    fine_tune_epochs: fields.Whole | None = None
-    """Of the whole model after that, at most. Left out: 5 on a GPU, and on a CPU where an epoch has at most
-    20 megapixels; else 0."""
-
     augment: _Augment = "none"
     """Random changes of the training images. Switches stored features off."""
 
@@ -367,10 +367,6 @@ class TextSettings(TextColumns, TransferConfig):
     them), or light: a small model trained from scratch. A SavedModel is a program: run a stranger's in a sandbox."""
 
     learning_rate: fields.Positive = 1e-3
-
-    fine_tune_epochs: fields.Whole | None = None
-    """Of the whole model after that, at most. Left out: 3 on a GPU, and on a CPU where an epoch is a matter of
-    half a minute (with the bundled encoder 20,000 tokens); else 0."""
 
     fine_tune_learning_rate: fields.Positive = 5e-5
     """Of the whole model: the peak, for its last layer and the head."""
@@ -437,7 +433,8 @@ class PrivateSettings(TextColumns, ImageConfig, StrategyConfig):
     on scattering features 40, or as many as make 400 steps."""
 
     learning_rate: fields.Positive | None = None
-    """The peak, after warm-up and before cosine decay. Left out: larger for more examples and more epsilon."""
+    """The peak, after warm-up: a head on features keeps it, other models decay it to zero by a cosine.
+    Left out: larger for more examples and more epsilon."""
 
     features: bool = True
     """Train a head on stored features of the frozen backbone; off: train all layers (bundled backbones)."""

@@ -34,9 +34,9 @@ GROUPS = {
     " select_tf_ops",
     "search": "trials minutes target model_handles search_whole",
     "limit": "max_size_kb gzipped max_accuracy_drop max_latency_ms",
-    "training": "agent environment steps epochs learning_rate fine_tune_epochs fine_tune_learning_rate layer_decay"
-    " unfreeze optimizer warmup patience hidden dropout features class_weights augment global_batch_size"
-    " batch_size_per_replica"
+    "training": "agent environment steps epochs learning_rate fine_tune_epochs fine_tune_minutes"
+    " fine_tune_learning_rate layer_decay unfreeze optimizer warmup patience hidden dropout features class_weights"
+    " augment global_batch_size batch_size_per_replica"
     " learning_rate_scaling seed calibrate",
     "privacy": "target_epsilon delta noise_multiplier l2_norm_clip adaptive_clip_quantile mean_budget sampler"
     " accountant expected_trials microbatch_size deterministic_noise diagnostics",

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from tfkit.distribution.replicas import Replicas
-from tfkit.environment import files, foreign, packages
+from tfkit.environment import files, foreign, packages, process
 from tfkit.environment.heartbeat import Stop, progress
 from tfkit.environment.stack import keras, tf
 from tfkit.errors import CheckError, RunError
@@ -74,14 +74,22 @@ class KeptWeights(keras.callbacks.Callback):
       patience: epochs without improvement after which training stops; None trains all epochs.
       start: validation loss of the model that training starts from, which is kept if no epoch is better;
         None keeps the best epoch whatever was before.
+      limit: training stops after two evaluations in a row with a higher loss; None: it goes on.
     """
 
     def __init__(
-        self, keep: str = "best", *, patience: int | None = None, start: float | None = None
+        self,
+        keep: str = "best",
+        *,
+        patience: int | None = None,
+        start: float | None = None,
+        limit: float | None = None,
     ) -> None:
         super().__init__()
         self._best = keep == "best"
-        self._patience, self._start = (patience, start) if self._best else (None, None)
+        self._patience, self._start, self._limit = (
+            (patience, start, limit) if self._best else (None, None, None)
+        )
         self.weights: list[np.ndarray] | None = None
         self.state: dict[str, Any] = {"epoch": None, "value": None, "wait": 0}
 
@@ -94,18 +102,36 @@ class KeptWeights(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Compare with the best so far."""
         value = _finite_val_loss(epoch, logs or {})
+        self.compare_with_limit(value)
         if self._best and self.state["value"] is not None and value >= self.state["value"]:
             self.state = {**self.state, "wait": self.state["wait"] + 1}
             self.model.stop_training = self.model.stop_training or self.exhausted
             return
-        self.state = {"epoch": epoch, "value": value, "wait": 0}
+        self.state = {**self.state, "epoch": epoch, "value": value, "wait": 0}
         if self._best:
             self.weights = self.model.get_weights()
 
+    def compare_with_limit(self, value: float) -> None:
+        """Count the evaluations in a row that are worse than the limit."""
+        if self._limit is not None:
+            worse = [*self.state.get("worse", []), value] if value > self._limit else []
+            self.state = {**self.state, "worse": worse}
+
+    @property
+    def given_up(self) -> str:
+        """Return why training was given up, as a part of a sentence; empty where it was not."""
+        worse = self.state.get("worse", [])
+        return (
+            f"the losses {worse[-2]:.4f} and {worse[-1]:.4f} are clearly worse, being above {self._limit:.4f}"
+            if len(worse) > 1
+            else ""
+        )
+
     @property
     def exhausted(self) -> bool:
-        """Return whether there were as many epochs without improvement as patience allows."""
-        return self._patience is not None and self.state["wait"] >= self._patience
+        """Return whether there were as many epochs without improvement as patience allows, or it was given up."""
+        patient = self._patience is None or self.state["wait"] < self._patience
+        return bool(self.given_up) or not patient
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Put the best weights back."""
@@ -251,6 +277,7 @@ class Checkpoints(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Save, unless the last checkpoint is younger than the interval."""
+        process.said_at = time.monotonic()  # by Keras
         self.rows.append({"epoch": epoch, **{name: float(value) for name, value in (logs or {}).items()}})
         stop, age = self._agreed()
         if stop or age >= self._cadence.epoch_seconds:

@@ -9,7 +9,6 @@ import dataclasses
 import functools
 import itertools
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from tfkit import tasks
 from tfkit.data.splits import Splits, typed_labels
 from tfkit.distribution import strategies
-from tfkit.environment import process
+from tfkit.environment import process, timeline
 from tfkit.environment.heartbeat import on_signals, phase
 from tfkit.errors import PrivacyError
 from tfkit.metrics import Outputs, evaluate
@@ -99,7 +98,6 @@ def fit(
     from tfkit.privacy.ledger import register
     from tfkit.training import export
 
-    began = time.monotonic()
     stage = Stage(
         epochs=epochs, seed=seed, patience=patience, augment=augment, privacy=privacy, cadence=cadence,
         verbose=verbose,
@@ -132,7 +130,10 @@ def fit(
         "privacy": dataclasses.asdict(privacy) if privacy else None,
     }
     chosen = strategies.strategy(strategy)
-    with Run.create(run_dir, config=config, overwrite=not resume) as run:
+    with (
+        Run.create(run_dir, config=config, overwrite=not resume) as run,
+        run.timed(keep=not privacy),
+    ):
         run.labels = splits.class_names
         run.versions = versions()
         run.provenance = {"data": register(run, splits) if privacy else splits.provenance}
@@ -156,8 +157,7 @@ def fit(
             save(run.path / EVALUATION, measured)
             how: Any = {"logits": trained.logits, "temperature": temperature}
             run.record(export.save(trained.model, run, splits, evaluation=measured, **how))
-            total = time.monotonic() - began
-            run.record({"time/train_seconds": trained.seconds, "time/total_seconds": total})
+            run.record({"time/train_seconds": trained.seconds})
         Replicas(chosen).barrier()
     return run
 
@@ -171,6 +171,7 @@ def train(
     strategy: str | tf.distribute.Strategy = "auto",
     callbacks: Sequence[keras.callbacks.Callback] = (),
     output: Outputs | None = None,
+    plan: Callable[[float], int] | None = None,
 ) -> Trained:
     """Train one stage of a run, or what is left of it.
 
@@ -183,6 +184,9 @@ def train(
       callbacks: of your own; what they keep is not part of the checkpoints.
       output: of a model of a user's own: what they say that its outputs are. It is tried on a batch before the first
         step. None: a model of ours, not tried.
+      plan: is called before the first step of standard training with the seconds that an epoch takes here, see
+        `StandardTraining.measure_epoch`, and returns how many epochs are trained: from 0 to those of the stage. In a
+        run that goes on it is not called. None: all.
 
     Raises:
       ConfigError: a model that cannot be trained on these examples, or not be judged afterwards.
@@ -211,7 +215,8 @@ def train(
     keras.utils.set_random_seed(stage.seed)
     # Dropout then draws from a tf.random.Generator, which StepSeeds can reset; else from a hidden counter.
     keras.backend.experimental.enable_tf_random_generator()
-    with chosen.scope(), on_signals() as stop:
+    timed = timeline.stage(_STAGES.get(stage.name, stage.name), f"Training, stage {stage.name}")
+    with timed, chosen.scope(), on_signals() as stop:
         model = make(build_model, splits)
         checkpoints = Checkpoints(run, stage.name, method=method, cluster=cluster, stop=stop)
         checkpoints.restore(model, method.prepare(model, callbacks, strategy=chosen))
@@ -222,6 +227,8 @@ def train(
             if assumption:
                 run.note(assumption)
         first, last = checkpoints.epoch, method.last_epoch(checkpoints.epoch)
+        if plan is not None and isinstance(method, StandardTraining) and not (first or checkpoints.step):
+            last = plan(method.measure_epoch(model, chosen))
         checkpoints.epochs = last
         if checkpoints.finished or method.weights.exhausted or first == last:
             method.weights.put_back(model)
@@ -258,10 +265,15 @@ def train(
             raise KeyboardInterrupt(f"stopped after {stage.name}")
     rows = [{"stage": stage.name, **row, "epoch": len(earlier) + row["epoch"]} for row in checkpoints.rows]
     run.write_history([*earlier, *rows])
-    if method.weights.state["epoch"] is None and stage.start_val_loss is not None:
-        run.note(
-            f"Stage {stage.name} is undone: no epoch had a validation loss below {stage.start_val_loss:.4f}."
-        )
+    value = method.weights.state["value"]
+    if stage.start_val_loss is not None and not rows:
+        value = stage.start_val_loss
+    elif stage.start_val_loss is not None and method.weights.state["epoch"] is None:
+        why = f"no epoch had a validation loss below {stage.start_val_loss:.4f}"
+        if given_up := method.weights.given_up:
+            why = f"it began with a validation loss of {stage.start_val_loss:.4f}, and {given_up}"
+        cost = f"It took {checkpoints.seconds:.0f} s, for {len(rows)} of {last} epochs."
+        run.note(f"Stage {stage.name} is undone: {why}. {cost}")
     if chosen is not tf.distribute.get_strategy():
         # What comes after training is the work of one process on one device: an ordinary model serves it.
         model = make(build_model, splits)
@@ -272,10 +284,14 @@ def train(
         model=model,
         rows=rows,
         best_epoch=method.weights.state["epoch"],
-        val_loss=method.weights.state["value"],
+        val_loss=value,
         seconds=checkpoints.seconds,
         logits=logits,
     )
+
+
+_STAGES = {"train": "fit"}
+"""What stages are called in a timeline; time/train_seconds is that of the steps of all of them."""
 
 
 def _build_metrics(model: keras.Model, splits: Splits) -> None:

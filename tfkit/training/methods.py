@@ -5,13 +5,22 @@ from __future__ import annotations
 import json
 import math
 import secrets
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from tfkit.data.splits import typed_labels
-from tfkit.distribution.replicas import are_uneven, check_readers, distribute, weigh_replicas
+from tfkit.distribution.replicas import (
+    are_uneven,
+    check_readers,
+    distribute,
+    real_examples,
+    validation,
+    weigh_replicas,
+    weight_of_replica,
+)
 from tfkit.distribution.strategies import sum_metrics_once_an_epoch
-from tfkit.environment import cluster, files
+from tfkit.environment import cluster, files, foreign
 from tfkit.environment.packages import first_line
 from tfkit.environment.stack import keras, tf
 from tfkit.errors import ConfigError, PrivacyError
@@ -29,6 +38,12 @@ if TYPE_CHECKING:
     from tfkit.training.stage import Stage
 
 
+CLEARLY = 2.0
+"""Standard errors by which a loss is clearly worse."""
+TRIED = 3
+"""Steps that are taken to see what one costs; the first of them is traced."""
+
+
 class StandardTraining:
     """Shuffled epochs; the weights of the epoch with the lowest validation loss remain, or the last ones.
 
@@ -39,11 +54,14 @@ class StandardTraining:
       cadence: when it is saved.
     """
 
-    callbacks: Sequence[keras.callbacks.Callback] = ()
-
     def __init__(self, stage: Stage, splits: Splits, *, run: Run) -> None:
+        self.callbacks: Sequence[keras.callbacks.Callback] = ()
         refuse_after_private(run)
-        self.weights = KeptWeights(stage.keep, patience=stage.patience, start=stage.start_val_loss)
+        start, limit = stage.start_val_loss, None
+        if start is not None and stage.start_error is not None:
+            limit = start + CLEARLY * stage.start_error
+        self.weights = KeptWeights(stage.keep, patience=stage.patience, start=start, limit=limit)
+        self._early = limit is not None
         self.steps_per_epoch = splits.steps_per_epoch
         self.cadence = stage.cadence or Cadence()
         self._stage, self._splits = stage, splits
@@ -54,8 +72,14 @@ class StandardTraining:
         """Make the model ready, in its strategy's scope; return what its checkpoints must hold besides."""
         if isinstance(strategy, tf.distribute.ParameterServerStrategy):
             check_readers(self._splits)
-        if strategy.num_replicas_in_sync > 1 and are_uneven(strategy, self._splits):
+        uneven = strategy.num_replicas_in_sync > 1 and are_uneven(strategy, self._splits)
+        if uneven:
             weigh_replicas(model)
+        if self._in_pieces(strategy):
+            assert self._stage.physical_batch_size is not None
+            accumulate_gradients(model, self._stage.physical_batch_size, uneven=uneven)
+        if self._early:
+            self.callbacks = [_HalfEpoch(self.weights, self._splits, strategy)]
         if cluster.current().size > 1:
             sum_metrics_once_an_epoch(model)
         return {}
@@ -64,19 +88,160 @@ class StandardTraining:
         """Return the epoch before which training ends that goes on at epoch `first`."""
         return self._stage.epochs
 
-    def batches(self, first: int, last: int, strategy: tf.distribute.Strategy, *, skip: int) -> Any:
-        """Return what `model.fit` gets for the epochs [first, last), without the first `skip` steps."""
+    def batches(
+        self,
+        first: int,
+        last: int,
+        strategy: tf.distribute.Strategy,
+        *,
+        skip: int,
+        splits: Splits | None = None,
+    ) -> Any:
+        """Return what `model.fit` gets for the epochs [first, last), without the first `skip` steps.
+
+        Args:
+          first: the first epoch, from 0.
+          last: the epoch after the last.
+          strategy: of the training.
+          skip: steps of the first epoch that are passed over.
+          splits: with batches of another size; None: those of the training.
+        """
         augment, class_weight = self._stage.augment, self._stage.class_weight
 
         def of_process(share: Share | None) -> tf.data.Dataset:
-            return self._splits.epochs(
+            return (splits or self._splits).epochs(
                 first, last, skip=skip, augment=augment, class_weight=class_weight, share=share
             )
 
         return distribute(strategy, of_process)
 
+    def measure_epoch(self, model: keras.Model, strategy: tf.distribute.Strategy) -> float:
+        """Return the seconds that an epoch takes here with its validation, by steps that are taken back.
+
+        They are as small as the pieces of a batch. The first one, which is traced, does not count; `fit` takes over
+        what was traced. Validation costs a third of training, since it goes through the model in one direction.
+        """
+        examples = {split: len(indices) for split, indices in self._splits.indices.items()}
+        size = min(self._splits.global_batch_size, examples["train"])
+        if self._in_pieces(strategy):
+            assert self._stage.physical_batch_size is not None
+            size = min(size, self._stage.physical_batch_size * strategy.num_replicas_in_sync)
+        few = self.batches(0, TRIED, strategy, skip=0, splits=self._splits.replace(global_batch_size=size))
+        variables = [*model.variables, *model.optimizer.variables]
+        before = [variable.numpy() for variable in variables]
+        clock = _Clock()
+        model.fit(few, steps_per_epoch=TRIED, callbacks=[clock], verbose=0)
+        for variable, value in zip(variables, before, strict=True):
+            variable.assign(value)
+        return sum(clock.seconds[1:]) / (TRIED - 1) / size * (examples["train"] + examples["validation"] / 3)
+
+    def _in_pieces(self, strategy: tf.distribute.Strategy) -> bool:
+        """Return whether a replica's part of a batch is larger than what is computed at a time."""
+        of_replica = math.ceil(self._splits.global_batch_size / strategy.num_replicas_in_sync)
+        return (self._stage.physical_batch_size or of_replica) < of_replica
+
     def conclude(self, model: keras.Model) -> None:
         """Do nothing: the model says all."""
+
+
+class _Clock(keras.callbacks.Callback):
+    """Holds the seconds of each step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds: list[float] = []
+        self._began = 0.0
+
+    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Start the clock."""
+        self._began = time.perf_counter()
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Stop it: Keras has fetched the step's results."""
+        self.seconds.append(time.perf_counter() - self._began)
+
+
+class _HalfEpoch(keras.callbacks.Callback):
+    """Evaluates in the middle of the first epoch, and leaves the epoch's metrics as they are."""
+
+    def __init__(self, weights: KeptWeights, splits: Splits, strategy: tf.distribute.Strategy) -> None:
+        super().__init__()
+        foreign.take_tensor_logs(self)
+        self._weights, self._splits, self._strategy = weights, splits, strategy
+        self._epoch = 0
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Know the epoch."""
+        self._epoch = epoch
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Evaluate where it is time; what comes of it is part of the checkpoints, which are made after this."""
+        if self._epoch or batch + 1 != self._splits.steps_per_epoch // 2:
+            return
+        measured = [metric.get_weights() for metric in self.model.metrics]
+        steps = self._splits.evaluation_steps("validation")
+        batches = validation(self._strategy, self._splits)
+        found = self.model.evaluate(batches, steps=steps, verbose=0, return_dict=True)
+        self._weights.compare_with_limit(float(found["loss"]))
+        for metric, values in zip(self.model.metrics, measured, strict=True):
+            metric.set_weights(values)
+
+
+def accumulate_gradients(model: keras.Model, size: int, *, uneven: bool = False) -> None:
+    """Have `fit` sum the gradient of a batch over pieces of it, so that the activations of one are kept at a time.
+
+    The optimizer takes the step that it would take on the whole batch, up to float32's rounding, and dropout draws
+    other masks of the same kind. Only one update is made of a batch, and mixed precision and replicas stay as they are:
+    the pieces are of each replica's own examples.
+
+    Args:
+      model: functional, compiled, with one input, one output and a loss that is a mean over the examples.
+      size: examples of a piece; the last of a batch may have fewer.
+      uneven: whether replicas may have different numbers of examples; see `weigh_replicas`.
+
+    Raises:
+      ConfigError: batch normalisation is trained: its statistics would be those of the pieces.
+    """
+    kinds = (keras.layers.BatchNormalization,)
+    if trained := [of.name for of in model.submodules if isinstance(of, kinds) and of.trainable]:
+        raise ConfigError(
+            f"Batch normalisation is trained ({trained[0]}): on pieces of a batch its statistics would be others.\n"
+            "  Freeze it (layer.trainable = False), or leave physical_batch_size out."
+        )
+
+    def train_step(data: Any) -> dict[str, Any]:
+        x, y, weights = keras.utils.unpack_x_y_sample_weight(data)
+        count, variables = tf.shape(y)[0], model.trainable_variables
+
+        def add(start: Any, sums: Any, outputs: Any) -> tuple[Any, Any, Any]:
+            own_x, own_y, own_weights = (
+                None if of is None else of[start : start + size] for of in (x, y, weights)
+            )
+            with tf.GradientTape() as tape:
+                given = model(own_x, training=True)
+                # Of the class: what weigh_replicas puts in its place is a collective.
+                loss = type(model).compute_loss(model, own_x, *real_examples(own_y, given, own_weights))
+                loss *= tf.cast(tf.shape(given)[0] / count, loss.dtype)
+            pairs = model.optimizer.compute_gradients(loss, variables, tape)
+            sums = [old if new is None else old + new for old, (new, _) in zip(sums, pairs, strict=True)]
+            return start + size, sums, outputs.write(start // size, given)
+
+        shape = tf.TensorShape([None, *model.output.shape[1:]])
+        outputs = tf.TensorArray(
+            model.output.dtype, size=-(-count // size), element_shape=shape, infer_shape=False
+        )
+        zeros = [tf.zeros_like(variable) for variable in variables]
+        _, sums, outputs = tf.while_loop(
+            lambda start, *_: start < count, add, (0, zeros, outputs), parallel_iterations=1
+        )
+        outputs = outputs.concat()
+        if uneven:
+            weight = weight_of_replica(real_examples(y, outputs, weights)[0])
+            sums = [gradient * weight for gradient in sums]
+        model.optimizer.apply_gradients(zip(sums, variables, strict=True))
+        return dict(model.compute_metrics(x, y, outputs, weights))
+
+    model.train_step, model.train_function = train_step, None
 
 
 class PrivateTraining(keras.callbacks.Callback):

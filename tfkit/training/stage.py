@@ -49,8 +49,12 @@ class Stage:
       seed: of initial weights, order, augmentation and dropout.
       patience: epochs without a lower validation loss after which training stops; None for no such stop.
       start_val_loss: of the model that is trained: that model is what remains if no epoch is better.
+      start_error: standard error of `start_val_loss`: training is given up after two evaluations in a row whose loss is
+        above it by more than twice this; one is made in the middle of the first epoch. None: it is not given up.
       keep: the weights of the best epoch, by validation loss, or of the last.
       class_weight: class index to weight in the loss.
+      physical_batch_size: examples of a replica whose activations are in memory at a time: the gradient is summed over
+        such pieces of a batch; None: the whole batch at once. Not for private training, which has `microbatch_size`.
       augment: applied to each training image anew in each epoch.
       privacy: train with differential privacy; see `tfkit.DPSGD`.
       cadence: when it is saved; see `Cadence`. Private training is saved at the ends of epochs alone.
@@ -63,8 +67,10 @@ class Stage:
     seed: fields.Seed = 0
     patience: fields.Count | None = None
     start_val_loss: float | None = None
+    start_error: float | None = None
     keep: Literal["best", "last"] = "best"
     class_weight: dict | None = None
+    physical_batch_size: fields.Count | None = None
     augment: Augmentation | None = None
     privacy: DPSGD | None = None
     cadence: Cadence | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,10 +11,11 @@ import numpy as np
 
 from tfkit import hub
 from tfkit.data.augment import Augmentation
-from tfkit.data.splits import Splits, draw
+from tfkit.data.splits import Splits, draw, typed_labels
 from tfkit.distribution.replicas import Replicas
 from tfkit.environment import files, stack
 from tfkit.hub.encoders import Encoder
+from tfkit.privacy.clipping import per_example_loss
 from tfkit.run import Run
 from tfkit.settings.options import TransferConfig, WholeModelSettings
 from tfkit.text.tokenizers import WordPiece, build_vocabulary
@@ -25,13 +27,14 @@ from tfkit.transfer.models import Classifier, Top, observe, observe_head, plain_
 from tfkit.transfer.results import measure_tokens
 
 TOP_SHARE = 1 / 3
+USUAL_EPOCHS, CPU_MINUTES = {"images": 5, "texts": 3}, 1.0
+PIXELS_AT_A_TIME = 8 * 224**2
+"""Of the images whose activations a CPU holds: with EfficientNet-Lite0 those of an image of 224 pixels take 60 MB."""
 VOCABULARY = "vocab.txt"
 FASTER = 3.0
 """The vector of a piece is in few of the steps: the light model learns at so many times the rate of a head."""
 MAX_LENGTH = 256
 MOST_TEXTS = 50_000
-_CHARACTERS = 4  # in a token of English, about
-_UNKNOWN_LENGTH = 128
 
 
 def fine_tune(
@@ -58,31 +61,47 @@ def fine_tune(
     augment = Augmentation.preset(config.augment)
     weights = class_weight(splits, when=config.class_weights, run=run)
     stage = functools.partial(Stage.of_settings, config, augment=augment, class_weight=weights)
+    replicas = Replicas(strategy)
     whole = functools.partial(models.whole_model, encoder, classes=len(splits.class_names), spec=splits.spec)
     top = _top(config, encoder, splits, config.learning_rate, config.epochs)
     begins_tuned = config.features and start.is_tuned(functools.partial(whole, top=top))
-    features = _stored_features(run, encoder, splits, config, begins_tuned=begins_tuned)
+    extraction = _stored_features(run, encoder, splits, config, begins_tuned=begins_tuned)
+    features, base = (extraction.splits, extraction.model) if extraction else (None, None)
     how: dict[str, Any] = {"run": run, "strategy": strategy, "callbacks": callbacks}
     if features is None:
         trained = start.train(functools.partial(whole, top=top), splits, stage(name="head"), **how)
     else:
         trained = train_head(encoder, features, config, start=start, **how)
-    seconds = trained.seconds
-    stages = _fine_tuning_stages(run, encoder, splits, config)
+    head, seconds, improved = trained, trained.seconds, features is None
+    plan = _Plan(run, encoder, splits, config, replicas)
     precision = "mixed_float16" if stack.has_gpu() else "float32"
-    for name, epochs, trainable in stages:
-        rate, decay = config.fine_tune_learning_rate, config.layer_decay
-        tuned = _top(config, encoder, splits, rate, epochs, layer_decay=decay)
-        build = functools.partial(
-            whole, trainable=trainable, head=trained.model, top=tuned, precision=precision
+    if plan.epochs:
+        error = float(replicas.of_chief([_standard_error(head, features or splits)])[0])
+    for name, trainable in (("fine_tune_top", "top"), ("fine_tune", "all")):
+        if not plan.epochs_of(name):
+            continue
+
+        def build(name: str = name, trainable: str = trainable, start: Trained = trained) -> Any:
+            plan.schedule = models.open_schedule(config.fine_tune_learning_rate)
+            steps = plan.epochs_of(name) * splits.steps_per_epoch
+            models.set_steps(plan.schedule, steps, warmup=config.warmup)
+            tuned = _top(config, encoder, splits, plan.schedule, 0, layer_decay=config.layer_decay)
+            return whole(trainable=trainable, head=start.model, top=tuned, precision=precision)
+
+        tuning = stage(
+            name=name,
+            epochs=plan.epochs_of(name),
+            start_val_loss=trained.val_loss,
+            start_error=error,
+            physical_batch_size=_physical_batch_size(encoder, splits, strategy),
         )
-        tuning = stage(name=name, epochs=epochs, start_val_loss=trained.val_loss)
-        trained = train(build, splits, tuning, **how)
+        trained = train(build, splits, tuning, plan=functools.partial(plan.decide, name), **how)
         seconds += trained.seconds
+        improved = improved or trained.best_epoch is not None
     run.record({"time/train_seconds": seconds})
     # Outside of the strategy's scope and in float32, whatever it was trained in: this is measured and exported.
-    model = whole(head=trained.model, top=top)
-    return observe(model, splits) if features is None or stages else observe_head(model, trained, features)
+    model = whole(head=trained.model, top=top, base=base)
+    return observe(model, splits) if features is None or improved else observe_head(model, head, features)
 
 
 def train_head(
@@ -182,8 +201,8 @@ def _load_or_build_tokenizer(
 
 def _stored_features(
     run: Run, encoder: Encoder, splits: Splits, config: TransferConfig, *, begins_tuned: bool
-) -> Splits | None:
-    """Return the splits with stored features in place of the examples; None where they do not serve."""
+) -> hub.Extraction | None:
+    """Return the stored features; None where they do not serve."""
     run.record({"time/features_seconds": 0.0})
     if not config.features:
         return None
@@ -197,43 +216,111 @@ def _stored_features(
     extraction = hub.extract(encoder, splits)
     run.note(extraction.summary)
     run.record({"time/features_seconds": extraction.seconds})
-    return extraction.splits
+    return extraction
 
 
-def _fine_tuning_stages(
-    run: Run, encoder: Encoder, splits: Splits, config: TransferConfig
-) -> list[tuple[str, int, str]]:
-    """Return the stages that train the encoder: (name, epochs, what is trainable)."""
-    epochs = config.fine_tune_epochs
-    if epochs is None:
-        epochs = 0
-        if encoder.windows:
-            why = "whole documents are read (--windows first --fine-tune-epochs 3 trains on their beginnings)"
-        elif not encoder.trainable_variables:
+class _Plan:
+    """How many epochs of fine-tuning there are: as asked, and where there is a budget as many as fit it.
+
+    What a few steps take decides, once for a run and by its chief. It stands in config.yaml from then on, so that a run
+    which goes on, or is begun again from that file, trains so many.
+
+    Attributes:
+      epochs: at most so many over all stages; 0: none.
+      schedule: see `models.open_schedule`; of the model that is trained.
+    """
+
+    schedule: Any = None
+
+    def __init__(
+        self, run: Run, encoder: Encoder, splits: Splits, config: TransferConfig, replicas: Replicas
+    ) -> None:
+        self._run, self._config, self._replicas = run, config, replicas
+        self._steps, self._began, self._decided = splits.steps_per_epoch, time.monotonic(), False
+        self._staged = config.unfreeze == "staged" and bool(encoder.stages)
+        usual = USUAL_EPOCHS[encoder.modality]
+        # An earlier process of this run may have decided.
+        settings = {**vars(config), **run.config} if run.is_chief else vars(config)
+        epochs, minutes = settings["fine_tune_epochs"], settings["fine_tune_minutes"]
+        if epochs is None and minutes is None and not stack.has_gpu():
+            minutes = CPU_MINUTES
+        why = ""
+        if epochs is None and encoder.windows:
+            why = f"whole documents are read (--windows first --fine-tune-epochs {usual} trains on their beginnings)"
+        elif epochs is None and not encoder.trainable_variables:
             why = f"{encoder.handle} has no trainable weights"
+        if why:
+            run.note(f"Fine-tuning is off: {why}.")
+            run.decide(fine_tune_epochs=0, fine_tune_minutes=None)
+        elif config.unfreeze == "staged" and not self._staged and epochs != 0:
+            run.note("Staged unfreezing is off: a hub.KerasLayer is trained as a whole or not at all.")
+        epochs = 0 if why else usual if epochs is None else epochs
+        numbers = replicas.of_chief([float(epochs), minutes or 0.0])
+        self.epochs, self._minutes = int(numbers[0]), float(numbers[1]) or None
+
+    def epochs_of(self, stage: str) -> int:
+        """Return how many epochs a stage has: "fine_tune_top" (the later half of the model) or "fine_tune" (all)."""
+        first = round(self.epochs * TOP_SHARE) if self._staged else 0
+        return first if stage == "fine_tune_top" else self.epochs - first
+
+    def decide(self, stage: str, seconds: float) -> int:
+        """Print what training takes, and return how many epochs of this stage fit.
+
+        Args:
+          stage: that is about to begin.
+          seconds: that an epoch takes here.
+        """
+        if not self._decided:
+            self._bound(seconds)
+        models.set_steps(self.schedule, self.epochs_of(stage) * self._steps, warmup=self._config.warmup)
+        return self.epochs_of(stage)
+
+    def _bound(self, seconds: float) -> None:
+        asked, self._decided = self.epochs, True
+        if self._minutes is not None:
+            left = 60 * self._minutes - (time.monotonic() - self._began)
+            fitting = float(np.clip(left // seconds, 0, asked))
+            self.epochs = int(self._replicas.of_chief([fitting])[0])
+        if self.epochs:
+            fewer = f" in place of {asked}" if self.epochs < asked else ""
+            self._run.note(
+                f"Fine-tuning: about {_duration(self.epochs * seconds)} ({self.epochs} epochs{fewer} of {self._steps}"
+                " steps); --fine-tune-minutes N bounds it, --fine-tune-epochs 0 leaves it out."
+            )
         else:
-            usual, cheap, cost = _cost_of_epoch(encoder, splits)
-            epochs = usual if cheap or stack.has_gpu() else 0
-            why = f"an epoch of {cost} takes minutes on a CPU (--fine-tune-epochs {usual} turns it on)"
-        on = f"Fine-tuning is on: {epochs} epochs of the whole model (--fine-tune-epochs 0 leaves it out)."
-        run.note(on if epochs else f"Fine-tuning is off: {why}.")
-        run.decide(fine_tune_epochs=epochs)
-    first = round(epochs * TOP_SHARE) if config.unfreeze == "staged" else 0
-    if first and not encoder.stages:
-        run.note("Staged unfreezing is off: a hub.KerasLayer is trained as a whole or not at all.")
-        first = 0
-    stages = [("fine_tune_top", first, "top"), ("fine_tune", epochs - first, "all")]
-    return [stage for stage in stages if stage[1]]
+            self._run.note(
+                f"Fine-tuning is off: an epoch takes about {_duration(seconds)} here, which is too long for"
+                f" {_duration(60 * (self._minutes or 0))} in all (--fine-tune-epochs {asked} turns it on: about"
+                f" {_duration(asked * seconds)}; --fine-tune-minutes N as many epochs as fit)."
+            )
+        self._run.decide(fine_tune_epochs=self.epochs, fine_tune_minutes=None)
 
 
-def _cost_of_epoch(encoder: Encoder, splits: Splits) -> tuple[int, bool, str]:
-    """Return how many epochs are worth their time, whether one takes about a minute on a CPU, and what is computed."""
-    train = splits.indices["train"]
-    if encoder.modality == "images":
-        megapixels = len(train) * int(splits.spec.shape[0]) ** 2 / 1e6
-        return 5, megapixels <= 20, f"{megapixels:.0f} megapixels"
-    lengths = np.asarray(splits.source.lengths)[train]  # type: ignore[attr-defined]
-    longest = (encoder.max_length or _UNKNOWN_LENGTH) * _CHARACTERS
-    tokens = int(np.minimum(lengths, longest).sum() / _CHARACTERS)
-    # Two cores train 20,000 tokens of MiniLM in half a minute.
-    return 3, tokens * encoder.parameters <= 20_000 * 22_565_376, f"{tokens:,} tokens"
+def _duration(seconds: float) -> str:
+    """Return a duration as a person would say it.
+
+    Example:
+      >>> _duration(1.2), _duration(60), _duration(400)
+      ('1 second', '60 seconds', '7 minutes')
+    """
+    count, unit = (seconds, "second") if seconds < 100 else (seconds / 60, "minute")
+    return f"{count:.0f} {unit}" + ("" if round(count) == 1 else "s")
+
+
+def _standard_error(head: Trained, splits: Splits) -> float:
+    """Return the standard error of a model's mean loss on the validation split of `splits`, of its examples."""
+    outputs = head.model.predict(splits.validation, verbose=0)
+    labels = typed_labels(splits.source.labels[splits.indices["validation"]])
+    losses = np.asarray(per_example_loss(head.model)(labels, outputs))
+    return float(losses.std() / np.sqrt(len(losses)))
+
+
+def _physical_batch_size(encoder: Encoder, splits: Splits, strategy: Any) -> int | None:
+    """Return how many images a CPU has the activations of at a time; None: as many as there are, or texts."""
+    if (
+        encoder.modality != "images"
+        or stack.has_gpu()
+        or isinstance(strategy, stack.tf.distribute.TPUStrategy)
+    ):
+        return None
+    return max(1, PIXELS_AT_A_TIME // int(splits.spec.shape[0]) ** 2)

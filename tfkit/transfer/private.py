@@ -50,6 +50,9 @@ OF_SCATTERING = Usual(4096, 40, learning_rate=40.0, largest_rate=10.0, l2_norm_c
 FEWEST_STEPS = 400
 LIGHT_LENGTH = 64
 FEWEST_FOR_MEAN = 1000  # examples times epsilon
+FINAL_SHARE = 1.0
+"""Of the learning rate of a head, at its end: a decay to zero cost up to 2 points, and what an average of the weights
+would gain is less than that (docs/private_heads.md)."""
 
 
 def train_private(
@@ -101,7 +104,8 @@ def train_private(
             run.say(extraction.summary)  # not kept: it counts private examples
             features, seconds = extraction.splits, extraction.seconds
             trained, top = train_private_head(run, encoder, features, config, strategy=strategy)
-            classifier = observe_head(whole(head=trained.model, top=top), trained, features)
+            model = whole(head=trained.model, top=top, base=extraction.model)
+            classifier = observe_head(model, trained, features)
         else:
             build = functools.partial(whole, trainable="all", top=top)
             trained = train(build, of_batches, stage, run=run, strategy=strategy)
@@ -127,7 +131,7 @@ def train_private_head(
     stage, of_batches, rate, plan = plan_training(config, features, encoder, verbose=verbose)
     noise = plan.release_noise
     mean = _released_mean(run, features, config, noise, strategy=strategy) if noise else None
-    top = private_top(rate, plan.steps, mean=mean, task=features.task)
+    top = private_top(rate, plan.steps, mean=mean, final_share=FINAL_SHARE, task=features.task)
     build = functools.partial(models.head, encoder.feature_size, len(features.class_names), top)
     return train(build, of_batches, stage, run=run, strategy=strategy), top
 

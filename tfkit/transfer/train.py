@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tfkit.distribution import strategies
+from tfkit.environment.timeline import stage
 from tfkit.errors import ConfigError, DataError, RunError
 from tfkit.run import CONFIG, PRIVACY, Run
 from tfkit.settings.options import (
@@ -148,12 +148,12 @@ def train_classifier(config: Any, *, recipe: str) -> Run:
         from tfkit import reporting
         from tfkit.environment.packages import versions
 
-        began = time.monotonic()
-        with strategies.cluster_strategy(config, run) as strategy:
+        keep = not isinstance(config, PrivateSettings)
+        with run.timed(keep=keep) as record_times, strategies.cluster_strategy(config, run) as strategy:
             run.versions = {**versions(), "strategy": strategies.describe(strategy)}
             _train(config, run, strategy, source, recipe=recipe)
             if run.is_chief:
-                run.record({"time/total_seconds": time.monotonic() - began})
+                record_times()
                 reporting.write_report(run)
     return run
 
@@ -178,8 +178,9 @@ def load(config: Any, *, global_batch_size: int | None = None) -> tuple[Encoder 
 
 
 def _load(config: Any, global_batch_size: int) -> tuple[Encoder | None, Splits]:
-    from tfkit import data, hub
-    from tfkit.data.splits import FULL_RANGE
+    with stage("import", "Importing what reads the data"):
+        from tfkit import data, hub
+        from tfkit.data.splits import FULL_RANGE
 
     reading = {"global_batch_size": global_batch_size, "seed": config.seed, "strict": config.strict}
     reading |= {name: getattr(config, name) for name in ("label_column", "task", "class_order")}
@@ -288,10 +289,11 @@ def settings_of(run: Run, *, recipes: tuple[str, ...] = tuple(RECIPES), otherwis
 
 
 def _train(config: Any, run: Run, strategy: Any, source: Run | None, *, recipe: str) -> None:
-    from tfkit.transfer.baseline import compare_with_baseline
-    from tfkit.transfer.continuing import Start
-    from tfkit.transfer.results import conclude, describe
-    from tfkit.transfer.words import mix_words
+    with stage("import", "Importing what trains and measures"):
+        from tfkit.transfer.baseline import compare_with_baseline
+        from tfkit.transfer.continuing import Start
+        from tfkit.transfer.results import conclude, describe
+        from tfkit.transfer.words import mix_words
 
     private = isinstance(config, PrivateSettings)
     if not private:
