@@ -80,5 +80,5 @@ def test_what_is_refused_is_refused_before_training(table, folder):
 def test_no_progress_is_drawn_into_a_file(table, folder):
     """What two strategies, five processes and a launcher have printed: one plain line an epoch."""
     printed = (folder / "others.log").read_bytes()
-    assert b"Epoch 4/4" in printed
+    assert b"epoch 4/4" in printed
     assert not [character for character in (b"\r", b"\b", b"\x1b") if character in printed]

@@ -127,7 +127,7 @@ def test_killed_and_frozen_it_ends_as_if_nothing_had_been(tmp_path, undisturbed)
 @pytest.mark.slow
 def test_told_to_stop_it_saves_and_one_process_goes_on_with_it(tmp_path, undisturbed):
     """SIGTERM before and in training: exit code 3, within an epoch; then two replicas of one process finish the run."""
-    for moment in ("A step takes", "Epoch 2/8"):
+    for moment in ("A step takes", "epoch 2/8"):
         job = Launched(tmp_path / "run", recipe=())
         job.until_printed(moment)
         job.process.send_signal(signal.SIGTERM)

@@ -33,6 +33,36 @@ FIRST_TRACED, LAST_TRACED = 10, 20
 """Steps of a training."""
 
 
+class EpochLines(keras.callbacks.Callback):
+    """Print a line an epoch: "epoch 3/30  loss 0.130  val_loss 0.214  val_accuracy 0.958  lr 2.8e-3  0.3 s".
+
+    Args:
+      say: prints a line.
+      every: so many epochs, beside the first and the last.
+    """
+
+    def __init__(self, say: Callable[[str], object], *, every: int = 1) -> None:
+        super().__init__()
+        self._say, self._every, self._began = say, every, 0.0
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Look at the clock."""
+        self._began = time.monotonic()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Print the line."""
+        epochs, number, logs = self.params["epochs"], epoch + 1, logs or {}
+        if number not in (1, epochs) and number % self._every:
+            return
+        shown = {
+            name: value for name, value in logs.items() if name in ("loss", "epsilon") or name[:4] == "val_"
+        }
+        parts = [f"epoch {number}/{epochs}", *(f"{name} {value:.3f}" for name, value in shown.items())]
+        if (rate := logs.get("learning_rate")) is not None:
+            parts.append(f"lr {rate:.1e}".replace("e-0", "e-").replace("e+00", ""))
+        self._say("  ".join([*parts, f"{time.monotonic() - self._began:.1f} s"]))
+
+
 class _EventFile(EventFileWriter):
     """An event file that makes void what a killed process has written of a step and of later ones."""
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from tfkit import tasks
 from tfkit.data.splits import Splits, typed_labels
 from tfkit.distribution import strategies
-from tfkit.environment import process, timeline
+from tfkit.environment import timeline
 from tfkit.environment.heartbeat import on_signals, phase
 from tfkit.errors import PrivacyError
 from tfkit.metrics import Outputs, evaluate
@@ -73,7 +72,7 @@ def fit(
         The batch size of `splits` is then the expected one of the samples.
       cadence: when it is saved on the way; see `tfkit.training.checkpoint.Cadence`.
       callbacks: stock Keras callbacks of your own.
-      verbose: Keras's own.
+      verbose: None: a line an epoch; else Keras's own: 0, 1 or 2.
       output: what the model gives, "probabilities" or "logits", where neither its last layer nor its loss shows it.
       calibrate: whether to fit a temperature, which is built into the exported model, and the scores of prediction sets
         to the validation split; see `tfkit.calibration`.
@@ -199,7 +198,7 @@ def train(
     from tfkit import reporting
     from tfkit.distribution.replicas import Replicas, validation
     from tfkit.environment.stack import keras, tf
-    from tfkit.reporting.keras_callbacks import GRAPH, write_graph
+    from tfkit.reporting.keras_callbacks import GRAPH, EpochLines, write_graph
     from tfkit.training.checkpoint import Checkpoints, StepSeeds
     from tfkit.training.methods import PrivateTraining, StandardTraining
 
@@ -248,6 +247,8 @@ def train(
             phase("training")
             training_batches = method.batches(first, last, chosen, skip=checkpoints.step)
             kept = [*logging, method.weights, checkpoints]
+            if stage.verbose is None:
+                kept.append(EpochLines(run.say, every=10 if stage.privacy else 1))
             model.fit(
                 training_batches,
                 initial_epoch=first,
@@ -256,7 +257,7 @@ def train(
                 validation_data=validation(chosen, splits),
                 validation_steps=splits.evaluation_steps("validation"),
                 callbacks=[StepSeeds(stage.seed), *method.callbacks, *kept, *callbacks],
-                verbose=_verbosity(stage.verbose, run),
+                verbose=stage.verbose or 0,
             )
             phase("working")
         method.conclude(model)
@@ -308,12 +309,3 @@ def _build_metrics(model: keras.Model, splits: Splits) -> None:
     labels = tf.constant(typed_labels(splits.source.labels[:1]))
     model.compiled_loss.build(predictions)
     model.compiled_metrics.build(predictions, labels)
-
-
-def _verbosity(asked: int | None, run: Run) -> int:
-    if not run.is_chief:
-        return 0
-    if asked is not None:
-        return asked
-    # Keras draws on stdout.
-    return 1 if process.watched(sys.stdout) else 2 if process.is_verbose() else 0

@@ -59,7 +59,8 @@ class Stage:
       privacy: train with differential privacy; see `tfkit.DPSGD`.
       cadence: when it is saved; see `Cadence`. Private training is saved at the ends of epochs alone.
       profile: whether to trace steps 10 to 20 for TensorBoard, unless an earlier stage of the run has been traced.
-      verbose: Keras's own: 1 a progress bar, 2 a line an epoch, 0 nothing; None is 1 in a terminal or notebook, else 2.
+      verbose: None: a line an epoch, of private training every tenth; else Keras's own: 1 a progress bar, 2 its lines,
+        0 nothing.
     """
 
     epochs: fields.Count
