@@ -187,7 +187,7 @@ def _labels(chosen: argparse.Namespace) -> int:
     from tfkit.reporting.figures import printable
 
     found = find_label_errors(chosen.folder)
-    print(f"{len(found)} examples are probably labelled wrongly; the most suspicious first:")
+    print(f"Probably wrong labels: {len(found)}. The most suspicious first:")
     for row in found.head(max(chosen.most, 0)).itertuples():
         line = f"{row.name} ({row.split}): {row.given}, rather {row.suggested}"
         print(f"{row.score:.3f}  {printable(line)}")

@@ -97,7 +97,7 @@ def test_the_run_says_what_it_did(run):
     assert run.metrics["search/documents"] == 7
     notes = "\n".join(run.notes)
     assert "1 documents are empty: empty.txt" in notes
-    assert "1 documents cannot be used: picture.txt" in notes
+    assert "1 unusable document: picture.txt" in notes
     assert "exact" in notes
     points = (run.logdir / "projector" / "tensors.tsv").read_text().splitlines()
     assert len(points) == run.metrics["search/passages"]

@@ -23,6 +23,7 @@ from tfkit.compression.variants import Choice, Gates, Table, choose
 from tfkit.data.image_files import read_images
 from tfkit.data.splits import Splits, draw
 from tfkit.environment import files, process, stack
+from tfkit.environment.process import counted
 from tfkit.errors import CheckError, ConfigError, DataError, PrivacyError, RunError, TfkitError, UsageError
 from tfkit.privacy.ledger import check_data, is_private
 from tfkit.run import SAVED_MODEL, TFLITE, VARIANTS, Run
@@ -240,7 +241,7 @@ def convert_and_choose(
     if not contents:
         listed = "\n  ".join(f"{name}: {reason}" for name, reason in failed.items())
         raise CheckError(f"No variant could be made.\n  {listed}")
-    process.say(f"Measuring {len(contents)} variants on {tested.count} examples ...")
+    process.say(f"Measuring {counted(len(contents), 'variant')} on {counted(tested.count, 'example')} ...")
     comparisons = compare_all(tested, contents)
     lost, limit = comparisons["int8"].drop if "int8" in contents else 0.0, config.max_accuracy_drop
     # Of texts the tensors before and after the tokenizer are not of one kind.
@@ -380,7 +381,9 @@ def _train_technique(
     }  # fmt: skip
     # An earlier training of other settings is replaced.
     differs = (folder / "config.yaml").is_file() and Run.open(folder).config != settings
-    process.say(f"Training {folder.name}: {epochs} epochs of {splits.steps_per_epoch} steps ...")
+    process.say(
+        f"Training {folder.name}: {counted(epochs, 'epoch')} of {counted(splits.steps_per_epoch, 'step')} ..."
+    )
     with Run.create(folder, config=settings, overwrite=differs) as run:
         trained = fit.train(
             build,

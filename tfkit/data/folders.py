@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tfkit.data.splits import SPLIT_NAMES, Cutting, Skipped, Source, Splits, listed, no_such_path
+from tfkit.environment.process import counted
 from tfkit.errors import DataError
 
 # The names that the documentation gives: no note says how they were read.
@@ -407,14 +408,14 @@ def splits_of_folder(
         )
     if found.given:
         said += [
-            f"There is no {split} folder: {fraction:.0%} of train/ is held out for it."
+            f"There is no {split} folder: {fraction:.0%} of train/ becomes the {split} split."
             for split, fraction in cutting.held_out.items()
             if split not in found.given
         ]
     if leaked:
         said.append(
-            f"{leaked} validation or test {plural} have the content of one in an earlier split: they are easy, and"
-            " flatter the result."
+            f"Validation or test {plural} with the same content as one in an earlier split: {leaked}. They make the"
+            " result look better than it is."
         )
     return cutting.splits(
         source, indices, class_names=found.class_names, origin=f"{found.root}/", skipped=skipped,
@@ -449,7 +450,7 @@ def skipped_notes(
         parts.append(f"{reason}: {count} ({', '.join(places)}{', ...' * (count > len(places))})")
     if others := reasons.total() - sum(count for _, count in reasons.most_common(_REASONS)):
         parts.append(f"other reasons: {others}")
-    note = f"{where} has {reasons.total()} {plural} that cannot be used: {'; '.join(parts)}."
+    note = f"{where}: {counted(reasons.total(), plural[:-1])} cannot be used: {'; '.join(parts)}."
     if strict:
         raise DataError(f"{note}\n  Without strict they are skipped.")
     return [note]

@@ -555,7 +555,7 @@ def _cut(
 def _notes(source: FolderSource, prepared: Store) -> Iterator[str]:
     classes = Counter(digest for digest, _ in {*zip(source.digests, source.labels.tolist(), strict=True)})
     if contradictions := sum(classes[digest] > 1 for digest in source.digests):
-        yield f"{contradictions} images are byte for byte in two classes: no classifier can have both right."
+        yield f"Identical image files in two classes: {contradictions}. No classifier can get both right."
     size = source.shape[0]
     if prepared.descriptor is None:
         yield f"{prepared.folder.parent} has no room for the prepared images: they are decoded in every epoch."

@@ -108,7 +108,7 @@ def as_table(path: Path) -> tuple[Path, list[str]]:
 
     entry = files.Cache("tfrecords").get(files.digest_of(status, name, _READING), make)
     if repeated := entry.info["repeated"]:
-        notes.append(f"{path}: {repeated} images repeat the content of another one, and count once with it.")
+        notes.append(f"{path}: repeated images, which count once: {repeated}.")
     return entry.path / name, notes
 
 

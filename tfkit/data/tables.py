@@ -30,6 +30,7 @@ from tfkit.data.text_decoding import (
     packed_ending,
     short,
 )
+from tfkit.environment.process import counted
 from tfkit.errors import DataError
 
 SAMPLE_ROWS = 200
@@ -129,7 +130,7 @@ def read_rows(table: Table, columns: tuple[int, ...], notes: list[str]) -> Rows:
         )
     for remark, lines in remarks.items():
         places = listed([f"{table.path.name}:{line}" for line in lines], 3)
-        notes.append(f"{len(lines)} rows {remark} ({places}).")
+        notes.append(f"{counted(len(lines), 'row')} {remark} ({places}).")
 
 
 def _is_number(value: str) -> bool:

@@ -362,12 +362,12 @@ _CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufeff]")
 
 _CHANGES = {
     "html": (
-        "{} texts are HTML: what a reader of them sees is taken. The model is to be given such text too:"
+        "HTML texts: {}. They are converted to plain text. Convert the model's inputs too:"
         " tfkit.data.plain_text(html)."
     ),
-    "long": f"Of {{}} HTML texts the first {MAX_MARKUP:,} characters are read, with their marks.",
-    "control": "Control characters are left out of {} texts.",
-    "undecoded": "{} texts hold \ufffd where a sign could not be read: look at its encoding.",
+    "long": f"HTML texts of which only the first {MAX_MARKUP:,} characters are read: {{}}.",
+    "control": "Texts from which control characters are removed: {}.",
+    "undecoded": "Texts with \ufffd, which stands for an unreadable character: {}. Check the encoding.",
 }
 
 

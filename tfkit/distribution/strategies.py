@@ -246,7 +246,7 @@ def cluster_strategy(config: StrategyConfig, run: Run) -> Iterator[tf.distribute
         logical_cpus(config.logical_cpus)
     chosen = strategy(config.strategy)
     text = describe(chosen)
-    run.note(f"{text[0].upper()}{text[1:]}.")
+    run.note(f"Strategy: {text}.")
     workers = Replicas(chosen)
     # All have joined, so the chief has begun its folder.
     if workers.workers > 1 and not (run.shared / CONFIG).is_file():

@@ -66,6 +66,16 @@ def watched(stream: TextIO | None = None) -> bool:
     return hasattr(builtins, "__IPYTHON__") or stream.isatty()
 
 
+def counted(count: int, noun: str) -> str:
+    """Return a number of things in words.
+
+    >>> counted(1, "image"), counted(2000, "image"), counted(2, "class")
+    ('1 image', '2,000 images', '2 classes')
+    """
+    ending = "" if count == 1 else "es" if noun.endswith("s") else "s"
+    return f"{count:,} {noun}{ending}"
+
+
 def say(text: str) -> None:
     """Print what a job does, as it does it; nothing while `muted`."""
     global said_at

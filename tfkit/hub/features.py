@@ -102,10 +102,9 @@ class Extraction:
         stored = f"computed by {by} in {self.seconds:.1f} s and stored."
         if self.reused:
             stored = f"stored already (computed by {by})."
-        cut = f" {self.cut} texts ({self.cut / n:.1%}) are longer than the encoder takes, and cut."
-        if self.windows:
-            cut = f" {self.cut} texts ({self.cut / n:.1%}) are longer than a window: all were read, in {self.windows}."
-        return f"{n} x {d} features were {stored}{cut if self.cut else ''}"
+        long = f" Texts longer than a window: {self.cut:,} ({self.cut / n:.1%})"
+        cut = f"{long}, read in {self.windows}." if self.windows else f"{long}, cut off."
+        return f"Features: {n:,} x {d:,}, {stored}{cut if self.cut else ''}"
 
 
 def extract(

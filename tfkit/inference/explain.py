@@ -18,6 +18,7 @@ from tfkit.data.image_files import read_image
 from tfkit.data.splits import FULL_RANGE, listed, no_such_path, resize
 from tfkit.data.text_decoding import Cleaner, read_document
 from tfkit.environment import files, packages, stack
+from tfkit.environment.process import counted
 from tfkit.environment.timeline import track
 from tfkit.errors import ConfigError, DataError, PrivacyError, RunError, UsageError
 from tfkit.hub.bundled import MODELS
@@ -189,7 +190,7 @@ def _of_images(run: Run, examples: list[tuple[str, Any]], wanted: int | None) ->
             raise DataError(f"{name} is {found}: {packages.first_line(error)}") from error
         picture.thumbnail((LARGEST, LARGEST))
         pictures.append(np.asarray(picture))
-    run.say(f"Explaining {len(examples)} images by {run.path}.")
+    run.say(f"Explaining {counted(len(examples), 'image')} with {run.path}.")
     exported, images = run.model, np.stack(squares).astype(np.float32) / 255
     probabilities = np.concatenate([exported.classify(image[np.newaxis]).numpy() for image in images])
     classes = probabilities.argmax(axis=1) if wanted is None else np.full(len(images), wanted)
@@ -224,7 +225,7 @@ def _of_texts(run: Run, examples: list[tuple[str, Any]], wanted: int | None) -> 
         if not texts[-1].strip() or len(texts[-1]) > MOST_CHARACTERS:
             found = f"{len(texts[-1]):,} characters" if texts[-1].strip() else "no words"
             raise DataError(f"{name} has {found}; explain takes words, up to {MOST_CHARACTERS:,} characters.")
-    run.say(f"Explaining {len(examples)} texts by {run.path}.")
+    run.say(f"Explaining {counted(len(examples), 'text')} with {run.path}.")
     model = run.model
     for text in track(texts, "Explaining", unit="text"):
         probabilities, words = occlusion(model, text, wanted)

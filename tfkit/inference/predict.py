@@ -141,7 +141,7 @@ def stream(
     in_sets = _in_sets(run, coverage) if task.each else None
     noun = {0: "texts", 3: "images"}.get(len(shape), "rows")
     counts, measured = Counter(examples=0, unreadable=0), list[tuple[Example, np.ndarray]]()
-    _tell(f"Predicting {noun} by {run.path}.")
+    _tell(f"Predicting {noun} with {run.path}.")
     with _engine(run, shape, found.examples, moves=MOVES if augment else ()) as compute:
         for block in _watched(found.examples, noun):
             probabilities = np.full((len(block), len(names) if task.each else 2), np.nan, np.float32)

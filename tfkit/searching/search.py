@@ -23,6 +23,7 @@ from tfkit.data.tables import choose, open_table, read_rows
 from tfkit.data.text_decoding import Cleaner, decode, is_binary, read_document, short
 from tfkit.environment import files
 from tfkit.environment.packages import versions
+from tfkit.environment.process import counted
 from tfkit.environment.timeline import stage
 from tfkit.errors import DataError, HubError, RunError
 from tfkit.hub import Encoder
@@ -421,8 +422,8 @@ def _make_index(run: Run, documents: Documents, config: SearchConfig) -> Index:
     counts = {name: index.description[name] for name in ("documents", "passages")}
     seconds = run.times["embed"].seconds
     run.note(
-        f"{counts['documents']:,} documents in {counts['passages']:,} passages were embedded by"
-        f" {index.description['engine']} in {seconds:.1f} s. Each question is compared with all: the search is exact."
+        f"Embedded {counted(counts['documents'], 'document')} in {counted(counts['passages'], 'passage')} with"
+        f" {index.description['engine']} in {seconds:.1f} s. The search is exact."
     )
     run.record({f"search/{name}": count for name, count in counts.items()})
     run.provenance = {
@@ -559,9 +560,9 @@ def _checked(
             documents.append(Document(example[0], text))
         else:
             empty.append(example[0])
-    for kind, names in (("are empty", empty), ("cannot be used", unusable)):
+    for kind, names in (("empty", empty), ("unusable", unusable)):
         if names:
-            notes.append(f"{len(names)} documents {kind}: {listed(names, 3)}.")
+            notes.append(f"{counted(len(names), f'{kind} document')}: {listed(names, 3)}.")
     notes += [note.split(" The model is")[0] for note in cleaner.notes()]
     if not documents:
         what = f"text in a file that ends in {', '.join(SUFFIXES)}" if path.is_dir() else "row with a text"
