@@ -43,12 +43,19 @@ def closing_lines(run: Run) -> list[str]:
     """Return what was found, and where the index is."""
     from tfkit.searching.search import format_hits
 
-    answers = json.loads((run.path / HITS).read_text())["answers"]
-    lines = [line for answer in answers for line in format_hits(answer["query"], answer["hits"])]
+    found = json.loads((run.path / HITS).read_text())
+    chance = found["chance"]
+    lines = [
+        line
+        for answer in found["answers"]
+        if not answer.get("printed")
+        for line in format_hits(answer["query"], answer["hits"], chance=chance)
+    ]
     index = run.path / INDEX
     return [
         *lines,
         "",
+        f"scores       cosines: 1 is the same meaning; 95 % of random pairs of passages are below {chance:.2f}",
         f"index        {index}",
         f"ask more     python -m recipes.search_text --run-dir {run.path} --query ...",
         f'in Python    tfkit.searching.Index.open("{index}").query("...")',

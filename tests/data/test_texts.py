@@ -98,12 +98,8 @@ def test_rows_that_cannot_be_used_are_counted_and_named(tmp_path):
         ("a.csv:49", "has 1 fields instead of 2"),
     ]
     assert (splits.source.names[-1], splits.source.raw(40)) == ("a.csv:42", "two\nlines")
-    assert any(
-        "5 rows cannot be used: has no text: 2 (a.csv:44, a.csv:45)" in note for note in splits.notes
-    )
-    with pytest.raises(
-        DataError, match=r"5 rows cannot be used.*has 1 fields instead of 2: 1 \(a.csv:49\)"
-    ):
+    assert any("5 rows cannot be used: has no text: 2 (a.csv:44, a.csv:45)" in note for note in splits.notes)
+    with pytest.raises(DataError, match=r"5 rows cannot be used.*has 1 fields instead of 2: 1 \(a.csv:49\)"):
         load_texts(path, strict=True)
 
 

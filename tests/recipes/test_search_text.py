@@ -1,7 +1,10 @@
 """Documents are found by meaning, once embedded; whatever is wrong is a sentence."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -96,7 +99,7 @@ def test_the_run_says_what_it_did(run):
     assert run.finished
     assert run.metrics["search/documents"] == 7
     notes = "\n".join(run.notes)
-    assert "1 documents are empty: empty.txt" in notes
+    assert "1 empty document: empty.txt" in notes
     assert "1 unusable document: picture.txt" in notes
     assert "exact" in notes
     points = (run.logdir / "projector" / "tensors.tsv").read_text().splitlines()
@@ -171,3 +174,23 @@ def test_a_flipped_byte_of_an_index_is_not_used(run, tmp_path, name):
     (copied / name).write_bytes(content)
     with pytest.raises((RunError, HubError), match=str(copied)):
         Index.open(copied)
+
+
+@pytest.mark.slow
+def test_a_question_to_an_index_starts_no_tensorflow(run, index):
+    assert index.description["in_python"]
+    program = (
+        "import sys, io; from recipes import search_text as s; sys.stdin = io.StringIO('lazy kitten\\n')\n"
+        f"run = s.run(s.Config(run_dir={str(run.path)!r}, query=('how do I cancel',), interactive=True, top=2))\n"
+        "print(s.closing_lines(run)); assert 'tensorflow' not in sys.modules"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    answers = run.read("hits.json")["answers"]
+    assert [answer["hits"][0]["name"] for answer in answers] == ["terms.txt", "pets/cats.md"]
+    expected = index.query("how do I cancel", top=2)
+    assert [hit["score"] for hit in answers[0]["hits"]] == pytest.approx(
+        [hit.score for hit in expected], abs=1e-6
+    )
+    assert done.stdout.count("pets/cats.md") >= 1

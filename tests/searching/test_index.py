@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 
 from tfkit.searching import Index
+from tfkit.searching.search import snippet
 
 
 @pytest.mark.parametrize("documents", [1, 7, 1000])
 @pytest.mark.parametrize("top", [1, 10, 2000])
 def test_it_is_a_full_sort(documents, top):
-    vectors = np.random.default_rng(0).standard_normal((1000, 8)).astype(np.float32)
+    vectors = np.random.default_rng(0).standard_normal((1000, 64)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     lines = [json.dumps({"name": str(i % documents), "passage": i, "text": ""}).encode() for i in range(1000)]
     index = Index(None, vectors, lines, {})
     scores = vectors @ vectors[3]
@@ -21,3 +23,33 @@ def test_it_is_a_full_sort(documents, top):
     for place in np.argsort(-scores, kind="stable"):
         best.setdefault(str(place % documents), int(place))
     assert [hit.passage for hit in index._best(scores, top)] == list(best.values())[:top]
+
+
+def test_what_is_nearly_the_same_is_shown_once():
+    vectors = np.eye(8, dtype=np.float32)[[0, 0, 1, 0, 2]]
+    lines = [json.dumps({"name": name, "passage": 0, "text": ""}).encode() for name in "abcde"]
+    hits = Index(None, vectors, lines, {})._best(vectors @ np.linspace(1, 0, 8, dtype=np.float32), 2)
+    assert [(hit.name, hit.similar) for hit in hits] == [("a", ("b", "d")), ("c", ())]
+
+
+def test_chance_is_that_of_random_pairs():
+    vectors = np.random.default_rng(0).standard_normal((500, 100)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    assert Index(None, vectors, [], {}).chance() == pytest.approx(1.645 / 10, rel=0.1)
+    assert Index(None, vectors[:1], [], {}).chance() == 0
+
+
+@pytest.mark.parametrize(
+    ("question", "shown"),
+    [
+        ("Which batteries are there?", "We store spare batteries. They are for bicycles."),
+        ("nothing that is here", "It was mild. " * 12),
+    ],
+)
+def test_a_snippet_is_whole_sentences_around_the_match(question, shown):
+    passage = f"{'It was mild. ' * 40}We store spare batteries. They are for bicycles."
+    text = snippet(question, passage)
+    assert shown.strip() in text
+    assert len(text) <= 160
+    assert text[0].isupper()
+    assert text[-1] == "."

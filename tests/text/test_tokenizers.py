@@ -57,3 +57,11 @@ def test_a_tokenizer_that_keeps_case(of_pieces):
     cased = WordPiece(vocabulary=(*of_pieces.vocabulary, "T", "C", "A", "##A", "##T"), lower_case=False)
     table = check(cased)
     assert (table.back["upper case"], table.outcome["upper case"]) == ("The CAT", "kept")
+
+
+def test_python_cuts_as_the_graph_does(english, hard):
+    """All but what control characters do to a word: an index with such texts asks TensorFlow."""
+    tokenizer = MODELS["minilm-l6-v2"].tokenizer(max_length=128)
+    texts = [*english[0], *(text.decode("utf-8", "replace") for text in hard if b"\0" not in text)]
+    rows = tokenizer.tokenize(texts).to_list()
+    assert [text for text, row in zip(texts, rows, strict=True) if tokenizer.split(text) != row] == []

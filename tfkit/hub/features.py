@@ -336,8 +336,10 @@ class Engines(abc.ABC):
             (folder / "model.tflite").write_bytes(convert())
             return {"handle": self.encoder.handle}
 
-        key = files.digest_of(self.encoder.digest, *parts, packages.version("tensorflow"), _CONVERSION)
-        return (Cache("tflite").get(key, make).path / "model.tflite").read_bytes()
+        return (Cache("tflite").get(self._key(*parts), make).path / "model.tflite").read_bytes()
+
+    def _key(self, *parts: object) -> str:
+        return files.digest_of(self.encoder.digest, *parts, packages.version("tensorflow"), _CONVERSION)
 
 
 def engines_of(encoder: Encoder) -> Engines:
@@ -411,6 +413,13 @@ class TextEngines(Engines):
 
     unit = "text"
     batch_size = 4096
+    in_python = False
+    """Whether texts are cut into pieces without TensorFlow: see `WordPiece.split`."""
+
+    @property
+    def is_converted(self) -> bool:
+        """Return whether LiteRT has its model already, so that TensorFlow need not convert it."""
+        return (Cache("tflite").folder / self._key()).is_dir()
 
     def tensorflow(self, probe: np.ndarray) -> Engine:
         """See `Engines`: the flat model behind the tokenizer where there is one; else the SavedModels."""
@@ -471,7 +480,7 @@ class TextEngines(Engines):
             """See `tfkit.text.layers.Windows`, which does the same in a graph."""
             from tfkit.text.layers import window_sizes
 
-            pieces, (first, last, _) = _pieces(tokenizer, list(texts)), tokenizer.edges
+            pieces, (first, last, _) = self._pieces(tokenizer, list(texts)), tokenizer.edges
             lengths = np.array(list(map(len, pieces)))
             counts, sizes = (of.numpy() for of in window_sizes(lengths, room=tokenizer.max_length - 2))
             rows = [
@@ -486,23 +495,24 @@ class TextEngines(Engines):
 
         return pooled
 
+    def _pieces(self, tokenizer: Any, texts: list[bytes]) -> list[np.ndarray]:
+        if self.in_python:
+            return [np.array(tokenizer.split(text.decode()), np.int32) for text in texts]
+        ragged = tokenizer.tokenize(stack.tf.constant(texts, stack.tf.string))
+        return np.split(ragged.flat_values.numpy(), ragged.row_splits.numpy()[1:-1])
+
     def _rows(self, texts: np.ndarray, tokenizer: Tokenizer) -> list[np.ndarray]:
         """Return the ids of each text, int32 [up to max_length]; count those that are cut."""
         room = tokenizer.max_length - 2
         # Of a text of a hundred kilobytes the beginning is enough, if it holds enough words.
         start = [text[: _BYTES_A_PIECE * tokenizer.max_length] for text in texts]
-        rows = _pieces(tokenizer, start)
+        rows = self._pieces(tokenizer, start)
         for i, row in enumerate(rows):
             if len(start[i]) < len(texts[i]) and len(row) < room + _SPARE:
-                (rows[i],) = _pieces(tokenizer, [texts[i]])
+                (rows[i],) = self._pieces(tokenizer, [texts[i]])
         self.cut += sum(len(row) > room for row in rows)
         first, last, _ = tokenizer.edges
         return [np.concatenate([[first], row[:room], [last]]).astype(np.int32) for row in rows]
-
-
-def _pieces(tokenizer: Tokenizer, texts: list[bytes]) -> list[np.ndarray]:
-    ragged = tokenizer.tokenize(stack.tf.constant(texts, stack.tf.string))
-    return np.split(ragged.flat_values.numpy(), ragged.row_splits.numpy()[1:-1])
 
 
 def _by_length(examples: Any, compute: Callable[[Any], Any], *, batch_size: int = _BATCH) -> np.ndarray:

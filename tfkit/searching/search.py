@@ -7,10 +7,12 @@ import functools
 import itertools
 import json
 import re
+import sys
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
 
 import numpy as np
@@ -26,11 +28,12 @@ from tfkit.environment.packages import versions
 from tfkit.environment.process import counted
 from tfkit.environment.timeline import stage
 from tfkit.errors import DataError, HubError, RunError
-from tfkit.hub import Encoder
-from tfkit.hub.features import engines_of
+from tfkit.hub import Encoder, bundled
+from tfkit.hub.features import TextEngines, engines_of
 from tfkit.run import HITS, INDEX, REPORT, Run
 from tfkit.settings.options import EMBEDDED, ENCODER, SearchConfig
 from tfkit.settings.parse import as_dict, from_keywords, run_dir, takes_settings
+from tfkit.text.tokenizers import WordPiece
 
 if TYPE_CHECKING:
     from tfkit.settings.keywords import SearchKeywords
@@ -106,11 +109,16 @@ _DESCRIBED: dict[str, Any] = {
     "max_length": (int, type(None)),
     "digest": str,
     "engine": str,
+    "in_python?": bool,
+    "chance?": (int, float),
     "fingerprint": str,
     "files": {"*": str},
 }
 _OVER = 4  # passages looked at for each document that is wanted: a document may have several near ones
 _TOGETHER = 16  # questions whose scores are in memory together
+_NEARLY_SAME = 0.97  # cosine of passages of which one is shown for all
+_PAIRS = 5000  # of passages, drawn to tell what chance gives
+_SHOWN = 160  # characters of a passage on the screen, or one sentence
 _WORDS_A_TOKEN = 0.6  # where an encoder does not show its tokens; of English, on the safe side
 
 
@@ -126,6 +134,8 @@ class Hit:
     """Which of the document's passages it is, from 0."""
     text: str
     """Of the passage."""
+    similar: tuple[str, ...] = ()
+    """Other documents, among the best, with nearly the same passage."""
 
 
 class Document(NamedTuple):
@@ -152,8 +162,8 @@ class Index:
       [Hit(score=0.61, name='terms.txt', passage=3, text='To end your contract, write to ...')]
     """
 
-    encoder: Encoder
-    """Of the questions."""
+    loaded: Encoder | None
+    """The encoder, where it is loaded already: a question may do without it."""
     vectors: np.ndarray
     """float32 [passages, d], each of length 1."""
     lines: Sequence[bytes]
@@ -200,11 +210,22 @@ class Index:
             "max_length": encoder.max_length,
             "digest": encoder.digest,
             "engine": how["engine"],
+            # A question then needs no TensorFlow.
+            "in_python": isinstance(tokenizer, WordPiece) and _splits_alike(tokenizer, texts),
             "documents": len(documents),
             "passages": len(texts),
             "fingerprint": fingerprint,
         }
-        return cls(encoder, _length_one(vectors), lines, description)
+        index = cls(encoder, _length_one(vectors), lines, description)
+        return replace(index, description={**description, "chance": index.chance()})
+
+    def chance(self) -> float:
+        """Return the cosine below which 95 % of random pairs of passages are; 0 of a single one."""
+        if len(self.vectors) < 2:
+            return 0.0
+        first, step = np.random.default_rng(0).integers([0, 1], len(self.vectors), (_PAIRS, 2)).T
+        others = self.vectors[(first + step) % len(self.vectors)]
+        return float(np.quantile(np.einsum("ij,ij->i", self.vectors[first], others), 0.95))
 
     def save(self, folder: Path) -> None:
         """Write the index as `folder`: all of it, or what was there before."""
@@ -239,21 +260,35 @@ class Index:
             lines = (folder / PASSAGES).read_bytes().split(b"\n")[:-1]
             if vectors.ndim != 2 or vectors.dtype != np.float32 or len(lines) != len(vectors):
                 raise ValueError(f"{len(lines)} passages for {vectors.dtype} vectors {list(vectors.shape)}")
-            handle, length = description["encoder"], description["max_length"]
-            preprocessor = description["preprocessor"]
         except (OSError, ValueError, KeyError, EOFError) as error:
             raise RunError(
                 f"{folder} holds no whole index ({error}). Make one: python -m recipes.search_text --run-dir ..."
             ) from error
-        if encoder is None:
-            encoder = hub.load_model(handle, modality="texts", preprocessor=preprocessor, max_length=length)
-        if encoder.digest != description["digest"]:
+        index = cls(encoder, vectors, lines, description)
+        if encoder is not None or _without_tensorflow(description) is None:
+            _ = index.encoder
+        return index
+
+    @functools.cached_property
+    def encoder(self) -> Encoder:
+        """Return the encoder of the questions.
+
+        Raises:
+          HubError: it is not the one whose vectors the index holds.
+        """
+        handle, length, preprocessor = (
+            self.description[name] for name in ("encoder", "max_length", "preprocessor")
+        )
+        encoder = self.loaded or hub.load_model(
+            handle, modality="texts", preprocessor=preprocessor, max_length=length
+        )
+        if encoder.digest != self.description["digest"]:
             raise HubError(
-                f"{folder} was made with {handle} (max_length {length}); {encoder.handle} (max_length"
+                f"The index was made with {handle} (max_length {length}); {encoder.handle} (max_length"
                 f" {encoder.max_length}) is another encoder, whose vectors cannot be compared with its.\n  Ask with the"
                 " same one, or make the index anew: --overwrite."
             )
-        return cls(encoder, vectors, lines, description)
+        return encoder
 
     def query(self, text: str, *, top: int = 5) -> list[Hit]:
         """Return the documents that answer a question, best first: of each its best passage.
@@ -273,15 +308,23 @@ class Index:
 
     def _best(self, scores: np.ndarray, top: int) -> list[Hit]:
         """Return the best passage of each document, best first, ties to the earlier; `scores` are of all passages."""
-        best: dict[str, Hit] = {}
         for count in (_OVER * top, _OVER**3 * top, len(scores)):
             nearest = np.argpartition(-scores, min(count, len(scores)) - 1)[:count]
-            for index in nearest[np.lexsort((nearest, -scores[nearest]))]:
-                hit = self._hit(int(index), float(scores[index]))
-                best.setdefault(hit.name, hit)
+            best: dict[int, Hit] = {}
+            seen: set[str] = set()
+            for index in map(int, nearest[np.lexsort((nearest, -scores[nearest]))]):
+                hit = self._hit(index, float(scores[index]))
+                if hit.name in seen:
+                    continue
+                seen.add(hit.name)
+                same = next((i for i in best if self.vectors[i] @ self.vectors[index] > _NEARLY_SAME), None)
+                if same is not None:
+                    best[same] = replace(best[same], similar=(*best[same].similar, hit.name))
+                elif len(best) < top:
+                    best[index] = hit
             if len(best) >= top:
                 break
-        return list(best.values())[:top]
+        return list(best.values())
 
     @property
     def passages(self) -> list[Hit]:
@@ -299,13 +342,32 @@ class Index:
     @functools.cached_property
     def _encode(self) -> Any:
         """Return what makes vectors of questions, opened when the first comes."""
-        engines = engines_of(self.encoder)
+        engines: Any = engines_of(_without_tensorflow(self.description) or self.encoder)
+        engines.in_python = self.description.get("in_python", False)
         no_probe = np.empty(0, object)
         if self.description["engine"] == "tensorflow":
             return engines.tensorflow(no_probe)
         opened = contextlib.ExitStack()
         weakref.finalize(self, opened.close)
         return opened.enter_context(engines.litert(no_probe))
+
+
+def _without_tensorflow(description: Mapping[str, Any]) -> Any:
+    """Return what stands for the encoder of an index where a question needs no TensorFlow; None where it does."""
+    model = bundled.MODELS.get(description["encoder"])
+    if not description.get("in_python") or not isinstance(model, bundled.TextModel):
+        return None
+    tokenizer = model.tokenizer(max_length=description["max_length"] or model.max_length)
+    encoder: Any = SimpleNamespace(
+        handle=model.name, digest=description["digest"], tokenizer=tokenizer, windows=False, modality="texts"
+    )
+    return encoder if TextEngines(encoder).is_converted else None
+
+
+def _splits_alike(tokenizer: WordPiece, texts: list[str]) -> bool:
+    """Return whether Python cuts all texts into the pieces into which the graph cuts them."""
+    rows = tokenizer.tokenize(texts).to_list()
+    return all(tokenizer.split(text) == row for text, row in zip(texts, rows, strict=True))
 
 
 def _length_one(vectors: np.ndarray) -> np.ndarray:
@@ -405,8 +467,23 @@ def _answer(run: Run, index: Index, questions: Sequence[str], config: SearchConf
         {"query": question, "hits": [asdict(hit) for hit in hits]}
         for question, hits in zip(questions, index.queries(questions, top=config.top), strict=True)
     ]
-    files.write_json(run.path / HITS, {"answers": answers})
+    if config.interactive or (not questions and sys.stdin.isatty() and not (config.json or config.quiet)):
+        answers += _converse(index, config.top)
+    files.write_json(run.path / HITS, {"chance": index.description.get("chance", 0.0), "answers": answers})
     return run
+
+
+def _converse(index: Index, top: int) -> Iterator[dict[str, Any]]:
+    """Answer questions from standard input, one a line, until it ends or an empty one comes."""
+    chance = index.description.get("chance", 0.0)
+    while True:
+        if sys.stdin.isatty():
+            print("\nquestion (empty to end): ", end="", flush=True)
+        if not (question := sys.stdin.readline().strip()):
+            return
+        hits = [asdict(hit) for hit in index.query(question, top=top)]
+        print("\n".join(format_hits(question, hits, chance=chance)), flush=True)
+        yield {"query": question, "hits": hits, "printed": True}
 
 
 def _make_index(run: Run, documents: Documents, config: SearchConfig) -> Index:
@@ -468,15 +545,45 @@ def _questions(config: SearchConfig) -> list[str]:
     return texts
 
 
-def format_hits(question: str, hits: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return a question and what was found, as hits.json has it, as lines for a terminal."""
+def format_hits(question: str, hits: Sequence[Mapping[str, Any]], *, chance: float = 0.0) -> list[str]:
+    """Return a question and what was found, as hits.json has it, as lines for a terminal.
+
+    Args:
+      question: in words.
+      hits: best first.
+      chance: see `Index.chance`; it is said where nothing is nearer.
+    """
     lines = ["", question]
+    if hits and hits[0]["score"] < chance:
+        lines.append("  No passage is nearer than random ones are to each other: the answer may not be here.")
     for hit in hits:
         part = f" [{hit['passage'] + 1}]" if hit["passage"] else ""
         lines.append(f"  {hit['score']:.3f}  {hit['name']}{part}")
-        text = " ".join(hit["text"].split())
-        lines.append(f"         {text if len(text) <= 100 else text[:99] + '…'}")
+        lines.append(f"         {snippet(question, hit['text'])}")
+        if others := hit.get("similar"):
+            lines.append(f"         + {len(others)} similar: {listed(others, 3)}")
     return lines
+
+
+def snippet(question: str, passage: str) -> str:
+    """Return the sentence of a passage that shares most words with a question, and what fits beside it.
+
+    Example:
+      >>> snippet("When may I cancel?", "Welcome. You may cancel at any time. Write to us.")
+      'Welcome. You may cancel at any time. Write to us.'
+    """
+    sentences = [" ".join(part.split()) for part in _BOUNDARIES[2].split(passage) if part.strip()]
+    asked = {word[:5] for word in re.findall(r"\w{3,}", question.lower())}
+    shared = [len(asked & {word[:5] for word in re.findall(r"\w{3,}", one.lower())}) for one in sentences]
+    first = last = int(np.argmax(shared)) if sentences else 0
+    while True:  # the next one after it, else the one before
+        for wider in ((first, last + 1), (first - 1, last)):
+            text = " ".join(sentences[max(wider[0], 0) : wider[1] + 1])
+            if wider[0] >= 0 and wider[1] < len(sentences) and len(text) <= _SHOWN:
+                first, last = wider
+                break
+        else:
+            return short(" ".join(sentences[first : last + 1]), 2 * _SHOWN)
 
 
 class Documents(NamedTuple):

@@ -178,6 +178,7 @@ class SearchKeywords(TypedDict, total=False):
     preprocessor: str | None
     max_length: int | None
     model_handle: str | None
+    interactive: bool
     queries_file: _Path | None
     top: int
 

@@ -579,8 +579,11 @@ class SearchConfig(TextSource):
     that is there."""
 
     query: tuple[str, ...] = ()
-    """Questions, in words; an index that is there answers them without reading documents. Left out: --queries-file, or
-    none: the index alone is made."""
+    """Questions, in words; an existing index answers them without reading documents. Left out: --queries-file; in a
+    terminal, questions that you type; else none: only the index is made."""
+
+    interactive: bool = False
+    """Answer questions from standard input too, one a line."""
 
     queries_file: Path | None = None
     """A file with a question a line, instead of --query."""
