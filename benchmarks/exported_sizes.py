@@ -84,7 +84,7 @@ def memory() -> int:
 def export(folder: Path) -> Path:
     """The bundled backbone at its own size with an untrained head, as a run exports it."""
     from tfkit import data, hub
-    from tfkit.environment import stack
+    from tfkit.environment import foreign
     from tfkit.environment.stack import tf
     from tfkit.metrics import gives_logits, to_probabilities
     from tfkit.training.export import image_module
@@ -93,7 +93,7 @@ def export(folder: Path) -> Path:
     backbone = hub.load_model("efficientnet-lite0").check()
     splits = data.load_images("digits", image_size=backbone.native_size)
     model = models.whole_model(backbone, classes=10, spec=splits.spec, top=models.plain_top())
-    with stack.traced_for_saving():
+    with foreign.traced_for_saving():
         logits = gives_logits(model)
         module = image_module(
             model, splits, probabilities=lambda outputs: to_probabilities(outputs, logits=logits)

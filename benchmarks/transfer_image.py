@@ -1,6 +1,7 @@
 """The recipe against the TF Hub tutorial's way, on the same images, in turn, in processes of their own.
 
     python benchmarks/transfer_image.py                          (1,000 images of mnist5k at 224 pixels, 3 rounds)
+    python benchmarks/transfer_image.py --images 1000 4000       (a table for each number of images)
     python benchmarks/transfer_image.py --data-dir photos/       (photos/<class>/<image>)
     python benchmarks/transfer_image.py --growth                 (time and memory from 500 to 4,000 images)
 
@@ -36,7 +37,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data-dir", type=Path, help="instead of digits of mnist5k")
-    parser.add_argument("--images", type=int, default=1000)
+    parser.add_argument("--images", type=int, nargs="+", default=[1000])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES, metavar="CONTESTANT")
     parser.add_argument(
@@ -51,9 +52,22 @@ def main() -> None:
 
 
 def contest(scratch: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """All contestants in turn, round after round."""
-    folder = prepare(scratch / "images", options.images, options.data_dir)
+    """All contestants in turn, round after round, for each number of images."""
     hub_cache, handle = backbone(scratch)
+    results = []
+    for count in options.images:
+        folder = prepare(scratch / f"images{count}", count, options.data_dir)
+        print(f"{sum(file.is_file() for file in folder.rglob('*')):,} images")
+        measured = rounds(scratch, folder, hub_cache, handle, options)
+        show(measured)
+        results += [{"images": count, **row} for row in measured]
+    return results
+
+
+def rounds(
+    scratch: Path, folder: Path, hub_cache: Path, handle: str, options: argparse.Namespace
+) -> list[dict[str, Any]]:
+    """All contestants in turn on the images of one folder."""
     results = []
     as_stock = ["--no-features", "--epochs", EPOCHS, "--patience", EPOCHS]
     contestants: dict[str, Callable[[], dict[str, Any]]] = {
@@ -66,7 +80,6 @@ def contest(scratch: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
         for name in options.only:
             results.append({"round": number, "contestant": name, **contestants[name]()})
             print(json.dumps(results[-1]), file=sys.stderr, flush=True)
-    show(results)
     return results
 
 

@@ -12,7 +12,6 @@ what it expects of each action: float32 [n, actions].
 
 from __future__ import annotations
 
-import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,6 +20,7 @@ import numpy as np
 from tfkit import litert, reporting, run_files
 from tfkit.environment import files, packages, stack
 from tfkit.environment.process import quiet
+from tfkit.environment.timeline import stage
 from tfkit.errors import CheckError, ConfigError
 from tfkit.reporting.tensorboard import event_writer
 from tfkit.run import POLICY, TFLITE, Run
@@ -50,7 +50,6 @@ def train_agent(config: AgentConfig) -> Run:
       RunError: see `Run.create`; or a checkpoint is damaged.
       CheckError: an exported policy does not act as the one that was measured.
     """
-    began = time.monotonic()
     agent = (_deep_q if config.agent == "dqn" else _lin_ucb)(config)
     folder = run_dir(config, recipe="train_agent")
     with Run.create(folder, config=as_dict(config), overwrite=config.overwrite) as run:
@@ -58,18 +57,23 @@ def train_agent(config: AgentConfig) -> Run:
             run.say(f"{folder} holds the finished run of this very config; --overwrite would do it again.")
             return run
         run.versions, run.provenance = packages.versions(), {"recipe": {"name": "train_agent"}}
-        run.decide(steps=agent.steps)
-        # One is kept, under a number, as all backups are.
-        manager = stack.tf.train.CheckpointManager(agent.checkpoint, run.backup / "agent", 1, None, "0")
-        rows = _restore(run, manager)
-        for number in range(len(rows), agent.rounds):
-            rows.append({"stage": config.agent, "epoch": number, **agent.learn(number)})
-            files.write_json(run.backup / f"{len(rows)}.json", {"rows": rows})
-            manager.save(checkpoint_number=len(rows))
-            _show(run, rows, agent.rounds)
-        metrics, states = agent.measure()
-        run.record({**metrics, **_export(run, agent, states), "time/total_seconds": time.monotonic() - began})
-        reporting.write_report(run)
+        with run.timed() as record_times:
+            run.decide(steps=agent.steps)
+            # One is kept, under a number, as all backups are.
+            manager = stack.tf.train.CheckpointManager(agent.checkpoint, run.backup / "agent", 1, None, "0")
+            rows = _restore(run, manager)
+            with stage("learn", "Learning"):
+                for number in range(len(rows), agent.rounds):
+                    rows.append({"stage": config.agent, "epoch": number, **agent.learn(number)})
+                    files.write_json(run.backup / f"{len(rows)}.json", {"rows": rows})
+                    manager.save(checkpoint_number=len(rows))
+                    _show(run, rows, agent.rounds)
+            with stage("measure", "Measuring"):
+                metrics, states = agent.measure()
+            with stage("export", "Exporting the policy"):
+                run.record({**metrics, **_export(run, agent, states)})
+            record_times()
+            reporting.write_report(run)
     return run
 
 

@@ -16,7 +16,7 @@ import textwrap
 from collections.abc import Callable, Sequence
 from typing import NoReturn, TypeVar
 
-from tfkit.environment import cluster, heartbeat, process
+from tfkit.environment import cluster, heartbeat, process, timeline
 from tfkit.environment.heartbeat import give_up, interrupt, start, what_next
 from tfkit.errors import TfkitError
 from tfkit.run import Run
@@ -50,13 +50,14 @@ def main(
     spec = getattr(module, "__spec__", None)
     prog = f"python -m {spec.name}" if spec else config_class.__module__
     start()
+    timeline.begin_with_process()
     heartbeat.backups = None
     # Outside of training, which saves first, a scheduler's SIGTERM is what Ctrl-C is.
     signal.signal(signal.SIGTERM, interrupt)
     config, code = None, 0
     try:
         config = parse(config_class, words, prog=prog, description=inspect.getdoc(module) or "")
-        with contextlib.ExitStack() as output:
+        with timeline.doing("Starting"), contextlib.ExitStack() as output:
             if config.json:
                 output.enter_context(process.stdout_for_programs())
             if config.quiet:
@@ -169,13 +170,14 @@ def closing_lines(run: Run) -> list[str]:
         epsilon, delta = metrics.get("privacy/epsilon"), metrics["privacy/delta"]
         spent = "none" if epsilon is None else f"epsilon {epsilon:.3g}, delta {delta:.3g}"
         lines.append(f"privacy      {spent}   # in words: report.html, privacy.json")
+    parts = timeline.in_words(run.times or timeline.usage_in(metrics))
     takes = "images)   # raw pixels to probabilities"
     if run.provenance.get("data", {}).get("shape") == []:
         takes = "texts)   # strings to probabilities; import tensorflow_text first"
     return [
         "",
         *lines,
-        f"took         {metrics.get('time/total_seconds', nan):.0f} s",
+        f"took         {metrics.get('time/total_seconds', nan):.0f} s{': ' * bool(parts)}{parts}",
         f"model        {model}",
         f'load it      tf.function(tf.saved_model.load("{model}"), reduce_retracing=True)({takes}',
         *where_to_look(run),

@@ -16,6 +16,7 @@ import numpy as np
 
 from tfkit.environment import packages, stack
 from tfkit.environment.process import quiet
+from tfkit.environment.timeline import doing, track
 from tfkit.errors import CheckError, DataError
 
 IDENTIFIER = b"TFL3"
@@ -158,6 +159,7 @@ def names_of(enumeration: type) -> dict[int, str]:
 REMEDY = "Replace the layers that use them; TensorFlow itself runs the model as it is."
 
 
+@doing("Converting the model to LiteRT")
 def to_tflite(
     model: Callable[[stack.tf.Tensor], stack.tf.Tensor],
     *,
@@ -290,7 +292,8 @@ class ParallelInterpreter:
             finally:
                 self._idle.put(worker)
 
-        for done in [self._pool.submit(run, start) for start in range(0, count, step)]:
+        calls = [self._pool.submit(run, start) for start in range(0, count, step)]
+        for done in track(calls, "Running LiteRT", unit="call", leave=False):
             done.result()
         return outputs
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
+from tfkit.environment.timeline import stage
 from tfkit.errors import CheckError
 
 if TYPE_CHECKING:
@@ -577,6 +578,7 @@ def to_probabilities(outputs: Any, *, logits: bool, temperature: float = 1.0) ->
     return values
 
 
+@stage("measure", "Measuring")
 def evaluate(
     model: keras.Model, splits: Any, *, logits: bool | None = None, split: str = "test"
 ) -> Evaluation:

@@ -11,12 +11,12 @@ import math
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfkit import run_files
-from tfkit.environment import cluster, files, heartbeat, packages, process, stack
+from tfkit.environment import cluster, files, heartbeat, packages, process, stack, timeline
 from tfkit.errors import DataError, RunError
 
 if TYPE_CHECKING:
@@ -240,6 +240,7 @@ class Run(contextlib.AbstractContextManager["Run"]):
       path: what this process writes goes below it.
       shared: the folder that the chief writes; for the chief, and for whoever is alone, the same.
       is_chief: whether this process is the one whose files remain.
+      times: what each stage of the last `timed` block took; empty where this process had none.
 
     Example:
       >>> import tempfile
@@ -252,6 +253,8 @@ class Run(contextlib.AbstractContextManager["Run"]):
     def __init__(self, path: Path) -> None:
         self.path = self.shared = self._read_from = path
         self.is_chief, self._done = True, False
+        self.times: dict[str, timeline.Usage] = {}
+        self._earlier: dict[str, timeline.Usage] = {}
         self._held = contextlib.ExitStack()
 
     @classmethod
@@ -303,6 +306,8 @@ class Run(contextlib.AbstractContextManager["Run"]):
         except OSError as error:
             raise _unwritable(run.path, error) from error
         heartbeat.backups = run.backup
+        if not run.finished and "time/total_seconds" not in run.metrics:  # it did not come to its end
+            run._earlier = timeline.usage_in(run.metrics)
         return run
 
     @classmethod
@@ -375,6 +380,38 @@ class Run(contextlib.AbstractContextManager["Run"]):
                 raise RunError(f"The metric {name!r} is {value}: metrics.json holds finite numbers only.")
         plain = {name: value if isinstance(value, int) else float(value) for name, value in metrics.items()}
         files.write_json(self.path / METRICS, {**self.metrics, **plain})
+
+    @contextlib.contextmanager
+    def timed(self, name: str = "", *, keep: bool = True) -> Iterator[Callable[[], None]]:
+        """Measure the stages of a block, see `tfkit.environment.timeline`, into metrics.json.
+
+        Of a run that goes on, what earlier processes took is added; nobody measured the stage in which one was killed.
+
+        Args:
+          name: of the block, "compress", where it is not the run itself: it stands before the names of its stages.
+          keep: off, nothing is recorded but, of the run itself, time/total_seconds. So it is with private training: one
+            picture of a private set can need more time and memory than all others, and no noise hides that.
+
+        Yields:
+          What records all that was measured until then: to be called before the report, which shows it.
+        """
+
+        def record() -> None:
+            if keep or not name:
+                self.record({f"time/{name or 'total'}_seconds": times.seconds})
+            if keep:
+                self.record(times.metrics(f"{name}_" if name else ""))
+
+        def record_stage() -> None:
+            # Before there are numbers, the same command with other settings may begin anew in this folder.
+            if keep and not name and (self.path / METRICS).is_file():
+                self.record(times.metrics())
+
+        earlier, doing = {} if name else self._earlier, timeline.doing(f"Working on {self.shared}")
+        with timeline.Timeline(earlier, ended=record_stage) as times, doing:
+            self.times = times.usage
+            yield record
+        record()
 
     @property
     def notes(self) -> list[str]:

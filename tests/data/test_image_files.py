@@ -15,7 +15,7 @@ from PIL import Image
 import tfkit
 from tests.data.pictures import png
 from tfkit.data import load_images
-from tfkit.data.image_files import Unreadable, choose_range, decode_image, longer_side, used_range
+from tfkit.data.image_files import Unreadable, choose_range, decode_image, read_head, used_range
 from tfkit.data.splits import FULL_RANGE, as_bytes
 from tfkit.errors import ConfigError, DataError, PrivacyError
 
@@ -113,7 +113,7 @@ def test_a_big_jpeg_is_decoded_smaller_but_never_below_what_is_needed(tmp_path):
     quarters((2000, 1500)).save(tmp_path / "big.jpg")
     assert decode_image(tmp_path / "big.jpg", at_least=448).size == (1000, 750)
     assert decode_image(tmp_path / "big.jpg", at_least=1600).size == (2000, 1500)
-    assert longer_side(tmp_path / "big.jpg") == 2000
+    assert read_head(tmp_path / "big.jpg") == (2000, False)
 
 
 def saved(image, form="PNG"):

@@ -132,7 +132,7 @@ def test_the_table_is_whole():
     assert len(names) == len({row.handle for row in table}) == len(table) > 30
     for row in table:
         assert find(row.name) is find(row.handle) is row
-        assert row.parameters > 1e6
+        assert row.parameters > 1e6 or row.name.startswith("scattering")  # which has no weights
         assert row.feature_size > 1
         assert row.licence
         assert (row.image_size is None) == (row.modality == "texts")

@@ -18,7 +18,7 @@ from tfkit.environment.stack import keras, tf, tf_hub
 from tfkit.errors import CheckError
 from tfkit.metrics import evaluate
 from tfkit.run import Run
-from tfkit.training.export import over_white, save, to_bytes
+from tfkit.training.export import Frozen, compare, over_white, save, to_bytes
 
 
 @pytest.fixture(scope="module")
@@ -212,3 +212,63 @@ def test_features_and_probabilities_go_as_they_are(tmp_path):
     run = Run.create(tmp_path, config={})
     measured = evaluate(model, splits)
     assert save(model, run, splits, evaluation=measured)["export/max_difference"] < 1e-6
+
+
+@pytest.fixture(scope="module")
+def on_features(splits, tmp_path_factory):
+    """A head with dropout on what a frozen layer gives: the model, its exported form, and what was frozen."""
+    layers = keras.layers
+    images = keras.Input((24, 24, 3))
+    flat = layers.Flatten()(layers.AveragePooling2D(3)(images))
+    features = layers.Dense(48, activation="relu", trainable=False, name="features")(flat)
+    outputs = layers.Dense(10)(layers.Dropout(0.5)(features))
+    model, below = keras.Model(images, outputs), keras.Model(images, features)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(0.01), loss, metrics=["accuracy"])
+    model.fit(splits.train, epochs=3, verbose=0)
+    frozen = Frozen(features, below.predict(splits.test, verbose=0))
+    run, measured = Run.create(tmp_path_factory.mktemp("parts"), config={}), evaluate(model, splits)
+    numbers = save(model, run, splits, evaluation=measured, frozen=frozen)
+    return model, run, measured, frozen, numbers
+
+
+def test_a_frozen_part_is_compared_on_its_own(on_features, splits):
+    """What each part of the export gives is what the whole gives; the head alone has dropout in training."""
+    _, run, measured, frozen, numbers = on_features
+    assert 0 < numbers["export/whole_examples"] < 60 < len(measured.labels)
+    assert (numbers["export/agreement"], numbers["export/max_difference"] < 1e-4) == (1.0, True)
+    loaded, raw = tf.saved_model.load(str(run.path / "saved_model")), splits.source.raw(0)
+    vectors = loaded.features(loaded.pixels(raw[np.newaxis]))
+    np.testing.assert_allclose(loaded.head(vectors)[0], loaded(raw), atol=1e-6)
+    np.testing.assert_allclose(loaded.head(frozen.of_test), measured.probabilities, atol=1e-5)
+    white = tf.ones([1, 24, 24, 3])
+    draws = [loaded(white, training=True).numpy() for _ in range(3)]
+    assert np.ptp(draws, axis=0).max() > 1e-3
+    np.testing.assert_array_equal(loaded(white), loaded(white))
+
+
+def test_parts_that_do_not_fit_are_found_by_the_whole(on_features, splits):
+    model, run, measured, frozen, _ = on_features
+    every = len(measured.labels)
+    assert compare(run.model, model, splits, measured, frozen)[1] < every
+
+    def differing(exported, frozen=frozen, splits=splits):
+        found, whole = compare(exported, model, splits, measured, frozen)
+        return whole, np.abs(found - measured.probabilities).max()
+
+    # Features of other examples, which the head alone could not tell from its own.
+    assert differing(run.model, Frozen(frozen.output, frozen.of_test[::-1]))[1] > 0.1
+    # Pixels that the training had and the export does not make, two of 255 apart: nobody but the whole can say.
+    brighter = SimpleNamespace(
+        shape=splits.source.shape,
+        raw=splits.source.raw,
+        read=lambda indices: np.minimum(splits.source.read(indices), 253) + np.uint8(2),
+    )
+    assert differing(run.model, splits=splits.replace(source=brighter))[0] == every
+    # Weights of the frozen part that are another model's: all examples, and all of them are wrong.
+    other = run.model
+    kernel = other.variables_of_model[0]
+    kernel.assign(kernel[::-1])
+    whole, difference = differing(other)
+    assert whole == every
+    assert difference > 0.1

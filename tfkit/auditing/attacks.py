@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tfkit.environment import stack
+from tfkit.environment.timeline import track
 from tfkit.errors import ConfigError
 
 Predictions = tuple[np.ndarray, np.ndarray]
@@ -277,7 +278,7 @@ def attack(
         return structures.AttackInputData(**values, labels_train=members[1], labels_test=others[1])
 
     done = []
-    for name in dict.fromkeys(names):
+    for name in track(dict.fromkeys(names), "Attacking", unit="attacker"):
         kind = structures.AttackType[ATTACKS[name]]
         if kind.is_trained_attack:
             done.append(_learn(name, kind, given("probs"), len(members[0]), len(others[0]), seed))
@@ -362,7 +363,7 @@ def lira(
     chance = np.random.default_rng(seed)
     inside, values = [], []
     # Halves and their complements: every example is in as many models as it is out of.
-    for _ in range(shadows // 2):
+    for _ in track(range(shadows // 2), "Training shadow models", unit="pair"):
         order = chance.permutation(len(labels))
         for half in np.array_split(order, 2):
             inside.append(np.isin(np.arange(len(labels)), half))

@@ -19,6 +19,7 @@ from tfkit.calibration import temperature_of, with_temperature
 from tfkit.data.splits import Splits
 from tfkit.distribution import strategies
 from tfkit.environment import files, packages
+from tfkit.environment.timeline import stage
 from tfkit.errors import CheckError, ConfigError, DataError, RunError
 from tfkit.hub import Encoder
 from tfkit.metrics import evaluate
@@ -204,46 +205,50 @@ def audit(run: Run | str | Path, splits: Splits | None = None, **settings: Any) 
         why="its attackers look at the probability of one true class.",
     )
     run.check_writable()
-    backbone: Any = None
-    own: Any = None
-    if splits is None or config.shadows or config.canaries:
-        otherwise = "tfkit.audit(run, splits), with the splits of its training"
-        if splits is not None:  # what only a recipe's run can have was asked for
-            otherwise = "tfkit.audit(run, splits) without shadows and canaries"
-        own = settings_of(run, recipes=RECIPES, otherwise=otherwise)
-        _check(run, own, config)
-        backbone, read = load(own)
-        splits = splits or read
-    check_data(run, splits)
-    pair, labels = _by_lot(splits, seed=config.seed), splits.source.labels
-    answers = [predict(run.model, splits, indices) for indices in pair]
-    if not all(np.isfinite(probabilities).all() for probabilities in answers):
-        raise CheckError(f"{run.path} gives probabilities that are no numbers: its training went wrong.")
-    members, others = zip(answers, (labels[indices] for indices in pair), strict=True)
-    attacks = attack(config.attacks, members=members, others=others, seed=config.seed)
-    count, secrets = len(pair[0]), None
-    features: Any = hub.extract(backbone, splits).splits if config.shadows or config.canaries else None
-    again = functools.partial(head_again, own, backbone, seed=config.seed)
-    if config.shadows:
-        both, is_member = np.concatenate(pair), np.arange(2 * count) < count
-        shadow = functools.partial(_shadow, again, features, both)
-        # The shadows have no temperature: the run's own is taken back.
-        found = with_temperature(np.concatenate(answers), 1 / temperature_of(run))
-        attacks.append(
-            lira(found, labels[both], is_member, shadow=shadow, shadows=config.shadows, seed=config.seed)
+    with run.timed("audit", keep=not is_private(run)) as record_times:
+        backbone: Any = None
+        own: Any = None
+        if splits is None or config.shadows or config.canaries:
+            otherwise = "tfkit.audit(run, splits), with the splits of its training"
+            if splits is not None:  # what only a recipe's run can have was asked for
+                otherwise = "tfkit.audit(run, splits) without shadows and canaries"
+            own = settings_of(run, recipes=RECIPES, otherwise=otherwise)
+            _check(run, own, config)
+            backbone, read = load(own)
+            splits = splits or read
+        check_data(run, splits)
+        pair, labels = _by_lot(splits, seed=config.seed), splits.source.labels
+        with stage("predict", "Predicting the examples"):
+            answers = [predict(run.model, splits, indices) for indices in pair]
+        if not all(np.isfinite(probabilities).all() for probabilities in answers):
+            raise CheckError(f"{run.path} gives probabilities that are no numbers: its training went wrong.")
+        members, others = zip(answers, (labels[indices] for indices in pair), strict=True)
+        with stage("attacks", "Attacking"):
+            attacks = attack(config.attacks, members=members, others=others, seed=config.seed)
+        count, secrets = len(pair[0]), None
+        features: Any = hub.extract(backbone, splits).splits if config.shadows or config.canaries else None
+        again = functools.partial(head_again, own, backbone, seed=config.seed)
+        if config.shadows:
+            both, is_member = np.concatenate(pair), np.arange(2 * count) < count
+            shadow = functools.partial(_shadow, again, features, both)
+            # The shadows have no temperature: the run's own is taken back.
+            found = with_temperature(np.concatenate(answers), 1 / temperature_of(run))
+            attacks.append(
+                lira(found, labels[both], is_member, shadow=shadow, shadows=config.shadows, seed=config.seed)
+            )
+        epsilon, delta = claimed or (None, 0.0)
+        if config.canaries:
+            secrets = exposure(
+                backbone, features, fit=again, canaries=config.canaries, epsilon=epsilon, seed=config.seed
+            )
+        bound = lower_bound(attacks, delta=delta)
+        result = Audit(
+            attacks=attacks, bound=bound, claimed=claimed, examples=count, seed=config.seed, exposure=secrets
         )
-    epsilon, delta = claimed or (None, 0.0)
-    if config.canaries:
-        secrets = exposure(
-            backbone, features, fit=again, canaries=config.canaries, epsilon=epsilon, seed=config.seed
-        )
-    bound = lower_bound(attacks, delta=delta)
-    result = Audit(
-        attacks=attacks, bound=bound, claimed=claimed, examples=count, seed=config.seed, exposure=secrets
-    )
-    _write(run, result)
-    if run.finished:
-        reporting.write_report(run)
+        _write(run, result)
+        record_times()
+        if run.finished:
+            reporting.write_report(run)
     if result.refuted:
         raise CheckError(
             f"{run.path} fails the audit. {result.verdict}\n"

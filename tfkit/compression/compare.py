@@ -22,6 +22,7 @@ from tfkit.compression.sources import InputShape, Source, saved
 from tfkit.compression.variants import Quality, Table, Variant, mark_pareto
 from tfkit.data.splits import FULL_RANGE, draw
 from tfkit.environment import stack
+from tfkit.environment.timeline import stage, track
 from tfkit.errors import CheckError, DataError, UsageError
 from tfkit.litert import ParallelInterpreter, opened
 from tfkit.metrics import f1_scores
@@ -223,6 +224,7 @@ def all_examples(source: Source, data: Any) -> tuple[dict[str, np.ndarray], Any]
     return whole, None if any(part is None for part in labels) else np.concatenate(labels)
 
 
+@stage("original", "Running the model itself")
 def predict_original(source: Source, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
     """Return what the model itself gives for all inputs, by their names; some are given twice.
 
@@ -241,7 +243,9 @@ def predict_original(source: Source, inputs: Mapping[str, np.ndarray]) -> np.nda
         (output,) = source.function(**rows).values()
         return np.asarray(output, np.float32)[: count - start]
 
-    outputs = np.concatenate([predict(start) for start in range(0, count, batch)])
+    outputs = np.concatenate(
+        [predict(start) for start in track(range(0, count, batch), "Running the model itself", unit="part")]
+    )
     if not np.all(np.isfinite(outputs)):
         raise CheckError("The model gives values that are not finite numbers (NaN) for some of the inputs.")
     first = outputs[:batch]
@@ -253,6 +257,7 @@ def predict_original(source: Source, inputs: Mapping[str, np.ndarray]) -> np.nda
     return outputs
 
 
+@stage("compare", "Running the variants")
 def compare_all(tested: ModelUnderTest, models: Mapping[str, bytes]) -> dict[str, Comparison]:
     """Compare each file with the original, on all test examples."""
     known: dict[str, Any] = {
@@ -351,6 +356,7 @@ def quality(
     }
 
 
+@stage("latency", "Timing the variants, and measuring their memory")
 def measure(
     tested: ModelUnderTest,
     models: Mapping[str, bytes],

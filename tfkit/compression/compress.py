@@ -107,12 +107,13 @@ def compress_model(config: CompressConfig, model: Any = None) -> Run:
         # Files made before are made anew; a model that was trained there is nobody's to remove.
         again = (folder / VARIANTS).is_file() and not (folder / SAVED_MODEL).exists()
         run = Run.create(folder, config=as_dict(config), overwrite=config.overwrite or again)
-    with run:
+    with run, run.timed("compress", keep=opened is None or not is_private(opened)) as record_times:
         if opened is not None:
             choice = _compress_run(run, opened, config)
         else:
             choice = _compress_saved_model(run, config.saved_model if model is None else model, config)
         process.say(f"\n{Table.read(run.read(VARIANTS))}")
+        record_times()
         reporting.write_report(run)
     if choice.chosen is None:
         raise CheckError(f"{choice.verdict}\n  All of them are in {run.path / TFLITE}.")

@@ -26,6 +26,7 @@ from tfkit.compression.sources import SIGNATURE, InputShape, Source, saved, with
 from tfkit.environment import packages, stack
 from tfkit.environment.foreign import register_custom_operations
 from tfkit.environment.process import quiet
+from tfkit.environment.timeline import stage
 from tfkit.errors import CheckError, TfkitError, UsageError
 from tfkit.litert import REMEDY, converted
 
@@ -191,7 +192,10 @@ def run_conversions(
         executor, log = _executor()
         os.truncate(log, 0)
         try:
-            content = executor.submit(_convert, model, request, (examples or {}) if measured else {}).result()
+            with stage("convert", f"Converting to {request.name}"):
+                content = executor.submit(
+                    _convert, model, request, (examples or {}) if measured else {}
+                ).result()
             if request.variant == "int8" and not request.keep_float:
                 prove_int8(inspect(content), name=request.name)
             made[request.name] = content

@@ -14,6 +14,7 @@ from tfkit.compression.inspect import inspect
 from tfkit.data.splits import draw
 from tfkit.environment import stack
 from tfkit.environment.foreign import operator_details
+from tfkit.environment.timeline import stage
 from tfkit.litert import Number, inputs_of, opened
 
 EXAMPLES = 16
@@ -144,6 +145,7 @@ TRIES = (1, 3, 8, 16)
 """So many of the worst operations, with those that read what they make, are kept in float, one try after the other."""
 
 
+@stage("localise", "Looking for the layers at which the error of int8 starts")
 def selective_variant(
     subject: ModelUnderTest, float32: bytes, int8: bytes, *, limit: float, request: ConversionRequest
 ) -> tuple[bytes | None, str, str]:

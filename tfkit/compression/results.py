@@ -23,6 +23,7 @@ from tfkit.compression.sources import pixel_function, saved
 from tfkit.compression.variants import Choice, Gates, Table
 from tfkit.data.splits import FULL_RANGE, Splits, draw
 from tfkit.environment import files
+from tfkit.environment.timeline import stage
 from tfkit.errors import CheckError, RunError
 from tfkit.litert import ParallelInterpreter
 from tfkit.metrics import largest_difference
@@ -198,6 +199,7 @@ def described(model: bytes, tested: ModelUnderTest, *, name: str) -> bytes:
     )
 
 
+@stage("figures", "Writing the files and what they are worth")
 def write_results(
     run: Run,
     tested: ModelUnderTest,

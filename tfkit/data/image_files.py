@@ -15,7 +15,6 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 from joblib import Parallel, delayed
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError, WebPImagePlugin  # noqa: F401  (registers WebP)
-from tqdm.auto import tqdm
 
 from tfkit.data.folders import (
     IMAGES,
@@ -46,7 +45,7 @@ from tfkit.data.store import Store, Writer, prepare
 from tfkit.data.tables import Table, choose, open_table, with_joined_columns
 from tfkit.data.text_decoding import short
 from tfkit.environment import files
-from tfkit.environment.process import watched
+from tfkit.environment.timeline import track
 from tfkit.errors import DataError
 
 _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP")
@@ -153,11 +152,11 @@ def _has_sixteen_bits(file: IO[bytes]) -> bool:
     return head.startswith(b"\x89PNG\r\n\x1a\n") and head[24:] == b"\x10"
 
 
-def longer_side(path: Path) -> int | None:
-    """Return the longer side in pixels, from the head of the file alone; None if there is none."""
+def read_head(path: Path) -> tuple[int, bool] | None:
+    """Return the longer side in pixels and whether there is no colour, by the head of the file; None if it has none."""
     try:
         with Image.open(path, formats=_FORMATS) as image:
-            return max(image.size)
+            return max(image.size), image.mode[:1] in "1LI"
     except Exception:
         return None
 
@@ -288,7 +287,7 @@ def _range_notes(scaling: PixelRange, used: Mapping[str, tuple[int, int]], *, to
         yield f"{len(beyond)} of them go beyond {low} to {high}, and are clipped there{example}."
 
 
-_SIZES_READ = 500
+_SIZES_READ, _NEARLY_ALL = 500, 0.95
 
 
 class _File(NamedTuple):
@@ -339,13 +338,7 @@ def prepare_images(
                 return _File(*stamp, "", str(err)), b""
 
         written, prepared = [], in_parallel(prepare_file, images)
-        progress: dict[str, Any] = {
-            "desc": "Preparing images",
-            "unit": "image",
-            "delay": 1,
-            "disable": not watched(),
-        }
-        for file, content in tqdm(prepared, total=len(images), **progress):
+        for file, content in track(prepared, "Preparing images", unit="image", total=len(images)):
             written.append(file)
             writer.add(content)
         writer.finish({"stamp": _stamp(images), "origin": str(root), "files": written})
@@ -439,9 +432,9 @@ def _load(
     """Load files, whose first argument `cut` takes beside what `_cut` takes."""
     # Before anything is decoded: what is too little is refused, and the training images decide the range.
     training = cut_folder(found, found.files, cutting, functools.partial(cut, found.files))["train"]
-    some = [] if image_size is not None else found.files[:: len(found.files) // _SIZES_READ + 1]
-    sides = [*filter(None, in_parallel(longer_side, [found.root / image.name for image in some]))]
-    size = choose_size(np.asarray(sides or [native_size]), image_size=image_size, native_size=native_size)
+    some = [found.root / image.name for image in found.files[:: len(found.files) // _SIZES_READ + 1]]
+    sides, greys = np.asarray([*filter(None, in_parallel(read_head, some))] or [(native_size, False)]).T
+    size = choose_size(sides, image_size=image_size, native_size=native_size)
     used = _used_ranges(found)
     if pixel_range is not None:
         scaling = PixelRange(*pixel_range, images=len(used))
@@ -454,7 +447,7 @@ def _load(
         found, source, source.images, cutting, functools.partial(cut, source.images),
         digests=source.digests,
         unreadable=[Skipped(file.name, file.reason) for file in _all_files(prepared) if file.reason],
-        pixel_range=scaling,
+        pixel_range=scaling, side=int(np.median(sides)), grey=bool(greys.mean() >= _NEARLY_ALL),
         notes=[*_notes(source, prepared), *_range_notes(scaling, used, total=len(source.names))],
     )  # fmt: skip
 
@@ -514,7 +507,7 @@ def _read_table(table: Table, chosen: Sequence[int], found: Scan) -> dict[str, s
     """
     as_label, labels, root = LabelCleaner(), dict[str, str](), found.root.resolve()
     rows = table.rows(tuple(chosen))
-    for row in tqdm(rows, desc="Reading the table", unit="row", delay=1, disable=not watched()):
+    for row in track(rows, "Reading the table", unit="row"):
         if isinstance(row, Skipped):
             found.skipped.append(row)
             continue

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from tqdm.auto import tqdm
 
 from tfkit.data.embedded import load_sentiment
 from tfkit.data.image_files import load_folder, load_image_table
@@ -31,7 +30,7 @@ from tfkit.data.splits import (
 from tfkit.data.tables import FLAGS
 from tfkit.data.text_files import load_documents, load_table
 from tfkit.environment import files, packages
-from tfkit.environment.process import watched
+from tfkit.environment.timeline import stage, track
 from tfkit.errors import DataError
 from tfkit.settings import fields
 from tfkit.tasks import task_of
@@ -125,6 +124,7 @@ def from_arrays(
     indices = cut_by_class(source.names, strata, class_names=parts, held_out=cutting.held_out, seed=seed)
     target.check_cut(indices, where="labels")
     about: Any = {"class_names": target.class_names, "task": target.task}
+    about |= {"side": max(pictures.shape[1:3]), "grey": pictures.ndim == 3 or pictures.shape[3] == 1}
     return cutting.splits(source, indices, origin="images in memory", **about)
 
 
@@ -285,7 +285,7 @@ def _unpack(builder: Any, split: str, folder: Path) -> None:
     info, decoders = builder.info, {"image": tfds.decode.SkipDecoding()}
     examples = tfds.as_numpy(builder.as_dataset(split=split, decoders=decoders))
     total = info.splits[split].num_examples
-    for example in tqdm(examples, total=total, desc=f"Unpacking {split}", delay=1, disable=not watched()):
+    for example in track(examples, f"Unpacking {split}", unit="image", total=total):
         content = bytes(example["image"])
         place = folder / info.features["label"].int2str(int(example["label"])).replace("/", "_")
         place.mkdir(parents=True, exist_ok=True)
@@ -294,6 +294,7 @@ def _unpack(builder: Any, split: str, folder: Path) -> None:
         (place / f"{hashlib.sha256(content).hexdigest()[:24]}{ending}").write_bytes(content)
 
 
+@stage("data", "Reading the images")
 def load_images(
     source: str | Path,
     *,
@@ -362,6 +363,7 @@ def load_images(
     return with_task(load_folder(source, cutting, **sizes), **meaning)
 
 
+@stage("data", "Reading the texts")
 def load_texts(
     source: str | Path,
     *,

@@ -16,12 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from google.protobuf.message import DecodeError
-from tqdm.auto import tqdm
 
 from tfkit.data.splits import listed
 from tfkit.data.text_decoding import decode
 from tfkit.environment import files, stack
-from tfkit.environment.process import watched
+from tfkit.environment.timeline import track
 from tfkit.errors import DataError
 
 GRAPH = ("transform_fn", "transformed_metadata")
@@ -98,7 +97,7 @@ def as_table(path: Path) -> tuple[Path, list[str]]:
         images: list[str] = []
         (folder / IMAGES).mkdir()
         records = (record for shard in shards for record in _examples(shard))
-        shown = tqdm(records, desc="Reading TFRecords", unit="record", delay=1, disable=not watched())
+        shown = track(records, "Reading TFRecords", unit="record")
         with (folder / name).open("w", encoding="utf-8", errors="replace") as file:
             for features in shown:
                 row = {column: _cell(feature, folder, images) for column, feature in features.items()}

@@ -83,10 +83,18 @@ def to_square(image: Tensor, size: int) -> Tensor:
       float32 [size, size, 3] or [batch, size, size, 3], whole numbers in [0, 255].
     """
     tf = stack.tf
-    square = tf.cast(image, tf.float32)
-    for height in (tf.shape(image)[-3], size):
-        square = tf.image.resize(square, [height, size], method="bilinear", antialias=True)
-        square = tf.clip_by_value(tf.floor(square + 0.5), 0.0, 255.0)
+    whole = tf.cast(image, tf.float32)
+
+    def resized() -> Tensor:
+        square = whole
+        for height in (tf.shape(image)[-3], size):
+            square = tf.image.resize(square, [height, size], method="bilinear", antialias=True)
+            square = tf.clip_by_value(tf.floor(square + 0.5), 0.0, 255.0)
+        return square
+
+    # It would leave whole numbers of that size as they are, in milliseconds an image.
+    fits = tf.reduce_all(tf.equal(tf.shape(image)[-3:-1], size)) & tf.reduce_all(whole == tf.floor(whole))
+    square = tf.cond(fits, lambda: whole, resized)
     return tf.ensure_shape(square, [*image.shape[:-3], size, size, 3])
 
 
@@ -413,6 +421,12 @@ class Splits:
 
     pixel_range: PixelRange = WHOLE_RANGE
     """How images of 16 bits become those of 8 bits that `train`, `validation` and `test` hold."""
+
+    side: int = 0
+    """Of images as they are: the median of the longer sides of some hundred, in pixels; 0: not known."""
+
+    grey: bool = False
+    """Of images: whether they are of a format without colour, all of them or nearly so."""
 
     notes: tuple[str, ...] = ()
     """What was decided on the way and why, one sentence each."""

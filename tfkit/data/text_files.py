@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from tfkit.data.folders import TEXTS, Scan, class_name_warnings, scan, skipped_notes, splits_of_folder
 from tfkit.data.labels import (
@@ -30,7 +29,7 @@ from tfkit.data.tables import FLAGS, Row, Table, choose, open_table, read_rows, 
 from tfkit.data.text_decoding import Cleaner, known_as, read_document, short
 from tfkit.environment import files
 from tfkit.environment.files import digest_of
-from tfkit.environment.process import watched
+from tfkit.environment.timeline import track
 from tfkit.errors import DataError
 
 RECIPE, _READING = 3, 5
@@ -320,7 +319,7 @@ def load_table(
 
 
 def _progress(examples: Iterable[Any]) -> Iterable[Any]:
-    return tqdm(examples, desc="Reading texts", unit="text", delay=1, disable=not watched())
+    return track(examples, "Reading texts", unit="text")
 
 
 def _read_table(

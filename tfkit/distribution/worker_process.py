@@ -26,7 +26,7 @@ _LAST_LINES = 20
 _LONGEST_LINE = 1 << 16
 # One Ctrl-C may arrive twice: from the terminal and from the program in front of this one.
 _SAME_SIGNAL_SECONDS = 1.0
-_REPORT_SECONDS = 30.0
+_REPORT_SECONDS = 5.0
 
 
 def shares(items: Sequence[int], count: int) -> tuple[tuple[int, ...], ...]:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tfkit.environment import files, packages, process, stack
+from tfkit.environment.timeline import doing
 from tfkit.errors import CheckError, StackError, UsageError
 
 
@@ -41,7 +42,8 @@ def diagnose(tell: Callable[[dict[str, Any]], None] = lambda row: None) -> dict[
         for package in CHECKS:
             pool = pool or ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _mute, (noise.name,))
             try:
-                row = pool.submit(run, package).result()
+                with doing(f"Trying {package}"):
+                    row = pool.submit(run, package).result()
             except BrokenProcessPool:
                 pool, last = None, Path(noise.name).read_text(errors="replace").strip().splitlines()[-1:]
                 detail = ": ".join(["brought its process down", *last])
@@ -103,7 +105,8 @@ def _cache() -> dict[str, Any]:
 def show(*, as_json: bool = False) -> int:
     """Print a diagnosis, line by line as it comes or as JSON; return the exit code: 1 if something is broken."""
     if as_json:
-        diagnosis = diagnose()
+        with process.muted():
+            diagnosis = diagnose()
         print(json.dumps(diagnosis, indent=2))
         return 0 if diagnosis["ok"] else 1
     has = packages.versions()

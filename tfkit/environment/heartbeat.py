@@ -29,6 +29,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
 
+from tfkit.environment import timeline
+
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 AGAIN = "The same command goes on from the program's last backup, if it has made one."
@@ -178,11 +180,12 @@ def start() -> None:
 def phase(name: Phase) -> None:
     """Report what the worker does from here on: `joining`, `training` or `working`."""
     if _writer is not None:
+        timeline.quiet_about_steps = name == "training"
         _writer.update(phase=name, progressed=time.monotonic())
 
 
 def progress(step: int, steps: int = 0, text: str = "") -> None:
-    """Report that a step is done. It only stores, for the next beat: call it at every step.
+    """Report that a step is done, to the launcher or to who waits. It only stores: call it at every step.
 
     Args:
       step: steps that are done, of the whole job.
@@ -193,6 +196,8 @@ def progress(step: int, steps: int = 0, text: str = "") -> None:
         now, first = time.monotonic(), _writer.state.trained is None
         trained = now if first else _writer.state.trained
         _writer.update(write=first, progressed=now, trained=trained, step=step, steps=steps, text=text)
+    else:
+        timeline.report(step, steps, text)
 
 
 def give_up(reason: str) -> None:

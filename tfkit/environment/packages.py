@@ -185,7 +185,7 @@ def versions() -> dict[str, Any]:
 
     from packaging.utils import canonicalize_name
 
-    distributions = importlib.metadata.distributions()
+    described = (one.metadata for one in importlib.metadata.distributions())  # each time anew read and parsed
     return {
         "tfkit": version("tfkit"),
         "python": platform.python_version(),
@@ -193,7 +193,7 @@ def versions() -> dict[str, Any]:
         "cpu": _cpu(),
         "cores": len(process.usable_cores()),
         "problems": [problem.cause for problem in problems()],
-        "packages": dict(sorted((canonicalize_name(one.name), one.version) for one in distributions)),
+        "packages": dict(sorted((canonicalize_name(one["Name"]), one["Version"]) for one in described)),
     }
 
 

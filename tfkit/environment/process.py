@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
@@ -40,6 +41,9 @@ _NOISE_WITHOUT_ACCELERATOR = (r"Could not find cuda drivers on your machine", r"
 
 _ACCELERATORS = ("nvidia[0-9]*", "nvidiactl", "dxg", "kfd", "accel[0-9]*", "vfio/[0-9]*")
 
+said_at = 0.0
+"""When something was said last, in seconds of `time.monotonic()`."""
+
 _quieting = False
 _muted = False
 
@@ -64,8 +68,14 @@ def watched(stream: TextIO | None = None) -> bool:
 
 def say(text: str) -> None:
     """Print what a job does, as it does it; nothing while `muted`."""
+    global said_at
     if not _muted:
-        print(text, flush=True)
+        said_at = time.monotonic()
+        if "tqdm" in sys.modules:  # it knows of bars that are drawn
+            sys.modules["tqdm"].tqdm.write(text)
+            sys.stdout.flush()
+        else:
+            print(text, flush=True)
 
 
 def is_verbose() -> bool:

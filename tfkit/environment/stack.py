@@ -26,7 +26,7 @@ from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from tfkit.environment import packages, process
+from tfkit.environment import packages, process, timeline
 from tfkit.environment.packages import command
 from tfkit.environment.process import quiet
 from tfkit.errors import StackError
@@ -144,6 +144,7 @@ def has_gpu() -> bool:
     return bool(devices()["GPU"])
 
 
+@timeline.doing("Loading a SavedModel")
 def load_saved_model(folder: str | os.PathLike[str]) -> Any:
     """Return `tf.saved_model.load(folder)`, whose call is traced once for inputs of all sizes.
 
@@ -232,7 +233,7 @@ def _start_tensorflow() -> None:
             " (Restart Python; a notebook: Runtime > Restart session)."
         )
     process.tune_malloc()
-    with quiet(), _kept():
+    with timeline.stage("import", "Importing TensorFlow"), quiet(), _kept():
         tensorflow = _import("tensorflow", "tensorflow")
         if not process.has_accelerator():
             # The search for one complains once that there is none; let it do so here, where that is dropped.

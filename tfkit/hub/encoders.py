@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from tfkit.environment import files, stack
+from tfkit.environment.timeline import stage
 from tfkit.errors import HubError
 from tfkit.hub import bundled, saved_model
 from tfkit.hub.catalogue import Known, Modality, find, parse
@@ -27,6 +28,7 @@ _ALTERNATIVE = (
 )
 
 
+@stage("model", "Loading the pretrained model")
 def load_model(
     handle: str | Path,
     *,
@@ -227,6 +229,11 @@ class Encoder(Part, abc.ABC):
         """Return whether its later half can be trained without its earlier one."""
         return self.handle in bundled.MODELS
 
+    @property
+    def scatters(self) -> bool:
+        """Return whether it is the scattering transform, whose features are brought to one scale by themselves."""
+        return isinstance(bundled.MODELS.get(self.handle), bundled.ScatteringModel)
+
     @functools.cached_property
     def tokenizer(self) -> Tokenizer | None:
         """Return what makes a bundled encoder's ids of texts; None for any other."""
@@ -240,6 +247,12 @@ class Encoder(Part, abc.ABC):
         """Return where it came from and what it is, as plain values."""
         names = ("handle", "digest", "licence", "parameters", "feature_size")
         return {name: getattr(self, name) for name in names}
+
+    def for_images(self, image_size: int) -> Encoder:
+        """Return the encoder as it is for images of so many pixels a side: some make more features of larger ones."""
+        model = bundled.MODELS.get(self.handle)
+        size = model.feature_size(image_size) if isinstance(model, bundled.ImageModel) else None
+        return self if size is None else replace(self, feature_size=size)
 
     def layer(self, *, trainable: bool = False) -> stack.tf_hub.KerasLayer:
         """Return the model as a layer, loaded anew.
@@ -275,12 +288,13 @@ class Encoder(Part, abc.ABC):
         return model.functional(**options)
 
     @abc.abstractmethod
-    def graph(self, spec: Any, *, trainable: str = "none") -> tuple[Any, Any]:
+    def graph(self, spec: Any, *, trainable: str = "none", base: Any = None) -> tuple[Any, Any]:
         """Return what a functional model that stands on it begins with.
 
         Args:
           spec: tf.TensorSpec of one example: an image [s, s, 3] in [0, 1], or a scalar string.
           trainable: `none`, `top` (the later half, of a bundled one) or `all`; batch normalisation is not.
+          base: of images: what `functional` returned for that size, to stand on; None: it is built anew.
 
         Returns:
           The Keras input, [batch, ...], and the features, float32 [batch, feature_size].
@@ -300,6 +314,7 @@ class Encoder(Part, abc.ABC):
             size = size or self.keras_layer()(example).shape[-1]
         return replace(self, feature_size=size or 0)
 
+    @stage("model", "Trying the pretrained model")
     def check(self, *, trainable: bool = False, image_size: int | None = None) -> Encoder:
         """Make sure, before any training, that the model can do the job.
 
@@ -349,9 +364,9 @@ class ImageEncoder(Encoder):
 
     modality = "images"
 
-    def graph(self, spec: Any, *, trainable: str = "none") -> tuple[Any, Any]:
+    def graph(self, spec: Any, *, trainable: str = "none", base: Any = None) -> tuple[Any, Any]:
         """See `Encoder`: [batch, s, s, 3] in [0, 1]."""
-        base = self.functional(image_size=int(spec.shape[0]))
+        base = base or self.functional(image_size=int(spec.shape[0]))
         if base is not None:
             freeze(base, trainable)
             return base.input, base.output
@@ -400,7 +415,7 @@ class TextEncoder(Encoder):
         """See `Encoder`; the parts must fit each other."""
         return self.check(trainable=trainable).keras_layer(trainable=trainable)
 
-    def graph(self, spec: Any, *, trainable: str = "none") -> tuple[Any, Any]:
+    def graph(self, spec: Any, *, trainable: str = "none", base: Any = None) -> tuple[Any, Any]:
         """See `Encoder`: strings [batch].
 
         For a bundled encoder the layers between are a `text.layers.Tokens` and the flat ones of `functional`; of

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from tfkit.environment import files, packages, stack
 from tfkit.environment.files import Cache, folder_digest, sha256_of
-from tfkit.environment.process import watched
+from tfkit.environment.timeline import doing
 from tfkit.errors import HubError
 from tfkit.hub import bundled, saved_model
 from tfkit.hub.catalogue import Handle
@@ -164,7 +164,6 @@ def download_file(url: str, path: Path, download: Download) -> None:
 
 def _receive(url: str, path: Path, timeout_seconds: float) -> None:
     import requests
-    from tqdm.auto import tqdm
 
     query = {} if urlsplit(url).path.endswith(_ARCHIVES) else {"tf-hub-format": "compressed"}
     options: dict[str, Any] = {"params": query, "headers": {"Accept-Encoding": "identity"}}
@@ -175,12 +174,11 @@ def _receive(url: str, path: Path, timeout_seconds: float) -> None:
             response.raise_for_status()
             total = int(response.headers.get("Content-Length") or 0)
             received, window_start, window_bytes = 0, time.monotonic(), 0
-            bar: dict[str, Any] = {"unit": "B", "unit_scale": True, "delay": 1, "leave": False}
-            with tqdm(total=total or None, desc=url, disable=not watched(), **bar) as progress:
+            with doing(url, total=total or None, unit="byte", unit_scale=True, leave=False) as progress:
                 # read1 hands over what has come; read would wait for a full chunk, which a trickle never fills.
                 while chunk := response.raw.read1(_CHUNK, decode_content=False):
                     received += file.write(chunk)
-                    progress.update(len(chunk))
+                    progress.advance(len(chunk))
                     if max(received, total) > MAX_BYTES:
                         raise HubError(f"{url} sends more than {MAX_BYTES:,} bytes: that is no model.")
                     if (seconds := time.monotonic() - window_start) > timeout_seconds:

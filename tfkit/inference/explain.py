@@ -12,14 +12,13 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from tqdm.auto import tqdm
 
 from tfkit import hub
 from tfkit.data.image_files import read_image
 from tfkit.data.splits import FULL_RANGE, listed, no_such_path, resize
 from tfkit.data.text_decoding import Cleaner, read_document
 from tfkit.environment import files, packages, stack
-from tfkit.environment.process import watched
+from tfkit.environment.timeline import track
 from tfkit.errors import ConfigError, DataError, PrivacyError, RunError, UsageError
 from tfkit.hub.bundled import MODELS
 from tfkit.privacy.ledger import is_private
@@ -227,7 +226,7 @@ def _of_texts(run: Run, examples: list[tuple[str, Any]], wanted: int | None) -> 
             raise DataError(f"{name} has {found}; explain takes words, up to {MOST_CHARACTERS:,} characters.")
     run.say(f"Explaining {len(examples)} texts by {run.path}.")
     model = run.model
-    for text in tqdm(texts, "Explaining", unit="text", delay=1, disable=not watched()):
+    for text in track(texts, "Explaining", unit="text"):
         probabilities, words = occlusion(model, text, wanted)
         yield probabilities, {"method": "occlusion", "words": tuple(words)}
 

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from tqdm.auto import tqdm
 
 from tfkit import hub
-from tfkit.environment.process import watched
+from tfkit.environment.timeline import track
 from tfkit.errors import DataError, PrivacyError
 from tfkit.privacy.ledger import is_private
 from tfkit.run import Run
@@ -97,7 +96,7 @@ def out_of_sample(features: np.ndarray, labels: np.ndarray, *, seed: int = 0) ->
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(features, labels)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a class of fewer than five, of steps that are used up
-        for fitted, held_out in tqdm(folds, "Cross-validating", FOLDS, unit="fold", disable=not watched()):
+        for fitted, held_out in track(folds, "Cross-validating", unit="fold", total=FOLDS):
             model = make_pipeline(StandardScaler(), LogisticRegression(C=STRENGTH, max_iter=100))
             model.fit(features[fitted], labels[fitted])
             probabilities[np.ix_(held_out, model.classes_)] = model.predict_proba(features[held_out])

@@ -14,7 +14,6 @@ import itertools
 import json
 import re
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +30,7 @@ from tfkit.data.image_files import Unreadable, decode_image
 from tfkit.data.splits import FULL_RANGE, draw, listed, resize
 from tfkit.data.tables import MOST_LANGUAGES
 from tfkit.environment import files, packages, process, stack
+from tfkit.environment.timeline import doing
 from tfkit.errors import CheckError, ConfigError, DataError, PrivacyError, RunError, StackError
 from tfkit.hub.features import images_per_call
 from tfkit.inference.inputs import Asked, Example, open_data
@@ -58,7 +58,6 @@ _BATCH = 32
 MOVES = ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))
 """By how many 32nds of its side an image is moved down and to the right for each of the views whose mean is taken."""
 _SAMPLE = 16  # images that both engines must agree on
-_TOLD_SECONDS = 4.0
 _CONVERSION = 1  # part of the cache key of converted models: raise it when they become others
 
 Compute = Callable[[Sequence[Example]], np.ndarray]
@@ -185,15 +184,12 @@ def _batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
 
 
 def _watched(examples: Iterable[Example], noun: str) -> Iterator[list[Example]]:
-    """Yield blocks of examples; how far it is is drawn in a terminal, elsewhere a line every few seconds."""
-    total, told, watched = getattr(examples, "__len__", lambda: None)(), time.monotonic(), process.watched()
-    with tqdm(total=total, desc="Predicting", unit=noun[:-1], delay=1, disable=not watched) as progress:
-        for number, block in enumerate(_batches(examples, _BLOCK)):
+    """Yield blocks of examples, and say how far it is."""
+    total = getattr(examples, "__len__", lambda: None)()
+    with doing("Predicting", total=total, unit=noun[:-1]) as progress:
+        for block in _batches(examples, _BLOCK):
             yield block
-            progress.update(len(block))
-            if not watched and time.monotonic() - told > _TOLD_SECONDS:
-                _tell(f"{number * _BLOCK + len(block)} {noun}{f' of {total}' if total else ''} are done.")
-                told = time.monotonic()
+            progress.advance(len(block))
 
 
 @contextlib.contextmanager

@@ -68,21 +68,24 @@ def drawing() -> Iterator[None]:
         yield
 
 
-def pixels(figure: Figure, *, dpi: int = 100) -> np.ndarray:
-    """Return the figure as an image: uint8 [h, w, 3]."""
+def as_png(figure: Figure, *, dpi: int = 100) -> bytes:
+    """Return the figure as the content of a PNG file, of colours without transparency."""
     from PIL import Image
 
-    file = io.BytesIO()
-    with drawing():
-        figure.savefig(file, format="png", dpi=dpi, facecolor="white", bbox_inches="tight")
-    return np.asarray(Image.open(file).convert("RGB"))
+    drawn, file = io.BytesIO(), io.BytesIO()
+    with drawing():  # not as a PNG, whose transparency nobody sees
+        figure.savefig(drawn, format="tiff", dpi=dpi, facecolor="white", bbox_inches="tight")
+    Image.open(drawn).convert("RGB").save(file, "PNG")
+    return file.getvalue()
 
 
-def new_figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Figure, Any]:
+def new_figure(
+    width: float, height: float, rows: int = 1, columns: int = 1, *, layout: Any = "constrained"
+) -> tuple[Figure, Any]:
     """Return a figure outside of pyplot, which keeps figures alive and picks a backend for a screen, and its axes."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = Figure(figsize=(width, height), layout=layout)
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
@@ -108,16 +111,33 @@ def image_grid(images: np.ndarray, captions: Sequence[str] | None = None) -> Fig
     """
     columns = min(4, len(images))
     rows = -(-len(images) // columns)
-    figure, axes = new_figure(columns * 2.2, rows * (2.6 if captions else 2.2), rows, columns)
-    for axis in axes.flat:
-        axis.set_axis_off()
-    for place, (axis, image) in enumerate(zip(axes.flat, images, strict=False)):
+    height = (
+        0.5 if captions else 0.0
+    ) + 2.1  # inches of a row: those of a caption, and of an image with its margins
+    figure, axes = new_figure(2.2 * columns, height * rows, layout="none")
+    # All on one pair of axes, in inches: a pair for each image would take as long as all other figures together.
+    axis = axes[0, 0]
+    axis.set_position((0, 0, 1, 1))
+    axis.set_axis_off()
+    tall, wide = (side / max(images.shape[1:3]) for side in images.shape[1:3])
+    for place, image in enumerate(images):
+        x, y = 2.2 * (place % columns + 0.5), -height * (place // columns + 1) + 0.05
+        extent = (x - wide, x + wide, y, y + 2 * tall)
         # Small images are shown pixel by pixel: smoothing would invent what the model never saw.
-        axis.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+        axis.imshow(
+            image.squeeze(),
+            cmap="gray",
+            vmin=0,
+            vmax=255,
+            interpolation="nearest",
+            extent=extent,
+            aspect="auto",
+        )
         if captions:
             # Matplotlib's own wrapping reads "$" as the beginning of a formula whatever parse_math says.
             caption = textwrap.fill(printable(captions[place]), CAPTION_WIDTH, max_lines=3, placeholder="…")
-            axis.set_title(caption, fontsize=10, parse_math=False)
+            axis.text(x, y + 2 * tall + 0.04, caption, ha="center", va="bottom", fontsize=9, parse_math=False)
+    axis.set(xlim=(0, 2.2 * columns), ylim=(-height * rows, 0))
     return figure
 
 

@@ -27,7 +27,7 @@ from markupsafe import Markup
 
 from tfkit import run, run_files
 from tfkit.calibration import temperature_of
-from tfkit.environment import files
+from tfkit.environment import files, timeline
 from tfkit.errors import RunError
 from tfkit.metrics import Evaluation
 from tfkit.privacy import ledger
@@ -71,6 +71,7 @@ class Facts:
       split_sizes: split to number of examples.
       history: a pandas DataFrame, one row an epoch.
       trials: of trials.csv: of each trial of a search, column to what stands there.
+      times: what each stage took, by its name.
       author: paragraphs of intended_use.md, each a list of lines.
     """
 
@@ -86,6 +87,7 @@ class Facts:
         if (self.path / run.EVALUATION).exists():
             self.measured, self.examples = load(self.path / run.EVALUATION)
         self.metrics, self.notes = run_.metrics, run_.notes
+        self.times = timeline.usage_in(self.metrics)
         self.config, self.versions = run_.config, run_.versions
         self.privacy, self.audit, self.lite = map(run_.read, (run.PRIVACY, run.AUDIT, run.VARIANTS))
         self.calibration, self.temperature = run_.read(run.CALIBRATION), temperature_of(run_)
@@ -131,8 +133,9 @@ class Facts:
 
     @property
     def numbers(self) -> dict[str, float]:
-        """Return the metrics without those of single classes."""
-        return {name: value for name, value in self.metrics.items() if name.count("/") < 2}
+        """Return the metrics without those of single classes, and those of stages that `times` has."""
+        shown = {name: value for name, value in self.metrics.items() if name.count("/") < 2}
+        return {name: value for name, value in shown.items() if not timeline.is_detail(name)}
 
 
 @contextlib.contextmanager
@@ -315,6 +318,7 @@ def render(name: str, content: Mapping[str, Any]) -> str:
     return environment.get_template(name).render(content)
 
 
+@timeline.stage("report", "Writing the report")
 def write_report(run_: Run) -> Path:
     """Write report.html and model_card.md into the run folder, in place of earlier ones.
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tfkit.environment import files
+from tfkit.environment import files, timeline
 from tfkit.errors import RunError
 from tfkit.metrics import Evaluation
 from tfkit.reporting import figures
@@ -120,9 +120,16 @@ def event_writer(folder: Path, *, kind: str) -> Iterator[Any]:
 
 def _write_figures(folder: Path, kind: str, drawn: Mapping[str, Figure]) -> None:
     """Write figures as pictures in the images dashboard; earlier ones of this kind are replaced."""
+    from PIL import Image
+    from tensorboard.plugins.image.metadata import create_summary_metadata
+
     with event_writer(folder, kind=kind) as tf:
         for name, figure in drawn.items():
-            tf.summary.image(name, figures.pixels(figure)[None], step=0)
+            # As tf.summary.image does, which takes pixels, and would compress them once more.
+            content = figures.as_png(figure)
+            size = [str(side).encode() for side in Image.open(io.BytesIO(content)).size]
+            metadata = create_summary_metadata(display_name=None, description=None)
+            tf.summary.write(name, tf.constant([*size, content]), step=0, metadata=metadata)
 
 
 def write_images(
@@ -206,7 +213,7 @@ def write_hparams(logdir: Path, config: Mapping[str, Any], metrics: Mapping[str,
       config: flat names to values; what is not a number, a truth value or a string is written as text, and what was
         left out of the settings (None) is left out here.
       metrics: flat names to numbers, such as "test/accuracy"; those of single classes ("test/recall/cat") and counts of
-        examples ("data/...") would fill the table and are left out.
+        examples ("data/...") would fill the table and are left out, as are CPU seconds and memory of stages.
     """
     from tensorboard.plugins.hparams import api
 
@@ -216,6 +223,7 @@ def write_hparams(logdir: Path, config: Mapping[str, Any], metrics: Mapping[str,
         if value not in (None, "", []) and name not in NOT_COMPARED
     }
     shown = {name: value for name, value in metrics.items() if name.count("/") < 2 and name[:5] != "data/"}
+    shown = {name: value for name, value in shown.items() if not timeline.is_detail(name)}
     with event_writer(logdir, kind="hparams") as tf:
         # Of several runs the dashboard takes the columns of one: these are in all.
         api.hparams_config(

@@ -7,7 +7,6 @@ import functools
 import itertools
 import json
 import re
-import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -24,6 +23,7 @@ from tfkit.data.tables import choose, open_table, read_rows
 from tfkit.data.text_decoding import Cleaner, decode, is_binary, read_document, short
 from tfkit.environment import files
 from tfkit.environment.packages import versions
+from tfkit.environment.timeline import stage
 from tfkit.errors import DataError, HubError, RunError
 from tfkit.hub import Encoder
 from tfkit.hub.features import engines_of
@@ -296,11 +296,12 @@ class Index:
     def _encode(self) -> Any:
         """Return what makes vectors of questions, opened when the first comes."""
         engines = engines_of(self.encoder)
+        no_probe = np.empty(0, object)
         if self.description["engine"] == "tensorflow":
-            return engines.tensorflow()
+            return engines.tensorflow(no_probe)
         opened = contextlib.ExitStack()
         weakref.finalize(self, opened.close)
-        return opened.enter_context(engines.litert(np.empty(0, object)))
+        return opened.enter_context(engines.litert(no_probe))
 
 
 def _length_one(vectors: np.ndarray) -> np.ndarray:
@@ -375,19 +376,20 @@ def search_documents(config: SearchConfig) -> Run:
         named = None if config.model_handle is None and config.max_length is None else _load_encoder(config)
         return _answer(run, Index.open(run.path / INDEX, encoder=named), questions, config)
     with Run.create(folder, config=as_dict(config), overwrite=config.overwrite) as run:
-        began = time.monotonic()
         source = config.data_dir or config.data_file or config.dataset
-        documents = load_documents(source, text_column=config.text_column)
         if run.finished:
+            documents = load_documents(source, text_column=config.text_column)
             index = Index.open(run.path / INDEX)
             if documents.fingerprint != index.description["fingerprint"]:
                 run.say("The documents have changed since the index was made; --overwrite makes it anew.")
             return _answer(run, index, questions, config)
         run.versions = versions()
-        index = _make_index(run, documents, config)
-        _answer(run, index, questions, config)
-        run.record({"time/total_seconds": time.monotonic() - began})
-        reporting.write_report(run)
+        with run.timed() as record_times:
+            documents = load_documents(source, text_column=config.text_column)
+            index = _make_index(run, documents, config)
+            _answer(run, index, questions, config)
+            record_times()
+            reporting.write_report(run)
     return run
 
 
@@ -408,16 +410,16 @@ def _make_index(run: Run, documents: Documents, config: SearchConfig) -> Index:
     model = _load_encoder(config).check()
     for note in (*documents.notes, *model.notes):
         run.note(note)
-    began = time.monotonic()
-    index = Index.build(documents.documents, model, fingerprint=documents.fingerprint)
-    seconds = time.monotonic() - began
+    with stage("embed", "Embedding the documents"):
+        index = Index.build(documents.documents, model, fingerprint=documents.fingerprint)
     index.save(run.path / INDEX)
     counts = {name: index.description[name] for name in ("documents", "passages")}
+    seconds = run.times["embed"].seconds
     run.note(
         f"{counts['documents']:,} documents in {counts['passages']:,} passages were embedded by"
         f" {index.description['engine']} in {seconds:.1f} s. Each question is compared with all: the search is exact."
     )
-    run.record({f"search/{name}": count for name, count in counts.items()} | {"time/embed_seconds": seconds})
+    run.record({f"search/{name}": count for name, count in counts.items()})
     run.provenance = {
         "recipe": {"name": "search_text"},
         "data": {"origin": documents.origin, "fingerprint": documents.fingerprint, **counts},
@@ -485,6 +487,7 @@ class Documents(NamedTuple):
         return files.digest_of(*map(tuple, self.documents))
 
 
+@stage("data", "Reading the documents")
 def load_documents(source: str | Path, *, text_column: str | None = None) -> Documents:
     """Return documents for a search.
 

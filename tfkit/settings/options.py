@@ -17,6 +17,10 @@ _TEXTS = {".txt", ".text", ".md", ".html", ".htm"}
 SCRATCH = "cnn"
 """The model handle that stands for a small network of images trained from scratch."""
 
+SCATTERING = "scattering"
+AUTO = "auto"
+"""The model handle of private training that stands for the bundled model that suits what is public of the data."""
+
 LIGHT = "light"
 """The model handle that stands for a small model trained from scratch, on a vocabulary of its own."""
 UNCOVERED = "looks at validation examples, which epsilon does not cover"
@@ -332,7 +336,7 @@ class TextColumns(TextSource, DataConfig):
     @property
     def encoder_handle(self) -> str:
         """Return the model for texts; the bundled one where the handle is that of images which nobody changed."""
-        return ENCODER if self.model_handle == DataConfig.model_handle else self.model_handle
+        return ENCODER if self.model_handle in (DataConfig.model_handle, AUTO) else self.model_handle
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -402,6 +406,11 @@ class PrivateSettings(TextColumns, ImageConfig, StrategyConfig):
     """Where there is no --data-dir or --data-file: digits or mnist5k (embedded images), sentiment (embedded texts), or
     tfds:NAME (tensorflow-datasets)."""
 
+    model_handle: str = AUTO
+    """TF Hub or Kaggle model URL, gs:// or local SavedModel folder, .tar.gz, a bundled name (python -m tfkit models
+    lists them), or light. A SavedModel is a program: run a stranger's in a sandbox. auto: of classes of grey images of
+    up to 32 pixels scattering, which has no weights; of others efficientnet-lite0; of texts minilm-l6-v2."""
+
     target_epsilon: fields.Positive | None = None
     """Privacy budget epsilon: the noise is chosen so that it is not exceeded.
     Left out, and no --noise-multiplier: 3."""
@@ -412,24 +421,27 @@ class PrivateSettings(TextColumns, ImageConfig, StrategyConfig):
     noise_multiplier: Annotated[float, fields.Range(ge=0)] | None = None
     """Standard deviation of the noise in units of the clipping norm, instead of --target-epsilon."""
 
-    l2_norm_clip: fields.Positive = 0.3
-    """Length to which the gradient of each example is cut."""
+    l2_norm_clip: fields.Positive | None = None
+    """Length to which the gradient of each example is cut. Left out: 0.3, on scattering features 0.05."""
 
     global_batch_size: fields.Count | None = None
     """Expected examples in a training step, over all replicas: the true number is random and private.
-    Left out: all, up to 4096 of features and 256 of images."""
+    Left out: all, or a quarter on scattering features; up to 4096 of features and 256 of images."""
 
     epochs: fields.Count | None = None
-    """Epochs, each of so many steps that an example is expected once. Left out: 80 on features, 15 on images."""
+    """Epochs, each of so many steps that an example is expected once. Left out: 80 on features, 15 on images;
+    on scattering features 40, or as many as make 400 steps."""
 
     learning_rate: fields.Positive | None = None
-    """The peak, after warm-up and before cosine decay. Left out: larger for more examples and more epsilon."""
+    """The peak, after warm-up: a head on features keeps it, other models decay it to zero by a cosine.
+    Left out: larger for more examples and more epsilon."""
 
     features: bool = True
     """Train a head on stored features of the frozen backbone; off: train all layers (bundled backbones)."""
 
-    mean_budget: fields.Share = 0.2
-    """Share of the budget for a noisy mean of the features, which is taken off each example's; 0: none is released."""
+    mean_budget: fields.Share | None = None
+    """Share of the budget for a noisy mean of the features, which is taken off each example's; 0: none is released.
+    Left out: 0.2, of scattering features 0."""
 
     sampler: Literal["poisson", "shuffled"] = "poisson"
     """poisson: each example enters each step by chance. shuffled: once an epoch, which costs far more epsilon."""

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from tfkit.distribution.replicas import Replicas
-from tfkit.environment import files, foreign, packages
+from tfkit.environment import files, foreign, packages, process
 from tfkit.environment.heartbeat import Stop, progress
 from tfkit.environment.stack import keras, tf
 from tfkit.errors import CheckError, RunError
@@ -277,6 +277,7 @@ class Checkpoints(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Save, unless the last checkpoint is younger than the interval."""
+        process.said_at = time.monotonic()  # by Keras
         self.rows.append({"epoch": epoch, **{name: float(value) for name, value in (logs or {}).items()}})
         stop, age = self._agreed()
         if stop or age >= self._cadence.epoch_seconds:

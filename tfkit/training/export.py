@@ -10,17 +10,18 @@ import functools
 import itertools
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from tfkit import calibration
-from tfkit.data.splits import FULL_RANGE, Splits, to_square
+from tfkit.data.splits import FULL_RANGE, Splits, draw, to_square
 from tfkit.environment import files, foreign, stack
+from tfkit.environment.timeline import stage
 from tfkit.errors import CheckError
-from tfkit.metrics import Evaluation, gives_logits
+from tfkit.metrics import Evaluation, gives_logits, largest_difference
 from tfkit.reporting import tensorboard
 from tfkit.run import CALIBRATION, SAVED_MODEL, TASK, Run
 from tfkit.tasks import CLASSES
@@ -66,7 +67,14 @@ def module_of(model: keras.Model, call: Any, spec: Any, *, classify: Any) -> Any
     return module
 
 
-def classifier(model: keras.Model, spec: Any, *, probabilities: Probabilities, training: bool = False) -> Any:
+def classifier(
+    model: keras.Model,
+    spec: Any,
+    *,
+    probabilities: Probabilities,
+    training: bool = False,
+    autograph: bool = True,
+) -> Any:
     """Return a tf.function from a batch of what the model was trained on to probabilities, float32 [b, classes].
 
     It is traced once and called by all others: tracing a backbone takes seconds.
@@ -76,14 +84,50 @@ def classifier(model: keras.Model, spec: Any, *, probabilities: Probabilities, t
       spec: of a batch.
       probabilities: makes them of what the model gives, see `tfkit.tasks`.
       training: whether it is called as in training.
+      autograph: whether the code of its layers may have Python's control flow by values of tensors; that of ours has
+        not, and Keras's own neither: translating it takes as long as tracing.
     """
     from tfkit.environment.stack import tf
 
-    @tf.function(input_signature=[spec])
+    @tf.function(input_signature=[spec], autograph=autograph)
     def classify(inputs: Any) -> Any:
         return probabilities(model(inputs, training=training))
 
     return classify
+
+
+class Frozen(NamedTuple):
+    """What stood still while the rest of a model was trained on what it gives.
+
+    Attributes:
+      output: of the frozen part, a Keras tensor [b, d] inside of the functional model.
+      of_test: float32 [n, d], what was stored of it for the test split, in the split's order.
+    """
+
+    output: Any
+    of_test: np.ndarray
+
+
+def _ways(model: keras.Model, spec: Any, frozen: Frozen | None, probabilities: Probabilities) -> list[Any]:
+    """Return `classifier` as it infers and as it trains, and, of a model with a frozen part, its two halves.
+
+    What is frozen does the same in training: it is traced and saved once for both.
+    """
+    from tfkit.environment.stack import keras, tf
+
+    make = functools.partial(classifier, probabilities=probabilities)
+    if frozen is None:
+        return [*(make(model, spec, training=training) for training in (False, True)), None, None]
+    frozen_part = keras.Model(model.input, frozen.output)
+    head = keras.Model(frozen.output, model.output)
+    embed = tf.function(
+        functools.partial(frozen_part, training=False), input_signature=[spec], autograph=False
+    )
+    of_features = tf.TensorSpec(frozen.output.shape, tf.float32, name="features")
+    heads = [make(head, of_features, training=training, autograph=False) for training in (False, True)]
+
+    infers = tf.function(lambda inputs: heads[0](embed(inputs)), input_signature=[spec], autograph=False)
+    return [infers, lambda inputs: heads[1](embed(inputs)), embed, heads[0]]
 
 
 def feature_module(model: keras.Model, splits: Splits, *, probabilities: Probabilities) -> Any:
@@ -114,14 +158,19 @@ _OVERSHOOT = 0.5
 """Bicubic resizing leaves [0, 1] by less; what is meant as [-1, 1] or [0, 255] by more."""
 
 
-def image_module(model: keras.Model, splits: Splits, *, probabilities: Probabilities) -> Any:
+def image_module(
+    model: keras.Model, splits: Splits, frozen: Frozen | None = None, *, probabilities: Probabilities
+) -> Any:
     """Return what is saved of a classifier of images; see `tfkit.training.export.save`."""
     from tfkit.environment.stack import tf
 
     size = int(splits.spec.shape[0])
     spec = tf.TensorSpec([None, size, size, 3], tf.float32)
-    make = functools.partial(classifier, model, spec, probabilities=probabilities)
-    ways = {training: make(training=training) for training in (False, True)}
+    *ways, embed, head = _ways(model, spec, frozen, probabilities)
+
+    @tf.function(autograph=False)
+    def pixels(batch: Any) -> Any:
+        return to_square(over_white(to_bytes(batch, splits.pixel_range[:2])), size) / 255.0
 
     @tf.function(autograph=False)
     def call(images: Any, training: bool = False) -> Any:
@@ -130,14 +179,16 @@ def image_module(model: keras.Model, splits: Splits, *, probabilities: Probabili
         single = tf.fill([tf.cast(rank < 4, tf.int32)], 1)
         grey = tf.fill([tf.cast(rank < 3, tf.int32)], 1)
         batch = images if images.shape.rank == 4 else tf.reshape(images, tf.concat([single, shape, grey], 0))
-        colours = over_white(to_bytes(batch, splits.pixel_range[:2]))
-        rows = ways[training](to_square(colours, size) / 255.0)
+        # One graph for all of one dtype: the shape above has lost what is known of it.
+        rows = ways[training](pixels(tf.ensure_shape(batch, [None] * 4)))
         if images.shape.rank == 4:
             return rows
         return tf.reshape(rows, tf.concat([shape[: tf.maximum(rank - 3, 0)], tf.shape(rows)[1:]], 0))
 
     deep = splits.pixel_range.images == len(splits.source.names)
     served = tf.uint16 if deep else tf.uint8
+    for dtype in (tf.float32, tf.uint8, tf.uint16):
+        pixels.get_concrete_function(tf.TensorSpec([None] * 4, dtype, name="batch"))
     # Each takes a tenth of a second, and more in loading: batches of what is served, and of floats, as TF Hub's models
     # take them and are trained on; the rest by open ranks, which come last, for whatever fits is taken.
     for shape, dtype, training in (
@@ -147,7 +198,11 @@ def image_module(model: keras.Model, splits: Splits, *, probabilities: Probabili
         *((None, dtype, False) for dtype in (tf.float32, tf.uint8, tf.uint16)),
     ):
         call.get_concrete_function(tf.TensorSpec(shape, dtype, name="images"), training=training)
-    return module_of(model, call, tf.TensorSpec([None] * 4, served, name="images"), classify=ways[False])
+    module = module_of(model, call, tf.TensorSpec([None] * 4, served, name="images"), classify=ways[False])
+    module.pixels = pixels
+    if frozen is not None:
+        module.features, module.head = embed, head
+    return module
 
 
 def to_bytes(images: Any, pixel_range: tuple[int, int] = FULL_RANGE) -> Any:
@@ -202,7 +257,9 @@ def over_white(images: Any) -> Any:
 VOCABULARY = "vocab.txt"
 
 
-def text_module(model: keras.Model, *, scratch: Path, probabilities: Probabilities) -> Any:
+def text_module(
+    model: keras.Model, frozen: Frozen | None = None, *, scratch: Path, probabilities: Probabilities
+) -> Any:
     """Return what is saved of a classifier of texts.
 
     It takes UTF-8 strings, [] or [batch], and gives float32 [classes] or [batch, classes]; `serving_default` takes
@@ -212,6 +269,7 @@ def text_module(model: keras.Model, *, scratch: Path, probabilities: Probabiliti
 
     Args:
       model: from strings [batch] to logits or probabilities.
+      frozen: see `save`.
       scratch: a folder that exists until the module is saved.
       probabilities: see `classifier`.
     """
@@ -220,8 +278,7 @@ def text_module(model: keras.Model, *, scratch: Path, probabilities: Probabiliti
     from tfkit.text.tokenizers import WordPiece
 
     spec = tf.TensorSpec([None], tf.string, name="texts")
-    make = functools.partial(classifier, model, spec, probabilities=probabilities)
-    ways = {training: make(training=training) for training in (False, True)}
+    *ways, embed, _ = _ways(model, spec, frozen, probabilities)
 
     @tf.function(autograph=False)
     def call(texts: Any, training: bool = False) -> Any:
@@ -231,6 +288,8 @@ def text_module(model: keras.Model, *, scratch: Path, probabilities: Probabiliti
     for shape, training in (([None], False), ([], False), ([None], True)):
         call.get_concrete_function(tf.TensorSpec(shape, tf.string, name="texts"), training=training)
     module = module_of(model, call, spec, classify=ways[False])
+    if frozen is not None:
+        module.features = embed
     tokens = next((layer for layer in model.layers if layer.name in (TOKENS, WINDOWS)), None)
     if isinstance(tokens, Tokens | Windows):
         module.device = on_device(model, probabilities=probabilities)
@@ -260,27 +319,87 @@ def predict(model: Any, splits: Splits, indices: np.ndarray) -> np.ndarray:
     """
     from tfkit.environment.stack import tf
 
-    def batched(examples: Iterable[np.ndarray]) -> list[np.ndarray]:
-        examples, outputs = iter(examples), []
-        while batch := list(itertools.islice(examples, CHECKED_AT_A_TIME)):
-            # Not tf.stack, which makes int32 of uint8.
-            outputs.append(
-                np.asarray(model(tf.constant(batch if splits.kind == "texts" else np.stack(batch))))
-            )
-        return outputs
-
     if splits.kind == "texts":  # of like lengths go together: the longest of a batch decides what it costs
         texts = splits.source.read(indices)
         by_length = np.argsort([len(text) for text in texts], kind="stable")
-        return np.concatenate(batched(texts[by_length]))[np.argsort(by_length)]
+        batches = np.split(texts[by_length], range(CHECKED_AT_A_TIME, len(texts), CHECKED_AT_A_TIME))
+        outputs = [np.asarray(model(tf.constant(list(batch)))) for batch in batches]
+        return np.concatenate(outputs)[np.argsort(by_length)]
     if splits.kind == "features":
         return np.asarray(model(tf.constant(splits.source.read(indices))))
+    return np.concatenate([np.asarray(model(tf.constant(batch))) for batch in _raw_batches(splits, indices)])
+
+
+def _raw_batches(splits: Splits, indices: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield images as the user has them, in their order, those of one size that follow each other in batches."""
     images = (splits.source.raw(int(index)) for index in indices)
-    same_size = itertools.groupby(images, key=lambda image: (image.shape, image.dtype))
-    return np.concatenate([output for _, group in same_size for output in batched(group)])
+    for _, same_size in itertools.groupby(images, key=lambda image: (image.shape, image.dtype)):
+        while batch := list(itertools.islice(same_size, CHECKED_AT_A_TIME)):
+            yield np.stack(batch)
 
 
 MINIMUM_AGREEMENT = 0.98
+
+WHOLE = 64
+"""Test examples up to which all go through the whole of an exported model, whatever its parts show."""
+DRAWN, SUSPECTED = 8, 4
+"""Of more examples so many drawn ones do, and so many of each kind that is likelier than others to differ."""
+CLOSE = 1e-3
+"""How far a probability of those may be off before all examples go through the whole: features are stored within
+1e-3 of what TensorFlow computes."""
+RESIZED, OTHER = 1.001 / 255, 0.05
+"""How far the exported graph's pixels may be from those that were trained on, and how many of an image may differ, see
+`tfkit.data.splits.to_square`; an image of more goes through the whole."""
+
+
+def compare(
+    exported: Any, model: keras.Model, splits: Splits, evaluation: Evaluation, frozen: Frozen | None = None
+) -> tuple[np.ndarray, int]:
+    """Return what an exported model says of all test examples, each of which has gone through it whole or in parts.
+
+    A model of images whose features were stored is compared in the parts that it calls, which costs a third: all
+    variables are those of the trained model, bit by bit; of all test examples `pixels` makes of the user's image what
+    was trained on, and `head` makes the probabilities of the stored features. Between these is the frozen part, a graph
+    of constants and compared variables. Through the whole go drawn examples, those with the nearest second class and
+    those with the most other pixels; if any of their probabilities is off by more than 1e-3, or a variable by anything,
+    all do.
+
+    Args:
+      exported: the loaded SavedModel.
+      model: the trained one.
+      splits: whose test split it is.
+      evaluation: of the test split by `model`.
+      frozen: as of `save`.
+
+    Returns:
+      Probabilities float32 [n, classes], and how many examples went through the whole.
+    """
+    test = splits.indices["test"]
+    few = frozen is None or splits.kind != "images" or len(test) <= WHOLE
+    pairs = () if few else zip(exported.variables_of_model, model.variables, strict=True)
+    if frozen is None or few or not all(np.array_equal(*pair) for pair in pairs):
+        return predict(exported, splits, test), len(test)
+    other, begin = np.ones(len(test)), 0
+    for batch in _raw_batches(splits, test):
+        places = slice(begin, begin := begin + len(batch))
+        trained_on = splits.source.read(test[places]) / np.float32(255)
+        far = np.abs(np.asarray(exported.pixels(stack.tf.constant(batch))) - trained_on).reshape(
+            len(batch), -1
+        )
+        other[places] = np.where(far.max(axis=1) > RESIZED, 1.0, (far > 0.5 / 255).mean(axis=1))
+    probabilities = np.array(exported.head(stack.tf.constant(frozen.of_test)))
+    closest = np.sort(evaluation.probabilities, axis=1)[:, -2:]
+    chosen = [
+        draw(len(test), DRAWN),
+        np.argsort(closest[:, -1] - closest[:, 0], kind="stable")[:SUSPECTED],
+        np.argsort(other, kind="stable")[-SUSPECTED:],
+        np.flatnonzero(other > OTHER),
+    ]
+    whole = np.unique(np.concatenate(chosen))
+    probabilities[whole] = predict(exported, splits, test[whole])
+    if not largest_difference(probabilities[whole], evaluation.probabilities[whole]) <= CLOSE:
+        return predict(exported, splits, test), len(test)
+    return probabilities, len(whole)
 
 
 def tune(
@@ -345,6 +464,7 @@ def calibrate(
     return after, temperature
 
 
+@stage("export", "Exporting the model, and checking what was exported")
 def save(
     model: keras.Model,
     run: Run,
@@ -353,6 +473,7 @@ def save(
     evaluation: Evaluation,
     logits: bool | None = None,
     temperature: float = 1.0,
+    frozen: Frozen | None = None,
 ) -> dict[str, float]:
     """Write saved_model/ and labels.txt, load them again, and compare with the trained model on the test split.
 
@@ -371,10 +492,13 @@ def save(
       evaluation: of `model` on the test split, at the temperature.
       logits: whether `model` gives logits; None: what its loss was told.
       temperature: is built in: of `calibrate`.
+      frozen: of a model whose features were stored: they are saved as `features`, of texts or of what `classify` takes.
+        A model of images, whose `__call__` consists of `pixels`, `features` and `head`, is compared as `compare` says.
 
     Returns:
       `export/agreement`: the share of test examples, as the user has them, to which the loaded model gives the
-      class that `model` gave; `export/max_difference` of a probability; `export/seconds`; `export/size_bytes`.
+      class that `model` gave; `export/max_difference` of a probability; `export/whole_examples`: to how many of them
+      by one call of the whole; `export/seconds`; `export/size_bytes`.
 
     Raises:
       CheckError: the two agree on less than 98 % of the test split.
@@ -386,14 +510,15 @@ def save(
     with files.new_folder(run.path / SAVED_MODEL) as folder, tempfile.TemporaryDirectory() as scratch:
         with foreign.traced_for_saving():
             if splits.kind == "texts":
-                module = text_module(model, scratch=Path(scratch), probabilities=probabilities)
+                module = text_module(model, frozen, scratch=Path(scratch), probabilities=probabilities)
+            elif splits.kind == "images":
+                module = image_module(model, splits, frozen, probabilities=probabilities)
             else:
-                make = image_module if splits.kind == "images" else feature_module
-                module = make(model, splits, probabilities=probabilities)
+                module = feature_module(model, splits, probabilities=probabilities)
         names = [name for name in ("device", "device_ids") if hasattr(module, name)]
         signatures = {"serving_default": module.serve} | {name: getattr(module, name) for name in names}
         stack.tf.saved_model.save(module, str(folder), signatures=signatures)
-        exported = predict(stack.load_saved_model(folder), splits, splits.indices["test"])
+        exported, whole = compare(stack.load_saved_model(folder), model, splits, evaluation, frozen)
         agreement = evaluation.agreement(exported)
         difference = float(np.abs(exported - evaluation.probabilities).max())
         if agreement < MINIMUM_AGREEMENT:
@@ -405,6 +530,7 @@ def save(
     return {
         "export/agreement": agreement,
         "export/max_difference": difference,
+        "export/whole_examples": whole,
         "export/seconds": time.monotonic() - began,
         "export/size_bytes": size,
     }

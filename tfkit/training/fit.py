@@ -9,7 +9,6 @@ import dataclasses
 import functools
 import itertools
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from tfkit import tasks
 from tfkit.data.splits import Splits, typed_labels
 from tfkit.distribution import strategies
-from tfkit.environment import process
+from tfkit.environment import process, timeline
 from tfkit.environment.heartbeat import on_signals, phase
 from tfkit.errors import PrivacyError
 from tfkit.metrics import Outputs, evaluate
@@ -99,7 +98,6 @@ def fit(
     from tfkit.privacy.ledger import register
     from tfkit.training import export
 
-    began = time.monotonic()
     stage = Stage(
         epochs=epochs, seed=seed, patience=patience, augment=augment, privacy=privacy, cadence=cadence,
         verbose=verbose,
@@ -132,7 +130,10 @@ def fit(
         "privacy": dataclasses.asdict(privacy) if privacy else None,
     }
     chosen = strategies.strategy(strategy)
-    with Run.create(run_dir, config=config, overwrite=not resume) as run:
+    with (
+        Run.create(run_dir, config=config, overwrite=not resume) as run,
+        run.timed(keep=not privacy),
+    ):
         run.labels = splits.class_names
         run.versions = versions()
         run.provenance = {"data": register(run, splits) if privacy else splits.provenance}
@@ -156,8 +157,7 @@ def fit(
             save(run.path / EVALUATION, measured)
             how: Any = {"logits": trained.logits, "temperature": temperature}
             run.record(export.save(trained.model, run, splits, evaluation=measured, **how))
-            total = time.monotonic() - began
-            run.record({"time/train_seconds": trained.seconds, "time/total_seconds": total})
+            run.record({"time/train_seconds": trained.seconds})
         Replicas(chosen).barrier()
     return run
 
@@ -215,7 +215,8 @@ def train(
     keras.utils.set_random_seed(stage.seed)
     # Dropout then draws from a tf.random.Generator, which StepSeeds can reset; else from a hidden counter.
     keras.backend.experimental.enable_tf_random_generator()
-    with chosen.scope(), on_signals() as stop:
+    timed = timeline.stage(_STAGES.get(stage.name, stage.name), f"Training, stage {stage.name}")
+    with timed, chosen.scope(), on_signals() as stop:
         model = make(build_model, splits)
         checkpoints = Checkpoints(run, stage.name, method=method, cluster=cluster, stop=stop)
         checkpoints.restore(model, method.prepare(model, callbacks, strategy=chosen))
@@ -287,6 +288,10 @@ def train(
         seconds=checkpoints.seconds,
         logits=logits,
     )
+
+
+_STAGES = {"train": "fit"}
+"""What stages are called in a timeline; time/train_seconds is that of the steps of all of them."""
 
 
 def _build_metrics(model: keras.Model, splits: Splits) -> None:

@@ -8,10 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from tfkit.environment import stack
-from tfkit.environment.process import watched
+from tfkit.environment.timeline import track
 from tfkit.transfer.baseline import UNSPACED
 
 CELLS = 4
@@ -41,13 +40,14 @@ def grad_cam(model: stack.keras.Model, images: np.ndarray, classes: np.ndarray) 
     tf, seen = stack.tf, _feature_map(model)
     if seen is None:
         return None
-    both = stack.keras.Model(model.input, [seen, model.output])
+    # Recorded is what is differentiated: a tape over the whole model would go back to its first layer.
+    below, above = stack.keras.Model(model.input, seen), stack.keras.Model(seen, model.output)
     maps = []
     for start in range(0, len(images), _AT_A_TIME):
-        batch = tf.constant(images[start : start + _AT_A_TIME], tf.float32)
+        activations = below(tf.constant(images[start : start + _AT_A_TIME], tf.float32), training=False)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(batch)
-            activations, logits = both(batch, training=False)
+            tape.watch(activations)
+            logits = above(activations, training=False)
             scores = tf.gather(logits, classes[start : start + _AT_A_TIME], axis=1, batch_dims=1)
         weights = tf.reduce_mean(tape.gradient(scores, activations), axis=[1, 2], keepdims=True)
         spoken = tf.nn.relu(tf.reduce_sum(weights * activations, axis=-1, keepdims=True))
@@ -87,8 +87,7 @@ def integrated_gradients(
     """
     tf, parts = stack.tf, (np.arange(steps, dtype=np.float32) + 0.5) / steps
     added = np.zeros(images.shape, np.float32)
-    progress = tqdm(images, "Explaining", unit="image", delay=1, disable=not watched())
-    for place, image in enumerate(progress):
+    for place, image in enumerate(track(images, "Explaining", unit="image")):
         batches = np.split(parts, range(_AT_A_TIME, steps, _AT_A_TIME))
         for baseline, shares in itertools.product(BASELINES, batches):
             batch = tf.constant(baseline + shares[:, None, None, None] * (image - baseline), tf.float32)

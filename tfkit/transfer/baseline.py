@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import time
 import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -12,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tfkit.data.splits import Splits
+from tfkit.environment.timeline import stage
 from tfkit.metrics import Evaluation, evaluation
 from tfkit.run import Run
 
@@ -50,6 +50,7 @@ class Baseline(NamedTuple):
         return self.measured.predicted
 
 
+@stage("baseline", "Counting words, for a baseline")
 def baseline(splits: Splits) -> Baseline:
     """Fit TF-IDF (sublinear counts) and logistic regression to the training split, tuned on the validation split.
 
@@ -139,12 +140,11 @@ def compare_with_baseline(run: Run, splits: Splits, measured: Evaluation, *, pre
 
     Args:
       run: gets `baseline/accuracy`, `baseline/gain` with the 95 % interval `baseline/gain_low` to
-        `baseline/gain_high`, how the baseline was chosen, and `time/baseline_seconds`.
+        `baseline/gain_high`, and how the baseline was chosen.
       splits: of texts.
       measured: the model on the test split.
       pretrained: whether the model stands on an encoder.
     """
-    began = time.monotonic()
     found = baseline(splits)
     simple, gain = found.measured.score, measured.score - found.measured.score
     low, high = measured.gain_interval(found.measured)
@@ -156,7 +156,6 @@ def compare_with_baseline(run: Run, splits: Splits, measured: Evaluation, *, pre
             "baseline/gain_high": high,
             "baseline/inverse_regularization": found.strength,
             "baseline/longest_ngram": 1 + found.pairs,
-            "time/baseline_seconds": time.monotonic() - began,
         }
     )
     kind = "logistic" if splits.task.each else "ridge"

@@ -65,7 +65,8 @@ def fine_tune(
     whole = functools.partial(models.whole_model, encoder, classes=len(splits.class_names), spec=splits.spec)
     top = _top(config, encoder, splits, config.learning_rate, config.epochs)
     begins_tuned = config.features and start.is_tuned(functools.partial(whole, top=top))
-    features = _stored_features(run, encoder, splits, config, begins_tuned=begins_tuned)
+    extraction = _stored_features(run, encoder, splits, config, begins_tuned=begins_tuned)
+    features, base = (extraction.splits, extraction.model) if extraction else (None, None)
     how: dict[str, Any] = {"run": run, "strategy": strategy, "callbacks": callbacks}
     if features is None:
         trained = start.train(functools.partial(whole, top=top), splits, stage(name="head"), **how)
@@ -99,7 +100,7 @@ def fine_tune(
         improved = improved or trained.best_epoch is not None
     run.record({"time/train_seconds": seconds})
     # Outside of the strategy's scope and in float32, whatever it was trained in: this is measured and exported.
-    model = whole(head=trained.model, top=top)
+    model = whole(head=trained.model, top=top, base=base)
     return observe(model, splits) if features is None or improved else observe_head(model, head, features)
 
 
@@ -200,8 +201,8 @@ def _load_or_build_tokenizer(
 
 def _stored_features(
     run: Run, encoder: Encoder, splits: Splits, config: TransferConfig, *, begins_tuned: bool
-) -> Splits | None:
-    """Return the splits with stored features in place of the examples; None where they do not serve."""
+) -> hub.Extraction | None:
+    """Return the stored features; None where they do not serve."""
     run.record({"time/features_seconds": 0.0})
     if not config.features:
         return None
@@ -215,7 +216,7 @@ def _stored_features(
     extraction = hub.extract(encoder, splits)
     run.note(extraction.summary)
     run.record({"time/features_seconds": extraction.seconds})
-    return extraction.splits
+    return extraction
 
 
 class _Plan:

@@ -13,12 +13,14 @@ import numpy as np
 from tfkit.calibration import temperature_of
 from tfkit.data.splits import Splits
 from tfkit.environment import stack
+from tfkit.environment.timeline import stage
 from tfkit.errors import RunError
 from tfkit.hub.encoders import Encoder, freeze
 from tfkit.metrics import Evaluation, evaluate, evaluation, gives_logits, largest_difference
 from tfkit.run import CALIBRATION, SAVED_MODEL, Run
 from tfkit.tasks import CLASSES, Classes
 from tfkit.text.tokenizers import Tokenizer
+from tfkit.training.export import Frozen
 from tfkit.training.stage import Trained
 
 FILTERS = (16, 32, 64, 128)
@@ -106,6 +108,7 @@ def private_top(
     steps: int = 1,
     *,
     mean: np.ndarray | None = None,
+    final_share: float = 0.0,
     task: Classes = CLASSES,
 ) -> Top:
     """Return a private top: centred features of length one, a dense layer of zeros without bias, momentum.
@@ -118,6 +121,7 @@ def private_top(
       steps: of the whole training.
       mean: float32 [d], of features of length one, public or released with noise; None: each example's own numbers
         are centred, which costs no privacy and helps less.
+      final_share: of the peak, that is left of the learning rate at the end.
       task: what the labels mean.
 
     Source: Tramèr and Boneh 2021 (arXiv:2011.11660); De et al. 2022 (arXiv:2204.13650).
@@ -135,7 +139,8 @@ def private_top(
         return task.finish(raw, classes)
 
     def optimize(model: stack.keras.Model) -> Any:
-        return stack.keras.optimizers.SGD(learning_rate_schedule(learning_rate, steps=steps), momentum=0.9)
+        rate = learning_rate_schedule(learning_rate, steps=steps, final_share=final_share)
+        return stack.keras.optimizers.SGD(rate, momentum=0.9)
 
     return Top(logits, optimize, task)
 
@@ -191,6 +196,7 @@ def small_cnn(*, classes: int, spec: stack.tf.TensorSpec, top: Top) -> stack.ker
     return top.model(images, layers.GlobalAveragePooling2D(name="mean")(values), classes)
 
 
+@stage("model", "Building the model")
 def whole_model(
     backbone: Encoder,
     *,
@@ -200,6 +206,7 @@ def whole_model(
     trainable: str = "none",
     head: stack.keras.Model | None = None,
     precision: str = "float32",
+    base: stack.keras.Model | None = None,
 ) -> stack.keras.Model:
     """Return encoder and head as one compiled model.
 
@@ -214,6 +221,7 @@ def whole_model(
       head: a trained model to start from: of `head`, or of this function for the same backbone.
       precision: Keras's dtype policy for what a functional backbone computes: `mixed_float16` is faster on a
         GPU. Weights and logits are float32 in any case.
+      base: the flat backbone itself, where there is one already: of `hub.Extraction`.
 
     Returns:
       A batch of examples to logits float32 [batch, classes].
@@ -223,7 +231,7 @@ def whole_model(
     """
     # A hub.KerasLayer computes in what it was exported in.
     with _policy(precision if backbone.stages else "float32"):
-        inputs, features = backbone.graph(spec, trainable=trainable)
+        inputs, features = backbone.graph(spec, trainable=trainable, base=base)
     model = stack.keras.Model(inputs, top.logits(features, classes))
     if head is not None and len(head.weights) == len(model.weights):
         model.set_weights(head.get_weights())
@@ -235,8 +243,11 @@ def whole_model(
         return compiled(model, top.optimizer(model), task=top.task)
 
 
-def learning_rate_schedule(peak: float, *, steps: int, warmup: float = WARMUP_SHARE) -> Any:
-    """Return a learning rate: linear warm-up over a share of the steps, a tenth as a rule, then a cosine down to zero.
+def learning_rate_schedule(
+    peak: float, *, steps: int, warmup: float = WARMUP_SHARE, final_share: float = 0.0
+) -> Any:
+    """Return a learning rate: linear warm-up over a share of the steps, a tenth as a rule, then a cosine down to zero,
+    or to a share of the peak: with 1 it stays there.
 
     Source: Loshchilov and Hutter 2017 (arXiv:1608.03983); Goyal et al. 2017 (arXiv:1706.02677) for the warm-up.
     """
@@ -244,6 +255,7 @@ def learning_rate_schedule(peak: float, *, steps: int, warmup: float = WARMUP_SH
     return stack.keras.optimizers.schedules.CosineDecay(
         peak / 10 if rising else peak,
         decay_steps=falling,
+        alpha=final_share,
         warmup_target=peak if rising else None,
         warmup_steps=rising,
     )
@@ -333,14 +345,17 @@ class Classifier(NamedTuple):
       evaluation: on the test split.
       test_features: float32 [n, d], what its last layer sees of the test split, in the split's order.
       validate: returns the evaluation on the validation split.
+      frozen: of a head on stored features: what stood still.
     """
 
     model: stack.keras.Model
     evaluation: Evaluation
     test_features: np.ndarray
     validate: Callable[[], Evaluation]
+    frozen: Frozen | None = None
 
 
+@stage("measure", "Measuring on the test split")
 def observe(model: stack.keras.Model, splits: Splits) -> Classifier:
     """Put the test split through the model once, for its probabilities, and what the last layer saw."""
     last = model.get_layer(CLASSIFIER)
@@ -355,7 +370,9 @@ def observe_head(model: stack.keras.Model, trained: Trained, features: Splits) -
     """Return the whole model of a head that was trained on stored features, measured on these."""
     test_features = features.source.read(features.indices["test"])
     validate = functools.partial(evaluate, trained.model, features, split="validation")
-    return Classifier(model, evaluate(trained.model, features), test_features, validate)
+    first = trained.model.layers[1].name  # behind the input
+    frozen = Frozen(model.get_layer(first).input, test_features)
+    return Classifier(model, evaluate(trained.model, features), test_features, validate, frozen)
 
 
 def rebuild(run: Run, backbone: Encoder | None, splits: Splits) -> stack.keras.Model:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import io
-from typing import Any
+import math
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,9 +25,34 @@ from tfkit.transfer import models
 from tfkit.transfer.models import Classifier, Top, observe, observe_head, private_top
 
 STAGE = "private"
-OF_FEATURES, OF_IMAGES = (4096, 80), (256, 15)  # the largest batch, and epochs
+
+
+class Usual(NamedTuple):
+    """Hold what a private training takes where a setting is left out."""
+
+    largest_batch: int
+    epochs: int
+    learning_rate: float
+    """For 6,000 examples at epsilon 1; it grows with both."""
+    largest_rate: float
+    """As a multiple of that."""
+    l2_norm_clip: float = 0.3
+    mean_budget: float = 0.0
+    share_of_batch: float = 1.0
+    """Of the examples: a batch has no more."""
+
+
+OF_FEATURES = Usual(4096, 80, learning_rate=8.0, largest_rate=2.0, mean_budget=0.2)
+OF_IMAGES = Usual(256, 15, learning_rate=0.5, largest_rate=2.0)
+# Tramèr and Boneh 2021 (arXiv:2011.11660): batches and epochs for 60,000 examples, and nearly all gradients are cut, so
+# that a step is as long as clipping norm times learning rate. Fewer examples take nearly as many steps.
+OF_SCATTERING = Usual(4096, 40, learning_rate=40.0, largest_rate=10.0, l2_norm_clip=0.05, share_of_batch=0.25)
+FEWEST_STEPS = 400
 LIGHT_LENGTH = 64
 FEWEST_FOR_MEAN = 1000  # examples times epsilon
+FINAL_SHARE = 1.0
+"""Of the learning rate of a head, at its end: a decay to zero cost up to 2 points, and what an average of the weights
+would gain is less than that (docs/private_heads.md)."""
 
 
 def train_private(
@@ -56,13 +82,14 @@ def train_private(
         length = getattr(config, "max_length", None) or LIGHT_LENGTH
         run.decide(max_length=length)
         run.note(f"The vocabulary is that of {ENCODER}, which is public.")
-    stage, of_batches, rate, plan = plan_training(config, splits)
+    stage, of_batches, rate, plan = plan_training(config, splits, encoder)
     run.note(
         f"Private training: {stage.epochs} epochs of samples of {of_batches.global_batch_size} expected examples,"
         f" learning rate {rate:.3g}, clipping norm {plan.l2_norm_clip:.3g}"
         + (", features less their noisy mean." if plan.release_noise else ".")
     )
     run.decide(epochs=stage.epochs, learning_rate=float(rate), global_batch_size=of_batches.global_batch_size)
+    run.decide(l2_norm_clip=plan.l2_norm_clip)
     classes, top, seconds = len(splits.class_names), private_top(rate, plan.steps, task=splits.task), 0.0
     if encoder is None:
         tokenizer = hub.load_model(ENCODER, max_length=length).tokenizer
@@ -77,7 +104,8 @@ def train_private(
             run.say(extraction.summary)  # not kept: it counts private examples
             features, seconds = extraction.splits, extraction.seconds
             trained, top = train_private_head(run, encoder, features, config, strategy=strategy)
-            classifier = observe_head(whole(head=trained.model, top=top), trained, features)
+            model = whole(head=trained.model, top=top, base=extraction.model)
+            classifier = observe_head(model, trained, features)
         else:
             build = functools.partial(whole, trainable="all", top=top)
             trained = train(build, of_batches, stage, run=run, strategy=strategy)
@@ -100,10 +128,10 @@ def train_private_head(
     Returns:
       What training left, and the top that it was built with.
     """
-    stage, of_batches, rate, plan = plan_training(config, features, verbose=verbose)
+    stage, of_batches, rate, plan = plan_training(config, features, encoder, verbose=verbose)
     noise = plan.release_noise
     mean = _released_mean(run, features, config, noise, strategy=strategy) if noise else None
-    top = private_top(rate, plan.steps, mean=mean, task=features.task)
+    top = private_top(rate, plan.steps, mean=mean, final_share=FINAL_SHARE, task=features.task)
     build = functools.partial(models.head, encoder.feature_size, len(features.class_names), top)
     return train(build, of_batches, stage, run=run, strategy=strategy), top
 
@@ -129,7 +157,7 @@ def _released_mean(
 
 
 def plan_training(
-    config: PrivateSettings, splits: Splits, *, verbose: int | None = None
+    config: PrivateSettings, splits: Splits, encoder: Encoder | None, *, verbose: int | None = None
 ) -> tuple[Stage, Splits, float, Plan]:
     """Return the settings of a private training with nothing left out.
 
@@ -140,22 +168,30 @@ def plan_training(
       The stage, the splits in batches of the expected size of a sample, the learning rate, and the plan.
     """
     examples = len(splits.indices["train"])
-    largest, usual = OF_FEATURES if config.features else OF_IMAGES
-    batch_size, epochs = config.global_batch_size or min(examples, largest), config.epochs or usual
+    # Gradients of classes are never longer than a number; those of values may be, and were not tried.
+    scatters = encoder is not None and encoder.scatters and splits.task.name == "classes"
+    usual = OF_SCATTERING if scatters else OF_FEATURES if config.features else OF_IMAGES
+    most = min(math.ceil(usual.share_of_batch * examples), usual.largest_batch)
+    batch_size, epochs = config.global_batch_size or most, config.epochs or usual.epochs
+    if scatters and config.epochs is None:
+        epochs = max(epochs, FEWEST_STEPS * batch_size // examples)
     names = {field.name for field in dataclasses.fields(DPSGD)}
-    mechanism = DPSGD(**{name: value for name, value in vars(config).items() if name in names})
+    settings = {**vars(config), "l2_norm_clip": config.l2_norm_clip or usual.l2_norm_clip}
+    mechanism = DPSGD(**{name: value for name, value in settings.items() if name in names})
     sizes = {"examples": examples, "expected_batch_size": batch_size, "epochs": epochs}
     plan = mechanism.plan(**sizes)
     epsilon = config.target_epsilon or min(plan.epsilon(plan.steps), 10.0)
     # Below that the mean is mostly noise.
     enough = epsilon * examples >= FEWEST_FOR_MEAN
-    if config.features and config.mean_budget and enough and plan.noise_multiplier:
-        noise = privacy.noise_for_share(plan.noise_of_release(epsilon), config.mean_budget)
+    mean_budget = usual.mean_budget if config.mean_budget is None else config.mean_budget
+    if config.features and mean_budget and enough and plan.noise_multiplier:
+        noise = privacy.noise_for_share(plan.noise_of_release(epsilon), mean_budget)
         mechanism = dataclasses.replace(mechanism, release_noise=noise)
         plan = mechanism.plan(**sizes)
     rate = config.learning_rate
     if rate is None:
-        rate = 8.0 * min(max((min(epsilon, 10.0) * examples / 6000) ** (2 / 3), 1 / 8), 2.0)
-        rate *= 1.0 if config.features else 1 / 16
+        growth = (min(epsilon, 10.0) * examples / 6000) ** (2 / 3)
+        rate = usual.learning_rate * min(max(growth, 1 / 8), usual.largest_rate)
+        rate *= usual.l2_norm_clip / plan.l2_norm_clip if scatters else 1.0
     stage = Stage(name=STAGE, epochs=epochs, seed=config.seed, privacy=mechanism, verbose=verbose)
     return stage, splits.replace(global_batch_size=batch_size), rate, plan

@@ -9,13 +9,13 @@ import numpy as np
 
 from tfkit.data.splits import Splits, draw
 from tfkit.environment import stack
+from tfkit.environment.timeline import stage
 from tfkit.hub.encoders import Encoder
 from tfkit.metrics import Evaluation
 from tfkit.privacy.ledger import register
 from tfkit.reporting import examples, tensorboard
 from tfkit.reporting.examples import Examples
 from tfkit.run import EVALUATION, PRIVACY, Run
-from tfkit.settings.options import DataConfig
 from tfkit.text.tokenizers import Tokenizer
 from tfkit.training.export import calibrate, save, tune
 from tfkit.transfer.attribution import grad_cam
@@ -27,6 +27,7 @@ MEASURED_TEXTS = 20_000
 NAME_CHARACTERS = 80
 
 
+@stage("data", "Describing the data")
 def describe(
     run: Run,
     encoder: Encoder | None,
@@ -89,18 +90,20 @@ def conclude(
     if calibrated and splits.task.calibrated:
         evaluation, temperature = calibrate(run, classifier.validate(), evaluation, seed=splits.seed)
     run.record(evaluation.metrics("test"))
-    run.record(save(classifier.model, run, splits, evaluation=evaluation, temperature=temperature))
-    shown = _write_mistakes(run, classifier.model, evaluation, splits) if show_examples else None
-    examples.save(run.path / EVALUATION, evaluation, shown)
-    tensorboard.write_evaluation(run.logdir, evaluation)
-    history = run.history
-    run.record(tensorboard.best(history))
-    tensorboard.write_hparams(run.logdir, run.config, run.metrics)
-    tensorboard.write_layout(run.logdir, map(str, history.columns))
-    if statement := run.read(PRIVACY):
-        tensorboard.write_statement(run.logdir, [statement["in_words"]])
-    if show_examples:
-        _write_projector(run, classifier.test_features, evaluation, splits)
+    how: Any = {"temperature": temperature, "frozen": classifier.frozen}
+    run.record(save(classifier.model, run, splits, evaluation=evaluation, **how))
+    with stage("figures", "Drawing what came out, for TensorBoard and the report"):
+        shown = _write_mistakes(run, classifier.model, evaluation, splits) if show_examples else None
+        examples.save(run.path / EVALUATION, evaluation, shown)
+        tensorboard.write_evaluation(run.logdir, evaluation)
+        history = run.history
+        run.record(tensorboard.best(history))
+        tensorboard.write_hparams(run.logdir, run.config, run.metrics)
+        tensorboard.write_layout(run.logdir, map(str, history.columns))
+        if statement := run.read(PRIVACY):
+            tensorboard.write_statement(run.logdir, [statement["in_words"]])
+        if show_examples:
+            _write_projector(run, classifier.test_features, evaluation, splits)
 
 
 def measure_tokens(run: Run, tokenizer: Tokenizer, splits: Splits, *, windows: bool = False) -> None:
@@ -141,8 +144,8 @@ def _decided_settings(run: Run, encoder: Encoder | None, splits: Splits) -> dict
         decided["image_size"] = int(splits.source.shape[0])
     if encoder is not None and encoder.modality == "texts":
         decided |= {"max_length": encoder.max_length, "windows": "all" if encoder.windows else "first"}
-        if run.is_chief and run.config.get("model_handle") == DataConfig.model_handle:
-            decided["model_handle"] = encoder.handle  # the default is one for images
+    if encoder is not None:
+        decided["model_handle"] = encoder.handle  # the default may stand for one of several
     return decided
 
 

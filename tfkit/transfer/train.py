@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tfkit.distribution import strategies
+from tfkit.environment.timeline import stage
 from tfkit.errors import ConfigError, DataError, RunError
 from tfkit.run import CONFIG, PRIVACY, Run
 from tfkit.settings.options import (
+    AUTO,
     EMBEDDED,
     LIGHT,
+    SCATTERING,
     SCRATCH,
     UNCOVERED,
     DataConfig,
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
 
 PRIVATE_SIZE = 160
 """Small images are enlarged to this: better features than at 96, for a cost that is paid once."""
+
+SCATTERED_SIZE = 32
+"""Pixels of the largest grey images that private training takes scattering for by itself."""
 
 SCRATCH_SIZE, EMBEDDED_SIZE = 64, 32
 
@@ -143,12 +148,12 @@ def train_classifier(config: Any, *, recipe: str) -> Run:
         from tfkit import reporting
         from tfkit.environment.packages import versions
 
-        began = time.monotonic()
-        with strategies.cluster_strategy(config, run) as strategy:
+        keep = not isinstance(config, PrivateSettings)
+        with run.timed(keep=keep) as record_times, strategies.cluster_strategy(config, run) as strategy:
             run.versions = {**versions(), "strategy": strategies.describe(strategy)}
             _train(config, run, strategy, source, recipe=recipe)
             if run.is_chief:
-                run.record({"time/total_seconds": time.monotonic() - began})
+                record_times()
                 reporting.write_report(run)
     return run
 
@@ -173,8 +178,9 @@ def load(config: Any, *, global_batch_size: int | None = None) -> tuple[Encoder 
 
 
 def _load(config: Any, global_batch_size: int) -> tuple[Encoder | None, Splits]:
-    from tfkit import data, hub
-    from tfkit.data.splits import FULL_RANGE
+    with stage("import", "Importing what reads the data"):
+        from tfkit import data, hub
+        from tfkit.data.splits import FULL_RANGE
 
     reading = {"global_batch_size": global_batch_size, "seed": config.seed, "strict": config.strict}
     reading |= {name: getattr(config, name) for name in ("label_column", "task", "class_order")}
@@ -200,8 +206,13 @@ def _load(config: Any, global_batch_size: int) -> tuple[Encoder | None, Splits]:
     if config.model_handle == SCRATCH:
         size = config.image_size or (SCRATCH_SIZE if config.names_data else EMBEDDED_SIZE)
         return None, data.load_images(source, image_size=size, **reading)
+    handle: str = config.model_handle
+    notes: tuple[str, ...] = ()
+    if handle == AUTO:
+        splits = data.load_images(source, image_size=config.image_size, **reading)
+        handle, notes = _suitable(splits, config)
     backbone = hub.load_model(
-        config.model_handle, modality="images", sha256=config.sha256, input_range=config.input_range
+        handle, modality="images", sha256=config.sha256, input_range=config.input_range
     ).check(image_size=config.image_size, trainable=trainable)
     reading["native_size"] = backbone.native_size
     given = config.image_size or (backbone.native_size if backbone.fixed_size else None)
@@ -209,7 +220,18 @@ def _load(config: Any, global_batch_size: int) -> tuple[Encoder | None, Splits]:
     enlarged = min(PRIVATE_SIZE, backbone.native_size)
     if given is None and private and config.features and int(splits.spec.shape[0]) < enlarged:
         splits = data.load_images(source, image_size=enlarged, **reading)
-    return backbone, splits
+    return backbone.for_images(int(splits.spec.shape[0])), splits.replace(notes=(*splits.notes, *notes))
+
+
+def _suitable(splits: Splits, config: Any) -> tuple[str, tuple[str, ...]]:
+    """Return the bundled model for a private training on images, by the format of the set alone, and why."""
+    small = splits.side <= SCATTERED_SIZE >= (config.image_size or 0)
+    if not (config.features and splits.grey and small and splits.task.name == "classes"):
+        return DataConfig.model_handle, ()
+    return SCATTERING, (
+        f"The model is {SCATTERING}: the images have no colour and are small ({splits.side} pixels). Their format alone"
+        f" decided that, which is taken as public; --model-handle {DataConfig.model_handle} is the other choice.",
+    )
 
 
 def job_of(config: Any, encoder: Encoder | None) -> Any:
@@ -267,10 +289,11 @@ def settings_of(run: Run, *, recipes: tuple[str, ...] = tuple(RECIPES), otherwis
 
 
 def _train(config: Any, run: Run, strategy: Any, source: Run | None, *, recipe: str) -> None:
-    from tfkit.transfer.baseline import compare_with_baseline
-    from tfkit.transfer.continuing import Start
-    from tfkit.transfer.results import conclude, describe
-    from tfkit.transfer.words import mix_words
+    with stage("import", "Importing what trains and measures"):
+        from tfkit.transfer.baseline import compare_with_baseline
+        from tfkit.transfer.continuing import Start
+        from tfkit.transfer.results import conclude, describe
+        from tfkit.transfer.words import mix_words
 
     private = isinstance(config, PrivateSettings)
     if not private:

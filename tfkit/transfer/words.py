@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -14,6 +13,7 @@ from scipy.special import softmax
 from tfkit.calibration import FEWEST
 from tfkit.data.splits import Splits
 from tfkit.environment import stack
+from tfkit.environment.timeline import stage
 from tfkit.metrics import Evaluation, evaluation
 from tfkit.run import Run
 from tfkit.tasks import CLASSES
@@ -58,7 +58,7 @@ def mix_words(run: Run, classifier: Classifier, splits: Splits, *, when: str) ->
     """
     from tfkit.text.layers import PAIRS, TOKENS, WINDOWS, CountedPieces, Mix
 
-    began, reason = time.monotonic(), ""
+    reason = ""
     tokenizer: Any = None
     for layer in classifier.model.layers:
         tokenizer = layer.tokenizer if layer.name in (TOKENS, WINDOWS) else tokenizer
@@ -78,7 +78,6 @@ def mix_words(run: Run, classifier: Classifier, splits: Splits, *, when: str) ->
     found = fit_words(splits, tokenizer, [classifier.validate(), classifier.evaluation])
     on = when == "yes" or found.helps
     run.decide(words="yes" if on else "no")
-    run.record({"time/words_seconds": time.monotonic() - began})
     run.note(
         f"Words are {'' if on else 'not '}counted beside the encoder (--words {'no' if on else 'yes'} changes that)."
         f" With them the cross-entropy on the validation split is {found.losses[1]:.4f}, without them"
@@ -95,9 +94,11 @@ def mix_words(run: Run, classifier: Classifier, splits: Splits, *, when: str) ->
         model=compiled(mixed, stack.keras.optimizers.SGD()),
         evaluation=evaluation(found.probabilities[1], splits),
         validate=lambda: of_validation,
+        frozen=None,
     )
 
 
+@stage("words", "Counting words beside the encoder")
 def fit_words(splits: Splits, tokenizer: Any, measured: Sequence[Evaluation]) -> Words:
     """Fit a model of counted pieces, and find the powers at which its product with an encoder's is best.
 

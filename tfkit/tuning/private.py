@@ -128,7 +128,7 @@ def _search(search: Search) -> None:
     encoder, splits, _ = search.loaded(own.model_handle)
     why = "of others one example changes the score by more than its noise is for. Use recipes.train_private."
     tasks.refuse(splits.task, "classes", what="A private search", why=why)
-    *_, plan = plan_training(own, splits)
+    *_, plan = plan_training(own, splits, encoder)
     noise, begun = plan.score_noise, ledger.RECORD in run.provenance.get("data", {})
     assert noise is not None, "it is of a search"
     run.provenance = {"data": ledger.register(run, splits)}  # refuses other data than it was begun on

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from tfkit import run_files
 from tfkit.distribution import strategies
 from tfkit.environment import cluster, files, packages, process
+from tfkit.environment.timeline import Timeline, stage
 from tfkit.errors import CheckError, ConfigError, StackError
 from tfkit.run import BACKUP, BEST, DATABASE, PRIVACY, TABLE, TRIALS, Run
 from tfkit.settings.options import PrivateSettings, TuneConfig
@@ -115,21 +116,25 @@ def search(config: Any) -> Run:
         run.record({"search/trials_asked": config.trials})
         run.versions = packages.versions()
         run.note(f"Searched are {', '.join(space)}; all other settings are as they were given.")
-        with strategies.cluster_strategy(own, run) as strategy:
-            # It counts functions that are traced again, as those of each trial are.
-            logging.getLogger("tensorflow").setLevel(logging.ERROR)
-            loaded = functools.cache(functools.partial(_load, own))
-            find = private.find if isinstance(own, PrivateSettings) else _find
-            best = find(private.Search(run, config, own, space, loaded, strategy))
-        # The devices are divided already.
-        best = dataclasses.replace(best, run_dir=folder / BEST, overwrite=False, logical_cpus=0)
-        found = train_classifier(best, recipe=recipe)
-        run.provenance = {name: of for name, of in found.provenance.items() if name in ("data", "model")}
-        if statement := found.read(PRIVACY):
-            files.write_json(folder / PRIVACY, statement)
-        write_report(run)
-        if statement:
-            private.forget_times(folder)
+        # How long a private search took would tell of its trials: it is kept nowhere.
+        with Timeline() if isinstance(own, PrivateSettings) else run.timed():
+            with strategies.cluster_strategy(own, run) as strategy:
+                # It counts functions that are traced again, as those of each trial are.
+                logging.getLogger("tensorflow").setLevel(logging.ERROR)
+                loaded = functools.cache(functools.partial(_load, own))
+                find = private.find if isinstance(own, PrivateSettings) else _find
+                with stage("trials", "Searching"):
+                    best = find(private.Search(run, config, own, space, loaded, strategy))
+            # The devices are divided already.
+            best = dataclasses.replace(best, run_dir=folder / BEST, overwrite=False, logical_cpus=0)
+            with stage("best", "Training with the best settings"):
+                found = train_classifier(best, recipe=recipe)
+            run.provenance = {name: of for name, of in found.provenance.items() if name in ("data", "model")}
+            if statement := found.read(PRIVACY):
+                files.write_json(folder / PRIVACY, statement)
+            write_report(run)
+            if statement:
+                private.forget_times(folder)
     return found
 
 

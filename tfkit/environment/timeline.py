@@ -1,0 +1,392 @@
+"""What this process is doing, said every few seconds, and what each of its stages took.
+
+    with doing("Converting the model"):                     # "Converting the model: 10 s so far."
+        content = converter.convert()
+    for image in track(images, "Decoding", unit="image"):   # "Decoding: 300 of 1,000 images, about 12 s left."
+        ...
+    with Timeline() as times:
+        with stage("features", "Computing features"):       # both: said, and measured
+            ...
+    times.metrics()                                         # {"time/features_seconds": 6.2, ...}
+
+In a terminal one line is rewritten by tqdm, and in a notebook a bar where something is counted. Everywhere else, in a
+log, a line is written to stderr whenever nothing was said for `EVERY` seconds. A thread does both: it says nothing
+while native code keeps Python's lock, which a conversion in this process does for a second or two. Of several workers
+the chief alone speaks, and nobody does while `process.muted`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+from tfkit.environment import cluster, process
+from tfkit.errors import TfkitError
+
+T = TypeVar("T")
+
+EVERY = 5.0
+"""Seconds of silence after which a line is written."""
+
+OTHER = "other"
+"""The stage of all that no stage has named."""
+
+_SAMPLED, _DRAWN = 0.25, 1.0  # seconds between looks at the memory; after which a line is drawn in a terminal
+
+
+class Activity:
+    """Something that takes its time, and how far it is.
+
+    Attributes:
+      text: what it is, for a person: "Computing features".
+      total: how much there is of it; None where nobody knows.
+      unit: what is counted, in the singular; "" where nothing is.
+      done: how much of it is done.
+    """
+
+    def __init__(self, text: str, total: int | None, unit: str, **bar: Any) -> None:
+        self.text, self.total, self.unit, self.done = text, total, unit, 0
+        self.began = time.monotonic()
+        self._counted_from: tuple[float, int] | None = (self.began, 0) if unit else None
+        self._bar: Any = None
+        self._options = {"desc": text, "total": total, "unit": unit, "delay": _DRAWN, **bar}
+        if unit and process.watched():
+            self._bar = _tqdm(**self._options)
+
+    def advance(self, count: int = 1) -> None:
+        """Count what was done since the last call."""
+        self.done += count
+        if self._bar is not None:
+            self._bar.update(count)
+
+    def report(self, done: int, total: int | None, text: str) -> None:
+        """Say where it is, of something whose beginning another process may have done."""
+        if self._counted_from is None:
+            self._counted_from = time.monotonic(), done
+            with _lock:
+                self.close()
+        self.done, self.total, self.unit, self.text = done, total, "step", text
+
+    def line(self) -> str:
+        """Return how far it is, and how long it takes still where that can be known."""
+        now = time.monotonic()
+        so_far = f"{now - self.began:.0f} s so far"
+        if self._counted_from is None:
+            return f"{self.text}: {so_far}."
+        if not self.total:
+            return f"{self.text}: {self.done:,} {self.unit}s, {so_far}."
+        since, first = self._counted_from
+        seconds = (now - since) / max(self.done - first, 1) * (self.total - self.done)
+        left = f"about {seconds:.0f} s" if seconds < 100 else f"about {seconds / 60:.0f} min"
+        counts = f"{self.done:,} of {self.total:,} {self.unit}s"
+        return f"{self.text}: {counts}, {f'{left} left' if self.done > first else so_far}."
+
+    def draw(self) -> bool:
+        """Draw it in a terminal; returns whether somebody sees how far it is."""
+        if not sys.stderr.isatty():
+            return self._bar is not None  # a notebook draws it as it counts
+        if self._bar is not None:
+            self._bar.refresh()
+        elif self._counted_from is None and time.monotonic() - self.began > _DRAWN:
+            self._bar = _tqdm(desc=self.text, bar_format="{desc}: {elapsed}", leave=False)
+        return True  # what counts without a bar is drawn by others, as training by Keras
+
+    def close(self) -> None:
+        """Take it off the screen, or leave its bar as it is."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+def _tqdm(**options: Any) -> Any:
+    from tqdm.auto import tqdm
+
+    return tqdm(**options, dynamic_ncols=True)
+
+
+_activities: list[Activity] = []
+_timelines: list[Timeline] = []
+_lock = threading.Lock()
+_thread: threading.Thread | None = None
+_said_at = 0.0
+_begins_with_process = False
+
+quiet_about_steps = False
+"""Whether somebody else, a launcher, says how far the training is."""
+
+
+@contextlib.contextmanager
+def doing(text: str, *, total: int | None = None, unit: str = "", **bar: Any) -> Iterator[Activity]:
+    """Say what the block does, while it lasts: the innermost of several is said.
+
+    Args:
+      text: what it does, for a person: "Computing features".
+      total: how much there is to do, in units.
+      unit: what `Activity.advance` counts, in the singular; "": nothing is counted.
+      bar: further options of tqdm.
+
+    Yields:
+      The activity, for its `advance`.
+    """
+    _start()
+    activity = Activity(text, total, unit, **bar)
+    _activities.append(activity)
+    try:
+        yield activity
+    finally:
+        with _lock:
+            _activities.remove(activity)
+            activity.close()
+
+
+def track(
+    items: Iterable[T], text: str, *, unit: str, total: int | None = None, leave: bool = True
+) -> Iterator[T]:
+    """Yield the items, and say how many were taken.
+
+    Args:
+      items: with a length, or `total`, the time left is said too.
+      text: see `doing`.
+      unit: see `doing`.
+      total: how many there are.
+      leave: whether a bar in a terminal stays there.
+    """
+    total = getattr(items, "__len__", lambda: None)() if total is None else total
+    with doing(text, total=total, unit=unit, leave=leave) as activity:
+        for item in items:
+            yield item
+            activity.advance()
+
+
+def report(step: int, steps: int, text: str) -> None:
+    """Say how far the innermost activity is: `step` of `steps`, 0 where nobody knows how many."""
+    if _activities:
+        _activities[-1].report(step, steps or None, text)
+
+
+@contextlib.contextmanager
+def stage(name: str, text: str) -> Iterator[None]:
+    """Measure the block as a stage of this thread's innermost timeline, if it has one, and say what it does.
+
+    Args:
+      name: in metrics.json it becomes time/NAME_seconds.
+      text: see `doing`.
+    """
+    here = threading.get_ident()
+    times = next((one for one in reversed(_timelines) if one.thread == here), None)
+    with times.stage(re.sub(r"\W", "_", name)) if times else contextlib.nullcontext(), doing(text):
+        yield
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a stage took.
+
+    Attributes:
+      seconds: by the clock on the wall.
+      cpu_seconds: of this process, user and system, and of its child processes that have ended.
+      peak_bytes: the most memory that this process had resident during the stage, with what its allocator kept for
+        later; 0 where /proc does not tell. It is exact where the stage had more than all before it (VmHWM); else the
+        largest of four looks a second. VmHWM is not set back between stages: GNU time and schedulers read it too.
+    """
+
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    peak_bytes: float = 0
+
+    def __add__(self, later: Usage) -> Usage:
+        peak = max(self.peak_bytes, later.peak_bytes)
+        return Usage(self.seconds + later.seconds, self.cpu_seconds + later.cpu_seconds, peak)
+
+
+_METRICS = {
+    "seconds": "time/{}_seconds",
+    "cpu_seconds": "time/{}_cpu_seconds",
+    "peak_bytes": "memory/{}_peak_bytes",
+}
+
+
+def usage_in(metrics: Mapping[str, float]) -> dict[str, Usage]:
+    """Return the stages that stand in metrics.json, in their order there, `OTHER` last."""
+    names = [found[1] for name in metrics if (found := re.fullmatch(r"time/(\w+)_cpu_seconds", name))]
+    return {
+        name: Usage(**{field: metrics.get(form.format(name), 0) for field, form in _METRICS.items()})
+        for name in sorted(names, key=lambda name: name == OTHER)
+    }
+
+
+def is_detail(metric: str) -> bool:
+    """Return whether a metric is the CPU seconds or the memory of a stage, which tables of metrics leave out."""
+    return metric.endswith("_cpu_seconds") or metric.startswith("memory/")
+
+
+def in_words(usage: Mapping[str, Usage]) -> str:
+    """Return where the time went: "import 4 s, features 6, head 2, other 1"; what took under half a second is left out.
+
+    Example:
+      >>> in_words({"import": Usage(4.2), OTHER: Usage(1.0), "data": Usage(0.1), "features": Usage(6.4)})
+      'import 4 s, features 6, other 1'
+    """
+    inner = sorted(usage, key=lambda name: name == OTHER)
+    shown = [f"{name} {usage[name].seconds:.0f}" for name in inner if usage[name].seconds >= 0.5]
+    return ", ".join([f"{first} s" for first in shown[:1]] + shown[1:])
+
+
+class Timeline(contextlib.AbstractContextManager["Timeline"]):
+    """Measure the stages of a block: all of its time is in one of them, or in `OTHER`.
+
+    A stage within a stage interrupts it: no second is counted twice. Stages of one name are added.
+
+    Attributes:
+      usage: by stage, in the order in which they began.
+      thread: whose stages are measured: what others do meanwhile is theirs.
+    """
+
+    def __init__(
+        self, earlier: Mapping[str, Usage] | None = None, *, ended: Callable[[], object] = lambda: None
+    ) -> None:
+        """Go on with what an earlier process used, if any, from `with` on; `ended` is called after each stage."""
+        self.usage, self.thread = dict(earlier or {}), threading.get_ident()
+        self._names, self._ended, self._seen = [OTHER], ended, 0
+        self._at, self._cpu, (_, self._highest) = time.monotonic(), _cpu_seconds(), _memory()
+
+    def __enter__(self) -> Timeline:
+        """Begin: a program's first timeline has had a stage "import", from the start of the process."""
+        global _begins_with_process
+        _start()
+        if _begins_with_process:
+            self._at, self._cpu, _begins_with_process = time.monotonic() - _age(), 0.0, False
+            self._book("import")
+        _timelines.append(self)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End."""
+        self._book(OTHER)
+        _timelines.remove(self)
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Measure the block as a stage."""
+        self._book(self._names[-1])
+        self._names.append(name)
+        self.usage.setdefault(name, Usage())
+        try:
+            yield
+        finally:
+            self._book(self._names.pop())
+            self._ended()
+
+    @property
+    def seconds(self) -> float:
+        """Return the seconds of all stages until now."""
+        self._book(self._names[-1])
+        return sum(used.seconds for used in self.usage.values())
+
+    def metrics(self, before: str = "") -> dict[str, float]:
+        """Return flat names to numbers; `before` stands in front of the names of stages."""
+        self._book(self._names[-1])
+        return {
+            form.format(before + name): getattr(used, field)
+            for name, used in self.usage.items()
+            for field, form in _METRICS.items()
+            if field != "peak_bytes" or used.peak_bytes
+        }
+
+    def look(self) -> None:
+        """Take note of the memory that this process has now."""
+        self._seen = max(self._seen, _memory()[0])
+
+    def _book(self, name: str) -> None:
+        """Book what was used since the last call."""
+        self.look()
+        now, cpu, (_, highest) = time.monotonic(), _cpu_seconds(), _memory()
+        used = Usage(now - self._at, cpu - self._cpu, highest if highest > self._highest else self._seen)
+        self.usage[name] = self.usage.get(name, Usage()) + used
+        self._at, self._cpu, self._highest, self._seen = now, cpu, highest, 0
+
+
+def _memory() -> tuple[int, int]:
+    """Return the bytes that this process has resident, and the most that it ever had; 0 where /proc is not."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return 0, 0
+    found = {name: int(line.split()[1]) << 10 for line in lines if (name := line[:6]) in ("VmRSS:", "VmHWM:")}
+    return found.get("VmRSS:", 0), found.get("VmHWM:", 0)
+
+
+def _cpu_seconds() -> float:
+    return sum(os.times()[:4])
+
+
+def _age() -> float:
+    """Return the seconds since this process began; where /proc does not tell, those that it has computed."""
+    try:
+        began = float(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - began / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, LookupError, AttributeError):
+        return time.process_time()
+
+
+def begin_with_process() -> None:
+    """Let the next timeline begin where this process did: what a program does first."""
+    global _begins_with_process
+    _begins_with_process = True
+
+
+def _start() -> None:
+    """Start the thread, once in a process."""
+    global _thread
+    if _thread is None:
+        _thread = threading.Thread(target=_watch, name="tfkit-timeline", daemon=True)
+        _thread.start()
+
+
+def _begin_anew() -> None:
+    """Forget, in a fork, what its parent does: it has the parent's memory and not its threads."""
+    global _thread, _lock
+    _thread, _lock = None, threading.Lock()
+    _activities.clear()
+    _timelines.clear()
+
+
+os.register_at_fork(after_in_child=_begin_anew)
+
+
+def _watch() -> None:
+    global _said_at
+    while True:
+        time.sleep(_SAMPLED)
+        for timeline in [*_timelines]:
+            timeline.look()
+        with _lock, contextlib.suppress(OSError, ValueError):  # a closed terminal ends no training
+            if not _activities or not process.is_verbose() or sys.stderr is None:
+                continue
+            now = time.monotonic()
+            # What is counted tells more than what its parts do, once it has lasted.
+            counted = [one for one in _activities if one.unit and now - one.began >= EVERY]
+            current = (counted or _activities)[-1]
+            if quiet_about_steps or current.draw():
+                continue
+            if now - max(_said_at, process.said_at, _activities[0].began) >= EVERY and _is_chief():
+                _said_at = now
+                print(current.line(), file=sys.stderr, flush=True)
+
+
+def _is_chief() -> bool:
+    try:
+        return cluster.current().is_chief
+    except TfkitError:
+        return True
