@@ -53,6 +53,7 @@ def closing_lines(run: Run) -> list[str]:
         found["verdict"],
         *([found["exposure"]["verdict"]] if found["exposure"] else []),
         f"audit        {run.path / 'audit.json'}",
+        *([cli.took(run)] if run.times else []),
         *cli.where_to_look(run),
     ]
 

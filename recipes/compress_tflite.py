@@ -53,6 +53,7 @@ def closing_lines(run: Run) -> list[str]:
         f"model        {folder / 'model.tflite'}",
         f"try it       python {folder / 'infer.py'} {takes}",
         f"all of them  {folder}",
+        *([cli.took(run)] if run.times else []),
         *cli.where_to_look(run),
     ]
 

@@ -52,6 +52,7 @@ def closing_lines(run: Run) -> list[str]:
         f"index        {index}",
         f"ask more     python -m recipes.search_text --run-dir {run.path} --query ...",
         f'in Python    tfkit.searching.Index.open("{index}").query("...")',
+        *([cli.took(run)] if run.times else []),
         *cli.where_to_look(run),
     ]
 

@@ -42,7 +42,7 @@ ELSEWHERE = {
 # What takes minutes on the embedded data is done with smaller images or fewer epochs; on the user's own few images and
 # texts each command is run as it stands.
 FEWER = {
-    "recipes.transfer_image": ("--image-size=48", "--epochs=5", "--fine-tune-epochs=1"),
+    "recipes.transfer_image": ("--image-size=48", "--epochs=5", "--fine-tune-epochs=0"),
     "recipes.transfer_text": ("--epochs=5",),
     "recipes.train_private --target-epsilon 3": ("--image-size=48",),
     "recipes.train_distributed --strategy mirrored --logical-cpus 2 --epochs 2": ("--image-size=32",),

@@ -13,6 +13,7 @@ from pathlib import Path
 from tfkit import cli
 from tfkit.distribution.manifest import add_command
 from tfkit.environment.files import write_text
+from tfkit.environment.timeline import doing
 from tfkit.errors import TfkitError
 from tfkit.run import REPORT
 from tfkit.settings.parse import EXIT_CODES
@@ -108,7 +109,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             job, engine = launcher.parse(words[1:])
             return ray.launch(job) if engine == "ray" else launcher.run_and_report(job)
         chosen = parser.parse_args(words)
-        return int(chosen.run(chosen))
+        with doing("Starting"):
+            return int(chosen.run(chosen))
     except BrokenPipeError:
         # Whoever read it has seen enough: `... | head`. Python would complain once more as it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

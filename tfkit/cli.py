@@ -170,18 +170,30 @@ def closing_lines(run: Run) -> list[str]:
         epsilon, delta = metrics.get("privacy/epsilon"), metrics["privacy/delta"]
         spent = "none" if epsilon is None else f"epsilon {epsilon:.3g}, delta {delta:.3g}"
         lines.append(f"privacy      {spent}   # in words: report.html, privacy.json")
-    parts = timeline.in_words(run.times or timeline.usage_in(metrics))
     takes = "images)   # raw pixels to probabilities"
     if run.provenance.get("data", {}).get("shape") == []:
         takes = "texts)   # strings to probabilities; import tensorflow_text first"
     return [
         "",
         *lines,
-        f"took         {metrics.get('time/total_seconds', nan):.0f} s{': ' * bool(parts)}{parts}",
+        took(run, metrics.get("time/total_seconds", nan)),
         f"model        {model}",
         f'load it      tf.function(tf.saved_model.load("{model}"), reduce_retracing=True)({takes}',
         *where_to_look(run),
     ]
+
+
+def took(run: Run, seconds: float | None = None) -> str:
+    """Return the line that says where the time went.
+
+    Args:
+      run: that this process made, or has read back.
+      seconds: of all stages; None: of those that this process measured.
+    """
+    usage = run.times or timeline.usage_in(run.metrics)
+    seconds = sum(used.seconds for used in usage.values()) if seconds is None else seconds
+    parts = timeline.in_words(usage)
+    return f"took         {seconds:.0f} s{': ' * bool(parts)}{parts}"
 
 
 def where_to_look(run: Run) -> list[str]:

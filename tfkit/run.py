@@ -397,10 +397,9 @@ class Run(contextlib.AbstractContextManager["Run"]):
         """
 
         def record() -> None:
+            stages = times.metrics(f"{name}_" if name else "")
             if keep or not name:
-                self.record({f"time/{name or 'total'}_seconds": times.seconds})
-            if keep:
-                self.record(times.metrics(f"{name}_" if name else ""))
+                self.record({f"time/{name or 'total'}_seconds": times.seconds, **(stages if keep else {})})
 
         def record_stage() -> None:
             # Before there are numbers, the same command with other settings may begin anew in this folder.

@@ -14,15 +14,12 @@ from typing import Any, TypeVar
 
 import pytest
 
+from tests import forked
+
 T = TypeVar("T")
 ROOT = Path(__file__).parents[2]
 PATIENCE = 900
-# TensorFlow's port is open to every interface, and asks nobody who they are.
-ALONE = ["unshare", *([] if os.getuid() == 0 else ["-r"]), "-n"]
-BOTH = (
-    'ip link set lo up; TF_CONFIG="$SECOND" "$@" >"$OTHER" & other=$!; '
-    'TF_CONFIG="$FIRST" "$@"; code=$?; wait $other || code=$?; exit $code'
-)
+TWO_WORKERS = Path(__file__).with_name("two_workers.py")
 
 
 def running() -> Iterator[tuple[int, str, dict[str, str]]]:
@@ -83,7 +80,8 @@ def newest(run_dir: Path) -> int:
 
 
 def start(*words: str, **environment: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
+    """A program in a process of its own, with the variables beside this one's."""
+    return forked.Popen(
         words,
         env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
         stdout=subprocess.PIPE,
@@ -100,7 +98,7 @@ def start_workers(
     first, second = (
         json.dumps({"cluster": cluster, "task": {"type": "worker", "index": index}}) for index in (0, 1)
     )
-    words = [*ALONE, "bash", "-c", BOTH, "bash", sys.executable, str(program), *arguments]
+    words = [sys.executable, str(TWO_WORKERS), str(program), *arguments]
     return start(*words, FIRST=first, SECOND=second, OTHER=other, **environment)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -26,7 +28,11 @@ def begin(folder: Path, program: str):
     """A program as a user writes it: the function is in the main module."""
     script = folder / "program.py"
     script.write_text(f"{PRELUDE}{program}")
-    return processes.start(sys.executable, str(script), TMPDIR=str(folder))
+    return subprocess.Popen(
+        [sys.executable, str(script)],
+        env={**os.environ, "PYTHONPATH": str(processes.ROOT), "TMPDIR": str(folder)},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
 
 
 def ended(folder: Path, program: str) -> tuple[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -110,14 +111,16 @@ def test_another_thread_does_not_end_a_stage():
             thread.join(60)
             burn(0.1)
     assert set(times.usage) == {OTHER, "here"}
-    assert times.usage["here"].cpu_seconds >= 0.1
+    assert times.usage["here"].cpu_seconds >= 0.08  # os.times counts hundredths
 
 
 def test_a_silent_stage_is_said(impatient, capfd):
     with doing("Converting the model"):
         lines = impatient(capfd)
-    assert lines[0].startswith("Converting the model: ")
-    assert lines[0].endswith(" s so far.")
+        assert lines[0].startswith("Converting the model")
+        time.sleep(1)
+        lines = impatient(capfd)
+        assert re.fullmatch(r"Converting the model: \d+ s so far\.", lines[-1])
     time.sleep(0.6)
     capfd.readouterr()
     time.sleep(0.6)
@@ -152,7 +155,7 @@ def test_quiet_jobs_and_other_workers_say_nothing(impatient, capfd, monkeypatch)
     assert capfd.readouterr().err == ""
     monkeypatch.setenv("TF_CONFIG", cluster.replace('"index": 1', '"index": 0'))
     with doing("The first of two workers"):
-        assert impatient(capfd)[0].startswith("The first of two workers: ")
+        assert impatient(capfd)[0].startswith("The first of two workers")
 
 
 def test_who_has_just_heard_something_is_not_told_again(capfd, monkeypatch):

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nbformat
 import pytest
 
 from tests import forked
@@ -55,16 +53,7 @@ def execute(folder: Path) -> Callable[..., Executed]:
 
     def run(name: str, **settings: object) -> Executed:
         shutil.rmtree(folder / "runs", ignore_errors=True)
-        notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
-        (cell,) = (cell for cell in notebook.cells if cell.source.startswith("#@title Settings"))
-        for setting, value in settings.items():
-            cell.source, count = re.subn(
-                rf"^{setting} = .*?(?=  #@param)", f"{setting} = {value!r}", cell.source, flags=re.MULTILINE
-            )
-            assert count == 1
-        program.execute(notebook, str(folder))
-        return Executed(
-            folder=folder, outputs=[output for cell in notebook.cells for output in cell.get("outputs", [])]
-        )
+        outputs = program.execute(str(ROOT / "notebooks" / f"{name}.ipynb"), str(folder), settings)
+        return Executed(folder=folder, outputs=outputs)
 
     return run

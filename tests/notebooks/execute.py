@@ -1,4 +1,4 @@
-"""Run a notebook from top to bottom: `python execute.py NOTEBOOK FOLDER` leaves FOLDER/executed.ipynb.
+"""Run a notebook from top to bottom: `python execute.py NOTEBOOK FOLDER epochs=3` leaves FOLDER/executed.ipynb.
 
 A program of its own, so that a test can run it in a network of its own, with the kernel and all that it starts.
 """
@@ -6,26 +6,36 @@ A program of its own, so that a test can run it in a network of its own, with th
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
+from collections.abc import Mapping
 
 import nbformat
 from nbclient import NotebookClient
 
 
-def main(path: str, folder: str) -> None:
+def main(path: str, folder: str, *settings: str) -> None:
     try:
-        execute(nbformat.read(path, as_version=4), folder)
+        execute(path, folder, dict(setting.split("=") for setting in settings))
     finally:
         end_tensorboards()
 
 
-def execute(notebook: nbformat.NotebookNode, folder: str) -> None:
-    """Run its cells in a folder, and write it there."""
+def execute(path: str, folder: str, settings: Mapping[str, object]) -> list[nbformat.NotebookNode]:
+    """Run a notebook's cells in a folder, with other values of its settings, and write it there; what they showed."""
+    notebook = nbformat.read(path, as_version=4)
+    (cell,) = (cell for cell in notebook.cells if cell.source.startswith("#@title Settings"))
+    for name, value in settings.items():
+        cell.source, count = re.subn(
+            rf"^{name} = .*(?=  #@param)", f"{name} = {value}", cell.source, flags=re.MULTILINE
+        )
+        assert count == 1, name
     try:
         NotebookClient(notebook, timeout=600, resources={"metadata": {"path": folder}}).execute()
     finally:
         nbformat.write(notebook, f"{folder}/executed.ipynb")
+    return [output for cell in notebook.cells for output in cell.get("outputs", [])]
 
 
 def end_tensorboards() -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,6 +19,8 @@ import pytest
 from recipes.transfer_image import Config, run
 from tests import forked
 from tests.hub.conftest import export
+from tfkit.cli import closing_lines
+from tfkit.environment import timeline
 from tfkit.environment.stack import tf
 from tfkit.errors import RunError
 from tfkit.run import Run
@@ -27,8 +32,19 @@ QUICK["fine_tune_learning_rate"] = 3e-5
 
 
 @pytest.fixture(scope="module")
-def finished(photos, tmp_path_factory) -> Run:
-    return run(Config(data_dir=photos, run_dir=tmp_path_factory.mktemp("runs") / "photos", **QUICK))
+def watched(photos, tmp_path_factory) -> tuple[Run, list[str], float]:
+    """A run, what it said to stderr while a line was due five times a second, and how long it took."""
+    config = Config(data_dir=photos, run_dir=tmp_path_factory.mktemp("runs") / "photos", **QUICK)
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(io.StringIO()) as said:
+        patch.setattr(timeline, "EVERY", 0.2)
+        began = time.monotonic()
+        made = run(config)
+    return made, said.getvalue().splitlines(), time.monotonic() - began
+
+
+@pytest.fixture(scope="module")
+def finished(watched) -> Run:
+    return watched[0]
 
 
 def recipe(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
@@ -72,6 +88,34 @@ def test_the_run_folder_holds_all_that_is_promised(finished):
 
 
 @pytest.mark.slow
+def test_the_timeline_holds_all_of_the_time_and_no_stage_is_silent(watched):
+    made, lines, seconds = watched
+    times = timeline.usage_in(made.metrics)
+    total = made.metrics["time/total_seconds"]
+    named = "model data features head fine_tune measure export figures report"
+    assert set(named.split()) <= set(times)
+    assert sum(used.seconds for used in times.values()) == pytest.approx(total)
+    assert total == pytest.approx(seconds, rel=0.05, abs=0.5)
+    assert times["other"].seconds < 0.2 * total
+    assert times["fine_tune"].cpu_seconds > made.metrics["time/train_seconds"] / 10
+    said = {
+        "features": r"Preparing the features|Computing features|Converting|Running LiteRT",
+        "head": r"Training, stage head|head, epoch 1 of 1.*: \d+ of \d+ steps|Building",
+        "fine_tune": r"Training, stage fine_tune|fine_tune, epoch 1 of 1.*: \d+ of \d+ steps, about .* left",
+        "export": "Exporting the model|Loading a SavedModel",
+        "report": "Writing the report",
+    }
+    for name, pattern in said.items():
+        if times[name].seconds > 2:  # of ten lines that are due, one
+            assert any(re.match(pattern, line) for line in lines), (name, lines)
+    assert any(times[name].seconds > 2 for name in said)
+    assert "Where the time went" in (made.path / "report.html").read_text()
+    (took,) = [line for line in closing_lines(made) if line.startswith("took")]
+    assert f" {total:.0f} s: " in took
+    assert f"fine_tune {times['fine_tune'].seconds:.0f}" in took
+
+
+@pytest.mark.slow
 def test_loading_the_model_needs_nothing_but_tensorflow(finished):
     program = (
         "import sys, numpy, tensorflow as tf\n"
@@ -112,7 +156,10 @@ def test_killed_and_started_again_it_ends_as_if_nothing_had_been(finished, tmp_p
     done = recipe(*arguments)
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.rstrip().splitlines()[-6:]) == 6
-    assert Run.open(tmp_path / "run").metrics["test/loss"] == finished.metrics["test/loss"]
+    metrics = Run.open(tmp_path / "run").metrics
+    assert metrics["test/loss"] == finished.metrics["test/loss"]
+    used = sum(used.seconds for used in timeline.usage_in(metrics).values())
+    assert used == pytest.approx(metrics["time/total_seconds"]), "three processes together"
     assert any("stored already" in note for note in Run.open(tmp_path / "run").notes), (
         "features are computed once"
     )

@@ -28,11 +28,29 @@ def whole(backbone, trainable, **changes):
     return models.whole_model(backbone, classes=3, spec=SPEC, top=top, trainable=trainable, **changes)
 
 
-@pytest.mark.parametrize(("trainable", "changed"), [("none", 0.0), ("top", 0.5), ("all", 1.0)])
-def test_training_changes_what_it_may_and_no_statistics(backbone, trainable, changed):
-    model = whole(backbone, trainable)
+@pytest.fixture(scope="module")
+def head(backbone):
+    return models.head(backbone.feature_size, 3, models.plain_top(1e-3))
+
+
+@pytest.fixture(scope="module")
+def all_trained(backbone, head):
+    """A model that began with the head; its weights and outputs before."""
+    model = whole(backbone, "all", head=head)
     before = {layer.name: layer.get_weights() for layer in model.layers if layer.weights}
+    outputs = model(images()).numpy()
     model.fit(images(), np.arange(8) % 3, epochs=2, batch_size=4, verbose=0)
+    return model, before, outputs
+
+
+@pytest.mark.parametrize(("trainable", "changed"), [("none", 0.0), ("top", 0.5), ("all", 1.0)])
+def test_training_changes_what_it_may_and_no_statistics(backbone, all_trained, trainable, changed):
+    if trainable == "all":
+        model, before, _ = all_trained
+    else:
+        model = whole(backbone, trainable)
+        before = {layer.name: layer.get_weights() for layer in model.layers if layer.weights}
+        model.fit(images(), np.arange(8) % 3, epochs=2, batch_size=4, verbose=0)
     moved = {}
     for name, old in before.items():
         new = model.get_layer(name).get_weights()
@@ -48,14 +66,12 @@ def test_training_changes_what_it_may_and_no_statistics(backbone, trainable, cha
         assert all(moved[name] for name in convolutions[first:])
 
 
-def test_the_whole_model_starts_where_the_head_ended(backbone):
-    head = models.head(backbone.feature_size, 3, models.plain_top(1e-3))
+def test_the_whole_model_starts_where_the_head_ended(backbone, head, all_trained):
     features = backbone.functional(image_size=SIZE)(images())
     expected = head(features).numpy()
-    for trainable in ("none", "all"):
-        np.testing.assert_allclose(whole(backbone, trainable, head=head)(images()), expected, atol=1e-4)
-    trained = whole(backbone, "all", head=head)
-    trained.fit(images(), np.arange(8) % 3, batch_size=4, verbose=0)
+    trained, _, outputs = all_trained
+    for found in (outputs, whole(backbone, "none", head=head)(images())):
+        np.testing.assert_allclose(found, expected, atol=1e-4)
     again = whole(backbone, "top", head=trained)
     np.testing.assert_allclose(again(images()), trained(images()), atol=1e-5)
 

@@ -180,7 +180,7 @@ def start() -> None:
 def phase(name: Phase) -> None:
     """Report what the worker does from here on: `joining`, `training` or `working`."""
     if _writer is not None:
-        timeline.quiet_about_steps = name == "training"
+        timeline.quiet_about_steps = False
         _writer.update(phase=name, progressed=time.monotonic())
 
 
@@ -193,6 +193,7 @@ def progress(step: int, steps: int = 0, text: str = "") -> None:
       text: for a person: "epoch 3 of 5, loss 0.12".
     """
     if _writer is not None:
+        timeline.quiet_about_steps = True  # the launcher says it
         now, first = time.monotonic(), _writer.state.trained is None
         trained = now if first else _writer.state.trained
         _writer.update(write=first, progressed=now, trained=trained, step=step, steps=steps, text=text)

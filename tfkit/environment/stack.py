@@ -183,9 +183,10 @@ def load_saved_model(folder: str | os.PathLike[str]) -> Any:
 def _load(module: str, package: str, *needed: str) -> ModuleType:
     """Import a module; whatever is in its way becomes one StackError with the command that repairs it."""
     _require(package, *needed)
-    if package != "ai-edge-litert":  # the one that does without TensorFlow
-        _start_tensorflow()
-    return _import(module, package)
+    with timeline.stage("import", f"Importing {package}"):
+        if package != "ai-edge-litert":  # the one that does without TensorFlow
+            _start_tensorflow()
+        return _import(module, package)
 
 
 def _require(*names: str) -> None:
@@ -233,7 +234,7 @@ def _start_tensorflow() -> None:
             " (Restart Python; a notebook: Runtime > Restart session)."
         )
     process.tune_malloc()
-    with timeline.stage("import", "Importing TensorFlow"), quiet(), _kept():
+    with timeline.stage("import", "Importing tensorflow"), quiet(), _kept():
         tensorflow = _import("tensorflow", "tensorflow")
         if not process.has_accelerator():
             # The search for one complains once that there is none; let it do so here, where that is dropped.

@@ -57,10 +57,8 @@ class Activity:
         self.text, self.total, self.unit, self.done = text, total, unit, 0
         self.began = time.monotonic()
         self._counted_from: tuple[float, int] | None = (self.began, 0) if unit else None
-        self._bar: Any = None
-        self._options = {"desc": text, "total": total, "unit": unit, "delay": _DRAWN, **bar}
-        if unit and process.watched():
-            self._bar = _tqdm(**self._options)
+        drawn = unit and process.watched()
+        self._bar = _tqdm(desc=text, total=total, unit=unit, delay=_DRAWN, **bar) if drawn else None
 
     def advance(self, count: int = 1) -> None:
         """Count what was done since the last call."""
@@ -81,7 +79,7 @@ class Activity:
         now = time.monotonic()
         so_far = f"{now - self.began:.0f} s so far"
         if self._counted_from is None:
-            return f"{self.text}: {so_far}."
+            return f"{self.text}: {so_far}." if now - self.began >= 1 else f"{self.text} ..."
         if not self.total:
             return f"{self.text}: {self.done:,} {self.unit}s, {so_far}."
         since, first = self._counted_from
@@ -94,10 +92,11 @@ class Activity:
         """Draw it in a terminal; returns whether somebody sees how far it is."""
         if not sys.stderr.isatty():
             return self._bar is not None  # a notebook draws it as it counts
-        if self._bar is not None:
-            self._bar.refresh()
-        elif self._counted_from is None and time.monotonic() - self.began > _DRAWN:
-            self._bar = _tqdm(desc=self.text, bar_format="{desc}: {elapsed}", leave=False)
+        if time.monotonic() - self.began > _DRAWN:
+            if self._bar is None and self._counted_from is None:
+                self._bar = _tqdm(desc=self.text, bar_format="{desc}: {elapsed}", leave=False)
+            elif self._bar is not None:
+                self._bar.refresh()
         return True  # what counts without a bar is drawn by others, as training by Keras
 
     def close(self) -> None:
@@ -118,7 +117,7 @@ _timelines: list[Timeline] = []
 _lock = threading.Lock()
 _thread: threading.Thread | None = None
 _said_at = 0.0
-_begins_with_process = False
+_begins_with_process: bool | None = None
 
 quiet_about_steps = False
 """Whether somebody else, a launcher, says how far the training is."""
@@ -290,8 +289,7 @@ class Timeline(contextlib.AbstractContextManager["Timeline"]):
 
     @property
     def seconds(self) -> float:
-        """Return the seconds of all stages until now."""
-        self._book(self._names[-1])
+        """Return the seconds of all stages, until the end of the last one or the last call of `metrics`."""
         return sum(used.seconds for used in self.usage.values())
 
     def metrics(self, before: str = "") -> dict[str, float]:
@@ -341,9 +339,9 @@ def _age() -> float:
 
 
 def begin_with_process() -> None:
-    """Let the next timeline begin where this process did: what a program does first."""
+    """Let the first timeline of this process begin where the process did: what a program does first."""
     global _begins_with_process
-    _begins_with_process = True
+    _begins_with_process = _begins_with_process is None
 
 
 def _start() -> None:
@@ -356,8 +354,8 @@ def _start() -> None:
 
 def _begin_anew() -> None:
     """Forget, in a fork, what its parent does: it has the parent's memory and not its threads."""
-    global _thread, _lock
-    _thread, _lock = None, threading.Lock()
+    global _thread, _lock, _begins_with_process
+    _thread, _lock, _begins_with_process = None, threading.Lock(), None
     _activities.clear()
     _timelines.clear()
 
@@ -375,9 +373,10 @@ def _watch() -> None:
             if not _activities or not process.is_verbose() or sys.stderr is None:
                 continue
             now = time.monotonic()
-            # What is counted tells more than what its parts do, once it has lasted.
+            # What is counted tells more than what its parts do, once it has lasted; before it tells nothing.
             counted = [one for one in _activities if one.unit and now - one.began >= EVERY]
-            current = (counted or _activities)[-1]
+            others = [one for one in _activities if not one.unit]
+            current = (counted or others or _activities)[-1]
             if quiet_about_steps or current.draw():
                 continue
             if now - max(_said_at, process.said_at, _activities[0].began) >= EVERY and _is_chief():

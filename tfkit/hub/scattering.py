@@ -20,11 +20,8 @@ STRIDE, ANGLES = 4, 8
 PATHS = 1 + 2 * ANGLES + ANGLES**2
 """Numbers for each place: of order 0, of order 1 by two scales, of order 2."""
 GROUPS, EPSILON = 27, 1e-5  # of the normalisation
-_SIGMA, _FREQUENCY, _SLANT = (
-    0.8,
-    3 / 4 * np.pi,
-    4 / ANGLES,
-)  # of the smaller scale; the other is twice as large
+_SIGMA, _FREQUENCY = 0.8, 3 / 4 * np.pi  # of the smaller scale; the other is twice as large
+_SLANT = 4 / ANGLES
 _RADII = 8, 15  # beyond which a wavelet is less than a millionth
 _PI = 3.1415  # by which kymatio divides
 _BRIGHTNESS = 0.299, 0.587, 0.114  # ITU-R BT.601, as Pillow has it
@@ -47,7 +44,12 @@ def scattering(*, colours: bool, image_size: int | None = None) -> keras.Model:
     layers = keras.layers
     inputs = keras.Input((image_size, image_size, 3), name="image")
     x = Scattering(colours=colours, name="scattering")(inputs)
-    x = layers.GroupNormalization(GROUPS, epsilon=EPSILON, center=False, scale=False, name="normalized")(x)
+    how: dict[str, Any] = {
+        "center": False,
+        "scale": False,
+        "dtype": "float32",
+    }  # variances are too small for float16
+    x = layers.GroupNormalization(GROUPS, epsilon=EPSILON, name="normalized", **how)(x)
     return keras.Model(inputs, layers.Flatten(name="features")(x), name="scattering")
 
 
@@ -64,7 +66,7 @@ class Scattering(keras.layers.Layer):
     """Transform images [b, s, s, 3] in [0, 1] to [b, s // 4, s // 4, 81], or 243 with colours: those of red first."""
 
     def __init__(self, *, colours: bool, **options: Any) -> None:
-        super().__init__(trainable=False, dtype="float32", **options)
+        super().__init__(**{**options, "trainable": False, "dtype": "float32"})
         self._colours = colours
 
     def call(self, images: Any) -> Any:

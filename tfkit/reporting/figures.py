@@ -111,9 +111,7 @@ def image_grid(images: np.ndarray, captions: Sequence[str] | None = None) -> Fig
     """
     columns = min(4, len(images))
     rows = -(-len(images) // columns)
-    height = (
-        0.5 if captions else 0.0
-    ) + 2.1  # inches of a row: those of a caption, and of an image with its margins
+    height = 2.6 if captions else 2.1  # inches of a row: an image, its margins, three lines
     figure, axes = new_figure(2.2 * columns, height * rows, layout="none")
     # All on one pair of axes, in inches: a pair for each image would take as long as all other figures together.
     axis = axes[0, 0]
@@ -124,15 +122,8 @@ def image_grid(images: np.ndarray, captions: Sequence[str] | None = None) -> Fig
         x, y = 2.2 * (place % columns + 0.5), -height * (place // columns + 1) + 0.05
         extent = (x - wide, x + wide, y, y + 2 * tall)
         # Small images are shown pixel by pixel: smoothing would invent what the model never saw.
-        axis.imshow(
-            image.squeeze(),
-            cmap="gray",
-            vmin=0,
-            vmax=255,
-            interpolation="nearest",
-            extent=extent,
-            aspect="auto",
-        )
+        shown: Any = {"cmap": "gray", "vmin": 0, "vmax": 255, "extent": extent, "aspect": "auto"}
+        axis.imshow(image.squeeze(), interpolation="nearest", **shown)
         if captions:
             # Matplotlib's own wrapping reads "$" as the beginning of a formula whatever parse_math says.
             caption = textwrap.fill(printable(captions[place]), CAPTION_WIDTH, max_lines=3, placeholder="…")
