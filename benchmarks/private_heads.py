@@ -89,7 +89,9 @@ def descend(
         shares /= shares.sum(axis=1, keepdims=True)
         errors = shares.reshape(-1, views, targets.shape[1]) - targets[drawn][:, None]
         squares = ((errors @ errors.transpose(0, 2, 1)) * grams[drawn]).sum(axis=(1, 2)) / views**2
-        errors *= (np.minimum(1, plan.l2_norm_clip / np.sqrt(squares + 1e-12)) / views)[:, None, None]
+        errors *= (np.minimum(1, plan.l2_norm_clip / np.sqrt(np.maximum(squares, 1e-12))) / views)[
+            :, None, None
+        ]
         noise = plan.noise_multiplier * plan.l2_norm_clip * chance.standard_normal(weights.shape, np.float32)
         gradient = (some.T @ errors.reshape(-1, targets.shape[1]) + noise) / plan.expected_batch_size
         if precondition is not None:

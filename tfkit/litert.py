@@ -16,7 +16,7 @@ import numpy as np
 
 from tfkit.environment import packages, stack
 from tfkit.environment.process import quiet
-from tfkit.environment.timeline import doing, track
+from tfkit.environment.timeline import doing_locked, track
 from tfkit.errors import CheckError, DataError
 
 IDENTIFIER = b"TFL3"
@@ -159,7 +159,7 @@ def names_of(enumeration: type) -> dict[int, str]:
 REMEDY = "Replace the layers that use them; TensorFlow itself runs the model as it is."
 
 
-@doing("Converting the model to LiteRT")
+@doing_locked("Converting the model to LiteRT")
 def to_tflite(
     model: Callable[[stack.tf.Tensor], stack.tf.Tensor],
     *,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import os
 import re
@@ -14,7 +15,18 @@ from pathlib import Path
 import pytest
 
 from tfkit.environment import process, timeline
-from tfkit.environment.timeline import OTHER, Timeline, Usage, doing, in_words, report, stage, track, usage_in
+from tfkit.environment.timeline import (
+    OTHER,
+    Timeline,
+    Usage,
+    doing,
+    doing_locked,
+    in_words,
+    report,
+    stage,
+    track,
+    usage_in,
+)
 
 
 @pytest.fixture
@@ -156,6 +168,17 @@ def test_quiet_jobs_and_other_workers_say_nothing(impatient, capfd, monkeypatch)
     monkeypatch.setenv("TF_CONFIG", cluster.replace('"index": 1', '"index": 0'))
     with doing("The first of two workers"):
         assert impatient(capfd)[0].startswith("The first of two workers")
+
+
+def test_native_code_that_keeps_the_lock_is_said_too(capfd, monkeypatch):
+    monkeypatch.setattr(timeline, "EVERY", 1.0)
+    with doing_locked("Converting $HOME"):
+        ctypes.PyDLL(None).sleep(4)
+    said = capfd.readouterr().err.splitlines()
+    assert "Converting $HOME: 1 s so far." in said
+    assert len(said) == len(set(said)) <= 4
+    time.sleep(1.5)
+    assert capfd.readouterr().err == ""
 
 
 def test_who_has_just_heard_something_is_not_told_again(capfd, monkeypatch):

@@ -2,56 +2,26 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
 import sys
 from pathlib import Path
-from subprocess import PIPE
 
 import numpy as np
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.distribution import processes
+
 PROGRAM = Path(__file__).with_name("replicas_program.py")
-PATIENCE = 900
-PORTS = (21871, 21872)
-
-
-def start(*command, **environment):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
-    return subprocess.Popen(command, env=environment, stdout=PIPE, stderr=PIPE, text=True)
-
-
-def answer(process):
-    try:
-        out, errors = process.communicate(timeout=PATIENCE)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        pytest.fail(f"no answer in {PATIENCE} s: {process.communicate()[1][-3000:]}")
-    assert process.returncode == 0, errors[-3000:]
-    return json.loads(out.splitlines()[-1])
 
 
 @pytest.fixture(scope="module")
 def mirrored():
-    processes = {count: start(sys.executable, str(PROGRAM), count) for count in ("1", "2", "4")}
-    return {count: answer(process) for count, process in processes.items()}
+    started = {count: processes.start(sys.executable, str(PROGRAM), count) for count in ("1", "2", "4")}
+    return {count: processes.answer(process) for count, process in started.items()}
 
 
 @pytest.fixture(scope="module")
 def workers():
-    """Two processes in a network of their own: TensorFlow's port is open to every interface."""
-    cluster = {"worker": [f"127.0.0.1:{port}" for port in PORTS]}
-    tasks = [{"type": "worker", "index": index} for index in (0, 1)]
-    configs = [json.dumps({"cluster": cluster, "task": task}) for task in tasks]
-    script = (
-        'ip link set lo up; TF_CONFIG="$SECOND" "$@" >/dev/null & other=$!; '
-        'TF_CONFIG="$FIRST" "$@"; code=$?; wait $other || code=$?; exit $code'
-    )
-    alone = ["unshare", *([] if os.getuid() == 0 else ["-r"]), "-n"]
-    program = [sys.executable, str(PROGRAM), "workers"]
-    return answer(start(*alone, "bash", "-c", script, "bash", *program, FIRST=configs[0], SECOND=configs[1]))
+    return processes.answer(processes.start_workers(PROGRAM, "workers", ports=(21871, 21872)))
 
 
 @pytest.mark.slow

@@ -84,6 +84,9 @@ def test_the_run_folder_holds_all_that_is_promised(finished):
     assert finished.labels == ["digit 0", "digit 1", "digit 2"]
     assert list(finished.history["stage"].unique()) == ["head", "fine_tune"]
     assert not [note for note in finished.notes if "undone" in note]
+    assert [
+        note for note in finished.notes if "(1 epoch of " in note and "--fine-tune-epochs 0 leaves" in note
+    ]
     assert list(finished.history["epoch"]) == list(range(len(finished.history)))
 
 

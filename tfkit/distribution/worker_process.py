@@ -115,7 +115,8 @@ class Screen:
         if beat.trained is None:
             return
         if not process.watched():
-            if time.monotonic() - self._reported > _REPORT_SECONDS:
+            # Before and after training the workers themselves say what they do.
+            if beat.phase == "training" and time.monotonic() - self._reported > _REPORT_SECONDS:
                 self._reported = time.monotonic()
                 self.report(f"Step {beat.step} of {beat.steps or 'an unknown number'}. {beat.text}")
             return

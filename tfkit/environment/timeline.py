@@ -10,9 +10,8 @@
     times.metrics()                                         # {"time/features_seconds": 6.2, ...}
 
 In a terminal one line is rewritten by tqdm, and in a notebook a bar where something is counted. Everywhere else, in a
-log, a line is written to stderr whenever nothing was said for `EVERY` seconds. A thread does both: it says nothing
-while native code keeps Python's lock, which a conversion in this process does for a second or two. Of several workers
-the chief alone speaks, and nobody does while `process.muted`.
+log, a line is written to stderr whenever nothing was said for `EVERY` seconds. A thread does both; for native code that
+keeps Python's lock, `doing_locked`. Of several workers the chief alone speaks, and nobody does while `process.muted`.
 """
 
 from __future__ import annotations
@@ -20,6 +19,8 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
+import subprocess
 import sys
 import threading
 import time
@@ -57,6 +58,7 @@ class Activity:
         self.text, self.total, self.unit, self.done = text, total, unit, 0
         self.began = time.monotonic()
         self._counted_from: tuple[float, int] | None = (self.began, 0) if unit else None
+        self.is_said_elsewhere = False
         drawn = unit and process.watched()
         self._bar = _tqdm(desc=text, total=total, unit=unit, delay=_DRAWN, **bar) if drawn else None
 
@@ -91,7 +93,7 @@ class Activity:
     def draw(self) -> bool:
         """Draw it in a terminal; returns whether somebody sees how far it is."""
         if not sys.stderr.isatty():
-            return self._bar is not None  # a notebook draws it as it counts
+            return self.is_said_elsewhere or self._bar is not None  # a notebook draws it as it counts
         if time.monotonic() - self.began > _DRAWN:
             if self._bar is None and self._counted_from is None:
                 self._bar = _tqdm(desc=self.text, bar_format="{desc}: {elapsed}", leave=False)
@@ -145,6 +147,42 @@ def doing(text: str, *, total: int | None = None, unit: str = "", **bar: Any) ->
         with _lock:
             _activities.remove(activity)
             activity.close()
+
+
+_SHELL = """n=$3
+while sleep "$4" >&- 2>&-; kill -0 "$5" 2>&-; do
+    echo "$1: $n s so far." >&2
+    set -- "$1" "$2" "$3" "$2" "$5"; n=$((n + $2))
+done"""
+
+
+@contextlib.contextmanager
+def doing_locked(text: str) -> Iterator[None]:
+    """Say what native code does that keeps Python's lock for long: in a log a shell says it, for no thread can.
+
+    Args:
+      text: see `doing`.
+    """
+    with doing(text) as activity:
+        shell = shutil.which("sh")
+        if (
+            not shell
+            or not process.is_verbose()
+            or not _is_chief()
+            or sys.stderr is None
+            or sys.stderr.isatty()
+        ):
+            yield
+            return
+        activity.is_said_elsewhere = True
+        every = max(1, round(EVERY))
+        first = max(1, min(every, round(EVERY - _silent_seconds())))
+        words = [shell, "-c", _SHELL, "sh", text, *map(str, (every, first, first, os.getpid()))]
+        with subprocess.Popen(words, stdin=subprocess.DEVNULL) as said:
+            try:
+                yield
+            finally:
+                said.terminate()
 
 
 def track(
@@ -379,9 +417,14 @@ def _watch() -> None:
             current = (counted or others or _activities)[-1]
             if quiet_about_steps or current.draw():
                 continue
-            if now - max(_said_at, process.said_at, _activities[0].began) >= EVERY and _is_chief():
+            if _silent_seconds() >= EVERY and _is_chief():
                 _said_at = now
                 print(current.line(), file=sys.stderr, flush=True)
+
+
+def _silent_seconds() -> float:
+    """Return how long nothing was said, since the outermost activity began."""
+    return time.monotonic() - max(_said_at, process.said_at, _activities[0].began)
 
 
 def _is_chief() -> bool:

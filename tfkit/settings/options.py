@@ -433,7 +433,7 @@ class PrivateSettings(TextColumns, ImageConfig, StrategyConfig):
     on scattering features 40, or as many as make 400 steps."""
 
     learning_rate: fields.Positive | None = None
-    """The peak, after warm-up: a head on features keeps it, other models decay it to zero by a cosine.
+    """The peak, after warm-up: for classes on features of a network of images it stays, elsewhere a cosine follows.
     Left out: larger for more examples and more epsilon."""
 
     features: bool = True

@@ -227,7 +227,9 @@ def train(
                 run.note(assumption)
         first, last = checkpoints.epoch, method.last_epoch(checkpoints.epoch)
         if plan is not None and isinstance(method, StandardTraining) and not (first or checkpoints.step):
-            last = plan(method.measure_epoch(model, chosen))
+            with timeline.doing("Measuring what an epoch takes"):
+                seconds = method.measure_epoch(model, chosen)
+            last = plan(seconds)
         checkpoints.epochs = last
         if checkpoints.finished or method.weights.exhausted or first == last:
             method.weights.put_back(model)

@@ -75,9 +75,8 @@ class StandardTraining:
         uneven = strategy.num_replicas_in_sync > 1 and are_uneven(strategy, self._splits)
         if uneven:
             weigh_replicas(model)
-        if self._in_pieces(strategy):
-            assert self._stage.physical_batch_size is not None
-            accumulate_gradients(model, self._stage.physical_batch_size, uneven=uneven)
+        if piece := self._piece(strategy):
+            accumulate_gradients(model, piece, uneven=uneven)
         if self._early:
             self.callbacks = [_HalfEpoch(self.weights, self._splits, strategy)]
         if cluster.current().size > 1:
@@ -123,9 +122,8 @@ class StandardTraining:
         """
         examples = {split: len(indices) for split, indices in self._splits.indices.items()}
         size = min(self._splits.global_batch_size, examples["train"])
-        if self._in_pieces(strategy):
-            assert self._stage.physical_batch_size is not None
-            size = min(size, self._stage.physical_batch_size * strategy.num_replicas_in_sync)
+        if piece := self._piece(strategy):
+            size = min(size, piece * strategy.num_replicas_in_sync)
         few = self.batches(0, TRIED, strategy, skip=0, splits=self._splits.replace(global_batch_size=size))
         variables = [*model.variables, *model.optimizer.variables]
         before = [variable.numpy() for variable in variables]
@@ -135,10 +133,10 @@ class StandardTraining:
             variable.assign(value)
         return sum(clock.seconds[1:]) / (TRIED - 1) / size * (examples["train"] + examples["validation"] / 3)
 
-    def _in_pieces(self, strategy: tf.distribute.Strategy) -> bool:
-        """Return whether a replica's part of a batch is larger than what is computed at a time."""
-        of_replica = math.ceil(self._splits.global_batch_size / strategy.num_replicas_in_sync)
-        return (self._stage.physical_batch_size or of_replica) < of_replica
+    def _piece(self, strategy: tf.distribute.Strategy) -> int | None:
+        """Return how many examples a replica computes at a time; None where it has no more in a batch."""
+        size, replicas = self._stage.physical_batch_size, strategy.num_replicas_in_sync
+        return size if size and size * replicas < self._splits.global_batch_size else None
 
     def conclude(self, model: keras.Model) -> None:
         """Do nothing: the model says all."""

@@ -283,9 +283,10 @@ class _Plan:
             self.epochs = int(self._replicas.of_chief([fitting])[0])
         if self.epochs:
             fewer = f" in place of {asked}" if self.epochs < asked else ""
+            epochs = f"{self.epochs} epoch{'s' if self.epochs > 1 else ''}{fewer}"
             self._run.note(
-                f"Fine-tuning: about {_duration(self.epochs * seconds)} ({self.epochs} epochs{fewer} of {self._steps}"
-                " steps); --fine-tune-minutes N bounds it, --fine-tune-epochs 0 leaves it out."
+                f"Fine-tuning: about {_duration(self.epochs * seconds)} ({epochs} of {self._steps} steps);"
+                " --fine-tune-minutes N bounds it, --fine-tune-epochs 0 leaves it out."
             )
         else:
             self._run.note(
@@ -303,7 +304,7 @@ def _duration(seconds: float) -> str:
       >>> _duration(1.2), _duration(60), _duration(400)
       ('1 second', '60 seconds', '7 minutes')
     """
-    count, unit = (seconds, "second") if seconds < 100 else (seconds / 60, "minute")
+    count, unit = (max(seconds, 1), "second") if seconds < 100 else (seconds / 60, "minute")
     return f"{count:.0f} {unit}" + ("" if round(count) == 1 else "s")
 
 
