@@ -18,7 +18,7 @@ from tfkit.hub.encoders import Encoder
 from tfkit.privacy.ledger import MEAN, Ledger
 from tfkit.privacy.plan import DPSGD, Plan
 from tfkit.run import Run
-from tfkit.settings.options import ENCODER, PrivateSettings
+from tfkit.settings.options import AUTO, ENCODER, PrivateSettings
 from tfkit.training.fit import train
 from tfkit.training.stage import Stage, Trained
 from tfkit.transfer import models
@@ -80,6 +80,11 @@ def train_private(
         run.decide(max_length=length)
         run.note(f"The vocabulary is that of {ENCODER}, which is public.")
     stage, of_batches, rate, plan = plan_training(config, splits, encoder)
+    if config.model_handle == AUTO and encoder is not None and encoder.scatters:
+        run.note(
+            f"The model is {encoder.handle}: the images have no colour and are small ({splits.side} pixels). Their"
+            " format alone decided that, and is taken as public; --model-handle efficientnet-lite0 is the other choice."
+        )
     run.note(
         f"Private training: {stage.epochs} epochs of samples of {of_batches.global_batch_size} expected examples,"
         f" learning rate {rate:.3g}, clipping norm {plan.l2_norm_clip:.3g}"

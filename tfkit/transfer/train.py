@@ -209,10 +209,12 @@ def _load(config: Any, global_batch_size: int) -> tuple[Encoder | None, Splits]:
         size = config.image_size or (SCRATCH_SIZE if config.names_data else EMBEDDED_SIZE)
         return None, data.load_images(source, image_size=size, **reading)
     handle: str = config.model_handle
-    notes: tuple[str, ...] = ()
     if handle == AUTO:
         splits = data.load_images(source, image_size=config.image_size, **reading)
-        handle, notes = _suitable(splits, config)
+        # By the format of the set, which is taken as public; `train_private` says so.
+        small = splits.side <= SCATTERED_SIZE >= (config.image_size or 0)
+        suits = config.features and splits.grey and small and splits.task.name == "classes"
+        handle = SCATTERING if suits else DataConfig.model_handle
     backbone = hub.load_model(
         handle, modality="images", sha256=config.sha256, input_range=config.input_range
     ).check(image_size=config.image_size, trainable=trainable)
@@ -222,18 +224,7 @@ def _load(config: Any, global_batch_size: int) -> tuple[Encoder | None, Splits]:
     enlarged = min(PRIVATE_SIZE, backbone.native_size)
     if given is None and private and config.features and int(splits.spec.shape[0]) < enlarged:
         splits = data.load_images(source, image_size=enlarged, **reading)
-    return backbone.for_images(int(splits.spec.shape[0])), splits.replace(notes=(*splits.notes, *notes))
-
-
-def _suitable(splits: Splits, config: Any) -> tuple[str, tuple[str, ...]]:
-    """Return the bundled model for a private training on images, by the format of the set alone, and why."""
-    small = splits.side <= SCATTERED_SIZE >= (config.image_size or 0)
-    if not (config.features and splits.grey and small and splits.task.name == "classes"):
-        return DataConfig.model_handle, ()
-    return SCATTERING, (
-        f"The model is {SCATTERING}: the images have no colour and are small ({splits.side} pixels). Their format alone"
-        f" decided that, which is taken as public; --model-handle {DataConfig.model_handle} is the other choice.",
-    )
+    return backbone.for_images(int(splits.spec.shape[0])), splits
 
 
 def job_of(config: Any, encoder: Encoder | None) -> Any:
