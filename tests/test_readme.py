@@ -30,6 +30,7 @@ OF_OTHERS = {
     "how-to/languages.md": "tests/recipes/test_languages.py",
     "how-to/long_documents.md": "tests/transfer/test_long_documents.py",
     "how-to/predict.md": "tests/inference/test_predict.py",
+    "how-to/private_images.md": "tests/transfer/test_scattered.py",
     "how-to/serving.md": "tests/exporting/test_serving.py",
     "how-to/tasks.md": "tests/transfer/test_labels.py",
     "how-to/tfx.md": "tests/exporting/test_tfx.py",

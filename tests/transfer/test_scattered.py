@@ -15,7 +15,7 @@ from tfkit.settings.options import AUTO
 from tfkit.transfer.private import FEWEST_STEPS, OF_SCATTERING, plan_training
 from tfkit.transfer.train import load
 
-DOCS = Path(__file__).parents[2] / "docs/private_images.md"
+DOCS = Path(__file__).parents[2] / "docs/manual/how-to/private_images.md"
 
 
 def folder_of(path, *, mode, side):
