@@ -143,8 +143,8 @@ def train_private_head(
 def final_share(encoder: Encoder, config: PrivateSettings) -> float:
     """Return the share of the learning rate that is left at the end of a head's training: all of it, or nothing.
 
-    As measured (docs/manual/explanation/private_heads.md): on learned features of images, classes gain up to 2 points by
-    a constant rate; texts and scattering gain nothing. Others keep the usual decay.
+    As measured (docs/manual/explanation/private_heads.md): on learned features of images, classes gain up to 2 points
+    by a constant rate; texts and scattering gain nothing. Others keep the usual decay.
     """
     return float(config.task in ("auto", "classes") and not (config.of_texts or encoder.scatters))
 
