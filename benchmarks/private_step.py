@@ -8,8 +8,9 @@ Three models: a head 1280-100 on stored features, an MLP 784-512-512-10, and the
 tutorial. Every contestant is a process of its own that stays alive: same threads, same allocator settings, same SGD,
 clipping norm 1, noise multiplier 1.1, one batch in memory again and again. In each round each of them, in changing
 order, is asked for as many steps as take `--seconds`. TensorFlow's side is the train function that `fit` calls;
-PyTorch's is the usual loop. tfkit is measured on the whole batch at once, and in the loop over four microbatches that
-Poisson samples go through. A contestant whose step takes seconds takes one step in each of the first two rounds.
+PyTorch's is the usual loop. tfkit is measured on that batch, and on Poisson samples of which 256 examples are
+expected, as training takes them; the drawing of the noise is part of either. A contestant whose step takes seconds
+takes one step in each of the first two rounds.
 
 A ratio is one round's examples/s over those of tf_keras without privacy in that round; the median of the rounds is
 printed, with the quartiles. Peak memory is that of the process; in brackets, what its training added to its imports.
@@ -36,7 +37,7 @@ BASELINE = "tf_keras"
 TENSORFLOW = (
     BASELINE,
     "tfkit",
-    "tfkit, 4 microbatches",
+    "tfkit, Poisson samples",
     "TF Privacy DPModel",
     "TF Privacy Vectorized",
     "TF Privacy DPKerasSGD",

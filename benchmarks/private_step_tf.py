@@ -7,13 +7,16 @@ stored batch, repeated: neither reading data nor callbacks are measured, and eve
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 from private_step_serve import BATCH, L2_NORM_CLIP, LEARNING_RATE, MODELS, NOISE_MULTIPLIER, batch, serve
 
+from tfkit.data.splits import finish
 from tfkit.environment.stack import keras, tf, tf_privacy
 
+EXAMPLES = 60_000
 DP_SGD = {"l2_norm_clip": L2_NORM_CLIP, "noise_multiplier": NOISE_MULTIPLIER}
 
 
@@ -56,26 +59,34 @@ def stock(name: str) -> tuple[Any, Any]:
     return compiled(functional(name)), batch(name)
 
 
-def private(name: str, microbatches: int = 1) -> tuple[Any, Any]:
-    """This package's, on a batch in one microbatch, all examples real."""
-    import numpy as np
-
+def private(name: str, sizes: Sequence[int] = (BATCH,)) -> tuple[Any, Any]:
+    """This package's, each step with noise of its own, on samples of the given sizes in turn."""
     from tfkit.privacy import DPSGD
-    from tfkit.privacy.step import attach
+    from tfkit.privacy.step import ROWS, attach, normal
 
     model = compiled(functional(name))
-    size = BATCH // microbatches
-    plan = DPSGD(**DP_SGD, delta=1e-5, microbatch_size=size).plan(
-        examples=60_000, expected_batch_size=BATCH, epochs=15
-    )
-    attach(model, plan, secret=bytes(range(32)))
-    parts = (*batch(name), np.ones(BATCH, np.float32))
-    return model, tuple(part.reshape(microbatches, size, *part.shape[1:]) for part in parts)
+    plan = DPSGD(**DP_SGD, delta=1e-5).plan(examples=EXAMPLES, expected_batch_size=BATCH, epochs=15)
+    attach(model, plan)
+    numbers = sum(variable.shape.num_elements() for variable in model.trainable_variables) + 1
+    features, labels = (np.concatenate([part, part]) for part in batch(name))
+
+    def noise(step: Any) -> Any:
+        return normal(numbers, epoch=0, step=int(step), replica=0, secret=bytes(32))
+
+    def element(step: Any, size: Any) -> Any:
+        padded = -(-size // ROWS) * ROWS
+        drawn = tf.ensure_shape(tf.numpy_function(noise, [step], tf.float32, stateful=False), [numbers])
+        weights = tf.cast(tf.range(padded) < size, tf.float32)
+        return tf.constant(features)[:padded], tf.constant(labels)[:padded], weights, drawn
+
+    sizes_in_turn = tf.data.Dataset.from_tensor_slices(tf.constant(sizes)).repeat()
+    samples = tf.data.Dataset.zip((tf.data.Dataset.counter(), sizes_in_turn)).map(element, 2)
+    return model, finish(samples)
 
 
-def private_in_parts(name: str) -> tuple[Any, Any]:
-    """As Poisson samples are trained on: the same batch in four microbatches, the loop not knowing how many."""
-    return private(name, microbatches=4)
+def private_samples(name: str) -> tuple[Any, Any]:
+    """As training takes them: Poisson samples of 60,000 examples, 256 of them expected."""
+    return private(name, np.random.default_rng(0).binomial(EXAMPLES, BATCH / EXAMPLES, 500))
 
 
 def tf_privacy_model(name: str) -> tuple[Any, Any]:
@@ -108,7 +119,7 @@ def tf_privacy_optimizer(name: str) -> tuple[Any, Any]:
 ENGINES: dict[str, Callable[[str], tuple[Any, Any]]] = {
     "tf_keras": stock,
     "tfkit": private,
-    "tfkit, 4 microbatches": private_in_parts,
+    "tfkit, Poisson samples": private_samples,
     "TF Privacy DPModel": tf_privacy_model,
     "TF Privacy Vectorized": tf_privacy_vectorized,
     "TF Privacy DPKerasSGD": tf_privacy_optimizer,
@@ -122,11 +133,8 @@ def main() -> None:
 
     def build() -> Callable[[], None]:
         model, element = ENGINES[engine](name)
-        dataset = tf.data.Dataset.from_tensors(element)
-        if engine == "tfkit, 4 microbatches":
-            # As of samples: the number of microbatches is no part of the graph.
-            dataset = dataset.unbatch().batch(4).cache()
-        iterator = iter(dataset.repeat())
+        stored = isinstance(element, tuple)
+        iterator = iter(tf.data.Dataset.from_tensors(element).repeat() if stored else element)
         function = model.make_train_function()
         return lambda: function(iterator)
 

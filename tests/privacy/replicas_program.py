@@ -14,7 +14,7 @@ from tfkit.data import from_arrays
 from tfkit.distribution import strategies
 from tfkit.distribution.strategies import logical_cpus
 from tfkit.environment.stack import keras, tf
-from tfkit.privacy import DPSGD, step
+from tfkit.privacy import DPSGD, problems, step
 
 WIDTH, CLASSES, STEPS = 192, 8, 20
 NOISE, CLIP = 2.0, 0.5
@@ -44,8 +44,10 @@ def fit(strategy, data, *, epochs=1, optimizer="sgd", rate=1.0, secret=SECRET, k
     )
     model = linear(strategy, optimizer=optimizer, rate=rate)
     with strategy.scope():
-        step.attach(model, plan, secret=secret[:16])
-    batches = step.sampled_batches(data, plan, strategy=strategy, epochs=(0, epochs), secret=secret[16:])
+        step.attach(model, plan)
+    batches = step.sampled_batches(
+        data, plan, strategy=strategy, epochs=(0, epochs), secret=secret, weights=WIDTH * CLASSES
+    )
     seen = []
     watch = keras.callbacks.LambdaCallback(on_batch_end=lambda *_, **__: seen.append(model.get_weights()[0]))
     model.fit(batches, epochs=epochs, steps_per_epoch=plan.steps_per_epoch, callbacks=[watch], verbose=0)
@@ -79,6 +81,7 @@ def measured(strategy):
         },
         # Two expected examples for up to four replicas: most local batches are empty.
         "sparse_is_finite": bool(np.isfinite(fit(strategy, small, noise_multiplier=1.0)[0]).all()),
+        "engine": problems(linear(strategy), engine="tensorflow_privacy"),
         "shuffled": total(strategy, splits(), sampler="shuffled", **exact),
     }
 

@@ -180,16 +180,6 @@ def test_an_adaptive_clipping_norm_is_paid_for(noise):
     assert plan.count_noise == max(256 / 20, noise)
 
 
-@pytest.mark.parametrize("batch", [1, 8, 30, 64, 256, 1000, 4096, 65536])
-def test_microbatches_waste_little_and_fit_in_memory(batch):
-    plan = DPSGD(noise_multiplier=1).plan(examples=100_000, expected_batch_size=batch, epochs=1)
-    assert 1 <= plan.microbatch_size <= 256
-    assert plan.microbatch_size <= max(8, batch + 7)
-    if batch >= 128:
-        assert plan.microbatch_size / 2 <= 0.13 * batch  # padding of the last one, on average
-    assert DPSGD(noise_multiplier=1, microbatch_size=3).plan(**DIGITS).microbatch_size == 3
-
-
 def test_no_noise_only_when_it_is_said_and_then_no_epsilon():
     plan = DPSGD(noise_multiplier=0, adaptive_clip_quantile=0.5).plan(**DIGITS)
     assert plan.gradient_noise_multiplier == plan.count_noise == 0

@@ -50,6 +50,13 @@ def test_shuffled_epochs_and_empty_local_batches(mirrored):
 
 
 @pytest.mark.slow
+def test_the_engine_of_tf_privacy_is_for_one_replica(mirrored):
+    assert mirrored["1"]["engine"] == []
+    for replicas in ("2", "4"):
+        assert f"not for {replicas}" in mirrored[replicas]["engine"][0]
+
+
+@pytest.mark.slow
 def test_two_worker_processes_with_one_secret(mirrored, workers):
     """The noise of workers that start from the same secret is not the same noise: it would be sqrt(2) too large."""
     assert workers["noise"]["ratio"] == pytest.approx(1.0, rel=0.03)

@@ -121,17 +121,21 @@ def plan(**asked):
     return DPSGD(**asked).plan(examples=1000, expected_batch_size=BATCH, epochs=1)
 
 
-@pytest.mark.parametrize(
-    ("units", "labels"), [(1, tf.zeros([1, BATCH], tf.int64)), (3, tf.zeros([1, BATCH, 3]))]
-)
+def element(model, features, labels, weights, number=0):
+    """What a step takes: a batch, and the noise of the step of that number."""
+    numbers = sum(np.prod(weight.shape) for weight in model.trainable_weights)
+    noise = step.normal(int(numbers) + 1, epoch=0, step=number, replica=0, secret=bytes(16))
+    return tf.data.Dataset.from_tensors(tuple(map(tf.constant, (features, labels, weights, noise))))
+
+
+@pytest.mark.parametrize(("units", "labels"), [(1, tf.zeros([BATCH], tf.int64)), (3, tf.zeros([BATCH, 3]))])
 def test_the_noise_is_what_is_accounted(units, labels):
     """With padding alone the update is noise: standard deviation z * C / B; also of a loss of several labels."""
     model = one_layer(units, shape=(64, 64, 3))
     before = model.get_weights()[0].copy()
-    step.attach(model, plan(noise_multiplier=2.0, l2_norm_clip=0.5), secret=bytes(range(16)))
-    inputs = tf.random.stateless_normal([1, BATCH, 64, 64, 3], [1, 2])
-    given = tf.data.Dataset.from_tensors((inputs, labels, tf.zeros([1, BATCH])))
-    model.fit(given, verbose=0)
+    step.attach(model, plan(noise_multiplier=2.0, l2_norm_clip=0.5))
+    inputs = tf.random.stateless_normal([BATCH, 64, 64, 3], [1, 2])
+    model.fit(element(model, inputs, labels, tf.zeros([BATCH])), verbose=0)
     noise = model.get_weights()[0] - before
     assert noise.std() == pytest.approx(2.0 * 0.5 / BATCH, rel=0.03)
     assert abs(noise.mean()) < 4 * noise.std() / np.sqrt(noise.size)
@@ -140,13 +144,12 @@ def test_the_noise_is_what_is_accounted(units, labels):
 def test_an_example_of_several_labels_moves_the_step_by_no_more_than_the_norm():
     """Two samples that differ by one example, no noise: the steps are at most C / B apart, and that much apart here."""
     chance, steps = np.random.default_rng(0), []
-    images, labels = chance.random([1, BATCH, 8, 8, 3]).astype(np.float32), np.ones([1, BATCH, 3], np.float32)
-    for weights in (np.ones([1, BATCH]), np.r_[0.0, np.ones(BATCH - 1)][None]):
+    images, labels = chance.random([BATCH, 8, 8, 3]).astype(np.float32), np.ones([BATCH, 3], np.float32)
+    for weights in (np.ones(BATCH), np.r_[0.0, np.ones(BATCH - 1)]):
         model = one_layer(3)
         model.set_weights([np.zeros_like(one) for one in model.get_weights()])
-        step.attach(model, plan(noise_multiplier=0.0, l2_norm_clip=0.1), secret=bytes(16))
-        given = (images, labels, weights.astype(np.float32))
-        model.fit(tf.data.Dataset.from_tensors(tuple(map(tf.constant, given))), verbose=0)
+        step.attach(model, plan(noise_multiplier=0.0, l2_norm_clip=0.1))
+        model.fit(element(model, images, labels, weights.astype(np.float32)), verbose=0)
         steps.append(np.concatenate([one.ravel() for one in model.get_weights()]))
     assert np.linalg.norm(steps[0] - steps[1]) == pytest.approx(0.1 / BATCH, rel=1e-4)
 
@@ -212,13 +215,12 @@ def test_tensorflow_has_nothing_to_report(name, caplog):
     """AutoGraph, which Keras lets loose on its training step, says so where it cannot convert a function."""
     model = MODELS[name]()
     model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    inputs = tf.ones([1, 8, *model.input_shape[1:]], model.inputs[0].dtype)
+    inputs = tf.ones([8, *model.input_shape[1:]], model.inputs[0].dtype)
     tf.get_logger().addHandler(caplog.handler)
     try:
         assert problems(model) == []
-        step.attach(model, plan(noise_multiplier=1.0), secret=bytes(16))
-        given = tf.data.Dataset.from_tensors((inputs, tf.zeros([1, 8], tf.int64), tf.ones([1, 8])))
-        model.fit(given, verbose=0)
+        step.attach(model, plan(noise_multiplier=1.0))
+        model.fit(element(model, inputs, tf.zeros([8], tf.int64), tf.ones([8])), verbose=0)
     finally:
         tf.get_logger().removeHandler(caplog.handler)
     assert "report" not in caplog.text

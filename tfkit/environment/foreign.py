@@ -69,6 +69,27 @@ def knows_its_layers(model: Any) -> bool:
     return isinstance(model, keras.Sequential) or bool(getattr(model, "_is_graph_network", False))
 
 
+def clipped_by_dp_model(model: Any, features: Any, labels: Any, weights: Any) -> list[Any]:
+    """Return the sums of clipped gradients as in DPModel.train_step, without its noise (tensorflow-privacy 0.9.0)."""
+    from tfkit.environment.stack import tf, tf_privacy
+
+    if model._clipping_loss is None:
+        model._make_clipping_loss()
+    if not model._enable_fast_peg_computation:
+        alone = tf.nest.map_structure(lambda value: value[:, tf.newaxis], (features, labels, weights))
+        return [tf.reduce_sum(each, 0) for each in tf.vectorized_map(model._compute_per_example_grads, alone)]
+    gradients, *_ = tf_privacy("fast_gradient_clipping.clip_grads").compute_clipped_gradients_and_outputs(
+        input_model=model,
+        x_batch=features,
+        y_batch=labels,
+        weight_batch=weights,
+        l2_norm_clip=model._l2_norm_clip,
+        layer_registry=model._layer_registry,
+        clipping_loss=model._clipping_loss,
+    )
+    return list(gradients)
+
+
 def prunable_weights(layer: Any) -> list[str] | None:
     """Return the names of the weights of a layer that tfmot prunes; None where it cannot (tfmot 0.8.1)."""
     from tfkit.environment.stack import tfmot_module

@@ -136,7 +136,10 @@ def _by_examples(unit: Any, given: Any, original: Any, outputs: list[Any]) -> Gr
     # What has a row for each example; what is merely as long `_assertions` finds out. While a graph is built, what is
     # no part of it cannot depend on the batch.
     moving = [
-        tf.is_tensor(value) and (eager or hasattr(value, "graph")) and value.shape[:1] == [size]
+        tf.is_tensor(value)
+        and (eager or hasattr(value, "graph"))
+        and bool(value.shape.rank)
+        and value.shape[0] == size
         for value in arguments
     ]
     masks = [getattr(value, "_keras_mask", None) for value in arguments]  # Keras keeps a mask with a tensor
@@ -263,7 +266,7 @@ class _Recorder:
     Attributes:
       model: built.
       tape: that records, and watches no variables.
-      batch_size: examples.
+      batch_size: examples; None: any number.
       whole: layers that are taken as one, not looked into.
       calls: the outputs that are differentiated at (the pre-activation of a layer with a rule, else all that a layer
         gave), and what follows from the gradients there.
@@ -371,7 +374,8 @@ class _Recorder:
         tensors = [value for value in tf.nest.flatten(given) if tf.is_tensor(value)]
         dense = tensors and all(isinstance(value, tf.Tensor) for value in tensors)
         rows = tensors[0].shape[:1] if dense else None
-        if rows and rows[0] is not None and rows[0] == self.batch_size:
+        # Where the batch may have any size `clipped_sum` asserts that all have as many rows, when it runs.
+        if rows and rows[0] == self.batch_size:
             return True
         found = "sparse or ragged tensors" if not dense else f"{rows[0]} rows" if rows else "one number"
         self.problems.append(
@@ -442,6 +446,7 @@ def clipped_sum(
     *,
     per_example_loss: Callable[[Any, Any], tf.Tensor],
     l2_norm_clip: float | tf.Tensor,
+    divisor: float = 1.0,
 ) -> Clipped:
     """Return the sum of the examples' clipped gradients.
 
@@ -452,6 +457,7 @@ def clipped_sum(
       weights: float32 [batch] that multiply the losses before anything is clipped; 0 is padding. None: all 1.
       per_example_loss: from labels and outputs to float32 [batch].
       l2_norm_clip: C, above 0.
+      divisor: of the gradients, after they are clipped: a pass over them less than dividing the sums.
 
     Returns:
       See `Clipped`. An example whose gradient is not finite contributes nothing.
@@ -485,8 +491,13 @@ def clipped_sum(
                 by_variable[variable.ref()].append(contribution)
     used = {ref: combine(found) for ref, found in by_variable.items() if found}
     squares = tf.add_n([contribution.squared_norm() for contribution in used.values()])
+    if values.shape[0] is None:
+        rows = f"a layer of {model.name!r} has other rows than the examples: keep the batch as the first axis"
+        same = tf.debugging.assert_equal(tf.shape(squares), tf.shape(values), message=rows)
+        with tf.control_dependencies([same]):
+            squares = tf.identity(squares)
     norms, finite = tf.sqrt(squares), tf.math.is_finite(squares)
-    factors = tf.where(finite, tf.minimum(1.0, l2_norm_clip / tf.maximum(norms, 1e-30)), 0.0)
+    factors = tf.where(finite, tf.minimum(1.0, l2_norm_clip / tf.maximum(norms, 1e-30)), 0.0) / divisor
     sums = tf.cond(
         tf.reduce_all(finite),
         lambda: [one.weighted_sum(factors) for one in used.values()],

@@ -192,8 +192,6 @@ def _interval(rough: float) -> float:
 
 _MECHANISM = ("accountant", "sampler", "release_noise", "expected_trials")
 COUNT_NOISE_SHARE = 0.05
-LARGEST_MICROBATCH = 256
-SMALLEST_MICROBATCH = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,7 +209,8 @@ class DPSGD:
       l2_norm_clip: the clipping norm C; with an adaptive one, the first.
       sampler: `poisson`, or `shuffled` epochs, accounted as what they are: without amplification by sampling.
       accountant: `pld` (tight) or `rdp`.
-      microbatch_size: examples that go through the model at a time; None: chosen. It decides memory and speed only.
+      microbatch_size: examples that go through the model at a time; None: as a rule the whole sample, fewer of a
+        model whose layers give much. It decides memory and speed only.
       adaptive_clip_quantile: share of examples that is to stay unclipped: C follows (Andrew et al. 2021,
         arXiv:1905.03871). The noise on the count that steers it is part of what is accounted.
       deterministic_noise: noise and samples follow from the run's seed: repeatable, and not private.
@@ -220,6 +219,8 @@ class DPSGD:
         `tfkit.privacy.noisy_mean`; it is accounted along. 0: none.
       expected_trials: this is one of so many trainings on average (their number is geometric, and kept secret), of
         which the best one alone is released; epsilon is that of the search, by `rdp`. None: one training.
+      engine: who clips: `tfkit`, or `tensorflow_privacy` for its DPModel, on models that it clips rightly; sampler,
+        noise and account are the same.
 
     Example:
       >>> DPSGD(target_epsilon=3, delta=1e-5).plan(examples=1258, expected_batch_size=256, epochs=30).steps
@@ -238,6 +239,7 @@ class DPSGD:
     diagnostics: bool = False
     release_noise: Annotated[float, fields.Range(ge=0)] = 0.0
     expected_trials: Annotated[int, fields.Range(ge=2)] | None = None
+    engine: Literal["tfkit", "tensorflow_privacy"] = "tfkit"
 
     def __post_init__(self) -> None:
         """Check what can be checked without the data."""
@@ -246,6 +248,12 @@ class DPSGD:
             raise ConfigError(
                 "Either target_epsilon or noise_multiplier decides the noise: give one of them"
                 f" (found {self.target_epsilon} and {self.noise_multiplier})."
+            )
+        looking = [name for name in ("adaptive_clip_quantile", "diagnostics") if getattr(self, name)]
+        if self.engine == "tensorflow_privacy" and looking:
+            raise ConfigError(
+                f'{looking[0]} needs the norms of single gradients, which the engine "tensorflow_privacy" keeps to'
+                ' itself. Leave it out, or take engine "tfkit".'
             )
         if self.expected_trials is not None:
             object.__setattr__(self, "accountant", "rdp")
@@ -286,13 +294,8 @@ class DPSGD:
             )  # fmt: skip
         assert noise is not None, "__post_init__ sees to it"
         gradient_noise, count_noise = self._split(noise, expected_batch_size)
-        # A quarter of the batch in one pass, but 32 to 256: the last pass of a sample is half padding on average, an
-        # eighth of the work then. Below 32 a pass costs about the same whatever is in it; above 256 it gains nothing.
-        quarter = max(expected_batch_size / 4, SMALLEST_MICROBATCH)
-        microbatch = math.ceil(min(quarter, LARGEST_MICROBATCH, expected_batch_size) / 8) * 8
-        closed = {"noise_multiplier": noise, "delta": delta}
         return Plan(
-            **{**vars(self), **closed, "microbatch_size": self.microbatch_size or microbatch},
+            **{**vars(self), "noise_multiplier": noise, "delta": delta},
             gradient_noise_multiplier=gradient_noise,
             count_noise=count_noise,
             sampling_probability=probability,
@@ -330,7 +333,7 @@ class Plan(DPSGD):
       epochs: that were planned, and are accounted.
       target_epsilon: as of `DPSGD`, and so are the others; None where the noise was given.
       delta: probability with which epsilon may fail.
-      microbatch_size: examples that go through the model at a time.
+      microbatch_size: examples that go through the model at a time; None: the step decides, who knows the model.
       l2_norm_clip: length to which the gradient of each example is cut; with adaptive clipping where it begins.
       adaptive_clip_quantile: share of examples that is to stay unclipped, in (0, 1); None: the clipping norm is fixed.
       sampler: "poisson" or "shuffled".
@@ -339,11 +342,11 @@ class Plan(DPSGD):
       diagnostics: whether numbers without noise are logged, which leak.
       release_noise: of a Gaussian release from all examples beside the steps; 0: none.
       expected_trials: mean number of trainings of which this was the best; None: one by itself.
+      engine: "tfkit" or "tensorflow_privacy", whose DPModel clips.
     """
 
     noise_multiplier: float
     delta: float
-    microbatch_size: int
     gradient_noise_multiplier: float
     count_noise: float
     sampling_probability: float

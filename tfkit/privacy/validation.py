@@ -19,6 +19,7 @@ from tfkit.environment.packages import first_line
 from tfkit.environment.stack import keras, tf
 from tfkit.errors import PrivacyError
 from tfkit.privacy.clipping import PerExampleLoss, clipped_sum, per_example_loss, weight_penalties
+from tfkit.privacy.dp_model import DPModelSum, unsupported
 
 EXAMPLES = 3  # odd: examples that meet in pairs, or from both ends, cannot be overlooked
 LABELS = np.zeros(EXAMPLES, np.int64)  # class numbers, as Splits of classes have them
@@ -54,6 +55,7 @@ def problems(
     callbacks: Sequence[Any] = (),
     example_spec: tf.TensorSpec | None = None,
     label_spec: tf.TensorSpec | None = None,
+    engine: str = "tfkit",
 ) -> list[str]:
     """Return what stands against an epsilon for the training of this model.
 
@@ -65,6 +67,7 @@ def problems(
       callbacks: that the training would get.
       example_spec: of one example, without the batch; None: taken from the model.
       label_spec: of what the loss takes for one; None: a class number, int64 [].
+      engine: that is to clip, as of `DPSGD`.
 
     Returns:
       A sentence or two for each, with what to do about it.
@@ -83,7 +86,8 @@ def problems(
             *found,
         ]
     found += _layers(model)
-    loss, refused = None, [*_inseparable(model)]
+    of_tf_privacy = engine == "tensorflow_privacy"
+    loss, refused = None, [*_inseparable(model), *(unsupported(model) if of_tf_privacy else ())]
     if model.optimizer is not None:
         try:
             loss = _on_zeros(per_example_loss(model), label_spec)
@@ -93,7 +97,10 @@ def problems(
         refused.append("It has no trainable weights. Set trainable = True on a layer.")
     try:
         with _left_as_it_was(model) as run:
-            tried = [*_tried(model, run, loss, _random(model, example_spec), separable=not refused)]
+            inputs = _random(model, example_spec)
+            tried = [*_tried(model, run, loss, inputs, separable=not refused)]
+            if of_tf_privacy and loss is not None and not refused and not tried:
+                tried += _of_dp_model(model, run, loss, inputs)
     except Exception as error:
         reason = f"{type(error).__name__}: {first_line(error)}"
         tried = [f"It cannot be tried on {EXAMPLES} random examples ({reason}). Mend that first."]
@@ -104,7 +111,8 @@ def _on_zeros(loss: PerExampleLoss, label_spec: tf.TensorSpec | None) -> PerExam
     """Return the loss for labels of another kind than class numbers, all 0."""
     if label_spec is None or label_spec.dtype.is_integer:
         return loss
-    return lambda _, outputs: loss(tf.zeros([EXAMPLES, *label_spec.shape], label_spec.dtype), outputs)
+    zeros = [*label_spec.shape]
+    return lambda _, outputs: loss(tf.zeros([tf.shape(outputs)[0], *zeros], label_spec.dtype), outputs)
 
 
 def _some(names: Sequence[str]) -> str:
@@ -329,6 +337,32 @@ def _of_gradients(model: keras.Model, run: _Run, loss: PerExampleLoss, inputs: A
         yield (
             f"The gradients of {_some(wrong)} for single examples do not add up to that of the batch. Take"
             " tf.shape(inputs)[0] out of what is computed, and use each weight in the call of its own layer."
+        )
+
+
+def _of_dp_model(model: keras.Model, run: _Run, loss: PerExampleLoss, inputs: Any) -> Iterator[str]:
+    """Yield where TF Privacy's sum of clipped gradients is not ours: weights used twice, layers it knows half."""
+
+    def ours(clip: float) -> Any:
+        found = clipped_sum(model, inputs, LABELS, None, per_example_loss=loss, l2_norm_clip=clip)
+        return found.gradients, found.norms
+
+    (_, norms), _ = run(lambda: ours(1.0))
+    clip = max(0.5 * float(tf.reduce_min(norms)), 1e-6)
+    (expected, _), _ = run(lambda: ours(clip))
+    theirs = DPModelSum(model, per_example_loss=loss, l2_norm_clip=clip)
+    try:
+        found, _ = run(lambda: theirs(inputs, tf.constant(LABELS), tf.ones(EXAMPLES)))
+    except Exception as error:
+        yield f'TF Privacy\'s DPModel does not take this model ({first_line(error)}). Take engine="tfkit".'
+        return
+    largest = max(float(tf.reduce_max(tf.abs(value))) for value in expected)
+    pairs = zip(model.trainable_variables, found, expected, strict=True)
+    if wrong := [v.name for v, one, two in pairs if np.abs(one - two).max() > SAME_GRADIENT * largest]:
+        yield (
+            f"TF Privacy's DPModel clips the gradients of {_some(wrong)} otherwise than each example by itself gives,"
+            " so that one example could do more than the norm allows: as where weights are used twice, an Embedding has"
+            ' a mask, or an activation weights. Take engine="tfkit".'
         )
 
 

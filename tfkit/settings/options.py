@@ -466,6 +466,9 @@ class PrivateSettings(TextColumns, ImageConfig, StrategyConfig):
     continue_from: Path | None = None
     """Refused: tfkit does not account the epsilon of two runs on the same people together. Left out: no run."""
 
+    engine: Literal["tfkit", "tensorflow_privacy"] = "tfkit"
+    """Who clips: tfkit, or TF Privacy's DPModel, on one replica and on models that it clips rightly."""
+
     deterministic_noise: bool = False
     """Noise and samples from --seed, for tests: repeatable and NOT private."""
 

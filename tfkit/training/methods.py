@@ -292,8 +292,9 @@ class PrivateTraining(keras.callbacks.Callback):
             )
         labels = typed_labels(self._splits.source.labels[:0])
         label_spec = tf.TensorSpec(labels.shape[1:], labels.dtype)
-        check(model, callbacks=callbacks, example_spec=self._splits.spec, label_spec=label_spec)
-        self.model, self._step = model, attach(model, self._plan, secret=self._secret[:16])
+        specs = {"example_spec": self._splits.spec, "label_spec": label_spec}
+        check(model, callbacks=callbacks, engine=self._plan.engine, **specs)
+        self.model, self._step = model, attach(model, self._plan)
         return {"private": tf.train.Checkpoint(clip=self._step.clip, account=self._saved)}
 
     def last_epoch(self, first: int) -> int:
@@ -320,8 +321,9 @@ class PrivateTraining(keras.callbacks.Callback):
         """
         assert not skip, "private training is saved at the ends of epochs alone"
         batches = sampled_batches(
-            self._splits, self._plan, strategy=strategy, epochs=(first, last), secret=self._secret[16:]
-        )
+            self._splits, self._plan, strategy=strategy, epochs=(first, last), secret=self._secret,
+            weights=sum(variable.shape.num_elements() for variable in self.model.trainable_variables),
+        )  # fmt: skip
         self.model.make_train_function()
         function = getattr(self.model, "train_tf_function", None)
         if function is None:  # run_eagerly: there is nothing to trace

@@ -1,0 +1,89 @@
+"""TF Privacy's DPModel as the engine that clips: its layer registry, its norms, its clipped gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from tfkit.environment.foreign import clipped_by_dp_model, knows_its_layers
+from tfkit.environment.stack import keras, tf, tf_privacy
+from tfkit.privacy.clipping import PerExampleLoss
+
+
+class _PerExample(keras.losses.Loss):
+    """A loss that DPModel can take apart, whatever the model was compiled with; the sum, since Poisson samples vary."""
+
+    def __init__(self, of_each: PerExampleLoss, **settings: Any) -> None:
+        super().__init__(**{"reduction": keras.losses.Reduction.SUM, **settings})
+        self._of_each = of_each
+
+    def call(self, labels: Any, outputs: Any) -> Any:
+        """Return each example's loss: float32 [batch]."""
+        return self._of_each(labels, outputs)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return what another reduction of it is made from."""
+        return {**super().get_config(), "of_each": self._of_each}
+
+
+class DPModelSum:
+    """Computes the sum of a batch's clipped gradients as `DPModel.train_step` does, without its noise.
+
+    By its layer registry where all layers with weights are Dense or Embedding; else it differentiates each example by
+    itself, vectorized.
+
+    Args:
+      model: functional or sequential, and built; a DPModel is made of the same layers.
+      per_example_loss: from labels and outputs to float32 [batch].
+      l2_norm_clip: C, above 0.
+
+    Source: tensorflow-privacy 0.9.0, keras_models.dp_keras_model; Lee and Kifer 2021 (arXiv:2009.03106).
+    """
+
+    def __init__(self, model: keras.Model, *, per_example_loss: PerExampleLoss, l2_norm_clip: float) -> None:
+        registry = tf_privacy("fast_gradient_clipping.layer_registry").make_default_layer_registry()
+        self._variables = model.trainable_variables
+        self._model = tf_privacy("keras_models.dp_keras_model").DPModel(
+            l2_norm_clip=l2_norm_clip,
+            noise_multiplier=0.0,
+            use_xla=False,
+            layer_registry=registry,
+            inputs=model.input,
+            outputs=model.output,
+        )
+        self._model.compile(loss=_PerExample(per_example_loss))
+
+    def __call__(self, features: Any, labels: Any, weights: Any) -> list[tf.Tensor]:
+        """Return the sums, one for each trainable variable of the model.
+
+        Args:
+          features: [batch, ...].
+          labels: [batch, ...].
+          weights: float32 [batch], of the losses, before anything is clipped.
+        """
+        gradients = clipped_by_dp_model(self._model, features, labels, weights)
+        by_variable = zip(self._model.trainable_variables, gradients, strict=True)
+        found = {variable.ref(): tf.convert_to_tensor(gradient) for variable, gradient in by_variable}
+        return [found[variable.ref()] for variable in self._variables]
+
+
+def unsupported(model: keras.Model) -> Iterator[str]:
+    """Yield why DPModel would not clip a model rightly, before it is tried."""
+    if (replicas := model.distribute_strategy.num_replicas_in_sync) > 1:
+        yield (
+            f"TF Privacy's DPModel is for one replica, not for {replicas}, where its noise is n^1.5 too large."
+            ' Take strategy="one_device", or engine="tfkit".'
+        )
+    if not knows_its_layers(model):
+        yield (
+            f"TF Privacy's DPModel takes functional and sequential models, and {model.name!r} is a"
+            f' {type(model).__name__}. Take engine="tfkit".'
+        )
+    random = [
+        layer for layer in model.submodules if isinstance(layer, keras.__internal__.layers.BaseRandomLayer)
+    ]
+    if drawing := [layer.name for layer in random if getattr(layer, "rate", 1)]:
+        yield (
+            f"{drawing[0]!r} draws random numbers, and TF Privacy's DPModel calls the model twice, with other ones for"
+            ' the norms than for the gradients. Leave dropout out, or take engine="tfkit".'
+        )
