@@ -79,6 +79,7 @@ class TrainKeywords(TypedDict, total=False):
     microbatch_size: int | None
     adaptive_clip_quantile: float | None
     expected_trials: int | None
+    engine: Literal["tfkit", "tensorflow_privacy"]
     deterministic_noise: bool
     diagnostics: bool
     optimizer: Literal["adam", "sgd"]
@@ -159,6 +160,7 @@ class TuneKeywords(TypedDict, total=False):
     microbatch_size: int | None
     adaptive_clip_quantile: float | None
     expected_trials: int | None
+    engine: Literal["tfkit", "tensorflow_privacy"]
     deterministic_noise: bool
     diagnostics: bool
     optimizer: Literal["adam", "sgd"]
