@@ -18,7 +18,7 @@ from tfkit.privacy import DPSGD, check, problems, step
 from tfkit.privacy.clipping import clipped_sum, per_example_loss
 from tfkit.privacy.dp_model import DPModelSum
 
-DOCS = Path(__file__).parents[2] / "docs/privacy.md"
+DOCS = Path(__file__).parents[2] / "docs/manual/explanation/privacy.md"
 ENGINE = {"engine": "tensorflow_privacy"}
 
 
@@ -106,7 +106,7 @@ def test_training_is_that_of_our_engine_and_the_statement_names_it(tmp_path):
 def test_the_program_of_the_docs_trains(tmp_path, monkeypatch, capsys):
     program = re.search(r"^```python\n(.*?)^```$", DOCS.read_text(), re.DOTALL | re.MULTILINE)[1]
     monkeypatch.chdir(tmp_path)
-    exec(compile(program, "docs/privacy.md", "exec"), {})
+    exec(compile(program, "docs/manual/explanation/privacy.md", "exec"), {})
     epsilon, accuracy = map(float, capsys.readouterr().out.splitlines()[-1].split())
     assert epsilon == 8.0
     assert accuracy > 0.5
