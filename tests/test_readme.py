@@ -22,6 +22,7 @@ README = (ROOT / "README.md").read_text()
 MANUAL = ROOT / "docs/manual"
 # Pages with a test of their own, which runs their programs.
 OF_OTHERS = {
+    "explanation/privacy.md": "tests/privacy/test_dp_model.py",
     "how-to/agents.md": "tests/recipes/test_train_agent.py",
     "how-to/browser.md": "tests/exporting/test_browser.py",
     "how-to/calibration.md": "tests/training/test_calibrated.py",
