@@ -128,7 +128,8 @@ def normal(numbers: int, *, epoch: int, step: int, replica: int, secret: bytes) 
     Pairs by Box and Muller from numpy's Philox, whose counter begins where no other step and replica comes. A radius
     has 53 random bits, so that the tail ends at 8.57 standard deviations, beyond which 1e-17 of the distribution is; an
     angle has 24. It takes 0.4 of the time of `tf.random.stateless_normal`, whose tail ends at 5.7, and runs while
-    TensorFlow takes the step before. As with all floats not every number can occur: see the manual, explanation/privacy.md.
+    TensorFlow takes the step before. As with all floats not every number can occur: see the
+    manual's page on privacy.
 
     Args:
       numbers: that are drawn.
