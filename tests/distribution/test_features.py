@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -32,20 +33,25 @@ def photos(tmp_path_factory):
 @pytest.fixture(scope="module")
 def alone(photos, tmp_path_factory):
     cache = str(tmp_path_factory.mktemp("alone"))
-    return processes.answer(
+    found = processes.answer(
         processes.start(sys.executable, str(PROGRAM), str(photos), "0", TFKIT_CACHE=cache)
     )
+    return {**found, "cache": cache}
 
 
-def start(photos, folder, pieces, *, ports):
-    """Two workers with a new cache."""
-    environment = {"TFKIT_CACHE": str(folder / "cache"), "other": str(folder / "other")}
-    return processes.start_workers(PROGRAM, str(photos), pieces, ports=ports, **environment)
+def start(photos, alone, folder, piece, *, ports):
+    """Two workers with a cache that holds the converted model, and no images and features."""
+    made = shutil.ignore_patterns("images", "features", "pieces")
+    shutil.copytree(alone["cache"], folder / "cache", ignore=made)
+    return processes.start_workers(
+        PROGRAM, str(photos), piece,
+        ports=ports, other=str(folder / "other"), TFKIT_CACHE=str(folder / "cache"),
+    )  # fmt: skip
 
 
 def test_each_worker_makes_its_share_and_the_result_is_that_of_one(photos, alone, tmp_path):
     assert (alone["images"], alone["features"]) == (0, 0)
-    first = processes.answer(start(photos, tmp_path, "0", ports=(21891, 21892)))
+    first = processes.answer(start(photos, alone, tmp_path, "0", ports=(21891, 21892)))
     second = processes.json_lines((tmp_path / "other").read_text())[-1]
     for worker in (first, second):
         assert (worker["digest"], worker["pixels"]) == (alone["digest"], alone["pixels"])
@@ -57,7 +63,7 @@ def test_each_worker_makes_its_share_and_the_result_is_that_of_one(photos, alone
 
 
 def test_a_killed_worker_costs_the_others_its_piece(photos, alone, tmp_path):
-    job = start(photos, tmp_path, "2", ports=(21893, 21894))
+    job = start(photos, alone, tmp_path, "2", ports=(21893, 21894))
     out, errors = job.communicate(timeout=processes.PATIENCE)
     assert job.returncode != 0, errors
     first = processes.json_lines(out)[-1]
