@@ -7,8 +7,8 @@ tokens cost: TensorFlow gets texts of nearly one length together, and pads them 
 one by one, each at its own length.
 
 They are made in pieces (`tfkit.environment.pieces`): of several workers each computes its share. A piece is of whole
-batches, so the features are those of one worker: to the byte where the processors are of one kind and the same engine
-has as many threads, else within the rounding of sums (1e-6 of a vector's length).
+batches, so the features are those of one worker: to the byte where the processors are of one kind; TensorFlow's, where
+workers have as many threads too, else within the rounding of float32.
 """
 
 from __future__ import annotations
@@ -202,7 +202,7 @@ def extract(
         if takes_part:
             pieces().make_those_left(chosen()[2])
         entry = cache.get(key, make)
-        if takes_part:
+        if pieces.cache_info().currsize and pieces().are_worth_it:
             pieces().remove()
     features = FeatureSource(entry.path / _FEATURES, source, fingerprint=key)
     return Extraction(
