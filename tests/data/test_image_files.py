@@ -14,9 +14,10 @@ from PIL import Image
 
 import tfkit
 from tests.data.pictures import png
-from tfkit.data import load_images
+from tfkit.data import image_files, load_images
 from tfkit.data.image_files import Unreadable, choose_range, decode_image, read_head, used_range
 from tfkit.data.splits import FULL_RANGE, as_bytes
+from tfkit.environment import pieces
 from tfkit.errors import ConfigError, DataError, PrivacyError
 
 RED, GREEN, BLUE = (250, 10, 10), (10, 240, 10), (10, 10, 230)
@@ -418,3 +419,40 @@ def test_what_cannot_be_loaded_says_why(tmp_path):
         load_images(fill(tmp_path), image_size=0)
     with pytest.raises(DataError, match="pip install tensorflow-datasets"):
         load_images("tfds:beans")
+
+
+def test_a_killed_preparation_goes_on_from_its_pieces(tmp_path, monkeypatch):
+    (tmp_path / "photos" / "one").mkdir(parents=True)
+    (tmp_path / "photos" / "two").mkdir()
+    for number in range(80):
+        Image.new("RGB", (40, 40), (3 * number, 0, 255 - 3 * number)).save(
+            tmp_path / "photos" / ("one", "two")[number % 2] / f"{number:02}.png"
+        )
+    (tmp_path / "photos" / "one" / "10.png").write_bytes(b"no image")
+    expected = load_images(tmp_path / "photos", image_size=32).source
+    monkeypatch.setenv("TFKIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(pieces, "ALONE", 79)
+    decoded = []
+    decode = image_files.decode_image
+
+    def interrupted(path, **options):
+        decoded.append(path.name)
+        if len(decoded) == 50:
+            raise OSError("the disk is gone")
+        return decode(path, **options)
+
+    monkeypatch.setattr(image_files, "decode_image", interrupted)
+    with pytest.raises(OSError, match="disk is gone"):
+        load_images(tmp_path / "photos", image_size=32)
+    (piece,) = (path for path in (tmp_path / "cache" / "pieces").iterdir() if path.is_dir())
+    assert piece.name.endswith("-0-32")
+    del decoded[:]
+    monkeypatch.setattr(
+        image_files, "decode_image", lambda path, **how: decoded.append(path) or decode(path, **how)
+    )
+    source = load_images(tmp_path / "photos", image_size=32).source
+    assert len(decoded) == 80 - 32
+    assert (source.names, source.fingerprint) == (expected.names, expected.fingerprint)
+    every = np.arange(79)
+    np.testing.assert_array_equal(source.read(every), expected.read(every))
+    assert not any((tmp_path / "cache" / "pieces").iterdir())

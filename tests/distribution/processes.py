@@ -115,4 +115,9 @@ def answers(process: subprocess.Popen[str]) -> list[dict]:
         process.kill()
         pytest.fail(f"no answer in {PATIENCE} s: {process.communicate()[1][-3000:]}")
     assert process.returncode == 0, errors[-3000:]
-    return [json.loads(line) for line in out.splitlines() if line.startswith("{")]
+    return json_lines(out)
+
+
+def json_lines(printed: str) -> list[dict]:
+    """The lines of JSON among those that a program printed."""
+    return [json.loads(line) for line in printed.splitlines() if line.startswith("{")]

@@ -1,13 +1,14 @@
 """Stored features are TensorFlow's, belong to their contents, and are whole or computed again."""
 
 import dataclasses
+import shutil
 
 import numpy as np
 import pytest
 
 from tests.hub.conftest import export
 from tfkit import data, hub
-from tfkit.environment import files
+from tfkit.environment import files, pieces
 from tfkit.environment.stack import tf
 from tfkit.errors import CheckError, DataError, UsageError
 from tfkit.hub import extract
@@ -155,6 +156,32 @@ def test_interrupted_it_leaves_nothing(small, images, monkeypatch):
     assert not [path for path in files.cache_dir("features").iterdir() if path.is_dir()]
     monkeypatch.undo()
     assert not extract(small, splits).reused
+
+
+@pytest.mark.usefixtures("empty_cache")
+def test_a_restarted_job_finds_the_finished_pieces(small, images, monkeypatch):
+    monkeypatch.setattr(pieces, "ALONE", len(images) - 1)
+    splits, computed = splits_of(images), []
+    expected = read_all(extract(small, splits, batch_size=len(images)))
+    shutil.rmtree(files.cache_dir("features"))
+    read = splits.source.read
+
+    def interrupted(indices):
+        computed.append(len(indices))
+        if 24 in indices and sum(computed) < 40:
+            raise KeyboardInterrupt
+        return read(indices)
+
+    monkeypatch.setattr(splits.source, "read", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        extract(small, splits, batch_size=8)
+    assert computed == [4, 8, 8, 8, 8]  # those by which the engines are compared, and four of six pieces
+    assert len([path for path in files.cache_dir("pieces").iterdir() if path.is_dir()]) == 3
+    again = extract(small, splits, batch_size=8)
+    assert computed[5:] == [4, 8, 8, 5]
+    np.testing.assert_array_equal(read_all(again), expected)
+    assert not any(files.cache_dir("pieces").iterdir())
+    assert extract(small, splits).reused
 
 
 def test_tensorflow_computes_what_tflite_lacks(small_model, splits):

@@ -6,11 +6,12 @@ import contextlib
 import functools
 import hashlib
 import os
+import shutil
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, BinaryIO, NamedTuple
 
 import numpy as np
 from joblib import Parallel, delayed
@@ -45,7 +46,8 @@ from tfkit.data.store import Store, Writer, prepare
 from tfkit.data.tables import Table, choose, open_table, with_joined_columns
 from tfkit.data.text_decoding import short
 from tfkit.environment import files
-from tfkit.environment.timeline import track
+from tfkit.environment.pieces import CONTENT, Pieces
+from tfkit.environment.timeline import doing, track
 from tfkit.errors import DataError
 
 _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP")
@@ -304,6 +306,9 @@ class _File(NamedTuple):
     """Why it cannot be read; empty when it can."""
 
 
+_UNIT = 32  # images of which a piece has a multiple
+
+
 def prepare_images(
     root: Path, images: Sequence[FoundFile], *, image_size: int, pixel_range: Range = FULL_RANGE
 ) -> Store:
@@ -318,33 +323,69 @@ def prepare_images(
       pixel_range: what becomes 0 and 255 of 16-bit values.
     """
 
+    size, stamp = len(images) * image_size**2 * 3, _stamp(images)
+
+    def prepare_file(image: FoundFile) -> tuple[_File, bytes]:
+        stamp = (image.name, image.size, image.mtime_ns)
+        try:
+            pixels = _square(root / image.name, image_size, pixel_range)
+            with (root / image.name).open("rb") as opened:
+                digest = hashlib.file_digest(opened, "sha256").hexdigest()
+            return _File(*stamp, digest, ""), pixels.tobytes()
+        except Unreadable as err:
+            return _File(*stamp, "", str(err)), b""
+
+    def make(file: BinaryIO, part: range) -> dict[str, Any]:
+        written = []
+        for known, content in in_parallel(prepare_file, images[part.start : part.stop]):
+            written.append(known)
+            file.write(content)
+            progress.advance()
+        return {"files": written}
+
     def write(writer: Writer, old: Store | None) -> None:
         # A file that cannot be read has an example too, of no bytes.
         known = {file[:3]: (file, number) for number, file in enumerate(_all_files(old) if old else ())}
 
-        def prepare_file(image: FoundFile) -> tuple[_File, bytes]:
-            stamp = (image.name, image.size, image.mtime_ns)
-            file, number = known.get(stamp, (None, 0))
+        def keep_or_prepare(image: FoundFile) -> tuple[_File, bytes]:
+            file, number = known.get((image.name, image.size, image.mtime_ns), (None, 0))
             if file and (file.reason or not writer.has_room):
                 return file, b""
             if file and old and old.descriptor is not None:
                 return file, old.read(number)
-            try:
-                pixels = _square(root / image.name, image_size, pixel_range)
-                with (root / image.name).open("rb") as opened:
-                    digest = hashlib.file_digest(opened, "sha256").hexdigest()
-                return _File(*stamp, digest, ""), pixels.tobytes()
-            except Unreadable as err:
-                return _File(*stamp, "", str(err)), b""
+            return prepare_file(image)
 
-        written, prepared = [], in_parallel(prepare_file, images)
-        for file, content in track(prepared, "Preparing images", unit="image", total=len(images)):
+        def put_together() -> Iterator[tuple[_File, bytes]]:
+            for piece in pieces.entries():
+                with (piece.path / CONTENT).open("rb") as content:
+                    for file in map(_File._make, piece.info["files"]):
+                        yield file, b"" if file.reason else content.read(image_size**2 * 3)
+
+        written = []
+        prepared = put_together()
+        if not in_pieces:
+            each = in_parallel(keep_or_prepare, images)
+            prepared = track(each, "Preparing images", unit="image", total=len(images))
+        for file, content in prepared:
             written.append(file)
             writer.add(content)
-        writer.finish({"stamp": _stamp(images), "origin": str(root), "files": written})
+        writer.finish({"stamp": stamp, "origin": str(root), "files": written})
 
     key = files.digest_of(str(root.resolve()), image_size, pixel_range, RECIPE, 2)
-    return prepare("images", key, write, size=len(images) * image_size**2 * 3, stamp=_stamp(images))
+    cache = files.cache_dir("images")
+    pieces = Pieces(files.digest_of(key, stamp), len(images), unit=_UNIT, make=make, result=cache / key)
+    # What was prepared before, in whatever state, is brought up to date by one process: little of it has changed.
+    in_pieces = pieces.are_worth_it and not (cache / key).is_dir()
+    in_pieces &= shutil.disk_usage(cache).free - 2 * size >= files.DISK_RESERVE  # pieces and store
+    with contextlib.ExitStack() as opened:
+        if in_pieces:
+            told = doing("Preparing images", total=len(images), unit="image")
+            progress = opened.enter_context(told)
+            pieces.make_those_left(progress)
+        store = prepare("images", key, write, size=size, stamp=stamp)
+    if in_pieces:
+        pieces.remove()
+    return store
 
 
 def _stamp(images: Sequence[FoundFile]) -> str:

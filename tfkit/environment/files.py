@@ -253,11 +253,33 @@ class Cache:
             info = _read(folder)
             if info is not None and accept(info):
                 return Entry(folder, info, True)
-            remove_leftovers(self.folder, key)  # of a process that was killed: the lock is ours
-            with new_folder(folder) as new:
-                info = dict(make(new))
-                write_json(new / ENTRY, {"content": folder_digest(new), **info})
-            return Entry(folder, info, False)
+            return Entry(folder, self._fill(key, make), False)
+
+    def offer(
+        self, key: str, make: Callable[[Path], Mapping[str, Any]], *, unless: Callable[[], bool]
+    ) -> bool:
+        """Make the entry of `key` where it is absent and no other process makes it now; nobody is waited for.
+
+        Args:
+          key: see `get`.
+          make: see `get`.
+          unless: is asked while the entry is locked: whether it is not needed any more.
+
+        Returns:
+          Whether it was made.
+        """
+        with lock(self.folder / f"{key}.lock", wait=False) as free:
+            if not free or unless() or (self.folder / key).is_dir():
+                return False
+            self._fill(key, make)
+            return True
+
+    def _fill(self, key: str, make: Callable[[Path], Mapping[str, Any]]) -> dict[str, Any]:
+        remove_leftovers(self.folder, key)  # of a process that was killed: the lock is ours
+        with new_folder(self.folder / key) as new:
+            info = dict(make(new))
+            write_json(new / ENTRY, {"content": folder_digest(new), **info})
+        return info
 
 
 def folder_digest(folder: Path) -> str:

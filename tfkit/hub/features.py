@@ -5,26 +5,33 @@
 They are computed by TensorFlow, or on a CPU by the LiteRT interpreter, if it gives the same. A text costs what its
 tokens cost: TensorFlow gets texts of nearly one length together, and pads them to the longest of them; LiteRT gets them
 one by one, each at its own length.
+
+They are made in pieces (`tfkit.environment.pieces`): of several workers each computes its share. A piece is of whole
+batches, so the features are those of one worker: to the byte where the processors are of one kind; TensorFlow's, where
+workers have as many threads too, else within the rounding of float32.
 """
 
 from __future__ import annotations
 
 import abc
 import contextlib
+import functools
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 
 from tfkit.data.splits import Source, Splits, draw
 from tfkit.environment import files, packages, stack
 from tfkit.environment.files import Cache
-from tfkit.environment.timeline import doing, stage
+from tfkit.environment.pieces import CONTENT, Pieces
+from tfkit.environment.timeline import Activity, doing, stage
 from tfkit.errors import CheckError, DataError, StackError, UsageError
 from tfkit.hub.encoders import Encoder
 from tfkit.litert import ParallelInterpreter, to_tflite
@@ -113,14 +120,16 @@ def extract(
     """Compute the features of all images or texts of a split source, by a frozen model.
 
     They are stored in the cache under the contents of the model and of the examples: the next call for the
-    same ones reads them. A call that was interrupted leaves nothing behind.
+    same ones reads them. Workers of one job (`python -m tfkit launch`) compute them together, if they share the cache.
+    A call that was interrupted leaves whole pieces behind, with which the next one goes on: of more than 4096 examples,
+    or of several workers.
 
     Args:
       encoder: see `tfkit.load_model`.
       splits: of what it takes.
       engine: "litert" (float32, all cores), "tensorflow", or "auto": LiteRT where there is no GPU and its
         features equal TensorFlow's within 1e-3 on some examples, else TensorFlow.
-      batch_size: examples that are read and computed at a time; None takes 32 images or 4096 texts.
+      batch_size: examples that are read and computed at a time; None takes 32 images or 1024 texts.
 
     Returns:
       The splits over features, for the training of a head.
@@ -151,23 +160,54 @@ def extract(
     key = files.digest_of(encoder.digest, source.fingerprint, source.shape, engine, *versions, _EXTRACTION)
     engines = engines_of(encoder)
 
-    def make(folder: Path) -> Mapping[str, Any]:
-        file = (folder / _FEATURES).open("wb")
-        with file, _chosen(engines, source, engine, batch_size) as (batches, how):
-            shape = (len(source.labels), encoder.feature_size)
-            header = {"descr": "<f4", "fortran_order": False, "shape": shape}
-            np.lib.format.write_array_header_1_0(file, header)
-            for batch in batches:  # with one of them in memory
-                file.write(np.ascontiguousarray(batch, "<f4").tobytes())
-        return how
+    size = batch_size or engines.batch_size
+    cache = Cache("features")
+    with stage("features", "Preparing the features"), contextlib.ExitStack() as opened:
 
-    with stage("features", "Preparing the features"):
-        entry = Cache("features").get(key, make)
+        @functools.cache
+        def chosen() -> tuple[Engine, dict[str, Any], Activity]:
+            """Open the engine once, and not where the features are stored already."""
+            how = opened.enter_context(engines.choose(_probe(engines, source), engine=engine))
+            told = doing("Computing features", total=len(source.labels), unit=engines.unit)
+            return *how, opened.enter_context(told)
+
+        def compute(file: BinaryIO, part: range) -> dict[str, int]:
+            engines.cut = engines.windows = 0
+            for batch in _computed(source, *chosen()[::2], engines, part=part, batch_size=size):
+                file.write(np.ascontiguousarray(batch, "<f4").tobytes())
+            return {"cut": engines.cut, "windows": engines.windows}
+
+        @functools.cache
+        def pieces() -> Pieces:
+            """Cut them, by engine: workers whose processors or GPUs decide otherwise do not mix theirs."""
+            name = files.digest_of(key, chosen()[1]["engine"], size)
+            return Pieces(name, len(source.labels), unit=size, make=compute, result=cache.folder / key)
+
+        def make(folder: Path) -> Mapping[str, Any]:
+            with (folder / _FEATURES).open("wb") as file:
+                shape = (len(source.labels), encoder.feature_size)
+                header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(file, header)
+                if not pieces().are_worth_it:
+                    return chosen()[1] | compute(file, range(len(source.labels)))
+                counts = {"cut": 0, "windows": 0}
+                for piece in pieces().entries():
+                    counts = {name: count + piece.info[name] for name, count in counts.items()}
+                    with (piece.path / CONTENT).open("rb") as content:
+                        shutil.copyfileobj(content, file)
+                return chosen()[1] | counts
+
+        takes_part = not (cache.folder / key).is_dir() and pieces().are_worth_it
+        if takes_part:
+            pieces().make_those_left(chosen()[2])
+        entry = cache.get(key, make)
+        if pieces.cache_info().currsize and pieces().are_worth_it:
+            pieces().remove()
     features = FeatureSource(entry.path / _FEATURES, source, fingerprint=key)
     return Extraction(
         splits=splits.replace(source=features),
         seconds=time.perf_counter() - started,
-        reused=entry.reused,
+        reused=entry.reused and not takes_part,
         model=engines.flat_model,
         **entry.info,
     )
@@ -196,22 +236,22 @@ def embed(
         lengths=np.array(list(map(len, texts)), np.int32),
         read=lambda indices: np.array([texts[i].encode("utf-8", "replace") for i in indices], object),
     )
-    with _chosen(engines_of(encoder), source, engine, None) as (batches, how):
-        return np.concatenate(list(batches)), how
+    engines = engines_of(encoder)
+    with engines.choose(_probe(engines, source), engine=engine) as (compute, how):
+        engines.cut = engines.windows = 0
+        told = doing("Computing features", total=len(texts), unit=engines.unit)
+        with told as progress:
+            part = range(len(texts))
+            rows = [*_computed(source, compute, progress, engines, part=part, batch_size=engines.batch_size)]
+        return np.concatenate(rows), how | {"cut": engines.cut, "windows": engines.windows}
 
 
-@contextlib.contextmanager
-def _chosen(
-    engines: Engines, source: Any, engine: str, batch_size: int | None
-) -> Iterator[tuple[Iterator[np.ndarray], dict[str, Any]]]:
-    """Yield the batches of features of a source, and, complete when they are all taken, how they were computed."""
-    probe = source.read(_probe_indices(source))
+def _probe(engines: Engines, source: Any) -> np.ndarray:
+    """Return some examples, by which the engines are compared."""
+    probe: np.ndarray = source.read(_probe_indices(source))
     if engines.encoder.windows:
         probe = np.array([text[:_PROBED_BYTES] for text in probe], object)
-    with engines.choose(probe, engine=engine) as (compute, how):
-        engines.cut = engines.windows = 0
-        yield _computed(source, compute, engines, batch_size=batch_size or engines.batch_size), how
-        how |= {"cut": engines.cut, "windows": engines.windows}
+    return probe
 
 
 def _probe_indices(source: Any) -> np.ndarray:
@@ -223,17 +263,17 @@ def _probe_indices(source: Any) -> np.ndarray:
     return np.argsort(lengths, kind="stable")[np.linspace(0, len(lengths) - 1, count).astype(int)]
 
 
-def _computed(source: Any, compute: Engine, engines: Engines, *, batch_size: int) -> Iterator[np.ndarray]:
-    """Yield the features in the source's order, batch by batch; the next batch is read while one is computed."""
-    n = len(source.labels)
-    batches = [np.arange(start, min(start + batch_size, n)) for start in range(0, n, batch_size)]
+def _computed(
+    source: Any, compute: Engine, progress: Activity, engines: Engines, *, part: range, batch_size: int
+) -> Iterator[np.ndarray]:
+    """Yield the features of a part of a source, in order, batch by batch; one is read while another is computed."""
+    batches = [np.array(part[start : start + batch_size]) for start in range(0, len(part), batch_size)]
     if engines.encoder.windows:  # by what they hold: a document may be a book
         held = np.cumsum(source.lengths) // _CHARACTERS
         batches = [
             part for batch in batches for part in np.split(batch, np.flatnonzero(np.diff(held[batch])) + 1)
         ]
-    told = doing("Computing features", total=n, unit=engines.unit)
-    with ThreadPoolExecutor(1) as reader, told as progress:
+    with ThreadPoolExecutor(1) as reader:
         read = reader.submit(source.read, batches[0])
         for batch, following in zip(batches, [*batches[1:], None], strict=True):
             examples = read.result()
@@ -412,7 +452,7 @@ class TextEngines(Engines):
     """Of texts: UTF-8 [b] to float32 [b, d]."""
 
     unit = "text"
-    batch_size = 4096
+    batch_size = 1024
     in_python = False
     """Whether texts are cut into pieces without TensorFlow: see `WordPiece.split`."""
 
