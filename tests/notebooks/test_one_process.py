@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tfkit.run import Run
+
+ROOT = Path(__file__).parents[2]
 
 pytestmark = pytest.mark.slow
 
@@ -34,11 +38,13 @@ def test_transfer_text_says_whether_it_is_worth_it(execute):
 
 def test_search_text_finds_what_shares_no_word(execute):
     executed = execute("search_text")
+    committed = (ROOT / "notebooks/search_text.ipynb").read_text()
     assert (executed.folder / "runs/notebook/index/embeddings.npy").is_file()
     answers = {"who sees where I live?": "privacy.txt", "when will it arrive?": "delivery.txt"}
     for question, document in {**answers, "can I pay with Visa?": "invoices.txt"}.items():
         (line,) = (line for line in executed.printed.splitlines() if line.startswith(question))
         assert document in line
+        assert line in committed  # the scores too: nothing here is random
     assert executed.plots == 1
 
 
