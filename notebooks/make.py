@@ -26,7 +26,6 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from notebooks import execute
 
 FOLDER = Path(__file__).parent
-NAME = "tfkit-tensorflow"
 INSTALL = """\
 #@title Install tfkit (about a minute on Colab; does nothing where tfkit is installed)
 import importlib.util

@@ -125,5 +125,5 @@ def test_it_is_rendered_with_its_figures(name):
     figures = sum(
         "image/png" in output.get("data", {}) for cell in notebook.cells for output in cell.get("outputs", [])
     )
-    assert page.count("data:image/png;base64,") == figures > 0
+    assert page.count('src="data:image/png;base64,') == figures > 0
     assert "What to change next" in page
