@@ -9,7 +9,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import nbformat
 from nbclient import NotebookClient
@@ -44,12 +44,17 @@ def run(notebook: nbformat.NotebookNode, folder: str) -> None:
     NotebookClient(notebook, timeout=600, resources={"metadata": {"path": folder}}).execute()
 
 
-def end_tensorboards() -> None:
-    """`tensorboard.notebook` leaves a server behind, on purpose, and a note in TMPDIR, which is this run's alone."""
+def tensorboards() -> set[int]:
+    """Return the process ids of the TensorBoards that notes in TMPDIR tell of."""
     from tensorboard import manager
 
-    for info in manager.get_all():
-        os.kill(info.pid, signal.SIGTERM)
+    return {info.pid for info in manager.get_all()}
+
+
+def end_tensorboards(others: Collection[int] = ()) -> None:
+    """End the servers that `tensorboard.notebook` leaves behind, on purpose, and not the others."""
+    for pid in tensorboards().difference(others):
+        os.kill(pid, signal.SIGTERM)
 
 
 if __name__ == "__main__":

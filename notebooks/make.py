@@ -22,7 +22,6 @@ from pathlib import Path
 
 import nbformat
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
 from notebooks import execute
 
 FOLDER = Path(__file__).parent
@@ -71,7 +70,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--execute", action="store_true", help="run them and keep what they show")
     options = parser.parse_args(arguments)
     address = tomllib.loads((FOLDER.parent / "pyproject.toml").read_text())["tool"]["tfkit"]["repository"]
-    for path in sorted(FOLDER.glob("*.ipynb")):
+    paths = sorted(FOLDER.glob("*.ipynb"))
+    if unknown := set(options.names) - {path.stem for path in paths}:
+        parser.error(f"no notebook {', '.join(unknown)}; there are {', '.join(path.stem for path in paths)}")
+    for path in paths:
         if not options.names or path.stem in options.names:
             print(path.stem, flush=True)
             notebook = nbformat.read(path, as_version=4)
@@ -107,11 +109,12 @@ def publish(notebook: nbformat.NotebookNode, name: str, address: str) -> None:
 def refresh(notebook: nbformat.NotebookNode) -> None:
     """Execute a notebook in an empty folder, and keep what it shows and how many CPU seconds it took."""
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
+    others = execute.tensorboards()
     with tempfile.TemporaryDirectory() as folder:
         try:
             execute.run(notebook, folder)
         finally:
-            execute.end_tensorboards()
+            execute.end_tensorboards(others)
         for cell in notebook.cells:
             clean(cell, folder)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)

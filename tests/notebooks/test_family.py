@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 ADDRESS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["tfkit"]["repository"]
 ELSEWHERE = "https://github.com/somebody/tfkit"
-SHOWN = ("search_text",)
+SHOWN = ("search_text", "transfer_image")
 """Those that are committed with their outputs; the others are executed by their tests alone."""
 of_all = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
