@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import pytest
 
+from notebooks import execute as program
+from notebooks import make
 from tests import forked
-from tests.notebooks import execute as program
 
 ROOT = Path(__file__).parents[2]
 
@@ -53,7 +55,19 @@ def execute(folder: Path) -> Callable[..., Executed]:
 
     def run(name: str, **settings: object) -> Executed:
         shutil.rmtree(folder / "runs", ignore_errors=True)
-        outputs = program.execute(str(ROOT / "notebooks" / f"{name}.ipynb"), str(folder), settings)
+        path = ROOT / "notebooks" / f"{name}.ipynb"
+        executed = program.execute(str(path), str(folder), settings)
+        outputs = [output for cell in executed.cells for output in cell.get("outputs", [])]
+        compare(executed, nbformat.read(path, as_version=4), folder)
         return Executed(folder=folder, outputs=outputs)
 
     return run
+
+
+def compare(executed: nbformat.NotebookNode, committed: nbformat.NotebookNode, folder: Path) -> None:
+    """The committed outputs are of these cells: the same kinds of them, where the notebook has any."""
+    executed = nbformat.from_dict(executed)
+    for ours, theirs in zip(executed.cells, committed.cells, strict=True):
+        make.clean(ours, str(folder))
+        if "source" in theirs.metadata:
+            assert make.kinds(ours) == make.kinds(theirs), theirs.source

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tfkit.run import Run
 
+ROOT = Path(__file__).parents[2]
+
 pytestmark = pytest.mark.slow
-# Images of 48 pixels: that of the other notebooks and of README's commands, so that their features are computed once.
 
 
 def test_transfer_image_makes_a_classifier(execute):
-    executed = execute("transfer_image", image_size=48)
+    executed = execute("transfer_image")
     run = Run.open(executed.folder / "runs/notebook")
     assert run.metrics["test/accuracy"] > 0.9
     assert (run.path / "saved_model/saved_model.pb").is_file()
@@ -35,11 +38,13 @@ def test_transfer_text_says_whether_it_is_worth_it(execute):
 
 def test_search_text_finds_what_shares_no_word(execute):
     executed = execute("search_text")
+    committed = (ROOT / "notebooks/search_text.ipynb").read_text()
     assert (executed.folder / "runs/notebook/index/embeddings.npy").is_file()
     answers = {"who sees where I live?": "privacy.txt", "when will it arrive?": "delivery.txt"}
     for question, document in {**answers, "can I pay with Visa?": "invoices.txt"}.items():
         (line,) = (line for line in executed.printed.splitlines() if line.startswith(question))
         assert document in line
+        assert line in committed  # the scores too: nothing here is random
     assert executed.plots == 1
 
 
@@ -60,7 +65,7 @@ def test_compress_tflite_makes_a_file_that_is_small_and_as_good(execute):
 
 
 def test_train_private_keeps_to_its_budget_and_is_attacked(execute):
-    executed = execute("train_private", image_size=48)
+    executed = execute("train_private")
     run = Run.open(executed.folder / "runs/notebook")
     assert 2.9 < run.metrics["privacy/epsilon"] <= 3
     assert run.metrics["test/accuracy"] > 0.7
@@ -68,7 +73,6 @@ def test_train_private_keeps_to_its_budget_and_is_attacked(execute):
     assert run.metrics["audit/epsilon_lower_bound"] <= 3
     mine = Run.open(executed.folder / "runs/mine")
     assert 7.5 < mine.metrics["privacy/epsilon"] <= 8
-    assert executed.printed.splitlines()[-1].split() == [
-        str(mine.metrics[name]) for name in ("test/accuracy", "privacy/epsilon")
-    ]
+    accuracy, epsilon = (mine.metrics[name] for name in ("test/accuracy", "privacy/epsilon"))
+    assert executed.printed.splitlines()[-1] == f"test accuracy {accuracy:.3f}, epsilon {epsilon:.3f}"
     assert executed.plots == 1

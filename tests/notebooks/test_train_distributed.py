@@ -35,7 +35,7 @@ def processes_in(folder: Path) -> list[str]:
 def folder(tmp_path_factory):
     """Where the notebook ran."""
     folder = tmp_path_factory.mktemp("notebook")
-    words = [sys.executable, str(Path(__file__).with_name("execute.py"))]
+    words = [sys.executable, str(ROOT / "notebooks/execute.py")]
     words += [str(ROOT / "notebooks/train_distributed.ipynb"), str(folder), "recipe_epochs=5"]
     done = subprocess.run(
         [*ALONE, "bash", "-c", 'ip link set lo up; exec "$@"', "bash", *words],

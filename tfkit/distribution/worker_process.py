@@ -120,7 +120,7 @@ class Screen:
                 self._reported = time.monotonic()
                 self.report(f"Step {beat.step} of {beat.steps or 'an unknown number'}. {beat.text}")
             return
-        from tqdm.auto import tqdm
+        from tqdm import tqdm
 
         with self._lock, contextlib.suppress(OSError, ValueError):
             if self._bar is None:

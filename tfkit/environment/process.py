@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 import contextlib
 import ctypes
 import os
@@ -55,7 +54,7 @@ def usable_cores() -> list[int]:
 
 
 def watched(stream: TextIO | None = None) -> bool:
-    """Return whether somebody sees progress as it happens: in a terminal or a notebook, not in a file or a pipe.
+    """Return whether somebody sees progress as it happens: in a terminal, not in a file, a pipe or a notebook.
 
     Args:
       stream: where it would be drawn; None: stderr.
@@ -63,7 +62,7 @@ def watched(stream: TextIO | None = None) -> bool:
     stream = stream or sys.stderr
     if _muted or stream is None:
         return False
-    return hasattr(builtins, "__IPYTHON__") or stream.isatty()
+    return stream.isatty()
 
 
 def counted(count: int, noun: str) -> str:

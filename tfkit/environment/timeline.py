@@ -9,9 +9,9 @@
             ...
     times.metrics()                                         # {"time/features_seconds": 6.2, ...}
 
-In a terminal one line is rewritten by tqdm, and in a notebook a bar where something is counted. Everywhere else, in a
-log, a line is written to stderr whenever nothing was said for `EVERY` seconds. A thread does both; for native code that
-keeps Python's lock, `doing_locked`. Of several workers the chief alone speaks, and nobody does while `process.muted`.
+In a terminal one line is rewritten by tqdm. Everywhere else, in a log or a notebook, a line is written to stderr
+whenever nothing was said for `EVERY` seconds. A thread does both; for native code that keeps Python's lock,
+`doing_locked`. Of several workers the chief alone speaks, and nobody does while `process.muted`.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class Activity:
     def draw(self) -> bool:
         """Draw it in a terminal; returns whether somebody sees how far it is."""
         if not sys.stderr.isatty():
-            return self.is_said_elsewhere or self._bar is not None  # a notebook draws it as it counts
+            return self.is_said_elsewhere or self._bar is not None
         if time.monotonic() - self.began > _DRAWN:
             if self._bar is None and self._counted_from is None:
                 self._bar = _tqdm(desc=self.text, bar_format="{desc}: {elapsed}", leave=False)
@@ -109,7 +109,7 @@ class Activity:
 
 
 def _tqdm(**options: Any) -> Any:
-    from tqdm.auto import tqdm
+    from tqdm import tqdm
 
     return tqdm(**options, dynamic_ncols=True)
 

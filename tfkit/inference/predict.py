@@ -23,7 +23,7 @@ from typing import Any
 import joblib
 import numpy as np
 import pandas as pd
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from tfkit.calibration import prediction_sets
 from tfkit.data.image_files import Unreadable, decode_image

@@ -8,8 +8,10 @@ from __future__ import annotations
 import contextlib
 import io
 import math
+import os
 import re
 import shlex
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -363,11 +365,16 @@ def notebook(run: Run | str | Path, *others: Run | str | Path) -> None:
     for one in (run, *others):
         path = one.path if isinstance(one, Run) else Path(one)
         logdir = (path / "logs" if (path / "logs").is_dir() else path).resolve()
-        if not any(logdir.rglob("*tfevents*")):
+        # An index has points for the Projector, and no events.
+        if not any([*logdir.rglob("*tfevents*"), *logdir.glob("projector_config.pbtxt")]):
             raise RunError(f"{path} holds no TensorBoard logs (no event file below {logdir}).")
         logdirs[path.resolve().name] = logdir
     from tensorboard import notebook as cell
 
+    if (program := Path(sys.executable).with_name("tensorboard")).is_file():
+        os.environ.setdefault(
+            "TENSORBOARD_BINARY", str(program)
+        )  # a notebook's PATH may have no, or another one
     spec = ",".join(f"{name}:{logdir}" for name, logdir in logdirs.items())
     words = ["--logdir", str(*logdirs.values())] if len(logdirs) == 1 else ["--logdir_spec", spec]
     cell.start(shlex.join([*words, "--host", "localhost", "--port", "0"]))

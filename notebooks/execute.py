@@ -9,21 +9,22 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import nbformat
 from nbclient import NotebookClient
 
 
 def main(path: str, folder: str, *settings: str) -> None:
+    """Run a notebook with these settings, and end what it leaves behind."""
     try:
         execute(path, folder, dict(setting.split("=") for setting in settings))
     finally:
         end_tensorboards()
 
 
-def execute(path: str, folder: str, settings: Mapping[str, object]) -> list[nbformat.NotebookNode]:
-    """Run a notebook's cells in a folder, with other values of its settings, and write it there; what they showed."""
+def execute(path: str, folder: str, settings: Mapping[str, object]) -> nbformat.NotebookNode:
+    """Run a notebook's cells in a folder, with other values of its settings, and write it there; returns it."""
     notebook = nbformat.read(path, as_version=4)
     (cell,) = (cell for cell in notebook.cells if cell.source.startswith("#@title Settings"))
     for name, value in settings.items():
@@ -32,18 +33,28 @@ def execute(path: str, folder: str, settings: Mapping[str, object]) -> list[nbfo
         )
         assert count == 1, name
     try:
-        NotebookClient(notebook, timeout=600, resources={"metadata": {"path": folder}}).execute()
+        run(notebook, folder)
     finally:
         nbformat.write(notebook, f"{folder}/executed.ipynb")
-    return [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    return notebook
 
 
-def end_tensorboards() -> None:
-    """%tensorboard leaves a server behind, on purpose, and a note in TMPDIR, which is this run's alone."""
+def run(notebook: nbformat.NotebookNode, folder: str) -> None:
+    """Run a notebook's cells in a folder; it holds what they showed."""
+    NotebookClient(notebook, timeout=600, resources={"metadata": {"path": folder}}).execute()
+
+
+def tensorboards() -> set[int]:
+    """Return the process ids of the TensorBoards that notes in TMPDIR tell of."""
     from tensorboard import manager
 
-    for info in manager.get_all():
-        os.kill(info.pid, signal.SIGTERM)
+    return {info.pid for info in manager.get_all()}
+
+
+def end_tensorboards(others: Collection[int] = ()) -> None:
+    """End the servers that `tensorboard.notebook` leaves behind, on purpose, and not the others."""
+    for pid in tensorboards().difference(others):
+        os.kill(pid, signal.SIGTERM)
 
 
 if __name__ == "__main__":
