@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from tfkit.environment.stack import keras, tf
 
 SUM_TOLERANCE = 1e-3
+TIE = 0.01
+"""Classes whose probabilities differ by this share, or less, are as probable: of a model that has hardly learned."""
 SMALLEST_PROBABILITY = float(np.finfo(np.float32).eps)
 SMALLEST_NORMAL = float(np.finfo(np.float32).tiny)
 TOP = 5
@@ -94,8 +96,10 @@ class Evaluation:
         return np.eye(len(self.class_names), dtype=bool)[self.labels]
 
     def agreement(self, probabilities: np.ndarray) -> float:
-        """Return the share of examples that get the same answer by other probabilities [n, c]."""
-        return float(np.mean(probabilities.argmax(axis=1) == self.predicted))
+        """Return the share of examples that get the same answer by other probabilities [n, c], or one as probable."""
+        answers = np.stack([self.predicted, probabilities.argmax(axis=1)], axis=1)
+        here, there = np.take_along_axis(self.probabilities, answers, axis=1).T
+        return float(np.mean(there >= (1 - TIE) * here))
 
     @property
     def score(self) -> float:
