@@ -143,15 +143,22 @@ def serve(number: int) -> None:
         reader, writer = os.pipe()
         if (middle := os.fork()) == 0:
             me = os.getpid()
-            if child := os.fork():
-                os.write(writer, child.to_bytes(8, "big"))
+            if os.fork():
                 os._exit(0)
             while os.getppid() == me:
                 time.sleep(0.001)
+            # Before anybody knows its number: who asks for its group, and kills that, must not hit the server's.
+            if request.pop("new_session"):
+                os.setsid()
+            elif (group := request["process_group"]) >= 0:
+                os.setpgid(0, group)
+            del request["process_group"]
+            os.write(writer, os.getpid().to_bytes(8, "big"))
             break
         os.waitpid(middle, 0)
+        os.close(writer)
         connection.sendall(os.read(reader, 8))
-        for file in (*files, reader, writer):
+        for file in (*files, reader):
             os.close(file)
     connection.close()
     os.close(reader)
@@ -164,8 +171,6 @@ def _become(
     words: list[str],
     cwd: str,
     environment: dict[str, str],
-    new_session: bool,
-    process_group: int,
     files: list[int],
 ) -> None:
     """Set what the system and the interpreter set as a process begins, and run its program."""
@@ -177,10 +182,6 @@ def _become(
         os.close(file)
     sys.stdout.reconfigure(line_buffering=os.isatty(1))
     tempfile.tempdir = None  # TMPDIR may be another one
-    if new_session:
-        os.setsid()
-    elif process_group >= 0:
-        os.setpgid(0, process_group)
     of_server = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     os.environ.clear()
     os.environ.update(environment)

@@ -113,3 +113,13 @@ def test_another_environment_at_the_start_gives_a_plain_process():
         words, environment = [sys.executable, "-c", program], {**os.environ, name: value}
         done = forked.run(words, env=environment, capture_output=True, text=True, check=True)
         assert done.stdout.startswith("False"), name
+
+
+def test_its_session_is_its_own_as_soon_as_its_number_is_known():
+    """Jupyter asks for a kernel's group at once, and may kill that group later."""
+    for _ in range(5):
+        with forked.Popen(
+            [sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True
+        ) as process:
+            assert os.getpgid(process.pid) == process.pid
+            process.kill()

@@ -54,7 +54,7 @@ ELSEWHERE = {
     "srun": "tests/distribution/test_slurm.py",
     "--engine ray": "tests/distribution/test_ray_engine.py",
     "tfkit doctor": "tests/environment/test_doctor.py",
-    "benchmarks/": "takes from 3 to 60 minutes",
+    "-m benchmarks.": "takes from 3 to 60 minutes",
     "pip install": "needs an empty environment",
     ".ci/run": "it runs this",
     "git clone": "needs the published repository",

@@ -12,6 +12,7 @@ import csv
 import itertools
 import sys
 from pathlib import Path
+from typing import Any
 
 from recipes import train_distributed, train_private, transfer_text
 from tfkit.distribution.strategies import logical_cpus
@@ -81,7 +82,9 @@ def train(medium: str, regime: str, *, strategy: str, folder: Path) -> Run:
     }
     texts = {"data_file": folder / "texts.csv", "model_handle": "light"}
     if regime == "private":
-        more = {"image": images, "labels": table, "text": {**texts, "max_length": 16}}[medium]
+        more: Any = {"image": images, "labels": table, "text": {**texts, "max_length": 16}}[medium]
+        if medium == "image":
+            more = {**more, "model_handle": "efficientnet-lite0"}  # scattering has no int8 form
         return train_private.run(train_private.Config(**where, **private, **more))
     if medium != "text":
         data = images if medium == "image" else table
