@@ -70,8 +70,9 @@ ELSEWHERE = {
 FEWER = {
     "recipes.transfer_image": ("--image-size=48", "--epochs=5", "--fine-tune-epochs=0"),
     "recipes.transfer_text": ("--epochs=5",),
-    "recipes.train_private --target-epsilon 3": ("--image-size=48",),
-    "recipes.train_distributed --strategy mirrored --logical-cpus 2 --epochs 2": ("--image-size=32",),
+    "recipes.train_distributed --strategy mirrored --logical-cpus 2 --epochs 2 --run-dir runs/rehearsal": (
+        "--image-size=32",
+    ),
 }
 # TensorFlow's port is open to every interface, and asks nobody who they are.
 ALONE = f"unshare {'' if os.getuid() == 0 else '-r'} -n bash -c "
