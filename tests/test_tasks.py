@@ -100,8 +100,8 @@ def test_what_is_most_wrong():
         [[1, 0, 0], [0, 1, 0], [0, 0, 1]], [[0.9, 0.1, 0.97], [0.1, 0.9, 0.1], [0.4, 0.1, 0.3]]
     )
     assert measured.worst(9).tolist() == [0, 2]
-    assert measured.mistake(0) == "prime: no → yes (97 %)"
-    assert measured.mistake(2) == "prime: yes → no (30 %)"
+    assert measured.mistake(0) == "prime: no, predicted yes (0.97)"
+    assert measured.mistake(2) == "prime: yes, predicted no (0.30)"
     assert measured.shown_class(np.array([0, 2])).tolist() == [2, 2]
 
 

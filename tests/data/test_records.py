@@ -100,7 +100,7 @@ def test_images_of_records_are_what_their_files_are(photos, tmp_path):
     by_folder = load_images(photos, image_size=24)
     assert splits.class_names == by_folder.class_names
     assert len(splits.source.labels) == len(paths) == len({path.read_bytes() for path in paths})
-    assert "1 images repeat" in " ".join(splits.notes)
+    assert "repeated images, which count once: 1." in " ".join(splits.notes)
 
     def contents(of):
         labels = [of.class_names[label] for label in of.source.labels]

@@ -117,7 +117,10 @@ def test_files_put_together(tmp_path):
 
 def test_what_cannot_be_decoded_is_said(tmp_path):
     (tmp_path / "b.csv").write_text(f"text,label\n{lines(40)}Gr\ufffdße,a\n", encoding="utf-8")
-    assert any(note.startswith("1 texts hold \ufffd") for note in load_texts(tmp_path / "b.csv").notes)
+    assert any(
+        note.startswith("Texts with \ufffd") and "1. Check" in note
+        for note in load_texts(tmp_path / "b.csv").notes
+    )
     broken = f"text,label\n{lines(20_000)}".encode() + lines(9000).encode("utf-16-le")
     (tmp_path / "c.csv").write_bytes(broken)
     with pytest.raises(DataError, match="no longer from about byte"):

@@ -222,7 +222,7 @@ def test_features_of_texts_are_the_encoders(engine):
     assert extraction.engine == ("litert" if engine == "auto" else "tensorflow")
     np.testing.assert_allclose(rows_of(extraction), encoder.layer()(tf.constant(texts)), atol=1e-4)
     assert extraction.cut == 2
-    assert "2 texts (16.7%) are longer than the encoder takes" in extraction.summary
+    assert "Texts longer than a window: 2 (16.7%), cut off." in extraction.summary
     again = extract(encoder, splits_of(texts), engine=engine)
     assert again.reused
     assert again.cut == 2
