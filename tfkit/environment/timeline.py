@@ -342,7 +342,9 @@ class Timeline(contextlib.AbstractContextManager["Timeline"]):
 
     def look(self) -> None:
         """Take note of the memory that this process has now."""
-        self._seen = max(self._seen, _memory()[0])
+        at, memory = self._at, _memory()[0]
+        if at == self._at:  # no stage ended meanwhile, in another thread
+            self._seen = max(self._seen, memory)
 
     def _book(self, name: str) -> None:
         """Book what was used since the last call."""
