@@ -121,7 +121,8 @@ class KeptWeights(keras.callbacks.Callback):
     def given_up(self) -> str:
         """Return why training was given up, as a part of a sentence; empty where it was not."""
         worse = self.state.get("worse", [])
-        if len(worse) < 2:
+        # A high learning rate makes a model worse at first: what is on its way back goes on.
+        if len(worse) < 2 or worse[-1] < worse[-2]:
             return ""
         return (
             f"the losses {worse[-2]:.4f} and {worse[-1]:.4f} are clearly worse, being above {self._limit:.4f}"
