@@ -63,6 +63,7 @@ ELSEWHERE = {
     "tfds:": "needs a network",
     "tfkit export runs/photos browser": "tests/exporting/test_browser.py",
     "tensorboard.notebook(": "tests/notebooks/test_one_process.py",
+    "notebooks.make": "tests/notebooks/test_family.py",  # it writes into the repository
     "--cluster slurm": "tests/distribution/test_slurm.py",
 }
 # What takes minutes on the embedded data is done with smaller images or fewer epochs; on the user's own few images and

@@ -42,7 +42,7 @@ class ValueEvaluation(Evaluation):
       ...     class_names=["age"],
       ... )
       >>> round(ages.metrics()["test/mae"], 3), ages.covered(0.9), ages.mistake(2)
-      (7.667, 2, '70 → 50 (45.1 to 54.9)')
+      (7.667, 2, '70, predicted 50 (45.1 to 54.9)')
     """
 
     quantiles: Any = (1.6449, 1.96)

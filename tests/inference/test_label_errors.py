@@ -80,7 +80,7 @@ def test_the_files_of_a_run_that_are_in_a_wrong_folder(flipped_photos, tmp_path,
     assert printed.count(", rather ") == 3
     pd.testing.assert_frame_equal(pd.read_csv(table), found, check_dtype=False)
     monkeypatch.chdir(tmp_path)
-    page = (Path(__file__).parents[2] / "docs" / "explain.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "manual" / "how-to" / "explain.md").read_text()
     programs = [one for one in re.findall(r"```python\n(.*?)```", page, re.S) if "label_errors(" in one]
     assert len(programs) == 2
     for program in programs:

@@ -87,7 +87,7 @@ def test_it_acts_better_than_by_chance(folder):
     with pytest.raises(RunError, match="no classifier"):
         run.predict(np.zeros([1, 4]))
     page = (run.path / "report.html").read_text()
-    assert "acts in CartPole-v1" in page
+    assert "A policy for CartPole-v1" in page
     assert 'alt="return over the epochs' in page
     assert run.versions["packages"]["tf-agents"] == "0.19.0"
 

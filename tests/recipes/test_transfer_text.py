@@ -74,7 +74,7 @@ def test_the_run_folder_holds_all_that_is_promised(finished):
     assert metrics["test/examples/en"] + metrics["test/examples/de"] == metrics["test/examples"]
     assert list(finished.history["stage"].unique()) == ["head", "fine_tune"]
     page = (finished.path / "report.html").read_text()
-    assert ("simple baseline" in page, "Languages" in page, HOSTILE in page) == (True, True, False)
+    assert ("of a baseline (TF-IDF" in page, "Languages" in page, HOSTILE in page) == (True, True, False)
     assert (finished.path / "saved_model/assets/vocab.txt").read_text(encoding="utf-8").startswith("[PAD]\n")
     assert {path.name for path in finished.logdir.iterdir()} >= {"texts", "test", "projector"}
 

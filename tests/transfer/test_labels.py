@@ -75,7 +75,7 @@ def test_a_table_becomes_a_run(run):
     assert examples.sample_labels.shape[1:] == (3,)
     assert run.provenance["data"]["sizes"]["test"] == len(measured.labels)
     assert "micro F1" in (run.path / "report.html").read_text()
-    assert "| class | trained on | tested on | f1 |" in (run.path / "model_card.md").read_text()
+    assert "| label | train | test | f1 |" in (run.path / "model_card.md").read_text()
     assert f"micro_f1 {run.metrics['test/micro_f1']:.4g}" in repr(run)
 
 
