@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from tfkit import cli
 from tfkit.run import AUDIT, Run
-from tfkit.settings.options import AuditConfig
+from tfkit.settings.jobs import AuditConfig
 
 
 @dataclass(frozen=True, kw_only=True)

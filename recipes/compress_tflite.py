@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from tfkit import cli
 from tfkit.run import LABELS, TFLITE, VARIANTS, Run
-from tfkit.settings.options import CompressConfig
+from tfkit.settings.jobs import CompressConfig
 
 
 @dataclass(frozen=True, kw_only=True)

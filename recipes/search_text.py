@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from tfkit import cli
 from tfkit.run import HITS, INDEX, Run
-from tfkit.settings.options import SearchConfig
+from tfkit.settings.jobs import SearchConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from tfkit import cli
 from tfkit.run import POLICY, Run
-from tfkit.settings.options import AgentConfig
+from tfkit.settings.jobs import AgentConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,23 +11,24 @@ import subprocess
 import sys
 import types
 import typing
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from tfkit.auditing.audit import audit
 from tfkit.compression.compress import compress
 from tfkit.searching.search import search
-from tfkit.settings import options
+from tfkit.settings import jobs, options
 from tfkit.transfer.train import RECIPES, train
 from tfkit.tuning.tune import tune
 
 STUB = Path(options.__file__).with_name("keywords.py")
 VERBS = {
     "Train": (train, tuple(RECIPES.values())),
-    "Tune": (tune, (options.TuneConfig, *RECIPES.values())),
-    "Search": (search, (options.SearchConfig,)),
-    "Compress": (compress, (options.CompressConfig,)),
-    "Audit": (audit, (options.AuditConfig,)),
+    "Tune": (tune, (jobs.TuneConfig,)),
+    "Search": (search, (jobs.SearchConfig,)),
+    "Compress": (compress, (jobs.CompressConfig,)),
+    "Audit": (audit, (jobs.AuditConfig,)),
 }
 NOT_OF_CALLS = ("json", "quiet", "debug")
 HEAD = '''"""The keyword arguments of tfkit's verbs, made of the settings: `uv run python -m tests.keywords --write`."""
@@ -59,10 +60,20 @@ def _typed_dict(name: str, function: Any, classes: tuple[type[Any], ...]) -> str
             if field.name not in (*NOT_OF_CALLS, *own):
                 several = keywords.setdefault(field.name, {})  # recipes differ: one may have a default
                 several |= dict.fromkeys(_type(hints[field.name]).split(" | "))
+    base = "TypedDict, total=False"
+    if name == "Tune":  # it takes what training takes
+        base = "TrainKeywords, total=False"
+        keywords = {
+            keyword: hints for keyword, hints in keywords.items() if keyword not in _names(RECIPES.values())
+        }
     lines = ""
     for keyword, hints in keywords.items():
         lines += f"    {keyword}: {' | '.join(sorted(hints, key=lambda hint: hint == 'None'))}\n"
-    return f'\nclass {name}Keywords(TypedDict, total=False):\n    """Of tfkit.{name.lower()}."""\n\n{lines}'
+    return f'\nclass {name}Keywords({base}):\n    """Of tfkit.{name.lower()}."""\n\n{lines}'
+
+
+def _names(classes: Iterable[type[Any]]) -> set[str]:
+    return {field.name for one in classes for field in dataclasses.fields(one)}
 
 
 def _type(hint: Any) -> str:

@@ -24,7 +24,7 @@ from tfkit.environment.timeline import stage
 from tfkit.errors import CheckError, ConfigError
 from tfkit.reporting.tensorboard import event_writer
 from tfkit.run import POLICY, TFLITE, Run
-from tfkit.settings.options import AgentConfig
+from tfkit.settings.jobs import AgentConfig
 from tfkit.settings.parse import as_dict, run_dir
 
 EPISODES, VALIDATION_EPISODES, ROUND, STATES = 100, 10, 1000, 500

@@ -348,7 +348,7 @@ class _Worker:
 
 
 class Number:
-    """How a tensor of a model stands for real numbers: as they are, or as (number - zero point) * scale.
+    """A mapping from the numbers of a tensor to real ones: as they are, or as (number - zero point) * scale.
 
     Args:
       details: of the tensor, as the stock interpreter gives them.

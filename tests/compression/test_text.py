@@ -23,7 +23,7 @@ from tfkit.errors import RunError, UsageError
 from tfkit.metrics import Evaluation
 from tfkit.reporting.examples import load, save
 from tfkit.run import EVALUATION, SAVED_MODEL, TFLITE, VARIANTS, Run
-from tfkit.settings.options import CompressConfig
+from tfkit.settings.jobs import CompressConfig
 from tfkit.text.tokenizers import WordPiece, build_vocabulary
 from tfkit.training import export
 from tfkit.transfer.models import light, plain_top

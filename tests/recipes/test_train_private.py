@@ -87,7 +87,7 @@ def test_nothing_of_the_examples_is_in_the_folder_after_training_and_audit(finis
     measured, pictures = load(finished.path / "evaluation.npz")
     assert (measured.names[0], pictures) == ("test/0", None)
     assert "data:image/png" not in (finished.path / "report.html").read_text()
-    assert not (finished.logdir / "images").exists()
+    assert not [*finished.logdir.glob("*.samples"), *finished.logdir.glob("*.worst*")]
     counts = {*splits.counts["train"].values(), *planted.EACH.values(), len(splits.source.labels)}
     assert [found for found in planted.numbers(finished.path) if found[1] in counts] == []
 

@@ -152,7 +152,7 @@ def test_killed_and_started_again_it_ends_as_if_nothing_had_been(finished, tmp_p
     From nothing but config.yaml, in another folder: it replays a run to the last digit.
     """
     arguments = ["--config", str(finished.path / "config.yaml"), "--run-dir", str(tmp_path / "run")]
-    head, fine_tune = tmp_path / "run/backup/head/00000001", tmp_path / "run/logs/graph/fine_tune"
+    head, fine_tune = tmp_path / "run/backup/head/00000001", tmp_path / "run/backup/fine_tune/00000001"
     assert stopped(subprocess.Popen, arguments, head, by=signal.SIGINT) == 3
     assert stopped(forked.Popen, arguments, fine_tune, by=signal.SIGKILL) == -9
     assert not Run.open(tmp_path / "run").finished

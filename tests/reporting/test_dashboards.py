@@ -74,7 +74,7 @@ SHOWN = {
     "timeseries": ["epoch_loss", "epoch_accuracy"],
     "scalars": ["epoch_loss", "epoch_epsilon", "epoch_learning_rate"],
     "custom_scalars": ["Training", "learning rate", "Privacy", "epsilon spent", "Sparsity", "Speed"],
-    "images": ["tag: confusion", "tag: roc", "samples"],
+    "images": ["tag: test/confusion", "tag: test/roc", "samples"],
     "graphs": ["Main Graph"],
     "distributions": ["tag: prune_low_magnitude_hidden/kernel"],
     "histograms": ["tag: prune_low_magnitude_hidden/kernel"],

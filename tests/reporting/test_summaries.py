@@ -30,8 +30,8 @@ def test_images_are_shown_as_they_are_and_once(images, tmp_path, read):
     write_images(tmp_path, "samples", red, captions=["<b>", "$x_1$ 100 %", "中"])
     write_images(tmp_path, "worst mistakes", images[:1])
     multiplexer = read(tmp_path)
-    assert set(multiplexer.Runs()["images"]["tensors"]) == {"samples", "worst mistakes"}
-    pixels = picture(multiplexer, "images", "samples")
+    assert set(multiplexer.Runs()["."]["tensors"]) == {"samples", "worst mistakes"}
+    pixels = picture(multiplexer, ".", "samples")
     shown = (pixels == [200, 0, 0]).all(axis=-1)
     # Three squares beside each other fill about a quarter of the whole; the captions stand above them.
     assert 0.2 < shown.mean() < 0.95
@@ -43,7 +43,7 @@ def test_captions_are_drawn_and_never_read_as_formulas(images, tmp_path, read):
 
     def drawn(caption):
         write_images(tmp_path, "samples", images[:1], captions=[caption])
-        return picture(read(tmp_path), "images", "samples")
+        return picture(read(tmp_path), ".", "samples")
 
     hostile = [drawn("$\\frac{broken$"), drawn("$$"), drawn("bell\x07 \udcff")]
     for pixels in hostile:
@@ -52,7 +52,7 @@ def test_captions_are_drawn_and_never_read_as_formulas(images, tmp_path, read):
 
 def test_no_mistakes_is_no_picture(tmp_path, read):
     write_images(tmp_path, "worst", np.zeros((0, 8, 8, 3), np.uint8), captions=[])
-    assert read(tmp_path).Runs()["images"]["tensors"] == []
+    assert read(tmp_path).Runs()["."]["tensors"] == []
 
 
 def test_confused_pairs_are_the_matrix_without_its_diagonal(evaluation):
@@ -69,17 +69,17 @@ def test_pr_curves_are_the_evaluations(evaluation, tmp_path, read):
     write_evaluation(tmp_path, evaluation)
     write_evaluation(tmp_path, evaluation)
     multiplexer = read(tmp_path)
-    assert set(multiplexer.PluginRunToTagToContent(pr_metadata.PLUGIN_NAME)) == {"test"}
-    tags = multiplexer.PluginRunToTagToContent(pr_metadata.PLUGIN_NAME)["test"]
+    assert set(multiplexer.PluginRunToTagToContent(pr_metadata.PLUGIN_NAME)) == {"."}
+    tags = multiplexer.PluginRunToTagToContent(pr_metadata.PLUGIN_NAME)["."]
     assert len(tags) == 11
     assert all(tag.count("/") == 2 for tag in tags)
-    (event,) = multiplexer.Tensors("test", "pr/8 中文/pr_curves")
+    (event,) = multiplexer.Tensors(".", "pr/8 中文/pr_curves")
     _, _, _, _, precision, recall = tensor_util.make_ndarray(event.tensor_proto)
     for place in (20, 100, 180):
         predicted = evaluation.probabilities[:, 8] >= place / 200
         assert precision[place] == pytest.approx(precision_score(evaluation.labels == 8, predicted))
         assert recall[place] == pytest.approx(recall_score(evaluation.labels == 8, predicted))
-    assert multiplexer.SummaryMetadata("test", "pr/2 <b>two<∕b>/pr_curves").display_name == "<b>two</b>"
+    assert multiplexer.SummaryMetadata(".", "pr/2 <b>two<∕b>/pr_curves").display_name == "<b>two</b>"
 
 
 def test_hparams_are_at_the_root_with_their_metrics(tmp_path, read):
@@ -94,9 +94,9 @@ def test_hparams_are_at_the_root_with_their_metrics(tmp_path, read):
     assert found == config
     asked = hparams_metadata.parse_experiment_plugin_data(contents["_hparams_/experiment"])
     metrics = [info.name.tag for info in asked.metric_infos]
-    assert metrics[:2] == ["test/accuracy", "best/val_accuracy"]
-    assert metrics[-1] == "test/loss"
-    (event,) = multiplexer.Tensors("run", "test/accuracy")
+    assert metrics[:2] == ["results/test/accuracy", "results/best/val_accuracy"]
+    assert metrics[-1] == "results/test/loss"
+    (event,) = multiplexer.Tensors("run", "results/test/accuracy")
     assert tensor_util.make_ndarray(event.tensor_proto) == np.float32(0.97)
 
 

@@ -24,7 +24,7 @@ from tfkit.errors import ConfigError, PrivacyError, RunError
 from tfkit.metrics import evaluate, to_probabilities
 from tfkit.reporting.examples import load
 from tfkit.run import CALIBRATION, EVALUATION, REPORT, Run
-from tfkit.settings.options import CompressConfig
+from tfkit.settings.jobs import CompressConfig
 from tfkit.training import export
 from tfkit.transfer import models
 
@@ -89,10 +89,11 @@ def test_report_card_and_tensorboard_show_it(run):
     )
     assert f"It was {content['ece_before']:.3f} without the temperature" in card
     assert f"| 0.95 | {100 * content['coverage']['0.95']['measured']:.1f} % |" in card
-    events = [event for path in (run.logdir / "test").glob("*tfevents*") for event in _events(path)]
+    events = [event for path in run.logdir.glob("*tfevents*") for event in _events(path)]
     shown = {value.tag for event in events for value in event.summary.value}
-    assert {"reliability", *(name for name in run.metrics if name.startswith("calibration/"))} <= shown
-    assert "calibration/ece_before" in shown
+    numbers = {f"results/{name}" for name in run.metrics if name.startswith("calibration/")}
+    assert {"test/reliability", *numbers} <= shown
+    assert "results/calibration/ece_before" in shown
 
 
 def _events(path):

@@ -26,7 +26,8 @@ from tfkit.metrics import evaluate
 from tfkit.privacy.ledger import check_data, is_private
 from tfkit.reporting.tensorboard import write_audit
 from tfkit.run import AUDIT, METRICS, PRIVACY, Run
-from tfkit.settings.options import AuditConfig, PrivateSettings, TextColumns
+from tfkit.settings.jobs import AuditConfig
+from tfkit.settings.options import PrivateSettings, TextColumns
 from tfkit.settings.parse import from_keywords
 from tfkit.tasks import refuse
 from tfkit.training.export import predict

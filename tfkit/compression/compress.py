@@ -27,7 +27,8 @@ from tfkit.environment.process import counted
 from tfkit.errors import CheckError, ConfigError, DataError, PrivacyError, RunError, TfkitError, UsageError
 from tfkit.privacy.ledger import check_data, is_private
 from tfkit.run import SAVED_MODEL, TFLITE, VARIANTS, Run
-from tfkit.settings.options import KERAS, CompressConfig, PrivateSettings, trained_variants
+from tfkit.settings.jobs import KERAS, CompressConfig, trained_variants
+from tfkit.settings.options import PrivateSettings
 from tfkit.settings.parse import as_dict, from_keywords, run_dir, takes_settings
 from tfkit.training import fit
 from tfkit.training.stage import Stage

@@ -226,7 +226,7 @@ def stage(name: str, text: str) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Usage:
-    """What a stage took.
+    """The time and memory that a stage took.
 
     Attributes:
       seconds: by the clock on the wall.

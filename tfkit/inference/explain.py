@@ -48,7 +48,7 @@ Answer = tuple[np.ndarray, dict[str, Any]]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Explanation:
-    """What spoke for a class in one image or text.
+    """The pixels or words that spoke for a class in one image or text.
 
     Attributes:
       name: of the file; "image 0", "text 0" of what is in memory.

@@ -2,15 +2,16 @@
 
     tensorboard --logdir runs/photos/logs
 
-Where things are, whatever the recipe: `train` and `validation` hold the scalars (and the trace of `--profile`), `graph`
-the models, `images`, `texts` and `test` the examples, curves and matrices, `lite` the variants of compress_tflite,
-`weights` the kernels of a model that is pruned; the root holds the hparams with the best, last and test numbers, the
-layout of the custom scalars, the privacy statement, and the Projector's points. `tensorboard --logdir runs` compares
-runs.
+A run of a recipe is three of TensorBoard's, whatever the recipe: `train` and `validation` hold the curves, `train` the
+graph of the model that was trained last (and the trace of `--profile`), and the root all that there is once: hparams,
+examples, matrices, the variants of compress_tflite, the kernels of a model that is pruned, the layout of the custom
+scalars, the privacy statement, and the Projector's points. `tensorboard --logdir runs` compares runs.
 """
 
 from __future__ import annotations
 
+import contextlib
+import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,12 +23,9 @@ from tensorboard.plugins.histogram.summary_v2 import histogram_pb
 from tensorboard.plugins.scalar.summary_v2 import scalar_pb
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-from tfkit.environment import cluster, files
+from tfkit.environment import cluster
 from tfkit.environment.stack import keras, tf
-from tfkit.reporting.tensorboard import SPARSITY, write_layout
-
-GRAPH = "graph"
-"""The folder of the models' graphs, below the logs."""
+from tfkit.reporting.tensorboard import SPARSITY, event_writer, write_layout
 
 FIRST_TRACED, LAST_TRACED = 10, 20
 """Steps of a training."""
@@ -106,13 +104,13 @@ class _EpochFiles(keras.callbacks.Callback):
 
 
 class Kernels(_EpochFiles):
-    """Write after each epoch a histogram of every kernel, and the share of zeros in all, under `weights`.
+    """Write after each epoch a histogram of every kernel, and the share of zeros in all.
 
     It comes after the callbacks that change weights at the end of an epoch.
     """
 
     def __init__(self, logdir: Path) -> None:
-        super().__init__(logdir, "weights")
+        super().__init__(logdir, ".")
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Write what the kernels are now."""
@@ -213,37 +211,40 @@ class EpochLog(_EpochFiles):
     but not where several processes train: tracing the model there sets up collectives, in this process alone.
     """
 
-    def __init__(self, logdir: Path, *, first_epoch: int, stage: str) -> None:
+    def __init__(self, logdir: Path, *, first_epoch: int) -> None:
         super().__init__(logdir, "train", "validation", first_epoch=first_epoch)
-        self._graph = logdir / GRAPH / stage
+        self._has_graph = False
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Write the epoch's numbers."""
         scalars: dict[str, list[Any]] = {"train": [], "validation": []}
-        for name, value in (logs or {}).items():
+        numbers = dict(logs or {})
+        # The rate of a private training is a thousand times that of fine-tuning; charts of several runs hold both.
+        if numbers.get("learning_rate", 0) > 0:
+            numbers["log10_learning_rate"] = math.log10(numbers["learning_rate"])
+        for name, value in numbers.items():
             split = "validation" if name.startswith("val_") else "train"
             scalars[split].append(scalar_pb(f"epoch_{name.removeprefix('val_')}", float(value)))
         for name, file in self._files.items():
             file.write(self._first_epoch + epoch, scalars[name])
-        if cluster.current().size == 1:
-            write_graph(self.model, self._graph)
+        if cluster.current().size == 1 and not self._has_graph:
+            self._has_graph = True
+            write_graph(self.model, self._logdir)
 
 
-def write_graph(model: keras.Model, folder: Path) -> None:
-    """Write the graph of a model that knows its inputs; one that is there already stays."""
-    spec = model.save_spec()
-    if folder.is_dir() or spec is None:
+def write_graph(model: keras.Model, logdir: Path) -> None:
+    """Write the graph of a model that knows its inputs, under `train`, in place of an earlier one."""
+    if (spec := model.save_spec()) is None:
         return
     arguments, keywords = spec
     forward = tf.function(model).get_concrete_function(*arguments, **{**keywords, "training": False})
-    with files.new_folder(folder) as new:
-        layers = keras.callbacks.TensorBoard(str(new), profile_batch=0)
-        layers.set_model(model)
-        layers.on_train_end()
-        # Beside the layers, where that callback puts them: one entry of the dashboard holds both.
-        with tf.summary.create_file_writer(str(new / "train")).as_default() as writer:
-            tf.summary.graph(forward.graph)
-            writer.close()
+    with event_writer(logdir / "train", kind="graph"):
+        tf.summary.graph(forward.graph)
+        # As Keras's TensorBoard callback does it, which writes into folders of its own. Subclassed models have no JSON.
+        with contextlib.suppress(NotImplementedError):
+            metadata = tf.compat.v1.SummaryMetadata()
+            metadata.plugin_data.plugin_name, metadata.plugin_data.content = "graph_keras_model", b"1"
+            tf.summary.write("keras", tf.constant(model.to_json()), step=0, metadata=metadata)
 
 
 def callbacks(
@@ -252,7 +253,6 @@ def callbacks(
     first_epoch: int = 0,
     steps_per_epoch: int,
     examples_per_epoch: int,
-    stage: str = "train",
     of_each: Callable[[float], Sequence[float]] | None = None,
     profile: bool = False,
 ) -> list[keras.callbacks.Callback]:
@@ -266,7 +266,6 @@ def callbacks(
       first_epoch: where epoch 0 of this stage stands on the axis: how many epochs earlier stages took.
       steps_per_epoch: batches in a training epoch.
       examples_per_epoch: examples in a training epoch.
-      stage: names the model's graph, which is written once, also when the stage is resumed.
       of_each: where several processes train: gives what each of them has, for this one's number. With it the examples
         per second of every worker are logged too.
       profile: whether to trace steps 10 to 20, unless an earlier stage of the run has been traced.
@@ -277,6 +276,6 @@ def callbacks(
     """
     return [
         Speed(examples_per_epoch / steps_per_epoch, of_each),
-        EpochLog(logdir, first_epoch=first_epoch, stage=stage),
+        EpochLog(logdir, first_epoch=first_epoch),
         *([Profile(logdir)] if profile else []),
     ]

@@ -95,12 +95,14 @@ def _write_sprite(path: Path, images: np.ndarray) -> tuple[int, int]:
 
 # What people compare runs by. Settings are sorted by name in the dashboard, numbers stand as they are written.
 FIRST_HPARAMS = (
-    "model_handle", "image_size", "learning_rate", "global_batch_size", "target_epsilon", "epochs",
+    "data", "model_handle", "image_size", "learning_rate", "global_batch_size", "target_epsilon", "epochs",
 )  # fmt: skip
 FIRST_METRICS = (
     "test/accuracy", "best/val_accuracy", "last/val_accuracy", "best/val_loss", "privacy/epsilon",
 )  # fmt: skip
 NOT_COMPARED = ("sha256", "strict")
+RESULTS = "results/"
+"""Before the tags of single numbers: one group of cards, after the curves, whose tags are sorted before it."""
 
 
 @contextlib.contextmanager
@@ -146,18 +148,18 @@ def write_images(
       captions: k of them: a class name, or "true → predicted (93 %)" as of `Evaluation.mistake`.
     """
     drawn = {name: figures.image_grid(images, captions)} if len(images) else {}
-    _write_figures(logdir / "images", name, drawn)
+    _write_figures(logdir, name, drawn)
 
 
 def write_audit(logdir: Path, attacks: Mapping[str, Mapping[str, Any]]) -> None:
-    """Write ROC and scores of all attackers, of audit.json, as pictures under `audit`."""
-    scores = {f"scores_{name}": figures.attack_scores(name, attack) for name, attack in attacks.items()}
-    _write_figures(logdir / "audit", "audit", {"roc": figures.attack_roc(attacks), **scores})
+    """Write ROC and scores of all attackers, of audit.json, as pictures."""
+    scores = {f"audit/scores_{name}": figures.attack_scores(name, attack) for name, attack in attacks.items()}
+    _write_figures(logdir, "audit", {"audit/roc": figures.attack_roc(attacks), **scores})
 
 
 def write_variants(logdir: Path, content: Mapping[str, Any]) -> None:
-    """Write a picture of the TFLite variants, of variants.json, under `lite`."""
-    _write_figures(logdir / "lite", "lite", {"pareto": figures.pareto(content)})
+    """Write a picture of the TFLite variants, of variants.json."""
+    _write_figures(logdir, "lite", {"lite/pareto": figures.pareto(content)})
 
 
 def write_evaluation(logdir: Path, evaluation: Evaluation) -> None:
@@ -173,8 +175,8 @@ def write_evaluation(logdir: Path, evaluation: Evaluation) -> None:
     """
     from tensorboard.plugins.pr_curve import summary
 
-    drawn = {name: getattr(figures, name)(evaluation) for name in evaluation.figures}
-    _write_figures(logdir / "test", "figures", drawn)
+    drawn = {f"test/{name}": getattr(figures, name)(evaluation) for name in evaluation.figures}
+    _write_figures(logdir, "figures", drawn)
     if not (truth := evaluation.truth).size:
         return  # of numbers there are no curves
     # TensorBoard sorts what it is given into 201 buckets from 0 to 1; rounding may have left 1.0000001.
@@ -185,7 +187,7 @@ def write_evaluation(logdir: Path, evaluation: Evaluation) -> None:
         # A slash in a tag would open a group of its own in the dashboard.
         tag = f"pr/{index} {name.replace('/', '∕')}"
         curves.append((tag, name, truth[:, index], probabilities[:, index]))
-    with event_writer(logdir / "test", kind="pr_curves") as tf:
+    with event_writer(logdir, kind="pr_curves") as tf:
         for tag, name, is_true, probability in curves:
             proto = summary.pb(tag, is_true, probability, 201, display_name=name)
             tf.summary.experimental.write_raw_pb(proto.SerializeToString(), step=0)
@@ -200,10 +202,10 @@ def write_calibration(logdir: Path, evaluation: Evaluation, *, numbers: Mapping[
       numbers: by their tags, `calibration/temperature` among them.
     """
     drawn = figures.reliability(evaluation, temperature=numbers["calibration/temperature"])
-    _write_figures(logdir / "test", "reliability", {"reliability": drawn})
-    with event_writer(logdir / "test", kind="calibration") as tf:
+    _write_figures(logdir, "reliability", {"test/reliability": drawn})
+    with event_writer(logdir, kind="calibration") as tf:
         for name, value in numbers.items():
-            tf.summary.scalar(name, value, step=0)
+            tf.summary.scalar(RESULTS + name, value, step=0)
 
 
 def write_hparams(logdir: Path, config: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
@@ -212,8 +214,8 @@ def write_hparams(logdir: Path, config: Mapping[str, Any], metrics: Mapping[str,
     Args:
       logdir: the folder of the whole run; they go to its root, where each run of `tensorboard --logdir runs`
         is one line of the table.
-      config: flat names to values; what is not a number, a truth value or a string is written as text, and what was
-        left out of the settings (None) is left out here.
+      config: flat names to values, and "data", the origin of the examples; what is not a number, a truth value or a
+        string is written as text, and what was left out of the settings (None) is left out here.
       metrics: flat names to numbers, such as "test/accuracy"; those of single classes ("test/recall/cat") and counts of
         examples ("data/...") would fill the table and are left out, as are CPU seconds and memory of stages.
     """
@@ -230,11 +232,14 @@ def write_hparams(logdir: Path, config: Mapping[str, Any], metrics: Mapping[str,
         # Of several runs the dashboard takes the columns of one: these are in all.
         api.hparams_config(
             hparams=[api.HParam(name) for name in dict.fromkeys((*FIRST_HPARAMS, *hparams))],
-            metrics=[api.Metric(name, display_name=name) for name in dict.fromkeys((*FIRST_METRICS, *shown))],
+            metrics=[
+                api.Metric(RESULTS + name, display_name=name)
+                for name in dict.fromkeys((*FIRST_METRICS, *shown))
+            ],
         )
         api.hparams(hparams, trial_id="/".join(logdir.absolute().parent.parts[-2:]))
         for name, value in shown.items():
-            tf.summary.scalar(name, value, step=0)
+            tf.summary.scalar(RESULTS + name, value, step=0)
 
 
 def best(history: DataFrame) -> dict[str, float]:
@@ -266,7 +271,7 @@ _CHARTS = {
         "loss": "epoch_loss",
         "accuracy": "epoch_(binary_)?accuracy",
         "error": "epoch_mean_absolute_error",
-        "learning rate": "epoch_learning_rate",
+        "learning rate (log10)": "epoch_log10_learning_rate",
     },
     "Privacy": {"epsilon spent": "epoch_epsilon", "length that gradients are cut to": "epoch_l2_norm_clip"},
     "Sparsity": {"share of zeros in the kernels": SPARSITY},
@@ -300,7 +305,8 @@ def write_layout(logdir: Path, measured: Iterable[str]) -> None:
 
 
 LONGEST = 300
-_MARKDOWN = str.maketrans({character: f"&#{ord(character)};" for character in "\\|`*_[]<>#~!$"})
+# What means something to TensorBoard's Markdown in a paragraph or a cell of a table.
+_MARKDOWN = str.maketrans({**{one: f"\\{one}" for one in "\\`*_[|"}, "<": "&lt;", "&": "&amp;"})
 
 
 def write_texts(logdir: Path, name: str, texts: Iterable[str], *, captions: Sequence[str]) -> None:
@@ -317,7 +323,7 @@ def write_texts(logdir: Path, name: str, texts: Iterable[str], *, captions: Sequ
         return printable(str(text)[: 2 * LONGEST], longest=LONGEST).translate(_MARKDOWN)
 
     rows = [f"| {cell(caption)} | {cell(text)} |" for caption, text in zip(captions, texts, strict=True)]
-    with event_writer(logdir / "texts", kind=name) as tf:
+    with event_writer(logdir, kind=name) as tf:
         if rows:
             tf.summary.text(name, "\n".join(["| class | text |", "| --- | --- |", *rows]), step=0)
 
@@ -341,7 +347,7 @@ def write_lengths(logdir: Path, name: str, lengths: np.ndarray) -> None:
       name: of the histogram.
       lengths: in tokens or characters, int [n].
     """
-    with event_writer(logdir / "texts", kind=name) as tf:
+    with event_writer(logdir, kind=name) as tf:
         tf.summary.histogram(name, lengths, step=0, buckets=min(50, max(1, int(np.ptp(lengths)))))
 
 

@@ -31,7 +31,8 @@ from tfkit.errors import DataError, HubError, RunError
 from tfkit.hub import Encoder, bundled
 from tfkit.hub.features import TextEngines, engines_of
 from tfkit.run import HITS, INDEX, REPORT, Run
-from tfkit.settings.options import EMBEDDED, ENCODER, SearchConfig
+from tfkit.settings.jobs import SearchConfig
+from tfkit.settings.options import EMBEDDED, ENCODER
 from tfkit.settings.parse import as_dict, from_keywords, run_dir, takes_settings
 from tfkit.text.tokenizers import WordPiece
 

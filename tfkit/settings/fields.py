@@ -21,7 +21,7 @@ from tfkit.errors import ConfigError
 
 @dataclass(frozen=True)
 class Pattern:
-    """What a string must match, and what that is in words: `name: Annotated[str, Pattern("[a-z]+", "of letters")]`."""
+    """A pattern of strings, and what it is in words: `name: Annotated[str, Pattern("[a-z]+", "of letters")]`."""
 
     expression: str
     meaning: str

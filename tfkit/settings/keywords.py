@@ -85,85 +85,14 @@ class TrainKeywords(TypedDict, total=False):
     optimizer: Literal["adam", "sgd"]
 
 
-class TuneKeywords(TypedDict, total=False):
+class TuneKeywords(TrainKeywords, total=False):
     """Of tfkit.tune."""
 
-    config: _Path | None
-    run_dir: _Path | None
-    overwrite: bool
-    seed: int
     trials: int
     minutes: float | None
     target: Literal["loss", "accuracy"]
     model_handles: Sequence[str]
     search_whole: bool
-    strategy: Literal[
-        "auto",
-        "one_device",
-        "mirrored",
-        "multi_worker_mirrored",
-        "central_storage",
-        "parameter_server",
-        "tpu",
-    ]
-    cluster: Literal["tf_config", "slurm"]
-    logical_cpus: int
-    backup_minutes: float
-    backup_steps: int | None
-    profile: bool
-    global_batch_size: int | None
-    batch_size_per_replica: int | None
-    learning_rate_scaling: Literal["linear", "sqrt", "none"]
-    warmup: float
-    patience: int
-    class_weights: Literal["auto", "always", "never"]
-    calibrate: bool
-    epochs: int | None
-    learning_rate: float | None
-    fine_tune_epochs: int | None
-    fine_tune_minutes: float | None
-    fine_tune_learning_rate: float
-    unfreeze: Literal["all", "staged"]
-    hidden: int | None
-    dropout: float | None
-    features: bool
-    data_dir: _Path | None
-    dataset: str
-    label_column: str | None
-    task: Literal["auto", "classes", "order", "labels", "value"]
-    class_order: Sequence[str]
-    label_range: Sequence[float] | None
-    strict: bool
-    model_handle: str
-    sha256: str | None
-    continue_from: _Path | None
-    data_file: _Path | None
-    image_column: str | None
-    input_range: Sequence[float] | None
-    image_size: int | None
-    pixel_range: Sequence[int] | None
-    augment: Literal["none", "light", "standard", "randaugment", "autoaugment", "autoaugment-cifar"]
-    text_column: str | None
-    preprocessor: str | None
-    max_length: int | None
-    language_column: str | None
-    windows: Literal["auto", "first", "all"]
-    words: Literal["auto", "yes", "no"]
-    layer_decay: float
-    target_epsilon: float | None
-    delta: float | None
-    noise_multiplier: float | None
-    l2_norm_clip: float | None
-    mean_budget: float | None
-    sampler: Literal["poisson", "shuffled"]
-    accountant: Literal["pld", "rdp"]
-    microbatch_size: int | None
-    adaptive_clip_quantile: float | None
-    expected_trials: int | None
-    engine: Literal["tfkit", "tensorflow_privacy"]
-    deterministic_noise: bool
-    diagnostics: bool
-    optimizer: Literal["adam", "sgd"]
 
 
 class SearchKeywords(TypedDict, total=False):

@@ -97,7 +97,7 @@ def classifier(
 
 
 class Frozen(NamedTuple):
-    """What stood still while the rest of a model was trained on what it gives.
+    """A part of a model that stood still while the rest was trained on what it gives.
 
     Attributes:
       output: of the frozen part, a Keras tensor [b, d] inside of the functional model.

@@ -198,7 +198,7 @@ def train(
     from tfkit import reporting
     from tfkit.distribution.replicas import Replicas, validation
     from tfkit.environment.stack import keras, tf
-    from tfkit.reporting.keras_callbacks import GRAPH, EpochLines, write_graph
+    from tfkit.reporting.keras_callbacks import EpochLines, write_graph
     from tfkit.training.checkpoint import Checkpoints, StepSeeds
     from tfkit.training.methods import PrivateTraining, StandardTraining
 
@@ -242,7 +242,6 @@ def train(
                 first_epoch=len(earlier),
                 steps_per_epoch=method.steps_per_epoch,
                 examples_per_epoch=len(splits.indices["train"]),
-                stage=stage.name,
                 of_each=cluster.of_each,
                 profile=stage.profile and run.is_chief,
             )
@@ -282,7 +281,7 @@ def train(
         model = make(build_model, splits)
         model.set_weights(weights)
         if cluster.workers > 1 and run.is_chief:
-            write_graph(model, run.logdir / GRAPH / stage.name)
+            write_graph(model, run.logdir)
     return Trained(
         model=model,
         rows=rows,

@@ -22,7 +22,7 @@ IMBALANCE = 3.0
 
 @dataclass(frozen=True, kw_only=True)
 class Cadence:
-    """When a training is saved: with epochs of milliseconds a checkpoint each would cost more than they do.
+    """The times at which a training is saved: a checkpoint an epoch would cost more than epochs of milliseconds do.
 
     Attributes:
       seconds: the longest time between checkpoints within an epoch; None: none are made there.

@@ -220,7 +220,7 @@ def _stored_features(
 
 
 class _Plan:
-    """How many epochs of fine-tuning there are: as asked, and where there is a budget as many as fit it.
+    """The number of epochs of fine-tuning: as asked, and where there is a budget as many as fit it.
 
     What a few steps take decides, once for a run and by its chief. It stands in config.yaml from then on, so that a run
     which goes on, or is begun again from that file, trains so many.

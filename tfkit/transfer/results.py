@@ -98,7 +98,7 @@ def conclude(
         tensorboard.write_evaluation(run.logdir, evaluation)
         history = run.history
         run.record(tensorboard.best(history))
-        tensorboard.write_hparams(run.logdir, run.config, run.metrics)
+        tensorboard.write_hparams(run.logdir, {**run.config, "data": splits.origin}, run.metrics)
         tensorboard.write_layout(run.logdir, map(str, history.columns))
         if statement := run.read(PRIVACY):
             tensorboard.write_statement(run.logdir, [statement["in_words"]])

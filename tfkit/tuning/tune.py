@@ -28,7 +28,8 @@ from tfkit.environment import cluster, files, packages, process
 from tfkit.environment.timeline import Timeline, stage
 from tfkit.errors import CheckError, ConfigError, StackError
 from tfkit.run import BACKUP, BEST, DATABASE, PRIVACY, TABLE, TRIALS, Run
-from tfkit.settings.options import PrivateSettings, TuneConfig
+from tfkit.settings.jobs import TuneConfig
+from tfkit.settings.options import PrivateSettings
 from tfkit.settings.parse import as_dict, from_keywords, run_dir, takes_settings
 from tfkit.transfer.train import RECIPES, job_of, load, train_classifier
 
