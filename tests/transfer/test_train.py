@@ -11,7 +11,8 @@ import recipes.train_private
 import tfkit
 from tfkit.errors import ConfigError, DataError, RunError
 from tfkit.run import Run
-from tfkit.transfer.train import RECIPES, _are_texts, settings_of
+from tfkit.settings.options import ImageSettings
+from tfkit.transfer.train import RECIPES, _are_texts, load, settings_of
 
 
 @pytest.fixture(scope="module")
@@ -97,3 +98,14 @@ def test_a_recipe_takes_what_the_call_takes():
         assert issubclass(module.Config, settings)
         assert len(inspect.getsource(module).splitlines()) <= 80
     assert recipes.train_private.Config().target_epsilon == 3
+
+
+def test_the_shares_of_the_splits_are_those_asked_for(photos):
+    _, splits = load(
+        ImageSettings(data_dir=photos, model_handle="cnn", validation_fraction=0.1, test_fraction=0.3)
+    )
+    count = sum(map(len, splits.indices.values()))
+    shares = {split: len(rows) / count for split, rows in splits.indices.items()}
+    assert shares == pytest.approx({"train": 0.6, "validation": 0.1, "test": 0.3}, abs=0.03)
+    with pytest.raises(ConfigError, match=r"--validation-fraction .*--test-fraction"):
+        ImageSettings(validation_fraction=0.4, test_fraction=0.4)

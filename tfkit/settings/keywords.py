@@ -52,6 +52,8 @@ class TrainKeywords(TypedDict, total=False):
     task: Literal["auto", "classes", "order", "labels", "value"]
     class_order: Sequence[str]
     label_range: Sequence[float] | None
+    validation_fraction: float
+    test_fraction: float
     strict: bool
     model_handle: str
     sha256: str | None

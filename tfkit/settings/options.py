@@ -133,6 +133,12 @@ class DataConfig(SourceConfig):
     """Of --task value in private training, which needs it: what the numbers lie between, known without the data.
     Numbers beyond are taken as its ends. Left out: what the training examples have."""
 
+    validation_fraction: Annotated[float, fields.Range(gt=0, lt=1)] = 0.15
+    """Share of each class that is held out for validation. Data with splits of their own keep them."""
+
+    test_fraction: Annotated[float, fields.Range(gt=0, lt=1)] = 0.15
+    """Share of each class that is held out for the test. Data with splits of their own keep them."""
+
     strict: bool = False
     """Make an example that cannot be read an error instead of skipping it."""
 
@@ -152,6 +158,11 @@ class DataConfig(SourceConfig):
         super().__post_init__()
         if self.label_range is not None and self.task != "value":
             raise ConfigError(f"--label-range is for --task value; the task is {self.task}.")
+        if self.validation_fraction + self.test_fraction > 0.7:
+            raise ConfigError(
+                f"--validation-fraction {self.validation_fraction:g} and --test-fraction {self.test_fraction:g} are"
+                " more than 0.7 together: too few examples would be left to train on."
+            )
         low, high = self.label_range or (0.0, 1.0)
         if not low < high:
             raise ConfigError(

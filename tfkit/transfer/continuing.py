@@ -23,7 +23,7 @@ from tfkit.transfer.models import CLASSIFIER
 
 MODEL = (
     "model_handle", "sha256", "preprocessor", "input_range", "image_size", "pixel_range", "max_length", "windows",
-    "seed", "task", "class_order", "label_range", "hidden",
+    "seed", "validation_fraction", "test_fraction", "task", "class_order", "label_range", "hidden",
 )  # fmt: skip
 DATA = ("data_dir", "data_file", "dataset", "text_column", "image_column", "label_column", "language_column")
 VOCABULARY, CONTINUED = "vocab.txt", "continued_from"

@@ -43,6 +43,9 @@ WORTH_WINDOWS, MEASURED, BYTES_A_PIECE = 0.05, 2000, 20
 """The share of longer texts from which on all windows are read, told by so many texts, by so many bytes for a piece."""
 
 
+READING = ("label_column", "task", "class_order", "validation_fraction", "test_fraction")
+"""Settings that the loaders take as they are."""
+
 RECIPES: dict[str, type[DataConfig]] = {
     "transfer_image": ImageSettings,
     "transfer_text": TextSettings,
@@ -185,7 +188,7 @@ def _load(config: Any, global_batch_size: int) -> tuple[Encoder | None, Splits]:
         from tfkit.data.splits import FULL_RANGE
 
     reading = {"global_batch_size": global_batch_size, "seed": config.seed, "strict": config.strict}
-    reading |= {name: getattr(config, name) for name in ("label_column", "task", "class_order")}
+    reading |= {name: getattr(config, name) for name in READING}
     source = config.data_file or config.data_dir or config.dataset
     private = isinstance(config, PrivateSettings)
     whole = not config.features if private else isinstance(config, WholeModelSettings)
