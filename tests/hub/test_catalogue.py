@@ -136,5 +136,5 @@ def test_the_table_is_whole():
         assert row.feature_size > 1
         assert row.licence
         assert (row.image_size is None) == (row.modality == "texts")
-        assert row.note.startswith("bundled") == (row.name in MODELS)
+        assert (row.handle == row.name) == (row.name in MODELS)
         assert row.preprocessor is None or row.preprocessor.startswith("https://")
