@@ -138,7 +138,9 @@ def _models(chosen: argparse.Namespace) -> int:
     rows = sorted(known_models(), key=lambda row: row.handle != row.name)
     for is_remote, of_kind in itertools.groupby(rows, key=lambda row: row.handle != row.name):
         print(
-            "\nDownloaded at first use; tests, which run offline, cover none of them:" if is_remote else "Bundled:"
+            "\nDownloaded at first use; tests, which run offline, cover none of them:"
+            if is_remote
+            else "Bundled:"
         )
         for row in of_kind:
             note, millions = (

@@ -65,6 +65,17 @@ def test_noise_is_dropped_and_news_is_not():
     assert python(code).stderr == f"{NEWS}\n{NOISE}"
 
 
+def test_a_line_of_a_worker_is_noise_by_the_same_patterns(monkeypatch):
+    rebatched = (
+        "W0000 00:00:1796004745.956191    9912 dataset.cc:997] Input of GeneratorDatasetOp::Dataset will not be"
+        " optimized because the dataset does not implement the AsGraphDefInternal() method."
+    )
+    assert process.is_noise(rebatched)
+    assert not process.is_noise("W0000 00:00:1796004745.956191 9912 dataset.cc:1] Something new")
+    monkeypatch.setenv("TFKIT_QUIET", "0")
+    assert not process.is_noise(rebatched)
+
+
 def test_the_filter_can_be_switched_off():
     assert python(in_quiet(NOISE), TFKIT_QUIET="0").stderr == f"{NOISE}\n"
 

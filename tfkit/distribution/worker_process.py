@@ -118,7 +118,9 @@ class Screen:
             # Before and after training the workers themselves say what they do.
             if beat.phase == "training" and time.monotonic() - self._reported > _REPORT_SECONDS:
                 self._reported = time.monotonic()
-                self.report(f"Step {beat.step} of {beat.steps or 'an unknown number'}. {beat.text}")
+                self.report(
+                    f"Training: step {beat.step} of {beat.steps or 'an unknown number'} ({beat.text})"
+                )
             return
         from tqdm import tqdm
 
@@ -221,7 +223,7 @@ class Worker:
                 line = data.rstrip(b"\r\n").rpartition(b"\r")[2].decode(errors="replace").lstrip("\b")
                 if line.strip():
                     self.last_lines.append(line)
-                if is_first or not screen.only_first:
+                if (is_first or not screen.only_first) and not process.is_noise(line):
                     screen.write(f"{prefix}{line}", stream)
 
         pipes = ((self.process.stdout, sys.stdout), (self.process.stderr, sys.stderr))

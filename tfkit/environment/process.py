@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -33,6 +35,7 @@ _NOISE = (
     r"tf_tfl_flatbuffer_helpers.cc:[0-9]+\] Ignored (output_format|drop_control_dependency)\.",
     r"^INFO: Created TensorFlow Lite XNNPACK delegate for CPU\.",
     r"oneDNN supports DT_INT64 only on platforms with AVX-512",
+    r"Input of GeneratorDatasetOp::Dataset will not be optimized",
     r"^Gym has been unmaintained|^Please upgrade to Gymnasium|^See the migration guide at .*gymnasium",
 )
 # On a machine without an accelerator these are no news; with one they are the reason why it is not used.
@@ -124,6 +127,16 @@ def has_accelerator() -> bool:
     return any(any(Path("/dev").glob(pattern)) for pattern in _ACCELERATORS)
 
 
+@functools.cache
+def _noise() -> str:
+    return "|".join(_NOISE if has_accelerator() else _NOISE + _NOISE_WITHOUT_ACCELERATOR)
+
+
+def is_noise(line: str) -> bool:
+    """Return whether a line of another process is native code's that tells nothing; with TFKIT_QUIET=0 none is."""
+    return os.environ.get("TFKIT_QUIET") != "0" and re.search(_noise(), line) is not None
+
+
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Drop, while the block runs, the lines of native code that tell nothing; all others reach stderr.
@@ -139,12 +152,11 @@ def quiet() -> Iterator[None]:
     if _quieting or grep is None or sys.stderr is None or os.environ.get("TFKIT_QUIET") == "0":
         yield
         return
-    noise = _NOISE if has_accelerator() else _NOISE + _NOISE_WITHOUT_ACCELERATOR
     sys.stderr.flush()
     stderr = os.dup(2)
     # A session of its own, so that Ctrl-C in a terminal ends this process and not its filter.
     filtering = subprocess.Popen(
-        [grep, "--line-buffered", "--text", "-E", "-v", "|".join(noise)],
+        [grep, "--line-buffered", "--text", "-E", "-v", _noise()],
         stdin=subprocess.PIPE,
         stdout=stderr,
         env={"LC_ALL": "C"},

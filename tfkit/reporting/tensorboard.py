@@ -290,7 +290,8 @@ def write_layout(logdir: Path, measured: Iterable[str]) -> None:
     """
     from tensorboard.plugins.custom_scalar import layout_pb2, summary
 
-    tags = [tag for name in measured for tag in (name, f"epoch_{name.removeprefix('val_')}")]
+    names = [name.removeprefix("val_") for name in measured]
+    tags = [tag for name in names for tag in (name, f"epoch_{name}", f"epoch_log10_{name}")]
     layout = layout_pb2.Layout()
     for category, charts in _CHARTS.items():
         there = {title: tag for title, tag in charts.items() if any(re.fullmatch(tag, one) for one in tags)}
