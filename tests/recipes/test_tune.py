@@ -20,7 +20,7 @@ import tfkit
 from recipes import tune
 from tests import forked
 from tests.conftest import write_digits
-from tfkit.errors import CheckError, ConfigError, RunError, StackError, UsageError
+from tfkit.errors import CheckError, ConfigError, HubError, RunError, StackError, UsageError
 from tfkit.run import Run
 from tfkit.settings.options import TransferConfig
 from tfkit.settings.parse import from_keywords
@@ -150,27 +150,26 @@ def test_a_trial_that_fails_is_named_and_the_others_go_on(divided, tmp_path, cap
     assert run.metrics["best/val_loss"] == pytest.approx(best["val_loss"].min(), rel=1e-4)
 
 
-def test_where_all_fail_the_first_reason_is_the_error(photos, tmp_path, monkeypatch):
-    monkeypatch.setattr("tfkit.tuning.tune._try", lambda *_: (_ for _ in ()).throw(CheckError("came apart")))
-    monkeypatch.setattr("tfkit.tuning.tune._load", lambda *_: (None, None, None))
-    with pytest.raises(CheckError, match="came apart"):
-        tfkit.tune("transfer_image", data_dir=photos, run_dir=tmp_path / "s", trials=2, minutes=1)
+def test_where_all_fail_the_first_reason_is_the_error(photos, tmp_path):
+    settings = {"data_dir": photos, "run_dir": tmp_path / "s", "trials": 2, **QUICK, "learning_rate": 1e38}
+    with pytest.raises(CheckError, match=r"No trial.*came apart.*(.|\n)*trials.csv"):
+        tfkit.tune("transfer_image", **settings)
     assert list(table(tmp_path / "s")["state"]) == ["fail", "fail"]
     (tmp_path / "s" / "search.db").write_text("no database")
     with pytest.raises(RunError, match=r"search\.db"):
-        tfkit.tune("transfer_image", data_dir=photos, run_dir=tmp_path / "s", trials=2, minutes=1)
+        tfkit.tune("transfer_image", **settings)
 
 
-def test_fine_tuning_that_is_asked_for_is_checked_before_the_first_trial(photos, tmp_path, monkeypatch):
-    def check(encoder, *, trainable, image_size=None):
-        raise CheckError(f"trainable {trainable}")
-
-    monkeypatch.setattr("tfkit.hub.encoders.Encoder.check", check)
-    for number, (epochs, trainable) in enumerate([(None, False), (0, False), (2, True)]):
-        with pytest.raises(CheckError, match=f"trainable {trainable}"):
-            tfkit.tune(
-                "transfer_image", data_dir=photos, run_dir=tmp_path / str(number), fine_tune_epochs=epochs
-            )
+def test_fine_tuning_that_is_asked_for_is_checked_before_the_first_trial(photos, tmp_path):
+    with pytest.raises(HubError, match=r"scattering(.|\n)*--fine-tune-epochs 0"):
+        tfkit.tune(
+            "transfer_image",
+            data_dir=photos,
+            model_handle="scattering",
+            run_dir=tmp_path / "s",
+            fine_tune_epochs=2,
+        )
+    assert not (tmp_path / "s" / "trials.csv").exists()
 
 
 def space_of(recipe, **given):
