@@ -53,6 +53,10 @@ def test_it_sees_what_a_plain_one_sees(tmp_path, how, new_session):
     assert found[1]["parent"] == os.getpid()
 
 
+# What runs in the background of a shell ignores SIGINT, and so do the processes that it starts.
+INTERRUPTED = "import os, signal; signal.signal(2, signal.default_int_handler); os.kill(os.getpid(), 2)"
+
+
 @pytest.mark.parametrize(
     ("program", "code"),
     [
@@ -62,7 +66,7 @@ def test_it_sees_what_a_plain_one_sees(tmp_path, how, new_session):
         ("raise ValueError('culprit')", 1),
         ("import os; os._exit(7)", 7),
         ("import os; os.kill(os.getpid(), 9)", -signal.SIGKILL),
-        ("import os, signal; os.kill(os.getpid(), signal.SIGINT)", -signal.SIGINT),
+        (INTERRUPTED, -signal.SIGINT),
         ("import atexit, os; atexit.register(lambda: print('the end')); print('words', end=' ')", 0),
     ],
 )
