@@ -210,14 +210,15 @@ def audit(run: Run | str | Path, splits: Splits | None = None, **settings: Unpac
     with run.timed("audit", keep=not is_private(run)) as record_times:
         backbone: Any = None
         own: Any = None
-        if splits is None or config.shadows or config.canaries:
-            otherwise = "tfkit.audit(run, splits), with the splits of its training"
-            if splits is not None:  # what only a recipe's run can have was asked for
-                otherwise = "tfkit.audit(run, splits) without shadows and canaries"
-            own = settings_of(run, recipes=RECIPES, otherwise=otherwise)
-            _check(run, own, config)
-            backbone, read = load(own)
-            splits = splits or read
+        with stage("data", "Loading the model and the data of the run"):
+            if splits is None or config.shadows or config.canaries:
+                otherwise = "tfkit.audit(run, splits), with the splits of its training"
+                if splits is not None:  # what only a recipe's run can have was asked for
+                    otherwise = "tfkit.audit(run, splits) without shadows and canaries"
+                own = settings_of(run, recipes=RECIPES, otherwise=otherwise)
+                _check(run, own, config)
+                backbone, read = load(own)
+                splits = splits or read
         check_data(run, splits)
         pair, labels = _by_lot(splits, seed=config.seed), splits.source.labels
         with stage("predict", "Predicting the examples"):
