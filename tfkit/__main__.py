@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import itertools
 import json
 import os
 import sys
@@ -135,24 +134,16 @@ def _models(chosen: argparse.Namespace) -> int:
         return 0
     form = "{:<38} {:<8} {:>6} {:>10}  {:<12} {}"
     print(form.format("name", "modality", "pixels", "parameters", "licence", "").rstrip())
-    rows = sorted(known_models(), key=lambda row: row.handle != row.name)
-    for is_remote, of_kind in itertools.groupby(rows, key=lambda row: row.handle != row.name):
-        print(
-            "\nDownloaded at first use; tests, which run offline, cover none of them:"
-            if is_remote
-            else "Bundled:"
-        )
-        for row in of_kind:
-            note, millions = (
-                "; ".join(filter(None, (row.languages, row.note))),
-                f"{row.parameters / 1e6:.1f} M",
-            )
-            print(
-                form.format(
-                    row.name, row.modality, row.image_size or "", millions, row.licence, note
-                ).rstrip()
-            )
-            if is_remote:
+    remote = "\nDownloaded at first use; tests, which run offline, cover none of them:"
+    for title, bundled in (("Bundled:", True), (remote, False)):
+        print(title)
+        for row in known_models():
+            if (row.handle == row.name) is not bundled:
+                continue
+            note, size = "; ".join(filter(None, (row.languages, row.note))), f"{row.parameters / 1e6:.1f} M"
+            cells = (row.name, row.modality, row.image_size or "", size, row.licence, note)
+            print(form.format(*cells).rstrip())
+            if not bundled:
                 print(f"    {row.handle}")
             if row.preprocessor:
                 print(f"    preprocessor {row.preprocessor}")

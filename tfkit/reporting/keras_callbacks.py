@@ -240,8 +240,8 @@ def write_graph(model: keras.Model, logdir: Path) -> None:
     forward = tf.function(model).get_concrete_function(*arguments, **{**keywords, "training": False})
     with event_writer(logdir / "train", kind="graph"):
         tf.summary.graph(forward.graph)
-        # As Keras's TensorBoard callback does it, which writes into folders of its own. Subclassed models have no JSON.
-        with contextlib.suppress(NotImplementedError):
+        # As Keras's TensorBoard callback does it, in folders of its own. Not every model has a JSON form.
+        with contextlib.suppress(NotImplementedError, TypeError, ValueError):
             metadata = tf.compat.v1.SummaryMetadata()
             metadata.plugin_data.plugin_name, metadata.plugin_data.content = "graph_keras_model", b"1"
             tf.summary.write("keras", tf.constant(model.to_json()), step=0, metadata=metadata)
