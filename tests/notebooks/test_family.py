@@ -18,8 +18,6 @@ ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 ADDRESS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["tfkit"]["repository"]
 ELSEWHERE = "https://github.com/somebody/tfkit"
-SHOWN = ("search_text", "transfer_image")
-"""Those that are committed with their outputs; the others are executed by their tests alone."""
 of_all = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 
@@ -100,9 +98,7 @@ def test_its_outputs_are_of_its_cells_and_fit_to_be_read(path):
     assert path.stat().st_size < 250_000
     cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
     outputs = [output for cell in cells for output in cell.outputs]
-    assert bool(outputs) == (path.stem in SHOWN)
-    if not outputs:
-        return
+    assert outputs
     for cell in cells:
         assert cell.metadata.get("source") == make.digest(cell.source), cell.source
     text = "\n".join(
@@ -118,9 +114,9 @@ def test_its_outputs_are_of_its_cells_and_fit_to_be_read(path):
     assert all(len(base64.b64decode(picture)) < 40_000 for picture in pictures)
 
 
-@pytest.mark.parametrize("name", SHOWN)
-def test_it_is_rendered_with_its_figures(name):
-    notebook = nbformat.read(ROOT / f"notebooks/{name}.ipynb", as_version=4)
+@of_all
+def test_it_is_rendered_with_its_figures(path):
+    notebook = nbformat.read(path, as_version=4)
     page, _ = nbconvert.HTMLExporter(template_name="lab").from_notebook_node(notebook)
     figures = sum(
         "image/png" in output.get("data", {}) for cell in notebook.cells for output in cell.get("outputs", [])

@@ -224,7 +224,7 @@ def _left_as_it_was(model: keras.Model) -> Iterator[_Run]:
             tf.compat.v1.set_random_seed(1)
             return function() if strategy is _NOT_DISTRIBUTED else strategy.run(function)
 
-        given = tf.function(graph)()
+        given = tf.function(graph).get_concrete_function()()  # calls of new functions would be warned of
         after = [(weight.name, weight.numpy()) for weight in own]
         _assign(weights, values)
         return tf.nest.map_structure(
