@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -14,6 +15,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+
+# Processes in the background of a shell ignore Ctrl-C, and so would all that the tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Before anything of tfkit looks: the tests neither read nor fill the user's cache. Their processes share one.
 if "PYTEST_XDIST_WORKER" not in os.environ:

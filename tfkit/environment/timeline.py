@@ -120,6 +120,8 @@ _lock = threading.Lock()
 _thread: threading.Thread | None = None
 _said_at = 0.0
 _begins_with_process: bool | None = None
+_YOUNG = 60.0
+"""Seconds within which a program comes to its first line, on a slow disk too."""
 
 quiet_about_steps = False
 """Whether somebody else, a launcher, says how far the training is."""
@@ -379,9 +381,12 @@ def _age() -> float:
 
 
 def begin_with_process() -> None:
-    """Let the first timeline of this process begin where the process did: what a program does first."""
+    """Let the first timeline of this process begin where the process did: what a program does first.
+
+    A process that has done other things for long, such as a test suite, is none.
+    """
     global _begins_with_process
-    _begins_with_process = _begins_with_process is None
+    _begins_with_process = _begins_with_process is None and _age() < _YOUNG
 
 
 def _start() -> None:

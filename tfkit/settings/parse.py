@@ -243,14 +243,14 @@ def documentation(config_class: type[Any]) -> dict[str, str]:
     docs: dict[str, str] = {}
     for base in reversed(config_class.__mro__):
         if dataclasses.is_dataclass(base) and base.__module__ in sys.modules:
-            docs |= _field_docstrings(base.__module__).get(base.__name__, {})
+            path = getattr(sys.modules[base.__module__], "__file__", None) or ""
+            docs |= _field_docstrings(path).get(base.__name__, {})
     return docs
 
 
 @functools.cache  # inspect.getsource would read the module once a class
-def _field_docstrings(module: str) -> dict[str, dict[str, str]]:
-    """Return the string below each field of each class of a module; nothing where it has no source."""
-    path = getattr(sys.modules[module], "__file__", None) or ""
+def _field_docstrings(path: str) -> dict[str, dict[str, str]]:
+    """Return the string below each field of each class of a module's file; nothing where it has no source."""
     if not Path(path).is_file():
         return {}
     docs: dict[str, dict[str, str]] = {}
