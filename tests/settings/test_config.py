@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from tfkit.errors import ConfigError
-from tfkit.settings.options import RecipeConfig
+from tfkit.settings.options import ImageSettings, RecipeConfig, TextSettings
 from tfkit.settings.parse import as_dict, from_keywords, parse, run_dir
 
 
@@ -110,3 +110,12 @@ def test_keywords_of_a_call_are_checked_like_flags(tmp_path):
         from_keywords(Config, {"seed": -1}, call="f()")
     with pytest.raises(ConfigError, match=r"^f\(\): data_dir= .*nowhere is not a folder"):
         from_keywords(transfer_image.Config, {"data_dir": tmp_path / "nowhere"}, call="f()")
+
+
+def test_a_wrong_folder_or_file_is_answered_with_the_nearest_name(tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "mails.csv").touch()
+    with pytest.raises(ConfigError, match=r"--data-dir .*fotos is not a folder(.|\n)*photos\?"):
+        ImageSettings(data_dir=tmp_path / "fotos")
+    with pytest.raises(ConfigError, match=r"--data-file .*mail\.csv is not a file(.|\n)*mails\.csv\?"):
+        TextSettings(data_file=tmp_path / "mail.csv")

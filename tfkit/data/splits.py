@@ -7,7 +7,6 @@ one would have seen.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import hashlib
 import math
 import unicodedata
@@ -210,10 +209,7 @@ def listed(items: Sequence[object], limit: int = 5) -> str:
 
 def no_such_path(path: Path, what: str) -> DataError:
     """Return the error of a file or folder that is not there, with the nearest name that is."""
-    siblings = [sibling.name for sibling in path.parent.iterdir()] if path.parent.is_dir() else []
-    near = difflib.get_close_matches(path.name, siblings, n=1)
-    hint = f"\n  Did you mean {path.parent / near[0]}?" if near else ""
-    return DataError(f"There is no {what} {path} (from {Path.cwd()}).{hint}")
+    return DataError(f"There is no {what} {path} (from {Path.cwd()}).{files.nearest(path)}")
 
 
 def draw(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import errno
 import fcntl
 import hashlib
@@ -18,6 +19,16 @@ from typing import Any, BinaryIO, NamedTuple
 from tfkit.errors import RunError, UsageError
 
 CACHE_VARIABLE = "TFKIT_CACHE"
+
+
+def nearest(path: Path) -> str:
+    """Return a line that asks whether the most similar name beside this path was meant; "" where none is similar."""
+    siblings: list[str] = []
+    if not path.exists():
+        with contextlib.suppress(OSError):
+            siblings = [sibling.name for sibling in path.parent.iterdir()]
+    near = difflib.get_close_matches(path.name, siblings, n=1)
+    return f"\n  Did you mean {path.parent / near[0]}?" if near else ""
 
 
 def cache_root() -> Path:

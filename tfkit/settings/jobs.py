@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+from tfkit.environment.files import nearest
 from tfkit.errors import ConfigError
 from tfkit.settings import fields
 from tfkit.settings.options import EMBEDDED, RecipeConfig, TextSource
@@ -69,7 +70,9 @@ class SearchConfig(TextSource):
         """Check what can be checked without the data."""
         super().__post_init__()
         if self.queries_file is not None and not self.queries_file.is_file():
-            raise ConfigError(f"--queries-file {self.queries_file} is not a file.")
+            raise ConfigError(
+                f"--queries-file {self.queries_file} is not a file.{nearest(self.queries_file)}"
+            )
         if self.text_column is not None and self.data_file is None:
             raise ConfigError("--text-column is of a table: give it as --data-file.")
         if self.dataset != EMBEDDED:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from tfkit.environment import cluster
+from tfkit.environment import cluster, files
 from tfkit.errors import ConfigError
 from tfkit.settings import fields
 
@@ -104,13 +104,15 @@ class SourceConfig(RecipeConfig):
         if folder is not None and not folder.is_dir():
             is_table = folder.is_file() and hasattr(self, "data_file")
             kind = "a file: give it as --data-file" if is_table else "not a folder"
-            raise ConfigError(f"--data-dir {folder} is {kind}. Expected {folder}/{self.layout}.")
+            expected = f"Expected {folder}/{self.layout}.{files.nearest(folder)}"
+            raise ConfigError(f"--data-dir {folder} is {kind}. {expected}")
         if file is not None and not file.is_file():
             from tfkit.data.records import is_records
 
             if not is_records(file):
                 raise ConfigError(
                     f"--data-file {file} is not a file, nor a folder of TFRecords. For a folder: --data-dir."
+                    f"{files.nearest(file)}"
                 )
 
 
