@@ -57,7 +57,7 @@ class EpochLines(keras.callbacks.Callback):
         }
         parts = [f"epoch {number}/{epochs}", *(f"{name} {value:.3f}" for name, value in shown.items())]
         if (rate := logs.get("learning_rate")) is not None:
-            parts.append(f"lr {rate:.1e}".replace("e-0", "e-").replace("e+00", ""))
+            parts.append(f"lr {rate:.2g}" if rate >= 1 else f"lr {rate:.1e}".replace("e-0", "e-"))
         self._say("  ".join([*parts, f"{time.monotonic() - self._began:.1f} s"]))
 
 
