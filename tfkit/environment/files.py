@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import errno
 import fcntl
 import hashlib
@@ -23,10 +22,11 @@ CACHE_VARIABLE = "TFKIT_CACHE"
 
 def nearest(path: Path) -> str:
     """Return a line that asks whether the most similar name beside this path was meant; "" where none is similar."""
+    import difflib  # `--help` needs none
+
     siblings: list[str] = []
-    if not path.exists():
-        with contextlib.suppress(OSError):
-            siblings = [sibling.name for sibling in path.parent.iterdir()]
+    with contextlib.suppress(OSError):  # a text of any length may stand in the place of a path
+        siblings = [] if path.exists() else [sibling.name for sibling in path.parent.iterdir()]
     near = difflib.get_close_matches(path.name, siblings, n=1)
     return f"\n  Did you mean {path.parent / near[0]}?" if near else ""
 
