@@ -196,9 +196,14 @@ def make_room(folder: Path, *, keep: str, limit: int) -> None:
       keep: the store that stays.
       limit: bytes that the others may take together.
     """
-    stores, total = [path for path in folder.iterdir() if path.is_dir() and path.name != keep], 0
-    for path in sorted(stores, key=lambda path: path.stat().st_mtime, reverse=True):
-        total += sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    stores, total = {}, 0
+    for path in folder.iterdir():
+        with contextlib.suppress(FileNotFoundError):  # another process has just finished or removed it
+            if path.is_dir() and path.name != keep:
+                size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+                stores[path] = (path.stat().st_mtime, size)
+    for path, (_, size) in sorted(stores.items(), key=lambda store: store[1], reverse=True):
+        total += size
         if not path.name.startswith(".") and total <= limit:
             continue
         key = path.name.lstrip(".").split(".")[0]
