@@ -69,7 +69,7 @@ def print_names(seeds: int, fine_tune_epochs: int, words: str) -> None:
 
 
 def names_of(language: str) -> list[tuple[str, str, str]]:
-    """What Babel calls things: class, key, name."""
+    """Babel's names: class, key, name."""
     from babel import Locale, localedata, units
 
     locale = Locale.parse(language)

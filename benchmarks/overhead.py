@@ -1,4 +1,4 @@
-"""What comes before the work: the import of TensorFlow for a conversion, and the tracing of a training step.
+"""Time before the work: the import of TensorFlow for a conversion, and the tracing of a training step.
 
     uv run python benchmarks/overhead.py --rounds 5
 

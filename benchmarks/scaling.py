@@ -269,7 +269,7 @@ def show(found: dict[str, Any], options: argparse.Namespace, parameters: int) ->
 
 
 def profile(found: dict[str, Any], sides: dict[str, Side]) -> dict[str, float]:
-    """What a step of two workers is made of, by difference, in ms."""
+    """Parts of a step of two workers, by difference, in ms."""
     parts = {"one worker's step": found[ONE]["ms"]}
     if APART in found:
         pairs = [pair for turn in sides[APART].turns for pair in zip(*turn["step_ms"], strict=True)]

@@ -1,4 +1,4 @@
-"""What stands behind the last dense layer where labels are numbers or classes in an order, and the loss of numbers."""
+"""Layers behind the last dense layer where labels are numbers or classes in an order, and the loss of numbers."""
 
 from __future__ import annotations
 

@@ -60,10 +60,10 @@ class Evaluation:
     class_names: Sequence[str]
 
     figures: ClassVar[tuple[str, ...]] = ("confusion", "roc")
-    """What shows it, of `tfkit.reporting.figures`."""
+    """Figures that show it, of `tfkit.reporting.figures`."""
 
     columns: ClassVar[tuple[str, ...]] = ("recall", "precision", "average_precision")
-    """What a table of the classes has, the one by which the worst comes first in front."""
+    """Columns of a table of the classes; the first one sorts it, worst class first."""
 
     def __post_init__(self) -> None:
         """Bring the fields to their types and check that they belong together."""
@@ -512,7 +512,7 @@ def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
 
 
 Outputs = Literal["auto", "probabilities", "logits"]
-"""How the outputs of a model are read; of one unit, the probability or the logit of the second class."""
+"""Meanings of a model's outputs; of one unit, the probability or the logit of the second class."""
 
 
 def gives_logits(model: keras.Model) -> bool:

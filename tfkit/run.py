@@ -58,7 +58,7 @@ INTENDED_USE = "intended_use.md"
 """The author's own file in the run folder; no run writes or removes it."""
 
 RESTARTED_VARIABLE = "TFKIT_RESTARTED"
-"""How often a launcher has started this job again."""
+"""Variable with the number of times that a launcher has started this job again."""
 
 _REQUESTED = "# Decided by the run; what was asked: "
 
@@ -68,10 +68,10 @@ MADE = (
     *(POLICY, *EXPORTS, TRIALS, TABLE, DATABASE, BEST, TASK),
 )
 SHOWN = (CONFIG, METRICS, PROVENANCE, VERSIONS, PRIVACY, AUDIT, CALIBRATION, VARIANTS, HISTORY, EVALUATION)
-"""What a report is made of."""
+"""Files that a report is made of."""
 
 READ = (*(name for name in MADE if name != BACKUP), LOCK, f".{TFLITE}.lock", INTENDED_USE)
-"""What is read or written in a run that has ended."""
+"""Files that are read or written in a run that has ended."""
 
 
 def _acquire(folder: Path, held: contextlib.ExitStack, config: Mapping[str, Any], *, overwrite: bool) -> None:
@@ -227,7 +227,7 @@ ON_OTHER_DATA = {
     "unknown_classes": {"*": int}, "accuracy?": NUMBER, "accuracy_interval?": [NUMBER], "confused": [[(str, int)]],
     "languages?": {"*": [NUMBER]},
 }  # fmt: skip
-"""What a file of other_data/ holds."""
+"""Content of a file of other_data/."""
 
 
 class Run(contextlib.AbstractContextManager["Run"]):

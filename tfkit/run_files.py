@@ -34,7 +34,7 @@ UNPACKED, RATIO = 64 * 2**20, 40
 _KINDS = "biufU"  # of NumPy's types: none that holds objects
 
 Shape = Any
-"""What a JSON value must be: types, or [shape of each], {"name": shape, "optional?": shape}, {"*": shape of each}."""
+"""The shape of a JSON value: types, or [shape of each], {"name": shape, "optional?": shape}, {"*": shape of each}."""
 
 
 @contextlib.contextmanager

@@ -23,7 +23,7 @@ Predictions = tuple[np.ndarray, np.ndarray]
 
 
 Scores = tuple[np.ndarray, np.ndarray]
-"""What an attacker gives training examples, float64 [n], and others, float64 [m]; larger means a member."""
+"""An attack's scores of training examples, float64 [n], and of others, float64 [m]; larger means a member."""
 
 
 def halves(members: int, others: int, *, seed: int) -> np.ndarray:

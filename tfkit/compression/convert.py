@@ -41,7 +41,7 @@ WEIGHTS = {"weights8": 8, "weights4": 4}
 """Variants of float32 activations whose weights are integers of so many bits, made float as the model runs."""
 
 TYPES = {"int8": ("float32", "uint8", "int8"), "int16x8": ("float32", "int16")}
-"""What a variant may take and give; all others take and give float32."""
+"""Types of inputs and outputs that a variant may have; all others have float32."""
 
 _SELECT = "Keep them with --select-tf-ops (select_tf_ops=True), for the Flex delegate, or replace the layers."
 _CRASH_REMEDY = (

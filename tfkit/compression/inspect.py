@@ -23,7 +23,7 @@ NOTES = {
     "resources": "It keeps state in resource variables: only a new interpreter begins anew.",
     "random": "It draws random numbers: the same example gets another answer each time.",
 }
-"""What an application must do about each kind of state, see `tfkit.litert.state`."""
+"""Advice to an application about each kind of state, see `tfkit.litert.state`."""
 
 # They carry numbers from one type to another, or do not compute with them.
 _CARRIERS = ("QUANTIZE", "DEQUANTIZE", "RESHAPE", "CAST", "SHAPE", "PACK", "UNPACK", "STRIDED_SLICE",
@@ -173,7 +173,7 @@ _MIXED = {
     ("float32", "int4"): "float32 x int4",
     ("int16", "int8"): "int16x8",
 }
-"""What operations compute with, by the types of their output and their weights, where these differ."""
+"""Types that operations compute in, by the types of their output and weights, where these differ."""
 
 
 def inspect(model: bytes) -> Inventory:

@@ -33,7 +33,7 @@ _OTHERS = (
     " loaded into the model that you build; of a frozen graph give a function, tf.compat.v1.wrap_function; of a"
     " SavedModel or an archive the folder; PyTorch and ONNX become a SavedModel by torch.onnx.export and onnx2tf."
 )
-"""What to do with files of other kinds."""
+"""Advice about files of other kinds."""
 
 Shape = Sequence[int | None]
 InputShape = Shape | Mapping[str, Shape] | Sequence[Shape] | None

@@ -42,7 +42,7 @@ POLICIES = {
 _LEVELS = 9
 _LARGEST = {"ShearX": 0.3, "ShearY": 0.3, "TranslateX": 150 / 331, "TranslateY": 150 / 331, "Rotate": math.pi / 6,
             "Brightness": 0.9, "Color": 0.9, "Contrast": 0.9, "Sharpness": 0.9}  # fmt: skip
-"""What magnitude 9 means, to either side: parts of the side, radians, the factor's distance from 1."""
+"""Size of magnitude 9, to either side: parts of the side, radians, the factor's distance from 1."""
 
 
 def policy(name: str) -> list[list[tuple[str, float, int]]]:

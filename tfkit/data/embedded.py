@@ -30,7 +30,7 @@ _RECIPE = 1
 _LOST = re.compile(r"[^\x00-\x7f]+")
 """Whatever is no ASCII was lost before the package was made: "_ôÖ" for an emoji, "Iäó»ve" for "I've"."""
 _NOT_SAID = re.compile(r"https?:\S*|\bRT\b|@\w+:?|\W+")
-"""What may differ between a message and its repetition."""
+"""Characters that may differ between a message and its repetition."""
 
 
 class Message(NamedTuple):

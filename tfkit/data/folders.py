@@ -71,7 +71,7 @@ class Scan:
     others: Counter[str] = field(default_factory=Counter)
     """Ending -> how many files were passed over; hidden files are under "hidden"."""
     notes: list[str] = field(default_factory=list)
-    """What was taken for granted, and what is doubtful, a sentence each."""
+    """Assumptions and doubts, a sentence each."""
 
     @property
     def given(self) -> tuple[str, ...]:

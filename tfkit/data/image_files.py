@@ -303,7 +303,7 @@ class _File(NamedTuple):
     """Of its bytes; empty when it cannot be read."""
 
     reason: str
-    """Why it cannot be read; empty when it can."""
+    """Reason that it cannot be read; empty when it can."""
 
 
 _UNIT = 32  # images of which a piece has a multiple

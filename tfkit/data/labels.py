@@ -1,4 +1,4 @@
-"""What a column of labels means: classes, classes in an order, several labels each, or a number."""
+"""The meaning of a column of labels: classes, classes in an order, several labels each, or a number."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ TINY, SMALL = 16, 96  # longer sides, of the median image
 Range = tuple[int, int]
 
 FULL_RANGE: Range = (0, 65535)
-"""What black and white are in an image of 16 bits, where nothing else is known."""
+"""Black and white of an image of 16 bits, where nothing else is known."""
 
 
 class PixelRange(NamedTuple):
@@ -51,10 +51,10 @@ class PixelRange(NamedTuple):
     """This value, and what is above it, becomes 255."""
 
     images: int = 0
-    """How many images have 16 bits."""
+    """Number of images of 16 bits."""
 
     measured: bool = False
-    """Whether the training images decided it."""
+    """True where the training images decided it."""
 
 
 WHOLE_RANGE = PixelRange()
@@ -357,7 +357,7 @@ class Source(Protocol):
     """int64 [n], in [0, number of classes); float32 [n, c] of 0 and 1 where an example has any of several labels."""
 
     names: Sequence[str]
-    """What an example is called: the relative path of a file, "digits/17", or the line of a table, "mails.csv:17"."""
+    """Name of an example: the relative path of a file, "digits/17", or the line of a table, "mails.csv:17"."""
 
     shape: tuple[int, ...]
     """Of one example. Three axes are an image (uint8), none is a text (a string), any other number is float32."""
@@ -391,7 +391,7 @@ class Splits:
     """
 
     source: Source
-    """What the examples are read from."""
+    """Reader of the examples."""
     indices: Mapping[str, np.ndarray]
     """For each of "train", "validation" and "test": int64 indices into the source, in the stable order."""
 
@@ -402,7 +402,7 @@ class Splits:
     seed: int
     """Of the splits and of the order of training."""
     origin: str
-    """Where the examples come from: "photos/", "digits (scikit-learn 1.6.1)"."""
+    """Origin of the examples: "photos/", "digits (scikit-learn 1.6.1)"."""
 
     skipped: tuple[Skipped, ...] = ()
     """Examples that could not be read, are empty, or have no label."""
@@ -416,7 +416,7 @@ class Splits:
     Of a table there are none: a text that stands in several rows is in one split with all of them."""
 
     pixel_range: PixelRange = WHOLE_RANGE
-    """How images of 16 bits become those of 8 bits that `train`, `validation` and `test` hold."""
+    """Black and white of images of 16 bits, of which `train`, `validation` and `test` hold 8."""
 
     side: int = 0
     """Of images as they are: the median of the longer sides of some hundred, in pixels; 0: not known."""
@@ -425,10 +425,10 @@ class Splits:
     """Of images: whether they are of a format without colour, all of them or nearly so."""
 
     notes: tuple[str, ...] = ()
-    """What was decided on the way and why, one sentence each."""
+    """Decisions and their reasons, one sentence each."""
 
     task: Classes = CLASSES
-    """What the labels mean."""
+    """Meaning of the labels."""
 
     @property
     def train(self) -> Dataset:
@@ -608,7 +608,7 @@ class Cutting(NamedTuple):
     global_batch_size: int
 
     strict: bool = False
-    """Whether an example that cannot be used is an error."""
+    """True where an example that cannot be used is an error."""
 
     def splits(self, source: Any, indices: Mapping[str, np.ndarray], **about: Any) -> Splits:
         """Return Splits of these indices; `about` are its other fields."""

@@ -56,13 +56,13 @@ class Row(NamedTuple):
     """Some cells of one row."""
 
     line: int
-    """Where it begins in its file, from 1; in Parquet its number."""
+    """Line of its file on which it begins, from 1; in Parquet its number."""
 
     cells: tuple[str | None, ...]
     """None where there is nothing."""
 
     remark: str = ""
-    """What is odd about it, as a part of a sentence on several rows; empty for most."""
+    """A doubt about it, as a part of a sentence on several rows; empty for most."""
 
 
 Rows = Iterator[Row | Skipped]
@@ -81,10 +81,10 @@ class Table:
     """Bytes of it as text, where that is not the size of the file."""
 
     notes: list[str] = field(default_factory=list)
-    """How it is read, where that is not plain."""
+    """Assumptions in reading it, a sentence each."""
 
     joined: bool = False
-    """Whether its last column was put together of several, each of which says yes or no to one label."""
+    """True where its last column was joined from several, each of which says yes or no to one label."""
 
     @functools.cached_property
     def sample(self) -> list[tuple[str | None, ...]]:

@@ -128,10 +128,10 @@ class Encoding(NamedTuple):
 
     name: str
     errors: str = "strict"
-    """What `open` does with bytes that are not of the encoding."""
+    """The `errors` of `open`, for bytes that are not of the encoding."""
 
     notes: tuple[str, ...] = ()
-    """What a user should know about it; none for UTF-8."""
+    """A remark for the user; none for UTF-8."""
 
     size: int = 0
     """Bytes of the file, unpacked."""

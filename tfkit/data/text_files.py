@@ -49,7 +49,7 @@ class Example(NamedTuple):
 
     language: str = ""
     name: str = ""
-    """What it is called, where its place does not say."""
+    """Its name, where its path does not say."""
 
 
 Reading = Callable[[list[str]], Iterator[Example | Skipped]]

@@ -69,7 +69,7 @@ class Job:
     """
 
     words: tuple[str, ...]
-    """What follows `python`: ("-m", "recipes.train_distributed", ...) or ("script.py", ...)."""
+    """Words after `python`: ("-m", "recipes.train_distributed", ...) or ("script.py", ...)."""
 
     workers: fields.Count = 2
     """Processes on this machine, or of Ray's cluster; with --hosts their number is that of the hosts."""
@@ -78,7 +78,7 @@ class Job:
     """HOST:PORT of every worker, the same list for each launcher; empty: all on this machine."""
 
     task_index: fields.Whole = 0
-    """Which of --hosts this is: 0, 1, ..."""
+    """Number of this machine among --hosts: 0, 1, ..."""
 
     parameter_servers: fields.Whole = 0
     """Processes that keep the weights, beside --workers and a chief that runs the program."""
@@ -90,20 +90,20 @@ class Job:
     """Deaths in a row after which to give up; an hour of training begins the count anew."""
 
     grace_seconds: _Seconds = 30.0
-    """How long the workers may take to save and stop on SIGTERM or Ctrl-C; after a death there is nothing to save
+    """Time that workers have to save and stop on SIGTERM or Ctrl-C; after a death there is nothing to save
     together: 2 at most."""
 
     hang_seconds: Annotated[float, fields.Range(ge=3)] = 300.0  # a worker sends a heartbeat once a second
     """Silence, or training without a step, after which a worker counts as dead."""
 
     join_seconds: _Seconds = 300.0
-    """How long the workers wait for each other; then the absent one is named."""
+    """Time that workers wait for each other; then the absent one is named."""
 
     environment: Mapping[str, str] = field(default_factory=dict)
     """More variables for the workers."""
 
     title: str = ""
-    """What to call the program; "python" and the words when left out."""
+    """Name of the program; "python" and the words when left out."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be, before anything is started."""

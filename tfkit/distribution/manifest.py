@@ -40,7 +40,7 @@ class ScheduledJob:
     """Describe what runs, and on how much; which flags there are follows from the fields."""
 
     words: tuple[str, ...]
-    """What follows `python`: ("-m", "recipes.train_distributed", "--data-dir", ...)."""
+    """Words after `python`: ("-m", "recipes.train_distributed", "--data-dir", ...)."""
 
     workers: fields.Count = 2
     """Processes that train together, a machine or pod each."""
@@ -58,7 +58,7 @@ class ScheduledJob:
     """Of a worker."""
 
     max_restarts: fields.Whole = 3
-    """How often all workers are started again after a death."""
+    """Times that all workers are started again after a death."""
 
     image: Annotated[str, fields.Pattern(r"[^\s-]\S*", "that names a container image")] = ""
     """Container image with Python, tfkit and the recipes."""
@@ -70,7 +70,7 @@ class ScheduledJob:
     """PersistentVolumeClaim that all pods can write to (ReadWriteMany), for run folder and data."""
 
     shared_mount: Annotated[str, fields.Pattern("/.*[^/].*", "with an absolute path")] = "/runs"
-    """Where the claim appears in a pod."""
+    """Folder of the claim in a pod."""
 
     time: Annotated[str, _TIME] = "08:00:00"
     """Slurm's limit."""

@@ -1,4 +1,4 @@
-"""Which process of a distributed job this is, as TF_CONFIG says; TensorFlow is not asked."""
+"""This process's place in a distributed job, read from TF_CONFIG without TensorFlow."""
 
 from __future__ import annotations
 

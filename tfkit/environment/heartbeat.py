@@ -34,7 +34,7 @@ from tfkit.environment import timeline
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 AGAIN = "The same command goes on from the program's last backup, if it has made one."
-"""What is true of a program that this process only started."""
+"""State of a program that this process only started."""
 
 backups: Path | None = None
 """The folder in which the run of this process keeps its backups; None before there is a run."""

@@ -1,4 +1,4 @@
-"""Which packages are installed, which of them cannot work together, and the command that repairs it.
+"""Installed packages, those that cannot work together, and the command that repairs it.
 
 All answers come from the packages' metadata: nothing is imported.
 """
@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from tfkit.environment import process
 
 DISTRIBUTION = "tfkit-tensorflow"
-"""What installers call tfkit: the names of its two packages, `tfkit` and `recipes`, are other projects' there."""
+"""Name of tfkit for installers: those of its two packages, `tfkit` and `recipes`, are other projects' there."""
 
 TENSORFLOW_MINORS = ("2.19", "2.20", "2.21")
 

@@ -44,7 +44,7 @@ _NOISE_WITHOUT_ACCELERATOR = (r"Could not find cuda drivers on your machine", r"
 _ACCELERATORS = ("nvidia[0-9]*", "nvidiactl", "dxg", "kfd", "accel[0-9]*", "vfio/[0-9]*")
 
 said_at = 0.0
-"""When something was said last, in seconds of `time.monotonic()`."""
+"""Time of the last message, in seconds of `time.monotonic()`."""
 
 _quieting = False
 _muted = False

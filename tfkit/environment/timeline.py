@@ -1,4 +1,4 @@
-"""What this process is doing, said every few seconds, and what each of its stages took.
+"""Progress of this process, printed every few seconds, and the time that each of its stages took.
 
     with doing("Converting the model"):                     # "Converting the model: 10 s so far."
         content = converter.convert()
@@ -124,7 +124,7 @@ _YOUNG = 60.0
 """Seconds within which a program comes to its first line, on a slow disk too."""
 
 quiet_about_steps = False
-"""Whether somebody else, a launcher, says how far the training is."""
+"""True where a launcher prints the progress of the training."""
 
 
 @contextlib.contextmanager

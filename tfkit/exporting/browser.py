@@ -49,7 +49,7 @@ RUNTIME = {
     "core/wasm/litert_wasm_compat_internal.wasm": "5255c8ad06eabdbd2522cdebf6b22fc10faf74625c23a49b9e072570cd1fa41c",
     "wasm-utils/dist/index.js": "e0e20bc28ab001ac732cf40d15b6eebd24fb0deaeb95eeba5100f51eebf015f2",
 }
-"""What is taken of @litertjs/core and @litertjs/wasm-utils (Apache-2.0), and its SHA-256."""
+"""Files of @litertjs/core and @litertjs/wasm-utils (Apache-2.0), and their SHA-256."""
 
 ENTRIES = {"@litertjs/core": "core/dist/index.js", "@litertjs/wasm-utils": "wasm-utils/dist/index.js"}
 NPM = "npm install --ignore-scripts"

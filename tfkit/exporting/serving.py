@@ -20,7 +20,7 @@ from tfkit.run import LABELS, SAVED_MODEL, Run
 from tfkit.run_files import damaged
 
 MLSERVER, KSERVE = "mlserver==1.7.1", "kserve==0.21.0"
-"""What was started with the files that are written here."""
+"""Versions that were started with the files that are written here."""
 
 DATATYPES = {"uint8": "UINT8", "uint16": "UINT16", "float32": "FP32", "string": "BYTES"}
 """The V2 protocol's words for what an exported model takes."""

@@ -35,7 +35,7 @@ class Bundled:
     package: str
     """The distribution to install."""
     module: str = ""
-    """Where its files are; empty: of the same name with underscores."""
+    """Import name of the package with its files; empty: the same name with underscores."""
     weights: str
     """The weight file inside of the module's folder."""
     sha256: str
@@ -113,7 +113,7 @@ class TextModel(Bundled, abc.ABC):
     positions: int
     """Ids that it can take at most."""
     note: str = ""
-    """What a run with it should know."""
+    """A remark for the notes of a run with it."""
 
     def vocabulary_path(self) -> Path:
         """Return the installed file of the tokenizer, checked."""
@@ -270,7 +270,7 @@ class ScatteringModel(ImageModel):
     sha256: str = ""
     minimum_size: int = 8
     colours: bool
-    """Whether it looks at red, green and blue, each by itself, or at the brightness alone."""
+    """True where it looks at red, green and blue, each by itself; else at the brightness alone."""
 
     def functional(self, *, image_size: int | None = None) -> stack.keras.Model:
         """See `ImageModel`; nothing in it can be trained."""

@@ -148,7 +148,7 @@ class Part:
     digest: str
     """Of its content, and of all else that its vectors depend on."""
     interface: Interface
-    """What it is called with, and what it gives."""
+    """Inputs and outputs."""
     feature_size: int = 0
     """Numbers in a vector; 0 where the model gives none."""
 
@@ -193,7 +193,7 @@ class Encoder(Part, abc.ABC):
     licence: str
     """An SPDX name, or "unknown"."""
     notes: tuple[str, ...] = ()
-    """What was assumed, a sentence each: for the notes of a run."""
+    """Assumptions, a sentence each, for the notes of a run."""
     native_size: int = 0
     """Of images: pixels a side that it was trained on."""
     fixed_size: bool = False

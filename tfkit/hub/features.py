@@ -40,7 +40,7 @@ from tfkit.text.tokenizers import MASK, WORDS, SentencePiece, Tokenizer
 IN_MEMORY = 256 * 2**20
 """Bytes of features that are kept in memory; more are read from the file on demand."""
 TOLERANCE = 1e-3
-"""How far LiteRT may be from TensorFlow, relative to the length of a feature vector."""
+"""Largest difference allowed between LiteRT and TensorFlow, relative to the length of a feature vector."""
 ENGINES = ("auto", "litert", "tensorflow")
 _FEATURES = "features.npy"
 _PROBE = 4  # examples that both engines compute: each costs TensorFlow as long as three cost LiteRT
@@ -80,9 +80,9 @@ class Extraction:
     splits: Splits
     """The same splits over features, float32 [d], in the place of the images or texts."""
     engine: str
-    """What computed them: "litert" or "tensorflow"."""
+    """"litert" or "tensorflow"."""
     reason: str
-    """Why that engine did."""
+    """Reason for that engine."""
     max_relative_difference: float
     """The largest one between LiteRT and TensorFlow on some examples, relative to the length of a feature
     vector; 0 where only TensorFlow computed."""
@@ -94,7 +94,7 @@ class Extraction:
     seconds: float
     """That this call took."""
     reused: bool
-    """Whether an earlier call had computed and stored them."""
+    """True where an earlier call had computed and stored them."""
     model: Any = None
     """Of images, and of a bundled encoder: the flat functional model, at their size, by which LiteRT was checked: the
     caller's own, for a classifier on it. None where nothing was computed."""
@@ -295,16 +295,16 @@ class Engines(abc.ABC):
     """The engines that an encoder has, and how its examples go through them."""
 
     unit: ClassVar[str]
-    """What an example is called."""
+    """Word for an example."""
     batch_size: ClassVar[int]
-    """How many are read and computed at a time."""
+    """Examples that are read and computed at a time."""
 
     def __init__(self, encoder: Encoder) -> None:
         self.encoder: Any = encoder
         self.cut = 0
-        """How many of the computed examples were longer than the model takes."""
+        """Computed examples that were longer than the model takes."""
         self.windows = 0
-        """How many windows the computed texts were cut into."""
+        """Windows that the computed texts were cut into."""
         self._model: Any = None
         self.flat_model: Any = None
         """See `Extraction.model`."""
@@ -454,7 +454,7 @@ class TextEngines(Engines):
     unit = "text"
     batch_size = 1024
     in_python = False
-    """Whether texts are cut into pieces without TensorFlow: see `WordPiece.split`."""
+    """True where texts are cut into pieces without TensorFlow: see `WordPiece.split`."""
 
     @property
     def is_converted(self) -> bool:

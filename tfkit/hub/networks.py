@@ -107,7 +107,7 @@ MINILM_LAYERS = {
     r"encoder\.layer\.(\d)\.output\.LayerNorm\.(weight|bias)": r"layer\1_outer_norm",
     r"embeddings\.position_ids|pooler\.dense\.(weight|bias)": "",
 }
-"""Where the tensors of all-MiniLM-L6-v2 go; see `tfkit.hub.weights.assign`."""
+"""Variables for the tensors of all-MiniLM-L6-v2; see `tfkit.hub.weights.assign`."""
 
 
 def minilm(

@@ -49,10 +49,10 @@ class Data(NamedTuple):
     """A list; of texts an iterator: a table may be larger than the memory."""
 
     labelled: bool = False
-    """Whether the true classes are known, of some at least."""
+    """True where the true classes of some examples at least are known."""
 
     notes: Sequence[str] = ()
-    """What was taken for granted, a sentence each; of texts complete when all are read."""
+    """Assumptions, a sentence each; of texts complete when all are read."""
 
 
 class Asked(NamedTuple):
@@ -64,7 +64,7 @@ class Asked(NamedTuple):
     label_column: str | None = None
 
     labels: bool = False
-    """Whether subfolders, or a column, are the true classes; else they are where all of them are named like classes."""
+    """True where subfolders, or a column, are the true classes; else only where all are named like classes."""
 
     def label(self, text: str | None) -> Any:
         """Return the label that a text says, as `Splits` have it; None where it is none of the run's."""

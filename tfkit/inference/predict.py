@@ -1,4 +1,4 @@
-"""What a finished run says of new images, texts or rows of numbers: streamed, into a DataFrame, a file or lines.
+"""Predictions of a finished run for new images, texts or rows of numbers: streamed, into a DataFrame, a file or lines.
 
 An image file is read as training reads it. What computes is the exported model: by TensorFlow, or for many images on a
 CPU by LiteRT on all cores, where that gives the same.
@@ -44,7 +44,7 @@ from tfkit.run import OTHER_DATA, SAVED_MODEL, Run
 from tfkit.tasks import refuse
 
 TOLERANCE = 1e-4
-"""How far LiteRT may be from the exported model in a probability; where two classes are closer, the model decides."""
+"""Largest difference of a probability between LiteRT and the exported model; the latter decides closer classes."""
 
 FEW = 256
 """Below so many images a conversion to LiteRT costs more than it saves."""

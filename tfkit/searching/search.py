@@ -132,7 +132,7 @@ class Hit:
     name: str
     """Of the document."""
     passage: int
-    """Which of the document's passages it is, from 0."""
+    """Number of the passage in its document, from 0."""
     text: str
     """Of the passage."""
     similar: tuple[str, ...] = ()
@@ -170,7 +170,7 @@ class Index:
     lines: Sequence[bytes]
     """Those of documents.jsonl."""
     description: dict[str, Any]
-    """What index.json holds, but for the digests."""
+    """Content of index.json, without the digests."""
 
     @classmethod
     def build(cls, documents: Sequence[Document], encoder: Encoder, *, fingerprint: str = "") -> Index:
@@ -593,7 +593,7 @@ class Documents(NamedTuple):
     documents: tuple[Document, ...]
     origin: str
     notes: tuple[str, ...] = ()
-    """What was passed over or changed, a sentence each."""
+    """Things that were skipped or changed, a sentence each."""
 
     @property
     def fingerprint(self) -> str:

@@ -61,7 +61,7 @@ Positive = Annotated[float, Range(gt=0)]
 Share = Annotated[float, Range(ge=0, lt=1)]
 """From 0 to below 1."""
 Seed = Annotated[int, Range(ge=0, lt=2**32)]
-"""What NumPy's generator takes."""
+"""A seed of NumPy's generator."""
 
 
 def check(settings: Any, *, label: Callable[[str], str] = str) -> None:

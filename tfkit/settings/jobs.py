@@ -25,7 +25,7 @@ class TuneConfig(RecipeConfig):
     """Time after which no further trial begins, counted over all calls. Left out: no limit."""
 
     target: Literal["loss", "accuracy"] = "loss"
-    """What of the validation split decides. In private training it is the accuracy, with noise."""
+    """Measure on the validation split that decides. In private training it is the accuracy, with noise."""
 
     model_handles: tuple[str, ...] = ()
     """Pretrained models to choose from, in place of --model-handle. Left out: that one alone."""
@@ -46,7 +46,7 @@ class SearchConfig(TextSource):
     """Folder of .txt, .md, .rst or .html files, at any depth. Left out: --data-file, or what --run-dir holds."""
 
     dataset: str = EMBEDDED
-    """Where there is neither: sentiment (embedded: short messages)."""
+    """Embedded data, where there is neither: sentiment (embedded: short messages)."""
 
     model_handle: str | None = None
     """TF Hub or Kaggle model URL, local SavedModel folder, .tar.gz, or a bundled name (python -m tfkit models lists
@@ -156,10 +156,10 @@ class CompressConfig(RecipeConfig):
     """Of the SavedModel's input with the batch, where it leaves sizes open: 1 224 224 3. Left out: as it says."""
 
     input_range: tuple[float, float] = (0.0, 1.0)
-    """What a SavedModel of float images expects for black and white."""
+    """Values of black and white that a SavedModel of float images expects."""
 
     output: Literal["auto", "probabilities", "logits", "sigmoid", "sigmoid_logits", "values"] = "auto"
-    """What the SavedModel gives: of classes, of yes or no for each number, or real values. auto: found out by its
+    """Outputs of the SavedModel: of classes, of yes or no for each number, or real values. auto: found out by its
     last layer, the labels and what it gives, and said."""
 
     representative_data: Path | None = None
@@ -169,23 +169,23 @@ class CompressConfig(RecipeConfig):
     variants: tuple[
         Literal["float32", "float16", "dynamic", "int8", "int16x8", "weights8", "weights4"], ...
     ] = ("float32", "float16", "dynamic", "int8")
-    """Which files to make. weights8, weights4: by ai-edge-quantizer, weights alone."""
+    """Files to make. weights8, weights4: by ai-edge-quantizer, weights alone."""
 
     techniques: tuple[
         Literal["prune", "cluster", "qat", "prune+cluster", "prune+qat", "cluster+qat", "prune+cluster+qat"],
         ...,
     ] = ()
-    """What training does first: one, or several, joined in this order. Minutes each. Left out: none, the model is
+    """Training before the conversion: one, or several, joined in this order. Minutes each. Left out: none, the model is
     converted as it is."""
 
     final_sparsity: Annotated[float, fields.Range(gt=0, lt=1)] = 0.8
     """Share of zeros that pruning ends with."""
 
     pruning_schedule: Literal["polynomial", "constant"] = "polynomial"
-    """How sparsity grows: step by step, or all at once."""
+    """Growth of the sparsity: step by step, or all at once."""
 
     sparsity_structure: Literal["unstructured", "block", "2:4"] = "unstructured"
-    """Which weights become zero together. 2:4 has a sparsity of 0.5."""
+    """Weights that become zero together. 2:4 has a sparsity of 0.5."""
 
     number_of_clusters: Annotated[int, fields.Range(ge=2)] = 16
     """Distinct values that clustering leaves in a kernel."""

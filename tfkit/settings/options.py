@@ -24,7 +24,7 @@ AUTO = "auto"
 LIGHT = "light"
 """The model handle that stands for a small model trained from scratch, on a vocabulary of its own."""
 UNCOVERED = "looks at validation examples, which epsilon does not cover"
-"""Why a private run is not calibrated."""
+"""Reason that a private run is not calibrated."""
 
 _Augment = Literal["none", "light", "standard", "randaugment", "autoaugment", "autoaugment-cifar"]
 _Task = Literal["auto", "classes", "order", "labels", "value"]
@@ -83,7 +83,7 @@ class SourceConfig(RecipeConfig):
     """Folder with one subfolder a class, or with train/, validation/ and test/ of such. Left out: --dataset."""
 
     dataset: str = "digits"
-    """Where there is no --data-dir: digits or mnist5k (embedded), or tfds:NAME (tensorflow-datasets)."""
+    """Data where there is no --data-dir: digits or mnist5k (embedded), or tfds:NAME (tensorflow-datasets)."""
 
     @property
     def names_data(self) -> bool:
@@ -125,7 +125,7 @@ class DataConfig(SourceConfig):
     name where that is plain."""
 
     task: _Task = "auto"
-    """What the labels mean: one of several classes; likewise, and these have an order; any of several labels ("a|b");
+    """Meaning of the labels: one of several classes; likewise, in an order; any of several labels ("a|b");
     or a real number. auto: what the column shows, which a note says; classes where they are folders."""
 
     class_order: tuple[str, ...] = ()
@@ -149,7 +149,7 @@ class DataConfig(SourceConfig):
     (python -m tfkit models lists them). A SavedModel is a program: run a stranger's in a sandbox."""
 
     sha256: str | None = None
-    """What the downloaded archive must hash to. Left out: it is not checked."""
+    """SHA-256 of the archive that is downloaded. Left out: it is not checked."""
 
     continue_from: Path | None = None
     """Finished run of this recipe, not private, whose weights this one starts from, with more epochs, more data, or
@@ -217,7 +217,7 @@ class ReplicaConfig(StrategyConfig):
     """Examples in a training step on each replica, instead of --global-batch-size, which then grows with them."""
 
     learning_rate_scaling: Literal["linear", "sqrt", "none"] = "linear"
-    """How learning rates follow a batch that grew by --batch-size-per-replica: with the replicas, or their root."""
+    """Growth of the learning rate with a batch that grew by --batch-size-per-replica: linear, or its root."""
 
     warmup: fields.Share = 0.1
     """Share of a stage's steps over which the learning rate rises to its peak; 0: none."""
@@ -281,7 +281,7 @@ class ImageConfig(DataConfig):
     """The column of the paths in --data-file. Left out: found by its name where that is plain."""
 
     input_range: tuple[float, float] | None = None
-    """What the model expects for black and white. Left out: what is known of it, else 0 1 (TF Hub's convention)."""
+    """Values of black and white that the model expects. Left out: those known of it, else 0 1 (TF Hub's convention)."""
 
     image_size: Annotated[int, fields.Range(ge=16, le=1024)] | None = None
     """Side in pixels. Left out: what the model was made for, or 96 for images smaller than that."""
@@ -326,7 +326,7 @@ class TextColumns(TextSource, DataConfig):
     """A column of languages: accuracy is then reported for each of them too. Left out: for all together."""
 
     windows: Literal["auto", "first", "all"] = "auto"
-    """What is read of a text of more than --max-length tokens: all, in windows of so many, or the first of them.
+    """Part of a text of more than --max-length tokens that is read: all, in windows of so many, or the first of them.
     auto: all, where over 5 % of the training texts are longer and no encoder is fine-tuned; the first in private
     training, since it would tell of them."""
 
@@ -373,7 +373,7 @@ class TextSettings(TextColumns, TransferConfig):
     """Folder with one subfolder a class and a .txt file a text, instead of --data-file."""
 
     dataset: str = EMBEDDED
-    """Where there is neither: sentiment (embedded: short messages, negative, neutral or positive)."""
+    """Embedded data, where there is neither: sentiment (short messages, negative, neutral or positive)."""
 
     model_handle: str = ENCODER
     """TF Hub or Kaggle model URL, local SavedModel folder, .tar.gz, a bundled name (python -m tfkit models lists
@@ -416,8 +416,8 @@ class PrivateSettings(TextColumns, ImageConfig, StrategyConfig):
     start_here = ("data_dir", "model_handle", "run_dir", "epochs", "target_epsilon")
 
     dataset: str = "digits"
-    """Where there is no --data-dir or --data-file: digits or mnist5k (embedded images), sentiment (embedded texts), or
-    tfds:NAME (tensorflow-datasets)."""
+    """Data where there is no --data-dir or --data-file: digits, mnist5k (embedded images), sentiment (embedded texts),
+    or tfds:NAME (tensorflow-datasets)."""
 
     model_handle: str = AUTO
     """TF Hub or Kaggle model URL, gs:// or local SavedModel folder, .tar.gz, a bundled name (python -m tfkit models
@@ -460,7 +460,7 @@ class PrivateSettings(TextColumns, ImageConfig, StrategyConfig):
     """poisson: each example enters each step by chance. shuffled: once an epoch, which costs far more epsilon."""
 
     accountant: Literal["pld", "rdp"] = "pld"
-    """What epsilon is computed by: privacy loss distributions, or Rényi divergences (never tighter)."""
+    """Method by which epsilon is computed: privacy loss distributions, or Rényi divergences (never tighter)."""
 
     microbatch_size: fields.Count | None = None
     """Examples that go through the model at a time. Left out: chosen; the result does not depend on it."""

@@ -46,8 +46,8 @@ GROUPS = {
 """Flags by what they are about, in the order of every recipe's --help; a recipe shows those that it has."""
 
 _OF_THE_CALL = "config run_dir overwrite json quiet debug " + GROUPS["devices"] + " " + GROUPS["question"]
-"""Where a run goes, how it talks, on what it is computed, and what an index is asked: config.yaml leaves them out, so a
-run that was interrupted on one machine goes on on four."""
+"""Flags of one call, not of a run: its folder, messages, devices, a search's query. config.yaml leaves these out:
+a run that was interrupted on one machine goes on on four."""
 
 EXIT_CODES = """exit codes:
   0 done    1 a check or a limit failed, or something unexpected    2 what was asked cannot be done

@@ -344,11 +344,11 @@ WHOLE = 64
 DRAWN, SUSPECTED = 8, 4
 """Of more examples so many drawn ones do, and so many of each kind that is likelier than others to differ."""
 CLOSE = 1e-3
-"""How far a probability of those may be off before all examples go through the whole: features are stored within
+"""Difference of a probability in those above which all examples go through the whole: features are stored within
 1e-3 of what TensorFlow computes."""
 RESIZED, OTHER = 1.001 / 255, 0.05
-"""How far the exported graph's pixels may be from those that were trained on, and how many of an image may differ, see
-`tfkit.data.splits.to_square`; an image of more goes through the whole."""
+"""Largest difference of the exported graph's pixels from those trained on, and the share of an image that may have
+more, see `tfkit.data.splits.to_square`; other images go through the whole."""
 
 
 def compare(

@@ -293,7 +293,7 @@ def train(
 
 
 _STAGES = {"train": "fit"}
-"""What stages are called in a timeline; time/train_seconds is that of the steps of all of them."""
+"""Names of stages in a timeline; time/train_seconds is that of the steps of all of them."""
 
 
 def _build_metrics(model: keras.Model, splits: Splits) -> None:
