@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,7 +19,10 @@ from tfkit.environment.stack import keras, tf, tf_hub
 from tfkit.errors import CheckError
 from tfkit.metrics import evaluate
 from tfkit.run import Run
+from tfkit.text.tokenizers import WordPiece, build_vocabulary
 from tfkit.training.export import Frozen, compare, over_white, save, to_bytes
+from tfkit.transfer import models
+from tfkit.transfer.words import mix_words
 
 
 @pytest.fixture(scope="module")
@@ -272,3 +276,34 @@ def test_parts_that_do_not_fit_are_found_by_the_whole(on_features, splits):
     whole, difference = differing(other)
     assert whole == every
     assert difference > 0.1
+
+
+@pytest.mark.parametrize("words", ["no", "yes"])
+def test_a_classifier_of_texts_is_compared_in_its_parts(tmp_path, words):
+    """All texts are cut, and classified by their stored features; few go through the whole: the longest among them."""
+    splits = data.load_texts("sentiment")
+    pieces = build_vocabulary(splits.source.read(splits.indices["train"][:500]))
+    model, other = (
+        models.light(WordPiece(vocabulary=vocabulary, max_length=24), 3, models.plain_top(1e-2, 100))
+        for vocabulary in (pieces, (*pieces[:5], *reversed(pieces[5:])))
+    )
+    model.fit(splits.train, epochs=1, verbose=0)
+    features = model.get_layer("mean").output
+    frozen = Frozen(features, keras.Model(model.input, features).predict(splits.test, verbose=0))
+    run = Run.create(tmp_path, config={})
+    validate = functools.partial(evaluate, model, splits, split="validation")
+    trained = models.Classifier(model, evaluate(model, splits), frozen.of_test, validate, frozen)
+    trained = mix_words(run, trained, splits, when=words)
+    numbers = save(trained.model, run, splits, evaluation=trained.evaluation, frozen=trained.frozen)
+    every = len(splits.indices["test"])
+    assert 0 < numbers["export/whole_examples"] < 40 < every
+    assert (numbers["export/agreement"], numbers["export/max_difference"] < 1e-4) == (1.0, True)
+
+    def whole(of):
+        return compare(run.model, of, splits, trained.evaluation, trained.frozen)[1]
+
+    assert whole(trained.model) < every
+    other.set_weights(model.get_weights())
+    assert whole(other) == every  # texts that are cut otherwise
+    model.get_layer("embedding").embeddings.assign_add(tf.fill([len(pieces), models.DIMENSION], 1e-6))
+    assert whole(trained.model) == every  # weights of another model

@@ -102,10 +102,12 @@ class Frozen(NamedTuple):
     Attributes:
       output: of the frozen part, a Keras tensor [b, d] inside of the functional model.
       of_test: float32 [n, d], what was stored of it for the test split, in the split's order.
+      passes_inputs: whether the rest takes the model's inputs too, behind what is frozen.
     """
 
     output: Any
     of_test: np.ndarray
+    passes_inputs: bool = False
 
 
 def _ways(model: keras.Model, spec: Any, frozen: Frozen | None, probabilities: Probabilities) -> list[Any]:
@@ -119,14 +121,22 @@ def _ways(model: keras.Model, spec: Any, frozen: Frozen | None, probabilities: P
     if frozen is None:
         return [*(make(model, spec, training=training) for training in (False, True)), None, None]
     frozen_part = keras.Model(model.input, frozen.output)
-    head = keras.Model(frozen.output, model.output)
     embed = tf.function(
         functools.partial(frozen_part, training=False), input_signature=[spec], autograph=False
     )
-    of_features = tf.TensorSpec(frozen.output.shape, tf.float32, name="features")
+    between: Any = frozen.output
+    of_features: Any = tf.TensorSpec(frozen.output.shape, tf.float32, name="features")
+    if frozen.passes_inputs:
+        between, of_features = [between, model.input], [of_features, spec]
+    head = keras.Model(between, model.output)
     heads = [make(head, of_features, training=training, autograph=False) for training in (False, True)]
-    infers = tf.function(lambda inputs: heads[0](embed(inputs)), input_signature=[spec], autograph=False)
-    return [infers, lambda inputs: heads[1](embed(inputs)), embed, heads[0]]
+
+    def whole(inputs: Any, training: bool = False) -> Any:
+        features = embed(inputs)
+        return heads[training]([features, inputs] if frozen.passes_inputs else features)
+
+    infers = tf.function(whole, input_signature=[spec], autograph=False)
+    return [infers, functools.partial(whole, training=True), embed, heads[0]]
 
 
 def feature_module(model: keras.Model, splits: Splits, *, probabilities: Probabilities) -> Any:
@@ -277,7 +287,7 @@ def text_module(
     from tfkit.text.tokenizers import WordPiece
 
     spec = tf.TensorSpec([None], tf.string, name="texts")
-    *ways, embed, _ = _ways(model, spec, frozen, probabilities)
+    *ways, embed, head = _ways(model, spec, frozen, probabilities)
 
     @tf.function(autograph=False)
     def call(texts: Any, training: bool = False) -> Any:
@@ -287,9 +297,11 @@ def text_module(
     for shape, training in (([None], False), ([], False), ([None], True)):
         call.get_concrete_function(tf.TensorSpec(shape, tf.string, name="texts"), training=training)
     module = module_of(model, call, spec, classify=ways[False])
-    if frozen is not None:
-        module.features = embed
     tokens = next((layer for layer in model.layers if layer.name in (TOKENS, WINDOWS)), None)
+    if frozen is not None:
+        module.features, module.head = embed, head
+        if isinstance(tokens, Tokens):
+            module.tokens = tf.function(tokens, input_signature=[spec], autograph=False)
     if isinstance(tokens, Tokens | Windows):
         module.device = on_device(model, probabilities=probabilities)
     # Others than word pieces nobody can cut a text into by a list of them; and a row of ids is no whole document.
@@ -303,6 +315,8 @@ def text_module(
 
 
 CHECKED_AT_A_TIME = 16
+TEXTS_AT_A_TIME = 1024
+"""Texts that are cut into pieces together."""
 
 
 def predict(model: Any, splits: Splits, indices: np.ndarray) -> np.ndarray:
@@ -356,12 +370,13 @@ def compare(
 ) -> tuple[np.ndarray, int]:
     """Return what an exported model says of all test examples, each of which has gone through it whole or in parts.
 
-    A model of images whose features were stored is compared in the parts that it calls, which costs a third: all
-    variables are those of the trained model, bit by bit; of all test examples `pixels` makes of the user's image what
-    was trained on, and `head` makes the probabilities of the stored features. Between these is the frozen part, a graph
-    of constants and compared variables. Through the whole go drawn examples, those with the nearest second class and
-    those with the most other pixels; if any of their probabilities is off by more than 1e-3, a variable by anything, or
-    the pixels of most images by more than resizing does, all do.
+    A model of images or texts whose features were stored is compared in the parts that it calls, which costs a third or
+    less: all variables are those of the trained model, bit by bit; of all test examples `pixels` makes of the user's
+    image what was trained on, or `tokens` cuts the text into the same pieces, and `head` makes the probabilities of the
+    stored features. Between these is the frozen part, a graph of constants and compared variables. Through the whole go
+    drawn examples, those with the nearest second class, and those with the most other pixels or the most pieces; if any
+    of their probabilities is off by more than 1e-3, a variable by anything, or the inputs of most examples by more than
+    resizing does, all do.
 
     Args:
       exported: the loaded SavedModel.
@@ -374,20 +389,18 @@ def compare(
       Probabilities float32 [n, classes], and how many examples went through the whole.
     """
     test = splits.indices["test"]
-    few = frozen is None or splits.kind != "images" or len(test) <= WHOLE
-    pairs = () if few else zip(exported.variables_of_model, model.variables, strict=True)
-    if frozen is None or few or not all(np.array_equal(*pair) for pair in pairs):
+    compare_inputs = {"images": _other_pixels, "texts": _other_tokens}.get(splits.kind)
+    if frozen is None or compare_inputs is None or len(test) <= WHOLE or not hasattr(exported, "head"):
         return predict(exported, splits, test), len(test)
-    other, begin = np.ones(len(test)), 0
-    for batch in _raw_batches(splits, test):
-        places = slice(begin, begin := begin + len(batch))
-        trained_on = splits.source.read(test[places]) / np.float32(255)
-        pixels = np.asarray(exported.pixels(stack.tf.constant(batch)))
-        far = np.abs(pixels - trained_on).reshape(len(batch), -1)
-        other[places] = np.where(far.max(axis=1) > RESIZED, 1.0, (far > 0.5 / 255).mean(axis=1))
-        if np.mean(other[:begin] > OTHER) > 0.5:  # such as large JPEGs, which training decodes small
-            return predict(exported, splits, test), len(test)
-    probabilities = np.array(exported.head(stack.tf.constant(frozen.of_test)))
+    pairs = zip(exported.variables_of_model, model.variables, strict=True)
+    same = all(np.array_equal(*pair) for pair in pairs)
+    other = compare_inputs(exported, model, splits) if same else None
+    if other is None:
+        return predict(exported, splits, test), len(test)
+    between: Any = stack.tf.constant(frozen.of_test)
+    if frozen.passes_inputs:
+        between = [between, stack.tf.constant(splits.source.read(test))]
+    probabilities = np.array(exported.head(between))
     closest = np.sort(evaluation.probabilities, axis=1)[:, -2:]
     chosen = [
         draw(len(test), DRAWN),
@@ -400,6 +413,38 @@ def compare(
     if not largest_difference(probabilities[whole], evaluation.probabilities[whole]) <= CLOSE:
         return predict(exported, splits, test), len(test)
     return probabilities, len(whole)
+
+
+def _other_pixels(exported: Any, model: keras.Model, splits: Splits) -> np.ndarray | None:
+    """Return the share of other pixels in each test image, 1 where one is off by more than resizing; None: in most."""
+    test = splits.indices["test"]
+    other, begin = np.ones(len(test)), 0
+    for batch in _raw_batches(splits, test):
+        places = slice(begin, begin := begin + len(batch))
+        trained_on = splits.source.read(test[places]) / np.float32(255)
+        pixels = np.asarray(exported.pixels(stack.tf.constant(batch)))
+        far = np.abs(pixels - trained_on).reshape(len(batch), -1)
+        other[places] = np.where(far.max(axis=1) > RESIZED, 1.0, (far > 0.5 / 255).mean(axis=1))
+        if np.mean(other[:begin] > OTHER) > 0.5:  # such as large JPEGs, which training decodes small
+            return None
+    return other
+
+
+def _other_tokens(exported: Any, model: keras.Model, splits: Splits) -> np.ndarray | None:
+    """Return 1 for each test text that is cut otherwise, and below `OTHER` more for a longer one; None: not known."""
+    from tfkit.text.layers import TOKENS
+    from tfkit.text.tokenizers import MASK
+
+    if not hasattr(exported, "tokens"):
+        return None
+    other, cut, test = [], model.get_layer(TOKENS), splits.indices["test"]
+    for places in np.split(test, range(TEXTS_AT_A_TIME, len(test), TEXTS_AT_A_TIME)):
+        texts = stack.tf.constant(splits.source.read(places))
+        ours, theirs = cut(texts), exported.tokens(texts)
+        is_other = [(np.asarray(ours[name]) != np.asarray(theirs[name])).any(axis=1) for name in ours]
+        length = np.asarray(ours[MASK]).sum(axis=1) / cut.tokenizer.max_length
+        other.append(np.where(np.any(is_other, axis=0), 1.0, length * OTHER))
+    return np.concatenate(other)
 
 
 def tune(

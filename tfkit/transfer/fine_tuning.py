@@ -13,7 +13,7 @@ from tfkit import hub
 from tfkit.data.augment import Augmentation
 from tfkit.data.splits import Splits, draw, typed_labels
 from tfkit.distribution.replicas import Replicas
-from tfkit.environment import files, stack
+from tfkit.environment import files, process, stack
 from tfkit.hub.encoders import Encoder
 from tfkit.privacy.clipping import per_example_loss
 from tfkit.run import Run
@@ -73,7 +73,7 @@ def fine_tune(
     else:
         trained = train_head(encoder, features, config, start=start, **how)
     head, seconds, improved = trained, trained.seconds, features is None
-    plan = _Plan(run, encoder, splits, config, replicas)
+    plan = _Plan(run, encoder, splits, config, replicas, is_perfect=_is_perfect(head))
     precision = "mixed_float16" if stack.has_gpu() else "float32"
     if plan.epochs:
         error = float(replicas.of_chief([_standard_error(head, features or splits)])[0])
@@ -233,7 +233,14 @@ class _Plan:
     schedule: Any = None
 
     def __init__(
-        self, run: Run, encoder: Encoder, splits: Splits, config: TransferConfig, replicas: Replicas
+        self,
+        run: Run,
+        encoder: Encoder,
+        splits: Splits,
+        config: TransferConfig,
+        replicas: Replicas,
+        *,
+        is_perfect: bool = False,
     ) -> None:
         self._run, self._config, self._replicas = run, config, replicas
         self._steps, self._began, self._decided = splits.steps_per_epoch, time.monotonic(), False
@@ -242,13 +249,19 @@ class _Plan:
         # An earlier process of this run may have decided.
         settings = {**vars(config), **run.config} if run.is_chief else vars(config)
         epochs, minutes = settings["fine_tune_epochs"], settings["fine_tune_minutes"]
-        if epochs is None and minutes is None and not stack.has_gpu():
+        by_default, why = epochs is None and minutes is None, ""
+        if by_default and not stack.has_gpu():
             minutes = CPU_MINUTES
-        why = ""
         if epochs is None and encoder.windows:
             why = f"whole documents are read (--windows first --fine-tune-epochs {usual} trains on their beginnings)"
         elif epochs is None and not encoder.trainable_variables:
             why = f"{encoder.handle} has no trainable weights"
+        elif by_default and is_perfect:
+            examples = process.counted(len(splits.indices["validation"]), "validation example")
+            why = (
+                f"the head makes no mistake on the {examples}, so that no gain could be seen"
+                f" (--fine-tune-epochs {usual} trains nevertheless)"
+            )
         if why:
             run.note(f"Fine-tuning is off: {why}.")
             run.decide(fine_tune_epochs=0, fine_tune_minutes=None)
@@ -306,6 +319,11 @@ def _duration(seconds: float) -> str:
     """
     count, unit = (max(seconds, 1), "second") if seconds < 100 else (seconds / 60, "minute")
     return f"{count:.0f} {unit}" + ("" if round(count) == 1 else "s")
+
+
+def _is_perfect(head: Trained) -> bool:
+    """Return whether the weights that a head has kept make no mistake on the validation split."""
+    return head.best_epoch is not None and head.rows[head.best_epoch].get("val_accuracy") == 1.0
 
 
 def _standard_error(head: Trained, splits: Splits) -> float:

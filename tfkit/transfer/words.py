@@ -94,7 +94,7 @@ def mix_words(run: Run, classifier: Classifier, splits: Splits, *, when: str) ->
         model=compiled(mixed, stack.keras.optimizers.SGD()),
         evaluation=evaluation(found.probabilities[1], splits),
         validate=lambda: of_validation,
-        frozen=None,
+        frozen=classifier.frozen and classifier.frozen._replace(passes_inputs=True),
     )
 
 
