@@ -1,9 +1,15 @@
 """The pages in a browser: nothing of the data runs, anybody can read them, on a phone, in the dark and on paper."""
 
+import dataclasses
+
+import numpy as np
 import pytest
 
-from tests.reporting.finished_runs import PRIVATE, full_run
+from tests.reporting.finished_runs import PRIVATE, digits, full_run
 from tfkit import reporting
+from tfkit.metrics import LabelsEvaluation
+from tfkit.reporting.examples import save
+from tfkit.tasks import Labels
 
 
 @pytest.fixture(scope="module")
@@ -11,10 +17,20 @@ def pages(tmp_path_factory):
     """The report of a run and a comparison, both full of hostile names."""
     folder = tmp_path_factory.mktemp("runs")
     runs = [full_run(folder / "<img src=x onerror=alert(5)>"), full_run(folder / "private", privacy=PRIVATE)]
+    thresholds = (0.5,) * 10
+    labelled = full_run(folder / "labels", task=Labels(thresholds=thresholds).describe())
+    measured, pictures = digits()
+    known = {name: getattr(measured, name) for name in ("probabilities", "names", "class_names")}
+    of_labels = LabelsEvaluation(
+        labels=np.eye(10, dtype=int)[measured.labels], thresholds=thresholds, **known
+    )
+    shown = dataclasses.replace(pictures, sample_labels=of_labels.labels[: len(pictures.samples)])
+    save(labelled.path / "evaluation.npz", of_labels, shown)
     (runs[1].path / "intended_use.md").write_text("To tell digits apart.\n\n<script>alert(6)</script>")
     return {
         "report": reporting.write_report(runs[0]),
         "private": reporting.write_report(runs[1]),
+        "labels": reporting.write_report(labelled),
         "compare": reporting.write_comparison(runs, folder / "compare.html"),
     }
 
@@ -82,6 +98,20 @@ def test_a_phone_scrolls_it_in_one_direction(browser, pages, name, screenshot):
         assert visit.page.locator("body *").evaluate_all(beyond) == []
         # What is wider can be reached: by a finger, and by the keyboard.
         assert visit.page.locator(".wide:not([tabindex='0'])").count() == 0
+
+
+def test_the_numbers_of_labels_are_below_each_other_on_a_phone(browser, pages, screenshot):
+    with Visit(browser, pages["labels"], viewport={"width": 390, "height": 844}) as visit:
+        screenshot(visit.page, "labels-phone", full_page=True)
+        table = visit.page.locator("section[aria-labelledby=classes] .wide")
+        assert table.evaluate("one => one.scrollWidth - one.clientWidth") == 0
+        names = (
+            table.locator("tbody tr")
+            .first.locator("td")
+            .evaluate_all("all => all.map(one => one.dataset.name)")
+        )
+        assert names == ["train", "test", "f1", "recall", "precision", "average precision", "thresholds"]
+        assert violations(visit.page) == []
 
 
 @pytest.mark.parametrize("name", ["report", "private", "compare"])
