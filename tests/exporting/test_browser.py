@@ -282,10 +282,10 @@ def test_texts(browser, mails, runtime):
     folder = tfkit.export(mails, "browser", runtime=str(runtime))
     with pytest.raises(ConfigError, match=r"export .* browser"):
         tfkit.export(mails, "tfjs")
-    texts = [*docstrings(json, shutil)[0][:10], "", "Ünïcode 你好 😀"]
+    texts, model = [*docstrings(json, shutil)[0][:10], "", "Ünïcode 你好 😀"], mails.model
     with Visit(browser, folder) as visit:
         for text in texts:
-            expected = mails.model(tf.constant([text])).numpy()[0]
+            expected = model(tf.constant([text])).numpy()[0]
             visit.page.fill("#text", text)
             visit.page.click("button:text('Classify')")
             given = visit.call(f"page.text({json.dumps(text)})")
