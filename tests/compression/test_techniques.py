@@ -11,13 +11,12 @@ from tfkit.environment.stack import keras, tf, tf_hub, tfmot
 from tfkit.errors import CheckError, ConfigError, UsageError
 from tfkit.litert import to_tflite
 
-
 MOST, EIGHT = Prune(final_sparsity=0.8), Cluster(number_of_clusters=8)
 
 
 @pytest.fixture(scope="module")
 def trained(digits):
-    """Trains the digits by a stage as `digits.train` does, once each: several tests look at, or begin with, the same."""
+    """Trains the digits by a stage, as `digits.train` does, once: several tests look at the same, or begin with it."""
     return functools.cache(lambda stage: digits.train(stage))
 
 

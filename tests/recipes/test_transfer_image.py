@@ -183,9 +183,9 @@ def test_another_way_to_train(photos, tmp_path):
 
 @pytest.mark.slow
 def test_a_hub_model_of_ones_own(photos, tmp_path):
-    """A SavedModel folder that is no bundled one is fine-tuned as a hub.KerasLayer; augmented, so without stored features.
+    """A SavedModel folder that is no bundled one is fine-tuned as a hub.KerasLayer.
 
-    With stored ones it is fine-tuned in tests/transfer/test_continuing.py.
+    Augmented, so without stored features; with them it is fine-tuned in tests/transfer/test_continuing.py.
     """
     kernel = tf.Variable(tf.random.stateless_normal([3, 3, 3, 8], seed=[1, 2]))
 
