@@ -37,7 +37,7 @@ def test_it_learns_from_scratch_and_exports_what_it_learned(finished, photos):
 
 @pytest.mark.slow
 def test_all_layers_of_a_backbone(photos, tmp_path):
-    settings = {"model_handle": "efficientnet-lite0", "epochs": 2, "image_size": 48, "learning_rate": 1e-3}
+    settings = {"model_handle": "efficientnet-lite0", "epochs": 2, "image_size": 64, "learning_rate": 1e-3}
     done = run(Config(data_dir=photos, run_dir=tmp_path / "run", global_batch_size=16, **settings))
     assert done.metrics["test/accuracy"] > 0.8
     assert done.provenance["model"]["handle"] == "efficientnet-lite0"
