@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import sys
 
 import pytest
 
@@ -17,6 +18,8 @@ CANARIES = 10
 AT_MOST = 4.0
 """Bits: of ten codes that no training saw the mean is above that once in 30,000 times, and noise is drawn anew here."""
 EPSILON = 0.1
+FEWER = 300
+"""References in place of REFERENCES, which the private run has: their embedding takes most of a test's time."""
 SUBJECTS = [
     ("the soup", "a pan of rice", "fresh bread", "the roast", "some pepper", "an old recipe"),
     ("the roses", "a row of beans", "wet soil", "the hedge", "some seeds", "an apple tree"),
@@ -44,6 +47,11 @@ def stored(letters):
     return encoder, hub.extract(encoder, data.load_texts(letters)).splits
 
 
+@pytest.fixture
+def fewer_references(monkeypatch):
+    monkeypatch.setattr(sys.modules["tfkit.auditing.exposure"], "REFERENCES", FEWER)
+
+
 def call(module, *arguments):
     with pytest.raises(SystemExit) as ended:
         cli.main(module.Config, module.run, arguments, closing=getattr(module, "closing_lines", None))
@@ -57,12 +65,12 @@ def by_heart(pool):
     hidden = keras.layers.Dense(1024, activation="relu")(even)
     model = keras.Model(inputs, keras.layers.Dense(len(pool.class_names))(hidden))
     model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    model.fit(pool.epochs(0, 150), verbose=0)
+    model.fit(pool.epochs(0, 100), verbose=0)
     return model
 
 
 @pytest.mark.slow
-def test_what_is_learnt_by_heart_is_exposed(stored):
+def test_what_is_learnt_by_heart_is_exposed(stored, fewer_references):
     encoder, features = stored
     keras.utils.set_random_seed(1)
     found = auditing.exposure(
@@ -73,12 +81,12 @@ def test_what_is_learnt_by_heart_is_exposed(stored):
     assert all(of["codes"] == CANARIES for of in insertions.values())
     assert insertions["16"]["mean_bits"] > AT_MOST + 1
     assert insertions["16"]["mean_bits"] > insertions["1"]["mean_bits"]
-    assert insertions["16"]["largest_bits"] <= found["possible_bits"] == math.log2(REFERENCES)
+    assert insertions["16"]["largest_bits"] <= found["possible_bits"] == math.log2(FEWER)
     assert "leaves a trace" in found["verdict"]
 
 
 @pytest.mark.slow
-def test_codes_that_no_training_saw_have_what_chance_gives(stored, letters):
+def test_codes_that_no_training_saw_have_what_chance_gives(stored, letters, fewer_references):
     """With classes that the run's texts have taught the model: under its own class a code is like any other."""
     encoder, features = stored
     config = transfer_text.Config(data_file=letters, epochs=2, fine_tune_epochs=0)
@@ -107,6 +115,10 @@ def test_a_private_run_does_not_give_them_away(letters, tmp_path, capsys):
         assert of["mean_bits"] < AT_MOST + int(times) * EPSILON / math.log(2)
         assert run.metrics[f"audit/exposure_{times}_bits"] == of["mean_bits"]
     assert found["inserted"] == 21 * CANARIES
+    assert (found["references"], found["possible_bits"]) == (
+        REFERENCES,
+        pytest.approx(math.log2(REFERENCES), abs=0.01),
+    )
     assert "16 times has 16 times that" in found["verdict"]
     assert found["verdict"] in capsys.readouterr().out
     assert "mean exposure" in (folder / "report.html").read_text()

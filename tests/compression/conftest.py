@@ -88,6 +88,7 @@ class Classifier:
 @pytest.fixture(scope="session")
 def classifier():
     from sklearn.linear_model import LogisticRegression
+    from threadpoolctl import threadpool_limits
 
     from tfkit import data, hub
     from tfkit.compression import representative
@@ -98,14 +99,15 @@ def classifier():
 
     # MNIST and not the 8 x 8 digits: these, enlarged, are so far from what the backbone knows that int8 itself gives
     # another class for 5 to 7 % of the test split, whatever reads it. Here it does for 2 %.
-    all_of_them = data.load_images("mnist5k", image_size=SIZE).source
+    all_of_them = data.load_images("mnist5k", image_size=28).source
     some = np.sort(np.random.default_rng(0).permutation(len(all_of_them.labels))[:SOME])
     splits = data.from_arrays(all_of_them.read(some), all_of_them.labels[some], image_size=SIZE)
     backbone = hub.load_model("efficientnet-lite0")
     train = np.asarray(splits.indices["train"])
     features = hub.extract(backbone, splits).splits.source.read(train)
     # Solved and not trained step by step: the same head in every process, without a seed.
-    solved = LogisticRegression(C=0.01, max_iter=2000).fit(features, splits.source.labels[train])
+    with threadpool_limits(1):  # several would wait for each other, at full load
+        solved = LogisticRegression(C=0.01, max_iter=2000).fit(features, splits.source.labels[train])
     head = models.head(features.shape[1], 10, models.plain_top())
     head.layers[-1].set_weights([solved.coef_.T.astype(np.float32), solved.intercept_.astype(np.float32)])
 

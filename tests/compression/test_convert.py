@@ -108,26 +108,26 @@ def test_a_converter_that_dies_is_an_error_and_the_others_are_made(model):
     assert made.keys() == {"second"}
 
 
-def test_the_next_conversion_is_done_by_the_same_process_and_an_ended_one_is_replaced(model):
+def test_the_next_conversion_is_done_by_the_same_process_and_an_ended_or_idle_one_is_replaced(
+    monkeypatch, model
+):
+    """Each of them imports TensorFlow: the one that replaces the ended one is the one that ends by itself."""
     number, first = process(), convert(model)
     assert process() == number
     end_converters()
     with pytest.raises(ProcessLookupError):
         os.kill(number, 0)
+    with monkeypatch.context() as patch:
+        patch.setattr(sys.modules["tfkit.compression.convert"], "IDLE_SECONDS", 1.0)
+        number = process()
     assert convert(model) == first
-
-
-def test_a_converter_without_work_ends_by_itself(monkeypatch, model):
-    end_converters()
-    monkeypatch.setattr(sys.modules["tfkit.compression.convert"], "IDLE_SECONDS", 0.1)
-    number, first = process(), convert(model)
     with pytest.raises(ProcessLookupError):
         for _ in range(100):
             os.kill(number, 0)
             time.sleep(0.1)
     assert process() != number
     assert convert(model) == first
-    end_converters()
+    end_converters()  # its executor's processes are as impatient
 
 
 def test_int8_without_examples_is_refused_and_not_made_in_float(model):

@@ -1,6 +1,7 @@
 """The page in a real Chromium, used as a person would; what JavaScript prepares is what training does."""
 
 import contextlib
+import io
 import json
 import os
 import re
@@ -34,6 +35,8 @@ from tfkit.text.tokenizers import WordPiece
 pytestmark = pytest.mark.slow
 
 SIZE = int(os.environ.get("SIZE", "32"))
+DOCS = (Path(__file__).parents[2] / "docs/manual/how-to/browser.md").read_text()
+PROGRAMS = re.findall(r"```python\n(.*?)```", DOCS, re.DOTALL)
 HOSTILE = ['<img src="x" onerror="document.title=1">', "digit & 1", "\u202edigit 2 </script>"]
 
 
@@ -55,11 +58,25 @@ def runtime(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def page(run, runtime):
-    """The page of float32, converted and proven by the export, and of int8, with hostile names of classes."""
-    first = tfkit.export(run, "browser", runtime=str(runtime))
+def documented(run, runtime, tmp_path_factory):
+    """Where the programs of the documentation have run, of a run without .tflite files; and what they printed.
+
+    The runtime comes from npm, and the graph model runs in Node.
+    """
+    folder = tmp_path_factory.mktemp("documented")
+    shutil.copytree(run.path, folder / "runs/photos")
+    printed = io.StringIO()
+    with contextlib.chdir(folder), contextlib.redirect_stdout(printed):
+        for program in PROGRAMS:
+            exec(program, {})
+    return folder, printed.getvalue()
+
+
+@pytest.fixture(scope="module")
+def page(run, runtime, documented):
+    """The page of float32, converted and proven by an export, and of int8, with hostile names of classes."""
     (run.path / "tflite").mkdir()
-    shutil.copy(first / "float32.tflite", run.path / "tflite")
+    shutil.copy(documented[0] / "runs/photos/browser/float32.tflite", run.path / "tflite")
     pixels = np.stack([resize(decode_image(path), SIZE) for path in pictures_of(run)]).astype(np.float32)
     model = run.model
     int8 = tfkit.convert(
@@ -282,10 +299,10 @@ def test_texts(browser, mails, runtime):
     folder = tfkit.export(mails, "browser", runtime=str(runtime))
     with pytest.raises(ConfigError, match=r"export .* browser"):
         tfkit.export(mails, "tfjs")
-    texts = [*docstrings(json, shutil)[0][:10], "", "Ünïcode 你好 😀"]
+    texts, model = [*docstrings(json, shutil)[0][:10], "", "Ünïcode 你好 😀"], mails.model
     with Visit(browser, folder) as visit:
         for text in texts:
-            expected = mails.model(tf.constant([text])).numpy()[0]
+            expected = model(tf.constant([text])).numpy()[0]
             visit.page.fill("#text", text)
             visit.page.click("button:text('Classify')")
             given = visit.call(f"page.text({json.dumps(text)})")
@@ -396,22 +413,11 @@ def test_tensorflow_js_in_chromium_gives_what_it_gives_in_node(browser, run, pag
     print({name: round(float(np.median(milliseconds)), 1) for name, milliseconds in took.items()})
 
 
-def test_the_programs_of_the_documentation(run, page, tmp_path, monkeypatch, capsys):
-    """Of a run without .tflite files; the runtime comes from npm, and the graph model runs in Node."""
-    text = (Path(__file__).parents[2] / "docs/manual/how-to/browser.md").read_text()
-    for name in ("runs", "runs/photos"):
-        (tmp_path / name).mkdir()
-    for part in run.path.iterdir():
-        if part.name not in ("browser", "tflite"):
-            (shutil.copytree if part.is_dir() else shutil.copy)(part, tmp_path / "runs/photos" / part.name)
-    monkeypatch.chdir(tmp_path)
-    programs = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    assert len(programs) == 2
-    for program in programs:
-        exec(program, {})
-    printed = capsys.readouterr().out
-    assert re.search(r"^ +(\[.*\])$", text, re.MULTILINE)[1] in printed
+def test_the_programs_of_the_documentation(documented):
+    folder, printed = documented
+    assert len(PROGRAMS) == 2
+    assert re.search(r"^ +(\[.*\])$", DOCS, re.MULTILINE)[1] in printed
     assert "['.json']" in printed
     assert "In Node (wasm)" in printed
-    size = sum(path.stat().st_size for path in Path("runs/photos/tfjs").glob("*.bin"))
+    size = sum(path.stat().st_size for path in (folder / "runs/photos/tfjs").glob("*.bin"))
     assert 6e6 < size < 7e6

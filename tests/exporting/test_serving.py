@@ -311,7 +311,8 @@ def test_kserve_refuses_malformed_instances(content, kserve):
 def test_kserve_answers_as_the_model_does_by_both_protocols(run, kserve):
     rng = np.random.default_rng(1)
     images = [rng.integers(0, 256, (1, *size, 3), dtype=np.uint8) for size in ((9, 30), (24, 24), (50, 7))]
-    expected = np.concatenate([run.model(image).numpy() for image in images])
+    model = run.model
+    expected = np.concatenate([model(image).numpy() for image in images])
     instances = [image[0].tolist() for image in images]
     file = {"b64": base64.b64encode(encoded(images[0][0])).decode()}
     content = {"instances": [*instances, file]}

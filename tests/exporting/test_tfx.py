@@ -66,7 +66,8 @@ def test_the_folder_holds_what_the_page_says_and_its_model_reads_files_as_traini
     paths = sorted(photos.glob("*/*.png"))[::10]
     layer = tf_hub.KerasLayer(str(exported / "model"), trainable=True)
     given = layer(tf.constant([path.read_bytes() for path in paths])).numpy()
-    expected = [run.model(tfkit.read_image(path)).numpy() for path in paths]
+    model = run.model
+    expected = [model(tfkit.read_image(path)).numpy() for path in paths]
     np.testing.assert_allclose(given, expected, atol=1e-6)
     assert len(layer.trainable_weights) == 2
     compile((exported / "pipeline.py").read_text(), "pipeline.py", "exec")

@@ -39,6 +39,22 @@ def run(scans, tmp_path_factory):
     return Run.open(folder)
 
 
+PRUNE = (
+    "--techniques", "prune", "--final-sparsity", "0.5", "--epochs", "1", "--variants", "int8",
+    "--max-accuracy-drop", "0.9",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def pruned(scans, tmp_path_factory):
+    """Of the small network: README's command, which tests/test_readme.py runs, prunes a backbone."""
+    folder = tmp_path_factory.mktemp("runs") / "small"
+    words = ("--data-dir", scans, "--image-size", "32", "--epochs", "5", "--run-dir", folder)
+    assert call(train_distributed, *words) == 0
+    assert call(compress_tflite, "--from-run", folder, *PRUNE) == 0
+    return Run.open(folder)
+
+
 @pytest.fixture(scope="module")
 def compressed(run):
     assert call(compress_tflite, "--from-run", run.path, "--variants", "float32", "int8") == 0
@@ -88,39 +104,32 @@ def test_its_report_is_the_picture_in_the_readme(compressed, browser, screenshot
 
 
 @pytest.mark.slow
-def test_limits_that_nothing_keeps_to_end_with_1_and_the_nearest(compressed, capsys):
-    before = (compressed.path / "saved_model" / "saved_model.pb").read_bytes()
-    asked = ("--from-run", compressed.path, "--variants", "float32", "--max-size-kb", "100")
-    assert call(compress_tflite, *asked) == 1
-    said = capsys.readouterr()
-    assert "The nearest is float32: 13," in said.err
-    assert "Traceback" not in said.err
-    assert not (compressed.path / "tflite" / "model.tflite").exists()
-    assert compressed.read("tflite/variants.json")["chosen"] is None
-    assert (compressed.path / "saved_model" / "saved_model.pb").read_bytes() == before
-
-
-@pytest.mark.slow
-def test_pruning_is_measured_and_not_done_twice(scans, tmp_path, capsys):
-    """Of the small network: README's command, which tests/test_readme.py runs, prunes a backbone."""
-    small = ("--data-dir", scans, "--image-size", "32", "--epochs", "5", "--run-dir", tmp_path / "run")
-    assert call(train_distributed, *small) == 0
-    run = Run.open(tmp_path / "run")
-    asked = (
-        "--from-run", run.path, "--techniques", "prune", "--final-sparsity", "0.5", "--epochs", "1",
-        "--variants", "int8", "--max-accuracy-drop", "0.9",
-    )  # fmt: skip
-    assert call(compress_tflite, *asked) == 0
-    found = {one["name"]: one for one in run.read("tflite/variants.json")["variants"]}
+def test_pruning_is_measured_and_not_done_twice(pruned):
+    found = {one["name"]: one for one in pruned.read("tflite/variants.json")["variants"]}
     assert found["prune0.5+int8"]["sparsity"] > 0.42
     assert found["prune0.5+int8"]["macs"] == {"int8": 1.0}
     # The same again trains nothing.
-    folder = run.path / "tflite/training/prune0.5/backup/train"
+    folder = pruned.path / "tflite/training/prune0.5/backup/train"
     trained = {state.parent.name: state.stat().st_mtime_ns for state in folder.glob("[0-9]*/state.json")}
     assert trained
-    assert call(compress_tflite, *asked) == 0
+    assert call(compress_tflite, "--from-run", pruned.path, *PRUNE) == 0
     again = {state.parent.name: state.stat().st_mtime_ns for state in folder.glob("[0-9]*/state.json")}
     assert again == trained
+
+
+@pytest.mark.slow
+def test_limits_that_nothing_keeps_to_end_with_1_and_the_nearest(pruned, capsys):
+    before = (pruned.path / "saved_model" / "saved_model.pb").read_bytes()
+    assert (pruned.path / "tflite" / "model.tflite").exists()
+    asked = ("--from-run", pruned.path, "--variants", "float32", "--max-size-kb", "20")
+    assert call(compress_tflite, *asked) == 1
+    said = capsys.readouterr()
+    size = (pruned.path / "tflite" / "float32.tflite").stat().st_size
+    assert f"The nearest is float32: {size / 1000:,.0f}" in said.err
+    assert "Traceback" not in said.err
+    assert not (pruned.path / "tflite" / "model.tflite").exists()
+    assert pruned.read("tflite/variants.json")["chosen"] is None
+    assert (pruned.path / "saved_model" / "saved_model.pb").read_bytes() == before
 
 
 @pytest.mark.slow

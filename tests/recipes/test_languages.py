@@ -83,10 +83,11 @@ def test_what_is_learned_in_english_holds_in_others(run, folder):
 @pytest.mark.slow
 def test_the_exported_model_takes_strings_of_any_language(run):
     strange = ["", "\0", "東京", "नमस्ते", "🙂" * 500, "x" * 100_000, b"\xff\xfe broken", "Schweizer Franken"]
-    many = run.model(tf.constant(strange)).numpy()
+    model = run.model
+    many = model(tf.constant(strange)).numpy()
     np.testing.assert_allclose(many.sum(axis=1), 1, atol=1e-5)
     for string, expected in zip(strange, many, strict=True):
-        on_device = run.model.signatures["device"](texts=tf.constant([string]))["probabilities"].numpy()[0]
+        on_device = model.signatures["device"](texts=tf.constant([string]))["probabilities"].numpy()[0]
         np.testing.assert_allclose(on_device, expected, atol=1e-5)
     (found,) = run.explain(["Schweizer Franken"])
     assert found.label == "currency"

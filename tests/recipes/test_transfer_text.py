@@ -33,12 +33,12 @@ AUF_DEUTSCH = {
 
 @pytest.fixture(scope="session")
 def mails(tmp_path_factory) -> Path:
-    """180 short mails in two languages, three folders, with quoted line breaks, emoji, markup and a text of 20 kB."""
+    """120 short mails in two languages, three folders, with quoted line breaks, emoji, markup and a text of 20 kB."""
     path = tmp_path_factory.mktemp("data") / "mails.csv"
     with path.open("w", newline="", encoding="utf-8-sig") as file:
         rows = csv.writer(file)
         rows.writerow(["body", "folder", "language"])
-        for number in range(60):
+        for number in range(40):
             for folder in SAID:
                 first, second = THINGS[number % 10], THINGS[(number * 7 + 3) % 10]
                 german = number % 3 == 0
@@ -134,13 +134,9 @@ def test_the_light_model_trains_from_scratch_and_on_two_replicas(mails, tmp_path
 @pytest.mark.parametrize("handle", ["minilm-l6-v2", "light"])
 def test_private_training_leaves_no_text_in_the_folder(tmp_path, capsys, handle):
     letters = planted.texts(tmp_path / "letters.csv")
-    settings = {
-        "text_column": "body",
-        "label_column": "ward",
-        "max_length": 16,
-        "target_epsilon": 8,
-        "epochs": 5,
-    }
+    settings = {"text_column": "body", "label_column": "ward", "target_epsilon": 8, "epochs": 5}
+    if handle == "light":  # MiniLM is converted already, for rows of its own length
+        settings["max_length"] = 16
     where = {"data_file": letters, "run_dir": tmp_path / "private", "model_handle": handle}
     private = train_private.run(train_private.Config(**where, **settings))
     assert private.metrics["privacy/epsilon"] <= 8

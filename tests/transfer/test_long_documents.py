@@ -55,6 +55,12 @@ def run(documents):
     return Run.open(documents.parent / "runs/documents")
 
 
+@pytest.fixture(scope="module")
+def exported(run):
+    """Its model, loaded once: two seconds each time."""
+    return run.model
+
+
 def test_windows_hold_all_pieces_and_none_is_empty():
     for room in (1, 2, 10, 126):
         lengths = np.arange(1, 3000)
@@ -102,37 +108,36 @@ def test_a_run_reads_whole_documents_and_says_so(run):
 
 
 @pytest.mark.slow
-def test_the_end_of_a_document_counts(run):
-    model = run.model
+def test_the_end_of_a_document_counts(exported):
     beginning = "The invoice is wrong. " * 40
     ends = [
         beginning + "Draw samples from a distribution of random variates.",
         beginning + "Array axis shape dtype.",
     ]
-    with_words = model(tf.constant([beginning, *ends])).numpy()
+    with_words = exported(tf.constant([beginning, *ends])).numpy()
     assert np.abs(with_words[1] - with_words[2]).max() > 1e-3
-    np.testing.assert_allclose(model(tf.constant(ends[0])), with_words[1], atol=1e-5)
+    np.testing.assert_allclose(exported(tf.constant(ends[0])), with_words[1], atol=1e-5)
 
 
 @pytest.mark.slow
-def test_a_device_gets_the_same_of_any_text(run, documents):
+def test_a_device_gets_the_same_of_any_text(exported, documents):
     texts = [text for text in HARD if len(text) < 10_000] + [*load_texts(documents).source.read(np.arange(5))]
-    many = run.model(tf.constant(texts)).numpy()
+    many = exported(tf.constant(texts)).numpy()
     for text, expected in zip(texts, many, strict=True):
-        on_device = run.model.signatures["device"](texts=tf.constant([text]))["probabilities"].numpy()[0]
+        on_device = exported.signatures["device"](texts=tf.constant([text]))["probabilities"].numpy()[0]
         np.testing.assert_allclose(on_device, expected, atol=1e-5)
-    assert "device_ids" not in run.model.signatures  # a row of ids is no document
+    assert "device_ids" not in exported.signatures  # a row of ids is no document
 
 
 @pytest.mark.slow
-def test_it_is_compressed_with_windows_and_words(run, documents):
+def test_it_is_compressed_with_windows_and_words(run, exported, documents):
     tfkit.compress(run, variants=["float32", "dynamic"])
     assert run.metrics["lite/float32/agreement"] == 1
     assert run.metrics["lite/dynamic/agreement"] > 0.7
     text = load_texts(documents).source.read(np.array([0]))
     with ParallelInterpreter((run.path / "tflite/float32.tflite").read_bytes()) as interpreter:
         given = interpreter(text)
-    np.testing.assert_allclose(given[0], run.model(tf.constant(text)).numpy()[0], atol=1e-4)
+    np.testing.assert_allclose(given[0], exported(tf.constant(text)).numpy()[0], atol=1e-4)
 
 
 @pytest.mark.parametrize("pairs", [False, True])

@@ -28,6 +28,12 @@ def whole(backbone, trainable, **changes):
     return models.whole_model(backbone, classes=3, spec=SPEC, top=top, trainable=trainable, **changes)
 
 
+def fit(model, *, epochs=1):
+    """Two steps an epoch, op by op: to trace the graph of a backbone takes longer than a dozen of its steps."""
+    model.run_eagerly = True
+    model.fit(images(), np.arange(8) % 3, epochs=epochs, batch_size=4, verbose=0)
+
+
 @pytest.fixture(scope="module")
 def head(backbone):
     return models.head(backbone.feature_size, 3, models.plain_top(1e-3))
@@ -39,7 +45,7 @@ def all_trained(backbone, head):
     model = whole(backbone, "all", head=head)
     before = {layer.name: layer.get_weights() for layer in model.layers if layer.weights}
     outputs = model(images()).numpy()
-    model.fit(images(), np.arange(8) % 3, epochs=2, batch_size=4, verbose=0)
+    fit(model, epochs=2)
     return model, before, outputs
 
 
@@ -50,7 +56,7 @@ def test_training_changes_what_it_may_and_no_statistics(backbone, all_trained, t
     else:
         model = whole(backbone, trainable)
         before = {layer.name: layer.get_weights() for layer in model.layers if layer.weights}
-        model.fit(images(), np.arange(8) % 3, epochs=2, batch_size=4, verbose=0)
+        fit(model, epochs=2)
     moved = {}
     for name, old in before.items():
         new = model.get_layer(name).get_weights()
@@ -115,7 +121,7 @@ def test_mixed_precision_trains_in_float16_and_hands_over_float32(backbone):
     assert {weight.dtype.name for weight in model.trainable_variables} == {"float32"}
     assert isinstance(model.optimizer, keras.mixed_precision.LossScaleOptimizer)
     assert keras.mixed_precision.global_policy().name == "float32"
-    model.fit(images(), np.arange(8) % 3, batch_size=4, verbose=0)
+    fit(model)
     exact = whole(backbone, "none", head=model)
     assert exact.get_layer(index=-3).compute_dtype == "float32"
     expected = model(images()).numpy()
