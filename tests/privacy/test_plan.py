@@ -81,6 +81,18 @@ def test_wider_bins_for_a_larger_epsilon_cost_little_and_never_flatter(noise):
     assert compute_epsilon(**settings) <= fine * (1 + 5e-3)
 
 
+@pytest.mark.parametrize(("batch", "epochs"), [(32, 12), (900, 40), (1000, 40)])
+def test_the_epsilon_of_each_epoch_in_the_bins_of_all_never_flatters(batch, epochs):
+    """Bins that are wider than an epoch's own round up; those of the last epoch are the statement's."""
+    plan = DPSGD(target_epsilon=3, delta=1e-5).plan(examples=1000, expected_batch_size=batch, epochs=epochs)
+    steps = [plan.steps_per_epoch * epoch for epoch in (1, 2, epochs // 2, epochs)]
+    exact = np.array([plan.epsilon(number) for number in steps])
+    shown = np.array([plan.epsilon(number, interval=plan.interval) for number in steps])
+    assert (shown >= exact * (1 - 1e-9)).all()
+    np.testing.assert_allclose(shown, exact, rtol=1e-3)
+    assert shown[-1] == exact[-1] <= 3
+
+
 def test_more_noise_fewer_steps_rarer_samples_and_a_larger_delta_spend_less():
     base = {**SMALL, "noise_multiplier": 3.0}
     changes = {

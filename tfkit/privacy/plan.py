@@ -40,6 +40,7 @@ def compute_epsilon(
     accountant: str = "pld",
     release_noise: float = 0.0,
     expected_trials: int | None = None,
+    interval: float | None = None,
 ) -> float:
     """Return the epsilon that holds at `delta` after some steps of DP-SGD.
 
@@ -55,6 +56,7 @@ def compute_epsilon(
       release_noise: noise multiplier of one Gaussian release from all examples that comes on top; 0: none.
       expected_trials: mean of the geometric number of such trainings of which the best one alone is released, 2 or
         more; None: one training. `pld` knows no bound for a search: Rényi's accountant is taken.
+      interval: width of the bins of privacy losses, which round up; None: by the Rényi accountant's epsilon.
 
     Returns:
       An upper bound; infinity without noise, 0 without steps.
@@ -99,8 +101,26 @@ def compute_epsilon(
     training: dp_accounting.DpEvent = dp.ComposedDpEvent(tuple(events))
     if expected_trials is not None:
         training = dp.dp_event.RepeatAndSelectDpEvent(training, mean=expected_trials, shape=1)
-        accountant = "rdp"
-    return _spent(training, delta, accountant)
+    if accountant == "rdp" or expected_trials is not None:
+        return _epsilon_by_rdp(training, delta)
+    if interval is None:
+        rough = _epsilon_by_rdp(training, delta)
+        if rough == math.inf:
+            return rough
+        interval = _interval(rough)
+    from_gaussian, losses = _pld_of_gaussian, []
+    try:
+        if steps and isinstance(step, dp.GaussianDpEvent):
+            losses.append(from_gaussian(noise_multiplier / math.sqrt(steps), interval))
+        elif steps:
+            losses.append(from_gaussian(noise_multiplier, interval, sampling_probability).self_compose(steps))
+        if release_noise:
+            losses.append(from_gaussian(release_noise, interval))
+        return float(
+            functools.reduce(lambda one, other: one.compose(other), losses).get_epsilon_for_delta(delta)
+        )
+    except OverflowError:  # with next to no noise
+        return _epsilon_by_rdp(training, delta)  # which holds too
 
 
 def calibrate(*, target_epsilon: float, steps: int, accountant: str = "pld", **mechanism: Any) -> float:
@@ -158,25 +178,28 @@ def calibrate(*, target_epsilon: float, steps: int, accountant: str = "pld", **m
 
 
 @functools.lru_cache(maxsize=4096)
-def _spent(event: dp_accounting.DpEvent, delta: float, accountant: str) -> float:
-    from dp_accounting import pld, rdp
+def _epsilon_by_rdp(event: dp_accounting.DpEvent, delta: float) -> float:
+    from dp_accounting import rdp
 
-    # Some of the many orders of Rényi's accountant do not converge, and warn: it takes the others.
+    # Some of the many orders do not converge, and warn: the accountant takes the others.
     logger = logging.getLogger("absl")
     before = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        if accountant == "rdp":
-            return float(rdp.RdpAccountant().compose(event).get_epsilon(delta))
-        rough = _spent(event, delta, "rdp")
-        if rough == math.inf:
-            return rough
-        ledger = pld.PLDAccountant(value_discretization_interval=_interval(rough))
-        return float(ledger.compose(event).get_epsilon(delta))
+        return float(rdp.RdpAccountant().compose(event).get_epsilon(delta))
     except OverflowError:  # with next to no noise
-        return math.inf if accountant == "rdp" else rough  # which holds too
+        return math.inf
     finally:
         logger.setLevel(before)
+
+
+@functools.lru_cache(maxsize=8)
+def _pld_of_gaussian(noise_multiplier: float, interval: float, sampling_probability: float = 1.0) -> Any:
+    """Return the privacy loss distribution of one step: it takes longest, and each epoch of a training asks for it."""
+    from dp_accounting.pld import privacy_loss_distribution as pld
+
+    settings = {"value_discretization_interval": interval, "sampling_prob": sampling_probability}
+    return pld.from_gaussian_mechanism(noise_multiplier, **settings)
 
 
 def _interval(rough: float) -> float:
@@ -378,11 +401,17 @@ class Plan(DPSGD):
         mechanism: dict[str, Any] = {"delta": self.delta, "expected_trials": self.expected_trials}
         return calibrate(target_epsilon=epsilon, steps=1, sampling_probability=1.0, **mechanism)
 
-    def epsilon(self, steps: int, *, accountant: str | None = None) -> float:
-        """Return what so many steps have spent: infinity without noise, 0 without steps."""
+    def epsilon(self, steps: int, *, accountant: str | None = None, interval: float | None = None) -> float:
+        """Return what so many steps have spent: infinity without noise, 0 without steps; see `compute_epsilon`."""
         names = ("noise_multiplier", "sampling_probability", "delta", *_MECHANISM)
         mechanism = {name: getattr(self, name) for name in names if name != "accountant"}
-        return compute_epsilon(**mechanism, steps=steps, accountant=accountant or self.accountant)
+        mechanism |= {"accountant": accountant or self.accountant, "interval": interval}
+        return compute_epsilon(**mechanism, steps=steps)
+
+    @functools.cached_property
+    def interval(self) -> float:
+        """Return the bins of the whole training: in them the epsilon of each epoch takes a third of the time."""
+        return _interval(min(self.epsilon(self.steps, accountant="rdp"), LARGEST_NOISE))
 
 
 def noisy_mean(rows: np.ndarray, *, noise_multiplier: float, seed: int | None = None) -> np.ndarray:

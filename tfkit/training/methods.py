@@ -349,7 +349,7 @@ class PrivateTraining(keras.callbacks.Callback):
         """Add what has been spent so far to the numbers of the epoch."""
         if logs is not None:
             if self._plan.noise_multiplier:
-                logs["epsilon"] = self._plan.epsilon(self._steps)
+                logs["epsilon"] = self._plan.epsilon(self._steps, interval=self._plan.interval)
             if self._plan.adaptive_clip_quantile is not None:
                 logs["l2_norm_clip"] = float(self._step.clip.numpy())
 
