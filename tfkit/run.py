@@ -257,6 +257,7 @@ class Run(contextlib.AbstractContextManager["Run"]):
         self.times: dict[str, timeline.Usage] = {}
         self._earlier: dict[str, timeline.Usage] = {}
         self._held = contextlib.ExitStack()
+        self._model: tuple[int, Any] | None = None
 
     @classmethod
     def open(cls, path: str | Path) -> Run:
@@ -516,7 +517,8 @@ class Run(contextlib.AbstractContextManager["Run"]):
     def model(self) -> Any:
         """Load the exported model: images as `tfkit.read_image` gives them (or texts) to class probabilities.
 
-        It is what tf.saved_model.load gives, and is traced once for images of all sizes.
+        It is what tf.saved_model.load gives, is traced once for images of all sizes, and is loaded once, unless the
+        folder changes.
 
         Raises:
           RunError: the run has not exported a model yet, or it is damaged.
@@ -526,8 +528,12 @@ class Run(contextlib.AbstractContextManager["Run"]):
             raise self._unfinished(f"{SAVED_MODEL}/")
         if (folder / "assets").is_dir() or self.provenance.get("data", {}).get("shape") == []:
             from tfkit.environment.stack import tf_text  # noqa: F401  the operations of a model of texts
+        changed = folder.stat().st_mtime_ns
+        if self._model is not None and self._model[0] == changed:
+            return self._model[1]
         try:
-            return stack.load_saved_model(folder)
+            self._model = changed, stack.load_saved_model(folder)
+            return self._model[1]
         except (OSError, ValueError, LookupError, RuntimeError, TypeError, stack.tf.errors.OpError) as error:
             raise run_files.damaged(folder, packages.first_line(error)) from error
 

@@ -49,6 +49,7 @@ def test_it_agrees_with_what_was_trained(model, splits, tmp_path):
     assert numbers["export/size_bytes"] == sum(path.stat().st_size for path in written)
     assert run.labels == list(splits.class_names)
     loaded = run.model
+    assert run.model is loaded is not Run.open(tmp_path).model  # whoever calls it in a loop loads it once
     assert set(loaded.signatures) == {"serving_default"}
     served = loaded.signatures["serving_default"](images=tf.zeros([1, 5, 7, 3], tf.uint8))["probabilities"]
     assert served.numpy().sum() == pytest.approx(1, abs=1e-5)
