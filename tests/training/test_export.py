@@ -137,7 +137,7 @@ def test_channels_first_are_refused(exported):
 
 def test_it_is_not_traced_for_every_size(exported):
     """Neither by Run.model nor in the way that the closing lines teach: TensorFlow would trace it for each."""
-    loaded = exported.model
+    loaded = Run.open(exported.path).model
     restored = tf.saved_model.load(str(exported.path / "saved_model"))
     stock = tf.function(restored, reduce_retracing=True)
     for side in range(8, 20):
