@@ -69,10 +69,10 @@ def write_texts(path: Path) -> Path:
 
 
 def write_backbone(folder: Path) -> Path:
-    """A pretrained model of images that is small: convolutions that look for edges, as a SavedModel by TF Hub's rules."""
+    """A small model of images whose features serve: convolutions with random kernels, as a SavedModel."""
     from tfkit.environment.stack import tf
 
-    class Edges(tf.Module):
+    class Convolutions(tf.Module):
         """Two convolutions and a mean, [b, SIDE, SIDE, 3] in 0..1 to [b, 32]."""
 
         def __init__(self) -> None:
@@ -87,7 +87,7 @@ def write_backbone(folder: Path) -> Path:
                 pixels = tf.nn.relu(tf.nn.conv2d(pixels, kernel, 2, "SAME"))
             return tf.reduce_mean(pixels, [1, 2])
 
-    module = Edges()
+    module = Convolutions()
     tf.saved_model.save(module, str(folder), signatures=module.__call__)
     return folder
 

@@ -28,7 +28,7 @@ def test_transfer_image_makes_a_classifier(execute):
 
 
 def write_messages(path: Path) -> Path:
-    """Messages that annotators agreed on, 200 of each sentiment, and 20 documents of eight: whole documents are read."""
+    """Of each sentiment 200 messages that annotators agreed on, and 20 documents of eight: those are read whole."""
     table = sentiment_table()
     rows = []
     for sentiment, found in table[table["confidence"] == 1].groupby("sentiment"):
