@@ -22,7 +22,7 @@ from tfkit.run import Run
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 900
-EPOCHS = 6
+EPOCHS = 5
 # Batches that do not divide by two, weights of classes, dropout, momentum; backups within epochs.
 RECIPE = [
     *(
@@ -111,7 +111,7 @@ def test_killed_and_frozen_it_ends_as_if_nothing_had_been(tmp_path, undisturbed)
     os.kill(job.worker(1), signal.SIGKILL)
     job.until_printed("restart 1 of 8")
     job.until_printed("Training again")
-    job.until_backup(3)
+    job.until_backup(2)
     frozen = job.worker(1)
     os.kill(frozen, signal.SIGSTOP)
     stopped = time.monotonic()
