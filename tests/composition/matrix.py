@@ -1,6 +1,6 @@
 """The matrix of compositions: what goes together, found by doing it, as a table for the manual.
 
-uv run python tests/composition/matrix.py            (prints it: about three minutes)
+uv run python tests/composition/matrix.py            (prints it: about two minutes on two cores)
 uv run python tests/composition/matrix.py --write    (puts it into docs/manual/matrix.md)
 """
 
