@@ -83,7 +83,12 @@ def run(
 
 
 def _at_start(environment: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in (_DEFAULTS | dict(environment)).items() if _AT_START.match(name)}
+    found = {name: value for name, value in (_DEFAULTS | dict(environment)).items() if _AT_START.match(name)}
+    # cv2 adds folders of its own as it is imported, which makes no other process of what is started from then on.
+    libraries = found.pop("LD_LIBRARY_PATH", "").split(os.pathsep)
+    if own := [folder for folder in libraries if folder and "/cv2/" not in folder]:
+        found["LD_LIBRARY_PATH"] = os.pathsep.join(own)
+    return found
 
 
 def _agrees(environment: Mapping[str, str]) -> bool:

@@ -127,3 +127,14 @@ def test_its_session_is_its_own_as_soon_as_its_number_is_known():
         ) as process:
             assert os.getpgid(process.pid) == process.pid
             process.kill()
+
+
+def test_what_cv2_adds_to_the_environment_as_it_is_imported_does_not_matter():
+    import cv2  # noqa: F401
+
+    program = "import sys; print('tensorflow' in sys.modules)"
+    own = os.pathsep.join(filter(None, ["/site/cv2/../../lib64", os.environ.get("LD_LIBRARY_PATH")]))
+    for libraries, forks in ((own, True), ("/opt/other", False)):
+        environment = {**os.environ, "LD_LIBRARY_PATH": libraries}
+        done = forked.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+        assert done.stdout.split() == [str(forks)], libraries

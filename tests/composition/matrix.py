@@ -1,25 +1,29 @@
 """The matrix of compositions: what goes together, found by doing it, as a table for the manual.
 
-uv run python tests/composition/matrix.py            (prints it: about three minutes)
+uv run python tests/composition/matrix.py            (prints it: about two minutes on two cores)
 uv run python tests/composition/matrix.py --write    (puts it into docs/manual/matrix.md)
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
-import shlex
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import composed
 
 from recipes import compress_tflite
+from tests import forked
+from tests.distribution import processes
 from tfkit.errors import UsageError
 from tfkit.run import Run
 
 ROOT = Path(__file__).parents[2]
+LOG = "others.log"
 PAGE = ROOT / "docs/manual/matrix.md"
 BEGIN, END = "<!-- matrix -->\n", "<!-- /matrix -->\n"
 TECHNIQUES, VARIANTS = ("none", "prune", "qat"), ("float32", "int8")
@@ -36,8 +40,8 @@ ASKED = {
 _CAPTION = (
     "Each kind of run is trained under each strategy on 120 examples; what it leaves is alike, so that the runs of"
     " one_device stand for the others in what is made of them. Images: `train_distributed`, and `train_private` on"
-    " features; texts: the light model; labels: images of a table, each with any of two labels. Made by"
-    " `uv run python tests/composition/matrix.py --write`; a test makes it anew and compares."
+    " features of a small SavedModel; texts: the light model; labels: images of a table, each with any of two labels."
+    " Made by `uv run python tests/composition/matrix.py --write`; a test makes it anew and compares."
 )
 
 
@@ -46,19 +50,34 @@ def write_data(folder: Path) -> None:
     composed.write_table(composed.write_images(folder / "images"))
     composed.write_images(folder / "public", first=2 * composed.EACH)
     composed.write_texts(folder / "texts.csv")
+    composed.write_backbone(folder / "backbone")
 
 
-def start_others(folder: Path) -> subprocess.Popen[bytes]:
-    """The trainings under the other strategies, one after the other, in a network of their own."""
-    alone = ["unshare", *([] if os.getuid() == 0 else ["-r"]), "-n", "sh", "-c"]
-    program = shlex.join([sys.executable, str(Path(composed.__file__))])
-    launch = shlex.join([sys.executable, "-m", "tfkit", "launch", "--workers", "2", "--"])
-    script = (
-        f"ip link set lo up; {program} mirrored {shlex.quote(str(folder))} &&"
-        f" exec {launch} {shlex.quote(str(Path(composed.__file__)))} multi_worker {shlex.quote(str(folder))}"
-    )
-    with (folder / "others.log").open("wb") as log:
-        return subprocess.Popen([*alone, script], cwd=ROOT, stdout=log, stderr=log)
+def make_runs(folder: Path) -> None:
+    """Train all cases, and compress those of one_device. Workers are in a network of their own."""
+    program = Path(composed.__file__)
+    together, variables = processes.two_workers(program, "multi_worker", str(folder), ports=(21885, 21886))
+    with start_other([sys.executable, str(program), "mirrored", str(folder)], folder) as mirrored:
+        composed.train_all("one_device", folder)
+    with start_other(together, folder, OTHER=str(folder / LOG), **variables) as workers:
+        for case in composed.CASES:
+            compress(folder, *case)
+    if mirrored.returncode or workers.returncode:
+        raise RuntimeError((folder / LOG).read_text(errors="replace")[-4000:])
+
+
+@contextlib.contextmanager
+def start_other(words: list[str], folder: Path, **variables: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A process beside this one; it has ended after the block."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **variables}
+    with (folder / LOG).open("ab") as log:
+        process = forked.Popen(words, cwd=ROOT, env=environment, stdout=log, stderr=log)
+    try:
+        yield process
+        process.wait(timeout=processes.PATIENCE)
+    finally:
+        process.terminate()
+        process.wait()
 
 
 def settings(folder: Path, medium: str, regime: str, *, public: bool = True) -> dict:
@@ -133,17 +152,7 @@ def table(folder: Path) -> str:
 def make(folder: Path) -> str:
     """All of it: train, compress, try what is refused; returns the table."""
     write_data(folder)
-    others = start_others(folder)
-    try:
-        composed.train_all("one_device", folder)
-        for medium, regime in composed.CASES:
-            compress(folder, medium, regime)
-        code = others.wait(timeout=900)
-    finally:
-        others.terminate()
-        others.wait()
-    if code:
-        raise RuntimeError((folder / "others.log").read_text(errors="replace")[-4000:])
+    make_runs(folder)
     return table(folder)
 
 

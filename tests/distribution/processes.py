@@ -90,16 +90,22 @@ def start(*words: str, **environment: str) -> subprocess.Popen[str]:
     )
 
 
-def start_workers(
-    program: Path, *arguments: str, ports: tuple[int, int], other: str = "/dev/null", **environment: str
-) -> subprocess.Popen[str]:
-    """Two workers; what the first prints is what is printed, and what the second does where `other` says."""
+def two_workers(program: Path, *arguments: str, ports: tuple[int, int]) -> tuple[list[str], dict[str, str]]:
+    """The words of a process that becomes two workers, and what its environment has to say."""
     cluster = {"worker": [f"127.0.0.1:{port}" for port in ports]}
     first, second = (
         json.dumps({"cluster": cluster, "task": {"type": "worker", "index": index}}) for index in (0, 1)
     )
     words = [sys.executable, str(TWO_WORKERS), str(program), *arguments]
-    return start(*words, FIRST=first, SECOND=second, OTHER=other, **environment)
+    return words, {"FIRST": first, "SECOND": second}
+
+
+def start_workers(
+    program: Path, *arguments: str, ports: tuple[int, int], other: str = "/dev/null", **environment: str
+) -> subprocess.Popen[str]:
+    """Two workers; what the first prints is what is printed, and what the second does where `other` says."""
+    words, variables = two_workers(program, *arguments, ports=ports)
+    return start(*words, **variables, OTHER=other, **environment)
 
 
 def answer(process: subprocess.Popen[str]) -> dict:

@@ -248,12 +248,14 @@ def cluster_strategy(config: StrategyConfig, run: Run) -> Iterator[tf.distribute
     text = describe(chosen)
     run.note(f"Strategy: {text}.")
     workers = Replicas(chosen)
-    # All have joined, so the chief has begun its folder.
-    if workers.workers > 1 and not (run.shared / CONFIG).is_file():
-        raise RunError(
-            f"{cluster.current().name} does not see {run.shared / CONFIG}, which the chief has written.\n"
-            "  --run-dir must be on storage that all workers share, under the same path."
-        )
+    if workers.workers > 1:
+        # All have come here, so the chief has begun its folder; that they have joined says so of the first run alone.
+        workers.barrier()
+        if not (run.shared / CONFIG).is_file():
+            raise RunError(
+                f"{cluster.current().name} does not see {run.shared / CONFIG}, which the chief has written.\n"
+                "  --run-dir must be on storage that all workers share, under the same path."
+            )
     yield chosen
     # A worker that left now would take the collectives, and with them the chief's last steps, down.
     heartbeat.phase("working")
