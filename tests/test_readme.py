@@ -70,7 +70,7 @@ ELSEWHERE = {
 # texts each command is run as it stands.
 FEWER = {
     "recipes.transfer_image": ("--image-size=48", "--epochs=5", "--fine-tune-epochs=0"),
-    "recipes.transfer_text": ("--epochs=5", "--fine-tune-epochs=0"),
+    "recipes.transfer_text": ("--model-handle=light", "--epochs=5"),
     "recipes.train_distributed --strategy mirrored --logical-cpus 2 --epochs 2 --run-dir runs/rehearsal": (
         "--image-size=32",
     ),
