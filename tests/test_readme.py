@@ -66,8 +66,8 @@ ELSEWHERE = {
     "notebooks.make": "tests/notebooks/test_family.py",  # it writes into the repository
     "--cluster slurm": "tests/distribution/test_slurm.py",
 }
-# What takes minutes on the embedded data is done with smaller images or fewer epochs; on the user's own few images and
-# texts each command is run as it stands.
+# What takes minutes on the embedded data is done with smaller images, a smaller model or fewer epochs; on the user's
+# own few images and texts each command is run as it stands.
 FEWER = {
     "recipes.transfer_image": ("--image-size=48", "--epochs=5", "--fine-tune-epochs=0"),
     "recipes.transfer_text": ("--model-handle=light", "--epochs=5"),
