@@ -114,6 +114,7 @@ def _server() -> tuple[socket.socket, dict[str, str]]:
     """The way to the process that forks, and what of its environment has been read."""
     ours, theirs = socket.socketpair()
     environment = _DEFAULTS | dict(os.environ)
+    environment.pop("PYTHONPATH", None)  # each fork has its own, beside what Python finds without any
     words = [sys.executable, "-c", f"from tests import forked; forked.serve({theirs.fileno()})"]
     process = subprocess.Popen(
         words, cwd=ROOT, env=environment, pass_fds=[theirs.fileno()], stderr=subprocess.DEVNULL
@@ -187,12 +188,11 @@ def _become(
         os.close(file)
     sys.stdout.reconfigure(line_buffering=os.isatty(1))
     tempfile.tempdir = None  # TMPDIR may be another one
-    of_server = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(cwd)
     paths = [*filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
-    sys.path[:] = ["", *paths, *(path for path in sys.path if path not in ("", *of_server))]
+    sys.path[:] = ["", *paths, *filter(None, sys.path)]
     for name in ("tests", "tests.forked"):
         sys.modules.pop(name, None)
     main = sys.modules["__main__"] = types.ModuleType("__main__")
