@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import sys
 import threading
@@ -15,6 +16,7 @@ import pytest
 from tfkit.compression import convert, inspect, representative
 from tfkit.compression.convert import ConversionRequest, _executor, end_converters, run_conversions
 from tfkit.compression.sources import saved
+from tfkit.environment.files import Cache
 from tfkit.environment.stack import keras, keras_3, tf
 from tfkit.errors import CheckError, DataError, UsageError
 from tfkit.litert import ParallelInterpreter, opened, to_tflite
@@ -128,6 +130,24 @@ def test_the_next_conversion_is_done_by_the_same_process_and_an_ended_or_idle_on
     assert process() != number
     assert convert(model) == first
     end_converters()  # its executor's processes are as impatient
+
+
+def test_a_folder_is_converted_once_for_each_way(tmp_path, model):
+    """Whoever tries other limits waits for the measuring alone; other weights, examples or types are another file."""
+    path, made = tmp_path / "model", []
+    model.export(str(path))
+    kept = Cache("tflite").folder
+    asked = {"variant": "int8", "representative_dataset": IMAGES}
+    for settings in (asked, asked, {**asked, "representative_dataset": IMAGES / 2}, {"variant": "float32"}):
+        before = {*kept.glob("*/model.tflite")}
+        made.append((convert(path, **settings), len({*kept.glob("*/model.tflite")} - before)))
+    assert made[0] == (made[1][0], 1)
+    assert [new for _, new in made] == [1, 0, 1, 1]
+    other = keras.models.clone_model(model)
+    other.set_weights([2 * weight for weight in model.get_weights()])
+    shutil.rmtree(path)
+    other.export(str(path))
+    np.testing.assert_allclose(run(convert(path), IMAGES[:8]), other(IMAGES[:8]), atol=1e-5)
 
 
 def test_int8_without_examples_is_refused_and_not_made_in_float(model):

@@ -9,12 +9,13 @@ time.
 from __future__ import annotations
 
 import atexit
+import functools
 import os
 import re
 import signal
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ import numpy as np
 from tfkit.compression import representative
 from tfkit.compression.inspect import inspect, prove_int8
 from tfkit.compression.sources import SIGNATURE, InputShape, Source, saved, with_operations
-from tfkit.environment import packages, stack
+from tfkit.environment import files, packages, stack
 from tfkit.environment.foreign import register_custom_operations
 from tfkit.environment.process import quiet
 from tfkit.environment.timeline import stage
@@ -35,6 +36,9 @@ MEASURED = ("int8", "int16x8")
 
 IDLE_SECONDS = 120
 """After which a process that is not given anything to convert ends, and frees its memory."""
+
+_FILE = "model.tflite"
+_CONVERSION = 1  # part of the cache key of converted models: raise it when they become others
 
 VARIANTS = ("float32", "float16", "dynamic", "int8", "int16x8", "weights8", "weights4")
 WEIGHTS = {"weights8": 8, "weights4": 4}
@@ -188,14 +192,13 @@ def run_conversions(
     made: dict[str, bytes] = {}
     failed: dict[str, TfkitError] = {}
     for request in requests:
-        measured = request.variant in MEASURED
+        needed = examples if examples and request.variant in MEASURED else {}
         executor, log = _executor()
         os.truncate(log, 0)
+        submit = functools.partial(executor.submit, _convert, model, request, needed)
         try:
             with stage("convert", f"Converting to {request.name}"):
-                content = executor.submit(
-                    _convert, model, request, (examples or {}) if measured else {}
-                ).result()
+                content = _converted_before(source, request, needed, submit)
             if request.variant == "int8" and not request.keep_float:
                 prove_int8(inspect(content), name=request.name)
             made[request.name] = content
@@ -213,6 +216,31 @@ def run_conversions(
             end_converters()
             raise
     return made, failed
+
+
+def _converted_before(
+    source: Source,
+    request: ConversionRequest,
+    examples: Mapping[str, np.ndarray],
+    submit: Callable[[], Any],
+) -> bytes:
+    """Return what the cache has of this model and request; else convert, and keep it if the model is a folder's."""
+    if not source.digest:
+        content: bytes = submit().result()
+        return content
+
+    def make(folder: Path) -> dict[str, Any]:
+        (folder / _FILE).write_bytes(submit().result())
+        return {}
+
+    measured_on = {
+        name: files.digest_of(values.shape, values.tolist() if values.dtype == object else values.tobytes())
+        for name, values in examples.items()
+    }
+    versions = packages.version("tensorflow"), packages.version("ai-edge-quantizer"), _CONVERSION
+    same = source.digest, dict(source.inputs), replace(request, name=""), measured_on
+    key = files.digest_of("variant", *same, *versions)
+    return (files.Cache("tflite").get(key, make).path / _FILE).read_bytes()
 
 
 def run_in_converter(function: Callable[..., Any], *arguments: Any) -> Any:

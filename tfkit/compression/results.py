@@ -75,10 +75,11 @@ def of_run(run: Run, splits: Splits, *, examples: np.ndarray | None) -> Iterator
                 f"{run.path / SAVED_MODEL} has no signature {DEVICE!r}: its encoder makes ids by operations that TFLite"
                 " lacks.\n  Train on the bundled encoder, or with --model-handle light."
             )
-        opened = saved(loaded, signature=DEVICE)
+        opened = saved(loaded, signature=DEVICE, folder=run.path / SAVED_MODEL)
     else:
         pixel_range = splits.pixel_range[:2]
-        opened = saved(pixel_function(loaded.classify, keep=loaded), input_shape=(1, *splits.source.shape))
+        prepared = pixel_function(loaded.classify, keep=loaded)
+        opened = saved(prepared, input_shape=(1, *splits.source.shape), folder=run.path / SAVED_MODEL)
     with opened as source:
         tried = draw(len(test), _CHECKED_EXAMPLES)
         given = predict_original(source, dict.fromkeys(source.inputs, splits.source.read(test[tried])))

@@ -17,7 +17,7 @@ import numpy as np
 
 from tfkit import hub
 from tfkit.compression.representative import Inputs
-from tfkit.environment import packages, stack
+from tfkit.environment import files, packages, stack
 from tfkit.errors import CheckError, DataError, UsageError
 from tfkit.litert import is_of_text
 from tfkit.metrics import losses
@@ -248,6 +248,7 @@ class Source:
       cuts_text: whether it takes strings, which operations of tensorflow-text make numbers of.
       op_counts: how often each operation of TensorFlow runs for an example.
       function: takes tensors by the names of `inputs`, gives tensors by the names of `outputs`.
+      digest: of the model, where it is a folder's: what is made of it is kept in the cache; "" for others.
     """
 
     folder: Path
@@ -259,6 +260,7 @@ class Source:
     cuts_text: bool
     op_counts: Mapping[str, int]
     function: Callable[..., Mapping[str, stack.tf.Tensor]]
+    digest: str = ""
 
     @property
     def inputs(self) -> Mapping[str, tuple[tuple[int, ...], str]]:
@@ -267,7 +269,9 @@ class Source:
 
 
 @contextlib.contextmanager
-def saved(model: Any, *, input_shape: InputShape = None, signature: str | None = None) -> Iterator[Source]:
+def saved(
+    model: Any, *, input_shape: InputShape = None, signature: str | None = None, folder: Path | None = None
+) -> Iterator[Source]:
     """Save a model of any kind as a SavedModel for the converter, while the block runs.
 
     Args:
@@ -277,12 +281,16 @@ def saved(model: Any, *, input_shape: InputShape = None, signature: str | None =
       input_shape: of its one input with the batch, where the model leaves it open; of several inputs by name, or a
         list in their order. A batch of None is taken for 1.
       signature: of a SavedModel, where it has several.
+      folder: the SavedModel that the model was loaded from, if any.
 
     Raises:
       UsageError: no model, no signature or several, strings that it does not cut itself, open shapes.
       HubError: the handle does not resolve.
       CheckError: weights that are not finite.
     """
+    if folder is None and isinstance(model, str | Path) and Path(model).is_dir():
+        folder = Path(model)
+    digest = files.digest_of(files.folder_digest(folder), input_shape, signature) if folder else ""
     model = _loaded(model)
     function, specs, keep = _opened(model, input_shape, signature)
     keyed = getattr(model, "input", None) if _is_keras(model) and model.inputs else None
@@ -319,16 +327,16 @@ def saved(model: Any, *, input_shape: InputShape = None, signature: str | None =
             " tensorflow-text.\n  Take tfkit.text.layers.on_device, or convert the part behind the preprocessing."
         )
     compiled = losses(model) if _is_keras(model) else []
-    with tempfile.TemporaryDirectory(prefix="tfkit-") as folder:
+    with tempfile.TemporaryDirectory(prefix="tfkit-") as written:
         try:
-            stack.tf.saved_model.save(module, folder, signatures={SIGNATURE: serve})
+            stack.tf.saved_model.save(module, written, signatures={SIGNATURE: serve})
         except AssertionError as err:  # of a variable that is not among the model's
             raise UsageError(
                 f"The model changes variables that are not its weights: {packages.first_line(err)}\n"
                 "  Build recurrent layers with stateful=False; a counter or cache must be an attribute of its layer."
             ) from err
         yield Source(
-            folder=Path(folder),
+            folder=Path(written),
             takes=Inputs(
                 shapes={name: (tuple(spec.shape), spec.dtype.name) for name, spec in specs.items()},
                 aliases=known_as,
@@ -341,6 +349,7 @@ def saved(model: Any, *, input_shape: InputShape = None, signature: str | None =
             cuts_text=cuts_text,
             op_counts=op_counts(concrete),
             function=lambda **inputs: serve(*(inputs[name] for name in names)),
+            digest=digest,
         )
 
 
