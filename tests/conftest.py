@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 # Graphs are made of many small objects, among which the collector would look for garbage all the time: 7 % of the CPU.
-gc.set_threshold(50_000, 20, 20)
+gc.set_threshold(20_000, 10, 10)
 
 # Processes in the background of a shell ignore Ctrl-C, and so would all that the tests start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
