@@ -10,11 +10,13 @@ import queue
 import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tfkit.environment import packages, stack
+from tfkit.environment.files import Cache
 from tfkit.environment.process import quiet
 from tfkit.environment.timeline import doing_locked, track
 from tfkit.errors import CheckError, DataError
@@ -26,10 +28,26 @@ MOST_TABLES = 250_000
 MOST_NUMBERS = 2**28
 """Numbers in a tensor that is computed: as float32, 1 GB."""
 
+_FILE = "model.tflite"
 _SMALLEST = 8
 _OF_TEXT = ("FastBertNormalize", "FastWordpieceTokenize", "TFText>")
 _RANDOM = ("RANDOM_UNIFORM", "RANDOM_STANDARD_NORMAL", "MULTINOMIAL")
 _FLEX_RANDOM, _FLEX_ASSIGN = ("FlexRandom", "FlexMultinomial", "FlexStatefulRandom"), "FlexAssign"
+
+
+def convert_once(key: str, convert: Callable[[], bytes]) -> bytes:
+    """Return a .tflite file from the cache; convert it where it is not there, while other processes wait for it.
+
+    Args:
+      key: a digest of all that the file depends on.
+      convert: returns the file.
+    """
+
+    def make(folder: Path) -> dict[str, Any]:
+        (folder / _FILE).write_bytes(convert())
+        return {}
+
+    return (Cache("tflite").get(key, make).path / _FILE).read_bytes()
 
 
 def read(model: bytes, *, name: str = "The model") -> Any:

@@ -9,7 +9,6 @@ time.
 from __future__ import annotations
 
 import atexit
-import functools
 import os
 import re
 import signal
@@ -29,7 +28,7 @@ from tfkit.environment.foreign import register_custom_operations
 from tfkit.environment.process import quiet
 from tfkit.environment.timeline import stage
 from tfkit.errors import CheckError, TfkitError, UsageError
-from tfkit.litert import REMEDY, converted
+from tfkit.litert import REMEDY, convert_once, converted
 
 MEASURED = ("int8", "int16x8")
 """Variants whose activations are integers: their ranges are measured on representative data."""
@@ -37,7 +36,6 @@ MEASURED = ("int8", "int16x8")
 IDLE_SECONDS = 120
 """After which a process that is not given anything to convert ends, and frees its memory."""
 
-_FILE = "model.tflite"
 _CONVERSION = 1  # part of the cache key of converted models: raise it when they become others
 
 VARIANTS = ("float32", "float16", "dynamic", "int8", "int16x8", "weights8", "weights4")
@@ -195,10 +193,14 @@ def run_conversions(
         needed = examples if examples and request.variant in MEASURED else {}
         executor, log = _executor()
         os.truncate(log, 0)
-        submit = functools.partial(executor.submit, _convert, model, request, needed)
+
+        def convert(executor: Any = executor, request: Any = request, needed: Any = needed) -> bytes:
+            content: bytes = executor.submit(_convert, model, request, needed).result()
+            return content
+
         try:
             with stage("convert", f"Converting to {request.name}"):
-                content = _converted_before(source, request, needed, submit)
+                content = convert_once(_key(source, request, needed), convert) if source.digest else convert()
             if request.variant == "int8" and not request.keep_float:
                 prove_int8(inspect(content), name=request.name)
             made[request.name] = content
@@ -218,29 +220,15 @@ def run_conversions(
     return made, failed
 
 
-def _converted_before(
-    source: Source,
-    request: ConversionRequest,
-    examples: Mapping[str, np.ndarray],
-    submit: Callable[[], Any],
-) -> bytes:
-    """Return what the cache has of this model and request; else convert, and keep it if the model is a folder's."""
-    if not source.digest:
-        content: bytes = submit().result()
-        return content
-
-    def make(folder: Path) -> dict[str, Any]:
-        (folder / _FILE).write_bytes(submit().result())
-        return {}
-
+def _key(source: Source, request: ConversionRequest, examples: Mapping[str, np.ndarray]) -> str:
+    """Return the digest of all that a file depends on, for a model whose own digest is known."""
     measured_on = {
         name: files.digest_of(values.shape, values.tolist() if values.dtype == object else values.tobytes())
         for name, values in examples.items()
     }
     versions = packages.version("tensorflow"), packages.version("ai-edge-quantizer"), _CONVERSION
     same = source.digest, dict(source.inputs), replace(request, name=""), measured_on
-    key = files.digest_of("variant", *same, *versions)
-    return (files.Cache("tflite").get(key, make).path / _FILE).read_bytes()
+    return files.digest_of("variant", *same, *versions)
 
 
 def run_in_converter(function: Callable[..., Any], *arguments: Any) -> Any:

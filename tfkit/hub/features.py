@@ -34,7 +34,7 @@ from tfkit.environment.pieces import CONTENT, Pieces
 from tfkit.environment.timeline import Activity, doing, stage
 from tfkit.errors import CheckError, DataError, StackError, UsageError
 from tfkit.hub.encoders import Encoder
-from tfkit.litert import ParallelInterpreter, to_tflite
+from tfkit.litert import ParallelInterpreter, convert_once, to_tflite
 from tfkit.text.tokenizers import MASK, WORDS, SentencePiece, Tokenizer
 
 IN_MEMORY = 256 * 2**20
@@ -371,12 +371,7 @@ class Engines(abc.ABC):
 
     def _converted(self, *parts: object, convert: Callable[[], bytes]) -> bytes:
         """Return the model as TFLite, converted once and cached under all that it depends on."""
-
-        def make(folder: Path) -> dict[str, str]:
-            (folder / "model.tflite").write_bytes(convert())
-            return {"handle": self.encoder.handle}
-
-        return (Cache("tflite").get(self._key(*parts), make).path / "model.tflite").read_bytes()
+        return convert_once(self._key(*parts), convert)
 
     def _key(self, *parts: object) -> str:
         return files.digest_of(self.encoder.digest, *parts, packages.version("tensorflow"), _CONVERSION)

@@ -34,7 +34,7 @@ from tfkit.environment.timeline import doing
 from tfkit.errors import CheckError, ConfigError, DataError, PrivacyError, RunError, StackError
 from tfkit.hub.features import images_per_call
 from tfkit.inference.inputs import Asked, Example, open_data
-from tfkit.litert import ParallelInterpreter, to_tflite
+from tfkit.litert import ParallelInterpreter, convert_once, to_tflite
 from tfkit.metrics import largest_difference
 from tfkit.privacy.ledger import is_private
 from tfkit.reporting.examples import by_language
@@ -413,11 +413,10 @@ def _converted(run: Run, model: Any, shape: Sequence[int]) -> bytes:
     """Return the exported model of prepared pixels as TFLite, converted once and cached."""
     form = (images_per_call(shape[0]), *shape)
 
-    def make(folder: Path) -> dict[str, str]:
+    def convert() -> bytes:
         _tell("The model is converted to LiteRT; the next time it is there.")
-        (folder / "model.tflite").write_bytes(to_tflite(model.classify, input_shape=form))
-        return {}
+        return to_tflite(model.classify, input_shape=form)
 
     of = files.folder_digest(run.shared / SAVED_MODEL)
     key = files.digest_of("predict", of, form, packages.version("tensorflow"), _CONVERSION)
-    return (files.Cache("tflite").get(key, make).path / "model.tflite").read_bytes()
+    return convert_once(key, convert)
