@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -18,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests import forked
 from tests.distribution import processes
 from tfkit.distribution.launcher import Job
 from tfkit.distribution.ray import Coordinator, launch
@@ -91,8 +91,9 @@ def story(tmp_path_factory):
     words = [*options, *RECIPE, "--overwrite", "--run-dir", str(folder / "trained")]
     launched, seen = Launched(*words, folder=folder, temporary=temporary), {"folder": folder}
     single = [sys.executable, *RECIPE, "--logical-cpus", "2", "--run-dir", str(folder / "single")]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with (folder / "single.log").open("w") as log:
-        undisturbed = subprocess.Popen(single, stdout=log, stderr=log, cwd=folder)
+        undisturbed = forked.Popen(single, stdout=log, stderr=log, cwd=folder, env=environment)
     try:
         launched.until(lambda: processes.newest(folder / "trained") >= 1)
         first, (child, _) = launched.trainer(0)[0], launched.trainer(1)

@@ -438,7 +438,7 @@ def _recall(answered: np.ndarray, labels: np.ndarray, count: int, output: str) -
 
 
 WARM_UP = 3
-ROUNDS, _SECONDS = 10, 0.6  # how often it is the turn of each variant, and how long they last in all
+ROUNDS, _SECONDS = 10, 0.3  # how often it is the turn of each variant, and how long they last in all
 _LONGEST = 20_000  # characters of an argument of a process
 
 # In a process of its own, whose memory is the model's and hardly anything else's.

@@ -22,9 +22,9 @@ import numpy as np
 
 from tfkit.compression import representative
 from tfkit.compression.inspect import inspect, prove_int8
-from tfkit.compression.sources import SIGNATURE, InputShape, Source, saved, with_operations
+from tfkit.compression.sources import SIGNATURE, InputShape, Source, saved
 from tfkit.environment import files, packages, stack
-from tfkit.environment.foreign import register_custom_operations
+from tfkit.environment.foreign import register_custom_operations, saved_model_converter
 from tfkit.environment.process import quiet
 from tfkit.environment.timeline import stage
 from tfkit.errors import CheckError, TfkitError, UsageError
@@ -287,9 +287,9 @@ def _convert(
         raise CheckError(
             "ai-edge-quantizer does not know the operations of tensorflow-text; dynamic has the same weights."
         )
-    converter = with_operations(
-        lambda: stack.tf.lite.TFLiteConverter.from_saved_model(model["folder"], signature_keys=[SIGNATURE])
-    )
+    if model["cuts_text"]:
+        assert stack.tf_text  # importing it brings its operations
+    converter = saved_model_converter(model["folder"], SIGNATURE)
 
     batches = {}
     for name, values in examples.items():

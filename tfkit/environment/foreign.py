@@ -37,6 +37,16 @@ def begin_fit_at(model: Any, state: Any) -> None:
     model._training_state = state
 
 
+def saved_model_converter(folder: str, signature: str) -> Any:
+    """Return what TFLiteConverter.from_saved_model does, which loads the model and throws it away (TensorFlow 2.21).
+
+    Converting loads it again, and what is wrong with it is an error then.
+    """
+    lite = importlib.import_module("tensorflow.lite.python.lite")
+    lite.TFLiteConverterBase._set_original_model_type(lite.conversion_metadata_fb.ModelType.TF_SAVED_MODEL)
+    return lite.TFLiteSavedModelConverterV2(folder, {"serve"}, [signature])
+
+
 def register_custom_operations(converter: Any, operations: Any) -> None:
     """Let a converter run custom operations as it measures ranges (TensorFlow 2.21)."""
     converter.target_spec._experimental_custom_op_registerers = operations

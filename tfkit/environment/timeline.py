@@ -35,8 +35,8 @@ from tfkit.errors import TfkitError
 
 T = TypeVar("T")
 
-EVERY = 5.0
-"""Seconds of silence after which a line is written."""
+EVERY = 4.0
+"""Seconds of silence after which a line is written: a thread that waits for Python's lock is late by up to one."""
 
 OTHER = "other"
 """The stage of all that no stage has named."""

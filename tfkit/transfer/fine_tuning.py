@@ -67,14 +67,18 @@ def fine_tune(
     begins_tuned = config.features and start.is_tuned(functools.partial(whole, top=top))
     extraction = _stored_features(run, encoder, splits, config, begins_tuned=begins_tuned)
     features, base = (extraction.splits, extraction.model) if extraction else (None, None)
+    base = base or models.flat(encoder, splits.spec)
+    precision = "mixed_float16" if stack.has_gpu() else "float32"
+    # What is tuned is what is exported, unless it is tuned by replicas or in float16.
+    alone = precision == "float32" and strategy is stack.tf.distribute.get_strategy()
+    tunable = functools.partial(whole, base=base if alone else None)
     how: dict[str, Any] = {"run": run, "strategy": strategy, "callbacks": callbacks}
     if features is None:
-        trained = start.train(functools.partial(whole, top=top), splits, stage(name="head"), **how)
+        trained = start.train(functools.partial(tunable, top=top), splits, stage(name="head"), **how)
     else:
         trained = train_head(encoder, features, config, start=start, **how)
     head, seconds, improved = trained, trained.seconds, features is None
     plan = _Plan(run, encoder, splits, config, replicas, is_perfect=_is_perfect(head))
-    precision = "mixed_float16" if stack.has_gpu() else "float32"
     if plan.epochs:
         error = float(replicas.of_chief([_standard_error(head, features or splits)])[0])
     for name, trainable in (("fine_tune_top", "top"), ("fine_tune", "all")):
@@ -86,7 +90,7 @@ def fine_tune(
             steps = plan.epochs_of(name) * splits.steps_per_epoch
             models.set_steps(plan.schedule, steps, warmup=config.warmup)
             tuned = _top(config, encoder, splits, plan.schedule, 0, layer_decay=config.layer_decay)
-            return whole(trainable=trainable, head=start.model, top=tuned, precision=precision)
+            return tunable(trainable=trainable, head=start.model, top=tuned, precision=precision)
 
         tuning = stage(
             name=name,

@@ -197,6 +197,12 @@ def small_cnn(*, classes: int, spec: stack.tf.TensorSpec, top: Top) -> stack.ker
 
 
 @stage("model", "Building the model")
+def flat(backbone: Encoder, spec: stack.tf.TensorSpec) -> stack.keras.Model | None:
+    """Return a bundled backbone of images as a flat model for `whole_model`, which takes a second; None: another."""
+    return backbone.functional(image_size=int(spec.shape[0])) if backbone.modality == "images" else None
+
+
+@stage("model", "Building the model")
 def whole_model(
     backbone: Encoder,
     *,
@@ -221,7 +227,7 @@ def whole_model(
       head: a trained model to start from: of `head`, or of this function for the same backbone.
       precision: Keras's dtype policy for what a functional backbone computes: `mixed_float16` is faster on a
         GPU. Weights and logits are float32 in any case.
-      base: the flat backbone itself, where there is one already: of `hub.Extraction`.
+      base: the flat backbone itself, where there is one already: of `hub.Extraction` or `flat`.
 
     Returns:
       A batch of examples to logits float32 [batch, classes].
