@@ -22,7 +22,7 @@ import numpy as np
 
 from tfkit.compression import representative
 from tfkit.compression.inspect import inspect, prove_int8
-from tfkit.compression.sources import SIGNATURE, InputShape, Source, saved
+from tfkit.compression.sources import SIGNATURE, InputShape, Source, saved, with_operations
 from tfkit.environment import files, packages, stack
 from tfkit.environment.foreign import register_custom_operations, saved_model_converter
 from tfkit.environment.process import quiet
@@ -287,8 +287,6 @@ def _convert(
         raise CheckError(
             "ai-edge-quantizer does not know the operations of tensorflow-text; dynamic has the same weights."
         )
-    if model["cuts_text"]:
-        assert stack.tf_text  # importing it brings its operations
     converter = saved_model_converter(model["folder"], SIGNATURE)
 
     batches = {}
@@ -335,7 +333,8 @@ def _convert(
         )
         return debugger.get_nondebug_quantized_model()
 
-    content = converted(convert, remedy=REMEDY if request.select_tf_ops else _SELECT)
+    # It loads all of the model, of which the signature may use a part.
+    content = converted(lambda: with_operations(convert), remedy=REMEDY if request.select_tf_ops else _SELECT)
     return weights_only(content, bits=WEIGHTS[request.variant]) if request.variant in WEIGHTS else content
 
 
