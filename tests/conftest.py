@@ -20,8 +20,8 @@ import pytest
 # Graphs are made of many small objects, among which the collector would look for garbage all the time: 7 % of the CPU.
 gc.set_threshold(20_000, 10, 10)
 
-# Three processes share two cores: large pages for what glibc allocates, and no threads that wait for each other. Both
-# together take 8 % of the CPU away. The launcher and benchmarks set their own numbers of threads.
+# Three processes share two cores: large pages for what glibc allocates, and no threads that wait for each other; each
+# took 5 % of the CPU of some tests away. The launcher and benchmarks set their own numbers of threads.
 os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
 for _variable in ("TF_NUM_INTRAOP_THREADS", "OMP_NUM_THREADS"):
     os.environ.setdefault(_variable, "1")
