@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from jinja2.exceptions import UndefinedError
 from markupsafe import Markup
 
@@ -301,7 +301,11 @@ _NAMES = {
 
 def render(name: str, content: Mapping[str, Any]) -> str:
     """Return a page, or a card where the template's name says so, of the template of that name in this folder."""
+    return _template(name).render(content)
 
+
+@functools.cache
+def _template(name: str) -> Template:
     def cleaned(value: Any) -> Any:
         return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
@@ -324,7 +328,7 @@ def render(name: str, content: Mapping[str, Any]) -> str:
     )
     environment.filters |= {"number": number, "share": share, "scored": scored, "kilobytes": kilobytes}
     environment.filters |= {"verbatim": verbatim, "cut": cut, "block": block, "plain": _plain}
-    return environment.get_template(name).render(content)
+    return environment.get_template(name)
 
 
 @timeline.stage("report", "Writing the report")
