@@ -407,7 +407,8 @@ class OrderEvaluation(Evaluation):
         """Return those of classes, the mean error in steps, and Cohen's kappa with quadratic weights."""
         from sklearn.metrics import cohen_kappa_score
 
-        kappa = float(cohen_kappa_score(self.labels, self.predicted, weights="quadratic"))
+        every = np.arange(len(self.class_names))  # else a class that is not there would be no step
+        kappa = float(cohen_kappa_score(self.labels, self.predicted, weights="quadratic", labels=every))
         steps = float(np.abs(self.predicted - self.labels).mean())
         more = {f"{prefix}/mae_steps": steps, f"{prefix}/quadratic_weighted_kappa": kappa}
         return super().metrics(prefix) | {name: value for name, value in more.items() if np.isfinite(value)}
@@ -462,8 +463,9 @@ def f1_scores(both: np.ndarray, either: np.ndarray) -> tuple[float, float]:
 
 
 def within_95(values: np.ndarray) -> tuple[float, float]:
-    """Return what 95 % of values lie within, as many below it as above."""
-    low, high = np.percentile(values, [2.5, 97.5])
+    """Return what 95 % of values lie within, as many below it as above; what is not defined (NaN) does not count."""
+    defined = values[~np.isnan(values)]
+    low, high = np.percentile(defined, [2.5, 97.5]) if defined.size else (math.nan, math.nan)
     return float(low), float(high)
 
 

@@ -21,6 +21,9 @@ DEGREES = (3.0, 5.0, 10.0, 30.0, math.inf)
 CLOSE = 0.01
 """Of the spread of the predictions: two that are nearer are the same answer."""
 
+SMALLEST_ERROR = 1e-6
+"""Of the largest one: no distribution is narrower, however many numbers are predicted exactly."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ValueEvaluation(Evaluation):
@@ -31,7 +34,8 @@ class ValueEvaluation(Evaluation):
       probabilities: float32 [n, 2], of each example mean and scale.
       class_names: one: what the number is called.
       quantiles: float64 [2], by how many scales an interval of each of `COVERAGES` goes beyond the mean.
-      likelihood: float64 [2], degrees of freedom of the distribution, and what scales are multiplied by in it.
+      likelihood: float64 [2], degrees of freedom of the distribution, and what scales are multiplied by in it; NaN
+        where nobody knows.
       centre: the mean of the training labels, which one would guess without a model; NaN where nobody may know.
 
     Example:
@@ -165,7 +169,7 @@ class ValueEvaluation(Evaluation):
         count = len(self.labels)
         numbers = {
             "examples": float(count),
-            "nll": self.loss if np.isfinite(self.quantiles).all() else math.nan,
+            "nll": self.loss,
         }
         for name, value, (low, high) in zip(
             ("r2", "mae", "rmse"),
@@ -218,11 +222,17 @@ def fit_likelihood(labels: np.ndarray, outputs: np.ndarray) -> tuple[float, floa
     """
     from scipy.optimize import minimize_scalar
 
+    # Between the smallest error and the largest one: of a model that says no scale they are in the unit of the labels.
+    errors = np.abs(labels - outputs[:, 0]) / outputs[:, 1]
+    if not (largest := float(errors.max())):
+        return math.inf, 1.0
+    bounds = math.log(max(float(errors.min()), SMALLEST_ERROR * largest)) - 1e-3, math.log(largest) + 1e-3
+
     def best(degrees: float) -> tuple[float, float, float]:
         def loss(log_factor: float) -> float:
             return negative_log_likelihood(labels, outputs, degrees, math.exp(log_factor))
 
-        found = minimize_scalar(loss, bounds=(-3.0, 3.0), method="bounded", options={"xatol": 1e-3})
+        found = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-3})
         return float(found.fun), degrees, float(math.exp(found.x))
 
     _, degrees, factor = min(map(best, DEGREES))

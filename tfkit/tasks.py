@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -375,9 +376,10 @@ class Value(Classes):
         return ValueEvaluation(probabilities=outputs, **self._measured_by(outputs), **examples)
 
     def _measured_by(self, outputs: np.ndarray) -> dict[str, Any]:
+        is_known = self.degrees or self.factor != 1 or not _says_no_scale(outputs)
         return {
             "quantiles": [self.reach(coverage, outputs) for coverage in COVERAGES],
-            "likelihood": (self.degrees or math.inf, self.factor),
+            "likelihood": (self.degrees or math.inf, self.factor if is_known else math.nan),
             "centre": math.nan if self.bounds or self.spread == 1 else self.centre,
         }
 
@@ -386,7 +388,7 @@ class Value(Classes):
 
         Args:
           coverage: above 0 and below 1.
-          outputs: float32 [n, 2], means and scales.
+          outputs: float32 [n, 2], means and scales; NaN of what could not be read.
 
         Raises:
           DataError: there are too few scores for it.
@@ -395,9 +397,7 @@ class Value(Classes):
 
         if self.scores:
             return conformal_quantile(self.scores, coverage)
-        if (
-            len(outputs) and (outputs[:, 1] == 1).all()
-        ):  # a model of one number: nothing is known of its error
+        if _says_no_scale(outputs):  # nothing is known of its error
             return math.nan
         return float(self.factor * t.ppf((1 + coverage) / 2, self.degrees or math.inf))
 
@@ -453,10 +453,7 @@ class Value(Classes):
 
     def read(self, text: str | None, names: Sequence[str], cut: Callable[[str], Sequence[str]]) -> Any:
         """Return the number that a text is; None where it is none."""
-        try:
-            return float(text or "")
-        except ValueError:
-            return None
+        return to_number(text or "")
 
     def answers(self, probabilities: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
         """Return the number of each example, and the ends of its interval."""
@@ -471,6 +468,20 @@ class Value(Classes):
     def sure(self, units: int) -> list[tuple[Any, np.ndarray]]:
         """Return two numbers, each with who says it."""
         return [(0.0, np.zeros(units)), (1.0, np.ones(units))]
+
+
+_NUMBER = re.compile(r"[+-]?(\d+([.,]\d+)?|[.,]\d+)([eE][+-]?\d+)?%?")
+
+
+def to_number(label: str) -> float | None:
+    """Return the number that a label is, a decimal comma and a percent sign allowed; None where it is none."""
+    return float(label.rstrip("%").replace(",", ".")) if _NUMBER.fullmatch(label) else None
+
+
+def _says_no_scale(outputs: np.ndarray) -> bool:
+    """Return whether means and scales [n, 2] are of a model of one number, whose scale is 1 everywhere."""
+    scales = outputs[:, 1][~np.isnan(outputs[:, 1])]
+    return bool(scales.size and (scales == 1).all())
 
 
 CLASSES = Classes()

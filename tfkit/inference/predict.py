@@ -227,7 +227,7 @@ def _frame(
 ) -> pd.DataFrame:
     names, failed, nothing = asked.class_names, [bool(one.error) for one in block], np.array(None, object)
     columns: dict[str, Any] = {"name": [example.name for example in block]}
-    for name, values in asked.task.answers(np.nan_to_num(probabilities), names).items():
+    for name, values in asked.task.answers(probabilities, names).items():
         columns[name] = np.where(failed, nothing if values.dtype == object else np.float32(np.nan), values)
     for name, of_class in zip(names, probabilities.T, strict=True) if asked.task.each else ():
         while name in columns or name in RESERVED:
@@ -286,8 +286,9 @@ def _evaluated(measured: Sequence[tuple[Example, np.ndarray]], asked: Asked) -> 
         interval = f"{low:.4f} to {high:.4f}, 95 % interval"
         name = asked.task.score_name.capitalize()
         _tell(f"{name} {evaluation.score:.4f} ({interval}) on {len(of)} examples.")
-        facts |= {"evaluated": len(of), score: evaluation.score, "confused": []}
-        facts[f"{score}_interval"] = [low, high]
+        # R2 is not defined where all numbers are one: JSON has no NaN.
+        value, *ends = (of if np.isfinite(of) else None for of in (evaluation.score, low, high))
+        facts |= {"evaluated": len(known), score: value, f"{score}_interval": ends, "confused": []}
         if "confusion" in evaluation.figures:
             pairs = confused_pairs(evaluation)
             mistakes = listed([f"{true} taken for {guess} ({count})" for true, guess, count in pairs], 3)
