@@ -146,6 +146,11 @@ def test_a_model_of_one_number_is_judged_in_the_unit_of_its_labels(diabetes):
     found = task.judge(evaluation(unit * labels[200:], priced[200:])).metrics()
     spread = float(np.std(unit * labels[200:] - priced[200:, 0]))
     assert found["test/nll"] == pytest.approx(stats.norm(0, spread).entropy(), abs=0.1)
+    small = priced * [1e-10, 1]
+    task, _ = Value().tuned(evaluation(1e-5 * labels[:200], small[:200]))
+    there = task.judge(evaluation(1e-5 * labels[200:], small[200:]))
+    assert there.agreement(there.probabilities) == 1
+    assert there.agreement(there.probabilities - [2e-4, 0]) == 0, "which is far, of numbers around 1e-3"
     # Of too few to fit a distribution to, the intervals are known, and no likelihood.
     task, _ = Value().tuned(evaluation(unit * labels[:60], priced[:60]))
     found = task.judge(evaluation(unit * labels[200:], priced[200:])).metrics()

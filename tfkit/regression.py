@@ -18,8 +18,11 @@ COVERAGES = (0.9, 0.95)
 DEGREES = (3.0, 5.0, 10.0, 30.0, math.inf)
 """Of freedom of Student's t distribution; with infinitely many it is the normal one."""
 
-CLOSE = 0.01
-"""Of the spread of the predictions: two that are nearer are the same answer."""
+CLOSE, ROUNDING = 0.01, 1e-6
+"""Of the spread of the predictions, and of the largest one: two that are nearer are the same answer."""
+
+NORMAL_90 = 1.6449
+"""Standard deviations by which an interval of 90 % goes beyond the mean."""
 
 SMALLEST_ERROR = 1e-6
 """Of the largest one: no distribution is narrower, however many numbers are predicted exactly."""
@@ -49,7 +52,7 @@ class ValueEvaluation(Evaluation):
       (7.667, 2, '70, predicted 50 (45.1 to 54.9)')
     """
 
-    quantiles: Any = (1.6449, 1.96)
+    quantiles: Any = (NORMAL_90, 1.96)
     likelihood: Any = (math.inf, 1.0)
     centre: Any = math.nan
 
@@ -106,7 +109,9 @@ class ValueEvaluation(Evaluation):
 
     def agreement(self, probabilities: np.ndarray) -> float:
         """Return the share of examples with nearly the same mean by other outputs [n, 2]."""
-        near = CLOSE * max(float(self.predicted.std()), float(self.scales.mean()))
+        # A scale that a model does not say is 1 in any unit: by its intervals it is in that of the labels.
+        width = np.fmax(self.predicted.std(), self.quantiles[0] * self.scales.mean() / NORMAL_90)
+        near = CLOSE * width + ROUNDING * np.abs(self.predicted).max()
         return float(np.mean(np.abs(probabilities[:, 0] - self.predicted) <= near))
 
     @property
