@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from tfkit.errors import DataError, UsageError
-from tfkit.metrics import RESAMPLED, Evaluation, within_95
+from tfkit.metrics import RESAMPLED, Resampled, share_interval, within_95
 
 COVERAGES = (0.9, 0.95)
 """Of the intervals that are measured."""
@@ -29,7 +29,7 @@ SMALLEST_ERROR = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class ValueEvaluation(Evaluation):
+class ValueEvaluation(Resampled):
     """Predicted numbers with their scales, and what they are worth.
 
     Attributes:
@@ -126,15 +126,6 @@ class ValueEvaluation(Evaluation):
         samples = (chance.integers(count, size=count) for _ in range(RESAMPLED))
         return np.array([_scores(self.labels[rows], self.residuals[rows]) for rows in samples])
 
-    @property
-    def interval(self) -> tuple[float, float]:
-        """Return the 95 % interval of R2 on further examples of the same kind (percentiles of a bootstrap)."""
-        return within_95(self.resampled[:, 0])
-
-    def gain_interval(self, other: Evaluation) -> tuple[float, float]:
-        """Return the 95 % interval of R2 less that of another model on the same examples."""
-        return within_95(self.resampled[:, 0] - other.resampled[:, 0])  # type: ignore[attr-defined]
-
     def in_words(self, noun: str) -> str:
         """Return of how many the score is, of examples of that noun."""
         error, held = float(np.abs(self.residuals).mean()), self.covered(0.9)
@@ -169,8 +160,6 @@ class ValueEvaluation(Evaluation):
 
     def metrics(self, prefix: str = "test") -> dict[str, float]:
         """Return flat names to finite numbers: errors with intervals, coverage and width of the intervals."""
-        from scipy.stats import binomtest
-
         count = len(self.labels)
         numbers = {
             "examples": float(count),
@@ -186,11 +175,10 @@ class ValueEvaluation(Evaluation):
         for coverage, reach in zip(COVERAGES, self.quantiles, strict=True):
             if math.isnan(reach):  # of a model that says no scale, and nothing was measured
                 continue
-            found, percent = binomtest(self.covered(coverage), count), f"{100 * coverage:g}"
-            between = found.proportion_ci(method="wilson")
-            numbers[f"coverage_{percent}"] = found.statistic
-            numbers |= {f"coverage_{percent}_low": between.low, f"coverage_{percent}_high": between.high}
-            numbers[f"mean_width_{percent}"] = float(2 * reach * self.scales.mean())
+            held, name = self.covered(coverage), f"coverage_{100 * coverage:g}"
+            low, high = share_interval(held, count)
+            numbers |= {name: held / count, f"{name}_low": low, f"{name}_high": high}
+            numbers[f"mean_width_{100 * coverage:g}"] = float(2 * reach * self.scales.mean())
         if np.isfinite(self.centre):
             off = self.labels - self.centre
             numbers |= {

@@ -16,7 +16,14 @@ from typing import Any, ClassVar
 import numpy as np
 
 from tfkit.errors import ConfigError, DataError
-from tfkit.metrics import Evaluation, LabelsEvaluation, OrderEvaluation, best_thresholds, to_probabilities
+from tfkit.metrics import (
+    Evaluation,
+    LabelsEvaluation,
+    OrderEvaluation,
+    as_rows,
+    best_thresholds,
+    to_probabilities,
+)
 from tfkit.regression import COVERAGES, ValueEvaluation, conformal_quantile, fit_likelihood
 
 FEWEST, FEWEST_FITTED, MOST_SCORES = 19, 50, 1000
@@ -42,8 +49,10 @@ class Classes:
       each: whether an exported model gives a number for each class, else mean and scale.
       noun: what a model tells apart, or says.
       labels: what a loss takes, in words.
+      evaluated: what an evaluation of it is.
     """
 
+    evaluated: ClassVar[type[Evaluation]] = Evaluation
     name: ClassVar[str] = "classes"
     output: ClassVar[str] = "probabilities"
     score: ClassVar[str] = "accuracy"
@@ -99,7 +108,11 @@ class Classes:
 
     def evaluation(self, outputs: np.ndarray, **examples: Any) -> Evaluation:
         """Return the evaluation of what `probabilities` gives for labelled examples."""
-        return Evaluation(probabilities=outputs, **examples)
+        return self.evaluated(probabilities=outputs, **self.measured_by(outputs), **examples)
+
+    def measured_by(self, outputs: np.ndarray) -> dict[str, Any]:
+        """Return what an evaluation of these outputs takes beside them: what the task has chosen."""
+        return {}
 
     def tuned(self, validation: Evaluation) -> tuple[Classes, str]:
         """Return the task with what turns outputs into answers, chosen by the validation split, and a note on it."""
@@ -107,7 +120,7 @@ class Classes:
 
     def judge(self, measured: Evaluation) -> Evaluation:
         """Return the same evaluation by what this task has chosen."""
-        return measured
+        return dataclasses.replace(measured, **self.measured_by(measured.probabilities))
 
     def at(self, coverage: float) -> Classes:
         """Return the task with intervals of this coverage."""
@@ -165,6 +178,7 @@ class Labels(Classes):
       thresholds: [c], from which probability on an example has a label; none: 0.5 for all.
     """
 
+    evaluated: ClassVar[type[Evaluation]] = LabelsEvaluation
     name: ClassVar[str] = "labels"
     noun: ClassVar[str] = "labels"
     output: ClassVar[str] = "sigmoid"
@@ -202,13 +216,12 @@ class Labels(Classes):
         """Return the probability of each label, float32 [n, c]; there is no temperature."""
         from tfkit.environment.stack import tf
 
-        (given,) = map(tf.convert_to_tensor, tf.nest.flatten(outputs))
-        values = tf.reshape(tf.cast(given, tf.float32), [-1, int(np.prod(given.shape[1:], dtype=np.int64))])
+        values, _ = as_rows(outputs)
         return tf.sigmoid(values) if logits else values
 
-    def evaluation(self, outputs: np.ndarray, **examples: Any) -> LabelsEvaluation:
-        """Return the evaluation by the thresholds."""
-        return LabelsEvaluation(probabilities=outputs, thresholds=self.thresholds, **examples)
+    def measured_by(self, outputs: np.ndarray) -> dict[str, Any]:
+        """Return the thresholds."""
+        return {"thresholds": self.thresholds}
 
     def tuned(self, validation: Evaluation) -> tuple[Labels, str]:
         """Choose the thresholds: see `tfkit.metrics.best_thresholds`."""
@@ -220,10 +233,6 @@ class Labels(Classes):
             few = ", ".join(itertools.compress(names, left))
             note += f" 0.5 for {few}: too few examples there have it, or lack it."
         return dataclasses.replace(self, thresholds=tuple(chosen.tolist())), note
-
-    def judge(self, measured: Evaluation) -> Evaluation:
-        """Return the same evaluation by these thresholds."""
-        return dataclasses.replace(measured, thresholds=self.thresholds)  # type: ignore[call-arg]
 
     def counts(self, labels: np.ndarray, classes: int) -> np.ndarray:
         """Return int64 [classes]: how many of the examples have each label."""
@@ -268,6 +277,7 @@ class Labels(Classes):
 class Order(Classes):
     """One of several classes in an order: labels int64 [n], cumulative logits; see `tfkit.heads.ClassesInOrder`."""
 
+    evaluated: ClassVar[type[Evaluation]] = OrderEvaluation
     name: ClassVar[str] = "order"
 
     def units(self, classes: int) -> int:
@@ -286,10 +296,6 @@ class Order(Classes):
 
         return keras.losses.SparseCategoricalCrossentropy()
 
-    def evaluation(self, outputs: np.ndarray, **examples: Any) -> OrderEvaluation:
-        """Return the evaluation, of which steps between classes are a part."""
-        return OrderEvaluation(probabilities=outputs, **examples)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Value(Classes):
@@ -305,6 +311,7 @@ class Value(Classes):
       coverage: of the intervals of predictions.
     """
 
+    evaluated: ClassVar[type[Evaluation]] = ValueEvaluation
     name: ClassVar[str] = "value"
     output: ClassVar[str] = "values"
     score: ClassVar[str] = "r2"
@@ -367,15 +374,11 @@ class Value(Classes):
         """Return mean and scale, float32 [n, 2]; of a model of one number the scale is 1."""
         from tfkit.environment.stack import tf
 
-        (given,) = map(tf.convert_to_tensor, tf.nest.flatten(outputs))
-        values = tf.reshape(tf.cast(given, tf.float32), [-1, int(np.prod(given.shape[1:], dtype=np.int64))])
+        values, _ = as_rows(outputs)
         return values if values.shape[1] == 2 else tf.concat([values, tf.ones_like(values)], axis=1)
 
-    def evaluation(self, outputs: np.ndarray, **examples: Any) -> ValueEvaluation:
-        """Return the evaluation by the intervals."""
-        return ValueEvaluation(probabilities=outputs, **self._measured_by(outputs), **examples)
-
-    def _measured_by(self, outputs: np.ndarray) -> dict[str, Any]:
+    def measured_by(self, outputs: np.ndarray) -> dict[str, Any]:
+        """Return the intervals and the distribution."""
         is_known = self.degrees or self.factor != 1 or not _says_no_scale(outputs)
         return {
             "quantiles": [self.reach(coverage, outputs) for coverage in COVERAGES],
@@ -422,10 +425,6 @@ class Value(Classes):
                 f" The likeliest distribution of {len(fitted)} others is {kind}, {factor:g} times as wide."
             )
         return task, note
-
-    def judge(self, measured: Evaluation) -> Evaluation:
-        """Return the same evaluation by these intervals."""
-        return dataclasses.replace(measured, **self._measured_by(measured.probabilities))
 
     def counts(self, labels: np.ndarray, classes: int) -> np.ndarray:
         """Return int64 [1]: how many labelled examples there are."""
@@ -488,9 +487,7 @@ CLASSES = Classes()
 TASKS: dict[str, type[Classes]] = {task.name: task for task in (Classes, Labels, Order, Value)}
 
 
-EVALUATIONS: dict[str, type[Evaluation]] = {
-    "classes": Evaluation, "labels": LabelsEvaluation, "order": OrderEvaluation, "value": ValueEvaluation,
-}  # fmt: skip
+EVALUATIONS = {name: task.evaluated for name, task in TASKS.items()}
 """By what evaluation.npz calls them."""
 
 

@@ -151,7 +151,7 @@ def explain(
 
 def _examples(data: Any, *, texts: bool) -> Iterator[tuple[str, Any]]:
     """Yield names, and paths of files or what is in memory."""
-    several = data if isinstance(data, list | tuple) else [data]
+    several: Any = data if isinstance(data, list | tuple) else [data]
     if isinstance(data, np.ndarray) and data.ndim == 4 and not texts:
         several = as_pixels(data)
     if not 0 < len(several) <= MOST:

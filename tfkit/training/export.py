@@ -10,7 +10,7 @@ import functools
 import itertools
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -343,12 +343,18 @@ def predict(model: Any, splits: Splits, indices: np.ndarray) -> np.ndarray:
     return np.concatenate([np.asarray(model(tf.constant(batch))) for batch in _raw_batches(splits, indices)])
 
 
+def batched(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    """Yield the items in lists of so many."""
+    remaining = iter(items)
+    while batch := [*itertools.islice(remaining, size)]:
+        yield batch
+
+
 def _raw_batches(splits: Splits, indices: np.ndarray) -> Iterator[np.ndarray]:
     """Yield images as the user has them, in their order, those of one size that follow each other in batches."""
     images = (splits.source.raw(int(index)) for index in indices)
     for _, same_size in itertools.groupby(images, key=lambda image: (image.shape, image.dtype)):
-        while batch := list(itertools.islice(same_size, CHECKED_AT_A_TIME)):
-            yield np.stack(batch)
+        yield from map(np.stack, batched(same_size, CHECKED_AT_A_TIME))
 
 
 MINIMUM_AGREEMENT, MOST_OFF = 0.98, 0.1
