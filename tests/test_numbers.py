@@ -4,6 +4,7 @@ import contextlib
 import csv
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,9 +17,12 @@ from sklearn.datasets import load_digits
 
 import tfkit
 from tfkit.__main__ import main
+from tfkit.compression.compress import train
 from tfkit.environment.stack import keras
 from tfkit.errors import ConfigError, DataError, TfkitError
 from tfkit.run import Run
+from tfkit.settings.jobs import CompressConfig
+from tfkit.transfer.models import rebuild
 
 DIGITS = load_digits()
 DOCS = Path(__file__).parents[1] / "docs/manual/how-to/tasks.md"
@@ -95,6 +99,21 @@ def test_predictions_are_numbers_with_intervals(run, table):
         run.predict([table.parent / "0.png"], coverage=0.999)
 
 
+def test_other_numbers_are_kept_also_where_they_are_all_one(run, table, tmp_path):
+    """R2 is not defined then: the report says so, and every later one too."""
+    for angle, places in {"-10,5": range(2), "20": range(2, 5)}.items():
+        (tmp_path / angle).mkdir()
+        for place in places:
+            shutil.copy(table.parent / f"{place}.png", tmp_path / angle)
+    one = run.predict(tmp_path / "20/..", labels=True, report="two").attrs
+    assert one["evaluated"] == 5
+    shutil.rmtree(tmp_path / "20")
+    one = run.predict(tmp_path, labels=True, report="one").attrs
+    assert (one["evaluated"], one["r2"], one["r2_interval"]) == (2, None, [None, None])
+    assert "<td>–</td>" in Path(tfkit.report(run)).read_text()
+    assert " % to " not in (run.path / "model_card.md").read_text().partition("## On other data")[2][:400]
+
+
 def test_int8_is_gated_by_r2_and_says_the_interval(run, table):
     tfkit.compress(run, variants=("float32", "int8"), max_accuracy_drop=0.2)
     content = json.loads((run.path / "tflite/variants.json").read_text())
@@ -153,6 +172,12 @@ def test_an_order_is_learned_and_predicted_as_classes(tmp_path):
     assert np.allclose(frame[[*map(str, range(10))]].sum(axis=1), 1, atol=1e-3)
     with pytest.raises(TfkitError, match="order"):
         tfkit.train(continue_from=run, run_dir=tmp_path / "b", epochs=1)
+    # A technique's model gives probabilities too: a softmax of these would have none above e / (e + 9).
+    splits = tfkit.load_images("digits", image_size=32).replace(task=run.task)
+    how = CompressConfig(from_run=run.path, techniques=("prune",), final_sparsity=0.2, epochs=1)
+    (pruned,) = train(run, rebuild(run, None, splits), splits, how)
+    pixels = splits.source.read(splits.indices["test"]).astype(np.float32)
+    assert np.asarray(pruned.model(pixels)).max(axis=1).mean() > 0.5
 
 
 def own_model(loss, units=1, **ending):

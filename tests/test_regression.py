@@ -126,6 +126,54 @@ def test_steps_between_classes_count():
     assert (near["test/mae_steps"], far["test/mae_steps"]) == (1 / 6, 2 / 6)
     assert near["test/quadratic_weighted_kappa"] > far["test/quadratic_weighted_kappa"]
     assert Order().units(3) == 2
+    # Of a grade that no example here has, and no answer is, there is a step all the same.
+    labels, guess = np.array([0, 0, 1, 1, 3, 3, 4, 4]), [0, 1, 1, 3, 3, 1, 4, 4]
+    about = {"labels": labels, "names": range(8), "class_names": "abcde"}
+    found = OrderEvaluation(probabilities=np.eye(5)[guess], **about).metrics()
+    spread = labels.var() + np.var(guess) + (labels.mean() - np.mean(guess)) ** 2
+    lins = 1 - np.mean((labels - guess) ** 2) / spread  # concordance, which it is equal to
+    assert found["test/quadratic_weighted_kappa"] == pytest.approx(lins)
+
+
+def test_a_model_of_one_number_is_judged_in_the_unit_of_its_labels(diabetes):
+    """Whether prices are in euros or in thousands: only their unit is another."""
+    (labels, outputs), unit = diabetes, 1e5
+    assert fit_likelihood(unit * labels, unit * outputs[:, :1] * [1.0, 0.0] + [0.0, 1.0])[1] == pytest.approx(
+        unit * fit_likelihood(labels, outputs[:, :1] * [1.0, 0.0] + [0.0, 1.0])[1], rel=0.01
+    )
+    priced = np.stack([unit * outputs[:, 0], np.ones(len(labels))], axis=1)
+    task, _ = Value().tuned(evaluation(unit * labels[:200], priced[:200]))
+    found = task.judge(evaluation(unit * labels[200:], priced[200:])).metrics()
+    spread = float(np.std(unit * labels[200:] - priced[200:, 0]))
+    assert found["test/nll"] == pytest.approx(stats.norm(0, spread).entropy(), abs=0.1)
+    small = priced * [1e-10, 1]
+    task, _ = Value().tuned(evaluation(1e-5 * labels[:200], small[:200]))
+    there = task.judge(evaluation(1e-5 * labels[200:], small[200:]))
+    assert there.agreement(there.probabilities) == 1
+    assert there.agreement(there.probabilities - [2e-4, 0]) == 0, "which is far, of numbers around 1e-3"
+    # Of too few to fit a distribution to, the intervals are known, and no likelihood.
+    task, _ = Value().tuned(evaluation(unit * labels[:60], priced[:60]))
+    found = task.judge(evaluation(unit * labels[200:], priced[200:])).metrics()
+    assert "test/coverage_90" in found
+    assert "test/nll" not in found
+    # A row that cannot be read tells nothing of the others' errors.
+    low = Value().answers(np.array([[3.0, 1.0], [np.nan, np.nan]]), ["price"])["low"]
+    assert np.isnan(low).all()
+
+
+def test_few_numbers_have_an_interval():
+    """A sample of four may be four times the same: R2 is not defined then, which says nothing of the others."""
+    four = evaluation(np.arange(4.0), np.stack([[0.1, 0.9, 2.2, 3.0], np.ones(4)], axis=1))
+    low, high = four.interval
+    assert low <= four.score <= high <= 1
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("3,5", 3.5), ("-2", -2), ("12%", 12), ("1e-05", 1e-5), ("", None), ("inf", None), ("a", None)],
+)
+def test_a_number_is_read_as_in_training(text, number):
+    assert Value().read(text, ["v"], str.split) == number
 
 
 def test_heads():

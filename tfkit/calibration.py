@@ -18,7 +18,7 @@ import numpy as np
 
 from tfkit.data.splits import draw
 from tfkit.errors import CheckError, UsageError
-from tfkit.metrics import SMALLEST_NORMAL, Evaluation
+from tfkit.metrics import SMALLEST_NORMAL, Evaluation, share_interval
 from tfkit.regression import conformal_quantile, examples_needed
 from tfkit.run import CALIBRATION, Run
 from tfkit.run_files import damaged
@@ -223,13 +223,10 @@ def calibrate(
 
 def _covered(test: Evaluation, sets: np.ndarray) -> dict[str, Any]:
     """Return what sets, bool [n, c], are worth on these examples."""
-    from scipy.stats import binomtest
-
     sizes, hits = sets.sum(axis=1), int(sets[np.arange(len(sets)), test.labels].sum())
-    interval = binomtest(hits, len(sets)).proportion_ci(method="wilson")
     return {
         "measured": hits / len(sets),
-        "interval": [float(interval.low), float(interval.high)],
+        "interval": [*share_interval(hits, len(sets))],
         "mean_size": float(sizes.mean()),
         "empty_share": float((sizes == 0).mean()),
     }

@@ -132,10 +132,7 @@ class Evaluation:
     @property
     def accuracy_interval(self) -> tuple[float, float]:
         """Return the 95 % interval of the accuracy on further examples of the same kind (Wilson's score interval)."""
-        from scipy.stats import binomtest
-
-        interval = binomtest(self.correct, len(self.labels)).proportion_ci(method="wilson")
-        return float(interval.low), float(interval.high)
+        return share_interval(self.correct, len(self.labels))
 
     @property
     def loss(self) -> float:
@@ -231,8 +228,24 @@ class Evaluation:
         return _first(self, wrong)
 
 
+class Resampled(Evaluation):
+    """An evaluation whose score is no share of the examples: its intervals are percentiles of a bootstrap."""
+
+    resampled: Any
+    """Scores of examples drawn with replacement, float64 [draws, scores]; the same draws for all models."""
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Return the 95 % interval of the score on further examples of the same kind."""
+        return within_95(self.resampled[:, 0])
+
+    def gain_interval(self, other: Evaluation) -> tuple[float, float]:
+        """Return the 95 % interval of the score less that of another model on the same examples."""
+        return within_95(self.resampled[:, 0] - other.resampled[:, 0])  # type: ignore[attr-defined]
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
-class LabelsEvaluation(Evaluation):
+class LabelsEvaluation(Resampled):
     """Probabilities of labels, of which an example may have any number, and what they are worth.
 
     What an `Evaluation` says of a class holds here of a label: who has it, and who was said to have it.
@@ -322,15 +335,6 @@ class LabelsEvaluation(Evaluation):
             scores.append(f1_scores(*np.tensordot(times.astype(np.float32), yes, axes=1)))
         return np.array(scores)
 
-    @property
-    def interval(self) -> tuple[float, float]:
-        """Return the 95 % interval of micro F1 on further examples of the same kind (percentiles of a bootstrap)."""
-        return within_95(self.resampled[:, 0])
-
-    def gain_interval(self, other: Evaluation) -> tuple[float, float]:
-        """Return the 95 % interval of micro F1 less that of another model on the same examples."""
-        return within_95(self.resampled[:, 0] - other.resampled[:, 0])  # type: ignore[attr-defined]
-
     def in_words(self, noun: str) -> str:
         """Return of how many the score is, of examples of that noun."""
         labels = f"{len(self.class_names):,} labels on {len(self.labels):,} test {noun}"
@@ -407,7 +411,8 @@ class OrderEvaluation(Evaluation):
         """Return those of classes, the mean error in steps, and Cohen's kappa with quadratic weights."""
         from sklearn.metrics import cohen_kappa_score
 
-        kappa = float(cohen_kappa_score(self.labels, self.predicted, weights="quadratic"))
+        every = np.arange(len(self.class_names))  # else a class that is not there would be no step
+        kappa = float(cohen_kappa_score(self.labels, self.predicted, weights="quadratic", labels=every))
         steps = float(np.abs(self.predicted - self.labels).mean())
         more = {f"{prefix}/mae_steps": steps, f"{prefix}/quadratic_weighted_kappa": kappa}
         return super().metrics(prefix) | {name: value for name, value in more.items() if np.isfinite(value)}
@@ -421,6 +426,14 @@ def largest_difference(outputs: np.ndarray, expected: np.ndarray) -> float:
       expected: likewise, by whose largest number it is divided where that is above 1: float32 has seven digits.
     """
     return float(np.abs(outputs - expected).max() / max(1.0, float(np.abs(expected).max())))
+
+
+def share_interval(part: int, whole: int) -> tuple[float, float]:
+    """Return the 95 % interval of a share, of so many examples out of so many (Wilson's score interval)."""
+    from scipy.stats import binomtest
+
+    interval = binomtest(part, whole).proportion_ci(method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def difference_interval(right: np.ndarray, right_there: np.ndarray) -> tuple[float, float]:
@@ -462,8 +475,9 @@ def f1_scores(both: np.ndarray, either: np.ndarray) -> tuple[float, float]:
 
 
 def within_95(values: np.ndarray) -> tuple[float, float]:
-    """Return what 95 % of values lie within, as many below it as above."""
-    low, high = np.percentile(values, [2.5, 97.5])
+    """Return what 95 % of values lie within, as many below it as above; what is not defined (NaN) does not count."""
+    defined = values[~np.isnan(values)]
+    low, high = np.percentile(defined, [2.5, 97.5]) if defined.size else (math.nan, math.nan)
     return float(low), float(high)
 
 
@@ -554,6 +568,17 @@ def activation(model: keras.Model) -> str | None:
     return "softmax" if isinstance(layer, keras.layers.Softmax) else name
 
 
+def as_rows(outputs: Any) -> tuple[tf.Tensor, Any]:
+    """Return what a model gives, one tensor, also within a list or dict, as float32 [n, units]; and its own dtype."""
+    from tfkit.environment.stack import tf
+
+    (given,) = map(tf.convert_to_tensor, tf.nest.flatten(outputs))
+    values = tf.cast(given, tf.float32)
+    if given.shape.rank != 2:
+        values = tf.reshape(values, [-1, int(np.prod(given.shape[1:], dtype=np.int64))])
+    return values, given.dtype
+
+
 def to_probabilities(outputs: Any, *, logits: bool, temperature: float = 1.0) -> tf.Tensor:
     """Return class probabilities float32 [n, classes] of what a classifier gives.
 
@@ -565,18 +590,15 @@ def to_probabilities(outputs: Any, *, logits: bool, temperature: float = 1.0) ->
     """
     from tfkit.environment.stack import tf
 
-    (given,) = map(tf.convert_to_tensor, tf.nest.flatten(outputs))
-    units = int(np.prod(given.shape[1:], dtype=np.int64))
-    values = tf.cast(given, tf.float32)
-    values = values if given.shape.rank == 2 else tf.reshape(values, [-1, units])
+    values, dtype = as_rows(outputs)
     if logits and temperature != 1:
         values /= temperature
-    if units == 1:
+    if values.shape[1] == 1:
         first, second = (tf.sigmoid(-values), tf.sigmoid(values)) if logits else (1.0 - values, values)
         values = tf.concat([first, second], axis=1)
     elif logits:
         values = tf.nn.softmax(values)
-    elif given.dtype != tf.float32:  # a softmax in float16 does not quite sum to one
+    elif dtype != tf.float32:  # a softmax in float16 does not quite sum to one
         values /= tf.reduce_sum(values, axis=1, keepdims=True)
     if not logits and temperature != 1:
         return tf.nn.softmax(tf.math.log(tf.maximum(values, SMALLEST_NORMAL)) / temperature)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from tfkit.errors import DataError, UsageError
-from tfkit.metrics import RESAMPLED, Evaluation, within_95
+from tfkit.metrics import RESAMPLED, Resampled, share_interval, within_95
 
 COVERAGES = (0.9, 0.95)
 """Of the intervals that are measured."""
@@ -18,12 +18,18 @@ COVERAGES = (0.9, 0.95)
 DEGREES = (3.0, 5.0, 10.0, 30.0, math.inf)
 """Of freedom of Student's t distribution; with infinitely many it is the normal one."""
 
-CLOSE = 0.01
-"""Of the spread of the predictions: two that are nearer are the same answer."""
+CLOSE, ROUNDING = 0.01, 1e-6
+"""Of the spread of the predictions, and of the largest one: two that are nearer are the same answer."""
+
+NORMAL_90 = 1.6449
+"""Standard deviations by which an interval of 90 % goes beyond the mean."""
+
+SMALLEST_ERROR = 1e-6
+"""Of the largest one: no distribution is narrower, however many numbers are predicted exactly."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class ValueEvaluation(Evaluation):
+class ValueEvaluation(Resampled):
     """Predicted numbers with their scales, and what they are worth.
 
     Attributes:
@@ -31,7 +37,8 @@ class ValueEvaluation(Evaluation):
       probabilities: float32 [n, 2], of each example mean and scale.
       class_names: one: what the number is called.
       quantiles: float64 [2], by how many scales an interval of each of `COVERAGES` goes beyond the mean.
-      likelihood: float64 [2], degrees of freedom of the distribution, and what scales are multiplied by in it.
+      likelihood: float64 [2], degrees of freedom of the distribution, and what scales are multiplied by in it; NaN
+        where nobody knows.
       centre: the mean of the training labels, which one would guess without a model; NaN where nobody may know.
 
     Example:
@@ -45,7 +52,7 @@ class ValueEvaluation(Evaluation):
       (7.667, 2, '70, predicted 50 (45.1 to 54.9)')
     """
 
-    quantiles: Any = (1.6449, 1.96)
+    quantiles: Any = (NORMAL_90, 1.96)
     likelihood: Any = (math.inf, 1.0)
     centre: Any = math.nan
 
@@ -102,7 +109,9 @@ class ValueEvaluation(Evaluation):
 
     def agreement(self, probabilities: np.ndarray) -> float:
         """Return the share of examples with nearly the same mean by other outputs [n, 2]."""
-        near = CLOSE * max(float(self.predicted.std()), float(self.scales.mean()))
+        # A scale that a model does not say is 1 in any unit: by its intervals it is in that of the labels.
+        width = np.fmax(self.predicted.std(), self.quantiles[0] * self.scales.mean() / NORMAL_90)
+        near = CLOSE * width + ROUNDING * np.abs(self.predicted).max()
         return float(np.mean(np.abs(probabilities[:, 0] - self.predicted) <= near))
 
     @property
@@ -116,15 +125,6 @@ class ValueEvaluation(Evaluation):
         chance, count = np.random.default_rng(0), len(self.labels)
         samples = (chance.integers(count, size=count) for _ in range(RESAMPLED))
         return np.array([_scores(self.labels[rows], self.residuals[rows]) for rows in samples])
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """Return the 95 % interval of R2 on further examples of the same kind (percentiles of a bootstrap)."""
-        return within_95(self.resampled[:, 0])
-
-    def gain_interval(self, other: Evaluation) -> tuple[float, float]:
-        """Return the 95 % interval of R2 less that of another model on the same examples."""
-        return within_95(self.resampled[:, 0] - other.resampled[:, 0])  # type: ignore[attr-defined]
 
     def in_words(self, noun: str) -> str:
         """Return of how many the score is, of examples of that noun."""
@@ -160,12 +160,10 @@ class ValueEvaluation(Evaluation):
 
     def metrics(self, prefix: str = "test") -> dict[str, float]:
         """Return flat names to finite numbers: errors with intervals, coverage and width of the intervals."""
-        from scipy.stats import binomtest
-
         count = len(self.labels)
         numbers = {
             "examples": float(count),
-            "nll": self.loss if np.isfinite(self.quantiles).all() else math.nan,
+            "nll": self.loss,
         }
         for name, value, (low, high) in zip(
             ("r2", "mae", "rmse"),
@@ -177,11 +175,10 @@ class ValueEvaluation(Evaluation):
         for coverage, reach in zip(COVERAGES, self.quantiles, strict=True):
             if math.isnan(reach):  # of a model that says no scale, and nothing was measured
                 continue
-            found, percent = binomtest(self.covered(coverage), count), f"{100 * coverage:g}"
-            between = found.proportion_ci(method="wilson")
-            numbers[f"coverage_{percent}"] = found.statistic
-            numbers |= {f"coverage_{percent}_low": between.low, f"coverage_{percent}_high": between.high}
-            numbers[f"mean_width_{percent}"] = float(2 * reach * self.scales.mean())
+            held, name = self.covered(coverage), f"coverage_{100 * coverage:g}"
+            low, high = share_interval(held, count)
+            numbers |= {name: held / count, f"{name}_low": low, f"{name}_high": high}
+            numbers[f"mean_width_{100 * coverage:g}"] = float(2 * reach * self.scales.mean())
         if np.isfinite(self.centre):
             off = self.labels - self.centre
             numbers |= {
@@ -218,11 +215,17 @@ def fit_likelihood(labels: np.ndarray, outputs: np.ndarray) -> tuple[float, floa
     """
     from scipy.optimize import minimize_scalar
 
+    # Between the smallest error and the largest one: of a model that says no scale they are in the unit of the labels.
+    errors = np.abs(labels - outputs[:, 0]) / outputs[:, 1]
+    if not (largest := float(errors.max())):
+        return math.inf, 1.0
+    bounds = math.log(max(float(errors.min()), SMALLEST_ERROR * largest)) - 1e-3, math.log(largest) + 1e-3
+
     def best(degrees: float) -> tuple[float, float, float]:
         def loss(log_factor: float) -> float:
             return negative_log_likelihood(labels, outputs, degrees, math.exp(log_factor))
 
-        found = minimize_scalar(loss, bounds=(-3.0, 3.0), method="bounded", options={"xatol": 1e-3})
+        found = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-3})
         return float(found.fun), degrees, float(math.exp(found.x))
 
     _, degrees, factor = min(map(best, DEGREES))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -15,7 +16,14 @@ from typing import Any, ClassVar
 import numpy as np
 
 from tfkit.errors import ConfigError, DataError
-from tfkit.metrics import Evaluation, LabelsEvaluation, OrderEvaluation, best_thresholds, to_probabilities
+from tfkit.metrics import (
+    Evaluation,
+    LabelsEvaluation,
+    OrderEvaluation,
+    as_rows,
+    best_thresholds,
+    to_probabilities,
+)
 from tfkit.regression import COVERAGES, ValueEvaluation, conformal_quantile, fit_likelihood
 
 FEWEST, FEWEST_FITTED, MOST_SCORES = 19, 50, 1000
@@ -41,8 +49,10 @@ class Classes:
       each: whether an exported model gives a number for each class, else mean and scale.
       noun: what a model tells apart, or says.
       labels: what a loss takes, in words.
+      evaluated: what an evaluation of it is.
     """
 
+    evaluated: ClassVar[type[Evaluation]] = Evaluation
     name: ClassVar[str] = "classes"
     output: ClassVar[str] = "probabilities"
     score: ClassVar[str] = "accuracy"
@@ -98,7 +108,11 @@ class Classes:
 
     def evaluation(self, outputs: np.ndarray, **examples: Any) -> Evaluation:
         """Return the evaluation of what `probabilities` gives for labelled examples."""
-        return Evaluation(probabilities=outputs, **examples)
+        return self.evaluated(probabilities=outputs, **self.measured_by(outputs), **examples)
+
+    def measured_by(self, outputs: np.ndarray) -> dict[str, Any]:
+        """Return what an evaluation of these outputs takes beside them: what the task has chosen."""
+        return {}
 
     def tuned(self, validation: Evaluation) -> tuple[Classes, str]:
         """Return the task with what turns outputs into answers, chosen by the validation split, and a note on it."""
@@ -106,7 +120,7 @@ class Classes:
 
     def judge(self, measured: Evaluation) -> Evaluation:
         """Return the same evaluation by what this task has chosen."""
-        return measured
+        return dataclasses.replace(measured, **self.measured_by(measured.probabilities))
 
     def at(self, coverage: float) -> Classes:
         """Return the task with intervals of this coverage."""
@@ -164,6 +178,7 @@ class Labels(Classes):
       thresholds: [c], from which probability on an example has a label; none: 0.5 for all.
     """
 
+    evaluated: ClassVar[type[Evaluation]] = LabelsEvaluation
     name: ClassVar[str] = "labels"
     noun: ClassVar[str] = "labels"
     output: ClassVar[str] = "sigmoid"
@@ -201,13 +216,12 @@ class Labels(Classes):
         """Return the probability of each label, float32 [n, c]; there is no temperature."""
         from tfkit.environment.stack import tf
 
-        (given,) = map(tf.convert_to_tensor, tf.nest.flatten(outputs))
-        values = tf.reshape(tf.cast(given, tf.float32), [-1, int(np.prod(given.shape[1:], dtype=np.int64))])
+        values, _ = as_rows(outputs)
         return tf.sigmoid(values) if logits else values
 
-    def evaluation(self, outputs: np.ndarray, **examples: Any) -> LabelsEvaluation:
-        """Return the evaluation by the thresholds."""
-        return LabelsEvaluation(probabilities=outputs, thresholds=self.thresholds, **examples)
+    def measured_by(self, outputs: np.ndarray) -> dict[str, Any]:
+        """Return the thresholds."""
+        return {"thresholds": self.thresholds}
 
     def tuned(self, validation: Evaluation) -> tuple[Labels, str]:
         """Choose the thresholds: see `tfkit.metrics.best_thresholds`."""
@@ -219,10 +233,6 @@ class Labels(Classes):
             few = ", ".join(itertools.compress(names, left))
             note += f" 0.5 for {few}: too few examples there have it, or lack it."
         return dataclasses.replace(self, thresholds=tuple(chosen.tolist())), note
-
-    def judge(self, measured: Evaluation) -> Evaluation:
-        """Return the same evaluation by these thresholds."""
-        return dataclasses.replace(measured, thresholds=self.thresholds)  # type: ignore[call-arg]
 
     def counts(self, labels: np.ndarray, classes: int) -> np.ndarray:
         """Return int64 [classes]: how many of the examples have each label."""
@@ -267,6 +277,7 @@ class Labels(Classes):
 class Order(Classes):
     """One of several classes in an order: labels int64 [n], cumulative logits; see `tfkit.heads.ClassesInOrder`."""
 
+    evaluated: ClassVar[type[Evaluation]] = OrderEvaluation
     name: ClassVar[str] = "order"
 
     def units(self, classes: int) -> int:
@@ -285,10 +296,6 @@ class Order(Classes):
 
         return keras.losses.SparseCategoricalCrossentropy()
 
-    def evaluation(self, outputs: np.ndarray, **examples: Any) -> OrderEvaluation:
-        """Return the evaluation, of which steps between classes are a part."""
-        return OrderEvaluation(probabilities=outputs, **examples)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Value(Classes):
@@ -304,6 +311,7 @@ class Value(Classes):
       coverage: of the intervals of predictions.
     """
 
+    evaluated: ClassVar[type[Evaluation]] = ValueEvaluation
     name: ClassVar[str] = "value"
     output: ClassVar[str] = "values"
     score: ClassVar[str] = "r2"
@@ -366,18 +374,15 @@ class Value(Classes):
         """Return mean and scale, float32 [n, 2]; of a model of one number the scale is 1."""
         from tfkit.environment.stack import tf
 
-        (given,) = map(tf.convert_to_tensor, tf.nest.flatten(outputs))
-        values = tf.reshape(tf.cast(given, tf.float32), [-1, int(np.prod(given.shape[1:], dtype=np.int64))])
+        values, _ = as_rows(outputs)
         return values if values.shape[1] == 2 else tf.concat([values, tf.ones_like(values)], axis=1)
 
-    def evaluation(self, outputs: np.ndarray, **examples: Any) -> ValueEvaluation:
-        """Return the evaluation by the intervals."""
-        return ValueEvaluation(probabilities=outputs, **self._measured_by(outputs), **examples)
-
-    def _measured_by(self, outputs: np.ndarray) -> dict[str, Any]:
+    def measured_by(self, outputs: np.ndarray) -> dict[str, Any]:
+        """Return the intervals and the distribution."""
+        is_known = self.degrees or self.factor != 1 or not _says_no_scale(outputs)
         return {
             "quantiles": [self.reach(coverage, outputs) for coverage in COVERAGES],
-            "likelihood": (self.degrees or math.inf, self.factor),
+            "likelihood": (self.degrees or math.inf, self.factor if is_known else math.nan),
             "centre": math.nan if self.bounds or self.spread == 1 else self.centre,
         }
 
@@ -386,7 +391,7 @@ class Value(Classes):
 
         Args:
           coverage: above 0 and below 1.
-          outputs: float32 [n, 2], means and scales.
+          outputs: float32 [n, 2], means and scales; NaN of what could not be read.
 
         Raises:
           DataError: there are too few scores for it.
@@ -395,9 +400,7 @@ class Value(Classes):
 
         if self.scores:
             return conformal_quantile(self.scores, coverage)
-        if (
-            len(outputs) and (outputs[:, 1] == 1).all()
-        ):  # a model of one number: nothing is known of its error
+        if _says_no_scale(outputs):  # nothing is known of its error
             return math.nan
         return float(self.factor * t.ppf((1 + coverage) / 2, self.degrees or math.inf))
 
@@ -422,10 +425,6 @@ class Value(Classes):
                 f" The likeliest distribution of {len(fitted)} others is {kind}, {factor:g} times as wide."
             )
         return task, note
-
-    def judge(self, measured: Evaluation) -> Evaluation:
-        """Return the same evaluation by these intervals."""
-        return dataclasses.replace(measured, **self._measured_by(measured.probabilities))
 
     def counts(self, labels: np.ndarray, classes: int) -> np.ndarray:
         """Return int64 [1]: how many labelled examples there are."""
@@ -453,10 +452,7 @@ class Value(Classes):
 
     def read(self, text: str | None, names: Sequence[str], cut: Callable[[str], Sequence[str]]) -> Any:
         """Return the number that a text is; None where it is none."""
-        try:
-            return float(text or "")
-        except ValueError:
-            return None
+        return to_number(text or "")
 
     def answers(self, probabilities: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
         """Return the number of each example, and the ends of its interval."""
@@ -473,13 +469,25 @@ class Value(Classes):
         return [(0.0, np.zeros(units)), (1.0, np.ones(units))]
 
 
+_NUMBER = re.compile(r"[+-]?(\d+([.,]\d+)?|[.,]\d+)([eE][+-]?\d+)?%?")
+
+
+def to_number(label: str) -> float | None:
+    """Return the number that a label is, a decimal comma and a percent sign allowed; None where it is none."""
+    return float(label.rstrip("%").replace(",", ".")) if _NUMBER.fullmatch(label) else None
+
+
+def _says_no_scale(outputs: np.ndarray) -> bool:
+    """Return whether means and scales [n, 2] are of a model of one number, whose scale is 1 everywhere."""
+    scales = outputs[:, 1][~np.isnan(outputs[:, 1])]
+    return bool(scales.size and (scales == 1).all())
+
+
 CLASSES = Classes()
 TASKS: dict[str, type[Classes]] = {task.name: task for task in (Classes, Labels, Order, Value)}
 
 
-EVALUATIONS: dict[str, type[Evaluation]] = {
-    "classes": Evaluation, "labels": LabelsEvaluation, "order": OrderEvaluation, "value": ValueEvaluation,
-}  # fmt: skip
+EVALUATIONS = {name: task.evaluated for name, task in TASKS.items()}
 """By what evaluation.npz calls them."""
 
 

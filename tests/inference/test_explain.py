@@ -141,6 +141,11 @@ def test_integrated_gradients_are_complete_and_light_the_object(fitted):
     assert (
         np.mean(shares) - 2 * np.std(shares) / len(shares) ** 0.5 > 0.25
     )  # above chance by two standard errors
+    # Floats of one array are in one range, also those of a frame that is all but black.
+    frames = np.stack([pictures[0], pictures[0] // 200]).astype(np.float32)
+    expected = fitted.predict(frames)
+    for one, (_, row) in zip(fitted.explain(frames), expected.iterrows(), strict=True):
+        assert (one.label, one.probability) == (row["label"], pytest.approx(row["probability"], abs=1e-4))
     model = fitted.model
     square = (
         np.stack([np.asarray(Image.fromarray(picture).resize((32, 32), 2)) for picture in pictures[:3]]) / 255

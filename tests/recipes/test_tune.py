@@ -152,9 +152,11 @@ def test_a_trial_that_fails_is_named_and_the_others_go_on(divided, tmp_path, cap
 
 def test_where_all_fail_the_first_reason_is_the_error(photos, tmp_path):
     settings = {"data_dir": photos, "run_dir": tmp_path / "s", "trials": 2, **QUICK, "learning_rate": 1e38}
+    settings["augment"] = "light"  # which trials on stored features have not
     with pytest.raises(CheckError, match=r"No trial.*came apart.*(.|\n)*trials.csv"):
         tfkit.tune("transfer_image", **settings)
     assert list(table(tmp_path / "s")["state"]) == ["fail", "fail"]
+    assert "images as they are" in (tmp_path / "s/notes.txt").read_text()
     (tmp_path / "s" / "search.db").write_text("no database")
     with pytest.raises(RunError, match=r"search\.db"):
         tfkit.tune("transfer_image", **settings)

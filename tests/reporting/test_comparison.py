@@ -7,8 +7,11 @@ import pytest
 
 from tests.reporting.finished_runs import CLASSES, HOSTILE, PRIVATE, Page, digits, full_run
 from tfkit import __main__, reporting
+from tfkit.environment import files
 from tfkit.errors import ConfigError, RunError
+from tfkit.regression import ValueEvaluation
 from tfkit.reporting.comparison import report
+from tfkit.reporting.examples import save
 from tfkit.run import Run
 
 
@@ -128,3 +131,24 @@ def test_where_the_comparison_goes(tmp_path, capsys):
         with pytest.raises(ConfigError, match=said):
             report(*paths, output=given)
     assert __main__.main(["report", str(runs[0]), "--output", str(output)]) == 2
+
+
+def test_runs_of_numbers_are_compared_by_their_score(tmp_path):
+    """An accuracy has rights and wrongs to count; R2 has none, and no class has a recall."""
+    labels = np.linspace(0, 9, 60)
+    off = np.random.default_rng(0).normal(0, 1, 60)
+    for name, error in (("near", 0.5), ("far", 2.0), ("of_another", 2.0)):
+        run = Run.create(tmp_path / name, config={})
+        outputs = np.stack([labels + error * off, np.ones(60)], axis=1)
+        about = {"names": range(60), "class_names": ["age"]}
+        save(run.path / "evaluation.npz", ValueEvaluation(labels=labels, probabilities=outputs, **about))
+        files.write_json(run.path / "task.json", {"name": "value"})
+        data = {"fingerprint": "g" if name == "of_another" else "f", "division": "d"}
+        run.provenance = {"data": {"origin": "ages.csv", **data}}
+    runs = [Run(tmp_path / name) for name in ("near", "far", "of_another")]
+    rows = cells(Page(reporting.write_comparison(runs, tmp_path / "compare.html")), "Overview")
+    found = re.fullmatch(r"R2 (-0\.\d+), 95 % interval (-0\.\d+) to (-0\.\d+)", rows["beside the best"][1])
+    gain, *ends = map(float, found.groups())
+    assert -1 < ends[0] < gain < ends[1] < 0
+    assert [rows["beside the best"][place] for place in (0, 2)] == ["the best", "–"]
+    assert rows["test R2"][0].startswith("0.9"), "which is no share, and not in percent"

@@ -19,6 +19,7 @@ from tfkit.environment.stack import keras, tf, tf_hub
 from tfkit.errors import CheckError
 from tfkit.metrics import evaluate
 from tfkit.run import Run
+from tfkit.tasks import CLASSES, Order
 from tfkit.text.tokenizers import WordPiece, build_vocabulary
 from tfkit.training.export import Frozen, compare, over_white, save, to_bytes
 from tfkit.transfer import models
@@ -61,6 +62,11 @@ def test_one_that_differs_is_an_error_and_is_not_kept(model, splits, tmp_path):
     other = dataclasses.replace(measured, probabilities=np.roll(measured.probabilities, 1, axis=1))
     with pytest.raises(CheckError, match="agrees with the trained one on 0"):
         save(model, run, splits, evaluation=other)
+    twice = dataclasses.replace(measured, probabilities=tf.nn.softmax(measured.probabilities).numpy())
+    with pytest.raises(
+        CheckError, match=r"agrees with the trained one on 1.000(?s:.*)its probabilities are others"
+    ):
+        save(model, run, splits, evaluation=twice)
     assert [path.name for path in tmp_path.iterdir() if "saved_model" in path.name] == []
 
 
@@ -279,13 +285,15 @@ def test_parts_that_do_not_fit_are_found_by_the_whole(on_features, splits):
     assert difference > 0.1
 
 
-@pytest.mark.parametrize("words", ["no", "yes"])
-def test_a_classifier_of_texts_is_compared_in_its_parts(tmp_path, words):
+@pytest.mark.parametrize(("words", "task"), [("no", CLASSES), ("yes", Order())])
+def test_a_classifier_of_texts_is_compared_in_its_parts(tmp_path, words, task):
     """All texts are cut, and classified by their stored features; few go through the whole: the longest among them."""
-    splits = data.load_texts("sentiment")
+    splits = data.load_texts("sentiment").replace(task=task)
     pieces = build_vocabulary(splits.source.read(splits.indices["train"][:500]))
     model, other = (
-        models.light(WordPiece(vocabulary=vocabulary, max_length=24), 3, models.plain_top(1e-2, 100))
+        models.light(
+            WordPiece(vocabulary=vocabulary, max_length=24), 3, models.plain_top(1e-2, 100, task=task)
+        )
         for vocabulary in (pieces, (*pieces[:5], *reversed(pieces[5:])))
     )
     model.fit(splits.train, epochs=1, verbose=0)

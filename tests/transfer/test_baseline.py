@@ -22,7 +22,7 @@ def texts(folder, rows):
 
 
 def accuracy(splits, found):
-    return float(np.mean(found.predicted == splits.source.labels[splits.indices["test"]]))
+    return float(np.mean(found.measured.predicted == splits.source.labels[splits.indices["test"]]))
 
 
 THINGS = ("lamp", "kettle", "chair", "camera", "carpet", "radio")
@@ -41,7 +41,7 @@ def test_pairs_of_words_are_tried_and_chosen_on_the_validation_split(tmp_path):
     found = baseline(splits)
     assert found.pairs
     assert accuracy(splits, found) == 1.0
-    assert np.array_equal(baseline(splits).predicted, found.predicted)
+    assert np.array_equal(baseline(splits).measured.predicted, found.measured.predicted)
 
 
 def test_scripts_without_spaces_have_words(tmp_path):
@@ -64,7 +64,7 @@ def test_tiny_sets_many_classes_rare_ones_and_no_words_at_all(tmp_path, each):
     kept = validation[splits.source.labels[validation] != 0]  # a class is missing there
     splits = splits.replace(indices={**splits.indices, "validation": kept})
     found = baseline(splits)
-    assert len(found.predicted) == len(splits.indices["test"])
+    assert len(found.measured.predicted) == len(splits.indices["test"])
     assert accuracy(splits, found) > 1 / 9
 
 

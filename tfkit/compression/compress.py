@@ -25,6 +25,7 @@ from tfkit.data.splits import Splits, draw
 from tfkit.environment import files, process, stack
 from tfkit.environment.process import counted
 from tfkit.errors import CheckError, ConfigError, DataError, PrivacyError, RunError, TfkitError, UsageError
+from tfkit.metrics import gives_logits
 from tfkit.privacy.ledger import check_data, is_private
 from tfkit.run import SAVED_MODEL, TFLITE, VARIANTS, Run
 from tfkit.settings.jobs import KERAS, CompressConfig, trained_variants
@@ -357,7 +358,9 @@ def train(
         after, notes = trained[name]
         predict = functools.partial(after, training=False)
         wanted = [one for one in trained_variants(technique) if one in config.variants]
-        exported = functools.partial(splits.task.probabilities, logits=True, temperature=temperature)
+        exported = functools.partial(
+            splits.task.probabilities, logits=gives_logits(model), temperature=temperature
+        )
         of_pixels = pixel_function(predict, keep=after.variables, probabilities=exported)
         candidates.append(Candidate(name, of_pixels, wanted, notes))
     return candidates

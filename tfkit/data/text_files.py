@@ -19,7 +19,6 @@ from tfkit.data.labels import (
     Task,
     check_classes,
     in_order,
-    is_number,
     make_targets,
     settle_task,
 )
@@ -31,6 +30,7 @@ from tfkit.environment import files
 from tfkit.environment.files import digest_of
 from tfkit.environment.timeline import track
 from tfkit.errors import DataError
+from tfkit.tasks import to_number
 
 RECIPE, _READING = 3, 5
 """Parts of the fingerprint, and of the key of every store: raise the latter when the same file gives other texts."""
@@ -341,7 +341,7 @@ def _read_table(
         if label:
             known[label] += 1
         # Before the memory is full of them.
-        may_be_many = task in ("labels", "value") or (task == "auto" and is_number(label or ""))
+        may_be_many = task in ("labels", "value") or (task == "auto" and to_number(label or "") is not None)
         if len(known) > _MANY_LABELS and len(known) > good / 2 and not may_be_many:
             check_classes(known, where=_column(table, chosen[1]))
         if not text.strip():

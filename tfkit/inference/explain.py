@@ -22,6 +22,7 @@ from tfkit.environment.process import counted
 from tfkit.environment.timeline import track
 from tfkit.errors import ConfigError, DataError, PrivacyError, RunError, UsageError
 from tfkit.hub.bundled import MODELS
+from tfkit.inference.inputs import as_pixels
 from tfkit.privacy.ledger import is_private
 from tfkit.reporting.figures import overlay, printable
 from tfkit.reporting.page import render
@@ -101,7 +102,8 @@ def explain(
     Args:
       run: of a classifier of images or texts, or its folder.
       data: a file or a list of files; images also as arrays [h, w] or [h, w, c], as the exported model takes them, or
-        [n, h, w, c]. For a model of texts a str is a text, and a pathlib.Path a file of one.
+        [n, h, w, c], whose floats are in one range. For a model of texts a str is a text, and a pathlib.Path a file of
+        one.
       output: a folder for a picture of each image, the image on its left (000-NAME.png), or for explanations.html of
         texts; and for explanations.json, the numbers. None: nothing is written.
       label: the class that is asked about, by name; None: of each example the most probable one.
@@ -149,7 +151,9 @@ def explain(
 
 def _examples(data: Any, *, texts: bool) -> Iterator[tuple[str, Any]]:
     """Yield names, and paths of files or what is in memory."""
-    several = data if isinstance(data, list | tuple) or getattr(data, "ndim", 0) == 4 else [data]
+    several: Any = data if isinstance(data, list | tuple) else [data]
+    if isinstance(data, np.ndarray) and data.ndim == 4 and not texts:
+        several = as_pixels(data)
     if not 0 < len(several) <= MOST:
         raise UsageError(f"{len(several)} images or texts are given: explain takes 1 to {MOST} of them.")
     for number, one in enumerate(several):

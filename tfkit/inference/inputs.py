@@ -156,7 +156,7 @@ def _truths(folder: Path, files: Sequence[Path], asked: Asked, notes: list[str])
 
 def _of_arrays(images: Any) -> list[Example]:
     if isinstance(images, np.ndarray) and images.ndim == 4:
-        images = [*_as_pixels(images)]  # floats of one array are in one range
+        images = [*as_pixels(images)]  # floats of one array are in one range
     several = images if isinstance(images, list) else []
     axes = {image.ndim if isinstance(image, np.ndarray) else 0 for image in several}
     if not axes or axes - {2, 3}:
@@ -164,10 +164,10 @@ def _of_arrays(images: Any) -> list[Example]:
         wanted = "paths alone, an array [n, height, width, channels], or a list of arrays [height, width, channels]"
         raise DataError(f"The run was trained on images: give {wanted}.\n  {advice}.")
     colours = (image if image.ndim == 3 else image[..., np.newaxis] for image in images)
-    return [Example(str(place), _as_pixels(image)) for place, image in enumerate(colours)]
+    return [Example(str(place), as_pixels(image)) for place, image in enumerate(colours)]
 
 
-def _as_pixels(images: np.ndarray) -> np.ndarray:
+def as_pixels(images: np.ndarray) -> np.ndarray:
     """Return uint8 or uint16; floats as the exported model takes them."""
     found = f"An array of images is {images.dtype} {list(images.shape)}"
     if images.dtype.kind == "f" and images.size:

@@ -42,6 +42,7 @@ from tfkit.reporting.figures import confused_pairs, printable
 from tfkit.reporting.page import write_report
 from tfkit.run import OTHER_DATA, SAVED_MODEL, Run
 from tfkit.tasks import refuse
+from tfkit.training.export import batched
 
 TOLERANCE = 1e-4
 """Largest difference of a probability between LiteRT and the exported model; the latter decides closer classes."""
@@ -177,17 +178,11 @@ def _tell(text: str) -> None:
         tqdm.write(text, file=sys.stderr)
 
 
-def _batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    items = iter(items)
-    while batch := list(itertools.islice(items, size)):
-        yield batch
-
-
 def _watched(examples: Iterable[Example], noun: str) -> Iterator[list[Example]]:
     """Yield blocks of examples, and say how far it is."""
     total = getattr(examples, "__len__", lambda: None)()
     with doing("Predicting", total=total, unit=noun[:-1]) as progress:
-        for block in _batches(examples, _BLOCK):
+        for block in batched(examples, _BLOCK):
             yield block
             progress.advance(len(block))
 
@@ -227,7 +222,7 @@ def _frame(
 ) -> pd.DataFrame:
     names, failed, nothing = asked.class_names, [bool(one.error) for one in block], np.array(None, object)
     columns: dict[str, Any] = {"name": [example.name for example in block]}
-    for name, values in asked.task.answers(np.nan_to_num(probabilities), names).items():
+    for name, values in asked.task.answers(probabilities, names).items():
         columns[name] = np.where(failed, nothing if values.dtype == object else np.float32(np.nan), values)
     for name, of_class in zip(names, probabilities.T, strict=True) if asked.task.each else ():
         while name in columns or name in RESERVED:
@@ -286,8 +281,9 @@ def _evaluated(measured: Sequence[tuple[Example, np.ndarray]], asked: Asked) -> 
         interval = f"{low:.4f} to {high:.4f}, 95 % interval"
         name = asked.task.score_name.capitalize()
         _tell(f"{name} {evaluation.score:.4f} ({interval}) on {len(of)} examples.")
-        facts |= {"evaluated": len(of), score: evaluation.score, "confused": []}
-        facts[f"{score}_interval"] = [low, high]
+        # R2 is not defined where all numbers are one: JSON has no NaN.
+        value, *ends = (of if np.isfinite(of) else None for of in (evaluation.score, low, high))
+        facts |= {"evaluated": len(known), score: value, f"{score}_interval": ends, "confused": []}
         if "confusion" in evaluation.figures:
             pairs = confused_pairs(evaluation)
             mistakes = listed([f"{true} taken for {guess} ({count})" for true, guess, count in pairs], 3)
@@ -334,7 +330,7 @@ def _engine(run: Run, shape: Sequence[int], examples: Any, *, moves: Any = ()) -
 
     def by_model(some: Sequence[Example]) -> np.ndarray:
         # Those of the next batches are decoded while one is computed.
-        batches = _batches(pool.map(pixels, some), _BATCH)
+        batches = batched(pool.map(pixels, some), _BATCH)
         return np.concatenate([np.asarray(model.classify(scaled(batch))) for batch in batches])
 
     def by_litert(some: Sequence[Example]) -> np.ndarray:
@@ -396,7 +392,7 @@ def _called(model: Any, examples: Sequence[Example]) -> np.ndarray:
     outputs: list[np.ndarray] = []
     order = sorted(range(len(examples)), key=lambda place: (alike(place), len(examples[place].value)))
     for _, group in itertools.groupby(order, key=alike):
-        for batch in _batches((examples[place].value for place in group), _BATCH):
+        for batch in batched((examples[place].value for place in group), _BATCH):
             is_text = isinstance(batch[0], str)
             given = [text.encode("utf-8", "replace") for text in batch] if is_text else np.stack(batch)
             outputs.append(np.asarray(model(stack.tf.constant(given))))

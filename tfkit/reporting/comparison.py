@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from tfkit import run
 from tfkit.environment import files
 from tfkit.errors import ConfigError, RunError
 from tfkit.privacy.ledger import KEPT, known
-from tfkit.reporting.page import Facts, curve, kilobytes, readable, render, share, write_report
+from tfkit.reporting.page import Facts, curve, kilobytes, readable, render, scored, share, write_report
 from tfkit.run import MADE, Run
 
 COMPARISON = "compare.html"
@@ -22,6 +23,7 @@ MOST_DRAWN = 12
 CLASSES_SHOWN = 60
 _PANELS = {
     "val_accuracy": "validation accuracy", "val_loss": "validation loss", "loss": "training loss", "epsilon": "epsilon",
+    "val_mean_absolute_error": "validation mean absolute error", "val_binary_accuracy": "validation binary accuracy",
 }  # fmt: skip
 _PRIVACY = (
     "private", "epsilon", "delta", "accountant", "noise_multiplier", "l2_norm_clip", "sampler", "sampling_probability",
@@ -101,14 +103,15 @@ def _overview(all_facts: Sequence[Facts]) -> Rows:
         size, accuracy = chosen.get("size_bytes"), chosen.get(facts.task.score)
         columns.append(
             {
-                f"test {facts.score_name}": None if facts.score is None else share(facts.score),
-                "95 % interval": measured and " to ".join(map(share, measured.interval)),
+                f"test {facts.score_name}": None if facts.score is None else scored(facts.score, facts.task),
+                "95 % interval": measured
+                and " to ".join(scored(end, facts.task) for end in measured.interval),
                 "test examples": measured and len(measured.labels),
                 "backbone": facts.model.get("handle"),
                 "epsilon": _epsilon(facts.privacy),
                 "best TFLite variant": chosen.get("name"),
                 "its size, kB": None if size is None else kilobytes(size),
-                f"its {facts.score_name}": None if accuracy is None else share(accuracy),
+                f"its {facts.score_name}": None if accuracy is None else scored(accuracy, facts.task),
                 "its ms, 1 thread": chosen.get("latency_ms", {}).get("1", {}).get("p50"),
                 "seconds in all": facts.metrics.get("time/total_seconds"),
                 "beside the best": beside,
@@ -126,14 +129,24 @@ def _epsilon(privacy: Mapping[str, Any]) -> str:
 
 
 def _against_best(all_facts: Sequence[Facts]) -> list[str | None]:
-    """Return McNemar's exact test against the best run, where both were tested on the very same examples."""
+    """Return how much worse than the best run each is, where both were tested on the very same examples.
+
+    Of accuracies it is McNemar's exact test; of other scores, the mean of no right and wrong, the interval of the gain.
+    """
     from scipy.stats import binomtest
 
-    best = max(all_facts, key=lambda facts: facts.score or 0.0)
+    best = max(all_facts, key=lambda facts: -math.inf if facts.score is None else facts.score)
     words: list[str | None] = []
     for facts in all_facts:
         if facts is best or not (best.measured and facts.measured and _same_test(best, facts)):
             words.append(None)
+            continue
+        if facts.task.score != facts.task.share:
+            gain, (low, high) = (
+                facts.measured.score - best.measured.score,
+                facts.measured.gain_interval(best.measured),
+            )
+            words.append(f"{facts.score_name} {gain:+.3f}, 95 % interval {low:+.3f} to {high:+.3f}")
             continue
         right, right_there = best.measured.right, facts.measured.right
         lost, won = int((right & ~right_there).sum()), int((~right & right_there).sum())
@@ -145,11 +158,12 @@ def _against_best(all_facts: Sequence[Facts]) -> list[str | None]:
 
 
 def _same_test(first: Facts, other: Facts) -> bool:
-    """Return whether both were tested on the very same examples."""
+    """Return whether both were tested on the very same examples, by the same score."""
     if first.measured is None or other.measured is None:
         return False
     ours, theirs = known(first.data), known(other.data)
-    same = all(key in ours and ours[key] == theirs.get(key) for key in KEPT)
+    same = first.task.score == other.task.score
+    same = same and all(key in ours and ours[key] == theirs.get(key) for key in KEPT)
     return same and np.array_equal(first.measured.labels, other.measured.labels)
 
 
@@ -174,7 +188,7 @@ def _classes(all_facts: Sequence[Facts]) -> Rows:
     """Return the recall of each class, where the runs have the same few classes; the least even one first."""
     evaluations = [facts.measured for facts in all_facts if facts.measured]
     names = evaluations[0].class_names if evaluations else ()
-    alike = all(measured.class_names == names for measured in evaluations)
+    alike = all(of.class_names == names and "recall" in of.columns for of in evaluations)
     if len(evaluations) < len(all_facts) or len(names) > CLASSES_SHOWN or not alike:
         return {}
     recall = np.stack([measured.recall for measured in evaluations])

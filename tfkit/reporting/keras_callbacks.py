@@ -172,14 +172,20 @@ class Speed(keras.callbacks.Callback):
         self._examples_per_step = examples_per_step
         self._of_each = of_each
         self._began, self._ended, self._steps = 0.0, 0.0, 0
+        self._first: int | None = None
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Start the clock."""
-        self._began, self._steps = time.perf_counter(), 0
+        self._began, self._steps, self._first = time.perf_counter(), 0, None
+
+    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Know which step the first one is, of an epoch that goes on in its middle."""
+        self._first = batch if self._first is None else self._first
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Count, and stop the clock: fit validates before it ends the epoch."""
-        self._steps, self._ended = self._steps + 1, time.perf_counter()
+        # Of a model with steps_per_execution, Keras calls once for several of them.
+        self._steps, self._ended = batch + 1 - (self._first or 0), time.perf_counter()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Put the numbers where later callbacks find them, as Keras's ReduceLROnPlateau does."""

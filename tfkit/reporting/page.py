@@ -208,9 +208,9 @@ def share(value: float | None) -> str:
     return "–" if value is None or np.isnan(value) else f"{100 * value:.1f} %"
 
 
-def scored(value: float, task: Classes) -> str:
+def scored(value: float | None, task: Classes) -> str:
     """Return what models are judged by: a share in percent, R2 as it is."""
-    return share(value) if task.each else f"{value:.3f}"
+    return share(value) if task.each or value is None else f"{value:.3f}"
 
 
 def kilobytes(size: int) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 
 from tfkit.environment import stack
 from tfkit.environment.timeline import track
+from tfkit.training.export import batched
 from tfkit.transfer.baseline import UNSPACED
 
 CELLS = 4
@@ -149,9 +150,6 @@ def occlusion(
     tf, pieces = stack.tf, pieces_of(text)
     others = ("".join(pieces[:place] + pieces[place + 1 :]) for place in range(len(pieces)))
     texts = (one.encode("utf-8", "replace") for one in itertools.chain([text], others))
-    answers = []
-    while batch := [*itertools.islice(texts, _AT_A_TIME)]:
-        answers.append(np.asarray(classify(tf.constant(batch))))
-    probabilities = np.concatenate(answers)
+    probabilities = np.concatenate([classify(tf.constant(batch)) for batch in batched(texts, _AT_A_TIME)])
     of_class = probabilities[:, probabilities[0].argmax() if label is None else label]
     return probabilities[0], [*zip(pieces, (of_class[0] - of_class[1:]).tolist(), strict=True)]

@@ -44,11 +44,6 @@ class Baseline(NamedTuple):
     pairs: bool
     texts: int
 
-    @property
-    def predicted(self) -> np.ndarray:
-        """Return int64 [n], the class of each test text; of labels [n, c]."""
-        return self.measured.predicted
-
 
 @stage("baseline", "Counting words, for a baseline")
 def baseline(splits: Splits) -> Baseline:

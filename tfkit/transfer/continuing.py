@@ -218,10 +218,11 @@ class Start:
             seen = len(test) - int(fresh.sum())
             run.record({"data/test_examples_seen_before": seen})
             if seen:
+                share = f"test/{splits.task.share}"
                 run.warn(
                     f"{seen} of the {len(test)} test examples {'were' if kept else 'may have been'} among those that"
-                    f" {self.source.path} was trained or validated on: they flatter test/accuracy;"
-                    " test/accuracy_never_seen is of the others, if any. A seed cuts images by their names in the"
+                    f" {self.source.path} was trained or validated on: they flatter {share};"
+                    f" {share}_never_seen is of the others, if any. A seed cuts images by their names in the"
                     " folder, texts by their words: keep both as they were."
                 )
         known = np.unique(np.concatenate([own, earlier, digests[test[~fresh]]]))

@@ -300,7 +300,7 @@ class _Plan:
             self.epochs = int(self._replicas.of_chief([fitting])[0])
         if self.epochs:
             fewer = f" in place of {asked}" if self.epochs < asked else ""
-            epochs = f"{self.epochs} epoch{'s' if self.epochs > 1 else ''}{fewer}"
+            epochs = f"{process.counted(self.epochs, 'epoch')}{fewer}"
             self._run.note(
                 f"Fine-tuning: about {_duration(self.epochs * seconds)} ({epochs} of {self._steps} steps);"
                 " --fine-tune-minutes N bounds it, --fine-tune-epochs 0 leaves it out."
@@ -322,7 +322,7 @@ def _duration(seconds: float) -> str:
       ('1 second', '60 seconds', '7 minutes')
     """
     count, unit = (max(seconds, 1), "second") if seconds < 100 else (seconds / 60, "minute")
-    return f"{count:.0f} {unit}" + ("" if round(count) == 1 else "s")
+    return process.counted(round(count), unit)
 
 
 def _is_perfect(head: Trained) -> bool:

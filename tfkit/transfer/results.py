@@ -71,7 +71,7 @@ def describe(
 
 def conclude(
     run: Run, classifier: Classifier, splits: Splits, *, calibrated: bool, show_examples: bool = True
-) -> None:
+) -> Evaluation:
     """Measure the classifier on the test split, export it, and draw what came out.
 
     Args:
@@ -80,6 +80,9 @@ def conclude(
       splits: of images or texts.
       calibrated: whether the model gets a temperature, and the run the scores of prediction sets.
       show_examples: off: test examples are numbered instead of named, and none is shown.
+
+    Returns:
+      The evaluation of the test split as the run has it: at the temperature, by the thresholds that were chosen.
 
     Raises:
       CheckError: the exported model is not the trained one.
@@ -104,6 +107,7 @@ def conclude(
             tensorboard.write_statement(run.logdir, [statement["in_words"]])
         if show_examples:
             _write_projector(run, classifier.test_features, evaluation, splits)
+    return evaluation
 
 
 def measure_tokens(run: Run, tokenizer: Tokenizer, splits: Splits, *, windows: bool = False) -> None:

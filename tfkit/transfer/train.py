@@ -313,12 +313,13 @@ def _train(config: Any, run: Run, strategy: Any, source: Run | None, *, recipe: 
             # A small model stays small, and keeps its int8 form, unless words are asked for.
             when = "no" if config.words == "auto" and encoder is None else config.words
             classifier = mix_words(run, classifier, splits, when=when)
-        conclude(run, classifier, splits, calibrated=config.calibrate, show_examples=not private)
+        calibrated = config.calibrate
+        evaluation = conclude(run, classifier, splits, calibrated=calibrated, show_examples=not private)
         if 0 < sum(never_seen) < len(never_seen):
-            right = classifier.evaluation.right
-            run.record({"test/accuracy_never_seen": float(right[never_seen].mean())})
+            share = float(evaluation.right[never_seen].mean())
+            run.record({f"test/{splits.task.share}_never_seen": share})
         if splits.kind == "texts" and not private:
-            compare_with_baseline(run, splits, classifier.evaluation, pretrained=encoder is not None)
+            compare_with_baseline(run, splits, evaluation, pretrained=encoder is not None)
 
 
 def _data_settings(data: str | Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from tfkit.calibration import FEWEST
 from tfkit.data.splits import Splits
 from tfkit.environment import stack
 from tfkit.environment.timeline import stage
-from tfkit.metrics import Evaluation, evaluation
+from tfkit.metrics import Evaluation, evaluation, gives_logits
 from tfkit.run import Run
 from tfkit.tasks import CLASSES
 from tfkit.transfer.baseline import fit_best, sample
@@ -22,6 +22,9 @@ from tfkit.transfer.models import Classifier, compiled
 
 MOST_CONSTANTS = 16_000_000
 """Terms times classes: 64 MB of an exported model."""
+
+SMALLEST = 1e-30
+"""Probability whose logarithm is taken."""
 
 _TEXTS_AT_A_TIME = 256
 
@@ -88,7 +91,10 @@ def mix_words(run: Run, classifier: Classifier, splits: Splits, *, when: str) ->
     if not on:
         return classifier
     texts, counted = classifier.model.input, CountedPieces(tokenizer, **found.constants)
-    mixed = stack.keras.Model(texts, Mix(found.powers)([classifier.model.output, counted(texts)]))
+    deep = classifier.model.output
+    if not gives_logits(classifier.model):  # of an order probabilities, whose logarithms are logits too
+        deep = stack.tf.math.log(stack.tf.maximum(deep, SMALLEST))
+    mixed = stack.keras.Model(texts, Mix(found.powers)([deep, counted(texts)]))
     of_validation = evaluation(found.probabilities[0], splits, split="validation")
     return classifier._replace(
         model=compiled(mixed, stack.keras.optimizers.SGD()),
@@ -120,13 +126,13 @@ def fit_words(splits: Splits, tokenizer: Any, measured: Sequence[Evaluation]) ->
     )
     if len(bias) == 1:  # of two classes that of the second
         coefficients, bias = np.concatenate([0 * coefficients, coefficients]), np.concatenate([[0.0], bias])
-    deep = [np.log(np.maximum(of.probabilities, 1e-30)) for of in measured]
+    deep = [np.log(np.maximum(of.probabilities, SMALLEST)) for of in measured]
     wide = [part @ coefficients.T + bias for part in counts]
     labels = measured[0].labels
 
     def loss(powers: Any) -> float:
         right = _product(powers, deep[0], wide[0])[np.arange(len(labels)), labels]
-        return float(-np.log(np.maximum(right, 1e-30)).mean())
+        return float(-np.log(np.maximum(right, SMALLEST)).mean())
 
     # Bounded: where a few validation examples are all told rightly, ever larger powers would be better.
     best = [minimize(loss, [1.0, 0.1 * words], bounds=[(0, 1), (0, words)]) for words in (0, 2)]

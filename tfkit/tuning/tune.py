@@ -118,6 +118,12 @@ def search(config: Any) -> Run:
         run.record({"search/trials_asked": config.trials})
         run.versions = packages.versions()
         run.note(f"Searched are {', '.join(space)}; all other settings are as they were given.")
+        augment, stored = getattr(own, "augment", "none"), getattr(own, "features", False)
+        if augment != "none" and stored and not config.search_whole:
+            run.note(
+                "Trials train on images as they are, whose features are stored; the training with the best settings has"
+                f" --augment {augment}, and other losses. --search-whole: trials have it too."
+            )
         # How long a private search took would tell of its trials: it is kept nowhere.
         with Timeline() if isinstance(own, PrivateSettings) else run.timed():
             with strategies.cluster_strategy(own, run) as strategy:
