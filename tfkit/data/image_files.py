@@ -177,7 +177,8 @@ def _smaller(image: Image.Image, at_least: int | None) -> Image.Image:
     for top in range(0, height, rows):
         band = image.crop((0, top, width, min(top + rows, height)))
         smaller.paste(_rgb(band).reduce(by), (0, top // by))
-    smaller.info = dict(image.info)
+    # For its rotation; what is transparent is white by now.
+    smaller.info = {name: value for name, value in image.info.items() if name != "transparency"}
     return smaller
 
 

@@ -183,11 +183,10 @@ def cut_by_class(
         for number, split in enumerate(held_out):
             candidates = members[candidate_of[members] == number]
             count = max(1, int(len(candidates) * share + 0.5))
-            # With one or no candidate (a class of a handful) the last of all members serves instead of nobody.
-            chosen = (
-                candidates[: min(count, max(1, len(candidates) - 1))] if len(candidates) else members[-1:]
-            )
-            split_of[chosen] = split
+            # With one or no candidate (a class of a handful) the last of all members serves instead of nobody; where
+            # all are candidates, one is left for that and one to train on.
+            most = min(count, max(1, len(candidates) - 1), len(members) - len(held_out))
+            split_of[candidates[:most] if len(candidates) else members[-1:]] = split
     return {split: by_hash[split_of[by_hash] == split] for split in splits}
 
 

@@ -32,7 +32,7 @@ from tfkit.environment.files import digest_of
 from tfkit.environment.timeline import track
 from tfkit.errors import DataError
 
-RECIPE, _READING = 3, 5
+RECIPE, _READING = 4, 5
 """Parts of the fingerprint, and of the key of every store: raise the latter when the same file gives other texts."""
 
 SKIPPED_LISTED = 10_000
@@ -91,7 +91,9 @@ class TextSource:
 
     def only(self, kept: np.ndarray) -> TextSource:
         """Return the source of some of these texts, bool [n]; of a table."""
-        return TextSource(self._store, self.columns, self._rows[kept])
+        part = TextSource(self._store, self.columns, self._rows[kept])
+        part.fingerprint = digest_of(self.fingerprint, part._rows.tobytes())
+        return part
 
     def read(self, indices: np.ndarray) -> np.ndarray:
         """Return bytes [b], UTF-8."""

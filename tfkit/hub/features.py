@@ -532,7 +532,8 @@ class TextEngines(Engines):
 
     def _pieces(self, tokenizer: Any, texts: list[bytes]) -> list[np.ndarray]:
         if self.in_python:
-            return [np.array(tokenizer.split(text.decode()), np.int32) for text in texts]
+            # Of a long text the beginning comes, which may end within a character.
+            return [np.array(tokenizer.split(text.decode(errors="ignore")), np.int32) for text in texts]
         ragged = tokenizer.tokenize(stack.tf.constant(texts, stack.tf.string))
         return np.split(ragged.flat_values.numpy(), ragged.row_splits.numpy()[1:-1])
 
