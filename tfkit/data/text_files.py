@@ -32,7 +32,7 @@ from tfkit.environment.files import digest_of
 from tfkit.environment.timeline import track
 from tfkit.errors import DataError
 
-RECIPE, _READING = 4, 5
+RECIPE, _READING = 4, 6
 """Parts of the fingerprint, and of the key of every store: raise the latter when the same file gives other texts."""
 
 SKIPPED_LISTED = 10_000
