@@ -85,7 +85,7 @@ def test_a_table_of_images_with_several_labels(folder, write):
 def test_one_hot_rows_are_no_lists_of_labels(folder, write):
     """Each would have the labels 0 and 1, all of them both."""
     rows = [(name_of(place), write([int(place % 3 == n) for n in range(3)])) for place in range(COUNT)]
-    with pytest.raises(DataError, match="one-hot(?s:.*)names of those labels"):
+    with pytest.raises(DataError, match=r"one-hot(?s:.*)names of those labels"):
         load_images(table(folder, rows), image_size=16, task="labels")
 
 
