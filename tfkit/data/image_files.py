@@ -68,6 +68,12 @@ Image.preinit()
 class Unreadable(Exception):
     """This file gives no picture; the message says why in a few words."""
 
+    @property
+    def may_pass(self) -> bool:
+        """Return whether that is of the machine, such as a permission, and not of what is in the file."""
+        cause = self.__cause__
+        return isinstance(cause, MemoryError) or getattr(cause, "errno", None) is not None
+
 
 def decode_image(path: Path, *, at_least: int | None = None, pixel_range: Range = FULL_RANGE) -> Image.Image:
     """Decode a JPEG, PNG, GIF (first frame), BMP or WebP file.
@@ -243,14 +249,16 @@ def _used_ranges(found: Scan) -> dict[str, tuple[int, int]]:
     """
 
     def write(writer: Writer, _: Store | None) -> None:
-        used = {}
+        used, complete = {}, True
         for image in found.files:
-            with contextlib.suppress(OSError, DataError):  # whoever prepares it says why
+            try:  # whoever prepares it says why it cannot be read
                 with (found.root / image.name).open("rb") as file:
                     deep = _has_sixteen_bits(file)
                 if deep:
                     used[image.name] = used_range(read_image(found.root / image.name))
-        writer.finish({"stamp": stamp, "used": used})
+            except (OSError, DataError) as err:
+                complete &= isinstance(err, DataError)
+        writer.finish({"stamp": stamp if complete else "", "used": used})
 
     key, stamp = files.digest_of(str(found.root.resolve()), 3), _stamp(found.files)
     return dict(prepare("depths", key, write, size=0, stamp=stamp).entry["used"])
@@ -299,6 +307,7 @@ class _File(NamedTuple):
     name: str
     size: int
     mtime_ns: int
+    """-1: it is to be read again."""
 
     digest: str
     """Of its bytes; empty when it cannot be read."""
@@ -334,7 +343,7 @@ def prepare_images(
                 digest = hashlib.file_digest(opened, "sha256").hexdigest()
             return _File(*stamp, digest, ""), pixels.tobytes()
         except Unreadable as err:
-            return _File(*stamp, "", str(err)), b""
+            return _File(image.name, image.size, -1 if err.may_pass else image.mtime_ns, "", str(err)), b""
 
     def make(file: BinaryIO, part: range) -> dict[str, Any]:
         written = []
@@ -370,7 +379,8 @@ def prepare_images(
         for file, content in prepared:
             written.append(file)
             writer.add(content)
-        writer.finish({"stamp": stamp, "origin": str(root), "files": written})
+        complete = all(file.mtime_ns >= 0 for file in written)
+        writer.finish({"stamp": stamp if complete else "", "origin": str(root), "files": written})
 
     key = files.digest_of(str(root.resolve()), image_size, pixel_range, RECIPE, 2)
     cache = files.cache_dir("images")

@@ -17,7 +17,7 @@ import numpy as np
 from tfkit.data.splits import Splits, listed
 from tfkit.data.text_decoding import short
 from tfkit.errors import DataError
-from tfkit.tasks import Classes, task_of
+from tfkit.tasks import THOUSANDS, Classes, as_number, task_of
 
 Task = Literal["auto", "classes", "order", "labels", "value"]
 """One of several classes; likewise, and these have an order; any number of labels; a real number. auto: decided."""
@@ -26,9 +26,7 @@ Task = Literal["auto", "classes", "order", "labels", "value"]
 _MISSING = frozenset({"", "#n/a", "#n/a n/a", "#na", "-nan", "<na>", "n/a", "nan", "null"})
 _MISSING_AS_WRITTEN = frozenset({"NA", "None"})
 _WHOLE = re.compile(r"[+-]?\d+(\.0+|,(?!000$)0+)")
-_THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+(\.\d+)?%?")
 _BITS = {"0", "1", "0.0", "1.0", "False", "True"}
-_NUMBER = re.compile(r"[+-]?(\d+([.,]\d+)?|[.,]\d+)([eE][+-]?\d+)?%?")
 _DATE = re.compile(r"\d{1,4}([-/.])\d{1,2}\1\d{1,4}([T ].*)?|\d{1,2}:\d{2}(:\d{2})?")
 _FEW_NUMBERS = 10
 _MANY_NUMBERS = 20
@@ -174,16 +172,10 @@ def check_classes(counts: Mapping[str, int], *, where: str) -> list[str]:
     return [f"{where} has one number in several spellings, each a class: {listed(twice)}."] if twice else []
 
 
-def is_number(label: str) -> bool:
-    """Return whether a label is a number, a decimal comma and a percent sign allowed."""
-    return _NUMBER.fullmatch(label) is not None
-
-
 def _numbers(names: Sequence[str]) -> list[float] | None:
-    """Return the labels as numbers, a decimal comma and a percent sign allowed; None where one is none."""
-    if not all(map(is_number, names)):
-        return None
-    return [float(name.rstrip("%").replace(",", ".")) for name in names]
+    """Return the labels as numbers; None where one is none."""
+    numbers = [*map(as_number, names)]
+    return None if None in numbers else numbers  # type: ignore[return-value]
 
 
 class Targets(NamedTuple):
@@ -258,7 +250,7 @@ def make_targets(
     commas = [text for text in names if "," in text]
     if (
         (task == "value" or (task == "order" and not class_order))
-        and all(map(_THOUSANDS.fullmatch, commas))
+        and all(map(THOUSANDS.fullmatch, commas))
         and commas
     ):
         raise DataError(
@@ -268,7 +260,7 @@ def make_targets(
         )
     if task == "value":
         if values is None:
-            others = [f"{short(text)!r}" for text in names if not is_number(text)]
+            others = [f"{short(text)!r}" for text in names if as_number(text) is None]
             raise DataError(
                 f"{where} has what is no number: {listed(others)}.\n  Leave these rows out, or --task classes."
             )

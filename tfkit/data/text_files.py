@@ -19,18 +19,18 @@ from tfkit.data.labels import (
     Task,
     check_classes,
     in_order,
-    is_number,
     make_targets,
     settle_task,
 )
 from tfkit.data.splits import Cutting, Skipped, Splits, cut_by_class, listed
 from tfkit.data.store import Store, Writer, prepare
 from tfkit.data.tables import FLAGS, Row, Table, choose, open_table, read_rows, with_joined_columns
-from tfkit.data.text_decoding import Cleaner, known_as, read_document, short
+from tfkit.data.text_decoding import UNREAD, Cleaner, known_as, read_document, short
 from tfkit.environment import files
 from tfkit.environment.files import digest_of
 from tfkit.environment.timeline import track
 from tfkit.errors import DataError
+from tfkit.tasks import as_number
 
 RECIPE, _READING = 4, 6
 """Parts of the fingerprint, and of the key of every store: raise the latter when the same file gives other texts."""
@@ -182,6 +182,8 @@ def _write(writer: Writer, read: Reading, class_names: tuple[str, ...]) -> None:
     entry = {
         "class_names": order, "languages": list(languages), "names": names, "skipped": skipped,
         "reasons": reasons, "fingerprint": contents.hexdigest()[:32], "notes": notes,
+        # A permission may be given: the next call reads all of them again.
+        "stamp": "incomplete" * any(reason.startswith(UNREAD) for reason in reasons),
     }  # fmt: skip
     writer.finish(entry, **rows)
 
@@ -343,7 +345,7 @@ def _read_table(
         if label:
             known[label] += 1
         # Before the memory is full of them.
-        may_be_many = task in ("labels", "value") or (task == "auto" and is_number(label or ""))
+        may_be_many = task in ("labels", "value") or (task == "auto" and as_number(label or "") is not None)
         if len(known) > _MANY_LABELS and len(known) > good / 2 and not may_be_many:
             check_classes(known, where=_column(table, chosen[1]))
         if not text.strip():
