@@ -191,6 +191,12 @@ def test_a_model_of_images():
         hub.load_model("minilm-l6-v2", modality="images").check()
 
 
+def test_a_bundled_model_takes_no_preprocessor(fitting):
+    """It was named in the model card, and its own one used."""
+    with pytest.raises(HubError, match=r"preprocessor=(?s:.*)leave it out"):
+        hub.load_model("minilm-l6-v2", preprocessor=fitting)
+
+
 def splits_of(texts):
     """Splits over texts in memory."""
     content = np.array([text.encode() for text in texts], object)

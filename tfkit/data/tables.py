@@ -557,6 +557,8 @@ _NAMES = {
 }
 FLAGS = ("text_column", "label_column", "language_column")
 MOST_LANGUAGES = 100
+_OF_SPLITS = {"split", "subset", "partition", "set", "usage"}
+_SPLITS = {"train", "training", "validation", "valid", "val", "dev", "test"}
 
 
 def choose(table: Table, asked: Mapping[str, str | None]) -> tuple[tuple[int, ...], list[str]]:
@@ -606,6 +608,13 @@ def choose(table: Table, asked: Mapping[str, str | None]) -> tuple[tuple[int, ..
     text, label = (f"'{short(table.columns[number])}'" for number in numbers)
     if None in (asked[flag] for flag in needed):
         notes.append(f"{table.path.name}: The column {text} is taken as the {kind}, {label} as the label.")
+    for column, name in enumerate(table.columns):
+        values = {value.strip().lower() for value in table.values(column)}
+        if column not in numbers and name.lower() in _OF_SPLITS and values and values <= _SPLITS:
+            notes.append(
+                f"{table.path.name}: The column '{name}' is not read: all rows are cut anew. To test on rows of your"
+                " own, put them into another table, and give it to predict."
+            )
     language = chosen.get("language_column")
     if language is None and kind == "text":
         language = _obvious(table, "language_column", chosen)

@@ -450,7 +450,7 @@ def search_documents(config: SearchConfig) -> Run:
             documents = load_documents(source, text_column=config.text_column)
             index = Index.open(run.path / INDEX)
             if documents.fingerprint != index.description["fingerprint"]:
-                run.say("The documents have changed since the index was made; --overwrite makes it anew.")
+                run.warn("The documents have changed since the index was made; --overwrite makes it anew.")
             return _answer(run, index, questions, config)
         run.versions = versions()
         with run.timed() as record_times:
