@@ -179,6 +179,7 @@ def test_rows_that_cannot_be_used_are_named(folder):
         (name_of(61), "has no label"),
     ]
     assert splits.origin == str(path)
+    assert "t.csv: Rows that repeat an image and its label, which counts once: 1." in splits.notes
     with pytest.raises(DataError, match="Without strict"):
         load_images(path, image_size=16, strict=True)
     with pytest.raises(DataError, match=r"names no image that is there \(t.csv:2 x.png"):

@@ -23,6 +23,7 @@ from tfkit.data.folders import (
     Scan,
     class_name_warnings,
     cut_folder,
+    files_below,
     scan,
     splits_of_folder,
 )  # fmt: skip
@@ -558,6 +559,7 @@ def _read_table(table: Table, chosen: Sequence[int], found: Scan) -> dict[str, s
       DataError: a path leads out of the folder, or has several labels; none is there.
     """
     as_label, labels, root = LabelCleaner(), dict[str, str](), found.root.resolve()
+    repeated = 0
     rows = table.rows(tuple(chosen))
     for row in track(rows, "Reading the table", unit="row"):
         if isinstance(row, Skipped):
@@ -581,7 +583,11 @@ def _read_table(table: Table, chosen: Sequence[int], found: Scan) -> dict[str, s
         name = real.relative_to(root).as_posix()  # one file has one name
         if (label := as_label(row.cells[1] or "")) is None:
             found.skipped.append(Skipped(place, "has no label"))
-        elif labels.setdefault(name, label) != label:
+        elif name not in labels:
+            labels[name] = label
+        elif labels[name] == label:
+            repeated += 1
+        else:
             raise DataError(
                 f"{place} has another label for {name} than a row above:"
                 f" {short(label)!r} and {short(labels[name])!r}.\n"
@@ -589,6 +595,10 @@ def _read_table(table: Table, chosen: Sequence[int], found: Scan) -> dict[str, s
                 " frame.groupby(IMAGE)[LABEL].agg('|'.join).reset_index()"
             )
     found.notes += as_label.notes()
+    if repeated:
+        found.notes.append(
+            f"{table.path.name}: Rows that repeat an image and its label, which counts once: {repeated}."
+        )
     if not labels:
         raise DataError(
             f"{table.path} names no image that is there ({listed([skip.path for skip in found.skipped], 3)}).\n"
@@ -618,8 +628,8 @@ def _notes(source: FolderSource, prepared: Store) -> Iterator[str]:
 
 def read_images(
     folder: str | Path, *, image_size: int, count: int, pixel_range: Range = FULL_RANGE
-) -> tuple[np.ndarray, list[str]]:
-    """Read images below a folder, whatever its subfolders, prepared as training prepares them.
+) -> np.ndarray:
+    """Read images below a folder, whatever its subfolders but hidden ones, prepared as training prepares them.
 
     Args:
       folder: with images.
@@ -628,7 +638,7 @@ def read_images(
       pixel_range: what becomes 0 and 255 of 16-bit values.
 
     Returns:
-      uint8 [n, s, s, 3], and the name of each, relative to the folder.
+      uint8 [n, s, s, 3].
 
     Raises:
       DataError: there are none.
@@ -636,17 +646,12 @@ def read_images(
     folder = Path(folder)
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder. Give one with images in it, with or without subfolders.")
-    paths = sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in IMAGES.suffixes and not path.name.startswith(".") and path.is_file()
-    )
+    paths = sorted(files_below(folder, IMAGES)[0])
     chosen = draw(len(paths), count, classes=[str(path.parent) for path in paths])
-    images, names, reasons = [], [], []
+    images, reasons = [], []
     for path in (paths[place] for place in chosen):
         try:
             images.append(_square(path, image_size, pixel_range))
-            names.append(str(path.relative_to(folder)))
         except Unreadable as err:
             reasons.append(f"{path.name}: {err}")
     if not images:
@@ -654,4 +659,4 @@ def read_images(
         raise DataError(
             f"{folder} holds no image that can be read: {len(paths)} files with an image's ending{why}."
         )
-    return np.stack(images), names
+    return np.stack(images)
