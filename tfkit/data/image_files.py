@@ -69,12 +69,6 @@ Image.preinit()
 class Unreadable(Exception):
     """This file gives no picture; the message says why in a few words."""
 
-    @property
-    def may_pass(self) -> bool:
-        """Return whether that is of the machine, such as a permission, and not of what is in the file."""
-        cause = self.__cause__
-        return isinstance(cause, MemoryError) or getattr(cause, "errno", None) is not None
-
 
 def decode_image(path: Path, *, at_least: int | None = None, pixel_range: Range = FULL_RANGE) -> Image.Image:
     """Decode a JPEG, PNG, GIF (first frame), BMP or WebP file.
@@ -344,7 +338,10 @@ def prepare_images(
                 digest = hashlib.file_digest(opened, "sha256").hexdigest()
             return _File(*stamp, digest, ""), pixels.tobytes()
         except Unreadable as err:
-            return _File(image.name, image.size, -1 if err.may_pass else image.mtime_ns, "", str(err)), b""
+            # What is of the machine, such as a permission, and not of the file, may pass.
+            cause = err.__cause__
+            passes = isinstance(cause, MemoryError) or getattr(cause, "errno", None) is not None
+            return _File(image.name, image.size, -1 if passes else image.mtime_ns, "", str(err)), b""
 
     def make(file: BinaryIO, part: range) -> dict[str, Any]:
         written = []
@@ -459,30 +456,33 @@ class FolderSource:
         return _square(self._root / self.names[index], self.shape[0], self._pixel_range)
 
 
-def load_folder(
-    folder: str | Path,
-    cutting: Cutting,
-    *,
-    image_size: int | None,
-    native_size: int,
-    pixel_range: Range | None,
-) -> Splits:
+def load_folder(folder: str | Path, cutting: Cutting, **sizes: Any) -> Splits:
     """Load `folder`/<class>/<image> or `folder`/<split>/<class>/<image>; see `load_images`."""
     found = scan(folder)
-    sizes: Any = {"image_size": image_size, "native_size": native_size, "pixel_range": pixel_range}
-    return _load(found, cutting, functools.partial(_cut, class_names=found.class_names), **sizes)
+
+    def strata(images: Sequence[FoundFile]) -> tuple[np.ndarray, Sequence[str]]:
+        return np.asarray([image.label for image in images], np.int64), found.class_names
+
+    return _load(found, cutting, strata, **sizes)
 
 
 def _load(
     found: Scan,
     cutting: Cutting,
-    cut: Callable[..., dict[str, np.ndarray]],
+    strata: Callable[[Sequence[FoundFile]], tuple[np.ndarray, Sequence[str]]],
     *,
     image_size: int | None,
     native_size: int,
     pixel_range: Range | None,
 ) -> Splits:
-    """Load files, whose first argument `cut` takes beside what `_cut` takes."""
+    """Load files; `strata` gives the part of which each of some is cut, and the names of these parts."""
+
+    def cut(images: Sequence[FoundFile], members: np.ndarray, **how: Any) -> dict[str, np.ndarray]:
+        here = [images[index] for index in members]
+        parts, names = strata(here)
+        files = [image.name for image in here]
+        return cut_by_class(files, parts, class_names=names, noun="images", **how)
+
     # Before anything is decoded: what is too little is refused, and the training images decide the range.
     training = cut_folder(found, found.files, cutting, functools.partial(cut, found.files))["train"]
     some = [found.root / image.name for image in found.files[:: len(found.files) // _SIZES_READ + 1]]
@@ -531,18 +531,14 @@ def load_image_table(
             found.files.append(FoundFile(name, codes[label], None, status.st_size, status.st_mtime_ns))
         else:
             found.skipped.append(Skipped(name, "has no label"))
-    how: dict[str, Any] = {"task": task, "where": where, "class_order": class_order}
 
     def targets(images: Sequence[FoundFile]) -> Targets:
         codes = np.asarray([image.label for image in images], np.int64)
-        return make_targets(names, codes, name=table.columns[chosen[1]], **how)
+        return make_targets(
+            names, codes, task=task, where=where, class_order=class_order, name=table.columns[chosen[1]]
+        )
 
-    def cut(images: Sequence[FoundFile], members: np.ndarray, **how: Any) -> dict[str, np.ndarray]:
-        strata, parts = targets([images[index] for index in members]).strata()
-        files = [images[index].name for index in members]
-        return cut_by_class(files, strata, class_names=parts, noun="images", **how)
-
-    splits = _load(found, cutting, cut, **sizes)
+    splits = _load(found, cutting, lambda images: targets(images).strata(), **sizes)
     target = targets(splits.source.images)  # type: ignore[attr-defined]
     target.check_cut(splits.indices, where=where)
     splits.source.labels = target.labels
@@ -605,13 +601,6 @@ def _read_table(table: Table, chosen: Sequence[int], found: Scan) -> dict[str, s
             f"  Paths are relative to {root}, with the ending: {', '.join(sorted(IMAGES.suffixes))}."
         )
     return labels
-
-
-def _cut(
-    images: Sequence[FoundFile], members: np.ndarray, *, class_names: Sequence[str], **how: Any
-) -> dict[str, np.ndarray]:
-    names, labels = [images[index].name for index in members], [images[index].label for index in members]
-    return cut_by_class(names, np.asarray(labels, int), class_names=class_names, noun="images", **how)
 
 
 def _notes(source: FolderSource, prepared: Store) -> Iterator[str]:

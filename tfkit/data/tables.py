@@ -32,6 +32,7 @@ from tfkit.data.text_decoding import (
 )
 from tfkit.environment.process import counted
 from tfkit.errors import DataError
+from tfkit.tasks import as_number
 
 SAMPLE_ROWS = 200
 SAMPLE_CHARACTERS = 300
@@ -116,7 +117,7 @@ def read_rows(table: Table, columns: tuple[int, ...], notes: list[str]) -> Rows:
         if isinstance(row, Row):
             rows += 1
             text = row.cells[0] or ""
-            numbers += len(text) < 30 and _is_number(text)
+            numbers += as_number(text.strip()) is not None
             if row.remark:
                 remarks[row.remark].append(row.line)
             if isinstance(text, Nested):
@@ -131,15 +132,6 @@ def read_rows(table: Table, columns: tuple[int, ...], notes: list[str]) -> Rows:
     for remark, lines in remarks.items():
         places = listed([f"{table.path.name}:{line}" for line in lines], 3)
         notes.append(f"{counted(len(lines), 'row')} {remark} ({places}).")
-
-
-def _is_number(value: str) -> bool:
-    """Return whether a cell holds a number and nothing else."""
-    try:
-        float(value.replace(",", "."))
-    except ValueError:
-        return False
-    return True
 
 
 def open_table(path: Path, *, one_column: bool = False) -> Table:

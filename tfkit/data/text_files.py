@@ -7,7 +7,7 @@ import itertools
 import unicodedata
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -72,13 +72,10 @@ class TextSource:
         self, store: Store, columns: Mapping[str, str | None], kept: np.ndarray | slice = slice(None)
     ) -> None:
         """Take the texts of a store at these places."""
-        self.entry, self.columns, rows = (
-            store.entry,
-            columns,
-            {n: of[kept] for n, of in _of_each(store).items()},
-        )
+        self.entry, self.columns, self._rows = store.entry, columns, np.arange(len(store))[kept]
+        rows = {name: of[kept] for name, of in store.rows.items() if len(of) == len(store)}
         self.labels, self.lengths = rows["labels"], rows["lengths"].astype(np.int32)
-        self.digests, self.places, self._rows = rows["texts"], rows["places"], rows["row"]
+        self.digests, self.places = rows["texts"], rows["places"]
         self.class_names = tuple(self.entry["class_names"])
         self.skipped = tuple(Skipped(*skipped) for skipped in self.entry["skipped"])
         self.names: Sequence[str] = self.entry["names"]
@@ -102,13 +99,6 @@ class TextSource:
     def raw(self, index: int) -> str:
         """Return one text."""
         return self._store.read(self._rows[index]).decode()
-
-
-def _of_each(store: Store) -> dict[str, np.ndarray]:
-    return {
-        "row": np.arange(len(store)),
-        **{name: of for name, of in store.rows.items() if len(of) == len(store)},
-    }
 
 
 def read_texts(
@@ -322,10 +312,6 @@ def load_table(
     )  # fmt: skip
 
 
-def _progress(examples: Iterable[Any]) -> Iterable[Any]:
-    return track(examples, "Reading texts", unit="text")
-
-
 def _read_table(
     table: Table, chosen: Sequence[int], notes: list[str], task: Task
 ) -> Iterator[Example | Skipped]:
@@ -333,7 +319,7 @@ def _read_table(
     cleaner, as_label = Cleaner(), LabelCleaner()
     known: Counter[str] = Counter()
     wrong = good = 0
-    for row in _progress(read_rows(table, tuple(chosen), notes)):
+    for row in track(read_rows(table, tuple(chosen), notes), "Reading texts", unit="text"):
         if not isinstance(row, Row):
             wrong += " fields instead of " in row.reason
             yield row
@@ -399,7 +385,7 @@ def load_documents(folder: Path, cutting: Cutting) -> Splits:
 def _read_folder(found: Scan, notes: list[str]) -> Iterator[Example | Skipped]:
     cleaner = Cleaner()
     names: dict[str, list[str]] = {}  # of the files in each encoding but UTF-8
-    for place, file in enumerate(_progress(found.files)):
+    for place, file in enumerate(track(found.files, "Reading texts", unit="text")):
         try:
             text, encoding = read_document(found.root / file.name)
         except DataError as err:
