@@ -32,6 +32,15 @@ FEWEST, FEWEST_FITTED, MOST_SCORES = 19, 50, 1000
 SEPARATOR = "|"
 """Between the labels of an example, where they are written as one text."""
 
+_NUMBER = re.compile(r"[+-]?(\d+([.,]\d+)?|[.,]\d+)([eE][+-]?\d+)?%?")
+THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+(\.\d+)?%?")
+"""Numbers whose commas may be of thousands."""
+
+
+def as_number(text: str) -> float | None:
+    """Return the number that a text is, a decimal comma and a percent sign allowed; None where it is none."""
+    return float(text.rstrip("%").replace(",", ".")) if _NUMBER.fullmatch(text) else None
+
 
 @dataclass(frozen=True, kw_only=True)
 class Classes:
@@ -451,8 +460,8 @@ class Value(Classes):
         return f"{label:.6g}"
 
     def read(self, text: str | None, names: Sequence[str], cut: Callable[[str], Sequence[str]]) -> Any:
-        """Return the number that a text is; None where it is none."""
-        return to_number(text or "")
+        """Return the number that a text is, as in training; None where it is none, or may be another one."""
+        return as_number(text) if text and not THOUSANDS.fullmatch(text) else None
 
     def answers(self, probabilities: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
         """Return the number of each example, and the ends of its interval."""
@@ -467,14 +476,6 @@ class Value(Classes):
     def sure(self, units: int) -> list[tuple[Any, np.ndarray]]:
         """Return two numbers, each with who says it."""
         return [(0.0, np.zeros(units)), (1.0, np.ones(units))]
-
-
-_NUMBER = re.compile(r"[+-]?(\d+([.,]\d+)?|[.,]\d+)([eE][+-]?\d+)?%?")
-
-
-def to_number(label: str) -> float | None:
-    """Return the number that a label is, a decimal comma and a percent sign allowed; None where it is none."""
-    return float(label.rstrip("%").replace(",", ".")) if _NUMBER.fullmatch(label) else None
 
 
 def _says_no_scale(outputs: np.ndarray) -> bool:

@@ -199,6 +199,25 @@ def test_memory_is_that_of_one_huge_image_however_many_threads_decode(tmp_path):
     assert int(done.stdout) < 6000 * 4000 * 4 * 1.5
 
 
+def test_images_below_a_folder_without_hidden_ones_and_behind_links(tmp_path):
+    for place, name in enumerate(("photos/a/1.png", "photos/.thumbs/1.png", "elsewhere/2.png")):
+        (tmp_path / name).parent.mkdir(parents=True)
+        Image.new("L", (8, 8), place).save(tmp_path / name)
+    (tmp_path / "photos/b").symlink_to(tmp_path / "elsewhere")
+    images = image_files.read_images(tmp_path / "photos", image_size=8, count=9)
+    assert images[:, 0, 0, 0].tolist() == [0, 2]
+
+
+def test_what_is_transparent_in_a_large_palette_is_white(tmp_path):
+    """Its bands are white by then: an image in RGB has no palette whose colours could be transparent."""
+    image = Image.new("P", (5000, 4000), 1)
+    image.putpalette([*BLUE, *RED, *GREEN])
+    image.paste(0, (0, 0, 2500, 4000))
+    image.save(tmp_path / "large.png", transparency=bytes([0, 255, 128]))
+    left, right, _ = colours(decode_image(tmp_path / "large.png", at_least=100))
+    assert (left.tolist(), right.tolist()) == ([255, 255, 255], [*RED])
+
+
 def test_a_huge_webp_is_refused_with_its_pixels(tmp_path):
     Image.new("RGB", (8200, 5000)).save(tmp_path / "huge.webp", lossless=True, quality=0, method=0)
     with pytest.raises(Unreadable, match=r"41,000,000 pixels.*JPEG"):

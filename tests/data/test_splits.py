@@ -112,6 +112,13 @@ def test_every_split_has_its_share_of_every_class(count):
             assert sizes["test"] == pytest.approx(0.15 * count, abs=4 * 0.15 * count**0.5)
 
 
+@pytest.mark.parametrize("fraction", [0.25, 0.3, 0.35])
+def test_few_examples_are_in_every_split_whatever_the_fractions(fraction):
+    how = {"held_out": {"validation": fraction, "test": fraction}}
+    for count, seed in itertools.product((3, 4, 5, 6), range(40)):
+        assert len({*split_of([f"x{n}" for n in range(count)], seed, **how).values()}) == 3
+
+
 def test_the_seed_decides_and_nothing_else():
     names = [f"a/{number}.png" for number in range(200)]
     assert split_of(names) == split_of(list(reversed(names)))

@@ -15,7 +15,7 @@ from PIL import Image
 from tests.data.mails import numbered, texts, write
 from tfkit.data import load_texts, text_files
 from tfkit.data import store as stores
-from tfkit.data.folders import scan
+from tfkit.data.folders import TEXTS, scan
 from tfkit.data.image_files import FolderSource, prepare_images
 from tfkit.environment import files
 from tfkit.errors import DataError
@@ -54,6 +54,38 @@ def test_the_second_run_decodes_nothing(photos):
     assert (second.folder / "content").stat().st_ino == inode
     np.testing.assert_array_equal(everything(source), everything(again))
     assert source.fingerprint == again.fingerprint
+
+
+def test_what_could_not_be_opened_is_tried_again(photos, tmp_path):
+    """A permission that is given changes neither size nor time of a file; here it is away for a while."""
+    found, away = scan(photos).files, tmp_path / "away.png"
+    (photos / "a/0.png").rename(away)
+    damaged = photos / "b/1.png"
+    damaged.write_bytes(b"x")
+    missing = FolderSource(photos, found, prepare_images(photos, found, image_size=16), image_size=16)
+    away.rename(photos / "a/0.png")
+    there = FolderSource(photos, found, prepare_images(photos, found, image_size=16), image_size=16)
+    assert [*{*there.names} - {*missing.names}] == ["a/0.png"]
+    np.testing.assert_array_equal(everything(there)[1:], everything(missing))
+    assert "b/1.png" not in there.names
+
+
+def test_a_document_that_could_not_be_opened_is_tried_again(photos, tmp_path):
+    folder, away = tmp_path / "letters", tmp_path / "away.txt"
+    for number in range(4):
+        (folder / "ab"[number % 2]).mkdir(parents=True, exist_ok=True)
+        (folder / "ab"[number % 2] / f"{number}.txt").write_text(f"letter {number}")
+    found = scan(folder, TEXTS)
+
+    def read():
+        return text_files.read_texts("letters", lambda notes: text_files._read_folder(found, notes), size=100)
+
+    (folder / "a/0.txt").rename(away)
+    assert [*map(tuple, read().skipped)] == [("a/0.txt", "cannot be read (No such file or directory)")]
+    away.rename(folder / "a/0.txt")
+    source = read()
+    assert not source.skipped
+    assert [source.raw(number) for number in range(4)] == [f"letter {number}" for number in (0, 2, 1, 3)]
 
 
 def test_only_what_changed_is_read_again(photos):

@@ -15,6 +15,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
+from tests.data.mails import numbered, write
 from tfkit.data import Skipped, load_texts, tables
 from tfkit.data.tables import FLAGS, OPEN, STRAY, Row, choose, open_table
 from tfkit.errors import DataError
@@ -106,6 +107,16 @@ def test_obvious_columns_are_taken_and_said(tmp_path):
     assert chosen(tmp_path, ["q", "text"], [("a", "some words")] * 3)[0][:2] == ["text", "q"]
     assert chosen(tmp_path, ["a", "b", "label", "c"], text_column="b")[0][:2] == ["b", "label"]
     assert chosen(tmp_path, ["a", "b", "c"], text_column="b", label_column="c")[1] == []
+
+
+def test_a_column_of_splits_is_said_to_be_left(tmp_path):
+    rows = [(*row, ["train", "Test"][place > 250]) for place, row in enumerate(numbered(300))]
+    path = write(tmp_path / "a.csv", rows, header=("text", "label", "split"))
+    (note,) = [note for note in load_texts(path).notes if "cut anew" in note]
+    assert "'split'" in note
+    others = [(*row, "train station") for row in numbered(60)]
+    path = write(tmp_path / "b.csv", others, header=("text", "label", "set"))
+    assert not [note for note in load_texts(path).notes if "cut anew" in note]
 
 
 def test_columns_that_are_not_obvious_are_listed(tmp_path):

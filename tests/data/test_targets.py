@@ -81,6 +81,14 @@ def test_a_table_of_images_with_several_labels(folder, write):
     assert any("--task classes" in note for note in splits.notes)
 
 
+@pytest.mark.parametrize("write", [json.dumps, str, lambda bits: "|".join(map(str, bits))])
+def test_one_hot_rows_are_no_lists_of_labels(folder, write):
+    """Each would have the labels 0 and 1, all of them both."""
+    rows = [(name_of(place), write([int(place % 3 == n) for n in range(3)])) for place in range(COUNT)]
+    with pytest.raises(DataError, match=r"one-hot(?s:.*)names of those labels"):
+        load_images(table(folder, rows), image_size=16, task="labels")
+
+
 def test_several_columns_of_yes_and_no(folder):
     rows = [
         (name_of(place), *(("1", "0")[digit not in digits] for _, digits in LABELS))
@@ -112,6 +120,11 @@ def test_numbers_and_an_order(folder):
     order = load_images(path, image_size=16, task="order")
     assert order.class_names[:4] == ("0", "0.25", "0.5", "0.75")
     assert (order.source.labels == truth(order, int)).all()
+    # Where another number had one decimal, or began with 0, the commas would be of decimals.
+    path = table(folder, [(name_of(place), f"{place * 37:,}") for place in range(COUNT)])
+    for task in ("auto", "value", "order"):
+        with pytest.raises(DataError, match=r"such as '1,\d\d\d'(?s:.*)thousands(?s:.*)point"):
+            load_images(path, image_size=16, task=task)
     names = {0: "low", 1: "high"}
     path = table(
         folder, [(name_of(place), names[digit > 4]) for place, digit in enumerate(DIGITS.target[:COUNT])]
@@ -166,6 +179,7 @@ def test_rows_that_cannot_be_used_are_named(folder):
         (name_of(61), "has no label"),
     ]
     assert splits.origin == str(path)
+    assert "t.csv: Rows that repeat an image and its label, which counts once: 1." in splits.notes
     with pytest.raises(DataError, match="Without strict"):
         load_images(path, image_size=16, strict=True)
     with pytest.raises(DataError, match=r"names no image that is there \(t.csv:2 x.png"):

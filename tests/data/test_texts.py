@@ -103,6 +103,18 @@ def test_rows_that_cannot_be_used_are_counted_and_named(tmp_path):
         load_texts(path, strict=True)
 
 
+def test_another_label_column_has_other_texts_and_another_fingerprint(tmp_path):
+    """What is computed from texts is stored under it: features of those with a topic are not of those with a date."""
+    rows = [
+        (text, topic if n % 9 else "", topic if n % 7 else "") for n, (text, topic) in enumerate(numbered(60))
+    ]
+    path = write(tmp_path / "a.csv", rows, header=("text", "topic", "urgency"))
+    sources = [load_texts(path, label_column=column).source for column in ("topic", "urgency", "topic")]
+    for source, column in zip(sources, (1, 2, 1), strict=True):
+        assert [source.raw(n) for n in range(len(source.labels))] == [row[0] for row in rows if row[column]]
+    assert sources[0].fingerprint == sources[2].fingerprint != sources[1].fingerprint
+
+
 def test_languages_are_those_of_a_column(tmp_path):
     rows = [(*row, ("de", "fr", "")[number % 3]) for number, row in enumerate(numbered(30))]
     path = write(tmp_path / "a.csv", rows, header=("body", "folder", "written in"))

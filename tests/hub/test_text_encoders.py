@@ -11,6 +11,7 @@ from tfkit.data import Splits
 from tfkit.environment.stack import keras, tf
 from tfkit.errors import CheckError, DataError, HubError
 from tfkit.hub import extract
+from tfkit.hub.features import TextEngines
 from tfkit.text.tokenizers import WordPiece
 
 PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "good", "bad", "##ness", "day", "!")
@@ -190,6 +191,12 @@ def test_a_model_of_images():
         hub.load_model("minilm-l6-v2", modality="images").check()
 
 
+def test_a_bundled_model_takes_no_preprocessor(fitting):
+    """It was named in the model card, and its own one used."""
+    with pytest.raises(HubError, match=r"preprocessor=(?s:.*)leave it out"):
+        hub.load_model("minilm-l6-v2", preprocessor=fitting)
+
+
 def splits_of(texts):
     """Splits over texts in memory."""
     content = np.array([text.encode() for text in texts], object)
@@ -227,6 +234,18 @@ def test_features_of_texts_are_the_encoders(engine):
     assert again.reused
     assert again.cut == 2
     assert extraction.splits.source.raw(6) == "How do I cancel?"
+
+
+def test_the_beginning_of_a_text_may_end_within_a_character():
+    """As Python cuts the questions of a search."""
+    encoder = hub.load_model("minilm-l6-v2")
+    engines = TextEngines(encoder)
+    engines.in_python = True
+    texts = np.array([text.encode() for text in ("é" * 3000, "a" + "é" * 3000)], object)
+    first, last, _ = encoder.tokenizer.edges
+    assert [[*row] for row in engines._rows(texts, encoder.tokenizer)] == [
+        [first, encoder.tokenizer.unknown, last]
+    ] * 2
 
 
 def test_features_of_an_encoder_that_is_not_bundled(ids, fitting):

@@ -20,6 +20,17 @@ def test_a_stray_quote_takes_no_document_with_it(tmp_path):
     assert any("2 rows begin a cell with a quote" in note for note in found.notes)
 
 
+def test_documents_behind_a_link_and_no_hidden_ones(tmp_path):
+    for name in ("docs/a.txt", "docs/.old/b.txt", "elsewhere/c.txt"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text(f"of {name}")
+    (tmp_path / "docs/more").symlink_to(tmp_path / "elsewhere")
+    assert [document.name for document in load_documents(tmp_path / "docs").documents] == [
+        "a.txt",
+        "more/c.txt",
+    ]
+
+
 def test_nested_texts_and_numbers_are_none(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text("\n".join(map(json.dumps, [{"text": "words"}, {"text": {"body": "x"}}])))

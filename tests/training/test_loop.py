@@ -205,7 +205,7 @@ def test_a_loss_that_is_no_number_is_an_error(tmp_path):
         tfkit.fit(diverging, digits(), run_dir=tmp_path, epochs=2, verbose=0)
 
 
-def test_interrupted_in_a_notebook_the_same_call_goes_on(tmp_path):
+def test_interrupted_in_a_notebook_the_same_call_goes_on_and_with_other_labels_does_not(tmp_path):
     """A notebook keeps the last error, and with it every local variable of what raised it."""
     kept = []
     try:
@@ -215,6 +215,10 @@ def test_interrupted_in_a_notebook_the_same_call_goes_on(tmp_path):
     assert kept
     run = tfkit.fit(build_model, digits(), run_dir=tmp_path, epochs=1, verbose=0)
     assert run.metrics["export/agreement"] == 1.0
+    corrected = digits()
+    corrected.source.labels = 9 - corrected.source.labels
+    with pytest.raises(RunError, match=r"another config.*\n.*data_division"):
+        tfkit.fit(build_model, corrected, run_dir=tmp_path, epochs=1, verbose=0)
 
 
 def test_class_weights_come_on_above_three_to_one(tmp_path):

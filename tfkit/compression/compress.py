@@ -422,7 +422,7 @@ def _examples(run: Run, splits: Splits, config: CompressConfig, *, private: bool
             raise DataError(f"--representative-data {path} is no file with a text in each line.")
         return np.array(lines, dtype=object)
     size, pixel_range = int(splits.spec.shape[0]), splits.pixel_range[:2]
-    pixels, _ = read_images(path, image_size=size, count=representative.EXAMPLES, pixel_range=pixel_range)
+    pixels = read_images(path, image_size=size, count=representative.EXAMPLES, pixel_range=pixel_range)
     images = pixels.astype(np.float32)
     if not private and (difference := representative.compare_colours(images, splits, seed=config.seed)):
         run.warn(f"Beware of {path} as representative data: {difference}.")
@@ -440,7 +440,7 @@ def _read_data(source: Source, config: CompressConfig) -> tuple[dict[str, Any], 
             raise DataError(
                 f"The model takes {source.takes.described}, no square image: give a .npy or .npz of its inputs."
             )
-        images, _ = read_images(path, image_size=shape[1], count=COMPARED + representative.EXAMPLES)
+        images = read_images(path, image_size=shape[1], count=COMPARED + representative.EXAMPLES)
         if dtype != "uint8":
             low, high = config.input_range
             images = images.astype(np.float32) / 255.0 * (high - low) + low

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -141,12 +140,11 @@ class Augmentation:
         Raises:
           ConfigError: there is no preset of this name.
         """
-        light = cls(flip=True, rotation_degrees=10.0, zoom=0.1)
         presets = {
             "none": None,
-            "light": light,
-            "standard": dataclasses.replace(
-                light,
+            "light": cls(flip=True, rotation_degrees=10.0, zoom=0.1),
+            "standard": cls(
+                flip=True,
                 rotation_degrees=20.0,
                 zoom=0.2,
                 shift=0.1,

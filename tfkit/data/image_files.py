@@ -23,6 +23,7 @@ from tfkit.data.folders import (
     Scan,
     class_name_warnings,
     cut_folder,
+    files_below,
     scan,
     splits_of_folder,
 )  # fmt: skip
@@ -177,7 +178,8 @@ def _smaller(image: Image.Image, at_least: int | None) -> Image.Image:
     for top in range(0, height, rows):
         band = image.crop((0, top, width, min(top + rows, height)))
         smaller.paste(_rgb(band).reduce(by), (0, top // by))
-    smaller.info = dict(image.info)
+    # For its rotation; what is transparent is white by now.
+    smaller.info = {name: value for name, value in image.info.items() if name != "transparency"}
     return smaller
 
 
@@ -242,14 +244,16 @@ def _used_ranges(found: Scan) -> dict[str, tuple[int, int]]:
     """
 
     def write(writer: Writer, _: Store | None) -> None:
-        used = {}
+        used, complete = {}, True
         for image in found.files:
-            with contextlib.suppress(OSError, DataError):  # whoever prepares it says why
+            try:  # whoever prepares it says why it cannot be read
                 with (found.root / image.name).open("rb") as file:
                     deep = _has_sixteen_bits(file)
                 if deep:
                     used[image.name] = used_range(read_image(found.root / image.name))
-        writer.finish({"stamp": stamp, "used": used})
+            except (OSError, DataError) as err:
+                complete &= isinstance(err, DataError)
+        writer.finish({"stamp": stamp if complete else "", "used": used})
 
     key, stamp = files.digest_of(str(found.root.resolve()), 3), _stamp(found.files)
     return dict(prepare("depths", key, write, size=0, stamp=stamp).entry["used"])
@@ -298,6 +302,7 @@ class _File(NamedTuple):
     name: str
     size: int
     mtime_ns: int
+    """-1: it is to be read again."""
 
     digest: str
     """Of its bytes; empty when it cannot be read."""
@@ -333,7 +338,10 @@ def prepare_images(
                 digest = hashlib.file_digest(opened, "sha256").hexdigest()
             return _File(*stamp, digest, ""), pixels.tobytes()
         except Unreadable as err:
-            return _File(*stamp, "", str(err)), b""
+            # What is of the machine, such as a permission, and not of the file, may pass.
+            cause = err.__cause__
+            passes = isinstance(cause, MemoryError) or getattr(cause, "errno", None) is not None
+            return _File(image.name, image.size, -1 if passes else image.mtime_ns, "", str(err)), b""
 
     def make(file: BinaryIO, part: range) -> dict[str, Any]:
         written = []
@@ -369,7 +377,8 @@ def prepare_images(
         for file, content in prepared:
             written.append(file)
             writer.add(content)
-        writer.finish({"stamp": stamp, "origin": str(root), "files": written})
+        complete = all(file.mtime_ns >= 0 for file in written)
+        writer.finish({"stamp": stamp if complete else "", "origin": str(root), "files": written})
 
     key = files.digest_of(str(root.resolve()), image_size, pixel_range, RECIPE, 2)
     cache = files.cache_dir("images")
@@ -447,30 +456,33 @@ class FolderSource:
         return _square(self._root / self.names[index], self.shape[0], self._pixel_range)
 
 
-def load_folder(
-    folder: str | Path,
-    cutting: Cutting,
-    *,
-    image_size: int | None,
-    native_size: int,
-    pixel_range: Range | None,
-) -> Splits:
+def load_folder(folder: str | Path, cutting: Cutting, **sizes: Any) -> Splits:
     """Load `folder`/<class>/<image> or `folder`/<split>/<class>/<image>; see `load_images`."""
     found = scan(folder)
-    sizes: Any = {"image_size": image_size, "native_size": native_size, "pixel_range": pixel_range}
-    return _load(found, cutting, functools.partial(_cut, class_names=found.class_names), **sizes)
+
+    def strata(images: Sequence[FoundFile]) -> tuple[np.ndarray, Sequence[str]]:
+        return np.asarray([image.label for image in images], np.int64), found.class_names
+
+    return _load(found, cutting, strata, **sizes)
 
 
 def _load(
     found: Scan,
     cutting: Cutting,
-    cut: Callable[..., dict[str, np.ndarray]],
+    strata: Callable[[Sequence[FoundFile]], tuple[np.ndarray, Sequence[str]]],
     *,
     image_size: int | None,
     native_size: int,
     pixel_range: Range | None,
 ) -> Splits:
-    """Load files, whose first argument `cut` takes beside what `_cut` takes."""
+    """Load files; `strata` gives the part of which each of some is cut, and the names of these parts."""
+
+    def cut(images: Sequence[FoundFile], members: np.ndarray, **how: Any) -> dict[str, np.ndarray]:
+        here = [images[index] for index in members]
+        parts, names = strata(here)
+        files = [image.name for image in here]
+        return cut_by_class(files, parts, class_names=names, noun="images", **how)
+
     # Before anything is decoded: what is too little is refused, and the training images decide the range.
     training = cut_folder(found, found.files, cutting, functools.partial(cut, found.files))["train"]
     some = [found.root / image.name for image in found.files[:: len(found.files) // _SIZES_READ + 1]]
@@ -519,18 +531,14 @@ def load_image_table(
             found.files.append(FoundFile(name, codes[label], None, status.st_size, status.st_mtime_ns))
         else:
             found.skipped.append(Skipped(name, "has no label"))
-    how: dict[str, Any] = {"task": task, "where": where, "class_order": class_order}
 
     def targets(images: Sequence[FoundFile]) -> Targets:
         codes = np.asarray([image.label for image in images], np.int64)
-        return make_targets(names, codes, name=table.columns[chosen[1]], **how)
+        return make_targets(
+            names, codes, task=task, where=where, class_order=class_order, name=table.columns[chosen[1]]
+        )
 
-    def cut(images: Sequence[FoundFile], members: np.ndarray, **how: Any) -> dict[str, np.ndarray]:
-        strata, parts = targets([images[index] for index in members]).strata()
-        files = [images[index].name for index in members]
-        return cut_by_class(files, strata, class_names=parts, noun="images", **how)
-
-    splits = _load(found, cutting, cut, **sizes)
+    splits = _load(found, cutting, lambda images: targets(images).strata(), **sizes)
     target = targets(splits.source.images)  # type: ignore[attr-defined]
     target.check_cut(splits.indices, where=where)
     splits.source.labels = target.labels
@@ -547,6 +555,7 @@ def _read_table(table: Table, chosen: Sequence[int], found: Scan) -> dict[str, s
       DataError: a path leads out of the folder, or has several labels; none is there.
     """
     as_label, labels, root = LabelCleaner(), dict[str, str](), found.root.resolve()
+    repeated = 0
     rows = table.rows(tuple(chosen))
     for row in track(rows, "Reading the table", unit="row"):
         if isinstance(row, Skipped):
@@ -570,7 +579,11 @@ def _read_table(table: Table, chosen: Sequence[int], found: Scan) -> dict[str, s
         name = real.relative_to(root).as_posix()  # one file has one name
         if (label := as_label(row.cells[1] or "")) is None:
             found.skipped.append(Skipped(place, "has no label"))
-        elif labels.setdefault(name, label) != label:
+        elif name not in labels:
+            labels[name] = label
+        elif labels[name] == label:
+            repeated += 1
+        else:
             raise DataError(
                 f"{place} has another label for {name} than a row above:"
                 f" {short(label)!r} and {short(labels[name])!r}.\n"
@@ -578,19 +591,16 @@ def _read_table(table: Table, chosen: Sequence[int], found: Scan) -> dict[str, s
                 " frame.groupby(IMAGE)[LABEL].agg('|'.join).reset_index()"
             )
     found.notes += as_label.notes()
+    if repeated:
+        found.notes.append(
+            f"{table.path.name}: Rows that repeat an image and its label, which counts once: {repeated}."
+        )
     if not labels:
         raise DataError(
             f"{table.path} names no image that is there ({listed([skip.path for skip in found.skipped], 3)}).\n"
             f"  Paths are relative to {root}, with the ending: {', '.join(sorted(IMAGES.suffixes))}."
         )
     return labels
-
-
-def _cut(
-    images: Sequence[FoundFile], members: np.ndarray, *, class_names: Sequence[str], **how: Any
-) -> dict[str, np.ndarray]:
-    names, labels = [images[index].name for index in members], [images[index].label for index in members]
-    return cut_by_class(names, np.asarray(labels, int), class_names=class_names, noun="images", **how)
 
 
 def _notes(source: FolderSource, prepared: Store) -> Iterator[str]:
@@ -607,8 +617,8 @@ def _notes(source: FolderSource, prepared: Store) -> Iterator[str]:
 
 def read_images(
     folder: str | Path, *, image_size: int, count: int, pixel_range: Range = FULL_RANGE
-) -> tuple[np.ndarray, list[str]]:
-    """Read images below a folder, whatever its subfolders, prepared as training prepares them.
+) -> np.ndarray:
+    """Read images below a folder, whatever its subfolders but hidden ones, prepared as training prepares them.
 
     Args:
       folder: with images.
@@ -617,7 +627,7 @@ def read_images(
       pixel_range: what becomes 0 and 255 of 16-bit values.
 
     Returns:
-      uint8 [n, s, s, 3], and the name of each, relative to the folder.
+      uint8 [n, s, s, 3].
 
     Raises:
       DataError: there are none.
@@ -625,17 +635,12 @@ def read_images(
     folder = Path(folder)
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder. Give one with images in it, with or without subfolders.")
-    paths = sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in IMAGES.suffixes and not path.name.startswith(".") and path.is_file()
-    )
+    paths = sorted(files_below(folder, IMAGES)[0])
     chosen = draw(len(paths), count, classes=[str(path.parent) for path in paths])
-    images, names, reasons = [], [], []
+    images, reasons = [], []
     for path in (paths[place] for place in chosen):
         try:
             images.append(_square(path, image_size, pixel_range))
-            names.append(str(path.relative_to(folder)))
         except Unreadable as err:
             reasons.append(f"{path.name}: {err}")
     if not images:
@@ -643,4 +648,4 @@ def read_images(
         raise DataError(
             f"{folder} holds no image that can be read: {len(paths)} files with an image's ending{why}."
         )
-    return np.stack(images), names
+    return np.stack(images)

@@ -17,7 +17,7 @@ import numpy as np
 from tfkit.data.splits import Splits, listed
 from tfkit.data.text_decoding import short
 from tfkit.errors import DataError
-from tfkit.tasks import Classes, task_of, to_number
+from tfkit.tasks import THOUSANDS, Classes, as_number, task_of
 
 Task = Literal["auto", "classes", "order", "labels", "value"]
 """One of several classes; likewise, and these have an order; any number of labels; a real number. auto: decided."""
@@ -25,7 +25,8 @@ Task = Literal["auto", "classes", "order", "labels", "value"]
 # What pandas takes for missing, with the cases that it lacks.
 _MISSING = frozenset({"", "#n/a", "#n/a n/a", "#na", "-nan", "<na>", "n/a", "nan", "null"})
 _MISSING_AS_WRITTEN = frozenset({"NA", "None"})
-_WHOLE = re.compile(r"[+-]?\d+[.,]0+")
+_WHOLE = re.compile(r"[+-]?\d+(\.0+|,(?!000$)0+)")
+_BITS = {"0", "1", "0.0", "1.0", "False", "True"}
 _DATE = re.compile(r"\d{1,4}([-/.])\d{1,2}\1\d{1,4}([T ].*)?|\d{1,2}:\d{2}(:\d{2})?")
 _FEW_NUMBERS = 10
 _MANY_NUMBERS = 20
@@ -173,8 +174,8 @@ def check_classes(counts: Mapping[str, int], *, where: str) -> list[str]:
 
 def _numbers(names: Sequence[str]) -> list[float] | None:
     """Return the labels as numbers; None where one is none."""
-    values = [value for value in map(to_number, names) if value is not None]
-    return values if len(values) == len(names) else None
+    numbers = [*map(as_number, names)]
+    return None if None in numbers else numbers  # type: ignore[return-value]
 
 
 class Targets(NamedTuple):
@@ -246,9 +247,20 @@ def make_targets(
     values, meaning = _numbers(names), task_of({"name": task})
     if class_order and task != "order":
         raise DataError(f"class_order (--class-order) is for --task order; the task is {task}.")
+    commas = [text for text in names if "," in text]
+    if (
+        (task == "value" or (task == "order" and not class_order))
+        and all(map(THOUSANDS.fullmatch, commas))
+        and commas
+    ):
+        raise DataError(
+            f"{where} has numbers such as {commas[0]!r}, whose comma may be of thousands or of decimals.\n"
+            "  Write thousands without a sign, and decimals with a point:"
+            " frame[COLUMN].astype(str).str.replace(',', ''), or (',', '.')."
+        )
     if task == "value":
         if values is None:
-            others = [f"{short(text)!r}" for text in names if to_number(text) is None]
+            others = [f"{short(text)!r}" for text in names if as_number(text) is None]
             raise DataError(
                 f"{where} has what is no number: {listed(others)}.\n  Leave these rows out, or --task classes."
             )
@@ -263,6 +275,11 @@ def make_targets(
         labels = tuple(in_order({part for of in parts for part in of}))
         if not labels:
             raise DataError(f"{where} has no label in any row.")
+        if {*labels} <= _BITS and len(lengths := {len(of) for of in parts if of}) == 1 and lengths != {1}:
+            raise DataError(
+                f"{where} has rows of 0 and 1, such as {names[-1]!r}: as one-hot, whose places have no names here.\n"
+                "  Write the names of those labels that an example has, as a list or joined by '|'."
+            )
         rows = np.asarray([[label in of for label in labels] for of in parts], np.float32)
         return Targets(meaning, labels, rows[codes])
     if len(names) < 2:

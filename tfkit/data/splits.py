@@ -183,11 +183,10 @@ def cut_by_class(
         for number, split in enumerate(held_out):
             candidates = members[candidate_of[members] == number]
             count = max(1, int(len(candidates) * share + 0.5))
-            # With one or no candidate (a class of a handful) the last of all members serves instead of nobody.
-            chosen = (
-                candidates[: min(count, max(1, len(candidates) - 1))] if len(candidates) else members[-1:]
-            )
-            split_of[chosen] = split
+            # With one or no candidate (a class of a handful) the last of all members serves instead of nobody; where
+            # all are candidates, one is left for that and one to train on.
+            most = min(count, max(1, len(candidates) - 1), len(members) - len(held_out))
+            split_of[candidates[:most] if len(candidates) else members[-1:]] = split
     return {split: by_hash[split_of[by_hash] == split] for split in splits}
 
 
@@ -305,14 +304,10 @@ def typed_labels(labels: Any) -> np.ndarray:
 
 def reader(source: Source) -> Any:
     """Return a graph function: indices int64 [b] to features float32 [b, *shape] (texts: string [b]) and labels [b]."""
-    tf, rows = stack.tf, getattr(source, "rows", None)
+    tf = stack.tf
     labels = tf.constant(typed_labels(source.labels))
     is_image = len(source.shape) == 3
     kind = tf.uint8 if is_image else tf.float32 if source.shape else tf.string
-    if rows is not None:
-        # Python, with its lock, would cost more than a step on features takes.
-        features = tf.constant(rows)
-        return lambda indices: (tf.gather(features, indices), tf.gather(labels, indices))
 
     def read(indices: Tensor) -> tuple[Tensor, Tensor]:
         features = tf.numpy_function(source.read, [indices], kind, stateful=False)
@@ -371,7 +366,6 @@ class Source(Protocol):
     def raw(self, index: int) -> Any:
         """Return one example as the user has it: an image as `tfkit.read_image` gives it, a text str."""
 
-    # A source of features that are all in memory may offer them as `rows`, float32 [n, *shape].
     # A source of images or texts has `digests`, n of them, of the contents of each.
     # A source of texts has `lengths`, int32 [n], in characters, and `languages`, n str or None.
 

@@ -32,6 +32,7 @@ from tfkit.data.text_decoding import (
 )
 from tfkit.environment.process import counted
 from tfkit.errors import DataError
+from tfkit.tasks import as_number
 
 SAMPLE_ROWS = 200
 SAMPLE_CHARACTERS = 300
@@ -116,7 +117,7 @@ def read_rows(table: Table, columns: tuple[int, ...], notes: list[str]) -> Rows:
         if isinstance(row, Row):
             rows += 1
             text = row.cells[0] or ""
-            numbers += len(text) < 30 and _is_number(text)
+            numbers += as_number(text.strip()) is not None
             if row.remark:
                 remarks[row.remark].append(row.line)
             if isinstance(text, Nested):
@@ -131,15 +132,6 @@ def read_rows(table: Table, columns: tuple[int, ...], notes: list[str]) -> Rows:
     for remark, lines in remarks.items():
         places = listed([f"{table.path.name}:{line}" for line in lines], 3)
         notes.append(f"{counted(len(lines), 'row')} {remark} ({places}).")
-
-
-def _is_number(value: str) -> bool:
-    """Return whether a cell holds a number and nothing else."""
-    try:
-        float(value.replace(",", "."))
-    except ValueError:
-        return False
-    return True
 
 
 def open_table(path: Path, *, one_column: bool = False) -> Table:
@@ -557,6 +549,8 @@ _NAMES = {
 }
 FLAGS = ("text_column", "label_column", "language_column")
 MOST_LANGUAGES = 100
+_OF_SPLITS = {"split", "subset", "partition", "set", "usage"}
+_SPLITS = {"train", "training", "validation", "valid", "val", "dev", "test"}
 
 
 def choose(table: Table, asked: Mapping[str, str | None]) -> tuple[tuple[int, ...], list[str]]:
@@ -606,6 +600,13 @@ def choose(table: Table, asked: Mapping[str, str | None]) -> tuple[tuple[int, ..
     text, label = (f"'{short(table.columns[number])}'" for number in numbers)
     if None in (asked[flag] for flag in needed):
         notes.append(f"{table.path.name}: The column {text} is taken as the {kind}, {label} as the label.")
+    for column, name in enumerate(table.columns):
+        values = {value.strip().lower() for value in table.values(column)}
+        if column not in numbers and name.lower() in _OF_SPLITS and values and values <= _SPLITS:
+            notes.append(
+                f"{table.path.name}: The column '{name}' is not read: all rows are cut anew. To test on rows of your"
+                " own, put them into another table, and give it to predict."
+            )
     language = chosen.get("language_column")
     if language is None and kind == "text":
         language = _obvious(table, "language_column", chosen)

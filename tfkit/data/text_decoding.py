@@ -196,6 +196,9 @@ def decode(content: bytes) -> tuple[str, str]:
         return content.decode(encoding.name, encoding.errors), name
 
 
+UNREAD = "cannot be read"
+
+
 def read_document(path: Path) -> tuple[str, str]:
     """Return the text of a file, and the name of its encoding.
 
@@ -205,7 +208,7 @@ def read_document(path: Path) -> tuple[str, str]:
     try:
         content = path.read_bytes()
     except OSError as err:
-        raise DataError(f"cannot be read ({err.strerror})") from err
+        raise DataError(f"{UNREAD} ({err.strerror})") from err
     if is_binary(content[: 1 << 20]):
         raise DataError("is no text, but a binary file")
     return decode(content)

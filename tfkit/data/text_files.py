@@ -7,7 +7,7 @@ import itertools
 import unicodedata
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,14 +25,14 @@ from tfkit.data.labels import (
 from tfkit.data.splits import Cutting, Skipped, Splits, cut_by_class, listed
 from tfkit.data.store import Store, Writer, prepare
 from tfkit.data.tables import FLAGS, Row, Table, choose, open_table, read_rows, with_joined_columns
-from tfkit.data.text_decoding import Cleaner, known_as, read_document, short
+from tfkit.data.text_decoding import UNREAD, Cleaner, known_as, read_document, short
 from tfkit.environment import files
 from tfkit.environment.files import digest_of
 from tfkit.environment.timeline import track
 from tfkit.errors import DataError
-from tfkit.tasks import to_number
+from tfkit.tasks import as_number
 
-RECIPE, _READING = 3, 5
+RECIPE, _READING = 4, 6
 """Parts of the fingerprint, and of the key of every store: raise the latter when the same file gives other texts."""
 
 SKIPPED_LISTED = 10_000
@@ -72,13 +72,10 @@ class TextSource:
         self, store: Store, columns: Mapping[str, str | None], kept: np.ndarray | slice = slice(None)
     ) -> None:
         """Take the texts of a store at these places."""
-        self.entry, self.columns, rows = (
-            store.entry,
-            columns,
-            {n: of[kept] for n, of in _of_each(store).items()},
-        )
+        self.entry, self.columns, self._rows = store.entry, columns, np.arange(len(store))[kept]
+        rows = {name: of[kept] for name, of in store.rows.items() if len(of) == len(store)}
         self.labels, self.lengths = rows["labels"], rows["lengths"].astype(np.int32)
-        self.digests, self.places, self._rows = rows["texts"], rows["places"], rows["row"]
+        self.digests, self.places = rows["texts"], rows["places"]
         self.class_names = tuple(self.entry["class_names"])
         self.skipped = tuple(Skipped(*skipped) for skipped in self.entry["skipped"])
         self.names: Sequence[str] = self.entry["names"]
@@ -91,7 +88,9 @@ class TextSource:
 
     def only(self, kept: np.ndarray) -> TextSource:
         """Return the source of some of these texts, bool [n]; of a table."""
-        return TextSource(self._store, self.columns, self._rows[kept])
+        part = TextSource(self._store, self.columns, self._rows[kept])
+        part.fingerprint = digest_of(self.fingerprint, part._rows.tobytes())
+        return part
 
     def read(self, indices: np.ndarray) -> np.ndarray:
         """Return bytes [b], UTF-8."""
@@ -100,13 +99,6 @@ class TextSource:
     def raw(self, index: int) -> str:
         """Return one text."""
         return self._store.read(self._rows[index]).decode()
-
-
-def _of_each(store: Store) -> dict[str, np.ndarray]:
-    return {
-        "row": np.arange(len(store)),
-        **{name: of for name, of in store.rows.items() if len(of) == len(store)},
-    }
 
 
 def read_texts(
@@ -180,6 +172,8 @@ def _write(writer: Writer, read: Reading, class_names: tuple[str, ...]) -> None:
     entry = {
         "class_names": order, "languages": list(languages), "names": names, "skipped": skipped,
         "reasons": reasons, "fingerprint": contents.hexdigest()[:32], "notes": notes,
+        # A permission may be given: the next call reads all of them again.
+        "stamp": "incomplete" * any(reason.startswith(UNREAD) for reason in reasons),
     }  # fmt: skip
     writer.finish(entry, **rows)
 
@@ -318,10 +312,6 @@ def load_table(
     )  # fmt: skip
 
 
-def _progress(examples: Iterable[Any]) -> Iterable[Any]:
-    return track(examples, "Reading texts", unit="text")
-
-
 def _read_table(
     table: Table, chosen: Sequence[int], notes: list[str], task: Task
 ) -> Iterator[Example | Skipped]:
@@ -329,7 +319,7 @@ def _read_table(
     cleaner, as_label = Cleaner(), LabelCleaner()
     known: Counter[str] = Counter()
     wrong = good = 0
-    for row in _progress(read_rows(table, tuple(chosen), notes)):
+    for row in track(read_rows(table, tuple(chosen), notes), "Reading texts", unit="text"):
         if not isinstance(row, Row):
             wrong += " fields instead of " in row.reason
             yield row
@@ -341,7 +331,7 @@ def _read_table(
         if label:
             known[label] += 1
         # Before the memory is full of them.
-        may_be_many = task in ("labels", "value") or (task == "auto" and to_number(label or "") is not None)
+        may_be_many = task in ("labels", "value") or (task == "auto" and as_number(label or "") is not None)
         if len(known) > _MANY_LABELS and len(known) > good / 2 and not may_be_many:
             check_classes(known, where=_column(table, chosen[1]))
         if not text.strip():
@@ -395,7 +385,7 @@ def load_documents(folder: Path, cutting: Cutting) -> Splits:
 def _read_folder(found: Scan, notes: list[str]) -> Iterator[Example | Skipped]:
     cleaner = Cleaner()
     names: dict[str, list[str]] = {}  # of the files in each encoding but UTF-8
-    for place, file in enumerate(_progress(found.files)):
+    for place, file in enumerate(track(found.files, "Reading texts", unit="text")):
         try:
             text, encoding = read_document(found.root / file.name)
         except DataError as err:

@@ -118,7 +118,11 @@ def _preprocessor(
     location: str, chosen: str | Path | None, row: Known | None, max_length: int | None
 ) -> Part | None:
     model = bundled.MODELS.get(location)
-    if chosen is None and isinstance(model, bundled.TextModel):
+    if isinstance(model, bundled.TextModel):
+        if chosen is not None:
+            raise HubError(
+                f"{model.name} makes ids of strings by itself, and preprocessor= would not be used: leave it out."
+            )
         length = model.max_length if max_length is None else max_length
         if not 3 <= length <= model.positions:
             raise HubError(

@@ -247,20 +247,16 @@ def embed(
 
 
 def _probe(engines: Engines, source: Any) -> np.ndarray:
-    """Return some examples, by which the engines are compared."""
-    probe: np.ndarray = source.read(_probe_indices(source))
-    if engines.encoder.windows:
-        probe = np.array([text[:_PROBED_BYTES] for text in probe], object)
-    return probe
+    """Return some examples, by which the engines are compared.
 
-
-def _probe_indices(source: Any) -> np.ndarray:
-    """Return the indices of some examples: images drawn from all; the shortest and longest texts and two between."""
+    Of images they are drawn from all; of texts they are the shortest, the longest and two between.
+    """
     count = min(_PROBE, len(source.labels))
-    lengths = getattr(source, "lengths", None)
-    if lengths is None:
-        return draw(len(source.labels), count)
-    return np.argsort(lengths, kind="stable")[np.linspace(0, len(lengths) - 1, count).astype(int)]
+    if engines.unit == "image":
+        return source.read(draw(len(source.labels), count))
+    chosen = np.linspace(0, len(source.lengths) - 1, count).astype(int)
+    texts: np.ndarray = source.read(np.argsort(source.lengths, kind="stable")[chosen])
+    return np.array([text[:_PROBED_BYTES] for text in texts], object) if engines.encoder.windows else texts
 
 
 def _computed(
@@ -369,11 +365,8 @@ class Engines(abc.ABC):
                     reason = str(error).splitlines()[0]
             yield compute, {"engine": name, "reason": reason, "max_relative_difference": difference}
 
-    def _converted(self, *parts: object, convert: Callable[[], bytes]) -> bytes:
-        """Return the model as TFLite, converted once and cached under all that it depends on."""
-        return convert_once(self._key(*parts), convert)
-
     def _key(self, *parts: object) -> str:
+        """Return the key of the converted model: a digest of all that it depends on."""
         return files.digest_of(self.encoder.digest, *parts, packages.version("tensorflow"), _CONVERSION)
 
 
@@ -417,8 +410,8 @@ class ImageEngines(Engines):
         """See `Engines`: converted for images of one size, some of them at a time."""
         encoder, size = self.encoder, probe.shape[1]
         shape = (images_per_call(size), size, size, 3)
-        model = self._converted(
-            size, convert=lambda: to_tflite(self._model or encoder.layer(), input_shape=shape)
+        model = convert_once(
+            self._key(size), lambda: to_tflite(self._model or encoder.layer(), input_shape=shape)
         )
 
         def prepare(images: np.ndarray) -> np.ndarray:
@@ -495,7 +488,7 @@ class TextEngines(Engines):
                 dtype="int32",
             )
 
-        with ParallelInterpreter(self._converted(convert=convert)) as interpreter:
+        with ParallelInterpreter(convert_once(self._key(), convert)) as interpreter:
             # The longest first, so that all cores end together.
             yield self._of_texts(
                 lambda rows: _by_length(
@@ -532,7 +525,8 @@ class TextEngines(Engines):
 
     def _pieces(self, tokenizer: Any, texts: list[bytes]) -> list[np.ndarray]:
         if self.in_python:
-            return [np.array(tokenizer.split(text.decode()), np.int32) for text in texts]
+            # Of a long text the beginning comes, which may end within a character.
+            return [np.array(tokenizer.split(text.decode(errors="ignore")), np.int32) for text in texts]
         ragged = tokenizer.tokenize(stack.tf.constant(texts, stack.tf.string))
         return np.split(ragged.flat_values.numpy(), ragged.row_splits.numpy()[1:-1])
 

@@ -44,12 +44,11 @@ def scattering(*, colours: bool, image_size: int | None = None) -> keras.Model:
     layers = keras.layers
     inputs = keras.Input((image_size, image_size, 3), name="image")
     x = Scattering(colours=colours, name="scattering")(inputs)
-    how: dict[str, Any] = {
-        "center": False,
-        "scale": False,
-        "dtype": "float32",
-    }  # variances are too small for float16
-    x = layers.GroupNormalization(GROUPS, epsilon=EPSILON, name="normalized", **how)(x)
+    # In float32: variances are too small for float16.
+    normalized = layers.GroupNormalization(
+        GROUPS, epsilon=EPSILON, center=False, scale=False, dtype="float32", name="normalized"
+    )
+    x = normalized(x)
     return keras.Model(inputs, layers.Flatten(name="features")(x), name="scattering")
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
 import numpy as np
 
 from tfkit import hub, reporting, run_files
+from tfkit.data.folders import Kind, files_below
 from tfkit.data.loaders import load_texts
 from tfkit.data.records import is_records
 from tfkit.data.splits import Skipped, listed
@@ -450,7 +451,7 @@ def search_documents(config: SearchConfig) -> Run:
             documents = load_documents(source, text_column=config.text_column)
             index = Index.open(run.path / INDEX)
             if documents.fingerprint != index.description["fingerprint"]:
-                run.say("The documents have changed since the index was made; --overwrite makes it anew.")
+                run.warn("The documents have changed since the index was made; --overwrite makes it anew.")
             return _answer(run, index, questions, config)
         run.versions = versions()
         with run.timed() as record_times:
@@ -645,11 +646,8 @@ def load_documents(source: str | Path, *, text_column: str | None = None) -> Doc
 
 
 def _of_folder(folder: Path) -> Iterator[tuple[str, str] | Skipped]:
-    for path in sorted(folder.rglob("*")):
+    for path in sorted(files_below(folder, Kind("document", "documents", frozenset(SUFFIXES)))[0]):
         name = path.relative_to(folder).as_posix()
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if hidden or path.suffix.lower() not in SUFFIXES or not path.is_file():
-            continue
         try:
             yield name, read_document(path)[0]
         except DataError as err:

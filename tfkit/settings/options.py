@@ -12,8 +12,6 @@ from tfkit.errors import ConfigError
 from tfkit.settings import fields
 
 ENCODER, EMBEDDED = "minilm-l6-v2", "sentiment"
-_IMAGES = {".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp"}
-_TEXTS = {".txt", ".text", ".md", ".html", ".htm"}
 SCRATCH = "cnn"
 """The model handle that stands for a small network of images trained from scratch."""
 
@@ -341,10 +339,12 @@ class TextColumns(TextSource, DataConfig):
             return False
         if self.data_dir is None:
             return self.data_file is not None or self.dataset == EMBEDDED
+        from tfkit.data.folders import IMAGES, TEXTS
+
         # Of classes, and of splits of classes.
         found = itertools.chain(self.data_dir.glob("*/*.*"), self.data_dir.glob("*/*/*.*"))
         endings = {path.suffix.lower() for path in found}
-        return bool(endings & _TEXTS) and not endings & _IMAGES
+        return bool(endings & TEXTS.suffixes) and not endings & IMAGES.suffixes
 
     @property
     def encoder_handle(self) -> str:
