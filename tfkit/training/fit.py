@@ -156,7 +156,8 @@ def fit(
             save(run.path / EVALUATION, measured)
             how: Any = {"logits": trained.logits, "temperature": temperature}
             run.record(export.save(trained.model, run, splits, evaluation=measured, **how))
-            run.record({"time/train_seconds": trained.seconds})
+            if not privacy:
+                run.record({"time/train_seconds": trained.seconds})
         Replicas(chosen).barrier()
     return run
 
@@ -241,7 +242,7 @@ def train(
                 run.logdir,
                 first_epoch=len(earlier),
                 steps_per_epoch=method.steps_per_epoch,
-                examples_per_epoch=len(splits.indices["train"]),
+                examples_per_epoch=None if stage.privacy else len(splits.indices["train"]),
                 of_each=cluster.of_each,
                 profile=stage.profile and run.is_chief,
             )
