@@ -22,6 +22,7 @@ from tfkit.settings.options import AUTO, ENCODER, PrivateSettings
 from tfkit.training.fit import train
 from tfkit.training.stage import Stage, Trained
 from tfkit.transfer import models
+from tfkit.transfer.continuing import refuse_trained_on
 from tfkit.transfer.models import Classifier, Top, observe, observe_head, private_top
 
 STAGE = "private"
@@ -75,7 +76,9 @@ def train_private(
     Raises:
       PrivacyError: no epsilon would hold, or none as small as the target.
     """
-    if encoder is None:
+    if encoder is not None:
+        refuse_trained_on(encoder, splits)
+    else:
         length = getattr(config, "max_length", None) or LIGHT_LENGTH
         run.decide(max_length=length)
         run.note(f"The vocabulary is that of {ENCODER}, which is public.")
