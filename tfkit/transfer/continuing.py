@@ -202,16 +202,15 @@ class Start:
         Returns:
           bool [n], of each test example: whether no earlier run, as far as is known, was trained or validated on it.
         """
-        digests = _digests(splits)
-        own = digests[np.concatenate([splits.indices["train"], splits.indices["validation"]])]
-        test, earlier = splits.indices["test"], own[:0]
+        own = np.concatenate([splits.digests("train"), splits.digests("validation")])
+        test, of_test, earlier = splits.indices["test"], splits.digests("test"), own[:0]
         fresh = np.ones(len(test), bool)
         if self.source is not None:
             kept = run_files.read_arrays(self.source.path, TRAINED_ON)
             earlier = kept.get("digests", earlier)
             if earlier.dtype != own.dtype:
                 raise run_files.damaged(self.source.path / TRAINED_ON, "it holds no digests")
-            fresh = ~np.isin(digests[test], earlier)
+            fresh = ~np.isin(of_test, earlier)
             if not kept:  # made by a tfkit that kept none
                 tested = {*examples.load(self.source.path / EVALUATION)[0].names}
                 fresh = np.array([splits.source.names[index] in tested for index in test])
@@ -224,9 +223,9 @@ class Start:
                     " test/accuracy_never_seen is of the others, if any. A seed cuts images by their names in the"
                     " folder, texts by their words: keep both as they were."
                 )
-        all_seen = np.unique(np.concatenate([own, earlier, digests[test[~fresh]]]))
+        known_ones = np.unique(np.concatenate([own, earlier, of_test[~fresh]]))
         with files.new_file(run.path / TRAINED_ON) as file:
-            np.savez_compressed(file, digests=all_seen)
+            np.savez_compressed(file, digests=known_ones)
         return fresh
 
 
@@ -244,18 +243,12 @@ def refuse_trained_on(encoder: Encoder, splits: Splits) -> None:
     digests: Any = run_files.read_arrays(folder, TRAINED_ON).get("digests", [])
     data = known(Run.open(folder).provenance.get("data", {}))
     same = any(data.get(name) == splits.provenance[name] for name in KEPT)
-    if same or np.isin(_digests(splits)[splits.indices["train"]], digests).any():
+    if same or np.isin(splits.digests("train"), digests).any():
         raise PrivacyError(
             f"{encoder.handle} is the model of {folder}, which was trained on these very examples: the epsilon of what"
             " is trained on it would not cover what its weights tell of them.\n  Take a model that has not seen them"
             " (python -m tfkit models)."
         )
-
-
-def _digests(splits: Splits) -> np.ndarray:
-    """Return a digest of each example's content, uint64 [n]."""
-    contents = np.asarray(splits.source.digests).tolist()  # type: ignore[attr-defined]
-    return np.array([int(files.digest_of(content)[:16], 16) for content in contents], np.uint64)
 
 
 def _read(variables: Path) -> list[np.ndarray]:
