@@ -211,6 +211,16 @@ def test_nothing_is_spent_on_what_cannot_be_judged(name, grey, tmp_path):
     assert not (tmp_path / "privacy.json").exists()
 
 
+def test_nothing_is_spent_on_examples_that_are_there_more_than_once(grey, tmp_path):
+    """Epsilon is that of one example: one that is there three times would have three times that."""
+    train = grey.indices["train"]
+    rare = train[grey.source.labels[train] == 1]
+    often = grey.replace(indices={**grey.indices, "train": np.concatenate([train, rare, rare])})
+    with pytest.raises(UsageError, match=r"3 times in the training split[\s\S]*np\.unique"):
+        fit_one_layer(one_layer, often, tmp_path)
+    assert not list(tmp_path.rglob("ledger.json"))
+
+
 def test_nothing_is_spent_where_the_step_cannot_be_traced(grey, tmp_path):
     """An optimizer is first called in the step."""
 
