@@ -392,7 +392,8 @@ class Run(contextlib.AbstractContextManager["Run"]):
         Args:
           name: of the block, "compress", where it is not the run itself: it stands before the names of its stages.
           keep: off, nothing is recorded but, of the run itself, time/total_seconds. So it is with private training: one
-            picture of a private set can need more time and memory than all others, and no noise hides that.
+            picture of a private set can need more time and memory than all others, and no noise hides that. The privacy
+            statement names that number.
 
         Yields:
           What records all that was measured until then: to be called before the report, which shows it.

@@ -12,6 +12,7 @@ from tfkit.data import from_arrays
 from tfkit.environment.files import write_json
 from tfkit.environment.stack import keras
 from tfkit.errors import CheckError, ConfigError, DataError, RunError
+from tfkit.run import TRAINED_ON
 
 
 def small_digits(labels):
@@ -68,6 +69,11 @@ def test_of_a_run_without_privacy_all_that_is_measured_is_kept(tmp_path):
     assert content["attacks"][found.best.name]["auc"] == found.best.auc
     assert {"roc", "histogram"} <= set(content["attacks"]["threshold"])
     assert [*run.logdir.glob("*.audit")]
+    # Had it started from a run that was trained on some of the test examples, these would be no others.
+    np.savez(tmp_path / TRAINED_ON, digests=splits.digests("test")[:150])
+    rest = {**splits.indices, "test": splits.indices["test"][150:]}
+    of_class = [np.bincount(splits.source.labels[rest[name]], minlength=10) for name in ("train", "test")]
+    assert auditing.audit(run, splits, attacks=["threshold"]).examples == np.minimum(*of_class).sum()
 
 
 def test_bad_input_is_refused_before_the_model_is_loaded(leaky, tmp_path):

@@ -1,6 +1,7 @@
 """A smaller epsilon than was spent is never stated, and nothing of the examples is in a private run's folder."""
 
 import json
+import re
 import secrets
 import shutil
 import stat
@@ -16,7 +17,7 @@ from tfkit.environment import files
 from tfkit.environment.stack import keras
 from tfkit.errors import ConfigError, DataError, RunError
 from tfkit.privacy import DPSGD, compute_epsilon
-from tfkit.privacy.ledger import SHOWN, Ledger, check_data, is_private
+from tfkit.privacy.ledger import SHOWN, Ledger, check_data, is_private, register
 from tfkit.reporting import write_comparison
 from tfkit.run import Run
 from tfkit.training.fit import train
@@ -276,6 +277,33 @@ def test_runs_of_one_owner_compare_on_the_same_examples(run, scans, tmp_path, ca
     assert not [note for note in again.notes if str(run.path) in note]
     page = write_comparison([run, again, plain], tmp_path / "page.html")
     assert "All were tested on the very same examples." in page.read_text()
+
+
+def test_people_are_known_again_in_a_set_that_has_grown(run, scans, tmp_path, capsys):
+    """Whatever is added, however it is cut, at whatever size: who was trained on is trained on again."""
+    grown = shutil.copytree(scans, tmp_path / "grown", symlinks=True)
+    (grown / "digit 0" / "zqNew.png").write_bytes(
+        next((scans / "digit 1").glob("*Mueller*")).read_bytes() + b" "
+    )
+    earlier, now = load(scans), load_images(grown, image_size=8, global_batch_size=64, seed=5)
+    before, after = (
+        [(folder / splits.source.names[i]).read_bytes() for i in splits.indices["train"]]
+        for folder, splits in ((scans, earlier), (grown, now))
+    )
+    capsys.readouterr()
+    with Run.create(tmp_path / "run", config={}) as there:
+        register(there, now)
+    said, again = capsys.readouterr().err, sum(content in before for content in after)
+    assert 0 < again < len(after)
+    assert re.search(r"(\d+) of these", said)[1] == str(again)
+
+
+def test_others_under_the_same_labels_are_not_the_same(killed, tmp_path, capsys):
+    images = np.random.default_rng(1).integers(0, 256, (400, 8, 8), np.uint8)
+    others = from_arrays(images, np.arange(400) % 2, image_size=8, global_batch_size=70)
+    with Run.create(tmp_path / "run", config={}) as there:
+        register(there, others)
+    assert "trained on privately" not in capsys.readouterr().err
 
 
 def test_class_weights_are_refused_before_the_counts_are_noted(scans, tmp_path):

@@ -229,6 +229,14 @@ def test_the_noise_on_the_sum_has_the_multiplier_and_the_mean_is_of_unit_vectors
     assert np.abs(again[0] - again[1]).max() > 0
 
 
+def test_a_row_that_is_no_number_is_not_seen_in_the_mean():
+    rows = np.random.default_rng(0).normal(size=(20, 5))
+    without = privacy.noisy_mean(np.concatenate([rows[:19], np.zeros([1, 5])]), noise_multiplier=0.0)
+    for wrong in (np.nan, np.inf, -np.inf):
+        rows[19, 2] = wrong
+        np.testing.assert_allclose(privacy.noisy_mean(rows, noise_multiplier=0.0), without, rtol=1e-6)
+
+
 def test_one_example_moves_the_sum_by_at_most_one():
     rows = np.random.default_rng(0).normal(size=[20, 8]) * 1000
     whole = 20 * privacy.noisy_mean(rows, noise_multiplier=0.0)

@@ -43,10 +43,12 @@ def test_the_signal_is_that_of_one_replica(mirrored, replicas, optimizer):
 
 
 @pytest.mark.slow
-def test_shuffled_epochs_and_empty_local_batches(mirrored):
+def test_shuffled_epochs_and_empty_local_batches(mirrored, workers):
+    """Each example is once in an epoch, whoever trains: with a slow rate the update is the sum of all gradients."""
+    expected = np.array(mirrored["1"]["shuffled"])
     assert all(found["sparse_is_finite"] for found in mirrored.values())
-    for replicas in ("2", "4"):
-        np.testing.assert_allclose(mirrored[replicas]["shuffled"], mirrored["1"]["shuffled"], atol=1e-5)
+    for found in (mirrored["2"], mirrored["4"], workers):
+        np.testing.assert_allclose(found["shuffled"], expected, atol=1e-3 * np.abs(expected).max())
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ import pytest
 
 from tfkit.environment.stack import keras, tf
 from tfkit.errors import PrivacyError
-from tfkit.privacy import make_private_safe
+from tfkit.privacy import make_private_safe, problems
 from tfkit.privacy.validation import batch_normalizations
 
 L = keras.layers
@@ -91,6 +91,16 @@ def test_without_pixels_a_group_has_numbers_enough():
     assert [layer.groups for layer in new.layers if isinstance(layer, L.GroupNormalization)] == [4, 1]
     assert new.optimizer is None
     assert np.std(new(tf.random.stateless_normal([6, 5], [1, 1]))[:, 0]) > 0.1
+
+
+def test_statistics_of_the_data_are_not_made_safe():
+    inputs, normalization = keras.Input([6]), L.Normalization(name="own")
+    normalization.adapt(np.random.default_rng(0).normal(size=[20, 6]))
+    value = keras.Model(inputs, normalization(inputs))(inputs)  # nested
+    old = keras.Model(inputs, L.Dense(3)(L.BatchNormalization()(L.Dense(16)(value))))
+    old.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    (problem,) = problems(make_private_safe(old))
+    assert "'own' was adapted" in problem
 
 
 def test_what_cannot_be_taken_apart_is_refused_by_name():

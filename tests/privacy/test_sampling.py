@@ -56,15 +56,26 @@ def test_chance_follows_from_secret_epoch_and_step():
     assert len({at(), at(epoch=2), at(step=3), at(secret=SECRET[::-1])}) == 4
 
 
-def test_shuffled_epochs_see_each_example_once():
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_shuffled_epochs_see_each_example_once(count):
+    """Also where the replicas are those of several processes, each of which has a secret of its own."""
     shuffled = plan(batch=30, sampler="shuffled")
+    secrets = [bytes([replica, *SECRET]) for replica in range(count)]
     for epoch in range(2):
-        settings = {"epoch": epoch, "secret": SECRET}
+        settings = {"epoch": epoch, "count": count}
         steps = [
-            sample(EXAMPLES, shuffled, step=step, **settings) for step in range(shuffled.steps_per_epoch)
+            [
+                position
+                for replica, secret in enumerate(secrets)
+                for position in sample(
+                    EXAMPLES, shuffled, step=step, replica=replica, secret=secret, **settings
+                )
+            ]
+            for step in range(shuffled.steps_per_epoch)
         ]
         assert list(map(len, steps)) == [30] * 6 + [20]
         assert sorted(np.concatenate(steps)) == list(range(EXAMPLES))
+        assert steps[0] != sorted(steps[0])
 
 
 @pytest.mark.parametrize("batch", [1, 50])

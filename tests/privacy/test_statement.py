@@ -46,6 +46,7 @@ def test_what_is_and_is_not_covered():
         "number of training",
         "several",
         "floating-point",
+        "how long",
     )
     assert all(gap in gaps for gap in named)
     assert "gradient norms" not in gaps
@@ -71,6 +72,7 @@ def test_shuffled_epochs_and_adaptive_clipping_are_named():
     text = paragraph(said)
     assert "without amplification" in text
     assert "50% quantile" in text
+    assert "99.5% quantile" in paragraph(state(adaptive_clip_quantile=0.995))
     assert "independently" not in text
 
 

@@ -39,6 +39,13 @@ def train(splits, folder, *, callbacks=(), seed=0, optimizer="sgd", **asked):
     )  # fmt: skip
 
 
+def epoch_times(run):
+    """When the numbers of epochs were written, as their files say."""
+    files = run.logdir.glob("*/*.tfevents.*")
+    events = [event for path in files for event in tf.compat.v1.train.summary_iterator(str(path))]
+    return {event.wall_time for event in events if event.summary.value and "epoch_" in str(event.summary)}
+
+
 def weights(run):
     newest = sorted((run.path / "backup" / "train").glob("[0-9]*"))[-1]
     loaded = tf.train.load_checkpoint(str(newest / "variables"))
@@ -58,8 +65,18 @@ def test_the_statement_is_of_what_ran_and_nothing_about_training_examples_is_log
     assert 2.9 < said["epsilon"] <= 3.0
     assert run.metrics["privacy/epsilon"] == said["epsilon"]
     assert list(run.history["epsilon"]) == sorted(run.history["epsilon"])
-    assert not {"loss", "accuracy"} & set(run.history.columns)
-    assert {"val_loss", "val_accuracy"} <= set(run.history.columns)
+    # How long an epoch took tells how many examples were sampled.
+    assert [*run.history.columns] == [
+        "stage",
+        "epoch",
+        "val_loss",
+        "val_accuracy",
+        "epsilon",
+        "learning_rate",
+    ]
+    assert [name for name in run.metrics if name.startswith("time/")] == ["time/total_seconds"]
+    assert len(epoch_times(run)) <= 2  # of train and of validation, for three epochs
+    assert "interval" not in said  # of the reckoning, not of what holds
 
 
 def test_a_seed_does_not_fix_the_noise_unless_that_is_asked_for_and_said(splits, tmp_path):
@@ -70,6 +87,7 @@ def test_a_seed_does_not_fix_the_noise_unless_that_is_asked_for_and_said(splits,
     said = json.loads((fixed[0].path / "privacy.json").read_text())
     assert said["private"] is False
     assert "NOT PRIVATE" in privacy.paragraph(said)
+    assert "epsilon" not in fixed[0].history.columns
 
 
 def test_microbatches_are_a_matter_of_memory_alone(splits, tmp_path):
@@ -191,6 +209,16 @@ def test_nothing_is_spent_on_what_cannot_be_judged(name, grey, tmp_path):
         fit_one_layer(lambda: one_layer(**settings), grey, tmp_path)
     assert not list(tmp_path.rglob("ledger.json"))
     assert not (tmp_path / "privacy.json").exists()
+
+
+def test_nothing_is_spent_on_examples_that_are_there_more_than_once(grey, tmp_path):
+    """Epsilon is that of one example: one that is there three times would have three times that."""
+    train = grey.indices["train"]
+    rare = train[grey.source.labels[train] == 1]
+    often = grey.replace(indices={**grey.indices, "train": np.concatenate([train, rare, rare])})
+    with pytest.raises(UsageError, match=r"3 times in the training split[\s\S]*np\.unique"):
+        fit_one_layer(one_layer, often, tmp_path)
+    assert not list(tmp_path.rglob("ledger.json"))
 
 
 def test_nothing_is_spent_where_the_step_cannot_be_traced(grey, tmp_path):

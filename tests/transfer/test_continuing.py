@@ -22,7 +22,7 @@ from tests import forked
 from tests.conftest import write_digits
 from tests.hub.conftest import export
 from tfkit.environment.stack import tf
-from tfkit.errors import ConfigError, RunError
+from tfkit.errors import ConfigError, PrivacyError, RunError
 from tfkit.reporting.examples import load as evaluation
 from tfkit.run import PRIVACY, PROVENANCE, REPORT, TRAINED_ON, Run
 from tfkit.transfer.continuing import Start, _read
@@ -241,6 +241,23 @@ def test_what_it_was_trained_on_is_counted_where_it_is_tested(small, reseeded, p
     expected = [(renamed / moved.source.names[i]).read_bytes() not in contents for i in moved.indices["test"]]
     with Run.create(tmp_path / "moved", config={}) as run:
         assert Start(source=small).remember(run, moved).tolist() == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("by", ["digests", "fingerprint"])
+def test_no_epsilon_is_stated_for_a_model_that_has_seen_the_examples(by, small, photos, tmp_path):
+    source = shutil.copytree(small.path, tmp_path / "source")
+    if by == "fingerprint":  # tfkit.fit keeps no digests
+        (source / TRAINED_ON).unlink()
+    asked = {"model": str(source / "saved_model"), "image_size": 16, "epochs": 1, "target_epsilon": 8}
+    with pytest.raises(PrivacyError, match=r"source/saved_model[\s\S]*these very examples"):
+        tfkit.train(photos, run_dir=tmp_path / "same", **asked)
+    assert not [*tmp_path.rglob("ledger.json")]
+    write_digits(tmp_path / "others", classes=2, each=70)
+    for path in sorted((tmp_path / "others").glob("*/*.png")):
+        if path.read_bytes() in {other.read_bytes() for other in photos.glob("*/*.png")}:
+            path.unlink()
+    assert tfkit.train(tmp_path / "others", run_dir=tmp_path / "other", **asked).finished
 
 
 @pytest.mark.slow

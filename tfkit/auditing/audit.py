@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
-from tfkit import hub, reporting
+from tfkit import hub, reporting, run_files
 from tfkit.auditing.attacks import CONFIDENCE, Attack, LowerBound, attack, lira, lower_bound
 from tfkit.auditing.exposure import exposure
 from tfkit.calibration import temperature_of, with_temperature
@@ -25,7 +25,7 @@ from tfkit.hub import Encoder
 from tfkit.metrics import evaluate
 from tfkit.privacy.ledger import check_data, is_private
 from tfkit.reporting.tensorboard import write_audit
-from tfkit.run import AUDIT, METRICS, PRIVACY, Run
+from tfkit.run import AUDIT, METRICS, PRIVACY, TRAINED_ON, Run
 from tfkit.settings.jobs import AuditConfig
 from tfkit.settings.options import PrivateSettings, TextColumns
 from tfkit.settings.parse import from_keywords
@@ -220,7 +220,7 @@ def audit(run: Run | str | Path, splits: Splits | None = None, **settings: Unpac
                 backbone, read = load(own)
                 splits = splits or read
         check_data(run, splits)
-        pair, labels = _by_lot(splits, seed=config.seed), splits.source.labels
+        pair, labels = _by_lot(_never_seen(run, splits), seed=config.seed), splits.source.labels
         with stage("predict", "Predicting the examples"):
             answers = [predict(run.model, splits, indices) for indices in pair]
         if not all(np.isfinite(probabilities).all() for probabilities in answers):
@@ -288,6 +288,18 @@ def claim(run: Run) -> tuple[float, float] | None:
     statement = run.read(PRIVACY)
     epsilon = statement.get("epsilon") if statement.get("private", True) else None
     return None if epsilon is None else (float(epsilon), float(statement.get("delta", 0.0)))
+
+
+def _never_seen(run: Run, splits: Splits) -> Splits:
+    """Return the splits without the test examples that an earlier run was trained on, from which this one started."""
+    known = run_files.read_arrays(run.path, TRAINED_ON).get("digests", np.zeros(0))
+    seen, test = np.isin(splits.digests("test"), known), splits.indices["test"]
+    if not seen.any():
+        return splits
+    run.say(
+        f"{seen.sum()} of the {len(test)} test examples are left out: an earlier run was trained on them."
+    )
+    return splits.replace(indices={**splits.indices, "test": test[~seen]})
 
 
 def _by_lot(splits: Splits, *, seed: int) -> list[np.ndarray]:

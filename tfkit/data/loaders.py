@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.util
 from collections.abc import Sequence
@@ -49,7 +50,7 @@ class ArraySource:
         self.fingerprint = files.digest_of(images.shape, images.tobytes(), image_size, RECIPE)
         self._images = images
 
-    @property
+    @functools.cached_property
     def digests(self) -> list[str]:
         """Return those of the images as they are."""
         return [hashlib.sha256(image.tobytes()).hexdigest() for image in self._images]

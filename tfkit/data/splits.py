@@ -542,6 +542,12 @@ class Splits:
         kind = stack.tf.float32 if self.source.shape else stack.tf.string
         return stack.tf.TensorSpec(self.source.shape, kind)
 
+    def digests(self, split: str) -> np.ndarray:
+        """Return a digest of the content of each example of a split, uint64 [n]; [0] where the source knows none."""
+        contents = np.asarray(getattr(self.source, "digests", ()))
+        of_split = contents[self.indices[split]].tolist() if len(contents) else []
+        return np.array([int(files.digest_of(content)[:16], 16) for content in of_split], np.uint64)
+
     @property
     def counts(self) -> dict[str, dict[str, int]]:
         """Return how many examples of each class are in each split: {"train": {"cat": 70, "dog": 71}, ...}."""

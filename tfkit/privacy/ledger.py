@@ -17,6 +17,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tfkit.data.splits import Splits
 from tfkit.environment import files
 from tfkit.errors import DataError, RunError
@@ -154,6 +156,8 @@ FOLDER = "private"
 RECORD = "record"
 SHOWN = ("origin", "classes", "shape", "seed")
 KEPT = ("fingerprint", "division")
+DIGESTS = ".npy"
+"""Beside a record, of each training example: people are the same in a set that has grown, or is cut otherwise."""
 
 
 def is_private(run: Run) -> bool:
@@ -169,7 +173,8 @@ def shown(data: Mapping[str, Any]) -> dict[str, Any]:
 def register(run: Run, splits: Splits) -> dict[str, Any]:
     """Return the `data` of a private run's provenance.json, and keep in its record what may not stand there.
 
-    A word is said, and not kept, where an earlier private run has spent on the same examples.
+    A word is said, and not kept, where earlier private runs have spent on some of these examples, however they were cut
+    and prepared.
 
     Raises:
       DataError: the run was begun on other data, or the record of it is not here.
@@ -186,23 +191,42 @@ def register(run: Run, splits: Splits) -> dict[str, Any]:
             f" {_ANEW}."
         )
     records = sorted((files.cache_root() / FOLDER).glob("*.json"), key=lambda path: path.stat().st_mtime_ns)
-    earlier = [
-        record
-        for record in map(_read, records)
-        if "spent" in record and any(record.get(key) == data[key] for key in KEPT)
-    ]
+    examples, digests = len(splits.indices["train"]), splits.digests("train")
+    again, earlier = np.zeros(examples, bool), []
+    for path in records:
+        if "spent" in (record := _read(path)):
+            seen = _seen(path, record, data, digests=digests, examples=examples)
+            again |= seen
+            earlier += [record] if seen.any() else []
     name = secrets.token_hex(16)
     _update(_path(name), {"run": str(run.path.resolve()), **{key: data[key] for key in KEPT}})
+    if len(digests):
+        with files.new_file(_path(name).with_suffix(DIGESTS), mode=0o600) as file:
+            np.save(file, digests)
     if earlier:
         spent = [record["spent"] for record in earlier]
         total = "without an epsilon" if None in spent else f"epsilon {sum(spent):.3g} in all"
         print(
-            f"These very examples were trained on privately before, in {len(earlier)} run(s) ({total}; the last:"
-            f" {earlier[-1].get('run')}). This run spends again on the same people: to those who see both, it adds up.",
+            f"{again.sum()} of these {examples} examples were trained on privately before, in {len(earlier)} run(s)"
+            f" ({total}; the last: {earlier[-1].get('run')}). This run spends again on the same people: to those who"
+            " see both, it adds up.",
             file=sys.stderr,
             flush=True,
         )
     return {**shown(data), RECORD: name}
+
+
+def _seen(
+    path: Path, record: Mapping[str, Any], data: Mapping[str, Any], *, digests: np.ndarray, examples: int
+) -> np.ndarray:
+    """Return which of the training examples the run of a record was trained on: bool [n]."""
+    try:
+        kept = np.load(path.with_suffix(DIGESTS), allow_pickle=False)
+    except (OSError, ValueError):  # of an earlier tfkit, or of a source that knows no digests
+        kept = None
+    if kept is None or not len(digests):
+        return np.full(examples, any(record.get(key) == data[key] for key in KEPT))
+    return np.isin(digests, kept)
 
 
 def spend(run: Run, *, epsilon: float | None) -> None:

@@ -417,7 +417,8 @@ class Plan(DPSGD):
 def noisy_mean(rows: np.ndarray, *, noise_multiplier: float, seed: int | None = None) -> np.ndarray:
     """Return the mean of vectors of length one, with the noise of a Gaussian mechanism.
 
-    Each row is brought to length one, so that adding or removing one moves the sum by 1 at most.
+    Each row is brought to length one, so that adding or removing one moves the sum by 1 at most. One that is not finite
+    counts as zeros: it would be seen in every number of the mean.
 
     Args:
       rows: float [n, d], one an example; n is taken as public.
@@ -430,7 +431,9 @@ def noisy_mean(rows: np.ndarray, *, noise_multiplier: float, seed: int | None = 
     Source: Dwork and Roth 2014, appendix A, for the mechanism.
     """
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    total = (rows / np.maximum(lengths, 1e-12)).sum(axis=0, dtype=np.float64)
+    unit = np.zeros(rows.shape)
+    np.divide(rows, np.maximum(lengths, 1e-12), out=unit, where=np.isfinite(lengths))
+    total = unit.sum(axis=0)
     chance = np.random.default_rng(secrets.randbits(256) if seed is None else seed)
     return np.asarray((total + noise_multiplier * chance.standard_normal(len(total))) / len(rows), np.float32)
 
@@ -450,7 +453,7 @@ def noise_for_share(whole: float, share: float) -> float:
     return whole / math.sqrt(share)
 
 
-UNSAID = ("microbatch_size", "steps_per_epoch", "epochs")  # of a plan: no part of the promise
+UNSAID = ("microbatch_size", "steps_per_epoch", "epochs", "interval")  # of a plan: no part of the promise
 LARGE = 100  # an epsilon whose odds are beyond words
 
 

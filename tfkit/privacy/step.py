@@ -113,11 +113,12 @@ def sample(
       count: of all replicas.
     """
     key = [int.from_bytes(secret[start : start + 8], "little") for start in range(0, len(secret), 8)]
-    if plan.sampler == "shuffled":
-        start = step * plan.expected_batch_size
-        order = np.random.default_rng([*key, epoch]).permutation(positions)
-        return order[start : start + plan.expected_batch_size][replica::count]
     own = np.arange(replica, positions, count)
+    if plan.sampler == "shuffled":
+        # Each replica shuffles what it owns: the order of another process, whose secret is another, is not known here.
+        edges = (min(at * plan.expected_batch_size, positions) for at in (step, step + 1))
+        start, stop = (len(range(replica, edge, count)) for edge in edges)
+        return np.random.default_rng([*key, epoch, replica]).permutation(own)[start:stop]
     chance = np.random.default_rng([*key, epoch, step, replica]).random(len(own))
     return own[chance < plan.sampling_probability]
 

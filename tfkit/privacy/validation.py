@@ -529,3 +529,5 @@ def _copy_weights(old: Any, new: Any) -> None:
         new.set_weights(old.get_weights())
         for layer, copy in zip(old._flatten_layers(), new._flatten_layers(), strict=True):
             copy._trainable = layer._trainable
+            if getattr(layer, "is_adapted", False):  # its statistics are still those of the data
+                copy._is_adapted = True

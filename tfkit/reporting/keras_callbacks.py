@@ -64,12 +64,13 @@ class EpochLines(keras.callbacks.Callback):
 class _EventFile(EventFileWriter):
     """An event file that makes void what a killed process has written of a step and of later ones."""
 
-    def __init__(self, folder: Path, *, first_step: int) -> None:
+    def __init__(self, folder: Path, *, first_step: int, timed: bool = True) -> None:
         # TensorBoard reads event files in the order of their names, which begin with the second: one file a second.
         now = time.time()
         if any(folder.glob(f"events.out.tfevents.{int(now):010d}.*")):
             time.sleep(int(now) + 1 - now)
         super().__init__(str(folder))
+        self._only_time = None if timed else now
         self._add(first_step, session_log=event_pb2.SessionLog(status=event_pb2.SessionLog.START))
 
     def write(self, step: int, summaries: Sequence[Any]) -> None:
@@ -79,22 +80,26 @@ class _EventFile(EventFileWriter):
         self.flush()
 
     def _add(self, step: int, **content: Any) -> None:
-        self.add_event(event_pb2.Event(step=step, wall_time=time.time(), **content))
+        now = self._only_time or time.time()
+        self.add_event(event_pb2.Event(step=step, wall_time=now, **content))
 
 
 class _EpochFiles(keras.callbacks.Callback):
     """Event files that are begun before the first epoch, in the one process that writes them."""
 
-    def __init__(self, logdir: Path, *names: str, first_epoch: int = 0) -> None:
+    def __init__(self, logdir: Path, *names: str, first_epoch: int = 0, timed: bool = True) -> None:
         super().__init__()
-        self._logdir, self._names, self._first_epoch = logdir, names, first_epoch
+        self._logdir, self._names, self._first_epoch, self._timed = logdir, names, first_epoch, timed
         self._files: dict[str, _EventFile] = {}
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Begin the event files, unless they are there."""
         if not self._files and self.model.distribute_strategy.extended.should_save_summary:
             step = self._first_epoch + epoch
-            self._files = {name: _EventFile(self._logdir / name, first_step=step) for name in self._names}
+            self._files = {
+                name: _EventFile(self._logdir / name, first_step=step, timed=self._timed)
+                for name in self._names
+            }
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Close the event files."""
@@ -163,10 +168,13 @@ class Profile(keras.callbacks.Callback):
 class Speed(keras.callbacks.Callback):
     """Add learning rate and training speed to the logs of each epoch; the time of validation is left out.
 
-    Of an epoch that was resumed in its middle the speed is that of the steps which this process took.
+    Of an epoch that was resumed in its middle the speed is that of the steps which this process took. Of a training
+    without `examples_per_step` only the learning rate is added.
     """
 
-    def __init__(self, examples_per_step: float, of_each: Callable[[float], Sequence[float]] | None) -> None:
+    def __init__(
+        self, examples_per_step: float | None, of_each: Callable[[float], Sequence[float]] | None
+    ) -> None:
         super().__init__()
         self._supports_tf_logs = True
         self._examples_per_step = examples_per_step
@@ -191,9 +199,11 @@ class Speed(keras.callbacks.Callback):
         """Put the numbers where later callbacks find them, as Keras's ReduceLROnPlateau does."""
         if logs is None:
             return
+        logs["learning_rate"] = learning_rate(self.model.optimizer)
+        if self._examples_per_step is None:
+            return
         seconds = max(self._ended - self._began, 0.0)
         speed = self._steps * self._examples_per_step / max(seconds, 1e-9)
-        logs["learning_rate"] = learning_rate(self.model.optimizer)
         logs["examples_per_second"] = speed
         logs["step_ms"] = 1000 * seconds / max(self._steps, 1)
         speeds = self._of_each(speed) if self._of_each else ()
@@ -217,8 +227,8 @@ class EpochLog(_EpochFiles):
     but not where several processes train: tracing the model there sets up collectives, in this process alone.
     """
 
-    def __init__(self, logdir: Path, *, first_epoch: int) -> None:
-        super().__init__(logdir, "train", "validation", first_epoch=first_epoch)
+    def __init__(self, logdir: Path, *, first_epoch: int, timed: bool) -> None:
+        super().__init__(logdir, "train", "validation", first_epoch=first_epoch, timed=timed)
         self._has_graph = False
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
@@ -258,7 +268,7 @@ def callbacks(
     *,
     first_epoch: int = 0,
     steps_per_epoch: int,
-    examples_per_epoch: int,
+    examples_per_epoch: int | None,
     of_each: Callable[[float], Sequence[float]] | None = None,
     profile: bool = False,
 ) -> list[keras.callbacks.Callback]:
@@ -271,7 +281,8 @@ def callbacks(
       logdir: the folder of the whole run.
       first_epoch: where epoch 0 of this stage stands on the axis: how many epochs earlier stages took.
       steps_per_epoch: batches in a training epoch.
-      examples_per_epoch: examples in a training epoch.
+      examples_per_epoch: examples in a training epoch. None: nothing that is logged says how long an epoch took, as of
+        private training, where it tells how many examples were sampled.
       of_each: where several processes train: gives what each of them has, for this one's number. With it the examples
         per second of every worker are logged too.
       profile: whether to trace steps 10 to 20, unless an earlier stage of the run has been traced.
@@ -281,7 +292,7 @@ def callbacks(
       killed process logged of that epoch and of later ones.
     """
     return [
-        Speed(examples_per_epoch / steps_per_epoch, of_each),
-        EpochLog(logdir, first_epoch=first_epoch),
+        Speed(examples_per_epoch and examples_per_epoch / steps_per_epoch, of_each),
+        EpochLog(logdir, first_epoch=first_epoch, timed=examples_per_epoch is not None),
         *([Profile(logdir)] if profile else []),
     ]

@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
 from tfkit import tasks
 from tfkit.data.splits import Splits, typed_labels
 from tfkit.distribution import strategies
@@ -81,7 +83,8 @@ def fit(
       The run, closed: metrics, history, model.
 
     Raises:
-      PrivacyError: among others, 16-bit images that were scaled by what they use, and calibration.
+      PrivacyError: among others, 16-bit images that were scaled by what they use, examples that are several times in
+        the training split, and calibration.
       UsageError: before the first step, and before privacy is spent: what `fit`, the evaluation or the export would
         fail at. The model is tried on a batch for that.
       DataError: a private run was begun in that folder on other data, or they cannot be told; see
@@ -115,6 +118,11 @@ def fit(
         raise PrivacyError(
             f"16 bits were scaled by what the training images use, {low} to {high}, which epsilon does not cover.\n"
             "  Give a range of your own: tfkit.load_images(..., pixel_range=(0, 65535)), or (0, 4095) for 12 bits."
+        )
+    if privacy and (often := int(np.bincount(splits.indices["train"]).max())) > 1:
+        raise PrivacyError(
+            f"An example is {often} times in the training split, as of a rare class that is to count more: epsilon is"
+            " that of an example that is there once.\n  Take each once: np.unique(splits.indices['train'])."
         )
     config = {
         "function": "tfkit.fit",
@@ -156,7 +164,8 @@ def fit(
             save(run.path / EVALUATION, measured)
             how: Any = {"logits": trained.logits, "temperature": temperature}
             run.record(export.save(trained.model, run, splits, evaluation=measured, **how))
-            run.record({"time/train_seconds": trained.seconds})
+            if not privacy:
+                run.record({"time/train_seconds": trained.seconds})
         Replicas(chosen).barrier()
     return run
 
@@ -241,7 +250,7 @@ def train(
                 run.logdir,
                 first_epoch=len(earlier),
                 steps_per_epoch=method.steps_per_epoch,
-                examples_per_epoch=len(splits.indices["train"]),
+                examples_per_epoch=None if stage.privacy else len(splits.indices["train"]),
                 of_each=cluster.of_each,
                 profile=stage.profile and run.is_chief,
             )

@@ -333,7 +333,7 @@ class PrivateTraining(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Add what has been spent so far to the numbers of the epoch."""
         if logs is not None:
-            if self._plan.noise_multiplier:
+            if self._plan.noise_multiplier and not self._plan.deterministic_noise:
                 logs["epsilon"] = self._plan.epsilon(self._steps, interval=self._plan.interval)
             if self._plan.adaptive_clip_quantile is not None:
                 logs["l2_norm_clip"] = float(self._step.clip.numpy())

@@ -13,10 +13,11 @@ import numpy as np
 from tfkit import run_files, tasks
 from tfkit.data.splits import Splits
 from tfkit.environment import files, packages, stack
-from tfkit.errors import RunError
-from tfkit.privacy.ledger import is_private
+from tfkit.errors import PrivacyError, RunError
+from tfkit.hub.encoders import Encoder
+from tfkit.privacy.ledger import KEPT, is_private, known
 from tfkit.reporting import examples
-from tfkit.run import EVALUATION, SAVED_MODEL, TRAINED_ON, Run
+from tfkit.run import CONFIG, EVALUATION, SAVED_MODEL, TRAINED_ON, Run
 from tfkit.settings.options import LIGHT
 from tfkit.training.stage import Stage, Trained
 from tfkit.transfer.models import CLASSIFIER
@@ -201,17 +202,15 @@ class Start:
         Returns:
           bool [n], of each test example: whether no earlier run, as far as is known, was trained or validated on it.
         """
-        contents = np.asarray(splits.source.digests).tolist()  # type: ignore[attr-defined]
-        digests = np.array([int(files.digest_of(content)[:16], 16) for content in contents], np.uint64)
-        own = digests[np.concatenate([splits.indices["train"], splits.indices["validation"]])]
-        test, earlier = splits.indices["test"], own[:0]
+        own = np.concatenate([splits.digests("train"), splits.digests("validation")])
+        test, of_test, earlier = splits.indices["test"], splits.digests("test"), own[:0]
         fresh = np.ones(len(test), bool)
         if self.source is not None:
             kept = run_files.read_arrays(self.source.path, TRAINED_ON)
             earlier = kept.get("digests", earlier)
             if earlier.dtype != own.dtype:
                 raise run_files.damaged(self.source.path / TRAINED_ON, "it holds no digests")
-            fresh = ~np.isin(digests[test], earlier)
+            fresh = ~np.isin(of_test, earlier)
             if not kept:  # made by a tfkit that kept none
                 tested = {*examples.load(self.source.path / EVALUATION)[0].names}
                 fresh = np.array([splits.source.names[index] in tested for index in test])
@@ -225,10 +224,32 @@ class Start:
                     f" {share}_never_seen is of the others, if any. A seed cuts images by their names in the"
                     " folder, texts by their words: keep both as they were."
                 )
-        known = np.unique(np.concatenate([own, earlier, digests[test[~fresh]]]))
+        known_ones = np.unique(np.concatenate([own, earlier, of_test[~fresh]]))
         with files.new_file(run.path / TRAINED_ON) as file:
-            np.savez_compressed(file, digests=known)
+            np.savez_compressed(file, digests=known_ones)
         return fresh
+
+
+def refuse_trained_on(encoder: Encoder, splits: Splits) -> None:
+    """Make sure that a private training does not stand on weights which its own examples have decided.
+
+    A run of tfkit tells what its model was trained on; of a model from elsewhere nobody knows.
+
+    Raises:
+      PrivacyError: the model is that of a run on these training examples, private or not.
+    """
+    folder = encoder.path.resolve().parent
+    if not (folder / CONFIG).is_file():
+        return
+    digests: Any = run_files.read_arrays(folder, TRAINED_ON).get("digests", [])
+    data = known(Run.open(folder).provenance.get("data", {}))
+    same = any(data.get(name) == splits.provenance[name] for name in KEPT)
+    if same or np.isin(splits.digests("train"), digests).any():
+        raise PrivacyError(
+            f"{encoder.handle} is the model of {folder}, which was trained on these very examples: the epsilon of what"
+            " is trained on it would not cover what its weights tell of them.\n  Take a model that has not seen them"
+            " (python -m tfkit models)."
+        )
 
 
 def _read(variables: Path) -> list[np.ndarray]:

@@ -22,6 +22,7 @@ from tfkit.settings.options import AUTO, ENCODER, PrivateSettings
 from tfkit.training.fit import train
 from tfkit.training.stage import Stage, Trained
 from tfkit.transfer import models
+from tfkit.transfer.continuing import refuse_trained_on
 from tfkit.transfer.models import Classifier, Top, observe, observe_head, private_top
 
 STAGE = "private"
@@ -75,7 +76,9 @@ def train_private(
     Raises:
       PrivacyError: no epsilon would hold, or none as small as the target.
     """
-    if encoder is None:
+    if encoder is not None:
+        refuse_trained_on(encoder, splits)
+    else:
         length = getattr(config, "max_length", None) or LIGHT_LENGTH
         run.decide(max_length=length)
         run.note(f"The vocabulary is that of {ENCODER}, which is public.")
@@ -92,28 +95,23 @@ def train_private(
     )
     run.decide(epochs=stage.epochs, learning_rate=float(rate), global_batch_size=of_batches.global_batch_size)
     run.decide(l2_norm_clip=plan.l2_norm_clip)
-    classes, top, seconds = len(splits.class_names), private_top(rate, plan.steps, task=splits.task), 0.0
+    classes, top = len(splits.class_names), private_top(rate, plan.steps, task=splits.task)
     if encoder is None:
         tokenizer = hub.load_model(ENCODER, max_length=length).tokenizer
         assert tokenizer is not None, "it is bundled"
         build = functools.partial(models.light, tokenizer, classes, top, length=length)
         trained = train(build, of_batches, stage, run=run, strategy=strategy)
-        classifier = observe(trained.model, splits)
-    else:
-        whole = functools.partial(models.whole_model, encoder, classes=classes, spec=splits.spec)
-        if config.features:
-            extraction = hub.extract(encoder, splits)
-            run.say(extraction.summary)  # not kept: it counts private examples
-            features, seconds = extraction.splits, extraction.seconds
-            trained, top = train_private_head(run, encoder, features, config, strategy=strategy)
-            model = whole(head=trained.model, top=top, base=extraction.model)
-            classifier = observe_head(model, trained, features)
-        else:
-            build = functools.partial(whole, trainable="all", top=top)
-            trained = train(build, of_batches, stage, run=run, strategy=strategy)
-            classifier = observe(whole(head=trained.model, top=top), splits)
-    run.record({"time/features_seconds": seconds, "time/train_seconds": trained.seconds})
-    return classifier
+        return observe(trained.model, splits)
+    whole = functools.partial(models.whole_model, encoder, classes=classes, spec=splits.spec)
+    if config.features:
+        extraction = hub.extract(encoder, splits)
+        run.say(extraction.summary)  # not kept: it counts private examples
+        trained, top = train_private_head(run, encoder, extraction.splits, config, strategy=strategy)
+        model = whole(head=trained.model, top=top, base=extraction.model)
+        return observe_head(model, trained, extraction.splits)
+    build = functools.partial(whole, trainable="all", top=top)
+    trained = train(build, of_batches, stage, run=run, strategy=strategy)
+    return observe(whole(head=trained.model, top=top), splits)
 
 
 def train_private_head(

@@ -146,7 +146,8 @@ def _search(search: Search) -> None:
         )
         ledger.spend(run, epsilon=plan.epsilon(plan.steps))
         folder.mkdir(mode=0o700)
-        _keep(folder, {"number": 0, "drawn": _draw(search.space), "best": None, "score": -math.inf})
+        first = {"number": 0, "drawn": _draw(search.space), "best": None, "score": -math.inf}
+        files.write_text(folder / STATE, json.dumps(first))  # JSON of Python: the score is -Infinity
     state = json.loads((folder / STATE).read_text())
     while state["drawn"] is not None:
         began, name, score = time.monotonic(), str(state["number"]), -math.inf
@@ -162,7 +163,7 @@ def _search(search: Search) -> None:
             state |= {"best": name, "score": score}
         ended = secrets.randbelow(own.expected_trials) == 0
         state |= {"number": state["number"] + 1, "drawn": None if ended else _draw(search.space)}
-        _keep(folder, state)
+        files.write_text(folder / STATE, json.dumps(state))
         for other in folder.glob("[0-9]*"):
             if other.name != state["best"]:
                 shutil.rmtree(other)
@@ -199,8 +200,3 @@ def _draw(space: Mapping[str, Any]) -> dict[str, Any]:
 
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=secrets.randbits(32)))
     return dict(study.ask(dict(space)).params)
-
-
-def _keep(folder: Path, state: Mapping[str, Any]) -> None:
-    """Write how far the search is; the folder is its owner's alone."""
-    files.write_text(folder / STATE, json.dumps(state))  # JSON of Python: the first score is -Infinity
