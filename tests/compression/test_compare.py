@@ -61,6 +61,18 @@ def test_a_broken_file_of_a_regression():
     assert plain["error"] == broken.error
 
 
+def test_a_file_that_gives_nan_is_no_variant():
+    """Its largest score would be the first class, which is the right one of most examples here."""
+    inputs = keras.Input([8])
+    shares = inputs / (tf.reduce_sum(inputs, axis=1, keepdims=True) + 1e-9)  # 0 / 0 where 1e-9 is a float16
+    first = LAYERS.Dense(2, "softmax", bias_initializer=lambda shape, dtype: tf.constant([0.1, 0.0]))
+    model, x = keras.Model(inputs, first(LAYERS.Dense(64)(shares))), np.abs(X)
+    x[:150] = 0
+    table = compare(model, inputs=x, variants=("float32", "float16"), threads=(1,))
+    assert [one.name for one in table.variants] == [*table.models] == ["float32"]
+    assert "NaN) for 150 of 200 examples" in table.failed["float16"]
+
+
 @pytest.mark.slow
 def test_two_inputs_by_name_and_in_a_dataset_with_labels():
     zeta, alpha = (keras.Input([None, 4], name=name) for name in ("zeta", "alpha"))

@@ -242,6 +242,18 @@ def test_weights_that_are_not_finite_are_named():
         convert(broken)
 
 
+def test_numbers_that_float16_cannot_hold_are_said():
+    """A price: of the bias of 300,000 there are 65,504 left."""
+    price = keras.Sequential(
+        [keras.Input([4]), keras.layers.Dense(1, bias_initializer=lambda *_, **__: [3e5])]
+    )
+    with pytest.warns(UserWarning, match=r"BiasAdd.*float16 ends at 65,504"):
+        content = convert(price, variant="float16")
+    assert run(content, np.zeros((1, 4), np.float32)) < 7e4
+    assert "prices" in inspect(content).notes[0]
+    assert inspect(convert(price)).notes == ()
+
+
 @pytest.mark.parametrize(("bits", "smaller", "error"), [(8, 0.35, 0.02), (4, 0.25, 0.4)])
 def test_integer_weights_alone(bits, smaller, error):
     keras.utils.set_random_seed(0)

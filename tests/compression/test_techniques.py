@@ -201,6 +201,14 @@ def test_it_trains_and_becomes_int8(digits):
     assert census.macs == {"int8": 1.0}
 
 
+def test_a_quantization_aware_model_is_nothing_but_int8():
+    """TensorFlow's converter makes the same file of it whether float16 or dynamic is asked for."""
+    aware = QuantizeAware().wrap(keras.Sequential([keras.Input([8]), keras.layers.Dense(4)]), steps=1)
+    for variant in ("float16", "dynamic"):
+        with pytest.raises(CheckError, match=f"(?s)no {variant} of it.*int8"):
+            convert(aware, variant=variant)
+
+
 @pytest.mark.slow
 def test_after_pruning_the_zeros_are_in_the_int8_file(digits, trained):
     _, pruned, _ = trained(MOST)

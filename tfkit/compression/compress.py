@@ -239,12 +239,13 @@ def convert_and_choose(
         contents |= {name: described(content, tested, name=name) for name, content in converted.items()}
         failed |= reasons
         notes |= {name: list(candidate.notes) for name in converted}
-    if not contents:
+    process.say(f"Measuring {counted(len(contents), 'variant')} on {counted(tested.count, 'example')} ...")
+    comparisons, broken = compare_all(tested, contents)
+    failed |= broken
+    if not comparisons:
         listed = "\n  ".join(f"{name}: {reason}" for name, reason in failed.items())
         raise CheckError(f"No variant could be made.\n  {listed}")
-    process.say(f"Measuring {counted(len(contents), 'variant')} on {counted(tested.count, 'example')} ...")
-    comparisons = compare_all(tested, contents)
-    lost, limit = comparisons["int8"].drop if "int8" in contents else 0.0, config.max_accuracy_drop
+    lost, limit = comparisons["int8"].drop if "int8" in comparisons else 0.0, config.max_accuracy_drop
     # Of texts the tensors before and after the tokenizer are not of one kind.
     if lost > limit and "float32" in contents and tested.examples is not None and tested.takes != "texts":
         process.say(f"int8 loses {lost:.4f}: looking for the layers at which its error starts ...")
@@ -258,7 +259,7 @@ def convert_and_choose(
             failed[NAME] = outcome
         else:
             contents[NAME], notes[NAME] = described(content, tested, name=NAME), [outcome]
-            comparisons |= compare_all(tested, {NAME: contents[NAME]})
+            comparisons |= compare_all(tested, {NAME: contents[NAME]})[0]
     table = measure(tested, contents, comparisons, failed=failed, notes=notes)
     gates = Gates(**{one.name: getattr(config, one.name) for one in dataclasses.fields(Gates)})
     choice = choose(table.variants, gates)

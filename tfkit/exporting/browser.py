@@ -36,6 +36,7 @@ from tfkit.environment import files, process
 from tfkit.errors import CheckError, ConfigError, StackError
 from tfkit.exporting.export import new_export
 from tfkit.litert import ParallelInterpreter
+from tfkit.metrics import largest_difference
 from tfkit.run import LABELS, SAVED_MODEL, TFLITE, VARIANTS, Run
 from tfkit.tasks import refuse
 from tfkit.text.tokenizers import WORDS
@@ -198,7 +199,7 @@ def _models(run: Run, shape: Sequence[int]) -> dict[str, bytes]:
         expected = predict_original(source, inputs)
     with ParallelInterpreter(made["float32"]) as interpreter:
         given = interpreter(inputs if len(inputs) > 1 else inputs.popitem()[1])
-    difference = float(np.abs(given - expected).max())
+    difference = largest_difference(given, expected)
     if difference > 1e-4:
         raise CheckError(
             f"The float32 .tflite gives other probabilities than {run.path} (by {difference:.3g})."
