@@ -242,6 +242,14 @@ def test_weights_that_are_not_finite_are_named():
         convert(broken)
 
 
+def test_a_table_that_tflite_lacks_is_named():
+    table = keras.layers.IntegerLookup(vocabulary=[10, 20], name="codes")
+    codes = keras.Input([1], dtype="int64")
+    model = keras.Model(codes, keras.layers.Embedding(3, 2)(table(codes)))
+    with pytest.raises(UsageError, match=r"codes looks .* table[^.]*TFLite"):
+        convert(model)
+
+
 def test_numbers_that_float16_cannot_hold_are_said():
     """A price: of the bias of 300,000 there are 65,504 left."""
     price = keras.Sequential(

@@ -85,6 +85,18 @@ def test_models_that_are_not_flat_are_refused_by_name(digits):
         Prune().treatments(Own())
 
 
+def test_wrappers_of_keras_and_vocabularies_are_copied_as_they_are():
+    layers = keras.layers
+    lookup = layers.StringLookup(vocabulary=["left", "right"])
+    words, rows = keras.Input([3], dtype=tf.string), keras.Input([3, 4])
+    both = [layers.Embedding(3, 4)(lookup(words)), layers.TimeDistributed(layers.Dense(4))(rows)]
+    ahead = layers.Bidirectional(layers.GRU(4))(layers.Concatenate()(both))
+    model = keras.Model([words, rows], layers.Dense(2)(ahead))
+    given = [tf.constant([["left", "right", "up"]]), tf.random.stateless_uniform([1, 3, 4], seed=[1, 2])]
+    wrapped = Prune(final_sparsity=0.5).wrap(model, steps=10)
+    np.testing.assert_array_equal(wrapped(given, training=False), model(given))
+
+
 def test_what_would_fail_after_training_is_refused_before(digits):
     """By all techniques alike, before a layer is wrapped."""
     import keras as keras_3

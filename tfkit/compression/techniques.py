@@ -132,11 +132,13 @@ def clone(model: stack.keras.Model, change: Callable[[Any], Any] | None = None) 
       Uncompiled.
     """
     copy = stack.keras.models.clone_model(model, clone_function=change)
-    # A wrapper calls itself what it likes; the layer inside of it has kept its name.
-    inner = {own.name: own for own in (getattr(layer, "layer", layer) for layer in copy.layers)}
+    # A wrapper of a technique calls itself what it likes; the layer inside of it has kept its name. Keras's own wrappers,
+    # such as Bidirectional, have theirs.
+    copies = {own.name: own for own in (getattr(layer, "layer", layer) for layer in copy.layers)}
+    copies |= {own.name: own for own in copy.layers}
     for layer in model.layers:
         if layer.weights:
-            inner[layer.name].set_weights(layer.get_weights())
+            copies[layer.name].set_weights(layer.get_weights())
     return copy
 
 
