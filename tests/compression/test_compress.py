@@ -4,9 +4,12 @@ import numpy as np
 import pytest
 
 import tfkit
+from tfkit.compression.compress import train
+from tfkit.data import from_arrays
 from tfkit.environment.stack import keras
 from tfkit.errors import ConfigError, RunError
 from tfkit.run import Run
+from tfkit.settings.jobs import CompressConfig
 
 
 @pytest.mark.parametrize(
@@ -43,6 +46,26 @@ def test_a_mistaken_call_removes_nothing(tmp_path):
         with pytest.raises((RunError, ConfigError)):
             tfkit.compress(asked, run_dir=run.path, representative_data=tmp_path)
         assert model.is_dir()
+
+
+def test_what_a_training_begins_with_is_part_of_what_it_is(tmp_path):
+    """The clusters of a model that was pruned otherwise are other clusters; the same again trains nothing."""
+    images = np.random.default_rng(0).integers(0, 256, (60, 4, 4, 3), np.uint8)
+    splits = from_arrays(images, np.arange(60) % 2, image_size=4, global_batch_size=32)
+    keras.utils.set_random_seed(0)
+    layers = [keras.Input([4, 4, 3]), keras.layers.Flatten(), keras.layers.Dense(2)]
+    model, run = keras.Sequential(layers), Run.create(tmp_path / "run", config={})
+
+    def clusters(schedule):
+        config = CompressConfig(
+            from_run=run.path, techniques=("prune+cluster",), pruning_schedule=schedule, epochs=2
+        )
+        (candidate,) = train(run, model, splits, config)
+        return set(np.unique(candidate.model.kept[0]))
+
+    polynomial, constant = clusters("polynomial"), clusters("constant")
+    assert len(polynomial & constant) <= 1  # zero
+    assert clusters("constant") == constant
 
 
 @pytest.mark.slow

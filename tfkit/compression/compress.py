@@ -380,8 +380,9 @@ def _train_technique(
     settings = {
         "technique": folder.name, "stage": repr(technique), "epochs": epochs, "learning_rate": config.learning_rate,
         "global_batch_size": splits.global_batch_size, "seed": config.seed, "data": splits.source.fingerprint,
+        "begins_with": files.digest_of(*(weight.tobytes() for weight in model.get_weights())),
     }  # fmt: skip
-    # An earlier training of other settings is replaced.
+    # An earlier training of other settings is replaced, and what followed it too: that began with other weights.
     differs = (folder / "config.yaml").is_file() and Run.open(folder).config != settings
     process.say(
         f"Training {folder.name}: {counted(epochs, 'epoch')} of {counted(splits.steps_per_epoch, 'step')} ..."
