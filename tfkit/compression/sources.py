@@ -418,6 +418,7 @@ def not_finite(variables: Iterable[Any]) -> str:
     bad = [
         variable.name
         for variable in variables
-        if getattr(getattr(variable, "dtype", None), "is_floating", False) and not np.isfinite(variable.numpy()).all()
+        if getattr(getattr(variable, "dtype", None), "is_floating", False)
+        and not np.isfinite(variable.numpy()).all()
     ]
     return ", ".join(bad[:3]) + (f" and {len(bad) - 3} more" if len(bad) > 3 else "")

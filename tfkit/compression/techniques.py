@@ -132,8 +132,8 @@ def clone(model: stack.keras.Model, change: Callable[[Any], Any] | None = None) 
       Uncompiled.
     """
     copy = stack.keras.models.clone_model(model, clone_function=change)
-    # A wrapper of a technique calls itself what it likes; the layer inside of it has kept its name. Keras's own wrappers,
-    # such as Bidirectional, have theirs.
+    # A wrapper of a technique calls itself what it likes; the layer inside of it has kept its name. Keras has wrappers,
+    # such as Bidirectional, too, which have theirs.
     copies = {own.name: own for own in (getattr(layer, "layer", layer) for layer in copy.layers)}
     copies |= {own.name: own for own in copy.layers}
     for layer in model.layers:

@@ -315,7 +315,7 @@ class Attempt:
                 guard.VARIABLE: self._token,
             }
             if gpus:
-                visible = environment["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, gpus[number]))
+                visible = environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus[number])
                 where += f", GPU {visible or 'none: there are fewer than workers'}"
             lines.append(f"  {task.name:<9}{task.address if task.environment else ''}  {where}")
             environment.pop("TF_CONFIG", None)
