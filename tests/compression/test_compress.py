@@ -68,6 +68,18 @@ def test_what_a_training_begins_with_is_part_of_what_it_is(tmp_path):
     assert clusters("constant") == constant
 
 
+def test_what_class_weights_have_taught_is_kept(tmp_path):
+    """Images that tell nothing: with class weights a rare class is as probable as the other, without them it is not."""
+    images = np.random.default_rng(0).integers(0, 256, (240, 2, 2, 3), np.uint8)
+    splits = from_arrays(images, np.arange(240) % 10 == 0, image_size=2, global_batch_size=32)
+    classifier = keras.layers.Dense(2, kernel_initializer="zeros")  # as probable
+    model = keras.Sequential([keras.Input([2, 2, 3]), keras.layers.Flatten(), classifier])
+    config = CompressConfig(from_run=tmp_path, techniques=("prune",), epochs=10, learning_rate=0.03)
+    (candidate,) = train(Run.create(tmp_path / "run", config={}), model, splits, config)
+    rare = np.asarray(candidate.model(images.astype(np.float32)))[:, 1].mean()
+    assert rare == pytest.approx(0.5, abs=0.15)  # 0.13 without them
+
+
 @pytest.mark.slow
 def test_a_model_of_keras_and_strings_for_paths(tmp_path):
     keras.utils.set_random_seed(0)

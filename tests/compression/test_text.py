@@ -14,9 +14,9 @@ import pytest
 
 from tests.text.conftest import HARD, docstrings
 from tfkit.calibration import with_temperature
-from tfkit.compression import inspect, representative
+from tfkit.compression import compare, inspect, representative
 from tfkit.compression.compress import check_allowed, convert_and_choose
-from tfkit.compression.results import FOLDER, HOW, IDS_MODEL, of_run, write_ids_variant
+from tfkit.compression.results import DEVICE, FOLDER, HOW, IDS_MODEL, of_run, write_ids_variant
 from tfkit.data import Splits
 from tfkit.environment.stack import tf
 from tfkit.errors import RunError, UsageError
@@ -163,6 +163,17 @@ def test_the_variant_of_ids_needs_no_operations_of_others_and_says_the_same(comp
     }  # fmt: skip
     assert any("agreement 1.000" in note and "takes ids" in note for note in compressed.notes)
     assert "int32 [1, 96]" in (folder / HOW).read_text()
+
+
+@pytest.mark.slow
+def test_a_saved_model_of_texts_is_compared_as_it_is(run, splits):
+    """Its time and memory are those of a text of median length, by operations of tensorflow-text."""
+    texts = [splits.source.raw(place) for place in range(20)]
+    table = compare(
+        run.path / SAVED_MODEL, signature=DEVICE, inputs=np.array(texts), variants=("float32",), threads=(1,)
+    )
+    assert table["float32"].agreement == 1
+    assert table["float32"].peak_memory_bytes > 0
 
 
 @pytest.mark.slow

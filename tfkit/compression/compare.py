@@ -177,6 +177,11 @@ def under_test(
     arrays, beside = all_examples(source, inputs)
     labels = beside if labels is None else labels
     count = len(next(iter(arrays.values())))
+    takes = "texts" if [*source.inputs.values()] == [((1,), "string")] else "arrays"
+    if takes == "texts":  # as the splits of a run have them
+        (name,) = source.inputs
+        texts = [text.encode() if isinstance(text, str) else text for text in arrays[name]]
+        arrays[name] = np.array(texts, object)
     expected = predict_original(source, arrays)
     shown, known = _with_units(expected), "as was said"
     if output == "auto":
@@ -207,6 +212,7 @@ def under_test(
         labels=labels,
         class_names=class_names,
         examples=examples,
+        takes=takes,
     )
 
 
