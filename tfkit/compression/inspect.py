@@ -203,7 +203,7 @@ def inspect(model: bytes) -> Inventory:
     try:
         return _inventory(tables, model)
     except Exception as err:  # shapes, types and operators that do not fit together raise whatever they do
-        raise damaged("The model", err) from err
+        raise damaged(err) from err
 
 
 def _inventory(tables: Any, model: bytes) -> Inventory:
