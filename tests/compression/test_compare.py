@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from tfkit.compression import compare, convert, inspect
+from tfkit.compression.compare import all_examples
+from tfkit.compression.sources import saved
 from tfkit.environment.stack import keras, tf
 from tfkit.errors import CheckError, DataError, UsageError
 from tfkit.litert import ParallelInterpreter
@@ -143,6 +145,15 @@ def test_a_converter_that_crashes_on_a_loop_says_what_to_try():
     with pytest.raises(CheckError, match=r"(?s)SIGSEGV at int8.*unroll=True.*'dynamic'"):
         convert(gru(), variant="int8", representative_dataset=x)
     assert inspect(convert(gru(unroll=True), variant="int8", representative_dataset=x)).macs == {"int8": 1.0}
+
+
+def test_a_last_batch_of_one_number():
+    x = np.linspace(0, 1, 33, dtype=np.float32)
+    data = tf.data.Dataset.from_tensor_slices((x, np.arange(33))).batch(32)
+    with saved(keras.Sequential([keras.Input([1]), LAYERS.Dense(2)])) as source:
+        arrays, labels = all_examples(source, data)
+    np.testing.assert_array_equal(next(iter(arrays.values()))[:, 0], x)
+    np.testing.assert_array_equal(labels, np.arange(33))
 
 
 def test_what_cannot_be_compared_is_refused():

@@ -228,7 +228,10 @@ def all_examples(source: Source, data: Any) -> tuple[dict[str, np.ndarray], Any]
     if not sum(len(next(iter(part.values()))) for part in parts):
         raise DataError(f"There are no inputs to compare on; the model takes {source.takes.described}.")
     whole = {name: np.concatenate([part[name] for part in parts]) for name in source.inputs}
-    return whole, None if any(part is None for part in labels) else np.concatenate(labels)
+    if any(part is None for part in labels):
+        return whole, None
+    # A last batch of one number looks like one example without a batch, and its label gets one axis more.
+    return whole, np.concatenate([part.reshape(-1, *labels[0].shape[1:]) for part in labels])
 
 
 @stage("original", "Running the model itself")

@@ -62,8 +62,8 @@ def gpu_shares(count: int) -> tuple[tuple[str, ...], ...]:
     """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
-        numbers = (path.name.removeprefix("nvidia") for path in Path("/dev").glob("nvidia[0-9]*"))
-        names = sorted(filter(str.isdecimal, numbers), key=int)
+        # CUDA counts from 0, whatever their names are: a container that was given two may have nvidia2 and nvidia5.
+        names = [str(number) for number, _ in enumerate(Path("/dev").glob("nvidia[0-9]*"))]
     else:  # CUDA itself stops at the first that is none
         given = (name.strip() for name in visible.split(","))
         names = list(itertools.takewhile(lambda name: name and name[0] != "-", given))
