@@ -91,7 +91,7 @@ class Inventory:
     @property
     def notes(self) -> tuple[str, ...]:
         """Return what an application must know of its state, and of numbers that did not fit."""
-        return tuple(NOTES[one] for one in (*self.state, *["cut"][: len(self.cut)]))
+        return tuple(NOTES[one] for one in ((*self.state, "cut") if self.cut else self.state))
 
     @property
     def macs(self) -> dict[str, float]:
